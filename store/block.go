@@ -6,7 +6,7 @@ import (
 	"scanwatch/store/column"
 )
 
-// A block contains decoded records, which alias the encoded value until the next open.
+// A block holds decoded records, which alias the encoded value until the next open.
 type block struct {
 	r     column.Reader
 	head  table[Record]
@@ -17,10 +17,9 @@ type block struct {
 	rests int                      // the number of remainders
 	kinds column.Texts
 
-	// If lenient is set, open accepts corrupt columns other than columns of keys. lossy
-	// reports whether a column was corrupt, and poor whether a column of records was. A
-	// lossy block lacks a field of all records, all steps of a kind, or the exact times
-	// of steps.
+	// If lenient is set, open accepts corrupt columns other than key columns. lossy
+	// reports whether any column was corrupt, and poor whether a record column was. A
+	// lossy block lacks a field of all records, all steps of a kind, or exact step times.
 	lenient, lossy, poor bool
 	inexact              bool // columns of times are lost
 
@@ -124,8 +123,8 @@ func (b *block) open(value []byte, kinds Kinds) error {
 	return nil
 }
 
-// lose discards the values of a corrupt column. lose returns false for a column of keys,
-// which every block needs.
+// lose discards the values of a corrupt column. lose returns false for a key column,
+// because every block needs its keys.
 func (b *block) lose(id columnID) bool {
 	b.lossy = true
 	switch {
@@ -216,7 +215,7 @@ func (b *block) record(i int, r *Record) {
 	r.block, r.row, r.skip, r.step = b, i, ^b.wanted, step
 }
 
-// seek moves the place to a step of a record. Reading steps in order is fast.
+// seek moves the place to a step of a record. It is fast if steps are read in order.
 func (b *block) seek(row, step int) {
 	p := &b.place
 	if p.row > row || p.row == row && p.step > step {
@@ -234,7 +233,7 @@ func (b *block) seek(row, step int) {
 	}
 }
 
-// wants reports whether the caller wants one of the given kinds of steps.
+// wants reports whether the caller wants any of the given kinds of steps.
 func (b *block) wants(kinds []byte) bool {
 	for _, k := range kinds {
 		if b.wanted.Has(Kind(k)) {
@@ -289,7 +288,7 @@ func (c *blockCursor) next(s *Step) bool {
 	return false
 }
 
-// A table contains the decoded columns of the records, or of the steps of a kind.
+// A table holds the decoded columns of the records, or of one kind of steps.
 type table[T any] struct {
 	fields []field[T]
 	n      int            // number of rows

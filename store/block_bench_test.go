@@ -38,7 +38,7 @@ var mixed = sync.OnceValue(func() []store.Record {
 	return all
 })
 
-// loads contains the sets of sessions for the benchmarks.
+// loads lists the session sets for the benchmarks.
 var loads = []struct {
 	name string
 	all  func() []store.Record
@@ -92,8 +92,8 @@ func BenchmarkReadBlocks(b *testing.B) {
 	}
 }
 
-// BenchmarkContainer compares the bbolt file of a sealed day with a plain file that has
-// the same blocks and index.
+// BenchmarkContainer compares a sealed day in a bbolt file with a plain file of the same
+// blocks and index.
 func BenchmarkContainer(b *testing.B) {
 	for _, l := range loads {
 		all := l.all()

@@ -192,7 +192,7 @@ func mixedRecords(t testing.TB, n int) (all []Record) {
 	return all
 }
 
-// same checks that got equals want, and has the same steps of the given kinds.
+// same checks that got and want are equal, including their steps of the given kinds.
 func same(t *testing.T, got, want *Record, kinds Kinds) {
 	t.Helper()
 	row := *want
@@ -278,8 +278,8 @@ func TestUnknownColumns(t *testing.T) {
 	}
 }
 
-// TestDamagedColumn checks that every changed byte is detected. If the column of a kind
-// of steps is corrupt, the records must remain readable without these steps.
+// TestDamagedColumn checks that every changed byte is detected. If a step column is
+// corrupt, the records must remain readable without that kind of step.
 func TestDamagedColumn(t *testing.T) {
 	all := mixedRecords(t, 40)
 	value := sealed(t, all...)
@@ -358,13 +358,14 @@ func readBlock(t *testing.T, value []byte, kinds Kinds) {
 	}
 }
 
-// FuzzBlock checks that any bytes decode to records or return an error.
+// FuzzBlock checks that arbitrary bytes either decode to records or return an error.
 func FuzzBlock(f *testing.F) {
 	f.Add(sealed(f, mixedRecords(f, 20)...), uint32(AllKinds))
 	f.Fuzz(func(t *testing.T, value []byte, kinds uint32) { readBlock(t, value, Kinds(kinds)) })
 }
 
-// FuzzBlockColumn checks blocks with any values in one column and correct checksums.
+// FuzzBlockColumn checks blocks with arbitrary values in one column and correct
+// checksums.
 func FuzzBlockColumn(f *testing.F) {
 	value := sealed(f, mixedRecords(f, 20)...)
 	var r column.Reader

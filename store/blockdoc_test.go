@@ -104,8 +104,8 @@ func shown(t *testing.T, r *column.Reader, i int) (all []string) {
 }
 
 // TestSealedDaysDoc checks that the example in docs/sealed-days.md is the output of the
-// encoder. The document must also name every column and kind. The flag -update-doc
-// rewrites the example.
+// encoder. The document must name every column and every kind of step. The flag
+// -update-doc rewrites the example.
 func TestSealedDaysDoc(t *testing.T) {
 	content, err := os.ReadFile(docFile)
 	if err != nil {

@@ -79,15 +79,15 @@ func (e *blockEncoder) finish(dst []byte) []byte {
 	return dst
 }
 
-// columns contains the values of all fields of records, or of the steps of a kind.
+// columns holds the values of all fields of records, or of one kind of steps.
 type columns[T any] struct {
 	fields []field[T]
 	n      int      // number of values of each field
 	all    []values // by field
 }
 
-// values contains the values of a field: numbers or texts. Trailing zero or empty values
-// may be missing.
+// values holds the values of a field, either numbers or texts. Trailing zero or empty
+// values may be missing.
 type values struct {
 	numbers []uint64
 	texts   column.Buffer
@@ -116,8 +116,8 @@ func (c *columns[T]) add(t *T) (size int) {
 	return size
 }
 
-// flush writes the columns and removes all values. Fields with few combinations of values
-// are combined into classes.
+// flush writes the columns and removes all values. Fields that have few combinations of
+// values are stored as classes.
 func (c *columns[T]) flush(w *column.Writer, j *joiner, names *columnNames) {
 	j.reset(c.n)
 	joined := j.joined[:0]
@@ -174,8 +174,7 @@ func pad(v []uint64, n int) []uint64 {
 // maxClasses is the maximum number of classes.
 const maxClasses = 256
 
-// A joiner divides rows into classes. All rows of a class have the same values of the
-// added fields.
+// A joiner divides rows into classes. The rows of a class agree in all added fields.
 type joiner struct {
 	index []uint64 // the class of each value
 	first []uint32 // the first value of each class
@@ -226,8 +225,7 @@ func (j *joiner) add(v *values) bool {
 	return true
 }
 
-// identify numbers the distinct values of v. identify stops at one more value than the
-// limit.
+// identify numbers the distinct values of v. It stops when they exceed the limit.
 func (j *joiner) identify(v *values) (distinct int) {
 	j.ids = j.ids[:0]
 	j.words.Reset()

@@ -11,8 +11,8 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// A field is a column of a block: a number or a text of each record, or of each step
-// of a kind.
+// A field is a column of a block. It has a number or a text for each record, or for each
+// step of one kind.
 type field[T any] struct {
 	name    string
 	num     func(*T) uint64 // nil for a text
@@ -99,7 +99,7 @@ var recordFields = []field[Record]{
 	octets("origin", func(r *Record) []byte { return r.Origin }, func(r *Record, b []byte) { r.Origin = b }),
 }
 
-// stepFields describes the columns with one value for each step of a kind. A column is
+// stepFields describes the columns with one value for each step of a kind. Columns are
 // named after the kind and the field, such as "rcpt.text".
 var stepFields = []field[Step]{
 	octets("text", func(s *Step) []byte { return s.Text }, func(s *Step, b []byte) { s.Text = b }),
@@ -157,14 +157,14 @@ const (
 // numKinds is the number of kinds that a block can contain.
 const numKinds = 32
 
-// kindNames contains the names of kinds that the names of columns start with.
+// kindNames maps kinds to the prefixes of column names.
 var kindNames = [numKinds]string{
 	KindNone: "none", KindGreeting: "greeting", KindHelo: "helo", KindTLS: "tls", KindAuth: "auth", KindMail: "mail", KindRcpt: "rcpt", KindData: "data",
 	KindCommit: "commit", KindRollback: "rollback", KindCommand: "command", KindInput: "input", KindTimeout: "timeout", KindQuit: "quit",
 	KindFinding: "finding", KindVerdict: "verdict", KindFilter: "filter", KindTag: "tag", KindBan: "ban", KindReference: "reference",
 }
 
-// columnNames contains the names of the columns of records, or of the steps of a kind.
+// columnNames lists the column names of records, or of one kind of steps.
 type columnNames struct {
 	at    string   // of steps
 	index string   // the class of each
@@ -190,8 +190,8 @@ func nameColumns[T any](prefix string, fields []field[T]) columnNames {
 	return n
 }
 
-// headNames contains the names of columns of records, and stepNames the names of columns
-// of steps by kind.
+// headNames lists the column names of records. stepNames lists the column names of steps
+// by kind.
 var headNames, stepNames = func() (columnNames, [numKinds]columnNames) {
 	var steps [numKinds]columnNames
 	for k := range steps {
@@ -203,14 +203,14 @@ var headNames, stepNames = func() (columnNames, [numKinds]columnNames) {
 	return nameColumns("", recordFields), steps
 }()
 
-// A columnID identifies the content of a column.
+// A columnID identifies the field that a column stores.
 type columnID struct {
 	kind  int // headColumn, or a Kind
 	role  columnRole
 	field int // of the table
 }
 
-// headColumn is the kind of columns of records.
+// headColumn is the kind for record columns.
 const headColumn = -1
 
 // A columnRole describes the purpose of a column.
@@ -226,7 +226,7 @@ const (
 	roleClass
 )
 
-// columnIDs maps the name of each column to its content.
+// columnIDs maps column names to their IDs.
 var columnIDs = func() map[string]columnID {
 	ids := map[string]columnID{columnKinds: {role: roleKinds}, columnExact: {role: roleExact}, columnRest: {role: roleRest}}
 	add := func(kind int, n *columnNames) {

@@ -8,7 +8,7 @@ import (
 // exactGaps is the number of gaps of a session that are stored exactly.
 const exactGaps = 5
 
-// A stepClock encodes or decodes the times of the steps of a session.
+// A stepClock encodes or decodes the step times of a session.
 //
 // A code represents the gap between two steps. There are 16 codes for each power of two,
 // and code 0 means no gap. A remainder makes each of the first exactGaps gaps exact.
@@ -20,7 +20,7 @@ type stepClock struct {
 	truly uint64 // the same before encoding
 }
 
-// exact reports whether the gap with this code has a remainder.
+// exact reports whether a gap with the given code has a remainder.
 func (t *stepClock) exact(code uint64) bool { return code != 0 && t.gaps < exactGaps }
 
 // decode returns the time of the next step.
@@ -66,7 +66,7 @@ func gapCode(gap uint64) uint64 {
 	return shift<<4 + gap>>shift
 }
 
-// gapOf returns the shortest gap that has the given code.
+// gapOf returns the shortest gap with the given code.
 func gapOf(code uint64) uint64 {
 	if code < 32 {
 		return code

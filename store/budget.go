@@ -31,8 +31,8 @@ type usage struct {
 var errBudget = errors.New("budget exceeded")
 
 // prune removes expired segments. Until room bytes of the budget are free, prune also
-// removes spare files and then the oldest segments. room includes the segment open and
-// the files in apart, so prune does not count their size.
+// removes spare files and then the oldest segments. room includes the open segment and
+// the files listed in apart, so prune does not count their size.
 func (b *budget) prune(d *directory, open string, apart []string, room int64) (u usage, err error) {
 	state, err := openDirectory(b.dir)
 	if err != nil {
@@ -144,8 +144,8 @@ func quarantinedAt(name string) string {
 
 // expiry returns the day on which the retention of a segment starts. Normally, that is
 // the day of the segment. If the clock was wrong, the retention starts on the trusted day
-// on which the segment was created. Only a segment of an expired or future day is opened,
-// and only once.
+// on which the segment was created. To find the trusted day, only segments of expired or
+// future days are opened, and only once.
 func (b *budget) expiry(d *directory, s *Segment, oldest time.Time) time.Time {
 	if s.Quarantined || !s.Day.Before(oldest) && !s.Day.After(b.clock.believed.Add(clockJump)) {
 		return s.Day
@@ -162,7 +162,7 @@ func (b *budget) expiry(d *directory, s *Segment, oldest time.Time) time.Time {
 }
 
 // files returns the segments in d and the size of the files of the store. The size
-// excludes the files in apart, and foreign files, which prune cannot remove.
+// excludes the files listed in apart, and foreign files, which prune cannot remove.
 func (b *budget) files(d *directory, apart []string) (all []Segment, total int64, err error) {
 	files, err := d.files()
 	if err != nil {
@@ -178,9 +178,8 @@ func (b *budget) files(d *directory, apart []string) (all []Segment, total int64
 	return segmentsOf(files), total, nil
 }
 
-// stateFiles returns the size of state.db with its temporary file, and the quarantined
-// copies of state.db, oldest first. state.db, its temporary file and its copies count
-// towards the budget.
+// stateFiles returns the combined size of state.db and its temporary file, and the
+// quarantined copies of state.db, oldest first. All of them count towards the budget.
 func (d *directory) stateFiles() (size int64, copies []fs.FileInfo, err error) {
 	files, err := d.files()
 	if err != nil {

@@ -5,8 +5,9 @@ import (
 	"time"
 )
 
-// A buffer contains encoded records. Each record consists of its key, the length of its
-// value (uint32, big-endian) and its value. A buffer never exceeds its initial capacity.
+// A buffer holds encoded records. Each record consists of its key, the length of its
+// value (uint32, big-endian) and its value. A buffer never grows beyond its initial
+// capacity.
 type buffer struct {
 	data []byte
 	n    int // records

@@ -71,7 +71,7 @@ func (s *sealedFile) carve() error {
 	return nil
 }
 
-// findMeta adds metadata that the tree of pages does not lead to.
+// findMeta adds metadata that is unreachable from the page tree.
 func (s *sealedFile) findMeta() error {
 	info, err := s.file.Stat()
 	if err != nil {
@@ -102,8 +102,8 @@ func (s *sealedFile) findMeta() error {
 }
 
 // findMark returns the most frequent mark in leaf pages, or nil if there is none.
-// findMark is called if the mark in the metadata is lost. A page starts at a multiple of
-// the page size with its own number. The number contains zero bytes, so text of a client
+// findMark is called if the mark in the metadata is lost. Pages start at multiples of the
+// page size, with their own number. The number contains zero bytes, so a client's text
 // cannot look like a page.
 func (s *sealedFile) findMark(size int64) (mark []byte, err error) {
 	pageSize, err := pageSizeOf(s.file, size)

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// forgedBlock returns a block with two sessions that never took place.
+// forgedBlock returns a block of two sessions that never took place.
 func forgedBlock(end time.Time, id uint64) []byte {
 	e := newBlockEncoder()
 	for i := range 2 {
@@ -19,8 +19,8 @@ func forgedBlock(end time.Time, id uint64) []byte {
 	return e.finish(nil)
 }
 
-// recordedText records sessions with texts that cannot be compressed. Some of the texts
-// contain the given text.
+// recordedText records sessions with incompressible texts. Some of them include the given
+// text.
 func recordedText(t *testing.T, n int, text []byte) (dir string) {
 	t.Helper()
 	dir = t.TempDir()

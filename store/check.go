@@ -44,7 +44,7 @@ const (
 
 var order = binary.NativeEndian
 
-// A damagedError is an error in the content of a file, not of a system call.
+// A damagedError is caused by the content of a file, not by a failed system call.
 type damagedError struct{ what string }
 
 func (e *damagedError) Error() string { return "corrupt: " + e.what }
@@ -150,8 +150,8 @@ func (c *checker) meta(size int64) (root, freelist uint64, err error) {
 		root, freelist, c.pages = order.Uint64(m[16:]), order.Uint64(m[32:]), order.Uint64(m[40:])
 		return nil
 	}
-	// Only a valid first meta page has the page size, which is the place of the second
-	// one.
+	// The second meta page follows the first at a distance of one page, and only a valid
+	// first meta page states the page size.
 	if err := try(0); err != nil {
 		return 0, 0, err
 	}
@@ -212,7 +212,7 @@ func (c *checker) page(id uint64) (page, error) {
 	return page{id: id, data: head, at: int64(id) * c.pageSize, size: n * uint64(c.pageSize)}, err
 }
 
-// bytes returns n bytes of a page. The caller has checked that the page contains them.
+// bytes returns n bytes of a page. The caller has checked that the page is long enough.
 func (c *checker) bytes(p *page, from, n uint64) ([]byte, error) {
 	if from+n <= uint64(len(p.data)) {
 		return p.data[from:][:n:n], nil
@@ -284,7 +284,7 @@ func (c *checker) freelist(id uint64) error {
 	return nil
 }
 
-// tree checks a page and all pages below that page. A key less than least is corrupt.
+// tree checks a page and all pages below that page. A key below least is corrupt.
 func (c *checker) tree(id uint64, depth int, least []byte) error {
 	if depth == 0 {
 		return damaged("page %d is too deep", id)

@@ -31,8 +31,8 @@ func segmentBytes(t testing.TB, n int) []byte {
 	return b
 }
 
-// readAll checks the segment b. If the check succeeds, it reads and writes the segment
-// with bbolt.
+// readAll checks the segment b. If the check succeeds, readAll reads and writes the
+// segment with bbolt.
 func readAll(t testing.TB, path string, b []byte) (records int, err error) {
 	t.Helper()
 	if err := os.WriteFile(path, b, 0o640); err != nil {

@@ -34,9 +34,9 @@ type clock struct {
 	written  time.Time // the time in the file
 }
 
-// read returns a time that has certainly been reached. If the clock is trusted, read
-// returns the current time, and otherwise at most the last trusted time. all contains the
-// segments in d.
+// read returns a time that has certainly been reached. This is the current time if the
+// clock is trusted, and otherwise at most the last trusted time. all lists the segments
+// in d.
 func (c *clock) read(d *directory, all []Segment) time.Time {
 	now := c.now()
 	if c.believed.IsZero() {
@@ -78,8 +78,8 @@ func (c *clock) write(d *directory, now time.Time) error {
 	return d.rename(clockFile+newSuffix, clockFile) // an old or empty file does no harm
 }
 
-// lastTrusted returns the time in the file. Without a file, lastTrusted returns the end
-// of the newest day before now.
+// lastTrusted returns the time stored in the file, or the end of the newest day before
+// now if there is no file.
 func lastTrusted(d *directory, all []Segment, now time.Time) time.Time {
 	if f, err := d.open(clockFile, os.O_RDONLY); err == nil {
 		defer f.Close()
@@ -140,10 +140,9 @@ func createdInDoubt(d *directory, s *Segment) (at time.Time, err error) {
 	return at, err
 }
 
-// ReferenceTime returns the time at which to interpret a state that does not contain its
-// own time. The result is normally now. If now differs from the last trusted time by more
-// than two days, the clock may be wrong. If the clock may be wrong, ReferenceTime returns
-// the last trusted time.
+// ReferenceTime returns the time to assume for a state that does not store one. Normally,
+// this is now. If now differs from the last trusted time by more than two days, the clock
+// may be wrong, and ReferenceTime returns the last trusted time.
 func ReferenceTime(dir string, now time.Time) time.Time {
 	d, err := openSessions(dir)
 	if err != nil {

@@ -15,8 +15,8 @@ type clockMove struct {
 	wait    bool // first wait until a step of the clock is trusted
 }
 
-// TestClock checks that no day expires too early because of a wrong clock. Days that were
-// recorded with a wrong clock must also expire. The retention is two days.
+// TestClock checks that no day expires too early because of a wrong clock, and that days
+// recorded with a wrong clock also expire. The retention is two days.
 func TestClock(t *testing.T) {
 	y1970, ahead := time.Unix(60, 0).UTC(), noon.AddDate(10, 0, 0)
 	move := func(days ...int) (all []clockMove) {

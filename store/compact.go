@@ -29,9 +29,9 @@ func (s *State) maxSize() int64 {
 }
 
 // compact replaces the file by a copy without free pages if the copy is small enough.
-// Random additions and deletions leave up to three quarters of a file free. bbolt never
-// returns free pages to the system. The old and the new file together do not exceed the
-// maximum size of one file, except if the old file alone already exceeds that size.
+// Random additions and deletions can leave three quarters of a file unused, and bbolt
+// never returns free pages to the system. The old and the new file together do not exceed
+// the maximum size of one file, except if the old file alone already exceeds that size.
 func (s *State) compact() error {
 	size := s.k.size()
 	if size < s.o.MaxSize/8*5 {
@@ -58,7 +58,7 @@ func (s *State) compact() error {
 	return unlessDamaged(s.useCopy())
 }
 
-// useCopy copies the rows to a new file, and then uses the new file.
+// useCopy copies the rows to a new file and switches to it.
 func (s *State) useCopy() error {
 	size := s.k.size()
 	seg, err := s.copyFile()

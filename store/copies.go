@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// An otherCopy describes the second file if a day is salvaged from two files. Nil means
-// that there is no second file.
+// An otherCopy describes the second file if a day is salvaged from two files. It is nil
+// if there is only one.
 type otherCopy struct {
 	keys  []recordKey // of its readable records, sorted
 	steps []int32     // by record: the readable steps, or wholeCopy; nil if all are whole
@@ -69,7 +69,7 @@ func (b *block) quality(row int) int32 {
 
 func (o *otherCopy) empty() bool { return o == nil || len(o.keys) == 0 }
 
-// has reports whether the other file has the record with at least as many readable steps.
+// has reports whether the other file has at least as many readable steps of the record.
 func (o *otherCopy) has(key recordKey, steps int32) bool {
 	if o == nil {
 		return false

@@ -13,7 +13,7 @@ import (
 
 // A directory is an open directory. The store opens, renames and removes files relative
 // to the descriptor of their directory. With paths, the owner of a directory could
-// replace a path element by a link and redirect root.
+// replace a path element with a link, and so redirect root.
 type directory struct {
 	root *os.Root
 	path string // for messages
@@ -75,7 +75,7 @@ func (d *directory) sub(name string) (*directory, error) {
 }
 
 // open opens a regular file. Any other type of file, including a symbolic link, is an
-// error. A link that is created during the call can only lead to a file in d.
+// error. A link created during the call can only lead to a file in d.
 func (d *directory) open(name string, flag int) (*os.File, error) {
 	path := d.name(name)
 	if info, err := d.root.Lstat(name); err == nil && info.Mode().Type() == fs.ModeSymlink {

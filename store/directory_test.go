@@ -13,8 +13,8 @@ import (
 )
 
 // TestRepairAgainstSwaps checks that a repair changes no file outside the state
-// directory. During the repair, the owner of the directory replaces sessions and the
-// files in it with links.
+// directory. During the repair, the owner of the directory replaces files and the
+// sessions directory with links.
 func TestRepairAgainstSwaps(t *testing.T) {
 	rounds := 40
 	if testing.Short() {

@@ -24,8 +24,7 @@ type days struct {
 }
 
 // limit returns the maximum size of a segment. When a segment is full, the next part of
-// the day begins. A sealed copy is not larger than the rows, and needs at most the same
-// room.
+// the day begins. Its sealed copy needs at most as much room as the rows.
 func (d *days) limit() int64 { return max(d.budget.bytes/16, MinBudget/8) }
 
 // prepare creates and locks the directory, and prunes after a new lock.
@@ -37,7 +36,7 @@ func (d *days) prepare() error {
 	return err
 }
 
-// pruneAfter returns err, or prunes if err is nil.
+// pruneAfter prunes if err is nil, and otherwise returns err.
 func (d *days) pruneAfter(err error) error {
 	if err != nil {
 		return err
@@ -172,9 +171,9 @@ func (w *Writer) commitTo(s *segment) (size int, err error) {
 
 func (d *days) path(name string) string { return filepath.Join(d.k.path(), name) }
 
-// belongs reports whether a record belongs to the segment of the day open. belongs
-// accepts records of that day and late records of the previous day. A record of any other
-// day means that the clock was changed or old streams are replayed.
+// belongs reports whether a record belongs in the segment of the given day. This includes
+// late records of the previous day. A record of any other day means that the clock was
+// changed or that old streams are replayed.
 func belongs(record, open time.Time) bool {
 	late := open.Sub(record)
 	return late >= 0 && late <= 24*time.Hour
@@ -226,8 +225,8 @@ func (d *days) openDay(day time.Time) error {
 	return d.create(day, part+1)
 }
 
-// lastPart returns the last part of a day and its number. Last is nil if the day has
-// no part, or if its last part is quarantined.
+// lastPart returns the last part of a day and its number. The part is nil if the day has
+// none, or if its last part is quarantined.
 func (d *days) lastPart(day time.Time) (last *Segment, part int, err error) {
 	all, err := d.k.directory.segments()
 	if err != nil {
@@ -262,8 +261,8 @@ func (d *days) createLoss(day time.Time) error {
 	return createLoss(d.k.directory, part, sealing{limit: d.limit(), program: d.program, now: d.k.now()})
 }
 
-// create creates and opens the given part of a day. If its name is taken, create uses the
-// next free part.
+// create creates and opens the given part of a day. If a file with that name exists,
+// create uses the next free part.
 func (d *days) create(day time.Time, part int) error {
 	if err := d.prune(d.limit()); err != nil {
 		return err

@@ -6,7 +6,7 @@ import (
 )
 
 // Tests that import the filter are in package store_test. The exported functions in this
-// file give these tests access to blocks.
+// file give them access to blocks.
 
 // Seal encodes records as blocks of at most 4,000 records or 2 MB.
 func Seal(all []Record) (blocks [][]byte) {
@@ -67,9 +67,8 @@ func ReadFile(dir string, kinds Kinds, f func(*Record) error) error {
 	return nil
 }
 
-// A PlainFile is a sealed segment without bbolt. The file contains all blocks, all
-// entries of the index with their keys and the places of the blocks, and the number of
-// entries.
+// A PlainFile is a sealed segment without bbolt. The file consists of all blocks, the
+// index with the key and position of each block, and the number of index entries.
 type PlainFile struct{ Name string }
 
 // Write writes records and returns the size of the file.

@@ -32,7 +32,7 @@ const (
 	HealthLeft    Health = "temporary"    // an incomplete file left by a crash
 )
 
-// Bad reports whether the operator must act on a file in this state.
+// Bad reports whether a file in this state requires action by the operator.
 func (h Health) Bad() bool {
 	return h == HealthDamaged || h == HealthNewer || h == HealthOlder || h == HealthInUse || h == HealthUnread || h == HealthMissing
 }
@@ -81,7 +81,7 @@ func (i *Inspector) Each(visit func(*File) error) error {
 	return i.each(p, visit)
 }
 
-// places contains the directories that an Inspector checks.
+// places holds the directories that an Inspector checks.
 type places struct{ state, sessions *directory } // sessions is nil if it does not exist
 
 func openPlaces(dir string) (p places, err error) {
@@ -107,7 +107,7 @@ func (p places) all() []*directory {
 	return slices.DeleteFunc([]*directory{p.sessions, p.state}, func(d *directory) bool { return d == nil })
 }
 
-// of returns the directory of a file and its name in it.
+// of returns the directory of a file, and the file's name in the directory.
 func (p places) of(f *File) (*directory, string) {
 	if name, ok := strings.CutPrefix(f.Name, sessionsDir+"/"); ok {
 		return p.sessions, name
@@ -155,12 +155,12 @@ func (i *Inspector) each(p places, visit func(*File) error) error {
 	return nil
 }
 
-// temporaryName matches the temporary files of the key and of the mode. Package privacy
+// temporaryName matches the temporary files for the key and for the mode. Package privacy
 // and filter-scanwatch create temporary files with os.CreateTemp.
 var temporaryName = regexp.MustCompile(`^(?:key|mode)-\d+\.new$`)
 
-// other checks a file that is not a segment. other returns false for a file that does not
-// belong to the store.
+// other checks a file that is not a segment. It returns false if the file does not belong
+// to the store.
 func (i *Inspector) other(f *File) bool {
 	name, inSessions := strings.CutPrefix(f.Name, sessionsDir+"/")
 	whole, temporary := strings.CutSuffix(name, newSuffix)
@@ -201,8 +201,8 @@ func (f *File) is(err error) {
 	f.Problem = problemOf(err)
 }
 
-// problemOf describes an error without its Health and the name of the file, because a
-// File already contains them.
+// problemOf describes an error without its Health and file name, which a File already
+// states.
 func problemOf(err error) string {
 	var d *damagedError
 	if errors.As(err, &d) {

@@ -26,7 +26,7 @@ const (
 
 // A keeper keeps one bbolt file open for a background goroutine. The file is the current
 // segment of a Writer, or the file of a State. A keeper locks the directory, logs each
-// failure once, makes snapshots, and quarantines corrupt files.
+// failure once, takes snapshots, and quarantines corrupt files.
 type keeper struct {
 	keeperOptions
 
@@ -156,8 +156,8 @@ func (k *keeper) report(err error) {
 	k.cause, k.problem = cause(err), err.Error()
 }
 
-// cause returns the text of the innermost error. A cause is logged once, even if several
-// operations fail for it.
+// cause returns the text of the innermost error. Each cause is logged once, even if it
+// makes several operations fail.
 func cause(err error) string {
 	for {
 		inner := errors.Unwrap(err)
@@ -168,8 +168,7 @@ func cause(err error) string {
 	}
 }
 
-// pause returns the time to wait after an attempt. After a successful attempt, the time
-// is idle.
+// pause returns the time to wait after an attempt. After a success, the result is idle.
 func (k *keeper) pause(err error, idle time.Duration) time.Duration {
 	switch {
 	case err == nil:
@@ -267,8 +266,7 @@ func (k *keeper) size() int64 {
 	return 0
 }
 
-// replaced reports whether the name of the open file now refers to another file or to
-// none.
+// replaced reports whether the open file's name now refers to another file or to none.
 func (k *keeper) replaced() bool {
 	have, err := k.open.file.Stat()
 	if err != nil {

@@ -1,9 +1,9 @@
 package store
 
-// Kinds is a set of kinds of steps.
+// Kinds is a set of step kinds.
 type Kinds uint32
 
-// AllKinds contains all kinds, including future kinds.
+// AllKinds is the set of all kinds, including future kinds.
 const AllKinds = ^Kinds(0)
 
 // KindsOf returns the set of the given kinds.

@@ -7,12 +7,11 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// A corrupt file may have lost records of its day. The quarantined file does not prove
-// this forever, because the budget or the operator removes quarantined files. The mark
-// "loss" in another segment of the day therefore expires only with the records of the
-// day.
+// A corrupt file may have lost records of its day. Quarantined files do not prove the
+// loss forever, because the budget or the operator removes them. Another segment of the
+// day is therefore marked with "loss". The mark only expires with the records of the day.
 
-// markLoss marks the day of a segment: some of its records may be lost.
+// markLoss marks the day of a segment as one that may have lost records.
 func (s *segment) markLoss(at time.Time) error {
 	return s.update(func(tx *bbolt.Tx) error {
 		return tx.Bucket(bucketMeta).Put(keyLoss, binary.BigEndian.AppendUint64(nil, uint64(at.UnixMicro())))

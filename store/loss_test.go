@@ -35,8 +35,8 @@ func lossy(t *testing.T, dir string) []string {
 	return slices.Compact(days)
 }
 
-// TestLossRemains checks that the loss of records is known while their day has files. The
-// quarantined file may have been removed.
+// TestLossRemains checks that a loss of records is known while there are files of the
+// day, even if the quarantined file was removed.
 func TestLossRemains(t *testing.T) {
 	step := func(b []byte) {
 		i := bytes.LastIndex(b, []byte("user1@example.org"))

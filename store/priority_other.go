@@ -2,5 +2,5 @@
 
 package store
 
-// runWithLowPriority does nothing on systems without a separate priority for each thread.
+// runWithLowPriority does nothing on systems without thread priorities.
 func runWithLowPriority() {}

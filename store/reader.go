@@ -16,8 +16,8 @@ import (
 	"scanwatch/internal/safego"
 )
 
-// A Reader reads recorded sessions. A Reader neither creates nor changes files in the
-// state directory.
+// A Reader reads recorded sessions. It neither creates nor changes files in the state
+// directory.
 type Reader struct {
 	Dir string // the state directory
 
@@ -35,12 +35,12 @@ type Reader struct {
 	// the last call.
 	Dropped Dropped
 
-	// Lossy contains the days for which a corrupt file may have lost records. Each call
+	// Lossy is the set of days that may have lost records in a corrupt file. Each call
 	// sets Lossy for the segments that it reads.
 	Lossy []time.Time
 
-	// Rules, if not nil, receives the rule texts of the segments by RuleRef. The texts
-	// come from the operator. Only a hostile file has hostile texts.
+	// Rules, if not nil, receives the rule texts of the segments by RuleRef. Rule texts
+	// come from the operator, so only a forged file contains hostile texts.
 	Rules map[uint32]string
 
 	// Only, if not nil, selects records. The Reader does not read blocks without selected
@@ -48,8 +48,8 @@ type Reader struct {
 	Only *Selection
 
 	// Searched is the number of sessions that the last call read, or skipped because of
-	// Only. Oldest is the end of the oldest session that was read or skipped. Searched
-	// and Oldest include blocks that are partly outside the period of the call.
+	// Only. Oldest is the end of the oldest of them. Both include blocks that are partly
+	// outside the period of the call.
 	Searched int
 	Oldest   time.Time
 
@@ -58,10 +58,10 @@ type Reader struct {
 	Unread int
 }
 
-// Each calls f for each session that ended at or after since and before until. The
-// sessions are in the order of their end. Only a change of the clock can break this
-// order. A zero time means no limit. The Record has only steps of the given kinds. The
-// record and its texts are valid until f returns. Each returns the first error of f.
+// Each calls f for each session that ended at or after since and before until. Sessions
+// are ordered by their end, except after clock changes. A zero time means no limit. Only
+// steps of the given kinds are read. The record and its texts are valid until f returns.
+// Each returns the first error of f.
 func (r *Reader) Each(since, until time.Time, kinds Kinds, f func(*Record) error) error {
 	q := newQuery(since, until, kinds)
 	q.only = r.Only
@@ -69,7 +69,7 @@ func (r *Reader) Each(since, until time.Time, kinds Kinds, f func(*Record) error
 }
 
 // Find returns the sessions with the given id, oldest first. The result includes
-// aggregates that contain a session with the id. Several runs of smtpd may have used the
+// aggregates that cover a session with the id. Several runs of smtpd may have used the
 // same id.
 func (r *Reader) Find(id uint64) ([]Record, error) {
 	var found []Record
@@ -104,8 +104,8 @@ func (s *Selection) has(r *Record) (found bool) {
 	return found
 }
 
-// mayHave reports whether a block may contain selected records. An entry of the index
-// whose block is lost is also selected, so that its error is reported.
+// mayHave reports whether a block may contain selected records. An index entry whose
+// block is lost is also selected, so that the error is reported.
 func (s *Selection) mayHave(b *blockInfo) bool {
 	return b.lost != nil || slices.ContainsFunc(s.Sources, b.maySource) ||
 		slices.ContainsFunc(s.IDs, func(id uint64) bool { return b.may(hashID(id)) })
@@ -168,9 +168,9 @@ func (b *badRecords) report(problem func(string, error)) {
 	}
 }
 
-// each merges the records of all segments. No other function reads records. Segments
-// overlap only if records were written late. Two segments are usually open: the first for
-// its records, and the next for its first key.
+// each merges the records of all segments. No other function reads records. Segments only
+// overlap if records were written late. Usually two segments are open, the first for its
+// records and the next for its first key.
 func (r *Reader) each(q query, f func(*Record) error) error {
 	r.Dropped, r.Lossy, r.Unread, r.Searched, r.Oldest = Dropped{}, nil, 0, 0, time.Time{}
 	var bad badRecords
@@ -242,7 +242,7 @@ func (r *Reader) each(q query, f func(*Record) error) error {
 	return nil
 }
 
-// older sets Oldest to the time of k if that time is earlier.
+// older sets Oldest to the time of k if it is earlier.
 func (r *Reader) older(k recordKey) {
 	if t := k.time(); r.Oldest.IsZero() || t.Before(r.Oldest) {
 		r.Oldest = t
@@ -279,7 +279,7 @@ func (r *Reader) segments(from recordKey) (*directory, []Segment, error) {
 	return d, all, nil
 }
 
-// precedes reports whether o may contain the records that were salvaged from s. Salvaged
+// precedes reports whether o may hold the records that were salvaged from s. Salvaged
 // records are in the same part of the day or a later part.
 func (s Segment) precedes(o Segment) bool {
 	return !o.Quarantined && o.Day.Equal(s.Day) && o.Part >= s.Part
@@ -452,7 +452,7 @@ func (r *Reader) openFile(d *directory, info Segment) (*os.File, error) {
 	}
 }
 
-// tempFile returns a file without a name. The system removes the file when it is closed.
+// tempFile returns an unlinked file, which the system removes on close.
 func tempFile() (*os.File, error) {
 	f, err := os.CreateTemp("", "scanwatch-*")
 	if err != nil {

@@ -14,9 +14,9 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// A Record is a recorded SMTP session: the numbers for reports, and the steps in order.
-// Text fields contain bytes of the client, up to a limit. The texts are hostile and must
-// be escaped for output. The texts of a decoded Record alias the buffer.
+// A Record is a recorded SMTP session, with the numbers for reports and the steps in
+// order. Text fields hold text from the client, up to a limit. They are untrusted and
+// must be escaped for output. In a decoded Record, they alias the buffer.
 type Record struct {
 	ID     uint64    // smtpd's session id; unique only within one run of smtpd
 	Start  time.Time // when the client connected
@@ -31,8 +31,8 @@ type Record struct {
 	// the client. Src of an erased record is invalid.
 	Erased bool
 	Counts Counts
-	// Omitted is the number of steps that the record lacks because the session reached
-	// its size limit. Counts includes omitted steps.
+	// Omitted is the number of steps that were not recorded because the session reached
+	// its size limit. They are included in Counts.
 	Omitted uint32
 	// Sessions is the number of sessions in an aggregate, and 0 in other records. An
 	// aggregate combines sessions of one source and hour. Start belongs to the first
@@ -45,7 +45,7 @@ type Record struct {
 	// LastStart is the time between the first and the latest start in an aggregate, in
 	// microseconds.
 	LastStart uint64
-	// Sketch estimates the number of sources in an aggregate of several sources: see
+	// Sketch estimates the number of sources in an aggregate of several sources; see
 	// internal/sketch. An aggregate with a Sketch has no Src.
 	Sketch []byte
 
@@ -60,7 +60,7 @@ type Record struct {
 	step  *Step  // reused by Steps; may be nil
 }
 
-// Counts contains the counters of a session, including omitted steps.
+// Counts holds the counters of a session. Omitted steps are counted.
 type Counts struct {
 	Commands     uint32 // lines of the client, except message text
 	Unknown      uint32 // unknown commands
@@ -91,7 +91,7 @@ func (r *Record) WithSteps(steps []byte) Record {
 	return c
 }
 
-// encodedSteps returns a copy of the steps of r in the encoding of AppendStep.
+// encodedSteps returns a copy of r's steps as encoded by AppendStep.
 func (r *Record) encodedSteps() []byte {
 	if r.block == nil {
 		return bytes.Clone(r.steps)
@@ -191,8 +191,8 @@ func (c *Cursor) Next(s *Step) bool {
 // Err returns the error of a corrupt step, or nil.
 func (c *Cursor) Err() error { return c.err }
 
-// A Step is an event of a session. The fields in use depend on Kind and are listed at its
-// constants.
+// A Step is an event in a session. Which fields are used depends on Kind, and is
+// documented at its constants.
 type Step struct {
 	Kind Kind
 	At   time.Duration // since the start of the session
@@ -222,13 +222,13 @@ type Step struct {
 
 	Rule uint32 // RuleRef of the rule's text; 0 without the text
 
-	// Only the tallies of aggregates use the following fields. record.proto describes
-	// tallies.
+	// The following fields are only used in the tallies of aggregates, which are
+	// described in record.proto.
 	Times uint32 // number of sessions with this step
 	Count uint32 // KindRcpt, KindAuth: number of such steps
 	Most  uint32 // KindRcpt, KindAuth: maximum of Count in one session
-	// First is the time from the start of the aggregate to the end of its first session
-	// with this step, in microseconds. Only KindFinding and KindBan use First. For
+	// First is the time in microseconds from the start of the aggregate to the end of its
+	// first session with this step. It is only set for KindFinding and KindBan. For
 	// KindFinding, sessions with more than low confidence take precedence.
 	First uint64
 }
@@ -254,7 +254,7 @@ func (s *Step) DecisionName() string {
 // Kind is the kind of a Step.
 type Kind uint8
 
-// The numbers of kinds are on disk: never reuse or reorder them.
+// The numbers are stored on disk. Never reuse or reorder them.
 const (
 	KindNone     Kind = 0
 	KindGreeting Kind = 1  // smtpd greeted (220)
@@ -280,12 +280,12 @@ const (
 	KindTag    Kind = 17 // a rule tagged the session. Text: tag, Phase
 	KindBan    Kind = 18 // a rule banned the host. Text: rule, Prefix, Until, Enforced, Exempt, Rule
 	// KindReference refers to a session in an aggregate that was rejected, or in which a
-	// rule banned the host. Session is the id, which replies contain as the reference.
+	// rule banned the host. Session is its id, which appears as the reference in replies.
 	KindReference Kind = 19
 )
 
 // A record is a message in the encoding of protocol buffers. store/record.proto describes
-// the message for other languages and for protoc --decode. The key contains the end of
+// the message for other languages and for protoc --decode. The key consists of the end of
 // the session and the session id.
 const (
 	recDuration  = 1
@@ -501,7 +501,7 @@ func Decode(key, value []byte) (Record, error) {
 	return r, err
 }
 
-// decode decodes into an empty Record.
+// decode decodes into an empty Record r.
 func (r *Record) decode(key, value []byte) error {
 	if len(key) != KeySize {
 		return fmt.Errorf("record key of %d bytes, want %d", len(key), KeySize)
@@ -658,10 +658,10 @@ func (s *Step) decode(b []byte) error {
 }
 
 // consume reads one field of any type. The caller ignores unknown fields. A tag of 0
-// means that b is corrupt, because no field has this tag: see fieldError. There is no
+// means that b is corrupt, because no field has that tag; see fieldError. There is no
 // error result, because a fifth result would not fit into registers.
 func consume(b []byte) (tag protowire.Number, num uint64, text, rest []byte) {
-	// Most steps only have fields with a tag of one byte.
+	// Most steps only have fields with one-byte tags.
 	if len(b) >= 2 && b[0] < 0x80 {
 		num, n := uint64(b[1]), 1
 		if num >= 0x80 {

@@ -15,8 +15,8 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// TestRecordOnDisk checks that the encoding of a record never changes, because old files
-// are read for years.
+// TestRecordOnDisk checks that the encoding of records is stable, because old files are
+// read for years.
 func TestRecordOnDisk(t *testing.T) {
 	_, got := sampleRecord(noon, 42)
 	const want = "08e0c65b" + "1206c00002071267" + "1a06c63364190019" + // 1.5 s, 192.0.2.7:4711, 198.51.100.25:25

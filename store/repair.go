@@ -1,8 +1,8 @@
 package store
 
-// This file repairs a state directory. Repair only deletes incomplete files that a crash
-// has left. Like the filter, Repair quarantines a corrupt segment. The readable records
-// of the segment are copied to a new part of its day.
+// This file repairs a state directory. The only files that Repair deletes are incomplete
+// files left by a crash. Like the filter, Repair quarantines corrupt segments. It copies
+// their readable records to a new part of the day.
 
 import (
 	"bytes"
@@ -159,8 +159,8 @@ func (r *repairing) both(d *directory, sealed Segment, aside string) (done strin
 	return "quarantined as " + aside + more.mark + ", " + note, nil
 }
 
-// wholeKeys returns the keys of the intact records of rows. If another record is corrupt,
-// or index excludes its key, wholeKeys also returns an error.
+// wholeKeys returns the keys of the intact records of rows. It also returns an error if
+// any other record is corrupt or has a key that index excludes.
 func wholeKeys(d *directory, s Segment, index *otherCopy) (keys []recordKey, err error) {
 	f, err := d.open(s.Name, os.O_RDONLY)
 	if err != nil {
@@ -208,10 +208,10 @@ func (s salvaged) String() string {
 	return fmt.Sprintf("%d records salvaged into %s", s.kept, s.part.Name)
 }
 
-// salvage copies the readable records of the corrupt segment s, except records that other
-// has, to a new part of its day. After the copy, salvage renames s to aside and marks it
-// as salvaged. A crash before the renaming leaves records in two parts of the day, which
-// readers expect. After an error, s remains.
+// salvage copies the readable records of the corrupt segment s to a new part of its day,
+// except records in other. It then renames s to aside and marks it as salvaged. Readers
+// tolerate a crash before the rename, which leaves records in two parts of the day. After
+// an error, s remains.
 func (r *repairing) salvage(d *directory, s Segment, aside string, other *otherCopy) (to salvaged, err error) {
 	part, err := nextPart(d, s.Day)
 	if err != nil {
@@ -248,7 +248,7 @@ func (r *repairing) salvage(d *directory, s Segment, aside string, other *otherC
 	return to, nil
 }
 
-// leftInPlace adds the remedy to the error for a file that remains in place.
+// leftInPlace adds a remedy to the error for a file that was not moved.
 func leftInPlace(err error) error {
 	switch {
 	case errors.Is(err, errNoRoom):
@@ -259,8 +259,8 @@ func leftInPlace(err error) error {
 	return err
 }
 
-// within calls write with the maximum size of the copy of a file. The maximum is the free
-// part of the budget.
+// within calls write with the maximum size of a file's copy, which is the free part of
+// the budget.
 func (r *repairing) within(size int64, write func(limit int64) error) error {
 	most := 2*size + 16<<20 // new pages may contain fewer records
 	tried := int64(leastRoom)
@@ -385,7 +385,7 @@ func salvageBlocks(d *directory, s, part Segment, other *otherCopy, o sealing) (
 }
 
 // salvage copies the records of a block to out, except records that other has. The copied
-// records lack the values of corrupt columns: see block.lenient. A block whose keys are
+// records lack the values of corrupt columns; see block.lenient. A block whose keys are
 // corrupt is lost.
 func (s *sealedFile) salvage(info *blockInfo, out *sealWriter, other *otherCopy) error {
 	var b decodedBlock
@@ -479,9 +479,8 @@ func copyReadable(out *segment, in *os.File, size int64, day time.Time, other *o
 	})
 }
 
-// readable returns the part of a record before the first invalid step. complete reports
-// whether the whole record is readable. If the fields before the steps are unreadable,
-// readable returns an error.
+// readable returns the part of a record before its first invalid step. complete reports
+// whether the whole record is readable. Unreadable fields before the steps are an error.
 func readable(key, value []byte) (part []byte, complete bool, err error) {
 	part, _, complete, err = readableSteps(key, value)
 	return part, complete, err

@@ -84,8 +84,8 @@ func TestInspect(t *testing.T) {
 	}
 }
 
-// TestRepair checks that after each kind of damage all readable records exist once. The
-// corrupt file must be kept.
+// TestRepair checks that a repair after each kind of damage leaves every readable record
+// exactly once, and keeps the corrupt file.
 func TestRepair(t *testing.T) {
 	if os.Getpagesize() != 4096 {
 		t.Skip("SKIPPED, NOT TESTED: the damages are made for pages of 4096 bytes")

@@ -16,8 +16,8 @@ import (
 )
 
 // An Edit returns the replacement of a record, or nil if the record remains. The
-// replacement must have the same key. The replacement may alias the record, and is valid
-// until the next call. The store may pass a record to an Edit more than once.
+// replacement must have the same key. It may alias the record, and is valid until the
+// next call. A record may be passed to an Edit more than once.
 type Edit func(*Record) *Record
 
 // edited returns the result of edit. A replacement with another key is an error, because
@@ -168,8 +168,7 @@ func (r *rows) editEach(edit Edit, f func(key, value []byte, to *Record) error) 
 	}
 }
 
-// openRows returns the rows of an open segment. The caller must call done after reading
-// them.
+// openRows returns the rows of an open segment. done must be called after reading them.
 func (s *segment) openRows() (r *rows, done func(), err error) {
 	r = &rows{segment: segment{Segment: s.Segment}, query: newQuery(time.Time{}, time.Time{}, AllKinds), meta: make(metadata)}
 	err = guard(func() (err error) {
@@ -220,8 +219,8 @@ type rewritten struct {
 
 // Rewrite replaces records of a segment, and returns the number of replaced records.
 // Records that were added earlier are written first. Rewrite waits until no segment is
-// being sealed, because rewriting and sealing use the same reserved room. If the segment
-// was removed after it was listed, the number is 0.
+// being sealed, because rewriting and sealing share the reserved room. If the segment was
+// removed after it was listed, the number is 0.
 func (w *Writer) Rewrite(ctx context.Context, name string, edit Edit) (changed int, err error) {
 	r := rewriting{name, edit, make(chan rewritten, 1)}
 	select {
@@ -312,8 +311,8 @@ type Rewritten struct {
 
 // Rewrite replaces records of all segments and calls visit with each result. Rewrite
 // locks the directory of sessions. If a filter is using the directory, the error is
-// ErrInUse. A complete copy replaces each file, and the budget must have room for the
-// copy. program is the program version for the copies.
+// ErrInUse. Each file is replaced by a complete copy, for which the budget must have
+// room. program is the program version for the copies.
 func (i *Inspector) Rewrite(program string, now time.Time, edit Edit, visit func(*Rewritten)) error {
 	p, err := openPlaces(i.Dir)
 	if err != nil || p.sessions == nil {

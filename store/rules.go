@@ -1,7 +1,7 @@
 package store
 
-// A segment contains the text of each rule that its verdicts refer to. The text therefore
-// remains available after the configuration has changed, and expires with the verdicts.
+// A segment stores the text of each rule that its verdicts refer to. The text therefore
+// remains available after a configuration change, and expires with the verdicts.
 
 import (
 	"crypto/sha256"
@@ -26,15 +26,15 @@ func RuleRef(text string) uint32 {
 	return max(binary.BigEndian.Uint32(sum[:]), 1)
 }
 
-// ruleTexts contains immutable texts by RuleRef.
+// ruleTexts maps a RuleRef to an immutable text.
 type ruleTexts struct {
 	text  map[uint32]string
 	bytes int
 }
 
 // with returns the texts of r and of a new policy. Previous texts are kept, because open
-// sessions may refer to them. If all texts together exceed the limit, the previous texts
-// are dropped. If the new texts alone exceed the limit, only the first of them are kept.
+// sessions may refer to them, unless that would exceed the limit. If the new texts alone
+// exceed the limit, only the first ones are kept.
 func (r *ruleTexts) with(texts []string) *ruleTexts {
 	next := &ruleTexts{text: make(map[uint32]string)}
 	for _, t := range texts {

@@ -33,8 +33,8 @@ func want(t *testing.T, got map[uint32]string, texts ...string) {
 	}
 }
 
-// TestRules checks that each segment has the texts of the old and the new policy. A
-// session may end after a change of the policy and of the day. After a restart, the
+// TestRules checks that each segment has the texts of the old and the new policy, because
+// a session may end after a policy change and on the next day. After a restart, the
 // Writer adds texts to a segment that already contains them.
 func TestRules(t *testing.T) {
 	dir := t.TempDir()
@@ -59,7 +59,7 @@ func TestRules(t *testing.T) {
 	want(t, rulesOf(t, dir, noon.Add(24*time.Hour)), "rule a", "rule b", "rule b changed", "rule c")
 }
 
-// TestRulesAreBounded checks that frequent changes of the rules do not fill the disk.
+// TestRulesAreBounded checks that frequent rule changes do not fill the disk.
 func TestRulesAreBounded(t *testing.T) {
 	var r *ruleTexts
 	text := func(i int) string { return "rule " + strings.Repeat("x", i) }

@@ -29,9 +29,9 @@ type scanned struct {
 }
 
 // scan calls visit for each record of the day in the leaf pages of f. visit receives the
-// readable part of the value and the number of steps in that part. scan ignores the tree,
-// so a record can occur twice. Records in unused pages are valid, because records never
-// change. scan returns the readable metadata.
+// readable part of the value and the number of steps in that part. Because scan ignores
+// the tree, a record can occur twice. Records in unused pages are valid, because records
+// never change. scan returns the readable metadata.
 func scan(f *os.File, size int64, day time.Time, visit func(key, value []byte, steps int, whole bool) error) (scanned, error) {
 	s := scanner{f: f, size: size, day: day, visit: visit}
 	err := s.run()
@@ -152,7 +152,7 @@ type element struct {
 }
 
 // elementsOf returns the elements of a leaf page. The number of elements in the header
-// may be corrupt, but also follows from the offset of the first key.
+// may be corrupt, but it can also be derived from the offset of the first key.
 func elementsOf(page []byte) (all []element) {
 	n, most := int(order.Uint16(page[10:])), (len(page)-pageHeader)/pageElement
 	if most == 0 {

@@ -95,7 +95,7 @@ func TestScanStaleOverflow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Overwrite a page with an unused page that once had one large record.
+	// Overwrite a page with an unused page that once held one large record.
 	pages := leafPages(b)
 	at := pages[len(pages)/2]
 	own := int(order.Uint16(b[at+10:]))
@@ -179,8 +179,8 @@ func TestRepairPageSizes(t *testing.T) {
 
 // TestRepairKeepsMetadata checks that the metadata survives the loss of the meta pages,
 // in rows and in a sealed segment. The metadata contains rule texts, the numbers of
-// dropped records, and the mark of a wrong clock. A reader has the metadata before the
-// repair.
+// dropped records, and the mark of a wrong clock. Readers must find the metadata even
+// before the repair.
 func TestRepairKeepsMetadata(t *testing.T) {
 	for _, texts := range []int{1, 60} { // in the page of the bucket, and in other pages
 		var rules []string
@@ -316,8 +316,8 @@ func TestRepairKeepsBetterCopy(t *testing.T) {
 	}
 }
 
-// TestRepairCorruptColumn checks that no record is lost if a column other than a column
-// of keys is corrupt.
+// TestRepairCorruptColumn checks that no record is lost if a column other than a key
+// column is corrupt.
 func TestRepairCorruptColumn(t *testing.T) {
 	const n = 3000
 	dir := recorded(t, noon, n)

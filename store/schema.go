@@ -1,6 +1,6 @@
 // Package store stores SMTP sessions and the state of the filter on disk. Sessions are
-// records in segments: each segment is a file for one UTC day or a part of it. The state
-// is in state.db.
+// recorded in segments, files that cover one UTC day or a part of it. The state is kept
+// in state.db.
 //
 // A Writer and a State write in the background, so that no caller waits for the disk. A
 // Reader reads records whether or not a Writer is running. An Inspector checks and
@@ -165,7 +165,7 @@ func Segments(dir string) ([]Segment, error) {
 // A Reason is the reason for dropping a record.
 type Reason int
 
-// These are the values of Reason. The names of the values are on disk.
+// Values of Reason. Their names are stored on disk.
 const (
 	DropFull   Reason = iota // the buffer was full: the disk was slow or unavailable
 	DropLarge                // the record was larger than MaxValue
@@ -173,7 +173,7 @@ const (
 	numReasons
 )
 
-// Reasons contains the names of the values of Reason.
+// Reasons lists the names of Reason values.
 var Reasons = [numReasons]string{"full", "large", "closed"}
 
 // Dropped counts dropped records by Reason.

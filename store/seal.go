@@ -14,9 +14,9 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// sealBatch is the number of bytes of blocks in a commit. Each commit of bbolt copies the
+// sealBatch is the size of the blocks in a commit in bytes. Each bbolt commit copies the
 // last blocks of the previous commit and leaves the old pages unused. Large commits
-// therefore result in smaller files.
+// therefore produce smaller files.
 const sealBatch = 8 << 20
 
 // A sealWriter writes a sealed segment under a temporary name.
@@ -34,7 +34,7 @@ type sealWriter struct {
 	last    recordKey
 }
 
-// A sealedBlock is an entry of the index with its block.
+// A sealedBlock is a block with its index entry.
 type sealedBlock struct {
 	blockInfo
 	value []byte
@@ -167,7 +167,7 @@ func (w *sealWriter) abort(err error) {
 	_ = w.d.remove(w.out.Name + newSuffix)
 }
 
-// sealing contains the settings for sealing a segment.
+// sealing holds the settings for sealing a segment.
 type sealing struct {
 	limit   int64 // maximum size of the sealed segment
 	program string
@@ -286,8 +286,8 @@ func copyRows(out *sealWriter, in *rows, pause func(time.Duration) error) (cut i
 }
 
 // SealDays seals the finished segments of a state directory that no filter is using.
-// Finished segments are all segments of days that have ended at now, and the full parts
-// of later days. SealDays returns the number of sealed segments.
+// Segments are finished if their day has ended at now, or if they are full. SealDays
+// returns the number of sealed segments.
 func SealDays(dir, program string, now time.Time) (n int, err error) {
 	d, err := openSessions(dir)
 	if err != nil {

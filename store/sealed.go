@@ -15,9 +15,9 @@ import (
 	"time"
 )
 
-// A sealed segment has the same sessions as its rows, in the same order, in blocks of
-// columns. Sealed segments are only replaced as a whole. docs/sealed-days.md describes
-// the bytes of the file.
+// A sealed segment stores the same sessions as its rows, in the same order, in blocks of
+// columns. Sealed segments are only replaced as a whole. The file format is documented in
+// docs/sealed-days.md.
 
 const (
 	blockRows  = 4000    // maximum records of a block
@@ -60,7 +60,7 @@ func (k recordKey) time() time.Time { return time.UnixMicro(int64(k.end)) }
 
 func (r *Record) key() recordKey { return recordKey{uint64(r.End.UnixMicro()), r.ID} }
 
-// A blockInfo is an entry of the index of blocks.
+// A blockInfo is an entry of the block index.
 type blockInfo struct {
 	first, last recordKey
 	records     uint32
@@ -123,8 +123,8 @@ func (b *blockInfo) count(r *Record) {
 	b.messages += uint64(r.Counts.Mails)
 }
 
-// appendHashes appends the hashes of the values by which a reader selects r. These values
-// are its id, the ids to which an aggregate refers, and its source.
+// appendHashes appends the hashes of the values by which readers select r: its id, the
+// ids to which an aggregate refers, and its source.
 func appendHashes(dst []uint64, r *Record) []uint64 {
 	dst = append(dst, hashID(r.ID))
 	if r.Sessions > 0 {
@@ -143,7 +143,7 @@ func appendHashes(dst []uint64, r *Record) []uint64 {
 	return dst
 }
 
-// sourceBits returns the lengths of the prefixes of a that a filter contains.
+// sourceBits returns the prefix lengths with which a is stored in a filter.
 func sourceBits(a netip.Addr) []int {
 	if a.Unmap().Is4() {
 		return []int{32, 24}
@@ -169,8 +169,7 @@ func mix(x uint64) uint64 {
 }
 
 // appendFilter appends a Bloom filter of the sorted hashes. A value whose hash is not in
-// the filter is not in the block. For 2 of 100 other values, the filter wrongly reports
-// that the block may contain them.
+// the filter is not in the block. The rate of false positives is 2 %.
 func appendFilter(dst []byte, hashes []uint64) []byte {
 	slices.Sort(hashes)
 	hashes = slices.Compact(hashes)
@@ -304,7 +303,7 @@ func (s *sealedFile) damage(err error) {
 	}
 }
 
-// read reads size bytes of the file at the offset at into buf.
+// read reads size bytes at offset at into buf.
 func (s *sealedFile) read(at, size int64, buf []byte) ([]byte, error) {
 	if size > maxRead {
 		return nil, damaged("value of %d bytes, more than %d", size, maxRead)
@@ -404,7 +403,7 @@ func (s *sealedFile) load(info *blockInfo, b *decodedBlock, kinds Kinds) (err er
 	return b.decode(b.value(), info, kinds)
 }
 
-// decode decodes a block and compares it with its entry of the index.
+// decode decodes a block and compares it with its index entry.
 func (b *decodedBlock) decode(value []byte, info *blockInfo, kinds Kinds) error {
 	if err := b.open(value, kinds); err != nil {
 		return damaged("block %s of %d records: %v", info.name(), info.records, err)

@@ -10,7 +10,7 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// metadata contains the values of the bucket meta.
+// metadata holds the values in the bucket "meta".
 type metadata map[string][]byte
 
 func (m metadata) read(b *bbolt.Bucket) error {
@@ -32,8 +32,8 @@ func (m metadata) rules(all map[uint32]string) {
 	}
 }
 
-// rows contains the records of a segment of rows. rows copies batches of records from
-// bbolt, so that few calls of guard are needed and only rows accesses the mapping.
+// rows reads the records of a row segment. It copies records from bbolt in batches, to
+// reduce calls of guard. Only rows accesses the mapping.
 type rows struct {
 	segment
 	tx    *bbolt.Tx
@@ -141,8 +141,8 @@ func (r *rows) close() {
 	r.release(r.broken)
 }
 
-// blocks contains the records of a sealed segment. The next block is read and decoded
-// in the background.
+// blocks reads the records of a sealed segment. The next block is read and decoded in the
+// background.
 type blocks struct {
 	file    *sealedFile
 	query   query
@@ -154,7 +154,7 @@ type blocks struct {
 	errs    []error                      // not reported yet
 }
 
-// spareBlocks contains blocks whose buffers are free. Each open segment needs two blocks.
+// spareBlocks holds blocks whose buffers are free. Each open segment needs two blocks.
 type spareBlocks chan *decodedBlock
 
 func (s spareBlocks) get() *decodedBlock {

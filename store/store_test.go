@@ -335,7 +335,7 @@ func TestModesOfFiles(t *testing.T) {
 	}
 }
 
-// damage contains functions that corrupt the bytes of a segment.
+// damage lists functions that corrupt the bytes of a segment.
 var damage = map[string]func(b []byte) []byte{
 	"zero length": func([]byte) []byte { return nil },
 	"garbage":     func(b []byte) []byte { return bytes.Repeat([]byte("garbage!"), len(b)/8) },

@@ -10,8 +10,8 @@ import (
 	"scanwatch/filter/memory"
 )
 
-// prepareCompanions looks up the users of the companions and creates the directory of
-// their socket, if the filter may do so. Neither is possible in the sandbox.
+// prepareCompanions looks up the users that the companions run as and tries to create the
+// directory for their socket. Neither is possible inside the sandbox.
 func (p *program) prepareCompanions() {
 	if len(p.set.Companions) == 0 {
 		return
@@ -25,7 +25,8 @@ func (p *program) prepareCompanions() {
 		problem    string
 	}
 	r, ok := withTimeout(p.log, "preparing the companions", diskTimeout, func() result {
-		// The package creates the directory, unless it is temporary.
+		// The package creates the directory, but a temporary file system loses it at each
+		// boot.
 		if os.Mkdir(p.runDir, 0o755) == nil {
 			_ = os.Chmod(p.runDir, 0o755) // whatever the umask is
 		}
@@ -47,7 +48,7 @@ func (p *program) prepareCompanions() {
 	}
 }
 
-// serveCompanions serves the socket of the companions.
+// serveCompanions serves the companions' socket.
 func (p *program) serveCompanions(live context.Context) {
 	if p.runDir == "" {
 		return
@@ -61,9 +62,9 @@ func (p *program) serveCompanions(live context.Context) {
 	server.Run(live, p.runDir, socketCheck)
 }
 
-// sparing returns a function that reports whether the hosts in one of the given
-// prefixes must not be blocked, as in the exports: exempt hosts, hosts that rules must not
-// ban, and hosts with recent mail, which may not be known yet.
+// sparing returns a function that reports whether the hosts in one of the given prefixes
+// must not be blocked. The same hosts are omitted from exports: exempt hosts, hosts that
+// rules must not ban, and hosts with recent mail, even before they become known.
 func (p *program) sparing(all []netip.Prefix) func(netip.Prefix) bool {
 	exempt := config.NewExempt(p.policies.policy(), p.ownAddrs)
 	now := p.eventTime()
@@ -79,11 +80,11 @@ func (p *program) sparing(all []netip.Prefix) func(netip.Prefix) bool {
 	}
 }
 
-// networksWithStanding returns the networks in all that contain a host with recent mail
-// or a recent login.
+// networksWithStanding determines which of the given networks have a host with recent
+// mail or a recent login.
 func (p *program) networksWithStanding(all []netip.Prefix, now int64) map[netip.Prefix]bool {
 	standing := map[netip.Prefix]bool{}
-	var bits [2][129]bool // lengths of the networks by family
+	var bits [2][129]bool // prefix lengths in use, by address family
 	family := func(a netip.Addr) int { return a.BitLen() / 128 }
 	for _, q := range all {
 		if !q.IsSingleIP() {

@@ -15,7 +15,7 @@ import (
 	"scanwatch/filter/memory"
 )
 
-// withCompanions returns a program with a configuration and the companions in it.
+// withCompanions returns a program whose configuration has companions.
 func withCompanions(t *testing.T, text string) *program {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "scanwatch.conf")
@@ -33,8 +33,8 @@ func withCompanions(t *testing.T, text string) *program {
 	return &program{memory: memory.New(), policies: policies{active: c}, set: c.Policy.Settings, log: slog.New(slog.DiscardHandler)}
 }
 
-// TestUnsafeRunDir checks that the filter does not use a directory in which other users
-// can create the socket. The status names the companions that cannot connect.
+// TestUnsafeRunDir checks that the filter rejects a directory in which other users can
+// create the socket, and that the status names the companions that cannot connect.
 func TestUnsafeRunDir(t *testing.T) {
 	parent := t.TempDir()
 	for name, c := range map[string]struct {
@@ -79,8 +79,9 @@ func TestUnsafeRunDir(t *testing.T) {
 	}
 }
 
-// TestRunDirIsNoStateDir checks that the directory with the records is not used, and that
-// a directory that the filter creates lets companions enter, whatever the umask is.
+// TestRunDirIsNoStateDir checks that the filter does not create the companions' socket in
+// the state directory. If the filter creates a directory for the socket, companions must
+// be able to enter it regardless of the umask.
 func TestRunDirIsNoStateDir(t *testing.T) {
 	old := syscall.Umask(0o077)
 	defer syscall.Umask(old)
@@ -101,7 +102,7 @@ func TestRunDirIsNoStateDir(t *testing.T) {
 	}
 }
 
-// TestSparing checks that companions receive no ban of a host that an export would omit.
+// TestSparing checks that companions are never sent a ban that an export would omit.
 func TestSparing(t *testing.T) {
 	p := withCompanions(t, `own-address 203.0.113.9
 table <friends> { 203.0.113.1, friend.example.org }

@@ -18,16 +18,15 @@ import (
 	"scanwatch/rules"
 )
 
-// smtpd accepts no connection before the handshake of its filters. Each disk access
-// before the handshake therefore has a timeout. After a timeout, the filter starts
-// without the data.
+// smtpd accepts no connections until its filters have completed the handshake, so each
+// earlier disk access has a timeout. After a timeout, the filter starts without the data.
 const (
 	configTimeout = 5 * time.Second // for the configuration and all files that it includes
 	diskTimeout   = time.Second     // for the directories of the sandbox, the hash key, and the file of rejected lists
 )
 
-// withTimeout returns the result of f and true. If f does not return before the timeout,
-// the second result is false.
+// withTimeout returns the result of f. ok is false if f does not return before the
+// timeout.
 func withTimeout[T any](log *slog.Logger, what string, timeout time.Duration, f func() T) (v T, ok bool) {
 	done := make(chan T, 1)
 	safego.Go(log, what, func() { done <- f() })
@@ -40,12 +39,12 @@ func withTimeout[T any](log *slog.Logger, what string, timeout time.Duration, f 
 }
 
 // enterSandbox restricts the process to the operations that the settings and the
-// configuration require. The restrictions are logged. No other goroutine may use the disk
-// during the call.
+// configuration require, and logs the restrictions. No other goroutine may access the
+// disk during the call.
 func (p *policies) enterSandbox(set rules.Settings, runDir string) {
-	// Run without a sandbox if the disk does not answer. Waiting would block the mail
-	// server. Entering the sandbox later would block the whole process while a thread
-	// waits for the disk: see Enter.
+	// Run without a sandbox if the disk does not answer, because waiting would block the
+	// mail server. Entering the sandbox later is not an option, because the whole process
+	// would block until the disk answers; see Enter.
 	without := func() {
 		p.log.Warn("no sandbox: disk timeout; restart smtpd when the disk answers")
 	}
@@ -61,7 +60,7 @@ func (p *policies) enterSandbox(set rules.Settings, runDir string) {
 		paths.Log = logSocket
 	}
 	plan, ok := withTimeout(p.log, "preparing the sandbox", diskTimeout, func() *sandbox.Plan {
-		_, _ = time.Now().Zone() // load the time zone, whose file is inaccessible in the sandbox
+		_, _ = time.Now().Zone() // load the time zone now; the sandbox hides its file
 		return sandbox.Prepare(paths)
 	})
 	if !ok {
@@ -79,9 +78,9 @@ func (p *policies) enterSandbox(set rules.Settings, runDir string) {
 	p.log.Log(context.Background(), level, "sandbox", p.closed.Attrs()...)
 }
 
-// giveUpRoot switches a filter that runs as root to the user who owns the state
-// directory. Otherwise, the owner could replace files in the directory with links and
-// make root write to other files.
+// giveUpRoot switches a filter that runs as root to the owner of the state directory.
+// Otherwise the owner could replace files in the directory with links and make root write
+// to other files.
 func giveUpRoot(dir string, log *slog.Logger) {
 	if os.Geteuid() != 0 {
 		return
@@ -108,9 +107,9 @@ func giveUpRoot(dir string, log *slog.Logger) {
 
 var errDiskTimeout = errors.New("disk timeout")
 
-// checkState logs a warning if the owner or the mode of the state directory allows other
-// users to manipulate the filter or scanwatch(8). checkState does not stop the filter,
-// because the operator may have chosen this owner and mode.
+// checkState logs a warning if the owner or mode of the state directory allows other
+// users to manipulate the filter or scanwatch(8). The filter still starts, because the
+// operator may have chosen this owner and mode.
 func checkState(dir string, log *slog.Logger) {
 	var wrong []string
 	for _, path := range []string{dir, filepath.Join(dir, "sessions"), filepath.Join(dir, "state.db")} {

@@ -15,31 +15,32 @@ import (
 	"testing"
 )
 
-// passedOn contains the arguments of log calls that are errors or notes of other
-// packages. The manual does not contain the messages of other packages verbatim.
+// passedOn lists log arguments whose text comes from other packages. The manual does not
+// quote that text.
 var passedOn = []string{
-	"err.Error()",                 // an error about an unreadable file
-	`k.name + " available again"`, // segments and state.db; the manual contains both
+	"err.Error()",                 // an unreadable file
+	`k.name + " available again"`, // segments and state.db; the manual lists both
 	`k.name + " unavailable, keeping " + k.data + " in memory"`,
-	"line",      // lines of Serve, whose calls are checked
-	"n",         // a note of package config, whose calls are checked
-	"e.Error()", // an error in a configuration
-	"w.Error()", // a warning about a configuration
+	"line",      // lines from Serve, whose calls are checked
+	"n",         // a note from package config, whose calls are checked
+	"e.Error()", // a configuration error
+	"w.Error()", // a configuration warning
 	"word",      // banned, unbanned
 	`strings.TrimSuffix(line, "\n")`,
 }
 
-// companionDirs contains the packages of companions. Log lines of companions are in
+// companionDirs lists the companions' packages, whose log messages are documented in
 // scanwatch(8).
 var companionDirs = []string{"../internal/dnsbl", "../internal/firewall", "../internal/follow", "../internal/forward"}
 
-// TestDiagnostics checks that DIAGNOSTICS of the manuals contains every line that the
-// filter or a companion can log. The test finds the lines in the log calls of the source.
+// TestDiagnostics checks that DIAGNOSTICS in the manuals lists every message that the
+// filter or a companion can log. The test finds the messages in the log calls of the
+// source.
 func TestDiagnostics(t *testing.T) {
 	for _, c := range []struct {
 		page  string
 		dirs  []string
-		least int // number of texts that the test must find
+		least int // minimum number of messages that the test must find
 	}{
 		{"filter-scanwatch.8", []string{".", "../internal", "../../filter", "../../store"}, 40},
 		{"scanwatch.8", companionDirs, 8},
@@ -69,7 +70,7 @@ func TestDiagnostics(t *testing.T) {
 	}
 }
 
-// itemsOf returns the titles of the items in DIAGNOSTICS of a manual.
+// itemsOf returns the titles of the items under DIAGNOSTICS in a manual.
 func itemsOf(t *testing.T, page string) string {
 	t.Helper()
 	text, err := os.ReadFile("../../man/" + page)
@@ -87,8 +88,8 @@ func itemsOf(t *testing.T, page string) string {
 	return items.String()
 }
 
-// checkFile checks the log calls in a source file. texts is the number of texts that the
-// manual contains.
+// checkFile checks the log calls in a source file and returns the number of messages that
+// the manual documents.
 func checkFile(t *testing.T, name, page, titles string) (texts int, err error) {
 	files := token.NewFileSet()
 	f, err := parser.ParseFile(files, name, nil, 0)
@@ -126,8 +127,7 @@ func cmpErr(err, other error) error {
 	return other
 }
 
-// logged returns the argument of call that is the text of a log line. If call does not
-// log, the result is nil.
+// logged returns the argument of call that is the message, or nil if call does not log.
 func logged(call *ast.CallExpr) ast.Expr {
 	at := func(i int) ast.Expr {
 		if i < len(call.Args) {
@@ -146,7 +146,8 @@ func logged(call *ast.CallExpr) ast.Expr {
 	case slices.Contains([]string{"Info", "Warn", "Error"}, name) && on == "log":
 		return at(0)
 	case name == "once" && on == "s", name == "Appendf" && at(1) != nil:
-		// The function once of Serve logs, and some lines are written without a logger.
+		// Serve logs with a function named "once". Some warnings are written without a
+		// logger.
 		if text, ok := literal(at(1)); name == "once" || ok && strings.HasPrefix(text, "warning: ") {
 			return at(1)
 		}
@@ -155,7 +156,7 @@ func logged(call *ast.CallExpr) ast.Expr {
 			return at(0)
 		}
 	case name == "append" && at(1) != nil:
-		// Lines about sessions are created by appending to line.
+		// Messages about sessions are built by appending to line.
 		if x, ok := at(0).(*ast.SliceExpr); ok && last(x.X) == "line" {
 			if _, ok := literal(at(1)); ok {
 				return at(1)
@@ -193,8 +194,8 @@ func source(files *token.FileSet, e ast.Expr) string {
 	return b.String()
 }
 
-// inManual converts a text to the form in the manual. The form is the first line, in
-// which N or ... replaces each value.
+// inManual converts a message to its form in the manual: the first line, with N or ... in
+// place of each value.
 func inManual(text string) string {
 	text, _, _ = strings.Cut(text, "\n")
 	text = regexp.MustCompile(`%d`).ReplaceAllString(text, "N")

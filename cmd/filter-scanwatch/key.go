@@ -13,9 +13,9 @@ import (
 const keyRetry = 30 * time.Second
 
 // useKey calls use with the hash key in the state directory. If the key is missing or the
-// disk does not answer in time, useKey calls use with a new key, because smtpd is
-// waiting. The returned function saves the new key. If the directory contains another key
-// by then, the function calls use with that key instead.
+// disk times out, useKey calls use with a new key instead, because smtpd is waiting. The
+// returned function saves the new key. If another key has been saved by then, the
+// function calls use with that key.
 func useKey(dir string, use func(key []byte), log *slog.Logger) func(context.Context) {
 	key, ok := withTimeout(log, "reading the key", diskTimeout, func() []byte {
 		key, _ := privacy.ReadKey(dir) // SaveKey returns the error
@@ -31,7 +31,7 @@ func useKey(dir string, use func(key []byte), log *slog.Logger) func(context.Con
 	fresh := privacy.NewKey()
 	use(fresh)
 	return func(ctx context.Context) {
-		_ = os.Mkdir(dir, 0o750) // the store also creates it, but later
+		_ = os.Mkdir(dir, 0o750) // the store also creates the directory, but later
 		for logged := false; ; {
 			key, err := privacy.SaveKey(dir, fresh)
 			if err == nil {

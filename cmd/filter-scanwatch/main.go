@@ -38,8 +38,7 @@ See filter-scanwatch(8); "scanwatch report" prints a report.
 }
 
 func main() {
-	// Other users must not have access to the files and sockets that this process
-	// creates.
+	// Deny other users access to all files and sockets that this process creates.
 	syscall.Umask(0o027)
 	os.Exit(command(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
@@ -72,13 +71,13 @@ func command(args []string, stdin, stdout, stderr *os.File) int {
 	if *check {
 		return checkConfig(s.file, stderr)
 	}
-	// By default, a Go program exits when a write to stdout or stderr returns EPIPE. The
-	// filter would lose its last records.
+	// By default, a Go program dies if a write to stdout or stderr returns EPIPE. The
+	// filter would then lose its last records.
 	signal.Ignore(syscall.SIGPIPE)
 	return run(s, stdin, stdout, stderr)
 }
 
-// checkConfig prints all errors of the configuration and returns the exit status.
+// checkConfig prints all configuration errors and returns the exit status.
 func checkConfig(file string, stderr io.Writer) int {
 	if file = config.Find(file); file == "" {
 		fmt.Fprintln(stderr, "no configuration file: the filter observes only")

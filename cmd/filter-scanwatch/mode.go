@@ -14,8 +14,7 @@ import (
 	"scanwatch/rules"
 )
 
-// saveHalt writes a halt to a state directory. If h.On is not set, saveHalt removes the
-// file.
+// saveHalt saves a halt in a state directory, or removes the file if h.On is false.
 func saveHalt(dir string, h control.Halt) error {
 	name := filepath.Join(dir, control.ModeFile)
 	if !h.On {
@@ -42,8 +41,8 @@ func saveHalt(dir string, h control.Halt) error {
 	return err
 }
 
-// startHalt reads the halt of an earlier run. If the disk times out, the mode of the
-// configuration applies.
+// startHalt reads a halt that was saved by an earlier run. If the disk times out, the
+// configured mode applies.
 func (p *policies) startHalt() {
 	h, _ := withTimeout(p.log, "reading the mode", diskTimeout, func() control.Halt {
 		h, err := control.ReadHalt(p.dir)
@@ -58,7 +57,7 @@ func (p *policies) startHalt() {
 	p.setHalt(h)
 }
 
-// setHalt activates a halt without waiting for the disk.
+// setHalt activates h without waiting for the disk.
 func (p *policies) setHalt(h control.Halt) {
 	p.stateMu.Lock()
 	defer p.stateMu.Unlock()
@@ -66,8 +65,8 @@ func (p *policies) setHalt(h control.Halt) {
 	p.apply()
 }
 
-// apply passes the policy to the pipeline. During a halt, the policy is in mode observe.
-// The caller must hold stateMu.
+// apply passes the policy to the pipeline, in observe mode if a halt is active. The
+// caller must hold stateMu.
 func (p *policies) apply() {
 	if p.active == nil {
 		return
@@ -93,12 +92,12 @@ func (p *policies) endHalt(now time.Time) {
 	}
 	p.setHalt(control.Halt{})
 	p.log.Warn("observing only has ended", "mode", p.status().Mode)
-	if err := saveHalt(p.dir, control.Halt{}); err != nil { // otherwise the halt would be active again after a restart
+	if err := saveHalt(p.dir, control.Halt{}); err != nil { // otherwise a restart would reactivate the halt
 		p.log.Warn("mode not saved", "err", err)
 	}
 }
 
-// halted returns the attributes for a halt in a log line.
+// halted returns the log attributes that describe a halt.
 func (p *policies) halted(h control.Halt) []any {
 	if h.Until.IsZero() {
 		return nil
@@ -106,8 +105,8 @@ func (p *policies) halted(h control.Halt) []any {
 	return []any{"until", h.Until.Format(time.RFC3339)}
 }
 
-// modeCommand returns the control command that starts or ends a halt. The end of a halt
-// restores the mode of the configuration.
+// modeCommand returns the control command that starts or ends a halt. Ending a halt
+// restores the configured mode.
 func (p *policies) modeCommand() control.Command {
 	return control.Command{Name: "mode", Args: 2, Run: func(_ context.Context, a *control.Answer, args []string) error {
 		seconds, err := strconv.ParseUint(args[1], 10, 31)
@@ -121,7 +120,7 @@ func (p *policies) modeCommand() control.Command {
 		case h.On && seconds > 0:
 			h.Until = time.Now().Add(time.Duration(seconds) * time.Second).Truncate(time.Second)
 		}
-		p.setHalt(h) // before writing to the disk, which may not answer
+		p.setHalt(h) // before writing to the disk, which may block
 		if h.On {
 			p.log.Warn("observing only, by the operator", p.halted(h)...)
 		} else {

@@ -12,8 +12,8 @@ import (
 	"scanwatch/rules"
 )
 
-// TestEndHalt checks that a halt ends at its time. The end is logged once, and the halt
-// is not active after a restart.
+// TestEndHalt checks that a halt ends on time, that its end is logged once, and that a
+// restart does not reactivate it.
 func TestEndHalt(t *testing.T) {
 	var log bytes.Buffer
 	var mode rules.Mode

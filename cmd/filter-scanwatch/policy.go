@@ -29,23 +29,24 @@ import (
 // databases for changes.
 const watchFiles = 10 * time.Second
 
-// policies updates the policy of the pipeline. If a new configuration has an error, the
+// policies keeps the pipeline's policy up to date. If a new configuration has errors, the
 // previous policy remains active.
 type policies struct {
 	file   string // empty without a configuration
 	dir    string // the state directory; initially the value of the flag
 	lists  func() *lookup.Lists
 	use    func(*rules.Policy, *config.Config)
-	asked  []smtpd.ID // the registered phases
+	asked  []smtpd.ID // phases that the filter registered for
 	log    *slog.Logger
 	find   func(string) string // config.Find
 	mu     sync.Mutex          // held during a reload
 	config *config.Config
 	closed *sandbox.Report // nil without a sandbox
-	// companions is the text of the companion statements, which only apply at startup.
+	// companions is the text of the companion statements, which take effect only at
+	// startup.
 	companions string
-	zones      string // text of the zones of the latest configuration
-	unread     bool   // the disk of the configuration timed out at startup
+	zones      string // text of the zone statements in the latest configuration
+	unread     bool   // reading the configuration timed out at startup
 
 	stateMu sync.Mutex
 	state   control.Config
@@ -53,12 +54,12 @@ type policies struct {
 	halt    control.Halt
 }
 
-// maxNotes is the maximum number of notes about tables in the status. The log contains
-// all notes.
+// maxNotes is the maximum number of notes about tables in the status. All notes are
+// logged.
 const maxNotes = 10
 
-// note sets the description of the configuration in the status. problem may concern a new
-// configuration that is not active.
+// note updates the description of the configuration in the status. problem may refer to a
+// new configuration that was rejected.
 func (p *policies) note(c *config.Config, problem string) {
 	p.stateMu.Lock()
 	defer p.stateMu.Unlock()
@@ -83,7 +84,7 @@ func (p *policies) status() control.Config {
 	return s
 }
 
-// policy returns the active policy, or nil.
+// policy returns the active policy, or nil if there is none.
 func (p *policies) policy() *rules.Policy {
 	p.stateMu.Lock()
 	defer p.stateMu.Unlock()
@@ -93,11 +94,11 @@ func (p *policies) policy() *rules.Policy {
 	return p.active.Policy
 }
 
-// enforced reports whether mode enforce is in effect.
+// enforced reports whether the policy is enforced.
 func (p *policies) enforced() bool { return p.status().Mode == rules.Enforce.String() }
 
 // start loads the configuration and returns its settings. An invalid configuration must
-// not stop smtpd. The filter only observes until a valid configuration is loaded.
+// not stop smtpd, so until a valid one is loaded, the filter only observes.
 func (p *policies) start() rules.Settings {
 	defaults := new(rules.Config).Settings()
 	defaults.Store = store.DefaultDir()
@@ -113,8 +114,8 @@ func (p *policies) start() rules.Settings {
 		return loaded{c, err}
 	})
 	if !ok {
-		// watch loads the configuration when the disk answers. Register all phases,
-		// because the rules are unknown until then.
+		// watch loads the configuration once the disk answers. Register for all phases,
+		// because the rules have not been read yet.
 		p.config, p.asked, p.unread = config.Unread(p.file), smtpd.Requests(smtp.Answerable), true
 		p.log.Error("configuration unreadable: disk timeout; observing only, recording in the default directory; restart smtpd when the disk answers", "file", p.file)
 		p.note(nil, "disk timeout at startup; restart smtpd")
@@ -136,7 +137,7 @@ func (p *policies) start() rules.Settings {
 	return set
 }
 
-// companionText returns the text of the companion statements.
+// companionText returns the text of p's companion statements.
 func companionText(p *rules.Policy) string {
 	text := p.RunDir
 	for _, c := range p.Companions {
@@ -145,7 +146,7 @@ func companionText(p *rules.Policy) string {
 	return text
 }
 
-// zoneText returns the statements of the zones.
+// zoneText returns the text of p's zone statements.
 func zoneText(p *rules.Policy) (text string) {
 	for _, z := range p.Zones {
 		text += z.String() + "\n"
@@ -180,13 +181,13 @@ func (p *policies) complain(err error) {
 		}
 		return
 	}
-	for line := range strings.Lines(err.Error()) { // scanwatch check prints the source lines
+	for line := range strings.Lines(err.Error()) { // scanwatch check also quotes the source lines
 		p.log.Error(strings.TrimSuffix(line, "\n"), safego.Stack(err))
 	}
 }
 
-// reload loads the configuration again. If forced is not set, a table whose file has
-// become empty keeps its entries.
+// reload reloads the configuration. Unless forced is set, a table keeps its entries if
+// its file has become empty.
 func (p *policies) reload(forced bool) error {
 	if p.file == "" {
 		return fmt.Errorf("the filter was started without a configuration; if there is one now, restart smtpd")
@@ -224,8 +225,8 @@ func (p *policies) reload(forced bool) error {
 	return nil
 }
 
-// outside logs the files in the configuration that are inaccessible in the sandbox. The
-// result reports whether a file is inaccessible.
+// outside logs the configured files that the sandbox makes inaccessible, and reports
+// whether there are any.
 func (p *policies) outside(c *config.Config) bool {
 	some := false
 	for _, file := range c.Files() {
@@ -237,7 +238,7 @@ func (p *policies) outside(c *config.Config) bool {
 	return some
 }
 
-// watch reloads the configuration on SIGHUP and when a file has changed.
+// watch reloads the configuration on SIGHUP and whenever a file changes.
 func (p *policies) watch(ctx context.Context, hangup <-chan os.Signal) {
 	tick := time.NewTicker(watchFiles)
 	defer tick.Stop()
@@ -254,13 +255,13 @@ func (p *policies) watch(ctx context.Context, hangup <-chan os.Signal) {
 			}
 		}
 		if err := p.reload(false); p.file == "" {
-			p.log.Warn(err.Error()) // other errors were logged by reload
+			p.log.Warn(err.Error()) // reload has logged all other errors
 		}
 	}
 }
 
-// appeared logs once that the default configuration file has been created. The filter
-// cannot load it, because phases are registered only at startup.
+// appeared logs once that the default configuration file now exists. The filter cannot
+// load the file, because phases are registered only at startup.
 func (p *policies) appeared() {
 	if p.file != "" || p.status().Problem != "" {
 		return
@@ -280,7 +281,7 @@ func (p *policies) changed() bool {
 	return p.config.Changed()
 }
 
-// verb returns the control command reload.
+// verb returns the reload command.
 func (p *policies) verb() control.Command {
 	return control.Command{Name: "reload", Args: 1, Run: func(_ context.Context, a *control.Answer, args []string) error {
 		if err := p.reload(args[0] == control.Forced); err != nil {

@@ -31,32 +31,31 @@ import (
 	"scanwatch/store"
 )
 
-// settings contains the values of the flags.
+// settings holds the values of the flags.
 type settings struct {
-	file    string // configuration file; empty for the default
+	file    string // configuration file; empty for the default path
 	dir     string
-	open    bool // no sandbox
+	open    bool // run without a sandbox
 	verbose bool
 }
 
-// stopTime limits the time for saving the last records after smtpd has stopped. A
-// restarted smtpd may already have started a new filter that needs the state directory.
+// stopTime limits the time for saving the last records after smtpd has stopped. If smtpd
+// is restarted, a new filter may already be waiting for the state directory.
 const stopTime = 10 * time.Second
 
-// logTime limits the time for writing the last log lines after the records.
+// logTime limits the time for writing the last log messages, after the records are saved.
 const logTime = time.Second
 
-// socketCheck is the interval at which the server checks whether the control socket still
+// socketCheck is the interval at which the server checks that the control socket still
 // exists.
 const socketCheck = 5 * time.Second
 
-// gcPercent is below Go's default. More frequent garbage collections save memory. Garbage
-// collections need little CPU time, because most live memory contains tables without
-// pointers. The value takes effect after the lists have been read, because collections
-// would delay the startup, for which smtpd waits.
+// gcPercent is below Go's default to save memory. Frequent collections are cheap, because
+// most of the heap consists of tables without pointers. The value is set only after the
+// lists are loaded, so that collections do not delay the startup, for which smtpd waits.
 const gcPercent = 50
 
-// A program is the running filter.
+// A program is a running filter.
 type program struct {
 	settings
 	log     *slog.Logger
@@ -68,7 +67,7 @@ type program struct {
 	memory   *memory.Memory
 	hasher   atomic.Pointer[privacy.Hasher] // set before the first event
 	watchers events.Fan
-	clock    atomic.Int64 // end of the newest session in microseconds since 1970
+	clock    atomic.Int64 // end time of the newest session, in microseconds since 1970
 	delayed  atomic.Int64 // delayed replies
 
 	policies policies
@@ -76,19 +75,19 @@ type program struct {
 	ownAddrs []netip.Addr // addresses of this host
 
 	companions *control.Companions // nil without companions
-	runDir     string              // directory of their socket
+	runDir     string              // directory of the companions' socket
 	pipeline   *filter.Pipeline
 	front      *smtpd.FrontEnd
 	writer     *store.Writer
 	state      *store.State
 
-	policyVerbose bool // the configuration contains log verbose
+	policyVerbose bool // the configuration has log verbose
 
-	stopLive func()        // stops the background work
+	stopLive func()        // stops background work
 	socket   chan struct{} // closed when the control socket is closed
 }
 
-// run handles stdin until its end and returns the exit status.
+// run handles stdin until it ends, and returns the exit status.
 func run(s settings, stdin, stdout, stderr *os.File) int {
 	p := build(s, stderr)
 	p.start(stdin)
@@ -109,14 +108,14 @@ func (p *program) setLevel() {
 	}
 }
 
-// build creates the program. smtpd accepts no connection until its filters are
-// registered. build therefore only waits for files on the local disk, and the state
-// directory is opened in the background.
+// build creates the program. Because smtpd accepts no connections until its filters are
+// registered, build waits only for files on the local disk. The state directory is opened
+// in the background.
 func build(s settings, stderr *os.File) *program {
 	p := &program{settings: s, logs: newQueue(stderr), level: new(slog.LevelVar), memory: memory.New(), started: time.Now().UTC()}
 	p.setLevel()
 	p.log = newLogger(p.logs, p.level)
-	p.ownAddrs = prefix.Local() // impossible in the sandbox
+	p.ownAddrs = prefix.Local() // impossible inside the sandbox
 	p.lists = shippedLists(p.log)
 	safego.Go(p.log, "reading the shipped lists", func() { p.lists() })
 	p.policies = policies{
@@ -147,7 +146,7 @@ func build(s settings, stderr *os.File) *program {
 	return p
 }
 
-// toSyslog connects the log to syslog(3) if the configuration requests that.
+// toSyslog sends the log to syslog(3) if so configured.
 func (p *program) toSyslog() {
 	if !p.set.Log.Syslog {
 		return
@@ -160,17 +159,17 @@ func (p *program) toSyslog() {
 	p.logs.use(w)
 }
 
-// verboseLog reports whether each finding and decision is logged.
+// verboseLog reports whether every finding and decision is logged.
 func (p *program) verboseLog() bool { return p.level.Level() <= slog.LevelInfo }
 
 // openStore opens the state directory in the background.
 func (p *program) openStore() {
-	stateMax := min(p.set.Budget/2, memory.AllBytes) // the state is a part of the budget
+	stateMax := min(p.set.Budget/2, memory.AllBytes) // the state counts against the budget
 	p.memory.Limit(stateMax)
 	p.memory.Follow()
 	used, ok := withTimeout(p.log, "looking for the state", diskTimeout, func() bool { return store.Used(p.set.Store) })
 	if used || !ok {
-		p.memory.Expect() // the store will load rows, or report that they are lost
+		p.memory.Expect() // the store will load the rows or report their loss
 	}
 	p.writer = store.Open(p.set.Store, store.Options{Budget: p.set.Budget, Keep: p.set.Keep, Program: version, Log: p.log, Now: p.now, Seal: true})
 	p.state = store.OpenState(p.set.Store, store.StateOptions{
@@ -187,8 +186,9 @@ func (p *program) openStore() {
 	})
 }
 
-// now returns the end of the newest session instead of the current time. The sessions of
-// a replayed stream are therefore stored under the days of the stream.
+// now returns the end of the newest session, so that the sessions of a replayed stream
+// are stored under their original days. Before the first session, now returns the current
+// time.
 func (p *program) now() time.Time {
 	if t := p.clock.Load(); t != 0 {
 		return time.UnixMicro(t)
@@ -196,13 +196,12 @@ func (p *program) now() time.Time {
 	return time.Now()
 }
 
-// eventTime returns the current time on the clock of smtpd's events.
+// eventTime returns the current time as measured by smtpd's events.
 func (p *program) eventTime() int64 { return p.memory.Now(p.now().UnixMicro()) }
 
-// use passes a policy and the databases of its configuration to the pipeline, if the
-// pipeline exists.
+// use passes a policy and the configured databases to the pipeline, if there is one.
 func (p *program) use(policy *rules.Policy, c *config.Config) {
-	if policy.Log.Verbose != p.policyVerbose { // an unchanged setting must not undo scanwatch log
+	if policy.Log.Verbose != p.policyVerbose { // a reload must not undo scanwatch log unless the setting changed
 		p.policyVerbose = policy.Log.Verbose
 		p.setLevel()
 	}
@@ -211,17 +210,17 @@ func (p *program) use(policy *rules.Policy, c *config.Config) {
 	}
 	p.writer.Rules(filter.RuleTexts(policy)) // records refer to these texts
 	p.pipeline.Use(&filter.Settings{Policy: policy, ASN: c.ASN, Country: c.Country})
-	p.memory.Bans.Restart() // the mode and the exempt hosts may differ
+	p.memory.Bans.Restart() // the mode and the exempt hosts may have changed
 }
 
-// start starts the background work.
+// start starts background work.
 func (p *program) start(stdin *os.File) {
 	var live context.Context
 	live, p.stopLive = context.WithCancel(context.Background())
 	saveKey := useKey(p.set.Store, func(key []byte) { p.hasher.Store(privacy.New(key)) }, p.log)
 	safego.Loop(p.log, "saving the key", func() { saveKey(live) }, nil)
 	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP) // a failed reload must not end the process
+	signal.Notify(hangup, syscall.SIGHUP) // a reload must not end the process, even if it fails
 	safego.Loop(p.log, "watching the configuration", func() { p.policies.watch(live, hangup) }, nil)
 	p.socket = make(chan struct{})
 	safego.Loop(p.log, "the control socket", func() { p.serveControl(live) }, func() { close(p.socket) })
@@ -232,7 +231,7 @@ func (p *program) start(stdin *os.File) {
 
 // serveControl serves the control socket.
 func (p *program) serveControl(live context.Context) {
-	_ = os.Mkdir(p.set.Store, 0o750) // the store also creates it, but later
+	_ = os.Mkdir(p.set.Store, 0o750) // the store also creates the directory, but later
 	checkState(p.set.Store, p.log)
 	commands := slices.Concat(
 		control.StoreCommands(p.writer, p.flushSums, p.state.Flush),
@@ -244,7 +243,7 @@ func (p *program) serveControl(live context.Context) {
 	server.Run(live, p.set.Store, socketCheck)
 }
 
-// flushSums passes the aggregates of sessions to the writer.
+// flushSums hands the aggregated sessions to the writer.
 func (p *program) flushSums(context.Context) error {
 	return safego.Run(func() error { p.pipeline.Sums.Flush(); return nil })
 }
@@ -265,7 +264,7 @@ func (p *program) status() control.Status {
 	}
 }
 
-// banned writes a manual ban or its revocation to the log, and sends it to the watchers.
+// banned logs a manual ban or its revocation and notifies the watchers.
 func (p *program) banned(b memory.Ban) {
 	event, attrs := "ban", []any{"prefix", b.Prefix.String(), "until", b.Until.Format(time.RFC3339), "rule", b.Rule}
 	if b.Revoked {
@@ -277,12 +276,12 @@ func (p *program) banned(b memory.Ban) {
 	p.watchers.Send(&events.Event{Event: event, By: "operator", Time: p.now(), Prefix: b.Prefix.String(), Until: b.Until, Reason: b.Rule})
 }
 
-// save writes all data in memory to the disk.
+// save writes all data in memory to disk.
 func (p *program) save() error {
 	return safego.Run(func() error { return errors.Join(p.state.Close(), p.writer.Close()) })
 }
 
-// stop records the open sessions, saves all data, and returns the exit status. cause is
+// stop records the open sessions, saves all data and returns the exit status. cause is
 // the error that ended the input, or nil if smtpd has stopped.
 func (p *program) stop(cause error) int {
 	if err := safego.Run(func() error { p.front.Stop(); p.pipeline.Stop(); return nil }); err != nil {
@@ -293,7 +292,7 @@ func (p *program) stop(cause error) int {
 	time.AfterFunc(stopTime, func() { close(late) }) // safe: cannot panic
 	select {
 	case <-p.socket:
-	case <-late: // a control command is still waiting for a disk
+	case <-late: // a control command is still waiting for the disk
 	}
 	stored := make(chan error, 1)
 	safego.Go(p.log, "saving the last records", func() { stored <- p.save() })
@@ -317,8 +316,8 @@ func (p *program) stop(cause error) int {
 	return status
 }
 
-// stopOnSignal ends the input on SIGTERM and SIGINT. All data is saved in the same way as
-// when smtpd stops.
+// stopOnSignal ends the input on SIGTERM and SIGINT, so that all data is saved as when
+// smtpd stops.
 func (p *program) stopOnSignal(stdin *os.File) {
 	c := make(chan os.Signal, 1)
 	signal.Notify(c, syscall.SIGTERM, syscall.SIGINT)
@@ -327,9 +326,9 @@ func (p *program) stopOnSignal(stdin *os.File) {
 		if syscall.Shutdown(int(stdin.Fd()), syscall.SHUT_RD) == nil {
 			return
 		}
-		// If stdin is not a socket, a read from stdin cannot be interrupted. Save the
-		// records without waiting for the read. The timeout limits the delay of the exit
-		// if the disk does not answer.
+		// A read from stdin cannot be interrupted unless stdin is a socket. Save the
+		// records without waiting for the read. The timeout bounds the delay if the disk
+		// does not answer.
 		saved := make(chan error, 1)
 		safego.Go(p.log, "saving the last records", func() { saved <- p.save() })
 		select {
@@ -340,7 +339,7 @@ func (p *program) stopOnSignal(stdin *os.File) {
 	})
 }
 
-// shippedLists returns a function that reads the shipped lists when it is first called.
+// shippedLists returns a function that loads the shipped lists on first use.
 func shippedLists(log *slog.Logger) func() *lookup.Lists {
 	return sync.OnceValue(func() *lookup.Lists {
 		var l *lookup.Lists
@@ -353,7 +352,7 @@ func shippedLists(log *slog.Logger) func() *lookup.Lists {
 	})
 }
 
-// newLogger returns a logger without timestamps, because smtpd and syslog add them.
+// newLogger returns a logger without timestamps, which smtpd and syslog add.
 func newLogger(w io.Writer, level slog.Leveler) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{
 		Level: level,

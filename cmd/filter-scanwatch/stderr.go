@@ -9,8 +9,8 @@ import (
 	"scanwatch/internal/safego"
 )
 
-// A queue writes log lines without blocking, because a slow reader of the log must not
-// delay responses to smtpd. If the queue is full, lines are dropped. The number of
+// A queue writes log lines without blocking, because a slow log reader must not delay
+// responses to smtpd. When the queue is full, lines are dropped, and the number of
 // dropped lines is logged later.
 type queue struct {
 	mu      sync.Mutex
@@ -24,23 +24,23 @@ type queue struct {
 
 const (
 	maxQueue   = 256 << 10
-	maxLogLine = 4 << 10 // smtpd can handle lines of up to 8 KiB
+	maxLogLine = 4 << 10 // smtpd accepts lines of up to 8 KiB
 )
 
 func newQueue(to io.Writer) *queue {
 	q := &queue{to: to, wake: make(chan struct{}, 1), done: make(chan struct{})}
-	safego.Loop(nil, "", q.run, func() { close(q.done) }) // without a log, because the log cannot log its own panic
+	safego.Loop(nil, "", q.run, func() { close(q.done) }) // no logger: the log cannot log its own panic
 	return q
 }
 
-// use sets the writer for all further lines.
+// use sets the writer for subsequent lines.
 func (q *queue) use(to io.Writer) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.to = to
 }
 
-// Write queues p. p is a single line with or without LF.
+// Write queues p, a single line with or without a newline.
 func (q *queue) Write(p []byte) (int, error) {
 	line := bytes.TrimSuffix(p, []byte{'\n'})
 	q.add(line[:min(len(line), maxLogLine)])
@@ -81,7 +81,7 @@ func (q *queue) run() {
 	}
 }
 
-// Close writes the queued lines. Close returns when all lines are written or stop is
+// Close writes the queued lines, and returns when all lines are written or stop is
 // closed.
 func (q *queue) Close(stop <-chan struct{}) {
 	q.mu.Lock()

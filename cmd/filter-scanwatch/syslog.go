@@ -6,11 +6,11 @@ import (
 )
 
 // logSocket is the socket of syslogd(8). The sandbox allows access to it, because the
-// filter must reconnect after a restart of syslogd.
+// filter must reconnect when syslogd restarts.
 const logSocket = "/dev/log"
 
-// A syslogger writes log lines to syslog(3) with their priorities. smtpd would log all
-// lines that the filter writes to standard error with the priority error.
+// A syslogger writes log lines to syslog(3), each with its own priority. If the filter
+// wrote to standard error, smtpd would log every line at priority error.
 type syslogger struct{ *syslog.Writer }
 
 func openSyslog(socket string) (syslogger, error) {
@@ -18,7 +18,8 @@ func openSyslog(socket string) (syslogger, error) {
 	return syslogger{w}, err
 }
 
-// Write writes lines that end with LF. Errors are ignored, because they cannot be logged.
+// Write writes lines, each ending with a newline. Errors are ignored, because there is
+// nowhere to log them.
 func (s syslogger) Write(lines []byte) (int, error) {
 	for line := range bytes.Lines(lines) {
 		_ = s.priority(line)(string(bytes.TrimSuffix(line, []byte{'\n'})))
@@ -26,8 +27,8 @@ func (s syslogger) Write(lines []byte) (int, error) {
 	return len(lines), nil
 }
 
-// priority returns the function that writes a line with the priority that its first word
-// indicates. Clients cannot influence the first word.
+// priority returns the function that writes a line at the priority given by its first
+// word. Clients cannot influence the first word.
 func (s syslogger) priority(line []byte) func(string) error {
 	for _, p := range []struct {
 		begin string

@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// TestSyslog checks the priority of each kind of line. After a restart, syslogd must
-// receive lines again.
+// TestSyslog checks the priority of each kind of line, and that lines reach syslogd again
+// after it restarts.
 func TestSyslog(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "log")
 	if _, err := openSyslog(socket); err == nil {

@@ -22,9 +22,9 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// mkHistory fills a state directory with a simulated day. The day has legitimate clients,
-// some of them unusual, a directory harvest and a brute-force attack. enforce selects the
-// mode of the policy.
+// mkHistory fills a state directory with a simulated day: legitimate clients, some of
+// them unusual, a directory harvest and a brute-force attack. If enforce is set, the
+// policy is enforced.
 func mkHistory(dir string, enforce bool) int {
 	if err := recordDay(dir, enforce); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -80,7 +80,7 @@ func recordDay(dir string, enforce bool) error {
 	return w.Close()
 }
 
-// exitStatus runs a program that must exit with the given status.
+// exitStatus runs a program that must exit with a given status.
 func exitStatus(ts *testscript.TestScript, _ bool, args []string) {
 	got := 0
 	if err := ts.Exec(args[1], args[2:]...); err != nil {
@@ -95,8 +95,8 @@ func exitStatus(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// TestBacktestExample checks that the example in the manual equals the output for the
-// history of the script.
+// TestBacktestExample checks that the example in the manual matches the output for the
+// script's history.
 func TestBacktestExample(t *testing.T) {
 	page, err := os.ReadFile("../../man/scanwatch.8")
 	if err != nil {

@@ -76,8 +76,8 @@ func runAnonymize(e *env, out, keyFile string) error {
 }
 
 // safeOutput returns an error if root would write to a directory that another user can
-// replace. The directory out is created first, because another user might create a
-// missing directory.
+// replace. If the directory is missing, it is created first, because another user might
+// create it.
 func safeOutput(out string) error {
 	for _, dir := range []string{filepath.Dir(out), out} {
 		u, err := owner.Of(dir)
@@ -87,13 +87,13 @@ func safeOutput(out string) error {
 		case u != nil:
 			return fmt.Errorf("write %s: %v could replace it; name a new directory that only root can replace", out, u)
 		}
-		_ = os.Mkdir(out, 0o700) // Copy returns the error
+		_ = os.Mkdir(out, 0o700) // Copy reports the error
 	}
 	return nil
 }
 
-// anonymizeKey returns the key in a file. If the file does not exist, anonymizeKey
-// creates the file with the key fresh.
+// anonymizeKey returns the key in file. If the file does not exist, it is created with a
+// fresh key.
 func anonymizeKey(file string, fresh []byte) ([]byte, error) {
 	f, err := owner.Open(file)
 	switch {

@@ -16,7 +16,7 @@ import (
 	"scanwatch/store"
 )
 
-// exitLost is the exit status of a backtest in which accepted mail would be lost.
+// exitLost is the exit status if the tested policy would lose accepted mail.
 const exitLost = 3
 
 type backtestFlags struct {
@@ -90,7 +90,8 @@ func runBacktest(e *env, f *backtestFlags, args []string) error {
 	return err
 }
 
-// backtestPolicies loads the policy to test, and the active policy if it differs.
+// backtestPolicies loads the policy to test, and the active policy if it is a different
+// one.
 func backtestPolicies(e *env, o *backtest.Options, f *backtestFlags, args []string) (err error) {
 	if o.Lists, err = lookup.Builtin(); err != nil {
 		return err

@@ -72,7 +72,7 @@ func runBan(e *env, f *banFlags, arg string) error {
 	})
 }
 
-// largest returns the minimum prefix length of a ban without --force.
+// largest returns the shortest prefix length that may be banned without --force.
 func largest(p netip.Prefix) int {
 	if p.Addr().Is6() {
 		return 16
@@ -97,13 +97,13 @@ func refuseKnownGood(e *env, p netip.Prefix) error {
 	return nil
 }
 
-// exempt returns a function that returns the pass statement that applies to the client of
-// a record, or "".
+// exempt returns a function that describes the pass statement matching a record's client,
+// or returns "" if there is none.
 func (e *env) exempt() func(*store.Record) string {
 	var c *config.Config
 	if lists, err := lookup.Builtin(); err == nil {
 		if c, err = e.configuration("", lists); err != nil {
-			c = nil // the filter cannot load the configuration either
+			c = nil // the filter cannot load it either
 		}
 	}
 	return func(r *store.Record) string {
@@ -114,8 +114,8 @@ func (e *env) exempt() func(*store.Record) string {
 	}
 }
 
-// note prints a note from the filter. The output is flushed first, so that the note
-// follows the output.
+// note prints a note from the filter, after flushing the output so that the note comes
+// last.
 func (e *env) note(s string) {
 	if s != "" {
 		_ = e.out.Flush()
@@ -123,8 +123,7 @@ func (e *env) note(s string) {
 	}
 }
 
-// duration parses the duration of a flag. The duration must be between one minute and one
-// year.
+// duration parses a flag that must be between one minute and 366 days.
 func duration(flag, text string) (time.Duration, error) {
 	d, err := selector.ParseSpan(text)
 	if err != nil {

@@ -82,13 +82,13 @@ func runBans(e *env, s *selector.Selector, all bool, args []string) error {
 	return nil
 }
 
-// A bannedHost is a line in the output of bans --json.
+// A bannedHost is a line in the output of "bans --json".
 type bannedHost struct {
 	Schema int `json:"schema"`
 	why.Ban
 	Name string `json:"name,omitempty"`
 	Org  string `json:"organisation,omitempty"`
-	Mode string `json:"mode,omitempty"` // of the filter: in mode observe, no ban is enforced
+	Mode string `json:"mode,omitempty"` // the filter's mode; in observe mode, no ban is enforced
 }
 
 func bansJSON(e *env, list []memory.Ban, hosts map[netip.Prefix]*reports.BanHost, mode string) error {
@@ -102,7 +102,7 @@ func bansJSON(e *env, list []memory.Ban, hosts map[netip.Prefix]*reports.BanHost
 	return nil
 }
 
-// printBans prints the mode, a table, and the number of bans of each rule.
+// printBans prints the mode, a table of bans, and the number of bans by rule.
 func printBans(e *env, list []memory.Ban, hosts map[netip.Prefix]*reports.BanHost, mode statedir.Mode, within netip.Prefix) {
 	style := output.StyleOf(e.stdout)
 	para := func(s string, indent int) { fmt.Fprintln(e.out, text.Fold(s, style.Columns, indent)) }
@@ -147,7 +147,7 @@ func printBans(e *env, list []memory.Ban, hosts map[netip.Prefix]*reports.BanHos
 	para(text.Plural(len(list), "ban")+": "+strings.Join(rules, ", "), 2)
 }
 
-// left returns the time until the end of a ban, or the reason for its end.
+// left returns the time until a ban ends, or the reason why it has ended.
 func left(b *memory.Ban, now time.Time) string {
 	switch {
 	case b.Revoked:
@@ -158,8 +158,8 @@ func left(b *memory.Ban, now time.Time) string {
 	return text.ShortDuration(b.Until.Sub(now))
 }
 
-// banHosts returns the name and organisation of each banned host. The sources are the
-// sessions of the host and the database of AS numbers.
+// banHosts returns the name and organisation of each banned host, taken from the host's
+// sessions and the AS number database.
 func (e *env) banHosts(list []memory.Ban) (map[netip.Prefix]*reports.BanHost, error) {
 	org, err := organisations(e)
 	if err != nil {
@@ -184,8 +184,8 @@ func (e *env) banHosts(list []memory.Ban) (map[netip.Prefix]*reports.BanHost, er
 	return hosts, err
 }
 
-// ladders returns a function that returns the length of the next ban of a banned host.
-// The length depends on the configuration.
+// ladders returns a function that looks up how long a banned host's next ban will be. The
+// configuration determines the length.
 func (e *env) ladders() func(*memory.Ban) string {
 	rungs := make(map[string][]time.Duration)
 	lists, err := lookup.Builtin()
@@ -209,7 +209,7 @@ func (e *env) completeBanned(_ *cobra.Command, args []string, begun string) ([]s
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	var offers []string
-	_, _ = dir.Bans(func(b *memory.Ban) bool { // without a state directory there are no bans
+	_, _ = dir.Bans(func(b *memory.Ban) bool { // without a state directory, there are no bans
 		if p := prefix.String(b.Prefix); !b.Expired(e.now()) && strings.HasPrefix(p, begun) {
 			offers = append(offers, p+"\t"+text.Escape(b.Rule))
 		}
@@ -218,7 +218,7 @@ func (e *env) completeBanned(_ *cobra.Command, args []string, begun string) ([]s
 	return offers, cobra.ShellCompDirectiveNoFileComp
 }
 
-// clientPrefix parses an address or a prefix. An IPv6 address is extended to its /64.
+// clientPrefix parses an address or prefix, extending an IPv6 address to its /64.
 func clientPrefix(s string) (netip.Prefix, error) {
 	p, _, err := prefix.Parse(s)
 	switch {

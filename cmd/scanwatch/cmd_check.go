@@ -107,8 +107,8 @@ func runCheck(e *env, args []string) error {
 	return nil
 }
 
-// checkCompanions prints warnings about users, directories and addresses of companions
-// that this host lacks. The filter starts without them.
+// checkCompanions prints warnings about companions whose user, directory or address does
+// not exist on this host. The filter starts anyway.
 func checkCompanions(e *env, p *rules.Policy) {
 	if len(p.Companions) == 0 {
 		return
@@ -121,7 +121,7 @@ func checkCompanions(e *env, p *rules.Policy) {
 		state = dir.Path
 		if info, err := os.Stat(state); err == nil {
 			if s, ok := info.Sys().(*syscall.Stat_t); ok {
-				filter = int(s.Uid) // it owns the state directory
+				filter = int(s.Uid) // the filter's user owns the state directory
 			}
 		}
 	}
@@ -150,14 +150,14 @@ func checkCompanions(e *env, p *rules.Policy) {
 	}
 }
 
-// proposeGateways prints the addresses in the state that many hosts share.
+// proposeGateways prints the addresses that, according to the state, many hosts share.
 func (e *env) proposeGateways(policy *rules.Policy) {
 	dir, err := e.stateDir()
 	if err != nil {
 		return
 	}
 	rows := memory.NewReader(e.now())
-	_ = dir.State([]string{"clock", "peers"}, func(en store.Entry) error { // ignore the error: the state may not exist yet
+	_ = dir.State([]string{"clock", "peers"}, func(en store.Entry) error { // the state may not exist yet
 		if rows.Clock(en) {
 			return nil
 		}

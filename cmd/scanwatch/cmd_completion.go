@@ -42,7 +42,7 @@ func completePolicies(_ *cobra.Command, args []string, _ string) ([]string, cobr
 	return rules.PolicyNames(), cobra.ShellCompDirectiveDefault
 }
 
-// completeFile completes the name of one file.
+// completeFile completes a single file name.
 func completeFile(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp

@@ -14,7 +14,7 @@ import (
 	"scanwatch/filter/memory"
 )
 
-// completions contains the expected completions of command lines.
+// completions lists command lines with their expected completions.
 var completions = []struct{ line, want string }{
 	{"rep", "report"},
 	{"sta", "stats status"},
@@ -57,8 +57,8 @@ var completions = []struct{ line, want string }{
 	{"-s nosuch unban ", ""},
 }
 
-// completionDir returns a directory with files and a state that contain the names in
-// completions.
+// completionDir returns a directory with the files and the state that completions refers
+// to.
 func completionDir(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -82,8 +82,8 @@ func completionDir(t *testing.T) string {
 	return dir
 }
 
-// TestCompletion checks the completions of command lines in the form that the scripts of
-// all shells use.
+// TestCompletion checks the completions of command lines, in the form that the scripts of
+// all shells request.
 func TestCompletion(t *testing.T) {
 	t.Chdir(completionDir(t))
 	for _, c := range completions {
@@ -97,7 +97,7 @@ func TestCompletion(t *testing.T) {
 			if begun == "" {
 				begun = words[len(words)-1]
 			}
-			// The shells discard suggestions that do not start with the typed prefix.
+			// Shells discard suggestions that do not start with the typed text.
 			if offer != "" && offer[0] != ':' && strings.HasPrefix(offer, begun) {
 				got = append(got, offer)
 			}
@@ -109,8 +109,8 @@ func TestCompletion(t *testing.T) {
 	}
 }
 
-// TestCompletionScripts checks that each shell accepts its script. The script for bash
-// must have the same completions as the program.
+// TestCompletionScripts checks that each shell accepts its script. In bash, the script
+// must produce the same completions as the program.
 func TestCompletionScripts(t *testing.T) {
 	for _, shell := range shells {
 		var out, stderr bytes.Buffer
@@ -136,8 +136,8 @@ func TestCompletionScripts(t *testing.T) {
 	}
 }
 
-// askBash completes a command line in bash. The script defines the function of
-// bash-completion that the completion script needs.
+// askBash completes a command line in bash. askBash defines the function from
+// bash-completion that the completion script calls.
 const askBash = `
 _get_comp_words_by_ref() { words=("${COMP_WORDS[@]}"); cword=$COMP_CWORD; cur=${words[cword]}; prev=${words[cword-1]}; }
 __ltrim_colon_completions() { :; }
@@ -149,7 +149,7 @@ __start_scanwatch
 echo "${COMPREPLY[*]}"
 `
 
-// TestCompletionInBash checks one completion with a real bash.
+// TestCompletionInBash checks one completion in a real bash.
 func TestCompletionInBash(t *testing.T) {
 	bash, err := exec.LookPath("bash")
 	if err != nil {
@@ -170,7 +170,7 @@ func TestCompletionInBash(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "script"), script.Bytes(), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	// TestMain selects the program by the name of the file.
+	// TestMain chooses the program by file name.
 	if err := os.Symlink(self, filepath.Join(dir, "scanwatch")); err != nil {
 		t.Fatal(err)
 	}

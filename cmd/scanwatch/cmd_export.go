@@ -21,11 +21,11 @@ import (
 	"scanwatch/store/export"
 )
 
-// exportDays is the default of --since and --ttl in days.
+// exportDays is the default for --since and --ttl in days.
 const exportDays = 7
 
-// exportMode is the mode of a new export file. Daemons that run as other users must be
-// able to read the file.
+// exportMode is the mode of new export files, which must be readable by daemons that run
+// as other users.
 const exportMode = 0o644
 
 type exportFlags struct {
@@ -96,7 +96,7 @@ func completeFormat(_ *cobra.Command, args []string, _ string) (offers []string,
 	return offers, cobra.ShellCompDirectiveNoFileComp
 }
 
-// exportOptions checks the flags and returns the format and the options.
+// exportOptions checks the flags, and returns the format and options they select.
 func exportOptions(e *env, cmd *cobra.Command, f *exportFlags, args []string) (*export.Format, exportlist.Options, error) {
 	o := exportlist.Options{Selector: &f.Selector, Private: f.private, Progress: e.progress(), Warn: e.warn}
 	if len(args) == 0 {
@@ -158,8 +158,8 @@ func runExport(e *env, cmd *cobra.Command, f *exportFlags, args []string) error 
 	if err != nil {
 		return err
 	}
-	// Write the new state to FILE.new. The consumer replaces the state file with FILE.new
-	// after it has loaded the changes. If the export fails, no older FILE.new may remain.
+	// Write the new state to FILE.new. Once the consumer has loaded the changes, it
+	// renames FILE.new to FILE. If the export fails, no older FILE.new may remain.
 	if f.diff != "" {
 		if err := remove(f.diff + ".new"); err != nil {
 			return err
@@ -189,8 +189,8 @@ func runExport(e *env, cmd *cobra.Command, f *exportFlags, args []string) error 
 }
 
 // exportEntries returns the list and the number of omitted entries by reason. If the
-// operator has stopped enforcement, the list is empty. Firewalls that load the empty list
-// also stop enforcement.
+// operator has stopped enforcement, the list is empty, so that firewalls that load it
+// stop enforcing as well.
 func exportEntries(e *env, o *exportlist.Options) (list *export.List, omitted map[string]int, err error) {
 	switch halted, err := exportlist.Halted(o.Dir.Path); {
 	case err != nil:
@@ -210,7 +210,7 @@ func exportEntries(e *env, o *exportlist.Options) (list *export.List, omitted ma
 	return list, omitted, nil
 }
 
-// remove removes a file if the file exists.
+// remove removes a file, which need not exist.
 func remove(name string) error {
 	p, err := owner.Resolve(name)
 	if err != nil {
@@ -223,7 +223,8 @@ func remove(name string) error {
 	return nil
 }
 
-// noExempt returns the error for an export that fails because the exempt hosts are unknown.
+// noExempt returns the error for an export that failed because the exempt hosts are
+// unknown.
 func noExempt(e *env, name string, err error) error {
 	if errors.As(err, new(rules.Errors)) {
 		fmt.Fprint(e.err, config.Detail(err))
@@ -232,8 +233,8 @@ func noExempt(e *env, name string, err error) error {
 	return fmt.Errorf("nothing was exported: %w", err)
 }
 
-// writeExport writes the list or its changes. The result is the number of entries that
-// the format cannot express.
+// writeExport writes the list, or the changes to it. writeExport returns the number of
+// entries that the format cannot express.
 func writeExport(e *env, f *exportFlags, format *export.Format, list *export.List, before *export.State) (dropped int, err error) {
 	var after *export.State
 	write := func(w io.Writer) (err error) {
@@ -245,8 +246,8 @@ func writeExport(e *env, f *exportFlags, format *export.Format, list *export.Lis
 		return err
 	}
 	err = output.To(e.out, f.output, exportMode, write)
-	// If the list was not completely written, the consumer has not loaded the list. The
-	// new state must be written only after a complete list.
+	// If the list was not written completely, the consumer has not loaded it, and the new
+	// state must not be written.
 	if failed := e.out.Flush(); failed != nil {
 		err = fmt.Errorf("write the list: %v", failed)
 	}

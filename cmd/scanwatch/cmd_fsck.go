@@ -58,7 +58,7 @@ func runFsck(e *env, repair, asJSON bool) error {
 			fmt.Fprintf(e.out, "%-30s %10s %6s  %s\n", "FILE", "RECORDS", "SIZE", "STATE")
 		}
 		fmt.Fprintf(e.out, "%-30s %10d %6s  %s\n", text.Escape(f.Name), f.Records, text.ShortSize(f.Size), fileState(f))
-		return e.out.Flush() // print each result immediately, because the check of a file may take long
+		return e.out.Flush() // print each result immediately, because checking a file may take long
 	}
 	if repair {
 		err = i.Repair(version, e.now(), visit)
@@ -77,7 +77,7 @@ func runFsck(e *env, repair, asJSON bool) error {
 			return err
 		}
 		all, bad = all-1, bad-1
-		if repair { // there is nothing to repair it from
+		if repair { // there is no data to repair it from
 			e.warn(missing.Error())
 			missing = nil
 		}
@@ -99,7 +99,7 @@ func runFsck(e *env, repair, asJSON bool) error {
 	return cmp.Or(err, missing)
 }
 
-// fileState describes the state of a file.
+// fileState describes the condition of a file.
 func fileState(f *store.File) string {
 	state := string(f.Health)
 	if f.Live {

@@ -62,7 +62,7 @@ func newImport(e *env) *cobra.Command {
 	return cmd
 }
 
-// completeFiles completes the names of files.
+// completeFiles completes file names.
 func completeFiles(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 	return nil, cobra.ShellCompDirectiveDefault
 }
@@ -118,7 +118,7 @@ func importLog(e *env, o mailimport.Options, asJSON bool) error {
 	r, err := mailimport.Import(o)
 	progress.Clear()
 	if missing := (*fs.PathError)(nil); errors.As(err, &missing) && errors.Is(err, fs.ErrNotExist) && slices.Contains(o.Files, missing.Path) {
-		// Debian 12 and later have no mail log file by default.
+		// Since Debian 12, there is no mail log file by default.
 		return fmt.Errorf("import mail log: %w; if smtpd logs to the journal: journalctl -u opensmtpd -o export | scanwatch import smtpd-log -", err)
 	}
 	if err != nil {
@@ -134,7 +134,8 @@ func importLog(e *env, o mailimport.Options, asJSON bool) error {
 	return nil
 }
 
-// importSmtpd records the sessions of a recorded stream. The name - means standard input.
+// importSmtpd records the sessions in a recorded stream. The name "-" means standard
+// input.
 func importSmtpd(e *env, name string) error {
 	in := io.Reader(os.Stdin)
 	if name != "-" {
@@ -186,7 +187,7 @@ func importSmtpd(e *env, name string) error {
 	return nil
 }
 
-// listFormats prints the formats of lists.
+// listFormats prints the formats for lists.
 func listFormats(w *bufio.Writer) {
 	for _, f := range feed.Formats() {
 		fmt.Fprintln(w, text.Wrap(fmt.Sprintf("%-18s%s", f.Name, f.Help), 80, 18))
@@ -196,7 +197,7 @@ func listFormats(w *bufio.Writer) {
 	}
 }
 
-// checkList prints the usable entries in the file of a list.
+// checkList prints the usable entries in a list file.
 func checkList(e *env, file, format string) error {
 	f, err := os.Open(file)
 	if err != nil {

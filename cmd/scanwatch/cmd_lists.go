@@ -39,13 +39,13 @@ func newLists(e *env) *cobra.Command {
 			return words, cobra.ShellCompDirectiveNoFileComp
 		}
 	}
-	_ = cmd.RegisterFlagCompletionFunc("format", offer(rowFormatNames()...)) // the only error is an unknown flag
+	_ = cmd.RegisterFlagCompletionFunc("format", offer(rowFormatNames()...)) // fails only for an unknown flag
 	_ = cmd.RegisterFlagCompletionFunc("kind", offer(rowKinds...))
 	_ = cmd.RegisterFlagCompletionFunc("min-confidence", offer("low", "medium", "high"))
 	return cmd
 }
 
-// listNames contains the included lists in output order.
+// listNames lists the included lists in output order.
 var listNames = []string{lookup.Scanners, lookup.Clouds, lookup.BotnetHelo, lookup.KnownSenders}
 
 var rowKinds = []string{"cidr", "asn", "rdns", "helo", "useragent-or-command"}
@@ -57,8 +57,8 @@ func completeLists(_ *cobra.Command, args []string, _ string) ([]string, cobra.S
 	return listNames, cobra.ShellCompDirectiveNoFileComp
 }
 
-// A listRow is a row of an included list in the output of --format json. Confidence may
-// depend on the age of the row.
+// A listRow is a row of an included list in the output of "--format json". A row's
+// confidence may depend on its age.
 type listRow struct {
 	List       string `json:"list"`
 	Line       int    `json:"line"`
@@ -74,7 +74,7 @@ type listRow struct {
 	Note       string `json:"note,omitempty"`
 }
 
-// A rowFormat writes rows. head is the first line of the output, or empty.
+// A rowFormat writes rows. head is the first line of output, or empty.
 type rowFormat struct {
 	name, head string
 	write      func(*bufio.Writer, *listRow) error
@@ -148,8 +148,8 @@ func runLists(e *env, f *listFlags, args []string) error {
 	return out.Flush()
 }
 
-// printLists prints a line for each list. The line has the number of rows, the dates of
-// the rows, and the most frequent sources.
+// printLists prints a line for each list, with the number of rows, their dates and the
+// most frequent sources.
 func printLists(e *env, lists *lookup.Lists) error {
 	fmt.Fprintf(e.out, "%-14s %5s  %-10s  %-10s  %s\n", "LIST", "ROWS", "OLDEST", "NEWEST", "MOST ROWS FROM")
 	for _, name := range listNames {

@@ -20,12 +20,12 @@ import (
 	"scanwatch/store/report"
 )
 
-// pageMode is the mode of a new HTML page. The page contains mail addresses of users, so
-// other users must not be able to read the page.
+// pageMode is the mode of new HTML pages. Other users must not be able to read the pages,
+// because they show mail addresses of users.
 const pageMode = 0o640
 
-// pageLines is the default maximum number of rows in a list of the page. The page shows
-// only the first few rows until the reader selects all rows.
+// pageLines is the default maximum length of a list on the page. Initially, the page
+// shows only the first few rows of a list.
 const pageLines = 50
 
 type reportFlags struct {
@@ -57,7 +57,7 @@ func newReport(e *env) *cobra.Command {
 	return cmd
 }
 
-// source returns the input of a report. The default period is the 24 hours before
+// source returns the input of a report. By default, the period is the 24 hours before
 // --until.
 func (e *env) source(fs *pflag.FlagSet, s *selector.Selector) (*reports.Source, error) {
 	if !fs.Changed("since") {
@@ -78,7 +78,7 @@ func (e *env) source(fs *pflag.FlagSet, s *selector.Selector) (*reports.Source, 
 		return nil, err
 	}
 	src := &reports.Source{Dir: dir, Selector: s, Zone: e.zone}
-	src.Host, _ = os.Hostname() // not fatal: the name is only in the title
+	src.Host, _ = os.Hostname() // not fatal: the name appears only in the title
 	return src, nil
 }
 
@@ -117,7 +117,7 @@ func runReport(e *env, fs *pflag.FlagSet, f *reportFlags) error {
 	return errors.Join(err, r.Incomplete)
 }
 
-// writePage writes the HTML page of a report. The sections about returning hosts and bans
+// writePage writes a report as an HTML page. The sections on returning hosts and bans
 // cover all records before the end of the period.
 func writePage(e *env, f *reportFlags, r *reports.Report) error {
 	p, err := r.Page(cmp.Or(f.Limit, pageLines))
@@ -186,7 +186,7 @@ func newReportScanners(e *env) *cobra.Command {
 	return cmd
 }
 
-// lines returns the maximum number of lines of a list for the flag --limit.
+// lines returns the maximum length of a list, as set by --limit.
 func lines(limit int) int {
 	if limit > 0 {
 		return limit
@@ -219,7 +219,7 @@ func newReportUsers(e *env) *cobra.Command {
 	return cmd
 }
 
-// optOuts returns the contacts of scanning organisations.
+// optOuts returns the contacts for opting out of scans, by organisation.
 func optOuts() (map[string]report.OptOut, error) {
 	all, err := lookup.OptOuts()
 	if err != nil {

@@ -46,7 +46,7 @@ func newServe(e *env) *cobra.Command {
 }
 
 func runServe(e *env) error {
-	reload := hangups() // otherwise an early signal would end the process
+	reload := hangups() // before this call, SIGHUP would end the process
 	name, err := e.chosen(nil)
 	if err != nil {
 		return err
@@ -81,7 +81,7 @@ func runServe(e *env) error {
 	defer stop()
 	follower := follow.Follower{RunDir: runDir, Name: companion.Name(), Log: log}
 	if !server.HasBans() {
-		follower.Every = 365 * 24 * time.Hour // only the status is needed
+		follower.Every = 365 * 24 * time.Hour // the follower is needed only to report the status
 	}
 	// Answers allocate no memory, so frequent garbage collections cost little.
 	debug.SetGCPercent(30)
@@ -92,7 +92,8 @@ func runServe(e *env) error {
 	return nil
 }
 
-// serviceLog returns the logger of a service. The service manager adds the time.
+// serviceLog returns a logger for a service, without timestamps, which the service
+// manager adds.
 func serviceLog(w io.Writer) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
 		if a.Key == slog.TimeKey && len(groups) == 0 {
@@ -102,7 +103,7 @@ func serviceLog(w io.Writer) *slog.Logger {
 	}}))
 }
 
-// become switches a service that root has started to another user.
+// become switches a service started by root to another user.
 func become(name string) error {
 	if os.Geteuid() != 0 {
 		return nil
@@ -125,7 +126,7 @@ func become(name string) error {
 	return (&owner.User{ID: id, Group: group}).Become()
 }
 
-// confine enters the sandbox of a service and logs the restrictions.
+// confine enters the sandbox for a service and logs the restrictions.
 func confine(log *slog.Logger, paths sandbox.Paths) {
 	enter(log, sandbox.Prepare(paths).Enter())
 }
@@ -138,7 +139,7 @@ func enter(log *slog.Logger, report *sandbox.Report) {
 	log.Info("sandbox", report.Attrs()...)
 }
 
-// hangups returns a channel with a value after each SIGHUP.
+// hangups returns a channel that receives a value after each SIGHUP.
 func hangups() <-chan struct{} {
 	signals, hangups := make(chan os.Signal, 1), make(chan struct{}, 1)
 	signal.Notify(signals, syscall.SIGHUP)

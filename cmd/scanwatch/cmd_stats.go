@@ -13,8 +13,8 @@ import (
 	"scanwatch/store/report"
 )
 
-// metricsMode is the mode of a new metrics file. The exporter for Prometheus runs as
-// another user and must be able to read the file.
+// metricsMode is the mode of new metrics files. The Prometheus exporter, which runs as
+// another user, must be able to read them.
 const metricsMode = 0o644
 
 func newStats(e *env) *cobra.Command {

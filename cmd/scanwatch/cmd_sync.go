@@ -78,11 +78,11 @@ func runSync(e *env, dry bool, args []string) error {
 	return nil
 }
 
-// statusEvery is the maximum delay before the status of the filter contains an error.
+// statusEvery is the maximum delay until the filter's status shows an error.
 const statusEvery = 5 * time.Second
 
-// withoutTime removes the time from a log line. The program that receives the log adds a
-// time.
+// withoutTime removes the time from a log line. The program that receives the log adds
+// the time.
 func withoutTime(groups []string, a slog.Attr) slog.Attr {
 	if a.Key == slog.TimeKey && len(groups) == 0 {
 		return slog.Attr{}
@@ -90,7 +90,7 @@ func withoutTime(groups []string, a slog.Attr) slog.Attr {
 	return a
 }
 
-// syncCompanion returns the companion that the arguments select and the directory of its
+// syncCompanion returns the companion selected by the arguments and the directory of its
 // socket.
 func syncCompanion(e *env, args []string) (*rules.Companion, string, error) {
 	tree, name, err := e.tree()

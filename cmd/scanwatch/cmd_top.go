@@ -58,8 +58,8 @@ func runTop(e *env, once bool) error {
 	return live.NewConsole(feed.View, e.output).Run(ctx)
 }
 
-// organisations returns a function that looks up the organisation of an address in the
-// shipped lists or the database of AS numbers.
+// organisations returns a function that looks up an address's organisation in the shipped
+// lists or the AS number database.
 func organisations(e *env) (func(netip.Addr) string, error) {
 	lists, err := lookup.Builtin()
 	if err != nil {
@@ -67,7 +67,7 @@ func organisations(e *env) (func(netip.Addr) string, error) {
 	}
 	c, err := e.configuration("", lists)
 	if err != nil {
-		c = &config.Config{} // the filter has the same problem
+		c = &config.Config{} // the filter reports the same problem
 	}
 	return func(a netip.Addr) string {
 		if row := lists.Addr(a); row != nil {
@@ -92,8 +92,8 @@ func orgOf(row *lookup.Row) string {
 	return row.Org
 }
 
-// output runs a command like the command line. The result contains the output, warnings
-// and the error of the command.
+// output runs a command as if it were entered on the command line. output returns the
+// command's output, warnings and error.
 func (e *env) output(args ...string) string {
 	var out bytes.Buffer
 	safe := text.NewWriter(&out)
@@ -101,7 +101,7 @@ func (e *env) output(args ...string) string {
 	sub.out = bufio.NewWriter(safe)
 	sub.stdout, sub.terminal, sub.err = &out, &out, safe
 	err := e.command(&sub, args)
-	_ = sub.out.Flush() // a buffer
+	_ = sub.out.Flush() // writes to a buffer
 	if err != nil {
 		fmt.Fprintln(safe, err)
 	}

@@ -16,8 +16,8 @@ import (
 	"scanwatch/store"
 )
 
-// topScreens contains the keys to press in each step, and a pattern that the resulting
-// screen must match. The golden files are in testdata/top.
+// topScreens lists the keys to press in each step and a pattern for the resulting screen.
+// The golden files are in testdata/top.
 var topScreens = []struct {
 	golden        string
 	width, height int
@@ -28,7 +28,7 @@ var topScreens = []struct {
 	{"help", 80, 24, []string{"?"}, "keys of"},
 	{"evidence", 80, 24, []string{"q", "s"}, "by evidence"},
 	{"filter", 80, 24, []string{"/", "s", "h", "o", "d"}, "filter: shod"},
-	{"", 80, 24, []string{"Escape"}, "7, by evidence"}, // alone: a letter would be with Alt
+	{"", 80, 24, []string{"Escape"}, "7, by evidence"}, // alone, because Escape followed by a letter is Alt with that letter
 	{"refused", 80, 24, []string{"s", "s", "s", "s", "j", "j", "j", "j", "b", "y"}, "scanwatch ban --force"},
 	{"question", 80, 24, []string{"k", "b"}, "y/n"},
 	{"banned", 80, 24, []string{"y"}, "192.0.2.3 [^\n]*banned.*is banned until"},
@@ -44,7 +44,7 @@ var topScreens = []struct {
 	{"narrow", 40, 12, nil, `71.6.135.131 +- +10`},
 }
 
-// mkTop fills a state directory with the sessions of an hour.
+// mkTop fills a state directory with an hour's sessions.
 func mkTop(dir string) error {
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
 	id := uint64(0x100)
@@ -83,7 +83,7 @@ func mkTop(dir string) error {
 	return w.Close()
 }
 
-// A tmux is a terminal in tmux. The test sets its size and reads its screen.
+// A tmux is a tmux session whose terminal size the test sets and whose screen it reads.
 type tmux struct {
 	t         *testing.T
 	path, dir string
@@ -100,7 +100,7 @@ func (m *tmux) run(args ...string) string {
 	return string(out)
 }
 
-// await reads the screen until wanted returns true. The time limit only matters if the
+// await reads the screen until wanted returns true. The time limit matters only if the
 // test fails.
 func (m *tmux) await(what string, wanted func(string) bool) (got string) {
 	m.t.Helper()
@@ -119,8 +119,8 @@ func (m *tmux) shows(text string) {
 	m.await(text, regexp.MustCompile("(?s)"+text).MatchString)
 }
 
-// golden waits until the screen matches a pattern and equals a golden file. The flag
-// -update rewrites the file.
+// golden waits until the screen matches a pattern, and compares it with a golden file.
+// The flag -update rewrites the file.
 func (m *tmux) golden(name, text string) {
 	m.t.Helper()
 	file := filepath.Join("testdata", "top", name+".golden")
@@ -154,7 +154,7 @@ func (m *tmux) coloured() bool {
 	return regexp.MustCompile(`\x1b\[(\d+;)*3[0-7][;m]`).MatchString(m.run("capture-pane", "-e", "-p"))
 }
 
-// newTmux starts a shell in tmux. dir contains the programs of TestMain.
+// newTmux starts a shell in tmux. dir holds TestMain's programs.
 func newTmux(t *testing.T, dir string) *tmux {
 	t.Helper()
 	path, err := exec.LookPath("tmux")
@@ -168,7 +168,7 @@ func newTmux(t *testing.T, dir string) *tmux {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"scanwatch", "filter"} { // TestMain chooses the program by the name of the file
+	for _, name := range []string{"scanwatch", "filter"} { // TestMain chooses the program by file name
 		if err := os.Symlink(self, filepath.Join(dir, name)); err != nil {
 			t.Fatal(err)
 		}
@@ -179,14 +179,14 @@ func newTmux(t *testing.T, dir string) *tmux {
 	return m
 }
 
-// startFilter starts a filter for the tests and returns a function that stops the filter.
+// startFilter starts a filter for the tests and returns a function that stops it.
 func startFilter(t *testing.T, dir, state string) (stop func()) {
 	t.Helper()
 	filter := exec.Command(filepath.Join(dir, "filter"), state)
 	if err := filter.Start(); err != nil {
 		t.Fatal(err)
 	}
-	for { // until it listens; the time limit of go test ends the loop
+	for { // until the filter is listening; the time limit of go test ends the loop
 		if c, err := control.Dial(state); err == nil {
 			c.Close()
 			break
@@ -204,11 +204,11 @@ func startFilter(t *testing.T, dir, state string) (stop func()) {
 	return stop
 }
 
-// TestTopInTmux checks that a real terminal shows the golden screens. The screen follows
-// the size of the terminal, and the terminal is restored. After a restart of the filter,
-// top connects again.
+// TestTopInTmux checks that a real terminal shows the golden screens. The screen must
+// follow the terminal's size, and the terminal must be restored at the end. If the filter
+// restarts, top must reconnect.
 func TestTopInTmux(t *testing.T) {
-	dir, err := os.MkdirTemp("", "sw") // a short name for the sockets
+	dir, err := os.MkdirTemp("", "sw") // a path short enough for the sockets
 	if err != nil {
 		t.Fatal(err)
 	}

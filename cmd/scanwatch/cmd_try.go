@@ -1,7 +1,7 @@
 package main
 
-// This file contains the command test. Go would treat a file named cmd_test.go as a test
-// file.
+// This file implements the test command. Go would treat a file named cmd_test.go as a
+// test file.
 
 import (
 	"fmt"
@@ -28,8 +28,8 @@ type testFlags struct {
 	stream, session        string
 }
 
-// A stepFlag is a flag that may be repeated. All step flags append to the same list, so
-// that their order is known.
+// A stepFlag is a repeatable flag. All step flags append to the same list, which
+// preserves their order.
 type stepFlag struct {
 	kind string
 	list *[]trial.Step
@@ -52,7 +52,7 @@ var stepUsage = map[string]string{
 	"refuse":    "name the recipient `ADDRESS`, which smtpd rejects",
 }
 
-// sessionID matches a session id of smtpd.
+// sessionID matches smtpd's session ids.
 var sessionID = regexp.MustCompile(`^[0-9a-f]{16}$`)
 
 func newTest(e *env) *cobra.Command {
@@ -90,10 +90,10 @@ func newTest(e *env) *cobra.Command {
 	return cmd
 }
 
-// standings contains the values of --standing.
+// standings lists the values of --standing.
 var standings = []string{rules.StandingKnown.String(), rules.StandingTrusted.String()}
 
-// check returns an error if the flags cannot be combined.
+// check returns an error if the given flags cannot be combined.
 func (f *testFlags) check() error {
 	f.session = strings.ToLower(f.session)
 	switch {
@@ -175,7 +175,7 @@ func runTest(e *env, f *testFlags) error {
 	return nil
 }
 
-// configuration loads the named preset, or the configuration if policy is empty.
+// configuration loads the preset named policy, or the configuration if policy is empty.
 func (e *env) configuration(policy string, lists *lookup.Lists) (*config.Config, error) {
 	if policy != "" {
 		return config.Ready(policy, lists)

@@ -84,7 +84,7 @@ func runWhy(e *env, f *whyFlags, arg string) error {
 	return err
 }
 
-// whyOptions returns the options for the active configuration.
+// whyOptions returns options based on the active configuration.
 func whyOptions(e *env, f *whyFlags, dir *statedir.Dir, r *statedir.Records) (why.Options, error) {
 	o := why.Options{Dir: dir.Path, Reader: &r.Reader, Rows: dir.State, Days: dir.Days, Now: e.now(), Zone: e.zone, File: config.DefaultFile(),
 		Since: f.Since, Until: f.Until, All: f.all, Limit: f.Limit, Notes: r.Problems()}

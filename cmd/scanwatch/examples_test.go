@@ -15,15 +15,15 @@ import (
 	"scanwatch/store"
 )
 
-// exampleScripts contains the scripts for examples of the manual that need more than a
-// history. The scripts check the output.
+// exampleScripts maps those examples in the manual that need more than a history to
+// scripts. The scripts also check the output.
 var exampleScripts = map[string]string{
 	"scanwatch backtest ": "backtest.txtar",
 	"scanwatch watch ":    "watch.txtar",
 }
 
-// TestManualExamples runs each command of EXAMPLES in the manual verbatim. The records
-// contain the session and the sender in the examples.
+// TestManualExamples runs each command under EXAMPLES in the manual verbatim. The records
+// include the session and the sender that the examples mention.
 func TestManualExamples(t *testing.T) {
 	page, err := os.ReadFile("../../man/scanwatch.8")
 	if err != nil {
@@ -71,7 +71,7 @@ func TestManualExamples(t *testing.T) {
 	if commands < 10 {
 		t.Fatalf("only %d commands in the examples", commands)
 	}
-	// The test only checks that the commands work, because scripts check their output.
+	// This test checks only that the commands work. Scripts check the output.
 	file := filepath.Join(t.TempDir(), "examples.txtar")
 	if err := os.WriteFile(file, []byte(script.String()), 0o644); err != nil {
 		t.Fatal(err)
@@ -91,7 +91,7 @@ func TestManualExamples(t *testing.T) {
 	}})
 }
 
-// unroff converts an example of a manual to plain text.
+// unroff converts an example from a manual to plain text.
 func unroff(text string) string {
 	return strings.NewReplacer(`\e`, `\`, `\&`, "", `\-`, "-", `\(dq`, `"`).Replace(text)
 }

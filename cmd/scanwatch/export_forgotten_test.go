@@ -57,7 +57,7 @@ func hostNumber(i int) netip.Addr {
 	return netip.AddrFrom4(b)
 }
 
-// A site is a state directory of a busy server with a small budget.
+// A site is the state directory of a busy server with a small budget.
 type site struct {
 	t      *testing.T
 	dir    string
@@ -69,12 +69,12 @@ const smallBudget = 64 << 20
 
 func newSite(t *testing.T) *site {
 	s := &site{t: t, dir: filepath.Join(t.TempDir(), "state"), memory: memory.New()}
-	s.memory.Limit(smallBudget / 2) // 25,000 peers
+	s.memory.Limit(smallBudget / 2) // enough for 25,000 peers
 	s.memory.Days.Add(&memory.Ended{}, now.Add(-120*aDay).UnixMicro())
 	return s
 }
 
-// mails adds an accepted message from each of n hosts to the state and the records.
+// mails adds an accepted message from each of n hosts to both the state and the records.
 func (s *site) mails(n int, ago time.Duration) {
 	for i := range n {
 		c := &memory.Client{Addr: hostNumber(i), Domain: fmt.Sprintf("d%d.example", i), Helo: fmt.Appendf(nil, "mx.d%d.example", i)}
@@ -83,7 +83,7 @@ func (s *site) mails(n int, ago time.Duration) {
 	s.records(n, ago, "", 1)
 }
 
-// records records a session of each of n hosts.
+// records records a session for each of n hosts.
 func (s *site) records(n int, ago time.Duration, evidence string, mails uint32) {
 	s.t.Helper()
 	w := store.Open(s.dir, store.Options{Budget: smallBudget, Now: func() time.Time { return now }, Program: "test"})
@@ -116,7 +116,8 @@ func (s *site) save() {
 	}
 }
 
-// prune removes the records of the days before a time, as the budget does.
+// prune removes the records of days before the given time, as happens when the budget is
+// used up.
 func (s *site) prune(before time.Time) {
 	s.t.Helper()
 	all, err := filepath.Glob(filepath.Join(s.dir, "sessions", "*"))
@@ -132,10 +133,10 @@ func (s *site) prune(before time.Time) {
 	}
 }
 
-// TestExportForgotten checks that a full table of known hosts does not cause the export
-// of a host with accepted mail. A month ago, 20,000 hosts sent a message, and each host
-// has a finding of yesterday. If the records of that month are also missing, findings
-// prove nothing, and the export fails. Bans of the filter are still exported.
+// TestExportForgotten checks that a host with accepted mail is not exported when the
+// table of known hosts is full. A month ago, 20,000 hosts sent a message, and yesterday
+// each of them caused a finding. If that month's records are missing as well, findings
+// prove nothing, and the export must fail. The filter's bans can still be exported.
 func TestExportForgotten(t *testing.T) {
 	if testing.Short() {
 		t.Skip("SKIP: 40,000 sessions are omitted with -short")
@@ -146,7 +147,7 @@ func TestExportForgotten(t *testing.T) {
 	s.memory.Bans.Add(&memory.Client{Addr: hostNumber(1 << 20)}, memory.BanRequest{Ladder: []time.Duration{7 * aDay}, Rule: "guess"}, now.Add(-time.Hour).UnixMicro())
 	s.save()
 	s.records(1, 90*aDay, "", 0)
-	s.records(hosts+1, aDay, "harvest", 0) // one host never sent mail
+	s.records(hosts+1, aDay, "harvest", 0) // one of them never sent mail
 	forgotten := 0
 	for _, table := range s.memory.Status() {
 		if table.Table == "known clients" {
@@ -184,15 +185,15 @@ func TestExportForgotten(t *testing.T) {
 	}
 }
 
-// TestExportKnown checks the conditions under which the table of known hosts and the
-// records are sufficient for an export of findings.
+// TestExportKnown checks when the table of known hosts and the records suffice for
+// exporting findings.
 func TestExportKnown(t *testing.T) {
-	evict := func(s *site) { // evicts hosts with mail of the previous day
+	evict := func(s *site) { // evict hosts that sent mail on the previous day
 		for i := range 30_000 {
 			s.memory.Peers.Delivered(&memory.Client{Addr: hostNumber(1<<21 | i)}, memory.Delivery{Messages: 1}, now.Add(-aDay).UnixMicro())
 		}
 	}
-	spare := func(s *site) string { // the session with mail of an evicted host
+	spare := func(s *site) string { // record the mail of an evicted host
 		s.records(1, 30*aDay, "", 1)
 		s.records(2, time.Hour, "harvest", 0)
 		return hostNumber(1).String() + "\n"
@@ -440,7 +441,7 @@ func TestExportKnown(t *testing.T) {
 	}
 }
 
-// TestExportSum checks that accepted mail in an aggregate exempts the host. Even if each
+// TestExportSum checks that accepted mail in an aggregate exempts the host. Even if every
 // session has a finding, the mail may belong to a session without an offence.
 func TestExportSum(t *testing.T) {
 	s := newSite(t)
@@ -466,9 +467,9 @@ func TestExportSum(t *testing.T) {
 	}
 }
 
-// TestExportRules checks an export without a configuration and without a running filter.
-// The export fails if the records contain decisions of rules. Manual bans are not
-// decisions of rules.
+// TestExportRules checks exports without a configuration or a running filter. An export
+// must fail if the records contain decisions by rules. Manual bans are not such
+// decisions.
 func TestExportRules(t *testing.T) {
 	for _, c := range []struct {
 		step   store.Step
@@ -496,14 +497,14 @@ func TestExportRules(t *testing.T) {
 	}
 }
 
-// counted adds n sessions to the counters of a day.
+// counted adds n sessions to a day's counters.
 func (s *site) counted(n int, ago time.Duration) {
 	for range n {
 		s.memory.Days.Add(&memory.Ended{Whole: true}, now.Add(-ago).UnixMicro())
 	}
 }
 
-// salvaged creates a quarantined file of a day, as a repair does.
+// salvaged creates a quarantined file for a day, as a repair does.
 func (s *site) salvaged(ago time.Duration) {
 	s.t.Helper()
 	name := filepath.Join(s.dir, "sessions", now.Add(-ago).Format(time.DateOnly)+".db.damaged-20261101T000000000Z.salvaged")
@@ -512,7 +513,7 @@ func (s *site) salvaged(ago time.Duration) {
 	}
 }
 
-// damage invalidates a row in the table of peers.
+// damage corrupts a row in the table of peers.
 func (s *site) damage() {
 	s.t.Helper()
 	db, err := bbolt.Open(filepath.Join(s.dir, "state.db"), 0, nil)
@@ -529,7 +530,7 @@ func (s *site) damage() {
 	}
 }
 
-// repair repairs the files.
+// repair repairs all files.
 func (s *site) repair() {
 	s.t.Helper()
 	var e bytes.Buffer
@@ -538,7 +539,7 @@ func (s *site) repair() {
 	}
 }
 
-// nameless records an aggregate of sessions of many hosts.
+// nameless records an aggregate of many hosts' sessions.
 func (s *site) nameless(ago time.Duration, mails uint32) {
 	s.t.Helper()
 	w := store.Open(s.dir, store.Options{Budget: smallBudget, Now: func() time.Time { return now }, Program: "test"})
@@ -550,7 +551,7 @@ func (s *site) nameless(ago time.Duration, mails uint32) {
 	}
 }
 
-// everyDay records a session on each of the last n days other than the day except.
+// everyDay records a session on each of the last n days, omitting the day except.
 func (s *site) everyDay(n, except int) {
 	s.t.Helper()
 	w := store.Open(s.dir, store.Options{Budget: smallBudget, Now: func() time.Time { return now }, Program: "test"})
@@ -567,7 +568,7 @@ func (s *site) everyDay(n, except int) {
 	}
 }
 
-// file returns the path of the only file of a day, and its content.
+// file returns the path and contents of a day's only file.
 func (s *site) file(ago time.Duration) (name string, content []byte) {
 	s.t.Helper()
 	all, err := filepath.Glob(filepath.Join(s.dir, "sessions", now.Add(-ago).Format(time.DateOnly)+"*"))
@@ -580,14 +581,15 @@ func (s *site) file(ago time.Duration) (name string, content []byte) {
 	return all[0], content
 }
 
-// emptyDay corrupts all bytes of a day, repairs the day and removes the quarantined file.
+// emptyDay corrupts all of a day's records, repairs the day and removes the quarantined
+// file.
 func (s *site) emptyDay(ago time.Duration) {
 	s.t.Helper()
 	name, content := s.file(ago)
 	s.repairDay(name, make([]byte, len(content)))
 }
 
-// cutDay corrupts the finding in a record of a day, repairs the day and removes the
+// cutDay corrupts the finding in one of a day's records, repairs the day and removes the
 // quarantined file.
 func (s *site) cutDay(ago time.Duration) {
 	s.t.Helper()
@@ -596,7 +598,7 @@ func (s *site) cutDay(ago time.Duration) {
 	if i < 0 {
 		s.t.Fatal("no finding")
 	}
-	content[i] = 0x7f // the length of the text
+	content[i] = 0x7f // length of the text
 	s.repairDay(name, content)
 }
 
@@ -615,8 +617,8 @@ func (s *site) repairDay(name string, content []byte) {
 	}
 }
 
-// TestExportGapZones checks that an export detects lost days in each time zone. The
-// remedy in the error must work.
+// TestExportGapZones checks that an export detects lost days in every time zone, and that
+// the remedy given in the error works.
 func TestExportGapZones(t *testing.T) {
 	for _, name := range []string{"UTC", "Asia/Tokyo", "America/Los_Angeles"} {
 		zone, err := time.LoadLocation(name)
@@ -665,8 +667,8 @@ func TestExportGapZones(t *testing.T) {
 	}
 }
 
-// TestExportWithOffences checks that rows with an offence but without a ban do not abort
-// an export. The first offence causes such a row if a rule bans at the second offence.
+// TestExportWithOffences checks that rows with an offence but no ban do not abort an
+// export. Such a row exists after the first offence if a rule bans on the second.
 func TestExportWithOffences(t *testing.T) {
 	s := newSite(t)
 	at := now.Add(-time.Hour).UnixMicro()
@@ -681,16 +683,16 @@ func TestExportWithOffences(t *testing.T) {
 	}
 }
 
-// TestExportFuture checks that a finding with a time in the future is omitted, because
-// its entry would never expire.
+// TestExportFuture checks that a finding in the future is omitted, because its entry
+// would never expire.
 func TestExportFuture(t *testing.T) {
 	s := newSite(t)
 	s.records(2, time.Hour, "harvest", 0)
-	s.records(1, -3650*aDay, "harvest", 0) // of the first host
+	s.records(1, -3650*aDay, "harvest", 0) // for the first host
 	s.save()
 	later := now
 	defer func(at time.Time) { now = at }(now)
-	now = now.Add(20 * aDay) // the findings of today have expired
+	now = now.Add(20 * aDay) // today's findings have expired
 	if status, out, stderr := exportOf(t, s.dir, "--evidence", "any", "--ttl", "7d", "--since", later.Add(-aDay).Format(time.RFC3339), "-v", "plain"); status != 0 ||
 		strings.Contains(out, hostNumber(0).String()) || !strings.Contains(stderr, "in the future") {
 		t.Errorf("status %d, %s\n%s", status, stderr, out)

@@ -18,7 +18,7 @@ import (
 	"scanwatch/store"
 )
 
-// mkState creates a state directory with the state set by fill.
+// mkState creates a state directory whose state is set up by fill.
 func mkState(t *testing.T, fill func(*memory.Memory)) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "state")
@@ -51,8 +51,9 @@ func exports(t *testing.T, dir string, args ...string) (out, stderr string) {
 	return string(text), e.String()
 }
 
-// TestExportSpares checks that hosts with legitimate mail or a login are in no list, not
-// even if their network is banned manually. Expired and observed bans are not exported.
+// TestExportSpares checks that hosts with legitimate mail or a login are never exported,
+// even if their network is banned manually. Expired and observed bans must not be
+// exported either.
 func TestExportSpares(t *testing.T) {
 	at := func(d time.Duration) int64 { return now.Add(d).UnixMicro() }
 	who := func(a string) *memory.Client {
@@ -63,7 +64,7 @@ func TestExportSpares(t *testing.T) {
 	}
 	dir := mkState(t, func(m *memory.Memory) {
 		ban(m, "192.0.2.66", 24*time.Hour, false)
-		ban(m, "192.0.2.67", 30*time.Minute, false) // over
+		ban(m, "192.0.2.67", 30*time.Minute, false) // expired
 		ban(m, "192.0.2.68", 24*time.Hour, true)
 		for _, a := range []string{"203.0.113.50", "203.0.113.51", "2001:db8:5::1", "198.51.100.7"} {
 			ban(m, a, 24*time.Hour, false)
@@ -90,8 +91,8 @@ func TestExportSpares(t *testing.T) {
 	}
 }
 
-// BenchmarkExport measures an export from 100,000 sessions of 20,000 hosts with a
-// finding.
+// BenchmarkExport measures an export from 100,000 sessions of 20,000 hosts that all have
+// findings.
 func BenchmarkExport(b *testing.B) {
 	dir := filepath.Join(b.TempDir(), "state")
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
@@ -124,7 +125,7 @@ func BenchmarkExport(b *testing.B) {
 	}
 }
 
-// visitOf describes a session for a state directory, with a finding if evidence is not
+// A visitOf describes a session to record. The session has a finding unless evidence is
 // empty.
 type visitOf struct {
 	src, rdns, evidence string
@@ -150,9 +151,9 @@ func addVisits(t *testing.T, dir string, visits ...visitOf) {
 	}
 }
 
-// TestExportYoungMemory checks the export when the state does not cover the period for
-// which accepted mail counts. The loss of state.db is one cause. Without a complete
-// state, the records determine the hosts with legitimate mail.
+// TestExportYoungMemory checks exports when the state does not reach back as far as
+// accepted mail counts, for example because state.db was lost. The records must then show
+// which hosts sent legitimate mail.
 func TestExportYoungMemory(t *testing.T) {
 	ended := func(ago time.Duration) func(*memory.Memory) {
 		return func(m *memory.Memory) {
@@ -164,15 +165,15 @@ func TestExportYoungMemory(t *testing.T) {
 	for _, c := range []struct {
 		age  time.Duration
 		want string
-	}{{2 * day, ""}, {120 * day, "203.0.113.9\n"}} { // after 120 days, the state is old enough
+	}{{2 * day, ""}, {120 * day, "203.0.113.9\n"}} { // after 120 days, the state reaches back far enough
 		dir := mkState(t, ended(c.age))
 		addVisits(t, dir, visitOf{src: "198.51.100.77", ago: c.age}, visitOf{src: "203.0.113.9", ago: 40 * day, mails: 3}, visitOf{src: "203.0.113.9", ago: day, evidence: "harvest"})
 		if out, _ := exports(t, dir, "plain", "--evidence", "any"); out != c.want {
 			t.Errorf("memory of %v: exported %q, want %q", c.age, out, c.want)
 		}
 	}
-	// A host with a bad greeting and former members on its mailing lists is legitimate. A
-	// harvester is not legitimate, although its mail was accepted.
+	// A host that greets incorrectly and writes to former members of a mailing list is
+	// legitimate. A harvester is not, even if its mail was accepted.
 	dir := mkState(t, func(*memory.Memory) {})
 	addVisits(t, dir, visitOf{src: "203.0.113.9", ago: day, evidence: "helo-localhost", mails: 1}, visitOf{src: "203.0.113.9", ago: day, evidence: "unknown-recipient"},
 		visitOf{src: "203.0.113.10", ago: day, evidence: "harvest", mails: 1})
@@ -181,9 +182,9 @@ func TestExportYoungMemory(t *testing.T) {
 	}
 }
 
-// TestExportSparesLater checks that a ban older than --since is not exported if its host
-// has become exempt without a later session. The ban of a network that contains an exempt
-// host is not exported either.
+// TestExportSparesLater checks which bans from before --since are not exported. The
+// banned host may have become exempt without a later session, or the banned network may
+// include an exempt host.
 func TestExportSparesLater(t *testing.T) {
 	const day = 24 * time.Hour
 	dir := mkState(t, func(m *memory.Memory) {
@@ -195,10 +196,10 @@ func TestExportSparesLater(t *testing.T) {
 		m.Peers.Delivered(&memory.Client{Addr: netip.MustParseAddr("203.0.113.210"), Domain: "example.com", Helo: []byte("mx.partner.example.com")}, memory.Delivery{Messages: 1}, now.Add(-2*day).UnixMicro())
 	})
 	addVisits(t, dir,
-		visitOf{src: "203.0.113.9", rdns: "mail.example.org", ago: 20 * day, evidence: "harvest"},         // the session of the ban
+		visitOf{src: "203.0.113.9", rdns: "mail.example.org", ago: 20 * day, evidence: "harvest"},         // session that caused the ban
 		visitOf{src: "203.0.113.10", rdns: "out.partner.example.com", ago: 20 * day, evidence: "harvest"}, // its domain has accepted mail
-		visitOf{src: "192.0.2.99", rdns: "bad.example.net", ago: 20 * day, evidence: "harvest"},           // without accepted mail
-		visitOf{src: "198.51.100.7", rdns: "smtp.example.org", ago: 9 * day},                              // within the network
+		visitOf{src: "192.0.2.99", rdns: "bad.example.net", ago: 20 * day, evidence: "harvest"},           // no accepted mail
+		visitOf{src: "198.51.100.7", rdns: "smtp.example.org", ago: 9 * day},                              // in the banned network
 		visitOf{src: "198.51.101.7", rdns: "host.example.net", ago: 9 * day})
 	conf := filepath.Join(t.TempDir(), "scanwatch.conf")
 	if err := os.WriteFile(conf, []byte("pass match rdns .example.org fcrdns\n"), 0o600); err != nil {
@@ -210,13 +211,13 @@ func TestExportSparesLater(t *testing.T) {
 	}
 }
 
-// TestExportAsksTheFilter checks that the export fails if a running filter does not
-// answer. The operator may have stopped enforcement, which the files do not show.
+// TestExportAsksTheFilter checks that an export fails if a running filter does not
+// answer. The filter's files do not show whether the operator has stopped enforcement.
 func TestExportAsksTheFilter(t *testing.T) {
 	full := mkState(t, func(m *memory.Memory) {
 		m.Bans.AddPrefix(netip.MustParsePrefix("11.0.0.0/24"), 24*time.Hour, "by the postmaster", now.UnixMicro())
 	})
-	dir, err := os.MkdirTemp("", "sw") // a short name for the socket
+	dir, err := os.MkdirTemp("", "sw") // a path short enough for the socket
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -239,7 +240,7 @@ func TestExportAsksTheFilter(t *testing.T) {
 			if err != nil {
 				return
 			}
-			c.Close() // as a filter with too many clients
+			c.Close() // like a filter with too many clients
 		}
 	}()
 	defer func() { l.Close(); <-ended }()

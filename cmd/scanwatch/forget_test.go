@@ -27,8 +27,8 @@ import (
 	"scanwatch/store/column"
 )
 
-// people is a state directory with records and rows of a few people. The records have
-// sealed days, today's rows, aggregates, hashes and hostile names.
+// people holds a state directory with data about a few people. The records include sealed
+// days, today's rows, aggregates, hashes and hostile names.
 type people struct {
 	t      *testing.T
 	dir    string
@@ -46,7 +46,7 @@ const (
 
 func newPeople(t *testing.T) *people {
 	t.Helper()
-	short, err := os.MkdirTemp("", "sw") // a short name for the socket
+	short, err := os.MkdirTemp("", "sw") // a path short enough for the socket
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +58,7 @@ func newPeople(t *testing.T) *people {
 		t.Fatal(err)
 	}
 	hashed := string(privacy.New(key).Mailbox(nil, []byte(personMail)))
-	p.memory.Days.Add(&memory.Ended{}, now.Add(-100*aDay).UnixMicro()) // no mail is older than the table
+	p.memory.Days.Add(&memory.Ended{}, now.Add(-100*aDay).UnixMicro()) // the table goes back further than any mail
 	for _, ago := range []time.Duration{50 * time.Hour, 26 * time.Hour, time.Hour} {
 		p.session(ago, personAddr, 1, "host.person.example", person()...)
 		p.sum(ago+time.Minute, personAddr)
@@ -92,7 +92,7 @@ func finding() []store.Step {
 	return []store.Step{{Kind: store.KindFinding, Text: []byte("harvest"), Arg: []byte(personAddr), By: []byte("memory"), Confidence: []byte("high")}}
 }
 
-// person returns the steps of a session of the person. The session also has evidence.
+// person returns the steps of a session that mentions the person and has evidence.
 func person() []store.Step {
 	return append([]store.Step{
 		{Kind: store.KindHelo, Text: []byte("[" + personAddr + "]"), Arg: []byte("EHLO"), Result: smtp.ResultOK},
@@ -122,7 +122,7 @@ func (p *people) add(r store.Record, steps ...store.Step) {
 	p.w.Add(r.End, p.id, store.AppendRecord(nil, &r, b))
 }
 
-// stop writes all files and seals the finished days.
+// stop writes all files and seals finished days.
 func (p *people) stop() {
 	p.t.Helper()
 	f := p.state()
@@ -165,8 +165,8 @@ func (p *people) digest() string {
 	return fmt.Sprintf("%x", h.Sum(nil))
 }
 
-// search returns the files that contain one of the given words. Compressed data is also
-// searched.
+// search returns the files in which any of the given words occurs, even in compressed
+// data.
 func (p *people) search(words ...string) (found []string) {
 	p.t.Helper()
 	look := func(name string, b []byte) {
@@ -202,7 +202,7 @@ func (p *people) search(words ...string) (found []string) {
 				for i := range r.Len() {
 					var texts column.Texts
 					if r.Texts(i, &texts) != nil {
-						continue // numbers
+						continue // columns of numbers
 					}
 					for j := range r.Values(i) {
 						look(name+" "+string(r.Name(i)), texts.At(j))
@@ -218,20 +218,20 @@ func (p *people) search(words ...string) (found []string) {
 	return found
 }
 
-// rawAddr returns the stored form of an address.
+// rawAddr returns an address in its stored form.
 func rawAddr(addr string) string {
 	b := netip.MustParseAddr(addr).As4()
 	return string(b[:])
 }
 
-// TestForgetFiles checks the removal of a person without a running filter. A dry run
-// changes nothing. After the removal, no file contains the person, not even in compressed
-// columns. Totals and other people remain.
+// TestForgetFiles checks the removal of a person while no filter is running. A dry run
+// must change nothing. After the removal, the person must not occur in any file, not even
+// in compressed columns. Totals and data about other people must remain.
 func TestForgetFiles(t *testing.T) {
 	for _, c := range []struct {
 		who, out string
 		gone     []string
-		src      string // of the sessions that remain with a source
+		src      string // source of the sessions that keep a source
 	}{
 		{personAddr, "sessions  123 sessions from this address", []string{personAddr, rawAddr(personAddr), "person.example"}, ""},
 		{personAddr + "/32", "sessions  123 ", []string{personAddr, rawAddr(personAddr), "person.example"}, ""},
@@ -282,8 +282,8 @@ func TestForgetFiles(t *testing.T) {
 	}
 }
 
-// TestDumpUser checks that dump finds a user regardless of case. dump also finds a name
-// that was hashed because it may be a password.
+// TestDumpUser checks that dump finds a user regardless of case, and that it also finds a
+// name that was hashed as a possible password.
 func TestDumpUser(t *testing.T) {
 	p := newPeople(t)
 	key, err := privacyKey(p.dir)
@@ -295,7 +295,7 @@ func TestDumpUser(t *testing.T) {
 	for name, want := range map[string]int{personUser: 3, "Quixotel": 3, "summer2024": 1, "quixote": 0, personMail: 0} {
 		for _, format := range []string{"--json", "--csv"} {
 			if format == "--csv" {
-				want++ // the header
+				want++ // header line
 			}
 			status, out, stderr := p.run("dump", format, "--user", name)
 			if n := strings.Count(out, "\n"); status != exitOK || n != want {
@@ -318,8 +318,8 @@ func TestForgetStanding(t *testing.T) {
 	}
 }
 
-// TestForgetRole checks that a role account with a detail is refused, because the role
-// account would be included.
+// TestForgetRole checks that a role account with a subaddress is refused, because the
+// role account itself would be affected.
 func TestForgetRole(t *testing.T) {
 	p := newPeople(t)
 	p.stop()
@@ -361,8 +361,8 @@ func TestForgetBan(t *testing.T) {
 }
 
 // TestForgetExport checks that an erased host with mail is not exported as a scanner, and
-// that the export is complete. If the table of known hosts was full, the records must
-// prove which hosts sent mail.
+// that the export is otherwise complete. If the table of known hosts was full, the
+// records must show which hosts sent mail.
 func TestForgetExport(t *testing.T) {
 	for _, full := range []bool{false, true} {
 		p := newPeople(t)
@@ -389,8 +389,8 @@ func TestForgetExport(t *testing.T) {
 	}
 }
 
-// TestForgetMissed checks that the command names corrupt and quarantined files and then
-// returns an error status. All other files are changed.
+// TestForgetMissed checks that the command names corrupt and quarantined files, exits
+// with an error status, and changes all other files.
 func TestForgetMissed(t *testing.T) {
 	p := newPeople(t)
 	p.stop()
@@ -430,7 +430,7 @@ func TestForgetMissed(t *testing.T) {
 }
 
 // TestForgetWithFilter checks that a running filter removes the person from its memory,
-// its open segment and its files. Afterwards the filter can still write.
+// its open segment and its files, and that it can still write afterwards.
 func TestForgetWithFilter(t *testing.T) {
 	p := newPeople(t)
 	p.stop()
@@ -451,7 +451,7 @@ func TestForgetWithFilter(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	go func() { defer close(ended); (&control.Server{Commands: commands}).Serve(ctx, l) }()
-	p.session(2*time.Second, personAddr, 0, "", person()...) // in the buffer
+	p.session(2*time.Second, personAddr, 0, "", person()...) // still buffered
 	status, out, stderr := p.run("forget", "--yes", personAddr)
 	if status != exitOK || !strings.Contains(out, "1 row of known clients") || stderr != "" {
 		t.Errorf("status %d, %s%s", status, out, stderr)

@@ -1,4 +1,4 @@
-// Command scanwatch shows the records of filter-scanwatch. See scanwatch(8).
+// Scanwatch shows the records of filter-scanwatch. See scanwatch(8).
 package main
 
 import (
@@ -27,33 +27,33 @@ import (
 // version is the program version. The Makefile sets it.
 var version = "devel"
 
-// These are the exit statuses.
+// Exit statuses.
 const (
 	exitOK = iota
 	exitFailure
 	exitUsage
 )
 
-// An env is the environment of a command.
+// An env is the environment that a command runs in.
 type env struct {
-	file     string                   // the configuration given by -f
-	dir      string                   // the state directory given by -s
+	file     string                   // configuration given with -f
+	dir      string                   // state directory given with -s
 	find     func(file string) string // returns the path of the configuration; see config.Find
 	out      *bufio.Writer
 	err      io.Writer
 	stdout   io.Writer // unfiltered output, possibly a terminal
-	terminal io.Writer // unfiltered err for progress
+	terminal io.Writer // unfiltered err, for progress
 	now      func() time.Time
 	zone     *time.Location
-	command  func(*env, []string) error // run, for a command that runs others
+	command  func(*env, []string) error // run, for commands that run other commands
 }
 
-// A usageError is an error in the command line.
+// A usageError is a mistake in the command line.
 type usageError struct{ error }
 
 func usage(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
-// A statusError ends the program with a specific exit status.
+// A statusError makes the program exit with a specific status.
 type statusError struct {
 	status int
 	error
@@ -72,14 +72,14 @@ func (e *env) main(args []string, stdout io.Writer) int {
 	e.command = (*env).run
 	e.stdout, e.terminal, e.err = stdout, e.err, text.NewWriter(e.err)
 	err := e.run(args)
-	// Print the output that precedes an error.
+	// Print all output that precedes an error.
 	if failed := errors.Join(e.out.Flush(), safe.Close()); err == nil {
 		err = failed
 	}
 	return e.exitStatus(err)
 }
 
-// exitStatus prints err and returns the exit status for it.
+// exitStatus prints err and returns the corresponding exit status.
 func (e *env) exitStatus(err error) int {
 	var wrong usageError
 	var status statusError
@@ -100,8 +100,7 @@ func (e *env) exitStatus(err error) int {
 	return exitFailure
 }
 
-// complain prints an error. The error is wrapped on a terminal, and otherwise printed on
-// one line.
+// complain prints an error, wrapped on a terminal and on a single line otherwise.
 func (e *env) complain(err error) {
 	message := fmt.Sprintf("scanwatch: %v", err)
 	if output.IsTerminal(e.terminal) {
@@ -129,8 +128,8 @@ func (e *env) tree() (*rules.Config, string, error) {
 	return tree, name, err
 }
 
-// stateDir returns the state directory of -s, of the configuration, or the default, in
-// this order. Without -f, an invalid configuration is not an error.
+// stateDir returns the state directory: the one given with -s, the configured one, or the
+// default. Without -f, an invalid configuration is ignored.
 func (e *env) stateDir() (*statedir.Dir, error) {
 	var s rules.Settings
 	configured := ""
@@ -147,7 +146,8 @@ func (e *env) stateDir() (*statedir.Dir, error) {
 	return &statedir.Dir{Path: cmp.Or(e.dir, config.ResolvePath(name, s.Store), store.DefaultDir()), Settings: s, Config: configured, Now: e.now, Own: prefix.Local()}, nil
 }
 
-// checkSelector checks the selectors. Hashes of the selected users are also selected.
+// checkSelector checks the selector, and makes it also match hashes of the selected
+// users.
 func checkSelector(e *env, s *selector.Selector) error {
 	if err := s.Check(); err != nil {
 		return usageError{err}
@@ -165,7 +165,7 @@ func checkSelector(e *env, s *selector.Selector) error {
 	return nil
 }
 
-// records opens the records of the state directory.
+// records opens the records in the state directory.
 func (e *env) records() (*statedir.Dir, *statedir.Records, error) {
 	dir, err := e.stateDir()
 	if err != nil {
@@ -175,8 +175,8 @@ func (e *env) records() (*statedir.Dir, *statedir.Records, error) {
 	return dir, r, err
 }
 
-// chosen returns the configuration file of a command: the argument, the file of -f,
-// or the default, in this order.
+// chosen returns the configuration file for a command: its argument, the file given with
+// -f, or the default.
 func (e *env) chosen(args []string) (string, error) {
 	name := e.find(e.file)
 	if len(args) > 0 {

@@ -17,8 +17,8 @@ import (
 	"scanwatch/store/export"
 )
 
-// TestManual checks that the manual describes exactly the commands and flags that exist.
-// The manual describes the selectors once.
+// TestManual checks that the manual documents exactly the commands and flags that exist,
+// and describes the selectors only once.
 func TestManual(t *testing.T) {
 	page, err := os.ReadFile("../../man/scanwatch.8")
 	if err != nil {
@@ -67,7 +67,7 @@ func TestManual(t *testing.T) {
 	}
 }
 
-// TestManualDiagnostics checks that the manual explains each warning that the program
+// TestManualDiagnostics checks that the manual explains every warning that the program
 // can print.
 func TestManualDiagnostics(t *testing.T) {
 	page, err := os.ReadFile("../../man/scanwatch.8")
@@ -92,7 +92,7 @@ func TestManualDiagnostics(t *testing.T) {
 		for _, m := range regexp.MustCompile(`"((?:warning|scanwatch): [^"]*)"`).FindAllStringSubmatch(string(source), -1) {
 			text := regexp.MustCompile(`%[a-z]`).ReplaceAllString(strings.ReplaceAll(m[1], `\n`, ""), "...")
 			switch text {
-			case "scanwatch: ...", "scanwatch: ...: ...", "warning: ...": // errors of other packages
+			case "scanwatch: ...", "scanwatch: ...: ...", "warning: ...": // errors from other packages
 			case "scanwatch: and ... more":
 			default:
 				found++
@@ -107,8 +107,8 @@ func TestManualDiagnostics(t *testing.T) {
 	}
 }
 
-// TestManualFormats checks that the manual describes exactly the formats of export. Each
-// format has a line for cron.
+// TestManualFormats checks that the manual documents exactly the export formats that
+// exist, each with a crontab line.
 func TestManualFormats(t *testing.T) {
 	page, err := os.ReadFile("../../man/scanwatch.8")
 	if err != nil {
@@ -135,8 +135,8 @@ func TestManualFormats(t *testing.T) {
 	}
 }
 
-// TestExportRecipes checks that no recipe pipes an export to its consumer. A failed
-// export would empty the list of the consumer.
+// TestExportRecipes checks that no recipe pipes an export into its consumer, because a
+// failed export would empty the consumer's list.
 func TestExportRecipes(t *testing.T) {
 	found := 0
 	for _, dir := range []string{"../../man", "../../docs", "../../contrib", "../../packaging", "../../ports", "../../README.md", ".", "../../store/export"} {
@@ -162,8 +162,8 @@ func TestExportRecipes(t *testing.T) {
 	}
 }
 
-// TestHelp checks that the help of each command fits into 80 columns. The help must have
-// a sentence, two examples and a description of each flag.
+// TestHelp checks that each command's help fits in 80 columns, and includes a
+// sentence, two examples and a description of each flag.
 func TestHelp(t *testing.T) {
 	for _, c := range append(leaves(program(io.Discard).root()), program(io.Discard).root()) {
 		args := strings.Fields(c.CommandPath())[1:]

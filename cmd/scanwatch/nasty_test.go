@@ -25,7 +25,7 @@ import (
 	"scanwatch/tests/hostiletext"
 )
 
-// A format is the required format of an output.
+// A format checks that output has a certain format.
 type format func([]byte) error
 
 var (
@@ -34,13 +34,13 @@ var (
 	spreadsheet format = hostiletext.CSV
 )
 
-// nastyOutputs contains all outputs with text of clients: each command in each format. In
-// arguments, $N is replaced by a text, and $ID by a session with the text. $DIR is
-// replaced by a directory with files that contain the texts.
+// nastyOutputs lists every output that can include text from clients: each command in
+// each format. In arguments, $N is replaced with a hostile text, $ID for a session with
+// that text, and $DIR for a directory with files that contain hostile texts.
 var nastyOutputs = []struct {
 	args   string
 	format format
-	silent bool // may have no output
+	silent bool // output may be empty
 }{
 	{"report", forPeople, false},
 	{"report --limit 1000", forPeople, false},
@@ -131,7 +131,7 @@ var nastyOutputs = []struct {
 	{"import smtpd-log --dry-run $DIR/maillog", forPeople, true},
 	{"import smtpd-log --dry-run --json $DIR/maillog", jsonValues, true},
 	{"import smtpd-log --dry-run $DIR/list", forPeople, true},
-	// The error for an invalid argument quotes the argument.
+	// The error for an invalid argument quotes that argument.
 	{"export $N", forPeople, true},
 	{"sync --dry-run -- $N", forPeople, true},
 	{"export plain --evidence $N", forPeople, true},
@@ -154,10 +154,10 @@ var nastyOutputs = []struct {
 	{"watch --src $N", forPeople, true},
 }
 
-// toldLive contains the commands that need a running filter: see TestNastyLive.
+// toldLive lists the commands that need a running filter; see TestNastyLive.
 var toldLive = []string{"status", "flush", "reload", "mode", "watch", "ban", "unban", "log", "serve", "forward"}
 
-// TestNastyOutput checks that no text of a client breaks the format of an output or
+// TestNastyOutput checks that text from clients never breaks the format of an output or
 // error.
 func TestNastyOutput(t *testing.T) {
 	dir, files := t.TempDir(), t.TempDir()
@@ -171,7 +171,7 @@ func TestNastyOutput(t *testing.T) {
 				texts = texts[:1]
 			}
 			for i, text := range texts {
-				// An argument of a program cannot contain NUL.
+				// Program arguments cannot contain NUL.
 				arg := strings.ReplaceAll(text.Text, "\x00", "")
 				args := []string{"-s", dir}
 				for _, a := range strings.Fields(o.args) {
@@ -206,7 +206,7 @@ func TestNastyOutput(t *testing.T) {
 	}
 }
 
-// TestNastyOutputIsComplete checks that nastyOutputs contains each command in all of its
+// TestNastyOutputIsComplete checks that nastyOutputs lists every command in each of its
 // formats.
 func TestNastyOutputIsComplete(t *testing.T) {
 	for _, c := range leaves(program(io.Discard).root()) {
@@ -231,7 +231,7 @@ func TestNastyOutputIsComplete(t *testing.T) {
 	}
 }
 
-// leaves returns all commands that can be run. The root command is not included.
+// leaves returns all commands that can be run, without the root command.
 func leaves(cmd *cobra.Command) (all []*cobra.Command) {
 	for _, c := range cmd.Commands() {
 		all = append(append(all, c), leaves(c)...)
@@ -239,7 +239,7 @@ func leaves(cmd *cobra.Command) (all []*cobra.Command) {
 	return all
 }
 
-// nastyFiles creates files with the texts in formats that an operator may receive.
+// nastyFiles creates files with hostile text in formats that an operator may receive.
 func nastyFiles(dir string) error {
 	var list, csv, jsons, conf, maillog strings.Builder
 	csv.WriteString("ip,name\n")
@@ -263,7 +263,7 @@ func nastyFiles(dir string) error {
 	return err
 }
 
-// TestNastyDumpKeepsAll checks that escaping loses no text of a client.
+// TestNastyDumpKeepsAll checks that escaping does not lose any text from clients.
 func TestNastyDumpKeepsAll(t *testing.T) {
 	dir := t.TempDir()
 	if err := hostiletext.Store(dir, now); err != nil {
@@ -288,9 +288,9 @@ func TestNastyDumpKeepsAll(t *testing.T) {
 	}
 }
 
-// TestNastyLive checks the output of commands that use a running filter.
+// TestNastyLive checks the output of commands that need a running filter.
 func TestNastyLive(t *testing.T) {
-	dir, err := os.MkdirTemp("", "sw") // a short name for the socket
+	dir, err := os.MkdirTemp("", "sw") // a path short enough for the socket
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -319,7 +319,7 @@ func TestNastyLive(t *testing.T) {
 		(&control.Server{Commands: verbs}).Run(ctx, dir, time.Second)
 	}()
 	defer func() { stop(); <-done; _ = errors.Join(w.Close(), state.Close()) }()
-	for { // until it listens; the time limit of go test ends the loop
+	for { // until the filter is listening; the time limit of go test ends the loop
 		if c, err := control.Dial(dir); err == nil {
 			c.Close()
 			break
@@ -348,7 +348,7 @@ func TestNastyLive(t *testing.T) {
 		if asJSON {
 			args, check = append(args, "--json"), jsonValues
 		}
-		// Send each event after the previous event has been printed.
+		// Send each event only when the previous one has been printed.
 		r, out := io.Pipe()
 		begun := make(chan bool, 1)
 		go func() {
@@ -373,7 +373,7 @@ func TestNastyLive(t *testing.T) {
 	}
 }
 
-// notify reports the first write.
+// A notify reports its first write.
 type notify struct{ c chan bool }
 
 func (n notify) Write(b []byte) (int, error) {

@@ -11,8 +11,8 @@ import (
 	"scanwatch/cmd/internal/control"
 )
 
-// TestPromtool checks that promtool accepts the metrics and their names, with and
-// without a running filter.
+// TestPromtool checks that promtool accepts the metrics and their names, whether or not a
+// filter is running.
 func TestPromtool(t *testing.T) {
 	promtool, err := exec.LookPath("promtool")
 	if err != nil {
@@ -21,7 +21,7 @@ func TestPromtool(t *testing.T) {
 		}
 		t.Skipf("SKIP: the numbers are not checked: %v; install prometheus", err)
 	}
-	short, err := os.MkdirTemp("", "sw") // for the socket
+	short, err := os.MkdirTemp("", "sw") // a path short enough for the socket
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,7 +1,7 @@
 //go:build !(386 || arm || mips || mipsle)
 
-// The package mmdbwriter, which writes test databases, does not compile if int has 32
-// bits.
+// Package mmdbwriter, which writes the test databases, does not compile on 32-bit
+// systems.
 
 package main
 
@@ -19,8 +19,8 @@ import (
 	"github.com/maxmind/mmdbwriter/mmdbtype"
 )
 
-// recipeCases contains sessions for each recipe of scanwatch.conf(5), as flags of
-// scanwatch test. want is the result in mode enforce: the first rule that decides or
+// recipeCases maps each recipe in scanwatch.conf(5) to sessions, given as flags of
+// scanwatch test. want is the outcome in enforce mode: the first rule that decides or
 // bans, and its effect.
 var recipeCases = map[string][]struct{ session, want string }{
 	"A small family server": {
@@ -85,7 +85,7 @@ var recipeCases = map[string][]struct{ session, want string }{
 	},
 }
 
-// countries writes a database of countries. 203.0.113.0/24 is in Germany, and
+// countries writes a country database in which 203.0.113.0/24 is in Germany and
 // 198.51.100.0/24 is in another country.
 func countries(t *testing.T, file string) {
 	t.Helper()
@@ -104,8 +104,8 @@ func countries(t *testing.T, file string) {
 	}
 }
 
-// TestRecipes checks that each recipe of the manual is a valid configuration and serves
-// its purpose.
+// TestRecipes checks that each recipe in the manual is a valid configuration and works as
+// described.
 func TestRecipes(t *testing.T) {
 	page, err := os.ReadFile("../../man/scanwatch.conf.5")
 	if err != nil {
@@ -157,7 +157,7 @@ func TestRecipes(t *testing.T) {
 	}
 }
 
-// fate returns the result of a session from the output of test --json.
+// fate returns a session's outcome from the output of "test --json".
 func fate(t *testing.T, out string) string {
 	t.Helper()
 	var s struct {

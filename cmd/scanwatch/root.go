@@ -15,7 +15,7 @@ import (
 	"scanwatch/store"
 )
 
-// These are the groups of commands in the help.
+// Groups of commands in the help.
 const (
 	groupLook     = "look"
 	groupDecide   = "decide"
@@ -30,8 +30,8 @@ var groups = []*cobra.Group{
 	{ID: groupMaintain, Title: "Maintain the filter and its files:"},
 }
 
-// commands contains the commands in the order of the help. A new command needs a file
-// cmd_NAME.go and a row.
+// commands lists the commands in the order of the help. A new command needs a file
+// cmd_NAME.go and a row here.
 var commands = []struct {
 	group string
 	make  func(*env) *cobra.Command
@@ -99,7 +99,7 @@ func (e *env) root() *cobra.Command {
 	global.StringVarP(&e.dir, "state", "s", e.dir, "use the state directory `DIR`; default "+store.DefaultDir())
 	global.BoolP("version", "V", false, "print the version")
 	global.BoolP("help", "h", false, "print help")
-	_ = root.MarkPersistentFlagDirname("state") // an error means an unknown flag
+	_ = root.MarkPersistentFlagDirname("state") // fails only for an unknown flag
 	root.AddGroup(groups...)
 	for _, c := range commands {
 		cmd := c.make(e)
@@ -113,7 +113,7 @@ func (e *env) root() *cobra.Command {
 	return root
 }
 
-// prepare applies common settings to a command.
+// prepare applies the settings that all commands share.
 func prepare(e *env, cmd *cobra.Command) {
 	cmd.Version = version
 	cmd.DisableFlagsInUseLine = true
@@ -129,7 +129,7 @@ func prepare(e *env, cmd *cobra.Command) {
 	}
 }
 
-// helpTemplate is the template of help texts. A help text has at most 80 columns.
+// helpTemplate is the template for help texts, which are at most 80 columns wide.
 const helpTemplate = `{{.Short}}
 
 Usage:{{if .HasParent}}
@@ -162,7 +162,7 @@ func (e *env) run(args []string) error {
 	if err == nil {
 		return nil
 	}
-	// Find only fails for an unknown command.
+	// Find fails only for an unknown command.
 	if _, _, unknown := root.Find(args); unknown != nil {
 		fs := pflag.NewFlagSet("", pflag.ContinueOnError)
 		fs.ParseErrorsAllowlist.UnknownFlags = true
@@ -183,7 +183,7 @@ func unknownCommand(parent *cobra.Command, word string) error {
 	return usage("unknown command %q; %s", word, hint)
 }
 
-// suggestions returns the quoted names of similar commands.
+// suggestions returns the names of similar commands, quoted.
 func suggestions(parent *cobra.Command, word string) []string {
 	parent.SuggestionsMinimumDistance = 2
 	var names []string
@@ -216,13 +216,13 @@ func flagError(cmd *cobra.Command, err error) error {
 	return usage("%w; %s", err, hint)
 }
 
-// flagNames returns the long names of the flags of a command.
+// flagNames returns the long names of a command's flags.
 func flagNames(cmd *cobra.Command) (names []string) {
 	cmd.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
 	return names
 }
 
-// argsBetween returns a check for the number of arguments.
+// argsBetween returns a function that checks the number of arguments.
 func argsBetween(least, most int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		switch {
@@ -237,7 +237,7 @@ func argsBetween(least, most int) cobra.PositionalArgs {
 	}
 }
 
-// ruleNames returns the names of the configured rules for completion.
+// ruleNames returns the names of the configured rules, for completion.
 func (e *env) ruleNames() (names []string) {
 	tree, _, err := e.tree()
 	if err != nil || tree == nil {

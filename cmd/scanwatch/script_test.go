@@ -35,10 +35,10 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-// now is the time of the scripts.
+// now is the current time in scripts.
 var now = time.Date(2026, 11, 2, 12, 0, 0, 0, time.UTC)
 
-// program returns an env at the time now. $CONF is the default path of the configuration.
+// program returns an env at the time now. The default configuration file is $CONF.
 func program(stderr io.Writer) *env {
 	return &env{err: stderr, now: func() time.Time { return now }, zone: time.UTC,
 		find: func(file string) string { return cmp.Or(file, os.Getenv("CONF")) }}
@@ -62,7 +62,7 @@ func TestScript(t *testing.T) {
 		Dir:           "testdata/script",
 		UpdateScripts: *update,
 		Setup: func(e *testscript.Env) error {
-			// The socket needs a short name.
+			// The socket needs a short path.
 			short, err := os.MkdirTemp("", "sw")
 			if err != nil {
 				return err
@@ -89,8 +89,8 @@ func TestScript(t *testing.T) {
 					}
 				}
 			},
-			// wait-for-text waits until a file that a background program writes contains
-			// a text.
+			// wait-for-text waits until a background program writes a given text to a
+			// file.
 			"wait-for-text": func(ts *testscript.TestScript, _ bool, args []string) {
 				for {
 					if b, err := os.ReadFile(ts.MkAbs(args[0])); err == nil && strings.Contains(string(b), args[1]) {
@@ -102,7 +102,7 @@ func TestScript(t *testing.T) {
 			"break-meta": func(ts *testscript.TestScript, _ bool, args []string) {
 				data, err := os.ReadFile(args[0])
 				ts.Check(err)
-				size := binary.NativeEndian.Uint32(data[24:]) // of pages
+				size := binary.NativeEndian.Uint32(data[24:]) // page size
 				data[40] ^= 1
 				data[size+40] ^= 1
 				ts.Check(os.WriteFile(args[0], data, 0o640))
@@ -110,7 +110,7 @@ func TestScript(t *testing.T) {
 			"mkstate": func(ts *testscript.TestScript, _ bool, args []string) { ts.Check(mkstate(args[0])) },
 			"head":    pipeToNobody,
 			"status":  exitStatus,
-			// unreadable locks a file, so that reading fails even for root.
+			// unreadable locks a file, so that reading it fails even for root.
 			"unreadable": func(ts *testscript.TestScript, _ bool, args []string) {
 				f, err := os.Open(args[0])
 				ts.Check(err)
@@ -121,7 +121,7 @@ func TestScript(t *testing.T) {
 	})
 }
 
-// pipeToNobody runs the program with a closed pipe as its output.
+// pipeToNobody runs the program with its output going to a closed pipe.
 func pipeToNobody(ts *testscript.TestScript, neg bool, args []string) {
 	r, w, err := os.Pipe()
 	ts.Check(err)
@@ -148,7 +148,7 @@ func mkstore(dir string) int {
 	return 0
 }
 
-// mkScans fills a state directory with a session of each of two organisations.
+// mkScans fills a state directory with one session from each of two organisations.
 func mkScans(dir string) int {
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
 	end := now.Add(-time.Hour)
@@ -164,7 +164,7 @@ func mkScans(dir string) int {
 	return 0
 }
 
-// fill adds a few sessions, whose ids start at first.
+// fill records a few sessions whose ids start at first.
 func fill(w *store.Writer, at time.Time, first uint64) {
 	add := func(id uint64, src, rdns string, c store.Counts, steps ...store.Step) {
 		var b []byte
@@ -186,8 +186,8 @@ func fill(w *store.Writer, at time.Time, first uint64) {
 		store.Step{Kind: store.KindFinding, Text: []byte("botnet-helo"), Arg: []byte("ylmf-pc"), By: []byte("helo"), Match: []byte("ylmf-pc"), Confidence: []byte("high")})
 }
 
-// runFilter runs a filter without smtpd. The filter records a few sessions and serves the
-// socket until it is stopped.
+// runFilter runs a filter without smtpd. runFilter records a few sessions and serves the
+// control socket until it is stopped.
 func runFilter(dir string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -232,7 +232,7 @@ func runFilter(dir string) int {
 	return 0
 }
 
-// hostile sends events of a session with hostile text.
+// hostile sends the events of a session with hostile text.
 func hostile(to *events.Fan) {
 	of := events.Event{Time: now, Session: 0x77, Src: netip.MustParseAddr("203.0.113.77"), RDNS: []byte("x\x1b[31m.example.net")}
 	finding, verdict, other := of, of, of
@@ -244,7 +244,7 @@ func hostile(to *events.Fan) {
 	}
 }
 
-// reloadOnce returns a reload that succeeds only once.
+// reloadOnce returns a reload function that succeeds only once.
 func reloadOnce() func(context.Context, *control.Answer, []string) error {
 	var done atomic.Bool
 	return func(_ context.Context, a *control.Answer, _ []string) error {

@@ -21,10 +21,10 @@ import (
 	"scanwatch/tests/hostiletext"
 )
 
-// viewColumns contains the widths at which each view is rendered.
+// viewColumns lists the widths at which each view is rendered.
 var viewColumns = []int{80, 140}
 
-// views contains each view as text.
+// views lists the commands that print each view as text.
 var views = []struct{ name, args string }{
 	{"report", "report --limit 5"},
 	{"report-users", "report users"},
@@ -47,11 +47,11 @@ var views = []struct{ name, args string }{
 	{"policy-privacy", "policy --privacy"},
 }
 
-// hostileNames contains control characters, right-to-left text, wide characters and a
+// hostileNames combines control characters, right-to-left text, wide characters and a
 // long name.
 const hostileNames = "\x1b[31m\r\nред\u202egnp.漢字漢字漢字漢字漢字漢字漢字漢字.מייל.example"
 
-// mkViews fills a state directory with one host of each kind.
+// mkViews fills a state directory with a host of each kind.
 func mkViews(dir string) error {
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
 	id := uint64(0)
@@ -106,15 +106,15 @@ func mkViews(dir string) error {
 	return errors.Join(w.Close(), state.Flush(context.Background()), state.Close())
 }
 
-// TestViews checks each view at each width. No line is longer than the width, and hostile
-// names are harmless. The text equals a golden file. A view that does not depend on the
-// width has one golden file.
+// TestViews checks each view at each width. No line may be wider than the terminal,
+// hostile names must be harmless, and the text must match a golden file. A view that does
+// not depend on the width has a single golden file.
 func TestViews(t *testing.T) {
 	golden, err := filepath.Abs(filepath.Join("testdata", "views"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Chdir(t.TempDir()) // short and constant paths in the output
+	t.Chdir(t.TempDir()) // keeps the paths in the output short and constant
 	if err := errors.Join(mkViews("state"), os.WriteFile("scanwatch.conf", []byte(viewsConf), 0o644)); err != nil {
 		t.Fatal(err)
 	}
@@ -136,14 +136,14 @@ func TestViews(t *testing.T) {
 					t.Errorf("%d columns: %v", columns, err)
 				}
 				for line := range strings.Lines(out) {
-					if n := text.Width(strings.TrimSuffix(line, "\n")); n > columns && strings.Contains(strings.TrimSpace(line), " ") { // a long word is not broken, so that it can be copied
+					if n := text.Width(strings.TrimSuffix(line, "\n")); n > columns && strings.Contains(strings.TrimSpace(line), " ") { // long words are not broken, so that they can be copied
 						t.Errorf("%d columns: a line of %d: %s", columns, n, line)
 					}
 				}
 				outs[columns] = out
 			}
 			if strings.HasPrefix(v.name, "report-only-") {
-				return // the golden files of the report contain the section
+				return // the report's golden files include this section
 			}
 			for _, columns := range viewColumns {
 				name := filepath.Join(golden, v.name+"-"+strconv.Itoa(columns)+".golden")

@@ -1,4 +1,4 @@
-// Package column encodes tables of named columns as blocks of bytes. A column contains
+// Package column encodes tables of named columns as blocks of bytes. A column consists of
 // numbers or texts. Each column is compressed separately and has its own checksum. A
 // reader decodes only the columns that it needs, and skips unknown columns.
 //
@@ -22,7 +22,7 @@ const (
 	maxName   = 64       // bytes of a name
 )
 
-// magic is the start of each block. The last byte is the version of the encoding.
+// magic starts each block. Its last byte is the version of the encoding.
 const magic = "SWB\x01"
 
 // These are the types of columns.
@@ -80,7 +80,7 @@ func (b *Buffer) Pad(n int) {
 // Len returns the number of texts.
 func (b *Buffer) Len() int { return len(b.ends) }
 
-// Bytes returns the number of bytes of all texts.
+// Bytes returns the total length of the texts in bytes.
 func (b *Buffer) Bytes() int { return len(b.data) }
 
 // At returns text i.
@@ -327,8 +327,8 @@ func (w *Writer) putRun(b []byte) {
 	w.data = append(append(w.data, modeStored), b...)
 }
 
-// span returns the lowest value, and the width in bytes of the largest value less the
-// lowest.
+// span returns the lowest value, and the width in bytes of the difference between the
+// largest and the lowest value.
 func span(v []uint64) (low uint64, width int) {
 	if len(v) == 0 {
 		return 0, 0
@@ -349,6 +349,6 @@ func signedSpan(v []uint64) (low uint64, width int) {
 	return uint64(least), (bits.Len64(uint64(most)-uint64(least)) + 7) / 8
 }
 
-// ErrCorrupt is the error for a block or column that was not written by a Writer, or
-// that was changed later.
+// ErrCorrupt is the error for a block or column that no Writer wrote, or that was changed
+// later.
 var ErrCorrupt = errors.New("corrupt block")

@@ -18,7 +18,7 @@ func texts(all ...string) *Buffer {
 	return t
 }
 
-// many returns n results of f.
+// many returns the results of n calls of f.
 func many[T any](n int, f func(i int) T) []T {
 	all := make([]T, n)
 	for i := range all {
@@ -234,7 +234,7 @@ func readAll(block []byte) {
 	}
 }
 
-// FuzzReader checks that any bytes decode to columns or return an error.
+// FuzzReader checks that arbitrary bytes either decode to columns or return an error.
 func FuzzReader(f *testing.F) {
 	f.Add(sample())
 	f.Add([]byte(magic))

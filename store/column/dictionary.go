@@ -3,7 +3,7 @@ package column
 import "hash/maphash"
 
 // A Dictionary numbers the distinct texts of a column in the order in which they are
-// added. Adding a known text allocates no memory. The zero value is empty.
+// added. Adding a text again allocates no memory. The zero value is empty.
 type Dictionary struct {
 	words Buffer
 	slots []uint32 // hash table: number of a word, plus 1

@@ -214,8 +214,8 @@ func (r *Reader) numbers(p *parser, values int, n *Numbers) {
 	}
 }
 
-// merge sets each number from its bytes in planes. The first plane contains the lowest
-// bytes.
+// merge sets each number from its bytes in planes. The lowest bytes are in the first
+// plane.
 func merge[N uint32 | uint64](v []N, planes [][]byte) {
 	if len(planes) == 0 {
 		clear(v)

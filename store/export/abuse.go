@@ -12,9 +12,9 @@ import (
 	"scanwatch/internal/text"
 )
 
-// AbuseIPDB accepts bulk reports. The comments in a report are public. A comment contains
-// only sentences of this file and a number. A comment never contains text from the
-// network, a recipient, or a local name or address.
+// AbuseIPDB accepts bulk reports. The comments in a report are public. A comment consists
+// of a number and sentences of this file. It never includes text from the network, a
+// recipient, or a local name or address.
 
 // reportAgain is the minimum interval that AbuseIPDB requires between two reports of an
 // address.
@@ -27,7 +27,7 @@ const maxReports = 9_999
 // reportUntil is the maximum age of a reported offence.
 const reportUntil = 60 * 24 * time.Hour
 
-// An offence maps a token of evidence to categories of AbuseIPDB.
+// An offence maps an evidence token to AbuseIPDB categories.
 type offence struct {
 	evidence   string
 	categories []int // 11 spam, 14 port scan, 15 hacking, 17 spoofing, 18 brute force, 20 exploited host
@@ -35,10 +35,10 @@ type offence struct {
 	banned     bool // an offence only of banned hosts
 }
 
-// offences contains the tokens of rules.Tokens that are offences. A bad name, a rejected
-// message or an abandoned session is not an offence. Abuse of an account is not an
-// offence of the address. A failed login is an offence only if the host is banned,
-// because a phone with an old password also fails.
+// offences lists the tokens of rules.Tokens that are offences. Bad names, rejected
+// messages and abandoned sessions are not offences. Account abuse is not an offence of
+// the address. A failed login is an offence only if the host is banned, because a phone
+// with an old password also fails.
 var offences = []offence{
 	{"scanner", []int{14}, "scans mail servers", false},
 	{"botnet-helo", []int{20, 18}, "greets as a known attack tool does", false},
@@ -57,7 +57,7 @@ var offences = []offence{
 	{"flood", []int{15}, "holds many simultaneous connections", false},
 }
 
-// offencesOf returns the categories and descriptions of the offences of e.
+// offencesOf returns the categories and descriptions of e's offences.
 func offencesOf(e *Entry) (categories []int, words []string) {
 	return Offences(e.Evidence, e.Kind == Ban)
 }

@@ -12,7 +12,7 @@ import (
 )
 
 // A State is the set of entries that a consumer has received. The next changes are
-// relative to this State.
+// computed against this State.
 type State struct {
 	Format  string
 	Entries []ExportedEntry

@@ -1,5 +1,5 @@
 // Package export renders lists of addresses for firewalls, mail servers and services.
-// Each output format is a row of Formats. Package export neither selects addresses nor
+// Each output format has a row in Formats. Package export neither selects addresses nor
 // reads records.
 //
 // The texts of an Entry can come from the network. A format must write these texts
@@ -99,7 +99,7 @@ func (l *List) Aggregate() {
 	l.Entries = out
 }
 
-// halves returns the network with the halves a and b.
+// halves returns the network whose halves are a and b.
 func halves(a, b netip.Prefix) (netip.Prefix, bool) {
 	if a.Bits() != b.Bits() || a.Bits() < 2 || a.Addr().Is4() != b.Addr().Is4() {
 		return netip.Prefix{}, false
@@ -108,10 +108,10 @@ func halves(a, b netip.Prefix) (netip.Prefix, bool) {
 	return parent, err == nil && a != b && parent.Contains(b.Addr())
 }
 
-// confidences contains the levels of confidence in ascending order.
+// confidences lists the confidence levels in ascending order.
 var confidences = []string{"low", "medium", "high"}
 
-// Confidence returns the rank of a level of confidence, or 0 for an unknown level.
+// Confidence returns the rank of a confidence level, or 0 for an unknown level.
 func Confidence(name string) int { return slices.Index(confidences, name) + 1 }
 
 // join turns e into the entry for the network parent, whose halves are e and b.
@@ -179,7 +179,7 @@ func (e *Entry) note() string {
 const maxWhy = 160
 
 // plain replaces characters that have a meaning in any format, in a comment or between
-// quotes. ASCII letters, digits, spaces and . , _ - are safe. All other characters become
+// quotes. All characters except ASCII letters, digits, spaces and . , _ - become
 // underscores.
 func plain(s string) string {
 	b := []byte(s[:min(len(s), maxWhy)])
@@ -194,8 +194,8 @@ func plain(s string) string {
 	return strings.TrimSpace(string(b))
 }
 
-// Write writes l in format f. Entries that f cannot express, or that exceed the limit of
-// f, are dropped. Write returns the number of dropped entries.
+// Write writes l in format f. Entries that f cannot express or that exceed its limit are
+// dropped. Write returns the number of dropped entries.
 func (f *Format) Write(w io.Writer, l *List) (dropped int, err error) {
 	some, dropped := f.fit(l)
 	if over := len(some.Entries) - f.limit; f.limit > 0 && over > 0 { // drop the oldest

@@ -115,8 +115,8 @@ func TestFormats(t *testing.T) {
 func first[T, U any](t T, _ U) T { return t }
 
 // TestAggregate checks Aggregate with random lists. The result must cover exactly the
-// listed addresses. No address may be listed for longer, and no two halves of a network
-// may remain.
+// listed addresses. No address may be listed for longer, and two halves of a network must
+// be merged.
 func TestAggregate(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for range 300 {
@@ -370,8 +370,8 @@ func TestReportAgain(t *testing.T) {
 	}
 }
 
-// TestMostReports checks that the next report contains the hosts that exceeded the limit.
-// AbuseIPDB rejects a report of more than 10,000 lines completely.
+// TestMostReports checks that hosts above the limit are in the next report. AbuseIPDB
+// rejects the whole report if it has more than 10,000 lines.
 func TestMostReports(t *testing.T) {
 	const n = 25_000
 	f := FormatByName("abuseipdb")

@@ -39,8 +39,7 @@ func writePFAnchor(w *bufio.Writer, l *List) {
 	fmt.Fprintf(w, "\nblock in quick proto tcp from <scanwatch> to any port %s\n", pfPorts)
 }
 
-// perLine is the number of addresses in one command. perLine is well below the limit of
-// any system.
+// perLine is the number of addresses per command, well below the limit of any system.
 const perLine = 100
 
 func changePF(command string) func(*bufio.Writer, *Changes) {
@@ -89,8 +88,8 @@ func writeNFT(w *bufio.Writer, l *List) {
 		"\t\tip6 saddr @ban6 tcp dport { 25, 465, 587 } counter drop\n\t}\n}\n")
 }
 
-// changeNFT adds each element before deleting it. The element may have just expired, and
-// nft rejects the whole file if an element to delete is missing.
+// changeNFT adds each element before deleting it. Otherwise, nft would reject the whole
+// file if the element had just expired.
 func changeNFT(w *bufio.Writer, c *Changes) {
 	element := func(verb, v string, p netip.Prefix, more string) {
 		fmt.Fprintf(w, "%s element inet scanwatch ban%s { %s%s }\n", verb, v, p, more)
@@ -110,8 +109,8 @@ func changeNFT(w *bufio.Writer, c *Changes) {
 
 // The commands for ipset(8) fill a new set and swap it with the old set.
 
-// maxIPSetTimeout is the maximum timeout of ipset in seconds. Later exports renew
-// longer entries.
+// maxIPSetTimeout is ipset's maximum timeout in seconds. Entries with a later end are
+// renewed by later exports.
 const maxIPSetTimeout = 2147483
 
 func writeIPSet(w *bufio.Writer, l *List) {
@@ -174,7 +173,7 @@ func changeIPTables(w *bufio.Writer, c *Changes) {
 	fmt.Fprint(w, "COMMIT\n")
 }
 
-// The routes for ip-route(8) have a protocol number that marks the routes of this format.
+// The ip-route(8) format marks its routes with a protocol number.
 
 const ipRoute = "proto 83"
 

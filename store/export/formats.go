@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// A Format is an output format. Formats contains a row for each.
+// A Format is an output format.
 type Format struct {
 	Name  string
 	Short string // the consumer, in the help text
@@ -19,9 +19,9 @@ type Format struct {
 	Disjoint bool
 	// EndsItself means that the consumer removes expired entries.
 	EndsItself bool
-	// Renew means that a new end of an entry is a change for the consumer.
+	// Renew means that an entry is exported again when its end changes.
 	Renew bool
-	// Whole means that the first changes have the form of the list.
+	// Whole means that the first changes are written like a complete list.
 	Whole bool
 	// Adds means that loading a file leaves the entries of earlier files in place.
 	Adds bool

@@ -32,8 +32,8 @@ func expand(p netip.Prefix, unit int, f func(netip.Prefix)) {
 	}
 }
 
-// parts splits p into numbers of unit bits. Numbers of 8 bits are decimal, and all others
-// are hexadecimal.
+// parts splits p into numbers of unit bits, which are decimal for 8 bits and hexadecimal
+// otherwise.
 func parts(p netip.Prefix, unit int) (list []string) {
 	b := p.Addr().AsSlice()
 	for at := 0; at < p.Bits(); at += unit {

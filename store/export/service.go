@@ -57,8 +57,8 @@ func changeCrowdSec(w *bufio.Writer, c *Changes) {
 	}
 }
 
-// fail2ban reads this format as a log. contrib/fail2ban/filter.d/scanwatch-export.conf
-// matches the lines, which have the time of the last session.
+// fail2ban reads this format as a log. Each line starts with the time of the last
+// session. contrib/fail2ban/filter.d/scanwatch-export.conf matches the lines.
 
 func writeFail2ban(w *bufio.Writer, l *List) {
 	for i := range l.Entries {

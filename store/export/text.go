@@ -42,7 +42,7 @@ func (e *Entry) printable() Entry {
 	return c
 }
 
-// A jsonEntry is an entry with the times of JSON output.
+// A jsonEntry is an entry with times in the format of JSON output.
 type jsonEntry struct {
 	Entry
 	First   text.Time `json:"first,omitzero"`

@@ -10,7 +10,8 @@ import (
 	"scanwatch/store"
 )
 
-// Records contains recorded sessions in the order of their end, such as a store.Reader.
+// Records provides recorded sessions in the order of their end. A store.Reader implements
+// Records.
 type Records interface {
 	Each(since, until time.Time, kinds store.Kinds, f func(*store.Record) error) error
 }
@@ -18,12 +19,12 @@ type Records interface {
 // A Visitor reads records. Session and Sum are required. A record and its texts are valid
 // until Session or Sum returns.
 type Visitor struct {
-	// Kinds contains the kinds of steps that Session and Sum need. Records may also have
+	// Kinds is the set of step kinds that Session and Sum need. Records may also have
 	// steps of other kinds that other visitors need.
 	Kinds store.Kinds
 	// Session is called for each record of one session.
 	Session func(*store.Record) error
-	// Sum is called for each aggregate. The aggregate has the totals and tallies of many
+	// Sum is called for each aggregate. An aggregate has the totals and tallies of many
 	// sessions. If its Src is invalid, the aggregate covers many sources.
 	Sum func(*store.Record) error
 }

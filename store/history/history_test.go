@@ -14,7 +14,7 @@ import (
 var noon = time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 
 // write adds records that end a minute apart to a new directory. Each number is the
-// number of sessions of an aggregate, or 0 for a single session.
+// session count of an aggregate, or 0 for a single session.
 func write(t *testing.T, sessions ...uint32) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -76,7 +76,7 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-// TestBoth checks that a Visitor cannot omit Sum.
+// TestBoth checks that Walk panics if a Visitor lacks Sum.
 func TestBoth(t *testing.T) {
 	defer func() {
 		if recover() == nil {

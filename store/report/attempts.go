@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	// harvestFrom is the minimum number of unknown recipients in one local domain
-	// and one session that indicates a directory harvest.
+	// harvestFrom is the number of unknown recipients in one local domain and one session
+	// from which a session counts as a directory harvest.
 	harvestFrom = 5
 	// harvestSlow is the minimum number of unknown recipients in the period for a host
 	// without accepted mail. The minimum detects a harvester that tests one recipient in
@@ -33,8 +33,8 @@ type attempts struct {
 	tried   entries[uint64, tried]
 }
 
-// rcpt counts a recipient that smtpd has accepted or permanently rejected. The step of an
-// aggregate may count several recipients.
+// rcpt counts a recipient that smtpd accepted or permanently rejected. In an aggregate, a
+// step may represent several recipients.
 func (c *Collector) rcpt(s *store.Step) {
 	n := &c.now
 	byFilter := n.byFilter
@@ -189,8 +189,7 @@ func (a *attempts) listOf(x *clientTried, from *clients) (list int, ok bool) {
 	return 1, true
 }
 
-// view returns the printed form of an attempt. tried starts with the elements of its
-// source.
+// view returns an attempt as printed. tried starts with the elements of its source.
 func (a *attempts) view(x attempt, list int, tried []clientTried, from *clients) Attempt {
 	src := from.view(x.client)
 	v := Attempt{Address: src.Address, RDNS: src.RDNS, Refused: int(x.refused), Sessions: min(int(x.sessions), src.Sessions)}

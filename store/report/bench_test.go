@@ -99,8 +99,8 @@ func benchmark(b *testing.B, r history.Records) {
 	}
 }
 
-// BenchmarkMemory reports the memory that three million records use. The records have as
-// many sources, names and rejections as the limits allow.
+// BenchmarkMemory reports the memory used for three million records, with as many
+// sources, names and rejections as the limits allow.
 func BenchmarkMemory(b *testing.B) {
 	var steps []byte
 	for b.Loop() {

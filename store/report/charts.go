@@ -72,8 +72,7 @@ const (
 // shades is the number of shades for numbers above 0.
 const shades = 5
 
-// shade returns the shade for a share between 0 and 1. The shade is 0 only for a share of
-// 0.
+// shade returns the shade for a share between 0 and 1. Only a share of 0 has shade 0.
 func shade(share float64) int { return min(int(math.Ceil(share*shades)), shades) }
 
 var weekDays = [...]string{"Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"}
@@ -146,8 +145,7 @@ func short(n int) string {
 	return strconv.Itoa(n/1_000_000) + "M"
 }
 
-// ceiling returns a round number of at least n. Half of the result is also a round
-// number.
+// ceiling returns a round number of at least n, half of which is also round.
 func ceiling(n int) int {
 	for unit := 1; ; unit *= 10 {
 		for _, round := range []int{2, 4, 6, 8, 10} {

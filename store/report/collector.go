@@ -51,7 +51,7 @@ type Collector struct {
 	locate         func(netip.Addr) Place
 }
 
-// lists contains the fields of a Collector that grow with the number of clients.
+// lists holds the fields of a Collector that grow with the number of clients.
 type lists struct {
 	sources  sources
 	helo     names
@@ -84,7 +84,7 @@ type current struct {
 	domain    recipientDomain
 }
 
-// steps contains the function that counts each kind of step.
+// steps maps each kind of step to the function that counts it.
 type steps [32]func(*Collector, *store.Step)
 
 // kinds returns the kinds of steps that have a function.
@@ -150,9 +150,9 @@ func (c *Collector) Visitor() history.Visitor {
 	return history.Visitor{Kinds: kinds, Session: c.Add, Sum: c.Add}
 }
 
-// CountDays sets the time at which the counters for Compare were read. The counters do
-// not include sessions that end later. A session that ends after the current time was
-// recorded while the clock was wrong.
+// CountDays sets the time at which the counters for Compare were read. Sessions that end
+// later are not in the counters. A session that ends in the future was recorded while the
+// clock was wrong.
 func (c *Collector) CountDays(at time.Time, clock func() time.Time) { c.daysUntil, c.clock = at, clock }
 
 // Add counts a record. r is not retained.
@@ -165,7 +165,7 @@ func (c *Collector) Add(r *store.Record) error {
 	if r.Erased {
 		c.erased += r.Many()
 	}
-	// An aggregate is always counted, because most of its sessions ended before its end.
+	// Aggregates are always counted, because most of their sessions end earlier.
 	uncounted := !c.now.sum && !c.daysUntil.IsZero() && r.End.After(c.daysUntil) && !r.End.After(c.clock())
 	if day := c.days.at(r.End); day != nil && !uncounted {
 		day.Sessions += r.Many()
@@ -276,8 +276,8 @@ func (c *Collector) step(s *store.Step) bool {
 func times(s *store.Step) int { return max(int(s.Times), 1) }
 
 // count adds the number of sessions with a step to a counter. last is the record for
-// which the counter was last increased, so that steps of one session count once. The
-// tallies of an aggregate belong to different sessions.
+// which the counter was last increased, so that a session counts once. The tallies of an
+// aggregate belong to different sessions.
 func (c *Collector) count(counter *uint32, last *uint32, s *store.Step) {
 	if *last != c.record || c.now.sum {
 		*last = c.record
@@ -299,11 +299,11 @@ func (c *Collector) countName(n *names, what string, text []byte, s *store.Step)
 
 // These flags mark evidence with a special meaning for possible false positives.
 const (
-	// evidenceWeak does not distinguish attackers: a rejected client delivers no mail,
-	// and many legitimate servers have bad greetings.
+	// evidenceWeak does not distinguish attackers. Rejected clients deliver no mail, and
+	// many legitimate servers have bad greetings.
 	evidenceWeak = 1 << iota
-	// evidenceRecipients is also normal for a mailing list, which has members whose
-	// mailboxes no longer exist.
+	// evidenceRecipients is also normal for mailing lists, because some members no longer
+	// have a mailbox.
 	evidenceRecipients
 	evidenceScanner
 	// evidenceNamed marks evidence that names an organisation.
@@ -355,7 +355,7 @@ func (c *Collector) finding(s *store.Step) {
 	n.worst.merge(found)
 }
 
-// Locate sets the function that returns the place of an address. Without place, there are
+// Locate sets the function that looks up the place of an address. Without it, there are
 // no lists of AS numbers and countries.
 func (c *Collector) Locate(place func(netip.Addr) Place) { c.locate = place }
 
@@ -381,7 +381,7 @@ func severity(token string) uint32 {
 	return 1
 }
 
-// worst contains the worst evidence and the organisation of a source.
+// worst holds the worst evidence and the organisation of a source.
 type worst struct {
 	rank          uint8  // 0: none
 	orgRank       uint8  // of the evidence that named the organisation
@@ -450,7 +450,7 @@ func (c *Collector) filter(s *store.Step) {
 	c.now.byFilter = s.Phase == smtp.PhaseRcptTo && s.Decision >= smtp.Reject
 }
 
-// names counts the sessions for each name. The entries contain no pointers.
+// names counts sessions by name. Its entries contain no pointers.
 type names struct {
 	limit int
 	slots []slot
@@ -462,7 +462,7 @@ type name struct {
 	text     uint32 // in texts
 	sessions uint32
 	last     uint32 // the record that was last counted
-	// extra depends on the type of name. For evidence, extra contains flags. For an
+	// extra depends on the type of name. For evidence, extra is a set of flags. For an
 	// organisation, extra is 1 + the index of its first evidence. For a domain, extra is
 	// the number of recipients accepted from unauthenticated clients.
 	extra uint32
@@ -527,7 +527,7 @@ func (n *names) slot(text []byte, hash uint64) uint64 {
 // textSeed prevents clients from choosing names with equal hashes.
 var textSeed = maphash.MakeSeed()
 
-// spans contains counters for time spans of equal length. The span that was used last is
+// spans holds counters for time spans of equal length. The most recently used span is
 // found without a search.
 type spans[T any] struct {
 	length, limit int64
@@ -598,8 +598,8 @@ func (a *arena) get(number uint32) []byte {
 	return b[1 : 1+int(b[0])]
 }
 
-// recipientDomain is the domain of the previous recipient, because the next recipient
-// often has the same domain.
+// recipientDomain is the domain of the previous recipient, which is often the domain of
+// the next.
 type recipientDomain struct {
 	text   []byte // as written
 	number uint32

@@ -8,7 +8,7 @@ import (
 )
 
 // entries maps keys to values. The map needs little more memory than its entries, and
-// never moves an entry.
+// never moves them.
 type entries[K comparable, V any] struct {
 	limit int
 	hash  func(K) uint64
@@ -24,9 +24,9 @@ type entry[K comparable, V any] struct {
 
 const pageEntries = 1 << 10
 
-// A slot of a hash table contains 1 + the number of an entry in the lower bits. The upper
-// bits contain a part of the hash, so that few other entries are compared. The slot 0 is
-// free.
+// A slot of a hash table stores 1 + the number of an entry in the lower bits. The upper
+// bits store a part of the hash, which avoids most comparisons with other entries. Slot 0
+// is free.
 type slot uint32
 
 const slotBits = 18 // more than all limits
@@ -37,7 +37,7 @@ func newSlot(number uint32, hash uint64) slot {
 
 func (s slot) number() uint32 { return uint32(s)&(1<<slotBits-1) - 1 }
 
-// like reports whether the entry of the slot can have the given hash.
+// like reports whether the slot's entry can have the given hash.
 func (s slot) like(hash uint64) bool { return uint32(s)>>slotBits == uint32(hash>>(64-32+slotBits)) }
 
 func (t *entries[K, V]) at(i uint32) *entry[K, V] {

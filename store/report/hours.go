@@ -2,12 +2,11 @@ package report
 
 import "time"
 
-// Hours counts sessions by day of the week, starting with Monday, and by hour of the
-// local time. An hour that a change to winter time repeats contains the sessions of both
-// hours.
+// Hours counts sessions by day of the week, starting with Monday, and by local hour. An
+// hour that is repeated when daylight saving time ends counts the sessions of both.
 type Hours [7][24]Hour
 
-// An Hour counts the sessions that ended in an hour of a day of the week.
+// An Hour counts the sessions that ended in one hour of the week.
 type Hour struct {
 	Sessions, Found int
 	Covered         bool // the period includes a part of the hour

@@ -20,7 +20,7 @@ func plainLines(columns int, zone *time.Location) *lines {
 	return &lines{style: text.Style{Columns: columns}, zone: zone}
 }
 
-// section starts a section that has n lines. section reports whether n is positive.
+// section starts a section of n lines, and reports whether n is positive.
 func (l *lines) section(title string, n int) bool {
 	if n > 0 {
 		l.WriteString("\n" + l.style.Title(title) + "\n")
@@ -58,7 +58,7 @@ func (l *lines) more(n int) {
 	}
 }
 
-// at formats a time of the period with the month and day.
+// at formats a time in the period with month and day.
 func (l *lines) at(t time.Time) string { return t.In(l.zone).Format("01-02 15:04") }
 
 // table writes rows with aligned columns within the width of the lines.

@@ -59,7 +59,7 @@ func Metrics(w io.Writer, all []Metric) error {
 }
 
 // Metrics returns the metrics of a report about the last day. All metrics are gauges,
-// because the period moves. Labels contain names of rules, but never text of a client.
+// because the period moves. Labels may contain rule names, but never text from clients.
 func (s *Summary) Metrics() []Metric {
 	const day = "scanwatch_last_day_"
 	one := func(n int) []Sample { return []Sample{{nil, float64(n)}} }

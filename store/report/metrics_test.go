@@ -36,7 +36,7 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
-// TestMetricsAreBounded checks that text of clients does not create time series.
+// TestMetricsAreBounded checks that text from clients cannot create time series.
 func TestMetricsAreBounded(t *testing.T) {
 	samples := func(s *Summary) (n int) {
 		for _, m := range s.Metrics() {

@@ -6,8 +6,8 @@ import (
 	"scanwatch/internal/text"
 )
 
-// A Page is a report as an HTML page. A Page contains the summary of the period and
-// further information for operators. All texts are printable.
+// A Page is the HTML report, with the summary of the period and further information for
+// operators. All texts are printable.
 type Page struct {
 	*Summary
 	Site    Site
@@ -45,7 +45,7 @@ func (s *Site) String() string {
 	return policy
 }
 
-// Bans contains the active bans.
+// Bans lists the active bans.
 type Bans struct {
 	List    []ActiveBan // the newest first
 	More    int         // number of further bans
@@ -65,8 +65,7 @@ type ActiveBan struct {
 	Observed bool // not enforced
 }
 
-// Figures contains the main figures of a period, without local and authenticated
-// sessions.
+// Figures holds the main figures of a period, without local and authenticated sessions.
 type Figures struct{ Sessions, Addresses, Found, Refused, Observed, Mails, RcptPermfail int }
 
 // FiguresOf returns the figures of a summary.
@@ -74,7 +73,7 @@ func FiguresOf(s *Summary) Figures {
 	return Figures{s.Remote.Sessions, s.Addresses, s.Remote.Found, s.Remote.Refused, s.Remote.Observed, s.Remote.Mails, s.Remote.RcptPermfail}
 }
 
-// Before contains the figures of the preceding period of the same length.
+// Before holds the figures of the preceding period of the same length.
 type Before struct {
 	Since, Until time.Time
 	Figures      Figures

@@ -32,8 +32,8 @@ func (p *Page) stamp(t time.Time, zone *time.Location) cell {
 	return cell{Text: t.Format(layout), Time: true}
 }
 
-// view contains the data for the template. All texts are printable, and the template
-// escapes them.
+// view holds the data for the template. All texts are printable, and the template escapes
+// them.
 type view struct {
 	Server, From, To, Made string
 	Mode, Site             string
@@ -113,7 +113,7 @@ func (p *Page) view(zone *time.Location) *view {
 	return v
 }
 
-// period formats a period with the offset of the time zone at its end.
+// period formats a period with the UTC offset at its end.
 func period(since, until time.Time, zone *time.Location) string {
 	return since.In(zone).Format(pageTime) + " to " + until.In(zone).Format(pageTime+" -0700")
 }
@@ -147,7 +147,7 @@ func (p *Page) tiles() []tile {
 		one("messages accepted", now.Mails, before.Mails), one("recipients rejected", now.RcptPermfail, before.RcptPermfail)}
 }
 
-// compares reports whether the page has a comparison with the previous period.
+// compares reports whether the page compares the previous period.
 func (p *Page) compares() bool { return p.Before.Missing == "" && !p.Before.Until.IsZero() }
 
 // change formats the change of a number as a difference with sign and a percentage.
@@ -197,8 +197,8 @@ func (p *Page) comparison(zone *time.Location) (string, *table) {
 	return "Changes are relative to " + period(b.Since, b.Until, zone) + ".", t
 }
 
-// decided returns the names of the columns for rejected sessions. A column without
-// rejected sessions is omitted.
+// decided returns the names of the columns for rejected sessions. Empty columns are
+// omitted.
 func decided(refused, observed bool) (columns []string) {
 	if refused {
 		columns = append(columns, "#rejected")

@@ -30,7 +30,7 @@ func returned(t *testing.T) *ReturnSummary {
 	return c.Summary(time.Time{}, noon.Add(8*24*time.Hour), nil)
 }
 
-// paged returns a page with all sections, in mode enforce.
+// paged returns a page with all sections, in enforce mode.
 func paged(t *testing.T) *Page {
 	t.Helper()
 	p := &Page{Summary: refusing(t, 10, "12 sessions were dropped <b>and</b> are not in this report (full=12)"), Returns: returned(t)}
@@ -155,7 +155,7 @@ func attrs(n *html.Node) string {
 	return b.String()
 }
 
-// TestPageHostile checks that hostile text remains text. The page must have the same
+// TestPageHostile checks that hostile text remains text: the page must have the same
 // elements as with harmless text.
 func TestPageHostile(t *testing.T) {
 	harmless, _ := checkPage(t, pageOf(t, filled("x")))
@@ -364,7 +364,7 @@ func TestTimeline(t *testing.T) {
 	}
 }
 
-// TestTimeLabels checks the labels of hours on days with a change of the clock.
+// TestTimeLabels checks the hour labels on days with a clock change.
 func TestTimeLabels(t *testing.T) {
 	for _, c := range []struct{ zone, since, want string }{
 		{"America/Santiago", "2026-09-05T21:00:00Z", "18:00 20:00 22:00 6 Sep 02:00 04:00"}, // 5 September 17:00 to 6 September 5:00

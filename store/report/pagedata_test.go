@@ -40,7 +40,7 @@ func collect(t testing.TB, all ...*store.Record) *Collector {
 }
 
 // TestHours compares the counts by weekday and hour with an independent count that uses
-// only package time. The zones and weeks include changes of the clock.
+// only package time. The zones and weeks include clock changes.
 func TestHours(t *testing.T) {
 	for _, c := range []struct {
 		zone  string
@@ -106,7 +106,7 @@ func TestHours(t *testing.T) {
 }
 
 // TestScanning checks that each host with findings or mail is in exactly one of the lists
-// Scanning and GoodMail. A listed host has its worst evidence and its organisation.
+// Scanning and GoodMail, with its worst evidence and its organisation.
 func TestScanning(t *testing.T) {
 	mailed := store.Step{Kind: store.KindCommit, Size: 9}
 	later := noon.Add(-time.Minute)
@@ -320,8 +320,8 @@ func texts(t *testing.T, page []byte, name string) (all []string) {
 	return all
 }
 
-// TestPageObserve checks that the page for mode observe does not report any session as
-// rejected or banned. The lists of decisions show the mode.
+// TestPageObserve checks that the page for observe mode reports no session as rejected or
+// banned. The lists of decisions show the mode.
 func TestPageObserve(t *testing.T) {
 	s := collect(t,
 		session(t, 1, "192.0.2.1", noon, found("harvest", "high", ""), rejected("tight", false)),

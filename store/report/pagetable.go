@@ -37,7 +37,7 @@ type tableRow struct {
 	Cells []cell
 }
 
-// A cell contains the text of a table cell. Sub is a second line of text. Width and Found
+// A cell holds the text of a table cell. Sub is a second line of text. Width and Found
 // are the lengths of bars in percent, or empty. A Long cell uses the full width of narrow
 // screens.
 type cell struct {
@@ -62,8 +62,8 @@ func heads(names ...string) (all []head) {
 	return all
 }
 
-// add adds a row of cells, texts and numbers. If kind is not empty, the row belongs to
-// the filter kind.
+// add adds a row of cells, texts and numbers. If kind is not empty, it is the row's
+// filter.
 func (t *table) add(kind string, cells ...any) {
 	if len(t.Rows) == maxRows {
 		t.More++

@@ -15,7 +15,7 @@ type Place struct {
 	Country string // two letters
 }
 
-// A Region counts the sources in an AS number or a country.
+// A Region counts the sources in an AS or a country.
 type Region struct {
 	Name         string `json:"name"` // AS number or country; empty for unknown ones
 	Organisation string `json:"organisation,omitempty"`
@@ -23,9 +23,8 @@ type Region struct {
 	Totals
 }
 
-// regions returns the AS numbers and the countries of the sources. The numbers of omitted
-// AS numbers and countries are added to more. Without a database, regions returns no
-// lists.
+// regions returns the AS numbers and the countries of the sources, and adds the number of
+// omitted ones to more. Without a database, there are no lists.
 func regions(l *clients, locate func(netip.Addr) Place, top int, more map[string]int) (as, countries []Region) {
 	if locate == nil {
 		return nil, nil

@@ -16,9 +16,8 @@ const maxLatest = 1_000
 // ErasedAddress describes the source of a session whose address the operator has removed.
 const ErasedAddress = "an erased address"
 
-// A Rejection is a session that a rule or ban rejected, or would have rejected. A
-// Rejection represents an aggregate, or all sessions that one ban rejected, by the last
-// session.
+// A Rejection is a session that a rule or ban rejected or would have rejected. An
+// aggregate, or all sessions rejected by one ban, are represented by their last session.
 type Rejection struct {
 	Session   string `json:"session"`   // id
 	Reference string `json:"reference"` // id in the reply: of a banned client, the session that caused the ban

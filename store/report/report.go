@@ -24,7 +24,7 @@ import (
 	"scanwatch/store"
 )
 
-// Totals contains the totals for one class of sessions.
+// Totals holds the totals for one class of sessions.
 type Totals struct {
 	Sessions int `json:"sessions"`
 	Found    int `json:"found,omitempty"`   // sessions with a finding
@@ -94,8 +94,8 @@ type Summary struct {
 	NotListed      map[string]int   `json:"not_listed"` // items over the memory limits, which are only in the totals
 }
 
-// NotKept counts the sessions on the days (UTC) of the report whose record was removed or
-// lost. The first day is omitted if the period does not start at midnight.
+// NotKept counts the sessions on the report's days (UTC) whose records were removed or
+// lost. The first day is omitted unless the period starts at midnight.
 type NotKept struct {
 	Sessions int `json:"sessions"`
 	Mails    int `json:"messages"`
@@ -128,8 +128,8 @@ func (c *Collector) Compare(days []DayCount, since time.Time, unwritten int) (n 
 	return n
 }
 
-// A Rule counts the sessions in which a rule took effect. A session of a banned
-// client counts for the rule that imposed the ban.
+// A Rule counts the sessions in which a rule took effect. Sessions of banned clients
+// count towards the rule that imposed the ban.
 type Rule struct {
 	Rule     string `json:"rule"`
 	Enforced int    `json:"enforced"` // decisions in mode enforce
@@ -316,7 +316,7 @@ func rowTo(b *strings.Builder, s string, columns int) {
 	b.WriteByte('\n')
 }
 
-// addressWidth returns the width of the column for the given addresses.
+// addressWidth returns the column width for the given addresses.
 func addressWidth[T any](all []T, address func(*T) string) int {
 	w := len("address")
 	for i := range all {

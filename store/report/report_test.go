@@ -110,7 +110,7 @@ func rcpt(to string, result smtp.Result, code uint32, reply string) store.Step {
 	return store.Step{Kind: store.KindRcpt, Text: []byte(to), Result: result, Code: code, Reply: []byte(reply)}
 }
 
-// hostile contains bytes that hostile clients send.
+// hostile is text with bytes that hostile clients send.
 const hostile = "evil\x1b]0;owned\x07\r\n\xff\u202egnp.exe\u200b\\|\u00a0☃" // escape sequence, line end, bad UTF-8, direction, invisible
 
 // sample returns sessions of all kinds.
@@ -301,8 +301,8 @@ func TestReport(t *testing.T) {
 	}
 }
 
-// TestReportDoesNotDependOnOrder checks that the order of the sessions does not change
-// the report.
+// TestReportDoesNotDependOnOrder checks that the order of sessions does not affect the
+// report.
 func TestReportDoesNotDependOnOrder(t *testing.T) {
 	all := sample(t)
 	want := inText(t, summary(t, 3))
@@ -434,7 +434,7 @@ func TestRules(t *testing.T) {
 	}
 }
 
-// TestCompareLater checks that sessions that a clock recorded ahead of time do not count
+// TestCompareLater checks that sessions recorded by a clock that was ahead do not count
 // as missing.
 func TestCompareLater(t *testing.T) {
 	at := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)

@@ -15,7 +15,7 @@ import (
 	"scanwatch/store/history"
 )
 
-// returnSteps contains the periods for counting returning hosts. The periods are the
+// returnSteps lists the periods within which returning hosts are counted. They are the
 // usual lengths of bans.
 var returnSteps = [...]struct {
 	name string
@@ -28,11 +28,10 @@ var returnSteps = [...]struct {
 }
 
 const (
-	// maxReturns is the maximum number of pairs of a host and a class. A pair uses 24
-	// bytes, and a host uses another 20 bytes.
+	// maxReturns is the maximum number of pairs of host and class. Each pair uses 24
+	// bytes, and each host another 20.
 	maxReturns = 1_000_000
-	// maxClasses is the maximum number of classes. maxClasses exceeds the number of
-	// evidence tokens.
+	// maxClasses is the maximum number of classes, more than there are evidence tokens.
 	maxClasses = 200
 
 	// minHosts is the minimum number of hosts for suggesting a ban. A longer ban is not
@@ -149,10 +148,10 @@ func (c *Returns) skip(r *store.Record) error {
 	})
 }
 
-// connects sets the time of the return if r started after the host was found. A
-// concurrent session is not a return. Only the first and the last start of an aggregate
-// are known. An aggregate covers an hour. If the host was found during that hour, both
-// starts are within the shortest of returnSteps.
+// connects sets the time of the return if r started after the host was found. Concurrent
+// sessions are not returns. Only the first and the last start of an aggregate are known.
+// An aggregate covers an hour. If the host was found during that hour, both starts are
+// within the shortest of returnSteps.
 func (e *returnEntry) connects(r *store.Record) {
 	after := r.Start.Sub(time.UnixMicro(e.at))
 	if after <= 0 && r.Sessions > 0 {
@@ -163,8 +162,8 @@ func (e *returnEntry) connects(r *store.Record) {
 	}
 }
 
-// precede corrects the time at which the host was found. The correction is necessary if a
-// session of the aggregate r ended before the session of the entry.
+// precede corrects the time at which the host was found, in case a session of the
+// aggregate r ended before the session of the entry.
 func (e *returnEntry) precede(at int64, r *store.Record) {
 	if at >= e.at {
 		return
@@ -223,16 +222,16 @@ type ReturnWithin struct {
 	Returned int    `json:"returned"`
 }
 
-// Summary returns the report. until is the end of the period. A zero since means the end
-// of the first session.
+// Summary returns the report. until is the end of the period. If since is zero, the
+// period starts with the end of the first session.
 func (c *Returns) Summary(since, until time.Time, problems []string) *ReturnSummary {
 	s := &ReturnSummary{Schema: text.Schema, Since: text.At(since), Until: text.At(until), Problems: append([]string{}, problems...), Rows: []ReturnRow{}, NotFollowed: c.dropped}
 	if since.IsZero() {
 		s.Since.Time = cmp.Or(c.first, until)
 	}
-	// counts contains a row for each step. watched is the number of hosts that were
-	// observed for at least the time of the step. returned is the number of watched hosts
-	// that returned within the step.
+	// counts holds a row for each step. watched is the number of hosts that were observed
+	// for at least the time of the step. returned is the number of watched hosts that
+	// returned within the step.
 	type counts [len(returnSteps)]struct {
 		watched  int
 		returned [len(returnSteps)]int
@@ -268,8 +267,8 @@ func (c *Returns) Summary(since, until time.Time, problems []string) *ReturnSumm
 		for w, step := range returnSteps {
 			n := &rows[class][w]
 			row.Within = append(row.Within, ReturnWithin{step.name, n.watched, n.returned[w]})
-			// The suggestion uses the longest observed step with enough hosts. A
-			// suggestion requires at least two steps.
+			// The suggestion is based on the longest step for which enough hosts were
+			// observed. The first step is never enough.
 			if w > 0 && n.watched >= minHosts {
 				row.suggest(w, n.watched, n.returned)
 			}
@@ -282,8 +281,8 @@ func (c *Returns) Summary(since, until time.Time, problems []string) *ReturnSumm
 	return s
 }
 
-// suggest sets the shortest ban after which few hosts would return. Only hosts that were
-// observed for the step longest count.
+// suggest sets the shortest ban after which few hosts would return. It only considers
+// hosts that were observed for the longest step.
 func (r *ReturnRow) suggest(longest, watched int, returned [len(returnSteps)]int) {
 	for n := 0; n <= longest; n++ {
 		more := returned[longest] - returned[n]

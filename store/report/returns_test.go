@@ -15,7 +15,7 @@ import (
 
 const day = 24 * time.Hour
 
-// ipv4 returns the number of a host from its address.
+// ipv4 numbers hosts by their IPv4 address.
 func ipv4(a netip.Addr) uint64 {
 	b := a.As4()
 	return uint64(b[0])<<24 | uint64(b[1])<<16 | uint64(b[2])<<8 | uint64(b[3])
@@ -106,8 +106,8 @@ func TestReturns(t *testing.T) {
 	}
 }
 
-// TestReturnsAtTheSameTime checks that a session that was open at the time of the finding
-// is not a return. Addresses of the same source are one host.
+// TestReturnsAtTheSameTime checks that a session that was already open at the time of the
+// finding is not a return. All addresses of a source count as one host.
 func TestReturnsAtTheSameTime(t *testing.T) {
 	c := NewReturns(func(netip.Addr) uint64 { return 1 })
 	add := func(start, end time.Duration, steps ...store.Step) {

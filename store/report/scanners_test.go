@@ -105,7 +105,7 @@ func TestScannersAreBounded(t *testing.T) {
 }
 
 // TestScannersOfSums checks that an aggregate of many sources adds sessions, but no
-// address.
+// addresses.
 func TestScannersOfSums(t *testing.T) {
 	c := NewScanners()
 	finding := foundStep("scanner", "high")

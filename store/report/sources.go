@@ -39,8 +39,8 @@ func (s *source) add(n *source) {
 	s.rdns, s.abuse, s.named = cmp.Or(s.rdns, n.rdns), s.abuse || n.abuse, s.named || n.named
 }
 
-// good reports whether the source is in the list of accepted mail. A source in that list
-// has no evidence of behaviour that no mail server shows.
+// good reports whether the source is in the list of accepted mail. Such a source shows no
+// behaviour that mail servers never show.
 func (s *source) good() bool { return s.mails > 0 && !s.abuse }
 
 // sources counts the sessions of each address and the number of sources.
@@ -115,7 +115,7 @@ type client struct {
 	several bool     // the source has several addresses
 }
 
-// clients contains all sources in the order of their addresses.
+// clients lists all sources in the order of their addresses.
 type clients struct {
 	*sources
 	tokens, orgs *names
@@ -167,7 +167,7 @@ func (l *clients) count() (n, percent int) {
 		n, percent = l.more.count()
 	}
 	if l.common != nil {
-		// The sketches own and all have similar errors, so their difference is useful.
+		// The errors of both sketches are similar, so the difference is meaningful.
 		all := l.own
 		all.Merge(l.common[:])
 		n, percent = n+max(all.Count()-l.own.Count(), 0), 4
@@ -175,8 +175,8 @@ func (l *clients) count() (n, percent int) {
 	return n, percent
 }
 
-// address returns the address of a source, or the prefix of a source with several
-// addresses. An aggregate of several addresses has the lowest address of the prefix.
+// address returns the address of a source, or its prefix if it has several addresses. An
+// aggregate of several addresses has the lowest address in the prefix.
 func (c *client) address() string {
 	a := c.key.addr()
 	if a.Is6() && !c.named && (c.several || [8]byte(c.key[8:]) == [8]byte{}) {
@@ -198,9 +198,9 @@ func (s *source) totals() Totals {
 		RcptPermfail: int(s.rcptPermfail), RcptTempfail: int(s.rcptTempfail), AuthFail: int(s.authFail), AuthRefused: int(s.authRefused)}
 }
 
-// list returns the first top sources and the number of further sources. The order is by
-// the two numbers of by, highest first, and then by address. Sources whose first number
-// is 0 are omitted.
+// list returns the first top sources and the number of further sources. Sources are
+// sorted by the two numbers that by returns, highest first, and then by address. They are
+// omitted if the first number is 0.
 func (l *clients) list(top int, by func(*source) (int, int)) (list []Source, more int) {
 	all := make([]uint32, 0, len(l.all))
 	for i := range l.all {

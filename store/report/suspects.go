@@ -17,7 +17,7 @@ import (
 // maxRefusals is the maximum number of rejecting rules that are counted in one session.
 const maxRefusals = 8
 
-// These are the reasons for a SuspectRefusal, the strongest first.
+// Reasons for a SuspectRefusal, strongest first.
 const (
 	SuspectLogin    = "the client had authenticated"
 	SuspectMessages = "other messages from it were accepted"
@@ -27,8 +27,8 @@ const (
 
 var suspectReasons = []string{SuspectLogin, SuspectMessages, SuspectClean, SuspectReturn}
 
-// A SuspectRefusal is a possible false positive. A rule or ban has rejected a host,
-// or would have rejected it. The host may have sent legitimate mail.
+// A SuspectRefusal is a possible false positive: a rule or ban rejected, or would have
+// rejected, a host that may have sent legitimate mail.
 type SuspectRefusal struct {
 	Address  string `json:"address"`
 	RDNS     string `json:"rdns,omitempty"`
@@ -119,8 +119,8 @@ func (c *Collector) refusal(s *store.Step) {
 }
 
 // observed returns the number of sessions in the record that were not rejected, but that
-// a rule would have rejected. For an aggregate the number is a lower bound, because
-// several rules may concern the same sessions.
+// a rule would have rejected. For an aggregate, the number is a lower bound, because
+// several rules may apply to the same sessions.
 func (n *current) observed() (most int) {
 	for i := range n.refusals[:n.rules] {
 		most = max(most, n.refusals[i].observed)

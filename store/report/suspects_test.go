@@ -55,8 +55,8 @@ func TestSuspects(t *testing.T) {
 		{"192.0.2.2", "lists.club.example", 50 * day, []store.Step{foundStep("unknown-recipient", "high"), foundStep("harvest", "high"), rejected("harvest", true)}},
 		{"192.0.2.2", "lists.club.example", 40 * day, []store.Step{rejected("harvest", true)}},
 		{"192.0.2.2", "lists.club.example", 2 * time.Hour, []store.Step{rejected("harvest", true)}},
-		// A customer of a provider has similar sessions, and so has a client that does
-		// not behave like a mail server.
+		// A provider's customer and a client that does not behave like a mail server have
+		// similar sessions.
 		{"192.0.2.3", "192-0-2-3.dyn.example.net", 50 * day, []store.Step{foundStep("harvest", "high"), rejected("harvest", true)}},
 		{"192.0.2.3", "192-0-2-3.dyn.example.net", 40 * day, []store.Step{rejected("harvest", true)}},
 		{"192.0.2.4", "mail.example.net", 50 * day, []store.Step{foundStep("relay-probe", "high"), rejected("relay", true)}},
@@ -105,8 +105,8 @@ func TestSuspectHosts(t *testing.T) {
 	}
 }
 
-// TestObservedMail checks that mail in another session indicates a false positive. Mail
-// in the session that the rule would have rejected does not indicate a false positive.
+// TestObservedMail checks that mail in another session indicates a false positive, unlike
+// mail in the session that the rule would have rejected.
 func TestObservedMail(t *testing.T) {
 	for _, other := range []bool{false, true} {
 		c := NewCollector(memory.Number)

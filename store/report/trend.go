@@ -13,8 +13,8 @@ import (
 // of quarter.
 const quarter = 15 * time.Minute
 
-// spanSteps contains the length of spans for each length of the timeline. The spans are
-// long enough to be visible as bars.
+// spanSteps maps the length of the timeline to the length of its spans. Each span is long
+// enough to be visible as a bar.
 var spanSteps = [...]struct {
 	upTo   time.Duration
 	length time.Duration // less than a day

@@ -24,7 +24,7 @@ const (
 )
 
 // An attack has at least attackFailures failed logins, or failed logins from at least
-// attackNetworks networks. A user with an old password in a hotel has fewer.
+// attackNetworks networks. A user in a hotel with an old password causes fewer.
 const (
 	attackFailures = 10
 	attackNetworks = 3
@@ -152,16 +152,16 @@ type UserSummary struct {
 	Since    Time     `json:"since"`
 	Until    Time     `json:"until"`
 	Problems []string `json:"problems"`
-	// Attacked contains the users with failed logins from networks in which they have no
-	// successful login, sorted by the number of networks, highest first.
+	// Attacked lists the users with failed logins from networks where they have not
+	// logged in, by the number of networks, highest first.
 	Attacked  []AttackedUser `json:"attacked"`
 	Active    []ActiveUser   `json:"active"` // who logged in, most messages first
 	More      map[string]int `json:"more"`
 	NotListed map[string]int `json:"not_listed"` // over the memory limits
 }
 
-// An AttackedUser counts the failed logins of a user from networks without a login of
-// that user.
+// An AttackedUser counts a user's failed logins from networks where the user has not
+// logged in.
 type AttackedUser struct {
 	User     string `json:"user"`
 	Failed   int    `json:"failed"`

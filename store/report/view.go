@@ -42,8 +42,8 @@ type View struct {
 	Omitted uint32     `json:"omitted,omitempty"`  // counted steps without a record
 	Sum     uint32     `json:"sessions,omitempty"` // number of sessions of an aggregate
 	Sources int        `json:"sources,omitempty"`  // estimated number of hosts of an aggregate of many
-	// Only aggregates have Recipients and References. Each element of a list in an
-	// aggregate has its number of sessions.
+	// Only aggregates have Recipients and References. In an aggregate, each list element
+	// states its number of sessions.
 	Recipients []RecipientTally `json:"recipients,omitempty"`
 	References []string         `json:"references,omitempty"` // ids of rejected sessions
 	Damage     string           `json:"damage,omitempty"`     // the reason why the steps of a corrupt record end early
@@ -187,7 +187,7 @@ type Decision struct {
 // Seconds is the time since the start of the session.
 type Seconds time.Duration
 
-// MarshalJSON writes seconds with six decimal places.
+// MarshalJSON writes the seconds with six decimal places.
 func (s Seconds) MarshalJSON() ([]byte, error) {
 	return fmt.Appendf(nil, "%d.%06d", time.Duration(s)/time.Second, time.Duration(s)%time.Second/time.Microsecond), nil
 }
@@ -311,7 +311,7 @@ func Lines(w io.Writer) func(*View) error {
 	return func(v *View) error { return text.JSON(w, v, "") }
 }
 
-// columns contains the columns of CSV.
+// columns lists the CSV columns.
 var columns = []struct {
 	name  string
 	value func(*View) string

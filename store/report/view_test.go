@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// TestColumns checks that CSV has a column for each counter, and for each member of a
-// session that is neither a list nor an object.
+// TestColumns checks that CSV has a column for each counter, and for each JSON member
+// that is neither a list nor an object.
 func TestColumns(t *testing.T) {
 	var names []string
 	for i := range columns {

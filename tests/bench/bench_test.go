@@ -13,7 +13,7 @@ import (
 	"scanwatch/tests/internal/require"
 )
 
-// everything returns all events of the streams.
+// everything returns all events in the streams.
 func everything() map[string]bool {
 	m := map[string]bool{}
 	for _, report := range []string{"link-connect", "link-identify", "link-disconnect", "tx-mail", "tx-rcpt", "protocol-client", "protocol-server"} {
@@ -73,8 +73,8 @@ func TestStreamObeysRegistrations(t *testing.T) {
 	}
 }
 
-// TestHistory checks that each command reads all sessions of a short history, and that
-// sealing is measured. The test does not check the values.
+// TestHistory checks that each command reads all sessions in a short history, and that
+// sealing is measured. The values do not matter.
 func TestHistory(t *testing.T) {
 	var out bytes.Buffer
 	b := &bench{out: &out, log: t.Output(), dir: t.TempDir()}
@@ -100,7 +100,7 @@ func TestHistory(t *testing.T) {
 	}
 }
 
-// TestDriverNoticesAChildThatLeaves checks that a measurement fails if the filter ends.
+// TestDriverNoticesAChildThatLeaves checks that a measurement fails if the filter exits.
 func TestDriverNoticesAChildThatLeaves(t *testing.T) {
 	perl := require.Program(t, "perl")
 	c, err := start("leaves", perl, "-e", `$| = 1; while (<STDIN>) { last if /ready/ } print "register|report|smtp-in|link-connect\nregister|filter|smtp-in|connect\nregister|ready\n"; <STDIN>; <STDIN>; exit 0`)

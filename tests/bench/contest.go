@@ -2,7 +2,7 @@
 
 package main
 
-// This file describes and starts the filters to compare.
+// This file describes and starts the filters that are compared.
 
 import (
 	"errors"
@@ -14,17 +14,17 @@ import (
 	"time"
 )
 
-// A contestant is a filter with the command that starts it.
+// A contestant is a filter, with the commands that build and start it.
 type contestant struct {
 	name  string
-	build []string // command; DIR is the directory for the programs, ROOT the repository
-	args  []string // its command; DIR is the directory of the programs, STATE a new directory
-	told  bool     // its arguments are registrations
+	build []string // build command; DIR is the directory for the programs, ROOT the repository
+	args  []string // arguments; DIR is the directory of the programs, STATE a new directory
+	told  bool     // args are registrations
 	slow  bool     // needs milliseconds per session
-	fast  bool     // included in the tests at a fixed rate
+	fast  bool     // included in the tests at fixed rates
 }
 
-// These are the names of the filters in goals.
+// Names of the filters in goals.
 const (
 	observe   = "scanwatch, no rules"
 	on        = "scanwatch on"
@@ -35,7 +35,7 @@ const (
 	perl      = "Perl, file per event"
 )
 
-// command is the program that prints reports.
+// command is the program that prints the reports.
 var command = goBuild("scanwatch", "scanwatch/cmd/scanwatch")
 
 var contestants = []contestant{
@@ -57,8 +57,8 @@ func goBuild(program, path string) []string {
 	return []string{"go", "build", "-trimpath", "-ldflags", "-s -w", "-o", "DIR/" + program, path}
 }
 
-// build builds the programs. If the tools of a contestant are missing, build logs a
-// message and skips the contestant. With SCANWATCH_NO_SKIP=1, missing tools are an error.
+// build builds the programs. build logs and skips contestants whose tools are missing.
+// With SCANWATCH_NO_SKIP=1, missing tools are an error.
 func (b *bench) build() error {
 	for _, c := range append([]contestant{{name: "scanwatch", build: command}}, contestants...) {
 		if len(c.build) == 0 {
@@ -79,7 +79,7 @@ func (b *bench) build() error {
 	return nil
 }
 
-// place inserts directories into a command.
+// place substitutes the directories in a command.
 func (b *bench) place(args []string, state string) []string {
 	args = slices.Clone(args)
 	for i := range args {
@@ -106,8 +106,8 @@ type run struct {
 	b     *bench
 }
 
-// run starts a contestant. If the arguments of the contestant are registrations, run
-// passes the given registrations.
+// run starts a contestant. A contestant whose arguments are registrations receives those
+// in registered.
 func (b *bench) run(c contestant, registered map[string]bool) (*run, error) {
 	state, err := os.MkdirTemp(b.dir, "state-")
 	if err != nil {
@@ -116,7 +116,7 @@ func (b *bench) run(c contestant, registered map[string]bool) (*run, error) {
 	return b.runIn(c, state, registered)
 }
 
-// runIn starts a contestant in a state directory.
+// runIn starts a contestant in the given state directory.
 func (b *bench) runIn(c contestant, state string, registered map[string]bool) (*run, error) {
 	args := b.place(c.args, state)
 	if c.told {
@@ -126,7 +126,7 @@ func (b *bench) runIn(c contestant, state string, registered map[string]bool) (*
 	if err != nil {
 		return nil, err
 	}
-	if c.told && c.name != library { // which does not support link-auth and does not need it here
+	if c.told && c.name != library { // the library does not support link-auth, which is not needed here
 		for event := range registered {
 			if !one.registered[event] {
 				return nil, errors.Join(fmt.Errorf("%s does not register %s", c.name, event), one.stop())
@@ -149,9 +149,9 @@ func sortedKeys(m map[string]bool) []string {
 	return keys
 }
 
-// know delivers a message from every host on an earlier day. The delivery has no
-// requests, because it is not measured. For unknown hosts, a greeting delay of two
-// seconds would dominate the measurement.
+// know delivers a message from every host on an earlier day. Otherwise, the two-second
+// greeting delay for unknown hosts would dominate the measurement. The deliveries are not
+// measured, and therefore involve no requests.
 func (r *run) know() error {
 	if err := r.introduce(); err != nil {
 		return err
@@ -159,7 +159,7 @@ func (r *run) know() error {
 	return r.settled()
 }
 
-// introduce is like know, but does not wait for deferred work.
+// introduce is like know but does not wait for deferred work.
 func (r *run) introduce() error {
 	sessions := hosts
 	if r.b.quick {
@@ -177,13 +177,13 @@ func (r *run) introduce() error {
 	return err
 }
 
-// settled waits until the filter is idle. The cost of a filter includes deferred work,
-// such as writing to the disk.
+// settled waits until the filter is idle. Deferred work, such as writing to disk, is part
+// of the filter's cost.
 func (r *run) settled() error {
 	const still = 300 * time.Millisecond
 	wait := r.b.settle
 	if !strings.HasPrefix(r.name, "scanwatch") {
-		wait = 5 * time.Millisecond // no deferred work
+		wait = 5 * time.Millisecond // allow for deferred work
 	}
 	for last := time.Duration(-1); ; {
 		now := r.cpu()

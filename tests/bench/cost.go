@@ -2,7 +2,7 @@
 
 package main
 
-// This file measures the cost of the start, of memory and of the disk.
+// This file measures the cost of startup, memory and disk space.
 
 import (
 	"bufio"
@@ -29,10 +29,10 @@ import (
 	"scanwatch/store"
 )
 
-// writeRows writes records of finished sessions until they use the given number of bytes
-// on disk. Each day has the same number of records. The last session ends at end.
+// writeRows writes records of finished sessions until they take up the given number of
+// bytes on disk. All days have the same number of records. The last session ends at end.
 func writeRows(dir string, bytes int64, days int, end time.Time) (records int, err error) {
-	const perRecord = 220 // about
+	const perRecord = 220 // approximate
 	n := int(bytes / perRecord)
 	apart := time.Duration(days) * 24 * time.Hour / time.Duration(n)
 	now := end.Add(-apart * time.Duration(n))
@@ -67,7 +67,7 @@ func writeRows(dir string, bytes int64, days int, end time.Time) (records int, e
 	return n, nil
 }
 
-// cold removes the files of a directory from the page cache. No privileges are needed.
+// cold evicts a directory's files from the page cache, which requires no privileges.
 func cold(dir string) error {
 	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
@@ -82,7 +82,7 @@ func cold(dir string) error {
 	})
 }
 
-// costs measures the start with a long history, and the reports on that history.
+// costs measures startup with a long history, and reports on that history.
 func (b *bench) costs() error {
 	bytes := int64(2 << 30)
 	if b.quick {
@@ -121,16 +121,16 @@ func (b *bench) costs() error {
 // usage is the cost of a command.
 type usage struct {
 	wall, cpu time.Duration
-	memory    int64 // peak, in bytes
+	memory    int64 // peak in bytes
 }
 
-// timed runs a command and returns its cost. The output is written to out.
+// timed runs a command, writing its output to out, and returns its cost.
 func timed(out io.Writer, args ...string) (u usage, err error) {
 	cmd := exec.Command(args[0], args[1:]...)
 	var stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = out, &stderr
-	// Reset the peak of this process, because the peak of a child starts with the memory
-	// of its parent.
+	// Reset the peak of this process, because a child's peak starts at its parent's
+	// memory use.
 	debug.FreeOSMemory()
 	_ = os.WriteFile("/proc/self/clear_refs", []byte("5"), 0)
 	began := time.Now()
@@ -192,8 +192,8 @@ func (b *bench) reading(dir string, records int) error {
 		fmt.Fprintln(b.log, "SKIP: jq is not installed")
 		return nil
 	}
-	// For comparison, jq reads a part of the same records as lines of JSON with a minimal
-	// filter.
+	// For comparison, have jq read some of the same records as lines of JSON with a
+	// minimal filter.
 	name := filepath.Join(b.dir, "part.json")
 	f, err := os.Create(name)
 	if err != nil {
@@ -216,7 +216,7 @@ func (b *bench) reading(dir string, records int) error {
 	return os.Remove(name)
 }
 
-// head copies a number of lines.
+// A head copies a number of lines and discards the rest.
 type head struct {
 	w     io.Writer
 	lines int
@@ -256,7 +256,7 @@ func countLines(name string) (n int, err error) {
 	return n, lines.Err()
 }
 
-// space measures the use of disk and memory by sessions.
+// space measures how much disk space and memory sessions use.
 func (b *bench) space() error {
 	registered, err := b.registrations()
 	if err != nil {
@@ -320,7 +320,7 @@ func (b *bench) space() error {
 	if b.quick {
 		return nil
 	}
-	// A benchmark measures the heap of an open session inside the process.
+	// A benchmark measures the heap size of an open session from inside the process.
 	cmd := exec.Command("go", "test", "-run", "^$", "-bench", "OpenSessions", "-benchtime", "3x", "./filter")
 	cmd.Dir = b.root
 	out, err := cmd.CombinedOutput()
@@ -345,7 +345,7 @@ func without(m map[string]bool, key string) map[string]bool {
 	return c
 }
 
-// dropping measures response times while the filter removes an expired day of 200,000
+// dropping measures response times while the filter removes an expired day with 200,000
 // sessions.
 func (b *bench) dropping() error {
 	n, span := int64(200_000), max(b.span, time.Second)
@@ -393,7 +393,7 @@ func (b *bench) droppingRun(old bool, n int64, span time.Duration) (slowest floa
 		return 0, err
 	}
 	const rate = 2000
-	// Omit connect requests, which the policy delays for unknown clients.
+	// Omit connect requests, because the policy delays them for unknown clients.
 	s := recipe{mix: "mix", registered: without(c.registered, "filter|smtp-in|connect"), open: 50, sessions: 1 << 20,
 		requests: max(int(span.Seconds()*rate), 100), begin: time.Now(), apart: time.Second / rate}.make()
 	took, err := c.offered(s, rate)

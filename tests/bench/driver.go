@@ -2,7 +2,7 @@
 
 package main
 
-// The driver runs a filter as a child process with a socket, as smtpd does.
+// The driver runs a filter as a child process on a socket, like smtpd.
 
 import (
 	"bufio"
@@ -28,7 +28,7 @@ import (
 type child struct {
 	name       string
 	cmd        *exec.Cmd
-	conn       *os.File // its stdin and stdout, one socket, as smtpd does it
+	conn       *os.File // its stdin and stdout are a single socket, as under smtpd
 	r          *bufio.Reader
 	registered map[string]bool
 	ready      time.Duration // from exec to register|ready
@@ -48,7 +48,7 @@ func start(name string, args ...string) (*child, error) {
 	c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = theirs, theirs, &c.stderr
 	began := time.Now()
 	err = c.cmd.Start()
-	theirs.Close() // otherwise the end of the filter would not be detected
+	theirs.Close() // otherwise, the filter's exit would go unnoticed
 	if err != nil {
 		c.conn.Close()
 		return nil, err
@@ -77,10 +77,10 @@ func (c *child) failed(err error) error {
 	return fmt.Errorf("%s: %w; %v; it said:\n%s", c.name, err, c.cmd.Wait(), c.stderr.String())
 }
 
-// stop closes the input of the filter and waits for its end, as smtpd does.
+// stop closes the filter's input and waits for it to exit, like smtpd.
 func (c *child) stop() error {
 	c.conn.Close()
-	// Ignore the error of a framework, which may treat the end of its input as an error.
+	// Ignore errors from frameworks, which may treat the end of input as an error.
 	if err := c.cmd.Wait(); err != nil && strings.HasPrefix(c.name, "scanwatch") {
 		return fmt.Errorf("%s: %w; it said:\n%s", c.name, err, c.stderr.String())
 	}
@@ -91,7 +91,7 @@ func (c *child) stop() error {
 func (c *child) cpu() time.Duration { return cpuOf(c.cmd.Process.Pid) }
 
 func cpuOf(pid int) time.Duration {
-	const schedClock = 2 // CPUCLOCK_SCHED of the kernel; the clock of a process is made from its id
+	const schedClock = 2 // CPUCLOCK_SCHED in the kernel; the id of a process's clock is derived from the process id
 	var ts unix.Timespec
 	if err := unix.ClockGettime(int32(^pid<<3|schedClock), &ts); err != nil {
 		return 0
@@ -99,7 +99,7 @@ func cpuOf(pid int) time.Duration {
 	return time.Duration(ts.Nano())
 }
 
-// memory returns a value of /proc/PID/status, such as VmHWM, in bytes.
+// memory returns a field of /proc/PID/status that is in bytes, such as VmHWM.
 func (c *child) memory(key string) int64 {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", c.cmd.Process.Pid))
 	if err != nil {
@@ -114,10 +114,10 @@ func (c *child) memory(key string) int64 {
 	return 0
 }
 
-// full plays the stream at full speed for at least the given time, and reads the answers
-// at the same time. full returns the number of repetitions.
+// full plays the stream at full speed for at least the given time, while reading the
+// answers. full returns the number of rounds played.
 func (c *child) full(s *stream, atLeast time.Duration) (rounds int, took time.Duration, err error) {
-	var want atomic.Int64 // answers; set before the last round, so that answers are outstanding
+	var want atomic.Int64 // expected answers; set before the last round, while answers are outstanding
 	want.Store(math.MaxInt64)
 	read := make(chan error, 1)
 	go func() {
@@ -130,7 +130,7 @@ func (c *child) full(s *stream, atLeast time.Duration) (rounds int, took time.Du
 		read <- nil
 	}()
 	began := time.Now()
-	var apart time.Duration // time not spent by the filter
+	var apart time.Duration // time that does not count as the filter's
 	for last := false; !last; {
 		rounds++
 		now := time.Now()
@@ -150,7 +150,7 @@ func (c *child) full(s *stream, atLeast time.Duration) (rounds int, took time.Du
 	return rounds, time.Since(began) - apart, nil
 }
 
-// drained waits until the filter has read all input.
+// drained waits until the filter has read all of its input.
 func (c *child) drained() {
 	for {
 		n, err := unix.IoctlGetInt(int(c.conn.Fd()), unix.TIOCOUTQ)
@@ -162,11 +162,11 @@ func (c *child) drained() {
 }
 
 // offered plays the stream at a fixed number of requests per second and returns the
-// response times. A response time starts when the request is due. One write sends a
-// request together with the reports before it.
+// response times, each measured from when the request is due. A request is sent in a
+// single write with the reports that precede it.
 func (c *child) offered(s *stream, rate int) ([]time.Duration, error) {
-	// One thread does all work, because switching goroutines costs as much as the
-	// measured work. The sleeps of a thread are exact to a few microseconds.
+	// Do all work on a single thread, because switching goroutines would cost as much as
+	// the work being measured. Threads can sleep with a precision of a few microseconds.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0)
@@ -265,7 +265,7 @@ func quantile(sorted []time.Duration, q float64) time.Duration {
 	return sorted[min(int(q*float64(len(sorted))), len(sorted)-1)]
 }
 
-// size returns the size of the files in a directory.
+// size returns the total size of the files in a directory.
 func size(dir string) (n int64) {
 	_ = filepath.WalkDir(dir, func(_ string, d os.DirEntry, err error) error {
 		if err == nil && !d.IsDir() {

@@ -2,7 +2,7 @@
 
 package main
 
-// This file measures reading a year of sealed days.
+// This file measures how fast a year of sealed days is read.
 
 import (
 	"context"
@@ -24,23 +24,23 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// visitors is the number of sources of sessions without mail.
+// visitors is the number of sources that never send mail.
 const visitors = 1_000_000
 
-// visitor returns the address and name of a source of sessions without mail.
+// visitor returns the address and name of a source that never sends mail.
 func visitor(n uint64) (netip.Addr, []byte) {
 	n %= visitors
 	return netip.AddrFrom4([4]byte{11 + byte(n>>16), byte(n >> 8), byte(n), 7}), fmt.Appendf(nil, "host%d.isp%d.example", n, n%1000)
 }
 
-// A past is a history of sealed days. Each day repeats the same day of the mix.
+// A past is a history of sealed days, each a copy of the same day of the mix.
 type past struct {
 	dir      string
 	days     int
 	sessions int
 	until    time.Time
-	rare     netip.Addr // a source without mail
-	daily    netip.Addr // a host with several messages each day
+	rare     netip.Addr // a source that never sends mail
+	daily    netip.Addr // a host that sends several messages every day
 }
 
 // makePast records and seals days of sessions. The last day is yesterday.
@@ -50,7 +50,7 @@ func makePast(dir string, days, daily int) (*past, error) {
 		return nil, err
 	}
 	for day := 0; day < days; {
-		batch := min(30, days-day) // rows take five times the space of sealed days
+		batch := min(30, days-day) // rows take up five times as much space as sealed days
 		if err := p.add(one, day, batch); err != nil {
 			return nil, err
 		}
@@ -62,13 +62,13 @@ func makePast(dir string, days, daily int) (*past, error) {
 	return p, nil
 }
 
-// newPast returns a past without sessions, and the records of its day.
+// newPast returns a past without sessions, and the records of the day to repeat.
 func newPast(dir string, days, daily int) (*past, []store.Record, error) {
 	one, err := simulate.Record(simulate.Mixed(daily, 24*time.Hour/time.Duration(daily)-time.Microsecond))
 	return &past{dir: dir, days: days, until: time.Now().UTC().Truncate(24 * time.Hour)}, one, err
 }
 
-// add records days, starting with the given day.
+// add adds days to the records, starting with the given day.
 func (p *past) add(one []store.Record, day, days int) error {
 	var now time.Time
 	w := store.Open(p.dir, store.Options{Budget: 64 << 30, Keep: 10 * 365 * 24 * time.Hour, Now: func() time.Time { return now }})
@@ -106,7 +106,7 @@ func (p *past) add(one []store.Record, day, days int) error {
 	return nil
 }
 
-// renamed appends the steps of r. If name is not empty, it replaces the greeting.
+// renamed appends r's steps, replacing the greeting with name unless name is empty.
 func renamed(dst []byte, r *store.Record, name []byte) []byte {
 	var last time.Duration
 	_ = r.Steps(func(s *store.Step) bool {
@@ -129,7 +129,7 @@ type reading struct {
 	runs   []usage // results
 }
 
-// rate returns the sessions per second of the median run, in millions.
+// rate returns millions of sessions per second in the median run.
 func (r *reading) rate(sessions int) float64 { return float64(sessions) / r.wall().Seconds() / 1e6 }
 
 func (r *reading) wall() time.Duration {
@@ -146,7 +146,7 @@ func (r *reading) median(of func(usage) time.Duration) time.Duration {
 	return median(all)
 }
 
-// memory returns the maximum memory of all runs.
+// memory returns the maximum memory used in any run.
 func (r *reading) memory() (most int64) {
 	for _, u := range r.runs {
 		most = max(most, u.memory)
@@ -154,7 +154,7 @@ func (r *reading) memory() (most int64) {
 	return most
 }
 
-// history measures the commands that read records, with a year of ten million sessions.
+// history measures the commands that read records, on a year with ten million sessions.
 func (b *bench) history() error {
 	days, daily, tested := 365, 27_400, 300_000
 	if b.quick {
@@ -228,7 +228,7 @@ func (r *reading) run(dir string) error {
 	return err
 }
 
-// totals measures counting the totals and the evidence in this process.
+// totals measures counting the totals and evidence within this process.
 func (b *bench) totals(p *past) (*reading, error) {
 	r := &reading{what: "totals and evidence, warm"}
 	for range min(b.pairs, 3) {

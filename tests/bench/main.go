@@ -1,7 +1,7 @@
 //go:build linux
 
-// Bench measures the cost of the filter and of other filters with the same input. Bench
-// prints the tables that README.md in this directory explains.
+// Bench measures the cost of the filter and, with the same input, of other filters. Bench
+// prints the tables that are explained in README.md in this directory.
 package main
 
 import (
@@ -29,9 +29,9 @@ type bench struct {
 	missing map[string]bool
 
 	quick  bool
-	mixes  []string      // that are played at full speed
-	pairs  int           // runs of each, in turn
-	span   time.Duration // of a run
+	mixes  []string      // mixes to play at full speed
+	pairs  int           // runs of each contestant, in alternation
+	span   time.Duration // length of a run
 	settle time.Duration
 
 	goals []goal
@@ -67,7 +67,7 @@ func main() {
 	}
 }
 
-// hurry sets the shortest possible durations for a test of the program.
+// hurry shortens all measurements as much as possible, to test the program itself.
 func (b *bench) hurry() {
 	b.quick, b.pairs, b.span, b.settle = true, 1, 0, time.Millisecond
 }
@@ -126,7 +126,7 @@ func (b *bench) all(only string) error {
 	return nil
 }
 
-// root returns the directory of go.mod.
+// root returns the directory that contains go.mod.
 func root() (string, error) {
 	dir, err := os.Getwd()
 	for err == nil && dir != "/" {
@@ -138,7 +138,7 @@ func root() (string, error) {
 	return "", fmt.Errorf("run this in the repository: %w", err)
 }
 
-// conditions prints the environment of the measurements.
+// conditions prints the environment in which the measurements are made.
 func (b *bench) conditions() {
 	var u unix.Utsname
 	_ = unix.Uname(&u)
@@ -146,9 +146,9 @@ func (b *bench) conditions() {
 	fmt.Fprintf(b.out, "%s, Linux %s, %d cores, %s, load %s; medians of %d\n", time.Now().UTC().Format("2006-01-02 15:04 MST"),
 		unix.ByteSliceToString(u.Release[:]), runtime.NumCPU(), runtime.Version(), strings.Join(strings.Fields(string(load))[:3], " "), b.pairs)
 	if nice, err := unix.Getpriority(unix.PRIO_PROCESS, 0); os.Geteuid() == 0 && err == nil && nice == 20 {
-		// A high priority reduces the influence of other processes. New threads and
+		// A high priority reduces interference from other processes. New threads and
 		// processes inherit the priority. If the caller has used nice(1), keep that
-		// priority. The system returns 20 for the default priority.
+		// priority. For the default priority, the system call returns 20.
 		threads, _ := os.ReadDir("/proc/self/task")
 		for _, t := range threads {
 			if tid, err := strconv.Atoi(t.Name()); err == nil {
@@ -190,7 +190,7 @@ func (b *bench) printGoals() {
 	w.Flush()
 }
 
-// median returns the median of several runs.
+// median returns the median of v.
 func median[T int64 | float64 | time.Duration](v []T) T {
 	if len(v) == 0 {
 		return 0

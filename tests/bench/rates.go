@@ -10,14 +10,14 @@ import (
 	"time"
 )
 
-// rates measures response times at fixed numbers of requests per second.
+// rates measures response times at fixed request rates.
 func (b *bench) rates() error {
 	registered, err := b.registrations()
 	if err != nil {
 		return err
 	}
 	type result struct {
-		cpu []float64                   // us a request
+		cpu []float64                   // microseconds per request
 		at  map[float64][]time.Duration // by quantile
 	}
 	quantiles := []float64{.5, .99, .999, 1}
@@ -119,7 +119,7 @@ func names() (all []string) {
 	return all
 }
 
-// readers runs reports until stop is called.
+// readers runs reports until the stop channel is closed.
 func (b *bench) readers(state string, stop <-chan struct{}) error {
 	for {
 		select {

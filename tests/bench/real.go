@@ -2,8 +2,8 @@
 
 package main
 
-// This file measures the real smtpd with one filter after another. A second process makes
-// the measurements, because entering a namespace starts the program again.
+// This file measures a real smtpd with one filter after another. A second process makes
+// the measurements, because entering a namespace restarts the program.
 
 import (
 	"encoding/json"
@@ -24,10 +24,10 @@ import (
 type setting struct {
 	name    string
 	filter  []smtpd.Filter
-	prelude string // lines of smtpd.conf
+	prelude string // lines to add to smtpd.conf
 }
 
-// These are the names of the settings without scanwatch.
+// Names of the settings without scanwatch.
 const (
 	noFilter  = "no filter"
 	nullSame  = "null, the same events"
@@ -36,7 +36,7 @@ const (
 )
 
 // smallest is the smallest useful set of registrations. The events report the source, the
-// recipients and the result. A ban can take effect at the request.
+// recipients and the result. The request allows bans to take effect.
 var smallest = []string{
 	"report|smtp-in|link-connect", "report|smtp-in|link-identify", "report|smtp-in|link-auth", "report|smtp-in|link-disconnect",
 	"report|smtp-in|tx-rcpt", "filter|smtp-in|connect",
@@ -57,18 +57,18 @@ func (b *bench) settings(registered map[string]bool) []setting {
 	}
 }
 
-// served is the result of a setting in a run.
+// A served is the result for a setting in one run.
 type served struct {
 	Sessions    int
 	Took        time.Duration
-	Total, Ours time.Duration // CPU of all processes, and of the filter
+	Total, Ours time.Duration // CPU time of all processes, and of the filter
 }
 
-// clients contains the addresses of concurrent clients. smtpd queues at most five
+// clients lists the addresses of concurrent clients. smtpd queues at most five
 // connections.
 var clients = []string{"198.51.100.10", "198.51.100.11", "198.51.100.12", "198.51.100.13"}
 
-// inside runs in the second process. inside prints the result of each setting and run.
+// inside is run by the second process. inside prints the result for each setting and run.
 func (b *bench) inside() error {
 	if err := smtpd.Enter(); err != nil {
 		return err
@@ -125,8 +125,8 @@ func (b *bench) serve(v smtpd.Version, set setting) (n served, err error) {
 		wait.Wait()
 		return errors.Join(errs...)
 	}
-	// Each client sends mail before the measurement. The clients remain unknown, because
-	// only mail of an earlier day counts.
+	// Each client sends mail before the measurement. The clients still remain unknown,
+	// because only mail from earlier days counts.
 	if err := all(func(i int) error {
 		return visits(s, i, "MAIL FROM:<a@example.net>", "RCPT TO:<"+smtpd.Recipients[0]+"@"+smtpd.Domain+">", "DATA", "Subject: x\r\n\r\nHello.\r\n.")
 	}); err != nil {
@@ -155,7 +155,7 @@ func (b *bench) serve(v smtpd.Version, set setting) (n served, err error) {
 		}
 		return total, ours
 	}
-	time.Sleep(b.settle) // the message is being delivered
+	time.Sleep(b.settle) // wait for the message to be delivered
 	total, ours := cpu()
 	began := time.Now()
 	counts := make([]int, len(clients))
@@ -179,7 +179,7 @@ func (b *bench) serve(v smtpd.Version, set setting) (n served, err error) {
 	return n, nil
 }
 
-// visits plays sessions with EHLO, the given commands and QUIT.
+// visits plays sessions that send EHLO, the given commands and QUIT.
 func visits(s *smtpd.Server, i int, commands ...string) error {
 	c, err := s.Dial(clients[i], smtpd.PortMX)
 	if err != nil {
@@ -197,7 +197,7 @@ func visits(s *smtpd.Server, i int, commands ...string) error {
 	return nil
 }
 
-// real measures sessions on the real smtpd.
+// real measures sessions on a real smtpd.
 func (b *bench) real() error {
 	if os.Geteuid() != 0 {
 		fmt.Fprintln(b.log, "SKIP: real servers need root")

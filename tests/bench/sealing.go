@@ -2,7 +2,7 @@
 
 package main
 
-// This file measures response times and memory while days are being sealed.
+// This file measures response times and memory use while days are being sealed.
 
 import (
 	"encoding/json"
@@ -17,16 +17,17 @@ import (
 	"scanwatch/store"
 )
 
-// A sealingRun is the result of a run during which days are sealed, or with days that are
+// A sealingRun is the result of a run, during which days are either being sealed or
 // already sealed.
 type sealingRun struct {
 	p50, p99, p999 time.Duration
 	memory         int64 // bytes, anonymous
-	resident       int64 // bytes, with pages of files
+	resident       int64 // bytes, including file pages
 }
 
-// sealing measures the response times at a fixed rate. Runs with days that are being
-// sealed alternate with runs with sealed days. The filter knows 100,000 further sources.
+// sealing measures response times at a fixed rate. Runs during which days are being
+// sealed alternate with runs in which all days are already sealed. In addition, the
+// filter knows 100,000 other sources.
 func (b *bench) sealing() error {
 	days, daily, rate, sources := 3, 300_000, 2000, 100_000
 	if b.quick {
@@ -96,8 +97,7 @@ func (b *bench) sealing() error {
 }
 
 // sealingRun measures a run with a copy of the state directory. If busy is set, sealing
-// must last as long as the measurement. A shorter duration is an error if the measurement
-// is not quick.
+// must last for the whole measurement. Only a quick measurement tolerates an earlier end.
 func (b *bench) sealingRun(dir string, busy bool, rate, sources int, registered map[string]bool) (*sealingRun, error) {
 	state, err := os.MkdirTemp(b.dir, "state-")
 	if err != nil {

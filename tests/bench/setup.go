@@ -2,7 +2,7 @@
 
 package main
 
-// The configuration "on" is the policy tight in mode enforce, with large lists.
+// The configuration "on" is the preset tight in enforce mode, with large lists.
 
 import (
 	"bytes"
@@ -29,9 +29,9 @@ const (
 // delay matches rules that delay a client.
 var delay = regexp.MustCompile(`(?m)^rule .* delay \d+s.*\n`)
 
-// configure writes the configurations into a directory. Filters see the directory under
-// the name seen. bare.conf is on.conf without the lists. prompt.conf is on.conf without
-// the delay for unknown clients. none.conf has no rules.
+// configure writes the configurations to dir, which filters see under the name seen.
+// bare.conf is on.conf without the lists. prompt.conf is on.conf without the delay for
+// unknown clients. none.conf has no rules.
 func configure(dir, seen string) error {
 	policy, err := rules.ReadyPolicy("tight")
 	if err != nil {
@@ -81,7 +81,7 @@ rule as phase connect match asn { 64496, 64497 } disconnect
 	return nil
 }
 
-// asnFile creates a database of AS numbers with the hosts of the streams.
+// asnFile creates an AS number database that covers the hosts in the streams.
 func asnFile() ([]byte, error) {
 	tree, err := mmdbwriter.New(mmdbwriter.Options{DatabaseType: "GeoLite2-ASN", IncludeReservedNetworks: true})
 	if err != nil {

@@ -8,15 +8,15 @@ import (
 	"time"
 )
 
-// numbers contains the results of all runs of a contestant with a mix.
+// numbers holds a contestant's results for a mix, one per run.
 type numbers struct {
-	lines   float64   // of a session
-	session []float64 // us of CPU
-	events  []float64 // lines a second
-	memory  []float64 // most of it, bytes
+	lines   float64   // lines per session
+	session []float64 // microseconds of CPU time
+	events  []float64 // lines per second
+	memory  []float64 // peak in bytes
 }
 
-// allMixes contains the mixes that are played at full speed.
+// allMixes lists the mixes that are played at full speed.
 var allMixes = []string{"mix", "delivery", "scan", "harvest-50", "harvest-500"}
 
 // speed measures all contestants at full speed.
@@ -49,8 +49,8 @@ func (b *bench) speed() error {
 		}
 		w.Flush()
 	}
-	// ratio adds a goal for the median of the ratios of consecutive runs. A goal is
-	// skipped if its mix or its peer was skipped.
+	// ratio adds a goal for the median ratio between consecutive runs. The goal is
+	// skipped if its mix or the other contestant was skipped.
 	ratio := func(goal func(string, float64, float64), what, mix, a, c string, limit float64) {
 		x, y := found[mix][a], found[mix][c]
 		if x == nil || y == nil {
@@ -77,8 +77,8 @@ func (b *bench) speed() error {
 	return nil
 }
 
-// registrations returns the registrations of scanwatch with "on". All other filters use
-// the same registrations.
+// registrations returns what scanwatch registers with the configuration "on". All other
+// filters use the same registrations.
 func (b *bench) registrations() (map[string]bool, error) {
 	r, err := b.run(named(on), nil)
 	if err != nil {

@@ -2,8 +2,8 @@
 
 package main
 
-// This file generates streams: the lines of smtpd for many concurrent sessions. The same
-// arguments produce the same lines, apart from the times.
+// This file generates streams: the lines that smtpd sends for many concurrent sessions.
+// The same arguments always result in the same lines, apart from the times.
 
 import (
 	"fmt"
@@ -14,22 +14,22 @@ import (
 // A step is a line of a session, or a request.
 type step struct {
 	request bool
-	name    string // of the report or phase
-	rest    string // the fields after the session (and token)
+	name    string // name of the report or phase
+	rest    string // fields after the session and token
 }
 
-// A script generates the lines of a session from its number. The lines contain all events
-// and requests, and the registrations select a part of them.
+// A script generates the lines of the session with the given number. The registrations
+// select some of the generated events and requests.
 type script func(n int) []step
 
-// A kind describes a kind of session and its share in percent.
+// A kind is a kind of session with its share in percent.
 type kind struct {
 	script script
 	share  int
 }
 
-// mixes contains the kinds of sessions in each stream. In "mix", 87 of 100 requests
-// belong to mail.
+// mixes maps each mix to its kinds of sessions. In "mix", 87 of 100 requests belong to
+// mail.
 var mixes = map[string][]kind{
 	"scan":        {{scan, 100}},
 	"delivery":    {{delivery, 100}},
@@ -42,14 +42,14 @@ var mixes = map[string][]kind{
 // hosts is the number of hosts.
 const hosts = 5000
 
-// host returns the address of a host, from the range for benchmarks (RFC 2544).
+// host returns the address of a host in the range for benchmarks (RFC 2544).
 func host(n int) string { return fmt.Sprintf("198.18.%d.%d", n%hosts/250, 1+n%hosts%250) }
 
 func name(n int) string { return fmt.Sprintf("mail%d.example.net", n%hosts) }
 
 func say(s []step, name, rest string) []step { return append(s, step{name: name, rest: rest}) }
 
-// ask appends a request in a phase and the event that reports the answer.
+// ask appends a request in the given phase and the event that reports its answer.
 func ask(s []step, phase, told, rest string) []step {
 	return append(s, step{request: true, name: phase, rest: rest}, step{name: "filter-response", rest: told + "|proceed"})
 }
@@ -117,7 +117,7 @@ func delivery(n int) []step {
 	return quit(s)
 }
 
-// harvest generates a session with recipients that do not exist.
+// harvest generates a session that requests recipients which do not exist.
 func harvest(recipients int) script {
 	return func(n int) []step {
 		msgid := fmt.Sprintf("%08x", n+1)
@@ -134,20 +134,20 @@ func harvest(recipients int) script {
 	}
 }
 
-// A stream contains the lines of complete sessions. A cut marks the end of a request. The
-// tokens of requests are 0, 1 and so on.
+// A stream holds the lines of complete sessions. A cut is the end of a request. The
+// tokens of requests are 0, 1, and so on.
 type stream struct {
 	data     []byte
 	cuts     []int // ends of the requests in data
-	ids      []int // where sessions are named in data
-	seconds  []int // where the seconds of the lines' times are
-	lasts    int64 // its duration in seconds by its own clock, rounded up
+	ids      []int // offsets of session ids in data
+	seconds  []int // offsets of the seconds in the lines' timestamps
+	lasts    int64 // duration in seconds, rounded up, as measured by the timestamps
 	sessions int
 	lines    int
 }
 
-// again changes the session ids and advances the time, so that the stream can
-// be played again.
+// again changes the session ids and advances the timestamps, so that the stream can be
+// played once more.
 func (s *stream) again(round int) {
 	var b [4]byte
 	for i := range b {
@@ -162,25 +162,25 @@ func (s *stream) again(round int) {
 	for _, at := range s.seconds {
 		old, err := strconv.ParseInt(string(s.data[at:at+10]), 10, 64)
 		if err != nil {
-			panic(err) // it was created here
+			panic(err) // impossible: the stream was generated here
 		}
 		strconv.AppendInt(s.data[at:at], old+s.lasts, 10)
 	}
 }
 
-// A recipe describes a stream. The stream ends after a number of sessions or requests,
-// when all sessions have ended.
+// A recipe describes a stream. New sessions start until the given number of sessions or
+// requests is reached. The stream ends when all sessions have ended.
 type recipe struct {
 	mix        string
 	registered map[string]bool // as report|smtp-in|link-connect
-	open       int             // sessions at a time
+	open       int             // concurrent sessions
 	sessions   int
-	requests   int // 0: as many as it takes
+	requests   int // 0 for no limit
 	begin      time.Time
-	apart      time.Duration // between two requests
+	apart      time.Duration // time between requests
 
 	// first is the number of the first visit, and sources is the number of hosts. Only
-	// visits use first and sources.
+	// visits use these fields.
 	first, sources int
 }
 
@@ -221,7 +221,7 @@ func (r recipe) make() *stream {
 		pick := int(mixed(uint64(n)) % uint64(total))
 		for _, k := range kinds {
 			if pick -= k.share; pick < 0 {
-				// The ids of smtpd are random and do not repeat soon.
+				// Like smtpd's session ids, these ids look random and do not repeat soon.
 				return &session{id: mixed(uint64(s.sessions) ^ uint64(r.begin.UnixNano())), steps: k.script(n)}
 			}
 		}

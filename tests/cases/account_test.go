@@ -1,7 +1,7 @@
 package cases
 
 // This file contains cases about stolen accounts. The presets do not reject authenticated
-// clients. The tests check the evidence. Rules about this evidence must work or be
+// clients, so the tests check the evidence. Rules that use the evidence must work or be
 // reported as errors.
 
 import (

@@ -1,7 +1,7 @@
 package cases
 
 // This file contains cases about messages with the null sender (RFC 5321 section 4.5.5).
-// Such messages are bounces of forged mail and sender verification.
+// These are bounces of forged mail and sender verification.
 
 import (
 	"fmt"
@@ -18,8 +18,7 @@ var victims = []simulate.Host{
 	bare("198.51.100.22", "mail.unnamed.example"),
 }
 
-// TestBounces checks that backscatter and sender verification are not treated as a
-// harvest.
+// TestBounces checks that backscatter and sender verification do not count as a harvest.
 func TestBounces(t *testing.T) {
 	var list []Case
 	for i, h := range victims {

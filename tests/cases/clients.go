@@ -109,7 +109,7 @@ func (s *Server) Learn() {
 	}
 }
 
-// Separate sends one message per transaction in one session. from contains the sender of
+// Separate sends one message per transaction in one session. from lists the sender of
 // each message, or one sender for all messages.
 func (s *Server) Separate(h simulate.Host, from []string, local ...string) *simulate.Client {
 	c := s.Connect(h)
@@ -147,8 +147,8 @@ func former(n int) (local []string) {
 	return local
 }
 
-// Login plays a user who first tries wrong passwords. If right is set, the user finally
-// logs in and sends a message.
+// Login plays a user who first tries wrong passwords. If right is set, the user
+// eventually logs in and sends a message.
 func (s *Server) Login(h simulate.Host, user string, wrong int, right bool) *simulate.Client {
 	if h.Port == 0 {
 		h.Port = 587

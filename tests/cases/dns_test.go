@@ -12,7 +12,7 @@ import (
 
 const localDomains = `table <local-domains> { "example.org", "firm.example" }`
 
-// outages contains the forms in which smtpd reports a partner during a DNS outage.
+// outages lists the forms in which smtpd reports a partner during a DNS outage.
 func outages(addr, name, helo string) []simulate.Host {
 	h := greets(addr, name, helo)
 	kept := h

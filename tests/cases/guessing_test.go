@@ -22,7 +22,7 @@ func (s *Server) repeat(n int, every time.Duration, play func(i int) *simulate.C
 	return cs
 }
 
-// guessers contains hosts that attack on port 25.
+// guessers lists hosts that attack on port 25.
 var guessers = []simulate.Host{
 	bare("203.0.113.82", "x.example"), greets("203.0.113.83", "dsl-83.isp.example", "x.example"), bare("2001:db8:83::2", "mail.x.example"),
 }
@@ -137,8 +137,9 @@ func TestSubmissionGuessing(t *testing.T) {
 	Run(t, list)
 }
 
-// TestDistributedGuessing checks a distributed attack on one account. The hosts of the
-// attack are recognised in the first round, and the owner of the account can log in.
+// TestDistributedGuessing checks a distributed attack on one account. The attacking hosts
+// must be recognised in the first round, and the owner of the account must be able to log
+// in.
 func TestDistributedGuessing(t *testing.T) {
 	var list []Case
 	for _, user := range []string{"alice", "office"} {

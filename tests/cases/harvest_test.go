@@ -14,7 +14,7 @@ import (
 
 type manner = simulate.Manner
 
-// harvesters contains hosts that harvest in one session.
+// harvesters lists hosts that harvest in one session.
 var harvesters = []simulate.Host{
 	bare("203.0.113.50", "mail.x.example"),
 	greets("203.0.113.51", "host-51.isp.example", "host-51.isp.example"),
@@ -140,8 +140,8 @@ func TestNetworkHarvest(t *testing.T) {
 	Run(t, list)
 }
 
-// limits states the maximum number of mailboxes about which a session learns. The limit
-// is first for nine sessions, and then for each further session.
+// limits states how many mailboxes a session may learn about: at most first in the first
+// nine sessions, and at most then in each further session.
 func (s *Server) limits(cs []*simulate.Client, first, then int) {
 	for i, c := range cs {
 		most := first

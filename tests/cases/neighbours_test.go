@@ -104,7 +104,7 @@ func TestCompany(t *testing.T) {
 	Run(t, list)
 }
 
-// gatewayCases contains addresses that many clients share.
+// gatewayCases lists addresses that many clients share.
 func gatewayCases() (list []Case) {
 	for _, addr := range []string{"172.18.0.1", "10.0.5.1", "192.168.4.1", "fd00:18::1"} {
 		list = append(list, Case{Name: "a gateway with the address " + addr, Play: func(s *Server) {

@@ -39,7 +39,7 @@ func forms(t *testing.T) (hosts []simulate.Host, notes []string) {
 	return hosts, notes
 }
 
-// TestSenders checks the first message of each form of sender. The policy tight may
+// TestSenders checks the first message of each form of sender. The tight policy may
 // reject a sender if the note gives a reason.
 func TestSenders(t *testing.T) {
 	hosts, notes := forms(t)

@@ -1,6 +1,6 @@
 // Package cases tests how the presets treat legitimate and hostile clients. Each case is
-// a small program. Package cases plays clients against the pipeline of the filter on a
-// simulated clock, and states conditions that must be true.
+// a small program that plays clients against the filter's pipeline on a simulated clock,
+// and states conditions that must be true.
 //
 // The domain of the server is example.org. The documentation networks represent routable
 // networks.
@@ -41,7 +41,7 @@ type Server struct {
 	*simulate.Live
 	Preset    string
 	Mailboxes []string
-	// Fails contains the statements that are not true.
+	// Fails lists the statements that are not true.
 	Fails []string
 
 	c       *Case
@@ -53,7 +53,7 @@ type Server struct {
 	err     error
 }
 
-// A record contains the fields of a record that cases need.
+// A record holds the fields of a store.Record that cases need.
 type record struct {
 	findings []finding
 	acts     []act
@@ -71,8 +71,8 @@ type act struct {
 // start is the time at which cases start.
 var start = time.Date(2026, 11, 2, 8, 0, 0, 0, time.UTC)
 
-// mailboxes contains the mailboxes that exist in every case, in addition to postmaster
-// and abuse.
+// mailboxes lists the mailboxes that exist in every case, in addition to postmaster and
+// abuse.
 var mailboxes = strings.Fields("info alice bob carol dave erin frank grace heidi ivan judy")
 
 // New starts the server of a case.
@@ -95,8 +95,8 @@ func New(c *Case, preset string) (*Server, error) {
 	return s, s.begin(start, 0)
 }
 
-// Over returns a server whose filter is a process. Statements about records and bans do
-// not apply, because records and bans exist only in the process.
+// Over returns a server whose filter is a process. Statements about records and bans are
+// ignored, because only the process has them.
 func Over(l *simulate.Live) *Server {
 	s := &Server{Live: l, Mailboxes: slices.Concat([]string{"postmaster", "abuse"}, mailboxes)}
 	l.Exists = func(local string) bool { return slices.Contains(s.Mailboxes, local) }
@@ -159,8 +159,7 @@ func (s *Server) stop() {
 	s.filter.Stop()
 }
 
-// Close ends the case. An error of Close is an error of the filter, not a failure of the
-// case.
+// Close ends the case. It returns errors of the filter, not failures of the case.
 func (s *Server) Close() error {
 	s.stop()
 	return s.err

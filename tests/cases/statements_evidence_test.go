@@ -18,7 +18,7 @@ func seen(f func(s *Server)) []Case { return lines("", f) }
 func thresholdRows() []statement {
 	return []statement{
 		{"thresholds", "Detection thresholds", seen(func(s *Server) { s.Accepted(s.Message(unnamed1)) })},
-		{"thresholds", "A rejected recipient in a local domain counts as unknown. In any other domain the recipient counts as an attempt to relay", seen(func(s *Server) {
+		{"thresholds", "A rejected recipient counts as unknown if its domain is local, and otherwise as an attempt to relay", seen(func(s *Server) {
 			s.Earlier()
 			c := s.Ask(unnamed1, manner{}, simulate.Words("w", 0, 1)...)
 			s.Evidence(c, "unknown-recipient", "high")
@@ -27,14 +27,14 @@ func thresholdRows() []statement {
 			s.Evidence(c, "relay-probe", "")
 			s.None(c, "unknown-recipient")
 		})},
-		{"thresholds", "Until a local domain is known, the finding is unknown-recipient with low confidence and the word undecided", seen(func(s *Server) {
+		{"thresholds", "Until the filter knows a local domain, the finding is unknown-recipient with low confidence and the word undecided", seen(func(s *Server) {
 			for _, to := range []string{"nobody@example.org", "joe@foreign.example"} {
 				c := s.Ask(unnamed1, manner{}, to)
 				s.Evidence(c, "unknown-recipient", "low")
 				s.Check(s.findings(c)[0].match == "undecided", "%v", s.findings(c))
 			}
 		})},
-		{"thresholds", "A recipient that a filter rejected does not count", lines("rule x phase rcpt-to match src 203.0.113.0/24 reject", func(s *Server) {
+		{"thresholds", "Recipients rejected by a filter do not count", lines("rule x phase rcpt-to match src 203.0.113.0/24 reject", func(s *Server) {
 			c := s.Ask(unnamed1, manner{}, append(simulate.Words("w", 0, 20), simulate.Foreign(0, 20)...)...)
 			for _, token := range []string{"unknown-recipient", "relay-probe", "harvest"} {
 				s.None(c, token)
@@ -52,15 +52,15 @@ func thresholdRows() []statement {
 			s.Accepted(s.each(10, minute, manner{Null: true}, same(unnamed1))...)
 			s.Answers(5, s.repeat(6, minute, func(i int) *simulate.Client { return s.Ask(unnamed1, manner{}, simulate.Words("v", i, 1)...) })...)
 		})},
-		{"thresholds", "Hosts in at least three other networks asked for this recipient, each within 30 days of the previous host. The sessions of these hosts had no accepted recipient", seen(probedNetworks)},
-		{"thresholds", "The recipient was never accepted", seen(probedNetworks)},
+		{"thresholds", "Hosts in at least three other networks have tried this recipient, each within 30 days of the previous host. The sessions of these hosts had no accepted recipient", seen(probedNetworks)},
+		{"thresholds", "The recipient has never been accepted", seen(probedNetworks)},
 		{"thresholds", "Bounces do not count", seen(func(s *Server) {
 			s.Earlier()
 			s.probe("jobs", 5, 0, manner{Null: true})
 			s.None(s.Ask(unnamed1, manner{}, ours("jobs")...), "probed-recipient")
 		})},
-		{"thresholds", "The mailbox may be new. A client with its own proven name may therefore ask once in 30 days for each pair of sender and recipient without this evidence. All hosts of a domain together may ask for such mailboxes at most five times a day. If the session has another unknown recipient, the client has the evidence", seen(freeAsks)},
-		{"thresholds", "The first command arrived within 1 ms after the greeting of the server. All later commands arrived at least 15 ms after the previous reply, so the client sent the first command before the greeting", seen(func(s *Server) {
+		{"thresholds", "The mailbox may be new, so a client with its own proven name may try each pair of sender and recipient once in 30 days without causing this evidence. All hosts of a domain together may try such mailboxes at most five times a day. This exception does not apply to a session with another unknown recipient", seen(freeAsks)},
+		{"thresholds", "The first command arrived within 1 ms of the server's greeting. All later commands arrived at least 15 ms after the previous reply, so the client must have sent the first command before the greeting", seen(func(s *Server) {
 			for i, tt := range []struct {
 				pace  []float64
 				found bool
@@ -72,7 +72,7 @@ func thresholdRows() []statement {
 				s.Check(got == tt.found, "%v: %v", tt.pace, s.findings(c))
 			}
 		})},
-		{"thresholds", "The confidence is low with one or two later commands, and medium with three", seen(func(s *Server) {
+		{"thresholds", "The confidence is low after one or two later commands, and medium after three", seen(func(s *Server) {
 			s.None(s.paced("203.0.113.1", 0, .1, 60), "early-talker")
 			for n, confidence := range []string{"low", "low", "medium"} {
 				c := s.paced(at("203.0.113.%d", n+2), n+1, .1, 60)
@@ -82,7 +82,7 @@ func thresholdRows() []statement {
 				s.Evidence(c, "early-talker", confidence)
 			}
 		})},
-		{"thresholds", "A well-behaved client nearby may look the same, so use this evidence in scores or together with other evidence", []Case{{Presets: []string{"standard", "tight"}, Play: func(s *Server) {
+		{"thresholds", "A well-behaved client nearby may look the same, so use this evidence only in scores or together with other evidence", []Case{{Presets: []string{"standard", "tight"}, Play: func(s *Server) {
 			s.Earlier()
 			for range 5 {
 				c := s.paced("203.0.113.1", 9, .1, 60)
@@ -91,14 +91,14 @@ func thresholdRows() []statement {
 				s.NotBanned(c)
 			}
 		}}}},
-		{"thresholds", "Local addresses and clients with a round-trip time below 15 ms never have this evidence", seen(func(s *Server) {
+		{"thresholds", "Local addresses and clients with a round-trip time below 15 ms never cause this evidence", seen(func(s *Server) {
 			s.None(s.paced("203.0.113.1", 8, .1, 14.9), "early-talker")
 			s.None(s.paced("10.0.0.5", 8, .1, 60), "early-talker")
 			s.None(s.paced("192.0.2.25", 8, .1, 60), "early-talker")
 		})},
 		{"thresholds", "Within an hour, an account logged in from eight networks, used eight sender addresses in other domains, or wrote to more than 500 recipients", seen(accountLimits)},
 		{"thresholds", "Ten unknown recipients in one session are also evidence against the account", seen(accountLimits)},
-		{"thresholds", "For a day, each later login has the evidence again, unless the cause was unknown recipients", seen(func(s *Server) {
+		{"thresholds", "Each login during the next day causes the evidence again, unless the cause was unknown recipients", seen(func(s *Server) {
 			s.moved("alice", 8)
 			s.Wait(day - hour)
 			s.Evidence(s.moved("alice", 1), "account-abuse", "medium")
@@ -107,7 +107,7 @@ func thresholdRows() []statement {
 			s.nowhere("carol", 10)
 			s.None(s.moved("carol", 1), "account-abuse")
 		})},
-		{"thresholds", "The evidence concerns the account, never the address. Only rules with the condition auth act on account-abuse", append(under("rule abuse phase { mail-from, rcpt-to } match evidence account-abuse reject ban 1h", func(s *Server) {
+		{"thresholds", "The evidence concerns the account, never the address. Only rules with an auth condition act on account-abuse", append(under("rule abuse phase { mail-from, rcpt-to } match evidence account-abuse reject ban 1h", func(s *Server) {
 			s.Earlier()
 			c := s.nowhere("carol", 12)
 			s.Accepted(c)
@@ -119,7 +119,7 @@ func thresholdRows() []statement {
 			s.Rejected("rcpt-to", c)
 			s.NotBanned(c)
 		})...)},
-		{"thresholds", "More than 50 sessions of one address or /64 are open", seen(func(s *Server) {
+		{"thresholds", "More than 50 sessions from one address or /64 are open", seen(func(s *Server) {
 			for _, net := range []string{"203.0.113.50", "2001:db8:7:7::%x"} {
 				var last *simulate.Client
 				for i := range 51 {
@@ -134,7 +134,7 @@ func thresholdRows() []statement {
 				s.Evidence(last, "flood", "")
 			}
 		})},
-		{"thresholds", "The client disconnected or timed out within a transaction, and the session had no accepted message", seen(abandoned)},
+		{"thresholds", "The client disconnected or timed out during a transaction, and no message was accepted in the session", seen(abandoned)},
 		{"thresholds", "The client never sent MAIL, and no filter rejected a command", append(seen(func(s *Server) {
 			s.Evidence(s.hello(unnamed1), "no-mail", "high")
 			s.Evidence(s.command(unnamed1, "XYZZY"), "no-mail", "high")
@@ -204,11 +204,11 @@ func harvestRows() []statement {
 		return s.Ask(h, manner{}, append(ours(before...), simulate.Words(at("w%d-", s.Sessions()), 0, n)...)...)
 	}
 	return []statement{
-		{"thresholds", "A session is a directory harvest in each of these cases", seen(func(s *Server) {
+		{"thresholds", "A session is a directory harvest in any of these cases", seen(func(s *Server) {
 			s.Earlier()
 			s.Evidence(ask(s, unnamed1, 5), "harvest", "high")
 		})},
-		{"thresholds", "A session has five different unknown recipients with one sender, and no accepted recipient", seen(func(s *Server) {
+		{"thresholds", "The session has five different unknown recipients with one sender, and no accepted recipient", seen(func(s *Server) {
 			s.Earlier()
 			s.None(ask(s, unnamed1, 4), "harvest")
 			s.Evidence(ask(s, unnamed1, 5), "harvest", "high")
@@ -216,7 +216,7 @@ func harvestRows() []statement {
 			s.None(s.Ask(unnamed1, manner{}, ours("x", "x", "y", "y", "z", "z")...), "harvest")
 			s.None(s.Separate(unnamed1, []string{"a@x.example", "b@x.example"}, invented(5)...), "harvest")
 		})},
-		{"thresholds", "A session has ten unknown or rejected recipients, and they are at least three quarters of all recipients", append(seen(func(s *Server) {
+		{"thresholds", "The session has ten unknown or rejected recipients, at least three quarters of all its recipients", append(seen(func(s *Server) {
 			s.Earlier()
 			s.None(ask(s, unnamed1, 9, "alice"), "harvest")
 			s.Evidence(ask(s, unnamed1, 10, "alice", "bob", "carol"), "harvest", "high")
@@ -229,18 +229,18 @@ func harvestRows() []statement {
 			s.Wait(2 * day)
 			s.Evidence(ask(s, unnamed1, 10, "alice"), "harvest", "high")
 		})...)},
-		{"thresholds", "A transaction of the null sender has three unknown recipients: a bounce has one recipient", seen(func(s *Server) {
+		{"thresholds", "A transaction with the null sender has three unknown recipients, whereas a bounce has only one recipient", seen(func(s *Server) {
 			s.Earlier()
 			s.None(s.Ask(unnamed1, manner{Null: true}, simulate.Words("a", 0, 2)...), "harvest")
 			s.Evidence(s.Ask(unnamed1, manner{Null: true}, simulate.Words("b", 0, 3)...), "harvest", "high")
 			s.None(s.Ask(unnamed1, manner{Null: true, Per: 1}, simulate.Words("c", 0, 30)...), "harvest")
 		})},
-		{"thresholds", "A session has five unknown recipients, and this server has not yet accepted any recipient", seen(func(s *Server) {
+		{"thresholds", "The session has five unknown recipients, and this server has not yet accepted any recipient", seen(func(s *Server) {
 			s.None(ask(s, unnamed1, 4), "harvest")
 			s.Evidence(ask(s, unnamed1, 5), "harvest", "medium")
 			s.Evidence(s.Separate(unnamed1, []string{"a@x.example", "b@x.example"}, invented(5)...), "harvest", "medium")
 		})},
-		{"thresholds", "The first two numbers are twice as high for known clients", seen(func(s *Server) {
+		{"thresholds", "The first two thresholds are doubled for known clients", seen(func(s *Server) {
 			s.History(partner, 2, day)
 			s.None(ask(s, partner, 9), "harvest")
 			s.None(ask(s, partner, 19, "alice"), "harvest")
@@ -331,7 +331,7 @@ func freeAsks(s *Server) {
 func loginRows() []statement {
 	failures := "rule none phase end match count auth-failure > 1000 in 7d by src ban 1m"
 	return []statement{
-		{"thresholds", "If the user logs in from the same address within a day, earlier failures of this user do not count", lines(failures, func(s *Server) {
+		{"thresholds", "A user's failures do not count if the user logs in from the same address within a day", lines(failures, func(s *Server) {
 			for i, tt := range []struct {
 				user, addr string
 				after      time.Duration
@@ -349,7 +349,7 @@ func loginRows() []statement {
 				s.Check(s.failures(h) == tt.left, "%v: %d failures are left, want %d", tt, s.failures(h), tt.left)
 			}
 		})},
-		{"thresholds", "If any user has logged in from the address within 30 days, failures of one user count once per hour", lines(failures, func(s *Server) {
+		{"thresholds", "If any user has logged in from the address within the last 30 days, each user's failures count once per hour", lines(failures, func(s *Server) {
 			h := laptop("203.0.113.10")
 			s.Login(h, "alice", 0, true)
 			s.Wait(30 * day)
@@ -364,7 +364,7 @@ func loginRows() []statement {
 			s.guess(h, 15)
 			s.Check(s.failures(h) == 18, "%d failures after 31 days", s.failures(h))
 		})},
-		{"thresholds", "Five users failed to log in within a day from one address", seen(func(s *Server) {
+		{"thresholds", "Five users failed to log in from one address within a day", seen(func(s *Server) {
 			spray := func(addr string, n int, every time.Duration) (c *simulate.Client) {
 				for i := range n {
 					c = s.Guess(laptop(addr), at("user%d", i))
@@ -385,7 +385,7 @@ func loginRows() []statement {
 			}
 			s.Evidence(s.Guess(h, "user7"), "auth-spray", "high")
 		})},
-		{"thresholds", "The confidence is low for failures of one user from five networks within a day, because a password may be mistyped. The confidence is also low for failures of eight users from one network within an hour", seen(func(s *Server) {
+		{"thresholds", "The confidence is low if one user fails to log in from five networks within a day, because the user may have mistyped the password. The confidence is also low if eight users fail to log in from one network within an hour", seen(func(s *Server) {
 			for i := range 4 {
 				s.None(s.Guess(bare(at("198.18.%d.9", i), "x.example"), "office"), "auth-spray")
 				s.Wait(5 * hour)

@@ -354,7 +354,7 @@ func (s *Server) senders(user string, n int, every time.Duration) (c *simulate.C
 	return c
 }
 
-// nowhere writes to n recipients that do not exist, and then to a recipient that exists.
+// nowhere writes to n nonexistent recipients, and then to an existing one.
 func (s *Server) nowhere(user string, n int) *simulate.Client {
 	return s.member(laptop("198.51.100.71"), user, 1, own(user), func(int) []string { return append(simulate.Words("w", 0, n), ours("alice")...) })
 }
@@ -437,7 +437,7 @@ func scoreRows() (rows []statement) {
 }
 
 // points checks that a session has exactly the points that a line states. With low
-// confidence, the session has half of the points.
+// confidence, the session has half the points.
 func points(line string, low bool, play func(s *Server) simulate.Host) (list []Case) {
 	var n int
 	if _, err := fmt.Sscanf(line[strings.LastIndexByte(line, ' ')+1:], "%d", &n); err != nil {

@@ -59,36 +59,36 @@ func (s *Server) Sticks(want bool, phase smtp.Phase, condition string) {
 func ruleRows() []statement {
 	const rejects = ` reject "550 5.7.1 `
 	return []statement{
-		{"Presets", "A preset is an included policy with comments", play(threePresets)},
-		{"Presets", "All presets start in mode observe", play(threePresets)},
+		{"Presets", "A preset is a ready-made policy with comments", play(threePresets)},
+		{"Presets", "All presets start in observe mode", play(threePresets)},
 		{"Presets", "Record only", only("open", play(recordOnly))},
 		{"Presets", "Reject only clients that are proven not to deliver mail", play(unusual)},
 		{"Presets", "Ban directory harvests and scanners for a day, and attack tools for a week. Ban brute-force password attacks for ten minutes at first, then longer", play(firstBans)},
 		{"Presets", "Also reject servers without a proper greeting, and rented hosts without a proven name", only("tight", play(tightRejects))},
-		{"Presets", "The thresholds are lower. For unknown clients, the greeting is delayed by two seconds", append(only("tight", append(play(wait), play(guessLimits)...)), only("standard", play(guessLimits))...)},
+		{"Presets", "The thresholds are lower. The greeting is delayed by two seconds for unknown clients", append(only("tight", append(play(wait), play(guessLimits)...)), only("standard", play(guessLimits))...)},
 
 		{"Rules", "At each phase the filter evaluates the rules of that phase in order", lines("rule later phase rcpt-to match src 203.0.113.0/24"+rejects+"A\"\nrule b phase mail-from match mail-from \"b@\""+rejects+"B\"\nrule c phase mail-from match src 203.0.113.0/24"+rejects+"C\"", func(s *Server) {
 			s.replies(s.Deliver(unnamed1, "b@x.example", "alice"), "550 5.7.1 B")
 			s.replies(s.Deliver(unnamed1, "a@x.example", "alice"), "550 5.7.1 C")
 		})},
-		{"Rules", "The first rule with a decision ends the evaluation", lines("rule a phase rcpt-to match rcpt-to \"alice@\" proceed\nrule b phase rcpt-to match src 203.0.113.0/24"+rejects+"B\"", func(s *Server) {
+		{"Rules", "Evaluation stops at the first matching rule with a decision", lines("rule a phase rcpt-to match rcpt-to \"alice@\" proceed\nrule b phase rcpt-to match src 203.0.113.0/24"+rejects+"B\"", func(s *Server) {
 			s.Accepted(s.Deliver(unnamed1, "joe@x.example", "alice"))
 			s.replies(s.Deliver(unnamed1, "joe@x.example", "bob"), "550 5.7.1 B")
 		})},
-		{"Rules", "Scores, tags and delays of earlier matching rules apply", lines("rule a phase mail-from match any score 50 tag early delay 2s\nrule b phase mail-from match score > 49"+rejects+"B\" delay 3s\nrule c phase mail-from match any tag late delay 40s", earlierEffects)},
+		{"Rules", "Scores, tags and delays from earlier matching rules still apply", lines("rule a phase mail-from match any score 50 tag early delay 2s\nrule b phase mail-from match score > 49"+rejects+"B\" delay 3s\nrule c phase mail-from match any tag late delay 40s", earlierEffects)},
 		{"Rules", "If no rule decides, the command proceeds", lines("rule a phase { helo, mail-from, rcpt-to, data, commit } match any tag seen", func(s *Server) {
 			c := s.Message(unnamed1)
 			s.Accepted(c)
 			s.Delivered(c)
 		})},
-		{"Rules", "Authenticated and local sessions are exempt from all rules without a condition auth", lines("rule a phase mail-from match src 203.0.113.0/24"+rejects+"A\"\nrule b phase rcpt-to match auth \"bob\""+rejects+"B\"", func(s *Server) {
+		{"Rules", "Authenticated and local sessions are exempt from all rules without an auth condition", lines("rule a phase mail-from match src 203.0.113.0/24"+rejects+"A\"\nrule b phase rcpt-to match auth \"bob\""+rejects+"B\"", func(s *Server) {
 			s.replies(s.Message(unnamed1), "550 5.7.1 A")
 			s.Delivered(s.Login(laptop("203.0.113.82"), "alice", 0, true))
 			s.replies(s.Login(laptop("203.0.113.82"), "bob", 0, true), "550 5.7.1 B")
 			v := s.eval(s.text, rules.Facts{Phase: smtp.PhaseMailFrom, Local: true})
 			s.Check(v.Act.Rule == nil, "a local session is rejected")
 		})},
-		{"Rules", "A condition has three results: yes, no and unknown", play(func(s *Server) {
+		{"Rules", "The result of a condition is yes, no or unknown", play(func(s *Server) {
 			for _, tt := range []struct {
 				f       rules.Facts
 				yes, no bool
@@ -103,13 +103,13 @@ func ruleRows() []statement {
 				s.Decides(false, "!"+condition, rules.Facts{FCrDNS: smtp.FCrDNSError})
 			}
 		})},
-		{"Rules", "An unknown condition never matches, negated or not", lines("rule a phase mail-from match !fcrdns"+rejects+"A\"\nrule b phase mail-from match fcrdns"+rejects+"B\"", func(s *Server) {
+		{"Rules", "An unknown condition never matches, even if it is negated", lines("rule a phase mail-from match !fcrdns"+rejects+"A\"\nrule b phase mail-from match fcrdns"+rejects+"B\"", func(s *Server) {
 			s.Accepted(s.Message(without(partner, "error")))
 			s.replies(s.Message(without(partner, "fail")), "550 5.7.1 A")
 			s.replies(s.Message(partner), "550 5.7.1 B")
 		})},
-		{"Rules", "Decisions other than proceed remain active in later phases, even if the client greets again or starts another message", lines("rule a phase mail-from match helo \"bad.example\""+rejects+"A\"\nrule b phase mail-from match helo \"well.example\" proceed\nrule c phase rcpt-to match evidence helo-unqualified"+rejects+"C\"", remains)},
-		{"Rules", "A decision ends when the client logs in or a pass statement matches", lines("pass match rcpt-to \"postmaster@\"\nrule a phase helo match helo \"bad.example\""+rejects+"A\"\nrule c phase rcpt-to match evidence helo-unqualified"+rejects+"C\"", ends)},
+		{"Rules", "Decisions other than proceed remain in force in later phases, even if the client greets again or starts another message", lines("rule a phase mail-from match helo \"bad.example\""+rejects+"A\"\nrule b phase mail-from match helo \"well.example\" proceed\nrule c phase rcpt-to match evidence helo-unqualified"+rejects+"C\"", remains)},
+		{"Rules", "A decision is lifted when the client logs in or a pass statement matches", lines("pass match rcpt-to \"postmaster@\"\nrule a phase helo match helo \"bad.example\""+rejects+"A\"\nrule c phase rcpt-to match evidence helo-unqualified"+rejects+"C\"", ends)},
 		{"Rules", "Some decisions apply to the current command only; Decisions of rules without a condition; Decisions of rules with a condition on mail-from, rcpt-to, auth or tls; Decisions of rules that count recipients", play(func(s *Server) {
 			for _, condition := range []string{"any", "mail-from \"joe@\"", "rcpt-to \"alice@\"", "auth", "tls", "count unknown-recipient > 3", "evidence rdns-missing rcpt-to \"alice@\""} {
 				s.Sticks(false, smtp.PhaseRcptTo, condition)
@@ -118,7 +118,7 @@ func ruleRows() []statement {
 				s.Sticks(true, smtp.PhaseRcptTo, condition)
 			}
 		})},
-		{"Rules", "Rejecting one recipient therefore does not reject other recipients", lines("rule a phase rcpt-to match rcpt-to \"bob@\""+rejects+"A\"", func(s *Server) {
+		{"Rules", "Rejecting one recipient therefore does not affect other recipients", lines("rule a phase rcpt-to match rcpt-to \"bob@\""+rejects+"A\"", func(s *Server) {
 			c := s.Deliver(unnamed1, "joe@x.example", "alice", "bob", "carol")
 			s.Check(len(c.Refusals()) == 1 && c.Mails() == 1, "%d rejections", len(c.Refusals()))
 		})},
@@ -232,13 +232,13 @@ func ends(s *Server) {
 
 func banRows() []statement {
 	return []statement{
-		{"Bans", "The filter disconnects a banned host when it connects", under(trial("1h"), func(s *Server) {
+		{"Bans", "The filter disconnects a banned host as soon as it connects", under(trial("1h"), func(s *Server) {
 			s.offend(unnamed1)
 			c := s.hello(unnamed1)
 			s.Check(c.Barred && c.Closed, "the host is not disconnected")
 			s.Rejected("connect", c)
 		})},
-		{"Bans", "The reply contains the end of the ban, the rule, and the session in which the host was banned", under(trial("1h"), func(s *Server) {
+		{"Bans", "The reply gives the end of the ban, the rule and the session that caused the ban", under(trial("1h"), func(s *Server) {
 			first := s.offend(unnamed1)
 			s.hello(unnamed1)
 			text := answers(s.hello(unnamed1))
@@ -246,10 +246,10 @@ func banRows() []statement {
 				s.Check(strings.Contains(text, part), "the reply %q has no %s", text, part)
 			}
 		})},
-		{"Bans", "During a ban of up to two days the reply code is 421, so that a legitimate server queues its mail and retries", banned("2d", "421")},
-		{"Bans", "During a longer ban the reply code is 554, so that the sender receives a bounce", append(banned("49h", "554"), banned("366d", "554")...)},
+		{"Bans", "For bans of up to two days, the reply code is 421, so that a legitimate server queues its mail and retries", banned("2d", "421")},
+		{"Bans", "For longer bans, the reply code is 554, so that the sender receives a bounce", append(banned("49h", "554"), banned("366d", "554")...)},
 		{"Bans", "Every ban expires", append(under(trial("1h"), expires), under(trial("366d"), expires)...)},
-		{"Bans", "Offences are consecutive if each follows within a day after the end of the previous ban. After a ban of more than six hours, the limit is four times its length", under(trial("{ 10m, 2d, 3d }"), func(s *Server) {
+		{"Bans", "Offences are consecutive if each occurs within a day of the end of the previous ban. After a ban of more than six hours, this limit is four times the length of the ban", under(trial("{ 10m, 2d, 3d }"), func(s *Server) {
 			s.ladder([]time.Duration{0, day, 8 * day, 12 * day}, []time.Duration{10 * minute, 2 * day, 3 * day, 3 * day})
 			s.ladder([]time.Duration{0, day + time.Second}, []time.Duration{10 * minute, 10 * minute})
 			s.ladder([]time.Duration{0, day, 8*day + time.Second}, []time.Duration{10 * minute, 2 * day, 10 * minute})
@@ -262,7 +262,7 @@ func banRows() []statement {
 				s.Check(s.hello(bare(addr, "x.example")).Barred == want, "%s is banned: %v", addr, !want)
 			}
 		})},
-		{"Bans", "The source is a single IPv6 address if the host has its own proven name. Hosting providers assign the addresses of one /64 to many customers", under(trial("1h"), func(s *Server) {
+		{"Bans", "If an IPv6 host has its own proven name, the source is its single address, because hosting providers divide a /64 among many customers", under(trial("1h"), func(s *Server) {
 			h := named("2001:db8:7:7::1", "mail.evil.example")
 			s.offend(h)
 			s.Check(s.hello(h).Barred, "the host is not banned")
@@ -270,7 +270,7 @@ func banRows() []statement {
 			s.offend(bare("2001:db8:7:7::4", "x.example"))
 			s.Check(!s.hello(named("2001:db8:7:7::2", "mail.family.example")).Barred && s.hello(bare("2001:db8:7:7::3", "x.example")).Barred, "a ban of the /64 bans a host with a name, or not the others")
 		})},
-		{"Bans", "scanwatch unban also clears the counters of the source", play(func(s *Server) {
+		{"Bans", "scanwatch unban also clears the source's counters", play(func(s *Server) {
 			h := bare("203.0.113.82", "x.example")
 			for _, free := range []bool{false, true} {
 				s.guess(h, 20)
@@ -328,12 +328,12 @@ func banRows() []statement {
 			s.Bans(h, 0)
 			s.Check(len(s.Logged(`^exempt .*reason=login`)) == 1, "the reason is not logged")
 		})...)},
-		{"Bans", "Addresses of this server, and private and local addresses", under(trial("1h"), func(s *Server) {
+		{"Bans", "The server's own addresses, and private and local addresses", under(trial("1h"), func(s *Server) {
 			for _, addr := range []string{"192.0.2.25", "2001:db8:ffff::25", "10.0.0.5", "172.18.0.1", "192.168.4.1", "127.0.0.1", "169.254.3.4", "fd00::5", "fe80::5", "::1"} {
 				s.exempt(bare(addr, "x.example"), "local")
 			}
 		})},
-		{"Bans", "Hosts from which a user has logged in within 30 days, except by rules about auth-spray", under(trial("1h"), func(s *Server) {
+		{"Bans", "Hosts from which a user has logged in within the last 30 days, except by rules about auth-spray", under(trial("1h"), func(s *Server) {
 			h := bare("203.0.113.82", "x.example")
 			s.Login(laptop("203.0.113.82"), "alice", 0, true)
 			s.exempt(h, "login")
@@ -350,7 +350,7 @@ func banRows() []statement {
 			}
 			s.Bans(other, 10*minute)
 		})},
-		{"Bans", "Known and trusted clients, except by rules marked even trusted or about logins", append(under("", func(s *Server) {
+		{"Bans", "Known and trusted clients, except by rules about logins or rules marked even trusted", append(under("", func(s *Server) {
 			s.History(partner, 28, 12*hour)
 			s.Blind(partner, 11, "LOGIN")
 			s.Bans(partner, 10*minute)
@@ -363,7 +363,7 @@ func banRows() []statement {
 			s.offend(partner)
 			s.Bans(partner, hour)
 		})...)...)},
-		{"Bans", "Addresses that many hosts share", append(under("gateway 203.0.113.50\n"+trial("1h"), func(s *Server) {
+		{"Bans", "Addresses shared by many hosts", append(under("gateway 203.0.113.50\n"+trial("1h"), func(s *Server) {
 			s.exempt(unnamed1, "gateway")
 		}), append(under(trial("1h"), func(s *Server) { s.shared(5, 3, 3, true) }), append(under(trial("1h"), func(s *Server) { s.shared(4, 3, 3, false) }),
 			append(under(trial("1h"), func(s *Server) { s.shared(5, 2, 3, false) }), under(trial("1h"), func(s *Server) { s.shared(5, 3, 2, false) })...)...)...)...)},
@@ -373,7 +373,7 @@ func banRows() []statement {
 			s.Check(len(s.Logged(`^exempt src=198.51.100.124 rule=trial reason=known`)) == 1, "the reason is not logged")
 			s.Check(s.acted(c, func(a act) bool { return a.kind == store.KindBan && a.exempt == "known" }), "the reason is not recorded")
 		})},
-		{"Bans", "A ban is only observed if it results from a rule marked observe, or in mode observe. Observed bans are logged and stored. An observed ban never rejects a client, not even after a change of the mode", append(
+		{"Bans", "A ban is only observed if its rule is marked observe or the filter is in observe mode. Observed bans are logged and stored. An observed ban never rejects a client, even if the mode changes later", append(
 			[]Case{{Lines: "mode observe\n" + trial("1h"), Play: observed}}, lines(strings.Replace(trial("1h"), "trial", "trial observe", 1), observed)...)},
 		{"Bans", "scanwatch(8) lists, adds and removes bans", play(func(s *Server) {
 			manual, err := os.ReadFile("../../man/scanwatch.8")

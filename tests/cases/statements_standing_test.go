@@ -15,7 +15,7 @@ import (
 
 func standingRows() []statement {
 	return []statement{
-		{"Standing", "The standing of a client is based on its accepted mail", play(func(s *Server) {
+		{"Standing", "A client's standing is based on its accepted mail", play(func(s *Server) {
 			s.Stands(partner, "none")
 			s.Deliver(partner, "joe@partner.example", "nobody")
 			s.hello(partner)
@@ -26,8 +26,8 @@ func standingRows() []statement {
 			s.Stands(partner, "known")
 			s.Stands(bare("198.51.100.125", "x.example"), "none")
 		})},
-		{"Standing", "Standing belongs to the host. Standing also belongs to the registered domain of the host if FCrDNS passes and the greeting or the sender has the same domain", play(byDomain)},
-		{"Standing", "If the hosts of a domain send mail for many other domains, the domain belongs to a provider and has no standing", play(func(s *Server) {
+		{"Standing", "Each host has its own standing. The host's registered domain also earns standing if FCrDNS passes and the greeting or the sender is in the same domain", play(byDomain)},
+		{"Standing", "A domain whose hosts send mail for many other domains belongs to a provider and has no standing", play(func(s *Server) {
 			for i := range 4 {
 				s.Deliver(named(at("198.51.100.%d", 40+i), at("out%d.hoster.example", i)), at("joe@customer%d.example", i), "alice")
 				s.Wait(day)
@@ -39,7 +39,7 @@ func standingRows() []statement {
 			}
 			s.Stands(named("198.51.100.43", "out3.hoster.example"), "known") // the host itself
 		})},
-		{"Standing", "Only ordinary mail counts. Ordinary mail has a sender, and a recipient other than a role account such as postmaster. Mail that a pass statement exempts does not count", lines("pass match rcpt-to \"bob@\"\nrule x phase rcpt-to match rcpt-to \"none@\" reject", func(s *Server) {
+		{"Standing", "Only ordinary mail counts. Ordinary mail has a non-null sender, and at least one recipient that is not a role account such as postmaster. Mail that a pass statement exempts does not count", lines("pass match rcpt-to \"bob@\"\nrule x phase rcpt-to match rcpt-to \"none@\" reject", func(s *Server) {
 			for i, tt := range []struct{ from, to, want string }{
 				{"joe@x.example", "alice", "known"}, {"", "alice", "none"}, {"joe@x.example", "postmaster", "none"}, {"joe@x.example", "abuse", "none"},
 				{"joe@x.example", "hostmaster", "none"}, {"joe@x.example", "bob", "none"},
@@ -51,15 +51,15 @@ func standingRows() []statement {
 				s.Stands(h, tt.want)
 			}
 		})},
-		{"Standing", "Ordinary mail was accepted on an earlier day within 400 days, or authenticated users of this server write to the domain", play(knownSince)},
-		{"Standing", "Rules do not ban a known client, except for logins. For known clients, thresholds for recipients are twice as high", append(under(trial("1h"), knownNotBanned), play(func(s *Server) {
+		{"Standing", "Ordinary mail was accepted on an earlier day within the last 400 days, or authenticated users of this server write to the domain", play(knownSince)},
+		{"Standing", "Rules do not ban a known client, except for logins. Recipient thresholds are doubled for known clients", append(under(trial("1h"), knownNotBanned), play(func(s *Server) {
 			s.History(named1, 1, 26*hour)
 			s.Answers(11, s.each(12, minute, manner{}, same(named1))...)
 		})...)},
-		{"Standing", "Ten messages were accepted on seven different days", play(trustedSince)},
-		{"Standing", "The last message was at least ten days after the first, and within the last 90 days", play(trustedSince)},
-		{"Standing", "Rules about lists, names, places and scores do not apply to a trusted client, unless they are marked even trusted", play(aboutClients)},
-		{"Standing", "Rules about the behaviour of a trusted client defer instead of rejecting, except rules about logins", append(play(aboutConduct), play(func(s *Server) {
+		{"Standing", "At least ten messages were accepted on at least seven different days", play(trustedSince)},
+		{"Standing", "The last message arrived at least ten days after the first, and within the last 90 days", play(trustedSince)},
+		{"Standing", "Rules about lists, names, places and scores do not apply to trusted clients unless marked even trusted", play(aboutClients)},
+		{"Standing", "Rules about behaviour defer trusted clients instead of rejecting them, except for logins", append(play(aboutConduct), play(func(s *Server) {
 			s.History(partner, 14, day)
 			s.Wait(hour)
 			s.Accepted(s.each(11, minute, manner{}, same(partner))...)
@@ -77,7 +77,7 @@ func standingRows() []statement {
 			s.Check(s.standing(partner).Offence.IsZero(), "four unknown recipients are an offence")
 		})...)},
 		{"Standing", "An offence halves the counted messages and days, at most once a day. After an offence, a client is not trusted for 30 days", under(trial("1h"), halves)},
-		{"Standing", "After a start of the filter, the standing is unknown until the state has been read", under(trial("1h"), func(s *Server) {
+		{"Standing", "When the filter starts, standing is unknown until the state has been read", under(trial("1h"), func(s *Server) {
 			s.Stands(partner, "none")
 			s.memory.Expect()
 			s.Stands(partner, "unknown")
@@ -85,14 +85,14 @@ func standingRows() []statement {
 			s.Temporary(c)
 			s.NotBanned(c)
 		})},
-		{"Standing", "If the standing of a client withholds a decision, the filter logs and records this", under(trial("1h"), func(s *Server) {
+		{"Standing", "If a client's standing prevents a decision, the filter logs and records this", under(trial("1h"), func(s *Server) {
 			s.History(partner, 14, day)
 			c := s.offend(partner)
 			s.Accepted(c)
 			s.Check(len(s.Logged(`^session would=disconnect src=198.51.100.124 rule=trial .*withheld=trusted`)) == 1, "it is not logged")
 			s.Check(s.acted(c, func(a act) bool { return a.kind == store.KindVerdict && a.exempt == "trusted" && !a.enforced }), "it is not recorded")
 		})},
-		{"Standing", "scanwatch why shows the standing and its basis", play(func(s *Server) {
+		{"Standing", "scanwatch why shows a client's standing and its basis", play(func(s *Server) {
 			s.History(partner, 14, day)
 			got := s.standing(partner)
 			s.Check(got.Level == rules.StandingTrusted && got.By == "host" && got.Messages == 14 && got.Days == 14 && got.Last.Sub(got.First) == 13*day, "%+v", got)

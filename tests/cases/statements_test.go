@@ -15,8 +15,8 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// A statement contains sentences in a preset or in a section of the manual. The cases
-// fail if a sentence is wrong.
+// A statement quotes sentences of a preset or of a section of the manual. The cases fail
+// if a sentence is wrong.
 type statement struct {
 	where string // presets or a section
 	text  string
@@ -58,7 +58,7 @@ func play(f func(s *Server)) []Case { return []Case{{Play: f}} }
 // under returns a check with additional lines in the policy.
 func under(conf string, f func(s *Server)) []Case { return []Case{{Conf: conf, Play: f}} }
 
-// lines returns a check with the given lines as policy, in mode enforce.
+// lines returns a check whose policy consists of the given lines, in enforce mode.
 func lines(policy string, f func(s *Server)) []Case {
 	return []Case{{Lines: "mode enforce\n" + policy + "\n", Play: f}}
 }

@@ -12,8 +12,8 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// sections contains the sections of the manual in which each sentence has a row. The
-// values are the first line of the section and the line after it.
+// sections lists the sections of the manual in which each sentence has a row. The values
+// are the first line of the section and the line after the section.
 var sections = map[string][2]string{
 	"Rules":      {"At each phase the filter evaluates", ".Ss Phases"},
 	"Bans":       {".Ss Bans", ".Ss Standing"},

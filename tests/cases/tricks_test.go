@@ -1,6 +1,6 @@
 package cases
 
-// This file contains cases about attackers that try to look like a mail server during a
+// This file contains cases about attackers that try to pass for a mail server during a
 // harvest, or to acquire standing.
 
 import (

@@ -14,13 +14,13 @@ type ban struct {
 	session      uint64
 }
 
-// ladders contains the lengths of the bans of each rule in the configuration, in seconds.
+// ladders maps each rule in the configuration to the lengths of its bans in seconds.
 var ladders = map[string][]int64{
 	"tool": {3600, 6 * 3600},
 	"http": {1800},
 }
 
-// bans contains the ban of each source by prefix.
+// bans maps the prefix of a source to its ban.
 type bans map[netip.Prefix]*ban
 
 // connects counts a connection and returns the rule of the active ban, or "".
@@ -37,9 +37,9 @@ func (b bans) connects(src netip.Prefix, at int64) (rule string) {
 	return old.rule
 }
 
-// offends bans a source. An offence within a day after a ban, or within four times the
-// length of the ban, has the next duration of the ladder. If a ban is active, the later
-// end applies.
+// offends bans a source. An offence within a day after a ban, or within four times its
+// length, results in the next duration of the ladder. If a ban is active, the later end
+// applies.
 func (b bans) offends(src netip.Prefix, rule string, session uint64, at int64) *ban {
 	now, ladder := at/1e6, ladders[rule]
 	one := ban{rule: rule, since: now, session: session, times: 1}

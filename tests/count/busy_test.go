@@ -12,8 +12,8 @@ import (
 
 // TestCountCommon checks that a report accounts for every session if the budget has no
 // room for an aggregate of each source. Totals, evidence and rules must be exact in every
-// hour. The lists together with the numbers of missing items must be complete. The number
-// of sources must be marked with its error.
+// hour. The lists must be complete, including the numbers of missing items. The number of
+// sources must state its error.
 func TestCountCommon(t *testing.T) { countCommon(t, 40_000, 150*time.Minute) }
 
 func countCommon(t *testing.T, sessions int, length time.Duration) {
@@ -38,8 +38,8 @@ func countCommon(t *testing.T, sessions int, length time.Duration) {
 	}
 }
 
-// checkCommon compares the numbers that are the same regardless of the sources that have
-// separate records.
+// checkCommon compares the numbers that do not depend on which sources have separate
+// records.
 func (r *run) checkCommon(p period) (common int) {
 	r.t.Helper()
 	var records []*record

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// totals contains the totals of a report or of one source.
+// totals holds the totals of a report or of one source.
 type totals struct {
 	Sessions, Found, Refused, Observed int
 	counts
@@ -45,7 +45,7 @@ type rule struct {
 	Enforced, Observed, Bans, Exempt int
 }
 
-// A summary contains the counted fields of a report.
+// A summary holds the counted fields of a report.
 type summary struct {
 	Remote, Authenticated, Local                  totals
 	Addresses, AddressesError, Aggregated         int
@@ -99,7 +99,7 @@ func expect(records []*record) *summary {
 	return &e.summary
 }
 
-// organisations contains the organisations of the generated scanners and tools.
+// organisations lists the organisations of the generated scanners and tools.
 var organisations = map[string]string{"scanner": "Censys", "botnet-helo": "PushDo / Cutwail"}
 
 // remote counts a session of an unauthenticated client.

@@ -34,8 +34,7 @@ type kind struct {
 	implied string // evidence of the address
 }
 
-// helo returns the name of a generated host. The name is below .example, which no list
-// contains.
+// helo returns the name of a generated host. It is below .example, which is on no list.
 func helo(h *host) string { return fmt.Sprintf("h%d.%s.example", h.number, kinds[h.kind].name) }
 
 // unknown returns a recipient that does not exist. No other session uses that recipient.
@@ -232,7 +231,7 @@ func longName(s *script, h *host) {
 	leave(s)
 }
 
-// crowd remains connected for half a minute, so that many sessions of the host are open.
+// crowd stays connected for half a minute, so that the host has many open sessions.
 func crowd(s *script, h *host) {
 	s.ehlo(helo(h))
 	s.at += 30e6
@@ -244,8 +243,8 @@ func listed(s *script, h *host) {
 	scan(s, h)
 }
 
-// kinds contains all kinds of clients. init fills the list, because the functions refer
-// to it.
+// kinds lists all kinds of clients. init fills the list, because the functions refer to
+// it.
 var kinds []kind
 
 func init() {

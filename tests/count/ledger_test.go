@@ -4,9 +4,9 @@ package count
 
 import "net/netip"
 
-// According to the manual, the first sessions of a source and hour have their own
-// records. Sessions with accepted messages, with a login or with a ban also have their
-// own records. Every other session is in the aggregate of its source and hour.
+// According to the manual, the first sessions of a source in an hour have separate
+// records, and so have sessions with accepted messages, a login or a ban. Every other
+// session is part of the aggregate of its source and hour.
 const (
 	wholeSessions = 20
 	sumIDs        = 500 // rejected sessions of an aggregate, which is then written

@@ -1,8 +1,8 @@
 //go:build linux
 
 // Package count counts the sessions of a generated stream of smtpd and compares the
-// numbers with the output of scanwatch(8). The count is independent: the package imports
-// no code of the filter, the store or the reports.
+// numbers with the output of scanwatch(8). The count is independent, because the package
+// imports no code of the filter, the store or the reports.
 package count
 
 import (

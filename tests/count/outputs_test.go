@@ -18,8 +18,8 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// A dumped contains the fields of a record that dump prints and the test counts. The map
-// of users counts attempts. All other maps count sessions.
+// A dumped holds the fields of a record that dump prints and the test counts. The map of
+// users counts attempts. All other maps count sessions.
 type dumped struct {
 	ID, Src, Ban                                string
 	Start, End                                  int64
@@ -37,7 +37,7 @@ func (d *dumped) key() string {
 	return string(text)
 }
 
-// elements contains the lists in the output of dump.
+// elements holds the lists in the output of dump.
 type elements struct {
 	Helo     []tallied
 	Auth     []tallied

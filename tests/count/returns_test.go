@@ -11,9 +11,8 @@ import (
 	"scanwatch/tests/internal/cli"
 )
 
-// A returnRow counts the hosts of a class. For each length of time, a returnRow counts
-// the hosts that were observed for that time and the hosts that returned within that
-// time.
+// A returnRow counts the hosts of a class. For each period, it counts the hosts that were
+// observed for at least the period, and the hosts that returned within the period.
 type returnRow struct {
 	Hosts             int
 	Watched, Returned map[string]int

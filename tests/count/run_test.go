@@ -17,8 +17,8 @@ import (
 	"scanwatch/tests/internal/filterproc"
 )
 
-// config is the configuration of the filter. config has rules that ban, an observed rule,
-// and the local domains. Banned clients are rejected when they return.
+// config is the configuration of the filter, with rules that ban, an observed rule, and
+// the local domains. Banned clients are rejected when they return.
 const config = `mode enforce
 store %q keep 400d budget %dM
 table <local-domains> { example.org }
@@ -27,8 +27,8 @@ rule http phase end match evidence talks-http ban { 30m, 30m }
 rule watched observe phase rcpt-to match evidence relay-probe reject "550 5.7.1 No"
 `
 
-// flushEvery is the number of sessions between two flushes. The buffer of the filter has
-// room for more sessions.
+// flushEvery is the number of sessions between two flushes, for which the filter's buffer
+// has enough room.
 const flushEvery = 10_000
 
 // A run is a filter that reads the lines of a world.
@@ -76,8 +76,7 @@ func (r *run) start() {
 // mark is the session id of the requests that mark a place in the stream.
 const mark = "00000000ffffffff"
 
-// answers checks that the filter disconnects exactly the sessions whose last bit of the
-// token is 1.
+// answers checks that the filter disconnects exactly the requests with an odd token.
 func answers(t *testing.T, lines *bufio.Reader, synced, gone chan struct{}) {
 	defer close(gone)
 	wrong := 0

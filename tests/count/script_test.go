@@ -14,7 +14,7 @@ type line struct {
 	text string
 }
 
-// A script contains the lines of one session.
+// A script consists of the lines of one session.
 type script struct {
 	id    uint64
 	at    int64
@@ -26,7 +26,7 @@ type script struct {
 	facts
 }
 
-// facts contains the properties of a session that the generator knows but no line states.
+// facts holds the properties of a session that the generator knows but no line states.
 type facts struct {
 	evidence []string // findings
 	implied  []string // evidence that only the daily counters have

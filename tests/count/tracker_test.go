@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// A session contains the facts about a session that smtpd reports.
+// A session holds the facts that smtpd reports about a session.
 type session struct {
 	id         uint64
 	start, end int64 // microseconds since 1970
@@ -25,7 +25,7 @@ type session struct {
 	facts
 }
 
-// counts contains the counters of one or more sessions.
+// counts holds the counters of one or more sessions.
 type counts struct {
 	Messages     int
 	RcptOK       int `json:"rcpt_ok"`

@@ -35,7 +35,7 @@ type visit struct {
 	host *host
 }
 
-// A size contains the settings of a world.
+// A size holds the settings of a world.
 type size struct {
 	sessions int
 	until    time.Time

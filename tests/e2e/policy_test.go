@@ -50,7 +50,7 @@ func asnFile(t *testing.T, prefix string, number uint32) []byte {
 	return data
 }
 
-// visitors contains clients of a server with the policy standard in mode enforce.
+// visitors lists clients of a server with the standard policy in enforce mode.
 var visitors = []struct {
 	name, addr, rdns string
 	unproven         bool // the name fails FCrDNS
@@ -93,9 +93,9 @@ func scannerASN(t *testing.T) (uint32, string) {
 	return 0, ""
 }
 
-// TestStandardPolicy checks the evidence and the answers of the policy standard for each
-// kind of client. In mode observe, the same rules log the same decisions, and no client
-// is rejected.
+// TestStandardPolicy checks the evidence and the answers of the standard policy for each
+// kind of client. In observe mode, the same rules log the same decisions, but reject no
+// client.
 func TestStandardPolicy(t *testing.T) {
 	number, asnOrg := scannerASN(t)
 	asn := asnFile(t, "192.0.2.200/32", number)

@@ -2,7 +2,7 @@
 
 package e2e
 
-// This file tests the presets in mode enforce on real servers. Unusual legitimate clients
+// This file tests the presets in enforce mode on real servers. Unusual legitimate clients
 // must be served, and similar attackers must be found.
 
 import (
@@ -24,7 +24,7 @@ const (
 	longAddr = "52.101.186.113"
 )
 
-// oddHosts contains the hosts with reverse DNS.
+// oddHosts lists the hosts with reverse DNS.
 var oddHosts = []smtpd.Host{
 	{Addr: "198.51.100.112", Name: "app.customer.example", Confirmed: true},
 	{Addr: "198.51.100.113", Name: "mail.partner.example", Confirmed: true},
@@ -140,7 +140,7 @@ func arrived(t *testing.T, s *smtpd.Server, senders ...string) {
 	}
 }
 
-// presetServer starts a server with a preset in mode enforce, with the friend in
+// presetServer starts a server with a preset in enforce mode, with the friend in
 // <friends>. edit changes the policy.
 func presetServer(t *testing.T, version smtpd.Version, preset string, edit func(string) string) *smtpd.Server {
 	t.Helper()

@@ -33,7 +33,7 @@ type toolRow struct {
 
 func number(n int) string { return fmt.Sprint(n) }
 
-// harvestRows contains attacks on recipients.
+// harvestRows lists attacks on recipients.
 var harvestRows = []toolRow{
 	{name: "50 unknown recipients in one session", best: 11, play: func(t *testing.T, s *smtpd.Server) string {
 		return number(asks(t, s, "203.0.113.50", "a@x.example", strangers(0, 50)...))
@@ -104,7 +104,7 @@ func asksOnce(t *testing.T, s *smtpd.Server, from string, n int) (told int) {
 	return told
 }
 
-// loginRows contains brute force, early talkers and scanners.
+// loginRows lists brute-force attackers, early talkers and scanners.
 var loginRows = []toolRow{
 	{name: "ylmf-pc on 25, 30 rejections answered", best: 6, play: func(t *testing.T, s *smtpd.Server) string {
 		n := 0
@@ -191,21 +191,21 @@ func early(t *testing.T, s *smtpd.Server, from string) bool {
 	return accepted
 }
 
-// scanners contains hosts of scanning organisations.
+// scanners lists hosts of scanning organisations.
 var scanners = []smtpd.Host{
 	{Addr: "198.51.100.201", Name: "scan-15k.shadowserver.org", Confirmed: true}, {Addr: "198.51.100.202", Name: "census1.shodan.io", Confirmed: true},
 	{Addr: "198.51.100.203", Name: "security.criminalip.com", Confirmed: true}, {Addr: "198.51.100.204", Name: "planned.internet-measurement.com", Confirmed: true},
 	{Addr: "198.51.100.205", Name: "probe1.securing-email.com", Confirmed: true}, {Addr: "198.51.100.206", Name: "azpdcs2.scan.cyberresilience.io", Confirmed: true},
 }
 
-// toolHosts contains the legitimate hosts of the rows.
+// toolHosts lists the legitimate hosts of the rows.
 var toolHosts = append([]smtpd.Host{
 	{Addr: "198.51.100.210", Name: "mail.partner.example", Confirmed: true}, {Addr: "198.51.100.211", Name: "lists.club.example", Confirmed: true},
 	{Addr: "198.51.100.212", Name: "app.customer.example", Confirmed: true}, {Addr: "198.51.100.213", Name: "office.firm.example", Confirmed: true},
 	{Addr: "198.51.100.214", Name: "mx.earlier.example", Confirmed: true}, {Addr: "2001:db8:77:1::2", Name: "mail.family.example", Confirmed: true},
 }, scanners...)
 
-// fairRows contains legitimate clients.
+// fairRows lists legitimate clients.
 var fairRows = []toolRow{
 	{name: "8 bounces in one connection, then a message", best: -1, play: func(t *testing.T, s *smtpd.Server) string {
 		x := call(t, s, "198.51.100.210", smtpd.PortMX)

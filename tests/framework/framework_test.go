@@ -23,7 +23,7 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden file")
 
-// peerEvents contains the registrations of main.
+// peerEvents lists the registrations of main.
 var peerEvents = []smtpd.ID{
 	smtpd.LinkConnect, smtpd.LinkGreeting, smtpd.LinkIdentify, smtpd.LinkTLS, smtpd.LinkAuth, smtpd.LinkDisconnect,
 	smtpd.TxReset, smtpd.TxBegin, smtpd.TxMail, smtpd.TxRcpt, smtpd.TxEnvelope, smtpd.TxData, smtpd.TxCommit, smtpd.TxRollback,

@@ -14,7 +14,7 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// others contains filters of other authors, and functions to build them.
+// others lists filters of other authors, with functions that build them.
 var others = []struct {
 	name string
 	make func(t *testing.T, dir string) (smtpd.Filter, error)

@@ -37,15 +37,15 @@ var rules = []rule{
 	{[]string{"cmd/internal/follow", "cmd/internal/firewall", "cmd/internal/forward"}, []string{"cmd/internal/statedir", "cmd/internal/exportlist"}, "companions know the running filter only, and may not read its files"},
 }
 
-// future contains packages that rules name before the packages exist.
+// future lists packages that rules name before the packages exist.
 var future = []string{"filter/milter/...", "filter/follow/..."}
 
-// pendingPackages contains packages that rules name while they are being written. If
-// strict is set, a missing package is a failure.
+// pendingPackages lists packages that rules name while they are being written. If strict
+// is set, a missing package is a failure.
 var pendingPackages = []string{}
 
-// pending contains dependencies that break a rule and are being removed. If strict is
-// set, an entry that no longer breaks a rule is a failure.
+// pending lists dependencies that break a rule and are being removed. If strict is set,
+// an entry that no longer breaks a rule is a failure.
 var pending = []string{
 	"store/export -> rules/...", // through store/report
 	"store/report -> rules/...",

@@ -62,7 +62,7 @@ type attacker struct {
 	*Attack
 	index int
 	first int // the day on which it starts
-	// free contains the mailboxes that the attacker already knows.
+	// free lists the mailboxes that the attacker already knows.
 	free []string
 }
 

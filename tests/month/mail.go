@@ -74,8 +74,8 @@ type message struct {
 	done  bool
 }
 
-// retries contains the times of retries in the queues of common mail servers. After the
-// last retry, the message is returned to the sender.
+// retries lists the retry times of common mail servers. After the last retry, the message
+// is returned to the sender.
 var retries = []time.Duration{0, 15 * time.Minute, time.Hour, 4 * time.Hour, 12 * time.Hour, 24 * time.Hour, 48 * time.Hour, 72 * time.Hour, 96 * time.Hour}
 
 // Send queues a message at a host.
@@ -224,8 +224,8 @@ func (a *Actor) rcpt(c *simulate.Client, to string) simulate.Result {
 	return c.RcptFate(to, simulate.Unknown)
 }
 
-// outages contains the outages of the server's own table of recipients. Each outage lasts
-// an hour.
+// outages lists the outages of the server's own table of recipients. Each outage lasts an
+// hour.
 var outages = map[string]time.Time{"directory down": day(11, 10*time.Hour), "table broken": day(19, 15*time.Hour)}
 
 // outage returns the kind of the current outage, or nil.
@@ -247,7 +247,7 @@ func (w *World) kind(name string) *Kind {
 	panic("month: no kind " + name)
 }
 
-// windows contains the times at which the resolver of the server is unavailable.
+// windows lists the times at which the server's resolver is unavailable.
 var windows = []struct {
 	at     time.Time
 	long   time.Duration

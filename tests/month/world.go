@@ -60,8 +60,8 @@ type World struct {
 	Sink func(at time.Time, id uint64, value []byte)
 }
 
-// Records contains the totals of the filter's own records, which are independent of the
-// counts of the actors.
+// Records holds the totals of the filter's own records, which are independent of the
+// actors' counts.
 type Records struct{ Sessions, Mails, RcptOK, AuthFail, AuthPass int }
 
 // New returns a month with a preset. The mode is observe if the preset has the suffix "

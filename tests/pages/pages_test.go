@@ -25,7 +25,7 @@ import (
 	"scanwatch/tests/internal/require"
 )
 
-// hostile contains texts that have an effect if they are not escaped.
+// hostile lists texts that have an effect if they are not escaped.
 var hostile = []string{
 	`</title><script>parent.harmed=1</script>`,
 	`"><img src=/fetched onerror=parent.harmed=2>`,

@@ -17,8 +17,8 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// people contains the names in privateSession. The flags state whether the state
-// directory and the log contain the name at each level.
+// people lists the names in privateSession. The flags state whether the state directory
+// and the log contain the name at each privacy level.
 var people = []struct {
 	name         string
 	full, hashed bool

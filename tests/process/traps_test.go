@@ -87,7 +87,7 @@ var traps = []trap{
 	{name: "a country file without countries", bad: "country \"as.mmdb\"\nrule a phase mail-from match country DE reject", good: "country \"geo.mmdb\"\nrule a phase mail-from match country DE reject", files: databases},
 }
 
-// databases contains databases of AS numbers and of countries.
+// databases holds databases of AS numbers and countries.
 var databases = map[string]string{
 	"geo.mmdb": database("GeoLite2-Country", mmdbtype.Map{"country": mmdbtype.Map{"iso_code": mmdbtype.String("DE")}}),
 	"as.mmdb": database("GeoLite2-ASN", mmdbtype.Map{

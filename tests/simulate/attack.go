@@ -10,17 +10,17 @@ import (
 	"time"
 )
 
-// An Attack is distributed. Each session is from a different network, up to 256 networks.
-// Then other hosts in the same 256 networks continue.
+// An Attack is distributed. Each session comes from a different network. Once 256
+// networks have been used, other hosts in the same networks continue.
 type Attack struct {
 	Seed     uint64
 	Start    time.Time
-	Every    time.Duration // from one session to the next, on average
+	Every    time.Duration // average time between sessions
 	Sessions int
-	Each     int // recipients or passwords tried in a session
+	Each     int // recipients or passwords tried per session
 }
 
-// dictionary is the word list of a harvester. All harvesters use similar words.
+// dictionary is a harvester's word list. All harvesters use similar words.
 var dictionary = []string{
 	"info", "admin", "sales", "contact", "office", "support", "test", "webmaster", "mail", "hr", "jobs", "billing", "accounts", "team", "hello",
 	"marketing", "service", "help", "it", "root", "news", "press", "shop", "order", "orders", "careers", "finance", "legal", "security", "noreply",
@@ -30,9 +30,9 @@ var dictionary = []string{
 	"alice.adler", "ben.becker", "john.doe", "jane.doe", "scan", "fax", "backup", "ftp", "user", "guest", "demo", "temp", "oracle", "postgres",
 }
 
-// Harvest returns the sessions of a distributed directory harvest. Each session
-// requests the next words of the dictionary. The harvest repeats the dictionary, so
-// that several hosts request the same mailbox.
+// Harvest returns the sessions of a distributed directory harvest. Each session requests
+// the next words in the dictionary. The dictionary is used repeatedly, so that several
+// hosts request the same mailbox.
 func Harvest(a Attack) iter.Seq[Session] {
 	return a.sessions("harvest", 25, func(s *Session, r *rand.Rand, i int) {
 		add := func(kind Kind, text string, fate Fate) {
@@ -53,8 +53,7 @@ func Harvest(a Attack) iter.Seq[Session] {
 	})
 }
 
-// Guess returns the sessions of hosts that brute-force passwords of local
-// users.
+// Guess returns the sessions of hosts that brute-force local users' passwords.
 func Guess(a Attack) iter.Seq[Session] {
 	return a.sessions("guess", 587, func(s *Session, r *rand.Rand, i int) {
 		add := func(kind Kind, text string, fate Fate) {
@@ -73,7 +72,7 @@ func Guess(a Attack) iter.Seq[Session] {
 	})
 }
 
-// bot returns a greeting of an infected computer.
+// bot returns a greeting as used by infected computers.
 func bot(r *rand.Rand) string {
 	b := make([]byte, 6+r.IntN(4))
 	for i := range b {
@@ -90,7 +89,7 @@ func (a Attack) sessions(label string, port uint16, write func(s *Session, r *ra
 		for i := range a.Sessions {
 			addr := netip.AddrFrom4([4]byte{198, 19, byte(nets[i%attackNets]), byte(3 + i/attackNets*7%250)})
 			s := Session{Label: label, Start: at, Src: netip.AddrPortFrom(addr, uint16(1024+r.IntN(60_000))), Dst: serverAddr(addr, port), FCrDNS: "fail"}
-			if r.IntN(3) > 0 { // the name that the provider gave the line
+			if r.IntN(3) > 0 { // the name that the provider has given to the line
 				b := addr.As4()
 				s.RDNS, s.FCrDNS = fmt.Sprintf("host-%d-%d-%d-%d.isp-%d.example", b[0], b[1], b[2], b[3], b[2]), "pass"
 			}

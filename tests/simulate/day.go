@@ -1,6 +1,6 @@
 package simulate
 
-// This file generates a busy day of a legitimate server. All clients are legitimate, but
+// This file generates a busy day on a legitimate server. All clients are legitimate, but
 // many look suspicious.
 
 import (
@@ -17,8 +17,8 @@ import (
 // Midnight is the start of Day.
 var Midnight = time.Date(2026, 11, 16, 0, 0, 0, 0, time.UTC)
 
-// cast lists the kinds of clients with their sessions per thousand. A kind with 0 has a
-// fixed number of sessions.
+// cast lists the kinds of clients with their sessions per thousand. For kinds with 0, the
+// number of sessions is fixed.
 var cast = []struct {
 	label string
 	share int
@@ -26,26 +26,26 @@ var cast = []struct {
 }{
 	{"delivery", 372, (*day).delivery},            // ordinary mail servers
 	{"pool", 200, (*day).pool},                    // a big provider with many hosts
-	{"submission", 90, (*day).users},              // local users, who sometimes mistype
+	{"submission", 90, (*day).users},              // local users, who sometimes mistype passwords
 	{"nat-office", 0, (*day).office},              // 25 users with one address and one old password
 	{"retry", 50, (*day).retry},                   // deferred, then from another address
-	{"forward", 40, (*day).forward},               // hosts that forward mail of their users
-	{"bad-helo", 40, (*day).badHelo},              // legitimate, but badly configured
-	{"bounce", 35, (*day).bounce},                 // mail of the null sender
-	{"backscatter", 20, (*day).backscatter},       // bounces of mail with forged local senders
-	{"no-rdns", 25, (*day).noRDNS},                // legitimate, without a name in DNS
-	{"printer", 25, (*day).printers},              // devices of the local network
-	{"callout", 20, (*day).callout},               // verify a local sender
+	{"forward", 40, (*day).forward},               // hosts that forward their users' mail
+	{"bad-helo", 40, (*day).badHelo},              // legitimate, but misconfigured
+	{"bounce", 35, (*day).bounce},                 // mail from the null sender
+	{"backscatter", 20, (*day).backscatter},       // bounces of mail whose local sender was forged
+	{"no-rdns", 25, (*day).noRDNS},                // legitimate, but without a name in DNS
+	{"printer", 25, (*day).printers},              // devices on the local network
+	{"callout", 20, (*day).callout},               // checks whether a local sender exists
 	{"early-quit", 15, (*day).earlyQuit},          // disconnects early
 	{"newsletter", 8, (*day).newsletter},          // to many mailboxes, some of which no longer exist
-	{"list", 8, (*day).list},                      // a mailing list with typing errors
-	{"payment", 4, (*day).payment},                // writes once a month, from a rented host
+	{"list", 8, (*day).list},                      // a mailing list with mistyped addresses
+	{"payment", 4, (*day).payment},                // writes once a month from a rented host
 	{"former-employee", 0, (*day).formerEmployee}, // forty newsletters to a former mailbox
 	{"monitor", 0, (*day).monitor},                // checks the server every five minutes
 	{"big-burst", 0, (*day).burst},                // thirty connections at a time
 }
 
-// Labels returns the labels of the sessions of Day.
+// Labels returns the labels of the sessions in Day.
 func Labels() (labels []string) {
 	for _, c := range cast {
 		labels = append(labels, c.label)
@@ -54,8 +54,8 @@ func Labels() (labels []string) {
 }
 
 // Day returns about n sessions of a day that starts at Midnight, ordered by time. The
-// same seed results in the same sessions. The kinds with a fixed number have about 2,000
-// sessions together.
+// same seed always gives the same sessions. The kinds with a fixed number add about 2,000
+// sessions.
 func Day(seed uint64, n int) iter.Seq[Session] {
 	d := &day{Rand: rand.New(rand.NewPCG(seed, 1))}
 	for _, c := range cast {
@@ -66,7 +66,7 @@ func Day(seed uint64, n int) iter.Seq[Session] {
 	return slices.Values(d.sessions)
 }
 
-// Merge merges two sequences that are ordered by Start.
+// Merge merges two sequences ordered by Start.
 func Merge(a, b iter.Seq[Session]) iter.Seq[Session] {
 	return func(yield func(Session) bool) {
 		next, stop := iter.Pull(b)
@@ -90,15 +90,15 @@ func Merge(a, b iter.Seq[Session]) iter.Seq[Session] {
 	}
 }
 
-// A day is a day that is being generated.
+// A day is a day being generated.
 type day struct {
 	*rand.Rand
 	sessions []Session
 	label    string
-	nets     int // /24s that were given out
+	nets     int // /24s in use
 	nets6    int
 	firms    int
-	servers  []host // of delivery, which also play other kinds
+	servers  []host // play the kind delivery, and others too
 }
 
 // A host is a source of sessions.
@@ -107,8 +107,8 @@ type host struct {
 	rdns   string
 	fcrdns string
 	helo   string
-	domain string        // of its senders
-	rtt    time.Duration // for one command and its reply
+	domain string        // domain of the senders
+	rtt    time.Duration // time for a command and its reply
 	tls    bool
 	words  Kind // Ehlo or Helo
 }
@@ -136,7 +136,7 @@ func (d *day) addr6() netip.Addr {
 	return netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, byte(d.nets6 >> 8), byte(d.nets6), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x25})
 }
 
-// hosts returns the servers of n companies. neighbours is the number of servers in each
+// hosts returns the servers of n companies, with the given number of neighbours in each
 // /24.
 func (d *day) hosts(n, neighbours int) []host {
 	hosts := make([]host, 0, n)
@@ -150,13 +150,13 @@ func (d *day) hosts(n, neighbours int) []host {
 	return hosts
 }
 
-// firm returns the mail server of a company.
+// firm returns a company's mail server.
 func (d *day) firm(addr netip.Addr) host {
 	d.firms++
 	domain := fmt.Sprintf("%s-%d.example", pick(d, trades), d.firms)
 	name := pick(d, mailNames) + "." + domain
 	h := host{addr: addr, rdns: name, fcrdns: "pass", helo: name, domain: domain, rtt: d.between(8*time.Millisecond, 180*time.Millisecond), tls: d.chance(90), words: Ehlo}
-	if d.chance(20) { // several names for one host
+	if d.chance(20) { // several names for the same host
 		h.helo = "smtp-out." + domain
 	}
 	return h
@@ -195,7 +195,7 @@ func Exists(local string) bool {
 // mailbox returns a random mailbox.
 func (d *day) mailbox() string { return Mailbox(d.IntN(Mailboxes)) }
 
-// typo returns a mailbox with two letters swapped.
+// typo returns a mailbox with two of its letters swapped.
 func (d *day) typo() string {
 	b := []byte(Mailbox(len(roles) + d.IntN(Mailboxes-len(roles))))
 	b[1], b[2] = b[2], b[1]
@@ -205,13 +205,12 @@ func (d *day) typo() string {
 	return string(b)
 }
 
-// left returns the address of a former user.
+// left returns the address of a user who has left.
 func left(i int) string {
 	return fmt.Sprintf("%s.%s%d@%s", firsts[i%len(firsts)], lasts[i*7%len(lasts)], i, Domain)
 }
 
-// known returns n servers. A percentage of the servers also delivers mail on the
-// simulated day.
+// known returns n servers, of which a percentage also delivers mail on the simulated day.
 func (d *day) known(n, percent int) []host {
 	hosts := d.hosts(n*(100-percent)/100, 3)
 	for len(hosts) < n {
@@ -222,10 +221,10 @@ func (d *day) known(n, percent int) []host {
 
 func pick[T any](d *day, of []T) T { return of[d.IntN(len(of))] }
 
-// chance returns true with a probability in percent.
+// chance returns true with the given probability in percent.
 func (d *day) chance(percent int) bool { return d.IntN(100) < percent }
 
-// upTo returns a number less than most.
+// upTo returns a random duration below most.
 func (d *day) upTo(most time.Duration) time.Duration { return upTo(d.Rand, most) }
 
 func upTo(r *rand.Rand, most time.Duration) time.Duration {
@@ -236,8 +235,7 @@ func (d *day) between(least, most time.Duration) time.Duration {
 	return least + d.upTo(most-least)
 }
 
-// when returns a random time of the day. The afternoon is four times as busy as
-// the night.
+// when returns a random time of day. Afternoons are four times as busy as nights.
 func (d *day) when() time.Time {
 	for {
 		at := d.upTo(24 * time.Hour)
@@ -248,14 +246,14 @@ func (d *day) when() time.Time {
 	}
 }
 
-// A script is a session that is being generated.
+// A script is a session being generated.
 type script struct {
 	d   *day
 	h   *host
 	out *Session
 }
 
-// session starts a script. Steps are appended to the script until the next script starts.
+// session starts a script. All steps belong to that script until the next one is started.
 func (d *day) session(h *host, at time.Time, port uint16) script {
 	d.sessions = append(d.sessions, Session{
 		Label: d.label, Start: at,
@@ -265,7 +263,7 @@ func (d *day) session(h *host, at time.Time, port uint16) script {
 	return script{d, h, &d.sessions[len(d.sessions)-1]}
 }
 
-// serverAddr returns the local address for clients at a.
+// serverAddr returns the local address that a client at a connects to.
 func serverAddr(a netip.Addr, port uint16) netip.AddrPort {
 	if a.Is4() {
 		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, 25}), port)
@@ -273,7 +271,7 @@ func serverAddr(a netip.Addr, port uint16) netip.AddrPort {
 	return netip.MustParseAddrPort(fmt.Sprintf("[2001:db8:ffff::25]:%d", port))
 }
 
-// add appends a step that follows the last reply immediately.
+// add appends a step that follows the previous reply immediately.
 func (s script) add(kind Kind, text string) script {
 	return s.fated(kind, text, OK)
 }
@@ -298,8 +296,8 @@ func (s script) greet() script {
 	return s
 }
 
-// message sends a message to recipients that exist. The recipients in unknown, which do
-// not exist, come first.
+// message sends a message. The recipients in unknown, which do not exist, are requested
+// before the recipients in to.
 func (s script) message(sender string, unknown []string, to ...string) script {
 	s.add(Mail, sender)
 	for _, r := range unknown {
@@ -318,13 +316,13 @@ func (s script) data() script {
 	return s
 }
 
-// sender returns a sender at h.
+// sender returns a sender address that belongs to h.
 func (d *day) sender(h *host) string {
 	return pick(d, firsts) + "@" + h.domain
 }
 
-// some returns n distinct recipients. If there are too few mailboxes, some adds
-// subaddresses.
+// some returns n distinct recipients. If there are not enough mailboxes, some recipients
+// have subaddresses.
 func (d *day) some(n int) (to []string) {
 	for i, m := range d.Perm(Mailboxes) {
 		if i < n {
@@ -338,8 +336,8 @@ func (d *day) some(n int) (to []string) {
 	return to
 }
 
-// mail generates an ordinary session. The client sends up to four messages to up to three
-// recipients.
+// mail generates an ordinary session, with up to four messages to up to three recipients
+// each.
 func (d *day) mail(h *host, at time.Time, sender func() string) {
 	s := d.session(h, at, 25).greet()
 	for range 1 + min(d.IntN(10)/6*(1+d.IntN(3)), 3) {
@@ -354,7 +352,7 @@ func (d *day) mail(h *host, at time.Time, sender func() string) {
 
 func (d *day) delivery(n int) {
 	hosts := d.hosts(1200, 30)
-	for range max(n/60, 20) { // and some have IPv6
+	for range max(n/60, 20) { // some of them have IPv6
 		hosts = append(hosts, d.firm(d.addr6()))
 	}
 	d.servers = hosts
@@ -364,7 +362,7 @@ func (d *day) delivery(n int) {
 	}
 }
 
-// provider returns the hosts of a large provider, which are in several networks under one
+// provider returns a large provider's hosts, which are in several networks and share a
 // domain.
 func (d *day) provider(domain string, nets, each int) (hosts []host) {
 	for n := range nets {
@@ -431,7 +429,7 @@ func (d *day) bounce(n int) {
 	}
 }
 
-// backscatter generates bounces of spam with invented local addresses as senders.
+// backscatter generates bounces of spam that used invented local addresses as senders.
 func (d *day) backscatter(n int) {
 	hosts := d.known(40, 100)
 	hosts = append(hosts, d.hosts(100, 1)...)
@@ -476,8 +474,8 @@ func (d *day) retry(n int) {
 	}
 }
 
-// payment generates one notification from each of many senders. The hosts are rented and
-// have the DNS names of the cloud provider.
+// payment generates one notification from each of many senders. The senders' hosts are
+// rented and have DNS names of the cloud provider.
 func (d *day) payment(n int) {
 	net, used := d.net(), 0
 	for i := range n {
@@ -510,7 +508,7 @@ func (d *day) badHelo(n int) {
 		case 3:
 			h.helo = h.addr.String()
 		case 4:
-			h.fcrdns = "fail" // the name belongs to its old address
+			h.fcrdns = "fail" // the name still belongs to the old address
 		case 5:
 			h.helo, h.words = "exchange.local", Helo
 		}
@@ -581,8 +579,8 @@ func (d *day) monitor(int) {
 	}
 }
 
-// burst generates a provider that sends a hundred messages over thirty connections from
-// one address, four times a day.
+// burst generates a provider that, four times a day, sends a hundred messages over thirty
+// connections from a single address.
 func (d *day) burst(int) {
 	h := d.firm(d.net()(10))
 	for range 4 {
@@ -609,8 +607,8 @@ func (d *day) formerEmployee(int) {
 	}
 }
 
-// laptop returns the computer of a user. The network never sends mail to the server, so
-// the address has no standing before the login.
+// laptop returns a user's computer. The laptop's network never sends mail to the server,
+// so the address has no standing before the login.
 func (d *day) laptop(addr netip.Addr) host {
 	b := addr.As4()
 	name := fmt.Sprintf("p%d-%d-%d-%d.access.example", b[0], b[1], b[2], b[3])
@@ -618,8 +616,9 @@ func (d *day) laptop(addr netip.Addr) host {
 	return host{addr: addr, rdns: name, fcrdns: "pass", helo: pick(d, names), domain: Domain, rtt: d.between(15*time.Millisecond, 90*time.Millisecond), tls: true, words: Ehlo}
 }
 
-// login generates a session of a user who mistypes the password a few times. The user
-// then logs in and sends a message if right is set, or gives up.
+// login generates a session of a user who enters the password wrongly a few times. If
+// right is set, the user finally logs in and sends a message. Otherwise the user gives
+// up.
 func (d *day) login(h *host, at time.Time, user string, wrong int, right bool) {
 	s := d.session(h, at, 587).greet()
 	for i := range wrong {
@@ -653,7 +652,7 @@ func user(i int) string {
 }
 
 func (d *day) users(n int) {
-	// The addresses of dial-up networks change every day.
+	// Addresses on dial-up networks change every day.
 	nets := []func(int) netip.Addr{d.net(), d.net(), d.net()}
 	type seat struct {
 		h    host
@@ -673,8 +672,8 @@ func (d *day) users(n int) {
 	}
 }
 
-// office generates 25 users with one address who log in all day. A phone with an old
-// password connects first, at night.
+// office generates 25 users who share an address and log in all day. Before the users, at
+// night, a phone with an old password connects.
 func (d *day) office(int) {
 	addr := d.net()(44)
 	for i := range 25 {

@@ -30,7 +30,7 @@ var (
 
 var lists = simulate.Lists
 
-// enforced returns a preset policy in mode enforce.
+// enforced returns a preset policy in enforce mode.
 func enforced(t testing.TB, name string) *rules.Policy {
 	t.Helper()
 	text, err := simulate.PresetText(name)
@@ -44,7 +44,7 @@ func enforced(t testing.TB, name string) *rules.Policy {
 	return p.InMode(rules.Enforce)
 }
 
-// table returns a Filter with a policy and a memory. policy and m may be nil.
+// table returns a Filter with the given policy and memory, either of which may be nil.
 func table(policy *rules.Policy, m *memory.Memory, log func([]byte)) *simulate.Filter {
 	t := simulate.NewFilter(filter.Options{
 		Record:   func(time.Time, uint64, []byte) {},
@@ -59,13 +59,13 @@ func table(policy *rules.Policy, m *memory.Memory, log func([]byte)) *simulate.F
 	return t
 }
 
-// A tally counts the outcomes of the sessions with one label.
+// A tally counts the outcomes of sessions with the same label.
 type tally struct {
 	sessions, mails, junked, turned, rcpts, disconnected int
-	texts                                                map[string]int // refusals
+	texts                                                map[string]int // rejections by text
 }
 
-// varying matches the parts of a reply that differ from session to session.
+// varying matches the parts of a reply that differ between sessions.
 var varying = regexp.MustCompile(` \[[0-9a-f]{16}\]|\d{4}-\d\d-\d\d \d\d:\d\d UTC `)
 
 func tallies(outcomes []simulate.Outcome) map[string]*tally {
@@ -100,8 +100,7 @@ const daySize = 20_000
 // day returns the same busy day for all tests.
 var day = sync.OnceValue(func() []simulate.Session { return slices.Collect(simulate.Day(*seed, daySize)) })
 
-// learned returns a memory that has seen the sessions of a day in mode observe, a week
-// ago.
+// learned returns a memory that observed the sessions of a day a week ago.
 func learned(t *testing.T, name string, sessions iter.Seq[simulate.Session]) *memory.Memory {
 	m := memory.New()
 	policy := enforced(t, name).InMode(rules.Observe)
@@ -119,9 +118,9 @@ func learned(t *testing.T, name string, sessions iter.Seq[simulate.Session]) *me
 	return m
 }
 
-// TestDay checks the preset policies in mode enforce on a busy day of legitimate clients.
-// The memory is empty, or has seen a day in mode observe, which is the initial mode of
-// the presets. After a day in mode observe, the policy standard must not reject any
+// TestDay checks the preset policies in enforce mode, on a busy day of legitimate
+// clients. The memory is either empty or has observed a day, because the presets start in
+// observe mode. After a day in observe mode, the preset standard must not reject any
 // client. The outcomes must match testdata/day.golden. With -seed, the test plays another
 // day and logs the outcomes.
 func TestDay(t *testing.T) {
@@ -135,7 +134,7 @@ func TestDay(t *testing.T) {
 	for _, tt := range []struct {
 		name, state string
 		memory      *memory.Memory
-		all         bool // accepts everything
+		all         bool // every client must be accepted
 	}{
 		{"standard", "after a day of observation", learned(t, "standard", slices.Values(day())), true},
 		{"tight", "after a day of observation", learned(t, "tight", slices.Values(day())), false},
@@ -160,7 +159,7 @@ func TestDay(t *testing.T) {
 		}
 		for label, y := range got {
 			for _, text := range slices.Sorted(maps.Keys(y.texts)) {
-				if !strings.HasPrefix(text, "rcpt-to: 450 ") { // of recipients that do not exist, see below
+				if !strings.HasPrefix(text, "rcpt-to: 450 ") { // 450 is for recipients that do not exist, see below
 					t.Errorf("%s rejected %d times %s, at %s", tt.name, y.texts[text], label, text)
 				}
 			}
@@ -183,7 +182,7 @@ func TestDay(t *testing.T) {
 	}
 }
 
-// write prints the table of one policy.
+// write prints the table for one policy.
 func write(b *strings.Builder, offered, got map[string]*tally) {
 	w := tabwriter.NewWriter(b, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(w, "label\tsessions\tturned away\tmessages\tdelivered\tas junk\trecipients\taccepted\t")
@@ -231,7 +230,7 @@ func golden(t *testing.T, file, got string) {
 	}
 }
 
-// TestDayHasEveryKind checks that the day contains each kind of client with the correct
+// TestDayHasEveryKind checks that the day has clients of every kind, with the right
 // recipients.
 func TestDayHasEveryKind(t *testing.T) {
 	seen := make(map[string]int)
@@ -262,7 +261,7 @@ func TestDayHasEveryKind(t *testing.T) {
 	}
 }
 
-// BenchmarkDay measures the time for the day with the policy standard.
+// BenchmarkDay measures the time to play the day with the preset standard.
 func BenchmarkDay(b *testing.B) {
 	policy := enforced(b, "standard")
 	b.ReportAllocs()

@@ -1,7 +1,7 @@
 package simulate
 
-// This file simulates clients that decide after each reply, instead of following a
-// script.
+// This file simulates clients that decide what to do after each reply, instead of
+// following a script.
 
 import (
 	"errors"
@@ -14,25 +14,25 @@ import (
 	"scanwatch/filter/smtpd"
 )
 
-// A Live is a simulated server whose clients are Go code. A Live runs on the calling
-// goroutine. smtpd.Serve is a coroutine that continues while a client waits for an
-// answer. Commands of clients and WaitUntil advance the clock.
+// A Live is a simulated server whose clients are Go code. A Live runs on the caller's
+// goroutine, with smtpd.Serve as a coroutine that continues whenever a client waits for
+// an answer. The clock is advanced by clients' commands and by WaitUntil.
 type Live struct {
-	// Exists reports whether a local part of Domain is a mailbox. The local part is in
-	// lower case and without a subaddress. All other recipients are unknown. Only an
-	// authenticated client can also send to foreign domains.
+	// Exists reports whether a local part in Domain is a mailbox. The local part is in
+	// lower case and has no subaddress. All other recipients are unknown. Only
+	// authenticated clients can send to foreign domains.
 	Exists func(local string) bool
 
 	p        *player
 	now      int64 // microseconds since 1970
 	sessions uint64
-	send     func() // lets the filter read all lines, and answer if the last one is a request
+	send     func() // makes the filter read all lines, and answer if the last one is a request
 	ended    bool
 	wrong    string
 	err      error
 }
 
-// NewLive returns a server that starts at the given time and passes its events to h.
+// NewLive returns a server whose clock starts at the given time and whose events go to h.
 func NewLive(h smtpd.Handler, phases []smtpd.ID, start time.Time) *Live {
 	l := &Live{now: start.UnixMicro(), p: &player{}, Exists: func(string) bool { return false }}
 	for _, id := range phases {
@@ -52,8 +52,8 @@ func NewLive(h smtpd.Handler, phases []smtpd.ID, start time.Time) *Live {
 	return l
 }
 
-// NewLiveOver returns a server with a filter process, after the handshake. The filter
-// delays answers in real time.
+// NewLiveOver returns a server for a filter process that has completed the handshake. The
+// filter delays its answers in real time.
 func NewLiveOver(filter io.Writer, answer func() string, phases []smtpd.ID, start time.Time) *Live {
 	l := &Live{now: start.UnixMicro(), p: &player{}, Exists: func(string) bool { return false }}
 	for _, id := range phases {
@@ -71,11 +71,11 @@ func NewLiveOver(filter io.Writer, answer func() string, phases []smtpd.ID, star
 	return l
 }
 
-// Number sets the number of the next session, for a stream that continues another stream.
+// Number sets the number of the next session, so that one stream can continue another.
 func (l *Live) Number(n int) { l.sessions = uint64(n) }
 
-// Close ends the stream and returns the first error of the filter. An error is a panic,
-// an answer that smtpd does not accept, or a missing answer.
+// Close ends the stream and returns the filter's first error: a panic, an answer that
+// smtpd does not accept, or a missing answer.
 func (l *Live) Close() error {
 	l.ended = true
 	l.send()
@@ -85,16 +85,16 @@ func (l *Live) Close() error {
 	return l.err
 }
 
-// Now returns the time of the server.
+// Now returns the server's time.
 func (l *Live) Now() time.Time { return time.UnixMicro(l.now).UTC() }
 
-// WaitUntil advances the clock to at. If the clock is already later, it does not change.
+// WaitUntil advances the clock to at, unless it is already later.
 func (l *Live) WaitUntil(at time.Time) { l.now = max(l.now, at.UnixMicro()) }
 
 // Sessions returns the number of sessions so far.
 func (l *Live) Sessions() int { return int(l.sessions) }
 
-// exchange lets the filter read all lines and answer the last line.
+// exchange lets the filter read all lines and answer the last one.
 func (l *Live) exchange(v *visit) {
 	l.p.asked = v
 	l.send()
@@ -114,7 +114,7 @@ func (l *Live) exchange(v *visit) {
 	}
 }
 
-// lines is the input of smtpd.Serve. If there is nothing to read, Read switches to the
+// lines is the input to smtpd.Serve. If nothing is left to read, Read switches to the
 // clients.
 type lines struct {
 	*Live
@@ -134,15 +134,15 @@ func (r lines) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// A Host is the network side of a client.
+// A Host describes a client's network properties.
 type Host struct {
 	Src    netip.Addr
 	RDNS   string // empty for none
-	FCrDNS string // pass, fail or error; the default is pass with a name
-	Port   uint16 // of the server; 25 by default. 465 starts with TLS.
+	FCrDNS string // pass, fail or error; by default pass if there is a name
+	Port   uint16 // server port, by default 25; 465 starts with TLS
 	Helo   string
-	// RTT is the time that a command takes. Pace, if not empty, contains the times of the
-	// first commands. The last time in Pace applies to all further commands.
+	// RTT is the time taken by a command. Pace, if not empty, gives the times for the
+	// first commands instead. The last time in Pace applies to all further commands.
 	RTT  time.Duration
 	Pace []time.Duration
 }
@@ -150,9 +150,9 @@ type Host struct {
 // Result is the result of a command.
 type Result string
 
-// Failed is the result of a wrong password or of a command that is not allowed. Unknown
-// and Deferred are answers of the server. Refused is an answer of the filter. Gone means
-// that the connection has already ended.
+// Failed means a wrong password, or a command that is not allowed. Unknown and Deferred
+// are answers from the server, and Refused is one from the filter. Gone means that the
+// connection had already ended.
 const (
 	Accepted Result = "ok"
 	NoSuch   Result = "unknown"
@@ -170,10 +170,10 @@ type Client struct {
 	Closed bool
 	Barred bool // the filter rejected the connection
 	Asked  []Asked
-	Tries  int // passwords that the server checked
+	Tries  int // passwords checked by the server
 }
 
-// Asked is a requested recipient with its result.
+// An Asked is a requested recipient and the result.
 type Asked struct {
 	Rcpt   string
 	Result Result
@@ -213,8 +213,8 @@ func (l *Live) Connect(h Host) *Client {
 	return c
 }
 
-// step runs one step of the client on the clock of the server. The result reports whether
-// the session was still open.
+// step runs one of the client's steps on the server's clock, and reports whether the
+// session was still open.
 func (c *Client) step(f func()) bool {
 	if c.Closed {
 		return false
@@ -239,7 +239,7 @@ func (c *Client) end() {
 	c.Closed = true
 }
 
-// gap waits for the time that a command takes.
+// gap waits for the time taken by a command.
 func (c *Client) gap() {
 	d := c.RTT + time.Duration(mix(c.v.id+uint64(c.v.now))%uint64(c.RTT/4+1))
 	if len(c.Pace) > 0 {
@@ -250,7 +250,7 @@ func (c *Client) gap() {
 	c.v.now += d.Microseconds()
 }
 
-// say plays a command and returns the answer of the filter, or Accepted.
+// say plays a command and returns the filter's answer, or Accepted.
 func (c *Client) say(f func()) Result {
 	n := len(c.v.outcome.Refused)
 	if !c.step(func() { c.gap(); f() }) {
@@ -263,13 +263,13 @@ func (c *Client) say(f func()) Result {
 	return Accepted
 }
 
-// ID returns the session id of smtpd.
+// ID returns smtpd's session id.
 func (c *Client) ID() uint64 { return c.v.id }
 
-// Refusals returns the negative answers of the filter.
+// Refusals returns the filter's negative answers.
 func (c *Client) Refusals() []Refusal { return c.v.outcome.Refused }
 
-// Mails returns the number of accepted messages. Junked reports whether a message was
+// Mails returns the number of messages accepted. Junked reports whether a message was
 // marked as junk.
 func (c *Client) Mails() int   { return c.v.outcome.Mails }
 func (c *Client) Junked() bool { return c.v.outcome.Junked }
@@ -280,10 +280,10 @@ func (c *Client) LoggedIn() bool { return c.v.authed }
 // InTransaction reports whether a transaction is open.
 func (c *Client) InTransaction() bool { return c.v.tx.open }
 
-// Ehlo greets with the name of the host.
+// Ehlo greets with the host's name.
 func (c *Client) Ehlo() Result { return c.Greet("EHLO", c.Helo) }
 
-// Greet greets with any name.
+// Greet greets with the given name.
 func (c *Client) Greet(verb, name string) Result {
 	c.Helo = name
 	return c.say(func() {
@@ -340,7 +340,7 @@ func (c *Client) fate(to string) Fate {
 	return Unknown
 }
 
-// RcptFate requests a recipient with the given answer of the server itself.
+// RcptFate requests a recipient for which the server itself gives the answer fate.
 func (c *Client) RcptFate(to string, fate Fate) Result {
 	open := c.v.tx.open
 	r := c.say(func() { c.v.rcpt(&Step{Text: to, Fate: fate}) })
@@ -370,7 +370,7 @@ func (c *Client) Data() Result {
 // Rset ends the transaction.
 func (c *Client) Rset() Result { return c.say(func() { c.v.rset() }) }
 
-// Command sends a line for which smtpd sends no request to filters.
+// Command sends a line for which smtpd makes no request to filters.
 func (c *Client) Command(line, reply string) Result {
 	return c.say(func() { c.v.client(line); c.v.server(reply) })
 }
@@ -384,5 +384,5 @@ func (c *Client) Quit() { c.say(func() { c.v.quit() }) }
 // Leave closes the connection.
 func (c *Client) Leave() { c.step(func() { c.v.gone = true }) }
 
-// Flush lets the filter read all lines that were sent so far.
+// Flush lets the filter read all lines sent so far.
 func (l *Live) Flush() { l.send() }

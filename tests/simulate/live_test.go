@@ -11,7 +11,7 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// live plays client against h.
+// live plays a client against h.
 func live(t *testing.T, h smtpd.Handler, port uint16, client func(c *simulate.Client)) *simulate.Client {
 	t.Helper()
 	l := simulate.NewLive(h, asked, begin)
@@ -27,8 +27,8 @@ func live(t *testing.T, h smtpd.Handler, port uint16, client func(c *simulate.Cl
 	return c
 }
 
-// TestLiveStream checks that a client of a Live causes the same lines as a script
-// with the same commands.
+// TestLiveStream checks that a Live's client results in the same lines as a script with
+// the same commands.
 func TestLiveStream(t *testing.T) {
 	script := []simulate.Step{
 		step(simulate.Ehlo, "client.example.net"), step(simulate.Mail, "bob@example.net"), step(simulate.Rcpt, "alice@example.org"),
@@ -50,7 +50,7 @@ func TestLiveStream(t *testing.T) {
 	}
 }
 
-// TestLiveObeys checks the results of commands that the filter answers.
+// TestLiveObeys checks the results of commands when the filter answers them.
 func TestLiveObeys(t *testing.T) {
 	for _, tt := range []struct {
 		phase  smtpd.ID

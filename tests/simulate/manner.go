@@ -1,6 +1,6 @@
 package simulate
 
-// This file contains behaviour that several attackers share.
+// This file implements behaviour shared by several attackers.
 
 import (
 	"fmt"
@@ -12,13 +12,13 @@ import (
 type Manner struct {
 	Sender string             // a@x.example by default
 	Null   bool               // the null sender
-	Per    int                // recipients in a transaction; 0 for all
-	Before func(i int) string // a recipient to request first
-	Send   bool               // finish each transaction with a message
+	Per    int                // recipients per transaction; 0 for no limit
+	Before func(i int) string // a recipient to request before each of them
+	Send   bool               // complete each transaction with a message
 	Drop   bool               // close the connection without QUIT
 }
 
-// Ask requests recipients in one session until the filter ends the session.
+// Ask requests recipients in a single session until the filter ends it.
 func (l *Live) Ask(h Host, m Manner, rcpts ...string) *Client {
 	if m.Sender == "" && !m.Null {
 		m.Sender = "a@x.example"
@@ -50,7 +50,7 @@ func (l *Live) Ask(h Host, m Manner, rcpts ...string) *Client {
 	return c
 }
 
-// Guess tries one wrong password for each of the users on a submission port.
+// Guess tries a wrong password for each user on a submission port.
 func (l *Live) Guess(h Host, users ...string) *Client {
 	if h.Port == 0 {
 		h.Port = 587
@@ -67,11 +67,11 @@ func (l *Live) Guess(h Host, users ...string) *Client {
 	return c
 }
 
-// UnknownCommand is the reply to a command that smtpd does not know.
+// UnknownCommand is smtpd's reply to commands that it does not know.
 const UnknownCommand = "500 5.5.1 Invalid command: Command unrecognized"
 
-// Blind tries n passwords on port 25, where smtpd rejects the command. The client sends
-// the user and the password nevertheless.
+// Blind tries n passwords on port 25. smtpd rejects the AUTH command, but the client
+// sends the user and password anyway.
 func (l *Live) Blind(h Host, n int, mechanism string) *Client {
 	c := l.Connect(h)
 	c.Ehlo()
@@ -90,7 +90,7 @@ func (l *Live) Blind(h Host, n int, mechanism string) *Client {
 	return c
 }
 
-// Words returns n recipients that do not exist, starting with number start.
+// Words returns n recipients that do not exist, numbered from start.
 func Words(prefix string, start, n int) (to []string) {
 	for i := range n {
 		to = append(to, fmt.Sprintf("%s%03d@%s", prefix, start+i, Domain))
@@ -98,7 +98,7 @@ func Words(prefix string, start, n int) (to []string) {
 	return to
 }
 
-// Foreign returns n recipients in n foreign domains.
+// Foreign returns n recipients, each in a different foreign domain.
 func Foreign(start, n int) (to []string) {
 	for i := range n {
 		to = append(to, fmt.Sprintf("victim%d@domain%d.example", start+i, start+i))
@@ -106,9 +106,10 @@ func Foreign(start, n int) (to []string) {
 	return to
 }
 
-// Told visits each mailbox of Domain about whose existence the client learned. The local
-// part is in lower case and without a subaddress. Told omits postmaster and abuse, which
-// exist everywhere. A mailbox that is requested twice is visited twice.
+// Told calls visit for each mailbox in Domain for which the server's answer revealed
+// whether it exists. The local part is in lower case and has no subaddress. postmaster
+// and abuse are omitted, because they exist everywhere. If a mailbox was requested twice,
+// it is visited twice.
 func (c *Client) Told(visit func(local string)) {
 	for _, r := range c.Asked {
 		at := strings.LastIndexByte(r.Rcpt, '@')
@@ -121,7 +122,8 @@ func (c *Client) Told(visit func(local string)) {
 	}
 }
 
-// Relayed returns the number of recipients in foreign domains that the server answered.
+// Relayed returns the number of recipients in foreign domains for which the server gave
+// an answer.
 func (c *Client) Relayed() (n int) {
 	for _, r := range c.Asked {
 		at := strings.LastIndexByte(r.Rcpt, '@')
@@ -132,5 +134,5 @@ func (c *Client) Relayed() (n int) {
 	return n
 }
 
-// through reports whether a local part names another server.
+// through reports whether a local part contains a route to another server.
 func through(local string) bool { return strings.ContainsAny(local, "%!@:") }

@@ -1,7 +1,7 @@
 package simulate
 
-// This file generates the stream. Sessions alternate in the order of their clocks. Each
-// request is answered before any session continues.
+// This file generates the stream. The session whose clock is earliest continues first.
+// Each request is answered before any session continues.
 
 import (
 	"bytes"
@@ -17,20 +17,20 @@ import (
 	"scanwatch/filter/smtpd"
 )
 
-// handshake is the start of the stream.
+// handshake starts the stream.
 const handshake = "config|smtpd-version|7.9.0-portable\nconfig|protocol|0.7\nconfig|smtp-session-timeout|300\n" +
 	"config|subsystem|smtp-in\nconfig|admd|" + ServerName + "\nconfig|ready\n"
 
-// Play plays sessions against h and returns their outcomes in the same order. The
-// sessions are ordered by Start and may overlap. h receives all events of smtp-in, and
-// requests in the given phases.
+// Play plays sessions against h and returns their outcomes in the same order. Sessions
+// must be ordered by Start and may overlap. h receives all smtp-in events, and requests
+// in the given phases.
 //
-// Play runs on the calling goroutine. A delayed answer needs no real time. The client
-// waits on the clock of the sessions, and other clients continue. The limits
-// smtpd.MaxHold and smtpd.MaxHeld apply.
+// Play runs on the caller's goroutine. Delayed answers take no real time: the client
+// waits on the sessions' clock while other clients continue. The limits smtpd.MaxHold and
+// smtpd.MaxHeld apply.
 //
 // An error means that h or smtpd.Serve panicked, or violated the protocol in a way that
-// ends a real smtpd. The outcomes are then incomplete.
+// would end a real smtpd. The outcomes are then incomplete.
 func Play(h smtpd.Handler, phases []smtpd.ID, sessions iter.Seq[Session]) ([]Outcome, error) {
 	next, stop := iter.Pull(sessions)
 	defer stop()
@@ -57,7 +57,7 @@ func Play(h smtpd.Handler, phases []smtpd.ID, sessions iter.Seq[Session]) ([]Out
 	return outcomes, err
 }
 
-// A hurried is a Handler that answers without delay and reports the delay.
+// A hurried is a Handler that answers immediately and reports the skipped delay.
 type hurried struct {
 	smtpd.Handler
 	hold *time.Duration
@@ -71,29 +71,30 @@ func (h hurried) Decide(ev *smtpd.Event) smtp.Answer {
 	return r
 }
 
-// A player implements both ends of the socket of smtpd.
+// A player plays both ends of smtpd's socket.
 type player struct {
 	phases   [256]bool // phases in which h receives requests
 	next     func() (Session, bool)
-	ahead    *Session // the next one to begin
+	ahead    *Session // next session to start
 	started  uint64
 	open     visits
 	outcomes []*Outcome
 
-	out     []byte // lines that were not read yet
-	read    int    // how much of out was
-	asked   *visit // the visit whose request is the last line of out
-	answer  []byte // the answer of h
-	ready   bool   // register|ready was seen
+	out     []byte // lines that have not been read
+	read    int    // number of bytes of out that have been read
+	asked   *visit // visit whose request is the last line of out
+	answer  []byte // h's answer
+	ready   bool   // register|ready has been received
 	hold    time.Duration
-	held    int // sessions that wait for a delayed answer
+	held    int // sessions waiting for a delayed answer
 	written error
 }
 
-// batch is the size in bytes of a batch of lines without a request.
+// batch is the maximum size of a batch of lines without a request, in bytes.
 const batch = 32 << 10
 
-// Read implements io.Reader. Read returns lines up to the next request.
+// Read implements io.Reader. A call returns the lines up to and including the next
+// request.
 func (p *player) Read(b []byte) (int, error) {
 	if p.read == len(p.out) {
 		p.out, p.read = p.out[:0], 0
@@ -151,7 +152,7 @@ func (p *player) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// first removes the session with the earliest clock.
+// first removes and returns the session with the earliest clock.
 func (p *player) first() *visit {
 	if p.ahead == nil && p.next != nil {
 		if s, ok := p.next(); ok {
@@ -173,7 +174,7 @@ func (p *player) first() *visit {
 	return heap.Pop(&p.open).(*visit)
 }
 
-// resume continues v until it waits for the time or an answer.
+// resume continues v until it waits for a time or an answer.
 func (p *player) resume(v *visit) {
 	switch w, ok := v.resume(); {
 	case !ok:
@@ -184,7 +185,7 @@ func (p *player) resume(v *visit) {
 	}
 }
 
-// stop ends the remaining sessions after an error.
+// stop ends all remaining sessions after an error.
 func (p *player) stop() {
 	if p.asked != nil {
 		p.asked.stop()
@@ -194,7 +195,7 @@ func (p *player) stop() {
 	}
 }
 
-// visits is a heap. The session with the earliest clock is on top.
+// visits is a heap with the earliest session on top.
 type visits []*visit
 
 func (h visits) Len() int { return len(h) }

@@ -1,6 +1,6 @@
 package simulate
 
-// This file provides policies in the form that the program loads.
+// This file loads policies the way the program does.
 
 import (
 	"fmt"
@@ -21,14 +21,14 @@ var Lists = sync.OnceValue(func() *lookup.Lists {
 	return l
 })
 
-// PresetText returns the text of a preset.
+// PresetText returns the text of the named preset.
 func PresetText(name string) (string, error) {
 	text, err := rules.ReadyPolicy(name)
 	return string(text), err
 }
 
-// Compile compiles a configuration without warnings. Tables are inline or shipped
-// lists.
+// Compile compiles a configuration, which must not cause warnings. All tables must be
+// inline or shipped lists.
 func Compile(text string) (*rules.Policy, error) {
 	p, warnings, err := CompileAnyway(text)
 	if err == nil && warnings != "" {
@@ -37,7 +37,7 @@ func Compile(text string) (*rules.Policy, error) {
 	return p, err
 }
 
-// CompileAnyway compiles a configuration and returns the text of its warnings.
+// CompileAnyway compiles a configuration, and returns the text of any warnings.
 func CompileAnyway(text string) (p *rules.Policy, warning string, err error) {
 	tree, err := rules.Parse("scanwatch.conf", func(string) ([]byte, error) { return []byte(text), nil })
 	if err != nil {
@@ -50,13 +50,13 @@ func CompileAnyway(text string) (p *rules.Policy, warning string, err error) {
 	return p, warning, err
 }
 
-// allowed is the shipped list <known-senders> as a rules.Table.
+// allowed is a rules.Table of the shipped list <known-senders>.
 type allowed struct {
 	names    lookup.Names[struct{}]
 	patterns *lookup.Patterns[struct{}]
 }
 
-func (t *allowed) MatchAddr(netip.Addr) bool { return false } // it has only names
+func (t *allowed) MatchAddr(netip.Addr) bool { return false } // the list has only names
 func (t *allowed) MatchASN(uint32) bool      { return false }
 
 func (t *allowed) MatchName(name []byte) bool {

@@ -19,8 +19,8 @@ import (
 	"scanwatch/store"
 )
 
-// Record plays sessions through the filter with the preset standard in mode enforce. The
-// records are in the order of their keys.
+// Record plays sessions through the filter with the preset standard in enforce mode.
+// Record returns the records in key order.
 func Record(sessions iter.Seq[Session]) (all []store.Record, err error) {
 	text, err := PresetText("standard")
 	if err != nil {
@@ -47,8 +47,8 @@ func Record(sessions iter.Seq[Session]) (all []store.Record, err error) {
 	return all, failed
 }
 
-// Mixed returns n sessions of 5,000 hosts. Of 100 sessions, 70 are deliveries, 29 have no
-// mail, and one requests 10 unknown recipients. apart is the time between two sessions.
+// Mixed returns n sessions of 5,000 hosts. apart is the time between sessions. Of every
+// 100 sessions, 70 deliver mail, 29 send no mail, and one requests 10 unknown recipients.
 func Mixed(n int, apart time.Duration) iter.Seq[Session] {
 	return func(yield func(Session) bool) {
 		for n := range n {
@@ -87,7 +87,7 @@ func Random(n uint64) uint64 {
 	return n ^ n>>31
 }
 
-// Seal writes records to a state directory as sealed days.
+// Seal writes all records to a state directory as sealed days.
 func Seal(dir string, all []store.Record) error {
 	last := all[len(all)-1].End
 	w := store.Open(dir, store.Options{Budget: 4 << 30, Buffer: 64 << 20, Now: func() time.Time { return last }})
@@ -110,10 +110,10 @@ func Seal(dir string, all []store.Record) error {
 	return err
 }
 
-// AppendSteps appends the encoding of the steps of a record.
+// AppendSteps appends a record's steps in encoded form.
 func AppendSteps(dst []byte, r *store.Record) []byte {
 	var last time.Duration
-	_ = r.Steps(func(s *store.Step) bool { // a corrupt step is the last
+	_ = r.Steps(func(s *store.Step) bool { // a corrupt step comes last
 		dst = store.AppendStep(dst, s, s.At-last)
 		last = s.At
 		return true

@@ -1,13 +1,13 @@
-// Package simulate plays scripted SMTP sessions against a smtpd.Handler like OpenSMTPD
-// 7.9. The simulation sends the same lines in the same order and obeys the answers. The
-// clients react like mail servers. Time is the time of the sessions, so that a day takes
-// only seconds. The same sessions always result in the same lines.
+// Package simulate plays scripted SMTP sessions against a smtpd.Handler, imitating
+// OpenSMTPD 7.9. The simulation sends the same lines in the same order and obeys the
+// answers. Clients react like mail servers. Time passes on the sessions' own clock, so
+// that a day takes only seconds. The same sessions always result in the same lines.
 //
-// Package simulate also generates the sessions of a busy day of a legitimate server (Day)
-// and of attacks (Harvest, Guess).
+// The package also generates the sessions of attacks (Harvest, Guess) and of a busy day
+// on a legitimate server (Day).
 //
-// The simulation does not include smtps, sessions of sendmail(8), timeouts of smtpd,
-// limits on the number of recipients, or message text.
+// The package does not simulate smtps, sendmail(8) sessions, smtpd's timeouts, limits on
+// the number of recipients, or message text.
 package simulate
 
 import (
@@ -17,36 +17,36 @@ import (
 	"scanwatch/filter/smtpd"
 )
 
-// These are the names of the simulated server.
+// Names of the simulated server.
 const (
 	ServerName = "mx.example.org"
 	Domain     = "example.org"
 )
 
-// A Session is the behaviour of a client.
+// A Session describes a client and its actions.
 type Session struct {
-	Label  string    // the true kind of client
-	Start  time.Time // time of link-connect, after the reverse lookup
+	Label  string    // the real kind of client
+	Start  time.Time // time of link-connect, which follows the reverse lookup
 	Src    netip.AddrPort
-	Dst    netip.AddrPort // port 587 asks for a login, after STARTTLS
+	Dst    netip.AddrPort // port 587 requires STARTTLS and a login
 	RDNS   string         // empty for none
 	FCrDNS string         // pass, fail or error
 	Steps  []Step
 }
 
-// A Step is an action of a client.
+// A Step is one action by a client.
 type Step struct {
 	Kind Kind
-	Gap  time.Duration // between the server's last reply and this
-	Text string        // name, user, sender, recipient, or the whole line of a Command
-	Fate Fate          // the answer without a filter
-	Size int           // of a message, in bytes
+	Gap  time.Duration // time since the server's last reply
+	Text string        // name, user, sender or recipient; for Command, the whole line
+	Fate Fate          // answer that the server gives without a filter
+	Size int           // message size in bytes
 }
 
 // Kind is the kind of a Step.
 type Kind uint8
 
-// A script that ends without Quit ends like a script with Drop.
+// A script that does not end with Quit ends as if with Drop.
 const (
 	Ehlo Kind = iota + 1
 	Helo
@@ -63,11 +63,11 @@ const (
 	Drop      // the client closes the connection
 )
 
-// Fate is the answer of a server without a filter.
+// Fate is the answer that a server gives without a filter.
 type Fate uint8
 
-// Unknown means that a recipient does not exist or is not relayed, or that a password is
-// wrong. Later means a temporary error.
+// Unknown means that a recipient does not exist or is not relayed to, or that a password
+// is wrong. Later is a temporary error.
 const (
 	OK Fate = iota
 	Unknown
@@ -77,19 +77,19 @@ const (
 // An Outcome is the result of a Session.
 type Outcome struct {
 	Label        string
-	Session      uint64 // smtpd's id
+	Session      uint64 // smtpd's session id
 	Src          netip.AddrPort
-	Refused      []Refusal // by the filter, in order
+	Refused      []Refusal // by the filter, in chronological order
 	Disconnected bool      // by the filter
 	Mails        int       // messages the server accepted
-	Junked       bool      // at least one of them was marked as junk
+	Junked       bool      // at least one message was marked as junk
 	RcptOK       int       // recipients accepted
 	RcptUnknown  int       // recipients rejected or deferred by the server itself
 	RcptRefused  int       // recipients rejected by the filter
 	Held         time.Duration
 }
 
-// A Refusal is a negative answer of the filter.
+// A Refusal is a negative answer from the filter.
 type Refusal struct {
 	Phase smtpd.ID
 	Text  string

@@ -19,7 +19,7 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// recorder records events and gives preset answers.
+// A recorder records events and gives predefined answers.
 type recorder struct {
 	events map[uint64][]string
 	order  []uint64
@@ -49,7 +49,7 @@ func (r *recorder) Decide(ev *smtpd.Event) smtp.Answer {
 	return r.decide(ev)
 }
 
-// session returns the events of session n, one in each line.
+// session returns session n's events, one per line.
 func (r *recorder) session(t *testing.T, n int) string {
 	t.Helper()
 	if n >= len(r.order) {
@@ -66,7 +66,7 @@ var differs = []struct{ from, to string }{
 	{`(src|dest)="127\.0\.0\.1:\d+"`, "$1=LOOPBACK"},
 }
 
-// normal returns an event without the fields that differ between runs.
+// normal returns an event without the fields that vary between runs.
 var normal = func() func(string) string {
 	var res []*regexp.Regexp
 	for _, d := range differs {
@@ -80,14 +80,14 @@ var normal = func() func(string) string {
 	}
 }()
 
-// asked contains the phases in recorded streams, without auth and data-line, for which
-// no filter should register.
+// asked lists the phases in recorded streams. asked excludes auth and data-line, for
+// which no filter should register.
 var asked = []smtpd.ID{
 	smtpd.PhaseConnect, smtpd.PhaseHelo, smtpd.PhaseEhlo, smtpd.PhaseStartTLS, smtpd.PhaseMailFrom, smtpd.PhaseRcptTo,
 	smtpd.PhaseData, smtpd.PhaseRset, smtpd.PhaseQuit, smtpd.PhaseNoop, smtpd.PhaseCommit,
 }
 
-// recorded returns the recorded lines of a real smtpd.
+// recorded returns the lines recorded from a real smtpd.
 func recorded(t *testing.T, name string) *recorder {
 	t.Helper()
 	f, err := os.Open("../streams/7.9/" + name + ".in")
@@ -104,7 +104,7 @@ func recorded(t *testing.T, name string) *recorder {
 
 var begin = time.Date(2026, 11, 16, 8, 0, 0, 0, time.UTC)
 
-// client returns a Session of a host with slow steps.
+// client returns a Session from a host that pauses between steps.
 func client(steps ...simulate.Step) simulate.Session {
 	for i := range steps {
 		steps[i].Gap = 20 * time.Millisecond
@@ -128,7 +128,8 @@ func play(t *testing.T, h smtpd.Handler, sessions ...simulate.Session) []simulat
 	return out
 }
 
-// goAway returns a function that gives the answer reply in one phase only.
+// goAway returns a function that answers with reply in the given phase and accepts
+// everything else.
 func goAway(phase smtpd.ID, reply smtp.Answer) func(*smtpd.Event) smtp.Answer {
 	return func(ev *smtpd.Event) smtp.Answer {
 		if ev.ID == phase {
@@ -193,7 +194,7 @@ func TestStreams(t *testing.T) {
 	}
 }
 
-// sizeIn returns the size of the only message in a stream.
+// sizeIn returns the size of a stream's only message.
 func sizeIn(t *testing.T, stream string) (n int) {
 	for _, line := range recorded(t, stream).events {
 		for _, ev := range line {
@@ -205,7 +206,7 @@ func sizeIn(t *testing.T, stream string) (n int) {
 	return n
 }
 
-// virtual is the reply of a server with a virtual table to unknown recipients.
+// virtual matches a server's reply to unknown recipients if it uses a virtual table.
 var virtual = regexp.MustCompile(`524 5\.2\.4 Mailing list expansion problem:`)
 
 // harvest returns the script of the recorded client that requested 50 recipients.
@@ -222,7 +223,7 @@ func harvest(t *testing.T) []simulate.Step {
 	return append(steps, step(simulate.Rset, ""), step(simulate.Quit, ""))
 }
 
-// said returns the lines that the client sent.
+// said returns the lines sent by the client.
 func said(r *recorder, t *testing.T, n int) string {
 	var lines []string
 	for line := range strings.Lines(r.session(t, n)) {
@@ -235,8 +236,8 @@ func said(r *recorder, t *testing.T, n int) string {
 	return strings.Join(lines, " ")
 }
 
-// TestObeys checks that a rejected or disconnected client reacts like a mail
-// server, in each phase.
+// TestObeys checks that, in each phase, a rejected or disconnected client reacts like a
+// mail server.
 func TestObeys(t *testing.T) {
 	permanent := smtp.Answer{Decision: smtp.Reject, Text: "550 5.7.1 no"}
 	temporary := smtp.Answer{Decision: smtp.Reject, Text: "451 4.7.1 later"}
@@ -258,7 +259,7 @@ func TestObeys(t *testing.T) {
 		absent         string
 	}{
 		{phase: smtpd.Unknown, said: whole, mails: 2, rcptOK: 4},
-		{phase: smtpd.PhaseConnect, reply: permanent, said: "", refused: 1, gone: true, absent: "220 "}, // Serve makes it a disconnect
+		{phase: smtpd.PhaseConnect, reply: permanent, said: "", refused: 1, gone: true, absent: "220 "}, // Serve turns it into a disconnect
 		{phase: smtpd.PhaseConnect, reply: disconnect, said: "", refused: 1, gone: true},
 		{phase: smtpd.PhaseEhlo, reply: permanent, said: "EHLO HELO NOOP MAIL RCPT RCPT DATA . RSET MAIL RCPT RCPT DATA . QUIT", refused: 1, mails: 2, rcptOK: 4, absent: "link-tls"},
 		{phase: smtpd.PhaseEhlo, reply: temporary, said: "EHLO QUIT", refused: 1},
@@ -306,7 +307,7 @@ func TestObeys(t *testing.T) {
 	}
 }
 
-// TestJunk checks that the simulation marks the same messages as junk as smtpd.
+// TestJunk checks that the simulation marks the same messages as junk as smtpd does.
 func TestJunk(t *testing.T) {
 	message := []simulate.Step{step(simulate.Mail, "bob@example.net"), step(simulate.Rcpt, "alice@example.org"), step(simulate.Data, "")}
 	script := slices.Concat([]simulate.Step{step(simulate.Ehlo, "client.example.net")}, message, []simulate.Step{step(simulate.Quit, "")})
@@ -320,7 +321,7 @@ func TestJunk(t *testing.T) {
 		{smtpd.PhaseMailFrom, true},
 		{smtpd.PhaseRcptTo, true},
 		{smtpd.PhaseData, true},
-		{smtpd.PhaseCommit, false}, // Serve does not send it there, because smtpd would exit
+		{smtpd.PhaseCommit, false}, // Serve never sends it, because smtpd would exit
 	} {
 		h := &recorder{decide: goAway(tt.phase, smtp.Answer{Decision: smtp.Junk})}
 		if out := play(t, h, client(slices.Clone(script)...))[0]; out.Junked != tt.want || out.Mails != 1 {
@@ -329,7 +330,7 @@ func TestJunk(t *testing.T) {
 	}
 }
 
-// TestHold checks that only the delayed client waits on the clock of the sessions.
+// TestHold checks that a delay holds up only one client, and only on the sessions' clock.
 func TestHold(t *testing.T) {
 	var order []string
 	h := &recorder{}
@@ -359,7 +360,7 @@ type panics struct{ recorder }
 
 func (*panics) Decide(*smtpd.Event) smtp.Answer { panic("on purpose") }
 
-// TestPanic checks that Play returns an error if a Handler panics.
+// TestPanic checks that Play returns an error if the Handler panics.
 func TestPanic(t *testing.T) {
 	_, err := simulate.Play(new(panics), asked, slices.Values([]simulate.Session{client(step(simulate.Quit, ""))}))
 	if err == nil || !strings.Contains(err.Error(), "on purpose") {
@@ -367,10 +368,10 @@ func TestPanic(t *testing.T) {
 	}
 }
 
-// listener checks that a stream is valid for smtpd.
+// A listener checks that smtpd could have sent a stream.
 type listener struct {
 	t    *testing.T
-	open map[uint64]int64 // the time of the newest event of each session
+	open map[uint64]int64 // time of each session's latest event
 	at   int64
 	back int64
 	sum  interface{ io.Writer }
@@ -402,8 +403,8 @@ func (l *listener) Decide(ev *smtpd.Event) smtp.Answer {
 	return smtp.Answer{}
 }
 
-// TestOrder checks that sessions overlap, and that events of different commands are in
-// the order of time. The same day must result in the same stream.
+// TestOrder checks that sessions overlap, and that the events of different commands are
+// in chronological order. The same day must always result in the same stream.
 func TestOrder(t *testing.T) {
 	run := func(seed uint64) string {
 		sum := fnv.New64a()
@@ -428,7 +429,7 @@ func TestOrder(t *testing.T) {
 	}
 }
 
-// TestMerge checks that the result of Merge is in the order of time.
+// TestMerge checks that Merge returns sessions in chronological order.
 func TestMerge(t *testing.T) {
 	count := func(seq iter.Seq[simulate.Session]) (n int) {
 		var last time.Time
@@ -448,8 +449,8 @@ func TestMerge(t *testing.T) {
 	}
 }
 
-// TestAttacks checks that each session of an attack is from a different network. Several
-// sessions must request the same recipients. Almost none of the recipients may exist.
+// TestAttacks checks that each session in an attack comes from a different network, that
+// several sessions request the same recipients, and that hardly any of these exist.
 func TestAttacks(t *testing.T) {
 	attack := simulate.Attack{Seed: 7, Start: simulate.Midnight, Every: time.Minute, Sessions: 200, Each: 12}
 	nets, asks := make(map[netip.Prefix]int), make(map[string]int)
@@ -476,7 +477,7 @@ func TestAttacks(t *testing.T) {
 	}
 }
 
-// BenchmarkPlay measures the cost of the simulation.
+// BenchmarkPlay measures the simulation's own cost.
 func BenchmarkPlay(b *testing.B) {
 	day := slices.Collect(simulate.Day(1, 20_000))
 	b.ReportAllocs()
@@ -488,7 +489,7 @@ func BenchmarkPlay(b *testing.B) {
 	b.ReportMetric(float64(len(day)), "sessions/op")
 }
 
-// idle is a Handler without an effect.
+// idle is a Handler that does nothing.
 type idle struct{}
 
 func (idle) Ready(smtpd.Config)              {}

@@ -1,6 +1,6 @@
 package simulate
 
-// This file simulates one session with its client and smtpd.
+// This file simulates a single session, including its client and smtpd.
 
 import (
 	"encoding/binary"
@@ -14,30 +14,30 @@ import (
 	"scanwatch/filter/smtpd"
 )
 
-// A visit is a running Session. Each visit is a coroutine that resume continues until the
+// A visit is a running Session. Each visit is a coroutine, which resume runs until the
 // session waits.
 type visit struct {
 	*Session
 	p       *player
 	id      uint64
-	now     int64 // its clock, microseconds since 1970
+	now     int64 // the session's clock, in microseconds since 1970
 	resume  func() (wait, bool)
 	stop    func()
 	yield   func(wait) bool
 	outcome *Outcome
 
-	decision string // the last answer
+	decision string // latest answer
 	text     string
 
-	name             string // greeted with
+	name             string // name in the greeting
 	word             string // EHLO or HELO
 	tls              bool
-	smtps            bool // TLS comes first
-	live             bool // without a script: the caller decides what follows
+	smtps            bool // starts with TLS
+	live             bool // no script: the caller decides what comes next
 	authed           bool
-	junk             bool // the session's messages are
+	junk             bool // mark the session's messages as junk
 	tx               tx
-	last             smtpd.ID // the event to which smtpd assigns an input error
+	last             smtpd.ID // event to which smtpd attributes an input error
 	lastRcpt, sender string
 	leaving          bool // the client quits
 	gone             bool // the connection is closed
@@ -51,7 +51,7 @@ type tx struct {
 	junk     bool
 }
 
-// wait is the reason why a visit waits.
+// A wait is the reason for which a visit is waiting.
 type wait uint8
 
 const (
@@ -61,8 +61,8 @@ const (
 
 func newVisit(p *player, s *Session, n uint64) *visit {
 	v := &visit{Session: s, p: p, now: s.Start.UnixMicro()}
-	// smtpd generates ids from a counter and a random number. The simulation uses a
-	// constant number.
+	// smtpd generates ids from a counter and a random number. Here the random number is
+	// constant.
 	v.id = n<<32 | mix(n)>>32
 	v.outcome = &Outcome{Label: s.Label, Session: v.id, Src: s.Src}
 	v.resume, v.stop = iter.Pull(v.play)
@@ -94,11 +94,10 @@ func (v *visit) play(yield func(wait) bool) {
 	v.report(smtpd.LinkDisconnect)
 }
 
-// reaction is the time that a client needs for a command that is not in its
-// script.
+// reaction is the time a client takes for a command that its script does not include.
 const reaction = 30 * time.Millisecond
 
-// pause advances the clock of the session.
+// pause advances the session's clock.
 func (v *visit) pause(d time.Duration) {
 	v.now += d.Microseconds()
 	v.wait(forTime)
@@ -106,7 +105,7 @@ func (v *visit) pause(d time.Duration) {
 
 func (v *visit) wait(w wait) {
 	if !v.gone && !v.yield(w) {
-		v.gone = true // Play gave up
+		v.gone = true // Play has given up
 	}
 }
 
@@ -121,7 +120,7 @@ func (v *visit) connect() {
 		address = "[" + address + "]"
 	}
 	if !v.ask(smtpd.PhaseConnect, rdns, address) {
-		v.leaving = true // no banner: no command is possible
+		v.leaving = true // without a banner, no commands are possible
 		return
 	}
 	if v.smtps {
@@ -134,7 +133,7 @@ func (v *visit) connect() {
 
 func (v *visit) do(s *Step) {
 	if s.Kind == Mail && v.tx.open {
-		v.pause(reaction) // the last transaction ended without a message
+		v.pause(reaction) // no message completed the previous transaction
 		v.rset()
 		if v.gone {
 			return
@@ -144,7 +143,7 @@ func (v *visit) do(s *Step) {
 	case s.Kind == Data && v.tx.accepted == 0:
 		return // no recipient
 	case s.Kind == StartTLS && v.word == "HELO":
-		return // not offered
+		return // STARTTLS is not offered after HELO
 	}
 	v.pause(s.Gap)
 	switch s.Kind {
@@ -194,8 +193,7 @@ func (v *visit) greet(word, name string) {
 		phase = smtpd.PhaseHelo
 	}
 	if !v.ask(phase, name) {
-		// A client tries HELO after EHLO is rejected (RFC 5321 section
-		// 3.2).
+		// If EHLO is rejected, a client tries HELO (RFC 5321 section 3.2).
 		switch {
 		case v.gone, v.live:
 		case word == "EHLO" && v.text[0] == '5' && v.name == "":
@@ -240,7 +238,7 @@ func (v *visit) startTLS(gap time.Duration) {
 		return
 	}
 	if !v.ask(smtpd.PhaseStartTLS) {
-		return // it continues without TLS
+		return // the client continues without TLS
 	}
 	v.server("220 2.0.0 Ready to start TLS")
 	v.pause(2 * gap)
@@ -330,7 +328,7 @@ func (v *visit) rcpt(s *Step) {
 	}
 }
 
-// bytesPerSecond is the speed of messages.
+// bytesPerSecond is the speed at which messages are sent.
 const bytesPerSecond = 2 << 20
 
 func (v *visit) data(size int) {
@@ -381,7 +379,7 @@ func (v *visit) quit() {
 	v.gone = true // the client disconnects first
 }
 
-// pipelined ends the session. smtpd disconnects without reading the lines, and assigns
+// pipelined ends the session. smtpd disconnects without reading the lines, and attributes
 // the error to the previous command.
 func (v *visit) pipelined() {
 	v.server("500 5.5.1 Invalid command: Pipelining not supported")
@@ -404,14 +402,14 @@ func (v *visit) rollback() {
 	v.tx = tx{}
 }
 
-// msgid returns the id of the open transaction.
+// msgid returns the open transaction's id.
 func (v *visit) msgid() string {
 	var b [4]byte
 	binary.BigEndian.PutUint32(b[:], v.tx.msgid)
 	return hex.EncodeToString(b[:])
 }
 
-// result returns the result that tx events report for a rejection by the filter.
+// result returns the result with which tx events report a rejection by the filter.
 func (v *visit) result() string {
 	if strings.HasPrefix(v.text, "4") {
 		return "tempfail"
@@ -419,9 +417,9 @@ func (v *visit) result() string {
 	return "permfail"
 }
 
-// ask sends a request if the handler has registered for the phase. The result reports
-// whether the client may continue. A client that may not continue has received the reply,
-// and may be disconnected.
+// ask sends a request if the handler has registered for the phase. ask reports whether
+// the client may continue. A client that may not continue has received the reply, and may
+// have been disconnected.
 func (v *visit) ask(phase smtpd.ID, fields ...string) bool {
 	v.decision, v.text = "proceed", ""
 	if v.p.phases[phase] {
@@ -431,7 +429,7 @@ func (v *visit) ask(phase smtpd.ID, fields ...string) bool {
 		v.line("filter", phase, true, fields)
 		v.wait(forAnswer)
 		if v.gone {
-			return false // Play gave up
+			return false // Play has given up
 		}
 		if hold := v.p.hold; hold > 0 && v.p.held < smtpd.MaxHeld {
 			v.p.held++
@@ -470,7 +468,7 @@ func (v *visit) ask(phase smtpd.ID, fields ...string) bool {
 	return false
 }
 
-// hear checks the answer to a request as strictly as smtpd.
+// hear checks the answer to a request as strictly as smtpd does.
 func (v *visit) hear(answer []byte) error {
 	f := strings.SplitN(string(answer), "|", 5)
 	want := fmt.Sprintf("%016x", v.id)
@@ -509,7 +507,7 @@ func (v *visit) line(kind string, id smtpd.ID, request bool, fields []string) {
 	if request {
 		b = appendID(append(b, '|'), mix(uint64(id)))
 		if len(fields) == 0 {
-			b = append(b, '|') // smtpd's requests always have an argument
+			b = append(b, '|') // smtpd's requests always have at least one argument
 		}
 	}
 	for _, f := range fields {

@@ -34,7 +34,7 @@ var (
 // soakFlush records in memory.
 const soakFlush = 10_000
 
-// figures contains the counts of the test itself.
+// figures holds the counts of the test itself.
 type figures struct{ sessions, mails, refused, logins int }
 
 func (f *figures) add(n figures) {
@@ -187,7 +187,7 @@ func soak(t *testing.T, load size) {
 	checkKept(t, dir, load, days, status.Store.Dropped)
 }
 
-// telling contains the output of stats and report.
+// telling holds the output of stats and report.
 type telling struct {
 	stats struct {
 		Counted []struct {

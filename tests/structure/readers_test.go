@@ -7,8 +7,7 @@ import (
 	"testing"
 )
 
-// readers contains the packages outside store that may use Reader.Each, with a reason for
-// each.
+// readers lists the packages outside store that may use Reader.Each, with the reasons.
 var readers = map[string]string{
 	"store/history": "Walk calls visitors that handle aggregates",
 }

@@ -19,8 +19,8 @@ const (
 	maxLines   = 80
 )
 
-// long contains the functions that may have more than maxLines lines, with a reason for
-// each. The only valid reason is a table, or a switch over a table.
+// long lists the functions that may have more than maxLines lines, with the reasons. The
+// only valid reason is a table, or a switch over a table.
 var long = map[string]string{}
 
 // sources calls visit for each file that is neither a test nor in the directory tests.

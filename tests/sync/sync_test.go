@@ -29,7 +29,7 @@ import (
 // companionUser is the user id of the companion. The user needs no name.
 const companionUser = 54321
 
-// operator contains the rules of an operator, to which the manual adds a chain.
+// operator is an operator's ruleset, to which the manual adds a chain.
 const operator = `
 	chain input {
 		type filter hook input priority filter; policy drop;
@@ -173,7 +173,7 @@ func (s *site) scanwatch(args ...string) string {
 	return string(out)
 }
 
-// setNames contains the sets of both firewalls.
+// setNames lists the sets of both firewalls.
 var setNames = []string{"scanwatch4", "scanwatch4net", "scanwatch6", "scanwatch6net"}
 
 // ipSets returns the content of the sets of ipset.
@@ -288,7 +288,7 @@ func (s *site) accepts(from string) bool {
 }
 
 // TestSync checks that packets are dropped after `scanwatch ban`, and accepted again
-// after unban. The test also checks mode observe, the status, and the end of the
+// after unban. The test also checks observe mode, the status, and the end of the
 // companion.
 func TestSync(t *testing.T) {
 	s := newSite(t, "nftables")
@@ -430,7 +430,7 @@ func TestKills(t *testing.T) {
 	}
 }
 
-// envTrespass contains the directories for trespass, separated by colons.
+// envTrespass lists the directories for trespass, separated by colons.
 const envTrespass = "SCANWATCH_TRESPASS"
 
 // trespass runs as the user of the companion. trespass prints each command and file that

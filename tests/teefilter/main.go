@@ -30,8 +30,8 @@ import (
 	"time"
 )
 
-// phases contains the default phases. The phases auth and data-line are omitted, because
-// their requests contain passwords and messages. smtpd never sends wiz and help.
+// phases lists the default phases. It omits auth and data-line, because their requests
+// contain passwords and messages. smtpd never sends wiz and help.
 const phases = "connect,helo,ehlo,starttls,mail-from,rcpt-to,data,commit,rset,noop,quit"
 
 func main() {

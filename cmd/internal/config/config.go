@@ -1,5 +1,5 @@
-// Package config loads scanwatch.conf(5) with all included files, tables, and
-// databases of AS numbers and countries.
+// Package config loads scanwatch.conf(5) together with the files it includes, its tables,
+// and the databases of AS numbers and countries.
 package config
 
 import (
@@ -23,12 +23,12 @@ import (
 	"scanwatch/rules"
 )
 
-// sysconfdir is the directory of configuration files. The Makefile sets it.
+// sysconfdir is the directory for configuration files. The Makefile sets it.
 var sysconfdir = "/etc"
 
 // DefaultFiles returns the default paths of the configuration. Programs use the first
-// file that exists. On Linux the sandbox can only grant whole directories. A separate
-// directory for the configuration keeps the rest of /etc inaccessible.
+// file that exists. On Linux the sandbox can only grant whole directories, so the
+// configuration has its own directory and the rest of /etc remains inaccessible.
 func DefaultFiles() []string {
 	if runtime.GOOS == "linux" {
 		return []string{sysconfdir + "/scanwatch/scanwatch.conf", sysconfdir + "/scanwatch.conf"}
@@ -36,7 +36,7 @@ func DefaultFiles() []string {
 	return []string{sysconfdir + "/mail/scanwatch.conf"}
 }
 
-// DefaultFile returns the path of a new configuration.
+// DefaultFile returns the path for a new configuration.
 func DefaultFile() string { return DefaultFiles()[0] }
 
 // A Config is a loaded configuration.
@@ -46,24 +46,24 @@ type Config struct {
 	ASN      *lookup.Origins // nil if not configured
 	Country  *lookup.Origins
 	Warnings rules.Errors
-	// Notes contains the problems of tables and databases, one per line.
+	// Notes lists problems with tables and databases, one per line.
 	Notes []string
-	// Kept contains the tables that keep their previous entries because their files
-	// cannot be used.
+	// Kept lists the tables that keep their previous entries because their files cannot
+	// be used.
 	Kept []string
-	// Blank contains the tables whose files contain only white space. The content of a
-	// blank file may have been lost.
+	// Blank lists the tables whose files contain only white space, perhaps because their
+	// entries were lost.
 	Blank []string
 
 	tables map[rules.Source]*table
-	files  map[string]stamp  // versions of all files, to detect changes
-	text   map[string]string // text of the configuration files, to quote lines in errors
+	files  map[string]stamp  // versions of all files, for detecting changes
+	text   map[string]string // configuration text by file, for quoting lines in errors
 
 	forced bool // an empty file empties its table; see Reload
 	strict bool
 }
 
-// A stamp identifies a version of a file. The stamp of a missing file is zero.
+// A stamp identifies a version of a file. A missing file has a zero stamp.
 type stamp struct {
 	size int64
 	time time.Time
@@ -82,8 +82,8 @@ func (s stamp) same(o stamp) bool {
 	return s.size == o.size && s.time.Equal(o.time) && (s.info == nil) == (o.info == nil) && (s.info == nil || os.SameFile(s.info, o.info))
 }
 
-// Find returns file. If file is "", Find returns the first existing file of DefaultFiles,
-// or "" if none exists.
+// Find returns file. If file is empty, Find returns the first of DefaultFiles that
+// exists, or "" if none does.
 func Find(file string) string {
 	if file != "" {
 		return file
@@ -96,17 +96,17 @@ func Find(file string) string {
 	return ""
 }
 
-// Load reads the configuration file. If strict is set, an unusable table or database is
-// an error. Without strict, Load only adds a note, because a broken download must not
-// disable a policy. The new configuration uses the previous table from before. If before
-// is nil or lacks the table, conditions on that table are unknown. If Load returns an
-// error, the Config has no policy, and can only detect changes of its files.
+// Load loads the configuration from file. If strict is set, an unusable table or database
+// is an error. Otherwise there is only a note, because a broken download must not disable
+// a policy. The table in the previous configuration, before, then remains in use. If
+// before is nil or lacks the table, conditions on that table are unknown. If Load returns
+// an error, the Config has no policy and can only detect changes to its files.
 func Load(file string, lists *lookup.Lists, before *Config, strict bool) (*Config, error) {
 	return newConfig(file).loadAll(lists, before, strict)
 }
 
-// Reload loads the configuration file of before again, like Load without strict. If
-// forced is set, a table whose file is empty becomes empty.
+// Reload reloads before's configuration file, like Load without strict. If forced is set,
+// a table becomes empty if its file is empty.
 func Reload(before *Config, lists *lookup.Lists, forced bool) (*Config, error) {
 	c := newConfig(before.File)
 	c.forced = forced
@@ -115,7 +115,7 @@ func Reload(before *Config, lists *lookup.Lists, forced bool) (*Config, error) {
 
 func (c *Config) loadAll(lists *lookup.Lists, before *Config, strict bool) (*Config, error) {
 	c.strict = strict
-	// Files from external sources must not cause a panic.
+	// Files from external sources must not be able to cause a panic.
 	err := safego.Run(func() error {
 		tree, err := rules.Parse(c.File, c.read)
 		if err != nil {
@@ -133,13 +133,13 @@ func newConfig(file string) *Config {
 	return &Config{File: file, tables: make(map[rules.Source]*table), files: make(map[string]stamp), text: make(map[string]string)}
 }
 
-// Unread returns a Config without a policy for a file that could not be read in time.
-// Changed of this Config returns true if the file exists.
+// Unread returns a Config without a policy, for a file that could not be read in time.
+// Its Changed method returns true if the file exists.
 func Unread(file string) *Config {
 	return &Config{File: file, files: map[string]stamp{file: {}}}
 }
 
-// Ready loads the named preset.
+// Ready loads the preset with the given name.
 func Ready(name string, lists *lookup.Lists) (*Config, error) {
 	text, err := rules.ReadyPolicy(name)
 	if err != nil {
@@ -157,7 +157,7 @@ func Ready(name string, lists *lookup.Lists) (*Config, error) {
 }
 
 func (c *Config) compile(tree *rules.Config, lists *lookup.Lists, before *Config, strict bool) (err error) {
-	var wrong rules.Errors // errors of all tables, if strict
+	var wrong rules.Errors // errors of all tables, if strict is set
 	c.Policy, c.Warnings, err = rules.Compile(tree, rules.Options{
 		Load: func(s rules.Source) (rules.Table, error) {
 			t, err := c.load(s, lists, before)
@@ -197,7 +197,7 @@ func (c *Config) compile(tree *rules.Config, lists *lookup.Lists, before *Config
 	return errors.Join(append(errs, err)...)
 }
 
-// checkFields warns if a database lacks the field for its statement.
+// checkFields adds a warning for each database that lacks the field its statement needs.
 func (c *Config) checkFields(tree *rules.Config) {
 	for _, s := range tree.All() {
 		set, ok := s.(*rules.Setting)
@@ -223,12 +223,12 @@ func (c *Config) checkFields(tree *rules.Config) {
 	}
 }
 
-// Empty reports whether the configuration file contains only white space. A full disk can
-// be the cause.
+// Empty reports whether the configuration file contains only white space, for example
+// after the disk was full.
 func (c *Config) Empty() bool { return strings.TrimSpace(c.text[c.File]) == "" }
 
 // Digest returns a hash of the configuration files and of the tables that exempt hosts.
-// Digest does not include shipped lists, which belong to the program.
+// Shipped lists are not hashed, because they are part of the program.
 func (c *Config) Digest() string {
 	var parts []string
 	for _, text := range c.text {
@@ -239,7 +239,7 @@ func (c *Config) Digest() string {
 			parts = append(parts, hashOf("table "+source.Table, t.digest))
 		}
 	}
-	slices.Sort(parts) // the hash does not include paths, because they depend on the working directory
+	slices.Sort(parts) // paths are not hashed, because they depend on the working directory
 	return hashOf(parts...)
 }
 
@@ -251,7 +251,7 @@ func hashOf(texts ...string) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// line returns the configuration line at pos.
+// line returns the line of the configuration at pos.
 func (c *Config) line(pos rules.Pos) string {
 	n := 0
 	for line := range strings.Lines(c.text[pos.File]) {
@@ -262,7 +262,7 @@ func (c *Config) line(pos rules.Pos) string {
 	return ""
 }
 
-// read reads a configuration file for package rules and records its stamp.
+// read reads a configuration file for package rules and stores its stamp.
 func (c *Config) read(name string) ([]byte, error) {
 	c.files[name] = stampOf(name)
 	f, err := feed.Open(name)
@@ -275,15 +275,16 @@ func (c *Config) read(name string) ([]byte, error) {
 	return b, err
 }
 
-// maxConfig is the maximum number of bytes that are read from a configuration file.
-// Package rules has a lower limit and reports the error.
+// maxConfig limits the number of bytes read from a configuration file. Package rules has
+// a lower limit and reports the error.
 const maxConfig = 2 << 20
 
 func (c *Config) note(format string, args ...any) {
 	c.Notes = append(c.Notes, fmt.Sprintf(format, args...))
 }
 
-// Tables returns the number of entries of each table from a file or shipped list.
+// Tables returns the number of entries in each table that comes from a file or shipped
+// list.
 func (c *Config) Tables() map[string]int {
 	sizes := make(map[string]int)
 	for source, t := range c.tables {
@@ -292,7 +293,7 @@ func (c *Config) Tables() map[string]int {
 	return sizes
 }
 
-// ResolvePath returns the path of name. A relative name is resolved in the directory of
+// ResolvePath returns the path of name. A relative name is relative to the directory of
 // file.
 func ResolvePath(file, name string) string {
 	if name == "" || filepath.IsAbs(name) {
@@ -301,15 +302,16 @@ func ResolvePath(file, name string) string {
 	return filepath.Join(filepath.Dir(file), name)
 }
 
-// origins opens a database, or returns an updated copy of a database in before. The
-// database in before does not change, and remains in use until the copy has been checked.
+// origins opens a database. If the previous databases include it, origins returns an
+// updated copy. The original remains unchanged and in use until the copy has been
+// checked.
 func (c *Config) origins(name string, before []*lookup.Origins, strict bool) (*lookup.Origins, error) {
 	if name == "" {
 		return nil, nil
 	}
 	name = ResolvePath(c.File, name)
 	if c.ASN != nil && c.ASN.Path() == name {
-		return c.ASN, nil // a file can contain both AS numbers and countries
+		return c.ASN, nil // one file can provide both AS numbers and countries
 	}
 	c.files[name] = stampOf(name)
 	o := lookup.NewOrigins(name)
@@ -326,7 +328,7 @@ func (c *Config) origins(name string, before []*lookup.Origins, strict bool) (*l
 	return o, nil
 }
 
-// Changed reports whether a file of c has changed.
+// Changed reports whether any file of c has changed.
 func (c *Config) Changed() bool {
 	for name, was := range c.files {
 		if !was.same(stampOf(name)) {
@@ -336,9 +338,8 @@ func (c *Config) Changed() bool {
 	return false
 }
 
-// MarkSeen records the current versions of all files of c and of broken. broken is a
-// newer version of c that failed to load. Changed returns true only after a further
-// change.
+// MarkSeen records the current versions of all files of c and of broken, a newer version
+// of c that failed to load. After that, Changed reports only further changes.
 func (c *Config) MarkSeen(broken *Config) {
 	for name := range c.files {
 		c.files[name] = stampOf(name)
@@ -347,7 +348,7 @@ func (c *Config) MarkSeen(broken *Config) {
 }
 
 // Files returns all configuration files, tables and databases of c, including missing
-// files.
+// ones.
 func (c *Config) Files() []string { return slices.Sorted(maps.Keys(c.files)) }
 
 // Detail returns the text of err with a final newline. The text of a policy error

@@ -64,8 +64,8 @@ func TestDownload(t *testing.T) {
 	}
 }
 
-// TestReloadKeepsTables checks that the previous table remains in use while its file
-// is missing or invalid.
+// TestReloadKeepsTables checks that the previous table remains in use while its file is
+// missing or invalid.
 func TestReloadKeepsTables(t *testing.T) {
 	lists := builtinLists(t)
 	for _, c := range []struct {
@@ -120,8 +120,8 @@ func TestReloadKeepsTables(t *testing.T) {
 	}
 }
 
-// TestEmptyTable checks that the file of a new table may be empty, and that a forced
-// reload of an empty file empties a table.
+// TestEmptyTable checks that a new table's file may be empty, and that a forced reload of
+// an empty file empties the table.
 func TestEmptyTable(t *testing.T) {
 	dir := t.TempDir()
 	conf, drop := filepath.Join(dir, "scanwatch.conf"), filepath.Join(dir, "drop.txt")
@@ -153,8 +153,8 @@ func TestEmptyTable(t *testing.T) {
 	}
 }
 
-// TestBlankTable checks that a table file that contains only white space causes a note,
-// because its content may have been lost. A file with a comment causes no note.
+// TestBlankTable checks that a table file of only white space causes a note, because its
+// entries may have been lost. A comment in the file prevents the note.
 func TestBlankTable(t *testing.T) {
 	dir := t.TempDir()
 	conf, drop := filepath.Join(dir, "scanwatch.conf"), filepath.Join(dir, "drop.txt")
@@ -168,8 +168,8 @@ func TestBlankTable(t *testing.T) {
 	}
 }
 
-// TestTableFiles checks the errors and warnings of a strict load for entries of table
-// files.
+// TestTableFiles checks which entries in table files cause errors or warnings in a strict
+// load.
 func TestTableFiles(t *testing.T) {
 	const pass, drop = "table <t> file \"list\"\npass from <t>\n", "table <t> file \"list\"\nrule r phase connect match src <t> disconnect\n"
 	for _, c := range []struct {
@@ -204,8 +204,8 @@ func TestTableFiles(t *testing.T) {
 	}
 }
 
-// TestRelativeNames checks that names are relative to the directory of the file that
-// contains them, not to the working directory.
+// TestRelativeNames checks that file names are relative to the directory of the file that
+// mentions them, not to the working directory.
 func TestRelativeNames(t *testing.T) {
 	dir := t.TempDir()
 	conf := filepath.Join(dir, "scanwatch.conf")
@@ -238,8 +238,8 @@ func TestRelativeNames(t *testing.T) {
 	}
 }
 
-// TestMarkSeen checks that an invalid configuration is reported once, and is loaded after
-// a correction.
+// TestMarkSeen checks that an invalid configuration is reported once, and is loaded once
+// it has been corrected.
 func TestMarkSeen(t *testing.T) {
 	conf := filepath.Join(t.TempDir(), "scanwatch.conf")
 	for _, c := range []struct {
@@ -304,7 +304,7 @@ func TestMarkSeen(t *testing.T) {
 	}
 }
 
-// TestAllErrors checks that a strict load returns an error with a position for every
+// TestAllErrors checks that a strict load reports an error with a position for every
 // unusable file.
 func TestAllErrors(t *testing.T) {
 	dir := t.TempDir()
@@ -330,7 +330,7 @@ func TestAllErrors(t *testing.T) {
 	}
 }
 
-// TestMissingAtFirst checks that conditions on a missing table are unknown, and that
+// TestMissingAtFirst checks that conditions on a missing table are unknown, and that all
 // other rules work.
 func TestMissingAtFirst(t *testing.T) {
 	conf := filepath.Join(t.TempDir(), "scanwatch.conf")
@@ -405,9 +405,8 @@ func BenchmarkLoad(b *testing.B) {
 	}
 }
 
-// TestDigest checks that the digest of a configuration depends on each of its files and
-// on the tables that exempt hosts. The digest must not depend on paths or on other
-// tables.
+// TestDigest checks that the digest depends on each configuration file and on the tables
+// that exempt hosts, but not on paths or other tables.
 func TestDigest(t *testing.T) {
 	lists := builtinLists(t)
 	first := map[string]string{

@@ -1,7 +1,7 @@
 //go:build !(386 || arm || mips || mipsle)
 
-// The package mmdbwriter, which writes test databases, does not compile if int has 32
-// bits.
+// Package mmdbwriter, which writes the test databases, does not compile on 32-bit
+// systems.
 
 package config
 
@@ -17,7 +17,7 @@ import (
 	"github.com/maxmind/mmdbwriter/mmdbtype"
 )
 
-// database writes a database with one network to path.
+// database writes a database with a single network to path.
 func database(t *testing.T, path string, record mmdbtype.Map) {
 	t.Helper()
 	w, err := mmdbwriter.New(mmdbwriter.Options{DatabaseType: "GeoLite2-ASN", IncludeReservedNetworks: true})
@@ -45,8 +45,8 @@ func asn(number uint32) mmdbtype.Map {
 	return mmdbtype.Map{"autonomous_system_number": mmdbtype.Uint32(number)}
 }
 
-// TestWrongDatabase checks the warning for a database that lacks the field for its
-// statement. The warning must have the position of the statement.
+// TestWrongDatabase checks that a database lacking the field its statement needs causes a
+// warning at the position of the statement.
 func TestWrongDatabase(t *testing.T) {
 	dir := t.TempDir()
 	conf := filepath.Join(dir, "scanwatch.conf")
@@ -69,8 +69,8 @@ func TestWrongDatabase(t *testing.T) {
 	}
 }
 
-// TestReplacedDatabase checks that a reload uses a replaced database. An invalid database
-// must never be used.
+// TestReplacedDatabase checks that a reload uses a replaced database, and that an invalid
+// database is never used.
 func TestReplacedDatabase(t *testing.T) {
 	dir := t.TempDir()
 	conf, file := filepath.Join(dir, "scanwatch.conf"), filepath.Join(dir, "asn.mmdb")

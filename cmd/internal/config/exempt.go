@@ -8,22 +8,22 @@ import (
 	"scanwatch/rules"
 )
 
-// These are the reasons why a host is exempt, as shown to operators.
+// Reasons for exempting a host, as shown to operators.
 const (
 	ReasonFriend = "exempt by a pass statement"
 	ReasonOwn    = "addresses of this host"
 )
 
-// Exempt contains the hosts that firewalls and other servers must not block, regardless
-// of bans and findings. Exports of records and companions use Exempt. The callers add the
-// hosts with accepted mail and logins.
+// Exempt is the set of hosts that firewalls and other servers must not block, regardless
+// of bans and findings. Exports and companions use the set. Callers must add the hosts
+// with accepted mail or logins.
 type Exempt struct {
 	policy *rules.Policy // nil without a configuration
 	all    lookup.Prefixes[string]
 }
 
-// NewExempt returns the exempt hosts of a policy. The policy may be nil. The addresses of
-// the local host are also exempt.
+// NewExempt returns the hosts that a policy exempts, and the addresses of the local host.
+// The policy may be nil.
 func NewExempt(policy *rules.Policy, own []netip.Addr) *Exempt {
 	e := &Exempt{policy: policy}
 	for _, a := range own {
@@ -40,8 +40,9 @@ func NewExempt(policy *rules.Policy, own []netip.Addr) *Exempt {
 // Add exempts a network.
 func (e *Exempt) Add(p netip.Prefix, reason string) { e.all.Add(p, reason) }
 
-// Reason returns the reason why p must not be blocked, or "". The reason may concern a
-// single host in p. private allows private, loopback and link-local addresses.
+// Reason returns the reason for not blocking p, or "" if p may be blocked. The reason may
+// apply to only one host in p. If private is set, private, loopback and link-local
+// addresses may be blocked.
 func (e *Exempt) Reason(p netip.Prefix, private bool) string {
 	if reason, ok := e.all.Overlapping(p); ok {
 		return reason

@@ -9,8 +9,8 @@ import (
 	"scanwatch/rules"
 )
 
-// FuzzLoad checks that loading any configuration and table returns a policy or an error
-// with a position. A valid configuration can be loaded again.
+// FuzzLoad checks that loading any configuration and table returns either a policy or an
+// error with a position. A valid configuration must load again.
 func FuzzLoad(f *testing.F) {
 	lists := builtinLists(f)
 	list := []byte("192.0.2.0/24\n2001:db8::/32\nscan.example.net\n")

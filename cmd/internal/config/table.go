@@ -19,7 +19,7 @@ import (
 	"scanwatch/rules"
 )
 
-// A table is a rules.Table from a file or a shipped list.
+// A table is a rules.Table that was loaded from a file or shipped list.
 type table struct {
 	prefixes lookup.Prefixes[struct{}]
 	names    lookup.Names[struct{}]
@@ -30,7 +30,7 @@ type table struct {
 	digest   string // SHA-256 of the file
 }
 
-// Contents returns the classes of the entries.
+// Contents returns the kinds of entries in t.
 func (t *table) Contents() rules.Contents { return t.contents }
 
 func (t *table) MatchAddr(a netip.Addr) bool {
@@ -58,7 +58,7 @@ func (t *table) MatchName(name []byte) bool {
 func (t *table) MatchASN(n uint32) bool { return t.asns[n] }
 
 // key returns s without its position, use and download, so that a table is recognised
-// after its line has moved.
+// even if its line has moved.
 func key(s rules.Source) rules.Source {
 	s.Pos, s.Exempts, s.Download = rules.Pos{}, false, rules.Download{Feed: s.Feed}
 	return s
@@ -101,7 +101,7 @@ func (c *Config) load(s rules.Source, lists *lookup.Lists, before *Config) (rule
 	sum := sha256.New()
 	r, err := parse(io.TeeReader(f, sum), format)
 	if errors.Is(err, feed.ErrEmpty) {
-		r, err = &feed.Result{}, nil // an empty file is valid for a new table
+		r, err = &feed.Result{}, nil // a new table may start with an empty file
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
@@ -158,16 +158,16 @@ func Format(s rules.Source) (string, error) {
 	return p.Format, nil
 }
 
-// blank reports whether a small file contains only white space. The cause may be a failed
-// download or a full disk. For an intentionally empty table, the operator can write a
-// comment into the file.
+// blank reports whether a small file contains only white space, for example because of a
+// failed download or a full disk. To keep a table empty, the operator can put a comment
+// in its file.
 func blank(f *os.File) bool {
 	text, err := io.ReadAll(io.NewSectionReader(f, 0, 4096))
 	return err == nil && len(bytes.TrimSpace(text)) == 0
 }
 
-// shipped maps each table of builtin to the evidence of its rows. Rows of a list with
-// other evidence are not in the table.
+// shipped maps each shipped list to the evidence of the rows that form its table. All
+// other rows are omitted.
 var shipped = map[string]string{
 	lookup.Scanners:     "scanner",
 	lookup.Clouds:       "cloud",
@@ -175,8 +175,8 @@ var shipped = map[string]string{
 	lookup.KnownSenders: "",
 }
 
-// builtin returns the table of a shipped list. builtin omits rows of low confidence, such
-// as rented addresses that were listed more than 90 days ago.
+// builtin returns the table for a shipped list, without low-confidence rows such as
+// rented addresses that were listed more than 90 days ago.
 func builtin(name string, lists *lookup.Lists) (*table, error) {
 	evidence, ok := shipped[name]
 	if !ok {

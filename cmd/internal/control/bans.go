@@ -15,30 +15,30 @@ import (
 	"scanwatch/internal/prefix"
 )
 
-// MaxWait is the longest time that the command bans waits for a change.
+// MaxWait is the longest time that the bans command waits for a change.
 const MaxWait = 20 * time.Second
 
 // pollBans is the interval at which a waiting command checks for changes.
 const pollBans = 100 * time.Millisecond
 
-// A BanList describes the bans that follow it in the answer to bans.
+// A BanList describes the bans that follow it in the answer to "bans".
 type BanList struct {
-	Generation uint64 `json:"generation"` // of the next request
-	// Full is set if all other bans have ended.
+	Generation uint64 `json:"generation"` // for the next request
+	// Full is set if all bans that are not listed have ended.
 	Full bool `json:"full"`
-	// Enforced is false in mode observe, in which no ban is in force.
+	// Enforced is false in observe mode, in which no ban is in force.
 	Enforced bool `json:"enforced"`
-	// Entries is the number of the lines that follow.
+	// Entries is the number of lines that follow.
 	Entries int `json:"entries"`
 }
 
-// A BanEntry is a ban, or the end of one.
+// A BanEntry describes a ban that is active or has ended.
 type BanEntry struct {
 	Prefix  netip.Prefix `json:"prefix"`
-	Seconds int64        `json:"seconds"`           // until its end; 0 if there is no such ban
-	Rule    string       `json:"rule,omitempty"`    // or the operator's reason
-	Session string       `json:"session,omitempty"` // that caused it
-	// Spared is set if a firewall must not block the hosts although they are banned.
+	Seconds int64        `json:"seconds"`           // seconds until the ban ends; 0 if it has ended
+	Rule    string       `json:"rule,omitempty"`    // rule or operator's reason
+	Session string       `json:"session,omitempty"` // session that caused the ban
+	// Spared is set if firewalls must not block the hosts despite their ban.
 	Spared bool `json:"spared,omitempty"`
 }
 
@@ -47,10 +47,10 @@ type endOfBans struct {
 	Entries int  `json:"entries"`
 }
 
-// BansCommand returns the command that sends the changes of the bans since a
-// generation, or all bans if the generation is unknown. It waits for a change. spared
-// returns a function that reports whether the hosts in one of the given prefixes must
-// not be blocked.
+// BansCommand returns the command that sends the changes to the bans since a generation,
+// or all bans if the generation is unknown. If there are no changes, the command waits
+// for one. spared returns a function that reports whether the hosts in one of the given
+// prefixes must not be blocked.
 func BansCommand(b *memory.Bans, s State, now func() int64, spared func([]netip.Prefix) func(netip.Prefix) bool, enforced func() bool) Command {
 	start := time.Now()
 	return Command{"bans", 2, func(ctx context.Context, a *Answer, args []string) error {
@@ -81,7 +81,7 @@ func BansCommand(b *memory.Bans, s State, now func() int64, spared func([]netip.
 				return err
 			}
 		}
-		// For a network, spared reads all known hosts.
+		// For each network, spared scans all known hosts.
 		if !known || slices.ContainsFunc(changed, func(p netip.Prefix) bool { return !p.IsSingleIP() }) {
 			done, err := a.peer.turn(ctx)
 			if err != nil {
@@ -123,13 +123,13 @@ func (c *Client) Spared(host netip.Addr) (bool, error) {
 	return a.Spared, err
 }
 
-// loadPatience is the time after the start for which an error in reading the bans on disk
-// may pass.
+// loadPatience is the time after startup in which errors in reading the bans from disk
+// are considered temporary.
 const loadPatience = 2 * time.Minute
 
-// loaded waits until the bans on disk are loaded. Without them, companions would end bans
-// that are active. If the state cannot be read at all, the filter has only newer bans,
-// and after a while so have the companions.
+// loaded waits until the bans on disk are loaded. Without the wait, companions would lift
+// active bans. If the state remains unreadable, loaded eventually gives up, and
+// companions receive only the newer bans.
 func loaded(ctx context.Context, b *memory.Bans, s State, start time.Time) error {
 	if b.Loaded() {
 		return nil // a flush would also write all changes
@@ -144,7 +144,7 @@ func loaded(ctx context.Context, b *memory.Bans, s State, start time.Time) error
 	return fmt.Errorf("the bans on disk are not loaded yet: %w", cmp.Or(err, errors.New("try again")))
 }
 
-// allBans returns the prefixes of the bans.
+// allBans returns the prefixes of all enforced bans.
 func allBans(b *memory.Bans, now func() int64) (all []netip.Prefix) {
 	at := time.UnixMicro(now())
 	b.Each(func(ban memory.Ban) {
@@ -155,7 +155,7 @@ func allBans(b *memory.Bans, now func() int64) (all []netip.Prefix) {
 	return all
 }
 
-// chunk is the number of bytes in a write.
+// chunk is the number of bytes per write.
 const chunk = 32 << 10
 
 func sendBans(a *Answer, list BanList, all []netip.Prefix, b *memory.Bans, now int64, spared func(netip.Prefix) bool) error {
@@ -192,8 +192,9 @@ func sendBans(a *Answer, list BanList, all []netip.Prefix, b *memory.Bans, now i
 	return flush()
 }
 
-// Bans returns the changes of the bans since the generation, or all bans, after a wait
-// of at most MaxWait for a change. Generation 0 returns all bans without a wait.
+// Bans returns the changes to the bans since a generation, or all bans. If there are no
+// changes, Bans waits for one, at most for MaxWait. Generation 0 returns all bans
+// immediately.
 func (c *Client) Bans(generation uint64, wait time.Duration) (list BanList, entries []BanEntry, err error) {
 	if err := c.ask(&list, "bans", strconv.FormatUint(generation, 10), strconv.Itoa(int(wait/time.Second))); err != nil {
 		return list, nil, err
@@ -222,7 +223,7 @@ func (c *Client) Bans(generation uint64, wait time.Duration) (list BanList, entr
 			return list, nil, errors.New("read the bans: a line without a prefix")
 		}
 		if n := len(entries); n > 0 && entries[n-1].Rule == row.Rule {
-			row.Rule = entries[n-1].Rule // most bans share the text of a few rules
+			row.Rule = entries[n-1].Rule // most bans share a few rule texts
 		}
 		entries = append(entries, row.BanEntry)
 	}

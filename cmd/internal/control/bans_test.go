@@ -15,7 +15,7 @@ import (
 	"scanwatch/store"
 )
 
-// A slowState is a state whose Flush calls the function flush.
+// A slowState is a State whose Flush method calls the flush field.
 type slowState struct{ flush func(context.Context) error }
 
 func (s *slowState) Flush(ctx context.Context) error  { return s.flush(ctx) }
@@ -27,7 +27,7 @@ func sparesNone([]netip.Prefix) func(netip.Prefix) bool {
 	return func(netip.Prefix) bool { return false }
 }
 
-// bansOf runs the command bans and requests all bans.
+// bansOf runs the bans command, requesting all bans.
 func bansOf(c Command) (answer string, err error) {
 	here, there := net.Pipe()
 	read := make(chan string)
@@ -40,9 +40,8 @@ func bansOf(c Command) (answer string, err error) {
 	return <-read, err
 }
 
-// TestBansWithoutDisk checks that the command bans does not wait until changes are
-// written. The list is sent only after the attempt to load the bans on disk, even if that
-// attempt fails.
+// TestBansWithoutDisk checks that the bans command does not wait for changes to reach the
+// disk. Before it sends the list, the command must still try to load the bans from disk.
 func TestBansWithoutDisk(t *testing.T) {
 	m := memory.New()
 	m.Bans.AddPrefix(netip.MustParsePrefix("192.0.2.1/32"), time.Hour, "x", noon.UnixMicro())
@@ -62,9 +61,9 @@ func TestBansWithoutDisk(t *testing.T) {
 	}
 }
 
-// TestCompanionProblems checks that a companion that does not run is a problem. In the
-// first minute of the filter, a missing companion is not a problem, because companions
-// must first connect again.
+// TestCompanionProblems checks that a companion that is not running is reported as a
+// problem. In the first minute after the filter starts, none must be reported, because
+// companions have yet to reconnect.
 func TestCompanionProblems(t *testing.T) {
 	start := noon.Add(-silent)
 	for _, c := range []struct {
@@ -90,8 +89,8 @@ func TestCompanionProblems(t *testing.T) {
 	}
 }
 
-// TestTurns checks that a companion that repeatedly requests all bans uses only a tenth
-// of a processor. A few requests need no wait.
+// TestTurns checks that a companion that keeps requesting all bans uses only a tenth of a
+// processor. The first few requests must not be delayed.
 func TestTurns(t *testing.T) {
 	var u turns
 	var now, spent time.Duration

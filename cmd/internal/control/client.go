@@ -22,10 +22,10 @@ import (
 	"scanwatch/store"
 )
 
-// ErrNotRunning means that no process listens on the control socket.
+// ErrNotRunning means that no process is listening on the control socket.
 var ErrNotRunning = errors.New("filter-scanwatch is not running; is smtpd up, and does smtpd.conf name the filter?")
 
-// ErrNoSocket means that no process listens on the socket of the companions.
+// ErrNoSocket means that no process is listening on the companions' socket.
 var ErrNoSocket = errors.New("no socket for companions; restart smtpd if a companion was added, and see scanwatch status")
 
 // A Client sends commands to a running filter. A Client must not be used concurrently.
@@ -34,11 +34,11 @@ type Client struct {
 	in   *bufio.Reader
 }
 
-// Dial connects to the filter that uses the state directory dir.
+// Dial connects to the filter whose state directory is dir.
 func Dial(dir string) (*Client, error) {
 	path := SocketPath(dir)
 	var conn net.Conn
-	// Connect with the rights of the owner, who could replace the socket with a link to
+	// Connect as the owner of the directory, who could replace the socket with a link to
 	// another socket.
 	err := owner.Do(dir, func() (err error) {
 		conn, err = net.DialTimeout("unix", path, 5*time.Second)
@@ -70,7 +70,7 @@ func DialCompanion(runDir string) (*Client, error) {
 	return greet(conn, path)
 }
 
-// greet reads the greeting of the filter.
+// greet reads the filter's greeting.
 func greet(conn net.Conn, path string) (*Client, error) {
 	c := &Client{conn: conn, in: bufio.NewReader(conn)}
 	line, err := c.lineWithin(idleTimeout)
@@ -92,17 +92,17 @@ func greet(conn net.Conn, path string) (*Client, error) {
 // Close closes the connection.
 func (c *Client) Close() error { return c.conn.Close() }
 
-// Status returns the status of the filter.
+// Status returns the filter's status.
 func (c *Client) Status() (s Status, err error) {
 	err = c.ask(&s, "status")
 	return s, err
 }
 
-// Flush writes all earlier records of the filter to the disk.
+// Flush makes the filter write all earlier records to disk.
 func (c *Client) Flush() error { return c.ask(nil, "flush") }
 
-// Reload reloads the configuration of the filter. If forced is set, a table whose file is
-// empty becomes empty. The result includes notes about tables and databases.
+// Reload makes the filter reload its configuration. If forced is set, a table becomes
+// empty if its file is empty. The result includes notes about tables and databases.
 func (c *Client) Reload(forced bool) (a Config, err error) {
 	how := Careful
 	if forced {
@@ -112,37 +112,37 @@ func (c *Client) Reload(forced bool) (a Config, err error) {
 	return a, err
 }
 
-// Log sets the log level. word is the Word of a Level.
+// Log sets the filter's log level. word is the Word of a Level.
 func (c *Client) Log(word string) error { return c.ask(nil, "log", word) }
 
-// Observe stops enforcement for the duration d. If d is 0, only Enforce restores
-// enforcement.
+// Observe stops enforcement for the duration d. If d is 0, enforcement is stopped until
+// Enforce is called.
 func (c *Client) Observe(d time.Duration) (a Config, err error) {
 	err = c.ask(&a, "mode", rules.Observe.String(), strconv.FormatInt(int64(d/time.Second), 10))
 	return a, err
 }
 
-// Enforce ends Observe and restores the mode of the configuration.
+// Enforce ends Observe and restores the configured mode.
 func (c *Client) Enforce() (a Config, err error) {
 	err = c.ask(&a, "mode", PolicyMode, "0")
 	return a, err
 }
 
-// Days returns the counters by day, oldest first.
+// Days returns the daily counters, oldest first.
 func (c *Client) Days() ([]memory.Day, error) {
 	var a daysAnswer
 	err := c.ask(&a, "days")
 	return a.Days, err
 }
 
-// Segments returns the segments of session records.
+// Segments lists the segments of session records.
 func (c *Client) Segments() ([]store.Segment, error) {
 	var a segmentsAnswer
 	err := c.ask(&a, "segments")
 	return a.Segments, err
 }
 
-// Snapshot writes a consistent copy of a segment to w. If the filter is not writing the
+// Snapshot writes a consistent copy of a segment to w. If the filter has finished the
 // segment, the error is store.ErrFinished.
 func (c *Client) Snapshot(w io.Writer, name string) error { return c.copy(w, "snapshot", name) }
 
@@ -176,7 +176,7 @@ func (c *Client) Unban(p netip.Prefix, within bool) (b Banned, err error) {
 	return b, err
 }
 
-// deadlineWriter extends the read deadline with each write.
+// A deadlineWriter extends the read deadline with each write.
 type deadlineWriter struct {
 	conn net.Conn
 	w    io.Writer
@@ -189,7 +189,8 @@ func (d *deadlineWriter) Write(p []byte) (int, error) {
 	return d.w.Write(p)
 }
 
-// ask sends a command and decodes the answer into a. If a is nil, ask ignores the answer.
+// ask sends a command and decodes the answer into a. If a is nil, the answer is
+// discarded.
 func (c *Client) ask(a any, words ...string) error {
 	err := c.conn.SetWriteDeadline(time.Now().Add(writeTimeout))
 	if err == nil {
@@ -217,12 +218,12 @@ func (c *Client) ask(a any, words ...string) error {
 	return nil
 }
 
-// maxAnswer is the maximum length of an answer line in bytes. A list of thousands of
+// maxAnswer is the maximum length of an answer line in bytes. Even a list of thousands of
 // segments is shorter.
 const maxAnswer = 4 << 20
 
-// line reads an answer. The server limits the duration of the command that the client
-// waits for.
+// line reads an answer. The server limits how long a command may take, and the client
+// waits for longer than that.
 func (c *Client) line() (string, error) { return c.lineWithin(copyTimeout + writeTimeout) }
 
 func (c *Client) lineWithin(limit time.Duration) (string, error) {

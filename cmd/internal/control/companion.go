@@ -21,10 +21,11 @@ import (
 	"scanwatch/rules"
 )
 
-// DefaultRunDir is the directory of the companions' socket. It has no records, so that
-// users of companions can enter it but not the state directory. Its package creates it,
-// because the filter is not root. On OpenBSD, it is not in /var/run, because smtpd starts
-// before the scripts of packages, which could create it after each boot.
+// DefaultRunDir is the directory for the companions' socket. Companions run as users that
+// must enter this directory, but not the state directory. The package creates the
+// directory, because the filter does not run as root. On OpenBSD, /var/run is unsuitable:
+// the package's scripts would have to recreate the directory after each boot, but smtpd
+// starts before them.
 func DefaultRunDir() string {
 	if runtime.GOOS == "linux" {
 		return "/run/scanwatch"
@@ -32,8 +33,8 @@ func DefaultRunDir() string {
 	return "/var/db/scanwatch-run"
 }
 
-// commandsOf contains the commands of each role, except note. Root, and the user of
-// the filter, may use all commands.
+// commandsOf lists the commands that each role may use in addition to note. Root and the
+// user that the filter runs as may use all commands.
 var commandsOf = map[rules.Role][]string{
 	rules.RoleSync:  {"bans"},
 	rules.RoleServe: {"bans"},
@@ -41,8 +42,8 @@ var commandsOf = map[rules.Role][]string{
 	rules.RoleForward: {"watch", "spared"},
 }
 
-// Companions contains the companions in the configuration and their state.
-// The zero value has none.
+// Companions is the set of configured companions and their state. The zero value is an
+// empty set.
 type Companions struct {
 	mu    sync.Mutex
 	list  []*companion
@@ -62,25 +63,25 @@ type CompanionStatus struct {
 	User string     `json:"user"`
 	// Problem is the reason why the companion cannot connect.
 	Problem string `json:"problem,omitempty"`
-	// Seen is the time of its latest command, Done the time of its latest success.
+	// Seen is the time of the latest command, and Done the time of the latest success.
 	Seen    text.Time `json:"seen,omitzero"`
 	Done    text.Time `json:"done,omitzero"`
-	Entries int       `json:"entries"` // bans that it has put into effect
+	Entries int       `json:"entries"` // bans that the companion has put into effect
 	Error   string    `json:"error,omitempty"`
 }
 
-// silent is the time without a command after which a companion does not run. It sends
-// one at least every MaxWait.
+// silent is the time without commands after which a companion is considered stopped. A
+// companion sends a command at least every MaxWait.
 const silent = 3 * MaxWait
 
 // Running reports whether the companion has sent a command recently.
 func (c *CompanionStatus) Running(now time.Time) bool { return now.Sub(c.Seen.Time) < silent }
 
-// ErrStarting is the result that a companion announces before its first one.
+// ErrStarting is the result that a companion announces before it has another result.
 var ErrStarting = errors.New("starting")
 
-// CompanionProblems returns the problems of companions. After a start of the filter, it
-// gives them time to connect.
+// CompanionProblems returns the companions' problems. Shortly after the filter has
+// started, missing companions are not reported, because they need time to connect.
 func (s *Status) CompanionProblems(now time.Time) (all []string) {
 	early := now.Sub(s.Started.Time) < silent
 	for i := range s.Companions {
@@ -97,8 +98,8 @@ func (s *Status) CompanionProblems(now time.Time) (all []string) {
 	return all
 }
 
-// NewCompanions looks up the users. In the sandbox of the filter this is no longer
-// possible.
+// NewCompanions looks up the users that the companions run as. NewCompanions must be
+// called before the filter enters its sandbox.
 func NewCompanions(list []*rules.Companion) *Companions {
 	c := DisabledCompanions(list, "")
 	for _, one := range c.list {
@@ -112,8 +113,8 @@ func NewCompanions(list []*rules.Companion) *Companions {
 	return c
 }
 
-// CompanionUser returns the number of the user of a companion. The user must not be
-// root or the user of the filter, who may use all commands.
+// CompanionUser returns the user ID for a companion's user. Root and the user that the
+// filter runs as are not allowed, because they may use all commands.
 func CompanionUser(name string, filter int) (uint32, error) {
 	uid, err := lookupUser(name)
 	if err == nil && (uid == 0 || int(uid) == filter) {
@@ -122,10 +123,10 @@ func CompanionUser(name string, filter int) (uint32, error) {
 	return uid, err
 }
 
-// RunDirProblem returns the reason why the directory dir cannot contain the socket of
-// the companions of a filter with the user filter and the state directory state, or "".
-// Another user who can create or replace the socket could make the companions unban
-// hosts. In a sticky directory, the other user could create it before the filter starts.
+// RunDirProblem returns the reason why dir is unsafe for the companions' socket, or "".
+// filter is the ID of the user that the filter runs as, and state is the state directory.
+// Another user who can create or replace the socket can make companions unban hosts. In a
+// sticky directory, that user could create the socket before the filter starts.
 func RunDirProblem(dir, state string, filter int) string {
 	info, err := os.Stat(dir)
 	switch {
@@ -147,7 +148,7 @@ func RunDirProblem(dir, state string, filter int) string {
 	return ""
 }
 
-// DisabledCompanions returns companions that cannot connect because of a problem.
+// DisabledCompanions returns companions that cannot connect because of the given problem.
 func DisabledCompanions(list []*rules.Companion, problem string) *Companions {
 	c := new(Companions)
 	for _, r := range list {
@@ -188,7 +189,7 @@ func (c *Companions) Problems() (list []string) {
 	return list
 }
 
-// A peer is a client on the socket of the companions.
+// A peer is a client of the companions' socket.
 type peer struct {
 	uid   uint32
 	all   bool   // may use all commands
@@ -196,9 +197,9 @@ type peer struct {
 	turns *turns // nil without a limit
 }
 
-// turns limits the time that complete lists and lists with networks take for the
-// companions of a user, so that they do not take the processor from mail. The user can spend fullBurst at once, and
-// otherwise one part in fullShare of the time.
+// turns limits the time that a user's companions may spend on expensive lists, which
+// would otherwise slow down mail. Complete lists and lists with networks are expensive. A
+// user can spend fullBurst immediately, and 1/fullShare of the time in the long run.
 type turns struct {
 	mu   sync.Mutex
 	free time.Duration // time after the start when all time spent is made up for
@@ -209,21 +210,23 @@ const (
 	fullBurst = 2 * time.Second
 )
 
-// wait returns the time to wait for the next list.
+// wait returns the time until the next list is allowed.
 func (t *turns) wait(now time.Duration) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return min(t.free-now-fullShare*fullBurst, MaxWait) // clients are patient for longer
 }
 
-// spend records the time that a list took. A slow reader spends little.
+// spend records the time that a list took. At most fullBurst is counted, so that slow
+// readers are not penalised.
 func (t *turns) spend(now, took time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.free = max(t.free, now) + fullShare*min(took, fullBurst)
 }
 
-// turn waits until p may have the next list. The caller must call done after it.
+// turn waits until p may request the next list. The caller must call done after sending
+// the list.
 func (p *peer) turn(ctx context.Context) (done func(), err error) {
 	if p == nil || p.turns == nil {
 		return func() {}, nil
@@ -242,10 +245,11 @@ func (p *peer) turn(ctx context.Context) (done func(), err error) {
 	}, nil
 }
 
-// started is the time from which durations are measured.
+// started is the reference point for durations.
 var started = time.Now()
 
-// peerOf returns the user of a client, or an error if it has no role.
+// peerOf identifies the user that a client runs as. peerOf returns an error for users
+// without a role.
 func (c *Companions) peerOf(conn net.Conn) (*peer, error) {
 	raw, ok := conn.(syscall.Conn)
 	if !ok {
@@ -282,7 +286,8 @@ func (c *Companions) turnsOf(uid uint32) *turns {
 	return c.spent[uid]
 }
 
-// most returns the maximum number of connections of a user, who may run several companions.
+// most returns the maximum number of connections for a user, who may run several
+// companions.
 func (c *Companions) most(uid uint32) int {
 	n := 0
 	for _, one := range c.list {
@@ -303,7 +308,7 @@ func (c *Companions) allows(p *peer, command string) bool {
 	})
 }
 
-// heard records that a companion runs.
+// heard records that a companion is running.
 func (c *Companions) heard(p *peer, now time.Time) {
 	if p == nil || p.name == "" {
 		return
@@ -317,11 +322,11 @@ func (c *Companions) heard(p *peer, now time.Time) {
 	}
 }
 
-// maxNote is the maximum length of the error of a companion in bytes.
+// maxNote is the maximum length of a companion's error in bytes.
 const maxNote = 300
 
-// NoteCommand returns the command by which a companion announces its name and its
-// latest result, for the status.
+// NoteCommand returns the command with which a companion announces its name and latest
+// result, which appear in the status.
 func (c *Companions) NoteCommand() Command {
 	return Command{"note", 3, func(_ context.Context, a *Answer, args []string) error {
 		name, err := url.QueryUnescape(args[0])
@@ -363,7 +368,7 @@ func (c *Companions) note(p *peer, name string, entries int, problem string, now
 	return nil
 }
 
-// Note announces a companion and its latest result. Problem is nil after a success.
+// Note announces a companion and its latest result. problem is nil after a success.
 func (c *Client) Note(name string, entries int, problem error) error {
 	words := "-"
 	if problem != nil {

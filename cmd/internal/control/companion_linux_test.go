@@ -20,8 +20,7 @@ import (
 	"scanwatch/store"
 )
 
-// asUser calls f with the rights of another user. Only the calling thread changes its
-// user.
+// asUser calls f as another user. Only the calling thread changes its user.
 func asUser(t *testing.T, uid int, f func()) {
 	t.Helper()
 	runtime.LockOSThread()
@@ -36,12 +35,13 @@ func asUser(t *testing.T, uid int, f func()) {
 	f()
 }
 
-// These are the users of the companions in the tests.
+// User IDs of companions in the tests.
 const (
 	syncUser, serveUser, stranger, forwardUser = 4001, 4002, 4003, 4004
 )
 
-// serveCompanions starts a server of companions, with all commands of the filter.
+// serveCompanions starts a server for companions that offers all of the filter's
+// commands.
 func serveCompanions(t *testing.T, m *memory.Memory, enforced func() bool, spared func([]netip.Prefix) func(netip.Prefix) bool) (runDir, stateDir string, c *Companions) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -84,8 +84,8 @@ func serveCompanions(t *testing.T, m *memory.Memory, enforced func() bool, spare
 	return runDir, stateDir, c
 }
 
-// TestGone checks that a companion that disconnects while it waits for changes does not
-// count as a client.
+// TestGone checks that a companion is no longer counted as a client if it disconnects
+// while waiting for changes.
 func TestGone(t *testing.T) {
 	m := memory.New()
 	m.Load(func(func(store.Entry) bool) {}, noon.UnixMicro())
@@ -98,7 +98,7 @@ func TestGone(t *testing.T) {
 				if c, err = DialCompanion(dir); err == nil || time.Now().After(deadline) {
 					return
 				}
-				time.Sleep(time.Millisecond) // the server notices the end a moment later
+				time.Sleep(time.Millisecond) // the server notices the disconnect a moment later
 			}
 		})
 		if err != nil {
@@ -115,8 +115,8 @@ func TestGone(t *testing.T) {
 	}
 }
 
-// TestRoles checks that each user may only use the commands of its role. A user without a
-// role receives the reason for the rejection.
+// TestRoles checks that each user may use only the commands of its role. A user without a
+// role must receive the reason for the rejection.
 func TestRoles(t *testing.T) {
 	m := memory.New()
 	dir, state, companions := serveCompanions(t, m, yes, sparesNone)
@@ -184,8 +184,8 @@ func TestRoles(t *testing.T) {
 	}
 }
 
-// TestSharedUser checks that several companions of one user can connect. Companions of
-// one user must not prevent the companion of another user from connecting.
+// TestSharedUser checks that several companions can run as the same user. One user's
+// companions must not prevent another user's companion from connecting.
 func TestSharedUser(t *testing.T) {
 	var list []*rules.Companion
 	for _, target := range []string{"a", "b", "c", "d", "e"} {
@@ -212,7 +212,7 @@ func TestSharedUser(t *testing.T) {
 	}
 }
 
-// serveCompanionsOf starts a server of companions without commands.
+// serveCompanionsOf starts a server for companions that offers no commands.
 func serveCompanionsOf(t *testing.T, list []*rules.Companion) (runDir string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -234,7 +234,7 @@ func serveCompanionsOf(t *testing.T, list []*rules.Companion) (runDir string) {
 	return runDir
 }
 
-// TestNote checks that a companion can only announce itself, and not another companion.
+// TestNote checks that a companion can announce only itself.
 func TestNote(t *testing.T) {
 	dir, _, companions := serveCompanions(t, memory.New(), yes, sparesNone)
 	var c *Client
@@ -269,8 +269,8 @@ func TestNote(t *testing.T) {
 	}
 }
 
-// TestBanList checks the answers to the command bans. The answers contain all bans,
-// changes, bans that firewalls must not enforce, and no bans in mode observe.
+// TestBanList checks the answers to "bans": all bans, changes, bans that firewalls must
+// not enforce, and no bans in observe mode.
 func TestBanList(t *testing.T) {
 	m := memory.New()
 	enforced := true
@@ -319,7 +319,7 @@ func TestBanList(t *testing.T) {
 	enforced = true
 	m.Bans.Restart()
 	at = ask(at, true, manual, BanEntry{Prefix: net, Seconds: 7200, Rule: "manual"})
-	// A companion that has missed changes receives all bans.
+	// A companion that missed changes receives all bans.
 	for i := range 10000 {
 		m.Bans.Add(&memory.Client{Addr: netip.AddrFrom4([4]byte{100, 1, byte(i >> 8), byte(i)})}, memory.BanRequest{Ladder: []time.Duration{time.Hour}, Rule: "greedy"}, now)
 	}
@@ -331,7 +331,7 @@ func TestBanList(t *testing.T) {
 	}
 }
 
-// TestBansWait checks that a waiting command returns at the next change.
+// TestBansWait checks that a waiting bans command returns at the next change.
 func TestBansWait(t *testing.T) {
 	m := memory.New()
 	dir, _, _ := serveCompanions(t, m, yes, sparesNone)

@@ -27,7 +27,7 @@ import (
 
 var noon = time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 
-// commands returns all commands. The commands use w and a new memory.
+// commands returns all commands, which operate on w and a new memory.
 func commands(t testing.TB, dir string, w *store.Writer) []Command {
 	m := memory.New()
 	state := store.OpenState(dir, store.StateOptions{Buckets: memory.Buckets(), Changes: m.Changes, Rewrite: m.Rewrite})
@@ -38,7 +38,7 @@ func commands(t testing.TB, dir string, w *store.Writer) []Command {
 	return append(list, MemoryCommands(m, state, noon.UnixMicro, func() bool { return false }, func(memory.Ban) {})...)
 }
 
-// TestBan checks ban, unban and the copy of the state over the socket.
+// TestBan checks banning, unbanning and copying the state over the socket.
 func TestBan(t *testing.T) {
 	dir, _ := serve(t)
 	c, err := Dial(dir)
@@ -56,7 +56,7 @@ func TestBan(t *testing.T) {
 	if b, err := c.Ban(host, 30*time.Minute, "shorter"); err != nil || !strings.Contains(b.Note, "replaces the ban by it is a test, 100% sure until 2026-11-01 13:00 UTC") {
 		t.Errorf("a shorter ban: %+v, %v", b, err)
 	}
-	if err := c.State(io.Discard); err != nil { // waits for the file
+	if err := c.State(io.Discard); err != nil { // State waits for the file
 		t.Fatal(err)
 	}
 	read := func() (n int) {
@@ -93,8 +93,8 @@ func TestBan(t *testing.T) {
 	}
 }
 
-// TestLearn checks that facts are sent in batches. A batch with an invalid fact must not
-// change the state.
+// TestLearn checks that facts are sent in batches, and that a batch with an invalid fact
+// does not change the state.
 func TestLearn(t *testing.T) {
 	dir, _ := serve(t)
 	c, err := Dial(dir)
@@ -120,7 +120,7 @@ func TestLearn(t *testing.T) {
 			t.Errorf("%q was accepted", bad)
 		}
 	}
-	if err := c.State(io.Discard); err != nil { // waits for the file
+	if err := c.State(io.Discard); err != nil { // State waits for the file
 		t.Fatal(err)
 	}
 	n := 0
@@ -139,9 +139,9 @@ func TestLearn(t *testing.T) {
 	}
 }
 
-// TestApply checks the standing that facts give to hosts. A host that delivered mail is
-// known by its address. Hosts with a proven name are known if users wrote to their
-// domain.
+// TestApply checks the standing that hosts gain from facts. A host that delivered mail
+// becomes known by its address. A host with a proven name becomes known if users wrote to
+// its domain.
 func TestApply(t *testing.T) {
 	m := memory.New()
 	m.Load(func(func(store.Entry) bool) {}, noon.UnixMicro())
@@ -154,7 +154,7 @@ func TestApply(t *testing.T) {
 	}{
 		{memory.Client{Addr: host}, "host"},
 		{memory.Client{Addr: netip.MustParseAddr("198.51.100.2")}, ""},
-		{memory.Client{Addr: netip.MustParseAddr("198.51.100.2"), Domain: "example.net"}, ""}, // the name is not proven
+		{memory.Client{Addr: netip.MustParseAddr("198.51.100.2"), Domain: "example.net"}, ""}, // the name is unproven
 		{memory.Client{Addr: netip.MustParseAddr("198.51.100.2"), Domain: "example.com"}, "correspondent"},
 	} {
 		if st := m.Peers.Standing(&c.client, noon.UnixMicro()); st.By != c.by {
@@ -163,10 +163,10 @@ func TestApply(t *testing.T) {
 	}
 }
 
-// serve starts a Writer and a server for it, and stops them after the test.
+// serve starts a Writer with a server, and stops them after the test.
 func serve(t *testing.T) (dir string, w *store.Writer) {
 	t.Helper()
-	// The path that t.TempDir returns may be too long for a socket.
+	// t.TempDir may return a path that is too long for a socket.
 	dir, err := os.MkdirTemp("", "control")
 	if err != nil {
 		t.Fatal(err)
@@ -237,7 +237,7 @@ func TestConversation(t *testing.T) {
 	}
 }
 
-// TestProtocol checks that the protocol agrees with the manual.
+// TestProtocol checks that the protocol is as documented in the manual.
 func TestProtocol(t *testing.T) {
 	dir, w := serve(t)
 	add(w, 1)
@@ -390,7 +390,7 @@ func TestListen(t *testing.T) {
 	})
 }
 
-// TestSlowClientIsCut checks that a write to a client that does not read fails at the
+// TestSlowClientIsCut checks that writing to a client that does not read fails at the
 // deadline. The test sets a deadline in the past.
 func TestSlowClientIsCut(t *testing.T) {
 	server, client := net.Pipe()
@@ -401,8 +401,8 @@ func TestSlowClientIsCut(t *testing.T) {
 	}
 }
 
-// TestPanicInACommand checks that the client receives an error after a panic in a
-// command. The log must contain the stack.
+// TestPanicInACommand checks that the client receives an error if a command panics, and
+// that the stack is logged.
 func TestPanicInACommand(t *testing.T) {
 	var log bytes.Buffer
 	s := &Server{Commands: []Command{{Name: "boom", Run: func(context.Context, *Answer, []string) error { panic("boom") }}}, Log: slog.New(slog.NewTextHandler(&log, nil))}
@@ -427,8 +427,8 @@ func TestPanicInACommand(t *testing.T) {
 	}
 }
 
-// TestRun checks that Run creates the socket again after its removal, and removes
-// it at the end.
+// TestRun checks that Run recreates the socket if another process removes it, and that
+// Run itself removes it at the end.
 func TestRun(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state")
 	ctx, cancel := context.WithCancel(context.Background())
@@ -437,7 +437,7 @@ func TestRun(t *testing.T) {
 	go func() { defer close(done); s.Run(ctx, dir, time.Millisecond) }()
 	reach := func() {
 		t.Helper()
-		// The time limit of go test ends the loop on failure.
+		// On failure, the time limit of go test ends the loop.
 		for {
 			if c, err := Dial(dir); err == nil {
 				c.Close()
@@ -460,8 +460,8 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// TestWatch checks that watchers above the limit are rejected, and that a disconnected
-// watcher no longer counts. A watcher receives all events that follow its answer.
+// TestWatch checks that excess watchers are rejected, and that a watcher is no longer
+// counted once it disconnects. A watcher receives every event after its answer.
 func TestWatch(t *testing.T) {
 	dir := t.TempDir()
 	l, err := net.Listen("unix", filepath.Join(dir, "s"))
@@ -501,7 +501,7 @@ func TestWatch(t *testing.T) {
 		t.Errorf("one too many: %v", err)
 	}
 	all[0].Close()
-	for watch(fifth) != nil { // until the server notices the disconnect; the time limit of go test ends the loop
+	for watch(fifth) != nil { // wait until the server notices the disconnect; the time limit of go test ends the loop
 	}
 	if _, err := io.WriteString(all[1].conn, "x"); err != nil {
 		t.Fatal(err)
@@ -537,7 +537,7 @@ func TestWatcherHasNoReadDeadline(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Write fails if the server no longer reads.
+	// Write fails if the server has stopped reading.
 	if _, err := client.Write([]byte("x")); err != nil {
 		t.Errorf("the server does not read: %v", err)
 	}
@@ -602,13 +602,13 @@ func FuzzCommand(f *testing.F) {
 	})
 }
 
-// A failingState is a state whose file cannot be written.
+// A failingState is a State whose file cannot be written.
 type failingState struct{ State }
 
 func (failingState) Flush(context.Context) error { return syscall.ENOSPC }
 
-// TestUnsavedBan checks that the answers to ban and unban contain a note if the state
-// cannot be written.
+// TestUnsavedBan checks that "ban" and "unban" answer with a note if the state cannot be
+// written.
 func TestUnsavedBan(t *testing.T) {
 	m := memory.New()
 	list := MemoryCommands(m, failingState{}, noon.UnixMicro, func() bool { return true }, func(memory.Ban) {})

@@ -14,15 +14,15 @@ import (
 	"scanwatch/store"
 )
 
-// These are the arguments of the command forget.
+// Arguments of the forget command.
 const (
 	KeepBans = "keep-bans"
 	AllBans  = "bans"
 )
 
-// An Eraser contains the parts of the filter that the commands forget and erase change.
+// An Eraser provides access to everything that the forget and erase commands change.
 type Eraser struct {
-	Dir    string // the state directory, which has the key of hashes
+	Dir    string // the state directory, where the hash key is
 	Memory *memory.Memory
 	State  interface {
 		Flush(context.Context) error
@@ -31,14 +31,14 @@ type Eraser struct {
 	Store interface {
 		Rewrite(ctx context.Context, segment string, edit store.Edit) (int, error)
 	}
-	Sums func()       // writes all aggregates of sessions
-	Now  func() int64 // as in MemoryCommands
+	Sums func()       // flushes the aggregated sessions
+	Now  func() int64 // as for MemoryCommands
 }
 
 // Forgotten is the answer to "forget".
 type Forgotten struct {
 	memory.Erased
-	// Problem is the reason why deleted rows may remain in the file.
+	// Problem is the reason why the file may still contain deleted rows.
 	Problem string `json:"problem,omitempty"`
 }
 
@@ -46,7 +46,7 @@ type erased struct {
 	Changed int `json:"changed"`
 }
 
-// EraseCommands returns the commands that remove a person.
+// EraseCommands returns the commands that erase a person.
 func EraseCommands(e Eraser) []Command {
 	return []Command{
 		{"forget", 2, func(ctx context.Context, a *Answer, args []string) error {
@@ -62,8 +62,8 @@ func EraseCommands(e Eraser) []Command {
 			if e.Sums != nil {
 				e.Sums()
 			}
-			// Wait until the rows are loaded, because a row that is loaded later would
-			// remain.
+			// Wait until all rows are loaded, because rows that are loaded later would
+			// not be removed.
 			if err := e.State.Flush(ctx); err != nil {
 				return fmt.Errorf("the state cannot be written, and nothing was removed: %w", err)
 			}
@@ -96,8 +96,8 @@ func EraseCommands(e Eraser) []Command {
 	}
 }
 
-// HashKey returns the key of hashes in a state directory. The result is nil if there is
-// no key, and therefore no hash that can be searched.
+// HashKey returns the hash key in a state directory. The result is nil if there is no
+// key, because then there are no hashes to search for either.
 func HashKey(dir string) ([]byte, error) {
 	key, err := privacy.ReadKey(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -113,11 +113,11 @@ func parseSubject(arg string) (who erase.Subject, err error) {
 	return erase.Parse(arg)
 }
 
-// escapeSubject encodes a subject as an argument of a command.
+// escapeSubject encodes a subject as a command argument.
 func escapeSubject(who erase.Subject) string { return url.QueryEscape(who.String()) }
 
-// Forget removes a person from the state of the filter. The filter also writes all
-// records that can contain the person to disk.
+// Forget removes a person from the filter's state. Forget also makes the filter write all
+// records that may mention the person to disk.
 func (c *Client) Forget(who erase.Subject, bans bool) (a Forgotten, err error) {
 	how := KeepBans
 	if bans {
@@ -127,7 +127,7 @@ func (c *Client) Forget(who erase.Subject, bans bool) (a Forgotten, err error) {
 	return a, err
 }
 
-// Erase removes a person from a segment and returns the number of changed records.
+// Erase removes a person from a segment and returns the number of records changed.
 func (c *Client) Erase(segment string, who erase.Subject) (changed int, err error) {
 	if strings.ContainsAny(segment, " \r\n\t") {
 		return 0, fmt.Errorf("%q is not a segment", segment)

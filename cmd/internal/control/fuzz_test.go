@@ -16,7 +16,7 @@ import (
 	"scanwatch/store"
 )
 
-// FuzzConversation checks that the server answers every line without a panic.
+// FuzzConversation checks that the server answers any line without panicking.
 func FuzzConversation(f *testing.F) {
 	for _, s := range []string{"status\nsegments\n", "snapshot a\nsnapshot\nflush x\n", "\n\n \n", "ban 192.0.2.1/32 60 x\nunban 192.0.2.1/32\n", "state\n", "learn 1793448000000000;192.0.2.1;1;example.net,1793448000000000;example.com\n", "log verbose\nlog x\n",
 		strings.Repeat("x", maxLine) + "\n", "\x00\xff\n", "watch - -\n", "unfinished"} {
@@ -50,8 +50,7 @@ func FuzzConversation(f *testing.F) {
 	})
 }
 
-// FuzzClient checks that the client returns for any answer, with a result
-// or an error.
+// FuzzClient checks that the client returns a result or an error for any answer.
 func FuzzClient(f *testing.F) {
 	for _, s := range []string{"{}\n", `{"error":"no"}` + "\n", `{"error":"no","finished":true}` + "\n", `{"segment":"x","size":5}` + "\nhello",
 		`{"segment":"x","size":-1}` + "\n", `{"size":99999999999}` + "\nx", "[1]\n", "x", "\n\n", `{"segments":[{"name":"a"}]}` + "\n", `{"bans":[{}]}` + "\n"} {

@@ -14,26 +14,25 @@ import (
 	"scanwatch/rules"
 )
 
-// ModeFile is the file in the state directory that stores a halt. ModeFile contains the
-// word "observe". If the halt is limited, ModeFile also contains the time at which the
-// halt ends.
+// ModeFile is the name of the file that saves a halt in the state directory. The file
+// consists of the word "observe", followed by the end time if the halt is limited.
 const ModeFile = "mode"
 
-// maxModeFile is the maximum length of the file in bytes.
+// maxModeFile is the maximum length of ModeFile in bytes.
 const maxModeFile = 100
 
-// A Halt is a command of the operator to observe only, regardless of the configuration. A
+// A Halt is an operator's command to observe only, regardless of the configured mode. A
 // Halt survives restarts.
 type Halt struct {
 	On    bool
-	Until time.Time // zero if only the operator ends the halt
+	Until time.Time // zero if the halt lasts until the operator ends it
 }
 
-// Active reports whether the halt applies at the time now.
+// Active reports whether h is in effect at the given time.
 func (h Halt) Active(now time.Time) bool { return h.On && (h.Until.IsZero() || now.Before(h.Until)) }
 
-// ReadHalt reads the halt from a state directory. If the file is invalid, ReadHalt
-// returns an unlimited halt, because a file exists only if the operator requested a halt.
+// ReadHalt reads the halt in a state directory. For an invalid file, ReadHalt returns an
+// unlimited halt, because the file exists only if the operator requested a halt.
 func ReadHalt(dir string) (Halt, error) {
 	// Do not follow a symbolic link, and do not block on a FIFO.
 	f, err := os.OpenFile(filepath.Join(dir, ModeFile), os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)

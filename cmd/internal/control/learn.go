@@ -13,18 +13,18 @@ import (
 	"scanwatch/filter/memory"
 )
 
-// A Fact describes mail from the time before the filter was installed. Either a host
-// delivered messages on a day, or users sent mail to a domain.
+// A Fact describes mail sent before the filter was installed. Either a host delivered
+// messages on a day, or users sent mail to a domain.
 type Fact struct {
 	At       int64      // microseconds since 1970
 	Addr     netip.Addr // the host; invalid if Domain is set
-	Messages int        // number of messages that the host delivered from this sender
+	Messages int        // messages that the host delivered from this sender
 	Sender   string     // the sender's domain
 	Domain   string     // domain to which users sent mail, in lower case
 }
 
-// Apply adds a fact to the state. Only the address of the host becomes known, because the
-// mail log does not prove the name of the host.
+// Apply adds a fact to the state. Only the host's address becomes known, because the mail
+// log does not prove the host's name.
 func Apply(m *memory.Memory, f *Fact) {
 	if !f.Addr.IsValid() {
 		m.Peers.WroteTo(memory.RegisteredDomain([]byte(f.Domain)), f.At)
@@ -43,7 +43,7 @@ const maxFactAge = 2 * 366 * 24 * time.Hour
 // maxName is the maximum length of a domain name in bytes.
 const maxName = 255
 
-// String encodes the fact as an argument of the command learn. The form is TIME;DOMAIN or
+// String encodes the fact as an argument of the learn command. The form is TIME;DOMAIN or
 // TIME;ADDRESS;MESSAGES;SENDER. Each field is escaped as in a URL.
 func (f *Fact) String() string {
 	at := strconv.FormatInt(f.At, 10)
@@ -89,14 +89,14 @@ func parseFact(s string, now int64) (f Fact, err error) {
 	return f, nil
 }
 
-// learnCommand returns the command that adds facts to the state. If one fact is invalid,
-// the command adds none.
+// learnCommand returns the command that adds facts to the state. If any fact is invalid,
+// no facts are added.
 func learnCommand(m *memory.Memory, now func() int64) Command {
 	return Command{"learn", 1, func(_ context.Context, a *Answer, args []string) error {
 		var facts []Fact
 		for s := range strings.SplitSeq(args[0], ",") {
-			// Use the later of two clocks, because the event clock advances only with
-			// sessions.
+			// Use the later of two clocks, because the event clock advances only when
+			// there are sessions.
 			f, err := parseFact(s, max(now(), time.Now().UnixMicro()))
 			if err != nil {
 				return fmt.Errorf("parse %.80q: %w", s, err)
@@ -114,7 +114,7 @@ type learned struct {
 	Facts int `json:"facts"`
 }
 
-// Learn adds facts to the state of the filter.
+// Learn adds facts to the filter's state.
 func (c *Client) Learn(facts []Fact) error {
 	var b strings.Builder
 	send := func() error {

@@ -33,7 +33,7 @@ func LevelWord(l slog.Level) string {
 }
 
 // LogCommand returns the command that sets the log level until the filter stops. The
-// command logs the change at every level.
+// change is logged at any level.
 func LogCommand(level *slog.LevelVar, log *slog.Logger) Command {
 	return Command{"log", 1, func(_ context.Context, a *Answer, args []string) error {
 		for _, v := range Levels() {

@@ -18,22 +18,22 @@ import (
 	"scanwatch/store"
 )
 
-// State is the part of store.State that commands use.
+// State is the subset of store.State that commands use.
 type State interface {
 	Flush(context.Context) error
 	Snapshot() (*store.Snapshot, error)
 }
 
-// maxReason is the maximum length of the reason for a ban in bytes.
+// maxReason is the maximum length of a ban's reason in bytes.
 const maxReason = 200
 
 // maxListed is the maximum number of bans in an answer.
 const maxListed = 1000
 
 // MemoryCommands returns the commands for the state that outlasts sessions. now returns
-// the time of events in microseconds since 1970. enforced reports whether the policy is
-// enforced. changed receives each new ban and each revoked ban. A revoked ban has Revoked
-// set.
+// the event time in microseconds since 1970. enforced reports whether the policy is
+// enforced. changed is called for each new ban and, with Revoked set, for each revoked
+// ban.
 func MemoryCommands(m *memory.Memory, s State, now func() int64, enforced func() bool, changed func(memory.Ban)) []Command {
 	observing := func() string {
 		if enforced() {
@@ -68,7 +68,7 @@ func MemoryCommands(m *memory.Memory, s State, now func() int64, enforced func()
 		{"days", 0, func(ctx context.Context, a *Answer, _ []string) error {
 			ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 			defer cancel()
-			_ = s.Flush(ctx) // returns when the rows on disk are loaded
+			_ = s.Flush(ctx) // Flush returns once the rows on disk are loaded
 			return a.JSON(daysAnswer{m.Days.List()})
 		}},
 		{"state", 0, func(ctx context.Context, a *Answer, _ []string) error {
@@ -87,8 +87,8 @@ func MemoryCommands(m *memory.Memory, s State, now func() int64, enforced func()
 	}
 }
 
-// unbanCommand returns the command that revokes bans. The command also clears the
-// counters of the banned hosts.
+// unbanCommand returns the command that revokes bans. The command also resets the banned
+// hosts' counters.
 func unbanCommand(m *memory.Memory, s State, now func() int64, changed func(memory.Ban)) Command {
 	return Command{"unban", 2, func(ctx context.Context, a *Answer, args []string) error {
 		p, _, err := prefix.Parse(args[0])
@@ -99,8 +99,8 @@ func unbanCommand(m *memory.Memory, s State, now func() int64, changed func(memo
 		if !within && args[1] != Exact {
 			return fmt.Errorf("unban: %q is neither %s nor %s", args[1], Exact, Within)
 		}
-		// Wait until the rows on disk are loaded, because a row that is loaded later
-		// would restore a revoked ban.
+		// Wait until the rows on disk are loaded, because a row loaded later would
+		// restore a revoked ban.
 		ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 		defer cancel()
 		_ = s.Flush(ctx)
@@ -124,7 +124,7 @@ func unbanCommand(m *memory.Memory, s State, now func() int64, changed func(memo
 	}}
 }
 
-// shortened returns a note if a ban with duration d replaces a longer ban.
+// shortened returns a note if a ban of duration d replaces a longer ban.
 func shortened(m *memory.Memory, p netip.Prefix, d time.Duration, now int64) (note string) {
 	at := time.UnixMicro(now)
 	m.Bans.Each(func(b memory.Ban) {
@@ -135,7 +135,7 @@ func shortened(m *memory.Memory, p netip.Prefix, d time.Duration, now int64) (no
 	return note
 }
 
-// saved writes the state to disk. If the write fails, saved returns a note.
+// saved writes the state to disk, and returns a note if that fails.
 func saved(ctx context.Context, s State) string {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()

@@ -2,11 +2,10 @@ package control
 
 import "golang.org/x/sys/unix"
 
-// peerUID returns the user of the process at the other end of a Unix socket, as
-// getpeereid(3) does. SO_PEERCRED returns a struct sockpeercred. The members of the
-// struct are numbers of 32 bits, and the user is the first member. Package unix has no
-// function for this struct. The function for ICMPv6 filters reads up to eight numbers of
-// 32 bits.
+// peerUID returns the user ID of the process at the other end of a Unix socket, like
+// getpeereid(3). SO_PEERCRED fills a struct sockpeercred, which consists of 32-bit
+// numbers and starts with the user ID. Package unix does not know this struct, but its
+// function for ICMPv6 filters reads up to eight 32-bit numbers.
 func peerUID(fd int) (uint32, error) {
 	c, err := unix.GetsockoptICMPv6Filter(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
 	if err != nil {

@@ -1,26 +1,26 @@
-// Package control implements the protocol between the running filter and scanwatch(8).
-// Operators use a Unix socket in the state directory. The permissions of the socket and
-// of the directory control their access. Companions use a socket in a directory without
-// records. Each companion may use the commands of its role. Package control does not
-// format output.
+// Package control implements the protocol between a running filter and scanwatch(8).
+// Operators use a Unix socket in the state directory. Access is controlled by the
+// permissions of the socket and the directory. Companions use a socket in a separate
+// directory without records. Each companion may use the commands of its role. Formatting
+// output is left to the callers.
 package control
 
-// The server greets with the version of the protocol.
+// On connection, the server sends a greeting with the protocol version.
 //
 //	scanwatch-control 1
 //
-// The server then answers commands. A command is a line of at most 1024 bytes. The line
-// contains a word and arguments, separated by spaces. The answer is a line with a JSON
-// object. If the command failed, the member "error" of the object contains the reason.
-// The command snapshot answers {"segment":NAME,"size":N}, followed by the N bytes of the
-// file. Either side may close the connection after an answer. The server also closes the
-// connection after an incomplete answer, or if the client is too slow.
+// The server then answers commands. A command is a line of at most 1024 bytes: a word and
+// its arguments, separated by spaces. The answer is a line with a JSON object. If the
+// command failed, the member "error" gives the reason. The answer to "snapshot" is
+// {"segment":NAME,"size":N}, followed by the N bytes of the file. Either side may close
+// the connection after an answer. The server also closes the connection after an
+// incomplete answer, or if the client is too slow.
 //
-//	status            the status of the filter
-//	flush             writes all earlier records to the disk
+//	status            the filter's status
+//	flush             writes all earlier records to disk
 //	segments          the segments of session records, oldest first
-//	snapshot SEGMENT  a consistent copy of the segment that is being written
-//	days              the counters by day
+//	snapshot SEGMENT  a consistent copy of the segment being written
+//	days              the daily counters
 //	reload HOW        reloads the configuration; HOW is careful or forced
 //	state             a consistent copy of state.db
 //	ban PREFIX SECONDS REASON
@@ -53,10 +53,10 @@ package control
 //	                  announces a companion and its latest result; ERROR begins with
 //	                  - and is escaped as in a URL
 //
-// A user without a role receives the line "scanwatch-control denied: REASON" instead of
-// the greeting.
+// A user without a role receives the line "scanwatch-control denied: REASON" instead of a
+// greeting.
 //
-// The number in the greeting is the version of the protocol.
+// The number in the greeting is the protocol version.
 
 import (
 	"path/filepath"
@@ -69,35 +69,34 @@ import (
 
 const (
 	greeting = "scanwatch-control 1"
-	maxLine  = 1024 // length of a command in bytes
+	maxLine  = 1024 // length of a command line in bytes
 
 	refusal = "scanwatch-control denied: "
 
 	maxClients     = 8                // operators
-	maxOfCompanion = 2                // connections of a user by companion
-	refusalTime    = time.Second      // to report that a client has no role
+	maxOfCompanion = 2                // connections per companion of a user
+	refusalTime    = time.Second      // for sending the reason for a refusal
 	idleTimeout    = 30 * time.Second // between commands
 	writeTimeout   = 10 * time.Second // for one write
 	copyTimeout    = 2 * time.Minute  // for a complete answer
 )
 
-// These are the arguments of the command unban.
+// Arguments of the unban command.
 const (
 	Exact  = "exact"
 	Within = "within"
 )
 
-// These are the arguments of the command reload.
+// Arguments of the reload command.
 const (
 	Careful = "careful"
 	Forced  = "forced"
 )
 
-// PolicyMode is the argument of the command mode that restores the mode of the
-// configuration.
+// PolicyMode is the argument of the mode command that restores the configured mode.
 const PolicyMode = "policy"
 
-// SocketPath returns the path of the socket in the directory dir.
+// SocketPath returns the path of the socket in dir.
 func SocketPath(dir string) string { return filepath.Join(dir, "control.sock") }
 
 // Status is the answer to "status".
@@ -109,34 +108,33 @@ type Status struct {
 	Live    Live         `json:"live"`
 	Config  Config       `json:"config"`
 	Store   store.Status `json:"store"`
-	// State is the status of state.db. Memory contains the status of each table in
-	// state.db.
+	// State is the status of state.db, and Memory the status of each of its tables.
 	State  store.StateStatus `json:"state"`
 	Memory []memory.Status   `json:"memory"`
 	Bans   memory.BanCount   `json:"bans"`
-	// Standing contains the numbers of known and trusted hosts.
+	// Standing counts the known and trusted hosts.
 	Standing memory.Summary `json:"standing"`
-	// Lost is the last day on which state.db was lost, and with it all bans and standing.
+	// Lost is the last day on which state.db was lost, along with all bans and standing.
 	Lost text.Time `json:"state_lost,omitzero"`
-	// Companions is the status of the companions in the configuration.
+	// Companions is the status of the configured companions.
 	Companions []CompanionStatus `json:"companions,omitempty"`
-	// Sandbox describes the restrictions of the sandbox in the words of the log.
+	// Sandbox describes the active restrictions in the same words as the log.
 	Sandbox string `json:"sandbox,omitempty"`
 }
 
-// lostShown is the time for which a loss of state.db is reported. After this time, most
+// lostShown is the time for which a loss of state.db is reported. After that time, most
 // of the lost bans would have expired.
 const lostShown = 30 * 24 * time.Hour
 
 // LossRemedy is the remedy for a loss of state.db.
 const LossRemedy = "restore standing with scanwatch import smtpd-log --again; see LOSS OF STATE in scanwatch(8)"
 
-// StateLost describes a recent loss of state.db and the remedy. Without a recent loss,
-// StateLost returns "".
+// StateLost describes a recent loss of state.db and its remedy. Without a recent loss,
+// the result is "".
 func (s *Status) StateLost(now time.Time) string { return StateLost(s.Lost.Time, now) }
 
-// StateLost describes the loss of state.db on the day lost, and the remedy. If lost is
-// zero or long ago, StateLost returns "".
+// StateLost describes the loss of state.db on the day lost, and its remedy. If lost is
+// zero or long ago, the result is "".
 func StateLost(lost, now time.Time) string {
 	if now.Sub(lost) >= lostShown {
 		return ""
@@ -144,7 +142,7 @@ func StateLost(lost, now time.Time) string {
 	return "state.db was lost on " + lost.Format(time.DateOnly) + ": earlier bans and standing are missing; " + LossRemedy
 }
 
-// Live describes the current load of the filter.
+// Live describes the filter's current load.
 type Live struct {
 	Sessions int64 `json:"sessions"` // open sessions
 	Delayed  int64 `json:"delayed"`  // delayed replies
@@ -164,28 +162,28 @@ type Config struct {
 	// Halted is set if the operator has stopped enforcement.
 	Halted *Halted `json:"halted,omitempty"`
 	Rules  int     `json:"rules"`
-	// Problem is the reason why the filter does not use the current content of the file,
+	// Problem is the reason why the filter does not use the current configuration file,
 	// or not all of it.
 	Problem string `json:"problem,omitempty"`
-	// Notes contains the first few problems of tables and databases in the configuration.
+	// Notes lists the first few problems with configured tables and databases.
 	Notes []string `json:"notes,omitempty"`
-	// Kept contains the tables that keep their previous entries because their files
-	// cannot be used.
+	// Kept lists the tables that keep their previous entries because their files cannot
+	// be used.
 	Kept []string `json:"kept,omitempty"`
-	// Digest is the result of config.Config.Digest, a hash of the files and of the tables
-	// that exempt hosts.
+	// Digest is the result of config.Config.Digest, a hash of the configuration files and
+	// the tables that exempt hosts.
 	Digest string `json:"digest,omitempty"`
 }
 
-// Halted describes a halt, which is a command of the operator to observe only.
+// Halted describes a halt, an operator's command to observe only.
 type Halted struct {
-	Mode  string    `json:"mode"`           // of the configuration
+	Mode  string    `json:"mode"`           // configured mode
 	Until text.Time `json:"until,omitzero"` // end of the halt; zero if only the operator ends it
 }
 
 type errorAnswer struct {
 	Error    string `json:"error"`
-	Finished bool   `json:"finished,omitempty"` // set by snapshot if the filter no longer writes the file, so that the client can read it
+	Finished bool   `json:"finished,omitempty"` // set by snapshot once the filter has finished the file, which the client can then read itself
 }
 
 type snapshotAnswer struct {

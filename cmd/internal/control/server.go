@@ -19,7 +19,7 @@ import (
 	"scanwatch/store"
 )
 
-// Store is the part of store.Writer that commands use.
+// Store is the subset of store.Writer that commands use.
 type Store interface {
 	Status() store.Status
 	Flush(context.Context) error
@@ -27,7 +27,7 @@ type Store interface {
 	Snapshot(name string) (*store.Snapshot, error)
 }
 
-// A Command is a command of a Server.
+// A Command is a command that a Server offers.
 type Command struct {
 	Name string
 	Args int // number of arguments
@@ -37,26 +37,26 @@ type Command struct {
 	Run func(ctx context.Context, a *Answer, args []string) error
 }
 
-// A Server answers clients. The zero value has no commands.
+// A Server answers clients. The zero value offers no commands.
 type Server struct {
 	Commands []Command
 	Log      *slog.Logger // nil disables logging
 	// Companions restricts each client to the commands of its role. If Companions is nil,
-	// a client may use all commands, and the permissions of the socket and its directory
-	// control access.
+	// all clients may use all commands, and access is controlled by the permissions of
+	// the socket and its directory.
 	Companions *Companions
 
 	mu      sync.Mutex
 	clients map[net.Conn]*peer
 }
 
-// StatusCommand returns the command status.
+// StatusCommand returns the status command.
 func StatusCommand(status func() Status) Command {
 	return Command{"status", 0, func(_ context.Context, a *Answer, _ []string) error { return a.JSON(status()) }}
 }
 
-// StoreCommands returns the commands for s. The command flush calls all functions of
-// flush and then flushes s.
+// StoreCommands returns the commands that operate on s. The flush command calls all
+// functions in flush and then flushes s.
 func StoreCommands(s Store, flush ...func(context.Context) error) []Command {
 	return []Command{
 		{"flush", 0, func(ctx context.Context, a *Answer, _ []string) error {
@@ -87,8 +87,7 @@ func StoreCommands(s Store, flush ...func(context.Context) error) []Command {
 	}
 }
 
-// An Answer writes to a client. The server disconnects a client that does not read before
-// a deadline.
+// An Answer writes to a client. A client that does not read in time is disconnected.
 type Answer struct {
 	conn  net.Conn
 	peer  *peer // nil without companions
@@ -119,15 +118,15 @@ func (a *Answer) JSON(v any) error {
 	return err
 }
 
-// These are the modes of the sockets. Every user can connect to the socket of the
-// companions, because the server checks the user.
+// Modes of the sockets. Every user can connect to the companions' socket, because the
+// server checks the user.
 const (
 	operatorsMode  = 0o660
 	companionsMode = 0o666
 )
 
-// Listen creates the socket in the state directory, and replaces a stale socket. If
-// another process is listening, the error is ErrRunning.
+// Listen creates the socket in the state directory, replacing a stale socket. If another
+// process is listening, the error is ErrRunning.
 func Listen(dir string) (net.Listener, error) { return listen(dir, operatorsMode) }
 
 func listen(dir string, mode fs.FileMode) (net.Listener, error) {
@@ -156,7 +155,7 @@ func listen(dir string, mode fs.FileMode) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Before Chmod, the mode of the directory and the umask restrict access.
+	// Until Chmod, the directory's mode and the umask restrict access.
 	if err := os.Chmod(path, mode); err != nil {
 		l.Close()
 		return nil, err
@@ -167,9 +166,8 @@ func listen(dir string, mode fs.FileMode) (net.Listener, error) {
 // ErrRunning means that another filter is using the state directory.
 var ErrRunning = errors.New("another filter-scanwatch is listening")
 
-// Run serves clients on the socket in the directory dir until ctx ends. If the socket
-// cannot be created or has been removed, Run tries again at the given interval. Run logs
-// the error once.
+// Run serves clients on the socket in dir until ctx is done. If the socket cannot be
+// created or is removed, Run logs the error once and retries at the given interval.
 func (s *Server) Run(ctx context.Context, dir string, interval time.Duration) {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
@@ -218,7 +216,7 @@ func (s *Server) Run(ctx context.Context, dir string, interval time.Duration) {
 	}
 }
 
-// unreachable logs the reason why the socket does not exist.
+// unreachable logs the reason for the missing socket.
 func (s *Server) unreachable(err error) {
 	if s.Companions != nil {
 		s.log().Warn("no socket for companions, they cannot reach the filter", "err", err)
@@ -234,7 +232,7 @@ func (s *Server) log() *slog.Logger {
 	return s.Log
 }
 
-// Serve serves the clients of l until ctx ends or l is closed, and then disconnects
+// Serve serves the clients of l until ctx is done or l is closed, and then disconnects
 // them.
 func (s *Server) Serve(ctx context.Context, l net.Listener) {
 	ctx, cancel := context.WithCancel(ctx)
@@ -283,7 +281,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) {
 	}
 }
 
-// admit reports whether a client may connect, and returns its identity.
+// admit reports whether a client may connect, and identifies the client.
 func (s *Server) admit(ctx context.Context, conn net.Conn) (who *peer, ok bool) {
 	if s.Companions != nil {
 		var err error
@@ -295,7 +293,7 @@ func (s *Server) admit(ctx context.Context, conn net.Conn) (who *peer, ok bool) 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	full := len(s.clients) >= maxClients
-	if who != nil { // the users are few, and each has its own limit
+	if who != nil { // there are few such users, and each has its own limit
 		full = s.connections(who.uid) >= s.Companions.most(who.uid)
 	}
 	if full || ctx.Err() != nil {
@@ -308,7 +306,7 @@ func (s *Server) admit(ctx context.Context, conn net.Conn) (who *peer, ok bool) 
 	return who, true
 }
 
-// connections returns the number of connections of a user. The caller must hold mu.
+// connections returns the number of connections from a user. The caller must hold mu.
 func (s *Server) connections(uid uint32) (n int) {
 	for _, p := range s.clients {
 		if p != nil && p.uid == uid {
@@ -357,8 +355,8 @@ func (s *Server) client(ctx context.Context, conn net.Conn, who *peer) {
 	}
 }
 
-// runUntilGone runs a command. It ends ctx when the client disconnects, so that a
-// companion that is restarted does not reach the limit of connections.
+// runUntilGone runs a command and cancels its context when the client disconnects.
+// Otherwise a companion that is restarted repeatedly could reach the connection limit.
 func (s *Server) runUntilGone(ctx context.Context, a *Answer, in *bufio.Reader, words []string) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -12,7 +12,7 @@ import (
 	"scanwatch/internal/prefix"
 )
 
-// anything is the argument of watch for all events.
+// anything is the argument with which watch selects all events.
 const anything = "-"
 
 // maxWatchers is the maximum number of clients that watch on one socket. Operators and
@@ -21,8 +21,8 @@ const maxWatchers = events.MaxWatchers / 2
 
 var errWatched = errors.New("client disconnected")
 
-// WatchCommand returns the command that sends an answer line, followed by the events of f
-// until the client disconnects.
+// WatchCommand returns the command that sends an answer line and then f's events until
+// the client disconnects.
 func WatchCommand(f *events.Fan) Command {
 	var watching atomic.Int32
 	return Command{"watch", 2, func(ctx context.Context, a *Answer, args []string) error {
@@ -68,9 +68,9 @@ func WatchCommand(f *events.Fan) Command {
 	}}
 }
 
-// whenGone calls leave when the client closes its side or sends anything. The read
-// deadline is removed, because a watching client may be silent for days. The caller must
-// call stop.
+// whenGone calls leave when the client sends anything or closes its side. whenGone
+// removes the read deadline, because a watching client may be silent for days. The caller
+// must call stop.
 func (a *Answer) whenGone(leave func()) (stop func(), err error) {
 	if err := a.conn.SetReadDeadline(time.Time{}); err != nil {
 		return nil, err
@@ -88,9 +88,9 @@ func (a *Answer) whenGone(leave func()) (stop func(), err error) {
 	}, nil
 }
 
-// Watch calls begun, and then calls visit for each selected event. line is the line of
-// the event, including LF. Watch returns when the filter stops, visit returns an error,
-// or the client is closed.
+// Watch calls begun and then visit for each selected event. line is the event's line,
+// including the newline. Watch returns when the filter stops, visit returns an error, or
+// the client is closed.
 func (c *Client) Watch(choice events.Choice, begun func(), visit func(line []byte) error) error {
 	evidence, src := anything, anything
 	if choice.Evidence != "" {

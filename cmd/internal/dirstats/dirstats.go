@@ -1,5 +1,5 @@
-// Package dirstats describes the content of a state directory. Package dirstats also
-// estimates for how many days the disk budget suffices.
+// Package dirstats describes the contents of a state directory, and estimates how many
+// days of records fit into the disk budget.
 package dirstats
 
 import (
@@ -16,15 +16,15 @@ import (
 	"scanwatch/store"
 )
 
-// rateDays is the number of days before the last session that determine the rate of
-// growth.
+// rateDays is the number of days before the last session from which the growth rate is
+// calculated.
 const rateDays = 7
 
-// sealedEnough is the minimum number of sealed records. With fewer sealed records,
-// unsealed records also count for the average size.
+// sealedEnough is the minimum number of sealed records. With fewer, unsealed records also
+// count towards the average size.
 const sealedEnough = 1000
 
-// listedDays is the number of days that the text lists with their counters.
+// listedDays is the number of days whose counters are listed in the text output.
 const listedDays = 14
 
 // Stats describes a state directory.
@@ -34,7 +34,7 @@ type Stats struct {
 	Quarantined int             `json:"quarantined"`      // number of corrupt files
 	Unread      int             `json:"unread"`           // number of corrupt or unreadable files
 	Records     int             `json:"records"`          // sessions and aggregates in all segments
-	Bytes       int64           `json:"bytes"`            // of all files
+	Bytes       int64           `json:"bytes"`            // total size of all files
 	Budget      int64           `json:"budget"`           // bytes
 	Keep        float64         `json:"keep_days"`        // retention
 	Average     int64           `json:"bytes_per_record"` // size of a record in segments; 0 without records
@@ -47,8 +47,8 @@ type Stats struct {
 	Loss        string          `json:"loss,omitempty"`   // a missing or recently lost state.db, with the remedy
 }
 
-// Collect reads all files of dir. If a running filter cannot first write its buffered
-// sessions, Collect calls warn.
+// Collect reads all files in dir. Collect calls warn if a running filter cannot first
+// write out its buffered sessions.
 func Collect(dir *statedir.Dir, warn func(string)) (*Stats, error) {
 	i, err := dir.Inspector()
 	if err != nil {
@@ -58,7 +58,7 @@ func Collect(dir *statedir.Dir, warn func(string)) (*Stats, error) {
 	s := &Stats{Segments: []store.File{}, Budget: limits.Budget, Keep: limits.Keep.Hours() / 24}
 	switch client, err := control.Dial(dir.Path); {
 	case err == nil:
-		if err := client.Flush(); err != nil { // not fatal: operators run this command when the disk is full
+		if err := client.Flush(); err != nil { // not fatal: this command must work when the disk is full
 			warn("buffered sessions are not included: " + err.Error())
 		}
 		status, err := client.Status()
@@ -99,7 +99,7 @@ func (s *Stats) add(f *store.File) error {
 	return nil
 }
 
-// derive calculates the averages and the forecast from the files.
+// derive calculates the averages and the forecast.
 func (s *Stats) derive() {
 	if s.Records == 0 {
 		return
@@ -121,7 +121,7 @@ func (s *Stats) derive() {
 	}
 	s.Average = all / int64(s.Records)
 	from := newest.Truncate(24*time.Hour).AddDate(0, 0, -rateDays)
-	var rows, sealed store.File // the recent segments that are not yet sealed, and the sealed ones
+	var rows, sealed store.File // totals of the recent unsealed and sealed segments
 	for i := range s.Segments {
 		f := &s.Segments[i]
 		sum := &rows
@@ -152,7 +152,7 @@ func (s *Stats) derive() {
 	s.Days = float64(max(room, 0)) / float64(max(s.PerDay, 1))
 }
 
-// Text writes s as text. Times are in zone.
+// Text writes s as text, with times in the given zone.
 func (s *Stats) Text(w io.Writer, zone *time.Location) {
 	if s.Unread > 0 {
 		line(w, "PROBLEM", "unreadable or corrupt files, missing from these numbers: %d; see scanwatch fsck", s.Unread)
@@ -227,7 +227,7 @@ func (s *Stats) totals(w io.Writer) {
 	switch {
 	case s.Records == 0:
 		line(w, "records", "none")
-	case s.Records < 1000*len(s.Segments): // the initial size of a segment dominates the average
+	case s.Records < 1000*len(s.Segments): // the initial file size of segments dominates the average
 		line(w, "records", "%d, too few for an average size", s.Records)
 	default:
 		line(w, "records", "%d, %d bytes on average", s.Records, s.Average)

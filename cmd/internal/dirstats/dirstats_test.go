@@ -13,14 +13,14 @@ import (
 	"scanwatch/store"
 )
 
-// TestCollect checks the numbers and the forecast for a directory with two days of
+// TestCollect checks the numbers and the forecast for a directory with two days'
 // sessions.
 func TestCollect(t *testing.T) {
 	now := time.Date(2026, 11, 2, 12, 0, 0, 0, time.UTC)
 	d := &statedir.Dir{Path: t.TempDir(), Now: func() time.Time { return now }, Settings: rules.Settings{Budget: 64 << 20}}
 	w := store.Open(d.Path, store.Options{Now: d.Now, Program: "test"})
 	for i := range 100 {
-		end := now.Add(-time.Duration(99-i) * 15 * time.Minute) // the oldest first
+		end := now.Add(-time.Duration(99-i) * 15 * time.Minute) // oldest first
 		w.Add(end, uint64(i), store.AppendRecord(nil, &store.Record{Start: end, End: end, Src: netip.MustParseAddrPort("192.0.2.1:25")}, nil))
 	}
 	if err := w.Close(); err != nil {
@@ -47,7 +47,7 @@ func TestCollect(t *testing.T) {
 }
 
 // TestForecastOfSealedDays checks that the forecast uses the average size of sealed
-// records, even for the current day.
+// records even for the current day.
 func TestForecastOfSealedDays(t *testing.T) {
 	day := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
 	s := &Stats{Budget: 8 << 20, Keep: 90, Records: 15_000}

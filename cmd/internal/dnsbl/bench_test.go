@@ -16,11 +16,11 @@ import (
 	"scanwatch/cmd/internal/control"
 )
 
-// many is the number of bans in the benchmarks.
+// many is the number of bans in benchmarks.
 const many = 400_000
 
-// crowd returns a server with many bans, and queries for it. Half of the queries are
-// about banned hosts.
+// crowd returns a server with many bans, and queries for it. Half of the queries are for
+// banned hosts.
 func crowd(b *testing.B) (*Server, [][]byte) {
 	b.Helper()
 	set := parse(b, b.TempDir(), "companion serve user nobody listen 127.0.0.1\nzone \"bl.example.org\" bans\n")
@@ -50,7 +50,7 @@ func crowd(b *testing.B) (*Server, [][]byte) {
 	return s, packets
 }
 
-// BenchmarkAnswer measures the time of a response without sockets.
+// BenchmarkAnswer measures the time to build a response, without sockets.
 func BenchmarkAnswer(b *testing.B) {
 	s, packets := crowd(b)
 	buf := make([]byte, 0, maxUDP)
@@ -60,8 +60,8 @@ func BenchmarkAnswer(b *testing.B) {
 	}
 }
 
-// BenchmarkUDP measures queries over loopback, including the time of the client. With
-// changes, 500 bans a second are also added and removed.
+// BenchmarkUDP measures queries over loopback, including the client's time. In the
+// variant with changes, 500 bans per second are added and removed.
 func BenchmarkUDP(b *testing.B) {
 	for _, c := range []struct {
 		name    string
@@ -105,15 +105,15 @@ func BenchmarkUDP(b *testing.B) {
 	}
 }
 
-// cpuTime returns the CPU time of this process, which includes the client. The CPU time
-// does not depend on other processes.
+// cpuTime returns the CPU time of this process, including the client. Unlike elapsed
+// time, CPU time is not affected by other processes.
 func cpuTime() time.Duration {
 	var u syscall.Rusage
 	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u)
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// change500 adds and removes 500 bans a second until ctx ends.
+// change500 adds and removes 500 bans per second until ctx is done.
 func change500(ctx context.Context, s *Server) {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()

@@ -1,11 +1,11 @@
 // Package dnsbl implements an authoritative DNS server for block lists (RFC 5782). A
-// block list contains the bans of the running filter, a shipped list, or the addresses in
-// a file.
+// block list consists of the running filter's bans, a shipped list, or the addresses in a
+// file.
 //
-// Package dnsbl has its own parser and writer of messages, because a response repeats the
-// bytes of its question. Names in a response are offsets into the question. Such offsets
-// keep the case of letters and need no table of names. The tests compare messages with
-// the parser of golang.org/x/net/dns/dnsmessage.
+// The package parses and writes DNS messages itself. A response copies its question byte
+// for byte, and names in the response are offsets into that question. Such a response
+// preserves the case of letters and needs no compression table. The tests check the
+// messages with the parser from golang.org/x/net/dns/dnsmessage.
 package dnsbl
 
 import (
@@ -25,7 +25,7 @@ import (
 	"scanwatch/rules"
 )
 
-// A Server answers queries about zones.
+// A Server answers queries for its zones.
 type Server struct {
 	log       *slog.Logger
 	started   time.Time
@@ -39,8 +39,8 @@ type Server struct {
 	sockets   sockets
 }
 
-// New returns a server for zones. The server has no answer for the zone of a file until
-// Run has read the file.
+// New returns a server for zones. A zone that comes from a file is not served until Run
+// has read the file.
 func New(c *rules.Companion, zones []*rules.Zone, log *slog.Logger) (*Server, error) {
 	s := &Server{
 		log: log, started: time.Now(), bans: newBans(),
@@ -52,7 +52,7 @@ func New(c *rules.Companion, zones []*rules.Zone, log *slog.Logger) (*Server, er
 	for _, p := range slices.Concat(c.Allow, loopback) {
 		s.allow.Add(p, struct{}{})
 	}
-	for _, a := range slices.Concat(c.Listen, prefix.Local()) { // this host
+	for _, a := range slices.Concat(c.Listen, prefix.Local()) { // addresses of this host
 		s.allow.Add(netip.PrefixFrom(a, a.BitLen()), struct{}{})
 	}
 	lists, err := lookup.Builtin()
@@ -77,19 +77,19 @@ func New(c *rules.Companion, zones []*rules.Zone, log *slog.Logger) (*Server, er
 		}
 		s.zones = append(s.zones, z)
 	}
-	// Sort the zones so that the most specific zone of a name comes first.
+	// Sort the zones so that more specific zones precede the zones above them.
 	slices.SortStableFunc(s.zones, func(a, b *zone) int { return len(b.wire) - len(a.wire) })
 	return s, nil
 }
 
 var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
 
-// HasBans reports whether one of the zones contains the bans.
+// HasBans reports whether any zone serves the bans.
 func (s *Server) HasBans() bool {
 	return slices.ContainsFunc(s.zones, func(z *zone) bool { return z.list == list(s.bans) })
 }
 
-// Check returns an error if the file of one of the zones cannot be used.
+// Check returns an error if any zone's file is unusable.
 func Check(zones []*rules.Zone) error {
 	for _, z := range zones {
 		if z.File == "" {
@@ -103,7 +103,7 @@ func Check(zones []*rules.Zone) error {
 	return nil
 }
 
-// Files returns the files of zones.
+// Files returns the names of the files that zones are read from.
 func (s *Server) Files() (names []string) {
 	for _, f := range s.files {
 		names = append(names, f.path)
@@ -111,15 +111,15 @@ func (s *Server) Files() (names []string) {
 	return names
 }
 
-// readFiles reads all files that have changed.
+// readFiles rereads all files that have changed.
 func (s *Server) readFiles() {
 	for _, f := range s.files {
 		f.read()
 	}
 }
 
-// Apply implements follow.Apply for the zone of bans. The result is the number of entries
-// of all zones, and an error if the file of a zone cannot be used.
+// Apply implements follow.Apply for the zone of bans. Apply returns the number of entries
+// in all zones, and an error if any zone's file is unusable.
 func (s *Server) Apply(_ context.Context, l control.BanList, entries []control.BanEntry) (int, error) {
 	if s.HasBans() {
 		s.bans.apply(l, entries)
@@ -132,7 +132,7 @@ func (s *Server) Apply(_ context.Context, l control.BanList, entries []control.B
 	return total, s.problem()
 }
 
-// problem returns an error if a file cannot be used.
+// problem returns an error if any file is unusable.
 func (s *Server) problem() error {
 	for _, f := range s.files {
 		f.mu.RLock()
@@ -145,11 +145,11 @@ func (s *Server) problem() error {
 	return nil
 }
 
-// answer returns the response to a packet in the memory of buf. The result is nil if the
-// packet gets no response.
+// answer returns the response to a packet, using buf as its memory. The result is nil if
+// the server must not respond.
 func (s *Server) answer(buf, packet []byte, client netip.AddrPort, tcp bool) []byte {
 	if client.Port() == 0 {
-		return nil // no client has this port
+		return nil // no client uses port 0
 	}
 	q, code, ok := parseQuery(packet)
 	if !ok {
@@ -159,7 +159,7 @@ func (s *Server) answer(buf, packet []byte, client netip.AddrPort, tcp bool) []b
 	_, allowed := s.allow.Lookup(from)
 	within := true
 	switch {
-	case tcp || from.IsLoopback(): // cannot be forged
+	case tcp || from.IsLoopback(): // the address cannot be forged
 	case allowed:
 		within = s.clients.take(from, time.Since(s.started))
 	case !s.strangers.take(from, time.Since(s.started)):
@@ -172,9 +172,9 @@ func (s *Server) answer(buf, packet []byte, client netip.AddrPort, tcp bool) []b
 	case !allowed:
 		r = q.begin(buf, refused, false)
 	case !within:
-		// Send a truncated response that is no longer than the query. A client whose
-		// address is not forged then asks over TCP. Without any response, the client and
-		// its mail would have to wait.
+		// Send a truncated response, which is no longer than the query. If the client's
+		// address is not forged, the client retries over TCP. Without a response, the
+		// client would wait for a timeout, and its mail would be delayed.
 		r = q.begin(buf, noError, false)
 		r.truncate()
 	default:
@@ -183,7 +183,7 @@ func (s *Server) answer(buf, packet []byte, client netip.AddrPort, tcp bool) []b
 	return r.end(tcp)
 }
 
-// resolve returns the response to a valid query from an allowed client.
+// resolve returns the response to a valid query from a client that is allowed to ask.
 func (s *Server) resolve(buf []byte, q *query) response {
 	z := s.zoneOf(q)
 	if z == nil || q.class != classIN && q.class != classANY || q.qtype == typeAXFR || q.qtype == typeIXFR {
@@ -193,7 +193,7 @@ func (s *Server) resolve(buf []byte, q *query) response {
 	if !ready {
 		return q.begin(buf, serverFailure, false)
 	}
-	at := headerSize + len(q.name) - len(z.wire) // offset of the name of the zone
+	at := headerSize + len(q.name) - len(z.wire) // offset of the zone's name
 	labels, _ := suffix(q.name, len(z.wire))
 	serial := uint32(changed.Unix())
 	negative := func(code rcode) response {
@@ -223,13 +223,13 @@ func (s *Server) resolve(buf []byte, q *query) response {
 	}
 	if q.qtype == typeTXT {
 		r.record(answers, headerSize, typeTXT, ttl, func(b []byte) []byte { return append(append(b, byte(len(e.text))), e.text...) })
-	} else { // of all types, one is enough (RFC 8482)
+	} else { // for ANY, one record type is enough (RFC 8482)
 		r.record(answers, headerSize, typeA, ttl, func(b []byte) []byte { return append(b, 127, 0, 0, z.code) })
 	}
 	return r
 }
 
-// zoneOf returns the most specific zone of the name, or nil.
+// zoneOf returns the most specific zone for the queried name, or nil.
 func (s *Server) zoneOf(q *query) *zone {
 	for _, z := range s.zones {
 		if n := len(q.name) - len(z.wire); n >= 0 && equalFold(q.name[n:], z.wire) {
@@ -241,8 +241,8 @@ func (s *Server) zoneOf(q *query) *zone {
 	return nil
 }
 
-// above reports whether a zone is below the name of the query. A name above a zone exists
-// (RFC 8020).
+// above reports whether the queried name is above a zone. A name above a zone exists (RFC
+// 8020).
 func (s *Server) above(q *query) bool {
 	return slices.ContainsFunc(s.zones, func(z *zone) bool {
 		n := len(z.wire) - len(q.name)
@@ -254,7 +254,7 @@ func (s *Server) above(q *query) bool {
 	})
 }
 
-// apex answers a query for the name of the zone.
+// apex answers a query for the zone's own name.
 func (z *zone) apex(buf []byte, q *query, at int, serial uint32, negative func(rcode) response) response {
 	if q.qtype != typeSOA && q.qtype != typeNS && q.qtype != typeANY {
 		return negative(noError)
@@ -268,8 +268,9 @@ func (z *zone) apex(buf []byte, q *query, at int, serial uint32, negative func(r
 	return r
 }
 
-// nameServer answers a query for the name of the server. A loopback address is useless
-// beside another address, because other hosts receive the answer, too.
+// nameServer answers a query for the name of the server. If the server also listens on
+// other addresses, loopback addresses are omitted, because they are useless to other
+// hosts.
 func (s *Server) nameServer(buf []byte, q *query, z *zone, negative func(rcode) response) response {
 	var kind uint16
 	r := q.begin(buf, noError, true)
@@ -293,8 +294,8 @@ func (s *Server) nameServer(buf []byte, q *query, z *zone, negative func(rcode) 
 
 func (r *response) empty() bool { return binary.BigEndian.Uint16(r.buf[answers:]) == 0 }
 
-// soa adds the SOA record of the zone whose name is at an offset. The TTL of the record
-// is also the TTL of negative answers (RFC 2308).
+// soa adds the SOA record of the zone whose name starts at an offset. The record's TTL is
+// also the TTL of negative answers (RFC 2308).
 func (r *response) soa(s section, at int, ttl, serial uint32) {
 	r.record(s, at, typeSOA, ttl, func(b []byte) []byte {
 		b = appendPointer(append(b, nameServer...), at)

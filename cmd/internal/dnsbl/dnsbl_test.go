@@ -22,7 +22,7 @@ import (
 	"scanwatch/rules"
 )
 
-// conf is the configuration of the tests.
+// conf is the configuration used by the tests.
 const conf = `companion serve user nobody listen { 127.0.0.1, ::1 } allow 198.51.100.0/24
 zone "bl.example.org" bans
 zone "short.example.org" bans ttl 30s
@@ -32,7 +32,7 @@ zone "file.example.org" file "list"
 zone "sub.bl.example.org" file "missing"
 `
 
-// parse returns the settings in the text of a configuration.
+// parse returns the settings in a configuration.
 func parse(t testing.TB, dir, text string) rules.Settings {
 	t.Helper()
 	file := filepath.Join(dir, "scanwatch.conf")
@@ -63,7 +63,7 @@ func server(t testing.TB, log io.Writer) *Server {
 	return s
 }
 
-// banned contains the bans of the tests.
+// banned returns the bans used by the tests.
 func banned() []control.BanEntry {
 	return []control.BanEntry{
 		{Prefix: netip.MustParsePrefix("192.0.2.1/32"), Seconds: 100, Rule: "harvest", Session: "5a1f9c2e00c0ffee"},
@@ -86,7 +86,7 @@ func apply(s *Server, l control.BanList, entries ...control.BanEntry) int {
 	return n
 }
 
-// ask returns the query for a name, with EDNS0 if size is not 0.
+// ask returns a query for a name, using EDNS0 unless size is 0.
 func ask(t testing.TB, name string, kind dnsmessage.Type, size int) []byte {
 	t.Helper()
 	b := dnsmessage.NewBuilder(nil, dnsmessage.Header{ID: 0x1234, RecursionDesired: true})
@@ -109,8 +109,7 @@ func ask(t testing.TB, name string, kind dnsmessage.Type, size int) []byte {
 
 var local = netip.MustParseAddrPort("127.0.0.1:4000")
 
-// words describes a response by its code, and by its records in the order of the
-// sections.
+// words describes a response by its code, followed by its records in order.
 func words(t testing.TB, packet []byte) string {
 	t.Helper()
 	var m dnsmessage.Message
@@ -155,7 +154,7 @@ func query1(t testing.TB, s *Server, name string, kind dnsmessage.Type) string {
 	return words(t, s.answer(nil, ask(t, name, kind, 0), local, false))
 }
 
-// reversed returns the reversed name of an address, or of the first parts of an address.
+// reversed returns the query name for an address, or for the leading parts of an address.
 func reversed(a string) string {
 	addr := netip.MustParseAddr(a)
 	var labels []string
@@ -176,7 +175,7 @@ const (
 	kindAAAA = dnsmessage.TypeAAAA
 )
 
-// TestAnswers checks the answers for all kinds of names.
+// TestAnswers checks the answers for names of all kinds.
 func TestAnswers(t *testing.T) {
 	const (
 		soa    = "bl.example.org. 60 SOA ns.bl.example.org. hostmaster.bl.example.org. 60"
@@ -205,7 +204,7 @@ func TestAnswers(t *testing.T) {
 			{"2.2.0.192.bl.example.org.", kindA, no},
 			{"1.113.0.203.bl.example.org.", kindA, no}, // spared
 
-			// The following names are test addresses.
+			// The following names are the test addresses.
 			{"2.0.0.127.bl.example.org.", kindA, "Success aa; 2.0.0.127.bl.example.org. 300 A 127.0.0.2"},
 			{"2.0.0.127.bl.example.org.", kindTXT, `Success aa; 2.0.0.127.bl.example.org. 300 TXT ["Test entry of this list"]`},
 			{"1.0.0.127.bl.example.org.", kindA, no},
@@ -235,7 +234,7 @@ func TestAnswers(t *testing.T) {
 			{"1.1.2.0.192.bl.example.org.", kindA, no},
 			{strings.Repeat("0.", 33) + "bl.example.org.", kindA, no},
 
-			// The following queries are for the zone itself.
+			// The following queries are for the zone's own name.
 			{"bl.example.org.", dnsmessage.TypeSOA, "Success aa; bl.example.org. 300 SOA ns.bl.example.org. hostmaster.bl.example.org. 60"},
 			{"bl.example.org.", dnsmessage.TypeALL, "Success aa; bl.example.org. 300 SOA ns.bl.example.org. hostmaster.bl.example.org. 60"},
 			{"bl.example.org.", dnsmessage.TypeNS, "Success aa; bl.example.org. 300 NS ns.bl.example.org."},
@@ -251,13 +250,13 @@ func TestAnswers(t *testing.T) {
 			{"131.135.6.71.scanners.example.org.", kindA, "Success aa; 131.135.6.71.scanners.example.org. 300 A 127.0.0.3"},
 			{"1.2.0.192.scanners.example.org.", kindA, "NameError aa; scanners.example.org. 60 SOA ns.scanners.example.org. hostmaster.scanners.example.org. 60"},
 
-			// The server has no zone for the following names.
+			// The following names are outside all zones.
 			{"example.org.", kindA, "Refused"},
 			{".", dnsmessage.TypeNS, "Refused"},
 			{"1.2.0.192.xbl.example.org.", kindA, "Refused"},
 			{"bl.example.org.", dnsmessage.TypeAXFR, "Refused"},
 			{"bl.example.org.", 251, "Refused"},
-			{"1.2.0.192.sub.bl.example.org.", kindA, "ServerFailure"}, // its file is missing
+			{"1.2.0.192.sub.bl.example.org.", kindA, "ServerFailure"}, // the zone's file is missing
 		} {
 			if got := query1(t, s, c.name, c.kind); got != c.want {
 				t.Errorf("%s %v:\n %s, want\n %s", c.name, c.kind, got, c.want)
@@ -266,8 +265,8 @@ func TestAnswers(t *testing.T) {
 	})
 }
 
-// TestZoneBelow checks that a name between two zones exists. Otherwise a resolver that
-// asks for one label at a time would not find the lower zone.
+// TestZoneBelow checks that a name between two zones exists. Otherwise, resolvers that
+// query one label at a time would not find the lower zone.
 func TestZoneBelow(t *testing.T) {
 	set := parse(t, t.TempDir(), `companion serve user nobody listen 127.0.0.1
 zone "example.org" bans
@@ -293,18 +292,17 @@ zone "bl.sub.example.org" bans
 	}
 }
 
-// TestClouds checks that the zone of hosting providers has the networks of their AS
+// TestClouds checks that the hosting provider zone includes the networks of the listed AS
 // numbers.
 func TestClouds(t *testing.T) {
 	s := ready(t)
-	got := query1(t, s, reversed("51.68.1.1")+".clouds.example.org.", kindTXT) // of OVH
+	got := query1(t, s, reversed("51.68.1.1")+".clouds.example.org.", kindTXT) // an OVH address
 	if !strings.Contains(got, "AS16276") || !strings.Contains(got, "list clouds") {
 		t.Error(got)
 	}
 }
 
-// TestUpdates checks the effect of changes of the bans, the remaining time, and the
-// modes.
+// TestUpdates checks how the zone reacts to changed bans, expiry and the mode.
 func TestUpdates(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := server(t, io.Discard)
@@ -344,14 +342,14 @@ func TestUpdates(t *testing.T) {
 		apply(s, control.BanList{Full: true, Enforced: true}, banned()[1:]...)
 		check("1.2.0.192", "NameError aa")
 		check("9.101.51.198", "Success aa")
-		apply(s, control.BanList{Full: true}) // mode observe
+		apply(s, control.BanList{Full: true}) // observe mode
 		check("9.101.51.198", "NameError aa")
 		check("2.0.0.127", "Success aa")
 	})
 }
 
-// TestFile checks that a changed file is read, and that an invalid or empty file is not
-// used.
+// TestFile checks that a file is reread when it changes. An invalid or empty file must
+// not replace the entries.
 func TestFile(t *testing.T) {
 	var log strings.Builder
 	s := server(t, &log)
@@ -406,7 +404,7 @@ func TestFile(t *testing.T) {
 	if s.problem() != nil {
 		t.Errorf("a file with only a comment: %v", s.problem())
 	}
-	// A change of permissions changes neither the size nor the time of the file.
+	// Changing the permissions changes neither the file's size nor its modification time.
 	s.files[0].problem = fs.ErrPermission
 	s.readFiles()
 	if s.problem() != nil {
@@ -420,7 +418,7 @@ func TestFile(t *testing.T) {
 	}
 }
 
-// TestCheck checks that Check reports an unusable file.
+// TestCheck checks that Check rejects an unusable file.
 func TestCheck(t *testing.T) {
 	dir := t.TempDir()
 	zones := parse(t, dir, "companion serve user nobody listen 127.0.0.1\nzone \"bl.example.org\" bans\nzone \"file.example.org\" file \"list\"\n").Zones
@@ -496,7 +494,7 @@ func TestHostile(t *testing.T) {
 	}
 }
 
-// TestEDNS checks the version, flags and sizes of EDNS0.
+// TestEDNS checks EDNS0 versions, flags and sizes.
 func TestEDNS(t *testing.T) {
 	s := ready(t)
 	parse := func(packet []byte) (h dnsmessage.ResourceHeader, m dnsmessage.Message) {
@@ -511,7 +509,7 @@ func TestEDNS(t *testing.T) {
 		t.Errorf("%+v %+v", h, m)
 	}
 	packet := ask(t, "1.2.0.192.bl.example.org.", kindA, 512)
-	packet[len(packet)-5] = 1 // the version
+	packet[len(packet)-5] = 1 // the EDNS0 version
 	if h, m = parse(packet); h.ExtendedRCode(m.RCode) != 16 || len(m.Answers) != 0 {
 		t.Errorf("version 1: %v, %+v", h.ExtendedRCode(m.RCode), m)
 	}
@@ -520,8 +518,8 @@ func TestEDNS(t *testing.T) {
 	}
 }
 
-// TestTruncation checks that a response that is too long for UDP is truncated. The
-// response over TCP must be complete.
+// TestTruncation checks that a response too long for UDP is truncated, and that the TCP
+// response is complete.
 func TestTruncation(t *testing.T) {
 	q, _, _ := parseQuery(ask(t, "1.2.0.192.bl.example.org.", kindTXT, 0))
 	for _, tcp := range []bool{false, true} {
@@ -536,7 +534,7 @@ func TestTruncation(t *testing.T) {
 	}
 }
 
-// TestClients checks which clients receive answers, and the number of answers.
+// TestClients checks which clients receive answers, and how many.
 func TestClients(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := ready(t)
@@ -565,10 +563,10 @@ func TestClients(t *testing.T) {
 			{"127.0.0.1", 5000, map[string]int{"Success aa": 5000}},
 			{"::ffff:127.0.0.1", 10, map[string]int{"Success aa": 10}},
 			{"198.51.100.7", 2000, map[string]int{"Success aa": 1000, "Success tc": 1000}},
-			{"198.51.100.99", 100, map[string]int{"Success tc": 100}}, // the same network
+			{"198.51.100.99", 100, map[string]int{"Success tc": 100}}, // in the same network
 			{"192.0.2.1", 100, map[string]int{"Refused": 5, "none": 95}},
 			{"2001:db8::1", 100, map[string]int{"Refused": 5, "none": 95}},
-			{"2001:db8::ff:0:0:1", 10, map[string]int{"none": 10}}, // the same /56
+			{"2001:db8::ff:0:0:1", 10, map[string]int{"none": 10}}, // in the same /56
 		} {
 			if got := count(c.addr, c.n); fmt.Sprint(got) != fmt.Sprint(c.want) {
 				t.Errorf("%s: %v, want %v", c.addr, got, c.want)
@@ -584,8 +582,8 @@ func TestClients(t *testing.T) {
 	})
 }
 
-// TestSizes checks that no response is much longer than its query, so that the server is
-// useless for amplification attacks.
+// TestSizes checks that no response is much longer than its query, which would make the
+// server useful for amplification attacks.
 func TestSizes(t *testing.T) {
 	s := ready(t)
 	long := control.BanEntry{Prefix: netip.MustParsePrefix("192.0.2.77/32"), Seconds: 60, Rule: strings.Repeat("long ", 100)}
@@ -602,8 +600,8 @@ func TestSizes(t *testing.T) {
 	}
 }
 
-// FuzzAnswer checks that the server sends no response, or a valid response with the
-// question of the packet.
+// FuzzAnswer checks that the server sends either no response or a valid response that
+// repeats the question.
 func FuzzAnswer(f *testing.F) {
 	s := ready(f)
 	for _, name := range []string{"1.2.0.192.bl.example.org.", "bl.example.org.", "192.bl.example.org.", "other.example."} {
@@ -643,7 +641,7 @@ func FuzzAnswer(f *testing.F) {
 				t.Errorf("question %x for %x", out, packet)
 			}
 		}
-		// Package dnsmessage cannot read a label with a dot.
+		// Package dnsmessage cannot parse a label that contains a dot.
 		if err := p.SkipAllQuestions(); err != nil {
 			return
 		}

@@ -7,11 +7,11 @@ import (
 	"time"
 )
 
-// A limiter limits the rate of responses to each client network, because the source of a
-// UDP query may be forged. The memory of a limiter is constant. Networks that share a
-// bucket also share the rate of that bucket.
+// A limiter limits the rate of responses to each client network, because a UDP query may
+// have a forged source address. The limiter's memory is constant. Networks that fall into
+// the same bucket share its rate.
 type limiter struct {
-	rate, burst float64 // responses a second, and responses at once
+	rate, burst float64 // responses per second, and maximum burst
 	seed        maphash.Seed
 
 	mu      sync.Mutex
@@ -24,8 +24,8 @@ type bucket struct {
 	tokens  float64
 }
 
-// Networks that may use the zones have other limits than networks that only receive
-// refusals.
+// Client networks may query the zones. All other networks receive only refusals, at a
+// much lower rate.
 const (
 	clientRate, clientBurst     = 500, 1000
 	strangerRate, strangerBurst = 2, 5
@@ -35,7 +35,7 @@ func newLimiter(rate, burst float64) *limiter {
 	return &limiter{rate: rate, burst: burst, seed: maphash.MakeSeed()}
 }
 
-// networkOf returns the network of a client. All limits apply to networks.
+// networkOf returns the client's network, to which the limits apply.
 func networkOf(a netip.Addr) netip.Prefix {
 	bits := 24
 	if a.Is6() {
@@ -45,7 +45,7 @@ func networkOf(a netip.Addr) netip.Prefix {
 	return p
 }
 
-// take reports whether a response is within the limit.
+// take reports whether another response is within the limit.
 func (l *limiter) take(a netip.Addr, now time.Duration) bool {
 	network := networkOf(a)
 	b := &l.buckets[maphash.Comparable(l.seed, network)%uint64(len(l.buckets))]

@@ -19,7 +19,7 @@ import (
 	"scanwatch/internal/prefix"
 )
 
-// bans contains the bans of the running filter. If the filter stops, the bans remain
+// bans holds the running filter's bans. If the filter stops, the bans remain in effect
 // until they expire.
 type bans struct {
 	mu      sync.RWMutex
@@ -28,14 +28,14 @@ type bans struct {
 	ready   bool // all bans have been received
 	started time.Time
 
-	list uint32 // number of complete lists; only for apply
+	list uint32 // number of complete lists so far; used only by apply
 }
 
-// A ban uses little memory, because there may be hundreds of thousands of bans.
+// A ban is kept small, because there may be hundreds of thousands of them.
 type ban struct {
-	until   uint32 // seconds since started, which a change of the clock does not affect
-	list    uint32 // the complete list that it is in
-	session uint64 // 0 if there is none
+	until   uint32 // seconds since started, which is unaffected by clock changes
+	list    uint32 // the last complete list with this ban
+	session uint64 // 0 for bans without a session
 	rule    unique.Handle[string]
 }
 
@@ -44,7 +44,7 @@ func newBans() *bans {
 	return &bans{table: new(lookup.Prefixes[ban]), changed: now, started: now}
 }
 
-// now returns the number of seconds since started.
+// now returns the seconds since started.
 func (b *bans) now() uint32 { return uint32(time.Since(b.started) / time.Second) }
 
 func (b *bans) find(a netip.Addr, wantText bool) (entry, bool) {
@@ -55,7 +55,7 @@ func (b *bans) find(a netip.Addr, wantText bool) (entry, bool) {
 	if !ok {
 		return entry{}, false
 	}
-	// The ban of a host may have expired although the ban of its network is active.
+	// A host's ban may have expired while its network is still banned.
 	if found.until <= now {
 		if found, ok = b.activeNetwork(a, now); !ok {
 			return entry{}, false
@@ -77,8 +77,8 @@ func (b *bans) activeNetwork(a netip.Addr, now uint32) (ban, bool) {
 	return ban{}, false
 }
 
-// reason returns the text for a rejected sender. For a ban without a session, rule
-// contains the operator's reason.
+// reason returns the rejection text for senders. If a ban has no session, its rule is the
+// operator's reason.
 func (b *ban) reason() string {
 	if b.session != 0 {
 		return fmt.Sprintf("Banned by rule %s, reference %016x", b.rule.Value(), b.session)
@@ -99,8 +99,8 @@ func (b *bans) state() (time.Time, int, bool) {
 	return b.changed, b.table.Len(), b.ready
 }
 
-// apply applies a complete list of bans, or changes of the bans: see follow.Apply. A
-// complete list is merged into the table, because a second table would need too much
+// apply applies a complete list of bans, or changes to the bans; see follow.Apply. A
+// complete list is merged into the table, because a second table would take too much
 // memory.
 func (b *bans) apply(list control.BanList, entries []control.BanEntry) {
 	if list.Full {
@@ -117,7 +117,7 @@ func (b *bans) apply(list control.BanList, entries []control.BanEntry) {
 		return
 	}
 	var ended []netip.Prefix
-	b.mu.RLock() // only apply writes, so that no client waits
+	b.mu.RLock() // only apply writes, so a read lock suffices and no client waits
 	for p, row := range b.table.All() {
 		if row.list != b.list {
 			ended = append(ended, p)
@@ -130,8 +130,8 @@ func (b *bans) apply(list control.BanList, entries []control.BanEntry) {
 	b.mu.Unlock()
 }
 
-// inSteps calls f for the numbers below n in several steps. A client waits at most for
-// one step.
+// inSteps calls f for each number below n in several steps, so that clients never wait
+// for more than one step.
 func (b *bans) inSteps(n int, f func(int)) {
 	const step = 64
 	for i := 0; i < n; i += step {
@@ -154,8 +154,8 @@ func (b *bans) change(e *control.BanEntry) {
 	b.table.Set(e.Prefix, ban{until, b.list, session, unique.Make(e.Rule)})
 }
 
-// builtin is a shipped list. builtin contains the networks of the list, and the networks
-// of AS numbers in the list. Rows of low confidence are omitted.
+// builtin is a shipped list: the networks in the list and the networks of the listed AS
+// numbers. Low-confidence rows are omitted.
 type builtin struct {
 	name   string
 	lists  *lookup.Lists
@@ -194,23 +194,24 @@ func (b *builtin) find(a netip.Addr, wantText bool) (e entry, ok bool) {
 	return e, true
 }
 
-// overlaps returns true, because the table of AS numbers cannot be searched for networks.
+// overlaps always returns true, because the AS number table cannot be searched by
+// network.
 func (b *builtin) overlaps(netip.Prefix) bool { return true }
 
 func (b *builtin) state() (time.Time, int, bool) { return b.loaded, b.size, true }
 
-// A fileList contains the addresses in a file. If a newer version of the file cannot be
-// used, the previous version remains in effect. A file with only comments empties the
-// list. An empty file does not, because its content may be lost.
+// A fileList holds the addresses in a file. If a new version of the file is unusable, the
+// previous entries remain in effect. To empty the list, reduce the file to a comment. A
+// completely empty file is unusable, because its entries may have been lost.
 type fileList struct {
 	path string
 	log  *slog.Logger
 
 	mu      sync.RWMutex
-	table   *lookup.Prefixes[struct{}] // nil before the first version
+	table   *lookup.Prefixes[struct{}] // nil until the file is first loaded
 	changed time.Time
-	info    fs.FileInfo // of the latest version, whether it can be used or not
-	problem error       // with that version
+	info    fs.FileInfo // latest version, whether or not it is usable
+	problem error       // error with the latest version, if any
 }
 
 func (f *fileList) find(a netip.Addr, wantText bool) (e entry, ok bool) {
@@ -251,11 +252,11 @@ func (f *fileList) state() (time.Time, int, bool) {
 	return f.changed, f.table.Len(), true
 }
 
-// read reads the file if it has changed.
+// read rereads the file if it has changed.
 func (f *fileList) read() {
 	info, err := os.Stat(f.path)
 	if err == nil && f.problem == nil && f.info != nil && os.SameFile(info, f.info) && info.Size() == f.info.Size() && info.ModTime().Equal(f.info.ModTime()) {
-		return // with a problem, only the permissions may have changed
+		return // after an error, always retry: permissions may have changed
 	}
 	var table *lookup.Prefixes[struct{}]
 	if err == nil {
@@ -275,7 +276,7 @@ func (f *fileList) read() {
 	f.log.Info("zone file loaded", "file", f.path, "entries", table.Len())
 }
 
-// unusable logs the reason why a file is unusable.
+// unusable logs why the file is unusable.
 func (f *fileList) unusable(err error) {
 	attrs := []any{"file", f.path, "err", err}
 	if f.table == nil {

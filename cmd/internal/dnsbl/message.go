@@ -2,24 +2,24 @@ package dnsbl
 
 import "encoding/binary"
 
-// RFC 1035 and RFC 6891 define these values in DNS messages.
+// DNS constants from RFC 1035 and RFC 6891.
 const (
 	headerSize = 12
-	maxName    = 255  // bytes of a name in a message
-	minUDP     = 512  // a response to a client without EDNS0
-	maxUDP     = 1232 // a response that no network fragments
-	maxQuery   = 4096 // over TCP
+	maxName    = 255  // maximum length of a name in bytes
+	minUDP     = 512  // maximum response size without EDNS0
+	maxUDP     = 1232 // maximum response size that avoids fragmentation
+	maxQuery   = 4096 // maximum query size over TCP
 
 	flagResponse, flagAuthoritative, flagTruncated, flagRecursion = 1 << 15, 1 << 10, 1 << 9, 1 << 8
 	opcodeMask                                                    = 15 << 11
-	flagDNSSEC                                                    = 1 << 15 // of OPT
+	flagDNSSEC                                                    = 1 << 15 // in the OPT record
 
 	typeA, typeNS, typeSOA, typeTXT, typeAAAA, typeOPT, typeIXFR, typeAXFR, typeANY = 1, 2, 6, 16, 28, 41, 251, 252, 255
 
 	classIN, classANY = 1, 255
 )
 
-// An rcode is a response code. Codes above 15 need EDNS0.
+// An rcode is a response code. Codes above 15 require EDNS0.
 type rcode uint16
 
 const (
@@ -32,8 +32,8 @@ const (
 	badVersion     rcode = 16
 )
 
-// A query is a parsed query. The slices of a query alias the packet. A response can
-// therefore repeat the question in the same case and refer to names in it.
+// A query is a parsed query. The slices in a query alias the packet, so that a response
+// can repeat the question in its original case and refer to names in it.
 type query struct {
 	header   []byte
 	question []byte // name, type and class
@@ -43,17 +43,17 @@ type query struct {
 	edns
 }
 
-// edns contains the options of EDNS0.
+// edns holds the client's EDNS0 options.
 type edns struct {
 	present bool
 	version byte
 	dnssec  bool
-	size    int // maximum size of a response over UDP
+	size    int // maximum size of a UDP response
 }
 
-// parseQuery parses a packet. ok is false if the server must not respond, because the
-// packet has no header or is itself a response. Answering a response could cause an
-// endless exchange. For an invalid query, code is the code of the response.
+// parseQuery parses a packet. If ok is false, the server must not respond, because the
+// packet has no header or is itself a response. Answering a response could start an
+// endless exchange. For an invalid query, code is the response code.
 func parseQuery(packet []byte) (q query, code rcode, ok bool) {
 	if len(packet) < headerSize || flagsOf(packet)&flagResponse != 0 {
 		return q, 0, false
@@ -84,8 +84,8 @@ func parseQuery(packet []byte) (q query, code rcode, ok bool) {
 
 func flagsOf(packet []byte) uint16 { return binary.BigEndian.Uint16(packet[2:]) }
 
-// readQuestion reads the question and returns the bytes after it, or nil for an error.
-// The first name of a message cannot be compressed.
+// readQuestion reads the question and returns the remaining bytes, or nil if the question
+// is invalid. The first name in a message is never compressed.
 func (q *query) readQuestion(b []byte) []byte {
 	end := 0
 	for {
@@ -110,8 +110,8 @@ func (q *query) readQuestion(b []byte) []byte {
 	return b[end+4:]
 }
 
-// readAdditional reads a record of the additional section and returns the bytes after it,
-// or nil for an error. Only OPT records have an effect.
+// readAdditional reads an additional record and returns the remaining bytes, or nil if
+// the record is invalid. All records other than OPT are ignored.
 func (q *query) readAdditional(b []byte) []byte {
 	root, end := true, 0
 	for {
@@ -145,7 +145,7 @@ func (q *query) readAdditional(b []byte) []byte {
 	}
 	if kind == typeOPT {
 		if q.present || !root {
-			return nil // RFC 6891 section 6.1.1
+			return nil // a second OPT record is invalid (RFC 6891 section 6.1.1)
 		}
 		q.present, q.version, q.dnssec = true, byte(ttl>>16), ttl&flagDNSSEC != 0
 		q.size = min(max(int(class), minUDP), maxUDP)
@@ -153,8 +153,8 @@ func (q *query) readAdditional(b []byte) []byte {
 	return b[end+fixed+length:]
 }
 
-// A response is a response that is being written. Records refer to names by their offset
-// in the message.
+// A response is a response under construction. Records refer to names by their offsets in
+// the message.
 type response struct {
 	buf  []byte
 	code rcode
@@ -162,7 +162,7 @@ type response struct {
 	edns
 }
 
-// A section is the offset in the header at which the number of its records is stored.
+// A section is the header offset of the section's record count.
 type section int
 
 const (
@@ -170,7 +170,7 @@ const (
 	authority section = 8
 )
 
-// begin starts a response in buf with the header and the question.
+// begin starts a response in buf, writing the header and the question.
 func (q *query) begin(buf []byte, code rcode, authoritative bool) response {
 	flags := flagResponse | flagsOf(q.header)&(opcodeMask|flagRecursion) | uint16(code&15)
 	if authoritative {
@@ -184,8 +184,8 @@ func (q *query) begin(buf []byte, code rcode, authoritative bool) response {
 	return response{buf, code, len(buf), q.edns}
 }
 
-// record adds a record. name is the offset of its name in the message, and the function
-// data appends its data.
+// record adds a record. name is the offset of the record's name in the message. The
+// function data appends the record data.
 func (r *response) record(s section, name int, kind uint16, ttl uint32, data func([]byte) []byte) {
 	be := binary.BigEndian
 	r.buf = append(r.buf, 0xc0|byte(name>>8), byte(name))
@@ -198,8 +198,8 @@ func (r *response) record(s section, name int, kind uint16, ttl uint32, data fun
 	be.PutUint16(r.buf[s:], be.Uint16(r.buf[s:])+1)
 }
 
-// end completes the response. A UDP response that exceeds the size that the client
-// accepts is truncated.
+// end completes the response. A UDP response is truncated if it exceeds the size that the
+// client accepts.
 func (r *response) end(tcp bool) []byte {
 	opt := 0
 	if r.present {
@@ -220,7 +220,7 @@ func (r *response) end(tcp bool) []byte {
 	return r.buf
 }
 
-// truncate removes all records. The flag TC makes the client ask again over TCP.
+// truncate removes all records. The TC flag makes the client retry over TCP.
 func (r *response) truncate() {
 	r.buf = r.buf[:r.body]
 	clear(r.buf[answers:headerSize])

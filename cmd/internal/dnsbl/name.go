@@ -4,7 +4,7 @@ import (
 	"net/netip"
 )
 
-// appendWire appends the wire form of a name, in lower case and with the root label.
+// appendWire appends a name in wire form, in lower case and with the root label.
 func appendWire(b []byte, name string) []byte {
 	start := len(b)
 	b = append(b, 0)
@@ -29,8 +29,8 @@ func lower(c byte) byte {
 	return c
 }
 
-// equalFold reports whether two names in wire form are equal. b is in lower case. The
-// length of a label never equals an upper case letter.
+// equalFold reports whether two names in wire form are equal, ignoring case. b must be in
+// lower case. Length bytes are never mistaken for letters, because they are too small.
 func equalFold(a, b []byte) bool {
 	if len(a) != len(b) {
 		return false
@@ -43,8 +43,8 @@ func equalFold(a, b []byte) bool {
 	return true
 }
 
-// suffix returns the number of labels of a name before its last n bytes. ok is false if
-// the last n bytes do not start with a label.
+// suffix returns the number of labels in name before its last n bytes. ok is false if
+// those n bytes do not start at a label.
 func suffix(name []byte, n int) (labels int, ok bool) {
 	for len(name) > n {
 		name = name[1+name[0]:]
@@ -53,10 +53,10 @@ func suffix(name []byte, n int) (labels int, ok bool) {
 	return labels, len(name) == n
 }
 
-// addresses returns the networks that the labels before a zone denote in reverse order
-// (RFC 5782 sections 2.1 and 2.4). A few labels may denote an IPv4 network and an IPv6
-// network. If the labels denote no network of a family, the prefix of the family is
-// invalid. A single address has all labels.
+// addresses returns the networks that a zone's leading labels denote in reverse order
+// (RFC 5782 sections 2.1 and 2.4). A few labels may denote both an IPv4 and an IPv6
+// network. If the labels denote no network of a family, that family's prefix is invalid.
+// A full set of labels denotes a single address.
 func addresses(name []byte, labels int) (four, six netip.Prefix) {
 	if labels == 0 || labels > 32 {
 		return four, six

@@ -16,8 +16,8 @@ import (
 	"scanwatch/internal/safego"
 )
 
-// These are the limits for TCP clients. There are few such clients, because resolvers use
-// TCP only after a truncated response.
+// Limits for TCP clients. TCP clients are few, because resolvers use TCP only after a
+// truncated response.
 const (
 	maxClients   = 64
 	maxOfNetwork = 8
@@ -25,25 +25,25 @@ const (
 	writeTimeout = 5 * time.Second
 )
 
-// readBuffer is the size in bytes of the buffer in which the system queues queries.
+// readBuffer is the size of the socket buffer for queued queries in bytes.
 const readBuffer = 1 << 20
 
 // fileInterval is the interval at which files are checked for changes.
 const fileInterval = 10 * time.Second
 
-// sockets contains the open sockets of a server.
+// sockets holds a server's open sockets.
 type sockets struct {
 	udp []*net.UDPConn
 	tcp []*net.TCPListener
 
-	all sync.WaitGroup // goroutines that use them
+	all sync.WaitGroup // goroutines that use the sockets
 
 	mu      sync.Mutex
 	closed  bool
 	clients map[*net.TCPConn]netip.Prefix
 }
 
-// Listen opens the sockets. The process needs the privilege to use the port.
+// Listen opens the sockets. The process must be allowed to bind the port.
 func (s *Server) Listen() error {
 	for i, a := range s.listen {
 		family := "4"
@@ -55,9 +55,9 @@ func (s *Server) Listen() error {
 			s.close()
 			return fmt.Errorf("listen on UDP %s: %w", a, bindProblem(err))
 		}
-		_ = udp.SetReadBuffer(readBuffer) // the default is enough for most servers
+		_ = udp.SetReadBuffer(readBuffer) // on error, the default suffices for most servers
 		s.sockets.udp = append(s.sockets.udp, udp)
-		if a.Port() == 0 { // tests let the system choose a port
+		if a.Port() == 0 { // tests let the system choose the port
 			a = udp.LocalAddr().(*net.UDPAddr).AddrPort()
 			s.listen[i] = a
 		}
@@ -71,7 +71,7 @@ func (s *Server) Listen() error {
 	return nil
 }
 
-// bindProblem adds the remedy to an error of bind(2).
+// bindProblem adds a remedy to an error from bind(2).
 func bindProblem(err error) error {
 	for number, remedy := range map[syscall.Errno]string{
 		syscall.EADDRINUSE:    "another name server uses it: set port of companion serve, and let the resolver forward the zones to this port",
@@ -85,8 +85,8 @@ func bindProblem(err error) error {
 	return err
 }
 
-// Run serves clients until ctx ends. For each value from reload, the server immediately
-// checks the files of zones for changes.
+// Run serves clients until ctx is done. Each value from reload makes Run check the zones'
+// files for changes immediately.
 func (s *Server) Run(ctx context.Context, reload <-chan struct{}) {
 	run := func(name string, f func()) {
 		s.sockets.all.Add(1)
@@ -116,8 +116,8 @@ func (s *Server) Run(ctx context.Context, reload <-chan struct{}) {
 	}
 }
 
-// readAll reads the files that have changed. A panic must not end the server, because the
-// files may come from external sources.
+// readAll rereads the files that have changed. Files may come from external sources, so a
+// panic must not end the server.
 func (s *Server) readAll() {
 	if err := safego.Run(func() error { s.readFiles(); return nil }); err != nil {
 		s.log.Error("zone files not read", "err", err, safego.Stack(err))
@@ -140,8 +140,7 @@ func (s *Server) close() {
 	}
 }
 
-// errorPause is the pause after an error of a socket, for example because no memory is
-// available.
+// errorPause is the pause after a socket error, such as a lack of memory.
 const errorPause = 10 * time.Millisecond
 
 func (s *Server) serveUDP(c *net.UDPConn) {
@@ -156,7 +155,7 @@ func (s *Server) serveUDP(c *net.UDPConn) {
 			continue
 		}
 		if out := s.answer(buf, packet[:n], client, false); out != nil {
-			_, _ = c.WriteToUDPAddrPort(out, client) // the client asks again
+			_, _ = c.WriteToUDPAddrPort(out, client) // on error, the client retries
 		}
 	}
 }
@@ -183,8 +182,8 @@ func (s *Server) serveTCP(l *net.TCPListener) {
 	}
 }
 
-// admit reports whether a TCP client may remain connected. Clients that may not use the
-// zones are rejected, because they could use all connections.
+// admit reports whether a TCP client may stay connected. Clients that may not query the
+// zones are rejected, because they could use up all connections.
 func (s *Server) admit(c *net.TCPConn, client netip.Addr) bool {
 	if _, ok := s.allow.Lookup(client); !ok {
 		return false

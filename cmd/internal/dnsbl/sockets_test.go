@@ -17,7 +17,7 @@ import (
 	"scanwatch/cmd/internal/control"
 )
 
-// running returns a server that serves a port of 127.0.0.1.
+// running returns a server that is listening on a port of 127.0.0.1.
 func running(t *testing.T) (*Server, netip.AddrPort) {
 	t.Helper()
 	s := ready(t)
@@ -42,7 +42,7 @@ func dial(t *testing.T, network string, to netip.AddrPort) net.Conn {
 	return c
 }
 
-// framed returns a message with its length, as sent over TCP.
+// framed returns a message prefixed with its length, as sent over TCP.
 func framed(packet []byte) []byte {
 	return append(binary.BigEndian.AppendUint16(nil, uint16(len(packet))), packet...)
 }
@@ -60,8 +60,8 @@ func receive(t *testing.T, c net.Conn) string {
 	return words(t, packet)
 }
 
-// TestTCP checks consecutive queries, queries in several parts, and clients that send no
-// valid query.
+// TestTCP checks consecutive queries, queries that arrive in several parts, and clients
+// that never send a valid query.
 func TestTCP(t *testing.T) {
 	_, addr := running(t)
 	c := dial(t, "tcp", addr)
@@ -89,8 +89,8 @@ func TestTCP(t *testing.T) {
 	}
 }
 
-// TestTCPLimit checks that the clients of one network cannot use all connections. After
-// one connection is closed, another client can connect.
+// TestTCPLimit checks that clients from one network cannot use up all connections, and
+// that another client can connect once a connection is closed.
 func TestTCPLimit(t *testing.T) {
 	_, addr := running(t)
 	packet := framed(ask(t, "1.2.0.192.bl.example.org.", kindA, 0))
@@ -110,12 +110,12 @@ func TestTCPLimit(t *testing.T) {
 		t.Error("an answer above the limit")
 	}
 	open[0].Close()
-	for !try(dial(t, "tcp", addr)) { // until the server has noticed; the test has a time limit
+	for !try(dial(t, "tcp", addr)) { // until the server notices; the test has a time limit
 	}
 }
 
-// TestUDP checks that concurrent clients receive the answers to their queries while the
-// bans change.
+// TestUDP checks that concurrent clients receive the answers to their own queries while
+// the bans are changing.
 func TestUDP(t *testing.T) {
 	s, addr := running(t)
 	stop := make(chan struct{})

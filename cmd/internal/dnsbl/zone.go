@@ -10,13 +10,13 @@ import (
 // A zone is a block list.
 type zone struct {
 	name string
-	wire []byte // the name in the form of messages, in lower case
-	ttl  uint32 // maximum of the records, in seconds
-	code byte   // last byte of the address in an A record
+	wire []byte // the name in wire form, in lower case
+	ttl  uint32 // maximum TTL in seconds
+	code byte   // last byte of the address in A records
 	list list
 }
 
-// The answer for a listed address is 127.0.0.N. N depends on the kind of the zone.
+// The answer for a listed address is 127.0.0.N, where N depends on the kind of zone.
 const (
 	codeBans     = 2
 	codeScanners = 3
@@ -24,26 +24,26 @@ const (
 	codeFile     = 5
 )
 
-// A list contains the addresses of a zone. All methods may be called concurrently.
+// A list holds the addresses in a zone. All methods may be called concurrently.
 type list interface {
-	// find returns the entry that lists an address. The entry needs a text only if
+	// find returns the entry that lists an address. The entry's text is needed only if
 	// wantText is set.
 	find(a netip.Addr, wantText bool) (e entry, ok bool)
 	// overlaps reports whether p may contain a listed address.
 	overlaps(p netip.Prefix) bool
 	// state returns the time of the latest change and the number of entries. ready is
-	// false if the list is unknown. The server must not treat an unknown list as empty.
+	// false if the entries are unknown so far. The server must not treat such a list as
+	// empty.
 	state() (changed time.Time, entries int, ready bool)
 }
 
 // An entry lists an address.
 type entry struct {
-	left uint32 // seconds until the entry expires; 0 if it does not
+	left uint32 // seconds until the entry expires; 0 if it never expires
 	text string
 }
 
-// These are the test addresses of RFC 5782 section 5. The IPv6 test addresses are the
-// IPv4-mapped forms.
+// Test addresses from RFC 5782 section 5. The IPv6 test addresses are IPv4-mapped.
 var (
 	testListed  = netip.MustParseAddr("127.0.0.2")
 	testListed6 = netip.MustParseAddr("::ffff:127.0.0.2")
@@ -54,27 +54,27 @@ const (
 	testText    = "Test entry of this list"
 	maxText     = 160 // bytes of a TXT record
 	defaultTTL  = 5 * time.Minute
-	negativeTTL = 60 // a new entry is effective after this number of seconds
+	negativeTTL = 60 // seconds until a new entry takes effect everywhere
 
-	// Only secondary servers need the timers of a zone. These zones have no secondary
-	// servers.
+	// The SOA timers matter only to secondary servers, which these zones do not have.
 	soaRefresh, soaRetry, soaExpire = 3600, 600, 86400
 )
 
-// nameServer is the label of the server in each zone, in wire form. responsible
-// represents the mailbox hostmaster@ZONE (RFC 2142).
+// nameServer is the server's label in each zone, in wire form. responsible represents the
+// mailbox hostmaster@ZONE (RFC 2142).
 var nameServer, responsible = []byte("\x02ns"), []byte("\x0ahostmaster")
 
-// A presence states whether a name exists and has records.
+// A presence states whether a name exists, and whether it has records.
 type presence int
 
 const (
 	absent presence = iota
-	empty           // the name has no records, but names below it may have
+	empty           // the name has no records, but there may be names below it
 	listed
 )
 
-// look returns the entry for a name. labels is the number of labels before the zone.
+// look returns the entry for a name. labels is the number of labels that precede the
+// zone's name.
 func (z *zone) look(name []byte, labels int, wantText bool) (entry, presence) {
 	four, six := addresses(name, labels)
 	found := absent
@@ -103,7 +103,7 @@ func (z *zone) find(a netip.Addr, wantText bool) (entry, bool) {
 	return e, ok
 }
 
-// below reports whether a listed address may be in p. If so, the name of p exists (RFC
+// below reports whether p may contain a listed address. If so, the name for p exists (RFC
 // 8020).
 func (z *zone) below(p netip.Prefix) bool {
 	return p.Contains(testListed) || p.Contains(testListed6) || z.list.overlaps(p)

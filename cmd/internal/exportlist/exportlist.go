@@ -1,5 +1,5 @@
-// Package exportlist selects bans and findings for an export. It omits hosts that
-// must not be blocked.
+// Package exportlist selects bans and findings for an export, omitting hosts that must
+// not be blocked.
 package exportlist
 
 import (
@@ -28,7 +28,7 @@ import (
 // maxHosts is the maximum number of hosts with findings.
 const maxHosts = 1_000_000
 
-// The reasons for omitting an entry, as shown to users.
+// Reasons for omitting an entry, as shown to users.
 const (
 	reasonMail     = "hosts whose mail was accepted recently"
 	reasonLogin    = "hosts with a recent login"
@@ -38,30 +38,30 @@ const (
 	reasonMany     = "addresses that many hosts share"
 )
 
-// exemptReasons contains the texts of the values of Peers.Excuse.
+// exemptReasons maps the results of Peers.Excuse to reasons.
 var exemptReasons = map[string]string{"login": reasonLogin, "known": reasonMail, "trusted": reasonMail, "many": reasonMany}
 
-// Options select the entries.
+// Options selects the entries of an export.
 type Options struct {
 	Dir      *statedir.Dir
 	Policy   *config.Config // nil without a configuration
 	Selector *selector.Selector
-	Bans     bool // bans
-	Found    bool // hosts with evidence that Selector selects
+	Bans     bool // include bans
+	Found    bool // include hosts with evidence that Selector selects
 	// Private includes private, loopback and link-local addresses.
 	Private    bool
-	Confidence int           // minimum rank, as from export.Confidence
-	TTL        time.Duration // lifetime of a finding
-	// AcceptLoss is the last day of losses that the operator accepts: lost records of
-	// a day, and of bans from before the day.
+	Confidence int           // minimum rank; see export.Confidence
+	TTL        time.Duration // lifetime of entries for findings
+	// AcceptLoss is the last day for which the operator accepts losses. Records may be
+	// missing up to that day, and bans from before that day.
 	AcceptLoss time.Time
 	Progress   *output.Progress
-	Warn       func(string) // called for problems of reading
+	Warn       func(string) // called for each read error
 }
 
-// LoadPolicy loads the configuration, which determines the exempt hosts. An
-// unavailable table or database of a pass statement is an error, and so is an empty
-// file of such a table: its previous content may be lost.
+// LoadPolicy loads the configuration, which determines the exempt hosts. If a pass
+// statement needs a table or database that is unavailable, the result is an error. So is
+// an empty file of such a table, whose entries may have been lost.
 func LoadPolicy(file string) (*config.Config, error) {
 	lists, err := lookup.Builtin()
 	if err != nil {
@@ -85,7 +85,7 @@ func LoadPolicy(file string) (*config.Config, error) {
 	return c, nil
 }
 
-// missing reports whether a pass statement depends on a database that is not loaded.
+// missing reports whether any pass statement needs a database that is not loaded.
 func missing(p *rules.Policy, word, file string, o *lookup.Origins) bool {
 	return file != "" && p.PassesUse(word) && (o == nil || !o.State().Loaded)
 }
@@ -128,15 +128,15 @@ func Build(o Options) (*export.List, map[string]int, error) {
 	since := o.Selector.Since
 	from, recent := since, b.now.AddDate(0, 0, -statedir.RecentDays)
 	if recent.Before(from) && b.known.needsRecords(recent) {
-		from = recent // the hosts with accepted mail are known only from the records
+		from = recent // hosts with accepted mail are known only from the records
 	}
-	// A host that was banned before this period may since have become exempt.
+	// A host that was banned before the period may since have become exempt.
 	for _, ban := range b.banned {
 		if ban.Since.Before(from) && recent.Before(from) {
 			from = slices.MaxFunc([]time.Time{ban.Since, recent}, time.Time.Compare)
 		}
 	}
-	from = from.Truncate(day) // whole days can be compared with the counters
+	from = from.Truncate(day) // only whole days can be compared with the counters
 	b.known.from, b.known.sessions, b.known.cut = from, map[dayNumber]uint64{}, map[dayNumber]bool{}
 	if err := b.readRecords(from); err != nil {
 		return nil, nil, err
@@ -159,7 +159,7 @@ func (b *builder) list() *export.List {
 	}
 	for p, h := range b.hosts {
 		if h.found.After(b.now) {
-			h.found = b.now // the clock was wrong
+			h.found = b.now // the session was recorded with a wrong clock
 		}
 		if h.found.IsZero() || b.banned[p] != nil && b.banned[p].Until.After(h.found.Add(b.TTL)) {
 			continue
@@ -172,8 +172,8 @@ func (b *builder) list() *export.List {
 	return l
 }
 
-// fill completes an entry with the records of h and its evidence of at least the
-// given confidence.
+// fill completes an entry from h's records and its evidence of at least the given
+// confidence.
 func (h *host) fill(entry *export.Entry, least int) {
 	if entry.First.IsZero() || h.first.Before(entry.First) {
 		entry.First = h.first
@@ -204,7 +204,7 @@ func (h *host) fill(entry *export.Entry, least int) {
 	}
 }
 
-// add adds an entry unless its hosts must not be blocked.
+// add adds an entry, or omits it if its hosts must not be blocked.
 func (b *builder) add(l *export.List, entry export.Entry) {
 	if reason := b.exempt.Reason(entry.Prefix, b.Private); reason != "" {
 		b.omitted[reason]++
@@ -242,7 +242,7 @@ func (b *builder) readState() error {
 	if err = errors.Join(err, corrupt); err != nil {
 		return err
 	}
-	b.memory.Expect() // without its last row, the table of peers is incomplete
+	b.memory.Expect() // the table of peers is incomplete unless its last row is loaded
 	b.memory.Load(slices.Values(rows), b.now.UnixMicro())
 	b.known.forgotten, b.known.lost = b.memory.Peers.Forgotten()
 	b.memory.Peers.Each(b.now.UnixMicro(), func(p memory.Peer) {
@@ -267,8 +267,8 @@ func (b *builder) addBan(ban *memory.Ban) {
 	}
 }
 
-// readRecords reads the sessions that ended at or after from. Sessions outside the
-// selected period only determine exempt hosts.
+// readRecords reads all sessions that ended at or after from. Sessions outside the
+// selected period serve only to identify exempt hosts.
 func (b *builder) readRecords(from time.Time) error {
 	r, err := b.Dir.Open()
 	if err != nil {
@@ -291,7 +291,7 @@ func (b *builder) readRecords(from time.Time) error {
 	problem := r.Problem
 	r.Problem = func(segment string, err error) {
 		problem(segment, err)
-		// The records of a salvaged file are in another file.
+		// A salvaged file's records were copied to another file.
 		incomplete = incomplete || !strings.HasSuffix(segment, ".salvaged")
 	}
 	s := b.Selector
@@ -349,7 +349,7 @@ func (b *builder) addSession(rec *store.Record, inPeriod bool) {
 	}
 	findings, bad, err := findingsOf(rec)
 	if rec.Many() > 1 {
-		bad = false // the mail may be that of another session
+		bad = false // the mail may belong to another session
 	}
 	if !bad && rec.Counts.Mails > 0 {
 		b.exempt.Add(p, reasonMail)
@@ -372,17 +372,17 @@ func (b *builder) addSession(rec *store.Record, inPeriod bool) {
 	}
 	selected := b.Found && b.Selector.Match(rec)
 	if selected && rec.End.After(b.now.Add(futureDays*24*time.Hour)) {
-		b.omitted[reasonFuture]++ // its true time is unknown, and its entry would never expire
+		b.omitted[reasonFuture]++ // the true time is unknown, and the entry would never expire
 		selected = false
 	}
 	h.add(rec, findings, selected, b.Selector, b.Confidence)
 }
 
-// futureDays is the number of days by which a session can end after now because the clock
-// was set back. A later session is from a time when the clock was further off.
+// futureDays is the number of days by which a session may end after now, to allow for a
+// clock that was set back. Sessions that end even later were recorded with a wrong clock.
 const futureDays = 2
 
-// byRule reports whether a rule of a configuration has decided in a session.
+// byRule reports whether a configured rule decided on a session.
 func byRule(rec *store.Record) (found bool) {
 	_ = rec.Steps(func(s *store.Step) bool {
 		found = s.Kind == store.KindVerdict && (!s.Banned || s.Session != 0) // manual bans have no session
@@ -391,8 +391,8 @@ func byRule(rec *store.Record) (found bool) {
 	return found
 }
 
-// findingsOf returns the findings of a session, and whether the session is an offence
-// for package memory.
+// findingsOf returns a session's findings. bad reports whether package memory would count
+// the session as an offence.
 func findingsOf(rec *store.Record) (findings []store.Step, bad bool, err error) {
 	err = rec.Steps(func(s *store.Step) bool {
 		switch {
@@ -434,8 +434,8 @@ func (h *host) add(rec *store.Record, findings []store.Step, selected bool, s *s
 	}
 }
 
-// addExempt exempts a host that matches a pass statement at connect, or whose
-// verified name belongs to a domain with accepted mail.
+// addExempt exempts a host that matches a pass statement at connect, or whose verified
+// name belongs to a domain with accepted mail.
 func (b *builder) addExempt(rec *store.Record, p netip.Prefix) {
 	addr := rec.Src.Addr().Unmap()
 	if rec.FCrDNS == smtp.FCrDNSPass {
@@ -448,8 +448,7 @@ func (b *builder) addExempt(rec *store.Record, p netip.Prefix) {
 	}
 }
 
-// Passes returns the pass statement of c that matches the client of a session at
-// connect, or nil.
+// Passes returns c's pass statement that matches the session's client at connect, or nil.
 func Passes(c *config.Config, rec *store.Record) *rules.Pass {
 	if c == nil || !rec.Src.IsValid() {
 		return nil

@@ -18,8 +18,8 @@ import (
 
 const day = 24 * time.Hour
 
-// A dayNumber is a day in UTC since 1970. A time.Time is unsuitable as a map key: equal
-// times of two locations differ.
+// A dayNumber is the number of a UTC day since 1970. A time.Time would be unsuitable as a
+// map key, because equal times in different locations are different keys.
 type dayNumber int64
 
 func dayOf(t time.Time) dayNumber { return dayNumber(t.Unix() / int64(day/time.Second)) }
@@ -29,26 +29,27 @@ func (d dayNumber) start() time.Time { return time.Unix(int64(d)*int64(day/time.
 
 func (d dayNumber) String() string { return d.start().Format(time.DateOnly) }
 
-// known describes the knowledge about hosts with accepted mail. The table of known
-// hosts and the records are bounded: a host in neither has sent no mail only if one of
-// them is complete.
+// known describes whether all hosts with accepted mail are known. Both the table of known
+// hosts and the records are limited in size. If a host is missing from both, it has sent
+// no mail, provided that the table or the records are complete.
 type known struct {
-	rows     int // in state.db
-	records  int // of the selected period
+	rows     int // rows in state.db
+	records  int // records in the selected period
 	days     []memory.Day
-	from     time.Time            // begin of the records that were read
-	sessions map[dayNumber]uint64 // sessions of these records
-	cut      map[dayNumber]bool   // days of records that lack steps
-	// lossy contains the days whose records may have been lost with a corrupt file.
+	from     time.Time            // start of the records that were read
+	sessions map[dayNumber]uint64 // number of sessions in the records, by day
+	cut      map[dayNumber]bool   // days whose records lack steps
+	// lossy is the set of days that may have lost records to a corrupt file.
 	lossy     map[dayNumber]bool
-	unwritten uint64 // sessions in aggregates that the running filter has not written
-	// forgotten is the day of the latest mail of a host that is missing in the table;
-	// zero if there is none. Lost is the day before which bans and all hosts are missing.
+	unwritten uint64 // aggregated sessions that the running filter has not yet written
+	// forgotten is the day of the latest mail from a host that is missing from the table,
+	// or zero if none is missing. All hosts and bans from before the day lost are
+	// missing.
 	forgotten, lost time.Time
 	nameless        time.Time // end of the latest record of accepted mail without a source
 }
 
-// begin returns the first day that the filter has counted, or zero.
+// begin returns the first day on which the filter counted sessions, or zero.
 func (k *known) begin() (at time.Time) {
 	for i := range k.days {
 		if d := k.days[i].Day; at.IsZero() || d.Before(at) {
@@ -58,7 +59,7 @@ func (k *known) begin() (at time.Time) {
 	return at
 }
 
-// needsRecords reports whether the table lacks hosts with mail since recent.
+// needsRecords reports whether the table lacks hosts that sent mail since recent.
 func (k *known) needsRecords(recent time.Time) bool {
 	begin := k.begin()
 	return begin.IsZero() || begin.After(recent) || k.hasForgotten(recent)
@@ -73,15 +74,15 @@ func (k *known) lostBans(now time.Time) bool {
 	return !k.lost.IsZero() && now.Before(k.lost.Add(day+rules.MaxBan))
 }
 
-// addNameless adds a record of many sources.
+// addNameless adds a record that covers many sources.
 func (k *known) addNameless(rec *store.Record) {
-	if rec.Counts.Mails > 0 && !rec.Erased && rec.End.After(k.nameless) { // an erased host is not in the list either
+	if rec.Counts.Mails > 0 && !rec.Erased && rec.End.After(k.nameless) { // an erased host is not exported either
 		k.nameless = rec.End
 	}
 }
 
-// checkComplete returns an error if the list could lack entries or contain hosts that
-// must not be blocked. An empty list would end all bans at the consumers.
+// checkComplete returns an error if the list may lack entries or include hosts that must
+// not be blocked. Exporting an empty list would lift all bans at its consumers.
 func (b *builder) checkComplete(recent time.Time) error {
 	k := &b.known
 	switch {
@@ -107,10 +108,10 @@ func (b *builder) checkComplete(recent time.Time) error {
 	return b.checkGaps(recent, all)
 }
 
-// checkGaps returns an error if the list lacks records that it needs: records of the
-// selected period, and records of mail from hosts that are not in the table. Evidence
-// without a ban would list a host that the filter accepts: this requires proof that the
-// host has sent no mail.
+// checkGaps returns an error if the list needs records that are missing. The records of
+// the selected period are always needed. If the table lacks hosts with mail, the records
+// of that mail are needed as well. Evidence alone does not prove that the filter would
+// reject a host, so hosts with mail must be excluded.
 func (b *builder) checkGaps(recent time.Time, all []store.Segment) error {
 	k, from := &b.known, b.unknownSince(recent)
 	var period, mail []gap
@@ -145,13 +146,14 @@ func (b *builder) checkGaps(recent time.Time, all []store.Segment) error {
 	return nil
 }
 
-// beginLater reports whether the records cannot have all hosts with mail since from.
+// beginLater reports whether the records are known to lack hosts that sent mail since
+// from.
 func (b *builder) beginLater(all []store.Segment, from time.Time) bool {
 	k := &b.known
 	if k.nameless.After(from) && k.nameless.Before(k.forgotten.Add(day)) {
 		return true
 	}
-	i := slices.IndexFunc(all, func(s store.Segment) bool { return !s.Quarantined }) // the oldest
+	i := slices.IndexFunc(all, func(s store.Segment) bool { return !s.Quarantined }) // the oldest usable segment
 	if i < 0 {
 		return true
 	}
@@ -162,15 +164,15 @@ func (b *builder) beginLater(all []store.Segment, from time.Time) bool {
 	return first.After(from)
 }
 
-// unknownSince returns the time since which the table lacks hosts with mail, or zero
-// if it lacks none since recent.
+// unknownSince returns the time since which the table lacks hosts with mail. If no host
+// with mail since recent is missing, the result is zero.
 func (b *builder) unknownSince(recent time.Time) time.Time {
 	k := &b.known
 	if !k.hasForgotten(recent) {
 		return time.Time{}
 	}
 	if begin := k.begin(); k.lost.IsZero() && begin.After(recent) && !begin.After(k.forgotten) {
-		return begin // the filter did not run before, and no imported mail was dropped
+		return begin // the filter did not run earlier, and no imported mail was dropped
 	}
 	return recent
 }
@@ -194,27 +196,27 @@ func (b *builder) refused(gaps []gap) []gap {
 	return gaps
 }
 
-// A gap is a day whose records are not complete.
+// A gap is a day with incomplete records.
 type gap struct {
 	day dayNumber
-	why string // with a verb for %s
-	// counted is set if no counted session is missing. This proves nothing about the mail
-	// of a host: a crash can also lose the latest counts.
+	why string // a format with a verb for %s
+	// counted is set if all counted sessions are present. Even then, the records prove
+	// nothing about a host's mail, because a crash can also lose the latest counts.
 	counted bool
 }
 
-// The values of gap.why.
+// Values of gap.why.
 const (
 	gapGone      = "sessions of %s were recorded and are missing"
 	gapRepair    = "a corrupt file may have lost sessions or findings of %s"
 	gapUncounted = "%s has no file, and state.db, which counted its sessions, was lost"
 )
 
-// maxGaps is the maximum number of days that an error names.
+// maxGaps is the maximum number of days that an error lists.
 const maxGaps = 10
 
-// gapError describes gaps, which are not empty and in order, with the remedies. The
-// dates are days in UTC.
+// gapError returns an error that lists gaps by UTC day and gives the remedies. gaps must
+// be in order and not empty.
 func gapError(before string, gaps []gap, later string) error {
 	first, last := gaps[0], gaps[len(gaps)-1].day
 	why := before + fmt.Sprintf(first.why, first.day)
@@ -231,12 +233,12 @@ func gapError(before string, gaps []gap, later string) error {
 	return fmt.Errorf("%s; see scanwatch fsck, %sor accept the loss with --accept-loss %s", why, later, last)
 }
 
-// gaps returns the days whose records are not complete, oldest first. Steps that are
-// missing after a repair can be findings. A day without records has a gap if sessions
-// were counted, or if the counters of the day were lost. A crash loses the last sessions
-// and the aggregates of an hour, so missing sessions are a gap only if less than half of
-// the sessions remain, or if a file of the day was corrupt or is missing. Days before the
-// oldest file have expired.
+// gaps returns the days with incomplete records, oldest first. Steps lost in a repair may
+// have been findings. A day without records is a gap if its sessions were counted or its
+// counters were lost. A crash loses the last sessions and up to an hour of aggregates.
+// Missing sessions are therefore a gap only if less than half of the day's sessions
+// remain, or if one of the day's files is missing or was corrupt. Days before the oldest
+// file have expired.
 func (k *known) gaps(all []store.Segment, now time.Time) (list []gap) {
 	if len(all) == 0 {
 		return nil
@@ -280,8 +282,8 @@ type dayFiles struct {
 	quarantined bool
 }
 
-// incomplete reports whether a file is quarantined or missing. The parts of a day are
-// numbered without gaps.
+// incomplete reports whether a file is quarantined or missing. If a file is missing,
+// there is a gap in the part numbers.
 func (f dayFiles) incomplete() bool { return f.quarantined || len(f.parts) < f.last }
 
 // partsOf returns the files of each day.
@@ -300,12 +302,12 @@ func partsOf(all []store.Segment) map[dayNumber]dayFiles {
 	return days
 }
 
-// checkFilter returns an error if the running filter exempts different hosts than this
-// export, because its configuration or the content of a table differs.
+// checkFilter returns an error if the running filter exempts other hosts than this export
+// would, because its configuration or the contents of a table differ.
 func (b *builder) checkFilter(s *control.Status) error {
 	switch {
 	case s.Config.File == "":
-		return nil // exempts no host
+		return nil // the configuration exempts no hosts
 	case b.Policy == nil || !sameFile(s.Config.File, b.Policy.File):
 		return fmt.Errorf("the exempt hosts are unknown: the filter uses the configuration %s; name it with -f", s.Config.File)
 	}
@@ -322,7 +324,7 @@ func (b *builder) checkFilter(s *control.Status) error {
 }
 
 // Halted reports whether the operator has stopped enforcement with scanwatch mode
-// observe. An error means that a running filter has not answered.
+// observe. An error means that a running filter did not answer.
 func Halted(dir string) (bool, error) {
 	c, err := control.Dial(dir)
 	switch {
@@ -345,7 +347,7 @@ func sameFile(a, b string) bool {
 	return errA == nil && errB == nil && os.SameFile(first, second)
 }
 
-// recorded returns the number of recorded sessions on the whole days of the period.
+// recorded returns the number of sessions recorded on the whole days of the period.
 func (b *builder) recorded() (n uint64) {
 	s := b.Selector
 	for i := range b.known.days {

@@ -11,9 +11,9 @@ import (
 	"scanwatch/store"
 )
 
-// TestGapsOfTheOldestDay checks that a mark of loss of the oldest day is a gap even if the
-// first part of the day has expired, because sessions of the other parts may be lost.
-// Without a mark, the parts of the day may only have expired.
+// TestGapsOfTheOldestDay checks which missing parts of the oldest day are a gap. If the
+// day is marked as lossy, other parts may have lost sessions, so there is a gap even if
+// the first part has expired. Otherwise the missing parts may simply have expired.
 func TestGapsOfTheOldestDay(t *testing.T) {
 	first := time.Date(2026, 11, 2, 0, 0, 0, 0, time.UTC)
 	second := first.Add(day)
@@ -22,7 +22,7 @@ func TestGapsOfTheOldestDay(t *testing.T) {
 	counts := []memory.Day{{Day: first, Counters: map[string]uint64{memory.DayWhole.String(): 100}}}
 	for _, c := range []struct {
 		name     string
-		part     int // of the first file
+		part     int // number of the first remaining part
 		lossy    bool
 		counted  bool
 		sessions uint64

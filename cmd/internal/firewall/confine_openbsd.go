@@ -8,8 +8,8 @@ import (
 	"scanwatch/rules"
 )
 
-// Confine restricts the process to the needs of a Keeper. The programs that it starts
-// have no restrictions: pfctl(8) opens /dev/pf.
+// Confine restricts the process to what a Keeper needs. Programs that it runs are not
+// restricted, because pfctl(8) must open /dev/pf.
 func Confine(c *rules.Companion) error {
 	promises := "stdio rpath unix proc exec"
 	if c.Target == "file" {

@@ -4,5 +4,5 @@ package firewall
 
 import "scanwatch/rules"
 
-// Confine restricts the process on OpenBSD. On Linux, the service does that.
+// Confine does nothing. On Linux, the service manager restricts the process.
 func Confine(*rules.Companion) error { return nil }

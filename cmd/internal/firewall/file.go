@@ -17,18 +17,19 @@ import (
 	"scanwatch/store/export"
 )
 
-// A file is an export that is kept current, and the command that loads it.
+// A file is an export that is kept up to date, with the command that loads it.
 type file struct {
 	name    string
 	format  *export.Format
 	reload  []string
-	written fs.FileInfo // of the file that was written; nil at first
+	written fs.FileInfo // state after the last write; nil before the first
 }
 
-// fileMode is the mode of a new file. The programs that read it run as other users.
+// fileMode is the mode of new files, which programs that run as other users must be able
+// to read.
 const fileMode = 0o644
 
-// openFile returns the target of `to file "name" format word`.
+// openFile returns the target for `to file "name" format word`.
 func openFile(c *rules.Companion) (*target, error) {
 	f := &file{name: c.Argument, format: export.FormatByName(c.Format), reload: c.Reload}
 	switch {
@@ -40,7 +41,8 @@ func openFile(c *rules.Companion) (*target, error) {
 	return &target{replace: f.replace, preview: f.preview, intact: f.intact, ends: true, reasons: true, pause: 2 * time.Second, retry: time.Minute}, nil
 }
 
-// Problems returns the missing programs and directories of a target on this host.
+// Problems returns the programs and directories that c's target needs and this host
+// lacks.
 func Problems(c *rules.Companion) (all []string) {
 	if c.Target != "file" {
 		return nil
@@ -97,13 +99,13 @@ func (f *file) replace(ctx context.Context, all []entry) error {
 	return err
 }
 
-// intact reports whether the file is the one that was written.
+// intact reports whether the file is unchanged since it was last written.
 func (f *file) intact(context.Context, func() int) (bool, error) {
 	info, err := os.Stat(f.name)
 	return err == nil && f.written != nil && os.SameFile(info, f.written) && info.ModTime().Equal(f.written.ModTime()) && info.Size() == f.written.Size(), nil
 }
 
-// preview compares the current lines of the file with the new lines.
+// preview returns the lines that would be removed from and added to the file.
 func (f *file) preview(all []entry) (remove, add []string, err error) {
 	var b bytes.Buffer
 	if err := f.write(&b, all); err != nil {

@@ -14,13 +14,13 @@ import (
 	"scanwatch/rules"
 )
 
-// An ipset is the sets of ipset(8) with a common prefix.
+// An ipset is a group of ipset(8) sets that share a name prefix.
 type ipset struct{ sets []set }
 
 // maxTimeout is the maximum timeout of ipset in seconds.
 const maxTimeout = 2147483
 
-// openIPSet returns the target of `to ipset "prefix"`.
+// openIPSet returns the target for `to ipset "prefix"`.
 func openIPSet(c *rules.Companion) (*target, error) {
 	if !plainName(c.Argument, 27) {
 		return nil, fmt.Errorf("target ipset %q: must be the prefix of the sets, at most 27 letters, digits, underscores, hyphens and dots", c.Argument)
@@ -30,7 +30,7 @@ func openIPSet(c *rules.Companion) (*target, error) {
 		pause: 200 * time.Millisecond, retry: checkEvery}, nil
 }
 
-// creation returns the command that creates a set.
+// creation returns the command that creates s.
 func (s *set) creation() string {
 	kind, family := "hash:ip", "inet"
 	if s.nets {
@@ -42,7 +42,8 @@ func (s *set) creation() string {
 	return fmt.Sprintf("ipset create %s %s family %s timeout 0 maxelem %d", s.name, kind, family, 2*defaultMax)
 }
 
-// suits returns an error if a line is the creation of a set of another kind.
+// suits returns an error if line, which comes from ipset list, describes a set of another
+// kind.
 func (s *set) suits(line []byte) error {
 	has, is := strings.CutPrefix(string(line), "create "+s.name+" ")
 	want := strings.Fields(strings.TrimPrefix(s.creation(), "ipset create "+s.name+" "))[:4] // kind, family and timeout
@@ -85,8 +86,8 @@ func (s *ipset) list(ctx context.Context) (map[netip.Prefix]time.Duration, error
 	return content, nil
 }
 
-// explain adds the remedy to the error of a missing set, of a full set, or of missing
-// rights.
+// explain adds a remedy to an error caused by a missing set, a full set or missing
+// privileges.
 func (s *ipset) explain(err error, one *set) error {
 	switch {
 	case says(err, "does not exist"):
@@ -99,8 +100,8 @@ func (s *ipset) explain(err error, one *set) error {
 	return err
 }
 
-// change applies changes line by line. The option -exist makes ipset accept entries that
-// exist, whose timeout it sets, and entries that have expired.
+// change applies changes one per line. With -exist, ipset updates the timeout of entries
+// that exist, and ignores the removal of entries that have expired.
 func (s *ipset) change(ctx context.Context, remove []netip.Prefix, add []entry) error {
 	var b bytes.Buffer
 	w := bufio.NewWriter(&b)
@@ -121,10 +122,10 @@ func (s *ipset) setOf(p netip.Prefix) string {
 			return s.sets[i].name
 		}
 	}
-	return "" // impossible: the sets take all prefixes
+	return "" // impossible: the sets cover all prefixes
 }
 
-// intact reports whether the sets have the expected number of entries.
+// intact reports whether the sets have at least the expected number of entries.
 func (s *ipset) intact(ctx context.Context, least func() int) (bool, error) {
 	n := 0
 	for i := range s.sets {
@@ -136,14 +137,14 @@ func (s *ipset) intact(ctx context.Context, least func() int) (bool, error) {
 		number, _, _ := strings.Cut(rest, "\n")
 		entries, err := strconv.Atoi(strings.TrimSpace(number))
 		if err != nil {
-			return false, nil // this version does not count
+			return false, nil // this version of ipset does not report the number
 		}
 		n += entries
 	}
 	return n >= least(), nil
 }
 
-// address returns p in the notation of firewalls: a host has no length.
+// address returns p in firewall notation, in which hosts have no prefix length.
 func address(p netip.Prefix) string {
 	if p.IsSingleIP() {
 		return p.Addr().String()
@@ -151,7 +152,7 @@ func address(p netip.Prefix) string {
 	return p.String()
 }
 
-// parsePrefix parses the output of address.
+// parsePrefix parses a prefix in the notation of address.
 func parsePrefix(s string) (p netip.Prefix, ok bool) {
 	if a, err := netip.ParseAddr(s); err == nil {
 		return netip.PrefixFrom(a, a.BitLen()), a.Zone() == ""

@@ -1,6 +1,6 @@
-// Package firewall keeps firewalls and files in step with the bans of the filter. Each
-// kind of target is a table of functions; the Keeper decides what to change. It never
-// changes anything but its own sets, table or file.
+// Package firewall keeps firewalls and files up to date with the filter's bans. A target
+// is a set of functions for one kind of firewall or file, and a Keeper decides what to
+// change. A Keeper only ever changes its own sets, table or file.
 package firewall
 
 import (
@@ -23,28 +23,28 @@ import (
 	"scanwatch/rules"
 )
 
-// defaultMax is the default of the largest number of entries.
+// defaultMax is the default maximum number of entries.
 const defaultMax = 100_000
 
 const (
-	checkEvery   = 2 * time.Second // between checks for removed entries
-	compareEvery = time.Minute     // between comparisons of all entries, at least
-	compareShare = 100             // they take at most one part of this number of the time
+	checkEvery   = 2 * time.Second // interval between checks for removed entries
+	compareEvery = time.Minute     // minimum interval between comparisons of all entries
+	compareShare = 100             // comparisons take at most 1/compareShare of the time
 
-	// tolerance is the difference in the end of an entry that does not count as a change.
-	// The filter sends whole seconds.
+	// tolerance is the maximum difference between two end times that are considered
+	// equal. The filter sends whole seconds.
 	tolerance = 3 * time.Second
 )
 
-// The memory of a Keeper: above memoryLimit, garbage is collected more often, and after a
-// list of more than manyEntries immediately.
+// Limits on a Keeper's memory use. Above memoryLimit, garbage is collected more often.
+// After a list of more than manyEntries, garbage is collected immediately.
 const (
 	memoryLimit = 48 << 20
 	manyEntries = 10_000
 )
 
-// A Keeper keeps a target in step with the bans. Times are relative to its start on a
-// clock that nobody sets.
+// A Keeper keeps a target up to date with the bans. All times are measured from the
+// Keeper's start, on a monotonic clock.
 type Keeper struct {
 	name   string
 	target *target
@@ -52,22 +52,22 @@ type Keeper struct {
 	log    *slog.Logger
 	now    func() time.Duration
 
-	received bool // bans is the state of the filter
+	received bool // bans reflects the filter's state
 	bans     map[netip.Prefix]ban
-	networks [2][129]int   // numbers of networks in bans by family and length
-	next     time.Duration // no ban ends before
-	limited  bool          // there are more bans than most
-	last     place         // of the bans in effect, if limited
+	networks [2][129]int   // number of banned networks by family and prefix length
+	next     time.Duration // no ban ends before this time
+	limited  bool          // there are more than most bans
+	last     place         // last ban in effect, if limited
 
-	have    map[netip.Prefix]time.Duration // content of the target and its ends; nil if unknown
-	touched map[netip.Prefix]struct{}      // entries that may differ
+	have    map[netip.Prefix]time.Duration // the target's entries and their end times; nil if unknown
+	touched map[netip.Prefix]struct{}      // entries that may differ from bans
 	all     bool                           // all entries may differ
 
 	checked  time.Duration // time of the latest check for removed entries
 	compare  time.Duration // time of the next comparison of all entries
 	changed  time.Duration // time of the latest change
 	tried    time.Duration // time of the latest attempt
-	failures int           // since the last success
+	failures int           // failures since the last success
 	failed   error         // the latest failure; nil after a success
 }
 
@@ -76,24 +76,25 @@ type ban struct {
 	reason unique.Handle[string]
 }
 
-// A place is the place of a ban in the order of bans by their ends.
+// A place is a ban's position in the order of end times.
 type place struct {
 	until  time.Duration
 	prefix netip.Prefix
 }
 
-// later orders bans: the one with the latest end first.
+// later orders bans by end time, latest first.
 func later(a, b place) int {
 	return cmp.Or(cmp.Compare(b.until, a.until), a.prefix.Compare(b.prefix))
 }
 
-// Check reports an error in the statement of a companion that syntax does not reveal.
+// Check returns an error for mistakes in a companion statement that the parser does not
+// detect.
 func Check(c *rules.Companion) error {
 	_, err := openers[c.Target](c)
 	return err
 }
 
-// New returns a Keeper for the target of a companion.
+// New returns a Keeper for c's target.
 func New(c *rules.Companion, log *slog.Logger) (*Keeper, error) {
 	t, err := openers[c.Target](c)
 	if err != nil {
@@ -108,7 +109,7 @@ func newKeeper(c *rules.Companion, t *target, log *slog.Logger, now func() time.
 		bans: map[netip.Prefix]ban{}, touched: map[netip.Prefix]struct{}{}, next: forever}
 }
 
-// An update is a message of the follower. The result is sent to done.
+// An update is a message from the follower. The result is sent to done.
 type update struct {
 	list    control.BanList
 	entries []control.BanEntry
@@ -120,8 +121,8 @@ type result struct {
 	err     error
 }
 
-// Run follows the bans of the filter until ctx ends. Entries remain then: the next run
-// continues with them.
+// Run follows the filter's bans until ctx is done. The target keeps its entries, and the
+// next run continues with them.
 func (k *Keeper) Run(ctx context.Context, f *follow.Follower) {
 	debug.SetMemoryLimit(memoryLimit)
 	updates := make(chan update)
@@ -150,7 +151,7 @@ func (k *Keeper) Run(ctx context.Context, f *follow.Follower) {
 		case <-ctx.Done():
 		case u = <-updates:
 			k.take(u.list, u.entries)
-			u.entries = nil // a long list
+			u.entries = nil // free a long list
 			if k.changed > 0 {
 				wait(ctx, k.changed+k.target.pause-k.now())
 			}
@@ -162,7 +163,7 @@ func (k *Keeper) Run(ctx context.Context, f *follow.Follower) {
 			u.done <- r
 		}
 		if u.list.Full && r.entries > manyEntries {
-			debug.FreeOSMemory() // the list and the plan took twice the memory of the rest
+			debug.FreeOSMemory() // the list and the plan took twice as much memory as everything else
 		}
 	}
 	<-ended
@@ -178,7 +179,7 @@ func wait(ctx context.Context, d time.Duration) {
 	}
 }
 
-// take records bans and changes of bans.
+// take records new and changed bans.
 func (k *Keeper) take(list control.BanList, entries []control.BanEntry) {
 	now := k.now()
 	if list.Full || !list.Enforced {
@@ -211,7 +212,7 @@ func (k *Keeper) take(list control.BanList, entries []control.BanEntry) {
 	}
 }
 
-// maxSeconds is the longest ban, well below the maximum of a time.Duration.
+// maxSeconds is the longest duration of a ban, far below the maximum of time.Duration.
 const maxSeconds = 100 * 365 * 86400
 
 func (k *Keeper) ban(p netip.Prefix, b ban) {
@@ -237,7 +238,7 @@ func (k *Keeper) unban(p netip.Prefix) {
 
 func family(p netip.Prefix) int { return p.Addr().BitLen() / 128 }
 
-// touch notes that the entries of p and of networks within p may change.
+// touch marks the entries for p and for networks within p as possibly outdated.
 func (k *Keeper) touch(p netip.Prefix) {
 	if k.all {
 		return
@@ -260,7 +261,7 @@ func (k *Keeper) touch(p netip.Prefix) {
 	}
 }
 
-// expire removes the bans that have ended.
+// expire removes bans that have ended.
 func (k *Keeper) expire(now time.Duration) {
 	if now < k.next {
 		return
@@ -275,10 +276,10 @@ func (k *Keeper) expire(now time.Duration) {
 	}
 }
 
-// limit selects the bans with the latest ends if there are too many.
+// limit keeps the bans that end last if there are too many.
 func (k *Keeper) limit() {
 	if !k.all && len(k.touched) == 0 {
-		return // the bans are the same
+		return // the bans have not changed
 	}
 	before := k.limited
 	k.limited = len(k.bans) > k.most
@@ -296,7 +297,7 @@ func (k *Keeper) limit() {
 	k.all = k.all || k.limited || before
 }
 
-// excess returns an error if the limit does not admit all bans.
+// excess returns an error if there are more bans than the limit allows.
 func (k *Keeper) excess() error {
 	if !k.limited {
 		return nil
@@ -304,13 +305,13 @@ func (k *Keeper) excess() error {
 	return fmt.Errorf("%d of %d bans are in effect, those that end last; raise max", k.most, len(k.bans))
 }
 
-// within reports whether the limit admits the ban of p.
+// within returns the ban of p, and whether the limit allows it.
 func (k *Keeper) within(p netip.Prefix) (ban, bool) {
 	b, ok := k.bans[p]
 	return b, ok && (!k.limited || later(place{b.until, p}, k.last) <= 0)
 }
 
-// wanted returns the ban of p if the target must have it.
+// wanted returns the ban of p, and whether p must be in the target.
 func (k *Keeper) wanted(p netip.Prefix) (ban, bool) {
 	b, ok := k.within(p)
 	if !ok || !k.target.disjoint || p.IsSingleIP() {
@@ -329,7 +330,7 @@ func (k *Keeper) wanted(p netip.Prefix) (ban, bool) {
 	return b, true
 }
 
-// plan returns the changes that the target needs.
+// plan returns the changes that bring the target up to date.
 func (k *Keeper) plan(now time.Duration) (remove []netip.Prefix, add []entry) {
 	visit := func(p netip.Prefix) {
 		b, wanted := k.wanted(p)
@@ -340,7 +341,8 @@ func (k *Keeper) plan(now time.Duration) (remove []netip.Prefix, add []entry) {
 			e.renewed = present
 			add = append(add, e)
 		case !wanted && (present || !k.all && p.IsSingleIP()):
-			// A list that was read while the kernel resized the set may lack a host.
+			// Remove hosts even if the list lacks them, because it may have been read
+			// while the kernel was resizing the set.
 			remove = append(remove, p)
 		}
 	}
@@ -374,9 +376,9 @@ func (k *Keeper) entry(p netip.Prefix, b ban, now time.Duration) entry {
 	return e
 }
 
-// differs reports whether the time left in the target differs from the time that the
-// ban has left. If the target cannot express that, it renews entries after half of its
-// maximum.
+// differs reports whether an entry must be renewed because it would not expire together
+// with its ban. If the ban ends later than the target can express, entries are renewed
+// after half of the maximum.
 func (k *Keeper) differs(has, left time.Duration) bool {
 	longest := k.target.longest
 	switch {
@@ -388,8 +390,8 @@ func (k *Keeper) differs(has, left time.Duration) bool {
 	return (has - left).Abs() > tolerance
 }
 
-// step brings the target into step with the bans. Before the first bans are received, it
-// changes nothing.
+// step brings the target up to date. Until the first bans are received, nothing is
+// changed.
 func (k *Keeper) step(ctx context.Context) error {
 	now := k.now()
 	switch {
@@ -408,7 +410,7 @@ func (k *Keeper) step(ctx context.Context) error {
 			k.log.Warn("bans not in effect", "companion", k.name, "err", err)
 		}
 		k.failures++
-		k.have = nil // unknown
+		k.have = nil // unknown after a failure
 	default:
 		k.failures = 0
 	}
@@ -455,8 +457,8 @@ func (k *Keeper) apply(ctx context.Context, now time.Duration) error {
 	return nil
 }
 
-// read reads the content of the target if it is unknown, if another program has removed
-// entries, and at times. fresh is set in the first two cases.
+// read lists the target's entries if they are unknown or another program has removed some
+// of them, and then sets fresh. Otherwise, read lists the entries from time to time.
 func (k *Keeper) read(ctx context.Context, now time.Duration) (fresh bool, err error) {
 	if k.have != nil && now-k.checked < checkEvery {
 		return false, nil
@@ -488,11 +490,11 @@ func (k *Keeper) read(ctx context.Context, now time.Duration) (fresh bool, err e
 		}
 	}
 	k.all = true
-	k.compare = k.now() + max(compareEvery, compareShare*(k.now()-now)) // a long list takes long
+	k.compare = k.now() + max(compareEvery, compareShare*(k.now()-now)) // a long list takes long to read
 	return fresh, nil
 }
 
-// lasting returns the number of entries that end after a time.
+// lasting returns the number of entries that end after the given time.
 func (k *Keeper) lasting(after time.Duration) (n int) {
 	for _, end := range k.have {
 		if end > after {
@@ -513,7 +515,8 @@ func (k *Keeper) content(now time.Duration) []entry {
 	return all
 }
 
-// Preview prints the changes that the target needs for these bans, and changes nothing.
+// Preview prints the changes that the target needs for the given bans without making
+// them.
 func (k *Keeper) Preview(ctx context.Context, w io.Writer, list control.BanList, entries []control.BanEntry) error {
 	now := k.now()
 	k.take(list, entries)

@@ -32,11 +32,11 @@ func prefixes(words ...string) (list []netip.Prefix) {
 
 // A fake is a target in memory.
 type fake struct {
-	content map[netip.Prefix]time.Duration // ends
+	content map[netip.Prefix]time.Duration // end times
 	now     time.Duration
 	fail    error
-	changes int // calls of change
-	lists   int // calls of list
+	changes int // calls to change
+	lists   int // calls to list
 	reset   bool
 }
 
@@ -82,7 +82,7 @@ func (f *fake) target(edit func(*target)) *target {
 	return t
 }
 
-// has compares the content with words such as "45.1.1.1 60" for the seconds left.
+// has checks the target's entries, given with the seconds left as in "45.1.1.1 60".
 func (f *fake) has(t *testing.T, want ...string) {
 	t.Helper()
 	var got []string
@@ -96,7 +96,7 @@ func (f *fake) has(t *testing.T, want ...string) {
 	}
 }
 
-// bans returns entries from words such as "45.1.1.1 60" and "45.1.1.1 60 spared".
+// bans returns entries for words such as "45.1.1.1 60" and "45.1.1.1 60 spared".
 func bans(words ...string) (list []control.BanEntry) {
 	for _, w := range words {
 		var e control.BanEntry
@@ -120,9 +120,9 @@ func keeper(f *fake, most int, edit func(*target)) *Keeper {
 		func() time.Duration { return f.now })
 }
 
-// TestKeeper checks that the target follows the bans: additions, new ends, removals,
-// exempt hosts, ends, networks within others, entries of other programs, and mode
-// observe.
+// TestKeeper checks that the target follows the bans. TestKeeper covers additions,
+// changed end times, removals, exempt hosts, expiry, nested networks, entries added by
+// other programs, and observe mode.
 func TestKeeper(t *testing.T) {
 	var f fake
 	k := keeper(&f, 0, nil)
@@ -173,8 +173,8 @@ func TestKeeper(t *testing.T) {
 	f.has(t, "45.5.5.5 60")
 }
 
-// TestKeeperLimit checks that the bans with the latest ends are in the target if there
-// are too many.
+// TestKeeperLimit checks that the target receives the bans that end last if there are too
+// many.
 func TestKeeperLimit(t *testing.T) {
 	var f fake
 	k := keeper(&f, 3, nil)
@@ -204,7 +204,7 @@ func TestKeeperLimit(t *testing.T) {
 	}
 }
 
-// TestKeeperLimitIdle checks that bans above the limit cause no work while nothing
+// TestKeeperLimitIdle checks that bans above the limit cause no work unless something
 // changes.
 func TestKeeperLimitIdle(t *testing.T) {
 	var f fake
@@ -231,8 +231,8 @@ func TestKeeperLimitIdle(t *testing.T) {
 	f.has(t, "45.1.1.3 99", "45.1.1.4 50")
 }
 
-// TestKeeperFailure checks that the keeper tries again after a failure, reads the target
-// first, and waits longer after each failure.
+// TestKeeperFailure checks that after a failure the keeper rereads the target and tries
+// again, waiting longer each time.
 func TestKeeperFailure(t *testing.T) {
 	var f fake
 	k := keeper(&f, 0, nil)
@@ -260,8 +260,8 @@ func TestKeeperFailure(t *testing.T) {
 	}
 }
 
-// TestKeeperLongest checks that entries with a longest timeout are renewed after half of
-// it.
+// TestKeeperLongest checks that entries limited to the maximum timeout are renewed after
+// half of it.
 func TestKeeperLongest(t *testing.T) {
 	var f fake
 	k := keeper(&f, 0, func(t *target) { t.longest = 1000 * time.Second })
@@ -281,7 +281,7 @@ func TestKeeperLongest(t *testing.T) {
 	}
 }
 
-// TestPreview checks that a preview has the changes and makes none.
+// TestPreview checks that a preview lists the changes without making them.
 func TestPreview(t *testing.T) {
 	var f fake
 	k := keeper(&f, 0, nil)
@@ -298,8 +298,8 @@ func TestPreview(t *testing.T) {
 	}
 }
 
-// TestRun checks the limits of a program: no shell, a search in absolute directories
-// only, and quoted output in errors.
+// TestRun checks the restrictions on programs: they run without a shell, are searched for
+// only in absolute directories, and their output is quoted in errors.
 func TestRun(t *testing.T) {
 	dir := t.TempDir()
 	script := filepath.Join(dir, "tool")
@@ -324,7 +324,7 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// fakePFCTL is a pfctl(8) that keeps its table in a file.
+// fakePFCTL imitates pfctl(8), keeping its table in a file.
 const fakePFCTL = `#!/bin/sh
 cd DIR
 echo "$@" >>calls
@@ -336,8 +336,8 @@ case "$*" in
 esac
 `
 
-// TestPF checks the commands for pfctl, and that the keeper removes entries of a table,
-// which has no timeouts.
+// TestPF checks the pfctl commands. The keeper must remove expired entries, because pf
+// tables have no timeouts.
 func TestPF(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "pfctl"), []byte(strings.ReplaceAll(fakePFCTL, "DIR", dir)), 0o755); err != nil {
@@ -384,8 +384,8 @@ func TestPF(t *testing.T) {
 	has()
 }
 
-// TestFile checks that a file has the bans in its format, that the reload command runs
-// after a change only, and that a failure is repeated.
+// TestFile checks that a file lists the bans in its format, that the reload command runs
+// only after a change, and that a failed reload is repeated.
 func TestFile(t *testing.T) {
 	dir := t.TempDir()
 	name, loaded := filepath.Join(dir, "bans"), filepath.Join(dir, "loaded")
@@ -455,7 +455,7 @@ func TestFile(t *testing.T) {
 	has("45.1.1.9/32", "45.7.7.7/32")
 }
 
-// TestCheck checks that wrong arguments of targets are errors.
+// TestCheck checks that invalid target arguments are rejected.
 func TestCheck(t *testing.T) {
 	want := map[string]string{
 		"nftables inet scanwatch": "must be a family, a table and the prefix", "nftables x filter scanwatch": "must be a family",

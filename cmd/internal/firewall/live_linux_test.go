@@ -18,8 +18,8 @@ import (
 	"scanwatch/store"
 )
 
-// A network has hosts in 45.0.0.0/8 and 2a0e::/16 on the loopback of the namespace, and
-// a server that a firewall protects.
+// A network has hosts in 45.0.0.0/8 and 2a0e::/16 on the namespace's loopback interface,
+// and a server behind a firewall.
 type network struct {
 	t      testing.TB
 	server *net.UDPConn
@@ -27,7 +27,7 @@ type network struct {
 	n      int
 }
 
-// blocking contains rules for the sets.
+// blocking maps each target to firewall rules that use its sets.
 var blocking = map[string]string{
 	"nftables": "nft -f - <<'END'\ntable inet filter {" + nftSets + `
 	chain input { type filter hook input priority filter; policy accept;
@@ -76,8 +76,8 @@ func (n *network) send(from, text string) {
 	}
 }
 
-// accepts reports whether the server receives a packet from a host. It waits for a later
-// packet of a host that is never banned.
+// accepts reports whether the server receives a packet from a host. accepts waits until a
+// later packet arrives from a host that is never banned.
 func (n *network) accepts(from string) bool {
 	n.t.Helper()
 	n.n++
@@ -101,7 +101,7 @@ func (n *network) accepts(from string) bool {
 	}
 }
 
-// A bare state has no disk.
+// A bare state is never written to disk.
 type bare struct{}
 
 func (bare) Flush(context.Context) error        { return nil }
@@ -109,7 +109,7 @@ func (bare) Snapshot() (*store.Snapshot, error) { return nil, os.ErrInvalid }
 
 func clock() int64 { return time.Now().UnixMicro() }
 
-// live runs a control socket with bans, and a keeper that follows them.
+// live runs a control socket that serves bans, and a keeper that follows them.
 func live(t testing.TB, word, argument string, prepare func(*memory.Bans)) *memory.Bans {
 	t.Helper()
 	bans := memory.New().Bans
@@ -137,7 +137,7 @@ func live(t testing.TB, word, argument string, prepare func(*memory.Bans)) *memo
 		}
 		time.Sleep(time.Millisecond)
 	}
-	// The thread of the test is in the namespace, and so must be the one of the keeper.
+	// The keeper's thread must be in the same namespace as the test's thread.
 	inThread(t, func() { defer close(kept); k.Run(ctx, &follow.Follower{RunDir: dir, Name: c.Name(), Log: log}) })
 	return bans
 }
@@ -152,7 +152,7 @@ func endBan(b *memory.Bans, prefix string) {
 	b.Revoke(p, false, clock())
 }
 
-// eventually waits for a condition, with a limit that only a failure reaches.
+// eventually waits for a condition. The time limit is only reached on failure.
 func eventually(t testing.TB, what string, cond func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(90 * time.Second); !cond(); time.Sleep(5 * time.Millisecond) {
@@ -162,8 +162,8 @@ func eventually(t testing.TB, what string, cond func() bool) {
 	}
 }
 
-// TestPackets checks that packets of banned hosts are dropped, and accepted after the end
-// of the ban, with each firewall of Linux.
+// TestPackets checks, with each Linux firewall, that packets from banned hosts are
+// dropped, and are accepted again after the ban.
 func TestPackets(t *testing.T) {
 	for _, f := range firewalls {
 		t.Run(f.word, func(t *testing.T) {

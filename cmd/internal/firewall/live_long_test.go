@@ -14,13 +14,14 @@ import (
 	"scanwatch/filter/memory"
 )
 
-// TestPace measures the time until 100,000 bans are in effect after a start, and the
-// times from a ban to a dropped packet and from its end to an accepted packet, while 500
-// bans a second come and go.
+// TestPace measures how long it takes until 100,000 bans are in effect after a start.
+// While 500 bans per second are added and removed, TestPace also measures the delay from
+// a ban to the first dropped packet, and from the end of the ban to the first accepted
+// packet.
 func TestPace(t *testing.T) {
 	const (
 		many   = 100_000
-		rate   = 500 // bans a second, and as many ends
+		rate   = 500 // bans added and removed per second
 		probes = 40
 	)
 	for _, f := range firewalls {
@@ -45,7 +46,7 @@ func TestPace(t *testing.T) {
 				for range many {
 					b.AddPrefix(host(), time.Hour+time.Duration(random.Uint32N(86400))*time.Second, "test", clock())
 				}
-				// The keeper sends the hosts in order, so that this is one of the last.
+				// The keeper adds hosts in order, so this host is among the last.
 				addBan(b, "45.200.0.1", time.Hour)
 				start, cpu = time.Now(), cpuTime()
 			})

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Messages of nfnetlink, see linux/netfilter/nf_tables.h. Lengths and types are in the
-// byte order of the host, values in that of the network.
+// Constants of nfnetlink messages; see linux/netfilter/nf_tables.h. Lengths and types are
+// in host byte order, and values are in network byte order.
 
 const (
 	nlHeader   = unix.SizeofNlMsghdr
@@ -18,12 +18,12 @@ const (
 	attrHeader = unix.SizeofNlAttr
 	typeMask   = ^uint16(unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER)
 
-	// maxElements is the length of the elements in a message, whose attribute has a
-	// length of 16 bits.
+	// maxElements limits the total length of the elements in a message, because the
+	// length of their attribute is a 16-bit number.
 	maxElements = 60_000
 
-	// The maximum length of a transaction, with a large buffer and with the default
-	// buffer of a socket, which only root can exceed.
+	// Maximum length of a transaction, with a large socket buffer and with the default
+	// one. Only root can have a large buffer.
 	largeBatch = 1_000_000
 	smallBatch = 120_000
 
@@ -46,7 +46,7 @@ func uint64Attr(b []byte, kind uint16, n uint64) []byte {
 	return attr(b, kind, binary.BigEndian.AppendUint64(nil, n))
 }
 
-// attrs calls f for each attribute in b until it returns false.
+// attrs calls f for each attribute in b until f returns false.
 func attrs(b []byte, f func(kind uint16, value []byte) bool) {
 	for len(b) >= attrHeader {
 		n := int(binary.NativeEndian.Uint16(b))
@@ -57,7 +57,7 @@ func attrs(b []byte, f func(kind uint16, value []byte) bool) {
 	}
 }
 
-// find returns the value of an attribute in b, or nil.
+// find returns the value of the wanted attribute in b, or nil.
 func find(b []byte, wanted uint16) (value []byte) {
 	attrs(b, func(kind uint16, v []byte) bool {
 		if kind == wanted {
@@ -68,7 +68,7 @@ func find(b []byte, wanted uint16) (value []byte) {
 	return value
 }
 
-// number returns a number of 4 or 8 bytes, or 0.
+// number decodes a number of 4 or 8 bytes. Other lengths give 0.
 func number(b []byte) uint64 {
 	switch len(b) {
 	case 4:
@@ -85,13 +85,13 @@ func message(b []byte, kind, flags int, seq uint32, family byte, resource uint16
 	b = binary.NativeEndian.AppendUint16(b, uint16(kind))
 	b = binary.NativeEndian.AppendUint16(b, uint16(flags|unix.NLM_F_REQUEST))
 	b = binary.NativeEndian.AppendUint32(b, seq)
-	b = binary.NativeEndian.AppendUint32(b, 0) // the kernel knows the sender
+	b = binary.NativeEndian.AppendUint32(b, 0) // the kernel fills in the sender
 	b = append(b, family, unix.NFNETLINK_V0)
 	b = binary.BigEndian.AppendUint16(b, resource)
 	return append(b, body...)
 }
 
-// A netlink is a socket to nf_tables.
+// A netlink is a socket for nf_tables.
 type netlink struct {
 	fd    int
 	seq   uint32
@@ -124,14 +124,14 @@ func dialNetlink() (*netlink, error) {
 
 func (n *netlink) close() { unix.Close(n.fd) }
 
-// kind returns the type of a message of nf_tables.
+// kind returns the message type for an nf_tables message.
 func kind(message int) int { return unix.NFNL_SUBSYS_NFTABLES<<8 | message }
 
 // errEnd ends receive without an error.
 var errEnd = errors.New("end")
 
-// receive calls f for each message until it returns an error. For an error of the
-// kernel, or its confirmation, failed is set and body is empty.
+// receive calls f for each message until f returns an error. If the message is an
+// acknowledgement, or reports an error from the kernel, failed is set and body is empty.
 func (n *netlink) receive(f func(kind uint16, flags uint16, seq uint32, body []byte, failed error) error) error {
 	for {
 		length, _, err := unix.Recvfrom(n.fd, n.buf, 0)
@@ -169,7 +169,7 @@ func (n *netlink) receive(f func(kind uint16, flags uint16, seq uint32, body []b
 	}
 }
 
-// get sends a request and calls f for each answer.
+// get sends a request and calls f for each reply.
 func (n *netlink) get(request, flags int, family byte, body []byte, f func(body []byte)) error {
 	n.seq++
 	err := unix.Sendto(n.fd, message(nil, kind(request), flags|unix.NLM_F_ACK, n.seq, family, 0, body), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
@@ -180,7 +180,7 @@ func (n *netlink) get(request, flags int, family byte, body []byte, f func(body 
 	err = n.receive(func(kind, flags uint16, seq uint32, body []byte, failed error) error {
 		switch {
 		case seq != n.seq:
-			return nil // of an earlier request that failed
+			return nil // a reply to an earlier request that failed
 		case failed != nil:
 			return failed
 		case kind == unix.NLMSG_ERROR, kind == unix.NLMSG_DONE:
@@ -215,8 +215,8 @@ func (t *batch) add(kind_, flags int, family byte, body []byte) {
 	t.b = message(t.b, kind(kind_), flags|unix.NLM_F_ACK, t.n.seq, family, 0, body)
 }
 
-// commit commits the transaction. The kernel has processed it when sendto returns, and
-// answers each message.
+// commit commits the transaction. When sendto returns, the kernel has processed the
+// transaction and has queued a reply for each message.
 func (t *batch) commit() error {
 	last := t.n.seq
 	t.n.seq++

@@ -15,18 +15,18 @@ import (
 	"scanwatch/rules"
 )
 
-// nftables speaks the protocol of the kernel, because nft(8) reads all elements of all
-// interval sets for each change.
+// nftables talks to the kernel directly, because nft(8) reads all elements of all
+// interval sets for every change.
 type nftables struct {
 	argument string
 	family   byte
 	table    string
 	sets     []set
-	handles  []uint64 // of the table and its sets
+	handles  []uint64 // handles of the table and its sets
 	conn     *netlink
 }
 
-// Attributes that golang.org/x/sys/unix lacks.
+// Attributes missing from golang.org/x/sys/unix.
 const (
 	nftaTableHandle = 4
 	nftaSetHandle   = 16
@@ -34,7 +34,7 @@ const (
 
 var nftFamilies = map[string]byte{"inet": unix.NFPROTO_INET, "ip": unix.NFPROTO_IPV4, "ip6": unix.NFPROTO_IPV6, "bridge": unix.NFPROTO_BRIDGE, "netdev": unix.NFPROTO_NETDEV}
 
-// openNFTables returns the target of `to nftables "family table prefix"`.
+// openNFTables returns the target for `to nftables "family table prefix"`.
 func openNFTables(c *rules.Companion) (*target, error) {
 	words := strings.Fields(c.Argument)
 	if len(words) != 3 || nftFamilies[words[0]] == 0 {
@@ -43,7 +43,7 @@ func openNFTables(c *rules.Companion) (*target, error) {
 	n := &nftables{argument: words[0] + " " + words[1], family: nftFamilies[words[0]], table: words[1]}
 	for _, s := range setsOf(words[2]) {
 		if words[0] == "ip" && s.v6 || words[0] == "ip6" && !s.v6 {
-			continue // the table has no packets of this family
+			continue // the table sees no packets of this family
 		}
 		n.sets = append(n.sets, s)
 	}
@@ -51,7 +51,7 @@ func openNFTables(c *rules.Companion) (*target, error) {
 		pause: 200 * time.Millisecond, retry: checkEvery}, nil
 }
 
-// nftDefinition returns the definition of the set in a ruleset.
+// nftDefinition returns the definition of s in a ruleset.
 func nftDefinition(s *set) string {
 	kind, flags := "ipv4_addr", "timeout"
 	if s.v6 {
@@ -63,7 +63,7 @@ func nftDefinition(s *set) string {
 	return fmt.Sprintf("set %s { type %s; flags %s; }", s.name, kind, flags)
 }
 
-// ask calls f with a connection. After an error, the next call uses a new one.
+// ask calls f with a connection. After an error, the next call opens a new connection.
 func (n *nftables) ask(f func(*netlink) error) (err error) {
 	if n.conn == nil {
 		if n.conn, err = dialNetlink(); err != nil {
@@ -81,7 +81,7 @@ func (n *nftables) ask(f func(*netlink) error) (err error) {
 }
 
 // intact compares the handles of the table and its sets, which change when the ruleset is
-// loaded again. It returns an error if a set does not exist or has other properties.
+// reloaded. intact returns an error if a set is missing or has the wrong properties.
 func (n *nftables) intact(context.Context, func() int) (bool, error) {
 	var handles []uint64
 	err := n.ask(func(c *netlink) (err error) {
@@ -135,7 +135,7 @@ func definitions(sets []set) string {
 	return strings.Join(all, " ")
 }
 
-// check compares the properties of a set with its definition.
+// check compares a set's properties with its definition.
 func (n *nftables) check(s *set, body []byte) error {
 	flags := number(find(body, unix.NFTA_SET_FLAGS))
 	keyLen := uint64(4)
@@ -148,7 +148,7 @@ func (n *nftables) check(s *set, body []byte) error {
 	return nil
 }
 
-// elements returns the attributes of a request about elements of s.
+// elements returns the attributes of a request that concerns elements of s.
 func (n *nftables) elements(s *set, list []byte) []byte {
 	body := stringAttr(stringAttr(nil, unix.NFTA_SET_ELEM_LIST_TABLE, n.table), unix.NFTA_SET_ELEM_LIST_SET, s.name)
 	if list != nil {
@@ -189,7 +189,7 @@ func (n *nftables) list(context.Context) (map[netip.Prefix]time.Duration, error)
 				content[netip.PrefixFrom(p.addr, p.addr.BitLen())] = p.left
 			}
 		case !intervals(points, content):
-			// Another program added ranges that are not networks.
+			// Another program has added ranges that are not networks.
 			if err := n.flush(s); err != nil {
 				return nil, err
 			}
@@ -214,8 +214,8 @@ func readPoint(elem []byte) (p point, ok bool) {
 	return p, ok
 }
 
-// intervals adds the networks with these starts and ends to content. It returns false if
-// one of them is not a network.
+// intervals adds the networks with the given starts and ends to content, or returns false
+// if any interval is not a network.
 func intervals(points []point, content map[netip.Prefix]time.Duration) bool {
 	slices.SortFunc(points, func(a, b point) int {
 		if c := a.addr.Compare(b.addr); c != 0 || a.end == b.end {
@@ -230,7 +230,7 @@ func intervals(points []point, content map[netip.Prefix]time.Duration) bool {
 		if p.end {
 			continue
 		}
-		end := netip.Addr{} // of a network up to the last address
+		end := netip.Addr{} // stays invalid for a network that ends with the last address
 		if i+1 < len(points) {
 			if !points[i+1].end {
 				return false
@@ -246,7 +246,7 @@ func intervals(points []point, content map[netip.Prefix]time.Duration) bool {
 	return true
 }
 
-// networkBetween returns the network from start to the address before end.
+// networkBetween returns the network that starts at start and ends just before end.
 func networkBetween(start, end netip.Addr) netip.Prefix {
 	for bits := start.BitLen(); bits > 0; bits-- {
 		p := netip.PrefixFrom(start, bits)
@@ -260,7 +260,8 @@ func networkBetween(start, end netip.Addr) netip.Prefix {
 	return netip.Prefix{}
 }
 
-// after returns the address after the last one of p, or the zero Addr.
+// after returns the address that follows p, or the zero Addr if p ends with the last
+// address.
 func after(p netip.Prefix) netip.Addr {
 	b := p.Addr().AsSlice()
 	for i := p.Bits(); i < len(b)*8; i++ {
@@ -278,15 +279,15 @@ func (n *nftables) flush(s *set) error {
 	})
 }
 
-// change applies changes in transactions of limited size: first removals, so that
-// no network is within another one, then additions.
+// change applies changes in transactions of limited size. Removals come first, so that
+// networks are never nested.
 func (n *nftables) change(_ context.Context, remove []netip.Prefix, add []entry) error {
 	return n.ask(func(c *netlink) error {
 		var part changes
 		size := 0
 		room := func(p netip.Prefix, operations int) error {
 			if !p.IsSingleIP() {
-				operations *= 2 // start and end
+				operations *= 2 // networks have a start and an end
 			}
 			if size += operations * maxElement; size <= c.batch {
 				return nil
@@ -318,15 +319,15 @@ func (n *nftables) change(_ context.Context, remove []netip.Prefix, add []entry)
 	})
 }
 
-// changes are the changes of a transaction.
+// changes lists the changes in a transaction.
 type changes struct {
 	remove []netip.Prefix
 	add    []entry
 }
 
-// commit applies changes in one transaction. It adds each element before it deletes it:
-// the kernel rejects a transaction that deletes a missing element, and it may have just
-// expired.
+// commit applies changes in one transaction. Because the kernel rejects a transaction
+// that deletes a missing element, and elements may expire at any time, commit adds each
+// element before it deletes it.
 func (n *nftables) commit(c *netlink, all *changes) error {
 	t := c.begin()
 	for i := range n.sets {
@@ -358,7 +359,7 @@ func (n *nftables) commit(c *netlink, all *changes) error {
 	return nil
 }
 
-// elementsOf adds an operation with elements of a set to a transaction.
+// elementsOf adds an operation on elements of s to a transaction.
 func (n *nftables) elementsOf(t *batch, kind int, s *set, entries []entry) {
 	flags := 0
 	if kind == unix.NFT_MSG_NEWSETELEM {

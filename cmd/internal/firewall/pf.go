@@ -11,10 +11,11 @@ import (
 	"scanwatch/rules"
 )
 
-// A pf is a table of pf(4). Its entries have no end, so that the keeper removes them.
+// A pf is a pf(4) table. Entries of a pf table never expire, so the keeper must remove
+// them.
 type pf struct{ table string }
 
-// openPF returns the target of `to pf "table"`.
+// openPF returns the target for `to pf "table"`.
 func openPF(c *rules.Companion) (*target, error) {
 	if !plainName(c.Argument, 31) {
 		return nil, fmt.Errorf("target pf %q: must be a table, at most 31 letters, digits, underscores, hyphens and dots", c.Argument)

@@ -42,7 +42,7 @@ func inNamespace(t testing.TB, programs ...string) {
 	}
 }
 
-// inThread calls f in a goroutine whose thread is in the namespace of the test.
+// inThread calls f in a goroutine whose thread is in the test's namespace.
 func inThread(t testing.TB, f func()) {
 	t.Helper()
 	ns, err := os.Open("/proc/thread-self/ns/net")
@@ -59,7 +59,7 @@ func inThread(t testing.TB, f func()) {
 	}()
 }
 
-// shell runs a script in the namespace of the test.
+// shell runs a script in the test's namespace.
 func shell(t testing.TB, script string) string {
 	t.Helper()
 	out, err := exec.Command("sh", "-euc", script).CombinedOutput()
@@ -76,12 +76,12 @@ const nftSets = `
 	set scanwatch6net { type ipv6_addr; flags interval, timeout; }
 `
 
-// firewalls contains the real firewalls: the creation of empty sets, their removal, and
-// the addition and removal of entries by other programs.
+// firewalls lists the real firewalls. For each firewall, scripts create empty sets, and
+// add or remove entries as another program would.
 var firewalls = []struct {
 	word, argument, program   string
 	create, foreign, removing string
-	missing                   string // in the error if there are no sets
+	missing                   string // expected in the error if the sets are missing
 }{
 	{"nftables", "inet filter scanwatch", "nft",
 		"nft -f - <<'END'\nflush ruleset\ntable inet filter {" + nftSets + "}\nEND",
@@ -106,8 +106,8 @@ func entries(left time.Duration, words ...string) (list []entry) {
 	return list
 }
 
-// TestFirewalls checks that changes reach real firewalls, that the list has them with
-// their ends, and that missing sets and a reload are noticed.
+// TestFirewalls checks that changes reach real firewalls and are listed with their end
+// times, and that missing sets and reloads are noticed.
 func TestFirewalls(t *testing.T) {
 	for _, f := range firewalls {
 		t.Run(f.word, func(t *testing.T) {
@@ -140,7 +140,7 @@ func TestFirewalls(t *testing.T) {
 				words := map[string]time.Duration{}
 				for p, left := range got {
 					for _, whole := range []time.Duration{time.Hour, 2 * time.Hour, 24 * time.Hour} {
-						if left <= whole && left > whole-10*time.Minute { // below the limit of this test
+						if left <= whole && left > whole-10*time.Minute { // below this test's maximum
 							left = whole
 						}
 					}
@@ -162,7 +162,7 @@ func TestFirewalls(t *testing.T) {
 			if !intact(8) {
 				t.Error("its own changes are noticed")
 			}
-			// Some of them do not exist, as if they had expired.
+			// Renew some entries that do not exist, as if they had expired.
 			renewed := entries(2*time.Hour, "45.1.2.4", "45.3.1.0/24", "45.7.7.7")
 			for i := range renewed {
 				renewed[i].renewed = true
@@ -187,8 +187,8 @@ func TestFirewalls(t *testing.T) {
 	}
 }
 
-// TestIPSetsOfAnotherKind checks that sets of ipset that cannot contain the bans are an
-// error with a remedy.
+// TestIPSetsOfAnotherKind checks that an ipset that cannot hold the bans causes an error
+// with a remedy.
 func TestIPSetsOfAnotherKind(t *testing.T) {
 	inNamespace(t, "ipset")
 	row := firewalls[1]
@@ -210,8 +210,8 @@ func TestIPSetsOfAnotherKind(t *testing.T) {
 	}
 }
 
-// TestNetworkBetween checks that the starts and ends of networks in a set are read, up to
-// the last address, and that other ranges are not networks.
+// TestNetworkBetween checks the networks read from a set's interval boundaries, up to the
+// last address. Ranges that are not networks must be recognised.
 func TestNetworkBetween(t *testing.T) {
 	for _, p := range prefixes("45.0.0.0/8", "45.1.2.0/23", "255.255.255.0/24", "128.0.0.0/1", "45.1.2.3", "2a0e::/16", "2a0e:1:2:3::/64", "ff00::/8") {
 		if got := networkBetween(p.Addr(), after(p)); got != p {
@@ -225,7 +225,7 @@ func TestNetworkBetween(t *testing.T) {
 	}
 }
 
-// TestManual checks that the manual has the definitions that errors propose.
+// TestManual checks that the manual includes the set definitions that errors propose.
 func TestManual(t *testing.T) {
 	page, err := os.ReadFile("../../../man/scanwatch.8")
 	if err != nil {
@@ -240,8 +240,8 @@ func TestManual(t *testing.T) {
 	}
 }
 
-// TestNFTSetsOfAnotherKind checks that the companion refuses sets whose properties do not
-// fit.
+// TestNFTSetsOfAnotherKind checks that the companion rejects sets with the wrong
+// properties.
 func TestNFTSetsOfAnotherKind(t *testing.T) {
 	inNamespace(t, "nft")
 	target, err := openNFTables(&rules.Companion{Target: "nftables", Argument: "inet filter scanwatch"})
@@ -261,8 +261,8 @@ func TestNFTSetsOfAnotherKind(t *testing.T) {
 	}
 }
 
-// cpuTime returns the CPU time of this process, its programs, and the kernel on their
-// behalf.
+// cpuTime returns the CPU time used by this process and the programs it has run,
+// including time in the kernel.
 func cpuTime() (sum time.Duration) {
 	for _, who := range []int{unix.RUSAGE_SELF, unix.RUSAGE_CHILDREN} {
 		var r unix.Rusage
@@ -272,8 +272,8 @@ func cpuTime() (sum time.Duration) {
 	return sum
 }
 
-// BenchmarkFirewalls measures the CPU time for 100,000 entries at the start, for their
-// list, and for 100 changes among them.
+// BenchmarkFirewalls measures the CPU time for adding 100,000 entries at startup, for
+// listing them, and for making 100 changes.
 func BenchmarkFirewalls(b *testing.B) {
 	for _, f := range firewalls {
 		for _, kind := range []string{"hosts", "networks6"} {
@@ -315,7 +315,7 @@ func BenchmarkFirewalls(b *testing.B) {
 					timed(&full, func() error { return target.change(ctx, nil, all) })
 					timed(&list, func() error {
 						got, err := target.list(ctx)
-						if len(got) != len(all) { // the kernel resizes the set
+						if len(got) != len(all) { // the kernel was resizing the set
 							b.Logf("list of %d entries of %d", len(got), len(all))
 						}
 						return err

@@ -18,42 +18,42 @@ import (
 	"scanwatch/rules"
 )
 
-// A target is a firewall or file. One goroutine calls its functions. A nil function is
-// not needed for the target.
+// A target is a firewall or file. Its functions are called from a single goroutine. A
+// function may be nil if the target does not need it.
 type target struct {
-	// list returns the content, with the time left of each entry.
+	// list returns the entries with the time that each has left.
 	list func(context.Context) (map[netip.Prefix]time.Duration, error)
-	// change removes and adds entries. If it fails, the content is unknown.
+	// change removes and adds entries. If change fails, the target's entries are unknown.
 	change func(ctx context.Context, remove []netip.Prefix, add []entry) error
-	// replace replaces the content, for a target without list and change.
+	// replace replaces all entries. Targets without list and change need it.
 	replace func(ctx context.Context, all []entry) error
 	// preview returns the lines that replace would remove and add.
 	preview func(all []entry) (remove, add []string, err error)
 	// intact reports whether no other program has removed entries since the last call.
-	// least returns the number of entries that the target must have.
+	// least returns the minimum number of entries that the target must have.
 	intact func(ctx context.Context, least func() int) (bool, error)
 
-	ends     bool          // entries of the target have an end
-	longest  time.Duration // the longest time to an end; 0 if there is no limit
-	disjoint bool          // networks must not be within other networks
-	reasons  bool          // the target shows the reasons for entries
-	pause    time.Duration // shortest time between changes
-	retry    time.Duration // longest time between attempts after an error
+	ends     bool          // entries expire
+	longest  time.Duration // maximum time until an entry expires; 0 for no limit
+	disjoint bool          // networks must not be nested
+	reasons  bool          // the target shows the reason for each entry
+	pause    time.Duration // minimum time between changes
+	retry    time.Duration // maximum time between attempts after an error
 }
 
-// forever is the time left of an entry without an end.
+// forever is the time left for an entry that never expires.
 const forever = time.Duration(1<<63 - 1)
 
 // An entry is an address or network to block.
 type entry struct {
 	prefix  netip.Prefix
 	left    time.Duration
-	renewed bool   // it is in the target with another end
-	reason  string // only if the target shows it
+	renewed bool   // the target has the entry with another end time
+	reason  string // set only if the target shows it
 }
 
-// openers contains the functions that open the targets, by their words in the
-// configuration.
+// openers maps each kind of target, as named in the configuration, to the function that
+// opens it.
 var openers = map[string]func(*rules.Companion) (*target, error){
 	"nftables": openNFTables,
 	"ipset":    openIPSet,
@@ -61,42 +61,42 @@ var openers = map[string]func(*rules.Companion) (*target, error){
 	"file":     openFile,
 }
 
-// A set is one of the sets of a firewall.
+// A set is one of a firewall's sets.
 type set struct {
 	name string
 	v6   bool
-	nets bool // of networks, otherwise of hosts
+	nets bool // holds networks rather than hosts
 }
 
-// setsOf returns the sets whose names begin with a prefix.
+// setsOf returns the sets whose names start with prefix.
 func setsOf(prefix string) []set {
 	return []set{{prefix + "4", false, false}, {prefix + "4net", false, true}, {prefix + "6", true, false}, {prefix + "6net", true, true}}
 }
 
-// takes reports whether p belongs to s.
+// takes reports whether p belongs in s.
 func (s *set) takes(p netip.Prefix) bool {
 	return p.Addr().Is6() == s.v6 && p.IsSingleIP() != s.nets
 }
 
-// plainName reports whether s is the name of a set or table: at most so many letters,
-// digits, underscores, hyphens and dots.
+// plainName reports whether s is valid as the name of a set or table: at most the given
+// number of letters, digits, underscores, hyphens and dots.
 func plainName(s string, most int) bool {
 	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-."
 	return s != "" && s[0] != '-' && len(s) <= most && strings.Trim(s, letters) == ""
 }
 
-// Limits for programs.
+// Limits on programs.
 const (
 	maxRun    = 30 * time.Second
 	maxOutput = 128 << 20
 	maxQuoted = 200
 )
 
-// systemPath is the search path if the environment has none.
+// systemPath is the search path if PATH is not set.
 const systemPath = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin"
 
-// program returns the path of a program. Relative names and directories are not
-// accepted.
+// program returns the path of a program. Relative names and search directories are
+// rejected.
 func program(name string) (string, error) {
 	if filepath.IsAbs(name) {
 		return name, nil
@@ -140,7 +140,7 @@ func run(ctx context.Context, input io.Reader, words ...string) ([]byte, error) 
 	return out.Bytes(), nil
 }
 
-// A runError is the failure of a program.
+// A runError reports that a program failed.
 type runError struct {
 	command, output string
 	err             error
@@ -155,13 +155,13 @@ func (e *runError) Error() string {
 
 func (e *runError) Unwrap() error { return e.err }
 
-// says reports whether err is the failure of a program with this text in its output.
+// says reports whether err comes from a failed program whose output includes words.
 func says(err error, words string) bool {
 	var failed *runError
 	return errors.As(err, &failed) && strings.Contains(failed.output, words)
 }
 
-// A limited buffer keeps the first bytes.
+// A limited buffer keeps only the first bytes.
 type limited struct {
 	bytes.Buffer
 	most int

@@ -1,4 +1,4 @@
-// Package follow keeps a companion in step with the bans of the running filter.
+// Package follow keeps a companion up to date with the running filter's bans.
 package follow
 
 import (
@@ -10,25 +10,24 @@ import (
 	"scanwatch/cmd/internal/control"
 )
 
-// A Follower receives the bans over the socket of the companions.
+// A Follower receives the bans over the companions' socket.
 type Follower struct {
 	RunDir string // directory of the socket
-	Name   string // of the companion, from rules.Companion.Name
+	Name   string // name of the companion; see rules.Companion.Name
 	Log    *slog.Logger
-	// Every is the interval at which the Follower reads all bans again. A companion can
-	// differ from the filter although the bans have not changed. Examples are hosts that
-	// must no longer be blocked, and entries that another program has removed. 0 means
-	// DefaultEvery.
+	// Every is the interval at which the Follower rereads all bans. A companion can
+	// become outdated even if the bans do not change, for example if a host becomes
+	// exempt or another program removes entries. 0 means DefaultEvery.
 	Every time.Duration
-	// Wait is the maximum time between calls of apply. The status of the filter contains
-	// the error of the last call. 0 means control.MaxWait.
+	// Wait is the maximum time between calls to apply. The filter's status shows the
+	// error from the last call. 0 means control.MaxWait.
 	Wait time.Duration
 }
 
-// DefaultEvery is the default of Follower.Every.
+// DefaultEvery is the default for Follower.Every.
 const DefaultEvery = 10 * time.Minute
 
-// These are the pauses between attempts to reach the filter.
+// Pauses between attempts to reach the filter.
 const (
 	firstPause = 500 * time.Millisecond
 	lastPause  = 5 * time.Second
@@ -36,13 +35,12 @@ const (
 
 // Apply applies bans and returns the number of entries in effect. If list.Full is set,
 // the entries are all bans, and all other bans have ended. The Follower reports an error
-// to the filter, which includes the error in its status. After an error, the next call
-// has only later changes. Apply must therefore log the error, store the changes that
-// failed, and retry them.
+// to the filter, which shows it in its status. After an error, the next call has only
+// later changes. Apply must therefore log the error and retry the failed changes itself.
 type Apply func(ctx context.Context, list control.BanList, entries []control.BanEntry) (inEffect int, err error)
 
-// Run calls apply with all bans, and then with changes of the bans, until ctx ends. While
-// the filter cannot be reached, the bans remain unchanged. Each error is logged once.
+// Run calls apply with all bans, and then with changes to them, until ctx is done. While
+// the filter is unreachable, the bans remain in effect. Each error is logged once.
 func (f *Follower) Run(ctx context.Context, apply Apply) {
 	pause := firstPause
 	var logged string
@@ -66,7 +64,7 @@ func (f *Follower) Run(ctx context.Context, apply Apply) {
 	}
 }
 
-// follow uses one connection. It calls worked after each list of bans.
+// follow uses a single connection, and calls worked after each list of bans.
 func (f *Follower) follow(ctx context.Context, apply Apply, worked func()) error {
 	c, err := control.DialCompanion(f.RunDir)
 	if err != nil {
@@ -80,7 +78,7 @@ func (f *Follower) follow(ctx context.Context, apply Apply, worked func()) error
 	}
 	every := cmp.Or(f.Every, DefaultEvery)
 	var generation uint64
-	var full time.Time // the time of the latest full list
+	var full time.Time // time of the latest full list
 	enforced := false
 	for {
 		if time.Since(full) > every {
@@ -98,7 +96,7 @@ func (f *Follower) follow(ctx context.Context, apply Apply, worked func()) error
 		if list.Full {
 			full = time.Now()
 		} else if list.Enforced != enforced {
-			generation = 0 // the bans in force are others
+			generation = 0 // the bans in force belong to another mode
 			continue
 		}
 		enforced = list.Enforced

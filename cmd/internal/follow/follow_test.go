@@ -16,12 +16,12 @@ import (
 	"scanwatch/rules"
 )
 
-// loaded is a control.State without a file.
+// loaded is a control.State that has no file.
 type loaded struct{ control.State }
 
 func (loaded) Flush(context.Context) error { return nil }
 
-// A filter answers the commands of a companion.
+// A filter answers a companion's commands.
 type filter struct {
 	bans       *memory.Bans
 	companions *control.Companions
@@ -32,7 +32,7 @@ type filter struct {
 func start(t *testing.T, dir string) *filter {
 	t.Helper()
 	f := &filter{bans: memory.New().Bans, dir: dir}
-	// Root may use all commands, so the user of the companion is irrelevant here.
+	// Root may use all commands, so the companion's user does not matter here.
 	f.companions = control.NewCompanions([]*rules.Companion{{Role: rules.RoleServe, User: "4002"}})
 	now := func() int64 { return time.Now().UnixMicro() }
 	server := control.Server{Companions: f.companions, Commands: []control.Command{
@@ -50,15 +50,15 @@ func (f *filter) ban(s string) {
 	f.bans.AddPrefix(netip.MustParsePrefix(s), time.Hour, "x", time.Now().UnixMicro())
 }
 
-// A call is one call of Apply.
+// A call records the arguments of a call to Apply.
 type call struct {
 	full bool
-	list string // the prefixes, with ! for ended bans
+	list string // prefixes, with ! before those whose ban has ended
 }
 
-// TestRun checks that a follower receives all bans, and then changes of the bans. After
-// the filter was restarted with other bans, the follower receives all bans again. An
-// error of Apply does not end the connection.
+// TestRun checks that a follower receives all bans, and then changes to them. If the
+// filter restarts with other bans, the follower must receive all bans again. An error
+// from Apply must not end the connection.
 func TestRun(t *testing.T) {
 	dir, err := os.MkdirTemp("", "follow")
 	if err != nil {
@@ -87,7 +87,7 @@ func TestRun(t *testing.T) {
 	}()
 	expect := func(want call, result error) {
 		t.Helper()
-		// After a wait without a change, Apply is called without entries.
+		// If a wait ends without a change, Apply is called without entries.
 		for {
 			got := <-calls
 			if !got.full && got.list == "" && want.list != "" {
@@ -110,16 +110,16 @@ func TestRun(t *testing.T) {
 	f.ban("192.0.2.2/32")
 	expect(call{false, "192.0.2.2/32"}, errors.New("the firewall does not answer"))
 	f.ban("192.0.2.4/32")
-	expect(call{false, "192.0.2.4/32"}, nil) // apply keeps the changes before
-	// The status contains the result shortly after the call. The time limit of go test
-	// ends the loop on failure.
+	expect(call{false, "192.0.2.4/32"}, nil) // Apply keeps the earlier changes
+	// The status shows the result shortly after the call. On failure, the time limit of
+	// go test ends the loop.
 	for s := f.companions.Status()[0]; s.Entries != 1 || s.Error != ""; s = f.companions.Status()[0] {
 		time.Sleep(time.Millisecond)
 	}
 	f.stop()
 	f = start(t, dir)
 	f.ban("192.0.2.3/32")
-	for { // the first list may precede the ban
+	for { // the first list may be sent before the ban
 		got := <-calls
 		results <- nil
 		if strings.Contains(got.list, "192.0.2.3/32") {

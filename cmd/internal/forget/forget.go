@@ -1,5 +1,5 @@
-// Package forget removes a person from a state directory, with or without a running
-// filter.
+// Package forget removes a person from a state directory, whether or not a filter is
+// running.
 package forget
 
 import (
@@ -24,7 +24,7 @@ import (
 	"scanwatch/store/history"
 )
 
-// Options selects a person and contains the settings of a removal.
+// Options selects a person and configures the removal.
 type Options struct {
 	Dir      *statedir.Dir
 	Who      erase.Subject
@@ -33,20 +33,20 @@ type Options struct {
 	Progress func(n int, until time.Time) // called for each record that is read
 }
 
-// A Result describes the stored data about a person.
+// A Result describes the data stored about a person.
 type Result struct {
 	Who      erase.Subject
 	Own      int            // sessions from addresses of the person
-	Mentions int            // other sessions with a name of the person
-	Days     int            // number of days (UTC) with such sessions
-	Rows     map[string]int // rows of the state by table
-	Kept     []memory.Ban   // active bans that remain
-	// Missed contains the files that may still contain the person, with the reason.
+	Mentions int            // other sessions in which the person is named
+	Days     int            // UTC days with such sessions
+	Rows     map[string]int // rows in the state by table
+	Kept     []memory.Ban   // active bans that are kept
+	// Missed lists the files that may still mention the person, with the reasons.
 	Missed  []string
 	Removed bool // false for a survey
 }
 
-// MarshalJSON returns the object that scanwatch(8) describes.
+// MarshalJSON returns the JSON object documented in scanwatch(8).
 func (r *Result) MarshalJSON() ([]byte, error) {
 	type ban struct {
 		Prefix string    `json:"prefix"`
@@ -75,10 +75,10 @@ func (r *Result) MarshalJSON() ([]byte, error) {
 	}{text.Schema, r.Who.String(), r.Removed, r.Own, r.Mentions, r.Days, r.Rows, kept, missed})
 }
 
-// Empty reports whether nothing is stored about the person.
+// Empty reports whether no data is stored about the person.
 func (r *Result) Empty() bool { return r.Own+r.Mentions+len(r.Rows)+len(r.Kept) == 0 }
 
-// Survey returns the data that Remove would remove. Survey changes nothing.
+// Survey returns the data that Remove would remove, without changing anything.
 func Survey(o Options) (r Result, err error) {
 	r = Result{Who: o.Who}
 	if o.Who.Role(o.Dir.Limits().Delimiter) {
@@ -122,8 +122,7 @@ func Survey(o Options) (r Result, err error) {
 	return r, errors.Join(err, r.missQuarantined(o.Dir.Path))
 }
 
-// missQuarantined adds the quarantined files to Missed, because quarantined files are
-// never changed.
+// missQuarantined adds quarantined files to Missed, because they are never changed.
 func (r *Result) missQuarantined(dir string) error {
 	names, err := store.Quarantined(dir)
 	for _, name := range names {
@@ -136,7 +135,7 @@ func (r *Result) missQuarantined(dir string) error {
 	return err
 }
 
-// surveyState counts the rows in a copy of the state.
+// surveyState counts rows in a copy of the state.
 func surveyState(o Options) (memory.Erased, error) {
 	m, now := memory.New(), o.Dir.Now().UnixMicro()
 	var rows []store.Entry
@@ -152,9 +151,10 @@ func surveyState(o Options) (memory.Erased, error) {
 	return m.Erase(o.Who.Rows(o.Bans), now, true), nil
 }
 
-// Remove removes the person. If a filter is running, the filter removes the person, so
-// that memory and files agree. Each file is replaced atomically, so that Remove can be
-// repeated after an error. The numbers in the result are the same as for Survey.
+// Remove removes the person. If a filter is running, the filter removes the person
+// itself, so that its memory and files stay consistent. Each file is replaced atomically,
+// so Remove can be repeated after an error. The result has the same numbers as that of
+// Survey.
 func Remove(o Options) (Result, error) {
 	r, err := Survey(o)
 	if err != nil {
@@ -172,15 +172,15 @@ func Remove(o Options) (Result, error) {
 	return r, errors.Join(err, r.missQuarantined(o.Dir.Path))
 }
 
-// missed adds a file that could not be changed to Missed.
+// missed adds a file to Missed because it could not be changed.
 func (r *Result) missed(name string, err error) {
 	if err != nil {
 		r.Missed = append(r.Missed, fmt.Sprintf("%s: %v", name, err))
 	}
 }
 
-// byFilter asks the running filter to remove the person. byFilter uses a new connection
-// for each file, because the filter closes idle connections.
+// byFilter has the running filter remove the person. Each file needs a new connection,
+// because the filter closes idle connections.
 func (r *Result) byFilter(o Options) error {
 	ask := func(f func(*control.Client) error) error {
 		c, err := control.Dial(o.Dir.Path)
@@ -199,7 +199,7 @@ func (r *Result) byFilter(o Options) error {
 		if a.Problem != "" {
 			r.Missed = append(r.Missed, a.Problem)
 		}
-		return c.Flush() // creates the segment of the latest records
+		return c.Flush() // creates the segment for the latest records
 	})
 	if err != nil {
 		return err
@@ -224,7 +224,7 @@ func (r *Result) byFilter(o Options) error {
 	return nil
 }
 
-// withoutFilter removes the person from the files if no filter is running.
+// withoutFilter removes the person from the files when no filter is running.
 func (r *Result) withoutFilter(o Options) error {
 	key, err := control.HashKey(o.Dir.Path)
 	if err != nil {

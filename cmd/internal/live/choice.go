@@ -7,22 +7,21 @@ import (
 	"scanwatch/filter/events"
 )
 
-// keptSessions is the number of latest sessions with selected evidence that a Choice
-// stores. Decisions about a stored session are also selected. The filter uses the same
-// number.
+// keptSessions is the number of recent sessions with selected evidence that a Choice
+// stores, so that it also selects the decisions on them. The filter uses the same number.
 const keptSessions = 64
 
-// A Choice selects events. The filter can select by one token and one prefix. The Choice
-// applies all other criteria.
+// A Choice selects events. The filter itself can select only by one token and one prefix,
+// so the Choice applies all other criteria.
 type Choice struct {
-	// Server is the selection in the filter.
+	// Server is the selection made by the filter.
 	Server   events.Choice
 	selector *selector.Selector
 	sessions [keptSessions]uint64 // ring of sessions with selected evidence
 	next     int
 }
 
-// NewChoice returns the Choice for the flags --evidence and --src.
+// NewChoice returns a Choice for the flags --evidence and --src.
 func NewChoice(s *selector.Selector) *Choice {
 	c := &Choice{selector: s}
 	if len(s.Evidence) == 1 && !s.Any {
@@ -35,7 +34,7 @@ func NewChoice(s *selector.Selector) *Choice {
 }
 
 // Wants reports whether the flags select an event. A decision is selected if an earlier
-// finding of its session was selected.
+// finding in its session was selected.
 func (c *Choice) Wants(e *events.Event) bool {
 	s := c.selector
 	if len(s.Src) > 1 {

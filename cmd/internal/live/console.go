@@ -21,49 +21,49 @@ import (
 	"scanwatch/internal/text"
 )
 
-// FullScreen reports whether w is a terminal for a Console.
+// FullScreen reports whether w is a terminal that a Console can use.
 func FullScreen(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	name := os.Getenv("TERM")
 	return ok && term.IsTerminal(int(f.Fd())) && name != "" && name != "dumb"
 }
 
-// refresh is the interval at which the screen is drawn.
+// refresh is the interval at which the screen is redrawn.
 const refresh = time.Second
 
-// A Console displays a View on a terminal. Only the event loop of app calls the methods
-// other than Run.
+// A Console displays a View on a terminal. All methods other than Run may be called only
+// from app's event loop.
 type Console struct {
 	view   *View
 	run    func(args ...string) string
 	colour bool
-	width  int // of the terminal
+	width  int // terminal width
 
 	app    *tview.Application
-	pages  *tview.Pages // "main", and "text" above it
+	pages  *tview.Pages // "main", with "text" above it
 	main   *tview.Flex
 	head   *tview.TextView
 	table  *tview.Table
-	below  *tview.TextView // latest events on high terminals
+	below  *tview.TextView // latest events, on high terminals
 	foot   *tview.TextView
 	filter *tview.InputField
-	text   *tview.TextView // an explanation or the keys
-	title  *tview.TextView // of text
+	text   *tview.TextView // an explanation, or the list of keys
+	title  *tview.TextView // title of text
 
 	content  grid
 	section  int
 	order    int
 	paused   bool
-	selected key    // zero: always the first row
-	message  string // the result of a command, until the next key
-	question string // waits for y
+	selected key    // zero selects the first row
+	message  string // result of a command, shown until the next key
+	question string // shown until y or another key is pressed
 	command  []string
-	asked    int // number of explanations, so that an old one is not shown
+	asked    int // number of explanations requested, so that outdated ones are dropped
 }
 
-// NewConsole returns a Console. run runs a command of scanwatch and returns its output.
+// NewConsole returns a Console. run runs a scanwatch command and returns its output.
 func NewConsole(view *View, run func(args ...string) string) *Console {
-	tview.Styles = tview.Theme{} // the colours of the terminal
+	tview.Styles = tview.Theme{} // use the terminal's own colours
 	c := &Console{view: view, run: run, app: tview.NewApplication(), pages: tview.NewPages(), main: tview.NewFlex().SetDirection(tview.FlexRow),
 		head: tview.NewTextView(), table: tview.NewTable(), below: tview.NewTextView(), foot: tview.NewTextView(), filter: tview.NewInputField(),
 		text: tview.NewTextView(), title: tview.NewTextView()}
@@ -105,8 +105,8 @@ func (c *Console) Run(ctx context.Context) error {
 	return nil
 }
 
-// update reads new rows from the View and keeps the selection. If the console is paused,
-// update only reads rows if always is set.
+// update reads new rows from the View, keeping the selection. A paused console is updated
+// only if always is set.
 func (c *Console) update(always bool) {
 	if !c.paused || always {
 		c.content.table = c.view.table(c.section, c.order, c.width, c.filter.GetText())
@@ -119,12 +119,12 @@ func (c *Console) update(always bool) {
 		}
 	}
 	offset, _ := c.table.GetOffset()
-	c.table.SetOffset(offset, 0) // a table that was shorter than the screen would stay at its end
+	c.table.SetOffset(offset, 0) // otherwise a table that has grown would stay scrolled to its end
 	c.table.Select(at+1, 0)
 }
 
-// choose stores the selected row. If the first row is selected, the first row remains
-// selected after each update.
+// choose stores the selected row. If the first row is selected, it stays selected after
+// each update.
 func (c *Console) choose(row int) {
 	c.selected = key{}
 	if row > 1 && row <= len(c.content.rows) {
@@ -132,7 +132,7 @@ func (c *Console) choose(row int) {
 	}
 }
 
-// current returns the selected row, or nil if the row is not a source.
+// current returns the selected row, or nil if it is not a source.
 func (c *Console) current() *row {
 	at, _ := c.table.GetSelection()
 	if at < 1 || at > len(c.content.rows) || !c.content.rows[at-1].key.prefix.IsValid() {
@@ -141,7 +141,7 @@ func (c *Console) current() *row {
 	return &c.content.rows[at-1]
 }
 
-// key handles a key. The result is the event for the widget with the focus, or nil.
+// key handles a key, and returns an event for the focused widget, or nil.
 func (c *Console) key(event *tcell.EventKey) *tcell.EventKey {
 	switch event.Key() {
 	case tcell.KeyCtrlC:
@@ -149,7 +149,7 @@ func (c *Console) key(event *tcell.EventKey) *tcell.EventKey {
 	case tcell.KeyCtrlL:
 		go c.app.Sync()
 		return nil
-	case tcell.KeyCtrlZ: // raw mode disables job control
+	case tcell.KeyCtrlZ: // job control does not work in raw mode
 		c.app.Suspend(stopJob)
 		return nil
 	}
@@ -204,12 +204,12 @@ func (c *Console) mainKey(event *tcell.EventKey) *tcell.EventKey {
 	case tcell.KeyRune:
 		return c.letter(event)
 	default:
-		return event // of movement
+		return event // a movement key
 	}
 	return nil
 }
 
-// letter handles a letter in the table.
+// letter handles a letter that is pressed in the table.
 func (c *Console) letter(event *tcell.EventKey) *tcell.EventKey {
 	switch r := event.Rune(); r {
 	case 'j', 'k', 'g', 'G':
@@ -246,7 +246,7 @@ func (c *Console) show(section int) {
 	c.update(true)
 }
 
-// ask asks the user to confirm a command for the selected source.
+// ask asks the user to confirm a command on the selected source.
 func (c *Console) ask(do, how, command string) {
 	r := c.current()
 	if r == nil {
@@ -255,7 +255,7 @@ func (c *Console) ask(do, how, command string) {
 	}
 	p := r.key.prefix
 	if command == "ban" && p.IsSingleIP() {
-		p = memory.Source(p.Addr()) // ban extends an IPv6 address to its /64
+		p = memory.Source(p.Addr()) // the ban command extends an IPv6 address to its /64
 	}
 	source := prefix.String(p)
 	if name := c.view.name(r.key); name != "" {
@@ -276,7 +276,7 @@ func (c *Console) execute() {
 	})
 }
 
-// explain shows an explanation of the decisions about the selected source.
+// explain shows why the filter decided as it did on the selected source.
 func (c *Console) explain() {
 	r := c.current()
 	if r == nil {
@@ -303,7 +303,7 @@ func (c *Console) start(command []string, done func(out string)) {
 	}()
 }
 
-// open shows a text above the table. The text may be hostile.
+// open shows text above the table. The text may be hostile.
 func (c *Console) open(title, content string) {
 	c.asked++
 	c.title.SetText(c.marked([][]cell{{{title, lookStrong}, {"   j k PgUp PgDn scroll, q back", lookFaint}}}))
@@ -335,12 +335,12 @@ const help = `
   minutes.
 `
 
-// layout sets the texts and the sizes of all widgets before each drawing.
+// layout sets the text and size of each widget before the screen is drawn.
 func (c *Console) layout(screen tcell.Screen) bool {
 	width, height := screen.Size()
 	if c.width != width {
 		c.width = width
-		c.colour = screen.Colors() > 0 // otherwise, and with NO_COLOR, tcell would approximate colours
+		c.colour = screen.Colors() > 0 // without colours, or with NO_COLOR, tcell would approximate them
 		for i, r := range levels {
 			screen.RegisterRuneFallback(r, " .,:-=+*#"[i:i+1])
 		}
@@ -371,7 +371,7 @@ func (c *Console) layout(screen tcell.Screen) bool {
 	return false
 }
 
-// tabs returns the line with the sections.
+// tabs returns the line that lists the sections.
 func (c *Console) tabs() (line []cell) {
 	for i, s := range sections {
 		look := lookFaint
@@ -394,7 +394,7 @@ func (c *Console) tabs() (line []cell) {
 	return line
 }
 
-// events returns the heading and the latest events of the selected source, or of all
+// events returns a heading and the latest events from the selected source, or from all
 // sources.
 func (c *Console) events(width, rows int) (lines [][]cell) {
 	filter, title := "", "latest events"
@@ -418,7 +418,7 @@ func (c *Console) events(width, rows int) (lines [][]cell) {
 	return lines
 }
 
-// A grid is a table on the screen.
+// A grid is the table on the screen.
 type grid struct {
 	tview.TableContentReadOnly
 	table
@@ -441,7 +441,7 @@ func (g *grid) GetCell(y, x int) *tview.TableCell {
 	return tview.NewTableCell(tview.Escape(g.columns[x].fit(content.text, g.widths[x]))).SetSelectable(y > 0).SetStyle(g.style(content.look))
 }
 
-// style returns the style for a look in the colours of the terminal.
+// style returns the style for a look, using the terminal's own colours.
 func (c *Console) style(l look) tcell.Style {
 	s := tcell.StyleDefault
 	colour := tcell.ColorDefault
@@ -467,7 +467,7 @@ func (c *Console) style(l look) tcell.Style {
 	return s
 }
 
-// marked formats lines in the markup of tview.
+// marked converts lines to tview markup.
 func (c *Console) marked(lines [][]cell) string {
 	var b strings.Builder
 	for _, line := range lines {
@@ -486,8 +486,8 @@ func (c *Console) marked(lines [][]cell) string {
 	return strings.TrimSuffix(b.String(), "\n")
 }
 
-// stopJob stops the process group, and returns when the process group continues. The
-// kernel ignores the signal if there is no shell that can continue the process group.
+// stopJob stops the process group and returns when it is continued. If no shell could
+// continue the group, the kernel ignores the signal.
 func stopJob() {
 	continued := make(chan os.Signal, 1)
 	signal.Notify(continued, syscall.SIGCONT)
@@ -495,7 +495,7 @@ func stopJob() {
 	if syscall.Kill(0, syscall.SIGTSTP) != nil {
 		return
 	}
-	select { // the process stops here, shortly after kill
+	select { // the process stops here, shortly after the call to kill
 	case <-continued:
 	case <-time.After(time.Second):
 	}

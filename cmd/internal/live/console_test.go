@@ -18,7 +18,7 @@ import (
 	"scanwatch/tests/hostiletext"
 )
 
-// A terminal is a console on a simulated screen with its event loop.
+// A terminal is a console on a simulated screen, with a running event loop.
 type terminal struct {
 	*Console
 	t      *testing.T
@@ -28,7 +28,7 @@ type terminal struct {
 	stop   func()
 }
 
-// newTerminal starts a console. All commands of the console print output.
+// newTerminal starts a console. Every command that the console runs prints output.
 func newTerminal(t *testing.T, v *View, width, height int, output string) *terminal {
 	t.Helper()
 	c := &terminal{t: t, screen: tcell.NewSimulationScreen("UTF-8"), ran: make(chan string, 10), ended: make(chan error, 1)}
@@ -45,7 +45,7 @@ func newTerminal(t *testing.T, v *View, width, height int, output string) *termi
 	return c
 }
 
-// text returns the content of the screen.
+// text returns the text on the screen.
 func (c *terminal) text() string {
 	var b strings.Builder
 	c.app.QueueUpdateDraw(func() {
@@ -62,8 +62,8 @@ func (c *terminal) text() string {
 	return b.String()
 }
 
-// await waits until the screen is as expected. The time limit of go test ends the loop on
-// failure.
+// await waits until wanted accepts the screen. On failure, the time limit of go test ends
+// the loop.
 func (c *terminal) await(what string, wanted func(string) bool) {
 	c.t.Helper()
 	for n := 0; !wanted(c.text()); n++ {
@@ -73,13 +73,13 @@ func (c *terminal) await(what string, wanted func(string) bool) {
 	}
 }
 
-// shows waits until the screen contains a text.
+// shows waits until the text appears on the screen.
 func (c *terminal) shows(text string) {
 	c.t.Helper()
 	c.await(text, func(s string) bool { return strings.Contains(s, text) })
 }
 
-// press presses keys. A key is one character or the name of a key in tcell.
+// press presses keys. A key is a single character or a tcell key name.
 func (c *terminal) press(keys ...string) {
 	for _, k := range keys {
 		key := tcell.KeyRune
@@ -92,7 +92,7 @@ func (c *terminal) press(keys ...string) {
 	}
 }
 
-// TestConsole checks the effect of each key.
+// TestConsole checks what each key does.
 func TestConsole(t *testing.T) {
 	v := recordedView(t)
 	c := newTerminal(t, v, 100, 24, "State: not banned\nCause: none\n")
@@ -136,16 +136,16 @@ func TestConsole(t *testing.T) {
 	}
 }
 
-// TestConsoleRefusal checks that the refusal to ban a host names the command that bans
-// the host anyway.
+// TestConsoleRefusal checks that a refusal to ban a host names the command that bans it
+// anyway.
 func TestConsoleRefusal(t *testing.T) {
 	c := newTerminal(t, recordedView(t), 120, 24, "10.0.0.1 was not banned: its addresses are private; use --force to ban it")
 	c.press("/", "1", "9", "2", ".", "0", "Enter", "b", "y")
 	c.shows("private; use --force to ban it: scanwatch ban --force 192.0.2.7")
 }
 
-// TestConsoleNotBanned checks that the console does not ask whether to revoke a ban that
-// does not exist.
+// TestConsoleNotBanned checks that the console does not offer to revoke a ban that does
+// not exist.
 func TestConsoleNotBanned(t *testing.T) {
 	v := recordedView(t)
 	v.data.memory = memory.New() // all bans are known
@@ -160,8 +160,8 @@ func TestConsoleNotBanned(t *testing.T) {
 	c.shows("Revoke the ban of 192.0.2.7")
 }
 
-// TestConsoleSelection checks that the selection follows its source, and that a selected
-// first row remains the first row. The end of a table that has grown must be reachable.
+// TestConsoleSelection checks that the selection follows its source, and that the first
+// row stays selected. If a table grows, the user must be able to reach its end.
 func TestConsoleSelection(t *testing.T) {
 	v := newView()
 	seconds := 0
@@ -199,15 +199,15 @@ func TestConsoleSelection(t *testing.T) {
 	selected("192.0.2.1")
 }
 
-// TestConsoleHostile checks that text from the network neither controls the terminal nor
-// acts as markup. The test covers each section and screens of many sizes.
+// TestConsoleHostile checks that text from the network can neither control the terminal
+// nor act as markup. TestConsoleHostile covers every section at many screen sizes.
 func TestConsoleHostile(t *testing.T) {
 	v := hostileView()
 	v.event(&events.Event{Event: "finding", Time: now.Add(time.Second), Session: 1, Src: netip.MustParseAddr("192.0.2.1"), RDNS: []byte("[red::b]x[-].example"),
 		FCrDNS: "pass", Evidence: "scanner", Org: "[::r]Org[", Confidence: "high", Proof: `["region"]y[""]`}, 0)
 	var output strings.Builder
 	for _, one := range hostiletext.Texts() {
-		fmt.Fprintln(&output, text.Escape(one.Text)) // as the commands do
+		fmt.Fprintln(&output, text.Escape(one.Text)) // like the real commands
 	}
 	for _, size := range [][2]int{{140, 40}, {80, 24}, {300, 100}, {30, 3}, {1, 1}} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
@@ -238,8 +238,7 @@ func (f *fini) Fini() {
 	f.SimulationScreen.Fini()
 }
 
-// TestConsoleRestores checks that the terminal is restored for every way in which the
-// console ends.
+// TestConsoleRestores checks that the terminal is restored however the console ends.
 func TestConsoleRestores(t *testing.T) {
 	for _, test := range []struct {
 		name string
@@ -290,7 +289,8 @@ func TestConsoleRestores(t *testing.T) {
 	}
 }
 
-// BenchmarkTop measures the time for an event, and for a screen with full tables.
+// BenchmarkTop measures the time to handle an event, and to draw a screen with full
+// tables.
 func BenchmarkTop(b *testing.B) {
 	v := newView()
 	v.connected(topStatus())
@@ -322,7 +322,7 @@ func BenchmarkTop(b *testing.B) {
 	})
 }
 
-// TestFeedError checks that the console shows the reason for a missing connection.
+// TestFeedError checks that the console shows why there is no connection.
 func TestFeedError(t *testing.T) {
 	v := newView()
 	v.connected(topStatus())

@@ -10,10 +10,10 @@ import (
 	"scanwatch/rules"
 )
 
-// An activity counts sessions or events in each of the last 60 minutes.
+// An activity counts sessions or events per minute for the last 60 minutes.
 type activity struct {
 	minutes [60]uint32
-	at      int64 // the latest minute since 1970
+	at      int64 // the latest minute, counted from 1970
 }
 
 func (a *activity) add(t time.Time, n int) {
@@ -24,7 +24,8 @@ func (a *activity) add(t time.Time, n int) {
 	}
 }
 
-// until removes minutes that are an hour old. A clock that was set back has no effect.
+// until removes minutes older than an hour. If the clock was set back, nothing is
+// removed.
 func (a *activity) until(at int64) {
 	for i := max(a.at+1, at-59); i <= at; i++ {
 		a.minutes[i%60] = 0
@@ -32,7 +33,7 @@ func (a *activity) until(at int64) {
 	a.at = max(a.at, at)
 }
 
-// merge adds the counts of b.
+// merge adds b's counts.
 func (a *activity) merge(b *activity) {
 	a.until(b.at)
 	for i := max(a.at-59, b.at-59, 0); i <= b.at; i++ {
@@ -49,8 +50,8 @@ func (a *activity) hour(now time.Time) (n int) {
 	return n
 }
 
-// levels contains the characters of a sparkline. Each character represents twice the
-// number of the previous character, so that lines can be compared.
+// levels lists the characters of a sparkline. Each character represents twice as many as
+// the previous character. The scale is fixed, so that lines can be compared.
 var levels = []rune(" ▁▂▃▄▅▆▇█")
 
 // spark draws the hour before now as a sparkline, oldest first. cells must divide 60.
@@ -67,13 +68,13 @@ func (a *activity) spark(now time.Time, cells int) string {
 	return string(line)
 }
 
-// counts contains the totals of a source, of a network, or of all other sources.
+// counts holds totals for a source, for a network, or for all other sources together.
 type counts struct {
 	sessions, mails, findings int
-	rejected, observed        int // decisions of rules, enforced or not
+	rejected, observed        int // decisions by rules, enforced or observed
 	rate                      activity
 	last                      time.Time
-	evidence                  [3]rules.Evidence // by confidence, high first
+	evidence                  [3]rules.Evidence // evidence by confidence, highest first
 	org                       string            // printable
 }
 
@@ -94,9 +95,9 @@ func (c *counts) seen(t time.Time) {
 	}
 }
 
-// part returns the evidence of a rank. A lower rank is worse. Ranks are in the order of
-// confidence. For each level of confidence, behaviour that no mail server shows precedes
-// other evidence.
+// part returns the evidence of a rank. Rank 0 is the worst. Ranks follow the order of
+// confidence. At each level of confidence, behaviour that no mail server shows comes
+// before other evidence.
 func (c *counts) part(rank int) rules.Evidence {
 	if rank%2 == 0 {
 		return c.evidence[rank/2] & detect.Abuse
@@ -104,10 +105,10 @@ func (c *counts) part(rank int) rules.Evidence {
 	return c.evidence[rank/2] &^ detect.Abuse
 }
 
-// ranks is the number of ranks of evidence.
+// ranks is the number of ranks.
 const ranks = 2 * len(counts{}.evidence)
 
-// rank returns the rank of the worst evidence, or ranks if there is no evidence.
+// rank returns the rank of the worst evidence, or ranks if there is none.
 func (c *counts) rank() (rank int) {
 	for rank < ranks && c.part(rank) == 0 {
 		rank++
@@ -115,7 +116,7 @@ func (c *counts) rank() (rank int) {
 	return rank
 }
 
-// worst lists the evidence by rank.
+// worst lists the evidence, worst first.
 func (c *counts) worst() string {
 	var all []string
 	var listed rules.Evidence

@@ -1,5 +1,5 @@
-// Package live displays the activity of the running filter: events as lines of text,
-// problems, and the view of scanwatch top.
+// Package live displays the running filter's activity: events as lines of text, problems,
+// and the view of scanwatch top.
 package live
 
 import (
@@ -12,8 +12,8 @@ import (
 	"scanwatch/internal/text"
 )
 
-// EventLine formats an event as printable text of 80 columns, or more for long names. If
-// missing is not 0, the event reports that number of dropped events.
+// EventLine formats an event as printable text, 80 columns wide unless names are long. If
+// missing is not 0, the event represents that many dropped events.
 func EventLine(e *events.Event, missing uint64, zone *time.Location) string {
 	at := e.Time.In(zone).Format(time.TimeOnly)
 	if missing > 0 {
@@ -30,7 +30,7 @@ func EventLine(e *events.Event, missing uint64, zone *time.Location) string {
 	return line
 }
 
-// eventText describes an event without its time, source and session.
+// eventText describes an event without the time, source and session.
 func eventText(e *events.Event, zone *time.Location) string {
 	var words []string
 	add := func(format string, what string) {
@@ -57,7 +57,7 @@ func eventText(e *events.Event, zone *time.Location) string {
 	return strings.Join(words, " ")
 }
 
-// short truncates text to most bytes.
+// short truncates text to at most the given number of bytes.
 func short(s string, most int) string {
 	if len(s) <= most {
 		return s
@@ -65,5 +65,5 @@ func short(s string, most int) string {
 	return s[:most-3] + "..."
 }
 
-// shown truncates text from the network and escapes it.
+// shown truncates and escapes text from the network.
 func shown(s string, most int) string { return text.Escape(short(s, most)) }

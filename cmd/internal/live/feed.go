@@ -18,17 +18,17 @@ import (
 	"scanwatch/store/history"
 )
 
-// retry is the pause before the feed connects again.
+// retry is the pause before reconnecting.
 const retry = 2 * time.Second
 
-// A Feed fills a View with the records of a state directory and the events of its filter.
+// A Feed fills a View with the records in a state directory and its filter's events.
 type Feed struct {
 	Dir  *statedir.Dir
 	View *View
 }
 
-// Run follows the filter until ctx is done. If the filter stops, Run tries to connect
-// again. Without a filter, Run only reads the records.
+// Run follows the filter until ctx is done, reconnecting whenever the filter stops. While
+// no filter is running, Run only reads the records.
 func (f *Feed) Run(ctx context.Context) {
 	for ; ctx.Err() == nil; wait(ctx, retry) {
 		err := safego.Run(func() error { return f.follow(ctx) })
@@ -39,7 +39,7 @@ func (f *Feed) Run(ctx context.Context) {
 	}
 }
 
-// wait waits for a time, or until ctx is done.
+// wait waits for the given duration, or until ctx is done.
 func wait(ctx context.Context, d time.Duration) {
 	select {
 	case <-ctx.Done():
@@ -47,7 +47,7 @@ func wait(ctx context.Context, d time.Duration) {
 	}
 }
 
-// follow adds the events of the filter to the View until the connection breaks.
+// follow adds the filter's events to the View until the connection is lost.
 func (f *Feed) follow(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -61,7 +61,7 @@ func (f *Feed) follow(ctx context.Context) error {
 		go f.renew(ctx, f.View.begin())
 		go func() {
 			for ctx.Err() == nil {
-				_ = safego.Run(func() error { return f.poll(ctx) }) // the watcher reports the end of the filter
+				_ = safego.Run(func() error { return f.poll(ctx) }) // the watcher notices when the filter stops
 				wait(ctx, retry)
 			}
 		}()
@@ -75,7 +75,7 @@ func (f *Feed) follow(ctx context.Context) error {
 	})
 }
 
-// poll requests the status of the filter each second.
+// poll requests the filter's status every second.
 func (f *Feed) poll(ctx context.Context) error {
 	c, err := control.Dial(f.Dir.Path)
 	if err != nil {
@@ -92,11 +92,11 @@ func (f *Feed) poll(ctx context.Context) error {
 	return nil
 }
 
-// settled is the time after which the record of an ended session is on disk.
+// settled is the time after which an ended session's record is on disk.
 const settled = 10 * time.Second
 
-// renew reads the records, and reads the new records each minute, because events do not
-// include accepted sessions. Reading takes at most a hundredth of the time.
+// renew reads the records, and then the new records every minute, because there are no
+// events for accepted sessions. renew spends at most a hundredth of the time on reading.
 func (f *Feed) renew(ctx context.Context, begun time.Time) {
 	from := f.reread(ctx, begun)
 	for pause := time.Minute; ; {
@@ -109,7 +109,8 @@ func (f *Feed) renew(ctx context.Context, begun time.Time) {
 	}
 }
 
-// add adds the records of a period to the View, and renews the standing of all sources.
+// add adds the records from a period to the View, and updates the standing of all
+// sources.
 func (f *Feed) add(ctx context.Context, from, until time.Time) error {
 	r, err := f.Dir.Written()
 	if err != nil {
@@ -119,14 +120,14 @@ func (f *Feed) add(ctx context.Context, from, until time.Time) error {
 	if err := walk(ctx, r, from, until, f.View.record); err != nil {
 		return err
 	}
-	m, err := f.state(until, func(memory.Ban) {}) // the events contain new bans
+	m, err := f.state(until, func(memory.Ban) {}) // new bans are reported by events
 	if err == nil {
 		f.View.remember(m)
 	}
 	return err
 }
 
-// walk calls visit for the records that ended in a period.
+// walk calls visit for each record that ended in a period.
 func walk(ctx context.Context, r *statedir.Records, from, until time.Time, visit func(*store.Record) error) error {
 	each := func(rec *store.Record) error {
 		if ctx.Err() != nil {
@@ -137,9 +138,9 @@ func walk(ctx context.Context, r *statedir.Records, from, until time.Time, visit
 	return history.Walk(r, from, until, history.Visitor{Kinds: store.KindsOf(store.KindFinding, store.KindVerdict, store.KindBan), Session: each, Sum: each})
 }
 
-// reread replaces the content of the View by the records of the last hour and the state.
-// The result is the end of that hour, which is the time of the call. Events that arrive
-// during the call wait.
+// reread replaces the View's data with the last hour's records and the state. The hour
+// ends at the time of the call, which is returned. Events that arrive during the call are
+// queued.
 func (f *Feed) reread(ctx context.Context, begun time.Time) (end time.Time) {
 	end = f.Dir.Now()
 	var d *data
@@ -151,7 +152,7 @@ func (f *Feed) reread(ctx context.Context, begun time.Time) (end time.Time) {
 	return end
 }
 
-// read returns the records of the hour before end and the state.
+// read returns the state and the records of the hour before end.
 func (f *Feed) read(ctx context.Context, begun, end time.Time) (*data, error) {
 	d := newData(f.View.zone, f.View.org, end.Add(-window))
 	r, err := f.Dir.Open()
@@ -171,8 +172,8 @@ func (f *Feed) read(ctx context.Context, begun, end time.Time) (*data, error) {
 	return d, nil
 }
 
-// state returns the memory of the filter, which determines standing. state calls ban for
-// each active ban.
+// state returns a memory with the filter's state, which determines standing, and calls
+// ban for each active ban.
 func (f *Feed) state(now time.Time, ban func(memory.Ban)) (*memory.Memory, error) {
 	var rows []store.Entry
 	reader := memory.NewReader(now)
@@ -190,7 +191,7 @@ func (f *Feed) state(now time.Time, ban func(memory.Ban)) (*memory.Memory, error
 	return m, err
 }
 
-// Print writes the sources of the last hour to w. Lines have at most width columns.
+// Print writes the last hour's sources to w, in lines of at most width columns.
 func (f *Feed) Print(ctx context.Context, w io.Writer, width int) error {
 	d, err := f.read(ctx, f.View.begin(), f.Dir.Now())
 	if err != nil {

@@ -10,8 +10,8 @@ import (
 	"scanwatch/store"
 )
 
-// TestFeed checks that each record is read once, and that later records are added. The
-// View must show a read error.
+// TestFeed checks that each record is read exactly once, and that later records are
+// added. The View must show read errors.
 func TestFeed(t *testing.T) {
 	dir := t.TempDir()
 	write := func(id uint64, before time.Duration) {
@@ -39,7 +39,7 @@ func TestFeed(t *testing.T) {
 	write(1, 2*time.Hour)
 	write(2, time.Hour)
 	write(3, time.Second)
-	write(4, 0) // in the next reading
+	write(4, 0) // read by the next call
 	if !v.unread() {
 		t.Error("read")
 	}

@@ -11,7 +11,7 @@ import (
 	"scanwatch/rules"
 )
 
-// Problems returns the problems in the status of a filter as printable text.
+// Problems returns the problems in a filter's status as printable text.
 func Problems(s *control.Status, zone *time.Location) (all []string) {
 	add := func(format string, args ...any) {
 		all = append(all, text.Escape(fmt.Appendf(nil, format, args...)))
@@ -48,7 +48,7 @@ func Problems(s *control.Status, zone *time.Location) (all []string) {
 	return all
 }
 
-// PrintStatus writes the status of a filter, starting with the problems.
+// PrintStatus writes a filter's status, problems first.
 func PrintStatus(w io.Writer, s *control.Status, zone *time.Location) {
 	line := func(name, format string, args ...any) {
 		fmt.Fprintf(w, "%-10s%s\n", name, fmt.Sprintf(format, args...))
@@ -116,7 +116,7 @@ func PrintStatus(w io.Writer, s *control.Status, zone *time.Location) {
 	}
 }
 
-// delayed describes the number of delayed replies.
+// delayed returns the number of delayed replies as text.
 func delayed(s *control.Status) string {
 	return text.Plural(s.Live.Delayed, "delayed reply", "delayed replies")
 }

@@ -15,7 +15,7 @@ import (
 	"scanwatch/rules"
 )
 
-// A look is the style of a text.
+// A look is a style for text.
 type look int
 
 const (
@@ -29,30 +29,30 @@ const (
 	lookBad
 )
 
-// A cell is a printable text with its style.
+// A cell is printable text with a style.
 type cell struct {
 	text string
 	look look
 }
 
-// A column of a table is as wide as its longest text, or has a fixed width. A column with
-// a share also gets that share of the remaining width.
+// A column is as wide as its longest text, or has a fixed width. A column with a share
+// also receives that share of the remaining width.
 type column struct {
 	title string
 	width int
 	share int
 	right bool // align right
-	tail  bool // cut at the front: the end of a name is the domain
+	tail  bool // cut off the front: a name ends with its domain
 }
 
-// A key identifies a row while the table changes.
+// A key identifies a row across updates of the table.
 type key struct {
 	prefix netip.Prefix
 	entry  uint64
 }
 
-// othersKey is the key of the row that contains the totals of all other sources. No row
-// has the zero key, because the zero key selects the first row.
+// othersKey is the key of the row with the totals of all other sources. No row may have
+// the zero key, which selects the first row.
 var othersKey = key{entry: 1}
 
 type row struct {
@@ -64,10 +64,10 @@ type row struct {
 type table struct {
 	columns []column
 	rows    []row
-	total   int // number of rows without the filter
+	total   int // number of rows before filtering
 }
 
-// sections contains the sections in the order of their keys.
+// sections lists the sections in the order of their keys.
 var sections = []struct {
 	title string
 	table func(*builder) table
@@ -79,7 +79,7 @@ var sections = []struct {
 	{"Networks", (*builder).networks},
 }
 
-// orders contains the orders of sources and networks. Equal rows are ordered by address.
+// orders lists the orders for sources and networks. Ties are ordered by address.
 var orders = []struct {
 	name  string
 	order func(a, b *counts) int
@@ -96,12 +96,12 @@ var orders = []struct {
 	{"address", func(*counts, *counts) int { return 0 }},
 }
 
-// A builder builds the tables of a View.
+// A builder builds a View's tables.
 type builder struct {
 	*data
 	now   time.Time
 	order int
-	wide  bool // more columns
+	wide  bool // show more columns
 	cells int  // width of a sparkline
 
 	enforced lookup.Prefixes[bool] // active, enforced bans
@@ -112,7 +112,7 @@ func (b *builder) isBanned(p netip.Prefix) bool {
 	if _, ok := b.enforced.Overlapping(p); !ok {
 		return false
 	}
-	if !p.IsSingleIP() || p.Addr().Is4() { // only bans of IPv6 networks have exceptions for hosts
+	if !p.IsSingleIP() || p.Addr().Is4() { // only bans of IPv6 networks can exempt individual hosts
 		return true
 	}
 	for _, ban := range b.data.bans {
@@ -123,7 +123,7 @@ func (b *builder) isBanned(p netip.Prefix) bool {
 	return false
 }
 
-// table returns the rows of a section that match the filter.
+// table returns the rows of a section that match filter.
 func (v *View) table(section, order, width int, filter string) table {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -144,8 +144,8 @@ func (v *View) table(section, order, width int, filter string) table {
 	return t
 }
 
-// matches reports whether a row matches the filter. If the filter is a prefix, the row
-// must overlap it. Otherwise the row must contain the text of the filter.
+// matches reports whether a row matches filter. If filter is a prefix, it must overlap
+// the row's prefix. Otherwise, filter must occur in the row's text.
 func (r *row) matches(filter string) bool {
 	if p, _, err := prefix.Parse(filter); err == nil {
 		return r.key.prefix.IsValid() && r.key.prefix.Overlaps(p)
@@ -165,7 +165,7 @@ func number(n int) cell {
 	return cell{text: strconv.Itoa(n/1_000_000) + "M"}
 }
 
-// decisions returns the number of rejections. A number of observed rejections is in
+// decisions returns the number of rejections, followed by the number of observed ones in
 // parentheses.
 func (c *counts) decisions() cell {
 	n := number(c.rejected)
@@ -179,12 +179,12 @@ func (c *counts) decisions() cell {
 	return n
 }
 
-// proof returns the evidence in the colour of the worst evidence.
+// proof returns the evidence, coloured according to the worst.
 func (c *counts) proof() cell {
 	return cell{cmp.Or(c.worst(), "-"), [ranks + 1]look{lookBad, lookWarning, lookWarning, lookWarning, lookPlain, lookPlain, lookFaint}[c.rank()]}
 }
 
-// columns returns the columns for sources or networks, preceded by the columns in front.
+// columns returns the columns for sources or networks. The given columns come first.
 func (b *builder) columns(front ...column) []column {
 	all := append(front, column{title: "SESS", width: 4, right: true})
 	if b.wide {
@@ -197,7 +197,7 @@ func (b *builder) columns(front ...column) []column {
 	return append(all, column{title: "RATE/h", width: b.cells}, column{title: "EVIDENCE", share: 3})
 }
 
-// row returns the cells for the columns that columns returns.
+// row returns the cells that match columns.
 func (b *builder) row(c *counts, front ...cell) []cell {
 	all := append(front, number(c.sessions))
 	if b.wide {
@@ -214,8 +214,8 @@ func (b *builder) row(c *counts, front ...cell) []cell {
 	return append(all, cell{c.rate.spark(b.now, b.cells), lookGood}, c.proof())
 }
 
-// address formats a source. On a narrow screen, an ellipsis replaces the prefix length of
-// an IPv6 /64.
+// address formats a source. On narrow screens, the prefix length of an IPv6 /64 is
+// replaced with an ellipsis.
 func (b *builder) address(p netip.Prefix) string {
 	if s := prefix.String(p); b.wide || p.Bits() != 64 {
 		return s
@@ -223,11 +223,11 @@ func (b *builder) address(p netip.Prefix) string {
 	return p.Addr().String() + "…"
 }
 
-// banned reports whether a ban that overlaps the network may be active.
+// banned reports whether any ban that overlaps p may be active.
 func (v *View) banned(p netip.Prefix) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.data.moreBans > 0 || v.data.memory == nil { // not all bans are known
+	if v.data.moreBans > 0 || v.data.memory == nil { // some bans are unknown
 		return true
 	}
 	for q, b := range v.data.bans {
@@ -238,7 +238,7 @@ func (v *View) banned(p netip.Prefix) bool {
 	return false
 }
 
-// name returns the name of the source of a row, or "".
+// name returns the name of a row's source, or "".
 func (v *View) name(k key) string {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -248,7 +248,7 @@ func (v *View) name(k key) string {
 	return ""
 }
 
-// label returns the name of a source, or "".
+// label returns a source's name, or "".
 func (s *source) label() string {
 	if s.proven || s.name == "" {
 		return s.name
@@ -256,10 +256,10 @@ func (s *source) label() string {
 	return unproven + s.name
 }
 
-// unproven precedes a name without FCrDNS.
+// unproven is shown before a name that does not pass FCrDNS.
 const unproven = "?"
 
-// host returns the cell with the name of a source. s may be nil.
+// host returns the cell with a source's name. s may be nil.
 func (b *builder) host(s *source) cell {
 	switch {
 	case s == nil:
@@ -274,7 +274,7 @@ func (b *builder) host(s *source) cell {
 	return cell{text: s.label()}
 }
 
-// state returns the cell with the ban or the standing of a source.
+// state returns the cell with a source's ban or standing.
 func (b *builder) state(s *source) cell {
 	if b.isBanned(s.prefix) {
 		return cell{"banned", lookBad}
@@ -316,7 +316,7 @@ func (b *builder) sources() table {
 	return t
 }
 
-// networks returns the totals of the sources in each IPv4 /24 and IPv6 /48.
+// networks returns the totals for each IPv4 /24 and IPv6 /48.
 func (b *builder) networks() table {
 	t := table{columns: b.columns(column{title: "NETWORK"}, column{title: "ORGANISATION", share: 2}, column{title: "HOSTS", width: 5, right: true})}
 	type network struct {
@@ -338,7 +338,7 @@ func (b *builder) networks() table {
 			byPrefix[p], all = n, append(all, n)
 		}
 		n.add(&s.counts)
-		n.org = min(cmp.Or(n.org, s.org), cmp.Or(s.org, n.org)) // the same for any order of sources
+		n.org = min(cmp.Or(n.org, s.org), cmp.Or(s.org, n.org)) // independent of the order of sources
 		n.hosts++
 	}
 	slices.SortFunc(all, func(x, y *network) int {
@@ -350,7 +350,7 @@ func (b *builder) networks() table {
 	return t
 }
 
-// wordLooks contains the look of each kind of event.
+// wordLooks maps kinds of events to looks.
 var wordLooks = map[string]look{"ban": lookBad, "verdict": lookWarning, "unban": lookGood}
 
 // list returns the events of l, newest first.
@@ -406,7 +406,7 @@ func (b *builder) banned() table {
 	return t
 }
 
-// widths returns the widths of the columns in a terminal.
+// widths returns the column widths for a terminal of the given width.
 func (t *table) widths(width int) []int {
 	all := make([]int, len(t.columns))
 	shares := 0
@@ -430,7 +430,7 @@ func (t *table) widths(width int) []int {
 	return all
 }
 
-// fit truncates or pads a text to the width of the column.
+// fit truncates or pads s to the column's width.
 func (c *column) fit(s string, width int) string {
 	switch w := text.Width(s); {
 	case width < 1:
@@ -452,7 +452,7 @@ func (c *column) fit(s string, width int) string {
 	return text.Pad(s, width)
 }
 
-// head returns the lines that are displayed above the table.
+// head returns the lines shown above the table.
 func (v *View) head(width int) (lines [][]cell) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -524,7 +524,7 @@ func (d *data) frequent() (line string) {
 	return line
 }
 
-// problems returns at most four problems, so that there is room for the tables.
+// problems returns at most four problems, to leave room for the tables.
 func (v *View) problems() (all []string) {
 	if v.down != "" {
 		all = append(all, v.down)

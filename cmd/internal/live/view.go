@@ -20,29 +20,29 @@ import (
 	"scanwatch/store"
 )
 
-// These constants limit the data that clients control.
+// Limits on data that clients control.
 const (
-	maxSources = 4096 // further sources replace the longest inactive ones, which move to others
-	maxEntries = 1024 // events of each list
+	maxSources = 4096 // when exceeded, the longest inactive sources move to others
+	maxEntries = 1024 // events per list
 	maxBans    = 4096
-	maxPending = 8192 // events while the records are read
+	maxPending = 8192 // events that arrive while the records are being read
 
-	nearEntries = 8 // latest events of a list that absorb equal ones
+	nearEntries = 8 // number of latest events with which an identical event is merged
 )
 
-// window is the period of the records that are read at the start, and of the sparklines.
+// window is the period whose records are read at the start and that sparklines show.
 const window = time.Hour
 
 // A source is a host, or an IPv6 /64.
 type source struct {
 	counts
 	prefix netip.Prefix
-	client memory.Client // of the latest session
-	name   string        // reverse DNS, printable
-	proven bool          // FCrDNS passes
+	client memory.Client // client in the latest session
+	name   string        // reverse DNS name, printable
+	proven bool          // the name passes FCrDNS
 }
 
-// named sets the name of the latest session.
+// named sets the name from the latest session.
 func (s *source) named(addr netip.Addr, rdns []byte, proven bool) {
 	name := shown(string(rdns), 128)
 	if name == "" || name == s.name && proven == s.proven && addr == s.client.Addr {
@@ -54,23 +54,23 @@ func (s *source) named(addr netip.Addr, rdns []byte, proven bool) {
 	}
 }
 
-// An entry is an event in a list. All texts are printable.
+// An entry is an event in a list. All text is printable.
 type entry struct {
 	number uint64
 	at     time.Time
 	word   string
-	prefix netip.Prefix // the source; invalid if it has no address
+	prefix netip.Prefix // source; invalid without an address
 	place  string       // describes a source without an address
 	text   string
 	times  int
 }
 
-// A list contains the latest entries, oldest first. A long list keeps at least half of
-// maxEntries.
+// A list holds the latest entries, oldest first. When a list becomes too long, at least
+// half of maxEntries are kept.
 type list []entry
 
-// add adds an entry. If one of the latest entries is equal, add only increases its number
-// of times.
+// add adds an entry. If one of the latest entries is identical, only its count is
+// increased.
 func (l *list) add(e entry) {
 	n := len(*l)
 	for i := n - 1; i >= max(n-nearEntries, 0); i-- {
@@ -86,7 +86,7 @@ func (l *list) add(e entry) {
 	*l = append(*l, e)
 }
 
-// sessions contains the ids of the latest sessions.
+// sessions is a set of recent session ids.
 type sessions struct {
 	ids  map[uint64]bool
 	ring [maxPending]uint64
@@ -104,27 +104,27 @@ func (s *sessions) add(id uint64) {
 	s.next = (s.next + 1) % maxPending
 }
 
-// data contains the facts about the sources. All texts are printable.
+// data holds all facts about the sources. All text is printable.
 type data struct {
 	zone     *time.Location
 	org      func(netip.Addr) string
-	memory   *memory.Memory // for standing; nil without state
-	problems []string       // of reading the records
+	memory   *memory.Memory // for standing; nil if there is no state
+	problems []string       // problems in reading the records
 
 	sources  map[netip.Prefix]*source
-	others   counts // sources over the limit, and aggregates of many sources
-	evicted  int    // sources in others
+	others   counts // totals of sources over the limit, and of aggregates of many sources
+	evicted  int    // number of sources moved to others
 	sessions activity
 	findings activity
 	rejected activity
 	observed activity
-	kinds    [64]int // findings by evidence
+	kinds    [64]int // findings by kind of evidence
 	entries  uint64
 	latest   list // all events
 	refused  list // verdicts and bans
 	bans     map[netip.Prefix]*memory.Ban
 	moreBans int
-	known    sessions // counted by an event, or while the records were read
+	known    sessions // sessions counted from an event, or while the records were read
 	since    time.Time
 }
 
@@ -132,8 +132,8 @@ func newData(zone *time.Location, org func(netip.Addr) string, since time.Time) 
 	return &data{zone: zone, org: org, since: since, sources: map[netip.Prefix]*source{}, bans: map[netip.Prefix]*memory.Ban{}}
 }
 
-// source returns the source of an address, and adds the source if it is new. source also
-// stores the reverse DNS name.
+// source returns the source for an address, adding it if it is new. source also stores
+// the reverse DNS name.
 func (d *data) source(addr netip.Addr, rdns []byte, f smtp.FCrDNS) *source {
 	p := memory.Identify(addr, rdns, f).Prefix()
 	s := d.sources[p]
@@ -148,7 +148,7 @@ func (d *data) source(addr netip.Addr, rdns []byte, f smtp.FCrDNS) *source {
 	return s
 }
 
-// evict moves the quarter of the sources with the longest inactivity to others.
+// evict moves the longest inactive quarter of the sources to others.
 func (d *data) evict() {
 	all := slices.SortedFunc(maps.Values(d.sources), func(a, b *source) int {
 		return cmp.Or(a.last.Compare(b.last), a.prefix.Compare(b.prefix))
@@ -162,7 +162,7 @@ func (d *data) evict() {
 }
 
 // first adds a record that was read at the start. Events since begun may belong to the
-// session of the record.
+// record's session.
 func (d *data) first(r *store.Record, begun time.Time) error {
 	d.sessions.add(r.End, r.Many())
 	if !r.End.Before(begun) {
@@ -195,7 +195,7 @@ func (d *data) record(r *store.Record) error {
 	})
 }
 
-// session returns the counts for the source of a record, and adds its messages to them.
+// session returns the counts for a record's source, after adding the record's messages.
 func (d *data) session(r *store.Record) *counts {
 	c := &d.others
 	if addr := r.Src.Addr().Unmap(); addr.IsValid() {
@@ -208,8 +208,8 @@ func (d *data) session(r *store.Record) *counts {
 	return c
 }
 
-// later adds a record whose events may already have been added. For an aggregate, the
-// events of its sessions with findings may already have been added.
+// later adds a record. The events of the record, or of the sessions in an aggregate, may
+// already have been added.
 func (d *data) later(r *store.Record) error {
 	switch {
 	case r.Sessions > 0:
@@ -224,8 +224,8 @@ func (d *data) later(r *store.Record) error {
 	return nil
 }
 
-// fromStep sets the fields of an event from a step. The result is false for a step that
-// is not an event.
+// fromStep sets an event's fields from a step, or returns false if the step is not an
+// event.
 func fromStep(e *events.Event, s *store.Step) bool {
 	decide := func(decision string) {
 		e.Phase, e.Rule, e.Reason = s.PhaseName(), string(s.Text), s.Exempt
@@ -248,7 +248,7 @@ func fromStep(e *events.Event, s *store.Step) bool {
 	return true
 }
 
-// proofOf returns the result of FCrDNS for an event. Only a pass matters.
+// proofOf returns the FCrDNS result for an event. Only passes are distinguished.
 func proofOf(e *events.Event) smtp.FCrDNS {
 	if e.FCrDNS == smtp.FCrDNSPass.String() {
 		return smtp.FCrDNSPass
@@ -261,7 +261,7 @@ func (d *data) event(e *events.Event) {
 	if p, err := netip.ParsePrefix(e.Prefix); err == nil {
 		d.ban(p.Masked(), e)
 	}
-	c := &counts{} // of the local socket and of networks: not listed
+	c := &counts{} // events of the local socket and of networks are not listed by source
 	if addr := e.Src.Unmap(); addr.IsValid() {
 		f := proofOf(e)
 		s := d.source(addr, e.RDNS, f)
@@ -297,11 +297,11 @@ func (d *data) addBan(b memory.Ban) {
 	d.bans[b.Prefix] = &b
 }
 
-// confidences maps words to indices of counts.evidence.
+// confidences maps words to indices into counts.evidence.
 var confidences = map[string]int{"high": 0, "medium": 1}
 
-// count adds n equal events to c, to the totals and to the lists. place describes a
-// source that has no address.
+// count adds n identical events to c, to the totals and to the lists. place describes a
+// source without an address.
 func (d *data) count(c *counts, e *events.Event, n int, place string) {
 	c.seen(e.Time)
 	switch e.Event {
@@ -309,9 +309,9 @@ func (d *data) count(c *counts, e *events.Event, n int, place string) {
 		d.findings.add(e.Time, n)
 		c.findings += n
 		if t := rules.TokenByName(e.Evidence); t != nil {
-			// Only evidence of a scanner or cloud names an organisation. The name in
-			// other evidence is a tool. A scanner takes precedence, because it may rent
-			// from a cloud.
+			// An organisation is named only by evidence of a scanner or cloud; other
+			// evidence names a tool. A scanner takes precedence, because it may rent from
+			// a cloud.
 			if e.Org != "" && (t.Evidence == rules.Scanner || t.Evidence == rules.Cloud && c.org == "") {
 				c.org = shown(e.Org, 64)
 			}
@@ -344,7 +344,7 @@ func (d *data) count(c *counts, e *events.Event, n int, place string) {
 	}
 }
 
-// standing returns the standing of a source.
+// standing returns a source's standing.
 func (d *data) standing(s *source, now time.Time) string {
 	if d.memory == nil {
 		return "-"
@@ -355,7 +355,7 @@ func (d *data) standing(s *source, now time.Time) string {
 	return "-"
 }
 
-// A View contains the data of scanwatch top. A View may be used concurrently.
+// A View holds the data shown by scanwatch top. A View may be used concurrently.
 type View struct {
 	zone *time.Location
 	now  func() time.Time
@@ -363,11 +363,11 @@ type View struct {
 
 	mu      sync.Mutex
 	data    *data
-	status  *control.Status // nil without a connection
-	down    string          // the reason for the missing connection
-	mode    string          // the mode without a connection; empty if it is unknown
+	status  *control.Status // nil while not connected
+	down    string          // why there is no connection
+	mode    string          // the mode while not connected; empty if unknown
 	reading bool
-	pending []events.Event // while the records are read
+	pending []events.Event // events that arrived while the records were being read
 	missed  uint64
 }
 
@@ -376,14 +376,14 @@ func NewView(zone *time.Location, now func() time.Time, org func(netip.Addr) str
 	return &View{zone: zone, now: now, org: org, data: newData(zone, org, now())}
 }
 
-// unread reports whether the records have not been read yet.
+// unread reports whether the records are yet to be read.
 func (v *View) unread() bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.data.memory == nil
 }
 
-// begin delays events until finish is called. begin returns the current time.
+// begin delays events until finish is called, and returns the current time.
 func (v *View) begin() time.Time {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -391,8 +391,8 @@ func (v *View) begin() time.Time {
 	return v.now()
 }
 
-// finish replaces the data by d, which was read from the records. After an error, finish
-// keeps the old data.
+// finish replaces the data with d, which was read from the records. After an error, the
+// old data is kept.
 func (v *View) finish(d *data, err error) {
 	v.failed(err)
 	v.mu.Lock()
@@ -409,7 +409,7 @@ func (v *View) finish(d *data, err error) {
 	v.pending, v.reading = nil, false
 }
 
-// failed sets the read error that the View shows. err may be nil.
+// failed sets the read error to show. err may be nil.
 func (v *View) failed(err error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -425,7 +425,7 @@ func (v *View) remember(m *memory.Memory) {
 	v.data.memory = m
 }
 
-// record adds a record that was written after finish.
+// record adds a record written after finish.
 func (v *View) record(r *store.Record) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -448,7 +448,7 @@ func (v *View) event(e *events.Event, missing uint64) {
 	}
 }
 
-// connected sets the status of the filter.
+// connected sets the filter's status.
 func (v *View) connected(s *control.Status) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -458,8 +458,8 @@ func (v *View) connected(s *control.Status) {
 	v.status, v.down = s, ""
 }
 
-// disconnected sets the reason for the missing connection, and the mode that a filter
-// would have.
+// disconnected sets the reason for the missing connection, and the mode in which a filter
+// would run.
 func (v *View) disconnected(err error, mode statedir.Mode) {
 	v.mu.Lock()
 	defer v.mu.Unlock()

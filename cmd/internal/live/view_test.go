@@ -19,10 +19,10 @@ import (
 	"scanwatch/tests/hostiletext"
 )
 
-// now is the current time in the tests.
+// now is the current time in tests.
 var now = time.Date(2026, 11, 2, 12, 0, 0, 0, time.UTC)
 
-// newView returns an empty View at the time now. One network has an organisation.
+// newView returns an empty View at the time now. One network belongs to an organisation.
 func newView() *View {
 	return NewView(time.UTC, func() time.Time { return now }, func(a netip.Addr) string {
 		if netip.MustParsePrefix("192.0.2.0/24").Contains(a) {
@@ -32,13 +32,13 @@ func newView() *View {
 	})
 }
 
-// topStatus returns the status of the filter in the tests.
+// topStatus returns the filter's status in tests.
 func topStatus() *control.Status {
 	return &control.Status{Live: control.Live{Sessions: 12, Delayed: 3}, Config: control.Config{Mode: "enforce", Rules: 7},
 		Store: store.Status{Added: 4711, Quarantined: 1}}
 }
 
-// recordedView returns a View with all events of a recorded stream.
+// recordedView returns a View of all events in a recorded stream.
 func recordedView(t *testing.T) *View {
 	t.Helper()
 	stream, err := os.ReadFile("testdata/events.json")
@@ -57,7 +57,7 @@ func recordedView(t *testing.T) *View {
 	return v
 }
 
-// printed returns the rows of a section as lines.
+// printed returns a section's rows as lines.
 func printed(v *View, section, order, width int, filter string) (lines []string) {
 	for _, r := range v.table(section, order, width, filter).rows {
 		var words []string
@@ -99,7 +99,7 @@ func TestActivity(t *testing.T) {
 	if got, want := a.spark(at(7), 60), strings.Repeat(" ", 52)+"▁▂▂▃▃▄ █"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
-	if got, want := a.spark(at(12), 6), "    ▃█"; got != want { // 1 to 3, and the rest
+	if got, want := a.spark(at(12), 6), "    ▃█"; got != want { // 1 to 3, and all others
 		t.Errorf("%q, want %q", got, want)
 	}
 	b.add(at(-30), 3)
@@ -114,7 +114,7 @@ func TestActivity(t *testing.T) {
 	}
 }
 
-// TestTables checks each section with the recorded stream.
+// TestTables checks each section's table for the recorded stream.
 func TestTables(t *testing.T) {
 	v := recordedView(t)
 	for _, c := range []struct {
@@ -146,8 +146,8 @@ func TestTables(t *testing.T) {
 	}
 }
 
-// TestRecords checks that sessions, aggregates and decisions count for their sources. A
-// session that ends while the records are read must count once.
+// TestRecords checks that sessions, aggregates and decisions are counted for their
+// sources. A session that ends while the records are being read must be counted once.
 func TestRecords(t *testing.T) {
 	v := newView()
 	v.begin()
@@ -215,8 +215,8 @@ func TestRecords(t *testing.T) {
 	}
 }
 
-// TestWithoutAddress checks that sources without an address are described. At the start,
-// a row without an address is not selected.
+// TestWithoutAddress checks how sources without an address are described. The row of such
+// a source must not be selected at the start.
 func TestWithoutAddress(t *testing.T) {
 	v := newView()
 	for i, r := range []store.Record{{Erased: true}, {Sessions: 9}, {Src: netip.MustParseAddrPort("192.0.2.7:25")}} {
@@ -242,7 +242,8 @@ func TestWithoutAddress(t *testing.T) {
 	c.shows("Ban 192.0.2.7 for a day? y/n")
 }
 
-// TestStanding checks that a ban of a host or network is shown instead of the standing.
+// TestStanding checks that a ban of a host or its network is shown instead of the
+// standing.
 func TestStanding(t *testing.T) {
 	v := newView()
 	v.data.memory = memory.New()
@@ -279,7 +280,7 @@ func TestStanding(t *testing.T) {
 	}
 }
 
-// TestOrders checks that each order of sources differs from the others.
+// TestOrders checks that no two orders of sources are the same.
 func TestOrders(t *testing.T) {
 	v := newView()
 	send := func(host byte, n int, e events.Event) {
@@ -306,8 +307,8 @@ func TestOrders(t *testing.T) {
 	}
 }
 
-// TestTopIsBounded checks that the size of a View is bounded for any number of clients.
-// The View must count evictions.
+// TestTopIsBounded checks that a View's size is bounded however many clients there are.
+// Evictions must be counted.
 func TestTopIsBounded(t *testing.T) {
 	v := newView()
 	send := func(i int) {
@@ -347,7 +348,7 @@ func TestTopIsBounded(t *testing.T) {
 	}
 }
 
-// TestFit checks that texts fit the width of columns.
+// TestFit checks that text is fitted to the column width.
 func TestFit(t *testing.T) {
 	for _, c := range []struct {
 		column column
@@ -370,7 +371,7 @@ func TestFit(t *testing.T) {
 	}
 }
 
-// hostileView returns a View with hostile text in every field that a client or a file
+// hostileView returns a View with hostile text in every field that a client or file
 // controls.
 func hostileView() *View {
 	v := newView()

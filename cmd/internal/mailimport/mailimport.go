@@ -1,5 +1,6 @@
-// Package mailimport adds the correspondents in smtpd's mail log to the state of the
-// filter. The import uses the control socket, or writes state.db if no filter is running.
+// Package mailimport adds the correspondents in smtpd's mail log to the filter's state.
+// The import uses the control socket, or writes state.db directly if no filter is
+// running.
 package mailimport
 
 import (
@@ -23,63 +24,63 @@ import (
 	"scanwatch/store/history"
 )
 
-// KeepDays is the maximum age of imported mail. The state keeps a known host for the same
-// time.
+// KeepDays is the maximum age of imported mail. The state keeps known hosts for just as
+// long.
 const KeepDays = 400
 
 const (
-	maxFacts = 200_000 // number of facts that are collected before they are passed to the sink
-	maxNames = 500_000 // maximum number of distinct hosts, domains and users
+	maxFacts = 200_000 // facts collected before they are passed to the sink
+	maxNames = 500_000 // distinct hosts, domains and users
 )
 
-// Options contains the settings of Import.
+// Options configures Import.
 type Options struct {
 	Dir     *statedir.Dir
 	Program string // program version for new files
 	Files   []string
-	Stdin   io.Reader // content of the file -
+	Stdin   io.Reader // read for the file name -
 	Zone    *time.Location
-	DryRun  bool // do not change the state
-	// If Again is set, mail that was imported before or that the filter has recorded is
-	// imported again.
+	DryRun  bool // leave the state unchanged
+	// If Again is set, mail that was imported before, or that is in the filter's records,
+	// is imported again.
 	Again bool
-	// Own contains the addresses of this host.
+	// Own lists this host's addresses.
 	Own      []netip.Addr
-	Warn     func(string)            // called if records cannot be read; must be set
+	Warn     func(string)            // called for each read error; must be set
 	Progress func(read, total int64) // may be nil
 }
 
 // A Result is the result of an import.
 type Result struct {
 	maillog.Counts
-	From text.Time `json:"from,omitzero"` // time of the first line of smtpd
+	From text.Time `json:"from,omitzero"` // time of smtpd's first line
 	To   text.Time `json:"to,omitzero"`
 
 	Hosts     int    `json:"hosts"`     // hosts with imported messages
-	Delivered uint64 `json:"delivered"` // number of these messages
+	Delivered uint64 `json:"delivered"` // messages imported from these hosts
 	Domains   int    `json:"domains"`   // domains to which users sent mail
-	Users     int    `json:"users"`     // users that sent this mail
-	Sent      uint64 `json:"sent"`      // number of messages of these users, counted for each recipient
+	Users     int    `json:"users"`     // users who sent mail
+	Sent      uint64 `json:"sent"`      // messages sent by these users, counted once per recipient
 
 	Ignored []Ignored `json:"ignored"`
-	// Recorded is the start of the first session in the records of the filter.
+	// Recorded is the start of the first recorded session.
 	Recorded text.Time `json:"recorded_since,omitzero"`
 	DryRun   bool      `json:"dry_run"`
 	Running  bool      `json:"filter_running"`
 }
 
-// Ignored counts the envelopes that were not imported for the same reason.
+// Ignored is the number of envelopes that were not imported for the same reason.
 type Ignored struct {
 	Reason string `json:"reason"`
 	Number uint64 `json:"envelopes"`
 }
 
-// If a session has at least maxRejected rejected recipients, its mail is ignored. A
-// session with many rejected recipients may be a directory harvest, which also sends to
-// existing mailboxes.
+// maxRejected is the number of rejected recipients that makes a session suspicious. The
+// session's mail is then ignored, because a directory harvest also sends to existing
+// mailboxes.
 const maxRejected = 5
 
-// These are the reasons for ignoring an envelope, in the order of the output.
+// Reasons for ignoring an envelope, in output order.
 const (
 	nullSender = iota
 	roleAccount
@@ -102,7 +103,7 @@ type importer struct {
 	o       Options
 	r       Result
 	now     time.Time
-	done    periods // periods of earlier imports
+	done    periods // periods imported earlier
 	read    fileHosts
 	sink    func([]control.Fact) error
 	facts   map[factKey]control.Fact
@@ -111,21 +112,21 @@ type importer struct {
 	hosts   map[netip.Addr]struct{}
 	domains map[string]struct{}
 	users   map[string]struct{}
-	message uint32 // id of the last counted message
-	err     error  // error of the sink
+	message uint32 // id of the last message counted
+	err     error  // error from the sink
 }
 
-// factKey identifies a fact. Messages with the same key are combined.
+// A factKey identifies a fact. Messages with the same key are combined.
 type factKey struct {
 	day  int64
-	addr netip.Addr // invalid for a domain to which users sent mail
-	name string     // domain of the sender, or domain to which users sent mail
+	addr netip.Addr // invalid if users sent mail to name
+	name string     // the sender's domain, or the domain users sent mail to
 }
 
-// Import reads logs and adds their facts to the state. The state directory stores the
-// periods of earlier imports. Import ignores lines from a period that was imported
-// earlier. If root runs Import, root opens the logs, and the owner of the state directory
-// uses that directory.
+// Import reads logs and adds their facts to the state. The state directory also stores
+// which periods have been imported, and lines from such a period are ignored. If root
+// runs Import, the logs are opened as root, but the state directory is used with its
+// owner's rights.
 func Import(o Options) (Result, error) {
 	m := importer{o: o, now: o.Dir.Now(), facts: map[factKey]control.Fact{}, own: map[netip.Addr]bool{},
 		hosts: map[netip.Addr]struct{}{}, domains: map[string]struct{}{}, users: map[string]struct{}{}}
@@ -175,7 +176,7 @@ func (m *importer) readAll(logs []*maillog.Log) (err error) {
 	return errors.Join(err, m.err)
 }
 
-// result completes the result m.r.
+// result fills in the remaining fields of m.r.
 func (m *importer) result() {
 	r := &m.r
 	r.DryRun, r.Hosts, r.Domains, r.Users = m.o.DryRun, len(m.hosts), len(m.domains), len(m.users)
@@ -190,8 +191,8 @@ func (m *importer) result() {
 	}
 }
 
-// firstRecord returns the start of the first recorded session. The state already includes
-// deliveries since that time.
+// firstRecord returns the start of the first recorded session. Deliveries since that time
+// are already in the state.
 func firstRecord(d *statedir.Dir, warn func(string)) (at time.Time, err error) {
 	r, err := d.Open()
 	if err != nil {
@@ -207,8 +208,8 @@ func firstRecord(d *statedir.Dir, warn func(string)) (at time.Time, err error) {
 	return at, err
 }
 
-// connect sets the sink of the facts to the running filter or to state.db. A dry run has
-// no sink. The returned function writes all facts to disk and closes the sink.
+// connect opens the sink for facts, which is the running filter or state.db. A dry run
+// has no sink. The returned function writes all facts to disk and closes the sink.
 func (m *importer) connect() (finish func() error, err error) {
 	if m.o.DryRun {
 		m.sink = func([]control.Fact) error { return nil }
@@ -217,8 +218,8 @@ func (m *importer) connect() (finish func() error, err error) {
 	client, err := control.Dial(m.o.Dir.Path)
 	switch {
 	case err == nil:
-		// The connection only checks that the filter is running. Close it, because
-		// reading a log may last longer than the idle timeout of the filter.
+		// The connection was only opened to check that the filter is running. Reading a
+		// log may take longer than the filter's idle timeout.
 		client.Close()
 		m.r.Running = true
 		m.sink = func(facts []control.Fact) error { return toFilter(m.o.Dir.Path, facts) }
@@ -242,7 +243,8 @@ func toFilter(dir string, facts []control.Fact) error {
 	return client.Flush()
 }
 
-// openState opens state.db. A filter that starts during the import waits for the file.
+// openState opens state.db. A filter that is started during the import waits for the
+// file.
 func (m *importer) openState() (finish func() error, err error) {
 	state, file, err := m.o.Dir.OpenState(m.o.Program)
 	if err != nil {
@@ -257,14 +259,14 @@ func (m *importer) openState() (finish func() error, err error) {
 	return file.Close, nil
 }
 
-// skip counts an envelope that is not imported. The result is always true.
+// skip counts an envelope that is not imported, and always returns true.
 func (m *importer) skip(reason int) bool {
 	m.ignored[reason]++
 	return true
 }
 
-// skipped reports whether a fact with this time must be ignored. A fact that is ignored
-// is counted.
+// skipped reports whether a fact with the given time must be ignored, and counts it if
+// so.
 func (m *importer) skipped(server string, at int64) bool {
 	switch {
 	case at < m.now.AddDate(0, 0, -KeepDays).UnixMicro():
@@ -285,8 +287,8 @@ func (m *importer) private(a netip.Addr) bool {
 	return m.own[a] || a.IsLoopback() || a.IsPrivate() || a.IsLinkLocalUnicast() || a.IsUnspecified() || shared.Contains(a)
 }
 
-// delivered handles an envelope that was accepted from a remote host. Bounces and mail to
-// role accounts do not improve the standing of a host, because any client can send them.
+// delivered handles an envelope accepted from a remote host. Bounces and mail to role
+// accounts do not improve a host's standing, because any client can send them.
 func (m *importer) delivered(d *maillog.Delivery) {
 	local, _, _ := strings.Cut(d.Recipient, "@")
 	_, domain, _ := strings.Cut(d.Sender, "@")
@@ -307,7 +309,7 @@ func (m *importer) delivered(d *maillog.Delivery) {
 		m.skip(harvest)
 		return
 	case d.MsgID == m.message && m.r.Delivered > 0:
-		return // another recipient of the same message
+		return // a further recipient of the same message
 	}
 	m.message = d.MsgID
 	m.r.Delivered++
@@ -315,7 +317,7 @@ func (m *importer) delivered(d *maillog.Delivery) {
 	m.add(control.Fact{At: d.Time, Addr: d.Addr, Messages: 1, Sender: cut(domain)}, cut(domain))
 }
 
-// sent handles an envelope that a user sent.
+// sent handles an envelope sent by a user.
 func (m *importer) sent(s *maillog.Sent) {
 	if m.skipped(s.Server, s.Time) {
 		return
@@ -337,10 +339,10 @@ func count[K comparable](set map[K]struct{}, k K) {
 	}
 }
 
-// maxMessages is the maximum of Fact.Messages.
+// maxMessages is the maximum value of Fact.Messages.
 const maxMessages = 1 << 16
 
-// add merges a fact with other facts of the same key.
+// add merges a fact with others that have the same key.
 func (m *importer) add(f control.Fact, name string) {
 	k := factKey{day: f.At / (24 * time.Hour).Microseconds(), addr: f.Addr, name: name}
 	if old, ok := m.facts[k]; ok {

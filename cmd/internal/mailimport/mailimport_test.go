@@ -18,19 +18,19 @@ import (
 	"scanwatch/store"
 )
 
-// now is the current time in the tests.
+// now is the current time in tests.
 var now = time.Date(2026, 11, 29, 12, 0, 0, 0, time.UTC)
 
 func directory(t *testing.T) *statedir.Dir {
 	return &statedir.Dir{Path: t.TempDir(), Now: func() time.Time { return now }}
 }
 
-// options returns the options of an import of text.
+// options returns the options for importing text.
 func options(d *statedir.Dir, text string) Options {
 	return Options{Dir: d, Program: "test", Files: []string{"-"}, Stdin: strings.NewReader(text), Zone: time.UTC, Warn: func(string) {}}
 }
 
-// mail returns the log lines of a message.
+// mail returns the log lines for a message.
 func mail(day, server, addr string, id int, from, to string) string {
 	head := fmt.Sprintf("%sT10:00:00Z %s smtpd[1]: %016x ", day, server, id)
 	return head + "smtp connected address=" + addr + " host=mail.example.net\n" +
@@ -48,7 +48,7 @@ func run(t *testing.T, o Options) Result {
 	return r
 }
 
-// peers returns the number of messages of each known-good host.
+// peers returns the number of messages from each known-good host.
 func peers(t *testing.T, d *statedir.Dir) map[string]int {
 	t.Helper()
 	list := map[string]int{}
@@ -64,14 +64,14 @@ func peers(t *testing.T, d *statedir.Dir) map[string]int {
 	return list
 }
 
-// TestImport checks which mail improves the standing of a host. A second import of the
-// same lines must add nothing.
+// TestImport checks which mail improves a host's standing. Importing the same lines again
+// must add nothing.
 func TestImport(t *testing.T) {
 	d := directory(t)
 	log := mail("2025-10-01", "mx", "198.51.100.9", 9, "joe@example.net", "alice@example.org") + // too old
 		mail("2026-11-20", "mx", "198.51.100.1", 1, "joe@example.net", "alice@example.org") +
 		mail("2026-11-20", "mx", "198.51.100.1", 2, "joe@example.net", "alice@example.org") +
-		mail("2026-11-21", "mx", "198.51.100.1", 3, "joe@EXAMPLE.net", "postmaster@example.org") + // bob counts
+		mail("2026-11-21", "mx", "198.51.100.1", 3, "joe@EXAMPLE.net", "postmaster@example.org") + // only bob counts
 		mail("2026-11-21", "mx", "[2001:db8::1]", 4, "six@example.net", "alice@example.org") +
 		mail("2026-11-21", "mx", "198.51.100.2", 5, "", "alice@example.org") +
 		mail("2026-11-21", "mx", "192.168.1.1", 6, "a@example.net", "alice@example.org") +
@@ -135,7 +135,7 @@ func TestImport(t *testing.T) {
 	}
 }
 
-// TestRecorded checks that mail that the filter has already counted is ignored.
+// TestRecorded checks that mail already counted by the filter is ignored.
 func TestRecorded(t *testing.T) {
 	d := directory(t)
 	w := store.Open(d.Path, store.Options{Now: d.Now, Program: "test"})
@@ -150,7 +150,7 @@ func TestRecorded(t *testing.T) {
 	}
 }
 
-// TestInUse checks that a state file in use by another process is not changed.
+// TestInUse checks that a state file in use by another process is left unchanged.
 func TestInUse(t *testing.T) {
 	d := directory(t)
 	file := store.OpenState(d.Path, store.StateOptions{})
@@ -167,8 +167,8 @@ func TestInUse(t *testing.T) {
 	}
 }
 
-// TestFacts checks that the facts of a large log are merged by day, host and sender. The
-// sink receives the facts in chronological order.
+// TestFacts checks that a large log's facts are merged by day, host and sender, and reach
+// the sink in chronological order.
 func TestFacts(t *testing.T) {
 	var log strings.Builder
 	for i := range 1000 {
@@ -195,8 +195,8 @@ func TestFacts(t *testing.T) {
 	}
 }
 
-// TestPeriods checks that periods are merged and stored, and that the number of periods
-// is limited.
+// TestPeriods checks that periods are merged and stored, and that their number is
+// limited.
 func TestPeriods(t *testing.T) {
 	dir := t.TempDir()
 	p := periods{}

@@ -17,12 +17,12 @@ import (
 	"scanwatch/cmd/internal/output"
 )
 
-// The file "imported" in the state directory contains a line for each imported period.
+// The file "imported" in the state directory has one line for each imported period.
 //
 //	2026-10-01T00:00:01Z 2026-11-21T10:31:02Z mx
 //
-// The first two fields are the times of the first and last line of a log. The third field
-// is the name of the server in these lines, escaped as in a URL.
+// The first two fields are the times of the first and last lines of a log. The third is
+// the name of the server that logged them, escaped as in a URL.
 
 // PeriodsFile is the name of the file that stores the imported periods.
 const PeriodsFile = "imported"
@@ -34,13 +34,13 @@ const periodsMode = 0o640
 // share one period.
 const maxPeriods = 10_000
 
-// A period is the time range of a log in microseconds since 1970.
+// A period is the time range covered by a log, in microseconds since 1970.
 type period struct{ from, to int64 }
 
-// periods contains the ordered, disjoint periods of each server.
+// periods maps each server to its periods, which are ordered and disjoint.
 type periods map[string][]period
 
-// covers reports whether the mail of a server at the given time has been imported.
+// covers reports whether a server's mail at the given time has been imported.
 func (p periods) covers(server string, at int64) bool {
 	for _, one := range p[server] {
 		if one.from <= at && at <= one.to {
@@ -95,9 +95,9 @@ func readPeriods(dir string) (periods, error) {
 	return p, nil
 }
 
-// save adds the periods of the logs and writes the file.
+// save adds the logs' periods and writes the file.
 func (p periods) save(dir string, read fileHosts) error {
-	if p == nil { // the file was not read, because of --again
+	if p == nil { // with --again, the file was not read
 		var err error
 		if p, err = readPeriods(dir); err != nil {
 			p = periods{}
@@ -130,11 +130,11 @@ type fileHost struct {
 	server string
 }
 
-// maxServers is the maximum number of entries in fileHosts. A server has an entry for
-// each log that contains its lines.
+// maxServers is the maximum number of entries in fileHosts. A server has one entry for
+// each log with lines from it.
 const maxServers = 100_000
 
-// add extends the period of a server in a file.
+// add extends a server's period in a file.
 func (h *fileHosts) add(file int, host []byte, at int64) {
 	if *h == nil {
 		*h = fileHosts{}

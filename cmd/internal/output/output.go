@@ -1,5 +1,5 @@
-// Package output contains the output functions that commands share: atomic replacement of
-// files, and progress on a terminal.
+// Package output provides output functions shared by several commands: atomic replacement
+// of files, and progress on a terminal.
 package output
 
 import (
@@ -24,7 +24,7 @@ func IsTerminal(w io.Writer) bool {
 	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
-// A Progress displays on a terminal the number of records or bytes that have been read.
+// A Progress shows the number of records or bytes read so far on a terminal.
 type Progress struct {
 	w     io.Writer
 	zone  *time.Location
@@ -37,18 +37,17 @@ func NewProgress(w io.Writer, zone *time.Location) *Progress {
 	return &Progress{w: w, zone: zone, shown: IsTerminal(w)}
 }
 
-// progressStep is the number of records between two updates.
+// progressStep is the number of records between updates.
 const progressStep = 10_000
 
-// Add adds n records to the progress. at is the end of the session of the last record.
+// Add adds n records to the progress. at is the end of the last record's session.
 func (p *Progress) Add(n int, at time.Time) {
 	if p.n += n; p.shown && p.n%progressStep < n {
 		fmt.Fprintf(p.w, "\r%d sessions, %s", p.n, at.In(p.zone).Format("2006-01-02 15:04"))
 	}
 }
 
-// Bytes displays the number of bytes that have been read. If total is not 0, Bytes also
-// displays total.
+// Bytes shows the number of bytes read so far and, unless total is 0, the total.
 func (p *Progress) Bytes(read, total int64) {
 	p.n = progressStep // so that Clear removes the line
 	switch {
@@ -60,16 +59,16 @@ func (p *Progress) Bytes(read, total int64) {
 	}
 }
 
-// Clear removes the line from the terminal.
+// Clear removes the progress line from the terminal.
 func (p *Progress) Clear() {
 	if p.shown && p.n >= progressStep {
 		fmt.Fprint(p.w, "\r\x1b[K")
 	}
 }
 
-// StyleOf returns the style of text that is written to w. The width is the width of the
-// terminal. If w is not a terminal, the width is the value of COLUMNS in the environment,
-// or 80. Text on a terminal has colours if NO_COLOR is not set (no-color.org).
+// StyleOf returns the style for text written to w. The text is as wide as the terminal.
+// If w is not a terminal, its width is the value of COLUMNS in the environment, or 80.
+// Colours are used on a terminal unless NO_COLOR is set (no-color.org).
 func StyleOf(w io.Writer) text.Style {
 	s := text.Style{Columns: 80}
 	if n, err := strconv.Atoi(os.Getenv("COLUMNS")); err == nil {
@@ -85,8 +84,8 @@ func StyleOf(w io.Writer) text.Style {
 	return s
 }
 
-// The width of text is limited. Narrower terminals wrap lines themselves, and wider
-// tables are hard to read.
+// Limits on the width of text. Narrower terminals wrap lines themselves, and wider tables
+// are hard to read.
 const (
 	minColumns = 60
 	maxColumns = 200

@@ -14,8 +14,8 @@ import (
 	"scanwatch/cmd/internal/owner"
 )
 
-// TestReplace checks that a file is replaced completely or not at all. No temporary file
-// may remain.
+// TestReplace checks that a file is replaced completely or not at all, and that no
+// temporary file remains.
 func TestReplace(t *testing.T) {
 	dir := t.TempDir()
 	name := filepath.Join(dir, "page.html")
@@ -59,9 +59,9 @@ func TestReplace(t *testing.T) {
 	}
 }
 
-// TestReplaceKeeps checks that the new file has the owner, group and mode of the old
-// file. If the name is a link, its target is replaced. Root does not follow a link of
-// another user.
+// TestReplaceKeeps checks that the new file keeps the old file's owner, group and mode.
+// If the name is a link, its target is replaced, but root must not follow another user's
+// link.
 func TestReplaceKeeps(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("SKIP: root is needed to give files to another user")
@@ -105,8 +105,8 @@ func TestReplaceKeeps(t *testing.T) {
 			t.Errorf("%s is no longer a link: %v", link, err)
 		}
 	}
-	// Root must not follow this link, because the owner of the directory could have
-	// created it.
+	// Root must not follow this link, because the owner of the directory may have created
+	// it.
 	check(os.WriteFile(page, []byte("old"), 0o640))
 	err = Replace(filepath.Join(theirs, "link"), 0o644, text)
 	if err == nil || !strings.Contains(err.Error(), "root does not follow") {
@@ -127,7 +127,7 @@ func TestReplaceKeeps(t *testing.T) {
 	}
 }
 
-// TestTo checks that either the complete output or nothing is written to standard output.
+// TestTo checks that standard output receives either the complete output or nothing.
 func TestTo(t *testing.T) {
 	for _, name := range []string{"", "-", "/dev/stdout"} {
 		for _, failure := range []error{nil, errors.New("broken")} {

@@ -14,10 +14,9 @@ import (
 	"scanwatch/cmd/internal/owner"
 )
 
-// Replace atomically replaces the file with the given name. If write fails, the file
-// remains unchanged. The new file has the owner, group and mode of the old file. Without
-// an old file, the new file has the given mode. If name is a symbolic link, its target is
-// replaced.
+// Replace atomically replaces a file. If write fails, the file remains unchanged. The new
+// file keeps the old file's owner, group and mode, or has the given mode if there is no
+// old file. If name is a symbolic link, its target is replaced.
 func Replace(name string, mode os.FileMode, write func(io.Writer) error) error {
 	p, err := owner.Resolve(name)
 	if err == nil {
@@ -44,7 +43,7 @@ func replace(p *owner.Place, mode os.FileMode, write func(io.Writer) error) (err
 	temp := fmt.Sprintf(".%s.%016x", p.Name, rand.Uint64())
 	f, err := p.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if path := new(fs.PathError); errors.As(err, &path) {
-		return fmt.Errorf("create a file in %s: %w", p.Root.Name(), path.Err) // the error must not contain the random name
+		return fmt.Errorf("create a file in %s: %w", p.Root.Name(), path.Err) // omit the random name from the error
 	}
 	defer func() {
 		if err != nil {
@@ -65,8 +64,8 @@ func replace(p *owner.Place, mode os.FileMode, write func(io.Writer) error) (err
 	return nil
 }
 
-// keepOwner sets the owner and group of the old file on the new file. If the group
-// changed, other users could read the content. If there is no old file, old is nil.
+// keepOwner copies the owner and group of the old file to the new file. Under another
+// group, other users might be able to read the file. old is nil if there is no old file.
 func keepOwner(f *os.File, old fs.FileInfo) error {
 	if old == nil {
 		return nil
@@ -85,12 +84,12 @@ func keepOwner(f *os.File, old fs.FileInfo) error {
 	return nil
 }
 
-// Stdout is the name of standard output in options that name a file.
+// Stdout is the name of standard output in options that take a file name.
 const Stdout = "-"
 
-// To replaces the file with the given name. If name is empty, "-" or /dev/stdout, To
-// writes to stdout. /dev/stdout is a link to a file that must not be replaced. If write
-// fails, the file and stdout remain unchanged.
+// To replaces a file, or writes to stdout if name is empty, "-" or /dev/stdout.
+// /dev/stdout is a link whose target must not be replaced. If write fails, the file or
+// stdout remains unchanged.
 func To(stdout io.Writer, name string, mode os.FileMode, write func(io.Writer) error) error {
 	if name != "" && name != Stdout && name != "/dev/stdout" {
 		return Replace(name, mode, write)

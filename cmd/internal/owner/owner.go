@@ -1,11 +1,10 @@
-// Package owner allows root to work in directories of other users.
+// Package owner lets root work safely in other users' directories.
 //
-// The owner of a directory can replace files, directories and links in it at any time.
-// Root must therefore not use paths in such a directory. There are two solutions. Do and
-// Become act with the rights of the owner, so that the system denies all other
-// operations. Resolve opens the directory of a file once and never follows a link of
-// another user. In a process that does not run as root, all functions of this package
-// only perform the operation.
+// The owner of a directory can replace files, directories and links in it at any time, so
+// root must not use paths there. The package offers two solutions. Do and Become act with
+// the owner's rights, so that the system denies everything else. Resolve opens a file's
+// directory once and never follows another user's link. In a process that does not run as
+// root, all functions simply perform the operation.
 package owner
 
 import (
@@ -21,14 +20,14 @@ import (
 // A User is a user who can replace files in a directory.
 type User struct {
 	ID, Group int
-	Dir       string // the first directory of the path that the user can change
+	Dir       string // the topmost directory on the path that the user can change
 }
 
 func (u *User) String() string { return fmt.Sprintf("uid %d, the owner of %s", u.ID, u.Dir) }
 
 // userOf returns the user other than root who can replace files in the directory, or nil.
-// A directory that several users can change is an error if the sticky bit does not
-// protect its entries.
+// If several users can replace files, and the sticky bit does not protect them, userOf
+// returns an error.
 func userOf(name string, info fs.FileInfo) (*User, error) {
 	uid, gid := ids(info)
 	mode := info.Mode()
@@ -45,7 +44,7 @@ func userOf(name string, info fs.FileInfo) (*User, error) {
 	return nil, nil
 }
 
-// onlyRoot reports whether only root can reach the content of the directory.
+// onlyRoot reports whether only root can access the contents of the directory.
 func onlyRoot(info fs.FileInfo) bool {
 	uid, gid := ids(info)
 	return uid == 0 && info.Mode()&0o001 == 0 && (info.Mode()&0o010 == 0 || gid == 0)
@@ -56,8 +55,8 @@ func ids(info fs.FileInfo) (uid, gid int) {
 	return int(s.Uid), int(s.Gid)
 }
 
-// groupOf returns the group of a user. For a user without an account, which is possible
-// in a container, groupOf returns other.
+// groupOf returns the primary group of a user. If the user has no account, as may be the
+// case in a container, the result is other.
 func groupOf(uid, other int) int {
 	account, err := user.LookupId(strconv.Itoa(uid))
 	if err != nil {
@@ -70,8 +69,8 @@ func groupOf(uid, other int) int {
 	return gid
 }
 
-// Of returns the user other than root who can replace dir or files in dir, or nil. Files
-// below a directory that only root can reach are safe.
+// Of returns the user other than root who can replace dir or files in dir, or nil.
+// Everything below a directory that only root can access is safe.
 func Of(dir string) (*User, error) {
 	if os.Geteuid() != 0 {
 		return nil, nil
@@ -84,9 +83,9 @@ func Of(dir string) (*User, error) {
 	return w.user, nil
 }
 
-// Do calls f with the rights of the user who can replace files in dir. During the call,
-// the whole process has the rights of that user. Goroutines that f starts must not use
-// files after f returns. If Of returns no user, f runs with unchanged rights.
+// Do calls f with the rights of the user who can replace files in dir. The rights of the
+// whole process change for the duration of the call. Goroutines started by f must not use
+// files after f returns. If Of returns no user, f simply runs.
 func Do(dir string, f func() error) error {
 	u, err := Of(dir)
 	switch {
@@ -105,8 +104,7 @@ func (u *User) do(f func() error) (err error) {
 	}
 	group := syscall.Getegid()
 	defer func() {
-		// If the rights of root cannot be restored, later operations of the command also
-		// fail.
+		// If root's rights cannot be restored, the rest of the command also fails.
 		if back := errors.Join(syscall.Seteuid(0), syscall.Setegid(group), syscall.Setgroups(groups)); back != nil {
 			err = errors.Join(err, fmt.Errorf("become root again: %w", back))
 		}
@@ -120,7 +118,7 @@ func (u *User) do(f func() error) (err error) {
 			return fmt.Errorf("act as %v: %w", u, err)
 		}
 	}
-	// Unset TMPDIR, because the user may have no access to root's temporary directory.
+	// The user may not be able to access root's temporary directory.
 	os.Unsetenv("TMPDIR")
 	if err = f(); errors.Is(err, fs.ErrPermission) {
 		err = fmt.Errorf("%w (as %v)", err, u)
@@ -128,7 +126,7 @@ func (u *User) do(f func() error) (err error) {
 	return err
 }
 
-// Become permanently replaces the rights of root with the rights of u.
+// Become permanently replaces root's rights with u's.
 func (u *User) Become() error {
 	for _, err := range []error{syscall.Setgroups([]int{u.Group}), syscall.Setgid(u.Group), syscall.Setuid(u.ID)} {
 		if err != nil {

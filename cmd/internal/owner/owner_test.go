@@ -15,7 +15,7 @@ import (
 // lesser is a user without an account.
 const lesser = 54321
 
-// open returns a directory of root that every user can reach.
+// open returns a directory that belongs to root and that all users can access.
 func open(t *testing.T) string {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -68,7 +68,7 @@ func TestOf(t *testing.T) {
 		{dir + "/link", theirs},
 		{dir + "/again", theirs},
 		{dir + "/again/inside", theirs},
-		{copied, ""}, // no other user can reach it
+		{copied, ""}, // no other user can access it
 		{closed + "/out", theirs},
 		{closed + "/away", theirs},
 		{closed + "/../theirs", theirs},
@@ -101,8 +101,8 @@ func TestOf(t *testing.T) {
 	}
 }
 
-// TestDo checks that the process has the rights of the owner during the call, and the
-// rights of root after the call.
+// TestDo checks that the process has the owner's rights during the call and root's rights
+// afterwards.
 func TestDo(t *testing.T) {
 	dir := open(t)
 	theirs := mkdir(t, filepath.Join(dir, "theirs"), 0o750, lesser, lesser)
@@ -138,7 +138,7 @@ func TestDo(t *testing.T) {
 	}
 }
 
-// TestOpen checks that root follows only links of root, and reads only regular files.
+// TestOpen checks that root follows only root's links, and reads only regular files.
 func TestOpen(t *testing.T) {
 	dir := open(t)
 	theirs := mkdir(t, filepath.Join(dir, "theirs"), 0o755, lesser, lesser)

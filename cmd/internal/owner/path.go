@@ -10,17 +10,17 @@ import (
 	"syscall"
 )
 
-// maxLinks is the maximum number of links in a path.
+// maxLinks is the maximum number of links followed on a path.
 const maxLinks = 40
 
-// A Place is a name in an open directory.
+// A Place is a file name in an open directory.
 type Place struct {
 	*os.Root
 	Name string
 }
 
-// Resolve opens the directory of a file. The file need not exist. A link to the file is
-// followed, so that Name is the name of the target. Root does not follow a link that
+// Resolve opens the directory of a file, which need not exist. If path is a link, it is
+// followed, so that Name is the name of its target. Root does not follow links that
 // another user has created or can replace.
 func Resolve(path string) (*Place, error) {
 	if os.Geteuid() != 0 {
@@ -40,8 +40,8 @@ func Resolve(path string) (*Place, error) {
 	return &Place{dir, w.name}, nil
 }
 
-// resolve is Resolve for a process that does not run as root. No checks are needed,
-// because the system enforces the rights of the user.
+// resolve implements Resolve for processes that do not run as root. No checks are needed,
+// because the system enforces the user's rights.
 func resolve(path string) (*Place, error) {
 	for range maxLinks {
 		target, err := os.Readlink(path)
@@ -62,16 +62,16 @@ func resolve(path string) (*Place, error) {
 
 // A walker follows a path from the root directory.
 type walker struct {
-	dirs   []*os.Root // open directories of the path so far
-	name   string     // the last element; empty for a directory in dirs
-	rest   []string   // elements that remain to be followed
+	dirs   []*os.Root // directories opened so far
+	name   string     // last element; empty if it is a directory in dirs
+	rest   []string   // elements still to be followed
 	links  int
-	user   *User // a user other than root who can change a directory of the path
-	closed int   // number of dirs up to the last directory that only root can reach; 0 if none
+	user   *User // user other than root who can change a directory on the path
+	closed int   // number of dirs up to the last one that only root can access; 0 if none
 }
 
-// walk follows a path. If enter is set and the last element is a directory, walk also
-// enters that directory.
+// walk follows a path. If enter is set and the last element is a directory, it is entered
+// as well.
 func walk(path string, enter bool) (w *walker, err error) {
 	if !filepath.IsAbs(path) {
 		here, err := os.Getwd()
@@ -96,8 +96,8 @@ func walk(path string, enter bool) (w *walker, err error) {
 	return w, nil
 }
 
-// split returns the elements of a path. The element ".." remains, because the element
-// before it may be a link.
+// split returns the elements of a path, including "..", because the preceding element may
+// be a link.
 func split(path string) (list []string) {
 	for _, name := range strings.Split(path, "/") {
 		if name != "" && name != "." {
@@ -115,7 +115,7 @@ func (w *walker) close() {
 	}
 }
 
-// back returns to the first n directories of the path.
+// back returns to the first n directories on the path.
 func (w *walker) back(n int) {
 	for _, d := range w.dirs[n:] {
 		d.Close()
@@ -126,7 +126,7 @@ func (w *walker) back(n int) {
 	}
 }
 
-// look stores the user who can change the last directory.
+// look records the user who can change the last directory.
 func (w *walker) look() error {
 	info, err := w.top().Stat(".")
 	if err != nil || w.closed > 0 || w.user != nil {
@@ -175,7 +175,8 @@ func (w *walker) step(enter bool) error {
 	return w.look()
 }
 
-// follow follows a link if only root can have created the link and can replace it.
+// follow follows a link, provided that no user other than root can have created it or can
+// replace it.
 func (w *walker) follow(name string, info fs.FileInfo) error {
 	dir := w.top()
 	path := filepath.Join(dir.Name(), name)
@@ -196,7 +197,7 @@ func (w *walker) follow(name string, info fs.FileInfo) error {
 	return nil
 }
 
-// place adds the path of the directory to an error about one of its files.
+// place adds the path of the directory to an error concerning one of its files.
 func place(err error, dir *os.Root, name string) error {
 	if p := new(fs.PathError); errors.As(err, &p) {
 		return &fs.PathError{Op: "open", Path: filepath.Join(dir.Name(), name), Err: p.Err}
@@ -208,7 +209,7 @@ func replaced(dir *os.Root, name string) error {
 	return fmt.Errorf("open %s: was replaced while it was opened; try again", filepath.Join(dir.Name(), name))
 }
 
-// Regular returns information about the file. If the file does not exist, the error is
+// Regular returns information on the file. If the file does not exist, the error is
 // fs.ErrNotExist. A file that is not regular is also an error.
 func (p *Place) Regular() (fs.FileInfo, error) {
 	info, err := p.Lstat(p.Name)
@@ -218,7 +219,7 @@ func (p *Place) Regular() (fs.FileInfo, error) {
 	return info, err
 }
 
-// Open resolves path with Resolve, and opens the regular file for reading.
+// Open resolves path like Resolve and opens the regular file for reading.
 func Open(path string) (*os.File, error) {
 	p, err := Resolve(path)
 	if err != nil {

@@ -13,12 +13,12 @@ import (
 	"scanwatch/store/report"
 )
 
-// metricRules is the maximum number of rules with a sample, because the number of labels
-// must be limited. The rules with the most sessions on the day have samples.
+// metricRules is the maximum number of rules with a sample, because metrics should not
+// have too many labels. The rules with the most sessions that day are kept.
 const metricRules = 50
 
-// Metrics returns the metrics of the filter, the state directory and the last day. The
-// error incomplete is not nil if files could not be read.
+// Metrics returns metrics for the filter, the state directory and the current day.
+// incomplete is set if files could not be read.
 func Metrics(dir *statedir.Dir, zone *time.Location) (all []report.Metric, incomplete, err error) {
 	s := Source{Dir: dir, Selector: &selector.Selector{Since: dir.Now().Add(-24 * time.Hour)}, Zone: zone}
 	summary, incomplete, err := s.Summary(metricRules, true)
@@ -51,8 +51,8 @@ func with(label, name string, v float64) report.Sample {
 
 func seconds(t time.Time) float64 { return float64(t.UnixMicro()) / 1e6 }
 
-// todayMetrics returns the counters of the current day (UTC), which start at 0 each day.
-// The counters include sessions that were not recorded.
+// todayMetrics returns the counters for the current UTC day, which start at 0 each day.
+// Sessions that were not recorded are included.
 func todayMetrics(days []memory.Day, now time.Time) []report.Metric {
 	var today memory.Day
 	for _, d := range days {
@@ -85,8 +85,8 @@ func todayMetrics(days []memory.Day, now time.Time) []report.Metric {
 	}
 }
 
-// filterMetrics returns the metrics of the filter and the disk budget. If the filter is
-// not running, some metrics are missing.
+// filterMetrics returns metrics for the filter and the disk budget. If the filter is not
+// running, some metrics are missing.
 func filterMetrics(dir *statedir.Dir) (all []report.Metric, budget int64) {
 	const upHelp = "Whether the filter runs and answers."
 	status, err := askStatus(dir)
@@ -120,7 +120,7 @@ func filterMetrics(dir *statedir.Dir) (all []report.Metric, budget int64) {
 	return all, st.Budget
 }
 
-// askStatus returns the status of the running filter.
+// askStatus returns the running filter's status.
 func askStatus(dir *statedir.Dir) (s control.Status, err error) {
 	client, err := control.Dial(dir.Path)
 	if err != nil {
@@ -130,7 +130,7 @@ func askStatus(dir *statedir.Dir) (s control.Status, err error) {
 	return client.Status()
 }
 
-// fileMetrics returns the metrics of the session files.
+// fileMetrics returns metrics for the session files.
 func fileMetrics(dir *statedir.Dir, budget int64) []report.Metric {
 	segments, err := store.Segments(dir.Path)
 	if err != nil {

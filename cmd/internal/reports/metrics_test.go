@@ -11,7 +11,7 @@ import (
 	"scanwatch/store/report"
 )
 
-// TestTodayMetrics checks that the metrics contain the counters of the current day.
+// TestTodayMetrics checks that the metrics include the current day's counters.
 func TestTodayMetrics(t *testing.T) {
 	day := func(at time.Time, sessions uint64) memory.Day {
 		return memory.Day{Day: at.Truncate(24 * time.Hour), Counters: map[string]uint64{

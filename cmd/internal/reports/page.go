@@ -20,13 +20,13 @@ import (
 	"scanwatch/store/report"
 )
 
-// Page returns the page of the report. Lists have at most limit entries.
+// Page returns the HTML page for the report. Lists have at most limit entries.
 func (a *Report) Page(limit int) (*report.Page, error) {
 	s := a.source
 	locate, problems := s.places()
 	a.counts.Locate(locate)
 	p := &report.Page{Summary: a.Summary(limit), Site: a.site}
-	if !a.site.Running { // the status of a running filter includes these problems
+	if !a.site.Running { // a running filter reports these problems in its status
 		p.Problems = append(p.Problems, problems...)
 	}
 	p.Site.Made = s.Dir.Now()
@@ -53,8 +53,8 @@ func (a *Report) Page(limit int) (*report.Page, error) {
 	return p, nil
 }
 
-// organisation returns a function that looks up the organisation of an address. If locate
-// is nil, organisation returns nil.
+// organisation returns a function that looks up the organisation of an address, or nil if
+// locate is nil.
 func organisation(locate func(netip.Addr) report.Place) func(netip.Addr) string {
 	if locate == nil {
 		return nil
@@ -62,14 +62,14 @@ func organisation(locate func(netip.Addr) report.Place) func(netip.Addr) string 
 	return func(a netip.Addr) string { return locate(a).Org }
 }
 
-// SortBans sorts bans, the newest first.
+// SortBans sorts bans, newest first.
 func SortBans(list []memory.Ban) {
 	slices.SortFunc(list, func(a, b memory.Ban) int {
 		return cmp.Or(b.Since.Compare(a.Since), a.Prefix.Addr().Compare(b.Prefix.Addr()), cmp.Compare(a.Prefix.Bits(), b.Prefix.Bits()))
 	})
 }
 
-// setBanned sets the end of the enforced ban of each banned source.
+// setBanned sets the end of the enforced ban in each banned source.
 func setBanned(sources []report.Source, bans []memory.Ban) {
 	for i := range sources {
 		p, _, err := prefix.Parse(sources[i].Address)
@@ -78,7 +78,7 @@ func setBanned(sources []report.Source, bans []memory.Ban) {
 		}
 		for k := range bans {
 			b := &bans[k]
-			other := sources[i].Named && !b.Affects(p) // a ban of the other hosts in its /64
+			other := sources[i].Named && !b.Affects(p) // the ban is for the other hosts in its /64
 			if !b.Observe && !other && b.Prefix.Bits() <= p.Bits() && b.Prefix.Contains(p.Addr()) && b.Until.After(sources[i].Banned.Time) {
 				sources[i].Banned = text.At(b.Until)
 			}
@@ -88,14 +88,14 @@ func setBanned(sources []report.Source, bans []memory.Ban) {
 
 // A BanHost identifies a banned host. All texts are printable.
 type BanHost struct {
-	Name string // latest reverse DNS name; empty if none, or if the hosts in a /64 differ in it
+	Name string // latest reverse DNS name; empty if there is none or hosts in a /64 have different names
 	Org  string // organisation; empty if unknown
 
-	addr    netip.Addr // of the latest session
-	several bool       // several names
+	addr    netip.Addr // address in the latest session
+	several bool       // different names were found
 }
 
-// String returns the name and the organisation, or "".
+// String returns the name and organisation, or "".
 func (h *BanHost) String() string {
 	if h.Org == "" {
 		return h.Name
@@ -103,9 +103,9 @@ func (h *BanHost) String() string {
 	return strings.TrimSpace(h.Name + " (" + h.Org + ")")
 }
 
-// BanHosts returns a map and a visitor. The visitor fills the map with the name and
-// organisation of each banned host. org returns the organisation of a host whose findings
-// do not name one, and may be nil.
+// BanHosts returns a map and a visitor that fills the map with each banned host's name
+// and organisation. org returns the organisation of a host whose findings do not name
+// one. org may be nil.
 func BanHosts(list []memory.Ban, org func(netip.Addr) string) (map[netip.Prefix]*BanHost, history.Visitor) {
 	hosts := map[netip.Prefix]*BanHost{}
 	for i := range list {
@@ -120,7 +120,7 @@ func BanHosts(list []memory.Ban, org func(netip.Addr) string) (map[netip.Prefix]
 			return nil
 		}
 		addr := rec.Src.Addr().Unmap()
-		h := hosts[memory.Identify(addr, rec.RDNS, rec.FCrDNS).Prefix()] // the ban of a /64 is not about a host with its own name in it
+		h := hosts[memory.Identify(addr, rec.RDNS, rec.FCrDNS).Prefix()] // the ban of a /64 does not concern a host identified by its own name
 		if h == nil {
 			return nil
 		}
@@ -143,8 +143,8 @@ func BanHosts(list []memory.Ban, org func(netip.Addr) string) (map[netip.Prefix]
 	return hosts, history.Visitor{Kinds: store.KindsOf(store.KindFinding), Session: visit, Sum: visit}
 }
 
-// before returns the figures of the preceding period of the same length. If records of
-// that period are missing, before returns the reason for omitting the figures.
+// before returns the figures for the preceding period of the same length. If records from
+// that period are missing, the figures are omitted, and the reason is given instead.
 func (a *Report) before() (b report.Before, err error) {
 	s := a.source
 	since := s.Selector.Since
@@ -175,7 +175,7 @@ func (a *Report) before() (b report.Before, err error) {
 	return b, nil
 }
 
-// recordedBefore reports whether a recorded session ended before a time.
+// recordedBefore reports whether any recorded session ended before a time.
 func (s *Source) recordedBefore(at time.Time) (yes bool, err error) {
 	r, err := s.Dir.Open()
 	if err != nil {
@@ -187,9 +187,8 @@ func (s *Source) recordedBefore(at time.Time) (yes bool, err error) {
 	return yes, err
 }
 
-// places returns a function that looks up an address in the databases of the
-// configuration. Without a database, the function is nil. places also returns the
-// problems of the databases.
+// places returns a function that looks up an address in the configured databases, or nil
+// if there are none. places also returns the databases' problems.
 func (s *Source) places() (func(netip.Addr) report.Place, []string) {
 	var problems []string
 	settings := &s.Dir.Settings
@@ -227,10 +226,10 @@ func (s *Source) places() (func(netip.Addr) report.Place, []string) {
 	}, problems
 }
 
-// site describes the filter and its policy. Without a running filter, status is nil.
+// site describes the filter and its policy. status is nil if no filter is running.
 func (s *Source) site(status *control.Status) (site report.Site) {
 	mode := s.Dir.Mode()
-	if status == nil && mode.Word == "" { // the directory may be from another server
+	if status == nil && mode.Word == "" { // the directory may come from another server
 		return site
 	}
 	site.Server = text.Escape(s.Host)

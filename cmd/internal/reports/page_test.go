@@ -21,9 +21,8 @@ import (
 	"scanwatch/store/report"
 )
 
-// fillDays writes sessions of different hosts for the days before now. days contains the
-// number of sessions of each day, the latest day first. A tenth of the sessions have a
-// message.
+// fillDays writes sessions of different hosts for the days before now. days lists the
+// number of sessions per day, latest day first. Every tenth session delivers a message.
 func fillDays(t *testing.T, dir string, days ...int) {
 	t.Helper()
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
@@ -81,8 +80,8 @@ func pageOf(t *testing.T, dir string, limit int, selected selector.Selector, set
 	return p
 }
 
-// TestBefore checks the figures of the preceding period. The figures are omitted if the
-// records do not reach back to the start of that period.
+// TestBefore checks the figures for the preceding period. If the records do not reach
+// back far enough, the figures must be omitted.
 func TestBefore(t *testing.T) {
 	day := 24 * time.Hour
 	full := t.TempDir()
@@ -111,7 +110,7 @@ func TestBefore(t *testing.T) {
 	if p := pageOf(t, full, 10, selector.Selector{}, rules.Settings{}); p.Before != (report.Before{}) {
 		t.Errorf("all sessions: %+v", p.Before)
 	}
-	// Corrupt a day of the preceding period.
+	// Corrupt a day in the preceding period.
 	if err := corrupt(filepath.Join(full, "sessions", "2026-11-01.db")); err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +119,7 @@ func TestBefore(t *testing.T) {
 	}
 }
 
-// TestPage checks the contents of the page that are not in the summary.
+// TestPage checks the parts of the page that are not in the summary.
 func TestPage(t *testing.T) {
 	dir := t.TempDir()
 	fillDays(t, dir, 30)
@@ -159,7 +158,8 @@ func TestPage(t *testing.T) {
 	}
 }
 
-// TestBansUnknown checks that the page reports unknown bans if the state is corrupt.
+// TestBansUnknown checks that, if the state is corrupt, the page reports that the bans
+// are unknown.
 func TestBansUnknown(t *testing.T) {
 	dir := t.TempDir()
 	fillDays(t, dir, 3)
@@ -173,8 +173,8 @@ func TestBansUnknown(t *testing.T) {
 	}
 }
 
-// TestBanHosts checks the name that is shown for the ban of a /64. The page must not show
-// the name of a host with its own proven name, or one of several names.
+// TestBanHosts checks the name shown for a banned /64. The name must not be the proven
+// name of a single host. If hosts have different names, none must be shown.
 func TestBanHosts(t *testing.T) {
 	record := func(src, rdns string, f smtp.FCrDNS, org string) *store.Record {
 		var b []byte

@@ -17,17 +17,17 @@ import (
 	"scanwatch/store/report"
 )
 
-// busy is a filter. Sessions end between the commands that a report sends to busy.
+// busy is a filter in which sessions end between the commands that a report sends.
 type busy struct {
 	w  *store.Writer
 	m  *memory.Memory
 	mu sync.Mutex
 	n  uint64
 
-	summed atomic.Int64 // number of sessions in aggregates that are not yet written
+	summed atomic.Int64 // sessions in aggregates that have not been written
 }
 
-// now returns the time at which the last session ended.
+// now returns the end time of the last session.
 func (b *busy) now() time.Time {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -47,7 +47,7 @@ func (b *busy) end() {
 	}
 }
 
-// serve serves the commands of b in dir until the test ends.
+// serve serves b's commands in dir until the test ends.
 func (b *busy) serve(t *testing.T, dir string) {
 	b.w = store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
 	b.m = memory.New()
@@ -93,7 +93,7 @@ func notKept(t *testing.T, b *busy, dir string) report.NotKept {
 	return summary.NotKept
 }
 
-// shortDir returns a directory with a short name for the socket.
+// shortDir returns a directory whose path is short enough for the socket.
 func shortDir(t *testing.T) string {
 	dir, err := os.MkdirTemp("", "sw")
 	if err != nil {
@@ -103,14 +103,14 @@ func shortDir(t *testing.T) string {
 	return dir
 }
 
-// TestNotLost checks that sessions that end during a report are not counted as lost.
+// TestNotLost checks that sessions which end during a report are not counted as lost.
 func TestNotLost(t *testing.T) {
 	dir, b := shortDir(t), new(busy)
 	b.serve(t, dir)
 	if n := notKept(t, b, dir); n.Sessions != 0 {
 		t.Errorf("lost: %+v", n)
 	}
-	// The aggregate ends after the counters were read, but also contains earlier sessions.
+	// The aggregate ends after the counters are read, but also includes earlier sessions.
 	end := b.now().Add(500 * time.Millisecond)
 	sum := store.Record{ID: 1, Start: now.Add(-time.Minute), End: end, Src: netip.MustParseAddrPort("192.0.2.1:0"), Sessions: 1000}
 	b.w.Add(end, 1, store.AppendRecord(nil, &sum, nil))
@@ -127,7 +127,7 @@ func TestNotLost(t *testing.T) {
 	if n := notKept(t, b, dir); n.Sessions != 0 {
 		t.Errorf("lost: %+v", n)
 	}
-	for range 30 { // these sessions have no record
+	for range 30 { // these sessions are not recorded
 		b.m.Days.Add(&memory.Ended{Mails: 2}, b.now().UnixMicro())
 	}
 	if n := notKept(t, b, dir); n.Sessions != 30 || n.Mails != 60 || n.Days != 1 {

@@ -1,5 +1,5 @@
-// Package reports collects the data for reports on recorded sessions and for
-// Prometheus metrics.
+// Package reports collects the data for Prometheus metrics and for reports on recorded
+// sessions.
 package reports
 
 import (
@@ -18,7 +18,7 @@ import (
 	"scanwatch/store/report"
 )
 
-// A Source contains the input of a report.
+// A Source describes the input of a report.
 type Source struct {
 	Dir      *statedir.Dir
 	Selector *selector.Selector
@@ -26,22 +26,21 @@ type Source struct {
 	Host     string // name of this machine; may be empty
 }
 
-// ahead is the tolerance for sessions that end after now because the clock was set back.
-// A session that ends even later was recorded with a wrong clock.
+// ahead is the maximum time by which a session may end after now, to allow for a clock
+// that was set back. A session that ends even later was recorded with a wrong clock.
 const ahead = 2 * 24 * time.Hour
 
-// A period is the result of reading the selected records.
+// A period describes the selected records that were read.
 type period struct {
-	until    time.Time // the end: at most now, or the end of the last session
+	until    time.Time // at most now, or the end of the last session
 	sessions int
 	damaged  int // sessions with corrupt steps
-	future   int // sessions that are not in the period, because they end after its end
+	future   int // sessions ignored because they end in the future
 }
 
-// collect calls v for each selected record. v returns an error for a record with corrupt
-// steps. If the user has not selected an end, sessions that were recorded with a wrong
-// clock do not extend the period. A wrong clock could otherwise extend the period by
-// years.
+// collect calls v for each selected record. v returns an error if a record's steps are
+// corrupt. Unless the user has selected an end, sessions recorded with a wrong clock do
+// not extend the period, which could otherwise grow by years.
 func (s *Source) collect(r *statedir.Records, v history.Visitor) (p period, err error) {
 	now := s.Dir.Now()
 	p.until = s.Selector.Until
@@ -71,13 +70,13 @@ func (s *Source) collect(r *statedir.Records, v history.Visitor) (p period, err 
 	return p, err
 }
 
-// gcPercent is lower than Go's default, to save memory. A report keeps most of the memory
-// that it allocates, so garbage collections are still rare.
+// gcPercent is below Go's default to save memory. Garbage collections are rare all the
+// same, because a report keeps most of the memory it allocates.
 const gcPercent = 5
 
-// A Report contains the counts of the selected sessions.
+// A Report holds the counts for the selected sessions.
 type Report struct {
-	// Incomplete is not nil if files could not be read.
+	// Incomplete is set if files could not be read.
 	Incomplete error
 
 	source    *Source
@@ -85,17 +84,17 @@ type Report struct {
 	until     time.Time
 	problems  []string
 	damaged   bool              // sessions or files are corrupt or missing
-	days      []report.DayCount // counters of all sessions by day; nil if only some sessions are selected
+	days      []report.DayCount // counters for all sessions by day; nil if only some sessions are selected
 	unwritten int
 	site      report.Site
 }
 
-// Read counts the selected sessions. If no session was selected and quiet is not set, the
-// report contains a problem.
+// Read counts the selected sessions. If no sessions are selected and quiet is not set,
+// the report lists this as a problem.
 func (s *Source) Read(quiet bool) (*Report, error) {
 	defer debug.SetGCPercent(debug.SetGCPercent(gcPercent))
-	// Read the counters before the filter writes its records, so that the records
-	// include every counted session.
+	// Read the counters before the filter writes its records, so that every counted
+	// session is in the records.
 	days, dayProblem := s.Dir.Days()
 	counted := s.Dir.Now()
 	r, err := s.Dir.Open()
@@ -105,11 +104,11 @@ func (s *Source) Read(quiet bool) (*Report, error) {
 	defer r.Close()
 	a := &Report{source: s, counts: report.NewCollector(memory.Number), site: s.site(nil)}
 	var problems []string
-	if r.Down != nil && len(r.Problems()) == 0 { // the problems contain the reason if there are any
+	if r.Down != nil && len(r.Problems()) == 0 { // if there are problems, they include the reason
 		problems = append(problems, r.Down.Error())
 	}
 	if r.Client != nil {
-		if status, err := r.Client.Status(); err == nil { // otherwise problems reports the error
+		if status, err := r.Client.Status(); err == nil { // otherwise, problems reports the error
 			a.unwritten, a.site = int(status.Live.Summed), s.site(&status)
 		}
 	}
@@ -134,8 +133,8 @@ func (s *Source) Read(quiet bool) (*Report, error) {
 		problems[i] = text.Escape(problems[i])
 	}
 	a.problems = problems
-	// The counters include the sessions in unreadable files. Compare the counters with
-	// the records only if all files are readable.
+	// The counters include sessions in unreadable files, so they can be compared with the
+	// records only if all files are readable.
 	if !s.Selector.Narrow() && r.Unread == 0 {
 		a.days = []report.DayCount{}
 		for i := range days {
@@ -147,13 +146,13 @@ func (s *Source) Read(quiet bool) (*Report, error) {
 	return a, nil
 }
 
-// Summary returns the summary. Lists have at most limit entries.
+// Summary returns the report's summary. Lists have at most limit entries.
 func (a *Report) Summary(limit int) *report.Summary {
 	defer debug.SetGCPercent(debug.SetGCPercent(gcPercent))
 	since := a.source.Selector.Since
 	summary := a.counts.Summary(since.In(a.source.Zone), a.until, limit, a.problems)
 	summary.Mode, summary.Policy = a.site.Mode, a.site.String()
-	if bans, err := a.source.Dir.Bans(func(b *memory.Ban) bool { return !b.Expired(a.until) }); err == nil { // the error is on the page
+	if bans, err := a.source.Dir.Bans(func(b *memory.Ban) bool { return !b.Expired(a.until) }); err == nil { // the page reports the error
 		setBanned(summary.Scanning, bans)
 	}
 	if a.days != nil {
@@ -163,7 +162,7 @@ func (a *Report) Summary(limit int) *report.Summary {
 }
 
 // Summary reads the selected sessions and returns their summary. Lists have at most limit
-// entries. The error incomplete is not nil if files could not be read.
+// entries. incomplete is set if files could not be read.
 func (s *Source) Summary(limit int, quiet bool) (summary *report.Summary, incomplete, err error) {
 	a, err := s.Read(quiet)
 	if err != nil {
@@ -172,7 +171,7 @@ func (s *Source) Summary(limit int, quiet bool) (summary *report.Summary, incomp
 	return a.Summary(limit), a.Incomplete, nil
 }
 
-// gaps describes the sessions that are missing from the report.
+// gaps describes sessions that are missing from the report.
 func gaps(r *statedir.Records, p *period) (problems []string) {
 	if p.damaged > 0 {
 		problems = append(problems, fmt.Sprintf("%d sessions have damaged steps and are only counted", p.damaged))
@@ -187,8 +186,8 @@ func gaps(r *statedir.Records, p *period) (problems []string) {
 	return problems
 }
 
-// problems returns the problems in the status of the running filter. A disk budget that
-// is too small for the retention is also a problem.
+// problems returns the problems in the running filter's status, and reports a disk budget
+// that is too small for the retention.
 func (s *Source) problems(client *control.Client) (problems []string) {
 	add := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
 	limits := s.Dir.Limits()
@@ -206,7 +205,7 @@ func (s *Source) problems(client *control.Client) (problems []string) {
 	}
 	all, err := store.Segments(s.Dir.Path)
 	if err != nil || len(all) == 0 {
-		return problems // the error is reported when the records are read
+		return problems // reading the records reports the error
 	}
 	var size int64
 	for _, segment := range all {
@@ -221,11 +220,11 @@ func (s *Source) problems(client *control.Client) (problems []string) {
 }
 
 // budgetFull is a percentage of the disk budget. If more of the budget is in use, a
-// history that is shorter than the retention is a problem. The records use at most seven
-// eighths of the budget.
+// history shorter than the retention is a problem. Records use at most seven eighths of
+// the budget.
 const budgetFull = 80
 
-// statusProblems returns the problems in the status of a filter.
+// statusProblems returns the problems in a filter's status.
 func statusProblems(s *control.Status, zone *time.Location) (problems []string) {
 	add := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
 	since := func(t time.Time) string { return t.In(zone).Format(time.DateTime) }
@@ -248,8 +247,8 @@ func statusProblems(s *control.Status, zone *time.Location) (problems []string) 
 	return append(problems, s.Config.Notes...)
 }
 
-// read calls v for each selected record, and returns the end and the problems of the
-// period. The error incomplete is not nil if files could not be read.
+// read calls v for each selected record, and returns the end of the period and any
+// problems. incomplete is set if files could not be read.
 func (s *Source) read(v history.Visitor) (until time.Time, problems []string, incomplete, err error) {
 	r, err := s.Dir.Open()
 	if err != nil {
@@ -260,9 +259,8 @@ func (s *Source) read(v history.Visitor) (until time.Time, problems []string, in
 	return p.until, append(r.Problems(), gaps(r, &p)...), r.Incomplete(), err
 }
 
-// Returns returns the report on hosts that reconnected after a ban or finding. The
-// visitors in further receive the same records. The error incomplete is not nil if files
-// could not be read.
+// Returns returns a report on hosts that reconnected after a ban or finding. The visitors
+// in further see the same records. incomplete is set if files could not be read.
 func (s *Source) Returns(further ...history.Visitor) (summary *report.ReturnSummary, incomplete, err error) {
 	c := report.NewReturns(memory.Number)
 	until, problems, incomplete, err := s.read(both(append(further, c.Visitor())))
@@ -272,7 +270,7 @@ func (s *Source) Returns(further ...history.Visitor) (summary *report.ReturnSumm
 	return c.Summary(s.Selector.Since, until, problems), incomplete, nil
 }
 
-// both returns a visitor that calls all visitors.
+// both returns a visitor that calls all given visitors.
 func both(all []history.Visitor) (v history.Visitor) {
 	each := func(of func(*history.Visitor) func(*store.Record) error) func(*store.Record) error {
 		return func(r *store.Record) (err error) {
@@ -290,8 +288,8 @@ func both(all []history.Visitor) (v history.Visitor) {
 	return v
 }
 
-// Users returns the report on logins. Lists have at most limit entries. The error
-// incomplete is not nil if files could not be read.
+// Users returns a report on logins. Lists have at most limit entries. incomplete is set
+// if files could not be read.
 func (s *Source) Users(limit int) (summary *report.UserSummary, incomplete, err error) {
 	c := report.NewUsers()
 	until, problems, incomplete, err := s.read(c.Visitor())
@@ -301,8 +299,8 @@ func (s *Source) Users(limit int) (summary *report.UserSummary, incomplete, err 
 	return c.Summary(s.Selector.Since, until, limit, problems), incomplete, nil
 }
 
-// Scanners returns the report on scanning organisations. contacts contains the opt-outs,
-// and may be nil. The error incomplete is not nil if files could not be read.
+// Scanners returns a report on scanning organisations. contacts lists their opt-outs and
+// may be nil. incomplete is set if files could not be read.
 func (s *Source) Scanners(contacts map[string]report.OptOut) (summary *report.ScannerSummary, incomplete, err error) {
 	c := report.NewScanners()
 	until, problems, incomplete, err := s.read(c.Visitor())

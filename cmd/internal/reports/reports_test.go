@@ -17,13 +17,13 @@ import (
 	"scanwatch/store"
 )
 
-// now is the current time in the tests.
+// now is the current time in tests.
 var now = time.Date(2026, 11, 2, 12, 0, 0, 0, time.UTC)
 
-// TestProblems checks that a report contains the problems of the filter. A budget that is
-// too small is also a problem.
+// TestProblems checks that a report lists the filter's problems, including a disk budget
+// that is too small.
 func TestProblems(t *testing.T) {
-	dir, err := os.MkdirTemp("", "sw") // a short name for the socket
+	dir, err := os.MkdirTemp("", "sw") // a path short enough for the socket
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,9 +84,8 @@ func TestProblems(t *testing.T) {
 	}
 }
 
-// TestFuture checks that a session from a time when the clock was years ahead does not
-// extend the period of later reports. If the clock extended the period, every ban would
-// have ended.
+// TestFuture checks that a session recorded with a clock that was years ahead does not
+// extend the period of later reports. Otherwise, every ban would appear to have ended.
 func TestFuture(t *testing.T) {
 	dir := t.TempDir()
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
@@ -104,7 +103,7 @@ func TestFuture(t *testing.T) {
 		end      time.Time
 		sessions int
 	}{
-		{time.Time{}, now.Add(time.Hour), 2}, // a clock that was set back by an hour
+		{time.Time{}, now.Add(time.Hour), 2}, // the clock was set back by an hour
 		{now.AddDate(20, 0, 0), now.AddDate(10, 0, 0), 3},
 	} {
 		s := Source{Dir: &statedir.Dir{Path: dir, Now: func() time.Time { return now }}, Selector: &selector.Selector{Since: now.AddDate(0, 0, -1), Until: c.until}, Zone: time.UTC}

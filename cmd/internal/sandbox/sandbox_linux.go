@@ -11,13 +11,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// These are rights below a directory. Old kernels support only some of the rights. No
-// right allows the execution of programs. Moving files between directories is also
-// denied, because the first kernels with Landlock cannot grant it.
+// Access rights for directories. Old kernels support only some of them. No right allows
+// running programs or moving files between directories, which the first kernels with
+// Landlock always deny.
 const (
 	readFiles landlock.AccessFSSet = ll.AccessFSReadFile
-	// In the state directory, the filter creates the control socket and the directory of
-	// sessions.
+	// In the state directory, the filter creates the control socket and the sessions
+	// directory.
 	ownDir = readFiles | ll.AccessFSWriteFile | ll.AccessFSTruncate | ll.AccessFSMakeReg | ll.AccessFSRemoveFile | ll.AccessFSResolveUnix |
 		ll.AccessFSReadDir | ll.AccessFSMakeDir | ll.AccessFSMakeSock
 )
@@ -27,11 +27,11 @@ var rights = map[use]landlock.AccessFSSet{
 	useRun: ll.AccessFSMakeSock | ll.AccessFSRemoveFile | ll.AccessFSResolveUnix,
 }
 
-// resolveUnix is the first version of Landlock that restricts connections to sockets.
+// resolveUnix is the first Landlock version that restricts connections to sockets.
 const resolveUnix = 9
 
-// grants returns directories instead of files. A Landlock rule applies to an inode. A
-// rule for a file would not apply after an editor has replaced the file.
+// grants returns directories instead of files. A Landlock rule applies to an inode, so a
+// rule for a file would be lost when an editor replaces the file.
 func (p Paths) grants() []grant {
 	var all []grant
 	add := func(use use, dir string) {
@@ -69,7 +69,7 @@ func (r *Report) enter(p *Plan) {
 func (r *Report) landlock(grants []grant) {
 	abi, err := ll.LandlockGetABIVersion()
 	if err != nil || abi < 1 {
-		return // not supported by the kernel
+		return // the kernel does not support Landlock
 	}
 	var rules []landlock.Rule
 	for _, g := range grants {
@@ -86,19 +86,20 @@ func (r *Report) landlock(grants []grant) {
 	r.By = append(r.By, fmt.Sprintf("landlock-%d", abi))
 	r.Files, r.Exec, r.TCP = true, true, abi >= 4
 	errata, _ := ll.LandlockGetErrata()
-	r.IPC = abi >= 6 && errata&2 != 0 // only on kernels on which it does not block signals between threads
+	r.IPC = abi >= 6 && errata&2 != 0 // on earlier kernels, it blocks signals between threads
 }
 
-// seccomp restricts system calls other than file access. seccomp is also needed for the
-// network. Landlock restricts TCP since Linux 6.7, but not most other protocols. Landlock
-// also does not restrict Multipath TCP, which only needs another argument of socket(2).
+// seccomp restricts system calls unrelated to files. seccomp is also needed for the
+// network. Landlock has restricted TCP since Linux 6.7, but not most other protocols. In
+// particular, Landlock does not restrict Multipath TCP, and programs can choose it with
+// an argument to socket(2).
 func (r *Report) seccomp() {
 	arch, ok := auditArch[runtime.GOARCH]
 	if !ok {
 		return
 	}
 	program := denials(arch)
-	// The flag TSYNC applies the filter to all threads.
+	// The TSYNC flag applies the filter to all threads.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
@@ -106,11 +107,11 @@ func (r *Report) seccomp() {
 		return
 	}
 	prog := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
-	// Without the flag SPEC_ALLOW, a kernel before 5.16 slows down the whole process.
+	// Without the SPEC_ALLOW flag, kernels before 5.16 slow down the whole process.
 	thread, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER,
 		unix.SECCOMP_FILTER_FLAG_TSYNC|unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW, uintptr(unsafe.Pointer(&prog)))
 	switch {
-	case errno == unix.ENOSYS, errno == unix.EINVAL: // not supported by the kernel
+	case errno == unix.ENOSYS, errno == unix.EINVAL: // the kernel does not support seccomp filters
 	case errno != 0:
 		r.problem(fmt.Errorf("set a seccomp filter: %w", errno))
 	case thread != 0:
@@ -121,8 +122,8 @@ func (r *Report) seccomp() {
 	}
 }
 
-// auditArch contains the architectures that denials supports. All are 64-bit and
-// little-endian, and have a separate system call for socket(2).
+// auditArch lists the architectures that denials supports. All these architectures are
+// 64-bit and little-endian, and have socket(2) as a separate system call.
 var auditArch = map[string]uint32{
 	"amd64":   unix.AUDIT_ARCH_X86_64,
 	"arm64":   unix.AUDIT_ARCH_AARCH64,
@@ -130,8 +131,8 @@ var auditArch = map[string]uint32{
 }
 
 // denials returns the program that seccomp(2) runs before each system call. The program
-// denies a list of calls and allows all other calls. An allowlist would break the Go
-// runtime, which uses different calls in each version.
+// denies certain calls and allows all others. An allowlist would break with new versions
+// of the Go runtime, which use other calls.
 func denials(arch uint32) []unix.SockFilter {
 	const (
 		number, audit, firstArg = 0, 4, 16 // offsets in struct seccomp_data
@@ -141,20 +142,20 @@ func denials(arch uint32) []unix.SockFilter {
 		least = unix.BPF_JMP | unix.BPF_JGE | unix.BPF_K
 		end   = unix.BPF_RET | unix.BPF_K
 
-		x32 = 0x40000000 // other numbers for the same calls on amd64
+		x32 = 0x40000000 // on amd64, another set of numbers for the same calls
 	)
 	// Jumps are relative to the next instruction. The last instruction denies.
 	return []unix.SockFilter{
 		{Code: load, K: audit},
-		{Code: equal, K: arch, Jf: 9}, // deny a call of another architecture
+		{Code: equal, K: arch, Jf: 9}, // deny calls made for another architecture
 		{Code: load, K: number},
 		{Code: least, K: x32, Jt: 7},
 		{Code: equal, K: unix.SYS_EXECVE, Jt: 6},
 		{Code: equal, K: unix.SYS_EXECVEAT, Jt: 5},
 		{Code: equal, K: unix.SYS_IO_URING_SETUP, Jt: 4}, // can create sockets without socket(2)
-		{Code: equal, K: unix.SYS_SOCKET, Jf: 2},         // allow anything else
+		{Code: equal, K: unix.SYS_SOCKET, Jf: 2},         // allow all other calls
 		{Code: load, K: firstArg},
-		{Code: equal, K: unix.AF_UNIX, Jf: 1}, // deny other families
+		{Code: equal, K: unix.AF_UNIX, Jf: 1}, // deny other address families
 		{Code: end, K: unix.SECCOMP_RET_ALLOW},
 		{Code: end, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EACCES)},
 	}

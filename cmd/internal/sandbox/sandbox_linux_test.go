@@ -21,8 +21,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The test runs its own program with and without the sandbox. The comparison shows that
-// the sandbox is the cause of the errors.
+// The test runs its own program with and without the sandbox. The comparison proves that
+// the sandbox causes the errors.
 const (
 	envHelper   = "SANDBOX_TEST_HELPER" // run with or without the sandbox
 	envDir      = "SANDBOX_TEST_DIR"
@@ -38,14 +38,14 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// An attempt is an operation that the filter needs, or that an attacker would try.
+// An attempt is an operation that the filter needs or that an attacker would try.
 type attempt struct {
 	name string
-	need string // restriction that denies the operation; empty if it is allowed
+	need string // restriction that denies the operation; empty if it must be allowed
 	do   func() error
 }
 
-// effects contains the possible restrictions. The helper prints the active restrictions.
+// effects lists the possible restrictions. The helper prints the active restrictions.
 var effects = []struct {
 	name string
 	in   func(*Report) bool
@@ -58,7 +58,7 @@ var effects = []struct {
 	{"ipc", func(r *Report) bool { return r.IPC }},
 }
 
-// attempts returns the attempts of a process that may access dir.
+// attempts returns the attempts made by a process that may access dir.
 func attempts(dir string) []attempt {
 	in := func(name string) string { return filepath.Join(dir, name) }
 	read := func(path string) func() error {
@@ -192,7 +192,7 @@ func attempts(dir string) []attempt {
 	}
 }
 
-// paths returns the paths of the filter in dir.
+// paths returns the filter's paths in dir.
 func paths(dir string) Paths {
 	in := func(name string) string { return filepath.Join(dir, name) }
 	return Paths{State: in("state"), Read: []string{in("etc/scanwatch.conf"), in("etc/link"), in("db/asn.mmdb")}}
@@ -201,9 +201,8 @@ func paths(dir string) Paths {
 // threads is the number of threads that make the attempts.
 const threads = 3
 
-// helper runs all attempts on threads that existed before the call of Enter, because
-// Enter might fail to restrict such threads. helper prints a line for each attempt on
-// each thread.
+// helper runs all attempts on threads that existed before Enter, because Enter might fail
+// to restrict them. helper prints a line for each attempt on each thread.
 func helper(dir string, confine bool) {
 	var ready, all sync.WaitGroup
 	begin, turn := make(chan struct{}), make(chan struct{}, 1) // the threads take turns
@@ -220,7 +219,7 @@ func helper(dir string, confine bool) {
 			}
 		})
 		if !confine {
-			break // this attempt can succeed only once
+			break // this attempt can only succeed once
 		}
 	}
 	ready.Wait()
@@ -231,8 +230,8 @@ func helper(dir string, confine bool) {
 		}
 		fmt.Printf("problems\t0\t%v\n", r.Problems)
 		fmt.Printf("covers\t0\t%v %v\n", r.Covers(filepath.Join(dir, "etc/friends")), r.Covers(filepath.Join(dir, "secret")))
-		// Replace the file after Enter, because Landlock rules apply to existing inodes,
-		// and an editor creates a new file.
+		// Replace the file after Enter, as an editor does: Landlock rules apply to inodes
+		// that existed before.
 		conf := filepath.Join(dir, "etc/scanwatch.conf")
 		fmt.Println("ready\t0\t" + conf)
 		_, _ = os.Stdin.Read(make([]byte, 1)) // wait until the file is replaced
@@ -245,7 +244,7 @@ func outcome(err error) string {
 	switch {
 	case err == nil:
 		return "done"
-	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EXDEV): // EXDEV means that files cannot be moved between directories
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EXDEV): // EXDEV means that the file cannot be moved between directories
 		return "denied"
 	}
 	return "failed: " + err.Error()
@@ -278,10 +277,10 @@ func furnish(t *testing.T, dir string) {
 	l.Close()
 }
 
-// run runs the helper and returns its results by name and thread.
+// run runs the helper and returns its results by attempt and thread.
 func run(t *testing.T, how string) map[[2]string]string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "sb") // a short name for sockets
+	dir, err := os.MkdirTemp("", "sb") // a path short enough for sockets
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -332,14 +331,14 @@ func run(t *testing.T, how string) map[[2]string]string {
 	return told
 }
 
-// TestConfined checks that every thread in the sandbox can perform the operations of the
-// filter, but not the operations of an attacker. Without the sandbox, all operations must
-// be possible.
+// TestConfined checks that every thread in the sandbox can perform the filter's
+// operations, but not an attacker's. Without the sandbox, every attempt must succeed.
 func TestConfined(t *testing.T) {
 	_, known := auditArch[runtime.GOARCH]
 	expect := map[string]bool{"files": landlockVersion() >= 1, "exec": known || landlockVersion() >= 1, "net": known}
 	if landlockVersion() < 1 {
-		// A kernel without Landlock is not a failure, even where no test may be skipped.
+		// A kernel without Landlock is not a failure, even where skipping tests is not
+		// allowed.
 		t.Log("SKIP: THIS KERNEL HAS NO LANDLOCK: THE ACCESS TO FILES IS NOT TESTED")
 	}
 	confined, free := run(t, "confined"), run(t, "free")

@@ -8,19 +8,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// promises is the argument of pledge(2). filter-scanwatch(8) gives the reason for each
-// promise. With the promise "error", forbidden system calls return an error. Otherwise
+// promises is the argument to pledge(2). The reason for each promise is given in
+// filter-scanwatch(8). With the promise "error", forbidden system calls fail. Otherwise
 // the kernel would kill the process, and smtpd would exit.
 const promises = "error stdio rpath wpath cpath fattr flock unix"
 
-// servePromises is the argument of pledge(2) for a process that only reads files,
+// servePromises is the argument to pledge(2) for a process that only reads files,
 // connects to a socket and answers clients.
 const servePromises = "error stdio rpath unix inet"
 
-// permissions contains the arguments of unveil(2).
+// permissions maps each use to the permissions for unveil(2).
 var permissions = map[use]string{useRead: "r", useState: "rwc", useSocket: "rw", useRun: "rwc"}
 
-// grants returns single files. The files need not exist and may be replaced, because
+// grants returns individual files. The files may be replaced and need not exist, because
 // unveil(2) identifies a file by its name in a directory.
 func (p Paths) grants() []grant {
 	var all []grant

@@ -26,8 +26,8 @@ func TestWithin(t *testing.T) {
 	}
 }
 
-// TestState checks that Prepare creates the state directory. If Prepare cannot create the
-// directory, the parent is granted, but never the root directory.
+// TestState checks that Prepare creates the state directory. If that is impossible, the
+// parent directory must be granted. The root directory must never be granted.
 func TestState(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")
@@ -48,7 +48,7 @@ func TestState(t *testing.T) {
 	}
 }
 
-// TestNoReport checks that Covers returns true for all files if there is no sandbox.
+// TestNoReport checks that without a sandbox Covers returns true for any file.
 func TestNoReport(t *testing.T) {
 	var none *Report
 	if !none.Covers("/etc/passwd") || !new(Report).Covers("/etc/passwd") {

@@ -9,8 +9,8 @@ import (
 	"scanwatch/rules"
 )
 
-// Complete registers the completion of flag values in cmd. Complete must be called after
-// Register. ruleNames returns the names of rules.
+// Complete registers completions for flag values. Complete must be called after Register.
+// ruleNames returns the names of rules.
 func Complete(cmd *cobra.Command, ruleNames func() []string) {
 	tokens := func() []string { return append(Tokens(), AnyEvidence) }
 	points := []string{"today", "yesterday", "24h", "7d", "30d"}
@@ -26,12 +26,12 @@ func Complete(cmd *cobra.Command, ruleNames func() []string) {
 		"limit":    cobra.NoFileCompletions,
 	} {
 		if cmd.Flags().Lookup(name) != nil {
-			_ = cmd.RegisterFlagCompletionFunc(name, f) // the error means that a completion is already registered
+			_ = cmd.RegisterFlagCompletionFunc(name, f) // the only error is that a completion is already registered
 		}
 	}
 }
 
-// Tokens returns the names of all kinds of evidence.
+// Tokens returns the tokens for all kinds of evidence.
 func Tokens() []string {
 	names := make([]string, len(rules.Tokens))
 	for i := range rules.Tokens {
@@ -40,8 +40,8 @@ func Tokens() []string {
 	return names
 }
 
-// CompleteList completes the last element of a comma-separated list. Words that the list
-// already contains are not offered.
+// CompleteList completes the last element of a comma-separated list. Words that are
+// already in the list are not offered.
 func CompleteList(words func() []string) cobra.CompletionFunc {
 	return func(_ *cobra.Command, _ []string, text string) ([]string, cobra.ShellCompDirective) {
 		before := text[:strings.LastIndexByte(text, ',')+1]

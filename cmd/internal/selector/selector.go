@@ -1,5 +1,5 @@
-// Package selector provides the flags for selecting recorded sessions. A flag has
-// the same name, syntax and meaning in all commands.
+// Package selector provides the flags that select recorded sessions. A flag has the same
+// name, syntax and meaning in all commands.
 package selector
 
 import (
@@ -23,7 +23,7 @@ import (
 // Flags is a set of selector flags, such as --since and --src.
 type Flags uint16
 
-// These are the selector flags.
+// Selector flags.
 const (
 	Since Flags = 1 << iota
 	Until
@@ -36,21 +36,21 @@ const (
 	Limit
 	JSON
 
-	// Period selects sessions by the time of their end.
+	// Period selects sessions by when they ended.
 	Period = Since | Until
-	// Sessions selects sessions by all of their properties.
+	// Sessions selects sessions by any of their properties.
 	Sessions = Period | Src | Evidence | Rule | User | Helo | Listener
 )
 
 // AnyEvidence selects all evidence tokens.
 const AnyEvidence = "any"
 
-// A Selector contains the values of the flags. The zero value selects all sessions.
+// A Selector holds the values of the flags. The zero value selects all sessions.
 type Selector struct {
 	Since, Until time.Time // zero if unset
 	Src          []netip.Prefix
 	Evidence     []string // tokens; empty if Any is set
-	Any          bool     // sessions with any finding
+	Any          bool     // sessions with a finding of any kind
 	Rules        []string
 	Users        []string
 	Helos        []string // lower case
@@ -65,14 +65,14 @@ type Endpoint struct {
 	Port uint16     // 0: any
 }
 
-// A Clock returns the current time and the time zone. A span such as 7d ends at the
-// current time.
+// A Clock returns the current time and the time zone. Spans such as 7d end at the current
+// time.
 type Clock struct {
 	Now  func() time.Time
 	Zone *time.Location
 }
 
-// Register defines the flags in fs. The values of the flags are stored in s.
+// Register defines the flags in fs, storing their values in s.
 func (s *Selector) Register(fs *pflag.FlagSet, flags Flags, clock Clock) {
 	point := func(to *time.Time) func(string) error {
 		return func(text string) (err error) {
@@ -105,7 +105,7 @@ func (s *Selector) Register(fs *pflag.FlagSet, flags Flags, clock Clock) {
 	}
 }
 
-// A value is a pflag.Value that stores the text of a flag and passes the text to set.
+// A value is a pflag.Value that stores a flag's text and passes it to set.
 type value struct {
 	text string
 	set  func(string) error
@@ -164,8 +164,8 @@ func (s *Selector) addUser(text string) error {
 	return nil
 }
 
-// HashUsers sets the key of hashes, so that a user is also selected if the records
-// contain a hash of the name.
+// HashUsers sets the hash key, so that users are also selected if records have only a
+// hash of the name.
 func (s *Selector) HashUsers(key []byte) {
 	if key == nil {
 		return
@@ -176,7 +176,7 @@ func (s *Selector) HashUsers(key []byte) {
 	}
 }
 
-// hasUser reports whether s selects a user. The case of names is ignored.
+// hasUser reports whether s selects a user, ignoring case.
 func (s *Selector) hasUser(name []byte) bool {
 	return slices.ContainsFunc(s.Users, func(u string) bool { return bytes.EqualFold(name, []byte(u)) })
 }
@@ -217,7 +217,7 @@ func (s *Selector) setLimit(text string) error {
 	return nil
 }
 
-// Check returns an error for an empty period.
+// Check returns an error if the period is empty.
 func (s *Selector) Check() error {
 	if !s.Until.IsZero() && !s.Since.Before(s.Until) {
 		return errors.New("--until is not after --since")
@@ -225,15 +225,15 @@ func (s *Selector) Check() error {
 	return nil
 }
 
-// Narrow reports whether s selects by a property other than time.
+// Narrow reports whether s selects by anything other than time.
 func (s *Selector) Narrow() bool { return len(s.Src) > 0 || len(s.Listeners) > 0 || s.steps() }
 
-// steps reports whether s selects by the steps of sessions.
+// steps reports whether s selects by session steps.
 func (s *Selector) steps() bool {
 	return s.Any || len(s.Evidence) > 0 || len(s.Rules) > 0 || len(s.Users) > 0 || len(s.Helos) > 0
 }
 
-// Kinds returns the kinds of steps that Match needs.
+// Kinds returns the kinds of steps that Match must see.
 func (s *Selector) Kinds() (kinds store.Kinds) {
 	for _, k := range []struct {
 		used  bool
@@ -251,8 +251,8 @@ func (s *Selector) Kinds() (kinds store.Kinds) {
 	return kinds
 }
 
-// Match reports whether r matches all flags of s except the period. An aggregate matches if
-// one of its sessions may match.
+// Match reports whether r matches all flags in s other than the period. An aggregate
+// matches if any of its sessions may match.
 func (s *Selector) Match(r *store.Record) bool {
 	if len(s.Src) > 0 && !s.HasSrc(r.Src.Addr()) {
 		return false
@@ -265,7 +265,7 @@ func (s *Selector) Match(r *store.Record) bool {
 	}
 	evidence, rule := !s.Any && len(s.Evidence) == 0, len(s.Rules) == 0
 	user, helo := len(s.Users) == 0, len(s.Helos) == 0
-	_ = r.Steps(func(step *store.Step) bool { // the steps before a corrupt step are still used
+	_ = r.Steps(func(step *store.Step) bool { // steps before a corrupt one still count
 		switch step.Kind {
 		case store.KindFinding:
 			evidence = evidence || s.HasEvidence(step.Text)
@@ -281,7 +281,7 @@ func (s *Selector) Match(r *store.Record) bool {
 	return evidence && rule && user && helo
 }
 
-// HasSrc reports whether s selects clients with address a.
+// HasSrc reports whether s selects clients with the address a.
 func (s *Selector) HasSrc(a netip.Addr) bool {
 	a = a.Unmap().WithZone("")
 	return len(s.Src) == 0 || slices.ContainsFunc(s.Src, func(p netip.Prefix) bool { return p.Contains(a) })
@@ -292,7 +292,7 @@ func (s *Selector) HasPrefix(p netip.Prefix) bool {
 	return len(s.Src) == 0 || slices.ContainsFunc(s.Src, p.Overlaps)
 }
 
-// HasEvidence reports whether s selects findings with the token.
+// HasEvidence reports whether s selects findings with a token.
 func (s *Selector) HasEvidence(token []byte) bool {
 	if s.Any || len(s.Evidence) == 0 {
 		return true
@@ -300,7 +300,7 @@ func (s *Selector) HasEvidence(token []byte) bool {
 	return slices.ContainsFunc(s.Evidence, func(t string) bool { return t == string(token) })
 }
 
-// HasRule reports whether s selects sessions on which the rule acted.
+// HasRule reports whether s selects sessions affected by a rule.
 func (s *Selector) HasRule(name []byte) bool {
 	return len(s.Rules) == 0 || slices.ContainsFunc(s.Rules, func(n string) bool { return n == string(name) })
 }

@@ -71,8 +71,8 @@ func TestParseTime(t *testing.T) {
 	}
 }
 
-// TestParseDay checks that a day starts with its first instant. In Santiago, the clock is
-// set forward at midnight.
+// TestParseDay checks that a day starts at its first instant, even in Santiago, where the
+// clock is set forward at midnight.
 func TestParseDay(t *testing.T) {
 	santiago, err := time.LoadLocation("America/Santiago")
 	if err != nil {
@@ -101,7 +101,7 @@ func TestParseSpan(t *testing.T) {
 	}
 }
 
-// parse returns a selector of flags.
+// parse parses flags and returns the selector.
 func parse(t *testing.T, args ...string) (*Selector, error) {
 	t.Helper()
 	s := new(Selector)
@@ -224,7 +224,7 @@ func TestMatch(t *testing.T) {
 	}
 }
 
-// TestHasPrefix checks that an address in a network selects the ban of the network.
+// TestHasPrefix checks that selecting an address also selects a ban of its network.
 func TestHasPrefix(t *testing.T) {
 	s, err := parse(t, "--src", "192.0.2.1")
 	if err != nil {

@@ -10,17 +10,17 @@ import (
 	"scanwatch/internal/localday"
 )
 
-// TimeForms describes the arguments of ParseTime for help texts.
+// TimeForms describes the times accepted by ParseTime, for help texts.
 const TimeForms = "90m, 1d12h, 2w, 12mo or 1y ago, today, yesterday, 2026-11-29, \"2026-11-29 12:00\", or RFC 3339"
 
-// maxYears is the maximum span in years.
+// maxYears is the longest span in years.
 const maxYears = 100
 
-// layouts contains the layouts of local times, the most frequent first.
+// layouts lists the layouts for local times, most frequent first.
 var layouts = []string{"2006-01-02 15:04", time.DateTime, "2006-01-02T15:04", "2006-01-02T15:04:05"}
 
 // ParseTime parses a time. A span such as 90m is subtracted from now. A time without a
-// UTC offset is in zone. For times before 1970, ParseTime returns the start of 1970.
+// UTC offset is interpreted in zone. Times before 1970 become the start of 1970.
 func ParseTime(text string, now time.Time, zone *time.Location) (time.Time, error) {
 	t, err := parseTime(text, now, zone)
 	if first := time.Unix(0, 0); err == nil && t.Before(first) {
@@ -59,8 +59,8 @@ func parseTime(text string, now time.Time, zone *time.Location) (time.Time, erro
 	return now.In(zone).AddDate(-s.years, -s.months, 0).Add(-s.rest), nil
 }
 
-// ParseSpan parses a duration such as 90m, 1d12h or 2w. A month has 30 days and a year
-// has 365 days.
+// ParseSpan parses a duration such as 90m, 1d12h or 2w. Months have 30 days, and years
+// have 365.
 func ParseSpan(text string) (time.Duration, error) {
 	s, err := parseSpan(text)
 	if errors.Is(err, errNoSpan) {
@@ -69,8 +69,7 @@ func ParseSpan(text string) (time.Duration, error) {
 	return time.Duration(s.years*365+s.months*30)*24*time.Hour + s.rest, err
 }
 
-// A span is a duration with calendar years and months. The length of a calendar unit
-// varies.
+// A span is a duration that may include calendar years and months, whose length varies.
 type span struct {
 	years, months int
 	rest          time.Duration
@@ -78,7 +77,7 @@ type span struct {
 
 var errNoSpan = errors.New("not a span of time")
 
-// units contains the units of a span, largest first.
+// units lists the units of a span, largest first.
 var units = []struct {
 	name   string
 	add    func(s *span, n int)
@@ -93,8 +92,8 @@ var units = []struct {
 	{"s", func(s *span, n int) { s.rest += time.Duration(n) * time.Second }, time.Second},
 }
 
-// parseSpan parses numbers with units. The units must be in descending order, each at
-// most once.
+// parseSpan parses numbers with units. Units must be in descending order and must not be
+// repeated.
 func parseSpan(text string) (s span, err error) {
 	if text == "" {
 		return s, errNoSpan
@@ -113,7 +112,7 @@ func parseSpan(text string) (s span, err error) {
 		}
 		u := units[next]
 		n, err := strconv.Atoi(text[:digits])
-		if err != nil || n > int(left/u.length) { // Atoi fails only on overflow
+		if err != nil || n > int(left/u.length) { // Atoi can only fail because of overflow
 			return s, fmt.Errorf("longer than %d years", maxYears)
 		}
 		left -= time.Duration(n) * u.length

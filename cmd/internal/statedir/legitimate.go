@@ -21,10 +21,10 @@ const RecentDays = 90
 // maxNames is the maximum number of names that Legitimate stores for a network.
 const maxNames = 10_000
 
-// Legitimate returns the reason why clients in a network should not be banned, or "". The
-// reasons are special addresses, an exempt client in the network, or mail or a login from
-// the network in the last RecentDays days. exempt returns the reason why the client of a
-// record is exempt, or "". warn is called for read errors.
+// Legitimate returns the reason for not banning the clients in a network, or "". The
+// reason may be a special address, an exempt client, or mail or a login from the network
+// in the last RecentDays days. exempt returns the reason why a record's client is exempt,
+// or "". warn is called for read errors.
 func (d *Dir) Legitimate(p netip.Prefix, exempt func(*store.Record) string, warn func(string)) (string, error) {
 	if why := d.special(p); why != "" {
 		return why, nil
@@ -40,7 +40,7 @@ func (d *Dir) Legitimate(p netip.Prefix, exempt func(*store.Record) string, warn
 	return why, err
 }
 
-// special returns the reason why addresses in a network cannot belong to unknown
+// special returns the reason why the addresses in a network cannot belong to unknown
 // clients, or "".
 func (d *Dir) special(p netip.Prefix) string {
 	for _, own := range d.Own {
@@ -59,7 +59,7 @@ func (d *Dir) special(p netip.Prefix) string {
 	return ""
 }
 
-// remembered describes the mail and logins of a network in the state.
+// remembered describes a network's mail and logins according to the state.
 func (d *Dir) remembered(p netip.Prefix) (why string, err error) {
 	rows := memory.NewReader(d.Now())
 	err = d.State([]string{"clock", "peers"}, func(en store.Entry) error {
@@ -79,7 +79,7 @@ func (d *Dir) remembered(p netip.Prefix) (why string, err error) {
 	return why, err
 }
 
-// recorded describes the mail and logins of a network in the records.
+// recorded describes a network's mail and logins according to the records.
 func (d *Dir) recorded(p netip.Prefix, exempt func(*store.Record) string, warn func(string)) (string, error) {
 	r, err := d.Open()
 	if err != nil {
@@ -105,7 +105,7 @@ func (d *Dir) recorded(p netip.Prefix, exempt func(*store.Record) string, warn f
 		}
 		mails += int(rec.Counts.Mails)
 		logins += int(rec.Counts.AuthPass)
-		unnamed = unnamed || rec.Sessions > 0 && rec.Counts.Mails > 0 // an aggregate contains no senders, so the number of domains is a minimum
+		unnamed = unnamed || rec.Sessions > 0 && rec.Counts.Mails > 0 // aggregates do not name senders, so the number of domains is a minimum
 		return rec.Steps(func(s *store.Step) bool {
 			switch {
 			case s.Kind == store.KindMail && s.Result == smtp.ResultOK && len(domains) < maxNames:

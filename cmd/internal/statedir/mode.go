@@ -7,18 +7,18 @@ import (
 	"scanwatch/rules"
 )
 
-// A Mode is the mode in which the filter decides.
+// A Mode describes whether the filter observes or enforces, and why.
 type Mode struct {
-	Word    string    // observe or enforce; empty if it is unknown
-	Policy  string    // mode of the configuration; empty if it is unknown
+	Word    string    // observe or enforce; empty if unknown
+	Policy  string    // configured mode; empty if unknown
 	Halted  bool      // the operator has stopped enforcement
-	Until   time.Time // end of that; zero if only the operator ends it
-	Running bool      // the filter reported the mode
+	Until   time.Time // end of the halt; zero if only the operator ends it
+	Running bool      // reported by a running filter
 }
 
-// Mode returns the mode of the running filter. If no filter is running, Mode returns the
-// mode that the filter would have after its start. If the operator has not stopped
-// enforcement, the result is the mode of the configuration.
+// Mode returns the running filter's mode. If no filter is running, Mode returns the mode
+// in which a filter would start. Unless the operator has stopped enforcement, the result
+// is the configured mode.
 func (d *Dir) Mode() Mode {
 	if client, err := control.Dial(d.Path); err == nil {
 		defer client.Close()
@@ -31,13 +31,13 @@ func (d *Dir) Mode() Mode {
 		m.Word = d.Settings.Mode.String()
 		m.Policy = m.Word
 	}
-	if h, _ := control.ReadHalt(d.Path); h.Active(d.Now()) { // with an error the filter also observes
+	if h, _ := control.ReadHalt(d.Path); h.Active(d.Now()) { // on error, the filter observes as well
 		m.Word, m.Halted, m.Until = rules.Observe.String(), true, h.Until
 	}
 	return m
 }
 
-// ModeOf returns the mode of a running filter.
+// ModeOf returns the mode of a running filter from its configuration.
 func ModeOf(c *control.Config) Mode {
 	m := Mode{Word: c.Mode, Policy: c.Mode, Running: true}
 	if h := c.Halted; h != nil {
@@ -49,7 +49,8 @@ func ModeOf(c *control.Config) Mode {
 // Observes reports whether the filter enforces nothing.
 func (m *Mode) Observes() bool { return m.Word == rules.Observe.String() }
 
-// String describes the mode, with times in zone. For an unknown mode, String returns "".
+// String describes the mode, with times in zone. String returns "" if the mode is
+// unknown.
 func (m *Mode) String(zone *time.Location) string {
 	switch {
 	case m.Word == "":

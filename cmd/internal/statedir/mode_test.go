@@ -16,8 +16,8 @@ import (
 	"scanwatch/store"
 )
 
-// TestMode checks the mode without a running filter. The mode is the mode of the
-// configuration if the operator has not stopped enforcement.
+// TestMode checks the mode when no filter is running. Unless the operator has stopped
+// enforcement, the configured mode must apply.
 func TestMode(t *testing.T) {
 	for _, c := range []struct {
 		name, config, halt string
@@ -44,8 +44,8 @@ func TestMode(t *testing.T) {
 	}
 }
 
-// TestLoss checks that a missing state.db is reported if the directory was in use. A new
-// state.db reports the loss of the old file.
+// TestLoss checks that a missing state.db is reported if the directory was in use, and
+// that a new state.db still reports the loss.
 func TestLoss(t *testing.T) {
 	d := &Dir{Path: t.TempDir(), Now: clock}
 	if err := d.CheckState(); err != nil || d.Loss() != "" {
@@ -73,7 +73,7 @@ func TestLoss(t *testing.T) {
 	}
 }
 
-// lose creates a state.db in a directory whose state.db was lost, as the filter does.
+// lose creates a new state.db in a directory whose state.db was lost, like the filter.
 func lose(dir string) error {
 	m := memory.New()
 	m.Follow()

@@ -6,12 +6,11 @@ import (
 	"syscall"
 )
 
-// niceness is the nice value of commands that read the records.
+// niceness is the nice value for commands that read records.
 const niceness = 10
 
-// lowerPriority lowers the priority of the process below the priority of the mail server.
-// On Linux each thread has a separate priority, which new threads inherit. Errors are
-// ignored.
+// lowerPriority lowers the priority of the process below that of the mail server. On
+// Linux, each thread has its own priority, which new threads inherit. Errors are ignored.
 func lowerPriority() {
 	threads, err := os.ReadDir("/proc/self/task")
 	if err != nil {

@@ -1,6 +1,6 @@
-// Package statedir opens a state directory for commands, with or without a running
-// filter. The control socket of a running filter provides copies of the files that the
-// filter is writing.
+// Package statedir opens a state directory for commands, whether or not a filter is
+// running. A running filter provides copies of the files it is writing through its
+// control socket.
 package statedir
 
 import (
@@ -23,15 +23,14 @@ import (
 // A Dir is a state directory.
 type Dir struct {
 	Path string
-	// Settings contains the settings of the configuration. A zero value means the
-	// default.
+	// Settings holds the configured settings. Zero values mean the defaults.
 	Settings rules.Settings
-	Config   string // path of the configuration of Settings; empty if there is none
+	Config   string // configuration that Settings come from; empty if none
 	Now      func() time.Time
 	Own      []netip.Addr // addresses of this machine
 }
 
-// Limits returns the settings with the default budget, retention and delimiter.
+// Limits returns the settings, with defaults for the budget, retention and delimiter.
 func (d *Dir) Limits() rules.Settings {
 	s := d.Settings
 	s.Budget, s.Keep = cmp.Or(s.Budget, rules.DefaultBudget), cmp.Or(s.Keep, rules.DefaultKeep)
@@ -39,13 +38,13 @@ func (d *Dir) Limits() rules.Settings {
 	return s
 }
 
-// check returns an error with a remedy if the directory is unreadable.
+// check returns an error with a remedy if the directory cannot be read.
 func (d *Dir) check() error {
 	_, err := os.ReadDir(d.Path)
 	return Explain(err)
 }
 
-// Explain adds a remedy to an error from reading a state directory.
+// Explain adds a remedy to an error in reading a state directory.
 func Explain(err error) error {
 	switch {
 	case err == nil:
@@ -56,7 +55,7 @@ func Explain(err error) error {
 	return fmt.Errorf("read state directory: %w; specify another directory with -s", err)
 }
 
-// Records contains the recorded sessions of a state directory.
+// Records provides the sessions recorded in a state directory.
 type Records struct {
 	store.Reader
 	// Client is the connection to the running filter, or nil.
@@ -81,9 +80,9 @@ func (d *Dir) Open() (*Records, error) {
 }
 
 // Written opens the records that are already on disk. The sessions of the last few
-// seconds and unfinished aggregates are missing. Unlike Open, Written does not cause the
-// filter to write its aggregates, because frequent writes would defeat the purpose of
-// aggregates. The caller must call Close.
+// seconds and unfinished aggregates are missing. Unlike Open, Written does not make the
+// filter write its aggregates. Writing them too often would defeat their purpose. The
+// caller must call Close.
 func (d *Dir) Written() (*Records, error) {
 	lowerPriority()
 	if err := d.check(); err != nil {
@@ -109,14 +108,14 @@ func (d *Dir) Written() (*Records, error) {
 	return r, nil
 }
 
-// Close closes the connection to the filter.
+// Close closes the connection to the filter, if any.
 func (r *Records) Close() {
 	if r.Client != nil {
 		r.Client.Close()
 	}
 }
 
-// Warn calls f for each problem of reading the records, including earlier problems.
+// Warn calls f for each problem in reading the records, including earlier ones.
 func (r *Records) Warn(f func(string)) {
 	r.warn = f
 	for _, p := range r.problems {
@@ -124,7 +123,7 @@ func (r *Records) Warn(f func(string)) {
 	}
 }
 
-// Problems returns the problems of reading the records so far.
+// Problems returns the problems encountered in reading the records so far.
 func (r *Records) Problems() []string { return r.problems }
 
 func (r *Records) problem(text string) {
@@ -134,7 +133,7 @@ func (r *Records) problem(text string) {
 	}
 }
 
-// Incomplete returns an error if sessions are missing because files were unreadable.
+// Incomplete returns an error if sessions are missing because files could not be read.
 func (r *Records) Incomplete() error {
 	if r.Unread == 0 {
 		return nil
@@ -142,8 +141,8 @@ func (r *Records) Incomplete() error {
 	return fmt.Errorf("%d session files could not be read; their sessions are missing from the output", r.Unread)
 }
 
-// State calls visit for each row in the given buckets of state.db. A missing
-// state.db is not an error.
+// State calls visit for each row in the given buckets of state.db. A missing state.db is
+// not an error.
 func (d *Dir) State(buckets []string, visit func(store.Entry) error) error {
 	if err := d.check(); err != nil {
 		return err
@@ -166,24 +165,24 @@ func (d *Dir) State(buckets []string, visit func(store.Entry) error) error {
 	return err
 }
 
-// ErrNoState is the error for a missing state.db in a directory that a filter has used.
+// ErrNoState is returned if state.db is missing from a directory that a filter has used.
 var ErrNoState = errors.New("state.db is missing: all bans, standing and counters are lost or were never copied here; restore the file " +
 	"from a backup while smtpd is stopped, or " + control.LossRemedy)
 
-// CheckState returns ErrNoState if state.db is missing although a filter has used the
-// directory.
+// CheckState returns ErrNoState if state.db is missing from a directory that a filter has
+// used.
 func (d *Dir) CheckState() error {
 	if !store.StateMissing(d.Path) {
 		return nil
 	}
-	if d.flush() == nil { // a filter that has just started writes it now
+	if d.flush() == nil { // a filter that has just started writes state.db now
 		return nil
 	}
 	return ErrNoState
 }
 
-// Loss describes a missing or recently lost state.db, with the remedy. If there was no
-// loss, Loss returns "". The status of a running filter includes a recent loss.
+// Loss describes a missing or recently lost state.db and the remedy, or returns "". A
+// running filter includes a recent loss in its status.
 func (d *Dir) Loss() string {
 	if err := d.CheckState(); err != nil {
 		return err.Error()
@@ -197,16 +196,16 @@ func (d *Dir) Loss() string {
 		return nil
 	})
 	if err != nil {
-		return "" // other checks report a corrupt file
+		return "" // other checks report corrupt files
 	}
 	return control.StateLost(lost, d.Now())
 }
 
-// OpenState opens state.db if no filter is running. A filter that starts later waits for
-// the file. The caller must close the State.
+// OpenState opens state.db unless a filter is running. A filter that is started later
+// waits for the file. The caller must close the State.
 func (d *Dir) OpenState(program string) (*memory.Memory, *store.State, error) {
 	m, now := memory.New(), d.Now()
-	limit := min(d.Limits().Budget/2, memory.AllBytes) // the same limit as in the filter
+	limit := min(d.Limits().Budget/2, memory.AllBytes) // like the filter
 	m.Limit(limit)
 	m.Follow()
 	m.Tick(now.UnixMicro())
@@ -229,8 +228,8 @@ func (d *Dir) OpenState(program string) (*memory.Memory, *store.State, error) {
 	return m, file, nil
 }
 
-// Begin creates state.db in a directory that no filter has used. Without the file, the
-// filter would conclude from imported records that state.db was lost.
+// Begin creates state.db in a directory that no filter has used. Otherwise, a filter that
+// found only imported records would conclude that state.db was lost.
 func (d *Dir) Begin(program string) error {
 	if store.Used(d.Path) {
 		return nil
@@ -240,8 +239,8 @@ func (d *Dir) Begin(program string) error {
 	return errors.Join(f.Flush(context.Background()), f.Close())
 }
 
-// flush requests that a running filter write its state to disk. A filter that has just
-// started may already have bans but no state.db.
+// flush makes a running filter write its state to disk. A filter that has just started
+// may already have bans, but no state.db.
 func (d *Dir) flush() error {
 	client, err := control.Dial(d.Path)
 	if err != nil {
@@ -251,7 +250,7 @@ func (d *Dir) flush() error {
 	return client.Flush()
 }
 
-// Bans returns the bans for which want returns true.
+// Bans returns the bans accepted by want.
 func (d *Dir) Bans(want func(*memory.Ban) bool) (list []memory.Ban, err error) {
 	rows := memory.NewReader(d.Now())
 	err = d.State([]string{"clock", "bans"}, func(en store.Entry) error {
@@ -266,7 +265,7 @@ func (d *Dir) Bans(want func(*memory.Ban) bool) (list []memory.Ban, err error) {
 	return list, err
 }
 
-// Days returns the counters of each day, oldest first.
+// Days returns the daily counters, oldest first.
 func (d *Dir) Days() (list []memory.Day, err error) {
 	if client, err := control.Dial(d.Path); err == nil {
 		defer client.Close()
@@ -281,8 +280,8 @@ func (d *Dir) Days() (list []memory.Day, err error) {
 	return list, err
 }
 
-// Inspector returns an Inspector for the directory. The Inspector checks copies of the
-// files that a running filter has open.
+// Inspector returns an Inspector for the directory. If a filter is running, the Inspector
+// checks copies of the files that the filter has open.
 func (d *Dir) Inspector() (*store.Inspector, error) {
 	lowerPriority()
 	if err := d.check(); err != nil {

@@ -19,13 +19,13 @@ import (
 	"scanwatch/store"
 )
 
-// now is the current time in the tests.
+// now is the current time in tests.
 var now = time.Date(2026, 11, 2, 12, 0, 0, 0, time.UTC)
 
 func clock() time.Time { return now }
 
-// record adds a session from the address src. The session has a message if sender is not
-// empty, and a login if user is not empty.
+// record records a session from src. If sender is not empty, the session delivers a
+// message. If user is not empty, the user logs in.
 func record(w *store.Writer, ago time.Duration, src, sender, user string) {
 	var steps []byte
 	r := &store.Record{Start: now.Add(-ago), End: now.Add(-ago), Src: netip.MustParseAddrPort(src + ":25")}
@@ -40,7 +40,7 @@ func record(w *store.Writer, ago time.Duration, src, sender, user string) {
 	w.Add(r.End, uint64(ago), store.AppendRecord(nil, r, steps))
 }
 
-// TestOpen checks that records are read without a filter, and that problems are
+// TestOpen checks that records can be read without a filter, and that problems are
 // reported.
 func TestOpen(t *testing.T) {
 	d := &Dir{Path: t.TempDir(), Now: clock}
@@ -71,8 +71,8 @@ func TestOpen(t *testing.T) {
 	}
 }
 
-// TestMissing checks that a missing directory is an error with a remedy. An empty
-// directory is not an error.
+// TestMissing checks that a missing directory causes an error with a remedy, and that an
+// empty directory does not.
 func TestMissing(t *testing.T) {
 	d := &Dir{Path: filepath.Join(t.TempDir(), "missing"), Now: clock}
 	_, err := d.Open()
@@ -102,8 +102,8 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// TestLegitimate checks the reasons for not banning a network. The reasons are special
-// addresses, exempt hosts, and mail or logins in the last 90 days.
+// TestLegitimate checks the reasons for not banning a network: special addresses, exempt
+// hosts, and mail or logins in the last 90 days.
 func TestLegitimate(t *testing.T) {
 	d := &Dir{Path: t.TempDir(), Now: clock, Own: []netip.Addr{netip.MustParseAddr("192.0.2.9")}}
 	w := store.Open(d.Path, store.Options{Now: clock, Keep: 1000 * 24 * time.Hour, Program: "test"})
@@ -143,8 +143,8 @@ func TestLegitimate(t *testing.T) {
 	}
 }
 
-// TestStartingFilter checks that the bans of a filter are found before the filter has
-// created state.db.
+// TestStartingFilter checks that a filter's bans are found before it has created
+// state.db.
 func TestStartingFilter(t *testing.T) {
 	d := &Dir{Path: t.TempDir(), Now: clock}
 	l, err := control.Listen(d.Path)

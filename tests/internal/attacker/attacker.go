@@ -1,7 +1,7 @@
 //go:build linux
 
 // Package attacker plays a user in whose directory root works. While a program runs, the
-// user repeatedly replaces files and directories with links to files of root.
+// user keeps replacing files and directories with links to root's files.
 package attacker
 
 import (
@@ -20,18 +20,18 @@ import (
 	"scanwatch/tests/internal/require"
 )
 
-// UID is the id of the user. The user has no account.
+// UID is the user's id. The user has no account.
 const UID = 54321
 
-// A Stage is a directory of the user and a directory of root.
+// A Stage is a directory that belongs to the user and one that belongs to root.
 type Stage struct {
 	T      *testing.T
-	Dir    string // belongs to the user
-	Victim string // belongs to root
+	Dir    string // the user's directory
+	Victim string // root's directory
 	before string
 }
 
-// New creates a stage. The victim has a file with each name.
+// New creates a stage. Victim has a file with each of the names.
 func New(t *testing.T, names ...string) *Stage {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -43,7 +43,7 @@ func New(t *testing.T, names ...string) *Stage {
 	}
 	t.Cleanup(func() { os.RemoveAll(base) })
 	s := &Stage{T: t, Dir: filepath.Join(base, "theirs"), Victim: filepath.Join(base, "victim")}
-	// The user may read the victim, but not change the victim.
+	// The user may read Victim, but not change it.
 	s.Check(os.Chmod(base, 0o755), os.Mkdir(s.Dir, 0o750), os.Chown(s.Dir, UID, UID), os.Mkdir(s.Victim, 0o755))
 	for _, name := range names {
 		s.Check(os.WriteFile(filepath.Join(s.Victim, name), []byte("precious "+name), 0o600))
@@ -52,7 +52,7 @@ func New(t *testing.T, names ...string) *Stage {
 	return s
 }
 
-// Check fails the test if there is an error.
+// Check fails the test if any error is not nil.
 func (s *Stage) Check(errs ...error) {
 	s.T.Helper()
 	for _, err := range errs {
@@ -62,7 +62,7 @@ func (s *Stage) Check(errs ...error) {
 	}
 }
 
-// Give changes the owner of the directory's content to the user.
+// Give changes the owner of everything in Dir to the user.
 func (s *Stage) Give() {
 	s.T.Helper()
 	s.Check(filepath.WalkDir(s.Dir, func(name string, _ fs.DirEntry, err error) error {
@@ -73,7 +73,7 @@ func (s *Stage) Give() {
 	}))
 }
 
-// look describes all files of root.
+// look describes all of root's files.
 func (s *Stage) look() string {
 	s.T.Helper()
 	var b strings.Builder
@@ -100,16 +100,16 @@ func (s *Stage) look() string {
 	return b.String()
 }
 
-// During calls f while the user swaps each name in the directory with a link to the
-// target of the same index. During repeats the call until the names were swapped during
-// rounds calls. Afterwards, no file of root may have changed.
+// During calls f while the user keeps swapping each name in Dir with a link to the
+// corresponding target. The call is repeated until names have been swapped during enough
+// calls. None of root's files may change.
 func (s *Stage) During(rounds int, names, targets []string, f func()) {
 	s.T.Helper()
 	var stop atomic.Bool
 	var swaps atomic.Int64
 	done := make(chan error)
 	go func() {
-		// Only the current thread has the rights of the user. The thread ends with the
+		// Only the current thread has the user's rights. The thread ends with the
 		// goroutine.
 		runtime.LockOSThread()
 		for _, call := range [][4]uintptr{
@@ -126,8 +126,8 @@ func (s *Stage) During(rounds int, names, targets []string, f func()) {
 			for i, name := range names {
 				path := filepath.Join(s.Dir, name)
 				decoy := filepath.Join(filepath.Dir(path), ".decoy-"+filepath.Base(name))
-				// Creating the link and swapping may fail, because the program also
-				// renames and removes files.
+				// Creating the link and swapping may fail, because the program renames
+				// and removes files at the same time.
 				_ = os.Symlink(targets[i], decoy)
 				if unix.Renameat2(unix.AT_FDCWD, path, unix.AT_FDCWD, decoy, unix.RENAME_EXCHANGE) != nil &&
 					os.Symlink(targets[i], path) != nil {
@@ -158,7 +158,7 @@ func (s *Stage) During(rounds int, names, targets []string, f func()) {
 	s.Unchanged()
 }
 
-// Unchanged fails the test if a file of root has changed.
+// Unchanged fails the test if any of root's files has changed.
 func (s *Stage) Unchanged() {
 	s.T.Helper()
 	if after := s.look(); after != s.before {
@@ -166,8 +166,8 @@ func (s *Stage) Unchanged() {
 	}
 }
 
-// Left returns a file of the user that belongs to root, or "". Temporary names are
-// ignored.
+// Left returns a file in the user's directory that belongs to root, or "". Temporary
+// names are ignored.
 func (s *Stage) Left() (name string) {
 	s.T.Helper()
 	s.Check(filepath.WalkDir(s.Dir, func(path string, d fs.DirEntry, err error) error {

@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// A Record is a record in the output of dump, with the fields that the tests need.
+// A Record is a record printed by dump, with the fields that tests need.
 type Record struct {
-	Sum     int `json:"sessions"` // number of sessions of an aggregate
+	Sum     int `json:"sessions"` // number of sessions in an aggregate
 	Session string
 	Start   time.Time
 	Src     string
@@ -33,8 +33,8 @@ type Record struct {
 
 type Finding struct{ Evidence, Organisation, By, Confidence string }
 
-// Evidence returns the tokens of all findings. The token early-talker is omitted, because
-// it depends on the speed of the machine.
+// Evidence returns the tokens of all findings. Evidence omits early-talker, which depends
+// on the machine's speed.
 func (r *Record) Evidence() (tokens []string) {
 	for _, f := range r.Findings {
 		if f.Evidence != "early-talker" {
@@ -63,7 +63,7 @@ func Dump(t *testing.T, dir string, args ...string) (records []Record) {
 	return records
 }
 
-// Sessions returns the number of sessions in the records.
+// Sessions returns the number of sessions that the records cover.
 func Sessions(records []Record) (n int) {
 	for i := range records {
 		n += max(records[i].Sum, 1)
@@ -82,8 +82,8 @@ func Banned(t *testing.T, dir string) (list []netip.Prefix) {
 	return list
 }
 
-// ParseAddr parses an address in any notation. An IPv4-mapped address is returned as an
-// IPv4 address.
+// ParseAddr parses an address in any notation. ParseAddr returns IPv4-mapped addresses as
+// IPv4 addresses.
 func ParseAddr(s string) netip.Addr {
 	a, _ := netip.ParseAddr(strings.Trim(s, "[]"))
 	return a.Unmap()

@@ -11,7 +11,7 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// StoreStatus contains the fields of the status that describe the disk.
+// StoreStatus is the part of the status that describes the disk.
 type StoreStatus struct {
 	Store struct {
 		Error            string
@@ -21,14 +21,14 @@ type StoreStatus struct {
 	State struct{ Error string }
 }
 
-// StatusOf returns the status of a running filter.
+// StatusOf returns a running filter's status.
 func StatusOf(t *testing.T, dir string) (s StoreStatus) {
 	t.Helper()
 	Decode(t, Run(t, dir, "status", "--json"), &s)
 	return s
 }
 
-// ReadStatus returns the status of a filter that may not listen yet.
+// ReadStatus returns the status of a filter that may not be listening yet.
 func ReadStatus(dir string) (s StoreStatus, err error) {
 	out, err := exec.Command(smtpd.Bin("scanwatch"), "-s", dir, "status", "--json").Output()
 	if err == nil {
@@ -48,8 +48,7 @@ func Flushes(dir string) func() bool {
 	return func() bool { return exec.Command(smtpd.Bin("scanwatch"), "-s", dir, "flush").Run() == nil }
 }
 
-// HasStoreError returns a function that reports whether the error of the store contains
-// text.
+// HasStoreError returns a function that reports whether the store's error contains text.
 func HasStoreError(dir, text string) func() bool {
 	return func() bool { s, err := ReadStatus(dir); return err == nil && strings.Contains(s.Store.Error, text) }
 }

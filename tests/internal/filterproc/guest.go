@@ -7,20 +7,20 @@ import (
 	"fmt"
 )
 
-// A Guest is a session of a synthetic load.
+// A Guest is a session in a synthetic load.
 type Guest struct {
 	ID         int
 	Src        string
 	Port       int
 	Helo       string
-	Mail       bool // delivers a message to one recipient
+	Mail       bool // deliver a message to one recipient
 	Login      bool
-	Recipients int  // recipients that do not exist
-	HTTP       bool // no SMTP
-	Auth       bool // AUTH where it is not offered
+	Recipients int  // number of recipients that do not exist
+	HTTP       bool // send HTTP instead of SMTP
+	Auth       bool // try AUTH although it is not offered
 }
 
-// GuestOf returns session i. The number i determines the whole session.
+// GuestOf returns session i, which is fully determined by its number.
 func GuestOf(i, strangers int) Guest {
 	n := uint64(i)*0x9e3779b97f4a7c15 + 1
 	n ^= n >> 29
@@ -50,7 +50,7 @@ func GuestOf(i, strangers int) Guest {
 	return g
 }
 
-// Stream writes the lines that smtpd sends for g. at is the time of the connection in
+// Stream writes the lines that smtpd sends for g, which connects at the time at in
 // microseconds. Stream returns the end of the session and the number of requests.
 func (g *Guest) Stream(w *bufio.Writer, at int64, asked map[string]bool) (end int64, requests int) {
 	report := func(format string, args ...any) {

@@ -1,7 +1,7 @@
 //go:build linux
 
-// Package filterproc runs the filter as a process and plays smtpd at the other end of
-// its standard input and output.
+// Package filterproc runs the filter as a process and plays smtpd at the other end of its
+// standard input and output.
 package filterproc
 
 import (
@@ -23,8 +23,8 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// Come plays the next session from src, with or without an accepted message,
-// and returns the answer.
+// Come plays the next session from src and returns the answer. If mail is set, a message
+// is accepted.
 func (p *Program) Come(session *int, src string, mail bool) string {
 	p.T.Helper()
 	*session++
@@ -40,7 +40,7 @@ func (p *Program) Come(session *int, src string, mail bool) string {
 }
 
 // Visit plays n sessions and fails the test if an answer is wrong. The time limit of go
-// test limits the wait for an answer.
+// test bounds the wait for answers.
 func (p *Program) Visit(v *Visits, n int) {
 	p.T.Helper()
 	for range n {
@@ -52,8 +52,8 @@ func (p *Program) Visit(v *Visits, n int) {
 	}
 }
 
-// Eventually waits until cond returns true. At the time limit, Eventually fails the test.
-// Even a busy machine does not need that time. what describes cond.
+// Eventually waits until cond returns true, and fails the test after a time limit that
+// even a busy machine does not reach. what describes cond.
 func Eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(90 * time.Second); !cond(); time.Sleep(20 * time.Millisecond) {
@@ -63,7 +63,8 @@ func Eventually(t *testing.T, what string, cond func() bool) {
 	}
 }
 
-// LogFile redirects the log of a command to a file. The result reads the file.
+// LogFile redirects a command's log to a file. LogFile returns a function that reads the
+// file.
 func LogFile(t *testing.T, cmd *exec.Cmd) (read func() string) {
 	t.Helper()
 	f, err := os.Create(filepath.Join(t.TempDir(), "log"))
@@ -81,7 +82,7 @@ func LogFile(t *testing.T, cmd *exec.Cmd) (read func() string) {
 	}
 }
 
-// AnonymousMemory returns the anonymous memory of a process in bytes.
+// AnonymousMemory returns a process's anonymous memory in bytes.
 func AnonymousMemory(t *testing.T, pid int) int64 {
 	t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
@@ -96,7 +97,7 @@ func AnonymousMemory(t *testing.T, pid int) int64 {
 	return n << 10
 }
 
-// Exchange sends text and reads n answers at the same time, as smtpd does.
+// Exchange sends text while reading n answers, like smtpd.
 func (p *Program) Exchange(text string, n int) {
 	p.T.Helper()
 	sent := make(chan error, 1)
@@ -114,23 +115,23 @@ func (p *Program) Exchange(text string, n int) {
 	}
 }
 
-// A Program is a running filter. The test is its smtpd.
+// A Program is a running filter, for which the test plays smtpd.
 type Program struct {
 	T      *testing.T
 	Cmd    *exec.Cmd
-	Server *os.File // our end
+	Server *os.File // the test's end of the socket
 	Lines  *bufio.Reader
 	Stderr tail
-	Asked  map[string]bool // phases that it has registered
+	Asked  map[string]bool // phases that the filter has registered for
 }
 
-// Start starts the filter and performs the handshake with it.
+// Start starts the filter and performs the handshake.
 func Start(t *testing.T, args ...string) *Program {
 	t.Helper()
 	return Talk(t, exec.Command(smtpd.Bin("filter-scanwatch"), args...))
 }
 
-// Talk starts a command that runs the filter, and performs the handshake with it.
+// Talk starts a command that runs the filter, and performs the handshake.
 func Talk(t *testing.T, cmd *exec.Cmd) *Program {
 	t.Helper()
 	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
@@ -159,7 +160,7 @@ func Talk(t *testing.T, cmd *exec.Cmd) *Program {
 	return p
 }
 
-// A tail keeps the last part of a log.
+// A tail keeps the end of a log.
 type tail struct{ text []byte }
 
 func (b *tail) Write(p []byte) (int, error) {
@@ -188,7 +189,7 @@ func (p *Program) Line() string {
 	return line
 }
 
-// End closes the input of the filter, waits for its end and returns its log.
+// End closes the filter's input, waits until the filter exits and returns its log.
 func (p *Program) End(status int) string {
 	p.T.Helper()
 	p.Server.Close()
@@ -199,7 +200,7 @@ func (p *Program) End(status int) string {
 	return p.Stderr.String()
 }
 
-// Ask plays a session that greets with name and returns the answer to its EHLO.
+// Ask plays a session that greets with name, and returns the answer to EHLO.
 func (p *Program) Ask(id int, name string) string {
 	p.T.Helper()
 	p.Send(fmt.Sprintf(`report|0.7|1795219327.000001|smtp-in|link-connect|%016x|<unknown>|fail|192.0.2.1:4000|192.0.2.25:25
@@ -213,7 +214,7 @@ report|0.7|1795219327.000006|smtp-in|link-disconnect|%016[1]x
 }
 
 // HasLandlock reports whether the kernel supports Landlock. Without Landlock, HasLandlock
-// logs a line, and the callers omit some checks.
+// logs that some checks are skipped.
 func HasLandlock(t *testing.T) bool {
 	t.Helper()
 	version, _, errno := syscall.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)

@@ -14,7 +14,7 @@ type Visits struct{ N int }
 
 const FirstVisit = 1795219327 // seconds since 1970
 
-// Next returns the lines of a session and the expected answer.
+// Next returns the lines of a session and the answer to expect.
 func (v *Visits) Next(at time.Time) (lines, answer string) {
 	v.N++
 	id := fmt.Sprintf("%016x", 1000+v.N)

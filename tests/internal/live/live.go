@@ -1,6 +1,6 @@
 //go:build linux
 
-// Package live starts the filter on a real OpenSMTPD server for a test.
+// Package live starts the filter on a real OpenSMTPD server for tests.
 package live
 
 import (
@@ -14,7 +14,7 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// Filter returns the filter in the configuration of an operator.
+// Filter returns the filter as an operator would configure it.
 func Filter(args ...string) smtpd.Filter {
 	return smtpd.Filter{
 		Name: "scanwatch",
@@ -23,23 +23,22 @@ func Filter(args ...string) smtpd.Filter {
 	}
 }
 
-// AllPhases contains the phases for which a filter may register.
+// AllPhases lists the phases for which a filter may register.
 var AllPhases = []string{"connect", "helo", "ehlo", "starttls", "mail-from", "rcpt-to", "data", "commit", "rset", "noop", "quit"}
 
-// FilterAskedInAllPhases returns a filter that receives requests in all phases.
+// FilterAskedInAllPhases returns a filter that receives requests in every phase.
 func FilterAskedInAllPhases() smtpd.Filter {
 	return smtpd.Through(smtpd.Bin("teefilter"), Filter(), "", AllPhases...)
 }
 
-// Start starts a server with the names of the scenarios. The server stops at the end of
-// the test.
+// Start starts a server whose DNS has the scenarios' host names. The server stops when
+// the test ends.
 func Start(t *testing.T, o smtpd.Options) *smtpd.Server {
 	t.Helper()
 	smtpd.Require(t, o.Version)
 	o.Hosts = append(o.Hosts, smtpd.Hosts()...)
 	if o.Dir == "" {
-		// Set Dir, because Stop removes the default directory, and the tests read the
-		// state after Stop.
+		// Stop removes the default directory, but tests read the state after Stop.
 		o.Dir = StateDir(t)
 	}
 	s, err := smtpd.Start(o)
@@ -50,7 +49,7 @@ func Start(t *testing.T, o smtpd.Options) *smtpd.Server {
 	return s
 }
 
-// StateDir returns a new directory that the users of smtpd can enter.
+// StateDir returns a new directory that smtpd's users can enter.
 func StateDir(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -60,7 +59,7 @@ func StateDir(t *testing.T) string {
 	return dir
 }
 
-// Stop stops a server that must be running.
+// Stop stops a server, which must be running.
 func Stop(t *testing.T, s *smtpd.Server) {
 	t.Helper()
 	if !s.Alive() {
@@ -71,8 +70,8 @@ func Stop(t *testing.T, s *smtpd.Server) {
 	}
 }
 
-// Configured writes a configuration and its files for the filter. The results are the
-// filter and the directory of the server.
+// Configured writes a configuration and other files for the filter. Configured returns
+// the filter and the server's directory.
 func Configured(t *testing.T, config string, files map[string][]byte) (smtpd.Filter, string) {
 	t.Helper()
 	dir := StateDir(t)
@@ -90,8 +89,7 @@ func Configured(t *testing.T, config string, files map[string][]byte) (smtpd.Fil
 	return Filter("-f", smtpd.StateDir+"/scanwatch.conf"), dir
 }
 
-// Preset returns the text of a preset policy in the given mode. The policy follows the
-// given lines.
+// Preset returns the given lines followed by a preset policy in the given mode.
 func Preset(t *testing.T, name, mode string, lines ...string) string {
 	t.Helper()
 	text, err := rules.ReadyPolicy(name)

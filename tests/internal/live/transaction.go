@@ -9,8 +9,8 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// Transaction sends recipients in one transaction. ok and refused are the numbers of
-// accepted and rejected recipients. The error is the reply that ended the session.
+// Transaction sends recipients in one transaction, and returns how many were accepted
+// (ok) and rejected (refused). The error is the reply that ended the session.
 func Transaction(s *smtpd.Server, from, sender string, to []string, data bool) (ok, refused int, err error) {
 	c, err := s.Dial(from, smtpd.PortMX)
 	if err != nil {
@@ -48,9 +48,9 @@ func Transaction(s *smtpd.Server, from, sender string, to []string, data bool) (
 	return ok, refused, nil
 }
 
-// Expected contains the findings of scenarios, which are the same for each version.
+// Expected maps scenarios to their findings, which do not depend on the version.
 var Expected = map[string]struct {
-	Evidence []string // some of the findings, per scenario
+	Evidence []string // some of the scenario's findings
 	Org      string
 	Ending   string
 }{

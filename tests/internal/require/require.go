@@ -1,4 +1,4 @@
-// Package require ends tests whose environment is incomplete.
+// Package require ends tests that the environment does not support.
 package require
 
 import (
@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// Missing skips a test. If SCANWATCH_NO_SKIP is 1, as in CI, Missing fails the test.
+// Missing skips a test. If SCANWATCH_NO_SKIP is 1, as in CI, Missing fails the test
+// instead.
 func Missing(t testing.TB, format string, args ...any) {
 	t.Helper()
 	if os.Getenv("SCANWATCH_NO_SKIP") == "1" {
@@ -16,7 +17,7 @@ func Missing(t testing.TB, format string, args ...any) {
 	t.Skipf("SKIP, NOT TESTED: "+format, args...)
 }
 
-// Program returns the path of a program that the test needs.
+// Program returns the path of a program required by the test.
 func Program(t testing.TB, name string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
@@ -26,7 +27,7 @@ func Program(t testing.TB, name string) string {
 	return path
 }
 
-// Full skips a long test if the flag -short is set.
+// Full skips a long test if -short is set.
 func Full(t testing.TB) {
 	t.Helper()
 	if testing.Short() {

@@ -17,20 +17,20 @@ import (
 	"time"
 )
 
-// A Client is one SMTP connection. A Client sends raw bytes and records the dialogue.
+// A Client is an SMTP connection. A Client sends raw bytes and records the dialogue.
 type Client struct {
 	Dialogue Dialogue
 
 	tcp  *net.TCPConn
-	conn net.Conn // tcp, or TLS on top of it
+	conn net.Conn // TCP, or TLS on top of it
 	r    *bufio.Reader
 	tls  *tls.Config
 }
 
-// A Reply is one reply of the server.
+// A Reply is a reply from the server.
 type Reply struct {
 	Code int
-	Text string // all lines as received, without the last line end
+	Text string // all lines as received, without the final line end
 }
 
 func (r Reply) String() string { return r.Text }
@@ -39,12 +39,12 @@ func newClient(conn *net.TCPConn, config *tls.Config) *Client {
 	return &Client{tcp: conn, conn: conn, r: bufio.NewReader(conn), tls: config}
 }
 
-// Peer returns the address of the server.
+// Peer returns the server's address.
 func (c *Client) Peer() string {
 	return c.tcp.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().String()
 }
 
-// Send sends the bytes in one write.
+// Send sends data in a single write.
 func (c *Client) Send(data string) error {
 	c.Dialogue.add(false, []byte(data))
 	if err := c.conn.SetWriteDeadline(time.Now().Add(patience)); err != nil {
@@ -56,8 +56,8 @@ func (c *Client) Send(data string) error {
 	return nil
 }
 
-// ReadReply reads one reply, which may have several lines. The error is io.EOF
-// if the server closes the connection.
+// ReadReply reads a reply, which may have several lines. The error is io.EOF if the
+// server closes the connection.
 func (c *Client) ReadReply() (Reply, error) {
 	if err := c.conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		return Reply{}, err
@@ -89,10 +89,10 @@ func (c *Client) ReadReply() (Reply, error) {
 }
 
 // Nagle allows the kernel to delay a short segment until the server has acknowledged the
-// previous segment (RFC 1122 section 4.2.3.4). Go disables the delay by default.
+// previous one (RFC 1122 section 4.2.3.4). Go disables such delays by default.
 func (c *Client) Nagle() error { return c.tcp.SetNoDelay(false) }
 
-// CmdInTwo sends the line and CR LF in two writes, and reads the reply.
+// CmdInTwo sends the line and CR LF in separate writes, and reads the reply.
 func (c *Client) CmdInTwo(line string) (Reply, error) {
 	if err := c.Send(line); err != nil {
 		return Reply{}, err
@@ -108,8 +108,8 @@ func (c *Client) Cmd(line string) (Reply, error) {
 	return c.ReadReply()
 }
 
-// Drain reads until the server closes the connection and returns the data. A reset is not
-// an error, because a server that closes with unread input resets the connection.
+// Drain reads and returns data until the server closes the connection. A reset is not an
+// error, because that is how a server closes a connection with unread input.
 func (c *Client) Drain() (string, error) {
 	if err := c.conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		return "", err
@@ -147,7 +147,7 @@ func (c *Client) Handshake() error {
 	return nil
 }
 
-// CloseWrite closes the sending direction of the connection.
+// CloseWrite closes the connection for sending.
 func (c *Client) CloseWrite() error {
 	if conn, ok := c.conn.(*tls.Conn); ok {
 		if err := conn.CloseWrite(); err != nil {
@@ -168,11 +168,11 @@ func (c *Client) Reset() error {
 	return c.tcp.Close()
 }
 
-// A Dialogue contains the data of a connection without TLS. Consecutive data in one
-// direction is one Part, regardless of the segments.
+// A Dialogue records the data exchanged over a connection, without TLS. Consecutive data
+// in one direction is a single Part, however it was segmented.
 type Dialogue []Part
 
-// A Part is data that one side has sent.
+// A Part is data sent by one side.
 type Part struct {
 	Server bool
 	Data   []byte
@@ -209,8 +209,8 @@ func (d Dialogue) String() string {
 	return b.String()
 }
 
-// Masked returns String with the message ids of smtpd replaced. The masked dialogues of
-// two runs are equal.
+// Masked is like String, but replaces smtpd's message ids, so that the dialogues of
+// different runs can be compared.
 func (d Dialogue) Masked() string {
 	return messageID.ReplaceAllString(d.String(), "${1}MESSAGE-ID ")
 }

@@ -17,32 +17,31 @@ import (
 	"time"
 )
 
-// These directories are inside the root of the server.
+// Directories inside the server's root.
 const (
 	rootDir  = "/srv/e2e"
-	StateDir = rootDir + "/state" // of the filter, as the filter sees it
-	binDir   = rootDir + "/bin"   // the programs of all filters
+	StateDir = rootDir + "/state" // the filter's state, as the filter sees it
+	binDir   = rootDir + "/bin"   // programs of all filters
 )
 
-// These are the ports of the servers.
+// Ports of the servers.
 const (
 	PortMX         = 12525
 	PortSubmission = 12587 // STARTTLS and AUTH required; TLS versions only
-	PortSMTPS      = 12465 // the same with TLS from the first byte
+	PortSMTPS      = 12465 // same as PortSubmission, with TLS from the first byte
 )
 
-// A Filter is a filter of the chain.
+// A Filter is a filter in the chain.
 type Filter struct {
-	Name string   // in smtpd.conf and the log; the program's name if empty
-	Path string   // static program on this machine; the server runs a copy
-	Args []string // without quotes, backslashes and line ends
+	Name string   // name in smtpd.conf and the log; by default, the program's name
+	Path string   // static program on this machine, of which the server runs a copy
+	Args []string // must not contain quotes, backslashes or line ends
 
-	// Also contains further programs that the filter starts. [Program] returns the path
-	// of such a program.
+	// Also lists other programs that the filter runs. [Program] returns their paths.
 	Also []string
 
-	// Builtin is the definition of a filter of smtpd itself (`phase connect
-	// match ...`), which has no program.
+	// Builtin is the definition of a filter built into smtpd (`phase connect match ...`),
+	// which has no program.
 	Builtin string
 }
 
@@ -53,12 +52,12 @@ func (f Filter) name() string {
 	return filepath.Base(f.Path)
 }
 
-// Program returns the path of the program of a filter inside the root.
+// Program returns the path of a filter's program inside the root.
 func Program(file string) string { return path.Join(binDir, filepath.Base(file)) }
 
-// Through inserts teefilter (the program of tests/teefilter) between smtpd and f.
-// teefilter registers the given phases in addition to the phases of f. If tee is a path
-// inside the root, such as [StateDir], teefilter writes both streams to that path.
+// Through inserts teefilter (see tests/teefilter) between smtpd and f. teefilter
+// registers for the given phases as well as f's. If tee is a path inside the root, such
+// as [StateDir], teefilter copies both streams there.
 func Through(teefilter string, f Filter, tee string, phases ...string) Filter {
 	args := []string{"-phases", strings.Join(phases, ",")}
 	if tee != "" {
@@ -72,7 +71,7 @@ func Through(teefilter string, f Filter, tee string, phases ...string) Filter {
 	}
 }
 
-// definition returns the line of smtpd.conf for the filter. smtpd passes the
+// definition returns the line in smtpd.conf that defines the filter. smtpd passes the
 // command to a shell.
 func (f Filter) definition() (string, error) {
 	if f.Builtin != "" {
@@ -88,7 +87,7 @@ func (f Filter) definition() (string, error) {
 	return fmt.Sprintf("filter %q proc-exec \"%s\"\n", f.name(), command), nil
 }
 
-// config returns smtpd.conf. smtpd requires the order of the statements.
+// config returns smtpd.conf, with its statements in the order that smtpd requires.
 func (o Options) config() (string, error) {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
@@ -150,7 +149,7 @@ func (o Options) config() (string, error) {
 	return b.String(), nil
 }
 
-// ports returns the ports on which a server of the version listens.
+// ports returns the ports on which servers of this version listen.
 func (v Version) ports() []int {
 	if v.TLS {
 		return []int{PortMX, PortSubmission, PortSMTPS}
@@ -158,8 +157,8 @@ func (v Version) ports() []int {
 	return []int{PortMX}
 }
 
-// certificate returns a self-signed certificate for HostName and its key, in
-// PEM.
+// certificate returns a self-signed certificate for HostName and its key, both in PEM
+// format.
 func certificate() (cert, key []byte, err error) {
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

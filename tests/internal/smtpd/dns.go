@@ -11,14 +11,14 @@ import (
 	"strings"
 )
 
-// A Host is an address with names in the name server.
+// A Host is an address that has names in DNS.
 type Host struct {
 	Addr      string
-	Name      string // of its PTR record
+	Name      string // name in the PTR record
 	Confirmed bool   // Name has an A or AAAA record for Addr
 }
 
-// RFC 1035 (sections 3.2 and 4.1.1) and RFC 3596 define these values.
+// Constants from RFC 1035 (sections 3.2 and 4.1.1) and RFC 3596.
 const (
 	typeA, typePTR, typeAAAA = 1, 12, 28
 	classIN                  = 1
@@ -26,7 +26,7 @@ const (
 	nameError                = 3
 )
 
-// A zone holds the record data of the name server by name and type.
+// A zone maps names and types to record data.
 type zone map[string]map[uint16][][]byte
 
 func newZone(hosts []Host) (zone, error) {
@@ -59,7 +59,7 @@ func newZone(hosts []Host) (zone, error) {
 	return z, nil
 }
 
-// reverseName returns the name of the PTR record of an address.
+// reverseName returns the name of an address's PTR record.
 func reverseName(addr netip.Addr) string {
 	var b strings.Builder
 	octets := addr.AsSlice()
@@ -120,7 +120,7 @@ func (z zone) answer(query []byte) []byte {
 	}
 	reply = append(reply, question...)
 	for _, data := range found {
-		reply = append(reply, 0xc0, header) // the name of the question
+		reply = append(reply, 0xc0, header) // the question's name
 		for _, v := range []uint16{typ, classIN, 0, 60 /* TTL */, uint16(len(data))} {
 			reply = binary.BigEndian.AppendUint16(reply, v)
 		}
@@ -129,7 +129,7 @@ func (z zone) answer(query []byte) []byte {
 	return reply
 }
 
-// serveDNS answers queries on conn until conn is closed.
+// serveDNS answers queries on conn until it is closed.
 func (z zone) serveDNS(conn net.PacketConn) error {
 	buf := make([]byte, 512)
 	for {

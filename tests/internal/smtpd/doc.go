@@ -1,12 +1,12 @@
-// Package smtpd runs real OpenSMTPD servers for tests and for the demo. The clients of
-// the package send and receive raw bytes.
+// Package smtpd runs real OpenSMTPD servers for tests and for the demo. Clients send and
+// receive raw bytes.
 //
-// Each version is in a private Debian root from tests/roots.sh. The servers and their
-// clients share a network namespace in which every address is local. A client can
-// therefore have any IPv4 or IPv6 address. A small name server knows the hosts of the
-// test. No packet reaches a network, and nothing remains when the program ends.
+// Each version has its own Debian root, created by tests/roots.sh. The servers and their
+// clients share a network namespace in which every address is local, so that clients can
+// use any IPv4 or IPv6 address. A small DNS server knows the hosts used by the test. No
+// packets leave the namespace, and nothing remains when the program ends.
 //
-// The following test is an example.
+// An example of a test:
 //
 //	func TestMain(m *testing.M) {
 //		smtpd.Main(m, "scanwatch/cmd/filter-scanwatch")
@@ -45,15 +45,15 @@
 //		}
 //	}
 //
-// Scenarios is a table of complete sessions.
+// Scenarios is a table of complete sessions:
 //
 //	for _, sc := range smtpd.Scenarios {
 //		dialogues, err := s.Play(sc)
 //		// ...
 //	}
 //
-// A program that is not a test first calls [Enter] instead of [Main]. [Check] reports
-// whether the root of a version exists.
+// Programs other than tests must call [Enter] first, instead of [Main]. [Check] reports
+// whether the root for a version exists.
 //
 // # Environment
 //

@@ -16,18 +16,18 @@ import (
 	"scanwatch/tests/internal/require"
 )
 
-// Enter passes these variables to the program that it starts in the namespace.
+// Variables that Enter passes to the program in the namespace.
 const (
-	envOutside  = "SCANWATCH_OUTSIDE"  // network namespace it came from
-	envPrograms = "SCANWATCH_PROGRAMS" // directory of the programs that Main built
+	envOutside  = "SCANWATCH_OUTSIDE"  // the network namespace it came from
+	envPrograms = "SCANWATCH_PROGRAMS" // directory of the programs built by Main
 )
 
-// These are the names and addresses of the server in the namespace.
+// Names and addresses of the server in the namespace.
 const (
 	HostName = "mx.example.org"
-	Domain   = "example.org"  // mail for it is accepted
+	Domain   = "example.org"  // the domain for which mail is accepted
 	Addr4    = "192.0.2.25"   // the address to which remote clients connect
-	Addr6    = "2001:db8::25" // the same for IPv6
+	Addr6    = "2001:db8::25" // like Addr4, for IPv6
 )
 
 func networkNamespace() string {
@@ -39,17 +39,17 @@ func networkNamespace() string {
 }
 
 // inside reports whether the program runs in the namespace. inside compares the network
-// namespace with the variable. With a variable that was exported by accident, the tests
-// must not change the network of the machine.
+// namespace with the variable, because a variable that was exported by accident must not
+// make the tests change the machine's network.
 func inside() bool {
 	outside := os.Getenv(envOutside)
 	return outside != "" && outside != networkNamespace()
 }
 
-// Enter moves the running program into new mount, network and UTS namespaces. Enter
-// starts the program again under the same process id, so the program must call it first.
-// After Enter returns nil, the network is up and all IPv4 and IPv6 addresses are local.
-// Enter needs root.
+// Enter moves the running program into new mount, network and UTS namespaces. The program
+// must call Enter first, because it is restarted under the same process id. After Enter
+// returns nil, the network is up, and all IPv4 and IPv6 addresses are local. Enter
+// requires root.
 func Enter() error {
 	if inside() {
 		return setUp()
@@ -68,15 +68,15 @@ func Enter() error {
 		return err
 	}
 	defer os.Unsetenv(envOutside) // only on failure
-	// unshare(2) moves only the calling thread. execve(2) ends all other threads and
-	// keeps the namespaces of the calling thread.
+	// unshare(2) moves only the calling thread. execve(2) ends all other threads, and the
+	// new program runs in the calling thread's namespaces.
 	runtime.LockOSThread()
 	if err := syscall.Unshare(syscall.CLONE_NEWNS | syscall.CLONE_NEWNET | syscall.CLONE_NEWUTS); err != nil {
 		runtime.UnlockOSThread()
 		return fmt.Errorf("make namespaces: %w", err)
 	}
-	// The thread remains locked, because the old program cannot use it any more. An error
-	// is therefore final.
+	// The thread remains locked, because no other goroutine may use it any longer. Any
+	// error is therefore final.
 	if err := syscall.Mount("none", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
@@ -101,12 +101,11 @@ func setUp() error {
 	return nil
 }
 
-// Main is the body of a TestMain. Main builds the named packages into static programs for
+// Main is the body of a TestMain. Main builds the given packages as static programs for
 // [Bin], enters the namespace and runs the tests. If Enter fails, Main logs the error and
-// runs the tests that need no server. [Require] then skips or fails each test that needs
-// a server.
+// runs the tests anyway. [Require] then skips or fails each test that needs a server.
 func Main(m *testing.M, packages ...string) {
-	// Build first, because the namespace has no network to fetch modules from.
+	// Build before entering the namespace, where modules cannot be downloaded.
 	if !inside() {
 		if err := build(packages); err != nil {
 			fmt.Fprintln(os.Stderr, "smtpd:", err)
@@ -143,11 +142,11 @@ func build(packages []string) error {
 	return nil
 }
 
-// Bin returns the path of a program that [Main] built.
+// Bin returns the path of a program built by [Main].
 func Bin(name string) string { return filepath.Join(os.Getenv(envPrograms), name) }
 
-// Require skips the test if v cannot run on this machine. If SCANWATCH_NO_SKIP is 1,
-// Require fails the test instead. Require also skips the test if the flag -short is set.
+// Require skips the test if v cannot run on this machine, or if -short is set. If
+// SCANWATCH_NO_SKIP is 1, an unavailable version fails the test instead.
 func Require(t testing.TB, v Version) {
 	t.Helper()
 	require.Full(t)

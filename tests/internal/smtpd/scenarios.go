@@ -12,20 +12,20 @@ import (
 	"syscall"
 )
 
-// Recipients contains the local parts that exist.
+// Recipients lists the local parts that exist.
 var Recipients = []string{"alice", "bob", "carol", "mailuser", "postmaster"}
 
-// An Account can authenticate on the submission ports.
+// An Account can log in on the submission ports.
 type Account struct{ User, Password string }
 
-// Accounts contains all accounts.
+// Accounts lists all accounts.
 var Accounts = []Account{
 	{"alice", AlicePassword},
 	{"bob", BobPassword},
 	{"carol", CarolPassword},
 }
 
-// These are the passwords of the scenarios.
+// Passwords used in scenarios.
 const (
 	AlicePassword = "correct-horse-Ohgh5eiz"
 	BobPassword   = "battery-staple-Aeb0phei"
@@ -35,12 +35,12 @@ const (
 	GuessThird    = "passw0rd-Eiqu4vee"
 )
 
-// GuessUser is the user in the brute-force scenarios. The user does not exist.
+// GuessUser is the user in brute-force scenarios. No such user exists.
 const GuessUser = "office"
 
-// Secrets returns each form in which a scenario sends a password. A password is
-// unencoded, in base64 for AUTH LOGIN, or with the user for AUTH PLAIN (RFC 4616). The
-// tests fail if a file or output contains one of the forms.
+// Secrets returns every form in which scenarios send passwords: unencoded, in base64 for
+// AUTH LOGIN, or combined with the user for AUTH PLAIN (RFC 4616). Tests fail if a
+// password appears in a file or output in any of these forms.
 func Secrets() []string {
 	var list []string
 	for _, a := range append(slices.Clone(Accounts),
@@ -52,34 +52,34 @@ func Secrets() []string {
 
 func encode(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) }
 
-// Plain returns the argument of AUTH PLAIN (RFC 4616).
+// Plain returns the argument for AUTH PLAIN (RFC 4616).
 func Plain(user, password string) string { return plain(Account{user, password}) }
 
 func plain(a Account) string { return encode("\x00" + a.User + "\x00" + a.Password) }
 
-// UserAgent is the HTTP header by which Expanse identifies its scans.
+// UserAgent is the HTTP header that identifies scans by Expanse.
 const UserAgent = "User-Agent: Expanse, a Palo Alto Networks company, searches across the global IPv4 space multiple times per day to identify customers' presences on the Internet. " +
 	"If you would like to be excluded from our scans, please send IP addresses/domains to: scaninfo@paloaltonetworks.com"
 
-// A Scenario is a typical behaviour of remote hosts.
+// A Scenario shows a typical behaviour of remote hosts.
 type Scenario struct {
 	Name     string
-	About    string // description for users
-	Host     Host   // the first client's names; none if Name is empty
+	About    string // description to show to users
+	Host     Host   // names of the first client; none if Name is empty
 	NeedsTLS bool
-	Sessions []Session // in this order
+	Sessions []Session // played in this order
 }
 
-// A Session is one connection of a scenario. Script receives the connection before the
-// greeting is read, and the caller closes the connection. Script returns an error if the
-// server behaves differently from the scenario.
+// A Session is one connection in a scenario. Script is called before the greeting is
+// read, and returns an error if the server does not behave as expected. The caller closes
+// the connection.
 type Session struct {
 	From   string
 	Port   int
 	Script func(*Client) error
 }
 
-// Hosts returns the names that the scenarios need.
+// Hosts returns the DNS names that the scenarios need.
 func Hosts() []Host {
 	var hosts []Host
 	for _, sc := range Scenarios {
@@ -113,7 +113,7 @@ func one(from string, steps ...step) []Session {
 	return []Session{{From: from, Port: PortMX, Script: script(steps...)}}
 }
 
-// A step is a step of a script.
+// A step is one step in a script.
 type step func(*Client) error
 
 func script(steps ...step) func(*Client) error {
@@ -127,7 +127,7 @@ func script(steps ...step) func(*Client) error {
 	}
 }
 
-// reads returns a step that expects a reply with the code.
+// reads returns a step that expects a reply with the given code.
 func reads(code int) step {
 	return func(c *Client) error {
 		reply, err := c.ReadReply()
@@ -145,7 +145,7 @@ func expect(code int, reply Reply, err error) error {
 	return nil
 }
 
-// says returns a step that sends a line and expects a reply with the code.
+// says returns a step that sends a line and expects a reply with the given code.
 func says(code int, line string) step {
 	return func(c *Client) error {
 		reply, err := c.Cmd(line)
@@ -153,13 +153,13 @@ func says(code int, line string) step {
 	}
 }
 
-// sends returns a step that sends bytes and reads nothing.
+// sends returns a step that sends data without reading a reply.
 func sends(data string) step {
 	return func(c *Client) error { return c.Send(data) }
 }
 
-// closed returns a step that expects a message with text and the end of the
-// connection.
+// closed returns a step that expects a reply containing text, after which the connection
+// is closed.
 func closed(text string) step {
 	return func(c *Client) error {
 		got, err := c.Drain()
@@ -173,7 +173,7 @@ func closed(text string) step {
 	}
 }
 
-// hangsUp closes the sending direction and waits for the end of the connection.
+// hangsUp closes the connection for sending and waits until the server closes it too.
 func hangsUp(c *Client) error {
 	if err := c.CloseWrite(); err != nil {
 		return err
@@ -192,7 +192,7 @@ func startsTLS(c *Client) error {
 
 func handshakes(c *Client) error { return c.Handshake() }
 
-// quits sends QUIT and expects the end of the connection.
+// quits sends QUIT and expects the server to close the connection.
 func quits(c *Client) error {
 	if err := says(221, "QUIT")(c); err != nil {
 		return err
@@ -203,7 +203,7 @@ func quits(c *Client) error {
 	return nil
 }
 
-// delivers returns a step that sends one message.
+// delivers returns a step that delivers one message.
 func delivers(sender, subject string, recipients ...string) step {
 	return func(c *Client) error {
 		if err := says(250, "MAIL FROM:<"+sender+">")(c); err != nil {
@@ -224,7 +224,7 @@ func delivers(sender, subject string, recipients ...string) step {
 	}
 }
 
-// unknown returns a step that sends n recipients that do not exist, numbered from
+// unknown returns a step that requests n recipients that do not exist, numbered from
 // first.
 func unknown(first, n int) step {
 	return func(c *Client) error {
@@ -237,8 +237,8 @@ func unknown(first, n int) step {
 	}
 }
 
-// guesses returns a step that tries a password with AUTH LOGIN and expects a
-// rejection.
+// guesses returns a step that tries a password with AUTH LOGIN and expects to be
+// rejected.
 func guesses(password string) step {
 	return script(
 		says(334, "AUTH LOGIN"),
@@ -247,8 +247,8 @@ func guesses(password string) step {
 	)
 }
 
-// guessesBlindly returns a step that tries a password although AUTH is not offered, as
-// bots do that ignore replies.
+// guessesBlindly returns a step that tries a password although AUTH is not offered, like
+// bots that ignore replies.
 func guessesBlindly(password string) step {
 	return script(
 		says(503, "AUTH LOGIN"),
@@ -257,25 +257,25 @@ func guessesBlindly(password string) step {
 	)
 }
 
-// greetsOwn greets with the address of the server.
+// greetsOwn greets with the server's own address.
 func greetsOwn(c *Client) error { return says(250, "HELO "+c.Peer())(c) }
 
-// submission returns a session of a mail user. The steps run after STARTTLS.
+// submission returns a mail user's session. The steps follow STARTTLS.
 func submission(steps ...step) []Session {
 	return []Session{{From: "198.51.100.77", Port: PortSubmission, Script: script(append([]step{
 		reads(220), says(250, "EHLO laptop.example.net"), startsTLS, says(250, "EHLO laptop.example.net"),
 	}, steps...)...)}}
 }
 
-// clientHello is the start of a TLS connection that scanners send to any port.
+// clientHello is the start of a TLS connection, which scanners send to any port.
 // clientHello consists of record and handshake headers, version, random, no session and
-// one cipher suite. clientHello contains no LF, because smtpd reads lines.
+// one cipher suite. There is no LF, because smtpd reads lines.
 const clientHello = "\x16\x03\x01\x00\x2f\x01\x00\x00\x2b\x03\x03" +
 	"\x9b\x1c\x7e\x52\x88\x31\xd4\xaf\x60\x05\xf3\x2e\xc1\x77\x19\xb0\x44\xe8\x5d\x93\x26\xfa\x68\x0c\xa7\x3b\xde\x81\x15\x4f\xc2\x99" +
 	"\x00\x00\x02\xc0\x2f\x01\x00\x00\x00"
 
-// Scenarios contains real sessions. Addresses and names are invented if the scenario does
-// not depend on real ones.
+// Scenarios lists real sessions. Addresses and names are invented unless a scenario
+// depends on real ones.
 var Scenarios = []Scenario{
 	{
 		Name: "good-mail", About: "ordinary mail to two recipients",

@@ -22,64 +22,64 @@ import (
 	"time"
 )
 
-// RelayDomain is the domain of mail for Options.Relay.
+// RelayDomain is the domain whose mail goes to Options.Relay.
 const RelayDomain = "sink.example"
 
 const (
-	patience = 90 * time.Second // the time limit for each step of a server or client; only a failure reaches it
+	patience = 90 * time.Second // time limit for each step of a server or client, reached only on failure
 	pollStep = 5 * time.Millisecond
 )
 
-// Options contains the settings of a server. Only Version is required.
+// Options configures a server. Only Version is required.
 type Options struct {
 	Version Version
 
-	// Dir is the directory of the server on this machine. A later server with the same
-	// Dir continues with the state of the filter. The default is a temporary directory,
-	// which Stop removes. All users must be able to enter Dir. The server also sees
-	// mounts in Dir.
+	// Dir is the server's directory on this machine. The server also sees mounts in Dir.
+	// All users must be able to enter Dir. A later server with the same Dir continues
+	// with the filter's state. By default, Dir is a temporary directory that Stop
+	// removes.
 	Dir string
 
-	Filters  []Filter // in the order of the chain; none: no filter at all
-	Socket   bool     // the filters see local mail as well
-	Wildcard bool     // listen on 0.0.0.0 and :: only, not on single addresses
-	Hosts    []Host   // reverse and forward DNS of the clients
-	Members  []string // local parts that exist in addition to Recipients
-	Prelude  string   // lines of smtpd.conf before the filters
-	Preload  string   // a library of this machine that smtpd loads before all others
-	Relay    string   // destination of mail for RelayDomain, such as smtp://127.0.0.1:2600
-	Syslog   bool     // smtpd logs with syslog(3); the log has lines of a syslog daemon
+	Filters  []Filter // in the order of the chain; may be empty
+	Socket   bool     // pass local mail to the filters as well
+	Wildcard bool     // listen only on 0.0.0.0 and ::, not on individual addresses
+	Hosts    []Host   // clients with names in DNS
+	Members  []string // existing local parts other than Recipients
+	Prelude  string   // lines for smtpd.conf, before the filters
+	Preload  string   // library on this machine that smtpd loads before all others
+	Relay    string   // where mail for RelayDomain goes, such as smtp://127.0.0.1:2600
+	Syslog   bool     // log with syslog(3); the log looks like that of a syslog daemon
 
-	// Without Ready, Start connects once from 127.0.0.1 and waits for the greeting. The
-	// filters record a session of that connection. With Ready, Start waits until smtpd
-	// listens and Ready returns true.
+	// Ready changes how Start waits. With Ready, Start waits until smtpd is listening and
+	// Ready returns true. Otherwise, Start connects once from 127.0.0.1 and waits for the
+	// greeting, and the filters record that session.
 	Ready func() bool
 }
 
 // A Server is a running smtpd.
 type Server struct {
 	Version Version
-	Dir     string // on this machine: state, mail, smtpd.conf, smtpd.log
+	Dir     string // on this machine; has state, mail, smtpd.conf and smtpd.log
 
 	root      string
-	main      string // the program that KillFilter kills
-	preload   string // in the root
+	main      string // program that KillFilter kills
+	preload   string // path in the root
 	cmd       *exec.Cmd
-	ended     chan struct{} // closed when cmd has been waited for
-	waitErr   error         // valid then
+	ended     chan struct{} // closed when cmd.Wait has returned
+	waitErr   error         // valid once ended is closed
 	log       *os.File
 	syslog    *syslogd // nil without Options.Syslog
 	lock      *os.File
 	dns       net.PacketConn
 	dnsErr    chan error
-	mounts    []string // mounts to undo
+	mounts    []string // to be unmounted
 	temporary bool
 	released  bool
 	tls       *tls.Config
 }
 
-// Start starts a server and waits until the server accepts mail. Each root runs one
-// server at a time. If another program uses the root, Start waits.
+// Start starts a server and waits until it accepts mail. Only one server at a time can
+// run in a root. If another program is using the root, Start waits.
 func Start(o Options) (*Server, error) {
 	if err := Check(o.Version); err != nil {
 		return nil, err
@@ -110,7 +110,7 @@ func (s *Server) start(o Options) error {
 	}
 	if s.Dir == "" {
 		s.temporary = true
-		// Use a short path, because the length of socket paths is limited.
+		// Use a short path, because socket paths are limited in length.
 		if s.Dir, err = os.MkdirTemp("", "smtpd-"); err != nil {
 			return err
 		}
@@ -153,8 +153,8 @@ func lockRoot(root string) (*os.File, error) {
 	return f, nil
 }
 
-// fill writes the files of the server into the directory of the server. Only the state of
-// the filter, the log and delivered mail remain for a later server.
+// fill writes the server's files into its directory. Only the filter's state, the log and
+// delivered mail are kept from an earlier server.
 func (s *Server) fill(o Options) error {
 	type file struct {
 		name string
@@ -177,8 +177,7 @@ func (s *Server) fill(o Options) error {
 	for _, user := range append(o.Members, Recipients...) {
 		fmt.Fprintf(&users, "%s mailuser\n", user)
 	}
-	// Remove the spool, because smtpd would deliver mail that an earlier server has
-	// queued.
+	// Remove the spool. Otherwise smtpd would deliver mail queued by an earlier server.
 	if err := os.RemoveAll(filepath.Join(s.Dir, "spool")); err != nil {
 		return err
 	}
@@ -207,7 +206,7 @@ func (s *Server) fill(o Options) error {
 		if err := os.MkdirAll(path, dir.mode); err != nil {
 			return err
 		}
-		if err := os.Chmod(path, dir.mode); err != nil { // regardless of the umask
+		if err := os.Chmod(path, dir.mode); err != nil { // independently of the umask
 			return err
 		}
 		if err := os.Chown(path, dir.owner[0], dir.owner[1]); err != nil {
@@ -219,7 +218,7 @@ func (s *Server) fill(o Options) error {
 		{"users", []byte(users.String()), 0o644},
 		{"credentials", nil, 0o640},
 		{"tls/cert.pem", cert, 0o644},
-		{"tls/key.pem", key, 0o600}, // smtpd insists
+		{"tls/key.pem", key, 0o600}, // required by smtpd
 		{"etc/hosts", []byte("127.0.0.1 localhost\n::1 localhost\n"), 0o644},
 		{"etc/resolv.conf", []byte("nameserver 127.0.0.1\n"), 0o644},
 		{"etc/mailname", []byte(HostName + "\n"), 0o644},
@@ -249,7 +248,8 @@ func (s *Server) fill(o Options) error {
 	}
 	for _, f := range files {
 		path := filepath.Join(s.Dir, f.name)
-		// Use a new file, because a program that is still running cannot be overwritten.
+		// Create a new file, because a program that is still running cannot be
+		// overwritten.
 		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
@@ -264,7 +264,7 @@ func (s *Server) fill(o Options) error {
 	return err
 }
 
-// account returns the user and group id of an account in the root.
+// account returns the user and group IDs of an account in the root.
 func account(root, name string) (ids [2]int, err error) {
 	path := filepath.Join(root, "etc/passwd")
 	data, err := os.ReadFile(path)
@@ -283,8 +283,8 @@ func account(root, name string) (ids [2]int, err error) {
 	return ids, fmt.Errorf("%s has no account %s: run tests/roots.sh %s", path, name, filepath.Base(root))
 }
 
-// mountAll mounts the directory of the server, the spool and the name service files in
-// the root. The mounts exist only in the namespace of this program.
+// mountAll mounts the server's directory, the spool and the name service files in the
+// root. The mounts are visible only in this program's namespace.
 func (s *Server) mountAll() error {
 	for _, m := range []struct{ from, to string }{
 		{"", rootDir},
@@ -316,7 +316,7 @@ func mountPoint(path string, file bool) error {
 	return f.Close()
 }
 
-// credentials hashes the passwords of Accounts with the smtpctl of the version.
+// credentials hashes the passwords of Accounts with the version's own smtpctl.
 func (s *Server) credentials() error {
 	if !s.Version.TLS {
 		return nil
@@ -329,11 +329,11 @@ func (s *Server) credentials() error {
 		}
 		fmt.Fprintf(&b, "%s %s\n", a.User, bytes.TrimSpace(out))
 	}
-	// smtpd reads the file as root, before it drops privileges.
+	// smtpd reads the file as root, before dropping privileges.
 	return os.WriteFile(filepath.Join(s.Dir, "credentials"), []byte(b.String()), 0o640)
 }
 
-// command returns a command that runs a program of the root inside the root.
+// command returns a command that runs one of the root's programs inside the root.
 func (s *Server) command(stdin io.Reader, path string, args ...string) *exec.Cmd {
 	cmd := exec.Command(path, args...)
 	cmd.Dir = "/"
@@ -356,7 +356,7 @@ func (s *Server) startDNS(hosts []Host) error {
 	return nil
 }
 
-// run starts smtpd in the foreground and in its own process group.
+// run starts smtpd in the foreground, in its own process group.
 func (s *Server) run() error {
 	where := "-d"
 	if s.syslog != nil {
@@ -368,8 +368,8 @@ func (s *Server) run() error {
 		s.cmd.Env = append(s.cmd.Env, "LD_PRELOAD="+s.preload)
 	}
 	s.cmd.SysProcAttr.Setpgid = true
-	// The kernel kills smtpd when this program dies. Lock the thread, because the kernel
-	// sends the signal when the thread that started smtpd ends.
+	// The kernel kills smtpd when this program dies. The signal is actually sent when the
+	// thread that started smtpd ends, so the thread must be locked.
 	s.cmd.SysProcAttr.Pdeathsig = syscall.SIGTERM
 	s.ended = make(chan struct{})
 	started := make(chan error)
@@ -398,8 +398,8 @@ func (s *Server) ready(o Options) error {
 	if o.Ready != nil {
 		return s.Eventually("the filter is ready", o.Ready)
 	}
-	// Connect and read the greeting. smtpd listens before the filters have registered,
-	// but sends no greeting until then.
+	// Connect and read the greeting. smtpd is already listening before the filters have
+	// registered, but sends no greeting until then.
 	c, err := s.Dial("127.0.0.1", PortMX)
 	if err != nil {
 		return err
@@ -412,7 +412,7 @@ func (s *Server) ready(o Options) error {
 	return err
 }
 
-// listening reports whether all of the ports have a listener.
+// listening reports whether there is a listener on every port.
 func listening(ports []int) bool {
 	open := map[int]bool{}
 	for _, name := range []string{"/proc/self/net/tcp", "/proc/self/net/tcp6"} {
@@ -440,12 +440,12 @@ func listening(ports []int) bool {
 	return true
 }
 
-// Eventually waits until cond returns true. If smtpd ends or the time limit is reached,
-// Eventually returns an error. what describes cond.
+// Eventually waits until cond returns true. Eventually returns an error if smtpd exits or
+// the time limit is reached. what describes cond.
 func (s *Server) Eventually(what string, cond func() bool) error {
 	deadline := time.Now().Add(patience)
 	for {
-		alive := s.Alive() // before cond, which smtpd may fulfil just before it ends
+		alive := s.Alive() // check first, because cond may become true just before smtpd exits
 		switch {
 		case cond():
 			return nil
@@ -458,7 +458,7 @@ func (s *Server) Eventually(what string, cond func() bool) error {
 	}
 }
 
-// ErrEnded means that smtpd has ended without SIGTERM. smtpd ends when a filter exits or
+// ErrEnded means that smtpd exited without SIGTERM. smtpd exits if a filter exits or
 // violates the protocol.
 var ErrEnded = errors.New("smtpd ended early")
 
@@ -475,7 +475,7 @@ func (s *Server) Alive() bool {
 	}
 }
 
-// Ended returns a channel that is closed when smtpd ends.
+// Ended returns a channel that is closed when smtpd exits.
 func (s *Server) Ended() <-chan struct{} { return s.ended }
 
 // Log returns the log of smtpd and its filters.
@@ -487,8 +487,8 @@ func (s *Server) Log() string {
 	return string(data)
 }
 
-// FilterLog returns the lines that the named filter has written to standard error. Lines
-// of smtpd itself are excluded, because they contain passwords from rejected commands.
+// FilterLog returns the lines that the named filter wrote to standard error. FilterLog
+// excludes smtpd's own lines, which contain passwords from rejected commands.
 func (s *Server) FilterLog(name string) string {
 	var b strings.Builder
 	for line := range strings.Lines(s.Log()) {
@@ -500,13 +500,13 @@ func (s *Server) FilterLog(name string) string {
 }
 
 // State returns the directory on this machine that filters see as StateDir. The directory
-// belongs to the user of the filters.
+// belongs to the filters' user.
 func (s *Server) State() string { return filepath.Join(s.Dir, "state") }
 
-// Mail returns the maildir with all delivered mail.
+// Mail returns the maildir that receives all delivered mail.
 func (s *Server) Mail() string { return filepath.Join(s.Dir, "mail") }
 
-// Sendmail sends a message with sendmail(8), as local programs do.
+// Sendmail sends a message with sendmail(8), like local programs.
 func (s *Server) Sendmail(stdin io.Reader, args ...string) error {
 	out, err := s.command(stdin, "/usr/sbin/sendmail", args...).CombinedOutput()
 	if err != nil {
@@ -515,10 +515,10 @@ func (s *Server) Sendmail(stdin io.Reader, args ...string) error {
 	return nil
 }
 
-// Dial connects to a port of the server. from is the address of the client. If from is
-// empty, the address is 127.0.0.1. from must not be an address of the server. A loopback
-// address reaches the server on loopback, and any other address reaches Addr4 or Addr6.
-// smtpd queues five connections. Further concurrent connections wait for retransmissions.
+// Dial connects to a port of the server. from is the client's address, by default
+// 127.0.0.1. from must not be one of the server's addresses. Loopback addresses reach the
+// server on loopback, and all others reach it on Addr4 or Addr6. smtpd queues five
+// connections. Any further concurrent connections have to wait for retransmissions.
 func (s *Server) Dial(from string, port int) (*Client, error) {
 	if from == "" {
 		from = "127.0.0.1"
@@ -549,8 +549,8 @@ func (s *Server) Dial(from string, port int) (*Client, error) {
 	return newClient(conn.(*net.TCPConn), s.tls), nil
 }
 
-// bindAnywhere allows an IPv6 socket to use an address that is local only by its route.
-// IPv4 sockets need no option.
+// bindAnywhere allows an IPv6 socket to use an address that is local only because of a
+// route. IPv4 sockets need no option.
 func bindAnywhere(network, _ string, conn syscall.RawConn) error {
 	if network != "tcp6" {
 		return nil
@@ -565,9 +565,9 @@ func bindAnywhere(network, _ string, conn syscall.RawConn) error {
 	return err
 }
 
-// Stop ends the server and waits for smtpd and the filters. Stop returns an error if
-// smtpd had already ended (ErrEnded) or ends with an error. A process that smtpd leaves
-// is killed, and is also an error. A second Stop does nothing.
+// Stop stops the server and waits until smtpd and the filters exit. Stop returns an error
+// if smtpd exited earlier (ErrEnded), exits with an error, or leaves a process running,
+// which is then killed. A second Stop does nothing.
 func (s *Server) Stop() error {
 	if s.released {
 		return nil
@@ -598,7 +598,7 @@ func (s *Server) terminate() error {
 	return nil
 }
 
-// release waits for the processes in the root and reverts the changes of Start.
+// release waits for the processes in the root and undoes the changes made by Start.
 func (s *Server) release() error {
 	s.released = true
 	err := s.reap()
@@ -618,15 +618,16 @@ func (s *Server) release() error {
 			err = errors.Join(err, f.Close())
 		}
 	}
-	// Do not remove files through a mount, because they belong to the root.
+	// Do not remove the directory while it has mounts, because the mounted files belong
+	// to the root.
 	if s.temporary && err == nil {
 		err = os.RemoveAll(s.Dir)
 	}
 	return err
 }
 
-// reap waits for the children of smtpd and the filters, which end soon after smtpd. reap
-// kills the remaining processes.
+// reap waits for the filters and smtpd's other children, which exit soon after smtpd.
+// Processes that do not exit are killed.
 func (s *Server) reap() error {
 	deadline := time.Now().Add(patience)
 	for {
@@ -646,14 +647,14 @@ func (s *Server) reap() error {
 	}
 }
 
-// A process is a process in the root.
+// A process is a process running in the root.
 type process struct {
 	pid     int
 	command string
 }
 
-// processes returns the processes of this namespace whose root directory is in the root.
-// A zombie has no root directory.
+// processes returns the processes in this namespace whose root directory is in the root.
+// Zombies are omitted, because they have no root directory.
 func (s *Server) processes() ([]process, error) {
 	own, err := os.Readlink("/proc/self/ns/mnt")
 	if err != nil {
@@ -669,7 +670,7 @@ func (s *Server) processes() ([]process, error) {
 		if err != nil {
 			continue
 		}
-		// An error means that the process has ended.
+		// An error means that the process has exited.
 		proc := filepath.Join("/proc", e.Name())
 		if ns, err := os.Readlink(proc + "/ns/mnt"); err != nil || ns != own {
 			continue
@@ -687,7 +688,7 @@ func (s *Server) processes() ([]process, error) {
 	return list, nil
 }
 
-// PIDs returns the process ids of smtpd and its filters.
+// PIDs returns the process IDs of smtpd and its filters.
 func (s *Server) PIDs() (pids []int, err error) {
 	list, err := s.processes()
 	for _, p := range list {
@@ -696,7 +697,7 @@ func (s *Server) PIDs() (pids []int, err error) {
 	return pids, err
 }
 
-// FilterPIDs returns the process ids of the first filter, without teefilter.
+// FilterPIDs returns the process IDs of the first filter, excluding teefilter.
 func (s *Server) FilterPIDs() ([]int, error) {
 	program, err := os.Stat(s.main)
 	if err != nil {
@@ -716,8 +717,8 @@ func (s *Server) FilterPIDs() ([]int, error) {
 	return pids, nil
 }
 
-// KillFilter kills the process group of the first filter with SIGKILL. Without its
-// filter, smtpd ends. KillFilter waits for the end.
+// KillFilter kills the first filter's process group with SIGKILL, and waits until smtpd
+// exits because of that.
 func (s *Server) KillFilter() error {
 	pids, err := s.FilterPIDs()
 	if err != nil {
@@ -730,7 +731,7 @@ func (s *Server) KillFilter() error {
 	if err != nil {
 		return fmt.Errorf("process group of the filter: %w", err)
 	}
-	// smtpd starts each filter in its own session and process group.
+	// smtpd starts each filter in a separate session and process group.
 	if group == syscall.Getpgrp() || group == s.cmd.Process.Pid {
 		return fmt.Errorf("the filter shares process group %d with others: not killed", group)
 	}

@@ -19,7 +19,7 @@ func TestMain(m *testing.M) {
 	Main(m, "scanwatch/tests/internal/smtpd/recorder", "scanwatch/tests/teefilter")
 }
 
-// eachVersion runs a test on each version of Matrix.
+// eachVersion runs a test on each version in Matrix.
 func eachVersion(t *testing.T, test func(*testing.T, Version)) {
 	for _, v := range Matrix() {
 		t.Run(v.Name, func(t *testing.T) {
@@ -43,8 +43,7 @@ func mustStart(t *testing.T, o Options) *Server {
 	return s
 }
 
-// recorder returns a filter that writes its input to a file in the state
-// directory.
+// recorder returns a filter that writes its input to a file in the state directory.
 func recorder(file string, phases ...string) Filter {
 	return Filter{
 		Path: Bin("recorder"),
@@ -61,7 +60,7 @@ func readState(t *testing.T, s *Server, file string) string {
 	return string(data)
 }
 
-// waitDisconnects waits until the filter has received n disconnects.
+// waitDisconnects waits until the filter has seen n disconnects.
 func waitDisconnects(t *testing.T, s *Server, file string, n int) {
 	t.Helper()
 	err := s.Eventually(fmt.Sprintf("%d sessions have ended", n), func() bool {
@@ -72,7 +71,7 @@ func waitDisconnects(t *testing.T, s *Server, file string, n int) {
 	}
 }
 
-// playable returns the scenarios for v.
+// playable returns the scenarios that v can play.
 func playable(v Version) []Scenario {
 	return slices.DeleteFunc(slices.Clone(Scenarios), func(sc Scenario) bool { return sc.NeedsTLS && !v.TLS })
 }
@@ -92,8 +91,8 @@ func playAll(t *testing.T, s *Server) map[string]string {
 	return said
 }
 
-// TestScenarios checks that every scenario has the same dialogue with and without a
-// filter. The filter must see every session completely, with the names in the table.
+// TestScenarios checks that every scenario produces the same dialogue with and without a
+// filter. The filter must see every session in full, with the names in the table.
 func TestScenarios(t *testing.T) {
 	eachVersion(t, func(t *testing.T, v Version) {
 		bare := mustStart(t, Options{Version: v, Hosts: Hosts()})
@@ -116,7 +115,7 @@ func TestScenarios(t *testing.T) {
 		if len(got) != len(want) {
 			t.Errorf("%d dialogues with the filter, %d without", len(got), len(want))
 		}
-		waitDisconnects(t, s, "events", 1+len(got)) // 1: Start's own
+		waitDisconnects(t, s, "events", 1+len(got)) // 1 for Start's own session
 		if err := s.Stop(); err != nil {
 			t.Fatal(err)
 		}
@@ -149,7 +148,7 @@ func TestScenarios(t *testing.T) {
 				t.Errorf("no link-connect with %q", want)
 			}
 		}
-		// All recipients are aliases of one user.
+		// All recipients are aliases for a single user.
 		messages := 0
 		for _, dialogue := range got {
 			messages += strings.Count(dialogue, "Message accepted for delivery")
@@ -163,8 +162,8 @@ func TestScenarios(t *testing.T) {
 	})
 }
 
-// checkSecrets checks that the scenarios send each password in a form that Secrets
-// returns. Without this check, a search for the passwords would prove nothing.
+// checkSecrets checks that the scenarios really send each password in a form that Secrets
+// returns. Otherwise, searching for passwords would prove nothing.
 func checkSecrets(t *testing.T, dialogues map[string]string) {
 	t.Helper()
 	var all strings.Builder
@@ -324,7 +323,7 @@ func TestKillFilter(t *testing.T) {
 		if !s.Alive() {
 			t.Fatal("not alive after Start")
 		}
-		waitDisconnects(t, s, "events", 1) // Start's own session: unread lines are lost in a kill
+		waitDisconnects(t, s, "events", 1) // Start's own session: lines that the filter has not read are lost when it is killed
 		if err := s.KillFilter(); err != nil {
 			t.Fatalf("%v\n%s", err, s.Log())
 		}
@@ -426,7 +425,7 @@ func TestStartFails(t *testing.T) {
 			}
 		})
 	}
-	// The failed starts must not disturb the next start.
+	// Failed starts must not affect the next one.
 	mustStart(t, Options{Version: v})
 }
 

@@ -11,16 +11,16 @@ import (
 	"os"
 )
 
-// A syslogd receives the messages of syslog(3) and writes lines like a syslog daemon. A
-// line has the name of the host after the time, and no priority.
+// A syslogd receives syslog(3) messages and writes lines like a syslog daemon. In these
+// lines, the host name follows the time, and the priority is omitted.
 type syslogd struct {
 	conn net.PacketConn
 	path string
 	done chan error
 }
 
-// startSyslog listens on a socket. A stale socket is replaced, because the caller holds
-// the lock of the root.
+// startSyslog listens on a socket. startSyslog replaces a stale socket, because the
+// caller holds the lock for the root.
 func startSyslog(path string, w io.Writer) (*syslogd, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
@@ -59,10 +59,10 @@ func (s *syslogd) receive(w io.Writer) error {
 	}
 }
 
-// Close removes the socket and returns the error of the receiver.
+// Close removes the socket and returns the receiver's error.
 func (s *syslogd) Close() error { return errors.Join(s.conn.Close(), <-s.done, remove(s.path)) }
 
-// remove removes a file that may not exist.
+// remove removes a file, which need not exist.
 func remove(path string) error {
 	if err := os.Remove(path); !errors.Is(err, os.ErrNotExist) {
 		return err

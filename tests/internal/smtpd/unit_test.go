@@ -23,7 +23,7 @@ func TestReverseName(t *testing.T) {
 	}
 }
 
-// TestZone compares the name server with the resolver of Go.
+// TestZone checks the name server with Go's resolver.
 func TestZone(t *testing.T) {
 	z, err := newZone([]Host{
 		{"192.0.2.1", "Good.example.org", true},
@@ -52,7 +52,7 @@ func TestZone(t *testing.T) {
 	}}
 	for _, test := range []struct {
 		query string
-		want  string // nothing: not found
+		want  string // empty if there is no such name
 	}{
 		{"192.0.2.1", "Good.example.org."},
 		{"192.0.2.2", "bad.example.org."},
@@ -101,8 +101,8 @@ func FuzzZoneAnswer(f *testing.F) {
 	}
 	f.Add([]byte("\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x01a\x07example\x03org\x00\x00\x01\x00\x01")) // known
 	f.Add([]byte("\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x01b\x00\x00\x1c\x00\x01"))                   // unknown
-	f.Add([]byte("\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x3fcut"))                                     // label past the end
-	f.Add([]byte("\x12\x34\x81\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x00\x01\x00\x01"))                        // itself an answer
+	f.Add([]byte("\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x3fcut"))                                     // label beyond the end
+	f.Add([]byte("\x12\x34\x81\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x00\x01\x00\x01"))                        // a response rather than a query
 	f.Fuzz(func(t *testing.T, query []byte) {
 		reply := z.answer(query)
 		if reply != nil && !bytes.Equal(reply[:2], query[:2]) {

@@ -12,13 +12,13 @@ import (
 
 // A Version is a version of OpenSMTPD.
 type Version struct {
-	Name string // as in test names
-	Root string // the Debian suite, and the directory of the root
-	TLS  bool   // can serve TLS, and with it AUTH
+	Name string // name of the version in test names
+	Root string // Debian suite, and name of the root's directory
+	TLS  bool   // supports TLS, and therefore AUTH
 }
 
-// Versions contains all versions. OpenSMTPD 6.8 fails every TLS handshake with OpenSSL 3
-// of Debian 12. The build of Debian 11 works.
+// Versions lists all versions. OpenSMTPD 6.8 fails every TLS handshake with the OpenSSL 3
+// of Debian 12, but the build from Debian 11 works.
 var Versions = []Version{
 	{Name: "6.8", Root: "bookworm"},
 	{Name: "6.8-tls", Root: "bullseye", TLS: true},
@@ -29,8 +29,8 @@ var Versions = []Version{
 // Newest returns the newest version.
 func Newest() Version { return Versions[len(Versions)-1] }
 
-// Matrix returns the versions for a test that the core scenario covers in part. With the
-// build tag long, Matrix returns all versions, and otherwise the newest version.
+// Matrix returns the versions for a test that is partly covered by the core scenario: all
+// versions with the build tag long, and otherwise only the newest.
 func Matrix() []Version {
 	if Long {
 		return Versions
@@ -48,8 +48,8 @@ func rootsDir() string {
 
 func (v Version) dir() string { return filepath.Join(rootsDir(), v.Root) }
 
-// Check returns an error if v cannot run, because the program is outside the namespace or
-// the root of v is missing.
+// Check returns an error if v cannot run because the program is outside the namespace or
+// v's root is missing.
 func Check(v Version) error {
 	if !inside() {
 		return errors.New("not in a separate namespace: call smtpd.Main or smtpd.Enter first (needs root)")

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// Far adds a delay of rtt/2 in each direction. The kernel of a test machine may not have
-// netem. Opening the connection has no delay.
+// Far delays data by rtt/2 in each direction. Far does not use netem, which the kernel of
+// a test machine may lack. Opening the connection is not delayed.
 func (c *Client) Far(rtt time.Duration) {
 	if rtt == 0 {
 		return
@@ -20,7 +20,7 @@ func (c *Client) Far(rtt time.Duration) {
 	c.r.Reset(p)
 }
 
-// A way delays the data of a connection and keeps its order.
+// A way delays a connection's data without reordering it.
 type way struct {
 	net.Conn
 	half       time.Duration
@@ -35,15 +35,15 @@ type parcel struct {
 	err  error
 }
 
-// send writes the parcels. send ends when the connection is closed, or when no parcel has
-// been written within the time limit of a client.
+// send writes the parcels. send returns when the connection is closed, or when nothing
+// has been written within a client's time limit.
 func (p *way) send() {
 	idle := time.NewTimer(patience)
 	defer idle.Stop()
 	for {
 		select {
 		case one := <-p.sent:
-			time.Sleep(time.Until(one.due)) // the simulated delay
+			time.Sleep(time.Until(one.due)) // simulate the delay
 			if _, err := p.Conn.Write(one.data); err != nil {
 				return
 			}

@@ -97,7 +97,7 @@ func play(state, mode string, now time.Time) error {
 	return errors.Join(records.Flush(context.Background()), records.Close(), file.Flush(context.Background()), file.Close())
 }
 
-// owners contains invented owners for the networks of the month. The third byte of an
+// owners lists invented owners for the networks of the month. The third byte of an
 // address selects the owner.
 var owners = []struct {
 	first, last int

@@ -1,4 +1,4 @@
-// Recorder is a small filter. Recorder registers the given events and phases, writes its
+// Recorder is a small filter that registers for the given events and phases, writes its
 // input to a file, and answers every request with proceed.
 package main
 
@@ -36,8 +36,8 @@ func record(stdin io.Reader, stdout, out io.Writer, events, phases []string) err
 	in := bufio.NewReader(stdin)
 	for {
 		line, err := in.ReadBytes('\n')
-		// Write the line before the answer, so that a test that sees the effect of the
-		// answer finds the line.
+		// Write the line before the answer. A test that notices the answer will then find
+		// the line.
 		if _, err := out.Write(line); err != nil {
 			return err
 		}
@@ -57,8 +57,7 @@ func record(stdin io.Reader, stdout, out io.Writer, events, phases []string) err
 			}
 			answer += "register|ready\n"
 		} else if bytes.HasPrefix(line, []byte("filter|")) {
-			// A request has the form
-			// filter|version|time|smtp-in|phase|session|token|...
+			// A request has the form filter|version|time|smtp-in|phase|session|token|...
 			f := strings.SplitN(strings.TrimSuffix(string(line), "\n"), "|", 8)
 			if len(f) < 7 {
 				return fmt.Errorf("filter request with %d fields: %q", len(f), line)
