@@ -19,7 +19,7 @@ const (
 	RoleServe Role = "serve" // answers DNS queries about the bans
 )
 
-var roleNames = []string{string(RoleSync), string(RoleServe)}
+var roleNames = []string{string(RoleSync), string(RoleServe), string(RoleForward)}
 
 // Companion is the statement `companion role user name ...`.
 type Companion struct {
@@ -33,6 +33,9 @@ type Companion struct {
 	Format           string
 	Reload           []string
 	Max              int
+
+	// Forward holds a forward companion's options, with Target and Argument.
+	Forward Forward
 
 	// Listen lists the addresses of a serve companion.
 	Listen []netip.Addr
@@ -76,6 +79,9 @@ func parseCompanion(l *line) (Statement, *Error) {
 	}
 	if err == nil && c.Role == RoleServe {
 		err = c.parseListen(l)
+	}
+	if err == nil && c.Role == RoleForward {
+		err = c.parseForward(l)
 	}
 	return c, err
 }
@@ -231,6 +237,9 @@ func (c *Companion) String() string {
 		}
 		return s
 	}
+	if c.Role == RoleForward {
+		return s + c.forwardString()
+	}
 	s += " listen " + listOf(c.Listen)
 	if c.Port > 0 {
 		s += " port " + strconv.Itoa(c.Port)
@@ -278,7 +287,7 @@ func checkCompanions(k *checker) {
 			serve = c
 			continue
 		}
-		target := c.Target + " " + c.Argument
+		target := c.Name()
 		if before, ok := targets[target]; ok {
 			k.errorf(c.Pos, "", "this target is a duplicate of %s", before)
 		}
@@ -294,8 +303,11 @@ func checkCompanions(k *checker) {
 
 // Name identifies the companion in the status, in logs and on the command line.
 func (c *Companion) Name() string {
-	if c.Role == RoleSync {
+	switch c.Role {
+	case RoleSync:
 		return string(c.Role) + " " + c.Target + " " + c.Argument
+	case RoleForward:
+		return c.forwardName()
 	}
 	return string(c.Role)
 }

@@ -16,8 +16,10 @@ type Settings struct {
 	Budget       int64         // bytes; 512M if not set
 	ASN          string        // path; empty if not set
 	Country      string        // path; empty if not set
-	Contact      string        // contact for senders; empty if not set
-	Privacy      Privacy       // PrivacyFull if not set
+	ASNFrom      Download
+	CountryFrom  Download
+	Contact      string  // contact for senders; empty if not set
+	Privacy      Privacy // PrivacyFull if not set
 	Log          Log
 	OwnNames     []string
 	OwnAddresses []netip.Prefix
@@ -61,9 +63,9 @@ func (c *Config) Settings() Settings {
 				s.Budget = set.Budget
 			}
 		case "asn":
-			s.ASN = set.Text
+			s.ASN, s.ASNFrom = set.Text, set.Download
 		case "country":
-			s.Country = set.Text
+			s.Country, s.CountryFrom = set.Text, set.Download
 		case "contact":
 			s.Contact = set.Text
 		case "privacy":
@@ -106,6 +108,7 @@ type Source struct {
 	File    string // as written in the configuration
 	Format  string // file format; empty to detect it
 	Param   string
+	Download
 	Pos     Pos
 	Exempts bool // the table is used only for exemptions
 }
@@ -196,7 +199,7 @@ func load(file *Config, t *TableDecl, exempts bool, loadFile func(Source) (Table
 		srcs = append(srcs, Source{Table: t.Name, Builtin: true, Pos: t.Pos})
 	}
 	for _, f := range t.Files {
-		srcs = append(srcs, Source{Table: t.Name, File: f.Path, Format: f.Format, Param: f.Param, Pos: f.Pos, Exempts: exempts})
+		srcs = append(srcs, Source{Table: t.Name, File: f.Path, Format: f.Format, Param: f.Param, Download: f.Download, Pos: f.Pos, Exempts: exempts})
 	}
 	for _, s := range srcs {
 		if loadFile == nil {

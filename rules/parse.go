@@ -47,8 +47,8 @@ type statement struct {
 var statements = []statement{
 	{"mode", "mode observe | enforce", parseMode},
 	{"store", `store "directory" [keep duration] [budget size]`, parseStore},
-	{"asn", `asn "file"`, parseText},
-	{"country", `country "file"`, parseText},
+	{"asn", `asn "file" ` + downloadSyntax, parseDatabase},
+	{"country", `country "file" ` + downloadSyntax, parseDatabase},
 	{"contact", `contact "text"`, parseText},
 	{"privacy", "privacy full | hashed", parsePrivacy},
 	{"log", "log [syslog] [verbose]", parseLog},
@@ -62,7 +62,7 @@ var statements = []statement{
 	{"rule", "rule name [observe] [even trusted] [on listener] phase phase match condition ... action ...", parseRule},
 	{"score", "score evidence token number", parseWeight},
 	{"rundir", `rundir "directory"`, parseText},
-	{"companion", `companion sync user name to target "argument" ... | serve user name listen address ...`, parseCompanion},
+	{"companion", `companion sync user name to target "argument" ... | serve user name listen address ... | ` + forwardSyntax, parseCompanion},
 	{"zone", `zone "name" bans | builtin name | file "file" [ttl duration]`, parseZone},
 	{"include", `include "file"`, parseInclude},
 }

@@ -174,9 +174,10 @@ func TestDescribe(t *testing.T) {
 func TestDescribePrivacy(t *testing.T) {
 	kept := []Retention{{"bans, after their end", 90 * day}, {"failed logins, as hashes", day}}
 	for name, conf := range map[string]string{
-		"full":   "mode observe\n",
-		"served": "companion serve user _swserve listen 192.0.2.25\nzone \"bl.example.org\" bans\n",
-		"hashed": "privacy hashed\nstore \"/s\" keep 7d\ncontact \"it@example.org\"\n",
+		"full":      "mode observe\n",
+		"served":    "companion serve user _swserve listen 192.0.2.25\nzone \"bl.example.org\" bans\n",
+		"forwarded": "companion forward user a to stdout\ncompanion forward user a to abuseipdb key \"/k\"\n",
+		"hashed":    "privacy hashed\nstore \"/s\" keep 7d\ncontact \"it@example.org\"\n",
 	} {
 		t.Run(name, func(t *testing.T) {
 			var b strings.Builder

@@ -170,7 +170,7 @@ func parseTable(l *line) (Statement, *Error) {
 	})
 }
 
-// file parses `file "path" [format name ["parameter"]]`.
+// file parses `file "path" [format name ["parameter"]]` and a Download.
 func (l *line) file(t *TableDecl) *Error {
 	f := File{Pos: l.peek().pos}
 	err := l.expect("file")
@@ -179,16 +179,27 @@ func (l *line) file(t *TableDecl) *Error {
 	}
 	if err == nil && l.accept("format") {
 		f.Format, err = l.name("format")
-		if next := l.peek(); err == nil && (next.kind == stringToken || next.kind == wordToken) && !next.is("file") {
+		if next := l.peek(); err == nil && (next.kind == stringToken || next.kind == wordToken && !slices.Contains(afterFormat, next.text)) {
 			f.Param = l.next().text
 			if f.Param == "" {
 				return l.errorf(next.pos, "", "the parameter may not be empty")
 			}
 		}
 	}
+	at := l.peek()
+	if err == nil {
+		f.Download, err = l.download()
+	}
+	if err == nil && f.URL != "" && f.Format == "" {
+		// A download is not recognized by its content: that may be an error message.
+		err = l.errorf(at.pos, "write before it for example: format addresses", "a downloaded file has a format")
+	}
 	t.Files = append(t.Files, f)
 	return err
 }
+
+// afterFormat contains the words after the name of a format that are not its parameter.
+var afterFormat = append([]string{"file"}, downloadWords...)
 
 func parseListener(l *line) (Statement, *Error) {
 	ls := &Listener{Pos: l.toks[0].pos}

@@ -82,6 +82,7 @@ type Setting struct {
 	Values  []Value // own-name, own-address, gateway
 	Keep    time.Duration
 	Budget  int64 // budget in bytes
+	Download
 }
 
 // TableDecl is the statement `table <name> ...`, a set of addresses, names and AS
@@ -101,6 +102,7 @@ type File struct {
 	Path   string
 	Format string // name of a feed format; empty to detect it
 	Param  string // parameter of the format; may be empty
+	Download
 }
 
 // Listener is the statement `listener name port ... [address ...]`.
@@ -216,7 +218,7 @@ func (s *Setting) String() string {
 	if s.Budget > 0 {
 		line += " budget " + text.Size(s.Budget)
 	}
-	return line
+	return line + s.suffix()
 }
 
 func (t *TableDecl) String() string {
@@ -247,7 +249,7 @@ func (f File) String() string {
 	if f.Param != "" {
 		text += " " + quote(f.Param)
 	}
-	return text
+	return text + f.suffix()
 }
 
 func (l *Listener) String() string {

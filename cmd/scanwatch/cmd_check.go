@@ -16,6 +16,7 @@ import (
 	"scanwatch/cmd/internal/config"
 	"scanwatch/cmd/internal/control"
 	"scanwatch/cmd/internal/dnsbl"
+	"scanwatch/cmd/internal/fetch"
 	"scanwatch/cmd/internal/firewall"
 	"scanwatch/filter"
 	"scanwatch/filter/lookup"
@@ -68,6 +69,13 @@ func runCheck(e *env, args []string) error {
 		}
 	}
 	if err := dnsbl.Check(p.Zones); err != nil {
+		return err
+	}
+	tree, err := rules.Parse(name, os.ReadFile)
+	if err != nil {
+		return err
+	}
+	if _, err := fetch.Feeds(tree); err != nil {
 		return err
 	}
 	checkCompanions(e, p)

@@ -136,12 +136,12 @@ func appendObject(dst []byte, o *object) []byte {
 	encoder := json.NewEncoder(&b)
 	encoder.SetEscapeHTML(false)
 	_ = encoder.Encode(o) // strings, numbers and stamps cause no error
-	return appendASCII(dst, b.Bytes())
+	return AppendASCII(dst, b.Bytes())
 }
 
-// appendASCII escapes everything but printable ASCII. JSON strings may include DEL, C1
-// controls and bidirectional marks.
-func appendASCII(dst, text []byte) []byte {
+// AppendASCII appends JSON and escapes everything but printable ASCII. JSON strings may
+// include DEL, C1 controls and bidirectional marks.
+func AppendASCII(dst, text []byte) []byte {
 	for len(text) > 0 {
 		r, n := utf8.DecodeRune(text)
 		switch {

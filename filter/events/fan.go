@@ -12,13 +12,13 @@ import (
 
 // Limits that bound the cost of Send.
 const (
-	MaxWatchers     = 4
+	MaxWatchers     = 8
 	maxQueue        = 64 << 10 // size of a watcher's queue in bytes
 	trackedSessions = 64       // sessions that an evidence watcher follows
 )
 
 // ErrWatchers is returned by Watch if there are already MaxWatchers watchers.
-var ErrWatchers = errors.New("too many watchers, the maximum is 4; end one of them")
+var ErrWatchers = errors.New("too many watchers; end one of them")
 
 // A Fan passes events to watchers. Send never blocks: a slow watcher misses events and
 // receives their number instead. The zero Fan is ready to use. A Fan is safe for
@@ -99,6 +99,9 @@ func (f *Fan) Watch(c Choice) (*Watcher, error) {
 	f.watching.Add(1)
 	return w, nil
 }
+
+// Watching returns the number of watchers.
+func (f *Fan) Watching() int { return int(f.watching.Load()) }
 
 // Close removes the watcher.
 func (w *Watcher) Close() {

@@ -316,6 +316,18 @@ func openOrigins(content []byte) (file *originFile, err error) {
 	return nil, errors.Join(append([]error{err}, tried...)...)
 }
 
+// CheckOrigins returns the state of a database with the given content, or the reason why
+// Origins cannot use it.
+func CheckOrigins(content []byte) (OriginState, error) {
+	file, err := openOrigins(content)
+	if err != nil {
+		return OriginState{}, err
+	}
+	o := Origins{}
+	o.current.Store(file)
+	return o.State(), nil
+}
+
 // probe reads the first records to find out which fields are available.
 func probe(reader *maxminddb.Reader, schema originSchema) (has originFields, err error) {
 	const enough = 1000

@@ -38,6 +38,8 @@ func DefaultRunDir() string {
 var commandsOf = map[rules.Role][]string{
 	rules.RoleSync:  {"bans"},
 	rules.RoleServe: {"bans"},
+
+	rules.RoleForward: {"watch", "spared"},
 }
 
 // Companions is the set of configured companions and their state. The zero value is an

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"scanwatch/filter/events"
 	"scanwatch/filter/memory"
 	"scanwatch/rules"
 	"scanwatch/store"
@@ -36,7 +37,7 @@ func asUser(t *testing.T, uid int, f func()) {
 
 // User IDs of companions in the tests.
 const (
-	syncUser, serveUser, stranger = 4001, 4002, 4003
+	syncUser, serveUser, stranger, forwardUser = 4001, 4002, 4003, 4004
 )
 
 // serveCompanions starts a server for companions that offers all of the filter's
@@ -60,12 +61,13 @@ func serveCompanions(t *testing.T, m *memory.Memory, enforced func() bool, spare
 	c = NewCompanions([]*rules.Companion{
 		{Role: rules.RoleSync, User: "4001", Target: "nftables", Argument: "inet filter scanwatch"},
 		{Role: rules.RoleServe, User: "4002"},
+		{Role: rules.RoleForward, User: "4004", Target: rules.ForwardStdout},
 		{Role: rules.RoleSync, User: "no-such-user", Target: "pf", Argument: "scanwatch"},
 		{Role: rules.RoleSync, User: "0", Target: "ipset", Argument: "scanwatch"},
 	})
 	commands := append(StoreCommands(w), StatusCommand(func() Status { return Status{Companions: c.Status()} }))
 	commands = append(commands, MemoryCommands(m, state, noon.UnixMicro, enforced, func(memory.Ban) {})...)
-	commands = append(commands, BansCommand(m.Bans, state, noon.UnixMicro, spared, enforced), c.NoteCommand())
+	commands = append(commands, BansCommand(m.Bans, state, noon.UnixMicro, spared, enforced), c.NoteCommand(), WatchCommand(new(events.Fan)), SparedCommand(spared))
 	l, err := listen(runDir, companionsMode)
 	if err != nil {
 		t.Fatal(err)
@@ -120,6 +122,7 @@ func TestRoles(t *testing.T) {
 	dir, state, companions := serveCompanions(t, m, yes, sparesNone)
 	others := [][]string{{"status"}, {"flush"}, {"segments"}, {"snapshot", "x"}, {"state"}, {"days"},
 		{"ban", "192.0.2.1", "60", "x"}, {"unban", "192.0.2.1", Exact}, {"learn", "1;example.org"}}
+	bans, events := [][]string{{"bans", "0", "0"}}, [][]string{{"spared", "192.0.2.1"}, {"watch", "-", "-"}} // the last ends the connection
 	dial := func(uid int) (c *Client, err error) {
 		asUser(t, uid, func() { c, err = DialCompanion(dir) })
 		if err == nil {
@@ -127,15 +130,17 @@ func TestRoles(t *testing.T) {
 		}
 		return c, err
 	}
-	for _, uid := range []int{syncUser, serveUser} {
+	for uid, may := range map[int]struct{ own, not [][]string }{syncUser: {nil, events}, serveUser: {nil, events}, forwardUser: {events, bans}} {
 		c, err := dial(uid)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if list, _, err := c.Bans(0, 0); err != nil || !list.Full || !list.Enforced {
-			t.Errorf("user %d: bans: %+v, %v", uid, list, err)
+		if may.own == nil {
+			if list, _, err := c.Bans(0, 0); err != nil || !list.Full || !list.Enforced {
+				t.Errorf("user %d: bans: %+v, %v", uid, list, err)
+			}
 		}
-		for _, words := range others {
+		for _, words := range append(others, may.not...) {
 			if err := c.ask(nil, words...); err == nil || !strings.Contains(err.Error(), "may not use "+words[0]) {
 				t.Errorf("user %d: %s: %v", uid, words[0], err)
 			}
@@ -149,6 +154,11 @@ func TestRoles(t *testing.T) {
 					t.Errorf("user %d: %v", uid, err)
 				}
 			})
+		}
+		for _, words := range may.own {
+			if err := c.ask(nil, words...); err != nil {
+				t.Errorf("user %d: %s: %v", uid, words[0], err)
+			}
 		}
 		// A companion that leaks connections must not prevent other companions from
 		// connecting.

@@ -40,13 +40,15 @@ package control
 //	                  answers {}, and then with a line for each event with this
 //	                  evidence token from this network, in the format of package
 //	                  events; - selects all. It ends when the client sends anything
-//	                  or closes its side. At most four clients may watch. A slow
-//	                  client receives the number of missed events or is disconnected.
+//	                  or closes its side. At most four clients of a socket may
+//	                  watch. A slow client receives the number of missed events or is
+//	                  disconnected.
 //	bans GENERATION SECONDS
 //	                  answers the changes of the bans since the generation, or all
 //	                  bans, after at most SECONDS without a change: see BanList. A line
 //	                  for each BanEntry follows, and then {"end":true,"entries":N}.
 //	                  A companion that often asks for all bans waits for them
+//	spared ADDRESS    answers whether an export would omit the host
 //	note NAME ENTRIES ERROR
 //	                  announces a companion and its latest result; ERROR begins with
 //	                  - and is escaped as in a URL

@@ -121,6 +121,9 @@ func (c *collector) address(line int, text string) {
 const notPrefix = "not an address or prefix"
 
 func (c *collector) prefix(line int, text string, p netip.Prefix, dropped bool) {
+	if p.Bits() < Widest(p.Addr()) && isUsed(p) {
+		c.result.Wide++
+	}
 	if why := Forbidden(p); why != "" && !(c.private && isLocal(p)) {
 		c.refuse(line, text, why)
 		return
@@ -244,6 +247,17 @@ func isLocal(p netip.Prefix) bool {
 		return local && s.prefix.Bits() <= p.Bits() && s.prefix.Contains(p.Addr())
 	})
 }
+
+// isUsed reports whether p has an address that a host on the internet can have.
+func isUsed(p netip.Prefix) bool {
+	if p.Addr().Is4() {
+		return p.Bits() < unused.Bits() || !unused.Contains(p.Addr())
+	}
+	return p.Overlaps(global)
+}
+
+// unused is the part of the IPv4 address space without hosts: multicast and reserved.
+var unused = netip.MustParsePrefix("224.0.0.0/3")
 
 // global is the IPv6 address space of the internet (RFC 4291 section 2.4).
 var global = netip.MustParsePrefix("2000::/3")

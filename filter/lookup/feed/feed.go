@@ -34,6 +34,7 @@ type Result struct {
 	Warnings Problems // problems with valid entries or with the file
 	Doubts   Problems // warnings about entries that the operator may not have intended
 	LeftOut  int      // entries not selected by the format's option
+	Wide     int      // rejected prefixes that are wider than Widest, and have hosts
 
 	Date   time.Time // date of the file; zero if unknown
 	Notice string    // first comment or copyright, which some licences require
