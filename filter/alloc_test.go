@@ -21,9 +21,9 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// allocations returns the number of allocations for the lines of in. The lines pass
-// through the real reader, parser and pipeline under the preset tight in mode enforce.
-// Allocations during setup and for growing tables do not count.
+// allocations returns the number of allocations caused by the lines of in. The lines go
+// through the real reader, parser and pipeline, with the tight preset enforced. Setup
+// and growing tables are not counted.
 func allocations(t *testing.T, in []byte, record func(time.Time, uint64, []byte)) float64 {
 	t.Helper()
 	text, err := rules.ReadyPolicy("tight")
@@ -63,12 +63,12 @@ func allocations(t *testing.T, in []byte, record func(time.Time, uint64, []byte)
 	return (serve(more) - few) / (more - some)
 }
 
-// TestEventsAllocateNothing checks that a new session needs only a few allocations.
-// Further lines of a session and their answers need no allocations.
+// TestEventsAllocateNothing checks that a new session costs only a few allocations, and
+// that later lines of the session and their answers cost none.
 func TestEventsAllocateNothing(t *testing.T) {
-	const perSession = 20 // includes the domains of the client and its sender, on which the standing depends
-	// Each element contains the lines of one event. A line that starts with "?" is a
-	// request, and any other line is a report. In each line, a number replaces #.
+	const perSession = 20 // includes the domains of the client and its sender, which determine the standing
+	// Each element holds the lines of one event. A line that starts with "?" is a
+	// request; any other line is a report. A number replaces each #.
 	for _, c := range []struct {
 		name   string
 		events []string
@@ -116,9 +116,8 @@ func TestEventsAllocateNothing(t *testing.T) {
 				return b.Bytes()
 			}
 			none := func(time.Time, uint64, []byte) {}
-			// The record of a session grows up to its limit, which the long sessions
-			// have reached. Tables of the memory grow at random times, so the minimum
-			// of three measurements counts.
+			// The long sessions have reached the limit on record size. Memory tables
+			// grow at random times, so use the minimum of three measurements.
 			short := allocations(t, session(4), none)
 			for range 2 {
 				short = min(short, allocations(t, session(4), none))

@@ -20,9 +20,9 @@ func (a *allowTable) MatchName(b []byte) bool {
 	return ok
 }
 
-// TestAllowedSendersPass checks that no preset in mode enforce rejects a known sender
+// TestAllowedSendersPass checks that no preset in enforce mode rejects a known sender
 // in any phase. The sender is in the shipped list by its reverse DNS name or by its
-// greeting. The greeting comes from a host with the generic name of a cloud.
+// greeting. A host that uses a known sender's greeting has a generic cloud name.
 func TestAllowedSendersPass(t *testing.T) {
 	allow := new(allowTable)
 	for _, row := range lists.Rows() {

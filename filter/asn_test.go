@@ -1,6 +1,6 @@
 //go:build !(386 || arm || mips || mipsle)
 
-// The package that writes test databases does not compile with an int of 32 bits.
+// The package that writes test databases does not compile where int has 32 bits.
 
 package filter_test
 
@@ -24,9 +24,9 @@ import (
 )
 
 // TestShippedASN checks that the AS numbers of rented hosts are known without a
-// database. The operator's database takes precedence if it contains the address.
+// database. An operator's database that covers the address takes precedence.
 func TestShippedASN(t *testing.T) {
-	const rented, moved = "3.131.215.38", "3.131.216.1" // addresses of Amazon
+	const rented, moved = "3.131.215.38", "3.131.216.1" // Amazon addresses
 	w, err := mmdbwriter.New(mmdbwriter.Options{DatabaseType: "GeoLite2-ASN"})
 	if err != nil {
 		t.Fatal(err)

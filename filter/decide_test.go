@@ -37,15 +37,15 @@ func policy(t testing.TB, text string) *rules.Policy {
 	return p
 }
 
-// nothing is a table without entries, which replaces a shipped list.
+// nothing is an empty table that replaces a shipped list.
 type nothing struct{}
 
 func (nothing) MatchAddr(netip.Addr) bool { return false }
 func (nothing) MatchName([]byte) bool     { return false }
 func (nothing) MatchASN(uint32) bool      { return false }
 
-// script plays a session and returns the answer to each request without the session id.
-// A line is an event or a request in a short form:
+// script plays a session and returns the answers to its requests, without the session
+// id. Each line is an event or a request in a short form:
 //
 //	connect NAME FCRDNS     report and request
 //	ehlo NAME, mail ADDRESS, rcpt ADDRESS, data     request
@@ -230,8 +230,8 @@ rule notdrop phase connect match !src <drop> disconnect "554 5.7.1 no"`,
 	}
 }
 
-// TestOwnRefusalsAreNotCounted checks that the rejections of a rule do not increase the
-// counter of its condition.
+// TestOwnRefusalsAreNotCounted checks that a rule's rejections do not count towards its
+// own condition.
 func TestOwnRefusalsAreNotCounted(t *testing.T) {
 	in := strings.Join([]string{
 		event(1, "link-connect|00000000000000aa|x.example.net|pass|192.0.2.1:1|192.0.2.25:25"),
@@ -248,7 +248,8 @@ func TestOwnRefusalsAreNotCounted(t *testing.T) {
 	}
 }
 
-// TestTags checks that a tag is recorded and logged once in either mode.
+// TestTags checks that a tag is recorded and logged once, in observe and in enforce
+// mode.
 func TestTags(t *testing.T) {
 	p := policy(t, "mode observe\nrule odd phase helo match helo \"ylmf-pc\" tag odd-one\n")
 	answers, records, log := script(t, p, "connect x.example.net pass", "ehlo ylmf-pc", "ehlo ylmf-pc")
@@ -263,8 +264,8 @@ func TestTags(t *testing.T) {
 	}
 }
 
-// TestRewrittenAuth checks that an argument of AUTH from another filter is masked like
-// a password.
+// TestRewrittenAuth checks that an AUTH argument rewritten by another filter is masked
+// like a password.
 func TestRewrittenAuth(t *testing.T) {
 	records, log := play(t, []byte(strings.Join([]string{
 		event(1, "link-connect|00000000000000aa|x.example.net|pass|192.0.2.1:1|192.0.2.25:25"),
@@ -276,7 +277,8 @@ func TestRewrittenAuth(t *testing.T) {
 	}
 }
 
-// TestVerdictIsRecordedAndLogged checks enforced and observed verdicts.
+// TestVerdictIsRecordedAndLogged checks that verdicts are recorded and logged, whether
+// they are enforced or only observed.
 func TestVerdictIsRecordedAndLogged(t *testing.T) {
 	for _, c := range []struct{ mode, word string }{{"observe", "would=disconnect"}, {"enforce", "decision=disconnect"}} {
 		p := policy(t, "mode "+c.mode+"\nrule bots phase helo match evidence botnet-helo disconnect \"554 5.7.1 no\"\n")
@@ -325,7 +327,7 @@ type discard struct{}
 
 func (discard) Write(b []byte) (int, error) { return len(b), nil }
 
-// distinct returns n rejections of different recipients.
+// distinct returns n rejected recipients.
 func distinct(n int) (lines []string) {
 	for i := range n {
 		lines = append(lines, fmt.Sprintf("refused gone%d@example.org", i))

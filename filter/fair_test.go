@@ -61,8 +61,8 @@ func TestNeighbours(t *testing.T) {
 	}
 }
 
-// TestSharedServer checks that one customer of a shared server does not cause the
-// rejection of mail from its other customers.
+// TestSharedServer checks that mail from a shared server is not rejected because of one
+// of its customers.
 func TestSharedServer(t *testing.T) {
 	for _, name := range []string{"standard", "tight"} {
 		t.Run(name, func(t *testing.T) {
@@ -90,9 +90,9 @@ func TestSharedServer(t *testing.T) {
 	}
 }
 
-// TestSharedServerRelays checks the mail of a shared server if one customer probes
-// relaying. The MX record of a foreign domain points to this server, so mail to the
-// domain is a relay probe.
+// TestSharedServerRelays checks mail from a shared server while one of its customers
+// probes for relaying. The MX record of a foreign domain points to this server, so mail
+// to that domain counts as a relay probe.
 func TestSharedServerRelays(t *testing.T) {
 	text, _ := rules.ReadyPolicy("tight")
 	s := newSite(t, string(text)+"\ntable <local-domains> { \"example.org\" }\n")
@@ -104,7 +104,7 @@ func TestSharedServerRelays(t *testing.T) {
 	probe := func(at time.Time, n int) simulate.Session {
 		steps := []simulate.Step{say(simulate.Ehlo, "out1.hoster.example"), say(simulate.Mail, "joe@example.net")}
 		for i := range n {
-			steps = append(steps, wrong(simulate.Rcpt, fmt.Sprintf("u%d@evil.example.com", i))) // MX record points to this server
+			steps = append(steps, wrong(simulate.Rcpt, fmt.Sprintf("u%d@evil.example.com", i))) // its MX record points to this server
 		}
 		return visitor(at, "203.0.113.5", "out1.hoster.example", append(steps, say(simulate.Quit, ""))...)
 	}
@@ -115,8 +115,8 @@ func TestSharedServerRelays(t *testing.T) {
 	}
 }
 
-// TestNothingLearnedFromLAN checks that recipients of local hosts do not become local
-// domains.
+// TestNothingLearnedFromLAN checks that the domains local hosts write to are not
+// learned as local domains.
 func TestNothingLearnedFromLAN(t *testing.T) {
 	s := readySite(t, "tight")
 	s.learn()
@@ -128,8 +128,9 @@ func TestNothingLearnedFromLAN(t *testing.T) {
 	}
 }
 
-// TestNothingLearnedFromFriends checks that recipients of friends do not become local
-// domains. A friend is a public host that may relay (pass from <friends>).
+// TestNothingLearnedFromFriends checks that the domains friends write to are not
+// learned as local domains. A friend is a public host that may relay (pass from
+// <friends>).
 func TestNothingLearnedFromFriends(t *testing.T) {
 	text, _ := rules.ReadyPolicy("tight")
 	s := newSite(t, strings.Replace(string(text), "table <friends> { }", "table <friends> { 198.51.100.0/24 }", 1))
@@ -141,8 +142,8 @@ func TestNothingLearnedFromFriends(t *testing.T) {
 	}
 }
 
-// TestUserUnderAttack checks that a user who mistypes a password is not rejected. At
-// the same time, other networks brute-force the account.
+// TestUserUnderAttack checks that a user who mistypes a password is not rejected while
+// other networks brute-force the account.
 func TestUserUnderAttack(t *testing.T) {
 	s := readySite(t, "standard")
 	login := func(at time.Time, addr string, steps ...simulate.Step) simulate.Session {
@@ -152,7 +153,7 @@ func TestUserUnderAttack(t *testing.T) {
 	for i, a := range []string{"203.0.113.1", "198.51.100.1", "192.0.2.200", "100.20.30.40"} {
 		list = append(list, login(monday.Add(time.Duration(i)*time.Hour), a, wrong(simulate.Auth, "alice"), say(simulate.Quit, "")))
 	}
-	// A user in a hotel mistypes a password once, and the mail client connects again.
+	// A user in a hotel mistypes a password once, and the mail client reconnects.
 	list = append(list, login(monday.Add(20*time.Hour), "100.64.7.7", wrong(simulate.Auth, "alice"), say(simulate.Quit, "")))
 	list = append(list, login(monday.Add(20*time.Hour+time.Minute), "100.64.7.7", say(simulate.Auth, "alice"), say(simulate.Mail, "alice@example.org"), say(simulate.Rcpt, "x@example.com"), say(simulate.Data, ""), say(simulate.Quit, "")))
 	out := s.play(sessions(list...))
@@ -162,8 +163,8 @@ func TestUserUnderAttack(t *testing.T) {
 	}
 }
 
-// TestNeighbourOfGuesser checks that a user who mistypes a password is not rejected. In
-// the same /24, eight other users have failed to log in within an hour.
+// TestNeighbourOfGuesser checks that a user who mistypes a password is not rejected,
+// although eight other users in the same /24 have failed to log in within an hour.
 func TestNeighbourOfGuesser(t *testing.T) {
 	s := readySite(t, "standard")
 	login := func(at time.Time, addr string, steps ...simulate.Step) simulate.Session {
@@ -205,8 +206,8 @@ func TestBoughtName(t *testing.T) {
 	}
 }
 
-// TestGuessesAmongRepeats checks that a harvest is found among existing recipients. An
-// existing recipient precedes each unknown recipient.
+// TestGuessesAmongRepeats checks that a harvest is found even if each guess follows a
+// recipient that exists.
 func TestGuessesAmongRepeats(t *testing.T) {
 	for _, name := range []string{"standard", "tight"} {
 		s := readySite(t, name)
@@ -222,7 +223,7 @@ func TestGuessesAmongRepeats(t *testing.T) {
 	}
 }
 
-// TestBanEnds checks that connections during a ban do not extend the ban.
+// TestBanEnds checks that connecting during a ban does not extend it.
 func TestBanEnds(t *testing.T) {
 	s := newSite(t, "mode enforce\nrule guess phase end match count auth-failure > 5 in 7d by src ban 1h\n")
 	login := func(at time.Time, steps ...simulate.Step) simulate.Session {
@@ -232,7 +233,7 @@ func TestBanEnds(t *testing.T) {
 	for i := range 6 {
 		list = append(list, login(monday.Add(time.Duration(i)*time.Minute), wrong(simulate.Auth, "alice"), say(simulate.Quit, "")))
 	}
-	for i := range 100 { // a phone that connects every half hour, with the correct password after the ban
+	for i := range 100 { // a phone that connects every half hour; the password is correct after the ban
 		list = append(list, login(monday.Add(time.Duration(i+1)*30*time.Minute), say(simulate.Auth, "alice"), say(simulate.Quit, "")))
 	}
 	out := s.play(sessions(list...))
@@ -248,7 +249,7 @@ func TestBanEnds(t *testing.T) {
 	}
 }
 
-// TestFloodOfOurHouse checks that the rule flood in the preset tight does not match the
+// TestFloodOfOurHouse checks that the tight preset's flood rule does not match the
 // local network.
 func TestFloodOfOurHouse(t *testing.T) {
 	s := readySite(t, "tight")
@@ -271,7 +272,7 @@ func TestFloodOfOurHouse(t *testing.T) {
 	}
 }
 
-// TestBansWithoutRules checks that manual bans are enforced under a policy without
+// TestBansWithoutRules checks that manual bans are enforced even if the policy has no
 // rules.
 func TestBansWithoutRules(t *testing.T) {
 	if p := smtpd.Requests(filter.Phases(policy(t, "mode enforce\n"))); len(p) == 0 {
@@ -280,7 +281,7 @@ func TestBansWithoutRules(t *testing.T) {
 }
 
 // TestCustomersOfOneHoster checks that a customer's mail does not improve the standing
-// of other customers of the same hosting provider.
+// of the hosting provider's other customers.
 func TestCustomersOfOneHoster(t *testing.T) {
 	for _, d := range []string{"your-server.de", "contaboserver.net", "ovh.net", "hwclouds-dns.com", "secureserver.net", "vultrusercontent.com", "linodeusercontent.com", "amazonaws.com", "googleusercontent.com", "hostinger.com", "colocrossing.com", "t-ipconnect.de"} {
 		s := readySite(t, "standard")

@@ -1,7 +1,7 @@
-// Package filter is the pipeline for the events of SMTP sessions.
+// Package filter implements the pipeline that processes events of SMTP sessions.
 //
 // A front end, such as filter/smtpd, supplies the events. Package track updates the
-// facts of the session. Package detect gathers evidence. Package decide applies the
+// facts about the session. Package detect gathers evidence. Package decide applies the
 // policy. Package journal records the event and its outcomes.
 //
 // Data flows in one direction, and no stage calls an earlier stage. Only this package
@@ -29,62 +29,61 @@ import (
 	"scanwatch/store"
 )
 
-// Options contains the inputs and outputs of a Pipeline. No function may block or keep
+// Options holds the inputs and outputs of a Pipeline. No function may block or retain
 // its arguments.
 type Options struct {
 	// Record receives the encoded record of an ended session or of an aggregate. The
-	// sessions of an aggregate ended up to an hour ago. Sums.Flush calls Record in the
-	// goroutine of its caller.
+	// sessions in an aggregate ended up to an hour ago. When called by Sums.Flush,
+	// Record runs in the goroutine of Flush's caller.
 	Record func(end time.Time, id uint64, value []byte)
-	// Clock receives the end of each session in microseconds since 1970, and may be
-	// nil.
+	// Clock, if set, is updated with the end of each session, in microseconds since
+	// 1970.
 	Clock *atomic.Int64
 	// Log receives one log line without LF.
 	Log func(line []byte)
-	// Verbose reports whether each finding, verdict and tag is logged. A nil Verbose
-	// means false.
+	// Verbose reports whether each finding, verdict and tag is logged. Nil means false.
 	Verbose func() bool
-	// Watch is called for each finding, verdict, tag and ban, and may be nil.
+	// Watch, if set, is called for each finding, verdict, tag and ban.
 	Watch func(*events.Event)
-	// Lists returns the shipped lists. The first call of Lists may block.
+	// Lists returns the shipped lists. Its first call may block.
 	Lists func() *lookup.Lists
-	// Memory is the state across sessions. If Memory is nil, the state is empty at the
-	// start.
+	// Memory is the state kept across sessions. If Memory is nil, the pipeline starts
+	// with empty state.
 	Memory *memory.Memory
 	// Hasher returns the hasher of mailboxes and possible passwords. Without a hasher,
 	// mailboxes and user names are recorded unhashed.
 	Hasher func() *privacy.Hasher
-	// Hashed enables the privacy level hashed until Use has set the settings.
+	// Hashed enables the hashed privacy level until Use is called.
 	Hashed bool
-	// OwnAddrs contains the addresses of this host.
+	// OwnAddrs lists the addresses of this host.
 	OwnAddrs []netip.Addr
-	// Budget is the disk budget in bytes; 0 means a separate record for every session.
-	// To stay within the budget, the journal adds the sessions of floods to aggregates.
+	// Budget is the disk budget in bytes; 0 means that every session gets its own
+	// record. Otherwise, sessions of floods are added to aggregates to stay within the
+	// budget.
 	Budget int64
 	// Recorded means that events come from records, in which names may be hashed.
 	Recorded bool
 	// Lookups has the answers of DNS lists, and may be nil.
 	Lookups *dnslist.Table
-	// Trace is called for each evaluation of the policy, and may be nil. The facts are
-	// valid only during the call.
+	// Trace, if set, is called for each evaluation of the policy. The facts are valid
+	// only during the call.
 	Trace func(*rules.Policy, *rules.Facts, smtp.Answer)
 }
 
-// Settings are the settings that can change at run time.
+// Settings can change at run time.
 type Settings struct {
 	Policy  *rules.Policy
 	ASN     *lookup.Origins // nil: only the shipped AS numbers are known
-	Country *lookup.Origins // nil: countries are known only if ASN contains them
+	Country *lookup.Origins // nil: countries are known only if ASN holds them
 }
 
-// A Pipeline holds the open sessions. Only Use and Open may be called concurrently with
-// other methods.
+// A Pipeline tracks the open sessions. Only Use and Open are safe for concurrent use.
 type Pipeline struct {
 	Sums *journal.Sums // safe for concurrent use
 
 	o        Options
 	next     atomic.Pointer[Settings]
-	settings *Settings // settings for the current event; nil for observation only
+	settings *Settings // settings for the current event; nil: only observe
 	site     detect.Site
 	memory   *memory.Memory
 	decider  decide.Decider
@@ -99,7 +98,7 @@ type Pipeline struct {
 	facts  []dnslist.Fact // reused
 }
 
-// New returns a Pipeline that has no sessions and only observes.
+// New returns a Pipeline without sessions that only observes.
 func New(o Options) *Pipeline {
 	p := &Pipeline{o: o, memory: o.Memory, table: newTable()}
 	if p.memory == nil {
@@ -116,13 +115,14 @@ func New(o Options) *Pipeline {
 	return p
 }
 
-// Use sets the settings, starting with the next event. Use is safe for concurrent use.
+// Use sets the settings, which take effect at the next event. Use is safe for
+// concurrent use.
 func (p *Pipeline) Use(settings *Settings) { p.next.Store(settings) }
 
 // Open returns the number of open sessions. Open is safe for concurrent use.
 func (p *Pipeline) Open() int64 { return p.table.count.Load() }
 
-// Site sets the name that smtpd.conf(5) gives the site.
+// Site sets the site name from smtpd.conf(5).
 func (p *Pipeline) Site(name string) { p.site.Admin = []byte(name) }
 
 // Event processes any event except a request.
@@ -167,13 +167,13 @@ func (p *Pipeline) Ask(ev *smtp.Event) smtp.Answer {
 	return a
 }
 
-// take passes an event through the stages.
+// take runs an event through the stages.
 func (p *Pipeline) take(s *session, ev *smtp.Event) {
 	if ev.Kind == smtp.EventAuth {
 		if ev.Result == smtp.ResultPass {
 			s.track.Login = append(s.track.Login[:0], ev.Name...)
 		}
-		ev.Name = p.journal.User(ev.Name) // hash a possible password before any use
+		ev.Name = p.journal.User(ev.Name) // hash a possible password before it is used
 	}
 	s.track.Apply(ev)
 	if ev.Kind == smtp.EventConnect {
@@ -197,7 +197,7 @@ func (p *Pipeline) take(s *session, ev *smtp.Event) {
 	}
 }
 
-// locate adds the facts on the address of a new session. The facts come from the site,
+// locate adds the facts about a new session's address. The facts come from the site,
 // and from the operator's tables and databases.
 func (o *Settings) locate(s *track.Session, site *detect.Site) {
 	if !s.Src.IsValid() {
@@ -232,7 +232,7 @@ func (o *Settings) locate(s *track.Session, site *detect.Site) {
 	}
 }
 
-// detect runs the detectors and writes new findings.
+// detect runs the detectors and writes out new findings.
 func (p *Pipeline) detect(s *session, ev *smtp.Event) {
 	if !detect.Wants(ev.Kind) {
 		return
@@ -252,7 +252,7 @@ func (p *Pipeline) detect(s *session, ev *smtp.Event) {
 	}
 }
 
-// admit adds a new finding to the evidence of s.
+// admit adds a new finding to the session's evidence.
 func (p *Pipeline) admit(s *session, ev *smtp.Event, f *detect.Finding) {
 	if f.Implied {
 		s.detect.Evidence |= f.Evidence
@@ -271,7 +271,7 @@ func (p *Pipeline) admit(s *session, ev *smtp.Event, f *detect.Finding) {
 	p.journal.Outcome(&s.track, &s.journal, &p.out)
 }
 
-// write writes outcomes of the policy.
+// write records the outcomes of the policy.
 func (p *Pipeline) write(s *session, outcomes []smtp.Outcome) {
 	for i := range outcomes {
 		o := &outcomes[i]
@@ -282,8 +282,8 @@ func (p *Pipeline) write(s *session, outcomes []smtp.Outcome) {
 	}
 }
 
-// ended evaluates an ended session. A session with an unknown ending is not evaluated.
-// A session that was open when the mail server stopped is not evaluated either.
+// ended evaluates the rules for the end of a session. Sessions are ignored if their
+// ending is unknown, or if they were still open when the mail server stopped.
 func (p *Pipeline) ended(s *session, ev *smtp.Event) {
 	if ev.Ending == smtp.EndingStopped || ev.Ending == smtp.EndingUnknown || s.track.Exempt() || s.track.Internal || s.decide.Barred {
 		return
@@ -293,12 +293,12 @@ func (p *Pipeline) ended(s *session, ev *smtp.Event) {
 	p.judge(s, ev.Time)
 }
 
-// subject returns the input of the decider.
+// subject returns the decider's input.
 func (p *Pipeline) subject(s *session) decide.Subject {
 	return decide.Subject{Session: &s.track, Case: &s.detect, State: &s.decide, Client: &p.client, Live: s.together()}
 }
 
-// identify sets the client by which the memory counts the event.
+// identify sets the client to which memory attributes the event.
 func (p *Pipeline) identify(s *session) {
 	t := &s.track
 	p.client = memory.Client{
@@ -307,8 +307,8 @@ func (p *Pipeline) identify(s *session) {
 	}
 }
 
-// begin updates the clock and the settings, and writes the log lines and aggregates
-// that are due.
+// begin updates the clock and the settings, and writes log lines and aggregates that
+// are due.
 func (p *Pipeline) begin(at int64) {
 	if at/1e6 != p.clock/1e6 {
 		p.memory.Tick(at)
@@ -339,7 +339,7 @@ func (p *Pipeline) begin(at int64) {
 	p.hide()
 }
 
-// hide sets the level of privacy of the journal.
+// hide sets the privacy level of the journal.
 func (p *Pipeline) hide() {
 	if p.o.Hasher == nil {
 		return
@@ -351,7 +351,7 @@ func (p *Pipeline) hide() {
 	p.journal.Hide(p.o.Hasher(), hashed)
 }
 
-// open opens a session. If too many sessions are open, open returns nil.
+// open opens a session. It returns nil if too many sessions are open.
 func (p *Pipeline) open(ev *smtp.Event) *session {
 	if old := p.table.session(ev.Session); old != nil {
 		p.close(old, smtp.EndingUnknown, ev.Time)
@@ -394,8 +394,8 @@ func (p *Pipeline) Stop() {
 	}
 }
 
-// Leave records the sessions that are still open at the end of a stream. The end of the
-// stream, and not the client, has ended these sessions.
+// Leave records the sessions that are still open when a stream ends. The stream ended
+// these sessions, not the client.
 func (p *Pipeline) Leave() {
 	for _, s := range p.table.live {
 		p.close(s, smtp.EndingUnknown, s.journal.Last())
@@ -403,15 +403,14 @@ func (p *Pipeline) Leave() {
 	p.journal.Flush(p.clock, false)
 }
 
-// Cut records one session that is still open. The ending of the session is not
-// evidence.
+// Cut records an open session. How the session ended is not treated as evidence.
 func (p *Pipeline) Cut(id uint64, how smtp.Ending, at int64) {
 	if s := p.table.session(id); s != nil {
 		p.close(s, how, at)
 	}
 }
 
-// Known reports whether the client of an open session is known at the time at.
+// Known reports whether the client of an open session is known at a given time.
 func (p *Pipeline) Known(id uint64, at int64) bool {
 	s := p.table.session(id)
 	if s == nil || !s.track.Src.IsValid() {
@@ -421,8 +420,8 @@ func (p *Pipeline) Known(id uint64, at int64) bool {
 	return p.memory.Peers.Standing(&p.client, at).Level >= rules.StandingKnown
 }
 
-// Phases returns the phases in which the mail server must send requests for policy. The
-// phase connect is included if bans must be enforced or reported.
+// Phases returns the phases in which policy needs requests from the mail server. The
+// connect phase is included if bans must be enforced or reported.
 func Phases(policy *rules.Policy) smtp.PhaseSet {
 	set := policy.Phases() & smtp.Answerable
 	if len(policy.Rules()) > 0 || policy.Mode == rules.Enforce {
@@ -431,8 +430,8 @@ func Phases(policy *rules.Policy) smtp.PhaseSet {
 	return set
 }
 
-// RuleTexts returns the texts of all rules in policy to which verdicts and bans may
-// refer.
+// RuleTexts returns the texts of all rules in policy that verdicts and bans may refer
+// to.
 func RuleTexts(policy *rules.Policy) (texts []string) {
 	for _, r := range policy.Rules() {
 		texts = append(texts, r.String())

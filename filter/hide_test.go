@@ -17,9 +17,9 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// unhidden returns all output about a session with a greeting and the given lines. The
-// lines are in the form of raw. The session is played once for its own record, and once
-// for an aggregate.
+// unhidden returns all output produced for a session with a greeting and the given
+// lines, which are in the form that raw takes. The session is played twice: once for
+// its own record, and once for an aggregate.
 func unhidden(t *testing.T, h *privacy.Hasher, lines []string, p *rules.Policy) string {
 	t.Helper()
 	var kept bytes.Buffer
@@ -56,7 +56,7 @@ func unhidden(t *testing.T, h *privacy.Hasher, lines []string, p *rules.Policy) 
 }
 
 // TestNobodyInClear checks that no mailbox appears unhashed in records, logs or watch
-// events. The mailbox is in a text from a client, smtpd or another filter.
+// events, even if it was in text from a client, smtpd or another filter.
 func TestNobodyInClear(t *testing.T) {
 	hasher := privacy.New(bytes.Repeat([]byte{7}, 32))
 	p := policy(t, "privacy hashed\nmode observe\ntable <local-domains> { \"example.org\" }\nrule all phase rcpt-to match helo \"mail.example.net\" reject ban 1d\nrule badhelo phase helo match !helo \"mail.example.net\" reject\n")
@@ -86,12 +86,12 @@ func TestNobodyInClear(t *testing.T) {
 		{"R protocol-client|EXPN\tjohn smith", "R protocol-server|502 5.5.1 no"},
 		{"R protocol-client|SEND FROM:<john.smith>", "R protocol-server|502 5.5.1 no"},
 		{"R protocol-client|To: j@example.org, \"a\\\"john\"@example.org (x) john.smith(y)@example.org", "R protocol-server|500 5.5.1 Invalid command: john.smith@example.org"},
-		// Replies to rewritten commands, and other filters.
+		// Replies to rewritten commands, and text from other filters.
 		{"R protocol-client|DATA", "R filter-response|data|reject|550 not for john.smith@example.org", "R protocol-server|550 not for john.smith@example.org", "R tx-data|31f211ba|permfail"},
 		{"R protocol-client|DATA", "R protocol-server|554 not for <john.smith@example.org>", "R tx-data|31f211ba|permfail"},
 		{"R protocol-server|500 5.5.1 what, john.smith@example.org"},
 		{"R protocol-client|RCPT TO:<x@example.org>", "R filter-response|rcpt-to|rewrite|john.smith@example.org", "R protocol-server|250 Ok", "R tx-rcpt|31f211ba|ok|john.smith@example.org"},
-		// Message text after a rejected DATA.
+		// Message text sent after a rejected DATA.
 		{"R protocol-client|DATA", "R protocol-server|503 5.5.1 no", "R protocol-client|Subject: John Smith", "R protocol-server|500 5.5.1 Invalid command: Command unrecognized",
 			"R protocol-client|john, this is for you", "R protocol-server|500 5.5.1 no", "R protocol-client|HELP John", "R protocol-server|214 no", "R protocol-client|Yours, Smith", "R protocol-server|500 5.5.1 no"},
 		{"R protocol-client|BDAT 1000 LAST", "R protocol-server|502 5.5.1 no", "R protocol-client|From: John Smith", "R protocol-server|500 5.5.1 no"},
@@ -109,7 +109,7 @@ func TestNobodyInClear(t *testing.T) {
 			t.Errorf("%q\nis kept as\n%s", lines, got)
 		}
 	}
-	// A short word in a recipient without a domain is hashed.
+	// A short word that is a recipient without a domain must be hashed.
 	lines := []string{"R protocol-client|MAIL FROM:<>", "R protocol-server|250 Ok", "R tx-mail|31f211ba|ok|",
 		"R protocol-client|RCPT TO:<bo>", "R protocol-server|451 <bo>: try again, about a robot", "R tx-rcpt|31f211ba|tempfail|bo"}
 	if got := unhidden(t, hasher, lines, p); strings.Contains(got, "<bo>") || !strings.Contains(got, "about a robot") {

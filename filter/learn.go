@@ -1,6 +1,6 @@
 package filter
 
-// This file contains the updates of the memory by events.
+// This file updates the memory as events arrive.
 
 import (
 	"bytes"
@@ -13,8 +13,8 @@ import (
 	"scanwatch/rules"
 )
 
-// login records a login in the memory. If a failed login belongs to a password spray,
-// the result describes the spray.
+// login records a login in memory. The result describes the password spray that a
+// failed login is part of, if any.
 func (p *Pipeline) login(s *session, ev *smtp.Event) (spray detect.Spray) {
 	switch t := &s.track; {
 	case t.Local || !t.Src.IsValid():
@@ -26,7 +26,7 @@ func (p *Pipeline) login(s *session, ev *smtp.Event) (spray detect.Spray) {
 	return spray
 }
 
-// learn records the behaviour of a client in the memory.
+// learn records a client's behaviour in memory.
 func (p *Pipeline) learn(s *session, ev *smtp.Event) {
 	switch {
 	case s.track.Local || s.track.Friend || !s.track.Src.IsValid():
@@ -65,11 +65,11 @@ func (p *Pipeline) learn(s *session, ev *smtp.Event) {
 	}
 }
 
-// maxSenders is the maximum number of sender domains of a session that count for the
-// standing of the client.
+// maxSenders limits the sender domains of a session that count towards the client's
+// standing.
 const maxSenders = 16
 
-// learnRcpt records a recipient in the memory.
+// learnRcpt records a recipient in memory.
 func (p *Pipeline) learnRcpt(s *session, ev *smtp.Event) {
 	sender := s.track.Transaction.Sender
 	switch s.detect.Rcpt {
@@ -78,8 +78,8 @@ func (p *Pipeline) learnRcpt(s *session, ev *smtp.Event) {
 		if s.decide.Passed() || s.track.Internal && p.memory.Domains.Known() && !p.memory.Domains.Local(domain) {
 			return
 		}
-		// Internal clients may send to any domain, so their recipients do not prove
-		// local domains.
+		// Internal clients may send to any domain, so their recipients do not show
+		// which domains are local.
 		if !s.track.Internal {
 			p.memory.Domains.Learn(domain, ev.Time)
 		}
@@ -97,17 +97,17 @@ func (p *Pipeline) learnRcpt(s *session, ev *smtp.Event) {
 		if !s.detect.Repeated {
 			p.memory.Counters.Add(&p.client, evidence, ev.Time)
 		}
-		// Rejected recipients of old mailing lists and of backscatter must not be
-		// recorded as probed. A known client, or a client with existing recipients, may
-		// have an old mailing list. Backscatter goes to forged senders.
+		// Recipients rejected because of old mailing lists or backscatter must not be
+		// recorded as probed. Known clients, and clients with existing recipients, may
+		// have old mailing lists. Backscatter goes to forged senders.
 		if s.track.Counts.RcptOK == 0 && len(sender) > 0 && p.decider.Standing(p.subject(s), ev.Time) == rules.StandingNone {
 			p.memory.Recipients.Refused(&p.client, ev.Addr, ev.Time)
 		}
 	}
 }
 
-// learnAccount records the behaviour of an authenticated session for its account. The
-// domains to which the user sends mail are also recorded.
+// learnAccount records what an authenticated session does as the behaviour of its
+// account. The domains to which the user writes are also recorded.
 func (p *Pipeline) learnAccount(s *session, ev *smtp.Event) {
 	if ev.Kind != smtp.EventRcpt {
 		return
@@ -122,8 +122,9 @@ func (p *Pipeline) learnAccount(s *session, ev *smtp.Event) {
 	}
 }
 
-// senderDomain returns the registered domain of a sender, or else the whole domain. The
-// result is cached, because most transactions of a session have the same sender domain.
+// senderDomain returns a sender's registered domain, or the whole domain if there is
+// none. The result is cached, because most transactions in a session have the same
+// sender domain.
 func (s *session) senderDomain(sender []byte) string {
 	domain, _ := detect.Domain(sender)
 	if s.registered != "" && bytes.Equal(s.sender, domain) {
@@ -136,7 +137,7 @@ func (s *session) senderDomain(sender []byte) string {
 	return s.registered
 }
 
-// judge records in the memory whether an ended session was legitimate.
+// judge records whether an ended session was legitimate.
 func (p *Pipeline) judge(s *session, at int64) {
 	switch {
 	case s.detect.Abused || s.decide.Offence:

@@ -24,8 +24,8 @@ func event(at int, rest string) string {
 	return fmt.Sprintf("report|0.7|1795219327.%06d|smtp-in|%s\n", at, rest)
 }
 
-// TestLongSession checks that all commands of a very long session are counted. The
-// session uses a limited amount of memory and disk.
+// TestLongSession checks that every command of a very long session is counted, and that
+// the session uses bounded memory and disk space.
 func TestLongSession(t *testing.T) {
 	const n = 20_000
 	var in strings.Builder
@@ -72,8 +72,8 @@ func TestLongSession(t *testing.T) {
 	}
 }
 
-// TestFloodOfFindings checks that a scan from many hosts does not fill the mail log.
-// The number of unlogged sessions is logged.
+// TestFloodOfFindings checks that a scan from many hosts does not fill the mail log,
+// and that the number of unlogged sessions is logged.
 func TestFloodOfFindings(t *testing.T) {
 	var in strings.Builder
 	for i := range 3000 {
@@ -103,8 +103,8 @@ func TestFloodOfFindings(t *testing.T) {
 	}
 }
 
-// TestOneSourceAgain checks that equal sessions of a source are logged once in ten
-// minutes. The number of further sessions is logged.
+// TestOneSourceAgain checks that identical sessions from a source are logged once in
+// ten minutes, followed by the number of repetitions.
 func TestOneSourceAgain(t *testing.T) {
 	var in strings.Builder
 	for i := range 3000 {
@@ -112,7 +112,7 @@ func TestOneSourceAgain(t *testing.T) {
 		in.WriteString(event(i*100, "link-connect|"+id+"|scan-01.shadowserver.org|pass|192.0.2.1:1|192.0.2.25:25"))
 		in.WriteString(event(i*100, "link-disconnect|"+id))
 	}
-	late := strings.NewReplacer("1795219327", "1795219928") // ten minutes
+	late := strings.NewReplacer("1795219327", "1795219928") // ten minutes later
 	in.WriteString(late.Replace(event(0, "link-connect|00000000000000aa|scan-01.shadowserver.org|pass|192.0.2.1:1|192.0.2.25:25")))
 	in.WriteString(late.Replace(event(0, "link-disconnect|00000000000000aa")))
 	_, log := play(t, []byte(in.String()))
@@ -131,8 +131,8 @@ func TestOneSourceAgain(t *testing.T) {
 }
 
 // FuzzFold checks that no order or content of events causes a panic or leaves a session
-// open. The policy is in mode enforce. Each request is answered once, and each session
-// has one readable record.
+// open. The policy is in enforce mode. Each request must be answered once, and each
+// session must have one readable record.
 func FuzzFold(f *testing.F) {
 	for seed := range uint64(4) {
 		f.Add(seed, uint16(200))
@@ -202,7 +202,7 @@ func newBench(record func(time.Time, uint64, []byte)) *simulate.Filter {
 	return simulate.NewFilter(filter.Options{Record: record, Log: func([]byte) {}, Lists: func() *lookup.Lists { return lists }})
 }
 
-// BenchmarkFold measures the reading, processing and encoding of a session.
+// BenchmarkFold measures reading, processing and encoding a session.
 func BenchmarkFold(b *testing.B) {
 	for _, name := range []string{"ehlo-delivery", "harvest-50-unknown", "concurrent-200"} {
 		b.Run(name, func(b *testing.B) {
@@ -232,7 +232,7 @@ func BenchmarkFold(b *testing.B) {
 	}
 }
 
-// endless is a reader that repeats in n times without copying it.
+// endless is a reader that repeats in n times without copying the data.
 type endless struct {
 	in    []byte
 	at, n int

@@ -10,10 +10,10 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// TestLogLevels checks the log lines of a session at each level. A session has one line
-// at its end or for its ban. With Verbose, each finding and decision has another line.
-// A friend has no line. A session that has only evidence with low confidence has no
-// line at its end.
+// TestLogLevels checks the log lines of a session at each level. A session is logged
+// once: at its end, or when it is banned. With Verbose, each finding and decision is
+// logged as well. Friends are not logged, and neither are sessions that have only
+// low-confidence evidence.
 func TestLogLevels(t *testing.T) {
 	for _, tt := range []struct {
 		verbose bool
@@ -58,7 +58,7 @@ rule forged phase helo match evidence helo-unqualified reject
 	}
 }
 
-// TestLogOfBans checks that an observed ban does not replace the line of a rejection.
+// TestLogOfBans checks that an observed ban does not replace a rejection in the log.
 func TestLogOfBans(t *testing.T) {
 	const text = `mode enforce
 rule probe observe phase helo match evidence botnet-helo ban 7d
@@ -94,8 +94,8 @@ rule lost phase end match evidence talks-http ban 10m
 	}
 }
 
-// TestLogOfADay checks the length of the log of a day with attacks. Each session has at
-// most one line, and a flood has far fewer lines.
+// TestLogOfADay checks the length of the log after a day with attacks. Each session is
+// logged at most once, and a flood takes far fewer lines.
 func TestLogOfADay(t *testing.T) {
 	const n = 3500 // sessions of each kind
 	for _, tt := range []struct {

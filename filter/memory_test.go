@@ -11,7 +11,8 @@ import (
 	"scanwatch/filter/smtpd"
 )
 
-// BenchmarkOpenSessions measures the memory of an open session within a transaction.
+// BenchmarkOpenSessions measures the memory used by a session that is within a
+// transaction.
 func BenchmarkOpenSessions(b *testing.B) {
 	const n = 20_000
 	var in strings.Builder

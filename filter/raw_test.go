@@ -17,7 +17,7 @@ import (
 	"scanwatch/store"
 )
 
-// raw plays smtpd's lines in a short form. "R event|..." is a report, "F phase|..." is
+// raw plays smtpd's lines in a short form: "R event|..." is a report, "F phase|..." is
 // a request, and "USE n" switches to the nth policy.
 func raw(t testing.TB, ps []*rules.Policy, lines ...string) (answers []string, recs []*store.Record, log []string, bytesOf []byte) {
 	const id = "00000000000000aa"
@@ -90,8 +90,7 @@ func TestPasswordAfterMistypedAuth(t *testing.T) {
 	}
 }
 
-// TestFilterThatEchoesAuth checks that a password in the reply of another filter is
-// masked.
+// TestFilterThatEchoesAuth checks that a password is masked in another filter's reply.
 func TestFilterThatEchoesAuth(t *testing.T) {
 	_, _, _, kept := raw(t, nil, with("R protocol-client|AUTH PLAIN ********", "R filter-response|auth|reject|550 no login with PLAIN AHVzZXIAcGFzcw== here", "R protocol-server|550 no login with PLAIN AHVzZXIAcGFzcw== here", "R link-disconnect")...)
 	if bytes.Contains(kept, []byte("AHVzZXIAcGFzcw")) {
@@ -112,8 +111,7 @@ func TestRefusedPostmaster(t *testing.T) {
 	}
 }
 
-// TestReloadEndsDecisions checks that the decisions of a policy end with its
-// replacement.
+// TestReloadEndsDecisions checks that a policy's decisions end when it is replaced.
 func TestReloadEndsDecisions(t *testing.T) {
 	p0 := policy(t, "mode enforce\nrule x phase helo match src 192.0.2.1 reject \"550 5.7.1 no\"\n")
 	p1 := policy(t, "mode observe\nrule x phase helo match src 192.0.2.1 reject \"550 5.7.1 no\"\n")
@@ -130,7 +128,7 @@ func TestReloadEndsDecisions(t *testing.T) {
 	}
 }
 
-// TestReloadEndsTags checks that the tags of a policy end with its replacement.
+// TestReloadEndsTags checks that a policy's tags end when it is replaced.
 func TestReloadEndsTags(t *testing.T) {
 	p0 := policy(t, "mode enforce\nrule x phase helo match src 192.0.2.1 tag first\n")
 	p1 := policy(t, "mode enforce\nrule y phase mail-from match src 192.0.2.1 tag second\n")
@@ -149,7 +147,7 @@ func TestRewrittenGreeting(t *testing.T) {
 	}
 }
 
-// TestRefusalsOfFilters checks that rejections by filters are not evidence.
+// TestRefusalsOfFilters checks that rejections by other filters are not evidence.
 func TestRefusalsOfFilters(t *testing.T) {
 	_, _, log, _ := raw(t, nil, with("R protocol-client|EHLO mx.client.example", "R filter-response|ehlo|reject|501 5.7.1 Fix your DNS", "R protocol-server|501 5.7.1 Fix your DNS",
 		"R protocol-client|MAIL FROM:<a@b.example>", "R filter-response|mail-from|reject|553 5.7.1 not you", "R protocol-server|553 5.7.1 not you",
@@ -163,8 +161,8 @@ func TestRefusalsOfFilters(t *testing.T) {
 	}
 }
 
-// TestEvidenceAfterManyFailures checks that commands without a step in the record still
-// count as evidence.
+// TestEvidenceAfterManyFailures checks that commands are evidence even if they are not
+// recorded as steps.
 func TestEvidenceAfterManyFailures(t *testing.T) {
 	l := with()
 	for range 21 {
@@ -177,8 +175,8 @@ func TestEvidenceAfterManyFailures(t *testing.T) {
 	}
 }
 
-// TestForeignDomain checks that recipients of a domain without accepted mail are relay
-// probes. The first recipients may be missing, because the domain may be new.
+// TestForeignDomain checks that recipients in a domain without accepted mail are relay
+// probes. The first recipients may count as missing, because the domain may be new.
 func TestForeignDomain(t *testing.T) {
 	p := policy(t, "mode enforce\nrule relay phase rcpt-to match count relay-probe > 3 disconnect \"421 4.7.0 No relaying here\"\n")
 	l := with("R protocol-client|MAIL FROM:<a@b.example>", "F mail-from|a@b.example", "R protocol-server|250 ok", "R tx-mail|31f211ba|ok|a@b.example",
@@ -210,8 +208,8 @@ func TestProvenGreeting(t *testing.T) {
 	}
 }
 
-// TestOwnNameProven checks that a local host may greet with the name of this server.
-// The host uses address translation.
+// TestOwnNameProven checks that a local host that uses address translation may greet
+// with this server's name.
 func TestOwnNameProven(t *testing.T) {
 	p := policy(t, "mode enforce\nrule f phase rcpt-to match evidence { helo-own-name, helo-own-address } reject \"550 5.7.1 no\"\n")
 	a, _, _, _ := raw(t, []*rules.Policy{p}, "R link-connect|mx.example.org|pass|198.51.100.9:4000|10.0.0.5:25", "R protocol-server|220 mx.example.org ESMTP",
@@ -238,7 +236,7 @@ func TestCancelledAuth(t *testing.T) {
 	}
 }
 
-// TestAuthUser checks rules with the name of an authenticated user.
+// TestAuthUser checks rules that name an authenticated user.
 func TestAuthUser(t *testing.T) {
 	p := policy(t, "mode enforce\nrule u phase mail-from match auth \"bob\" reject \"550 5.7.1 no\"\n")
 	a, _, _, _ := raw(t, []*rules.Policy{p}, with("R protocol-client|AUTH PLAIN ********", "R link-auth|pass|bob", "R protocol-server|235 ok", "R protocol-client|MAIL FROM:<a@b>", "F mail-from|a@b.example")...)
@@ -247,8 +245,8 @@ func TestAuthUser(t *testing.T) {
 	}
 }
 
-// TestHTTPForm checks that an HTML form sent to the wrong port is masked. The form may
-// contain a password.
+// TestHTTPForm checks that an HTML form sent to the wrong port is masked, because it
+// may hold a password.
 func TestHTTPForm(t *testing.T) {
 	_, _, log, kept := raw(t, nil, with("R protocol-client|POST /login HTTP/1.1", "R protocol-server|500 5.5.1 x", "R protocol-client|username=admin&password=hunter2", "R protocol-server|500 5.5.1 x", "R protocol-client|PASSWORD hunter2", "R protocol-server|500 5.5.1 x", "R link-disconnect")...)
 	if bytes.Contains(kept, []byte("hunter2")) || strings.Contains(strings.Join(log, ""), "hunter2") {
@@ -259,8 +257,8 @@ func TestHTTPForm(t *testing.T) {
 // TestAuthAnywhere checks AUTH in a transaction, after STARTTLS, in unusual spellings
 // and in replies.
 func TestAuthAnywhere(t *testing.T) {
-	// The session has AUTH in a transaction, RCPT, a second AUTH, STARTTLS, and LOGIN
-	// with an initial response.
+	// AUTH in a transaction, RCPT, a second AUTH, STARTTLS, and AUTH LOGIN with an
+	// initial response.
 	_, _, log, kept := raw(t, nil, with("R protocol-client|MAIL FROM:<a@b.example>", "R protocol-server|250 ok", "R tx-mail|31f211ba|ok|a@b.example",
 		"R protocol-client|AUTH LOGIN c2VjcmV0", "R protocol-server|503 5.5.1 Invalid command: Already in \"AUTH LOGIN c2VjcmV0\"", "R protocol-client|c2VjcmV0", "R protocol-server|500 5.5.1 Invalid command: Command unrecognized",
 		"R protocol-client|RCPT TO:<x@y.example>", "R protocol-server|250 ok", "R tx-rcpt|31f211ba|ok|x@y.example",
@@ -271,8 +269,8 @@ func TestAuthAnywhere(t *testing.T) {
 	}
 }
 
-// TestDisconnectedByFilter checks that a session that a filter disconnected has the
-// ending rejected.
+// TestDisconnectedByFilter checks that a session disconnected by a filter ends as
+// rejected.
 func TestDisconnectedByFilter(t *testing.T) {
 	_, recs, _, _ := raw(t, nil, with("R protocol-client|MAIL FROM:<a@b.example>", "R filter-response|mail-from|disconnect|550 5.7.1 bye", "R protocol-server|550 5.7.1 bye", "R link-disconnect")...)
 	if recs[0].Ending != smtp.EndingRejected {

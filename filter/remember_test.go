@@ -21,7 +21,7 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// A site is a filter that handles many consecutive sessions.
+// A site is a filter that handles many sessions in a row.
 type site struct {
 	verbose bool
 	t       testing.TB
@@ -36,7 +36,7 @@ func newSite(t testing.TB, policyText string) *site {
 	return &site{t: t, policy: policy(t, policyText), memory: memory.New()}
 }
 
-// readySite returns a site with a preset in mode enforce.
+// readySite returns a site with a preset in enforce mode.
 func readySite(t testing.TB, name string) *site {
 	t.Helper()
 	text, err := rules.ReadyPolicy(name)
@@ -48,7 +48,7 @@ func readySite(t testing.TB, name string) *site {
 	return s
 }
 
-// play plays sessions, and returns only their records and log lines.
+// play plays sessions and returns only the new records and log lines.
 func (s *site) play(sessions iter.Seq[simulate.Session]) []simulate.Outcome {
 	s.t.Helper()
 	s.records, s.log, s.events = nil, nil, nil
@@ -77,7 +77,7 @@ func (s *site) play(sessions iter.Seq[simulate.Session]) []simulate.Outcome {
 	return outcomes
 }
 
-// restart restarts the filter, so that only the state on disk remains.
+// restart restarts the filter, so that only the state on disk survives.
 func (s *site) restart(at time.Time) {
 	var disk []store.Entry
 	for _, e := range s.memory.Changes(1 << 20) {
@@ -97,8 +97,8 @@ func (s *site) restart(at time.Time) {
 	}, at.UnixMicro())
 }
 
-// findings returns the findings of a session in order. The word "rcpt" marks the first
-// recipient.
+// findings returns a session's findings in order, with "rcpt" where the first recipient
+// was requested.
 func findings(t testing.TB, r *store.Record) (list []string) {
 	err := r.Steps(func(s *store.Step) bool {
 		switch s.Kind {
@@ -119,7 +119,7 @@ func findings(t testing.TB, r *store.Record) (list []string) {
 
 var monday = time.Date(2026, 11, 16, 9, 0, 0, 0, time.UTC)
 
-// visitor returns a session on port 25, or on port 587 for steps with AUTH.
+// visitor returns a session on port 25, or on port 587 if there is an AUTH step.
 func visitor(at time.Time, addr, rdns string, steps ...simulate.Step) simulate.Session {
 	s := simulate.Session{Start: at, Src: netip.AddrPortFrom(netip.MustParseAddr(addr), 4000), Dst: netip.MustParseAddrPort("192.0.2.25:25"),
 		RDNS: rdns, FCrDNS: "pass", Steps: steps}
@@ -160,9 +160,9 @@ func (s *site) learn() {
 	s.play(sessions(delivery(monday.Add(-time.Hour), "198.51.100.200", "mx.example.net")))
 }
 
-// TestHarvestCut checks that the sixth of fifty unknown recipients ends the session.
-// The next connection is rejected. A list of 51 recipients with three typing errors is
-// not affected.
+// TestHarvestCut checks that the sixth of fifty unknown recipients ends the session,
+// and that the next connection is rejected. A list of 51 recipients with three typing
+// errors is not affected.
 func TestHarvestCut(t *testing.T) {
 	for _, name := range []string{"standard", "tight"} {
 		t.Run(name, func(t *testing.T) {
@@ -195,9 +195,9 @@ func TestHarvestCut(t *testing.T) {
 }
 
 // TestDistributedHarvest plays a harvest from thirty networks with eight recipients
-// each. The networks use the same list, consecutive parts of a list, or always new
-// recipients. The golden file contains the number of sessions before an unknown client
-// is recognised at its first recipient, and the evidence.
+// each. The networks use the same list, consecutive parts of a list, or new recipients
+// every time. The golden file gives the evidence, and the number of sessions before an
+// unknown client is recognised at its first recipient.
 func TestDistributedHarvest(t *testing.T) {
 	attack := simulate.Attack{Seed: 1, Start: monday, Every: 5 * time.Minute, Sessions: 30, Each: 8}
 	recipients := func(change func(session, step int, s *simulate.Step)) iter.Seq[simulate.Session] {
@@ -282,9 +282,9 @@ func TestDistributedHarvest(t *testing.T) {
 }
 
 // TestGuesser checks that a brute-force attack on the submission port is banned for ten
-// minutes. Half as many further failures cause the next ban. Users in the same network
-// and users with typing errors are not affected. An office with a phone that has an old
-// password is not affected either.
+// minutes, and again after half as many further failures. Other users in the network,
+// users who mistype their password, and an office with a phone that has an old password
+// are not affected.
 func TestGuesser(t *testing.T) {
 	s := readySite(t, "standard")
 	login := func(at time.Time, addr string, steps ...simulate.Step) simulate.Session {
@@ -300,7 +300,7 @@ func TestGuesser(t *testing.T) {
 		list = append(list, user(at.Add(time.Second), "198.51.100.8"))
 		at = at.Add(time.Minute)
 	}
-	var served []int // numbers of the minutes in which the attacker was not rejected
+	var served []int // minutes in which the attacker was not rejected
 	for i, o := range s.play(sessions(list...)) {
 		switch {
 		case o.Src.Addr() == netip.MustParseAddr("198.51.100.8"):
@@ -316,7 +316,7 @@ func TestGuesser(t *testing.T) {
 		want = append(want, i)
 	}
 	// The ban ends after ten minutes. The ban halved the count, so ten more failures
-	// cause the next ban of an hour.
+	// lead to the next ban, which lasts an hour.
 	for i := range 10 {
 		want = append(want, 29+i)
 	}
@@ -351,8 +351,8 @@ func TestGuesser(t *testing.T) {
 	})
 }
 
-// TestBanAtTheEnd checks that a client whose commands have no phase is banned at the
-// end of the session. In mode observe, the ban is only recorded.
+// TestBanAtTheEnd checks that a client is banned when its session ends if its commands
+// have no phase. In observe mode, the ban is only recorded.
 func TestBanAtTheEnd(t *testing.T) {
 	const text = "rule lost phase end match evidence talks-http ban 3d\n"
 	browser := func(at time.Time) simulate.Session {
@@ -374,7 +374,7 @@ func TestBanAtTheEnd(t *testing.T) {
 			t.Errorf("events\n%q\ndo not have\n%q", s.events, want)
 		}
 	}
-	// The record of the rejected session refers to the session that caused the ban.
+	// The rejected session's record refers to the session that led to the ban.
 	found := false
 	for _, r := range s.records {
 		if r.ID == out[1].Session {
@@ -406,8 +406,8 @@ func TestBanAtTheEnd(t *testing.T) {
 	}
 }
 
-// TestExempt checks that a client with a standing is not banned. The exemption is
-// logged.
+// TestExempt checks that a client with standing is not banned, and that the exemption
+// is logged.
 func TestExempt(t *testing.T) {
 	const text = "mode enforce\ntable <friends> { 203.0.113.77 }\nrule odd phase helo match helo \"odd\" ban 1d\n"
 	odd := func(at time.Time, addr, rdns string) simulate.Session {
@@ -489,7 +489,7 @@ rule slow phase rcpt-to match count unknown-recipient > 2 in 1d by prefix reject
 	}
 }
 
-// TestFlood checks the number of concurrent sessions of a source that are a flood.
+// TestFlood checks how many concurrent sessions of a source make a flood.
 func TestFlood(t *testing.T) {
 	s := newSite(t, "mode enforce\nrule flood phase connect match evidence flood disconnect \"421 4.7.0 Too many\"\nrule soft observe phase connect match count flood > 30 disconnect\n")
 	var list []simulate.Session

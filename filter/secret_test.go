@@ -10,12 +10,12 @@ import (
 	"scanwatch/filter/privacy"
 )
 
-// leaks contains the passwords of TestPasswordsNowhere in all forms that output could
-// contain.
+// leaks lists the passwords of TestPasswordsNowhere in every form in which they could
+// leak.
 var leaks = []string{"hunter2", "monkey123", "Geheim", base64.StdEncoding.EncodeToString([]byte("\x00bob\x00hunter2")), base64.StdEncoding.EncodeToString([]byte("hunter2"))}
 
-// TestPasswordsNowhere checks that no record, log line or watch event contains a
-// password. A client may send the password in any line.
+// TestPasswordsNowhere checks that no record, log line or watch event reveals a
+// password, whichever line the client sends it in.
 func TestPasswordsNowhere(t *testing.T) {
 	plain, word := leaks[3], leaks[4]
 	const unknown = "R protocol-server|500 5.5.1 Invalid command: Command unrecognized"
@@ -70,8 +70,7 @@ func TestPasswordsNowhere(t *testing.T) {
 	}
 }
 
-// FuzzPasswordsNowhere checks that a password after AUTH at any position in a line is
-// masked.
+// FuzzPasswordsNowhere checks that a password is masked wherever AUTH occurs in a line.
 func FuzzPasswordsNowhere(f *testing.F) {
 	for _, s := range []string{"", "EHLO x\r", "NOOP ", "MAIL FROM:<a@b>\r", "x ", "DATA\r", "\x00", "HELO a\n"} {
 		f.Add([]byte(s), []byte(" PLAIN "))
@@ -85,7 +84,7 @@ func FuzzPasswordsNowhere(f *testing.F) {
 		upper := bytes.ToUpper(before)
 		if bytes.HasPrefix(bytes.TrimSpace(upper), []byte("MAIL")) || bytes.HasPrefix(bytes.TrimSpace(upper), []byte("RCPT")) {
 			if !bytes.ContainsAny(before, "\r") {
-				t.Skip() // the password is contained in the address
+				t.Skip() // the password is also part of the address
 			}
 		}
 		const secret = "Zm9vYmFyNDcxMQ"

@@ -33,8 +33,8 @@ var lists = func() *lookup.Lists {
 
 const streams = "../tests/streams"
 
-// play passes a stream to a new pipeline. The records are in the order in which the
-// sessions started.
+// play passes a stream to a new pipeline. It returns the records in the order in which
+// the sessions started.
 func play(t testing.TB, in []byte) (records []*store.Record, log []string) {
 	t.Helper()
 	table := simulate.NewFilter(filter.Options{
@@ -62,14 +62,14 @@ func play(t testing.TB, in []byte) (records []*store.Record, log []string) {
 	return records, log
 }
 
-// render formats records as text, without fields that differ between runs. The omitted
-// fields are ids, times, ports of clients, ciphers, and sizes that include them.
+// render formats records as text, without fields that differ between runs: ids, times,
+// client ports, ciphers, and sizes that include them.
 func render(t testing.TB, records []*store.Record) string {
 	var b strings.Builder
 	for i, r := range records {
 		fcrdns := r.FCrDNS.String()
 		if string(r.RDNS) == "localhost" {
-			fcrdns = "-" // depends on the host on which the stream was recorded
+			fcrdns = "-" // depends on the host where the stream was recorded
 		}
 		fmt.Fprintf(&b, "%d: src=%v dst=%v rdns=%q fcrdns=%s local=%v ending=%v counts=%s", i+1, r.Src.Addr(), r.Dst, r.RDNS, fcrdns, r.Local, r.Ending, zero.ReplaceAllString(fmt.Sprintf("%+v", r.Counts), ""))
 		if r.Omitted > 0 {
@@ -131,8 +131,8 @@ var kinds = []string{"none", "greeting", "helo", "tls", "auth", "mail", "rcpt", 
 var loopback = regexp.MustCompile(`(?m)^(report\|[^|]*\|[^|]*\|smtp-in\|link-connect\|[^|]*\|[^|]*\|[^|]*\|)127\.0\.0\.1:`)
 
 // TestStreams processes every recorded stream and compares the records with golden
-// files. An older version has its own golden file if its facts differ from the newest
-// version.
+// files. An older version of smtpd has its own golden file if it yields different
+// facts.
 func TestStreams(t *testing.T) {
 	names, err := filepath.Glob(streams + "/7.9/*.in")
 	if err != nil || len(names) < 50 {
@@ -156,7 +156,7 @@ func TestStreams(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				// The recorded clients ran on the host of the server, whose greetings
+				// The recorded clients ran on the server's own host, whose greetings
 				// are weaker evidence. Replace their address with that of an unknown
 				// client.
 				records, _ := play(t, loopback.ReplaceAll(in, []byte("${1}203.0.113.9:")))
@@ -182,8 +182,7 @@ func TestStreams(t *testing.T) {
 	}
 }
 
-// TestReplayIsDeterministic checks that two replays of a stream result in the same
-// bytes.
+// TestReplayIsDeterministic checks that playing a stream twice yields the same bytes.
 func TestReplayIsDeterministic(t *testing.T) {
 	in, err := os.ReadFile(streams + "/7.9/concurrent-200.in")
 	if err != nil {
@@ -199,11 +198,11 @@ func TestReplayIsDeterministic(t *testing.T) {
 	}
 }
 
-// secrets contains the passwords in the AUTH streams, as the clients sent them.
+// secrets lists the passwords in the AUTH streams, as the clients sent them.
 var secrets = []string{"cleartext-guess", "s3cret", "secret", "hunter2", "wrong", "passw"}
 
-// TestNoPasswords checks that no record or log line contains the text after AUTH. The
-// text is plain or in base64. User names that smtpd reports may remain.
+// TestNoPasswords checks that no record or log line includes the text after AUTH, be it
+// plain or in base64. User names that smtpd reports may remain.
 func TestNoPasswords(t *testing.T) {
 	word := regexp.MustCompile(`[A-Za-z0-9+/]{12,}={0,2}`)
 	for _, version := range []string{"6.8", "7.6", "7.9"} {

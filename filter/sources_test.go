@@ -18,7 +18,7 @@ import (
 
 var sources = flag.Int("sources", 400_000, "different sources for TestManySources")
 
-// strangers is a stream of short sessions, each from a new source. Each session
+// strangers is a stream of short sessions. Each session comes from a new source and
 // requests a recipient that does not exist.
 type strangers struct {
 	n, most int
@@ -59,8 +59,8 @@ func (e *strangers) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// TestManySources checks that the state for always new sources is bounded. With
-// -sources 5000000, the test measures the number in the manual.
+// TestManySources checks that the state is bounded even if every session has a new
+// source. With -sources 5000000, the test measures the number given in the manual.
 func TestManySources(t *testing.T) {
 	text, err := rules.ReadyPolicy("tight")
 	if err != nil {

@@ -24,8 +24,8 @@ import (
 	"scanwatch/tests/total"
 )
 
-// budgetedDay plays sessions under a budget. The results are the records, the state,
-// and the outcomes of the sessions.
+// budgetedDay plays sessions under a budget. It returns the records, the state, and the
+// outcomes of the sessions.
 func budgetedDay(t *testing.T, budget int64, sessions iter.Seq[simulate.Session]) (records []store.Record, mem *memory.Memory, outcomes []simulate.Outcome) {
 	t.Helper()
 	text, err := rules.ReadyPolicy("standard")
@@ -56,7 +56,7 @@ func budgetedDay(t *testing.T, budget int64, sessions iter.Seq[simulate.Session]
 	return records, mem, outcomes
 }
 
-// hammer is a bot that connects every few seconds.
+// hammer returns the sessions of a bot that connects every few seconds.
 func hammer(src string, begin time.Time, n int, every time.Duration) iter.Seq[simulate.Session] {
 	return func(yield func(simulate.Session) bool) {
 		for i := range n {
@@ -71,7 +71,7 @@ func hammer(src string, begin time.Time, n int, every time.Duration) iter.Seq[si
 	}
 }
 
-// few replaces the sources of sessions with n sources.
+// few replaces the sources of sessions with just n sources.
 func few(n int, sessions iter.Seq[simulate.Session]) iter.Seq[simulate.Session] {
 	return func(yield func(simulate.Session) bool) {
 		i := 0
@@ -89,9 +89,9 @@ func few(n int, sessions iter.Seq[simulate.Session]) iter.Seq[simulate.Session] 
 	}
 }
 
-// TestFloodsAgree plays a day of floods twice, with and without aggregates. Without a
-// budget, each session has its own record. All numbers of each source and hour must be
-// equal. The id of each rejected session must be in a record or an aggregate.
+// TestFloodsAgree plays a day of floods twice. Without a budget, each session gets its
+// own record; with a budget, there are aggregates. All numbers must agree for each
+// source and hour. The id of each rejected session must be in a record or an aggregate.
 func TestFloodsAgree(t *testing.T) {
 	begin := time.Date(2026, 11, 2, 10, 0, 0, 0, time.UTC)
 	floods := func() iter.Seq[simulate.Session] {
@@ -133,8 +133,8 @@ func TestFloodsAgree(t *testing.T) {
 	}
 	wrong := 0
 	for k := range maps.Keys(want) {
-		// An aggregate contains only the first greetings and users, and counts further
-		// ones together.
+		// An aggregate names only the first few greetings and users, and counts the
+		// rest together.
 		if got[k] != want[k] && !strings.Contains(k, " helo ") && !strings.Contains(k, " auth ") {
 			if wrong++; wrong < 10 {
 				t.Errorf("%s: %d, want %d", k, got[k], want[k])
@@ -147,7 +147,7 @@ func TestFloodsAgree(t *testing.T) {
 		}
 	}
 
-	// The counters of the day must agree with the outcomes of the generator.
+	// The counters of the day must agree with the generator's outcomes.
 	day := map[memory.DayCounter]int{}
 	for _, d := range mem.Days.List() {
 		for f := memory.DaySessions; f <= memory.DayAuthFail; f++ {
@@ -169,7 +169,7 @@ func TestFloodsAgree(t *testing.T) {
 	}
 }
 
-// TestFloodInSums checks that the report on a day with a flood does not depend on
+// TestFloodInSums checks that the report about a day with a flood does not depend on
 // aggregates.
 func TestFloodInSums(t *testing.T) {
 	begin := time.Date(2026, 11, 2, 10, 0, 0, 0, time.UTC)
@@ -199,14 +199,13 @@ func TestFloodInSums(t *testing.T) {
 			t.Errorf("session %016x differs from its record without a budget", r.ID)
 		}
 	}
-	// The generator plays a session to its end before the start of the next session.
-	// The clock may therefore return to the previous hour, which starts a new
-	// aggregate.
+	// The generator finishes each session before it starts the next one. The clock may
+	// therefore go back to the previous hour, which starts a new aggregate.
 	if sums < 5 || sums > 15 || kept < len(all)-n+5*20 || kept > len(all)-n+5*20+20 {
 		t.Errorf("%d aggregates and %d whole of %d", sums, kept, len(all))
 	}
 
-	// The reports on both sets of records must be equal.
+	// Both sets of records must yield the same report.
 	a, b := report.NewCollector(memory.Number), report.NewCollector(memory.Number)
 	for i := range all {
 		_ = a.Add(&all[i])
@@ -234,8 +233,8 @@ func TestFloodInSums(t *testing.T) {
 	}
 }
 
-// TestFloodFromEverywhere checks that a flood uses only its share of the budget for the
-// day. Each session has a new source, and every session and message is counted.
+// TestFloodFromEverywhere checks that a flood in which each session has a new source
+// uses only its share of the day's budget. Every session and message must be counted.
 func TestFloodFromEverywhere(t *testing.T) {
 	const n, budget = 60_000, 4 << 20
 	begin := time.Date(2026, 11, 2, 0, 0, 0, 0, time.UTC)
@@ -281,7 +280,7 @@ func TestFloodFromEverywhere(t *testing.T) {
 		t.Errorf("%d messages recorded and %d counted of %d", mails, counted[memory.DayMails], came)
 	}
 	// A rule bans the sources because of their greeting, so the sessions also use the
-	// share of sessions with a ban.
+	// share for sessions with a ban.
 	if size > budget/2+budget/8+budget/16+24*10_000 {
 		t.Errorf("sessions without mail or login use %d bytes of a budget of %d", size, budget)
 	}
@@ -294,7 +293,7 @@ func TestFloodFromEverywhere(t *testing.T) {
 }
 
 // TestFloodOfMail checks that long sessions with a message cannot displace older
-// records. The client knows one valid mailbox, and every message is counted.
+// records. The client knows one valid mailbox. Every message must be counted.
 func TestFloodOfMail(t *testing.T) {
 	const n, budget = 2000, 4 << 20
 	begin := time.Date(2026, 11, 2, 0, 0, 0, 0, time.UTC)
@@ -335,8 +334,8 @@ func TestFloodOfMail(t *testing.T) {
 	}
 }
 
-// TestCrashOfSums checks that a crash only loses the aggregates of the current hour.
-// The counters of the day contain the number of missing sessions.
+// TestCrashOfSums checks that a crash loses only the aggregates of the current hour,
+// and that the day's counters give the number of missing sessions.
 func TestCrashOfSums(t *testing.T) {
 	begin := time.Date(2026, 11, 2, 10, 0, 0, 0, time.UTC)
 	text, err := rules.ReadyPolicy("standard")
@@ -361,8 +360,8 @@ func TestCrashOfSums(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The first hour has 60 sessions, and the second hour has 30 sessions. In each
-	// hour, 20 sessions have their own record.
+	// The first hour has 60 sessions, and the second has 30. In each hour, 20 sessions
+	// get their own record.
 	missing := func() int {
 		var days []report.DayCount
 		for _, d := range mem.Days.List() {
@@ -378,8 +377,8 @@ func TestCrashOfSums(t *testing.T) {
 	}
 }
 
-// TestSumsOfADay checks that all sessions of an aggregate are from one day. The records
-// of a day can therefore be compared with its counters.
+// TestSumsOfADay checks that all sessions in an aggregate are from the same day, so
+// that a day's records can be compared with its counters.
 func TestSumsOfADay(t *testing.T) {
 	begin := time.Date(2026, 11, 2, 23, 30, 0, 0, time.UTC)
 	records, mem, _ := budgetedDay(t, 1<<30, hammer("198.51.100.7:1", begin, 600, 5*time.Second))

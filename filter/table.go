@@ -18,7 +18,7 @@ type session struct {
 	decide  decide.State
 	journal journal.State
 	source  *source
-	domain  string // registered domain of the proven name, or empty
+	domain  string // registered domain of the proven name; may be empty
 	asking  bool   // DNS lists have been asked about the client, and some have not answered
 
 	sender     []byte          // domain of the latest ordinary sender
@@ -37,8 +37,8 @@ const maxSessions = 50_000
 // maxFree is the maximum number of unused sessions kept for reuse.
 const maxFree = 1000
 
-// together returns the number of open sessions of the source of s. Sessions of internal
-// clients are not counted.
+// together returns the number of sessions that the source of s has open. Internal
+// clients' sessions are not counted.
 func (s *session) together() uint32 {
 	if s.track.Internal || s.source == nil {
 		return 0
@@ -46,21 +46,21 @@ func (s *session) together() uint32 {
 	return s.source.live
 }
 
-// A table contains the open sessions and counts them by source.
+// A table holds the open sessions and counts them by source.
 type table struct {
 	live    map[uint64]*session
 	last    *session // session of the previous event
 	free    []*session
 	sources map[uint64]*source
 	count   atomic.Int64 // number of open sessions
-	missed  uint64       // number of sessions without an entry, because the table was full
+	missed  uint64       // number of sessions not tracked because the table was full
 }
 
 func newTable() table {
 	return table{live: make(map[uint64]*session), sources: make(map[uint64]*source)}
 }
 
-// session returns an open session, or nil. The session of the previous event is checked
+// session returns an open session, or nil. The session of the previous event is tried
 // first.
 func (t *table) session(id uint64) *session {
 	if t.last == nil || t.last.track.ID != id {
@@ -69,7 +69,7 @@ func (t *table) session(id uint64) *session {
 	return t.last
 }
 
-// open adds a session. If too many sessions are open, open returns nil.
+// open adds a session. It returns nil if too many sessions are open.
 func (t *table) open(id uint64, src netip.AddrPort) *session {
 	if len(t.live) >= maxSessions {
 		t.missed++

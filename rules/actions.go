@@ -11,21 +11,21 @@ import (
 	"scanwatch/internal/text"
 )
 
-// An action is a row in the table of actions. The rows with decisions come first,
-// because a rule is written with its decision first.
+// An action is a row in the table of actions. Decisions come first, because they are
+// written first in a rule.
 type action struct {
 	word, alias string
 	args        string
 	decision    bool
 	phases      smtp.PhaseSet // phases in which the action is possible
-	why         string        // reason why the action is impossible in other phases
+	why         string        // why the action is impossible in other phases
 	many        bool          // a rule may repeat the action
 	parse       func(*line, *Rule) *Error
 	has         func(*Rule) bool
 	print       func(*Rule) string
 }
 
-// overAlready is the reason why most actions are impossible in phase end.
+// overAlready explains why most actions are impossible in the end phase.
 const overAlready = "the session has ended: only ban and tag are possible"
 
 var actions = []action{
@@ -55,7 +55,7 @@ var actions = []action{
 }
 
 // parseBan parses the durations of bans for consecutive offences. Only the first
-// duration may be 0s: the first offence is then counted without a ban.
+// duration may be 0s, which means that the first offence is counted without a ban.
 func parseBan(l *line, r *Rule) *Error {
 	return l.each(func() *Error {
 		t := l.peek()
@@ -84,9 +84,9 @@ func durations(list []time.Duration, say func(time.Duration) string) (items []st
 	return items
 }
 
-// Ladder returns the durations of bans for consecutive offences of a host. The last
-// duration also applies to further offences. A single duration d means d, 7d and 30d.
-// No duration exceeds MaxBan.
+// Ladder returns the durations of bans for a host's consecutive offences. The last
+// duration also applies to all further offences. A single duration d means d, 7d and
+// 30d. No duration exceeds MaxBan.
 func (r *Rule) Ladder() []time.Duration {
 	if len(r.Ban) != 1 {
 		return r.Ban
@@ -141,7 +141,7 @@ func printDecision(r *Rule) string {
 	return r.Decision.String() + " " + quote(r.Text)
 }
 
-// Effects returns the text of all actions of r except the decision.
+// Effects returns the text of all actions of r but the decision.
 func (r *Rule) Effects() string {
 	var list []string
 	for i := range actions {
@@ -189,7 +189,7 @@ type Keyword struct {
 	Args string // syntax of the arguments, or of the whole statement
 }
 
-// Keywords returns all words of the policy language except evidence tokens.
+// Keywords returns all words of the policy language other than evidence tokens.
 func Keywords() (list []Keyword) {
 	for _, s := range statements {
 		list = append(list, Keyword{"statement", s.word, s.syntax})
@@ -212,14 +212,14 @@ func Keywords() (list []Keyword) {
 	return list
 }
 
-// The default reply texts. The code for disconnect is 554, which RFC 5321 section 3.1
-// defines for a refused session.
+// Default reply texts. The code for disconnect is 554, which RFC 5321 section 3.1
+// defines for a session that is refused.
 const (
 	rejectText     = "550 5.7.1 Refused by local policy"
 	disconnectText = "554 5.7.1 Refused by local policy"
 )
 
-// answer returns the text of the reply.
+// answer returns the reply's text.
 func (r *Rule) answer() string {
 	switch {
 	case r.Text != "" || !r.Decides:
@@ -233,10 +233,10 @@ func (r *Rule) answer() string {
 }
 
 // sticky reports whether the decision of r applies to the rest of the session. A
-// decision is sticky if no fact in the conditions of r can change during the session.
-// The client cannot cancel a sticky decision by another HELO or another transaction.
-// Decisions about one sender or recipient apply only in their phase. The decision
-// proceed is never sticky, because other phases have their own rules.
+// decision is sticky if no fact in its rule's conditions can change during the session.
+// The client cannot escape a sticky decision with another HELO or another transaction.
+// Decisions about one sender or recipient apply only in their phase. proceed is never
+// sticky, because other phases have their own rules.
 func (r *Rule) sticky() bool {
 	if !r.Decides || r.Decision == smtp.Proceed || len(r.Conds) == 0 {
 		return false
@@ -249,12 +249,12 @@ func (r *Rule) sticky() bool {
 	return true
 }
 
-// maxReply is the maximum length of a reply text in a policy, in bytes. With the
-// reference, a reply remains below 512 bytes, the limit of RFC 5321 section 4.5.3.1.5.
+// maxReply is the maximum length of a reply text in a policy, in bytes. The limit keeps
+// a reply with its reference below the 512 bytes of RFC 5321 section 4.5.3.1.5.
 const maxReply = 400
 
-// checkText returns a description of the error in a reply text, or "". RFC 5321 section
-// 4.2 defines the code, and RFC 2034 section 4 the enhanced code.
+// checkText describes the error in a reply text, or returns "". RFC 5321 section 4.2
+// defines the code, and RFC 2034 section 4 the enhanced code.
 func checkText(s string) string {
 	if len(s) < 5 || s[0] != '4' && s[0] != '5' || s[1] < '0' || s[1] > '5' || s[2] < '0' || s[2] > '9' || s[3] != ' ' {
 		return "a reply begins with a code 4dd or 5dd, a space and a text"

@@ -9,18 +9,18 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// wellKnown contains the tables that the program itself uses. The value is a condition
-// that uses the same class of entries.
+// wellKnown maps each table that the program itself uses to a condition on entries of
+// the same class.
 var wellKnown = map[string]string{"friends": "src", "local-domains": "local-domains"}
 
 // Limits of a configuration.
 const (
-	maxRules     = 2000 // limited because the checker compares all pairs of rules
-	maxListeners = 64   // limited because a listener is a bit in a uint64
+	maxRules     = 2000 // because all pairs of rules are compared
+	maxListeners = 64   // because a listener is a bit in a uint64
 )
 
-// Check returns the warnings and errors of c in the order of the files. The error is of
-// type Errors.
+// Check returns the warnings and errors in c, in file order. The error is of type
+// Errors.
 func (c *Config) Check(o Options) (warnings Errors, err error) {
 	k := c.check()
 	return k.result()
@@ -37,8 +37,7 @@ func (c *Config) check() *checker {
 		files:     map[string]*Config{},
 		listed:    map[string]*declaredLookup{},
 	}
-	// Collect the declarations first, because a name may be used before its
-	// declaration.
+	// Collect the declarations first, because a name may be used before it is declared.
 	for file, s := range c.All() {
 		if k.files[file.File] == nil {
 			k.files[file.File] = file
@@ -60,7 +59,7 @@ func (c *Config) check() *checker {
 	return k
 }
 
-// result returns the warnings and errors in the order of the files.
+// result returns the warnings and errors in file order.
 func (k *checker) result() (warnings Errors, err error) {
 	for _, list := range []Errors{k.errors, k.warnings} {
 		slices.SortStableFunc(list, func(a, b *Error) int {
@@ -79,7 +78,7 @@ func (k *checker) result() (warnings Errors, err error) {
 	return k.warnings, nil
 }
 
-// A declared describes a name that a statement declares.
+// A declared describes a name declared by a statement.
 type declared struct {
 	pos  Pos
 	used bool
@@ -89,12 +88,12 @@ type declared struct {
 type checker struct {
 	settings  Settings
 	files     map[string]*Config
-	order     []string // names of the files, in order
+	order     []string // file names, in order
 	tables    map[string]*declared
 	listeners map[string]*declared
 	listens   map[string]*Listener
 	decls     []*TableDecl
-	once      map[string]Pos // positions of settings and of names of rules
+	once      map[string]Pos // where settings and rule names are
 	tags      map[string]bool
 	macros    []*Macro
 	passes    []*Pass
@@ -139,7 +138,7 @@ func (k *checker) unique(what string, pos Pos) {
 func (k *checker) declare(s Statement) {
 	switch s := s.(type) {
 	case *Setting:
-		if len(s.Values) == 0 { // statements with a list may occur several times
+		if len(s.Values) == 0 { // statements with a list may be repeated
 			k.unique(s.Word, s.Pos)
 		}
 		checkOwn(k, s)
@@ -192,7 +191,7 @@ func (k *checker) listener(name string, pos Pos) {
 	l.used = true
 }
 
-// suggest returns a hint for a name that is not declared.
+// suggest returns a hint for an undeclared name.
 func (k *checker) suggest(wrong string, names map[string]*declared, example string) string {
 	if len(names) == 0 {
 		return "declare it: " + example
@@ -200,7 +199,7 @@ func (k *checker) suggest(wrong string, names map[string]*declared, example stri
 	return didYouMean(wrong, slices.Sorted(maps.Keys(names)))
 }
 
-// conds checks conditions. The method phase checks whether a condition is known in a
+// conds checks conditions. The phase method checks whether a condition is known in a
 // phase.
 func (k *checker) conds(cs []*Cond, ofRule bool) {
 	for _, c := range cs {
@@ -255,7 +254,7 @@ func (k *checker) pass(p *Pass) {
 		k.errorf(c.Pos, "add fcrdns", "a reverse DNS name proves nothing without fcrdns")
 	}
 	for _, c := range p.Conds {
-		// Evidence that becomes known only in phase end cannot exempt a client.
+		// Evidence that becomes known only in the end phase cannot exempt a client.
 		if first, _ := c.span(); first == smtp.PhaseEnd {
 			k.errorf(c.Pos, "", "`%s` is known only at phase %s", c, smtp.PhaseEnd)
 		}
@@ -264,7 +263,8 @@ func (k *checker) pass(p *Pass) {
 	elsewhere(k, p.On, p.Conds)
 }
 
-// unproven returns a condition on the reverse DNS name that no FCrDNS condition proves.
+// unproven returns a condition on a reverse DNS name that is not proven by a condition
+// on FCrDNS.
 func unproven(cs []*Cond) (found *Cond) {
 	for _, c := range cs {
 		switch {
@@ -358,8 +358,8 @@ func known(first, last smtp.Phase) string {
 	return "it is known from phase " + first.String()
 }
 
-// scores warns of a score that no condition uses. The method also warns of a condition
-// on a score that is always 0.
+// scores warns of a score that no condition uses, and of a condition on a score that is
+// always 0.
 func (k *checker) scores() {
 	var looks *Cond
 	for _, r := range k.rules {
@@ -444,7 +444,8 @@ func (r *Rule) authed() bool {
 }
 
 // implies reports whether a statement matches every session that a narrower statement
-// matches. The narrower statement consists of the listener on and the conditions cs.
+// matches. The narrower statement is given by the listener in on and the conditions in
+// cs.
 func implies(on string, cs []*Cond, wideOn string, wide []*Cond) bool {
 	if wideOn != "" && wideOn != on {
 		return false
@@ -457,7 +458,7 @@ func implies(on string, cs []*Cond, wideOn string, wide []*Cond) bool {
 	return true
 }
 
-// same reports whether c and w are equal, apart from negation.
+// same reports whether c and w are identical, apart from negation.
 func (c *Cond) same(w *Cond) bool {
 	return c.Word == w.Word && c.Over == w.Over && c.Window == w.Window && c.By == w.By &&
 		slices.EqualFunc(c.Values, w.Values, func(a, b Value) bool {
@@ -466,11 +467,12 @@ func (c *Cond) same(w *Cond) bool {
 		})
 }
 
-// maxCompare is the maximum number of pairs of values that Check compares for one warning.
+// maxCompare is the maximum number of pairs of values that Check compares for a
+// warning.
 const maxCompare = 10000
 
-// implies reports whether w certainly matches whenever c matches. implies does not
-// detect every implication.
+// implies reports whether w is certain to match whenever c matches. Not every
+// implication is detected.
 func (c *Cond) implies(w *Cond) bool {
 	if c.Not == w.Not && c.same(w) {
 		return true
@@ -495,7 +497,7 @@ func (c *Cond) implies(w *Cond) bool {
 	return len(c.Values) > 0
 }
 
-// within reports whether x matches every text that v matches.
+// within reports whether x matches everything that v matches.
 func (v Value) within(x Value) bool {
 	switch {
 	case v.Kind != x.Kind:

@@ -2,7 +2,7 @@ package rules
 
 import "testing"
 
-// TestCheckClean checks that correct but unusual configurations cause no warning.
+// TestCheckClean checks that unusual but correct configurations cause no warning.
 func TestCheckClean(t *testing.T) {
 	tests := []struct{ name, src string }{
 		{"a rule for clients that the first rule does not match",

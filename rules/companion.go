@@ -10,11 +10,11 @@ import (
 	"scanwatch/internal/text"
 )
 
-// A Role is the job of a companion. A companion is a command of scanwatch(8) that runs
-// as a service with its own user.
+// A Role is the task of a companion. A companion is a scanwatch(8) command that runs as
+// a service under its own user.
 type Role string
 
-// The roles.
+// Roles of companions.
 const (
 	RoleSync  Role = "sync"  // keeps a firewall or a file in step with the bans
 	RoleServe Role = "serve" // answers DNS queries about the bans
@@ -22,22 +22,25 @@ const (
 	RoleLookup Role = "lookup"
 )
 
-var roleNames = []string{string(RoleSync), string(RoleServe), string(RoleLookup)}
+var roleNames = []string{string(RoleSync), string(RoleServe), string(RoleForward), string(RoleLookup)}
 
-// Companion is `companion role user name ...`.
+// Companion is the statement `companion role user name ...`.
 type Companion struct {
 	Pos
 	Role Role
-	User string // name or number of the user of the process
+	User string // name or number of the user that the process runs as
 
-	// Target and Argument are the target of a sync companion. Max is the maximum number
-	// of entries; 0 selects the default.
+	// Target and Argument describe the target of a sync companion. Max is the maximum
+	// number of entries; 0 selects the default.
 	Target, Argument string
 	Format           string
 	Reload           []string
 	Max              int
 
-	// Listen contains the addresses of a serve companion.
+	// Forward holds a forward companion's options, with Target and Argument.
+	Forward Forward
+
+	// Listen lists the addresses of a serve companion.
 	Listen []netip.Addr
 	Port   int // 53 if not set
 	Allow  []netip.Prefix
@@ -46,7 +49,7 @@ type Companion struct {
 	Resolvers []netip.Addr // of resolv.conf(5) if not set
 }
 
-// Targets contains the kinds of targets of sync, each with the meaning of its argument.
+// Targets lists the kinds of sync targets, and what their argument means.
 var Targets = []struct{ Word, Argument string }{
 	{"nftables", "family, table and prefix of the sets, as in \"inet filter scanwatch\""},
 	{"ipset", "prefix of the sets, as in \"scanwatch\""},
@@ -54,7 +57,8 @@ var Targets = []struct{ Word, Argument string }{
 	{"file", "file"},
 }
 
-// Zone is `zone "name" ...`: a block list that a serve companion publishes by DNS.
+// Zone is the statement `zone "name" ...`, a block list that a serve companion
+// publishes via DNS.
 type Zone struct {
 	Pos
 	Name    string
@@ -64,7 +68,7 @@ type Zone struct {
 	TTL     time.Duration // maximum lifetime of an answer; 0 for the default
 }
 
-// zoneLists contains the shipped lists that consist of addresses.
+// zoneLists names the shipped lists made of addresses.
 var zoneLists = []string{"scanners", "clouds"}
 
 func parseCompanion(l *line) (Statement, *Error) {
@@ -84,6 +88,9 @@ func parseCompanion(l *line) (Statement, *Error) {
 	}
 	if err == nil && c.Role == RoleLookup && l.accept("resolver") {
 		err = c.parseResolvers(l)
+	}
+	if err == nil && c.Role == RoleForward {
+		err = c.parseForward(l)
 	}
 	return c, err
 }
@@ -147,8 +154,8 @@ func (c *Companion) parseListen(l *line) (err *Error) {
 			return l.errorf(l.toks[l.at-1].pos, "", "a companion listens on addresses, not on networks")
 		}
 		if p.Addr().IsUnspecified() {
-			// On a wildcard address, a UDP response could leave from another address
-			// than the client queried.
+			// On a wildcard address, a UDP response might be sent from a different
+			// address than the one queried.
 			return l.errorf(l.toks[l.at-1].pos, "name the addresses of this host", "a companion cannot listen on %s", p.Addr())
 		}
 		c.Listen = append(c.Listen, p.Addr())
@@ -182,7 +189,7 @@ func (c *Companion) parseResolvers(l *line) *Error {
 	return err
 }
 
-// prefixes parses an address, a network, or a list of addresses and networks.
+// prefixes parses an address, a network, or a list of them.
 func (l *line) prefixes(what string) (list []netip.Prefix, err *Error) {
 	values, err := l.values(what, addressValue)
 	if err != nil {
@@ -227,9 +234,9 @@ func parseZone(l *line) (Statement, *Error) {
 	return z, err
 }
 
-// isZoneName reports whether s is a valid zone name. The labels of the name consist of
-// letters, digits, `-` and `_`. A query prepends up to 64 characters of an address to
-// the name (RFC 5782).
+// isZoneName reports whether s is a valid zone name. The labels of a zone name are made
+// of letters, digits, `-` and `_`. A query prepends up to 64 characters of an address
+// to the zone name (RFC 5782).
 func isZoneName(s string) bool {
 	if len(s) > 180 || !strings.Contains(s, ".") {
 		return false
@@ -266,6 +273,9 @@ func (c *Companion) String() string {
 		}
 		return s
 	}
+	if c.Role == RoleForward {
+		return s + c.forwardString()
+	}
 	s += " listen " + listOf(c.Listen)
 	if c.Port > 0 {
 		s += " port " + strconv.Itoa(c.Port)
@@ -292,7 +302,7 @@ func (z *Zone) String() string {
 	return s
 }
 
-// listOf returns addresses or prefixes in the syntax of a list.
+// listOf returns addresses or prefixes written as a list.
 func listOf[T interface{ String() string }](all []T) string {
 	var words []string
 	for _, v := range all {
@@ -301,7 +311,7 @@ func listOf[T interface{ String() string }](all []T) string {
 	return braces(words)
 }
 
-// checkCompanions checks the dependencies between the statements of companions.
+// checkCompanions checks how the statements about companions depend on each other.
 func checkCompanions(k *checker) {
 	var serve, lookup *Companion
 	targets := map[string]Pos{}
@@ -320,7 +330,7 @@ func checkCompanions(k *checker) {
 			lookup = c
 			continue
 		}
-		target := c.Target + " " + c.Argument
+		target := c.Name()
 		if before, ok := targets[target]; ok {
 			k.errorf(c.Pos, "", "this target is a duplicate of %s", before)
 		}
@@ -336,8 +346,11 @@ func checkCompanions(k *checker) {
 
 // Name identifies the companion in the status, in logs and on the command line.
 func (c *Companion) Name() string {
-	if c.Role == RoleSync {
+	switch c.Role {
+	case RoleSync:
 		return string(c.Role) + " " + c.Target + " " + c.Argument
+	case RoleForward:
+		return c.forwardName()
 	}
 	return string(c.Role)
 }

@@ -8,7 +8,7 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// Settings are the settings of a configuration, including defaults.
+// Settings holds a configuration's settings, including defaults.
 type Settings struct {
 	Mode         Mode          // Observe if not set
 	Store        string        // directory; empty if not set
@@ -16,12 +16,14 @@ type Settings struct {
 	Budget       int64         // bytes; 512M if not set
 	ASN          string        // path; empty if not set
 	Country      string        // path; empty if not set
-	Contact      string        // contact for senders; empty if not set
-	Privacy      Privacy       // PrivacyFull if not set
+	ASNFrom      Download
+	CountryFrom  Download
+	Contact      string  // contact for senders; empty if not set
+	Privacy      Privacy // PrivacyFull if not set
 	Log          Log
 	OwnNames     []string
 	OwnAddresses []netip.Prefix
-	Gateways     []netip.Prefix // addresses that many hosts share
+	Gateways     []netip.Prefix // addresses shared by many hosts
 	Delimiter    byte           // character between a mailbox and its detail; + if not set
 	// RunDir is the directory of the companions' socket; empty if not set.
 	RunDir     string
@@ -30,13 +32,13 @@ type Settings struct {
 	Lookups    []*Lookup
 }
 
-// The defaults of the store statement.
+// Defaults of the store statement.
 const (
 	DefaultKeep   = 90 * day
 	DefaultBudget = 512 << 20
 )
 
-// Settings returns the settings of the configuration.
+// Settings returns the configuration's settings.
 func (c *Config) Settings() Settings {
 	s := Settings{Keep: DefaultKeep, Budget: DefaultBudget, Delimiter: '+'}
 	for _, st := range c.All() {
@@ -64,9 +66,9 @@ func (c *Config) Settings() Settings {
 				s.Budget = set.Budget
 			}
 		case "asn":
-			s.ASN = set.Text
+			s.ASN, s.ASNFrom = set.Text, set.Download
 		case "country":
-			s.Country = set.Text
+			s.Country, s.CountryFrom = set.Text, set.Download
 		case "contact":
 			s.Contact = set.Text
 		case "privacy":
@@ -94,27 +96,28 @@ func (c *Config) Settings() Settings {
 	return s
 }
 
-// Options contains the functions that a policy needs.
+// Options holds the functions that a policy needs.
 type Options struct {
 	// Load loads a table that is not inline. If Load returns nil, conditions on the
 	// table are unknown. If Load itself is nil, only inline tables are loaded.
 	Load func(Source) (Table, error)
 }
 
-// A Source is the source of the entries of a table: a file or a shipped list. A shipped
-// list has the name of the table.
+// A Source is where a table's entries come from: a file, or the shipped list of the
+// same name as the table.
 type Source struct {
 	Table   string
 	Builtin bool
 	File    string // as written in the configuration
-	Format  string // format of the file; empty for detection
+	Format  string // file format; empty to detect it
 	Param   string
+	Download
 	Pos     Pos
 	Exempts bool // the table is used only for exemptions
 }
 
-// A Policy is a compiled configuration. A Policy is read-only and is safe for
-// concurrent use.
+// A Policy is a compiled configuration. A Policy is read-only and safe for concurrent
+// use.
 type Policy struct {
 	Settings
 	config    *Config
@@ -123,7 +126,7 @@ type Policy struct {
 	weights   []weight
 	passes    []pass
 	rules     []rule
-	phases    [smtp.NumPhases][]int // indexes of the rules of each phase
+	phases    [smtp.NumPhases][]int // indexes of each phase's rules
 	tags      []string
 
 	// Holds contains, for each phase and list in Lookups, the maximum time from the start
@@ -146,7 +149,7 @@ type pass struct {
 type rule struct {
 	tree      *Rule
 	listeners uint64 // 0 for all
-	auth      bool   // a condition on auth makes the rule apply to authenticated sessions
+	auth      bool   // the rule applies to authenticated sessions, because it has a condition on auth
 	sticky    bool
 	shield    shield
 	ladder    []time.Duration
@@ -155,8 +158,8 @@ type rule struct {
 	conds     []cond
 }
 
-// Compile checks and compiles c. The warnings are the warnings of Check. The error is
-// of type Errors.
+// Compile checks and compiles c. The warnings come from Check. The error is of type
+// Errors.
 func Compile(c *Config, o Options) (p *Policy, warnings Errors, err error) {
 	k := c.check()
 	if warnings, err = k.result(); err != nil {
@@ -177,8 +180,8 @@ func Compile(c *Config, o Options) (p *Policy, warnings Errors, err error) {
 	}
 	tableTraps(k, p.tables)
 	warnings, _ = k.result()
-	// Compile the declarations first, because rules may precede the declarations of
-	// their tables and listeners.
+	// Compile the declarations first, because rules may precede the tables and
+	// listeners that they use.
 	for _, s := range c.All() {
 		switch s := s.(type) {
 		case *Pass:
@@ -205,7 +208,7 @@ func load(file *Config, t *TableDecl, exempts bool, loadFile func(Source) (Table
 		srcs = append(srcs, Source{Table: t.Name, Builtin: true, Pos: t.Pos})
 	}
 	for _, f := range t.Files {
-		srcs = append(srcs, Source{Table: t.Name, File: f.Path, Format: f.Format, Param: f.Param, Pos: f.Pos, Exempts: exempts})
+		srcs = append(srcs, Source{Table: t.Name, File: f.Path, Format: f.Format, Param: f.Param, Download: f.Download, Pos: f.Pos, Exempts: exempts})
 	}
 	for _, s := range srcs {
 		if loadFile == nil {
@@ -240,7 +243,7 @@ func (p *Policy) addRule(s *Rule) {
 	p.rules = append(p.rules, r)
 }
 
-// listenerSet returns the set that contains only the named listener.
+// listenerSet returns the set of just the named listener.
 func (p *Policy) listenerSet(name string) uint64 {
 	for i, l := range p.listeners {
 		if l.Name == name {
@@ -273,8 +276,8 @@ func (p *Policy) conds(trees []*Cond) []cond {
 			}
 		}
 	}
-	// If the name of a hosting provider fails FCrDNS, the evidence cloud is of low
-	// confidence. A rule that requires the evidence and the failure must accept low
+	// If a hosting provider's name fails FCrDNS, the cloud evidence has low confidence.
+	// A rule that requires both the evidence and the failure must accept low
 	// confidence.
 	if slices.ContainsFunc(list, func(c cond) bool { return c.tree.Word == "fcrdns" && c.lacksName() }) {
 		for i := range list {
@@ -285,7 +288,7 @@ func (p *Policy) conds(trees []*Cond) []cond {
 	return list
 }
 
-// lacksName reports whether a condition on FCrDNS matches a failure of FCrDNS.
+// lacksName reports whether a condition on FCrDNS matches if FCrDNS fails.
 func (c *cond) lacksName() bool { return (c.states&(1<<smtp.FCrDNSFail) != 0) != c.not }
 
 func (c *cond) add(v Value, envelope bool) {
@@ -306,8 +309,8 @@ func (p *Policy) InMode(m Mode) *Policy {
 	return &other
 }
 
-// Only returns a copy of p without all rules except the named one. The copy keeps all
-// pass statements, weights and tables. If the rule does not exist, Only returns nil.
+// Only returns a copy of p in which the named rule is the only rule. All pass
+// statements, weights and tables are kept. If there is no such rule, Only returns nil.
 func (p *Policy) Only(name string) *Policy {
 	other := *p
 	other.rules, other.phases = nil, [smtp.NumPhases][]int{}
@@ -329,7 +332,7 @@ func (p *Policy) Only(name string) *Policy {
 // String returns the configuration in its canonical form.
 func (p *Policy) String() string { return p.config.String() }
 
-// Rules returns the rules in their order.
+// Rules returns the rules in order.
 func (p *Policy) Rules() []*Rule {
 	list := make([]*Rule, len(p.rules))
 	for i := range p.rules {
@@ -338,9 +341,9 @@ func (p *Policy) Rules() []*Rule {
 	return list
 }
 
-// Submission reports whether the listener dst is for the mail clients of users. A
-// submission listener has port 465 or 587 (RFC 8314, RFC 6409), or the name submission.
-// Mail clients of users greet with any name.
+// Submission reports whether the listener dst is for users' mail clients, which greet
+// with any name. A submission listener has port 465 or 587 (RFC 8314, RFC 6409), or is
+// named submission.
 func (p *Policy) Submission(dst netip.AddrPort) bool {
 	if dst.Port() == 465 || dst.Port() == 587 {
 		return true
@@ -348,8 +351,7 @@ func (p *Policy) Submission(dst netip.AddrPort) bool {
 	return p != nil && slices.ContainsFunc(p.listeners, func(l *Listener) bool { return l.Name == "submission" && l.match(dst) })
 }
 
-// Table returns the named table, or nil. A source of the table that is not loaded
-// matches nothing.
+// Table returns the named table, or nil. Sources that are not loaded match nothing.
 func (p *Policy) Table(name string) Table {
 	if t, ok := p.tables[name]; ok {
 		return t
@@ -357,9 +359,8 @@ func (p *Policy) Table(name string) Table {
 	return nil
 }
 
-// Phases returns the phases in which the caller must evaluate the policy. The set
-// contains the phases of all rules. For a sticky decision, the set also contains all
-// later phases.
+// Phases returns the phases in which the caller must evaluate the policy: the phases of
+// all rules and, if a rule's decision is sticky, all later phases.
 func (p *Policy) Phases() (set smtp.PhaseSet) {
 	for i := range p.rules {
 		r := &p.rules[i]
@@ -371,7 +372,7 @@ func (p *Policy) Phases() (set smtp.PhaseSet) {
 	return set
 }
 
-// Needs describes the facts that a policy uses and smtpd does not report.
+// Needs describes which facts a policy uses that smtpd does not report.
 type Needs struct {
 	ASN      bool
 	Country  bool
@@ -381,7 +382,7 @@ type Needs struct {
 	Names    bool // senders, recipients or users, which may be hashed in records
 }
 
-// A Window describes a count across sessions in a rule.
+// A Window describes a count across sessions that a rule uses.
 type Window struct {
 	Evidence Evidence
 	Window   time.Duration

@@ -17,17 +17,17 @@ type condition struct {
 	word  string
 	alias string // accepted as a spelling of word, but never written
 	args  string // syntax of the arguments, for the manual and for errors
-	// from and to are the first and the last phase in which the fact is known.
+	// from and to are the first and last phase in which the fact is known.
 	from, to smtp.Phase
 	parse    func(*line, *Cond) *Error
 	over     bool // the condition compares a number with Cond.Over
 	// changes reports whether the fact may change during the session. A decision that
 	// depends on a changing fact applies only in its phase.
 	changes  bool
-	envelope bool // the names are patterns for mail addresses
+	envelope bool // names are patterns for mail addresses
 	match    func(*cond, *Facts) Truth
 	fact     func(*Cond, *Facts) string // describes the fact
-	say      func(*Cond) string         // describes the condition as a verb phrase with the host as its subject
+	say      func(*Cond) string         // describes the condition as a verb phrase whose subject is the host
 }
 
 var conditions = []condition{
@@ -90,14 +90,14 @@ const (
 	maxScore  = 1000
 	maxOver   = 1_000_000
 	maxWindow = 90 * day
-	// maxOverTime is the maximum threshold of a count across sessions. A count across
-	// sessions is stored in a few bytes.
+	// maxOverTime is the maximum threshold of a count across sessions, which is stored
+	// in a few bytes.
 	maxOverTime = 50_000
 )
 
 func noArgs(*line, *Cond) *Error { return nil }
 
-// needs returns a function that parses a value or a list of values.
+// needs returns a function that parses one value or a list of values.
 func needs(what string, value valueFunc) func(*line, *Cond) *Error {
 	return func(l *line, c *Cond) (err *Error) {
 		c.Values, err = l.values(what, value)
@@ -123,11 +123,11 @@ func parseEvidence(l *line, c *Cond) *Error {
 	})
 }
 
-// fcrdnsStates contains the arguments of fcrdns.
+// fcrdnsStates lists the arguments of fcrdns.
 var fcrdnsStates = []string{smtp.FCrDNSPass.String(), smtp.FCrDNSFail.String(), smtp.FCrDNSError.String()}
 
 func parseFCrDNS(l *line, c *Cond) (err *Error) {
-	// After fcrdns, `pass` is a state of FCrDNS and not the action.
+	// After fcrdns, `pass` is an FCrDNS state rather than the action.
 	if t := l.peek(); slices.Index(fcrdnsStates, t.text) < 0 && !t.is("{") {
 		c.Values = []Value{{Pos: c.Pos, Kind: WordValue, Text: "pass"}}
 		return nil
@@ -184,9 +184,9 @@ func parseCount(l *line, c *Cond) *Error {
 	return nil
 }
 
-// span returns the first and the last phase in which c is known. A list of evidence is
-// known in the first phase in which any of its tokens is possible. A negated list is
-// known in the first phase in which all of its tokens are possible.
+// span returns the first and last phase in which c is known. A list of evidence is
+// known once any of its tokens is possible. For a negated list, all tokens must be
+// possible.
 func (c *Cond) span() (first, last smtp.Phase) {
 	row := conditionByWord(c.Word)
 	first, last = row.from, row.to
@@ -213,8 +213,8 @@ func (c *Cond) span() (first, last smtp.Phase) {
 // sayWord returns a function that describes a condition without values.
 func sayWord(text string) func(*Cond) string { return func(*Cond) string { return text } }
 
-// sayValues returns a function that describes a condition with values. The text before
-// precedes values, and the text listed precedes a table.
+// sayValues returns a function that describes a condition with values. Values are
+// preceded by the before text, and a table by the listed text.
 func sayValues(before, listed string) func(*Cond) string {
 	return func(c *Cond) string {
 		var items, all []string
@@ -292,7 +292,7 @@ func sayEvidence(c *Cond) string {
 
 func sayScore(c *Cond) string { return "has more than " + text.Plural(c.Over, "point") }
 
-// recipientsSay contains descriptions of counts of recipients.
+// recipientsSay describes counts of recipients.
 var recipientsSay = map[Evidence]string{
 	UnknownRecipient: "writes to more than %d recipients that do not exist",
 	Backscatter:      "sends bounces to more than %d recipients that do not exist",

@@ -19,7 +19,7 @@ var phaseSays = [...]string{
 	smtp.PhaseEnd:      "after it has disconnected",
 }
 
-// decisionSays describes each decision as a verb phrase with the host as its subject.
+// decisionSays describes each decision as a verb phrase whose subject is the host.
 var decisionSays = [...]string{
 	smtp.Proceed:    "is accepted",
 	smtp.Junk:       "has its messages marked as junk",
@@ -27,8 +27,8 @@ var decisionSays = [...]string{
 	smtp.Disconnect: "is rejected and disconnected",
 }
 
-// Describe writes the policy in plain English for the senders of mail. The text lists
-// the exempt clients, the reasons and durations of rejections, and the contact.
+// Describe explains the policy to senders of mail in plain English. The text lists the
+// exempt clients, the reasons and durations of rejections, and the contact.
 func (p *Policy) Describe(w io.Writer) error {
 	d := &describer{Policy: p}
 	d.title("Mail that this server rejects")
@@ -100,7 +100,7 @@ const columns = 76
 func (d *describer) para(s string) { wrap(&d.out, "", s) }
 func (d *describer) item(s string) { wrap(&d.out, "- ", s) }
 
-// wrap writes lead and s, and aligns further lines with the start of s.
+// wrap writes lead and s, aligning further lines with the start of s.
 func wrap(out *strings.Builder, lead, s string) {
 	out.WriteString(text.Wrap(lead+strings.Join(strings.Fields(s), " "), columns, len(lead)) + "\n")
 }
@@ -116,7 +116,7 @@ func (d *describer) rules(title string, rules []*Rule) {
 	}
 }
 
-// DescribeRule describes a rule as a continuation of "A host that".
+// DescribeRule describes a rule in words that follow "A host that".
 func (p *Policy) DescribeRule(r *Rule) string { return (&describer{Policy: p}).rule(r) }
 
 func (d *describer) rule(r *Rule) string {
@@ -155,7 +155,7 @@ func (d *describer) rule(r *Rule) string {
 	return s + d.tables(r.Conds) + " (rule " + r.Name + ")"
 }
 
-// sayConds describes conditions as a continuation of "A host that".
+// sayConds describes conditions in words that follow "A host that".
 func sayConds(cs []*Cond) string {
 	var yes, no []string
 	for _, c := range cs {
@@ -183,7 +183,7 @@ func and(items []string) string {
 	return strings.Join(items[:len(items)-1], ", ") + " and " + items[len(items)-1]
 }
 
-// tables describes the tables that conditions use.
+// tables describes the tables used by conditions.
 func (d *describer) tables(cs []*Cond) string {
 	text := ""
 	for _, c := range cs {
@@ -244,7 +244,7 @@ func (d *describer) listener(name string) string {
 	return name
 }
 
-// exceptions returns a sentence that lists the rules for authenticated users.
+// exceptions returns a sentence about the rules for authenticated users.
 func (d *describer) exceptions() string {
 	var names []string
 	for _, r := range d.Rules() {
@@ -258,7 +258,7 @@ func (d *describer) exceptions() string {
 	return " Only rules about logins apply to them: " + strings.Join(names, ", ") + "."
 }
 
-// points writes the points for each kind of evidence.
+// points writes how many points each kind of evidence scores.
 func (d *describer) points() {
 	if len(d.weights) == 0 {
 		return
@@ -273,7 +273,7 @@ func (d *describer) points() {
 	d.para("Evidence that is likely but not proven counts half.")
 }
 
-// durations writes the duration of rejections.
+// durations writes how long rejections last.
 func (d *describer) durations(rules []*Rule) {
 	var sticky, once, temporary, bans bool
 	for _, r := range rules {

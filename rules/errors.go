@@ -6,8 +6,8 @@ import (
 	"unicode/utf8"
 )
 
-// Pos is a position in a configuration file. Lines and columns count from 1. A column
-// is a character, even if the character is a tab.
+// Pos is a position in a configuration file. Lines and columns start at 1. Each
+// character is one column, even a tab.
 type Pos struct {
 	File   string
 	Line   int
@@ -22,7 +22,7 @@ type Error struct {
 	Msg     string
 	Hint    string // remedy; may be empty
 	Source  string // line of the file, without its line end
-	Warning bool   // the policy is valid, but is probably a mistake
+	Warning bool   // the policy is valid but probably mistaken
 }
 
 // Error returns `file:line:column: message`.
@@ -51,9 +51,8 @@ func (e *Error) Detail() string {
 // maxExcerpt is the maximum length of an excerpt, in characters.
 const maxExcerpt = 120
 
-// excerpt returns the text of line around column, in a form that is safe for a
-// terminal. The second result is the white space before a caret, including the tabs of
-// the line.
+// excerpt returns the part of line around column, made safe for a terminal. The second
+// result is the white space that puts a caret below the column, including any tabs.
 func excerpt(line string, column int) (part, caret string) {
 	runes := []rune(line)
 	at := min(max(column-1, 0), len(runes))
@@ -85,10 +84,10 @@ func excerpt(line string, column int) (part, caret string) {
 	return text.String(), blanks.String()
 }
 
-// Errors is a list of errors in the order of the files.
+// Errors is a list of errors in file order.
 type Errors []*Error
 
-// Error returns one line for each error.
+// Error returns a line for each error.
 func (es Errors) Error() string {
 	lines := make([]string, len(es))
 	for i, e := range es {
@@ -97,7 +96,7 @@ func (es Errors) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// Unwrap returns the errors for errors.As.
+// Unwrap returns the individual errors, for errors.As.
 func (es Errors) Unwrap() []error {
 	list := make([]error, len(es))
 	for i, e := range es {
@@ -115,8 +114,8 @@ func (es Errors) Detail() string {
 	return b.String()
 }
 
-// didYouMean returns a hint with the word most similar to wrong. If no word is similar,
-// the hint lists all words.
+// didYouMean returns a hint with the word most similar to the wrong word. If no word is
+// similar, the hint lists all of them.
 func didYouMean(wrong string, words []string) string {
 	if best := Nearest(wrong, words); best != "" {
 		return "did you mean `" + best + "`?"
@@ -131,8 +130,8 @@ func didYouMean(wrong string, words []string) string {
 	return "valid are: " + strings.Join(words, ", ")
 }
 
-// Nearest returns the word most similar to the mistyped word wrong. If no word is
-// similar, Nearest returns "".
+// Nearest returns the word most similar to the mistyped word wrong, or "" if no word is
+// similar.
 func Nearest(wrong string, words []string) string {
 	best, least := "", 3
 	for _, w := range words {
@@ -145,7 +144,7 @@ func Nearest(wrong string, words []string) string {
 }
 
 // distance returns the number of typing mistakes between a and b. A mistake is an
-// inserted, omitted or changed letter, or a swap of two neighbours. The algorithm is
+// inserted, omitted or changed letter, or two swapped neighbours. The algorithm is
 // optimal string alignment.
 func distance(a, b string) int {
 	if len(a) > 64 || len(b) > 64 {
@@ -174,12 +173,12 @@ func distance(a, b string) int {
 
 // A removedWord is a word of an earlier version, with its replacement.
 type removedWord struct {
-	word, arg string // an empty arg means any argument
+	word, arg string // if arg is empty, any argument
 	hint      string
 }
 
-// removedWords contains words that were valid in earlier versions. The parser searches
-// the list only for an invalid word.
+// removedWords lists words that were valid in earlier versions. The parser looks here
+// only if a word is invalid.
 var removedWords = []removedWord{
 	{"privacy", "default", "privacy default is now: privacy full"},
 	{"privacy", "strict", "privacy strict is now: privacy hashed"},
@@ -199,5 +198,5 @@ func replacement(word, arg string) string {
 	return ""
 }
 
-// runeCount returns the number of columns of s, as Pos counts them.
+// runeCount returns how many columns s takes, as Pos counts them.
 func runeCount(s string) int { return utf8.RuneCountInString(s) }

@@ -10,41 +10,40 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// An Outcome is the decision and the other effects of the rules in one phase.
+// An Outcome is the decision and the other effects of the rules in a phase.
 type Outcome struct {
 	Rule     *Rule // rule that made the decision, or nil
 	Decision smtp.Decision
-	Text     string // reply of Reject and Disconnect, without the reference: see Reply
+	Text     string // reply of Reject and Disconnect, without the reference; see Reply
 	// Sticky reports whether the decision applies to the rest of the session. The
 	// caller must repeat a sticky decision in every later phase that allows it. A
 	// sticky decision is not repeated if a pass statement matches or the client has
-	// logged in. A more severe decision of Eval replaces a sticky decision.
+	// logged in. A more severe decision of Eval replaces the sticky decision.
 	Sticky bool
-	Delay  time.Duration // delay of the answer
-	// Ban contains the durations of bans for consecutive offences of the source.
+	Delay  time.Duration // how long to delay the answer
+	// Ban lists the durations of bans for the source's consecutive offences.
 	Ban     []time.Duration
-	BanRule *Rule // rule that contains the ban
+	BanRule *Rule // rule that imposes the ban
 }
 
-// Empty reports whether o lacks a decision, a delay and a ban.
+// Empty reports whether o has no decision, no delay and no ban.
 func (o *Outcome) Empty() bool { return o.Rule == nil && o.Delay == 0 && o.BanRule == nil }
 
-// A Verdict is the result of a policy in one phase.
+// A Verdict is the result of a policy in a phase.
 type Verdict struct {
 	Phase smtp.Phase
 	// Pass is the pass statement that matched, or nil. If Pass is set, no rule applies.
 	Pass *Pass
-	// Act is the outcome to enforce. In mode observe, Act is empty.
+	// Act is the outcome to enforce. Act is empty in observe mode.
 	Act Outcome
-	// Would is the outcome that is observed and not enforced. In mode observe, Would is
-	// the outcome of all rules. In mode enforce, Would is the outcome of the rules
-	// marked observe.
+	// Would is the outcome that is only observed. In observe mode, this is the outcome
+	// of all rules; in enforce mode, the outcome of the rules marked observe.
 	Would Outcome
 	// Withheld is the first decision that was withheld because of the client's
 	// standing.
 	Withheld Outcome
-	// Unsure reports whether a table that is not loaded leaves a pass statement
-	// undecided. Decisions are then temporary, and no client is banned.
+	// Unsure reports whether a pass statement is undecided because a table is not
+	// loaded. Decisions are then temporary, and no client is banned.
 	Unsure bool
 	// Score is the number of points that rules added in this phase. The caller must add
 	// Score to Facts.Score. Total is the sum of Score, Facts.Score and the points for
@@ -70,14 +69,14 @@ func (p *Policy) TagNames(s TagSet) (names []string) {
 }
 
 // Eval evaluates the policy on f in phase f.Phase. If a pass statement matches, no rule
-// applies. Otherwise Eval evaluates the rules in order, until a rule makes a decision.
-// The effects of earlier rules that match also count.
+// applies. Otherwise the rules are evaluated in order until one makes a decision. The
+// effects of earlier matching rules also count.
 //
 // Rules marked observe make no decision, and their scores and tags do not count.
-// Mode observe therefore reports exactly the decisions of mode enforce.
+// Observe mode therefore reports exactly the decisions of enforce mode.
 //
-// If a table that is not loaded leaves a pass statement undecided, decisions are
-// temporary. The type shield describes the exemptions of trusted clients.
+// If a pass statement is undecided because a table is not loaded, decisions are
+// temporary. The shield type describes how trusted clients are exempt.
 func (p *Policy) Eval(f *Facts) (v Verdict) {
 	v.Phase = f.Phase
 	p.prepare(f)
@@ -136,8 +135,8 @@ func (p *Policy) Eval(f *Facts) (v Verdict) {
 	return v
 }
 
-// or returns an outcome with the decision of o and with the effects of o and other. If
-// o makes no decision, the outcome has the decision of other.
+// or merges two outcomes: their effects, and the decision of o. If o has no decision,
+// the other outcome's decision is used.
 func (o Outcome) or(other Outcome) Outcome {
 	if o.Rule == nil {
 		o.Rule, o.Decision, o.Text, o.Sticky = other.Rule, other.Decision, other.Text, other.Sticky
@@ -149,7 +148,7 @@ func (o Outcome) or(other Outcome) Outcome {
 	return o
 }
 
-// longer reports whether the first ban of a is longer than the first ban of b.
+// longer reports whether the first ban in a is longer than the first in b.
 func longer(a, b []time.Duration) bool {
 	return len(a) > 0 && (len(b) == 0 || a[0] > b[0])
 }
@@ -168,8 +167,8 @@ func (o *Outcome) apply(r *rule, temporary bool) {
 	}
 }
 
-// Temper removes the ban of o and makes its rejection temporary. The decision junk
-// becomes proceed.
+// Temper removes o's ban and makes its rejection temporary. A junk decision becomes
+// proceed.
 func (o *Outcome) Temper() {
 	o.Ban, o.BanRule = nil, nil
 	switch {
@@ -182,13 +181,13 @@ func (o *Outcome) Temper() {
 
 // A shield is the degree to which trusted clients are exempt from a rule. Trusted
 // clients are exempt because lists, names, AS numbers, countries and scores may match
-// legitimate senders. The words `even trusted` in a rule end the exemption.
+// legitimate senders. A rule with `even trusted` does not exempt trusted clients.
 type shield uint8
 
 const (
-	shieldNone      shield = iota // no exemption, for example from a rule on the envelope
+	shieldNone      shield = iota // no exemption, for example for a rule on the envelope
 	shieldTemporary               // temporary decision without a ban, for a rule on behaviour
-	shieldFull                    // no decision, for a rule on the identity of the client
+	shieldFull                    // no decision, for a rule on the client's identity
 )
 
 // Shielded reports whether trusted clients are completely or partly exempt from r.
@@ -209,13 +208,14 @@ func (r *Rule) Has(e Evidence) bool {
 	})
 }
 
-// countsRecipients reports whether c counts recipients. The result depends on the
-// current recipient, because counts do not apply to a recipient that is known to exist.
+// countsRecipients reports whether c counts recipients. A condition that counts
+// recipients depends on the current recipient, because it ignores a recipient that is
+// known to exist.
 func (c *Cond) countsRecipients() bool {
 	return c.Word == "count" && TokenByName(c.Values[0].Text).Evidence&ofRecipients != 0
 }
 
-// shield returns the degree to which trusted clients are exempt from r.
+// shield returns how far trusted clients are exempt from r.
 func (r *Rule) shield() shield {
 	if r.EvenTrusted || r.Has(AuthFailure|AuthSpray|AuthUnsupported) {
 		return shieldNone // accepted mail does not exempt a client from rules on brute force
@@ -235,7 +235,7 @@ func (r *Rule) shield() shield {
 	return s
 }
 
-// prepare computes the listeners and the score of the session for all rules.
+// prepare computes the session's listeners and score for all rules.
 func (p *Policy) prepare(f *Facts) {
 	f.listeners = 0
 	for i, l := range p.listeners {
@@ -288,27 +288,27 @@ func passing(conds []cond, f *Facts) (yes, missing bool) {
 	return !missing, missing
 }
 
-// A Trace is the evaluation of one pass statement or rule.
+// A Trace shows how a pass statement or rule was evaluated.
 type Trace struct {
 	Statement Statement // *Pass or *Rule
-	Skipped   string    // reason for which the statement was not evaluated, or empty
+	Skipped   string    // why the statement was not evaluated; empty if it was
 	Conds     []CondTrace
 	Matched   bool // all conditions match
 	Withheld  bool // the statement matched, but the client's standing exempts the client
-	Decided   bool // the statement made the decision, or would make the decision in mode enforce
+	Decided   bool // the statement made the decision, or would have in enforce mode
 }
 
-// A CondTrace is the evaluation of one condition.
+// A CondTrace shows how a condition was evaluated.
 type CondTrace struct {
 	Cond *Cond
 	Fact string // fact, quoted
 	// Answer is the result of the condition, after negation.
 	Answer Truth
-	// Hashed reports whether a hash in the record makes Answer unknown.
+	// Hashed reports whether Answer is unknown because the record holds a hash.
 	Hashed bool
 }
 
-// Explain is Eval with a trace of every pass statement and rule of the phase.
+// Explain is Eval with a trace of every pass statement and rule in the phase.
 func (p *Policy) Explain(f *Facts) (Verdict, []Trace) { return p.explain(f, true) }
 
 // Answers returns the traces of Explain without the texts of the facts.

@@ -223,7 +223,7 @@ func TestConditions(t *testing.T) {
 			if not != "" {
 				want = want.Not()
 			}
-			// The auth condition is always false. A condition on auth makes the rule
+			// The auth condition is always false here. An auth condition makes the rule
 			// apply to exempt sessions.
 			p := compile(t, "asn \"x\"\ncountry \"x\"\nlookup bl dnsbl \"bl.example.org\" codes 127.0.0.2\nlookup two dnsbl \"bl.example.net\" codes 127.0.0.2\nrule r phase rcpt-to match "+not+tt.cond+" auth /^no such user$/ tag a")
 			_, traces := p.Explain(&f)
@@ -239,8 +239,8 @@ func TestConditions(t *testing.T) {
 	}
 }
 
-// TestConditionsBeforeTheirPhase checks that conditions on facts of later phases are
-// unknown. Only pass statements can have such conditions.
+// TestConditionsBeforeTheirPhase checks that conditions are unknown if their facts
+// belong to a later phase. Only pass statements can have such conditions.
 func TestConditionsBeforeTheirPhase(t *testing.T) {
 	for _, cond := range []string{"helo x", "mail-from x", "rcpt-to x", "auth", "tls", "evidence helo-own-name", "count harvest > 0"} {
 		for _, not := range []string{"", "!"} {
@@ -341,7 +341,7 @@ func TestEval(t *testing.T) {
 			if v.Act.Rule == nil && v.Act.Decision != smtp.Proceed {
 				t.Errorf("decision %s without a rule", v.Act.Decision)
 			}
-			// A second evaluation and Explain return the same result.
+			// Evaluating again, or with Explain, must give the same result.
 			if again := p.Eval(&f); !reflect.DeepEqual(v, again) {
 				t.Errorf("again: %+v, was %+v", again, v)
 			}

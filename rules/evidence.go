@@ -1,12 +1,12 @@
 // Package rules implements the evidence tokens and the policy language of
 // scanwatch.conf(5).
 //
-// Parse parses a file into a tree. Check finds errors and probable mistakes in the
-// tree. Compile compiles the tree into a Policy. In each phase of a session, the
-// Policy evaluates the Facts and returns a Verdict.
+// Parse parses a file into a tree. Check finds errors and likely mistakes in the tree.
+// Compile compiles the tree into a Policy. In each phase of a session, the Policy
+// evaluates the Facts and returns a Verdict.
 //
 // The package does not depend on the protocol, the clock or the disk. Callers pass
-// functions that read files. Facts contains the counts and the results of lookups.
+// functions that read files. Facts holds counts and the results of lookups.
 package rules
 
 import (
@@ -19,8 +19,8 @@ import (
 // Evidence is a set of evidence tokens, one bit each.
 type Evidence uint64
 
-// The tokens. The names of tokens are stable, because logs, rules, records and exports
-// contain them. The numbers of tokens may change, and are used only within the process.
+// The tokens. The names of tokens are stable, because they appear in logs, rules,
+// records and exports. The numbers may change; they are used only within the process.
 const (
 	Scanner Evidence = 1 << iota
 	Cloud
@@ -61,19 +61,19 @@ const (
 	Listed
 )
 
-// A Token describes one kind of evidence.
+// A Token describes a kind of evidence.
 type Token struct {
 	Evidence Evidence
 	Name     string
-	// Means is the meaning of the evidence: a verb phrase with the host as its subject.
+	// Means is the meaning of the evidence: a verb phrase whose subject is the host.
 	Means string
 	// From is the first phase in which the evidence is possible. Evidence from earlier
 	// sessions is possible in smtp.PhaseConnect.
 	From smtp.Phase
 }
 
-// Tokens contains all tokens. To add a token, add a constant and a row. The manual, the
-// report and the policy language use the names and meanings.
+// Tokens lists all tokens. To add a token, add a constant and a row. Names and meanings
+// appear in the manual, in reports and in the policy language.
 var Tokens = []Token{
 	{Scanner, "scanner", "belongs to a known scanning organisation", smtp.PhaseConnect},
 	{Cloud, "cloud", "is a rented host of a cloud provider", smtp.PhaseConnect},
@@ -114,8 +114,8 @@ var Tokens = []Token{
 	{Listed, "listed", "is in a DNS block list", smtp.PhaseConnect},
 }
 
-// conduct is the evidence on the behaviour of a client. Other evidence concerns the
-// name, address, AS or country of the client.
+// conduct is the evidence about how a client behaves. All other evidence is about the
+// client's name, address, AS or country.
 const conduct = BotnetHelo | TalksHTTP | TalksSSH | TalksTLS | TalksBinary | UnknownCommand | SyntaxError | Pipelining | EarlyTalker |
 	RelayProbe | UnknownRecipient | Harvest | ProbedRecipient | AuthFailure | AuthUnsupported | AuthSpray | NoMail | Abandoned |
 	Flood | Backscatter | AccountAbuse | HeloChanged | RecipientFlood

@@ -9,7 +9,7 @@ import (
 	"scanwatch/internal/text"
 )
 
-// A fact function returns the fact of a condition as text. Text from the network is
+// A fact function describes the fact that a condition checks. Text from the network is
 // quoted and truncated.
 
 func factSrc(_ *Cond, f *Facts) string {
@@ -133,7 +133,7 @@ func factTLS(_ *Cond, f *Facts) string {
 	return "no TLS"
 }
 
-// maxFact is the maximum length of a text in a fact, in bytes.
+// maxFact is the maximum length of a text within a fact, in bytes.
 const maxFact = 100
 
 func quoteFact(b []byte) string {

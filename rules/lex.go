@@ -19,7 +19,7 @@ const (
 	signToken               // one of { } , = > !
 )
 
-// A token is a word of a line. The text contains neither quotes nor escapes.
+// A token is a word in a line. The text of a token has no quotes or escapes.
 type token struct {
 	kind kind
 	text string
@@ -31,7 +31,7 @@ func (t token) is(text string) bool {
 	return (t.kind == signToken || t.kind == wordToken) && t.text == text
 }
 
-// String returns t in the syntax of a file.
+// String returns t as written in a file.
 func (t token) String() string {
 	switch t.kind {
 	case stringToken:
@@ -51,7 +51,7 @@ var quotes = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
 func quote(s string) string { return `"` + quotes.Replace(s) + `"` }
 
 // slash encloses a regular expression in slashes, and escapes the slashes in it. A `\`
-// and the character after the `\` remain unchanged.
+// and the character after it are kept.
 func slash(re string) string {
 	var b strings.Builder
 	b.WriteByte('/')
@@ -70,8 +70,8 @@ func slash(re string) string {
 }
 
 // printable reports whether r is allowed in a file. Invisible characters and characters
-// that change the writing direction are not allowed. An invisible character could make
-// a line look like a different line.
+// that change the writing direction are not allowed, because they could make a line
+// look like a different one.
 func printable(r rune) bool { return r != utf8.RuneError && text.Visible(r) }
 
 func isWordByte(c byte) bool {
@@ -117,7 +117,7 @@ func newLexer(file, src string) *lexer {
 	return &lexer{file: file, lines: lines}
 }
 
-// source returns the physical line of pos.
+// source returns the physical line at pos.
 func (l *lexer) source(pos Pos) string {
 	if l != nil && pos.File == l.file && 1 <= pos.Line && pos.Line <= len(l.lines) {
 		return l.lines[pos.Line-1]
@@ -137,7 +137,7 @@ func (l *lexer) advance(n int) {
 }
 
 // line returns the tokens of the next logical line, which may be empty. After an error,
-// the method skips the rest of the logical line. At the end of the file, ok is false.
+// the rest of the logical line is skipped. At the end of the file, ok is false.
 func (l *lexer) line() (tokens []token, err *Error, ok bool) {
 	if l.at >= len(l.lines) {
 		return nil, nil, false
@@ -225,8 +225,7 @@ func wordLen(s string) int {
 	return n
 }
 
-// quoted parses a string. In the string, `\"` is a quotation mark and `\\` is a
-// backslash.
+// quoted parses a string, in which `\"` is a quotation mark and `\\` is a backslash.
 func (l *lexer) quoted(t token) (token, *Error) {
 	t.kind = stringToken
 	var b strings.Builder
@@ -255,8 +254,8 @@ func (l *lexer) quoted(t token) (token, *Error) {
 	return t, l.errorf("close it with `\"` on the same line", "the string is not closed")
 }
 
-// regex parses a regular expression. The escape `\/` is a slash, and other escapes
-// belong to the expression.
+// regex parses a regular expression. The escape `\/` is a slash; other escapes belong
+// to the expression.
 func (l *lexer) regex(t token) (token, *Error) {
 	t.kind = regexToken
 	var b strings.Builder

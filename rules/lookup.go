@@ -35,10 +35,10 @@ const KeyMark = "{key}"
 const (
 	// MaxLookups is the maximum number of lists, because each unknown client causes a
 	// question to each list.
-	MaxLookups = 8
-	maxRate    = 1000
-	minHold    = 10 * time.Millisecond
-	maxHold    = 400 * time.Millisecond
+	MaxLookups    = 8
+	maxLookupRate = 1000
+	minHold       = 10 * time.Millisecond
+	maxHold       = 400 * time.Millisecond
 )
 
 var (
@@ -75,7 +75,7 @@ func parseLookup(l *line) (Statement, *Error) {
 		case t.is("key") && s.Key == "":
 			s.Key, err = l.text("a file name")
 		case t.is("rate") && s.Rate == 0:
-			s.Rate, err = l.number("the rate", 1, maxRate)
+			s.Rate, err = l.number("the rate", 1, maxLookupRate)
 		case t.is("hold") && s.Hold == 0:
 			s.Hold, err = parseHold(l)
 		default:

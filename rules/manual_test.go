@@ -101,7 +101,7 @@ func TestManualWords(t *testing.T) {
 	for i := range conditions {
 		c := &conditions[i]
 		if c.word == "evidence" || c.word == "score" || c.word == "count" || c.from == c.to {
-			continue // the item of the statement describes the syntax in words
+			continue // the statement's item describes the syntax in words
 		}
 		_, entry, ok := strings.Cut(sections["condition"], ".It Ic "+c.word+"\n")
 		if !ok {
@@ -119,7 +119,7 @@ func TestManualWords(t *testing.T) {
 	}
 }
 
-// section returns a subsection of the manual.
+// section returns the subsection of the manual with the given title.
 func section(text, title string) string {
 	_, s, _ := strings.Cut(text, ".Ss "+title+"\n")
 	s, _, _ = strings.Cut(s, "\n.Ss ")

@@ -12,8 +12,8 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// A cond is a compiled condition. The row of the condition in the table determines the
-// fields in use.
+// A cond is a compiled condition. The condition's row in the table determines which
+// fields are used.
 type cond struct {
 	not         bool
 	first, last smtp.Phase
@@ -26,7 +26,7 @@ type cond struct {
 	tables    []Table // an element is nil if the table is not loaded
 	delimiter byte    // character between a mailbox and its detail
 	evidence  Evidence
-	weak      bool  // evidence with low confidence is sufficient
+	weak      bool  // low-confidence evidence is enough
 	states    uint8 // FCrDNS states, one bit each
 	listeners uint64
 	over      int
@@ -46,7 +46,7 @@ func (c *cond) eval(f *Facts) Truth {
 	return t
 }
 
-// A part is the part of a mail address that a pattern is compared with.
+// A part names the part of a mail address that a pattern is matched against.
 type part uint8
 
 const (
@@ -64,8 +64,8 @@ type pattern struct {
 	re     *regexp.Regexp
 }
 
-// newPattern returns the pattern of a value. If envelope is set, the pattern is for
-// mail addresses, and a text without an @ is a domain.
+// newPattern returns the pattern for a value. If envelope is set, the pattern is for
+// mail addresses, and text without an @ is a domain.
 func newPattern(v Value, envelope bool) pattern {
 	if v.Kind == RegexValue {
 		re, err := compileRegex(v.Text)
@@ -121,8 +121,7 @@ func lowerByte(c byte) byte {
 	return c
 }
 
-// equalFold reports whether b equals text, ignoring the case of b. text must be in
-// lower case.
+// equalFold reports whether b equals text, ignoring case. text must be in lower case.
 func equalFold(text string, b []byte) bool {
 	if len(text) != len(b) {
 		return false
@@ -167,8 +166,8 @@ func trimDot(b []byte) []byte {
 	return b
 }
 
-// ask returns Yes if a table of c matches. Otherwise ask returns Unknown if a table is
-// not loaded, and No if all tables are loaded.
+// ask returns Yes if one of c's tables matches. Otherwise it returns Unknown if a table
+// is not loaded, and No if all are.
 func (c *cond) ask(match func(Table) bool) Truth {
 	answer := No
 	for _, t := range c.tables {
@@ -194,7 +193,7 @@ func (c *cond) name(b []byte) Truth {
 	return c.ask(func(t Table) bool { return t.MatchName(b) })
 }
 
-// address compares c with a mail address. A table may contain the address or the
+// address compares c with a mail address. A table may list either the address or its
 // domain.
 func (c *cond) address(b []byte) Truth {
 	local, domain := b, []byte(nil)
@@ -213,7 +212,7 @@ func (c *cond) address(b []byte) Truth {
 		case localPart:
 			what = local
 		}
-		// The null sender consists of neither a local part nor a domain.
+		// The null sender has neither a local part nor a domain.
 		if (p.part == whole || len(b) > 0) && p.match(what) {
 			return Yes
 		}
@@ -238,8 +237,8 @@ func matchSrc(c *cond, f *Facts) Truth {
 func matchListener(c *cond, f *Facts) Truth { return truth(f.listeners&c.listeners != 0) }
 
 func matchRDNS(c *cond, f *Facts) Truth {
-	// An empty name may be the result of a DNS error. A truncated name may lack its
-	// domain.
+	// The name may be empty because of a DNS error. If it is truncated, its domain may
+	// be missing.
 	if len(f.RDNS) == 0 || f.RDNSCut {
 		return Unknown
 	}
@@ -334,8 +333,8 @@ func matchHelo(c *cond, f *Facts) Truth {
 func matchMailFrom(c *cond, f *Facts) Truth { return c.recorded(f, f.MailFrom) }
 func matchRcptTo(c *cond, f *Facts) Truth   { return c.recorded(f, f.RcptTo) }
 
-// recorded compares c with a mail address whose local part may be a hash. Conditions on
-// domains and role accounts are still known, because neither is hashed.
+// recorded compares c with a mail address whose local part may be hashed. Domains and
+// role accounts are never hashed, so conditions on them are still known.
 func (c *cond) recorded(f *Facts, b []byte) Truth {
 	answer := c.address(b)
 	if answer != No || !f.Recorded || !mailbox.Hashed(b) {
@@ -349,9 +348,9 @@ func (c *cond) recorded(f *Facts, b []byte) Truth {
 	return Unknown
 }
 
-// hidden reports whether p may match the original of a hashed address in domain. A role
-// account with a detail may also be hashed. hidden ignores this rare form, because all
-// conditions on role accounts would otherwise be unknown.
+// hidden reports whether p may match the original of a hashed address in domain. The
+// rare case that a role account with a detail was hashed is ignored. Otherwise all
+// conditions on role accounts would be unknown.
 func (p pattern) hidden(domain []byte) bool {
 	switch {
 	case p.part == domainPart:

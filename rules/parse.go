@@ -10,13 +10,13 @@ import (
 	"scanwatch/internal/text"
 )
 
-// Limits of a configuration. The limits exceed the needs of any reasonable
-// configuration. The limits also bound the work on a file that is not a configuration.
+// Limits of a configuration, which exceed any reasonable need. The limits also bound
+// the work on a file that is not a configuration.
 const (
 	maxFile   = 1 << 20 // size of a file, in bytes
 	maxFiles  = 64      // number of include files
 	maxDepth  = 8       // depth of nested includes
-	maxTokens = 20000   // tokens in a line with expanded macros
+	maxTokens = 20000   // tokens in a line after macros are expanded
 	maxErrors = 50
 	maxName   = 255 // bytes in a name, RFC 5321 section 4.5.3.1.2
 	maxRegex  = 1000
@@ -24,10 +24,9 @@ const (
 
 const tooLong = `write long lists as a table: table <name> file "..."`
 
-// Parse parses the configuration file name and its include files. The function reads a
-// file with readFile, for example os.ReadFile. The error is of type Errors, and lists
-// all errors and all unreadable files. Parse does not check the Config: see Check and
-// Compile.
+// Parse parses a configuration file and the files it includes. Files are read with
+// readFile, for example os.ReadFile. The error is of type Errors, and lists all errors
+// and all unreadable files. Parse does not check the Config; see Check and Compile.
 func Parse(name string, readFile func(name string) ([]byte, error)) (*Config, error) {
 	p := &parser{readFile: readFile, reserved: reserved(), statements: statements}
 	c := p.file(name, nil)
@@ -44,12 +43,12 @@ type statement struct {
 	parse  func(*line) (Statement, *Error)
 }
 
-// statements contains all statements except macros.
+// statements lists all statements other than macros.
 var statements = []statement{
 	{"mode", "mode observe | enforce", parseMode},
 	{"store", `store "directory" [keep duration] [budget size]`, parseStore},
-	{"asn", `asn "file"`, parseText},
-	{"country", `country "file"`, parseText},
+	{"asn", `asn "file" ` + downloadSyntax, parseDatabase},
+	{"country", `country "file" ` + downloadSyntax, parseDatabase},
 	{"contact", `contact "text"`, parseText},
 	{"privacy", "privacy full | hashed", parsePrivacy},
 	{"log", "log [syslog] [verbose]", parseLog},
@@ -63,13 +62,13 @@ var statements = []statement{
 	{"rule", "rule name [observe] [even trusted] [on listener] phase phase match condition ... action ...", parseRule},
 	{"score", "score evidence token number", parseWeight},
 	{"rundir", `rundir "directory"`, parseText},
-	{"companion", `companion sync user name to target "argument" ... | serve user name listen address ... | lookup user name [resolver address ...]`, parseCompanion},
+	{"companion", `companion sync user name to target "argument" ... | serve user name listen address ... | ` + forwardSyntax + ` | lookup user name [resolver address ...]`, parseCompanion},
 	{"zone", `zone "name" bans | builtin name | file "file" [ttl duration]`, parseZone},
 	{"lookup", `lookup name dnsbl | allowlist "zone" codes code | { code, ... } [ignore code | { code, ... }] [key "file"] [rate number] [hold duration]`, parseLookup},
 	{"include", `include "file"`, parseInclude},
 }
 
-// reserved returns the keywords that cannot be a value without quotes.
+// reserved returns the keywords that must be quoted to be used as values.
 func reserved() map[string]bool {
 	words := map[string]bool{"observe": true, "even": true, "on": true, "phase": true, "match": true, "any": true, "from": true}
 	for i := range conditions {
@@ -243,7 +242,7 @@ func (p *parser) macro(l *line) (Statement, *Error) {
 	return m, nil
 }
 
-// A line is the state of the parser in one logical line.
+// A line is the parser's state in a logical line.
 type line struct {
 	*parser
 	lexer *lexer
@@ -255,7 +254,7 @@ func (l *line) errorf(pos Pos, hint, format string, args ...any) *Error {
 	return &Error{Pos: pos, Msg: fmt.Sprintf(format, args...), Hint: hint, Source: l.lexer.source(pos)}
 }
 
-// expand replaces a current token that is a macro with the tokens of the macro. The
+// expand replaces the current token with the tokens of a macro if it names one. The
 // tokens of the macro take the position of its name.
 func (l *line) expand() *Error {
 	out := l.toks[:l.at:l.at]
@@ -299,8 +298,8 @@ func (l *line) end() Pos {
 	return t.pos
 }
 
-// peek returns the next token without consuming it. At the end of the line, the token
-// is an empty sign.
+// peek returns the next token without consuming it. At the end of the line, peek
+// returns an empty sign.
 func (l *line) peek() token {
 	if l.at < len(l.toks) {
 		return l.toks[l.at]
@@ -314,7 +313,7 @@ func (l *line) next() token {
 	return t
 }
 
-// accept consumes the next token if its text is the given text.
+// accept consumes the next token if it is the given text.
 func (l *line) accept(text string) bool {
 	if l.at < len(l.toks) && l.toks[l.at].is(text) {
 		l.at++
@@ -345,7 +344,7 @@ func (l *line) done() *Error {
 	return l.errorf(l.peek().pos, "", "unexpected `%s` after the end of the statement", l.peek())
 }
 
-// isValue reports whether t may be a value. A value is neither a sign nor a keyword.
+// isValue reports whether t may be a value, that is, neither a sign nor a keyword.
 func (l *line) isValue(t token) bool {
 	return t.kind != signToken && (t.kind != wordToken || !l.reserved[t.text])
 }
@@ -401,8 +400,8 @@ func (l *line) duration(what string, least, most time.Duration) (time.Duration, 
 	return 0, l.errorf(t.pos, "", "%s must be from %s to %s", what, text.Duration(least), text.Duration(most))
 }
 
-// each calls item for each element of a { list }, or once without a list. Nested lists,
-// which result from macros, are flattened.
+// each calls item for each element of a { list }, or once if there is no list. Nested
+// lists, which macros can produce, are flattened.
 func (l *line) each(item func() *Error) *Error {
 	open := l.peek()
 	if !l.accept("{") {

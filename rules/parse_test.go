@@ -14,7 +14,7 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// parse parses a file that is given as text.
+// parse parses a file given as text.
 func parse(src string) (*Config, error) {
 	return Parse("test.conf", func(name string) ([]byte, error) {
 		if name != "test.conf" {
@@ -35,7 +35,7 @@ func mustParse(t testing.TB, src string) *Config {
 
 func TestParse(t *testing.T) {
 	tests := []struct {
-		name, src, want string // an empty want means that the source is canonical
+		name, src, want string // if want is empty, the source is canonical
 	}{
 		{"mode", "mode enforce", ""},
 		{"store", `store "/var/db/scanwatch" keep 90d budget 512M`, ""},
@@ -56,6 +56,13 @@ func TestParse(t *testing.T) {
 		{"table with file", `table <t> { 192.0.2.1, file "/etc/mail/friends" }`, ""},
 		{"table of a file", `table <t> file "/drop.json" format spamhaus-drop`, ""},
 		{"table with parameter", `table <t> file "/aws.json" format aws EC2`, `table <t> file "/aws.json" format aws "EC2"`},
+		{"table with URL", `table <t> file "/x" format aws "service EC2" url "https://example.org/x?a=%Y-%m" key "k" every 6h`, ""},
+		{"table with URL, without parameter", `table <t> file "/x" format plain url "https://example.org/x" every 60m key "k"`, `table <t> file "/x" format plain url "https://example.org/x" key "k" every 1h`},
+		{"table with feeds", `table <t> { file "/x" feed spamhaus-drop4, file "/y" format plain feed spamhaus-drop6 every 7d }`, ""},
+		{"databases with downloads", "asn \"/a\" feed dbip-asn every 7d\ncountry \"/c\" url \"https://example.org/%Y%m.mmdb\"", ""},
+		{"forward to a URL", `companion forward user "_swforward" to url "https://example.org/x" format chat key "/k" header "/h" queue "/q" every 10m rate 5`, ""},
+		{"forward to a URL in a file", `companion forward user _swforward to url "/etc/x" rate 5 format json`, `companion forward user "_swforward" to url "/etc/x" format json rate 5`},
+		{"forward to others", "companion forward user \"a\" to syslog \"tls://logs.example.org:6514\"\ncompanion forward user \"a\" to syslog \"/dev/log\" every 1s\ncompanion forward user \"a\" to stdout\ncompanion forward user \"a\" to abuseipdb key \"/k\"", ""},
 		{"empty table", "table <t> {}", "table <t> { }"},
 		{"builtin table", "table <scanners> builtin", ""},
 		{"listener", "listener mx port 25", ""},
@@ -228,7 +235,7 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// bomb returns a chain of macros, each of which doubles the previous macro.
+// bomb returns a chain of macros, each of which doubles the previous one.
 func bomb() string {
 	s := "a0 = { x, x }\n"
 	for i := range 30 {
@@ -253,8 +260,8 @@ func listeners() string {
 	return s
 }
 
-// strip removes the fields that the canonical form does not contain. Positions and the
-// fields of the checker are not in the canonical form.
+// strip removes the fields that are not in the canonical form: positions, and the
+// checker's fields.
 func strip(c *Config) {
 	c.lexer = nil
 	for _, s := range c.Statements {
@@ -310,8 +317,8 @@ func roundTrip(t *testing.T, c *Config) {
 	}
 }
 
-// FuzzRoundTrip checks that a file has printable errors or a canonical form. The
-// canonical form must parse to the same tree with the same warnings.
+// FuzzRoundTrip checks that a file has either printable errors or a canonical form that
+// parses to the same tree with the same warnings.
 func FuzzRoundTrip(f *testing.F) {
 	for _, dir := range []string{"policies/*.conf", "testdata/broken/*.conf"} {
 		files, err := filepath.Glob(dir)
@@ -348,7 +355,7 @@ func FuzzRoundTrip(f *testing.F) {
 		if err2 != nil {
 			t.Fatalf("%q: %v", c.String(), err2)
 		}
-		// The canonical form uses no macro, so the warning on an unused macro may be
+		// The canonical form has no macros, so a warning about an unused macro may be
 		// missing.
 		_, w2, err2 := Compile(again, Options{})
 		if (err == nil) != (err2 == nil) || len(w2) < len(w) {

@@ -9,7 +9,7 @@ import (
 //go:embed policies/*.conf
 var policyFiles embed.FS
 
-// PolicyNames returns the names of the presets, starting with the most lenient preset.
+// PolicyNames returns the names of the presets, most lenient first.
 func PolicyNames() []string { return []string{"open", "standard", "tight"} }
 
 // ReadyPolicy returns the text of a preset.

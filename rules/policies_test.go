@@ -10,8 +10,8 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// readyPolicy compiles a preset in mode enforce. The shipped list of known senders
-// consists of `.sender.example`.
+// readyPolicy compiles a preset in enforce mode. The shipped list of known senders is
+// just `.sender.example`.
 func readyPolicy(t testing.TB, name string) *Policy {
 	t.Helper()
 	c, err := Parse(name, func(name string) ([]byte, error) { return ReadyPolicy(name) })
@@ -30,7 +30,7 @@ func readyPolicy(t testing.TB, name string) *Policy {
 	return p.InMode(Enforce)
 }
 
-// A window contains one count across sessions by one key. All other counts are 0.
+// A window is a single count across sessions by one key. All other counts are 0.
 type window struct {
 	evidence Evidence
 	by       Key
@@ -52,8 +52,8 @@ func TestReadyPolicies(t *testing.T) {
 	if _, err := ReadyPolicy("lax"); err == nil {
 		t.Error("there is a policy lax")
 	}
-	// asks returns the facts of a request for a recipient by an unknown client, after n
-	// others.
+	// asks returns the facts of an unknown client's request for a recipient, after n
+	// earlier requests.
 	asks := func(dns smtp.FCrDNS, e Evidence, by Key, n int) Facts {
 		f := Facts{Phase: smtp.PhaseRcptTo, Helo: []byte("mx.example.com"), FCrDNS: dns, Standing: StandingNone, Window: window{e, by, n}}
 		f.Counts[e.Index()] = uint32(n)
@@ -174,9 +174,10 @@ func TestDescribe(t *testing.T) {
 func TestDescribePrivacy(t *testing.T) {
 	kept := []Retention{{"bans, after their end", 90 * day}, {"failed logins, as hashes", day}}
 	for name, conf := range map[string]string{
-		"full":   "mode observe\n",
-		"served": "companion serve user _swserve listen 192.0.2.25\nzone \"bl.example.org\" bans\n",
-		"hashed": "privacy hashed\nstore \"/s\" keep 7d\ncontact \"it@example.org\"\n",
+		"full":      "mode observe\n",
+		"served":    "companion serve user _swserve listen 192.0.2.25\nzone \"bl.example.org\" bans\n",
+		"forwarded": "companion forward user a to stdout\ncompanion forward user a to abuseipdb key \"/k\"\n",
+		"hashed":    "privacy hashed\nstore \"/s\" keep 7d\ncontact \"it@example.org\"\n",
 	} {
 		t.Run(name, func(t *testing.T) {
 			var b strings.Builder
@@ -188,7 +189,7 @@ func TestDescribePrivacy(t *testing.T) {
 	}
 }
 
-// TestTokens checks that every token has a unique name, a meaning and its index.
+// TestTokens checks that every token has a unique name, a meaning and the right index.
 func TestTokens(t *testing.T) {
 	seen := map[string]bool{}
 	for i, tok := range Tokens {

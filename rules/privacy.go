@@ -9,14 +9,31 @@ import (
 	"scanwatch/internal/text"
 )
 
-// A Retention is the storage time of one kind of data.
+// A Retention gives the time for which a kind of data is kept.
 type Retention struct {
 	What string
 	For  time.Duration
 }
 
+// publication describes the data that others receive.
+func publication(p *Policy) (list []string) {
+	if slices.ContainsFunc(p.Zones, func(z *Zone) bool { return z.Bans }) {
+		list = append(list, "Other mail servers can query by DNS whether a host is banned here, and for what reason.")
+	}
+	has := func(abuse bool) bool {
+		return slices.ContainsFunc(p.Companions, func(c *Companion) bool { return c.Role == RoleForward && (c.Target == ForwardAbuse) == abuse })
+	}
+	if has(false) {
+		list = append(list, "Another program of this site receives the addresses, names and greetings of suspicious hosts, and the decisions about them.")
+	}
+	if has(true) {
+		list = append(list, "The addresses of hosts that attack this server are reported to AbuseIPDB, with the kind and the time of the attack.")
+	}
+	return list
+}
+
 // DescribePrivacy writes a text for users that lists the stored data and its retention.
-// kept contains the retention of the state.
+// kept lists the retention of the state.
 func (p *Policy) DescribePrivacy(w io.Writer, kept []Retention) error {
 	d := &describer{Policy: p}
 	d.title("Data stored about connections to this mail server")
@@ -47,9 +64,11 @@ func (p *Policy) DescribePrivacy(w io.Writer, kept []Retention) error {
 		d.item(k.What + ": " + text.DurationWords(k.For))
 	}
 	d.para("The log of the mail server is kept separately.")
-	if slices.ContainsFunc(p.Zones, func(z *Zone) bool { return z.Bans }) {
+	if others := publication(p); len(others) > 0 {
 		d.title("Publication")
-		d.para("Other mail servers can query by DNS whether a host is banned here, and for what reason.")
+		for _, text := range others {
+			d.para(text)
+		}
 	}
 	d.title("Questions")
 	contact := "the postmaster of this site"

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestRemovedWords checks that an error on a word of an earlier version names the
-// replacement. The errors of other lines remain.
+// TestRemovedWords checks that the error for a word of an earlier version names its
+// replacement. Errors in other lines are still reported.
 func TestRemovedWords(t *testing.T) {
 	for line, want := range map[string]string{
 		"privacy default":     "privacy default is now: privacy full",
@@ -30,7 +30,7 @@ func TestRemovedWords(t *testing.T) {
 	}
 }
 
-// TestReplacementsAreValid checks that no row contains a word of the current language.
+// TestReplacementsAreValid checks that no removed word is still valid.
 func TestReplacementsAreValid(t *testing.T) {
 	for _, line := range []string{"privacy full", "privacy hashed"} {
 		if _, err := parse(line + "\n"); err != nil {

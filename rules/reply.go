@@ -7,7 +7,7 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// reference is the placeholder of the session id in a reply text.
+// reference is the placeholder for the session id in a reply text.
 const reference = "$session"
 
 // Temporary returns the text of a permanent reply with a temporary code. The code for
@@ -27,8 +27,8 @@ func Temporary(text string, d smtp.Decision) string {
 	return code + text
 }
 
-// Reply adds the session id to text, as a reference that a rejected sender can quote.
-// The id replaces `$session`, or is appended in brackets. An empty text remains empty.
+// Reply adds the session id to text, as a reference for a rejected sender to quote. The
+// id replaces `$session`, or is appended in brackets. Empty text stays empty.
 func Reply(text string, session uint64) string {
 	id := fmt.Sprintf("%016x", session)
 	switch {

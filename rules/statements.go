@@ -1,4 +1,4 @@
-// This file contains the parse functions of the statements.
+// This file holds the functions that parse statements.
 
 package rules
 
@@ -40,7 +40,7 @@ func parseLog(l *line) (Statement, *Error) {
 	}
 }
 
-// word parses one of the given words, and returns its index in words.
+// word parses one of the given words and returns its index.
 func (l *line) word(what string, words []string) (int, *Error) {
 	t := l.next()
 	i := slices.Index(words, t.text)
@@ -50,7 +50,7 @@ func (l *line) word(what string, words []string) (int, *Error) {
 	return i, nil
 }
 
-// MaxBan is the longest ban.
+// MaxBan is the longest ban allowed.
 const MaxBan = 366 * day
 
 const (
@@ -170,7 +170,7 @@ func parseTable(l *line) (Statement, *Error) {
 	})
 }
 
-// file parses `file "path" [format name ["parameter"]]`.
+// file parses `file "path" [format name ["parameter"]]` and a Download.
 func (l *line) file(t *TableDecl) *Error {
 	f := File{Pos: l.peek().pos}
 	err := l.expect("file")
@@ -179,16 +179,27 @@ func (l *line) file(t *TableDecl) *Error {
 	}
 	if err == nil && l.accept("format") {
 		f.Format, err = l.name("format")
-		if next := l.peek(); err == nil && (next.kind == stringToken || next.kind == wordToken) && !next.is("file") {
+		if next := l.peek(); err == nil && (next.kind == stringToken || next.kind == wordToken && !slices.Contains(afterFormat, next.text)) {
 			f.Param = l.next().text
 			if f.Param == "" {
 				return l.errorf(next.pos, "", "the parameter may not be empty")
 			}
 		}
 	}
+	at := l.peek()
+	if err == nil {
+		f.Download, err = l.download()
+	}
+	if err == nil && f.URL != "" && f.Format == "" {
+		// A download is not recognized by its content: that may be an error message.
+		err = l.errorf(at.pos, "write before it for example: format addresses", "a downloaded file has a format")
+	}
 	t.Files = append(t.Files, f)
 	return err
 }
+
+// afterFormat contains the words after the name of a format that are not its parameter.
+var afterFormat = append([]string{"file"}, downloadWords...)
 
 func parseListener(l *line) (Statement, *Error) {
 	ls := &Listener{Pos: l.toks[0].pos}
@@ -270,7 +281,7 @@ func parseInclude(l *line) (Statement, *Error) {
 }
 
 // parseRule parses the conditions and actions of a rule in any order. Rule.String
-// writes them in the order of the manual.
+// writes conditions and actions in the order used in the manual.
 func parseRule(l *line) (Statement, *Error) {
 	r := &Rule{Pos: l.toks[0].pos}
 	var err *Error
@@ -359,7 +370,7 @@ func (l *line) conditions() (cs []*Cond, err *Error) {
 		if t.kind != wordToken {
 			row = nil
 		}
-		// `score > 100` is a condition, and `score 10` is an action.
+		// `score > 100` is a condition, but `score 10` is an action.
 		if row != nil && row.word == "score" && !l.peek().is(">") && !c.Not {
 			row = nil
 		}

@@ -5,21 +5,21 @@ import (
 	"slices"
 )
 
-// inline is a table whose entries are in the configuration. The table compares values
-// sequentially, so long lists belong in files.
+// inline is a table whose entries are in the configuration. The entries are searched
+// one after another, so long lists belong in files.
 type inline struct {
 	c        cond
 	contents Contents
 }
 
-// Contents returns the classes of the entries.
+// Contents returns the number of entries of each class.
 func (t *inline) Contents() Contents { return t.contents }
 
 func (t *inline) MatchAddr(a netip.Addr) bool {
 	return slices.ContainsFunc(t.c.prefixes, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
-// Overlaps reports whether p and a prefix in t share an address.
+// Overlaps reports whether p and a prefix in t have an address in common.
 func (t *inline) Overlaps(p netip.Prefix) bool { return overlaps(t.c.prefixes, p) }
 
 func overlaps(list []netip.Prefix, p netip.Prefix) bool {
@@ -30,8 +30,7 @@ func (t *inline) MatchName(b []byte) bool { return matchAny(t.c.names, trimDot(b
 
 func (t *inline) MatchASN(n uint32) bool { return slices.Contains(t.c.as, n) }
 
-// sources contains the sources of one table. An element is nil if its source is not
-// loaded.
+// sources holds the sources of a table. An element is nil if its source is not loaded.
 type sources []Table
 
 func (s sources) any(match func(Table) bool) bool {
@@ -50,10 +49,9 @@ func (s sources) MatchASN(n uint32) bool {
 	return s.any(func(t Table) bool { return t.MatchASN(n) })
 }
 
-// Friends reports whether the prefix contains an address of a friend. A friend is
-// listed in the table <friends> or in the src condition of a pass statement. Other
-// conditions of the pass statement are ignored. If a table is not loaded, Friends
-// returns Unknown.
+// Friends reports whether the prefix contains a friend's address. A friend is listed in
+// the <friends> table or in the src condition of a pass statement, whose other
+// conditions are ignored. If a table is not loaded, Friends returns Unknown.
 func (p *Policy) Friends(within netip.Prefix) Truth {
 	list := slices.Clone(p.tables["friends"])
 	for i := range p.passes {
@@ -94,8 +92,8 @@ func (p *Policy) PassesKnown() bool {
 	return !slices.Contains(list, nil)
 }
 
-// PassesUseTable reports whether a pass statement uses the table. PassesUseTable
-// returns true for <friends>, which always exempts clients.
+// PassesUseTable reports whether a pass statement uses the table. The result is true
+// for <friends>, which always exempts clients.
 func (p *Policy) PassesUseTable(name string) bool {
 	return name == "friends" || slices.ContainsFunc(p.passes, func(s pass) bool {
 		return slices.ContainsFunc(s.tree.Conds, func(c *Cond) bool {
@@ -104,7 +102,7 @@ func (p *Policy) PassesUseTable(name string) bool {
 	})
 }
 
-// Declaration returns the declaration of a table, or nil.
+// Declaration returns a table's declaration, or nil.
 func (p *Policy) Declaration(name string) *TableDecl {
 	for _, s := range p.config.All() {
 		if t, ok := s.(*TableDecl); ok && t.Name == name {
@@ -114,7 +112,7 @@ func (p *Policy) Declaration(name string) *TableDecl {
 	return nil
 }
 
-// PassesUse reports whether a pass statement has a condition with the given word.
+// PassesUse reports whether a pass statement has the given condition.
 func (p *Policy) PassesUse(word string) bool {
 	return slices.ContainsFunc(p.passes, func(s pass) bool {
 		return slices.ContainsFunc(s.conds, func(c cond) bool { return c.tree.Word == word })

@@ -6,22 +6,22 @@ import (
 	"strings"
 )
 
-// A ValueClass is a class of table entries. A condition uses the entries of its
-// classes, and ignores other entries.
+// A ValueClass is a class of table entries. A condition uses the entries of certain
+// classes and ignores all others.
 type ValueClass uint8
 
-// The classes.
+// Classes of table entries.
 const (
 	Addresses ValueClass = iota // addresses and prefixes
 	Numbers                     // AS numbers
 	Names                       // names and patterns
-	Codes                       // names of two letters, such as countries
+	Codes                       // two-letter names, such as countries
 	numClasses
 )
 
 var classNames = [numClasses]string{"address", "AS number", "name", "country code"}
 
-// Contents contains the number of entries of each class in a table, and an example.
+// Contents counts a table's entries of each class, and gives an example.
 type Contents [numClasses]struct {
 	Total   int
 	Example string
@@ -45,7 +45,7 @@ func (c *Contents) AddName(name string) {
 }
 
 // asks maps conditions to the classes of entries that they use. A condition that is not
-// in asks uses names.
+// listed uses names.
 var asks = map[string][]ValueClass{"src": {Addresses}, "asn": {Numbers}, "country": {Codes}}
 
 func asked(word string) []ValueClass {
@@ -75,23 +75,23 @@ func contents(values []Value) (c Contents) {
 // A use is a condition that uses a table.
 type use struct {
 	word string
-	pos  Pos  // position of the condition; zero for a use by the program
+	pos  Pos  // position of the condition; zero if the program itself uses the table
 	rule bool // the condition is in a rule
 }
 
-// exempts reports whether a table is used, and used only for exemptions.
+// exempts reports whether a table is used, and only for exemptions.
 func exempts(k *checker, name string) bool {
 	t := k.tables[name]
 	return len(t.uses) > 0 && name != "local-domains" && !slices.ContainsFunc(t.uses, func(u use) bool { return u.rule })
 }
 
-// tableTraps warns of table entries that no condition can match. loaded contains the
-// loaded sources of the tables.
+// tableTraps warns of table entries that no condition can match. loaded holds the
+// tables' loaded sources.
 func tableTraps(k *checker, loaded map[string]sources) {
 	for _, d := range k.decls {
 		t := k.tables[d.Name]
 		if len(t.uses) == 0 {
-			continue // an unused table causes another warning
+			continue // unused tables are warned about elsewhere
 		}
 		var has Contents
 		total, complete := 0, true
@@ -114,7 +114,7 @@ func tableTraps(k *checker, loaded map[string]sources) {
 	}
 }
 
-// emptyUses warns of a condition on a table without entries of the condition's classes.
+// emptyUses warns of a condition on a table that has no entries the condition can use.
 func emptyUses(k *checker, d *TableDecl, uses []use, has *Contents, total int, complete bool) (some bool) {
 	for _, u := range uses {
 		classes := asked(u.word)

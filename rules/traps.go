@@ -13,22 +13,22 @@ import (
 // A trap is a valid statement that never matches, or matches more clients than
 // intended. The functions in the following lists warn of traps.
 
-// condTraps contains functions that check one condition.
+// condTraps lists functions that check a single condition.
 var condTraps = []func(*checker, *Cond){countedOnce, lowOnly, noUser, misshapenValues, noCountry, tooWide}
 
-// pairTraps contains functions that check two conditions of a statement. Each function
-// is called for each pair in both orders.
+// pairTraps lists functions that check two conditions of a statement. Each function is
+// called for every pair, in both orders.
 var pairTraps = []func(*checker, *Cond, *Cond){failedAndLoggedIn, namelessAndNamed, excluded}
 
-// perEvent contains the evidence that is counted at each event. Other evidence is
-// counted once per session.
+// perEvent lists evidence that is counted at each event. Other evidence is counted once
+// per session.
 var perEvent = []string{"unknown-recipient", "backscatter", "recipient-flood", "relay-probe", "unknown-command", "auth-failure", "auth-unsupported", "flood"}
 
-// alwaysLow contains the evidence whose confidence is always low. Evidence with low
-// confidence matches no condition and is not counted.
+// alwaysLow lists evidence that always has low confidence, so that it matches no
+// condition and is not counted.
 var alwaysLow = []string{"syntax-error"}
 
-// notOfUsers contains the evidence for which no user name is known.
+// notOfUsers lists evidence for which no user name is known.
 var notOfUsers = []string{"scanner", "cloud", "botnet-helo", "rdns-missing", "fcrdns-fail", "flood", "pipelining", "early-talker", "listed"}
 
 func countedOnce(k *checker, c *Cond) {
@@ -43,8 +43,8 @@ func countedOnce(k *checker, c *Cond) {
 	k.warnf(c.Pos, hint, "this %s matches: evidence %s is counted once in a session", never(c), e)
 }
 
-// never returns "never" for a condition that is always false, and "always" for its
-// negation.
+// never returns "never" for a condition that is always false, and "always" if it is
+// negated.
 func never(c *Cond) string {
 	if c.Not {
 		return "always"
@@ -69,14 +69,14 @@ func noUser(k *checker, c *Cond) {
 	}
 }
 
-// ofFailures contains the evidence that is counted by user even without a login.
+// ofFailures lists evidence that is counted by user even without a login.
 var ofFailures = []string{"auth-failure", "auth-spray"}
 
-// ofAccounts contains the evidence that requires a login.
+// ofAccounts lists evidence that requires a login.
 var ofAccounts = []string{"account-abuse"}
 
-// needsAuth warns of a rule that checks users without the condition auth. Without the
-// condition auth, no rule applies to an authenticated session.
+// needsAuth warns of a rule that checks users but has no auth condition. Without an
+// auth condition, no rule applies to an authenticated session.
 func needsAuth(k *checker, r *Rule) {
 	if slices.ContainsFunc(r.Conds, func(c *Cond) bool { return c.Word == "auth" }) {
 		return
@@ -92,8 +92,8 @@ func needsAuth(k *checker, r *Rule) {
 	}
 }
 
-// tooWide warns of a pattern that matches all names. The function also warns of a
-// prefix that is wider than the network of any site or provider.
+// tooWide warns of a pattern that matches all names, and of a prefix wider than any
+// site's or provider's network.
 func tooWide(k *checker, c *Cond) {
 	for _, v := range c.Values {
 		switch {
@@ -110,7 +110,7 @@ func tooWide(k *checker, c *Cond) {
 	}
 }
 
-// widePrefix warns of a prefix that is wider than the largest allocations.
+// widePrefix warns of a prefix wider than the largest allocations.
 func widePrefix(k *checker, v Value) {
 	widest := 8
 	if v.Prefix.Addr().Is6() {
@@ -121,7 +121,7 @@ func widePrefix(k *checker, v Value) {
 	}
 }
 
-// retired contains codes that are not in ISO 3166, with their replacements.
+// retired maps codes that are not in ISO 3166 to their replacements.
 var retired = map[string]string{"UK": "GB", "EL": "GR", "AN": "CW", "YU": "RS"}
 
 func noCountry(k *checker, c *Cond) {
@@ -132,8 +132,7 @@ func noCountry(k *checker, c *Cond) {
 	}
 }
 
-// misshapenValues warns of a value whose form never occurs in the fact of the
-// condition.
+// misshapenValues warns of a value in a form that the condition's fact never takes.
 func misshapenValues(k *checker, c *Cond) {
 	for _, v := range c.Values {
 		if why, hint := misshapen(c.Word, v); why != "" {
@@ -142,7 +141,7 @@ func misshapenValues(k *checker, c *Cond) {
 	}
 }
 
-// A shape is a form of values that never occurs in the facts of some conditions.
+// A shape is a form of values that the facts of some conditions never take.
 type shape struct {
 	words     []string
 	has       func(name string) bool
@@ -164,8 +163,8 @@ func isAddress(s string) bool {
 
 func isNetwork(s string) bool { return strings.Contains(s, "/") && isAddress(s) }
 
-// misshapen returns the reason why the condition word never matches v, and a hint. If
-// the condition may match, both strings are empty.
+// misshapen returns why the given condition never matches v, and a hint. Both strings
+// are empty if the condition may match.
 func misshapen(word string, v Value) (why, hint string) {
 	if v.Kind != TextValue {
 		return "", ""
@@ -198,8 +197,8 @@ func checkOwn(k *checker, s *Setting) {
 
 var carrierNAT = netip.MustParsePrefix("100.64.0.0/10") // RFC 6598
 
-// checkPairs calls the pairTraps. The function also warns of two conditions that
-// require different values of a fact.
+// checkPairs calls the pairTraps. It also warns of two conditions that require
+// different values of the same fact.
 func checkPairs(k *checker, cs []*Cond) {
 	for i, a := range cs {
 		for j, b := range cs {
@@ -230,7 +229,7 @@ func failedAndLoggedIn(k *checker, failed, auth *Cond) {
 	k.warnf(auth.Pos, hint, "`%s` does not match failed logins", auth)
 }
 
-// namelessAndNamed warns of two conditions that require a proven name and its absence.
+// namelessAndNamed warns of conditions that require both a proven name and its absence.
 func namelessAndNamed(k *checker, nameless, named *Cond) {
 	if nameless.Word != "evidence" || nameless.Not || len(nameless.Values) > 1 || named.Not {
 		return
@@ -242,7 +241,7 @@ func namelessAndNamed(k *checker, nameless, named *Cond) {
 	}
 }
 
-// excluded warns of a condition that contradicts a negated condition.
+// excluded warns of a condition that contradicts a negated one.
 func excluded(k *checker, a, not *Cond) {
 	if a.Not || !not.Not || a.same(not) {
 		return
@@ -255,7 +254,7 @@ func excluded(k *checker, a, not *Cond) {
 }
 
 // disjoint reports whether no session can match both a and b. Conditions on a fact with
-// one value are disjoint if they have no value in common.
+// a single value are disjoint if they have no value in common.
 func disjoint(a, b *Cond) bool {
 	if a.Word != b.Word || len(a.Values)*len(b.Values) == 0 || len(a.Values)*len(b.Values) > maxCompare {
 		return false
@@ -270,8 +269,8 @@ func disjoint(a, b *Cond) bool {
 	return true
 }
 
-// single reports whether the fact of word has only one value. A fact with one value
-// matches two values only if one of them includes the other.
+// single reports whether the fact of word has a single value. A fact with a single
+// value matches two values only if one of them includes the other.
 func (v Value) single(word string) bool {
 	switch word {
 	case "src", "asn", "country", "fcrdns":
@@ -285,11 +284,11 @@ func (v Value) single(word string) bool {
 	return false
 }
 
-// chosen contains the conditions whose facts any client can choose.
+// chosen lists conditions whose facts any client can choose.
 var chosen = []string{"mail-from", "helo", "fcrdns", "tls"}
 
-// unprovenPass warns of a pass statement that any client can match. Any client can
-// choose its sender and its greeting.
+// unprovenPass warns of a pass statement that any client can match, because clients
+// choose their own sender and greeting.
 func unprovenPass(k *checker, p *Pass) {
 	var forged *Cond
 	for _, c := range p.Conds {
@@ -308,13 +307,13 @@ func unprovenPass(k *checker, p *Pass) {
 	}
 }
 
-// beforeLogin contains the phases before the login of a user.
+// beforeLogin is the set of phases before a user can log in.
 var beforeLogin = smtp.Phases(smtp.PhaseConnect, smtp.PhaseHelo)
 
-// homely contains examples of reverse DNS names of home connections.
+// homely lists examples of home connections' reverse DNS names.
 var homely = []string{"p5dd0a1b2.dip0.t-ipconnect.de", "dsl-192-0-2-7.pool.isp.invalid", "dynamic-192-0-2-7.dyn.isp.invalid", "192-0-2-7.cable.dhcp.isp.invalid"}
 
-// usersHave contains functions that report whether users usually match a condition.
+// usersHave maps conditions to functions that report whether users are likely to match.
 // Users connect from home and mobile networks.
 var usersHave = map[string]func(*checker, *Cond) bool{
 	"evidence": func(_ *checker, c *Cond) bool {
@@ -335,7 +334,7 @@ var usersHave = map[string]func(*checker, *Cond) bool{
 	},
 }
 
-// hitsUsers warns of a rule that rejects the clients of users before the login.
+// hitsUsers warns of a rule that rejects users' clients before they can log in.
 func hitsUsers(k *checker, r *Rule) {
 	early := r.Phases
 	if !r.bans() {
@@ -367,7 +366,7 @@ func hitsUsers(k *checker, r *Rule) {
 // bans reports whether r bans clients.
 func (r *Rule) bans() bool { return actionByWord(token{text: "ban"}).has(r) }
 
-// elsewhere warns of a condition on a listener other than the statement's listener.
+// elsewhere warns of a condition on a listener other than the statement's own.
 func elsewhere(k *checker, on string, cs []*Cond) {
 	mine := k.listens[on]
 	for _, c := range cs {

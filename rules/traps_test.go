@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestTraps checks that Check warns of each bad line at its position, and of no good
-// line. Check reads each line of a row after the first lines of the row.
+// TestTraps checks that Check warns of each bad line, at its position, and of no good
+// line. Each line of a row is checked after the row's first lines.
 func TestTraps(t *testing.T) {
 	const tables = "listener mx port 25\nlistener out port { 465, 587 }\n"
 	for _, c := range []struct {
@@ -213,7 +213,7 @@ func TestTraps(t *testing.T) {
 	}
 }
 
-// errorOf returns the warnings on lines after the first ones.
+// errorOf returns the warnings about all lines after the first ones.
 func errorOf(all Errors, first int) error {
 	var later Errors
 	for _, e := range all {

@@ -14,15 +14,15 @@ import (
 )
 
 // Config is a parsed configuration file. String returns the text without comments and
-// with expanded macros. The text parses to the same tree.
+// with macros expanded. The text parses to the same tree.
 type Config struct {
 	File       string
 	Statements []Statement
 	lexer      *lexer
 }
 
-// Statement is one logical line: *Setting, *TableDecl, *Listener, *Pass, *Rule,
-// *Weight, *Companion, *Zone, *Lookup, *Macro or *Include.
+// Statement is a logical line: *Setting, *TableDecl, *Listener, *Pass, *Rule, *Weight,
+// *Companion, *Zone, *Lookup, *Macro or *Include.
 type Statement interface {
 	Position() Pos
 	String() string // without the newline
@@ -37,8 +37,8 @@ func (c *Config) String() string {
 	return b.String()
 }
 
-// All iterates over the statements of c and its include files, in order. Each statement
-// comes with the Config of its file.
+// All iterates over the statements of c and the files it includes, in order. Each
+// statement comes with its file's Config.
 func (c *Config) All() iter.Seq2[*Config, Statement] {
 	return func(yield func(*Config, Statement) bool) { c.visit(yield) }
 }
@@ -55,23 +55,23 @@ func (c *Config) visit(yield func(*Config, Statement) bool) bool {
 	return true
 }
 
-// Macro is `name = value`.
+// Macro is the statement `name = value`.
 type Macro struct {
 	Pos
 	Name string
-	Text string // text of the value, in the syntax of a file
+	Text string // the value as written in a file
 	used bool
 }
 
-// Include is `include "file"`.
+// Include is the statement `include "file"`.
 type Include struct {
 	Pos
 	Path   string // as written in the configuration
 	Config *Config
 }
 
-// Setting is a statement that sets an option of the program. Word determines the fields
-// in use.
+// Setting is a statement that sets an option of the program. Word determines which
+// fields are used.
 type Setting struct {
 	Pos
 	Word    string  // mode, store, asn, country, contact, privacy, log, own-name, own-address, gateway, delimiter, rundir
@@ -82,27 +82,30 @@ type Setting struct {
 	Values  []Value // own-name, own-address, gateway
 	Keep    time.Duration
 	Budget  int64 // budget in bytes
+	Download
 }
 
-// TableDecl is `table <name> ...`: a set of addresses, names and AS numbers.
+// TableDecl is the statement `table <name> ...`, a set of addresses, names and AS
+// numbers.
 type TableDecl struct {
 	Pos
 	Name    string
 	Inline  bool    // the table has an inline list
-	Values  []Value // values of the inline list
+	Values  []Value // values in the inline list
 	Files   []File
-	Builtin bool // the table includes the shipped list with its name
+	Builtin bool // the table includes the shipped list of the same name
 }
 
-// File is a file with entries of a table.
+// File is a file with table entries.
 type File struct {
 	Pos
 	Path   string
-	Format string // name of a feed format; empty for detection
+	Format string // name of a feed format; empty to detect it
 	Param  string // parameter of the format; may be empty
+	Download
 }
 
-// Listener is `listener name port ... [address ...]`.
+// Listener is the statement `listener name port ... [address ...]`.
 type Listener struct {
 	Pos
 	Name      string
@@ -110,19 +113,20 @@ type Listener struct {
 	Addresses []netip.Addr // empty for any
 }
 
-// Pass is `pass ...`. No rule applies to a session that matches a Pass.
+// Pass is the statement `pass ...`. No rule applies to a session that matches a pass
+// statement.
 type Pass struct {
 	Pos
 	On    string // listener; empty for all
 	Conds []*Cond
 }
 
-// Rule is `rule name ...`.
+// Rule is the statement `rule name ...`.
 type Rule struct {
 	Pos
 	Name    string
 	Observe bool
-	// EvenTrusted means that the rule does not exempt trusted clients.
+	// EvenTrusted means that trusted clients are not exempt from the rule.
 	EvenTrusted bool
 	On          string // listener; empty for all
 	Phases      smtp.PhaseSet
@@ -136,25 +140,25 @@ type Rule struct {
 	Ban      []time.Duration // durations for consecutive offences; see Ladder
 	Tags     []string
 
-	actions []token // positions in errors
+	actions []token // where actions are, for errors
 }
 
-// Weight is `score evidence token n`.
+// Weight is the statement `score evidence token n`.
 type Weight struct {
 	Pos
 	Token *Token
 	Score int
 }
 
-// Cond is a condition of a rule. Word determines the fields in use; see the table of
-// conditions.
+// Cond is a condition of a rule. Word determines which fields are used; see the table
+// of conditions.
 type Cond struct {
 	Pos
 	Not    bool
 	Word   string
 	Values []Value
-	Over   int           // for score and count, the threshold
-	Window time.Duration // for count, the window; 0 for the current session
+	Over   int           // threshold of score and count
+	Window time.Duration // window of count; 0 for the current session
 	By     Key
 }
 
@@ -168,10 +172,10 @@ const (
 	TableValue                   // <name>
 	PrefixValue                  // address or prefix
 	ASValue                      // AS64496
-	WordValue                    // a word of a fixed set
+	WordValue                    // a word from a fixed set
 )
 
-// Value is a value of a condition or table.
+// Value is a value in a condition or table.
 type Value struct {
 	Pos
 	Kind   ValueKind
@@ -214,7 +218,7 @@ func (s *Setting) String() string {
 	if s.Budget > 0 {
 		line += " budget " + text.Size(s.Budget)
 	}
-	return line
+	return line + s.suffix()
 }
 
 func (t *TableDecl) String() string {
@@ -245,7 +249,7 @@ func (f File) String() string {
 	if f.Param != "" {
 		text += " " + quote(f.Param)
 	}
-	return text
+	return text + f.suffix()
 }
 
 func (l *Listener) String() string {

@@ -1,4 +1,4 @@
-// This file contains the parsers of the values of conditions and tables.
+// This file holds the parsers for the values of conditions and tables.
 
 package rules
 
@@ -13,8 +13,8 @@ import (
 	"scanwatch/internal/prefix"
 )
 
-// A valueFunc parses a value. For an invalid value, the string is an error and an
-// optional hint on a second line.
+// A valueFunc parses a value. If the value is invalid, the string is an error, possibly
+// followed by a hint on a second line.
 type valueFunc func(token) (Value, string)
 
 // values parses a value or a list of values.
@@ -69,7 +69,7 @@ func nameValue(t token) (Value, string) {
 	return Value{Kind: TextValue, Text: t.text}, ""
 }
 
-// compileRegex compiles a regular expression that ignores case.
+// compileRegex compiles a case-insensitive regular expression.
 func compileRegex(text string) (*regexp.Regexp, error) {
 	if text == "" {
 		return nil, fmt.Errorf("it is empty and matches everything")
@@ -166,8 +166,8 @@ func lookupValue(t token) (Value, string) {
 	return Value{Kind: WordValue, Text: t.text}, ""
 }
 
-// tableValue parses a value of an inline table. The value is an address, an AS number
-// that begins with AS, or a name.
+// tableValue parses a value in an inline table: an address, an AS number that begins
+// with AS, or a name.
 func tableValue(t token) (Value, string) {
 	if t.kind == wordToken || t.kind == stringToken {
 		if len(t.text) > 2 && strings.EqualFold(t.text[:2], "AS") {

@@ -7,7 +7,7 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// phaseWords contains the names of all phases.
+// phaseWords lists the names of all phases.
 var phaseWords = func() (names []string) {
 	for _, p := range smtp.AllPhases.List() {
 		names = append(names, p.String())
@@ -15,10 +15,10 @@ var phaseWords = func() (names []string) {
 	return names
 }()
 
-// Mode determines whether decisions of a policy are enforced.
+// Mode determines whether a policy's decisions are enforced.
 type Mode uint8
 
-// The modes. Observe is the default: decisions are recorded, but not enforced.
+// The modes. In Observe, the default, decisions are recorded but not enforced.
 const (
 	Observe Mode = iota
 	Enforce
@@ -28,16 +28,16 @@ var modeNames = [...]string{"observe", "enforce"}
 
 func (m Mode) String() string { return name(modeNames[:], int(m)) }
 
-// Log is the destination and the level of the log.
+// Log sets the destination and the level of the log.
 type Log struct {
 	Syslog  bool // log to syslog(3) instead of standard error
 	Verbose bool // also log findings, decisions and progress
 }
 
-// Privacy is the form of mailboxes in records, logs and events.
+// Privacy determines how mailboxes appear in records, logs and events.
 type Privacy uint8
 
-// The levels. User names that may be passwords are hashed at both levels.
+// Privacy levels. User names that may be passwords are hashed at both levels.
 const (
 	PrivacyFull   Privacy = iota // unhashed
 	PrivacyHashed                // a hash replaces the local part
@@ -47,11 +47,11 @@ var privacyNames = [...]string{"full", "hashed"}
 
 func (p Privacy) String() string { return name(privacyNames[:], int(p)) }
 
-// Standing is the degree of trust in a client, and results from its accepted mail. The
-// zero Standing is unknown, because the state is not yet loaded.
+// Standing is the degree of trust that a client has earned by its accepted mail. The
+// zero Standing is unknown, because the state is not loaded yet.
 type Standing uint8
 
-// The standings.
+// Levels of standing.
 const (
 	StandingUnknown Standing = iota
 	StandingNone
@@ -63,7 +63,7 @@ var standingNames = [...]string{"unknown", "none", "known", "trusted"}
 
 func (s Standing) String() string { return name(standingNames[:], int(s)) }
 
-// AtLeast reports whether s is at least the standing least.
+// AtLeast reports whether the standing s is as high as least, or higher.
 func (s Standing) AtLeast(least Standing) Truth {
 	if s == StandingUnknown {
 		return Unknown
@@ -71,8 +71,8 @@ func (s Standing) AtLeast(least Standing) Truth {
 	return truth(s >= least)
 }
 
-// Truth is the result of a condition. The zero Truth is Unknown, for a condition that
-// cannot be evaluated. An unknown condition matches neither directly nor negated.
+// Truth is the result of a condition. The zero Truth is Unknown: the condition cannot
+// be evaluated, and matches neither directly nor negated.
 type Truth uint8
 
 // The results of a condition.
@@ -86,7 +86,7 @@ var truthNames = [...]string{"unknown", "no", "yes"}
 
 func (t Truth) String() string { return name(truthNames[:], int(t)) }
 
-// Not swaps Yes and No. Unknown remains Unknown.
+// Not swaps Yes and No. Unknown stays Unknown.
 func (t Truth) Not() Truth {
 	switch t {
 	case Yes:
@@ -104,14 +104,14 @@ func truth(b bool) Truth {
 	return No
 }
 
-// Key is a property that groups sessions for a count. Sessions with the same value of
-// the property count together.
+// Key is the property by which sessions are grouped for a count. Sessions with the same
+// value are counted together.
 type Key uint8
 
-// The keys.
+// Keys for counting.
 const (
 	BySession Key = iota // only the current session
-	BySrc                // a host: see memory.Host
+	BySrc                // a host; see memory.Host
 	ByPrefix             // a /24 or a /48, without hosts that have their own proven name
 	ByDomain             // registered domain of the proven name
 	ByASN
@@ -130,7 +130,7 @@ func ParseKey(s string) (Key, bool) {
 	return Key(max(i, 0)), i >= 0
 }
 
-// keyPhase contains the first phase in which each key is known.
+// keyPhase lists the first phase in which each key is known.
 var keyPhase = [...]smtp.Phase{BySession: smtp.PhaseConnect, BySrc: smtp.PhaseConnect, ByPrefix: smtp.PhaseConnect, ByDomain: smtp.PhaseConnect, BySite: smtp.PhaseConnect, ByASN: smtp.PhaseConnect, ByHelo: smtp.PhaseHelo, ByUser: smtp.PhaseMailFrom}
 
 func name(names []string, i int) string {

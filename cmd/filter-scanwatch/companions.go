@@ -56,6 +56,8 @@ func (p *program) serveCompanions(live context.Context) {
 	server := control.Server{Log: p.log, Companions: p.companions, Commands: []control.Command{
 		control.BansCommand(p.memory.Bans, p.state, p.eventTime, p.sparing, p.policies.enforced),
 		p.companions.NoteCommand(),
+		control.WatchCommand(&p.watchers),
+		control.SparedCommand(p.sparing),
 	}}
 	server.Commands = append(server.Commands, control.LookupCommands(p.lookups)...)
 	server.Run(live, p.runDir, socketCheck)

@@ -17,6 +17,7 @@ import (
 	"scanwatch/cmd/internal/control"
 	"scanwatch/cmd/internal/dnsbl"
 	"scanwatch/cmd/internal/dnslookup"
+	"scanwatch/cmd/internal/fetch"
 	"scanwatch/cmd/internal/firewall"
 	"scanwatch/filter"
 	"scanwatch/filter/lookup"
@@ -69,6 +70,13 @@ func runCheck(e *env, args []string) error {
 		}
 	}
 	if err := dnsbl.Check(p.Zones); err != nil {
+		return err
+	}
+	tree, err := rules.Parse(name, os.ReadFile)
+	if err != nil {
+		return err
+	}
+	if _, err := fetch.Feeds(tree); err != nil {
 		return err
 	}
 	checkCompanions(e, p)

@@ -128,7 +128,11 @@ func become(name string) error {
 
 // confine enters the sandbox for a service and logs the restrictions.
 func confine(log *slog.Logger, paths sandbox.Paths) {
-	report := sandbox.Prepare(paths).Enter()
+	enter(log, sandbox.Prepare(paths).Enter())
+}
+
+// enter logs the restrictions of a sandbox.
+func enter(log *slog.Logger, report *sandbox.Report) {
 	for _, err := range report.Problems {
 		log.Warn("sandbox incomplete", "err", err)
 	}

@@ -91,25 +91,6 @@ func TestManualExamples(t *testing.T) {
 	}})
 }
 
-// TestManualScripts checks that the shell accepts the script in the manual.
-func TestManualScripts(t *testing.T) {
-	page, err := os.ReadFile("../../man/scanwatch.8")
-	if err != nil {
-		t.Fatal(err)
-	}
-	found := regexp.MustCompile(`(?s)\n(#!/bin/sh\n.*?)\.Ed`).FindAllStringSubmatch(string(page), -1)
-	if len(found) == 0 {
-		t.Fatal("there is no script")
-	}
-	for _, m := range found {
-		cmd := exec.Command("sh", "-n")
-		cmd.Stdin = strings.NewReader(unroff(m[1]))
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Errorf("%v: %s\n%s", err, out, m[1])
-		}
-	}
-}
-
 // unroff converts an example from a manual to plain text.
 func unroff(text string) string {
 	return strings.NewReplacer(`\e`, `\`, `\&`, "", `\-`, "-", `\(dq`, `"`).Replace(text)

@@ -120,6 +120,8 @@ var nastyOutputs = []struct {
 	{"policy --privacy $DIR/listed.conf", forPeople, true},
 	{"completion bash", forPeople, false},
 	{"lists", forPeople, false},
+	{"update --list", forPeople, false},
+	{"update --list --json", jsonValues, false},
 	{"lists botnet-helo --format json", jsonValues, false},
 	{"import --check $DIR/list", forPeople, true},
 	{"import --check $DIR/list.csv", forPeople, true},
@@ -153,7 +155,7 @@ var nastyOutputs = []struct {
 }
 
 // toldLive lists the commands that need a running filter; see TestNastyLive.
-var toldLive = []string{"status", "flush", "reload", "mode", "watch", "ban", "unban", "log", "serve", "lookup"}
+var toldLive = []string{"status", "flush", "reload", "mode", "watch", "ban", "unban", "log", "serve", "forward", "lookup"}
 
 // TestNastyOutput checks that text from clients never breaks the format of an output or
 // error.

@@ -1,10 +1,9 @@
-// Package anonymize writes copies of records for publication. Keyed hashes replace
-// mailboxes, host names and the host part of addresses. Equal names have equal hashes.
+// Package anonymize makes copies of records that can be published. Keyed hashes replace
+// mailboxes, host names and the host part of addresses. Equal names get equal hashes.
 //
 // The detectors find the same evidence in a copy as in the original. Public suffixes,
-// /24 and /48 networks, and names and addresses in the shipped lists therefore remain
-// unchanged. Reply codes, times and session ids are also unchanged, and so are the names
-// of rules, tables, tags and listeners.
+// /24 and /48 networks, and listed names and addresses are therefore kept. Reply codes,
+// times, session ids, and the names of rules, tables, tags and listeners are also kept.
 package anonymize
 
 import (
@@ -21,9 +20,9 @@ import (
 	"scanwatch/store"
 )
 
-// Record appends the encoded copy of r to dst. The function refs maps the reference of
-// a rule text to the reference of its anonymized text. If a step of r is corrupt, the
-// copy ends before that step, and Record returns an error.
+// Record appends the encoded copy of r to dst. The refs function maps the reference of
+// a rule text to that of its anonymized copy. If a step of r is corrupt, the copy ends
+// before that step, and Record returns an error.
 func (a *Anonymizer) Record(dst []byte, r *store.Record, refs func(uint32) uint32) ([]byte, error) {
 	c := *r
 	c.Src, c.Dst = a.addrPort(r.Src), a.addrPort(r.Dst)
@@ -95,7 +94,7 @@ func (a *Anonymizer) step(s *store.Step, refs func(uint32) uint32) {
 	}
 }
 
-// proof returns the copy of the proof of a finding.
+// proof returns the anonymized proof of a finding.
 func (a *Anonymizer) proof(s *store.Step) []byte {
 	token := rules.TokenByName(string(s.Text))
 	switch by := string(s.By); {
@@ -118,7 +117,7 @@ func (a *Anonymizer) proof(s *store.Step) []byte {
 	return a.hashWords(s.Arg)
 }
 
-// parameter returns the copy of the parameter of a filter decision.
+// parameter returns the anonymized parameter of a filter decision.
 func (a *Anonymizer) parameter(s *store.Step) []byte {
 	switch phase := string(s.Arg); {
 	case string(s.Text) != "rewrite":
@@ -131,10 +130,10 @@ func (a *Anonymizer) parameter(s *store.Step) []byte {
 	return a.Line(s.Reply)
 }
 
-// replyCodes matches the reply code and the enhanced status code of a reply.
+// replyCodes matches a reply code and an enhanced status code.
 var replyCodes = regexp.MustCompile(`^([245][0-9][0-9][ -]?)?([245]\.[0-9]{1,3}\.[0-9]{1,3} ?)?`)
 
-// pipelining is the only reply text that is evidence.
+// pipelining is the only reply text that counts as evidence.
 const pipelining = "Pipelining not supported"
 
 // reply returns the codes of a reply without its text, which may contain names.
@@ -149,9 +148,8 @@ func reply(text []byte) []byte {
 	return append(bytes.Clone(replyCodes.Find(text)), rest...)
 }
 
-// Rule returns the copy of the text of a rule. The values of conditions are anonymized,
-// and the text of the reply is omitted. If text is not a complete rule, the copy is
-// empty.
+// Rule returns an anonymized copy of a rule's text, without the text of its reply. If
+// text is not a complete rule, the copy is empty.
 func (a *Anonymizer) Rule(text string) string {
 	if strings.ContainsAny(text, "\r\n") {
 		return ""
@@ -192,9 +190,9 @@ func (a *Anonymizer) value(word string, v *rules.Value) {
 	}
 }
 
-// Line returns the copy of a command or other input. The first word and keywords of
-// protocols remain, and the address of MAIL and RCPT is replaced as by Mailbox. The
-// copy matches the same rows of the lists and contains the same evidence as line.
+// Line anonymizes a command or other input. The first word and protocol keywords are
+// kept. The address of MAIL and RCPT is replaced as in Mailbox. The copy matches the
+// same list rows as the original and yields the same evidence.
 func (a *Anonymizer) Line(line []byte) []byte {
 	row, language := a.lists.Line(line), smtp.Sniff(line)
 	same := func(copied []byte) bool { return a.lists.Line(copied) == row && smtp.Sniff(copied) == language }
@@ -225,7 +223,7 @@ var (
 	address = regexp.MustCompile(`^(?i:MAIL|RCPT)[^:]*:[ <]*([^ >]*)`)
 )
 
-// pattern returns the compiled pattern of a list row for lines.
+// pattern returns the compiled regular expression of a list row.
 func (a *Anonymizer) pattern(value string) *regexp.Regexp {
 	re := a.patterns[value]
 	if re == nil {

@@ -38,8 +38,8 @@ func builtin(t testing.TB) *lookup.Lists {
 	return lists
 }
 
-// TestAddr checks that the copy of an address differs from the address and is unique.
-// The copy is in the same network and matches the same row of the lists.
+// TestAddr checks that the copy of an address is unique and differs from the original.
+// The copy lies in the same network and matches the same list row.
 func TestAddr(t *testing.T) {
 	lists := builtin(t)
 	a := anonymize.New(key, lists)
@@ -90,7 +90,7 @@ func TestAddr(t *testing.T) {
 	}
 }
 
-// TestForm checks the unchanged parts of a text.
+// TestForm checks which parts of a text are kept.
 func TestForm(t *testing.T) {
 	a := anonymize.New(key, builtin(t))
 	const w = "[a-p]{15}" // a hash
@@ -142,8 +142,7 @@ func TestForm(t *testing.T) {
 	}
 }
 
-// TestWordsDiffer checks that different names have different copies. Case does not
-// matter.
+// TestWordsDiffer checks that different names have different copies, ignoring case.
 func TestWordsDiffer(t *testing.T) {
 	a := anonymize.New(key, builtin(t))
 	seen := make(map[string]string)
@@ -163,7 +162,7 @@ func TestWordsDiffer(t *testing.T) {
 	}
 }
 
-// options returns the options of a pipeline that appends its records to the slice to.
+// options returns pipeline options under which all records are appended to a slice.
 func options(t testing.TB, lists *lookup.Lists, to *[]*store.Record) filter.Options {
 	m := memory.New()
 	m.Load(slices.Values([]store.Entry{{Bucket: "secret", Key: []byte("hash"), Value: []byte("0123456789abcdef")}}), simulate.Midnight.UnixMicro())
@@ -183,7 +182,7 @@ func decode(t testing.TB, end time.Time, id uint64, value []byte) *store.Record 
 	return &r
 }
 
-// policy returns a preset in mode enforce, without local domains.
+// policy returns a preset in enforce mode, without local domains.
 func policy(t testing.TB, name, lines string) *rules.Policy {
 	t.Helper()
 	text, err := rules.ReadyPolicy(name)
@@ -201,8 +200,8 @@ func policy(t testing.TB, name, lines string) *rules.Policy {
 	return p.InMode(rules.Enforce)
 }
 
-// play replays records under a policy. The result contains the evidence and the
-// decisions of each record.
+// play replays records under a policy and returns the evidence and decisions of each
+// record.
 func play(t testing.TB, lists *lookup.Lists, p *rules.Policy, records []*store.Record) []string {
 	var back []*store.Record
 	told := make(map[string]string)
@@ -234,7 +233,7 @@ func play(t testing.TB, lists *lookup.Lists, p *rules.Policy, records []*store.R
 
 func name(r *store.Record) string { return fmt.Sprintf("%016x %d", r.ID, r.Start.UnixMicro()) }
 
-// copyOf returns the copies of records, and their encodings.
+// copyOf returns copies of the records, and their encodings.
 func copyOf(t testing.TB, a *anonymize.Anonymizer, records []*store.Record) (all []*store.Record, values [][]byte) {
 	for _, r := range records {
 		value, err := a.Record(nil, r, func(n uint32) uint32 { return n })
@@ -247,7 +246,7 @@ func copyOf(t testing.TB, a *anonymize.Anonymizer, records []*store.Record) (all
 	return all, values
 }
 
-// streams calls each for each recorded stream and its records.
+// streams calls each for every recorded stream and its records.
 func streams(t testing.TB, lists *lookup.Lists, each func(name string, in []byte, records []*store.Record)) {
 	names, err := filepath.Glob("../../tests/streams/*/*.in")
 	if more := os.Getenv("SCANWATCH_STREAMS"); more != "" { // streams of a site, for example
@@ -263,7 +262,7 @@ func streams(t testing.TB, lists *lookup.Lists, each func(name string, in []byte
 		if err != nil {
 			t.Fatal(err)
 		}
-		// Replace the example names, because the lists contain them.
+		// Replace the example names, because they are in the lists.
 		in = []byte(strings.NewReplacer("example.org", "muster-firma.org", "example.net", "kunde-nebenan.net", "example.com", "sonst-wer.com",
 			"foreign.example", "opfer-haus.example", "sink.example", "senke-haus.example").Replace(string(in)))
 		var records []*store.Record
@@ -283,8 +282,8 @@ var (
 	hostNames = regexp.MustCompile(`[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+`)
 )
 
-// TestNothingLeft checks that the copies contain no address, name or mailbox of the
-// streams. Only texts in the lists may remain.
+// TestNothingLeft checks that no address, name or mailbox of the streams is left in the
+// copies, except text that is in the lists.
 func TestNothingLeft(t *testing.T) {
 	lists := builtin(t)
 	a := anonymize.New(key, lists)
@@ -336,7 +335,7 @@ func TestNothingLeft(t *testing.T) {
 		slices.Sort(originals)
 		for _, o := range slices.Compact(originals) {
 			if len(o) < 6 || !strings.ContainsAny(o, "abcdefghijklmnopqrstuvwxyz") && !strings.Contains(o, "192.0.2.") {
-				continue // too short for a name, or a number in a reply
+				continue // too short to be a name, or a number in a reply
 			}
 			local, _, _ := strings.Cut(o, "@")
 			if mailbox.IsRole(local) || known(o) {
@@ -344,7 +343,7 @@ func TestNothingLeft(t *testing.T) {
 			}
 			looked++
 			found := bytes.Contains(all, []byte(o))
-			if label, _, _ := strings.Cut(o, "."); found && len(label) < 3 { // a short text may equal the end of a hash
+			if label, _, _ := strings.Cut(o, "."); found && len(label) < 3 { // a short text may happen to match the end of a hash
 				found = regexp.MustCompile(`[^a-p]` + regexp.QuoteMeta(o)).Match(all)
 			}
 			if found {
@@ -357,8 +356,8 @@ func TestNothingLeft(t *testing.T) {
 	}
 }
 
-// TestSum checks the copy of an aggregate. Neither the network of a ban nor the reason
-// of a manual ban remains.
+// TestSum checks the copy of an aggregate. The copy must not contain the network of a
+// ban or the reason for a manual ban.
 func TestSum(t *testing.T) {
 	a := anonymize.New(key, builtin(t))
 	var sources sketch.Sketch
@@ -406,7 +405,7 @@ func TestSum(t *testing.T) {
 	}
 }
 
-// TestKnownByPart checks that only the part of a text that matches the lists remains.
+// TestKnownByPart checks that only the part of a text that matches the lists is kept.
 func TestKnownByPart(t *testing.T) {
 	lists := builtin(t)
 	a := anonymize.New(key, lists)
@@ -429,8 +428,8 @@ func TestKnownByPart(t *testing.T) {
 	}
 }
 
-// TestSameStreams checks that the copies of each stream result in the same evidence and
-// decisions.
+// TestSameStreams checks that the copies of a stream yield the same evidence and
+// decisions as the original.
 func TestSameStreams(t *testing.T) {
 	lists := builtin(t)
 	a := anonymize.New(key, lists)
@@ -456,8 +455,7 @@ func compare(t *testing.T, what string, want, got []string) {
 	}
 }
 
-// TestSameDay compares a simulated day of attacks with its copies, as TestSameStreams
-// does.
+// TestSameDay is TestSameStreams for a simulated day of attacks.
 func TestSameDay(t *testing.T) {
 	lists := builtin(t)
 	var records []*store.Record
@@ -483,7 +481,7 @@ func TestSameDay(t *testing.T) {
 	}
 }
 
-// FuzzName checks that copies are reproducible and match the same rows of the lists.
+// FuzzName checks that copies are reproducible and match the same list rows.
 func FuzzName(f *testing.F) {
 	lists := builtin(f)
 	for _, s := range []string{"mail.example.org", "WIN-AB12", "192-0-2-1.dyn.example.net", "a.b.co.uk", "x..y.", "\xc3\xa4.example", "[IPv6:::1]",

@@ -14,7 +14,7 @@ import (
 	"scanwatch/store/history"
 )
 
-// batch is the number of records in a commit.
+// batch is the number of records per commit.
 const batch = 5000
 
 // CopyOptions are the options of Copy.
@@ -25,15 +25,15 @@ type CopyOptions struct {
 	Done    func(sessions int, end time.Time) // called after each record; may be nil
 }
 
-// Copied is the result of a copy.
+// Copied is the result of Copy.
 type Copied struct {
 	Sessions int // includes the sessions in aggregates
 	Corrupt  int // records whose copies end before a corrupt step
 }
 
-// Copy writes an anonymized copy of the records of r to the directory out. The
-// directory must be empty or must not exist, and only its owner can access it. The copy
-// includes the texts of the rules in its verdicts. Copy sets r.Rules.
+// Copy writes an anonymized copy of the records to the output directory, which must be
+// empty or not exist. The directory is accessible only to its owner. The texts of the
+// rules that verdicts refer to are copied as well. Copy sets r.Rules.
 func Copy(r *store.Reader, out string, o CopyOptions) (c Copied, err error) {
 	budget := int64(1 << 30)
 	if segments, err := store.Segments(r.Dir); err == nil { // an error means no records
@@ -85,8 +85,8 @@ func Copy(r *store.Reader, out string, o CopyOptions) (c Copied, err error) {
 	return c, nil
 }
 
-// createDir creates a directory that only its owner can access. An empty directory may
-// exist.
+// createDir creates a directory that only its owner can access, or accepts an empty
+// one.
 func createDir(dir string) error {
 	err := os.Mkdir(dir, 0o700)
 	if !errors.Is(err, fs.ErrExist) {
@@ -106,12 +106,11 @@ func createDir(dir string) error {
 type ruleCopies struct {
 	writer     *store.Writer
 	anonymizer *Anonymizer
-	texts      map[uint32]string // text by reference in the records
-	refs       map[uint32]uint32 // reference in the copy by reference in the records; 0 without a text
+	texts      map[uint32]string // maps a reference in the records to the text
+	refs       map[uint32]uint32 // maps a reference in the records to that in the copy; 0 without a text
 }
 
-// ref returns the reference in the copy for the reference of a rule text in the
-// records.
+// ref translates the reference of a rule text in the records to that in the copy.
 func (c *ruleCopies) ref(was uint32) uint32 {
 	ref, ok := c.refs[was]
 	if ok || was == 0 {

@@ -40,7 +40,7 @@ func New(key []byte, lists *lookup.Lists) *Anonymizer {
 	return &Anonymizer{lists: lists, hash: hmac.New(sha256.New, key), names: make(map[string][]byte), patterns: make(map[string]*regexp.Regexp)}
 }
 
-// mac returns the keyed hash of text. Hashes of different kinds are independent.
+// mac returns the keyed hash of text. Hashes of different kinds are unrelated.
 func (a *Anonymizer) mac(kind string, text []byte) (sum [sha256.Size]byte) {
 	a.hash.Reset()
 	a.hash.Write([]byte(kind + "\x00"))
@@ -49,8 +49,8 @@ func (a *Anonymizer) mac(kind string, text []byte) (sum [sha256.Size]byte) {
 	return sum
 }
 
-// word returns a hash of 60 bits as letters. The case of text does not matter. The hash
-// has no digits, because digits in a name can be evidence.
+// word returns a 60-bit hash in letters, ignoring the case of text. Digits are avoided,
+// because digits in a name can be evidence.
 func (a *Anonymizer) word(kind string, text []byte) []byte {
 	sum := a.mac(kind, bytes.ToLower(text))
 	b := make([]byte, 15)
@@ -60,10 +60,9 @@ func (a *Anonymizer) word(kind string, text []byte) []byte {
 	return b
 }
 
-// Addr returns the copy of an address. The network (/24, or /48 for IPv6) remains, and
-// the host part is hashed. Different addresses in a /24 have different copies. The copy
-// matches the same row of the lists as the address. An address that is a row itself
-// remains unchanged.
+// Addr anonymizes an address. The network (/24, or /48 for IPv6) is kept, and the host
+// part is hashed. Different addresses in a /24 get different copies. The copy matches
+// the same list row as the address. An address that has its own row is kept.
 func (a *Anonymizer) Addr(addr netip.Addr) netip.Addr {
 	if !addr.IsValid() || addr.IsUnspecified() || addr.IsLoopback() {
 		return addr
@@ -72,8 +71,7 @@ func (a *Anonymizer) Addr(addr netip.Addr) netip.Addr {
 	row, from := a.lists.Addr(addr), addr
 	if addr.Is4() {
 		b := addr.As4()
-		// The permutation must not map a host to itself. A random cycle through all
-		// hosts maps each host to another host.
+		// A random cycle through all hosts maps no host to itself.
 		cycle := rand.New(rand.NewChaCha8(a.mac("net", b[:3]))).Perm(256)
 		next := make([]byte, 256)
 		for i, host := range cycle {
@@ -96,7 +94,7 @@ func (a *Anonymizer) Addr(addr netip.Addr) netip.Addr {
 	return from // the row is more specific than /48
 }
 
-// Prefix returns the copy of a network.
+// Prefix anonymizes a network.
 func (a *Anonymizer) Prefix(p netip.Prefix) netip.Prefix {
 	if !p.IsValid() || p.Addr().Is4() && p.Bits() <= 24 || p.Addr().Is6() && p.Bits() <= 48 {
 		return p
@@ -104,8 +102,8 @@ func (a *Anonymizer) Prefix(p netip.Prefix) netip.Prefix {
 	return netip.PrefixFrom(a.Addr(p.Addr()), p.Bits()).Masked()
 }
 
-// literal returns the copy of an address, bare or as a literal (RFC 5321 section
-// 4.1.3). If name is not an address, literal returns nil.
+// literal anonymizes an address, bare or as a literal (RFC 5321 section 4.1.3). If name
+// is not an address, literal returns nil.
 func (a *Anonymizer) literal(name []byte) []byte {
 	m := literals.FindSubmatch(name)
 	if m == nil {
@@ -120,7 +118,7 @@ func (a *Anonymizer) literal(name []byte) []byte {
 
 var literals = regexp.MustCompile(`^(\[?(?i:IPv6:)?)([0-9A-Fa-f:.]+)(?:%[^\]]*)?(\]?)$`)
 
-// facts contains the properties of a name that are evidence or exclude evidence.
+// facts describes a name by the properties that count as evidence or rule it out.
 type facts struct {
 	rows    [7]*lookup.Row
 	generic bool // derived from an address
@@ -138,10 +136,10 @@ func (a *Anonymizer) facts(name []byte) (f facts) {
 	return f
 }
 
-// Name returns the copy of a host name, domain or greeting. The public suffix or the
-// suffix in a row of the lists remains, and all other labels are hashed. If the form of
-// the name is evidence, Name replaces single letters and digits instead. A name that is
-// a row itself remains unchanged.
+// Name anonymizes a host name, domain or greeting. The public suffix, or the suffix
+// found in a list row, is kept; all other labels are hashed. If the form of the name is
+// evidence, Name replaces single letters and digits instead. A name that has its own
+// row is kept.
 func (a *Anonymizer) Name(name []byte) []byte {
 	if len(name) == 0 {
 		return name
@@ -210,9 +208,8 @@ func (a *Anonymizer) name(name []byte) []byte {
 	return hashed
 }
 
-// labels returns the hashes of labels. The hash of a label also depends on the labels
-// to its right. The copies of names in one domain are therefore in one domain. Common
-// words remain unchanged.
+// labels hashes labels. A label's hash also depends on the labels to its right, so
+// names in one domain have copies in one domain. Common words are kept.
 func (a *Anonymizer) labels(labels, name []byte) (dst []byte) {
 	for len(labels) > 0 {
 		label, rest, dot := bytes.Cut(labels, []byte{'.'})
@@ -229,8 +226,8 @@ func (a *Anonymizer) labels(labels, name []byte) (dst []byte) {
 	return dst
 }
 
-// suffixes returns the indexes of the public suffix and the registered domain in a
-// name. The name must not have a trailing dot. A name without a dot has no suffix.
+// suffixes returns where the public suffix and the registered domain of a name begin.
+// The name must not end with a dot. A name without a dot has no suffix.
 func suffixes(name []byte) (suffix, domain int) {
 	whole := string(bytes.ToLower(name))
 	if len(whole) > len(name) || !strings.Contains(whole, ".") {
@@ -243,17 +240,16 @@ func suffixes(name []byte) (suffix, domain int) {
 	return suffix, strings.LastIndexByte(whole[:max(suffix-1, 0)], '.') + 1
 }
 
-// keywords matches the words that remain unchanged in names and lines. Keywords are
-// commands and words in patterns of the lists. No keyword identifies a host or user.
-// The letter x is a keyword, because it separates numbers in names that are derived
-// from an address.
+// keywords matches the words that are kept in names and lines: commands, and words in
+// list patterns. No keyword identifies a host or user. The letter x is a keyword
+// because it separates the numbers in names derived from addresses.
 var keywords = regexp.MustCompile(`^(?i:http|rtsp|ssh|from|to|size|body|8bitmime|7bit|smtputf8|ret|hdrs|full|notify|never|orcpt|rfc822|plain|login|` +
 	`x|pppoe|dialup|dhcp|adsl|dyn|dynamic|broadband|catv|gprs|cdma|user|win|desktop|laptop|vps|ns|ip|ylmf|pc|diretorias|mglndd|auth)$`)
 
 var shapes = regexp.MustCompile(`[A-Za-z]+|[0-9]+|[^\x00-\x7f]+`)
 
-// shape replaces letters with letters and digits with digits. The keyed hash of whole
-// determines the replacement. Keywords remain unchanged.
+// shape replaces letters with letters and digits with digits, according to the keyed
+// hash of whole. Keywords are kept.
 func (a *Anonymizer) shape(text, whole []byte) []byte {
 	stream := rand.New(rand.NewChaCha8(a.mac("shape", bytes.ToLower(whole))))
 	letter := func() byte { return "abcdefghijklmnopqrstuvwyz"[stream.IntN(25)] } // not x: see keywords
@@ -280,12 +276,12 @@ func (a *Anonymizer) shape(text, whole []byte) []byte {
 
 var words = regexp.MustCompile(`[A-Za-z0-9]+|[^\x00-\x7f]+`)
 
-// hashWords returns the copy of free text, in which each word is hashed.
+// hashWords returns a copy of free text in which each word is hashed.
 func (a *Anonymizer) hashWords(text []byte) []byte {
 	return words.ReplaceAllFunc(text, func(word []byte) []byte { return a.word("word", word) })
 }
 
-// user returns the copy of a user name, which may be a mailbox.
+// user anonymizes a user name, which may be a mailbox.
 func (a *Anonymizer) user(name []byte) []byte {
 	if len(name) == 0 || bytes.IndexByte(name, '@') >= 0 || mailbox.IsHash(name) {
 		return a.Mailbox(name)
@@ -293,13 +289,12 @@ func (a *Anonymizer) user(name []byte) []byte {
 	return a.word("user", name)
 }
 
-// pieces splits a mail address into hashes of package privacy, separators of routes and
-// details, and other text.
+// pieces splits a mail address into privacy hashes, separators of routes and details,
+// and other text.
 var pieces = regexp.MustCompile(`hash:[0-9a-f]{16}|[%!@,:+]|[^%!@,:+]+`)
 
-// Mailbox returns the copy of a mail address. The copy consists of hashes of the
-// mailbox and its detail (RFC 5233), and of the copies of all domains. The local parts
-// of role accounts remain unchanged.
+// Mailbox anonymizes a mail address. The mailbox and its detail (RFC 5233) are hashed,
+// and each domain is replaced by its copy. The local parts of role accounts are kept.
 func (a *Anonymizer) Mailbox(addr []byte) (dst []byte) {
 	at := bytes.LastIndexByte(addr, '@')
 	local, domain := addr, []byte(nil)
@@ -335,7 +330,7 @@ func (a *Anonymizer) Mailbox(addr []byte) (dst []byte) {
 	return dst
 }
 
-// domain returns the copy of a domain, which may be a hash of package privacy.
+// domain anonymizes a domain, which may be a privacy hash.
 func (a *Anonymizer) domain(domain []byte) []byte {
 	if !mailbox.IsHash(domain) {
 		return a.Name(domain)

@@ -8,9 +8,9 @@ import (
 	"scanwatch/rules"
 )
 
-// bans carries out the bans of rules, and reports the bans that are only observed. A
-// ban by a rule that counts recipients takes effect at the end of the session. If the
-// policy withholds the ban of a trusted client, its behaviour is still an offence.
+// bans imposes the bans of rules, and reports bans that are only observed. Bans by
+// rules that count recipients are delayed until the session ends. If the policy
+// withholds the ban of a trusted client, its behaviour still counts as an offence.
 func (d *Decider) bans(s Subject, at int64, v *rules.Verdict) {
 	last := &s.State.last
 	if o := decided(v); o.Rule != nil && len(o.Rule.Ban) > 0 && o.BanRule == nil && !v.Unsure {
@@ -29,7 +29,8 @@ func (d *Decider) bans(s Subject, at int64, v *rules.Verdict) {
 	}
 }
 
-// decided returns the enforced decision of v, or else the observed decision.
+// decided returns the enforced decision of v if there is one, otherwise the observed
+// one.
 func decided(v *rules.Verdict) *rules.Outcome {
 	if v.Act.Rule != nil {
 		return &v.Act
@@ -37,14 +38,13 @@ func decided(v *rules.Verdict) *rules.Outcome {
 	return &v.Would
 }
 
-// late carries out the bans of rules that count recipients, at the end of the session.
-// A session with an accepted recipient causes no ban, because old mailing lists also
-// contain recipients that do not exist. If most recipients exist, the session is not an
-// offence.
+// late imposes the bans of rules that count recipients when the session ends. If the
+// server accepted any recipient, no ban is imposed, because old mailing lists contain
+// dead addresses. If most recipients exist, the session is not even an offence.
 func (d *Decider) late(s Subject, at int64) {
 	last := &s.State.last
 	if s.Case.Mixed() || s.Case.Unknown.N+s.Case.Bounced.N+s.Case.Held.N == 0 {
-		return // a session without missing recipients is probably a retry of deferred mail
+		return // a session without missing recipients is probably a retry after a deferral
 	}
 	s.State.Offence = s.State.Offence || last.shielded || last.late != nil || last.wouldLate != nil
 	if s.Case.Accepted.N > 0 {
@@ -58,9 +58,9 @@ func (d *Decider) late(s Subject, at int64) {
 	}
 }
 
-// ban bans the host of s and reports the ban, once for consecutive bans by the same
-// rule. The parameter last is the previous rule that banned the host. The exemption of
-// a client is also reported, so that the operator notices the rule.
+// ban bans the host of s. Consecutive bans by the same rule are reported once; last
+// holds the rule of the previous ban. If the client is exempt, the exemption is
+// reported, so that the operator notices the rule.
 func (d *Decider) ban(s Subject, at int64, o *rules.Outcome, last **rules.Rule, enforced bool) {
 	if o.BanRule == nil || *last == o.BanRule || !s.Src.IsValid() {
 		return
@@ -73,12 +73,12 @@ func (d *Decider) ban(s Subject, at int64, o *rules.Outcome, last **rules.Rule, 
 	if out.Exempt == "" {
 		b := d.Memory.Bans.Add(s.Client, memory.BanRequest{Ladder: o.Ban, Rule: o.BanRule.Name, Session: s.ID, Observe: !enforced}, at)
 		if o.BanRule.Has(rules.AuthFailure) {
-			// A ban halves the count of failures. Without the reduction, the first
-			// failure of a phone with an old password would ban its whole office again.
+			// A ban halves the failure count. If it did not, the first failure of a
+			// phone with an old password would ban its whole office again.
 			d.Memory.Counters.Halve(s.Client, rules.AuthFailure, at)
 		}
 		if !b.Until.After(b.Since) {
-			return // the offence counts, but causes no ban
+			return // the offence counts but leads to no ban
 		}
 		out.Prefix, out.Until, out.Times = b.Prefix, b.Until, b.Times
 	}
@@ -86,8 +86,8 @@ func (d *Decider) ban(s Subject, at int64, o *rules.Outcome, last **rules.Rule, 
 	d.out = append(d.out, out)
 }
 
-// exempt returns the reason why rule must not ban s, or "". For an existing ban, rule
-// is nil if the policy no longer has the rule.
+// exempt returns why rule must not ban s, or "". For an existing ban whose rule is no
+// longer in the policy, rule is nil.
 func (d *Decider) exempt(s Subject, rule *rules.Rule, at int64) string {
 	switch {
 	case s.Authed:
@@ -103,16 +103,16 @@ func (d *Decider) exempt(s Subject, rule *rules.Rule, at int64) string {
 	switch {
 	case rule == nil || excuse == "":
 	case excuse == "login" && rule.Has(rules.AuthSpray) && d.Memory.Logins.Sprays(s.Client, at):
-		return "" // the login of one user does not exempt a source at which the logins of many others failed
+		return "" // one user's login does not exempt a source at which many other logins failed
 	case excuse != "login" && excuse != "many" && (rule.EvenTrusted || rule.Has(rules.AuthFailure|rules.AuthSpray|rules.AuthUnsupported)):
-		return "" // accepted mail does not exempt a source from bans for brute force
+		return "" // accepted mail does not exempt a source from brute-force bans
 	}
 	return excuse
 }
 
-// returned reports that a banned client has connected. The boolean result reports
-// whether the client must be disconnected. An observed ban, mode observe and an
-// exemption of s prevent the disconnection.
+// returned reports that a banned client has reconnected. The result reports whether the
+// client must be disconnected. An observed ban, observe mode or an exemption of s keep
+// the client connected.
 func (d *Decider) returned(s Subject, at int64) (enforced bool) {
 	b := s.State.Ban
 	enforced = d.Policy.Mode == rules.Enforce && !b.Observe && (b.Manual || d.exempt(s, d.rule(b.Rule), at) == "")
@@ -123,7 +123,7 @@ func (d *Decider) returned(s Subject, at int64) (enforced bool) {
 	return enforced
 }
 
-// rule returns the rule with the name in a ban, or nil.
+// rule looks up the rule that a ban names. It returns nil if there is none.
 func (d *Decider) rule(name string) *rules.Rule {
 	for _, r := range d.Policy.Rules() {
 		if r.Name == name {
@@ -133,14 +133,14 @@ func (d *Decider) rule(name string) *rules.Rule {
 	return nil
 }
 
-// shortBan is the longest ban whose reply has a temporary code. After a temporary code,
-// a legitimate server retries until a short ban ends. RFC 5321 section 4.5.4.1 requires
-// retries for four to five days. After a permanent code for a longer ban, the sender
-// receives a bounce immediately.
+// shortBan is the longest ban with a temporary reply code. A legitimate server then
+// keeps retrying until the ban ends: RFC 5321 section 4.5.4.1 requires retries for four
+// to five days. Longer bans get a permanent code, so that the sender receives a bounce
+// immediately.
 const shortBan = 48 * time.Hour
 
-// banReply returns the reply for a banned client. The reference in the reply is the id
-// of the session that caused the ban.
+// banReply returns the reply to a banned client. The reply quotes the id of the session
+// that led to the ban.
 func banReply(b *memory.Ban, id uint64) string {
 	code := "554 5.7.1"
 	if b.Until.Sub(b.Since) <= shortBan {
@@ -152,7 +152,8 @@ func banReply(b *memory.Ban, id uint64) string {
 	return rules.Reply(code+" Banned until "+b.Until.Format("2006-01-02 15:04")+" UTC ("+printable(b.Rule)+")", id)
 }
 
-// printable replaces characters of an operator's reason that a reply must not contain.
+// printable replaces characters that are allowed in an operator's reason but not in a
+// reply.
 func printable(s string) string {
 	b := []byte(s[:min(len(s), 100)])
 	for i, c := range b {

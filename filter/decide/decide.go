@@ -1,6 +1,6 @@
-// Package decide evaluates the policy for a session. The package answers requests,
-// carries out bans, and reports each decision as an Outcome. The package does not
-// depend on front ends, disks, logs or clocks.
+// Package decide applies the policy to a session. The package answers requests, imposes
+// bans, and reports each decision as an Outcome. It does not depend on front ends,
+// disks, logs or clocks.
 package decide
 
 import (
@@ -13,19 +13,19 @@ import (
 	"scanwatch/rules"
 )
 
-// State is the state of the decisions on one session.
+// State holds the decisions on a session so far.
 type State struct {
-	Score    int            // sum of the points that rules have added
+	Score    int            // sum of the points added by rules
 	Ban      *memory.Ban    // enforced or observed ban of the client; nil for almost all clients
 	Barred   bool           // disconnected because of Ban
 	Refused  bool           // the client or one of its commands was rejected
 	Junked   bool           // a message was marked as junk
 	Banned   *rules.Rule    // rule of the latest ban in this session
-	Offence  bool           // a rule matched that bans or that counts offences
+	Offence  bool           // a rule that bans or counts offences matched
 	Held     bool           // a rule rejected the latest requested recipient because too many do not exist
-	standing rules.Standing // standing of the client at the first request
+	standing rules.Standing // client's standing at the first request
 	passing  passState      // pass statements that matched
-	last     decisions      // decisions of the current policy
+	last     decisions      // decisions under the current policy
 	reply    *composition   // nil for almost all sessions
 }
 
@@ -35,44 +35,43 @@ type passState struct {
 	other bool // an accepted recipient of the transaction matches no pass statement
 }
 
-// decisions contains the decisions of one policy. The decisions are discarded with the
-// replacement of the policy.
+// decisions holds the decisions made under one policy. Decisions are discarded when the
+// policy is replaced.
 type decisions struct {
 	policy   *rules.Policy
-	sticky   rules.Outcome // decision that applies until the end of the session
+	sticky   rules.Outcome // decision that applies for the rest of the session
 	since    smtp.Phase    // first phase in which the sticky decision applies
 	told     *rules.Rule   // rule of the last verdict
 	wouldBan *rules.Rule   // rule of the latest ban that was only observed
-	withheld *rules.Rule   // rule of the latest decision that was withheld
+	withheld *rules.Rule   // rule of the latest withheld decision
 	tags     rules.TagSet
-	// The rules that count recipients, and whose bans take effect at the end of the
-	// session.
+	// Rules that count recipients, whose bans are delayed until the session ends.
 	late, wouldLate *rules.Rule
 	shielded        bool // the client's standing prevented a ban
 }
 
-// A composition is the text of a rule and the reply with the text.
+// A composition caches the reply made from a rule's text.
 type composition struct{ text, reply string }
 
-// A Decider evaluates one policy, and must not be used concurrently.
+// A Decider evaluates a policy. A Decider must not be used concurrently.
 type Decider struct {
 	Policy   *rules.Policy // nil: observe only, without rules
 	Refs     map[*rules.Rule]uint32
 	Memory   *memory.Memory
 	Recorded bool // events come from records, in which names may be hashed
-	// Trace is called for each evaluation of the policy with its facts, and may be nil.
-	// The facts are valid only during the call.
+	// Trace, if set, is called for each evaluation of the policy. The facts are valid
+	// only during the call.
 	Trace func(*rules.Policy, *rules.Facts, smtp.Answer)
 
 	needs rules.Needs
-	end   bool // Policy has rules for phase end
+	end   bool // Policy has rules for the end phase
 	facts rules.Facts
 	asked *memory.Client // client whose events Count counts; nil outside an evaluation
 	out   []smtp.Outcome
 }
 
-// Use sets the policy. refs contains the references of the texts of its rules in
-// records.
+// Use sets the policy. The refs map gives the reference by which records identify each
+// rule's text.
 func (d *Decider) Use(policy *rules.Policy, refs map[*rules.Rule]uint32) {
 	d.Policy, d.Refs, d.needs, d.end = policy, refs, rules.Needs{}, false
 	if policy != nil {
@@ -81,13 +80,13 @@ func (d *Decider) Use(policy *rules.Policy, refs map[*rules.Rule]uint32) {
 	}
 }
 
-// A Subject is the session that a decision is about.
+// A Subject is a session to be decided on.
 type Subject struct {
 	*track.Session
 	Case   *detect.State
 	State  *State
 	Client *memory.Client
-	Live   uint32 // open sessions of the same source
+	Live   uint32 // open sessions from the same source
 }
 
 // Remember looks up the ban of a client that has just connected.
@@ -96,12 +95,12 @@ func (d *Decider) Remember(s Subject) {
 		return
 	}
 	if b, ok := d.Memory.Bans.Banned(s.Client, s.Start); ok {
-		ban := b // a pointer to b itself would cause an allocation for every client
+		ban := b // a pointer to b itself would cost every client an allocation
 		s.State.Ban = &ban
 	}
 }
 
-// Track updates the state of s with an event other than a request.
+// Track updates the state of s after an event other than a request.
 func (d *Decider) Track(s Subject, ev *smtp.Event) {
 	p := &s.State.passing
 	switch ev.Kind {
@@ -123,8 +122,7 @@ func (d *Decider) Track(s Subject, ev *smtp.Event) {
 // Passed reports whether a pass statement matches the recipient of the current RCPT.
 func (st *State) Passed() bool { return st.passing.rcpt }
 
-// Ask answers a request and returns the decisions. The outcomes are valid until the
-// next call.
+// Ask answers a request. The outcomes are valid until the next call.
 func (d *Decider) Ask(s Subject, ev *smtp.Event) (smtp.Answer, []smtp.Outcome) {
 	d.out = d.out[:0]
 	phase := ev.Phase
@@ -152,7 +150,7 @@ func (d *Decider) Ask(s Subject, ev *smtp.Event) (smtp.Answer, []smtp.Outcome) {
 	act := st.stick(s.Session, &v)
 	d.withheld(s, ev.Time, phase, &v)
 	if phase == smtp.PhaseCommit && act.Decision == smtp.Junk {
-		act = rules.Outcome{} // the message was marked earlier, and smtpd exits if a filter answers junk at commit
+		act = rules.Outcome{} // already marked as junk, and smtpd exits if a filter answers junk at commit
 	}
 	if v.Would.Rule != nil {
 		d.verdict(s, ev.Time, phase, &v.Would, false, &v)
@@ -171,10 +169,10 @@ func (d *Decider) Ask(s Subject, ev *smtp.Event) (smtp.Answer, []smtp.Outcome) {
 	return a, d.out
 }
 
-// End evaluates the rules for the end of a session. No answer is possible, but the
-// client can be banned. Counts of earlier sessions apply only if this session increases
-// the count. Without this condition, any session would renew a ban, and other users at
-// the address of an attacker would be banned: see Count.
+// End evaluates the rules for the end of a session. The client can no longer be
+// answered, but it can be banned. Counts from earlier sessions matter only if this
+// session adds to them. Without this condition, any session would renew a ban, and an
+// attacker's ban would hit other users of the address; see Count.
 func (d *Decider) End(s Subject, at int64) []smtp.Outcome {
 	d.out = d.out[:0]
 	if s.State.Barred {
@@ -194,17 +192,17 @@ func (d *Decider) End(s Subject, at int64) []smtp.Outcome {
 	return d.out
 }
 
-// under sets the policy of st. A new policy discards earlier decisions.
+// under sets the policy. A new policy discards earlier decisions.
 func (st *State) under(policy *rules.Policy) {
 	if st.last.policy != policy {
 		st.last, st.Banned = decisions{policy: policy}, nil
 	}
 }
 
-// stick returns the more severe of the current decision and the sticky decision. A
-// sticky decision applies only in its own and later phases. After a rejected RCPT, the
-// client can therefore start another transaction. A sticky decision does not apply if a
-// pass statement matches or the client has logged in.
+// stick returns the more severe of the current and the sticky decision. A sticky
+// decision applies only from its own phase onwards, so that a client can start another
+// transaction after a rejected RCPT. Sticky decisions are ignored if a pass statement
+// matches or the client has logged in.
 func (st *State) stick(s *track.Session, v *rules.Verdict) rules.Outcome {
 	act := v.Act
 	switch sticky := &st.last.sticky; {
@@ -219,8 +217,8 @@ func (st *State) stick(s *track.Session, v *rules.Verdict) rules.Outcome {
 	return act
 }
 
-// compose returns the reply with the text of a rule. The reply is cached, because a
-// client that is rejected again receives the same reply.
+// compose returns the reply with a rule's text. A repeatedly rejected client gets the
+// same reply, so the reply is cached.
 func (st *State) compose(text string, id uint64) string {
 	if st.reply == nil || text != st.reply.text {
 		st.reply = &composition{text, rules.Reply(text, id)}
@@ -228,7 +226,7 @@ func (st *State) compose(text string, id uint64) string {
 	return st.reply.reply
 }
 
-// Standing returns the standing of the client, which does not change during a session.
+// Standing returns the client's standing, which is constant during a session.
 func (d *Decider) Standing(s Subject, at int64) rules.Standing {
 	st := s.State
 	if st.standing == rules.StandingUnknown && s.Src.IsValid() {
@@ -242,7 +240,7 @@ func (d *Decider) eval(s Subject, f *rules.Facts) rules.Verdict {
 	v := d.Policy.Eval(f)
 	d.asked = nil
 	if r := v.Act.Rule; f.Standing == rules.StandingUnknown && s.Src.IsValid() && (r == nil || r.Shielded()) {
-		v.Act.Temper() // the state is not yet loaded, and may contain a standing that exempts the client
+		v.Act.Temper() // the state is not loaded yet and may exempt the client
 	}
 	s.State.Score += v.Score
 	return v
@@ -262,12 +260,12 @@ func (d *Decider) Count(f *rules.Facts, e rules.Evidence, window time.Duration, 
 		return 0, false
 	}
 	if f.Phase == smtp.PhaseEnd && f.Counts[e.Index()] == 0 {
-		return 0, true // this session does not increase the count
+		return 0, true // this session does not add to the count
 	}
 	return d.Memory.Counters.Count(d.asked, rules.Window{Evidence: e, Window: window, By: by}, f.Now.UnixMicro())
 }
 
-// fill returns the facts for an evaluation, which are valid until the next call.
+// fill returns the facts for an evaluation. The facts are valid until the next call.
 func (d *Decider) fill(s Subject, phase smtp.Phase, at int64) *rules.Facts {
 	f := &d.facts
 	*f = rules.Facts{}
@@ -307,7 +305,7 @@ func (d *Decider) fill(s Subject, phase smtp.Phase, at int64) *rules.Facts {
 	return f
 }
 
-// tag reports the tags that rules have set, each once in a session.
+// tag reports the tags set by rules, each once per session.
 func (d *Decider) tag(st *State, at int64, phase smtp.Phase, tags rules.TagSet) {
 	tags &^= st.last.tags
 	if tags == 0 {
@@ -319,8 +317,8 @@ func (d *Decider) tag(st *State, at int64, phase smtp.Phase, tags rules.TagSet) 
 	}
 }
 
-// withheld reports a decision that the client's standing prevented. Consecutive
-// decisions of the same rule are reported once.
+// withheld reports a decision that was withheld because of the client's standing.
+// Consecutive decisions of the same rule are reported once.
 func (d *Decider) withheld(s Subject, at int64, phase smtp.Phase, v *rules.Verdict) {
 	o := &v.Withheld
 	rule := o.Rule
@@ -337,7 +335,7 @@ func (d *Decider) withheld(s Subject, at int64, phase smtp.Phase, v *rules.Verdi
 	})
 }
 
-// verdict reports the decision of a rule.
+// verdict reports a rule's decision.
 func (d *Decider) verdict(s Subject, at int64, phase smtp.Phase, o *rules.Outcome, enforced bool, v *rules.Verdict) {
 	d.out = append(d.out, smtp.Outcome{
 		Kind: smtp.OutcomeVerdict, Time: at, Rule: o.Rule.Name, RuleRef: d.Refs[o.Rule], Phase: phase, Decision: o.Decision, Enforced: enforced,

@@ -19,7 +19,7 @@ const day = 24 * time.Hour
 // now is the time of the sessions.
 const now = int64(1_795_000_000) * 1e6
 
-// A bench is one session of a client and a Decider.
+// A bench is a client's session and a Decider.
 type bench struct {
 	*testing.T
 	d        Decider
@@ -30,7 +30,8 @@ type bench struct {
 	outcomes []smtp.Outcome
 }
 
-// newBench returns a session of 192.0.2.1 under a policy whose table files are missing.
+// newBench returns a session from 192.0.2.1 under a policy whose table files are
+// missing.
 func newBench(t *testing.T, policy string) *bench {
 	t.Helper()
 	c, err := rules.Parse("test.conf", func(string) ([]byte, error) { return []byte(policy), nil })
@@ -67,14 +68,14 @@ func (b *bench) event(ev smtp.Event) {
 	b.d.Track(b.subject(), &ev)
 }
 
-// mail sends MAIL with a sender that the server accepts.
+// mail sends MAIL. The server accepts the sender.
 func (b *bench) mail(addr string) string {
 	a := b.ask(smtp.PhaseMailFrom, addr)
 	b.event(smtp.Event{Kind: smtp.EventMail, Addr: []byte(addr), Result: smtp.ResultOK})
 	return a
 }
 
-// rcpt sends RCPT with a recipient that the server accepts, and that a rule may reject.
+// rcpt sends RCPT. The server accepts the recipient, but a rule may reject it.
 func (b *bench) rcpt(addr string) string {
 	a := b.ask(smtp.PhaseRcptTo, addr)
 	if a == "proceed" {
@@ -83,7 +84,7 @@ func (b *bench) rcpt(addr string) string {
 	return a
 }
 
-// trust sets the standing of the client.
+// trust sets the client's standing.
 func (b *bench) trust(level rules.Standing) {
 	days := map[rules.Standing]int{rules.StandingKnown: 1, rules.StandingTrusted: 10}[level]
 	for i := range days {
@@ -163,8 +164,8 @@ func TestShield(t *testing.T) {
 	}
 }
 
-// TestWithheldOnce checks that consecutive withheld decisions of one rule are reported
-// once. A later rule makes a decision.
+// TestWithheldOnce checks that consecutive withheld decisions of a rule are reported
+// once, even if a later rule makes a decision.
 func TestWithheldOnce(t *testing.T) {
 	b := newBench(t, "mode enforce\nrule a phase rcpt-to match src 192.0.2.0/24 disconnect\nrule b phase rcpt-to match rcpt-to \"trap@\" reject \"550 5.7.1 trap\"\n")
 	b.trust(rules.StandingTrusted)
@@ -178,8 +179,8 @@ func TestWithheldOnce(t *testing.T) {
 	}
 }
 
-// TestSticky checks that a decision on the client applies to its phase and all later
-// phases. The decision does not apply to earlier phases of the next transaction.
+// TestSticky checks that a decision on the client applies to its own and all later
+// phases, but not to earlier phases of the next transaction.
 func TestSticky(t *testing.T) {
 	const no = "reject 550 5.7.1 no"
 	b := newBench(t, "mode enforce\npass match rcpt-to \"postmaster@\"\nrule r phase rcpt-to match evidence helo-own-name reject \"550 5.7.1 no\"\n")
@@ -205,8 +206,8 @@ func TestSticky(t *testing.T) {
 	}
 }
 
-// TestPass checks that a pass statement exempts only its recipient. The message is
-// exempt if all recipients pass.
+// TestPass checks that a pass statement exempts only its recipient, and that the
+// message is exempt if all recipients pass.
 func TestPass(t *testing.T) {
 	const policy = "mode enforce\npass match rcpt-to \"postmaster@\"\nrule r phase rcpt-to match rcpt-to \"trap@\" reject \"550 5.7.1 no\"\nrule d phase { data, commit } match mail-from \"joe@example.net\" reject \"550 5.7.1 content\"\n"
 	const no = "reject 550 5.7.1 content"
@@ -247,8 +248,8 @@ func TestPass(t *testing.T) {
 	}
 }
 
-// TestUnsurePass checks that decisions are temporary if the table of a pass statement
-// is not loaded. No client is banned while the table is not loaded.
+// TestUnsurePass checks that decisions are temporary, and that no client is banned,
+// while the table of a pass statement is not loaded.
 func TestUnsurePass(t *testing.T) {
 	const policy = "mode enforce\ntable <friends> file \"/nonexistent\"\n%\nrule r phase rcpt-to match src 192.0.2.0/24 disconnect \"554 5.7.1 no\" ban 1d\nrule j phase data match mail-from \"joe@example.net\" junk\n"
 	for _, tt := range []struct {
@@ -283,8 +284,8 @@ func TestUnsurePass(t *testing.T) {
 	}
 }
 
-// TestEnd checks that a count of earlier sessions causes a ban only if this session
-// increases the count.
+// TestEnd checks that a count from earlier sessions leads to a ban only if this session
+// adds to it.
 func TestEnd(t *testing.T) {
 	const policy = "mode enforce\nrule guess phase end match count auth-failure > 5 in 1h by src ban 1h\n"
 	for _, tt := range []struct {
@@ -345,8 +346,8 @@ func TestReturn(t *testing.T) {
 	}
 }
 
-// TestObservedOffence checks that a ban in mode observe is recorded but not enforced. A
-// rule marked observe has the same result.
+// TestObservedOffence checks that a ban is recorded but not enforced in observe mode,
+// or by a rule marked observe.
 func TestObservedOffence(t *testing.T) {
 	for _, policy := range []string{"mode observe\nrule r phase rcpt-to match src 192.0.2.0/24 reject ban 1d\n", "mode enforce\nrule r observe phase rcpt-to match src 192.0.2.0/24 reject ban 1d\n"} {
 		b := newBench(t, policy)
@@ -360,8 +361,8 @@ func TestObservedOffence(t *testing.T) {
 	}
 }
 
-// TestLateBan checks that a rule that counts recipients bans only at the end of a
-// session. A session with an accepted recipient causes no ban.
+// TestLateBan checks that a rule that counts recipients bans only when the session
+// ends, and only if no recipient was accepted.
 func TestLateBan(t *testing.T) {
 	const policy = "rule unknown phase rcpt-to match count unknown-recipient > 4 in 1h by src reject \"450 4.7.1 no\" ban { 0s, 1h }\n"
 	for _, tt := range []struct {

@@ -1,7 +1,7 @@
 package detect
 
-// This file contains the detectors of stolen accounts. The behaviour of an
-// authenticated session is evidence on the account, and never on the address.
+// This file holds the detectors of stolen accounts. The behaviour of an authenticated
+// session is evidence against the account, never against the address.
 
 import (
 	"scanwatch/internal/smtp"
@@ -12,17 +12,18 @@ var accountDetectors = []detector{
 	{"account", on(smtp.EventAuth, smtp.EventMail, smtp.EventRcpt), account, authenticated},
 }
 
-// Thresholds for a stolen account within an hour, or in one session. A legitimate user
-// moves between a few networks, and has several sender addresses in local domains.
+// An account is considered stolen if its use exceeds these thresholds within an hour or
+// a session. A legitimate user moves between a few networks, and uses several sender
+// addresses in local domains.
 const (
 	accountNetworks   = 8
-	accountSenders    = 8   // sender addresses in domains that are not local
-	accountMissing    = 10  // recipients that do not exist, in one session
+	accountSenders    = 8   // sender addresses in non-local domains
+	accountMissing    = 10  // missing recipients in one session
 	accountRecipients = 500 // within an hour
 )
 
-// account reports an account whose use indicates theft. Each later login to the account
-// within a day has the same evidence.
+// account reports an account whose use suggests that it was stolen. For a day, the same
+// evidence is also reported at each later login to the account.
 func account(c *Case) {
 	st, ev := c.State, c.Event
 	f := Finding{Evidence: rules.AccountAbuse, By: "auth", Proof: c.User, Confidence: Medium}
@@ -43,7 +44,7 @@ func account(c *Case) {
 			f.Match = "senders"
 		}
 	case ev.Kind == smtp.EventRcpt && st.Unknown.N >= accountMissing:
-		f.Match = "recipients that do not exist" // counted in this session only, because the user may send to an old list
+		f.Match = "recipients that do not exist" // counted per session, because a user may send to an old list
 		c.find(f)
 		return
 	case ev.Kind == smtp.EventRcpt && st.Rcpt == RcptAccepted && logins.Wrote(c.Client, ev.Time) > accountRecipients:

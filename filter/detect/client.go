@@ -1,6 +1,6 @@
 package detect
 
-// This file contains the detectors of the address and the names of a client.
+// This file holds the detectors of the client's address and names.
 
 import (
 	"bytes"
@@ -28,8 +28,8 @@ var clientDetectors = []detector{
 	{"rejected greeting", on(smtp.EventHelo), rejectedGreeting, unauthenticated},
 }
 
-// reverseDNS reports a missing name or a name that fails FCrDNS. A truncated name
-// always fails, and is not reported.
+// reverseDNS reports a missing name, or a name that fails FCrDNS. A truncated name
+// always fails, so it is not reported.
 func reverseDNS(c *Case) {
 	switch {
 	case len(c.RDNS) == 0:
@@ -40,9 +40,8 @@ func reverseDNS(c *Case) {
 }
 
 // listedAddress reports an address in the shipped lists. A name that passes FCrDNS
-// takes precedence over the address. If the name belongs to a scanner, listedName
-// reports the scanner instead. If the name shows that a rented address has another
-// customer, the confidence is low.
+// takes precedence; if it belongs to a scanner, listedName reports the scanner. If the
+// name shows that a rented address has changed hands, the confidence is low.
 func listedAddress(c *Case) {
 	row := c.Lists.Addr(c.Src.Addr())
 	if row == nil {
@@ -62,9 +61,9 @@ func listedAddress(c *Case) {
 }
 
 // listedName reports a reverse DNS name in the shipped lists. The owner of an address
-// can choose any name, so a name without FCrDNS has low confidence. A truncated name
-// proves nothing, because its last label may be incomplete. The name of a hosting
-// provider shows that the host is rented, and proves nothing about the customer.
+// can choose any name, so a name without FCrDNS gets low confidence. A truncated name
+// proves nothing, because its last label may be incomplete. A hosting provider's name
+// shows that the host is rented, but says nothing about the customer.
 func listedName(c *Case) {
 	scanner, cloud, exempt := c.names()
 	if exempt {
@@ -78,9 +77,9 @@ func listedName(c *Case) {
 	c.findRow(cloud, "rdns", nil, Low)
 }
 
-// names returns the rows of the lists that match the reverse DNS name. exempt reports
-// whether the name is proven and belongs to a legitimate sender in the lists. A mail
-// host of a scanning organisation is also exempt.
+// names returns the list rows that match the reverse DNS name. exempt reports whether
+// the proven name belongs to a listed legitimate sender, or to a scanning
+// organisation's mail host.
 func (c *Case) names() (scanner, cloud *lookup.Row, exempt bool) {
 	if len(c.RDNS) == 0 || c.RDNSCut {
 		return nil, nil, false
@@ -90,8 +89,8 @@ func (c *Case) names() (scanner, cloud *lookup.Row, exempt bool) {
 }
 
 // listedAS reports an AS number in the shipped lists. Clients with a truncated name are
-// ignored. A provider of rented hosts may also have mail servers, which a truncated
-// name does not identify.
+// ignored: a provider of rented hosts may also run mail servers, which a truncated name
+// does not identify.
 func listedAS(c *Case) {
 	if !c.ASNKnown || c.RDNSCut {
 		return
@@ -115,8 +114,7 @@ func blockListed(c *Case) {
 	}
 }
 
-// findRow reports a match of a list row. A nonempty confidence replaces the confidence
-// of the row.
+// findRow reports a matching list row. A nonempty confidence overrides the row's.
 func (c *Case) findRow(row *lookup.Row, by string, proof []byte, confidence string) {
 	if row == nil {
 		return
@@ -133,31 +131,31 @@ func (c *Case) findRow(row *lookup.Row, by string, proof []byte, confidence stri
 		f.Confidence = Low // users also log in from listed networks
 	}
 	if f.Evidence&(rules.Scanner|rules.Cloud|rules.BotnetHelo) != 0 {
-		f.Org = row.Org // the column contains an organisation only in these lists
+		f.Org = row.Org // in other lists, the column does not name an organisation
 	}
 	c.find(f)
 }
 
-// FloodAt is the maximum number of open sessions of a source without a flood. The
-// number is more than twice the number of connections that Postfix opens to one
+// FloodAt is the maximum number of sessions that a source may have open without being
+// reported as a flood. Postfix opens less than half as many connections to one
 // destination.
 const FloodAt = 50
 
-// flood reports too many open sessions of one source.
+// flood reports a source with too many open sessions.
 func flood(c *Case) {
 	if c.Live > FloodAt {
 		c.find(Finding{Evidence: rules.Flood, By: "memory", Confidence: Medium})
 	}
 }
 
-// changedGreeting reports a client that greets again with another name.
+// changedGreeting reports a client that greets again under another name.
 func changedGreeting(c *Case) {
 	if c.greets() && c.NewHelo && len(c.PrevHelo) > 0 {
 		c.find(Finding{Evidence: rules.HeloChanged, By: "helo", Proof: c.Helo, Match: string(c.PrevHelo), Confidence: Medium})
 	}
 }
 
-// greets reports whether the event contains a greeting that smtpd has not rejected.
+// greets reports whether the event is a greeting that smtpd has not rejected.
 func (c *Case) greets() bool {
 	if c.Event.Kind == smtp.EventRequest {
 		return c.Event.Phase == smtp.PhaseHelo
@@ -165,13 +163,13 @@ func (c *Case) greets() bool {
 	return c.Event.Result == smtp.ResultOK
 }
 
-// anyName reports whether the client may greet with any name. Mail clients of local
-// users greet with the name of their computer.
+// anyName reports whether the client may greet with any name. Local users' mail clients
+// greet with the name of their computer.
 func (c *Case) anyName() bool { return c.Internal || c.Submission }
 
 // provenHelo reports whether FCrDNS proves that the client may use its greeting. The
-// greeting must have the same registered domain as the proven name. Hosts in the same
-// registered domain have the same owner.
+// greeting and the proven name must have the same registered domain, and therefore the
+// same owner.
 func (c *Case) provenHelo() bool {
 	name := bytes.TrimRight(c.ProvenName(), ".")
 	return len(name) > 0 && (bytes.EqualFold(name, bytes.TrimRight(c.Helo, ".")) || sameOwner(name, c.Helo))
@@ -190,12 +188,12 @@ func (c *Case) provenWord() bool {
 	return dot && len(label) > 0 && bytes.EqualFold(label, c.Helo)
 }
 
-// forged returns the confidence that an unproven greeting is forged. The parameter
-// confidence is for the fact that the name in the greeting belongs to another owner.
+// forged returns the confidence that an unproven greeting is forged. The argument is
+// the confidence that the name in the greeting belongs to another owner.
 //
-// For a truncated reverse DNS name, which proves nothing, forged returns "". Without a
-// proven name, the confidence is at most medium, because DNS may have failed. The
-// confidence is low if the unproven reverse DNS name agrees with the greeting.
+// If the reverse DNS name is truncated, it proves nothing, and forged returns "".
+// Without a proven name, the confidence is at most medium, because DNS may have failed.
+// The confidence is low if the unproven reverse DNS name agrees with the greeting.
 func (c *Case) forged(confidence string) string {
 	switch {
 	case c.RDNSCut:
@@ -239,8 +237,8 @@ func listedGreeting(c *Case) {
 	}
 }
 
-// forgedGreeting reports a greeting with a local domain, a local host name or a local
-// address.
+// forgedGreeting reports a greeting that uses a local domain, a local host name or a
+// local address.
 func forgedGreeting(c *Case) {
 	if !c.greets() || !c.NewHelo || c.Internal {
 		return
@@ -265,10 +263,9 @@ func forgedGreeting(c *Case) {
 }
 
 // foreignName reports a greeting whose name belongs to another owner. A local domain
-// always belongs to another owner. For a client without a reverse DNS name, foreignName
-// also reports hosts in a local domain and hosts of known senders. A client with a name
-// is excluded, because users rent servers and greet with a host name in their own
-// domain.
+// always does. If the client has no reverse DNS name, hosts in a local domain and known
+// senders' hosts are also reported. Clients with a name are excluded, because users
+// rent servers and greet with a host name in their own domain.
 func (c *Case) foreignName() (match, confidence string) {
 	if local, _ := c.Site.LocalDomain(c.Helo); local {
 		return "local domain", c.forged(Medium)
@@ -276,7 +273,7 @@ func (c *Case) foreignName() (match, confidence string) {
 	if len(c.RDNS) > 0 || bytes.IndexByte(c.Helo, '.') < 0 {
 		return "", ""
 	}
-	const parents = 6 // limits the work: a hostile greeting has up to 127 labels
+	const parents = 6 // bounds the work: a hostile greeting has up to 127 labels
 	for rest, i := c.Helo, 0; i < parents; i++ {
 		_, parent, ok := bytes.Cut(rest, []byte{'.'})
 		if !ok || len(parent) == 0 {
@@ -293,9 +290,9 @@ func (c *Case) foreignName() (match, confidence string) {
 	return "", ""
 }
 
-// special contains networks whose addresses belong to many hosts or to no host.
-// Networks that package netip recognizes are omitted. Documentation networks are also
-// omitted, because tests use their addresses for remote hosts.
+// special lists networks whose addresses belong to many hosts or to none. Networks that
+// package netip recognizes are omitted, and so are documentation networks, which tests
+// use for remote hosts.
 var special = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"),
 	netip.MustParsePrefix("100.64.0.0/10"), // carrier-grade NAT (RFC 6598)
@@ -304,14 +301,14 @@ var special = []netip.Prefix{
 	netip.MustParsePrefix("fec0::/10"),
 }
 
-// routable reports whether an address belongs to a single host. A loopback or private
-// address does not belong to a single host.
+// routable reports whether an address belongs to a single host, unlike loopback and
+// private addresses.
 func routable(a netip.Addr) bool {
 	return a.IsGlobalUnicast() && !a.IsPrivate() && !slices.ContainsFunc(special, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
-// rejectedGreeting reports a greeting that smtpd rejected. smtpd rejects a greeting
-// that is neither a host name nor an address literal.
+// rejectedGreeting reports a greeting that smtpd rejected because it is neither a host
+// name nor an address literal.
 func rejectedGreeting(c *Case) {
 	if c.Event.Cause != smtp.CauseSyntax || c.anyName() {
 		return

@@ -12,7 +12,7 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// TestRoutable checks the addresses that belong to a single host.
+// TestRoutable checks which addresses belong to a single host.
 func TestRoutable(t *testing.T) {
 	for addr, want := range map[string]bool{
 		"127.0.0.1": false, "10.0.0.1": false, "172.17.0.1": false, "192.168.1.1": false, "169.254.1.1": false, "100.64.0.1": false,
@@ -26,8 +26,8 @@ func TestRoutable(t *testing.T) {
 	}
 }
 
-// site returns a site whose server is mx.example.org, 192.0.2.25. The local domains are
-// example.org and firm.example.
+// site returns a site whose server is mx.example.org at 192.0.2.25, with the local
+// domains example.org and firm.example.
 func site() *Site {
 	m := memory.New()
 	m.Domains.Learn([]byte("example.org"), 1)
@@ -35,11 +35,11 @@ func site() *Site {
 	return &Site{Name: []byte("mx.example.org"), Memory: m, Addrs: map[netip.Addr]bool{netip.MustParseAddr("192.0.2.25"): true}}
 }
 
-// identify returns the findings on a client with the given names that connects and
-// greets. A finding has the form "token/confidence".
+// identify returns the findings when a client with the given names connects and greets.
+// A finding has the form "token/confidence".
 func identify(t *testing.T, lists *lookup.Lists, src, rdns string, fcrdns smtp.FCrDNS, helo string, port uint16) (found []string) {
 	t.Helper()
-	s := &track.Session{Submission: port == 465 || port == 587} // as rules.Policy.Submission
+	s := &track.Session{Submission: port == 465 || port == 587} // as in rules.Policy.Submission
 	c := &Case{Session: s, State: new(State), Site: site(), Lists: lists, Client: new(memory.Client)}
 	c.Memory = c.Site.Memory
 	for _, ev := range []smtp.Event{
@@ -72,14 +72,14 @@ const (
 	fail = smtp.FCrDNSFail
 	dead = smtp.FCrDNSError
 
-	// The names are from Exchange Online. smtpd has truncated the name cut, and the
-	// name whole has exactly 64 bytes.
+	// Both names are from Exchange Online. smtpd has truncated cut; the other name has
+	// exactly 64 bytes.
 	cut   = "mail-switzerlandnorthazon11020113.outbound.protection.outlook.co"
 	whole = "mail-northcentralusazlp170100001.outbound.protection.outlook.com"
 )
 
-// TestProofOfGreetings checks that a proven name exempts a greeting of the same owner.
-// A truncated name proves nothing. After a DNS failure, no confidence is high.
+// TestProofOfGreetings checks that a proven name exempts a greeting with the same
+// owner. A truncated name proves nothing. After a DNS failure, no confidence is high.
 func TestProofOfGreetings(t *testing.T) {
 	lists := builtin(t)
 	for _, tt := range []struct {
@@ -127,7 +127,7 @@ func TestProofOfGreetings(t *testing.T) {
 }
 
 // TestClassesOfGreetings checks that tools are found on every listener. A common
-// computer name has low confidence. A computer name is not evidence on a submission
+// computer name gets low confidence. A computer name is not evidence on a submission
 // listener, or if it is the first label of the proven name.
 func TestClassesOfGreetings(t *testing.T) {
 	lists := builtin(t)
@@ -167,8 +167,8 @@ func TestClassesOfGreetings(t *testing.T) {
 	}
 }
 
-// TestListedHosts checks rows for rented addresses, names of scanners and their mail
-// hosts, and names of hosting providers.
+// TestListedHosts checks rows for rented addresses, scanner names, scanners' mail
+// hosts, and hosting providers' names.
 func TestListedHosts(t *testing.T) {
 	lists := builtin(t)
 	for _, tt := range []struct {
@@ -176,9 +176,9 @@ func TestListedHosts(t *testing.T) {
 		fcrdns    smtp.FCrDNS
 		want      string
 	}{
-		{"147.185.132.7", "", fail, "cloud/high rdns-missing/high scanner/high"}, // a network of Palo Alto that a cloud announces
+		{"147.185.132.7", "", fail, "cloud/high rdns-missing/high scanner/high"}, // a Palo Alto network announced by a cloud
 		{"147.185.132.7", "mail.family.example", pass, "cloud/high scanner/high"},
-		{"68.183.46.233", "", fail, "cloud/high rdns-missing/high scanner/high"}, // the row has not expired, because the test runs in 1970
+		{"68.183.46.233", "", fail, "cloud/high rdns-missing/high scanner/high"}, // the row is not expired, because the test runs in 1970
 		{"68.183.46.233", "mail.family.example", pass, "cloud/high scanner/low"},
 		{"68.183.46.233", "vmi1.contaboserver.net", pass, "cloud/high cloud/low scanner/high"},
 		{"71.6.135.131", "census1.shodan.io", pass, "cloud/high scanner/high"},

@@ -1,7 +1,7 @@
 package detect
 
-// This file contains the detectors of the behaviour of a client: commands, pace, logins
-// and ending.
+// This file holds the detectors of client behaviour: commands, pace, logins and
+// endings.
 
 import (
 	"fmt"
@@ -29,7 +29,7 @@ var protocols = [...]rules.Evidence{
 	smtp.ProtocolBinary: rules.TalksBinary,
 }
 
-// foreign is the evidence of protocols other than SMTP.
+// foreign is the evidence of any protocol other than SMTP.
 const foreign = rules.TalksSSH | rules.TalksHTTP | rules.TalksTLS | rules.TalksBinary
 
 // otherProtocol reports a line in a protocol other than SMTP.
@@ -73,8 +73,8 @@ func rejectedCommand(c *Case) {
 	c.find(f)
 }
 
-// pipelining reports input that arrived before smtpd's reply to an earlier command. If
-// no command precedes the input, the client has sent a script of commands or another
+// pipelining reports input that arrived before smtpd replied to an earlier command. If
+// there was no earlier command, the client has sent a script of commands or another
 // protocol in one packet.
 func pipelining(c *Case) {
 	if c.Event.Cause != smtp.CausePipelining {
@@ -91,27 +91,27 @@ func pipelining(c *Case) {
 	c.find(f)
 }
 
-// Limits for the detection of a client that speaks before the greeting of the server.
+// Limits for detecting a client that speaks before the server's greeting.
 //
-// smtpd reads the first command of an early talker within earlyGap of the greeting.
-// Later gaps between replies and commands show a much longer round-trip time. A
-// well-behaved client waits for the greeting, so its first gap is at least the
-// round-trip time.
+// smtpd reads the first command of an early talker within earlyGap of the greeting. The
+// gaps between later replies and commands are much longer, because they include a round
+// trip. A well-behaved client waits for the greeting, so its first gap also includes
+// one.
 //
 // If the round-trip time is very short, the first gap proves nothing.
 const (
 	earlyGap   = 1_000  // microseconds
 	earlyLater = 15_000 // minimum of the later gaps
-	earlySure  = 4      // gaps for medium confidence, because a host nearby may be slow once or twice
+	earlySure  = 4      // gaps needed for medium confidence, because a nearby host may be slow once or twice
 )
 
-// earlyTalker reports a client that speaks before the greeting of the server.
+// earlyTalker reports a client that speaks before the server's greeting.
 func earlyTalker(c *Case) {
 	p := &c.Pace
 	if p.Last < 0 || p.Gaps < 2 || p.First > earlyGap || p.Least < earlyLater || c.Internal {
 		return
 	}
-	confidence := Medium // a well-behaved client nearby may have the same gaps
+	confidence := Medium // a well-behaved nearby client may have the same gaps
 	if p.Gaps < earlySure {
 		confidence = Low
 	}
@@ -122,7 +122,7 @@ func earlyTalker(c *Case) {
 	}
 }
 
-// lacks reports whether the evidence of f is new to st.
+// lacks reports whether the evidence of f is new in this session.
 func (st *State) lacks(f *Finding) bool {
 	return !st.Evidence.Has(f.Evidence) && (f.Confidence != Low || !st.Weak.Has(f.Evidence))
 }
@@ -135,8 +135,8 @@ func failedLogin(c *Case) {
 }
 
 // spray reports a source that tries many users, or one user from many networks. The
-// confidence is low if the source may be legitimate. A user under attack, or another
-// user of the network, may have mistyped a password.
+// confidence is low if the source may be legitimate: the user under attack, or another
+// user in the network, may have mistyped a password.
 func spray(c *Case) {
 	if c.Event.Result != smtp.ResultFail || c.Spray.Match == "" {
 		return

@@ -1,6 +1,6 @@
 package detect
 
-// This file contains the detectors of recipients.
+// This file holds the detectors of bad recipients.
 
 import (
 	"bytes"
@@ -17,16 +17,16 @@ var recipientDetectors = []detector{
 	{"recipient flood", on(smtp.EventRequest), recipientFlood, unauthenticated},
 }
 
-// RcptClass classifies the recipient of a RCPT by the reply of the server.
+// RcptClass classifies a recipient by the server's reply to RCPT.
 type RcptClass uint8
 
-// The classes.
+// The classes of recipients.
 const (
 	RcptNone      RcptClass = iota // a filter decided, or the session is exempt
 	RcptAccepted                   // accepted, with a plain address
 	RcptRouted                     // accepted, with a source route
 	RcptSyntax                     // malformed
-	RcptUnclear                    // failed temporarily, out of order, or accepted earlier, so the recipient may exist
+	RcptUnclear                    // deferred, out of order, or accepted earlier, so the recipient may exist
 	RcptRoute                      // rejected, with a source route
 	RcptRelay                      // rejected, and the domain is certainly not local
 	RcptForeign                    // rejected, and the domain is probably not local, but may be new
@@ -34,10 +34,10 @@ const (
 	RcptUndecided                  // rejected, but no local domain is known, so the recipient may be missing or foreign
 )
 
-// observed is the set of event kinds that observe uses.
+// observed is the set of event kinds that observe handles.
 const observed = kinds(1<<smtp.EventMail | 1<<smtp.EventCommit | 1<<smtp.EventRollback | 1<<smtp.EventCommand | 1<<smtp.EventRcpt)
 
-// observe updates the state that detectors share.
+// observe updates the state shared by the detectors.
 func (st *State) observe(c *Case) {
 	switch ev := c.Event; ev.Kind {
 	case smtp.EventMail:
@@ -97,10 +97,10 @@ func (st *State) classify(c *Case) RcptClass {
 }
 
 // missing counts a recipient that does not exist. Recipients of bounces are counted
-// separately, because a bounce goes to a sender that may be forged.
+// separately, because a bounce goes to a sender address that may be forged.
 //
-// A recipient that the client requests repeatedly within 30 days counts once. A mailing
-// list requests its former members for each message, and learns nothing.
+// A recipient requested repeatedly within 30 days counts once. A mailing list sends
+// every message to its former members, and learns nothing from the replies.
 func (st *State) missing(c *Case) {
 	if st.Repeated = c.Memory.Recipients.Asked(c.Client, c.Event.Addr, c.Event.Time); st.Repeated {
 		return
@@ -119,12 +119,12 @@ func (st *State) missing(c *Case) {
 
 func (c *Case) mailbox() uint64 { return c.Memory.Recipients.Mailbox(c.Event.Addr) }
 
-// Missing reports whether the recipient does not exist, according to the mail server.
+// Missing reports whether the recipient does not exist according to the mail server.
 func (r RcptClass) Missing() bool { return r == RcptUnknown || r == RcptUndecided }
 
-// Domain returns the domain of a recipient. routed reports whether the address has a
-// source route, or the percent or bang form. All of these forms request relaying (RFC
-// 5321 sections 3.6.1 and 4.1.1.3, appendix C).
+// Domain returns the domain of a recipient. routed reports whether the address is in
+// source-route, percent or bang form. All three forms request relaying (RFC 5321
+// sections 3.6.1 and 4.1.1.3, appendix C).
 func Domain(addr []byte) (domain []byte, routed bool) {
 	i := bytes.LastIndexByte(addr, '@')
 	if i < 0 {
@@ -136,15 +136,15 @@ func Domain(addr []byte) (domain []byte, routed bool) {
 }
 
 // mailboxes counts distinct mailboxes. Repeated mail to an existing mailbox must not
-// hide a dictionary attack. Repeated mail to a missing mailbox is not an attack.
+// hide a dictionary attack, and repeated mail to a missing mailbox is not an attack.
 type mailboxes struct {
 	N    uint32
 	seen []uint64
 	next int
 }
 
-// maxSeen is the number of latest mailboxes that are distinguished. An older mailbox
-// counts again.
+// maxSeen is the number of latest mailboxes that are kept apart. An older mailbox is
+// counted again.
 const maxSeen = 256
 
 func (m *mailboxes) add(box uint64) {
@@ -180,7 +180,8 @@ func recipient(c *Case) {
 	case RcptUndecided:
 		f.Evidence, f.Match, f.Confidence = rules.UnknownRecipient, "undecided", Low
 		if bytes.EqualFold(c.Transaction.Sender, c.Event.Addr) {
-			// A relay tester sends a message to itself to check whether it arrives.
+			// A relay tester sends itself a message to check whether the message
+			// arrives.
 			f.Evidence, f.Match, f.Confidence = rules.RelayProbe, "self", Medium
 		}
 	default:
@@ -199,16 +200,16 @@ func (c *Case) confidence() string {
 	return High
 }
 
-// The numbers of distinct missing recipients that make a session a harvest.
+// Numbers of distinct missing recipients that make a session a harvest.
 const (
-	harvestAll   = 5  // all recipients are missing, and have one sender
-	harvestMixed = 10 // at least three quarters of all recipients are missing
-	harvestNull  = 3  // one transaction with the null sender; a bounce has only one recipient
+	harvestAll   = 5  // all recipients are missing, and the sender is the same
+	harvestMixed = 10 // at least three quarters of the recipients are missing
+	harvestNull  = 3  // one transaction with the null sender; a real bounce has only one recipient
 )
 
 // harvest reports a directory harvest. The thresholds are doubled for known clients,
-// which may have old mailing lists. The share of missing recipients includes recipients
-// that a rule rejected because too many do not exist.
+// which may have old mailing lists. Recipients that a rule rejected because too many do
+// not exist are counted as missing.
 func harvest(c *Case) {
 	st := c.State
 	if c.Event.Kind == smtp.EventRequest && c.Event.Phase != smtp.PhaseRcptTo || st.Evidence.Has(rules.Harvest) {
@@ -222,8 +223,8 @@ func harvest(c *Case) {
 	f := Finding{Evidence: rules.Harvest, By: "rcpt", Proof: c.Event.Addr, Confidence: High}
 	switch {
 	case st.undecided && missing >= harvestAll*factor && st.Accepted.N == 0:
-		// No local domain is known, so the requests are a harvest or relay probes. Mail
-		// servers send neither.
+		// No local domain is known, so the requests are either a harvest or relay
+		// probes. Mail servers send neither.
 		f.Match, f.Confidence = "undecided", Medium
 	case missing >= harvestAll*factor && st.Accepted.N == 0 && !st.senders:
 		f.Match = "all"
@@ -237,9 +238,9 @@ func harvest(c *Case) {
 	c.find(f)
 }
 
-// floodOfRecipients is the number of rejected recipients that makes a session a flood.
-// A rule has rejected the recipients because too many do not exist. The session must
-// end, because the replies show the client which mailboxes exist.
+// A session with floodOfRecipients rejected recipients is a flood. A rule rejects
+// recipients because too many do not exist. The session must then end, because the
+// replies show the client which mailboxes exist.
 const floodOfRecipients = 10
 
 // recipientFlood reports a client that continues after floodOfRecipients rejections.
@@ -251,7 +252,7 @@ func recipientFlood(c *Case) {
 
 // probedRecipient reports a missing recipient that hosts in other networks have
 // requested. The mailbox may be new, so a client with its own proven name may request
-// it once. The client must then request no other missing recipient.
+// it once, if it requests no other missing recipient.
 func probedRecipient(c *Case) {
 	ev, st := c.Event, c.State
 	request := ev.Kind == smtp.EventRequest

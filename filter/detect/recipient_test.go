@@ -15,7 +15,7 @@ import (
 
 const start = int64(1_795_000_000) * 1e6
 
-// A bench is one session with its facts, detectors and memory. The mailbox
+// A bench is a session with its facts, detectors and memory. The mailbox
 // alice@example.org is known.
 type bench struct {
 	track    track.Session
@@ -67,7 +67,7 @@ func (b *bench) mail(sender string) {
 	b.run(smtp.Event{Kind: smtp.EventMail, Addr: []byte(sender), Result: smtp.ResultOK})
 }
 
-// ask runs only the request for a recipient.
+// ask sends only the filter request for a recipient.
 func (b *bench) ask(rcpt string) {
 	b.run(smtp.Event{Kind: smtp.EventRequest, Phase: smtp.PhaseRcptTo, Addr: []byte(rcpt)})
 }
@@ -86,7 +86,8 @@ func many(n int, do func(rcpt string)) {
 	}
 }
 
-// TestClasses checks the class of each outcome of a RCPT, and the resulting evidence.
+// TestClasses checks how each outcome of RCPT is classified, and the resulting
+// evidence.
 func TestClasses(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -129,7 +130,7 @@ func TestClasses(t *testing.T) {
 	}
 }
 
-// TestHarvest checks the numbers of missing recipients that make a harvest.
+// TestHarvest checks how many missing recipients make a harvest.
 func TestHarvest(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -242,8 +243,7 @@ func TestAccountAbuse(t *testing.T) {
 	}
 }
 
-// networks logs in from n networks, in one session each, and leaves the last session in
-// b.
+// networks logs in from n networks, in a session each. The last session is left in b.
 func networks(b *bench, n int) {
 	for i := range n {
 		b.track, b.state = track.Session{}, State{}

@@ -20,13 +20,12 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden file")
 
-// accuses is the evidence that a client misbehaves because of its identity.
+// accuses is evidence against the client's identity.
 const accuses = rules.Scanner | rules.BotnetHelo | rules.HeloOwnName | rules.HeloOwnAddress | rules.HeloForged
 
-// TestLegitimateSenders checks five variants of legitimate senders with all shipped
-// lists. No variant has evidence with high confidence. A sender with a proven name has
-// only evidence with low confidence. The file testdata/senders.golden contains the
-// matching rows.
+// TestLegitimateSenders checks five variants of each legitimate sender against all
+// shipped lists. No variant has evidence with high confidence. If the name is proven,
+// all evidence has low confidence. testdata/senders.golden lists the matching rows.
 func TestLegitimateSenders(t *testing.T) {
 	lists := builtin(t)
 	var report strings.Builder
@@ -61,8 +60,8 @@ func TestLegitimateSenders(t *testing.T) {
 	}
 }
 
-// sweep returns the findings on a sender that connects to port 25 and greets. The time
-// is a hundred days after the newest row of the lists.
+// sweep returns the findings when a sender connects to port 25 and greets, a hundred
+// days after the newest list row was added.
 func sweep(lists *lookup.Lists, s *senders.Sender) []Finding {
 	session := new(track.Session)
 	c := &Case{Session: session, State: new(State), Site: site(), Lists: lists, Client: new(memory.Client)}

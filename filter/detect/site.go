@@ -8,18 +8,18 @@ import (
 	"scanwatch/rules"
 )
 
-// Site describes the local site by its addresses, names and domains.
+// Site describes the local site.
 type Site struct {
 	Addrs  map[netip.Addr]bool // addresses of this host
 	Name   []byte              // name in the server's greeting
-	Admin  []byte              // name of the site in smtpd.conf(5)
-	Policy *rules.Policy       // contains the operator's own addresses, names and domains; may be nil
-	Memory *memory.Memory      // contains the learned local domains
+	Admin  []byte              // site name in smtpd.conf(5)
+	Policy *rules.Policy       // lists the operator's own addresses, names and domains; may be nil
+	Memory *memory.Memory      // knows the learned local domains
 }
 
-// Internal reports whether a belongs to this host or to an unreachable network. The
-// internet cannot reach private and link-local addresses (RFC 1918, RFC 4193). Internal
-// clients may greet with any name.
+// Internal reports whether a belongs to this host, or to a private or link-local
+// network (RFC 1918, RFC 4193), which the internet cannot reach. Internal clients may
+// greet with any name.
 func (s *Site) Internal(a netip.Addr) bool {
 	return s.OwnAddr(a) || a.IsLoopback() || a.IsPrivate() || a.IsLinkLocalUnicast()
 }
@@ -39,8 +39,8 @@ func (s *Site) OwnAddr(a netip.Addr) bool {
 	return false
 }
 
-// OwnName reports whether name is a name of the server. The server has names in its
-// greeting, in smtpd.conf(5), and in own-name of the policy.
+// OwnName reports whether name is one of the server's names: in its greeting, in
+// smtpd.conf(5), or in an own-name statement.
 func (s *Site) OwnName(name []byte) bool {
 	if len(name) == 0 {
 		return false

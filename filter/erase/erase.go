@@ -1,7 +1,7 @@
-// Package erase removes a person from records. A session from an address of the person
-// loses its source and all names and texts. Times, counts, findings and decisions
-// remain, so that totals do not change. In other sessions, only the names of the person
-// are replaced.
+// Package erase removes a person from records. Sessions from the person's addresses
+// lose their source and all names and text. Times, counts, findings and decisions are
+// kept, so that totals do not change. In other sessions, only the person's names are
+// replaced.
 package erase
 
 import (
@@ -18,28 +18,28 @@ import (
 	"scanwatch/store"
 )
 
-// Marker replaces a name. Without quotes, smtpd accepts Marker neither as a mailbox nor
-// as a user name.
+// Marker replaces a name. smtpd accepts Marker neither as an unquoted mailbox nor as a
+// user name.
 const Marker = "(erased)"
 
 // maxName is the maximum length of a name in bytes.
 const maxName = 255
 
-// The largest networks that can be erased.
+// Widest prefixes that can be erased.
 const (
 	leastBits4 = 8
 	leastBits6 = 16
 )
 
-// A Subject identifies a person by an address or network, a mailbox, or a user name.
+// A Subject identifies a person by address or network, mailbox, or user name.
 type Subject struct {
 	prefix netip.Prefix // invalid for a name
 	name   []byte       // in lower case; empty for a prefix
 }
 
-// Parse parses an address, a prefix, a mailbox or a user name. The escaped form, in
-// which other commands print names, is also accepted. An IPv6 address means its /64. A
-// running filter parses the result of String, which has the same meaning.
+// Parse parses an address, a prefix, a mailbox or a user name. Names may be escaped, as
+// other commands print them. An IPv6 address is widened to its /64. A running filter
+// parses what String returns, and gets the same subject.
 func Parse(arg string) (Subject, error) {
 	s, err := parse(arg)
 	if err != nil {
@@ -87,7 +87,7 @@ func parse(arg string) (s Subject, err error) {
 }
 
 // likePrefix reports whether arg can only be a misspelt address or prefix. A user name
-// can be a number, and a local part can contain a slash.
+// may be a number, and a local part may include a slash.
 func likePrefix(arg string) bool {
 	if strings.Contains(arg, "@") {
 		return false
@@ -95,7 +95,7 @@ func likePrefix(arg string) bool {
 	return strings.Trim(arg, "0123456789./") == "" && strings.Contains(arg, ".") || strings.Contains(arg, "/") || strings.HasPrefix(arg, "[")
 }
 
-// unquoted removes the quotes of a local part that does not need them.
+// unquoted removes unnecessary quotes from a local part.
 func unquoted(name []byte) []byte {
 	at := bytes.LastIndexByte(name, '@')
 	if at < 3 || name[0] != '"' || name[at-1] != '"' {
@@ -108,15 +108,15 @@ func unquoted(name []byte) []byte {
 	return append(bytes.Clone(local), name[at:]...)
 }
 
-// Role reports whether the subject is a role account with a detail. The removal of a
-// role account with a detail would include the role account.
+// Role reports whether the subject is a role account with a detail. Erasing a role
+// account with a detail would also erase the role account itself.
 func (s Subject) Role(delimiter byte) bool {
 	base := mailbox.AppendBase(nil, s.name, delimiter)
 	at := bytes.LastIndexByte(base, '@')
 	return at > 0 && mailbox.IsRole(base[:at])
 }
 
-// String returns the subject in an escaped form that Parse accepts.
+// String returns the subject, escaped so that Parse accepts it.
 func (s Subject) String() string {
 	if s.prefix.IsValid() {
 		return prefix.String(s.prefix)
@@ -124,13 +124,13 @@ func (s Subject) String() string {
 	return text.Escape(s.name)
 }
 
-// Prefix returns the addresses of the subject, or an invalid prefix for a name.
+// Prefix returns the subject's addresses, or an invalid prefix for a name.
 func (s Subject) Prefix() netip.Prefix { return s.prefix }
 
 // IsMailbox reports whether the subject is a mailbox.
 func (s Subject) IsMailbox() bool { return bytes.IndexByte(s.name, '@') > 0 }
 
-// Rows returns the selection of the rows of the state.
+// Rows returns which rows of the state to erase.
 func (s Subject) Rows(bans bool) memory.Erasure {
 	e := memory.Erasure{Prefix: s.prefix, User: s.name, Bans: bans}
 	if s.IsMailbox() {
@@ -139,10 +139,10 @@ func (s Subject) Rows(bans bool) memory.Erasure {
 	return e
 }
 
-// An Eraser removes a person from records, and must not be used concurrently.
+// An Eraser removes a person from records. An Eraser must not be used concurrently.
 type Eraser struct {
 	subject       Subject
-	words         [][]byte // other stored forms of the name, which no other text contains
+	words         [][]byte // other stored forms of the name, which occur nowhere else
 	user          []byte   // name that can be an ordinary word; see place
 	local, domain []byte   // mailbox; local has no detail, and domain begins with @
 	delimiter     byte
@@ -153,8 +153,8 @@ type Eraser struct {
 	bufs   [numTexts][]byte
 }
 
-// New returns an Eraser. key is the key of hashes in the state directory; without a
-// key, hashes remain. delimiter separates a mailbox and its detail.
+// New returns an Eraser. The key is that of the state directory's hashes; without it,
+// hashes are kept. The delimiter separates a mailbox from its detail.
 func New(s Subject, key []byte, delimiter byte) *Eraser {
 	e := &Eraser{subject: s, delimiter: delimiter}
 	if len(s.name) == 0 {
@@ -164,7 +164,7 @@ func New(s Subject, key []byte, delimiter byte) *Eraser {
 		at := bytes.LastIndexByte(s.name, '@')
 		base := mailbox.AppendBase(nil, s.name, delimiter)
 		e.local, e.domain = base[:len(base)-len(s.name[at:])], s.name[at:]
-		verp := append(append(bytes.Clone(e.local), '='), e.domain[1:]...) // as in the senders of bounces
+		verp := append(append(bytes.Clone(e.local), '='), e.domain[1:]...) // as in bounce senders
 		e.words = append(e.words, verp)
 		if bytes.ContainsFunc(e.local, func(r rune) bool { return r < 0x80 && endsLocal(byte(r)) }) {
 			e.words = append(e.words, s.name)
@@ -182,8 +182,8 @@ func New(s Subject, key []byte, delimiter byte) *Eraser {
 	return e
 }
 
-// Edit returns the record without the person. If the record does not mention the
-// person, Edit returns nil. Edit is a store.Edit.
+// Edit returns the record without the person, or nil if the record does not mention the
+// person. Edit is a store.Edit.
 func (e *Eraser) Edit(r *store.Record) *store.Record {
 	own := e.Own(r)
 	if !own && !e.mentions(r) {
@@ -212,13 +212,13 @@ func (e *Eraser) Edit(r *store.Record) *store.Record {
 	return &e.record
 }
 
-// Own reports whether the recorded session came from an address of the person.
+// Own reports whether the recorded session came from one of the person's addresses.
 func (e *Eraser) Own(r *store.Record) bool {
 	return e.subject.prefix.IsValid() && r.Src.IsValid() && e.subject.prefix.Contains(r.Src.Addr().Unmap())
 }
 
-// blank removes the names and texts of a step. Evidence, decisions, results, numbers
-// and times remain.
+// blank removes the names and text of a step. Evidence, decisions, results, numbers and
+// times are kept.
 func blank(s *store.Step, sum bool) {
 	s.Reply, s.Match = nil, nil
 	switch s.Kind {
@@ -226,7 +226,7 @@ func blank(s *store.Step, sum bool) {
 		s.Text = nil
 	case store.KindRcpt:
 		if s.Text = []byte(Marker); sum {
-			s.Text = []byte("*") // further domains
+			s.Text = []byte("*") // stands for further domains
 		}
 	case store.KindAuth, store.KindCommand:
 		s.Text = []byte(Marker)
@@ -241,34 +241,32 @@ func blank(s *store.Step, sum bool) {
 	}
 }
 
-// A place determines how a user name appears in a text. In any other place, the text
-// remains, because the name can be an ordinary word such as mail.
+// A place is a position at which a user name may occur in text. In all other positions
+// the text is kept, because the name can also be an ordinary word such as mail.
 type place uint8
 
 const (
 	nowhere  place = iota
 	alone          // the text is the name
-	argument       // the name is a word of a command, except the first word
+	argument       // the name is a word of a command, but not the first
 	brackets       // the name is in angle brackets
 )
 
-// A field is a text of a step that a client or a server determines.
+// A field is text in a step that comes from a client or a server.
 type field struct {
 	text *[]byte
 	at   place
 	buf  int // number of the buffer for a replacement
 }
 
-// numTexts is the number of buffers: one for the name of the host, and one for each
-// field.
+// numTexts is the number of buffers: one for the host's name, and one for each field.
 const numTexts = 4
 
-// proofs contains the place of a user name in the proof of a finding, by source of the
-// proof.
+// proofs maps the source of a proof to the place where the proof may hold a user name.
 var proofs = map[string]place{"auth": alone, "memory": alone, "rcpt": alone, "command": argument, "reply": brackets}
 
-// fields returns the texts of a step that can contain a name. The text of a verdict or
-// ban is the name of a rule, or the reason of the operator.
+// fields returns the texts of a step that can hold a name. In a verdict or ban, the
+// text is a rule's name or the operator's reason instead.
 func fields(s *store.Step) [numTexts - 1]field {
 	all := [numTexts - 1]field{{nil, nowhere, 1}, {&s.Reply, brackets, 2}, {&s.Match, nowhere, 3}}
 	switch s.Kind {
@@ -284,7 +282,7 @@ func fields(s *store.Step) [numTexts - 1]field {
 	return all
 }
 
-// mentions reports whether the record of another client contains the person.
+// mentions reports whether another client's record mentions the person.
 func (e *Eraser) mentions(r *store.Record) (found bool) {
 	if from, _ := e.find(r.RDNS, 0, nowhere); from >= 0 {
 		return true
@@ -302,7 +300,7 @@ func (e *Eraser) mentions(r *store.Record) (found bool) {
 	return found
 }
 
-// covers reports whether a ban in an aggregate of several sources concerns the person.
+// covers reports whether a ban in an aggregate of several sources covers the person.
 func (e *Eraser) covers(s *store.Step) bool {
 	p := e.subject.prefix
 	return s.Prefix.IsValid() && p.IsValid() && s.Prefix.Bits() >= p.Bits() && p.Contains(s.Prefix.Addr())
@@ -319,10 +317,10 @@ func (e *Eraser) replace(s *store.Step) {
 	}
 }
 
-// replaced returns b with Marker instead of each name of the person. If the
-// replacements would more than double a text, the whole text becomes Marker. A client
-// could otherwise send many short names, and the record would exceed its limit. The
-// replaced text is valid until the next call with the same buffer number.
+// replaced returns b with each of the person's names replaced by Marker. If replacing
+// the names would more than double a text, the whole text becomes Marker. Otherwise a
+// client could send many short names, and the record would exceed its limit. The result
+// is valid until the next call with the same buffer number.
 func (e *Eraser) replaced(b []byte, buf int, at place) []byte {
 	from, to := e.find(b, 0, at)
 	if from < 0 {
@@ -342,8 +340,8 @@ func (e *Eraser) replaced(b []byte, buf int, at place) []byte {
 	return out
 }
 
-// find returns the limits of the first name of the person at or after start in b. If b
-// contains no name, from is -1.
+// find returns where the person's first name in b starts and ends, at or after start.
+// If no name is found, from is -1.
 func (e *Eraser) find(b []byte, start int, at place) (from, to int) {
 	if len(b) == start {
 		return -1, 0
@@ -393,7 +391,7 @@ func (e *Eraser) findUser(b []byte, start int, at place) int {
 	}
 }
 
-// findMailbox finds the mailbox, with or without a detail.
+// findMailbox finds the mailbox with or without a detail.
 func (e *Eraser) findMailbox(b []byte, at int) (from, to int) {
 	for i := at; ; {
 		n := bytes.Index(b[i:], e.domain)
@@ -426,10 +424,10 @@ func (e *Eraser) findMailbox(b []byte, at int) (from, to int) {
 	}
 }
 
-// endsLocal reports whether an unquoted local part cannot contain a character.
+// endsLocal reports whether c ends an unquoted local part.
 func endsLocal(c byte) bool { return c <= ' ' || c == 0x7f || strings.IndexByte(`<>(),;[]@`, c) >= 0 }
 
-// findAddress finds an address in the prefix.
+// findAddress finds an address within the prefix.
 func (e *Eraser) findAddress(b []byte, at int) (from, to int) {
 	for i := at; i < len(b); {
 		if !inAddress(b[i]) {
@@ -472,8 +470,8 @@ func inAddress(c byte) bool {
 	return '0' <= c && c <= '9' || 'a' <= c|0x20 && c|0x20 <= 'f' || c == '.' || c == ':'
 }
 
-// findWord returns the index of a word at or after at, or -1. b and word must be in
-// lower case.
+// findWord returns the index of word in b at or after at, or -1. Both must be in lower
+// case.
 func findWord(b, word []byte, at int) int {
 	for i := at; ; {
 		n := bytes.Index(b[i:], word)
@@ -494,8 +492,8 @@ func inWord(b []byte, i int) bool {
 	return i < len(b) && (nameByte(b[i]) || b[i] == '.' && i+1 < len(b) && nameByte(b[i+1]))
 }
 
-// inWordBefore reports whether the character before i belongs to the name at i. In the
-// senders of bounces, one of several characters precedes the recipient.
+// inWordBefore reports whether the character before i belongs to the name at i. In
+// bounce senders, the recipient may follow several kinds of characters.
 func inWordBefore(b []byte, i int) bool {
 	return nameByte(b[i-1]) && strings.IndexByte("+=-", b[i-1]) < 0 || b[i-1] == '.' && i > 1 && nameByte(b[i-2])
 }

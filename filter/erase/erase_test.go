@@ -43,8 +43,8 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// TestParseAgain checks that a name is refused if a running filter would remove another
-// person. The running filter parses the result of String.
+// TestParseAgain checks that a name is refused if a running filter, which parses what
+// String returns, would erase another person.
 func TestParseAgain(t *testing.T) {
 	for _, arg := range []string{"<192.0.2.1>", `\x3192.0.2.1`, `10.0.0.0\x2f8`, "<<erin>>", "<<erin@example.org>>"} {
 		s, err := Parse(arg)
@@ -55,7 +55,7 @@ func TestParseAgain(t *testing.T) {
 	}
 }
 
-// TestRole checks that a role account is recognised with a detail.
+// TestRole checks that a role account with a detail is recognised.
 func TestRole(t *testing.T) {
 	for arg, want := range map[string]bool{"postmaster+x@example.org": true, "Abuse+x+y@example.org": true, "erin+abuse@example.org": false, "abuse-x@example.org": false,
 		"postmaster.erin@example.org": false, "erin": false, "192.0.2.1": false} {
@@ -65,8 +65,8 @@ func TestRole(t *testing.T) {
 	}
 }
 
-// TestShortName checks that a session with a short name in each place fits into a
-// record after the removal.
+// TestShortName checks that a session full of short names still fits into a record
+// after the names have been replaced.
 func TestShortName(t *testing.T) {
 	var all []store.Step
 	line, size := []byte("VRFY"+strings.Repeat(" a", 126)), 0
@@ -86,7 +86,7 @@ func TestShortName(t *testing.T) {
 	}
 }
 
-// TestReplaced checks which names are replaced in a text.
+// TestReplaced checks which names are replaced in text.
 func TestReplaced(t *testing.T) {
 	key := bytes.Repeat([]byte{7}, 32)
 	h := privacy.New(key)
@@ -129,7 +129,7 @@ func TestReplaced(t *testing.T) {
 	}
 }
 
-// TestUserIsAWord checks that a user name remains where it is an ordinary word.
+// TestUserIsAWord checks that a user name is kept where it is an ordinary word.
 func TestUserIsAWord(t *testing.T) {
 	r, _ := record(t, "192.0.2.1",
 		store.Step{Kind: store.KindHelo, Text: []byte("user")},
@@ -235,8 +235,8 @@ func steps(r *store.Record) (b []byte) {
 	return b
 }
 
-// TestEditOther checks that the name of the person is replaced in sessions of other
-// clients. All other texts, and sessions without the name, remain unchanged.
+// TestEditOther checks that the person's name is replaced in other clients' sessions.
+// Other text, and sessions without the name, must not change.
 func TestEditOther(t *testing.T) {
 	r, _ := sample(t)
 	got := New(subject(t, "erin@example.org"), nil, '+').Edit(&r)

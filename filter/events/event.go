@@ -1,8 +1,8 @@
-// Package events streams findings and decisions to watchers on the control socket. An
+// Package events streams findings and decisions to watchers on the control socket. Each
 // event is a line of JSON, which the package does not interpret.
 //
-// A line contains only printable ASCII, regardless of the bytes that a client has sent.
-// A line can therefore be printed to a terminal.
+// A line is printable ASCII, regardless of the bytes that a client has sent, so it is
+// safe to print to a terminal.
 package events
 
 import (
@@ -19,23 +19,23 @@ import (
 // maxValue is the maximum length of a text in bytes, before escaping.
 const maxValue = 256
 
-// dropped is the word of the line that reports missing events.
+// dropped is the keyword of the line that reports missed events.
 const dropped = "dropped"
 
-// An Event is a finding, a decision or a change of the bans. The line omits empty
-// fields, and contains at most 256 bytes of each text. Keys appear in the order of the
-// fields.
+// An Event is a finding, a decision or a change to the bans. In the JSON line, keys
+// appear in the order of the fields, empty fields are omitted, and text is truncated to
+// 256 bytes.
 type Event struct {
 	Event   string     // finding, verdict, tag, ban, unban
 	Time    time.Time  // if zero, Send sets the current time
-	Session uint64     // 0 for an event without a session, for example a ban by the operator
+	Session uint64     // 0 for an event without a session, such as a manual ban
 	Src     netip.Addr // if invalid, the line contains "local" for a session, and otherwise no address
 
 	Evidence   string
 	Confidence string
 	Org        string
 	By         string // source of the finding: a list, a pattern, a behaviour
-	Match      string // row of a list that matched
+	Match      string // list row that matched
 	Proof      string
 
 	RDNS   []byte // RDNS, FCrDNS and Helo come from the network
@@ -45,14 +45,14 @@ type Event struct {
 	Rule     string
 	Phase    string
 	Decision string
-	Would    string // decision that is only observed
+	Would    string // decision that was only observed
 	Tag      string
 	Until    time.Time // end of the ban
 	Prefix   string
 	Reason   string
 }
 
-// object is the JSON form of an Event and of the line that reports dropped events.
+// object is the JSON form of an Event, and of the line that reports dropped events.
 type object struct {
 	Event      string `json:"event"`
 	Time       stamp  `json:"time"`
@@ -78,7 +78,7 @@ type object struct {
 	Reason     string `json:"reason,omitempty"`
 }
 
-// appendEvent appends the line of e, including the newline.
+// appendEvent appends e as a line, including the newline.
 func appendEvent(dst []byte, e *Event) []byte {
 	o := object{
 		Event: e.Event, Time: stamp(e.Time), Evidence: e.Evidence, Confidence: e.Confidence, Org: e.Org, By: e.By, Match: e.Match, Proof: e.Proof,
@@ -102,7 +102,7 @@ func appendDropped(dst []byte, at time.Time, n uint64) []byte {
 	return appendObject(dst, &object{Event: dropped, Time: stamp(at), Count: n})
 }
 
-// A stamp is a time that is printed with microseconds, so that lines sort by time.
+// A stamp is a time printed with microseconds, so that lines sort by time.
 type stamp time.Time
 
 // The range of times that RFC 3339 can express.
@@ -136,12 +136,12 @@ func appendObject(dst []byte, o *object) []byte {
 	encoder := json.NewEncoder(&b)
 	encoder.SetEscapeHTML(false)
 	_ = encoder.Encode(o) // strings, numbers and stamps cause no error
-	return appendASCII(dst, b.Bytes())
+	return AppendASCII(dst, b.Bytes())
 }
 
-// appendASCII escapes all characters except printable ASCII. JSON permits DEL, C1
-// controls and bidirectional marks in a string.
-func appendASCII(dst, text []byte) []byte {
+// AppendASCII appends JSON and escapes everything but printable ASCII. JSON strings may
+// include DEL, C1 controls and bidirectional marks.
+func AppendASCII(dst, text []byte) []byte {
 	for len(text) > 0 {
 		r, n := utf8.DecodeRune(text)
 		switch {
@@ -158,7 +158,7 @@ func appendASCII(dst, text []byte) []byte {
 	return dst
 }
 
-// truncate returns at most maxValue bytes of s, without splitting a character.
+// truncate shortens s to at most maxValue bytes without splitting a character.
 func truncate(s string) string {
 	if len(s) <= maxValue {
 		return s
@@ -172,8 +172,8 @@ func truncate(s string) string {
 	return s[:n]
 }
 
-// Decode parses the line of an event. For a line that reports dropped events, n is the
-// number of events. Invalid UTF-8 in the original event has been replaced with U+FFFD.
+// Decode parses an event's line. If the line reports dropped events, n is their number.
+// Invalid UTF-8 in the original event has been replaced with U+FFFD.
 func Decode(line []byte) (e Event, n uint64, err error) {
 	var o object
 	if err := json.Unmarshal(line, &o); err != nil {

@@ -12,8 +12,8 @@ import (
 	"unicode/utf8"
 )
 
-// decode decodes one line, including the newline. The test fails for bytes that are not
-// printable ASCII, for unknown keys, and for text after the object.
+// decode decodes a line, including the newline. The test fails if the line has bytes
+// other than printable ASCII, unknown keys, or text after the object.
 func decode(t *testing.T, text []byte) object {
 	t.Helper()
 	body, ended := bytes.CutSuffix(text, []byte("\n"))
@@ -47,7 +47,7 @@ func sample() *Event {
 	}
 }
 
-// TestAppendEvent checks the keys, their order and the forms of addresses.
+// TestAppendEvent checks the keys, their order and how addresses are written.
 func TestAppendEvent(t *testing.T) {
 	const head = `{"event":"ban","time":"2026-01-02T12:00:00.001234Z"`
 	tests := []struct {
@@ -82,7 +82,7 @@ func TestAppendEvent(t *testing.T) {
 	}
 }
 
-// TestAppendEventIsComplete checks that the line contains all fields of an Event.
+// TestAppendEventIsComplete checks that the line covers every field of an Event.
 func TestAppendEventIsComplete(t *testing.T) {
 	var e Event
 	v := reflect.ValueOf(&e).Elem()
@@ -125,14 +125,14 @@ func TestAppendEventIsComplete(t *testing.T) {
 	}
 }
 
-// reason returns the escaped form of text in the line of an event.
+// reason returns text as escaped in an event's line.
 func reason(text string) string {
 	line := appendEvent(nil, &Event{Reason: text})
 	_, line, _ = bytes.Cut(line, []byte(`"reason":"`))
 	return string(bytes.TrimSuffix(line, []byte("\"}\n")))
 }
 
-// TestEscape checks the escaping of hostile texts.
+// TestEscape checks how hostile text is escaped.
 func TestEscape(t *testing.T) {
 	tests := []struct {
 		name, value, want string
@@ -207,8 +207,8 @@ func TestTimesAreRFC3339(t *testing.T) {
 	}
 }
 
-// readable returns the expected value after encoding and decoding. Invalid bytes are
-// replaced, and a long text is truncated between characters.
+// readable returns the value that is expected after encoding and decoding. Invalid
+// bytes are replaced, and long text is truncated between characters.
 func readable(value string) string {
 	var kept []rune
 	for i := 0; i < len(value); {
@@ -222,7 +222,7 @@ func readable(value string) string {
 	return string(kept)
 }
 
-// FuzzEvent checks the line of an event with hostile texts.
+// FuzzEvent checks the lines of events with hostile text.
 func FuzzEvent(f *testing.F) {
 	f.Add("host.example.org", []byte("mail.example.org"), uint64(1), []byte{192, 0, 2, 1}, "", int64(1767355200))
 	f.Fuzz(func(t *testing.T, text string, network []byte, session uint64, src []byte, zone string, seconds int64) {

@@ -10,21 +10,21 @@ import (
 	"time"
 )
 
-// The limits of a Fan, which bound the cost of Send.
+// Limits that bound the cost of Send.
 const (
-	MaxWatchers     = 4
-	maxQueue        = 64 << 10 // size of the queue of a watcher in bytes
+	MaxWatchers     = 8
+	maxQueue        = 64 << 10 // size of a watcher's queue in bytes
 	trackedSessions = 64       // sessions that an evidence watcher follows
 )
 
-// ErrWatchers is the error of Watch for more than MaxWatchers watchers.
-var ErrWatchers = errors.New("too many watchers, the maximum is 4; end one of them")
+// ErrWatchers is returned by Watch if there are already MaxWatchers watchers.
+var ErrWatchers = errors.New("too many watchers; end one of them")
 
-// A Fan passes events to watchers. Send never blocks: a slow watcher misses events, and
-// receives their number. The zero Fan is ready for use. A Fan is safe for concurrent
-// use.
+// A Fan passes events to watchers. Send never blocks: a slow watcher misses events and
+// receives their number instead. The zero Fan is ready to use. A Fan is safe for
+// concurrent use.
 type Fan struct {
-	watching atomic.Int32 // number of watchers; for 0, Send has no effect
+	watching atomic.Int32 // number of watchers; if 0, Send does nothing
 
 	mu       sync.Mutex // held only for microseconds
 	watchers []*Watcher
@@ -33,29 +33,29 @@ type Fan struct {
 
 // A Choice selects events. The zero Choice selects all events.
 type Choice struct {
-	// Evidence selects findings with this token. Further events of the latest 64
-	// sessions with the token are also selected.
+	// Evidence selects findings with this token, and later events in the 64 latest
+	// sessions that had one.
 	Evidence string
-	// Src selects events on a client within this prefix, or on a network that overlaps
-	// the prefix.
+	// Src selects events that concern a client within this prefix, or a network that
+	// overlaps it.
 	Src netip.Prefix
 }
 
-// A Watcher receives the events that are sent after Watch. A Watcher must not be used
+// A Watcher receives the events sent after Watch was called. A Watcher must not be used
 // concurrently.
 type Watcher struct {
 	fan    *Fan
 	choice Choice
 	wake   chan struct{}
 
-	// Fan.mu guards the following fields.
+	// The following fields are guarded by Fan.mu.
 	queue    []byte
 	missed   uint64
 	sessions [trackedSessions]uint64 // ring buffer of the latest sessions with the evidence
 	next     int
 }
 
-// Send passes a copy of e to all watchers that select it.
+// Send copies e to all watchers that select it.
 func (f *Fan) Send(e *Event) {
 	if f.watching.Load() == 0 {
 		return
@@ -74,7 +74,7 @@ func (f *Fan) Send(e *Event) {
 			}
 			f.line = appendEvent(f.line, &stamped)
 		}
-		// The line that reports a gap precedes all later events.
+		// The line that reports a gap must precede all later events.
 		if w.missed > 0 || len(w.queue)+len(f.line) > maxQueue {
 			w.missed++
 			continue
@@ -100,6 +100,9 @@ func (f *Fan) Watch(c Choice) (*Watcher, error) {
 	return w, nil
 }
 
+// Watching returns the number of watchers.
+func (f *Fan) Watching() int { return int(f.watching.Load()) }
+
 // Close removes the watcher.
 func (w *Watcher) Close() {
 	w.fan.mu.Lock()
@@ -110,9 +113,9 @@ func (w *Watcher) Close() {
 	}
 }
 
-// Next waits for events and returns complete lines, which reuse the memory of lines. If
-// the watcher missed events, the last line reports their number. Next returns an error
-// only if ctx has ended.
+// Next waits for events and returns complete lines, reusing the memory of the lines
+// argument. If the watcher missed events, the last line reports how many. Next returns
+// an error only if ctx is done.
 func (w *Watcher) Next(ctx context.Context, lines []byte) ([]byte, error) {
 	lines = lines[:0]
 	for {
@@ -135,7 +138,7 @@ func (w *Watcher) Next(ctx context.Context, lines []byte) ([]byte, error) {
 	}
 }
 
-// selects reports whether the watcher's choice includes e.
+// selects reports whether the watcher has chosen to receive e.
 func (w *Watcher) selects(e *Event) bool {
 	if p := w.choice.Src; p.IsValid() && !p.Contains(e.Src.Unmap().WithZone("")) {
 		about, err := netip.ParsePrefix(e.Prefix)

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// sees returns one word for each event in the queue of a watcher.
+// sees returns a word for each event in a watcher's queue.
 func sees(t *testing.T, w *Watcher) (words []string) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -36,7 +36,7 @@ func sees(t *testing.T, w *Watcher) (words []string) {
 	}
 }
 
-// TestFanChoice checks the selection of events.
+// TestFanChoice checks which events a watcher receives.
 func TestFanChoice(t *testing.T) {
 	scan := netip.MustParseAddr("192.0.2.1")
 	six := netip.MustParseAddr("2001:db8::7")
@@ -82,8 +82,8 @@ func TestFanChoice(t *testing.T) {
 	}
 }
 
-// TestFanSlowWatcher checks that the queue of a slow watcher is limited. The number of
-// missed events replaces the events, and other watchers miss no events.
+// TestFanSlowWatcher checks that a slow watcher's queue is bounded. Missed events are
+// replaced by their number, and other watchers miss nothing.
 func TestFanSlowWatcher(t *testing.T) {
 	var f Fan
 	slow, _ := f.Watch(Choice{})
@@ -114,7 +114,7 @@ func TestFanSlowWatcher(t *testing.T) {
 	}
 }
 
-// TestFanWatchers checks the limit of watchers.
+// TestFanWatchers checks the limit on the number of watchers.
 func TestFanWatchers(t *testing.T) {
 	var f Fan
 	var all []*Watcher
@@ -190,7 +190,7 @@ func BenchmarkFanSend(b *testing.B) {
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
 				f.Send(e)
-				if i%100 == 0 { // empty the queues of the watchers in time
+				if i%100 == 0 { // empty the watchers' queues in time
 					for _, w := range f.watchers {
 						w.queue = w.queue[:0]
 					}

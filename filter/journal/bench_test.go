@@ -33,7 +33,7 @@ func harvestSteps(helo string) (b []byte) {
 	return b
 }
 
-// BenchmarkSum measures the end of a session that is added to an aggregate.
+// BenchmarkSum measures adding an ended session to an aggregate.
 func BenchmarkSum(b *testing.B) {
 	j := New(Options{Record: func(time.Time, uint64, []byte) {}, Log: func([]byte) {}})
 	j.Limit(1 << 50)

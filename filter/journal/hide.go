@@ -7,7 +7,7 @@ import (
 )
 
 // A hider hashes mailboxes and possible passwords in records. Each method has its own
-// buffer, because a step may use the results of several methods. A result is valid
+// buffer, because a step may need the results of several methods. A result is valid
 // until the next call of the same method.
 type hider struct {
 	hasher *privacy.Hasher // nil disables hashing
@@ -16,7 +16,7 @@ type hider struct {
 	buf [5][]byte
 }
 
-// mailbox returns the recorded form of a sender or recipient.
+// mailbox returns a sender or recipient in the form that is recorded.
 func (h *hider) mailbox(addr []byte) []byte {
 	if h.hasher == nil || !h.all || len(addr) == 0 {
 		return addr
@@ -25,14 +25,15 @@ func (h *hider) mailbox(addr []byte) []byte {
 	return h.buf[0]
 }
 
-// text returns the recorded form of a name. The name may contain mailboxes, because
-// some clients greet with a mailbox.
+// text returns a name in the form that is recorded. Some clients greet with a mailbox,
+// so the name may hold mailboxes.
 func (h *hider) text(b []byte) []byte { return h.mailboxesIn(1, b) }
 
-// line returns the recorded form of a redacted line of the client.
+// line returns a client's redacted line in the form that is recorded.
 func (h *hider) line(b []byte) []byte { return h.mailboxesIn(2, b) }
 
-// reply returns the recorded form of a reply text. Servers repeat mailboxes in replies.
+// reply returns a reply's text in the form that is recorded. Servers repeat mailboxes
+// in replies.
 func (h *hider) reply(b []byte) []byte { return h.mailboxesIn(3, b) }
 
 func (h *hider) mailboxesIn(buf int, b []byte) []byte {
@@ -43,8 +44,8 @@ func (h *hider) mailboxesIn(buf int, b []byte) []byte {
 	return h.buf[buf]
 }
 
-// user returns the recorded form of a user name. A possible password is hashed at every
-// privacy level.
+// user returns a user name in the form that is recorded. A possible password is hashed
+// at every privacy level.
 func (h *hider) user(name []byte) []byte {
 	switch {
 	case h.hasher == nil || len(name) == 0:

@@ -1,7 +1,7 @@
 // Package journal records the events and outcomes of sessions. Each event and each
-// outcome becomes a step in the record of the session. Outcomes also become log lines
-// and events for watchers. No other package writes records, log lines and watch events
-// on sessions. The package makes no decisions.
+// outcome becomes a step in the session's record. Outcomes are also logged and sent to
+// watchers. No other package writes records, log lines or watch events about sessions.
+// Package journal makes no decisions.
 package journal
 
 import (
@@ -14,24 +14,22 @@ import (
 	"scanwatch/store"
 )
 
-// Options contains the outputs of a Journal. No function may block or retain its
-// argument.
+// Options holds the outputs of a Journal. No function may block or retain its argument.
 type Options struct {
-	// Record receives the encoded record of an ended session or of an aggregate.
-	// Sums.Flush calls Record in the goroutine of its caller.
+	// Record receives the encoded record of an ended session or of an aggregate. When
+	// called by Sums.Flush, Record runs in the goroutine of Flush's caller.
 	Record func(end time.Time, id uint64, value []byte)
-	// Log receives one log line without LF. A suspicious session has a line at its end,
-	// and a ban has a line immediately.
+	// Log receives a log line without LF. Suspicious sessions are logged when they end,
+	// and bans immediately.
 	Log func(line []byte)
-	// Verbose reports whether each finding, verdict and tag has a log line. A nil
-	// Verbose means false.
+	// Verbose reports whether each finding, verdict and tag is logged. Nil means false.
 	Verbose func() bool
-	// Watch receives each finding, verdict, tag and ban, and may be nil.
+	// Watch, if set, receives each finding, verdict, tag and ban.
 	Watch func(*events.Event)
 }
 
-// A Journal writes the records, log lines and watch events of all sessions. Only Sums
-// may be used concurrently.
+// A Journal writes the records, log lines and watch events of all sessions. Only the
+// Sums of a Journal may be used concurrently.
 type Journal struct {
 	o      Options
 	hide   hider
@@ -50,16 +48,16 @@ type State struct {
 	last     int64  // time of the newest step in microseconds since 1970
 	omitted  uint32 // steps that are not in the record
 	examples uint32 // failed commands
-	replies  uint64 // set of the combinations of verb and code whose reply text is in the record
+	replies  uint64 // set of verb and code pairs whose reply text is already recorded
 	summary  summary
 }
 
-// Limits on data that clients control.
+// Limits on the data that clients can store in the journal.
 const (
-	maxSteps    = 64 << 10 // size of the steps of a session in bytes ...
-	minSteps    = 2 << 10  // ... which is reduced to this size while the steps of all sessions ...
+	maxSteps    = 64 << 10 // size of a session's steps in bytes ...
+	minSteps    = 2 << 10  // ... which shrinks to this while the steps of all sessions ...
 	maxAllSteps = 64 << 20 // ... exceed this number of bytes
-	maxExamples = 20       // failed commands of a session that are recorded with their text
+	maxExamples = 20       // failed commands per session that are recorded with their text
 	maxText     = 200      // length of a command or reply in bytes
 	maxUser     = 128      // length of a user name in bytes
 )
@@ -67,30 +65,30 @@ const (
 // New returns a Journal.
 func New(o Options) *Journal { return &Journal{o: o} }
 
-// Limit sets the disk budget in bytes; 0 means a separate record for every session. To
-// stay within the budget, the journal adds the sessions of floods to aggregates. Limit
-// must be called before the first event.
+// Limit sets the disk budget in bytes; 0 means that every session gets its own record.
+// Otherwise, sessions of floods are added to aggregates to stay within the budget.
+// Limit must be called before the first event.
 func (j *Journal) Limit(budget int64) { j.sums.begin(budget, j.o.Record) }
 
-// Hide sets the level of privacy. If hashed is set, the local part of every mailbox is
+// Hide sets the privacy level. If hashed is set, the local part of every mailbox is
 // hashed. User names that may be passwords are always hashed. A nil Hasher disables
 // hashing.
 func (j *Journal) Hide(h *privacy.Hasher, hashed bool) { j.hide.hasher, j.hide.all = h, hashed }
 
-// User returns the recorded form of a user name. A possible password is hashed, and a
-// mailbox is hashed if the level of privacy requires it. The returned name is valid
+// User returns a user name in the form that is recorded. A possible password is always
+// hashed; a mailbox is hashed if the privacy level requires it. The result is valid
 // until the next call.
 func (j *Journal) User(name []byte) []byte { return j.hide.user(name) }
 
-// Begin prepares st for a new session, and reuses buffers.
+// Begin prepares st for a new session, reusing buffers.
 func (j *Journal) Begin(st *State, at int64) {
 	st.summary.begin()
 	*st = State{steps: st.steps[:0], last: at, summary: st.summary}
 	j.bytes += cap(st.steps)
 }
 
-// Release releases the buffers of an ended session for reuse. A buffer that is larger
-// than an ordinary session needs is dropped.
+// Release frees the buffers of an ended session for reuse. A buffer larger than an
+// ordinary session needs is dropped.
 func (j *Journal) Release(st *State) {
 	j.bytes -= cap(st.steps)
 	if cap(st.steps) > 1024 {
@@ -101,14 +99,13 @@ func (j *Journal) Release(st *State) {
 // Buffered returns the capacity of all step buffers in bytes.
 func (j *Journal) Buffered() int { return j.bytes }
 
-// Tick writes the counts of repeated log lines that are due, and the aggregates of
-// ended hours.
+// Tick writes the counts of repeated log lines and the aggregates that are due.
 func (j *Journal) Tick(now int64) {
 	j.log.due(j.o.Log, now, false)
 	j.sums.tick(now)
 }
 
-// Sums returns the aggregates, which are safe for concurrent use.
+// Sums returns the aggregates, which may be used concurrently.
 func (j *Journal) Sums() *Sums { return &j.sums }
 
 // Flush writes all aggregates and, if logs is set, all pending log lines.
@@ -120,7 +117,7 @@ func (j *Journal) Flush(now int64, logs bool) {
 }
 
 // Event records an event as a step of the session. Requests, lines and replies are not
-// separate steps.
+// recorded as steps.
 func (j *Journal) Event(s *track.Session, st *State, ev *smtp.Event) {
 	write := steps[ev.Kind]
 	if write == nil {
@@ -132,8 +129,8 @@ func (j *Journal) Event(s *track.Session, st *State, ev *smtp.Event) {
 	}
 }
 
-// steps contains the function that sets the step of each recorded kind of event. The
-// function returns false for an event that is not recorded.
+// steps maps each recorded kind of event to the function that fills in its step. The
+// function returns false if the event is not recorded.
 var steps = [smtp.NumKinds]func(*Journal, *State, *smtp.Event, *store.Step) bool{
 	smtp.EventGreeting: func(_ *Journal, _ *State, ev *smtp.Event, s *store.Step) bool {
 		s.Kind = store.KindGreeting
@@ -207,8 +204,8 @@ var steps = [smtp.NumKinds]func(*Journal, *State, *smtp.Event, *store.Step) bool
 	},
 }
 
-// outcome sets code and reply of a failed command. The text of a reply is recorded once
-// for each verb and code in a session.
+// outcome sets the code and reply of a failed command. In each session, the reply text
+// is recorded once for each verb and code.
 func (j *Journal) outcome(st *State, ev *smtp.Event, s *store.Step) bool {
 	if ev.Result == smtp.ResultOK {
 		return true
@@ -222,7 +219,7 @@ func (j *Journal) outcome(st *State, ev *smtp.Event, s *store.Step) bool {
 	return true
 }
 
-// add appends a step. At the limit of the session, the step is only counted.
+// add appends a step. Once the session has reached its limit, the step is only counted.
 func (j *Journal) add(st *State, at int64, step *store.Step) {
 	if len(st.steps) > minSteps && (len(st.steps) > maxSteps || j.bytes > maxAllSteps) {
 		st.omitted++
@@ -234,7 +231,7 @@ func (j *Journal) add(st *State, at int64, step *store.Step) {
 	st.last = max(st.last, at)
 }
 
-// Outcome writes an outcome to the record, to watchers and to the log.
+// Outcome records and logs an outcome, and sends it to watchers.
 func (j *Journal) Outcome(s *track.Session, st *State, o *smtp.Outcome) {
 	w := &writers[o.Kind]
 	if len(o.Proof) > 0 {
@@ -274,7 +271,7 @@ func (j *Journal) Outcome(s *track.Session, st *State, o *smtp.Outcome) {
 	}
 }
 
-// summarize logs the line of an ended session.
+// summarize logs an ended session.
 func (j *Journal) summarize(s *track.Session, m *summary, at int64) {
 	if !m.matters || m.banned || m.observed && !m.enforced {
 		return
@@ -285,7 +282,7 @@ func (j *Journal) summarize(s *track.Session, m *summary, at int64) {
 	}
 }
 
-// A Close describes the end of a session.
+// A Close describes how a session ended.
 type Close struct {
 	At      int64 // microseconds since 1970
 	Ending  smtp.Ending
@@ -294,8 +291,8 @@ type Close struct {
 	Banned  bool // a rule banned the source in this session
 }
 
-// End records an ended session and logs its line. whole reports whether the session has
-// its own record; an aggregate contains all others.
+// End records an ended session and logs it. whole reports whether the session gets its
+// own record instead of being added to an aggregate.
 func (j *Journal) End(s *track.Session, st *State, c Close) (whole bool) {
 	j.summarize(s, &st.summary, c.At)
 	r := store.Record{
@@ -316,5 +313,5 @@ func (j *Journal) End(s *track.Session, st *State, c Close) (whole bool) {
 
 func clip(b []byte, most int) []byte { return b[:min(len(b), most)] }
 
-// Last returns the time of the newest step in microseconds since 1970.
+// Last returns when the newest step was recorded, in microseconds since 1970.
 func (st *State) Last() int64 { return st.last }

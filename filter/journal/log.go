@@ -10,16 +10,16 @@ import (
 	"scanwatch/filter/track"
 )
 
-// A logger prevents clients from filling the log. Only the first of several equal lines
-// on a source is logged. At the end of a window, the logger writes the number of
-// repetitions. All lines together have a rate limit.
+// A logger keeps clients from filling the log. Only the first of several identical
+// lines about a source is logged. The number of repetitions follows at the end of a
+// window. A rate limit applies to all lines together.
 type logger struct {
 	line  []byte // scratch
 	lines map[uint64]repeats
 	seed  maphash.Seed
-	order []window // in the order of their ends
-	first int      // index in order
-	told  int64    // time of the last line that counts unlogged sessions
+	order []window // in the order in which they end
+	first int      // index into order
+	told  int64    // time of the last line that counted unlogged sessions
 	found limiter  // rate limit of lines without a decision
 	acted limiter  // rate limit of decisions and bans, which findings cannot displace
 }
@@ -30,7 +30,7 @@ const (
 	maxLogged    = 20_000 // number of windows
 	maxLogBurst  = 200    // lines in a burst, after which maxLogPerSec applies
 	maxLogPerSec = 20
-	unloggedWait = time.Minute // interval between lines that count unlogged sessions
+	unloggedWait = time.Minute // minimum time between lines that count unlogged sessions
 	maxValue     = 100         // length of a value in bytes
 )
 
@@ -38,22 +38,22 @@ const (
 // more=N`.
 type repeated struct {
 	plural, key string
-	act         bool // use the rate limit of decisions and bans
+	act         bool // subject to the rate limit of decisions and bans
 }
 
-// A logKey identifies equal lines. Only the source depends on the client.
+// A logKey identifies identical lines. Only the source in a key depends on the client.
 type logKey struct {
 	src  uint64
 	kind *repeated
 	what string // evidence, rule or tag
-	form string // observed, withheld or exempt; empty for an enforced decision
+	form string // observed, withheld or exempt; empty if a decision is enforced
 }
 
 func (k *logKey) hash(seed maphash.Seed) uint64 {
 	return maphash.String(seed, k.what) ^ maphash.String(seed, k.kind.plural)*3 ^ maphash.String(seed, k.form)*5 ^ k.src*0x9e3779b97f4a7c15
 }
 
-// A window is the period in which repetitions of a line are counted but not logged.
+// A window is the time during which repetitions of a line are counted but not logged.
 type window struct {
 	key   logKey
 	until int64
@@ -64,8 +64,8 @@ type repeats struct {
 	addr netip.Addr
 }
 
-// allow reports whether a line on s with the given key must be logged at the time at.
-// The method sets the source of the key.
+// allow reports whether a line about s with the given key must be logged. allow fills
+// in the source of the key.
 func (l *logger) allow(s *track.Session, k logKey, at int64) bool {
 	if s.Src.IsValid() {
 		k.src = memory.Number(s.Src.Addr())
@@ -86,12 +86,12 @@ func (l *logger) allow(s *track.Session, k logKey, at int64) bool {
 	return l.limit(k.kind).allow(at, 1)
 }
 
-// due logs the numbers of repetitions in ended windows or, if all is set, in all
-// windows.
+// due logs the number of repetitions for each window that has ended, or for every
+// window if all is set.
 func (l *logger) due(log func([]byte), now int64, all bool) {
 	for l.first < len(l.order) {
 		w := &l.order[l.first]
-		if !all && w.until > now && w.until <= now+2*logWindow.Microseconds() { // the end is further away only if the clock was set back
+		if !all && w.until > now && w.until <= now+2*logWindow.Microseconds() { // it can end later than that only if the clock was set back
 			break
 		}
 		h := w.key.hash(l.seed)
@@ -133,8 +133,8 @@ func (l *logger) limit(kind *repeated) *limiter {
 	return &l.found
 }
 
-// unlogged logs the number of sessions that have no line because of the rate limit. The
-// line is written at most once a minute, or in any case if all is set.
+// unlogged logs the number of sessions that were not logged because of the rate limit.
+// The line is written at most once a minute, or immediately if all is set.
 func (l *logger) unlogged(log func([]byte), now int64, all bool) {
 	if wait := now - l.told; !all && wait >= 0 && wait < unloggedWait.Microseconds() {
 		return
@@ -151,22 +151,21 @@ func (l *logger) unlogged(log func([]byte), now int64, all bool) {
 	}
 }
 
-// A limiter allows a burst of lines and then a steady rate. The clock of a limiter is
-// the time of events.
+// A limiter allows a burst of lines and then a steady rate. It measures time by events.
 type limiter struct {
 	tokens  float64
 	last    int64
 	dropped uint64
 }
 
-// allow reports whether a line on n sessions is within the limit.
+// allow reports whether a line that covers n sessions is within the limit.
 func (l *limiter) allow(now int64, n uint64) bool {
 	if l.last == 0 {
 		l.tokens = maxLogBurst
 	} else if now > l.last {
 		l.tokens = min(maxLogBurst, l.tokens+float64(now-l.last)/1e6*maxLogPerSec)
 	}
-	l.last = now // also after a step back of the clock
+	l.last = now // even if the clock was set back
 	if l.tokens < 1 {
 		l.dropped += n
 		return false
@@ -175,7 +174,7 @@ func (l *limiter) allow(now int64, n uint64) bool {
 	return true
 }
 
-// appendFilled appends ` key=value` for a value that is not empty.
+// appendFilled appends ` key=value` unless the value is empty.
 func appendFilled(dst []byte, key string, value []byte) []byte {
 	if len(value) == 0 {
 		return dst
@@ -183,8 +182,8 @@ func appendFilled(dst []byte, key string, value []byte) []byte {
 	return appendPair(dst, key, value)
 }
 
-// appendPair appends ` key=value`. A value with an unsafe character is quoted as a Go
-// string in ASCII. An unquoted value could start a new line, forge a key, or send an
+// appendPair appends ` key=value`. A value with an unsafe character is quoted as an
+// ASCII Go string. An unquoted value could start a new line, forge a key, or send an
 // escape sequence to a terminal.
 func appendPair(dst []byte, key string, value []byte) []byte {
 	dst = append(append(append(dst, ' '), key...), '=')
@@ -195,8 +194,8 @@ func appendPair(dst []byte, key string, value []byte) []byte {
 	return strconv.AppendQuoteToASCII(dst, string(value))
 }
 
-// plain reports whether value needs no quotes. A plain value is not empty, and its
-// characters have no meaning in shells, logs and terminals.
+// plain reports whether value can go without quotes: it is not empty, and none of its
+// characters is special in shells, logs and terminals.
 func plain(value []byte) bool {
 	for _, c := range value {
 		switch {

@@ -10,8 +10,8 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// TestChangedDecisions checks that a decision is logged when it takes effect. The same
-// rule has observed or withheld the decision in the previous ten minutes. Each ban is
+// TestChangedDecisions checks that a decision is logged when it is enforced, even
+// though the same rule observed or withheld it in the last ten minutes. Every ban is
 // logged.
 func TestChangedDecisions(t *testing.T) {
 	var log []string

@@ -11,21 +11,21 @@ import (
 	"scanwatch/store"
 )
 
-// A writer contains the functions that write one kind of outcome. An outcome becomes a
-// step of the record, an event for watchers, and a log line. Other programs parse log
-// lines, so the first words and the order of keys must not change. Each line ends with
-// the id of the session.
+// A writer holds the functions for one kind of outcome, which becomes a step in the
+// record, an event for watchers, and a log line. Other programs parse log lines, so the
+// first words and the order of keys must not change. Each line ends with the session
+// id.
 type writer struct {
 	step    func(*Journal, *smtp.Outcome, *store.Step)
 	event   func(*smtp.Outcome, *events.Event)
-	summary func(*summary, *smtp.Outcome) // nil for bans, which have their own lines
+	summary func(*summary, *smtp.Outcome) // nil for bans, which are logged separately
 	line    func([]byte, *track.Session, *smtp.Outcome) []byte
 
 	repeated repeated
 	what     func(*smtp.Outcome) string
 }
 
-// writers contains the writer for each kind of outcome.
+// writers lists the writer for each kind of outcome.
 var writers = [...]writer{
 	smtp.OutcomeFinding: {findingStep, findingEvent, (*summary).finding, findingLine, repeated{"findings", "evidence", false},
 		func(o *smtp.Outcome) string { return o.Evidence }},
@@ -36,7 +36,7 @@ var writers = [...]writer{
 	smtp.OutcomeBan: {banStep, banEvent, nil, banLine, repeated{"bans", "rule", true}, ruleOf},
 }
 
-// word returns s as bytes, which are valid until the next outcome.
+// word returns s as bytes that are valid until the next outcome.
 func (j *Journal) word(s string) []byte {
 	at := len(j.words)
 	j.words = append(j.words, s...)
@@ -45,8 +45,8 @@ func (j *Journal) word(s string) []byte {
 
 func ruleOf(o *smtp.Outcome) string { return o.Rule }
 
-// form returns the reason why a decision or ban did not take effect, or "". Lines of
-// different forms are not repetitions of each other.
+// form returns why a decision or ban did not take effect, or "". Lines that differ in
+// form are not repetitions.
 func form(o *smtp.Outcome) string {
 	switch {
 	case o.Kind == smtp.OutcomeFinding, o.Kind == smtp.OutcomeTag:
@@ -94,7 +94,7 @@ func verdictStep(j *Journal, o *smtp.Outcome, s *store.Step) {
 	s.Exempt = o.Exempt
 }
 
-// verdictEvent also sets Until, for a banned client that connects.
+// verdictEvent also sets Until if a banned client has connected.
 func verdictEvent(o *smtp.Outcome, e *events.Event) {
 	e.Event, e.Rule, e.Phase, e.Until, e.Reason = "verdict", o.Rule, o.Phase.String(), o.Until, o.Exempt
 	if o.Enforced {
@@ -104,8 +104,7 @@ func verdictEvent(o *smtp.Outcome, e *events.Event) {
 	}
 }
 
-// appendDecision appends the decision. The key depends on whether the decision is
-// enforced.
+// appendDecision appends the decision. The key shows whether the decision is enforced.
 func appendDecision(b []byte, o *smtp.Outcome) []byte {
 	key := "would"
 	if o.Enforced {
@@ -192,7 +191,7 @@ func banLine(b []byte, s *track.Session, o *smtp.Outcome) []byte {
 	return b
 }
 
-// source returns the address for log lines.
+// source returns the client's address in its logged form.
 func source(s *track.Session) []byte {
 	if s.Local {
 		return []byte("local")

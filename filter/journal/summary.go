@@ -8,23 +8,23 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// A summary collects the outcomes of a session for its log line. A session is logged if
-// a rule or a ban made a decision, or if a rule set a tag. A session with evidence of
-// medium or high confidence is also logged.
+// A summary collects the outcomes of a session, which are logged in one line. A session
+// is logged if a rule or ban made a decision, if a rule set a tag, or if there is
+// evidence of medium or high confidence.
 type summary struct {
 	evidence []byte // token:confidence, separated by commas
 	tags     []byte // separated by commas
 	org      string // organisation of the client
-	proof    string // first evidence of high confidence, or else of medium confidence
+	proof    string // first evidence of high confidence, or of medium confidence if there is none
 	high     bool   // proof has high confidence
 	matters  bool
 
-	// The session caused an enforced or an observed ban. The line of the ban replaces
-	// the line of the session.
+	// The session led to an enforced or observed ban. The ban is logged instead of the
+	// session.
 	banned, observed bool
 
-	// The most severe decision. Enforced decisions take precedence over observed
-	// decisions.
+	// The most severe enforced decision if there is one, otherwise the most severe
+	// observed decision.
 	decided  bool
 	enforced bool
 	decision smtp.Decision
@@ -32,7 +32,7 @@ type summary struct {
 	rule     string
 	exempt   string
 	score    int
-	until    time.Time // end of the ban on the client
+	until    time.Time // end of the client's ban
 }
 
 func (m *summary) finding(o *smtp.Outcome) {
@@ -65,9 +65,8 @@ func (m *summary) verdict(o *smtp.Outcome) {
 	m.rule, m.exempt, m.score, m.until = o.Rule, o.Exempt, o.Score, o.Until
 }
 
-// ban reports whether a ban must be logged. Any ban of an exempt client is logged. The
-// first ban of a session, and the first enforced ban after observed bans, are also
-// logged.
+// ban reports whether a ban must be logged. The first ban of a session, the first
+// enforced ban after observed bans, and any ban of an exempt client are logged.
 func (m *summary) ban(o *smtp.Outcome) bool {
 	if o.Exempt != "" {
 		return true
@@ -77,19 +76,19 @@ func (m *summary) ban(o *smtp.Outcome) bool {
 	return !told
 }
 
-// begin prepares m for a new session, and reuses buffers.
+// begin prepares m for a new session, reusing buffers.
 func (m *summary) begin() { *m = summary{evidence: m.evidence[:0], tags: m.tags[:0]} }
 
-// The lines that count further suspicious sessions of a source.
+// Lines that count further suspicious sessions from a source.
 var (
 	decidedAgain = repeated{"sessions", "rule", true}
 	foundAgain   = repeated{"sessions", "evidence", false}
 	taggedAgain  = repeated{"sessions", "tag", false}
 )
 
-// again returns the key of the line, which is equal for all repetitions. Without a
-// decision, the key is one kind of evidence. A client therefore cannot cause a line for
-// each combination of evidence.
+// again returns the key that all repetitions of the line share. Without a decision, the
+// key is a single kind of evidence, so that a client cannot cause a line for each
+// combination of evidence.
 func (m *summary) again() logKey {
 	switch {
 	case m.decided:
@@ -100,7 +99,7 @@ func (m *summary) again() logKey {
 	return logKey{kind: &taggedAgain, what: string(m.tags)}
 }
 
-// line appends the log line of an ended session.
+// line appends the line logged for an ended session.
 func (m *summary) line(b []byte, s *track.Session) []byte {
 	b = append(b, "session"...)
 	key, decision := "decision", m.decision.String()
@@ -133,15 +132,15 @@ func (m *summary) appendEvidence(b []byte) []byte {
 	return appendFilled(appendTokens(b, "evidence", m.evidence), "org", []byte(m.org))
 }
 
-// appendClient appends the names of the client.
+// appendClient appends the client's names.
 func appendClient(b []byte, s *track.Session) []byte {
 	b = appendFilled(b, "helo", s.Helo)
 	b = appendFilled(b, "rdns", s.RDNS)
 	return appendPair(b, "fcrdns", []byte(s.FCrDNS.String()))
 }
 
-// appendTokens appends ` key=value` for a value that consists of the filter's own
-// words. The filter's words need neither quotes nor a limit.
+// appendTokens appends ` key=value` for a value made of the filter's own words, which
+// need neither quotes nor a length limit.
 func appendTokens(b []byte, key string, value []byte) []byte {
 	if len(value) == 0 {
 		return b

@@ -15,64 +15,63 @@ import (
 	"scanwatch/store"
 )
 
-// Shares of the disk budget that may be used on one day (UTC). A value of 8 means 1/8
-// of the budget. filter-scanwatch(8) describes the order in which the shares are used.
+// Shares of the disk budget that may be used in a day (UTC); 8 means 1/8 of the budget.
+// filter-scanwatch(8) describes the order in which the shares are used.
 const (
 	mailShare  = 2  // records of single sessions with accepted mail or a ban
-	firstShare = 8  // records of the first sessions of each source in each hour
+	firstShare = 8  // records of each source's first sessions in each hour
 	sumShare   = 16 // aggregates
-	idShare    = 32 // ids in aggregates, which contain no ids beyond this share
-	earlyShare = 64 // aggregates that Flush writes before the end of their hour
+	idShare    = 32 // session ids in aggregates; once it is used up, aggregates omit ids
+	earlyShare = 64 // aggregates that Flush writes before their hour has ended
 )
 
 const (
-	firstSessions = 20       // sessions of a source in an hour with a separate record
-	maxSources    = 50_000   // sources whose sessions are counted; all sessions of other sources have their own record
-	maxSums       = 5_000    // sources with a separate aggregate
-	fullHeld      = 8 << 20  // memory of all aggregates in bytes, above which no source gets a new aggregate
-	maxHeld       = 12 << 20 // memory of all aggregates in bytes, above which the oldest aggregate is written early
-	maxIDs        = 500      // ids in the aggregate of one source
-	maxCommonIDs  = 4_096    // ids in the common aggregate, whose sketch needs more memory than these ids
+	firstSessions = 20       // sessions of a source that get their own record in each hour
+	maxSources    = 50_000   // sources whose sessions are counted; all sessions of other sources get their own record
+	maxSums       = 5_000    // sources that get their own aggregate
+	fullHeld      = 8 << 20  // memory of all aggregates in bytes, above which no new aggregates are started for sources
+	maxHeld       = 12 << 20 // memory of all aggregates in bytes, above which the oldest one is written early
+	maxIDs        = 500      // ids in a source's aggregate
+	maxCommonIDs  = 4_096    // ids in the common aggregate; its sketch needs more memory than the ids
 	maxTallies    = 256      // tallies in an aggregate
-	maxSumText    = 128      // length of each text of a tally in bytes
-	writesPerTick = 16       // ended aggregates written during one event, because an answer must not wait for 5,000 aggregates
+	maxSumText    = 128      // length of each text in a tally, in bytes
+	writesPerTick = 16       // aggregates written during one event, because an answer must not wait for 5,000 of them
 
 	hourTime = int64(time.Hour / time.Microsecond)
 
-	// recordCost is the size of a record on disk in bytes, excluding its value.
+	// recordCost is the size of a record on disk in bytes, without its value.
 	recordCost = store.KeySize + 24
 
-	// Upper bounds in bytes, excluding texts and tallies.
+	// Upper bounds in bytes, without text and tallies.
 	sumMemory = 512
 	sumDisk   = 210
 	idCost    = 16 // in memory and on disk
 )
 
-// Sums records floods in bounded space. Some sessions have their own record, and all
-// other sessions are added to the aggregate of their source and hour. Flush and
-// Unwritten are safe for concurrent use. Only the journal's goroutine may use the
-// fields before mu.
+// Sums records floods in bounded space. Some sessions get their own record; all others
+// are added to the aggregate of their source and hour. Flush and Unwritten are safe for
+// concurrent use. The fields before mu belong to the journal's goroutine.
 type Sums struct {
-	budget int64 // if 0, every session has its own record
+	budget int64 // if 0, every session gets its own record
 	record func(end time.Time, id uint64, value []byte)
 
 	hour  int64            // current hour since 1970
 	due   int64            // time at which tick next writes aggregates
-	first map[uint64]uint8 // sessions with a separate record in this hour, by source
-	// The bytes of records on this day: sessions with mail or a ban, first sessions,
-	// and sessions that do not count against the budget.
+	first map[uint64]uint8 // sessions with their own record in this hour, by source
+	// Bytes of today's records: sessions with mail or a ban, first sessions, and
+	// sessions that do not count against the budget.
 	mails, firsts, free int64
 
-	unwritten atomic.Int64 // sessions in all aggregates in memory
+	unwritten atomic.Int64 // sessions in aggregates that are still in memory
 
 	mu     sync.Mutex
 	open   map[uint64]*sum // aggregates of this hour by source
 	queue  []*sum          // all aggregates in memory, oldest first
-	ended  int             // aggregates of ended hours at the start of queue
-	common sum             // aggregate of all sources without a separate aggregate
-	used   int64           // bytes of the aggregates that were written on this day
-	ids    int64           // bytes of the ids in written and open aggregates of this day
-	cost   cost            // cost of the aggregates in queue
+	ended  int             // how many aggregates at the start of queue are from hours that have ended
+	common sum             // aggregate of all sources without their own
+	used   int64           // bytes of aggregates written today
+	ids    int64           // bytes of ids in today's written and open aggregates
+	cost   cost            // cost of the queued aggregates
 	seed   maphash.Seed
 	step   store.Step // scratch
 	steps  []byte     // scratch
@@ -80,7 +79,7 @@ type Sums struct {
 	domain [maxSumText]byte
 }
 
-// A sum is an aggregate of the sessions of one source in one hour. The common aggregate
+// A sum aggregates the sessions of one source in one hour. The common aggregate
 // combines the sessions of several sources.
 type sum struct {
 	source  uint64
@@ -92,28 +91,28 @@ type sum struct {
 	cost    cost
 }
 
-// A cost is an upper bound of the size of aggregates in memory and on disk, in bytes.
+// A cost is an upper bound on the size of aggregates in memory and on disk, in bytes.
 type cost struct{ memory, disk int64 }
 
 func (c *cost) add(memory, disk int) { c.memory, c.disk = c.memory+int64(memory), c.disk+int64(disk) }
 
-// A tally counts the equal steps of the sessions in an aggregate.
+// A tally counts identical steps in the sessions of an aggregate.
 type tally struct {
 	// id is the hash of the fields that identify the tally. group is the hash of the
-	// fields that count once per session. The group of evidence excludes the
-	// organisation, and the group of a rule excludes its text.
+	// fields that are counted once per session: for evidence, all but the organisation;
+	// for a rule, all but its text.
 	id, group          uint64
 	step               []byte // encoded example of the step
 	times, count, most uint32
-	last, now          uint32 // number of the latest session, and the number of its steps
-	first              int64  // end of the first session, in microseconds since 1970
+	last, now          uint32 // number of the latest session, and how many such steps it has
+	first              int64  // when the first session ended, in microseconds since 1970
 	kind               store.Kind
-	rank               uint8 // rank of the confidence of the example
+	rank               uint8 // rank of the example's confidence
 }
 
-// tallied contains the maximum number of tallies of each kind in an aggregate. Beyond
-// the limit, rest changes a step so that all further steps share one tally. Kinds
-// without rest have no limit, because the policy determines their texts.
+// tallied limits how many tallies of each kind an aggregate may have. Beyond the limit,
+// the rest function changes a step so that all further steps share one tally. Kinds
+// without a rest function have no limit, because the policy determines their text.
 var tallied = [store.KindReference]struct {
 	is   bool
 	most int
@@ -133,8 +132,8 @@ func (p *Sums) begin(budget int64, record func(time.Time, uint64, []byte)) {
 	p.first, p.open, p.seed = make(map[uint64]uint8), make(map[uint64]*sum), maphash.MakeSeed()
 }
 
-// payer returns the counter for the bytes of the session's own record. If the session
-// must be added to an aggregate, payer returns nil.
+// payer returns the counter to which the bytes of the session's own record are charged.
+// It returns nil if the session must be added to an aggregate.
 func (p *Sums) payer(r *store.Record, c *Close) *int64 {
 	if p.budget == 0 || !r.Src.IsValid() || r.Counts.AuthPass > 0 {
 		return &p.free
@@ -157,7 +156,7 @@ func (p *Sums) payer(r *store.Record, c *Close) *int64 {
 	return &p.firsts
 }
 
-// roll ends the current hour, and the day, if the time at is outside them.
+// roll ends the current hour, and the day, if at is no longer within them.
 func (p *Sums) roll(at int64) {
 	hour := at / hourTime
 	if hour == p.hour {
@@ -173,7 +172,7 @@ func (p *Sums) roll(at int64) {
 	p.endAll()
 }
 
-// tick writes some of the aggregates of ended hours.
+// tick writes some of the aggregates whose hour has ended.
 func (p *Sums) tick(now int64) {
 	if p.budget == 0 || now < p.due && now >= p.hour*hourTime {
 		return
@@ -184,8 +183,8 @@ func (p *Sums) tick(now int64) {
 	}
 }
 
-// writeSome writes some of the aggregates of ended hours. writeSome returns the number
-// of remaining aggregates.
+// writeSome writes some of the aggregates whose hour has ended, and returns how many
+// remain.
 func (p *Sums) writeSome() (rest int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -195,14 +194,14 @@ func (p *Sums) writeSome() (rest int) {
 	return p.ended
 }
 
-// Flush writes the aggregates of ended hours. The aggregates of this hour are also
-// written while the share earlyShare lasts.
+// Flush writes the aggregates whose hour has ended. Until earlyShare is used up, Flush
+// also writes the current hour's aggregates.
 func (p *Sums) Flush() { p.flush(false) }
 
 // FlushAll writes all aggregates.
 func (p *Sums) FlushAll() { p.flush(true) }
 
-// Unwritten returns the number of sessions in aggregates that are not yet written.
+// Unwritten returns the number of sessions in aggregates that are still in memory.
 func (p *Sums) Unwritten() int64 { return p.unwritten.Load() }
 
 func (p *Sums) flush(all bool) {
@@ -211,8 +210,8 @@ func (p *Sums) flush(all bool) {
 	}
 }
 
-// end ends the aggregates of this hour early if all is set or earlyShare is not
-// exhausted.
+// end closes the current hour's aggregates early if all is set or earlyShare is not
+// used up.
 func (p *Sums) end(all bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -232,7 +231,7 @@ func (p *Sums) writeFirst() {
 	m := p.queue[0]
 	p.queue[0] = nil
 	if p.queue = p.queue[1:]; len(p.queue) == 0 {
-		p.queue = nil // releases the memory of the queue
+		p.queue = nil // release the memory of the queue
 	}
 	p.ended = max(p.ended-1, 0)
 	if p.open[m.source] == m {
@@ -241,7 +240,7 @@ func (p *Sums) writeFirst() {
 	p.write(m)
 }
 
-// write writes and empties m. An empty m is not written.
+// write writes and empties m. If m is empty, nothing is written.
 func (p *Sums) write(m *sum) {
 	if m.record.Sessions == 0 {
 		return
@@ -250,7 +249,7 @@ func (p *Sums) write(m *sum) {
 	for i := range m.tallies {
 		t := &m.tallies[i]
 		if t.times == 0 {
-			continue // another tally of the group counts the sessions
+			continue // another tally of the group already counts the sessions
 		}
 		if c := store.NewCursor(t.step); c.Next(&p.step) {
 			p.step.Times = t.times
@@ -279,7 +278,7 @@ func (p *Sums) write(m *sum) {
 	*m = sum{source: m.source}
 }
 
-// add adds a session to the aggregate of its source, or to the common aggregate.
+// add adds a session to its source's aggregate, or to the common aggregate.
 func (p *Sums) add(r *store.Record, steps []byte, c *Close) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -320,7 +319,7 @@ func (p *Sums) add(r *store.Record, steps []byte, c *Close) {
 	}
 }
 
-// count adds the counters of a session.
+// count adds a session's counters.
 func (m *sum) count(r *store.Record, c *Close) {
 	to := &m.record
 	switch src := netip.AddrPortFrom(r.Src.Addr(), 0); {
@@ -364,7 +363,7 @@ func (m *sum) count(r *store.Record, c *Close) {
 
 // tally counts the steps of a session that ended at end, in microseconds since 1970.
 func (p *Sums) tally(m *sum, steps []byte, end int64, room bool) {
-	byFilter := false // a filter has rejected the recipient of the next step
+	byFilter := false // a filter rejected the recipient in the next step
 	s := &p.step
 	for c := store.NewCursor(steps); c.Next(s); {
 		switch s.Kind {
@@ -372,7 +371,7 @@ func (p *Sums) tally(m *sum, steps []byte, end int64, room bool) {
 			byFilter = s.Phase == smtp.PhaseRcptTo && s.Decision >= smtp.Reject
 		case store.KindHelo:
 			if len(s.Text) == 0 {
-				continue // an empty name in a tally means all further names
+				continue // in a tally, an empty name means all further names
 			}
 			s.Result = smtp.ResultNone // a name has one tally, regardless of the result
 		case store.KindRcpt:
@@ -389,7 +388,7 @@ func (p *Sums) tally(m *sum, steps []byte, end int64, room bool) {
 	}
 }
 
-// domainOf returns the @ and the domain of a mailbox in lower case, or nil.
+// domainOf returns a mailbox's @ and domain in lower case, or nil.
 func (p *Sums) domainOf(addr []byte) []byte {
 	at := bytes.LastIndexByte(addr, '@')
 	if at < 0 || at == len(addr)-1 {
@@ -417,7 +416,7 @@ func (p *Sums) tallyStep(m *sum, s *store.Step, end int64, room bool) {
 	if s.Kind == store.KindFinding {
 		rank = rankOf(s.Confidence)
 	}
-	first := t == nil || t.last != m.record.Sessions // first step of the tally in this session
+	first := t == nil || t.last != m.record.Sessions // first step of this tally in the session
 	if first && other != nil {
 		other.times--
 		other.last = 0
@@ -425,7 +424,7 @@ func (p *Sums) tallyStep(m *sum, s *store.Step, end int64, room bool) {
 	if t == nil {
 		room := cap(m.tallies)
 		m.tallies = append(m.tallies, tally{id: id, group: group, kind: s.Kind})
-		m.cost.add((cap(m.tallies)-room)*int(unsafe.Sizeof(tally{})), 24) // on disk, the numbers of a tally have at most 24 bytes
+		m.cost.add((cap(m.tallies)-room)*int(unsafe.Sizeof(tally{})), 24) // on disk, a tally's numbers take at most 24 bytes
 		t = &m.tallies[len(m.tallies)-1]
 	}
 	if t.step == nil || t.rank == lowRank && rank > lowRank {
@@ -445,7 +444,7 @@ func (p *Sums) tallyStep(m *sum, s *store.Step, end int64, room bool) {
 	t.most = max(t.most, t.now)
 }
 
-// identify returns the fields group and id of the tally for a step.
+// identify returns the group and id of the tally for a step.
 func (p *Sums) identify(s *store.Step) (group, id uint64) {
 	const prime = 0x9e3779b97f4a7c15
 	flags := uint64(s.Kind)<<16 | uint64(s.Result)<<8
@@ -466,8 +465,8 @@ func (p *Sums) identify(s *store.Step) (group, id uint64) {
 	return group, id
 }
 
-// find returns the tally t with this id, and the number n of tallies of the kind. The
-// tally other is of the same group, and already counts the session.
+// find returns the tally t with this id, and the number n of tallies of its kind. The
+// result other is a tally of the same group that already counts the session, or nil.
 func (m *sum) find(kind store.Kind, group, id uint64) (t, other *tally, n int) {
 	for i := range m.tallies {
 		h := &m.tallies[i]
@@ -485,7 +484,7 @@ func (m *sum) find(kind store.Kind, group, id uint64) (t, other *tally, n int) {
 	return t, other, n
 }
 
-// example returns the encoded fields of s that a tally stores as its example.
+// example returns the encoded fields of s that a tally keeps as an example.
 func (p *Sums) example(s *store.Step) []byte {
 	e := store.Step{
 		Kind: s.Kind, Text: s.Text, Org: s.Org, By: clip(s.By, maxSumText), Match: clip(s.Match, maxSumText), Confidence: clip(s.Confidence, maxSumText),
@@ -498,7 +497,7 @@ func (p *Sums) example(s *store.Step) []byte {
 
 const lowRank = 1
 
-// rankOf returns the rank of a confidence.
+// rankOf ranks confidence levels.
 func rankOf(confidence []byte) uint8 {
 	switch string(confidence) {
 	case "high":

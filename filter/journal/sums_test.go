@@ -23,7 +23,7 @@ import (
 
 var noon = time.Date(2026, 11, 2, 12, 0, 0, 0, time.UTC)
 
-// A player passes ended sessions to a Journal and stores the records.
+// A player feeds ended sessions to a Journal and stores the records.
 type player struct {
 	*Journal
 	mu      sync.Mutex
@@ -51,8 +51,8 @@ func play(t testing.TB, budget int64) *player {
 	return p
 }
 
-// end ends a session of one second with the given steps. end returns true if the
-// session has its own record.
+// end ends a one-second session with the given steps. It returns true if the session
+// gets its own record.
 func (p *player) end(src string, at time.Time, counts track.Counts, c Close, steps ...store.Step) bool {
 	var st State
 	for i := range steps {
@@ -69,7 +69,7 @@ func (p *player) ended(src string, at time.Time, counts track.Counts, c Close, s
 	return p.End(&s, &State{steps: steps}, c)
 }
 
-// written returns the aggregates among the records so far.
+// written returns the aggregates among the records written so far.
 func (p *player) written() (all []*store.Record) {
 	for i := range p.records {
 		if p.records[i].Sessions > 0 {
@@ -101,10 +101,11 @@ func helo(name string) store.Step {
 
 var rejected = store.Step{Kind: store.KindVerdict, Text: []byte("r"), Phase: smtp.PhaseRcptTo, Decision: smtp.Reject, Enforced: true}
 
-// TestRule checks which sessions have their own record, according to the manual.
+// TestRule checks which sessions get their own record, as described in the manual.
 func TestRule(t *testing.T) {
 	const budget = 1 << 20
-	// fill plays sessions of new sources until their own records have used the share.
+	// fill plays sessions from new sources until their own records have used up the
+	// share.
 	fill := func(p *player, share int64, counts track.Counts, c Close) {
 		t.Helper()
 		before := p.bytes
@@ -153,7 +154,7 @@ func TestRule(t *testing.T) {
 	}
 }
 
-// flood plays enough sessions of a source that all later sessions are aggregated.
+// flood plays so many sessions of a source that later ones are aggregated.
 func (p *player) flood(src string) {
 	for range firstSessions {
 		p.end(src, noon, track.Counts{}, Close{})
@@ -161,7 +162,7 @@ func (p *player) flood(src string) {
 	p.records = nil
 }
 
-// TestSum checks all fields of an aggregate.
+// TestSum checks every field of an aggregate.
 func TestSum(t *testing.T) {
 	p := play(t, 1<<30)
 	const src = "198.51.100.1:25"
@@ -200,7 +201,7 @@ func TestSum(t *testing.T) {
 	}
 	slices.Sort(got)
 	want := []string{
-		"14 harvest//by high/ enforced=false exempt= session=0 times=2 count=0 most=0 first=2000000", // the finding of the other session has low confidence
+		"14 harvest//by high/ enforced=false exempt= session=0 times=2 count=0 most=0 first=2000000", // the other session's finding has low confidence
 		"14 scanner//by medium/Org enforced=false exempt= session=0 times=1 count=0 most=0 first=1000000",
 		"15 r/// enforced=false exempt= session=0 times=1 count=0 most=0",
 		"15 r/// enforced=false exempt=trusted session=0 times=1 count=0 most=0",
@@ -225,8 +226,8 @@ func TestSum(t *testing.T) {
 	}
 }
 
-// TestOncePerSession checks that a session counts only once for a token. A later
-// finding with the token has another organisation and a higher confidence.
+// TestOncePerSession checks that a session counts only once for a token, even if a
+// later finding has another organisation and a higher confidence.
 func TestOncePerSession(t *testing.T) {
 	p := play(t, 1<<30)
 	const src = "198.51.100.1:25"
@@ -245,8 +246,8 @@ func TestOncePerSession(t *testing.T) {
 	}
 }
 
-// TestNameless checks that a greeting without a name is not counted among the further
-// names of an aggregate.
+// TestNameless checks that a greeting without a name is not counted as one of an
+// aggregate's further names.
 func TestNameless(t *testing.T) {
 	p := play(t, 512<<20)
 	for range firstSessions + 3 {
@@ -260,8 +261,8 @@ func TestNameless(t *testing.T) {
 	}
 }
 
-// TestFullTallies checks that the number of names in an aggregate is limited. Names
-// beyond the limit are counted together. The counts of evidence and rules are exact.
+// TestFullTallies checks that the number of names in an aggregate is bounded. Names
+// beyond the limit are counted together. Counts of evidence and rules stay exact.
 func TestFullTallies(t *testing.T) {
 	p := play(t, 1<<30)
 	const src, n = "198.51.100.1:25", 40
@@ -309,8 +310,8 @@ func TestFullTallies(t *testing.T) {
 	}
 }
 
-// TestIDs checks that an aggregate contains the id of every rejected session until the
-// share for ids is used. A session that caused a ban also has its id in the aggregate.
+// TestIDs checks that aggregates list the id of every session that was rejected or led
+// to a ban, until the share for ids is used up.
 func TestIDs(t *testing.T) {
 	const src, n = "198.51.100.1:25", 1800
 	p := play(t, 1<<30)
@@ -358,8 +359,8 @@ func TestIDs(t *testing.T) {
 	}
 }
 
-// TestIDsOfManySources checks that the aggregates of many sources do not use the share
-// for ids.
+// TestIDsOfManySources checks that the aggregates of many sources do not use up the
+// share for ids.
 func TestIDsOfManySources(t *testing.T) {
 	const n, budget = 30_000, 16 << 20
 	p := play(t, budget)
@@ -382,8 +383,8 @@ func TestIDsOfManySources(t *testing.T) {
 	}
 }
 
-// TestCommonSum checks that sources above the limit share one aggregate. The counts are
-// exact, and the number of sources is an estimate.
+// TestCommonSum checks that sources above the limit share an aggregate. The counts are
+// exact, and the number of sources is estimated.
 func TestCommonSum(t *testing.T) {
 	const sources, each = 15_000, 3
 	p := play(t, 1<<40)
@@ -426,14 +427,14 @@ func TestCommonSum(t *testing.T) {
 	}
 }
 
-// onlySums marks the share of first sessions as used for the day.
+// onlySums marks the day's share for first sessions as used up.
 func (p *player) onlySums(day time.Time) {
 	p.Tick(day.UnixMicro())
 	p.Sums().firsts = math.MaxInt64
 }
 
-// TestShareOfSums checks that aggregates use at most 1/16 of the budget and one common
-// aggregate per hour. In the flood, sources and texts are always new.
+// TestShareOfSums checks that aggregates use at most 1/16 of the budget, plus one
+// common aggregate per hour. The flood always uses new sources and new text.
 func TestShareOfSums(t *testing.T) {
 	for _, budget := range []int64{16 << 20, 256 << 20} {
 		const hours, perHour = 6, 10_000
@@ -457,7 +458,7 @@ func TestShareOfSums(t *testing.T) {
 	}
 }
 
-// TestMemoryOfSums checks the memory that the largest possible aggregates use.
+// TestMemoryOfSums checks how much memory the largest possible aggregates use.
 func TestMemoryOfSums(t *testing.T) {
 	heap := func() int64 {
 		var m runtime.MemStats
@@ -475,7 +476,7 @@ func TestMemoryOfSums(t *testing.T) {
 	var st State
 	for i := range 100_000 {
 		source := i / 2
-		if i%2 != 0 { // some aggregates have many sessions
+		if i%2 != 0 { // give some aggregates many sessions
 			source = i % 7001
 		}
 		st.steps = st.steps[:0]
@@ -500,9 +501,8 @@ func TestMemoryOfSums(t *testing.T) {
 	runtime.KeepAlive(j)
 }
 
-// TestEndOfHour checks that the events after the end of an hour write its aggregates.
-// Each event writes a few aggregates. All sessions of an aggregate are from one hour
-// and day.
+// TestEndOfHour checks that after the end of an hour, each event writes a few of its
+// aggregates. All sessions in an aggregate are from the same hour and day.
 func TestEndOfHour(t *testing.T) {
 	p := play(t, 1<<40)
 	const sources = 100
@@ -527,7 +527,7 @@ func TestEndOfHour(t *testing.T) {
 			t.Errorf("%+v", r)
 		}
 	}
-	// The hour also ends after a step back of the clock.
+	// The hour also ends if the clock is set back.
 	p.onlySums(time.UnixMicro(next))
 	p.end("11.0.0.1:1", time.UnixMicro(next), track.Counts{}, Close{})
 	p.Tick(at.UnixMicro())
@@ -536,8 +536,8 @@ func TestEndOfHour(t *testing.T) {
 	}
 }
 
-// TestFlush checks that Flush writes the aggregates of this hour up to a quarter of
-// their share. Concurrent calls neither lose a session nor write a session twice.
+// TestFlush checks that Flush writes the current hour's aggregates up to a quarter of
+// their share. Concurrent calls neither lose a session nor write one twice.
 func TestFlush(t *testing.T) {
 	const src = "198.51.100.1:1"
 	p := play(t, 1<<40)
@@ -592,8 +592,8 @@ func TestFlush(t *testing.T) {
 	}
 }
 
-// TestSumOfNetwork checks that the source of an aggregate with several addresses is
-// their /64.
+// TestSumOfNetwork checks that an aggregate with several addresses has their /64 as its
+// source.
 func TestSumOfNetwork(t *testing.T) {
 	for _, c := range []struct {
 		srcs []string
@@ -614,7 +614,7 @@ func TestSumOfNetwork(t *testing.T) {
 	}
 }
 
-// TestStepsOfManySessions compares aggregates with a separate count of random sessions.
+// TestStepsOfManySessions compares aggregates with separate counts of random sessions.
 func TestStepsOfManySessions(t *testing.T) {
 	random := newRandom(7)
 	refused := map[uint64]bool{}

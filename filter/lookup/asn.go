@@ -19,12 +19,11 @@ import (
 	"github.com/oschwald/maxminddb-golang/v2"
 )
 
-// maxDatabaseBytes is the maximum size of a database, which is held in memory. Usual
-// databases have 5 to 20 MB, and all known databases are smaller than the limit.
+// maxDatabaseBytes is the maximum size of a database, which is read into memory. Most
+// databases have 5 to 20 MB, and every known database is smaller than the limit.
 const maxDatabaseBytes = 512 << 20
 
-// An Origin is the database record for the network of an address. Unknown fields are
-// empty.
+// An Origin is the database record for an address. Unknown fields are empty.
 type Origin struct {
 	ASN     uint32       // AS number
 	Org     string       // organisation of the AS
@@ -32,48 +31,48 @@ type Origin struct {
 	Prefix  netip.Prefix // network of the address
 }
 
-// Origins looks up the AS number and country of addresses in the operator's database.
-// The format is MaxMind DB, with the fields of MaxMind and DB-IP (ASN, ISP, Country,
-// City) or of IPinfo.
+// Origins looks up addresses in the operator's AS or country database. The file is a
+// MaxMind DB with the fields of MaxMind and DB-IP (ASN, ISP, Country, City) or of
+// IPinfo.
 //
-// Origins reads the file instead of mapping it. The truncation of a mapped file would
-// end the process with a SIGBUS, and smtpd with it. Origins needs as much memory as the
-// size of the file, and twice as much during a refresh.
+// Origins reads the file into memory. If the file were mapped instead, truncating it
+// would kill the process with SIGBUS, and smtpd with it. Memory use is the size of the
+// file, and twice that during a refresh.
 //
-// Lookup may be called concurrently, also during Refresh. Lookups need no lock, because
-// each lookup keeps its database in memory.
+// Lookup may be called concurrently, even during Refresh. No lock is needed, because
+// each lookup keeps its own reference to the database.
 type Origins struct {
 	path     string
 	current  atomic.Pointer[originFile]
 	failures atomic.Uint64
 
 	mu   sync.Mutex  // serializes Refresh
-	seen fs.FileInfo // file of the last attempt; may be nil
+	seen fs.FileInfo // file last tried; may be nil
 	last string      // text of the last error
 }
 
 // OriginState describes the state of an AS or country database.
 type OriginState struct {
 	Path     string
-	Loaded   bool      // false without a database, so that lookups fail
-	Type     string    // type in the metadata of the database
-	Built    time.Time // build time in the metadata of the database
+	Loaded   bool      // false if there is no database, in which case lookups fail
+	Type     string    // database type in the metadata
+	Built    time.Time // build time in the metadata
 	Bytes    int       // size in memory
 	ASN      bool      // the database has AS numbers
 	Country  bool      // the database has countries
-	Failures uint64    // lookups that failed in corrupt parts of the file
+	Failures uint64    // lookups that failed because the file is corrupt
 }
 
 // NewOrigins returns an Origins for the file at path. Lookups fail until the first
 // Refresh.
 func NewOrigins(path string) *Origins { return &Origins{path: path} }
 
-// Path returns the path of the file.
+// Path returns the file's path.
 func (o *Origins) Path() string { return o.path }
 
 // Refresh reads the file if its size, modification time or inode has changed. changed
-// reports whether Refresh has read a new database. After an error, the previous
-// database remains in use. For an unchanged file, Refresh returns the same error only
+// reports whether a new database was read. After an error, the previous database
+// remains in use. While the file stays the same, Refresh returns the same error only
 // once.
 func (o *Origins) Refresh() (changed bool, err error) {
 	o.mu.Lock()
@@ -94,7 +93,7 @@ func (o *Origins) Refresh() (changed bool, err error) {
 	}
 	file, info, err := readOrigins(o.path)
 	if errors.Is(err, errChanging) {
-		o.seen = nil // retry even if the file does not change
+		o.seen = nil // retry even if the file stays the same
 		return false, o.once(fmt.Errorf("database %s: %w%s", o.path, err, o.consequence()))
 	}
 	o.seen, o.last = info, ""
@@ -106,7 +105,8 @@ func (o *Origins) Refresh() (changed bool, err error) {
 }
 
 // Next returns a refreshed copy of o, so that the caller can check the new database
-// before its use. If the file is unchanged or invalid, the copy has the database of o.
+// before using it. If the file is unchanged or invalid, the copy uses the same database
+// as o.
 func (o *Origins) Next() (*Origins, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -131,10 +131,10 @@ func (o *Origins) once(err error) error {
 	return nil
 }
 
-// Lookup returns the record for the network of addr. Lookup fails without a database,
-// and in a corrupt record. The lookup of an IPv6 address also fails in a database that
-// contains only IPv4. An Origin without an AS number means that the network is not
-// announced or unknown.
+// Lookup returns the record for the network of addr. Lookup fails if there is no
+// database, if the record is corrupt, or if addr is IPv6 and the database covers only
+// IPv4. An Origin without an AS number means that the network is unannounced or
+// unknown.
 func (o *Origins) Lookup(addr netip.Addr) (origin Origin, ok bool) {
 	file := o.current.Load()
 	if file == nil || !addr.IsValid() {
@@ -144,7 +144,7 @@ func (o *Origins) Lookup(addr netip.Addr) (origin Origin, ok bool) {
 	if addr.Is6() && file.reader.Metadata.IPVersion == 4 {
 		return Origin{}, false
 	}
-	// The reader should handle corrupt files, but a panic would end the filter.
+	// The reader should cope with corrupt files, but a panic would end the filter.
 	defer func() {
 		if recover() != nil {
 			o.failures.Add(1)
@@ -159,7 +159,7 @@ func (o *Origins) Lookup(addr netip.Addr) (origin Origin, ok bool) {
 	return origin, true
 }
 
-// State returns the state of o.
+// State describes the database.
 func (o *Origins) State() OriginState {
 	state := OriginState{Path: o.path, Failures: o.failures.Load()}
 	if file := o.current.Load(); file != nil {
@@ -172,8 +172,8 @@ func (o *Origins) State() OriginState {
 	return state
 }
 
-// An originFile is a database in memory. The reader has no open file, and need not be
-// closed.
+// An originFile is a database in memory. The reader of an originFile has no open file
+// and need not be closed.
 type originFile struct {
 	reader *maxminddb.Reader
 	bytes  int
@@ -181,16 +181,15 @@ type originFile struct {
 	has    originFields
 }
 
-// originFields reports the fields of a database.
+// originFields reports which fields a database has.
 type originFields struct{ asn, country bool }
 
-// An originSchema decodes the fields of a record in the format of one vendor.
+// An originSchema decodes a record in a vendor's format.
 type originSchema func(maxminddb.Result, originFields, *Origin) error
 
 // originSchemas are tried in this order. The type in the metadata does not select a
-// schema, because a local database can have any type. The reader of geoip2 accepts only
-// a fixed list of types, in which IPinfo is missing. Origins therefore uses the reader
-// of maxminddb.
+// schema, because a local database can have any type. The geoip2 reader accepts only a
+// fixed list of types without IPinfo's, so Origins uses the maxminddb reader.
 var originSchemas = []originSchema{maxMindSchema, ipinfoSchema}
 
 func maxMindSchema(r maxminddb.Result, has originFields, origin *Origin) error {
@@ -205,7 +204,7 @@ func maxMindSchema(r maxminddb.Result, has originFields, origin *Origin) error {
 		origin.ASN, origin.Org = uint32(as.AutonomousSystemNumber), as.AutonomousSystemOrganization
 	}
 	if has.country {
-		var place struct { // only the code, because geoip2.Country would also decode names in eight languages
+		var place struct { // decode only the code; geoip2.Country would also decode names in eight languages
 			Country struct {
 				ISOCode string `maxminddb:"iso_code"`
 			} `maxminddb:"country"`
@@ -220,10 +219,10 @@ func maxMindSchema(r maxminddb.Result, has originFields, origin *Origin) error {
 
 func ipinfoSchema(r maxminddb.Result, has originFields, origin *Origin) error {
 	var record struct {
-		ASN         string `maxminddb:"asn"`     // such as AS64496
-		Name        string `maxminddb:"name"`    // name of the AS in databases of AS numbers
-		ASName      string `maxminddb:"as_name"` // name of the AS in other databases
-		Country     string `maxminddb:"country"` // code of the country, or its name if CountryCode is set
+		ASN         string `maxminddb:"asn"`     // for example AS64496
+		Name        string `maxminddb:"name"`    // AS name in an AS database
+		ASName      string `maxminddb:"as_name"` // AS name in other databases
+		Country     string `maxminddb:"country"` // country code, or the name if CountryCode is set
 		CountryCode string `maxminddb:"country_code"`
 	}
 	if err := r.Decode(&record); err != nil {
@@ -264,7 +263,7 @@ var errChanging = errors.New("changed while it was read; the filter reads it aga
 
 // readOrigins reads the file at path and returns its FileInfo.
 func readOrigins(path string) (*originFile, fs.FileInfo, error) {
-	in, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // opening a FIFO must not block
+	in, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // do not block on a FIFO
 	if err != nil {
 		return nil, nil, err
 	}
@@ -317,7 +316,19 @@ func openOrigins(content []byte) (file *originFile, err error) {
 	return nil, errors.Join(append([]error{err}, tried...)...)
 }
 
-// probe finds the available fields in the first records.
+// CheckOrigins returns the state of a database with the given content, or the reason why
+// Origins cannot use it.
+func CheckOrigins(content []byte) (OriginState, error) {
+	file, err := openOrigins(content)
+	if err != nil {
+		return OriginState{}, err
+	}
+	o := Origins{}
+	o.current.Store(file)
+	return o.State(), nil
+}
+
+// probe reads the first records to find out which fields are available.
 func probe(reader *maxminddb.Reader, schema originSchema) (has originFields, err error) {
 	const enough = 1000
 	for _, want := range []originFields{{asn: true}, {country: true}} {

@@ -1,6 +1,6 @@
 //go:build !(386 || arm || mips || mipsle)
 
-// The package that writes test databases does not compile with an int of 32 bits.
+// The package that writes test databases does not compile where int has 32 bits.
 
 package lookup
 
@@ -22,7 +22,7 @@ import (
 
 var databaseBuilt = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
-// database returns a database that contains the given networks.
+// database returns a database of the given networks.
 func database(tb testing.TB, options mmdbwriter.Options, networks map[string]mmdbtype.Map) []byte {
 	tb.Helper()
 	options.BuildEpoch = databaseBuilt.Unix()
@@ -198,7 +198,7 @@ func TestOriginsRefresh(t *testing.T) {
 		name    string
 		change  func()
 		changed bool
-		err     string // part of the error; empty for no error
+		err     string // part of the error; empty if none
 		org     string
 	}{
 		{"nothing new", func() {}, false, "", "First"},
@@ -253,8 +253,8 @@ func TestOriginsRefresh(t *testing.T) {
 	}
 }
 
-// TestOriginsRefreshWhileLookingUp checks that the replacement of the file does not
-// affect lookups. The test is useful only with -race.
+// TestOriginsRefreshWhileLookingUp checks that lookups are unaffected when the file is
+// replaced. The test is useful only with -race.
 func TestOriginsRefreshWhileLookingUp(t *testing.T) {
 	o := openedOrigins(t, asnDatabase(t, "Example 0"))
 	content := [][]byte{asnDatabase(t, "Example 1"), asnDatabase(t, "Example 2")}
@@ -286,7 +286,8 @@ func TestOriginsRefreshWhileLookingUp(t *testing.T) {
 	readers.Wait()
 }
 
-// FuzzOrigins checks that a corrupt file causes wrong or missing answers, but no panic.
+// FuzzOrigins checks that a corrupt file may cause wrong or missing answers, but never
+// a panic.
 func FuzzOrigins(f *testing.F) {
 	good := asnDatabase(f, "Example")
 	f.Add(good, []byte{192, 0, 2, 1})

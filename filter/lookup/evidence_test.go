@@ -8,7 +8,7 @@ import (
 )
 
 // TestEvidenceIsKnownToRules checks that the evidence in the lists consists of tokens
-// of package rules. Package lookup does not import package rules.
+// known to package rules, which package lookup does not import.
 func TestEvidenceIsKnownToRules(t *testing.T) {
 	l, err := lookup.Builtin()
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 	"scanwatch/internal/prefix"
 )
 
-// The shipped lists contain facts from public sources. Each row names its source.
+// The shipped lists hold facts from public sources. Each row names its source.
 var (
 	//go:embed intel/scanners.tsv
 	scannersTSV string
@@ -28,16 +28,16 @@ var (
 	knownSendersTSV string
 )
 
-// The names of the shipped lists in Row.List.
+// Names of the shipped lists, as in Row.List.
 const (
 	Scanners     = "scanners"      // organisations that scan the internet
 	Clouds       = "clouds"        // hosting providers
 	BotnetHelo   = "botnet-helo"   // greetings of bots, tools and misconfigured clients
-	KnownSenders = "known-senders" // known senders, including senders whose name or network is suspicious
+	KnownSenders = "known-senders" // known senders, even if their name or network is suspicious
 )
 
-// The evidence that the code of Lists refers to. Other evidence is only text in the
-// lists, so that new classes of rows need no code.
+// Evidence that the code refers to. All other evidence is just text in the lists, so
+// that new classes of rows need no code.
 const (
 	scanner    = "scanner"
 	cloud      = "cloud"
@@ -47,41 +47,41 @@ const (
 	heloWord   = "helo-word"
 )
 
-// A Row is a fact in a shipped list.
+// A Row is one fact from a shipped list.
 type Row struct {
 	List     string // Scanners, Clouds, BotnetHelo or KnownSenders
-	Line     int    // line in the list; line 1 is the header
+	Line     int    // line number; line 1 is the header
 	Org      string // organisation, tool or class of clients
 	Category string // commercial, academic, cloud, botnet, tester, legit-sender ...
-	// Class is the class of matching clients: scanner, scanner-mail (a mail host of a
-	// scanning organisation), verifier, tester, tool, word, example, forged, hoster,
+	// Class is the class of matching clients: scanner, scanner-mail (a scanning
+	// organisation's mail host), verifier, tester, tool, word, example, forged, hoster,
 	// access, massmailer, provider, sender, private, default or client.
 	Class string
 	Kind  string // cidr, asn, rdns, helo or useragent-or-command
 	Value string // text to match
 	// Evidence is the evidence token of a match. Without a token, a match alone proves
-	// nothing. Legitimate hosts also match a row without a token, or its meaning
-	// depends on more than the matching text.
+	// nothing: legitimate hosts also match the row, or its meaning depends on more than
+	// the matching text.
 	Evidence   string
 	Confidence string // high, medium or low, as of Date; see ConfidenceAt
-	Date       string // date of the newest source that contains the fact: 2006-01-02
+	Date       string // date of the newest source that states the fact: 2006-01-02
 	Source     string // source of the fact
 	Note       string // caveat; may be empty
 
-	expires time.Time // end of the row's validity; zero for none
+	expires time.Time // when the row expires; zero for never
 }
 
-// rentedDays is the number of days for which a row on a single rented address is valid.
-// Hosting providers reassign addresses within days.
+// rentedDays is the lifetime of a row about a single rented address, in days. Hosting
+// providers reassign addresses within days.
 const rentedDays = 90
 
-// Rented reports whether the row is about a rented address or an aggregated pair of
-// rented addresses. A rented address is in a network of a hosting provider. A network
-// that a scanning organisation publishes as its own is not rented.
+// Rented reports whether the row is about a rented address, or an aggregated pair of
+// them. A rented address is in a hosting provider's network. A network that a scanning
+// organisation publishes as its own is not rented.
 func (r *Row) Rented() bool { return !r.expires.IsZero() }
 
-// ConfidenceAt returns the confidence of the row at time t. The confidence of a rented
-// address is low after 90 days.
+// ConfidenceAt returns the row's confidence at time t. After 90 days, the confidence of
+// a rented address is low.
 func (r *Row) ConfidenceAt(t time.Time) string {
 	if r.Rented() && t.After(r.expires) {
 		return "low"
@@ -89,11 +89,11 @@ func (r *Row) ConfidenceAt(t time.Time) string {
 	return r.Confidence
 }
 
-// Lists contains the shipped lists. The lists and their rows are read-only.
+// Lists holds the shipped lists. The lists and their rows are read-only.
 //
-// If several rows match, the best row is returned. The criteria are, in this order, the
-// evidence, the length of the match, the generality, and the confidence. A row without
-// evidence is last. A row on an organisation precedes a general row.
+// If several rows match, the best one is returned. Rows are compared by evidence,
+// length of the match, generality, and confidence, in this order. A row without
+// evidence comes last, and a row about an organisation comes before a general one.
 type Lists struct {
 	rows     []*Row // all rows in the order of the files
 	prefixes Prefixes[*Row]
@@ -105,8 +105,8 @@ type Lists struct {
 	lines                          *Patterns[*Row]
 }
 
-// Builtin parses the shipped lists, which takes a few milliseconds. An error means that
-// the embedded lists are invalid.
+// Builtin parses the shipped lists, which takes a few milliseconds. Builtin returns an
+// error only if the embedded lists are invalid.
 func Builtin() (*Lists, error) {
 	var rows []*Row
 	for _, list := range []struct{ name, file, text string }{
@@ -124,7 +124,7 @@ func Builtin() (*Lists, error) {
 	return newLists(rows)
 }
 
-// Rows returns all rows in the order of the files.
+// Rows returns all rows in file order.
 func (l *Lists) Rows() []*Row { return l.rows }
 
 // Addr returns the scanner row whose prefix covers addr, or nil.
@@ -133,13 +133,14 @@ func (l *Lists) Addr(addr netip.Addr) *Row {
 	return row
 }
 
-// ASN returns the scanner row and the cloud row of an AS number. Each row may be nil.
+// ASN returns the scanner row and the cloud row of an AS number. Either may be nil.
 func (l *Lists) ASN(number uint32) (scanner, cloud *Row) {
 	return l.scannerASN[number], l.cloudASN[number]
 }
 
-// RDNS returns the rows that match a reverse DNS name. Each row may be nil. Without
-// FCrDNS, a match proves nothing, because the owner of an address can set any name.
+// RDNS returns the rows that match a reverse DNS name. Any of the rows may be nil.
+// Without FCrDNS, a match proves nothing, because the owner of an address can set any
+// name.
 func (l *Lists) RDNS(name []byte) (scanner, cloud, allow *Row) {
 	name = bytes.TrimSuffix(name, []byte("."))
 	scanner, cloud, allow = l.scannerName.find(name), l.cloudName.find(name), l.allows.find(name)
@@ -149,30 +150,29 @@ func (l *Lists) RDNS(name []byte) (scanner, cloud, allow *Row) {
 	return scanner, cloud, allow
 }
 
-// ScannerMail reports whether name belongs to a mail host of a scanning organisation. A
-// mail host delivers the mail of the organisation, for example reports on scans.
+// ScannerMail reports whether name belongs to a scanning organisation's mail host,
+// which sends the organisation's mail, such as reports on scans.
 func (l *Lists) ScannerMail(name []byte) bool {
 	row := l.scannerName.find(bytes.TrimSuffix(name, []byte(".")))
 	return row != nil && (row.Class == "scanner-mail" || row.Class == "scanner" && hostname.ForMail(name))
 }
 
-// Word returns the row of a greeting that many computers use, or nil. A common greeting
-// is a popular name, the default name of a system, or a name reserved for examples. A
-// common greeting means that no proper name is configured. Legitimate clients also use
-// common greetings.
+// Word returns the row of a greeting that many computers use, or nil. The greeting is a
+// popular name, a system's default name, or a name reserved for examples. A common
+// greeting shows that no proper name is configured, but legitimate clients use one too.
 func (l *Lists) Word(name []byte) *Row {
 	return l.words.find(bytes.TrimSuffix(name, []byte(".")))
 }
 
-// Helo returns the rows that match a greeting. bot is a row on a bot, a misconfigured
-// client or a forged name. scanner is a row on an organisation or tool that tests
-// servers. allow is a row on a known sender. Each row may be nil.
+// Helo returns the rows that match a greeting. bot is a row about a bot, a
+// misconfigured client or a forged name. scanner is a row about an organisation or tool
+// that tests servers. allow is a row about a known sender. Any of the rows may be nil.
 //
-// A client can use any greeting, so allow exempts the client only from the evidence that
-// it is a rented host. For a forged name, allow is nil.
+// A client can greet with any name, so allow exempts the client only from the evidence
+// that it is a rented host. For a forged name, allow is nil.
 //
-// An empty name means a greeting without a name. Helo must not be called for a
-// client that has not greeted.
+// An empty name means a greeting without a name. Helo must not be called for a client
+// that has not greeted.
 func (l *Lists) Helo(name []byte) (bot, scanner, allow *Row) {
 	name = bytes.TrimSuffix(name, []byte("."))
 	bot = l.botHelo.find(name)
@@ -194,7 +194,7 @@ func (l *Lists) Line(line []byte) *Row {
 	return row
 }
 
-// greetings contains the rows for one result of Lists.Helo, Lists.RDNS or Lists.Word.
+// greetings holds the rows for one result of Lists.Helo, Lists.RDNS or Lists.Word.
 type greetings struct {
 	names    Names[*Row]
 	patterns *Patterns[*Row]
@@ -269,7 +269,7 @@ func newLists(rows []*Row) (*Lists, error) {
 	return l, nil
 }
 
-// rowPattern returns the pattern between the slashes of a value.
+// rowPattern returns the pattern if value is a pattern in slashes.
 func rowPattern(row *Row) (expr string, ok bool) {
 	expr, ok = strings.CutPrefix(row.Value, "/")
 	if !ok {
@@ -307,7 +307,7 @@ func (l *Lists) addASN(row *Row) error {
 	return nil
 }
 
-// age sets the expiry of a row on a rented address.
+// age sets when a row about a rented address expires.
 func (l *Lists) age(row *Row) {
 	if row.Kind != "cidr" {
 		return
@@ -322,7 +322,7 @@ func (l *Lists) age(row *Row) {
 	}
 }
 
-// namesFor returns the table for a row of kind rdns or helo.
+// namesFor returns the table for an rdns or helo row.
 func (l *Lists) namesFor(row *Row) (*greetings, error) {
 	if row.Kind == "rdns" {
 		tables := map[string]*greetings{Scanners: &l.scannerName, Clouds: &l.cloudName, KnownSenders: &l.allows}
@@ -342,14 +342,14 @@ func (l *Lists) namesFor(row *Row) (*greetings, error) {
 	return &l.botHelo, nil
 }
 
-// compareRows orders rows by preference, the best row first.
+// compareRows orders rows by preference, best first.
 func compareRows(a, b *Row) int {
 	return cmp.Or(
 		cmp.Compare(strength(a), strength(b)),
 		cmp.Compare(generality(a), generality(b)),
 		cmp.Compare(confidences[b.Confidence], confidences[a.Confidence]),
-		// The same name may be in two lists. The list whose main evidence is in the row
-		// has the better text.
+		// A name may be in two lists. Prefer the row whose evidence is its list's main
+		// evidence, because its text is better.
 		cmp.Compare(foreign(a), foreign(b)),
 	)
 }
@@ -358,8 +358,8 @@ var confidences = map[string]int{"low": 1, "medium": 2, "high": 3}
 
 const strongest = 0
 
-// strength ranks rows by evidence: the identity of a client, the form of its commands,
-// no evidence.
+// strength ranks rows by evidence: first the identity of a client, then the form of its
+// commands, then none.
 func strength(row *Row) int {
 	switch {
 	case row.Evidence == "":
@@ -370,7 +370,7 @@ func strength(row *Row) int {
 	return strongest
 }
 
-// generality ranks organisations before tools with many users.
+// generality ranks organisations before widely used tools.
 func generality(row *Row) int {
 	switch row.Category {
 	case "unknown", "scanner-tool":
@@ -382,7 +382,7 @@ func generality(row *Row) int {
 // subjects maps each list to its main evidence.
 var subjects = map[string]string{Scanners: scanner, Clouds: cloud, BotnetHelo: botnetHelo}
 
-// foreign ranks rows with the main evidence of their list before other rows.
+// foreign ranks rows with their list's main evidence before other rows.
 func foreign(row *Row) int {
 	if row.Evidence != subjects[row.List] {
 		return 1
@@ -390,8 +390,7 @@ func foreign(row *Row) int {
 	return 0
 }
 
-// parseRows parses a list with a header line and ten columns. Tabs separate the
-// columns, which are not quoted.
+// parseRows parses a list with a header line and ten tab-separated, unquoted columns.
 func parseRows(list, text string) ([]*Row, error) {
 	const header = "org\tcategory\tclass\tkind\tvalue\tevidence\tconfidence\tdate\tsource\tnote"
 	first, text, _ := strings.Cut(text, "\n")

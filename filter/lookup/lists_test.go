@@ -25,7 +25,7 @@ func builtin(tb testing.TB) *Lists {
 	return l
 }
 
-// patternExamples contains a matching text for each pattern of the lists.
+// patternExamples maps each pattern in the lists to a matching text.
 var patternExamples = map[string]string{
 	`/^[0-9]{1,3}(\.[0-9]{1,3}){3}$/`: "192.0.2.1",
 	`/^[^A-Za-z]/`:                    "\x16\x03\x01\x02\x00\x01",
@@ -81,8 +81,8 @@ var patternExamples = map[string]string{
 var update = flag.Bool("update", false, "rewrite the golden files")
 
 // TestEveryRowAnswers checks that each row matches its own value. Some tools and
-// greetings are in two lists. The file testdata/shadowed.golden contains these rows
-// with the rows that take precedence.
+// greetings appear in two lists. The file testdata/shadowed.golden lists the rows that
+// are shadowed and the rows that take precedence.
 func TestEveryRowAnswers(t *testing.T) {
 	l := builtin(t)
 	if got, want := len(l.Rows()), 3639+225+134+116; got != want {
@@ -110,8 +110,8 @@ func TestEveryRowAnswers(t *testing.T) {
 	}
 }
 
-// askFor looks up a text that a row must match. The text is the value, a name or an
-// address in the value, or the example of a pattern.
+// askFor looks up text that must match a row: its value, a name or an address in the
+// value, or a pattern's example.
 func askFor(t *testing.T, l *Lists, row *Row) []*Row {
 	t.Helper()
 	text := row.Value
@@ -279,8 +279,8 @@ func TestListsAnswer(t *testing.T) {
 	}
 }
 
-// TestEvidenceOfRows compares the number of rows by list, category and evidence with a
-// golden file. The golden file shows changes of the lists.
+// TestEvidenceOfRows counts rows by list, category and evidence, and compares the
+// counts with a golden file. The golden file makes changes to the lists visible.
 func TestEvidenceOfRows(t *testing.T) {
 	counts := make(map[string]int)
 	for _, row := range builtin(t).Rows() {
@@ -309,8 +309,8 @@ func TestEvidenceOfRows(t *testing.T) {
 	}
 }
 
-// TestAllowedNamesAreInnocent checks that no name of a known sender matches another
-// list. The other lists contain bots and scanners.
+// TestAllowedNamesAreInnocent checks that no known sender's name matches one of the
+// lists of bots and scanners.
 func TestAllowedNamesAreInnocent(t *testing.T) {
 	l := builtin(t)
 	for _, row := range l.Rows() {
@@ -370,7 +370,7 @@ func TestListsDoNotAllocate(t *testing.T) {
 	helo := []byte("WIN-0123456789A")
 	line := []byte("User-Agent: Mozilla/5.0 zgrab/0.x")
 	addr := netip.MustParseAddr("71.6.135.131")
-	// During the first match, the expressions allocate their caches.
+	// The expressions allocate their caches during the first match.
 	l.Helo(helo)
 	l.Line(line)
 	if n := testing.AllocsPerRun(100, func() {
@@ -441,8 +441,8 @@ func BenchmarkLists(b *testing.B) {
 	})
 }
 
-// TestRentedRowsAge checks that a row on a rented address has low confidence after 90
-// days. The confidence of other rows does not change.
+// TestRentedRowsAge checks that after 90 days, a row about a rented address has low
+// confidence. Other rows keep their confidence.
 func TestRentedRowsAge(t *testing.T) {
 	l := builtin(t)
 	rented, high := 0, 0
@@ -479,7 +479,7 @@ func TestRentedRowsAge(t *testing.T) {
 }
 
 // TestNoRowForPublicSuffixes checks that no row matches all customers of a registry or
-// of a free DNS provider.
+// a free DNS provider.
 func TestNoRowForPublicSuffixes(t *testing.T) {
 	for _, row := range builtin(t).Rows() {
 		name, suffix := strings.CutPrefix(row.Value, ".")
@@ -492,7 +492,8 @@ func TestNoRowForPublicSuffixes(t *testing.T) {
 	}
 }
 
-// TestOneOwnerOfAPrefix checks that a prefix of two organisations has only one row.
+// TestOneOwnerOfAPrefix checks that a prefix shared by two organisations has only one
+// row.
 func TestOneOwnerOfAPrefix(t *testing.T) {
 	seen := make(map[string]string)
 	for _, row := range builtin(t).Rows() {
@@ -506,7 +507,7 @@ func TestOneOwnerOfAPrefix(t *testing.T) {
 	}
 }
 
-// TestHostersAreGeneric checks that package hostname contains the same names of hosting
+// TestHostersAreGeneric checks that package hostname has the same names of hosting
 // providers as the lists.
 func TestHostersAreGeneric(t *testing.T) {
 	for _, row := range builtin(t).Rows() {

@@ -8,37 +8,37 @@ import (
 )
 
 // maxNameBytes is the maximum length of a name without its trailing dot. RFC 1035
-// section 2.3.4 allows 255 bytes on the wire. RFC 5321 section 4.5.3.1.2 allows 255
+// section 2.3.4 allows 255 bytes on the wire, and RFC 5321 section 4.5.3.1.2 allows 255
 // bytes of text. A longer name matches nothing.
 const maxNameBytes = 255
 
 // Names maps host names and suffixes to values, and finds the longest entry that covers
 // a name. The zero Names is empty and ready to use.
 //
-// An entry has one of three forms:
+// An entry takes one of three forms:
 //
 //	mail.example.org   only that name
 //	.example.org       example.org and every name below it
 //	*.example.org      every name below example.org
 //
 // A suffix matches whole labels: .example.org does not cover badexample.org. ASCII case
-// and one trailing dot are ignored. As in greetings, a name may contain all bytes except
+// and one trailing dot are ignored. As in greetings, names may include any bytes but
 // spaces and control characters.
 type Names[V any] struct {
 	nodes  map[string]nameNode // by name, without a leading "." or "*."
 	values []V
-	// labels is the largest number of labels in an entry. The number limits the time
-	// for the lookup of a hostile name with a hundred labels.
+	// labels is the largest number of labels in an entry. The number bounds the time to
+	// look up a hostile name with a hundred labels.
 	labels int
 }
 
-// A nameNode describes the entries with the three forms of a name. Each field is 1 plus
-// the index of the entry's value, or 0 without an entry.
+// A nameNode holds the entries for the three forms of a name. Each field is 1 plus the
+// index of the entry's value, or 0 if there is no entry.
 type nameNode struct {
 	exact, self, below int32
 }
 
-// Add adds a name or suffix. If an equal entry exists, its value remains unchanged.
+// Add adds a name or suffix. If the entry already exists, it keeps its value.
 func (n *Names[V]) Add(name string, v V) error {
 	text, exact, self, below := name, true, false, false
 	switch {
@@ -83,7 +83,7 @@ func (n *Names[V]) LookupBytes(name []byte) (v V, ok bool) {
 	if len(name) == 0 || len(n.nodes) == 0 {
 		return v, false
 	}
-	// Find the start of the longest possible entry from the right.
+	// From the right, find where the longest possible entry starts.
 	start := len(name)
 	for range n.labels {
 		dot := bytes.LastIndexByte(name[:start], '.')
@@ -117,8 +117,8 @@ func (n *Names[V]) LookupBytes(name []byte) (v V, ok bool) {
 	}
 }
 
-// foldName copies name into buf in lower case, without its trailing dot. If the name is
-// too long, foldName returns nil.
+// foldName copies name into buf in lower case, without its trailing dot. It returns nil
+// if the name is too long.
 func foldName(buf *[maxNameBytes]byte, name []byte) []byte {
 	name = bytes.TrimSuffix(name, []byte{'.'})
 	if len(name) > len(buf) {

@@ -113,7 +113,7 @@ func TestNamesAddRefuses(t *testing.T) {
 	}
 }
 
-// FuzzNames compares LookupBytes with a direct implementation of the three forms.
+// FuzzNames compares LookupBytes with a naive implementation of the three forms.
 func FuzzNames(f *testing.F) {
 	f.Add(".example.org\nmail.example.org\n*.sub.example.org", "A.mail.example.org.")
 	f.Add("a\n.a\n*.a", "a.a.a")

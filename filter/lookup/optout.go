@@ -10,11 +10,11 @@ import (
 //go:embed intel/optout.tsv
 var optOutTSV string
 
-// The values of OptOut.Kind.
+// Values of OptOut.Kind.
 const (
 	OptOutMail = "mail" // Contact is a mail address for requests
-	OptOutWeb  = "web"  // Contact is a web page that describes or accepts requests
-	OptOutPage = "page" // Contact is the organisation's page on its scans, which may not mention an opt-out
+	OptOutWeb  = "web"  // Contact is a web page that explains or accepts requests
+	OptOutPage = "page" // Contact is the organisation's page about its scans, which may not mention an opt-out
 )
 
 // An OptOut is a way to ask a scanning organisation to stop its scans.
@@ -22,13 +22,13 @@ type OptOut struct {
 	Org     string // as in Row.Org
 	Kind    string // OptOutMail, OptOutWeb or OptOutPage
 	Contact string // address or URL
-	Source  string // URL of the source of this information
-	Date    string // day of the last visit to the source, such as 2006-01-02
+	Source  string // URL where this information was found
+	Date    string // day when the source was last visited, such as 2006-01-02
 	Note    string // caveat; may be empty
 }
 
-// OptOuts returns the shipped opt-outs by organisation. An error means that the
-// embedded list is invalid.
+// OptOuts returns the shipped opt-outs by organisation. OptOuts returns an error only
+// if the embedded list is invalid.
 func OptOuts() (map[string]OptOut, error) {
 	const header = "org\tkind\tcontact\tsource\tdate\tnote"
 	first, text, _ := strings.Cut(optOutTSV, "\n")

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestOptOuts checks that each organisation is in the list of scanners. Each contact
-// must have the form for its kind, and each row must have a source.
+// TestOptOuts checks that each organisation is listed as a scanner, that each contact
+// has the form its kind requires, and that each row has a source.
 func TestOptOuts(t *testing.T) {
 	all, err := OptOuts()
 	if err != nil {

@@ -9,26 +9,25 @@ import (
 	"strings"
 )
 
-// A Pattern is a regular expression (package regexp/syntax) with a value. Without an
-// anchor, the expression may match anywhere in the text. Without (?i), the expression
-// is case-sensitive.
+// A Pattern maps a regular expression (package regexp/syntax) to a value. The
+// expression is unanchored, and is case-sensitive unless it includes (?i).
 type Pattern[V any] struct {
 	Expr  string
 	Value V
 }
 
-// Patterns finds the first matching expression of a list. A nil *Patterns matches
+// Patterns finds the first expression in a list that matches. A nil *Patterns matches
 // nothing.
 type Patterns[V any] struct {
 	exprs  []*regexp.Regexp
 	values []V
-	// needed contains lower-case texts for each expression, or nil. Any match of the
+	// needed lists lower-case texts for each expression, or is nil. Any match of the
 	// expression contains at least one of its texts. Most names contain none of the
-	// texts, so that the expression need not be evaluated.
+	// texts, so the expression need not be evaluated.
 	needed [][][]byte
 }
 
-// NewPatterns compiles list. An error contains the position of the first invalid
+// NewPatterns compiles list. An error gives the position of the first invalid
 // expression, counted from 1.
 func NewPatterns[V any](list []Pattern[V]) (*Patterns[V], error) {
 	p := &Patterns[V]{}
@@ -62,8 +61,8 @@ func (p *Patterns[V]) Match(text []byte) (v V, ok bool) {
 	var buf [maxNameBytes]byte
 	lower, ascii := appendLower(buf[:0], text)
 	for i, expr := range p.exprs {
-		// The needed texts decide only for ASCII text, because (?i) also matches some
-		// other letters.
+		// Rely on the needed texts only if text is ASCII, because (?i) also matches
+		// some other letters.
 		if ascii && p.needed[i] != nil && !slices.ContainsFunc(p.needed[i], func(t []byte) bool { return bytes.Contains(lower, t) }) {
 			continue
 		}
@@ -74,8 +73,8 @@ func (p *Patterns[V]) Match(text []byte) (v V, ok bool) {
 	return v, false
 }
 
-// appendLower appends text in lower case. ascii is false for a text that is not ASCII,
-// or that is longer than dst.
+// appendLower appends text in lower case. ascii is false if text is not ASCII or does
+// not fit into dst.
 func appendLower(dst, text []byte) (lower []byte, ascii bool) {
 	if len(text) > cap(dst) {
 		return nil, false
@@ -92,15 +91,15 @@ func appendLower(dst, text []byte) (lower []byte, ascii bool) {
 	return dst, true
 }
 
-// literals returns lower-case texts, at least one of which is in any match of the
-// expression. Without such texts, literals returns nil.
+// literals returns lower-case texts, at least one of which occurs in any match of the
+// expression. It returns nil if there are none.
 func literals(re *syntax.Regexp) (list [][]byte) {
 	switch re.Op {
 	case syntax.OpLiteral:
 		return [][]byte{[]byte(strings.ToLower(string(re.Rune)))}
 	case syntax.OpCapture, syntax.OpPlus:
 		return literals(re.Sub[0])
-	case syntax.OpConcat: // use the part whose texts are longest
+	case syntax.OpConcat: // use the part with the longest texts
 		least := func(list [][]byte) int {
 			n := 0
 			for i, t := range list {

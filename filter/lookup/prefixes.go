@@ -17,8 +17,8 @@ type Prefixes[V any] struct {
 	table bart.Table[V]
 }
 
-// Add adds p without its host bits, and reports whether p is new. The value of an
-// existing prefix remains unchanged. Add ignores an invalid prefix.
+// Add adds p without its host bits, and reports whether p is new. An existing prefix
+// keeps its value. Add ignores an invalid prefix.
 func (t *Prefixes[V]) Add(p netip.Prefix, v V) bool {
 	p = prefix.Unmap(p)
 	if !p.IsValid() {
@@ -64,26 +64,25 @@ func (t *Prefixes[V]) Overlapping(p netip.Prefix) (v V, ok bool) {
 	return v, false
 }
 
-// Set adds p without its host bits, or replaces its value.
+// Set sets the value of p without its host bits.
 func (t *Prefixes[V]) Set(p netip.Prefix, v V) {
 	if p = prefix.Unmap(p); p.IsValid() {
 		t.table.Insert(p, v)
 	}
 }
 
-// Delete removes exactly p.
+// Delete removes p, but not the prefixes within it.
 func (t *Prefixes[V]) Delete(p netip.Prefix) {
 	if p = prefix.Unmap(p); p.IsValid() {
 		t.table.Delete(p)
 	}
 }
 
-// All returns all prefixes in no particular order. The table must not change during the
-// iteration.
+// All iterates over all prefixes in no particular order. The table must not change
+// during the iteration.
 func (t *Prefixes[V]) All() iter.Seq2[netip.Prefix, V] { return t.table.All() }
 
-// Covering returns the prefixes that cover addr, starting with the most specific
-// prefix.
+// Covering iterates over the prefixes that cover addr, most specific first.
 func (t *Prefixes[V]) Covering(addr netip.Addr) iter.Seq2[netip.Prefix, V] {
 	addr = addr.Unmap().WithZone("")
 	return t.table.Supernets(netip.PrefixFrom(addr, addr.BitLen()))

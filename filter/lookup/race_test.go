@@ -2,6 +2,6 @@
 
 package lookup
 
-// With the race detector, sync.Pool drops items at random, so that package regexp
-// allocates.
+// With the race detector, sync.Pool drops items at random, which makes package regexp
+// allocate.
 const raceDetector = true

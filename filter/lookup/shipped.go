@@ -9,7 +9,7 @@ import (
 
 //go:generate go run ./intel/asntable
 
-// asnTable contains the networks that the ASes in the shipped lists announced in June
+// asnTable lists the networks that the ASes in the shipped lists announced in June
 // 2026, in the format of intel/asntable. The sources are licensed under CC BY 4.0:
 // Route Views (routeviews.org), "IP to ASN Lite" by DB-IP (db-ip.com), and the
 // statistics of the NRO (nro.net), all collected by ip-location-db.
@@ -17,10 +17,10 @@ import (
 //go:embed intel/asn.bin
 var asnTable string
 
-// ShippedASN returns the number of the AS that announces addr. Only ASes in the lists
-// of scanners and hosting providers are known. The function reads the embedded table in
-// place, without loading it. The table is as old as the release, so the operator's
-// database should take precedence.
+// ShippedASN returns the number of the AS that announces addr, if the AS is a listed
+// scanner or hosting provider. The embedded table is read in place, without being
+// loaded. The table is as old as the release, so the operator's database should take
+// precedence.
 func ShippedASN(addr netip.Addr) (number uint32, ok bool) {
 	var key uint64
 	family := 0
@@ -68,8 +68,8 @@ func ShippedASN(addr netip.Addr) (number uint32, ok bool) {
 	return 0, false
 }
 
-// A tableReader reads integers from an embedded table. A text that is too short causes
-// a panic, which the tests of the table exclude.
+// A tableReader reads integers from an embedded table. A tableReader panics if the text
+// is too short; the table's tests rule this out.
 type tableReader struct{ text string }
 
 func (t *tableReader) at(offset int) tableReader { return tableReader{t.text[offset:]} }

@@ -2,7 +2,7 @@ package maillog
 
 import "bytes"
 
-// A kind is the kind of a line that smtpd has logged.
+// A kind is the kind of a line logged by smtpd.
 type kind uint8
 
 const (
@@ -17,7 +17,7 @@ const (
 	rejected // recipient rejected permanently
 )
 
-// An event is a parsed line of smtpd. The texts of an event are slices of the line.
+// An event is a parsed line from smtpd. The slices of an event point into the line.
 type event struct {
 	kind           kind
 	session        uint64
@@ -31,8 +31,7 @@ type event struct {
 	authentication bool // successful login
 }
 
-// others contains the words after "SID smtp", "SID mta" or "SID mda" in irrelevant
-// lines.
+// others lists the words after "SID smtp", "SID mta" or "SID mda" in irrelevant lines.
 var others = map[string][]string{
 	"smtp": {"tls", "bad-input", "cert-check", "client-cert-check", "event=proxy", "event=connected"},
 	"mta": {"connecting", "connected", "tls", "disconnected", "error", "closing", "cert-check", "server-cert-check",
@@ -40,12 +39,12 @@ var others = map[string][]string{
 	"mda": {"delivery"},
 }
 
-// parseEvent parses the text of a line of smtpd without the program. ok is false for an
-// invalid line of a session, such as a truncated line.
+// parseEvent parses the text that smtpd logged, without the program name. ok is false
+// if a session's line is invalid, for example truncated.
 func parseEvent(text []byte) (e event, ok bool) {
 	var rest []byte
 	if e.session, rest, ok = cutHex(text, 16); !ok || len(rest) == 0 || rest[0] != ' ' {
-		return e, true // a line without a session, such as a start, a warning, or a line from a filter
+		return e, true // a line without a session, such as a start, a warning, or output of a filter
 	}
 	subsystem, rest, ok := bytes.Cut(rest[1:], []byte(" "))
 	word, rest, more := bytes.Cut(rest, []byte(" "))
@@ -123,8 +122,8 @@ func (e *event) parseMessage(s []byte) (ok bool) {
 	return ok && bytes.HasPrefix(s, []byte(" size=")) && bytes.Contains(s, []byte(" proto="))
 }
 
-// parseAddresses parses "evpid=EVPID from=<SENDER> to=<RECIPIENT>" and returns the
-// rest. smtpd rejects addresses with "<", ">" or a space.
+// parseAddresses parses "evpid=EVPID from=<SENDER> to=<RECIPIENT>" and returns what
+// follows. smtpd rejects addresses that contain "<", ">" or a space.
 func (e *event) parseAddresses(s []byte) (rest []byte, ok bool) {
 	if s, ok = bytes.CutPrefix(s, []byte("evpid=")); !ok {
 		return nil, false
@@ -139,8 +138,8 @@ func (e *event) parseAddresses(s []byte) (rest []byte, ok bool) {
 	return s, ok && len(e.recipient) > 0
 }
 
-// parseDelivery parses the line of a delivery to a remote server. The last field, stat,
-// contains text from the remote server.
+// parseDelivery parses the line logged for a delivery to a remote server. The last
+// field, stat, is text from the remote server.
 func (e *event) parseDelivery(s []byte) bool {
 	s, ok := e.parseAddresses(s)
 	if !ok {
@@ -161,7 +160,7 @@ func (e *event) parseDelivery(s []byte) bool {
 	return ok && closed
 }
 
-// cutAddress splits off a prefix, an address and ">" from the start of s.
+// cutAddress cuts a prefix, an address and ">" from the start of s.
 func cutAddress(s []byte, prefix string) (addr, rest []byte, ok bool) {
 	if s, ok = bytes.CutPrefix(s, []byte(prefix)); !ok {
 		return nil, nil, false
@@ -170,11 +169,11 @@ func cutAddress(s []byte, prefix string) (addr, rest []byte, ok bool) {
 	return addr, rest, ok && len(addr) <= maxAddress && bytes.IndexByte(addr, '<') < 0 && bytes.IndexByte(addr, ' ') < 0
 }
 
-// maxAddress is larger than the longest address that smtpd accepts. smtpd accepts 64
-// bytes, "@", and 255 bytes, or fewer on Linux.
+// maxAddress exceeds the longest address that smtpd accepts: 64 bytes, "@", and 255
+// bytes, or fewer on Linux.
 const maxAddress = 400
 
-// cutHex splits off n lower-case hexadecimal digits.
+// cutHex cuts n lower-case hexadecimal digits from s.
 func cutHex(s []byte, n int) (v uint64, rest []byte, ok bool) {
 	if len(s) < n {
 		return 0, s, false

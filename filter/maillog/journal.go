@@ -8,7 +8,7 @@ import (
 	"strconv"
 )
 
-// exportStart is the start of an entry in the output of "journalctl -o export".
+// exportStart begins each entry in the output of "journalctl -o export".
 const exportStart = "__REALTIME_TIMESTAMP="
 
 // An export collects the fields of a journal entry.
@@ -19,7 +19,7 @@ type export struct {
 }
 
 // next returns the next entry. A field is "NAME=VALUE". A binary field is NAME, a line
-// end, its length in 8 bytes, the value and a line end. An empty line ends an entry.
+// end, the length in 8 bytes, the value, and a line end. An empty line ends an entry.
 func (x *export) next(l *Log) (line line, err error) {
 	*x = export{host: x.host[:0], program: x.program[:0], text: x.text[:0]}
 	for {
@@ -54,7 +54,7 @@ func (x *export) next(l *Log) (line line, err error) {
 	}
 }
 
-// set stores the value of a field. Unused fields are ignored.
+// set stores the value of a field that is used, and ignores all others.
 func (x *export) set(name string, value []byte) {
 	switch name {
 	case "__REALTIME_TIMESTAMP":
@@ -68,7 +68,7 @@ func (x *export) set(name string, value []byte) {
 	}
 }
 
-// binary reads the value of a binary field. A long value is skipped.
+// binary reads the value of a binary field. A value that is too long is skipped.
 func (l *Log) binary() ([]byte, error) {
 	var length [8]byte
 	if _, err := io.ReadFull(l.in, length[:]); err != nil {

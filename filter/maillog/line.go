@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// A line is a line of a log. The slices of a line refer to the buffer of the log.
+// A line is a parsed log line. The slices of a line point into the log's buffer.
 type line struct {
 	at      int64 // microseconds since 1970
 	host    []byte
@@ -20,16 +20,16 @@ func (l *line) smtpd() bool {
 	return string(l.program) == "smtpd" || string(l.program) == "opensmtpd"
 }
 
-// A clock converts the times in one log.
+// A clock converts the times in a log.
 type clock struct {
-	zone *time.Location // zone of times without a UTC offset
+	zone *time.Location // time zone of times without a UTC offset
 	year int            // year of the latest RFC 3164 time; 0 before the first line
-	// newest is the upper limit of times, in microseconds since 1970.
+	// newest is the latest possible time, in microseconds since 1970.
 	newest int64
 
 	month, day int // date of the latest RFC 3164 time
-	// hour is the text of the latest RFC 3164 time up to its hour. base is the start of
-	// the hour in microseconds.
+	// hour is the latest RFC 3164 time up to the hour. base is the start of that hour
+	// in microseconds.
 	hour [9]byte
 	base int64
 }
@@ -40,11 +40,11 @@ const (
 	oneDay = 24 * 60 * minute
 )
 
-// errYear means that the year of RFC 3164 times cannot be inferred.
+// errYear is returned if the year of RFC 3164 times cannot be inferred.
 var errYear = errors.New("the times have no year, and the lines cover more than a year; read a file instead of a pipe")
 
-// parseLine parses a line of syslog. The format is RFC 5424, or a host and a program
-// after a time of RFC 3164 or RFC 3339. A priority may precede the line.
+// parseLine parses a syslog line. The line is in RFC 5424 format, or has an RFC 3164 or
+// RFC 3339 time, a host and a program. A priority may come first.
 func parseLine(s []byte, c *clock) (l line, err error) {
 	s, version := cutPriority(s)
 	if version {
@@ -62,7 +62,7 @@ func parseLine(s []byte, c *clock) (l line, err error) {
 	return l, nil
 }
 
-// header parses "HOST PROGRAM[PID]: TEXT". The host may be missing. In logs of busybox,
+// header parses "HOST PROGRAM[PID]: TEXT". The host may be missing. In busybox logs,
 // the facility follows the host.
 func (l *line) header(s []byte) bool {
 	for range 3 {
@@ -85,7 +85,7 @@ func (l *line) header(s []byte) bool {
 	return false
 }
 
-// cutPriority splits off a priority such as "<22>", and the version "1 " of RFC 5424.
+// cutPriority cuts off a priority such as "<22>", and the RFC 5424 version "1 ".
 func cutPriority(s []byte) (rest []byte, version bool) {
 	if len(s) < 3 || s[0] != '<' {
 		return s, false
@@ -98,7 +98,7 @@ func cutPriority(s []byte) (rest []byte, version bool) {
 	return bytes.CutPrefix(s, []byte("1 "))
 }
 
-// parse5424 parses an RFC 5424 line after the version.
+// parse5424 parses what follows the version in an RFC 5424 line.
 func parse5424(s []byte) (l line) {
 	var ok bool
 	if l.at, s, ok = cutISO(s, time.UTC); !ok {
@@ -119,7 +119,7 @@ func parse5424(s []byte) (l line) {
 	return l
 }
 
-// cutStructured splits off the structured data of RFC 5424 and the space after it.
+// cutStructured cuts off RFC 5424 structured data and the space after it.
 func cutStructured(s []byte) (rest []byte, ok bool) {
 	if rest, ok = bytes.CutPrefix(s, []byte("- ")); ok {
 		return rest, true
@@ -173,9 +173,9 @@ func clockTime(s []byte) (hour int, rest int64, ok bool) {
 	return hour, int64(m)*minute + int64(sec)*second, ok1 && ok2 && ok3 && hour < 24 && m < 60 && sec < 61
 }
 
-// rollover returns the change of the year between the days of two consecutive lines.
-// rollover returns 1 if the second line is from the next year. rollover returns -1 if
-// the second line is a delayed line from the previous year.
+// rollover returns how the year changes between the days of two consecutive lines: 1 if
+// the second line is from the next year, or -1 if it is a delayed line from the
+// previous year.
 func rollover(month, day, nextMonth, nextDay int) int {
 	switch {
 	case month == 0:
@@ -187,8 +187,8 @@ func rollover(month, day, nextMonth, nextDay int) int {
 	return 0
 }
 
-// cut3164 splits off an RFC 3164 time and a space, as in "Nov  1 10:31:02 ". The time
-// may have a fraction.
+// cut3164 cuts off an RFC 3164 time and the space after it, as in "Nov  1 10:31:02 ".
+// The time may have a fraction.
 func (c *clock) cut3164(s []byte) (at int64, rest []byte, ok bool, err error) {
 	if len(s) < 16 || s[6] != ' ' {
 		return 0, nil, false, nil
@@ -221,7 +221,7 @@ func (c *clock) cut3164(s []byte) (at int64, rest []byte, ok bool, err error) {
 	return at + micros, rest[1:], true, nil
 }
 
-// yearBefore returns the latest possible year of the given day. The day may be at most
+// yearBefore returns the latest possible year for the given day, which may be at most
 // one day after newest.
 func yearBefore(month, day, hour int, within, newest int64, zone *time.Location) int {
 	year := time.UnixMicro(newest + oneDay).In(zone).Year()
@@ -235,7 +235,7 @@ func yearBefore(month, day, hour int, within, newest int64, zone *time.Location)
 	return year
 }
 
-// cutFraction splits off ".123456" and returns microseconds.
+// cutFraction cuts off ".123456" and returns microseconds.
 func cutFraction(s []byte) (micros int64, rest []byte, ok bool) {
 	if len(s) == 0 || s[0] != '.' && s[0] != ',' {
 		return 0, s, true
@@ -251,8 +251,8 @@ func cutFraction(s []byte) (micros int64, rest []byte, ok bool) {
 	return 0, nil, false
 }
 
-// cutISO splits off a time of RFC 3339 and a space. An offset may be "+0100". A time
-// without an offset is in zone.
+// cutISO cuts off an RFC 3339 time and the space after it. The offset may be written as
+// "+0100". A time without an offset is in the given zone.
 func cutISO(s []byte, zone *time.Location) (at int64, rest []byte, ok bool) {
 	if len(s) < 20 || s[4] != '-' || s[7] != '-' || s[10] != 'T' && s[10] != ' ' {
 		return 0, nil, false

@@ -24,7 +24,7 @@ type Log struct {
 
 	file   io.ReadCloser
 	in     *bufio.Reader // nil until the first line is read
-	export *export       // nil for any file but an export of the journal
+	export *export       // nil unless the file is a journal export
 	clock  clock
 	first  int64 // time of the first line
 	at     int64 // time of the latest line, or at first of the first line
@@ -39,9 +39,9 @@ const lineLimit = 64 << 10
 var errTooLong = errors.New("line too long")
 
 // Open opens the named files, and detects their formats and the times of their first
-// lines. The name - means standard input. A time without a year is assumed to be in the
-// latest possible year. The modification time of the file, or the current time for
-// standard input, limits the year. The caller must call Read or CloseAll.
+// lines. The name - means standard input. If times have no year, the latest possible
+// year is assumed, given the modification time of the file, or the current time for
+// standard input. The caller must call Read or CloseAll.
 func Open(names []string, stdin io.Reader, now time.Time, zone *time.Location) (logs []*Log, err error) {
 	for i, name := range names {
 		l := &Log{Name: name, index: i, file: io.NopCloser(stdin), clock: clock{zone: zone, newest: now.UnixMicro()}}
@@ -57,7 +57,7 @@ func Open(names []string, stdin io.Reader, now time.Time, zone *time.Location) (
 }
 
 func (l *Log) openFile(now time.Time) error {
-	file, err := os.OpenFile(l.Name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // opening a FIFO must not block
+	file, err := os.OpenFile(l.Name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // do not block on a FIFO
 	if err != nil {
 		return err
 	}
@@ -92,7 +92,7 @@ func (l *Log) Close() error {
 	return err
 }
 
-// CloseAll closes logs that were not passed to Read.
+// CloseAll closes logs that have not been passed to Read.
 func CloseAll(logs []*Log) (err error) {
 	for _, l := range logs {
 		err = errors.Join(err, l.Close())
@@ -141,7 +141,7 @@ func unsupported(name, program string) error {
 	return fmt.Errorf("compressed with %s; use %s -dc %s | scanwatch import smtpd-log -", program, program, name)
 }
 
-// A counter counts the bytes that are read.
+// A counter counts the bytes read.
 type counter struct {
 	io.Reader
 	n *atomic.Int64
@@ -154,8 +154,8 @@ func (c *counter) Read(p []byte) (int, error) {
 }
 
 // survey finds the time of the first line. For RFC 3164 times, survey reads the whole
-// log to infer the year. survey derives the year of the last line, and subtracts a year
-// for each change from December to January.
+// log to infer the year. It determines the year of the last line, and subtracts one for
+// each change from December to January.
 func (l *Log) survey() error {
 	err := l.scan()
 	l.read.Store(0)
@@ -201,12 +201,12 @@ func (l *Log) scan() error {
 			years += rollover(month, day, m, d)
 			month, day = m, d
 		} else if line.ok && first == nil {
-			return nil // the line has a year, so l.at is its time
+			return nil // the line has a year, so l.at is correct
 		}
 	}
 }
 
-// next returns the next line. At the end of the log, the error is io.EOF.
+// next returns the next line, or io.EOF at the end of the log.
 func (l *Log) next() (line line, err error) {
 	if l.in == nil {
 		if err := l.begin(); err != nil {
@@ -228,7 +228,7 @@ func (l *Log) next() (line line, err error) {
 	return line, err
 }
 
-// readLine reads a line into raw, and skips a line that exceeds the limit.
+// readLine reads a line into raw. Lines that exceed the limit are skipped.
 func (l *Log) readLine() error {
 	s, err := l.in.ReadSlice('\n')
 	l.lineBytes += len(s)

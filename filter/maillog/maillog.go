@@ -1,9 +1,8 @@
-// Package maillog reads the log of smtpd from syslogd(8) or the journal. The package
-// reports the messages that remote hosts delivered and the messages that local users
-// sent.
+// Package maillog reads smtpd's log from syslogd(8) or the journal. The package reports
+// the messages that remote hosts delivered and the messages that local users sent.
 //
 // OpenSMTPD 6.8 to 7.9 log the following lines. SID identifies a session, and EVPID an
-// envelope; both have 16 hexadecimal digits. The first 8 digits of EVPID identify the
+// envelope; both are 16 hexadecimal digits. The first 8 digits of EVPID identify the
 // message.
 //
 //	SID smtp connected address=192.0.2.1 host=mail.example.net
@@ -14,15 +13,15 @@
 //	SID smtp disconnected reason=quit
 //	SID mta delivery evpid=EVPID from=<> to=<> rcpt=<> source="" relay="" delay=1s result="Ok" stat=""
 //
-// An IPv6 address is in brackets. The address of a program on the server is "local". The
-// recipient of "smtp envelope" is the argument of RCPT, before alias expansion.
+// An IPv6 address is in brackets. A program on the server has the address "local". The
+// recipient in "smtp envelope" is the argument of RCPT, before alias expansion.
 //
-// The field host contains the reverse DNS name, which smtpd truncates to 63 bytes. The
-// name proves nothing, because smtpd does not log the result of the forward lookup.
+// The host field is the reverse DNS name, which smtpd truncates to 63 bytes. The name
+// proves nothing, because smtpd does not log the result of the forward lookup.
 //
-// smtpd does not quote commands and replies. Text from a client nevertheless cannot
-// imitate a line or a field. Each line starts with words of smtpd, and addresses cannot
-// contain ">".
+// smtpd does not quote commands and replies. A client's text still cannot imitate a
+// line or a field, because each line starts with smtpd's own words, and addresses
+// cannot contain ">".
 package maillog
 
 import (
@@ -34,8 +33,7 @@ import (
 	"strings"
 )
 
-// A Delivery is an envelope that was accepted from a remote host without
-// authentication.
+// A Delivery is an envelope accepted from a remote host that had not authenticated.
 type Delivery struct {
 	Time      int64 // microseconds since 1970
 	Server    string
@@ -44,18 +42,18 @@ type Delivery struct {
 	Sender    string // mail address; empty for the null sender
 	Recipient string
 	MsgID     uint32
-	Rejected  int // recipients rejected permanently in the session so far
+	Rejected  int // permanently rejected recipients in the session so far
 }
 
-// A Sent is an envelope of a local user that a remote server accepted.
+// A Sent is a local user's envelope that a remote server accepted.
 type Sent struct {
 	Time   int64 // time of the delivery in microseconds since 1970
 	Server string
-	User   string // empty for a message of a local program
+	User   string // empty if a local program sent the message
 	Domain string // domain of the recipient, in lower case
 }
 
-// Counts contains the counters of a log.
+// Counts describes the contents of a log.
 type Counts struct {
 	Files      int    `json:"files"`
 	Bytes      int64  `json:"bytes"` // uncompressed size of the log
@@ -65,15 +63,15 @@ type Counts struct {
 	Messages   uint64 `json:"messages"`   // accepted in all sessions
 	Envelopes  uint64 `json:"envelopes"`  // accepted in all sessions
 	Duplicates uint64 `json:"duplicates"` // envelopes that were logged twice
-	Orphans    uint64 `json:"orphans"`    // envelopes without the start of their session, which are ignored
+	Orphans    uint64 `json:"orphans"`    // envelopes whose session start is missing; ignored
 	Unstamped  uint64 `json:"unstamped"`  // lines without a time, host and program
-	Unknown    uint64 `json:"unknown"`    // unknown lines of smtpd
+	Unknown    uint64 `json:"unknown"`    // unknown lines from smtpd
 	TooLong    uint64 `json:"too_long"`   // lines of more than 64 KiB
-	// First and Last are the times of the first and last line of smtpd in microseconds
-	// since 1970, or 0.
+	// First and Last are the times of smtpd's first and last line in microseconds since
+	// 1970, or 0.
 	First int64 `json:"-"`
 	Last  int64 `json:"-"`
-	// Samples contains the first unknown lines.
+	// Samples holds the first unknown lines.
 	Samples []string `json:"samples,omitempty"`
 }
 
@@ -83,23 +81,22 @@ const (
 	maxSample  = 200 // bytes
 )
 
-// Options are the callbacks of Read, all of which may be nil.
+// Options holds the callbacks of Read, all of which may be nil.
 type Options struct {
 	Delivered func(*Delivery)
 	Sent      func(*Sent)
-	// Line is called for each line of smtpd. The text host is valid only during the
-	// call.
+	// Line is called for each line from smtpd. The host is valid only during the call.
 	Line func(file int, host []byte, at int64)
-	// Progress is called repeatedly with the number of bytes read and the total number.
-	// The numbers are sizes before decompression. An unknown total is 0.
+	// Progress is called repeatedly with the number of bytes read and the total, both
+	// before decompression. The total is 0 if unknown.
 	Progress func(read, total int64)
 }
 
-// progressLines is the number of lines between two calls of Options.Progress.
+// progressLines is the number of lines between calls of Options.Progress.
 const progressLines = 50_000
 
-// Read reads logs in chronological order and closes them. To limit memory, only logs
-// whose periods overlap have buffers at the same time.
+// Read reads logs in chronological order and closes them. To save memory, only logs
+// that overlap in time are buffered simultaneously.
 func Read(logs []*Log, o Options) (c Counts, err error) {
 	r := reader{o: o, logs: logs, counts: Counts{Files: len(logs)}, sessions: newSessions()}
 	defer func() { err = errors.Join(err, CloseAll(logs)) }()
@@ -134,14 +131,14 @@ func Read(logs []*Log, o Options) (c Counts, err error) {
 	return r.counts, nil
 }
 
-// A queue is a heap of logs by the time of their next line.
+// A queue is a heap of logs, ordered by the time of their next line.
 type queue []*Log
 
 func (q queue) Len() int      { return len(q) }
 func (q queue) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
 func (q *queue) Push(x any)   { *q = append(*q, x.(*Log)) }
 func (q queue) Less(i, j int) bool {
-	if q[i].at == q[j].at { // rotated files can have equal times; the log that starts earlier comes first
+	if q[i].at == q[j].at { // rotated files can have equal times; the log that starts earlier goes first
 		return q[i].first < q[j].first
 	}
 	return q[i].at < q[j].at
@@ -153,7 +150,7 @@ func (q *queue) Pop() any {
 	return l
 }
 
-// A reader contains the state of Read.
+// A reader is the state of Read.
 type reader struct {
 	o        Options
 	logs     []*Log
@@ -162,8 +159,8 @@ type reader struct {
 	sessions sessions
 }
 
-// take reads the lines of a log up to the time limit. more reports whether further
-// lines follow.
+// take reads a log's lines up to the time limit. more reports whether there are later
+// lines.
 func (r *reader) take(l *Log, limit int64) (more bool, err error) {
 	for {
 		line, err := l.next()
@@ -200,7 +197,7 @@ func (r *reader) read() (n int64) {
 	return n
 }
 
-// line handles a line of any program.
+// line handles a line from any program.
 func (r *reader) line(l *Log, line *line) {
 	if !line.smtpd() {
 		return
@@ -223,7 +220,7 @@ func (r *reader) line(l *Log, line *line) {
 	r.apply(line, &e)
 }
 
-// sample stores one of the first unknown lines.
+// sample keeps the first unknown lines.
 func (r *reader) sample(text []byte) {
 	if len(r.counts.Samples) < maxSamples {
 		r.counts.Samples = append(r.counts.Samples, strings.ToValidUTF8(string(text[:min(len(text), maxSample)]), "\ufffd"))

@@ -50,7 +50,7 @@ func file(t *testing.T, name string, data []byte, modified time.Time) string {
 	return path
 }
 
-// TestRecorded checks the facts in logs that several versions of smtpd have written.
+// TestRecorded checks the facts found in logs of several smtpd versions.
 func TestRecorded(t *testing.T) {
 	names, _ := filepath.Glob("testdata/*.log")
 	if len(names) != 4 {
@@ -98,7 +98,7 @@ func headed(lines, header string) string {
 	return b.String()
 }
 
-// TestHeaders checks the forms of headers that syslog daemons and the journal write.
+// TestHeaders checks the header forms written by syslog daemons and the journal.
 func TestHeaders(t *testing.T) {
 	want := `delivered 198.51.100.10 "mail.example.net" 905b8b96 <joe@example.net> <alice@example.org>`
 	for header, at := range map[string]string{
@@ -124,7 +124,7 @@ func TestHeaders(t *testing.T) {
 	}
 }
 
-// TestOtherPrograms checks that lines of other programs are not attributed to smtpd.
+// TestOtherPrograms checks that other programs' lines are not attributed to smtpd.
 func TestOtherPrograms(t *testing.T) {
 	for _, header := range []string{
 		"Nov 21 10:31:02 mx sshd[1]: ", "Nov 21 10:31:02 mx postfix/smtpd[1]: ", "Nov 21 10:31:02 mx sshd[1]: smtpd[1]: ",
@@ -166,7 +166,7 @@ func TestTruncated(t *testing.T) {
 	}
 }
 
-// TestHostile checks that text from a client or from a remote server is not parsed as a
+// TestHostile checks that text from a client or a remote server is never parsed as a
 // fact.
 func TestHostile(t *testing.T) {
 	for _, l := range []string{
@@ -200,8 +200,9 @@ func TestHostile(t *testing.T) {
 	}
 }
 
-// TestRotated checks that lines in several overlapping files count once. The order and
-// compression of the files do not matter. A session may continue in the next file.
+// TestRotated checks that lines found in several overlapping files count once,
+// regardless of the order and compression of the files. A session may continue in the
+// next file.
 func TestRotated(t *testing.T) {
 	const header = "Nov 21 10:31:02 mx smtpd[4711]: "
 	lines := slices.Collect(strings.Lines(headed(oneMessage, header)))
@@ -226,8 +227,8 @@ func TestRotated(t *testing.T) {
 	}
 }
 
-// TestYears checks that the year is inferred from the modification time of a file. The
-// year may change within the file, and leap days are respected.
+// TestYears checks that the year is inferred from a file's modification time. The year
+// may change within the file, and leap days are handled.
 func TestYears(t *testing.T) {
 	for _, test := range []struct {
 		name     string
@@ -272,8 +273,8 @@ func TestPipe(t *testing.T) {
 	}
 }
 
-// TestBzip2 checks a file that was compressed with bzip2. The file is in testdata,
-// because Go's library cannot write this format.
+// TestBzip2 checks a bzip2 file. The file is in testdata, because Go's library cannot
+// write this format.
 func TestBzip2(t *testing.T) {
 	data, err := base64.StdEncoding.DecodeString("QlpoOTFBWSZTWQF88moAAGNfgAAQQAF/90IDTAo/9/9QMAEMgEqTEekEbI0U8oeppkPQnlPFDAGmho0YjIBoANDAqqmJppiNNA000AaAANYXre" +
 		"Dg2Dp+q69OTGcwg5LOwbhXRNf4pUxsloPCtEUFmKpIaSUjVl8iIyEkmJSmQ4E08VhOqonILpgzEUpDapQI8paQk5Gsjtia6SS6+VoO79g8Z96g" +
@@ -288,7 +289,7 @@ func TestBzip2(t *testing.T) {
 	}
 }
 
-// TestJournal checks exports of the journal, whose fields can contain line ends.
+// TestJournal checks journal exports, whose fields may include line ends.
 func TestJournal(t *testing.T) {
 	var b bytes.Buffer
 	entry := func(message string) {
@@ -315,7 +316,7 @@ func TestJournal(t *testing.T) {
 	}
 }
 
-// TestFiles checks the errors of files that cannot be read.
+// TestFiles checks the errors for unreadable files.
 func TestFiles(t *testing.T) {
 	for name, want := range map[string]string{
 		file(t, "log.xz", []byte("\xfd7zXZ\x00..."), now):                "; use xz -dc ",
@@ -334,7 +335,7 @@ func TestFiles(t *testing.T) {
 	}
 }
 
-// TestBounds checks that the size of the tables of a reader is limited.
+// TestBounds checks that a reader's tables are bounded.
 func TestBounds(t *testing.T) {
 	f := newFifo[int, int](10)
 	for i := range 1000 {
@@ -372,7 +373,7 @@ func FuzzLine(f *testing.F) {
 	})
 }
 
-// BenchmarkRead measures a log of the newest version.
+// BenchmarkRead measures reading a log from the newest version of smtpd.
 func BenchmarkRead(b *testing.B) {
 	data, err := os.ReadFile("testdata/smtpd-7.9.log")
 	if err != nil {

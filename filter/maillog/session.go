@@ -6,14 +6,14 @@ import (
 	"strings"
 )
 
-// Limits of the tables of a reader, which exceed the needs of a real server.
+// Limits of a reader's tables, which no real server reaches.
 const (
 	maxSessions  = 100_000   // latest sessions
-	maxPending   = 200_000   // undelivered envelopes of users
-	maxEnvelopes = 1_000_000 // envelopes that are recognised as duplicates
+	maxPending   = 200_000   // users' undelivered envelopes
+	maxEnvelopes = 1_000_000 // envelopes kept to recognise duplicates
 )
 
-// A fifo is a map with a maximum size, which contains the latest keys.
+// A fifo is a map of bounded size that keeps the latest keys.
 type fifo[K comparable, V any] struct {
 	limit int
 	rows  map[K]V
@@ -25,7 +25,7 @@ func newFifo[K comparable, V any](limit int) fifo[K, V] {
 	return fifo[K, V]{limit: limit, rows: make(map[K]V)}
 }
 
-// put adds a row. If the map is full, put drops the oldest row.
+// put adds an entry. If the map is full, the oldest entry is dropped.
 func (f *fifo[K, V]) put(k K, v V) {
 	if _, ok := f.rows[k]; !ok {
 		if len(f.ring) < f.limit {
@@ -43,7 +43,7 @@ func (f *fifo[K, V]) put(k K, v V) {
 type session struct {
 	addr  netip.Addr // invalid for a local program
 	host  string
-	user  string // user of the login
+	user  string // user who logged in
 	local bool   // the client is a program on the server
 	login bool
 
@@ -55,8 +55,8 @@ type sessions struct {
 	open    fifo[uint64, *session]
 	pending fifo[uint64, string] // users by envelope
 	seen    fifo[uint64, struct{}]
-	// message identifies the message of the latest envelope. Another value identifies
-	// another message.
+	// message identifies the message of the latest envelope. The value changes with the
+	// next message.
 	message uint32
 }
 
@@ -82,7 +82,7 @@ func (r *reader) apply(line *line, e *event) {
 		if s := t.open.rows[e.session]; s != nil && e.authentication {
 			s.login, s.user = true, string(e.user)
 		} else if s == nil && e.authentication {
-			// The start of the session is in an older file, which was not read.
+			// The session started in an older file, which was not read.
 			t.open.put(e.session, &session{login: true, user: string(e.user)})
 		}
 	case rejected:
@@ -116,7 +116,7 @@ func newSession(e *event) *session {
 	return s
 }
 
-// envelope reports an accepted envelope, or stores the envelope until its delivery.
+// envelope reports an accepted envelope, or keeps it until it is delivered.
 func (r *reader) envelope(line *line, e *event) {
 	t, c := &r.sessions, &r.counts
 	if _, ok := t.seen.rows[e.envelope]; ok {
@@ -124,7 +124,7 @@ func (r *reader) envelope(line *line, e *event) {
 		return
 	}
 	s := t.open.rows[e.session]
-	if s == nil { // not added to seen, because an overlapping log may contain the start of the session and the envelope
+	if s == nil { // not added to seen, because an overlapping log may have the start of the session and the envelope
 		c.Orphans++
 		return
 	}
@@ -147,7 +147,7 @@ func (r *reader) envelope(line *line, e *event) {
 	}
 }
 
-// cutDomain splits an address at the last "@", and returns the domain in lower case.
+// cutDomain splits an address at the last "@" and returns the domain in lower case.
 func cutDomain(addr []byte) (local, domain string, ok bool) {
 	i := bytes.LastIndexByte(addr, '@')
 	if i < 0 || i == len(addr)-1 {

@@ -6,13 +6,13 @@ import (
 )
 
 // maxBanLog is the maximum number of changes in the log. At 500 bans a second, the log
-// covers 16 seconds. A reader that is later receives all bans again.
+// covers 16 seconds. A slower reader receives all bans again.
 const maxBanLog = 8192
 
-// banLog contains the latest changes of bans, so that a reader needs no copy of the
-// table. Numbers of an earlier run of the filter are not in the log.
+// banLog holds the latest changes to bans, so that a reader need not copy the table.
+// The log does not reach back to earlier runs of the filter.
 type banLog struct {
-	first, next uint64 // numbers of the oldest change in the log, and of the next change
+	first, next uint64 // numbers of the oldest logged change and of the next change
 	ring        []netip.Prefix
 }
 
@@ -30,13 +30,13 @@ func (l *banLog) add(p netip.Prefix) {
 	l.next++
 }
 
-// restart forces all readers to read all bans again.
+// restart causes all readers to read all bans again.
 func (l *banLog) restart() {
 	l.next++
 	l.first, l.ring = l.next, l.ring[:0]
 }
 
-// Restart forces all readers of Changed to read all bans again. A change of the mode,
+// Restart causes all readers of Changed to read all bans again. A change of the mode,
 // for example, requires a restart.
 func (b *Bans) Restart() {
 	b.mu.Lock()
@@ -44,8 +44,8 @@ func (b *Bans) Restart() {
 	b.log.restart()
 }
 
-// Loaded reports whether the bans of an earlier run are loaded, or do not exist: see
-// Memory.Expect.
+// Loaded reports whether the bans of an earlier run have been loaded or do not exist;
+// see Memory.Expect.
 func (b *Bans) Loaded() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -53,8 +53,8 @@ func (b *Bans) Loaded() bool {
 }
 
 // Changed returns the prefixes whose bans were added or revoked since the given
-// generation. Bans that expire or that a full table drops are not changes. The result
-// generation is the current generation. If the log does not reach back to since, ok is
+// generation, and the current generation. Bans that expire or are dropped from a full
+// table do not count as changes. If the log does not reach back far enough, ok is
 // false, and the caller must read all bans.
 func (b *Bans) Changed(since uint64) (changed []netip.Prefix, generation uint64, ok bool) {
 	b.mu.Lock()
@@ -74,7 +74,7 @@ func (b *Bans) Changed(since uint64) (changed []netip.Prefix, generation uint64,
 	return changed, l.next, true
 }
 
-// Enforced returns the active and enforced ban of exactly p.
+// Enforced returns the active, enforced ban of exactly p.
 func (b *Bans) Enforced(p netip.Prefix, now int64) (Ban, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

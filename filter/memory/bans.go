@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// Bans is the table of bans of hosts and networks. An expired ban is kept for keepBan,
-// so that the next ban of the same host can be longer.
+// Bans is the table of banned hosts and networks. An expired ban is kept for keepBan,
+// so that the host's next ban can be longer.
 type Bans struct {
 	*shared
 	hosts    table[Host, ban]
@@ -15,41 +15,41 @@ type Bans struct {
 	log      banLog
 }
 
-// A ban is a row. Times are seconds since 1970.
+// A ban is a row in Bans. Times are in seconds since 1970.
 type ban struct {
 	since, until uint32 // start and end of the latest ban
-	last         uint32 // latest connection, which may be after the ban; 0 for none
+	last         uint32 // latest connection, possibly after the ban; 0 if none
 	attempts     uint16 // connections during the latest ban
-	rule         uint16 // index in ruleNames
+	rule         uint16 // index into ruleNames
 	session      uint64
-	times        uint8 // consecutive offences, including this offence
+	times        uint8 // consecutive offences, including this one
 	flags        banFlags
 }
 
 type banFlags uint8
 
 const (
-	banObserved banFlags = 1 << iota // not enforced, because of mode observe or a rule with observe
+	banObserved banFlags = 1 << iota // not enforced: observe mode, or the rule is marked observe
 	banManual                        // created by the operator
 	banRevoked                       // ended by the operator
 )
 
-// keepBan is the number of seconds for which a ban is kept after its end.
+// keepBan is the time in seconds for which a ban is kept after its end.
 const keepBan = 90 * daySeconds
 
-// inRow is the number of seconds after a ban in which an offence is consecutive. After
-// a long ban, the time is four times the length of the ban instead. A consecutive
-// offence causes a longer ban.
+// An offence counts as consecutive for inRow seconds after a ban. After a long ban, the
+// limit is four times the length of the ban instead. A consecutive offence leads to a
+// longer ban.
 const inRow = daySeconds
 
-// bansBucket is the name of the bucket with bans of hosts and networks.
+// bansBucket names the bucket that stores the bans of hosts and networks.
 const bansBucket = "bans"
 
 func banScore[K any](_ K, b ban, now uint32) int64 { return int64(b.until) + keepBan - int64(now) }
 
 func newBans(s *shared) *Bans {
 	b := &Bans{shared: s, log: newBanLog()}
-	b.rules.number("a former rule") // number 0, for names that exceed the maximum number of names
+	b.rules.number("a former rule") // number 0, for names beyond the maximum number of names
 	b.hosts = newTable(s, schema[Host, ban]{
 		name: "bans", bucket: bansBucket, limit: maxBans, evictionScore: banScore[Host],
 		key:   func(k Host) []byte { return prefixKey(k.Prefix()) },
@@ -74,8 +74,8 @@ type Ban struct {
 	Since    time.Time    `json:"since"`
 	Until    time.Time    `json:"until"`
 	Rule     string       `json:"rule"`              // name of the rule, or the operator's reason
-	Session  uint64       `json:"-"`                 // session that caused the ban; 0 for a manual ban
-	Times    int          `json:"times"`             // consecutive offences, including this offence
+	Session  uint64       `json:"-"`                 // session that led to the ban; 0 for a manual ban
+	Times    int          `json:"times"`             // consecutive offences, including this one
 	Attempts int          `json:"attempts"`          // connections during this ban
 	Last     time.Time    `json:"last,omitzero"`     // latest connection
 	Observe  bool         `json:"observe,omitempty"` // not enforced
@@ -83,11 +83,11 @@ type Ban struct {
 	Revoked  bool         `json:"revoked,omitempty"` // ended by the operator
 }
 
-// Expired reports whether the ban has ended at the given time.
+// Expired reports whether the ban has ended.
 func (b *Ban) Expired(now time.Time) bool { return !now.Before(b.Until) }
 
 // Affects reports whether the ban can apply to a host. A rule's ban of a /64 does not
-// apply to hosts in the /64 with their own proven names.
+// apply to hosts in it with their own proven names.
 func (b *Ban) Affects(host netip.Prefix) bool {
 	switch {
 	case !b.Prefix.Overlaps(host):
@@ -98,11 +98,11 @@ func (b *Ban) Affects(host netip.Prefix) bool {
 	return b.Prefix.Bits() < 64 || b.Prefix == host
 }
 
-// A BanRequest is a request for a ban.
+// A BanRequest asks for a ban.
 type BanRequest struct {
-	// Ladder contains the durations of the bans for consecutive offences. The last
-	// duration also applies to further offences. With a duration of 0, the offence
-	// counts but causes no ban.
+	// Ladder lists the durations of bans for consecutive offences. The last duration
+	// also applies to all further offences. If the duration is 0, the offence counts
+	// but leads to no ban.
 	Ladder  []time.Duration
 	Rule    string
 	Session uint64
@@ -111,13 +111,13 @@ type BanRequest struct {
 
 func (b *Bans) export(p netip.Prefix, row ban) Ban { return b.rules.export(&b.clock, p, row) }
 
-// Add bans the host of c and returns the resulting ban. The ban of each consecutive
-// offence has the next duration of the ladder. An offence is consecutive within a day
-// after the end of the previous ban. After a ban of more than six hours, an offence is
-// consecutive within four times the length of the ban.
+// Add bans the host of c and returns the resulting ban. Each consecutive offence moves
+// to the next duration of the ladder. An offence is consecutive within a day after the
+// previous ban ended. After a ban of more than six hours, the limit is four times the
+// length of that ban.
 //
-// During an active ban, the later end of both bans applies. An observed ban never
-// replaces an enforced ban.
+// If a ban is already active, the later end applies. An observed ban never replaces an
+// enforced one.
 func (b *Bans) Add(c *Client, r BanRequest, now int64) Ban {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -131,7 +131,7 @@ func (b *Bans) Add(c *Client, r BanRequest, now int64) Ban {
 	sameMode := old.flags&banObserved == row.flags&banObserved
 	active := known && old.until > at
 	switch {
-	case active && sameMode: // another offence during the active ban
+	case active && sameMode: // another offence while a ban is active
 		row.since, row.times, row.attempts = old.since, old.times, old.attempts
 	case active && r.Observe:
 		return b.export(k.Prefix(), old)
@@ -148,7 +148,7 @@ func (b *Bans) Add(c *Client, r BanRequest, now int64) Ban {
 }
 
 // Banned returns the active ban of c, enforced or observed, and records a connection. A
-// rule's ban of a /64 does not apply to hosts in the /64 with their own proven names. A
+// rule's ban of a /64 does not apply to hosts in it with their own proven names. A
 // manual ban of the /64 applies to all hosts in it.
 func (b *Bans) Banned(c *Client, now int64) (Ban, bool) {
 	b.mu.Lock()
@@ -168,7 +168,7 @@ func (b *Bans) Banned(c *Client, now int64) (Ban, bool) {
 		row.connected(at, ok)
 		b.hosts.put(k, row, at)
 	}
-	// A manual ban of the network takes precedence over a shorter ban of the host.
+	// A manual ban of the network overrides a shorter ban of the host.
 	if p, wide, found := b.networks.lookup(c.Addr, at); found && (!ok || row.flags&banObserved != 0 || row.until < wide.until) {
 		wide.connected(at, true)
 		b.networks.put(p, wide)
@@ -180,8 +180,7 @@ func (b *Bans) Banned(c *Client, now int64) (Ban, bool) {
 	return b.export(k.Prefix(), row), true
 }
 
-// banned reports whether the row contains a ban. A row without a ban contains an
-// offence.
+// banned reports whether the row holds a ban, rather than only an offence.
 func (b *ban) banned() bool { return b.until > b.since || b.flags&banRevoked != 0 }
 
 func (b *ban) connected(at uint32, active bool) {
@@ -191,7 +190,7 @@ func (b *ban) connected(at uint32, active bool) {
 	}
 }
 
-// AddPrefix adds a manual ban of a host or network. An IPv6 address means its /64.
+// AddPrefix manually bans a host or network. An IPv6 address is widened to its /64.
 // AddPrefix returns false if the table of network bans is full.
 func (b *Bans) AddPrefix(p netip.Prefix, d time.Duration, reason string, now int64) (Ban, bool) {
 	p = widen(p)
@@ -221,9 +220,9 @@ func (b *Bans) AddPrefix(p netip.Prefix, d time.Duration, reason string, now int
 	return b.export(p, row), true
 }
 
-// Revoke ends the active ban of a host or network and returns the ban. If within is
-// set, Revoke ends all active bans in p. An IPv6 address means its /64 and the hosts in
-// it. Bans of larger networks that contain p remain in effect.
+// Revoke ends the active ban of a host or network and returns it. If within is set,
+// Revoke ends all active bans in p. An IPv6 address is widened to its /64 and all hosts
+// in it. Bans of larger networks that contain p remain in effect.
 func (b *Bans) Revoke(p netip.Prefix, within bool, now int64) (ended []Ban) {
 	p = widen(p)
 	at := b.clock.row(now)
@@ -249,7 +248,7 @@ func (b *Bans) Revoke(p netip.Prefix, within bool, now int64) (ended []Ban) {
 	return ended
 }
 
-// revoked ends the ban of p, if the ban is active.
+// revoked ends the ban of p if it is active.
 func (b *Bans) revoked(p netip.Prefix, row *ban, at uint32) (e Ban, ok bool) {
 	if row.until <= at {
 		return e, false
@@ -283,8 +282,8 @@ func (b *Bans) revokeHost(k Host, at uint32, add func(Ban)) {
 	}
 }
 
-// addresses returns the numbers of hosts in p that have a row and are identified by a
-// single IPv6 address.
+// addresses returns the numbers of the hosts in p that are identified by a single IPv6
+// address and have a row.
 func (b *Bans) addresses(p netip.Prefix) map[uint64]bool {
 	set := make(map[uint64]bool)
 	if p.Addr().Is4() {
@@ -306,8 +305,8 @@ func (b *Bans) Covering(a netip.Addr, now int64) (list []Ban) {
 	return list
 }
 
-// Each calls visit for every ban, including expired bans, in no particular order.
-// Offences without a ban are omitted.
+// Each calls visit for every ban, even if expired, in no particular order. Offences
+// without a ban are omitted.
 func (b *Bans) Each(visit func(Ban)) {
 	for _, e := range b.networkList() {
 		visit(e)
@@ -315,14 +314,14 @@ func (b *Bans) Each(visit func(Ban)) {
 	each(&b.mu, &b.hosts, func(k Host, row ban) (Ban, bool) { return b.export(k.Prefix(), row), row.banned() }, visit)
 }
 
-// BanCount is the number of active bans.
+// BanCount counts active bans.
 type BanCount struct {
-	Active   int `json:"active"`   // bans without Observed
+	Active   int `json:"active"`   // bans not in Observed
 	Observed int `json:"observed"` // bans that are not enforced
 }
 
-// Count returns the number of active bans. Expired bans and offences without a ban do
-// not count.
+// Count returns the number of active bans. Expired bans and offences without a ban are
+// not counted.
 func (b *Bans) Count(now int64) (n BanCount) {
 	at := b.clock.row(now)
 	add := func(row ban) {
@@ -352,7 +351,7 @@ func (b *Bans) networkList() (list []Ban) {
 	return list
 }
 
-// settle corrects bans that begin in the future.
+// settle corrects bans that start in the future.
 func (b *Bans) settle(at uint32) {
 	b.settleNetworks(at)
 	each(&b.mu, &b.hosts, func(k Host, row ban) (none struct{}, _ bool) {
@@ -380,8 +379,8 @@ func (b *ban) shift(by int64) {
 	shiftTime(&b.last, by)
 }
 
-// mergeBans merges a stored ban into the ban of this process. The ban with the later
-// end remains. An enforced ban takes precedence over an observed ban.
+// mergeBans merges a stored ban into this process's ban. The ban that ends later is
+// kept, but an enforced ban takes precedence over an observed one.
 func mergeBans(live *ban, stored ban) {
 	times := max(live.times, stored.times)
 	if observed := live.flags & banObserved; observed == stored.flags&banObserved {
@@ -394,8 +393,7 @@ func mergeBans(live *ban, stored ban) {
 	}
 }
 
-// ruleNames assigns numbers to the names of rules, so that a row needs only two bytes
-// for a name.
+// ruleNames numbers the names of rules, so that a row needs only two bytes for a name.
 type ruleNames struct {
 	list  []string
 	index map[string]uint16

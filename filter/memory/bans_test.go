@@ -14,8 +14,8 @@ func holds(m *Memory, c *Client, d time.Duration) bool {
 	return ok && !b.Observe
 }
 
-// TestLadder checks the length of each ban, and the time in which an offence is
-// consecutive. The time is a day, or four times the length of the previous ban.
+// TestLadder checks the length of each ban, and when an offence is consecutive: within
+// a day, or within four times the length of the previous ban.
 func TestLadder(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -159,7 +159,7 @@ func TestBan(t *testing.T) {
 }
 
 // TestIdentity checks that an IPv6 host with its own proven name is identified by its
-// address. The host shares neither bans nor standing with its /64.
+// full address. The host shares neither bans nor standing with its /64.
 func TestIdentity(t *testing.T) {
 	own, neighbour, nameless, sister := named("2001:db8::25", "mail.example.org"), named("2001:db8::66", "host.example.net"), who("2001:db8::77"), named("2001:db8:0:1::25", "mx2.example.org")
 	request := BanRequest{Ladder: []time.Duration{day}, Rule: "harvest"}

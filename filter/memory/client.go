@@ -7,36 +7,36 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// A Client identifies the client of a session in the tables.
+// A Client identifies a session's client in the tables.
 type Client struct {
 	Addr     netip.Addr
-	Domain   string // RegisteredDomain of the proven name; empty for none
+	Domain   string // RegisteredDomain of the proven name; empty if there is none
 	ASN      uint32
 	ASNKnown bool
 	Helo     []byte // empty before the greeting
-	User     []byte // user of the latest login attempt; empty for none
+	User     []byte // user of the latest login attempt; empty if there was none
 	Session  uint64
-	Cut      bool // the name may be truncated, and the host may therefore have its own name
-	// Account is set for an authenticated session. The behaviour of an authenticated
-	// session counts for the user, and never for the address.
+	Cut      bool // the name may be truncated, so the host may have its own name
+	// Account is set once the session is authenticated. The behaviour of an
+	// authenticated session is attributed to the user, never to the address.
 	Account bool
-	// Shared is set for an address that many hosts share: a gateway, or a private
-	// address. A shared address has no standing.
+	// Shared is set if many hosts share the address, which is private or a gateway's. A
+	// shared address has no standing.
 	Shared bool
 }
 
-// Host returns the identity of the client.
+// Host returns the client's identity.
 func (c *Client) Host() Host { return HostOf(c.Addr, c.Domain != "" || c.Cut) }
 
-// A Host is the identity of a host: an IPv4 address, or the /64 of an IPv6 address. An
-// IPv6 host can choose any address in its /64.
+// A Host identifies a host by its IPv4 address, or by the /64 of its IPv6 address,
+// because an IPv6 host can choose any address in its /64.
 //
-// The full address identifies an IPv6 host with its own proven name. Hosting providers
-// assign the addresses of one /64 to many customers.
+// An IPv6 host with its own proven name is identified by its full address, because
+// hosting providers spread the addresses of one /64 over many customers.
 type Host struct{ hi, lo uint64 }
 
-// HostOf returns the host with the address a. own must be set if the host has its own
-// proven name.
+// HostOf returns the host with the given address. The own argument must be true if the
+// host has its own proven name.
 func HostOf(a netip.Addr, own bool) Host {
 	if a.Is4() {
 		b := a.As4()
@@ -53,7 +53,7 @@ func HostOf(a netip.Addr, own bool) Host {
 // hostIn returns the host of a prefix for which isSource is true.
 func hostIn(p netip.Prefix) Host { return HostOf(p.Addr(), p.Bits() == 128) }
 
-// wide returns the /64 of an IPv6 host, or an IPv4 host unchanged.
+// wide returns the /64 of an IPv6 host. An IPv4 host is returned unchanged.
 func (h Host) wide() Host {
 	if h.hi == 0 {
 		return h
@@ -61,7 +61,7 @@ func (h Host) wide() Host {
 	return Host{hi: h.hi}
 }
 
-// Prefix returns the addresses of h.
+// Prefix returns the addresses of the host.
 func (h Host) Prefix() netip.Prefix {
 	if h.hi == 0 {
 		var b [4]byte
@@ -78,9 +78,8 @@ func (h Host) Prefix() netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom16(b), bits)
 }
 
-// number returns a number that identifies h. The number of an IPv4 host is the address,
-// and the number of a /64 is its upper half. The numbers do not collide, because no
-// IPv6 hosts exist in 0000::/32.
+// number returns a number that identifies h: the IPv4 address, or the upper half of the
+// /64. The two kinds do not collide, because there are no IPv6 hosts in 0000::/32.
 func (h Host) number() uint64 {
 	switch {
 	case h.hi == 0:
@@ -103,14 +102,14 @@ func readHost(b []byte) (h Host, ok bool) {
 	return Host{be.Uint64(b), be.Uint64(b[8:])}, true
 }
 
-// Identify returns the identity of the host with the address a and a reverse DNS name.
-// Client.Host of the same session returns the same identity.
+// Identify returns the identity of the host with the given address and reverse DNS
+// name. Client.Host in the same session returns the same identity.
 func Identify(a netip.Addr, rdns []byte, f smtp.FCrDNS) Host {
 	return HostOf(a, a.Is6() && (smtp.MayBeCut(rdns, f) || f == smtp.FCrDNSPass && RegisteredDomain(rdns) != ""))
 }
 
-// Source returns the prefix that identifies a host without its own proven name. The
-// prefix is an IPv4 address, or the /64 of an IPv6 address.
+// Source returns the prefix that identifies a host without its own proven name: the
+// IPv4 address, or the /64 of the IPv6 address.
 func Source(a netip.Addr) netip.Prefix {
 	if !a.IsValid() {
 		return netip.Prefix{}
@@ -118,12 +117,11 @@ func Source(a netip.Addr) netip.Prefix {
 	return HostOf(a, false).Prefix()
 }
 
-// Number returns the number of Source: an IPv4 address, or the upper half of an IPv6
+// Number returns Source as a number: the IPv4 address, or the upper half of the IPv6
 // address.
 func Number(a netip.Addr) uint64 { return HostOf(a, false).number() }
 
-// network returns a number that identifies the /24 of an IPv4 address, or the /48 of an
-// IPv6 address.
+// network returns a number that identifies the address's /24, or /48 for IPv6.
 func network(a netip.Addr) uint64 {
 	if a.Is4() {
 		return Number(a) &^ 0xff
@@ -131,13 +129,13 @@ func network(a netip.Addr) uint64 {
 	return Number(a) &^ 0xffff
 }
 
-// isSource reports whether p contains only one host, or only some addresses of a host.
+// isSource reports whether p covers a single host, or only some of its addresses.
 func isSource(p netip.Prefix) bool {
 	return p.Addr().Is4() && p.Bits() == 32 || p.Addr().Is6() && p.Bits() >= 64
 }
 
-// widen returns the prefix that a manual ban of p covers. The /64 replaces an IPv6
-// address; any other prefix remains.
+// widen returns the prefix that a manual ban of p covers: the /64 of an IPv6 address,
+// otherwise p itself.
 func widen(p netip.Prefix) netip.Prefix {
 	if p.Addr().Is6() && p.Bits() > 64 {
 		p = netip.PrefixFrom(p.Addr(), 64)
@@ -145,14 +143,14 @@ func widen(p netip.Prefix) netip.Prefix {
 	return p.Masked()
 }
 
-// short returns a hash of 16 bits that is never 0. A hash of 16 bits suffices to
-// distinguish a few numbers.
+// short returns a 16-bit hash that is never 0. Sixteen bits suffice to distinguish a
+// few numbers.
 func short(n uint64) uint16 {
-	n *= 0x9e3779b97f4a7c15 // the factor is 2^64 divided by the golden ratio, which distributes the hashes well
+	n *= 0x9e3779b97f4a7c15 // 2^64 divided by the golden ratio, which spreads the hashes well
 	return max(uint16(n>>48), 1)
 }
 
-// addShort adds a hash to a list of distinct hashes. The list has a fixed length.
+// addShort adds a hash to a fixed-length list of distinct hashes.
 func addShort(list []uint16, hash uint16) {
 	for i, s := range list {
 		if s == 0 {
@@ -173,15 +171,15 @@ func countShort(list []uint16) (n int) {
 	return n
 }
 
-// distinctNetworks contains the hashes of a few networks. The list has room for the
-// networks that a finding requires, and for the client's network.
+// distinctNetworks holds the hashes of a few networks. There is room for the networks
+// that a finding requires, plus the client's own.
 type distinctNetworks [distinctAt + 1]uint16
 
-// distinctAt is the number of other networks that must have requested a recipient
-// before a request by the client is a finding.
+// A request for a recipient is a finding only if distinctAt other networks have
+// requested the same recipient.
 const distinctAt = 3
 
-// others returns the number of networks except the network of a.
+// others counts the networks other than that of a.
 func (n *distinctNetworks) others(a netip.Addr) (count int) {
 	network := short(network(a))
 	for _, s := range n {
@@ -196,11 +194,11 @@ func seconds(micros int64) uint32 { return uint32(max(micros, 0) / 1e6) }
 
 const daySeconds = 24 * 3600
 
-// dayOf returns the number of the day since 1970.
+// dayOf returns the day in days since 1970.
 func dayOf(now uint32) uint16 { return uint16(now / daySeconds) }
 
-// ageScore returns the eviction score of a row. The row was last used on the given day,
-// and expires after keep days.
+// ageScore returns the eviction score of a row that was last used on the given day and
+// expires after keep days.
 func ageScore(day uint16, now uint32, keep int) int64 {
 	return int64(day) + int64(keep) - int64(dayOf(now))
 }

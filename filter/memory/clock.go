@@ -9,10 +9,10 @@ import (
 )
 
 const (
-	clockJump  = 48 * time.Hour      // a larger step back is the change of a wrong clock
-	clockPause = 31 * 24 * time.Hour // a larger step forward is the change of a wrong clock
-	clockDoubt = 24 * time.Hour      // time after the latest step in which steps can be undone
-	clockEvery = 10 * time.Minute    // interval of writing the row
+	clockJump  = 48 * time.Hour      // a larger step back means that a wrong clock was changed
+	clockPause = 31 * 24 * time.Hour // a larger step forward means that a wrong clock was changed
+	clockDoubt = 24 * time.Hour      // how long after the latest step steps can be undone
+	clockEvery = 10 * time.Minute    // how often the row is written
 )
 
 const (
@@ -22,64 +22,64 @@ const (
 	clockPoints = 4
 )
 
-// A clock converts the time of events to the time of the rows. The system clock can be
+// A clock converts the time of events to the time used in rows. The system clock may be
 // wrong for a while: a machine without a battery boots in 1970 or in another year.
 // While the clock is wrong, bans and standing must not expire, and bans must keep their
 // length.
 //
-// A step of the system clock of more than clockJump back, or more than clockPause
-// forward, does not change the time of the rows. The clock adds the step to the offset,
-// and later subtracts the opposite step.
+// If the system clock steps back by more than clockJump, or forward by more than
+// clockPause, the time of the rows does not change. The step is added to the offset,
+// and the opposite step is later subtracted again.
 //
 // A smaller step forward may be time that has really passed, for example if the machine
 // was off for a week. The time of the rows then steps forward too. If the system clock
-// steps back to the earlier time within clockDoubt, the time of the rows also returns.
-// During clockDoubt, no row is deleted because of its age.
+// steps back within clockDoubt, so does the time of the rows. During clockDoubt, no row
+// is deleted because of its age.
 //
-// Until Follow is called or a row of the clock is loaded, the times of events and rows
-// are equal. Replayed sessions have gaps, which are not steps. All fields except offset
-// require the lock.
+// Until Follow is called or the clock's row is loaded, events and rows use the same
+// time. Replayed sessions have gaps, which are not steps. All fields but offset require
+// the lock.
 type clock struct {
-	offset atomic.Int64 // time of events minus time of the rows, in microseconds
+	offset atomic.Int64 // time of events minus time of rows, in microseconds
 
 	follows bool
 	former  int64     // offset before its latest change
 	last    int64     // time of the latest event; 0 before the first event
 	seen    time.Time // monotonic time of the latest event
-	// points contains the state before each step that can be undone, oldest first.
-	// stepped is the monotonic time of the latest step.
+	// points holds the state before each step that can be undone, oldest first. stepped
+	// is the monotonic time of the latest step.
 	points  []clockPoint
 	stepped time.Time
-	settle  bool // some bans may begin in the future: see ban.settle
+	settle  bool // some bans may begin in the future; see ban.settle
 
-	adopted bool // the row of the clock was loaded, or does not exist
+	adopted bool // the clock's row has been loaded or does not exist
 	written int64
 	dirty   bool
 
 	monotonic func() time.Time // time.Now, except in tests
 }
 
-// A clockPoint contains the time of the rows and the offset at one monotonic time.
+// A clockPoint is the time of the rows and the offset at a given monotonic time.
 type clockPoint struct {
 	own, offset int64
 	at          time.Time
 }
 
-// row returns the time of the rows for a time of events.
+// row converts a time of events to the time of rows.
 func (c *clock) row(event int64) uint32 { return seconds(event - c.offset.Load()) }
 
-// event converts a time of the rows to the time of events.
+// event converts a time of rows to the time of events.
 func (c *clock) event(row uint32) time.Time {
 	return time.UnixMicro(int64(row)*1e6 + c.offset.Load()).UTC()
 }
 
-// day converts a day of the rows to the nearest day of events, in UTC.
+// day converts a day of the rows to the nearest UTC day of the events.
 func (c *clock) day(row uint16) time.Time {
 	return dayTime(dayOf(uint32(max(int64(row)*daySeconds+c.offset.Load()/1e6+daySeconds/2, 0))))
 }
 
-// expected returns the time of events at the monotonic time now. The system clock is
-// assumed not to have stepped since the latest event.
+// expected returns the time of events at the monotonic time now, assuming that the
+// system clock has not stepped since the latest event.
 func (c *clock) expected(now time.Time) int64 {
 	return c.last + max(now.Sub(c.seen).Microseconds(), 0)
 }
@@ -101,8 +101,8 @@ func (c *clock) advance(event int64) {
 	c.last, c.seen = event, now
 }
 
-// jumped handles an event after a step of the system clock. The time of the event
-// differs much from the expected time.
+// jumped handles an event whose time differs much from the expected time, because the
+// system clock has stepped.
 func (c *clock) jumped(event, expected int64, now time.Time) {
 	offset := c.offset.Load()
 	own := expected - offset
@@ -124,7 +124,7 @@ func (c *clock) jumped(event, expected int64, now time.Time) {
 		c.step(event - own)
 	}
 	if len(c.points) == clockPoints {
-		c.points = slices.Delete(c.points, 1, 2) // keep the first point, which is from before all steps
+		c.points = slices.Delete(c.points, 1, 2) // keep the first point, which predates all steps
 	}
 	c.points, c.stepped, c.dirty = append(c.points, clockPoint{own, offset, now}), now, true
 }
@@ -136,8 +136,8 @@ func (c *clock) step(offset int64) {
 	c.offset.Store(offset)
 }
 
-// past returns the latest time that has certainly passed, even if steps are undone.
-// past never returns a time after at.
+// past returns the latest time that has certainly passed, even if steps are undone. The
+// result is never later than at.
 func (c *clock) past(at uint32) uint32 {
 	for _, p := range c.points {
 		at = min(at, seconds(p.own))
@@ -145,16 +145,16 @@ func (c *clock) past(at uint32) uint32 {
 	return at
 }
 
-// Follow lets Tick advance the clock of the rows. Events must then be in the order of
-// their times.
+// Follow lets Tick advance the clock of the rows. After Follow, events must be in
+// chronological order.
 func (m *Memory) Follow() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.clock.follows = true
 }
 
-// Tick sets the time of the latest event, if Follow was called. Tick must be called at
-// least once per second of event time, before other methods.
+// Tick sets the time of the latest event if Follow has been called. Tick must be called
+// at least once per second of event time, before other methods.
 func (m *Memory) Tick(event int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -163,8 +163,8 @@ func (m *Memory) Tick(event int64) {
 	}
 }
 
-// Now returns the current time on the clock of the events. Before the first event, Now
-// returns fallback.
+// Now returns the current time on the clock of the events, or fallback before the first
+// event.
 func (m *Memory) Now(fallback int64) int64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -174,7 +174,7 @@ func (m *Memory) Now(fallback int64) int64 {
 	return fallback
 }
 
-// clockRows implements the bucket that contains the clock.
+// clockRows implements the bucket that stores the clock.
 type clockRows struct{ *Memory }
 
 func (clockRows) bucketName() string { return clockBucket }
@@ -196,7 +196,7 @@ func (r clockRows) changes(n int, put func(key, value []byte)) (left int) {
 		return n
 	}
 	c.dirty, c.written = false, own
-	s := stored{own: own, offset: offset, former: c.former, points: c.points} // includes the points, because steps can be undone after a restart
+	s := stored{own: own, offset: offset, former: c.former, points: c.points} // includes the points, because steps can still be undone after a restart
 	put([]byte(clockKey), s.value())
 	return n - 1
 }
@@ -209,8 +209,8 @@ func (r clockRows) restore(key, value []byte, _ uint32) bool {
 	return ok
 }
 
-// A stored is the decoded row of the clock. The row contains the time of the rows, the
-// offset, the former offset, and the points without their monotonic times.
+// A stored is the decoded row of the clock: the time of the rows, the offset, the
+// former offset, and the points without their monotonic times.
 type stored struct {
 	own, offset, former int64
 	points              []clockPoint
@@ -247,7 +247,7 @@ func readClock(key, value []byte) (s stored, ok bool) {
 	return s, s.own > 0 && s.own+s.offset > 0 && !slices.ContainsFunc(s.points, negative)
 }
 
-// resume continues the clock of an earlier process.
+// resume continues an earlier process's clock.
 func (c *clock) resume(s stored) {
 	c.last, c.seen, c.former = s.own+s.offset, c.monotonic(), s.former
 	c.offset.Store(s.offset)
@@ -257,8 +257,8 @@ func (c *clock) resume(s stored) {
 	}
 }
 
-// adopt continues the clock of an earlier process, and requires the lock. The times of
-// rows that this process has already added are converted.
+// adopt continues an earlier process's clock, and requires the lock. The times in rows
+// that this process has already added are converted.
 func (m *Memory) adopt(s stored) {
 	c := &m.clock
 	event, before := c.last, c.offset.Load()
@@ -287,9 +287,9 @@ func shiftDay(t *uint16, by int64) {
 	}
 }
 
-// rest returns the remaining seconds of a window. After the end of the window, rest
-// returns a negative number. A window that begins in the future has ended, because the
-// clock was wrong at its beginning.
+// rest returns how many seconds of a window remain, or a negative number if it has
+// ended. A window that begins in the future counts as ended, because it was started
+// while the clock was wrong.
 func rest(since, window, now uint32) int64 {
 	if future(since, now) {
 		return -1
@@ -299,8 +299,8 @@ func rest(since, window, now uint32) int64 {
 
 func future(since, now uint32) bool { return int64(since) > int64(now)+int64(clockJump/time.Second) }
 
-// settle corrects a ban that begins in the future, because the clock was wrong. The
-// corrected ban begins now and has the same length. settle reports whether the ban has
+// settle corrects a ban that begins in the future because the clock was wrong. The
+// corrected ban begins now and keeps its length. settle reports whether the ban has
 // changed.
 func (b *ban) settle(at uint32) bool {
 	if !future(b.since, at) {
@@ -310,7 +310,7 @@ func (b *ban) settle(at uint32) bool {
 	return true
 }
 
-// settleBans corrects all bans after the time of the rows was set back.
+// settleBans corrects all bans after the time of the rows has been set back.
 func (m *Memory) settleBans() {
 	now, due := m.settling()
 	if due {
@@ -327,19 +327,19 @@ func (m *Memory) settling() (now uint32, due bool) {
 	return c.row(c.expected(c.monotonic())), due
 }
 
-// A Reader decodes rows for programs that only read the file. The row of the clock must
-// come first, because the times in other rows depend on it.
+// A Reader decodes rows for programs that only read the file. The clock's row must come
+// first, because the times in other rows depend on it.
 type Reader struct {
 	clock clock
 	now   int64
 }
 
-// NewReader returns a Reader that ignores rows that have expired at the time now.
+// NewReader returns a Reader that ignores rows that have expired by now.
 func NewReader(now time.Time) *Reader {
 	return &Reader{clock: clock{monotonic: func() time.Time { return now }}, now: now.UnixMicro()}
 }
 
-// Clock decodes the row of the clock. Clock returns false for any other row.
+// Clock decodes the clock's row. Clock returns false for any other row.
 func (r *Reader) Clock(e kv.Entry) bool {
 	if e.Bucket != clockBucket {
 		return false
@@ -351,15 +351,15 @@ func (r *Reader) Clock(e kv.Entry) bool {
 	return true
 }
 
-// ValidBan reports whether a row of the bucket bans can be decoded. The row may contain
+// ValidBan reports whether a row of the bans bucket can be decoded. The row may hold
 // only an offence, for which Ban returns false.
 func ValidBan(key, value []byte) bool {
 	_, _, ok := new(ruleNames).read(key, value)
 	return ok
 }
 
-// Ban decodes a row of the bucket bans. Ban returns false for an invalid row, and for a
-// row without a ban.
+// Ban decodes a row of the bans bucket. Ban returns false if the row is invalid or
+// holds no ban.
 func (r *Reader) Ban(key, value []byte) (Ban, bool) {
 	var names ruleNames
 	p, row, ok := names.read(key, value)
@@ -370,8 +370,8 @@ func (r *Reader) Ban(key, value []byte) (Ban, bool) {
 	return names.export(&r.clock, p, row), row.banned()
 }
 
-// Lost decodes the row of the bucket peers that contains the day of the latest loss:
-// see Peers.Forgotten. ok is false for any other row, and if no rows were lost.
+// Lost decodes the row of the peers bucket that gives the day of the latest loss; see
+// Peers.Forgotten. ok is false for any other row, and if no rows have been lost.
 func (r *Reader) Lost(e kv.Entry) (lost time.Time, ok bool) {
 	var day, at uint16
 	if e.Bucket != peersBucket || string(e.Key) != forgottenKey || len(e.Value) != 4 {
@@ -381,8 +381,8 @@ func (r *Reader) Lost(e kv.Entry) (lost time.Time, ok bool) {
 	return r.clock.day(at), at != 0
 }
 
-// Peer decodes a row of the bucket peers. Peer returns false if the row does not
-// describe a host. A host without recent mail and a recent login is also ignored.
+// Peer decodes a row of the peers bucket. Peer returns false if the row is not about a
+// host, or if the host has neither recent mail nor a recent login.
 func (r *Reader) Peer(key, value []byte) (Peer, bool) {
 	k, p, ok := readPeer(key, value)
 	if !ok {

@@ -23,14 +23,14 @@ type world struct {
 	hosts  int
 }
 
-// A clockMove describes the changes before an event.
+// A clockMove changes the clocks before an event.
 type clockMove struct {
 	wait    time.Duration // time passes
 	asleep  time.Duration // time passes, but not on the monotonic clock
 	wrong   time.Duration // new error of the clock
 	restart bool
 	ban     bool // the event bans second
-	counts  bool // the step counts as time that has passed, until the clock returns
+	counts  bool // the step counts as time that has passed until the clock returns
 }
 
 var (
@@ -54,7 +54,7 @@ func (w *world) move(v clockMove) {
 	if v.restart {
 		w.disk.take(w.m)
 		w.start()
-		w.m.Tick(w.event()) // a filter handles events even before the file is read
+		w.m.Tick(w.event()) // a filter handles events even before it reads the file
 		if v.ban {
 			w.m.Bans.Add(second, week, w.event())
 		}
@@ -66,7 +66,7 @@ func (w *world) move(v clockMove) {
 	}
 }
 
-// fill adds rows, each of which deletes some expired rows.
+// fill adds rows. Each added row deletes some expired ones.
 func (w *world) fill() {
 	for range 100 {
 		w.hosts++
@@ -100,15 +100,14 @@ func (w *world) left(c *Client) (left time.Duration) {
 	return left
 }
 
-// TestClock checks that bans keep their length, and that standing remains. The clock is
-// wrong for some time, and the filter may restart.
+// TestClock checks that bans keep their length and that standing is kept while the
+// clock is wrong, even if the filter restarts.
 func TestClock(t *testing.T) {
 	const hour, few, ahead = time.Hour, 10 * time.Minute, 8 * day
 	for _, c := range []struct {
 		name  string
 		moves []clockMove
-		// paused is the error of the remaining length of the ban, if an error is
-		// accepted.
+		// paused is the permitted error in the remaining length of the ban.
 		paused time.Duration
 	}{
 		{"nothing", []clockMove{{wait: hour, ban: true}}, 0},
@@ -197,8 +196,8 @@ func TestClock(t *testing.T) {
 	}
 }
 
-// check checks that the ban of c ends at the given time. The tolerance is a quarter of
-// an hour, because a restart may lose the time since the clock was last written.
+// check checks that the ban of c ends within a quarter of an hour of the given time. A
+// restart may lose the time since the clock was last written.
 func (w *world) check(when string, c *Client, end time.Duration) {
 	w.t.Helper()
 	if got, want := w.left(c), max(end-w.now, 0); (got - want).Abs() > time.Hour+15*time.Minute {
@@ -206,8 +205,8 @@ func (w *world) check(when string, c *Client, end time.Duration) {
 	}
 }
 
-// TestBanWhileAhead checks that a ban from a time with a wrong clock keeps its length.
-// The clock was a week ahead, and the host does not return.
+// TestBanWhileAhead checks that a ban imposed while the clock was a week ahead keeps
+// its length, even if the host does not return.
 func TestBanWhileAhead(t *testing.T) {
 	w := &world{t: t, disk: disk{}}
 	w.start()
@@ -231,8 +230,8 @@ func TestBanWhileAhead(t *testing.T) {
 	}
 }
 
-// TestAbuseWhileAhead checks that limits of users do not apply for weeks. The users
-// reached the limits while the clock was a week ahead.
+// TestAbuseWhileAhead checks that users who reached their limits while the clock was a
+// week ahead are not limited for weeks.
 func TestAbuseWhileAhead(t *testing.T) {
 	w := &world{t: t, disk: disk{}}
 	w.start()

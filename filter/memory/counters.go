@@ -8,8 +8,8 @@ import (
 	"scanwatch/rules"
 )
 
-// Counters is the table of counters within sliding windows, for the conditions of the
-// policy.
+// Counters is the table of counters within sliding windows, which the conditions of the
+// policy use.
 type Counters struct {
 	*shared
 	rows    table[counterKey, counter]
@@ -17,7 +17,7 @@ type Counters struct {
 }
 
 // A counter has six slots, each for a sixth of its window. Events older than the window
-// never count. An event may expire too early, by at most a sixth of the window.
+// never count. An event may expire too early, by up to a sixth of the window.
 type counter struct {
 	head  uint32 // number of the newest slot, counted from 1970
 	slots [slotsPerWindow]uint16
@@ -61,7 +61,7 @@ func readCounter(key, v []byte) (k counterKey, n counter, ok bool) {
 	return counterKey{be.Uint64(key), be.Uint32(key[8:]), uint8(token.Evidence.Index()), which}, n, true
 }
 
-// slot returns the number of the slot for a time. The division is safe, because the
+// slot returns the number of the slot for a time. The divisor is never 0, because the
 // shortest window is a minute.
 func (k counterKey) slot(now uint32) uint32 { return now / max(k.window/slotsPerWindow, 1) }
 
@@ -74,7 +74,7 @@ func shiftCounter(k counterKey, n *counter, by int64) {
 }
 
 // counterScore returns the eviction score. Counters with high counts are kept longest,
-// and then recent counters.
+// followed by recent counters.
 func counterScore(k counterKey, n counter, now uint32) int64 {
 	slot := k.slot(now)
 	if slot >= n.head+slotsPerWindow {
@@ -85,7 +85,7 @@ func counterScore(k counterKey, n counter, now uint32) int64 {
 
 // advance moves the head to the given slot.
 func (n *counter) advance(slot uint32) {
-	if slot <= n.head { // after a large step back of the clock, the counter starts again
+	if slot <= n.head { // after the clock was set far back, start again
 		if n.head-slot > slotsPerWindow {
 			*n = counter{head: slot}
 		}
@@ -133,8 +133,7 @@ func (n *counter) merge(old counter) {
 	}
 }
 
-// Watch sets the windows in which events are counted. The count of a new window starts
-// at 0.
+// Watch sets the windows in which events are counted. A new window starts at 0.
 func (t *Counters) Watch(windows []rules.Window) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -155,15 +154,15 @@ func (t *Counters) watches(w *rules.Window) bool {
 	return false
 }
 
-// Add counts one occurrence of e in all windows that watch e.
+// Add counts an occurrence of e in all windows that watch e.
 func (t *Counters) Add(c *Client, e rules.Evidence, now int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.add(c, e, 1, t.clock.row(now))
 }
 
-// add counts n occurrences of e, and requires the lock. A negative n removes the newest
-// -n occurrences.
+// add counts n occurrences of e, and requires the lock. If n is negative, the newest -n
+// occurrences are removed.
 func (t *Counters) add(c *Client, e rules.Evidence, n int, at uint32) {
 	for i := range t.watched {
 		w := &t.watched[i]
@@ -188,10 +187,9 @@ func (t *Counters) add(c *Client, e rules.Evidence, n int, at uint32) {
 	}
 }
 
-// Count returns the number of occurrences within a window. If the session cannot have a
-// subject for the window, the count is 0: see subject. ok is false if the window is not
-// watched. ok is also false if the subject is still unknown, such as a user before the
-// login.
+// Count returns the number of occurrences within a window. The count is 0 if the
+// session cannot have a subject for the window; see subject. ok is false if the window
+// is not watched, or if the subject is still unknown, such as a user before the login.
 func (t *Counters) Count(c *Client, w rules.Window, now int64) (sum int, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -225,7 +223,8 @@ func (t *Counters) Halve(c *Client, e rules.Evidence, now int64) {
 	}
 }
 
-// forget deletes the counts of a network and of all hosts for which freed returns true.
+// forget deletes the counts of a network and of every host for which freed returns
+// true.
 func (t *Counters) forget(freed func(host uint64) bool, network uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -247,10 +246,10 @@ func (t *Counters) counterKey(c *Client, w *rules.Window) counterKey {
 	return counterKey{t.subject(c, w.Evidence, w.By), uint32(w.Window / time.Second), uint8(w.Evidence.Index()), w.By}
 }
 
-// subject returns the number of the subject for which events with the given key count,
-// or 0. Events of an authenticated session count only for its user. All other events of
-// a host count for the host and its network. For a host with its own proven name, the
-// domain replaces the network.
+// subject returns the number of the subject to which events with the given key are
+// attributed, or 0. Events in an authenticated session are attributed only to its user.
+// Other events are attributed to the host and its network, or to the host and its
+// domain if it has its own proven name.
 func (t *Counters) subject(c *Client, e rules.Evidence, by rules.Key) uint64 {
 	if by == rules.ByUser {
 		if len(c.User) > 0 && (c.Account || e&(rules.AuthFailure|rules.AuthSpray) != 0) {

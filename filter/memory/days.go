@@ -9,21 +9,21 @@ import (
 	"scanwatch/rules"
 )
 
-// Days is the table of the counters of each day (UTC, by the time of events). The table
-// contains the latest dayKeep days with sessions. The retention of session records does
-// not affect the table.
+// Days is the table of daily counters (UTC, by the time of events). The table keeps the
+// latest dayKeep days that had sessions, regardless of the retention of session
+// records.
 type Days struct {
 	*shared
 	rows table[uint16, *dayCounters]
 }
 
-// dayKeep exceeds the retention of the session records.
+// dayKeep is longer than session records are kept.
 const dayKeep = 400
 
-// A DayCounter is a counter that exists for each day.
+// A DayCounter is one of the counters kept for each day.
 type DayCounter uint8
 
-// The counters of a day; see also DayEvidence.
+// Counters of a day; see also DayEvidence.
 const (
 	DaySessions      DayCounter = iota // all ended sessions
 	DayLocal                           // sessions of local programs, over smtpd's own socket
@@ -31,7 +31,7 @@ const (
 	DayFound                           // sessions of unknown clients, with evidence other than a missing or unproven reverse DNS name
 	DayRefused                         // sessions with a rejected command, or disconnected by the filter
 	DayWhole                           // sessions with their own record
-	DaySummed                          // sessions in an aggregate
+	DaySummed                          // sessions added to an aggregate
 	DayMails
 	DayRcptOK
 	DayRcptPermfail
@@ -41,10 +41,10 @@ const (
 	numDayCounters = int(dayEvidence) + 64
 )
 
-// DayEvidence returns the counter of the sessions with evidence e.
+// DayEvidence returns the counter of sessions with evidence e.
 func DayEvidence(e rules.Evidence) DayCounter { return dayEvidence + DayCounter(e.Index()) }
 
-// dayNames contains the names of the counters, which are also used on disk.
+// dayNames lists the names of the counters, which are also used on disk.
 var dayNames = func() (names [numDayCounters]string) {
 	copy(names[:], []string{"sessions", "local", "authenticated", "found", "refused", "whole", "summed",
 		"mails", "rcpt-ok", "rcpt-permfail", "rcpt-tempfail", "auth-fail"})
@@ -73,12 +73,12 @@ func newDays(s *shared) *Days {
 	})}
 }
 
-// Ended describes an ended session for the counters of its day.
+// Ended describes an ended session to the counters of its day.
 type Ended struct {
 	Local, Authenticated bool
-	Found                bool // the client is unknown, and the session has evidence
+	Found                bool // the client is unknown and there is evidence
 	Refused              bool // a command was rejected, or the filter disconnected the client
-	Whole                bool // the session has its own record
+	Whole                bool // the session got its own record
 	Evidence             rules.Evidence
 
 	Mails, RcptOK, RcptPermfail, RcptTempfail, AuthFail uint32
@@ -88,7 +88,7 @@ type Ended struct {
 func (t *Days) Add(e *Ended, now int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	k := dayOf(seconds(now)) // day of the events, as in the records, and not of the rows
+	k := dayOf(seconds(now)) // day of the events, as in the records, rather than of the rows
 	d, ok := t.rows.get(k)
 	if !ok {
 		d = new(dayCounters)
@@ -114,21 +114,21 @@ func (t *Days) Add(e *Ended, now int64) {
 	}
 }
 
-// dropOldest drops the oldest day of a full table. The age of a day is not a reason to
-// drop it, because the clock may be wrong.
+// dropOldest drops the oldest day from a full table. Days are not dropped because of
+// their age, as the clock may be wrong.
 func (t *Days) dropOldest() {
 	for len(t.rows.rows) >= dayKeep {
 		t.rows.del(slices.Min(slices.Collect(maps.Keys(t.rows.rows))))
 	}
 }
 
-// A Day holds the counters of one day.
+// A Day holds a day's counters.
 type Day struct {
 	Day      time.Time         `json:"day"`      // start of the day in UTC
 	Counters map[string]uint64 `json:"counters"` // by name, without zeros; "evidence " and the token for DayEvidence
 }
 
-// Of returns a counter of d.
+// Of returns one of the counters of d.
 func (d *Day) Of(c DayCounter) uint64 { return d.Counters[c.String()] }
 
 // List returns all days, oldest first.
@@ -150,7 +150,7 @@ func (t *Days) List() (list []Day) {
 
 func dayTime(k uint16) time.Time { return time.Unix(int64(k)*daySeconds, 0).UTC() }
 
-// ReadDay decodes a row of the bucket days for readers of the file.
+// ReadDay decodes a row of the days bucket for programs that read the file.
 func ReadDay(key, value []byte) (Day, bool) {
 	if len(key) != 2 {
 		return Day{}, false
@@ -160,8 +160,8 @@ func ReadDay(key, value []byte) (Day, bool) {
 	return d, ok
 }
 
-// eachCounter decodes a value that consists of names and numbers. A byte with its
-// length precedes each name.
+// eachCounter decodes a value made of names and numbers. Each name is preceded by a
+// byte with its length.
 func eachCounter(v []byte, visit func(name []byte, n uint64)) (ok bool) {
 	for len(v) > 0 {
 		at := 1 + int(v[0])

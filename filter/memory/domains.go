@@ -1,15 +1,14 @@
 package memory
 
-// Domains is the table of local domains. A domain is local if the server accepted mail
-// for it from an unknown client.
+// Domains is the table of local domains. A domain is local if the server has accepted
+// mail for it from an unknown client.
 type Domains struct {
 	*shared
 	rows table[string, uint16]
 	name []byte // scratch
 }
 
-// domainDays is the number of days for which a domain remains local after its latest
-// mail.
+// A domain remains local for domainDays days after its latest mail.
 const domainDays = 400
 
 func newDomains(s *shared) *Domains {

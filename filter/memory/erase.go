@@ -9,9 +9,9 @@ import (
 	"scanwatch/rules"
 )
 
-// An Erasure selects the rows of a person.
+// An Erasure selects a person's rows.
 type Erasure struct {
-	Prefix  netip.Prefix // addresses of hosts, possibly invalid; an IPv6 address means its /64
+	Prefix  netip.Prefix // addresses of hosts, possibly invalid; an IPv6 address is widened to its /64
 	User    []byte       // empty for no user
 	Mailbox []byte       // empty for no mailbox
 	Bans    bool         // also delete active, enforced bans
@@ -19,21 +19,21 @@ type Erasure struct {
 
 // An Erased is the result of an erasure.
 type Erased struct {
-	// Rows contains the number of rows by table, as in Status.
+	// Rows counts the rows by table, as in Status.
 	Rows map[string]int `json:"rows"`
-	// Kept contains the active bans that remain. Bans of networks that contain the
-	// prefix are not included.
+	// Kept lists the active bans that remain. Bans of networks that contain the prefix
+	// are not included.
 	Kept []Ban `json:"kept_bans,omitempty"`
 }
 
-// Erase deletes the rows of a person, or only counts them if dry is set. An active ban
-// is kept until its end, unless e.Bans is set.
+// Erase deletes a person's rows, or only counts them if dry is set. Active bans are
+// kept until they end, unless e.Bans is set.
 //
-// Some rows cannot be selected, because their keys are hashes of a person and another
-// name. Examples are failed logins by host and user, and requests for mailboxes by
-// client. Rows that cannot be selected remain until they expire.
+// Some rows cannot be selected, because their keys are hashes that combine the person
+// with another name. Examples are failed logins by host and user, and requests for
+// mailboxes by client. Rows that cannot be selected remain until they expire.
 //
-// A deleted host does not count as forgotten: see Peers.Forgotten.
+// A deleted host does not count as forgotten; see Peers.Forgotten.
 func (m *Memory) Erase(e Erasure, now int64, dry bool) Erased {
 	out := Erased{Rows: make(map[string]int)}
 	at := m.clock.row(now)
@@ -52,8 +52,8 @@ func (m *Memory) Erase(e Erasure, now int64, dry bool) Erased {
 	return out
 }
 
-// eraseHosts deletes the rows of the hosts in p. hosts contains the numbers of hosts
-// that inPrefix does not recognise.
+// eraseHosts deletes the rows of the hosts in p. The hosts map lists the numbers of
+// hosts that inPrefix does not recognise.
 func (m *Memory) eraseHosts(p netip.Prefix, hosts map[uint64]bool, bans bool, at uint32, dry bool, out *Erased) {
 	active := func(b *ban) bool { return b.until > at && b.flags&banObserved == 0 }
 	kept := func(b *ban) bool { return !bans && active(b) }
@@ -77,7 +77,7 @@ func (m *Memory) eraseHosts(p netip.Prefix, hosts map[uint64]bool, bans bool, at
 	m.eraseNetworks(p, kept, dry, out)
 	erase(&m.mu, &m.Peers.rows, dry, out, func(k peerKey, _ peer) bool { return k.kind != peerDomain && p.Contains(k.host.Prefix().Addr()) })
 	has := func(n uint64) bool { return hosts[n] || inPrefix(n, p) }
-	// The counts of a network with other hosts do not describe a person.
+	// If a network has other hosts, its counts do not describe a person.
 	whole := p.Bits() <= 24 || p.Addr().Is6() && p.Bits() <= 48
 	erase(&m.mu, &m.Counters.rows, dry, out, func(k counterKey, _ counter) bool {
 		return k.by == rules.BySrc && has(k.subject) || whole && k.by == rules.ByPrefix && inPrefix(k.subject, p)
@@ -99,7 +99,7 @@ func (m *Memory) numbers(p netip.Prefix) map[uint64]bool {
 	return hosts
 }
 
-// eraseNetworks deletes the bans of networks in p.
+// eraseNetworks deletes the bans of the networks in p.
 func (m *Memory) eraseNetworks(p netip.Prefix, kept func(*ban) bool, dry bool, out *Erased) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -121,7 +121,7 @@ func (m *Memory) eraseNetworks(p netip.Prefix, kept func(*ban) bool, dry bool, o
 	}
 }
 
-// logEnded logs the end of bans for the readers of Changed.
+// logEnded logs that bans have ended, for the readers of Changed.
 func (b *Bans) logEnded(ended []netip.Prefix) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -130,7 +130,7 @@ func (b *Bans) logEnded(ended []netip.Prefix) {
 	}
 }
 
-// eraseUser deletes the rows of a user.
+// eraseUser deletes a user's rows.
 func (m *Memory) eraseUser(user []byte, dry bool, out *Erased) {
 	u := m.userHash(user)
 	erase(&m.mu, &m.Counters.rows, dry, out, func(k counterKey, _ counter) bool { return k.by == rules.ByUser && k.subject == u })
@@ -146,8 +146,8 @@ func (m *Memory) userHash(user []byte) uint64 {
 	return m.hash('u', user)
 }
 
-// erase counts the rows of a table for which want returns true, and deletes them. If
-// dry is set, erase only counts the rows. The lock is released regularly.
+// erase counts and deletes the rows for which want returns true. If dry is set, the
+// rows are only counted. The lock is released regularly.
 func erase[K comparable, V any](mu *sync.Mutex, t *table[K, V], dry bool, out *Erased, want func(K, V) bool) {
 	var keys []K
 	each(mu, t, func(k K, v V) (K, bool) { return k, want(k, v) }, func(k K) { keys = append(keys, k) })

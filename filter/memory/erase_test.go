@@ -12,7 +12,8 @@ import (
 	"scanwatch/rules"
 )
 
-// known returns tables with rows on a host, its user and their mailbox, and on others.
+// known returns tables with rows about a host, its user and their mailbox, and about
+// others.
 func known(addr, name string) *Memory {
 	m := New()
 	m.Load(func(func(kv.Entry) bool) {}, at(0))
@@ -47,8 +48,8 @@ func rowsOf(m *Memory) (all []string) {
 	return slices.Compact(all)
 }
 
-// TestErase checks that only the rows of a host, a user and a mailbox are deleted. A
-// dry run deletes nothing.
+// TestErase checks that only the rows of a host, a user and a mailbox are deleted, and
+// that a dry run deletes nothing.
 func TestErase(t *testing.T) {
 	addr := func(s string) Erasure { return Erasure{Prefix: netip.MustParsePrefix(s)} }
 	for _, c := range []struct {
@@ -93,8 +94,8 @@ func TestErase(t *testing.T) {
 	}
 }
 
-// TestEraseBans checks that active bans are kept, unless the erasure includes them.
-// Observed and expired bans are deleted.
+// TestEraseBans checks that active bans are kept unless the erasure includes them, and
+// that observed and expired bans are deleted.
 func TestEraseBans(t *testing.T) {
 	m := New()
 	m.Bans.Add(who("192.0.2.1"), BanRequest{Ladder: hours, Rule: "harvest"}, at(0))

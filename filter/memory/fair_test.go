@@ -11,8 +11,8 @@ import (
 
 const day = 24 * time.Hour
 
-// TestAbusersEvictNoSender checks that offences do not evict a sender with one message
-// per year.
+// TestAbusersEvictNoSender checks that offences do not evict a sender of one message a
+// year.
 func TestAbusersEvictNoSender(t *testing.T) {
 	m := New()
 	yearly := who("192.0.2.1")
@@ -30,7 +30,7 @@ func TestAbusersEvictNoSender(t *testing.T) {
 }
 
 // TestBansMergeWithDisk checks that a stored observed ban does not replace an enforced
-// ban. The number of offences is kept.
+// one, and that the number of offences is kept.
 func TestBansMergeWithDisk(t *testing.T) {
 	a := who("203.0.113.5")
 	old := New()
@@ -58,8 +58,8 @@ func TestBansMergeWithDisk(t *testing.T) {
 	}
 }
 
-// TestNetworkBanHolds checks that a manual ban of a network applies to a host with a
-// shorter ban.
+// TestNetworkBanHolds checks that a manual ban of a network applies to a host whose own
+// ban is shorter.
 func TestNetworkBanHolds(t *testing.T) {
 	a := who("203.0.113.5")
 	m := New()
@@ -83,13 +83,14 @@ func TestTimesOfOperator(t *testing.T) {
 	}
 }
 
-// TestCountAfterWrongClock checks that windows advance after the clock was wrong.
+// TestCountAfterWrongClock checks that windows move on once a wrong clock has been
+// corrected.
 func TestCountAfterWrongClock(t *testing.T) {
 	win := rules.Window{Evidence: rules.UnknownRecipient, Window: day, By: rules.ByPrefix}
 	m := New()
 	m.Counters.Watch([]rules.Window{win})
 	w := who("203.0.113.5")
-	m.Counters.Add(w, rules.UnknownRecipient, at(365*day)) // once, with a wrong clock
+	m.Counters.Add(w, rules.UnknownRecipient, at(365*day)) // once, while the clock is wrong
 	for i := range 60 {
 		m.Counters.Add(w, rules.UnknownRecipient, at(time.Duration(i)*4*day)) // one typing error in four days
 	}
@@ -110,13 +111,13 @@ func TestSprayAfterWrongClock(t *testing.T) {
 	}
 }
 
-// TestKnownAfterWrongClock checks that mail with the clock at 1970 does not reduce the
-// standing.
+// TestKnownAfterWrongClock checks that mail does not lower the standing if the clock is
+// at 1970.
 func TestKnownAfterWrongClock(t *testing.T) {
 	m := New()
 	w := who("203.0.113.5")
 	m.Peers.Delivered(w, Delivery{Messages: 1}, at(0))
-	m.Peers.Delivered(w, Delivery{Messages: 1}, int64(86400*1e6)) // the machine has no battery-backed clock and has just booted
+	m.Peers.Delivered(w, Delivery{Messages: 1}, int64(86400*1e6)) // the machine has just booted without a battery-backed clock
 	if s := m.Peers.Standing(w, at(day)); s.Level != rules.StandingKnown {
 		t.Errorf("after mail with the clock at 1970: %+v", s)
 	}

@@ -20,8 +20,8 @@ var (
 	fitsRounds = flag.Int("fits.rounds", 3, "rounds of TestFits, each of which replaces all rows")
 )
 
-// TestFits checks that the tables fit in the maximum size of the file. All rows are
-// replaced several times.
+// TestFits checks that the tables fit into the largest possible file, even after all
+// rows have been replaced several times.
 func TestFits(t *testing.T) {
 	m := New()
 	m.Limit(*fitsBytes)

@@ -2,22 +2,21 @@ package memory
 
 import "time"
 
-// forgotten describes the hosts that were dropped from the table of peers. The size of
-// the table is limited, so a host without a row may have sent mail. The row of
-// forgotten is the last row of the bucket. A reader that finds the row has read all
-// peers.
+// forgotten describes the hosts dropped from the table of peers. The table is bounded,
+// so a host without a row may have sent mail. This row is the last in its bucket: a
+// reader that reaches it has read all peers.
 type forgotten struct {
-	// day is the day of the latest mail or login of a dropped host; 0 for none.
+	// day is the day of the latest mail or login of a dropped host; 0 if there is none.
 	day uint16
 	// lost is the latest day on which rows of bans or peers were missing from the file;
-	// 0 for none. A missing file of an earlier run also counts as a loss.
+	// 0 if there is none. If the file of an earlier run is missing, this counts as a
+	// loss.
 	lost uint16
 
-	read, dirty bool // read: the row was read; dirty: the row must be written
+	read, dirty bool // read: the row has been read; dirty: the row must be written
 }
 
-// forgottenKey is greater than the keys of all peers, so that the row is the last of
-// the bucket.
+// forgottenKey is greater than the keys of all peers, so that its row comes last.
 const forgottenKey = "\xff"
 
 // drop records that a row was evicted or has expired.
@@ -33,10 +32,10 @@ func (f *forgotten) missing(today uint16) {
 	f.day, f.lost, f.dirty = max(f.day, today), max(f.lost, today), true
 }
 
-// Forgotten returns the days on which hosts may be missing from the table. day is the
-// day of the latest mail or login of a dropped host, or zero. lost is the day on which
-// rows were last lost, or zero. Bans and hosts from before lost may be missing, even
-// from before the first day with counters.
+// Forgotten returns since when hosts may be missing from the table. day is the day of
+// the latest mail or login of a dropped host, or zero. lost is the day on which rows
+// were last lost, or zero. Bans and hosts from before lost may be missing, even from
+// before the first day with counters.
 func (t *Peers) Forgotten() (day, lost time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -49,7 +48,7 @@ func (t *Peers) Forgotten() (day, lost time.Time) {
 	return day, lost
 }
 
-// forgottenRow implements the bucket that contains this row.
+// forgottenRow implements the bucket with this row.
 type forgottenRow struct{ *Peers }
 
 func (forgottenRow) bucketName() string { return peersBucket }

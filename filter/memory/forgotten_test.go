@@ -15,9 +15,9 @@ func manyHosts(i int) *Client {
 	return &Client{Addr: netip.AddrFrom4(b)}
 }
 
-// TestForgotten checks that the table of peers stores the latest day of the dropped
-// hosts. The day survives a restart, and a missing last row in the file counts as a
-// loss.
+// TestForgotten checks that the table of peers keeps the latest day of the hosts it has
+// dropped, even across a restart. If the last row is missing from the file, this counts
+// as a loss.
 func TestForgotten(t *testing.T) {
 	forgets := func(m *Memory, want int, wantLost bool) {
 		t.Helper()
@@ -33,7 +33,7 @@ func TestForgotten(t *testing.T) {
 		m.Peers.Delivered(manyHosts(i), Delivery{Messages: 1}, at(-100*day))
 	}
 	forgets(m, 0, false)
-	for i := range 20 { // each new host evicts a host from that day
+	for i := range 20 { // each new host evicts one from that day
 		m.Peers.Delivered(manyHosts(1000+i), Delivery{Messages: 1}, at(-30*day))
 	}
 	forgets(m, today-100, false)
@@ -86,7 +86,7 @@ func TestForgotten(t *testing.T) {
 	fresh.Load(seq(nil), at(0))
 	forgets(fresh, 0, false)
 
-	// If the clock is briefly years ahead, rows expire.
+	// Rows expire while the clock is briefly years ahead.
 	_, rows = all(m)
 	ahead := New()
 	ahead.Expect()
@@ -94,8 +94,8 @@ func TestForgotten(t *testing.T) {
 	forgets(ahead, today-20, false)
 }
 
-// TestForgottenLogin checks that logins of dropped hosts count for the latest day.
-// Offences do not count.
+// TestForgottenLogin checks that logins of dropped hosts count towards the latest day,
+// and that their offences do not.
 func TestForgottenLogin(t *testing.T) {
 	m := New()
 	m.Limit(AllBytes / 10000) // 100 peers
@@ -115,8 +115,8 @@ func TestForgottenLogin(t *testing.T) {
 	}
 }
 
-// TestCheckerIncomplete checks that the Checker rejects the last row of the peers after
-// an invalid ban or peer. A file with a valid last row counts as complete.
+// TestCheckerIncomplete checks that the Checker rejects the last row of the peers if an
+// invalid ban or peer precedes it. A valid last row means that the file is complete.
 func TestCheckerIncomplete(t *testing.T) {
 	m := New()
 	m.Peers.Delivered(manyHosts(1), Delivery{Messages: 1}, at(0))

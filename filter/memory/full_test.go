@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// TestFullTables measures the memory of full tables, and compares it with the value in
-// the manual.
+// TestFullTables measures the memory used by full tables and compares it with the
+// figure in the manual.
 func TestFullTables(t *testing.T) {
 	if testing.Short() {
 		t.Skip("SKIP: filling all tables is omitted with -short")

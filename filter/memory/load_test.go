@@ -16,7 +16,7 @@ func all(m *Memory) (rows []string, entries []kv.Entry) {
 	for list := m.Changes(1000); len(list) > 0; list = m.Changes(1000) {
 		entries = append(entries, list...)
 	}
-	entries = slices.DeleteFunc(entries, func(e kv.Entry) bool { return e.Value == nil }) // remove the deletions of expired rows
+	entries = slices.DeleteFunc(entries, func(e kv.Entry) bool { return e.Value == nil }) // ignore the deletions of expired rows
 	for _, e := range entries {
 		rows = append(rows, fmt.Sprintf("%s %x %x", e.Bucket, e.Key, e.Value))
 	}
@@ -26,8 +26,8 @@ func all(m *Memory) (rows []string, entries []kv.Entry) {
 
 func seq(entries []kv.Entry) iter.Seq[kv.Entry] { return slices.Values(entries) }
 
-// FuzzLoad checks that rows are loaded or ignored, and that loaded rows are written
-// unchanged.
+// FuzzLoad checks that each row is loaded or ignored, and that loaded rows are written
+// back unchanged.
 func FuzzLoad(f *testing.F) {
 	const now = 1795219327
 	buckets := New().buckets
@@ -43,10 +43,10 @@ func FuzzLoad(f *testing.F) {
 		e := kv.Entry{Bucket: buckets[int(which)%len(buckets)].bucketName(), Key: key, Value: value}
 		check := Checker()(e)
 		first := New()
-		first.Load(seq([]kv.Entry{e, e}), int64(at)*1e6) // twice, so that rows merge
+		first.Load(seq([]kv.Entry{e, e}), int64(at)*1e6) // twice, so that the rows merge
 		rows, entries := all(first)
-		// If the row is invalid, only the key of the hashes and the last row of the
-		// peers are written.
+		// For an invalid row, only the hash key and the last row of the peers are
+		// written.
 		if check != nil && len(rows) != 2 {
 			t.Errorf("%v, but the rows are %q", check, rows)
 		}

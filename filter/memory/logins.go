@@ -4,8 +4,8 @@ import (
 	"scanwatch/rules"
 )
 
-// Logins contains the tables of logins: the failures by source and user, and the
-// numbers of distinct users or networks. The numbers reveal a password spray.
+// Logins holds the tables of logins: failures by source and user, and the numbers of
+// distinct users or networks, which reveal a password spray.
 type Logins struct {
 	*shared
 	pairs    table[uint64, pair]
@@ -15,7 +15,7 @@ type Logins struct {
 	counters *Counters
 }
 
-// A pair is a row on the logins from one host as one user.
+// A pair is a row about the logins from one host as one user.
 type pair struct {
 	failed   uint16 // counted failures since the latest success
 	hour     uint32 // hour of the latest counted failure
@@ -25,8 +25,8 @@ type pair struct {
 
 const pairHours = 24
 
-// A spray is a row with distinct values within the window of its kind. The values are
-// the users of a host or network, or the networks or sender addresses of a user.
+// A spray is a row of distinct values within a window: the users of a host or network,
+// or the networks or sender addresses of a user.
 type spray struct {
 	since uint32
 	seen  [sprayMax]uint16
@@ -43,18 +43,18 @@ const (
 	usersOfSource sprayKind = iota + 1
 	usersOfNet
 	netsOfUser       // networks in which logins as the user failed
-	netsOfAccount    // networks from which the user logged in
-	sendersOfAccount // sender addresses that the user used
+	netsOfAccount    // networks from which the user has logged in
+	sendersOfAccount // sender addresses used by the user
 )
 
-// Thresholds of distinct users or networks for a spray. The threshold for a source with
-// successful logins, such as an office, is sprayMax.
+// Numbers of distinct users or networks that make a spray. For a source with successful
+// logins, such as an office, the threshold is sprayMax.
 const (
 	sprayAt  = 5
 	sprayMax = 8
 )
 
-// sprayWindow contains the window of each kind, in seconds.
+// sprayWindow lists the window of each kind, in seconds.
 var sprayWindow = [...]uint32{usersOfSource: daySeconds, usersOfNet: 3600, netsOfUser: daySeconds, netsOfAccount: 3600, sendersOfAccount: 3600}
 
 func newLogins(s *shared, peers *Peers, counters *Counters) *Logins {
@@ -110,15 +110,15 @@ func readSpray(key, v []byte) (k sprayKey, r spray, ok bool) {
 
 func (r *spray) count() int { return countShort(r.seen[:]) }
 
-// Failed records a failed login of c as c.User, and returns the kind of password spray.
-// The kind is "users" for many users from one host or network. The kind is "networks"
-// for one user from many networks, and "" for no spray.
+// Failed records a failed login of c as c.User, and returns the kind of password spray:
+// "users" for many users from one host or network, "networks" for one user from many
+// networks, or "".
 //
-// sure reports whether c itself is certainly an attacker: c tried many users, or tried
-// an attacked user in several sessions.
+// sure reports whether c itself is certainly an attacker, because it has tried many
+// users, or a user under attack in several sessions.
 //
-// After a recent login from the host, the failures of each user count at most once an
-// hour. A phone that retries an old password must not cause a ban of its office.
+// After a recent login from the host, each user's failures count at most once an hour.
+// A phone that retries an old password must not get its office banned.
 func (t *Logins) Failed(c *Client, now int64) (kind string, sure bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -151,24 +151,24 @@ func (t *Logins) Failed(c *Client, now int64) (kind string, sure bool) {
 	return "", false
 }
 
-// LoggedIn records a login as c.User from the network of c. LoggedIn returns the number
-// of networks of the user's logins within an hour, at most sprayMax.
+// LoggedIn records a login as c.User from the network of c. LoggedIn returns from how
+// many networks the user has logged in within an hour, at most sprayMax.
 func (t *Logins) LoggedIn(c *Client, now int64) int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.add(sprayKey{t.hash('u', c.User), netsOfAccount}, short(network(c.Addr)), t.clock.row(now))
 }
 
-// Sent records a sender address that the user c.User used. Sent returns the number of
-// distinct addresses within an hour, at most sprayMax.
+// Sent records a sender address used by c.User. Sent returns the number of distinct
+// addresses within an hour, at most sprayMax.
 func (t *Logins) Sent(c *Client, sender []byte, now int64) int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.add(sprayKey{t.hash('u', c.User), sendersOfAccount}, short(t.hash('s', sender)), t.clock.row(now))
 }
 
-// Sprays reports whether the logins of many users have failed from the host of c. The
-// successful logins of other users do not exempt a host with many failed users.
+// Sprays reports whether many users' logins have failed from the host of c. Successful
+// logins of other users do not exempt such a host.
 func (t *Logins) Sprays(c *Client, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -176,7 +176,7 @@ func (t *Logins) Sprays(c *Client, now int64) bool {
 	return ok && r.count() >= sprayMax
 }
 
-// Wrote records a recipient of the user c.User, and returns the number of recipients
+// Wrote records a recipient of c.User's mail, and returns the number of recipients
 // within an hour.
 func (t *Logins) Wrote(c *Client, now int64) int {
 	t.mu.Lock()
@@ -192,7 +192,7 @@ func (t *Logins) Wrote(c *Client, now int64) int {
 	return int(n.n)
 }
 
-// Abuse records that the account of c.User was abused.
+// Abuse records that the account c.User was abused.
 func (t *Logins) Abuse(c *Client, now int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -202,8 +202,7 @@ func (t *Logins) Abuse(c *Client, now int64) {
 	}
 }
 
-// Abused reports whether Abuse has recorded abuse of the account of c.User within a
-// day.
+// Abused reports whether abuse of the account c.User has been recorded within a day.
 func (t *Logins) Abused(c *Client, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -211,7 +210,8 @@ func (t *Logins) Abused(c *Client, now int64) bool {
 	return ok
 }
 
-// forget deletes the sprays of a network and of all hosts for which freed returns true.
+// forget deletes the sprays of a network and of every host for which freed returns
+// true.
 func (t *Logins) forget(freed func(host uint64) bool, network uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -257,8 +257,8 @@ func (t *Logins) remove(k sprayKey, hash uint16, at uint32) {
 	t.sprays.put(k, left, at)
 }
 
-// Succeeded records a successful login of c as c.User. Earlier failures of the host and
-// user are subtracted from the counters.
+// Succeeded records a successful login of c as c.User. The counters are reduced by the
+// earlier failures of this host and user.
 func (t *Logins) Succeeded(c *Client, now int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -268,7 +268,7 @@ func (t *Logins) Succeeded(c *Client, now int64) {
 	k := pairKey(c, user)
 	if p, ok := t.pairs.live(k, at); ok {
 		before := *c
-		before.Account = false // earlier failures were counted for the address, and not for the account
+		before.Account = false // earlier failures were attributed to the address, not to the account
 		t.counters.add(&before, rules.AuthFailure, -int(p.failed), at)
 	}
 	if _, ok := t.pairs.get(k); ok {

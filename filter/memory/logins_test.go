@@ -43,7 +43,7 @@ func TestLogin(t *testing.T) {
 		w := as("192.0.2.1", "alice")
 		m.Logins.Failed(w, at(0))
 		authed := as("192.0.2.1", "alice")
-		authed.Account = true // as for a session that has logged in
+		authed.Account = true // as in a session that has logged in
 		m.Logins.Succeeded(authed, at(time.Second))
 		if n := count(m, w, 2*time.Second); n != 0 {
 			t.Errorf("%d failures remain", n)
@@ -78,8 +78,8 @@ func TestLogin(t *testing.T) {
 	})
 }
 
-// TestSpray checks the kinds of password spray. sure reports whether the client itself
-// is certainly an attacker.
+// TestSpray checks the kinds of password spray, and whether the client itself is
+// certainly an attacker.
 func TestSpray(t *testing.T) {
 	type attempt struct {
 		addr, user string
@@ -136,8 +136,8 @@ func TestSpray(t *testing.T) {
 	}
 }
 
-// TestAccounts checks the numbers of distinct networks and sender addresses of an
-// account in an hour.
+// TestAccounts checks how many distinct networks and sender addresses of an account are
+// counted in an hour.
 func TestAccounts(t *testing.T) {
 	m := New()
 	var nets, senders []int
@@ -157,9 +157,9 @@ func TestAccounts(t *testing.T) {
 	}
 }
 
-// TestSubjects checks for which keys events are counted. Events of an account count
-// only for its user. Events of a host with a proven name count for the host and its
-// domain, and not for its network.
+// TestSubjects checks for which keys events are counted. An account's events count only
+// for its user. If a host has a proven name, its events count for the host and its
+// domain, not for its network.
 func TestSubjects(t *testing.T) {
 	keys := []rules.Key{rules.BySrc, rules.ByPrefix, rules.ByDomain, rules.BySite, rules.ByUser}
 	var windows []rules.Window
@@ -201,7 +201,7 @@ func TestSubjects(t *testing.T) {
 }
 
 // keyed returns empty tables with a fixed hash key. With a random key, the 16-bit
-// hashes of a few users may be equal.
+// hashes of a few users might collide.
 func keyed() *Memory {
 	m := New()
 	m.key = [16]byte{1}

@@ -1,20 +1,20 @@
-// Package memory contains the state that outlasts sessions: bans, counters, clients
-// with accepted mail, recipients, logins, local domains and daily counters. Another
-// package stores the rows of the state.
+// Package memory holds the state that outlasts sessions: bans, counters, clients with
+// accepted mail, recipients, logins, local domains and daily counters. Another package
+// stores the rows.
 //
-// Each table has a maximum number of rows, because unknown clients can add rows. A full
-// table evicts the least useful of a few random rows, and counts the eviction. Names
-// and mail addresses are stored only as keyed hashes.
+// Unknown clients can add rows, so every table has a maximum number of rows. When a
+// table is full, the least useful of a few random rows is evicted, and the eviction is
+// counted. Names and mail addresses are stored only as keyed hashes.
 //
-// The tables share one lock, which is held for a few microseconds. All methods are safe
+// All tables share a lock, which is held for a few microseconds. All methods are safe
 // for concurrent use.
 //
-// Times are microseconds since 1970 on the clock of smtpd's events. The clock of the
-// events may be wrong, so rows contain times on a different clock: see clock.
+// Times are in microseconds since 1970 on the clock of smtpd's events. The events'
+// clock may be wrong, so rows use a different clock; see clock.
 package memory
 
-// The rows by bucket. Numbers are big-endian. Hashes depend on the key in the
-// bucket secret.
+// The rows by bucket. Numbers are big-endian. Hashes depend on the key stored in the
+// secret bucket.
 //
 //	clock      "time"                           the numbers of stored (8 each)
 //	secret     "hash"                           16 bytes
@@ -44,9 +44,9 @@ import (
 	"scanwatch/internal/kv"
 )
 
-// The default maximum number of rows of each table, which Limit can reduce. A row uses
-// 25 to 75 bytes of memory. Go maps double their size when they are seven eighths full,
-// so 500,000 bans would use twice the memory of 400,000.
+// Default maximum number of rows in each table; Limit can reduce it. A row uses 25 to
+// 75 bytes of memory. A Go map doubles in size when it is seven eighths full, so
+// 500,000 bans would use twice the memory of 400,000.
 const (
 	maxBans        = 400_000
 	maxNetworkBans = 10_000
@@ -57,10 +57,10 @@ const (
 	maxLogins      = 100_000 // pairs of source and user
 	maxSprays      = 50_000
 	maxDomains     = 10_000
-	maxDays        = dayKeep + 20 // some more, for days that a wrong clock adds
+	maxDays        = dayKeep + 20 // a few more, for days added by a wrong clock
 )
 
-// AllBytes is an upper bound of the size on disk when all tables are full.
+// AllBytes is an upper bound on the size on disk when all tables are full.
 const AllBytes = 256 << 20
 
 // A Memory is the set of all tables.
@@ -77,17 +77,17 @@ type Memory struct {
 	buckets []bucket // in the order in which rows are restored
 }
 
-// A bucket encodes and decodes the rows of one table. All methods require the lock.
+// A bucket encodes and decodes a table's rows. All methods require the lock.
 type bucket interface {
 	// bucketName returns the name on disk, which two tables may share.
 	bucketName() string
-	// changes calls put for up to n changed rows, and returns n minus the number of
-	// rows. The value of a deleted row is nil.
+	// changes calls put for up to n changed rows, and returns n minus their number. The
+	// value of a deleted row is nil.
 	changes(n int, put func(key, value []byte)) (left int)
-	// restore adds a stored row, unless it has expired. restore reports whether the row
-	// is valid for this table.
+	// restore adds a stored row unless it has expired. It reports whether the row is
+	// valid for this table.
 	restore(key, value []byte, now uint32) bool
-	// shift adds a number of seconds to the times of all rows.
+	// shift adds a number of seconds to the times in all rows.
 	shift(by int64)
 	// rewrite marks all rows as changed.
 	rewrite()
@@ -103,14 +103,14 @@ func New() *Memory {
 		Logins: newLogins(s, peers, counters), Domains: newDomains(s), Days: newDays(s), shared: s,
 	}
 	// The clock comes first, because other rows depend on it. The secret is the key of
-	// the hashes in other rows. The row on missing peers must be on disk before the
-	// rows of these peers are deleted.
+	// the hashes in other rows. The row about missing peers must be on disk before the
+	// rows of those peers are deleted.
 	m.buckets = []bucket{clockRows{m}, secret{m}, &m.Bans.hosts, &m.Bans.networks, forgottenRow{m.Peers}, &m.Peers.rows, &m.Counters.rows, &m.Recipients.rows, &m.Recipients.asks,
 		&m.Logins.pairs, &m.Logins.sprays, &m.Logins.accounts, &m.Domains.rows, &m.Days.rows}
 	return m
 }
 
-// Limit reduces the maximum number of rows of all tables in proportion. The tables then
+// Limit reduces the maximum number of rows of all tables in proportion, so that they
 // use at most the given number of bytes on disk instead of AllBytes. Limit must be
 // called while the tables are empty.
 func (m *Memory) Limit(bytes int64) {
@@ -122,15 +122,15 @@ func (m *Memory) Limit(bytes int64) {
 	}
 }
 
-// Status describes the usage of a table.
+// Status describes how full a table is.
 type Status struct {
 	Table   string `json:"table"`
 	Rows    int    `json:"rows"`
 	Limit   int    `json:"limit"`
-	Evicted uint64 `json:"evicted"` // rows that were dropped because the table was full
+	Evicted uint64 `json:"evicted"` // rows dropped because the table was full
 }
 
-// Status returns the status of each table.
+// Status returns each table's status.
 func (m *Memory) Status() (list []Status) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -153,10 +153,10 @@ func Buckets() (names []string) {
 	return names
 }
 
-// chunk is the maximum number of rows that are processed without releasing the lock.
+// chunk is the number of rows processed before the lock is released.
 const chunk = 500
 
-// Changes returns up to n changed rows that were not returned before.
+// Changes returns up to n changed rows that it has not returned yet.
 func (m *Memory) Changes(n int) (list []kv.Entry) {
 	m.settleBans()
 	for _, b := range m.buckets {
@@ -172,8 +172,8 @@ func (m *Memory) Changes(n int) (list []kv.Entry) {
 	return list
 }
 
-// changed appends up to n changed rows of b to list. changed returns n minus the number
-// of rows. A deferred unlock releases the lock even after a panic.
+// changed appends up to n changed rows of b to list, and returns n minus their number.
+// The unlock is deferred, so that a panic also releases the lock.
 func (m *Memory) changed(b bucket, n int, list *[]kv.Entry) (left int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -182,7 +182,7 @@ func (m *Memory) changed(b bucket, n int, list *[]kv.Entry) (left int) {
 	})
 }
 
-// Rewrite causes Changes to return all rows again, after the loss of the file.
+// Rewrite causes Changes to return all rows again after the file was lost.
 func (m *Memory) Rewrite() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -191,10 +191,10 @@ func (m *Memory) Rewrite() {
 	}
 }
 
-// Load merges stored rows into the rows that were added since startup. Expired rows are
-// marked for deletion, and invalid rows are ignored. The row of the clock must come
-// first. If Follow was called and no row of the clock exists, now must be the latest
-// time at which the clock was certainly correct.
+// Load merges stored rows into those added since startup. Expired rows are marked for
+// deletion, and invalid rows are ignored. The clock's row must come first. If Follow
+// was called and the clock has no row, now must be the latest time at which the clock
+// was certainly correct.
 func (m *Memory) Load(entries iter.Seq[kv.Entry], now int64) {
 	some := make([]kv.Entry, 0, chunk)
 	take := func() {
@@ -221,8 +221,8 @@ func (m *Memory) Load(entries iter.Seq[kv.Entry], now int64) {
 	m.Bans.log.restart()
 }
 
-// provesAbsence reports whether exports rely on the absence of a row in a bucket.
-// Without a row, a host has neither standing nor a ban.
+// provesAbsence reports whether exports rely on a missing row in the bucket to mean
+// that a host has neither standing nor a ban.
 func provesAbsence(bucket string) bool { return bucket == peersBucket || bucket == bansBucket }
 
 // load merges a stored row, and requires the lock.
@@ -247,8 +247,8 @@ func (m *Memory) load(e *kv.Entry, now int64) {
 }
 
 // Expect announces that Load will be called with the rows of an earlier run of the
-// filter. Until the call of Load, missing rows may be in the file. If Load does not
-// receive the last row of the peers, rows were lost: see Peers.Forgotten.
+// filter. Until then, missing rows may be in the file. If Load does not receive the
+// last row of the peers, rows were lost; see Peers.Forgotten.
 func (m *Memory) Expect() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -256,7 +256,7 @@ func (m *Memory) Expect() {
 }
 
 // Forget deletes the counts and sprays of the hosts in p, after the operator has
-// revoked their bans. An IPv6 address means its /64.
+// revoked their bans. An IPv6 address is widened to its /64.
 func (m *Memory) Forget(p netip.Prefix) {
 	own := HostOf(p.Addr(), true).number()
 	p = widen(p)
@@ -281,8 +281,8 @@ func (m *Memory) restore(e *kv.Entry, now uint32) (known, valid bool) {
 	return known, false
 }
 
-// Checker returns a function that returns an error for an invalid row. Rows must be
-// passed in the order of the file.
+// Checker returns a function that returns an error if a row is invalid. The rows must
+// be passed in file order.
 func Checker() func(kv.Entry) error {
 	m := New()
 	lost := false

@@ -25,7 +25,7 @@ func named(addr, rdns string) *Client {
 	return c
 }
 
-// hours is a ladder with which all bans last an hour.
+// hours is a ladder in which every ban lasts an hour.
 var hours = []time.Duration{time.Hour}
 
 func TestCount(t *testing.T) {
@@ -72,8 +72,8 @@ func TestCount(t *testing.T) {
 	}
 }
 
-// TestWindow checks that a counter never includes events older than its window. A
-// counter always includes events younger than five sixths of the window.
+// TestWindow checks that a counter never includes events older than its window, and
+// always includes events younger than five sixths of it.
 func TestWindow(t *testing.T) {
 	win := rules.Window{Evidence: rules.Harvest, Window: time.Hour, By: rules.BySrc}
 	m := New()
@@ -182,7 +182,7 @@ func answers(m *Memory) (list []string) {
 	return list
 }
 
-// disk contains the rows that Changes has returned, like state.db.
+// disk holds the rows returned by Changes, like state.db.
 type disk map[string]kv.Entry
 
 func (d disk) take(m *Memory) (n int) {
@@ -268,7 +268,7 @@ func TestDisk(t *testing.T) {
 			t.Errorf("by greeting, hashed with another key: %d", n)
 		}
 		d2 := disk{}
-		d2.take(m3) // deletions of rows with hashes of the other key, which disk does not contain
+		d2.take(m3) // deletions of rows with hashes under the other key, which disk does not hold
 	})
 	t.Run("long after", func(t *testing.T) {
 		m3 := New()
@@ -303,8 +303,8 @@ func TestDisk(t *testing.T) {
 	})
 }
 
-// TestLimits checks that no table exceeds its limit, and that the most useful rows
-// remain.
+// TestLimits checks that no table exceeds its limit, and that the most useful rows are
+// kept.
 func TestLimits(t *testing.T) {
 	win := rules.Window{Evidence: rules.Harvest, Window: time.Hour, By: rules.BySrc}
 	m := New()
@@ -362,7 +362,7 @@ func BenchmarkBanned(b *testing.B) {
 	}
 }
 
-// BenchmarkLoad measures the loading of 500,000 bans after a restart.
+// BenchmarkLoad measures loading 500,000 bans after a restart.
 func BenchmarkLoad(b *testing.B) {
 	const n = 500_000
 	entries := make([]kv.Entry, n)

@@ -2,8 +2,8 @@ package memory
 
 import "net/netip"
 
-// networkBans contains the manual bans of networks. The lookup of an address checks
-// each prefix length in use. The narrowest ban applies.
+// networkBans holds the manual bans of networks. To look up an address, each prefix
+// length in use is tried. The narrowest ban applies.
 type networkBans struct {
 	rows  map[netip.Prefix]ban
 	bits  [2][129]int // rows by family and prefix length
@@ -65,8 +65,8 @@ func (n *networkBans) lookup(a netip.Addr, now uint32) (netip.Prefix, ban, bool)
 	return netip.Prefix{}, ban{}, false
 }
 
-// makeRoom drops expired bans from a full table. makeRoom reports whether the table has
-// room for a ban of p.
+// makeRoom drops expired bans from a full table. It reports whether there is room for a
+// ban of p.
 func (n *networkBans) makeRoom(p netip.Prefix, now uint32) bool {
 	if n.has(p) || len(n.rows) < maxNetworkBans {
 		return true

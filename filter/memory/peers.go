@@ -9,15 +9,15 @@ import (
 	"scanwatch/rules"
 )
 
-// Peers is the table of clients with accepted mail, logins or offences. The table has
-// rows for hosts, and for the registered domains of proven names.
+// Peers is the table of clients with accepted mail, logins or offences. There are rows
+// for hosts, and for the registered domains of proven names.
 type Peers struct {
 	*shared
 	rows      table[peerKey, peer]
 	forgotten forgotten
 }
 
-// KnownClients is the name of the table of Peers in Status.
+// KnownClients is the name under which Status lists Peers.
 const KnownClients = "known clients"
 
 type peerKey struct {
@@ -33,7 +33,7 @@ const (
 	peerLogin // logins by Client.Host, because users change their address within a /64
 )
 
-// A peer is a row. Days are numbers since 1970.
+// A peer is a row in Peers. Days are counted since 1970.
 type peer struct {
 	first, good uint16 // days of the first and the latest accepted mail
 	login       uint16 // day of the latest login
@@ -41,24 +41,24 @@ type peer struct {
 	wrote       uint16 // day of the latest mail from local users to the domain
 	messages    uint16
 	days        uint16                // days with accepted mail
-	senders     [manySenders]uint16   // hashes of sender domains; in the row of a domain, of other domains
+	senders     [manySenders]uint16   // hashes of sender domains; in a domain's row, of other domains
 	helos       [manyGreetings]uint16 // hashes of greetings
 }
 
 const (
-	// peerDays is the number of days for which a client remains known after its latest
-	// mail. A sender with one message a year remains known.
+	// A client remains known for peerDays days after its latest mail. One message a
+	// year is enough to remain known.
 	peerDays = 400
-	// loginDays is the number of days for which a login counts. Later, another user may
-	// have the address of a mobile phone.
+	// A login counts for loginDays days. Later, a mobile phone's address may belong to
+	// another user.
 	loginDays = 30
-	// badDays is the number of days for which an offence suspends the standing trusted.
+	// A client is not trusted for badDays days after an offence.
 	badDays = 30
-	// recentDays is the maximum age of the latest mail of a trusted client, in days.
+	// recentDays is the maximum age of a trusted client's latest mail, in days.
 	recentDays = 90
 )
 
-// Requirements for the standing trusted: messages on several days, within a minimum
+// To be trusted, a client must send messages on several days, spread over a minimum
 // period.
 const (
 	trustedMessages = 10
@@ -66,8 +66,8 @@ const (
 	trustedSpread   = 10 // days from the first to the latest message
 )
 
-// Thresholds for an address that many hosts share, and for a domain with many owners.
-// Examples are a gateway and the domain of a provider.
+// Numbers at which an address is considered shared by many hosts, such as a gateway, or
+// a domain shared by many owners, such as a provider's.
 const (
 	manySenders   = 5 // sender domains
 	manyGreetings = 3
@@ -112,7 +112,7 @@ func shiftPeer(_ peerKey, p *peer, by int64) {
 	}
 }
 
-// mergePeers merges a stored row into the row that was added since startup.
+// mergePeers merges a stored row into the one added since startup.
 func mergePeers(live *peer, stored peer) {
 	if stored.first != 0 && (live.first == 0 || stored.first < live.first) {
 		live.first = stored.first
@@ -134,7 +134,7 @@ func mergePeers(live *peer, stored peer) {
 func sum16(a uint16, b int) uint16 { return uint16(min(int(a)+b, 1<<16-1)) }
 
 func peerScore(_ peerKey, p peer, now uint32) int64 {
-	if p.good == 0 && p.wrote == 0 { // evict rows with only an offence before the row of a sender with one message a year
+	if p.good == 0 && p.wrote == 0 { // evict a row with only an offence before that of a sender of one message a year
 		return max(ageScore(p.login, now, loginDays), ageScore(p.bad, now, badDays))
 	}
 	return ageScore(max(p.good, p.login, p.bad, p.wrote), now, peerDays)
@@ -147,14 +147,15 @@ func (p *peer) many() bool {
 	return countShort(p.senders[:]) == manySenders && countShort(p.helos[:]) == manyGreetings && p.days >= manyDays
 }
 
-// A Delivery describes the ordinary mail of one session. Ordinary mail has a sender,
-// has a recipient that is not a role account, and was not exempted by a pass statement.
+// A Delivery describes the ordinary mail in a session. Ordinary mail has a sender, goes
+// to at least one recipient that is not a role account, and was not exempted by a pass
+// statement.
 type Delivery struct {
 	Messages int
-	Senders  []string // registered domains of the senders
+	Senders  []string // senders' registered domains
 }
 
-// Delivered records mail accepted from c in a session without an offence.
+// Delivered records mail accepted from c in a session without offences.
 func (t *Peers) Delivered(c *Client, d Delivery, now int64) {
 	if c.Shared || d.Messages == 0 {
 		return
@@ -163,8 +164,8 @@ func (t *Peers) Delivered(c *Client, d Delivery, now int64) {
 	defer t.mu.Unlock()
 	at := t.clock.row(now)
 	t.deliver(hostKey(c), c, d, at)
-	// The mail also counts for the domain of the client's name. The sender or the
-	// greeting must be in this domain.
+	// The mail also counts for the domain of the client's name, if the sender or the
+	// greeting is in this domain.
 	if c.Domain != "" && (slices.Contains(d.Senders, c.Domain) || RegisteredDomain(c.Helo) == c.Domain) {
 		t.deliver(t.domainKey(c.Domain), c, d, at)
 	}
@@ -192,7 +193,7 @@ func (t *Peers) deliver(k peerKey, c *Client, d Delivery, at uint32) {
 	t.rows.put(k, p, at)
 }
 
-// WroteTo records mail of an authenticated user to a registered domain.
+// WroteTo records that an authenticated user wrote to a registered domain.
 func (t *Peers) WroteTo(domain string, now int64) {
 	if domain == "" {
 		return
@@ -207,9 +208,8 @@ func (t *Peers) WroteTo(domain string, now int64) {
 	}
 }
 
-// Misbehaved records an offence of c. An offence halves the numbers of messages and
-// days of c and of its domain. An offence also suspends the standing trusted for
-// badDays.
+// Misbehaved records an offence of c. The offence halves the numbers of messages and
+// days of c and its domain, and keeps them from being trusted for badDays.
 func (t *Peers) Misbehaved(c *Client, now int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -236,7 +236,7 @@ func (t *Peers) login(c *Client, at uint32) {
 }
 
 // hasLogin reports whether a user has logged in from the host of c in the last
-// loginDays. The caller must hold the lock.
+// loginDays. It requires the lock.
 func (t *Peers) hasLogin(c *Client, at uint32) bool {
 	p, ok := t.rows.get(peerKey{c.Host(), peerLogin})
 	return ok && within(p.login, at, loginDays)
@@ -246,11 +246,11 @@ func (t *Peers) domainKey(domain string) peerKey {
 	return peerKey{Host{lo: t.hash('d', []byte(domain))}, peerDomain}
 }
 
-// hostKey returns the key of the address of c.
+// hostKey returns the key for the client's address.
 func hostKey(c *Client) peerKey { return peerKey{HostOf(c.Addr, true), peerHost} }
 
-// keys returns the keys of the rows of c for its host and its domain. The key of a row
-// that cannot exist is zero.
+// keys returns the keys of the client's rows for its host and its domain. If a row
+// cannot exist, its key is zero.
 func (t *Peers) keys(c *Client) (keys [2]peerKey) {
 	keys[0] = hostKey(c)
 	if c.Domain != "" {
@@ -259,10 +259,10 @@ func (t *Peers) keys(c *Client) (keys [2]peerKey) {
 	return keys
 }
 
-// RegisteredDomain returns the registered domain of a host name. RegisteredDomain
-// returns "" if a provider has derived the name, because its customer does not own the
-// domain. A call needs about a microsecond and allocates memory, so a caller should
-// call RegisteredDomain only once per session.
+// RegisteredDomain returns the registered domain of a host name, or "" if a provider
+// has derived the name, because the customer does not own the domain. A call needs
+// about a microsecond and allocates memory, so call RegisteredDomain only once per
+// session.
 func RegisteredDomain(name []byte) string {
 	if hostname.Generic(name) {
 		return ""
@@ -270,21 +270,21 @@ func RegisteredDomain(name []byte) string {
 	return hostname.Registered(name)
 }
 
-// A Standing is the standing of a client, with its reasons.
+// A Standing is a client's standing and the reasons for it.
 type Standing struct {
 	Level    rules.Standing
-	By       string // reason for the level: host, domain or correspondent; empty for level none
+	By       string // reason for the level: host, domain or correspondent; empty if the level is none
 	Messages int
 	Days     int       // days with messages
 	First    time.Time // day of the first message, in UTC
 	Last     time.Time // day of the latest message
-	Offence  time.Time // day of the latest offence; zero for none in the last 30 days
-	Login    time.Time // day of the latest login; zero for none in the last 30 days
+	Offence  time.Time // day of the latest offence; zero if there was none in the last 30 days
+	Login    time.Time // day of the latest login; zero if there was none in the last 30 days
 	Many     bool      // many hosts share the address
 }
 
-// Standing returns the standing of c. The level is unknown until the stored rows have
-// been read.
+// Standing returns the client's standing. The level is unknown until the stored rows
+// have been read.
 func (t *Peers) Standing(c *Client, now int64) (s Standing) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -321,7 +321,7 @@ func (t *Peers) Standing(c *Client, now int64) (s Standing) {
 	return s
 }
 
-// standing returns the standing that results from the mail in one row.
+// standing returns the standing earned by the mail in a single row.
 func (p *peer) standing(c *clock, at uint32) (s Standing) {
 	s = Standing{Level: rules.StandingNone, Messages: int(p.messages), Days: int(p.days)}
 	if p.good == 0 {
@@ -339,9 +339,9 @@ func (p *peer) standing(c *clock, at uint32) (s Standing) {
 	return s
 }
 
-// Excuse returns the reason why rules must not ban c, or "". The reason is "many" if
-// many hosts share the address, and "login" after a recent login from the address. For
-// any other known client, the reason is its standing.
+// Excuse returns why rules must not ban c, or "". The reason is "many" if many hosts
+// share the address, and "login" after a recent login from the address. For any other
+// known client, the reason is the client's standing.
 func (t *Peers) Excuse(c *Client, now int64) string {
 	switch s := t.Standing(c, now); {
 	case s.Many:
@@ -354,17 +354,17 @@ func (t *Peers) Excuse(c *Client, now int64) string {
 	return ""
 }
 
-// A Summary counts the hosts by standing.
+// A Summary counts hosts by standing.
 type Summary struct {
 	Known    int            `json:"known"`
 	Trusted  int            `json:"trusted"`
-	Gateways []netip.Prefix `json:"gateways"` // addresses that many hosts share, at most maxGateways
+	Gateways []netip.Prefix `json:"gateways"` // addresses shared by many hosts, at most maxGateways
 }
 
-// maxGateways is the maximum length of Summary.Gateways.
+// maxGateways limits the length of Summary.Gateways.
 const maxGateways = 20
 
-// Summary returns the numbers of hosts by standing.
+// Summary counts the hosts by standing.
 func (t *Peers) Summary(now int64) (s Summary) {
 	at := t.clock.row(now)
 	each(&t.mu, &t.rows, func(k peerKey, p peer) (peer, bool) { return p, k.kind == peerHost }, func(p peer) {
@@ -387,12 +387,12 @@ func (t *Peers) Summary(now int64) (s Summary) {
 type Peer struct {
 	Prefix    netip.Prefix // an IPv4 address, an IPv6 address or its /64
 	Messages  int          // accepted messages
-	LastMail  time.Time    // day in UTC; zero for none in the last recentDays
-	LastLogin time.Time    // day in UTC; zero for none in the last loginDays
-	Many      bool         // many hosts share the address, which should be listed as a gateway
+	LastMail  time.Time    // day in UTC; zero if there was none in the last recentDays
+	LastLogin time.Time    // day in UTC; zero if there was none in the last loginDays
+	Many      bool         // many hosts share the address; it should be listed as a gateway
 }
 
-// Recent reports whether Each visits the single address a, or the /64 of a.
+// Recent reports whether Each would visit the single address a or its /64.
 func (t *Peers) Recent(a netip.Addr, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -4,45 +4,44 @@ import (
 	"scanwatch/internal/mailbox"
 )
 
-// Recipients is the table of requested mailboxes. A row contains whether the mailbox
-// exists. The row of a missing mailbox contains the networks that have requested the
-// mailbox. A subaddress (RFC 5233) counts as its mailbox.
+// Recipients is the table of requested mailboxes. A row records whether the mailbox
+// exists. The row of a missing mailbox lists the networks that have requested it. A
+// subaddress (RFC 5233) counts as its mailbox.
 type Recipients struct {
 	*shared
 	rows table[uint64, recipient]
-	// asks contains the requests for missing mailboxes by host and mailbox, and by
-	// sender and mailbox. asks also counts the free requests of each domain: see
-	// freeAsks.
+	// asks counts the requests for missing mailboxes, by host and mailbox and by sender
+	// and mailbox. The free requests of each domain are also counted; see freeAsks.
 	asks      table[uint64, ask]
 	delimiter byte
 	base      []byte // scratch
 }
 
 type recipient struct {
-	day      uint16 // day of the latest request or, for an existing mailbox, of the latest acceptance
+	day      uint16 // day of the latest request or, if the mailbox exists, of the latest acceptance
 	accepted bool
 	networks distinctNetworks
 }
 
-// An accepted recipient is kept longer, because it must not count as missing later.
+// Accepted recipients are kept longer, because they must not count as missing later.
 const (
 	probedDays   = 30
 	acceptedDays = 400
 )
 
-// An ask is a row with the number of requests since a time.
+// An ask is a row that counts the requests since a given time.
 type ask struct {
 	since uint32
 	n     uint16
 }
 
 const (
-	// askWindow is the period in which repeated requests of a host for a mailbox count
-	// once. A mailing list requests its former members for each message, and learns
-	// nothing.
+	// askWindow is the time within which a host's repeated requests for a mailbox count
+	// once. A mailing list sends every message to its former members, and learns
+	// nothing from the replies.
 	askWindow = 30 * daySeconds
-	// freeAsks is the number of requests for probed mailboxes that the hosts of a
-	// domain may send in a day without a finding.
+	// The hosts of a domain may request freeAsks probed mailboxes a day without a
+	// finding.
 	freeAsks = 5
 )
 
@@ -114,13 +113,13 @@ func (t *Recipients) Separator() byte {
 	return t.delimiter
 }
 
-// mailbox returns the hash of the mailbox of rcpt, and requires the lock.
+// mailbox returns the hash of rcpt's mailbox, and requires the lock.
 func (t *Recipients) mailbox(rcpt []byte) uint64 {
 	t.base = mailbox.AppendBase(t.base[:0], rcpt, t.delimiter)
 	return t.hash('r', t.base)
 }
 
-// Mailbox returns a number that identifies the mailbox of rcpt.
+// Mailbox returns a number that identifies rcpt's mailbox.
 func (t *Recipients) Mailbox(rcpt []byte) uint64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -139,8 +138,8 @@ func (t *Recipients) Accepted(rcpt []byte, now int64) {
 	}
 }
 
-// Known reports whether mail for rcpt was accepted. A mailbox without accepted mail may
-// still exist.
+// Known reports whether mail for rcpt has been accepted. A mailbox may exist without
+// being known.
 func (t *Recipients) Known(rcpt []byte, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -148,8 +147,8 @@ func (t *Recipients) Known(rcpt []byte, now int64) bool {
 	return ok && r.accepted
 }
 
-// Refused records that the mail server rejected the recipient rcpt of an unknown
-// client. The row of an accepted recipient does not change.
+// Refused records that the mail server rejected an unknown client's recipient. The row
+// of a recipient with accepted mail does not change.
 func (t *Recipients) Refused(c *Client, rcpt []byte, now int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -178,16 +177,16 @@ func (t *Recipients) Asked(c *Client, rcpt []byte, now int64) bool {
 }
 
 // Held records that a rule rejected the recipient rcpt of c. Held reports whether the
-// rejection is a repetition within askWindow. Mail servers retry, and thereby cause
-// repetitions.
+// same recipient was already rejected within askWindow, which happens when mail servers
+// retry.
 func (t *Recipients) Held(c *Client, rcpt []byte, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.again(mix(t.mailbox(rcpt), c.Host().number()), t.clock.row(now))
 }
 
-// again records a request, and requires the lock. again reports whether the same
-// request was already recorded within askWindow.
+// again records a request, and requires the lock. It reports whether the same request
+// was already recorded within askWindow.
 func (t *Recipients) again(k uint64, at uint32) bool {
 	_, again := t.asks.live(k, at)
 	if !again {
@@ -196,8 +195,8 @@ func (t *Recipients) again(k uint64, at uint32) bool {
 	return again
 }
 
-// Probed reports whether other networks have requested rcpt, which has never existed.
-// At least distinctAt networks other than the network of c must have requested rcpt.
+// Probed reports whether at least distinctAt networks other than that of c have
+// requested rcpt, which has never existed.
 func (t *Recipients) Probed(c *Client, rcpt []byte, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()

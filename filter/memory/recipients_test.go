@@ -32,8 +32,8 @@ func TestProbed(t *testing.T) {
 	}
 }
 
-// TestKnownRecipient checks that a mailbox with accepted mail is known with all its
-// subaddresses. After a year without mail, the mailbox is unknown.
+// TestKnownRecipient checks that a mailbox with accepted mail is known by all its
+// subaddresses, and that it is unknown after a year without mail.
 func TestKnownRecipient(t *testing.T) {
 	m := New()
 	m.Recipients.Accepted([]byte("Alice+lists@Example.org"), at(0))
@@ -56,7 +56,7 @@ func TestKnownRecipient(t *testing.T) {
 	}
 }
 
-// TestAsked checks that repeated requests of a host for a mailbox count once.
+// TestAsked checks that a host's repeated requests for a mailbox count once.
 func TestAsked(t *testing.T) {
 	m := New()
 	account := who("192.0.2.1")
@@ -87,9 +87,9 @@ func TestAsked(t *testing.T) {
 	}
 }
 
-// TestExcused checks the exempt requests for a probed mailbox. A host with a proven
-// name has one request for each pair of sender and recipient. The domain of the host
-// has five requests a day.
+// TestExcused checks which requests for a probed mailbox are exempt. A host with a
+// proven name has one request for each pair of sender and recipient, and its domain has
+// five requests a day.
 func TestExcused(t *testing.T) {
 	m := New()
 	ask := func(c *Client, sender, rcpt string, d time.Duration) bool {

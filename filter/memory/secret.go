@@ -10,12 +10,12 @@ import (
 	"scanwatch/rules"
 )
 
-// shared is the common state of all tables.
+// shared is the state shared by all tables.
 type shared struct {
 	mu       sync.Mutex
 	key      [16]byte // key of the hashes
 	keyDirty bool
-	unread   bool // the stored rows have not yet been read
+	unread   bool // the stored rows have not been read yet
 	clock    clock
 }
 
@@ -25,9 +25,8 @@ func newShared() *shared {
 	return s
 }
 
-// hash returns a keyed hash of text in lower case. The hashes of a text for different
-// purposes differ. Only the first 256 bytes of text count, because mail addresses are
-// not longer.
+// hash returns a keyed hash of text, ignoring case. Each purpose gets different hashes.
+// Only the first 256 bytes are hashed, because mail addresses are not longer.
 func (s *shared) hash(purpose byte, text []byte) uint64 {
 	var b [16 + 1 + 256]byte
 	n := copy(b[:], s.key[:])
@@ -46,7 +45,7 @@ func appendLower(dst, b []byte) []byte {
 	return dst
 }
 
-// secret implements the bucket that contains the key.
+// secret implements the bucket that stores the hash key.
 type secret struct{ *Memory }
 
 func (secret) bucketName() string { return "secret" }
@@ -66,7 +65,7 @@ func (s secret) changes(n int, put func(key, value []byte)) (left int) {
 	return n
 }
 
-// restore sets the key, and drops all rows with hashes of the previous key.
+// restore sets the key, and drops all rows whose hashes depend on the previous key.
 func (s secret) restore(_, value []byte, _ uint32) bool {
 	if len(value) != len(s.key) {
 		return false

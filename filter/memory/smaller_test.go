@@ -21,8 +21,8 @@ func fillBans(m *Memory, n int) {
 	}
 }
 
-// TestFewerRows checks that smaller tables record the deletion of every row that does
-// not fit.
+// TestFewerRows checks that when tables shrink, the deletion of every row that no
+// longer fits is recorded.
 func TestFewerRows(t *testing.T) {
 	large := New()
 	fillBans(large, 5000)
@@ -43,13 +43,13 @@ func TestFewerRows(t *testing.T) {
 			}
 		}
 	}
-	if want := len(small.Bans.hosts.rows) + 2; len(disk) != want { // plus the key of the hashes and the last row of the peers
+	if want := len(small.Bans.hosts.rows) + 2; len(disk) != want { // plus the hash key and the last row of the peers
 		t.Errorf("%d rows on disk, %d in memory", len(disk), want)
 	}
 }
 
-// TestSmallerBudget checks that state.db shrinks to a smaller budget without loss of
-// session records.
+// TestSmallerBudget checks that state.db shrinks to a smaller budget, and that no
+// session records are lost.
 func TestSmallerBudget(t *testing.T) {
 	const budget = store.MinBudget
 	dir := t.TempDir()

@@ -8,13 +8,13 @@ import (
 	"scanwatch/rules"
 )
 
-// mails describes the mail of a client on some days.
+// mails describes a client's mail on some days.
 type mails struct {
 	c       *Client
 	days    []int
 	each    int    // messages per day
 	sender  string // registered domain of the sender
-	offence int    // day of an offence after the mail; 0 for none
+	offence int    // day of an offence after the mail; 0 if none
 }
 
 func (l mails) play(m *Memory) {
@@ -26,7 +26,7 @@ func (l mails) play(m *Memory) {
 	}
 }
 
-// every returns n days from 0 to spread.
+// every returns n days spread evenly from 0 to spread.
 func every(n, spread int) (days []int) {
 	for i := range n {
 		days = append(days, i*spread/max(n-1, 1))
@@ -34,7 +34,7 @@ func every(n, spread int) (days []int) {
 	return days
 }
 
-// TestStanding checks the standing that results from mail and offences.
+// TestStanding checks the standing earned by mail and lost by offences.
 func TestStanding(t *testing.T) {
 	mx := named("192.0.2.1", "mx1.Mail.example.org.")
 	const none, known, trusted = rules.StandingNone, rules.StandingKnown, rules.StandingTrusted
@@ -78,8 +78,8 @@ func TestStanding(t *testing.T) {
 	}
 }
 
-// TestGreetingOfDomain checks that mail counts for the domain of the proven name. The
-// greeting must be in the domain of the proven name, and the senders do not matter.
+// TestGreetingOfDomain checks that mail counts for the domain of the proven name if the
+// greeting is in that domain, whoever the senders are.
 func TestGreetingOfDomain(t *testing.T) {
 	m := New()
 	c := named("192.0.2.1", "out1.example.org")
@@ -90,8 +90,8 @@ func TestGreetingOfDomain(t *testing.T) {
 	}
 }
 
-// TestProviderDomain checks that a provider's domain has no standing. The hosts of a
-// provider's domain send for several other domains.
+// TestProviderDomain checks that a provider's domain, whose hosts send for several
+// other domains, has no standing.
 func TestProviderDomain(t *testing.T) {
 	for n := range 6 {
 		m := New()
@@ -110,8 +110,8 @@ func TestProviderDomain(t *testing.T) {
 	}
 }
 
-// TestMany checks that an address with many senders and greetings has no standing. The
-// address has mail of five sender domains, three greetings and three days.
+// TestMany checks that an address has no standing if it sends mail of five sender
+// domains, with three greetings, on three days.
 func TestMany(t *testing.T) {
 	for _, tt := range []struct {
 		senders, helos, days int
@@ -138,8 +138,8 @@ func TestMany(t *testing.T) {
 	}
 }
 
-// TestCorrespondent checks that hosts with a proven name are known after mail to their
-// domain. A user of the site has sent the mail.
+// TestCorrespondent checks that hosts with a proven name are known if a user of the
+// site has written to their domain.
 func TestCorrespondent(t *testing.T) {
 	m := New()
 	m.Peers.WroteTo("example.net", at(0))
@@ -161,8 +161,8 @@ func TestCorrespondent(t *testing.T) {
 	}
 }
 
-// TestUnreadState checks that the standing of a client is unknown until the stored rows
-// have been read. A client with mail since startup is known earlier.
+// TestUnreadState checks that a client's standing is unknown until the stored rows have
+// been read, unless the client has sent mail since startup.
 func TestUnreadState(t *testing.T) {
 	before := New()
 	mails{who("192.0.2.1"), every(8, 10), 2, "example.org", 0}.play(before)
@@ -181,8 +181,8 @@ func TestUnreadState(t *testing.T) {
 	}
 }
 
-// TestStandingMergesWithDisk checks that mail before and after a restart adds up. One
-// day counts once.
+// TestStandingMergesWithDisk checks that mail from before and after a restart adds up,
+// and that no day is counted twice.
 func TestStandingMergesWithDisk(t *testing.T) {
 	c := who("192.0.2.1")
 	before := New()
@@ -213,7 +213,7 @@ func TestStandingMergesWithDisk(t *testing.T) {
 	}
 }
 
-// TestExcuse checks the reasons that prevent a ban.
+// TestExcuse checks the reasons for not banning a client.
 func TestExcuse(t *testing.T) {
 	m := New()
 	mails{who("192.0.2.1"), []int{0}, 1, "example.org", 0}.play(m)

@@ -13,39 +13,38 @@ type schema[K comparable, V any] struct {
 	bucket string // name of the bucket on disk
 	limit  int    // maximum number of rows
 
-	// evictionScore returns the usefulness of a row, which is negative for an expired
-	// row. A full table evicts rows with low scores first.
+	// evictionScore returns the usefulness of a row, or a negative number if it has
+	// expired. A full table evicts rows with low scores first.
 	evictionScore func(k K, v V, now uint32) int64
 
 	key    func(K) []byte
 	value  func(V) []byte
 	decode func(key, value []byte) (K, V, bool)
-	// merge merges a stored row into a row that was added since startup. If merge is
-	// nil, the stored row is ignored.
+	// merge merges a stored row into one added since startup. If merge is nil, the
+	// stored row is ignored.
 	merge func(live *V, stored V)
 	// shift adds a number of seconds to the times in a row. A table without times has
 	// no shift.
 	shift func(k K, v *V, by int64)
-	// dropped is called with each row that is evicted or has expired, and may be nil.
+	// dropped, if set, is called for each row that is evicted or has expired.
 	dropped func(k K, v V)
 }
 
-// A table is a map with a maximum number of rows. The table records the changed rows,
-// which must be written to disk.
+// A table is a map with a maximum number of rows. Each table keeps track of changed
+// rows, which must be written to disk.
 type table[K comparable, V any] struct {
 	schema[K, V]
 	clock *clock
 	rows  map[K]V
-	// dirty contains the keys of the rows that have changed since the latest write. The
-	// value reports whether the disk has a row with this key. A row that was deleted
-	// before a write is not included. dirty therefore never has more than twice as many
-	// rows as the table.
+	// dirty lists the keys of rows changed since the last write, and whether the disk
+	// has a row with this key. Rows that are added and deleted between two writes are
+	// not included, so dirty is never larger than twice the table.
 	dirty   map[K]bool
 	evicted uint64
 	peak    int // maximum number of rows since the map was allocated
 
-	// next iterates over the remaining rows while all rows are rewritten. At any other
-	// time, next is nil.
+	// next iterates over the remaining rows while all rows are rewritten. Otherwise it
+	// is nil.
 	next func() (K, bool)
 	stop func()
 }
@@ -63,7 +62,7 @@ func (t *table[K, V]) get(k K) (V, bool) {
 	return v, ok
 }
 
-// live returns the row of k, or the zero V if it does not exist or has expired.
+// live returns the row of k, or the zero V if there is none or it has expired.
 func (t *table[K, V]) live(k K, now uint32) (v V, ok bool) {
 	if v, ok = t.rows[k]; ok && t.evictionScore(k, v, now) < 0 {
 		var none V
@@ -72,9 +71,9 @@ func (t *table[K, V]) live(k K, now uint32) (v V, ok bool) {
 	return v, ok
 }
 
-// put sets a row. For a new row, put samples a few other rows, and deletes the expired
-// rows in the sample. If the table is full, put also evicts the row with the lowest
-// score in the sample. No operation scans the whole table.
+// put sets a row. For a new row, put samples a few other rows and deletes the expired
+// ones. If the table is full, put also evicts the sampled row with the lowest score. No
+// operation scans the whole table.
 func (t *table[K, V]) put(k K, v V, now uint32) {
 	_, had := t.rows[k]
 	if !had {
@@ -87,13 +86,13 @@ func (t *table[K, V]) put(k K, v V, now uint32) {
 	}
 }
 
-// samples is the number of rows that put samples for a new row. With more than one
+// samples is the number of rows that put samples for each new row. With more than one
 // sample, expired rows are deleted faster than new rows are added.
 const samples = 5
 
 func (t *table[K, V]) makeRoom(now uint32) {
 	if t.peak > 10_000 && len(t.rows) < t.peak/16 {
-		// Replace a nearly empty map, because an iteration over it visits all its empty
+		// Replace a nearly empty map, because iterating over it visits all its empty
 		// slots.
 		rows := make(map[K]V, 2*len(t.rows))
 		maps.Copy(rows, t.rows)
@@ -199,7 +198,7 @@ func (t *table[K, V]) changes(n int, put func(key, value []byte)) (left int) {
 		pass(k)
 	}
 	if len(t.dirty) == 0 && before > 0 {
-		t.dirty = make(map[K]bool) // clear would keep the memory of the map
+		t.dirty = make(map[K]bool) // clear would keep the map's memory
 	}
 	return n
 }
@@ -213,7 +212,7 @@ func (t *table[K, V]) restore(key, value []byte, now uint32) bool {
 	return true
 }
 
-// restoreRow adds a row from disk, unless it has expired.
+// restoreRow adds a row from disk unless it has expired.
 func (t *table[K, V]) restoreRow(k K, v V, now uint32) {
 	if t.evictionScore(k, v, now) < 0 {
 		t.dirty[k] = true
@@ -234,15 +233,15 @@ func (t *table[K, V]) restoreRow(k K, v V, now uint32) {
 		t.rows[k] = v
 		return
 	}
-	// The table is full, because its limit was higher when the file was written. The
-	// row must be marked as present on disk, so that its eviction is written.
+	// The table is full, because its limit was higher when the file was written. Mark
+	// the row as present on disk, so that its eviction is written.
 	t.put(k, v, now)
 	delete(t.dirty, k)
 }
 
-// each calls visit with the exported value of each row for which export returns true.
-// export is called with the lock, and may change its copy of the row. visit is called
-// without the lock. Rows that are added during the call may be omitted.
+// each calls visit for each row for which export returns true, with the exported value.
+// export is called with the lock held, and may modify its copy of the row. visit is
+// called without the lock. Rows added during the call may be skipped.
 func each[K comparable, V, E any](mu *sync.Mutex, t *table[K, V], export func(K, V) (E, bool), visit func(E)) {
 	var next func() (K, V, bool)
 	var stop func()
@@ -290,7 +289,7 @@ func readNumber(b []byte) (uint64, bool) {
 	return be.Uint64(b), true
 }
 
-// words encodes the numbers in 2 bytes each.
+// words encodes each number in 2 bytes.
 func words(list ...uint16) (b []byte) {
 	for _, w := range list {
 		b = be.AppendUint16(b, w)
@@ -298,7 +297,7 @@ func words(list ...uint16) (b []byte) {
 	return b
 }
 
-// read decodes numbers of 2 bytes each from b, which must be long enough.
+// read decodes 2-byte numbers from b, which must be long enough.
 func read(b []byte, to ...*uint16) {
 	for i, p := range to {
 		*p = be.Uint16(b[2*i:])

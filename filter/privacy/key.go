@@ -12,17 +12,17 @@ import (
 
 // KeyFile is the name of the key file in the state directory (mode 0600).
 //
-// The key is in a separate file for three reasons. Operators may copy the other files
-// or give a group access to them. The file state.db may be lost and created again. The
+// The key has its own file for three reasons. Operators may copy the other files or
+// make them readable to a group. The file state.db may be lost and created again. The
 // running filter locks state.db.
 const KeyFile = "key"
 
 const keyBytes = 32
 
-// ReadKey reads the key of the state directory dir.
+// ReadKey reads the key from the state directory.
 func ReadKey(dir string) ([]byte, error) {
 	name := filepath.Join(dir, KeyFile)
-	// Opening a FIFO must not block, and symbolic links must not be followed.
+	// Do not block on a FIFO or follow a symbolic link.
 	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, fmt.Errorf("read the key of hashed mailboxes: %w", err)
@@ -43,8 +43,9 @@ func NewKey() []byte {
 	return key
 }
 
-// SaveKey saves key in the state directory dir, and returns the key in dir. An existing
-// key remains. All processes that call SaveKey at the same time receive the same key.
+// SaveKey saves a key in the state directory and returns the key stored there. An
+// existing key is kept. Processes that call SaveKey at the same time all get the same
+// key.
 func SaveKey(dir string, key []byte) ([]byte, error) {
 	have, err := ReadKey(dir)
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -56,7 +57,7 @@ func SaveKey(dir string, key []byte) ([]byte, error) {
 	return ReadKey(dir)
 }
 
-// writeKey writes the key. A key that another process has written remains.
+// writeKey writes the key unless another process has already written one.
 func writeKey(dir string, key []byte) (err error) {
 	f, err := os.CreateTemp(dir, KeyFile+"-*.new") // CreateTemp sets mode 0600
 	if err != nil {
@@ -76,8 +77,8 @@ func writeKey(dir string, key []byte) (err error) {
 	return syncDir(dir)
 }
 
-// syncDir syncs dir. A power failure could otherwise remove the key, although records
-// contain its hashes.
+// syncDir syncs dir. Without the sync, a power failure could remove the key while its
+// hashes are already in records.
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {

@@ -5,23 +5,25 @@ import (
 	"strings"
 )
 
-// Limits for a plain user name, in bytes.
+// Limits on a plain user name, in bytes.
 const (
 	maxPlain  = 32
 	maxPart   = 16
 	maxParts  = 4
-	maxDigits = 2 // permits user01, but not monkey123 or summer2024
+	maxDigits = 2 // allows user01, but not monkey123 or summer2024
 	maxHard   = 5 // consecutive letters without a vowel
 )
 
-// LikePassword reports whether a user name may be a password in the wrong field.
+// LikePassword reports whether a user name may be a password entered in the wrong
+// field.
 //
-// A mail address is not treated as a password. One to four short words, optionally after
-// a domain and a backslash, are not treated as a password either.
+// A plain name is not treated as a password, even after a domain and a backslash. A
+// mail address with a plain local part is not treated as a password either. A plain
+// name has one to four short words.
 //
-// A word has letters of one case, optionally with a capital first letter, and ends with
-// at most two digits. All other texts may be passwords. A common password, and a name
-// with lower case, upper case and digits, may also be passwords.
+// A word is made of letters of one case, possibly with a capital first letter and up to
+// two digits at the end. Anything else may be a password. A common password, and a name
+// that mixes lower case, upper case and digits, may also be passwords.
 func LikePassword(name []byte) bool {
 	if len(name) == 0 {
 		return false
@@ -54,8 +56,8 @@ func plainName(name []byte) bool {
 	}
 }
 
-// common contains words that are frequent in published lists of passwords, but are
-// unusual as user names.
+// common lists words that are frequent in published password lists but unusual as user
+// names.
 var common = func() map[string]bool {
 	words := make(map[string]bool)
 	for word := range strings.FieldsSeq(`password passwd passwort pass pwd letmein qwerty qwertz azerty qwertyuiop asdf asdfgh asdfghjkl
@@ -69,7 +71,7 @@ var common = func() map[string]bool {
 	return words
 }()
 
-// plainPart reports whether p is word, Word or WORD, optionally with digits at the end.
+// plainPart reports whether p is word, Word or WORD, optionally followed by digits.
 func plainPart(p []byte) bool {
 	if len(p) == 0 || len(p) > maxPart {
 		return false
@@ -104,8 +106,8 @@ func plainPart(p []byte) bool {
 	return upper == 0 || lower == 0 || upper == 1 && first
 }
 
-// hostName reports whether name may be an internet domain. A domain has at least two
-// labels, and its last label consists of letters.
+// hostName reports whether name may be an internet domain: at least two labels, the
+// last made of letters.
 func hostName(name []byte) bool {
 	last := bytes.LastIndexByte(name, '.')
 	if last < 1 || len(name)-last < 3 || len(name) > 253 {

@@ -1,7 +1,7 @@
 // Package privacy replaces user names and the local parts of mailboxes with keyed
-// hashes. At one site, equal mailboxes have equal hashes. The operator, who has the
-// key, can therefore search for a mailbox. A mailbox cannot be recovered from its hash.
-// The package does not depend on sessions or policies.
+// hashes. Within a site, equal mailboxes have equal hashes, so the operator, who has
+// the key, can search for a mailbox. A mailbox cannot be recovered from its hash. The
+// package does not depend on sessions or policies.
 package privacy
 
 import (
@@ -14,19 +14,18 @@ import (
 	"scanwatch/internal/mailbox"
 )
 
-// maxInput is the maximum number of bytes that a hash depends on. Mail addresses are
-// shorter.
+// maxInput is the maximum number of bytes that are hashed. Mail addresses are shorter.
 const maxInput = 512
 
-// A Hasher computes hashes with one key, and must not be used concurrently. The text
-// for a method must not overlap dst.
+// A Hasher computes hashes with a fixed key. A Hasher must not be used concurrently.
+// The text passed to a method must not overlap dst.
 type Hasher struct {
 	mac hash.Hash
 	in  [maxInput]byte
 	sum [sha256.Size]byte
 }
 
-// New returns a Hasher with the given key.
+// New returns a Hasher that uses the given key.
 func New(key []byte) *Hasher { return &Hasher{mac: hmac.New(sha256.New, key)} }
 
 // Word appends the hash of a word, ignoring ASCII case.
@@ -38,7 +37,7 @@ func (h *Hasher) Word(dst, word []byte) []byte {
 	return hex.AppendEncode(append(dst, mailbox.HashPrefix...), sum[:mailbox.HashBytes])
 }
 
-// fold copies text in lower case to dst, and returns the number of bytes.
+// fold copies text to dst in lower case, and returns the number of bytes copied.
 func fold(dst, text []byte) int {
 	n := min(len(dst), len(text))
 	for i, c := range text[:n] {
@@ -50,10 +49,10 @@ func fold(dst, text []byte) int {
 	return n
 }
 
-// Mailbox appends a mailbox with a hashed local part and an unchanged domain. The hash
-// also depends on the domain. The null sender, role accounts, hashes and empty local
-// parts remain unchanged. A source route (RFC 5321 appendix C) is hashed with the local
-// part.
+// Mailbox appends a mailbox with its local part hashed and its domain unchanged. The
+// hash also depends on the domain. The null sender, role accounts, hashes and empty
+// local parts are kept. A source route (RFC 5321 appendix C) is hashed along with the
+// local part.
 func (h *Hasher) Mailbox(dst, addr []byte) []byte {
 	local := addr
 	if i := bytes.LastIndexByte(addr, '@'); i >= 0 {
@@ -65,9 +64,9 @@ func (h *Hasher) Mailbox(dst, addr []byte) []byte {
 	return append(h.Word(dst, addr), addr[len(local):]...)
 }
 
-// Text appends text, and replaces each mailbox in it as Mailbox does. A mailbox is the
-// text around an @, a word in angle brackets, or an argument of a command that takes a
-// mailbox. If the limits of the mailbox are unclear, Text hashes more than the mailbox.
+// Text appends text with each mailbox hashed as by Mailbox. A mailbox is the text
+// around an @, a word in angle brackets, or an argument of a command that takes a
+// mailbox. If the limits of a mailbox are unclear, more text is hashed than necessary.
 func (h *Hasher) Text(dst, text []byte) []byte {
 	if args := arguments(text); args > 0 {
 		return h.arguments(append(dst, text[:args]...), text[args:])
@@ -75,7 +74,7 @@ func (h *Hasher) Text(dst, text []byte) []byte {
 	return h.mailboxes(dst, text)
 }
 
-// mailboxes implements Text for text that is not a command.
+// mailboxes implements Text for text other than a command.
 func (h *Hasher) mailboxes(dst, text []byte) []byte {
 	for {
 		at := bytes.IndexByte(text, '@')
@@ -95,7 +94,8 @@ func (h *Hasher) mailboxes(dst, text []byte) []byte {
 	}
 }
 
-// localPart returns the start of the local part that ends before the @ at index at.
+// localPart returns the start of the local part that ends before the @ at the given
+// index.
 func localPart(text []byte, at int) int {
 	from := at
 	switch {
@@ -113,7 +113,7 @@ func localPart(text []byte, at int) int {
 	return from
 }
 
-// quote returns the index of the last quotation mark that is not closed, or 0.
+// quote returns the index of the last unclosed quotation mark, or 0.
 func quote(text []byte) int {
 	for i := len(text) - 1; i > 0; i-- {
 		if text[i] == '"' && (i-len(bytes.TrimRight(text[:i], `\\`)))%2 == 0 {
@@ -123,15 +123,15 @@ func quote(text []byte) int {
 	return 0
 }
 
-// ends reports whether the character c ends a mailbox. The sign = and the apostrophe do
-// not end a mailbox, because a local part may contain them (RFC 5321 section 4.1.2).
-// Senders of bounces contain the sign =.
+// ends reports whether c ends a mailbox. The equals sign and the apostrophe do not end
+// a mailbox, because a local part may contain them (RFC 5321 section 4.1.2). Bounce
+// senders contain equals signs.
 func ends(c byte) bool {
 	return c <= ' ' || c == 0x7f || bytes.IndexByte([]byte(`<>()",;`), c) >= 0
 }
 
-// brackets appends a text without an @, and hashes words in angle brackets. Servers
-// write recipients without a domain in angle brackets.
+// brackets appends text without an @, and hashes words in angle brackets. Servers write
+// recipients without a domain in angle brackets.
 func (h *Hasher) brackets(dst, text []byte) []byte {
 	for {
 		from := bytes.IndexByte(text, '<') + 1
@@ -149,7 +149,7 @@ func (h *Hasher) brackets(dst, text []byte) []byte {
 	}
 }
 
-// commands contains the commands that take a mailbox. Some rows require a second word,
+// commands lists the commands that take a mailbox. Some rows require a second word,
 // because a reply may also start with Mail or Send.
 var commands = []struct {
 	verb, word string
@@ -184,7 +184,7 @@ func arguments(line []byte) int {
 	return 0
 }
 
-// letters returns the index after the letters that start at index i.
+// letters returns the index after the letters that start at i.
 func letters(line []byte, i int) int {
 	for i < len(line) && ('a' <= line[i]|0x20 && line[i]|0x20 <= 'z') {
 		i++
@@ -193,8 +193,8 @@ func letters(line []byte, i int) int {
 }
 
 // arguments appends the arguments of a command that takes a mailbox. The first argument
-// is always hashed as a mailbox. Later words are also hashed, but parameters such as
-// SIZE=1 are not.
+// is always hashed as a mailbox. Later words are hashed too, except for parameters such
+// as SIZE=1.
 func (h *Hasher) arguments(dst, args []byte) []byte {
 	if len(args) > 0 && args[0] == '<' {
 		n := bytes.IndexByte(args, '>')

@@ -70,13 +70,13 @@ func TestText(t *testing.T) {
 		{"MAIL FROM:<>", "MAIL FROM:<>"},
 		{"MAIL", "MAIL"},
 		{"EHLO mail.example.org", "EHLO mail.example.org"},
-		// The whole local part must be hashed, including a bounce address and a name
-		// with an apostrophe.
+		// Hash the whole local part, even of a bounce address or a name with an
+		// apostrophe.
 		{"for bounce-john.smith=example.com@example.org:", "for " + word("bounce-john.smith=example.com@example.org") + "@example.org:"},
 		{"<john.o'brien@example.org>", "<" + word("john.o'brien@example.org") + "@example.org>"},
 		{`"a\"b c"@example.org.`, word(`"a\"b c"@example.org`) + "@example.org."},
 		{"x john(work)@example.org", "x " + word("john(work)@example.org") + "@example.org"},
-		// The commands are invalid or lack a domain.
+		// Commands that are invalid or lack a domain.
 		{"VRFY john@example.org", "VRFY " + john},
 		{"VRFY Postmaster", "VRFY Postmaster"},
 		{"vrfy\tjohn", "vrfy\t" + word("john")},
@@ -110,7 +110,7 @@ func TestLikePassword(t *testing.T) {
 	}
 }
 
-// TestKey checks that concurrent processes all use the key of the first process.
+// TestKey checks that concurrent processes all use the first process's key.
 func TestKey(t *testing.T) {
 	dir := t.TempDir()
 	if _, err := privacy.ReadKey(dir); !errors.Is(err, fs.ErrNotExist) {
@@ -153,8 +153,8 @@ func TestKey(t *testing.T) {
 	}
 }
 
-// FuzzText checks that Text leaves no local part unhashed. Text without mailboxes does
-// not change.
+// FuzzText checks that Text leaves no local part unhashed, and does not change text
+// without mailboxes.
 func FuzzText(f *testing.F) {
 	f.Add([]byte("RCPT TO:<john.q.public@example.org> NOTIFY=NEVER"))
 	f.Add([]byte(`MAIL FROM:<"a b"@c> x@y`))
@@ -167,7 +167,7 @@ func FuzzText(f *testing.F) {
 				t.Errorf("%q became %q", in, got)
 			}
 		}
-		// Put the name into the middle of a line that contains no @.
+		// Put the name into the middle of a line that has no @.
 		for i := range min(len(line), 20) {
 			if bytes.Contains(line, []byte(name)) || bytes.ContainsAny(line, "@") {
 				break

@@ -7,14 +7,14 @@ import (
 	"scanwatch/store"
 )
 
-// A playback is a session during its replay.
+// A playback is a session that is replayed.
 type playback struct {
 	rec    store.Record
 	out    Outcome
 	cursor store.Cursor
 	at     int64 // time of the next step in microseconds since 1970
 	newest int64 // time of the latest event
-	over   bool  // the session has ended in the recorded way
+	over   bool  // the session has ended as it did in the record
 	gone   bool  // the policy disconnected the client
 
 	next     next
@@ -23,27 +23,27 @@ type playback struct {
 	rule     string // rule of the latest decision
 	banned   bool   // a ban caused the latest decision
 	junk     bool   // the policy has marked the session as junk
-	wasJunk  bool   // a filter marked a message of the recorded session as junk
+	wasJunk  bool   // a filter marked a message as junk when the session was recorded
 	unhelo   bool   // the policy rejected the latest greeting
-	lostAll  int    // messages that are lost for all recipients
+	lostAll  int    // messages lost for all recipients
 	tx       transaction
 	done     store.Counts // counters of the commands so far
 	examples int          // failed commands that had a step
-	padded   bool         // commands without a step were replayed
+	padded   bool         // commands without a step have been replayed
 	cmd      command
 	sawAuth  bool // the client has sent AUTH, so the record masks later unknown commands
 	replies  [8]reply
 	nreplies int
 }
 
-// A next is the next step, with the recorded decisions on it.
+// A next is the next step and the decisions recorded for it.
 type next struct {
 	step     store.Step
-	held     store.Step // step after step in the changed order: see swap
+	held     store.Step // step that comes next in the changed order; see swap
 	last     bool       // only the end of the session follows
 	filter   store.Step // recorded decision of a filter
 	filtered bool       // filter is set
-	ours     bool       // a rule of this filter made the recorded decision
+	ours     bool       // the recorded decision was made by a rule of this filter
 	ruled    bool       // a rule of this filter made a decision, enforced or observed
 }
 
@@ -52,15 +52,15 @@ type transaction struct {
 	open   bool // open now
 	sender []byte
 	msgid  uint32
-	was    int  // recipients that were accepted when recorded
-	now    int  // recipients that are accepted now
+	was    int  // recipients accepted when recorded
+	now    int  // recipients accepted now
 	data   bool // DATA was accepted when recorded
 	junk   bool
 	why    Refusal // latest rejection in the transaction
 }
 
 // A reply is the text of a reply. If several steps have the same verb and code, only
-// the first step contains the text.
+// the first one has the text.
 type reply struct {
 	code uint32
 	verb [4]byte
@@ -76,7 +76,7 @@ func (v *playback) advance() {
 		v.at = v.newest
 		return
 	}
-	first := int64(0) // time of the first effect of the command
+	first := int64(0) // time of the command's first effect
 	start := v.rec.Start.UnixMicro()
 	for v.cursor.Next(&n.step) {
 		s := &n.step
@@ -102,7 +102,7 @@ func (v *playback) advance() {
 	v.at = max(v.rec.End.UnixMicro(), v.newest)
 }
 
-// filterNext stores the recorded decision of a filter on the next step.
+// filterNext stores a filter's recorded decision on the next step.
 func (v *playback) filterNext(s *store.Step) {
 	n := &v.next
 	n.filter, n.filtered = *s, true
@@ -119,13 +119,14 @@ func (n *next) refused() bool { return n.filtered && n.filter.Decision >= smtp.R
 // policy now accepts the step, the effect of its command is unknown.
 func (n *next) resumed() bool { return n.ours && n.refused() }
 
-// decided reports whether a filter made the recorded decision in the given phase.
+// decided reports whether the recorded decision was made by a filter in the given
+// phase.
 func (n *next) decided(phase smtp.Phase) bool {
 	return n.filtered && n.filter.Phase == phase
 }
 
 // swap restores the order of a failed command and the rejected input after it. The
-// input was recorded immediately, but the command only when the session continued.
+// input was recorded immediately, but the command only when the session went on.
 func (v *playback) swap() {
 	n := &v.next
 	if n.step.Kind != store.KindInput {
@@ -146,8 +147,8 @@ func (v *playback) swap() {
 	}
 }
 
-// text returns the reply text of a step. If the step lacks the text, an earlier step
-// with the same verb and code contains it.
+// text returns a step's reply text, which may be stored in an earlier step with the
+// same verb and code.
 func (v *playback) text(s *store.Step) []byte {
 	var verb [4]byte
 	copy(verb[:], bytes.ToUpper(s.Text[:min(len(s.Text), 4)]))
@@ -171,8 +172,8 @@ func (v *playback) text(s *store.Step) []byte {
 	return nil
 }
 
-// lost adds a message that was accepted when recorded, but is now rejected. If some is
-// set, other recipients still receive the message.
+// lost adds a message that was accepted when recorded but is now rejected. If some is
+// set, other recipients still get the message.
 func (v *playback) lost(t *transaction, some bool) {
 	m := Message{Sender: t.sender, Rcpts: t.was, Some: some, Refusal: t.why}
 	if some {
@@ -186,7 +187,7 @@ func (v *playback) lost(t *transaction, some bool) {
 	v.out.Lost = append(v.out.Lost, m)
 }
 
-// skip skips a step that the policy prevents.
+// skip skips a step that can no longer happen under the policy.
 func skip(p *Player, v *playback, s *store.Step) {
 	if p.o.Skipped != nil {
 		p.o.Skipped(s)
@@ -208,7 +209,7 @@ func skip(p *Player, v *playback, s *store.Step) {
 	}
 }
 
-// lose skips the rest of a session that the policy ended.
+// lose skips the rest of a session that the policy has ended.
 func lose(p *Player, v *playback) {
 	if v.tx.why.Rule == "" {
 		v.tx.why = v.out.Refusal

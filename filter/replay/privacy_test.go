@@ -16,7 +16,7 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// TestHashed checks that a replay of records with hashed mailboxes results in the same
+// TestHashed checks that replaying records with hashed mailboxes yields the same
 // decisions. The test replays every stream and a busy day.
 func TestHashed(t *testing.T) {
 	lists := builtin(t)
@@ -26,9 +26,9 @@ func TestHashed(t *testing.T) {
 		t.Fatalf("%d streams, %v", len(streams), err)
 	}
 	for _, how := range []string{"hashed"} {
-		// Hashes of subaddresses of one mailbox differ, so counts of distinct mailboxes
-		// would differ. The delimiter is therefore a character that no address of the
-		// day contains.
+		// Subaddresses of one mailbox have different hashes, so counts of distinct
+		// mailboxes would differ. The delimiter is therefore a character that occurs in
+		// no address of that day.
 		conf := "privacy " + how + "\ndelimiter \"~\"\ntable <local-domains> { \"example.org\" }\n"
 		for _, mode := range []rules.Mode{rules.Observe, rules.Enforce} {
 			t.Run(how+"/"+mode.String(), func(t *testing.T) {
@@ -69,7 +69,7 @@ func TestHashed(t *testing.T) {
 				table.Stop()
 				back, _ := again(t, lists, p, records)
 				if stream == "relay-probe" {
-					return // the replay does not find a source route, which is part of the hash
+					return // the replay does not see a source route, which is part of the hash
 				}
 				if n := same(t, records, back, 3); n > 0 && lossy[stream] == "" {
 					t.Errorf("%d of %d sessions differ", n, len(records))

@@ -1,13 +1,13 @@
 // Package replay replays recorded sessions through a policy.
 //
-// The package converts each record back to events and requests. A filter.Pipeline
-// receives them in the order of their times. The package acts on the answers as a mail
-// server does. Counters, bans and standing develop as in live operation.
+// The package turns each record back into events and requests. A filter.Pipeline
+// receives the events in chronological order. The package acts on the answers as a mail
+// server would. Counters, bans and standing develop as in live operation.
 //
-// A record contains less information than the original events. The following
-// information is therefore assumed or approximate:
+// A record holds less than the original events. The following is therefore assumed or
+// approximate:
 //
-//   - The server's name, which comes from sessions that greeted with it.
+//   - The server's name, which is taken from sessions that greeted with it.
 //   - The time and text of commands without a step (RSET, NOOP, STARTTLS, and
 //     failed commands after the 20th). The player adds the counted number of commands
 //     at the end of the session or after the 20th failed command.
@@ -30,68 +30,68 @@ import (
 	"scanwatch/store"
 )
 
-// Options contains the policy and the outputs of a Player.
+// Options holds the policy and the outputs of a Player.
 type Options struct {
-	// Settings contains the policy. In mode observe, the policy rejects nothing.
+	// Settings holds the policy. In observe mode, the policy rejects nothing.
 	Settings *filter.Settings
 	// Filter configures the pipeline. The Player sets Log, Watch and Recorded.
 	Filter filter.Options
 	// Done is called for each session that has ended. The Outcome is valid only during
 	// the call.
 	Done func(*Outcome)
-	// Answered is called for each answer of the policy, and may be nil.
+	// Answered, if set, is called for each answer of the policy.
 	Answered func(session uint64, phase smtp.Phase, a smtp.Answer)
-	// Skipped is called for each recorded step that the policy prevents, and may be
-	// nil.
+	// Skipped, if set, is called for each recorded step that can no longer happen under
+	// the policy.
 	Skipped func(*store.Step)
-	// AskRefused means that the policy also receives requests for commands that a
-	// filter rejected. By default, a rejected command causes no request, because
-	// another filter may have rejected the command earlier.
+	// AskRefused means that the policy is also asked about commands that a filter
+	// rejected. By default, the policy is not asked, because another filter may have
+	// rejected the command first.
 	AskRefused bool
 }
 
-// An Outcome is the result of one session.
+// An Outcome is the result of replaying a session.
 type Outcome struct {
 	Seq    uint64 // number of the record, counted from 0 in the order of Add
 	Record *store.Record
-	// Refusal is the first rejection of the session, of a transaction or of a
-	// recipient.
+	// Refusal is the first rejection of the session, a transaction or a recipient.
 	Refusal Refusal
-	Lost    []Message // messages that were accepted when recorded, but are now rejected
+	Lost    []Message // messages accepted when recorded but rejected now
 	Junked  int       // messages that are only now marked as junk
-	Login   bool      // the session is rejected, although its record contains a login
+	Login   bool      // the session is now rejected, although its record has a login
 	// Ended is set if a rule rejected the client when the session was recorded. Resumed
-	// is set if the policy now accepts the client. The continuation of a resumed
-	// session is unknown.
+	// is set if the policy now accepts the client. How a resumed session would have
+	// continued is unknown.
 	Ended, Resumed bool
 }
 
-// A Refusal is a rejection by the policy. The zero Refusal means no rejection.
+// A Refusal is a rejection by the policy. The zero Refusal means that nothing was
+// rejected.
 type Refusal struct {
 	Rule     string
 	Phase    string
 	Decision smtp.Decision
-	Ban      bool // a ban of the host caused the rejection
+	Ban      bool // the rejection was caused by a ban of the host
 }
 
-// A Message is a message that was accepted when recorded.
+// A Message is a message that was accepted when it was recorded.
 type Message struct {
 	Sender  []byte // empty for the null sender
-	Rcpts   int    // recipients that do not receive the message now
+	Rcpts   int    // recipients that no longer receive the message
 	Some    bool   // other recipients receive the message
-	Unknown bool   // the record does not contain the sender
+	Unknown bool   // the sender is not in the record
 	Refusal
 }
 
 const (
-	// window is the minimum age of a session at its replay. The age is the time from
-	// the start of the session to the end of the latest added record.
+	// window is the minimum age of a session when it is replayed, measured from its
+	// start to the end of the latest record added.
 	window = 10 * time.Minute
-	// maxWaiting is the maximum size of waiting records in bytes.
+	// maxWaiting limits the total size of waiting records in bytes.
 	maxWaiting = 64 << 20
 )
 
-// A Player replays records, and must not be used concurrently.
+// A Player replays records. A Player must not be used concurrently.
 type Player struct {
 	o       Options
 	filter  *filter.Pipeline
@@ -123,22 +123,22 @@ func New(o Options) *Player {
 	return p
 }
 
-// watch stores the rule of a decision. Further decisions of the same rule do not cause
-// a call of watch.
+// watch stores the rule of a decision. Consecutive decisions of the same rule cause
+// only one call.
 func (p *Player) watch(e *events.Event) {
 	if e.Event == "verdict" && e.Decision != "" && p.cur != nil {
 		p.cur.rule, p.cur.banned = e.Rule, !e.Until.IsZero()
 	}
 }
 
-// Add adds the next record. Records must be added in the order of the ends of their
-// sessions. The texts and steps of r must not change after the call: see Clone.
+// Add adds the next record. Records must be added in the order in which their sessions
+// ended. The texts and steps of r must not change after the call; see Clone.
 //
-// A session is replayed when the latest added record ends at least ten minutes after the
-// start of the session. Sessions therefore start in the order of their times.
+// A session is replayed once the latest record added ends at least ten minutes after
+// the session's start. Sessions therefore start in chronological order.
 //
-// A session of more than ten minutes may be replayed after a session with a later start,
-// and then counts as late. A session may also be late if more than 64 MiB of records are
+// A session is late if it is replayed after one that started later. A session may be
+// late if it lasts longer than ten minutes, or if more than 64 MiB of records are
 // waiting.
 func (p *Player) Add(r store.Record) {
 	w := &waiting{Record: r, seq: p.seq, bytes: r.Size()}
@@ -161,11 +161,10 @@ func (p *Player) Close() {
 	p.playUntil(1<<63 - 1)
 }
 
-// Late returns the number of sessions that were replayed after sessions with a later
-// start.
+// Late returns how many sessions were replayed after sessions that started later.
 func (p *Player) Late() int { return p.late }
 
-// begin starts the oldest waiting session, after the replay of all earlier events.
+// begin starts the oldest waiting session after replaying all earlier events.
 func (p *Player) begin() {
 	w := heap.Pop(&p.waiting).(*waiting)
 	p.bytes -= w.bytes
@@ -184,7 +183,7 @@ func (p *Player) begin() {
 	heap.Push(&p.open, v)
 }
 
-// playUntil replays the events of open sessions up to the given time.
+// playUntil replays the open sessions' events up to the given time.
 func (p *Player) playUntil(at int64) {
 	for len(p.open) > 0 && p.open[0].at <= at {
 		v := p.open[0]

@@ -33,7 +33,7 @@ func builtin(t testing.TB) *lookup.Lists {
 	return lists
 }
 
-// policy returns a preset after additional lines.
+// policy returns a preset preceded by extra lines.
 func policy(t testing.TB, name, lines string, mode rules.Mode) *rules.Policy {
 	t.Helper()
 	text, err := rules.ReadyPolicy(name)
@@ -58,9 +58,9 @@ func (emptyTable) MatchAddr(netip.Addr) bool { return false }
 func (emptyTable) MatchName([]byte) bool     { return false }
 func (emptyTable) MatchASN(uint32) bool      { return false }
 
-// options returns the options of a pipeline that appends its records to the slice to.
+// options returns pipeline options under which all records are appended to a slice.
 func options(t testing.TB, lists *lookup.Lists, to *[]*store.Record) filter.Options {
-	// Names may have equal short hashes. With the same key, the same collisions occur
+	// Names may have the same short hash. With the same key, the same collisions occur
 	// in the replay.
 	m := memory.New()
 	m.Load(slices.Values([]store.Entry{{Bucket: "secret", Key: []byte("hash"), Value: []byte("0123456789abcdef")}}), simulate.Midnight.UnixMicro())
@@ -78,7 +78,7 @@ func options(t testing.TB, lists *lookup.Lists, to *[]*store.Record) filter.Opti
 	}
 }
 
-// again replays records through a policy, and returns the new records.
+// again replays records through a policy and returns the new records.
 func again(t testing.TB, lists *lookup.Lists, p *rules.Policy, records []*store.Record) (back []*store.Record, outcomes []replay.Outcome) {
 	player := replay.New(replay.Options{
 		Settings: &filter.Settings{Policy: p},
@@ -97,7 +97,7 @@ func again(t testing.TB, lists *lookup.Lists, p *rules.Policy, records []*store.
 	return back, outcomes
 }
 
-// known returns the data of a record that a replay must reproduce, as text.
+// known returns, as text, the data in a record that a replay must reproduce.
 func known(t testing.TB, r *store.Record) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "src=%v rdns=%q local=%v ending=%v counts=%+v\n", r.Src, r.RDNS, r.Local, r.Ending, r.Counts)
@@ -123,8 +123,8 @@ func byStart(records []*store.Record) map[string]*store.Record {
 	return m
 }
 
-// same compares records with the records of their replay. same returns the number of
-// sessions that differ.
+// same compares records with their replay, and returns the number of sessions that
+// differ.
 func same(t *testing.T, records, back []*store.Record, tell int) (differ int) {
 	t.Helper()
 	if len(back) != len(records) {
@@ -147,7 +147,7 @@ func same(t *testing.T, records, back []*store.Record, tell int) (differ int) {
 	return differ
 }
 
-// lossy lists the streams whose replay differs, with the reason.
+// lossy lists the streams whose replay differs, and why.
 var lossy = map[string]string{
 	"concurrent-200":          "records have the time of the result of RCPT, and all requests came before the first result: counts over sessions differ",
 	"auth-submission":         "the lines of an AUTH exchange have no steps, and another reply is the first of its kind",
@@ -157,8 +157,8 @@ var lossy = map[string]string{
 	"ehlo-inside-transaction": "the order of EHLO and the end of the transaction is unknown",
 }
 
-// TestStreams checks that the replay of a recorded stream produces the same records.
-// The findings, counts and decisions must be equal.
+// TestStreams checks that replaying a recorded stream reproduces its findings, counts
+// and decisions.
 func TestStreams(t *testing.T) {
 	lists := builtin(t)
 	names, err := filepath.Glob("../../tests/streams/*/*.in")
@@ -201,7 +201,7 @@ func TestStreams(t *testing.T) {
 	}
 }
 
-// registered is a filter that receives only the requests of its policy.
+// registered is a filter that receives only the requests its policy needs.
 type registered struct {
 	*simulate.Filter
 	phases []smtpd.ID
@@ -214,7 +214,8 @@ func (r registered) Decide(ev *smtpd.Event) smtp.Answer {
 	return r.Filter.Decide(ev)
 }
 
-// day returns a day of legitimate clients, a directory harvest and brute force.
+// day returns a day of legitimate clients, a directory harvest and a brute-force
+// attack.
 func day(n int) iter.Seq[simulate.Session] {
 	return simulate.Merge(simulate.Day(1, n), simulate.Merge(
 		simulate.Harvest(simulate.Attack{Start: simulate.Midnight.Add(time.Hour), Every: 3 * time.Minute, Sessions: 200, Each: 9}),
@@ -222,14 +223,14 @@ func day(n int) iter.Seq[simulate.Session] {
 	))
 }
 
-// live plays the sessions of a simulated day under a policy. The records are in the
-// order of the store.
+// live plays the sessions of a simulated day under a policy. It returns the records in
+// the order of the store.
 func live(t testing.TB, lists *lookup.Lists, p *rules.Policy, sessions iter.Seq[simulate.Session]) (records []*store.Record) {
 	t.Helper()
 	return liveWith(t, options(t, lists, &records), p, sessions, &records)
 }
 
-// liveWith is like live, with other options. The function Record in the options must
+// liveWith is like live, with other options. The Record function in the options must
 // append to all.
 func liveWith(t testing.TB, o filter.Options, p *rules.Policy, sessions iter.Seq[simulate.Session], all *[]*store.Record) []*store.Record {
 	t.Helper()
@@ -243,9 +244,9 @@ func liveWith(t testing.TB, o filter.Options, p *rules.Policy, sessions iter.Seq
 	return *all
 }
 
-// TestSame checks that a replay of a busy day results in the same decisions. The policy
-// of the replay is the policy of the recording. No mail is lost, and no session
-// continues after a recorded rejection.
+// TestSame checks that replaying a busy day under the policy of the recording yields
+// the same decisions. No mail may be lost, and no session may continue after a recorded
+// rejection.
 func TestSame(t *testing.T) {
 	lists := builtin(t)
 	for _, ready := range []string{"standard", "tight"} {
@@ -274,8 +275,8 @@ func TestSame(t *testing.T) {
 	}
 }
 
-// TestLost checks that a policy rejects the same mail in a replay as on the simulated
-// day. On the simulated day, clients react to rejections.
+// TestLost checks that a replay rejects the same mail as a simulated day under the same
+// policy. The simulated clients react to rejections.
 func TestLost(t *testing.T) {
 	lists := builtin(t)
 	tight := policy(t, "tight", "table <local-domains> { \"example.org\" }\n", rules.Enforce)
@@ -322,8 +323,8 @@ func TestLost(t *testing.T) {
 	}
 }
 
-// TestJunk checks that messages marked as junk are counted. The policy may mark the
-// session or the message.
+// TestJunk checks that messages marked as junk are counted, whether the session or the
+// message was marked.
 func TestJunk(t *testing.T) {
 	lists := builtin(t)
 	free := policy(t, "open", "", rules.Enforce)
@@ -344,15 +345,15 @@ func TestJunk(t *testing.T) {
 				t.Fatalf("%s: lost %+v", phase, o)
 			}
 		}
-		// Pass statements exempt friends and mail for the postmaster.
+		// Friends and mail for the postmaster are exempted by pass statements.
 		if junked > mails || junked < mails*95/100 {
 			t.Errorf("%s: %d messages of %d would be marked", phase, junked, mails)
 		}
 	}
 }
 
-// TestLate checks that a session of more than the window is played, and counted as
-// late.
+// TestLate checks that a session that lasts longer than the window is replayed, and
+// counted as late.
 func TestLate(t *testing.T) {
 	lists := builtin(t)
 	p := policy(t, "open", "", rules.Enforce)
@@ -411,8 +412,8 @@ func FuzzPlay(f *testing.F) {
 	})
 }
 
-// TestLostOmitted checks that a message without a recorded step counts as lost. The
-// policy rejects the session of the message.
+// TestLostOmitted checks that if the policy rejects a session, its message counts as
+// lost even if it has no recorded step.
 func TestLostOmitted(t *testing.T) {
 	const mails, kept = 10, 3
 	var steps []byte

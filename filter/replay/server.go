@@ -10,22 +10,22 @@ import (
 	"scanwatch/store"
 )
 
-// A command is the latest line of the client, until its outcome is reported.
+// A command is the client's latest line, until its outcome is reported.
 type command struct {
 	at        int64      // microseconds since 1970
-	failed    smtp.Event // event before the next line, if its code is not 0
+	failed    smtp.Event // event to report before the next line, if its code is not 0
 	filtered  bool       // a filter rejected the command
 	rewritten bool       // a filter changed the command
 }
 
-// The texts of replies, which do not affect the evidence.
+// Texts of replies, which do not affect the evidence.
 var (
 	ok             = []byte("2.0.0 Ok")
 	unknownCommand = []byte("5.5.1 Invalid command: Command unrecognized")
 	notAllowed     = []byte("5.5.1 Invalid command: Command not allowed at this point.")
 )
 
-// maxText is the maximum length of a reply in an event, in bytes.
+// maxText limits the length of a reply in an event, in bytes.
 const maxText = 200
 
 // event prepares an event.
@@ -37,7 +37,7 @@ func (p *Player) event(v *playback, kind smtp.Kind) *smtp.Event {
 // send reports the prepared event.
 func (p *Player) send() { p.filter.Event(&p.ev) }
 
-// connect opens a session and replays the request of phase connect.
+// connect opens a session and replays the request for the connect phase.
 func (p *Player) connect(v *playback) {
 	r := &v.rec
 	p.now = r.Start.UnixMicro()
@@ -64,15 +64,14 @@ func (p *Player) connect(v *playback) {
 		return
 	}
 	if n.refused() && !n.ours {
-		code, _ := splitReply(n.filter.Reply) // the reply replaces the greeting of the server, which has no step
+		code, _ := splitReply(n.filter.Reply) // the reply replaces the server's greeting, which has no step
 		p.event(v, smtp.EventGreeting).Code = code
 		p.send()
 	}
 	n.filtered, n.ours = false, false
 }
 
-// learnName learns the server's name from a session in which the client greeted with
-// the name.
+// learnName learns the server's name from a session whose client greeted with it.
 func (p *Player) learnName(v *playback) {
 	c := v.cursor
 	s := &p.step
@@ -90,14 +89,14 @@ func (p *Player) disconnect(v *playback, how smtp.Ending) {
 	p.send()
 }
 
-// rolledBack reports the end of a transaction without a message.
+// rolledBack reports that a transaction ended without a message.
 func (p *Player) rolledBack(v *playback) {
 	p.flush(v)
 	p.event(v, smtp.EventRollback)
 	p.send()
 }
 
-// line reports a line of the client to the pipeline.
+// line reports a line from the client to the pipeline.
 func (p *Player) line(v *playback, verb smtp.Verb, text []byte) {
 	p.flush(v)
 	v.cmd = command{at: p.now}
@@ -110,7 +109,7 @@ func (p *Player) line(v *playback, verb smtp.Verb, text []byte) {
 	}
 }
 
-// flush reports the latest command, if it failed and no other event has reported it.
+// flush reports the latest command if it failed and no other event has reported it.
 func (p *Player) flush(v *playback) {
 	if v.cmd.failed.Code != 0 {
 		p.ev = v.cmd.failed
@@ -119,7 +118,7 @@ func (p *Player) flush(v *playback) {
 	}
 }
 
-// reply reports the reply to a command. The code of an unknown reply is 0.
+// reply reports the reply to a command. If the reply is unknown, its code is 0.
 func (p *Player) reply(v *playback, verb smtp.Verb, code uint32, text []byte) {
 	if code == 0 {
 		return
@@ -132,7 +131,7 @@ func (p *Player) reply(v *playback, verb smtp.Verb, code uint32, text []byte) {
 	p.send()
 }
 
-// cause returns the reason for the failure of a command.
+// cause returns why a command failed.
 func (v *playback) cause(verb smtp.Verb, code uint32, text []byte) smtp.Cause {
 	if v.cmd.filtered {
 		return smtp.CauseFilter
@@ -140,8 +139,8 @@ func (v *playback) cause(verb smtp.Verb, code uint32, text []byte) smtp.Cause {
 	return smtpd.CauseOf(verb, code, text)
 }
 
-// fail reports the reply to a failed command. The event with the outcome of the command
-// is kept until the next line.
+// fail reports the reply to a failed command. The event with the command's outcome is
+// kept until the next line.
 func (p *Player) fail(v *playback, verb smtp.Verb, line []byte, code uint32, text []byte) {
 	p.reply(v, verb, code, text)
 	v.cmd.failed = smtp.Event{Kind: smtp.EventCommand, Time: v.cmd.at, Session: v.rec.ID, Verb: verb, Text: line, Code: code, Reply: text, Cause: v.cause(verb, code, text)}
@@ -158,7 +157,7 @@ func (p *Player) outcome(v *playback, kind smtp.Kind, verb smtp.Verb, result smt
 	return e
 }
 
-// result returns the result for the reply code of a failure.
+// result returns the result for a failure with the given reply code.
 func result(code uint32) smtp.Result {
 	if code >= 400 && code < 500 {
 		return smtp.ResultTempfail
@@ -166,7 +165,7 @@ func result(code uint32) smtp.Result {
 	return smtp.ResultPermfail
 }
 
-// decision reports the decision of a filter.
+// decision reports a filter's decision.
 func (p *Player) decision(v *playback, d smtp.Decision, phase, word string, text []byte) {
 	v.cmd.filtered = d >= smtp.Reject
 	v.cmd.rewritten = v.cmd.rewritten || !v.cmd.filtered
@@ -178,22 +177,21 @@ func (p *Player) decision(v *playback, d smtp.Decision, phase, word string, text
 	p.send()
 }
 
-// others reports the recorded decision of another filter.
+// others reports another filter's recorded decision.
 func (p *Player) others(v *playback) {
 	if n := &v.next; n.filtered && !n.ours {
 		p.decision(v, n.filter.Decision, n.filter.PhaseName(), n.filter.DecisionName(), n.filter.Reply)
 	}
 }
 
-// ask sends a request, if the policy has rules for the phase. ask reports whether the
-// client may continue. After a rejection, v.gone reports whether the client is
-// disconnected.
+// ask sends a request if the policy has rules for the phase, and reports whether the
+// client may continue. If not, v.gone reports whether the client is disconnected.
 func (p *Player) ask(v *playback, phase smtp.Phase, name, addr []byte) bool {
 	n := &v.next
 	var a smtp.Answer
-	// The policy receives no request if another filter may have rejected the recorded
-	// command before. A recorded decision by a rule of this filter proves that this
-	// filter was asked.
+	// Do not ask the policy if another filter may have rejected the recorded command
+	// first. A recorded decision by one of this filter's rules proves that this filter
+	// was asked.
 	unasked := n.refused() && !n.ours && !n.ruled && n.decided(phase) && !p.o.AskRefused
 	if p.asked.Has(phase) && !unasked {
 		e := p.event(v, smtp.EventRequest)
@@ -240,7 +238,7 @@ func (p *Player) refuse(v *playback, phase smtp.Phase, a smtp.Answer) {
 	p.refused(v, phase, a.Text)
 }
 
-// refused reports the reply to a rejected command, and its outcome.
+// refused reports the reply to a rejected command, and the command's outcome.
 func (p *Player) refused(v *playback, phase smtp.Phase, answer string) {
 	code, text := splitReply([]byte(answer))
 	s := &v.next.step
@@ -267,7 +265,7 @@ func (p *Player) refused(v *playback, phase smtp.Phase, answer string) {
 	}
 }
 
-// splitReply splits a reply line.
+// splitReply splits a reply line into code and text.
 func splitReply(line []byte) (code uint32, text []byte) {
 	first, text, _ := bytes.Cut(line, []byte{' '})
 	for _, c := range first {

@@ -9,7 +9,7 @@ import (
 	"scanwatch/store"
 )
 
-// players contains the function that replays each kind of step.
+// players maps each kind of step to the function that replays it.
 var players = map[store.Kind]func(*Player, *playback, *store.Step){
 	store.KindGreeting: greeting,
 	store.KindHelo:     helo,
@@ -38,7 +38,7 @@ func play(p *Player, v *playback) {
 	s := &n.step
 	v.newest = max(v.at, v.rec.Start.UnixMicro()+s.At.Microseconds())
 	if v.unhelo && s.Kind != store.KindHelo && s.Kind != store.KindQuit && s.Kind != store.KindTimeout && s.Kind != store.KindListed {
-		skip(p, v, s) // impossible for a client that has not greeted
+		skip(p, v, s) // impossible unless the client has greeted
 		return
 	}
 	if s.Code == 421 || n.held.Kind == store.KindInput || n.filtered && n.filter.Decision == smtp.Disconnect {
@@ -69,7 +69,7 @@ func helo(p *Player, v *playback, s *store.Step) {
 	if s.Result != smtp.ResultOK && !v.next.filtered {
 		p.now = v.newest
 		failHelo(p, v, s, s.Code, v.text(s))
-		return // the server rejects such a greeting without a request
+		return // the server rejects such a greeting without asking
 	}
 	v.unhelo = !p.ask(v, smtp.PhaseHelo, s.Text, nil)
 	switch {
@@ -85,7 +85,7 @@ func helo(p *Player, v *playback, s *store.Step) {
 	}
 }
 
-// heloLine returns the line of a greeting.
+// heloLine returns the command line of a greeting.
 func heloLine(s *store.Step) []byte {
 	if len(s.Text) == 0 {
 		return s.Arg
@@ -132,7 +132,7 @@ func mail(p *Player, v *playback, s *store.Step) {
 	if s.Result == smtp.ResultOK {
 		v.tx = transaction{sender: s.Text, msgid: s.MsgID}
 	}
-	// The server sends no request for a command that is malformed or out of order.
+	// The server does not ask about a command that is malformed or out of order.
 	if s.Code != 503 && s.Code != 501 && !p.ask(v, smtp.PhaseMailFrom, nil, s.Text) {
 		return
 	}
@@ -157,7 +157,7 @@ func rcpt(p *Player, v *playback, s *store.Step) {
 		v.tx.was++
 	}
 	p.line(v, smtp.VerbRcpt, nil)
-	// The server sends no request for a malformed address. With 501 and a decision of a
+	// The server does not ask about a malformed address. With 501 and a decision of a
 	// rule, the rule sent the reply.
 	if s.Code == 501 && !v.next.ruled {
 		p.others(v)
@@ -299,14 +299,13 @@ func quit(p *Player, v *playback, _ *store.Step) {
 }
 
 const (
-	// maxExamples is the number of failed commands that a record contains.
+	// maxExamples is the maximum number of failed commands that a record describes.
 	maxExamples = 20
-	// maxPadded is the maximum number of commands without steps that are replayed in a
-	// session.
+	// maxPadded is the maximum number of commands without steps replayed per session.
 	maxPadded = 10_000
 )
 
-// padFailed replays the unknown commands that have no steps.
+// padFailed replays unknown commands that have no steps.
 func padFailed(p *Player, v *playback) {
 	for i := 0; v.done.Unknown < v.rec.Counts.Unknown && i < maxPadded; i++ {
 		line := []byte("X")
@@ -319,7 +318,7 @@ func padFailed(p *Player, v *playback) {
 	}
 }
 
-// pad replays the commands that have no steps, before the session ends.
+// pad replays commands that have no steps before the session ends.
 func pad(p *Player, v *playback) {
 	if v.padded || v.gone {
 		return
@@ -347,7 +346,7 @@ func padBefore(p *Player, v *playback) {
 	v.done.Commands--
 }
 
-// finish ends a session with its recorded ending.
+// finish ends a session in the way that was recorded.
 func finish(p *Player, v *playback) {
 	v.over = true
 	if v.lostAll > 0 && v.done.Mails == 0 {
@@ -355,7 +354,7 @@ func finish(p *Player, v *playback) {
 	}
 	ending := v.rec.Ending
 	if v.out.Resumed {
-		ending = smtp.EndingUnknown // the continuation is unknown
+		ending = smtp.EndingUnknown // how the session would have continued is unknown
 	}
 	switch ending {
 	case smtp.EndingUnknown, smtp.EndingStopped, smtp.EndingClosed:

@@ -7,20 +7,20 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// A conn is the state of one session in a FrontEnd.
+// A conn is the state of a session in a FrontEnd.
 type conn struct {
 	id         uint64
 	greeted    bool // smtpd has sent its first reply
 	quit       bool
 	timedOut   bool
-	hungUp     bool // smtpd closes the connection, for itself or for a filter
-	sawAuth    bool // the client has sent AUTH, so any later unknown line may be a password
+	hungUp     bool // smtpd is closing the connection, for itself or for a filter
+	sawAuth    bool // the client has sent AUTH, so later unknown lines may be passwords
 	inExchange bool // smtpd expects the next line of an AUTH exchange
 	noData     bool // DATA was rejected, so message text may follow
 	cmd        command
 }
 
-// ending returns the way in which the session ended.
+// ending returns how the session ended.
 func (c *conn) ending() smtp.Ending {
 	switch {
 	case c.quit:
@@ -33,40 +33,40 @@ func (c *conn) ending() smtp.Ending {
 	return smtp.EndingDropped
 }
 
-// A command is the latest line of the client, until its outcome is known.
+// A command is the client's latest line, until its outcome is known.
 type command struct {
 	at        int64
 	line      []byte // redacted form of the line
 	reply     []byte
 	code      uint32
 	verb      smtp.Verb
-	waiting   bool // smtpd has not yet replied
-	open      bool // no report has contained the outcome
-	filtered  bool // a filter, and not smtpd, determined the outcome
+	waiting   bool // smtpd has not replied yet
+	open      bool // the outcome has not been reported yet
+	filtered  bool // the outcome was determined by a filter, not by smtpd
 	rewritten bool // a filter changed the command
 	unknown   bool // smtpd does not know the command
-	secret    bool // the line is a part of a login
+	secret    bool // the line is part of a login
 }
 
 func (c *command) reset() { *c = command{line: c.line[:0], reply: c.reply[:0]} }
 
-// causes contains the meanings of smtpd's reply codes by verb. If a code is not listed,
-// the first digit determines the cause.
+// causes maps smtpd's reply codes to their meanings, by verb. If a code is not listed,
+// its first digit determines the cause.
 var causes = [...]struct {
 	verbs []smtp.Verb
 	code  uint32
 	cause smtp.Cause
 }{
 	{[]smtp.Verb{smtp.VerbMail, smtp.VerbRcpt}, 501, smtp.CauseSyntax},
-	{[]smtp.Verb{smtp.VerbMail, smtp.VerbRcpt}, 553, smtp.CauseSyntax}, // invalid syntax of an address
+	{[]smtp.Verb{smtp.VerbMail, smtp.VerbRcpt}, 553, smtp.CauseSyntax}, // invalid address syntax
 	{[]smtp.Verb{smtp.VerbMail, smtp.VerbRcpt}, 503, smtp.CauseOrder},
 	{[]smtp.Verb{smtp.VerbHelo, smtp.VerbEhlo}, 501, smtp.CauseSyntax},
 	{[]smtp.Verb{smtp.VerbAuth}, 503, smtp.CauseUnsupported},
 	{[]smtp.Verb{smtp.VerbAuth}, 504, smtp.CauseUnsupported},
 }
 
-// cause returns the reason why smtpd rejected the command. A permanent failure of RCPT
-// with an unlisted code means that smtpd accepts no mail for the recipient.
+// cause returns why smtpd rejected the command. If RCPT failed permanently with an
+// unlisted code, smtpd does not accept mail for the recipient.
 func (c *command) cause() smtp.Cause {
 	switch {
 	case c.filtered:
@@ -87,7 +87,7 @@ func (c *command) cause() smtp.Cause {
 	return smtp.CauseNone
 }
 
-// Maximum lengths of recorded texts in bytes.
+// Maximum lengths of recorded text in bytes.
 const (
 	maxName    = 255 // RFC 5321 section 4.5.3.1.2
 	maxPath    = 256 // RFC 5321 section 4.5.3.1.3
@@ -96,8 +96,8 @@ const (
 
 func clip(b []byte, most int) []byte { return b[:min(len(b), most)] }
 
-// parseAddrPort parses `a.b.c.d:port` or `[v6]:port`. The result for any other text is
-// zero.
+// parseAddrPort parses `a.b.c.d:port` or `[v6]:port`. It returns the zero AddrPort for
+// any other text.
 func parseAddrPort(b []byte) netip.AddrPort {
 	a, err := netip.ParseAddrPort(string(b))
 	if err != nil {
@@ -106,7 +106,7 @@ func parseAddrPort(b []byte) netip.AddrPort {
 	return netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
 }
 
-// parseReply splits a reply line. The code of a line that is not a reply is 0.
+// parseReply splits a reply line. If the line is not a reply, the code is 0.
 func parseReply(line []byte) (code uint32, text []byte, last bool) {
 	n, ok := parseDigits(line[:min(len(line), 3)], 3)
 	switch {

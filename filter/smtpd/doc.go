@@ -1,12 +1,12 @@
 // Package smtpd implements smtpd-filters(7), the protocol between OpenSMTPD and its
 // filters. The package reads lines from smtpd, passes them as events to a Handler, and
-// writes registrations and responses. The package does not depend on policy, disks,
-// clocks or DNS.
+// writes registrations and responses. It does not depend on policy, disks, clocks or
+// DNS.
 //
-// smtpd exits when a filter exits or writes an unexpected line. If a response is
-// missing, the session hangs forever. Only Serve therefore writes to the output. Serve
-// sends exactly one response to each request, regardless of the Handler. If smtpd cannot
-// handle a response, Serve replaces it with the most similar valid response.
+// smtpd exits if a filter exits or writes an unexpected line. Without a response, the
+// session hangs forever. Only Serve therefore writes to the output. Serve sends exactly
+// one response to each request, regardless of the Handler. If smtpd cannot handle a
+// response, Serve replaces it with the closest valid one.
 //
 // # Guarantees
 //
@@ -32,5 +32,5 @@
 // The tests of package safego check the last two guarantees in the source.
 //
 // If smtpd does not read responses, Serve blocks in a write and reads no further lines.
-// smtpd buffers its lines, because it never waits for a filter to read.
+// smtpd then buffers its lines; it never waits for a filter to read.
 package smtpd

@@ -7,11 +7,11 @@ import (
 	"strconv"
 )
 
-// Version is a version of the protocol. Each line contains a version.
+// Version is a version of the protocol. Every line states its version.
 type Version struct{ Major, Minor int }
 
-// Newest is the newest supported version of the protocol. Later minor versions are
-// parsed as Newest.
+// Newest is the newest supported protocol version. Later minor versions are parsed as
+// if they were Newest.
 var Newest = Version{0, 7}
 
 func (v Version) String() string { return fmt.Sprintf("%d.%d", v.Major, v.Minor) }
@@ -21,8 +21,8 @@ func (v Version) Before(major, minor int) bool {
 	return v.Major < major || v.Major == major && v.Minor < minor
 }
 
-// ID identifies the type of an Event: a report, or a request in a phase. A request
-// requires a response.
+// ID identifies the type of an Event: a report, or a request in a phase. A request must
+// be answered.
 type ID uint8
 
 // The reports of smtpd-filters(7), followed by the phases of its requests.
@@ -65,20 +65,20 @@ const (
 	numIDs
 )
 
-// A spec describes one type of event for registration, parsing and tests.
+// A spec describes an event type for registration, parsing and tests.
 type spec struct {
 	name    string
-	fields  []string // names of the fields in the order of Newest; the last field can contain |
+	fields  []string // field names in the order of Newest; the last field may include |
 	quirk   func(Version, *Event)
 	request bool
 
-	// junk and refuse report whether the decisions junk, reject and disconnect are
-	// valid in the phase.
+	// junk reports whether the junk decision is valid in the phase, and refuse whether
+	// reject and disconnect are.
 	junk, refuse bool
 }
 
 // addressFirst swaps the fields of tx-mail and tx-rcpt in old lines. Before version
-// 0.6, the result was the last field.
+// 0.6, the result came last.
 func addressFirst(v Version, ev *Event) {
 	if v.Before(0, 6) {
 		ev.swapLast(1)
@@ -86,7 +86,7 @@ func addressFirst(v Version, ev *Event) {
 }
 
 // userFirst swaps the fields of link-auth in old lines. Before version 0.7, the result
-// was the last field, after a user name that can contain |.
+// came last, after a user name that may include |.
 func userFirst(v Version, ev *Event) {
 	if v.Before(0, 7) {
 		ev.swapLast(0)
@@ -149,19 +149,19 @@ func (id ID) String() string {
 	return "unknown"
 }
 
-// IsPhase reports whether id is a phase, which requires a response.
+// IsPhase reports whether id is a phase, so that the event must be answered.
 func (id ID) IsPhase() bool { return id < numIDs && specs[id].request }
 
 // maxFields is the maximum number of fields after the session and token.
 const maxFields = 4
 
-// An Event is a line from smtpd: a report or a request. The fields are slices of the
-// input buffer, and are valid only until the Handler returns.
+// An Event is a line from smtpd: a report or a request. The fields of an Event are
+// slices of the input buffer, and are valid only until the Handler returns.
 type Event struct {
 	ID      ID
-	Out     bool // for a connection of smtpd as a client (smtp-out)
+	Out     bool // smtpd is the client of this connection (smtp-out)
 	Version Version
-	Time    int64 // time in microseconds since 1970, set by smtpd
+	Time    int64 // time set by smtpd, in microseconds since 1970
 	Session uint64
 	Token   uint64 // set only for requests
 	Waited  bool   // the response must have no Wait
@@ -172,8 +172,8 @@ type Event struct {
 	name    []byte // name of the event in the line
 }
 
-// Field returns field i in the order of the newest protocol version. Field returns nil
-// if the line lacks the field.
+// Field returns field i, counted in the order of the newest protocol version, or nil if
+// the line lacks the field.
 func (ev *Event) Field(i int) []byte {
 	if i < ev.n {
 		return ev.fields[i]
@@ -181,21 +181,21 @@ func (ev *Event) Field(i int) []byte {
 	return nil
 }
 
-// Make sets ev to an event of the newest protocol version, for callers without lines.
-// The order of fields is the order of Field, and excess fields are ignored. time is in
+// Make sets ev to an event of the newest protocol version, for callers that have no
+// lines. The fields are in the order of Field; excess fields are ignored. time is in
 // microseconds since 1970.
 func (ev *Event) Make(id ID, time int64, session uint64, fields ...[]byte) {
 	*ev = Event{ID: id, Version: Newest, Time: time, Session: session, request: id.IsPhase()}
 	ev.n = copy(ev.fields[:], fields)
 }
 
-// swapLast swaps field i with the next field, which is the last field. Only the first
-// of the two values can contain |, so the last | separates the values.
+// swapLast swaps field i with the next field, which is the last. Only the first of the
+// two values may include |, so the last | separates them.
 func (ev *Event) swapLast(i int) {
 	if ev.n != i+2 {
 		return
 	}
-	// parse has split the fields at the first |, which may be in the first value.
+	// parse has split the fields at the first |, which may belong to the first value.
 	first, last := ev.fields[i], ev.fields[i+1]
 	if j := bytes.LastIndexByte(last, '|'); j >= 0 {
 		whole := first[:len(first)+1+len(last)] // the fields are adjacent in the line
@@ -204,9 +204,9 @@ func (ev *Event) swapLast(i int) {
 	ev.fields[i], ev.fields[i+1] = last, first
 }
 
-// parse decodes a line with a report or a request into ev, and never panics. An unknown
-// event has the ID Unknown. For an unknown request, parse also sets the session and the
-// token, which the response needs.
+// parse decodes a report or request into ev, and never panics. An unknown event has the
+// ID Unknown. For an unknown request, parse also sets the session and token, because
+// the response needs them.
 func (ev *Event) parse(line []byte) error {
 	*ev = Event{}
 	word, rest, _ := cut(line)
@@ -249,7 +249,7 @@ func (ev *Event) parse(line []byte) error {
 	return nil
 }
 
-// cut splits b at the first |. found reports whether b contains a |.
+// cut splits b at the first |, if there is one.
 func cut(b []byte) (before, after []byte, found bool) {
 	if i := bytes.IndexByte(b, '|'); i >= 0 {
 		return b[:i], b[i+1:], true
@@ -264,7 +264,7 @@ var (
 	errToken   = errors.New("token is not hexadecimal")
 )
 
-// takeHex splits off the first field, which must have up to 16 hexadecimal digits. more
+// takeHex cuts off the first field, which must be up to 16 hexadecimal digits. more
 // reports whether another field follows.
 func takeHex(b []byte) (v uint64, rest []byte, more, ok bool) {
 	n, ok := 0, true
@@ -280,8 +280,7 @@ func takeHex(b []byte) (v uint64, rest []byte, more, ok bool) {
 	return v, b[n+1:], true, ok
 }
 
-// parseHex parses a number in lower-case hexadecimal digits. most is the maximum number
-// of digits.
+// parseHex parses a lower-case hexadecimal number with a maximum number of digits.
 func parseHex(b []byte, most int) (v uint64, ok bool) {
 	for _, c := range b {
 		d := hexDigits[c]
@@ -293,8 +292,8 @@ func parseHex(b []byte, most int) (v uint64, ok bool) {
 	return v, 0 < len(b) && len(b) <= most
 }
 
-// hexDigits contains 1 plus the value of each lower-case hexadecimal digit, and 0 for
-// other bytes.
+// hexDigits maps each lower-case hexadecimal digit to 1 plus its value, and any other
+// byte to 0.
 var hexDigits = func() (t [256]uint8) {
 	for i, c := range []byte("0123456789abcdef") {
 		t[c] = uint8(i) + 1
@@ -302,7 +301,8 @@ var hexDigits = func() (t [256]uint8) {
 	return t
 }()
 
-// takeStamp splits off the first field, which is a time. An invalid time results in 0.
+// takeStamp cuts off the first field, which is a time. It returns 0 if the time is
+// invalid.
 func takeStamp(b []byte) (int64, []byte) {
 	if len(b) > 17 && b[10] == '.' && b[17] == '|' { // until the year 2286
 		seconds, ok1 := parseDigits(b[:10], 10)
@@ -325,7 +325,7 @@ func parseStamp(b []byte) (int64, bool) {
 	return s*1e6 + u, ok1 && ok2
 }
 
-// parseDigits parses a decimal number. most is the maximum number of digits.
+// parseDigits parses a decimal number with a maximum number of digits.
 func parseDigits(b []byte, most int) (v int64, ok bool) {
 	if len(b) == 0 || len(b) > most {
 		return 0, false
@@ -339,8 +339,8 @@ func parseDigits(b []byte, most int) (v int64, ok bool) {
 	return v, true
 }
 
-// takeVersion splits off the first field, which is a version. An invalid version
-// results in Newest.
+// takeVersion cuts off the first field, which is a version. It returns Newest if the
+// version is invalid.
 func takeVersion(b []byte) (Version, []byte) {
 	if len(b) > 3 && b[3] == '|' && isDigit(b[0]) && b[1] == '.' && isDigit(b[2]) { // the form of all existing versions
 		return Version{int(b[0] - '0'), int(b[2] - '0')}, b[4:]
@@ -361,7 +361,7 @@ func parseVersion(b []byte) (Version, bool) {
 	return Version{int(x), int(y)}, ok1 && ok2
 }
 
-// String returns a quoted form for logs and tests.
+// String returns the event in a quoted form for logs and tests.
 func (ev *Event) String() string {
 	b := fmt.Appendf(nil, "%v %016x", ev.ID, ev.Session)
 	for i := range ev.n {

@@ -6,22 +6,22 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// A Sink receives the events of a FrontEnd. Events are valid only during the call.
+// A Sink receives a FrontEnd's events, which are valid only during the call.
 type Sink interface {
-	// Site is called once, before the first event. The name is the option admd of
+	// Site is called once, before the first event. The name is the admd option of
 	// smtpd.conf(5). OpenSMTPD before version 7 does not send the name, which is then
 	// empty.
 	Site(name string)
 	// Event handles any event except a request.
 	Event(*smtp.Event)
-	// Ask returns the response to an event of kind EventRequest.
+	// Ask answers an event of kind EventRequest.
 	Ask(*smtp.Event) smtp.Answer
 }
 
-// A FrontEnd translates reports and requests of smtpd into the events of package smtp.
-// smtpd reports replies and outcomes in separate lines, which the FrontEnd assigns to
-// their command. The FrontEnd removes passwords, and interprets reply codes and texts.
-// FrontEnd implements Handler.
+// A FrontEnd translates smtpd's reports and requests into the events of package smtp.
+// smtpd reports replies and outcomes in separate lines, which the FrontEnd matches with
+// their commands. The FrontEnd removes passwords, and interprets reply codes and texts.
+// A FrontEnd implements Handler.
 type FrontEnd struct {
 	sink  Sink
 	conns map[uint64]*conn
@@ -37,17 +37,18 @@ func NewFrontEnd(sink Sink) *FrontEnd {
 	return &FrontEnd{sink: sink, conns: make(map[uint64]*conn)}
 }
 
-// Reports contains the reports that a FrontEnd needs. smtpd sends no other reports.
+// Reports lists the reports that a FrontEnd needs. smtpd does not send any other
+// reports.
 var Reports = []ID{
 	LinkConnect, LinkIdentify, LinkTLS, LinkAuth, LinkDisconnect,
 	TxMail, TxRcpt, TxData, TxCommit, TxRollback,
 	ProtocolClient, ProtocolServer, FilterResponse, Timeout,
 }
 
-// phases maps smtpd's requests to phases. The requests of the phases auth and data-line
-// contain passwords and message text, so they are never registered. The phase starttls
-// is omitted, because a rejected client would continue in plain text. The phases rset,
-// noop and quit are omitted, because their rejection has no effect on clients.
+// phases maps smtpd's requests to phases. The auth and data-line requests are never
+// registered, because they contain passwords and message text. The starttls request is
+// omitted, because a rejected client would continue in plain text. Rejecting rset, noop
+// and quit has no effect on clients, so these requests are omitted as well.
 var phases = map[ID]smtp.Phase{
 	PhaseConnect:  smtp.PhaseConnect,
 	PhaseHelo:     smtp.PhaseHelo,
@@ -105,8 +106,8 @@ func (f *FrontEnd) Decide(ev *Event) smtp.Answer {
 	return a
 }
 
-// Stop reports the commands without an outcome. smtpd sends no link-disconnect when it
-// stops, so the sink must end the sessions.
+// Stop reports the commands that have no outcome yet. smtpd sends no link-disconnect
+// when it stops, so the sink must end the sessions itself.
 func (f *FrontEnd) Stop() {
 	for _, c := range f.conns {
 		f.flush(c)
@@ -114,7 +115,7 @@ func (f *FrontEnd) Stop() {
 	clear(f.conns)
 }
 
-// handlers maps each kind of report on an open session to its function.
+// handlers maps each kind of report about an open session to its function.
 var handlers = [numIDs]func(*FrontEnd, *conn, *Event){
 	LinkIdentify:   (*FrontEnd).identify,
 	LinkTLS:        (*FrontEnd).tls,
@@ -144,7 +145,7 @@ func (f *FrontEnd) connect(ev *Event) {
 	c := &conn{id: ev.Session}
 	if f.conns[c.id] == nil && len(f.conns) >= maxConns {
 		f.begin(c, smtp.EventConnect, ev.Time)
-		f.send() // the sink has the same limit, and counts the sessions beyond the limit
+		f.send() // the sink has the same limit, and counts the sessions beyond it
 		return
 	}
 	f.conns[c.id] = c
@@ -190,9 +191,9 @@ func (f *FrontEnd) auth(c *conn, ev *Event) {
 	f.send()
 }
 
-// outcome prepares an event with the outcome of the current command. smtpd also reports
-// an input error as an outcome of the previous command. For a second outcome of a
-// command, outcome therefore returns nil.
+// outcome prepares an event with the outcome of the current command. It returns nil if
+// the command already has an outcome, because smtpd also reports an input error as an
+// outcome of the previous command.
 func (f *FrontEnd) outcome(c *conn, kind smtp.Kind, ev *Event) *smtp.Event {
 	if !c.cmd.open {
 		return nil
@@ -248,8 +249,8 @@ func (f *FrontEnd) timeout(c *conn, ev *Event) {
 	f.send()
 }
 
-// client handles a line of the client. Other functions receive only the redacted form
-// of the line.
+// client handles a line from the client. All other code sees only the redacted form of
+// the line.
 func (f *FrontEnd) client(c *conn, ev *Event) {
 	f.flush(c)
 	c.cmd.reset()
@@ -262,9 +263,8 @@ func (f *FrontEnd) client(c *conn, ev *Event) {
 	f.send()
 }
 
-// server handles one line of a reply from smtpd (RFC 5321 section 4.2). The line
-// consists of three digits, a hyphen or a space, and text. A hyphen means that more
-// lines follow.
+// server handles one line of a reply from smtpd (RFC 5321 section 4.2): three digits, a
+// hyphen or a space, and text. A hyphen means that more lines follow.
 func (f *FrontEnd) server(c *conn, ev *Event) {
 	code, text, last := parseReply(ev.Field(0))
 	cmd := &c.cmd
@@ -285,8 +285,8 @@ func (f *FrontEnd) server(c *conn, ev *Event) {
 	}
 	if !cmd.waiting {
 		if code >= 400 {
-			// smtpd has rejected the input itself and closes the connection. The reason
-			// is, for example, a command before the reply to the previous command.
+			// smtpd has rejected the input itself and is closing the connection, for
+			// example because a command came before the reply to the previous one.
 			c.hungUp = true
 			e := f.begin(c, smtp.EventInput, ev.Time)
 			e.Code, e.Reply, e.Cause = code, clip(text, maxExample), InputCauseOf(text)
@@ -312,7 +312,7 @@ func (f *FrontEnd) server(c *conn, ev *Event) {
 	}
 }
 
-// succeeded handles a reply code below 400.
+// succeeded handles replies with a code below 400.
 func (f *FrontEnd) succeeded(c *conn, at int64) {
 	switch c.cmd.verb {
 	case smtp.VerbHelo, smtp.VerbEhlo, smtp.VerbMail, smtp.VerbRset:
@@ -320,7 +320,7 @@ func (f *FrontEnd) succeeded(c *conn, at int64) {
 	}
 	switch c.cmd.verb {
 	case smtp.VerbMail, smtp.VerbRcpt, smtp.VerbData, smtp.VerbDot:
-		// A report with the outcome follows.
+		// The outcome is reported separately.
 	case smtp.VerbQuit:
 		c.quit, c.cmd.open = true, false
 		f.begin(c, smtp.EventQuit, at)
@@ -330,7 +330,7 @@ func (f *FrontEnd) succeeded(c *conn, at int64) {
 	}
 }
 
-// filtered handles the decision of any filter in the chain, including this filter.
+// filtered handles the decision of any filter in the chain, including this one.
 func (f *FrontEnd) filtered(c *conn, ev *Event) {
 	phase, decision, param := ev.Field(0), ev.Field(1), ev.Field(2)
 	if string(decision) == "proceed" {
@@ -342,7 +342,7 @@ func (f *FrontEnd) filtered(c *conn, ev *Event) {
 	e := f.begin(c, smtp.EventFilter, ev.Time)
 	e.Name, e.Word, e.Text = phaseWord(phase), clip(decision, maxExample), clip(param, maxExample)
 	if string(phase) == "auth" || c.cmd.secret {
-		e.Text = nil // the text of a filter in reply to a login may contain the password
+		e.Text = nil // a filter's reply to a login may quote the password
 	}
 	if c.cmd.filtered {
 		e.Cause = smtp.CauseFilter
@@ -350,7 +350,8 @@ func (f *FrontEnd) filtered(c *conn, ev *Event) {
 	f.send()
 }
 
-// phaseWord converts the name of a phase in filter-response to its name in requests.
+// phaseWord converts the name that filter-response uses for a phase to the one used in
+// requests.
 func phaseWord(b []byte) []byte {
 	switch string(b) {
 	case "connected":
@@ -363,8 +364,8 @@ func phaseWord(b []byte) []byte {
 	return clip(b, maxExample)
 }
 
-// flush reports the latest command, if it failed and smtpd has not reported its
-// outcome. smtpd does not report unknown commands, commands out of order, and rejected
+// flush reports the latest command if it failed and smtpd has not reported its outcome.
+// smtpd does not report unknown commands, commands out of order, and rejected
 // greetings.
 func (f *FrontEnd) flush(c *conn) {
 	cmd := &c.cmd
@@ -386,11 +387,11 @@ func (f *FrontEnd) flush(c *conn) {
 	f.send()
 }
 
-// messageText replaces the lines after a rejected DATA. The text of the message must
-// not be recorded.
+// messageText replaces the lines after a rejected DATA, because the text of a message
+// must not be recorded.
 const messageText = "(message text)"
 
-// failure returns the result for a reply code of 400 or more.
+// failure returns the result for a reply code of 400 or above.
 func failure(code uint32) smtp.Result {
 	if code < 500 {
 		return smtp.ResultTempfail

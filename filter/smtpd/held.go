@@ -8,20 +8,20 @@ import (
 	"time"
 )
 
-// Limits of delayed responses. Each delayed client uses a connection of the server.
-// smtpd does not notice that a delayed client has disconnected.
+// Limits on delayed responses. Each delayed client occupies a connection to the server,
+// and smtpd does not notice if the client disconnects.
 const (
-	MaxHeld = 500              // delayed responses; further responses are sent immediately
-	MaxHold = 60 * time.Second // maximum delay, or half of smtpd's session timeout if that is less
+	MaxHeld = 500              // delayed responses; any more are sent immediately
+	MaxHold = 60 * time.Second // maximum delay, or half of smtpd's session timeout if that is shorter
 )
 
-// held writes responses to smtpd, immediately or after a delay. All delayed responses
-// share one timer.
+// held writes responses to smtpd, immediately or after a delay. A single timer serves
+// all delayed responses.
 type held struct {
 	mu      sync.Mutex
 	out     io.Writer
 	answers answers
-	count   *atomic.Int64 // receives the number of delayed responses; may be nil
+	count   *atomic.Int64 // updated with the number of delayed responses; may be nil
 	timer   *time.Timer
 	stopped bool
 }
@@ -38,7 +38,7 @@ func (h *held) write(b []byte) error {
 	return err
 }
 
-// add delays line. add returns false if MaxHeld responses are already delayed.
+// add delays a line. It returns false if MaxHeld responses are already delayed.
 func (h *held) add(line []byte, hold time.Duration) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -51,14 +51,14 @@ func (h *held) add(line []byte, hold time.Duration) bool {
 	return true
 }
 
-// tell updates the count. The caller holds h.mu.
+// tell updates the count. The caller must hold h.mu.
 func (h *held) tell() {
 	if h.count != nil {
 		h.count.Store(int64(len(h.answers)))
 	}
 }
 
-// arm sets the timer to the answer that is due first. The caller holds h.mu.
+// arm sets the timer for the answer that is due next. The caller must hold h.mu.
 func (h *held) arm() {
 	if len(h.answers) == 0 || h.stopped {
 		return
@@ -71,8 +71,8 @@ func (h *held) arm() {
 	}
 }
 
-// send writes the lines that are due. After an error, the next write of the reader
-// returns the same error.
+// send writes the lines that are due. If a write fails, the reader's next write returns
+// the same error.
 func (h *held) send() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -83,7 +83,7 @@ func (h *held) send() {
 	h.arm()
 }
 
-// stop sends all delayed responses, because smtpd may still wait for them.
+// stop sends all delayed responses, because smtpd may still be waiting for them.
 func (h *held) stop() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -97,7 +97,7 @@ func (h *held) stop() {
 	h.tell()
 }
 
-// answers is a heap of answers by the time at which they are due.
+// answers is a heap of answers, ordered by when they are due.
 type answers []answer
 
 func (a answers) Len() int           { return len(a) }

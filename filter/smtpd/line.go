@@ -5,18 +5,18 @@ import (
 	"io"
 )
 
-// maxLine is the maximum length of a line. The longest line of smtpd is a data-line
-// request of 65,616 bytes. A longer line than maxLine is truncated. The head of a
-// truncated line contains the session and the token, which the response needs.
+// maxLine is the maximum length of a line; longer lines are truncated. smtpd's longest
+// line is a data-line request of 65,616 bytes. The start of a truncated line still has
+// the session and token that the response needs.
 const maxLine = 128 << 10
 
-// lines splits a stream into lines. Only LF ends a line, and a CR belongs to the line.
-// The buffer has a fixed size.
+// lines splits a stream into lines, using a buffer of fixed size. Only LF ends a line;
+// a CR is part of the line.
 type lines struct {
 	r          io.Reader
 	buf        []byte
-	start, end int  // the part of buf that has not been returned
-	scanned    int  // buf contains no LF before this position
+	start, end int  // part of buf that has not been returned yet
+	scanned    int  // there is no LF in buf before this position
 	skip       bool // discard the rest of a line that is too long
 	err        error
 }
@@ -25,9 +25,9 @@ func newLines(r io.Reader) *lines {
 	return &lines{r: r, buf: make([]byte, 2*maxLine)}
 }
 
-// next returns the next complete line of the buffer without its LF. The line is valid
-// until fill is called. cut reports whether the line is truncated. If ok is false, the
-// caller must first call fill.
+// next returns the next complete line in the buffer, without its LF. The line is valid
+// until fill is called. cut reports whether the line was truncated. If ok is false,
+// call fill before the next call.
 func (l *lines) next() (line []byte, cut, ok bool) {
 	for {
 		i := bytes.IndexByte(l.buf[l.scanned:l.end], '\n')
@@ -56,8 +56,8 @@ func (l *lines) next() (line []byte, cut, ok bool) {
 	}
 }
 
-// fill reads once from the stream. The error is the error of the stream, or io.EOF at
-// its end. A last line without LF is incomplete and is dropped.
+// fill reads once from the stream. It returns the stream's error, or io.EOF at the end.
+// A last line without LF is incomplete and is dropped.
 func (l *lines) fill() error {
 	if l.err != nil {
 		return l.err

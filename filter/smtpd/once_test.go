@@ -15,20 +15,20 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// owed identifies a request that needs an answer.
+// owed identifies a request that must be answered.
 type owed struct{ session, token uint64 }
 
-// chaos is a Handler that randomly answers immediately, delays the answer, or panics.
+// chaos is a Handler that at random answers immediately, delays the answer, or panics.
 type chaos struct {
 	rnd  *rand.Rand
 	peer *smtpd
 	most time.Duration // maximum delay by Serve
-	hold bool          // delay all answers, to exceed the limit of delayed answers
+	hold bool          // delay all answers to exceed the limit on delayed answers
 	// waits contains the latest times of the answers to requests that wait.
 	waits map[owed]time.Time
 }
 
-// unprintable also panics when it is logged.
+// unprintable is a chaos that also panics when it is logged.
 type unprintable struct{ chaos }
 
 func (*unprintable) Error() string { panic("in Error") }
@@ -76,7 +76,7 @@ func (c *chaos) Decide(ev *Event) smtp.Answer {
 	return r
 }
 
-// smtpd records the answers and their times.
+// smtpd records answers and when they arrived.
 type smtpd struct {
 	mu      sync.Mutex
 	rest    []byte
@@ -122,15 +122,15 @@ func (s *smtpd) Write(b []byte) (int, error) {
 	}
 }
 
-// playOnce serves a random conversation with a chaotic Handler. The conversation has
-// requests, reports, clients that disconnect during a delay, noise and pauses. The
-// input may end at any point. Each complete request must be answered exactly once and
-// in time, by the clock of the synctest bubble.
+// playOnce serves a random conversation with a chaotic Handler: requests, reports,
+// clients that disconnect during a delay, noise and pauses. The input may end at any
+// point. Each complete request must be answered exactly once and in time, by the clock
+// of the synctest bubble.
 func playOnce(t *testing.T, seed uint64) {
 	rnd := rand.New(rand.NewPCG(seed, 2))
 	var script strings.Builder
 	script.WriteString("config|smtpd-version|7.9.0\nconfig|smtp-session-timeout|60\nconfig|ready\n")
-	sessions := 1 + rnd.IntN(600) // sometimes more than the limit of delayed answers
+	sessions := 1 + rnd.IntN(600) // sometimes more than the limit on delayed answers
 	for i := range rnd.IntN(1500) {
 		session := uint64(rnd.IntN(sessions))
 		head := fmt.Sprintf("|0.7|1795219327.%06d|smtp-in|", i)
@@ -154,7 +154,7 @@ func playOnce(t *testing.T, seed uint64) {
 	}
 	in := script.String()
 	if rnd.IntN(2) == 0 {
-		in = in[:rnd.IntN(len(in)+1)] // smtpd ends in the middle of a line
+		in = in[:rnd.IntN(len(in)+1)] // smtpd stops in the middle of a line
 	}
 	want := map[owed]bool{}
 	for line := range strings.Lines(in) {
@@ -165,8 +165,7 @@ func playOnce(t *testing.T, seed uint64) {
 		}
 	}
 
-	// The session timeout is 60 s. Only MaxHold applies until smtpd has sent the
-	// timeout.
+	// The session timeout is 60 s. Until smtpd has sent it, only MaxHold applies.
 	out := &smtpd{answers: map[owed]int{}, due: map[owed]time.Time{}}
 	h := &chaos{rnd: rand.New(rand.NewPCG(seed, 3)), peer: out, most: 30 * time.Second, hold: seed%7 == 3, waits: map[owed]time.Time{}}
 	r, w := io.Pipe()
@@ -231,7 +230,7 @@ func playOnce(t *testing.T, seed uint64) {
 	}
 }
 
-// TestAnsweredOnce checks that each request has exactly one answer.
+// TestAnsweredOnce checks that each request is answered exactly once.
 func TestAnsweredOnce(t *testing.T) {
 	seeds := uint64(400)
 	if testing.Short() {

@@ -10,14 +10,14 @@ import (
 	"testing/iotest"
 )
 
-// FuzzLines checks that the reader returns the lines between LFs for any reads and any
-// length. A line that is too long is cut to its head.
+// FuzzLines checks that the reader returns the lines between LFs, regardless of their
+// length and of the size of reads. A line that is too long is truncated.
 func FuzzLines(f *testing.F) {
 	f.Add([]byte("one\ntwo\r\n\n\nlast"), uint16(1), uint32(0))
 	f.Add([]byte("|\n\x00\xff\n"), uint16(3), uint32(maxLine-2))
 	f.Add([]byte("a\nb\nc"), uint16(maxLine/256), uint32(2*maxLine))
 	f.Fuzz(func(t *testing.T, in []byte, step uint16, long uint32) {
-		// One line has a chosen length, so that the limits are reached.
+		// Pad one line to a chosen length, so that the limits are reached.
 		pad := bytes.Repeat([]byte("x"), int(long%(3*maxLine)))
 		at := len(in) / 2
 		in = append(append(append([]byte(nil), in[:at]...), pad...), in[at:]...)
@@ -26,7 +26,7 @@ func FuzzLines(f *testing.F) {
 			line, after, ok := bytes.Cut(rest, []byte{'\n'})
 			if !ok {
 				if len(line) >= maxLine {
-					want = append(want, line[:maxLine]) // the head contains all fields that an answer needs
+					want = append(want, line[:maxLine]) // the start of the line has all fields that an answer needs
 				}
 				break
 			}
@@ -66,7 +66,7 @@ type stepReader struct {
 
 func (s stepReader) Read(b []byte) (int, error) { return s.r.Read(b[:min(len(b), s.n)]) }
 
-// line returns ev in the form of the newest version.
+// line encodes ev in the newest protocol version.
 func (ev *Event) line() []byte {
 	word, at := "report", ""
 	if ev.request {
@@ -83,8 +83,8 @@ func (ev *Event) line() []byte {
 	return b
 }
 
-// FuzzParse checks that a parsed event results in the same event after encoding. The
-// encoded line has the newest version.
+// FuzzParse checks that a parsed event is unchanged after it is encoded, in the newest
+// protocol version, and parsed again.
 func FuzzParse(f *testing.F) {
 	seen := map[string]bool{}
 	names, err := filepath.Glob("../../tests/streams/*/*.in")
@@ -119,8 +119,7 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// TestReadErrors checks that an error after some bytes does not lose the preceding
-// lines.
+// TestReadErrors checks that lines read before an error are not lost.
 func TestReadErrors(t *testing.T) {
 	l := newLines(iotest.DataErrReader(bytes.NewReader([]byte("one\ntwo\n"))))
 	if err := l.fill(); err != nil {

@@ -6,19 +6,19 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// VerbOf returns the verb of a redacted line in a record.
+// VerbOf returns the verb of a recorded, redacted line.
 func VerbOf(line []byte) smtp.Verb {
 	word, _ := cutWord(bytes.TrimLeft(line, " \t"))
 	return lookupVerb(word)
 }
 
-// CauseOf returns the reason why smtpd rejected a command with the given reply.
+// CauseOf returns why smtpd rejected a command with the given reply.
 func CauseOf(verb smtp.Verb, code uint32, text []byte) smtp.Cause {
 	c := command{verb: verb, code: code, unknown: code == 500 && bytes.HasPrefix(text, []byte("5.5.1 "))}
 	return c.cause()
 }
 
-// InputCauseOf returns the reason why smtpd rejected input that is not a command.
+// InputCauseOf returns why smtpd rejected input that is not a command.
 func InputCauseOf(text []byte) smtp.Cause {
 	if bytes.Contains(text, []byte("Pipelining not supported")) {
 		return smtp.CausePipelining

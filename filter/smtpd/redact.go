@@ -9,7 +9,7 @@ import (
 )
 
 // verbs maps the commands of RFC 5321 and its extensions to their verbs. A command ends
-// at a space. MAIL FROM: and RCPT TO: are identified by their first word.
+// at a space, so MAIL FROM: and RCPT TO: are identified by their first word.
 var verbs = map[string]smtp.Verb{
 	"HELO": smtp.VerbHelo, "EHLO": smtp.VerbEhlo, "MAIL": smtp.VerbMail, "RCPT": smtp.VerbRcpt, "DATA": smtp.VerbData, "RSET": smtp.VerbRset,
 	"NOOP": smtp.VerbNoop, "QUIT": smtp.VerbQuit, "STARTTLS": smtp.VerbStartTLS, "AUTH": smtp.VerbAuth,
@@ -17,38 +17,37 @@ var verbs = map[string]smtp.Verb{
 	"TURN": smtp.VerbOther, "SEND": smtp.VerbNames, "SOML": smtp.VerbNames, "SAML": smtp.VerbNames,
 }
 
-// bare contains the verbs whose argument is useless. After AUTH, the argument may be a
+// bare lists the verbs whose argument has no use. After AUTH, the argument may be a
 // password.
 var bare = map[smtp.Verb]bool{smtp.VerbData: true, smtp.VerbRset: true, smtp.VerbNoop: true, smtp.VerbQuit: true, smtp.VerbStartTLS: true, smtp.VerbOther: true, smtp.VerbNames: true}
 
-// mechanisms contains the words that are not masked in an AUTH line. Any other word may
-// be a misplaced password.
+// mechanisms lists the words that are not masked in an AUTH line. Any other word may be
+// a misplaced password.
 var mechanisms = []string{"PLAIN", "LOGIN", "CRAM-MD5", "DIGEST-MD5", "NTLM", "GSSAPI", "XOAUTH2", "OAUTHBEARER",
 	"SCRAM-SHA-1", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS", "EXTERNAL", "ANONYMOUS", "KERBEROS_V4"}
 
-// secretWords contains words in lines of POP3, FTP, IMAP and HTTP clients that use the
-// wrong port. A line with a secret word, or the next line, contains credentials.
+// secretWords lists words sent by POP3, FTP, IMAP and HTTP clients that use the wrong
+// port. A line with one of these words, or the next line, contains credentials.
 var secretWords = []string{"USER", "LOGIN", "APOP", "POST", "PUT", "PATCH", "DELETE"}
 
-// secretParts contains names in JSON, forms and headers. A line with one of these names
-// at any position may contain credentials. Punctuation within a word is ignored.
+// secretParts lists names used in JSON, forms and headers. A line with one of these
+// names at any position may contain credentials. Punctuation within a word is ignored.
 var secretParts = [][]byte{[]byte("PASS"), []byte("PWD"), []byte("SECRET"), []byte("TOKEN"), []byte("CREDENTIAL"), []byte("COOKIE"), []byte("APIKEY"),
 	[]byte("AUTH"), []byte("KENNWORT"), []byte("WACHTWOORD"), []byte("CONTRASE"), []byte("SENHA"), []byte("PAROL")}
 
-// A lineState is the state of the session on which redact depends.
+// A lineState is the session state that affects redaction.
 type lineState struct {
-	sawAuth    bool // a previous line belonged to a login
-	inExchange bool // smtpd waits for a line of an AUTH exchange
+	sawAuth    bool // an earlier line belonged to a login
+	inExchange bool // smtpd expects a line of an AUTH exchange
 	noData     bool // DATA was rejected, so message text may follow
 }
 
-// redact appends a line of a client to dst, without secrets, and returns the verb of the
-// line. secret reports whether the line belongs to a login. Only redact uses the
-// original line.
+// redact appends a client's line to dst, without secrets, and returns its verb. secret
+// reports whether the line belongs to a login. Only redact sees the original line.
 //
-// The redaction by smtpd is not sufficient. smtpd masks only the lines of an accepted
-// exchange, and `AUTH PLAIN x` with one space. smtpd also accepts the command with two
-// spaces or a tab. Bots send user name and password even after a rejected AUTH LOGIN.
+// smtpd's own redaction is not sufficient. smtpd masks only the lines of an accepted
+// exchange, and `AUTH PLAIN x` with one space. The command is also accepted with two
+// spaces or a tab. Bots send user name and password even if AUTH LOGIN was rejected.
 func redact(dst, line []byte, st lineState) (shown []byte, v smtp.Verb, secret bool) {
 	if st.inExchange {
 		return append(dst, smtp.Masked...), smtp.VerbExchange, true
@@ -76,7 +75,7 @@ func redact(dst, line []byte, st lineState) (shown []byte, v smtp.Verb, secret b
 	case hasPrefixFold(bytes.TrimLeftFunc(line, notLetter), "AUTH"):
 		return append(dst, "AUTH "+smtp.Masked...), smtp.VerbAuth, true
 	case v == smtp.VerbUnknown && !st.sawAuth && bytes.Contains(line, []byte(" HTTP/")):
-		return httpRequest(dst, line, word), v, hasSecret(line) // the target may contain form data
+		return httpRequest(dst, line, word), v, hasSecret(line) // the target may hold form data
 	case v == smtp.VerbUnknown && (st.sawAuth || hasSecret(line)):
 		return append(dst, smtp.Masked...), smtp.VerbUnknown, true
 	case v == smtp.VerbUnknown:
@@ -92,9 +91,8 @@ func redact(dst, line []byte, st lineState) (shown []byte, v smtp.Verb, secret b
 	return dst, v, secret
 }
 
-// argument returns the number of bytes of a command that may be recorded. secret
-// reports whether the remaining bytes belong to a login. rest is the argument within
-// line.
+// argument returns how many bytes of a command may be recorded. secret reports whether
+// the remaining bytes belong to a login. rest is the argument within line.
 func argument(line, rest []byte, v smtp.Verb, st lineState) (keep int, secret bool) {
 	start := len(line) - len(rest)
 	end := start
@@ -120,8 +118,8 @@ func argument(line, rest []byte, v smtp.Verb, st lineState) (keep int, secret bo
 	return len(line), false
 }
 
-// secretAfterControl returns the index after a control character that precedes a login,
-// or 0. Some clients end lines with CR alone.
+// secretAfterControl returns the index after a control character that is followed by a
+// login, or 0. Some clients end lines with just a CR.
 func secretAfterControl(line []byte) int {
 	for i, c := range line {
 		if c < ' ' && c != '\t' {
@@ -134,8 +132,8 @@ func secretAfterControl(line []byte) int {
 	return 0
 }
 
-// argumentName returns a greeting or an address without a login. The login follows a
-// control character or is in a parameter.
+// argumentName returns a greeting or an address without a login. The login may follow a
+// control character or be in a parameter.
 func argumentName(name []byte, most int) []byte {
 	if i := secretAfterControl(name); i > 0 {
 		name = name[:i-1]
@@ -146,7 +144,7 @@ func argumentName(name []byte, most int) []byte {
 	return clip(name, most)
 }
 
-// indexAuthParameter returns the index of the space before a parameter AUTH=value of
+// indexAuthParameter returns the index of the space before an AUTH=value parameter of
 // MAIL (RFC 4954 section 5), or -1.
 func indexAuthParameter(line []byte) int {
 	for i := 0; i+6 <= len(line); i++ {
@@ -157,7 +155,7 @@ func indexAuthParameter(line []byte) int {
 	return -1
 }
 
-// maskAuth masks AUTH=value and all text after it.
+// maskAuth masks AUTH=value and everything after it.
 func maskAuth(line []byte) []byte {
 	if i := indexAuthParameter(line); i >= 0 && string(line[i+6:]) != "<>" {
 		return append(line[:i+6], smtp.Masked...)
@@ -165,8 +163,8 @@ func maskAuth(line []byte) []byte {
 	return line
 }
 
-// httpRequest appends the request line of HTTP (RFC 9112 section 3). A target that may
-// contain form fields is masked.
+// httpRequest appends an HTTP request line (RFC 9112 section 3). The target is masked
+// if it may hold form fields.
 func httpRequest(dst, line, method []byte) []byte {
 	if !bytes.ContainsAny(line, "?=&@") && !hasParts(line) {
 		return append(dst, clip(line, maxExample)...)
@@ -174,7 +172,7 @@ func httpRequest(dst, line, method []byte) []byte {
 	return append(append(dst, clip(method, maxExample)...), " "+smtp.Masked+" HTTP/"...)
 }
 
-// cutWord splits the line after the first word, which ends at a space or a colon.
+// cutWord splits the line after its first word, which ends at a space or a colon.
 func cutWord(line []byte) (word, rest []byte) {
 	if i := bytes.IndexAny(line, " \t:\r"); i >= 0 {
 		return line[:i], bytes.TrimLeft(line[i:], " \t")
@@ -206,7 +204,7 @@ func mechanism(word []byte) string {
 }
 
 // hasSecret reports whether line contains credentials. Several words are checked,
-// because IMAP puts a tag before the command and users mistype.
+// because an IMAP command follows a tag and users mistype.
 func hasSecret(line []byte) bool {
 	if hasParts(line) || plainResponse(line) {
 		return true
@@ -232,11 +230,11 @@ func hasSecret(line []byte) bool {
 	return false
 }
 
-// maxParts is the number of bytes that hasParts searches.
+// maxParts limits how many bytes hasParts searches.
 const maxParts = 4096
 
 // hasParts reports whether line contains one of secretParts. The line is searched
-// before and after backspaces are applied.
+// twice: unchanged, and with backspaces applied.
 func hasParts(line []byte) bool {
 	var a, b [maxParts]byte
 	raw, typed := a[:0], b[:0]
@@ -255,8 +253,8 @@ func hasParts(line []byte) bool {
 	return slices.ContainsFunc(secretParts, func(p []byte) bool { return bytes.Contains(raw, p) || bytes.Contains(typed, p) })
 }
 
-// plainResponse reports whether line is a response of the mechanism PLAIN (RFC 4616).
-// The response is a user name and a password, each after a NUL byte, in base64.
+// plainResponse reports whether line is a SASL PLAIN response (RFC 4616): in base64, a
+// user name and a password, each preceded by a NUL byte.
 func plainResponse(line []byte) bool {
 	line = bytes.TrimSpace(line)
 	if len(line) < 8 || len(line) > maxParts {
@@ -267,8 +265,8 @@ func plainResponse(line []byte) bool {
 	return bytes.Count(b[:n], []byte{0}) == 2
 }
 
-// letters applies the backspaces in word, and appends its letters in upper case to dst.
-// The result never exceeds the capacity of dst.
+// letters applies the backspaces in word, and appends its letters in upper case to dst,
+// without exceeding the capacity of dst.
 func letters(dst, word []byte) []byte {
 	for _, c := range word {
 		switch {
@@ -284,7 +282,7 @@ func letters(dst, word []byte) []byte {
 	return dst
 }
 
-// likeAuth reports whether word is a permutation of AUTH.
+// likeAuth reports whether word is AUTH with its letters in any order.
 func likeAuth(word []byte) bool {
 	if len(word) != 4 {
 		return false
@@ -308,7 +306,7 @@ func hasPrefixFold(b []byte, p string) bool {
 }
 
 // redactReply appends the reply to cmd to dst, without secrets. smtpd repeats arguments
-// in quotes, in angle brackets or after a control character. Other filters can repeat
+// in quotes, in angle brackets or after a control character. Other filters may repeat
 // any part of a line.
 func redactReply(dst, text []byte, cmd *command) []byte {
 	switch {

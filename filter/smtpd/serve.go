@@ -16,44 +16,44 @@ import (
 	"scanwatch/internal/safego"
 )
 
-// A Handler handles the events of smtpd. Methods are called in the order of smtpd's lines,
-// and never concurrently. Only Decide may be called again later, for a request whose
-// answer has a Wait. No method may block.
+// A Handler handles smtpd's events. Methods are called in the order of smtpd's lines, and
+// never concurrently. Only Decide may be called again later, for a request whose answer
+// has a Wait. No method may block.
 type Handler interface {
-	// Ready is called once, when smtpd has sent its complete configuration.
+	// Ready is called once, after smtpd has sent its complete configuration.
 	Ready(Config)
 	// Report handles a report.
 	Report(*Event)
-	// Decide returns the response to a request. If the response has a Wait, Decide is
-	// called again, with Event.Waited set if it must return a response.
+	// Decide answers a request. If the answer has a Wait, Decide is called again, with
+	// Event.Waited set if the answer must have no Wait.
 	Decide(*Event) smtp.Answer
 }
 
-// Config is the information that smtpd sends before the first event.
+// Config is the configuration that smtpd sends before the first event.
 type Config struct {
 	SMTPDVersion   string
-	Protocol       Version // zero for OpenSMTPD before 7.6, which does not send the version
+	Protocol       Version // zero for OpenSMTPD before 7.6, which does not send it
 	SessionTimeout time.Duration
-	ADMD           string // name of the site, usually its host name
+	ADMD           string // site name, usually the host name
 }
 
 // Options are the settings of Serve.
 type Options struct {
 	Reports []ID // reports to register
 	Phases  []ID // phases to register
-	// Held is set to the number of delayed responses, and may be nil.
+	// Held, if set, is updated with the number of delayed responses.
 	Held *atomic.Int64
 	// Wake has a value when a request that waits for a fact may have an answer. If Wake
 	// is nil, no request waits.
 	Wake <-chan struct{}
-	// Log logs one line without LF, and must not block. The lines concern smtpd or a
-	// bug in the Handler, and not clients. Each type of log line is written once.
+	// Log logs a line without LF. It must not block. Log lines are about smtpd or a bug
+	// in the Handler, never about clients. Each type of log line is written once.
 	Log func(string)
 }
 
-// Serve reads smtpd's lines from in and writes registrations and responses to out. At
-// the end of in, Serve returns nil, because smtpd announces its shutdown only in this
-// way. An error of in or out means that smtpd has exited.
+// Serve reads smtpd's lines from in, and writes registrations and responses to out.
+// Serve returns nil at the end of in, which is how smtpd announces its shutdown. An
+// error on in or out means that smtpd has exited.
 //
 // Serve sends exactly one response to each valid request before it handles the next
 // line. If Decide panics, the response is proceed.
@@ -84,7 +84,7 @@ type server struct {
 	ready   bool
 	out     []byte
 	ev      Event
-	asked   bool // ev is a request that has no response yet
+	asked   bool // ev is a request that has not been answered yet
 	said    map[string]bool
 	waiters []waiter
 	parked  chan struct{} // has a value after a new waiter
@@ -110,7 +110,7 @@ func (s *server) flush() error {
 	return err
 }
 
-// batch handles the lines in the buffer. After a panic of the Handler, again is true,
+// batch handles the lines in the buffer. If the Handler has panicked, again is true,
 // because lines may remain in the buffer.
 func (s *server) batch() (again bool) {
 	defer s.recovered(&again)
@@ -143,8 +143,8 @@ func (s *server) recovered(again *bool) {
 	s.once("panic", "bug: handling %v: %v; the session continues without the filter\n%s", s.ev.ID, r, stack)
 }
 
-// lineHead returns the fields of a line that precede its session. Later fields may
-// contain a password, for example after a line feed in a user name.
+// lineHead returns the fields of a line up to its session. Later fields may contain a
+// password, for example after a line feed in a user name.
 func lineHead(line []byte) []byte {
 	if !bytes.HasPrefix(line, []byte("report|")) && !bytes.HasPrefix(line, []byte("filter|")) {
 		return nil
@@ -207,7 +207,7 @@ func (s *server) answer(r smtp.Answer) {
 }
 
 // limit limits a delay, so that neither smtpd nor the client times out. RFC 5321
-// section 4.5.3.2 recommends a timeout of five minutes for clients.
+// section 4.5.3.2 recommends that clients wait for five minutes.
 func (s *server) limit(hold time.Duration) time.Duration {
 	if t := s.config.SessionTimeout / 2; t > 0 {
 		return min(hold, t, MaxHold)
@@ -248,24 +248,24 @@ func (s *server) appendRegistration(dst []byte) []byte {
 	return append(dst, "register|ready\n"...)
 }
 
-// once logs one line of each type, and at most 100 lines. A broken smtpd therefore
-// cannot fill the log.
+// once logs one line of each type, and at most 100 lines in total, so that a broken
+// smtpd cannot fill the log.
 func (s *server) once(kind, format string, args ...any) {
 	if s.options.Log == nil || s.said[kind] || len(s.said) >= 100 {
 		return
 	}
 	s.said[kind] = true
-	_ = safego.Run(func() error { // a panic of Log must not prevent a pending response
+	_ = safego.Run(func() error { // a panic in Log must not prevent a pending response
 		s.options.Log(fmt.Sprintf(format, args...))
 		return nil
 	})
 }
 
-// ErrNever is the error of Check for an event that must never be registered.
+// ErrNever is returned by Check for an event that must never be registered.
 var ErrNever = errors.New("must not be registered: contains passwords or message text, or makes smtpd exit")
 
-// Check returns an error for an event of o that must not be registered. The requests of
-// the phases auth and data-line contain passwords and message text.
+// Check returns an error if o lists an event that must not be registered. The auth and
+// data-line requests contain passwords and message text.
 func (o Options) Check() error {
 	for _, id := range o.Phases {
 		if !id.IsPhase() || id == PhaseAuth || id == PhaseDataLine {

@@ -215,9 +215,8 @@ func TestCheckRefusesSecrets(t *testing.T) {
 
 var request = regexp.MustCompile(`(?m)^filter\|[^|]*\|[^|]*\|smtp-in\|([^|]*)\|([0-9a-f]{16})\|([0-9a-f]{16})\|(.*)$`)
 
-// TestStreams checks that each request of a recorded stream is answered exactly once.
-// The answers are in order, and contain the session and token of their request. No
-// stream causes a log line.
+// TestStreams checks that each request in a recorded stream is answered exactly once,
+// in order, and with the request's session and token. No stream may cause a log line.
 func TestStreams(t *testing.T) {
 	streams, err := filepath.Glob("../../tests/streams/*/*.in")
 	if err != nil || len(streams) < 160 {
@@ -254,8 +253,8 @@ func TestStreams(t *testing.T) {
 	}
 }
 
-// FuzzServe checks that each request in any input is answered once, and that Serve
-// returns. The answer is a line that smtpd accepts.
+// FuzzServe checks that each request in any input is answered once with a line that
+// smtpd accepts, and that Serve returns.
 func FuzzServe(f *testing.F) {
 	for _, name := range []string{"odd-addresses", "bad-helo", "junk", "data-lines", "auth-submission"} {
 		for _, v := range []string{"6.8", "7.9"} {
@@ -324,7 +323,7 @@ func BenchmarkServe(b *testing.B) {
 	}
 }
 
-// endless repeats in n times without a copy.
+// endless repeats in n times without copying the data.
 type endless struct {
 	in []byte
 	at int
@@ -349,8 +348,8 @@ func (nobody) Ready(Config)              {}
 func (nobody) Report(*Event)             {}
 func (nobody) Decide(*Event) smtp.Answer { return smtp.Answer{} }
 
-// TestHeldAnswers checks that a delayed answer is sent when it is due. Other answers do
-// not wait for a delayed answer. All answers are sent at the end of input.
+// TestHeldAnswers checks that a delayed answer is sent when it is due, and that other
+// answers do not wait for it. All answers are sent when the input ends.
 func TestHeldAnswers(t *testing.T) {
 	ask := func(session int) string {
 		return fmt.Sprintf("filter|0.7|1.0|smtp-in|ehlo|%016x|00000000000000ff|x\n", session)
@@ -380,8 +379,8 @@ func TestHeldAnswers(t *testing.T) {
 	}
 }
 
-// TestHoldLimit checks that an answer beyond the limit of delayed answers is sent
-// immediately.
+// TestHoldLimit checks that an answer is sent immediately if too many are already
+// delayed.
 func TestHoldLimit(t *testing.T) {
 	var in strings.Builder
 	for i := range MaxHeld + 10 {

@@ -16,18 +16,18 @@ import (
 	"scanwatch/store"
 )
 
-// keepAll is the retention during an import. The configured retention applies when the
+// keepAll is the retention during an import. The configured retention applies once the
 // filter starts.
 const keepAll = 100 * 365 * 24 * time.Hour
 
-// batch is the number of records in a commit.
+// batch is the number of records per commit.
 const batch = 1000
 
 // Options are the options of Import.
 type Options struct {
 	Dir     string        // state directory, which must exist
 	Budget  int64         // disk budget of the state directory in bytes
-	Privacy rules.Privacy // level of privacy of the records
+	Privacy rules.Privacy // privacy level of the records
 	Program string        // version for new files
 	Now     func() time.Time
 	Done    func(end time.Time) // called after each record; may be nil
@@ -37,15 +37,15 @@ type Options struct {
 type Result struct {
 	Counts
 	Sessions       int       // recorded sessions
-	Oldest, Newest time.Time // ends of the oldest and newest session; zero for no session
+	Oldest, Newest time.Time // when the oldest and newest sessions ended; zero if there are none
 }
 
-// Import records the sessions of a stream in a state directory. The ending of a session
-// that is open at the end of a run of smtpd is unknown. A second import of the same
-// stream has no effect.
+// Import records the sessions of a stream in a state directory. If a session is still
+// open when a run of smtpd ends, its ending is unknown. Importing the same stream again
+// has no effect.
 //
-// If a filter has opened the state directory, the error is store.ErrInUse, and the
-// directory is unchanged. A stream without a session is an error.
+// If a filter has opened the state directory, Import returns store.ErrInUse and changes
+// nothing. A stream without sessions is an error.
 func Import(in io.Reader, o Options) (r Result, err error) {
 	if _, err := os.Stat(o.Dir); err != nil {
 		return r, err
@@ -89,7 +89,7 @@ func Import(in io.Reader, o Options) (r Result, err error) {
 	return r, nil
 }
 
-// play passes one run of smtpd through the filter.
+// play plays a run of smtpd through the filter.
 func play(run io.Reader, pipeline *filter.Pipeline) error {
 	front := smtpd.NewFrontEnd(pipeline)
 	if err := smtpd.Serve(run, io.Discard, front, smtpd.Options{}); err != nil {
@@ -100,7 +100,7 @@ func play(run io.Reader, pipeline *filter.Pipeline) error {
 	return nil
 }
 
-// newPipeline returns a pipeline that records events, without rules and memory.
+// newPipeline returns a pipeline that records events but has no rules and no memory.
 func newPipeline(o Options, record func(end time.Time, id uint64, value []byte)) (*filter.Pipeline, error) {
 	lists, err := lookup.Builtin()
 	if err != nil {
@@ -125,7 +125,7 @@ func newPipeline(o Options, record func(end time.Time, id uint64, value []byte))
 	return pipeline, nil
 }
 
-// emptyPolicy returns a policy without rules, so that the filter only collects
+// emptyPolicy returns a policy without rules, which makes the filter only collect
 // evidence.
 func emptyPolicy(how rules.Privacy) (*rules.Policy, error) {
 	c, err := rules.Parse("empty", func(string) ([]byte, error) { return []byte("privacy " + how.String() + "\n"), nil })

@@ -14,7 +14,7 @@ import (
 
 const converter = "../../contrib/perl-logger/logger2smtpd"
 
-// convert returns the output of the converter for a directory.
+// convert runs the converter on a directory and returns its output.
 func convert(t *testing.T, dir string) (lines []byte, stderr string, err error) {
 	t.Helper()
 	perl, err := exec.LookPath("perl")
@@ -28,7 +28,7 @@ func convert(t *testing.T, dir string) (lines []byte, stderr string, err error) 
 	return lines, problems.String(), err
 }
 
-// last returns the text of the last step of a kind.
+// last returns the text of the last step of the given kind.
 func last(r *store.Record, kind store.Kind) (text string) {
 	_ = r.Steps(func(s *store.Step) bool {
 		if s.Kind == kind {
@@ -44,8 +44,8 @@ var (
 	loggedRecipient = regexp.MustCompile(`(?m)^rcpt-to (.*)$`)
 )
 
-// TestPerlLogger checks that each file of a real logger is in the record of its
-// session. The record contains the greeting and the last recipient of the file.
+// TestPerlLogger checks that each file of a real logger ends up in the record of its
+// session, with the file's greeting and last recipient.
 func TestPerlLogger(t *testing.T) {
 	const samples = "testdata/perl-logger"
 	files, err := os.ReadDir(samples)
@@ -93,9 +93,9 @@ func TestPerlLogger(t *testing.T) {
 	}
 }
 
-// TestPerlLoggerText checks the conversion of texts that the samples lack. The texts
-// have both kinds of quotes, both forms of a login, several files of one session, and
-// files of other programs. No text is evaluated.
+// TestPerlLoggerText checks the conversion of text that does not occur in the samples:
+// both kinds of quotes, both forms of a login, several files for one session, and files
+// of other programs. No text may be evaluated as code.
 func TestPerlLoggerText(t *testing.T) {
 	const (
 		head  = `'session' => '00000000000000a1', 'subsystem' => 'smtp-in', 'version' => '0.7', 'request' => 'report', `

@@ -1,9 +1,9 @@
-// Package stream imports recorded streams. A stream contains the lines from smtpd to a
-// filter (smtpd-filters(7)), for example as a copy by tee(1).
+// Package stream imports recorded streams. A stream holds the lines that smtpd sends to
+// a filter (smtpd-filters(7)), recorded with tee(1), for example.
 //
-// The code of the running filter handles the sessions, with the times in the stream. The
-// records are written to a state directory. The package evaluates no rules and bans no
-// clients.
+// The sessions are handled by the code of the running filter, with the times in the
+// stream, and their records are written to a state directory. No rules are evaluated,
+// and no clients are banned.
 package stream
 
 import (
@@ -18,27 +18,27 @@ const (
 	// maxLine is the maximum length of a line in bytes. smtpd sends at most 65,616
 	// bytes.
 	maxLine = 128 << 10
-	// maxLead is the maximum number of lines before the first line of smtpd. An input
-	// with more lines before smtpd's first line is not a stream.
+	// Up to maxLead lines may precede smtpd's first line. An input with more lines
+	// before smtpd's first line is not a stream.
 	maxLead = 100
 )
 
-// Counts contains the numbers of lines and runs in a stream.
+// Counts holds the numbers of lines and runs in a stream.
 type Counts struct {
 	Lines   int   // includes skipped lines
 	Runs    int   // runs of smtpd; each begins with a handshake
 	Skipped int   // lines that smtpd cannot have sent
-	First   error // description of the first skipped line, or nil
+	First   error // describes the first skipped line; may be nil
 }
 
-// Split calls run for each run of smtpd in the stream. The reader of run returns the
-// lines of the handshake, and all events until the next handshake. Lines that smtpd
+// Split calls run for each run of smtpd in the stream, with a reader that returns the
+// lines of the handshake and all events up to the next handshake. Lines that smtpd
 // cannot have sent are skipped and counted.
 //
-// Requests of the phases auth and data-line contain passwords and message text. Split
-// skips these requests without counting them.
+// The auth and data-line requests contain passwords and message text, so Split skips
+// them without counting.
 //
-// Split returns errors of in and run, or an error if in is not a stream.
+// Split returns errors from in and run, or an error if in is not a stream.
 func Split(in io.Reader, run func(io.Reader) error) (Counts, error) {
 	s := splitter{in: bufio.NewReaderSize(in, maxLine)}
 	for s.next() {
@@ -63,14 +63,14 @@ func Split(in io.Reader, run func(io.Reader) error) (Counts, error) {
 	return s.counts, nil
 }
 
-// A splitter reads the lines of each run in turn.
+// A splitter reads the lines of one run after another.
 type splitter struct {
 	in     *bufio.Reader
 	err    error  // error of in
-	counts Counts // counts of the lines read so far
+	counts Counts // counts for the lines read so far
 
-	line   []byte // latest line of smtpd, valid until next is called
-	rest   []byte // part of line that Read has not yet returned
+	line   []byte // latest line from smtpd, valid until next is called
+	rest   []byte // part of line that Read has not returned yet
 	events bool   // the run has lines after its handshake
 	ended  bool   // line is the first line of the next run
 }
@@ -94,8 +94,8 @@ func (s *splitter) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// advance reads the next line of the current run. At the end of the run, advance
-// returns false.
+// advance reads the next line of the current run. It returns false at the end of the
+// run.
 func (s *splitter) advance() bool {
 	if !s.read() {
 		s.line = nil
@@ -113,7 +113,7 @@ func (s *splitter) advance() bool {
 // next reports whether another run follows. The first line of the run is in s.line.
 func (s *splitter) next() bool { return len(s.line) > 0 && s.ended || s.read() }
 
-// read reads the next line of smtpd, including the newline.
+// read reads smtpd's next line, including the newline.
 func (s *splitter) read() bool {
 	for s.err == nil {
 		s.line, s.err = s.in.ReadSlice('\n')
@@ -149,10 +149,10 @@ func (s *splitter) read() bool {
 	return false
 }
 
-// isHandshake reports whether a line belongs to the handshake of a run.
+// isHandshake reports whether a line belongs to a run's handshake.
 func isHandshake(line []byte) bool { return bytes.HasPrefix(line, []byte("config|")) }
 
-// isEvent reports whether a line has the form of the lines that smtpd sends.
+// isEvent reports whether a line looks like one that smtpd sends.
 func isEvent(line []byte) bool {
 	word, rest, _ := bytes.Cut(line, []byte{'|'})
 	switch string(word) {
@@ -165,8 +165,8 @@ func isEvent(line []byte) bool {
 	return false
 }
 
-// isSecret reports whether a line of smtpd is a request with a password or message
-// text.
+// isSecret reports whether a line from smtpd is a request that contains a password or
+// message text.
 func isSecret(line []byte) bool {
 	fields := bytes.SplitN(line, []byte{'|'}, 6)
 	return string(fields[0]) == "filter" && (string(fields[4]) == "auth" || string(fields[4]) == "data-line")

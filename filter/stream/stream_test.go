@@ -25,7 +25,7 @@ func options(dir string) Options {
 	return Options{Dir: dir, Budget: 64 << 20, Privacy: rules.PrivacyFull, Program: "test", Now: func() time.Time { return now }}
 }
 
-// records returns the records of a state directory, oldest first.
+// records returns the records in a state directory, oldest first.
 func records(t *testing.T, dir string) (all []store.Record) {
 	t.Helper()
 	r := store.Reader{Dir: dir}
@@ -44,7 +44,8 @@ const (
 	helo      = "report|0.7|1795219321.000001|smtp-in|link-identify|00000000000000%02x|EHLO|mail.example.net\n"
 )
 
-// TestSplit checks the division into runs, the skipped lines and the errors.
+// TestSplit checks how a stream is split into runs, which lines are skipped, and the
+// errors.
 func TestSplit(t *testing.T) {
 	a, b := fmt.Sprintf(connect, 1), fmt.Sprintf(connect, 2)
 	secret := "filter|0.7|1795219322.000001|smtp-in|auth|0000000000000001|0000000000000002|PLAIN c2VjcmV0\n"
@@ -94,7 +95,7 @@ func TestSplit(t *testing.T) {
 	}
 }
 
-// TestSplitErrors checks that the errors of the input and of run are returned.
+// TestSplitErrors checks that errors from the input and from run are returned.
 func TestSplitErrors(t *testing.T) {
 	broken := errors.New("broken")
 	if _, err := Split(io.MultiReader(strings.NewReader(handshake), &failing{broken}), func(run io.Reader) error {
@@ -112,8 +113,8 @@ type failing struct{ err error }
 
 func (f *failing) Read([]byte) (int, error) { return 0, f.err }
 
-// TestImport checks the records of two runs with the same session ids. A second import
-// adds nothing.
+// TestImport checks the records of two runs with the same session ids, and that a
+// second import adds nothing.
 func TestImport(t *testing.T) {
 	dir := t.TempDir()
 	in := handshake + fmt.Sprintf(connect+helo, 1, 1) +
@@ -139,8 +140,7 @@ func TestImport(t *testing.T) {
 	}
 }
 
-// TestImportRecorded checks that each recorded stream yields one record for each
-// session.
+// TestImportRecorded checks that each recorded stream yields one record per session.
 func TestImportRecorded(t *testing.T) {
 	names, err := filepath.Glob("../../tests/streams/*/*.in")
 	if err != nil || len(names) < 160 {
@@ -169,7 +169,7 @@ func TestImportRecorded(t *testing.T) {
 	}
 }
 
-// TestImportRefuses checks the errors that leave the records unchanged.
+// TestImportRefuses checks errors that must leave the records unchanged.
 func TestImportRefuses(t *testing.T) {
 	in := func() io.Reader { return strings.NewReader(handshake + fmt.Sprintf(connect, 1)) }
 	dir := t.TempDir()

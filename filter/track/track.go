@@ -1,5 +1,5 @@
-// Package track maintains the facts on an SMTP session, its transaction and its
-// commands. The package draws no conclusions.
+// Package track maintains the facts about an SMTP session, its transaction and its
+// commands. It does not draw conclusions.
 package track
 
 import (
@@ -10,37 +10,38 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// A Session is one SMTP connection, and must not be used concurrently. The zero Session
-// is ready for Apply.
+// A Session is an SMTP connection. A Session must not be used concurrently. The zero
+// Session is ready for Apply.
 type Session struct {
 	ID      uint64
 	Src     netip.AddrPort // invalid for a local session
-	Dst     netip.AddrPort // address of the listener, possibly a wildcard address
+	Dst     netip.AddrPort // listener address, possibly a wildcard
 	RDNS    []byte
 	RDNSCut bool
 	FCrDNS  smtp.FCrDNS
-	Local   bool // over the server's local socket: from sendmail(8), or a bounce of the server
+	Local   bool // over the server's local socket: from sendmail(8), or a bounce from the server
 
-	// The pipeline sets the following facts from the operator's tables and databases.
+	// The following facts are set by the pipeline, from the operator's tables and
+	// databases.
 	Internal bool // from this host or a private network
 	Gateway  bool // many hosts share the address
 	Friend   bool // the operator exempts the address from all evidence and rules
-	// Submission reports whether the session uses a listener for the mail clients of
-	// users. Mail clients of users greet with any name.
+	// Submission reports whether the session uses a listener for users' mail clients,
+	// which greet with any name.
 	Submission bool
-	ASNKnown   bool   // an ASN of 0 then means that no AS announces Src
-	ASN        uint32 // AS number that announces Src
+	ASNKnown   bool   // if set, an ASN of 0 means that no AS announces Src
+	ASN        uint32 // number of the AS that announces Src
 	Country    string // two capital letters; empty if unknown
 
 	Listings    []smtp.Listing // answers of DNS lists about Src, at most maxListings
 	Helo        []byte         // latest greeting
-	PrevHelo    []byte         // previous greeting; empty if the client never changed it
+	PrevHelo    []byte         // previous greeting; empty if it was never changed
 	NewHelo     bool           // the latest event changed Helo
-	Greeted     bool           // the client tried to greet, or was rejected before its greeting
+	Greeted     bool           // the client tried to greet, or was rejected before it could
 	TLS         bool
-	User        []byte   // latest user name of a login attempt, in its recorded form
-	Login       []byte   // user that is logged in
-	Failed      [][]byte // distinct user names of failed logins, at most maxFailed
+	User        []byte   // latest user name in a login attempt, as recorded
+	Login       []byte   // user who is logged in
+	Failed      [][]byte // distinct user names in failed logins, at most maxFailed
 	Authed      bool
 	TriedMail   bool // the client has sent MAIL
 	TurnedAway  bool // a filter rejected the client or one of its commands
@@ -55,9 +56,9 @@ type Session struct {
 	verb smtp.Verb // verb of the latest line
 }
 
-// Counts contains the counters of a session.
+// Counts holds a session's counters.
 type Counts struct {
-	Commands     uint32 // lines of the client outside of message text
+	Commands     uint32 // lines from the client outside of message text
 	Unknown      uint32 // commands that the server did not recognise
 	Failed       uint32 // commands answered with 4xx or 5xx, including unknown commands
 	Mails        uint32 // messages accepted
@@ -69,8 +70,7 @@ type Counts struct {
 	AuthRefused  uint32 // AUTH commands that the server rejected
 }
 
-// A Transaction is one mail transaction: from MAIL to the end of the message, or to
-// RSET.
+// A Transaction is a mail transaction, from MAIL to the end of the message or RSET.
 type Transaction struct {
 	Open   bool
 	MsgID  uint32
@@ -90,7 +90,7 @@ type Pace struct {
 // MaxGaps is the number of gaps that a Pace measures.
 const MaxGaps = 8
 
-// Apply updates s with an event.
+// Apply updates s after an event.
 func (s *Session) Apply(ev *smtp.Event) {
 	s.NewHelo = false
 	if apply := appliers[ev.Kind]; apply != nil {
@@ -98,7 +98,7 @@ func (s *Session) Apply(ev *smtp.Event) {
 	}
 }
 
-// appliers contains the function that applies each kind of event.
+// appliers maps each kind of event to the function that applies it.
 var appliers = [smtp.NumKinds]func(*Session, *smtp.Event){
 	smtp.EventConnect:  (*Session).connect,
 	smtp.EventGreeting: (*Session).greeting,
@@ -119,13 +119,13 @@ var appliers = [smtp.NumKinds]func(*Session, *smtp.Event){
 	smtp.EventListed:   (*Session).listed,
 }
 
-// Maximum lengths of texts in bytes.
+// Maximum lengths of text in bytes.
 const (
 	maxName = 255 // RFC 5321 section 4.5.3.1.2
 	maxPath = 256 // RFC 5321 section 4.5.3.1.3
 )
 
-// set copies the first bytes of b to dst. most is the maximum number of bytes.
+// set copies b to dst, up to the given maximum length.
 func set(dst, b []byte, most int) []byte { return append(dst[:0], b[:min(len(b), most)]...) }
 
 func (s *Session) connect(ev *smtp.Event) {
@@ -156,7 +156,7 @@ func (s *Session) line(ev *smtp.Event) {
 	s.Counts.Commands++
 }
 
-// line adds the gap before a line of the client.
+// line measures the gap before a line from the client.
 func (p *Pace) line(at int64) {
 	p.Last = -1
 	if p.Replied == 0 || p.Gaps >= MaxGaps {
@@ -192,7 +192,7 @@ func (s *Session) helo(ev *smtp.Event) {
 	}
 }
 
-// greet applies a greeting. A second greeting with the same name, for example after
+// greet applies a greeting. Greeting again with the same name, for example after
 // STARTTLS, changes nothing.
 func (s *Session) greet(name []byte, own bool) {
 	s.NewHelo = len(s.Helo) == 0 || !bytes.Equal(s.Helo, name)
@@ -220,7 +220,7 @@ func (s *Session) auth(ev *smtp.Event) {
 // maxFailed is the maximum number of user names in Session.Failed.
 const maxFailed = 8
 
-// failed counts a failed command that no EventReply has counted.
+// failed counts a failed command that has not been counted by an EventReply.
 func (s *Session) failed(ev *smtp.Event) {
 	if ev.Result != smtp.ResultOK && ev.Code == 0 {
 		s.Counts.Failed++
@@ -277,7 +277,7 @@ func (s *Session) filter(ev *smtp.Event) {
 func (s *Session) request(ev *smtp.Event) {
 	switch ev.Phase {
 	case smtp.PhaseHelo:
-		s.greet(ev.Name, true) // smtpd sends no report of a greeting that a filter rejects
+		s.greet(ev.Name, true) // smtpd does not report a greeting that a filter rejects
 	case smtp.PhaseMailFrom:
 		s.Transaction.Sender = set(s.Transaction.Sender, ev.Addr, maxPath)
 	}
@@ -300,19 +300,19 @@ func (s *Session) Asked(list string) bool {
 }
 
 // Null reports whether the transaction has the null sender. Null returns false if no
-// transaction is open. An empty Sender then proves nothing, because smtpd reports no
-// transaction for a sender that is too long.
+// transaction is open: an empty Sender then proves nothing, because smtpd does not
+// report a transaction whose sender is too long.
 func (t *Transaction) Null() bool { return t.Open && len(t.Sender) == 0 }
 
 func (t *Transaction) reset() { *t = Transaction{Sender: t.Sender[:0]} }
 
-// Exempt reports whether the behaviour in the session is not evidence against its
-// address. A session is exempt if it uses the local socket, is authenticated, belongs
-// to a friend, or has no address.
+// Exempt reports whether nothing in the session is evidence against its address. A
+// session is exempt if it uses the local socket, is authenticated, belongs to a friend,
+// or has no address.
 func (s *Session) Exempt() bool { return s.Local || s.Authed || s.Friend || !s.Src.IsValid() }
 
-// ProvenName returns the reverse DNS name if FCrDNS passes and the name is complete.
-// Otherwise ProvenName returns nil.
+// ProvenName returns the reverse DNS name if it passes FCrDNS and is complete,
+// otherwise nil.
 func (s *Session) ProvenName() []byte {
 	if s.FCrDNS == smtp.FCrDNSPass && !s.RDNSCut {
 		return s.RDNS
@@ -320,7 +320,7 @@ func (s *Session) ProvenName() []byte {
 	return nil
 }
 
-// Reset prepares s for another session, and reuses buffers of usual size.
+// Reset prepares s for another session, reusing buffers of ordinary size.
 func (s *Session) Reset() {
 	keep := func(b []byte) []byte {
 		if cap(b) > 1024 {

@@ -1,6 +1,6 @@
 // Package backtest replays recorded sessions through a policy. The result lists the
-// accepted mail and the logins that the policy would have rejected. The result also
-// lists the differences from the running policy.
+// accepted mail and the logins that the policy would have rejected, and how the policy
+// differs from the running one.
 package backtest
 
 import (
@@ -24,30 +24,29 @@ import (
 // Options are the inputs of Run.
 type Options struct {
 	Name  string           // name of the tested policy
-	Rule  string           // the only tested rule; empty for all rules
+	Rule  string           // only this rule is tested; empty for all rules
 	Test  *filter.Settings // tested policy
-	Notes []string         // reasons why further conditions cannot be evaluated
-	// Running is the policy for the comparison, and may be nil. File is the name of its
-	// file.
+	Notes []string         // why further conditions cannot be evaluated
+	// Running, if set, is the policy to compare with. File names the policy's file.
 	Running  *filter.Settings
 	File     string
 	Lists    *lookup.Lists
 	OwnAddrs []netip.Addr // addresses of the recorded host
 	Reader   *store.Reader
 	Since    time.Time // report only sessions that ended at this time or later
-	// Match reports whether a session is selected for the report. A nil Match selects
-	// all sessions.
+	// Match reports whether the report includes a session. If Match is nil, all
+	// sessions are included.
 	Match func(*store.Record) bool
-	// Progress is called after each batch, with the number of its sessions and the end
-	// of the last session.
+	// Progress is called after each batch with its number of sessions and the end of
+	// the last session.
 	Progress func(sessions int, at time.Time)
 }
 
-// sampleOf is the sampling rate for unknown conditions. Unknown conditions are counted
-// in one of sampleOf sessions.
+// sampleOf is the sampling rate for unknown conditions, which are counted in one of
+// sampleOf sessions.
 const sampleOf = 16
 
-// batchSize is the number of records between two comparisons of the results.
+// batchSize is the number of records replayed between comparisons of the results.
 const batchSize = 500
 
 // A run replays the records through one policy.
@@ -57,11 +56,11 @@ type run struct {
 	ended   []ending // results of the current batch
 }
 
-// An ending is the result of one session in one run.
+// An ending is how a session ended in a run.
 type ending struct {
 	seq  uint64
 	rule string // first rule that rejected the session
-	// reported reports whether the session is selected.
+	// reported reports whether the report includes the session.
 	reported bool
 }
 
@@ -100,8 +99,7 @@ func Run(o Options) (*Result, error) {
 	return c.finish(), nil
 }
 
-// play replays the records in batches. The next batch is read during the replay of a
-// batch.
+// play replays the records in batches. While a batch is replayed, the next one is read.
 func (c *collector) play(runs []*run) error {
 	batches, done := make(chan []store.Record), make(chan struct{})
 	go func() {
@@ -151,7 +149,7 @@ func (c *collector) playBatch(runs []*run, batch []store.Record, last bool) {
 }
 
 // compare compares the results of the runs. A session may end at different times in the
-// runs. The two ends of a session differ by at most the player's window.
+// two runs, but they differ by at most the player's window.
 func (c *collector) compare(runs []*run) {
 	d := c.result.Against
 	if d == nil {
@@ -178,7 +176,7 @@ func (c *collector) compare(runs []*run) {
 	}
 }
 
-// reports reports whether a session is included in the report.
+// reports reports whether the report includes a session.
 func (c *collector) reports(r *store.Record) bool {
 	return !r.End.Before(c.o.Since) && (c.o.Match == nil || c.o.Match(r))
 }
@@ -186,7 +184,7 @@ func (c *collector) reports(r *store.Record) bool {
 // trace counts unknown conditions in a sample of all sessions. Sessions with hashed
 // mailboxes are always counted.
 func (c *collector) trace(policy *rules.Policy, f *rules.Facts, _ smtp.Answer) {
-	sampled := f.Session*0x9e3779b97f4a7c15>>60 == 0 // unlike session ids, the products are evenly distributed
+	sampled := f.Session*0x9e3779b97f4a7c15>>60 == 0 // the products are evenly distributed, unlike session ids
 	hashed := c.names && (mailbox.Hashed(f.MailFrom) || mailbox.Hashed(f.RcptTo) || mailbox.Hashed(f.User))
 	if !sampled && !hashed {
 		return
@@ -197,8 +195,8 @@ func (c *collector) trace(policy *rules.Policy, f *rules.Facts, _ smtp.Answer) {
 	}
 }
 
-// addUnknown counts the unknown conditions that prevented a statement from matching. A
-// condition on evidence with low confidence is not unknown.
+// addUnknown counts the unknown conditions that kept a statement from matching. A
+// condition on low-confidence evidence does not count as unknown.
 func (c *collector) addUnknown(t *rules.Trace, sampled bool) {
 	name := "pass"
 	r, isRule := t.Statement.(*rules.Rule)

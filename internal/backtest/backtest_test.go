@@ -30,16 +30,16 @@ func settings(t *testing.T, text string) *filter.Settings {
 	return &filter.Settings{Policy: p.InMode(rules.Enforce)}
 }
 
-// A testSession is a session to record. The position of a testSession in the list
-// determines its id and its time in minutes.
+// A testSession is a session to record. The position of a session in the list
+// determines its id, and its time in minutes.
 type testSession struct {
 	day                   int
 	src, helo, rdns, user string
-	sender                string // sender of a message; empty for no message
+	sender                string // sender of a message; empty if there is none
 	rcpts                 []string
 	unknown               int    // rejected recipients
 	evidence              string // evidence with high confidence
-	sum                   uint32 // sessions of an aggregate, each with a message
+	sum                   uint32 // sessions in an aggregate, each with a message
 }
 
 func (s *testSession) record(i int) (key time.Time, id uint64, value []byte) {
@@ -101,7 +101,7 @@ func play(t *testing.T, sessions []testSession, o Options) *Result {
 	return r
 }
 
-// day contains a session of each kind.
+// day lists a session of each kind.
 var day = []testSession{
 	{src: "192.0.2.1", helo: "mail.example.net", rdns: "mail.example.net", sender: "a@example.net", rcpts: []string{"x@example.org"}},
 	{src: "192.0.2.1", helo: "mail.example.net", rdns: "mail.example.net", sender: "b@EXAMPLE.net", rcpts: []string{"x@example.org", "y@example.org"}},
@@ -164,9 +164,9 @@ func TestSince(t *testing.T) {
 	}
 }
 
-// TestKnown checks that a client is known through accepted mail in the records. The
-// tested policy may reject all mail of a known client. The lost mail of known clients
-// comes first, and each host has one group.
+// TestKnown checks that a client is known through accepted mail in the records, even if
+// the tested policy rejects all its mail. Known clients' lost mail comes first, in one
+// group per host.
 func TestKnown(t *testing.T) {
 	var sessions []testSession
 	for range 3 {
@@ -191,7 +191,7 @@ func TestKnown(t *testing.T) {
 	}
 }
 
-// TestNotEvaluated checks that conditions that cannot be evaluated are listed.
+// TestNotEvaluated checks that conditions are listed if they cannot be evaluated.
 func TestNotEvaluated(t *testing.T) {
 	r := play(t, nil, Options{Name: "x", Notes: []string{"odd \x1b"}, Test: settings(t, "rule a phase connect match asn AS64500 disconnect\nrule b phase connect match country XX disconnect\nrule c phase connect delay 2s match !seen-good\nrule d phase rcpt-to match count unknown-recipient > 3 in 7d reject\n")})
 	for _, want := range []string{"asn: ", "country: ", `odd \x1b`, "known: ", "longest window is 7d", "delay: "} {

@@ -13,15 +13,15 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// cpuTime returns the CPU time of the process.
+// cpuTime returns the CPU time used by the process.
 func cpuTime() time.Duration {
 	var u syscall.Rusage
 	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u)
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// BenchmarkRun replays sealed days through the preset standard. The load mix is the
-// load of tests/bench. The load attacks is a legitimate server's day with a harvest.
+// BenchmarkRun replays sealed days through the standard preset. The mix load is that of
+// tests/bench. The attacks load is a legitimate server's day with a harvest.
 func BenchmarkRun(b *testing.B) {
 	attack := simulate.Attack{Seed: 1, Start: simulate.Midnight, Every: 24 * time.Hour / 20_000, Sessions: 20_000, Each: 10}
 	for _, load := range []struct {

@@ -15,10 +15,10 @@ import (
 	"scanwatch/store"
 )
 
-// A Result is the result of Run.
+// A Result is returned by Run.
 type Result struct {
 	Policy       string           `json:"policy"`
-	Rule         string           `json:"rule,omitempty"` // only tested rule
+	Rule         string           `json:"rule,omitempty"` // the only rule tested
 	From         text.Time        `json:"from"`
 	To           text.Time        `json:"to"`
 	Since        *text.Time       `json:"since,omitempty"`
@@ -28,10 +28,10 @@ type Result struct {
 	Hidden       Hidden           `json:"hidden"`
 	Dropped      uint64           `json:"dropped"`
 	Sums         Sums             `json:"sums"` // sessions in aggregates, which are not replayed
-	Late         int              `json:"late"` // sessions that were replayed after a session with a later start
+	Late         int              `json:"late"` // sessions replayed after one that started later
 	NotEvaluated []string         `json:"not_evaluated"`
 	Unknown      []Unknown        `json:"unknown_conditions"` // counted in one of 16 sessions
-	Hashed       []Unknown        `json:"hashed"`             // unknown because records contain hashes
+	Hashed       []Unknown        `json:"hashed"`             // unknown because records hold hashes
 	Messages     int              `json:"messages_lost"`
 	Rcpts        int              `json:"recipients_lost"`
 	Known        int              `json:"messages_lost_of_known_hosts"`
@@ -42,17 +42,17 @@ type Result struct {
 	Against      *Difference      `json:"against,omitempty"`
 }
 
-// Hidden contains the numbers of sessions with incomplete records.
+// Hidden counts sessions with incomplete records.
 type Hidden struct {
 	Ended    int    `json:"ended"`                       // sessions that a rule rejected while they were recorded
-	Resumed  int    `json:"ended_otherwise"`             // sessions of Ended that the tested policy would not reject
+	Resumed  int    `json:"ended_otherwise"`             // sessions in Ended that the tested policy would not reject
 	Cut      int    `json:"sessions_with_steps_omitted"` // sessions with omitted steps
 	Omitted  uint64 `json:"steps_omitted"`
 	EndingNo int    `json:"endings_unknown"` // sessions with an unknown ending
 }
 
-// Sums contains the numbers of sessions in aggregates. An aggregate cannot be replayed,
-// because its steps belong to no particular session.
+// Sums counts the sessions in aggregates. An aggregate cannot be replayed, because its
+// steps cannot be attributed to individual sessions.
 type Sums struct {
 	Sessions int `json:"sessions"`
 	Messages int `json:"messages"`
@@ -65,8 +65,7 @@ func (s *Sums) add(r *store.Record) {
 	s.Failed += int(r.Counts.AuthFail) + int(r.Counts.AuthRefused)
 }
 
-// LostMail describes the accepted messages of a host that the policy would have
-// rejected.
+// LostMail describes a host's accepted messages that the policy would have rejected.
 type LostMail struct {
 	Src      string    `json:"src,omitempty"`
 	RDNS     string    `json:"rdns,omitempty"`
@@ -75,12 +74,12 @@ type LostMail struct {
 	Some     int       `json:"some_recipients_only,omitempty"` // messages that other recipients still receive
 	Messages int       `json:"messages"`
 	Rcpts    int       `json:"recipients"`
-	Domains  []string  `json:"sender_domains"`           // first 20 domains of senders; empty for the null sender
+	Domains  []string  `json:"sender_domains"`           // first 20 sender domains; empty for the null sender
 	Unknown  int       `json:"sender_unknown,omitempty"` // messages without a recorded sender
 	Rules    []*LostBy `json:"rules"`
 }
 
-// LostBy describes the messages of a host that one rule would have rejected.
+// LostBy describes a host's messages that one rule would have rejected.
 type LostBy struct {
 	Rule     string   `json:"rule"`
 	Phase    string   `json:"phase"`
@@ -89,8 +88,8 @@ type LostBy struct {
 	Sessions []string `json:"examples"`
 }
 
-// Accepted describes the accepted mail of a host in all records. Mail of users who
-// logged in does not count.
+// Accepted describes a host's accepted mail in all records, except for mail of users
+// who logged in.
 type Accepted struct {
 	Messages uint32 `json:"messages"`
 	Days     uint32 `json:"days"` // days with messages, in UTC
@@ -105,12 +104,12 @@ func (a *Accepted) add(r *store.Record) {
 	}
 }
 
-// known reports whether a host has delivered enough mail to be known. The rejection of
-// the only message of an unknown host may be intended.
+// known reports whether a host has delivered enough mail to be known. Rejecting an
+// unknown host's only message may be intended.
 func (a *Accepted) known() bool { return a.Days > 1 || a.Messages >= 10 }
 
-// A RejectedLogin is a group of authenticated sessions that the policy would
-// have rejected.
+// A RejectedLogin is a group of authenticated sessions that the policy would have
+// rejected.
 type RejectedLogin struct {
 	Src      string   `json:"src"`
 	Rule     string   `json:"rule"`
@@ -120,7 +119,7 @@ type RejectedLogin struct {
 	Sessions []string `json:"examples"`
 }
 
-// Stopped describes the sessions without mail that a rule would have rejected.
+// Stopped describes sessions without mail that a rule would have rejected.
 type Stopped struct {
 	Rule     string   `json:"rule"`
 	Count    int      `json:"sessions"`
@@ -143,7 +142,7 @@ type Difference struct {
 	Both int            `json:"refused_by_both"`
 }
 
-// Unknown is a condition that was unknown, with the number of times.
+// Unknown is a condition that was unknown, and how often.
 type Unknown struct {
 	Rule      string `json:"rule"`
 	Condition string `json:"condition"`
@@ -155,7 +154,7 @@ type unknownKey struct {
 	cond *rules.Cond
 }
 
-// The maximum numbers of elements in a result.
+// Maximum numbers of elements in a result.
 const (
 	maxGroups   = 10_000  // groups of lost mail, and groups of logins
 	maxSources  = 100_000 // sources of a rule
@@ -197,7 +196,7 @@ func newCollector(o *Options) *collector {
 	}
 }
 
-// add counts the outcome of a session.
+// add counts a session's outcome.
 func (c *collector) add(o *replay.Outcome) {
 	b, r := &c.result, o.Record
 	b.Played++
@@ -241,7 +240,7 @@ func (h *Hidden) add(o *replay.Outcome) {
 	}
 }
 
-// learn counts the accepted mail of a host.
+// learn counts a host's accepted mail.
 func (c *collector) learn(r *store.Record) {
 	if r.Counts.Mails == 0 || r.Counts.AuthPass > 0 || !r.Src.IsValid() {
 		return
@@ -283,13 +282,12 @@ func (c *collector) addLost(o *replay.Outcome, m *replay.Message) {
 	l.by(m).add(o)
 }
 
-// domainOf returns the domain of a sender. A sender without a domain is returned
-// unchanged.
+// domainOf returns a sender's domain. A sender without a domain is returned unchanged.
 func domainOf(sender []byte) string {
 	return text.Escape(bytes.ToLower(sender[bytes.LastIndexByte(sender, '@')+1:]))
 }
 
-// by returns the group of messages that were rejected by the same rule as m.
+// by returns the group of messages rejected by the same rule as m.
 func (l *LostMail) by(m *replay.Message) *LostBy {
 	for _, b := range l.Rules {
 		if b.Rule == m.Rule && b.Phase == m.Phase && b.Ban == m.Ban {
@@ -354,7 +352,7 @@ func (c *collector) addStopped(o *replay.Outcome) {
 	s.Rejected += uint64(n.RcptPermfail)
 	s.Logins += uint64(n.AuthFail) + uint64(n.AuthRefused)
 	high := false
-	_ = o.Record.Steps(func(st *store.Step) bool { // after a corrupt step, further steps do not count
+	_ = o.Record.Steps(func(st *store.Step) bool { // steps after a corrupt one do not count
 		high = st.Kind == store.KindFinding && string(st.Confidence) == "high"
 		return !high
 	})
@@ -364,7 +362,7 @@ func (c *collector) addStopped(o *replay.Outcome) {
 	addExample(&s.Sessions, o)
 }
 
-// add counts a session by the rules that rejected it.
+// add counts a session under the rules that rejected it.
 func (d *Difference) add(tested, running string) {
 	switch {
 	case tested != "" && running != "":
@@ -376,7 +374,7 @@ func (d *Difference) add(tested, running string) {
 	}
 }
 
-// finish sorts the groups by lost mail in descending order, and returns the result.
+// finish returns the result, with groups in descending order of lost mail.
 func (c *collector) finish() *Result {
 	b := &c.result
 	if !c.o.Since.IsZero() {
@@ -413,7 +411,7 @@ func (c *collector) finish() *Result {
 	return b
 }
 
-// knownFirst compares groups of lost mail. The mail of known clients comes first.
+// knownFirst orders groups of lost mail, known clients first.
 func knownFirst(x, y *LostMail) int {
 	switch {
 	case x.Known == y.Known:
@@ -424,9 +422,9 @@ func knownFirst(x, y *LostMail) int {
 	return 1
 }
 
-// sortUnknown returns unknown conditions in descending order of frequency.
+// sortUnknown returns unknown conditions, most frequent first.
 func sortUnknown(times map[unknownKey]int) []Unknown {
-	all := map[Unknown]int{} // a rule can contain equal conditions
+	all := map[Unknown]int{} // a rule can have identical conditions
 	for k, n := range times {
 		all[Unknown{Rule: k.rule, Condition: k.cond.String()}] += n
 	}

@@ -17,7 +17,7 @@ const (
 	maxLines = 20 // maximum length of each list
 )
 
-// JSON writes r as one JSON object.
+// JSON writes r as a JSON object.
 func (r *Result) JSON(w io.Writer) error {
 	return text.JSON(w, r, "")
 }
@@ -75,7 +75,7 @@ func (p *printer) head(r *Result) {
 	p.unknown(r)
 }
 
-// gaps writes the reasons why the history is incomplete.
+// gaps writes why the history is incomplete.
 func (p *printer) gaps(r *Result) {
 	h := &r.Hidden
 	if r.Sums.Sessions > 0 {
@@ -133,7 +133,7 @@ func (p *printer) lost(r *Result) {
 	}
 }
 
-// maxLostDomains is the maximum number of printed sender domains of a host.
+// maxLostDomains is the maximum number of sender domains printed for a host.
 const maxLostDomains = 3
 
 func (p *printer) lostMail(l *LostMail) {

@@ -13,7 +13,7 @@ import (
 // Columns is the width of a terminal.
 const Columns = 80
 
-// A Finding is evidence of one kind, with its proof. All texts are printable.
+// A Finding is a kind of evidence with its proof. All text is printable.
 type Finding struct {
 	Evidence     string `json:"evidence"`
 	Organisation string `json:"organisation,omitempty"`
@@ -22,19 +22,19 @@ type Finding struct {
 	Proof        string `json:"proof,omitempty"`
 	Confidence   string `json:"confidence,omitempty"`
 	List         string `json:"list,omitempty"`   // shipped list that matched
-	Line         int    `json:"line,omitempty"`   // line of the list
+	Line         int    `json:"line,omitempty"`   // line in the list
 	Source       string `json:"source,omitempty"` // origin of the row
 }
 
-// New returns the finding in a step of session r. The finding includes the row of the
-// shipped list that matched.
+// New returns the finding in a step of session r, including the row of the shipped list
+// that matched.
 func New(lists *lookup.Lists, r *store.Record, step *store.Step) Finding {
 	p := text.Escape[[]byte]
 	f := Finding{
 		Evidence: p(step.Text), Organisation: p(step.Org), By: p(step.By),
 		Match: p(step.Match), Proof: p(step.Arg), Confidence: p(step.Confidence),
 	}
-	if f.Proof == "" { // the header of the record contains the proof
+	if f.Proof == "" { // the proof is in the header of the record
 		switch f.By {
 		case "rdns":
 			f.Proof = p(r.RDNS)

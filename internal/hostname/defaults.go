@@ -1,18 +1,18 @@
 package hostname
 
-// anyNumber is the word for default names whose first label contains a digit.
+// anyNumber is the value for default names whose first label has a digit.
 const anyNumber = "0"
 
-// defaults contains suffixes of default names. A default name is the name that a
-// provider gives to the host of a customer.
+// defaults lists suffixes of default names, which providers give to their customers'
+// hosts.
 //
 // The value is the word before the number in the first label of a default name, or
-// anyNumber. If only hosts of customers have names with the suffix, the value is empty.
-// A suffix with an empty value is treated as a public suffix.
+// anyNumber. If only customers' hosts have names with the suffix, the value is empty,
+// and the suffix is treated as a public suffix.
 //
-// The table includes the rows of kind rdns in filter/lookup/intel/clouds.tsv; a test of
-// package lookup compares the tables. Suffixes below which customers choose the names,
-// such as dynamic DNS services, are not included.
+// The table includes the rdns rows in filter/lookup/intel/clouds.tsv; a test in package
+// lookup compares the two. Suffixes below which customers choose the names, such as
+// dynamic DNS suffixes, are not included.
 var defaults = map[string]string{
 	// Clouds and hosting providers.
 	"aeza.network":                         anyNumber,
@@ -89,10 +89,10 @@ var defaults = map[string]string{
 	"uudial.net": anyNumber,
 }
 
-// chosen contains suffixes that are missing from the public suffix list. Customers
-// choose the names below these suffixes. The value is the number of labels between the
-// suffix and the domain of the customer. The value is 1, for example, if the name of a
-// region precedes the suffix.
+// chosen lists suffixes that are missing from the public suffix list and below which
+// customers choose the names. The value is the number of labels between the suffix and
+// the customer's domain. The value is 1, for example, if the name of a region precedes
+// the suffix.
 var chosen = map[string]int{
 	"cloudapp.azure.com": 1,
 	"mooo.com":           0,

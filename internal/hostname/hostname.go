@@ -1,6 +1,6 @@
-// Package hostname analyses the form of host names. The package finds the registered
-// domain of a name. The package also detects names that a provider has derived from an
-// address or a number. No function sends DNS queries.
+// Package hostname analyses host names. The package finds the registered domain of a
+// name, and detects names that a provider has derived from an address or a number. No
+// function sends DNS queries.
 package hostname
 
 import (
@@ -10,13 +10,13 @@ import (
 )
 
 // Registered returns the registered domain of a host name in lower case, for example
-// example.org for mx1.mail.example.org. The domain results from the public suffix list
-// and the providers in this package. Each customer of a listed provider has a separate
+// example.org for mx1.mail.example.org. The domain is derived from the public suffix
+// list and this package's tables of providers, whose customers each have a separate
 // domain.
 //
-// Registered returns "" for a public suffix, a name without a dot, and an empty name.
-// A call needs about a microsecond and allocates memory, so a caller should call
-// Registered only once per session.
+// Registered returns "" for a public suffix, a name without a dot, and an empty name. A
+// call needs about a microsecond and allocates memory, so call Registered only once per
+// session.
 func Registered(name []byte) string {
 	if bytes.IndexByte(name, '.') < 0 || len(name) > maxName {
 		return ""
@@ -33,8 +33,8 @@ func Registered(name []byte) string {
 	return d
 }
 
-// customer returns the length of the domain of a customer. If name is not below a
-// suffix in the tables of this package, customer returns 0.
+// customer returns the length of a customer's domain, or 0 if name is not below a
+// suffix in this package's tables.
 func customer(name []byte) int {
 	labels := make([]int, 1, maxName+1) // indexes of the first bytes of labels
 	for at, c := range name {
@@ -53,9 +53,9 @@ func customer(name []byte) int {
 	return 0
 }
 
-// Generic reports whether a provider has derived the name of a host from an address or
-// a number. Examples are static.1-2-3-4.clients.example.net and vmi123456.example.net.
-// The customer has not chosen a generic name, and does not own its domain.
+// Generic reports whether a provider has derived a host name from an address or a
+// number, as in static.1-2-3-4.clients.example.net or vmi123456.example.net. The
+// customer did not choose such a name, and does not own its domain.
 func Generic(name []byte) bool {
 	if len(name) == 0 || len(name) > maxName {
 		return false
@@ -80,8 +80,8 @@ func fold(b *[maxName]byte, name []byte) []byte {
 	return b[:len(name)]
 }
 
-// hasAddress reports whether a name contains three or more numbers between separators,
-// as in 1-2-3-4.dsl.example.net.
+// hasAddress reports whether a name has three or more numbers between separators, as in
+// 1-2-3-4.dsl.example.net.
 func hasAddress(name []byte) bool {
 	groups, digits := 0, 0
 	for _, c := range name {
@@ -102,7 +102,7 @@ func hasAddress(name []byte) bool {
 	return groups >= 3
 }
 
-// isDefault reports whether a name is a default name of a provider.
+// isDefault reports whether a name is a provider's default name.
 func isDefault(name []byte) bool {
 	for rest := name; ; {
 		dot := bytes.IndexByte(rest, '.')
@@ -116,9 +116,9 @@ func isDefault(name []byte) bool {
 	}
 }
 
-// isWordAndNumber reports whether the first label of name consists of word and a
-// number. The number has at least two digits. If word is empty, any label is
-// sufficient. If word is anyNumber, any label with a digit is sufficient.
+// isWordAndNumber reports whether the first label of name is word followed by a number
+// of at least two digits. If word is empty, any label will do. If word is anyNumber,
+// any label with a digit will do.
 func isWordAndNumber(name []byte, word string) bool {
 	if word == "" {
 		return true
@@ -134,9 +134,9 @@ func isWordAndNumber(name []byte, word string) bool {
 	return countDigits(number) == len(number)
 }
 
-// isNumbered reports whether the first label of name is a short word and a long number.
-// The number has at least six digits, as in vmi123456.example.net. Large senders number
-// their mail servers with fewer digits, or after a word such as mail.
+// isNumbered reports whether the first label of name is a short word and a number of at
+// least six digits, as in vmi123456.example.net. Large senders number their mail
+// servers with fewer digits, or after a word such as mail.
 func isNumbered(name []byte) bool {
 	label, rest, _ := bytes.Cut(name, []byte{'.'})
 	if bytes.IndexByte(rest, '.') < 0 {
@@ -154,8 +154,8 @@ func isNumbered(name []byte) bool {
 	return !mailWords[string(bytes.TrimRight(word, "-"))]
 }
 
-// ForMail reports whether a name contains a word for a mail server below its registered
-// domain. A number may follow the word, as in mx1.example.org or o1.email.example.org.
+// ForMail reports whether a name has a mail server's word below its registered domain,
+// possibly with a number, as in mx1.example.org or o1.email.example.org.
 func ForMail(name []byte) bool {
 	var b [maxName]byte
 	if len(name) > maxName {
@@ -170,16 +170,16 @@ func ForMail(name []byte) bool {
 	return false
 }
 
-// mailWords contains the first words in names of mail servers.
+// mailWords lists the first words in names of mail servers.
 var mailWords = map[string]bool{
 	"mail": true, "mx": true, "mta": true, "smtp": true, "out": true, "relay": true, "mout": true, "email": true, "mailer": true,
 	"mailout": true, "outbound": true, "lists": true, "bounce": true, "bounces": true, "mailgw": true, "postfix": true, "exchange": true,
 	"zimbra": true, "sendgrid": true, "mailgun": true, "newsletter": true, "alerts": true,
 }
 
-// isLine reports whether a name belongs to an access line such as DSL. A label is a
-// word for access lines, and the first label contains a number. The number may be an
-// address in hexadecimal digits.
+// isLine reports whether a name belongs to an access line such as DSL: a label is a
+// word for access lines, and the first label has a number, which may be an address in
+// hexadecimal.
 func isLine(name []byte) bool {
 	label, _, _ := bytes.Cut(name, []byte{'.'})
 	if countDigits(label) == 0 {
@@ -197,8 +197,8 @@ func isLine(name []byte) bool {
 	}
 }
 
-// lineWords contains words in the names of access lines. A word is a label, or the part
-// of a label before or after a hyphen.
+// lineWords lists words in the names of access lines. A word is a label, or the part of
+// a label before or after a hyphen.
 var lineWords = map[string]bool{
 	"dyn": true, "dynamic": true, "dynamicip": true, "dip": true, "dhcp": true, "dsl": true, "adsl": true, "vdsl": true, "xdsl": true,
 	"sdsl": true, "cable": true, "catv": true, "pppoe": true, "ppp": true, "dialup": true, "dialin": true, "broadband": true,

@@ -1,12 +1,12 @@
-// Package localday returns the limits of calendar days in a time zone.
+// Package localday finds where calendar days begin in a time zone.
 package localday
 
 import "time"
 
 // Start returns the first instant of a day in a time zone. If the clock is set forward
-// at midnight, as in America/Santiago, Start returns a later time than midnight. If the
-// clock is set back and the day has two midnights, Start returns the first midnight.
-// Values of month and day outside their range are normalized as by time.Date.
+// at midnight, as in America/Santiago, Start returns a later time. If the clock is set
+// back and the day has two midnights, Start returns the first one. Out-of-range values
+// of month and day are normalized as by time.Date.
 func Start(year int, month time.Month, day int, zone *time.Location) time.Time {
 	noon := time.Date(year, month, day, 12, 0, 0, 0, zone)
 	change, _ := noon.ZoneBounds() // latest change of the UTC offset before noon
@@ -24,8 +24,7 @@ func Start(year int, month time.Month, day int, zone *time.Location) time.Time {
 	return midnight
 }
 
-// withOffset returns midnight on the day of noon, with the UTC offset at the time
-// other.
+// withOffset returns midnight on the day of noon, using the UTC offset of another time.
 func withOffset(noon, other time.Time) time.Time {
 	_, offset := other.Zone()
 	year, month, day := noon.Date()

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// TestStart checks the first instant of days with and without a change of the clock.
+// TestStart checks the first instant of days with and without a clock change.
 func TestStart(t *testing.T) {
 	for _, c := range []struct {
 		zone string
@@ -39,7 +39,7 @@ func TestStart(t *testing.T) {
 	}
 }
 
-// TestYear checks that the days of a year are consecutive in each zone.
+// TestYear checks that a year's days are consecutive in each zone.
 func TestYear(t *testing.T) {
 	for _, name := range []string{"America/Santiago", "America/Havana", "America/Sao_Paulo", "Asia/Beirut", "Africa/Cairo", "America/Scoresbysund", "Australia/Lord_Howe", "Europe/London"} {
 		zone, err := time.LoadLocation(name)

@@ -3,15 +3,13 @@ package mailbox
 
 import "bytes"
 
-// HashPrefix is the start of every hash. A hash consists of HashPrefix and 16
-// hexadecimal digits, and replaces a local part or a user name. smtpd accepts no colon
-// in an unquoted local part (RFC 5321 section 4.1.2). A hash therefore differs from
-// every real local part.
+// HashPrefix is the start of every hash, followed by 16 hexadecimal digits. A hash
+// replaces a local part or a user name. smtpd accepts no colon in an unquoted local
+// part (RFC 5321 section 4.1.2), so a hash cannot be confused with a real local part.
 const HashPrefix = "hash:"
 
-// HashBytes is the length of a hash in bytes, before the conversion to hexadecimal
-// digits. The length is sufficient to distinguish all addresses that a site ever
-// receives.
+// HashBytes is the length of a hash in bytes, before it is converted to hexadecimal.
+// The length suffices to distinguish all addresses that a site ever receives.
 const HashBytes = 8
 
 const hashLen = len(HashPrefix) + 2*HashBytes
@@ -26,8 +24,8 @@ func Hashed(addr []byte) bool {
 	return IsHash(addr) || len(addr) > hashLen && addr[hashLen] == '@' && IsHash(addr[:hashLen])
 }
 
-// roles contains the role accounts of RFC 5321 section 4.5.1 and RFC 2142 sections 4
-// and 5. Role accounts are not hashed, because they are not personal data.
+// roles lists the role accounts of RFC 5321 section 4.5.1 and RFC 2142 sections 4 and
+// 5. Role accounts are not hashed, because they are not personal data.
 var roles = []string{"postmaster", "abuse", "noc", "security", "hostmaster", "webmaster", "mailer-daemon"}
 
 // IsRole reports whether local is the local part of a role account.

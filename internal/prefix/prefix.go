@@ -1,5 +1,5 @@
-// Package prefix parses the IP addresses and prefixes of policies, lists and commands.
-// All packages use package prefix, and therefore accept the same forms.
+// Package prefix parses the IP addresses and prefixes in policies, lists and commands.
+// All packages use package prefix, so they accept the same forms.
 package prefix
 
 import (
@@ -11,10 +11,9 @@ import (
 )
 
 // Parse parses an address or a prefix: 192.0.2.1, 192.0.2.0/24, 2001:db8::1,
-// [2001:db8::1] or 2001:db8::/32. The result for an address is a prefix with one
-// address. An IPv4-mapped IPv6 address becomes an IPv4 address. Zones, ranges and ports
-// are errors. Parse clears the bits after the prefix length; dropped reports whether a
-// bit was set.
+// [2001:db8::1] or 2001:db8::/32. An address becomes a prefix with a single address,
+// and an IPv4-mapped IPv6 address becomes IPv4. Zones, ranges and ports are not
+// allowed. Parse clears the host bits; dropped reports whether any was set.
 func Parse(s string) (p netip.Prefix, dropped bool, err error) {
 	host, length, hasLength := strings.Cut(s, "/")
 	if inner, ok := strings.CutPrefix(host, "["); ok && strings.HasSuffix(inner, "]") {
@@ -44,7 +43,7 @@ func Parse(s string) (p netip.Prefix, dropped bool, err error) {
 	return p, given.Masked() != given, nil
 }
 
-// refuse returns the error for a text s that is neither an address nor a prefix.
+// refuse returns the error for text that is neither an address nor a prefix.
 func refuse(s string) error {
 	if first, last, ok := strings.Cut(s, "-"); ok {
 		_, err1 := netip.ParseAddr(strings.TrimSpace(first))
@@ -59,8 +58,8 @@ func refuse(s string) error {
 	return fmt.Errorf("%q is not an address or prefix; write 192.0.2.1, 192.0.2.0/24, 2001:db8::1 or 2001:db8::/32", s)
 }
 
-// Range returns the prefixes that cover exactly the addresses from first to last. Range
-// returns nil if last is before first, or if the families differ.
+// Range returns the prefixes that cover exactly the addresses from first to last, or
+// nil if last is before first or the families differ.
 func Range(first, last netip.Addr) (list []netip.Prefix) {
 	first, last = first.Unmap().WithZone(""), last.Unmap().WithZone("")
 	if !first.IsValid() || first.BitLen() != last.BitLen() {
@@ -91,8 +90,8 @@ func end(p netip.Prefix) netip.Addr {
 	return a
 }
 
-// ParseLogged is Parse for text that an operator copies from a log. The text may be an
-// address with a port, which is ignored.
+// ParseLogged is Parse for text that an operator copies from a log. An address may have
+// a port, which is ignored.
 func ParseLogged(s string) (p netip.Prefix, dropped bool, err error) {
 	if a, err := netip.ParseAddrPort(s); err == nil {
 		s = a.Addr().String()
@@ -103,8 +102,8 @@ func ParseLogged(s string) (p netip.Prefix, dropped bool, err error) {
 // mappedBits is the length of ::ffff:0:0/96 (RFC 4291 section 2.5.5.2).
 const mappedBits = 96
 
-// Unmap clears the bits after the length of p, and converts an IPv4-mapped prefix to
-// IPv4. The result for an invalid p is the zero prefix.
+// Unmap clears the host bits of p, and converts an IPv4-mapped prefix to IPv4. If p is
+// invalid, the result is the zero prefix.
 func Unmap(p netip.Prefix) netip.Prefix {
 	p = p.Masked()
 	if p.Addr().Is4In6() && p.Bits() >= mappedBits {
@@ -113,8 +112,8 @@ func Unmap(p netip.Prefix) netip.Prefix {
 	return p
 }
 
-// String returns p in the form in which an operator writes it. A prefix with one
-// address is written as the address.
+// String returns p as an operator would write it: a prefix with a single address is
+// written as the address.
 func String(p netip.Prefix) string {
 	if p.IsSingleIP() {
 		return p.Addr().String()
@@ -122,8 +121,8 @@ func String(p netip.Prefix) string {
 	return p.String()
 }
 
-// Local returns the addresses of this host's interfaces. Local returns nil if the
-// system does not list the interfaces.
+// Local returns the addresses of this host's interfaces, or nil if the system does not
+// list them.
 func Local() []netip.Addr {
 	var local []netip.Addr
 	addrs, _ := net.InterfaceAddrs() // after an error, the caller compares with fewer addresses

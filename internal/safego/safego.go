@@ -1,6 +1,6 @@
 // Package safego recovers panics.
 //
-// A panic in one goroutine ends the whole process, and smtpd shuts down when a filter
+// A panic in any goroutine ends the whole process, and smtpd shuts down when a filter
 // exits. The filter therefore starts its goroutines with this package.
 //
 // The package imports no other package of the program.
@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// A PanicError is an error from a recovered panic.
+// A PanicError is a recovered panic.
 type PanicError struct {
 	Value any
 	Stack []byte
@@ -22,8 +22,8 @@ type PanicError struct {
 
 func (e *PanicError) Error() string { return fmt.Sprintf("bug: %v", e.Value) }
 
-// Stack returns a log attribute with the stack of a PanicError. The attribute of any
-// other error is empty, and log handlers omit it.
+// Stack returns a log attribute with the stack of a PanicError. For any other error,
+// the attribute is empty, and log handlers omit it.
 func Stack(err error) slog.Attr {
 	var p *PanicError
 	if errors.As(err, &p) {
@@ -32,7 +32,7 @@ func Stack(err error) slog.Attr {
 	return slog.Attr{}
 }
 
-// Run calls f. If f panics, the error is a *PanicError.
+// Run calls f. If f panics, Run returns a *PanicError.
 func Run(f func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -42,20 +42,20 @@ func Run(f func() error) (err error) {
 	return f()
 }
 
-// Go calls f in a new goroutine. A panic of f is logged and ends the goroutine. The
-// name of f in the log is the noun phrase name.
+// Go calls f in a new goroutine. If f panics, the panic is logged and the goroutine
+// ends. The log refers to f by name, a noun phrase.
 func Go(log *slog.Logger, name string, f func()) {
 	go func() { _ = once(log, name, "not restarted", f) }()
 }
 
-// The limits of the pause after a panic. Each further panic doubles the pause.
+// Limits of the pause after a panic. The pause doubles with each further panic.
 const (
 	pauseFirst = time.Second
 	pauseLast  = 30 * time.Second
 )
 
-// Loop calls f in a new goroutine, and again after each panic. When f returns, Loop
-// calls done, which may be nil. Only the first panic is logged.
+// Loop calls f in a new goroutine, and calls it again after each panic. When f returns,
+// done is called unless it is nil. Only the first panic is logged.
 func Loop(log *slog.Logger, name string, f, done func()) { loop(log, name, f, done, pauseFirst) }
 
 func loop(log *slog.Logger, name string, f, done func(), pause time.Duration) {
@@ -71,7 +71,7 @@ func loop(log *slog.Logger, name string, f, done func(), pause time.Duration) {
 	}()
 }
 
-// once calls f and logs a panic to log, which may be nil.
+// once calls f and logs a panic. The log may be nil.
 func once(log *slog.Logger, name, consequence string, f func()) error {
 	err := Run(func() error { f(); return nil })
 	if p, ok := err.(*PanicError); ok && log != nil {

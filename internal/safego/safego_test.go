@@ -21,8 +21,8 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// TestLoop checks that a function that panics is restarted until it returns. The panic
-// is logged once.
+// TestLoop checks that a function that panics is called again until it returns, and
+// that the panic is logged once.
 func TestLoop(t *testing.T) {
 	var out bytes.Buffer
 	calls, done := 0, make(chan struct{})
@@ -46,7 +46,7 @@ type broken struct{}
 
 func (broken) Write([]byte) (int, error) { panic("log") }
 
-// TestGo checks that a log that panics does not end the process.
+// TestGo checks that a panic in the log does not end the process.
 func TestGo(t *testing.T) {
 	done := make(chan struct{})
 	Go(slog.New(slog.NewTextHandler(broken{}, nil)), "x", func() { defer close(done); panic("oops") })

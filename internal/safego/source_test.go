@@ -50,7 +50,7 @@ func sources(t *testing.T) (all []source) {
 	return all
 }
 
-// selector returns the two names of a call such as time.AfterFunc(...).
+// selector returns the two names in a call such as time.AfterFunc(...).
 func selector(n ast.Node) (x, name string) {
 	if call, ok := n.(*ast.CallExpr); ok {
 		if s, ok := call.Fun.(*ast.SelectorExpr); ok {
@@ -63,9 +63,9 @@ func selector(n ast.Node) (x, name string) {
 	return "", ""
 }
 
-// TestGoroutines checks that the filter starts goroutines only through this package. A
-// panic in any other goroutine would shut down the mail server. An exception needs a
-// comment of the form "// safe: REASON", which explains why the goroutine cannot panic.
+// TestGoroutines checks that the filter starts goroutines only through this package,
+// because a panic in any other goroutine would shut down the mail server. An exception
+// needs a comment "// safe: REASON" that explains why the goroutine cannot panic.
 func TestGoroutines(t *testing.T) {
 	started, others := 0, 0
 	for _, s := range sources(t) {
@@ -93,9 +93,9 @@ func TestGoroutines(t *testing.T) {
 	}
 }
 
-// TestLocks checks that a panic cannot leave a lock held. A lock is released by defer,
-// or no function is called while the lock is held. The goroutine that answers would
-// wait forever for a lock that is never released.
+// TestLocks checks that a panic cannot leave a lock held: either the lock is released
+// by defer, or no function is called while it is held. If a lock were never released,
+// the goroutine that answers would wait forever.
 func TestLocks(t *testing.T) {
 	locks := 0
 	for _, s := range sources(t) {
@@ -136,7 +136,7 @@ func isLock(n ast.Node, names ...string) bool {
 	return false
 }
 
-// held returns the reason why a panic could leave the lock held, or "".
+// held returns why a panic could leave the lock held, or "".
 func held(stmts []ast.Stmt) (why string) {
 	if len(stmts) > 0 {
 		if d, ok := stmts[0].(*ast.DeferStmt); ok && isLock(d.Call, "Unlock", "RUnlock") {
@@ -161,6 +161,6 @@ func held(stmts []ast.Stmt) (why string) {
 	return "the function ends"
 }
 
-// harmless contains the built-in functions and conversions that may be called while a
-// lock is held.
+// harmless lists the built-in functions and conversions that may be called while a lock
+// is held.
 var harmless = map[string]bool{"len": true, "cap": true, "append": true, "min": true, "max": true, "delete": true, "clear": true, "uint64": true, "int": true, "close": true}

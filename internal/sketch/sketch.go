@@ -1,5 +1,5 @@
-// Package sketch estimates the number of distinct items of a stream in 4,096 bytes. The
-// algorithm is HyperLogLog, with a standard error of 1.6%.
+// Package sketch estimates the number of distinct items in a stream, using 4,096 bytes.
+// The algorithm is HyperLogLog; its standard error is 1.6%.
 package sketch
 
 import (
@@ -15,20 +15,20 @@ const (
 	Size = 1 << indexBits
 )
 
-// A Sketch has one register per byte. The zero Sketch contains no items.
+// Each byte of a Sketch is a register. The zero Sketch is empty.
 type Sketch [Size]byte
 
-// Add adds an item. The upper 12 bits of the item's hash select a register. The rank of
-// an item is the position of the first 1 in the remaining bits of its hash. The
-// register contains the maximum rank of its items.
+// Add adds an item. The upper 12 bits of the item's hash select a register. The item's
+// rank is the position of the first 1 in the remaining bits, and the register holds the
+// maximum rank of its items.
 func (s *Sketch) Add(item uint64) {
 	h := hash(item)
 	r := &s[h>>rankBits]
 	*r = max(*r, byte(bits.LeadingZeros64(h<<indexBits|1<<(indexBits-1)))+1)
 }
 
-// Merge adds the items of another Sketch, given by its registers. Merge ignores
-// registers whose length is not Size.
+// Merge adds the items of another Sketch, given by its registers. Merge does nothing if
+// the length of registers is not Size.
 func (s *Sketch) Merge(registers []byte) {
 	if len(registers) != Size {
 		return
@@ -39,8 +39,8 @@ func (s *Sketch) Merge(registers []byte) {
 }
 
 // Count returns the estimated number of distinct items. The estimator is from Ertl, New
-// cardinality estimation algorithms for HyperLogLog sketches (2017), section 4. Small
-// numbers need no corrections with this estimator.
+// cardinality estimation algorithms for HyperLogLog sketches (2017), section 4. This
+// estimator needs no correction for small numbers.
 func (s *Sketch) Count() int {
 	var n [rankBits + 2]int // registers by rank
 	for _, r := range s {
@@ -51,7 +51,7 @@ func (s *Sketch) Count() int {
 		z = (z + float64(n[k])) / 2
 	}
 	z += Size * sigma(float64(n[0])/Size)
-	return int(min(math.Round(Size/(2*math.Ln2)*Size/z), math.MaxInt32)) // the result is MaxInt32 if z is 0
+	return int(min(math.Round(Size/(2*math.Ln2)*Size/z), math.MaxInt32)) // MaxInt32 if z is 0
 }
 
 // sigma corrects for empty registers.
@@ -82,10 +82,10 @@ func tau(x float64) float64 {
 	return z / 3
 }
 
-// hash is the finalizer of SplitMix64. The hash has no key, because sketches of
+// hash is the finalizer of SplitMix64. The hash has no key, because sketches from
 // different filters and days are merged. A client with very many addresses can
-// therefore increase the estimate. The number of sessions, which readers know, is an
-// upper bound of the estimate.
+// therefore inflate the estimate, but not beyond the number of sessions, which readers
+// know.
 func hash(x uint64) uint64 {
 	x += 0x9e3779b97f4a7c15
 	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9

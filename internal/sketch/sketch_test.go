@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// TestError checks the error of the estimate for random items and consecutive
+// TestError checks the error of the estimate for random items and for consecutive
 // addresses.
 func TestError(t *testing.T) {
 	const runs = 40
@@ -36,7 +36,7 @@ func TestError(t *testing.T) {
 	}
 }
 
-// TestMerge checks that a merged sketch is equal to a sketch of all items. Repeated
+// TestMerge checks that a merged sketch equals a sketch of all items, and that repeated
 // items count once.
 func TestMerge(t *testing.T) {
 	var a, b, both Sketch

@@ -5,20 +5,20 @@ import "net/netip"
 // Kind is the kind of an Event.
 type Kind uint8
 
-// The kinds of events. Kind, Time and Session are set for every kind. The comment on a
-// kind lists the other fields after the colon.
+// The kinds of events. Kind, Time and Session are always set. The other fields are
+// listed after the colon.
 const (
 	// EventConnect opens a session: Src, Dst, Local, RDNS, RDNSCut, FCrDNS.
 	EventConnect Kind = iota
-	// EventGreeting is the first reply of the server: Code; for code 220 also Name, the
-	// name of the server.
+	// EventGreeting is the server's first reply: Code; for code 220 also Name, the
+	// server's name.
 	EventGreeting
-	// EventLine is a line of the client: Verb, Text (redacted). The event with the
+	// EventLine is a line from the client: Verb, Text (redacted). An event with the
 	// outcome of the command follows.
 	EventLine
 	// EventReply is the complete reply to a line: Verb, Code, Cause.
 	EventReply
-	// EventHelo is a greeting of the client: Verb, Word, Name, Result, Rewritten. A
+	// EventHelo is a greeting from the client: Verb, Word, Name, Result, Rewritten. A
 	// failed greeting also sets Text (redacted), Code, Reply, Cause.
 	EventHelo
 	// EventTLS is a TLS handshake: Text (version:cipher:bits).
@@ -33,24 +33,24 @@ const (
 	EventData
 	// EventCommit is an accepted message: Size.
 	EventCommit
-	// EventRollback is the end of a transaction without a message.
+	// EventRollback is a transaction that ended without a message.
 	EventRollback
-	// EventCommand is a failed command that no other event reports: Verb, Text
-	// (redacted), Code, Reply, Cause.
+	// EventCommand is a failed command that is not reported by any other event: Verb,
+	// Text (redacted), Code, Reply, Cause.
 	EventCommand
 	// EventInput is rejected input that is not a command: Code, Reply, Cause.
 	EventInput
-	// EventFilter is the decision of this or another filter: Name (the phase), Word
-	// (the decision), Text (its parameter). A rejection also sets Cause to CauseFilter.
+	// EventFilter is a decision by this or another filter: Name (the phase), Word (the
+	// decision), Text (its parameter). A rejection also sets Cause to CauseFilter.
 	EventFilter
-	// EventTimeout means that the session has exceeded a timeout of the server.
+	// EventTimeout means that the session has exceeded one of the server's timeouts.
 	EventTimeout
 	// EventQuit is an accepted QUIT.
 	EventQuit
 	// EventDisconnect closes a session: Ending.
 	EventDisconnect
-	// EventRequest is a request for an Answer: Phase, Waited. The request of PhaseHelo also
-	// sets Name, and the requests of PhaseMailFrom and PhaseRcptTo also set Addr.
+	// EventRequest is a request for an Answer: Phase, Waited. PhaseHelo also sets Name, and
+	// PhaseMailFrom and PhaseRcptTo also set Addr.
 	EventRequest
 	// EventListed is the answer of a DNS list about the client: Name (the list), Text
 	// (the codes, separated by commas), Word (the zone), Result (fail: listed in a block
@@ -82,19 +82,19 @@ const (
 	VerbExchange // line of an AUTH exchange; not a command
 )
 
-// Cause is the cause of a failed command according to the server's reply.
+// Cause is why a command failed, judging by the server's reply.
 type Cause uint8
 
-// The causes.
+// The causes of failure.
 const (
-	CauseNone        Cause = iota // no failure, or an unknown cause
-	CauseFilter                   // rejected by a filter, and not by the server
+	CauseNone        Cause = iota // no failure, or the cause is unknown
+	CauseFilter                   // rejected by a filter, not by the server
 	CauseSyntax                   // malformed argument
 	CauseOrder                    // command out of order
 	CauseUnsupported              // command not offered, such as AUTH on a listener without AUTH
 	CauseUnknown                  // not an SMTP command
 	CausePipelining               // the client did not wait for a reply
-	CauseRecipient                // recipient for which the server does not accept mail
+	CauseRecipient                // recipient that the server does not accept mail for
 )
 
 // A Listing is the answer of a DNS list about the client.
@@ -104,18 +104,18 @@ type Listing struct {
 	Codes  string // separated by commas; empty if the client is not listed
 }
 
-// An Event is an event of a session, or a request about a session. Kind determines the
-// fields that are set. Texts come from the network, may be hostile, and never contain a
-// password. Texts are valid only during the call. An Event must not be used
+// An Event is an event in a session, or a request about a session. Kind determines
+// which fields are set. Texts come from the network and may be hostile, but never
+// contain a password. Texts are valid only during the call. An Event must not be used
 // concurrently.
 type Event struct {
 	Kind    Kind
 	Time    int64 // microseconds since 1970
 	Session uint64
 
-	Src, Dst netip.AddrPort // Dst is the listener, possibly with a wildcard address
+	Src, Dst netip.AddrPort // Dst is the listener, possibly a wildcard address
 	Local    bool           // the session uses the server's local socket
-	RDNS     []byte         // name of Src (PTR); empty for no name
+	RDNS     []byte         // name of Src (PTR); empty if there is none
 	RDNSCut  bool           // the server has truncated RDNS
 	FCrDNS   FCrDNS
 
@@ -131,7 +131,7 @@ type Event struct {
 	Text  []byte // redacted line
 	Word  []byte // for EventHelo, the verb as sent; for EventFilter, the server's word for the decision
 	Code  uint32 // SMTP reply code; 0 if unknown
-	Reply []byte // text of the reply without the code
+	Reply []byte // reply text without the code
 	MsgID uint32 // message id of the server
 
 	Rewritten bool   // for EventHelo: a filter has replaced Name

@@ -8,26 +8,26 @@ import (
 // OutcomeKind is the kind of an Outcome.
 type OutcomeKind uint8
 
-// The kinds of outcomes. Kind and Time are set for every kind. The comment on a kind
-// lists the other fields after the colon.
+// The kinds of outcomes. Kind and Time are always set. The other fields are listed
+// after the colon.
 const (
 	// OutcomeFinding is a finding: Evidence, Confidence, By, Proof, Org, Match.
 	OutcomeFinding OutcomeKind = iota
-	// OutcomeVerdict is the decision of a rule: Rule, RuleRef, Phase, Decision,
-	// Enforced, Tokens, Score, Repeat, Exempt.
+	// OutcomeVerdict is a rule's decision: Rule, RuleRef, Phase, Decision, Enforced,
+	// Tokens, Score, Repeat, Exempt.
 	OutcomeVerdict
-	// OutcomeReturn is a connection of a banned client: Rule, Phase, Decision,
+	// OutcomeReturn is a connection from a banned client: Rule, Phase, Decision,
 	// Enforced, Until, BanSession.
 	OutcomeReturn
-	// OutcomeTag is a tag that a rule sets: Tag, Phase.
+	// OutcomeTag is a tag set by a rule: Tag, Phase.
 	OutcomeTag
 	// OutcomeBan is a ban by a rule: Rule, RuleRef, Prefix, Until, Times, Enforced,
 	// Exempt.
 	OutcomeBan
 )
 
-// An Outcome is a conclusion of detectors or the policy about a session. The journal
-// writes an Outcome to the record, to the log and to watchers.
+// An Outcome is a conclusion that detectors or the policy have drawn about a session.
+// The journal records and logs it, and passes it to watchers.
 type Outcome struct {
 	Kind OutcomeKind
 	Time int64 // microseconds since 1970
@@ -39,19 +39,19 @@ type Outcome struct {
 	Org        string
 	Match      string // row or word that matched
 
-	Rule     string // name of the rule, or reason of a manual ban
-	RuleRef  uint32 // reference of the rule's text in the records; 0 if unknown
+	Rule     string // name of the rule, or the reason for a manual ban
+	RuleRef  uint32 // reference to the rule's text in the records; 0 if unknown
 	Phase    Phase
 	Decision Decision
-	Enforced bool   // the decision took effect; false in mode observe
-	Tokens   string // all evidence of the session, separated by commas
+	Enforced bool   // the decision took effect; always false in observe mode
+	Tokens   string // all evidence in the session, separated by commas
 	Score    int
-	Repeat   bool // repeated decision of the same rule in the session, which is recorded but not logged
+	Repeat   bool // the same rule made the same decision earlier in the session; recorded but not logged
 	Tag      string
 
 	Prefix     netip.Prefix
 	Until      time.Time
 	Times      int    // number of bans of this prefix so far
-	BanSession uint64 // session that caused the ban; 0 for a manual ban
-	Exempt     string // reason for the exemption from the ban or rejection; empty for no exemption
+	BanSession uint64 // session that led to the ban; 0 for a manual ban
+	Exempt     string // why the ban or rejection does not apply; empty if it does
 }

@@ -1,9 +1,9 @@
-// Package smtp defines the events of an SMTP session, the requests of a mail server,
-// and the answers.
+// Package smtp defines the events in an SMTP session, a mail server's requests, and the
+// answers.
 //
-// A front end translates the protocol of its mail server to the types of this package.
-// All other packages use only the types of package smtp. Package smtp imports no other
-// package of the program.
+// A front end translates its mail server's protocol to the types of this package, and
+// all other packages use only these types. Package smtp imports no other package of the
+// program.
 package smtp
 
 import (
@@ -13,11 +13,11 @@ import (
 	"time"
 )
 
-// Phase is a point in a session at which a policy is evaluated. A phase is a request of
-// the mail server, or the end of the session.
+// Phase is a point in a session at which a policy is evaluated: a request from the mail
+// server, or the end of the session.
 type Phase uint8
 
-// The phases in the order of a session. PhaseHelo includes HELO and EHLO.
+// Phases in the order in which they occur in a session. PhaseHelo covers HELO and EHLO.
 const (
 	PhaseConnect Phase = iota
 	PhaseHelo
@@ -25,8 +25,8 @@ const (
 	PhaseRcptTo
 	PhaseData
 	PhaseCommit
-	// PhaseEnd is the end of the session and not a request. A rule cannot answer the
-	// client in PhaseEnd, but can ban it.
+	// PhaseEnd is the end of the session, which is not a request. A rule can no longer
+	// answer the client, but can ban it.
 	PhaseEnd
 	NumPhases
 )
@@ -45,9 +45,9 @@ func ParsePhase(s string) (Phase, bool) {
 type PhaseSet uint8
 
 const (
-	// AllPhases contains every phase.
+	// AllPhases is the set of all phases.
 	AllPhases = PhaseSet(1<<NumPhases - 1)
-	// Answerable contains the phases in which the mail server waits for an answer.
+	// Answerable is the set of phases in which the mail server waits for an answer.
 	Answerable = PhaseSet(1<<PhaseEnd - 1)
 )
 
@@ -59,13 +59,13 @@ func Phases(phases ...Phase) (s PhaseSet) {
 	return s
 }
 
-// PhasesFrom returns the answerable phases from p to the last phase.
+// PhasesFrom returns the answerable phases, starting with p.
 func PhasesFrom(p Phase) PhaseSet { return Answerable &^ (1<<p - 1) }
 
 // Has reports whether p is in s.
 func (s PhaseSet) Has(p Phase) bool { return s&(1<<p) != 0 }
 
-// List returns the phases of s in the order of a session.
+// List returns the phases in s in session order.
 func (s PhaseSet) List() (list []Phase) {
 	for p := PhaseConnect; p < NumPhases; p++ {
 		if s.Has(p) {
@@ -75,10 +75,10 @@ func (s PhaseSet) List() (list []Phase) {
 	return list
 }
 
-// Last returns the latest phase in s, which must not be empty.
+// Last returns the last phase in s, which must not be empty.
 func (s PhaseSet) Last() Phase { return Phase(bits.Len8(uint8(s)) - 1) }
 
-// String returns s in the syntax of the policy language: a word, or a list in braces.
+// String returns s as written in a policy: a word, or a list in braces.
 func (s PhaseSet) String() string {
 	var names []string
 	for _, p := range s.List() {
@@ -90,11 +90,11 @@ func (s PhaseSet) String() string {
 	return "{ " + strings.Join(names, ", ") + " }"
 }
 
-// Decision is the answer to a request of the mail server. The words for decisions are
-// from smtpd-filters(7).
+// Decision is how a request from the mail server is answered. The words for decisions
+// come from smtpd-filters(7).
 type Decision uint8
 
-// The decisions in the order of their severity.
+// The decisions, from least to most severe.
 const (
 	Proceed Decision = iota
 	Junk
@@ -112,13 +112,13 @@ func ParseDecision(s string) (Decision, bool) {
 	return Decision(max(i, 0)), i >= 0
 }
 
-// An Answer is the answer to a request. The zero Answer lets the session proceed.
+// An Answer answers a request. The zero Answer lets the session proceed.
 type Answer struct {
 	Decision Decision
-	// Text is the reply to the client for Reject and Disconnect. The reply consists of
-	// a code that begins with 4 or 5, a space, and a line of printable ASCII.
+	// Text is the reply to the client if the decision is Reject or Disconnect: a code
+	// that begins with 4 or 5, a space, and a line of printable ASCII.
 	Text string
-	// Hold is a delay of the answer. The front end limits the delay.
+	// Hold delays the answer. The front end limits the delay.
 	Hold time.Duration
 	// Wait, if positive, means that there is no answer yet. The front end asks again when
 	// a fact is available, and at the latest after this time, with Event.Waited set.
@@ -128,8 +128,7 @@ type Answer struct {
 // Result is the outcome of a command.
 type Result uint8
 
-// The results. The numbers are stored on disk, so a number must never change or be
-// reused.
+// The results. The numbers are stored on disk and must never be changed or reused.
 const (
 	ResultNone     Result = 0
 	ResultOK       Result = 1
@@ -148,11 +147,11 @@ func (r Result) String() string { return name(resultNames[:], int(r)) }
 func ParseResult(b []byte) Result { return Result(max(index(resultNames[:], string(b)), 0)) }
 
 // FCrDNS is the result of forward-confirmed reverse DNS. FCrDNS passes if the reverse
-// DNS name of an address (PTR) resolves to the address. A failure proves little,
-// because a name may be missing or a DNS server may be unavailable.
+// DNS name (PTR) of an address resolves to the address. A failure proves little: the
+// name may be missing, or a DNS server may be unavailable.
 type FCrDNS uint8
 
-// The states. The numbers are stored on disk, so a number must never change or be
+// The FCrDNS results. The numbers are stored on disk and must never be changed or
 // reused.
 const (
 	FCrDNSUnknown FCrDNS = 0
@@ -172,11 +171,10 @@ func ParseFCrDNS(b []byte) FCrDNS { return FCrDNS(max(index(fcrdnsNames[:], stri
 // truncates names to 64 bytes, and a truncated name fails FCrDNS.
 func MayBeCut(name []byte, f FCrDNS) bool { return len(name) == 64 && f != FCrDNSPass }
 
-// Ending is the way in which a session ended.
+// Ending is how a session ended.
 type Ending uint8
 
-// The endings. The numbers are stored on disk, so a number must never change or be
-// reused.
+// The endings. The numbers are stored on disk and must never be changed or reused.
 const (
 	EndingUnknown  Ending = 0
 	EndingQuit     Ending = 1 // the client sent QUIT
@@ -184,7 +182,7 @@ const (
 	EndingTimeout  Ending = 3 // the server timed out
 	EndingRejected Ending = 4 // the server or a filter closed the connection
 	EndingStopped  Ending = 5 // the server stopped while the session was open
-	EndingClosed   Ending = 6 // the connection was closed by an unknown side
+	EndingClosed   Ending = 6 // the connection was closed, and it is unknown by which side
 )
 
 var endingNames = [...]string{"unknown", "quit", "dropped", "timeout", "rejected", "stopped", "closed"}
@@ -198,7 +196,7 @@ func name(names []string, i int) string {
 	return fmt.Sprintf("unknown(%d)", i)
 }
 
-// index returns the index of word in names, or -1. The empty word has no index.
+// index returns the index of word in names, or -1. The empty word is never found.
 func index(names []string, word string) int {
 	for i, n := range names {
 		if n == word && word != "" {

@@ -2,13 +2,13 @@ package smtp
 
 import "bytes"
 
-// Masked replaces a text that may contain a password.
+// Masked replaces text that may contain a password.
 const Masked = "********"
 
 // Protocol is a protocol other than SMTP.
 type Protocol uint8
 
-// The protocols that Sniff recognises.
+// Protocols recognised by Sniff.
 const (
 	ProtocolNone Protocol = iota
 	ProtocolSSH
@@ -17,7 +17,7 @@ const (
 	ProtocolBinary // bytes that are not text
 )
 
-// Sniff returns the protocol of a line, or ProtocolNone.
+// Sniff returns the protocol that a line belongs to, or ProtocolNone.
 func Sniff(line []byte) Protocol {
 	switch {
 	case bytes.HasPrefix(line, []byte("SSH-")): // RFC 4253 section 4.2

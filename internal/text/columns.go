@@ -29,8 +29,8 @@ func runeWidth(r rune) int {
 	return 1
 }
 
-// wide contains the wide and full-width ranges of Unicode's EastAsianWidth.txt. Ranges
-// that only unassigned characters separate are joined.
+// wide lists the wide and full-width ranges in Unicode's EastAsianWidth.txt. Ranges are
+// joined if only unassigned characters separate them.
 var wide = &unicode.RangeTable{
 	R16: []unicode.Range16{{0x1100, 0x115f, 1}, {0x231a, 0x231b, 1}, {0x23e9, 0x23ec, 1}, {0x2e80, 0x303e, 1}, {0x3041, 0x33ff, 1}, {0x3400, 0x4dbf, 1},
 		{0x4e00, 0xa4cf, 1}, {0xa960, 0xa97f, 1}, {0xac00, 0xd7a3, 1}, {0xf900, 0xfaff, 1}, {0xfe30, 0xfe6f, 1}, {0xff00, 0xff60, 1}, {0xffe0, 0xffe6, 1}},
@@ -38,8 +38,8 @@ var wide = &unicode.RangeTable{
 		{0x1f900, 0x1f9ff, 1}, {0x1fa70, 0x1faff, 1}, {0x20000, 0x3fffd, 1}},
 }
 
-// Cut shortens s to at most the given number of columns. A shortened text ends with an
-// ellipsis.
+// Cut shortens s to at most the given number of columns, ending in an ellipsis if
+// anything is cut off.
 func Cut(s string, columns int) string {
 	if Width(s) <= columns {
 		return s
@@ -54,7 +54,7 @@ func Cut(s string, columns int) string {
 	return s
 }
 
-// Pad shortens s to the given number of columns, or pads s with spaces.
+// Pad cuts s to the given number of columns, or pads it with spaces.
 func Pad(s string, columns int) string {
 	s = Cut(s, columns)
 	return s + strings.Repeat(" ", columns-Width(s))
@@ -79,12 +79,12 @@ func Table(w io.Writer, rows [][]string) {
 	}
 }
 
-// Wrap breaks the lines of s at spaces into lines of at most the given number of
-// columns. Continuation lines begin with indent spaces. A word that is longer than a
-// line is not broken, so that an operator can copy it.
+// Wrap breaks the lines of s at spaces, so that no line is wider than columns.
+// Continuation lines are indented by indent spaces. A word that is longer than a line
+// is not broken, so that an operator can copy it.
 func Wrap(s string, columns, indent int) string { return wrap(s, columns, indent, false) }
 
-// Fold is like Wrap, but also breaks long words, for hostile text.
+// Fold is like Wrap, but also breaks long words. Use Fold for hostile text.
 func Fold(s string, columns, indent int) string { return wrap(s, columns, indent, true) }
 
 func wrap(s string, columns, indent int, fold bool) string {
@@ -109,8 +109,8 @@ func wrap(s string, columns, indent int, fold bool) string {
 	return out.String()
 }
 
-// breakPoint returns the indexes at which a line that is wider than columns is divided.
-// The first part ends at end, and the rest starts at next.
+// breakPoint returns where to break a line that is wider than columns. The first part
+// ends at index end, and the rest starts at index next.
 func breakPoint(line string, columns int, fold bool) (end, next int) {
 	begin := len(line) - len(strings.TrimLeft(line, " "))
 	w, full, space := 0, len(line), 0

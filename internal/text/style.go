@@ -6,14 +6,14 @@ import (
 	"strings"
 )
 
-// A Style is the width of the output and the use of colours.
+// A Style sets the width of the output and whether to use colours.
 type Style struct {
 	Columns int
 	Colour  bool
 }
 
-// ECMA-48 sequences for attributes and colours. The colours are from the terminal's
-// palette, and therefore suit dark and light backgrounds.
+// ECMA-48 sequences for attributes and colours. The colours come from the terminal's
+// palette, so they suit dark and light backgrounds.
 const (
 	bold   = "\x1b[1m"
 	red    = "\x1b[31m"
@@ -37,12 +37,12 @@ func (s Style) paint(sequence, text string) string {
 	return sequence + text + reset
 }
 
-// continued is the indentation of a continuation line of a row.
+// continued indents a continuation line of a row.
 const continued = "             "
 
-// Table writes rows with aligned columns. If a row is wider than the style, its last
-// cells continue on further lines. The first row contains the headings, of which the last
-// ones are omitted if they do not fit.
+// Table writes rows with aligned columns. If a row is too wide, its last cells continue
+// on further lines. The first row holds the headings. Headings that do not fit are
+// omitted.
 func (s Style) Table(w io.Writer, rows [][]string) {
 	var b strings.Builder
 	Table(&b, rows)

@@ -11,11 +11,11 @@ import (
 	"unicode/utf8"
 )
 
-// Escape returns text from the network in a form that is safe in a terminal, a log line
-// and JSON. Escape replaces control characters, invisible characters, spaces other than
-// U+0020, invalid UTF-8 and the backslash. Characters that change the writing direction
-// are also replaced. The replacements are \r \n \t \\ \xNN \uNNNN and \UNNNNNNNN.
-// Unescape restores the text. Escape does not protect spreadsheet cells; see Cell.
+// Escape makes text from the network safe for a terminal, a log line and JSON. Control
+// characters, invisible characters, spaces other than U+0020, invalid UTF-8 and the
+// backslash become \r \n \t \\ \xNN \uNNNN and \UNNNNNNNN. So do characters that change
+// the writing direction. Unescape restores the text. Escape does not protect
+// spreadsheet cells; see Cell.
 func Escape[T ~string | ~[]byte](hostile T) string {
 	b := []byte(hostile)
 	if plain(b) {
@@ -49,7 +49,7 @@ func Escape[T ~string | ~[]byte](hostile T) string {
 	return out.String()
 }
 
-// plain reports whether Escape certainly leaves the byte b unchanged.
+// plain reports whether Escape is certain to leave b unchanged.
 func plain(b []byte) bool {
 	for _, c := range b {
 		if c < ' ' || c > '~' || c == '\\' {
@@ -59,7 +59,7 @@ func plain(b []byte) bool {
 	return true
 }
 
-// Unescape returns the bytes that Escape converted to s.
+// Unescape reverses Escape.
 func Unescape(s string) ([]byte, error) {
 	var out bytes.Buffer
 	for len(s) > 0 {
@@ -82,20 +82,21 @@ func Unescape(s string) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// Quote returns hostile text, escaped and in double quotes. A double quote in the text
+// Quote escapes hostile text and puts it in double quotes. A double quote in the text
 // becomes \".
 func Quote[T ~string | ~[]byte](hostile T) string {
 	return `"` + strings.ReplaceAll(Escape(hostile), `"`, `\"`) + `"`
 }
 
-// Visible reports whether a terminal shows r as a separate character. Spaces other than
-// U+0020, variation selectors, fillers and format characters are not visible.
+// Visible reports whether r shows up as a separate character on a terminal. Spaces
+// other than U+0020, variation selectors, fillers and format characters are not
+// visible.
 func Visible(r rune) bool {
 	return unicode.IsPrint(r) && !unicode.In(r, unicode.Variation_Selector, unicode.Other_Default_Ignorable_Code_Point)
 }
 
 // ASCII returns at most n bytes of hostile text for an SMTP reply (RFC 5321 section
-// 4.2). Every byte that is not printable ASCII becomes a question mark.
+// 4.2). Bytes other than printable ASCII become question marks.
 func ASCII[T ~string | ~[]byte](hostile T, n int) string {
 	b := []byte(hostile[:min(len(hostile), n)])
 	for i, c := range b {
@@ -106,9 +107,9 @@ func ASCII[T ~string | ~[]byte](hostile T, n int) string {
 	return string(b)
 }
 
-// Cell returns s in a form that spreadsheet programs do not evaluate. Cell adds an
-// apostrophe before a text that may be a formula. Cell skips leading spaces and
-// recognises full-width signs, as some programs do.
+// Cell protects spreadsheet programs, by adding an apostrophe before text that they
+// might evaluate as a formula. Cell skips leading spaces and recognises full-width
+// signs, as some of these programs do.
 func Cell(s string) string {
 	if first, _ := utf8.DecodeRuneInString(strings.TrimLeft(s, " ")); strings.ContainsRune("=+-@\t\r\n＝＋－＠", first) {
 		return "'" + s
@@ -116,8 +117,8 @@ func Cell(s string) string {
 	return s
 }
 
-// Plural returns n and the noun one, as in "1 session" and "2 sessions". A plural that
-// is not the singular with an s must be the third argument.
+// Plural returns n and a noun, as in "1 session" and "2 sessions". If the plural is not
+// the singular with an s, it must be given as the third argument.
 func Plural[N ~int | ~int64 | ~uint32 | ~uint64](n N, one string, many ...string) string {
 	switch {
 	case n == 1:
@@ -144,8 +145,8 @@ func Ordinal(n int) string {
 	return strconv.Itoa(n) + end
 }
 
-// Percent returns the share of part in whole as a percentage with the given number of
-// decimals. If whole is 0, Percent returns 0%.
+// Percent returns part as a percentage of whole, with the given number of decimals.
+// Percent returns 0% if whole is 0.
 func Percent[N ~int | ~int64 | ~uint32 | ~uint64](part, whole N, decimals int) string {
 	if whole <= 0 {
 		return "0%"

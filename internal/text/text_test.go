@@ -126,8 +126,8 @@ func TestWrap(t *testing.T) {
 	}
 }
 
-// FuzzEscape checks that Escape is reversible and escapes all invisible characters. The
-// results of Fold, Cut and Pad must not exceed their number of columns.
+// FuzzEscape checks that Escape is reversible and escapes all invisible characters, and
+// that Fold, Cut and Pad never exceed their number of columns.
 func FuzzEscape(f *testing.F) {
 	for _, hostile := range hostiletext.Texts() {
 		f.Add([]byte(hostile.Text))
@@ -169,7 +169,7 @@ func TestOrdinal(t *testing.T) {
 	}
 }
 
-// TestTable checks the alignment of columns with wide letters.
+// TestTable checks that columns are aligned even if they hold wide characters.
 func TestTable(t *testing.T) {
 	var b strings.Builder
 	text.Table(&b, [][]string{{"A", "B", "C"}, {"日本", "x", "last"}, {"", "long", ""}})
@@ -178,7 +178,7 @@ func TestTable(t *testing.T) {
 	}
 }
 
-// TestStyleTable checks that the second line of a row has no spaces at its end.
+// TestStyleTable checks that a row's second line has no trailing spaces.
 func TestStyleTable(t *testing.T) {
 	var b strings.Builder
 	text.Style{Columns: 20}.Table(&b, [][]string{{"A", "B", "C"}, {"long name", "words   ", "last   "}})

@@ -6,7 +6,7 @@ import "time"
 type Time struct{ time.Time }
 
 // TimeLayout is the layout of a Time: RFC 3339 in UTC with six decimal places. The
-// fixed length keeps the order of texts equal to the order of times.
+// length is fixed, so that times sort as text.
 const TimeLayout = "2006-01-02T15:04:05.000000Z"
 
 // MarshalJSON encodes t in TimeLayout.

@@ -5,14 +5,14 @@ import (
 	"time"
 )
 
-// A unit is a unit of time or size, and its letter.
+// A unit is a unit of time or size with its letter.
 type unit struct {
 	letter byte
 	n      int64
 	word   string
 }
 
-// The units in descending order.
+// Units, largest first.
 var (
 	timeUnits = []unit{
 		{'w', int64(7 * 24 * time.Hour), "week"},
@@ -24,13 +24,13 @@ var (
 	sizeUnits = []unit{{'T', 1 << 40, ""}, {'G', 1 << 30, ""}, {'M', 1 << 20, ""}, {'K', 1 << 10, ""}}
 )
 
-// ParseDuration parses a number with a letter s, m, h, d or w, such as 30s and 7d.
+// ParseDuration parses a number followed by s, m, h, d or w, such as 30s or 7d.
 func ParseDuration(s string) (time.Duration, bool) {
 	n, ok := parseUnits(s, timeUnits)
 	return time.Duration(n), ok
 }
 
-// ParseSize parses a number of bytes with a letter K, M, G or T.
+// ParseSize parses a number of bytes followed by K, M, G or T.
 func ParseSize(s string) (int64, bool) { return parseUnits(s, sizeUnits) }
 
 func parseUnits(s string, units []unit) (int64, bool) {
@@ -49,8 +49,9 @@ func parseUnits(s string, units []unit) (int64, bool) {
 	return 0, false
 }
 
-// Duration returns d in the form that ParseDuration parses. d must be a whole number of
-// seconds. The unit is the largest unit without a remainder, but never the week.
+// Duration returns d in a form that ParseDuration accepts. The argument must be a whole
+// number of seconds. The largest unit that leaves no remainder is used, but never the
+// week.
 func Duration(d time.Duration) string {
 	if d == 0 {
 		return "0s"
@@ -59,7 +60,7 @@ func Duration(d time.Duration) string {
 	return strconv.FormatInt(n, 10) + string(u.letter)
 }
 
-// DurationWords is like Duration, but writes the unit as a word: "7 days".
+// DurationWords is like Duration, but spells out the unit: "7 days".
 func DurationWords(d time.Duration) string {
 	n, u := inUnits(int64(d), timeUnits[1:])
 	return Plural(n, u.word)
@@ -85,8 +86,7 @@ func ShortDuration(d time.Duration) string {
 	return "0s"
 }
 
-// ShortSize returns a rounded size of n bytes in the largest possible unit: 700, 2.5K,
-// 12M.
+// ShortSize returns n bytes rounded to the largest possible unit: 700, 2.5K, 12M.
 func ShortSize(n int64) string {
 	for _, u := range sizeUnits {
 		switch {
@@ -99,8 +99,8 @@ func ShortSize(n int64) string {
 	return strconv.FormatInt(n, 10)
 }
 
-// Size returns a size of n bytes in the form that ParseSize parses. n must be a whole
-// number of KiB. The unit is the largest unit without a remainder.
+// Size returns n bytes in a form that ParseSize accepts. The argument must be a whole
+// number of KiB. The largest unit that leaves no remainder is used.
 func Size(n int64) string {
 	n, u := inUnits(n, sizeUnits)
 	return strconv.FormatInt(n, 10) + string(u.letter)

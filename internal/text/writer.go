@@ -7,12 +7,12 @@ import (
 	"unicode/utf8"
 )
 
-// A Writer protects a terminal from text that is not escaped. Visible characters, line
-// feeds and tabs pass unchanged. Other characters become \uNNNN, which has the same
-// meaning in a JSON string. Invalid UTF-8 becomes \xNN.
+// A Writer protects a terminal from text that has not been escaped. Visible characters,
+// line feeds and tabs pass unchanged. Invalid UTF-8 becomes \xNN, and any other
+// character becomes \uNNNN, which means the same in a JSON string.
 //
-// Callers should escape hostile text with Escape. The Writer is a safeguard against
-// missing calls and hostile file names.
+// Callers should escape hostile text with Escape. The Writer is a safeguard for callers
+// that do not, and against hostile file names.
 type Writer struct {
 	to   io.Writer
 	rest []byte // bytes of an incomplete character
@@ -22,15 +22,15 @@ type Writer struct {
 // NewWriter returns a Writer to w.
 func NewWriter(w io.Writer) *Writer { return &Writer{to: w} }
 
-// Write writes p. If p ends within a character, Write keeps up to three bytes for the
-// next Write or Close.
+// Write writes p. If p ends in the middle of a character, Write keeps up to three bytes
+// until the next Write or Close.
 func (w *Writer) Write(p []byte) (int, error) {
 	from, n := p, len(p)
 	if len(w.rest) > 0 {
 		from = append(w.rest, p...)
 		w.rest = nil
 	}
-	done := 0 // if a byte needed escaping, buf contains the escaped form of from[:done]
+	done := 0 // if a byte needed escaping, buf holds the escaped form of from[:done]
 	w.buf = w.buf[:0]
 	for i := 0; i < len(from); {
 		if c := from[i]; c >= ' ' && c <= '~' || c == '\n' || c == '\t' {
@@ -66,8 +66,8 @@ func (w *Writer) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// Close writes the remaining bytes of an incomplete character. The underlying writer
-// remains open.
+// Close writes the remaining bytes of an incomplete character. The underlying writer is
+// not closed.
 func (w *Writer) Close() error {
 	var end []byte
 	for _, c := range w.rest {
@@ -78,14 +78,13 @@ func (w *Writer) Close() error {
 	return err
 }
 
-// Schema is the version of the JSON objects of report, bans and why. New members do not
-// change the version. The removal of a member, or another meaning, requires a new
-// version.
+// Schema is the version of the JSON objects of report, bans and why. Schema changes if
+// a member is removed or its meaning changes, but not if a member is added.
 const Schema = 1
 
 // JSON writes v as a JSON value and a line feed. The characters < and > are not
-// escaped, because they are frequent in SMTP. If indent is empty, the value is on one
-// line.
+// escaped, because they are frequent in SMTP. If indent is empty, the value is written
+// on one line.
 func JSON(w io.Writer, v any, indent string) error {
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)

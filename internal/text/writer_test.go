@@ -11,7 +11,7 @@ import (
 	"scanwatch/tests/hostiletext"
 )
 
-// through returns the output of a Writer that receives pieces.
+// through returns the output of a Writer for the given pieces.
 func through(t testing.TB, pieces ...[]byte) string {
 	t.Helper()
 	var out bytes.Buffer
@@ -48,8 +48,8 @@ func TestWriter(t *testing.T) {
 	}
 }
 
-// FuzzWriter checks that the output is safe and does not depend on the division of the
-// input. Escaped JSON must keep its meaning.
+// FuzzWriter checks that the output is safe, and that it does not depend on how the
+// input is divided. Escaped JSON must keep its meaning.
 func FuzzWriter(f *testing.F) {
 	for _, hostile := range hostiletext.Texts() {
 		f.Add([]byte(hostile.Text), uint8(3), uint8(1))

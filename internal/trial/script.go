@@ -13,12 +13,12 @@ import (
 	"scanwatch/store"
 )
 
-// A Step is an action of the client of a Script. Kind is a name from StepKinds.
+// A Step is something the client does in a Script. Kind is a name from StepKinds.
 type Step struct{ Kind, Text string }
 
-// stepKinds contains the kinds of steps, each with its recorded step without an
-// argument. If several kinds have the same store.Kind, the last kind also represents
-// all other results.
+// stepKinds lists the kinds of steps, each with the step that is recorded, without its
+// argument. If several kinds share a store.Kind, the last one also represents all other
+// results.
 var stepKinds = []struct {
 	name string
 	step store.Step
@@ -34,8 +34,8 @@ var stepKinds = []struct {
 }
 
 // StepKinds returns the kinds of steps. helo, mail-from and rcpt succeed, and line is
-// an unknown command. auth is a successful login, and guess is a failed login. refuse
-// is a recipient that the server rejects.
+// an unknown command. auth is a successful login, and guess a failed one. refuse is a
+// recipient that the server rejects.
 // listed is the answer of a DNS list; see SetLists.
 func StepKinds() (names []string) {
 	for _, k := range stepKinds {
@@ -44,8 +44,8 @@ func StepKinds() (names []string) {
 	return names
 }
 
-// A Script describes a session with a server that accepts every known command. Only the
-// steps guess and refuse fail.
+// A Script describes a session with a server that accepts every known command. Only
+// guess and refuse steps fail.
 type Script struct {
 	src, dst netip.AddrPort
 	rdns     string
@@ -54,8 +54,8 @@ type Script struct {
 	answers  map[string]store.Step // answers of DNS lists, by the text of the step
 }
 
-// NewScript returns a Script, or an error for an invalid description. The port in src
-// is optional. If fcrdns is empty, a client with a reverse DNS name passes FCrDNS.
+// NewScript returns a Script, or an error if the description is invalid. The port in
+// src is optional. If fcrdns is empty, a client with a reverse DNS name passes FCrDNS.
 func NewScript(src, dst, rdns, fcrdns string, steps []Step) (*Script, error) {
 	s := &Script{rdns: rdns, steps: steps}
 	var err error
@@ -148,7 +148,7 @@ var scriptStart = time.Unix(1_000_000_000, 0).UTC()
 // scriptPace is the time between two steps. The pace does not affect the evidence.
 const scriptPace = 10 * time.Millisecond
 
-// A scriptRecorder converts a script to a record.
+// A scriptRecorder turns a script into a record.
 type scriptRecorder struct {
 	steps    []byte
 	n        int
@@ -162,8 +162,8 @@ func (w *scriptRecorder) add(s store.Step) {
 	w.steps = store.AppendStep(w.steps, &s, scriptPace)
 }
 
-// record returns the record of the session without a policy. Each transaction with an
-// accepted recipient ends with a message.
+// record returns the record of the session without a policy. If a transaction has an
+// accepted recipient, it ends with a message.
 func (s *Script) record() (*store.Record, error) {
 	w := &scriptRecorder{}
 	greeted := false
@@ -190,7 +190,7 @@ func (s *Script) record() (*store.Record, error) {
 	return &back, err
 }
 
-// line replaces bytes that a command cannot contain.
+// line replaces bytes that are not allowed in a command.
 func line(s string) []byte {
 	return []byte(strings.NewReplacer("\n", "?", "\x00", "?").Replace(s))
 }

@@ -11,7 +11,7 @@ import (
 	"scanwatch/rules"
 )
 
-// JSON writes s as one JSON object on a line.
+// JSON writes s as a JSON object on a single line.
 func (s *Session) JSON(w io.Writer) error {
 	return text.JSON(w, s, "")
 }

@@ -1,5 +1,5 @@
-// Package trial explains the decisions of a policy on single sessions. The sessions
-// come from a script or a recorded stream, and are replayed by package replay.
+// Package trial explains how a policy decides on individual sessions. The sessions come
+// from a script or a recorded stream, and are replayed by package replay.
 package trial
 
 import (
@@ -26,7 +26,7 @@ type Options struct {
 	Settings *filter.Settings // the policy
 	Lists    *lookup.Lists
 	Verbose  bool // include rules that do not match
-	// Standing is the standing of the client of a script: known, trusted or none.
+	// Standing is the standing of a script's client: known, trusted or none.
 	Standing rules.Standing
 	// Done is called for each session that has ended. If Done returns an error, the
 	// trial ends.
@@ -35,7 +35,7 @@ type Options struct {
 	script *Script // nil for a stream
 }
 
-// A Session describes a replayed session and all decisions on it. All texts are
+// A Session describes a replayed session and all decisions on it. All text is
 // printable.
 type Session struct {
 	Session    string            `json:"session"`
@@ -50,10 +50,10 @@ type Session struct {
 	Standing   string            `json:"standing"`
 	Phases     []*Request        `json:"phases"`
 	Later      []finding.Finding `json:"later,omitempty"`       // findings after the last request
-	NotReached []string          `json:"not_reached,omitempty"` // steps of a script that were impossible
+	NotReached []string          `json:"not_reached,omitempty"` // steps of a script that could not happen
 }
 
-// A Request is a request with the decision of the policy.
+// A Request is a request and the policy's decision.
 type Request struct {
 	Phase      string            `json:"phase"`
 	About      string            `json:"about,omitempty"`    // argument of the command
@@ -67,13 +67,13 @@ type Request struct {
 	Reply      string            `json:"reply,omitempty"`
 	Delay      string            `json:"delay,omitempty"`
 	Earlier    bool              `json:"decided_earlier,omitempty"` // an earlier decision applies to the whole session
-	Would      string            `json:"would,omitempty"`           // decision in mode enforce, if the decision is not enforced
+	Would      string            `json:"would,omitempty"`           // decision in enforce mode, if it is not enforced
 	WouldReply string            `json:"would_reply,omitempty"`
 
 	at time.Time
 }
 
-// A Rule is the result of one statement of the policy.
+// A Rule shows how a statement of the policy was evaluated.
 type Rule struct {
 	Rule       string   `json:"rule"`
 	Outcome    string   `json:"outcome"`
@@ -112,7 +112,7 @@ func newTrial(o Options) *trial {
 	return t
 }
 
-// memory returns a state in which the client of a script has the standing o.Standing.
+// memory returns state in which a script's client has the standing o.Standing.
 func (o *Options) memory() *memory.Memory {
 	m := memory.New()
 	if o.Standing < rules.StandingKnown {
@@ -155,7 +155,7 @@ func Play(s *Script, o Options) error {
 	return t.err
 }
 
-// PlayStream records and replays the sessions in a stream of smtpd-filters(7).
+// PlayStream records and replays the sessions in a smtpd-filters(7) stream.
 func PlayStream(in io.Reader, o Options) error {
 	t := newTrial(o)
 	recorder := filter.New(filter.Options{
@@ -250,7 +250,7 @@ func (t *trial) answered(id uint64, phase smtp.Phase, a smtp.Answer) {
 	}
 }
 
-// about returns the argument of the command that f describes.
+// about returns the argument of the command described by f.
 func about(f *rules.Facts) string {
 	switch f.Phase {
 	case smtp.PhaseHelo:
@@ -277,7 +277,7 @@ func facts(f *rules.Facts) (list []string) {
 	return list
 }
 
-// effects appends the effects of a rule to its outcome.
+// effects appends a rule's effects to its outcome.
 func effects(outcome string, r *rules.Rule) string {
 	if r != nil && r.Effects() != "" {
 		outcome += ": " + r.Effects()
@@ -285,7 +285,8 @@ func effects(outcome string, r *rules.Rule) string {
 	return outcome
 }
 
-// rule returns the result of a statement; show reports whether the output includes it.
+// rule returns the result of a statement. show reports whether the output includes the
+// result.
 func (t *trial) rule(tr *rules.Trace, phase smtp.Phase) (rule Rule, show bool) {
 	r, isRule := tr.Statement.(*rules.Rule)
 	rule.Rule = "pass"
@@ -349,9 +350,9 @@ func (t *trial) recorded(end time.Time, id uint64, value []byte) {
 	}
 }
 
-// place adds a finding to the first request whose evidence contains it. The time of a
-// finding does not determine the request. A finding about a reply has the time of a
-// request, but belongs to the next request.
+// place adds a finding to the first request whose evidence includes it. The request
+// cannot be determined by time: a finding about a reply has the time of one request,
+// but belongs to the next request.
 func (s *Session) place(f finding.Finding, at time.Time) {
 	for _, r := range s.Phases {
 		if !r.at.Before(at) && (slices.Contains(r.Evidence, f.Evidence) || slices.Contains(r.Weak, f.Evidence)) {

@@ -33,7 +33,7 @@ func options(t *testing.T, policy string, to *[]*Session) Options {
 	}}
 }
 
-// everyPhase is a policy with a rule that is evaluated in every phase and never
+// everyPhase is a policy with a rule that is evaluated in every phase but never
 // matches.
 const everyPhase = "rule all phase { connect, helo, mail-from, rcpt-to, data, commit } match src 203.0.113.250 disconnect\n"
 
@@ -51,8 +51,8 @@ var (
 	rcpt  = Step{"rcpt", "bob@example.org"}
 )
 
-// TestScript checks the requests of a server in a scripted session. A rejection
-// prevents the steps that follow.
+// TestScript checks which requests a server makes in a scripted session. The steps
+// after a rejection must not happen.
 func TestScript(t *testing.T) {
 	message := []string{"connect proceed", "helo proceed", "mail-from proceed", "rcpt-to proceed", "data proceed", "commit proceed"}
 	for _, c := range []struct {
@@ -91,8 +91,8 @@ func TestScript(t *testing.T) {
 	}
 }
 
-// TestScriptAsRecorded compares the requests of a script and of a real session. The
-// client of the real session sends the same commands.
+// TestScriptAsRecorded compares a script's requests with the requests of a real session
+// whose client sends the same commands.
 func TestScriptAsRecorded(t *testing.T) {
 	in, err := os.Open(filepath.Join("../../tests/streams/7.9/ehlo-delivery.in"))
 	if err != nil {
@@ -115,8 +115,8 @@ func TestScriptAsRecorded(t *testing.T) {
 	}
 }
 
-// TestStreams checks that each session of a stream is reported once. The output has at
-// most 80 columns.
+// TestStreams checks that each session in a stream is reported once, and that the
+// output is at most 80 columns wide.
 func TestStreams(t *testing.T) {
 	names, err := filepath.Glob("../../tests/streams/7.9/*.in")
 	if err != nil || len(names) < 40 {
@@ -146,7 +146,7 @@ func TestStreams(t *testing.T) {
 	}
 }
 
-// TestBanned checks that the output names the ban that rejects a session.
+// TestBanned checks that the output names the ban that rejected a session.
 func TestBanned(t *testing.T) {
 	var stream strings.Builder
 	stream.WriteString("config|ready\n")

@@ -12,7 +12,7 @@ import (
 	"scanwatch/rules"
 )
 
-// summarize sets the state, the cause and the remedy of the answer.
+// summarize fills in the state, the cause and the remedy.
 func (a *Answer) summarize(zone *time.Location) {
 	day := func(t time.Time) string { return t.In(zone).Format("2006-01-02 15:04 -0700") }
 	if a.Logins != nil {
@@ -63,7 +63,7 @@ func (a *Answer) summarize(zone *time.Location) {
 	}
 }
 
-// observes reports whether the filter enforces nothing now.
+// observes reports whether the filter currently enforces nothing.
 func (a *Answer) observes() bool { return a.Mode == rules.Observe.String() }
 
 // observed returns an active ban that is not enforced, or nil.
@@ -78,7 +78,7 @@ func (a *Answer) observed() *Ban {
 	return nil
 }
 
-// cause describes the origin of the ban: the operator or a rule.
+// cause names the operator or the rule that imposed the ban.
 func (b *Ban) cause() string {
 	line := "rule " + text.Escape(b.Rule)
 	if b.Manual {
@@ -115,7 +115,7 @@ func (a *Answer) counts() string {
 	return line
 }
 
-// banned returns the active and enforced bans, at most one for each host.
+// banned returns the active, enforced bans, at most one per host.
 func (a *Answer) banned() (bans []*Ban) {
 	for _, h := range a.Hosts {
 		if i := slices.IndexFunc(h.Bans, func(b Ban) bool { return !b.Expired && !b.Observe && !b.Revoked }); i >= 0 {
@@ -135,8 +135,8 @@ func (a *Answer) host(s *Session) *Host {
 	return nil
 }
 
-// decision returns the newest rejection by a rule, and its session. Without an enforced
-// rejection, decision returns the newest rejection that was only observed.
+// decision returns the newest enforced rejection by a rule, and its session. Without an
+// enforced rejection, decision returns the newest rejection that was only observed.
 func (a *Answer) decision() (newest *Session, decision *Rule) {
 	for _, s := range a.Sessions {
 		for i := range s.Rules {
@@ -152,7 +152,7 @@ func (a *Answer) decision() (newest *Session, decision *Rule) {
 	return newest, decision
 }
 
-// origin returns the session and the decision that caused the ban of s. If the origin
+// origin returns the session and the decision that led to the ban of s. If the origin
 // is unknown, or if r is not a ban, origin returns s and r.
 func (a *Answer) origin(s *Session, r *Rule) (*Session, *Rule) {
 	for _, other := range slices.Concat(a.Sessions, a.Deciding) {
@@ -168,7 +168,7 @@ func (a *Answer) origin(s *Session, r *Rule) (*Session, *Rule) {
 	return s, r
 }
 
-// rejects reports whether the decision is a rejection.
+// rejects reports whether the decision rejects the client or a command.
 func (r *Rule) rejects() bool {
 	return r.Decision == smtp.Reject.String() || r.Decision == smtp.Disconnect.String()
 }
@@ -194,7 +194,7 @@ func (s *Session) cause(r *Rule) string {
 	return line
 }
 
-// because returns the evidence in the conditions of the rule.
+// because returns the evidence that the rule's conditions refer to.
 func (s *Session) because(r *Rule) string {
 	for i := range s.Evidence {
 		e := &s.Evidence[i]
@@ -249,7 +249,7 @@ type group struct {
 	others []*Session
 }
 
-// shape returns the properties that similar sessions share.
+// shape returns what similar sessions have in common.
 func (s *Session) shape() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %s %s %q %v %v", s.Src, s.RDNS, s.FCrDNS, s.Helo, s.Sessions > 0, s.Damage != "")
@@ -266,10 +266,10 @@ func (s *Session) shape() string {
 	return b.String()
 }
 
-// maxIDs is the maximum number of printed ids of similar sessions.
+// maxIDs is the maximum number of ids printed for similar sessions.
 const maxIDs = 3
 
-// similar writes the ids of all sessions of g except the first.
+// similar writes the ids of all sessions in g but the first.
 func (p *printer) similar(g *group) {
 	n := len(g.others)
 	if n == 0 {

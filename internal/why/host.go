@@ -19,7 +19,7 @@ import (
 )
 
 const (
-	// loginAge is the time for which a login exempts a host from bans.
+	// A login exempts a host from bans for loginAge.
 	loginAge = 30 * 24 * time.Hour
 )
 
@@ -32,30 +32,30 @@ type Host struct {
 	LastMessage *text.Time   `json:"last_message,omitempty"`
 	Logins      int          `json:"logins"`
 	LastLogin   *text.Time   `json:"last_login,omitempty"`
-	WhileBanned int          `json:"rejected_by_ban"` // sessions that a ban rejected
-	Bans        []Ban        `json:"bans"`            // bans in state.db, starting with the latest end
+	WhileBanned int          `json:"rejected_by_ban"` // sessions rejected because of a ban
+	Bans        []Ban        `json:"bans"`            // bans in state.db, latest end first
 	History     []BanEvent   `json:"history"`         // bans in the records, newest first
 	Exemptions  []Exemption  `json:"exemptions"`
 	Remedies    []Remedy     `json:"undo"`
 
 	accused bool // a rule matched the host, or a ban exists
-	known   bool // the state contains accepted mail, but the records contain no session
+	known   bool // the state has accepted mail, but there are no recorded sessions
 	newest  *Session
 }
 
-// A Ban is a ban in state.db.
+// A Ban is an entry in state.db's list of bans.
 type Ban struct {
 	memory.Ban
 	Session string `json:"session,omitempty"`
 	Expired bool   `json:"expired"`
 
-	// From and To replace the times of memory.Ban in JSON.
+	// From and To replace memory.Ban's times in JSON.
 	From text.Time `json:"since"`
 	To   text.Time `json:"until"`
 	Seen text.Time `json:"last,omitzero"`
 }
 
-// NewBan returns the description of b at the time now.
+// NewBan describes b as of now.
 func NewBan(b *memory.Ban, now time.Time) Ban {
 	ban := Ban{Ban: *b, Expired: b.Expired(now), From: text.At(b.Since), To: text.At(b.Until), Seen: text.At(b.Last)}
 	if b.Session != 0 {
@@ -93,7 +93,7 @@ type hostIndex struct {
 	hosts map[netip.Prefix]*Host // nil for a host beyond the limit
 }
 
-// add adds a host to an answer with fewer than maxHosts hosts.
+// add adds a host to the answer unless it already has maxHosts hosts.
 func (x *hostIndex) add(p netip.Prefix) *Host {
 	h := x.hosts[p]
 	if h == nil && len(x.a.Hosts) < maxHosts {
@@ -106,14 +106,14 @@ func (x *hostIndex) add(p netip.Prefix) *Host {
 	return h
 }
 
-// findHosts adds the hosts of the sessions, and the hosts with bans that match the
-// question. The method also loads the standing of the hosts.
+// findHosts adds the hosts of the sessions, and the banned hosts that match the
+// question. The standing of the hosts is also loaded.
 func (w *query) findHosts() error {
 	x := &hostIndex{&w.answer, map[netip.Prefix]*Host{}}
 	if l := w.answer.Logins; l != nil {
 		l.count()
 		for _, host := range slices.SortedFunc(maps.Keys(l.hosts), netip.Prefix.Compare) {
-			if l.hosts[host].Passed { // list the user's hosts before the hosts of attackers
+			if l.hosts[host].Passed { // list the user's hosts before the attackers' hosts
 				x.add(host)
 			}
 		}
@@ -144,9 +144,8 @@ func (w *query) findHosts() error {
 	return err
 }
 
-// addKnown adds the host of the question if no session of the host is recorded. The
-// state must contain accepted mail of the host, for example from an import of the mail
-// log.
+// addKnown adds the host of the question if it has no recorded session but accepted
+// mail in the state, for example because the mail log was imported.
 func (w *query) addKnown(x *hostIndex) {
 	p := w.q.prefix
 	if len(w.answer.Hosts) > 0 || !p.IsValid() || !p.IsSingleIP() && p != memory.Source(p.Addr()) {
@@ -159,8 +158,8 @@ func (w *query) addKnown(x *hostIndex) {
 	})
 }
 
-// addBan adds a ban to the hosts that it affects. A question about the ban itself also
-// adds a host for the ban.
+// addBan adds a ban to the hosts that it affects. If the question is about the ban
+// itself, a host is added for it.
 func (w *query) addBan(x *hostIndex, b memory.Ban) {
 	ban := NewBan(&b, w.Now)
 	w.answer.Logins.addBan(&ban)
@@ -185,7 +184,7 @@ func (w *query) addBan(x *hostIndex, b memory.Ban) {
 	}
 }
 
-// trim sorts the bans by descending end, and keeps the first maxBans.
+// trim sorts the bans by end, latest first, and keeps the first maxBans.
 func (h *Host) trim() {
 	slices.SortFunc(h.Bans, func(a, b Ban) int {
 		return cmp.Or(b.Until.Compare(a.Until), cmp.Compare(b.Prefix.Bits(), a.Prefix.Bits()), a.Prefix.Addr().Compare(b.Prefix.Addr()))
@@ -193,10 +192,10 @@ func (h *Host) trim() {
 	h.Bans = h.Bans[:min(len(h.Bans), maxBans)]
 }
 
-// hostKinds contains the kinds of steps that add reads.
+// hostKinds is the set of step kinds that add reads.
 var hostKinds = store.KindsOf(store.KindVerdict, store.KindBan)
 
-// add adds a session to the numbers of h.
+// add counts a session of h.
 func (h *Host) add(r *store.Record) {
 	h.Sessions += r.Many()
 	end := r.End.UTC()
@@ -209,7 +208,7 @@ func (h *Host) add(r *store.Record) {
 		h.LastLogin = new(text.At(end))
 	}
 	banned := 0
-	_ = r.Steps(func(s *store.Step) bool { // the description of the session reports a corrupt step
+	_ = r.Steps(func(s *store.Step) bool { // a corrupt step is reported by the description of the session
 		switch {
 		case s.Kind == store.KindVerdict && s.Banned && s.Enforced && r.Sessions > 0:
 			banned += int(s.Times)
@@ -227,7 +226,7 @@ func (h *Host) add(r *store.Record) {
 	h.WhileBanned += min(banned, r.Many())
 }
 
-// onlyManual reports whether the operator has banned h and no rule has banned h.
+// onlyManual reports whether h was banned by the operator but never by a rule.
 func (h *Host) onlyManual() bool {
 	return len(h.History) == 0 && len(h.Bans) > 0 && !slices.ContainsFunc(h.Bans, func(b Ban) bool { return !b.Manual })
 }
@@ -236,7 +235,7 @@ func (h *Host) exempt(by string, holds bool, format string, args ...any) {
 	h.Exemptions = append(h.Exemptions, Exemption{by, holds, fmt.Sprintf(format, args...)})
 }
 
-// A client is the identity of a host in its newest session.
+// A client is a host as identified in its newest session.
 type client struct {
 	addr   netip.Addr
 	name   string // reverse DNS name, printable
@@ -259,7 +258,7 @@ func (h *Host) client() (c client) {
 	return c
 }
 
-// assess adds the exemptions and the remedies to a host that was rejected or banned.
+// assess adds exemptions and remedies if the host was rejected or banned.
 func (w *query) assess(h *Host) {
 	h.trim()
 	slices.Reverse(h.History)
@@ -305,7 +304,7 @@ func (w *query) exemptByName(h *Host, c *client) {
 	}
 }
 
-// A Standing is the standing of a host, with its reason.
+// A Standing is a host's standing and the reason for it.
 type Standing struct {
 	Level    string `json:"level"`          // none, known or trusted
 	By       string `json:"by,omitempty"`   // host, domain or correspondent
@@ -314,7 +313,7 @@ type Standing struct {
 	Many     bool   `json:"many,omitempty"` // many hosts share the address
 }
 
-// exemptByMail adds the standing of the host and its reason.
+// exemptByMail adds the host's standing and the reason for it.
 func (w *query) exemptByMail(h *Host, c *client) {
 	st := w.memory.Peers.Standing(&c.peer, w.Now.UnixMicro())
 	h.Standing = &Standing{Level: st.Level.String(), By: st.By, Messages: st.Messages, Days: st.Days, Many: st.Many}
@@ -338,7 +337,7 @@ func (w *query) exemptByMail(h *Host, c *client) {
 	}
 }
 
-// exemptByLogin adds the exemption of hosts with authenticated users.
+// exemptByLogin adds the exemption of hosts from which users have logged in.
 func (w *query) exemptByLogin(h *Host, c *client) {
 	switch st := w.memory.Peers.Standing(&c.peer, w.Now.UnixMicro()); {
 	case h.Logins > 0:
@@ -350,7 +349,7 @@ func (w *query) exemptByLogin(h *Host, c *client) {
 	}
 }
 
-// addRemedies adds the commands and configuration lines that undo decisions on h.
+// addRemedies adds the commands and configuration lines that undo the decisions on h.
 func (w *query) addRemedies(h *Host, friend bool) {
 	for _, b := range h.Bans {
 		if !b.Expired {

@@ -12,12 +12,13 @@ import (
 	"scanwatch/rules"
 )
 
-// letterColumns is the line width of a letter. RFC 3676 section 4.2 allows 78 columns.
+// letterColumns is how wide the lines of a letter are. RFC 3676 section 4.2 allows 78
+// columns.
 const letterColumns = 72
 
-// advice explains to the postmaster of the client how to avoid the evidence. The first
-// row that matches applies. A row with a final hyphen matches all tokens that start
-// with the row.
+// advice explains to the client's postmaster how to avoid the evidence. The first
+// matching row applies. A row that ends with a hyphen matches all tokens that start
+// with it.
 var advice = []struct{ evidence, text string }{
 	{"helo-", "Please configure your server to greet with its own full host name, such as mail.example.org, and publish that name in DNS."},
 	{"botnet-helo", "Please check the host for malware, or configure your server to greet with its own full host name."},
@@ -39,9 +40,9 @@ var advice = []struct{ evidence, text string }{
 // otherAdvice applies if no row matches.
 const otherAdvice = "Please check the mail program or server on this host for a fault or malware."
 
-// Letter writes an answer to a sender who complains about the newest rejection in a.
-// The answer is in plain English, and contains only facts that the sender already
-// knows. The answer does not mention other clients, users or rules.
+// Letter writes a reply to a sender who complains about the newest rejection in a. The
+// reply is in plain English, reveals nothing that the sender does not know, and does
+// not mention other clients, users or rules.
 func (a *Answer) Letter(w io.Writer, zone *time.Location) error {
 	s, r := a.decision()
 	if s == nil {
@@ -90,7 +91,7 @@ func (a *Answer) Letter(w io.Writer, zone *time.Location) error {
 	return err
 }
 
-// reason describes the evidence for a decision and the remedy.
+// reason describes the evidence for a decision and what to do about it.
 func (s *Session) reason(r *Rule) string {
 	if r.BannedIn == manual {
 		return "The postmaster has banned the address."
@@ -120,7 +121,7 @@ func (s *Session) reason(r *Rule) string {
 	return "The reason is a rule of this site about such clients. " + otherAdvice
 }
 
-// banState describes the remaining time of the ban on the host of s.
+// banState describes the remaining time of the ban on the session's host.
 func (a *Answer) banState(s *Session, zone *time.Location) string {
 	if a.observes() {
 		return "This server rejects nothing at present, so a new attempt is possible."

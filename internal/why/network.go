@@ -14,20 +14,20 @@ import (
 	"scanwatch/store/history"
 )
 
-// An Apart describes the other hosts in the /64 of an IPv6 host. The filter identifies
-// a host with its own proven name by its address. All other hosts in a /64 count as one
-// host.
+// An Apart describes the other hosts in an IPv6 host's /64. The filter identifies a
+// host with its own proven name by its full address. All other hosts in a /64 count as
+// one.
 type Apart struct {
 	Prefix   netip.Prefix `json:"prefix"`
 	Sessions int          `json:"sessions"`      // sessions of the other hosts
-	Hosts    []string     `json:"hosts"`         // addresses with their own names, at most maxApart
+	Hosts    []string     `json:"hosts"`         // addresses of hosts with their own names, at most maxApart
 	Ban      *Ban         `json:"ban,omitempty"` // active ban of the /64, which does not affect the host
 }
 
-// maxApart is the maximum number of hosts with their own names in an answer.
+// maxApart limits the hosts with their own names in an answer.
 const maxApart = 3
 
-// identity returns the addresses that the filter treats as the host of a session.
+// identity returns the addresses that the filter treats as the session's host.
 func identity(r *store.Record) netip.Prefix {
 	if !r.Src.IsValid() {
 		return netip.Prefix{}
@@ -36,8 +36,7 @@ func identity(r *store.Record) netip.Prefix {
 }
 
 // identify determines whether the question is about a host with its own name. The
-// newest session of the address determines the answer. For an address without sessions,
-// the ban of the address determines the answer.
+// newest session from the address decides or, without sessions, the ban of the address.
 func (w *query) identify() error {
 	q := w.q
 	if !q.addr.IsValid() {
@@ -72,7 +71,7 @@ func (h *Host) holds(r *store.Record) bool {
 	return h.Prefix.Addr().Is4() || h.Prefix.Bits() != 64 || identity(r) == h.Prefix
 }
 
-// countApart counts the sessions of other hosts in the /64 of the host.
+// countApart counts the sessions of other hosts in the /64.
 func (w *query) countApart(r *store.Record, names map[string]bool) {
 	q := w.q
 	if !q.addr.IsValid() || !r.Src.IsValid() || memory.Source(q.addr) != memory.Source(r.Src.Addr()) || q.from(r) {
@@ -85,7 +84,7 @@ func (w *query) countApart(r *store.Record, names map[string]bool) {
 	}
 }
 
-// apart returns the description of the other hosts in the /64.
+// apart describes the other hosts in the /64.
 func (w *query) apart() *Apart {
 	if w.answer.Apart == nil {
 		w.answer.Apart = &Apart{Prefix: memory.Source(w.q.addr), Hosts: []string{}}
@@ -93,7 +92,7 @@ func (w *query) apart() *Apart {
 	return w.answer.Apart
 }
 
-// name sets the hosts with their own names.
+// name fills in the hosts with their own names.
 func (a *Apart) name(names map[string]bool) {
 	if a == nil {
 		return
@@ -102,7 +101,7 @@ func (a *Apart) name(names map[string]bool) {
 	a.Hosts = append(a.Hosts, all[:min(len(all), maxApart)]...)
 }
 
-// apart writes the description of the other hosts in the /64.
+// apart writes about the other hosts in the /64.
 func (p *printer) apart(a *Answer) {
 	x := a.Apart
 	if x == nil {

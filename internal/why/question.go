@@ -17,30 +17,31 @@ import (
 	"scanwatch/store"
 )
 
-// A Question selects sessions by a session id, an address or a name.
+// A Question selects sessions by session id, address or name.
 type Question struct {
 	kinds   []string // possible kinds of text
 	text    []byte
 	session uint64
 	short   int // missing digits of a partial session id
 	prefix  netip.Prefix
-	addr    netip.Addr // the IPv6 address of a question about one host; otherwise the zero Addr
+	addr    netip.Addr // the IPv6 address if the question is about one IPv6 host, otherwise zero
 	hashes  [][]byte   // possible hashes of the mailbox; nil without the key
-	missed  bool       // a record contains a hash that cannot be compared without the key
+	missed  bool       // a record has a hash that cannot be compared without the key
 }
 
-// A kind is an interpretation of a question, such as a user or a host name. The
-// question is compared with the header or the steps of records.
+// A kind is a way to interpret a question, for example as a user or a host name.
+// Depending on its kind, a question is compared with the header or the steps of
+// records.
 type kind struct {
 	name string
 	like []string // earlier kinds with the same form
 	// fits reports whether the text of a question has the form of this kind, and stores
-	// the parsed value. If a kind fits, Parse tries a later kind only if the field like
-	// of the later kind contains it.
+	// the parsed value. Once a kind fits, Parse tries a later kind only if its like
+	// field names the kind that fits.
 	fits   func(*Question) bool
-	strict bool // with --as, a text without the form of the kind is an error
+	strict bool // with --as, text that does not have this form is an error
 	head   func(*Question, *store.Record) bool
-	kinds  store.Kinds // kinds of steps that step compares
+	kinds  store.Kinds // kinds of steps that the step function compares
 	step   func(*Question, *store.Step) bool
 }
 
@@ -82,8 +83,8 @@ func Kinds() (names []string) {
 	return names
 }
 
-// Parse returns the question for arg. An empty kind selects the kinds by the form of
-// arg.
+// Parse returns the question for arg. If kind is empty, the kinds are chosen by the
+// form of arg.
 func Parse(arg, kind string) (*Question, error) {
 	q := &Question{text: []byte(arg)}
 	if b, err := text.Unescape(arg); err == nil { // the operator may copy arg from escaped output
@@ -97,7 +98,7 @@ func Parse(arg, kind string) (*Question, error) {
 		case kind != "" && kind != k.name:
 			continue
 		case kind == "" && len(q.kinds) > 0 && q.short == 0 && !slices.ContainsFunc(k.like, q.is):
-			continue // a partial session id may be a name
+			continue // a partial session id may also be a name
 		case k.fits(q), kind != "" && !k.strict:
 			q.kinds = append(q.kinds, k.name)
 		case kind != "":
@@ -110,7 +111,7 @@ func Parse(arg, kind string) (*Question, error) {
 	return q, nil
 }
 
-// String returns the question as printed in output.
+// String returns the question as printed.
 func (q *Question) String() string {
 	switch {
 	case q.session != 0 && q.short == 0:
@@ -122,23 +123,23 @@ func (q *Question) String() string {
 }
 
 var (
-	// sessionForm matches a session id or its first digits. The digits may be in
-	// brackets, as at the end of a reply.
+	// sessionForm matches a session id or its first digits, possibly in brackets, as at
+	// the end of a reply.
 	sessionForm = regexp.MustCompile(`^\[?([0-9A-Fa-f]{6,16})\]?$`)
-	// sessionInLine matches a session id within a line, for example of a bounce or a
+	// sessionInLine matches a session id within a line, such as a line of a bounce or
 	// log.
 	sessionInLine = regexp.MustCompile(`(?:^|[^0-9A-Za-z])([0-9A-Fa-f]{16})(?:[^0-9A-Za-z]|$)`)
 )
 
-// ParseSession parses a session id. The id may be within a line of text, such as a line
+// ParseSession parses a session id, which may be part of a longer line, such as a line
 // of a bounce.
 func ParseSession(text string) (uint64, bool) {
 	id, short, ok := parseSession([]byte(text))
 	return id, ok && short == 0
 }
 
-// parseSession parses a session id or the first digits of an id. short is the number of
-// missing digits.
+// parseSession parses a session id or its first digits. short is the number of missing
+// digits.
 func parseSession(text []byte) (id uint64, short int, ok bool) {
 	m := sessionForm.FindSubmatch(text)
 	if m == nil && bytes.ContainsAny(text, " [") { // only as a separate word, because a label of a name can look like an id
@@ -151,12 +152,12 @@ func parseSession(text []byte) (id uint64, short int, ok bool) {
 	return id, 16 - len(m[1]), err == nil
 }
 
-// id reports whether id is the session id of q, or starts with its digits.
+// id reports whether id is q's session id, or starts with its digits.
 func (q *Question) id(id uint64) bool { return id>>(4*q.short) == q.session }
 
 // parseHosts parses an address, a prefix, or an address with a port. An IPv6 address
-// may be in brackets. An IPv4 address in brackets is a greeting, and is not accepted.
-// For a single IPv6 address, one is the address.
+// may be in brackets; an IPv4 address in brackets is a greeting and is not accepted.
+// For a single IPv6 address, the address itself is also returned.
 func parseHosts(s string) (p netip.Prefix, one netip.Addr, ok bool) {
 	if inner, ok := strings.CutPrefix(s, "["); ok && strings.Contains(inner, ":") {
 		s = strings.TrimSuffix(inner, "]")
@@ -172,8 +173,8 @@ func parseHosts(s string) (p netip.Prefix, one netip.Addr, ok bool) {
 	return p, one, err == nil
 }
 
-// from reports whether the client of r is a host of the question. A question about one
-// IPv6 host excludes the other hosts in its /64.
+// from reports whether the client of r is a host that the question is about. If the
+// question is about one IPv6 host, the other hosts in its /64 are excluded.
 func (q *Question) from(r *store.Record) bool {
 	return r.Src.IsValid() && q.prefix.Contains(r.Src.Addr()) && (!q.addr.IsValid() || q.prefix.IsSingleIP() || identity(r) == q.prefix)
 }
@@ -184,7 +185,7 @@ func (q *Question) is(kind string) bool { return slices.Contains(q.kinds, kind) 
 // onlyUser reports whether the question can only be about a user.
 func (q *Question) onlyUser() bool { return len(q.kinds) == 1 && q.is("user") }
 
-// mailbox reports whether address is the mailbox of q, or in its domain.
+// mailbox reports whether address is q's mailbox or in its domain.
 func (q *Question) mailbox(address []byte) bool {
 	equal := func(text []byte) bool { return bytes.EqualFold(address, text) }
 	q.missed = q.missed || q.hashes == nil && mailbox.Hashed(address)
@@ -198,8 +199,8 @@ func (q *Question) mailbox(address []byte) bool {
 	return equal(q.text) || slices.ContainsFunc(q.hashes, equal)
 }
 
-// hash computes the hashes of the mailbox or user of q, with the key in the state
-// directory. If q is a hash itself, the key is not needed.
+// hash computes the hashes of q's mailbox or user, with the key in the state directory.
+// If q is itself a hash, no key is needed.
 func (q *Question) hash(dir string) {
 	if mailbox.Hashed(q.text) {
 		q.hashes = [][]byte{q.text}
@@ -211,12 +212,12 @@ func (q *Question) hash(dir string) {
 	}
 }
 
-// user reports whether name is the user of q.
+// user reports whether name is q's user.
 func (q *Question) user(name []byte) bool {
 	return bytes.EqualFold(name, q.text) || slices.ContainsFunc(q.hashes, func(hash []byte) bool { return bytes.EqualFold(name, hash) })
 }
 
-// host reports whether name is the name of q or a name below it.
+// host reports whether name is q's name or below it.
 func (q *Question) host(name []byte) bool {
 	if len(name) == len(q.text) || len(name) > len(q.text) && name[len(name)-len(q.text)-1] == '.' {
 		return bytes.EqualFold(name[len(name)-len(q.text):], q.text)
@@ -224,8 +225,8 @@ func (q *Question) host(name []byte) bool {
 	return false
 }
 
-// selection returns a selection of the records that q can match. If any record can
-// match, selection returns nil.
+// selection selects the records that can match q. If any record can match, selection
+// returns nil.
 func (q *Question) selection() *store.Selection {
 	var only store.Selection
 	for _, k := range q.kinds {
@@ -257,7 +258,7 @@ func (q *Question) match(r *store.Record) (matched []string) {
 	if steps == 0 {
 		return matched
 	}
-	_ = r.Steps(func(s *store.Step) bool { // the answer reports damage
+	_ = r.Steps(func(s *store.Step) bool { // damage is reported with the answer
 		for i := range kinds {
 			if k := &kinds[i]; steps.Has(s.Kind) && k.selects(q, s) && !slices.Contains(matched, k.name) {
 				matched = append(matched, k.name)
@@ -268,7 +269,7 @@ func (q *Question) match(r *store.Record) (matched []string) {
 	return matched
 }
 
-// selects reports whether a step matches q as this kind.
+// selects reports whether a step matches q when taken as this kind.
 func (k *kind) selects(q *Question, s *store.Step) bool {
 	return k.kinds.Has(s.Kind) && q.is(k.name) && k.step(q, s)
 }

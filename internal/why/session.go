@@ -16,7 +16,7 @@ import (
 	"scanwatch/store"
 )
 
-// A Session describes one session.
+// A Session explains one session.
 type Session struct {
 	Session  string            `json:"session"`
 	Start    text.Time         `json:"start"`
@@ -32,43 +32,43 @@ type Session struct {
 	Rules    []Rule            `json:"rules,omitempty"`
 	Evidence []finding.Finding `json:"evidence,omitempty"`
 	Omitted  uint32            `json:"omitted,omitempty"`  // steps that were not recorded
-	Sessions uint32            `json:"sessions,omitempty"` // sessions of an aggregate
-	Sources  int               `json:"sources,omitempty"`  // estimated hosts of an aggregate of several hosts
+	Sessions uint32            `json:"sessions,omitempty"` // sessions in an aggregate
+	Sources  int               `json:"sources,omitempty"`  // estimated number of hosts in an aggregate of several hosts
 	Damage   string            `json:"damage,omitempty"`
 
 	source netip.Prefix
 	pass   string // pass statement of the current policy that matches the client
 }
 
-// A Rule is a decision of a rule in a session.
+// A Rule is a rule's decision in a session.
 type Rule struct {
 	Rule      string `json:"rule"`
 	Phases    string `json:"phases,omitempty"`
 	Decision  string `json:"decision"`        // name of a smtp.Decision, or "ban"
-	Enforced  bool   `json:"enforced"`        // false for an observed decision and an exempt client
+	Enforced  bool   `json:"enforced"`        // false if the decision was only observed or the client is exempt
 	Reply     string `json:"reply,omitempty"` // as sent to the client
 	Until     string `json:"until,omitempty"` // end of the ban
 	Exempt    string `json:"exempt,omitempty"`
 	Times     int    `json:"times"`
 	Text      string `json:"text,omitempty"`       // text of the rule at the time of the decision
 	Now       string `json:"now,omitempty"`        // state of the rule in the current policy: "same", "changed", "gone" or "assumed"
-	CountedBy string `json:"counted_by,omitempty"` // key of a count across sessions
+	CountedBy string `json:"counted_by,omitempty"` // key by which sessions are counted
 
-	// BannedIn is the id of the session that caused the ban of this session. For a ban
-	// by the operator, BannedIn is "manual". Kept reports whether the record of the
-	// session still exists.
+	// BannedIn is the id of the session that led to the ban of this session, or
+	// "manual" if the operator imposed the ban. Kept reports whether that session's
+	// record still exists.
 	BannedIn string `json:"banned_in,omitempty"`
 	Kept     bool   `json:"kept,omitempty"`
 
-	ref uint32 // reference of the text of the rule
+	ref uint32 // reference to the rule's text
 	ban uint64 // id of BannedIn
 }
 
 // assumed is the value of Rule.Now if no text was recorded with the decision. Rule.Text
-// is then the text of the current rule with the same name.
+// is then the text of the current rule of the same name.
 const assumed = "assumed"
 
-// manual is the value of Rule.BannedIn for a ban by the operator.
+// manual is the value of Rule.BannedIn for a ban imposed by the operator.
 const manual = "manual"
 
 // A sessionReader describes the steps of a session.
@@ -79,10 +79,10 @@ type sessionReader struct {
 	asked    []string       // outcomes of the commands that match the question
 	refused  string         // first recipient that smtpd rejected
 	enforced map[string]int // by phase, 1 plus the index in Rules of the latest enforced rule
-	byFilter bool           // a filter has rejected the recipient of the next step
+	byFilter bool           // a filter rejected the recipient in the next step
 }
 
-// session describes the session of r.
+// session describes the session that r records.
 func (w *query) session(r *store.Record) *Session {
 	s := &Session{Session: sessionID(r.ID), Start: text.At(r.Start), End: text.At(r.End), Local: r.Local, Erased: r.Erased,
 		RDNS: text.Escape(r.RDNS), FCrDNS: r.FCrDNS.String(), Summary: []string{}, Omitted: r.Omitted, Sessions: r.Sessions}
@@ -171,7 +171,7 @@ func (s *sessionReader) login(st *store.Step) {
 	s.asked = append(s.asked, line)
 }
 
-// recipients adds the number of recipients in a domain that matches the question.
+// recipients adds how many recipients in a matching domain were requested.
 func (s *sessionReader) recipients(st *store.Step) {
 	if s.q.matchStep(st) {
 		s.asked = append(s.asked, fmt.Sprintf("RCPT TO:<%s>: %s for %s", text.Escape(st.Text), st.Result, text.Plural(st.Count, "recipient")))
@@ -192,7 +192,7 @@ func (s *sessionReader) verdict(st *store.Step) {
 	}
 }
 
-// filter adds the reply of a rule, or the decision of another filter.
+// filter adds a rule's reply, or another filter's decision.
 func (s *sessionReader) filter(st *store.Step) {
 	s.byFilter = st.Phase == smtp.PhaseRcptTo && st.Decision >= smtp.Reject
 	phase, decision := text.Escape(st.PhaseName()), text.Escape(st.DecisionName())
@@ -205,7 +205,7 @@ func (s *sessionReader) filter(st *store.Step) {
 	}
 }
 
-// until returns the end of a ban, or "" for a withheld ban.
+// until returns when a ban ends, or "" if it was withheld.
 func until(s *store.Step) string {
 	if s.Until.IsZero() {
 		return ""
@@ -256,14 +256,14 @@ var endings = map[smtp.Ending]string{
 	smtp.EndingClosed:   "the connection was closed, by which side is unknown",
 }
 
-// add adds a line to the summary, without duplicates.
+// add adds a line to the summary unless it is a duplicate.
 func (s *Session) add(format string, args ...any) {
 	if line := fmt.Sprintf(format, args...); line != "" && !slices.Contains(s.Summary, line) {
 		s.Summary = append(s.Summary, line)
 	}
 }
 
-// outcome returns the result and the reply of a command.
+// outcome returns a command's result and reply.
 func outcome(s *store.Step) string {
 	result := s.Result.String()
 	if s.Code != 0 {
@@ -273,7 +273,7 @@ func outcome(s *store.Step) string {
 }
 
 // rule adds a decision that was made the given number of times. If the session already
-// has an equal decision, its number is increased. rule returns the index of the
+// has the same decision, its count is increased. rule returns the index of the
 // decision.
 func (s *Session) rule(rule Rule, times int) int {
 	for i := range s.Rules {
@@ -292,11 +292,11 @@ func (s *Session) rule(rule Rule, times int) int {
 	return len(s.Rules) - 1
 }
 
-// counted matches a condition that counts across sessions in the text of a rule.
+// counted matches a condition in a rule's text that counts across sessions.
 var counted = regexp.MustCompile(` count [^ ]+ > [0-9]+ in [0-9]+[a-z] by ([a-z]+)`)
 
-// addText adds the text of a rule at the time of its decision, and compares the text
-// with the current policy. If no text is recorded, addText adds the current text.
+// addText adds the text of a rule at the time of its decision, and compares it with the
+// current policy. If no text was recorded, the current text is added.
 func (w *query) addText(rule *Rule) {
 	now, exists := w.now[rule.Rule]
 	then := w.texts[rule.ref]

@@ -11,7 +11,7 @@ import (
 	"scanwatch/internal/text"
 )
 
-// maxFindings is the maximum number of printed findings of a session.
+// maxFindings is the maximum number of findings printed for a session.
 const maxFindings = 8
 
 // Text writes a for a terminal, with times in zone.
@@ -121,7 +121,7 @@ func (p *printer) session(s *Session, kinds bool) {
 	p.line("details", "scanwatch show %s", s.Session)
 }
 
-// rules writes the decisions. The text of a rule follows the last decision of the rule.
+// rules writes the decisions. After a rule's last decision, its text follows.
 func (p *printer) rules(list []Rule) {
 	for i := range list {
 		r := &list[i]

@@ -14,12 +14,12 @@ import (
 	"scanwatch/store"
 )
 
-// maxLoginHosts is the maximum number of counted hosts of a user without a successful
-// login.
+// maxLoginHosts limits how many hosts without a successful login of the user are
+// counted.
 const maxLoginHosts = 10_000
 
-// Logins describes the logins of the user in the question. A host with only failed
-// logins may be an attacker, and its ban does not affect the user.
+// Logins describes the logins of the user that the question is about. A host with only
+// failed logins may be an attacker, and its ban does not affect the user.
 type Logins struct {
 	Passed int        `json:"passed"`
 	Failed int        `json:"failed"`
@@ -27,20 +27,20 @@ type Logins struct {
 	Others int        `json:"other_hosts"` // hosts with only failed logins
 	Last   *text.Time `json:"last,omitempty"`
 	From   string     `json:"from,omitempty"` // host of the last successful login; empty for an aggregate of many hosts
-	// AtLeast is set if there are further hosts.
+	// AtLeast is set if there are more hosts.
 	AtLeast bool `json:"at_least,omitempty"`
-	// Tried contains hosts with failed logins, at most maxHosts. Hosts from which the
-	// user logged in come first, so that banned attackers do not hide them. Banned hosts
-	// follow. The latest failure comes first in each group.
+	// Tried lists hosts with failed logins, at most maxHosts. Hosts from which the user
+	// has logged in come first, so that banned attackers do not hide them. Banned hosts
+	// follow, and then all other hosts. In each group, the latest failure comes first.
 	Tried  []*LoginHost `json:"tried"`
 	More   int          `json:"more_tried,omitempty"`
-	Limits []string     `json:"limits"` // consequences of failed logins in the current policy
+	Limits []string     `json:"limits"` // what failed logins lead to under the current policy
 
 	hosts map[netip.Prefix]*LoginHost
 	wrong time.Time // last failed login from a host with a successful login
 }
 
-// A LoginHost describes the logins of the user from one host.
+// A LoginHost describes the user's logins from one host.
 type LoginHost struct {
 	Prefix netip.Prefix `json:"prefix"`
 	Passed bool         `json:"passed"` // the user has logged in
@@ -49,7 +49,7 @@ type LoginHost struct {
 	Ban    *Ban         `json:"ban,omitempty"` // active ban
 }
 
-// countLogins adds the logins in r that match the question.
+// countLogins counts the logins in r that match the question.
 func (w *query) countLogins(r *store.Record) {
 	l := w.answer.Logins
 	if l == nil {
@@ -57,7 +57,7 @@ func (w *query) countLogins(r *store.Record) {
 		w.answer.Logins = l
 	}
 	host := identity(r)
-	_ = r.Steps(func(s *store.Step) bool { // the description of the session reports damage
+	_ = r.Steps(func(s *store.Step) bool { // damage is reported by the description of the session
 		if s.Kind != store.KindAuth || !w.q.user(s.Text) {
 			return true
 		}
@@ -93,7 +93,7 @@ func (w *query) countLogins(r *store.Record) {
 	})
 }
 
-// unnamedLogins returns the number of logins without a recorded user in an aggregate.
+// unnamedLogins returns how many logins in an aggregate have no recorded user.
 func unnamedLogins(r *store.Record) (n int) {
 	_ = r.Steps(func(s *store.Step) bool {
 		if s.Kind == store.KindAuth && len(s.Text) == 0 {
@@ -104,7 +104,7 @@ func unnamedLogins(r *store.Record) (n int) {
 	return n
 }
 
-// count sets the numbers of hosts.
+// count fills in the numbers of hosts.
 func (l *Logins) count() {
 	for _, h := range l.hosts {
 		if h.Passed {
@@ -116,7 +116,7 @@ func (l *Logins) count() {
 }
 
 // summarizeUser answers a question about a user. Only bans of hosts from which the user
-// logged in affect the answer.
+// has logged in matter.
 func (a *Answer) summarizeUser(day func(time.Time) string) {
 	l := a.Logins
 	var own []*Ban
@@ -157,7 +157,7 @@ func (a *Answer) summarizeUser(day func(time.Time) string) {
 	}
 }
 
-// banned returns the number of hosts with failed logins and an enforced ban.
+// banned returns how many hosts with failed logins are banned, with the ban enforced.
 func (l *Logins) banned() (n int) {
 	for _, h := range l.hosts {
 		if h.Failed > 0 && h.Ban != nil && !h.Ban.Observe {
@@ -185,7 +185,7 @@ func (l *Logins) addBan(b *Ban) {
 	}
 }
 
-// list sets Tried.
+// list fills in Tried.
 func (l *Logins) list() {
 	for _, h := range l.hosts {
 		if h.Failed > 0 {
@@ -199,7 +199,7 @@ func (l *Logins) list() {
 	l.Tried = l.Tried[:len(l.Tried)-l.More]
 }
 
-// first compares two values, and orders true before false.
+// first compares two values, true before false.
 func first(a, b bool) int {
 	switch {
 	case a == b:
@@ -210,7 +210,7 @@ func first(a, b bool) int {
 	return 1
 }
 
-// limits sets the rules of the current policy on failed logins.
+// limits fills in the current policy's rules on failed logins.
 func (w *query) limits(l *Logins) {
 	if w.Policy == nil {
 		return
@@ -226,7 +226,7 @@ func (w *query) limits(l *Logins) {
 	}
 }
 
-// logins writes the hosts with failed logins, and the consequences of failed logins.
+// logins writes the hosts with failed logins, and what failed logins lead to.
 func (p *printer) logins(a *Answer) {
 	l := a.Logins
 	if l == nil {

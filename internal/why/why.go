@@ -1,5 +1,5 @@
-// Package why explains recorded decisions on a client. An explanation contains the
-// rules, the evidence, the exemptions and the remedies.
+// Package why explains recorded decisions on a client. An explanation lists the rules,
+// the evidence, the exemptions and the remedies.
 package why
 
 import (
@@ -24,45 +24,45 @@ import (
 	"scanwatch/store/history"
 )
 
-// The limits of an answer.
+// Limits of an answer.
 const (
-	maxSessions = 20      // sessions, if neither Options.All nor Options.Limit is set
+	maxSessions = 20      // sessions, unless Options.All or Options.Limit is set
 	maxBytes    = 8 << 20 // size of the records in bytes, if Options.All is set
 	maxHosts    = 10
-	maxBans     = 10 // bans of one host
+	maxBans     = 10 // bans per host
 )
 
 // Options are the inputs of Find.
 type Options struct {
 	Dir    string // state directory
 	Reader *store.Reader
-	// Rows calls visit for each row of the given tables of state.db.
+	// Rows calls visit for each row in the given tables of state.db.
 	Rows func(tables []string, visit func(store.Entry) error) error
-	// Days returns the counters of each day, oldest first.
+	// Days returns the daily counters, oldest first.
 	Days  func() ([]memory.Day, error)
 	Lists *lookup.Lists
-	// Policy is the current policy, and may be nil. File is the name of its file.
+	// Policy, if set, is the current policy. File names the policy's file.
 	Policy *rules.Policy
 	File   string
 	// Pass returns the pass statement of Policy that matches the client of r at
 	// connect, or nil.
 	Pass func(r *store.Record) *rules.Pass
-	// Mode is the mode of the filter, observe or enforce, and ModeText describes the
-	// mode. An unknown mode leaves both fields empty.
+	// Mode is the filter's mode, observe or enforce, and ModeText describes it. Both
+	// are empty if the mode is unknown.
 	Mode, ModeText string
-	Notes          []string // further reasons for an incomplete answer
+	Notes          []string // further reasons why the answer is incomplete
 	Now            time.Time
 	Zone           *time.Location
 	Since          time.Time // only sessions that ended at this time or later
 	Until          time.Time // only sessions that ended before this time; zero for all
-	// Match reports whether a session is selected by other properties. A nil Match
-	// selects all sessions.
+	// Match reports whether a session is selected by other properties. If Match is nil,
+	// all sessions are selected.
 	Match func(*store.Record) bool
 	All   bool // more than the newest 20 sessions
 	Limit int  // maximum number of sessions; 20 if Limit is 0
 }
 
-// An Answer is the result of Find. All texts are printable.
+// An Answer is returned by Find. All text is printable.
 type Answer struct {
 	Schema   int        `json:"schema"` // text.Schema
 	Question string     `json:"question"`
@@ -70,33 +70,33 @@ type Answer struct {
 	State    string     `json:"state"`          // the client is banned, or was rejected, or neither
 	Cause    string     `json:"cause"`          // cause of the newest rejection
 	Undo     string     `json:"undo"`           // command that undoes the decision
-	Mode     string     `json:"mode,omitempty"` // current mode of the filter; mode observe enforces no ban
+	Mode     string     `json:"mode,omitempty"` // current mode of the filter; no ban is enforced in observe mode
 	Matched  int        `json:"matched"`        // matching sessions
 	Rejected int        `json:"rejected"`       // matching sessions with an enforced rejection by a rule
 	Observed int        `json:"observed"`       // matching sessions with only observed rejections by a rule
 	Sessions []*Session `json:"sessions"`       // rejected sessions first, and newest first within each group
-	Deciding []*Session `json:"deciding"`       // other sessions that caused the bans of Sessions
+	Deciding []*Session `json:"deciding"`       // other sessions that led to the bans of Sessions
 	Hosts    []*Host    `json:"hosts"`
 	More     int        `json:"more_hosts,omitempty"`
 	Apart    *Apart     `json:"apart,omitempty"`  // other hosts in the /64, for a question about one IPv6 host
 	Logins   *Logins    `json:"logins,omitempty"` // logins of the user, for a question only about a user
 	Searched int        `json:"sessions_searched"`
 	Oldest   *text.Time `json:"oldest,omitempty"`
-	Notes    []string   `json:"notes"` // reasons for an incomplete answer
+	Notes    []string   `json:"notes"` // why the answer is incomplete
 
 	mode    string // Mode in words
 	records int    // matching records: sessions and aggregates
 }
 
-// Empty reports whether the answer contains neither a session nor a host.
+// Empty reports whether the answer has neither sessions nor hosts.
 func (a *Answer) Empty() bool { return a.Matched == 0 && len(a.Hosts) == 0 }
 
-// JSON writes a as one JSON object.
+// JSON writes a as a JSON object.
 func (a *Answer) JSON(w io.Writer) error {
 	return text.JSON(w, a, "  ")
 }
 
-// NotFound returns the error for an empty answer.
+// NotFound returns the error to report for an empty answer.
 func (a *Answer) NotFound(o *Options) error {
 	message := fmt.Sprintf("no session or ban matches %s %q", strings.Join(a.Kinds, " or "), a.Question)
 	if a.Oldest == nil {
@@ -119,9 +119,9 @@ type query struct {
 	Options
 	q      *Question
 	answer Answer
-	texts  map[uint32]string // recorded texts of rules by reference
-	now    map[string]string // texts of rules in the current policy by name
-	memory *memory.Memory    // state.db, for the standing of hosts
+	texts  map[uint32]string // recorded rule texts by reference
+	now    map[string]string // rule texts in the current policy, by name
+	memory *memory.Memory    // state.db, for the hosts' standing
 
 	kept []match
 }
@@ -130,7 +130,7 @@ type query struct {
 type match struct {
 	store.Record
 	kinds    []string // kinds by which the record matches
-	rejected bool     // a rule rejected the client, or would have in mode enforce
+	rejected bool     // a rule rejected the client, or would have in enforce mode
 }
 
 // Find answers a question from all records and from state.db. When Find returns,
@@ -186,11 +186,10 @@ func Find(q *Question, o Options) (*Answer, error) {
 	return &w.answer, nil
 }
 
-// rejections reports whether a session or an aggregate contains a rejection by a rule.
-// enforced means an enforced rejection, and would means a rejection that was only
-// observed.
+// rejections reports whether a session or an aggregate has a rejection by a rule.
+// enforced is set if the rejection was enforced, and would if it was only observed.
 func rejections(r *store.Record) (would, enforced bool) {
-	_ = r.Steps(func(s *store.Step) bool { // Session reports damage
+	_ = r.Steps(func(s *store.Step) bool { // damage is reported by Session
 		if s.Kind == store.KindVerdict && s.Decision >= smtp.Reject && s.Exempt == "" {
 			would, enforced = would || !s.Enforced, enforced || s.Enforced
 		}
@@ -199,10 +198,11 @@ func rejections(r *store.Record) (would, enforced bool) {
 	return would, enforced
 }
 
-// observed returns a minimum for the sessions of an aggregate that rules would have
-// rejected. The minimum is the number of the rule with the most sessions.
+// observed returns a lower bound for the sessions of an aggregate that rules would have
+// rejected. The bound is the largest number of sessions that a single rule would have
+// rejected.
 func observed(r *store.Record) (n int) {
-	_ = r.Steps(func(s *store.Step) bool { // Session reports damage
+	_ = r.Steps(func(s *store.Step) bool { // damage is reported by Session
 		if s.Kind == store.KindVerdict && s.Decision >= smtp.Reject && s.Exempt == "" && !s.Enforced {
 			n = max(n, int(s.Times))
 		}
@@ -215,8 +215,7 @@ func (w *query) note(format string, args ...any) {
 	w.answer.Notes = append(w.answer.Notes, fmt.Sprintf(format, args...))
 }
 
-// findSessions selects the newest rejected sessions, and then the newest other
-// sessions.
+// findSessions selects the newest rejected sessions, and then the newest other ones.
 func (w *query) findSessions() error {
 	size, summed, unnamed, otherwise := 0, 0, 0, false
 	limit := cmp.Or(w.Limit, maxSessions)
@@ -289,9 +288,9 @@ func (w *query) findSessions() error {
 	return nil
 }
 
-// decideUser turns the question into a question about a user if all sessions match only
-// as logins. If otherwise is set, a session matches in another way, and the answer
-// describes the decisions of that session.
+// decideUser turns the question into one about a user if all sessions match only as
+// logins. If otherwise is set, there is a session that matches in another way, and the
+// answer describes the decisions on it.
 func (w *query) decideUser(otherwise bool) {
 	l := w.answer.Logins
 	switch {
@@ -306,9 +305,8 @@ func (w *query) decideUser(otherwise bool) {
 	}
 }
 
-// noteUnnamed adds a note with the number of sessions in aggregates without recorded
-// ids. The note counts the rejected sessions, or all sessions if no session was
-// rejected.
+// noteUnnamed notes how many sessions are in aggregates that do not list their ids. The
+// note counts the rejected sessions, or all sessions if no session was rejected.
 func (w *query) noteUnnamed() error {
 	summed, rejected := 0, 0
 	w.Reader.Only = nil
@@ -329,8 +327,8 @@ func (w *query) noteUnnamed() error {
 	return err
 }
 
-// addSessions adds the descriptions of the selected sessions, rejected sessions first.
-// The keys of bans are the ids of the sessions that caused bans of selected sessions.
+// addSessions adds the descriptions of the selected sessions, rejected ones first. The
+// keys of bans are the ids of the sessions that led to their bans.
 func (w *query) addSessions() (bans map[uint64][]store.Record) {
 	bans = map[uint64][]store.Record{}
 	slices.Reverse(w.kept)
@@ -356,7 +354,7 @@ func (w *query) addSessions() (bans map[uint64][]store.Record) {
 	return bans
 }
 
-// searchAll reads the texts of rules, the sessions that caused bans, and the history of
+// searchAll reads the rules' texts, the sessions that led to bans, and the history of
 // the hosts.
 func (w *query) searchAll(bans map[uint64][]store.Record) error {
 	a := &w.answer
@@ -406,7 +404,7 @@ func (w *query) searchAll(bans map[uint64][]store.Record) error {
 	return err
 }
 
-// noteGaps adds notes with the number of sessions without a record.
+// noteGaps notes how many sessions have no record.
 func (w *query) noteGaps() error {
 	days, err := w.Days()
 	if err != nil {
@@ -427,9 +425,9 @@ func (w *query) noteGaps() error {
 	return nil
 }
 
-// findBan finds the session that caused a ban, and adds the session to the answer.
-// Several sessions may share an id, because smtpd can repeat an id after a restart. The
-// newest session of the same client before s is the right session.
+// findBan finds the session that led to a ban, and adds it to the answer. Several
+// sessions may share an id, because smtpd may repeat ids after a restart. The right
+// session is the same client's newest session before s.
 func (w *query) findBan(s *Session, rule *Rule, bans map[uint64][]store.Record) {
 	list := bans[rule.ban]
 	for i := len(list) - 1; i >= 0; i-- {
@@ -445,7 +443,7 @@ func (w *query) findBan(s *Session, rule *Rule, bans map[uint64][]store.Record) 
 	}
 }
 
-// has reports whether a contains the session with the given id and start.
+// has reports whether a includes the session with the given id and start.
 func (a *Answer) has(id string, start time.Time) bool {
 	for _, list := range [][]*Session{a.Sessions, a.Deciding} {
 		for _, s := range list {

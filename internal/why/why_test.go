@@ -78,7 +78,7 @@ func whyStore(t *testing.T) (dir string) {
 	old := refuse
 	old.Rule = 0
 	whyAdd(w, 50*24*time.Hour, 0xa0, "203.0.113.77", store.Record{Ending: smtp.EndingRejected}, hello("ylmf-pc"), bot, old)
-	// The same session id occurred in an earlier run of smtpd.
+	// The same session id was used in an earlier run of smtpd.
 	whyAdd(w, 40*24*time.Hour, 0xb1, "203.0.113.99", store.Record{Ending: smtp.EndingQuit}, hello("other.example.net"))
 	whyAdd(w, 2*time.Hour, 0xa1, "203.0.113.5", store.Record{RDNS: raw("mail.example.com"), FCrDNS: smtp.FCrDNSPass, Ending: smtp.EndingQuit, Counts: store.Counts{Commands: 5, Mails: 1, RcptOK: 1}},
 		hello("mail.example.com"), store.Step{Kind: store.KindMail, Text: raw("alice@example.com"), Result: smtp.ResultOK, Code: 250, Reply: raw("2.0.0 Ok")},
@@ -116,8 +116,8 @@ func whyStore(t *testing.T) (dir string) {
 	return dir
 }
 
-// options returns the inputs of Find for a state directory and a configuration. An
-// empty conf means no configuration.
+// options returns the options of Find for a state directory and a configuration. If
+// conf is empty, there is no configuration.
 func options(t testing.TB, dir, conf string) Options {
 	t.Helper()
 	lists, err := lookup.Builtin()
@@ -157,7 +157,7 @@ func options(t testing.TB, dir, conf string) Options {
 	return o
 }
 
-// ask returns the answer as text.
+// ask returns the answer, and the answer as text.
 func ask(t testing.TB, arg, kind string, o Options) (*Answer, string) {
 	t.Helper()
 	q, err := Parse(arg, kind)
@@ -173,8 +173,8 @@ func ask(t testing.TB, arg, kind string, o Options) (*Answer, string) {
 	return a, out.String()
 }
 
-// TestFind checks the answers from records of today and from sealed days. Only some
-// blocks of a sealed day are read.
+// TestFind checks answers from today's records and from sealed days, of which only some
+// blocks are read.
 func TestFind(t *testing.T) {
 	dir, sealed := whyStore(t), whyStore(t)
 	if n, err := store.SealDays(sealed, "test", now.AddDate(0, 0, 2)); n == 0 || err != nil {
@@ -252,8 +252,8 @@ func TestFind(t *testing.T) {
 	}
 }
 
-// TestRejectedFirst checks that a rejected session is printed despite many newer
-// accepted sessions. Similar sessions are printed once.
+// TestRejectedFirst checks that a rejected session is printed even if many accepted
+// sessions are newer, and that similar sessions are printed once.
 func TestRejectedFirst(t *testing.T) {
 	dir := t.TempDir()
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
@@ -275,7 +275,7 @@ func TestRejectedFirst(t *testing.T) {
 	}
 }
 
-// TestLetter checks that an answer to a complaint names no rule and no other client.
+// TestLetter checks that a reply to a complaint names no rule and no other client.
 func TestLetter(t *testing.T) {
 	dir := whyStore(t)
 	for _, c := range []struct {
@@ -325,8 +325,8 @@ func TestLetter(t *testing.T) {
 	}
 }
 
-// TestUser checks that the sessions of a user are found, even under a hashed name. A
-// name that may be a password is hashed.
+// TestUser checks that a user's sessions are found even if the name is hashed because
+// it may be a password.
 func TestUser(t *testing.T) {
 	dir := t.TempDir()
 	key, err := privacy.SaveKey(dir, privacy.NewKey())
@@ -349,8 +349,8 @@ func TestUser(t *testing.T) {
 	}
 }
 
-// TestUserIsNotTheAttacker checks that the answer describes the hosts of the user. The
-// answer does not describe the banned hosts that brute-forced the password.
+// TestUserIsNotTheAttacker checks that the answer describes the user's own hosts, not
+// the banned hosts that brute-forced the password.
 func TestUserIsNotTheAttacker(t *testing.T) {
 	dir := whyStore(t)
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
@@ -379,8 +379,8 @@ func TestUserIsNotTheAttacker(t *testing.T) {
 	}
 }
 
-// TestUserWithoutKind checks that a name found only in logins is a question about the
-// user. If the name also occurs elsewhere, a note names the flag.
+// TestUserWithoutKind checks that a name found only in logins is taken as a user. If
+// the name also occurs elsewhere, a note mentions the flag.
 func TestUserWithoutKind(t *testing.T) {
 	dir := whyStore(t)
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
@@ -403,8 +403,8 @@ func TestUserWithoutKind(t *testing.T) {
 	}
 }
 
-// TestUserLimits checks that the answer contains the consequences of failed logins. The
-// answer also contains the banned hosts and the commands that undo the bans.
+// TestUserLimits checks that the answer names the consequences of failed logins, the
+// banned hosts, and the commands that undo the bans.
 func TestUserLimits(t *testing.T) {
 	dir := whyStore(t)
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
@@ -434,7 +434,7 @@ func TestUserLimits(t *testing.T) {
 }
 
 // TestNamedHost checks answers about an IPv6 mail server and bots in the same /64. An
-// answer about the server does not describe the bots, and an answer about a bot does
+// answer about the server must not describe the bots, and an answer about a bot must
 // not describe the server.
 func TestNamedHost(t *testing.T) {
 	const server, bot, network = "2001:db8:3::25", "2001:db8:3::666", "2001:db8:3::/64"
@@ -474,8 +474,8 @@ func TestNamedHost(t *testing.T) {
 	}
 }
 
-// TestMode checks that the answer contains the mode of the filter. The answer must not
-// claim a rejection that did not occur.
+// TestMode checks that the answer gives the filter's mode, and does not claim a
+// rejection that never happened.
 func TestMode(t *testing.T) {
 	o := options(t, whyStore(t), whyConf)
 	o.Mode, o.ModeText = "observe", "observe, by the operator"
@@ -488,7 +488,7 @@ func TestMode(t *testing.T) {
 	}
 }
 
-// TestFriends checks that the remedy names the table of the configuration.
+// TestFriends checks that the remedy names the table used in the configuration.
 func TestFriends(t *testing.T) {
 	for _, c := range []struct{ conf, do, where string }{
 		{"", "table <friends> { 203.0.113.77 }", "in scanwatch.conf: add the address permanently"},
@@ -504,9 +504,9 @@ func TestFriends(t *testing.T) {
 	}
 }
 
-// TestUserOfManyHosts checks that the hosts of a user are found despite very many other
-// hosts. With hosts beyond the limit, the number of hosts is a minimum. A note counts
-// the logins in aggregates.
+// TestUserOfManyHosts checks that a user's hosts are found among very many others.
+// Beyond the limit, the number of hosts is a minimum. A note counts the logins in
+// aggregates.
 func TestUserOfManyHosts(t *testing.T) {
 	dir := t.TempDir()
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
@@ -655,8 +655,8 @@ func BenchmarkFind(b *testing.B) {
 	b.ReportMetric(float64(b.N*sessions)/b.Elapsed().Seconds(), "records/s")
 }
 
-// TestReputation checks that the standing in state.db exempts a host without recorded
-// sessions.
+// TestReputation checks that the standing in state.db exempts a host that has no
+// recorded sessions.
 func TestReputation(t *testing.T) {
 	const day = 24 * time.Hour
 	dir := t.TempDir()
@@ -701,8 +701,8 @@ func TestReputation(t *testing.T) {
 	}
 }
 
-// TestSum checks that the sessions of an aggregate are found by ids, greetings and
-// recipients. The messages and decisions of an aggregate appear in the answer.
+// TestSum checks that the sessions in an aggregate are found by ids, greetings and
+// recipients, and that the answer shows the aggregate's messages and decisions.
 func TestSum(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state")
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
@@ -773,7 +773,7 @@ func TestSumsCount(t *testing.T) {
 	}
 }
 
-// TestSumWithoutIDs checks an answer about a session whose id is missing from an
+// TestSumWithoutIDs checks the answer about a session whose id is missing from an
 // aggregate. The answer must not claim that the record has expired.
 func TestSumWithoutIDs(t *testing.T) {
 	dir := t.TempDir()
@@ -788,7 +788,7 @@ func TestSumWithoutIDs(t *testing.T) {
 	}
 }
 
-// TestOwnHostsFirst checks that banned attackers do not hide the host of the user.
+// TestOwnHostsFirst checks that banned attackers do not hide the user's own host.
 func TestOwnHostsFirst(t *testing.T) {
 	own := &LoginHost{Prefix: netip.MustParsePrefix("192.0.2.1/32"), Passed: true, Failed: 1}
 	l := &Logins{hosts: map[netip.Prefix]*LoginHost{own.Prefix: own}}

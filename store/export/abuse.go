@@ -59,9 +59,15 @@ var offences = []offence{
 
 // offencesOf returns the categories and descriptions of e's offences.
 func offencesOf(e *Entry) (categories []int, words []string) {
+	return Offences(e.Evidence, e.Kind == Ban)
+}
+
+// Offences returns the categories of AbuseIPDB and the descriptions of the offences in
+// the evidence against a host, which may be banned.
+func Offences(evidence []string, banned bool) (categories []int, words []string) {
 	for i := range offences {
 		o := &offences[i]
-		if o.banned && e.Kind != Ban || !slices.Contains(e.Evidence, o.evidence) {
+		if o.banned && !banned || !slices.Contains(evidence, o.evidence) {
 			continue
 		}
 		words = append(words, o.words)

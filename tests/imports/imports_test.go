@@ -32,8 +32,9 @@ var rules = []rule{
 	{[]string{"filter/maillog"}, []string{"store/...", "rules/...", "filter/memory"}, "a parser of logs needs neither state nor policy"},
 	{[]string{"filter/memory"}, []string{"store/..."}, "the tables in memory do not depend on the disk"},
 	{[]string{"cmd/internal/dnsbl"}, []string{"cmd/internal/statedir", "store/history"}, "the name server reads no records"},
+	{[]string{"cmd/internal/fetch"}, []string{"cmd/internal/control", "cmd/internal/statedir", "store/..."}, "downloads need neither the filter nor its records"},
 	{[]string{"filter/..."}, []string{"store/report/..."}, "the filter writes no reports"},
-	{[]string{"cmd/internal/follow", "cmd/internal/firewall"}, []string{"cmd/internal/statedir", "cmd/internal/exportlist"}, "companions know the running filter only, and may not read its files"},
+	{[]string{"cmd/internal/follow", "cmd/internal/firewall", "cmd/internal/forward"}, []string{"cmd/internal/statedir", "cmd/internal/exportlist"}, "companions know the running filter only, and may not read its files"},
 }
 
 // future lists packages that rules name before the packages exist.

@@ -143,7 +143,7 @@ grep -q 'still names filter-scanwatch' "$scratch/dpkg.log" || die "no warning ab
 left=$(in_root dpkg -L $name | grep -v '^/etc' | while read -r file; do [ -f "$root$file" ] && echo "$file"; done || true)
 [ -z "$left" ] || die "files after the removal: $left"
 in_root dpkg -P $name >"$scratch/dpkg.log" 2>&1 || die "purge: $(cat "$scratch/dpkg.log")"
-for file in /etc/scanwatch /var/lib/scanwatch /run/scanwatch; do
+for file in /etc/scanwatch /var/lib/scanwatch /var/lib/scanwatch-feeds /var/lib/scanwatch-forward /run/scanwatch; do
 	[ ! -e "$root$file" ] || die "$file remains after the purge"
 done
 say "removed and purged"

@@ -326,7 +326,7 @@ func TestDebian(t *testing.T) {
 func TestUnits(t *testing.T) {
 	needs(t, "systemd-analyze")
 	units, err := filepath.Glob(filepath.Join(project, "packaging/systemd/*.service"))
-	if err != nil || len(units) != 3 {
+	if err != nil || len(units) < 4 {
 		t.Fatal(units, err)
 	}
 	for _, unit := range units {
@@ -345,8 +345,12 @@ func TestInstances(t *testing.T) {
 		t.Helper()
 		run(t, units, nil, "systemd-analyze", "verify", "--man=no", filepath.Join(units, unit))
 	}
-	verify("scanwatch-serve.service")
-	verify("scanwatch-lookup.service")
+	if err := os.Symlink("scanwatch-forward@.service", filepath.Join(units, "scanwatch-forward@url.service")); err != nil {
+		t.Fatal(err)
+	}
+	for _, unit := range []string{"scanwatch-serve.service", "scanwatch-lookup.service", "scanwatch-forward@url.service", "scanwatch-update.service", "scanwatch-update.timer"} {
+		verify(unit)
+	}
 	page := strings.ReplaceAll(read(t, project+"/man/scanwatch.8"), `\e`, `\`)
 	targets := map[string]bool{}
 	for _, line := range regexp.MustCompile(`(?ms)^systemctl enable --now "\$\(systemd-escape [^)]*\)"$`).FindAllString(page, -1) {

@@ -40,6 +40,30 @@ func prefixes(n int) string {
 	return b.String()
 }
 
+// TestDownload checks the format of a feed, the error about a file that is not yet
+// downloaded, and that a change of the interval keeps the table.
+func TestDownload(t *testing.T) {
+	lists := builtinLists(t)
+	dir := t.TempDir()
+	conf, drop := filepath.Join(dir, "scanwatch.conf"), filepath.Join(dir, "drop.txt")
+	const text = "table <mail> file \"drop.txt\" feed blocklist-de-mail%s\nrule drop phase connect match src <mail> disconnect\n"
+	write(t, conf, fmt.Sprintf(text, ""))
+	if _, err := Load(conf, lists, nil, true); err == nil || !strings.Contains(err.Error(), "no such file or directory; to download it: scanwatch update mail") {
+		t.Errorf("without the file: %v", err)
+	}
+	write(t, drop, "2001:db8::1\nbad.example.net\n2001:db8::2\n") // plain would accept the name
+	first, err := Load(conf, lists, nil, true)
+	if err != nil || first.Tables()["mail"] != 2 {
+		t.Fatal(err, first.Tables())
+	}
+	write(t, conf, fmt.Sprintf(text, " every 12h"))
+	write(t, drop, "<html>")
+	second, err := Load(conf, lists, first, false)
+	if err != nil || second.Tables()["mail"] != 2 || len(second.Kept) != 1 {
+		t.Errorf("%v, %v", err, second.Tables())
+	}
+}
+
 // TestReloadKeepsTables checks that the previous table remains in use while its file is
 // missing or invalid.
 func TestReloadKeepsTables(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/netip"
 	"os"
 	"strings"
@@ -56,10 +57,10 @@ func (t *table) MatchName(name []byte) bool {
 
 func (t *table) MatchASN(n uint32) bool { return t.asns[n] }
 
-// key returns s without its position and use, so that a table is recognised even if its
-// line has moved.
+// key returns s without its position, use and download, so that a table is recognised
+// even if its line has moved.
 func key(s rules.Source) rules.Source {
-	s.Pos, s.Exempts = rules.Pos{}, false
+	s.Pos, s.Exempts, s.Download = rules.Pos{}, false, rules.Download{Feed: s.Feed}
 	return s
 }
 
@@ -81,8 +82,15 @@ func (c *Config) load(s rules.Source, lists *lookup.Lists, before *Config) (rule
 	}
 	file := ResolvePath(s.Pos.File, s.File)
 	c.files[file] = stampOf(file)
-	f, err := feed.Open(file)
+	format, err := Format(s)
 	if err != nil {
+		return nil, err
+	}
+	f, err := feed.Open(file)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && !s.Download.IsZero():
+		return nil, fmt.Errorf("%w; to download it: scanwatch update %s", err, s.Table)
+	case err != nil:
 		return nil, err
 	}
 	defer f.Close()
@@ -91,7 +99,7 @@ func (c *Config) load(s rules.Source, lists *lookup.Lists, before *Config) (rule
 		parse = feed.ParseExempt
 	}
 	sum := sha256.New()
-	r, err := parse(io.TeeReader(f, sum), strings.TrimSpace(s.Format+" "+s.Param))
+	r, err := parse(io.TeeReader(f, sum), format)
 	if errors.Is(err, feed.ErrEmpty) {
 		r, err = &feed.Result{}, nil // a new table may start with an empty file
 	}
@@ -132,6 +140,22 @@ func (c *Config) load(s rules.Source, lists *lookup.Lists, before *Config) (rule
 	}
 	c.tables[key(s)] = t
 	return t, nil
+}
+
+// Format returns the format of the file of a table, for package feed. It is empty if the
+// format must be detected.
+func Format(s rules.Source) (string, error) {
+	if s.Feed == "" || s.Format != "" {
+		return strings.TrimSpace(s.Format + " " + s.Param), nil
+	}
+	p, ok := feed.Find(s.Feed)
+	switch {
+	case !ok:
+		return "", fmt.Errorf("feed %s is not in the catalogue; see scanwatch update --list", s.Feed)
+	case p.Format == feed.Database:
+		return "", fmt.Errorf("feed %s is a database; use it with asn or country", s.Feed)
+	}
+	return p.Format, nil
 }
 
 // blank reports whether a small file contains only white space, for example because of a

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"scanwatch/filter/memory"
+	"scanwatch/internal/prefix"
 )
 
 // MaxWait is the longest time that the bans command waits for a change.
@@ -94,6 +95,32 @@ func BansCommand(b *memory.Bans, s State, now func() int64, spared func([]netip.
 		list.Entries = len(changed)
 		return sendBans(a, list, changed, b, now(), spared(changed))
 	}}
+}
+
+// SparedCommand returns the command that reports whether a companion must not act against
+// a host; see BansCommand.
+func SparedCommand(spared func([]netip.Prefix) func(netip.Prefix) bool) Command {
+	return Command{"spared", 1, func(_ context.Context, a *Answer, args []string) error {
+		p, _, err := prefix.Parse(args[0])
+		switch {
+		case err != nil:
+			return err
+		case !p.IsSingleIP(): // networks would take longer
+			return fmt.Errorf("%s is not an address", args[0])
+		}
+		return a.JSON(sparedAnswer{spared([]netip.Prefix{p})(p)})
+	}}
+}
+
+type sparedAnswer struct {
+	Spared bool `json:"spared"`
+}
+
+// Spared reports whether a companion must not act against a host.
+func (c *Client) Spared(host netip.Addr) (bool, error) {
+	var a sparedAnswer
+	err := c.ask(&a, "spared", host.String())
+	return a.Spared, err
 }
 
 // loadPatience is the time after startup in which errors in reading the bans from disk

@@ -40,6 +40,8 @@ var commandsOf = map[rules.Role][]string{
 	rules.RoleServe: {"bans"},
 	// Its answers have an effect only if the filter has asked the question.
 	rules.RoleLookup: {"questions", "facts"},
+
+	rules.RoleForward: {"watch", "spared"},
 }
 
 // Companions is the set of configured companions and their state. The zero value is an

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"scanwatch/filter/dnslist"
+	"scanwatch/filter/events"
 	"scanwatch/filter/memory"
 	"scanwatch/rules"
 	"scanwatch/store"
@@ -38,7 +39,7 @@ func asUser(t *testing.T, uid int, f func()) {
 
 // User IDs of companions in the tests.
 const (
-	syncUser, serveUser, stranger, lookUser = 4001, 4002, 4003, 4004
+	syncUser, serveUser, stranger, forwardUser, lookUser = 4001, 4002, 4003, 4004, 4005
 )
 
 // lookups contains the answers of DNS lists in the tests.
@@ -65,13 +66,14 @@ func serveCompanions(t *testing.T, m *memory.Memory, enforced func() bool, spare
 	c = NewCompanions([]*rules.Companion{
 		{Role: rules.RoleSync, User: "4001", Target: "nftables", Argument: "inet filter scanwatch"},
 		{Role: rules.RoleServe, User: "4002"},
-		{Role: rules.RoleLookup, User: "4004"},
+		{Role: rules.RoleForward, User: "4004", Target: rules.ForwardStdout},
+		{Role: rules.RoleLookup, User: "4005"},
 		{Role: rules.RoleSync, User: "no-such-user", Target: "pf", Argument: "scanwatch"},
 		{Role: rules.RoleSync, User: "0", Target: "ipset", Argument: "scanwatch"},
 	})
 	commands := append(StoreCommands(w), StatusCommand(func() Status { return Status{Companions: c.Status()} }))
 	commands = append(commands, MemoryCommands(m, state, noon.UnixMicro, enforced, func(memory.Ban) {})...)
-	commands = append(commands, BansCommand(m.Bans, state, noon.UnixMicro, spared, enforced), c.NoteCommand())
+	commands = append(commands, BansCommand(m.Bans, state, noon.UnixMicro, spared, enforced), c.NoteCommand(), WatchCommand(new(events.Fan)), SparedCommand(spared))
 	commands = append(commands, LookupCommands(lookups)...)
 	l, err := listen(runDir, companionsMode)
 	if err != nil {
@@ -127,7 +129,8 @@ func TestRoles(t *testing.T) {
 	dir, state, companions := serveCompanions(t, m, yes, sparesNone)
 	others := [][]string{{"status"}, {"flush"}, {"segments"}, {"snapshot", "x"}, {"state"}, {"days"},
 		{"ban", "192.0.2.1", "60", "x"}, {"unban", "192.0.2.1", Exact}, {"learn", "1;example.org"}}
-	own := map[int][][]string{syncUser: {{"bans", "0", "0"}}, serveUser: {{"bans", "0", "0"}}, lookUser: {{"questions", "0"}, {"facts", "192.0.2.1;bl;-;60"}}}
+	bans, events := [][]string{{"bans", "0", "0"}}, [][]string{{"spared", "192.0.2.1"}, {"watch", "-", "-"}} // the last ends the connection
+	questions := [][]string{{"questions", "0"}, {"facts", "192.0.2.1;bl;-;60"}}
 	dial := func(uid int) (c *Client, err error) {
 		asUser(t, uid, func() { c, err = DialCompanion(dir) })
 		if err == nil {
@@ -135,24 +138,20 @@ func TestRoles(t *testing.T) {
 		}
 		return c, err
 	}
-	for _, uid := range []int{syncUser, serveUser, lookUser} {
+	for uid, may := range map[int]struct{ own, not [][]string }{
+		syncUser: {nil, slices.Concat(events, questions)}, serveUser: {nil, slices.Concat(events, questions)},
+		forwardUser: {events, slices.Concat(bans, questions)}, lookUser: {questions, slices.Concat(bans, events)},
+	} {
 		c, err := dial(uid)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if list, _, err := c.Bans(0, 0); uid != lookUser && (err != nil || !list.Full || !list.Enforced) {
-			t.Errorf("user %d: bans: %+v, %v", uid, list, err)
-		}
-		if _, err := Questions(c, 0); (err == nil) != (uid == lookUser) {
-			t.Errorf("user %d: questions: %v", uid, err)
-		}
-		forbidden := slices.Clone(others)
-		for other, commands := range own {
-			if other != uid && own[uid][0][0] != commands[0][0] {
-				forbidden = append(forbidden, commands...)
+		if may.own == nil {
+			if list, _, err := c.Bans(0, 0); err != nil || !list.Full || !list.Enforced {
+				t.Errorf("user %d: bans: %+v, %v", uid, list, err)
 			}
 		}
-		for _, words := range forbidden {
+		for _, words := range slices.Concat(others, may.not) {
 			if err := c.ask(nil, words...); err == nil || !strings.Contains(err.Error(), "may not use "+words[0]) {
 				t.Errorf("user %d: %s: %v", uid, words[0], err)
 			}
@@ -166,6 +165,11 @@ func TestRoles(t *testing.T) {
 					t.Errorf("user %d: %v", uid, err)
 				}
 			})
+		}
+		for _, words := range may.own {
+			if err := c.ask(nil, words...); err != nil {
+				t.Errorf("user %d: %s: %v", uid, words[0], err)
+			}
 		}
 		// A companion that leaks connections must not prevent other companions from
 		// connecting.

@@ -487,7 +487,7 @@ func TestWatch(t *testing.T) {
 	}
 	watch := func(c *Client) error { return c.ask(nil, "watch", "-", "192.0.2.0/24") }
 	var all []*Client
-	for range events.MaxWatchers {
+	for range maxWatchers {
 		c := open()
 		defer c.Close()
 		if err := watch(c); err != nil {

@@ -40,8 +40,9 @@ package control
 //	                  answers {}, and then with a line for each event with this
 //	                  evidence token from this network, in the format of package
 //	                  events; - selects all. It ends when the client sends anything
-//	                  or closes its side. At most four clients may watch. A slow
-//	                  client receives the number of missed events or is disconnected.
+//	                  or closes its side. At most four clients of a socket may
+//	                  watch. A slow client receives the number of missed events or is
+//	                  disconnected.
 //	bans GENERATION SECONDS
 //	                  answers the changes of the bans since the generation, or all
 //	                  bans, after at most SECONDS without a change: see BanList. A line
@@ -54,6 +55,7 @@ package control
 //	                  ADDRESS;LIST;CODES;SECONDS. CODES are separated by /, - if the
 //	                  address is not listed, or ? and a cause if that is unknown. Answers
 //	                  without a question are counted and have no effect
+//	spared ADDRESS    answers whether an export would omit the host
 //	note NAME ENTRIES ERROR
 //	                  announces a companion and its latest result; ERROR begins with
 //	                  - and is escaped as in a URL

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 	"time"
 
 	"scanwatch/filter/events"
@@ -14,12 +15,21 @@ import (
 // anything is the argument with which watch selects all events.
 const anything = "-"
 
+// maxWatchers is the maximum number of clients that watch on one socket. Operators and
+// companions do not exclude each other.
+const maxWatchers = events.MaxWatchers / 2
+
 var errWatched = errors.New("client disconnected")
 
 // WatchCommand returns the command that sends an answer line and then f's events until
 // the client disconnects.
 func WatchCommand(f *events.Fan) Command {
+	var watching atomic.Int32
 	return Command{"watch", 2, func(ctx context.Context, a *Answer, args []string) error {
+		defer watching.Add(-1)
+		if watching.Add(1) > maxWatchers {
+			return events.ErrWatchers
+		}
 		var c events.Choice
 		if args[0] != anything {
 			c.Evidence = args[0]

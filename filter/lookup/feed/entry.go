@@ -80,14 +80,14 @@ func (c *collector) refuse(line int, text, why string) {
 	c.result.Refused.add(Problem{Line: line, Text: text, Why: why})
 }
 
-// doubt adds a warning about an entry that the operator may not intend.
+// doubt warns about an entry that the operator may not have intended.
 func (c *collector) doubt(line int, text, why string) {
 	c.result.Warnings.add(Problem{Line: line, Text: text, Why: why})
 	c.result.Doubts.add(Problem{Line: line, Text: text, Why: why})
 }
 
-// Widest returns the length of the widest prefix that a list may contain. Registries
-// allocate IPv4 networks of at most a /8, and IPv6 networks of at most a /19.
+// Widest returns the length of the widest prefix allowed in a list. Registries allocate
+// at most a /8 for IPv4 and a /19 for IPv6.
 func Widest(a netip.Addr) int {
 	if a.Is4() {
 		return 8
@@ -95,7 +95,7 @@ func Widest(a netip.Addr) int {
 	return 19
 }
 
-// malform rejects a text that is not an entry in any list.
+// malform rejects text that is not an entry in any list.
 func (c *collector) malform(line int, text, why string) {
 	c.malformed++
 	c.refuse(line, text, why)
@@ -117,10 +117,13 @@ func (c *collector) address(line int, text string) {
 	c.prefix(line, text, p, dropped)
 }
 
-// notPrefix is the reason for the rejection of a text that is not an address or prefix.
+// notPrefix is the reason to reject text that is not an address or prefix.
 const notPrefix = "not an address or prefix"
 
 func (c *collector) prefix(line int, text string, p netip.Prefix, dropped bool) {
+	if p.Bits() < Widest(p.Addr()) && isUsed(p) {
+		c.result.Wide++
+	}
 	if why := Forbidden(p); why != "" && !(c.private && isLocal(p)) {
 		c.refuse(line, text, why)
 		return
@@ -142,7 +145,7 @@ func (c *collector) prefix(line int, text string, p netip.Prefix, dropped bool) 
 
 func (c *collector) asn(line int, number uint32) {
 	// RFC 7607 and RFC 7300 reserve the AS numbers 0, 65535 and 4294967295. Numbers for
-	// documentation and private use are harmless.
+	// documentation and private use do no harm.
 	if number == 0 || number == 1<<16-1 || number == 1<<32-1 {
 		c.refuse(line, "AS"+strconv.FormatUint(uint64(number), 10), "a reserved AS number")
 		return
@@ -168,7 +171,7 @@ func (c *collector) name(line int, text string) {
 }
 
 // validName reports whether name is a host name or a suffix. A suffix starts with "."
-// or "*.", and a host name may contain underscores.
+// or "*."; a host name may include underscores.
 func validName(name string) bool {
 	if below, ok := strings.CutPrefix(name, "*."); ok {
 		name = below
@@ -199,8 +202,8 @@ func validName(name string) bool {
 	return label > 0
 }
 
-// parseASN parses an AS number such as AS64496. If letters is not set, 64496 is also an
-// AS number.
+// parseASN parses an AS number such as AS64496. The letters are optional unless the
+// letters parameter is set.
 func parseASN(text string, letters bool) (uint32, bool) {
 	digits := strings.Trim(text, `"`)
 	if len(digits) > 2 && strings.EqualFold(digits[:2], "AS") {
@@ -217,9 +220,8 @@ type specialRow struct {
 	what   string
 }
 
-// special contains the special-purpose networks (RFC 6890) that a list must not
-// contain. Documentation prefixes are allowed, because no host has a documentation
-// address.
+// special lists special-purpose networks (RFC 6890) that are not allowed in a list.
+// Documentation prefixes are allowed, because no host uses them.
 var special = []specialRow{
 	{netip.MustParsePrefix("0.0.0.0/8"), "reserved"},
 	{netip.MustParsePrefix("10.0.0.0/8"), "private"},
@@ -246,10 +248,21 @@ func isLocal(p netip.Prefix) bool {
 	})
 }
 
+// isUsed reports whether p has an address that a host on the internet can have.
+func isUsed(p netip.Prefix) bool {
+	if p.Addr().Is4() {
+		return p.Bits() < unused.Bits() || !unused.Contains(p.Addr())
+	}
+	return p.Overlaps(global)
+}
+
+// unused is the part of the IPv4 address space without hosts: multicast and reserved.
+var unused = netip.MustParsePrefix("224.0.0.0/3")
+
 // global is the IPv6 address space of the internet (RFC 4291 section 2.4).
 var global = netip.MustParsePrefix("2000::/3")
 
-// Forbidden returns the reason why a list must not contain p, or "".
+// Forbidden returns why a list must not contain p, or "".
 func Forbidden(p netip.Prefix) string {
 	if p.Bits() == 0 {
 		return "the default route: it covers every address"
@@ -269,7 +282,7 @@ func Forbidden(p netip.Prefix) string {
 	return ""
 }
 
-// printable returns the first part of text, escaped for terminals and logs.
+// printable returns the start of text, escaped for terminals and logs.
 func printable(text string) string {
 	const limit = 80
 	if len(text) > limit {

@@ -1,9 +1,9 @@
-// Package feed parses published lists of addresses, prefixes and names: block lists,
-// cloud ranges, lists of scanners.
+// Package feed parses published lists of addresses, prefixes and names, such as block
+// lists, cloud ranges and lists of scanners.
 //
-// The package does not download files. A new file replaces the previous file completely.
-// Parse therefore returns an error for an error page, an empty file, or a file that is
-// not a list. An entry is rejected if it covers every address or a local network.
+// The package does not download files. A new file replaces the previous one entirely,
+// so Parse returns an error for an error page, an empty file, or any other file that is
+// not a list. An entry that covers every address or a local network is rejected.
 package feed
 
 import (
@@ -16,25 +16,25 @@ import (
 	"time"
 )
 
-// Limits of a file. A larger file is an error, and a longer line is a rejected entry.
+// Limits on a file. A larger file is an error, and a longer line is a rejected entry.
 const (
 	MaxBytes   = 64 << 20
-	MaxLine    = 4096    // bytes in a line, in formats with lines
+	MaxLine    = 4096    // bytes in a line, for line-based formats
 	MaxEntries = 1 << 20 // prefixes, AS numbers and names together
 )
 
-// A Result is the content of a file. Entries are in the order of the file, with
-// duplicates.
+// A Result holds the entries of a file, in file order and with duplicates.
 type Result struct {
 	Format   string         // name of the format
-	Prefixes []netip.Prefix // without host bits; IPv4-mapped prefixes are IPv4
+	Prefixes []netip.Prefix // without host bits; IPv4-mapped prefixes become IPv4
 	ASNs     []uint32
 	Names    []string // in lower case: example.org, .example.org or *.example.org
 
 	Refused  Problems // rejected entries
 	Warnings Problems // problems with valid entries or with the file
-	Doubts   Problems // Warnings about entries that the operator may not intend
-	LeftOut  int      // entries that the format's option does not select
+	Doubts   Problems // warnings about entries that the operator may not have intended
+	LeftOut  int      // entries not selected by the format's option
+	Wide     int      // rejected prefixes that are wider than Widest, and have hosts
 
 	Date   time.Time // date of the file; zero if unknown
 	Notice string    // first comment or copyright, which some licences require
@@ -43,15 +43,15 @@ type Result struct {
 // Len returns the number of entries.
 func (r *Result) Len() int { return len(r.Prefixes) + len(r.ASNs) + len(r.Names) }
 
-// Problems contains the first problems and the number of all problems.
+// Problems holds the first few problems and the total number.
 type Problems struct {
 	First []Problem
 	Total int
 }
 
-// A Problem is a problem with an entry or the file.
+// A Problem concerns an entry or the whole file.
 type Problem struct {
-	Line int    // line number; 0 for the whole file or a JSON document
+	Line int    // line number; 0 for a JSON document or the file as a whole
 	Text string // entry, escaped and truncated
 	Why  string
 }
@@ -78,15 +78,16 @@ func (p *Problems) add(problem Problem) {
 	}
 }
 
-// Parse parses a file. The format is the name of a Format, with an optional value of
-// its option ("aws service EC2", "aws service all"). If the format is empty, Parse
-// detects it.
+// Parse parses a file. The format is the name of a Format, optionally followed by a
+// value for its option ("aws service EC2", "aws service all"). If format is empty,
+// Parse detects it.
 //
-// After an error, the Result is nil, or contains a part of the list for diagnostics.
+// If Parse returns an error, the Result is nil or holds part of the list for
+// diagnostics.
 func Parse(r io.Reader, format string) (*Result, error) { return parse(r, format, false) }
 
-// ParseExempt is like Parse for a list of exempt hosts, which may contain local
-// addresses.
+// ParseExempt is like Parse for a list of exempt hosts, in which local addresses are
+// allowed.
 func ParseExempt(r io.Reader, format string) (*Result, error) { return parse(r, format, true) }
 
 func parse(r io.Reader, format string, private bool) (*Result, error) {
@@ -118,7 +119,7 @@ func parse(r io.Reader, format string, private bool) (*Result, error) {
 	return c.result, nil
 }
 
-// ErrEmpty is the error of Parse for a file without lines, or with only comments.
+// ErrEmpty is returned by Parse if the file has no lines other than comments.
 var ErrEmpty = errors.New("the file has no entries")
 
 // hasLines reports whether content has a line that is neither empty nor a comment.
@@ -151,8 +152,8 @@ func notText(content []byte) error {
 	return nil
 }
 
-// chooseFormat returns a format and the value of its option. Without a name, the format
-// is the first format that matches the content.
+// chooseFormat returns a format and the value of its option. If no name is given, it
+// picks the first format that matches the content.
 func chooseFormat(text string, content []byte) (*Format, string, error) {
 	words := strings.Fields(text)
 	if len(words) == 0 {

@@ -19,8 +19,8 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-// TestSamples compares the detected format and the result of each file in testdata with
-// its golden file.
+// TestSamples parses each file in testdata and compares the detected format and the
+// result with a golden file.
 func TestSamples(t *testing.T) {
 	files, err := filepath.Glob("testdata/samples/*")
 	if err != nil {
@@ -210,7 +210,7 @@ type errReader struct{ err error }
 func (r errReader) Read([]byte) (int, error) { return 0, r.err }
 
 func TestParseLimits(t *testing.T) {
-	// repeat returns a reader that repeats a line, to save memory.
+	// repeat returns a reader that repeats a line without storing the repetitions.
 	repeat := func(line string, size int) io.Reader {
 		return strings.NewReader(strings.Repeat(line, size/len(line)+1))
 	}
@@ -262,7 +262,7 @@ func TestForbidden(t *testing.T) {
 	}
 }
 
-// TestParseExempt checks that a list of exempt hosts may contain local networks.
+// TestParseExempt checks that local networks are allowed in a list of exempt hosts.
 func TestParseExempt(t *testing.T) {
 	const list = "10.0.0.0/8\n192.168.1.7\nfc00::/7\n127.0.0.1\n100.64.0.0/10\n0.0.0.0/0\n224.0.0.1\n"
 	r, err := ParseExempt(strings.NewReader(list), "")
@@ -297,7 +297,7 @@ func TestFormatsAreDescribed(t *testing.T) {
 	}
 }
 
-// FuzzParse checks the invariants of results for any file.
+// FuzzParse checks that results are consistent for any file.
 func FuzzParse(f *testing.F) {
 	files, err := filepath.Glob("testdata/samples/*")
 	if err != nil {

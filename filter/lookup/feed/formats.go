@@ -8,13 +8,13 @@ import (
 	"strings"
 )
 
-// All is the option value that selects all entries.
+// All is the option value that selects every entry.
 const All = "all"
 
-// A Format is a published format of lists.
+// A Format is a file format in which lists are published.
 type Format struct {
 	Name    string
-	Help    string // description in one line
+	Help    string // one-line description
 	Option  string // name of the option, or ""
 	Default string // default value of the option
 
@@ -24,11 +24,11 @@ type Format struct {
 	parse func(*collector, []byte) error
 }
 
-// Formats returns the formats of Parse.
+// Formats returns the formats known to Parse.
 func Formats() []Format { return slices.Clone(formats) }
 
-// formats contains all formats in the order of detection. Specific formats precede
-// general formats. To add a format, add a row.
+// formats lists all formats in the order of detection, specific before general. To add
+// a format, add a row.
 var formats = []Format{
 	{Name: "spamhaus-drop", Help: "Spamhaus DROP, JSON lines or the older text",
 		sniff: sniffDrop, parse: parseDrop},
@@ -61,8 +61,8 @@ var formats = []Format{
 	{Name: "asn-list", Help: "AS numbers, one a line, with or without AS, text or CSV",
 		sniff: sniffASNList, parse: parseASNList},
 
-	// The following formats cannot be distinguished from plain lists. In a file with a
-	// specified format, only addresses are valid entries.
+	// The following formats look like plain lists and cannot be detected. In a file
+	// with one of these formats, only addresses are valid entries.
 	{Name: "digitalocean", Help: "DigitalOcean's google.csv, a geofeed", parse: parseGeofeed},
 	{Name: "blocklist-de", Help: "blocklist.de: addresses", parse: parseAddresses},
 	{Name: "mxroute", Help: "MXroute's botnet.list: addresses", parse: parseAddresses},
@@ -74,7 +74,7 @@ var formats = []Format{
 		sniff: func([]byte) bool { return true }, parse: parsePlain},
 }
 
-// sniffBytes is the number of bytes that a sniff function reads.
+// sniffBytes limits the bytes that a sniff function reads.
 const sniffBytes = 64 << 10
 
 func isJSON(content []byte) bool {
@@ -108,7 +108,7 @@ func hasAny(texts ...string) func([]byte) bool {
 }
 
 // hasLine returns a function that reports whether the first line of a file starts with
-// the given text. Empty lines and comments are ignored.
+// the given text. Empty lines and comments are skipped.
 func hasLine(start string) func([]byte) bool {
 	return func(content []byte) bool { return strings.HasPrefix(firstLine(content), start) }
 }
@@ -157,7 +157,7 @@ func sniffCSV(content []byte) bool {
 	line := firstLine(content)
 	first, _, found := strings.Cut(line, ",")
 	if !found || addressesBeside(strings.Split(line, ","), -1) > strings.Count(line, ",") {
-		return false // in a plain list, some lines contain only an address
+		return false // in a plain list, some lines are just an address
 	}
 	first = strings.Trim(strings.TrimSpace(first), `"`)
 	return isPrefix(first) || slices.Contains(addressColumns, strings.ToLower(first))
@@ -170,5 +170,5 @@ func sniffASNList(content []byte) bool {
 		_, ok := parseASN(word, false)
 		return ok || strings.EqualFold(strings.Trim(word, `"`), "asn") && rest != ""
 	}
-	return false // in a plain list, a line may contain only AS64496
+	return false // in a plain list, a line may be just AS64496
 }

@@ -1,6 +1,6 @@
 package feed
 
-// This file contains the formats of JSON documents and JSON lines.
+// This file implements the JSON and JSON lines formats.
 
 import (
 	"bytes"
@@ -14,7 +14,7 @@ import (
 	"scanwatch/internal/prefix"
 )
 
-// decode decodes a document. For invalid JSON, the error contains the line number.
+// decode decodes a document. If the JSON is invalid, the error gives the line number.
 func decode(content []byte, into any) error {
 	err := json.Unmarshal(content, into)
 	var syntax *json.SyntaxError
@@ -35,7 +35,7 @@ func lineAt(content []byte, offset int64) int {
 	return bytes.Count(content[:offset], []byte("\n")) + 1
 }
 
-// date sets the date of the file, if text has one of the layouts.
+// date sets the date of the file if text matches one of the layouts.
 func (c *collector) date(text string, layouts ...string) {
 	for _, layout := range layouts {
 		if t, err := time.Parse(layout, text); err == nil {
@@ -47,7 +47,7 @@ func (c *collector) date(text string, layouts ...string) {
 
 const secondsUTC = "2006-01-02T15:04:05" // package time also accepts fractions of a second
 
-// A dropLine is a line in any Spamhaus DROP list. Lines may contain other keys.
+// A dropLine is a line in any Spamhaus DROP list. Other keys are ignored.
 type dropLine struct {
 	CIDR      string `json:"cidr"`
 	ASN       *int64 `json:"asn"`
@@ -60,7 +60,7 @@ type dropLine struct {
 func parseDrop(c *collector, content []byte) error {
 	if !isJSON(content) {
 		err := parseAddresses(c, content)
-		// EDROP was merged into DROP in 2024 and has been empty since then.
+		// EDROP was merged into DROP in 2024 and has been empty ever since.
 		c.mayBeEmpty = strings.Contains(c.result.Notice, "EDROP")
 		return err
 	}
@@ -89,8 +89,8 @@ func parseASNDrop(c *collector, content []byte) error {
 	})
 }
 
-// parseDropLines parses lines with one object each, and a last line with metadata. The
-// function take is called for each object, and reports whether the object is an entry.
+// parseDropLines parses lines of one object each, and a last line with metadata. The
+// take function is called for each object, and reports whether it is an entry.
 func parseDropLines(c *collector, content []byte, take func(int, dropLine) bool) error {
 	count, complete := 0, false
 	for number, text := range lines(content) {
@@ -144,7 +144,7 @@ func parseAWS(c *collector, content []byte) error {
 	c.date(doc.CreateDate, "2006-01-02-15-04-05")
 	for _, p := range append(doc.Prefixes, doc.IPv6Prefixes...) {
 		if c.wants(p.Service) {
-			c.address(0, p.IPv4+p.IPv6) // one of the texts is empty
+			c.address(0, p.IPv4+p.IPv6) // one of the two is empty
 		}
 	}
 	return nil
@@ -165,7 +165,7 @@ func parseGoogle(c *collector, content []byte) error {
 	c.date(doc.CreationTime, secondsUTC)
 	for _, p := range doc.Prefixes {
 		if c.wants(p.Service) {
-			c.address(0, p.IPv4+p.IPv6) // one of the texts is empty
+			c.address(0, p.IPv4+p.IPv6) // one of the two is empty
 		}
 	}
 	return nil
@@ -236,14 +236,14 @@ func parseAbuseIPDBJSON(c *collector, content []byte) error {
 	return nil
 }
 
-// parseJSON adds each address or prefix in a document at any depth, or only those below
-// one key. Texts that are not addresses are ignored, because JSON files also contain
-// names and descriptions.
+// parseJSON adds the addresses and prefixes at any depth in a document, or only those
+// below a given key. Other strings are ignored, because JSON files also include names
+// and descriptions.
 func parseJSON(c *collector, content []byte) error {
 	d := json.NewDecoder(bytes.NewReader(content))
-	// A level is the state of an enclosing object or array. In an object, key is set if
-	// the next text is a key, and name is the last key. wanted is set if the selected
-	// key is name or an outer key.
+	// A level is the parser's state for an enclosing object or array. In an object, key
+	// is set if the next string is a key, and name is the latest key. wanted is set if
+	// the selected key is name or an outer key.
 	type level struct {
 		object, key, wanted bool
 		name                string

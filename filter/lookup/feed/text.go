@@ -1,6 +1,6 @@
 package feed
 
-// This file contains the formats that consist of lines or columns.
+// This file implements the formats made of lines or columns.
 
 import (
 	"bytes"
@@ -17,7 +17,7 @@ import (
 	"scanwatch/internal/prefix"
 )
 
-// lines iterates over the lines of a file, without line ends, and their numbers.
+// lines iterates over the numbered lines of a file, without line ends.
 func lines(content []byte) iter.Seq2[int, string] {
 	return func(yield func(int, string) bool) {
 		for number := 1; len(content) > 0; number++ {
@@ -34,8 +34,8 @@ func isComment(line string) bool {
 	return strings.HasPrefix(line, "#") || strings.HasPrefix(line, ";") || strings.HasPrefix(line, "//")
 }
 
-// entries iterates over the lines that contain an entry. Comments and surrounding
-// spaces are removed. The first comment becomes the notice of the result.
+// entries iterates over the lines with an entry, without comments and surrounding
+// spaces. The first comment becomes the result's notice.
 func (c *collector) entries(content []byte) iter.Seq2[int, string] {
 	return func(yield func(int, string) bool) {
 		for number, line := range lines(content) {
@@ -67,8 +67,8 @@ func (c *collector) notice(text string) {
 	}
 }
 
-// firstWord returns the first field of a trimmed line, and reports whether more fields
-// follow.
+// firstWord returns the first field of a trimmed line. more reports whether other
+// fields follow.
 func firstWord(line string) (word string, more bool) {
 	if i := strings.IndexFunc(line, isGap); i >= 0 {
 		return line[:i], true
@@ -79,8 +79,8 @@ func firstWord(line string) (word string, more bool) {
 func isGap(r rune) bool { return r == ',' || unicode.IsSpace(r) }
 
 // leading adds the entries at the start of each comma-separated part of a line. An
-// entry is an address, a range or an AS number. Remarks and counts may follow the
-// entries. leading returns false if the line does not start with an entry.
+// entry is an address, a range or an AS number, and may be followed by remarks or
+// counts. leading returns false if the line does not start with an entry.
 func (c *collector) leading(number int, line string) bool {
 	if strings.IndexFunc(line, isGap) < 0 { // fast path for most lines
 		if p, dropped, err := prefix.Parse(line); err == nil {
@@ -104,7 +104,7 @@ func (c *collector) leading(number int, line string) bool {
 	return true
 }
 
-// leadingWords adds the entries at the start of a part and returns the rest.
+// leadingWords adds the entries at the start of a part, and returns what follows them.
 func (c *collector) leadingWords(number int, part string) (rest string) {
 	rest = strings.TrimSpace(part)
 	for rest != "" {
@@ -126,7 +126,7 @@ func (c *collector) leadingWords(number int, part string) (rest string) {
 	return rest
 }
 
-// leadingRange returns the prefixes of a range at the start of text, such as
+// leadingRange returns the prefixes that make up a range at the start of text, such as
 // 192.0.2.1-192.0.2.9. length is the length of the range in text.
 func leadingRange(text string) (list []netip.Prefix, length int) {
 	i := strings.IndexByte(text, '-')
@@ -146,8 +146,8 @@ func leadingRange(text string) (list []netip.Prefix, length int) {
 	return list, len(text) - len(after) + len(word)
 }
 
-// doubtRemark adds a warning about a remark that contains an address. The operator may
-// intend the address as an entry.
+// doubtRemark warns about a remark that includes an address, which the operator may
+// have meant as an entry.
 func (c *collector) doubtRemark(number int, remark string) {
 	for word := range strings.FieldsFuncSeq(remark, isGap) {
 		if _, _, err := prefix.Parse(word); err == nil {
@@ -169,7 +169,7 @@ func parseAddresses(c *collector, content []byte) error {
 }
 
 // parsePlain adds the addresses and AS numbers at the start of each line, or the name
-// on the line. A name must be the only word, because any prose would otherwise be a
+// on the line. A name must be the only word on its line, or else any prose would be a
 // list of names.
 func parsePlain(c *collector, content []byte) error {
 	for number, line := range c.entries(content) {
@@ -188,8 +188,8 @@ func parsePlain(c *collector, content []byte) error {
 	return nil
 }
 
-// looksNumeric reports whether word is a mistyped address and not a name. No top-level
-// domain is a number (RFC 3696 section 2), and no name contains a colon or slash.
+// looksNumeric reports whether word is a mistyped address rather than a name. No
+// top-level domain is a number (RFC 3696 section 2), and no name has a colon or slash.
 func looksNumeric(word string) bool {
 	last := word[strings.LastIndexByte(word, '.')+1:]
 	_, err := strconv.ParseUint(last, 10, 64)
@@ -216,7 +216,7 @@ func parseASNList(c *collector, content []byte) error {
 }
 
 // parseDShield parses lines with a start address, an end address and a prefix length. A
-// line that does not start with an address is a title.
+// line that does not start with an address is treated as a title.
 func parseDShield(c *collector, content []byte) error {
 	for number, line := range c.entries(content) {
 		words := strings.Fields(line)
@@ -232,7 +232,7 @@ func parseDShield(c *collector, content []byte) error {
 	return nil
 }
 
-// parseNFT adds each address between braces, commas and spaces.
+// parseNFT adds the addresses that stand between braces, commas and spaces.
 func parseNFT(c *collector, content []byte) error {
 	for number, line := range c.entries(content) {
 		for word := range strings.FieldsFuncSeq(line, func(r rune) bool { return strings.ContainsRune(" \t,{}=", r) }) {
@@ -246,15 +246,15 @@ func parseNFT(c *collector, content []byte) error {
 	return nil
 }
 
-// addressColumns contains the titles of address columns in lower case.
+// addressColumns lists the titles of address columns in lower case.
 var addressColumns = []string{"ip", "ipaddress", "ip_address", "ip address", "address", "prefix", "cidr", "network", "ip_prefix", "subnet"}
 
 func parseGeofeed(c *collector, content []byte) error {
 	return parseColumns(c, content, func([]string) (int, bool) { return 0, false })
 }
 
-// parseCSV parses the column whose title is in addressColumns. A table without titles
-// must have its addresses in the first column.
+// parseCSV parses the column whose title is in addressColumns. If the table has no
+// titles, its first column must hold the addresses.
 func parseCSV(c *collector, content []byte) error {
 	return parseColumns(c, content, func(first []string) (int, bool) {
 		for i, title := range first {
@@ -266,8 +266,8 @@ func parseCSV(c *collector, content []byte) error {
 	})
 }
 
-// parseColumns parses one column of a table. Given the first row, choose returns the
-// number of the column. titles reports whether the first row contains titles.
+// parseColumns parses one column of a table. The choose function picks the column,
+// given the first row. titles reports whether the first row holds titles.
 func parseColumns(c *collector, content []byte, choose func([]string) (column int, titles bool)) error {
 	r := csv.NewReader(bytes.NewReader(content))
 	r.FieldsPerRecord = -1
@@ -310,7 +310,7 @@ func parseColumns(c *collector, content []byte, choose func([]string) (column in
 	}
 }
 
-// addressesBeside returns the number of addresses in the other columns.
+// addressesBeside returns how many of the other columns hold an address.
 func addressesBeside(row []string, column int) (n int) {
 	for i, cell := range row {
 		if i != column && looksAddress(strings.TrimSpace(cell)) {
@@ -320,8 +320,8 @@ func addressesBeside(row []string, column int) (n int) {
 	return n
 }
 
-// looksAddress reports whether word is an address, possibly mistyped. A count, a time
-// and a version are not addresses.
+// looksAddress reports whether word is an address, possibly mistyped, and not a count,
+// a time or a version.
 func looksAddress(word string) bool {
 	return strings.Count(word, ".") == 3 && looksNumeric(word) || strings.Count(word, ":") > 2 || isPrefix(word)
 }

@@ -1,9 +1,9 @@
-// Command asntable compiles asn-prefixes.tsv.gz into asn.bin, the table that package
-// lookup embeds. Run asntable with go generate in filter/lookup.
+// Command asntable compiles asn-prefixes.tsv.gz into asn.bin, the table embedded in
+// package lookup. The command is run by go generate in filter/lookup.
 //
-// Each line of the source contains a prefix and the number of the AS that announces it.
-// Prefixes do not overlap. In the table, adjacent prefixes of an AS form one range. The
-// table contains:
+// Each line of the source has a prefix and the number of the AS that announces it.
+// Prefixes do not overlap. In the table, adjacent prefixes of an AS form a range. The
+// layout of the table is:
 //
 //	number of AS numbers (uint16), AS numbers (uint32 each)
 //	for IPv4, then for IPv6:
@@ -12,9 +12,9 @@
 //	  ranges: gap to the previous range, length minus one (varints), index of the
 //	  AS number (byte)
 //
-// Integers are big-endian. Addresses and lengths are in units of 64 addresses for
-// IPv4 and of a /64 for IPv6. A block has 64 ranges, and its first gap is 0. Two
-// IPv6 prefixes longer than /64 are omitted.
+// Integers are big-endian. Addresses and lengths count units of 64 addresses for IPv4
+// and of a /64 for IPv6. A block has 64 ranges, and its first gap is 0. Two IPv6
+// prefixes longer than /64 are omitted.
 package main
 
 import (
@@ -33,7 +33,7 @@ import (
 
 const blockRanges = 64
 
-// A span is a range of units that one AS announces, including its last unit.
+// A span is a range of units announced by one AS, including its last unit.
 type span struct {
 	first, last uint64
 	as          uint32
@@ -92,7 +92,7 @@ func read(name string) (v4, v6 []span, err error) {
 	return join(v4), join(v6), lines.Err()
 }
 
-// join sorts spans and merges adjacent spans of one AS.
+// join sorts spans and merges adjacent spans of the same AS.
 func join(spans []span) (joined []span) {
 	slices.SortFunc(spans, func(a, b span) int { return cmp.Compare(a.first, b.first) })
 	for _, s := range spans {

@@ -1,0 +1,147 @@
+package fetch
+
+import (
+	"bytes"
+	"net/netip"
+	"time"
+
+	"scanwatch/filter/lookup"
+	"scanwatch/filter/lookup/feed"
+	"scanwatch/internal/prefix"
+)
+
+// The plausible change of a file: not fewer than half of the entries, not more than three
+// times as many.
+const (
+	shrink = 2
+	growth = 3
+)
+
+// A list with more rejected entries than a tenth has probably changed its format.
+const rejectedPart = 10
+
+// check returns a doubtError if the new file must not replace the old one, which is nil
+// if there is none. It records the numbers of the new file in r.
+func (f *Feed) check(o Options, old, content []byte, r *Result) error {
+	if f.Format == feed.Database {
+		return f.checkDatabase(o, old, content, r)
+	}
+	list, err := f.parse(content)
+	if err != nil {
+		return doubtError{err}
+	}
+	entries := entriesOf(list)
+	r.Entries, r.Rejected, r.Date = len(entries), list.Refused.Total, list.Date
+	switch {
+	case list.Wide > 0:
+		return doubtf("has a prefix wider than /8 (IPv6: /19): %v", list.Refused.First[0])
+	case list.Refused.Total*rejectedPart > list.Len():
+		return doubtf("%d of %d entries are invalid, the first: %v", list.Refused.Total, list.Refused.Total+list.Len(), list.Refused.First[0])
+	}
+	if p, own, ok := overlap(list.Prefixes, o.Own); ok && !f.Exempts {
+		return doubtf("contains %s, which overlaps the own address or gateway %s", prefix.String(p), prefix.String(own))
+	}
+	before := map[any]bool{}
+	if old != nil {
+		if list, err := f.parse(old); err == nil {
+			before = entriesOf(list)
+		}
+	}
+	r.Added, r.Removed = missing(before, entries), missing(entries, before)
+	if len(before) == 0 || o.Any {
+		return nil
+	}
+	return plausible("entries", len(before), len(entries))
+}
+
+func plausible(what string, before, now int) error {
+	switch {
+	case now*shrink < before:
+		return doubtf("has %d %s, fewer than half of the previous %d", now, what, before)
+	case now > before*growth:
+		return doubtf("has %d %s, more than three times the previous %d", now, what, before)
+	}
+	return nil
+}
+
+func (f *Feed) parse(content []byte) (*feed.Result, error) {
+	if f.Exempts {
+		return feed.ParseExempt(bytes.NewReader(content), f.Format)
+	}
+	return feed.Parse(bytes.NewReader(content), f.Format)
+}
+
+// entriesOf returns the set of the entries of a list.
+func entriesOf(list *feed.Result) map[any]bool {
+	set := make(map[any]bool, list.Len())
+	for _, p := range list.Prefixes {
+		set[p] = true
+	}
+	for _, n := range list.ASNs {
+		set[n] = true
+	}
+	for _, s := range list.Names {
+		set[s] = true
+	}
+	return set
+}
+
+// missing returns the number of entries that only the second set has.
+func missing(in, from map[any]bool) (n int) {
+	for e := range from {
+		if !in[e] {
+			n++
+		}
+	}
+	return n
+}
+
+// overlap returns the first prefix of a list that overlaps one of the own networks.
+func overlap(list, own []netip.Prefix) (p, net netip.Prefix, ok bool) {
+	for _, p := range list {
+		for _, net := range own {
+			if p.Overlaps(net) {
+				return p, net, true
+			}
+		}
+	}
+	return p, net, false
+}
+
+func (f *Feed) checkDatabase(o Options, old, content []byte, r *Result) error {
+	next, err := lookup.CheckOrigins(content)
+	if err != nil {
+		return doubtError{err}
+	}
+	r.Date = next.Built
+	switch {
+	case f.Needs.ASN && !next.ASN:
+		return doubtf("has no AS numbers (type %s)", next.Type)
+	case f.Needs.Country && !next.Country:
+		return doubtf("has no countries (type %s)", next.Type)
+	}
+	before, err := lookup.CheckOrigins(old)
+	switch {
+	case err != nil || o.Any:
+		return nil
+	case next.Built.Before(before.Built):
+		return doubtf("was built %s, before the previous one of %s", next.Built.Format(time.DateOnly), before.Built.Format(time.DateOnly))
+	}
+	return plausible("bytes", len(old), len(content))
+}
+
+// OwnNetworks returns the addresses of this host's interfaces, except those that are
+// always rejected, and the given networks. An IPv6 address stands for its /64.
+func OwnNetworks(local []netip.Addr, also ...netip.Prefix) (own []netip.Prefix) {
+	for _, a := range local {
+		a = a.Unmap()
+		p := netip.PrefixFrom(a, a.BitLen())
+		if a.Is6() {
+			p = netip.PrefixFrom(a.WithZone(""), 64).Masked()
+		}
+		if feed.Forbidden(p) == "" {
+			own = append(own, p)
+		}
+	}
+	return append(own, also...)
+}

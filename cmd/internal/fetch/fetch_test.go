@@ -1,0 +1,573 @@
+package fetch
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"scanwatch/filter/lookup/feed"
+)
+
+var noon = time.Date(2026, 11, 2, 12, 0, 0, 0, time.UTC)
+
+// TestMain runs the child of TestKill if the environment requests it.
+func TestMain(m *testing.M) {
+	if at := os.Getenv("SCANWATCH_TEST_KILL"); at != "" {
+		child(at)
+	}
+	os.Exit(m.Run())
+}
+
+// list returns a list of n networks, which begin at the given number.
+func list(first, n int) string {
+	var b strings.Builder
+	for i := first; i < first+n; i++ {
+		fmt.Fprintf(&b, "198.%d.%d.0/24\n", 51+i/200, i%200)
+	}
+	return b.String()
+}
+
+// A site is a server with one file, and its client.
+type site struct {
+	*httptest.Server
+	feed    Feed
+	options Options
+	now     time.Time
+	answer  http.HandlerFunc
+	mu      sync.Mutex // a killed process may leave a request
+	asked   []*http.Request
+}
+
+func newSite(t *testing.T) *site {
+	t.Helper()
+	s := &site{now: noon}
+	s.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.mu.Lock()
+		s.asked = append(s.asked, r)
+		s.mu.Unlock()
+		s.answer(w, r)
+	}))
+	s.Config.ErrorLog = log.New(io.Discard, "", 0) // clients may refuse its certificate
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	roots := x509.NewCertPool()
+	roots.AddCert(s.Certificate())
+	s.options = Options{Now: func() time.Time { return s.now }, Roots: roots, Agent: "scanwatch/test",
+		Own: []netip.Prefix{netip.MustParsePrefix("203.0.113.25/32")}}
+	s.feed = Feed{Name: "drop", File: filepath.Join(t.TempDir(), "drop.txt"), URL: s.URL + "/drop.txt", Format: "addresses"}
+	return s
+}
+
+// run updates the file at the next time at which that is possible.
+func (s *site) run(t *testing.T) Result {
+	t.Helper()
+	r := s.feed.Run(t.Context(), s.options)
+	s.now = s.now.Add(maxRetryAfter)
+	return r
+}
+
+func says(content string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, content) }
+}
+
+func status(code int) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) }
+}
+
+func (s *site) content(t *testing.T) string {
+	t.Helper()
+	b, err := os.ReadFile(s.feed.File)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// TestDoubts checks that each kind of wrong answer leaves the previous file, and that the
+// reason names the error.
+func TestDoubts(t *testing.T) {
+	other := httptest.NewTLSServer(says(list(0, 100)))
+	defer other.Close()
+	page := "<!DOCTYPE html>\n<html><body>Umm... You can only fetch the data every 30 minutes.</body></html>\n"
+	for _, c := range []struct {
+		name   string
+		answer http.HandlerFunc
+		want   Outcome
+		why    string
+	}{
+		{"500", status(500), Failed, "the server answers 500 Internal Server Error"},
+		{"404", status(404), Failed, "the server answers 404 Not Found"},
+		{"429", status(429), Failed, "the server answers 429 Too Many Requests"},
+		{"304 without a condition", status(304), Failed, "the server answers 304"},
+		{"partial", status(206), Failed, "the server answers 206"},
+		{"redirect to another host", http.RedirectHandler(other.URL, http.StatusFound).ServeHTTP, Failed, "redirected to another host, https://127.0.0.1:"},
+		{"redirect without TLS", http.RedirectHandler("http://example.org/x", http.StatusFound).ServeHTTP, Failed, "redirected to another host, http://example.org"},
+		{"redirects for ever", http.RedirectHandler("/drop.txt", http.StatusFound).ServeHTTP, Failed, "more than 5 redirects"},
+		{"huge, announced", func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Length", strconv.Itoa(feed.MaxBytes+1))
+		}, Failed, "larger than 64 MiB"},
+		{"huge", func(w http.ResponseWriter, _ *http.Request) {
+			line := bytes.Repeat([]byte("192.0.2.1\n"), 1<<16)
+			for range feed.MaxBytes/len(line) + 1 {
+				if _, err := w.Write(line); err != nil {
+					return
+				}
+			}
+		}, Failed, "larger than 64 MiB"},
+		{"cut", func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Length", "2000")
+			io.WriteString(w, list(0, 80))
+			w.(http.Flusher).Flush()
+			panic(http.ErrAbortHandler)
+		}, Failed, "incomplete: the connection ended after"},
+		{"no answer", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, Failed, "closed the connection without an answer"},
+		{"cut in chunks", func(w http.ResponseWriter, _ *http.Request) {
+			io.WriteString(w, list(0, 80))
+			w.(http.Flusher).Flush()
+			panic(http.ErrAbortHandler)
+		}, Failed, "incomplete: the connection ended after"},
+		{"no end", func(w http.ResponseWriter, _ *http.Request) {
+			conn, _, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				panic(err)
+			}
+			io.WriteString(conn, "HTTP/1.0 200 OK\r\n\r\n"+list(0, 80))
+			conn.Close()
+		}, Failed, "does not mark the end of the file"},
+		{"HTML", says(page), Kept, "web page"},
+		{"text of an error", says("Too many requests.\nTry again later.\n"), Kept, "none of 2 entries is valid"},
+		{"empty", says(""), Kept, "no entries"},
+		{"halved", says(list(0, 49)), Kept, "has 49 entries, fewer than half of the previous 100"},
+		{"tripled", says(list(0, 301)), Kept, "has 301 entries, more than three times the previous 100"},
+		{"repeated entries", says(strings.Repeat(list(0, 40), 3)), Kept, "has 40 entries, fewer than half"},
+		{"wide prefix", says(list(0, 100) + "8.0.0.0/7\n"), Kept, "a prefix wider than /8"},
+		{"default route", says(list(0, 100) + "0.0.0.0/0\n"), Kept, "a prefix wider than /8"},
+		{"wide IPv6 prefix", says(list(0, 100) + "2000::/3\n"), Kept, "a prefix wider than /8"},
+		{"own address", says(list(0, 100) + "203.0.113.0/24\n"), Kept, "contains 203.0.113.0/24, which overlaps the own address or gateway 203.0.113.25"},
+		{"another format", says(list(0, 100) + strings.Repeat("x y z\n", 12)), Kept, "12 of 112 entries are invalid"},
+		{"broken gzip", says("\x1f\x8b" + list(0, 100)), Kept, "gzip: "},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newSite(t)
+			s.answer = says(list(0, 100))
+			if r := s.run(t); r.Outcome != Updated || r.Entries != 100 || r.Added != 100 {
+				t.Fatalf("%+v", r)
+			}
+			s.answer = c.answer
+			if r := s.run(t); r.Outcome != c.want || !strings.Contains(r.Why, c.why) {
+				t.Errorf("%s: %s; want %s: %s", r.Outcome, r.Why, c.want, c.why)
+			}
+			if s.content(t) != list(0, 100) {
+				t.Error("the previous file was changed")
+			}
+			s.answer = says(list(10, 100))
+			if r := s.run(t); r.Outcome != Updated || r.Added != 10 || r.Removed != 10 {
+				t.Errorf("afterwards: %+v", r)
+			}
+			if s.content(t) != list(10, 100) {
+				t.Error("the new file is not in use")
+			}
+			if names := files(t, s.feed.File); !slices.Equal(names, []string{"drop.txt", "drop.txt.meta"}) {
+				t.Errorf("files %v", names)
+			}
+		})
+	}
+}
+
+// files returns the names of the files in the directory of a file.
+func files(t *testing.T, name string) (names []string) {
+	t.Helper()
+	list, err := os.ReadDir(filepath.Dir(name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range list {
+		names = append(names, f.Name())
+	}
+	return names
+}
+
+// TestSlow checks that an answer that does not end is an error.
+func TestSlow(t *testing.T) {
+	for name, sent := range map[string]string{"no answer": "", "half an answer": list(0, 50)} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t)
+			s.options.Timeout = 100 * time.Millisecond
+			s.answer = func(w http.ResponseWriter, r *http.Request) {
+				if sent != "" {
+					io.WriteString(w, sent)
+					w.(http.Flusher).Flush()
+				}
+				<-r.Context().Done()
+			}
+			if r := s.run(t); r.Outcome != Failed || r.Why != errTimeout.Error() {
+				t.Errorf("%+v", r)
+			}
+			if _, err := os.Stat(s.feed.File); !errors.Is(err, fs.ErrNotExist) {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestCertificate checks that a server without a valid certificate is an error.
+func TestCertificate(t *testing.T) {
+	s := newSite(t)
+	s.answer, s.options.Roots = says(list(0, 100)), x509.NewCertPool()
+	if r := s.run(t); r.Outcome != Failed || !strings.Contains(r.Why, "certificate") || len(s.asked) != 0 {
+		t.Errorf("%+v", r)
+	}
+}
+
+// TestConditions checks that requests have the validators of the file, unless it was
+// changed or removed.
+func TestConditions(t *testing.T) {
+	s := newSite(t)
+	s.answer = func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("ETag", `"1"`)
+		w.Header().Set("Last-Modified", "Sun, 01 Nov 2026 00:00:00 GMT")
+		if r.Header.Get("If-None-Match") == `"1"` && r.Header.Get("If-Modified-Since") == "Sun, 01 Nov 2026 00:00:00 GMT" {
+			w.WriteHeader(304)
+			return
+		}
+		io.WriteString(w, list(0, 100))
+	}
+	for i, c := range []struct {
+		change func()
+		want   Outcome
+	}{
+		{func() {}, Updated},
+		{func() {}, Unchanged},
+		{func() { os.WriteFile(s.feed.File, []byte(list(5, 100)), 0o644) }, Updated},
+		{func() { os.Remove(s.feed.File) }, Updated},
+		{func() { os.WriteFile(s.feed.File+metaSuffix, []byte("{"), 0o644) }, Unchanged},
+		{func() { s.feed.URL += "?" }, Unchanged},
+	} {
+		c.change()
+		if r := s.run(t); r.Outcome != c.want {
+			t.Errorf("%d: %+v, want %s", i, r, c.want)
+		}
+		if s.content(t) != list(0, 100) {
+			t.Errorf("%d: wrong content", i)
+		}
+	}
+	if n := len(s.asked); n != 6 || s.asked[0].Header.Get("User-Agent") != "scanwatch/test" {
+		t.Errorf("%d requests", n)
+	}
+}
+
+// TestIntervals checks the time of the next request after each kind of answer.
+func TestIntervals(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		answer http.HandlerFunc
+		before int // earlier failures
+		wait   time.Duration
+		early  time.Duration // with Early
+	}{
+		{"updated", says(list(0, 100)), 0, 21*time.Hour + 36*time.Minute, time.Hour},
+		{"doubtful", says("<html>"), 0, 21*time.Hour + 36*time.Minute, time.Hour},
+		{"failed", status(500), 0, time.Hour, time.Hour},
+		{"failed twice", status(500), 1, 2 * time.Hour, time.Hour},
+		{"failed often", status(500), 15, 24 * time.Hour, time.Hour},
+		{"429 with seconds", func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Retry-After", "9000")
+			w.WriteHeader(429)
+		}, 0, 9000 * time.Second, 9000 * time.Second},
+		{"503 with a date", func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Retry-After", "Tue, 03 Nov 2026 12:00:00 GMT")
+			w.WriteHeader(503)
+		}, 0, 24 * time.Hour, 24 * time.Hour},
+		{"429 for a century", func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Retry-After", "4000000000")
+			w.WriteHeader(429)
+		}, 0, 7 * 24 * time.Hour, 7 * 24 * time.Hour},
+		{"429 with nonsense", func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Retry-After", "-1")
+			w.WriteHeader(429)
+		}, 0, time.Hour, time.Hour},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newSite(t)
+			s.feed.Least = time.Hour
+			os.WriteFile(s.feed.File+metaSuffix, fmt.Appendf(nil, `{"url": %q, "failures": %d}`, s.feed.URL, c.before), 0o644)
+			s.answer = c.answer
+			r := s.feed.Run(t.Context(), s.options)
+			if r.Next != noon.Add(c.wait) {
+				t.Errorf("next request after %v, want %v", r.Next.Sub(noon), c.wait)
+			}
+			for _, early := range []bool{false, true} {
+				wait := c.wait
+				if s.options.Early = early; early {
+					wait = c.early
+				}
+				asked := len(s.asked)
+				s.now = noon.Add(wait - time.Second)
+				if r := s.feed.Run(t.Context(), s.options); r.Outcome != Waiting || r.Next != noon.Add(wait) || len(s.asked) != asked {
+					t.Errorf("early %v: a second before: %+v", early, r)
+				}
+			}
+			s.now = noon.Add(c.early)
+			if r := s.feed.Run(t.Context(), s.options); r.Outcome == Waiting {
+				t.Errorf("then: %+v", r)
+			}
+		})
+	}
+}
+
+// TestWrongClock checks that a clock that was wrong does not end the updates.
+func TestWrongClock(t *testing.T) {
+	s := newSite(t)
+	s.answer = says(list(0, 100))
+	os.WriteFile(s.feed.File+metaSuffix, fmt.Appendf(nil, `{"url": %q, "attempt": "2040-01-01T00:00:00Z", "not_before": "2040-01-01T00:00:00Z"}`, s.feed.URL), 0o644)
+	if r := s.run(t); r.Outcome != Waiting || r.Next != noon.Add(maxRetryAfter) {
+		t.Errorf("%+v", r)
+	}
+}
+
+// TestOptions checks the options of Run and of a feed.
+func TestOptions(t *testing.T) {
+	s := newSite(t)
+	s.answer = says(list(0, 100))
+	s.options.DryRun = true
+	if r := s.run(t); r.Outcome != Updated || r.Added != 100 || files(t, s.feed.File) != nil {
+		t.Errorf("dry run: %+v, %v", r, files(t, s.feed.File))
+	}
+	s.options.DryRun = false
+	s.run(t)
+	s.answer = says(list(0, 10))
+	s.options.Any = true
+	if r := s.run(t); r.Outcome != Updated || r.Removed != 90 {
+		t.Errorf("any size: %+v", r)
+	}
+	s.answer = says(list(0, 10) + "203.0.113.25\n192.168.0.0/16\n")
+	s.feed.Exempts = true
+	if r := s.run(t); r.Outcome != Updated || r.Entries != 12 {
+		t.Errorf("a list that exempts: %+v", r)
+	}
+	var zipped bytes.Buffer
+	z := gzip.NewWriter(&zipped)
+	io.WriteString(z, list(3, 12))
+	z.Close()
+	s.answer = says(zipped.String())
+	if r := s.run(t); r.Outcome != Updated || s.content(t) != list(3, 12) {
+		t.Errorf("compressed: %+v", r)
+	}
+	if r := s.run(t); r.Outcome != Unchanged {
+		t.Errorf("compressed, again: %+v", r)
+	}
+	s.feed.URL = s.URL + "/list-%Y-%m.txt"
+	s.run(t)
+	if got := s.asked[len(s.asked)-1].URL.Path; got != "/list-2026-12.txt" {
+		t.Errorf("path %s", got)
+	}
+}
+
+// TestKey checks that the key is sent, only from a file that no other user can read.
+func TestKey(t *testing.T) {
+	s := newSite(t)
+	s.answer = says(list(0, 100))
+	file := filepath.Join(t.TempDir(), "key")
+	s.feed.KeyFile = file
+	for _, c := range []struct {
+		content, header string // of the feed
+		mode            fs.FileMode
+		name, want, why string
+	}{
+		{"Authorization: Bearer abc\n", "", 0o600, "Authorization", "Bearer abc", ""},
+		{"abc\n", "Key", 0o400, "Key", "abc", ""},
+		{"Key: abc\n", "Key", 0o600, "Key", "abc", ""},
+		{"abc\n", "Key", 0o640, "", "", "chmod 600"},
+		{"abc\n", "", 0o600, "", "", "write one line with a header"},
+		{"a\nb\n", "Key", 0o600, "", "", "must contain one line"},
+		{"", "Key", 0o600, "", "", "must contain one line"},
+		{strings.Repeat("x", 2000), "Key", 0o600, "", "", "must contain one line"},
+	} {
+		os.Remove(file)
+		os.WriteFile(file, []byte(c.content), c.mode)
+		s.feed.Header, s.asked = c.header, nil
+		r := s.run(t)
+		if c.why != "" {
+			if r.Outcome != Failed || !strings.Contains(r.Why, c.why) || len(s.asked) > 0 || strings.Contains(r.Why, "abc") {
+				t.Errorf("%+v: %+v", c, r)
+			}
+			continue
+		}
+		if r.Outcome == Failed || s.asked[0].Header.Get(c.name) != c.want {
+			t.Errorf("%+v: %+v", c, r)
+		}
+	}
+	s.feed.KeyFile, s.feed.Header = "", "Key"
+	if r := s.run(t); r.Outcome != Failed || !strings.Contains(r.Why, "needs a key") {
+		t.Errorf("no key: %+v", r)
+	}
+}
+
+// TestPlaces checks the errors of files that cannot be written, before any request.
+func TestPlaces(t *testing.T) {
+	for name, c := range map[string]struct {
+		prepare func(f *Feed)
+		why     string
+	}{
+		"no directory":  {func(f *Feed) { f.File = filepath.Join(f.File, "missing", "drop.txt") }, "does not exist"},
+		"not a file":    {func(f *Feed) { os.Mkdir(f.File, 0o755) }, "not a regular file"},
+		"another user":  {func(f *Feed) { hold(f) }, "another update may be running"},
+		"a broken meta": {func(f *Feed) { os.Mkdir(f.File+metaSuffix, 0o755) }, "not a regular file"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t)
+			s.answer = says(list(0, 100))
+			c.prepare(&s.feed)
+			if r := s.run(t); r.Outcome != Failed || !strings.Contains(r.Why, c.why) || len(s.asked) > 0 {
+				t.Errorf("%+v, %d requests", r, len(s.asked))
+			}
+		})
+	}
+}
+
+// hold locks the directory of a feed.
+func hold(f *Feed) {
+	dir, err := os.Open(filepath.Dir(f.File))
+	if err == nil {
+		err = syscall.Flock(int(dir.Fd()), syscall.LOCK_EX)
+	}
+	if err != nil {
+		panic(err)
+	}
+	held = append(held, dir)
+}
+
+// held keeps descriptors open.
+var held []*os.File
+
+// TestLinks checks that FILE.new never follows a link, and that a link to the file remains.
+func TestLinks(t *testing.T) {
+	s := newSite(t)
+	s.answer = says(list(0, 100))
+	victim := filepath.Join(t.TempDir(), "victim")
+	os.WriteFile(victim, []byte("x"), 0o600)
+	os.Symlink(victim, s.feed.File+".new")
+	if r := s.run(t); r.Outcome != Updated {
+		t.Errorf("%+v", r)
+	}
+	if b, _ := os.ReadFile(victim); string(b) != "x" {
+		t.Error("the target of a link was written")
+	}
+	target := s.feed.File + ".real"
+	os.Rename(s.feed.File, target)
+	os.Symlink("drop.txt.real", s.feed.File)
+	s.answer = says(list(1, 100))
+	if r := s.run(t); r.Outcome != Updated || s.content(t) != list(1, 100) {
+		t.Errorf("%+v", r)
+	}
+	s.now = s.now.Add(-maxRetryAfter)
+	if r := s.run(t); r.Outcome != Waiting {
+		t.Errorf("the state of the target is not used: %+v", r)
+	}
+	if link, err := os.Readlink(s.feed.File); link != "drop.txt.real" {
+		t.Error(link, err)
+	}
+}
+
+// TestKill ends an update before each change of a file. It checks that the file is
+// complete and old or new, and that the next update succeeds.
+func TestKill(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newSite(t)
+	var content atomic.Value
+	content.Store(list(0, 100))
+	s.answer = func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, content.Load().(string)) }
+	s.run(t)
+	cert := filepath.Join(t.TempDir(), "cert.pem")
+	os.WriteFile(cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}), 0o644)
+	seen := map[bool]bool{}
+	for at := 1; ; at++ {
+		before, after := list(at-1, 100), list(at, 100)
+		content.Store(after)
+		cmd := exec.Command(self)
+		cmd.Env = append(os.Environ(), "SCANWATCH_TEST_KILL="+strconv.Itoa(at), "FILE="+s.feed.File, "URL="+s.feed.URL, "CERT="+cert,
+			"NOW="+s.now.Format(time.RFC3339))
+		out, err := cmd.CombinedOutput()
+		got := s.content(t)
+		if err == nil {
+			if at < 6 || got != after {
+				t.Errorf("ended after %d steps, new file %v: %s", at, got == after, out)
+			}
+			break
+		}
+		if exit := new(exec.ExitError); !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+			t.Fatalf("%v: %s", err, out)
+		}
+		if got != before && got != after {
+			t.Fatalf("step %d, %s: neither the old nor the new file", at, out)
+		}
+		seen[got == after] = true
+		s.now = s.now.Add(maxRetryAfter)
+		if r := s.run(t); r.Outcome != Updated && r.Outcome != Unchanged || s.content(t) != after {
+			t.Fatalf("step %d, %s: %+v", at, out, r)
+		}
+	}
+	if len(seen) < 2 {
+		t.Error("all kills left the same file")
+	}
+}
+
+// child updates a file and kills itself at the given step.
+func child(at string) {
+	n, _ := strconv.Atoi(at)
+	step = func(name string) {
+		if n--; n == 0 {
+			fmt.Println(name)
+			syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {}
+		}
+	}
+	now, _ := time.Parse(time.RFC3339, os.Getenv("NOW"))
+	roots := x509.NewCertPool()
+	cert, _ := os.ReadFile(os.Getenv("CERT"))
+	roots.AppendCertsFromPEM(cert)
+	f := Feed{Name: "drop", File: os.Getenv("FILE"), URL: os.Getenv("URL"), Format: "addresses"}
+	r := f.Run(context.Background(), Options{Now: func() time.Time { return now }, Roots: roots})
+	fmt.Printf("%+v\n", r)
+	if r.Outcome != Updated {
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// TestOwnNetworks checks that private addresses do not count, and that an IPv6 address
+// stands for its /64.
+func TestOwnNetworks(t *testing.T) {
+	var local []netip.Addr
+	for _, a := range []string{"127.0.0.1", "10.0.0.1", "198.51.100.7", "fe80::1", "2001:db8:1::25", "::1"} {
+		local = append(local, netip.MustParseAddr(a))
+	}
+	got := fmt.Sprint(OwnNetworks(local, netip.MustParsePrefix("192.0.2.1/32")))
+	if want := "[198.51.100.7/32 2001:db8:1::/64 192.0.2.1/32]"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}

@@ -1,0 +1,127 @@
+package fetch
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"io"
+	"path/filepath"
+	"time"
+
+	"scanwatch/cmd/internal/output"
+	"scanwatch/cmd/internal/owner"
+)
+
+// meta is the content of FILE.meta, the state of a feed.
+type meta struct {
+	URL        string    `json:"url"`
+	Attempt    time.Time `json:"attempt,omitzero"`    // of the last request
+	Checked    time.Time `json:"checked,omitzero"`    // of the last request that confirmed the file
+	NotBefore  time.Time `json:"not_before,omitzero"` // from Retry-After
+	Failures   int       `json:"failures,omitempty"`  // requests without a file since the last one with
+	Error      string    `json:"error,omitempty"`     // of the last request
+	SHA256     string    `json:"sha256,omitempty"`    // of the file that the validators identify
+	validators           // of that file
+}
+
+const maxMeta = 64 << 10
+
+// metaSuffix ends the name of the file with the state of a feed.
+const metaSuffix = ".meta"
+
+// readMeta reads the state. An unreadable one is like none: the file is fetched again.
+func readMeta(p *owner.Place, now time.Time) meta {
+	var m meta
+	file, err := p.Open(p.Name + metaSuffix)
+	if err != nil {
+		return m
+	}
+	defer file.Close()
+	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
+		return m
+	}
+	if err := json.NewDecoder(io.LimitReader(file, maxMeta)).Decode(&m); err != nil {
+		return meta{}
+	}
+	// The clock may have been wrong.
+	if m.Attempt.After(now) {
+		m.Attempt = now
+	}
+	if last := now.Add(maxRetryAfter); m.NotBefore.After(last) {
+		m.NotBefore = last
+	}
+	m.Failures = min(max(m.Failures, 0), maxFailures)
+	return m
+}
+
+// save writes the state.
+func (f *Feed) save(p *owner.Place, o Options, m meta) error {
+	if o.DryRun {
+		return nil
+	}
+	m.URL = f.url(o.Now())
+	step("meta")
+	return output.Replace(filepath.Join(p.Root.Name(), p.Name)+metaSuffix, 0o644, func(w io.Writer) error {
+		e := json.NewEncoder(w)
+		e.SetIndent("", "  ")
+		return e.Encode(m)
+	})
+}
+
+// maxFailures limits the back-off.
+const maxFailures = 16
+
+// record records the answer to a request.
+func (m *meta) record(a answer, err error, now time.Time) {
+	m.NotBefore = a.retryAfter
+	switch {
+	case err == nil:
+		m.Failures = 0
+	case errors.Is(err, errUnchanged):
+		m.Failures, m.Checked = 0, now
+	default:
+		m.Failures = min(m.Failures+1, maxFailures)
+	}
+}
+
+// accept records that the file has the content of the answer.
+func (m *meta) accept(a answer) {
+	m.Checked, m.validators, m.SHA256 = m.Attempt, a.validators, digest(a.content)
+}
+
+// validatorsOf returns the validators of the file, or the zero validators if it has been
+// changed or removed since it was fetched.
+func (m *meta) validatorsOf(old []byte) validators {
+	if old == nil || digest(old) != m.SHA256 {
+		return validators{}
+	}
+	return m.validators
+}
+
+func digest(content []byte) string {
+	sum := sha256.Sum256(content)
+	return hex.EncodeToString(sum[:])
+}
+
+// next returns the time of the next request: after the interval, of which a tenth may be
+// missing because cron(8) is not exact; after failures earlier, with increasing
+// intervals; and never before the time that the server requested.
+func (m *meta) next(f *Feed, early bool) time.Time {
+	if m.Attempt.IsZero() {
+		return m.NotBefore
+	}
+	least := max(f.Least, DefaultLeast)
+	wait := max(f.every()*9/10, least)
+	if m.Failures > 0 {
+		wait = min(least<<(m.Failures-1), max(f.every(), least))
+	}
+	if early {
+		wait = least
+	}
+	next := m.Attempt.Add(wait)
+	if m.NotBefore.After(next) {
+		next = m.NotBefore
+	}
+	return next
+}

@@ -1,0 +1,236 @@
+package fetch
+
+import (
+	"bytes"
+	"cmp"
+	"compress/gzip"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"scanwatch/filter/lookup/feed"
+	"scanwatch/internal/text"
+)
+
+// The limits of an answer.
+const (
+	maxRedirects  = 5
+	maxHeader     = 1024 // of a header that is stored
+	maxRetryAfter = 7 * 24 * time.Hour
+)
+
+// An answer is the answer of a server.
+type answer struct {
+	content    []byte
+	validators validators
+	retryAfter time.Time
+}
+
+// validators identify a version of a file (RFC 9110 section 8.8).
+type validators struct {
+	ETag         string `json:"etag,omitempty"`
+	LastModified string `json:"last_modified,omitempty"`
+}
+
+// url returns the URL at the given time.
+func (f *Feed) url(now time.Time) string {
+	now = now.UTC()
+	return strings.NewReplacer("%Y", now.Format("2006"), "%m", now.Format("01")).Replace(f.URL)
+}
+
+// key returns the header with the key, or two empty strings without a key.
+func (f *Feed) key() (header [2]string, err error) {
+	if f.KeyFile == "" {
+		if f.Header != "" {
+			return header, errors.New("the provider needs a key: write it into a file that only this user can read, and add to the statement: key \"file\"")
+		}
+		return header, nil
+	}
+	content, err := ReadKey(f.KeyFile)
+	if err != nil {
+		return header, err
+	}
+	name, value, found := strings.Cut(content, ":")
+	if !found {
+		name, value = f.Header, content
+	}
+	header = [2]string{strings.TrimSpace(name), strings.TrimSpace(value)}
+	if header[0] == "" || header[1] == "" || strings.ContainsAny(header[0], " \t") {
+		return header, fmt.Errorf("%s: write one line with a header and the key, such as Authorization: Bearer key", f.KeyFile)
+	}
+	return header, nil
+}
+
+// ReadKey returns the only line of a file that no other user can read.
+func ReadKey(name string) (string, error) {
+	file, err := feed.Open(name)
+	if err != nil {
+		return "", err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return "", err
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return "", fmt.Errorf("%s: other users can read the key; run chmod 600", name)
+	}
+	content, err := io.ReadAll(io.LimitReader(file, maxHeader+1))
+	if err != nil {
+		return "", err
+	}
+	line := strings.TrimSpace(string(content))
+	if line == "" || len(content) > maxHeader || strings.ContainsFunc(line, func(r rune) bool { return r < ' ' || r > '~' }) {
+		return "", fmt.Errorf("%s: must contain one line of at most %d characters", name, maxHeader)
+	}
+	return line, nil
+}
+
+// request fetches the file if it differs from the version with the given validators.
+func (f *Feed) request(ctx context.Context, o Options, address string, key [2]string, have validators) (answer, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, cmp.Or(o.Timeout, DefaultTimeout), errTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	if err != nil {
+		return answer{}, err
+	}
+	if req.URL.Scheme != "https" {
+		return answer{}, fmt.Errorf("%s does not begin with https://", address)
+	}
+	req.Header.Set("User-Agent", o.Agent)
+	if key[0] != "" {
+		req.Header.Set(key[0], key[1])
+	}
+	if have.ETag != "" {
+		req.Header.Set("If-None-Match", have.ETag)
+	}
+	if have.LastModified != "" {
+		req.Header.Set("If-Modified-Since", have.LastModified)
+	}
+	transport := &http.Transport{
+		Proxy:              http.ProxyFromEnvironment,
+		TLSClientConfig:    &tls.Config{RootCAs: o.Roots, MinVersion: tls.VersionTLS12},
+		ForceAttemptHTTP2:  true,
+		DisableKeepAlives:  true,
+		DisableCompression: true, // the limit of size applies to the file
+	}
+	defer transport.CloseIdleConnections()
+	client := http.Client{Transport: transport, CheckRedirect: sameHost}
+	resp, err := client.Do(req)
+	if err != nil {
+		return answer{}, explain(ctx, err)
+	}
+	defer resp.Body.Close()
+	a, err := read(resp, o.Now(), have != validators{})
+	return a, explain(ctx, err)
+}
+
+var errTimeout = errors.New("no complete answer in time")
+
+// explain returns the cause of an error of a request, without the URL, which is in the
+// result.
+func explain(ctx context.Context, err error) error {
+	var wrapped *url.Error
+	switch {
+	case errors.Is(err, errUnchanged):
+		return err
+	case ctx.Err() != nil:
+		// A server may end its answer in the regular way when this client hangs up, so that
+		// half an answer looks complete.
+		return context.Cause(ctx)
+	case err == nil:
+		return nil
+	case errors.Is(err, io.EOF):
+		return errors.New("the server closed the connection without an answer")
+	case errors.As(err, &wrapped):
+		err = wrapped.Err
+	}
+	return errors.New(text.Cut(text.Escape(err.Error()), 300)) // a server can choose parts of it
+}
+
+// sameHost refuses redirects to another host: the operator trusts the host of the URL only.
+func sameHost(req *http.Request, via []*http.Request) error {
+	switch {
+	case len(via) > maxRedirects:
+		return fmt.Errorf("more than %d redirects", maxRedirects)
+	case req.URL.Scheme != "https" || !strings.EqualFold(req.URL.Host, via[0].URL.Host):
+		return fmt.Errorf("redirected to another host, %s://%s; if that is right, change the URL", req.URL.Scheme, req.URL.Host)
+	}
+	return nil
+}
+
+// read reads the answer of a server.
+func read(resp *http.Response, now time.Time, conditional bool) (a answer, err error) {
+	a.retryAfter = retryAfter(resp.Header.Get("Retry-After"), now)
+	switch {
+	case resp.StatusCode == http.StatusNotModified && conditional:
+		return a, errUnchanged
+	case resp.StatusCode != http.StatusOK:
+		return a, fmt.Errorf("the server answers %d %s", resp.StatusCode, http.StatusText(resp.StatusCode))
+	case resp.ContentLength > feed.MaxBytes:
+		return a, fmt.Errorf("larger than %d MiB", feed.MaxBytes>>20)
+	case resp.ContentLength < 0 && resp.ProtoMajor == 1 && len(resp.TransferEncoding) == 0:
+		return a, errors.New("the server does not mark the end of the file, which may be incomplete")
+	}
+	a.content, err = io.ReadAll(io.LimitReader(resp.Body, feed.MaxBytes+1))
+	switch {
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return a, fmt.Errorf("incomplete: the connection ended after %d bytes", len(a.content))
+	case err != nil:
+		return a, err
+	case len(a.content) > feed.MaxBytes:
+		return a, fmt.Errorf("larger than %d MiB", feed.MaxBytes>>20)
+	}
+	a.validators = validators{ETag: stored(resp.Header.Get("ETag")), LastModified: stored(resp.Header.Get("Last-Modified"))}
+	return a, nil
+}
+
+// stored returns a header that can be sent again later.
+func stored(header string) string {
+	if len(header) > maxHeader || strings.ContainsFunc(header, func(r rune) bool { return r < ' ' || r > '~' }) {
+		return ""
+	}
+	return header
+}
+
+// retryAfter returns the time in a header Retry-After (RFC 9110 section 10.2.3), or the
+// zero time.
+func retryAfter(header string, now time.Time) time.Time {
+	at, err := http.ParseTime(header)
+	if seconds, wrong := strconv.ParseUint(header, 10, 32); wrong == nil {
+		at, err = now.Add(time.Duration(seconds)*time.Second), nil
+	}
+	if err != nil || at.Before(now) {
+		return time.Time{}
+	}
+	if last := now.Add(maxRetryAfter); at.After(last) {
+		return last
+	}
+	return at
+}
+
+// uncompressed returns the content of a file that may be compressed by gzip(1).
+func uncompressed(content []byte) ([]byte, error) {
+	if !bytes.HasPrefix(content, []byte{0x1f, 0x8b}) {
+		return content, nil
+	}
+	z, err := gzip.NewReader(bytes.NewReader(content))
+	if err != nil {
+		return nil, doubtf("gzip: %w", err)
+	}
+	content, err = io.ReadAll(io.LimitReader(z, feed.MaxBytes+1))
+	switch {
+	case err != nil:
+		return nil, doubtf("gzip: %w", err)
+	case len(content) > feed.MaxBytes:
+		return nil, doubtf("uncompressed larger than %d MiB", feed.MaxBytes>>20)
+	}
+	return content, nil
+}

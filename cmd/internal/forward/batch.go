@@ -1,0 +1,235 @@
+// Package forward passes events of the running filter to other programs: batches of events
+// to a URL, to syslog or to standard output, and reports to AbuseIPDB.
+//
+// Events are aggregated by source and window. Each batch in the queue is delivered at least
+// once, and all other events are counted.
+package forward
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"scanwatch/filter/events"
+	"scanwatch/internal/text"
+)
+
+// Version is the version of the format of a Batch.
+const Version = 1
+
+// A Batch contains the events of a window.
+type Batch struct {
+	Version int       `json:"version"`
+	ID      string    `json:"id"` // the same if the batch is sent again
+	Host    string    `json:"host"`
+	From    time.Time `json:"from"`
+	Until   time.Time `json:"until"`
+	Events  []*Item   `json:"events"`
+	// Dropped is the number of events that no batch contains, since the previous batch.
+	Dropped uint64 `json:"dropped"`
+	// Gaps is the number of times the filter was not reached, since the previous batch. The
+	// number of the events is then unknown.
+	Gaps int `json:"gaps"`
+}
+
+// An Item is a group of equal events about one source. Texts are those of the first one.
+type Item struct {
+	Event      string    `json:"event"`
+	Src        string    `json:"src,omitempty"`
+	Prefix     string    `json:"prefix,omitempty"`
+	Count      int       `json:"count"`
+	First      time.Time `json:"first"`
+	Last       time.Time `json:"last"`
+	Sessions   []string  `json:"sessions,omitempty"` // the first ones
+	Evidence   string    `json:"evidence,omitempty"`
+	Confidence string    `json:"confidence,omitempty"`
+	Org        string    `json:"org,omitempty"`
+	By         string    `json:"by,omitempty"`
+	Match      string    `json:"match,omitempty"`
+	RDNS       string    `json:"rdns,omitempty"`
+	FCrDNS     string    `json:"fcrdns,omitempty"`
+	Helo       string    `json:"helo,omitempty"`
+	Rule       string    `json:"rule,omitempty"`
+	Phase      string    `json:"phase,omitempty"`
+	Decision   string    `json:"decision,omitempty"`
+	Would      string    `json:"would,omitempty"`
+	Tag        string    `json:"tag,omitempty"`
+	Until      time.Time `json:"until,omitzero"`
+	Reason     string    `json:"reason,omitempty"`
+}
+
+// The limits of a batch.
+const (
+	maxItems    = 1000
+	maxSessions = 3
+)
+
+// A kind identifies equal events.
+type kind struct {
+	src                                                                            netip.Addr
+	event, prefix, evidence, confidence, rule, phase, decision, would, tag, reason string
+}
+
+// A window collects events. It is safe for concurrent use.
+type window struct {
+	host string
+
+	mu      sync.Mutex
+	items   map[kind]*Item
+	order   []*Item
+	from    time.Time
+	dropped uint64
+	gaps    int
+}
+
+// add adds an event.
+func (w *window) add(e *events.Event) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	k := kind{e.Src, e.Event, e.Prefix, e.Evidence, e.Confidence, e.Rule, e.Phase, e.Decision, e.Would, e.Tag, e.Reason}
+	i := w.items[k]
+	switch {
+	case i == nil && len(w.order) >= maxItems:
+		w.dropped++
+		return
+	case i == nil:
+		i = itemOf(e)
+		if w.items == nil {
+			w.items = map[kind]*Item{}
+		}
+		w.items[k] = i
+		w.order = append(w.order, i)
+	}
+	i.Count++
+	i.Last = later(i.Last, e.Time)
+	i.Until = later(i.Until, e.Until)
+	if e.Session != 0 && len(i.Sessions) < maxSessions {
+		if id := fmt.Sprintf("%016x", e.Session); !slices.Contains(i.Sessions, id) {
+			i.Sessions = append(i.Sessions, id)
+		}
+	}
+}
+
+func later(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return b
+	}
+	return a
+}
+
+func itemOf(e *events.Event) *Item {
+	i := &Item{
+		Event: e.Event, Prefix: e.Prefix, First: e.Time, Last: e.Time, Evidence: e.Evidence, Confidence: e.Confidence, Org: e.Org, By: e.By, Match: e.Match,
+		RDNS: string(e.RDNS), FCrDNS: e.FCrDNS, Helo: string(e.Helo), Rule: e.Rule, Phase: e.Phase, Decision: e.Decision, Would: e.Would,
+		Tag: e.Tag, Until: e.Until, Reason: e.Reason,
+	}
+	if e.Src.IsValid() {
+		i.Src = e.Src.String()
+	}
+	return i
+}
+
+// miss records that n events are missing.
+func (w *window) miss(n uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.dropped += n
+}
+
+// gap records that an unknown number of events is missing.
+func (w *window) gap() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.gaps++
+}
+
+// take returns the events since the previous call, or nil if there are none.
+func (w *window) take(now time.Time) *Batch {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	from := w.from
+	if from.IsZero() {
+		from = now
+	}
+	w.from = now
+	if len(w.order) == 0 && w.dropped == 0 && w.gaps == 0 {
+		return nil
+	}
+	b := &Batch{Version: Version, ID: fmt.Sprintf("%x-%x", now.UnixNano(), processID), Host: w.host, From: from.UTC(), Until: now.UTC(),
+		Events: w.order, Dropped: w.dropped, Gaps: w.gaps}
+	if b.Events == nil {
+		b.Events = []*Item{}
+	}
+	w.items, w.order, w.dropped, w.gaps = nil, nil, 0, 0
+	return b
+}
+
+// count returns the number of events in b and of those that it counts as dropped.
+func (b *Batch) count() uint64 {
+	n := b.Dropped
+	for _, i := range b.Events {
+		n += uint64(i.Count)
+	}
+	return n
+}
+
+// encode returns the JSON of v in one line of printable ASCII.
+func encode(v any) []byte {
+	var b bytes.Buffer
+	_ = text.JSON(&b, v, "") // cannot fail: strings, numbers and times
+	return events.AppendASCII(nil, b.Bytes())
+}
+
+// decodeBatch decodes a batch.
+func decodeBatch(data []byte) (*Batch, error) {
+	b := new(Batch)
+	return b, json.Unmarshal(data, b)
+}
+
+// summary describes an item in one line without texts of clients.
+func (i *Item) summary() string {
+	var b strings.Builder
+	b.WriteString(i.Event)
+	who := i.Src
+	if i.Event == "ban" || i.Event == "unban" || who == "" {
+		who = i.Prefix
+	}
+	fmt.Fprintf(&b, " %s", who)
+	for _, p := range []struct{ word, value string }{{"evidence", i.Evidence}, {"confidence", i.Confidence}, {"by", i.Org}, {"rule", i.Rule},
+		{"decision", i.Decision}, {"would", i.Would}, {"tag", i.Tag}} {
+		if p.value != "" {
+			fmt.Fprintf(&b, " %s %s", p.word, p.value)
+		}
+	}
+	if !i.Until.IsZero() {
+		b.WriteString(" until " + i.Until.UTC().Format(time.RFC3339))
+	}
+	if i.Count > 1 {
+		fmt.Fprintf(&b, " (%d times)", i.Count)
+	}
+	return text.Escape(b.String())
+}
+
+// lines describes a batch in at most n lines.
+func (b *Batch) lines(n int) []string {
+	var all []string
+	for _, i := range b.Events {
+		if len(all) == n {
+			all = append(all, fmt.Sprintf("and %d more", len(b.Events)-n))
+			break
+		}
+		all = append(all, i.summary())
+	}
+	if b.Dropped > 0 {
+		all = append(all, fmt.Sprintf("%d events are missing", b.Dropped))
+	}
+	if b.Gaps > 0 {
+		all = append(all, fmt.Sprintf("the filter was not reached %s", text.Plural(b.Gaps, "time")))
+	}
+	return all
+}

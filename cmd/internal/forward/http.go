@@ -1,0 +1,222 @@
+package forward
+
+import (
+	"bytes"
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"scanwatch/cmd/internal/fetch"
+	"scanwatch/internal/text"
+)
+
+// A destination delivers the data of a queue.
+type destination interface {
+	deliver(ctx context.Context, data []byte) error
+}
+
+// errRejected is the error of data that the destination will never accept.
+var errRejected = errors.New("rejected")
+
+// A laterError is the error of a destination that requests a pause.
+type laterError struct {
+	error
+	after time.Duration
+}
+
+// The limits of a request.
+const (
+	requestTimeout = 30 * time.Second
+	maxRetryAfter  = 24 * time.Hour
+	maxReply       = 64 << 10
+)
+
+// client sends requests.
+type client struct {
+	http  http.Client
+	agent string
+	now   func() time.Time
+}
+
+func newClient(roots *x509.CertPool, agent string, now func() time.Time) *client {
+	return &client{agent: agent, now: now, http: http.Client{
+		Timeout: requestTimeout,
+		Transport: &http.Transport{
+			Proxy:           http.ProxyFromEnvironment,
+			TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+			IdleConnTimeout: time.Minute, MaxIdleConns: 2, ForceAttemptHTTP2: true,
+			MaxResponseHeaderBytes: maxReply,
+		},
+		// A redirect would send the events to a server that the operator has not named.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}
+}
+
+// post sends a request. The error is nil if the server has accepted it.
+func (c *client) post(req *http.Request) error {
+	if req.URL.Scheme != "https" {
+		return errors.New("the URL does not begin with https://")
+	}
+	req.Header.Set("User-Agent", c.agent)
+	resp, err := c.http.Do(req)
+	if err != nil {
+		var wrapped *url.Error
+		if errors.As(err, &wrapped) {
+			err = wrapped.Err // the path of the URL may be a secret
+		}
+		return err
+	}
+	defer resp.Body.Close()
+	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, maxReply)) // so that the connection can be used again
+	return c.judge(resp)
+}
+
+// judge returns the error that the status of an answer means.
+func (c *client) judge(resp *http.Response) error {
+	err := fmt.Errorf("the server answers %d %s", resp.StatusCode, http.StatusText(resp.StatusCode))
+	switch resp.StatusCode / 100 {
+	case 2:
+		return nil
+	case 3:
+		return fmt.Errorf("%w; redirects are not followed, change the URL", err)
+	}
+	switch resp.StatusCode {
+	case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity:
+		return fmt.Errorf("%w: %w", errRejected, err)
+	}
+	if after := c.retryAfter(resp.Header.Get("Retry-After")); after > 0 {
+		return laterError{err, after}
+	}
+	return err
+}
+
+// retryAfter returns the duration in a header Retry-After, or 0.
+func (c *client) retryAfter(header string) time.Duration {
+	after := time.Duration(0)
+	if seconds, err := strconv.ParseUint(header, 10, 31); err == nil {
+		after = time.Duration(seconds) * time.Second
+	} else if at, err := http.ParseTime(header); err == nil {
+		after = at.Sub(c.now())
+	}
+	return min(max(after, 0), maxRetryAfter)
+}
+
+// A webhook sends batches to a URL.
+type webhook struct {
+	*client
+	url    string // or the name of a file that contains it
+	body   string // a format of rules.ForwardBodies
+	key    string // file; empty without signatures
+	header string // file; empty without an additional header
+}
+
+// The headers of a request of a webhook.
+const (
+	batchHeader     = "X-Scanwatch-Batch"
+	timestampHeader = "X-Scanwatch-Timestamp"
+	signatureHeader = "X-Scanwatch-Signature"
+)
+
+// deliver sends a batch. The files of the key, the header and the URL are read each time, so
+// that they can be changed.
+func (w *webhook) deliver(ctx context.Context, data []byte) error {
+	batch, err := decodeBatch(data)
+	if err != nil {
+		return fmt.Errorf("%w: read the queue: %w", errRejected, err)
+	}
+	address := w.url
+	if strings.HasPrefix(address, "/") {
+		if address, err = fetch.ReadKey(address); err != nil {
+			return err
+		}
+	}
+	body, kind := bodyOf(w.body, batch, data)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address, bytes.NewReader(body))
+	if err != nil {
+		return errors.New("the URL is invalid")
+	}
+	req.Header.Set("Content-Type", kind)
+	req.Header.Set(batchHeader, batch.ID)
+	if w.header != "" {
+		line, err := fetch.ReadKey(w.header)
+		if err != nil {
+			return err
+		}
+		name, value, found := strings.Cut(line, ":")
+		if !found {
+			return fmt.Errorf("%s: write one line with a header, such as Authorization: Bearer key", w.header)
+		}
+		req.Header.Set(name, strings.TrimSpace(value))
+	}
+	if w.key != "" {
+		key, err := fetch.ReadKey(w.key)
+		if err != nil {
+			return err
+		}
+		at := strconv.FormatInt(w.now().Unix(), 10)
+		req.Header.Set(timestampHeader, at)
+		req.Header.Set(signatureHeader, "sha256="+sign(key, at, body))
+	}
+	return w.post(req)
+}
+
+// sign returns the HMAC-SHA256 of the time and the body.
+func sign(key, at string, body []byte) string {
+	h := hmac.New(sha256.New, []byte(key))
+	_, _ = h.Write([]byte(at + ".")) // cannot fail
+	_, _ = h.Write(body)
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// maxLines is the largest number of events in a human-readable message.
+const maxLines = 30
+
+// bodyOf returns a batch in a format, and its media type. The human-readable formats
+// have no texts of clients, which could address the members of a chat or imitate its markup.
+func bodyOf(format string, b *Batch, data []byte) (body []byte, kind string) {
+	switch format {
+	case "chat": // Slack, Mattermost, Rocket.Chat
+		return encode(map[string]string{"text": chatText(b)}), "application/json"
+	case "text":
+		return []byte(strings.Join(b.lines(maxLines), "\n") + "\n"), "text/plain; charset=utf-8"
+	case "kafka":
+		type record struct {
+			Key   string `json:"key"`
+			Value any    `json:"value"`
+		}
+		records := []record{}
+		for _, i := range b.Events {
+			records = append(records, record{i.Src, i})
+		}
+		if b.Dropped > 0 || b.Gaps > 0 {
+			records = append(records, record{"", map[string]any{"event": "dropped", "count": b.Dropped, "gaps": b.Gaps, "last": b.Until}})
+		}
+		return encode(map[string]any{"records": records}), "application/vnd.kafka.json.v2+json"
+	}
+	return bytes.TrimSpace(data), "application/json"
+}
+
+// chatText returns the text of a message, in which chats find no links and no mentions.
+func chatText(b *Batch) string {
+	escaped := strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", "@", "(at)")
+	return escaped.Replace("scanwatch on " + text.Escape(b.Host) + ":\n" + strings.Join(b.lines(maxLines), "\n"))
+}
+
+// A writer writes batches, a line each.
+type writer struct{ w io.Writer }
+
+func (w *writer) deliver(_ context.Context, data []byte) error {
+	_, err := w.w.Write(append(bytes.TrimSpace(data), '\n'))
+	return err
+}

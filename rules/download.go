@@ -1,0 +1,109 @@
+package rules
+
+import (
+	"net/url"
+	"strings"
+	"time"
+
+	"scanwatch/internal/text"
+)
+
+// A Download is the origin of a file that `scanwatch update` fetches: a URL, or a name in
+// its catalogue. The zero Download is a file that the operator maintains.
+type Download struct {
+	URL   string
+	Feed  string        // name in the catalogue
+	Key   string        // file with the key of the provider; empty without one
+	Every time.Duration // interval of requests; 0 for the default
+}
+
+// The limits of Download.Every.
+const (
+	minEvery = 10 * time.Minute
+	maxEvery = 60 * day
+)
+
+// downloadWords contains the words that begin a part of a Download.
+var downloadWords = []string{"url", "feed", "key", "every"}
+
+const downloadSyntax = `[url "https://..." | feed name [key "file"] [every duration]]`
+
+// download parses an optional Download.
+func (l *line) download() (d Download, err *Error) {
+	switch at := l.peek(); {
+	case l.accept("url"):
+		at = l.peek()
+		if d.URL, err = l.text("a URL"); err != nil {
+			return d, err
+		}
+		if why := unusableURL(d.URL); why != "" {
+			return d, l.errorf(at.pos, `write for example: url "https://example.org/list.txt"`, "%s", why)
+		}
+	case l.accept("feed"):
+		if d.Feed, err = l.name("feed"); err != nil {
+			return d, err
+		}
+	default:
+		return d, nil
+	}
+	for err == nil {
+		switch {
+		case d.Key == "" && l.accept("key"):
+			d.Key, err = l.text("a file name")
+		case d.Every == 0 && l.accept("every"):
+			d.Every, err = l.duration("the interval", minEvery, maxEvery)
+		default:
+			return d, nil
+		}
+	}
+	return d, err
+}
+
+// unusableURL returns the reason why a file cannot be fetched from s, or an empty string.
+func unusableURL(s string) string {
+	u, err := url.Parse(strings.NewReplacer("%Y", "2026", "%m", "01").Replace(s))
+	switch {
+	case err != nil:
+		return "this is not a URL"
+	case u.Scheme != "https":
+		return "a URL begins with https://, because other protocols do not protect the data"
+	case u.Hostname() == "":
+		return "the URL has no host"
+	case u.User != nil:
+		return "a URL may not contain a password: write the key into a file, and name that with `key`"
+	case u.Fragment != "":
+		return "a URL has no fragment (#)"
+	}
+	return ""
+}
+
+// IsZero reports whether the operator maintains the file.
+func (d Download) IsZero() bool { return d == Download{} }
+
+// suffix returns the text of d after the name of its file.
+func (d Download) suffix() string {
+	var s string
+	switch {
+	case d.URL != "":
+		s = " url " + quote(d.URL)
+	case d.Feed != "":
+		s = " feed " + d.Feed
+	}
+	if d.Key != "" {
+		s += " key " + quote(d.Key)
+	}
+	if d.Every > 0 {
+		s += " every " + text.Duration(d.Every)
+	}
+	return s
+}
+
+// parseDatabase parses asn and country.
+func parseDatabase(l *line) (Statement, *Error) {
+	s := &Setting{Pos: l.toks[0].pos, Word: l.toks[0].text}
+	var err *Error
+	if s.Text, err = l.text("a file name"); err == nil {
+		s.Download, err = l.download()
+	}
+	return s, err
+}
