@@ -40,8 +40,8 @@ type Options struct {
 	Phases  []ID // phases to register
 	// Held, if set, is updated with the number of delayed responses.
 	Held *atomic.Int64
-	// Log logs a line without LF. It must not block. Log lines are about smtpd or a bug
-	// in the Handler, never about clients. Each type of log line is written once.
+	// Log logs a line without LF. It must not block. Lines report problems with smtpd
+	// or bugs in the Handler, and never concern clients. Each type of log line is written once.
 	Log func(string)
 }
 
