@@ -115,7 +115,7 @@ func TestSharedServerRelays(t *testing.T) {
 	}
 }
 
-// TestNothingLearnedFromLAN checks that the domains local hosts write to are not
+// TestNothingLearnedFromLAN checks that domains to which local hosts send mail are not
 // learned as local domains.
 func TestNothingLearnedFromLAN(t *testing.T) {
 	s := readySite(t, "tight")
@@ -128,7 +128,7 @@ func TestNothingLearnedFromLAN(t *testing.T) {
 	}
 }
 
-// TestNothingLearnedFromFriends checks that the domains friends write to are not
+// TestNothingLearnedFromFriends checks that domains to which friends send mail are not
 // learned as local domains. A friend is a public host that may relay (pass from
 // <friends>).
 func TestNothingLearnedFromFriends(t *testing.T) {

@@ -92,7 +92,7 @@ func describe(r *Record) string {
 	return b.String()
 }
 
-// described reads and describes records. described reports each problem as an error.
+// described reads and describes records. Any problem fails the test.
 func described(t testing.TB, r *Reader, since, until time.Time, kinds Kinds) (all []string) {
 	t.Helper()
 	r.Problem = func(segment string, err error) { t.Errorf("%s: %v", segment, err) }

@@ -176,7 +176,7 @@ func createSessions(d *directory, info Segment, limit int64, program string, now
 	return createFile(d, info, limit, schema, program, now, bucketSessions)
 }
 
-// newSegment opens a file for writing and closes the file on error.
+// newSegment opens the database in f for writing. It closes f on error.
 func newSegment(info Segment, f *os.File, limit int64) (*segment, error) {
 	db, err := openBolt(f, bbolt.Options{
 		FreelistType: bbolt.FreelistMapType,

@@ -19,7 +19,7 @@ import (
 )
 
 // smtpd accepts no connections until its filters have completed the handshake, so each
-// earlier disk access has a timeout. After a timeout, the filter starts without the data.
+// disk access before the handshake has a timeout. After a timeout, the filter starts without the data.
 const (
 	configTimeout = 5 * time.Second // for the configuration and all files that it includes
 	diskTimeout   = time.Second     // for the directories of the sandbox, the hash key, and the file of rejected lists

@@ -188,7 +188,7 @@ func rollover(month, day, nextMonth, nextDay int) int {
 }
 
 // cut3164 cuts off an RFC 3164 time and the space after it, as in "Nov  1 10:31:02 ".
-// The time may have a fraction.
+// The seconds may have a fraction.
 func (c *clock) cut3164(s []byte) (at int64, rest []byte, ok bool, err error) {
 	if len(s) < 16 || s[6] != ' ' {
 		return 0, nil, false, nil

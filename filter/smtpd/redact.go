@@ -17,7 +17,7 @@ var verbs = map[string]smtp.Verb{
 	"TURN": smtp.VerbOther, "SEND": smtp.VerbNames, "SOML": smtp.VerbNames, "SAML": smtp.VerbNames,
 }
 
-// bare lists the verbs whose argument has no use. After AUTH, the argument may be a
+// bare lists the verbs that take no meaningful argument. After AUTH, the argument may be a
 // password.
 var bare = map[smtp.Verb]bool{smtp.VerbData: true, smtp.VerbRset: true, smtp.VerbNoop: true, smtp.VerbQuit: true, smtp.VerbStartTLS: true, smtp.VerbOther: true, smtp.VerbNames: true}
 
@@ -132,8 +132,8 @@ func secretAfterControl(line []byte) int {
 	return 0
 }
 
-// argumentName returns a greeting or an address without a login. The login may follow a
-// control character or be in a parameter.
+// argumentName returns a greeting or an address without credentials. These
+// may follow a control character or appear in a parameter.
 func argumentName(name []byte, most int) []byte {
 	if i := secretAfterControl(name); i > 0 {
 		name = name[:i-1]
@@ -305,7 +305,7 @@ func hasPrefixFold(b []byte, p string) bool {
 	return len(b) >= len(p) && bytes.EqualFold(b[:len(p)], []byte(p))
 }
 
-// redactReply appends the reply to cmd to dst, without secrets. smtpd repeats arguments
+// redactReply appends text, the reply to cmd, to dst and omits secrets. smtpd repeats arguments
 // in quotes, in angle brackets or after a control character. Other filters may repeat
 // any part of a line.
 func redactReply(dst, text []byte, cmd *command) []byte {

@@ -46,8 +46,8 @@ type Options struct {
 	// Wake has a value when a request that waits for a fact may have an answer. If Wake
 	// is nil, no request waits.
 	Wake <-chan struct{}
-	// Log logs a line without LF. It must not block. Log lines are about smtpd or a bug
-	// in the Handler, never about clients. Each type of log line is written once.
+	// Log logs a line without LF. It must not block. Lines report problems with smtpd
+	// or bugs in the Handler, and never concern clients. Each type of log line is written once.
 	Log func(string)
 }
 

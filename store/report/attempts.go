@@ -146,7 +146,8 @@ type attempt struct {
 	at                        int
 }
 
-// list separates rejected recipients in local domains from recipients in foreign domains.
+// list splits the attempts into harvests, which are rejected recipients in local domains,
+// and relay probes, which are recipients in other domains.
 // A domain is local if a recipient in it was accepted from an unauthenticated client.
 // list returns the first top sources of each list, and the number of further sources.
 func (a *attempts) list(top int, from *clients) (harvest, relay []Attempt, more [2]int) {
@@ -189,7 +190,7 @@ func (a *attempts) listOf(x *clientTried, from *clients) (list int, ok bool) {
 	return 1, true
 }
 
-// view returns an attempt as printed. tried starts with the elements of its source.
+// view converts x to the form that reports print. tried starts with the elements of its source.
 func (a *attempts) view(x attempt, list int, tried []clientTried, from *clients) Attempt {
 	src := from.view(x.client)
 	v := Attempt{Address: src.Address, RDNS: src.RDNS, Refused: int(x.refused), Sessions: min(int(x.sessions), src.Sessions)}

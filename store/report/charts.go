@@ -41,7 +41,8 @@ type timeLabel struct {
 }
 
 // A weekChart has a cell for each hour of each day of the week. The shade is proportional
-// to the square root of the number, so that one attack does not hide all other hours.
+// to the square root of the session count, so that one attack does not hide all other
+// hours.
 type weekChart struct {
 	Title, Desc string
 	Height      int
@@ -156,8 +157,8 @@ func ceiling(n int) int {
 	}
 }
 
-// spanLength returns the length of the spans of the timeline, its name, and the layout of
-// their start.
+// spanLength returns the length of a timeline span, a phrase for the length such as "per
+// hour", and the layout in which the start of a span is printed.
 func spanLength(s *Summary) (step time.Duration, each, layout string) {
 	step = 24 * time.Hour
 	if n := len(s.Timeline); n > 1 {

@@ -124,7 +124,8 @@ func (s *Server) settings(policy *rules.Policy) *filter.Settings {
 	return &filter.Settings{Policy: policy, ASN: s.c.ASN}
 }
 
-// Replace changes the policy like a reload. The new policy must need the same phases.
+// Replace changes the policy like a reload. The new policy must have
+// rules in the same phases as the old one.
 func (s *Server) Replace(old, with string) {
 	if !strings.Contains(s.text, old) {
 		s.Fail("the policy has no text %q", old)

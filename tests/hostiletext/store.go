@@ -21,7 +21,7 @@ const Domain = "example.org"
 // firstID is the session id of the first text.
 const firstID = 0xa000
 
-// SessionID returns the id of the session in Store with text number i.
+// SessionID returns the id of the session that Store creates for text i.
 func SessionID(i int) string { return fmt.Sprintf("%016x", firstID+i) }
 
 // Addr returns the source of the session with text number i.

@@ -136,7 +136,14 @@ func (s *site) loadIPSet() {
 	}
 }
 
-func (s *site) startFilter() { s.filter = filterproc.Start(s.t, "-s", s.state, "-f", s.etc) }
+// startFilter starts the filter and waits until it answers commands.
+func (s *site) startFilter() {
+	s.t.Helper()
+	s.filter = filterproc.Start(s.t, "-s", s.state, "-f", s.etc)
+	filterproc.Eventually(s.t, "the filter answers", func() bool {
+		return exec.Command(smtpd.Bin("scanwatch"), "-s", s.state, "-f", s.etc, "flush").Run() == nil
+	})
+}
 
 // asCompanion runs a command as the user of the companion.
 func asCompanion(cmd *exec.Cmd, caps ...uintptr) *exec.Cmd {

@@ -46,7 +46,7 @@ type erased struct {
 	Changed int `json:"changed"`
 }
 
-// EraseCommands returns the commands that erase a person.
+// EraseCommands returns the commands that erase a person's data.
 func EraseCommands(e Eraser) []Command {
 	return []Command{
 		{"forget", 2, func(ctx context.Context, a *Answer, args []string) error {

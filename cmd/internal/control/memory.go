@@ -30,7 +30,7 @@ const maxReason = 200
 // maxListed is the maximum number of bans in an answer.
 const maxListed = 1000
 
-// MemoryCommands returns the commands for the state that outlasts sessions. now returns
+// MemoryCommands returns the commands for the state kept across sessions. now returns
 // the event time in microseconds since 1970. enforced reports whether the policy is
 // enforced. changed is called for each new ban and, with Revoked set, for each revoked
 // ban.

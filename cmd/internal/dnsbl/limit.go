@@ -45,7 +45,7 @@ func networkOf(a netip.Addr) netip.Prefix {
 	return p
 }
 
-// take reports whether another response is within the limit.
+// take reports whether a response may be sent and, if so, counts it.
 func (l *limiter) take(a netip.Addr, now time.Duration) bool {
 	network := networkOf(a)
 	b := &l.buckets[maphash.Comparable(l.seed, network)%uint64(len(l.buckets))]

@@ -109,9 +109,9 @@ func (b *builder) checkComplete(recent time.Time) error {
 }
 
 // checkGaps returns an error if the list needs records that are missing. The records of
-// the selected period are always needed. If the table lacks hosts with mail, the records
-// of that mail are needed as well. Evidence alone does not prove that the filter would
-// reject a host, so hosts with mail must be excluded.
+// the selected period are always needed. If hosts that sent mail are missing from the
+// table, the records of their mail are also needed: evidence alone does not prove that the filter would
+// reject a host, so a host that delivered mail must not be listed.
 func (b *builder) checkGaps(recent time.Time, all []store.Segment) error {
 	k, from := &b.known, b.unknownSince(recent)
 	var period, mail []gap

@@ -60,7 +60,7 @@ func zip(t *testing.T, content string) string {
 	return b.String()
 }
 
-// TestDatabase checks that a database is replaced, and that a wrong one is not.
+// TestDatabase checks that a valid download replaces the database, and an invalid one does not.
 func TestDatabase(t *testing.T) {
 	as := func() mmdbtype.Map { return mmdbtype.Map{"autonomous_system_number": mmdbtype.Uint32(64496)} }
 	place := func() mmdbtype.Map {

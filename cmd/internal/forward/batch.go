@@ -33,7 +33,7 @@ type Batch struct {
 	// Dropped is the number of events that no batch contains, since the previous batch.
 	Dropped uint64 `json:"dropped"`
 	// Gaps is the number of times the filter was not reached, since the previous batch. The
-	// number of the events is then unknown.
+	// number of events missed is unknown.
 	Gaps int `json:"gaps"`
 }
 

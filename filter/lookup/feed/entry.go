@@ -220,7 +220,7 @@ type specialRow struct {
 	what   string
 }
 
-// special lists special-purpose networks (RFC 6890) that are not allowed in a list.
+// special holds the special-purpose networks (RFC 6890) that a feed must not contain.
 // Documentation prefixes are allowed, because no host uses them.
 var special = []specialRow{
 	{netip.MustParsePrefix("0.0.0.0/8"), "reserved"},
