@@ -33,6 +33,9 @@ const (
 	// answerTime is the time in which the companion must answer a question. Then the
 	// question may be asked again.
 	answerTime = 10 * time.Second
+	// gather is the time in which Questions gathers questions if no request waits for
+	// their answers, so that many clients do not cause as many changes between processes.
+	gather = 20 * time.Millisecond
 	// absence is the time without a request for questions after which no companion runs.
 	absence = 5 * time.Second
 )
@@ -327,8 +330,24 @@ func (t *Table) Questions(ctx context.Context, wait time.Duration) []Question {
 		case <-timer.C:
 			return t.next()
 		case <-t.asked:
+			if !t.urgent() {
+				timer.Reset(gather)
+				select {
+				case <-ctx.Done():
+					return nil
+				case <-timer.C:
+					return t.next()
+				}
+			}
 		}
 	}
+}
+
+// urgent reports whether requests wait for the answer of a list.
+func (t *Table) urgent() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.ContainsFunc(t.lists, func(l *rules.Lookup) bool { return l.Hold > 0 })
 }
 
 // next removes questions from the queue.

@@ -86,6 +86,7 @@ var parts = []part{
 	{"costs", (*bench).costs},
 	{"history", (*bench).history},
 	{"sealing", (*bench).sealing},
+	{"lookups", (*bench).lookups},
 	{"smtpd", (*bench).real},
 }
 

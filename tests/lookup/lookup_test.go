@@ -253,8 +253,8 @@ func TestLookup(t *testing.T) {
 		t.Errorf("after the end of the companion: %s", got)
 	}
 	b.start(1)
+	before := b.answers()
 	filterproc.Eventually(t, "an answer about 192.0.2.10", func() bool {
-		before := b.answers()
 		id := b.connect("192.0.2.10")
 		defer b.end(id)
 		return b.mail(id) == "proceed" && b.answers() > before
