@@ -65,6 +65,8 @@ func TestNobodyInClear(t *testing.T) {
 		// Greetings.
 		{"R protocol-client|EHLO john.smith@example.net", "R protocol-server|501 5.5.1 Invalid command: EHLO requires domain name"},
 		{"R protocol-client|HELO <john.smith@example.net>", "R protocol-server|501 5.5.1 no"},
+		{"R protocol-client|EHLO john.smith@example.net", "R link-identify|EHLO|john.smith@example.net", "R protocol-server|250 hello", "F rcpt-to|x@example.org",
+			"R protocol-client|EHLO smith@example.net", "R link-identify|EHLO|smith@example.net", "R protocol-server|250 hello", "F rcpt-to|x@example.org"},
 		// Commands that smtpd rejects.
 		{"R protocol-client|RCPT TO:<john.smith@example.org>", "R protocol-server|503 5.5.1 Invalid command: <john.smith@example.org>"},
 		{"R protocol-client|RCPT TO <john.smith@example.org> X:y", "R protocol-server|501 5.5.1 no"},

@@ -5,6 +5,7 @@
 package journal
 
 import (
+	"strings"
 	"time"
 
 	"scanwatch/filter/events"
@@ -237,6 +238,10 @@ func (j *Journal) Outcome(s *track.Session, st *State, o *smtp.Outcome) {
 	if len(o.Proof) > 0 {
 		o.Proof = j.hide.line(o.Proof)
 	}
+	if strings.IndexByte(o.Match, '@') >= 0 { // an earlier greeting
+		o.Match = string(j.hide.reply([]byte(o.Match)))
+	}
+	o.Helo = j.hide.text(s.Helo)
 	j.step = store.Step{}
 	j.words = j.words[:0]
 	w.step(j, o, &j.step)
@@ -245,7 +250,7 @@ func (j *Journal) Outcome(s *track.Session, st *State, o *smtp.Outcome) {
 		return
 	}
 	if j.o.Watch != nil {
-		j.event = events.Event{Time: time.UnixMicro(o.Time), Session: s.ID, Src: s.Src.Addr(), RDNS: s.RDNS, FCrDNS: s.FCrDNS.String(), Helo: s.Helo}
+		j.event = events.Event{Time: time.UnixMicro(o.Time), Session: s.ID, Src: s.Src.Addr(), RDNS: s.RDNS, FCrDNS: s.FCrDNS.String(), Helo: o.Helo}
 		w.event(o, &j.event)
 		j.o.Watch(&j.event)
 	}
@@ -264,7 +269,7 @@ func (j *Journal) Outcome(s *track.Session, st *State, o *smtp.Outcome) {
 	if ban && key.form == "" && j.log.acted.allow(o.Time, 1) || (!ban || key.form != "") && j.log.allow(s, key, o.Time) {
 		j.log.line = w.line(j.log.line[:0], s, o)
 		if ban {
-			j.log.line = appendClient(st.summary.appendEvidence(j.log.line), s)
+			j.log.line = appendClient(st.summary.appendEvidence(j.log.line), s, o.Helo)
 		}
 		j.log.line = appendPair(j.log.line, "session", appendHex(nil, s.ID))
 		j.o.Log(j.log.line)
@@ -277,7 +282,7 @@ func (j *Journal) summarize(s *track.Session, m *summary, at int64) {
 		return
 	}
 	if j.log.allow(s, m.again(), at) {
-		j.log.line = m.line(j.log.line[:0], s)
+		j.log.line = m.line(j.log.line[:0], s, j.hide.text(s.Helo))
 		j.o.Log(j.log.line)
 	}
 }

@@ -123,7 +123,7 @@ func verdictLine(b []byte, s *track.Session, o *smtp.Outcome) []byte {
 	if o.Score != 0 {
 		b = appendPair(b, "score", strconv.AppendInt(nil, int64(o.Score), 10))
 	}
-	b = appendFilled(b, "helo", s.Helo)
+	b = appendFilled(b, "helo", o.Helo)
 	return appendFilled(b, "rdns", s.RDNS)
 }
 

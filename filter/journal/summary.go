@@ -100,7 +100,7 @@ func (m *summary) again() logKey {
 }
 
 // line appends the line logged for an ended session.
-func (m *summary) line(b []byte, s *track.Session) []byte {
+func (m *summary) line(b []byte, s *track.Session, helo []byte) []byte {
 	b = append(b, "session"...)
 	key, decision := "decision", m.decision.String()
 	if m.decided && !m.enforced {
@@ -124,7 +124,7 @@ func (m *summary) line(b []byte, s *track.Session) []byte {
 	if s.Counts.Mails > 0 {
 		b = appendPair(b, "messages", strconv.AppendUint(nil, uint64(s.Counts.Mails), 10))
 	}
-	b = appendClient(b, s)
+	b = appendClient(b, s, helo)
 	return appendPair(b, "session", appendHex(nil, s.ID))
 }
 
@@ -132,9 +132,9 @@ func (m *summary) appendEvidence(b []byte) []byte {
 	return appendFilled(appendTokens(b, "evidence", m.evidence), "org", []byte(m.org))
 }
 
-// appendClient appends the client's names.
-func appendClient(b []byte, s *track.Session) []byte {
-	b = appendFilled(b, "helo", s.Helo)
+// appendClient appends the client's names. helo is the greeting as the log shows it.
+func appendClient(b []byte, s *track.Session, helo []byte) []byte {
+	b = appendFilled(b, "helo", helo)
 	b = appendFilled(b, "rdns", s.RDNS)
 	return appendPair(b, "fcrdns", []byte(s.FCrDNS.String()))
 }

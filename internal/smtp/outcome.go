@@ -38,6 +38,7 @@ type Outcome struct {
 	Proof      []byte // hostile text, valid only during the call
 	Org        string
 	Match      string // row or word that matched
+	Helo       []byte // greeting as the log shows it; set by the journal
 
 	Rule     string // name of the rule, or the reason for a manual ban
 	RuleRef  uint32 // reference to the rule's text in the records; 0 if unknown
