@@ -415,3 +415,31 @@ func TestFreshDrop(t *testing.T) {
 		t.Errorf("after the removal from the list: %s", got)
 	}
 }
+
+// fate returns a session's outcome from the output of "test --json".
+func fate(t *testing.T, out string) string {
+	t.Helper()
+	var s struct {
+		Phases []struct {
+			Decision string
+			Rules    []struct{ Rule, Outcome string }
+		}
+	}
+	if err := json.Unmarshal([]byte(out), &s); err != nil {
+		t.Fatalf("%v in %s", err, out)
+	}
+	for _, p := range s.Phases {
+		for _, r := range p.Rules {
+			name := strings.TrimPrefix(r.Rule, "rule ")
+			switch what, ban, banned := strings.Cut(r.Outcome, ": "); {
+			case what == "decides" && banned:
+				return name + ": " + p.Decision + ", " + ban
+			case what == "decides":
+				return name + ": " + p.Decision
+			case what == "matches" && strings.HasPrefix(ban, "ban "):
+				return name + ": " + ban
+			}
+		}
+	}
+	return "proceed"
+}
