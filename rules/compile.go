@@ -243,7 +243,7 @@ func (p *Policy) addRule(s *Rule) {
 	p.rules = append(p.rules, r)
 }
 
-// listenerSet returns the set of just the named listener.
+// listenerSet returns a set that contains only the named listener.
 func (p *Policy) listenerSet(name string) uint64 {
 	for i, l := range p.listeners {
 		if l.Name == name {

@@ -292,7 +292,7 @@ func matchStanding(least Standing) func(*cond, *Facts) Truth {
 	return func(_ *cond, f *Facts) Truth { return f.Standing.AtLeast(least) }
 }
 
-// ofRecipients is the evidence whose counts are numbers of recipients.
+// ofRecipients is the evidence that is counted in recipients.
 const ofRecipients = UnknownRecipient | Backscatter | RelayProbe | ProbedRecipient | Harvest
 
 // spares reports whether counts of e do not apply to the current recipient. Counts of

@@ -182,9 +182,9 @@ func TestExportYoungMemory(t *testing.T) {
 	}
 }
 
-// TestExportSparesLater checks which bans from before --since are not exported. The
-// banned host may have become exempt without a later session, or the banned network may
-// include an exempt host.
+// TestExportSparesLater checks which bans from before --since are not exported. A
+// banned host may have become exempt although it has had no session since, or a banned
+// network may include an exempt host.
 func TestExportSparesLater(t *testing.T) {
 	const day = 24 * time.Hour
 	dir := mkState(t, func(m *memory.Memory) {

@@ -105,8 +105,8 @@ type Listing struct {
 }
 
 // An Event is an event in a session, or a request about a session. Kind determines
-// which fields are set. Texts come from the network and may be hostile, but never
-// contain a password. Texts are valid only during the call. An Event must not be used
+// which fields are set. Its strings and byte slices come from the network and may be
+// hostile, but never contain a password. They are valid only during the call. An Event must not be used
 // concurrently.
 type Event struct {
 	Kind    Kind

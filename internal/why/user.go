@@ -18,8 +18,8 @@ import (
 // counted.
 const maxLoginHosts = 10_000
 
-// Logins describes the logins of the user that the question is about. A host with only
-// failed logins may be an attacker, and its ban does not affect the user.
+// Logins describes the logins of the user that the question is about. A host that has
+// only failed logins may be an attacker, and banning it does not affect the user.
 type Logins struct {
 	Passed int        `json:"passed"`
 	Failed int        `json:"failed"`

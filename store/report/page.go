@@ -150,7 +150,7 @@ func (p *Page) tiles() []tile {
 // compares reports whether the page compares the previous period.
 func (p *Page) compares() bool { return p.Before.Missing == "" && !p.Before.Until.IsZero() }
 
-// change formats the change of a number as a difference with sign and a percentage.
+// change formats the change in a number as a signed difference and a percentage.
 func change(now, before int) string {
 	if now == before {
 		return "±0"

@@ -160,7 +160,7 @@ func (s *Server) stop() {
 	s.filter.Stop()
 }
 
-// Close ends the case. It returns errors of the filter, not failures of the case.
+// Close ends the case. It returns errors from the filter, not test failures.
 func (s *Server) Close() error {
 	s.stop()
 	return s.err

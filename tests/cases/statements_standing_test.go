@@ -56,7 +56,7 @@ func standingRows() []statement {
 			s.History(named1, 1, 26*hour)
 			s.Answers(11, s.each(12, minute, manner{}, same(named1))...)
 		})...)},
-		{"Standing", "At least ten messages were accepted on at least seven different days", play(trustedSince)},
+		{"Standing", "At least ten messages were accepted in total, on at least seven different days", play(trustedSince)},
 		{"Standing", "The last message arrived at least ten days after the first, and within the last 90 days", play(trustedSince)},
 		{"Standing", "Rules about lists, names, places and scores do not apply to trusted clients unless marked even trusted", play(aboutClients)},
 		{"Standing", "Rules about behaviour defer trusted clients instead of rejecting them, except for logins", append(play(aboutConduct), play(func(s *Server) {

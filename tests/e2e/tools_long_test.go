@@ -2,7 +2,7 @@
 
 package e2e
 
-// This file measures the results of attackers and legitimate clients with OpenSMTPD alone
+// This file measures what attackers and legitimate clients achieve with OpenSMTPD alone
 // and with the presets. The usual tools were measured with the same attacks.
 
 import (

@@ -15,8 +15,8 @@ import (
 )
 
 // TestHostileClientsOfOthers prints the table in the README, which shows the results of
-// the attacks on other filters. If a filter does not survive a round, each attack of the
-// round runs alone. The test proves nothing about this program.
+// the attacks on other filters. If a filter does not survive a round, the attacks in
+// that round are repeated one at a time. The test proves nothing about this program.
 func TestHostileClientsOfOthers(t *testing.T) {
 	for _, v := range smtpd.Matrix() {
 		for _, other := range others {
