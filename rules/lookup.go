@@ -158,7 +158,7 @@ func (s *Lookup) String() string {
 	return text
 }
 
-// codeList returns codes in the syntax of a list.
+// codeList formats return codes as a list in policy syntax.
 func codeList(list []netip.Prefix) string {
 	items := make([]string, len(list))
 	for i, p := range list {

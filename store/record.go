@@ -427,7 +427,8 @@ func AppendStep(dst []byte, s *Step, since time.Duration) []byte {
 }
 
 // MaxText is the maximum length of a text field of a step in bytes. AppendStep truncates
-// longer text. Seven text fields of MaxText bytes and maxExempt fit into 16,384 bytes.
+// longer text. Seven text fields of MaxText bytes and one of
+// maxExempt bytes fit into 16,384 bytes.
 const MaxText = 2048
 
 // MaxSketch is the maximum length of a sketch in bytes.

@@ -324,8 +324,8 @@ func (r *repairing) room(need int64) (free int64, err error) {
 	return free, nil
 }
 
-// salvageRows copies the readable records of rows to the segment part. Records in the
-// copy other are omitted.
+// salvageRows copies the readable records of rows to the segment part. Records that
+// other already contains are omitted.
 func salvageRows(d *directory, s, part Segment, other *otherCopy, o sealing) (kept int, err error) {
 	in, err := d.open(s.Name, os.O_RDONLY)
 	if err != nil {
@@ -351,8 +351,8 @@ func salvageRows(d *directory, s, part Segment, other *otherCopy, o sealing) (ke
 }
 
 // salvageBlocks copies the readable blocks of a sealed segment, and the readable columns
-// of corrupt blocks, to the sealed segment of part. Records in the copy other are
-// omitted.
+// of corrupt blocks, to the sealed segment of part. Records that other
+// already contains are omitted.
 func salvageBlocks(d *directory, s, part Segment, other *otherCopy, o sealing) (kept int, err error) {
 	in, err := openSealed(d, s)
 	if isDamaged(err) {
@@ -421,7 +421,7 @@ func exists(d *directory, name string) bool {
 }
 
 // copyReadable copies the readable records and metadata of a corrupt segment to out.
-// Records in the copy other are omitted. The result is the number of records in out.
+// Records that other already contains are omitted. The result is the number of records in out.
 func copyReadable(out *segment, in *os.File, size int64, day time.Time, other *otherCopy) (kept int, err error) {
 	batch := func() buffer { return buffer{data: make([]byte, 0, salvageBatch*1024+MaxValue)} }
 	whole, cut := batch(), batch()

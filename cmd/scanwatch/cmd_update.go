@@ -63,8 +63,8 @@ func newUpdate(e *env) *cobra.Command {
 	return cmd
 }
 
-// feedsOf returns the files of the configuration that are downloaded, and the networks that
-// they may not contain.
+// feedsOf returns the configured files to download, and the networks that must not appear
+// in them.
 func feedsOf(e *env) ([]*fetch.Feed, fetch.Options, error) {
 	tree, name, err := e.tree()
 	switch {

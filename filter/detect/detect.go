@@ -90,7 +90,7 @@ func (st *State) Has() bool {
 // the confidence is medium or high.
 const Abuse = rules.Scanner | rules.BotnetHelo | foreign | rules.Harvest | rules.RelayProbe | rules.AuthSpray
 
-// CountedPerEvent is the evidence that is counted across sessions at each event. Other
+// CountedPerEvent is the evidence counted across sessions on every event. Other
 // evidence is counted once per session. Evidence with low confidence is never counted.
 const CountedPerEvent = rules.UnknownRecipient | rules.Backscatter | rules.RecipientFlood | rules.RelayProbe | rules.AuthFailure | rules.AuthUnsupported | rules.UnknownCommand
 

@@ -124,7 +124,7 @@ func (s Subject) String() string {
 	return text.Escape(s.name)
 }
 
-// Prefix returns the subject's addresses, or an invalid prefix for a name.
+// Prefix returns the subject's addresses. It is invalid if the subject is a name.
 func (s Subject) Prefix() netip.Prefix { return s.prefix }
 
 // IsMailbox reports whether the subject is a mailbox.

@@ -11,7 +11,7 @@ import (
 )
 
 // TestChangedDecisions checks that a decision is logged when it is enforced, even
-// though the same rule observed or withheld it in the last ten minutes. Every ban is
+// if the same decision was observed or withheld in the last ten minutes. Every ban is
 // logged.
 func TestChangedDecisions(t *testing.T) {
 	var log []string

@@ -311,7 +311,7 @@ func TestFullTallies(t *testing.T) {
 }
 
 // TestIDs checks that aggregates list the id of every session that was rejected or led
-// to a ban, until the share for ids is used up.
+// to a ban, until the space reserved for ids is used up.
 func TestIDs(t *testing.T) {
 	const src, n = "198.51.100.1:25", 1800
 	p := play(t, 1<<30)
@@ -360,7 +360,7 @@ func TestIDs(t *testing.T) {
 }
 
 // TestIDsOfManySources checks that the aggregates of many sources do not use up the
-// share for ids.
+// space reserved for ids.
 func TestIDsOfManySources(t *testing.T) {
 	const n, budget = 30_000, 16 << 20
 	p := play(t, budget)
@@ -502,7 +502,7 @@ func TestMemoryOfSums(t *testing.T) {
 }
 
 // TestEndOfHour checks that after the end of an hour, each event writes a few of its
-// aggregates. All sessions in an aggregate are from the same hour and day.
+// aggregates. An aggregate never spans two hours or two days.
 func TestEndOfHour(t *testing.T) {
 	p := play(t, 1<<40)
 	const sources = 100

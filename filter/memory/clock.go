@@ -33,8 +33,8 @@ const (
 //
 // A smaller step forward may be time that has really passed, for example if the machine
 // was off for a week. The time of the rows then steps forward too. If the system clock
-// steps back within clockDoubt, so does the time of the rows. During clockDoubt, no row
-// is deleted because of its age.
+// steps back within clockDoubt, so does the time of the rows. Until clockDoubt has
+// passed, rows do not expire.
 //
 // Until Follow is called or the clock's row is loaded, events and rows use the same
 // time. Replayed sessions have gaps, which are not steps. All fields but offset require

@@ -8,8 +8,7 @@ import (
 	"scanwatch/rules"
 )
 
-// Counters is the table of counters within sliding windows, which the conditions of the
-// policy use.
+// Counters holds the sliding-window counters used by policy conditions.
 type Counters struct {
 	*shared
 	rows    table[counterKey, counter]

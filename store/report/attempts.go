@@ -149,7 +149,7 @@ type attempt struct {
 // list splits the attempts into harvests, which are rejected recipients in local domains,
 // and relay probes, which are recipients in other domains.
 // A domain is local if a recipient in it was accepted from an unauthenticated client.
-// list returns the first top sources of each list, and the number of further sources.
+// list returns at most top sources of each kind and the number of those omitted.
 func (a *attempts) list(top int, from *clients) (harvest, relay []Attempt, more [2]int) {
 	tried := a.byClient(from)
 	var all [2][]attempt

@@ -162,8 +162,8 @@ func (e *returnEntry) connects(r *store.Record) {
 	}
 }
 
-// precede corrects the time at which the host was found, in case a session of the
-// aggregate r ended before the session of the entry.
+// precede moves the time at which the host was found back to at, if a session in the
+// aggregate r ended earlier.
 func (e *returnEntry) precede(at int64, r *store.Record) {
 	if at >= e.at {
 		return

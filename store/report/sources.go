@@ -198,7 +198,7 @@ func (s *source) totals() Totals {
 		RcptPermfail: int(s.rcptPermfail), RcptTempfail: int(s.rcptTempfail), AuthFail: int(s.authFail), AuthRefused: int(s.authRefused)}
 }
 
-// list returns the first top sources and the number of further sources. Sources are
+// list returns at most top sources and the number of those omitted. Sources are
 // sorted by the two numbers that by returns, highest first, and then by address. They are
 // omitted if the first number is 0.
 func (l *clients) list(top int, by func(*source) (int, int)) (list []Source, more int) {

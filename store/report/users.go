@@ -152,16 +152,16 @@ type UserSummary struct {
 	Since    Time     `json:"since"`
 	Until    Time     `json:"until"`
 	Problems []string `json:"problems"`
-	// Attacked lists the users with failed logins from networks where they have not
-	// logged in, by the number of networks, highest first.
+	// Attacked lists the users with failed logins from networks from which they have
+	// never logged in, by the number of networks, highest first.
 	Attacked  []AttackedUser `json:"attacked"`
 	Active    []ActiveUser   `json:"active"` // who logged in, most messages first
 	More      map[string]int `json:"more"`
 	NotListed map[string]int `json:"not_listed"` // over the memory limits
 }
 
-// An AttackedUser counts a user's failed logins from networks where the user has not
-// logged in.
+// An AttackedUser counts a user's failed logins from networks from which the user
+// has never logged in.
 type AttackedUser struct {
 	User     string `json:"user"`
 	Failed   int    `json:"failed"`

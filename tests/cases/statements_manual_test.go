@@ -373,7 +373,7 @@ func banRows() []statement {
 			s.Check(len(s.Logged(`^exempt src=198.51.100.124 rule=trial reason=known`)) == 1, "the reason is not logged")
 			s.Check(s.acted(c, func(a act) bool { return a.kind == store.KindBan && a.exempt == "known" }), "the reason is not recorded")
 		})},
-		{"Bans", "A ban is only observed if its rule is marked observe or the filter is in observe mode. Observed bans are logged and stored. An observed ban never rejects a client, even if the mode changes later", append(
+		{"Bans", "A ban is observed, not enforced, if its rule is marked observe or the filter is in observe mode. Observed bans are logged and stored. An observed ban never rejects a client, even if the mode changes later", append(
 			[]Case{{Lines: "mode observe\n" + trial("1h"), Play: observed}}, lines(strings.Replace(trial("1h"), "trial", "trial observe", 1), observed)...)},
 		{"Bans", "scanwatch(8) lists, adds and removes bans", play(func(s *Server) {
 			manual, err := os.ReadFile("../../man/scanwatch.8")

@@ -67,7 +67,7 @@ func standingRows() []statement {
 			s.replies(c, "450")
 			s.NotBanned(c)
 		})...)},
-		{"Standing", "An offence is evidence of abuse, or a match of a rule with ban", append(under(trial("1h"), func(s *Server) {
+		{"Standing", "An offence is evidence of abuse, or a match on a rule with ban", append(under(trial("1h"), func(s *Server) {
 			s.offends(func(h simulate.Host) { s.offend(h) })
 		}), play(func(s *Server) {
 			s.offends(func(h simulate.Host) { s.Ask(h, manner{}, simulate.Foreign(0, 1)...) })

@@ -161,7 +161,7 @@ func attacks() []attack {
 		sends("only CR", "\r"),
 		sends("vertical tab", "EHLO\va.example.net\f\r\n"),
 
-		// The following clients are too early or too fast.
+		// These clients talk too early or too fast.
 		{name: "EHLO before the greeting", do: func(c *smtpd.Client) { sendAll(c, "EHLO mail.example.net\r\n") }},
 		{name: "a dialogue before the greeting", do: func(c *smtpd.Client) {
 			sendAll(c, "EHLO mail.example.net\r\nMAIL FROM:<a@example.net>\r\nRCPT TO:<alice@example.org>\r\nDATA\r\nhello\r\n.\r\nQUIT\r\n")

@@ -153,8 +153,8 @@ func TestEmptyTable(t *testing.T) {
 	}
 }
 
-// TestBlankTable checks that a table file of only white space causes a note, because its
-// entries may have been lost. A comment in the file prevents the note.
+// TestBlankTable checks that a table file that contains only white space causes a note,
+// because its entries may have been lost. A comment in the file prevents the note.
 func TestBlankTable(t *testing.T) {
 	dir := t.TempDir()
 	conf, drop := filepath.Join(dir, "scanwatch.conf"), filepath.Join(dir, "drop.txt")

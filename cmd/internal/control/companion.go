@@ -219,7 +219,7 @@ func (t *turns) wait(now time.Duration) time.Duration {
 	return min(t.free-now-fullShare*fullBurst, MaxWait) // clients are patient for longer
 }
 
-// spend records the time that a list took. At most fullBurst is counted, so that slow
+// spend records how long a list took to send. At most fullBurst is counted, so that slow
 // readers are not penalised.
 func (t *turns) spend(now, took time.Duration) {
 	t.mu.Lock()
