@@ -106,9 +106,19 @@ func (f *Feed) Run(ctx context.Context, o Options) Result {
 }
 
 // A doubtError is a reason not to use a complete file.
-type doubtError struct{ error }
+type doubtError struct {
+	error
+	size bool // Options.Any accepts the file
+}
 
-func doubtf(format string, args ...any) error { return doubtError{fmt.Errorf(format, args...)} }
+func doubtf(format string, args ...any) error {
+	return doubtError{error: fmt.Errorf(format, args...)}
+}
+
+// sizef returns a doubt that Options.Any overrides.
+func sizef(format string, args ...any) error {
+	return doubtError{error: fmt.Errorf(format, args...), size: true}
+}
 
 // errUnchanged is the error of request for a file that has not changed.
 var errUnchanged = errors.New("unchanged")

@@ -195,6 +195,48 @@ func TestDoubts(t *testing.T) {
 	}
 }
 
+// TestSpace checks that a list of plausible prefixes that covers too much of the address
+// space is doubtful, with or without a previous list.
+func TestSpace(t *testing.T) {
+	series := func(format string, from, to int) string {
+		var b strings.Builder
+		for i := from; i < to; i++ {
+			fmt.Fprintf(&b, format, i)
+		}
+		return b.String()
+	}
+	hosts := series("198.51.100.%d\n", 0, 100)
+	for _, c := range []struct{ name, before, now, why string }{
+		{"all of IPv4", "", series("%d.0.0.0/8\n", 1, 10) + series("%d.0.0.0/8\n", 11, 127) + series("%d.0.0.0/8\n", 128, 169), "covers 2768240640 IPv4 addresses, more than 268435456"},
+		{"a sixteenth", "", series("%d.0.0.0/8\n", 20, 36), ""},
+		{"a sixteenth and a host", "", series("%d.0.0.0/8\n", 20, 36) + "8.8.8.8\n", "covers 268435457 IPv4 addresses"},
+		{"nested networks", "", series("%d.0.0.0/8\n", 20, 36) + series("20.%d.0.0/16\n", 0, 256) + "20.0.0.0/8\n", ""},
+		{"an IPv6 /16", "", series("2a%02x::/19\n", 0, 8), ""},
+		{"more than an IPv6 /16", "", series("2a%02x::/19\n", 0, 9), "covers 73728 IPv6 networks /32, more than 65536"},
+		{"hosts and a /8", hosts, hosts + "20.0.0.0/8\n", "covers 16777316 IPv4 addresses, more than three times the previous 100"},
+		{"hosts and a /12", hosts, hosts + "20.0.0.0/12\n", ""},
+		{"hosts and an IPv6 /20", hosts, hosts + "2a00::/20\n", "covers 4096 IPv6 networks /32, more than three times the previous 0"},
+		{"hosts and IPv6 hosts", hosts, hosts + series("2a00:%x::1\n", 1, 99), ""},
+		{"three times", series("20.%d.0.0/16\n", 0, 100), series("20.%d.0.0/16\n", 0, 99) + "21.0.0.0/8\n", "more than three times the previous 6553600"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newSite(t)
+			if c.before != "" {
+				os.WriteFile(s.feed.File, []byte(c.before), 0o644)
+			}
+			s.answer = says(c.now)
+			r := s.run(t)
+			if c.why == "" && r.Outcome != Updated || c.why != "" && (r.Outcome != Kept || !strings.Contains(r.Why, c.why)) {
+				t.Errorf("%+v, want %q", r, c.why)
+			}
+			s.options.Any = true
+			if r := s.run(t); r.Outcome != Updated && r.Outcome != Unchanged || s.content(t) != c.now {
+				t.Errorf("any size: %+v", r)
+			}
+		})
+	}
+}
+
 // files returns the names of the files in the directory of a file.
 func files(t *testing.T, name string) (names []string) {
 	t.Helper()
