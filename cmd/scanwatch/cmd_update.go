@@ -56,7 +56,7 @@ func newUpdate(e *env) *cobra.Command {
 	fs := cmd.Flags()
 	fs.BoolVar(&f.list, "list", false, "print the catalogue of feeds and their terms")
 	fs.BoolVar(&f.now, "now", false, "do not wait for the interval of the configuration or after an error")
-	fs.BoolVar(&f.any, "any-size", false, "accept a list of any size and address space, and an older database")
+	fs.BoolVar(&f.any, "any-size", false, "accept a list of any size, and an older database")
 	fs.BoolVar(&f.dry, "dry-run", false, "download and check, but change no file")
 	fs.BoolVarP(&f.quiet, "quiet", "q", false, "print errors only")
 	fs.BoolVar(&f.json, "json", false, "print JSON")
@@ -77,7 +77,8 @@ func feedsOf(e *env) ([]*fetch.Feed, fetch.Options, error) {
 	if err == nil && len(feeds) == 0 {
 		err = fmt.Errorf("%s has no table, asn or country with url or feed; see FEEDS in scanwatch(8)", name)
 	}
-	return feeds, fetch.Options{Now: e.now, Own: fetch.Own(tree.Settings(), prefix.Local()), Agent: "scanwatch/" + version}, err
+	set := tree.Settings()
+	return feeds, fetch.Options{Now: e.now, Own: fetch.Own(set, prefix.Local()), Names: fetch.OwnNames(set.OwnNames...), Agent: "scanwatch/" + version}, err
 }
 
 func runUpdate(e *env, f *updateFlags, names []string) error {
@@ -115,7 +116,7 @@ func runUpdate(e *env, f *updateFlags, names []string) error {
 		switch r.Outcome {
 		case fetch.Kept:
 			kept++
-			e.warn(label(&r) + ": new file not used: " + r.Why)
+			e.warn(label(&r) + ": new file not used: " + r.Why + remedy(&r, e.zone))
 		case fetch.Failed:
 			failed++
 			e.warn(label(&r) + ": not downloaded: " + r.Why)
@@ -149,6 +150,15 @@ func linkTarget(file string) string {
 
 // label names a file in messages.
 func label(r *fetch.Result) string { return r.Name + " " + filepath.Base(r.File) }
+
+// remedy returns the command that accepts a file that was kept for its size, or "".
+func remedy(r *fetch.Result, zone *time.Location) string {
+	if r.AnySize.IsZero() {
+		return ""
+	}
+	from := r.AnySize.Add(time.Minute - 1).Truncate(time.Minute) // a time without seconds must not be early
+	return fmt.Sprintf("; if it is right, from %s: scanwatch update --any-size --now %s", from.In(zone).Format("2006-01-02 15:04"), r.Name)
+}
 
 // outcome describes a result without an error.
 func outcome(r *fetch.Result, zone *time.Location) string {

@@ -202,6 +202,12 @@ rule r phase connect match src <a> asn <b> disconnect
 	if err := json.Unmarshal([]byte(out), &results); err != nil || len(results) != 1 || results[0].Outcome != fetch.Kept || status != exitKept || strings.Count(stderr, "\n") != 2 {
 		t.Errorf("%v, exit status %d\n%s%s", err, status, out, stderr)
 	}
+	later(t, filepath.Join(dir, "a.txt"))
+	in.set("a.example/list", says("203.0.113.1\n"))
+	_, stderr, status = in.scanwatch(t, "-f", conf, "update", "a")
+	if want := "fewer than half of the previous 10; if it is right, from 2026-11-02 12:10: scanwatch update --any-size --now a\n"; status != exitKept || !strings.Contains(stderr, want) {
+		t.Errorf("exit status %d\n%s", status, stderr)
+	}
 	if out, _, status := in.scanwatch(t, "-f", conf, "check"); status != 0 || !strings.Contains(out, "table <a>: 10 entries") {
 		t.Errorf("check: exit status %d\n%s", status, out)
 	}

@@ -4,8 +4,12 @@ import (
 	"bytes"
 	"math"
 	"net/netip"
+	"os"
 	"slices"
+	"strings"
 	"time"
+
+	"golang.org/x/net/publicsuffix"
 
 	"scanwatch/filter/lookup"
 	"scanwatch/filter/lookup/feed"
@@ -50,6 +54,9 @@ func (f *Feed) check(o Options, old, content []byte, r *Result) error {
 	}
 	if p, own, ok := overlap(list.Prefixes, o.Own); ok && !f.Exempts {
 		return doubtf("contains %s, which overlaps the own address or gateway %s", prefix.String(p), prefix.String(own))
+	}
+	if err := f.checkNames(o, list.Names); err != nil {
+		return err
 	}
 	var previous feed.Result // empty without a previous list
 	if old != nil {
@@ -139,6 +146,27 @@ func entriesOf(list *feed.Result) map[any]bool {
 	return set
 }
 
+// checkNames returns an error if a name or suffix of a list covers a public suffix, such as
+// com or co.uk, or this host. A name without a dot is probably a word of another file.
+func (f *Feed) checkNames(o Options, names []string) error {
+	for _, entry := range names {
+		name := strings.TrimPrefix(strings.TrimPrefix(entry, "*"), ".")
+		suffix, public := publicsuffix.PublicSuffix(name)
+		switch {
+		case public && name == suffix:
+			return doubtf("contains the public suffix %s", entry)
+		case !strings.Contains(name, ".") && !o.Any:
+			return sizef("contains %s, a name without a dot", entry)
+		}
+		for _, own := range o.Names {
+			if !f.Exempts && (own == name || strings.HasSuffix(own, "."+name)) {
+				return doubtf("contains %s, which covers the own name %s", entry, own)
+			}
+		}
+	}
+	return nil
+}
+
 // missing returns the number of entries that only the second set has.
 func missing(in, from map[any]bool) (n int) {
 	for e := range from {
@@ -197,4 +225,17 @@ func OwnNetworks(local []netip.Addr, also ...netip.Prefix) (own []netip.Prefix) 
 		}
 	}
 	return append(own, also...)
+}
+
+// OwnNames returns the name of this host and the given names, in lower case.
+func OwnNames(also ...string) (names []string) {
+	if name, err := os.Hostname(); err == nil {
+		also = append(also, name)
+	}
+	for _, name := range also {
+		if name = strings.ToLower(strings.TrimSuffix(name, ".")); name != "" {
+			names = append(names, name)
+		}
+	}
+	return names
 }

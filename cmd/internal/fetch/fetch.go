@@ -50,6 +50,7 @@ const (
 type Options struct {
 	Now    func() time.Time
 	Own    []netip.Prefix // addresses and networks that no list may contain
+	Names  []string       // names of this host, which no list may cover
 	Early  bool           // request before the interval has elapsed, but not before Least
 	Any    bool           // accept any number of entries
 	DryRun bool           // change no file
@@ -86,6 +87,9 @@ type Result struct {
 	Bytes    int       `json:"bytes,omitempty"`
 	Date     time.Time `json:"date,omitzero"` // of the file, if it has one
 	Next     time.Time `json:"next,omitzero"` // of the next request
+	// AnySize is the time of the first request with Early and Any, if these would accept a
+	// file that was kept.
+	AnySize time.Time `json:"any_size,omitzero"`
 }
 
 // step is called before each change of a file. Tests replace it to end the process there.
@@ -173,6 +177,9 @@ func (f *Feed) run(ctx context.Context, o Options, r *Result) error {
 		m.Error = err.Error()
 	}
 	r.Next = m.next(f, false)
+	if doubt := (doubtError{}); errors.As(err, &doubt) && doubt.size {
+		r.AnySize = m.next(f, true)
+	}
 	return errors.Join(err, f.save(p, o, m))
 }
 

@@ -237,6 +237,64 @@ func TestSpace(t *testing.T) {
 	}
 }
 
+// TestNames checks that a list that covers public suffixes or this host is doubtful.
+func TestNames(t *testing.T) {
+	for _, c := range []struct{ entry, why, any string }{
+		{"com", "contains the public suffix com", "public suffix"},
+		{".org", "contains the public suffix .org", "public suffix"},
+		{"*.co.uk", "contains the public suffix *.co.uk", "public suffix"},
+		{"ylmf-pc", "contains ylmf-pc, a name without a dot", ""},
+		{"MX.example.com", "contains mx.example.com, which covers the own name mx.example.com", "own name"},
+		{".example.com", "contains .example.com, which covers the own name", "own name"},
+		{"dyn.example.com", "", ""},
+		{"mple.com", "", ""},
+		{"*.github.io", "", ""},
+	} {
+		s := newSite(t)
+		s.feed.Format, s.options.Names = "plain", []string{"mx.example.com"}
+		s.answer = says("scan.example.net\n" + c.entry + "\n")
+		r := s.run(t)
+		if c.why == "" && r.Outcome != Updated || !strings.Contains(r.Why, c.why) {
+			t.Errorf("%s: %+v, want %q", c.entry, r, c.why)
+		}
+		if own := c.any == "own name"; own {
+			s.feed.Exempts = true
+			if r := s.run(t); r.Outcome != Updated {
+				t.Errorf("%s exempted: %+v", c.entry, r)
+			}
+			s.feed.Exempts = false
+		}
+		s.options.Any = true
+		if r := s.run(t); (r.Outcome == Kept) != (c.any != "") || !strings.Contains(r.Why, c.any) {
+			t.Errorf("%s, any size: %+v", c.entry, r)
+		}
+	}
+	if names := OwnNames("MX.Example.org."); names[0] != "mx.example.org" {
+		t.Errorf("own names %q", names)
+	}
+}
+
+// TestAnySize checks that the result has the time from which the size is not a doubt.
+func TestAnySize(t *testing.T) {
+	s := newSite(t)
+	s.answer = says(list(0, 100))
+	s.run(t)
+	s.answer = says(list(0, 10))
+	asked := s.now
+	r := s.run(t)
+	if want := asked.Add(DefaultLeast); r.Outcome != Kept || r.AnySize != want {
+		t.Errorf("%+v, want %v", r, want)
+	}
+	s.now, s.options.Any, s.options.Early = r.AnySize, true, true
+	if r := s.run(t); r.Outcome != Updated || !r.AnySize.IsZero() {
+		t.Errorf("%+v", r)
+	}
+	s.answer = says("<html>")
+	if r := s.run(t); r.Outcome != Kept || !r.AnySize.IsZero() {
+		t.Errorf("a web page: %+v", r)
+	}
+}
+
 // files returns the names of the files in the directory of a file.
 func files(t *testing.T, name string) (names []string) {
 	t.Helper()
