@@ -57,7 +57,7 @@ func newUpdate(e *env) *cobra.Command {
 	fs.BoolVar(&f.list, "list", false, "print the catalogue of feeds and their terms")
 	fs.BoolVar(&f.now, "now", false, "do not wait for the interval of the configuration or after an error")
 	fs.BoolVar(&f.any, "any-size", false, "accept a list of any size, and an older database")
-	fs.BoolVar(&f.dry, "dry-run", false, "download and check, but change no file")
+	fs.BoolVar(&f.dry, "dry-run", false, "download and check, but do not replace the file")
 	fs.BoolVarP(&f.quiet, "quiet", "q", false, "print errors only")
 	fs.BoolVar(&f.json, "json", false, "print JSON")
 	return cmd

@@ -53,7 +53,7 @@ type Options struct {
 	Names  []string       // names of this host, which no list may cover
 	Early  bool           // request before the interval has elapsed, but not before Least
 	Any    bool           // accept any number of entries
-	DryRun bool           // change no file
+	DryRun bool           // do not replace the file, and only save the time of the request
 	// Timeout is the longest duration of a request; 0 for DefaultTimeout.
 	Timeout time.Duration
 	Roots   *x509.CertPool // certificates of authorities; nil for those of the system
@@ -158,7 +158,7 @@ func (f *Feed) run(ctx context.Context, o Options, r *Result) error {
 		return err
 	}
 	// The attempt counts even if this process ends before it has an answer.
-	m.Attempt = now
+	m.Attempt, m.DryRun = now, o.DryRun
 	if err := f.save(p, o, m); err != nil {
 		return err
 	}
@@ -168,7 +168,7 @@ func (f *Feed) run(ctx context.Context, o Options, r *Result) error {
 	case errors.Is(err, errUnchanged):
 		r.Outcome, err = Unchanged, nil
 	case err == nil:
-		if err = f.replace(p, o, old, &answer, r); err == nil {
+		if err = f.replace(p, o, old, &answer, r); err == nil && !o.DryRun {
 			m.accept(answer)
 		}
 	}

@@ -438,11 +438,62 @@ func TestIntervals(t *testing.T) {
 
 // TestWrongClock checks that a clock that was wrong does not end the updates.
 func TestWrongClock(t *testing.T) {
+	for _, state := range []string{
+		`{"url": %q, "attempt": "2040-01-01T00:00:00Z"}`,
+		`{"url": %q, "not_before": "2040-01-01T00:00:00Z"}`,
+		`{"url": %q, "attempt": "2040-01-01T00:00:00Z", "checked": "2040-01-01T00:00:00Z", "not_before": "2040-01-01T00:00:00Z", "failures": 16}`,
+	} {
+		s := newSite(t)
+		s.answer = status(500)
+		os.WriteFile(s.feed.File+metaSuffix, fmt.Appendf(nil, state, s.feed.URL), 0o644)
+		if r := s.feed.Run(t.Context(), s.options); r.Outcome != Failed {
+			t.Errorf("%s: %+v", state, r)
+		}
+		if r := s.feed.Run(t.Context(), s.options); r.Outcome != Waiting {
+			t.Errorf("%s, again: %+v", state, r)
+		}
+		if b, _ := os.ReadFile(s.feed.File + metaSuffix); strings.Contains(string(b), "2040") {
+			t.Errorf("%s: saved %s", state, b)
+		}
+	}
+}
+
+// TestDryRun checks that dry runs keep the intervals of the provider, and that the file is
+// not a version that the next request confirms.
+func TestDryRun(t *testing.T) {
 	s := newSite(t)
-	s.answer = says(list(0, 100))
-	os.WriteFile(s.feed.File+metaSuffix, fmt.Appendf(nil, `{"url": %q, "attempt": "2040-01-01T00:00:00Z", "not_before": "2040-01-01T00:00:00Z"}`, s.feed.URL), 0o644)
-	if r := s.run(t); r.Outcome != Waiting || r.Next != noon.Add(maxRetryAfter) {
-		t.Errorf("%+v", r)
+	s.answer = func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("ETag", `"1"`)
+		if r.Header.Get("If-None-Match") != "" {
+			w.WriteHeader(304)
+			return
+		}
+		io.WriteString(w, list(0, 100))
+	}
+	s.options.DryRun = true
+	for _, want := range []Outcome{Updated, Waiting} {
+		if r := s.feed.Run(t.Context(), s.options); r.Outcome != want || r.Next != noon.Add(DefaultLeast) {
+			t.Errorf("%+v, want %s", r, want)
+		}
+	}
+	s.options.DryRun = false
+	if r := s.feed.Run(t.Context(), s.options); r.Outcome != Waiting || len(s.asked) != 1 {
+		t.Errorf("%+v, %d requests", r, len(s.asked))
+	}
+	s.now = noon.Add(DefaultLeast)
+	if r := s.feed.Run(t.Context(), s.options); r.Outcome != Updated || s.content(t) != list(0, 100) {
+		t.Errorf("after the dry run: %+v", r)
+	}
+	s.now = noon.Add(maxRetryAfter)
+	s.answer = func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Retry-After", "3600")
+		w.WriteHeader(429)
+	}
+	s.options.DryRun = true
+	for _, want := range []Outcome{Failed, Waiting} {
+		if r := s.feed.Run(t.Context(), s.options); r.Outcome != want || r.Next != s.now.Add(time.Hour) {
+			t.Errorf("Retry-After: %+v, want %s", r, want)
+		}
 	}
 }
 
@@ -451,7 +502,7 @@ func TestOptions(t *testing.T) {
 	s := newSite(t)
 	s.answer = says(list(0, 100))
 	s.options.DryRun = true
-	if r := s.run(t); r.Outcome != Updated || r.Added != 100 || files(t, s.feed.File) != nil {
+	if r := s.run(t); r.Outcome != Updated || r.Added != 100 || !slices.Equal(files(t, s.feed.File), []string{"drop.txt.meta"}) {
 		t.Errorf("dry run: %+v, %v", r, files(t, s.feed.File))
 	}
 	s.options.DryRun = false

@@ -19,6 +19,7 @@ type meta struct {
 	Attempt    time.Time `json:"attempt,omitzero"`    // of the last request
 	Checked    time.Time `json:"checked,omitzero"`    // of the last request that confirmed the file
 	NotBefore  time.Time `json:"not_before,omitzero"` // from Retry-After
+	DryRun     bool      `json:"dry_run,omitempty"`   // the last request was a dry run
 	Failures   int       `json:"failures,omitempty"`  // requests without a file since the last one with
 	Error      string    `json:"error,omitempty"`     // of the last request
 	SHA256     string    `json:"sha256,omitempty"`    // of the file that the validators identify
@@ -44,12 +45,15 @@ func readMeta(p *owner.Place, now time.Time) meta {
 	if err := json.NewDecoder(io.LimitReader(file, maxMeta)).Decode(&m); err != nil {
 		return meta{}
 	}
-	// The clock may have been wrong.
+	// The clock may have been wrong. A time in the future must not delay each request anew.
 	if m.Attempt.After(now) {
-		m.Attempt = now
+		m.Attempt = time.Time{}
 	}
-	if last := now.Add(maxRetryAfter); m.NotBefore.After(last) {
-		m.NotBefore = last
+	if m.NotBefore.After(now.Add(maxRetryAfter)) {
+		m.NotBefore = time.Time{}
+	}
+	if m.Checked.After(now) {
+		m.Checked = now
 	}
 	m.Failures = min(max(m.Failures, 0), maxFailures)
 	return m
@@ -57,9 +61,6 @@ func readMeta(p *owner.Place, now time.Time) meta {
 
 // save writes the state.
 func (f *Feed) save(p *owner.Place, o Options, m meta) error {
-	if o.DryRun {
-		return nil
-	}
 	m.URL = f.url(o.Now())
 	step("meta")
 	return output.Replace(filepath.Join(p.Root.Name(), p.Name)+metaSuffix, 0o644, func(w io.Writer) error {
@@ -116,7 +117,7 @@ func (m *meta) next(f *Feed, early bool) time.Time {
 	if m.Failures > 0 {
 		wait = min(least<<(m.Failures-1), max(f.every(), least))
 	}
-	if early {
+	if early || m.DryRun && m.Failures == 0 {
 		wait = least
 	}
 	next := m.Attempt.Add(wait)
