@@ -109,7 +109,7 @@ func runUpdate(e *env, f *updateFlags, names []string) error {
 		}
 		var r fetch.Result
 		// The files belong to the user of the timer, also if root tries the command.
-		if err := owner.Do(filepath.Dir(feed.File), func() error { r = feed.Run(ctx, o); return nil }); err != nil {
+		if err := owner.DoFile(feed.File, func() error { r = feed.Run(ctx, o); return nil }); err != nil {
 			return err
 		}
 		results = append(results, r)

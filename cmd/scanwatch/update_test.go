@@ -308,24 +308,25 @@ func TestUpdateCatalogue(t *testing.T) {
 	}
 }
 
-// TestUpdateAsOwner checks that root acts as the owner of the directory.
+// TestUpdateAsOwner checks that root acts as the owner of the directory, also of the
+// directory of a link's target, which need not exist.
 func TestUpdateAsOwner(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root")
 	}
 	in := newInternet(t)
-	dir, conf := feedsConf(t, "table <a> file \"feeds/a.txt\" format addresses url \"https://a.example/list\" key \"feeds/key\"\n")
+	dir, conf := feedsConf(t, "table <a> file \"feeds/a.txt\" format addresses url \"https://a.example/list\" key \"feeds/key\"\ntable <b> file \"link.txt\" format addresses url \"https://a.example/list\"\n")
 	feeds := filepath.Join(dir, "feeds")
 	const nobody = 65534
 	if err := errors.Join(os.Mkdir(feeds, 0o755), os.WriteFile(feeds+"/key", []byte("Key: 1\n"), 0o600),
-		os.Chown(feeds, nobody, nobody), os.Chown(feeds+"/key", nobody, nobody)); err != nil {
+		os.Symlink("feeds/b.txt", filepath.Join(dir, "link.txt")), os.Chown(feeds, nobody, nobody), os.Chown(feeds+"/key", nobody, nobody)); err != nil {
 		t.Fatal(err)
 	}
 	in.set("a.example/list", says("203.0.113.1\n"))
 	if out, stderr, status := in.scanwatch(t, "-f", conf, "update"); status != 0 {
 		t.Fatal(status, out, stderr)
 	}
-	for _, name := range []string{"a.txt", "a.txt.meta"} {
+	for _, name := range []string{"a.txt", "a.txt.meta", "b.txt", "b.txt.meta"} {
 		info, err := os.Stat(filepath.Join(feeds, name))
 		if err != nil {
 			t.Fatal(err)
