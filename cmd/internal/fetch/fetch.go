@@ -250,17 +250,34 @@ func syncDir(p *owner.Place) error {
 	return dir.Sync()
 }
 
+// lockName is the name of the file that is locked. Any user who can read a directory could
+// lock the directory itself.
+const lockName = ".update.lock"
+
 // lock excludes other processes that update files of the directory.
 func lock(p *owner.Place) (unlock func(), err error) {
-	dir, err := p.Open(".")
+	path := filepath.Join(p.Root.Name(), lockName)
+	file, err := p.OpenFile(lockName, os.O_RDWR|os.O_CREATE|syscall.O_NONBLOCK, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	if err := syscall.Flock(int(dir.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		dir.Close()
-		return nil, fmt.Errorf("lock %s: %w; another update may be running", p.Root.Name(), err)
+	defer func() {
+		if err != nil {
+			file.Close()
+		}
+	}()
+	info, err := file.Stat()
+	if err != nil {
+		return nil, err
 	}
-	return func() { dir.Close() }, nil
+	stat := info.Sys().(*syscall.Stat_t) // Stat returns this type on all supported systems
+	if !info.Mode().IsRegular() || info.Mode().Perm()&0o077 != 0 || int(stat.Uid) != os.Geteuid() {
+		return nil, fmt.Errorf("%s: other users can lock it; remove it", path)
+	}
+	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return nil, fmt.Errorf("lock %s: %w; another update may be running", path, err)
+	}
+	return func() { file.Close() }, nil
 }
 
 // readOld returns the content of the file, or nil without a file.

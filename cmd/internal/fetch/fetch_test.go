@@ -295,7 +295,7 @@ func TestAnySize(t *testing.T) {
 	}
 }
 
-// files returns the names of the files in the directory of a file.
+// files returns the names of the files in the directory of a file, without the lock.
 func files(t *testing.T, name string) (names []string) {
 	t.Helper()
 	list, err := os.ReadDir(filepath.Dir(name))
@@ -303,7 +303,9 @@ func files(t *testing.T, name string) (names []string) {
 		t.Fatal(err)
 	}
 	for _, f := range list {
-		names = append(names, f.Name())
+		if f.Name() != lockName {
+			names = append(names, f.Name())
+		}
 	}
 	return names
 }
@@ -581,9 +583,16 @@ func TestPlaces(t *testing.T) {
 		prepare func(f *Feed)
 		why     string
 	}{
-		"no directory":  {func(f *Feed) { f.File = filepath.Join(f.File, "missing", "drop.txt") }, "does not exist"},
-		"not a file":    {func(f *Feed) { os.Mkdir(f.File, 0o755) }, "not a regular file"},
-		"another user":  {func(f *Feed) { hold(f) }, "another update may be running"},
+		"no directory":   {func(f *Feed) { f.File = filepath.Join(f.File, "missing", "drop.txt") }, "does not exist"},
+		"not a file":     {func(f *Feed) { os.Mkdir(f.File, 0o755) }, "not a regular file"},
+		"another update": {func(f *Feed) { hold(f) }, "another update may be running"},
+		"a public lock":  {func(f *Feed) { os.WriteFile(lockOf(f), nil, 0o644) }, "other users can lock it; remove it"},
+		"a lock of a user": {func(f *Feed) {
+			os.WriteFile(lockOf(f), nil, 0o600)
+			if os.Chown(lockOf(f), 54321, 54321) != nil {
+				os.Chmod(lockOf(f), 0o640) // without root, the mode is wrong
+			}
+		}, "other users can lock it; remove it"},
 		"a broken meta": {func(f *Feed) { os.Mkdir(f.File+metaSuffix, 0o755) }, "not a regular file"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -597,16 +606,38 @@ func TestPlaces(t *testing.T) {
 	}
 }
 
-// hold locks the directory of a feed.
-func hold(f *Feed) {
-	dir, err := os.Open(filepath.Dir(f.File))
+// TestForeignLock checks that a lock of the directory, which any user can take who can read
+// it, does not stop an update.
+func TestForeignLock(t *testing.T) {
+	s := newSite(t)
+	s.answer = says(list(0, 100))
+	holdFile(filepath.Dir(s.feed.File), os.O_RDONLY)
+	if r := s.run(t); r.Outcome != Updated {
+		t.Errorf("%+v", r)
+	}
+	if info, err := os.Stat(lockOf(&s.feed)); err != nil || info.Mode() != 0o600 {
+		t.Errorf("%v, %v", info, err)
+	}
+	if r := s.run(t); r.Outcome != Unchanged {
+		t.Errorf("again: %+v", r)
+	}
+}
+
+// lockOf returns the path of the lock of a feed.
+func lockOf(f *Feed) string { return filepath.Join(filepath.Dir(f.File), lockName) }
+
+// hold locks a feed as another update does.
+func hold(f *Feed) { holdFile(lockOf(f), os.O_RDWR|os.O_CREATE) }
+
+func holdFile(name string, flags int) {
+	file, err := os.OpenFile(name, flags, 0o600)
 	if err == nil {
-		err = syscall.Flock(int(dir.Fd()), syscall.LOCK_EX)
+		err = syscall.Flock(int(file.Fd()), syscall.LOCK_EX)
 	}
 	if err != nil {
 		panic(err)
 	}
-	held = append(held, dir)
+	held = append(held, file)
 }
 
 // held keeps descriptors open.
