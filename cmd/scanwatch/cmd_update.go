@@ -102,7 +102,7 @@ func runUpdate(e *env, f *updateFlags, names []string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	results := []fetch.Result{} // not null in JSON
-	kept, failed := 0, 0
+	kept, failed, waiting := 0, 0, 0
 	for _, feed := range feeds {
 		if ctx.Err() != nil {
 			break
@@ -120,6 +120,13 @@ func runUpdate(e *env, f *updateFlags, names []string) error {
 		case fetch.Failed:
 			failed++
 			e.warn(label(&r) + ": not downloaded: " + r.Why)
+		case fetch.Waiting:
+			if r.Why != "" {
+				waiting++
+				e.warn(label(&r) + ": " + outcome(&r, e.zone))
+				break
+			}
+			fallthrough
 		default:
 			if !f.json && !f.quiet {
 				fmt.Fprintf(e.out, "%s: %s\n", label(&r), outcome(&r, e.zone))
@@ -136,8 +143,21 @@ func runUpdate(e *env, f *updateFlags, names []string) error {
 		return statusError{exitKept, fmt.Errorf("%s kept, because the new file is doubtful", text.Plural(kept, "file"))}
 	case failed > 0:
 		return fmt.Errorf("%s not downloaded", text.Plural(failed, "file"))
+	case waiting > 0:
+		return fmt.Errorf("no new version of %s since an error", text.Plural(waiting, "file"))
 	}
 	return ctx.Err()
+}
+
+// stale describes the feeds of the configuration whose last success is too old.
+func stale(e *env) (problems []string) {
+	feeds, _, _ := feedsOf(e) // without a valid configuration there are none
+	for _, f := range feeds {
+		if problem := f.Stale(e.now()); problem != "" {
+			problems = append(problems, problem)
+		}
+	}
+	return problems
 }
 
 // linkTarget returns the target of a link, or file if there is none.

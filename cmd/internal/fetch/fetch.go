@@ -147,7 +147,10 @@ func (f *Feed) run(ctx context.Context, o Options, r *Result) error {
 	now := o.Now()
 	m := readMeta(p, now)
 	if m.URL != r.URL {
-		m = meta{}
+		was := m
+		if m = (meta{}); was.URL == f.url(was.Attempt) { // the same feed in an earlier month
+			m.Checked = was.Checked
+		}
 	}
 	if next := m.next(f, o.Early); next.After(now) {
 		r.Outcome, r.Next, r.Why = Waiting, next, m.Error

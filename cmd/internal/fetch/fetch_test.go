@@ -460,6 +460,66 @@ func TestWrongClock(t *testing.T) {
 	}
 }
 
+// TestStale checks the descriptions of feeds without success.
+func TestStale(t *testing.T) {
+	day := 24 * time.Hour
+	for _, c := range []struct {
+		every time.Duration
+		after time.Duration
+		code  int // of the answer afterwards; 0 without a request
+		want  string
+	}{
+		{0, 3 * day, 500, ""},
+		{0, 3*day + 1, 500, "drop drop.txt: no successful download since 2026-11-02: the server answers 500 Internal Server Error"},
+		{0, 3*day + 1, 0, "drop drop.txt: no successful download since 2026-11-02; check the timer of scanwatch update"},
+		{time.Hour, 3*day - 1, 500, ""},
+		{time.Hour, 3*day + 1, 500, "drop drop.txt: no successful download since 2026-11-02: the server answers 500 Internal Server Error"},
+		{7 * day, 21 * day, 500, ""},
+		{7 * day, 21*day + 1, 0, "drop drop.txt: no successful download since 2026-11-02; check the timer of scanwatch update"},
+	} {
+		s := newSite(t)
+		s.feed.Every = c.every
+		if got := s.feed.Stale(s.now); got != "" {
+			t.Errorf("without a state: %s", got)
+		}
+		s.answer = says(list(0, 100))
+		s.feed.Run(t.Context(), s.options)
+		s.now = noon.Add(c.after)
+		if s.answer = status(c.code); c.code != 0 {
+			s.feed.Run(t.Context(), s.options)
+		}
+		if got := s.feed.Stale(s.now); got != c.want {
+			t.Errorf("%+v: %q", c, got)
+		}
+	}
+	s := newSite(t)
+	s.answer = says("<html>")
+	s.feed.URL += "?%m"
+	s.run(t)
+	s.now = s.now.AddDate(0, 1, 0)
+	if got := s.feed.Stale(s.now); !strings.HasPrefix(got, "drop drop.txt: never downloaded: the file is a web page") {
+		t.Errorf("%q", got)
+	}
+	s.answer = says(list(0, 100))
+	s.run(t)
+	s.now = s.now.AddDate(0, 1, 0) // a new URL
+	s.answer = status(404)
+	s.run(t)
+	if got, want := s.feed.Stale(s.now), "drop drop.txt: no successful download since 2026-12-09: the server answers 404 Not Found"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	os.Remove(s.feed.File + metaSuffix)
+	syscall.Mkfifo(s.feed.File+metaSuffix, 0o644)
+	if got := s.feed.Stale(s.now); got != "" {
+		t.Errorf("%q", got)
+	}
+	os.Remove(s.feed.File + metaSuffix)
+	os.WriteFile(s.feed.File+metaSuffix, fmt.Appendf(nil, `{"url": %q, "error": "\u001b[31m"}`, s.feed.url(s.now)), 0o644)
+	if got, want := s.feed.Stale(s.now), `drop drop.txt: never downloaded: \x1b[31m`; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
 // TestDryRun checks that dry runs keep the intervals of the provider, and that the file is
 // not a version that the next request confirms.
 func TestDryRun(t *testing.T) {

@@ -5,12 +5,18 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"os"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"time"
+	"unicode"
 
 	"scanwatch/cmd/internal/output"
 	"scanwatch/cmd/internal/owner"
+	"scanwatch/internal/text"
 )
 
 // meta is the content of FILE.meta, the state of a feed.
@@ -34,7 +40,7 @@ const metaSuffix = ".meta"
 // readMeta reads the state. An unreadable one is like none: the file is fetched again.
 func readMeta(p *owner.Place, now time.Time) meta {
 	var m meta
-	file, err := p.Open(p.Name + metaSuffix)
+	file, err := p.OpenFile(p.Name+metaSuffix, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return m
 	}
@@ -56,7 +62,40 @@ func readMeta(p *owner.Place, now time.Time) meta {
 		m.Checked = now
 	}
 	m.Failures = min(max(m.Failures, 0), maxFailures)
+	if strings.ContainsFunc(m.Error, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		m.Error = text.Escape(m.Error)
+	}
+	m.Error = text.Cut(m.Error, 500)
 	return m
+}
+
+// A feed is stale after three intervals without success, but not before three days.
+const (
+	staleIntervals = 3
+	leastStale     = 3 * 24 * time.Hour
+)
+
+// Stale describes a feed whose last success is too old, or returns "".
+func (f *Feed) Stale(now time.Time) string {
+	p, err := owner.Resolve(f.File)
+	if err != nil {
+		return "" // the error of the file itself is reported elsewhere
+	}
+	defer p.Close()
+	m := readMeta(p, now)
+	switch {
+	case m.URL != f.url(now) && m.URL != f.url(m.Attempt):
+		return "" // never downloaded from this URL
+	case m.Checked.IsZero() && m.Error != "":
+		return fmt.Sprintf("%s %s: never downloaded: %s", f.Name, filepath.Base(f.File), m.Error)
+	case m.Checked.IsZero() || now.Sub(m.Checked) <= max(staleIntervals*f.every(), leastStale):
+		return ""
+	}
+	s := fmt.Sprintf("%s %s: no successful download since %s", f.Name, filepath.Base(f.File), m.Checked.UTC().Format(time.DateOnly))
+	if m.Error == "" {
+		return s + "; check the timer of scanwatch update"
+	}
+	return s + ": " + m.Error
 }
 
 // save writes the state.
