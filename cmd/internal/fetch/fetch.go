@@ -262,7 +262,10 @@ func lock(p *owner.Place) (unlock func(), err error) {
 	path := filepath.Join(p.Root.Name(), lockName)
 	file, err := p.OpenFile(lockName, os.O_RDWR|os.O_CREATE|syscall.O_NONBLOCK, 0o600)
 	if err != nil {
-		return nil, err
+		if wrapped := new(fs.PathError); errors.As(err, &wrapped) {
+			err = wrapped.Err // without the relative path
+		}
+		return nil, fmt.Errorf("open lock %s: %w; if it exists, it may belong to another user: remove it", path, err)
 	}
 	defer func() {
 		if err != nil {

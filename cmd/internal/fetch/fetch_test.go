@@ -648,10 +648,11 @@ func TestPlaces(t *testing.T) {
 		prepare func(f *Feed)
 		why     string
 	}{
-		"no directory":   {func(f *Feed) { f.File = filepath.Join(f.File, "missing", "drop.txt") }, "does not exist"},
-		"not a file":     {func(f *Feed) { os.Mkdir(f.File, 0o755) }, "not a regular file"},
-		"another update": {func(f *Feed) { hold(f) }, "another update may be running"},
-		"a public lock":  {func(f *Feed) { os.WriteFile(lockOf(f), nil, 0o644) }, "other users can lock it; remove it"},
+		"no directory":        {func(f *Feed) { f.File = filepath.Join(f.File, "missing", "drop.txt") }, "does not exist"},
+		"not a file":          {func(f *Feed) { os.Mkdir(f.File, 0o755) }, "not a regular file"},
+		"another update":      {func(f *Feed) { hold(f) }, "another update may be running"},
+		"a public lock":       {func(f *Feed) { os.WriteFile(lockOf(f), nil, 0o644) }, "other users can lock it; remove it"},
+		"a directory as lock": {func(f *Feed) { os.Mkdir(lockOf(f), 0o755) }, "/.update.lock: is a directory; if it exists"},
 		"a lock of a user": {func(f *Feed) {
 			os.WriteFile(lockOf(f), nil, 0o600)
 			if os.Chown(lockOf(f), 54321, 54321) != nil {
