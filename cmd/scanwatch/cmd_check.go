@@ -76,8 +76,14 @@ func runCheck(e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := fetch.Feeds(tree); err != nil {
+	feeds, err := fetch.Feeds(tree)
+	if err != nil {
 		return err
+	}
+	for _, f := range feeds {
+		if problem := f.Stale(e.now()); problem != "" {
+			fmt.Fprintln(e.err, "warning:", problem)
+		}
 	}
 	checkCompanions(e, p)
 	var phases []string

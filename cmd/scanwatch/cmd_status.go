@@ -19,6 +19,7 @@ func newStatus(e *env) *cobra.Command {
 		RunE: func(*cobra.Command, []string) error {
 			return e.ask(func(c *control.Client) error {
 				s, err := c.Status()
+				s.Config.Notes = append(s.Config.Notes, stale(e)...)
 				switch {
 				case err != nil:
 					return err

@@ -56,8 +56,8 @@ func newUpdate(e *env) *cobra.Command {
 	fs := cmd.Flags()
 	fs.BoolVar(&f.list, "list", false, "print the catalogue of feeds and their terms")
 	fs.BoolVar(&f.now, "now", false, "do not wait for the interval of the configuration or after an error")
-	fs.BoolVar(&f.any, "any-size", false, "accept a list that is much shorter or longer, and an older database")
-	fs.BoolVar(&f.dry, "dry-run", false, "download and check, but change no file")
+	fs.BoolVar(&f.any, "any-size", false, "accept a list of any size, and an older database")
+	fs.BoolVar(&f.dry, "dry-run", false, "download and check, but do not replace the file")
 	fs.BoolVarP(&f.quiet, "quiet", "q", false, "print errors only")
 	fs.BoolVar(&f.json, "json", false, "print JSON")
 	return cmd
@@ -77,7 +77,8 @@ func feedsOf(e *env) ([]*fetch.Feed, fetch.Options, error) {
 	if err == nil && len(feeds) == 0 {
 		err = fmt.Errorf("%s has no table, asn or country with url or feed; see FEEDS in scanwatch(8)", name)
 	}
-	return feeds, fetch.Options{Now: e.now, Own: fetch.Own(tree.Settings(), prefix.Local()), Agent: "scanwatch/" + version}, err
+	set := tree.Settings()
+	return feeds, fetch.Options{Now: e.now, Own: fetch.Own(set, prefix.Local()), Names: fetch.OwnNames(set.OwnNames...), Agent: "scanwatch/" + version}, err
 }
 
 func runUpdate(e *env, f *updateFlags, names []string) error {
@@ -101,24 +102,31 @@ func runUpdate(e *env, f *updateFlags, names []string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	results := []fetch.Result{} // not null in JSON
-	kept, failed := 0, 0
+	kept, failed, waiting := 0, 0, 0
 	for _, feed := range feeds {
 		if ctx.Err() != nil {
 			break
 		}
 		var r fetch.Result
 		// The files belong to the user of the timer, also if root tries the command.
-		if err := owner.Do(filepath.Dir(feed.File), func() error { r = feed.Run(ctx, o); return nil }); err != nil {
+		if err := owner.DoFile(feed.File, func() error { r = feed.Run(ctx, o); return nil }); err != nil {
 			return err
 		}
 		results = append(results, r)
 		switch r.Outcome {
 		case fetch.Kept:
 			kept++
-			e.warn(label(&r) + ": new file not used: " + r.Why)
+			e.warn(label(&r) + ": new file not used: " + r.Why + remedy(&r, e.zone))
 		case fetch.Failed:
 			failed++
 			e.warn(label(&r) + ": not downloaded: " + r.Why)
+		case fetch.Waiting:
+			if r.Why != "" {
+				waiting++
+				e.warn(label(&r) + ": " + outcome(&r, e.zone))
+				break
+			}
+			fallthrough
 		default:
 			if !f.json && !f.quiet {
 				fmt.Fprintf(e.out, "%s: %s\n", label(&r), outcome(&r, e.zone))
@@ -135,8 +143,21 @@ func runUpdate(e *env, f *updateFlags, names []string) error {
 		return statusError{exitKept, fmt.Errorf("%s kept, because the new file is doubtful", text.Plural(kept, "file"))}
 	case failed > 0:
 		return fmt.Errorf("%s not downloaded", text.Plural(failed, "file"))
+	case waiting > 0:
+		return fmt.Errorf("no new version of %s since an error", text.Plural(waiting, "file"))
 	}
 	return ctx.Err()
+}
+
+// stale describes the feeds of the configuration whose last success is too old.
+func stale(e *env) (problems []string) {
+	feeds, _, _ := feedsOf(e) // without a valid configuration there are none
+	for _, f := range feeds {
+		if problem := f.Stale(e.now()); problem != "" {
+			problems = append(problems, problem)
+		}
+	}
+	return problems
 }
 
 // linkTarget returns the target of a link, or file if there is none.
@@ -149,6 +170,15 @@ func linkTarget(file string) string {
 
 // label names a file in messages.
 func label(r *fetch.Result) string { return r.Name + " " + filepath.Base(r.File) }
+
+// remedy returns the command that accepts a file that was kept for its size, or "".
+func remedy(r *fetch.Result, zone *time.Location) string {
+	if r.AnySize.IsZero() {
+		return ""
+	}
+	from := r.AnySize.Add(time.Minute - 1).Truncate(time.Minute) // a time without seconds must not be early
+	return fmt.Sprintf("; if it is right, from %s: scanwatch update --any-size --now %s", from.In(zone).Format("2006-01-02 15:04"), r.Name)
+}
 
 // outcome describes a result without an error.
 func outcome(r *fetch.Result, zone *time.Location) string {

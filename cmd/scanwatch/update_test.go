@@ -172,12 +172,18 @@ rule r phase connect match src <a> asn <b> disconnect
 		stdout, stderr string
 	}{
 		{"update --dry-run a", 0, "a a.txt: updated, 10 entries, 10 added, 0 removed, 1 rejected\n", ""},
+		{"update a", 0, "a a.txt: next request 2026-11-02 12:10\n", ""},
 		{"update", 1, "a a.txt: updated, 10 entries, 10 added, 0 removed, 1 rejected\nb b1.txt: updated, 1 entry, 1 added, 0 removed\n",
 			"scanwatch: b b2.txt: not downloaded: the server answers 404 Not Found\nscanwatch: 1 file not downloaded\n"},
-		{"update", 0, "a a.txt: next request 2026-11-03 09:36\nb b1.txt: next request 2026-11-03 09:36\nb b2.txt: next request 2026-11-02 12:10, because: the server answers 404 Not Found\n", ""},
-		{"update -q", 0, "", ""},
+		{"update", 1, "a a.txt: next request 2026-11-03 09:36\nb b1.txt: next request 2026-11-03 09:36\n",
+			"scanwatch: b b2.txt: next request 2026-11-02 12:10, because: the server answers 404 Not Found\nscanwatch: no new version of 1 file since an error\n"},
+		{"update -q", 1, "", "scanwatch: b b2.txt: next request 2026-11-02 12:10, because: the server answers 404 Not Found\nscanwatch: no new version of 1 file since an error\n"},
+		{"update -q a", 0, "", ""},
 		{"update c", 2, "", "scanwatch: update \"c\": not a download of the configuration; these are: a, b\n"},
 	} {
+		if strings.Contains(c.stdout, "b1.txt: updated") {
+			later(t, filepath.Join(dir, "a.txt"))
+		}
 		out, stderr, status := in.scanwatch(t, append([]string{"-f", conf}, strings.Fields(c.args)...)...)
 		if status != c.status || out != c.stdout || stderr != c.stderr {
 			t.Errorf("%s: exit status %d\n%s%s\nwant %d\n%s%s", c.args, status, out, stderr, c.status, c.stdout, c.stderr)
@@ -201,6 +207,12 @@ rule r phase connect match src <a> asn <b> disconnect
 	var results []fetch.Result
 	if err := json.Unmarshal([]byte(out), &results); err != nil || len(results) != 1 || results[0].Outcome != fetch.Kept || status != exitKept || strings.Count(stderr, "\n") != 2 {
 		t.Errorf("%v, exit status %d\n%s%s", err, status, out, stderr)
+	}
+	later(t, filepath.Join(dir, "a.txt"))
+	in.set("a.example/list", says("203.0.113.1\n"))
+	_, stderr, status = in.scanwatch(t, "-f", conf, "update", "a")
+	if want := "fewer than half of the previous 10; if it is right, from 2026-11-02 12:10: scanwatch update --any-size --now a\n"; status != exitKept || !strings.Contains(stderr, want) {
+		t.Errorf("exit status %d\n%s", status, stderr)
 	}
 	if out, _, status := in.scanwatch(t, "-f", conf, "check"); status != 0 || !strings.Contains(out, "table <a>: 10 entries") {
 		t.Errorf("check: exit status %d\n%s", status, out)
@@ -298,24 +310,25 @@ func TestUpdateCatalogue(t *testing.T) {
 	}
 }
 
-// TestUpdateAsOwner checks that root acts as the owner of the directory.
+// TestUpdateAsOwner checks that root acts as the owner of the directory, also of the
+// directory of a link's target, which need not exist.
 func TestUpdateAsOwner(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root")
 	}
 	in := newInternet(t)
-	dir, conf := feedsConf(t, "table <a> file \"feeds/a.txt\" format addresses url \"https://a.example/list\" key \"feeds/key\"\n")
+	dir, conf := feedsConf(t, "table <a> file \"feeds/a.txt\" format addresses url \"https://a.example/list\" key \"feeds/key\"\ntable <b> file \"link.txt\" format addresses url \"https://a.example/list\"\n")
 	feeds := filepath.Join(dir, "feeds")
 	const nobody = 65534
 	if err := errors.Join(os.Mkdir(feeds, 0o755), os.WriteFile(feeds+"/key", []byte("Key: 1\n"), 0o600),
-		os.Chown(feeds, nobody, nobody), os.Chown(feeds+"/key", nobody, nobody)); err != nil {
+		os.Symlink("feeds/b.txt", filepath.Join(dir, "link.txt")), os.Chown(feeds, nobody, nobody), os.Chown(feeds+"/key", nobody, nobody)); err != nil {
 		t.Fatal(err)
 	}
 	in.set("a.example/list", says("203.0.113.1\n"))
 	if out, stderr, status := in.scanwatch(t, "-f", conf, "update"); status != 0 {
 		t.Fatal(status, out, stderr)
 	}
-	for _, name := range []string{"a.txt", "a.txt.meta"} {
+	for _, name := range []string{"a.txt", "a.txt.meta", "b.txt", "b.txt.meta"} {
 		info, err := os.Stat(filepath.Join(feeds, name))
 		if err != nil {
 			t.Fatal(err)

@@ -2,8 +2,14 @@ package fetch
 
 import (
 	"bytes"
+	"math"
 	"net/netip"
+	"os"
+	"slices"
+	"strings"
 	"time"
+
+	"golang.org/x/net/publicsuffix"
 
 	"scanwatch/filter/lookup"
 	"scanwatch/filter/lookup/feed"
@@ -17,6 +23,14 @@ const (
 	growth = 3
 )
 
+// The largest address space of a list, and the one up to which growth is plausible. The
+// units are IPv4 addresses and IPv6 networks /32. The largest feeds of the catalogue, those
+// of clouds, have less than half of the limits.
+var (
+	maxSpace   = space{1 << 28, 1 << 16} // a sixteenth of IPv4; an IPv6 /16
+	smallSpace = space{1 << 20, 1 << 8}  // a /12; an IPv6 /24
+)
+
 // A list with more rejected entries than a tenth has probably changed its format.
 const rejectedPart = 10
 
@@ -28,7 +42,7 @@ func (f *Feed) check(o Options, old, content []byte, r *Result) error {
 	}
 	list, err := f.parse(content)
 	if err != nil {
-		return doubtError{err}
+		return doubtError{error: err}
 	}
 	entries := entriesOf(list)
 	r.Entries, r.Rejected, r.Date = len(entries), list.Refused.Total, list.Date
@@ -41,25 +55,71 @@ func (f *Feed) check(o Options, old, content []byte, r *Result) error {
 	if p, own, ok := overlap(list.Prefixes, o.Own); ok && !f.Exempts {
 		return doubtf("contains %s, which overlaps the own address or gateway %s", prefix.String(p), prefix.String(own))
 	}
-	before := map[any]bool{}
+	if err := f.checkNames(o, list.Names); err != nil {
+		return err
+	}
+	var previous feed.Result // empty without a previous list
 	if old != nil {
 		if list, err := f.parse(old); err == nil {
-			before = entriesOf(list)
+			previous = *list
 		}
 	}
+	before := entriesOf(&previous)
 	r.Added, r.Removed = missing(before, entries), missing(entries, before)
-	if len(before) == 0 || o.Any {
+	if o.Any {
 		return nil
 	}
-	return plausible("entries", len(before), len(entries))
+	if len(before) > 0 {
+		if err := plausible("entries", len(before), len(entries)); err != nil {
+			return err
+		}
+	}
+	return plausibleSpace(previous.Prefixes, list.Prefixes)
+}
+
+// A space is an amount of address space: IPv4 addresses and IPv6 networks /32.
+type space [2]float64
+
+// spaceOf returns the address space that a list covers. Networks inside others do not count.
+func spaceOf(list []netip.Prefix) (s space) {
+	list = slices.Clone(list)
+	slices.SortFunc(list, netip.Prefix.Compare) // a network is before those inside it
+	var last netip.Prefix
+	for _, p := range list {
+		if last.IsValid() && last.Contains(p.Addr()) {
+			continue
+		}
+		last = p
+		family := 0
+		if p.Addr().Is6() {
+			family = 1
+		}
+		s[family] += math.Ldexp(1, 32-p.Bits())
+	}
+	return s
+}
+
+// plausibleSpace returns an error if a list covers implausibly many addresses: a few wide
+// prefixes could reject all mail.
+func plausibleSpace(before, now []netip.Prefix) error {
+	was, is := spaceOf(before), spaceOf(now)
+	for i, unit := range []string{"IPv4 addresses", "IPv6 networks /32"} {
+		if is[i] > maxSpace[i] {
+			return sizef("covers %.0f %s, more than %.0f", is[i], unit, maxSpace[i])
+		}
+		if len(before) > 0 && is[i] > growth*max(was[i], smallSpace[i]) {
+			return sizef("covers %.0f %s, more than three times the previous %.0f", is[i], unit, was[i])
+		}
+	}
+	return nil
 }
 
 func plausible(what string, before, now int) error {
 	switch {
 	case now*shrink < before:
-		return doubtf("has %d %s, fewer than half of the previous %d", now, what, before)
+		return sizef("has %d %s, fewer than half of the previous %d", now, what, before)
 	case now > before*growth:
-		return doubtf("has %d %s, more than three times the previous %d", now, what, before)
+		return sizef("has %d %s, more than three times the previous %d", now, what, before)
 	}
 	return nil
 }
@@ -84,6 +144,27 @@ func entriesOf(list *feed.Result) map[any]bool {
 		set[s] = true
 	}
 	return set
+}
+
+// checkNames returns an error if a name or suffix of a list covers a public suffix, such as
+// com or co.uk, or this host. A name without a dot is probably a word of another file.
+func (f *Feed) checkNames(o Options, names []string) error {
+	for _, entry := range names {
+		name := strings.TrimPrefix(strings.TrimPrefix(entry, "*"), ".")
+		suffix, public := publicsuffix.PublicSuffix(name)
+		switch {
+		case public && name == suffix:
+			return doubtf("contains the public suffix %s", entry)
+		case !strings.Contains(name, ".") && !o.Any:
+			return sizef("contains %s, a name without a dot", entry)
+		}
+		for _, own := range o.Names {
+			if !f.Exempts && (own == name || strings.HasSuffix(own, "."+name)) {
+				return doubtf("contains %s, which covers the own name %s", entry, own)
+			}
+		}
+	}
+	return nil
 }
 
 // missing returns the number of entries that only the second set has.
@@ -111,7 +192,7 @@ func overlap(list, own []netip.Prefix) (p, net netip.Prefix, ok bool) {
 func (f *Feed) checkDatabase(o Options, old, content []byte, r *Result) error {
 	next, err := lookup.CheckOrigins(content)
 	if err != nil {
-		return doubtError{err}
+		return doubtError{error: err}
 	}
 	r.Date = next.Built
 	switch {
@@ -125,7 +206,7 @@ func (f *Feed) checkDatabase(o Options, old, content []byte, r *Result) error {
 	case err != nil || o.Any:
 		return nil
 	case next.Built.Before(before.Built):
-		return doubtf("was built %s, before the previous one of %s", next.Built.Format(time.DateOnly), before.Built.Format(time.DateOnly))
+		return sizef("was built %s, before the previous one of %s", next.Built.Format(time.DateOnly), before.Built.Format(time.DateOnly))
 	}
 	return plausible("bytes", len(old), len(content))
 }
@@ -144,4 +225,17 @@ func OwnNetworks(local []netip.Addr, also ...netip.Prefix) (own []netip.Prefix) 
 		}
 	}
 	return append(own, also...)
+}
+
+// OwnNames returns the name of this host and the given names, in lower case.
+func OwnNames(also ...string) (names []string) {
+	if name, err := os.Hostname(); err == nil {
+		also = append(also, name)
+	}
+	for _, name := range also {
+		if name = strings.ToLower(strings.TrimSuffix(name, ".")); name != "" {
+			names = append(names, name)
+		}
+	}
+	return names
 }

@@ -50,9 +50,10 @@ const (
 type Options struct {
 	Now    func() time.Time
 	Own    []netip.Prefix // addresses and networks that no list may contain
+	Names  []string       // names of this host, which no list may cover
 	Early  bool           // request before the interval has elapsed, but not before Least
 	Any    bool           // accept any number of entries
-	DryRun bool           // change no file
+	DryRun bool           // do not replace the file, and only save the time of the request
 	// Timeout is the longest duration of a request; 0 for DefaultTimeout.
 	Timeout time.Duration
 	Roots   *x509.CertPool // certificates of authorities; nil for those of the system
@@ -86,6 +87,9 @@ type Result struct {
 	Bytes    int       `json:"bytes,omitempty"`
 	Date     time.Time `json:"date,omitzero"` // of the file, if it has one
 	Next     time.Time `json:"next,omitzero"` // of the next request
+	// AnySize is the time of the first request with Early and Any, if these would accept a
+	// file that was kept.
+	AnySize time.Time `json:"any_size,omitzero"`
 }
 
 // step is called before each change of a file. Tests replace it to end the process there.
@@ -106,9 +110,19 @@ func (f *Feed) Run(ctx context.Context, o Options) Result {
 }
 
 // A doubtError is a reason not to use a complete file.
-type doubtError struct{ error }
+type doubtError struct {
+	error
+	size bool // Options.Any accepts the file
+}
 
-func doubtf(format string, args ...any) error { return doubtError{fmt.Errorf(format, args...)} }
+func doubtf(format string, args ...any) error {
+	return doubtError{error: fmt.Errorf(format, args...)}
+}
+
+// sizef returns a doubt that Options.Any overrides.
+func sizef(format string, args ...any) error {
+	return doubtError{error: fmt.Errorf(format, args...), size: true}
+}
 
 // errUnchanged is the error of request for a file that has not changed.
 var errUnchanged = errors.New("unchanged")
@@ -133,7 +147,10 @@ func (f *Feed) run(ctx context.Context, o Options, r *Result) error {
 	now := o.Now()
 	m := readMeta(p, now)
 	if m.URL != r.URL {
-		m = meta{}
+		was := m
+		if m = (meta{}); was.URL == f.url(was.Attempt) { // the same feed in an earlier month
+			m.Checked = was.Checked
+		}
 	}
 	if next := m.next(f, o.Early); next.After(now) {
 		r.Outcome, r.Next, r.Why = Waiting, next, m.Error
@@ -144,7 +161,7 @@ func (f *Feed) run(ctx context.Context, o Options, r *Result) error {
 		return err
 	}
 	// The attempt counts even if this process ends before it has an answer.
-	m.Attempt = now
+	m.Attempt, m.DryRun = now, o.DryRun
 	if err := f.save(p, o, m); err != nil {
 		return err
 	}
@@ -154,7 +171,7 @@ func (f *Feed) run(ctx context.Context, o Options, r *Result) error {
 	case errors.Is(err, errUnchanged):
 		r.Outcome, err = Unchanged, nil
 	case err == nil:
-		if err = f.replace(p, o, old, &answer, r); err == nil {
+		if err = f.replace(p, o, old, &answer, r); err == nil && !o.DryRun {
 			m.accept(answer)
 		}
 	}
@@ -163,6 +180,9 @@ func (f *Feed) run(ctx context.Context, o Options, r *Result) error {
 		m.Error = err.Error()
 	}
 	r.Next = m.next(f, false)
+	if doubt := (doubtError{}); errors.As(err, &doubt) && doubt.size {
+		r.AnySize = m.next(f, true)
+	}
 	return errors.Join(err, f.save(p, o, m))
 }
 
@@ -233,17 +253,37 @@ func syncDir(p *owner.Place) error {
 	return dir.Sync()
 }
 
+// lockName is the name of the file that is locked. Any user who can read a directory could
+// lock the directory itself.
+const lockName = ".update.lock"
+
 // lock excludes other processes that update files of the directory.
 func lock(p *owner.Place) (unlock func(), err error) {
-	dir, err := p.Open(".")
+	path := filepath.Join(p.Root.Name(), lockName)
+	file, err := p.OpenFile(lockName, os.O_RDWR|os.O_CREATE|syscall.O_NONBLOCK, 0o600)
+	if err != nil {
+		if wrapped := new(fs.PathError); errors.As(err, &wrapped) {
+			err = wrapped.Err // without the relative path
+		}
+		return nil, fmt.Errorf("open lock %s: %w; if it exists, it may belong to another user: remove it", path, err)
+	}
+	defer func() {
+		if err != nil {
+			file.Close()
+		}
+	}()
+	info, err := file.Stat()
 	if err != nil {
 		return nil, err
 	}
-	if err := syscall.Flock(int(dir.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		dir.Close()
-		return nil, fmt.Errorf("lock %s: %w; another update may be running", p.Root.Name(), err)
+	stat := info.Sys().(*syscall.Stat_t) // Stat returns this type on all supported systems
+	if !info.Mode().IsRegular() || info.Mode().Perm()&0o077 != 0 || int(stat.Uid) != os.Geteuid() {
+		return nil, fmt.Errorf("%s: other users can lock it; remove it", path)
 	}
-	return func() { dir.Close() }, nil
+	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return nil, fmt.Errorf("lock %s: %w; another update may be running", path, err)
+	}
+	return func() { file.Close() }, nil
 }
 
 // readOld returns the content of the file, or nil without a file.

@@ -195,7 +195,107 @@ func TestDoubts(t *testing.T) {
 	}
 }
 
-// files returns the names of the files in the directory of a file.
+// TestSpace checks that a list of plausible prefixes that covers too much of the address
+// space is doubtful, with or without a previous list.
+func TestSpace(t *testing.T) {
+	series := func(format string, from, to int) string {
+		var b strings.Builder
+		for i := from; i < to; i++ {
+			fmt.Fprintf(&b, format, i)
+		}
+		return b.String()
+	}
+	hosts := series("198.51.100.%d\n", 0, 100)
+	for _, c := range []struct{ name, before, now, why string }{
+		{"all of IPv4", "", series("%d.0.0.0/8\n", 1, 10) + series("%d.0.0.0/8\n", 11, 127) + series("%d.0.0.0/8\n", 128, 169), "covers 2768240640 IPv4 addresses, more than 268435456"},
+		{"a sixteenth", "", series("%d.0.0.0/8\n", 20, 36), ""},
+		{"a sixteenth and a host", "", series("%d.0.0.0/8\n", 20, 36) + "8.8.8.8\n", "covers 268435457 IPv4 addresses"},
+		{"nested networks", "", series("%d.0.0.0/8\n", 20, 36) + series("20.%d.0.0/16\n", 0, 256) + "20.0.0.0/8\n", ""},
+		{"an IPv6 /16", "", series("2a%02x::/19\n", 0, 8), ""},
+		{"more than an IPv6 /16", "", series("2a%02x::/19\n", 0, 9), "covers 73728 IPv6 networks /32, more than 65536"},
+		{"hosts and a /8", hosts, hosts + "20.0.0.0/8\n", "covers 16777316 IPv4 addresses, more than three times the previous 100"},
+		{"hosts and a /12", hosts, hosts + "20.0.0.0/12\n", ""},
+		{"hosts and an IPv6 /20", hosts, hosts + "2a00::/20\n", "covers 4096 IPv6 networks /32, more than three times the previous 0"},
+		{"hosts and IPv6 hosts", hosts, hosts + series("2a00:%x::1\n", 1, 99), ""},
+		{"three times", series("20.%d.0.0/16\n", 0, 100), series("20.%d.0.0/16\n", 0, 99) + "21.0.0.0/8\n", "more than three times the previous 6553600"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newSite(t)
+			if c.before != "" {
+				os.WriteFile(s.feed.File, []byte(c.before), 0o644)
+			}
+			s.answer = says(c.now)
+			r := s.run(t)
+			if c.why == "" && r.Outcome != Updated || c.why != "" && (r.Outcome != Kept || !strings.Contains(r.Why, c.why)) {
+				t.Errorf("%+v, want %q", r, c.why)
+			}
+			s.options.Any = true
+			if r := s.run(t); r.Outcome != Updated && r.Outcome != Unchanged || s.content(t) != c.now {
+				t.Errorf("any size: %+v", r)
+			}
+		})
+	}
+}
+
+// TestNames checks that a list that covers public suffixes or this host is doubtful.
+func TestNames(t *testing.T) {
+	for _, c := range []struct{ entry, why, any string }{
+		{"com", "contains the public suffix com", "public suffix"},
+		{".org", "contains the public suffix .org", "public suffix"},
+		{"*.co.uk", "contains the public suffix *.co.uk", "public suffix"},
+		{"ylmf-pc", "contains ylmf-pc, a name without a dot", ""},
+		{"MX.example.com", "contains mx.example.com, which covers the own name mx.example.com", "own name"},
+		{".example.com", "contains .example.com, which covers the own name", "own name"},
+		{"dyn.example.com", "", ""},
+		{"mple.com", "", ""},
+		{"*.github.io", "", ""},
+	} {
+		s := newSite(t)
+		s.feed.Format, s.options.Names = "plain", []string{"mx.example.com"}
+		s.answer = says("scan.example.net\n" + c.entry + "\n")
+		r := s.run(t)
+		if c.why == "" && r.Outcome != Updated || !strings.Contains(r.Why, c.why) {
+			t.Errorf("%s: %+v, want %q", c.entry, r, c.why)
+		}
+		if own := c.any == "own name"; own {
+			s.feed.Exempts = true
+			if r := s.run(t); r.Outcome != Updated {
+				t.Errorf("%s exempted: %+v", c.entry, r)
+			}
+			s.feed.Exempts = false
+		}
+		s.options.Any = true
+		if r := s.run(t); (r.Outcome == Kept) != (c.any != "") || !strings.Contains(r.Why, c.any) {
+			t.Errorf("%s, any size: %+v", c.entry, r)
+		}
+	}
+	if names := OwnNames("MX.Example.org."); names[0] != "mx.example.org" {
+		t.Errorf("own names %q", names)
+	}
+}
+
+// TestAnySize checks that the result has the time from which the size is not a doubt.
+func TestAnySize(t *testing.T) {
+	s := newSite(t)
+	s.answer = says(list(0, 100))
+	s.run(t)
+	s.answer = says(list(0, 10))
+	asked := s.now
+	r := s.run(t)
+	if want := asked.Add(DefaultLeast); r.Outcome != Kept || r.AnySize != want {
+		t.Errorf("%+v, want %v", r, want)
+	}
+	s.now, s.options.Any, s.options.Early = r.AnySize, true, true
+	if r := s.run(t); r.Outcome != Updated || !r.AnySize.IsZero() {
+		t.Errorf("%+v", r)
+	}
+	s.answer = says("<html>")
+	if r := s.run(t); r.Outcome != Kept || !r.AnySize.IsZero() {
+		t.Errorf("a web page: %+v", r)
+	}
+}
+
+// files returns the names of the files in the directory of a file, without the lock.
 func files(t *testing.T, name string) (names []string) {
 	t.Helper()
 	list, err := os.ReadDir(filepath.Dir(name))
@@ -203,7 +303,9 @@ func files(t *testing.T, name string) (names []string) {
 		t.Fatal(err)
 	}
 	for _, f := range list {
-		names = append(names, f.Name())
+		if f.Name() != lockName {
+			names = append(names, f.Name())
+		}
 	}
 	return names
 }
@@ -338,11 +440,122 @@ func TestIntervals(t *testing.T) {
 
 // TestWrongClock checks that a clock that was wrong does not end the updates.
 func TestWrongClock(t *testing.T) {
+	for _, state := range []string{
+		`{"url": %q, "attempt": "2040-01-01T00:00:00Z"}`,
+		`{"url": %q, "not_before": "2040-01-01T00:00:00Z"}`,
+		`{"url": %q, "attempt": "2040-01-01T00:00:00Z", "checked": "2040-01-01T00:00:00Z", "not_before": "2040-01-01T00:00:00Z", "failures": 16}`,
+	} {
+		s := newSite(t)
+		s.answer = status(500)
+		os.WriteFile(s.feed.File+metaSuffix, fmt.Appendf(nil, state, s.feed.URL), 0o644)
+		if r := s.feed.Run(t.Context(), s.options); r.Outcome != Failed {
+			t.Errorf("%s: %+v", state, r)
+		}
+		if r := s.feed.Run(t.Context(), s.options); r.Outcome != Waiting {
+			t.Errorf("%s, again: %+v", state, r)
+		}
+		if b, _ := os.ReadFile(s.feed.File + metaSuffix); strings.Contains(string(b), "2040") {
+			t.Errorf("%s: saved %s", state, b)
+		}
+	}
+}
+
+// TestStale checks the descriptions of feeds without success.
+func TestStale(t *testing.T) {
+	day := 24 * time.Hour
+	for _, c := range []struct {
+		every time.Duration
+		after time.Duration
+		code  int // of the answer afterwards; 0 without a request
+		want  string
+	}{
+		{0, 3 * day, 500, ""},
+		{0, 3*day + 1, 500, "drop drop.txt: no successful download since 2026-11-02: the server answers 500 Internal Server Error"},
+		{0, 3*day + 1, 0, "drop drop.txt: no successful download since 2026-11-02; check the timer of scanwatch update"},
+		{time.Hour, 3*day - 1, 500, ""},
+		{time.Hour, 3*day + 1, 500, "drop drop.txt: no successful download since 2026-11-02: the server answers 500 Internal Server Error"},
+		{7 * day, 21 * day, 500, ""},
+		{7 * day, 21*day + 1, 0, "drop drop.txt: no successful download since 2026-11-02; check the timer of scanwatch update"},
+	} {
+		s := newSite(t)
+		s.feed.Every = c.every
+		if got := s.feed.Stale(s.now); got != "" {
+			t.Errorf("without a state: %s", got)
+		}
+		s.answer = says(list(0, 100))
+		s.feed.Run(t.Context(), s.options)
+		s.now = noon.Add(c.after)
+		if s.answer = status(c.code); c.code != 0 {
+			s.feed.Run(t.Context(), s.options)
+		}
+		if got := s.feed.Stale(s.now); got != c.want {
+			t.Errorf("%+v: %q", c, got)
+		}
+	}
 	s := newSite(t)
+	s.answer = says("<html>")
+	s.feed.URL += "?%m"
+	s.run(t)
+	s.now = s.now.AddDate(0, 1, 0)
+	if got := s.feed.Stale(s.now); !strings.HasPrefix(got, "drop drop.txt: never downloaded: the file is a web page") {
+		t.Errorf("%q", got)
+	}
 	s.answer = says(list(0, 100))
-	os.WriteFile(s.feed.File+metaSuffix, fmt.Appendf(nil, `{"url": %q, "attempt": "2040-01-01T00:00:00Z", "not_before": "2040-01-01T00:00:00Z"}`, s.feed.URL), 0o644)
-	if r := s.run(t); r.Outcome != Waiting || r.Next != noon.Add(maxRetryAfter) {
-		t.Errorf("%+v", r)
+	s.run(t)
+	s.now = s.now.AddDate(0, 1, 0) // a new URL
+	s.answer = status(404)
+	s.run(t)
+	if got, want := s.feed.Stale(s.now), "drop drop.txt: no successful download since 2026-12-09: the server answers 404 Not Found"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	os.Remove(s.feed.File + metaSuffix)
+	syscall.Mkfifo(s.feed.File+metaSuffix, 0o644)
+	if got := s.feed.Stale(s.now); got != "" {
+		t.Errorf("%q", got)
+	}
+	os.Remove(s.feed.File + metaSuffix)
+	os.WriteFile(s.feed.File+metaSuffix, fmt.Appendf(nil, `{"url": %q, "error": "\u001b[31m"}`, s.feed.url(s.now)), 0o644)
+	if got, want := s.feed.Stale(s.now), `drop drop.txt: never downloaded: \x1b[31m`; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+// TestDryRun checks that dry runs keep the intervals of the provider, and that the file is
+// not a version that the next request confirms.
+func TestDryRun(t *testing.T) {
+	s := newSite(t)
+	s.answer = func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("ETag", `"1"`)
+		if r.Header.Get("If-None-Match") != "" {
+			w.WriteHeader(304)
+			return
+		}
+		io.WriteString(w, list(0, 100))
+	}
+	s.options.DryRun = true
+	for _, want := range []Outcome{Updated, Waiting} {
+		if r := s.feed.Run(t.Context(), s.options); r.Outcome != want || r.Next != noon.Add(DefaultLeast) {
+			t.Errorf("%+v, want %s", r, want)
+		}
+	}
+	s.options.DryRun = false
+	if r := s.feed.Run(t.Context(), s.options); r.Outcome != Waiting || len(s.asked) != 1 {
+		t.Errorf("%+v, %d requests", r, len(s.asked))
+	}
+	s.now = noon.Add(DefaultLeast)
+	if r := s.feed.Run(t.Context(), s.options); r.Outcome != Updated || s.content(t) != list(0, 100) {
+		t.Errorf("after the dry run: %+v", r)
+	}
+	s.now = noon.Add(maxRetryAfter)
+	s.answer = func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Retry-After", "3600")
+		w.WriteHeader(429)
+	}
+	s.options.DryRun = true
+	for _, want := range []Outcome{Failed, Waiting} {
+		if r := s.feed.Run(t.Context(), s.options); r.Outcome != want || r.Next != s.now.Add(time.Hour) {
+			t.Errorf("Retry-After: %+v, want %s", r, want)
+		}
 	}
 }
 
@@ -351,7 +564,7 @@ func TestOptions(t *testing.T) {
 	s := newSite(t)
 	s.answer = says(list(0, 100))
 	s.options.DryRun = true
-	if r := s.run(t); r.Outcome != Updated || r.Added != 100 || files(t, s.feed.File) != nil {
+	if r := s.run(t); r.Outcome != Updated || r.Added != 100 || !slices.Equal(files(t, s.feed.File), []string{"drop.txt.meta"}) {
 		t.Errorf("dry run: %+v, %v", r, files(t, s.feed.File))
 	}
 	s.options.DryRun = false
@@ -400,6 +613,11 @@ func TestKey(t *testing.T) {
 		{"Key: abc\n", "Key", 0o600, "Key", "abc", ""},
 		{"abc\n", "Key", 0o640, "", "", "chmod 600"},
 		{"abc\n", "", 0o600, "", "", "write one line with a header"},
+		{"abc/x=:y\n", "Key", 0o600, "", "", "write one line with a header"},
+		{"abc@example.org:y\n", "", 0o600, "", "", "write one line with a header"},
+		{"Bearer abc: y\n", "", 0o600, "", "", "write one line with a header"},
+		{"Key:\n", "", 0o600, "", "", "write one line with a header"},
+		{"X-Key_1.a~: abc\n", "", 0o600, "X-Key_1.a~", "abc", ""},
 		{"a\nb\n", "Key", 0o600, "", "", "must contain one line"},
 		{"", "Key", 0o600, "", "", "must contain one line"},
 		{strings.Repeat("x", 2000), "Key", 0o600, "", "", "must contain one line"},
@@ -430,9 +648,17 @@ func TestPlaces(t *testing.T) {
 		prepare func(f *Feed)
 		why     string
 	}{
-		"no directory":  {func(f *Feed) { f.File = filepath.Join(f.File, "missing", "drop.txt") }, "does not exist"},
-		"not a file":    {func(f *Feed) { os.Mkdir(f.File, 0o755) }, "not a regular file"},
-		"another user":  {func(f *Feed) { hold(f) }, "another update may be running"},
+		"no directory":        {func(f *Feed) { f.File = filepath.Join(f.File, "missing", "drop.txt") }, "does not exist"},
+		"not a file":          {func(f *Feed) { os.Mkdir(f.File, 0o755) }, "not a regular file"},
+		"another update":      {func(f *Feed) { hold(f) }, "another update may be running"},
+		"a public lock":       {func(f *Feed) { os.WriteFile(lockOf(f), nil, 0o644) }, "other users can lock it; remove it"},
+		"a directory as lock": {func(f *Feed) { os.Mkdir(lockOf(f), 0o755) }, "/.update.lock: is a directory; if it exists"},
+		"a lock of a user": {func(f *Feed) {
+			os.WriteFile(lockOf(f), nil, 0o600)
+			if os.Chown(lockOf(f), 54321, 54321) != nil {
+				os.Chmod(lockOf(f), 0o640) // without root, the mode is wrong
+			}
+		}, "other users can lock it; remove it"},
 		"a broken meta": {func(f *Feed) { os.Mkdir(f.File+metaSuffix, 0o755) }, "not a regular file"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -446,16 +672,38 @@ func TestPlaces(t *testing.T) {
 	}
 }
 
-// hold locks the directory of a feed.
-func hold(f *Feed) {
-	dir, err := os.Open(filepath.Dir(f.File))
+// TestForeignLock checks that a lock of the directory, which any user can take who can read
+// it, does not stop an update.
+func TestForeignLock(t *testing.T) {
+	s := newSite(t)
+	s.answer = says(list(0, 100))
+	holdFile(filepath.Dir(s.feed.File), os.O_RDONLY)
+	if r := s.run(t); r.Outcome != Updated {
+		t.Errorf("%+v", r)
+	}
+	if info, err := os.Stat(lockOf(&s.feed)); err != nil || info.Mode() != 0o600 {
+		t.Errorf("%v, %v", info, err)
+	}
+	if r := s.run(t); r.Outcome != Unchanged {
+		t.Errorf("again: %+v", r)
+	}
+}
+
+// lockOf returns the path of the lock of a feed.
+func lockOf(f *Feed) string { return filepath.Join(filepath.Dir(f.File), lockName) }
+
+// hold locks a feed as another update does.
+func hold(f *Feed) { holdFile(lockOf(f), os.O_RDWR|os.O_CREATE) }
+
+func holdFile(name string, flags int) {
+	file, err := os.OpenFile(name, flags, 0o600)
 	if err == nil {
-		err = syscall.Flock(int(dir.Fd()), syscall.LOCK_EX)
+		err = syscall.Flock(int(file.Fd()), syscall.LOCK_EX)
 	}
 	if err != nil {
 		panic(err)
 	}
-	held = append(held, dir)
+	held = append(held, file)
 }
 
 // held keeps descriptors open.

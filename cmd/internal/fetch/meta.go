@@ -5,12 +5,18 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"os"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"time"
+	"unicode"
 
 	"scanwatch/cmd/internal/output"
 	"scanwatch/cmd/internal/owner"
+	"scanwatch/internal/text"
 )
 
 // meta is the content of FILE.meta, the state of a feed.
@@ -19,6 +25,7 @@ type meta struct {
 	Attempt    time.Time `json:"attempt,omitzero"`    // of the last request
 	Checked    time.Time `json:"checked,omitzero"`    // of the last request that confirmed the file
 	NotBefore  time.Time `json:"not_before,omitzero"` // from Retry-After
+	DryRun     bool      `json:"dry_run,omitempty"`   // the last request was a dry run
 	Failures   int       `json:"failures,omitempty"`  // requests without a file since the last one with
 	Error      string    `json:"error,omitempty"`     // of the last request
 	SHA256     string    `json:"sha256,omitempty"`    // of the file that the validators identify
@@ -33,7 +40,7 @@ const metaSuffix = ".meta"
 // readMeta reads the state. An unreadable one is like none: the file is fetched again.
 func readMeta(p *owner.Place, now time.Time) meta {
 	var m meta
-	file, err := p.Open(p.Name + metaSuffix)
+	file, err := p.OpenFile(p.Name+metaSuffix, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return m
 	}
@@ -44,22 +51,55 @@ func readMeta(p *owner.Place, now time.Time) meta {
 	if err := json.NewDecoder(io.LimitReader(file, maxMeta)).Decode(&m); err != nil {
 		return meta{}
 	}
-	// The clock may have been wrong.
+	// The clock may have been wrong. A time in the future must not delay each request anew.
 	if m.Attempt.After(now) {
-		m.Attempt = now
+		m.Attempt = time.Time{}
 	}
-	if last := now.Add(maxRetryAfter); m.NotBefore.After(last) {
-		m.NotBefore = last
+	if m.NotBefore.After(now.Add(maxRetryAfter)) {
+		m.NotBefore = time.Time{}
+	}
+	if m.Checked.After(now) {
+		m.Checked = now
 	}
 	m.Failures = min(max(m.Failures, 0), maxFailures)
+	if strings.ContainsFunc(m.Error, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		m.Error = text.Escape(m.Error)
+	}
+	m.Error = text.Cut(m.Error, 500)
 	return m
+}
+
+// A feed is stale after three intervals without success, but not before three days.
+const (
+	staleIntervals = 3
+	leastStale     = 3 * 24 * time.Hour
+)
+
+// Stale describes a feed whose last success is too old, or returns "".
+func (f *Feed) Stale(now time.Time) string {
+	p, err := owner.Resolve(f.File)
+	if err != nil {
+		return "" // the error of the file itself is reported elsewhere
+	}
+	defer p.Close()
+	m := readMeta(p, now)
+	switch {
+	case m.URL != f.url(now) && m.URL != f.url(m.Attempt):
+		return "" // never downloaded from this URL
+	case m.Checked.IsZero() && m.Error != "":
+		return fmt.Sprintf("%s %s: never downloaded: %s", f.Name, filepath.Base(f.File), m.Error)
+	case m.Checked.IsZero() || now.Sub(m.Checked) <= max(staleIntervals*f.every(), leastStale):
+		return ""
+	}
+	s := fmt.Sprintf("%s %s: no successful download since %s", f.Name, filepath.Base(f.File), m.Checked.UTC().Format(time.DateOnly))
+	if m.Error == "" {
+		return s + "; check the timer of scanwatch update"
+	}
+	return s + ": " + m.Error
 }
 
 // save writes the state.
 func (f *Feed) save(p *owner.Place, o Options, m meta) error {
-	if o.DryRun {
-		return nil
-	}
 	m.URL = f.url(o.Now())
 	step("meta")
 	return output.Replace(filepath.Join(p.Root.Name(), p.Name)+metaSuffix, 0o644, func(w io.Writer) error {
@@ -116,7 +156,7 @@ func (m *meta) next(f *Feed, early bool) time.Time {
 	if m.Failures > 0 {
 		wait = min(least<<(m.Failures-1), max(f.every(), least))
 	}
-	if early {
+	if early || m.DryRun && m.Failures == 0 {
 		wait = least
 	}
 	next := m.Attempt.Add(wait)

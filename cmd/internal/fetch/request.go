@@ -53,19 +53,33 @@ func (f *Feed) key() (header [2]string, err error) {
 		}
 		return header, nil
 	}
-	content, err := ReadKey(f.KeyFile)
+	return ReadHeader(f.KeyFile, f.Header)
+}
+
+// ReadHeader returns the name and the value of a header in a file that no other user can
+// read. The file may have the value alone if name is not empty. An error does not contain
+// the text, because a key without a name may have a colon.
+func ReadHeader(file, name string) (header [2]string, err error) {
+	content, err := ReadKey(file)
 	if err != nil {
 		return header, err
 	}
-	name, value, found := strings.Cut(content, ":")
+	given, value, found := strings.Cut(content, ":")
 	if !found {
-		name, value = f.Header, content
+		given, value = name, content
 	}
-	header = [2]string{strings.TrimSpace(name), strings.TrimSpace(value)}
-	if header[0] == "" || header[1] == "" || strings.ContainsAny(header[0], " \t") {
-		return header, fmt.Errorf("%s: write one line with a header and the key, such as Authorization: Bearer key", f.KeyFile)
+	header = [2]string{strings.TrimSpace(given), strings.TrimSpace(value)}
+	if !isToken(header[0]) || header[1] == "" {
+		return [2]string{}, fmt.Errorf("%s: write one line with a header and the key, such as Authorization: Bearer key", file)
 	}
 	return header, nil
+}
+
+// isToken reports whether s can be the name of a header (RFC 9110 section 5.6.2).
+func isToken(s string) bool {
+	return s != "" && !strings.ContainsFunc(s, func(r rune) bool {
+		return r <= ' ' || r > '~' || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, r)
+	})
 }
 
 // ReadKey returns the only line of a file that no other user can read.

@@ -297,6 +297,10 @@ func TestSignature(t *testing.T) {
 		}
 		os.Chmod(filepath.Join(dir, name), 0o600)
 	}
+	os.WriteFile(filepath.Join(dir, "header"), []byte("abc/x=:y\n"), 0o600)
+	if err := w.deliver(t.Context(), batch); err == nil || !strings.Contains(err.Error(), "write one line with a header") || strings.Contains(err.Error(), "abc") {
+		t.Errorf("a key as a header: %v", err)
+	}
 	if len(r.got) != 1 {
 		t.Errorf("%d requests", len(r.got))
 	}

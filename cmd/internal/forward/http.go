@@ -149,15 +149,11 @@ func (w *webhook) deliver(ctx context.Context, data []byte) error {
 	req.Header.Set("Content-Type", kind)
 	req.Header.Set(batchHeader, batch.ID)
 	if w.header != "" {
-		line, err := fetch.ReadKey(w.header)
+		header, err := fetch.ReadHeader(w.header, "")
 		if err != nil {
 			return err
 		}
-		name, value, found := strings.Cut(line, ":")
-		if !found {
-			return fmt.Errorf("%s: write one line with a header, such as Authorization: Bearer key", w.header)
-		}
-		req.Header.Set(name, strings.TrimSpace(value))
+		req.Header.Set(header[0], header[1])
 	}
 	if w.key != "" {
 		key, err := fetch.ReadKey(w.key)

@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"os/user"
+	"path/filepath"
 	"strconv"
 	"syscall"
 )
@@ -95,6 +96,24 @@ func Do(dir string, f func() error) error {
 		return f()
 	}
 	return u.do(f)
+}
+
+// DoFile calls f with the rights of the user who can replace the target of a file, which need
+// not exist. If another user can change a link on the path, that is the user of the file's
+// directory, who follows the link without root's rights.
+func DoFile(name string, f func() error) error {
+	if os.Geteuid() != 0 {
+		return f()
+	}
+	w, err := walk(name, false)
+	if err != nil {
+		return Do(filepath.Dir(name), f)
+	}
+	w.close()
+	if w.user == nil {
+		return f()
+	}
+	return w.user.do(f)
 }
 
 func (u *User) do(f func() error) (err error) {

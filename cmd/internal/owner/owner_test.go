@@ -138,6 +138,35 @@ func TestDo(t *testing.T) {
 	}
 }
 
+// TestDoFile checks the user of a file behind links.
+func TestDoFile(t *testing.T) {
+	dir := open(t)
+	theirs := mkdir(t, filepath.Join(dir, "theirs"), 0o755, lesser, lesser)
+	check(t, os.Symlink("theirs/file", dir+"/link"), os.Symlink(dir+"/link", dir+"/again"), os.Symlink(dir+"/file", theirs+"/back"),
+		os.Symlink(theirs+"/back", dir+"/there"))
+	for name, want := range map[string]int{
+		dir + "/file":       0,
+		theirs + "/file":    lesser,
+		dir + "/link":       lesser, // the target does not exist
+		dir + "/again":      lesser,
+		theirs + "/back":    lesser, // a link that root does not follow
+		dir + "/there":      0,      // Resolve refuses it
+		theirs + "/no/file": lesser,
+	} {
+		got := -1
+		if err := DoFile(name, func() error { got = os.Geteuid(); return nil }); err != nil || got != want {
+			t.Errorf("%s: user %d, %v; want %d", name, got, err, want)
+		}
+		if os.Geteuid() != 0 {
+			t.Fatal("not root again")
+		}
+	}
+	check(t, os.WriteFile(theirs+"/file", nil, 0o644))
+	if err := DoFile(dir+"/link", func() error { return os.WriteFile(dir+"/made", nil, 0o600) }); !errors.Is(err, fs.ErrPermission) {
+		t.Errorf("write as the owner: %v", err)
+	}
+}
+
 // TestOpen checks that root follows only root's links, and reads only regular files.
 func TestOpen(t *testing.T) {
 	dir := open(t)
