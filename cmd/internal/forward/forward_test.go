@@ -297,6 +297,10 @@ func TestSignature(t *testing.T) {
 		}
 		os.Chmod(filepath.Join(dir, name), 0o600)
 	}
+	os.WriteFile(filepath.Join(dir, "url"), []byte(strings.Replace(r.URL, "https://", "https://user:secret@", 1)), 0o600)
+	if err := w.deliver(t.Context(), batch); err == nil || !strings.Contains(err.Error(), "password") || strings.Contains(err.Error(), "secret") {
+		t.Errorf("a URL with a password: %v", err)
+	}
 	if len(r.got) != 1 {
 		t.Errorf("%d requests", len(r.got))
 	}

@@ -140,6 +140,9 @@ func (w *webhook) deliver(ctx context.Context, data []byte) error {
 		if address, err = fetch.ReadKey(address); err != nil {
 			return err
 		}
+		if u, err := url.Parse(address); err == nil && u.User != nil {
+			return fmt.Errorf("%s: a URL may not contain a password; write a header into a file, and name that with `header`", w.url)
+		}
 	}
 	body, kind := bodyOf(w.body, batch, data)
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address, bytes.NewReader(body))
