@@ -332,7 +332,11 @@ func checkCompanions(k *checker) {
 		}
 		target := c.Name()
 		if before, ok := targets[target]; ok {
-			k.errorf(c.Pos, "", "this target is a duplicate of %s", before)
+			hint := ""
+			if c.Target == ForwardURL {
+				hint = "write the second URL into a file, and name that: to url \"/etc/scanwatch/hook.url\""
+			}
+			k.errorf(c.Pos, hint, "this target is a duplicate of %s", before)
 		}
 		targets[target] = c.Pos
 	}

@@ -48,8 +48,7 @@ func runForward(e *env, args []string) error {
 	enter(log, sandbox.Client(f.Files()))
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	f.Run(ctx)
-	return nil
+	return f.Run(ctx)
 }
 
 // forwardCompanion returns the companion that the arguments select, and the directory of

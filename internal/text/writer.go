@@ -67,8 +67,11 @@ func (w *Writer) Write(p []byte) (int, error) {
 }
 
 // Close writes the remaining bytes of an incomplete character. The underlying writer is
-// not closed.
+// not closed. Without such bytes it is not used: another write to it may be blocked.
 func (w *Writer) Close() error {
+	if len(w.rest) == 0 {
+		return nil
+	}
 	var end []byte
 	for _, c := range w.rest {
 		end = fmt.Appendf(end, `\x%02x`, c)

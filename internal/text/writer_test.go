@@ -87,3 +87,13 @@ func BenchmarkWriter(b *testing.B) {
 		_, _ = w.Write(line)
 	}
 }
+
+// TestCloseWithoutRest checks that Close does not use the underlying writer, which may be
+// blocked, if it has nothing to write.
+func TestCloseWithoutRest(t *testing.T) {
+	r, to := io.Pipe() // no process reads
+	defer r.Close()
+	if err := text.NewWriter(to).Close(); err != nil {
+		t.Error(err)
+	}
+}

@@ -82,6 +82,13 @@ func (c *CompanionStatus) Running(now time.Time) bool { return now.Sub(c.Seen.Ti
 // ErrStarting is the result that a companion announces before it has another result.
 var ErrStarting = errors.New("starting")
 
+// ErrNoResult is the result that a companion announces if there is neither a success nor an
+// error since its previous note. The status shows the time of the latest success.
+var ErrNoResult = errors.New("no result")
+
+// noResult is the word of ErrNoResult in the command note.
+const noResult = "+"
+
 // CompanionProblems returns the companions' problems. Shortly after the filter has
 // started, missing companions are not reported, because they need time to connect.
 func (s *Status) CompanionProblems(now time.Time) (all []string) {
@@ -339,18 +346,18 @@ func (c *Companions) NoteCommand() Command {
 		if err != nil {
 			return fmt.Errorf("parse entries %q: not a number", args[1])
 		}
-		problem, err := url.QueryUnescape(strings.TrimPrefix(args[2], "-"))
+		problem, err := url.QueryUnescape(strings.TrimPrefix(strings.TrimPrefix(args[2], noResult), "-"))
 		if err != nil || len(problem) > maxNote {
 			return fmt.Errorf("parse error: longer than %d bytes or not URL-escaped", maxNote)
 		}
-		if err := c.note(a.peer, name, int(entries), problem, time.Now()); err != nil {
+		if err := c.note(a.peer, name, int(entries), problem, args[2] != noResult, time.Now()); err != nil {
 			return err
 		}
 		return a.JSON(struct{}{})
 	}}
 }
 
-func (c *Companions) note(p *peer, name string, entries int, problem string, now time.Time) error {
+func (c *Companions) note(p *peer, name string, entries int, problem string, result bool, now time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	i := slices.IndexFunc(c.list, func(one *companion) bool {
@@ -364,16 +371,19 @@ func (c *Companions) note(p *peer, name string, entries int, problem string, now
 	}
 	one := c.list[i]
 	one.Seen, one.Entries, one.Error = text.At(now), entries, problem
-	if problem == "" {
+	if problem == "" && result {
 		one.Done = text.At(now)
 	}
 	return nil
 }
 
-// Note announces a companion and its latest result. problem is nil after a success.
+// Note announces a companion and its latest result. problem is nil after a success, and ErrNoResult
+// without a new result.
 func (c *Client) Note(name string, entries int, problem error) error {
 	words := "-"
-	if problem != nil {
+	if problem == ErrNoResult {
+		words = noResult
+	} else if problem != nil {
 		words += url.QueryEscape(text.ASCII(problem.Error(), maxNote))
 	}
 	return c.ask(nil, "note", url.QueryEscape(name), strconv.Itoa(entries), words)

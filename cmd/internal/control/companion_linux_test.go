@@ -262,6 +262,12 @@ func TestNote(t *testing.T) {
 		}
 	}
 	const name = "sync nftables inet filter scanwatch"
+	if err := c.Note(name, 7, ErrNoResult); err != nil {
+		t.Fatal(err)
+	}
+	if s := companions.Status()[0]; s.Error != "" || !s.Done.IsZero() || !s.Running(time.Now()) {
+		t.Errorf("without a result: %+v", s)
+	}
 	if err := c.Note(name, 7, nil); err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -56,38 +57,87 @@ type report struct {
 
 // reporter collects the hosts to report. It is safe for concurrent use.
 type reporter struct {
-	file string // with the times of reports
+	file string // with the times of reports and of exemptions
+
+	saving sync.Mutex // held while the file is written
 
 	mu       sync.Mutex
 	suspects map[netip.Addr]*suspect
 	exempt   map[netip.Addr]time.Time // hosts that send bounces or are exempt
 	reported map[netip.Addr]time.Time
 	overflow time.Time // latest time at which exempt had no room
+	unsaved  bool      // exempt has hosts that the file lacks
+}
+
+// reporterFile is the content of the file of a reporter.
+type reporterFile struct {
+	Reported map[netip.Addr]time.Time `json:"reported"`
+	Exempt   map[netip.Addr]time.Time `json:"exempt"`
+	Overflow time.Time                `json:"overflow,omitzero"`
 }
 
 func newReporter(dir string) *reporter {
 	return &reporter{file: filepath.Join(dir, "reported"), suspects: map[netip.Addr]*suspect{}, exempt: map[netip.Addr]time.Time{}, reported: map[netip.Addr]time.Time{}}
 }
 
-// load reads the times of reports by earlier processes.
-func (r *reporter) load() error {
+// load reads the file that earlier processes have written. If it is unreadable, any host
+// could be exempt, so that none is reported for a day.
+func (r *reporter) load(now time.Time) error {
 	data, err := readFile(r.file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
+	var f reporterFile
 	if err == nil {
-		err = json.Unmarshal(data, &r.reported)
+		err = json.Unmarshal(data, &f)
 	}
 	if err != nil {
-		r.reported = map[netip.Addr]time.Time{}
+		r.overflow, r.unsaved = now, true
 		return fmt.Errorf("read %s: %w", r.file, err)
 	}
+	for a, at := range f.Exempt {
+		r.exempt[a] = earlier(at, now) // the clock may have been wrong
+	}
+	maps.Copy(r.reported, f.Reported)
+	r.overflow = earlier(f.Overflow, now)
 	return nil
 }
 
-// save writes the times of reports.
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// save writes the file.
 func (r *reporter) save() error {
-	return output.Replace(r.file, 0o600, func(w io.Writer) error { return json.NewEncoder(w).Encode(r.reported) })
+	r.saving.Lock()
+	defer r.saving.Unlock()
+	r.mu.Lock()
+	data, err := json.Marshal(reporterFile{r.reported, r.exempt, r.overflow})
+	r.unsaved = false
+	r.mu.Unlock()
+	if err == nil {
+		err = output.Replace(r.file, 0o600, func(w io.Writer) error { _, err := w.Write(data); return err })
+	}
+	if err != nil {
+		r.mu.Lock()
+		r.unsaved = true
+		r.mu.Unlock()
+	}
+	return err
+}
+
+// saveExempt writes the file if it lacks an exempt host.
+func (r *reporter) saveExempt() error {
+	r.mu.Lock()
+	unsaved := r.unsaved
+	r.mu.Unlock()
+	if !unsaved {
+		return nil
+	}
+	return r.save()
 }
 
 // add records an event.
@@ -102,11 +152,7 @@ func (r *reporter) add(e *events.Event) {
 	case e.Event == "exempt", e.Evidence == "backscatter", e.Evidence == "account-abuse", e.Event == "verdict" && e.Reason != "":
 		// The filter exempts the host, the host returns mail with forged senders, or the account
 		// was stolen from a user.
-		if _, known := r.exempt[src]; !known && len(r.exempt) >= maxSuspects {
-			r.overflow = e.Time
-			return
-		}
-		r.exempt[src] = later(r.exempt[src], e.Time)
+		r.exemptAt(src, e.Time)
 		return
 	case e.Event != "finding" && (e.Event != "ban" || e.Would != ""):
 		return
@@ -135,16 +181,31 @@ func (r *reporter) add(e *events.Event) {
 	}
 }
 
+// exemptAt records that a host is exempt. The caller holds mu.
+func (r *reporter) exemptAt(src netip.Addr, at time.Time) {
+	_, known := r.exempt[src]
+	if !known && len(r.exempt) >= maxSuspects {
+		// The file has the time to the hour, so that it is not written for each event.
+		r.unsaved = r.unsaved || at.Sub(r.overflow) > time.Hour
+		r.overflow = later(r.overflow, at)
+		return
+	}
+	r.unsaved = r.unsaved || !known || at.Sub(r.exempt[src]) > time.Hour
+	r.exempt[src] = later(r.exempt[src], at)
+}
+
 // miss and gap do nothing: a missing report does no harm.
 func (r *reporter) miss(uint64) {}
 func (r *reporter) gap()        {}
 
-// due returns the hosts to report, and drops old evidence.
-func (r *reporter) due(now time.Time) (due []report) {
+// due returns the hosts to report, and drops old evidence. Reports of the addresses in
+// queued wait already.
+func (r *reporter) due(now time.Time, queued map[string]bool) (due []report) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	dropBefore(r.exempt, now.Add(-sparedAfter))
 	dropBefore(r.reported, now.Add(-reportAgain))
+	maps.DeleteFunc(r.reported, func(_ netip.Addr, at time.Time) bool { return at.After(now.Add(reportAgain)) }) // the clock was wrong
 	if now.Sub(r.overflow) < sparedAfter {
 		return nil // the host could be one of those without room
 	}
@@ -155,7 +216,7 @@ func (r *reporter) due(now time.Time) (due []report) {
 		}
 		_, again := r.reported[src]
 		_, spared := r.exempt[src]
-		if !s.certain && !s.banned || again || spared || len(r.reported)+len(due) >= maxReported {
+		if !s.certain && !s.banned || again || spared || queued[src.String()] || len(r.reported)+len(due) >= maxReported {
 			continue
 		}
 		categories, words := export.Offences(s.evidence, s.banned)
@@ -177,15 +238,33 @@ func dropBefore(times map[netip.Addr]time.Time, before time.Time) {
 	}
 }
 
-// done records that a host was reported or must not be.
-func (r *reporter) done(src netip.Addr, now time.Time, spared bool) {
+// forget drops the evidence against a host, whose report is in the queue.
+func (r *reporter) forget(src netip.Addr) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.suspects, src)
-	if spared {
-		r.exempt[src] = now
-		return
-	}
+}
+
+// spare records that a host must not be reported.
+func (r *reporter) spare(src netip.Addr, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.suspects, src)
+	r.exemptAt(src, now)
+}
+
+// spared reports whether a host is exempt.
+func (r *reporter) spared(src netip.Addr) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, exempt := r.exempt[src]
+	return exempt
+}
+
+// done records that a host was reported.
+func (r *reporter) done(src netip.Addr, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.reported[src] = now
 }
 

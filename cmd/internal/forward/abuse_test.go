@@ -65,7 +65,7 @@ func TestReports(t *testing.T) {
 		for _, e := range c.events {
 			r.add(e)
 		}
-		due := r.due(noon)
+		due := r.due(noon, nil)
 		if c.categories == "" {
 			if len(due) != 0 {
 				t.Errorf("%s: %+v", c.name, due)
@@ -96,12 +96,13 @@ func TestReportAgain(t *testing.T) {
 		e := about(host.String(), "finding", "scanner", "high")
 		e.Time = at
 		r.add(e)
-		due := r.due(at)
+		due := r.due(at, nil)
 		if len(due) != want {
 			t.Errorf("%v: %d reports, want %d", at.Sub(noon), len(due), want)
 		}
 		for _, d := range due {
-			r.done(d.IP, at, false)
+			r.forget(d.IP)
+			r.done(d.IP, at)
 		}
 	}
 	seen(noon, 1)
@@ -110,23 +111,23 @@ func TestReportAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	r = newReporter(dir)
-	if err := r.load(); err != nil {
+	if err := r.load(noon); err != nil {
 		t.Fatal(err)
 	}
 	seen(noon.Add(14*time.Minute), 0)
 	seen(noon.Add(16*time.Minute), 1)
-	r.done(host, noon.Add(17*time.Minute), true)
+	r.spare(host, noon.Add(17*time.Minute))
 	seen(noon.Add(20*time.Hour), 0)
 	seen(noon.Add(25*time.Hour), 1)
 	// Evidence that is an hour old is not used.
 	r.add(about("198.51.100.2", "finding", "scanner", "high"))
-	if due := r.due(noon.Add(2 * time.Hour)); len(due) != 0 {
+	if due := r.due(noon.Add(2*time.Hour), nil); len(due) != 0 {
 		t.Errorf("%+v", due)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "reported"), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := newReporter(dir).load(); err == nil {
+	if err := newReporter(dir).load(noon); err == nil {
 		t.Error("a broken file is no error")
 	}
 }
@@ -144,7 +145,7 @@ func TestManyExempt(t *testing.T) {
 		e := about("198.51.100.1", "finding", "scanner", "high")
 		e.Time = noon.Add(at)
 		r.add(e)
-		if due := r.due(noon.Add(at)); len(due) != want {
+		if due := r.due(noon.Add(at), nil); len(due) != want {
 			t.Errorf("after %v: %d reports, want %d", at, len(due), want)
 		}
 	}

@@ -32,8 +32,8 @@ type Batch struct {
 	Events  []*Item   `json:"events"`
 	// Dropped is the number of events that no batch contains, since the previous batch.
 	Dropped uint64 `json:"dropped"`
-	// Gaps is the number of times the filter was not reached, since the previous batch. The
-	// number of events missed is unknown.
+	// Gaps is the number of times the filter was not reached, since the previous batch, and
+	// of starts of the service. The number of events missed is unknown.
 	Gaps int `json:"gaps"`
 }
 
@@ -148,10 +148,14 @@ func (w *window) gap() {
 	w.gaps++
 }
 
-// take returns the events since the previous call, or nil if there are none.
-func (w *window) take(now time.Time) *Batch {
+// take returns the events since the previous call, or nil if there are none. Missing events
+// alone result in a batch if counts is set, and in the next batch otherwise.
+func (w *window) take(now time.Time, counts bool) *Batch {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if len(w.order) == 0 && !counts {
+		return nil
+	}
 	from := w.from
 	if from.IsZero() {
 		from = now

@@ -6,14 +6,17 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
 	"sync"
+	"syscall"
 	"time"
 
 	"scanwatch/cmd/internal/control"
@@ -78,9 +81,10 @@ type Forwarder struct {
 	queue    *queue    // nil for standard output
 	to       destination
 
-	mu     sync.Mutex
-	failed error           // of the latest delivery
-	client *control.Client // for notes and questions; nil if not connected
+	mu        sync.Mutex
+	failed    error           // of the latest delivery
+	delivered bool            // since the latest note
+	client    *control.Client // for notes and questions; nil if not connected
 }
 
 // New returns a Forwarder for a companion, and opens its queue.
@@ -94,7 +98,7 @@ func New(c *rules.Companion, o Options) (*Forwarder, error) {
 	f.window = &window{host: host, from: o.Now()}
 	f.collect = f.window
 	if c.Target == rules.ForwardStdout {
-		f.to = &writer{o.Stdout}
+		f.to = &writer{w: o.Stdout, grace: writeGrace}
 		return f, nil
 	}
 	sum := sha256.Sum256([]byte(c.Target + " " + c.Argument))
@@ -112,8 +116,8 @@ func New(c *rules.Companion, o Options) (*Forwarder, error) {
 		f.reporter = newReporter(dir)
 		f.collect, f.window = f.reporter, nil
 		f.to = &abuseIPDB{client: web, url: cmp.Or(o.Abuse, AbuseIPDB), key: c.Forward.Key}
-		if err := f.reporter.load(); err != nil {
-			o.Log.Warn("times of reports unreadable", "err", err)
+		if err := f.reporter.load(o.Now()); err != nil {
+			o.Log.Error("times of reports unreadable, no reports for a day", "err", err)
 		}
 	default:
 		return nil, fmt.Errorf("unknown destination %q", c.Target)
@@ -134,9 +138,12 @@ func (f *Forwarder) Files() (dirs, sockets []string) {
 	return dirs, sockets
 }
 
-// Run passes events until ctx ends.
-func (f *Forwarder) Run(ctx context.Context) {
+// Run passes events until ctx ends, or until standard output is closed.
+func (f *Forwarder) Run(ctx context.Context) error {
+	ctx, end := context.WithCancel(ctx)
+	defer end()
 	var all sync.WaitGroup
+	var err error
 	all.Go(func() { f.watch(ctx) })
 	all.Go(func() { f.note(ctx) })
 	if f.queue != nil {
@@ -149,19 +156,31 @@ func (f *Forwarder) Run(ctx context.Context) {
 		case <-ctx.Done():
 		case <-tick.C:
 		}
-		f.flush(ctx)
+		if err = f.flush(ctx); errors.Is(err, syscall.EPIPE) {
+			end()
+		}
 	}
 	all.Wait()
-	f.flush(ctx) // events that arrived since the previous call
+	if !errors.Is(err, syscall.EPIPE) && !errors.Is(err, errStuck) {
+		err = f.flush(ctx) // events that arrived since the previous call
+	}
+	if f.queue != nil {
+		f.queue.close()
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.disconnect()
+	if errors.Is(err, syscall.EPIPE) {
+		return errors.New("write events: the reader has closed standard output") // the exit status of EPIPE is 0
+	}
+	return nil
 }
 
 // watch passes the events of the filter to the collector.
 func (f *Forwarder) watch(ctx context.Context) {
 	var logged string
-	reached := true
+	f.collect.gap() // since the end of the previous process
+	reached := false
 	for ctx.Err() == nil {
 		err := f.watchOnce(ctx, func() { reached, logged = true, "" })
 		if ctx.Err() != nil {
@@ -201,22 +220,30 @@ func (f *Forwarder) watchOnce(ctx context.Context, begun func()) error {
 	})
 }
 
-// flush moves the events of a window to the queue, or to the destination without a queue.
-func (f *Forwarder) flush(ctx context.Context) {
+// flush moves the events of a window to the queue, or to the destination without a queue. It
+// returns and logs the error of the destination.
+func (f *Forwarder) flush(ctx context.Context) error {
 	if f.reporter != nil {
 		f.report(ctx)
-		return
+		return nil
 	}
+	counts := true
 	if f.queue != nil {
-		f.window.miss(f.queue.lost())
+		dropped, gaps := f.queue.lost()
+		f.window.miss(dropped)
+		for range gaps {
+			f.window.gap()
+		}
+		// A batch without events would drop one with events, whose number the next would have.
+		counts = f.queue.room()
 	}
-	b := f.window.take(f.o.Now())
+	b := f.window.take(f.o.Now(), counts)
 	if b == nil {
-		return
+		return nil
 	}
-	err := f.store(b)
+	err := f.store(ctx, b)
 	if err == nil {
-		return
+		return nil
 	}
 	f.window.miss(b.count())
 	for range b.Gaps {
@@ -224,50 +251,97 @@ func (f *Forwarder) flush(ctx context.Context) {
 	}
 	f.fail(err)
 	f.o.Log.Error("events lost", "companion", f.name, "events", b.count(), "err", err)
+	return err
 }
 
-func (f *Forwarder) store(b *Batch) error {
-	if f.queue == nil {
-		return f.to.deliver(context.Background(), encode(b))
+func (f *Forwarder) store(ctx context.Context, b *Batch) error {
+	if f.queue != nil {
+		key := ""
+		if b.Gaps > 0 {
+			key = gapKey
+		}
+		return f.queue.add(encode(b), b.count(), key, f.o.Now())
 	}
-	return f.queue.add(encode(b), b.count(), f.o.Now())
+	err := f.to.deliver(ctx, encode(b))
+	if err == nil {
+		f.fail(nil)
+	}
+	return err
 }
 
 // report moves the reports that are due to the queue, except those of hosts that the filter
 // spares. Without an answer of the filter they remain.
 func (f *Forwarder) report(ctx context.Context) {
-	if n := f.queue.lost(); n > 0 {
+	if n, _ := f.queue.lost(); n > 0 {
 		f.o.Log.Warn("reports dropped", "companion", f.name, "reports", n)
 	}
-	reports := f.reporter.due(f.o.Now())
-	for _, r := range reports {
-		var spared bool
-		err := f.ask(func(c *control.Client) (err error) {
-			spared, err = c.Spared(r.IP)
-			return err
-		})
+	if err := f.reporter.saveExempt(); err != nil {
+		f.fail(err)
+		f.o.Log.Error("times of reports not saved", "companion", f.name, "err", err)
+		return // until the exemptions are on the disk
+	}
+	for _, r := range f.reporter.due(f.o.Now(), f.queue.keys()) {
+		spared, err := f.spared(r.IP)
 		if err != nil || ctx.Err() != nil {
 			return // watch logs it
 		}
-		f.reporter.done(r.IP, f.o.Now(), spared)
 		if spared {
 			continue
 		}
-		// The time is on the disk before the report: a second report would be rejected.
-		if err = f.reporter.save(); err == nil {
-			err = f.queue.add(encode(r), 1, f.o.Now())
-		}
-		if err != nil {
+		f.reporter.forget(r.IP)
+		if err := f.queue.add(encode(r), 1, r.IP.String(), f.o.Now()); err != nil {
 			f.fail(err)
 			f.o.Log.Error("report lost", "companion", f.name, "err", err)
 		}
 	}
 }
 
+// spared reports whether a host must not be reported.
+func (f *Forwarder) spared(a netip.Addr) (spared bool, err error) {
+	if f.reporter.spared(a) {
+		return true, nil
+	}
+	err = f.ask(func(c *control.Client) (err error) {
+		spared, err = c.Spared(a)
+		return err
+	})
+	if spared && err == nil {
+		f.reporter.spare(a, f.o.Now())
+	}
+	return spared, err
+}
+
+// errSpared is the error of a report of a host that became exempt while the report waited.
+var errSpared = errors.New("the host is exempt")
+
+// deliver delivers an entry of the queue.
+func (f *Forwarder) deliver(ctx context.Context, data []byte) error {
+	var r report
+	if f.reporter != nil && json.Unmarshal(data, &r) == nil {
+		spared, err := f.spared(r.IP)
+		if err != nil {
+			return err
+		}
+		if spared {
+			return errSpared
+		}
+	}
+	_ = f.queue.setNext(f.o.Now().Add(f.interval)) // if this fails, the rate is exceeded after a restart
+	err := f.to.deliver(ctx, data)
+	if f.reporter != nil && r.IP.IsValid() && (err == nil || errors.Is(err, errRejected)) {
+		f.reporter.done(r.IP, f.o.Now())
+		if err := f.reporter.save(); err != nil {
+			f.o.Log.Error("times of reports not saved", "companion", f.name, "err", err)
+		}
+	}
+	return err
+}
+
 // send delivers the entries of the queue in order.
 func (f *Forwarder) send(ctx context.Context) {
 	wait := f.first
 	var logged string
+	pause(ctx, f.queue.untilNext(f.o.Now()))
 	for ctx.Err() == nil {
 		e, data, ok := f.queue.first()
 		if !ok {
@@ -277,8 +351,11 @@ func (f *Forwarder) send(ctx context.Context) {
 			}
 			continue
 		}
-		err := f.to.deliver(ctx, data)
+		err := f.deliver(ctx, data)
 		switch {
+		case errors.Is(err, errSpared):
+			f.queue.remove(e, false)
+			continue
 		case ctx.Err() != nil && err != nil:
 			return
 		case err == nil, errors.Is(err, errRejected):
@@ -304,28 +381,38 @@ func (f *Forwarder) send(ctx context.Context) {
 		if later := new(laterError); errors.As(err, later) {
 			after = max(after, later.after)
 		}
+		_ = f.queue.setNext(f.o.Now().Add(after)) // if this fails, a restart shortens the pause
 		pause(ctx, after)
 		wait = min(2*wait, lastPause)
 	}
 }
 
-// fail sets the error for the status; nil after a success.
+// fail sets the error for the status; nil after a delivery.
 func (f *Forwarder) fail(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.failed = err
+	f.delivered = f.delivered || err == nil
 }
 
 // note reports the status to the filter.
 func (f *Forwarder) note(ctx context.Context) {
 	for ctx.Err() == nil {
 		f.mu.Lock()
-		failed, waiting := f.failed, 0
+		failed, delivered, waiting := f.failed, f.delivered, 0
+		f.delivered = false
 		f.mu.Unlock()
+		if failed == nil && !delivered {
+			failed = control.ErrNoResult
+		}
 		if f.queue != nil {
 			waiting = f.queue.length()
 		}
-		_ = f.ask(func(c *control.Client) error { return c.Note(f.name, waiting, failed) }) // watch logs it
+		if err := f.ask(func(c *control.Client) error { return c.Note(f.name, waiting, failed) }); err != nil && delivered { // watch logs it
+			f.mu.Lock()
+			f.delivered = true
+			f.mu.Unlock()
+		}
 		pause(ctx, min(notePause, f.every))
 	}
 }

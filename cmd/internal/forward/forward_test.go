@@ -39,7 +39,7 @@ func finding(n int, evidence string) *events.Event {
 // out is counted.
 func TestWindow(t *testing.T) {
 	w := &window{host: "mx", from: noon}
-	if b := w.take(noon); b != nil {
+	if b := w.take(noon, true); b != nil {
 		t.Errorf("an empty window has a batch: %+v", b)
 	}
 	for i := range 10 {
@@ -51,7 +51,7 @@ func TestWindow(t *testing.T) {
 	w.add(&events.Event{Event: "unban", By: "operator", Time: noon, Prefix: "192.0.2.0/24"})
 	w.miss(7)
 	w.gap()
-	b := w.take(noon.Add(time.Minute))
+	b := w.take(noon.Add(time.Minute), true)
 	first := b.Events[0]
 	if len(b.Events) != 3 || first.Count != 10 || first.First != noon || first.Last != noon.Add(9*time.Second) || b.Dropped != 7 || b.Gaps != 1 || b.From != noon || b.Until != noon.Add(time.Minute) {
 		t.Errorf("%s", encode(b))
@@ -68,7 +68,7 @@ func TestWindow(t *testing.T) {
 		w.add(e)
 		w.add(e)
 	}
-	if b := w.take(noon); len(b.Events) != maxItems || b.Dropped != 10 || b.Gaps != 0 || b.count() != 2*maxItems+10 {
+	if b := w.take(noon, true); len(b.Events) != maxItems || b.Dropped != 10 || b.Gaps != 0 || b.count() != 2*maxItems+10 {
 		t.Errorf("%d items, %d dropped", len(b.Events), b.Dropped)
 	}
 }
@@ -81,15 +81,22 @@ func TestQueue(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range maxQueued + 3 {
-		if err := q.add([]byte(strconv.Itoa(i)), uint64(i+1), noon); err != nil {
+		if err := q.add([]byte(strconv.Itoa(i)), uint64(i+1), "", noon); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if n := q.lost(); n != 1+2+3 || q.lost() != 0 {
+	if n, gaps := q.lost(); n != 1+2+3 || gaps != 0 {
 		t.Errorf("%d events lost, want 6", n)
 	}
 	os.WriteFile(filepath.Join(dir, ".half"), []byte("x"), 0o600)
 	os.WriteFile(filepath.Join(dir, "reported"), []byte("{}"), 0o600)
+	if _, err := openQueue(dir); err == nil || !strings.Contains(err.Error(), "stop it first") {
+		t.Errorf("a second process: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, ".half")); err != nil {
+		t.Errorf("a second process removes a temporary file: %v", err)
+	}
+	q.close()
 	q, err = openQueue(dir)
 	if err != nil || q.length() != maxQueued {
 		t.Fatal(err, q.length())
@@ -115,7 +122,7 @@ func TestQueue(t *testing.T) {
 			i++ // it is lost
 		}
 	}
-	if n := q.lost(); n != 11+22 {
+	if n, _ := q.lost(); n != 11+22 {
 		t.Errorf("%d events lost, want 33", n)
 	}
 	if left, _ := os.ReadDir(dir); len(left) != 1 {
@@ -123,11 +130,11 @@ func TestQueue(t *testing.T) {
 	}
 	big := bytes.Repeat([]byte("x"), 10<<20)
 	for range 10 {
-		if err := q.add(big, 1, noon); err != nil {
+		if err := q.add(big, 1, "", noon); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if q.length() != 6 || q.lost() != 4 {
+	if n, _ := q.lost(); q.length() != 6 || n != 4 {
 		t.Errorf("%d large entries", q.length())
 	}
 }
@@ -301,6 +308,11 @@ func TestSignature(t *testing.T) {
 	if err := w.deliver(t.Context(), batch); err == nil || !strings.Contains(err.Error(), "write one line with a header") || strings.Contains(err.Error(), "abc") {
 		t.Errorf("a key as a header: %v", err)
 	}
+	os.WriteFile(filepath.Join(dir, "header"), []byte("X-Key: abc\n"), 0o600)
+	os.WriteFile(filepath.Join(dir, "url"), []byte(strings.Replace(r.URL, "https://", "https://user:secret@", 1)), 0o600)
+	if err := w.deliver(t.Context(), batch); err == nil || !strings.Contains(err.Error(), "password") || strings.Contains(err.Error(), "secret") {
+		t.Errorf("a URL with a password: %v", err)
+	}
 	if len(r.got) != 1 {
 		t.Errorf("%d requests", len(r.got))
 	}
@@ -314,7 +326,7 @@ func TestBodies(t *testing.T) {
 		w.add(finding(i, "scanner"))
 	}
 	w.miss(3)
-	b := w.take(noon)
+	b := w.take(noon, true)
 	data := encode(b)
 	for _, format := range []string{"chat", "text"} {
 		body, _ := bodyOf(format, b, data)
@@ -397,7 +409,12 @@ func start(t *testing.T, c *rules.Companion, h *hub, r *receiver) (stop func()) 
 	f.every, f.interval, f.first, f.again = 5*time.Millisecond, 0, time.Millisecond, time.Millisecond
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
-	go func() { defer close(done); f.Run(ctx) }()
+	go func() {
+		defer close(done)
+		if err := f.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	}()
 	var once sync.Once
 	stop = func() { once.Do(func() { cancel(); <-done }) }
 	t.Cleanup(stop)
@@ -471,7 +488,7 @@ func TestForward(t *testing.T) {
 		return len(r.answers) == 0
 	})
 	until(t, all)
-	if _, dropped, gaps := total(t, r.accepted()); dropped == 0 || gaps != 0 {
+	if _, dropped, gaps := total(t, r.accepted()); dropped == 0 || gaps != 1 { // of the start
 		t.Errorf("%d events of the batch that the server rejected, %d gaps", dropped, gaps)
 	}
 
@@ -500,7 +517,7 @@ func TestForward(t *testing.T) {
 	h.watched(t)
 	send(1)
 	until(t, all)
-	if _, _, gaps := total(t, r.accepted()); gaps == 0 { // the service may have reached the old filter again before its end
+	if _, _, gaps := total(t, r.accepted()); gaps < 3 { // two are of the starts of the service
 		t.Error("the restart of the filter is not counted")
 	}
 	until(t, func() bool {

@@ -140,6 +140,9 @@ func (w *webhook) deliver(ctx context.Context, data []byte) error {
 		if address, err = fetch.ReadKey(address); err != nil {
 			return err
 		}
+		if u, err := url.Parse(address); err == nil && u.User != nil {
+			return fmt.Errorf("%s: a URL may not contain a password; write a header into a file, and name that with `header`", w.url)
+		}
 	}
 	body, kind := bodyOf(w.body, batch, data)
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address, bytes.NewReader(body))
@@ -210,9 +213,39 @@ func chatText(b *Batch) string {
 }
 
 // A writer writes batches, a line each.
-type writer struct{ w io.Writer }
+type writer struct {
+	w     io.Writer
+	grace time.Duration // for a reader, after the end of the context
+	stuck bool          // a call of Write has not returned
+}
 
-func (w *writer) deliver(_ context.Context, data []byte) error {
-	_, err := w.w.Write(append(bytes.TrimSpace(data), '\n'))
-	return err
+// writeGrace is the default of writer.grace.
+const writeGrace = time.Second
+
+// errStuck is the error of a batch that the reader of a pipe does not read.
+var errStuck = errors.New("standard output is not read")
+
+func (w *writer) deliver(ctx context.Context, data []byte) error {
+	if w.stuck {
+		return errStuck
+	}
+	done := make(chan error, 1)
+	go func() { // a write to a full pipe cannot be interrupted
+		_, err := w.w.Write(append(bytes.TrimSpace(data), '\n'))
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	t := time.NewTimer(w.grace)
+	defer t.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-t.C:
+		w.stuck = true
+		return errStuck
+	}
 }

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"scanwatch/cmd/internal/output"
@@ -22,6 +23,8 @@ const (
 	maxQueued = 1000
 	maxBytes  = 64 << 20
 	maxEntry  = 16 << 20
+
+	smallEntry = 4 << 10 // more than a batch without events
 )
 
 // A queue contains data in files, in the order in which they were added. If it is full, the
@@ -29,33 +32,49 @@ const (
 type queue struct {
 	dir  string
 	wake chan struct{} // has a value after add
+	lock *os.File      // the directory, locked
 
 	mu      sync.Mutex
 	entries []entry
 	bytes   int64
 	last    int64
 	dropped uint64 // weight of the dropped entries
+	gaps    int    // dropped entries with the key gapKey
 }
 
-// An entry is a file in a queue. Its name contains its number and its weight, the number of
-// the events in it.
+// gapKey is the key of batches that have gaps.
+const gapKey = "gaps"
+
+// An entry is a file in a queue. Its name contains its number, its weight, which is the
+// number of the events in it, and its key unless that is empty.
 type entry struct {
 	name   string
 	number int64
 	weight uint64
+	key    string
 	bytes  int64
 }
 
-// openQueue opens the queue in a directory, and creates the directory if necessary.
+// openQueue opens the queue in a directory, and creates the directory if necessary. A
+// process cannot open a queue that is open.
 func openQueue(dir string) (*queue, error) {
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, fmt.Errorf("create the queue: %w", err)
 	}
-	files, err := os.ReadDir(dir)
+	lock, err := os.Open(dir)
 	if err != nil {
 		return nil, fmt.Errorf("open the queue: %w", err)
 	}
-	q := &queue{dir: dir, wake: make(chan struct{}, 1)}
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		lock.Close()
+		return nil, fmt.Errorf("lock %s: %w; another process of the companion uses the queue, stop it first", dir, err)
+	}
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		lock.Close()
+		return nil, fmt.Errorf("open the queue: %w", err)
+	}
+	q := &queue{dir: dir, wake: make(chan struct{}, 1), lock: lock}
 	for _, f := range files {
 		e, ok := parseEntry(f.Name())
 		info, err := f.Info()
@@ -74,21 +93,29 @@ func openQueue(dir string) (*queue, error) {
 	return q, nil
 }
 
+// close unlocks the queue.
+func (q *queue) close() { q.lock.Close() }
+
 func parseEntry(name string) (e entry, ok bool) {
 	number, weight, ok := strings.Cut(strings.TrimSuffix(name, ".json"), "-")
-	e = entry{name: name}
+	weight, key, _ := strings.Cut(weight, "-")
+	e = entry{name: name, key: key}
 	var err1, err2 error
 	e.number, err1 = strconv.ParseInt(number, 10, 64)
 	e.weight, err2 = strconv.ParseUint(weight, 10, 63)
 	return e, ok && err1 == nil && err2 == nil && strings.HasSuffix(name, ".json")
 }
 
-// add adds data with the given weight. When it returns, the data are on the disk.
-func (q *queue) add(data []byte, weight uint64, now time.Time) error {
+// add adds data with the given weight, and with a key unless it is empty. When it returns,
+// the data are on the disk.
+func (q *queue) add(data []byte, weight uint64, key string, now time.Time) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	e := entry{number: max(q.last+1, now.UnixNano()), weight: weight, bytes: int64(len(data))}
+	e := entry{number: max(q.last+1, now.UnixNano()), weight: weight, key: key, bytes: int64(len(data))}
 	e.name = fmt.Sprintf("%d-%d.json", e.number, e.weight)
+	if key != "" {
+		e.name = fmt.Sprintf("%d-%d-%s.json", e.number, e.weight, key)
+	}
 	err := output.Replace(filepath.Join(q.dir, e.name), 0o600, func(w io.Writer) error {
 		_, err := w.Write(data)
 		return err
@@ -107,12 +134,59 @@ func (q *queue) add(data []byte, weight uint64, now time.Time) error {
 	return nil
 }
 
+// room reports whether a small entry fits into the queue without loss of another.
+func (q *queue) room() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.entries) < maxQueued && q.bytes < maxBytes-smallEntry
+}
+
+// keys returns the keys of the entries.
+func (q *queue) keys() map[string]bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	keys := map[string]bool{}
+	for _, e := range q.entries {
+		keys[e.key] = true
+	}
+	return keys
+}
+
+// setNext stores the earliest time of the next request.
+func (q *queue) setNext(at time.Time) error {
+	return output.Replace(filepath.Join(q.dir, "next"), 0o600, func(w io.Writer) error {
+		_, err := io.WriteString(w, at.UTC().Format(time.RFC3339Nano))
+		return err
+	})
+}
+
+// untilNext returns the time until the next request. It is 0 if the stored time is later
+// than any that setNext stores, because the clock was wrong.
+func (q *queue) untilNext(now time.Time) time.Duration {
+	text, err := readFile(filepath.Join(q.dir, "next"))
+	if err != nil {
+		return 0
+	}
+	at, err := time.Parse(time.RFC3339Nano, string(text))
+	if err != nil || at.After(now.Add(maxRetryAfter)) {
+		return 0
+	}
+	return max(at.Sub(now), 0)
+}
+
 // shrink drops the oldest entries while the queue is too long.
 func (q *queue) shrink() {
 	for len(q.entries) > maxQueued || q.bytes > maxBytes && len(q.entries) > 1 {
-		q.dropped += q.entries[0].weight
-		q.removeAt(0)
+		q.loseAt(0)
 	}
+}
+
+func (q *queue) loseAt(i int) {
+	q.dropped += q.entries[i].weight
+	if q.entries[i].key == gapKey {
+		q.gaps++
+	}
+	q.removeAt(i)
 }
 
 func (q *queue) removeAt(i int) {
@@ -132,8 +206,7 @@ func (q *queue) first() (e entry, data []byte, ok bool) {
 		if err == nil {
 			return e, data, true
 		}
-		q.dropped += e.weight // removed or unreadable
-		q.removeAt(0)
+		q.loseAt(0) // removed or unreadable
 	}
 	return entry{}, nil, false
 }
@@ -156,9 +229,10 @@ func (q *queue) remove(e entry, lost bool) {
 		return // it has been dropped
 	}
 	if lost {
-		q.dropped += e.weight
+		q.loseAt(i)
+	} else {
+		q.removeAt(i)
 	}
-	q.removeAt(i)
 }
 
 // length returns the number of entries.
@@ -168,11 +242,12 @@ func (q *queue) length() int {
 	return len(q.entries)
 }
 
-// lost returns the weight of the entries that were dropped since the previous call.
-func (q *queue) lost() uint64 {
+// lost returns the weight of the entries that were dropped since the previous call, and the
+// number of those that had gaps.
+func (q *queue) lost() (weight uint64, gaps int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	n := q.dropped
-	q.dropped = 0
-	return n
+	weight, gaps = q.dropped, q.gaps
+	q.dropped, q.gaps = 0, 0
+	return weight, gaps
 }

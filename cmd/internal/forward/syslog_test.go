@@ -29,7 +29,7 @@ func syslogBatch() []byte {
 	w.add(&events.Event{Event: "ban", Time: noon, Session: 1, Src: e.Src, Prefix: "198.51.100.1/32", Rule: "scan", Until: noon})
 	w.miss(2)
 	w.gap()
-	return encode(w.take(noon))
+	return encode(w.take(noon, true))
 }
 
 // TestMessages checks the form of messages.
@@ -152,11 +152,11 @@ func TestStdout(t *testing.T) {
 	e := finding(1, "scanner")
 	e.Helo = []byte("\u009b31m\u202e\x7f\u00fc\xff\n")
 	w.add(e)
-	if err := (&writer{&out}).deliver(t.Context(), encode(w.take(noon))); err != nil || !regexp.MustCompile(`^[ -~]+\n$`).Match(out.Bytes()) || !strings.Contains(out.String(), `"helo":"\u009b31m\u202e\u007f\u00fc\ufffd\n"`) {
+	if err := (&writer{w: &out}).deliver(t.Context(), encode(w.take(noon, true))); err != nil || !regexp.MustCompile(`^[ -~]+\n$`).Match(out.Bytes()) || !strings.Contains(out.String(), `"helo":"\u009b31m\u202e\u007f\u00fc\ufffd\n"`) {
 		t.Errorf("%v: %q", err, out.String())
 	}
 	out.Reset()
-	if err := (&writer{&out}).deliver(t.Context(), syslogBatch()); err != nil || strings.Count(out.String(), "\n") != 1 || !strings.HasPrefix(out.String(), `{"version":1,`) {
+	if err := (&writer{w: &out}).deliver(t.Context(), syslogBatch()); err != nil || strings.Count(out.String(), "\n") != 1 || !strings.HasPrefix(out.String(), `{"version":1,`) {
 		t.Errorf("%v: %s", err, out.String())
 	}
 }

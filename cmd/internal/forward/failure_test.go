@@ -1,0 +1,298 @@
+package forward
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"scanwatch/cmd/internal/control"
+	"scanwatch/filter/events"
+	"scanwatch/rules"
+)
+
+// forURL returns a companion that forwards to a receiver.
+func forURL(t *testing.T, r *receiver) *rules.Companion {
+	return &rules.Companion{Role: rules.RoleForward, User: strconv.Itoa(os.Getuid()), Target: rules.ForwardURL, Argument: r.URL + "/hook",
+		Forward: rules.Forward{Queue: t.TempDir()}}
+}
+
+// forAbuse returns a companion that reports hosts.
+func forAbuse(t *testing.T) *rules.Companion {
+	t.Helper()
+	key := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(key, []byte("abc\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return &rules.Companion{Role: rules.RoleForward, User: strconv.Itoa(os.Getuid()), Target: rules.ForwardAbuse,
+		Forward: rules.Forward{Queue: t.TempDir(), Key: key}}
+}
+
+// idle returns a Forwarder that does not run.
+func idle(t *testing.T, c *rules.Companion, o Options) *Forwarder {
+	t.Helper()
+	o.Log = slog.New(slog.DiscardHandler)
+	f, err := New(c, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// TestFullQueueLosesNothing checks that a full queue drops a batch only for one with events,
+// and that the number of dropped events is in the next batch.
+func TestFullQueueLosesNothing(t *testing.T) {
+	f := idle(t, forURL(t, newReceiver(t)), Options{Now: time.Now})
+	for i := range maxQueued + 1 {
+		f.window.add(finding(i%200, "scanner"))
+		f.flush(t.Context())
+	}
+	f.window.gap()
+	for range 20 {
+		f.flush(t.Context())
+	}
+	var waiting uint64
+	for _, e := range f.queue.entries {
+		waiting += e.weight
+	}
+	if waiting != maxQueued {
+		t.Errorf("%d events wait, want %d", waiting, maxQueued)
+	}
+	e, _, _ := f.queue.first()
+	f.queue.remove(e, false)
+	f.flush(t.Context())
+	last, err := os.ReadFile(filepath.Join(f.queue.dir, f.queue.entries[f.queue.length()-1].name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := decodeBatch(last); err != nil || len(b.Events) != 0 || b.Dropped != 1 || b.Gaps != 1 {
+		t.Errorf("%s, %v", last, err)
+	}
+}
+
+// TestDroppedGaps checks that the gaps of a dropped batch are in the next batch.
+func TestDroppedGaps(t *testing.T) {
+	f := idle(t, forURL(t, newReceiver(t)), Options{Now: time.Now})
+	f.window.gap()
+	f.flush(t.Context())
+	e, _, _ := f.queue.first()
+	f.queue.remove(e, true)
+	f.flush(t.Context())
+	_, data, _ := f.queue.first()
+	if b, err := decodeBatch(data); err != nil || b.Gaps != 1 {
+		t.Errorf("%s, %v", data, err)
+	}
+}
+
+// TestReportWaits checks the hosts whose reports wait: each has one report, and none if the
+// host becomes exempt. The pause between reports begins at the delivery.
+func TestReportWaits(t *testing.T) {
+	c, r := forAbuse(t), newReceiver(t)
+	h := newHub(t, c)
+	const first, second, third = "198.51.100.1", "198.51.100.2", "198.51.100.3"
+	var exempt atomic.Bool // second
+	h.spared = func(a netip.Addr) bool { return exempt.Load() && a == netip.MustParseAddr(second) }
+	now := time.Now()
+	o := Options{RunDir: h.dir, Roots: r.roots, Now: func() time.Time { return now }, Abuse: r.URL + "/report"}
+	f := idle(t, c, o)
+	seen := func(src, evidence string) {
+		e := about(src, "finding", evidence, "high")
+		e.Time = now
+		f.reporter.add(e)
+		f.report(t.Context())
+	}
+	until(t, func() bool { return f.ask(func(c *control.Client) error { return c.Note(f.name, 0, nil) }) == nil }) // the socket exists
+	for range 2 {
+		for _, src := range []string{first, second, third} {
+			seen(src, "scanner")
+		}
+	}
+	f.disconnect()
+	f.queue.close()
+	f = idle(t, c, o)
+	seen(first, "scanner")
+	if n := f.queue.length(); n != 3 {
+		t.Fatalf("%d reports wait, want 3", n)
+	}
+	now = now.Add(time.Hour)
+	exempt.Store(true)
+	seen(third, "backscatter")
+	for range 3 {
+		e, data, _ := f.queue.first()
+		err := f.deliver(t.Context(), data)
+		if host := netip.MustParseAddr(e.key); err != nil != (host != netip.MustParseAddr(first)) {
+			t.Errorf("%s: %v", e.key, err)
+		}
+		f.queue.remove(e, false)
+	}
+	if n := len(r.accepted()); n != 1 {
+		t.Errorf("%d reports", n)
+	}
+	now = now.Add(14 * time.Minute)
+	seen(first, "scanner")
+	seen(second, "scanner")
+	if n := f.queue.length(); n != 0 {
+		t.Errorf("%d reports within 15 minutes of the delivery", n)
+	}
+	now = now.Add(2 * time.Minute)
+	seen(first, "scanner")
+	if n := f.queue.length(); n != 1 {
+		t.Errorf("%d reports after 15 minutes", n)
+	}
+	// The filter ends.
+	h.stop()
+	f.disconnect()
+	_, data, _ := f.queue.first()
+	if err := f.deliver(t.Context(), data); err == nil || len(r.accepted()) != 1 {
+		t.Errorf("a report without an answer of the filter: %v", err)
+	}
+}
+
+// TestExemptAfterRestart checks that exemptions remain after a restart, and that no host is
+// reported for a day if they are unreadable.
+func TestExemptAfterRestart(t *testing.T) {
+	dir := t.TempDir()
+	due := func(r *reporter, at time.Time) int {
+		e := about("198.51.100.1", "finding", "scanner", "high")
+		e.Time = at
+		r.add(e)
+		return len(r.due(at, nil))
+	}
+	restart := func() *reporter {
+		r := newReporter(dir)
+		_ = r.load(noon) // the test breaks the file
+		return r
+	}
+	r := restart()
+	r.add(about("198.51.100.1", "finding", "backscatter", "low"))
+	if err := r.saveExempt(); err != nil {
+		t.Fatal(err)
+	}
+	if due(restart(), noon.Add(time.Hour)) != 0 {
+		t.Error("a server that returned mail is reported")
+	}
+	if due(restart(), noon.Add(25*time.Hour)) != 1 {
+		t.Error("the exemption does not end")
+	}
+	if err := os.WriteFile(r.file, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r = restart()
+	if due(r, noon.Add(23*time.Hour)) != 0 || due(r, noon.Add(25*time.Hour)) != 1 {
+		t.Error("the reports with an unreadable file")
+	}
+}
+
+// TestFutureReport checks that a time that a wrong clock has stored prevents no report.
+func TestFutureReport(t *testing.T) {
+	r := newReporter(t.TempDir())
+	host := netip.MustParseAddr("198.51.100.1")
+	r.done(host, noon.AddDate(10, 0, 0))
+	r.add(about(host.String(), "finding", "scanner", "high"))
+	if due := r.due(noon, nil); len(due) != 1 {
+		t.Errorf("%d reports", len(due))
+	}
+}
+
+// TestNoDelivery checks that the status has no success before a delivery.
+func TestNoDelivery(t *testing.T) {
+	r := newReceiver(t)
+	c := forURL(t, r)
+	r.answers = slices.Repeat([]http.HandlerFunc{status(403)}, 1_000_000)
+	h := newHub(t, c)
+	start(t, c, h, r)
+	until(t, func() bool { return strings.Contains(h.known.Status()[0].Error, "403") })
+	if s := h.known.Status()[0]; !s.Done.IsZero() {
+		t.Errorf("%+v", s)
+	}
+	r.mu.Lock()
+	r.answers = nil
+	r.mu.Unlock()
+	until(t, func() bool { s := h.known.Status()[0]; return s.Error == "" && !s.Done.IsZero() })
+}
+
+// TestRetryAfterRestart checks that a restart does not shorten a requested pause.
+func TestRetryAfterRestart(t *testing.T) {
+	r := newReceiver(t)
+	c := forURL(t, r)
+	r.answers = []http.HandlerFunc{status(429, "Retry-After", "3600")}
+	h := newHub(t, c)
+	next := func() time.Duration {
+		names, _ := filepath.Glob(filepath.Join(c.Forward.Queue, "*"))
+		if len(names) != 1 {
+			return 0
+		}
+		return (&queue{dir: names[0]}).untilNext(time.Now())
+	}
+	stop := start(t, c, h, r)
+	until(t, func() bool { return next() > 50*time.Minute })
+	stop()
+	h.unwatched(t)
+	start(t, c, h, r)
+	h.watched(t)
+	for n := range uint64(5) {
+		h.fan.Send(finding(1, "scanner"))
+		until(t, func() bool { return queued(t, c) == n+1 || len(r.accepted()) > 0 })
+	}
+	if n := len(r.accepted()); n != 0 {
+		t.Errorf("%d requests in the pause", n)
+	}
+	q := &queue{dir: t.TempDir()}
+	for stored, want := range map[time.Duration]time.Duration{-time.Hour: 0, time.Hour: time.Hour, 25 * time.Hour: 0} {
+		if err := q.setNext(noon.Add(stored)); err != nil {
+			t.Fatal(err)
+		}
+		if got := q.untilNext(noon); got != want {
+			t.Errorf("%v: %v, want %v", stored, got, want)
+		}
+	}
+}
+
+// TestBlockedReader checks that a service ends although the reader of its standard output
+// does not read.
+func TestBlockedReader(t *testing.T) {
+	blocked, w := io.Pipe()
+	defer blocked.Close()
+	writing := make(chan struct{}, 1)
+	f := idle(t, &rules.Companion{Role: rules.RoleForward, Target: rules.ForwardStdout}, Options{RunDir: t.TempDir(), Now: time.Now, Stdout: writerFunc(func(b []byte) (int, error) {
+		writing <- struct{}{}
+		return w.Write(b)
+	})})
+	f.every = time.Millisecond
+	f.to.(*writer).grace = 0
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { <-writing; cancel() }()
+	f.window.add(&events.Event{Event: "ban", Time: noon})
+	if err := f.Run(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
+
+// TestClosedReader checks that a service ends with an error after the reader of its standard
+// output.
+func TestClosedReader(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	r.Close()
+	f := idle(t, &rules.Companion{Role: rules.RoleForward, Target: rules.ForwardStdout}, Options{RunDir: t.TempDir(), Now: time.Now, Stdout: w})
+	f.every = time.Millisecond
+	if err := f.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "closed standard output") {
+		t.Error(err)
+	}
+}
