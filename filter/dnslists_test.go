@@ -257,6 +257,53 @@ func TestListNoCompanion(t *testing.T) {
 	}
 }
 
+// TestListNoWait checks that no request waits for a list in observe mode, for a client that
+// has logged in, and longer than the hold after the clock was set back.
+func TestListNoWait(t *testing.T) {
+	const src = "192.0.2.7"
+	helo := func(b *listBench, id uint64) string { return b.ask(id, smtp.PhaseHelo, 0, false) }
+	b := newListBench(t, listPolicy)
+	if got := helo(b, b.connect(src)); got != "wait 300ms" {
+		t.Errorf("enforce: %s", got)
+	}
+	b = newListBench(t, listPolicy)
+	id := b.connect(src)
+	b.now -= time.Hour.Microseconds()
+	if got := helo(b, id); got != "wait 300ms" {
+		t.Errorf("after the clock was set back: %s", got)
+	}
+	b = newListBench(t, strings.Replace(listPolicy, "mode enforce", "mode observe", 1))
+	if got := helo(b, b.connect(src)); got != "proceed" {
+		t.Errorf("mode observe: %s", got)
+	}
+	b = newListBench(t, listPolicy)
+	b.p.Use(&filter.Settings{Policy: b.policy.InMode(rules.Observe)}) // as by scanwatch mode observe
+	if got := helo(b, b.connect(src)); got != "proceed" {
+		t.Errorf("halted: %s", got)
+	}
+
+	b = newListBench(t, listPolicy+"rule users phase mail-from match auth listed zen reject \"550 5.7.1 Users\"\n")
+	id = b.connect(src)
+	b.p.Event(&smtp.Event{Kind: smtp.EventAuth, Time: b.now, Session: id, Name: []byte("bob"), Result: smtp.ResultPass})
+	if got := helo(b, id); got != "proceed" {
+		t.Errorf("after the login: %s", got)
+	}
+	b.questions()
+	b.answer(src, "zen", "127.0.0.4")
+	if got := b.ask(id, smtp.PhaseMailFrom, 0, false); got != "reject 550 5.7.1 Users" {
+		t.Errorf("an answer after the login: %s", got)
+	}
+	id = b.connect("192.0.2.8")
+	b.questions()
+	b.p.Event(&smtp.Event{Kind: smtp.EventAuth, Time: b.now, Session: id, Name: []byte("bob"), Result: smtp.ResultPass})
+	b.lists.Now = func() time.Duration { return dnslist.MinTTL } // the question has expired
+	b.questions()
+	helo(b, id)
+	if got := b.questions(); got != "[]" {
+		t.Errorf("questions about a user: %s", got)
+	}
+}
+
 // TestListReplay checks that the replay of a record uses the recorded answers, and that
 // a list without a recorded answer is unknown.
 func TestListReplay(t *testing.T) {

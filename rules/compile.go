@@ -131,7 +131,7 @@ type Policy struct {
 
 	// Holds contains, for each phase and list in Lookups, the maximum time from the start
 	// of a session for which an answer waits for the list. It is 0 if no rule of the phase
-	// needs the list.
+	// needs the list. In observe mode no answer waits.
 	Holds [smtp.NumPhases][MaxLookups]time.Duration
 }
 

@@ -321,14 +321,18 @@ func accuses(k *checker, r *Rule) {
 	}
 }
 
-// setHolds sets p.Holds. It finds the lists that the rules of each phase need. A pass statement applies to
-// all phases with rules.
+// setHolds sets p.Holds. It finds the lists that the rules of each phase need. A pass
+// statement applies to all phases with rules. Rules that are only observed need no answer
+// in time.
 func setHolds(p *Policy) {
 	scored := slices.ContainsFunc(p.weights, func(w weight) bool { return w.evidence == Listed })
 	for phase, rules := range p.phases {
 		var conds []cond
+		enforced := false
 		for _, i := range rules {
-			conds = append(conds, p.rules[i].conds...)
+			if r := &p.rules[i]; !r.tree.Observe {
+				conds, enforced = append(conds, r.conds...), true
+			}
 		}
 		for i := range p.passes {
 			conds = append(conds, p.passes[i].conds...)
@@ -343,7 +347,7 @@ func setHolds(p *Policy) {
 				}
 				return c.evidence&Listed != 0 && !l.Allow
 			}
-			if len(rules) > 0 && slices.ContainsFunc(conds, needs) {
+			if enforced && slices.ContainsFunc(conds, needs) {
 				p.Holds[phase][i] = l.Hold
 			}
 		}

@@ -89,6 +89,7 @@ rule early phase connect match src 192.0.2.0/24 disconnect
 rule zen phase helo match listed zen reject
 rule other phase data match score > 10 reject
 rule more phase commit match evidence scanner reject
+rule observed observe phase { mail-from, rcpt-to } match listed zen reject
 score evidence listed 20
 `)
 	const zen, white = 300 * time.Millisecond, 100 * time.Millisecond

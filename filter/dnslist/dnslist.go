@@ -196,6 +196,31 @@ var notPublic = []netip.Prefix{
 	netip.MustParsePrefix("fec0::/10"),
 }
 
+// Answers appends the state of each list about a to facts, and asks no list.
+func (t *Table) Answers(a netip.Addr, facts []Fact) []Fact {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	facts, _ = t.answers(t.find(a), t.Now(), facts)
+	return facts
+}
+
+// answers appends the state of each list in a row, which may be nil. complete reports
+// whether all lists have a valid answer or a question.
+func (t *Table) answers(r *row, now time.Duration, facts []Fact) (all []Fact, complete bool) {
+	complete = true
+	for i, l := range t.lists {
+		f := Fact{List: l}
+		if r != nil && now < seconds(r.cells[i].until) {
+			c := &r.cells[i]
+			f.State, f.codes, f.n = c.state, c.codes, c.n
+		} else {
+			complete = false
+		}
+		facts = append(facts, f)
+	}
+	return facts, complete
+}
+
 // Ask appends the state of each list about a to facts. It asks the lists that have no valid
 // answer, unless no companion runs.
 func (t *Table) Ask(a netip.Addr, facts []Fact) []Fact {
@@ -206,18 +231,8 @@ func (t *Table) Ask(a netip.Addr, facts []Fact) []Fact {
 	}
 	now := t.Now()
 	r := t.find(a)
-	ask := false
-	for i, l := range t.lists {
-		f := Fact{List: l}
-		if r != nil && now < seconds(r.cells[i].until) {
-			c := &r.cells[i]
-			f.State, f.codes, f.n = c.state, c.codes, c.n
-		} else {
-			ask = true
-		}
-		facts = append(facts, f)
-	}
-	if !ask || !t.present(now) {
+	facts, complete := t.answers(r, now, facts)
+	if complete || !t.present(now) {
 		return facts
 	}
 	if r == nil && len(t.queue) < maxQueue {
