@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -89,14 +90,19 @@ func (b *listBench) connect(src string) uint64 {
 	return b.next
 }
 
-// questions returns the next questions of the filter.
+// questions returns the next questions of the filter, with the names of lists.
 func (b *listBench) questions() string {
-	return fmt.Sprint(b.lists.Questions(context.Background(), 0))
+	return regexp.MustCompile("@[0-9a-f]+").ReplaceAllString(fmt.Sprint(b.lists.Questions(context.Background(), 0)), "")
 }
 
 func (b *listBench) answer(src, list string, codes ...string) {
 	b.Helper()
-	a := dnslist.Answer{Addr: netip.MustParseAddr(src), List: list, TTL: time.Hour}
+	a := dnslist.Answer{Addr: netip.MustParseAddr(src), TTL: time.Hour}
+	for _, l := range b.policy.Lookups {
+		if l.Name == list {
+			a.List = l.ID()
+		}
+	}
 	for _, c := range codes {
 		a.Codes = append(a.Codes, netip.MustParseAddr(c))
 	}

@@ -1,7 +1,9 @@
 package rules
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"maps"
 	"net/netip"
 	"slices"
@@ -135,6 +137,16 @@ func parseHold(l *line) (time.Duration, *Error) {
 		return 0, l.errorf(t.pos, "write for example: hold 400ms", "expected a duration from %dms to %dms%s", minHold.Milliseconds(), maxHold.Milliseconds(), insteadOf(t))
 	}
 	return d, nil
+}
+
+// ID returns the name and a digest of the definition of a list. The filter and the
+// companion may have read different configurations, and an answer with the codes of one
+// definition must not count for another.
+func (s *Lookup) ID() string {
+	definition := *s
+	definition.Rate, definition.Hold = 0, 0
+	sum := sha256.Sum256([]byte(definition.String()))
+	return s.Name + "@" + hex.EncodeToString(sum[:4])
 }
 
 func (s *Lookup) String() string {

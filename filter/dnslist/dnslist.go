@@ -132,6 +132,7 @@ type Table struct {
 
 	mu      sync.Mutex
 	lists   []*rules.Lookup
+	ids     []string // of lists
 	status  []ListStatus
 	rows    []row // nil until there are lists
 	seed    maphash.Seed
@@ -156,8 +157,9 @@ func (t *Table) Use(lists []*rules.Lookup) {
 		t.lists = lists
 		return
 	}
-	t.lists, t.status, t.rows, t.queue = lists, nil, nil, nil
+	t.lists, t.ids, t.status, t.rows, t.queue = lists, nil, nil, nil, nil
 	for _, l := range lists {
+		t.ids = append(t.ids, l.ID())
 		t.status = append(t.status, ListStatus{Name: l.Name, Zone: l.Zone, Unknown: map[string]uint64{}})
 	}
 	if len(lists) > 0 {
@@ -318,7 +320,7 @@ func (t *Table) replace(a netip.Addr, now time.Duration) *row {
 // A Question asks lists about an address.
 type Question struct {
 	Addr  netip.Addr `json:"src"`
-	Lists []string   `json:"lists"`
+	Lists []string   `json:"lists"` // see rules.Lookup.ID
 }
 
 // Questions returns the next questions. It waits for the first one until the end of ctx or
@@ -378,10 +380,10 @@ func (t *Table) next() (all []Question) {
 			continue // evicted
 		}
 		q := Question{Addr: a}
-		for i, l := range t.lists {
+		for i, id := range t.ids {
 			if c := &r.cells[i]; c.state == Pending && !c.sent && now < seconds(c.until) {
 				c.sent = true
-				q.Lists = append(q.Lists, l.Name)
+				q.Lists = append(q.Lists, id)
 			}
 		}
 		if q.Lists != nil {
@@ -397,7 +399,7 @@ func (t *Table) next() (all []Question) {
 // An Answer is the answer of a list about an address.
 type Answer struct {
 	Addr  netip.Addr
-	List  string
+	List  string        // ID of the list
 	Codes []netip.Addr  // empty if the address is not listed
 	TTL   time.Duration // for which the answer is valid
 	Cause string        // one of Causes if the answer is unknown
@@ -411,7 +413,7 @@ func (t *Table) Answer(a Answer) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	i := slices.IndexFunc(t.lists, func(l *rules.Lookup) bool { return l.Name == a.List })
+	i := slices.Index(t.ids, a.List)
 	if i < 0 {
 		return ErrNotAsked
 	}

@@ -284,6 +284,28 @@ func (b *bench) confined() {
 	}
 }
 
+// TestReload checks that no listing of a zone that a reload has removed counts, and that
+// the status asks for a restart of the companion.
+func TestReload(t *testing.T) {
+	b := newBench(t, rbldnsd(t), list)
+	b.start(1)
+	text, err := os.ReadFile(b.path("scanwatch.conf"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(b.path("scanwatch.conf"), []byte(strings.Replace(string(text), "bl.example.org", "other.example.org", 1)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	cli.Run(t, b.path("state"), "reload")
+	if got := b.come("192.0.2.7"); got != "proceed" {
+		t.Error(got)
+	}
+	filterproc.Eventually(t, "the problem in the status", func() bool {
+		s := b.status()
+		return s.Companions[0].Error == "the configuration of the filter has changed: bl; restart the service of companion lookup" && s.Lookups[0].Unknown["disabled"] > 0
+	})
+}
+
 // TestHold checks that a request waits for the answer of a list with a hold.
 func TestHold(t *testing.T) {
 	b := newBench(t, rbldnsd(t), strings.Replace(list, "rate 100", "rate 100 hold 400ms", 1))

@@ -346,14 +346,47 @@ func TestResolvConf(t *testing.T) {
 	}
 }
 
+// newTestService returns a service for lists whose tests have passed.
+func newTestService(t *testing.T, lists ...*list) *Service {
+	t.Helper()
+	s := &Service{name: "lookup", lists: map[string]*list{}, stale: map[string]bool{}, order: lists, jobs: make(chan job, 1), answers: make(chan dnslist.Answer, 3)}
+	for _, z := range lists {
+		s.lists[z.id] = z
+	}
+	return s
+}
+
 // TestTooMany checks that a question for which there is no room has an unknown answer.
 func TestTooMany(t *testing.T) {
-	s := &Service{lists: map[string]*list{"bl": newTestList(t, lookup, enough)}, jobs: make(chan job, 1), answers: make(chan dnslist.Answer, 3)}
-	for _, name := range []string{"bl", "bl", "new"} {
-		s.start(context.Background(), client, name)
+	z := newTestList(t, lookup, enough)
+	s := newTestService(t, z)
+	for range 2 {
+		s.start(context.Background(), client, z.id)
 	}
-	if a, b := <-s.answers, <-s.answers; a.Cause != causeRate || b.Cause != causeDisabled || b.List != "new" {
-		t.Errorf("%+v, %+v", a, b)
+	if a := <-s.answers; a.Cause != causeRate || a.List != z.id {
+		t.Errorf("%+v", a)
+	}
+}
+
+// TestStale checks that a list with another definition in the filter is not asked, and that
+// the status asks for a restart of the service.
+func TestStale(t *testing.T) {
+	s := newTestService(t, newTestList(t, lookup, enough))
+	changed := *lookup
+	changed.Zone = "other.example.org"
+	for _, l := range []*rules.Lookup{&changed, {Name: "new", Zone: lookup.Zone, Codes: lookup.Codes}} {
+		s.start(context.Background(), client, l.ID())
+		if a := <-s.answers; a.Cause != causeDisabled || a.List != l.ID() || len(s.jobs) > 0 {
+			t.Errorf("%s: %+v", l.Name, a)
+		}
+	}
+	const want = "the configuration of the filter has changed: bl, new; restart the service of companion lookup"
+	if _, err := s.status(); err == nil || err.Error() != want {
+		t.Errorf("status %v, want %s", err, want)
+	}
+	s.start(context.Background(), client, lookup.ID())
+	if _, err := s.status(); err == nil || strings.Contains(err.Error(), "bl,") {
+		t.Errorf("status after a question with the same definition: %v", err)
 	}
 }
 

@@ -52,6 +52,7 @@ var (
 // A list is a DNS list with its limits. Its methods may be called concurrently.
 type list struct {
 	*rules.Lookup
+	id   string
 	zone string // with the key: never in logs, errors or the status
 	dns  *resolver
 	log  *slog.Logger
@@ -68,7 +69,7 @@ type list struct {
 var errUntested = errors.New("not tested yet")
 
 func newList(l *rules.Lookup, dns *resolver, log *slog.Logger, now func() time.Time) (*list, error) {
-	z := &list{Lookup: l, zone: l.Zone, dns: dns, log: log, now: now, problem: errUntested, filled: now()}
+	z := &list{Lookup: l, id: l.ID(), zone: l.Zone, dns: dns, log: log, now: now, problem: errUntested, filled: now()}
 	z.tokens = z.rate() * burst.Seconds()
 	if l.Key != "" {
 		key, err := readKey(config.ResolvePath(l.Pos.File, l.Key))
@@ -156,7 +157,7 @@ func CheckKey(l *rules.Lookup, uid uint32) error {
 
 // ask returns the answer of the list about an address.
 func (z *list) ask(ctx context.Context, a netip.Addr) dnslist.Answer {
-	answer := dnslist.Answer{Addr: a, List: z.Name}
+	answer := dnslist.Answer{Addr: a, List: z.id}
 	if answer.Cause = z.take(); answer.Cause != "" {
 		return answer
 	}
