@@ -121,6 +121,8 @@ type ListStatus struct {
 	Unknown map[string]uint64 `json:"unknown,omitempty"` // by cause
 	// Dropped is the number of questions that were not asked, because too many waited.
 	Dropped uint64 `json:"dropped,omitempty"`
+	// Withdrawn is the number of listings that are unknown since a test of the list.
+	Withdrawn uint64 `json:"withdrawn,omitempty"`
 }
 
 // A Table stores answers. Its methods may be called by any goroutine.
@@ -398,7 +400,7 @@ func (t *Table) next() (all []Question) {
 
 // An Answer is the answer of a list about an address.
 type Answer struct {
-	Addr  netip.Addr
+	Addr  netip.Addr    // not valid if all listings of the list are unknown now
 	List  string        // ID of the list
 	Codes []netip.Addr  // empty if the address is not listed
 	TTL   time.Duration // for which the answer is valid
@@ -416,6 +418,10 @@ func (t *Table) Answer(a Answer) error {
 	i := slices.Index(t.ids, a.List)
 	if i < 0 {
 		return ErrNotAsked
+	}
+	if !a.Addr.IsValid() {
+		t.drop(i)
+		return nil
 	}
 	now := t.Now()
 	r := t.find(a.Addr)
@@ -450,12 +456,25 @@ func (t *Table) Answer(a Answer) error {
 	return nil
 }
 
+// drop removes the listings of a list.
+func (t *Table) drop(list int) {
+	for i := range t.rows {
+		if c := &t.rows[i].cells[list]; c.state == Listed {
+			*c = cell{}
+			t.status[list].Withdrawn++
+		}
+	}
+}
+
 // ErrNotAsked means that an answer has no question.
 var ErrNotAsked = fmt.Errorf("the filter has not asked this question")
 
 func (a *Answer) check() error {
 	if a.Cause != "" && !slices.Contains(Causes, a.Cause) {
 		return fmt.Errorf("cause %.20q: must be one of %s", a.Cause, strings.Join(Causes, ", "))
+	}
+	if !a.Addr.IsValid() && a.Cause != "disabled" {
+		return fmt.Errorf("no address")
 	}
 	for _, code := range a.Codes {
 		if !rules.IsCode(code) {

@@ -338,6 +338,41 @@ func TestDefinition(t *testing.T) {
 	}
 }
 
+// TestWithdrawn checks that the companion can withdraw the listings of one list, and nothing
+// else.
+func TestWithdrawn(t *testing.T) {
+	b := newBench(t, zen, white)
+	b.questions()
+	other := netip.MustParseAddr("192.0.2.2")
+	for _, a := range []netip.Addr{host, other} {
+		b.want(a, "pending pending ")
+		b.questions()
+		for _, list := range []string{"zen", "white"} {
+			answer := Answer{Addr: a, List: list, TTL: time.Hour}
+			if a == host {
+				answer.Codes = codes("127.0.0.2")
+			}
+			if err := b.Answer(answer); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	for _, a := range []Answer{{List: "zen"}, {List: "zen", Cause: "timeout"}, {List: "none", Cause: "disabled"}} {
+		if err := b.Answer(a); err == nil {
+			t.Errorf("accepted %+v", a)
+		}
+	}
+	b.want(host, "listed listed ")
+	if err := b.Answer(Answer{List: "zen", Cause: "disabled"}); err != nil {
+		t.Error(err)
+	}
+	b.want(other, "absent absent ")
+	b.want(host, "pending listed ")
+	if s := b.Status(); s[0].Withdrawn != 1 || s[1].Withdrawn != 0 {
+		t.Errorf("%+v", s)
+	}
+}
+
 // TestPublic checks the addresses about which lists are asked.
 func TestPublic(t *testing.T) {
 	for a, want := range map[string]bool{

@@ -409,6 +409,12 @@ func TestFacts(t *testing.T) {
 	if state(host) != dnslist.Listed || state(other) == dnslist.Listed {
 		t.Errorf("%v, %v", state(host), state(other))
 	}
+	if sum, err := SendFacts(c, []dnslist.Answer{{List: bl.ID(), Cause: "disabled"}}); err != nil || sum != (Facts{Accepted: 1}) || state(host) != dnslist.Pending {
+		t.Errorf("withdrawn listings: %+v, %v, state %v", sum, err, state(host))
+	}
+	if all, err := Questions(c, MaxWait); err != nil || len(all) == 0 {
+		t.Errorf("questions %v, %v", all, err)
+	}
 	var many []dnslist.Answer
 	for i := range 500 { // more than a line
 		a := netip.AddrFrom4([4]byte{100, 64, byte(i >> 8), byte(i)})

@@ -96,7 +96,7 @@ func (s *Service) Port() uint16 { return s.port }
 // Run asks lists until ctx ends. While the filter cannot be reached, it connects again.
 func (s *Service) Run(ctx context.Context) {
 	for _, z := range s.order {
-		safego.Loop(s.log, "the test of a list", func() { z.run(ctx) }, nil)
+		safego.Loop(s.log, "the test of a list", func() { z.run(ctx, func() { s.reply(ctx, dnslist.Answer{List: z.id, Cause: causeDisabled}) }) }, nil)
 	}
 	for range workers {
 		safego.Loop(s.log, "questions to lists", func() { s.work(ctx) }, nil)
