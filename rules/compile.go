@@ -152,6 +152,7 @@ type rule struct {
 	auth      bool   // the rule applies to authenticated sessions, because it has a condition on auth
 	sticky    bool
 	shield    shield
+	listed    bool // the rule may match because of a listing in a DNS list
 	ladder    []time.Duration
 	text      string
 	tags      TagSet
@@ -225,9 +226,10 @@ func load(file *Config, t *TableDecl, exempts bool, loadFile func(Source) (Table
 }
 
 func (p *Policy) addRule(s *Rule) {
-	r := rule{tree: s, listeners: p.listenerSet(s.On), sticky: s.sticky(), shield: s.shield(), ladder: s.Ladder(), text: s.answer(), conds: p.conds(s.Conds)}
+	r := rule{tree: s, listeners: p.listenerSet(s.On), sticky: s.sticky(), shield: s.shield(), listed: s.Has(Listed), ladder: s.Ladder(), text: s.answer(), conds: p.conds(s.Conds)}
 	for _, c := range s.Conds {
 		r.auth = r.auth || c.Word == "auth"
+		r.listed = r.listed || c.Word == "listed" || c.Word == "score" && p.scoresListed()
 	}
 	for _, t := range s.Tags {
 		i := slices.Index(p.tags, t)

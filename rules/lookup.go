@@ -232,6 +232,16 @@ func (f *Facts) listing(name string) *smtp.Listing {
 	return nil
 }
 
+// isListed reports whether a DNS list contains the client.
+func (f *Facts) isListed() bool {
+	return slices.ContainsFunc(f.Listings, func(l smtp.Listing) bool { return l.Listed })
+}
+
+// scoresListed reports whether a listing changes the score.
+func (p *Policy) scoresListed() bool {
+	return slices.ContainsFunc(p.weights, func(w weight) bool { return w.evidence == Listed })
+}
+
 // matchListed returns Yes if one of the lists contains the client. Otherwise it returns
 // Unknown if a list has not answered.
 func matchListed(c *cond, f *Facts) Truth {
@@ -337,7 +347,7 @@ func accuses(k *checker, r *Rule) {
 // statement applies to all phases with rules. Rules that are only observed need no answer
 // in time.
 func setHolds(p *Policy) {
-	scored := slices.ContainsFunc(p.weights, func(w weight) bool { return w.evidence == Listed })
+	scored := p.scoresListed()
 	for phase, rules := range p.phases {
 		var conds []cond
 		enforced := false
