@@ -318,12 +318,15 @@ func usesLookup(k *checker, c *Cond, ofRule bool) {
 		if !ofRule && !c.Not && !l.allow {
 			k.warnf(v.Pos, "use the condition in a rule", "this exempts clients that are listed in the block list %s", v.Text)
 		}
+		if !ofRule && !c.Not && l.allow && !l.hold && slices.ContainsFunc(k.lookups, func(l *Lookup) bool { return !l.Allow }) {
+			k.warnf(v.Pos, "add to lookup "+v.Text+": hold 400ms", "clients in the allowlist %s are rejected temporarily if a block list answers first", v.Text)
+		}
 	}
 }
 
 // A declaredLookup is a declared list.
 type declaredLookup struct {
-	allow, used bool
+	allow, hold, used bool
 }
 
 // accuses warns of a rule that rejects or bans clients because an allowlist contains them.

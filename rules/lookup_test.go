@@ -126,6 +126,31 @@ score evidence rdns-missing 20
 	}
 }
 
+// TestLateAllowlist checks the warning about a pass statement whose list no request waits
+// for.
+func TestLateAllowlist(t *testing.T) {
+	const pass = "pass match listed white\n"
+	slow := strings.Replace(lookups, " hold 100ms", "", 1)
+	for _, tt := range []struct {
+		text  string
+		warns bool
+	}{
+		{lookups + pass, false},
+		{slow + pass, true},
+		{slow + "pass match !listed white\n", false},
+		{slow + "rule r phase mail-from match listed white tag white\n", false},
+		{"companion lookup user _swlookup\nlookup white allowlist \"list.example.net\" codes 127.0.2.0/23\n" + pass, false},
+	} {
+		_, warnings, err := Compile(mustParse(t, tt.text+"rule zen phase mail-from match evidence listed reject\n"), Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Contains(warnings.Error(), "are rejected temporarily if a block list answers first"); got != tt.warns {
+			t.Errorf("%s: %v", tt.text, warnings)
+		}
+	}
+}
+
 // TestHolds checks the phases that wait for a list: those whose rules need it.
 func TestHolds(t *testing.T) {
 	p := compile(t, lookups+`pass on mx match listed white
