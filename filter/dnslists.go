@@ -35,18 +35,25 @@ func stranger(p *Pipeline, s *session, at int64) bool {
 }
 
 // listed adds the new answers of the lists to the facts about the session. It returns the
-// time for which a request waits for the lists without an answer.
+// time for which a request waits for the lists without an answer: none in observe mode,
+// and none if the client is no longer unknown.
 func listed(p *Pipeline, s *session, ev *smtp.Event) (wait time.Duration) {
 	policy := p.settings.Policy
-	p.facts = p.o.Lookups.Ask(s.track.Src.Addr(), p.facts[:0])
-	since := time.Duration(ev.Time-s.track.Start) * time.Microsecond
+	// The client may have logged in since. Answers to earlier questions are still facts.
+	if s.asking = stranger(p, s, ev.Time); s.asking {
+		p.facts = p.o.Lookups.Ask(s.track.Src.Addr(), p.facts[:0])
+	} else {
+		p.facts = p.o.Lookups.Answers(s.track.Src.Addr(), p.facts[:0])
+	}
+	waits := s.asking && policy.Mode == rules.Enforce
+	since := max(0, time.Duration(ev.Time-s.track.Start)*time.Microsecond) // the clock may be set back
 	s.asking = false
 	for i := range p.facts {
 		f := &p.facts[i]
 		switch {
 		case f.State == dnslist.Pending:
 			s.asking = true
-			if i < rules.MaxLookups {
+			if waits && i < rules.MaxLookups {
 				wait = max(wait, policy.Holds[ev.Phase][i]-since)
 			}
 		case f.State == dnslist.Unknown:

@@ -53,7 +53,7 @@ func waitingSessions(t *testing.T) {
 	all.Go(func() {         // the last octet selects the answer
 		for ctx.Err() == nil {
 			for _, q := range table.Questions(ctx, time.Second) {
-				a := dnslist.Answer{Addr: q.Addr, List: "bl", TTL: time.Minute}
+				a := dnslist.Answer{Addr: q.Addr, List: policy.Lookups[0].ID(), TTL: time.Minute}
 				switch q.Addr.As4()[3] % 3 {
 				case 0:
 					a.Codes = []netip.Addr{netip.MustParseAddr("127.0.0.2")}

@@ -149,7 +149,7 @@ func (k *checker) declare(s Statement) {
 		k.zones = append(k.zones, s)
 	case *Lookup:
 		k.unique("lookup "+s.Name, s.Pos)
-		k.lookups, k.listed[s.Name] = append(k.lookups, s), &declaredLookup{allow: s.Allow}
+		k.lookups, k.listed[s.Name] = append(k.lookups, s), &declaredLookup{allow: s.Allow, hold: s.Hold > 0}
 	case *Macro:
 		k.macros = append(k.macros, s)
 	case *TableDecl:

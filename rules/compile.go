@@ -131,7 +131,7 @@ type Policy struct {
 
 	// Holds contains, for each phase and list in Lookups, the maximum time from the start
 	// of a session for which an answer waits for the list. It is 0 if no rule of the phase
-	// needs the list.
+	// needs the list. In observe mode no answer waits.
 	Holds [smtp.NumPhases][MaxLookups]time.Duration
 }
 
@@ -152,6 +152,7 @@ type rule struct {
 	auth      bool   // the rule applies to authenticated sessions, because it has a condition on auth
 	sticky    bool
 	shield    shield
+	listed    bool // the rule may match because of a listing in a DNS list
 	ladder    []time.Duration
 	text      string
 	tags      TagSet
@@ -225,9 +226,10 @@ func load(file *Config, t *TableDecl, exempts bool, loadFile func(Source) (Table
 }
 
 func (p *Policy) addRule(s *Rule) {
-	r := rule{tree: s, listeners: p.listenerSet(s.On), sticky: s.sticky(), shield: s.shield(), ladder: s.Ladder(), text: s.answer(), conds: p.conds(s.Conds)}
+	r := rule{tree: s, listeners: p.listenerSet(s.On), sticky: s.sticky(), shield: s.shield(), listed: s.Has(Listed), ladder: s.Ladder(), text: s.answer(), conds: p.conds(s.Conds)}
 	for _, c := range s.Conds {
 		r.auth = r.auth || c.Word == "auth"
+		r.listed = r.listed || c.Word == "listed" || c.Word == "score" && p.scoresListed()
 	}
 	for _, t := range s.Tags {
 		i := slices.Index(p.tags, t)

@@ -3,6 +3,7 @@ package rules
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"scanwatch/internal/smtp"
@@ -60,7 +61,11 @@ func (p *Policy) Describe(w io.Writer) error {
 		if s.On != "" {
 			item += " (on " + d.listener(s.On) + ")"
 		}
-		d.item(item + "." + d.tables(s.Conds))
+		item += "." + d.tables(s.Conds)
+		if slices.ContainsFunc(s.Conds, func(c *Cond) bool { return c.Word == "listed" }) {
+			item += " Without an answer of the list, rules about DNS lists reject the host only temporarily."
+		}
+		d.item(item)
 	}
 	if len(refusing) > 0 {
 		d.para("Hosts that sent mail on an earlier day, which this server accepted, are not banned, except for failed logins. Hosts that did so on many days are exempt from rules about lists, names, places and points, and rules about their behaviour reject them only temporarily. Rules that count unknown recipients do not reject a recipient that has received mail before.")

@@ -45,6 +45,9 @@ type Verdict struct {
 	// Unsure reports whether a pass statement is undecided because a table is not
 	// loaded. Decisions are then temporary, and no client is banned.
 	Unsure bool
+	// Waiting reports whether decisions because of DNS lists are temporary, because a pass
+	// statement depends on a list that has not answered.
+	Waiting bool
 	// Score is the number of points that rules added in this phase. The caller must add
 	// Score to Facts.Score. Total is the sum of Score, Facts.Score and the points for
 	// evidence.
@@ -76,7 +79,8 @@ func (p *Policy) TagNames(s TagSet) (names []string) {
 // Observe mode therefore reports exactly the decisions of enforce mode.
 //
 // If a pass statement is undecided because a table is not loaded, decisions are
-// temporary. The shield type describes how trusted clients are exempt.
+// temporary. If it is undecided because a DNS list has not answered, the decisions of rules
+// on listings in other lists are temporary. The shield type describes how trusted clients are exempt.
 func (p *Policy) Eval(f *Facts) (v Verdict) {
 	v.Phase = f.Phase
 	p.prepare(f)
@@ -89,12 +93,14 @@ func (p *Policy) Eval(f *Facts) (v Verdict) {
 		if !on(s.listeners, f) {
 			continue
 		}
-		switch passes, missing := passing(s.conds, f); {
+		switch passes, missing, waiting := passing(s.conds, f); {
 		case passes:
 			v.Pass = s.tree
 			return v
 		case missing:
 			v.Unsure = true
+		case waiting && f.isListed():
+			v.Waiting = true
 		}
 	}
 	exempt := f.Auth || f.Local
@@ -108,7 +114,11 @@ func (p *Policy) Eval(f *Facts) (v Verdict) {
 		if out.Rule != nil || exempt && !r.auth || !on(r.listeners, f) || !all(r.conds, f) {
 			continue
 		}
-		if f.Standing < StandingTrusted || r.shield != shieldFull {
+		if v.Waiting && r.listed && f.Standing < StandingTrusted {
+			var temporary Outcome
+			temporary.apply(r, true)
+			*out = out.or(temporary) // an earlier ban remains
+		} else if f.Standing < StandingTrusted || r.shield != shieldFull {
 			out.apply(r, f.Standing == StandingTrusted && r.shield == shieldTemporary)
 		} else if v.Withheld.Rule == nil && v.Withheld.BanRule == nil {
 			v.Withheld.apply(r, false)
@@ -270,22 +280,29 @@ func all(conds []cond, f *Facts) bool {
 	return true
 }
 
-// passing reports whether a pass statement matches. If missing is set, the result
-// depends on a table that is not loaded.
-func passing(conds []cond, f *Facts) (yes, missing bool) {
+// passing reports whether a pass statement matches. If missing is set, the result depends
+// on a table that is not loaded. If waiting is set, the result depends on a DNS list that
+// has not answered.
+func passing(conds []cond, f *Facts) (yes, missing, waiting bool) {
 	for i := range conds {
 		switch c := &conds[i]; c.eval(f) {
 		case Yes:
 		case Unknown:
-			if f.Phase < c.first || f.Phase > c.last || !slices.Contains(c.tables, nil) {
-				return false, false
+			switch {
+			case f.Phase < c.first || f.Phase > c.last:
+				return false, false, false
+			case c.tree.Word == "listed":
+				waiting = true
+			case slices.Contains(c.tables, nil):
+				missing = true
+			default:
+				return false, false, false
 			}
-			missing = true
 		default:
-			return false, false
+			return false, false, false
 		}
 	}
-	return !missing, missing
+	return !missing && !waiting, missing, waiting
 }
 
 // A Trace shows how a pass statement or rule was evaluated.

@@ -1,7 +1,9 @@
 package rules
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"maps"
 	"net/netip"
 	"slices"
@@ -137,6 +139,16 @@ func parseHold(l *line) (time.Duration, *Error) {
 	return d, nil
 }
 
+// ID returns the name and a digest of the definition of a list. The filter and the
+// companion may have read different configurations, and an answer with the codes of one
+// definition must not count for another.
+func (s *Lookup) ID() string {
+	definition := *s
+	definition.Rate, definition.Hold = 0, 0
+	sum := sha256.Sum256([]byte(definition.String()))
+	return s.Name + "@" + hex.EncodeToString(sum[:4])
+}
+
 func (s *Lookup) String() string {
 	kind := lookupKinds[0]
 	if s.Allow {
@@ -220,6 +232,16 @@ func (f *Facts) listing(name string) *smtp.Listing {
 	return nil
 }
 
+// isListed reports whether a DNS list contains the client.
+func (f *Facts) isListed() bool {
+	return slices.ContainsFunc(f.Listings, func(l smtp.Listing) bool { return l.Listed })
+}
+
+// scoresListed reports whether a listing changes the score.
+func (p *Policy) scoresListed() bool {
+	return slices.ContainsFunc(p.weights, func(w weight) bool { return w.evidence == Listed })
+}
+
 // matchListed returns Yes if one of the lists contains the client. Otherwise it returns
 // Unknown if a list has not answered.
 func matchListed(c *cond, f *Facts) Truth {
@@ -296,12 +318,15 @@ func usesLookup(k *checker, c *Cond, ofRule bool) {
 		if !ofRule && !c.Not && !l.allow {
 			k.warnf(v.Pos, "use the condition in a rule", "this exempts clients that are listed in the block list %s", v.Text)
 		}
+		if !ofRule && !c.Not && l.allow && !l.hold && slices.ContainsFunc(k.lookups, func(l *Lookup) bool { return !l.Allow }) {
+			k.warnf(v.Pos, "add to lookup "+v.Text+": hold 400ms", "clients in the allowlist %s are rejected temporarily if a block list answers first", v.Text)
+		}
 	}
 }
 
 // A declaredLookup is a declared list.
 type declaredLookup struct {
-	allow, used bool
+	allow, hold, used bool
 }
 
 // accuses warns of a rule that rejects or bans clients because an allowlist contains them.
@@ -321,14 +346,18 @@ func accuses(k *checker, r *Rule) {
 	}
 }
 
-// setHolds sets p.Holds. It finds the lists that the rules of each phase need. A pass statement applies to
-// all phases with rules.
+// setHolds sets p.Holds. It finds the lists that the rules of each phase need. A pass
+// statement applies to all phases with rules. Rules that are only observed need no answer
+// in time.
 func setHolds(p *Policy) {
-	scored := slices.ContainsFunc(p.weights, func(w weight) bool { return w.evidence == Listed })
+	scored := p.scoresListed()
 	for phase, rules := range p.phases {
 		var conds []cond
+		enforced := false
 		for _, i := range rules {
-			conds = append(conds, p.rules[i].conds...)
+			if r := &p.rules[i]; !r.tree.Observe {
+				conds, enforced = append(conds, r.conds...), true
+			}
 		}
 		for i := range p.passes {
 			conds = append(conds, p.passes[i].conds...)
@@ -343,7 +372,7 @@ func setHolds(p *Policy) {
 				}
 				return c.evidence&Listed != 0 && !l.Allow
 			}
-			if len(rules) > 0 && slices.ContainsFunc(conds, needs) {
+			if enforced && slices.ContainsFunc(conds, needs) {
 				p.Holds[phase][i] = l.Hold
 			}
 		}

@@ -82,6 +82,75 @@ score evidence listed 20
 	}
 }
 
+// TestWaitingPass checks that the decisions of rules on lists are temporary while a pass
+// statement depends on a list without an answer, and that other decisions are not.
+func TestWaitingPass(t *testing.T) {
+	p := compile(t, lookups+`mode enforce
+pass match listed white fcrdns
+rule harm phase { helo, mail-from, rcpt-to, data } match evidence scanner ban 2d
+rule zen phase mail-from match listed zen reject "550 5.7.1 listed" ban 1d
+rule points phase rcpt-to match score > 10 reject "550 5.7.1 points"
+rule token phase data match evidence listed disconnect "550 5.7.1 token"
+rule src phase helo match src 192.0.2.1 reject "550 5.7.1 src"
+score evidence listed 20
+score evidence rdns-missing 20
+`)
+	zen, absent := smtp.Listing{Name: "zen", Listed: true, Codes: "127.0.0.2"}, smtp.Listing{Name: "white"}
+	for _, tt := range []struct {
+		name     string
+		phase    smtp.Phase
+		listings []smtp.Listing
+		evidence Evidence
+		fcrdns   smtp.FCrDNS
+		text     string
+		ban      string
+	}{
+		{"no answer", smtp.PhaseMailFrom, []smtp.Listing{zen}, Listed, smtp.FCrDNSPass, "450 4.7.1 listed", ""},
+		{"not allowed", smtp.PhaseMailFrom, []smtp.Listing{zen, absent}, Listed, smtp.FCrDNSPass, "550 5.7.1 listed", "zen"},
+		{"another condition fails", smtp.PhaseMailFrom, []smtp.Listing{zen}, Listed, smtp.FCrDNSFail, "550 5.7.1 listed", "zen"},
+		{"ban of another rule", smtp.PhaseMailFrom, []smtp.Listing{zen}, Listed | Scanner, smtp.FCrDNSPass, "450 4.7.1 listed", "harm"},
+		{"points", smtp.PhaseRcptTo, []smtp.Listing{zen}, Listed, smtp.FCrDNSPass, "450 4.7.1 points", ""},
+		{"points without a listing", smtp.PhaseRcptTo, nil, RDNSMissing, smtp.FCrDNSPass, "550 5.7.1 points", ""},
+		{"evidence", smtp.PhaseData, []smtp.Listing{zen}, Listed, smtp.FCrDNSPass, "421 4.7.1 token", ""},
+		{"address", smtp.PhaseHelo, []smtp.Listing{zen}, Listed, smtp.FCrDNSPass, "550 5.7.1 src", ""},
+	} {
+		f := &Facts{Phase: tt.phase, Src: netip.MustParseAddr("192.0.2.1"), Standing: StandingNone, Listings: tt.listings, Evidence: tt.evidence, FCrDNS: tt.fcrdns}
+		v := p.Eval(f)
+		ban := ""
+		if v.Act.BanRule != nil {
+			ban = v.Act.BanRule.Name
+		}
+		if v.Act.Text != tt.text || ban != tt.ban {
+			t.Errorf("%s: %q, ban %q", tt.name, v.Act.Text, ban)
+		}
+	}
+}
+
+// TestLateAllowlist checks the warning about a pass statement whose list no request waits
+// for.
+func TestLateAllowlist(t *testing.T) {
+	const pass = "pass match listed white\n"
+	slow := strings.Replace(lookups, " hold 100ms", "", 1)
+	for _, tt := range []struct {
+		text  string
+		warns bool
+	}{
+		{lookups + pass, false},
+		{slow + pass, true},
+		{slow + "pass match !listed white\n", false},
+		{slow + "rule r phase mail-from match listed white tag white\n", false},
+		{"companion lookup user _swlookup\nlookup white allowlist \"list.example.net\" codes 127.0.2.0/23\n" + pass, false},
+	} {
+		_, warnings, err := Compile(mustParse(t, tt.text+"rule zen phase mail-from match evidence listed reject\n"), Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Contains(warnings.Error(), "are rejected temporarily if a block list answers first"); got != tt.warns {
+			t.Errorf("%s: %v", tt.text, warnings)
+		}
+	}
+}
+
 // TestHolds checks the phases that wait for a list: those whose rules need it.
 func TestHolds(t *testing.T) {
 	p := compile(t, lookups+`pass on mx match listed white
@@ -89,6 +158,7 @@ rule early phase connect match src 192.0.2.0/24 disconnect
 rule zen phase helo match listed zen reject
 rule other phase data match score > 10 reject
 rule more phase commit match evidence scanner reject
+rule observed observe phase { mail-from, rcpt-to } match listed zen reject
 score evidence listed 20
 `)
 	const zen, white = 300 * time.Millisecond, 100 * time.Millisecond
@@ -134,12 +204,13 @@ func TestJudge(t *testing.T) {
 
 // TestListDescribe checks that the description for senders names the zone of a list.
 func TestListDescribe(t *testing.T) {
-	p := compile(t, lookups+"rule zen phase mail-from match listed zen reject\n")
+	p := compile(t, lookups+"pass match listed white\nrule zen phase mail-from match listed zen reject\n")
 	var b strings.Builder
 	if err := p.Describe(&b); err != nil {
 		t.Fatal(err)
 	}
-	if text := strings.Join(strings.Fields(b.String()), " "); !strings.Contains(text, "is in the DNS list `zen`: it is rejected") || !strings.Contains(text, "The DNS list `zen` is zen.example.org.") {
+	if text := strings.Join(strings.Fields(b.String()), " "); !strings.Contains(text, "is in the DNS list `zen`: it is rejected") ||
+		!strings.Contains(text, "is in the DNS list `white`. The DNS list `white` is list.example.net. Without an answer of the list, rules about DNS lists reject the host only temporarily.") || !strings.Contains(text, "The DNS list `zen` is zen.example.org.") {
 		t.Error(text)
 	}
 }

@@ -13,7 +13,7 @@ import (
 // withholds the ban of a trusted client, its behaviour still counts as an offence.
 func (d *Decider) bans(s Subject, at int64, v *rules.Verdict) {
 	last := &s.State.last
-	if o := decided(v); o.Rule != nil && len(o.Rule.Ban) > 0 && o.BanRule == nil && !v.Unsure {
+	if o := decided(v); o.Rule != nil && len(o.Rule.Ban) > 0 && o.BanRule == nil && !v.Unsure && !v.Waiting {
 		last.shielded = true
 		s.State.Offence = s.State.Offence || !o.Rule.Counts()
 	}

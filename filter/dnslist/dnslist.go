@@ -121,6 +121,8 @@ type ListStatus struct {
 	Unknown map[string]uint64 `json:"unknown,omitempty"` // by cause
 	// Dropped is the number of questions that were not asked, because too many waited.
 	Dropped uint64 `json:"dropped,omitempty"`
+	// Withdrawn is the number of listings that are unknown since a test of the list.
+	Withdrawn uint64 `json:"withdrawn,omitempty"`
 }
 
 // A Table stores answers. Its methods may be called by any goroutine.
@@ -132,6 +134,7 @@ type Table struct {
 
 	mu      sync.Mutex
 	lists   []*rules.Lookup
+	ids     []string // of lists
 	status  []ListStatus
 	rows    []row // nil until there are lists
 	seed    maphash.Seed
@@ -156,8 +159,9 @@ func (t *Table) Use(lists []*rules.Lookup) {
 		t.lists = lists
 		return
 	}
-	t.lists, t.status, t.rows, t.queue = lists, nil, nil, nil
+	t.lists, t.ids, t.status, t.rows, t.queue = lists, nil, nil, nil, nil
 	for _, l := range lists {
+		t.ids = append(t.ids, l.ID())
 		t.status = append(t.status, ListStatus{Name: l.Name, Zone: l.Zone, Unknown: map[string]uint64{}})
 	}
 	if len(lists) > 0 {
@@ -196,6 +200,31 @@ var notPublic = []netip.Prefix{
 	netip.MustParsePrefix("fec0::/10"),
 }
 
+// Answers appends the state of each list about a to facts, and asks no list.
+func (t *Table) Answers(a netip.Addr, facts []Fact) []Fact {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	facts, _ = t.answers(t.find(a), t.Now(), facts)
+	return facts
+}
+
+// answers appends the state of each list in a row, which may be nil. complete reports
+// whether all lists have a valid answer or a question.
+func (t *Table) answers(r *row, now time.Duration, facts []Fact) (all []Fact, complete bool) {
+	complete = true
+	for i, l := range t.lists {
+		f := Fact{List: l}
+		if r != nil && now < seconds(r.cells[i].until) {
+			c := &r.cells[i]
+			f.State, f.codes, f.n = c.state, c.codes, c.n
+		} else {
+			complete = false
+		}
+		facts = append(facts, f)
+	}
+	return facts, complete
+}
+
 // Ask appends the state of each list about a to facts. It asks the lists that have no valid
 // answer, unless no companion runs.
 func (t *Table) Ask(a netip.Addr, facts []Fact) []Fact {
@@ -206,18 +235,8 @@ func (t *Table) Ask(a netip.Addr, facts []Fact) []Fact {
 	}
 	now := t.Now()
 	r := t.find(a)
-	ask := false
-	for i, l := range t.lists {
-		f := Fact{List: l}
-		if r != nil && now < seconds(r.cells[i].until) {
-			c := &r.cells[i]
-			f.State, f.codes, f.n = c.state, c.codes, c.n
-		} else {
-			ask = true
-		}
-		facts = append(facts, f)
-	}
-	if !ask || !t.present(now) {
+	facts, complete := t.answers(r, now, facts)
+	if complete || !t.present(now) {
 		return facts
 	}
 	if r == nil && len(t.queue) < maxQueue {
@@ -303,7 +322,7 @@ func (t *Table) replace(a netip.Addr, now time.Duration) *row {
 // A Question asks lists about an address.
 type Question struct {
 	Addr  netip.Addr `json:"src"`
-	Lists []string   `json:"lists"`
+	Lists []string   `json:"lists"` // see rules.Lookup.ID
 }
 
 // Questions returns the next questions. It waits for the first one until the end of ctx or
@@ -363,10 +382,10 @@ func (t *Table) next() (all []Question) {
 			continue // evicted
 		}
 		q := Question{Addr: a}
-		for i, l := range t.lists {
+		for i, id := range t.ids {
 			if c := &r.cells[i]; c.state == Pending && !c.sent && now < seconds(c.until) {
 				c.sent = true
-				q.Lists = append(q.Lists, l.Name)
+				q.Lists = append(q.Lists, id)
 			}
 		}
 		if q.Lists != nil {
@@ -381,8 +400,8 @@ func (t *Table) next() (all []Question) {
 
 // An Answer is the answer of a list about an address.
 type Answer struct {
-	Addr  netip.Addr
-	List  string
+	Addr  netip.Addr    // not valid if all listings of the list are unknown now
+	List  string        // ID of the list
 	Codes []netip.Addr  // empty if the address is not listed
 	TTL   time.Duration // for which the answer is valid
 	Cause string        // one of Causes if the answer is unknown
@@ -396,9 +415,13 @@ func (t *Table) Answer(a Answer) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	i := slices.IndexFunc(t.lists, func(l *rules.Lookup) bool { return l.Name == a.List })
+	i := slices.Index(t.ids, a.List)
 	if i < 0 {
 		return ErrNotAsked
+	}
+	if !a.Addr.IsValid() {
+		t.drop(i)
+		return nil
 	}
 	now := t.Now()
 	r := t.find(a.Addr)
@@ -433,12 +456,25 @@ func (t *Table) Answer(a Answer) error {
 	return nil
 }
 
+// drop removes the listings of a list.
+func (t *Table) drop(list int) {
+	for i := range t.rows {
+		if c := &t.rows[i].cells[list]; c.state == Listed {
+			*c = cell{}
+			t.status[list].Withdrawn++
+		}
+	}
+}
+
 // ErrNotAsked means that an answer has no question.
 var ErrNotAsked = fmt.Errorf("the filter has not asked this question")
 
 func (a *Answer) check() error {
 	if a.Cause != "" && !slices.Contains(Causes, a.Cause) {
 		return fmt.Errorf("cause %.20q: must be one of %s", a.Cause, strings.Join(Causes, ", "))
+	}
+	if !a.Addr.IsValid() && a.Cause != "disabled" {
+		return fmt.Errorf("no address")
 	}
 	for _, code := range a.Codes {
 		if !rules.IsCode(code) {

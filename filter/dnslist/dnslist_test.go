@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"regexp"
 	"testing"
 	"time"
 
@@ -58,8 +59,24 @@ func (b *bench) states(a netip.Addr) string {
 	return text
 }
 
-// questions returns the questions without a wait. Afterwards, a companion is present.
-func (b *bench) questions() string { return fmt.Sprint(b.Questions(context.Background(), 0)) }
+// digest is the digest in the ID of a list.
+var digest = regexp.MustCompile("@[0-9a-f]{8}")
+
+// questions returns the questions without a wait, with the names of lists. Afterwards, a
+// companion is present.
+func (b *bench) questions() string {
+	return digest.ReplaceAllString(fmt.Sprint(b.Questions(context.Background(), 0)), "")
+}
+
+// Answer stores an answer of a list, whose name it contains.
+func (b *bench) Answer(a Answer) error {
+	for _, l := range b.lists {
+		if l.Name == a.List {
+			a.List = l.ID()
+		}
+	}
+	return b.Table.Answer(a)
+}
 
 func (b *bench) want(a netip.Addr, want string) {
 	b.Helper()
@@ -282,6 +299,78 @@ func TestUse(t *testing.T) {
 	b.want(host, "pending ")
 	b.Use(nil)
 	b.want(host, "")
+}
+
+// TestDefinition checks that an answer does not count for another definition of a list with
+// the same name.
+func TestDefinition(t *testing.T) {
+	b := newBench(t, zen)
+	b.questions()
+	b.want(host, "pending ")
+	old := b.Questions(context.Background(), 0)[0].Lists[0]
+	other := []*rules.Lookup{}
+	for i := range 5 {
+		l := *zen
+		l.Zone = [...]string{"bl.example.org", l.Zone, l.Zone, l.Zone, l.Zone}[i]
+		l.Allow = i == 1
+		l.Key = [...]string{"", "", "key", "", ""}[i]
+		if i == 3 {
+			l.Codes = l.Codes[:1]
+		} else if i == 4 {
+			l.Ignore = nil
+		}
+		other = append(other, &l)
+	}
+	for _, l := range other {
+		b.Use([]*rules.Lookup{l})
+		b.want(host, "pending ")
+		b.questions()
+		answer := Answer{Addr: host, List: old, Codes: codes("127.0.0.2"), TTL: time.Hour}
+		if err := b.Table.Answer(answer); !errors.Is(err, ErrNotAsked) {
+			t.Errorf("%s: %v", l, err)
+		}
+		b.want(host, "pending ")
+	}
+	same := *zen
+	same.Rate, same.Hold = 5, time.Second
+	if same.ID() != old {
+		t.Errorf("another rate and hold: %s, want %s", same.ID(), old)
+	}
+}
+
+// TestWithdrawn checks that the companion can withdraw the listings of one list, and nothing
+// else.
+func TestWithdrawn(t *testing.T) {
+	b := newBench(t, zen, white)
+	b.questions()
+	other := netip.MustParseAddr("192.0.2.2")
+	for _, a := range []netip.Addr{host, other} {
+		b.want(a, "pending pending ")
+		b.questions()
+		for _, list := range []string{"zen", "white"} {
+			answer := Answer{Addr: a, List: list, TTL: time.Hour}
+			if a == host {
+				answer.Codes = codes("127.0.0.2")
+			}
+			if err := b.Answer(answer); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	for _, a := range []Answer{{List: "zen"}, {List: "zen", Cause: "timeout"}, {List: "none", Cause: "disabled"}} {
+		if err := b.Answer(a); err == nil {
+			t.Errorf("accepted %+v", a)
+		}
+	}
+	b.want(host, "listed listed ")
+	if err := b.Answer(Answer{List: "zen", Cause: "disabled"}); err != nil {
+		t.Error(err)
+	}
+	b.want(other, "absent absent ")
+	b.want(host, "pending listed ")
+	if s := b.Status(); s[0].Withdrawn != 1 || s[1].Withdrawn != 0 {
+		t.Errorf("%+v", s)
+	}
 }
 
 // TestPublic checks the addresses about which lists are asked.

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -98,9 +99,9 @@ type status struct {
 		Error   string
 	}
 	Lookups []struct {
-		Asked, Listed uint64
-		Absent        uint64 `json:"not_listed"`
-		Unknown       map[string]uint64
+		Asked, Listed, Withdrawn uint64
+		Absent                   uint64 `json:"not_listed"`
+		Unknown                  map[string]uint64
 	}
 }
 
@@ -284,6 +285,55 @@ func (b *bench) confined() {
 	}
 }
 
+// TestReload checks that no listing of a zone that a reload has removed counts, and that
+// the status asks for a restart of the companion.
+func TestReload(t *testing.T) {
+	b := newBench(t, rbldnsd(t), list)
+	b.start(1)
+	text, err := os.ReadFile(b.path("scanwatch.conf"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(b.path("scanwatch.conf"), []byte(strings.Replace(string(text), "bl.example.org", "other.example.org", 1)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	cli.Run(t, b.path("state"), "reload")
+	if got := b.come("192.0.2.7"); got != "proceed" {
+		t.Error(got)
+	}
+	filterproc.Eventually(t, "the problem in the status", func() bool {
+		s := b.status()
+		return s.Companions[0].Error == "the configuration of the filter has changed: bl; restart the service of companion lookup" && s.Lookups[0].Unknown["disabled"] > 0
+	})
+}
+
+// TestWildcard checks that a list that lists every host is disabled soon, and that the
+// filter then also drops the listings that it has received.
+func TestWildcard(t *testing.T) {
+	l := newLiar(t)
+	b := newBench(t, l.port(), list)
+	b.start(1)
+	l.wildcard.Store(true)
+	const hosts = 20
+	for i := range hosts {
+		if got := b.come(fmt.Sprintf("192.0.2.%d", valid+i)); got != "reject|550 5.7.1 Listed" {
+			t.Errorf("host %d: %s", i, got)
+		}
+	}
+	if got := b.come(fmt.Sprintf("192.0.2.%d", valid+hosts)); got != "proceed" {
+		t.Errorf("the next host: %s", got)
+	}
+	filterproc.Eventually(t, "the end of the listings", func() bool { return b.status().Lookups[0].Withdrawn == hosts })
+	for i := range hosts {
+		if got := b.mail(b.connect(fmt.Sprintf("192.0.2.%d", valid+i))); got != "proceed" {
+			t.Errorf("host %d again: %s", i, got)
+		}
+	}
+	if log := b.log(); strings.Count(log, "list disabled") != 1 || !strings.Contains(log, "127.0.0.1 is listed as 127.0.0.4, so every host may be") {
+		t.Error(log)
+	}
+}
+
 // TestHold checks that a request waits for the answer of a list with a hold.
 func TestHold(t *testing.T) {
 	b := newBench(t, rbldnsd(t), strings.Replace(list, "rate 100", "rate 100 hold 400ms", 1))
@@ -314,9 +364,12 @@ func firstRejected(t *testing.T, visit func(host string) string, want string) {
 // A liar is a DNS server that passes the test of a list. The last octet of the address
 // selects its behaviour for other hosts.
 type liar struct {
-	udp *net.UDPConn
-	tcp *net.TCPListener
+	udp      *net.UDPConn
+	tcp      *net.TCPListener
+	wildcard atomic.Bool // every name has an address
 }
+
+func (l *liar) port() int { return l.udp.LocalAddr().(*net.UDPAddr).Port }
 
 // valid is the first last octet of hosts that are not listed in a valid response.
 const valid = 100
@@ -359,6 +412,8 @@ func with(change func(m *dnsmessage.Message)) func(q dnsmessage.Message) []dnsme
 
 func (l *liar) responses(q dnsmessage.Message) []dnsmessage.Message {
 	switch name := q.Questions[0].Name.String(); {
+	case l.wildcard.Load():
+		return with(func(*dnsmessage.Message) {})(q)
 	case strings.HasPrefix(name, "2.0.0.127."):
 		return with(func(*dnsmessage.Message) {})(q)
 	case strings.HasPrefix(name, "1.0.0.127."):
@@ -373,15 +428,14 @@ func (l *liar) responses(q dnsmessage.Message) []dnsmessage.Message {
 	}
 }
 
-func newLiar(t *testing.T) (port int) {
+func newLiar(t *testing.T) *liar {
 	t.Helper()
-	var l liar
+	l := new(liar)
 	var err error
 	if l.udp, err = net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)}); err != nil {
 		t.Fatal(err)
 	}
-	port = l.udp.LocalAddr().(*net.UDPAddr).Port
-	if l.tcp, err = net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port}); err != nil {
+	if l.tcp, err = net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: l.port()}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.udp.Close(); l.tcp.Close() })
@@ -413,14 +467,14 @@ func newLiar(t *testing.T) (port int) {
 			}
 		}
 	}()
-	return port
+	return l
 }
 
 // TestMisbehavingList checks that no error of a list rejects a client, with and without a
 // hold: the host is listed in no response that is valid.
 func TestMisbehavingList(t *testing.T) {
 	for _, hold := range []string{"", " hold 400ms"} {
-		b := newBench(t, newLiar(t), strings.Replace(list, "rate 100", "rate 100"+hold, 1))
+		b := newBench(t, newLiar(t).port(), strings.Replace(list, "rate 100", "rate 100"+hold, 1))
 		b.start(1)
 		for i := range behaviours {
 			before := b.answers()

@@ -381,7 +381,8 @@ func TestBansWait(t *testing.T) {
 // received, and that the filter ignores other answers.
 func TestFacts(t *testing.T) {
 	lookups = dnslist.New()
-	lookups.Use([]*rules.Lookup{{Name: "bl", Zone: "bl.example.org", Codes: []netip.Prefix{netip.MustParsePrefix("127.0.0.2/32")}}})
+	bl := &rules.Lookup{Name: "bl", Zone: "bl.example.org", Codes: []netip.Prefix{netip.MustParsePrefix("127.0.0.2/32")}}
+	lookups.Use([]*rules.Lookup{bl})
 	dir, _, _ := serveCompanions(t, memory.New(), yes, sparesNone)
 	var c *Client
 	asUser(t, lookUser, func() {
@@ -394,7 +395,7 @@ func TestFacts(t *testing.T) {
 	state := func(a netip.Addr) dnslist.State { return lookups.Ask(a, nil)[0].State }
 	code := []netip.Addr{netip.MustParseAddr("127.0.0.2")}
 	host, other := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::7")
-	fact := dnslist.Answer{Addr: host, List: "bl", Codes: code, TTL: time.Minute}
+	fact := dnslist.Answer{Addr: host, List: bl.ID(), Codes: code, TTL: time.Minute}
 	if sum, err := SendFacts(c, []dnslist.Answer{fact}); err != nil || sum != (Facts{Refused: 1}) || state(host) != dnslist.Unknown {
 		t.Errorf("without a question: %+v, %v", sum, err)
 	}
@@ -404,21 +405,27 @@ func TestFacts(t *testing.T) {
 	if s := state(host); s != dnslist.Pending {
 		t.Errorf("state %v", s)
 	}
-	if all, err := Questions(c, MaxWait); err != nil || len(all) != 1 || all[0].Addr != host || !slices.Equal(all[0].Lists, []string{"bl"}) {
+	if all, err := Questions(c, MaxWait); err != nil || len(all) != 1 || all[0].Addr != host || !slices.Equal(all[0].Lists, []string{bl.ID()}) {
 		t.Errorf("questions %v, %v", all, err)
 	}
-	facts := []dnslist.Answer{{Addr: other, List: "bl", Codes: code}, {Addr: host, List: "other", Codes: code}, fact, fact}
+	facts := []dnslist.Answer{{Addr: other, List: bl.ID(), Codes: code}, {Addr: host, List: "other", Codes: code}, fact, fact}
 	if sum, err := SendFacts(c, facts); err != nil || sum != (Facts{Accepted: 1, Refused: 3}) {
 		t.Errorf("%+v, %v", sum, err)
 	}
 	if state(host) != dnslist.Listed || state(other) == dnslist.Listed {
 		t.Errorf("%v, %v", state(host), state(other))
 	}
+	if sum, err := SendFacts(c, []dnslist.Answer{{List: bl.ID(), Cause: "disabled"}}); err != nil || sum != (Facts{Accepted: 1}) || state(host) != dnslist.Pending {
+		t.Errorf("withdrawn listings: %+v, %v, state %v", sum, err, state(host))
+	}
+	if all, err := Questions(c, MaxWait); err != nil || len(all) == 0 {
+		t.Errorf("questions %v, %v", all, err)
+	}
 	var many []dnslist.Answer
 	for i := range 500 { // more than a line
 		a := netip.AddrFrom4([4]byte{100, 64, byte(i >> 8), byte(i)})
 		lookups.Ask(a, nil)
-		many = append(many, dnslist.Answer{Addr: a, List: "bl", Cause: "timeout"})
+		many = append(many, dnslist.Answer{Addr: a, List: bl.ID(), Cause: "timeout"})
 	}
 	asked := 1 // other
 	for asked <= len(many) {

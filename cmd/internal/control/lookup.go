@@ -56,14 +56,19 @@ func LookupCommands(t *dnslist.Table) []Command {
 	}
 }
 
+// allAddrs is the address in an answer that makes all listings of a list unknown.
+const allAddrs = "*"
+
 // parseAnswer parses ADDRESS;LIST;CODES;SECONDS.
 func parseAnswer(s string) (a dnslist.Answer, err error) {
 	part := strings.Split(s, ";")
 	if len(part) != 4 {
 		return a, fmt.Errorf("parse fact %.80q: must be ADDRESS;LIST;CODES;SECONDS", s)
 	}
-	if a.Addr, err = netip.ParseAddr(part[0]); err != nil {
-		return a, fmt.Errorf("parse fact %.80q: %q is not an address", s, part[0])
+	if part[0] != allAddrs {
+		if a.Addr, err = netip.ParseAddr(part[0]); err != nil {
+			return a, fmt.Errorf("parse fact %.80q: %q is not an address", s, part[0])
+		}
 	}
 	a.List = part[1]
 	if cause, unknown := strings.CutPrefix(part[2], "?"); unknown {
@@ -100,7 +105,11 @@ func formatAnswer(a *dnslist.Answer) string {
 		}
 		codes = strings.Join(words, "/")
 	}
-	return a.Addr.String() + ";" + a.List + ";" + codes + ";" + strconv.FormatInt(int64(a.TTL/time.Second), 10)
+	addr := allAddrs
+	if a.Addr.IsValid() {
+		addr = a.Addr.String()
+	}
+	return addr + ";" + a.List + ";" + codes + ";" + strconv.FormatInt(int64(a.TTL/time.Second), 10)
 }
 
 // Questions returns the next questions about clients. It waits for the first one.

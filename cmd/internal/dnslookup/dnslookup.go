@@ -11,8 +11,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"scanwatch/cmd/internal/control"
@@ -47,10 +50,13 @@ type Service struct {
 	name    string // of the companion
 	port    uint16
 	log     *slog.Logger
-	lists   map[string]*list
+	lists   map[string]*list // by ID
 	order   []*list
 	jobs    chan job
 	answers chan dnslist.Answer
+
+	mu    sync.Mutex
+	stale map[string]bool // names of lists whose definition in the filter is another one
 }
 
 // A job is a question to a list.
@@ -62,7 +68,7 @@ type job struct {
 // New returns a service. It reads the keys, and the resolvers of the system unless the
 // configuration names others.
 func New(c *rules.Companion, lookups []*rules.Lookup, runDir string, log *slog.Logger) (*Service, error) {
-	s := &Service{runDir: runDir, name: c.Name(), port: uint16(cmp.Or(c.Port, 53)), log: log, lists: map[string]*list{},
+	s := &Service{runDir: runDir, name: c.Name(), port: uint16(cmp.Or(c.Port, 53)), log: log, lists: map[string]*list{}, stale: map[string]bool{},
 		jobs: make(chan job, maxJobs), answers: make(chan dnslist.Answer, maxJobs)}
 	dns := &resolver{timeout: timeout}
 	for _, a := range c.Resolvers {
@@ -79,7 +85,7 @@ func New(c *rules.Companion, lookups []*rules.Lookup, runDir string, log *slog.L
 		if err != nil {
 			return nil, err
 		}
-		s.lists[l.Name], s.order = z, append(s.order, z)
+		s.lists[z.id], s.order = z, append(s.order, z)
 	}
 	return s, nil
 }
@@ -90,7 +96,7 @@ func (s *Service) Port() uint16 { return s.port }
 // Run asks lists until ctx ends. While the filter cannot be reached, it connects again.
 func (s *Service) Run(ctx context.Context) {
 	for _, z := range s.order {
-		safego.Loop(s.log, "the test of a list", func() { z.run(ctx) }, nil)
+		safego.Loop(s.log, "the test of a list", func() { z.run(ctx, func() { s.reply(ctx, dnslist.Answer{List: z.id, Cause: causeDisabled}) }) }, nil)
 	}
 	for range workers {
 		safego.Loop(s.log, "questions to lists", func() { s.work(ctx) }, nil)
@@ -164,25 +170,38 @@ func (s *Service) follow(ctx context.Context) (worked bool, err error) {
 		}
 		worked = true
 		for _, q := range all {
-			for _, name := range q.Lists {
-				s.start(ctx, q.Addr, name)
+			for _, id := range q.Lists {
+				s.start(ctx, q.Addr, id)
 			}
 		}
 	}
 }
 
-// start starts a question. If too many are in progress, or the filter has a newer
-// configuration, the answer is unknown.
-func (s *Service) start(ctx context.Context, a netip.Addr, name string) {
-	z := s.lists[name]
+// start starts a question. If too many are in progress, or the filter has another
+// definition of the list, the answer is unknown.
+func (s *Service) start(ctx context.Context, a netip.Addr, id string) {
+	z := s.lists[id]
+	s.compare(id, z != nil)
 	if z == nil {
-		s.reply(ctx, dnslist.Answer{Addr: a, List: name, Cause: causeDisabled})
+		s.reply(ctx, dnslist.Answer{Addr: a, List: id, Cause: causeDisabled})
 		return
 	}
 	select {
 	case s.jobs <- job{z, a}:
 	default:
-		s.reply(ctx, dnslist.Answer{Addr: a, List: name, Cause: causeRate})
+		s.reply(ctx, dnslist.Answer{Addr: a, List: id, Cause: causeRate})
+	}
+}
+
+// compare notes whether the filter has the same definition of a list.
+func (s *Service) compare(id string, same bool) {
+	name, _, _ := strings.Cut(id, "@")
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if same {
+		delete(s.stale, name)
+	} else {
+		s.stale[name] = true
 	}
 }
 
@@ -229,6 +248,12 @@ func (s *Service) batch(a dnslist.Answer) []dnslist.Answer {
 // status returns the number of lists in use, and the problems of the others.
 func (s *Service) status() (used int, problem error) {
 	var problems []string
+	s.mu.Lock()
+	if len(s.stale) > 0 {
+		names := strings.Join(slices.Sorted(maps.Keys(s.stale)), ", ")
+		problems = append(problems, "the configuration of the filter has changed: "+names+"; restart the service of companion "+s.name)
+	}
+	s.mu.Unlock()
 	for _, z := range s.order {
 		switch err := z.state(); {
 		case err == nil:

@@ -97,6 +97,21 @@ func TestAnswers(t *testing.T) {
 		{name: "address of another name", udp: changed(func(m *dnsmessage.Message) {
 			m.Answers[0].Header.Name = dnsmessage.MustNewName("8.2.0.192.bl.example.org.")
 		}), want: "[] 0s failure"},
+		{name: "short address", udp: func(q *dnsmessage.Message) [][]byte {
+			p := packets(good(q))[0] // the record ends with its length and the address
+			p[len(p)-5] = 3
+			return [][]byte{p[:len(p)-1]}
+		}, want: "[] 0s failure"},
+		{name: "long address", udp: func(q *dnsmessage.Message) [][]byte {
+			p := packets(good(q))[0]
+			p[len(p)-5] = 5
+			return [][]byte{append(p, 1)}
+		}, want: "[] 0s failure"},
+		{name: "empty address", udp: func(q *dnsmessage.Message) [][]byte {
+			p := packets(good(q))[0]
+			p[len(p)-5] = 0
+			return [][]byte{p}
+		}, want: "[] 0s failure"},
 		{name: "too many addresses", udp: func(q *dnsmessage.Message) [][]byte {
 			var many []string
 			for range maxAddresses + 1 {
@@ -206,11 +221,14 @@ func TestCheck(t *testing.T) {
 	} {
 		s.do(func() { responses[has], responses[hasNot] = tt.has, tt.hasNot })
 		log.Reset()
-		worked := z.test(context.Background())
+		worked, wrong := z.test(context.Background())
 		again := log.String()
 		z.test(context.Background())
 		if worked != (tt.problem == "") || log.String() != again || strings.Count(again, "\n") != 1 || !strings.Contains(again, tt.problem) {
 			t.Errorf("%v, %v: %v, log %s", tt.has, tt.hasNot, worked, log.String())
+		}
+		if wrong == worked {
+			t.Errorf("%v, %v: earlier listings wrong: %v", tt.has, tt.hasNot, wrong)
 		}
 		if err := z.state(); worked != (err == nil) {
 			t.Errorf("state %v", err)
@@ -263,6 +281,99 @@ func TestRate(t *testing.T) {
 	now = now.Add(firstPause)
 	if got := ask(10); got[""] != 10 || z.state() != nil {
 		t.Errorf("after an answer: %v", got)
+	}
+}
+
+// TestPause checks that the errors of questions that were asked together cause one pause,
+// and that codes that the operator has not listed cause none.
+func TestPause(t *testing.T) {
+	z := newTestList(t, lookup, enough)
+	now := time.Now()
+	z.now = func() time.Time { return now }
+	for range workers {
+		z.note(&dnslist.Answer{Cause: causeTimeout})
+	}
+	if z.state() == nil {
+		t.Error("no pause")
+	}
+	now = now.Add(firstPause)
+	if err := z.state(); err != nil {
+		t.Errorf("after the first pause: %v", err)
+	}
+	z = newTestList(t, lookup, enough, newServer(t, listed("127.0.0.99"), nil))
+	for range 2 * maxErrors {
+		if a := z.ask(context.Background(), client); a.Cause != causeCode {
+			t.Fatalf("%+v", a)
+		}
+	}
+	if err := z.state(); err != nil {
+		t.Errorf("after codes: %v", err)
+	}
+}
+
+// TestWildcard checks that many listings cause a test, that the listings do not count
+// until the test has passed, and that listings of a list with many entries count.
+func TestWildcard(t *testing.T) {
+	wildcard := true
+	s := newServer(t, func(q *dnsmessage.Message) [][]byte {
+		name := q.Questions[0].Name.String()
+		if wildcard || strings.HasPrefix(name, "2.0.0.127.") || strings.HasPrefix(name, "7.") {
+			return listed("127.0.0.2")(q)
+		}
+		return listed()(q)
+	}, nil)
+	l := *lookup
+	l.Rate = 1000
+	z := newTestList(t, &l, enough, s)
+	now := time.Now()
+	z.now = func() time.Time { return now }
+	other := netip.MustParseAddr("192.0.2.8")
+	ask := func(n int, a netip.Addr) (causes string) {
+		for range n {
+			causes = z.ask(context.Background(), a).Cause
+		}
+		return causes
+	}
+	if cause := ask(maxRow, client); cause != "" || len(z.tests) > 0 {
+		t.Errorf("after %d listings: %q", maxRow, cause)
+	}
+	if cause := ask(1, client); cause != causeDisabled || len(z.tests) != 1 {
+		t.Errorf("after %d listings: %q", maxRow+1, cause)
+	}
+	for _, listed := range []bool{true, false} { // questions in progress
+		a := dnslist.Answer{}
+		if listed {
+			a.Codes = []netip.Addr{testListed}
+		}
+		if z.note(&a); (a.Cause == causeDisabled) != listed || len(a.Codes) > 0 {
+			t.Errorf("during the test: %+v", a)
+		}
+	}
+	if ok, wrong := z.test(context.Background()); ok || !wrong || ask(1, client) != causeDisabled {
+		t.Errorf("the test passed: %v, %v", ok, wrong)
+	}
+	s.do(func() { wildcard = false })
+	if ok, wrong := z.test(context.Background()); !ok || wrong {
+		t.Errorf("the test failed: %v, %v", ok, wrong)
+	}
+	<-z.tests
+	now = now.Add(trustTime)
+	for i := range 2 * window { // 40 of 50 are listings
+		if cause := ask(4, client) + ask(1, other); cause != "" {
+			t.Fatalf("answer %d: %q", 5*i, cause)
+		}
+	}
+	ask(maxRow-4, client)
+	if cause := ask(1, client); cause != causeDisabled || len(z.tests) != 1 {
+		t.Errorf("more than 40 of 50 listings: %q", cause)
+	}
+	// A list that has passed the test because of many listings is not tested again soon.
+	if ok, wrong := z.test(context.Background()); !ok || wrong || ask(10*maxRow, client) != "" {
+		t.Errorf("the second test: %v, %v", ok, wrong)
+	}
+	now = now.Add(trustTime)
+	if cause := ask(1, client); cause != causeDisabled {
+		t.Errorf("after a minute: %q", cause)
 	}
 }
 
@@ -346,14 +457,47 @@ func TestResolvConf(t *testing.T) {
 	}
 }
 
+// newTestService returns a service for lists whose tests have passed.
+func newTestService(t *testing.T, lists ...*list) *Service {
+	t.Helper()
+	s := &Service{name: "lookup", lists: map[string]*list{}, stale: map[string]bool{}, order: lists, jobs: make(chan job, 1), answers: make(chan dnslist.Answer, 3)}
+	for _, z := range lists {
+		s.lists[z.id] = z
+	}
+	return s
+}
+
 // TestTooMany checks that a question for which there is no room has an unknown answer.
 func TestTooMany(t *testing.T) {
-	s := &Service{lists: map[string]*list{"bl": newTestList(t, lookup, enough)}, jobs: make(chan job, 1), answers: make(chan dnslist.Answer, 3)}
-	for _, name := range []string{"bl", "bl", "new"} {
-		s.start(context.Background(), client, name)
+	z := newTestList(t, lookup, enough)
+	s := newTestService(t, z)
+	for range 2 {
+		s.start(context.Background(), client, z.id)
 	}
-	if a, b := <-s.answers, <-s.answers; a.Cause != causeRate || b.Cause != causeDisabled || b.List != "new" {
-		t.Errorf("%+v, %+v", a, b)
+	if a := <-s.answers; a.Cause != causeRate || a.List != z.id {
+		t.Errorf("%+v", a)
+	}
+}
+
+// TestStale checks that a list with another definition in the filter is not asked, and that
+// the status asks for a restart of the service.
+func TestStale(t *testing.T) {
+	s := newTestService(t, newTestList(t, lookup, enough))
+	changed := *lookup
+	changed.Zone = "other.example.org"
+	for _, l := range []*rules.Lookup{&changed, {Name: "new", Zone: lookup.Zone, Codes: lookup.Codes}} {
+		s.start(context.Background(), client, l.ID())
+		if a := <-s.answers; a.Cause != causeDisabled || a.List != l.ID() || len(s.jobs) > 0 {
+			t.Errorf("%s: %+v", l.Name, a)
+		}
+	}
+	const want = "the configuration of the filter has changed: bl, new; restart the service of companion lookup"
+	if _, err := s.status(); err == nil || err.Error() != want {
+		t.Errorf("status %v, want %s", err, want)
+	}
+	s.start(context.Background(), client, lookup.ID())
+	if _, err := s.status(); err == nil || strings.Contains(err.Error(), "bl,") {
+		t.Errorf("status after a question with the same definition: %v", err)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"math/bits"
 	"net/netip"
 	"os"
 	"strings"
@@ -28,6 +29,9 @@ const (
 	maxErrors  = 5
 	firstPause = 5 * time.Second
 	lastPause  = 5 * time.Minute
+
+	// After a test because of many listings, the next one has to wait.
+	trustTime = time.Minute
 
 	// Each list is tested at this interval, and more often while a test fails.
 	testInterval = 30 * time.Minute
@@ -52,6 +56,7 @@ var (
 // A list is a DNS list with its limits. Its methods may be called concurrently.
 type list struct {
 	*rules.Lookup
+	id   string
 	zone string // with the key: never in logs, errors or the status
 	dns  *resolver
 	log  *slog.Logger
@@ -63,12 +68,19 @@ type list struct {
 	errors  int // in a row
 	resumes time.Time
 	problem error // of the latest test; errUntested before the first one
+	recent  recent
+	trusted time.Time // until then, many listings cause no test
+
+	tests chan struct{} // has a value if a test must not wait
 }
 
-var errUntested = errors.New("not tested yet")
+var (
+	errUntested = errors.New("not tested yet")
+	errSuspect  = errors.New("tested again, because most answers are listings")
+)
 
 func newList(l *rules.Lookup, dns *resolver, log *slog.Logger, now func() time.Time) (*list, error) {
-	z := &list{Lookup: l, zone: l.Zone, dns: dns, log: log, now: now, problem: errUntested, filled: now()}
+	z := &list{Lookup: l, id: l.ID(), zone: l.Zone, dns: dns, log: log, now: now, problem: errUntested, filled: now(), tests: make(chan struct{}, 1)}
 	z.tokens = z.rate() * burst.Seconds()
 	if l.Key != "" {
 		key, err := readKey(config.ResolvePath(l.Pos.File, l.Key))
@@ -156,7 +168,7 @@ func CheckKey(l *rules.Lookup, uid uint32) error {
 
 // ask returns the answer of the list about an address.
 func (z *list) ask(ctx context.Context, a netip.Addr) dnslist.Answer {
-	answer := dnslist.Answer{Addr: a, List: z.Name}
+	answer := dnslist.Answer{Addr: a, List: z.id}
 	if answer.Cause = z.take(); answer.Cause != "" {
 		return answer
 	}
@@ -169,7 +181,9 @@ func (z *list) ask(ctx context.Context, a netip.Addr) dnslist.Answer {
 	} else if answer.Cause = causeFailure; errors.Is(err, errTimeout) {
 		answer.Cause = causeTimeout
 	}
-	z.note(answer.Cause == "")
+	if z.note(&answer) {
+		z.retest()
+	}
 	return answer
 }
 
@@ -190,17 +204,64 @@ func (z *list) take() string {
 	return ""
 }
 
-// note counts errors in a row.
-func (z *list) note(worked bool) {
+// note counts errors in a row and recent listings. suspect reports whether the list must be
+// tested because of a.
+func (z *list) note(a *dnslist.Answer) (suspect bool) {
 	z.mu.Lock()
 	defer z.mu.Unlock()
-	if worked {
+	switch now := z.now(); {
+	case a.Cause == causeCode: // an answer, although it has no effect
 		z.errors = 0
-		return
+	case a.Cause == "":
+		z.errors = 0
+		listed, _ := z.Judge(a.Codes)
+		suspect = z.recent.add(listed) && z.problem == nil && !now.Before(z.trusted)
+		if suspect {
+			z.problem = errSuspect
+		}
+		if listed && z.problem != nil {
+			a.Codes, a.TTL, a.Cause = nil, 0, causeDisabled
+		}
+	case now.Before(z.resumes): // a question of the time before the pause
+	default:
+		if z.errors++; z.errors >= maxErrors {
+			z.resumes = now.Add(min(firstPause<<min(z.errors-maxErrors, 10), lastPause))
+		}
 	}
-	if z.errors++; z.errors >= maxErrors {
-		z.resumes = z.now().Add(min(firstPause<<min(z.errors-maxErrors, 10), lastPause))
+	return suspect
+}
+
+// retest starts a test of the list.
+func (z *list) retest() {
+	select {
+	case z.tests <- struct{}{}:
+	default:
 	}
+}
+
+// A recent contains the latest answers of a list: whether each was a listing.
+type recent struct {
+	answers uint64 // one bit for each; the first one is the latest
+	n       int
+}
+
+// The zone may have become a wildcard if more listings come in a row, or more of the
+// answers in the window are listings.
+const (
+	maxRow    = 20
+	window    = 50
+	maxListed = window * 80 / 100
+)
+
+// add reports whether the listings are unusually many.
+func (r *recent) add(listed bool) bool {
+	r.answers <<= 1
+	if listed {
+		r.answers |= 1
+	}
+	r.n = min(r.n+1, window)
+	row := bits.TrailingZeros64(^r.answers)
+	return row > maxRow || r.n == window && bits.OnesCount64(r.answers&(1<<window-1)) > maxListed
 }
 
 // state returns the reason for which the list is not in use, or nil.
@@ -216,65 +277,77 @@ func (z *list) state() error {
 	return nil
 }
 
-// run tests the list until ctx ends.
-func (z *list) run(ctx context.Context) {
+// run tests the list until ctx ends. drop is called if earlier listings must not count.
+func (z *list) run(ctx context.Context, drop func()) {
 	retest := firstRetest
 	for ctx.Err() == nil {
 		wait := testInterval
-		if !z.test(ctx) {
-			wait, retest = retest, min(2*retest, testInterval)
-		} else {
+		ok, wrong := z.test(ctx)
+		if ok {
 			retest = firstRetest
+		} else {
+			wait, retest = retest, min(2*retest, testInterval)
+		}
+		if wrong {
+			drop()
 		}
 		select {
 		case <-ctx.Done():
+		case <-z.tests:
 		case <-time.After(wait):
 		}
 	}
 }
 
-// test tests the list and reports whether it can be used.
-func (z *list) test(ctx context.Context) bool {
-	err := z.check(ctx)
+// test tests the list and reports whether it can be used. wrong reports whether its earlier
+// listings may be wrong.
+func (z *list) test(ctx context.Context) (ok, wrong bool) {
+	answered, err := z.check(ctx)
 	if ctx.Err() != nil {
-		return false
+		return false, false
 	}
 	z.mu.Lock()
 	before := z.problem
+	suspect := errors.Is(before, errSuspect)
 	if z.problem = err; err == nil {
 		z.errors, z.resumes = 0, time.Time{}
 	}
+	if suspect {
+		z.trusted = z.now().Add(trustTime)
+	}
+	z.recent = recent{}
 	z.mu.Unlock()
 	switch {
 	case err != nil && (before == nil || before.Error() != err.Error()):
 		z.log.Warn("list disabled", "lookup", z.Name, "zone", z.Zone, "because", err)
-	case err == nil && before != nil:
+	case err == nil && before != nil && !suspect:
 		z.log.Info("list enabled", "lookup", z.Name, "zone", z.Zone)
 	}
-	return err == nil
+	return err == nil, err != nil && (answered || suspect)
 }
 
 // check checks the test addresses. The codes of the test address need not be codes that
-// the operator has listed.
-func (z *list) check(ctx context.Context) error {
+// the operator has listed. answered reports whether the list has answered all questions
+// before the error.
+func (z *list) check(ctx context.Context) (answered bool, err error) {
 	r, err := z.dns.ask(ctx, rules.Question(testListed, z.zone))
 	if err != nil {
-		return fmt.Errorf("test: %w", err)
+		return false, fmt.Errorf("test: %w", err)
 	}
 	if len(r.addrs) == 0 {
-		return fmt.Errorf("test: %s is not listed, so the list is empty or has ended", testListed)
+		return true, fmt.Errorf("test: %s is not listed, so the list is empty or has ended", testListed)
 	}
 	for _, a := range r.addrs {
 		if !rules.IsCode(a) {
-			return fmt.Errorf("test: error code %s for %s", a, testListed)
+			return true, fmt.Errorf("test: error code %s for %s", a, testListed)
 		}
 	}
 	r, err = z.dns.ask(ctx, rules.Question(testAbsent, z.zone))
 	if err != nil {
-		return fmt.Errorf("test: %w", err)
+		return false, fmt.Errorf("test: %w", err)
 	}
 	if len(r.addrs) > 0 {
-		return fmt.Errorf("test: %s is listed as %s, so every host may be", testAbsent, r.addrs[0])
+		return true, fmt.Errorf("test: %s is listed as %s, so every host may be", testAbsent, r.addrs[0])
 	}
-	return nil
+	return true, nil
 }

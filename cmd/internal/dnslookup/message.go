@@ -3,6 +3,7 @@ package dnslookup
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"strings"
 	"time"
@@ -106,7 +107,7 @@ func (r *response) answers(p *dnsmessage.Parser, name string) error {
 				return errCorrupt
 			}
 			continue
-		case h.Class != dnsmessage.ClassINET || !isName(h.Name, name) || len(r.addrs) == maxAddresses:
+		case h.Class != dnsmessage.ClassINET || h.Length != net.IPv4len || !isName(h.Name, name) || len(r.addrs) == maxAddresses:
 			return errCorrupt
 		}
 		a, err := p.AResource()

@@ -138,6 +138,9 @@ func lookupLine(l *dnslist.ListStatus) string {
 	if causes != nil {
 		line += ", unknown: " + strings.Join(causes, ", ")
 	}
+	if l.Withdrawn > 0 {
+		line += fmt.Sprintf(", %d withdrawn", l.Withdrawn)
+	}
 	if l.Dropped > 0 {
 		line += fmt.Sprintf(", %d dropped", l.Dropped)
 	}
