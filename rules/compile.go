@@ -229,7 +229,7 @@ func (p *Policy) addRule(s *Rule) {
 	r := rule{tree: s, listeners: p.listenerSet(s.On), sticky: s.sticky(), shield: s.shield(), listed: s.Has(Listed), ladder: s.Ladder(), text: s.answer(), conds: p.conds(s.Conds)}
 	for _, c := range s.Conds {
 		r.auth = r.auth || c.Word == "auth"
-		r.listed = r.listed || c.Word == "listed" || c.Word == "score" && p.scoresListed()
+		r.listed = r.listed || c.Word == "listed" || c.Word == "score" && scoresListed(p)
 	}
 	for _, t := range s.Tags {
 		i := slices.Index(p.tags, t)

@@ -238,7 +238,7 @@ func (f *Facts) isListed() bool {
 }
 
 // scoresListed reports whether a listing changes the score.
-func (p *Policy) scoresListed() bool {
+func scoresListed(p *Policy) bool {
 	return slices.ContainsFunc(p.weights, func(w weight) bool { return w.evidence == Listed })
 }
 
@@ -350,7 +350,7 @@ func accuses(k *checker, r *Rule) {
 // statement applies to all phases with rules. Rules that are only observed need no answer
 // in time.
 func setHolds(p *Policy) {
-	scored := p.scoresListed()
+	scored := scoresListed(p)
 	for phase, rules := range p.phases {
 		var conds []cond
 		enforced := false

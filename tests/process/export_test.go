@@ -28,6 +28,7 @@ func TestExportExempts(t *testing.T) {
 	write(conf, "table <partners> file \"friends\"\npass match src <partners>\n")
 	write(friends, "203.0.113.9\n")
 	p := filterproc.Start(t, "-f", conf, "-s", state)
+	filterproc.Eventually(t, "the control socket", cli.Listens(state))
 	for _, host := range []string{"192.0.2.7", "203.0.113.9"} {
 		cli.Run(t, state, "ban", "--force", host)
 	}

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"scanwatch/tests/internal/cli"
 	"scanwatch/tests/internal/filterproc"
 	"scanwatch/tests/internal/smtpd"
 )
@@ -54,6 +55,7 @@ func TestMode(t *testing.T) {
 			}
 		}
 		p = filterproc.Start(t, "-f", conf)
+		filterproc.Eventually(t, "the control socket", cli.Listens(dir))
 		scanwatch("", "flush") // the state has been read
 	}
 	restart()

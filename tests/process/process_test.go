@@ -71,6 +71,7 @@ func TestSecondFilter(t *testing.T) {
 	dir := t.TempDir()
 	first := filterproc.Start(t, "-s", dir)
 	first.Ask(1, "one.example.net")
+	filterproc.Eventually(t, "the control socket", cli.Listens(dir))
 	cli.Run(t, dir, "flush")
 	second := filterproc.Start(t, "-s", dir)
 	second.Ask(2, "two.example.net")

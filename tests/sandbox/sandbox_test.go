@@ -112,6 +112,7 @@ func TestNoSandbox(t *testing.T) {
 	write(conf, fmt.Sprintf(rule, "{ early.example.net }"))
 	p := filterproc.Start(t, "-S", "-f", conf, "-s", state)
 	p.Ask(1, "x.example.net")
+	filterproc.Eventually(t, "the control socket", cli.Listens(state))
 	cli.Run(t, state, "flush")
 	write(conf, fmt.Sprintf(rule, `file "`+filepath.Join(late, "names")+`"`))
 	cli.Run(t, state, "reload")

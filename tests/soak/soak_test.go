@@ -64,6 +64,7 @@ func soak(t *testing.T, load size) {
 		t.Fatal(err)
 	}
 	p := filterproc.Start(t, "-f", conf)
+	filterproc.Eventually(t, "the control socket", cli.Listens(dir))
 	for _, phase := range []string{"connect", "ehlo", "mail-from", "rcpt-to"} {
 		if !p.Asked[phase] {
 			t.Fatalf("the program does not ask at %s: %v", phase, p.Asked)

@@ -21,6 +21,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"scanwatch/tests/internal/cli"
 	"scanwatch/tests/internal/filterproc"
 	"scanwatch/tests/internal/require"
 	"scanwatch/tests/internal/smtpd"
@@ -140,9 +141,7 @@ func (s *site) loadIPSet() {
 func (s *site) startFilter() {
 	s.t.Helper()
 	s.filter = filterproc.Start(s.t, "-s", s.state, "-f", s.etc)
-	filterproc.Eventually(s.t, "the filter answers", func() bool {
-		return exec.Command(smtpd.Bin("scanwatch"), "-s", s.state, "-f", s.etc, "flush").Run() == nil
-	})
+	filterproc.Eventually(s.t, "the filter answers", cli.Flushes(s.state))
 }
 
 // asCompanion runs a command as the user of the companion.
