@@ -13,16 +13,16 @@ import (
 
 // consult asks the lists about a client that has just connected.
 func consult(p *Pipeline, s *session, at int64) {
-	if p.settings == nil || p.settings.Policy == nil || len(p.settings.Policy.Lookups) == 0 || !stranger(p, s, at) {
+	if p.settings == nil || p.settings.Policy == nil || len(p.settings.Policy.Lookups) == 0 || !unknownClient(p, s, at) {
 		return
 	}
 	s.asking = true
 	p.facts = p.o.Lookups.Ask(s.track.Src.Addr(), p.facts[:0])
 }
 
-// stranger reports whether the lists may be asked about a client: it has no standing, no
+// unknownClient reports whether the lists may be asked about a client: it has no standing, no
 // ban and no exemption, and its address belongs to a host in the Internet.
-func stranger(p *Pipeline, s *session, at int64) bool {
+func unknownClient(p *Pipeline, s *session, at int64) bool {
 	t := &s.track
 	if t.Exempt() || t.Internal || t.Gateway || s.decide.Ban != nil || !dnslist.Public(t.Src.Addr()) {
 		return false
@@ -40,7 +40,7 @@ func stranger(p *Pipeline, s *session, at int64) bool {
 func listed(p *Pipeline, s *session, ev *smtp.Event) (wait time.Duration) {
 	policy := p.settings.Policy
 	// The client may have logged in since. Answers to earlier questions are still facts.
-	if s.asking = stranger(p, s, ev.Time); s.asking {
+	if s.asking = unknownClient(p, s, ev.Time); s.asking {
 		p.facts = p.o.Lookups.Ask(s.track.Src.Addr(), p.facts[:0])
 	} else {
 		p.facts = p.o.Lookups.Answers(s.track.Src.Addr(), p.facts[:0])

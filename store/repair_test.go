@@ -20,7 +20,7 @@ func found(t *testing.T, dir string, repair bool) map[string]File {
 	t.Helper()
 	i := Inspector{Dir: dir, Decode: true, Tables: []string{"bans", "peers"}, Row: func(e Entry) error {
 		if string(e.Value) == "bad" {
-			return errors.New("makes no sense")
+			return errors.New("is wrong")
 		}
 		return nil
 	}}

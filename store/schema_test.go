@@ -124,7 +124,7 @@ func TestOlderState(t *testing.T) {
 	if log.count("level=ERROR msg=\"state.db unavailable, keeping state in memory\"") != 1 || log.count("move the state directory away") != 1 {
 		t.Errorf("log: %s", log)
 	}
-	i := Inspector{Dir: dir, Decode: true, Tables: []string{"peers"}, Row: func(Entry) error { return errors.New("makes no sense") }}
+	i := Inspector{Dir: dir, Decode: true, Tables: []string{"peers"}, Row: func(Entry) error { return errors.New("is wrong") }}
 	check := func(f *File) error {
 		if f.Health != HealthOlder || f.Done != "" || !strings.Contains(f.Problem, "move the state directory away") {
 			t.Errorf("%+v", f)

@@ -28,7 +28,7 @@ func (p *program) prepareCompanions() {
 		// The package creates the directory, but a temporary file system loses it at each
 		// boot.
 		if os.Mkdir(p.runDir, 0o755) == nil {
-			_ = os.Chmod(p.runDir, 0o755) // whatever the umask is
+			_ = os.Chmod(p.runDir, 0o755) // regardless of the umask
 		}
 		return result{control.NewCompanions(p.set.Companions), control.RunDirProblem(p.runDir, p.dir, os.Geteuid())}
 	})

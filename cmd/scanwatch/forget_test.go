@@ -263,7 +263,7 @@ func TestForgetFiles(t *testing.T) {
 				t.Errorf("the report has changed from\n%s\nto\n%s", before, after)
 			}
 			if c.src != "" && len(p.search(c.src)) == 0 {
-				t.Errorf("%s is gone, too", c.src)
+				t.Errorf("%s is also gone", c.src)
 			}
 			status, out, _ = p.run("forget", c.who)
 			if status != exitOK || !strings.Contains(out, "nothing is stored about") || strings.Contains(out, "--yes") {

@@ -238,14 +238,14 @@ func later(t *testing.T, file string) {
 // well.
 func TestUpdateConfiguration(t *testing.T) {
 	for text, want := range map[string]string{
-		`table <a> file "a" feed spamhaus`:                              ":1:11: feed spamhaus is not in the catalogue; see scanwatch update --list",
-		`table <a> file "a" feed dbip-asn`:                              ":1:11: feed dbip-asn is a database; use it with asn or country",
-		`table <a> file "a" feed abuseipdb`:                             ":1:11: feed abuseipdb needs a key: write it into a file and add: key \"file\"",
-		`table <a> file "a" feed spamhaus-drop4 every 10m`:              ":1:11: feed spamhaus-drop4 allows one request every 1h",
-		`table <a> file "a" format nonsense url "https://example.org/"`: ":1:11: unknown format \"nonsense\"; the formats are:",
-		`asn "a" feed spamhaus-asndrop`:                                 ":1:1: feed spamhaus-asndrop has the format spamhaus-asndrop; asn and country need a database, tables a list",
-		"asn \"a\" feed dbip-asn\ncountry \"a\" feed dbip-country":      "/a is already downloaded for asn",
-		`table <a> { file "a" feed cins, file "./a" feed dshield }`:     "/a is already downloaded for a",
+		`table <a> file "a" feed spamhaus`:                           ":1:11: feed spamhaus is not in the catalogue; see scanwatch update --list",
+		`table <a> file "a" feed dbip-asn`:                           ":1:11: feed dbip-asn is a database; use it with asn or country",
+		`table <a> file "a" feed abuseipdb`:                          ":1:11: feed abuseipdb needs a key: write it into a file and add: key \"file\"",
+		`table <a> file "a" feed spamhaus-drop4 every 10m`:           ":1:11: feed spamhaus-drop4 allows one request every 1h",
+		`table <a> file "a" format bogus url "https://example.org/"`: ":1:11: unknown format \"bogus\"; the formats are:",
+		`asn "a" feed spamhaus-asndrop`:                              ":1:1: feed spamhaus-asndrop has the format spamhaus-asndrop; asn and country need a database, tables a list",
+		"asn \"a\" feed dbip-asn\ncountry \"a\" feed dbip-country":   "/a is already downloaded for asn",
+		`table <a> { file "a" feed cins, file "./a" feed dshield }`:  "/a is already downloaded for a",
 		"mode observe":                    "has no table, asn or country with url or feed",
 		`table <a> file "a" format plain`: "has no table, asn or country with url or feed",
 		"table <a> { file \"a\" feed cins }\nrule r phase connect match src <unknown> disconnect\n": "unknown",
@@ -319,9 +319,9 @@ func TestUpdateAsOwner(t *testing.T) {
 	in := newInternet(t)
 	dir, conf := feedsConf(t, "table <a> file \"feeds/a.txt\" format addresses url \"https://a.example/list\" key \"feeds/key\"\ntable <b> file \"link.txt\" format addresses url \"https://a.example/list\"\n")
 	feeds := filepath.Join(dir, "feeds")
-	const nobody = 65534
+	const unprivileged = 65534
 	if err := errors.Join(os.Mkdir(feeds, 0o755), os.WriteFile(feeds+"/key", []byte("Key: 1\n"), 0o600),
-		os.Symlink("feeds/b.txt", filepath.Join(dir, "link.txt")), os.Chown(feeds, nobody, nobody), os.Chown(feeds+"/key", nobody, nobody)); err != nil {
+		os.Symlink("feeds/b.txt", filepath.Join(dir, "link.txt")), os.Chown(feeds, unprivileged, unprivileged), os.Chown(feeds+"/key", unprivileged, unprivileged)); err != nil {
 		t.Fatal(err)
 	}
 	in.set("a.example/list", says("203.0.113.1\n"))
@@ -333,7 +333,7 @@ func TestUpdateAsOwner(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if s := info.Sys().(*syscall.Stat_t); s.Uid != nobody || info.Mode().Perm() != 0o644 {
+		if s := info.Sys().(*syscall.Stat_t); s.Uid != unprivileged || info.Mode().Perm() != 0o644 {
 			t.Errorf("%s: owner %d, mode %v", name, s.Uid, info.Mode())
 		}
 	}
@@ -351,9 +351,9 @@ table <b> file "link" format addresses url "https://a.example/b"
 `)
 	in.set("a.example/a", says("203.0.113.1\n"))
 	in.set("a.example/b", says("203.0.113.2\n"))
-	const nobody = 65534
-	err := errors.Join(os.Mkdir(dir+"/feeds", 0o755), os.Mkdir(dir+"/target", 0o755), os.Chown(dir+"/feeds", nobody, nobody), os.Chown(dir+"/target", nobody, nobody),
-		os.Symlink("target/b.txt", dir+"/link"), os.WriteFile(dir+"/target/b.txt", nil, 0o644), os.Chown(dir+"/target/b.txt", nobody, nobody))
+	const unprivileged = 65534
+	err := errors.Join(os.Mkdir(dir+"/feeds", 0o755), os.Mkdir(dir+"/target", 0o755), os.Chown(dir+"/feeds", unprivileged, unprivileged), os.Chown(dir+"/target", unprivileged, unprivileged),
+		os.Symlink("target/b.txt", dir+"/link"), os.WriteFile(dir+"/target/b.txt", nil, 0o644), os.Chown(dir+"/target/b.txt", unprivileged, unprivileged))
 	self, wrong := os.Executable()
 	if err := errors.Join(err, wrong); err != nil {
 		t.Fatal(err)
@@ -364,7 +364,7 @@ table <b> file "link" format addresses url "https://a.example/b"
 		t.Fatal(err)
 	}
 	cmd := in.command(t, "-f", conf, "update")
-	cmd.Path, cmd.SysProcAttr = dir+"/scanwatch", &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	cmd.Path, cmd.SysProcAttr = dir+"/scanwatch", &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: unprivileged, Gid: unprivileged}}
 	out, err := cmd.CombinedOutput()
 	if want := "a a.txt: updated, 1 entry, 1 added, 0 removed\nb link: updated, 1 entry, 1 added, 0 removed\n"; string(out) != want || err != nil {
 		t.Errorf("%v: %s", err, out)

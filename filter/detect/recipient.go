@@ -251,7 +251,7 @@ func recipientFlood(c *Case) {
 }
 
 // probedRecipient reports a missing recipient that hosts in other networks have
-// requested. The mailbox may be new, so a client with its own proven name may request
+// requested. The mailbox may be new, so a client with a proven name may request
 // it once, if it requests no other missing recipient.
 func probedRecipient(c *Case) {
 	ev, st := c.Event, c.State

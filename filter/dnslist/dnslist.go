@@ -78,7 +78,7 @@ func (f *Fact) Event(at *smtp.Event) *smtp.Event {
 	return ev
 }
 
-// A cell is what a row stores about one list.
+// A cell is the part of a row about one list.
 type cell struct {
 	state State
 	sent  bool // the companion has received the question
@@ -190,7 +190,7 @@ func Public(a netip.Addr) bool {
 	return a.IsGlobalUnicast() && !a.IsPrivate() && !slices.ContainsFunc(notPublic, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
-// notPublic contains the networks that are not public, in addition to those that package
+// notPublic contains the networks that are not public, in addition to networks that package
 // netip recognizes. Tests use the documentation networks as the Internet.
 var notPublic = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"),

@@ -282,7 +282,7 @@ func TestSource(t *testing.T) {
 	b.want(address(many), "pending ") // after the end of the others
 }
 
-// TestUse checks that answers of other lists are dropped, and that those of the same lists
+// TestUse checks that answers of other lists are dropped, and that answers of the same lists
 // remain after a reload.
 func TestUse(t *testing.T) {
 	b := newBench(t, zen)

@@ -46,7 +46,7 @@ func TestFanChoice(t *testing.T) {
 		{Event: "c", Session: 1, Src: scan, Rule: "x"},
 		{Event: "d", Session: 2, Src: six, Rule: "x"},
 		{Event: "e", Prefix: "192.0.2.0/25"},
-		{Event: "f", Prefix: "nonsense"},
+		{Event: "f", Prefix: "bogus"},
 		{Event: "g", Session: 3}, // local
 		{Event: "h", Session: 1, Src: netip.MustParseAddr("::ffff:192.0.2.1"), Evidence: "cloud"},
 	}

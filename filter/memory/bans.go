@@ -87,7 +87,7 @@ type Ban struct {
 func (b *Ban) Expired(now time.Time) bool { return !now.Before(b.Until) }
 
 // Affects reports whether the ban can apply to a host. A rule's ban of a /64 does not
-// apply to hosts in it with their own proven names.
+// apply to hosts in it with proven names.
 func (b *Ban) Affects(host netip.Prefix) bool {
 	switch {
 	case !b.Prefix.Overlaps(host):
@@ -148,7 +148,7 @@ func (b *Bans) Add(c *Client, r BanRequest, now int64) Ban {
 }
 
 // Banned returns the active ban of c, enforced or observed, and records a connection. A
-// rule's ban of a /64 does not apply to hosts in it with their own proven names. A
+// rule's ban of a /64 does not apply to hosts in it with proven names. A
 // manual ban of the /64 applies to all hosts in it.
 func (b *Bans) Banned(c *Client, now int64) (Ban, bool) {
 	b.mu.Lock()

@@ -158,7 +158,7 @@ func TestBan(t *testing.T) {
 	})
 }
 
-// TestIdentity checks that an IPv6 host with its own proven name is identified by its
+// TestIdentity checks that an IPv6 host with a proven name is identified by its
 // full address. The host shares neither bans nor standing with its /64.
 func TestIdentity(t *testing.T) {
 	own, neighbour, nameless, sister := named("2001:db8::25", "mail.example.org"), named("2001:db8::66", "host.example.net"), who("2001:db8::77"), named("2001:db8:0:1::25", "mx2.example.org")

@@ -31,7 +31,7 @@ func (c *Client) Host() Host { return HostOf(c.Addr, c.Domain != "" || c.Cut) }
 // A Host identifies a host by its IPv4 address, or by the /64 of its IPv6 address,
 // because an IPv6 host can choose any address in its /64.
 //
-// An IPv6 host with its own proven name is identified by its full address, because
+// An IPv6 host with a proven name is identified by its full address, because
 // hosting providers spread the addresses of one /64 over many customers.
 type Host struct{ hi, lo uint64 }
 

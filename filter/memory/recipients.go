@@ -205,7 +205,7 @@ func (t *Recipients) Probed(c *Client, rcpt []byte, now int64) bool {
 }
 
 // Excused records a request for a probed mailbox, and reports whether the request is
-// exempt. The mailbox may be new, so a client with its own proven name may request it.
+// exempt. The mailbox may be new, so a client with a proven name may request it.
 // Each pair of sender and recipient is exempt once. All hosts of a domain together have
 // at most freeAsks exempt requests a day.
 func (t *Recipients) Excused(c *Client, sender, rcpt []byte, now int64) bool {

@@ -176,7 +176,7 @@ func TestNewScript(t *testing.T) {
 		steps            []Step
 		want             string
 	}{
-		{"nonsense", "192.0.2.25:25", "", nil, "is not an address"},
+		{"bogus", "192.0.2.25:25", "", nil, "is not an address"},
 		{"192.0.2.1", "192.0.2.25", "", nil, "is not ADDRESS:PORT"},
 		{"192.0.2.1", "192.0.2.25:25", "maybe", nil, "is not pass, fail or error"},
 		{"192.0.2.1", "192.0.2.25:25", "", []Step{rcpt}, "--rcpt needs --mail-from"},

@@ -15,7 +15,7 @@ import (
 )
 
 // An Apart describes the other hosts in an IPv6 host's /64. The filter identifies a
-// host with its own proven name by its full address. All other hosts in a /64 count as
+// host with a proven name by its full address. All other hosts in a /64 count as
 // one.
 type Apart struct {
 	Prefix   netip.Prefix `json:"prefix"`

@@ -154,7 +154,7 @@ type Source struct {
 	Logins       int    `json:"logins,omitempty"`   // sessions with a login, which are not in the other numbers
 	Last         Time   `json:"last"`               // end of the last session
 	Banned       Time   `json:"banned_until,omitzero"`
-	Named        bool   `json:"-"` // an IPv6 host with its own proven name
+	Named        bool   `json:"-"` // an IPv6 host with a proven name
 	Totals
 }
 

@@ -26,7 +26,7 @@ type source struct {
 	rdns    uint32 // in lists.rdns
 	certain bool   // a record has evidence of high confidence about behaviour
 	abuse   bool   // a record has evidence of behaviour that no mail server shows
-	named   bool   // IPv6 host with its own proven name, which is not grouped with others in its /64
+	named   bool   // IPv6 host with a proven name, which is not grouped with others in its /64
 }
 
 // add adds the counts of another address.

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// TestHarness checks that every number is measured, whatever its value.
+// TestHarness checks that every number is measured, including zero.
 func TestHarness(t *testing.T) {
 	var out, log bytes.Buffer
 	b := &bench{mixes: allMixes, out: &out, log: &log, missing: map[string]bool{}}

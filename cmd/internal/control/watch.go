@@ -88,10 +88,10 @@ func (a *Answer) whenGone(leave func()) (stop func(), err error) {
 	}, nil
 }
 
-// Watch calls begun and then visit for each selected event. line is the event's line,
+// Watch calls started and then visit for each selected event. line is the event's line,
 // including the newline. Watch returns when the filter stops, visit returns an error, or
 // the client is closed.
-func (c *Client) Watch(choice events.Choice, begun func(), visit func(line []byte) error) error {
+func (c *Client) Watch(choice events.Choice, started func(), visit func(line []byte) error) error {
 	evidence, src := anything, anything
 	if choice.Evidence != "" {
 		evidence = choice.Evidence
@@ -105,7 +105,7 @@ func (c *Client) Watch(choice events.Choice, begun func(), visit func(line []byt
 	if err := c.conn.SetReadDeadline(time.Time{}); err != nil { // events may be days apart
 		return err
 	}
-	begun()
+	started()
 	for {
 		line, err := c.read()
 		if errors.Is(err, io.EOF) {

@@ -520,10 +520,10 @@ func FuzzResponse(f *testing.F) {
 	f.Add(query)
 	f.Add([]byte{0x12, 0x34, 0x80, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xc0, 0x0c})
 	f.Fuzz(func(t *testing.T, packet []byte) {
-		r, ours, err := parseResponse(packet, id, name)
+		r, matches, err := parseResponse(packet, id, name)
 		switch {
-		case !ours && (err != nil || r.addrs != nil || r.truncated), err != nil && r.addrs != nil:
-			t.Errorf("%+v, %v, %v", r, ours, err)
+		case !matches && (err != nil || r.addrs != nil || r.truncated), err != nil && r.addrs != nil:
+			t.Errorf("%+v, %v, %v", r, matches, err)
 		case len(r.addrs) > maxAddresses || r.ttl < 0 || r.ttl > maxTTL:
 			t.Errorf("%+v", r)
 		case err != nil && strings.Contains(err.Error(), "192"):

@@ -49,8 +49,8 @@ func newQuery(id uint16, name string) ([]byte, error) {
 }
 
 // parseResponse parses a packet. If the packet is not a response to the query with this id
-// and name, ours is false: another host may have sent it. Errors do not contain the name.
-func parseResponse(packet []byte, id uint16, name string) (r response, ours bool, err error) {
+// and name, matches is false: another host may have sent it. Errors do not contain the name.
+func parseResponse(packet []byte, id uint16, name string) (r response, matches bool, err error) {
 	var p dnsmessage.Parser
 	h, err := p.Start(packet)
 	if err != nil || h.ID != id || !h.Response || h.OpCode != 0 {

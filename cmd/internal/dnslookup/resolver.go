@@ -105,7 +105,7 @@ func (r *resolver) udp(ctx context.Context, server netip.AddrPort, query []byte,
 		if err != nil {
 			return resp, err
 		}
-		if resp, ours, err := parseResponse(packet[:n], id, name); ours {
+		if resp, matches, err := parseResponse(packet[:n], id, name); matches {
 			return resp, err
 		}
 	}
@@ -133,8 +133,8 @@ func (r *resolver) tcp(ctx context.Context, server netip.AddrPort, query []byte,
 	if _, err := io.ReadFull(conn, message); err != nil {
 		return resp, err
 	}
-	resp, ours, err := parseResponse(message, id, name)
-	if !ours || resp.truncated {
+	resp, matches, err := parseResponse(message, id, name)
+	if !matches || resp.truncated {
 		return response{}, errCorrupt
 	}
 	return resp, err

@@ -211,7 +211,7 @@ func (f *Feed) checkDatabase(o Options, old, content []byte, r *Result) error {
 	return plausible("bytes", len(old), len(content))
 }
 
-// OwnNetworks returns the addresses of this host's interfaces, except those that are
+// OwnNetworks returns the addresses of this host's interfaces, except addresses that are
 // always rejected, and the given networks. An IPv6 address stands for its /64.
 func OwnNetworks(local []netip.Addr, also ...netip.Prefix) (own []netip.Prefix) {
 	for _, a := range local {

@@ -56,7 +56,7 @@ type Options struct {
 	DryRun bool           // do not replace the file, and only save the time of the request
 	// Timeout is the longest duration of a request; 0 for DefaultTimeout.
 	Timeout time.Duration
-	Roots   *x509.CertPool // certificates of authorities; nil for those of the system
+	Roots   *x509.CertPool // certificates of authorities; nil for the system certificates
 	Agent   string         // name and version of the program
 }
 
@@ -72,7 +72,7 @@ const (
 	Failed    Outcome = "failed"  // there is no new file
 )
 
-// A Result is the result of a feed. The numbers are those of the new file of an updated
+// A Result is the result of a feed. The numbers describe the new file of an updated
 // feed.
 type Result struct {
 	Name     string    `json:"name"`

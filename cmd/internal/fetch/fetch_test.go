@@ -405,7 +405,7 @@ func TestIntervals(t *testing.T) {
 			w.Header().Set("Retry-After", "4000000000")
 			w.WriteHeader(429)
 		}, 0, 7 * 24 * time.Hour, 7 * 24 * time.Hour},
-		{"429 with nonsense", func(w http.ResponseWriter, r *http.Request) {
+		{"429 with bogus", func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Retry-After", "-1")
 			w.WriteHeader(429)
 		}, 0, time.Hour, time.Hour},

@@ -37,7 +37,7 @@ type Batch struct {
 	Gaps int `json:"gaps"`
 }
 
-// An Item is a group of equal events about one source. Texts are those of the first one.
+// An Item is a group of identical events about one source, with the texts of the first event.
 type Item struct {
 	Event      string    `json:"event"`
 	Src        string    `json:"src,omitempty"`
@@ -173,7 +173,7 @@ func (w *window) take(now time.Time, counts bool) *Batch {
 	return b
 }
 
-// count returns the number of events in b and of those that it counts as dropped.
+// count returns the number of events in b plus the number that b counts as dropped.
 func (b *Batch) count() uint64 {
 	n := b.Dropped
 	for _, i := range b.Events {

@@ -29,7 +29,7 @@ type Options struct {
 	RunDir string // directory of the socket of the filter
 	Stdout io.Writer
 	Log    *slog.Logger
-	Roots  *x509.CertPool // certificates of authorities; nil for those of the system
+	Roots  *x509.CertPool // certificates of authorities; nil for the system certificates
 	Agent  string         // name and version of the program
 	Now    func() time.Time
 	Abuse  string // URL of the reports; empty for AbuseIPDB
@@ -198,7 +198,7 @@ func (f *Forwarder) watch(ctx context.Context) {
 	}
 }
 
-func (f *Forwarder) watchOnce(ctx context.Context, begun func()) error {
+func (f *Forwarder) watchOnce(ctx context.Context, started func()) error {
 	c, err := control.DialCompanion(f.o.RunDir)
 	if err != nil {
 		return err
@@ -206,7 +206,7 @@ func (f *Forwarder) watchOnce(ctx context.Context, begun func()) error {
 	defer c.Close()
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
-	return c.Watch(events.Choice{}, begun, func(line []byte) error {
+	return c.Watch(events.Choice{}, started, func(line []byte) error {
 		e, missed, err := events.Decode(line)
 		switch {
 		case err != nil:

@@ -319,7 +319,7 @@ func TestSignature(t *testing.T) {
 }
 
 // TestBodies checks the formats of requests, and that texts of clients are not in the
-// formats for people.
+// human-readable formats.
 func TestBodies(t *testing.T) {
 	w := &window{host: "mx<b>", from: noon}
 	for i := range maxLines + 2 {

@@ -243,7 +243,7 @@ func (q *queue) length() int {
 }
 
 // lost returns the weight of the entries that were dropped since the previous call, and the
-// number of those that had gaps.
+// number of batches that had gaps.
 func (q *queue) lost() (weight uint64, gaps int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

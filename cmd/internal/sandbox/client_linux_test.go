@@ -59,7 +59,7 @@ func clientHelper(dir string) {
 	}
 }
 
-// TestClient checks what a process in the sandbox of Client can do.
+// TestClient checks the restrictions of a process in the Client sandbox.
 func TestClient(t *testing.T) {
 	if landlockVersion() < 1 {
 		t.Skip("SKIP: the kernel has no Landlock")
