@@ -17,6 +17,7 @@ type shared struct {
 	keyDirty bool
 	unread   bool // the stored rows have not been read yet
 	clock    clock
+	hosts    hostNames
 }
 
 func newShared() *shared {
