@@ -33,6 +33,9 @@ type Erased struct {
 // with another name. Examples are failed logins by host and user, and requests for
 // mailboxes by client. Rows that cannot be selected remain until they expire.
 //
+// Rows of other hosts are deleted, too. Those hosts keep the rows, and send them again when
+// they change.
+//
 // A deleted host does not count as forgotten; see Peers.Forgotten.
 func (m *Memory) Erase(e Erasure, now int64, dry bool) Erased {
 	out := Erased{Rows: make(map[string]int)}
@@ -132,7 +135,7 @@ func (b *Bans) logEnded(ended []netip.Prefix) {
 
 // eraseUser deletes a user's rows.
 func (m *Memory) eraseUser(user []byte, dry bool, out *Erased) {
-	u := m.userHash(user)
+	u := userHash(m, user)
 	erase(&m.mu, &m.Counters.rows, dry, out, func(k counterKey, _ counter) bool { return k.by == rules.ByUser && k.subject == u })
 	erase(&m.mu, &m.Logins.sprays, dry, out, func(k sprayKey, _ spray) bool {
 		return k.kind >= netsOfUser && k.subject == u
@@ -140,7 +143,7 @@ func (m *Memory) eraseUser(user []byte, dry bool, out *Erased) {
 	erase(&m.mu, &m.Logins.accounts, dry, out, func(k uint64, _ ask) bool { return k == mix(u, 1) || k == mix(u, 2) })
 }
 
-func (m *Memory) userHash(user []byte) uint64 {
+func userHash(m *Memory, user []byte) uint64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.hash('u', user)
@@ -151,6 +154,9 @@ func (m *Memory) userHash(user []byte) uint64 {
 func erase[K comparable, V any](mu *sync.Mutex, t *table[K, V], dry bool, out *Erased, want func(K, V) bool) {
 	var keys []K
 	each(mu, t, func(k K, v V) (K, bool) { return k, want(k, v) }, func(k K) { keys = append(keys, k) })
+	if n := eraseForeign(mu, t, dry, want); n > 0 {
+		out.Rows[t.name] += n
+	}
 	if len(keys) == 0 {
 		return
 	}
@@ -160,6 +166,21 @@ func erase[K comparable, V any](mu *sync.Mutex, t *table[K, V], dry bool, out *E
 			t.delAll(mu, some)
 		}
 	}
+}
+
+// eraseForeign is erase for the rows of other hosts.
+func eraseForeign[K comparable, V any](mu *sync.Mutex, t *table[K, V], dry bool, want func(K, V) bool) (n int) {
+	mu.Lock()
+	defer mu.Unlock()
+	for k, f := range t.foreign {
+		if !want(k, f.row) {
+			continue
+		}
+		if n++; !dry {
+			delete(t.foreign, k)
+		}
+	}
+	return n
 }
 
 func (t *table[K, V]) delAll(mu *sync.Mutex, keys []K) {

@@ -82,6 +82,9 @@ func (s secret) restore(_, value []byte, _ uint32) bool {
 	for k, p := range s.Peers.rows.rows {
 		p.senders, p.helos = [manySenders]uint16{}, [manyGreetings]uint16{}
 		s.Peers.rows.rows[k] = p
+		if s.Peers.rows.outgoing != nil {
+			s.Peers.rows.outgoing[k] = true
+		}
 	}
 	s.Counters.rows.deleteFunc(func(k counterKey) bool { return k.by == rules.ByHelo || k.by == rules.ByUser || k.by == rules.ByDomain })
 	return true
