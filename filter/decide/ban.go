@@ -115,7 +115,11 @@ func (d *Decider) exempt(s Subject, rule *rules.Rule, at int64) string {
 // the client connected.
 func (d *Decider) returned(s Subject, at int64) (enforced bool) {
 	b := s.State.Ban
-	enforced = d.Policy.Mode == rules.Enforce && !b.Observe && (b.Manual || d.exempt(s, d.rule(b.Rule), at) == "")
+	rule := d.rule(b.Rule)
+	if b.Origin != "" {
+		rule = nil // another host's ban never affects a client with standing, not even a manual ban
+	}
+	enforced = d.Policy.Mode == rules.Enforce && !b.Observe && (b.Manual && b.Origin == "" || d.exempt(s, rule, at) == "")
 	d.out = append(d.out, smtp.Outcome{
 		Kind: smtp.OutcomeReturn, Time: at, Rule: b.Rule, Phase: smtp.PhaseConnect, Decision: smtp.Disconnect,
 		Enforced: enforced, Until: b.Until, BanSession: b.Session,
