@@ -51,6 +51,8 @@ var commands = []struct {
 	{groupDecide, newServe},
 	{groupDecide, newLookup},
 	{groupDecide, newForward},
+	{groupDecide, newShare},
+	{groupMaintain, newKey},
 	{groupPolicy, newCheck},
 	{groupPolicy, newPolicy},
 	{groupPolicy, newTest},
