@@ -1,0 +1,242 @@
+//go:build linux
+
+package share
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"scanwatch/tests/internal/cli"
+	"scanwatch/tests/internal/filterproc"
+	"scanwatch/tests/internal/require"
+	"scanwatch/tests/internal/smtpd"
+)
+
+// companionUser is the user id of the companions. The user needs no name.
+const companionUser = 54321
+
+// A server is a Valkey or Redis server without a file on disk.
+type server struct {
+	t    *testing.T
+	args []string // the command
+	port int
+	cmd  *exec.Cmd
+}
+
+// servers lists the commands that start a server.
+var servers = map[string]func(*testing.T) []string{
+	"redis": func(t *testing.T) []string { return []string{require.Program(t, "redis-server")} },
+	"valkey": func(t *testing.T) []string {
+		root := smtpd.RootDir("trixie")
+		if _, err := os.Stat(filepath.Join(root, "usr/bin/valkey-server")); err != nil {
+			require.Missing(t, "%v", err)
+		}
+		return []string{"chroot", root, "valkey-server"}
+	},
+}
+
+func newServer(t *testing.T, kind string, more ...string) *server {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &server{t: t, port: l.Addr().(*net.TCPAddr).Port}
+	l.Close()
+	s.args = append(servers[kind](t), "--bind", "127.0.0.1", "--port", fmt.Sprint(s.port), "--save", "", "--appendonly", "no", "--dir", "/tmp")
+	s.args = append(s.args, more...)
+	s.start()
+	t.Cleanup(s.stop)
+	return s
+}
+
+func (s *server) start() {
+	s.t.Helper()
+	s.cmd = exec.Command(s.args[0], s.args[1:]...)
+	var out bytes.Buffer
+	s.cmd.Stdout, s.cmd.Stderr = &out, &out
+	if err := s.cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	filterproc.Eventually(s.t, "the server listens", func() bool {
+		c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", s.port))
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
+}
+
+func (s *server) stop() {
+	_ = s.cmd.Process.Kill()
+	_ = s.cmd.Wait()
+}
+
+// A host is a filter with a companion.
+type host struct {
+	t               *testing.T
+	name            string
+	state, run, etc string
+	filter          *filterproc.Program
+	companion       *exec.Cmd
+	log             func() string
+	session         int
+}
+
+// A fleet has its hosts in a directory.
+type fleet struct {
+	t      *testing.T
+	dir    string
+	server *server
+	key    string
+}
+
+func newFleet(t *testing.T, s *server) *fleet {
+	t.Helper()
+	require.Full(t)
+	if os.Geteuid() != 0 {
+		require.Missing(t, "the test needs root")
+	}
+	f := &fleet{t: t, dir: t.TempDir(), server: s}
+	for _, dir := range []string{filepath.Dir(f.dir), f.dir, filepath.Dir(smtpd.Bin("scanwatch"))} {
+		if err := os.Chmod(dir, 0o755); err != nil { // the companions have to start
+			t.Fatal(err)
+		}
+	}
+	f.key = f.newKey("fleet.key")
+	return f
+}
+
+func (f *fleet) newKey(name string) string {
+	f.t.Helper()
+	key := filepath.Join(f.dir, name)
+	if out, err := exec.Command(smtpd.Bin("scanwatch"), "key", key).CombinedOutput(); err != nil {
+		f.t.Fatalf("%v: %s", err, out)
+	}
+	return key
+}
+
+// host starts a host. Each line of more is added to the configuration.
+func (f *fleet) host(name, more string) *host {
+	f.t.Helper()
+	h := &host{t: f.t, name: name, state: filepath.Join(f.dir, name), run: filepath.Join(f.dir, name+".run"), etc: filepath.Join(f.dir, name+".conf")}
+	if err := os.Mkdir(h.run, 0o755); err != nil {
+		f.t.Fatal(err)
+	}
+	h.configure(fmt.Sprintf("mode enforce\nrundir %q\nfleet %q key %q\ncompanion share user %d to \"valkey://127.0.0.1:%d\"\n%s", h.run, name, f.key, companionUser, f.server.port, more))
+	h.startFilter()
+	h.startCompanion()
+	return h
+}
+
+func (h *host) configure(text string) {
+	h.t.Helper()
+	if err := os.WriteFile(h.etc, []byte(text), 0o644); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+func (h *host) startFilter() {
+	h.t.Helper()
+	h.filter = filterproc.Start(h.t, "-s", h.state, "-f", h.etc)
+	filterproc.Eventually(h.t, "the filter answers", cli.Flushes(h.state))
+}
+
+func (h *host) startCompanion() {
+	h.t.Helper()
+	cmd := exec.Command(smtpd.Bin("scanwatch"), "share", "-f", h.etc)
+	h.log = filterproc.LogFile(h.t, cmd)
+	if err := cmd.Start(); err != nil {
+		h.t.Fatal(err)
+	}
+	h.companion = cmd
+	h.t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if h.t.Failed() {
+			h.t.Logf("log of %s:\n%s\n%s", h.name, h.log(), h.scanwatch("status"))
+		}
+	})
+}
+
+func (h *host) scanwatch(args ...string) string {
+	h.t.Helper()
+	return cli.Run(h.t, h.state, append(args, "-f", h.etc)...)
+}
+
+// come plays a session from src, and returns the answer to its connection.
+func (h *host) come(src string) string {
+	h.t.Helper()
+	h.session++
+	w := bufio.NewWriter(h.filter.Server)
+	g := filterproc.Guest{ID: h.session, Src: src, Port: 25, Helo: "mx.example.net"}
+	_, requests := g.Stream(w, time.Now().UnixMicro(), h.filter.Asked)
+	if err := w.Flush(); err != nil || requests != 1 {
+		h.t.Fatal(requests, err)
+	}
+	line := h.filter.Line()
+	fields := strings.SplitN(strings.TrimSpace(line), "|", 4)
+	return fields[len(fields)-1]
+}
+
+func (h *host) turnsAway(src string) func() bool {
+	return func() bool { return strings.Contains(h.come(src), "Banned until") }
+}
+
+func (h *host) lets(src string) func() bool {
+	return func() bool { return h.come(src) == "proceed" }
+}
+
+func (h *host) problem(text string) func() bool {
+	return func() bool { return strings.Contains(h.scanwatch("status"), text) }
+}
+
+func TestBans(t *testing.T) {
+	for kind := range servers {
+		t.Run(kind, func(t *testing.T) {
+			f := newFleet(t, newServer(t, kind))
+			a, b, c := f.host("mx1", ""), f.host("mx2", ""), f.host("mx3", "")
+			a.scanwatch("ban", "--force", "--for", "1h", "--reason", "too many", "198.51.100.7")
+			a.scanwatch("ban", "--force", "--for", "1h", "--reason", "too many", "198.51.100.7")
+			for _, h := range []*host{a, b, c} {
+				filterproc.Eventually(t, h.name+" turns the client away", h.turnsAway("198.51.100.7"))
+			}
+			c.scanwatch("unban", "198.51.100.7")
+			for _, h := range []*host{a, b, c} {
+				filterproc.Eventually(t, h.name+" lets the client in", h.lets("198.51.100.7"))
+			}
+			f.server.stop()
+			b.scanwatch("ban", "--force", "--for", "1h", "--reason", "while the server is away", "198.51.100.8")
+			b.filter.End(0)
+			b.startFilter()
+			f.server.start()
+			for _, h := range []*host{a, b, c} {
+				filterproc.Eventually(t, h.name+" turns the client away", h.turnsAway("198.51.100.8"))
+			}
+			d := f.host("mx4", "") // a newcomer
+			filterproc.Eventually(t, "the newcomer turns the client away", d.turnsAway("198.51.100.8"))
+			a.scanwatch("share", "drop", "mx2")
+			filterproc.Eventually(t, "mx1 lets the client in", a.lets("198.51.100.8"))
+			if !c.turnsAway("198.51.100.8")() {
+				t.Fatal("mx3 has dropped the rows of mx2, too")
+			}
+		})
+	}
+}
+
+func TestWrongKey(t *testing.T) {
+	f := newFleet(t, newServer(t, "redis"))
+	a := f.host("mx1", "")
+	filterproc.Eventually(t, "mx1 shares", a.problem("companion share: running, 0 entries, last success"))
+	f.key = f.newKey("other.key")
+	b := f.host("mx2", "")
+	filterproc.Eventually(t, "mx2 names the problem", b.problem("the other hosts use another fleet key"))
+}
