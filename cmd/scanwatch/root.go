@@ -52,6 +52,7 @@ var commands = []struct {
 	{groupDecide, newLookup},
 	{groupDecide, newForward},
 	{groupDecide, newShare},
+	{groupDecide, newFacts},
 	{groupMaintain, newKey},
 	{groupPolicy, newCheck},
 	{groupPolicy, newPolicy},

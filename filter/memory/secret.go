@@ -68,6 +68,13 @@ func (s secret) changes(n int, put func(key, value []byte)) (left int) {
 	return n
 }
 
+// Key returns the key of the hashes.
+func (m *Memory) Key() [16]byte {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.key
+}
+
 // UseKey sets the key of the hashes, instead of a key in the stored rows. Rows whose hashes
 // depend on another key are dropped. UseKey must be called before Load.
 func (m *Memory) UseKey(key [16]byte) {

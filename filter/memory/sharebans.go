@@ -97,12 +97,12 @@ func (old ban) accept(known bool, row ban, at uint32) (result ban, changed, free
 }
 
 // Disclaim tells other hosts to end the ban of p, which is not banned here. An IPv6 address
-// is widened to its /64. Disclaim returns false if this host does not share its bans.
+// is widened to its /64. Disclaim returns false unless this host is one of a fleet.
 func (b *Bans) Disclaim(p netip.Prefix, now int64) bool {
 	p = widen(p)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.hosts.outgoing == nil {
+	if !b.fixed {
 		return false
 	}
 	at := b.clock.row(now)

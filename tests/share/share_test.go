@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -124,6 +125,15 @@ func (f *fleet) newKey(name string) string {
 	return key
 }
 
+// alone starts a host without a companion.
+func (f *fleet) alone(name string) *host {
+	f.t.Helper()
+	h := &host{t: f.t, name: name, state: filepath.Join(f.dir, name), etc: filepath.Join(f.dir, name+".conf")}
+	h.configure(fmt.Sprintf("mode enforce\nfleet %q key %q\n", name, f.key))
+	h.startFilter()
+	return h
+}
+
 // host starts a host. Each line of more is added to the configuration.
 func (f *fleet) host(name, more string) *host {
 	f.t.Helper()
@@ -229,6 +239,45 @@ func TestBans(t *testing.T) {
 				t.Fatal("mx3 has dropped the rows of mx2, too")
 			}
 		})
+	}
+}
+
+// TestFacts exchanges files between hosts without a server.
+func TestFacts(t *testing.T) {
+	f := newFleet(t, nil)
+	a, b := f.alone("mx1"), f.alone("mx2")
+	a.scanwatch("ban", "--force", "--for", "1h", "198.51.100.7")
+	file := filepath.Join(f.dir, "mx1.facts")
+	if out := a.scanwatch("facts", "export", "-o", file); out != "1 row written to "+file+"\n" {
+		t.Fatal(out)
+	}
+	b.scanwatch("facts", "import", file)
+	if !b.turnsAway("198.51.100.7")() {
+		t.Fatal("mx2 lets the client in")
+	}
+	b.scanwatch("unban", "198.51.100.7")
+	back := filepath.Join(f.dir, "mx2.facts")
+	b.scanwatch("facts", "export", "-o", back)
+	a.scanwatch("facts", "import", back)
+	b.scanwatch("facts", "import", file) // the old file must not restore the ban
+	for _, h := range []*host{a, b} {
+		if !h.lets("198.51.100.7")() {
+			t.Fatal(h.name, "turns the client away")
+		}
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, damaged := range map[string][]byte{
+		"changed": bytes.Replace(text, []byte("mx1"), []byte("mx3"), 1), "cut": text[:len(text)-10], "another file": []byte("x\n"), "empty": nil, "more": append(slices.Clone(text), text...),
+	} {
+		if err := os.WriteFile(file, damaged, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := exec.Command(smtpd.Bin("scanwatch"), "facts", "import", file, "-f", b.etc, "-s", b.state).CombinedOutput(); err == nil || !strings.Contains(string(out), file+": ") {
+			t.Errorf("%s: %v %s", what, err, out)
+		}
 	}
 }
 

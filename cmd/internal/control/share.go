@@ -89,7 +89,9 @@ func (s *Sharing) Commands() []Command {
 }
 
 // OperatorCommands returns the commands of the operator.
-func (s *Sharing) OperatorCommands() []Command { return []Command{{"drop", 1, s.drop}} }
+func (s *Sharing) OperatorCommands() []Command {
+	return []Command{{"drop", 1, s.drop}, {"foreign", 2, s.foreign}}
+}
 
 // fleet compares the key of the companion with that of the filter.
 func (s *Sharing) fleet(_ context.Context, a *Answer, args []string) error {
@@ -164,11 +166,8 @@ var encoding = base64.RawURLEncoding
 
 func (s *Sharing) foreign(_ context.Context, a *Answer, args []string) error {
 	skew, err := parseSkew(args[0])
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
-	case s.Problem != "":
-		return errors.New(s.Problem)
 	}
 	var list []memory.Foreign
 	for one := range strings.SplitSeq(args[1], ",") {

@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"os"
 	"strings"
@@ -97,10 +98,16 @@ const (
 	purposePrint = "fingerprint" // shown to people
 )
 
-// Sum returns the message authentication code (HMAC-SHA-256) of a message.
-func (k Key) Sum(purpose string, message ...[]byte) (sum [sha256.Size]byte) {
+// Hash returns a hash that computes message authentication codes (HMAC-SHA-256).
+func (k Key) Hash(purpose string) hash.Hash {
 	h := hmac.New(sha256.New, k.secret[:])
 	fmt.Fprintf(h, "scanwatch %s\n", purpose)
+	return h
+}
+
+// Sum returns the message authentication code (HMAC-SHA-256) of a message.
+func (k Key) Sum(purpose string, message ...[]byte) (sum [sha256.Size]byte) {
+	h := k.Hash(purpose)
 	for _, m := range message {
 		fmt.Fprintf(h, "%d\n", len(m))
 		_, _ = h.Write(m)

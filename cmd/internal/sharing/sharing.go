@@ -81,12 +81,13 @@ func New(c *rules.Companion, f *rules.Fleet, runDir string, log *slog.Logger) (*
 	_, _ = rand.Read(run[:]) // never fails
 	return &Service{
 		name: c.Name(), runDir: runDir, fleet: f, key: key, options: o, log: log,
-		run: binary.BigEndian.Uint64(run[:]), replica: share.New(f.Name, limits(f)),
+		run: binary.BigEndian.Uint64(run[:]), replica: share.New(f.Name, Limits(f)),
 		unsent: make(map[string]share.Row), wrong: make(map[string]string),
 	}, nil
 }
 
-func limits(f *rules.Fleet) share.Limits {
+// Limits returns the limits of what this host believes others.
+func Limits(f *rules.Fleet) share.Limits {
 	l := share.DefaultLimits()
 	l.Bans, l.Duration, l.Observe = cmp.Or(f.Bans, l.Bans), cmp.Or(f.Longest, l.Duration), f.Observe
 	return l
