@@ -46,17 +46,22 @@ var servers = map[string]func(*testing.T) []string{
 
 func newServer(t *testing.T, kind string, more ...string) *server {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &server{t: t, port: l.Addr().(*net.TCPAddr).Port}
-	l.Close()
+	s := &server{t: t, port: freePort(t)}
 	s.args = append(servers[kind](t), "--bind", "127.0.0.1", "--port", fmt.Sprint(s.port), "--save", "", "--appendonly", "no", "--dir", "/tmp")
 	s.args = append(s.args, more...)
 	s.start()
 	t.Cleanup(s.stop)
 	return s
+}
+
+func freePort(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
 }
 
 func (s *server) start() {
@@ -97,6 +102,7 @@ type fleet struct {
 	t      *testing.T
 	dir    string
 	server *server
+	to     string // the server in the configuration, with its options
 	key    string
 }
 
@@ -106,7 +112,10 @@ func newFleet(t *testing.T, s *server) *fleet {
 	if os.Geteuid() != 0 {
 		require.Missing(t, "the test needs root")
 	}
-	f := &fleet{t: t, dir: t.TempDir(), server: s}
+	f := &fleet{t: t, dir: t.TempDir()}
+	if s != nil {
+		f.server, f.to = s, fmt.Sprintf("\"valkey://127.0.0.1:%d\"", s.port)
+	}
 	for _, dir := range []string{filepath.Dir(f.dir), f.dir, filepath.Dir(smtpd.Bin("scanwatch"))} {
 		if err := os.Chmod(dir, 0o755); err != nil { // the companions have to start
 			t.Fatal(err)
@@ -141,7 +150,7 @@ func (f *fleet) host(name, more string) *host {
 	if err := os.Mkdir(h.run, 0o755); err != nil {
 		f.t.Fatal(err)
 	}
-	h.configure(fmt.Sprintf("mode enforce\nrundir %q\nfleet %q key %q\ncompanion share user %d to \"valkey://127.0.0.1:%d\"\n%s", h.run, name, f.key, companionUser, f.server.port, more))
+	h.configure(fmt.Sprintf("mode enforce\nrundir %q\nfleet %q key %q\ncompanion share user %d to %s\n%s", h.run, name, f.key, companionUser, f.to, more))
 	h.startFilter()
 	h.startCompanion()
 	return h
@@ -212,6 +221,7 @@ func (h *host) problem(text string) func() bool {
 func TestBans(t *testing.T) {
 	for kind := range servers {
 		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
 			f := newFleet(t, newServer(t, kind))
 			a, b, c := f.host("mx1", ""), f.host("mx2", ""), f.host("mx3", "")
 			a.scanwatch("ban", "--force", "--for", "1h", "--reason", "too many", "198.51.100.7")
