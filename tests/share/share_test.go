@@ -94,7 +94,7 @@ type host struct {
 	filter          *filterproc.Program
 	companion       *exec.Cmd
 	log             func() string
-	session         int
+	session         int // number of sessions
 }
 
 // A fleet has its hosts in a directory.
@@ -191,19 +191,27 @@ func (h *host) scanwatch(args ...string) string {
 	return cli.Run(h.t, h.state, append(args, "-f", h.etc)...)
 }
 
+// play plays a session and returns the answers to its requests.
+func (h *host) play(g filterproc.Guest) (answers []string) {
+	h.t.Helper()
+	h.session++
+	g.ID = h.session
+	w := bufio.NewWriter(h.filter.Server)
+	_, requests := g.Stream(w, time.Now().UnixMicro(), h.filter.Asked)
+	if err := w.Flush(); err != nil {
+		h.t.Fatal(err)
+	}
+	for range requests {
+		fields := strings.SplitN(strings.TrimSpace(h.filter.Line()), "|", 4)
+		answers = append(answers, fields[len(fields)-1])
+	}
+	return answers
+}
+
 // come plays a session from src, and returns the answer to its connection.
 func (h *host) come(src string) string {
 	h.t.Helper()
-	h.session++
-	w := bufio.NewWriter(h.filter.Server)
-	g := filterproc.Guest{ID: h.session, Src: src, Port: 25, Helo: "mx.example.net"}
-	_, requests := g.Stream(w, time.Now().UnixMicro(), h.filter.Asked)
-	if err := w.Flush(); err != nil || requests != 1 {
-		h.t.Fatal(requests, err)
-	}
-	line := h.filter.Line()
-	fields := strings.SplitN(strings.TrimSpace(line), "|", 4)
-	return fields[len(fields)-1]
+	return h.play(filterproc.Guest{Src: src, Port: 25, Helo: "mx.example.net"})[0]
 }
 
 func (h *host) turnsAway(src string) func() bool {
