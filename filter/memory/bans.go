@@ -256,8 +256,7 @@ func (b *Bans) revoked(p netip.Prefix, row *ban, at uint32) (e Ban, ok bool) {
 	if row.until <= at {
 		return e, false
 	}
-	row.since, row.until = min(row.since, at), at // the clock of the host that imposed the ban may be ahead
-	row.flags = row.flags&^banForeign | banRevoked
+	row.revoke(at)
 	b.log.add(p)
 	return b.export(p, *row), true
 }

@@ -101,7 +101,8 @@ func sharedTables(m *Memory) []sharedTable {
 }
 
 // Announce causes Outgoing to return all rows of this host, and from then on changed rows.
-// It deletes the rows of other hosts except bans, because Incoming will set them again.
+// After the start of the filter, Announce must be called before Incoming. Otherwise, a ban
+// of another host can replace an unban of this host that was not sent.
 func (m *Memory) Announce() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -193,7 +194,6 @@ func (t sharedRows[K, V]) announce() {
 		t.outgoing = make(map[K]bool)
 	}
 	announce(t.outgoing, t.rows)
-	t.foreign = nil
 }
 
 func announce[K comparable, V any](outgoing map[K]bool, rows map[K]V) {

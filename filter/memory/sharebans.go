@@ -114,10 +114,44 @@ func (b *ban) end(at uint32) bool {
 	if b.flags&(banForeign|banRevoked) != 0 {
 		return false
 	}
-	b.until = min(b.until, at)
-	b.since = min(b.since, b.until)
-	b.flags |= banForeign | banRevoked
+	b.revoke(at)
+	b.flags |= banForeign
 	return true
+}
+
+// Disclaim tells other hosts to end the ban of p, which is not banned here. An IPv6 address
+// is widened to its /64. Disclaim returns false unless this host is one of a fleet.
+func (b *Bans) Disclaim(p netip.Prefix, now int64) bool {
+	p = widen(p)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.fixed {
+		return false
+	}
+	at := b.clock.row(now)
+	if !isSource(p) {
+		row := b.networks.rows[p]
+		if !b.networks.makeRoom(p, at) {
+			return false
+		}
+		row.revoke(at)
+		b.networks.put(p, row)
+		return true
+	}
+	k := hostIn(p)
+	row, _ := b.hosts.get(k)
+	row.revoke(at)
+	b.hosts.put(k, row, at)
+	return true
+}
+
+// revoke ends a ban.
+func (b *ban) revoke(at uint32) {
+	b.since, b.until = min(b.since, at), at // the clock of another host may be ahead
+	if b.since == 0 {
+		b.since = at
+	}
+	b.flags = b.flags&^banForeign | banRevoked
 }
 
 type sharedHostBans struct{ *Bans }

@@ -163,17 +163,6 @@ func (t *table[K, V]) deleteFunc(del func(K) bool) {
 	}
 }
 
-// clear drops all rows and pending changes.
-func (t *table[K, V]) clear() {
-	if t.outgoing != nil {
-		for k := range t.rows {
-			t.outgoing[k] = true
-		}
-	}
-	clear(t.rows)
-	clear(t.dirty)
-}
-
 // shift adds a number of seconds to the times in all rows.
 func (t *table[K, V]) shift(by int64) {
 	if t.schema.shift == nil {
