@@ -41,12 +41,12 @@ func (m *Memory) Erase(e Erasure, now int64, dry bool) Erased {
 	out := Erased{Rows: make(map[string]int)}
 	at := m.clock.row(now)
 	if e.Prefix.IsValid() {
-		hosts := m.numbers(widen(e.Prefix))
+		hosts := numbers(m, widen(e.Prefix))
 		hosts[HostOf(e.Prefix.Addr(), true).number()] = true
 		m.eraseHosts(widen(e.Prefix), hosts, e.Bans, at, dry, &out)
 	}
 	if len(e.User) > 0 {
-		m.eraseUser(e.User, dry, &out)
+		eraseUser(m, e.User, dry, &out)
 	}
 	if len(e.Mailbox) > 0 {
 		k := m.Recipients.Mailbox(e.Mailbox)
@@ -77,7 +77,7 @@ func (m *Memory) eraseHosts(p netip.Prefix, hosts map[uint64]bool, bans bool, at
 	if !dry {
 		m.Bans.logEnded(ended)
 	}
-	m.eraseNetworks(p, kept, dry, out)
+	eraseNetworks(m, p, kept, dry, out)
 	erase(&m.mu, &m.Peers.rows, dry, out, func(k peerKey, _ peer) bool { return k.kind != peerDomain && p.Contains(k.host.Prefix().Addr()) })
 	has := func(n uint64) bool { return hosts[n] || inPrefix(n, p) }
 	// If a network has other hosts, its counts do not describe a person.
@@ -92,7 +92,7 @@ func (m *Memory) eraseHosts(p netip.Prefix, hosts map[uint64]bool, bans bool, at
 
 // numbers returns the numbers of the hosts in p that are identified by a single IPv6
 // address.
-func (m *Memory) numbers(p netip.Prefix) map[uint64]bool {
+func numbers(m *Memory, p netip.Prefix) map[uint64]bool {
 	hosts := m.Bans.addresses(p)
 	if p.Addr().Is6() {
 		each(&m.mu, &m.Peers.rows, func(k peerKey, _ peer) (uint64, bool) {
@@ -103,7 +103,7 @@ func (m *Memory) numbers(p netip.Prefix) map[uint64]bool {
 }
 
 // eraseNetworks deletes the bans of the networks in p.
-func (m *Memory) eraseNetworks(p netip.Prefix, kept func(*ban) bool, dry bool, out *Erased) {
+func eraseNetworks(m *Memory, p netip.Prefix, kept func(*ban) bool, dry bool, out *Erased) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	n := &m.Bans.networks
@@ -134,7 +134,7 @@ func (b *Bans) logEnded(ended []netip.Prefix) {
 }
 
 // eraseUser deletes a user's rows.
-func (m *Memory) eraseUser(user []byte, dry bool, out *Erased) {
+func eraseUser(m *Memory, user []byte, dry bool, out *Erased) {
 	u := userHash(m, user)
 	erase(&m.mu, &m.Counters.rows, dry, out, func(k counterKey, _ counter) bool { return k.by == rules.ByUser && k.subject == u })
 	erase(&m.mu, &m.Logins.sprays, dry, out, func(k sprayKey, _ spray) bool {
