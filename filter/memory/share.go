@@ -198,7 +198,9 @@ func (t sharedRows[K, V]) announce() {
 
 func announce[K comparable, V any](outgoing map[K]bool, rows map[K]V) {
 	for k := range rows {
-		outgoing[k] = outgoing[k]
+		if _, ok := outgoing[k]; !ok {
+			outgoing[k] = false
+		}
 	}
 }
 
