@@ -53,9 +53,9 @@ func readMeta(p *owner.Place, now time.Time) meta {
 	}
 	// The clock may have been wrong. A time in the future must not delay each request anew.
 	if m.Attempt.After(now) {
-		m.Attempt = time.Time{}
+		m.Attempt, m.NotBefore = time.Time{}, time.Time{} // NotBefore was relative to the same clock
 	}
-	if m.NotBefore.After(now.Add(maxRetryAfter)) {
+	if m.NotBefore.After(now.Add(MaxRetryAfter)) {
 		m.NotBefore = time.Time{}
 	}
 	if m.Checked.After(now) {
