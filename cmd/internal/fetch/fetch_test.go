@@ -238,6 +238,39 @@ func TestSpace(t *testing.T) {
 	}
 }
 
+// TestIncomplete checks that a DROP list without all entries and a list of very many AS
+// numbers are doubtful, also without a previous list.
+func TestIncomplete(t *testing.T) {
+	const entry, end = "{\"cidr\":\"198.51.100.0/24\"}\n", "{\"type\":\"metadata\",\"records\":%d}\n"
+	numbers := func(n int) string {
+		var b strings.Builder
+		for i := range n {
+			fmt.Fprintf(&b, "AS%d\n", 100+i)
+		}
+		return b.String()
+	}
+	for _, c := range []struct{ name, format, content, why string }{
+		{"complete", "spamhaus-drop", entry + fmt.Sprintf(end, 1), ""},
+		{"without its end", "spamhaus-drop", entry, "no metadata line at the end"},
+		{"without an entry", "spamhaus-drop", entry + fmt.Sprintf(end, 2), "the list has 2 entries, but it has 1"},
+		{"many AS numbers", "asn-list", numbers(maxASNs), ""},
+		{"too many AS numbers", "asn-list", numbers(maxASNs + 1), "has 8193 AS numbers, more than 8192"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newSite(t)
+			s.feed.Format, s.answer = c.format, says(c.content)
+			r := s.run(t)
+			if c.why == "" && r.Outcome != Updated || c.why != "" && (r.Outcome != Kept || !strings.Contains(r.Why, c.why)) {
+				t.Errorf("%+v, want %q", r, c.why)
+			}
+			s.options.Any = true
+			if r := s.run(t); r.Outcome != Updated && r.Outcome != Unchanged {
+				t.Errorf("any size: %+v", r)
+			}
+		})
+	}
+}
+
 // TestNames checks that a list that covers public suffixes or this host is doubtful.
 func TestNames(t *testing.T) {
 	for _, c := range []struct{ entry, why, any string }{
