@@ -82,7 +82,10 @@ type entry struct {
 // openQueue opens the queue in a directory, and creates the directory if necessary. A
 // process cannot open a queue that is open.
 func openQueue(dir string) (q *queue, err error) {
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+	switch err := os.Mkdir(dir, 0o700); {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("create the queue: directory %s does not exist; create it with mode 0700 for the user of the companion", filepath.Dir(dir))
+	case err != nil && !errors.Is(err, fs.ErrExist):
 		return nil, fmt.Errorf("create the queue: %w", err)
 	}
 	p, err := owner.Resolve(filepath.Join(dir, lockName))

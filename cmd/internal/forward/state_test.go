@@ -166,6 +166,15 @@ func TestNoDescriptors(t *testing.T) {
 	}
 }
 
+// TestNoDirectory checks that the error of a missing directory names it and the remedy.
+func TestNoDirectory(t *testing.T) {
+	c := forURL(t, newReceiver(t))
+	c.Forward.Queue = filepath.Join(c.Forward.Queue, "missing")
+	if _, err := New(c, Options{Now: time.Now}); err == nil || !strings.Contains(err.Error(), "directory "+c.Forward.Queue+" does not exist; create it") {
+		t.Error(err)
+	}
+}
+
 // TestForeignLock checks that a lock of the directory, which any user can take who can read
 // it, does not stop the service.
 func TestForeignLock(t *testing.T) {
