@@ -252,46 +252,6 @@ func syslogServer(t *testing.T, config *tls.Config, to chan<- delivery) string {
 	return l.Addr().String()
 }
 
-// TestForwardKill checks that a batch in the queue survives the end of the process.
-func TestForwardKill(t *testing.T) {
-	in := newInternet(t)
-	in.set("hooks.example.org/x", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) })
-	dir, conf := forwardDir(t, `companion forward user _swforward to url "https://hooks.example.org/x"`, nil)
-	f := newForwardFilter(t, dir, conf)
-	cmd := in.command(t, "-f", conf, "forward", "url")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	f.watched()
-	f.sendEvents("198.51.100.7")
-	for { // until the batch is on the disk; the time limit of go test ends the loop
-		if files, err := filepath.Glob(filepath.Join(dir, "queue", "*", "*.json")); err != nil || len(files) > 0 {
-			break
-		}
-		runtime.Gosched()
-	}
-	if err := cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	_ = cmd.Wait() // killed
-	arrived := make(chan string, 10)
-	in.set("hooks.example.org/x", func(_ http.ResponseWriter, r *http.Request) {
-		body, _ := io.ReadAll(r.Body)
-		arrived <- string(body)
-	})
-	cmd = in.command(t, "-f", conf, "forward", "url")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	var batch struct{ Events []struct{ Count int } }
-	if body := <-arrived; json.Unmarshal([]byte(body), &batch) != nil || len(batch.Events) == 0 || batch.Events[0].Count == 0 {
-		t.Errorf("%s", body)
-	}
-	if err := errors.Join(cmd.Process.Signal(syscall.SIGTERM), cmd.Wait()); err != nil {
-		t.Error(err)
-	}
-}
-
 // TestForwardStdout checks the batches on standard output, and what a service writes when it
 // ends.
 func TestForwardStdout(t *testing.T) {
