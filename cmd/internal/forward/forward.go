@@ -242,13 +242,16 @@ func (f *Forwarder) flush(ctx context.Context) error {
 	if err == nil {
 		return nil
 	}
-	if events := (losses{events: b.count() - lost.events}); f.queue != nil {
-		f.queue.lose(events)
+	more := losses{events: b.count() - lost.events}
+	if f.queue != nil {
+		f.queue.lose(more)
 	} else {
-		f.window.lose(lost.plus(events))
+		f.window.lose(lost.plus(more))
 	}
 	f.fail(err)
-	f.o.Log.Error("events lost", "companion", f.name, "events", b.count(), "err", err)
+	if more.events > 0 { // the events of lost are not new
+		f.o.Log.Error("events lost", "companion", f.name, "events", more.events, "err", err)
+	}
 	return err
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -17,17 +18,20 @@ import (
 
 	"scanwatch/cmd/internal/control"
 	"scanwatch/filter/events"
+	"scanwatch/rules"
 )
 
-// fill fills the queue with batches of one event, of which the first is dropped.
-func fill(t *testing.T, f *Forwarder) {
+// full returns a Forwarder whose queue is full of batches of one event.
+func full(t *testing.T, c *rules.Companion, o Options) *Forwarder {
 	t.Helper()
-	for i := range maxQueued + 1 {
-		f.window.add(finding(i%200, "scanner"))
-		if err := f.flush(t.Context()); err != nil {
+	f := idle(t, c, o)
+	for i := range maxQueued {
+		if err := os.WriteFile(filepath.Join(f.queue.dir, fmt.Sprintf("%d-1.json", i)), []byte("{}"), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
+	f.queue.close()
+	return idle(t, c, o)
 }
 
 // TestLossesAfterEnd checks that the counts of missing events, which a full queue cannot
@@ -37,8 +41,11 @@ func TestLossesAfterEnd(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c := forURL(t, newReceiver(t))
 			o := Options{RunDir: t.TempDir(), Now: time.Now}
-			f := idle(t, c, o)
-			fill(t, f)
+			f := full(t, c, o)
+			f.window.add(finding(1, "scanner")) // drops the first batch
+			if err := f.flush(t.Context()); err != nil {
+				t.Fatal(err)
+			}
 			f.window.lose(losses{7, 2})
 			if kill {
 				if err := f.flush(t.Context()); err != nil {
@@ -75,6 +82,33 @@ func TestLossesAfterEnd(t *testing.T) {
 				t.Errorf("%+v would be counted again", l)
 			}
 		})
+	}
+}
+
+// TestLostOnce checks that events that could not be stored are in the log once, and in a batch
+// when the queue can be written again.
+func TestLostOnce(t *testing.T) {
+	f := idle(t, forURL(t, newReceiver(t)), Options{RunDir: t.TempDir(), Now: time.Now})
+	var log bytes.Buffer
+	f.o.Log = slog.New(slog.NewTextHandler(&log, nil))
+	away := f.queue.dir + ".away"
+	if err := os.Rename(f.queue.dir, away); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		f.window.add(finding(1, "scanner"))
+	}
+	for range 5 {
+		_ = f.flush(t.Context()) // the log has the error
+	}
+	if n := strings.Count(log.String(), "events lost"); n != 1 || !strings.Contains(log.String(), "events=3 err=\"write "+f.queue.dir+"/") {
+		t.Errorf("%d lines:\n%s", n, log.String())
+	}
+	if err := errors.Join(os.Rename(away, f.queue.dir), f.flush(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	if _, data, _, _ := f.queue.first(); !bytes.Contains(data, []byte(`"dropped":3,`)) {
+		t.Errorf("%s", data)
 	}
 }
 
