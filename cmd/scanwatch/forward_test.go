@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"runtime"
@@ -173,7 +174,8 @@ func TestForwardRecipes(t *testing.T) {
 			continue
 		}
 		told[title] = true
-		t.Run(title, func(t *testing.T) { forwardRecipe(t, title, unroff(m[1])) })
+		command := regexp.MustCompile(`(?m)^\.Dl # (install .*)$`).FindStringSubmatch(text)
+		t.Run(title, func(t *testing.T) { forwardRecipe(t, title, unroff(m[1]), command) })
 	}
 	for title := range forwardRecipes {
 		if !told[title] {
@@ -182,7 +184,7 @@ func TestForwardRecipes(t *testing.T) {
 	}
 }
 
-func forwardRecipe(t *testing.T, title, statement string) {
+func forwardRecipe(t *testing.T, title, statement string, command []string) {
 	recipe, ok := forwardRecipes[title]
 	if !ok {
 		t.Fatal("no row gives the purpose of this recipe")
@@ -200,12 +202,16 @@ func forwardRecipe(t *testing.T, title, statement string) {
 		statement = strings.ReplaceAll(statement, "tls://logs.example.org:6514", "tls://"+syslogServer(t, in.tls, arrived))
 	}
 	dir, conf := forwardDir(t, statement, recipe.files)
+	if command != nil {
+		runInstall(t, dir, command[1], recipe.files)
+	}
 	var out, stderr bytes.Buffer
 	if status := program(&stderr).main([]string{"-f", conf, "check"}, &out); status != exitOK || stderr.Len() > 0 {
 		t.Fatalf("check: exit status %d\n%s%s", status, out.String(), stderr.String())
 	}
 	f := newForwardFilter(t, dir, conf)
-	cmd := in.command(t, "-f", conf, "forward")
+	_, target, _ := strings.Cut(statement, " to ")
+	cmd := in.command(t, "-f", conf, "forward", strings.Fields(target)[0]) // as the service
 	cmd.Stderr = &stderr
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -225,6 +231,24 @@ func forwardRecipe(t *testing.T, title, statement string) {
 	}
 	if strings.Contains(d.body, "channel") && title != "Webhook to the REST proxy of Kafka" {
 		t.Errorf("text of a client: %s", d.body)
+	}
+}
+
+// runInstall runs the command of a recipe that creates a file from standard input.
+func runInstall(t *testing.T, dir, command string, files map[string]string) {
+	t.Helper()
+	for name, content := range files {
+		if !strings.HasSuffix(command, "/etc/scanwatch/"+name) {
+			t.Fatalf("%s does not create %s", command, name)
+		}
+		if err := os.Remove(filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command("sh", "-c", strings.ReplaceAll(strings.ReplaceAll(command, "_swforward", strconv.Itoa(companionUser())), "/etc/scanwatch/", dir+"/"))
+		cmd.Stdin = strings.NewReader(content)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v: %s", command, err, out)
+		}
 	}
 }
 
