@@ -166,14 +166,14 @@ func (f *Feed) run(ctx context.Context, o Options, r *Result) error {
 		return err
 	}
 	answer, err := f.request(ctx, o, r.URL, key, m.validatorsOf(old))
-	m.record(answer, err, now)
-	switch {
-	case errors.Is(err, errUnchanged):
-		r.Outcome, err = Unchanged, nil
-	case err == nil:
+	if err == nil {
 		if err = f.replace(p, o, old, &answer, r); err == nil && !o.DryRun {
 			m.accept(answer)
 		}
+	}
+	m.record(answer, err, now)
+	if errors.Is(err, errUnchanged) {
+		r.Outcome, err = Unchanged, nil
 	}
 	m.Error = ""
 	if err != nil {

@@ -725,8 +725,8 @@ func TestPlaces(t *testing.T) {
 	}
 }
 
-// TestFullDisk checks that an error of a write names the file, and that the previous file
-// remains.
+// TestFullDisk checks that an error of a write names the file, that the previous file remains,
+// and that the next request does not wait for the whole interval.
 func TestFullDisk(t *testing.T) {
 	s := newSite(t)
 	s.answer = says(list(0, 100))
@@ -734,7 +734,8 @@ func TestFullDisk(t *testing.T) {
 	os.Mkdir(s.feed.File+".new", 0o755)
 	os.WriteFile(filepath.Join(s.feed.File+".new", "x"), nil, 0o644)
 	s.answer = says(list(3, 100))
-	if r := s.run(t); r.Outcome != Failed || !strings.Contains(r.Why, "write "+s.feed.File+": ") || s.content(t) != list(0, 100) {
+	now := s.now
+	if r := s.run(t); r.Outcome != Failed || !strings.Contains(r.Why, "write "+s.feed.File+": ") || s.content(t) != list(0, 100) || r.Next != now.Add(DefaultLeast) {
 		t.Errorf("%+v", r)
 	}
 }

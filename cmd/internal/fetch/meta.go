@@ -112,11 +112,12 @@ func (f *Feed) save(p *owner.Place, o Options, m meta) error {
 // maxFailures limits the back-off.
 const maxFailures = 16
 
-// record records the answer to a request.
+// record records the result of a request. A doubtful file is no failure: the server will
+// probably have the same file soon.
 func (m *meta) record(a answer, err error, now time.Time) {
 	m.NotBefore = a.retryAfter
 	switch {
-	case err == nil:
+	case err == nil, errors.As(err, new(doubtError)):
 		m.Failures = 0
 	case errors.Is(err, errUnchanged):
 		m.Failures, m.Checked = 0, now
