@@ -69,6 +69,9 @@ func (c *client) post(req *http.Request) (reply []byte, err error) {
 		var wrapped *url.Error
 		if errors.As(err, &wrapped) {
 			err = wrapped.Err // the path of the URL may be a secret
+			if wrapped.Timeout() {
+				err = fmt.Errorf("no answer in %s", text.Duration(c.http.Timeout))
+			}
 		}
 		return nil, err
 	}

@@ -209,6 +209,17 @@ func TestNoDirectory(t *testing.T) {
 	}
 }
 
+// TestSlowServer checks that a request ends without an answer, and that the error is plain.
+func TestSlowServer(t *testing.T) {
+	r := newReceiver(t)
+	w := &webhook{client: newClient(r.roots, "scanwatch/test", time.Now), url: r.URL}
+	w.http.Timeout = time.Second
+	r.answers = []http.HandlerFunc{func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }}
+	if err := w.deliver(t.Context(), encode(&Batch{ID: "1", Events: []*Item{}})); err == nil || err.Error() != "no answer in 1s" {
+		t.Error(err)
+	}
+}
+
 // TestForeignLock checks that a lock of the directory, which any user can take who can read
 // it, does not stop the service.
 func TestForeignLock(t *testing.T) {
