@@ -447,7 +447,7 @@ func TestFacts(t *testing.T) {
 	}
 }
 
-// TestUnknownFilterUser checks that the owner of a directory is no problem if the user of the
+// TestUnknownFilterUser checks that any owner of a directory is accepted if the user of the
 // filter is unknown, because the filter has not run yet.
 func TestUnknownFilterUser(t *testing.T) {
 	dir := t.TempDir()

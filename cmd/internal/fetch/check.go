@@ -31,7 +31,7 @@ var (
 	smallSpace = space{1 << 20, 1 << 8}  // a /12; an IPv6 /24
 )
 
-// maxASNs is the largest number of AS numbers in a list, about a tenth of those in use.
+// maxASNs is the largest number of AS numbers in a list, about a tenth of the numbers in use.
 const maxASNs = 8192
 
 // A list with more rejected entries than a tenth has probably changed its format.

@@ -112,8 +112,8 @@ func (f *Feed) save(p *owner.Place, o Options, m meta) error {
 // maxFailures limits the back-off.
 const maxFailures = 16
 
-// record records the result of a request. A doubtful file is no failure: the server will
-// probably have the same file soon.
+// record records the result of a request. A doubtful file does not count as a failure:
+// the server will probably have the same file soon.
 func (m *meta) record(a answer, err error, now time.Time) {
 	m.NotBefore = a.retryAfter
 	switch {

@@ -257,7 +257,7 @@ func TestRetryAfterRestart(t *testing.T) {
 			t.Errorf("%v: %v, want %v", stored, got, want)
 		}
 	}
-	// The clock was wrong when the pause began.
+	// The clock was wrong at the start of the pause.
 	if err := q.setNext(noon.Add(20*time.Hour), time.Minute); err != nil {
 		t.Fatal(err)
 	}

@@ -284,8 +284,8 @@ func TestSuspectsAfterEnd(t *testing.T) {
 	f := idle(t, c, o)
 	const certain, banned = "198.51.100.1", "198.51.100.2"
 	f.reporter.add(about(certain, "finding", "scanner", "high"))
-	f.reporter.add(about(banned, "finding", "harvest", "medium"))
-	f.reporter.add(with(about(banned, "finding", "harvest", "medium"), func(e *events.Event) { e.Session = 2 }))
+	f.reporter.add(about(banned, "finding", "relay-probe", "medium"))
+	f.reporter.add(with(about(banned, "finding", "relay-probe", "medium"), func(e *events.Event) { e.Session = 2 }))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := f.Run(ctx); err != nil {
@@ -297,7 +297,7 @@ func TestSuspectsAfterEnd(t *testing.T) {
 	for _, r := range f.reporter.due(noon, nil) {
 		got = append(got, r.IP.String()+" "+r.Comment)
 	}
-	if want := []string{certain + " 1 SMTP session: scans mail servers", banned + " 3 SMTP sessions: guesses recipients"}; !slices.Equal(got, want) {
+	if want := []string{certain + " 1 SMTP session: scans mail servers", banned + " 3 SMTP sessions: tries to relay mail"}; !slices.Equal(got, want) {
 		t.Errorf("reports %q, want %q", got, want)
 	}
 	now = noon.Add(2 * time.Hour)
