@@ -392,7 +392,7 @@ func TestFacts(t *testing.T) {
 		}
 	})
 	defer c.Close()
-	state := func(a netip.Addr) dnslist.State { return lookups.Ask(a, nil)[0].State }
+	state := func(a netip.Addr) dnslist.State { return lookups.Ask(a, false, nil)[0].State }
 	code := []netip.Addr{netip.MustParseAddr("127.0.0.2")}
 	host, other := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::7")
 	fact := dnslist.Answer{Addr: host, List: bl.ID(), Codes: code, TTL: time.Minute}
@@ -424,7 +424,7 @@ func TestFacts(t *testing.T) {
 	var many []dnslist.Answer
 	for i := range 500 { // more than a line
 		a := netip.AddrFrom4([4]byte{100, 64, byte(i >> 8), byte(i)})
-		lookups.Ask(a, nil)
+		lookups.Ask(a, false, nil)
 		many = append(many, dnslist.Answer{Addr: a, List: bl.ID(), Cause: "timeout"})
 	}
 	asked := 1 // other
