@@ -399,13 +399,13 @@ func TestFacts(t *testing.T) {
 	if sum, err := SendFacts(c, []dnslist.Answer{fact}); err != nil || sum != (Facts{Refused: 1}) || state(host) != dnslist.Unknown {
 		t.Errorf("without a question: %+v, %v", sum, err)
 	}
-	if all, err := Questions(c, 0); err != nil || len(all) != 0 {
-		t.Errorf("questions %v, %v", all, err)
+	if all, lists, err := Questions(c, 0); err != nil || len(all) != 0 || !slices.Equal(lists, []string{bl.ID()}) {
+		t.Errorf("questions %v, %v, %v", all, lists, err)
 	}
 	if s := state(host); s != dnslist.Pending {
 		t.Errorf("state %v", s)
 	}
-	if all, err := Questions(c, MaxWait); err != nil || len(all) != 1 || all[0].Addr != host || !slices.Equal(all[0].Lists, []string{bl.ID()}) {
+	if all, _, err := Questions(c, MaxWait); err != nil || len(all) != 1 || all[0].Addr != host || !slices.Equal(all[0].Lists, []string{bl.ID()}) {
 		t.Errorf("questions %v, %v", all, err)
 	}
 	facts := []dnslist.Answer{{Addr: other, List: bl.ID(), Codes: code}, {Addr: host, List: "other", Codes: code}, fact, fact}
@@ -418,7 +418,7 @@ func TestFacts(t *testing.T) {
 	if sum, err := SendFacts(c, []dnslist.Answer{{List: bl.ID(), Cause: "disabled"}}); err != nil || sum != (Facts{Accepted: 1}) || state(host) != dnslist.Pending {
 		t.Errorf("withdrawn listings: %+v, %v, state %v", sum, err, state(host))
 	}
-	if all, err := Questions(c, MaxWait); err != nil || len(all) == 0 {
+	if all, _, err := Questions(c, MaxWait); err != nil || len(all) == 0 {
 		t.Errorf("questions %v, %v", all, err)
 	}
 	var many []dnslist.Answer
@@ -429,7 +429,7 @@ func TestFacts(t *testing.T) {
 	}
 	asked := 1 // other
 	for asked <= len(many) {
-		all, err := Questions(c, MaxWait)
+		all, _, err := Questions(c, MaxWait)
 		if err != nil || len(all) == 0 {
 			t.Fatal(all, err)
 		}
