@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -226,6 +227,93 @@ score evidence rdns-missing 6
 			t.Errorf("count of %d: %b", n, got)
 		}
 	}
+}
+
+// TestAwaitsComplete compares Awaits with the effects of all possible answers: if the answer
+// of a list may change the effect of the policy, a request must wait for it.
+func TestAwaitsComplete(t *testing.T) {
+	p := compile(t, lookups+`mode enforce
+pass match listed white fcrdns
+pass match !listed paid src 198.51.100.1
+rule zen phase helo match listed zen fcrdns fail reject
+rule both phase helo match listed { zen, paid } !listed white evidence scanner disconnect
+rule add phase mail-from match listed paid score 6
+rule less phase mail-from match listed zen score -20
+rule points phase mail-from match score > 20 reject
+rule few phase mail-from match !score > 5 tag few
+rule first phase rcpt-to match src 198.51.100.1 reject
+rule sum phase rcpt-to match score > 30 reject ban 1h
+rule none phase data match !evidence { listed, scanner } reject
+rule once phase commit match count listed > 0 delay 1s
+score evidence listed 20
+score evidence scanner 6
+`)
+	effect := func(f Facts, listed ListSet) string {
+		f.Listings = nil
+		for i, l := range p.Lookups {
+			in := listed&(1<<i) != 0
+			f.Listings = append(f.Listings, smtp.Listing{Name: l.Name, Listed: in})
+			if in && !l.Allow {
+				f.Evidence |= Listed
+				f.Counts[Listed.Index()] = 1
+			}
+		}
+		v := p.Eval(&f)
+		rule, ban := "", ""
+		if v.Act.Rule != nil {
+			rule = v.Act.Rule.Name
+		}
+		if v.Act.BanRule != nil {
+			ban = v.Act.BanRule.Name
+		}
+		return fmt.Sprint(rule, ban, v.Act.Text, v.Act.Delay, v.Tags, v.Score)
+	}
+	matters, waits := 0, 0
+	for phase := range smtp.NumPhases {
+		for _, src := range []string{"192.0.2.1", "198.51.100.1"} {
+			for _, fcrdns := range []smtp.FCrDNS{smtp.FCrDNSPass, smtp.FCrDNSFail} {
+				for _, evidence := range []Evidence{0, Scanner} {
+					for _, score := range []int{0, 5, 12, 40} {
+						for missing := range ListSet(8) {
+							f := Facts{Phase: phase, Src: netip.MustParseAddr(src), FCrDNS: fcrdns, Evidence: evidence, Score: score, Standing: StandingNone}
+							for i, l := range p.Lookups {
+								if missing&(1<<i) == 0 {
+									f.Listings = append(f.Listings, smtp.Listing{Name: l.Name})
+								}
+							}
+							g := f
+							needed := Awaits(p, &g, missing, false)
+							for list := ListSet(1); list < 8; list <<= 1 {
+								if missing&list == 0 {
+									continue
+								}
+								changes := false
+								for others := range ListSet(8) {
+									if others&^missing == 0 && others&list == 0 && effect(f, others) != effect(f, others|list) {
+										changes = true
+									}
+								}
+								if changes {
+									matters++
+								}
+								if needed&list != 0 {
+									waits++
+								}
+								// Listings of the other lists may make the answer irrelevant.
+								if changes && needed&list == 0 {
+									t.Fatalf("%+v, missing %b: %b does not contain %b", f, missing, needed, list)
+								}
+							}
+						}
+					}
+				}
+			}
+		}
+	}
+	if matters == 0 || waits > 3*matters {
+		t.Errorf("%d answers matter, requests wait for %d", matters, waits)
+	}
+	t.Logf("%d answers matter, requests wait for %d", matters, waits)
 }
 
 // fixed is a Counter that returns the same count for each evidence.
