@@ -114,7 +114,7 @@ func guesses(at time.Time, addr string, users ...string) simulate.Session {
 
 // TestThreeHosts checks that three hosts together decide on the same conduct like a single
 // host. The table gives the first session that each of them cuts or rejects. A host counts
-// what others have seen beyond memory.Alone only, so it needs three of its own events.
+// what others have seen only after its own second event; see memory.Alone.
 func TestThreeHosts(t *testing.T) {
 	harvest := func(n int) func(i int, at time.Time) simulate.Session {
 		return func(i int, at time.Time) simulate.Session { return asks(at, "198.51.100.7", "", n, i) }
@@ -141,12 +141,12 @@ func TestThreeHosts(t *testing.T) {
 		{"a harvest in one session", spread(6, time.Minute, harvest(6)), 0, 0, 0, "the evidence is in one session"},
 		{"a harvest, two recipients a session", spread(20, time.Minute, harvest(2)), 2, 3, 3, "the fourth session is the second on the first host"},
 		{"a harvest, two recipients every 300 ms", spread(20, 300*time.Millisecond, harvest(2)), 2, 3, 4, "Alone; the hosts do not know the latest second"},
-		{"a harvest, one recipient a session", spread(30, time.Minute, harvest(1)), 5, 9, 9, "the tenth session is the fourth on the first host"},
-		{"relay probes", spread(30, time.Minute, relay), 5, 6, 6, "Alone"},
+		{"a harvest, one recipient a session", spread(30, time.Minute, harvest(1)), 5, 6, 6, "Alone"},
+		{"relay probes", spread(30, time.Minute, relay), 5, 5, 5, ""},
 		{"a distributed harvest", spread(30, time.Minute, siege), 5, 5, 5, ""},
 		{"a distributed harvest, every 300 ms", spread(30, 300*time.Millisecond, siege), 5, 5, 7, "the hosts do not know the latest second"},
 		{"brute force", spread(60, time.Minute, guess), 20, 20, 20, ""},
-		{"a password spray", spread(30, time.Minute, spray), 5, 7, 7, "Alone: the eighth session is the third on the second host"},
+		{"a password spray", spread(30, time.Minute, spray), 5, 5, 5, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			refused := func(out []simulate.Outcome) int {
@@ -276,7 +276,7 @@ func TestHostileHost(t *testing.T) {
 
 	typo := func(addr string, at time.Time) simulate.Session {
 		return visitor(at, addr, "", say(simulate.Ehlo, "mail.other.example"), say(simulate.Mail, "joe@other.example"), wrong(simulate.Rcpt, "typo1@example.org"),
-			wrong(simulate.Rcpt, "typo2@example.org"), say(simulate.Rcpt, simulate.Mailbox(3)), say(simulate.Rcpt, "new@example.org"), say(simulate.Data, ""), say(simulate.Quit, ""))
+			say(simulate.Rcpt, simulate.Mailbox(3)), say(simulate.Rcpt, "new@example.org"), say(simulate.Data, ""), say(simulate.Quit, ""))
 	}
 	login := func(addr string, at time.Time) simulate.Session {
 		return visitor(at, addr, "", say(simulate.Ehlo, "laptop"), say(simulate.StartTLS, ""), wrong(simulate.Auth, "alice"), wrong(simulate.Auth, "alise"), say(simulate.Auth, "alice"),

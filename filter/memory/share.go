@@ -33,15 +33,21 @@ type foreignRow[V any] struct {
 const maxForeign = 2
 
 // Multiple is the weight of other hosts' counts: their sum counts at most this many times
-// the count of this host beyond Alone.
+// the count of this host, if that is more than Alone.
 const Multiple = 3
 
-// Alone is the count up to which only this host's count matters. Otherwise, wrong counts
-// of a single host could make all hosts reject a client with a typing error or two.
-const Alone = 2
+// Alone is the count up to which only this host's count matters: a single mistake is never
+// multiplied. Otherwise, wrong counts of another host could make this one reject a client
+// after its first unknown recipient.
+const Alone = 1
 
 // together returns the count of all hosts.
-func together(own, others int) int { return own + min(others, Multiple*max(own-Alone, 0)) }
+func together(own, others int) int {
+	if own <= Alone {
+		return own
+	}
+	return own + min(others, Multiple*own)
+}
 
 // hostNames numbers the names of other hosts.
 type hostNames struct {
