@@ -70,7 +70,7 @@ const DropBucket = "drop"
 
 // Limits bound what a host believes others.
 type Limits struct {
-	Rows  int // of one host
+	Rows  int // of one host in one table; a host does not send more
 	Total int // of all hosts
 	// Bans is the maximum number of bans and offences of a host that begin within the same
 	// minute. None of the bans from a minute with more bans count.
@@ -125,6 +125,7 @@ const unsent = 1
 // origin is a host.
 type origin struct {
 	HostStatus
+	tables  map[string]int                // rows by bucket
 	minutes map[int64]map[rowKey]struct{} // keys of bans by the minute in which they began
 	last    Stamp                         // latest stamp
 	mark    Stamp                         // earlier registers do not count; see Drop
@@ -179,7 +180,7 @@ func ValidName(name string) bool {
 func (r *Replica) host(name string) *origin {
 	o := r.hosts[name]
 	if o == nil {
-		o = &origin{HostStatus: HostStatus{Name: name}, minutes: make(map[int64]map[rowKey]struct{})}
+		o = &origin{HostStatus: HostStatus{Name: name}, tables: make(map[string]int), minutes: make(map[int64]map[rowKey]struct{})}
 		r.hosts[name] = o
 	}
 	return o
@@ -243,6 +244,7 @@ func (r *Replica) remove(key rowKey, w *row, del func(*register) bool) {
 			return false
 		}
 		g.origin.Rows--
+		g.origin.tables[key.bucket]--
 		r.total--
 		r.count(key, &g, -1)
 		r.changed[key] = struct{}{}
@@ -262,6 +264,7 @@ func (r *Replica) Own(entries []kv.Entry, now time.Time) (out []Row) {
 		ban := e.Bucket == memory.BansBucket
 		switch {
 		case ok && old.value == string(e.Value), !ok && len(e.Value) == 0:
+		case !ok && self.tables[e.Bucket] >= r.limits.Rows: // other hosts would omit it
 		default:
 			one := Row{Bucket: e.Bucket, Key: key.key, Value: string(e.Value), Stamp: r.stamp(key, now)}
 			if ban {
@@ -364,8 +367,12 @@ func (r *Replica) implausible(o *origin, one *Row, now time.Time) string {
 		return ""
 	}
 	_, known := r.register(rowKey{one.Bucket, one.Key}, o)
-	if !known && (o.Rows >= r.limits.Rows || r.total >= r.limits.Total) {
-		return fmt.Sprintf("more than %d rows", min(r.limits.Rows, r.limits.Total))
+	switch {
+	case known:
+	case o.tables[one.Bucket] >= r.limits.Rows:
+		return fmt.Sprintf("more than %d rows of table %s", r.limits.Rows, one.Bucket)
+	case r.total >= r.limits.Total:
+		return fmt.Sprintf("all hosts have more than %d rows", r.limits.Total)
 	}
 	if one.Bucket != memory.BansBucket || one.Value == "" {
 		return ""
@@ -418,6 +425,7 @@ func (r *Replica) put(o *origin, one *Row) bool {
 	case !found:
 		w.registers = slices.Insert(w.registers, i, g)
 		o.Rows++
+		o.tables[key.bucket]++
 		r.total++
 	case !w.registers[i].before(&g):
 		return false
