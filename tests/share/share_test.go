@@ -46,17 +46,22 @@ var servers = map[string]func(*testing.T) []string{
 
 func newServer(t *testing.T, kind string, more ...string) *server {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &server{t: t, port: l.Addr().(*net.TCPAddr).Port}
-	l.Close()
+	s := &server{t: t, port: freePort(t)}
 	s.args = append(servers[kind](t), "--bind", "127.0.0.1", "--port", fmt.Sprint(s.port), "--save", "", "--appendonly", "no", "--dir", "/tmp")
 	s.args = append(s.args, more...)
 	s.start()
 	t.Cleanup(s.stop)
 	return s
+}
+
+func freePort(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
 }
 
 func (s *server) start() {
@@ -89,7 +94,7 @@ type host struct {
 	filter          *filterproc.Program
 	companion       *exec.Cmd
 	log             func() string
-	session         int
+	session         int // number of sessions
 }
 
 // A fleet has its hosts in a directory.
@@ -97,6 +102,7 @@ type fleet struct {
 	t      *testing.T
 	dir    string
 	server *server
+	to     string // the server in the configuration, with its options
 	key    string
 }
 
@@ -106,7 +112,10 @@ func newFleet(t *testing.T, s *server) *fleet {
 	if os.Geteuid() != 0 {
 		require.Missing(t, "the test needs root")
 	}
-	f := &fleet{t: t, dir: t.TempDir(), server: s}
+	f := &fleet{t: t, dir: t.TempDir()}
+	if s != nil {
+		f.server, f.to = s, fmt.Sprintf("\"valkey://127.0.0.1:%d\"", s.port)
+	}
 	for _, dir := range []string{filepath.Dir(f.dir), f.dir, filepath.Dir(smtpd.Bin("scanwatch"))} {
 		if err := os.Chmod(dir, 0o755); err != nil { // the companions have to start
 			t.Fatal(err)
@@ -141,7 +150,7 @@ func (f *fleet) host(name, more string) *host {
 	if err := os.Mkdir(h.run, 0o755); err != nil {
 		f.t.Fatal(err)
 	}
-	h.configure(fmt.Sprintf("mode enforce\nrundir %q\nfleet %q key %q\ncompanion share user %d to \"valkey://127.0.0.1:%d\"\n%s", h.run, name, f.key, companionUser, f.server.port, more))
+	h.configure(fmt.Sprintf("mode enforce\nrundir %q\nfleet %q key %q\ncompanion share user %d to %s\n%s", h.run, name, f.key, companionUser, f.to, more))
 	h.startFilter()
 	h.startCompanion()
 	return h
@@ -182,19 +191,27 @@ func (h *host) scanwatch(args ...string) string {
 	return cli.Run(h.t, h.state, append(args, "-f", h.etc)...)
 }
 
+// play plays a session and returns the answers to its requests.
+func (h *host) play(g filterproc.Guest) (answers []string) {
+	h.t.Helper()
+	h.session++
+	g.ID = h.session
+	w := bufio.NewWriter(h.filter.Server)
+	_, requests := g.Stream(w, time.Now().UnixMicro(), h.filter.Asked)
+	if err := w.Flush(); err != nil {
+		h.t.Fatal(err)
+	}
+	for range requests {
+		fields := strings.SplitN(strings.TrimSpace(h.filter.Line()), "|", 4)
+		answers = append(answers, fields[len(fields)-1])
+	}
+	return answers
+}
+
 // come plays a session from src, and returns the answer to its connection.
 func (h *host) come(src string) string {
 	h.t.Helper()
-	h.session++
-	w := bufio.NewWriter(h.filter.Server)
-	g := filterproc.Guest{ID: h.session, Src: src, Port: 25, Helo: "mx.example.net"}
-	_, requests := g.Stream(w, time.Now().UnixMicro(), h.filter.Asked)
-	if err := w.Flush(); err != nil || requests != 1 {
-		h.t.Fatal(requests, err)
-	}
-	line := h.filter.Line()
-	fields := strings.SplitN(strings.TrimSpace(line), "|", 4)
-	return fields[len(fields)-1]
+	return h.play(filterproc.Guest{Src: src, Port: 25, Helo: "mx.example.net"})[0]
 }
 
 func (h *host) turnsAway(src string) func() bool {
@@ -212,6 +229,7 @@ func (h *host) problem(text string) func() bool {
 func TestBans(t *testing.T) {
 	for kind := range servers {
 		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
 			f := newFleet(t, newServer(t, kind))
 			a, b, c := f.host("mx1", ""), f.host("mx2", ""), f.host("mx3", "")
 			a.scanwatch("ban", "--force", "--for", "1h", "--reason", "too many", "198.51.100.7")

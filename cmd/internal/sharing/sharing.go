@@ -59,8 +59,9 @@ type Service struct {
 	unsent map[string]share.Row
 	// wrong has the problem of each host whose messages cannot be used.
 	wrong   map[string]string
-	learned bool // the rows of all hosts have been read at least once
-	synced  bool // the filter has received all rows and sent its own
+	learned bool  // the rows of all hosts have been read at least once
+	synced  bool  // the filter has received all rows and sent its own
+	refused error // the server has refused the latest rows of this host; nil if not
 	next    struct{ send, upkeep, expire time.Time }
 	status  string // latest error in the log
 	// announced is set after the first announcement of this run.
@@ -107,7 +108,7 @@ func (s *Service) Run(ctx context.Context) {
 			return
 		}
 		s.report(err)
-		if err == nil {
+		if err == nil { // read has waited
 			pause = firstPause
 			continue
 		}
@@ -139,11 +140,12 @@ func (s *Service) report(err error) {
 }
 
 func (s *Service) note(err error) error {
-	if err == nil && !s.learned {
+	switch {
+	case err != nil:
+	case !s.learned:
 		err = control.ErrStarting
-	}
-	if err == nil {
-		err = s.problem()
+	default:
+		err = cmp.Or(s.refused, s.problem())
 	}
 	return s.filter.Note(s.name, s.replica.Len(), err)
 }
@@ -215,9 +217,13 @@ func (s *Service) exchange(ctx context.Context) error {
 		s.dropFilter()
 		return fmt.Errorf("rows of the filter: %w", err)
 	}
+	s.refused = nil
 	if err := s.publish(ctx); err != nil {
-		s.dropServer()
-		return fmt.Errorf("write to the server: %w", err)
+		if _, answered := valkey.IsValkeyErr(err); !answered {
+			s.dropServer()
+			return fmt.Errorf("write to the server: %w", err)
+		}
+		s.refused = fmt.Errorf("write to the server: %w", err) // for example, it is full; reading goes on
 	}
 	return s.maintain(ctx)
 }
