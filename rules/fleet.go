@@ -61,7 +61,7 @@ func parseFleet(l *line) (Statement, *Error) {
 		return nil, l.errorf(at.pos, "write for example: fleet \"mx1\" key \"/etc/scanwatch/fleet.key\"", "%q is not a name of a host", f.Name)
 	}
 	if err = l.expect("key"); err == nil {
-		f.Key, err = l.absolute()
+		f.Key, err = absolute(l)
 	}
 	for l.at < len(l.toks) && err == nil {
 		t := l.next()
@@ -91,7 +91,7 @@ func parseFleet(l *line) (Statement, *Error) {
 
 // absolute parses the absolute path of a file. The file is read by several programs, which
 // may have different working directories.
-func (l *line) absolute() (string, *Error) {
+func absolute(l *line) (string, *Error) {
 	at := l.peek()
 	name, err := l.text("a file name")
 	if err == nil && !filepath.IsAbs(name) {
@@ -154,9 +154,9 @@ func (c *Companion) parseShare(l *line) *Error {
 		case t.is("login") && s.Login == "":
 			s.Login, err = l.text("a user of the server")
 		case t.is("password") && s.Password == "":
-			s.Password, err = l.absolute()
+			s.Password, err = absolute(l)
 		case t.is("ca") && s.CA == "":
-			s.CA, err = l.absolute()
+			s.CA, err = absolute(l)
 		case t.is("sentinel") && s.Sentinel == "":
 			s.Sentinel, err = l.text("the name of the primary server")
 		default:

@@ -362,7 +362,7 @@ func (w *query) exemptByLogin(h *Host, c *client) {
 func (w *query) addRemedies(h *Host, friend bool) {
 	for _, b := range h.Bans {
 		if !b.Expired {
-			h.Remedies = append(h.Remedies, Remedy{"scanwatch unban " + prefix.String(b.Prefix), w.unbanned(&b)})
+			h.Remedies = append(h.Remedies, Remedy{"scanwatch unban " + prefix.String(b.Prefix), unbanned(&b, w.Policy)})
 		}
 	}
 	if friend {
@@ -374,9 +374,9 @@ func (w *query) addRemedies(h *Host, friend bool) {
 	}
 }
 
-// unbanned describes the effect of scanwatch unban.
-func (w *query) unbanned(b *Ban) string {
-	if b.Origin != "" || w.Policy != nil && w.Policy.Fleet != nil {
+// unbanned describes the effect of scanwatch unban under a policy, which may be nil.
+func unbanned(b *Ban, p *rules.Policy) string {
+	if b.Origin != "" || p != nil && p.Fleet != nil {
 		return "ends the ban immediately, and on all hosts that share it"
 	}
 	return "ends the ban immediately"
