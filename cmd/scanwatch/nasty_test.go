@@ -152,12 +152,11 @@ var nastyOutputs = []struct {
 	{"unban $N", forPeople, true},
 	{"log $N", forPeople, true},
 	{"watch --src $N", forPeople, true},
-	{"key --show $N", forPeople, true},
 	{"key --show $DIR/list", forPeople, true},
 	{"share drop $N", forPeople, true},
 	{"facts $N", forPeople, true},
 	{"facts export --host $N --key $DIR/list", forPeople, true},
-	{"facts import --host a --key $N $N", forPeople, true},
+	{"facts import --host $N --key $DIR/list $DIR/list", forPeople, true},
 }
 
 // toldLive lists the commands that need a running filter; see TestNastyLive.

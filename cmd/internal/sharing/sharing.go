@@ -262,7 +262,7 @@ func (s *Service) learn(ctx context.Context, host string) error {
 		return nil
 	}
 	err := s.server.snapshot(ctx, host, func(rows []share.Row) { s.apply(&received{host: host, rows: rows}) })
-	if errors.Is(err, errWrongKey) || errors.Is(err, errInvalid) {
+	if errors.Is(err, errWrongKey) || errors.Is(err, errInvalid) || errors.Is(err, errTooMany) {
 		s.wrong[host] = err.Error()
 		return nil
 	}

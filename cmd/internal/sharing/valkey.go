@@ -49,6 +49,9 @@ const (
 	// keepAlive is the time after which a companion that does not write counts as stopped.
 	keepAlive = 30 * time.Second
 
+	// maxSnapshot is the maximum number of rows that are read of a host.
+	maxSnapshot = 1_000_000
+
 	requestTimeout = 5 * time.Second
 	rowsPerMessage = 500
 )
@@ -211,6 +214,8 @@ func (s *server) hosts(ctx context.Context) ([]string, error) {
 
 const maxHosts = 1000
 
+var errTooMany = fmt.Errorf("more than %d rows in the server", maxSnapshot)
+
 // snapshot calls use for the rows of a host. Later changes are returned by read.
 func (s *server) snapshot(ctx context.Context, host string, use func([]share.Row)) error {
 	ctx, cancel := context.WithTimeout(ctx, 12*requestTimeout)
@@ -223,10 +228,14 @@ func (s *server) snapshot(ctx context.Context, host string, use func([]share.Row
 	if len(newest) > 0 {
 		s.last[host] = newest[0].ID
 	}
+	read := 0
 	for cursor := uint64(0); ; {
 		e, err := s.client.Do(ctx, s.client.B().Hscan().Key(rowsKey(host)).Cursor(cursor).Count(rowsPerMessage).Build()).AsScanEntry()
 		if err != nil {
 			return err
+		}
+		if read += len(e.Elements) / 2; read > maxSnapshot {
+			return errTooMany
 		}
 		var wrong error
 		for i := 1; i < len(e.Elements); i += 2 {
