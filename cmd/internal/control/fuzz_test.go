@@ -13,8 +13,8 @@ import (
 	"time"
 
 	"scanwatch/filter/dnslist"
-	"scanwatch/filter/memory"
 	"scanwatch/filter/events"
+	"scanwatch/filter/memory"
 	"scanwatch/store"
 )
 
