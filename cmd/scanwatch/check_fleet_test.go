@@ -20,7 +20,7 @@ func TestFileReaders(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	const stranger = 54321
+	const other = 54321
 	group := []uint32{uint32(os.Getgid())}
 	for _, c := range []struct {
 		dir, file os.FileMode
@@ -29,13 +29,13 @@ func TestFileReaders(t *testing.T) {
 	}{
 		{0o755, 0o400, reader{uid: uint32(os.Getuid())}, true},
 		{0o755, 0o400, reader{uid: 0}, true},
-		{0o755, 0o400, reader{uid: stranger, groups: group}, false},
-		{0o755, 0o440, reader{uid: stranger, groups: group}, true},
-		{0o755, 0o440, reader{uid: stranger}, false},
-		{0o755, 0o444, reader{uid: stranger}, true},
-		{0o750, 0o444, reader{uid: stranger}, false},
-		{0o750, 0o440, reader{uid: stranger, groups: group}, true},
-		{0o700, 0o440, reader{uid: stranger, groups: group}, false},
+		{0o755, 0o400, reader{uid: other, groups: group}, false},
+		{0o755, 0o440, reader{uid: other, groups: group}, true},
+		{0o755, 0o440, reader{uid: other}, false},
+		{0o755, 0o444, reader{uid: other}, true},
+		{0o750, 0o444, reader{uid: other}, false},
+		{0o750, 0o440, reader{uid: other, groups: group}, true},
+		{0o700, 0o440, reader{uid: other, groups: group}, false},
 	} {
 		if err := os.Chmod(file, c.file); err != nil {
 			t.Fatal(err)

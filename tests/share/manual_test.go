@@ -69,7 +69,7 @@ func TestManual(t *testing.T) {
 	}
 	hosts[0].ban("198.51.100.1")
 	for _, h := range hosts {
-		filterproc.Eventually(t, h.name+" turns the client away", h.turnsAway("198.51.100.1"))
+		filterproc.Eventually(t, h.name+" rejects the client", h.turnsAway("198.51.100.1"))
 	}
 	for _, h := range hosts {
 		filterproc.Eventually(t, h.name+" has no problem", func() bool { return !strings.Contains(h.scanwatch("status"), "PROBLEM") })
