@@ -124,6 +124,27 @@ func foreignBans(m *memory.Memory, c *memory.Client, at int64) error {
 	return m.Incoming(rows, 0, at)
 }
 
+// TestForeignBans checks that bans of other hosts are found by the name of their rule, and
+// that exports and JSON name the host.
+func TestForeignBans(t *testing.T) {
+	dir := t.TempDir()
+	conf := filepath.Join(dir, "scanwatch.conf")
+	if err := errors.Join(mkViews(dir), os.WriteFile(conf, []byte("mode enforce\n"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ args, want string }{
+		{"bans --rule guess", "guess on mx1"},
+		{"bans --json --rule guess", `"rule":"guess","times":1,"attempts":0,"origin":"mx1"`},
+		{"export json --bans", `guess on mx1`},
+		{"why 192.0.2.201", "Cause: rule guess on mx1"},
+	} {
+		var stdout, stderr bytes.Buffer
+		if program(&stderr).main(append([]string{"-s", dir, "-f", conf}, strings.Fields(c.args)...), &stdout); !strings.Contains(stdout.String(), c.want) {
+			t.Errorf("%s: no %q in\n%s%s", c.args, c.want, &stdout, &stderr)
+		}
+	}
+}
+
 // TestViews checks each view at each width. No line may be wider than the terminal,
 // hostile names must be harmless, and the text must match a golden file. A view that does
 // not depend on the width has a single golden file.
