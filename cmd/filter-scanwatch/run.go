@@ -217,13 +217,13 @@ func (p *program) use(policy *rules.Policy, c *config.Config) {
 		p.policyVerbose = policy.Log.Verbose
 		p.setLevel()
 	}
-	p.lookups.Use(policy.Lookups) // the pipeline does the same at its next event
 	if p.pipeline == nil {
 		return
 	}
 	p.writer.Rules(filter.RuleTexts(policy)) // records refer to these texts
 	p.pipeline.Use(&filter.Settings{Policy: policy, ASN: c.ASN, Country: c.Country})
-	p.memory.Bans.Restart() // the mode and the exempt hosts may have changed
+	p.lookups.Use(policy.Lookups) // wakes the requests that wait, after the pipeline has the policy
+	p.memory.Bans.Restart()       // the mode and the exempt hosts may have changed
 }
 
 // start starts background work.

@@ -13,7 +13,7 @@ type Bans struct {
 	networks networkBans
 	rules    ruleNames
 	log      banLog
-	freed    []netip.Prefix // prefixes with a new unban of another host; see Memory.receive
+	freed    []netip.Prefix // prefixes with a new unban of another host; see receive
 }
 
 // A ban is a row in Bans. Times are in seconds since 1970.

@@ -88,6 +88,9 @@ func newPeers(s *shared) *Peers {
 		decode:  readPeer,
 		merge:   mergePeers,
 		combine: combinePeers,
+		newest: func(_ peerKey, p peer) int64 {
+			return int64(max(p.first, p.good, p.login, p.bad, p.wrote)) * daySeconds
+		},
 		shift:   shiftPeer,
 		dropped: t.forgotten.drop,
 	})

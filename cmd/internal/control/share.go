@@ -101,6 +101,7 @@ func (s *Sharing) fleet(_ context.Context, a *Answer, args []string) error {
 	case args[0] != s.Fingerprint:
 		return fmt.Errorf("the filter was started with another fleet key (%s); restart smtpd", s.Fingerprint)
 	}
+	s.Memory.Announce() // before the companion sends rows of other hosts
 	return a.JSON(struct{}{})
 }
 
@@ -183,13 +184,16 @@ func (s *Sharing) foreign(_ context.Context, a *Answer, args []string) error {
 	return a.JSON(struct{}{})
 }
 
-// parseForeign parses TABLE;KEY;VALUE;HOST.
+// ended marks a row whose ban has ended; see memory.Foreign.
+const ended = "ended"
+
+// parseForeign parses TABLE;KEY;VALUE;HOST;ENDED.
 func parseForeign(s string) (f memory.Foreign, err error) {
 	part := strings.Split(s, ";")
-	if len(part) != 4 {
-		return f, fmt.Errorf("parse row %.80q: must be TABLE;KEY;VALUE;HOST", s)
+	if len(part) != 5 || part[4] != "" && part[4] != ended {
+		return f, fmt.Errorf("parse row %.80q: must be TABLE;KEY;VALUE;HOST;ENDED", s)
 	}
-	f.Bucket, f.Origin = part[0], part[3]
+	f.Bucket, f.Origin, f.Ended = part[0], part[3], part[4] == ended
 	if f.Key, err = encoding.DecodeString(part[1]); err == nil && part[2] != "" {
 		f.Value, err = encoding.DecodeString(part[2])
 	}
@@ -327,7 +331,11 @@ func (c *Client) Rows(skew int64, all bool) (list RowList, rows []kv.Entry, err 
 func (c *Client) SendForeign(skew int64, rows []memory.Foreign) error {
 	prefix := strconv.FormatInt(skew, 10)
 	return sendList(rows, maxLine-len("foreign  \n")-len(prefix), func(f *memory.Foreign) string {
-		return f.Bucket + ";" + encoding.EncodeToString(f.Key) + ";" + encoding.EncodeToString(f.Value) + ";" + f.Origin
+		last := ""
+		if f.Ended {
+			last = ended
+		}
+		return strings.Join([]string{f.Bucket, encoding.EncodeToString(f.Key), encoding.EncodeToString(f.Value), f.Origin, last}, ";")
 	}, func(line string) error { return c.ask(new(struct{}), "foreign", prefix, line) })
 }
 

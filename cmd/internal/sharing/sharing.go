@@ -343,7 +343,9 @@ func (s *Service) receive(all bool) error {
 		s.keep(s.replica.Own(rows, s.now()))
 		for _, host := range list.Drop {
 			n, mark := s.replica.Drop(host, s.now())
-			s.keep([]share.Row{mark})
+			if host != s.fleet.Name {
+				s.keep([]share.Row{mark})
+			}
 			if err := s.handOver(); err != nil {
 				return err
 			}
@@ -424,6 +426,11 @@ func (s *Service) upkeep(ctx context.Context) error {
 			if err := s.learn(ctx, h); err != nil {
 				return err
 			}
+		}
+	}
+	for _, h := range s.replica.Missed(s.now()) {
+		if err := s.learn(ctx, h); err != nil {
+			return err
 		}
 	}
 	if time.Now().Before(s.next.expire) {
