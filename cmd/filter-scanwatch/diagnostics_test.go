@@ -31,7 +31,7 @@ var passedOn = []string{
 
 // companionDirs lists the companions' packages, whose log messages are documented in
 // scanwatch(8).
-var companionDirs = []string{"../internal/dnsbl", "../internal/dnslookup", "../internal/firewall", "../internal/follow", "../internal/forward"}
+var companionDirs = []string{"../internal/dnsbl", "../internal/dnslookup", "../internal/firewall", "../internal/follow", "../internal/forward", "../internal/sharing"}
 
 // TestDiagnostics checks that DIAGNOSTICS in the manuals lists every message that the
 // filter or a companion can log. The test finds the messages in the log calls of the

@@ -268,8 +268,12 @@ func (p *program) status() control.Status {
 	if p.companions != nil {
 		companions = p.companions.Status()
 	}
+	var fleet *control.FleetStatus
+	if f := p.set.Fleet; f != nil {
+		fleet = &control.FleetStatus{Name: f.Name, Key: p.sharing.Fingerprint, Problem: p.sharing.Problem}
+	}
 	return control.Status{
-		Companions: companions, Lookups: p.lookups.Status(), Hosts: p.sharing.Hosts(),
+		Fleet: fleet, Companions: companions, Lookups: p.lookups.Status(), Hosts: p.sharing.Hosts(),
 		Lost:    text.At(lost),
 		Program: version, PID: os.Getpid(), Started: text.At(p.started), Log: control.LevelWord(p.level.Level()),
 		Live: control.Live{Sessions: p.pipeline.Open(), Delayed: p.delayed.Load(), Summed: p.pipeline.Sums.Unwritten()}, Config: p.policies.status(),

@@ -86,6 +86,26 @@ type Ban struct {
 	Origin   string       `json:"origin,omitempty"`  // other host that imposed or ended the ban
 }
 
+// On names the other host that imposed the ban, as in " on mx1". On returns "" for a ban
+// of this host, and for a revoked ban: only the host that revoked it is known.
+func (b *Ban) On() string {
+	if b.Origin == "" || b.Revoked {
+		return ""
+	}
+	return " on " + b.Origin
+}
+
+// Revocation returns "revoked" for a revoked ban, and the other host that revoked it.
+func (b *Ban) Revocation() string {
+	switch {
+	case !b.Revoked:
+		return ""
+	case b.Origin != "":
+		return "revoked on " + b.Origin
+	}
+	return "revoked"
+}
+
 // Expired reports whether the ban has ended.
 func (b *Ban) Expired(now time.Time) bool { return !now.Before(b.Until) }
 
