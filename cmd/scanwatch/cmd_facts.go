@@ -179,7 +179,7 @@ func runFactsImport(e *env, f *factsFlags, names []string) error {
 	if err != nil {
 		return err
 	}
-	if err := e.ask(func(c *control.Client) error { return c.SendForeign(0, rows) }); err != nil {
+	if err := e.ask(func(c *control.Client) error { return control.SendForeign(c, 0, rows) }); err != nil {
 		return err
 	}
 	for _, h := range hosts {

@@ -75,7 +75,7 @@ func runShare(e *env) error {
 
 func runShareDrop(e *env, host string) error {
 	return e.ask(func(c *control.Client) error {
-		d, err := c.Drop(host)
+		d, err := control.Drop(c, host)
 		if err != nil {
 			return err
 		}

@@ -293,19 +293,19 @@ type Dropped struct {
 }
 
 // Drop drops everything that another host has said.
-func (c *Client) Drop(host string) (d Dropped, err error) {
+func Drop(c *Client, host string) (d Dropped, err error) {
 	err = c.ask(&d, "drop", host)
 	return d, err
 }
 
 // Fleet returns an error if the filter has another key than the companion.
-func (c *Client) Fleet(fingerprint string) error {
+func Fleet(c *Client, fingerprint string) error {
 	return c.ask(new(struct{}), "fleet", fingerprint)
 }
 
 // Rows returns the rows of this host that have changed since the previous call, or all if
 // all is set. The times in rows are those of this host's clock plus skew, in seconds.
-func (c *Client) Rows(skew int64, all bool) (list RowList, rows []kv.Entry, err error) {
+func Rows(c *Client, skew int64, all bool) (list RowList, rows []kv.Entry, err error) {
 	how := changes
 	if all {
 		how = allRows
@@ -328,7 +328,7 @@ func (c *Client) Rows(skew int64, all bool) (list RowList, rows []kv.Entry, err 
 }
 
 // SendForeign sends rows of other hosts.
-func (c *Client) SendForeign(skew int64, rows []memory.Foreign) error {
+func SendForeign(c *Client, skew int64, rows []memory.Foreign) error {
 	prefix := strconv.FormatInt(skew, 10)
 	return sendList(rows, maxLine-len("foreign  \n")-len(prefix), func(f *memory.Foreign) string {
 		last := ""
@@ -362,7 +362,7 @@ func sendList[T any](items []T, room int, format func(*T) string, send func(line
 }
 
 // SendHosts replaces the list of other hosts.
-func (c *Client) SendHosts(hosts []share.HostStatus) error {
+func SendHosts(c *Client, hosts []share.HostStatus) error {
 	const some = 10
 	how := firstHosts
 	for part := range slices.Chunk(hosts, some) {
@@ -382,6 +382,6 @@ func (c *Client) SendHosts(hosts []share.HostStatus) error {
 }
 
 // SendDropped announces that the rows of a host have been dropped.
-func (c *Client) SendDropped(host string, rows int) error {
+func SendDropped(c *Client, host string, rows int) error {
 	return c.ask(new(struct{}), "dropped", host, strconv.Itoa(rows))
 }

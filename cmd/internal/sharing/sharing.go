@@ -292,7 +292,7 @@ func (s *Service) connectFilter() (err error) {
 		return err
 	}
 	if err = s.filter.Note(s.name, 0, control.ErrStarting); err == nil {
-		err = s.filter.Fleet(s.key.Fingerprint())
+		err = control.Fleet(s.filter, s.key.Fingerprint())
 	}
 	if err == nil && s.learned {
 		err = s.sync()
@@ -327,7 +327,7 @@ func (s *Service) handOver() error {
 		if len(rows) == 0 {
 			return nil
 		}
-		if err := s.filter.SendForeign(s.skewSeconds(), rows); err != nil {
+		if err := control.SendForeign(s.filter, s.skewSeconds(), rows); err != nil {
 			return err
 		}
 	}
@@ -336,7 +336,7 @@ func (s *Service) handOver() error {
 // receive receives the changed rows of this host, or all.
 func (s *Service) receive(all bool) error {
 	for {
-		list, rows, err := s.filter.Rows(s.skewSeconds(), all)
+		list, rows, err := control.Rows(s.filter, s.skewSeconds(), all)
 		if err != nil {
 			return err
 		}
@@ -349,7 +349,7 @@ func (s *Service) receive(all bool) error {
 			if err := s.handOver(); err != nil {
 				return err
 			}
-			if err := s.filter.SendDropped(host, n); err != nil {
+			if err := control.SendDropped(s.filter, host, n); err != nil {
 				return err
 			}
 		}
@@ -390,7 +390,7 @@ func (s *Service) maintain(ctx context.Context) error {
 		s.dropServer()
 		return fmt.Errorf("server: %w", err)
 	}
-	if err := s.filter.SendHosts(s.hosts()); err != nil {
+	if err := control.SendHosts(s.filter, s.hosts()); err != nil {
 		s.dropFilter()
 		return fmt.Errorf("status for the filter: %w", err)
 	}
