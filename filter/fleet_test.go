@@ -162,7 +162,7 @@ func TestThreeHosts(t *testing.T) {
 	}
 }
 
-// TestFleetShares checks what a host knows from others.
+// TestFleetShares checks the effects of other hosts' rows.
 func TestFleetShares(t *testing.T) {
 	t.Run("a ban and an unban", func(t *testing.T) {
 		f := newFleet(t, 3)
@@ -245,7 +245,7 @@ func TestHostileHost(t *testing.T) {
 	))
 	clients := []string{"203.0.113.5", "203.0.113.6", "203.0.113.77", "203.0.113.8", "203.0.113.9"}
 
-	// The hostile host has a memory of its own, in which it does everything that it accuses
+	// The hostile host has a separate memory, in which it does everything that it attributes
 	// others of. Its rows are believable.
 	evil := f.sites[1].memory
 	evil.Counters.Watch(own.policy.Needs().Windows)
@@ -253,7 +253,7 @@ func TestHostileHost(t *testing.T) {
 	for _, addr := range append(clients, "203.0.113.10") {
 		c := &memory.Client{Addr: netip.MustParseAddr(addr), Helo: []byte("mail.sender.example"), User: []byte("alice")}
 		switch addr {
-		case "203.0.113.9": // a client that is not banned, but only accused
+		case "203.0.113.9": // a client with counts, but without a ban
 		case "203.0.113.6", "203.0.113.77":
 			evil.Bans.AddPrefix(netip.PrefixFrom(c.Addr, 32), 24*time.Hour, "enough", at)
 		default:

@@ -32,7 +32,7 @@ type Share struct {
 	Servers  []string // URLs or sockets
 	Login    string   // user
 	Password string   // file
-	CA       string   // file with certificates; empty for those of the system
+	CA       string   // file with certificates; empty for the system's
 	Sentinel string   // name that sentinels know the primary server by
 }
 

@@ -143,7 +143,7 @@ func runFactsExport(e *env, f *factsFlags) error {
 	if f.output == "" || f.output == "-" {
 		return write(e.out)
 	}
-	const private = 0o600 // bans of other hosts are nobody else's business
+	const private = 0o600 // other users of this host must not read bans
 	if err := output.Replace(f.output, private, write); err != nil {
 		return err
 	}

@@ -33,7 +33,7 @@ type Erased struct {
 // with another name. Examples are failed logins by host and user, and requests for
 // mailboxes by client. Rows that cannot be selected remain until they expire.
 //
-// Rows of other hosts are deleted, too. Those hosts keep the rows, and send them again when
+// Rows of other hosts are also deleted. Those hosts keep the rows, and send them again when
 // they change.
 //
 // A deleted host does not count as forgotten; see Peers.Forgotten.

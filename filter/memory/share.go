@@ -11,7 +11,7 @@ import (
 	"scanwatch/internal/kv"
 )
 
-// Hosts share their rows. Each host sends only rows about what it has seen itself, so that
+// Hosts share their rows. Each host sends only rows about its own sessions, so that
 // no row is counted twice. Another package merges the rows of the other hosts, and hands
 // over one row for each key. Bans of other hosts are added to the table of bans. Other
 // rows of other hosts are kept apart, are not written to disk, and have less weight than
@@ -79,7 +79,7 @@ type Foreign struct {
 // A sharedTable is a table whose rows hosts share. All methods require the lock.
 type sharedTable interface {
 	bucketName() string
-	// announce marks all rows of this host as changed. Later changes are marked, too.
+	// announce marks all rows of this host as changed. Later changes are marked as well.
 	announce()
 	// send calls put for up to n changed rows of this host, and returns n minus their
 	// number. The value of a deleted row is nil. by is added to the times.
@@ -106,7 +106,7 @@ func sharedTables(m *Memory) []sharedTable {
 	}
 }
 
-// Announce causes Outgoing to return all rows of this host, and from then on changed rows.
+// Announce causes Outgoing to return all rows of this host, and afterwards all changed rows.
 // After the start of the filter, Announce must be called before Incoming. Otherwise, a ban
 // of another host can replace an unban of this host that was not sent.
 func (m *Memory) Announce() {
@@ -262,7 +262,7 @@ func (t sharedRows[K, V]) receive(f *Foreign, by int64, now uint32) bool {
 }
 
 // makeForeignRoom deletes the expired ones of a few rows of other hosts. If there is no
-// room left, it also deletes the one with the lowest score.
+// room left, it also deletes the sampled row with the lowest score.
 func (t *table[K, V]) makeForeignRoom(now uint32) {
 	var least K
 	var lowest int64

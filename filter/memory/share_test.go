@@ -106,7 +106,7 @@ func TestEvictedIsNotSent(t *testing.T) {
 	}
 }
 
-// TestLoadedIsSent checks that rows from disk are sent if sharing began before they were
+// TestLoadedIsSent checks that rows from disk are sent if sharing started before they were
 // loaded.
 func TestLoadedIsSent(t *testing.T) {
 	old := New()
@@ -216,7 +216,7 @@ func TestTimes(t *testing.T) {
 	back := sharing()
 	back.clock.offset.Store((24 * time.Hour).Microseconds())
 	from.Announce()
-	pass(t, from, back, -3600, 600, 10*time.Minute) // the clock of back is ten minutes behind the common time
+	pass(t, from, back, -3600, 600, 10*time.Minute) // the clock of back is ten minutes slow
 	if b, ok := back.Bans.Enforced(netip.MustParsePrefix("192.0.2.1/32"), at(0)); !ok || b.Since.UnixMicro() != at(-10*time.Minute) {
 		t.Errorf("%v %+v", ok, b)
 	}
@@ -234,7 +234,7 @@ func TestInvalidForeign(t *testing.T) {
 	}
 }
 
-// TestForeignBans checks what becomes of a ban of this host when another host's row
+// TestForeignBans checks the effect on a ban of this host when another host's row
 // arrives.
 func TestForeignBans(t *testing.T) {
 	p := netip.MustParsePrefix("192.0.2.1/32")

@@ -5,11 +5,11 @@ import (
 	"strings"
 )
 
-// A ban of another host is a row like those of this host, so that all readers of bans
+// A ban of another host is a row like any ban of this host, so that all readers of bans
 // see it. The names of the host and its rule are stored together. If both hosts have
 // banned a client, the row is that of the ban that ends later.
 //
-// An unban on another host ends the ban here, too, even if the ban was imposed here. The
+// An unban on another host also ends the ban here, even if the ban was imposed here. The
 // row then keeps the time of the unban, and the same unban has no effect again.
 
 // originMark separates the name of another host from the name of its rule.
@@ -36,7 +36,7 @@ func (n *ruleNames) foreign(origin, rule string) uint16 {
 	return n.number(origin + originMark + rule)
 }
 
-// reset forgets all names except number 0.
+// reset deletes all names except number 0.
 func (n *ruleNames) reset() {
 	if len(n.list) > 1 {
 		*n = newRuleNames()
@@ -119,7 +119,7 @@ func (b *ban) end(at uint32) bool {
 	return true
 }
 
-// Disclaim tells other hosts to end the ban of p, which is not banned here. An IPv6 address
+// Disclaim makes other hosts end the ban of p, which is not banned here. An IPv6 address
 // is widened to its /64. Disclaim returns false unless this host is one of a fleet.
 func (b *Bans) Disclaim(p netip.Prefix, now int64) bool {
 	p = widen(p)

@@ -257,7 +257,7 @@ func TestPoison(t *testing.T) {
 		{"a large IPv6 network", []Row{banRow("2001:db8::/32", noon, noon, hour)}, 0, "bans of networks larger than /48"},
 		{"the limit of bans in a minute", many(120, func(int) time.Time { return noon }), 120, ""},
 		{"one more", many(121, func(int) time.Time { return noon }), 0, "more than 120 bans within a minute"},
-		{"100,000 bans at once", many(100_000, func(int) time.Time { return noon }), 0, "more than 50000 rows of table bans"},
+		{"100,000 bans in a second", many(100_000, func(int) time.Time { return noon }), 0, "more than 50000 rows of table bans"},
 		{"100,000 bans, slowly", many(100_000, func(i int) time.Time { return noon.Add(-time.Duration(i) * time.Second) }), 50_000, "more than 50000 rows of table bans"},
 		{"stamp 0", []Row{banRow("10.0.0.1/32", time.Unix(0, 0), noon, hour)}, 0, ""},
 		{"a stamp in 2106", []Row{banRow("10.0.0.1/32", time.Unix(math.MaxUint32, 0), noon, hour)}, 0, "times more than 30m0s in the future"},
@@ -416,7 +416,7 @@ func TestClockFarAhead(t *testing.T) {
 		}
 	}
 	if _, ok := f.hosts[1].banned(f.now, "192.0.2.2"); !ok {
-		t.Error("the later ban is not known")
+		t.Error("the later ban is unknown")
 	}
 }
 
@@ -451,7 +451,7 @@ func TestAllBansAgain(t *testing.T) {
 }
 
 // TestUnbans checks sequences of bans and unbans in which clocks are wrong, or in which a
-// host receives several at once.
+// host receives several of them together.
 func TestUnbans(t *testing.T) {
 	const addr = "192.0.2.1"
 	p := netip.MustParsePrefix(addr + "/32")
@@ -460,7 +460,7 @@ func TestUnbans(t *testing.T) {
 		do     func(f *fleet)
 		banned bool
 	}{
-		{"a second unban by a host whose clock is behind that of the first", func(f *fleet) {
+		{"a second unban by a host with a slower clock than the first", func(f *fleet) {
 			f.hosts[1].skew, f.hosts[2].skew = 10*time.Minute, -10*time.Minute
 			f.ban(f.hosts[0], addr)
 			f.exchange()

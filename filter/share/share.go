@@ -68,7 +68,7 @@ type Row struct {
 // host.
 const DropBucket = "drop"
 
-// Limits bound what a host believes others.
+// Limits restrict the effect of other hosts' registers.
 type Limits struct {
 	Rows  int // of one host in one table; a host does not send more
 	Total int // of all hosts
@@ -87,10 +87,10 @@ func DefaultLimits() Limits {
 }
 
 const (
-	// maxAhead is how far the clock of another host may be ahead of this host's. Clocks
+	// maxAhead limits how far the clock of another host may be ahead of this host's. Clocks
 	// that are wrong by ten minutes can be twenty minutes apart.
 	maxAhead = 30 * time.Minute
-	// maxOwnAhead is how far stamps of this host may be ahead of its clock. After a larger
+	// maxOwnAhead limits how far stamps of this host may be ahead of its clock. After a larger
 	// step back of the clock, the rows get new stamps. After a smaller one, other hosts
 	// omit the rows until the time of their stamps; see Missed.
 	maxOwnAhead = 24 * time.Hour
@@ -126,7 +126,7 @@ const unsent = 1
 type origin struct {
 	HostStatus
 	tables  map[string]int                // rows by bucket
-	minutes map[int64]map[rowKey]struct{} // keys of bans by the minute in which they began
+	minutes map[int64]map[rowKey]struct{} // keys of bans by the minute of their start
 	last    Stamp                         // latest stamp
 	mark    Stamp                         // earlier registers do not count; see Drop
 	ahead   Stamp                         // earliest stamp that was omitted because it was in the future
@@ -252,7 +252,7 @@ func (r *Replica) remove(key rowKey, w *row, del func(*register) bool) {
 	})
 }
 
-// Own records rows of this host that have changed, and returns those that other hosts must
+// Own records changed rows of this host, and returns the registers that other hosts must
 // receive. Before the call, the host must have processed all rows from Changed.
 func (r *Replica) Own(entries []kv.Entry, now time.Time) (out []Row) {
 	self := r.hosts[r.self]
@@ -443,7 +443,7 @@ func (g *register) before(other *register) bool {
 	return cmp.Or(cmp.Compare(g.stamp, other.stamp), cmp.Compare(g.seen, other.seen), cmp.Compare(g.value, other.value)) < 0
 }
 
-// minute returns the minute in which a ban began. It does not depend on the stamp, because
+// minute returns the minute in which a ban starts. It does not depend on the stamp, because
 // a host that has lost its registers sends all its bans with new stamps.
 func (g *register) minute() int64 { return g.ban.Since / 60 }
 
@@ -660,7 +660,7 @@ func (r *Replica) Rows(name string) (out []Row) {
 	return out
 }
 
-// Expire deletes expired registers. It returns those of this host.
+// Expire deletes expired registers, and returns the expired registers of this host.
 func (r *Replica) Expire(now time.Time) (own []Row) {
 	deleted := At(now.Add(-keepDeleted))
 	for key, w := range r.rows {

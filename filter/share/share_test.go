@@ -59,7 +59,7 @@ func (f *fleet) send(h *host) []Row {
 	return h.replica.Own(h.memory.Outgoing(1<<20, 0), h.clock(f.now))
 }
 
-// exchange delivers everything to everybody.
+// exchange delivers all rows to all hosts.
 func (f *fleet) exchange() {
 	for _, h := range f.hosts {
 		f.receive(h)
@@ -116,7 +116,7 @@ func TestBanAndUnban(t *testing.T) {
 	f.exchange()
 	for _, h := range f.hosts {
 		if _, ok := h.banned(f.now, "192.0.2.1"); !ok {
-			t.Fatal(h.name, "forgot the later ban")
+			t.Fatal(h.name, "lost the later ban")
 		}
 	}
 }

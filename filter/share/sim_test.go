@@ -140,7 +140,7 @@ func (s *sim) startCompanion(n *node) {
 	n.replica, n.pending, n.fresh, n.epoch = New(n.name, DefaultLimits()), nil, true, -1
 }
 
-// apply hands registers to the replica, and records what the host now knows.
+// apply hands registers to the replica, and records the unbans that the host now knows.
 func (s *sim) apply(n *node, origin string, rows []Row) {
 	if err := n.replica.Apply(origin, rows, n.clock(s.now)); err != nil {
 		s.t.Fatal(err)
@@ -457,7 +457,7 @@ func (s *sim) errorf(format string, args ...any) {
 	s.t.Errorf("seed %d, %d hosts: %s", s.seed, len(s.nodes), fmt.Sprintf(format, args...))
 }
 
-// checkRegisters checks that all replicas have the same registers, apart from those that
+// checkRegisters checks that all replicas have the same registers, except registers that
 // expire.
 func (s *sim) checkRegisters() {
 	all := map[registerID]Row{}

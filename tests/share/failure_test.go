@@ -70,7 +70,7 @@ func TestServerFails(t *testing.T) {
 	everywhere("198.51.100.3")
 
 	s.cli("flushall")
-	c := f.host("mx3", "") // it learns from what the others write again
+	c := f.host("mx3", "") // it reads the rows that the others write again
 	for i := range 3 {
 		addr := fmt.Sprintf("198.51.100.%d", i+1)
 		filterproc.Eventually(t, "mx3 turns "+addr+" away", c.turnsAway(addr))
@@ -173,7 +173,7 @@ func TestConnections(t *testing.T) {
 			f.to = strings.ReplaceAll(c.to, "PORT", fmt.Sprint(port))
 			a, b := f.host("mx1", ""), f.host("mx2", "")
 			a.ban("198.51.100.1")
-			filterproc.Eventually(t, "mx2 turns the client away", b.turnsAway("198.51.100.1"))
+			filterproc.Eventually(t, "mx2 rejects the client", b.turnsAway("198.51.100.1"))
 		})
 	}
 }

@@ -46,7 +46,7 @@ const maxRows = 20_000
 // maxDrops is the maximum number of commands that wait for the companion.
 const maxDrops = 100
 
-// dropPatience is how long a command waits for the companion.
+// dropPatience limits how long a command waits for the companion.
 const dropPatience = 10 * time.Second
 
 // Arguments of the rows command.
@@ -304,7 +304,7 @@ func Fleet(c *Client, fingerprint string) error {
 }
 
 // Rows returns the rows of this host that have changed since the previous call, or all if
-// all is set. The times in rows are those of this host's clock plus skew, in seconds.
+// all is set. Times in rows are times of this host's clock plus skew, in seconds.
 func Rows(c *Client, skew int64, all bool) (list RowList, rows []kv.Entry, err error) {
 	how := changes
 	if all {
