@@ -191,3 +191,28 @@ func (s *server) sentinel() int {
 	s.t.Cleanup(watcher.stop)
 	return watcher.port
 }
+
+// TestGap stops a companion until the server no longer has the messages that it needs.
+func TestGap(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, "redis")
+	f := newFleet(t, s)
+	a, b := f.host("mx1", ""), f.host("mx2", "")
+	a.ban("198.51.100.1")
+	filterproc.Eventually(t, "mx2 rejects the client", b.turnsAway("198.51.100.1"))
+	if err := b.companion.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	log := "{scanwatch}:log:mx1"
+	length := s.cli("xlen", log)
+	a.ban("198.51.100.2")
+	filterproc.Eventually(t, "mx1 has sent its ban", func() bool { return s.cli("xlen", log) != length })
+	s.cli("xtrim", log, "maxlen", "0")
+	if err := b.companion.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	a.ban("198.51.100.3") // the message after the gap
+	for _, addr := range []string{"198.51.100.2", "198.51.100.3"} {
+		filterproc.Eventually(t, "mx2 rejects "+addr, b.turnsAway(addr))
+	}
+}

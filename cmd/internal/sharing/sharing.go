@@ -57,16 +57,21 @@ type Service struct {
 	server *server         // nil while the server cannot be reached
 	// unsent has the rows of this host that the server may not have.
 	unsent map[string]share.Row
+	sent   uint64 // number of the latest message
 	// wrong has the problem of each host whose messages cannot be used.
 	wrong   map[string]string
-	learned bool  // the rows of all hosts have been read at least once
-	synced  bool  // the filter has received all rows and sent its own
-	refused error // the server has refused the latest rows of this host; nil if not
+	learned bool                // the rows of all hosts have been read at least once
+	synced  bool                // the filter has received all rows and sent its own
+	refused error               // the server has refused the latest rows of this host; nil if not
+	latest  map[string]position // latest message of each host
 	next    struct{ send, upkeep, expire time.Time }
 	status  string // latest error in the log
 	// announced is set after the first announcement of this run.
 	announced bool
 }
+
+// A position is the number of a message in a run.
+type position struct{ run, number uint64 }
 
 // New returns a companion. It reads the key and the password.
 func New(c *rules.Companion, f *rules.Fleet, runDir string, log *slog.Logger) (*Service, error) {
@@ -83,7 +88,7 @@ func New(c *rules.Companion, f *rules.Fleet, runDir string, log *slog.Logger) (*
 	return &Service{
 		name: c.Name(), runDir: runDir, fleet: f, key: key, options: o, log: log,
 		run: binary.BigEndian.Uint64(run[:]), replica: share.New(f.Name, Limits(f)),
-		unsent: make(map[string]share.Row), wrong: make(map[string]string),
+		unsent: make(map[string]share.Row), wrong: make(map[string]string), latest: make(map[string]position),
 	}, nil
 }
 
@@ -204,6 +209,12 @@ func (s *Service) exchange(ctx context.Context) error {
 	}
 	for i := range all {
 		s.apply(&all[i])
+		if s.missed(&all[i]) {
+			if err := s.learn(ctx, all[i].host); err != nil {
+				s.dropServer()
+				return fmt.Errorf("read from the server: %w", err)
+			}
+		}
 	}
 	if err := s.handOver(); err != nil {
 		s.dropFilter()
@@ -243,17 +254,48 @@ func (s *Service) connectServer(ctx context.Context) (err error) {
 		return err
 	}
 	// This host's rows come first, so that its earlier marks and stamps are known.
-	hosts = append([]string{s.fleet.Name}, slices.DeleteFunc(hosts, func(h string) bool { return h == s.fleet.Name })...)
+	there := make(map[string]share.Stamp) // rows of this host in the server
+	err = s.server.snapshot(ctx, s.fleet.Name, func(rows []share.Row) {
+		s.apply(&received{host: s.fleet.Name, message: message{rows: rows}})
+		for i := range rows {
+			there[field(&rows[i])] = rows[i].Stamp
+		}
+	})
+	if err != nil && !unusable(err) { // rows that cannot be used are replaced
+		return err
+	}
 	for _, h := range hosts {
+		if h == s.fleet.Name {
+			continue
+		}
 		if err := s.learn(ctx, h); err != nil {
 			return err
 		}
 	}
 	delete(s.server.last, s.fleet.Name)
 	s.learned = true
-	s.keep(s.replica.Rows(s.fleet.Name)) // the server may have been restarted without them
+	s.keep(slices.DeleteFunc(s.replica.Rows(s.fleet.Name), func(r share.Row) bool { return there[field(&r)] >= r.Stamp }))
 	s.next.upkeep = time.Time{}
 	return nil
+}
+
+// unusable reports whether an error concerns the rows of a single host.
+func unusable(err error) bool {
+	return errors.Is(err, errWrongKey) || errors.Is(err, errInvalid) || errors.Is(err, errTooMany)
+}
+
+// missed reports whether earlier messages of a host are missing. The server keeps only the
+// latest ones.
+func (s *Service) missed(m *received) bool {
+	if m.err != nil {
+		return false
+	}
+	before, known := s.latest[m.host]
+	s.latest[m.host] = position{m.run, m.number}
+	if known && before.run == m.run {
+		return m.number > before.number+1
+	}
+	return known && m.number > 1
 }
 
 // learn reads all rows of a host.
@@ -261,8 +303,9 @@ func (s *Service) learn(ctx context.Context, host string) error {
 	if slices.Contains(s.fleet.Ignore, host) {
 		return nil
 	}
-	err := s.server.snapshot(ctx, host, func(rows []share.Row) { s.apply(&received{host: host, rows: rows}) })
-	if errors.Is(err, errWrongKey) || errors.Is(err, errInvalid) || errors.Is(err, errTooMany) {
+	delete(s.latest, host)
+	err := s.server.snapshot(ctx, host, func(rows []share.Row) { s.apply(&received{host: host, message: message{rows: rows}}) })
+	if unusable(err) {
 		s.wrong[host] = err.Error()
 		return nil
 	}
@@ -370,7 +413,9 @@ func (s *Service) keep(rows []share.Row) {
 // publish sends rows to the server. They are kept until the server has confirmed them.
 func (s *Service) publish(ctx context.Context) error {
 	for some := range slices.Chunk(slices.Collect(maps.Values(s.unsent)), rowsPerMessage) {
-		if err := s.server.publish(ctx, some); err != nil {
+		s.sent++
+		if err := s.server.publish(ctx, s.sent, some); err != nil {
+			s.sent-- // a repeated number is not a gap
 			return err
 		}
 		for i := range some {
