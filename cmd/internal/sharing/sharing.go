@@ -378,12 +378,16 @@ func (s *Service) handOver() error {
 
 // receive receives the changed rows of this host, or all.
 func (s *Service) receive(all bool) error {
+	own := s.replica.Own
+	if all {
+		own = s.replica.OwnAgain
+	}
 	for {
 		list, rows, err := control.Rows(s.filter, s.skewSeconds(), all)
 		if err != nil {
 			return err
 		}
-		s.keep(s.replica.Own(rows, s.now()))
+		s.keep(own(rows, s.now()))
 		for _, host := range list.Drop {
 			n, mark := s.replica.Drop(host, s.now())
 			if host != s.fleet.Name {
