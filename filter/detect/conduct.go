@@ -149,13 +149,13 @@ func spray(c *Case) {
 }
 
 // ending reports a client that disconnected within a transaction, or that never sent
-// mail. Clients that were rejected or delivered mail are ignored, because they had no
+// mail. If it is unknown how the session ended, the client may have sent QUIT. Clients that were rejected or delivered mail are ignored, because they had no
 // reason to continue.
 func ending(c *Case) {
 	end := c.Event.Ending
 	switch {
 	case c.Internal || c.TurnedAway || c.Counts.Mails > 0:
-	case (c.Transaction.Open || c.Cut) && end != smtp.EndingQuit && end != smtp.EndingRejected:
+	case (c.Transaction.Open || c.Cut) && end != smtp.EndingQuit && end != smtp.EndingRejected && end != smtp.EndingClosed:
 		c.find(Finding{Evidence: rules.Abandoned, By: "ending", Match: end.String(), Confidence: High})
 	case !c.TriedMail:
 		match := "greeting"
