@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"os"
 
 	"scanwatch/cmd/internal/config"
 	"scanwatch/cmd/internal/control"
+	"scanwatch/cmd/internal/fleetkey"
 	"scanwatch/filter/memory"
 )
 
@@ -48,6 +50,34 @@ func (p *program) prepareCompanions() {
 	}
 }
 
+// joinFleet reads the key of the fleet, with which all hosts hash names.
+func (p *program) joinFleet() {
+	p.sharing = &control.Sharing{Memory: p.memory, Now: p.eventTime}
+	if p.set.Fleet == nil {
+		p.sharing.Problem = "the filter was started without the statement fleet; restart smtpd"
+		return
+	}
+	type result struct {
+		key fleetkey.Key
+		err error
+	}
+	r, ok := withTimeout(p.log, "reading the key of the fleet", diskTimeout, func() result {
+		key, err := fleetkey.Read(p.set.Fleet.Key)
+		return result{key, err}
+	})
+	switch {
+	case !ok:
+		p.sharing.Problem = "disk timeout at startup; restart smtpd"
+	case r.err != nil:
+		p.sharing.Problem = fmt.Sprintf("key of the fleet: %v; restart smtpd when the user of the filter can read the file", r.err)
+	default:
+		p.memory.UseKey(r.key.State())
+		p.sharing.Fingerprint = r.key.Fingerprint()
+		return
+	}
+	p.log.Warn("not in the fleet", "because", p.sharing.Problem)
+}
+
 // serveCompanions serves the companions' socket.
 func (p *program) serveCompanions(live context.Context) {
 	if p.runDir == "" {
@@ -60,6 +90,7 @@ func (p *program) serveCompanions(live context.Context) {
 		control.SparedCommand(p.sparing),
 	}}
 	server.Commands = append(server.Commands, control.LookupCommands(p.lookups)...)
+	server.Commands = append(server.Commands, p.sharing.Commands()...)
 	server.Run(live, p.runDir, socketCheck)
 }
 

@@ -79,6 +79,7 @@ type program struct {
 	runDir     string              // directory of the companions' socket
 	lookups    *dnslist.Table      // answers of the companion lookup
 	wake       chan struct{}       // has a value after an answer
+	sharing    *control.Sharing    // rows for and of other hosts
 	pipeline   *filter.Pipeline
 	front      *smtpd.FrontEnd
 	writer     *store.Writer
@@ -143,6 +144,7 @@ func build(s settings, stderr *os.File) *program {
 	p.toSyslog()
 	giveUpRoot(p.set.Store, p.log)
 	p.prepareCompanions()
+	p.joinFleet()
 	if !s.open {
 		p.policies.enterSandbox(p.set, p.runDir)
 	}
@@ -248,6 +250,7 @@ func (p *program) serveControl(live context.Context) {
 		control.StoreCommands(p.writer, p.flushSums, p.state.Flush),
 		[]control.Command{p.policies.verb(), p.policies.modeCommand(), control.StatusCommand(p.status), control.WatchCommand(&p.watchers), control.LogCommand(p.level, p.log)},
 		control.MemoryCommands(p.memory, p.state, p.eventTime, p.policies.enforced, p.banned),
+		p.sharing.OperatorCommands(),
 		control.EraseCommands(control.Eraser{Dir: p.set.Store, Memory: p.memory, State: p.state, Store: p.writer, Sums: p.pipeline.Sums.FlushAll, Now: p.eventTime}),
 	)
 	server := control.Server{Commands: commands, Log: p.log}
@@ -266,7 +269,7 @@ func (p *program) status() control.Status {
 		companions = p.companions.Status()
 	}
 	return control.Status{
-		Companions: companions, Lookups: p.lookups.Status(),
+		Companions: companions, Lookups: p.lookups.Status(), Hosts: p.sharing.Hosts(),
 		Lost:    text.At(lost),
 		Program: version, PID: os.Getpid(), Started: text.At(p.started), Log: control.LevelWord(p.level.Level()),
 		Live: control.Live{Sessions: p.pipeline.Open(), Delayed: p.delayed.Load(), Summed: p.pipeline.Sums.Unwritten()}, Config: p.policies.status(),

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"runtime"
@@ -173,7 +174,8 @@ func TestForwardRecipes(t *testing.T) {
 			continue
 		}
 		told[title] = true
-		t.Run(title, func(t *testing.T) { forwardRecipe(t, title, unroff(m[1])) })
+		command := regexp.MustCompile(`(?m)^\.Dl # (install .*)$`).FindStringSubmatch(text)
+		t.Run(title, func(t *testing.T) { forwardRecipe(t, title, unroff(m[1]), command) })
 	}
 	for title := range forwardRecipes {
 		if !told[title] {
@@ -182,7 +184,7 @@ func TestForwardRecipes(t *testing.T) {
 	}
 }
 
-func forwardRecipe(t *testing.T, title, statement string) {
+func forwardRecipe(t *testing.T, title, statement string, command []string) {
 	recipe, ok := forwardRecipes[title]
 	if !ok {
 		t.Fatal("no row gives the purpose of this recipe")
@@ -200,12 +202,16 @@ func forwardRecipe(t *testing.T, title, statement string) {
 		statement = strings.ReplaceAll(statement, "tls://logs.example.org:6514", "tls://"+syslogServer(t, in.tls, arrived))
 	}
 	dir, conf := forwardDir(t, statement, recipe.files)
+	if command != nil {
+		runInstall(t, dir, command[1], recipe.files)
+	}
 	var out, stderr bytes.Buffer
 	if status := program(&stderr).main([]string{"-f", conf, "check"}, &out); status != exitOK || stderr.Len() > 0 {
 		t.Fatalf("check: exit status %d\n%s%s", status, out.String(), stderr.String())
 	}
 	f := newForwardFilter(t, dir, conf)
-	cmd := in.command(t, "-f", conf, "forward")
+	_, target, _ := strings.Cut(statement, " to ")
+	cmd := in.command(t, "-f", conf, "forward", strings.Fields(target)[0]) // as the service
 	cmd.Stderr = &stderr
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -225,6 +231,24 @@ func forwardRecipe(t *testing.T, title, statement string) {
 	}
 	if strings.Contains(d.body, "channel") && title != "Webhook to the REST proxy of Kafka" {
 		t.Errorf("text of a client: %s", d.body)
+	}
+}
+
+// runInstall runs the command of a recipe that creates a file from standard input.
+func runInstall(t *testing.T, dir, command string, files map[string]string) {
+	t.Helper()
+	for name, content := range files {
+		if !strings.HasSuffix(command, "/etc/scanwatch/"+name) {
+			t.Fatalf("%s does not create %s", command, name)
+		}
+		if err := os.Remove(filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command("sh", "-c", strings.ReplaceAll(strings.ReplaceAll(command, "_swforward", strconv.Itoa(companionUser())), "/etc/scanwatch/", dir+"/"))
+		cmd.Stdin = strings.NewReader(content)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v: %s", command, err, out)
+		}
 	}
 }
 
@@ -250,46 +274,6 @@ func syslogServer(t *testing.T, config *tls.Config, to chan<- delivery) string {
 	})
 	t.Cleanup(func() { l.Close(); all.Wait() })
 	return l.Addr().String()
-}
-
-// TestForwardKill checks that a batch in the queue survives the end of the process.
-func TestForwardKill(t *testing.T) {
-	in := newInternet(t)
-	in.set("hooks.example.org/x", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) })
-	dir, conf := forwardDir(t, `companion forward user _swforward to url "https://hooks.example.org/x"`, nil)
-	f := newForwardFilter(t, dir, conf)
-	cmd := in.command(t, "-f", conf, "forward", "url")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	f.watched()
-	f.sendEvents("198.51.100.7")
-	for { // until the batch is on the disk; the time limit of go test ends the loop
-		if files, err := filepath.Glob(filepath.Join(dir, "queue", "*", "*.json")); err != nil || len(files) > 0 {
-			break
-		}
-		runtime.Gosched()
-	}
-	if err := cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	_ = cmd.Wait() // killed
-	arrived := make(chan string, 10)
-	in.set("hooks.example.org/x", func(_ http.ResponseWriter, r *http.Request) {
-		body, _ := io.ReadAll(r.Body)
-		arrived <- string(body)
-	})
-	cmd = in.command(t, "-f", conf, "forward", "url")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	var batch struct{ Events []struct{ Count int } }
-	if body := <-arrived; json.Unmarshal([]byte(body), &batch) != nil || len(batch.Events) == 0 || batch.Events[0].Count == 0 {
-		t.Errorf("%s", body)
-	}
-	if err := errors.Join(cmd.Process.Signal(syscall.SIGTERM), cmd.Wait()); err != nil {
-		t.Error(err)
-	}
 }
 
 // TestForwardStdout checks the batches on standard output, and what a service writes when it

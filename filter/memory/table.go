@@ -28,6 +28,9 @@ type schema[K comparable, V any] struct {
 	shift func(k K, v *V, by int64)
 	// dropped, if set, is called for each row that is evicted or has expired.
 	dropped func(k K, v V)
+	// combine merges the rows of several hosts with the same key, in any order. The
+	// time of the rows is now. Tables without combine are not shared.
+	combine func(k K, v *V, other V)
 }
 
 // A table is a map with a maximum number of rows. Each table keeps track of changed
@@ -42,6 +45,12 @@ type table[K comparable, V any] struct {
 	dirty   map[K]bool
 	evicted uint64
 	peak    int // maximum number of rows since the map was allocated
+
+	// outgoing lists the keys of own rows that other hosts must receive; see
+	// Memory.Outgoing. It is nil if rows are not shared. Evicted and expired rows are
+	// removed, so outgoing is never larger than twice the table.
+	outgoing map[K]struct{}
+	foreign  map[K]foreignRow[V] // rows of other hosts
 
 	// next iterates over the remaining rows while all rows are rewritten. Otherwise it
 	// is nil.
@@ -84,6 +93,9 @@ func (t *table[K, V]) put(k K, v V, now uint32) {
 	if _, ok := t.dirty[k]; !ok {
 		t.dirty[k] = had
 	}
+	if t.outgoing != nil {
+		t.outgoing[k] = struct{}{}
+	}
 }
 
 // samples is the number of rows that put samples for each new row. With more than one
@@ -122,6 +134,7 @@ func (t *table[K, V]) makeRoom(now uint32) {
 // drop deletes a row that is evicted or has expired.
 func (t *table[K, V]) drop(k K, v V) {
 	t.del(k)
+	delete(t.outgoing, k) // other hosts keep their copies of the row until they expire
 	if t.dropped != nil {
 		t.dropped(k, v)
 	}
@@ -129,6 +142,9 @@ func (t *table[K, V]) drop(k K, v V) {
 
 func (t *table[K, V]) del(k K) {
 	delete(t.rows, k)
+	if t.outgoing != nil {
+		t.outgoing[k] = struct{}{}
+	}
 	if onDisk, ok := t.dirty[k]; ok && !onDisk {
 		delete(t.dirty, k)
 	} else {

@@ -42,6 +42,7 @@ var commandsOf = map[rules.Role][]string{
 	rules.RoleLookup: {"questions", "facts"},
 
 	rules.RoleForward: {"watch", "spared"},
+	rules.RoleShare:   {"fleet", "rows", "foreign", "hosts", "dropped"},
 }
 
 // Companions is the set of configured companions and their state. The zero value is an
@@ -133,7 +134,8 @@ func CompanionUser(name string, filter int) (uint32, error) {
 }
 
 // RunDirProblem returns the reason why dir is unsafe for the companions' socket, or "".
-// filter is the ID of the user that the filter runs as, and state is the state directory.
+// filter is the ID of the user that the filter runs as, or -1 if it is unknown, and state is
+// the state directory.
 // Another user who can create or replace the socket can make companions unban hosts. In a
 // sticky directory, that user could create the socket before the filter starts.
 func RunDirProblem(dir, state string, filter int) string {
@@ -151,7 +153,7 @@ func RunDirProblem(dir, state string, filter int) string {
 	if s, err := os.Stat(state); err == nil && os.SameFile(info, s) {
 		return fmt.Sprintf("%s is the state directory, which companions must not enter; change rundir", dir)
 	}
-	if s, ok := info.Sys().(*syscall.Stat_t); ok && s.Uid != 0 && int(s.Uid) != filter {
+	if s, ok := info.Sys().(*syscall.Stat_t); ok && s.Uid != 0 && filter >= 0 && int(s.Uid) != filter {
 		return fmt.Sprintf("%s belongs to user %d; run chown %d %s and restart smtpd", dir, s.Uid, filter, dir)
 	}
 	return ""

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -443,5 +444,22 @@ func TestFacts(t *testing.T) {
 		if err := c.ask(nil, words...); err == nil || strings.Contains(err.Error(), "may not use") {
 			t.Errorf("%v: %v", words, err)
 		}
+	}
+}
+
+// TestUnknownFilterUser checks that any owner of a directory is accepted if the user of the
+// filter is unknown, because the filter has not run yet.
+func TestUnknownFilterUser(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if os.Geteuid() == 0 {
+		if err := os.Chown(dir, 4001, 4001); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if problem := RunDirProblem(dir, filepath.Join(dir, "missing"), -1); problem != "" {
+		t.Error(problem)
 	}
 }

@@ -31,6 +31,9 @@ var (
 	smallSpace = space{1 << 20, 1 << 8}  // a /12; an IPv6 /24
 )
 
+// maxASNs is the largest number of AS numbers in a list, about a tenth of the numbers in use.
+const maxASNs = 8192
+
 // A list with more rejected entries than a tenth has probably changed its format.
 const rejectedPart = 10
 
@@ -68,6 +71,12 @@ func (f *Feed) check(o Options, old, content []byte, r *Result) error {
 	r.Added, r.Removed = missing(before, entries), missing(entries, before)
 	if o.Any {
 		return nil
+	}
+	switch {
+	case list.Incomplete != "":
+		return sizef("%s", list.Incomplete)
+	case len(list.ASNs) > maxASNs:
+		return sizef("has %d AS numbers, more than %d", len(list.ASNs), maxASNs)
 	}
 	if len(before) > 0 {
 		if err := plausible("entries", len(before), len(entries)); err != nil {

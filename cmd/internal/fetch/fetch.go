@@ -135,7 +135,7 @@ func (f *Feed) run(ctx context.Context, o Options, r *Result) error {
 		return err
 	}
 	defer p.Close()
-	unlock, err := lock(p)
+	unlock, err := (&owner.Place{Root: p.Root, Name: lockName}).Lock("another update may be running")
 	if err != nil {
 		return err
 	}
@@ -166,14 +166,14 @@ func (f *Feed) run(ctx context.Context, o Options, r *Result) error {
 		return err
 	}
 	answer, err := f.request(ctx, o, r.URL, key, m.validatorsOf(old))
-	m.record(answer, err, now)
-	switch {
-	case errors.Is(err, errUnchanged):
-		r.Outcome, err = Unchanged, nil
-	case err == nil:
+	if err == nil {
 		if err = f.replace(p, o, old, &answer, r); err == nil && !o.DryRun {
 			m.accept(answer)
 		}
+	}
+	m.record(answer, err, now)
+	if errors.Is(err, errUnchanged) {
+		r.Outcome, err = Unchanged, nil
 	}
 	m.Error = ""
 	if err != nil {
@@ -208,6 +208,11 @@ func (f *Feed) replace(p *owner.Place, o Options, old []byte, a *answer, r *Resu
 
 // replaceFile writes FILE.new and renames it.
 func replaceFile(p *owner.Place, content []byte) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("write %s: %w", p.Path(), err)
+		}
+	}()
 	mode := fs.FileMode(0o644)
 	if info, err := p.Regular(); err == nil {
 		mode = info.Mode().Perm()
@@ -253,54 +258,31 @@ func syncDir(p *owner.Place) error {
 	return dir.Sync()
 }
 
-// lockName is the name of the file that is locked. Any user who can read a directory could
-// lock the directory itself.
+// lockName is the name of the file that excludes other updates of the directory.
 const lockName = ".update.lock"
-
-// lock excludes other processes that update files of the directory.
-func lock(p *owner.Place) (unlock func(), err error) {
-	path := filepath.Join(p.Root.Name(), lockName)
-	file, err := p.OpenFile(lockName, os.O_RDWR|os.O_CREATE|syscall.O_NONBLOCK, 0o600)
-	if err != nil {
-		if wrapped := new(fs.PathError); errors.As(err, &wrapped) {
-			err = wrapped.Err // without the relative path
-		}
-		return nil, fmt.Errorf("open lock %s: %w; if it exists, it may belong to another user: remove it", path, err)
-	}
-	defer func() {
-		if err != nil {
-			file.Close()
-		}
-	}()
-	info, err := file.Stat()
-	if err != nil {
-		return nil, err
-	}
-	stat := info.Sys().(*syscall.Stat_t) // Stat returns this type on all supported systems
-	if !info.Mode().IsRegular() || info.Mode().Perm()&0o077 != 0 || int(stat.Uid) != os.Geteuid() {
-		return nil, fmt.Errorf("%s: other users can lock it; remove it", path)
-	}
-	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		return nil, fmt.Errorf("lock %s: %w; another update may be running", path, err)
-	}
-	return func() { file.Close() }, nil
-}
 
 // readOld returns the content of the file, or nil without a file.
 func readOld(p *owner.Place) ([]byte, error) {
-	info, err := p.Regular()
+	content, err := func() ([]byte, error) {
+		info, err := p.Regular()
+		switch {
+		case err != nil:
+			return nil, err
+		case info.Size() > feed.MaxBytes:
+			return nil, fmt.Errorf("larger than %d MiB", feed.MaxBytes>>20)
+		}
+		file, err := p.OpenFile(p.Name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+		if err != nil {
+			return nil, err
+		}
+		defer file.Close()
+		return io.ReadAll(io.LimitReader(file, feed.MaxBytes))
+	}()
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, nil
 	case err != nil:
-		return nil, fmt.Errorf("%s: %w", p.Name, err)
-	case info.Size() > feed.MaxBytes:
-		return nil, fmt.Errorf("%s: larger than %d MiB", p.Name, feed.MaxBytes>>20)
+		return nil, fmt.Errorf("read %s: %w", p.Path(), err)
 	}
-	file, err := p.OpenFile(p.Name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	return io.ReadAll(io.LimitReader(file, feed.MaxBytes))
+	return content, nil
 }

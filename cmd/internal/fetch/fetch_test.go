@@ -66,6 +66,7 @@ func newSite(t *testing.T) *site {
 		s.mu.Lock()
 		s.asked = append(s.asked, r)
 		s.mu.Unlock()
+		w.Header()["Date"] = nil // the clock of the tests is another
 		s.answer(w, r)
 	}))
 	s.Config.ErrorLog = log.New(io.Discard, "", 0) // clients may refuse its certificate
@@ -83,7 +84,7 @@ func newSite(t *testing.T) *site {
 func (s *site) run(t *testing.T) Result {
 	t.Helper()
 	r := s.feed.Run(t.Context(), s.options)
-	s.now = s.now.Add(maxRetryAfter)
+	s.now = s.now.Add(7 * 24 * time.Hour)
 	return r
 }
 
@@ -231,6 +232,39 @@ func TestSpace(t *testing.T) {
 			}
 			s.options.Any = true
 			if r := s.run(t); r.Outcome != Updated && r.Outcome != Unchanged || s.content(t) != c.now {
+				t.Errorf("any size: %+v", r)
+			}
+		})
+	}
+}
+
+// TestIncomplete checks that a DROP list without all entries and a list of very many AS
+// numbers are doubtful, also without a previous list.
+func TestIncomplete(t *testing.T) {
+	const entry, end = "{\"cidr\":\"198.51.100.0/24\"}\n", "{\"type\":\"metadata\",\"records\":%d}\n"
+	numbers := func(n int) string {
+		var b strings.Builder
+		for i := range n {
+			fmt.Fprintf(&b, "AS%d\n", 100+i)
+		}
+		return b.String()
+	}
+	for _, c := range []struct{ name, format, content, why string }{
+		{"complete", "spamhaus-drop", entry + fmt.Sprintf(end, 1), ""},
+		{"without its end", "spamhaus-drop", entry, "no metadata line at the end"},
+		{"without an entry", "spamhaus-drop", entry + fmt.Sprintf(end, 2), "the list has 2 entries, but it has 1"},
+		{"many AS numbers", "asn-list", numbers(maxASNs), ""},
+		{"too many AS numbers", "asn-list", numbers(maxASNs + 1), "has 8193 AS numbers, more than 8192"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newSite(t)
+			s.feed.Format, s.answer = c.format, says(c.content)
+			r := s.run(t)
+			if c.why == "" && r.Outcome != Updated || c.why != "" && (r.Outcome != Kept || !strings.Contains(r.Why, c.why)) {
+				t.Errorf("%+v, want %q", r, c.why)
+			}
+			s.options.Any = true
+			if r := s.run(t); r.Outcome != Updated && r.Outcome != Unchanged {
 				t.Errorf("any size: %+v", r)
 			}
 		})
@@ -404,7 +438,12 @@ func TestIntervals(t *testing.T) {
 		{"429 for a century", func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Retry-After", "4000000000")
 			w.WriteHeader(429)
-		}, 0, 7 * 24 * time.Hour, 7 * 24 * time.Hour},
+		}, 0, 24 * time.Hour, 24 * time.Hour},
+		{"503 with a date of another clock", func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Date", "Tue, 03 Nov 2020 12:00:00 GMT")
+			w.Header().Set("Retry-After", "Tue, 03 Nov 2020 14:00:00 GMT")
+			w.WriteHeader(503)
+		}, 0, 2 * time.Hour, 2 * time.Hour},
 		{"429 with bogus", func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Retry-After", "-1")
 			w.WriteHeader(429)
@@ -443,6 +482,7 @@ func TestWrongClock(t *testing.T) {
 	for _, state := range []string{
 		`{"url": %q, "attempt": "2040-01-01T00:00:00Z"}`,
 		`{"url": %q, "not_before": "2040-01-01T00:00:00Z"}`,
+		`{"url": %q, "attempt": "2026-11-02T13:00:00Z", "not_before": "2026-11-03T11:00:00Z"}`,
 		`{"url": %q, "attempt": "2040-01-01T00:00:00Z", "checked": "2040-01-01T00:00:00Z", "not_before": "2040-01-01T00:00:00Z", "failures": 16}`,
 	} {
 		s := newSite(t)
@@ -546,7 +586,7 @@ func TestDryRun(t *testing.T) {
 	if r := s.feed.Run(t.Context(), s.options); r.Outcome != Updated || s.content(t) != list(0, 100) {
 		t.Errorf("after the dry run: %+v", r)
 	}
-	s.now = noon.Add(maxRetryAfter)
+	s.now = noon.Add(7 * 24 * time.Hour)
 	s.answer = func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Retry-After", "3600")
 		w.WriteHeader(429)
@@ -618,6 +658,12 @@ func TestKey(t *testing.T) {
 		{"Bearer abc: y\n", "", 0o600, "", "", "write one line with a header"},
 		{"Key:\n", "", 0o600, "", "", "write one line with a header"},
 		{"X-Key_1.a~: abc\n", "", 0o600, "X-Key_1.a~", "abc", ""},
+		{"User-Agent: abc\n", "", 0o600, "User-Agent", "abc", ""},
+		{"Host: abc\n", "", 0o600, "", "", file + ", line 1: the header Host belongs to the protocol"},
+		{"content-length: 4\n", "Key", 0o600, "", "", "line 1: the header content-length belongs"},
+		{"Transfer-Encoding: abc\n", "", 0o600, "", "", "line 1: the header Transfer-Encoding belongs"},
+		{"If-None-Match: abc\n", "", 0o600, "", "", "line 1: the header If-None-Match belongs"},
+		{"\nKey: abc\n", "", 0o600, "", "", "must contain one line"},
 		{"a\nb\n", "Key", 0o600, "", "", "must contain one line"},
 		{"", "Key", 0o600, "", "", "must contain one line"},
 		{strings.Repeat("x", 2000), "Key", 0o600, "", "", "must contain one line"},
@@ -659,16 +705,38 @@ func TestPlaces(t *testing.T) {
 				os.Chmod(lockOf(f), 0o640) // without root, the mode is wrong
 			}
 		}, "other users can lock it; remove it"},
+		"a FIFO":          {func(f *Feed) { syscall.Mkfifo(f.File, 0o644) }, "drop.txt: exists and is not a regular file"},
+		"a FIFO as lock":  {func(f *Feed) { syscall.Mkfifo(lockOf(f), 0o600) }, "other users can lock it; remove it"},
+		"a FIFO as state": {func(f *Feed) { syscall.Mkfifo(f.File+metaSuffix, 0o644) }, "not a regular file"},
+		"a FIFO as key": {func(f *Feed) {
+			f.KeyFile = filepath.Join(filepath.Dir(f.File), "key")
+			syscall.Mkfifo(f.KeyFile, 0o600)
+		}, "key: is not a regular file"},
 		"a broken meta": {func(f *Feed) { os.Mkdir(f.File+metaSuffix, 0o755) }, "not a regular file"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSite(t)
 			s.answer = says(list(0, 100))
 			c.prepare(&s.feed)
-			if r := s.run(t); r.Outcome != Failed || !strings.Contains(r.Why, c.why) || len(s.asked) > 0 {
+			if r := s.run(t); r.Outcome != Failed || !strings.Contains(r.Why, c.why) || !strings.Contains(r.Why, filepath.Dir(s.feed.File)) || len(s.asked) > 0 {
 				t.Errorf("%+v, %d requests", r, len(s.asked))
 			}
 		})
+	}
+}
+
+// TestFullDisk checks that an error of a write names the file, that the previous file remains,
+// and that the next request does not wait for the whole interval.
+func TestFullDisk(t *testing.T) {
+	s := newSite(t)
+	s.answer = says(list(0, 100))
+	s.run(t)
+	os.Mkdir(s.feed.File+".new", 0o755)
+	os.WriteFile(filepath.Join(s.feed.File+".new", "x"), nil, 0o644)
+	s.answer = says(list(3, 100))
+	now := s.now
+	if r := s.run(t); r.Outcome != Failed || !strings.Contains(r.Why, "write "+s.feed.File+": ") || s.content(t) != list(0, 100) || r.Next != now.Add(DefaultLeast) {
+		t.Errorf("%+v", r)
 	}
 }
 
@@ -729,7 +797,7 @@ func TestLinks(t *testing.T) {
 	if r := s.run(t); r.Outcome != Updated || s.content(t) != list(1, 100) {
 		t.Errorf("%+v", r)
 	}
-	s.now = s.now.Add(-maxRetryAfter)
+	s.now = s.now.Add(-7 * 24 * time.Hour)
 	if r := s.run(t); r.Outcome != Waiting {
 		t.Errorf("the state of the target is not used: %+v", r)
 	}
@@ -774,7 +842,7 @@ func TestKill(t *testing.T) {
 			t.Fatalf("step %d, %s: neither the old nor the new file", at, out)
 		}
 		seen[got == after] = true
-		s.now = s.now.Add(maxRetryAfter)
+		s.now = s.now.Add(7 * 24 * time.Hour)
 		if r := s.run(t); r.Outcome != Updated && r.Outcome != Unchanged || s.content(t) != after {
 			t.Fatalf("step %d, %s: %+v", at, out, r)
 		}

@@ -53,9 +53,9 @@ func readMeta(p *owner.Place, now time.Time) meta {
 	}
 	// The clock may have been wrong. A time in the future must not delay each request anew.
 	if m.Attempt.After(now) {
-		m.Attempt = time.Time{}
+		m.Attempt, m.NotBefore = time.Time{}, time.Time{} // NotBefore was relative to the same clock
 	}
-	if m.NotBefore.After(now.Add(maxRetryAfter)) {
+	if m.NotBefore.After(now.Add(MaxRetryAfter)) {
 		m.NotBefore = time.Time{}
 	}
 	if m.Checked.After(now) {
@@ -112,11 +112,12 @@ func (f *Feed) save(p *owner.Place, o Options, m meta) error {
 // maxFailures limits the back-off.
 const maxFailures = 16
 
-// record records the answer to a request.
+// record records the result of a request. A doubtful file does not count as a failure:
+// the server will probably have the same file soon.
 func (m *meta) record(a answer, err error, now time.Time) {
 	m.NotBefore = a.retryAfter
 	switch {
-	case err == nil:
+	case err == nil, errors.As(err, new(doubtError)):
 		m.Failures = 0
 	case errors.Is(err, errUnchanged):
 		m.Failures, m.Checked = 0, now

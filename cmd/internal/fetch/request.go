@@ -6,11 +6,13 @@ import (
 	"compress/gzip"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -21,9 +23,11 @@ import (
 
 // The limits of an answer.
 const (
-	maxRedirects  = 5
-	maxHeader     = 1024 // of a header that is stored
-	maxRetryAfter = 7 * 24 * time.Hour
+	maxRedirects = 5
+	maxHeader    = 1024     // of a header that is stored
+	maxHeaders   = 64 << 10 // of all headers
+	// MaxRetryAfter is the longest pause that a server can request.
+	MaxRetryAfter = 24 * time.Hour
 )
 
 // An answer is the answer of a server.
@@ -72,8 +76,15 @@ func ReadHeader(file, name string) (header [2]string, err error) {
 	if !isToken(header[0]) || header[1] == "" {
 		return [2]string{}, fmt.Errorf("%s: write one line with a header and the key, such as Authorization: Bearer key", file)
 	}
+	if slices.Contains(protocolHeaders, http.CanonicalHeaderKey(header[0])) {
+		return [2]string{}, fmt.Errorf("%s, line 1: the header %s belongs to the protocol and cannot carry a key", file, header[0])
+	}
 	return header, nil
 }
+
+// protocolHeaders contains the headers that net/http or this program sets or omits.
+var protocolHeaders = []string{"Accept-Encoding", "Connection", "Content-Encoding", "Content-Length", "Content-Type", "Expect", "Host",
+	"If-Modified-Since", "If-None-Match", "Keep-Alive", "Proxy-Authorization", "Proxy-Connection", "Range", "Te", "Trailer", "Transfer-Encoding", "Upgrade"}
 
 // isToken reports whether s can be the name of a header (RFC 9110 section 5.6.2).
 func isToken(s string) bool {
@@ -100,7 +111,7 @@ func ReadKey(name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	line := strings.TrimSpace(string(content))
+	line := strings.TrimLeft(strings.TrimRight(string(content), " \t\r\n"), " \t")
 	if line == "" || len(content) > maxHeader || strings.ContainsFunc(line, func(r rune) bool { return r < ' ' || r > '~' }) {
 		return "", fmt.Errorf("%s: must contain one line of at most %d characters", name, maxHeader)
 	}
@@ -128,13 +139,9 @@ func (f *Feed) request(ctx context.Context, o Options, address string, key [2]st
 	if have.LastModified != "" {
 		req.Header.Set("If-Modified-Since", have.LastModified)
 	}
-	transport := &http.Transport{
-		Proxy:              http.ProxyFromEnvironment,
-		TLSClientConfig:    &tls.Config{RootCAs: o.Roots, MinVersion: tls.VersionTLS12},
-		ForceAttemptHTTP2:  true,
-		DisableKeepAlives:  true,
-		DisableCompression: true, // the limit of size applies to the file
-	}
+	transport := Transport(o.Roots)
+	transport.DisableKeepAlives = true
+	transport.DisableCompression = true // the limit of size applies to the file
 	defer transport.CloseIdleConnections()
 	client := http.Client{Transport: transport, CheckRedirect: sameHost}
 	resp, err := client.Do(req)
@@ -144,6 +151,17 @@ func (f *Feed) request(ctx context.Context, o Options, address string, key [2]st
 	defer resp.Body.Close()
 	a, err := read(resp, o.Now(), have != validators{})
 	return a, explain(ctx, err)
+}
+
+// Transport returns the transport of requests. roots contains the certificates of
+// authorities; nil for the system certificates.
+func Transport(roots *x509.CertPool) *http.Transport {
+	return &http.Transport{
+		Proxy:                  http.ProxyFromEnvironment,
+		TLSClientConfig:        &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+		ForceAttemptHTTP2:      true,
+		MaxResponseHeaderBytes: maxHeaders,
+	}
 }
 
 var errTimeout = errors.New("no complete answer in time")
@@ -182,7 +200,9 @@ func sameHost(req *http.Request, via []*http.Request) error {
 
 // read reads the answer of a server.
 func read(resp *http.Response, now time.Time, conditional bool) (a answer, err error) {
-	a.retryAfter = retryAfter(resp.Header.Get("Retry-After"), now)
+	if after := RetryAfter(resp.Header, now); after > 0 {
+		a.retryAfter = now.Add(after)
+	}
 	switch {
 	case resp.StatusCode == http.StatusNotModified && conditional:
 		return a, errUnchanged
@@ -214,20 +234,22 @@ func stored(header string) string {
 	return header
 }
 
-// retryAfter returns the time in a header Retry-After (RFC 9110 section 10.2.3), or the
-// zero time.
-func retryAfter(header string, now time.Time) time.Time {
-	at, err := http.ParseTime(header)
-	if seconds, wrong := strconv.ParseUint(header, 10, 32); wrong == nil {
-		at, err = now.Add(time.Duration(seconds)*time.Second), nil
+// RetryAfter returns the duration in a header Retry-After (RFC 9110 section 10.2.3), at most
+// MaxRetryAfter, or 0. A date is relative to the clock of the server if the answer has its
+// time, because now may be wrong.
+func RetryAfter(h http.Header, now time.Time) time.Duration {
+	text := h.Get("Retry-After")
+	if seconds, err := strconv.ParseUint(text, 10, 32); err == nil {
+		return min(time.Duration(seconds)*time.Second, MaxRetryAfter)
 	}
-	if err != nil || at.Before(now) {
-		return time.Time{}
+	at, err := http.ParseTime(text)
+	if err != nil {
+		return 0
 	}
-	if last := now.Add(maxRetryAfter); at.After(last) {
-		return last
+	if date, err := http.ParseTime(h.Get("Date")); err == nil {
+		now = date
 	}
-	return at
+	return min(max(at.Sub(now), 0), MaxRetryAfter)
 }
 
 // uncompressed returns the content of a file that may be compressed by gzip(1).

@@ -40,12 +40,16 @@ const (
 
 // A suspect is a host with evidence that has not been reported.
 type suspect struct {
-	last     time.Time
-	evidence []string // tokens, with any confidence
-	certain  bool     // an offence with high confidence
-	banned   bool     // by a rule that was enforced
-	sessions map[uint64]bool
+	Last     time.Time `json:"last"`
+	Evidence []string  `json:"evidence"` // tokens, with any confidence
+	Certain  bool      `json:"certain"`  // an offence with high confidence
+	Banned   bool      `json:"banned"`   // by a rule that was enforced
+	Sessions int       `json:"sessions"` // seen by earlier processes
+	seen     map[uint64]bool
 }
+
+// sessions returns the number of sessions.
+func (s *suspect) sessions() int { return s.Sessions + len(s.seen) }
 
 // A report is a report of a host. It has no recipients, and no texts of clients.
 type report struct {
@@ -67,6 +71,7 @@ type reporter struct {
 	reported map[netip.Addr]time.Time
 	overflow time.Time // latest time at which exempt had no room
 	unsaved  bool      // exempt has hosts that the file lacks
+	dropped  uint64    // reports that are no longer possible
 }
 
 // reporterFile is the content of the file of a reporter.
@@ -74,6 +79,7 @@ type reporterFile struct {
 	Reported map[netip.Addr]time.Time `json:"reported"`
 	Exempt   map[netip.Addr]time.Time `json:"exempt"`
 	Overflow time.Time                `json:"overflow,omitzero"`
+	Suspects map[netip.Addr]*suspect  `json:"suspects,omitempty"` // at the end of the service
 }
 
 func newReporter(dir string) *reporter {
@@ -95,11 +101,15 @@ func (r *reporter) load(now time.Time) error {
 		r.overflow, r.unsaved = now, true
 		return fmt.Errorf("read %s: %w", r.file, err)
 	}
-	for a, at := range f.Exempt {
-		r.exempt[a] = earlier(at, now) // the clock may have been wrong
-	}
+	maps.Copy(r.exempt, f.Exempt)
 	maps.Copy(r.reported, f.Reported)
-	r.overflow = earlier(f.Overflow, now)
+	for a, s := range f.Suspects {
+		if s != nil && len(r.suspects) < maxSuspects {
+			s.seen = map[uint64]bool{}
+			r.suspects[a] = s
+		}
+	}
+	r.overflow = f.Overflow
 	return nil
 }
 
@@ -110,12 +120,20 @@ func earlier(a, b time.Time) time.Time {
 	return a
 }
 
-// save writes the file.
-func (r *reporter) save() error {
+// save writes the file, with the suspects if the service ends.
+func (r *reporter) save(end bool) error {
 	r.saving.Lock()
 	defer r.saving.Unlock()
 	r.mu.Lock()
-	data, err := json.Marshal(reporterFile{r.reported, r.exempt, r.overflow})
+	f := reporterFile{Reported: r.reported, Exempt: r.exempt, Overflow: r.overflow}
+	if end {
+		for _, s := range r.suspects {
+			s.Sessions = s.sessions()
+			clear(s.seen)
+		}
+		f.Suspects = r.suspects
+	}
+	data, err := json.Marshal(f)
 	r.unsaved = false
 	r.mu.Unlock()
 	if err == nil {
@@ -137,7 +155,7 @@ func (r *reporter) saveExempt() error {
 	if !unsaved {
 		return nil
 	}
-	return r.save()
+	return r.save(false)
 }
 
 // add records an event.
@@ -159,26 +177,40 @@ func (r *reporter) add(e *events.Event) {
 	}
 	s := r.suspects[src]
 	if s == nil {
+		s = &suspect{seen: map[uint64]bool{}}
 		if len(r.suspects) >= maxSuspects {
+			if s.see(e); s.reportable() {
+				r.dropped++
+			}
 			return
 		}
-		s = &suspect{sessions: map[uint64]bool{}}
 		r.suspects[src] = s
 	}
-	s.last = later(s.last, e.Time)
-	if len(s.sessions) < 1000 {
-		s.sessions[e.Session] = true
+	s.see(e)
+}
+
+// see records an event.
+func (s *suspect) see(e *events.Event) {
+	s.Last = later(s.Last, e.Time)
+	if s.sessions() < 1000 {
+		s.seen[e.Session] = true
 	}
 	if e.Event == "ban" {
-		s.banned = true
+		s.Banned = true
 		return
 	}
-	if !slices.Contains(s.evidence, e.Evidence) && len(s.evidence) < 64 {
-		s.evidence = append(s.evidence, e.Evidence)
+	if !slices.Contains(s.Evidence, e.Evidence) && len(s.Evidence) < 64 {
+		s.Evidence = append(s.Evidence, e.Evidence)
 	}
 	if _, words := export.Offences([]string{e.Evidence}, false); e.Confidence == "high" && len(words) > 0 {
-		s.certain = true
+		s.Certain = true
 	}
+}
+
+// reportable reports whether there is enough evidence.
+func (s *suspect) reportable() bool {
+	_, words := export.Offences(s.Evidence, s.Banned)
+	return (s.Certain || s.Banned) && len(words) > 0
 }
 
 // exemptAt records that a host is exempt. The caller holds mu.
@@ -194,40 +226,60 @@ func (r *reporter) exemptAt(src netip.Addr, at time.Time) {
 	r.exempt[src] = later(r.exempt[src], at)
 }
 
-// miss and gap do nothing: a missing report does no harm.
-func (r *reporter) miss(uint64) {}
-func (r *reporter) gap()        {}
+// lose does nothing: the number of hosts in missing events is unknown.
+func (r *reporter) lose(losses) {}
+
+// lost returns the number of reports that were dropped since the previous call.
+func (r *reporter) lost() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := r.dropped
+	r.dropped = 0
+	return n
+}
 
 // due returns the hosts to report, and drops old evidence. Reports of the addresses in
 // queued wait already.
 func (r *reporter) due(now time.Time, queued map[string]bool) (due []report) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.limit(now)
 	dropBefore(r.exempt, now.Add(-sparedAfter))
 	dropBefore(r.reported, now.Add(-reportAgain))
-	maps.DeleteFunc(r.reported, func(_ netip.Addr, at time.Time) bool { return at.After(now.Add(reportAgain)) }) // the clock was wrong
-	if now.Sub(r.overflow) < sparedAfter {
-		return nil // the host could be one of those without room
-	}
 	for src, s := range r.suspects {
-		if s.last.Before(now.Add(-suspectAfter)) {
-			delete(r.suspects, src)
-			continue
-		}
 		_, again := r.reported[src]
 		_, spared := r.exempt[src]
-		if !s.certain && !s.banned || again || spared || queued[src.String()] || len(r.reported)+len(due) >= maxReported {
+		switch {
+		case s.Last.Before(now.Add(-suspectAfter)):
+			delete(r.suspects, src)
+			if s.reportable() && !spared {
+				r.dropped++
+			}
 			continue
-		}
-		categories, words := export.Offences(s.evidence, s.banned)
-		if len(words) == 0 {
+		case again || spared || !s.reportable() || queued[src.String()] || len(r.reported)+len(due) >= maxReported:
 			continue
+		case now.Sub(r.overflow) < sparedAfter:
+			continue // the host could be one of those without room
 		}
-		due = append(due, report{IP: src, Categories: categories, Time: s.last.UTC(),
-			Comment: text.Plural(len(s.sessions), "SMTP session") + ": " + strings.Join(words, ", ")})
+		categories, words := export.Offences(s.Evidence, s.Banned)
+		due = append(due, report{IP: src, Categories: categories, Time: s.Last.UTC(),
+			Comment: text.Plural(s.sessions(), "SMTP session") + ": " + strings.Join(words, ", ")})
 	}
 	slices.SortFunc(due, func(a, b report) int { return a.IP.Compare(b.IP) })
 	return due
+}
+
+// limit replaces times in the future, because the clock was wrong. They would not expire.
+func (r *reporter) limit(now time.Time) {
+	for _, times := range []map[netip.Addr]time.Time{r.exempt, r.reported} {
+		for a, at := range times {
+			times[a] = earlier(at, now)
+		}
+	}
+	for _, s := range r.suspects {
+		s.Last = earlier(s.Last, now)
+	}
+	r.overflow = earlier(r.overflow, now)
 }
 
 func dropBefore(times map[netip.Addr]time.Time, before time.Time) {
@@ -278,7 +330,7 @@ type abuseIPDB struct {
 func (a *abuseIPDB) deliver(ctx context.Context, data []byte) error {
 	var r report
 	if err := json.Unmarshal(data, &r); err != nil {
-		return fmt.Errorf("%w: read the queue: %w", errRejected, err)
+		return err
 	}
 	key, err := fetch.ReadKey(a.key)
 	if err != nil {
@@ -299,5 +351,18 @@ func (a *abuseIPDB) deliver(ctx context.Context, data []byte) error {
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	req.Header.Set("Accept", "application/json")
 	req.Header.Set("Key", key)
-	return a.post(req)
+	reply, err := a.post(req)
+	if err != nil && aboutAddress(reply) {
+		return fmt.Errorf("%w: %w; AbuseIPDB does not accept this address, or had a report of this account in the last 15 minutes", errRejected, err)
+	}
+	return err
+}
+
+// aboutAddress reports whether a negative answer concerns the address of the report. Then
+// the reports of other addresses must not wait.
+func aboutAddress(reply []byte) bool {
+	var answer struct {
+		Errors []struct{ Source struct{ Parameter string } }
+	}
+	return json.Unmarshal(reply, &answer) == nil && len(answer.Errors) > 0 && answer.Errors[0].Source.Parameter == "ip"
 }

@@ -107,7 +107,7 @@ func TestReportAgain(t *testing.T) {
 	}
 	seen(noon, 1)
 	seen(noon.Add(time.Minute), 0)
-	if err := r.save(); err != nil {
+	if err := r.save(false); err != nil {
 		t.Fatal(err)
 	}
 	r = newReporter(dir)

@@ -34,7 +34,7 @@ type Batch struct {
 	Dropped uint64 `json:"dropped"`
 	// Gaps is the number of times the filter was not reached, since the previous batch, and
 	// of starts of the service. The number of events missed is unknown.
-	Gaps int `json:"gaps"`
+	Gaps uint64 `json:"gaps"`
 }
 
 // An Item is a group of identical events about one source, with the texts of the first event.
@@ -83,8 +83,7 @@ type window struct {
 	items   map[kind]*Item
 	order   []*Item
 	from    time.Time
-	dropped uint64
-	gaps    int
+	missing losses
 }
 
 // add adds an event.
@@ -95,7 +94,7 @@ func (w *window) add(e *events.Event) {
 	i := w.items[k]
 	switch {
 	case i == nil && len(w.order) >= maxItems:
-		w.dropped++
+		w.missing.events++
 		return
 	case i == nil:
 		i = itemOf(e)
@@ -134,42 +133,45 @@ func itemOf(e *events.Event) *Item {
 	return i
 }
 
-// miss records that n events are missing.
-func (w *window) miss(n uint64) {
+// lose records losses.
+func (w *window) lose(more losses) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.dropped += n
+	w.missing = w.missing.plus(more)
 }
 
-// gap records that an unknown number of events is missing.
-func (w *window) gap() {
+// empty reports whether there are no events.
+func (w *window) empty() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.gaps++
+	return len(w.order) == 0
 }
 
-// take returns the events since the previous call, or nil if there are none. Missing events
-// alone result in a batch if counts is set, and in the next batch otherwise.
-func (w *window) take(now time.Time, counts bool) *Batch {
+// lost returns the losses since the previous call.
+func (w *window) lost() losses {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(w.order) == 0 && !counts {
-		return nil
-	}
+	l := w.missing
+	w.missing = losses{}
+	return l
+}
+
+// take returns the events since the previous call and the given losses, or nil without
+// events and losses.
+func (w *window) take(now time.Time, lost losses) *Batch {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	from := w.from
-	if from.IsZero() {
-		from = now
-	}
 	w.from = now
-	if len(w.order) == 0 && w.dropped == 0 && w.gaps == 0 {
+	if len(w.order) == 0 && lost == (losses{}) {
 		return nil
 	}
 	b := &Batch{Version: Version, ID: fmt.Sprintf("%x-%x", now.UnixNano(), processID), Host: w.host, From: from.UTC(), Until: now.UTC(),
-		Events: w.order, Dropped: w.dropped, Gaps: w.gaps}
+		Events: w.order, Dropped: lost.events, Gaps: lost.gaps}
 	if b.Events == nil {
 		b.Events = []*Item{}
 	}
-	w.items, w.order, w.dropped, w.gaps = nil, nil, 0, 0
+	w.items, w.order = nil, nil
 	return b
 }
 
@@ -233,7 +235,7 @@ func (b *Batch) lines(n int) []string {
 		all = append(all, fmt.Sprintf("%d events are missing", b.Dropped))
 	}
 	if b.Gaps > 0 {
-		all = append(all, fmt.Sprintf("the filter was not reached %s", text.Plural(b.Gaps, "time")))
+		all = append(all, "the filter was not reached "+text.Plural(b.Gaps, "time"))
 	}
 	return all
 }

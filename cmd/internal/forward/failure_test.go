@@ -56,7 +56,7 @@ func TestFullQueueLosesNothing(t *testing.T) {
 		f.window.add(finding(i%200, "scanner"))
 		f.flush(t.Context())
 	}
-	f.window.gap()
+	f.window.lose(losses{gaps: 1})
 	for range 20 {
 		f.flush(t.Context())
 	}
@@ -67,7 +67,7 @@ func TestFullQueueLosesNothing(t *testing.T) {
 	if waiting != maxQueued {
 		t.Errorf("%d events wait, want %d", waiting, maxQueued)
 	}
-	e, _, _ := f.queue.first()
+	e, _, _, _ := f.queue.first()
 	f.queue.remove(e, false)
 	f.flush(t.Context())
 	last, err := os.ReadFile(filepath.Join(f.queue.dir, f.queue.entries[f.queue.length()-1].name))
@@ -82,12 +82,12 @@ func TestFullQueueLosesNothing(t *testing.T) {
 // TestDroppedGaps checks that the gaps of a dropped batch are in the next batch.
 func TestDroppedGaps(t *testing.T) {
 	f := idle(t, forURL(t, newReceiver(t)), Options{Now: time.Now})
-	f.window.gap()
+	f.window.lose(losses{gaps: 1})
 	f.flush(t.Context())
-	e, _, _ := f.queue.first()
+	e, _, _, _ := f.queue.first()
 	f.queue.remove(e, true)
 	f.flush(t.Context())
-	_, data, _ := f.queue.first()
+	_, data, _, _ := f.queue.first()
 	if b, err := decodeBatch(data); err != nil || b.Gaps != 1 {
 		t.Errorf("%s, %v", data, err)
 	}
@@ -127,8 +127,8 @@ func TestReportWaits(t *testing.T) {
 	exempt.Store(true)
 	seen(third, "backscatter")
 	for range 3 {
-		e, data, _ := f.queue.first()
-		err := f.deliver(t.Context(), data)
+		e, data, _, _ := f.queue.first()
+		err := f.deliver(t.Context(), e, data)
 		if host := netip.MustParseAddr(e.key); err != nil != (host != netip.MustParseAddr(first)) {
 			t.Errorf("%s: %v", e.key, err)
 		}
@@ -151,8 +151,8 @@ func TestReportWaits(t *testing.T) {
 	// The filter ends.
 	h.stop()
 	f.disconnect()
-	_, data, _ := f.queue.first()
-	if err := f.deliver(t.Context(), data); err == nil || len(r.accepted()) != 1 {
+	e, data, _, _ := f.queue.first()
+	if err := f.deliver(t.Context(), e, data); err == nil || len(r.accepted()) != 1 {
 		t.Errorf("a report without an answer of the filter: %v", err)
 	}
 }
@@ -198,8 +198,10 @@ func TestFutureReport(t *testing.T) {
 	host := netip.MustParseAddr("198.51.100.1")
 	r.done(host, noon.AddDate(10, 0, 0))
 	r.add(about(host.String(), "finding", "scanner", "high"))
-	if due := r.due(noon, nil); len(due) != 1 {
-		t.Errorf("%d reports", len(due))
+	for after, want := range []int{0: 0, 14: 0, 16: 1} {
+		if due := r.due(noon.Add(time.Duration(after)*time.Minute), nil); len(due) != want {
+			t.Errorf("after %d minutes: %d reports", after, len(due))
+		}
 	}
 }
 
@@ -247,13 +249,20 @@ func TestRetryAfterRestart(t *testing.T) {
 		t.Errorf("%d requests in the pause", n)
 	}
 	q := &queue{dir: t.TempDir()}
-	for stored, want := range map[time.Duration]time.Duration{-time.Hour: 0, time.Hour: time.Hour, 25 * time.Hour: 0} {
-		if err := q.setNext(noon.Add(stored)); err != nil {
+	for stored, want := range map[time.Duration]time.Duration{-time.Hour: 0, time.Hour: time.Hour, 25 * time.Hour: 24 * time.Hour} {
+		if err := q.setNext(noon, stored); err != nil {
 			t.Fatal(err)
 		}
 		if got := q.untilNext(noon); got != want {
 			t.Errorf("%v: %v, want %v", stored, got, want)
 		}
+	}
+	// The clock was wrong at the start of the pause.
+	if err := q.setNext(noon.Add(20*time.Hour), time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	if got := q.untilNext(noon); got != time.Minute {
+		t.Errorf("%v after a clock that was wrong, want a minute", got)
 	}
 }
 

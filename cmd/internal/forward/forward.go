@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -63,8 +64,7 @@ func DefaultQueue() string {
 // A collector receives events.
 type collector interface {
 	add(*events.Event)
-	miss(n uint64)
-	gap()
+	lose(losses)
 }
 
 // A Forwarder passes the events of the filter to one destination.
@@ -119,6 +119,7 @@ func New(c *rules.Companion, o Options) (*Forwarder, error) {
 		if err := f.reporter.load(o.Now()); err != nil {
 			o.Log.Error("times of reports unreadable, no reports for a day", "err", err)
 		}
+		f.queue.removeDelivered(f.reporter.reported)
 	default:
 		return nil, fmt.Errorf("unknown destination %q", c.Target)
 	}
@@ -164,9 +165,7 @@ func (f *Forwarder) Run(ctx context.Context) error {
 	if !errors.Is(err, syscall.EPIPE) && !errors.Is(err, errStuck) {
 		err = f.flush(ctx) // events that arrived since the previous call
 	}
-	if f.queue != nil {
-		f.queue.close()
-	}
+	f.closeQueue()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.disconnect()
@@ -179,7 +178,7 @@ func (f *Forwarder) Run(ctx context.Context) error {
 // watch passes the events of the filter to the collector.
 func (f *Forwarder) watch(ctx context.Context) {
 	var logged string
-	f.collect.gap() // since the end of the previous process
+	f.collect.lose(losses{gaps: 1}) // since the end of the previous process
 	reached := false
 	for ctx.Err() == nil {
 		err := f.watchOnce(ctx, func() { reached, logged = true, "" })
@@ -187,7 +186,7 @@ func (f *Forwarder) watch(ctx context.Context) {
 			return
 		}
 		if reached {
-			f.collect.gap()
+			f.collect.lose(losses{gaps: 1})
 		}
 		reached = false
 		if err.Error() != logged {
@@ -212,7 +211,7 @@ func (f *Forwarder) watchOnce(ctx context.Context, started func()) error {
 		case err != nil:
 			return err
 		case missed > 0:
-			f.collect.miss(missed)
+			f.collect.lose(losses{events: missed})
 		default:
 			f.collect.add(&e)
 		}
@@ -227,17 +226,15 @@ func (f *Forwarder) flush(ctx context.Context) error {
 		f.report(ctx)
 		return nil
 	}
-	counts := true
+	lost := f.window.lost()
 	if f.queue != nil {
-		dropped, gaps := f.queue.lost()
-		f.window.miss(dropped)
-		for range gaps {
-			f.window.gap()
+		f.queue.lose(lost) // on the disk until a batch has them
+		lost = f.queue.unsettled()
+		if f.window.empty() && !f.queue.room() {
+			return nil // a batch without events would drop one with events
 		}
-		// A batch without events would drop one with events, whose number the next would have.
-		counts = f.queue.room()
 	}
-	b := f.window.take(f.o.Now(), counts)
+	b := f.window.take(f.o.Now(), lost)
 	if b == nil {
 		return nil
 	}
@@ -245,35 +242,62 @@ func (f *Forwarder) flush(ctx context.Context) error {
 	if err == nil {
 		return nil
 	}
-	f.window.miss(b.count())
-	for range b.Gaps {
-		f.window.gap()
+	more := losses{events: b.count() - lost.events}
+	if f.queue != nil {
+		f.queue.lose(more)
+	} else {
+		f.window.lose(lost.plus(more))
 	}
 	f.fail(err)
-	f.o.Log.Error("events lost", "companion", f.name, "events", b.count(), "err", err)
+	if more.events > 0 { // the events of lost are not new
+		f.o.Log.Error("events lost", "companion", f.name, "events", more.events, "err", err)
+	}
 	return err
 }
 
 func (f *Forwarder) store(ctx context.Context, b *Batch) error {
-	if f.queue != nil {
-		key := ""
-		if b.Gaps > 0 {
-			key = gapKey
+	if f.queue == nil {
+		err := f.to.deliver(ctx, encode(b))
+		if err == nil {
+			f.fail(nil)
 		}
-		return f.queue.add(encode(b), b.count(), key, f.o.Now())
+		return err
 	}
-	err := f.to.deliver(ctx, encode(b))
+	l := losses{b.Dropped, b.Gaps}
+	key := ""
+	if l.gaps > 0 {
+		key = gapKey + strconv.FormatUint(l.gaps, 10)
+	}
+	err := f.queue.add(encode(b), b.count(), key, f.o.Now())
 	if err == nil {
-		f.fail(nil)
+		f.queue.settle(l)
 	}
 	return err
 }
 
-// report moves the reports that are due to the queue, except those of hosts that the filter
-// spares. Without an answer of the filter they remain.
+// closeQueue saves the state that the next process needs.
+func (f *Forwarder) closeQueue() {
+	if f.reporter != nil {
+		if err := f.reporter.save(true); err != nil {
+			f.o.Log.Error("times of reports not saved", "companion", f.name, "err", err)
+		}
+	}
+	if f.queue == nil {
+		return
+	}
+	lost := f.queue.unsettled()
+	if err := f.queue.close(); err != nil && lost.events > 0 {
+		f.o.Log.Error("events lost", "companion", f.name, "events", lost.events, "err", err)
+	}
+}
+
+// report moves the reports that are due to the queue, except for exempt hosts. Without an
+// answer of the filter they remain.
 func (f *Forwarder) report(ctx context.Context) {
-	if n, _ := f.queue.lost(); n > 0 {
-		f.o.Log.Warn("reports dropped", "companion", f.name, "reports", n)
+	f.queue.lose(losses{events: f.reporter.lost()})
+	if lost := f.queue.unsettled(); lost.events > 0 {
+		f.o.Log.Warn("reports dropped", "companion", f.name, "reports", lost.events)
+		f.queue.settle(lost)
 	}
 	if err := f.reporter.saveExempt(); err != nil {
 		f.fail(err)
@@ -288,11 +312,12 @@ func (f *Forwarder) report(ctx context.Context) {
 		if spared {
 			continue
 		}
-		f.reporter.forget(r.IP)
 		if err := f.queue.add(encode(r), 1, r.IP.String(), f.o.Now()); err != nil {
 			f.fail(err)
-			f.o.Log.Error("report lost", "companion", f.name, "err", err)
+			f.o.Log.Error("report not stored, trying again", "companion", f.name, "err", err)
+			return
 		}
+		f.reporter.forget(r.IP)
 	}
 }
 
@@ -315,9 +340,16 @@ func (f *Forwarder) spared(a netip.Addr) (spared bool, err error) {
 var errSpared = errors.New("the host is exempt")
 
 // deliver delivers an entry of the queue.
-func (f *Forwarder) deliver(ctx context.Context, data []byte) error {
+func (f *Forwarder) deliver(ctx context.Context, e entry, data []byte) error {
 	var r report
-	if f.reporter != nil && json.Unmarshal(data, &r) == nil {
+	if f.reporter == nil {
+		if b, err := decodeBatch(data); err != nil || b.count() != e.weight {
+			return fmt.Errorf("%w: %s is corrupt", errRejected, f.queue.path(e))
+		}
+	} else {
+		if err := json.Unmarshal(data, &r); err != nil || r.IP.String() != e.key {
+			return fmt.Errorf("%w: %s is corrupt", errRejected, f.queue.path(e))
+		}
 		spared, err := f.spared(r.IP)
 		if err != nil {
 			return err
@@ -326,11 +358,11 @@ func (f *Forwarder) deliver(ctx context.Context, data []byte) error {
 			return errSpared
 		}
 	}
-	_ = f.queue.setNext(f.o.Now().Add(f.interval)) // if this fails, the rate is exceeded after a restart
+	_ = f.queue.setNext(f.o.Now(), f.interval) // if this fails, the rate is exceeded after a restart
 	err := f.to.deliver(ctx, data)
-	if f.reporter != nil && r.IP.IsValid() && (err == nil || errors.Is(err, errRejected)) {
+	if f.reporter != nil && (err == nil || errors.Is(err, errRejected)) {
 		f.reporter.done(r.IP, f.o.Now())
-		if err := f.reporter.save(); err != nil {
+		if err := f.reporter.save(false); err != nil {
 			f.o.Log.Error("times of reports not saved", "companion", f.name, "err", err)
 		}
 	}
@@ -343,7 +375,7 @@ func (f *Forwarder) send(ctx context.Context) {
 	var logged string
 	pause(ctx, f.queue.untilNext(f.o.Now()))
 	for ctx.Err() == nil {
-		e, data, ok := f.queue.first()
+		e, data, ok, err := f.queue.first()
 		if !ok {
 			select {
 			case <-ctx.Done():
@@ -351,7 +383,9 @@ func (f *Forwarder) send(ctx context.Context) {
 			}
 			continue
 		}
-		err := f.deliver(ctx, data)
+		if err == nil {
+			err = f.deliver(ctx, e, data)
+		}
 		switch {
 		case errors.Is(err, errSpared):
 			f.queue.remove(e, false)
@@ -381,7 +415,7 @@ func (f *Forwarder) send(ctx context.Context) {
 		if later := new(laterError); errors.As(err, later) {
 			after = max(after, later.after)
 		}
-		_ = f.queue.setNext(f.o.Now().Add(after)) // if this fails, a restart shortens the pause
+		_ = f.queue.setNext(f.o.Now(), after) // if this fails, a restart shortens the pause
 		pause(ctx, after)
 		wait = min(2*wait, lastPause)
 	}

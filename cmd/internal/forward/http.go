@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
-	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
 	"errors"
@@ -38,7 +37,6 @@ type laterError struct {
 // The limits of a request.
 const (
 	requestTimeout = 30 * time.Second
-	maxRetryAfter  = 24 * time.Hour
 	maxReply       = 64 << 10
 )
 
@@ -50,36 +48,36 @@ type client struct {
 }
 
 func newClient(roots *x509.CertPool, agent string, now func() time.Time) *client {
+	transport := fetch.Transport(roots)
+	transport.IdleConnTimeout, transport.MaxIdleConns = time.Minute, 2
 	return &client{agent: agent, now: now, http: http.Client{
-		Timeout: requestTimeout,
-		Transport: &http.Transport{
-			Proxy:           http.ProxyFromEnvironment,
-			TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
-			IdleConnTimeout: time.Minute, MaxIdleConns: 2, ForceAttemptHTTP2: true,
-			MaxResponseHeaderBytes: maxReply,
-		},
+		Timeout:   requestTimeout,
+		Transport: transport,
 		// A redirect would send the events to a server that the operator has not named.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
 }
 
-// post sends a request. The error is nil if the server has accepted it.
-func (c *client) post(req *http.Request) error {
-	if req.URL.Scheme != "https" {
-		return errors.New("the URL does not begin with https://")
+// post sends a request, and returns the start of the answer. The error is nil if the server
+// has accepted the request.
+func (c *client) post(req *http.Request) (reply []byte, err error) {
+	if req.Header.Get("User-Agent") == "" { // the file of the header may have one
+		req.Header.Set("User-Agent", c.agent)
 	}
-	req.Header.Set("User-Agent", c.agent)
 	resp, err := c.http.Do(req)
 	if err != nil {
 		var wrapped *url.Error
 		if errors.As(err, &wrapped) {
 			err = wrapped.Err // the path of the URL may be a secret
+			if wrapped.Timeout() {
+				err = fmt.Errorf("no answer in %s", text.Duration(c.http.Timeout))
+			}
 		}
-		return err
+		return nil, err
 	}
 	defer resp.Body.Close()
-	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, maxReply)) // so that the connection can be used again
-	return c.judge(resp)
+	reply, _ = io.ReadAll(io.LimitReader(resp.Body, maxReply)) // the status decides, and the connection can be used again
+	return reply, c.judge(resp)
 }
 
 // judge returns the error that the status of an answer means.
@@ -95,21 +93,10 @@ func (c *client) judge(resp *http.Response) error {
 	case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity:
 		return fmt.Errorf("%w: %w", errRejected, err)
 	}
-	if after := c.retryAfter(resp.Header.Get("Retry-After")); after > 0 {
+	if after := fetch.RetryAfter(resp.Header, c.now()); after > 0 {
 		return laterError{err, after}
 	}
 	return err
-}
-
-// retryAfter returns the duration in a header Retry-After, or 0.
-func (c *client) retryAfter(header string) time.Duration {
-	after := time.Duration(0)
-	if seconds, err := strconv.ParseUint(header, 10, 31); err == nil {
-		after = time.Duration(seconds) * time.Second
-	} else if at, err := http.ParseTime(header); err == nil {
-		after = at.Sub(c.now())
-	}
-	return min(max(after, 0), maxRetryAfter)
 }
 
 // A webhook sends batches to a URL.
@@ -133,16 +120,11 @@ const (
 func (w *webhook) deliver(ctx context.Context, data []byte) error {
 	batch, err := decodeBatch(data)
 	if err != nil {
-		return fmt.Errorf("%w: read the queue: %w", errRejected, err)
+		return err
 	}
-	address := w.url
-	if strings.HasPrefix(address, "/") {
-		if address, err = fetch.ReadKey(address); err != nil {
-			return err
-		}
-		if u, err := url.Parse(address); err == nil && u.User != nil {
-			return fmt.Errorf("%s: a URL may not contain a password; write a header into a file, and name that with `header`", w.url)
-		}
+	address, err := w.address()
+	if err != nil {
+		return err
 	}
 	body, kind := bodyOf(w.body, batch, data)
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address, bytes.NewReader(body))
@@ -167,7 +149,28 @@ func (w *webhook) deliver(ctx context.Context, data []byte) error {
 		req.Header.Set(timestampHeader, at)
 		req.Header.Set(signatureHeader, "sha256="+sign(key, at, body))
 	}
-	return w.post(req)
+	_, err = w.post(req)
+	return err
+}
+
+// address returns the URL. An error does not contain it, because it may be a secret.
+func (w *webhook) address() (address string, err error) {
+	address, where := w.url, "configuration"
+	if strings.HasPrefix(w.url, "/") {
+		where = w.url
+		if address, err = fetch.ReadKey(w.url); err != nil {
+			return "", err
+		}
+	}
+	switch u, err := url.Parse(address); {
+	case err != nil || u.Hostname() == "":
+		return "", fmt.Errorf("%s: is not a URL", where)
+	case u.Scheme != "https":
+		return "", fmt.Errorf("%s: the URL does not begin with https://", where)
+	case u.User != nil:
+		return "", fmt.Errorf("%s: a URL may not contain a password; write a header into a file, and name that with `header`", where)
+	}
+	return address, nil
 }
 
 // sign returns the HMAC-SHA256 of the time and the body.

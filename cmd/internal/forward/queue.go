@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,7 +16,10 @@ import (
 	"syscall"
 	"time"
 
+	"scanwatch/cmd/internal/fetch"
 	"scanwatch/cmd/internal/output"
+	"scanwatch/cmd/internal/owner"
+	"scanwatch/filter/lookup/feed"
 )
 
 // The limits of a queue.
@@ -30,19 +34,39 @@ const (
 // A queue contains data in files, in the order in which they were added. If it is full, the
 // oldest entry is dropped. It is safe for concurrent use.
 type queue struct {
-	dir  string
-	wake chan struct{} // has a value after add
-	lock *os.File      // the directory, locked
+	dir    string
+	wake   chan struct{} // has a value after add
+	unlock func()
 
 	mu      sync.Mutex
 	entries []entry
 	bytes   int64
 	last    int64
-	dropped uint64 // weight of the dropped entries
-	gaps    int    // dropped entries with the key gapKey
+	lost    losses
+	counts  *os.File // contains lost
+	unsaved error    // of the latest write to counts
 }
 
-// gapKey is the key of batches that have gaps.
+// The files of a queue in addition to its entries.
+const (
+	lockName   = ".lock"
+	countsName = "lost" // losses that no batch contains
+	nextName   = "next" // the time of the next request
+)
+
+// losses counts the events that are missing, and the gaps with an unknown number of them.
+type losses struct {
+	events uint64
+	gaps   uint64
+}
+
+func (l losses) plus(o losses) losses  { return losses{l.events + o.events, l.gaps + o.gaps} }
+func (l losses) minus(o losses) losses { return losses{l.events - o.events, l.gaps - o.gaps} }
+
+// countsFormat has a fixed length, so that a write needs no room on the disk.
+const countsFormat = "%020d %020d\n"
+
+// gapKey begins the key of batches that have gaps. Their number follows.
 const gapKey = "gaps"
 
 // An entry is a file in a queue. Its name contains its number, its weight, which is the
@@ -57,28 +81,40 @@ type entry struct {
 
 // openQueue opens the queue in a directory, and creates the directory if necessary. A
 // process cannot open a queue that is open.
-func openQueue(dir string) (*queue, error) {
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+func openQueue(dir string) (q *queue, err error) {
+	switch err := os.Mkdir(dir, 0o700); {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("create the queue: directory %s does not exist; create it with mode 0700 for the user of the companion", filepath.Dir(dir))
+	case err != nil && !errors.Is(err, fs.ErrExist):
 		return nil, fmt.Errorf("create the queue: %w", err)
 	}
-	lock, err := os.Open(dir)
+	p, err := owner.Resolve(filepath.Join(dir, lockName))
 	if err != nil {
 		return nil, fmt.Errorf("open the queue: %w", err)
 	}
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		lock.Close()
-		return nil, fmt.Errorf("lock %s: %w; another process of the companion uses the queue, stop it first", dir, err)
+	defer p.Close()
+	unlock, err := p.Lock("another process of the companion uses the queue, stop it first")
+	if err != nil {
+		return nil, err
 	}
+	defer func() {
+		if err != nil {
+			unlock()
+		}
+	}()
+	q = &queue{dir: dir, wake: make(chan struct{}, 1), unlock: unlock}
 	files, err := os.ReadDir(dir)
 	if err != nil {
-		lock.Close()
 		return nil, fmt.Errorf("open the queue: %w", err)
 	}
-	q := &queue{dir: dir, wake: make(chan struct{}, 1), lock: lock}
+	if err := q.openCounts(); err != nil {
+		return nil, err
+	}
 	for _, f := range files {
 		e, ok := parseEntry(f.Name())
 		info, err := f.Info()
 		switch {
+		case f.Name() == lockName:
 		case strings.HasPrefix(f.Name(), "."): // of a process that was killed
 			_ = os.Remove(filepath.Join(dir, f.Name()))
 		case ok && err == nil && info.Mode().IsRegular():
@@ -93,8 +129,71 @@ func openQueue(dir string) (*queue, error) {
 	return q, nil
 }
 
-// close unlocks the queue.
-func (q *queue) close() { q.lock.Close() }
+// openCounts opens the file with the losses. A corrupt file is like none: the start of the
+// service is a gap.
+func (q *queue) openCounts() error {
+	name := filepath.Join(q.dir, countsName)
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|syscall.O_NONBLOCK, 0o600)
+	if err != nil {
+		return fmt.Errorf("open the queue: %w", err)
+	}
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		f.Close()
+		return fmt.Errorf("open %s: is not a regular file", name)
+	}
+	if _, err := fmt.Fscanf(f, countsFormat, &q.lost.events, &q.lost.gaps); err != nil || q.lost.events > maxLost || q.lost.gaps > maxLost {
+		q.lost = losses{}
+	}
+	q.counts = f
+	q.change(losses{}, losses{}) // so that the file has its length
+	return nil
+}
+
+// maxLost is larger than any number of losses, and far from an overflow.
+const maxLost = 1 << 60
+
+// change adds and subtracts losses. The caller holds mu.
+func (q *queue) change(more, less losses) {
+	q.lost = q.lost.plus(more).minus(less)
+	_, err := q.counts.WriteAt(fmt.Appendf(nil, countsFormat, q.lost.events, q.lost.gaps), 0)
+	if err == nil {
+		err = q.counts.Sync()
+	}
+	q.unsaved = err
+}
+
+// lose records losses.
+func (q *queue) lose(more losses) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if more != (losses{}) || q.unsaved != nil {
+		q.change(more, losses{})
+	}
+}
+
+// settle records that a batch in the queue, or the log, contains losses.
+func (q *queue) settle(less losses) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if less != (losses{}) {
+		q.change(losses{}, less)
+	}
+}
+
+// unsettled returns the losses that no batch contains.
+func (q *queue) unsettled() losses {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.lost
+}
+
+// close unlocks the queue. It returns an error if the losses are not on the disk.
+func (q *queue) close() error {
+	defer q.unlock()
+	defer q.counts.Close()
+	q.lose(losses{})
+	return q.unsaved
+}
 
 func parseEntry(name string) (e entry, ok bool) {
 	number, weight, ok := strings.Cut(strings.TrimSuffix(name, ".json"), "-")
@@ -152,26 +251,28 @@ func (q *queue) keys() map[string]bool {
 	return keys
 }
 
-// setNext stores the earliest time of the next request.
-func (q *queue) setNext(at time.Time) error {
-	return output.Replace(filepath.Join(q.dir, "next"), 0o600, func(w io.Writer) error {
-		_, err := io.WriteString(w, at.UTC().Format(time.RFC3339Nano))
+// setNext stores the present time and that of the next request.
+func (q *queue) setNext(now time.Time, pause time.Duration) error {
+	return output.Replace(filepath.Join(q.dir, nextName), 0o600, func(w io.Writer) error {
+		_, err := fmt.Fprintln(w, now.UTC().Format(time.RFC3339Nano), now.Add(pause).UTC().Format(time.RFC3339Nano))
 		return err
 	})
 }
 
-// untilNext returns the time until the next request. It is 0 if the stored time is later
-// than any that setNext stores, because the clock was wrong.
+// untilNext returns the time until the next request. It is at most the stored pause, because
+// the clock may have been wrong.
 func (q *queue) untilNext(now time.Time) time.Duration {
-	text, err := readFile(filepath.Join(q.dir, "next"))
+	text, err := readFile(filepath.Join(q.dir, nextName))
 	if err != nil {
 		return 0
 	}
-	at, err := time.Parse(time.RFC3339Nano, string(text))
-	if err != nil || at.After(now.Add(maxRetryAfter)) {
+	first, second, _ := strings.Cut(strings.TrimSpace(string(text)), " ")
+	set, err1 := time.Parse(time.RFC3339Nano, first)
+	at, err2 := time.Parse(time.RFC3339Nano, second)
+	if err1 != nil || err2 != nil {
 		return 0
 	}
-	return max(at.Sub(now), 0)
+	return max(min(at.Sub(now), at.Sub(set), fetch.MaxRetryAfter), 0)
 }
 
 // shrink drops the oldest entries while the queue is too long.
@@ -181,11 +282,14 @@ func (q *queue) shrink() {
 	}
 }
 
+// loseAt drops an entry. If the process is killed, the events of the entry may be counted
+// although the entry remains, but they are never missing without a count.
 func (q *queue) loseAt(i int) {
-	q.dropped += q.entries[i].weight
-	if q.entries[i].key == gapKey {
-		q.gaps++
+	more := losses{events: q.entries[i].weight}
+	if gaps, ok := strings.CutPrefix(q.entries[i].key, gapKey); ok {
+		more.gaps, _ = strconv.ParseUint(gaps, 10, 32) // the process has written it
 	}
+	q.change(more, losses{})
 	q.removeAt(i)
 }
 
@@ -196,23 +300,43 @@ func (q *queue) removeAt(i int) {
 	q.entries = slices.Delete(q.entries, i, i+1)
 }
 
-// first returns the oldest entry. It returns false if there is none.
-func (q *queue) first() (e entry, data []byte, ok bool) {
+// removeDelivered removes the reports that were delivered after they were added. The process
+// that delivered them was killed before it removed them.
+func (q *queue) removeDelivered(delivered map[netip.Addr]time.Time) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for len(q.entries) > 0 {
-		e = q.entries[0]
-		data, err := readFile(filepath.Join(q.dir, e.name))
-		if err == nil {
-			return e, data, true
+	for i := len(q.entries) - 1; i >= 0; i-- {
+		a, err := netip.ParseAddr(q.entries[i].key)
+		if at := delivered[a]; err == nil && !at.Before(time.Unix(0, q.entries[i].number)) {
+			q.removeAt(i)
 		}
-		q.loseAt(0) // removed or unreadable
 	}
-	return entry{}, nil, false
 }
 
+// path returns the path of an entry.
+func (q *queue) path(e entry) string { return filepath.Join(q.dir, e.name) }
+
+// first returns the oldest entry. It returns false if there is none. If the error is not
+// errRejected, the entry may be readable later.
+func (q *queue) first() (e entry, data []byte, ok bool, err error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.entries) == 0 {
+		return entry{}, nil, false, nil
+	}
+	e = q.entries[0]
+	data, err = readFile(q.path(e))
+	if err != nil && !slices.ContainsFunc(noResources, func(no syscall.Errno) bool { return errors.Is(err, no) }) {
+		err = fmt.Errorf("%w: %w", errRejected, err)
+	}
+	return e, data, true, err
+}
+
+// noResources contains the errors of an open that may succeed later.
+var noResources = []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM}
+
 func readFile(name string) ([]byte, error) {
-	f, err := os.Open(name)
+	f, err := feed.Open(name)
 	if err != nil {
 		return nil, err
 	}
@@ -240,14 +364,4 @@ func (q *queue) length() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return len(q.entries)
-}
-
-// lost returns the weight of the entries that were dropped since the previous call, and the
-// number of batches that had gaps.
-func (q *queue) lost() (weight uint64, gaps int) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	weight, gaps = q.dropped, q.gaps
-	q.dropped, q.gaps = 0, 0
-	return weight, gaps
 }

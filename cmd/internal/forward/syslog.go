@@ -34,7 +34,7 @@ const (
 func (s *syslog) deliver(ctx context.Context, data []byte) error {
 	b, err := decodeBatch(data)
 	if err != nil {
-		return fmt.Errorf("%w: read the queue: %w", errRejected, err)
+		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()

@@ -27,9 +27,9 @@ func syslogBatch() []byte {
 	e.Rule = strings.Repeat("x", 300)
 	w.add(e)
 	w.add(&events.Event{Event: "ban", Time: noon, Session: 1, Src: e.Src, Prefix: "198.51.100.1/32", Rule: "scan", Until: noon})
-	w.miss(2)
-	w.gap()
-	return encode(w.take(noon, true))
+	w.lose(losses{events: 2})
+	w.lose(losses{gaps: 1})
+	return encode(w.take(noon, w.lost()))
 }
 
 // TestMessages checks the form of messages.
@@ -152,7 +152,7 @@ func TestStdout(t *testing.T) {
 	e := finding(1, "scanner")
 	e.Helo = []byte("\u009b31m\u202e\x7f\u00fc\xff\n")
 	w.add(e)
-	if err := (&writer{w: &out}).deliver(t.Context(), encode(w.take(noon, true))); err != nil || !regexp.MustCompile(`^[ -~]+\n$`).Match(out.Bytes()) || !strings.Contains(out.String(), `"helo":"\u009b31m\u202e\u007f\u00fc\ufffd\n"`) {
+	if err := (&writer{w: &out}).deliver(t.Context(), encode(w.take(noon, w.lost()))); err != nil || !regexp.MustCompile(`^[ -~]+\n$`).Match(out.Bytes()) || !strings.Contains(out.String(), `"helo":"\u009b31m\u202e\u007f\u00fc\ufffd\n"`) {
 		t.Errorf("%v: %q", err, out.String())
 	}
 	out.Reset()

@@ -219,6 +219,38 @@ func (p *Place) Regular() (fs.FileInfo, error) {
 	return info, err
 }
 
+// Path returns the path of the file.
+func (p *Place) Path() string { return filepath.Join(p.Root.Name(), p.Name) }
+
+// Lock locks the file, which it creates if necessary, until unlock is called. Only the user
+// of the file can open it: any user who can open a file or a directory could lock it. busy
+// is the remedy if another process has locked the file.
+func (p *Place) Lock(busy string) (unlock func(), err error) {
+	file, err := p.OpenFile(p.Name, os.O_RDWR|os.O_CREATE|syscall.O_NONBLOCK, 0o600)
+	if err != nil {
+		if wrapped := new(fs.PathError); errors.As(err, &wrapped) {
+			err = wrapped.Err // without the relative path
+		}
+		return nil, fmt.Errorf("open lock %s: %w; if it exists, it may belong to another user: remove it", p.Path(), err)
+	}
+	defer func() {
+		if err != nil {
+			file.Close()
+		}
+	}()
+	info, err := file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if uid, _ := ids(info); !info.Mode().IsRegular() || info.Mode().Perm()&0o077 != 0 || uid != os.Geteuid() {
+		return nil, fmt.Errorf("%s: other users can lock it; remove it", p.Path())
+	}
+	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return nil, fmt.Errorf("lock %s: %w; %s", p.Path(), err, busy)
+	}
+	return func() { file.Close() }, nil
+}
+
 // Open resolves path like Resolve and opens the regular file for reading.
 func Open(path string) (*os.File, error) {
 	p, err := Resolve(path)

@@ -86,6 +86,12 @@ func (c *collector) doubt(line int, text, why string) {
 	c.result.Doubts.add(Problem{Line: line, Text: text, Why: why})
 }
 
+// incomplete warns that the file may lack entries.
+func (c *collector) incomplete(line int, why string) {
+	c.result.Warnings.add(Problem{Line: line, Why: why})
+	c.result.Incomplete = why
+}
+
 // Widest returns the length of the widest prefix allowed in a list. Registries allocate
 // at most a /8 for IPv4 and a /19 for IPv6.
 func Widest(a netip.Addr) int {

@@ -36,8 +36,9 @@ type Result struct {
 	LeftOut  int      // entries not selected by the format's option
 	Wide     int      // rejected prefixes that are wider than Widest, and have hosts
 
-	Date   time.Time // date of the file; zero if unknown
-	Notice string    // first comment or copyright, which some licences require
+	Incomplete string    // warning that the file may lack entries; empty without one
+	Date       time.Time // date of the file; zero if unknown
+	Notice     string    // first comment or copyright, which some licences require
 }
 
 // Len returns the number of entries.

@@ -116,12 +116,11 @@ func parseDropLines(c *collector, content []byte, take func(int, dropLine) bool)
 		}
 		c.notice(line.Copyright)
 		if line.Records != nil && *line.Records != count {
-			c.result.Warnings.add(Problem{Line: number,
-				Why: fmt.Sprintf("according to the metadata the list has %d entries, but it has %d", *line.Records, count)})
+			c.incomplete(number, fmt.Sprintf("according to the metadata the list has %d entries, but it has %d", *line.Records, count))
 		}
 	}
 	if !complete {
-		c.result.Warnings.add(Problem{Why: "no metadata line at the end; the file may be truncated"})
+		c.incomplete(0, "no metadata line at the end; the file may be truncated")
 	}
 	return nil
 }

@@ -1,0 +1,391 @@
+package forward
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"scanwatch/cmd/internal/control"
+	"scanwatch/filter/events"
+	"scanwatch/rules"
+)
+
+// full returns a Forwarder whose queue is full of batches of one event.
+func full(t *testing.T, c *rules.Companion, o Options) *Forwarder {
+	t.Helper()
+	f := idle(t, c, o)
+	for i := range maxQueued {
+		if err := os.WriteFile(filepath.Join(f.queue.dir, fmt.Sprintf("%d-1.json", i)), []byte("{}"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.queue.close()
+	return idle(t, c, o)
+}
+
+// TestLossesAfterEnd checks that the counts of missing events, which a full queue cannot
+// contain, survive the end of the service.
+func TestLossesAfterEnd(t *testing.T) {
+	for name, kill := range map[string]bool{"end": false, "kill": true} {
+		t.Run(name, func(t *testing.T) {
+			c := forURL(t, newReceiver(t))
+			o := Options{RunDir: t.TempDir(), Now: time.Now}
+			f := full(t, c, o)
+			f.window.add(finding(1, "scanner")) // drops the first batch
+			if err := f.flush(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			f.window.lose(losses{7, 2})
+			if kill {
+				if err := f.flush(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				f.queue.unlock()
+			} else {
+				ctx, cancel := context.WithCancel(t.Context())
+				cancel()
+				if err := f.Run(ctx); err != nil {
+					t.Fatal(err)
+				}
+			}
+			f = idle(t, c, o)
+			for range 3 {
+				if err := f.flush(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				e, _, _, _ := f.queue.first()
+				f.queue.remove(e, false)
+			}
+			last, err := os.ReadFile(f.queue.path(f.queue.entries[f.queue.length()-1]))
+			if err != nil {
+				t.Fatal(err)
+			}
+			gaps := uint64(2)
+			if !kill {
+				gaps++ // of the start
+			}
+			if b, err := decodeBatch(last); err != nil || b.Dropped != 1+7 || b.Gaps != gaps {
+				t.Errorf("%s, %v", last, err)
+			}
+			if l := f.queue.unsettled(); l != (losses{}) {
+				t.Errorf("%+v would be counted again", l)
+			}
+		})
+	}
+}
+
+// TestLostOnce checks that events that could not be stored are in the log once, and in a batch
+// when the queue can be written again.
+func TestLostOnce(t *testing.T) {
+	f := idle(t, forURL(t, newReceiver(t)), Options{RunDir: t.TempDir(), Now: time.Now})
+	var log bytes.Buffer
+	f.o.Log = slog.New(slog.NewTextHandler(&log, nil))
+	away := f.queue.dir + ".away"
+	if err := os.Rename(f.queue.dir, away); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		f.window.add(finding(1, "scanner"))
+	}
+	for range 5 {
+		_ = f.flush(t.Context()) // the log has the error
+	}
+	if n := strings.Count(log.String(), "events lost"); n != 1 || !strings.Contains(log.String(), "events=3 err=\"write "+f.queue.dir+"/") {
+		t.Errorf("%d lines:\n%s", n, log.String())
+	}
+	if err := errors.Join(os.Rename(away, f.queue.dir), f.flush(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	if _, data, _, _ := f.queue.first(); !bytes.Contains(data, []byte(`"dropped":3,`)) {
+		t.Errorf("%s", data)
+	}
+}
+
+// TestCorruptFiles checks that a service starts with corrupt files and with FIFOs in its
+// queue, and that corrupt batches are counted and named.
+func TestCorruptFiles(t *testing.T) {
+	r := newReceiver(t)
+	c := forURL(t, r)
+	o := Options{RunDir: t.TempDir(), Now: time.Now, Roots: r.roots}
+	f := idle(t, c, o)
+	for i := range 5 {
+		f.window.add(finding(i, "scanner"))
+		f.flush(t.Context())
+	}
+	name := func(i int) string { return f.queue.path(f.queue.entries[i]) }
+	whole, err := os.ReadFile(name(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	f.o.Log = slog.New(slog.NewTextHandler(&log, nil))
+	f.interval, f.first = 0, time.Millisecond
+	errs := []error{os.WriteFile(name(0), nil, 0o600), os.WriteFile(name(1), whole[:len(whole)/2], 0o600), os.WriteFile(name(2), []byte("{}"), 0o600),
+		os.Remove(name(3)), syscall.Mkfifo(name(3), 0o600)}
+	for _, name := range []string{nextName, "reported"} {
+		errs = append(errs, syscall.Mkfifo(filepath.Join(f.queue.dir, name), 0o600))
+	}
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+	corrupt := []string{name(0), name(1), name(2), name(3)}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); f.send(ctx) }()
+	until(t, func() bool { return len(r.accepted()) == 1 && f.queue.length() == 0 })
+	cancel()
+	<-done
+	if l := f.queue.unsettled(); l.events != 4 {
+		t.Errorf("%+v lost, want 4 events", l)
+	}
+	for _, name := range corrupt {
+		if !strings.Contains(log.String(), name) {
+			t.Errorf("the log does not name %s:\n%s", name, log.String())
+		}
+	}
+	// The next process.
+	f.queue.close()
+	counts := filepath.Join(f.queue.dir, countsName)
+	for content, want := range map[string]losses{"": {}, "x": {}, strings.Repeat("9", 50): {}, "-1 -1\n": {},
+		"00000000000000000017 00000000000000000003\n": {17, 3}, "99999999999999999999 00000000000000000003\n": {}} {
+		if err := os.WriteFile(counts, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		q, err := openQueue(f.queue.dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if l := q.unsettled(); l != want {
+			t.Errorf("%q: %+v, want %+v", content, l, want)
+		}
+		q.close()
+	}
+	if err := errors.Join(os.Remove(counts), syscall.Mkfifo(counts, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := openQueue(f.queue.dir); err == nil || !strings.Contains(err.Error(), counts+": is not a regular file") {
+		t.Errorf("a FIFO as counts: %v", err)
+	}
+}
+
+// TestNoDescriptors checks that a batch waits while the process cannot open files.
+func TestNoDescriptors(t *testing.T) {
+	f := idle(t, forURL(t, newReceiver(t)), Options{RunDir: t.TempDir(), Now: time.Now})
+	f.window.add(finding(1, "scanner"))
+	f.flush(t.Context())
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: 3, Max: limit.Max}); err != nil {
+		t.Fatal(err)
+	}
+	_, _, ok, err := f.queue.first()
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if !ok || err == nil || errors.Is(err, errRejected) || f.queue.length() != 1 {
+		t.Errorf("%v, %v, %d batches", ok, err, f.queue.length())
+	}
+}
+
+// TestNoDirectory checks that the error of a missing directory names it and the remedy.
+func TestNoDirectory(t *testing.T) {
+	c := forURL(t, newReceiver(t))
+	c.Forward.Queue = filepath.Join(c.Forward.Queue, "missing")
+	if _, err := New(c, Options{Now: time.Now}); err == nil || !strings.Contains(err.Error(), "directory "+c.Forward.Queue+" does not exist; create it") {
+		t.Error(err)
+	}
+}
+
+// TestSlowServer checks that a request ends without an answer, and that the error is plain.
+func TestSlowServer(t *testing.T) {
+	r := newReceiver(t)
+	w := &webhook{client: newClient(r.roots, "scanwatch/test", time.Now), url: r.URL}
+	w.http.Timeout = time.Second
+	r.answers = []http.HandlerFunc{func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }}
+	if err := w.deliver(t.Context(), encode(&Batch{ID: "1", Events: []*Item{}})); err == nil || err.Error() != "no answer in 1s" {
+		t.Error(err)
+	}
+}
+
+// TestForeignLock checks that a lock of the directory, which any user can take who can read
+// it, does not stop the service.
+func TestForeignLock(t *testing.T) {
+	dir := t.TempDir()
+	d, err := os.Open(dir)
+	if err == nil {
+		defer d.Close()
+		err = syscall.Flock(int(d.Fd()), syscall.LOCK_EX)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	q, err := openQueue(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q.close()
+}
+
+// TestNamedFiles checks that an error of a file with a URL or a header names the file, and
+// that a header that the protocol would replace is refused.
+func TestNamedFiles(t *testing.T) {
+	r := newReceiver(t)
+	dir := t.TempDir()
+	address, header := filepath.Join(dir, "url"), filepath.Join(dir, "header")
+	w := &webhook{client: newClient(r.roots, "scanwatch/test", time.Now), url: address, header: header}
+	for _, c := range []struct{ url, header, want string }{
+		{"http://example.org/secret\n", "X: y\n", address + ": the URL does not begin with https://"},
+		{"https://example.org:secret\n", "X: y\n", address + ": is not a URL"},
+		{"secret\n", "X: y\n", address + ": is not a URL"},
+		{r.URL, "Host: secret\n", header + ", line 1: the header Host belongs to the protocol"},
+		{r.URL, "Content-Length: 3\n", header + ", line 1: the header Content-Length belongs"},
+		{r.URL, "User-Agent: other\n", ""},
+	} {
+		if err := errors.Join(os.WriteFile(address, []byte(c.url), 0o600), os.WriteFile(header, []byte(c.header), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		err := w.deliver(t.Context(), encode(&Batch{ID: "1", Events: []*Item{}}))
+		switch {
+		case c.want == "" && err != nil:
+			t.Error(err)
+		case c.want != "" && (err == nil || !strings.HasPrefix(err.Error(), c.want) || strings.Contains(err.Error(), "secret")):
+			t.Errorf("%v, want %s", err, c.want)
+		}
+	}
+	if got := r.accepted(); len(got) != 1 || got[0].header.Get("User-Agent") != "other" {
+		t.Errorf("%+v", got)
+	}
+	if err := errors.Join(os.Remove(header), syscall.Mkfifo(header, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.deliver(t.Context(), encode(&Batch{ID: "1", Events: []*Item{}})); err == nil || !strings.Contains(err.Error(), header+": is not a regular file") {
+		t.Errorf("a FIFO as header: %v", err)
+	}
+}
+
+// TestSuspectsAfterEnd checks that the evidence against hosts survives the end of the
+// service, and that reports that are no longer possible are counted.
+func TestSuspectsAfterEnd(t *testing.T) {
+	c, now := forAbuse(t), noon
+	o := Options{RunDir: t.TempDir(), Now: func() time.Time { return now }}
+	f := idle(t, c, o)
+	const certain, banned = "198.51.100.1", "198.51.100.2"
+	f.reporter.add(about(certain, "finding", "scanner", "high"))
+	f.reporter.add(about(banned, "finding", "relay-probe", "medium"))
+	f.reporter.add(with(about(banned, "finding", "relay-probe", "medium"), func(e *events.Event) { e.Session = 2 }))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := f.Run(ctx); err != nil {
+		t.Fatal(err)
+	}
+	f = idle(t, c, o)
+	f.reporter.add(about(banned, "ban", "", ""))
+	var got []string
+	for _, r := range f.reporter.due(noon, nil) {
+		got = append(got, r.IP.String()+" "+r.Comment)
+	}
+	if want := []string{certain + " 1 SMTP session: scans mail servers", banned + " 3 SMTP sessions: tries to relay mail"}; !slices.Equal(got, want) {
+		t.Errorf("reports %q, want %q", got, want)
+	}
+	now = noon.Add(2 * time.Hour)
+	f.reporter.due(now, nil)
+	if n := f.reporter.lost(); n != 2 {
+		t.Errorf("%d reports dropped, want 2", n)
+	}
+	a := netip.MustParseAddr("2001:db8::1")
+	for range maxSuspects + 3 {
+		a = a.Next()
+		f.reporter.add(about(a.String(), "finding", "scanner", "high"))
+	}
+	if n := f.reporter.lost(); n != 3 {
+		t.Errorf("%d reports dropped above the limit, want 3", n)
+	}
+}
+
+// TestFutureEvidence checks that times of a clock that was wrong do not stop the reports.
+func TestFutureEvidence(t *testing.T) {
+	r := newReporter(t.TempDir())
+	future := noon.AddDate(10, 0, 0)
+	late := about("198.51.100.1", "finding", "harvest", "medium")
+	late.Time = future
+	r.add(late)
+	r.exemptAt(netip.MustParseAddr("198.51.100.2"), future)
+	r.overflow = future
+	r.due(noon, nil)
+	if r.due(noon.Add(25*time.Hour), nil); len(r.suspects) != 0 || len(r.exempt) != 0 {
+		t.Errorf("%v, %v remain", r.suspects, r.exempt)
+	}
+	e := about("198.51.100.3", "finding", "scanner", "high")
+	e.Time = noon.Add(26 * time.Hour)
+	r.add(e)
+	if due := r.due(e.Time, nil); len(due) != 1 {
+		t.Errorf("%d reports", len(due))
+	}
+}
+
+// TestDeliveredReport checks that a report is not sent again by the next process if a process
+// is killed between the answer and the removal of the report.
+func TestDeliveredReport(t *testing.T) {
+	c, r := forAbuse(t), newReceiver(t)
+	h := newHub(t, c)
+	now := time.Now()
+	o := Options{RunDir: h.dir, Roots: r.roots, Now: func() time.Time { return now }, Abuse: r.URL + "/report"}
+	f := idle(t, c, o)
+	until(t, func() bool { return f.ask(func(c *control.Client) error { return c.Note(f.name, 0, nil) }) == nil }) // the socket exists
+	for _, src := range []string{"198.51.100.1", "198.51.100.2"} {
+		e := about(src, "finding", "scanner", "high")
+		e.Time = now
+		f.reporter.add(e)
+	}
+	f.report(t.Context())
+	now = now.Add(time.Minute)
+	e, data, _, _ := f.queue.first()
+	if err := f.deliver(t.Context(), e, data); err != nil {
+		t.Fatal(err)
+	}
+	f.disconnect()
+	f.queue.unlock()
+	now = now.Add(20 * time.Minute)
+	f = idle(t, c, o)
+	if e, _, ok, err := f.queue.first(); !ok || err != nil || f.queue.length() != 1 || e.key != "198.51.100.2" {
+		t.Errorf("%+v, %v, %d reports", e, err, f.queue.length())
+	}
+}
+
+// TestDuplicateReport checks that an answer about the address of a report does not delay the
+// reports of other addresses.
+func TestDuplicateReport(t *testing.T) {
+	r, c := newReceiver(t), forAbuse(t)
+	a := &abuseIPDB{client: newClient(r.roots, "", time.Now), url: r.URL, key: c.Forward.Key}
+	for _, c := range []struct {
+		reply    string
+		rejected bool
+	}{
+		{`{"errors":[{"detail":"You can only report the same IP address once in 15 minutes.","status":429,"source":{"parameter":"ip"}}]}`, true},
+		{`{"errors":[{"detail":"Daily rate limit exceeded.","status":429}]}`, false},
+		{`{"errors":[]}`, false},
+		{"<html>", false},
+	} {
+		r.answers = []http.HandlerFunc{func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusTooManyRequests)
+			w.Write([]byte(c.reply))
+		}}
+		err := a.deliver(t.Context(), encode(report{IP: netip.MustParseAddr("198.51.100.1")}))
+		if err == nil || errors.Is(err, errRejected) != c.rejected {
+			t.Errorf("%s: %v", c.reply, err)
+		}
+	}
+}
