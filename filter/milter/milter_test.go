@@ -158,7 +158,7 @@ func TestConversation(t *testing.T) {
 	}
 	want := `site mx.example.org
 connect 192.0.2.1:1024 > 192.0.2.25:25 local false "mail.example.net" pass
-ask connect name "mail.example.net" addr ""
+ask connect name "" addr ""
 line 2 ""
 ask helo name "mail.example.net" addr ""
 ask helo name "mail.example.net" addr ""

@@ -8,11 +8,13 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"scanwatch/filter/smtpd"
 	"scanwatch/internal/safego"
 	"scanwatch/internal/smtp"
 )
@@ -132,10 +134,19 @@ func (s *Server) conn(ctx context.Context, rw io.ReadWriter) error {
 		return err
 	}
 	one := &conversation{server: s, wire: w, session: newSession()}
-	defer one.end()
+	// Without a QUIT, the mail server or this process has stopped.
+	defer func() {
+		if ctx.Err() == nil {
+			one.end(smtp.EndingUnknown)
+		}
+	}()
 	for {
 		p, err := w.read()
-		if errors.Is(err, io.EOF) || p.command == cmdQuit && err == nil {
+		if err == nil && p.command == cmdQuit {
+			one.end(smtp.EndingClosed)
+			return nil
+		}
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
@@ -190,7 +201,7 @@ func (c *conversation) command(ctx context.Context, p packet) error {
 		})
 		return nil // without an answer
 	case cmdQuitReuse:
-		c.end()
+		c.end(smtp.EndingClosed)
 		c.session, c.refusal = newSession(), ""
 		return nil
 	}
@@ -199,7 +210,7 @@ func (c *conversation) command(ctx context.Context, p packet) error {
 		return fmt.Errorf("%w: unexpected command %q", errProtocol, p.command)
 	}
 	var a smtp.Answer
-	until := time.Time{}
+	begin, until := time.Now(), time.Time{}
 	for {
 		c.locked(func(at int64) { a = handle(c, p.data, at) })
 		if a.Wait <= 0 {
@@ -213,10 +224,10 @@ func (c *conversation) command(ctx context.Context, p packet) error {
 		case <-ctx.Done():
 		}
 		c.session.repeated = true
-		c.session.waited = time.Now().After(until) || ctx.Err() != nil
+		c.session.waited = time.Now().After(until) || time.Since(begin) > MaxHold || ctx.Err() != nil
 	}
 	c.session.repeated, c.session.waited = false, false
-	c.hold(ctx, a.Hold)
+	c.hold(ctx, min(a.Hold, MaxHold-time.Since(begin)))
 	return c.answer(p.command, a)
 }
 
@@ -252,7 +263,7 @@ func (c *conversation) hold(ctx context.Context, d time.Duration) {
 		return
 	}
 	select {
-	case <-time.After(min(d, MaxHold)):
+	case <-time.After(d):
 	case <-ctx.Done():
 	}
 }
@@ -268,13 +279,16 @@ func (c *conversation) answer(command byte, a smtp.Answer) error {
 	return c.wire.write(replyCode, []byte(a.Text), []byte{0})
 }
 
+// validReply matches a reply that mail servers accept from a milter.
+var validReply = regexp.MustCompile(`^[45][0-9][0-9] .`)
+
 // maxText is the maximum length of a reply (RFC 5321 section 4.5.3.1.5).
 const maxText = 500
 
 // replyOf returns the reply to the client. To be disconnected, it must have the code 421.
 func replyOf(a smtp.Answer) string {
 	text := a.Text
-	if len(text) < 4 || text[0] != '4' && text[0] != '5' {
+	if !validReply.MatchString(text) {
 		text = "550 5.7.1 Refused by local policy"
 	}
 	if a.Decision == smtp.Disconnect && text[0] == '4' {
@@ -362,14 +376,17 @@ func (c *conversation) connect(data []byte, at int64) smtp.Answer {
 		}
 		c.server.Sink.Event(s.connect(data, at))
 	}
-	name, _, _ := cut(data)
-	return c.ask(s.request(smtp.PhaseConnect, at, name, nil))
+	a := c.ask(s.request(smtp.PhaseConnect, at, nil, nil))
+	if a.Decision >= smtp.Reject {
+		c.server.Sink.Event(s.refusedConnection(a.Text, at))
+	}
+	return a
 }
 
 func (c *conversation) helo(data []byte, at int64) smtp.Answer {
 	s := c.session
 	name, _, _ := cut(data)
-	name = clip(name, maxName)
+	name = smtpd.Argument(name, maxName)
 	if e := s.secure(at); e != nil {
 		c.server.Sink.Event(e)
 	}
@@ -475,7 +492,7 @@ func (c *conversation) unknown(data []byte, at int64) smtp.Answer {
 }
 
 // end reports the end of the session.
-func (c *conversation) end() {
+func (c *conversation) end(how smtp.Ending) {
 	if !c.session.open {
 		return
 	}
@@ -485,7 +502,7 @@ func (c *conversation) end() {
 			c.server.Sink.Event(c.session.begin(smtp.EventRollback, at))
 		}
 		e := c.session.begin(smtp.EventDisconnect, at)
-		e.Ending = smtp.EndingClosed
+		e.Ending = how
 		if c.refusal != "" {
 			e.Ending = smtp.EndingRejected
 		}

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"scanwatch/filter/smtpd"
 	"scanwatch/internal/smtp"
 )
 
@@ -108,10 +109,10 @@ func (s *session) reverse(name []byte) ([]byte, smtp.FCrDNS) {
 	return nil, result
 }
 
-// greeting returns the name of the server.
-func (s *session) greeting(at int64) *smtp.Event {
+// refusedConnection describes a rejection in place of the greeting of the server.
+func (s *session) refusedConnection(text string, at int64) *smtp.Event {
 	e := s.begin(smtp.EventGreeting, at)
-	e.Code, e.Name = 220, clip([]byte(s.macros["j"]), maxName)
+	e.Code, _ = codeOf(text)
 	return e
 }
 
@@ -129,6 +130,7 @@ func (s *session) request(phase smtp.Phase, at int64, name, addr []byte) *smtp.E
 	return e
 }
 
+// helo describes an accepted greeting. The server does not tell whether it was HELO or EHLO.
 func (s *session) helo(name []byte, at int64) *smtp.Event {
 	e := s.begin(smtp.EventHelo, at)
 	e.Verb, e.Word, e.Name, e.Result = smtp.VerbEhlo, []byte("EHLO"), name, smtp.ResultOK
@@ -159,14 +161,14 @@ func (s *session) login(at int64) *smtp.Event {
 	return e
 }
 
-// mailbox removes the brackets of an address, and the parameters after it.
+// mailbox returns the address in the first argument of MAIL or RCPT.
 func mailbox(data []byte) []byte {
 	addr, _, _ := cut(data)
 	addr = bytes.TrimSpace(addr)
 	if inner, ok := bytes.CutPrefix(addr, []byte("<")); ok {
-		addr, _, _ = bytes.Cut(inner, []byte(">"))
+		addr = bytes.TrimSuffix(inner, []byte(">"))
 	}
-	return clip(addr, maxPath)
+	return smtpd.Argument(addr, maxPath)
 }
 
 // sender describes an accepted MAIL. Whether the server accepts it is known later.
@@ -188,32 +190,32 @@ func (s *session) recipient(addr []byte, at int64) *smtp.Event {
 	if !s.refused() {
 		return e
 	}
-	e.Result, e.Code, e.Cause = smtp.ResultPermfail, 550, smtp.CauseRecipient
 	status, text := s.macros["rcpt_host"], s.macros["rcpt_addr"]
+	e.Result, e.Code, e.Cause = smtp.ResultPermfail, 550, smtp.CauseFilter
 	if strings.HasPrefix(status, "4") {
-		e.Result, e.Code, e.Cause = smtp.ResultTempfail, 450, smtp.CauseNone
+		e.Result, e.Code = smtp.ResultTempfail, 450
 	}
 	for _, c := range refusals {
-		if e.Result == smtp.ResultPermfail && (strings.HasPrefix(status, c.status) && c.status != "" || c.text != "" && strings.Contains(text, c.text)) {
+		if strings.HasPrefix(status, c.status) && strings.Contains(text, c.text) {
 			e.Cause = c.cause
+			break
 		}
 	}
 	e.Reply = clip([]byte(text), maxExample)
 	return e
 }
 
-// refusals lists refusals that say nothing about the recipient: those of another cause, and
-// with smtpd_delay_reject of Postfix those of the client, the greeting or the sender.
+// refusals lists the refusals that concern the recipient. All others may concern the client,
+// such as those of block lists and of policy services: they are no evidence of a harvest.
+// Postfix evaluates restrictions of the client, the greeting and the sender at RCPT
+// (smtpd_delay_reject).
 var refusals = []struct {
 	status, text string
 	cause        smtp.Cause
 }{
-	{"5.5.2", "", smtp.CauseSyntax},
+	{"5.1.1", "", smtp.CauseRecipient}, // RFC 3463: bad destination mailbox address
+	{"5.7.1", "Relay access denied", smtp.CauseRecipient},
 	{"5.1.3", "", smtp.CauseSyntax},
-	{"", "Client host rejected", smtp.CauseFilter},
-	{"", "Helo command rejected", smtp.CauseFilter},
-	{"", "Sender address rejected", smtp.CauseFilter},
-	{"", "Data command rejected", smtp.CauseFilter},
 }
 
 func (s *session) data(at int64) *smtp.Event {
@@ -222,23 +224,23 @@ func (s *session) data(at int64) *smtp.Event {
 	return e
 }
 
-// unknown describes a command that the server does not know. It may be a line of a login.
+// unknown describes a command that the server does not know. It may be a line of a login: the
+// server does not tell whether the client has sent AUTH.
 func (s *session) unknown(data []byte, at int64) *smtp.Event {
-	text, _, _ := cut(data)
+	line, _, _ := cut(data)
 	e := s.begin(smtp.EventCommand, at)
 	e.Verb, e.Code, e.Cause = smtp.VerbUnknown, 500, smtp.CauseUnknown
-	if e.Text = clip(text, maxExample); likeCredentials(e.Text) {
+	if e.Text = smtpd.Redact(line); likeCredentials(line) {
 		e.Text = []byte(smtp.Masked)
 	}
 	return e
 }
 
-// likeCredentials reports whether a line may be base64, as in a login (RFC 4954), or begins
-// a login.
+const base64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
+
+// likeCredentials reports whether a line may be base64, as in a login (RFC 4954). Short words
+// of capitals are commands.
 func likeCredentials(line []byte) bool {
-	if bytes.HasPrefix(bytes.ToUpper(line), []byte("AUTH")) {
-		return true
-	}
-	const short = 8
-	return len(line) >= short && len(bytes.Trim(line, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=")) == 0
+	const long = 8
+	return len(line) >= 4 && len(bytes.Trim(line, base64)) == 0 && (len(line) >= long || len(line)%4 == 0 && len(bytes.Trim(line, base64[:26])) > 0)
 }

@@ -54,17 +54,16 @@ const (
 // canListMacros is the action of asking for macros.
 const canListMacros = 0x100
 
-// version is the version of the protocol.
+// version is the version of the protocol, of Sendmail 8.14 and Postfix 2.6. Older mail servers
+// do not report refused recipients.
 const version = 6
 
-// oldest is the oldest version in which the mail server reports DATA and unknown commands.
-const oldest = 3
-
 const (
-	// maxPacket is the maximum length of a packet. Headers and bodies, which are
-	// longer, are never requested. A line of a client is at most 2 KiB.
+	// maxPacket is the maximum length of a packet. Longer ones would be headers, which are
+	// never requested.
 	maxPacket = 64 << 10
-	maxMacros = 64 // of a command
+	maxMacros = 64 // of a session
+	maxMacro  = 1024
 )
 
 var errProtocol = errors.New("not the milter protocol")
@@ -130,7 +129,7 @@ func cut(data []byte) (text, rest []byte, ok bool) { return bytes.Cut(data, []by
 // macros are the values of the macros before a command.
 type macros map[string]string
 
-// parseMacros adds the macros of a packet.
+// parse adds the macros of a packet.
 func (m macros) parse(data []byte) {
 	for len(m) < maxMacros {
 		name, rest, ok := cut(data)
@@ -139,7 +138,7 @@ func (m macros) parse(data []byte) {
 		}
 		value, rest, _ := cut(rest)
 		data = rest
-		m[string(bytes.Trim(name, "{}"))] = string(value)
+		m[string(bytes.Trim(clip(name, maxMacro), "{}"))] = string(clip(value, maxMacro))
 	}
 }
 
@@ -162,11 +161,11 @@ func negotiation(data []byte) ([]byte, error) {
 	}
 	offered := binary.BigEndian.Uint32(data)
 	actions, steps := binary.BigEndian.Uint32(data[4:]), binary.BigEndian.Uint32(data[8:])
-	if offered < oldest {
-		return nil, fmt.Errorf("the mail server speaks version %d of the protocol; version %d is needed", offered, oldest)
+	if offered < version {
+		return nil, fmt.Errorf("the mail server speaks version %d of the protocol; version %d is needed", offered, version)
 	}
 	want := uint32(noBody|noHeaders|noEOH|rejectedToo) & steps
-	answer := binary.BigEndian.AppendUint32(nil, min(offered, version))
+	answer := binary.BigEndian.AppendUint32(nil, version)
 	answer = binary.BigEndian.AppendUint32(answer, actions&canListMacros)
 	answer = binary.BigEndian.AppendUint32(answer, want)
 	if actions&canListMacros != 0 {
