@@ -1,0 +1,270 @@
+//go:build linux
+
+// Package milter runs milter-scanwatch with a real Postfix and a real Sendmail.
+package milter
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"scanwatch/tests/internal/cli"
+	"scanwatch/tests/internal/require"
+	"scanwatch/tests/internal/smtpd"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+func TestMain(m *testing.M) {
+	smtpd.Main(m, "scanwatch/cmd/milter-scanwatch", "scanwatch/cmd/scanwatch")
+}
+
+// A scenario is a session of a client. A line that begins with > is sent without CR LF, and
+// without waiting for a reply. Before all other lines, the client waits for the reply to the
+// previous one.
+type scenario struct {
+	name  string
+	src   string // 198.51.100.1 has a proven name
+	lines []string
+}
+
+const (
+	mailLine = "MAIL FROM:<a@partner.example>"
+	rcptLine = "RCPT TO:<games@example.org>"
+)
+
+var message = []string{mailLine, rcptLine, "DATA", "Subject: test\r\n\r\nhello\r\n."}
+
+func join(all ...[]string) []string { return slices.Concat(all...) }
+
+func unknown(n int) (lines []string) {
+	for i := range n {
+		lines = append(lines, fmt.Sprintf("RCPT TO:<guess%d@example.org>", i))
+	}
+	return lines
+}
+
+var scenarios = []scenario{
+	{"good mail", "198.51.100.1", join([]string{"EHLO mail.partner.example"}, message, message, []string{"QUIT"})},
+	{"good mail, no name", "198.51.100.2", join([]string{"EHLO mail.other.example"}, message, []string{"QUIT"})},
+	{"one unknown recipient", "198.51.100.3", join([]string{"EHLO mail.other.example", mailLine, "RCPT TO:<left@example.org>", rcptLine, "DATA", "Subject: x\r\n\r\nx\r\n.", "QUIT"})},
+	{"bounce", "198.51.100.4", []string{"EHLO mail.other.example", "MAIL FROM:<>", "RCPT TO:<left@example.org>", "QUIT"}},
+	{"harvest", "198.51.100.5", join([]string{"EHLO mail.other.example", mailLine}, unknown(12), []string{mailLine, rcptLine, "QUIT"})},
+	{"relay probe", "198.51.100.6", []string{"EHLO mail.other.example", mailLine, "RCPT TO:<x@victim.example>", "RSET", mailLine, "RCPT TO:<x%victim.example@example.org>", "QUIT"}},
+	{"attack tool", "198.51.100.7", join([]string{"EHLO ylmf-pc"}, message, []string{"QUIT"})},
+	{"our name", "198.51.100.8", join([]string{"EHLO mx.example.org"}, message, []string{"QUIT"})},
+	{"our address", "198.51.100.9", join([]string{"EHLO [192.0.2.25]"}, message, []string{"QUIT"})},
+	{"bare address", "198.51.100.10", join([]string{"EHLO 198.51.100.10"}, message, []string{"QUIT"})},
+	{"no greeting", "198.51.100.11", []string{mailLine, rcptLine, "QUIT"}},
+	{"bad greeting", "198.51.100.12", []string{"EHLO", "EHLO a b@", "QUIT"}},
+	{"another greeting", "198.51.100.13", join([]string{"EHLO one.example", "EHLO two.example"}, message, []string{"QUIT"})},
+	{"HTTP", "198.51.100.14", []string{"GET /login?password=secret HTTP/1.1", "Host: mx.example.org", "QUIT"}},
+	{"SSH", "198.51.100.15", []string{"SSH-2.0-libssh2_1.9.0", "QUIT"}},
+	{"TLS", "198.51.100.16", []string{"\x16\x03\x01\x02\x00\x01", "QUIT"}},
+	{"unknown commands", "198.51.100.17", []string{"EHLO mail.other.example", "XYZZY", "FOO bar", "dXNlcg==", "QUIT"}},
+	{"login", "198.51.100.18", []string{"EHLO mail.other.example", "AUTH LOGIN", "am9l", "c2VjcmV0cGFzcw==", "QUIT"}},
+	{"VRFY", "198.51.100.19", []string{"EHLO mail.other.example", "VRFY joe", "EXPN joe", "NOOP", "QUIT"}},
+	{"pipelining", "198.51.100.20", []string{"EHLO mail.other.example", ">" + mailLine + "\r\n" + rcptLine + "\r\nDATA\r\n", "", "", "", "Subject: x\r\n\r\nx\r\n.", "QUIT"}},
+	{"early talker", "198.51.100.21", []string{">EHLO mail.other.example\r\n", "", "QUIT"}},
+	{"vanish", "198.51.100.22", nil},
+	{"vanish after EHLO", "198.51.100.23", []string{"EHLO mail.other.example"}},
+	{"vanish after MAIL", "198.51.100.24", []string{"EHLO mail.other.example", mailLine}},
+	{"vanish after RCPT", "198.51.100.25", []string{"EHLO mail.other.example", mailLine, rcptLine}},
+	{"vanish in the message", "198.51.100.26", []string{"EHLO mail.other.example", mailLine, rcptLine, "DATA", ">Subject: x\r\n"}},
+	{"bad syntax", "198.51.100.27", []string{"EHLO mail.other.example", "MAIL FROM:<a@", "RCPT TO:joe", mailLine, "RCPT TO:<joe@@>", "QUIT"}},
+	{"quoted sender", "198.51.100.28", []string{"EHLO mail.other.example", `MAIL FROM:<"a>b"@partner.example>`, rcptLine, "QUIT"}},
+}
+
+const patience = time.Minute
+
+// play plays a scenario and returns the replies. A reply to the end of the connection is
+// "closed".
+func (s *scenario) play(t *testing.T) (replies []string) {
+	t.Helper()
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(s.src)}}
+	c, err := d.DialContext(t.Context(), "tcp", server)
+	if err != nil {
+		t.Error(err)
+		return nil
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Error(err)
+	}
+	in := bufio.NewReader(c)
+	lines := s.lines
+	if len(lines) > 0 && strings.HasPrefix(lines[0], ">") { // before the greeting
+		_, _ = io.WriteString(c, lines[0][1:])
+		lines = lines[1:]
+	}
+	r := reply(in)
+	replies = append(replies, r)
+	for _, line := range lines {
+		if r == closed {
+			break
+		}
+		if strings.HasPrefix(line, "Subject:") && !strings.HasPrefix(r, "354") {
+			continue // DATA was refused
+		}
+		raw, early := strings.CutPrefix(line, ">")
+		if early {
+			_, _ = io.WriteString(c, raw)
+			continue
+		}
+		if line != "" {
+			if _, err := io.WriteString(c, line+"\r\n"); err != nil {
+				break
+			}
+		}
+		r = reply(in)
+		replies = append(replies, r)
+	}
+	return replies
+}
+
+const closed = "closed"
+
+// variable matches the parts of replies that differ between runs.
+var variable = regexp.MustCompile(`queued as \w+|[0-9a-f]{16}|\b\w{8}\d{6}\b|(Mon|Tue|Wed|Thu|Fri|Sat|Sun), .*`)
+
+// reply reads a reply and returns its last line.
+func reply(in *bufio.Reader) string {
+	for {
+		line, err := in.ReadString('\n')
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return "timeout"
+		case err != nil:
+			return closed
+		case len(line) > 3 && line[3] == '-':
+		default:
+			return variable.ReplaceAllString(strings.TrimSpace(line), "...")
+		}
+	}
+}
+
+// playAll plays all scenarios, several at the same time.
+func playAll(t *testing.T) map[string][]string {
+	t.Helper()
+	var mu sync.Mutex
+	var wait sync.WaitGroup
+	all := map[string][]string{}
+	free := make(chan struct{}, 4) // Sendmail closes some of more connections
+	for _, s := range scenarios {
+		free <- struct{}{}
+		wait.Go(func() {
+			defer func() { <-free }()
+			replies := s.play(t)
+			mu.Lock()
+			defer mu.Unlock()
+			all[s.name] = replies
+		})
+	}
+	wait.Wait()
+	return all
+}
+
+// conf returns a configuration with a preset in mode enforce.
+func conf(t *testing.T, preset string) string {
+	t.Helper()
+	text, err := os.ReadFile("../../rules/policies/" + preset + ".conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Replace(string(text), "\nmode observe\n", "\nmode enforce\n", 1)
+}
+
+// TestScenarios checks for each mail server and preset what the client sees and what is
+// recorded.
+func TestScenarios(t *testing.T) {
+	require.Full(t)
+	for name, start := range servers {
+		for _, preset := range []string{"standard", "tight"} {
+			t.Run(name+" "+preset, func(t *testing.T) {
+				s := newSite(t)
+				s.startMilter(conf(t, preset))
+				start(s, s.recipe(name))
+				replies := playAll(t)
+				log := s.stopMilter()
+				if strings.Contains(log, "bug") || strings.Contains(log, "level=ERROR") {
+					t.Error(log)
+				}
+				got := table(replies, s.records())
+				file := fmt.Sprintf("testdata/%s-%s.golden", strings.ToLower(name), preset)
+				if *update {
+					if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+						t.Fatal(err)
+					}
+				}
+				want, err := os.ReadFile(file)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got != string(want) {
+					t.Errorf("%s differs:\n%s", file, got)
+				}
+				for _, secret := range []string{"c2VjcmV0cGFzcw", "password=secret"} {
+					if out := cli.Run(t, s.path("state"), "dump"); strings.Contains(out, secret) || strings.Contains(log, secret) {
+						t.Errorf("%s is recorded or logged", secret)
+					}
+				}
+			})
+		}
+	}
+}
+
+// A record is a session in the output of dump.
+type record struct {
+	cli.Record
+	Rejected []struct{ Rule, Phase, Decision string } `json:"verdicts"`
+}
+
+func (s *site) records() map[string]record {
+	s.t.Helper()
+	all := map[string]record{}
+	for line := range strings.Lines(cli.Run(s.t, s.path("state"), "dump")) {
+		var r record
+		if err := json.Unmarshal([]byte(line), &r); err != nil {
+			s.t.Fatal(err)
+		}
+		all[r.Src] = r
+	}
+	return all
+}
+
+// table shows the replies and the record of each scenario.
+func table(replies map[string][]string, records map[string]record) string {
+	var b strings.Builder
+	for _, s := range scenarios {
+		fmt.Fprintf(&b, "== %s\n", s.name)
+		for _, r := range replies[s.name] {
+			fmt.Fprintf(&b, "   %s\n", r)
+		}
+		r, ok := records[s.src]
+		if !ok {
+			fmt.Fprintf(&b, "no record\n")
+			continue
+		}
+		var found []string
+		for _, f := range r.Findings {
+			found = append(found, f.Evidence+"/"+f.Confidence)
+		}
+		fmt.Fprintf(&b, "ending %s fcrdns %s messages %d commands %d unknown %d recipients %d+%d\n", r.Ending, r.FCrDNS, r.Counts["messages"], r.Counts["commands"], r.Counts["unknown"], r.Counts["rcpt_ok"], r.Counts["rcpt_permfail"])
+		fmt.Fprintf(&b, "found %s\n", strings.Join(found, " "))
+		for _, v := range r.Rejected {
+			fmt.Fprintf(&b, "rule %s at %s: %s\n", v.Rule, v.Phase, v.Decision)
+		}
+	}
+	return b.String()
+}
