@@ -63,6 +63,9 @@ func listenUnix(path, group string) (_ net.Listener, err error) {
 
 // removeStale removes a socket on which no process listens.
 func removeStale(path string) error {
+	if info, err := os.Lstat(path); err != nil || info.Mode().Type() != fs.ModeSocket {
+		return nil // if it is another file, Listen returns the error
+	}
 	c, err := net.Dial("unix", path)
 	switch {
 	case err == nil:

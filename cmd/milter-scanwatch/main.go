@@ -43,7 +43,7 @@ See milter-scanwatch(8); "scanwatch report" prints a report.
 func main() {
 	var f front
 	program := engine.Program{
-		Name: "milter-scanwatch", Version: version, Usage: usage, Server: "milter-scanwatch", AnyPhase: true,
+		Name: "milter-scanwatch", FrontEnd: "milter", Version: version, Usage: usage, Server: "milter-scanwatch", AnyPhase: true,
 		Flags: f.flags, Prepare: f.prepare, Serve: f.serve,
 	}
 	os.Exit(program.Main(os.Args[1:], os.Stdout, os.Stderr))

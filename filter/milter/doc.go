@@ -4,14 +4,14 @@
 //
 // The front end asks for neither headers nor message text, and never changes a message.
 //
-// Not known from milter, and therefore no evidence:
+// The following is unknown from milter, and therefore no evidence:
 //
-//   - failed logins. A successful login is known from MAIL on
-//   - lines that the server rejects itself, such as MAIL with bad syntax or, in Postfix,
-//     HTTP. Sendmail reports them as unknown commands
-//   - commands before the greeting of the server, and pipelining
+//   - failed logins; a successful login is known from MAIL on
+//   - whether the client greeted with HELO or EHLO
+//   - lines that the server rejects itself, such as MAIL with bad syntax and, in Postfix, HTTP
+//   - commands before the greeting of the server, the pace of commands, and pipelining
 //   - how a session ended
-//   - whether the server accepts a message in the end. A message counts as accepted when
-//     the server has received it
+//   - whether the server accepts a message in the end: a message counts as accepted when the
+//     server has received it
 //   - in Sendmail, recipients for which relaying is denied
 package milter

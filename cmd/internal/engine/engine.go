@@ -38,9 +38,11 @@ import (
 
 // A Program is a program with a front end.
 type Program struct {
-	Name    string
-	Version string
-	Usage   string
+	Name string
+	// FrontEnd is the name of the front end in records, or "" for smtpd.
+	FrontEnd string
+	Version  string
+	Usage    string
 	// Flags, if set, adds flags to those of all front ends.
 	Flags func(*flag.FlagSet)
 	// Server is the program that the operator restarts so that all settings take effect.
@@ -186,7 +188,7 @@ func build(program *Program, s Settings, stderr io.Writer) (*Engine, error) {
 	}
 	p.openStore()
 	p.Pipeline = filter.New(filter.Options{
-		Record: p.writer.Add, Clock: &p.clock,
+		Record: p.writer.Add, FrontEnd: program.FrontEnd, Clock: &p.clock,
 		Log: p.logs.Line, Verbose: p.verboseLog, Watch: p.watchers.Send, Lists: p.lists, Memory: p.memory, Hasher: p.hasher.Load, Hashed: p.policies.file != "", Lookups: p.lookups, OwnAddrs: p.ownAddrs, Budget: p.set.Budget,
 	})
 	p.policies.startHalt()
