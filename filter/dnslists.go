@@ -17,7 +17,7 @@ func consult(p *Pipeline, s *session, at int64) {
 		return
 	}
 	s.asking = true
-	p.facts = p.o.Lookups.Ask(s.track.Src.Addr(), p.facts[:0])
+	p.facts = p.o.Lookups.Ask(s.track.Src.Addr(), false, p.facts[:0])
 }
 
 // unknownClient reports whether the lists may be asked about a client: it has no standing, no
@@ -36,31 +36,62 @@ func unknownClient(p *Pipeline, s *session, at int64) bool {
 
 // listed adds the new answers of the lists to the facts about the session. It returns the
 // time for which a request waits for the lists without an answer: none in observe mode,
-// and none if the client is no longer unknown.
+// and none if the client is no longer unknown or no answer would change the effect of the
+// policy.
 func listed(p *Pipeline, s *session, ev *smtp.Event) (wait time.Duration) {
 	policy := p.settings.Policy
 	// The client may have logged in since. Answers to earlier questions are still facts.
-	if s.asking = unknownClient(p, s, ev.Time); s.asking {
-		p.facts = p.o.Lookups.Ask(s.track.Src.Addr(), p.facts[:0])
+	asks := unknownClient(p, s, ev.Time)
+	if asks {
+		p.facts = p.o.Lookups.Ask(s.track.Src.Addr(), true, p.facts[:0])
 	} else {
 		p.facts = p.o.Lookups.Answers(s.track.Src.Addr(), p.facts[:0])
 	}
-	waits := s.asking && policy.Mode == rules.Enforce
+	takeAnswers(p, s, ev)
+	if !asks || policy.Mode != rules.Enforce {
+		return 0
+	}
 	since := max(0, time.Duration(ev.Time-s.track.Start)*time.Microsecond) // the clock may be set back
-	s.asking = false
+	var missing rules.ListSet
 	for i := range p.facts {
-		f := &p.facts[i]
-		switch {
-		case f.State == dnslist.Pending:
-			s.asking = true
-			if waits && i < rules.MaxLookups {
-				wait = max(wait, policy.Holds[ev.Phase][i]-since)
-			}
-		case f.State == dnslist.Unknown:
-			s.asking = true // a later answer of another session may be known
-		case !s.track.Asked(f.List.Name):
-			p.take(s, f.Event(ev))
+		// The table has the lists of another policy only until the next event.
+		if f := &p.facts[i]; f.State == dnslist.Pending && f.List.Hold > since && i < len(policy.Lookups) && policy.Lookups[i].Name == f.List.Name {
+			missing |= 1 << i
+		}
+	}
+	if missing == 0 {
+		return 0
+	}
+	needed := p.decider.Awaits(p.subject(s), ev, missing)
+	for i := range p.facts {
+		if needed&(1<<i) != 0 {
+			wait = max(wait, p.facts[i].List.Hold-since)
 		}
 	}
 	return wait
+}
+
+// takeAnswers adds the new answers in p.facts to the facts about the session.
+func takeAnswers(p *Pipeline, s *session, ev *smtp.Event) {
+	s.asking = false
+	for i := range p.facts {
+		switch f := &p.facts[i]; {
+		case f.State == dnslist.Pending, f.State == dnslist.Unknown: // a later question may have an answer
+			s.asking = true
+		case !s.track.Asked(f.List.Name):
+			p.answer = f.Event(ev)
+			p.take(s, &p.answer)
+		}
+	}
+}
+
+// lastAnswers adds the answers that have arrived since the last request, for the rules at the
+// end of the session and for its record.
+func lastAnswers(p *Pipeline, s *session, at int64) {
+	if !s.asking || p.settings == nil {
+		return
+	}
+	p.facts = p.o.Lookups.Answers(s.track.Src.Addr(), p.facts[:0])
+	takeAnswers(p, s, &smtp.Event{Time: at, Session: s.track.ID})
+	s.asking = false
 }

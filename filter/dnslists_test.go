@@ -32,6 +32,7 @@ type listBench struct {
 	now     int64
 	next    uint64
 	records []*store.Record
+	log     []string
 }
 
 const listPolicy = `mode enforce
@@ -60,7 +61,7 @@ func newListBench(t *testing.T, text string) *listBench {
 		t.Fatal(err)
 	}
 	b.p = filter.New(filter.Options{
-		Record: b.record, Log: func([]byte) {}, Lists: func() *lookup.Lists { return lists }, Memory: b.memory, Lookups: b.lists,
+		Record: b.record, Log: func(line []byte) { b.log = append(b.log, string(line)) }, Lists: func() *lookup.Lists { return lists }, Memory: b.memory, Lookups: b.lists,
 		OwnAddrs: []netip.Addr{netip.MustParseAddr("198.51.100.5")},
 	})
 	b.p.Use(&filter.Settings{Policy: b.policy})
@@ -308,6 +309,92 @@ func TestListNoWait(t *testing.T) {
 	helo(b, id)
 	if got := b.questions(); got != "[]" {
 		t.Errorf("questions about a user: %s", got)
+	}
+}
+
+// TestListNeeded checks that a request waits only for lists whose answer may change its
+// answer.
+func TestListNeeded(t *testing.T) {
+	const head = "mode enforce\ncompanion lookup user _swlookup\nlookup zen dnsbl \"zen.example.org\" codes 127.0.0.2 hold 300ms\n" +
+		"lookup white allowlist \"list.example.net\" codes 127.0.2.0/23 hold 200ms\n"
+	for _, tt := range []struct{ policy, want string }{
+		{"rule r phase helo match listed zen reject", "wait 300ms"},
+		{"rule r phase helo match listed zen fcrdns fail reject", "proceed"},
+		{"rule r phase helo match listed zen helo \"mail.example.net\" reject", "wait 300ms"}, // the name of this request
+		{"rule r phase helo match listed zen helo \"mail.example.com\" reject", "proceed"},
+		{"rule r phase helo match listed zen evidence rdns-missing reject", "proceed"},
+		{"pass match listed white", "proceed"},
+		{"pass match listed white\nrule r phase helo match helo \"mail.example.net\" reject", "wait 200ms"},
+		{"pass match listed white\nrule r phase helo match helo \"mail.example.com\" reject", "proceed"},
+		{"score evidence listed 5\nrule r phase helo match score > 4 reject", "wait 300ms"},
+		{"score evidence listed 5\nrule r phase helo match score > 5 reject", "proceed"},
+	} {
+		b := newListBench(t, head+tt.policy+"\n")
+		id := b.connect("192.0.2.7")
+		b.greet(id)
+		if got := b.ask(id, smtp.PhaseHelo, 0, false); got != tt.want {
+			t.Errorf("%s: %s, want %s", tt.policy, got, tt.want)
+		}
+	}
+}
+
+// TestListWaits checks that a request that waits is handled once: the findings about its
+// greeting and recipients do not count twice.
+func TestListWaits(t *testing.T) {
+	b := newListBench(t, listPolicy+"rule wait phase rcpt-to match listed other reject\nrule changed phase { helo, rcpt-to } match evidence helo-changed reject \"550 5.7.1 Changed\"\n")
+	id := b.connect("192.0.2.7")
+	b.greet(id)
+	for i := range 5 {
+		want := "wait 300ms"
+		if i == 4 {
+			want = "proceed"
+		}
+		if got := b.ask(id, smtp.PhaseHelo, 0, i == 4); got != want {
+			t.Errorf("helo: %s", got)
+		}
+	}
+	b.end(id)
+	_ = b.records[0].Steps(func(s *store.Step) bool {
+		if s.Kind == store.KindFinding && string(s.Text) != "no-mail" {
+			t.Errorf("finding %s", s.Text)
+		}
+		return true
+	})
+}
+
+// TestListLate checks that an answer after the last request of a session is in its record,
+// and counts for the rules at the end.
+func TestListLate(t *testing.T) {
+	b := newListBench(t, listPolicy+"rule late phase end match listed other ban 1h\n")
+	for i, end := range []func(id uint64){b.end, func(uint64) { b.p.Stop() }} {
+		src := fmt.Sprintf("192.0.2.%d", i)
+		id := b.connect(src)
+		b.greet(id)
+		b.questions()
+		b.answer(src, "other", "127.0.0.9")
+		b.answer(src, "white")
+		end(id)
+	}
+	for i, r := range b.records {
+		if got := strings.Join(strings.Fields(b.listings(r)), " "); got != "other 127.0.0.9 bl.example.net fail; listed 127.0.0.9 other bl.example.net; white list.example.net ok" {
+			t.Errorf("record %d: %s", i, got)
+		}
+	}
+	if _, banned := b.memory.Bans.Banned(&memory.Client{Addr: netip.MustParseAddr("192.0.2.0")}, b.now); !banned || len(b.records) != 2 {
+		t.Errorf("%d records, banned %v", len(b.records), banned)
+	}
+}
+
+// TestListLog checks that listings in several lists are one kind of evidence in the log.
+func TestListLog(t *testing.T) {
+	b := newListBench(t, listPolicy)
+	id := b.connect("192.0.2.7")
+	b.questions()
+	b.answer("192.0.2.7", "zen", "127.0.0.4")
+	b.answer("192.0.2.7", "other", "127.0.0.9")
+	b.end(id)
+	if len(b.log) != 1 || !strings.Contains(b.log[0], " evidence=listed:medium,no-mail:high ") {
+		t.Errorf("%q", b.log)
 	}
 }
 

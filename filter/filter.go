@@ -99,6 +99,7 @@ type Pipeline struct {
 	client memory.Client  // client of the current event
 	out    smtp.Outcome   // reused
 	facts  []dnslist.Fact // reused
+	answer smtp.Event     // reused
 }
 
 // New returns a Pipeline without sessions that only observes.
@@ -142,6 +143,9 @@ func (p *Pipeline) Event(ev *smtp.Event) {
 	} else if s = p.table.session(ev.Session); s == nil {
 		return // the session started before the filter, or too many sessions are open
 	}
+	if ev.Kind == smtp.EventDisconnect {
+		lastAnswers(p, s, ev.Time)
+	}
 	p.take(s, ev)
 	if ev.Kind == smtp.EventDisconnect {
 		p.close(s, ev.Ending, ev.Time)
@@ -155,14 +159,19 @@ func (p *Pipeline) Ask(ev *smtp.Event) smtp.Answer {
 	if s == nil || p.settings == nil {
 		return smtp.Answer{}
 	}
+	p.identify(s)
+	if !s.waiting { // otherwise the event has been applied
+		s.track.Apply(ev)
+		p.identify(s)
+		p.detect(s, ev)
+	}
+	s.waiting = false
 	if s.asking {
 		if wait := listed(p, s, ev); wait > 0 && !ev.Waited {
+			s.waiting = true
 			return smtp.Answer{Wait: wait}
 		}
 	}
-	s.track.Apply(ev)
-	p.identify(s)
-	p.detect(s, ev)
 	a, outcomes := p.decider.Ask(p.subject(s), ev)
 	if s.decide.Held && !p.memory.Recipients.Held(&p.client, ev.Addr, ev.Time) {
 		if s.detect.Hold(p.memory.Recipients.Mailbox(ev.Addr)) {
@@ -264,8 +273,9 @@ func (p *Pipeline) admit(s *session, ev *smtp.Event, f *detect.Finding) {
 		s.detect.Evidence |= f.Evidence
 		return
 	}
-	switch added := s.detect.Add(f); {
-	case !added && f.Evidence != rules.Listed: // each list has its own finding
+	added := s.detect.Add(f)
+	switch {
+	case !added && f.Evidence != rules.Listed:
 		return
 	case added && f.Confidence != detect.Low && f.Evidence&detect.CountedPerEvent == 0:
 		p.memory.Counters.Add(&p.client, f.Evidence, ev.Time)
@@ -273,6 +283,7 @@ func (p *Pipeline) admit(s *session, ev *smtp.Event, f *detect.Finding) {
 	p.out = smtp.Outcome{
 		Kind: smtp.OutcomeFinding, Time: ev.Time, Evidence: f.Token(), Confidence: f.Confidence,
 		By: f.By, Proof: f.Proof, Org: f.Org, Match: f.Match,
+		Repeat: !added, // each list has its own finding in the record
 	}
 	p.journal.Outcome(&s.track, &s.journal, &p.out)
 }
@@ -373,6 +384,7 @@ func (p *Pipeline) open(ev *smtp.Event) *session {
 
 // close records s and removes it from the table.
 func (p *Pipeline) close(s *session, how smtp.Ending, at int64) {
+	lastAnswers(p, s, at) // for sessions that end without EventDisconnect
 	t, now := &s.track, at
 	at = max(at, t.Start)
 	if p.o.Clock != nil {

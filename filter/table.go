@@ -20,6 +20,7 @@ type session struct {
 	source  *source
 	domain  string // registered domain of the proven name; may be empty
 	asking  bool   // DNS lists have been asked about the client, and some have not answered
+	waiting bool   // a request waits for a list, and the stages before the decision have handled it
 
 	sender     []byte          // domain of the latest ordinary sender
 	registered string          // registered domain of sender
@@ -106,7 +107,7 @@ func (t *table) close(s *session) {
 	t.count.Store(int64(len(t.live)))
 	if len(t.free) < maxFree {
 		s.track.Reset()
-		s.detect, s.decide, s.source, s.domain, s.asking = detect.State{}, decide.State{}, nil, "", false
+		s.detect, s.decide, s.source, s.domain, s.asking, s.waiting = detect.State{}, decide.State{}, nil, "", false, false
 		s.sender, s.registered, s.ordinary, s.delivery = s.sender[:0], "", "", memory.Delivery{Senders: s.delivery.Senders[:0]}
 		t.free = append(t.free, s)
 	}

@@ -111,3 +111,72 @@ func waitingSessions(t *testing.T) {
 		}
 	}
 }
+
+// TestReloadWhileWaiting checks that a policy without lists ends the wait of a request
+// immediately.
+func TestReloadWhileWaiting(t *testing.T) { synctest.Test(t, reloadWhileWaiting) }
+
+func reloadWhileWaiting(t *testing.T) {
+	compile := func(text string) *rules.Policy {
+		tree, err := rules.Parse("test.conf", func(string) ([]byte, error) { return []byte(text), nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		policy, _, err := rules.Compile(tree, rules.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return policy
+	}
+	const with = "mode enforce\ncompanion lookup user _swlookup\nlookup bl dnsbl \"bl.example.org\" codes 127.0.0.2 hold 400ms\nrule bl phase helo match listed bl reject \"550 5.7.1 Listed\"\n"
+	for _, after := range []string{"mode enforce\n", strings.Replace(with, "enforce", "observe", 1), strings.Replace(with, "match", "match fcrdns fail", 1)} {
+		table, wake := dnslist.New(), make(chan struct{}, 1)
+		table.Wake = func() {
+			select {
+			case wake <- struct{}{}:
+			default:
+			}
+		}
+		p := filter.New(filter.Options{Record: func(time.Time, uint64, []byte) {}, Log: func([]byte) {}, Lists: func() *lookup.Lists { return lists }, Lookups: table})
+		policy := compile(with)
+		p.Use(&filter.Settings{Policy: policy})
+		table.Use(policy.Lookups)
+		table.Questions(context.Background(), 0) // the companion is present
+		in, server := io.Pipe()
+		answers, out := io.Pipe()
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			front := smtpd.NewFrontEnd(p)
+			if err := smtpd.Serve(in, out, front, smtpd.Options{Reports: smtpd.Reports, Phases: []smtpd.ID{smtpd.PhaseEhlo}, Wake: wake}); err != nil {
+				t.Error(err)
+			}
+			out.Close()
+		}()
+		lines := make(chan string, 100)
+		go func() {
+			for s := bufio.NewScanner(answers); s.Scan(); {
+				if strings.HasPrefix(s.Text(), "filter-result") {
+					lines <- s.Text()
+				}
+			}
+		}()
+		now := time.Now()
+		head := fmt.Sprintf("|0.7|%d.%06d|smtp-in|", now.Unix(), now.Nanosecond()/1000)
+		fmt.Fprintf(server, "config|ready\nreport%slink-connect|0000000000000001|mail.example.net|pass|192.0.2.1:4000|203.0.113.25:25\nfilter%[1]sehlo|0000000000000001|0000000000000002|mail.example.net\n", head)
+		synctest.Wait()
+		select {
+		case line := <-lines:
+			t.Errorf("answer before the reload: %s", line)
+		default:
+		}
+		policy = compile(after)
+		p.Use(&filter.Settings{Policy: policy})
+		table.Use(policy.Lookups)
+		if line := <-lines; !strings.HasSuffix(line, "|proceed") || time.Since(now) >= time.Millisecond {
+			t.Errorf("after %q: %s, after %v", after, line, time.Since(now))
+		}
+		server.Close()
+		<-done
+	}
+}

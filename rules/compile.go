@@ -131,11 +131,7 @@ type Policy struct {
 	rules     []rule
 	phases    [smtp.NumPhases][]int // indexes of each phase's rules
 	tags      []string
-
-	// Holds contains, for each phase and list in Lookups, the maximum time from the start
-	// of a session for which an answer waits for the list. It is 0 if no rule of the phase
-	// needs the list. In observe mode no answer waits.
-	Holds [smtp.NumPhases][MaxLookups]time.Duration
+	friends   friends
 }
 
 type weight struct {
@@ -194,7 +190,7 @@ func Compile(c *Config, o Options) (p *Policy, warnings Errors, err error) {
 			p.addRule(s)
 		}
 	}
-	setHolds(p)
+	p.friends = findFriends(p)
 	return p, warnings, nil
 }
 

@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"cmp"
 	"net/url"
 	"path/filepath"
 	"slices"
@@ -31,7 +32,7 @@ type Share struct {
 	Servers  []string // URLs or sockets
 	Login    string   // user
 	Password string   // file
-	CA       string   // file with certificates; empty for those of the system
+	CA       string   // file with certificates; empty for the system's
 	Sentinel string   // name that sentinels know the primary server by
 }
 
@@ -42,6 +43,12 @@ const (
 	maxLongest   = 366 * day
 	maxServers   = 16
 )
+
+// DefaultLongest is the maximum duration of a ban of another host without configuration.
+const DefaultLongest = 30 * day
+
+// LongestBan returns the maximum duration of a ban of another host.
+func (f *Fleet) LongestBan() time.Duration { return cmp.Or(f.Longest, DefaultLongest) }
 
 func parseFleet(l *line) (Statement, *Error) {
 	f := &Fleet{Pos: l.toks[0].pos}
@@ -54,7 +61,7 @@ func parseFleet(l *line) (Statement, *Error) {
 		return nil, l.errorf(at.pos, "write for example: fleet \"mx1\" key \"/etc/scanwatch/fleet.key\"", "%q is not a name of a host", f.Name)
 	}
 	if err = l.expect("key"); err == nil {
-		f.Key, err = l.text("a file name")
+		f.Key, err = absolute(l)
 	}
 	for l.at < len(l.toks) && err == nil {
 		t := l.next()
@@ -80,6 +87,17 @@ func parseFleet(l *line) (Statement, *Error) {
 		}
 	}
 	return f, err
+}
+
+// absolute parses the absolute path of a file. The file is read by several programs, which
+// may have different working directories.
+func absolute(l *line) (string, *Error) {
+	at := l.peek()
+	name, err := l.text("a file name")
+	if err == nil && !filepath.IsAbs(name) {
+		err = l.errorf(at.pos, "", "%q is not an absolute path", name)
+	}
+	return name, err
 }
 
 func isFleetName(s string) bool {
@@ -136,9 +154,9 @@ func (c *Companion) parseShare(l *line) *Error {
 		case t.is("login") && s.Login == "":
 			s.Login, err = l.text("a user of the server")
 		case t.is("password") && s.Password == "":
-			s.Password, err = l.text("a file name")
+			s.Password, err = absolute(l)
 		case t.is("ca") && s.CA == "":
-			s.CA, err = l.text("a file name")
+			s.CA, err = absolute(l)
 		case t.is("sentinel") && s.Sentinel == "":
 			s.Sentinel, err = l.text("the name of the primary server")
 		default:

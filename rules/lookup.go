@@ -2,7 +2,6 @@ package rules
 
 import (
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/hex"
 	"maps"
 	"net/netip"
@@ -203,20 +202,15 @@ func IsCode(a netip.Addr) bool {
 }
 
 // Question returns the name that asks the list in a zone about an address (RFC 5782
-// sections 2.1 and 2.4).
+// sections 2.1 and 2.4). An address that is not of the type IPv4 has the form of IPv6.
 func Question(a netip.Addr, zone string) string {
 	var b strings.Builder
-	if a = a.Unmap(); a.Is4() {
-		ip := a.As4()
-		n := binary.BigEndian.Uint32(ip[:])
-		for range 4 {
-			b.WriteString(strconv.FormatUint(uint64(n&255), 10) + ".")
-			n >>= 8
-		}
-		return b.String() + zone
-	}
-	ip := a.As16()
+	ip := a.AsSlice()
 	for i := len(ip) - 1; i >= 0; i-- {
+		if a.Is4() {
+			b.WriteString(strconv.Itoa(int(ip[i])) + ".")
+			continue
+		}
 		b.WriteString(strconv.FormatUint(uint64(ip[i]&15), 16) + "." + strconv.FormatUint(uint64(ip[i]>>4), 16) + ".")
 	}
 	return b.String() + zone
@@ -298,6 +292,40 @@ func checkLookups(k *checker) {
 		if !k.listed[l.Name].used && (l.Allow || !evidence) {
 			k.warnf(l.Pos, "", "lookup %s is never used", l.Name)
 		}
+		for _, p := range l.Ignore {
+			if slices.ContainsFunc(l.Codes, func(c netip.Prefix) bool { return c.Bits() <= p.Bits() && c.Contains(p.Addr()) }) {
+				k.warnf(l.Pos, "remove it from `codes` or from `ignore`", "the ignored code %s of lookup %s means that a host is listed", prefix.String(p), l.Name)
+			}
+		}
+	}
+	for _, r := range k.rules {
+		beforeAnswers(k, r)
+	}
+}
+
+// beforeAnswers warns of a rule whose phases precede most answers of lists, if no request waits
+// for its lists.
+func beforeAnswers(k *checker, r *Rule) {
+	phases := r.Phases.List()
+	if len(phases) == 0 || phases[len(phases)-1] >= smtp.PhaseMailFrom {
+		return
+	}
+	scored := slices.ContainsFunc(k.weights, func(w *Weight) bool { return w.Token.Evidence == Listed })
+	for _, l := range k.lookups {
+		i := slices.IndexFunc(r.Conds, func(c *Cond) bool {
+			switch c.Word {
+			case "listed":
+				return slices.ContainsFunc(c.Values, func(v Value) bool { return v.Text == l.Name })
+			case "score":
+				return scored && !l.Allow
+			case "evidence", "count":
+				return !l.Allow && c.Window == 0 && slices.ContainsFunc(c.Values, func(v Value) bool { return TokenByName(v.Text).Evidence == Listed })
+			}
+			return false
+		})
+		if i >= 0 && l.Hold == 0 {
+			k.warnf(r.Conds[i].Pos, "add to lookup "+l.Name+": hold 400ms", "rule %s precedes most answers of the list %s", r.Name, l.Name)
+		}
 	}
 }
 
@@ -346,35 +374,140 @@ func accuses(k *checker, r *Rule) {
 	}
 }
 
-// setHolds sets p.Holds. It finds the lists that the rules of each phase need. A pass
-// statement applies to all phases with rules. Rules that are only observed need no answer
-// in time.
-func setHolds(p *Policy) {
-	scored := scoresListed(p)
-	for phase, rules := range p.phases {
-		var conds []cond
-		enforced := false
-		for _, i := range rules {
-			if r := &p.rules[i]; !r.tree.Observe {
-				conds, enforced = append(conds, r.conds...), true
-			}
+// A ListSet is a set of lists, with one bit for each list in Policy.Lookups.
+type ListSet uint8
+
+// Awaits returns the lists in missing, which have not answered, whose answers may change the
+// effect of p on f in phase f.Phase. A list without an answer matters only if all
+// other conditions of a rule match, or of a pass statement that exempts the client from a
+// rule. decided reports whether an earlier decision applies unless a pass statement matches.
+func Awaits(p *Policy, f *Facts, missing ListSet, decided bool) (needed ListSet) {
+	if missing == 0 || p.Mode == Observe || f.Phase >= smtp.NumPhases {
+		return 0
+	}
+	p.prepare(f)
+	q := query{p: p, f: f, missing: missing, low: f.total, high: f.total}
+	for i, l := range p.Lookups {
+		if !l.Allow {
+			q.evidence |= missing & (1 << i)
 		}
-		for i := range p.passes {
-			conds = append(conds, p.passes[i].conds...)
-		}
-		for i, l := range p.Lookups {
-			needs := func(c cond) bool {
-				switch c.tree.Word {
-				case "listed":
-					return slices.ContainsFunc(c.tree.Values, func(v Value) bool { return v.Text == l.Name })
-				case "score":
-					return scored && !l.Allow
-				}
-				return c.evidence&Listed != 0 && !l.Allow
-			}
-			if enforced && slices.ContainsFunc(conds, needs) {
-				p.Holds[phase][i] = l.Hold
+	}
+	if q.evidence != 0 && !f.Evidence.Has(Listed) {
+		for _, w := range p.weights {
+			if w.evidence == Listed {
+				q.add(w.score, q.evidence)
 			}
 		}
 	}
+	var exempt ListSet // lists of the pass statements that may match
+	for i := range p.passes {
+		if s := &p.passes[i]; on(s.listeners, f) {
+			may, lists := q.all(s.conds)
+			if may && lists == 0 {
+				return 0
+			}
+			exempt |= lists
+		}
+	}
+	for _, i := range p.phases[f.Phase] {
+		r := &p.rules[i]
+		if r.tree.Observe || (f.Auth || f.Local) && !r.auth || !on(r.listeners, f) {
+			continue
+		}
+		may, lists := q.all(r.conds)
+		if !may {
+			continue
+		}
+		q.add(r.tree.Score, lists)
+		needed |= lists
+		if decided = true; lists == 0 && r.tree.Decides {
+			break
+		}
+	}
+	if decided {
+		needed |= exempt
+	}
+	return needed
+}
+
+// A query evaluates conditions while lists have not answered.
+type query struct {
+	p        *Policy
+	f        *Facts
+	missing  ListSet
+	evidence ListSet // missing lists whose listings are evidence
+	// The score will be from low to high. It depends on the lists in scored.
+	low, high int
+	scored    ListSet
+}
+
+// add adds points. If lists is not empty, they depend on the answers of these lists.
+func (q *query) add(points int, lists ListSet) {
+	if lists == 0 || points < 0 {
+		q.low += points
+	}
+	if lists == 0 || points > 0 {
+		q.high += points
+	}
+	if points != 0 {
+		q.scored |= lists
+	}
+}
+
+// all reports whether all conditions may match. If they match only with certain answers,
+// lists contains the lists that must answer.
+func (q *query) all(conds []cond) (may bool, lists ListSet) {
+	for i := range conds {
+		answer, of := q.eval(&conds[i])
+		if answer != Yes && of == 0 {
+			return false, 0
+		}
+		lists |= of
+	}
+	return true, lists
+}
+
+// eval evaluates a condition. If the result depends on lists that have not answered, eval
+// returns these lists.
+func (q *query) eval(c *cond) (Truth, ListSet) {
+	answer := c.eval(q.f)
+	switch {
+	case c.tree.Word == "score":
+		if (q.low > c.over) != (q.high > c.over) {
+			return Unknown, q.scored
+		}
+		if answer = truth(q.low > c.over); c.not {
+			answer = answer.Not()
+		}
+	case c.tree.Word == "listed" && answer == Unknown:
+		return Unknown, listsOf(q.p, c) & q.missing
+	case c.evidence&Listed != 0 && q.evidence != 0 && q.ifListed(c) != answer:
+		return Unknown, q.evidence
+	}
+	return answer, 0
+}
+
+// ifListed evaluates a condition on evidence as if a list had returned a listing.
+func (q *query) ifListed(c *cond) Truth {
+	if c.window > 0 {
+		one := *c
+		one.over-- // the listing would add to the count
+		c = &one
+	}
+	evidence, n := q.f.Evidence, &q.f.Counts[Listed.Index()]
+	before := *n
+	q.f.Evidence, *n = evidence|Listed, max(before, 1)
+	answer := c.eval(q.f)
+	q.f.Evidence, *n = evidence, before
+	return answer
+}
+
+// listsOf returns the lists of a condition on lists.
+func listsOf(p *Policy, c *cond) (set ListSet) {
+	for i, l := range p.Lookups {
+		if slices.ContainsFunc(c.tree.Values, func(v Value) bool { return v.Text == l.Name }) {
+			set |= 1 << i
+		}
+	}
+	return set
 }

@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -151,28 +152,174 @@ func TestLateAllowlist(t *testing.T) {
 	}
 }
 
-// TestHolds checks the phases that wait for a list: those whose rules need it.
-func TestHolds(t *testing.T) {
-	p := compile(t, lookups+`pass on mx match listed white
+// TestAwaits checks that a request needs the answer of a list only if the answer may change
+// the effect of the policy on the client.
+func TestAwaits(t *testing.T) {
+	const policy = lookups + `mode enforce
+listener other port 2525
+pass match listed white fcrdns
 rule early phase connect match src 192.0.2.0/24 disconnect
-rule zen phase helo match listed zen reject
-rule other phase data match score > 10 reject
-rule more phase commit match evidence scanner reject
-rule observed observe phase { mail-from, rcpt-to } match listed zen reject
+rule zen phase helo on mx match listed zen fcrdns fail reject
+rule not phase helo on other match !listed zen reject
+rule points phase mail-from match score > 10 reject
+rule first phase rcpt-to match src 198.51.100.1 reject
+rule add phase rcpt-to match listed paid score 6
+rule sum phase rcpt-to match score > 30 reject
+rule seen phase data match evidence { listed, scanner } reject
+rule often phase data match count listed > 2 in 1h reject
+rule watch observe phase commit match listed { zen, paid } reject
 score evidence listed 20
-`)
-	const zen, white = 300 * time.Millisecond, 100 * time.Millisecond
-	for phase, want := range map[smtp.Phase][3]time.Duration{
-		smtp.PhaseConnect: {0, white, 0}, smtp.PhaseHelo: {zen, white, 0}, smtp.PhaseMailFrom: {}, smtp.PhaseRcptTo: {},
-		smtp.PhaseData: {zen, white, 0}, smtp.PhaseCommit: {0, white, 0},
+score evidence rdns-missing 6
+`
+	p := compile(t, policy)
+	const zen, white, paid = 1, 2, 4
+	for _, tt := range []struct {
+		name    string
+		phase   smtp.Phase
+		facts   Facts
+		missing ListSet
+		decided bool
+		want    ListSet
+	}{
+		{"a rule without lists, and an allowlist", smtp.PhaseConnect, Facts{Src: netip.MustParseAddr("192.0.2.1"), FCrDNS: smtp.FCrDNSPass}, 7, false, white},
+		{"another address", smtp.PhaseConnect, Facts{FCrDNS: smtp.FCrDNSPass}, 7, false, 0},
+		{"an allowlist whose statement cannot match", smtp.PhaseConnect, Facts{Src: netip.MustParseAddr("192.0.2.1"), FCrDNS: smtp.FCrDNSFail}, 7, false, 0},
+		{"a decision of an earlier phase", smtp.PhaseCommit, Facts{FCrDNS: smtp.FCrDNSPass}, 7, true, white},
+		{"the other condition matches", smtp.PhaseHelo, Facts{FCrDNS: smtp.FCrDNSFail}, 7, false, zen},
+		{"the other condition does not match", smtp.PhaseHelo, Facts{FCrDNS: smtp.FCrDNSPass}, 7, false, 0},
+		{"another listener", smtp.PhaseHelo, Facts{FCrDNS: smtp.FCrDNSFail, Dst: netip.MustParseAddrPort("203.0.113.1:2525")}, 7, false, zen},
+		{"no listener", smtp.PhaseHelo, Facts{FCrDNS: smtp.FCrDNSFail, Dst: netip.MustParseAddrPort("203.0.113.1:465")}, 7, false, 0},
+		{"a list with an answer", smtp.PhaseHelo, Facts{FCrDNS: smtp.FCrDNSFail, Listings: []smtp.Listing{{Name: "zen"}}}, white | paid, false, 0},
+		{"an unknown list that no answer is expected of", smtp.PhaseHelo, Facts{FCrDNS: smtp.FCrDNSFail}, white | paid, false, 0},
+		{"a user", smtp.PhaseHelo, Facts{FCrDNS: smtp.FCrDNSFail, Auth: true}, 7, false, 0},
+		{"points", smtp.PhaseMailFrom, Facts{}, 7, false, zen | paid},
+		{"points, and an allowlist", smtp.PhaseMailFrom, Facts{FCrDNS: smtp.FCrDNSPass}, 7, false, 7},
+		{"enough points", smtp.PhaseMailFrom, Facts{Score: 11}, 7, false, 0},
+		{"points for a listing", smtp.PhaseMailFrom, Facts{Evidence: Listed}, 7, false, 0},
+		{"too few points", smtp.PhaseRcptTo, Facts{}, zen, false, 0},
+		{"points of a rule", smtp.PhaseRcptTo, Facts{Evidence: RDNSMissing}, 7, false, zen | paid},
+		{"points of a rule only", smtp.PhaseRcptTo, Facts{}, paid, false, paid},
+		{"after a decision", smtp.PhaseRcptTo, Facts{Src: netip.MustParseAddr("198.51.100.1"), Evidence: RDNSMissing}, 7, false, 0},
+		{"evidence", smtp.PhaseData, Facts{}, 7, false, zen | paid},
+		{"other evidence", smtp.PhaseData, Facts{Evidence: Scanner}, 7, false, 0},
+		{"a count", smtp.PhaseData, Facts{Evidence: Listed, Window: fixed(2)}, 7, false, 0},
+		{"an observed rule", smtp.PhaseCommit, Facts{}, 7, false, 0},
 	} {
-		for i := range want {
-			if got := p.Holds[phase][i]; got != want[i] {
-				t.Errorf("%v, list %d: %v, want %v", phase, i, got, want[i])
-			}
+		f := tt.facts
+		if f.Phase, f.Standing = tt.phase, StandingNone; !f.Dst.IsValid() {
+			f.Dst = netip.MustParseAddrPort("203.0.113.1:25")
+		}
+		before := f
+		if got := Awaits(p, &f, tt.missing, tt.decided); got != tt.want {
+			t.Errorf("%s: %b, want %b", tt.name, got, tt.want)
+		}
+		if f.Evidence != before.Evidence || f.Counts != before.Counts {
+			t.Errorf("%s: the facts have changed", tt.name)
+		}
+	}
+	f := &Facts{Phase: smtp.PhaseHelo, FCrDNS: smtp.FCrDNSFail, Standing: StandingNone, Dst: netip.MustParseAddrPort("203.0.113.1:25")}
+	if got := Awaits(p.InMode(Observe), f, 7, false); got != 0 {
+		t.Errorf("observe mode: %b", got)
+	}
+	count := compile(t, lookups+"mode enforce\nrule often phase data match count listed > 2 in 1h reject\n")
+	for n, want := range map[int]ListSet{1: 0, 2: zen | paid, 3: 0} {
+		if got := Awaits(count, &Facts{Phase: smtp.PhaseData, Standing: StandingNone, Window: fixed(n)}, 7, false); got != want {
+			t.Errorf("count of %d: %b", n, got)
 		}
 	}
 }
+
+// TestAwaitsComplete compares Awaits with the effects of all possible answers: if the answer
+// of a list may change the effect of the policy, a request must wait for it.
+func TestAwaitsComplete(t *testing.T) {
+	p := compile(t, lookups+`mode enforce
+pass match listed white fcrdns
+pass match !listed paid src 198.51.100.1
+rule zen phase helo match listed zen fcrdns fail reject
+rule both phase helo match listed { zen, paid } !listed white evidence scanner disconnect
+rule add phase mail-from match listed paid score 6
+rule less phase mail-from match listed zen score -20
+rule points phase mail-from match score > 20 reject
+rule few phase mail-from match !score > 5 tag few
+rule first phase rcpt-to match src 198.51.100.1 reject
+rule sum phase rcpt-to match score > 30 reject ban 1h
+rule none phase data match !evidence { listed, scanner } reject
+rule once phase commit match count listed > 0 delay 1s
+score evidence listed 20
+score evidence scanner 6
+`)
+	effect := func(f Facts, listed ListSet) string {
+		f.Listings = nil
+		for i, l := range p.Lookups {
+			in := listed&(1<<i) != 0
+			f.Listings = append(f.Listings, smtp.Listing{Name: l.Name, Listed: in})
+			if in && !l.Allow {
+				f.Evidence |= Listed
+				f.Counts[Listed.Index()] = 1
+			}
+		}
+		v := p.Eval(&f)
+		rule, ban := "", ""
+		if v.Act.Rule != nil {
+			rule = v.Act.Rule.Name
+		}
+		if v.Act.BanRule != nil {
+			ban = v.Act.BanRule.Name
+		}
+		return fmt.Sprint(rule, ban, v.Act.Text, v.Act.Delay, v.Tags, v.Score)
+	}
+	matters, waits := 0, 0
+	for phase := range smtp.NumPhases {
+		for _, src := range []string{"192.0.2.1", "198.51.100.1"} {
+			for _, fcrdns := range []smtp.FCrDNS{smtp.FCrDNSPass, smtp.FCrDNSFail} {
+				for _, evidence := range []Evidence{0, Scanner} {
+					for _, score := range []int{0, 5, 12, 40} {
+						for missing := range ListSet(8) {
+							f := Facts{Phase: phase, Src: netip.MustParseAddr(src), FCrDNS: fcrdns, Evidence: evidence, Score: score, Standing: StandingNone}
+							for i, l := range p.Lookups {
+								if missing&(1<<i) == 0 {
+									f.Listings = append(f.Listings, smtp.Listing{Name: l.Name})
+								}
+							}
+							g := f
+							needed := Awaits(p, &g, missing, false)
+							for list := ListSet(1); list < 8; list <<= 1 {
+								if missing&list == 0 {
+									continue
+								}
+								changes := false
+								for others := range ListSet(8) {
+									if others&^missing == 0 && others&list == 0 && effect(f, others) != effect(f, others|list) {
+										changes = true
+									}
+								}
+								if changes {
+									matters++
+								}
+								if needed&list != 0 {
+									waits++
+								}
+								// Listings of the other lists may make the answer irrelevant.
+								if changes && needed&list == 0 {
+									t.Fatalf("%+v, missing %b: %b does not contain %b", f, missing, needed, list)
+								}
+							}
+						}
+					}
+				}
+			}
+		}
+	}
+	if matters == 0 || waits > 3*matters {
+		t.Errorf("%d answers matter, requests wait for %d", matters, waits)
+	}
+	t.Logf("%d answers matter, requests wait for %d", matters, waits)
+}
+
+// fixed is a Counter that returns the same count for each evidence.
+type fixed int
+
+func (n fixed) Count(*Facts, Evidence, time.Duration, Key) (int, bool) { return int(n), true }
 
 // TestJudge checks that a listing counts only if each address is a code of the list.
 func TestJudge(t *testing.T) {
@@ -230,7 +377,7 @@ func TestListPrivacy(t *testing.T) {
 func TestQuestions(t *testing.T) {
 	for a, want := range map[string]string{
 		"192.0.2.99":                "99.2.0.192.bad.example.com",
-		"::ffff:192.0.2.99":         "99.2.0.192.bad.example.com",
+		"::ffff:127.0.0.1":          "1.0.0.0.0.0.f.7.f.f.f.f.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.bad.example.com",
 		"2001:db8:1:2:3:4:567:89ab": "b.a.9.8.7.6.5.0.4.0.0.0.3.0.0.0.2.0.0.0.1.0.0.0.8.b.d.0.1.0.0.2.bad.example.com",
 	} {
 		if got := Question(netip.MustParseAddr(a), "bad.example.com"); got != want {

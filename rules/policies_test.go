@@ -177,6 +177,7 @@ func TestDescribePrivacy(t *testing.T) {
 		"full":      "mode observe\n",
 		"served":    "companion serve user _swserve listen 192.0.2.25\nzone \"bl.example.org\" bans\n",
 		"forwarded": "companion forward user a to stdout\ncompanion forward user a to abuseipdb key \"/k\"\n",
+		"fleet":     "fleet \"mx1\" key \"/k\"\n",
 		"hashed":    "privacy hashed\nstore \"/s\" keep 7d\ncontact \"it@example.org\"\n",
 	} {
 		t.Run(name, func(t *testing.T) {

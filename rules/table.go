@@ -53,21 +53,11 @@ func (s sources) MatchASN(n uint32) bool {
 // the <friends> table or in the src condition of a pass statement, whose other
 // conditions are ignored. If a table is not loaded, Friends returns Unknown.
 func (p *Policy) Friends(within netip.Prefix) Truth {
-	list := slices.Clone(p.tables["friends"])
-	for i := range p.passes {
-		for j := range p.passes[i].conds {
-			c := &p.passes[i].conds[j]
-			if c.tree.Word != "src" || c.not {
-				continue
-			}
-			if overlaps(c.prefixes, within) {
-				return Yes
-			}
-			list = append(list, c.tables...)
-		}
+	if overlaps(p.friends.prefixes, within) {
+		return Yes
 	}
 	answer := No
-	for _, t := range list {
+	for _, t := range p.friends.tables {
 		switch t := t.(type) {
 		case interface{ Overlaps(netip.Prefix) bool }:
 			if t.Overlaps(within) {
@@ -78,6 +68,26 @@ func (p *Policy) Friends(within netip.Prefix) Truth {
 		}
 	}
 	return answer
+}
+
+// friends contains the networks and tables in which Friends searches. The filter asks for
+// each unknown client, so they are gathered once.
+type friends struct {
+	prefixes []netip.Prefix
+	tables   []Table // an element is nil if the table is not loaded
+}
+
+func findFriends(p *Policy) (all friends) {
+	all.tables = slices.Clone(p.tables["friends"])
+	for i := range p.passes {
+		for j := range p.passes[i].conds {
+			if c := &p.passes[i].conds[j]; c.tree.Word == "src" && !c.not {
+				all.prefixes = append(all.prefixes, c.prefixes...)
+				all.tables = append(all.tables, c.tables...)
+			}
+		}
+	}
+	return all
 }
 
 // PassesKnown reports whether <friends> and the tables of all pass statements are

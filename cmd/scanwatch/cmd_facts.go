@@ -143,7 +143,7 @@ func runFactsExport(e *env, f *factsFlags) error {
 	if f.output == "" || f.output == "-" {
 		return write(e.out)
 	}
-	const private = 0o600 // bans of other hosts are nobody else's business
+	const private = 0o600 // other users of this host must not read bans
 	if err := output.Replace(f.output, private, write); err != nil {
 		return err
 	}
@@ -179,7 +179,7 @@ func runFactsImport(e *env, f *factsFlags, names []string) error {
 	if err != nil {
 		return err
 	}
-	if err := e.ask(func(c *control.Client) error { return c.SendForeign(0, rows) }); err != nil {
+	if err := e.ask(func(c *control.Client) error { return control.SendForeign(c, 0, rows) }); err != nil {
 		return err
 	}
 	for _, h := range hosts {

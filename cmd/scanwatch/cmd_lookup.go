@@ -56,7 +56,7 @@ func runLookup(e *env) error {
 	if err := become(companion.User); err != nil {
 		return err
 	}
-	confine(log, sandbox.Paths{AskPort: service.Port(), Connect: control.SocketPath(runDir)})
+	confine(log, sandbox.Paths{AskPort: int(service.Port()), Connect: []string{control.SocketPath(runDir)}})
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	service.Run(ctx)

@@ -75,7 +75,7 @@ func runServe(e *env) error {
 	if err := become(companion.User); err != nil {
 		return err
 	}
-	confine(log, sandbox.Paths{Serve: true, Connect: control.SocketPath(runDir), Read: server.Files()})
+	confine(log, sandbox.Paths{Serve: true, Connect: []string{control.SocketPath(runDir)}, Read: server.Files()})
 
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()

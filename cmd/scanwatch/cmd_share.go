@@ -22,7 +22,7 @@ func newShare(e *env) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "share",
 		Short: "Share bans, counts and standing with other mail servers.",
-		Long: "Exchange what the running filter knows with the other hosts of the fleet over a\n" +
+		Long: "Exchange bans, counts and standing with the other hosts of the fleet over a\n" +
 			"Valkey server, until terminated. This is a service; its user, the server and the\n" +
 			"fleet are in scanwatch.conf(5).",
 		Example: "  scanwatch share\n  scanwatch share -f test.conf",
@@ -33,7 +33,7 @@ func newShare(e *env) *cobra.Command {
 		Use:   "drop HOST",
 		Short: "Forget everything that another host has said until now.",
 		Long: "Forget the bans, counts and standing that another host of the fleet has sent\n" +
-			"until now. What it sends later counts again, unless the statement fleet in\n" +
+			"until now. Rows that it sends later count again, unless the statement fleet in\n" +
 			"scanwatch.conf(5) ignores the host.",
 		Example: "  scanwatch share drop mx3\n  scanwatch share drop mx3 -f test.conf",
 		Args:    argsBetween(1, 1),
@@ -75,7 +75,7 @@ func runShare(e *env) error {
 
 func runShareDrop(e *env, host string) error {
 	return e.ask(func(c *control.Client) error {
-		d, err := c.Drop(host)
+		d, err := control.Drop(c, host)
 		if err != nil {
 			return err
 		}

@@ -123,7 +123,7 @@ func (d *Decider) returned(s Subject, at int64) (enforced bool) {
 	enforced = d.Policy.Mode == rules.Enforce && !b.Observe && (own && b.Manual || d.exempt(s, rule, at) == "")
 	d.out = append(d.out, smtp.Outcome{
 		Kind: smtp.OutcomeReturn, Time: at, Rule: b.Rule, Phase: smtp.PhaseConnect, Decision: smtp.Disconnect,
-		Enforced: enforced, Until: b.Until, BanSession: b.Session,
+		Enforced: enforced, Until: b.Until, BanSession: b.Session, Origin: b.Origin,
 	})
 	return enforced
 }

@@ -127,15 +127,12 @@ func (d *Decider) Ask(s Subject, ev *smtp.Event) (smtp.Answer, []smtp.Outcome) {
 	d.out = d.out[:0]
 	phase := ev.Phase
 	st := s.State
-	if pass := st.passing; d.Policy == nil || (phase == smtp.PhaseData || phase == smtp.PhaseCommit) && pass.tx && !pass.other {
-		return smtp.Answer{}, nil // pass statements match all recipients
+	if d.exempts(st, phase) {
+		return smtp.Answer{}, nil
 	}
 	st.Held = false
 	st.under(d.Policy)
-	f := d.fill(s, phase, ev.Time)
-	if phase == smtp.PhaseRcptTo {
-		f.RcptTo, f.RcptKnown = ev.Addr, d.Memory.Recipients.Known(ev.Addr, ev.Time)
-	}
+	f := d.request(s, ev)
 	v := d.eval(s, f)
 	st.passing.rcpt = v.Pass != nil && phase == smtp.PhaseRcptTo
 	d.tag(st, ev.Time, phase, v.Tags)
@@ -167,6 +164,35 @@ func (d *Decider) Ask(s Subject, ev *smtp.Event) (smtp.Answer, []smtp.Outcome) {
 	d.bans(s, ev.Time, &v)
 	d.trace(s, f, a)
 	return a, d.out
+}
+
+// exempts reports whether no rule applies in a phase, because pass statements match all
+// recipients or there is no policy.
+func (d *Decider) exempts(st *State, phase smtp.Phase) bool {
+	return d.Policy == nil || (phase == smtp.PhaseData || phase == smtp.PhaseCommit) && st.passing.tx && !st.passing.other
+}
+
+// request returns the facts for an evaluation of a request.
+func (d *Decider) request(s Subject, ev *smtp.Event) *rules.Facts {
+	f := d.fill(s, ev.Phase, ev.Time)
+	if ev.Phase == smtp.PhaseRcptTo {
+		f.RcptTo, f.RcptKnown = ev.Addr, d.Memory.Recipients.Known(ev.Addr, ev.Time)
+	}
+	return f
+}
+
+// Awaits returns the lists in missing whose answers may change the answer to a request; see
+// rules.Awaits.
+func (d *Decider) Awaits(s Subject, ev *smtp.Event, missing rules.ListSet) rules.ListSet {
+	if d.exempts(s.State, ev.Phase) {
+		return 0
+	}
+	s.State.under(d.Policy)
+	last := &s.State.last
+	f := d.request(s, ev)
+	d.asked = s.Client
+	defer func() { d.asked = nil }()
+	return rules.Awaits(d.Policy, f, missing, last.sticky.Rule != nil && ev.Phase >= last.since)
 }
 
 // End evaluates the rules for the end of a session. The client can no longer be

@@ -25,7 +25,9 @@ const (
 	maxBatch = 64   // questions in an answer to the companion
 	maxCodes = 3    // codes that are stored for an answer
 
-	maxOfSource = 4 // addresses of a /64 about which the answers are valid or pending
+	// maxOfSource is the maximum number of addresses of a /64 about which the answers are
+	// valid or pending. If one of them is listed, its row has room for another address.
+	maxOfSource = 4
 
 	// MinTTL and MaxTTL limit the time for which an answer is used.
 	MinTTL = time.Minute
@@ -60,8 +62,8 @@ type Fact struct {
 }
 
 // Event returns the answer as an event in the session and at the time of at.
-func (f *Fact) Event(at *smtp.Event) *smtp.Event {
-	ev := &smtp.Event{Kind: smtp.EventListed, Time: at.Time, Session: at.Session, Name: []byte(f.List.Name), Word: []byte(f.List.Zone), Result: smtp.ResultOK}
+func (f *Fact) Event(at *smtp.Event) smtp.Event {
+	ev := smtp.Event{Kind: smtp.EventListed, Time: at.Time, Session: at.Session, Name: []byte(f.List.Name), Word: []byte(f.List.Zone), Result: smtp.ResultOK}
 	if f.State != Listed {
 		return ev
 	}
@@ -93,19 +95,36 @@ type row struct {
 	cells [rules.MaxLookups]cell
 }
 
-// valid reports whether the row has an answer or waits for one. n is the number of lists.
-func (r *row) valid(n int, now time.Duration) bool {
-	return slices.ContainsFunc(r.cells[:n], func(c cell) bool { return now < seconds(c.until) })
+// until returns the time at which the last answer or question of the row expires, or 0. n is
+// the number of lists.
+func (r *row) until(n int, now time.Duration) (last uint32) {
+	for _, c := range r.cells[:n] {
+		if now < seconds(c.until) {
+			last = max(last, c.until)
+		}
+	}
+	return last
+}
+
+// listed reports whether a block list contains the address.
+func (r *row) listed(lists []*rules.Lookup, now time.Duration) bool {
+	for i, l := range lists {
+		if c := &r.cells[i]; c.state == Listed && !l.Allow && now < seconds(c.until) {
+			return true
+		}
+	}
+	return false
 }
 
 // sourceOf returns the source that contains an address: an IPv4 address, or the first
 // address of a /64. A source may have maxOfSource rows, because one client can use all
 // addresses of a /64.
 func sourceOf(a netip.Addr) netip.Addr {
-	if p, err := a.Prefix(64); err == nil && a.Is6() {
-		return p.Addr()
+	if !a.Is6() { // the error of Prefix would cost allocations
+		return a
 	}
-	return a
+	p, _ := a.Prefix(64)
+	return p.Addr()
 }
 
 // Causes contains the reasons for which an answer is unknown.
@@ -139,7 +158,8 @@ type Table struct {
 	rows    []row // nil until there are lists
 	seed    maphash.Seed
 	queue   []netip.Addr
-	asked   chan struct{} // has a value while the queue is not empty
+	changed bool          // the lists have changed since the latest answer of Questions
+	asked   chan struct{} // has a value while the queue is not empty or changed is set
 	readers int           // companions that wait for questions
 	read    time.Duration // time of the latest request for questions; 0 for none
 }
@@ -150,8 +170,10 @@ func New() *Table {
 	return &Table{Wake: func() {}, Now: func() time.Duration { return time.Since(start) }, seed: maphash.MakeSeed(), asked: make(chan struct{}, 1)}
 }
 
-// Use sets the lists. Answers of other lists are dropped.
+// Use sets the lists of a new policy. Answers of other lists are dropped. Requests that wait
+// are decided again.
 func (t *Table) Use(lists []*rules.Lookup) {
+	defer t.Wake()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	lists = lists[:min(len(lists), rules.MaxLookups)]
@@ -167,6 +189,23 @@ func (t *Table) Use(lists []*rules.Lookup) {
 	if len(lists) > 0 {
 		t.rows = make([]row, sets*ways)
 	}
+	t.changed = true // the companion compares the lists
+	t.ready()
+}
+
+// ready ends the wait of Questions.
+func (t *Table) ready() {
+	select {
+	case t.asked <- struct{}{}:
+	default:
+	}
+}
+
+// IDs returns the IDs of the lists; see rules.Lookup.ID.
+func (t *Table) IDs() []string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Clone(t.ids)
 }
 
 // Status returns the status of all lists.
@@ -226,8 +265,9 @@ func (t *Table) answers(r *row, now time.Duration, facts []Fact) (all []Fact, co
 }
 
 // Ask appends the state of each list about a to facts. It asks the lists that have no valid
-// answer, unless no companion runs.
-func (t *Table) Ask(a netip.Addr, facts []Fact) []Fact {
+// answer, unless no companion runs. again is set for further requests of a session, so that
+// a question that is dropped counts once.
+func (t *Table) Ask(a netip.Addr, again bool, facts []Fact) []Fact {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if len(t.lists) == 0 {
@@ -244,7 +284,9 @@ func (t *Table) Ask(a netip.Addr, facts []Fact) []Fact {
 	}
 	if r == nil || len(t.queue) >= maxQueue {
 		for i := range t.status {
-			t.status[i].Dropped++
+			if !again && facts[len(facts)-len(t.lists)+i].State == Unknown {
+				t.status[i].Dropped++
+			}
 		}
 		return facts
 	}
@@ -258,10 +300,7 @@ func (t *Table) Ask(a netip.Addr, facts []Fact) []Fact {
 		facts[len(facts)-len(t.lists)+i].State = Pending
 	}
 	t.queue = append(t.queue, a)
-	select {
-	case t.asked <- struct{}{}:
-	default:
-	}
+	t.ready()
 	return facts
 }
 
@@ -293,30 +332,33 @@ func (t *Table) find(a netip.Addr) *row {
 	return nil
 }
 
-// replace returns a row for a, which replaces the row whose answers expire first. It
-// returns nil if the source of a has too many rows.
+// replace returns a row for a, which replaces the row whose answers expire first. If the
+// source of a has too many rows, replace returns one of them whose address is listed,
+// because the list may contain the whole source, or nil.
 func (t *Table) replace(a netip.Addr, now time.Duration) *row {
 	set, source := t.set(a), sourceOf(a)
-	oldest, least, same := 0, uint32(1<<32-1), 0
+	var oldest, listed *row
+	same := 0
 	for i := range set {
-		if set[i].valid(len(t.lists), now) && sourceOf(set[i].addr) == source {
+		r := &set[i]
+		last := r.until(len(t.lists), now)
+		if last > 0 && sourceOf(r.addr) == source {
 			same++
-		}
-		last := uint32(0)
-		for _, c := range set[i].cells[:len(t.lists)] {
-			if now < seconds(c.until) {
-				last = max(last, c.until)
+			if r.listed(t.lists, now) && (listed == nil || last < listed.until(len(t.lists), now)) {
+				listed = r
 			}
 		}
-		if last < least {
-			oldest, least = i, last
+		if oldest == nil || last < oldest.until(len(t.lists), now) {
+			oldest = r
 		}
 	}
 	if same >= maxOfSource {
-		return nil
+		oldest = listed
 	}
-	set[oldest] = row{addr: a}
-	return &set[oldest]
+	if oldest != nil {
+		*oldest = row{addr: a}
+	}
+	return oldest
 }
 
 // A Question asks lists about an address.
@@ -325,8 +367,8 @@ type Question struct {
 	Lists []string   `json:"lists"` // see rules.Lookup.ID
 }
 
-// Questions returns the next questions. It waits for the first one until the end of ctx or
-// for the given time.
+// Questions returns the next questions. It waits for the first one until the end of ctx, for
+// the given time, or until the lists change.
 func (t *Table) Questions(ctx context.Context, wait time.Duration) []Question {
 	t.mu.Lock()
 	t.readers++
@@ -340,24 +382,26 @@ func (t *Table) Questions(ctx context.Context, wait time.Duration) []Question {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	for {
-		if all := t.next(); len(all) > 0 {
+		if all, done := t.next(); done {
 			return all
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-timer.C:
-			return t.next()
+			return nil
 		case <-t.asked:
-			if !t.urgent() {
-				timer.Reset(gather)
-				select {
-				case <-ctx.Done():
-					return nil
-				case <-timer.C:
-					return t.next()
-				}
+			if t.urgent() {
+				continue
 			}
+		}
+		timer.Reset(gather)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-timer.C:
+			all, _ := t.next()
+			return all
 		}
 	}
 }
@@ -369,8 +413,9 @@ func (t *Table) urgent() bool {
 	return slices.ContainsFunc(t.lists, func(l *rules.Lookup) bool { return l.Hold > 0 })
 }
 
-// next removes questions from the queue.
-func (t *Table) next() (all []Question) {
+// next removes questions from the queue. done reports whether there are questions, or the
+// lists have changed.
+func (t *Table) next() (all []Question, done bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := t.Now()
@@ -395,7 +440,14 @@ func (t *Table) next() (all []Question) {
 	if len(t.queue) == 0 {
 		t.queue = nil // the slice has moved in its array
 	}
-	return all
+	done = len(all) > 0 || t.changed
+	if t.changed = false; len(t.queue) == 0 {
+		select {
+		case <-t.asked:
+		default:
+		}
+	}
+	return all, done
 }
 
 // An Answer is the answer of a list about an address.

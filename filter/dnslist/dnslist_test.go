@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"regexp"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"scanwatch/internal/smtp"
@@ -24,8 +25,8 @@ type bench struct {
 func newBench(t *testing.T, lists ...*rules.Lookup) *bench {
 	b := &bench{T: t, Table: New(), now: time.Hour}
 	b.Table.Now = func() time.Duration { return b.now }
-	b.Table.Wake = func() { b.wakes++ }
 	b.Use(lists)
+	b.Table.Wake = func() { b.wakes++ }
 	return b
 }
 
@@ -53,7 +54,7 @@ func codes(list ...string) (all []netip.Addr) {
 func (b *bench) states(a netip.Addr) string {
 	b.Helper()
 	text := ""
-	for _, f := range b.Ask(a, nil) {
+	for _, f := range b.Ask(a, false, nil) {
 		text += [...]string{"unknown ", "pending ", "absent ", "listed "}[f.State]
 	}
 	return text
@@ -216,7 +217,7 @@ func TestEvents(t *testing.T) {
 		}
 	}
 	got := ""
-	for _, f := range b.Ask(host, nil) {
+	for _, f := range b.Ask(host, false, nil) {
 		ev := f.Event(&smtp.Event{Time: 5, Session: 7})
 		got += fmt.Sprintf("%d %d %s %s %s %s; ", ev.Time, ev.Session, ev.Name, ev.Word, ev.Text, ev.Result)
 	}
@@ -232,7 +233,7 @@ func TestBounded(t *testing.T) {
 	b.questions()
 	const many = 100_000
 	for i := range many {
-		b.Ask(netip.AddrFrom4([4]byte{100, byte(i >> 16), byte(i >> 8), byte(i)}), nil)
+		b.Ask(netip.AddrFrom4([4]byte{100, byte(i >> 16), byte(i >> 8), byte(i)}), false, nil)
 	}
 	if len(b.queue) != maxQueue || len(b.rows) != sets*ways {
 		t.Errorf("%d questions, %d rows", len(b.queue), len(b.rows))
@@ -245,7 +246,7 @@ func TestBounded(t *testing.T) {
 		b.questions()
 	}
 	for i := range many {
-		if b.Ask(netip.AddrFrom4([4]byte{101, byte(i >> 16), byte(i >> 8), byte(i)}), nil); i%maxBatch == 0 {
+		if b.Ask(netip.AddrFrom4([4]byte{101, byte(i >> 16), byte(i >> 8), byte(i)}), false, nil); i%maxBatch == 0 {
 			b.questions()
 		}
 	}
@@ -254,32 +255,99 @@ func TestBounded(t *testing.T) {
 }
 
 // TestSource checks that each address has its own answer, and that a client cannot ask
-// about many addresses of a /64.
+// about many addresses of a /64, unless these are listed.
 func TestSource(t *testing.T) {
-	b := newBench(t, zen)
+	b := newBench(t, zen, white)
 	b.questions()
 	address := func(i int) netip.Addr { return netip.MustParseAddr(fmt.Sprintf("2001:db8::%x", i+1)) }
 	const many = 20
 	for i := range many {
-		want := "pending "
+		want := "pending pending "
 		if i >= maxOfSource {
-			want = "unknown "
+			want = "unknown unknown "
 		}
 		b.want(address(i), want)
 	}
-	b.want(netip.MustParseAddr("2001:db8:0:1::1"), "pending ")
+	b.want(netip.MustParseAddr("2001:db8:0:1::1"), "pending pending ")
 	if s := b.Status()[0]; s.Asked != maxOfSource+1 || s.Dropped != many-maxOfSource {
 		t.Errorf("%+v", s)
 	}
 	b.questions()
-	if err := b.Answer(Answer{Addr: address(0), List: "zen", Codes: codes("127.0.0.2")}); err != nil {
+	answer := func(i int, list string, of ...string) {
+		t.Helper()
+		if err := b.Answer(Answer{Addr: address(i), List: list, Codes: codes(of...), TTL: time.Hour}); err != nil {
+			t.Error(err)
+		}
+	}
+	answer(0, "white", "127.0.0.2") // an allowlist does not list sources that send spam
+	answer(0, "zen")
+	answer(1, "zen")
+	b.want(address(many), "unknown unknown ")
+	// The next address takes the row of a listed one.
+	answer(2, "zen", "127.0.0.2")
+	b.want(address(many), "pending pending ")
+	b.want(address(2), "unknown unknown ")
+	b.want(address(0), "absent listed ")
+	b.questions()
+	answer(many, "zen", "127.0.0.2")
+	for i := range many {
+		b.want(address(100+i), "pending pending ")
+		b.questions()
+		answer(100+i, "zen", "127.0.0.2")
+	}
+	b.now += MaxTTL + time.Second
+	b.questions()
+	b.want(address(many), "pending pending ") // after the end of the others
+}
+
+// TestDropped checks that a dropped question counts once for a session, and only for lists
+// without an answer.
+func TestDropped(t *testing.T) {
+	b := newBench(t, zen, white)
+	b.questions()
+	b.want(host, "pending pending ")
+	b.questions()
+	if err := b.Answer(Answer{Addr: host, List: "zen", TTL: time.Hour}); err != nil {
 		t.Error(err)
 	}
-	b.want(address(0), "listed ")
-	b.want(address(1), "pending ")
-	b.now += MinTTL + time.Second
+	b.now += answerTime + time.Second // the question to white has expired
 	b.questions()
-	b.want(address(many), "pending ") // after the end of the others
+	for i := range maxQueue {
+		b.Ask(netip.AddrFrom4([4]byte{100, 0, byte(i >> 8), byte(i)}), false, nil)
+	}
+	for i := range 5 {
+		b.Ask(host, i > 0, nil)
+	}
+	if s := b.Status(); s[0].Dropped != 0 || s[1].Dropped != 1 {
+		t.Errorf("%+v", s)
+	}
+}
+
+// TestChanged checks that a change of the lists ends the wait of the companion, and that each
+// new policy wakes the requests that wait.
+func TestChanged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, zen)
+		b.questions()
+		start := time.Now()
+		done := make(chan []Question)
+		go func() { done <- b.Questions(context.Background(), time.Minute) }()
+		synctest.Wait()
+		b.Use([]*rules.Lookup{white})
+		if q := <-done; len(q) != 0 || time.Since(start) >= time.Second || b.wakes != 1 {
+			t.Errorf("%v after %v, %d wakes", q, time.Since(start), b.wakes)
+		}
+		if ids := b.IDs(); len(ids) != 1 || ids[0] != white.ID() {
+			t.Errorf("%q", ids)
+		}
+		if b.Use([]*rules.Lookup{white}); b.wakes != 2 { // rules may have changed
+			t.Errorf("%d wakes", b.wakes)
+		}
+		b.Questions(context.Background(), time.Minute)
+		if took := time.Since(start); took < time.Minute {
+			t.Errorf("the same lists: %v", took)
+		}
+	})
 }
 
 // TestUse checks that answers of other lists are dropped, and that answers of the same lists

@@ -13,7 +13,7 @@ type Bans struct {
 	networks networkBans
 	rules    ruleNames
 	log      banLog
-	freed    []netip.Prefix // prefixes with a new unban of another host; see Memory.receive
+	freed    []netip.Prefix // prefixes with a new unban of another host; see receive
 }
 
 // A ban is a row in Bans. Times are in seconds since 1970.
@@ -84,6 +84,26 @@ type Ban struct {
 	Manual   bool         `json:"manual,omitempty"`  // created by the operator
 	Revoked  bool         `json:"revoked,omitempty"` // ended by the operator
 	Origin   string       `json:"origin,omitempty"`  // other host that imposed or ended the ban
+}
+
+// On names the other host that imposed the ban, as in " on mx1". On returns "" for a ban
+// of this host, and for a revoked ban: only the host that revoked it is known.
+func (b *Ban) On() string {
+	if b.Origin == "" || b.Revoked {
+		return ""
+	}
+	return " on " + b.Origin
+}
+
+// Revocation returns "revoked" for a revoked ban, and the other host that revoked it.
+func (b *Ban) Revocation() string {
+	switch {
+	case !b.Revoked:
+		return ""
+	case b.Origin != "":
+		return "revoked on " + b.Origin
+	}
+	return "revoked"
 }
 
 // Expired reports whether the ban has ended.

@@ -42,6 +42,7 @@ func newCounters(s *shared) *Counters {
 		decode:  readCounter,
 		merge:   (*counter).merge,
 		combine: combineCounters,
+		newest:  func(k counterKey, n counter) int64 { return int64(n.head) * int64(max(k.window/slotsPerWindow, 1)) },
 		shift:   shiftCounter,
 	})}
 }
@@ -188,8 +189,9 @@ func (t *Counters) add(c *Client, e rules.Evidence, n int, at uint32) {
 }
 
 // Count returns the number of occurrences within a window, including some of those on
-// other hosts; see Multiple. The count is 0 if the session cannot have a subject for the window; see subject. ok is false if the window
-// is not watched, or if the subject is still unknown, such as a user before the login.
+// other hosts; see Multiple. The count is 0 if the session cannot have a subject for the
+// window; see subject. ok is false if the window is not watched, or if the subject is
+// still unknown, such as a user before the login.
 func (t *Counters) Count(c *Client, w rules.Window, now int64) (sum int, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

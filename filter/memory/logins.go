@@ -88,6 +88,7 @@ func newLogins(s *shared, peers *Peers, counters *Counters) *Logins {
 			decode:  readSpray,
 			shift:   func(_ sprayKey, r *spray, by int64) { shiftTime(&r.since, by) },
 			combine: combineSprays,
+			newest:  func(_ sprayKey, r spray) int64 { return int64(r.since) },
 		}),
 	}
 }
@@ -244,7 +245,7 @@ func (t *Logins) add(k sprayKey, hash uint16, at uint32) int {
 }
 
 // everywhere returns the number of distinct values in a row and in the row of other hosts
-// with the same key, at most sprayMax.
+// with the same key, at most sprayMax; see Multiple.
 func (t *Logins) everywhere(k sprayKey, r spray, at uint32) int {
 	own := r.count()
 	if others, _, ok := t.sprays.other(k, at); ok {

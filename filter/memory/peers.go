@@ -88,6 +88,9 @@ func newPeers(s *shared) *Peers {
 		decode:  readPeer,
 		merge:   mergePeers,
 		combine: combinePeers,
+		newest: func(_ peerKey, p peer) int64 {
+			return int64(max(p.first, p.good, p.login, p.bad, p.wrote)) * daySeconds
+		},
 		shift:   shiftPeer,
 		dropped: t.forgotten.drop,
 	})
@@ -285,8 +288,8 @@ type Standing struct {
 	Origin   string    // other host on which the standing was earned; empty if it was earned here
 }
 
-// Standing returns the client's standing. A client that is known on another host is known
-// here, too. The level is unknown until the stored rows have been read.
+// Standing returns the client's standing. A client that is known on another host is also
+// known here. The level is unknown until the stored rows have been read.
 func (t *Peers) Standing(c *Client, now int64) (s Standing) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -61,6 +61,7 @@ func newRecipients(s *shared) *Recipients {
 			decode:  readRecipient,
 			shift:   func(_ uint64, r *recipient, by int64) { shiftDay(&r.day, by) },
 			combine: combineRecipients,
+			newest:  func(_ uint64, r recipient) int64 { return int64(r.day) * daySeconds },
 		}),
 		asks: newTable(s, schema[uint64, ask]{
 			name: "asks", bucket: "asks", limit: maxAsks,
@@ -204,8 +205,8 @@ func (t *Recipients) again(k uint64, at uint32) bool {
 }
 
 // Probed reports whether at least distinctAt networks other than that of c have
-// requested rcpt, which has never existed. Some of the networks may have
-// requested rcpt on other hosts; see Multiple.
+// requested rcpt, which has never existed. Up to Multiple times as many networks may
+// have requested rcpt on other hosts only.
 func (t *Recipients) Probed(c *Client, rcpt []byte, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -217,7 +218,7 @@ func (t *Recipients) Probed(c *Client, rcpt []byte, now int64) bool {
 	own := r.networks.others(c.Addr)
 	others, _, _ := t.rows.other(k, at)
 	combineRecipients(k, &r, others)
-	return together(own, r.networks.others(c.Addr)-own) >= distinctAt
+	return own+min(r.networks.others(c.Addr)-own, Multiple*own) >= distinctAt
 }
 
 // Excused records a request for a probed mailbox, and reports whether the request is

@@ -2,6 +2,7 @@ package memory
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -10,7 +11,7 @@ import (
 	"scanwatch/internal/kv"
 )
 
-// Hosts share their rows. Each host sends only rows about what it has seen itself, so that
+// Hosts share their rows. Each host sends only rows about its own sessions, so that
 // no row is counted twice. Another package merges the rows of the other hosts, and hands
 // over one row for each key. Bans of other hosts are added to the table of bans. Other
 // rows of other hosts are kept apart, are not written to disk, and have less weight than
@@ -32,11 +33,21 @@ type foreignRow[V any] struct {
 const maxForeign = 2
 
 // Multiple is the weight of other hosts' counts: their sum counts at most this many times
-// the count of this host.
+// the count of this host, if that is more than Alone.
 const Multiple = 3
 
+// Alone is the count up to which only this host's count matters: a single mistake is never
+// multiplied. Otherwise, wrong counts of another host could make this one reject a client
+// after its first unknown recipient.
+const Alone = 1
+
 // together returns the count of all hosts.
-func together(own, others int) int { return own + min(others, Multiple*own) }
+func together(own, others int) int {
+	if own <= Alone {
+		return own
+	}
+	return own + min(others, Multiple*own)
+}
 
 // hostNames numbers the names of other hosts.
 type hostNames struct {
@@ -62,28 +73,30 @@ func (n *hostNames) number(name string) uint16 {
 type Foreign struct {
 	kv.Entry
 	Origin string // name of the host with the latest information
+	Ended  bool   // another host's unban, which this host does not know yet, has ended this host's ban
 }
 
 // A sharedTable is a table whose rows hosts share. All methods require the lock.
 type sharedTable interface {
 	bucketName() string
-	// announce marks all rows of this host as changed. Later changes are marked, too.
+	// announce marks all rows of this host as changed. Later changes are marked as well.
 	announce()
 	// send calls put for up to n changed rows of this host, and returns n minus their
 	// number. The value of a deleted row is nil. by is added to the times.
 	send(n int, by int64, put func(key, value []byte)) (left int)
 	// receive sets or, without a value, deletes the row of other hosts. by is added to
-	// the times.
-	receive(key, value []byte, origin string, by int64, now uint32) bool
+	// the times. It reports whether the row is valid.
+	receive(f *Foreign, by int64, now uint32) bool
 	// combine merges rows with the same key. It returns nil if no row is valid or all
 	// have expired.
 	combine(key []byte, values [][]byte, now uint32) []byte
-	valid(key, value []byte) bool
+	// valid reports whether a row can be decoded and has no time later than latest.
+	valid(key, value []byte, latest uint32) bool
 	// foreignRows returns the number of rows of other hosts.
 	foreignRows() int
 }
 
-func (m *Memory) sharedTables() []sharedTable {
+func sharedTables(m *Memory) []sharedTable {
 	return []sharedTable{
 		sharedHostBans{m.Bans}, sharedNetworkBans{m.Bans},
 		sharedRows[peerKey, peer]{&m.Peers.rows, &m.hosts, func(k peerKey) bool { return k.kind == peerLogin }},
@@ -93,11 +106,13 @@ func (m *Memory) sharedTables() []sharedTable {
 	}
 }
 
-// Announce causes Outgoing to return all rows of this host, and from then on changed rows.
+// Announce causes Outgoing to return all rows of this host, and afterwards all changed rows.
+// After the start of the filter, Announce must be called before Incoming. Otherwise, a ban
+// of another host can replace an unban of this host that was not sent.
 func (m *Memory) Announce() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, t := range m.sharedTables() {
+	for _, t := range sharedTables(m) {
 		t.announce()
 	}
 }
@@ -106,10 +121,10 @@ func (m *Memory) Announce() {
 // value of a deleted row is nil. The times in rows are times of events plus skew, in
 // seconds.
 func (m *Memory) Outgoing(n int, skew int64) (list []kv.Entry) {
-	for _, t := range m.sharedTables() {
+	for _, t := range sharedTables(m) {
 		for left := n - len(list); left > 0; {
 			some := min(left, chunk)
-			rest := m.outgoing(t, some, skew, &list)
+			rest := outgoing(m, t, some, skew, &list)
 			left -= some - rest
 			if rest > 0 {
 				break
@@ -119,7 +134,7 @@ func (m *Memory) Outgoing(n int, skew int64) (list []kv.Entry) {
 	return list
 }
 
-func (m *Memory) outgoing(t sharedTable, n int, skew int64, list *[]kv.Entry) (left int) {
+func outgoing(m *Memory, t sharedTable, n int, skew int64, list *[]kv.Entry) (left int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return t.send(n, m.clock.offset.Load()/1e6+skew, func(key, value []byte) {
@@ -128,49 +143,45 @@ func (m *Memory) outgoing(t sharedTable, n int, skew int64, list *[]kv.Entry) (l
 }
 
 // Incoming sets the rows of other hosts. Each row replaces the earlier one with the same
-// key. If origin names this host, a ban was imposed here, and other hosts have none. Skew
+// key. Invalid rows are skipped and cause an error. If origin is empty, a ban was imposed here, and other hosts have none. Skew
 // is subtracted from the times in rows; see Outgoing.
 func (m *Memory) Incoming(list []Foreign, skew, now int64) error {
+	var last error
 	for some := range slices.Chunk(list, chunk) {
-		if err := m.incoming(some, skew, now); err != nil {
-			return err
+		freed, err := receive(m, some, skew, now)
+		for _, p := range freed {
+			m.Forget(p)
 		}
+		last = cmp.Or(err, last)
 	}
-	return nil
-}
-
-func (m *Memory) incoming(list []Foreign, skew, now int64) error {
-	freed, err := m.receive(list, skew, now)
-	for _, p := range freed {
-		m.Forget(p)
-	}
-	return err
+	return last
 }
 
 // receive returns the prefixes whose bans other hosts have revoked.
-func (m *Memory) receive(list []Foreign, skew, now int64) (freed []netip.Prefix, err error) {
+// Invalid rows are skipped.
+func receive(m *Memory, list []Foreign, skew, now int64) (freed []netip.Prefix, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	tables := m.sharedTables()
+	tables := sharedTables(m)
 	by := -(m.clock.offset.Load()/1e6 + skew)
 	m.Bans.freed = nil
 	for i := range list {
 		f := &list[i]
 		valid := slices.ContainsFunc(tables, func(t sharedTable) bool {
-			return t.bucketName() == f.Bucket && t.receive(f.Key, f.Value, f.Origin, by, m.clock.row(now))
+			return t.bucketName() == f.Bucket && t.receive(f, by, m.clock.row(now))
 		})
 		if !valid {
-			return m.Bans.freed, fmt.Errorf("invalid row of table %q from %q", f.Bucket, f.Origin)
+			err = fmt.Errorf("invalid row of table %q from %q", f.Bucket, f.Origin)
 		}
 	}
-	return m.Bans.freed, nil
+	return m.Bans.freed, err
 }
 
 // ForeignRows returns the number of rows of other hosts, except bans.
 func (m *Memory) ForeignRows() (n int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, t := range m.sharedTables() {
+	for _, t := range sharedTables(m) {
 		n += t.foreignRows()
 	}
 	return n
@@ -186,10 +197,16 @@ type sharedRows[K comparable, V any] struct {
 
 func (t sharedRows[K, V]) announce() {
 	if t.outgoing == nil {
-		t.outgoing = make(map[K]struct{})
+		t.outgoing = make(map[K]bool)
 	}
-	for k := range t.rows {
-		t.outgoing[k] = struct{}{}
+	announce(t.outgoing, t.rows)
+}
+
+func announce[K comparable, V any](outgoing map[K]bool, rows map[K]V) {
+	for k := range rows {
+		if _, ok := outgoing[k]; !ok {
+			outgoing[k] = false
+		}
 	}
 }
 
@@ -218,18 +235,18 @@ func send[K comparable, V any](t *table[K, V], n int, by int64, put func(key, va
 		n--
 	}
 	if before > 0 && t.outgoing != nil {
-		t.outgoing = make(map[K]struct{}) // clear would keep the map's memory
+		t.outgoing = make(map[K]bool) // clear would keep the map's memory
 	}
 	return n
 }
 
-func (t sharedRows[K, V]) receive(key, value []byte, origin string, by int64, now uint32) bool {
-	if value == nil {
-		k, _, _ := t.decode(key, t.value(*new(V)))
+func (t sharedRows[K, V]) receive(f *Foreign, by int64, now uint32) bool {
+	if len(f.Value) == 0 {
+		k, _, _ := t.decode(f.Key, t.value(*new(V)))
 		delete(t.foreign, k)
 		return true
 	}
-	k, v, ok := t.decode(key, value)
+	k, v, ok := t.decode(f.Key, f.Value)
 	if !ok {
 		return false
 	}
@@ -240,12 +257,12 @@ func (t sharedRows[K, V]) receive(key, value []byte, origin string, by int64, no
 	if _, had := t.foreign[k]; !had {
 		t.makeForeignRoom(now)
 	}
-	t.foreign[k] = foreignRow[V]{v, t.hosts.number(origin)}
+	t.foreign[k] = foreignRow[V]{v, t.hosts.number(f.Origin)}
 	return true
 }
 
 // makeForeignRoom deletes the expired ones of a few rows of other hosts. If there is no
-// room left, it also deletes the one with the lowest score.
+// room left, it also deletes the sampled row with the lowest score.
 func (t *table[K, V]) makeForeignRoom(now uint32) {
 	var least K
 	var lowest int64
@@ -291,9 +308,9 @@ func combine[K comparable, V any](t *table[K, V], key []byte, values [][]byte, n
 	return t.value(sum)
 }
 
-func (t sharedRows[K, V]) valid(key, value []byte) bool {
-	_, _, ok := t.decode(key, value)
-	return ok
+func (t sharedRows[K, V]) valid(key, value []byte, latest uint32) bool {
+	k, v, ok := t.decode(key, value)
+	return ok && t.newest(k, v) <= int64(latest)
 }
 
 func (t sharedRows[K, V]) foreignRows() int { return len(t.table.foreign) }
@@ -308,18 +325,24 @@ func (t *table[K, V]) other(k K, now uint32) (v V, origin uint16, ok bool) {
 }
 
 // A Merger merges rows of several hosts. It is not safe for concurrent use.
-type Merger struct{ m *Memory }
+type Merger struct {
+	bans   *Bans
+	tables []sharedTable
+}
 
 // NewMerger returns a Merger.
-func NewMerger() Merger { return Merger{New()} }
+func NewMerger() Merger {
+	m := New()
+	return Merger{m.Bans, sharedTables(m)}
+}
 
 // Combine merges the valid rows of several hosts with the same key. The result does not
 // depend on their order. It is nil if there are no valid rows, or all have expired by now,
 // in seconds since 1970.
 func (m Merger) Combine(bucket string, key []byte, values [][]byte, now int64) []byte {
-	m.m.Bans.rules.reset()
+	m.bans.rules.reset()
 	values = slices.SortedFunc(slices.Values(values), bytes.Compare)
-	for _, t := range m.m.sharedTables() {
+	for _, t := range m.tables {
 		if t.bucketName() == bucket {
 			if v := t.combine(key, values, uint32(now)); v != nil {
 				return v
@@ -331,13 +354,16 @@ func (m Merger) Combine(bucket string, key []byte, values [][]byte, now int64) [
 
 // Shared reports whether hosts share the rows of a bucket.
 func (m Merger) Shared(bucket string) bool {
-	return slices.ContainsFunc(m.m.sharedTables(), func(t sharedTable) bool { return t.bucketName() == bucket })
+	return slices.ContainsFunc(m.tables, func(t sharedTable) bool { return t.bucketName() == bucket })
 }
 
-// Valid reports whether a shared row can be decoded.
-func (m Merger) Valid(bucket string, key, value []byte) bool {
-	m.m.Bans.rules.reset()
-	return slices.ContainsFunc(m.m.sharedTables(), func(t sharedTable) bool { return t.bucketName() == bucket && t.valid(key, value) })
+// Valid reports whether a shared row can be decoded, and has no time later than latest, in
+// seconds since 1970.
+func (m Merger) Valid(bucket string, key, value []byte, latest int64) bool {
+	m.bans.rules.reset()
+	return slices.ContainsFunc(m.tables, func(t sharedTable) bool {
+		return t.bucketName() == bucket && t.valid(key, value, uint32(latest))
+	})
 }
 
 // LimitBan returns a row of bans with a ban of at most d. If observe is set, the ban is
@@ -380,7 +406,16 @@ func ReadBan(key, value []byte) (BanRow, bool) {
 	}, true
 }
 
-func combineCounters(k counterKey, sum *counter, other counter) { sum.merge(other) }
+// combineCounters adds the slots of two hosts. A counter that is ahead does not lose its
+// events; compare counter.advance.
+func combineCounters(_ counterKey, sum *counter, other counter) {
+	head := max(sum.head, other.head)
+	sum.advance(head)
+	other.advance(head)
+	for i, v := range other.slots {
+		sum.slots[i] = sum16(sum.slots[i], int(v))
+	}
+}
 
 func combineRecipients(_ uint64, r *recipient, other recipient) {
 	if r.accepted != other.accepted {

@@ -5,11 +5,11 @@ import (
 	"strings"
 )
 
-// A ban of another host is a row like those of this host, so that all readers of bans
+// A ban of another host is a row like any ban of this host, so that all readers of bans
 // see it. The names of the host and its rule are stored together. If both hosts have
 // banned a client, the row is that of the ban that ends later.
 //
-// An unban on another host ends the ban here, too, even if the ban was imposed here. The
+// An unban on another host also ends the ban here, even if the ban was imposed here. The
 // row then keeps the time of the unban, and the same unban has no effect again.
 
 // originMark separates the name of another host from the name of its rule.
@@ -36,7 +36,12 @@ func (n *ruleNames) foreign(origin, rule string) uint16 {
 	return n.number(origin + originMark + rule)
 }
 
-func (n *ruleNames) reset() { *n = newRuleNames() }
+// reset deletes all names except number 0.
+func (n *ruleNames) reset() {
+	if len(n.list) > 1 {
+		*n = newRuleNames()
+	}
+}
 
 // ownBan reports whether other hosts must receive a row.
 func ownBan(b *ban) bool { return b.flags&(banForeign|banObserved) == 0 }
@@ -69,19 +74,27 @@ func (b *Bans) readForeign(key, value []byte, origin string, by int64) (p netip.
 }
 
 // accept returns the row that results from old and the row of another host, and whether
-// it differs from old. freed is set if an unban is new.
-func (old ban) accept(known bool, row ban, at uint32) (result ban, changed, freed bool) {
+// it differs from old. freed is set if old has not been revoked before. unsent reports
+// whether other hosts may not know old; changed, whether it has changed since this host
+// sent its row.
+func (old ban) accept(known, unsent, changed bool, row ban, at uint32) (result ban, replaced, freed bool) {
+	sentBack := row.flags&banForeign == 0
+	ownUnban := known && old.flags&(banRevoked|banForeign) == banRevoked
 	switch {
+	case sentBack && (changed || ownUnban), unsent && ownUnban:
+		// The row does not know the latest change. If that is an unban, it also ends the
+		// bans of other hosts that do not know it.
+		return old, false, false
+	case row.flags&banRevoked != 0 && old.flags&banRevoked != 0:
+		return old, false, false
 	case row.flags&banRevoked != 0:
-		if old.flags&banRevoked != 0 && old.until >= row.until {
-			return old, false, false
-		}
+		row.until = min(row.until, at) // the clock of the host that revoked the ban may be ahead
 		row.since, row.times = min(row.since, row.until), max(row.times, old.times)
 		row.last = old.last
 		return row, true, true
-	case !known, row.flags&banForeign == 0 && old.flags&banForeign != 0: // this host's row has been sent back
+	case !known, sentBack && old.flags&banForeign != 0:
 		return row, true, false
-	case row.flags&banForeign != 0 && old.flags&banForeign != 0: // replaces the earlier row of other hosts
+	case !sentBack && old.flags&banForeign != 0: // replaces the earlier row of other hosts
 		if old.until == row.until && old.since == row.since && old.rule == row.rule && old.flags == row.flags && old.times >= row.times {
 			return old, false, false
 		}
@@ -96,7 +109,17 @@ func (old ban) accept(known bool, row ban, at uint32) (result ban, changed, free
 	return result, result != old, false
 }
 
-// Disclaim tells other hosts to end the ban of p, which is not banned here. An IPv6 address
+// end ends a ban of this host because of another host's unban. It reports whether it did.
+func (b *ban) end(at uint32) bool {
+	if b.flags&(banForeign|banRevoked) != 0 {
+		return false
+	}
+	b.revoke(at)
+	b.flags |= banForeign
+	return true
+}
+
+// Disclaim makes other hosts end the ban of p, which is not banned here. An IPv6 address
 // is widened to its /64. Disclaim returns false unless this host is one of a fleet.
 func (b *Bans) Disclaim(p netip.Prefix, now int64) bool {
 	p = widen(p)
@@ -144,26 +167,32 @@ func (s sharedHostBans) send(n int, by int64, put func(key, value []byte)) (left
 	})
 }
 
-func (s sharedHostBans) receive(key, value []byte, origin string, by int64, now uint32) bool {
-	p, ok := readPrefix(key)
+func (s sharedHostBans) receive(f *Foreign, by int64, now uint32) bool {
+	p, ok := readPrefix(f.Key)
 	if !ok || !isSource(p) {
 		return false
 	}
 	k := hostIn(p)
 	old, known := s.hosts.live(k, now)
-	if len(value) == 0 {
-		if known && old.flags&banForeign != 0 {
+	if f.Ended && known && old.end(now) {
+		s.hosts.put(k, old, now)
+		s.log.add(p)
+		s.freed = append(s.freed, p)
+	}
+	if len(f.Value) == 0 {
+		if known && old.flags&(banForeign|banRevoked) == banForeign {
 			s.hosts.del(k)
 			s.log.add(p)
 		}
 		return true
 	}
-	_, row, ok := s.readForeign(key, value, origin, by)
+	_, row, ok := s.readForeign(f.Key, f.Value, f.Origin, by)
 	if !ok {
 		return false
 	}
-	result, changed, freed := old.accept(known, row, now)
-	if changed {
+	changed, unsent := s.hosts.outgoing[k]
+	result, replaced, freed := old.accept(known, unsent, changed, row, now)
+	if replaced {
 		s.hosts.put(k, result, now)
 		s.log.add(p)
 	}
@@ -177,9 +206,9 @@ func (s sharedHostBans) combine(key []byte, values [][]byte, now uint32) []byte 
 	return combine(&s.hosts, key, values, now)
 }
 
-func (s sharedHostBans) valid(key, value []byte) bool {
+func (s sharedHostBans) valid(key, value []byte, latest uint32) bool {
 	_, b, ok := s.hosts.decode(key, value)
-	return ok && b.since <= b.until
+	return ok && b.since <= b.until && b.since <= latest
 }
 
 func (sharedHostBans) foreignRows() int { return 0 }
@@ -191,11 +220,9 @@ func (sharedNetworkBans) bucketName() string { return bansBucket }
 func (s sharedNetworkBans) announce() {
 	n := &s.networks
 	if n.outgoing == nil {
-		n.outgoing = make(map[netip.Prefix]struct{})
+		n.outgoing = make(map[netip.Prefix]bool)
 	}
-	for p := range n.rows {
-		n.outgoing[p] = struct{}{}
-	}
+	announce(n.outgoing, n.rows)
 }
 
 func (s sharedNetworkBans) send(n int, by int64, put func(key, value []byte)) (left int) {
@@ -220,26 +247,35 @@ func (s sharedNetworkBans) send(n int, by int64, put func(key, value []byte)) (l
 	return n
 }
 
-func (s sharedNetworkBans) receive(key, value []byte, origin string, by int64, now uint32) bool {
-	p, ok := readPrefix(key)
+func (s sharedNetworkBans) receive(f *Foreign, by int64, now uint32) bool {
+	p, ok := readPrefix(f.Key)
 	if !ok || isSource(p) {
 		return false
 	}
 	n := &s.networks
 	old, known := n.rows[p]
-	if len(value) == 0 {
-		if known && old.flags&banForeign != 0 {
+	if f.Ended && known && old.end(now) {
+		n.put(p, old)
+		s.log.add(p)
+		s.freed = append(s.freed, p)
+	}
+	if len(f.Value) == 0 {
+		if known && old.flags&(banForeign|banRevoked) == banForeign {
 			n.del(p)
 			s.log.add(p)
 		}
 		return true
 	}
-	_, row, ok := s.readForeign(key, value, origin, by)
+	_, row, ok := s.readForeign(f.Key, f.Value, f.Origin, by)
 	if !ok {
 		return false
 	}
-	result, changed, freed := old.accept(known, row, now)
-	if changed && n.makeRoom(p, now) {
+	changed, unsent := n.outgoing[p]
+	result, replaced, freed := old.accept(known, unsent, changed, row, now)
+	if !known && f.Origin != "" && len(n.rows) >= maxNetworkBans/maxForeign {
+		return true // leaves room for bans of this host's operator
+	}
+	if replaced && n.makeRoom(p, now) {
 		n.put(p, result)
 		s.log.add(p)
 	}
@@ -267,9 +303,9 @@ func (s sharedNetworkBans) combine(key []byte, values [][]byte, now uint32) []by
 	return sum
 }
 
-func (s sharedNetworkBans) valid(key, value []byte) bool {
+func (s sharedNetworkBans) valid(key, value []byte, latest uint32) bool {
 	p, b, ok := s.rules.read(key, value)
-	return ok && !isSource(p) && b.since <= b.until
+	return ok && !isSource(p) && b.since <= b.until && b.since <= latest
 }
 
 func (sharedNetworkBans) foreignRows() int { return 0 }

@@ -31,6 +31,8 @@ type schema[K comparable, V any] struct {
 	// combine merges the rows of several hosts with the same key, in any order. The
 	// time of the rows is now. Tables without combine are not shared.
 	combine func(k K, v *V, other V)
+	// newest returns the latest time in a row of a shared table, in seconds since 1970.
+	newest func(k K, v V) int64
 }
 
 // A table is a map with a maximum number of rows. Each table keeps track of changed
@@ -46,10 +48,11 @@ type table[K comparable, V any] struct {
 	evicted uint64
 	peak    int // maximum number of rows since the map was allocated
 
-	// outgoing lists the keys of own rows that other hosts must receive; see
-	// Memory.Outgoing. It is nil if rows are not shared. Evicted and expired rows are
-	// removed, so outgoing is never larger than twice the table.
-	outgoing map[K]struct{}
+	// outgoing lists the keys of own rows that other hosts must receive, and whether they
+	// have changed since the previous call of Memory.Outgoing or only been announced. It is
+	// nil if rows are not shared. Evicted and expired rows are removed, so outgoing is never
+	// larger than twice the table.
+	outgoing map[K]bool
 	foreign  map[K]foreignRow[V] // rows of other hosts
 
 	// next iterates over the remaining rows while all rows are rewritten. Otherwise it
@@ -94,7 +97,7 @@ func (t *table[K, V]) put(k K, v V, now uint32) {
 		t.dirty[k] = had
 	}
 	if t.outgoing != nil {
-		t.outgoing[k] = struct{}{}
+		t.outgoing[k] = true
 	}
 }
 
@@ -143,7 +146,7 @@ func (t *table[K, V]) drop(k K, v V) {
 func (t *table[K, V]) del(k K) {
 	delete(t.rows, k)
 	if t.outgoing != nil {
-		t.outgoing[k] = struct{}{}
+		t.outgoing[k] = true
 	}
 	if onDisk, ok := t.dirty[k]; ok && !onDisk {
 		delete(t.dirty, k)
@@ -158,12 +161,6 @@ func (t *table[K, V]) deleteFunc(del func(K) bool) {
 			t.del(k)
 		}
 	}
-}
-
-// clear drops all rows and pending changes.
-func (t *table[K, V]) clear() {
-	clear(t.rows)
-	clear(t.dirty)
 }
 
 // shift adds a number of seconds to the times in all rows.
@@ -230,7 +227,11 @@ func (t *table[K, V]) restore(key, value []byte, now uint32) bool {
 
 // restoreRow adds a row from disk unless it has expired.
 func (t *table[K, V]) restoreRow(k K, v V, now uint32) {
+	if t.outgoing != nil {
+		t.outgoing[k] = false
+	}
 	if t.evictionScore(k, v, now) < 0 {
+		delete(t.outgoing, k)
 		t.dirty[k] = true
 		if t.dropped != nil {
 			t.dropped(k, v)

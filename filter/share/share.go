@@ -2,19 +2,40 @@
 //
 // For each row, a host only ever changes its own copy, which is called a register. A
 // register is replaced by one of the same host with a later stamp. So registers can arrive
-// late, repeatedly and in any order. What the registers of all hosts mean together is
-// computed from all of them; see memory.Merger.
+// late, repeatedly and in any order. Their meaning is computed from the registers of all
+// hosts; see memory.Merger.
 //
 // Bans need more, because a ban by one host and an unban by another are about the same
-// thing. Each ban therefore carries the stamp of the latest unban of the same prefix that
-// its host knew at that time. A ban only counts if there is no later unban: an unban ends
-// all bans that were imposed without knowledge of it, however wrong the clocks are.
+// prefix. Each ban therefore carries the stamp of the latest unban of the same prefix that
+// its host knew at that time. A ban only counts if there is no later unban. So an unban
+// ends all bans that were imposed without knowledge of any unban, however wrong the clocks
+// are. A host that knows an unban with a later stamp counts as a host that knows all
+// earlier ones.
+//
+// A host whose rows are false cannot affect clients that have standing, friends and users
+// of other hosts; see package decide. It can still do this, until the operator drops it:
+//
+//   - It can ban as many unknown clients as Limits.Rows allows, for Limits.Duration,
+//     because it chooses the times of its bans.
+//   - It can revoke the bans of all hosts. Each later offence leads to a new ban. Other
+//     hosts may learn of that ban maxAhead later.
+//   - It can lengthen the next ban of a client by claiming earlier offences.
+//   - It can let clients be known, but not trusted, and mailboxes exist. Rules then treat
+//     an attacker more leniently.
+//   - It can multiply the counts of clients with more than memory.Alone events, and let
+//     mailboxes be probed that one other network has requested.
+//   - It can displace rows of other hosts, but none of this host except short bans.
+//
+// Rows of a host whose clock is ahead by more than maxAhead are omitted until their time
+// has come. If a host loses its registers, and the service that carries them loses its copy
+// at the same time, deletions of rows that some hosts have not received are lost.
 package share
 
 import (
 	"cmp"
 	"fmt"
 	"hash/maphash"
+	"math"
 	"net/netip"
 	"slices"
 	"time"
@@ -24,8 +45,9 @@ import (
 )
 
 // A Stamp is the time of a hybrid logical clock: milliseconds since 1970 in the upper 48
-// bits, and a counter in the lower 16. A stamp is later than all stamps that its host had
-// seen before.
+// bits, and a counter in the lower 16. A stamp is later than all stamps of the same key
+// that its host had seen before. Stamps of other keys have no influence, so that a host
+// whose clock is ahead does not push the stamps of all others.
 type Stamp uint64
 
 // At returns the earliest stamp at a time.
@@ -46,12 +68,12 @@ type Row struct {
 // host.
 const DropBucket = "drop"
 
-// Limits bound what a host believes others.
+// Limits restrict the effect of other hosts' registers.
 type Limits struct {
-	Rows  int // of one host
+	Rows  int // of one host in one table; a host does not send more
 	Total int // of all hosts
-	// Bans is the maximum number of bans that a host imposes within a minute. None of
-	// the bans from a minute with more bans count.
+	// Bans is the maximum number of bans and offences of a host that begin within the same
+	// minute. None of the bans from a minute with more bans count.
 	Bans     int
 	Duration time.Duration // of a ban; a longer ban ends earlier
 	Bits4    int           // minimum length of a banned IPv4 prefix
@@ -65,8 +87,13 @@ func DefaultLimits() Limits {
 }
 
 const (
-	// maxAhead is how far the clock of another host may be ahead.
-	maxAhead = 15 * time.Minute
+	// maxAhead limits how far the clock of another host may be ahead of this host's. Clocks
+	// that are wrong by ten minutes can be twenty minutes apart.
+	maxAhead = 30 * time.Minute
+	// maxOwnAhead limits how far stamps of this host may be ahead of its clock. After a larger
+	// step back of the clock, the rows get new stamps. After a smaller one, other hosts
+	// omit the rows until the time of their stamps; see Missed.
+	maxOwnAhead = 24 * time.Hour
 	// keepDeleted is the time for which deleted rows are kept, so that an earlier
 	// register that arrives late does not restore them.
 	keepDeleted = 48 * time.Hour
@@ -88,14 +115,22 @@ type register struct {
 // A row is the registers of all hosts with the same key.
 type row struct {
 	registers []register // sorted by name of the host
-	sent      uint64     // hash of what Changed has returned
+	sent      uint64     // hash of what Changed has returned, or unsent
+	passed    Stamp      // latest unban that the host's memory knows
 }
+
+// unsent is the state of a row of which the host's memory may have any version.
+const unsent = 1
 
 // origin is a host.
 type origin struct {
 	HostStatus
-	minutes map[int64]map[rowKey]struct{} // keys of bans by the minute of their stamps
-	mark    Stamp                         // earlier registers do not count
+	tables  map[string]int                // rows by bucket
+	minutes map[int64]map[rowKey]struct{} // keys of bans by the minute of their start
+	last    Stamp                         // latest stamp
+	mark    Stamp                         // earlier registers do not count; see Drop
+	ahead   Stamp                         // earliest stamp that was omitted because it was in the future
+	heard   time.Time                     // time of the latest call of Apply
 }
 
 // HostStatus describes another host.
@@ -118,7 +153,6 @@ type Replica struct {
 	total   int
 	hosts   map[string]*origin
 	changed map[rowKey]struct{} // keys of which Changed must compute the row
-	last    Stamp
 	seed    maphash.Seed
 }
 
@@ -146,7 +180,7 @@ func ValidName(name string) bool {
 func (r *Replica) host(name string) *origin {
 	o := r.hosts[name]
 	if o == nil {
-		o = &origin{HostStatus: HostStatus{Name: name}, minutes: make(map[int64]map[rowKey]struct{})}
+		o = &origin{HostStatus: HostStatus{Name: name}, tables: make(map[string]int), minutes: make(map[int64]map[rowKey]struct{})}
 		r.hosts[name] = o
 	}
 	return o
@@ -156,6 +190,7 @@ func (r *Replica) host(name string) *origin {
 func (r *Replica) Hosts() (list []HostStatus) {
 	for name, o := range r.hosts {
 		if name != r.self {
+			o.Last = o.last.Time()
 			list = append(list, o.HostStatus)
 		}
 	}
@@ -163,44 +198,102 @@ func (r *Replica) Hosts() (list []HostStatus) {
 	return list
 }
 
-// stamp returns a stamp that is later than all stamps seen.
-func (r *Replica) stamp(now time.Time) Stamp {
-	r.last = max(r.last+1, At(now))
-	return r.last
+// stamp returns a stamp that is later than all plausible stamps of the same key.
+func (r *Replica) stamp(key rowKey, now time.Time) Stamp {
+	s, latest := At(now), At(now.Add(maxOwnAhead))
+	if w := r.rows[key]; w != nil {
+		for i := range w.registers {
+			if g := &w.registers[i]; g.stamp <= latest {
+				s = max(s, g.stamp+1, g.seen+1)
+			}
+		}
+	}
+	return s
 }
 
-// Own records rows of this host that have changed, and returns those that other hosts must
-// receive. Before the call, the host must have processed all rows from Changed.
-func (r *Replica) Own(entries []kv.Entry, now time.Time) (out []Row) {
-	self := r.hosts[r.self]
-	for i := range entries {
-		e := &entries[i]
-		key := rowKey{e.Bucket, string(e.Key)}
-		old, ok := r.own(key)
-		if ok && old.value == string(e.Value) || !ok && len(e.Value) == 0 {
+// correct removes stamps from the time when this host's clock was far ahead. Other hosts
+// have omitted such registers of this host, so they get new stamps and are returned. Such
+// registers of other hosts would otherwise hide their later ones.
+func (r *Replica) correct(now time.Time) (out []Row) {
+	latest := At(now.Add(maxOwnAhead))
+	for _, o := range r.hosts {
+		if o.last <= latest {
 			continue
 		}
-		one := Row{Bucket: e.Bucket, Key: key.key, Value: string(e.Value), Stamp: r.stamp(now)}
-		if key.bucket == memory.BansBucket {
-			one.Seen = r.unbanned(key)
-		}
-		if r.put(self, &one) {
-			out = append(out, one)
+		o.last = latest
+		for key, w := range r.rows {
+			g, _ := r.register(key, o)
+			if g.stamp <= latest {
+				continue
+			}
+			r.remove(key, w, func(g *register) bool { return g.origin == o })
+			if o.Name == r.self {
+				one := Row{Bucket: key.bucket, Key: key.key, Value: g.value, Stamp: r.stamp(key, now), Seen: min(g.seen, latest)}
+				r.put(o, &one)
+				out = append(out, one)
+			}
 		}
 	}
 	return out
 }
 
-// own returns the register of this host.
-func (r *Replica) own(key rowKey) (register, bool) {
-	if row := r.rows[key]; row != nil {
-		for _, g := range row.registers {
-			if g.origin.Name == r.self {
-				return g, true
+// remove deletes the registers of a row for which del returns true.
+func (r *Replica) remove(key rowKey, w *row, del func(*register) bool) {
+	w.registers = slices.DeleteFunc(w.registers, func(g register) bool {
+		if !del(&g) {
+			return false
+		}
+		g.origin.Rows--
+		g.origin.tables[key.bucket]--
+		r.total--
+		r.count(key, &g, -1)
+		r.changed[key] = struct{}{}
+		return true
+	})
+}
+
+// Own records changed rows of this host, and returns the registers that other hosts must
+// receive. Before the call, the host must have processed all rows from Changed.
+func (r *Replica) Own(entries []kv.Entry, now time.Time) (out []Row) {
+	self := r.hosts[r.self]
+	out = r.correct(now)
+	for i := range entries {
+		e := &entries[i]
+		key := rowKey{e.Bucket, string(e.Key)}
+		old, ok := r.register(key, self)
+		ban := e.Bucket == memory.BansBucket
+		switch {
+		case ok && old.value == string(e.Value), !ok && len(e.Value) == 0:
+		case !ok && self.tables[e.Bucket] >= r.limits.Rows: // other hosts would omit it
+		default:
+			one := Row{Bucket: e.Bucket, Key: key.key, Value: string(e.Value), Stamp: r.stamp(key, now)}
+			if ban {
+				one.Seen = r.unbanned(key)
+			}
+			if r.put(self, &one) {
+				out = append(out, one)
 			}
 		}
+		if ban {
+			r.returnBan(key, now)
+		}
 	}
-	return register{}, false
+	return out
+}
+
+// returnBan is called after the memory has sent the row of a ban. If the row of all hosts
+// together is a different one, the memory does not have it.
+func (r *Replica) returnBan(key rowKey, now time.Time) {
+	w := r.rows[key]
+	if w == nil {
+		return
+	}
+	if value, origin := r.together(key, w, now); value != nil && origin == "" {
+		w.sent = r.hash(value, origin)
+		return
+	}
+	w.sent = unsent
+	r.changed[key] = struct{}{}
 }
 
 // Apply records registers of a host. A register of this host restores one that this host
@@ -214,58 +307,89 @@ func (r *Replica) Apply(name string, rows []Row, now time.Time) error {
 		return fmt.Errorf("more than %d hosts", maxHosts)
 	}
 	o := r.host(name)
+	o.heard = now
 	for i := range rows {
 		one := &rows[i]
+		if one.Stamp <= o.mark && one.Bucket != DropBucket {
+			continue
+		}
 		if problem := r.implausible(o, one, now); problem != "" {
 			o.Omitted++
 			o.Problem = problem
 			continue
 		}
-		r.last = max(r.last, one.Stamp)
 		r.put(o, one)
 	}
 	return nil
+}
+
+func (o *origin) missed(s Stamp) {
+	if o.ahead == 0 || s < o.ahead {
+		o.ahead = s
+	}
+}
+
+// Missed returns the hosts whose registers were omitted because they were in the future,
+// and now no longer are. All registers of these hosts must be applied again.
+func (r *Replica) Missed(now time.Time) (names []string) {
+	for name, o := range r.hosts {
+		if o.ahead != 0 && o.ahead <= At(now.Add(maxAhead)) {
+			o.ahead = 0
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 const maxHosts = 1000
 
 // implausible returns why a register does not count, or "".
 func (r *Replica) implausible(o *origin, one *Row, now time.Time) string {
-	latest := At(now.Add(maxAhead))
+	ahead := maxAhead
+	if o.Name == r.self {
+		ahead = maxOwnAhead
+	}
+	latest := At(now.Add(ahead))
 	switch {
 	case one.Bucket == DropBucket && o.Name == r.self && ValidName(one.Key) && one.Stamp <= latest:
 		return ""
 	case len(one.Key) > maxKey || len(one.Value) > maxValue || !r.merger.Shared(one.Bucket):
 		return "invalid rows"
 	case one.Stamp > latest || one.Seen > latest:
-		return fmt.Sprintf("times more than %v in the future", maxAhead)
-	case one.Value != "" && !r.merger.Valid(one.Bucket, []byte(one.Key), []byte(one.Value)):
+		o.missed(max(one.Stamp, one.Seen))
+		return fmt.Sprintf("times more than %v in the future", ahead)
+	case one.Value != "" && !r.merger.Valid(one.Bucket, []byte(one.Key), []byte(one.Value), math.MaxUint32):
 		return "invalid rows"
+	case one.Value != "" && !r.merger.Valid(one.Bucket, []byte(one.Key), []byte(one.Value), now.Add(ahead).Unix()):
+		o.missed(At(now.Add(ahead + time.Hour))) // the time for which the row must wait is unknown
+		return fmt.Sprintf("times more than %v in the future", ahead)
 	case o.Name == r.self:
 		return ""
 	}
 	_, known := r.register(rowKey{one.Bucket, one.Key}, o)
-	if !known && (o.Rows >= r.limits.Rows || r.total >= r.limits.Total) {
-		return fmt.Sprintf("more than %d rows", min(r.limits.Rows, r.limits.Total))
+	switch {
+	case known:
+	case o.tables[one.Bucket] >= r.limits.Rows:
+		return fmt.Sprintf("more than %d rows of table %s", r.limits.Rows, one.Bucket)
+	case r.total >= r.limits.Total:
+		return fmt.Sprintf("all hosts have more than %d rows", r.limits.Total)
 	}
 	if one.Bucket != memory.BansBucket || one.Value == "" {
 		return ""
 	}
 	ban, _ := memory.ReadBan([]byte(one.Key), []byte(one.Value))
-	switch {
-	case ban.Since > now.Add(maxAhead).Unix():
-		return fmt.Sprintf("times more than %v in the future", maxAhead)
-	case ban.Prefix.Bits() < r.narrowest(ban.Prefix):
-		return fmt.Sprintf("bans of networks larger than /%d", r.narrowest(ban.Prefix))
+	if ban.Prefix.Bits() < r.limits.narrowest(ban.Prefix) {
+		return fmt.Sprintf("bans of networks larger than /%d", r.limits.narrowest(ban.Prefix))
 	}
 	return ""
 }
 
-func (r *Replica) narrowest(p netip.Prefix) int {
+// narrowest returns the minimum length of a banned prefix.
+func (l *Limits) narrowest(p netip.Prefix) int {
 	if p.Addr().Is4() {
-		return r.limits.Bits4
+		return l.Bits4
 	}
-	return r.limits.Bits6
+	return l.Bits6
 }
 
 func (r *Replica) register(key rowKey, o *origin) (register, bool) {
@@ -279,9 +403,10 @@ func (r *Replica) register(key rowKey, o *origin) (register, bool) {
 	return register{}, false
 }
 
-// put sets a register, unless there is a later one. It reports whether it did.
+// put sets a register, unless there is a later one. It reports whether it did. If a host
+// wrongly sends two registers with the same stamp, all hosts choose the same one.
 func (r *Replica) put(o *origin, one *Row) bool {
-	o.Last = latest(o.Last, one.Stamp.Time())
+	o.last = max(o.last, one.Stamp)
 	if one.Bucket == DropBucket {
 		return r.mark(one.Key, one.Stamp)
 	}
@@ -292,7 +417,7 @@ func (r *Replica) put(o *origin, one *Row) bool {
 	}
 	w := r.rows[key]
 	if w == nil {
-		w = new(row)
+		w = &row{sent: unsent}
 		r.rows[key] = w
 	}
 	i, found := slices.BinarySearchFunc(w.registers, o.Name, func(g register, name string) int { return cmp.Compare(g.origin.Name, name) })
@@ -300,8 +425,9 @@ func (r *Replica) put(o *origin, one *Row) bool {
 	case !found:
 		w.registers = slices.Insert(w.registers, i, g)
 		o.Rows++
+		o.tables[key.bucket]++
 		r.total++
-	case w.registers[i].stamp >= one.Stamp:
+	case !w.registers[i].before(&g):
 		return false
 	default:
 		r.count(key, &w.registers[i], -1)
@@ -312,14 +438,14 @@ func (r *Replica) put(o *origin, one *Row) bool {
 	return true
 }
 
-func latest(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
+// before reports whether a register is replaced by other.
+func (g *register) before(other *register) bool {
+	return cmp.Or(cmp.Compare(g.stamp, other.stamp), cmp.Compare(g.seen, other.seen), cmp.Compare(g.value, other.value)) < 0
 }
 
-func minute(s Stamp) int64 { return int64(s>>16) / 60_000 }
+// minute returns the minute in which a ban starts. It does not depend on the stamp, because
+// a host that has lost its registers sends all its bans with new stamps.
+func (g *register) minute() int64 { return g.ban.Since / 60 }
 
 // count adds a ban to its minute or, if n is negative, removes it. If the number of bans
 // crosses the limit, all bans of this minute must be computed again.
@@ -328,7 +454,7 @@ func (r *Replica) count(key rowKey, g *register, n int) {
 	if !g.isBan() || o.Name == r.self {
 		return
 	}
-	m := minute(g.stamp)
+	m := g.minute()
 	bans := o.minutes[m]
 	if bans == nil {
 		bans = make(map[rowKey]struct{})
@@ -341,8 +467,11 @@ func (r *Replica) count(key rowKey, g *register, n int) {
 		delete(o.minutes, m)
 	}
 	after := len(bans) > r.limits.Bans
-	if after && !before {
-		o.Omitted, o.Problem = o.Omitted+len(bans), fmt.Sprintf("more than %d bans within a minute", r.limits.Bans)
+	if after && n > 0 {
+		if o.Omitted++; !before {
+			o.Omitted += r.limits.Bans
+		}
+		o.Problem = fmt.Sprintf("more than %d bans within a minute", r.limits.Bans)
 	}
 	if after != before {
 		for key := range bans {
@@ -363,20 +492,16 @@ func (g *register) unban() Stamp {
 	return g.seen
 }
 
-// unbanned returns the stamp of the latest unban of a prefix.
+// unbanned returns the stamp of the latest unban of a prefix. Even if the host that has
+// made it deleted the row, the register of the deletion has the stamp.
 func (r *Replica) unbanned(key rowKey) (s Stamp) {
 	if w := r.rows[key]; w != nil {
 		for i := range w.registers {
-			if g := &w.registers[i]; r.counts(g) {
-				s = max(s, g.unban())
-			}
+			s = max(s, w.registers[i].unban())
 		}
 	}
 	return s
 }
-
-// counts reports whether a register has not been dropped.
-func (r *Replica) counts(g *register) bool { return g.stamp > g.origin.mark }
 
 // Changed returns up to n rows of the other hosts taken together that have changed. now is
 // the current time.
@@ -388,26 +513,46 @@ func (r *Replica) Changed(n int, now time.Time) (out []memory.Foreign) {
 		delete(r.changed, key)
 		w := r.rows[key]
 		value, origin := r.together(key, w, now)
-		hash := uint64(0)
-		if value != nil {
-			hash = max(maphash.String(r.seed, origin+"\x00"+string(value)), 1)
-		}
-		var sent uint64
-		if w != nil {
-			sent = w.sent
-			w.sent = hash
-		}
-		if hash != sent {
-			out = append(out, memory.Foreign{Entry: kv.Entry{Bucket: key.bucket, Key: []byte(key.key), Value: value}, Origin: origin})
+		sent, ended := w.sent, r.pass(key, w)
+		w.sent = r.hash(value, origin)
+		switch {
+		case value == nil && sent == unsent && !w.shared(r.self):
+		case w.sent != sent || ended:
+			out = append(out, memory.Foreign{
+				Entry:  kv.Entry{Bucket: key.bucket, Key: []byte(key.key), Value: value},
+				Origin: origin, Ended: ended,
+			})
 		}
 	}
 	return out
 }
 
+// pass reports whether there is a later unban than the memory knows, which then knows it.
+func (r *Replica) pass(key rowKey, w *row) (ended bool) {
+	own, _ := r.register(key, r.hosts[r.self])
+	unban := r.unbanned(key)
+	ended = unban > max(w.passed, own.unban())
+	w.passed = unban
+	return ended
+}
+
+// hash returns a hash of a row that is never unsent. It is 0 if there is no value.
+func (r *Replica) hash(value []byte, origin string) uint64 {
+	if value == nil {
+		return 0
+	}
+	return max(maphash.String(r.seed, origin+"\x00"+string(value)), unsent+1)
+}
+
+// shared reports whether there are registers of other hosts.
+func (w *row) shared(self string) bool {
+	return slices.ContainsFunc(w.registers, func(g register) bool { return g.origin.Name != self })
+}
+
 // Resend causes Changed to return all rows again, because the host has lost them.
 func (r *Replica) Resend() {
 	for key, w := range r.rows {
-		w.sent = 0
+		w.sent, w.passed = unsent, 0
 		r.changed[key] = struct{}{}
 	}
 }
@@ -415,9 +560,6 @@ func (r *Replica) Resend() {
 // together returns the rows of the other hosts taken together, and the name of the host with
 // the latest of them.
 func (r *Replica) together(key rowKey, w *row, now time.Time) (value []byte, name string) {
-	if w == nil {
-		return nil, ""
-	}
 	if key.bucket == memory.BansBucket {
 		return r.togetherBan(key, w, now)
 	}
@@ -425,7 +567,7 @@ func (r *Replica) together(key rowKey, w *row, now time.Time) (value []byte, nam
 	var last Stamp
 	for i := range w.registers {
 		g := &w.registers[i]
-		if g.origin.Name == r.self || g.value == "" || !r.counts(g) {
+		if g.origin.Name == r.self || g.value == "" {
 			continue
 		}
 		if values = append(values, []byte(g.value)); g.stamp > last {
@@ -443,16 +585,15 @@ func (r *Replica) togetherBan(key rowKey, w *row, now time.Time) (value []byte, 
 	var until int64
 	for i := range w.registers {
 		g := &w.registers[i]
+		if unban != 0 && g.unban() == unban && (revoked == nil || g.ban.Revoked) {
+			revoked = g
+		}
 		switch {
-		case !r.counts(g) || g.value == "":
-		case g.ban.Revoked:
-			if g.stamp == unban {
-				revoked = g
-			}
+		case !g.isBan():
 		case g.seen < unban:
 		case g.origin.Name == r.self:
 			own = g
-		case len(g.origin.minutes[minute(g.stamp)]) > r.limits.Bans:
+		case len(g.origin.minutes[g.minute()]) > r.limits.Bans:
 		default:
 			v := memory.LimitBan([]byte(g.value), r.limits.Duration, r.limits.Observe)
 			if values = append(values, v); g.ban.Until > until {
@@ -460,15 +601,18 @@ func (r *Replica) togetherBan(key rowKey, w *row, now time.Time) (value []byte, 
 			}
 		}
 	}
+	together := r.merger.Combine(key.bucket, []byte(key.key), values, now.Unix())
+	others, _ := memory.ReadBan([]byte(key.key), together)
 	switch {
-	case len(values) > 0:
-		return r.merger.Combine(key.bucket, []byte(key.key), values, now.Unix()), name
-	case own != nil:
-		if w.sent == 0 {
-			return nil, "" // the host has its own row
-		}
+	case own != nil && (r.limits.Observe || own.ban.Until >= others.Until):
 		return []byte(own.value), ""
-	case revoked != nil && revoked.origin.Name != r.self:
+	case together != nil:
+		return together, name
+	case revoked == nil:
+		return nil, ""
+	case revoked.ban.Revoked && revoked.origin.Name == r.self:
+		return []byte(revoked.value), ""
+	case revoked.ban.Revoked:
 		return []byte(revoked.value), revoked.origin.Name
 	}
 	return nil, ""
@@ -477,10 +621,13 @@ func (r *Replica) togetherBan(key rowKey, w *row, now time.Time) (value []byte, 
 // Drop removes everything that another host has said until now. It returns the number of
 // rows and the mark that this host must keep.
 func (r *Replica) Drop(name string, now time.Time) (rows int, mark Row) {
+	if name == r.self {
+		return 0, Row{}
+	}
 	o := r.host(name)
 	rows = o.Rows
-	mark = Row{Bucket: DropBucket, Key: name, Stamp: r.stamp(now)}
-	r.put(r.hosts[r.self], &mark)
+	mark = Row{Bucket: DropBucket, Key: name, Stamp: max(At(now), o.last)}
+	r.mark(name, mark.Stamp)
 	return rows, mark
 }
 
@@ -491,9 +638,7 @@ func (r *Replica) mark(name string, s Stamp) bool {
 	}
 	o.mark, o.Omitted, o.Problem = s, 0, ""
 	for key, w := range r.rows {
-		if slices.ContainsFunc(w.registers, func(g register) bool { return g.origin == o }) {
-			r.changed[key] = struct{}{}
-		}
+		r.remove(key, w, func(g *register) bool { return g.origin == o && g.stamp <= s })
 	}
 	return true
 }
@@ -515,23 +660,20 @@ func (r *Replica) Rows(name string) (out []Row) {
 	return out
 }
 
-// Expire deletes expired registers. It returns those of this host.
+// Expire deletes expired registers, and returns the expired registers of this host.
 func (r *Replica) Expire(now time.Time) (own []Row) {
 	deleted := At(now.Add(-keepDeleted))
 	for key, w := range r.rows {
-		w.registers = slices.DeleteFunc(w.registers, func(g register) bool {
-			expired := g.value == "" && g.stamp < deleted || !r.counts(&g) ||
+		needed := w.neededUnban(now)
+		r.remove(key, w, func(g *register) bool {
+			expired := g.value == "" && g.stamp < deleted ||
 				g.value != "" && r.merger.Combine(key.bucket, []byte(key.key), [][]byte{[]byte(g.value)}, now.Unix()) == nil
-			if !expired {
+			if !expired || g.unban() > needed {
 				return false
 			}
-			g.origin.Rows--
-			r.total--
-			r.count(key, &g, -1)
 			if g.origin.Name == r.self {
 				own = append(own, Row{Bucket: key.bucket, Key: key.key, Stamp: g.stamp})
 			}
-			r.changed[key] = struct{}{}
 			return true
 		})
 		if len(w.registers) == 0 && w.sent == 0 {
@@ -540,11 +682,23 @@ func (r *Replica) Expire(now time.Time) (own []Row) {
 		}
 	}
 	for name, o := range r.hosts {
-		if o.Rows == 0 && o.mark == 0 && name != r.self && now.Sub(o.Last) > keepDeleted {
+		if o.Rows == 0 && o.mark == 0 && name != r.self && now.Sub(o.heard) > keepDeleted {
 			delete(r.hosts, name)
 		}
 	}
 	return own
+}
+
+// neededUnban returns the earliest stamp that an active ban in the row has seen. Later
+// unbans must be kept, because the ban would become active again without them.
+func (w *row) neededUnban(now time.Time) Stamp {
+	seen := Stamp(math.MaxUint64)
+	for i := range w.registers {
+		if g := &w.registers[i]; g.isBan() && g.ban.Active(now.Unix()) {
+			seen = min(seen, g.seen)
+		}
+	}
+	return seen
 }
 
 // Len returns the number of registers of all hosts.

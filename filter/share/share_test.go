@@ -1,6 +1,7 @@
 package share
 
 import (
+	"fmt"
 	"net/netip"
 	"testing"
 	"time"
@@ -58,7 +59,7 @@ func (f *fleet) send(h *host) []Row {
 	return h.replica.Own(h.memory.Outgoing(1<<20, 0), h.clock(f.now))
 }
 
-// exchange delivers everything to everybody.
+// exchange delivers all rows to all hosts.
 func (f *fleet) exchange() {
 	for _, h := range f.hosts {
 		f.receive(h)
@@ -115,7 +116,27 @@ func TestBanAndUnban(t *testing.T) {
 	f.exchange()
 	for _, h := range f.hosts {
 		if _, ok := h.banned(f.now, "192.0.2.1"); !ok {
-			t.Fatal(h.name, "forgot the later ban")
+			t.Fatal(h.name, "lost the later ban")
 		}
+	}
+}
+
+// TestOwnRows checks that a full table does not keep a host from sending its bans.
+func TestOwnRows(t *testing.T) {
+	l := DefaultLimits()
+	l.Rows = 10
+	r := New("mx1", l)
+	m := memory.New()
+	m.Announce()
+	now := time.Date(2026, 12, 1, 12, 0, 0, 0, time.UTC)
+	for i := range 50 {
+		m.Recipients.Accepted(fmt.Appendf(nil, "u%d@example.org", i), now.UnixMicro())
+	}
+	if n := len(r.Own(m.Outgoing(1000, 0), now)); n != l.Rows {
+		t.Errorf("%d rows of a table with 50 are sent", n)
+	}
+	m.Bans.Add(&memory.Client{Addr: netip.MustParseAddr("192.0.2.1")}, memory.BanRequest{Ladder: []time.Duration{time.Hour}, Rule: "harvest"}, now.UnixMicro())
+	if n := len(r.Own(m.Outgoing(1000, 0), now)); n != 1 {
+		t.Errorf("%d bans are sent", n)
 	}
 }

@@ -59,7 +59,10 @@ type Rule struct {
 	// BannedIn is the id of the session that led to the ban of this session, or
 	// "manual" if the operator imposed the ban. Kept reports whether that session's
 	// record still exists.
+	//
+	// BannedOn is the name of the other host that imposed the ban and has that record.
 	BannedIn string `json:"banned_in,omitempty"`
+	BannedOn string `json:"banned_on,omitempty"`
 	Kept     bool   `json:"kept,omitempty"`
 
 	ref uint32 // reference to the rule's text

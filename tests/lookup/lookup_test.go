@@ -173,40 +173,64 @@ func (b *bench) come(src string) string {
 	return b.mail(id)
 }
 
-// rbldnsd starts a block list that contains 192.0.2.7, 203.0.113.0/27 and 2001:db8::7, and returns its port.
+// rbldnsdPort is the port of the block list.
+const rbldnsdPort = 5353
+
+// rbldnsd starts a block list that contains 192.0.2.7, 203.0.113.0/27,
+// 198.51.100.128/25 and 2001:db8::7, and returns its port.
 func rbldnsd(t *testing.T) int {
 	t.Helper()
+	daemon(t, rbldnsdArgs(t)...)
+	return rbldnsdPort
+}
+
+// rbldnsdArgs returns the command that serves the block list bl.example.org, and the
+// allowlist white.example.org, which contains 203.0.113.9.
+func rbldnsdArgs(t *testing.T) []string {
+	t.Helper()
 	require.Program(t, "rbldnsd")
-	const port = 5353
-	zone := filepath.Join(t.TempDir(), "zone")
-	if err := os.WriteFile(zone, []byte("$SOA 300 ns.example.org hostmaster.example.org 0 600 300 86400 300\n:127.0.0.4:Listed\n192.0.2.7\n203.0.113.0/27\n127.0.0.2\n2001:db8::7\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	text, _ := os.ReadFile(zone)
-	four, six := zone+"4", zone+"6"
-	for name, without := range map[string]string{four: "2001:db8::7\n", six: "192.0.2.7\n203.0.113.0/27\n127.0.0.2\n"} {
-		if err := os.WriteFile(name, []byte(strings.ReplaceAll(string(text), without, "")), 0o644); err != nil {
+	dir := t.TempDir()
+	for d := dir; d != os.TempDir() && d != "/"; d = filepath.Dir(d) {
+		if err := os.Chmod(d, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for dir := filepath.Dir(zone); dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
-		if err := os.Chmod(dir, 0o755); err != nil {
+	const head = "$SOA 300 ns.example.org hostmaster.example.org 0 600 300 86400 300\n:127.0.0.4:Listed\n"
+	args := []string{"rbldnsd", "-n", "-b", fmt.Sprintf("127.0.0.1/%d", rbldnsdPort), "-u", "daemon"}
+	for _, zone := range []struct{ name, kind, entries string }{
+		{"bl.example.org", "ip4set", "192.0.2.7\n203.0.113.0/27\n198.51.100.128/25\n127.0.0.2\n"},
+		{"bl.example.org", "ip6trie", "2001:db8::7\n"},
+		{"white.example.org", "ip4set", "203.0.113.9\n127.0.0.2\n"},
+	} {
+		file := filepath.Join(dir, zone.name+"."+zone.kind)
+		if err := os.WriteFile(file, []byte(head+zone.entries), 0o644); err != nil {
 			t.Fatal(err)
 		}
+		args = append(args, zone.name+":"+zone.kind+":"+file)
 	}
-	cmd := exec.Command("rbldnsd", "-n", "-b", fmt.Sprintf("127.0.0.1/%d", port), "-u", "daemon", "bl.example.org:ip4set:"+four, "bl.example.org:ip6trie:"+six)
+	return args
+}
+
+// daemon starts a program that runs until the end of the test.
+func daemon(t *testing.T, args ...string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command(args[0], args[1:]...)
 	log := filterproc.LogFile(t, cmd)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
+		stop(cmd)
 		if t.Failed() {
 			t.Log(log())
 		}
 	})
-	return port
+	return cmd
+}
+
+func stop(cmd *exec.Cmd) {
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
 }
 
 const list = `lookup bl dnsbl "bl.example.org" codes 127.0.0.4 rate 100
@@ -285,52 +309,93 @@ func (b *bench) confined() {
 	}
 }
 
+// reload replaces text in the configuration of the filter.
+func (b *bench) reload(old, text string) {
+	b.Helper()
+	conf, err := os.ReadFile(b.path("scanwatch.conf"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := os.WriteFile(b.path("scanwatch.conf"), []byte(strings.Replace(string(conf), old, text, 1)), 0o644); err != nil {
+		b.Fatal(err)
+	}
+	cli.Run(b.T, b.path("state"), "reload")
+}
+
 // TestReload checks that no listing of a zone that a reload has removed counts, and that
-// the status asks for a restart of the companion.
+// the status asks for a restart of the companion until the configuration is restored.
 func TestReload(t *testing.T) {
 	b := newBench(t, rbldnsd(t), list)
 	b.start(1)
-	text, err := os.ReadFile(b.path("scanwatch.conf"))
-	if err != nil {
-		t.Fatal(err)
+	b.reload("bl.example.org", "other.example.org")
+	filterproc.Eventually(t, "the problem in the status", func() bool {
+		return b.status().Companions[0].Error == "the configuration of the filter has changed: bl; restart the service of companion lookup"
+	})
+	if got := b.come("192.0.2.7"); got != "proceed" || b.status().Lookups[0].Unknown["disabled"] == 0 {
+		t.Errorf("%s, %+v", got, b.status())
 	}
-	if err := os.WriteFile(b.path("scanwatch.conf"), []byte(strings.Replace(string(text), "bl.example.org", "other.example.org", 1)), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	cli.Run(t, b.path("state"), "reload")
-	if got := b.come("192.0.2.7"); got != "proceed" {
+	b.reload("other.example.org", "bl.example.org")
+	filterproc.Eventually(t, "the end of the problem", func() bool { return b.status().Companions[0].Error == "" })
+	if got := b.come("192.0.2.7"); got != "reject|550 5.7.1 Listed" {
 		t.Error(got)
 	}
-	filterproc.Eventually(t, "the problem in the status", func() bool {
-		s := b.status()
-		return s.Companions[0].Error == "the configuration of the filter has changed: bl; restart the service of companion lookup" && s.Lookups[0].Unknown["disabled"] > 0
-	})
 }
 
-// TestWildcard checks that a list that lists every host is disabled soon, and that the
-// filter then also drops the listings that it has received.
+// TestWildcard checks that no host is rejected because of a list that begins to list every
+// host, and that the filter then drops the listings that it has received.
 func TestWildcard(t *testing.T) {
-	l := newLiar(t)
-	b := newBench(t, l.port(), list)
+	for _, kind := range []string{"", "[2001:db8::"} {
+		l := newLiar(t)
+		b := newBench(t, l.port(), list)
+		b.start(1)
+		host := func(i int) string {
+			if kind == "" {
+				return fmt.Sprintf("192.0.2.%d", valid+i)
+			}
+			return fmt.Sprintf("[2001:db8:0:%x::1]", i)
+		}
+		l.listed.Store(true)
+		if got := b.come(host(0)); got != "reject|550 5.7.1 Listed" {
+			t.Errorf("a listed host: %s", got)
+		}
+		since := time.Now()
+		filterproc.Eventually(t, "the end of the check before the listing", func() bool { return time.Since(since) > time.Second })
+		l.wildcard.Store(true)
+		for i := range 30 {
+			if got := b.come(host(i + 1)); got != "proceed" {
+				t.Errorf("host %d: %s", i, got)
+			}
+		}
+		filterproc.Eventually(t, "the end of the listing", func() bool { return b.status().Lookups[0].Withdrawn == 1 })
+		if got := b.mail(b.connect(host(0))); got != "proceed" {
+			t.Errorf("the first host again: %s", got)
+		}
+		if log := b.log(); strings.Count(log, "list disabled") != 1 || !strings.Contains(log, "127.0.0.1 is listed as 127.0.0.4, so every host may be") {
+			t.Error(log)
+		}
+		l.wildcard.Store(false)
+		filterproc.Eventually(t, "the list in use again", func() bool { return b.status().Companions[0].Error == "" })
+		if got := b.come(host(40)); got != "reject|550 5.7.1 Listed" {
+			t.Errorf("a listed host, later: %s", got)
+		}
+	}
+}
+
+// TestNetwork checks that many clients of one network do not use up the rate of a list.
+func TestNetwork(t *testing.T) {
+	b := newBench(t, rbldnsd(t), strings.Replace(list, "rate 100", "rate 4", 1))
 	b.start(1)
-	l.wildcard.Store(true)
-	const hosts = 20
-	for i := range hosts {
-		if got := b.come(fmt.Sprintf("192.0.2.%d", valid+i)); got != "reject|550 5.7.1 Listed" {
-			t.Errorf("host %d: %s", i, got)
-		}
+	for i := range 10_000 {
+		b.session++
+		b.send("report|AT|link-connect|%016x|mail.example.net|pass|[2001:db8:7:%x::1]:4000|192.0.2.25:25\nreport|AT|link-disconnect|%[1]016x\n", b.session, i)
 	}
-	if got := b.come(fmt.Sprintf("192.0.2.%d", valid+hosts)); got != "proceed" {
-		t.Errorf("the next host: %s", got)
-	}
-	filterproc.Eventually(t, "the end of the listings", func() bool { return b.status().Lookups[0].Withdrawn == hosts })
-	for i := range hosts {
-		if got := b.mail(b.connect(fmt.Sprintf("192.0.2.%d", valid+i))); got != "proceed" {
-			t.Errorf("host %d again: %s", i, got)
-		}
-	}
-	if log := b.log(); strings.Count(log, "list disabled") != 1 || !strings.Contains(log, "127.0.0.1 is listed as 127.0.0.4, so every host may be") {
-		t.Error(log)
+	filterproc.Eventually(t, "the answers about the network", func() bool { return b.status().Lookups[0].Unknown["rate"] > 100 })
+	filterproc.Eventually(t, "the answer about another client", func() bool {
+		b.end(b.connect("192.0.2.7")) // the first questions may find no room
+		return b.status().Lookups[0].Listed == 1
+	})
+	if l := b.status().Lookups[0]; l.Absent == 0 || l.Absent >= 10 {
+		t.Errorf("%+v", l)
 	}
 }
 
@@ -367,6 +432,7 @@ type liar struct {
 	udp      *net.UDPConn
 	tcp      *net.TCPListener
 	wildcard atomic.Bool // every name has an address
+	listed   atomic.Bool // every name has an address, except the names of test addresses
 }
 
 func (l *liar) port() int { return l.udp.LocalAddr().(*net.UDPAddr).Port }
@@ -416,8 +482,10 @@ func (l *liar) responses(q dnsmessage.Message) []dnsmessage.Message {
 		return with(func(*dnsmessage.Message) {})(q)
 	case strings.HasPrefix(name, "2.0.0.127."):
 		return with(func(*dnsmessage.Message) {})(q)
-	case strings.HasPrefix(name, "1.0.0.127."):
+	case strings.HasSuffix(name, ".127.bl.example.org.") || strings.HasSuffix(name, ".f.7.f.f.f.f.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.bl.example.org."):
 		return with(func(m *dnsmessage.Message) { m.RCode, m.Answers = dnsmessage.RCodeNameError, nil })(q)
+	case l.listed.Load():
+		return with(func(*dnsmessage.Message) {})(q)
 	default:
 		n := 0
 		_, _ = fmt.Sscanf(name, "%d.", &n)

@@ -128,7 +128,7 @@ func TestInstall(t *testing.T) {
 			for _, want := range []string{"/p/bin/scanwatch", "/p/sbin/milter-scanwatch", "/l/filter-scanwatch", "/m/man5/scanwatch.conf.5", "/m/man8/filter-scanwatch.8", "/m/man8/milter-scanwatch.8",
 				"/m/man8/scanwatch.8", "/p/share/examples/scanwatch/standard.conf",
 				"/p/share/examples/scanwatch/fail2ban/jail.d/scanwatch.conf", "/p/share/examples/scanwatch/sshguard/scanwatch-parser", "/p/share/zsh/site-functions/_scanwatch",
-				"/p/lib/systemd/system/scanwatch-sync@.service", "/p/lib/systemd/system/scanwatch-serve.service", "/p/lib/systemd/system/scanwatch-lookup.service", "/p/lib/tmpfiles.d/scanwatch.conf"} {
+				"/p/lib/systemd/system/scanwatch-sync@.service", "/p/lib/systemd/system/scanwatch-serve.service", "/p/lib/systemd/system/scanwatch-lookup.service", "/p/lib/systemd/system/scanwatch-share.service", "/p/lib/tmpfiles.d/scanwatch.conf"} {
 				if !slices.Contains(files, want) {
 					t.Errorf("%s is not installed", want)
 				}
@@ -348,7 +348,7 @@ func TestInstances(t *testing.T) {
 	if err := os.Symlink("scanwatch-forward@.service", filepath.Join(units, "scanwatch-forward@url.service")); err != nil {
 		t.Fatal(err)
 	}
-	for _, unit := range []string{"scanwatch-serve.service", "scanwatch-lookup.service", "scanwatch-forward@url.service", "scanwatch-update.service", "scanwatch-update.timer"} {
+	for _, unit := range []string{"scanwatch-serve.service", "scanwatch-lookup.service", "scanwatch-share.service", "scanwatch-forward@url.service", "scanwatch-update.service", "scanwatch-update.timer"} {
 		verify(unit)
 	}
 	page := strings.ReplaceAll(read(t, project+"/man/scanwatch.8"), `\e`, `\`)

@@ -70,7 +70,7 @@ func TestServerFails(t *testing.T) {
 	everywhere("198.51.100.3")
 
 	s.cli("flushall")
-	c := f.host("mx3", "") // it learns from what the others write again
+	c := f.host("mx3", "") // it reads the rows that the others write again
 	for i := range 3 {
 		addr := fmt.Sprintf("198.51.100.%d", i+1)
 		filterproc.Eventually(t, "mx3 turns "+addr+" away", c.turnsAway(addr))
@@ -173,7 +173,7 @@ func TestConnections(t *testing.T) {
 			f.to = strings.ReplaceAll(c.to, "PORT", fmt.Sprint(port))
 			a, b := f.host("mx1", ""), f.host("mx2", "")
 			a.ban("198.51.100.1")
-			filterproc.Eventually(t, "mx2 turns the client away", b.turnsAway("198.51.100.1"))
+			filterproc.Eventually(t, "mx2 rejects the client", b.turnsAway("198.51.100.1"))
 		})
 	}
 }
@@ -190,4 +190,29 @@ func (s *server) sentinel() int {
 	watcher.start()
 	s.t.Cleanup(watcher.stop)
 	return watcher.port
+}
+
+// TestGap stops a companion until the server no longer has the messages that it needs.
+func TestGap(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, "redis")
+	f := newFleet(t, s)
+	a, b := f.host("mx1", ""), f.host("mx2", "")
+	a.ban("198.51.100.1")
+	filterproc.Eventually(t, "mx2 rejects the client", b.turnsAway("198.51.100.1"))
+	if err := b.companion.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	log := "{scanwatch}:log:mx1"
+	length := s.cli("xlen", log)
+	a.ban("198.51.100.2")
+	filterproc.Eventually(t, "mx1 has sent its ban", func() bool { return s.cli("xlen", log) != length })
+	s.cli("xtrim", log, "maxlen", "0")
+	if err := b.companion.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	a.ban("198.51.100.3") // the message after the gap
+	for _, addr := range []string{"198.51.100.2", "198.51.100.3"} {
+		filterproc.Eventually(t, "mx2 rejects "+addr, b.turnsAway(addr))
+	}
 }

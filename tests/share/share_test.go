@@ -235,7 +235,7 @@ func TestBans(t *testing.T) {
 			a.scanwatch("ban", "--force", "--for", "1h", "--reason", "too many", "198.51.100.7")
 			a.scanwatch("ban", "--force", "--for", "1h", "--reason", "too many", "198.51.100.7")
 			for _, h := range []*host{a, b, c} {
-				filterproc.Eventually(t, h.name+" turns the client away", h.turnsAway("198.51.100.7"))
+				filterproc.Eventually(t, h.name+" rejects the client", h.turnsAway("198.51.100.7"))
 			}
 			c.scanwatch("unban", "198.51.100.7")
 			for _, h := range []*host{a, b, c} {
@@ -247,14 +247,14 @@ func TestBans(t *testing.T) {
 			b.startFilter()
 			f.server.start()
 			for _, h := range []*host{a, b, c} {
-				filterproc.Eventually(t, h.name+" turns the client away", h.turnsAway("198.51.100.8"))
+				filterproc.Eventually(t, h.name+" rejects the client", h.turnsAway("198.51.100.8"))
 			}
 			d := f.host("mx4", "") // a newcomer
-			filterproc.Eventually(t, "the newcomer turns the client away", d.turnsAway("198.51.100.8"))
+			filterproc.Eventually(t, "the newcomer rejects the client", d.turnsAway("198.51.100.8"))
 			a.scanwatch("share", "drop", "mx2")
 			filterproc.Eventually(t, "mx1 lets the client in", a.lets("198.51.100.8"))
 			if !c.turnsAway("198.51.100.8")() {
-				t.Fatal("mx3 has dropped the rows of mx2, too")
+				t.Fatal("mx3 has also dropped the rows of mx2")
 			}
 		})
 	}
@@ -280,7 +280,7 @@ func TestFacts(t *testing.T) {
 	b.scanwatch("facts", "import", file) // the old file must not restore the ban
 	for _, h := range []*host{a, b} {
 		if !h.lets("198.51.100.7")() {
-			t.Fatal(h.name, "turns the client away")
+			t.Fatal(h.name, "rejects the client")
 		}
 	}
 	text, err := os.ReadFile(file)

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"scanwatch/filter/memory"
 	"scanwatch/tests/internal/filterproc"
 )
 
@@ -30,14 +31,14 @@ func barrier(t *testing.T, n int, hosts []*host) {
 		mark := fmt.Sprintf("203.0.113.%d", 3*n+i)
 		h.ban(mark)
 		for _, other := range hosts {
-			filterproc.Eventually(t, other.name+" turns the mark away", other.turnsAway(mark))
+			filterproc.Eventually(t, other.name+" rejects the mark", other.turnsAway(mark))
 		}
 	}
 }
 
 // TestTogether plays the same clients to three hosts that share their state, in turn, and
-// to one host alone. What differs is that a client's first recipient on a host is free,
-// because counts of other hosts only multiply those of the host itself.
+// to one host alone. The only difference is that a client's first memory.Alone recipients
+// on a host count alone.
 func TestTogether(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, newServer(t, "valkey"))
@@ -51,7 +52,7 @@ func TestTogether(t *testing.T) {
 		hosts = append(hosts, f.host(fmt.Sprintf("mx%d", i+1), policy))
 	}
 	const rounds, sources = 12, 8
-	first := func(play func(round int, g filterproc.Guest) bool, after func(round int)) (rejected [sources]int, honest int) {
+	first := func(play func(round int, g filterproc.Guest) bool, after func(round int)) (rejected [sources]int, mistakes int) {
 		for round := 1; round <= rounds; round++ {
 			for i := range sources {
 				g := filterproc.Guest{Src: fmt.Sprintf("45.118.%d.9", i), Port: 25, Helo: "h.example.com", Recipients: 1 + i%2}
@@ -65,24 +66,24 @@ func TestTogether(t *testing.T) {
 					g.Recipients = 1
 				}
 				if !play(round, g) {
-					honest++
+					mistakes++
 				}
 			}
 			after(round)
 		}
-		return rejected, honest
+		return rejected, mistakes
 	}
-	alone, honest := first(func(_ int, g filterproc.Guest) bool { return single.accepts(g) }, func(int) {})
-	if honest > 0 {
-		t.Fatalf("one host alone rejects %d sessions of honest senders", honest)
+	alone, mistakes := first(func(_ int, g filterproc.Guest) bool { return single.accepts(g) }, func(int) {})
+	if mistakes > 0 {
+		t.Fatalf("one host alone rejects %d sessions of legitimate senders", mistakes)
 	}
-	shared, honest := first(func(round int, g filterproc.Guest) bool { return hosts[round%3].accepts(g) }, func(round int) { barrier(t, round, hosts) })
+	shared, mistakes := first(func(round int, g filterproc.Guest) bool { return hosts[round%3].accepts(g) }, func(round int) { barrier(t, round, hosts) })
 	t.Logf("first rejected session: alone %v, shared %v", alone, shared)
-	if honest > 0 {
-		t.Errorf("three hosts reject %d sessions of honest senders", honest)
+	if mistakes > 0 {
+		t.Errorf("three hosts reject %d sessions of legitimate senders", mistakes)
 	}
 	for i := range sources {
-		if alone[i] == 0 || shared[i] == 0 || shared[i] > alone[i]+2 {
+		if alone[i] == 0 || shared[i] == 0 || shared[i] > alone[i]+2*memory.Alone {
 			t.Errorf("client %d is rejected in session %d alone and %d on three hosts", i, alone[i], shared[i])
 		}
 	}

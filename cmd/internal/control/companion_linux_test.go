@@ -393,20 +393,20 @@ func TestFacts(t *testing.T) {
 		}
 	})
 	defer c.Close()
-	state := func(a netip.Addr) dnslist.State { return lookups.Ask(a, nil)[0].State }
+	state := func(a netip.Addr) dnslist.State { return lookups.Ask(a, false, nil)[0].State }
 	code := []netip.Addr{netip.MustParseAddr("127.0.0.2")}
 	host, other := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::7")
 	fact := dnslist.Answer{Addr: host, List: bl.ID(), Codes: code, TTL: time.Minute}
 	if sum, err := SendFacts(c, []dnslist.Answer{fact}); err != nil || sum != (Facts{Refused: 1}) || state(host) != dnslist.Unknown {
 		t.Errorf("without a question: %+v, %v", sum, err)
 	}
-	if all, err := Questions(c, 0); err != nil || len(all) != 0 {
-		t.Errorf("questions %v, %v", all, err)
+	if all, lists, err := Questions(c, 0); err != nil || len(all) != 0 || !slices.Equal(lists, []string{bl.ID()}) {
+		t.Errorf("questions %v, %v, %v", all, lists, err)
 	}
 	if s := state(host); s != dnslist.Pending {
 		t.Errorf("state %v", s)
 	}
-	if all, err := Questions(c, MaxWait); err != nil || len(all) != 1 || all[0].Addr != host || !slices.Equal(all[0].Lists, []string{bl.ID()}) {
+	if all, _, err := Questions(c, MaxWait); err != nil || len(all) != 1 || all[0].Addr != host || !slices.Equal(all[0].Lists, []string{bl.ID()}) {
 		t.Errorf("questions %v, %v", all, err)
 	}
 	facts := []dnslist.Answer{{Addr: other, List: bl.ID(), Codes: code}, {Addr: host, List: "other", Codes: code}, fact, fact}
@@ -419,18 +419,18 @@ func TestFacts(t *testing.T) {
 	if sum, err := SendFacts(c, []dnslist.Answer{{List: bl.ID(), Cause: "disabled"}}); err != nil || sum != (Facts{Accepted: 1}) || state(host) != dnslist.Pending {
 		t.Errorf("withdrawn listings: %+v, %v, state %v", sum, err, state(host))
 	}
-	if all, err := Questions(c, MaxWait); err != nil || len(all) == 0 {
+	if all, _, err := Questions(c, MaxWait); err != nil || len(all) == 0 {
 		t.Errorf("questions %v, %v", all, err)
 	}
 	var many []dnslist.Answer
 	for i := range 500 { // more than a line
 		a := netip.AddrFrom4([4]byte{100, 64, byte(i >> 8), byte(i)})
-		lookups.Ask(a, nil)
+		lookups.Ask(a, false, nil)
 		many = append(many, dnslist.Answer{Addr: a, List: bl.ID(), Cause: "timeout"})
 	}
 	asked := 1 // other
 	for asked <= len(many) {
-		all, err := Questions(c, MaxWait)
+		all, _, err := Questions(c, MaxWait)
 		if err != nil || len(all) == 0 {
 			t.Fatal(all, err)
 		}

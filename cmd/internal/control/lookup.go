@@ -14,6 +14,7 @@ import (
 
 type questionsAnswer struct {
 	Questions []dnslist.Question `json:"questions"`
+	Lists     []string           `json:"lists"`
 }
 
 // Facts is the result of facts.
@@ -33,7 +34,8 @@ func LookupCommands(t *dnslist.Table) []Command {
 			if err != nil || wait > MaxWait {
 				return fmt.Errorf("parse seconds %q: not a number up to %d", args[0], int(MaxWait/time.Second))
 			}
-			return a.JSON(questionsAnswer{t.Questions(ctx, wait)})
+			all := t.Questions(ctx, wait)
+			return a.JSON(questionsAnswer{all, t.IDs()})
 		}},
 		{"facts", 1, func(_ context.Context, a *Answer, args []string) error {
 			var f Facts
@@ -112,11 +114,12 @@ func formatAnswer(a *dnslist.Answer) string {
 	return addr + ";" + a.List + ";" + codes + ";" + strconv.FormatInt(int64(a.TTL/time.Second), 10)
 }
 
-// Questions returns the next questions about clients. It waits for the first one.
-func Questions(c *Client, wait time.Duration) ([]dnslist.Question, error) {
+// Questions returns the next questions about clients, and the IDs of all lists of the filter.
+// It waits for the first question or a change of the lists.
+func Questions(c *Client, wait time.Duration) (all []dnslist.Question, lists []string, err error) {
 	var a questionsAnswer
-	err := c.ask(&a, "questions", strconv.Itoa(int(wait/time.Second)))
-	return a.Questions, err
+	err = c.ask(&a, "questions", strconv.Itoa(int(wait/time.Second)))
+	return a.Questions, a.Lists, err
 }
 
 // SendFacts sends answers to questions.

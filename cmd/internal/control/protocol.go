@@ -140,6 +140,8 @@ type Status struct {
 	Companions []CompanionStatus `json:"companions,omitempty"`
 	// Lookups is the status of the DNS lists in the configuration.
 	Lookups []dnslist.ListStatus `json:"lookups,omitempty"`
+	// Fleet is the name of this host and the fleet's key; nil without the statement.
+	Fleet *FleetStatus `json:"fleet,omitempty"`
 	// Hosts is the status of the other hosts that share their state.
 	Hosts []share.HostStatus `json:"hosts,omitempty"`
 	// Sandbox describes the active restrictions in the same words as the log.
@@ -171,6 +173,13 @@ type Live struct {
 	Sessions int64 `json:"sessions"` // open sessions
 	Delayed  int64 `json:"delayed"`  // delayed replies
 	Summed   int64 `json:"summed"`   // ended sessions in aggregates that are not yet written
+}
+
+// FleetStatus describes this host as one of several.
+type FleetStatus struct {
+	Name    string `json:"name"`
+	Key     string `json:"key,omitempty"`     // fingerprint
+	Problem string `json:"problem,omitempty"` // reason why this host cannot share rows
 }
 
 // Banned is the answer to "ban" and "unban".

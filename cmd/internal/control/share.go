@@ -46,7 +46,7 @@ const maxRows = 20_000
 // maxDrops is the maximum number of commands that wait for the companion.
 const maxDrops = 100
 
-// dropPatience is how long a command waits for the companion.
+// dropPatience limits how long a command waits for the companion.
 const dropPatience = 10 * time.Second
 
 // Arguments of the rows command.
@@ -101,6 +101,7 @@ func (s *Sharing) fleet(_ context.Context, a *Answer, args []string) error {
 	case args[0] != s.Fingerprint:
 		return fmt.Errorf("the filter was started with another fleet key (%s); restart smtpd", s.Fingerprint)
 	}
+	s.Memory.Announce() // before the companion sends rows of other hosts
 	return a.JSON(struct{}{})
 }
 
@@ -183,13 +184,16 @@ func (s *Sharing) foreign(_ context.Context, a *Answer, args []string) error {
 	return a.JSON(struct{}{})
 }
 
-// parseForeign parses TABLE;KEY;VALUE;HOST.
+// ended marks a row whose ban has ended; see memory.Foreign.
+const ended = "ended"
+
+// parseForeign parses TABLE;KEY;VALUE;HOST;ENDED.
 func parseForeign(s string) (f memory.Foreign, err error) {
 	part := strings.Split(s, ";")
-	if len(part) != 4 {
-		return f, fmt.Errorf("parse row %.80q: must be TABLE;KEY;VALUE;HOST", s)
+	if len(part) != 5 || part[4] != "" && part[4] != ended {
+		return f, fmt.Errorf("parse row %.80q: must be TABLE;KEY;VALUE;HOST;ENDED", s)
 	}
-	f.Bucket, f.Origin = part[0], part[3]
+	f.Bucket, f.Origin, f.Ended = part[0], part[3], part[4] == ended
 	if f.Key, err = encoding.DecodeString(part[1]); err == nil && part[2] != "" {
 		f.Value, err = encoding.DecodeString(part[2])
 	}
@@ -289,19 +293,19 @@ type Dropped struct {
 }
 
 // Drop drops everything that another host has said.
-func (c *Client) Drop(host string) (d Dropped, err error) {
+func Drop(c *Client, host string) (d Dropped, err error) {
 	err = c.ask(&d, "drop", host)
 	return d, err
 }
 
 // Fleet returns an error if the filter has another key than the companion.
-func (c *Client) Fleet(fingerprint string) error {
+func Fleet(c *Client, fingerprint string) error {
 	return c.ask(new(struct{}), "fleet", fingerprint)
 }
 
 // Rows returns the rows of this host that have changed since the previous call, or all if
-// all is set. The times in rows are those of this host's clock plus skew, in seconds.
-func (c *Client) Rows(skew int64, all bool) (list RowList, rows []kv.Entry, err error) {
+// all is set. Times in rows are times of this host's clock plus skew, in seconds.
+func Rows(c *Client, skew int64, all bool) (list RowList, rows []kv.Entry, err error) {
 	how := changes
 	if all {
 		how = allRows
@@ -324,10 +328,14 @@ func (c *Client) Rows(skew int64, all bool) (list RowList, rows []kv.Entry, err 
 }
 
 // SendForeign sends rows of other hosts.
-func (c *Client) SendForeign(skew int64, rows []memory.Foreign) error {
+func SendForeign(c *Client, skew int64, rows []memory.Foreign) error {
 	prefix := strconv.FormatInt(skew, 10)
 	return sendList(rows, maxLine-len("foreign  \n")-len(prefix), func(f *memory.Foreign) string {
-		return f.Bucket + ";" + encoding.EncodeToString(f.Key) + ";" + encoding.EncodeToString(f.Value) + ";" + f.Origin
+		last := ""
+		if f.Ended {
+			last = ended
+		}
+		return strings.Join([]string{f.Bucket, encoding.EncodeToString(f.Key), encoding.EncodeToString(f.Value), f.Origin, last}, ";")
 	}, func(line string) error { return c.ask(new(struct{}), "foreign", prefix, line) })
 }
 
@@ -354,7 +362,7 @@ func sendList[T any](items []T, room int, format func(*T) string, send func(line
 }
 
 // SendHosts replaces the list of other hosts.
-func (c *Client) SendHosts(hosts []share.HostStatus) error {
+func SendHosts(c *Client, hosts []share.HostStatus) error {
 	const some = 10
 	how := firstHosts
 	for part := range slices.Chunk(hosts, some) {
@@ -374,6 +382,6 @@ func (c *Client) SendHosts(hosts []share.HostStatus) error {
 }
 
 // SendDropped announces that the rows of a host have been dropped.
-func (c *Client) SendDropped(host string, rows int) error {
+func SendDropped(c *Client, host string, rows int) error {
 	return c.ask(new(struct{}), "dropped", host, strconv.Itoa(rows))
 }

@@ -11,9 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/netip"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -24,11 +22,13 @@ import (
 	"scanwatch/rules"
 )
 
-// Limits of questions in progress.
+// Limits of questions in progress. Each list has its own workers, so that a slow list does
+// not delay the others.
 const (
-	workers  = 64
-	maxJobs  = 1024
-	maxBatch = 128 // answers that are sent together
+	workers    = 32   // of a list
+	maxJobs    = 256  // of a list
+	maxAnswers = 1024 // that wait for the filter
+	maxBatch   = 128  // answers that are sent together
 )
 
 // The filter receives the status at noteInterval, and after a change that is found at
@@ -52,24 +52,16 @@ type Service struct {
 	log     *slog.Logger
 	lists   map[string]*list // by ID
 	order   []*list
-	jobs    chan job
 	answers chan dnslist.Answer
 
 	mu    sync.Mutex
-	stale map[string]bool // names of lists whose definition in the filter is another one
-}
-
-// A job is a question to a list.
-type job struct {
-	list *list
-	addr netip.Addr
+	stale []string // names of lists whose definition in the filter is another one
 }
 
 // New returns a service. It reads the keys, and the resolvers of the system unless the
 // configuration names others.
 func New(c *rules.Companion, lookups []*rules.Lookup, runDir string, log *slog.Logger) (*Service, error) {
-	s := &Service{runDir: runDir, name: c.Name(), port: uint16(cmp.Or(c.Port, 53)), log: log, lists: map[string]*list{}, stale: map[string]bool{},
-		jobs: make(chan job, maxJobs), answers: make(chan dnslist.Answer, maxJobs)}
+	s := &Service{runDir: runDir, name: c.Name(), port: uint16(cmp.Or(c.Port, 53)), log: log, lists: map[string]*list{}, answers: make(chan dnslist.Answer, maxAnswers)}
 	dns := &resolver{timeout: timeout}
 	for _, a := range c.Resolvers {
 		dns.servers = append(dns.servers, netip.AddrPortFrom(a, s.port))
@@ -97,9 +89,9 @@ func (s *Service) Port() uint16 { return s.port }
 func (s *Service) Run(ctx context.Context) {
 	for _, z := range s.order {
 		safego.Loop(s.log, "the test of a list", func() { z.run(ctx, func() { s.reply(ctx, dnslist.Answer{List: z.id, Cause: causeDisabled}) }) }, nil)
-	}
-	for range workers {
-		safego.Loop(s.log, "questions to lists", func() { s.work(ctx) }, nil)
+		for range workers {
+			safego.Loop(s.log, "questions to lists", func() { s.work(ctx, z) }, nil)
+		}
 	}
 	pause, logged := firstReconnect, ""
 	for ctx.Err() == nil {
@@ -119,13 +111,13 @@ func (s *Service) Run(ctx context.Context) {
 	}
 }
 
-func (s *Service) work(ctx context.Context) {
+func (s *Service) work(ctx context.Context, z *list) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case j := <-s.jobs:
-			s.reply(ctx, j.list.ask(ctx, j.addr))
+		case a := <-z.jobs:
+			s.reply(ctx, z.ask(ctx, a))
 		}
 	}
 }
@@ -164,11 +156,12 @@ func (s *Service) follow(ctx context.Context) (worked bool, err error) {
 	})
 	defer func() { cancel(nil); <-ended }()
 	for {
-		all, err := control.Questions(questions, control.MaxWait)
+		all, lists, err := control.Questions(questions, control.MaxWait)
 		if err != nil {
 			return worked, cmp.Or(context.Cause(ctx), err)
 		}
 		worked = true
+		s.compare(lists)
 		for _, q := range all {
 			for _, id := range q.Lists {
 				s.start(ctx, q.Addr, id)
@@ -181,27 +174,27 @@ func (s *Service) follow(ctx context.Context) (worked bool, err error) {
 // definition of the list, the answer is unknown.
 func (s *Service) start(ctx context.Context, a netip.Addr, id string) {
 	z := s.lists[id]
-	s.compare(id, z != nil)
 	if z == nil {
 		s.reply(ctx, dnslist.Answer{Addr: a, List: id, Cause: causeDisabled})
 		return
 	}
 	select {
-	case s.jobs <- job{z, a}:
+	case z.jobs <- a:
 	default:
 		s.reply(ctx, dnslist.Answer{Addr: a, List: id, Cause: causeRate})
 	}
 }
 
-// compare notes whether the filter has the same definition of a list.
-func (s *Service) compare(id string, same bool) {
-	name, _, _ := strings.Cut(id, "@")
+// compare notes which lists of the filter, given by their IDs, have another definition here.
+func (s *Service) compare(ids []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if same {
-		delete(s.stale, name)
-	} else {
-		s.stale[name] = true
+	s.stale = nil
+	for _, id := range ids {
+		if s.lists[id] == nil {
+			name, _, _ := strings.Cut(id, "@")
+			s.stale = append(s.stale, name)
+		}
 	}
 }
 
@@ -250,8 +243,7 @@ func (s *Service) status() (used int, problem error) {
 	var problems []string
 	s.mu.Lock()
 	if len(s.stale) > 0 {
-		names := strings.Join(slices.Sorted(maps.Keys(s.stale)), ", ")
-		problems = append(problems, "the configuration of the filter has changed: "+names+"; restart the service of companion "+s.name)
+		problems = append(problems, "the configuration of the filter has changed: "+strings.Join(s.stale, ", ")+"; restart the service of companion "+s.name)
 	}
 	s.mu.Unlock()
 	for _, z := range s.order {

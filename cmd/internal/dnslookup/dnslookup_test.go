@@ -7,11 +7,17 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
@@ -45,6 +51,9 @@ func newTestList(t *testing.T, l *rules.Lookup, timeout time.Duration, servers .
 		t.Fatal(err)
 	}
 	z.problem = nil
+	z.limits.all.level, z.limits.of = 0, [networks]bucket{}
+	later := time.Now().Add(time.Hour) // no check before a listing
+	z.checked = [2]time.Time{later, later}
 	return z
 }
 
@@ -189,6 +198,7 @@ func TestIDs(t *testing.T) {
 	ids := map[uint16]bool{}
 	s := newServer(t, func(q *dnsmessage.Message) [][]byte { ids[q.ID] = true; return listed()(q) }, nil)
 	z := newTestList(t, lookup, enough, s)
+	z.limits.rate = 1000
 	for range 50 {
 		z.ask(context.Background(), client)
 	}
@@ -203,11 +213,18 @@ func TestIDs(t *testing.T) {
 // fails, and the log has a line for each change.
 func TestCheck(t *testing.T) {
 	responses := map[string][]string{}
-	s := newServer(t, func(q *dnsmessage.Message) [][]byte { return listed(responses[q.Questions[0].Name.String()]...)(q) }, nil)
+	s := newServer(t, func(q *dnsmessage.Message) [][]byte {
+		name := q.Questions[0].Name.String()
+		if _, ok := responses[name]; !ok && strings.HasSuffix(name, ".127.bl.example.org.") {
+			name = "random"
+		}
+		return listed(responses[name]...)(q)
+	}, nil)
 	z := newTestList(t, lookup, enough, s)
 	var log bytes.Buffer
 	z.log, z.problem = slog.New(slog.NewTextHandler(&log, nil)), errUntested
 	const has, hasNot = "2.0.0.127.bl.example.org.", "1.0.0.127.bl.example.org."
+	z.limits.rate = 1000
 	for _, tt := range []struct {
 		has, hasNot []string
 		problem     string
@@ -216,10 +233,16 @@ func TestCheck(t *testing.T) {
 		{[]string{"127.0.0.2", "127.0.0.77"}, nil, ""}, // codes that the operator does not list
 		{[]string{"127.0.0.2"}, []string{"127.0.0.2"}, "127.0.0.1 is listed as 127.0.0.2"},
 		{[]string{"127.255.255.252"}, nil, "error code 127.255.255.252"},
+		{[]string{"127.0.0.2"}, []string{"random"}, "a random loopback address is listed as 127.0.0.2"},
 		{[]string{"198.51.100.80"}, []string{"198.51.100.80"}, "error code 198.51.100.80"},
 		{[]string{"127.0.0.2"}, nil, ""},
 	} {
-		s.do(func() { responses[has], responses[hasNot] = tt.has, tt.hasNot })
+		s.do(func() {
+			responses[has], responses[hasNot], responses["random"] = tt.has, tt.hasNot, nil
+			if tt.hasNot != nil && tt.hasNot[0] == "random" { // the list has the right test addresses
+				responses[hasNot], responses["random"] = nil, tt.has
+			}
+		})
 		log.Reset()
 		worked, wrong := z.test(context.Background())
 		again := log.String()
@@ -248,10 +271,12 @@ func TestRate(t *testing.T) {
 	z := newTestList(t, &l, enough, s)
 	now := time.Now()
 	z.now = func() time.Time { return now }
+	clients := 0 // each is in another network
 	ask := func(n int) (causes map[string]int) {
 		causes = map[string]int{}
 		for range n {
-			causes[z.ask(context.Background(), client).Cause]++
+			clients++
+			causes[z.ask(context.Background(), netip.AddrFrom4([4]byte{10, byte(clients >> 8), byte(clients), 7})).Cause]++
 		}
 		return causes
 	}
@@ -269,6 +294,9 @@ func TestRate(t *testing.T) {
 	if got := ask(20); got[causeFailure] != maxErrors || got[causeDisabled] != 20-maxErrors || z.state() == nil {
 		t.Errorf("errors: %v", got)
 	}
+	if z.limits.all.level != maxErrors*attempts {
+		t.Errorf("%v queries counted", z.limits.all.level)
+	}
 	now = now.Add(firstPause)
 	if got := ask(2); got[causeFailure] != 1 || got[causeDisabled] != 1 {
 		t.Errorf("after the first pause: %v", got)
@@ -284,6 +312,82 @@ func TestRate(t *testing.T) {
 	}
 }
 
+// TestStartRate checks that a service that starts again and again does not exceed the rate by
+// more than the queries of a few seconds, and that tests count.
+func TestStartRate(t *testing.T) {
+	l := *lookup
+	l.Rate = 10
+	z, err := newList(&l, &resolver{}, slog.New(slog.DiscardHandler), time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	z.now, z.problem = func() time.Time { return now }, nil
+	n := 0
+	for i := byte(0); z.take(netip.AddrFrom4([4]byte{192, 0, i, 1})) == ""; i++ {
+		n++
+	}
+	if n != first*l.Rate {
+		t.Errorf("%d queries", n)
+	}
+	z.limits.spend(2, now)
+	now = now.Add(200 * time.Millisecond) // time for two queries
+	if cause := z.take(client); cause != causeRate {
+		t.Errorf("after a test: %q", cause)
+	}
+	now = now.Add(100 * time.Millisecond)
+	if cause := z.take(client); cause != "" {
+		t.Errorf("later: %q", cause)
+	}
+}
+
+// TestNetworks checks that the clients of one network cannot use up the rate of a list.
+func TestNetworks(t *testing.T) {
+	l := *lookup
+	l.Rate = 20
+	for _, network := range []string{"2001:db8:1::/48", "192.0.2.0/24"} {
+		z := newTestList(t, &l, enough)
+		now := time.Now().Add(burst * time.Second)
+		z.now = func() time.Time { return now }
+		of := netip.MustParsePrefix(network)
+		take := func(i int) string {
+			a := of.Addr().AsSlice()
+			a[len(a)-1] = byte(i)
+			if len(a) == 16 {
+				a[6] = byte(i >> 8) // another /64
+			}
+			client, _ := netip.AddrFromSlice(a)
+			return z.take(client)
+		}
+		n := 0
+		for i := range 10_000 {
+			if take(i) == "" {
+				n++
+			}
+		}
+		if want := l.Rate * burst / share; n != want {
+			t.Errorf("%s: %d queries, want %d", network, n, want)
+		}
+		n = 0
+		for i := range byte(100) { // other clients; a few share the counter of the network
+			if z.take(netip.AddrFrom4([4]byte{198, 51, i, 1})) == "" {
+				n++
+			}
+		}
+		if n < 90 {
+			t.Errorf("%s: %d queries about other clients", network, n)
+		}
+		now = now.Add(time.Second)
+		if n = 0; take(0) == "" {
+			for n = 1; take(n) == ""; n++ {
+			}
+		}
+		if n != l.Rate/share {
+			t.Errorf("%s: %d queries in the next second", network, n)
+		}
+	}
+}
+
 // TestPause checks that the errors of questions that were asked together cause one pause,
 // and that codes that the operator has not listed cause none.
 func TestPause(t *testing.T) {
@@ -291,7 +395,7 @@ func TestPause(t *testing.T) {
 	now := time.Now()
 	z.now = func() time.Time { return now }
 	for range workers {
-		z.note(&dnslist.Answer{Cause: causeTimeout})
+		z.note(causeTimeout)
 	}
 	if z.state() == nil {
 		t.Error("no pause")
@@ -311,69 +415,179 @@ func TestPause(t *testing.T) {
 	}
 }
 
-// TestWildcard checks that many listings cause a test, that the listings do not count
-// until the test has passed, and that listings of a list with many entries count.
+// TestWildcard checks that no listing of a list that lists every host counts, and that a
+// check before a listing is enough for a second.
 func TestWildcard(t *testing.T) {
-	wildcard := true
+	wildcard := false
+	var other []string // names of other hosts
 	s := newServer(t, func(q *dnsmessage.Message) [][]byte {
 		name := q.Questions[0].Name.String()
-		if wildcard || strings.HasPrefix(name, "2.0.0.127.") || strings.HasPrefix(name, "7.") {
+		isClient := strings.HasPrefix(name, "7.2.0.192.") || strings.HasPrefix(name, "7.0.0.0.")
+		if !isClient {
+			other = append(other, name)
+		}
+		if wildcard || isClient || strings.HasPrefix(name, "2.0.0.127.") {
 			return listed("127.0.0.2")(q)
 		}
 		return listed()(q)
 	}, nil)
 	l := *lookup
 	l.Rate = 1000
-	z := newTestList(t, &l, enough, s)
 	now := time.Now()
-	z.now = func() time.Time { return now }
-	other := netip.MustParseAddr("192.0.2.8")
-	ask := func(n int, a netip.Addr) (causes string) {
-		for range n {
-			causes = z.ask(context.Background(), a).Cause
+	var z *list
+	checks := func() (names []string) {
+		s.do(func() { names = slices.Clone(other) })
+		return names
+	}
+	reset := func() {
+		s.do(func() { wildcard, other = false, nil })
+		z = newTestList(t, &l, enough, s)
+		z.now = func() time.Time { return now }
+		z.checked = [2]time.Time{}
+	}
+	for _, a := range []netip.Addr{client, netip.MustParseAddr("2001:db8::7")} {
+		reset()
+		ask := func() string { return z.ask(context.Background(), a).Cause }
+		for i := range 10 {
+			if cause := ask(); cause != "" || len(checks()) != 1 {
+				t.Errorf("listing %d: %q, checks %q", i, cause, checks())
+			}
 		}
-		return causes
-	}
-	if cause := ask(maxRow, client); cause != "" || len(z.tests) > 0 {
-		t.Errorf("after %d listings: %q", maxRow, cause)
-	}
-	if cause := ask(1, client); cause != causeDisabled || len(z.tests) != 1 {
-		t.Errorf("after %d listings: %q", maxRow+1, cause)
-	}
-	for _, listed := range []bool{true, false} { // questions in progress
-		a := dnslist.Answer{}
-		if listed {
-			a.Codes = []netip.Addr{testListed}
+		now = now.Add(confirmed)
+		cause, names := ask(), checks()
+		if cause != "" || len(names) != 2 || names[0] == names[1] {
+			t.Errorf("after a second: %q, checks %q", cause, names)
 		}
-		if z.note(&a); (a.Cause == causeDisabled) != listed || len(a.Codes) > 0 {
-			t.Errorf("during the test: %+v", a)
+		for _, name := range names {
+			if v6 := strings.HasSuffix(name, ".f.7.f.f.f.f.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.bl.example.org."); v6 != a.Is6() || a.Is4() && !strings.HasSuffix(name, ".127.bl.example.org.") {
+				t.Errorf("%s: check of %s", a, name)
+			}
+		}
+		now = now.Add(confirmed)
+		s.do(func() { wildcard = true })
+		if cause := ask(); cause != causeDisabled || len(z.tests) != 1 {
+			t.Errorf("the first listing of a wildcard: %q", cause)
+		}
+		if cause := ask(); cause != causeDisabled {
+			t.Errorf("during the test: %q", cause)
+		}
+		if ok, wrong := z.test(context.Background()); ok || !wrong || ask() != causeDisabled {
+			t.Errorf("the test passed: %v, %v", ok, wrong)
+		}
+		s.do(func() { wildcard = false })
+		if ok, wrong := z.test(context.Background()); !ok || wrong || ask() != "" {
+			t.Errorf("the test failed: %v, %v", ok, wrong)
+		}
+		now = now.Add(confirmed)
+	}
+
+	// A listing does not count without the result of the check.
+	reset()
+	z.dns = &resolver{timeout: enough, servers: []netip.AddrPort{newServer(t, func(q *dnsmessage.Message) [][]byte {
+		if strings.HasPrefix(q.Questions[0].Name.String(), "7.2.0.192.") {
+			return listed("127.0.0.2")(q)
+		}
+		return packets(reply(q, dnsmessage.RCodeServerFailure))
+	}, nil).addr}}
+	if a := z.ask(context.Background(), client); a.Cause != causeFailure || a.Codes != nil {
+		t.Errorf("%+v", a)
+	}
+}
+
+// TestCheckShared checks that listings at the same time share one check.
+func TestCheckShared(t *testing.T) {
+	var checks atomic.Int64
+	s := newServer(t, func(q *dnsmessage.Message) [][]byte {
+		if strings.HasSuffix(q.Questions[0].Name.String(), ".127.bl.example.org.") {
+			checks.Add(1)
+			return listed()(q)
+		}
+		return listed("127.0.0.2")(q)
+	}, nil)
+	z := newTestList(t, lookup, enough, s)
+	now := time.Now()
+	z.now, z.checked = func() time.Time { return now }, [2]time.Time{}
+	var all sync.WaitGroup
+	for range 10 {
+		all.Go(func() {
+			if a := z.ask(context.Background(), client); a.Cause != "" {
+				t.Errorf("%+v", a)
+			}
+		})
+	}
+	all.Wait()
+	if n := checks.Load(); n != 1 {
+		t.Errorf("%d checks", n)
+	}
+}
+
+// TestRetest checks the times between tests of a list: while the resolver is down, they begin
+// with seconds and have a maximum, and the log has one line.
+func TestRetest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		z := newTestList(t, lookup, enough)
+		z.log, z.problem = slog.New(slog.NewTextHandler(&log, nil)), errUntested
+		z.dns = &resolver{servers: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:1")}, timeout: -1} // times out without a packet
+		ctx, cancel := context.WithCancel(context.Background())
+		start := time.Now()
+		var times []time.Duration
+		z.now = func() time.Time { // called by each query
+			if at := time.Since(start); len(times) == 0 || times[len(times)-1] != at {
+				times = append(times, at)
+			}
+			return time.Now()
+		}
+		go z.run(ctx, func() {})
+		time.Sleep(3 * time.Minute)
+		cancel()
+		synctest.Wait()
+		const s = time.Second
+		if want := []time.Duration{0, 5 * s, 15 * s, 35 * s, 75 * s, 135 * s}; !slices.Equal(times, want) {
+			t.Errorf("tests after %v, want %v", times, want)
+		}
+		if text := log.String(); strings.Count(text, "\n") != 1 || !strings.Contains(text, "resolver 127.0.0.1:1: timeout") {
+			t.Error(text)
+		}
+	})
+}
+
+// TestRefused checks that the error of a resolver that is down is always the same text: the
+// port of the client would differ.
+func TestRefused(t *testing.T) {
+	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := conn.LocalAddr().(*net.UDPAddr).AddrPort()
+	conn.Close()
+	r := &resolver{servers: []netip.AddrPort{addr}, timeout: enough}
+	_, n, err := r.ask(context.Background(), "x.example.org")
+	if want := fmt.Sprintf("resolver %s: connection refused", addr); err == nil || err.Error() != want || n != attempts {
+		t.Errorf("%v after %d queries, want %s", err, n, want)
+	}
+}
+
+// TestSlowList checks that a list without answers does not delay another list.
+func TestSlowList(t *testing.T) {
+	slow, fast := *lookup, *lookup
+	slow.Name, fast.Name = "slow", "fast"
+	slow.Rate, fast.Rate = 1000, 1000
+	z := newTestList(t, &slow, enough, newServer(t, func(*dnsmessage.Message) [][]byte { return nil }, nil))
+	s := newTestService(t, z, newTestList(t, &fast, enough, newServer(t, listed("127.0.0.2"), nil)))
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	for _, z := range s.order {
+		for range workers {
+			go s.work(ctx, z)
 		}
 	}
-	if ok, wrong := z.test(context.Background()); ok || !wrong || ask(1, client) != causeDisabled {
-		t.Errorf("the test passed: %v, %v", ok, wrong)
+	for i := range 2 * workers {
+		s.start(ctx, netip.AddrFrom4([4]byte{192, 0, byte(i), 1}), z.id)
 	}
-	s.do(func() { wildcard = false })
-	if ok, wrong := z.test(context.Background()); !ok || wrong {
-		t.Errorf("the test failed: %v, %v", ok, wrong)
-	}
-	<-z.tests
-	now = now.Add(trustTime)
-	for i := range 2 * window { // 40 of 50 are listings
-		if cause := ask(4, client) + ask(1, other); cause != "" {
-			t.Fatalf("answer %d: %q", 5*i, cause)
-		}
-	}
-	ask(maxRow-4, client)
-	if cause := ask(1, client); cause != causeDisabled || len(z.tests) != 1 {
-		t.Errorf("more than 40 of 50 listings: %q", cause)
-	}
-	// A list that has passed the test because of many listings is not tested again soon.
-	if ok, wrong := z.test(context.Background()); !ok || wrong || ask(10*maxRow, client) != "" {
-		t.Errorf("the second test: %v, %v", ok, wrong)
-	}
-	now = now.Add(trustTime)
-	if cause := ask(1, client); cause != causeDisabled {
-		t.Errorf("after a minute: %q", cause)
+	s.start(ctx, client, s.order[1].id)
+	if a := <-s.answers; a.List != s.order[1].id || a.Cause != "" {
+		t.Errorf("%+v", a)
 	}
 }
 
@@ -432,6 +646,21 @@ func TestKey(t *testing.T) {
 	if _, err := newList(&l, dns, slog.New(slog.DiscardHandler), time.Now); err == nil || strings.Contains(err.Error(), key) {
 		t.Errorf("a long zone: %v", err)
 	}
+	fifo := name + ".fifo"
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l.Key = fifo
+	if _, err := newList(&l, dns, slog.New(slog.DiscardHandler), time.Now); err == nil || !strings.Contains(err.Error(), "not a regular file") {
+		t.Errorf("a FIFO as a key: %v", err)
+	}
+	if err := CheckKey(&l, uint32(os.Geteuid())); err == nil {
+		t.Error("check of a FIFO")
+	}
+	l.Key = name + ".missing"
+	if err := CheckKey(&l, uint32(os.Geteuid())); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("check of a missing file: %v", err)
+	}
 	l.Key = filepath.Dir(name)
 	if _, err := newList(&l, dns, slog.New(slog.DiscardHandler), time.Now); err == nil {
 		t.Error("a directory as a key")
@@ -455,12 +684,18 @@ func TestResolvConf(t *testing.T) {
 	if _, err := systemServers(name, 53); err == nil {
 		t.Error("a file without resolvers")
 	}
+	if err := errors.Join(os.Remove(name), syscall.Mkfifo(name, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := systemServers(name, 53); err == nil {
+		t.Error("a FIFO")
+	}
 }
 
 // newTestService returns a service for lists whose tests have passed.
 func newTestService(t *testing.T, lists ...*list) *Service {
 	t.Helper()
-	s := &Service{name: "lookup", lists: map[string]*list{}, stale: map[string]bool{}, order: lists, jobs: make(chan job, 1), answers: make(chan dnslist.Answer, 3)}
+	s := &Service{name: "lookup", lists: map[string]*list{}, order: lists, answers: make(chan dnslist.Answer, 3)}
 	for _, z := range lists {
 		s.lists[z.id] = z
 	}
@@ -471,7 +706,7 @@ func newTestService(t *testing.T, lists ...*list) *Service {
 func TestTooMany(t *testing.T) {
 	z := newTestList(t, lookup, enough)
 	s := newTestService(t, z)
-	for range 2 {
+	for range maxJobs + 1 {
 		s.start(context.Background(), client, z.id)
 	}
 	if a := <-s.answers; a.Cause != causeRate || a.List != z.id {
@@ -480,24 +715,28 @@ func TestTooMany(t *testing.T) {
 }
 
 // TestStale checks that a list with another definition in the filter is not asked, and that
-// the status asks for a restart of the service.
+// the status asks for a restart of the service while the definitions differ.
 func TestStale(t *testing.T) {
-	s := newTestService(t, newTestList(t, lookup, enough))
+	z := newTestList(t, lookup, enough)
+	s := newTestService(t, z)
 	changed := *lookup
 	changed.Zone = "other.example.org"
+	var ids []string
 	for _, l := range []*rules.Lookup{&changed, {Name: "new", Zone: lookup.Zone, Codes: lookup.Codes}} {
+		ids = append(ids, l.ID())
 		s.start(context.Background(), client, l.ID())
-		if a := <-s.answers; a.Cause != causeDisabled || a.List != l.ID() || len(s.jobs) > 0 {
+		if a := <-s.answers; a.Cause != causeDisabled || a.List != l.ID() || len(z.jobs) > 0 {
 			t.Errorf("%s: %+v", l.Name, a)
 		}
 	}
+	s.compare(ids)
 	const want = "the configuration of the filter has changed: bl, new; restart the service of companion lookup"
 	if _, err := s.status(); err == nil || err.Error() != want {
 		t.Errorf("status %v, want %s", err, want)
 	}
-	s.start(context.Background(), client, lookup.ID())
-	if _, err := s.status(); err == nil || strings.Contains(err.Error(), "bl,") {
-		t.Errorf("status after a question with the same definition: %v", err)
+	s.compare([]string{lookup.ID()})
+	if _, err := s.status(); err != nil {
+		t.Errorf("status with the same definition: %v", err)
 	}
 }
 

@@ -1,13 +1,14 @@
 package dnslookup
 
 import (
+	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
-	"math/bits"
 	"net/netip"
 	"os"
 	"strings"
@@ -17,25 +18,15 @@ import (
 
 	"scanwatch/cmd/internal/config"
 	"scanwatch/filter/dnslist"
+	"scanwatch/filter/lookup/feed"
 	"scanwatch/rules"
 )
 
-// The limits of questions to a list.
+// The times of the tests of a list.
 const (
-	defaultRate = 1 // questions in a second on average
-	burst       = 60 * time.Second
-
-	// After several errors in a row, the list has a pause, which doubles.
-	maxErrors  = 5
-	firstPause = 5 * time.Second
-	lastPause  = 5 * time.Minute
-
-	// After a test because of many listings, the next one has to wait.
-	trustTime = time.Minute
-
-	// Each list is tested at this interval, and more often while a test fails.
 	testInterval = 30 * time.Minute
-	firstRetest  = time.Minute
+	// A listing counts only if the list has been checked in this time.
+	confirmed = time.Second
 )
 
 // The causes of an unknown answer: see dnslist.Causes.
@@ -53,6 +44,16 @@ var (
 	testAbsent = netip.MustParseAddr("127.0.0.1")
 )
 
+// unusedAddr returns a random address that no list contains, because lists have no loopback
+// addresses except a few test addresses. The response about a random address is not in the
+// cache of a resolver.
+func unusedAddr() netip.Addr {
+	ip := [4]byte{127}
+	_, _ = rand.Read(ip[1:]) // never fails
+	ip[1] |= 128
+	return netip.AddrFrom4(ip)
+}
+
 // A list is a DNS list with its limits. Its methods may be called concurrently.
 type list struct {
 	*rules.Lookup
@@ -62,26 +63,27 @@ type list struct {
 	log  *slog.Logger
 	now  func() time.Time
 
+	jobs  chan netip.Addr // questions that wait
+	tests chan struct{}   // has a value if a test must not wait
+
+	confirming sync.Mutex   // held during a check before a listing
+	checked    [2]time.Time // times of the latest checks for IPv4 and IPv6
+
 	mu      sync.Mutex
-	tokens  float64
-	filled  time.Time
+	limits  limiter
 	errors  int // in a row
 	resumes time.Time
 	problem error // of the latest test; errUntested before the first one
-	recent  recent
-	trusted time.Time // until then, many listings cause no test
-
-	tests chan struct{} // has a value if a test must not wait
 }
 
 var (
 	errUntested = errors.New("not tested yet")
-	errSuspect  = errors.New("tested again, because most answers are listings")
+	errSuspect  = errors.New("tested again, because it lists an address that no list contains")
 )
 
 func newList(l *rules.Lookup, dns *resolver, log *slog.Logger, now func() time.Time) (*list, error) {
-	z := &list{Lookup: l, id: l.ID(), zone: l.Zone, dns: dns, log: log, now: now, problem: errUntested, filled: now(), tests: make(chan struct{}, 1)}
-	z.tokens = z.rate() * burst.Seconds()
+	z := &list{Lookup: l, id: l.ID(), zone: l.Zone, dns: dns, log: log, now: now, problem: errUntested, limits: newLimiter(cmp.Or(l.Rate, defaultRate), now()),
+		jobs: make(chan netip.Addr, maxJobs), tests: make(chan struct{}, 1)}
 	if l.Key != "" {
 		key, err := readKey(config.ResolvePath(l.Pos.File, l.Key))
 		if err != nil {
@@ -95,13 +97,6 @@ func newList(l *rules.Lookup, dns *resolver, log *slog.Logger, now func() time.T
 	return z, nil
 }
 
-func (z *list) rate() float64 {
-	if z.Rate == 0 {
-		return defaultRate
-	}
-	return float64(z.Rate)
-}
-
 // maxZone is the maximum length of a zone in bytes, so that a name has room for an IPv6
 // address.
 const maxZone = 253 - 64
@@ -111,7 +106,7 @@ const maxKey = 63
 
 // readKey reads a key. Errors do not contain its text.
 func readKey(name string) (string, error) {
-	f, err := os.Open(name)
+	f, err := feed.Open(name)
 	if err != nil {
 		return "", err
 	}
@@ -169,99 +164,113 @@ func CheckKey(l *rules.Lookup, uid uint32) error {
 // ask returns the answer of the list about an address.
 func (z *list) ask(ctx context.Context, a netip.Addr) dnslist.Answer {
 	answer := dnslist.Answer{Addr: a, List: z.id}
-	if answer.Cause = z.take(); answer.Cause != "" {
+	client := a.Unmap()
+	if answer.Cause = z.take(client); answer.Cause != "" {
 		return answer
 	}
-	r, err := z.dns.ask(ctx, rules.Question(a, z.zone))
-	if err == nil {
+	r, err := z.query(ctx, client, 1)
+	listed, known := z.Judge(r.addrs)
+	switch {
+	case err != nil:
+		answer.Cause = causeOf(err)
+	case !known:
+		answer.Cause = causeCode
+	case listed:
+		answer.Cause = z.confirm(ctx, client)
+	}
+	if answer.Cause == "" {
 		answer.Codes, answer.TTL = r.addrs, r.ttl
-		if _, known := z.Judge(r.addrs); !known {
-			answer.Codes, answer.TTL, answer.Cause = nil, 0, causeCode
-		}
-	} else if answer.Cause = causeFailure; errors.Is(err, errTimeout) {
-		answer.Cause = causeTimeout
 	}
-	if z.note(&answer) {
-		z.retest()
-	}
+	z.note(answer.Cause)
 	return answer
 }
 
-// take reports the reason for which the list must not be asked now, or "".
-func (z *list) take() string {
+// query asks the list about an address. The first paid queries have been counted.
+func (z *list) query(ctx context.Context, a netip.Addr, paid int) (response, error) {
+	r, queries, err := z.dns.ask(ctx, rules.Question(a, z.zone))
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	z.limits.spend(queries-paid, z.now())
+	return r, err
+}
+
+func causeOf(err error) string {
+	if errors.Is(err, errTimeout) {
+		return causeTimeout
+	}
+	return causeFailure
+}
+
+// take counts a query about a client. It returns the reason for which the list must not be
+// asked now, or "".
+func (z *list) take(a netip.Addr) string {
 	z.mu.Lock()
 	defer z.mu.Unlock()
 	now := z.now()
-	if z.problem != nil || now.Before(z.resumes) {
+	switch {
+	case z.problem != nil || now.Before(z.resumes):
 		return causeDisabled
-	}
-	z.tokens = min(z.tokens+z.rate()*now.Sub(z.filled).Seconds(), z.rate()*burst.Seconds())
-	z.filled = now
-	if z.tokens < 1 {
+	case !z.limits.take(a, now):
 		return causeRate
 	}
-	z.tokens--
 	return ""
 }
 
-// note counts errors in a row and recent listings. suspect reports whether the list must be
-// tested because of a.
-func (z *list) note(a *dnslist.Answer) (suspect bool) {
-	z.mu.Lock()
-	defer z.mu.Unlock()
-	switch now := z.now(); {
-	case a.Cause == causeCode: // an answer, although it has no effect
-		z.errors = 0
-	case a.Cause == "":
-		z.errors = 0
-		listed, _ := z.Judge(a.Codes)
-		suspect = z.recent.add(listed) && z.problem == nil && !now.Before(z.trusted)
-		if suspect {
-			z.problem = errSuspect
-		}
-		if listed && z.problem != nil {
-			a.Codes, a.TTL, a.Cause = nil, 0, causeDisabled
-		}
-	case now.Before(z.resumes): // a question of the time before the pause
-	default:
-		if z.errors++; z.errors >= maxErrors {
-			z.resumes = now.Add(min(firstPause<<min(z.errors-maxErrors, 10), lastPause))
-		}
+// confirm checks that the list does not list every host, before a listing of a client counts.
+// One check is enough for the listings of a second. It returns the reason for which the
+// listing does not count, or "".
+func (z *list) confirm(ctx context.Context, client netip.Addr) (cause string) {
+	z.confirming.Lock()
+	defer z.confirming.Unlock()
+	unused, checked, start := unusedAddr(), &z.checked[0], z.now()
+	if client.Is6() {
+		unused, checked = netip.AddrFrom16(unused.As16()), &z.checked[1]
 	}
-	return suspect
+	if z.state() != nil {
+		return causeDisabled
+	}
+	if start.Sub(*checked) < confirmed {
+		return ""
+	}
+	r, err := z.query(ctx, unused, 0)
+	switch {
+	case err != nil:
+		return causeOf(err)
+	case len(r.addrs) > 0:
+		z.suspect()
+	}
+	*checked = start
+	if z.state() != nil {
+		return causeDisabled
+	}
+	return ""
 }
 
-// retest starts a test of the list.
-func (z *list) retest() {
+// suspect disables the list until a test succeeds, and starts the test.
+func (z *list) suspect() {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	z.problem = errSuspect
 	select {
 	case z.tests <- struct{}{}:
 	default:
 	}
 }
 
-// A recent contains the latest answers of a list: whether each was a listing.
-type recent struct {
-	answers uint64 // one bit for each; the first one is the latest
-	n       int
-}
-
-// The zone may have become a wildcard if more listings come in a row, or more of the
-// answers in the window are listings.
-const (
-	maxRow    = 20
-	window    = 50
-	maxListed = window * 80 / 100
-)
-
-// add reports whether the listings are unusually many.
-func (r *recent) add(listed bool) bool {
-	r.answers <<= 1
-	if listed {
-		r.answers |= 1
+// note counts errors in a row.
+func (z *list) note(cause string) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	now := z.now()
+	switch {
+	case cause == "" || cause == causeCode: // an answer, which may have no effect
+		z.errors = 0
+	case cause == causeDisabled || now.Before(z.resumes): // a question of the time before the pause
+	default:
+		if z.errors++; z.errors >= maxErrors {
+			z.resumes = now.Add(pause(z.errors - maxErrors + 1))
+		}
 	}
-	r.n = min(r.n+1, window)
-	row := bits.TrailingZeros64(^r.answers)
-	return row > maxRow || r.n == window && bits.OnesCount64(r.answers&(1<<window-1)) > maxListed
 }
 
 // state returns the reason for which the list is not in use, or nil.
@@ -279,14 +288,13 @@ func (z *list) state() error {
 
 // run tests the list until ctx ends. drop is called if earlier listings must not count.
 func (z *list) run(ctx context.Context, drop func()) {
-	retest := firstRetest
-	for ctx.Err() == nil {
-		wait := testInterval
+	for failures := 0; ctx.Err() == nil; {
 		ok, wrong := z.test(ctx)
-		if ok {
-			retest = firstRetest
+		wait := testInterval
+		if failures++; ok {
+			failures = 0
 		} else {
-			wait, retest = retest, min(2*retest, testInterval)
+			wait = pause(failures)
 		}
 		if wrong {
 			drop()
@@ -312,10 +320,6 @@ func (z *list) test(ctx context.Context) (ok, wrong bool) {
 	if z.problem = err; err == nil {
 		z.errors, z.resumes = 0, time.Time{}
 	}
-	if suspect {
-		z.trusted = z.now().Add(trustTime)
-	}
-	z.recent = recent{}
 	z.mu.Unlock()
 	switch {
 	case err != nil && (before == nil || before.Error() != err.Error()):
@@ -326,28 +330,28 @@ func (z *list) test(ctx context.Context) (ok, wrong bool) {
 	return err == nil, err != nil && (answered || suspect)
 }
 
-// check checks the test addresses. The codes of the test address need not be codes that
-// the operator has listed. answered reports whether the list has answered all questions
-// before the error.
+// check checks the test addresses and an unused address. The codes of the test address need
+// not be codes that the operator has listed. answered reports whether the list has answered
+// all questions before the error.
 func (z *list) check(ctx context.Context) (answered bool, err error) {
-	r, err := z.dns.ask(ctx, rules.Question(testListed, z.zone))
-	if err != nil {
-		return false, fmt.Errorf("test: %w", err)
-	}
-	if len(r.addrs) == 0 {
-		return true, fmt.Errorf("test: %s is not listed, so the list is empty or has ended", testListed)
-	}
-	for _, a := range r.addrs {
-		if !rules.IsCode(a) {
-			return true, fmt.Errorf("test: error code %s for %s", a, testListed)
+	for _, t := range []struct {
+		name string
+		addr netip.Addr
+	}{{testListed.String(), testListed}, {testAbsent.String(), testAbsent}, {"a random loopback address", unusedAddr()}} {
+		r, err := z.query(ctx, t.addr, 0)
+		switch {
+		case err != nil:
+			return false, fmt.Errorf("test: %w", err)
+		case t.addr == testListed && len(r.addrs) == 0:
+			return true, fmt.Errorf("test: %s is not listed, so the list is empty or has ended", t.name)
+		case t.addr != testListed && len(r.addrs) > 0:
+			return true, fmt.Errorf("test: %s is listed as %s, so every host may be", t.name, r.addrs[0])
 		}
-	}
-	r, err = z.dns.ask(ctx, rules.Question(testAbsent, z.zone))
-	if err != nil {
-		return false, fmt.Errorf("test: %w", err)
-	}
-	if len(r.addrs) > 0 {
-		return true, fmt.Errorf("test: %s is listed as %s, so every host may be", testAbsent, r.addrs[0])
+		for _, code := range r.addrs {
+			if !rules.IsCode(code) {
+				return true, fmt.Errorf("test: error code %s for %s", code, t.name)
+			}
+		}
 	}
 	return true, nil
 }

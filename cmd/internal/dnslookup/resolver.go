@@ -13,6 +13,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"scanwatch/filter/lookup/feed"
 )
 
 // Limits of a question. A question takes at most twice timeout over UDP, and once over TCP.
@@ -35,41 +37,53 @@ type resolver struct {
 	timeout time.Duration
 }
 
-// ask returns the addresses of a name. Errors do not contain the name.
-func (r *resolver) ask(ctx context.Context, name string) (resp response, err error) {
+// ask returns the addresses of a name, and the number of queries that it has sent. Errors
+// contain the server, but not the name.
+func (r *resolver) ask(ctx context.Context, name string) (resp response, queries int, err error) {
 	for i := range attempts {
 		server := r.servers[i%len(r.servers)]
-		if resp, err = r.exchange(ctx, server, name); err == nil || ctx.Err() != nil {
-			return resp, err
+		var n int
+		resp, n, err = r.exchange(ctx, server, name)
+		if queries += n; err == nil || ctx.Err() != nil {
+			return resp, queries, err
 		}
+		err = fmt.Errorf("resolver %s: %w", server, err)
 	}
-	return resp, err
+	return resp, queries, err
 }
 
 // exchange asks one server, over TCP if the response over UDP is truncated. Each question
 // has a random id and, because it has a new socket, a random port.
-func (r *resolver) exchange(ctx context.Context, server netip.AddrPort, name string) (resp response, err error) {
+func (r *resolver) exchange(ctx context.Context, server netip.AddrPort, name string) (resp response, queries int, err error) {
 	var random [2]byte
 	if _, err := rand.Read(random[:]); err != nil {
-		return resp, err
+		return resp, 0, err
 	}
 	id := binary.BigEndian.Uint16(random[:])
 	query, err := newQuery(id, name)
 	if err != nil {
-		return resp, err
+		return resp, 0, err
 	}
 	if resp, err = r.udp(ctx, server, query, id, name); err != nil || !resp.truncated {
-		return resp, clean(err)
+		return resp, 1, clean(err)
 	}
 	resp, err = r.tcp(ctx, server, query, id, name)
-	return resp, clean(err)
+	return resp, 2, clean(err)
 }
 
-// clean replaces the errors of a deadline.
+// clean replaces the errors of a deadline, and removes the addresses from other errors of
+// the network: the port of the client differs each time.
 func clean(err error) error {
 	var e net.Error
-	if errors.Is(err, net.ErrClosed) || errors.As(err, &e) && e.Timeout() {
+	var op *net.OpError
+	var call *os.SyscallError
+	switch {
+	case errors.Is(err, net.ErrClosed) || errors.As(err, &e) && e.Timeout():
 		return errTimeout
+	case errors.As(err, &call):
+		return call.Err
+	case errors.As(err, &op):
+		return op.Err
 	}
 	return err
 }
@@ -143,9 +157,17 @@ func (r *resolver) tcp(ctx context.Context, server netip.AddrPort, query []byte,
 // resolvConf is the file with the addresses of resolvers.
 const resolvConf = "/etc/resolv.conf"
 
+// maxConf is the number of bytes that are read of this file.
+const maxConf = 64 << 10
+
 // systemServers returns the servers of resolv.conf(5).
 func systemServers(file string, port uint16) ([]netip.AddrPort, error) {
-	text, err := os.ReadFile(file)
+	f, err := feed.Open(file)
+	if err != nil {
+		return nil, fmt.Errorf("resolvers of the system: %w", err)
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxConf))
 	if err != nil {
 		return nil, fmt.Errorf("resolvers of the system: %w", err)
 	}

@@ -254,13 +254,13 @@ func (p *Engine) use(policy *rules.Policy, c *config.Config) {
 		p.policyVerbose = policy.Log.Verbose
 		p.setLevel()
 	}
-	p.lookups.Use(policy.Lookups) // the pipeline does the same at its next event
 	if p.Pipeline == nil {
 		return
 	}
 	p.writer.Rules(filter.RuleTexts(policy)) // records refer to these texts
 	p.Pipeline.Use(&filter.Settings{Policy: policy, ASN: c.ASN, Country: c.Country})
-	p.memory.Bans.Restart() // the mode and the exempt hosts may have changed
+	p.lookups.Use(policy.Lookups) // wakes the requests that wait, after the pipeline has the policy
+	p.memory.Bans.Restart()       // the mode and the exempt hosts may have changed
 }
 
 // start starts background work.
@@ -308,8 +308,12 @@ func (p *Engine) status() control.Status {
 			companions[i].Problem = restart(companions[i].Problem, p.program.Server)
 		}
 	}
+	var fleet *control.FleetStatus
+	if f := p.set.Fleet; f != nil {
+		fleet = &control.FleetStatus{Name: f.Name, Key: p.sharing.Fingerprint, Problem: p.sharing.Problem}
+	}
 	return control.Status{
-		Companions: companions, Lookups: p.lookups.Status(), Hosts: p.sharing.Hosts(),
+		Fleet: fleet, Companions: companions, Lookups: p.lookups.Status(), Hosts: p.sharing.Hosts(),
 		Lost:    text.At(lost),
 		Program: p.program.Version, PID: os.Getpid(), Started: text.At(p.started), Log: control.LevelWord(p.level.Level()),
 		Live: control.Live{Sessions: p.Pipeline.Open(), Delayed: p.Delayed.Load(), Summed: p.Pipeline.Sums.Unwritten()}, Config: p.policies.status(),

@@ -39,7 +39,7 @@ type line struct {
 	Table string `json:"table"`
 	Key   []byte `json:"key"`
 	Value []byte `json:"value"`
-	// Ban describes a row of bans for people. It is not read.
+	// Ban describes a row of bans for human readers. Read ignores it.
 	Ban *ban `json:"ban,omitempty"`
 }
 
@@ -188,7 +188,7 @@ func (f *File) check(e *end, rows int, code hash.Hash, in *bufio.Reader) error {
 }
 
 // add adds a row. Its stamp is the time of the ban or unban, or else that of the file. A
-// ban that began at the time of an unban has ended.
+// ban that starts at the time of an unban has ended.
 func (f *File) add(b []byte, h *header, own string) error {
 	var one line
 	if err := strict(b, &one); err != nil {

@@ -62,7 +62,7 @@ func TestExchange(t *testing.T) {
 	if f, err := Read(bytes.NewReader(all), key, ""); err != nil || len(f.Rows) != 1 || f.Omitted != 1 {
 		t.Errorf("%+v %v", f, err)
 	}
-	// A ban that began in the second of an unban has ended.
+	// A ban that starts in the second of an unban has ended.
 	m.Bans.Revoke(netip.MustParsePrefix("192.0.2.1/32"), false, noon.UnixMicro())
 	unban, err := Read(bytes.NewReader(export(t, m, Exporter{Host: "mx3", Key: key, Names: true})), key, "")
 	if err != nil {

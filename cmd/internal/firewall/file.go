@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"scanwatch/cmd/internal/output"
+	"scanwatch/filter/lookup/feed"
 	"scanwatch/rules"
 	"scanwatch/store/export"
 )
@@ -105,13 +106,23 @@ func (f *file) intact(context.Context, func() int) (bool, error) {
 	return err == nil && f.written != nil && os.SameFile(info, f.written) && info.ModTime().Equal(f.written.ModTime()) && info.Size() == f.written.Size(), nil
 }
 
+// readFile reads a regular file.
+func readFile(name string) ([]byte, error) {
+	f, err := feed.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(f)
+}
+
 // preview returns the lines that would be removed from and added to the file.
 func (f *file) preview(all []entry) (remove, add []string, err error) {
 	var b bytes.Buffer
 	if err := f.write(&b, all); err != nil {
 		return nil, nil, err
 	}
-	old, err := os.ReadFile(f.name)
+	old, err := readFile(f.name)
 	if err != nil && !os.IsNotExist(err) {
 		return nil, nil, err
 	}

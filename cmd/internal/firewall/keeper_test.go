@@ -12,11 +12,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"scanwatch/cmd/internal/control"
 	"scanwatch/rules"
+	"scanwatch/store/export"
 )
 
 func prefixes(words ...string) (list []netip.Prefix) {
@@ -471,5 +473,18 @@ func TestCheck(t *testing.T) {
 		if err := Check(companion); err == nil || !strings.Contains(err.Error(), want[c]) && !strings.Contains(err.Error(), "no nftables") {
 			t.Errorf("%s: %v, want %s", c, err, want[c])
 		}
+	}
+}
+
+// TestPreviewFIFO checks that a FIFO in the place of the file is an error of the preview,
+// which would otherwise wait for a writer.
+func TestPreviewFIFO(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "bans")
+	if err := syscall.Mkfifo(name, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f := &file{name: name, format: export.FormatByName("plain")}
+	if _, _, err := f.preview(nil); err == nil || !strings.Contains(err.Error(), "not a regular file") {
+		t.Error(err)
 	}
 }

@@ -95,7 +95,7 @@ const (
 	PurposeState = "state"       // hashes in the state
 	PurposeBatch = "batch"       // messages to other hosts
 	PurposeFacts = "facts"       // exported files
-	purposePrint = "fingerprint" // shown to people
+	purposePrint = "fingerprint" // shown to operators
 )
 
 // Hash returns a hash that computes message authentication codes (HMAC-SHA-256).

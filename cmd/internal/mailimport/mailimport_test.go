@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -218,5 +219,12 @@ func TestPeriods(t *testing.T) {
 	}
 	if _, err := readPeriods(dir); err == nil || !strings.Contains(err.Error(), "--again") {
 		t.Errorf("%v", err)
+	}
+	file := filepath.Join(dir, PeriodsFile)
+	if err := errors.Join(os.Remove(file), syscall.Mkfifo(file, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := readPeriods(dir); err == nil || !strings.Contains(err.Error(), "not a regular file") {
+		t.Errorf("a FIFO: %v", err)
 	}
 }

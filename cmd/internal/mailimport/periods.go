@@ -8,13 +8,13 @@ import (
 	"io"
 	"io/fs"
 	"net/url"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
 	"scanwatch/cmd/internal/output"
+	"scanwatch/filter/lookup/feed"
 )
 
 // The file "imported" in the state directory has one line for each imported period.
@@ -69,7 +69,7 @@ func (p periods) add(server string, from, to int64) {
 func readPeriods(dir string) (periods, error) {
 	p := periods{}
 	name := filepath.Join(dir, PeriodsFile)
-	f, err := os.Open(name)
+	f, err := feed.Open(name) // another user may own the directory
 	if errors.Is(err, fs.ErrNotExist) {
 		return p, nil
 	}

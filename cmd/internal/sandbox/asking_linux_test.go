@@ -17,7 +17,7 @@ import (
 // that asks servers on the port of envTCP.
 func asking() {
 	server, other := os.Getenv(envTCP), os.Getenv(envAbstract)
-	r := Prepare(Paths{AskPort: netip.MustParseAddrPort(server).Port()}).Enter()
+	r := Prepare(Paths{AskPort: int(netip.MustParseAddrPort(server).Port())}).Enter()
 	dial := func(network, addr string) error {
 		c, err := net.Dial(network, addr)
 		if err == nil {

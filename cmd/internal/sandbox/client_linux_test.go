@@ -53,6 +53,14 @@ func clientHelper(dir string) {
 		{"write elsewhere", "landlock", func() error { return write("other") }},
 		{"remove elsewhere", "landlock", func() error { return os.Remove(in("run/keep")) }},
 		{"move out of the queue", "landlock", func() error { return errors.Join(write("queue/x"), os.Rename(in("queue/x"), in("x"))) }},
+		{"use raw packets", "seccomp", func() error {
+			fd, err := syscall.Socket(syscall.AF_PACKET, syscall.SOCK_RAW, 0)
+			if err == nil {
+				syscall.Close(fd)
+			}
+			return err
+		}},
+		{"signal another process", "landlock-6", func() error { return syscall.Kill(os.Getppid(), 0) }},
 		{"run a program", "landlock", func() error { return exec.Command("/bin/true").Run() }},
 	} {
 		fmt.Printf("%s: %v\n", a.name, a.do() == nil)
@@ -61,8 +69,8 @@ func clientHelper(dir string) {
 
 // TestClient checks the restrictions of a process in the Client sandbox.
 func TestClient(t *testing.T) {
-	if landlockVersion() < 1 {
-		t.Skip("SKIP: the kernel has no Landlock")
+	if landlockVersion() < 6 {
+		t.Skip("SKIP: the kernel has no Landlock that restricts signals")
 	}
 	dir, err := os.MkdirTemp("", "client")
 	if err != nil {
@@ -97,6 +105,8 @@ connect to the filter: true
 write elsewhere: false
 remove elsewhere: false
 move out of the queue: false
+use raw packets: false
+signal another process: false
 run a program: false
 `
 	if got := out.String(); got != want {

@@ -26,15 +26,23 @@ type Paths struct {
 	Log string
 	// Run is the directory for the companions' socket, or empty without companions.
 	Run string
-	// Connect is another process's socket, or empty if the process does not need one.
-	Connect string
+	// Connect lists the sockets of other processes to which the process connects.
+	Connect []string
+	// Change lists directories in which the process changes files, if they exist.
+	Change []string
+	// ReadAll is set if the process may read all files, such as the configuration of the
+	// resolver and the certificates of the system.
+	ReadAll bool
 	// Serve is set if the process answers clients on Internet sockets that it opened
 	// before Enter.
 	Serve bool
 	// AskPort is the port of servers to which the process connects by UDP and TCP; 0 for
-	// none.
-	AskPort uint16
+	// none, or AnyPort.
+	AskPort int
 }
+
+// AnyPort as Paths.AskPort means that the process may connect to all ports.
+const AnyPort = -1
 
 // A Report describes the active restrictions.
 type Report struct {
@@ -52,9 +60,10 @@ type Report struct {
 
 // A Plan lists the files that remain accessible after Enter.
 type Plan struct {
-	grants []grant
-	serve  bool
-	ask    uint16
+	grants  []grant
+	readAll bool
+	serve   bool
+	ask     int
 }
 
 // A grant is an accessible file, or a directory including its contents.
@@ -71,11 +80,19 @@ const (
 	useState             // the state directory
 	useSocket            // a socket of another process, such as syslogd's
 	useRun               // the directory of a socket created by the filter
+	useChange            // a directory of changing files
+	useAll               // the root directory, whose files are only read
 )
 
 // Prepare resolves the paths. The state directory is created if possible, because only an
 // existing directory can be granted. Prepare may block on the disk.
-func Prepare(p Paths) *Plan { return &Plan{p.grants(), p.Serve, p.AskPort} }
+func Prepare(p Paths) *Plan { return &Plan{p.grants(), p.ReadAll, p.Serve, p.AskPort} }
+
+// Client restricts a process that sends requests to servers: it can change files in the
+// given directories only, connect to the given sockets only, and run no programs.
+func Client(dirs, sockets []string) *Report {
+	return Prepare(Paths{Change: dirs, ReadAll: true, Connect: sockets, AskPort: AnyPort}).Enter()
+}
 
 // Enter restricts all threads of the process to the plan, as far as the operating system
 // supports this. No thread may be waiting for a disk during the call, because on some

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"runtime"
@@ -24,6 +25,7 @@ const (
 
 var rights = map[use]landlock.AccessFSSet{
 	useRead: readFiles, useState: ownDir, useSocket: ll.AccessFSResolveUnix,
+	useChange: ownDir, useAll: readFiles | ll.AccessFSReadDir,
 	useRun: ll.AccessFSMakeSock | ll.AccessFSRemoveFile | ll.AccessFSResolveUnix,
 }
 
@@ -54,15 +56,21 @@ func (p Paths) grants() []grant {
 	if p.Log != "" {
 		add(useSocket, filepath.Dir(resolve(p.Log)))
 	}
-	if p.Connect != "" {
-		add(useSocket, filepath.Dir(p.Connect))
+	for _, socket := range p.Connect {
+		add(useSocket, filepath.Dir(resolve(socket)))
+	}
+	for _, dir := range p.Change {
+		add(useChange, resolve(dir))
+	}
+	if p.ReadAll {
+		add(useAll, "/")
 	}
 	return all
 }
 
 // Sockets that are already open remain usable.
 func (r *Report) enter(p *Plan) {
-	r.landlock(p.grants, p.ask)
+	r.landlock(p)
 	families := []uint32{unix.AF_UNIX}
 	if p.ask != 0 {
 		families = append(families, unix.AF_INET, unix.AF_INET6)
@@ -73,28 +81,34 @@ func (r *Report) enter(p *Plan) {
 	}
 }
 
-func (r *Report) landlock(grants []grant, ask uint16) {
+func (r *Report) landlock(p *Plan) {
 	abi, err := ll.LandlockGetABIVersion()
 	if err != nil || abi < 1 {
 		return // the kernel does not support Landlock
 	}
 	var rules []landlock.Rule
-	for _, g := range grants {
+	for _, g := range p.grants {
 		if g.use == useSocket && abi < resolveUnix {
 			continue
 		}
 		rules = append(rules, landlock.PathAccess(rights[g.use], g.path).IgnoreIfMissing())
 		r.granted = append(r.granted, g.path)
 	}
-	if ask != 0 { // UDP sockets get a port from the kernel
-		rules = append(rules, landlock.ConnectTCP(ask), landlock.ConnectSendUDP(ask), landlock.BindUDP(0))
+	config := landlock.V11.BestEffort()
+	switch port := uint16(p.ask); p.ask {
+	case AnyPort:
+		err = errors.Join(config.RestrictPaths(rules...), config.RestrictScoped())
+	case 0:
+		err = config.Restrict(rules...)
+	default: // UDP sockets get a port from the kernel
+		err = config.Restrict(append(rules, landlock.ConnectTCP(port), landlock.ConnectSendUDP(port), landlock.BindUDP(0))...)
 	}
-	if err := landlock.V11.BestEffort().Restrict(rules...); err != nil {
+	if err != nil {
 		r.problem(err)
 		return
 	}
 	r.By = append(r.By, fmt.Sprintf("landlock-%d", abi))
-	r.Files, r.Exec, r.TCP = true, true, abi >= 4
+	r.Files, r.Exec, r.TCP = !p.readAll, true, abi >= 4
 	errata, _ := ll.LandlockGetErrata()
 	r.IPC = abi >= 6 && errata&2 != 0 // on earlier kernels, it blocks signals between threads
 }

@@ -17,8 +17,12 @@ const promises = "error stdio rpath wpath cpath fattr flock unix"
 // connects to a socket, and answers clients or asks servers.
 const servePromises = "error stdio rpath unix inet"
 
+// clientPromises is the argument to pledge(2) for a process that changes files and sends
+// requests to servers.
+const clientPromises = "error stdio rpath wpath cpath fattr flock unix inet dns"
+
 // permissions maps each use to the permissions for unveil(2).
-var permissions = map[use]string{useRead: "r", useState: "rwc", useSocket: "rw", useRun: "rwc"}
+var permissions = map[use]string{useRead: "r", useState: "rwc", useSocket: "rw", useRun: "rwc", useChange: "rwc", useAll: "r"}
 
 // grants returns individual files. The files may be replaced and need not exist, because
 // unveil(2) identifies a file by its name in a directory.
@@ -39,8 +43,14 @@ func (p Paths) grants() []grant {
 	if p.Log != "" {
 		all = append(all, grant{useSocket, p.Log})
 	}
-	if p.Connect != "" {
-		all = append(all, grant{useSocket, p.Connect})
+	for _, socket := range p.Connect {
+		all = append(all, grant{useSocket, resolve(socket)})
+	}
+	for _, dir := range p.Change {
+		all = append(all, grant{useChange, resolve(dir)})
+	}
+	if p.ReadAll {
+		all = append(all, grant{useAll, "/"})
 	}
 	return all
 }
@@ -57,11 +67,14 @@ func (r *Report) enter(p *Plan) {
 	if err := unix.UnveilBlock(); err != nil {
 		r.problem(fmt.Errorf("unveil: %w", err))
 	} else {
-		r.By, r.Files = append(r.By, "unveil"), true
+		r.By, r.Files = append(r.By, "unveil"), !p.readAll
 	}
 	promised := promises
 	inet := p.serve || p.ask != 0
-	if inet {
+	switch {
+	case p.readAll:
+		promised = clientPromises
+	case inet:
 		promised = servePromises
 	}
 	if err := unix.PledgePromises(promised); err != nil {

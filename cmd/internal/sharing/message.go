@@ -9,13 +9,18 @@ import (
 	"scanwatch/filter/share"
 )
 
-// A message is a list of rows of a host, after its authentication code and the run of the
-// companion that has sent it. Numbers are varints.
+// A message is a list of rows of a host. Numbers are varints.
 //
-//	code (32 bytes)
-//	run
+//	authentication code (32 bytes)
+//	run: a random number of the companion that has sent the message
+//	number of the message in this run, from 1; 0 in a snapshot
 //	number of rows
 //	rows: bucket, key and value, each after its length, stamp, seen
+
+type message struct {
+	run, number uint64
+	rows        []share.Row
+}
 
 const codeSize = 32
 
@@ -27,12 +32,13 @@ var (
 	errInvalid  = errors.New("invalid message")
 )
 
-func encode(key fleetkey.Key, host string, run uint64, rows []share.Row) []byte {
-	b := make([]byte, codeSize, codeSize+64*len(rows))
-	b = binary.AppendUvarint(b, run)
-	b = binary.AppendUvarint(b, uint64(len(rows)))
-	for i := range rows {
-		r := &rows[i]
+func encode(key fleetkey.Key, host string, m *message) []byte {
+	b := make([]byte, codeSize, codeSize+64*len(m.rows))
+	for _, n := range [...]uint64{m.run, m.number, uint64(len(m.rows))} {
+		b = binary.AppendUvarint(b, n)
+	}
+	for i := range m.rows {
+		r := &m.rows[i]
 		for _, s := range [...]string{r.Bucket, r.Key, r.Value} {
 			b = binary.AppendUvarint(b, uint64(len(s)))
 			b = append(b, s...)
@@ -45,28 +51,28 @@ func encode(key fleetkey.Key, host string, run uint64, rows []share.Row) []byte 
 	return b
 }
 
-func decode(key fleetkey.Key, host string, b []byte) (run uint64, rows []share.Row, err error) {
+func decode(key fleetkey.Key, host string, b []byte) (m message, err error) {
 	if len(b) < codeSize || len(b) > maxMessage {
-		return 0, nil, errInvalid
+		return m, errInvalid
 	}
 	sum := key.Sum(fleetkey.PurposeBatch, []byte(host), b[codeSize:])
 	if subtle.ConstantTimeCompare(sum[:], b[:codeSize]) != 1 {
-		return 0, nil, errWrongKey
+		return m, errWrongKey
 	}
 	r := reader{b: b[codeSize:]}
-	run = r.number()
+	m.run, m.number = r.number(), r.number()
 	n := r.number()
 	if n > uint64(len(r.b)) { // a row has several bytes
-		return 0, nil, errInvalid
+		return m, errInvalid
 	}
-	rows = make([]share.Row, 0, n)
+	m.rows = make([]share.Row, 0, n)
 	for range n {
-		rows = append(rows, share.Row{Bucket: r.text(), Key: r.text(), Value: r.text(), Stamp: share.Stamp(r.number()), Seen: share.Stamp(r.number())})
+		m.rows = append(m.rows, share.Row{Bucket: r.text(), Key: r.text(), Value: r.text(), Stamp: share.Stamp(r.number()), Seen: share.Stamp(r.number())})
 	}
 	if r.failed || len(r.b) > 0 {
-		return 0, nil, errInvalid
+		return m, errInvalid
 	}
-	return run, rows, nil
+	return m, nil
 }
 
 // A reader reads varints and strings.

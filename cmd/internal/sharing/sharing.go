@@ -57,16 +57,21 @@ type Service struct {
 	server *server         // nil while the server cannot be reached
 	// unsent has the rows of this host that the server may not have.
 	unsent map[string]share.Row
+	sent   uint64 // number of the latest message
 	// wrong has the problem of each host whose messages cannot be used.
 	wrong   map[string]string
-	learned bool  // the rows of all hosts have been read at least once
-	synced  bool  // the filter has received all rows and sent its own
-	refused error // the server has refused the latest rows of this host; nil if not
+	learned bool                // the rows of all hosts have been read at least once
+	synced  bool                // the filter has received all rows and sent its own
+	refused error               // the server has refused the latest rows of this host; nil if not
+	latest  map[string]position // latest message of each host
 	next    struct{ send, upkeep, expire time.Time }
 	status  string // latest error in the log
 	// announced is set after the first announcement of this run.
 	announced bool
 }
+
+// A position is the number of a message in a run.
+type position struct{ run, number uint64 }
 
 // New returns a companion. It reads the key and the password.
 func New(c *rules.Companion, f *rules.Fleet, runDir string, log *slog.Logger) (*Service, error) {
@@ -83,7 +88,7 @@ func New(c *rules.Companion, f *rules.Fleet, runDir string, log *slog.Logger) (*
 	return &Service{
 		name: c.Name(), runDir: runDir, fleet: f, key: key, options: o, log: log,
 		run: binary.BigEndian.Uint64(run[:]), replica: share.New(f.Name, Limits(f)),
-		unsent: make(map[string]share.Row), wrong: make(map[string]string),
+		unsent: make(map[string]share.Row), wrong: make(map[string]string), latest: make(map[string]position),
 	}, nil
 }
 
@@ -204,6 +209,12 @@ func (s *Service) exchange(ctx context.Context) error {
 	}
 	for i := range all {
 		s.apply(&all[i])
+		if s.missed(&all[i]) {
+			if err := s.learn(ctx, all[i].host); err != nil {
+				s.dropServer()
+				return fmt.Errorf("read from the server: %w", err)
+			}
+		}
 	}
 	if err := s.handOver(); err != nil {
 		s.dropFilter()
@@ -243,17 +254,48 @@ func (s *Service) connectServer(ctx context.Context) (err error) {
 		return err
 	}
 	// This host's rows come first, so that its earlier marks and stamps are known.
-	hosts = append([]string{s.fleet.Name}, slices.DeleteFunc(hosts, func(h string) bool { return h == s.fleet.Name })...)
+	there := make(map[string]share.Stamp) // rows of this host in the server
+	err = s.server.snapshot(ctx, s.fleet.Name, func(rows []share.Row) {
+		s.apply(&received{host: s.fleet.Name, message: message{rows: rows}})
+		for i := range rows {
+			there[field(&rows[i])] = rows[i].Stamp
+		}
+	})
+	if err != nil && !unusable(err) { // rows that cannot be used are replaced
+		return err
+	}
 	for _, h := range hosts {
+		if h == s.fleet.Name {
+			continue
+		}
 		if err := s.learn(ctx, h); err != nil {
 			return err
 		}
 	}
 	delete(s.server.last, s.fleet.Name)
 	s.learned = true
-	s.keep(s.replica.Rows(s.fleet.Name)) // the server may have been restarted without them
+	s.keep(slices.DeleteFunc(s.replica.Rows(s.fleet.Name), func(r share.Row) bool { return there[field(&r)] >= r.Stamp }))
 	s.next.upkeep = time.Time{}
 	return nil
+}
+
+// unusable reports whether an error concerns the rows of a single host.
+func unusable(err error) bool {
+	return errors.Is(err, errWrongKey) || errors.Is(err, errInvalid) || errors.Is(err, errTooMany)
+}
+
+// missed reports whether earlier messages of a host are missing. The server keeps only the
+// latest ones.
+func (s *Service) missed(m *received) bool {
+	if m.err != nil {
+		return false
+	}
+	before, known := s.latest[m.host]
+	s.latest[m.host] = position{m.run, m.number}
+	if known && before.run == m.run {
+		return m.number > before.number+1
+	}
+	return known && m.number > 1
 }
 
 // learn reads all rows of a host.
@@ -261,8 +303,9 @@ func (s *Service) learn(ctx context.Context, host string) error {
 	if slices.Contains(s.fleet.Ignore, host) {
 		return nil
 	}
-	err := s.server.snapshot(ctx, host, func(rows []share.Row) { s.apply(&received{host: host, rows: rows}) })
-	if errors.Is(err, errWrongKey) || errors.Is(err, errInvalid) || errors.Is(err, errTooMany) {
+	delete(s.latest, host)
+	err := s.server.snapshot(ctx, host, func(rows []share.Row) { s.apply(&received{host: host, message: message{rows: rows}}) })
+	if unusable(err) {
 		s.wrong[host] = err.Error()
 		return nil
 	}
@@ -292,7 +335,7 @@ func (s *Service) connectFilter() (err error) {
 		return err
 	}
 	if err = s.filter.Note(s.name, 0, control.ErrStarting); err == nil {
-		err = s.filter.Fleet(s.key.Fingerprint())
+		err = control.Fleet(s.filter, s.key.Fingerprint())
 	}
 	if err == nil && s.learned {
 		err = s.sync()
@@ -327,7 +370,7 @@ func (s *Service) handOver() error {
 		if len(rows) == 0 {
 			return nil
 		}
-		if err := s.filter.SendForeign(s.skewSeconds(), rows); err != nil {
+		if err := control.SendForeign(s.filter, s.skewSeconds(), rows); err != nil {
 			return err
 		}
 	}
@@ -336,18 +379,20 @@ func (s *Service) handOver() error {
 // receive receives the changed rows of this host, or all.
 func (s *Service) receive(all bool) error {
 	for {
-		list, rows, err := s.filter.Rows(s.skewSeconds(), all)
+		list, rows, err := control.Rows(s.filter, s.skewSeconds(), all)
 		if err != nil {
 			return err
 		}
 		s.keep(s.replica.Own(rows, s.now()))
 		for _, host := range list.Drop {
 			n, mark := s.replica.Drop(host, s.now())
-			s.keep([]share.Row{mark})
+			if host != s.fleet.Name {
+				s.keep([]share.Row{mark})
+			}
 			if err := s.handOver(); err != nil {
 				return err
 			}
-			if err := s.filter.SendDropped(host, n); err != nil {
+			if err := control.SendDropped(s.filter, host, n); err != nil {
 				return err
 			}
 		}
@@ -368,7 +413,9 @@ func (s *Service) keep(rows []share.Row) {
 // publish sends rows to the server. They are kept until the server has confirmed them.
 func (s *Service) publish(ctx context.Context) error {
 	for some := range slices.Chunk(slices.Collect(maps.Values(s.unsent)), rowsPerMessage) {
-		if err := s.server.publish(ctx, some); err != nil {
+		s.sent++
+		if err := s.server.publish(ctx, s.sent, some); err != nil {
+			s.sent-- // a repeated number is not a gap
 			return err
 		}
 		for i := range some {
@@ -388,7 +435,7 @@ func (s *Service) maintain(ctx context.Context) error {
 		s.dropServer()
 		return fmt.Errorf("server: %w", err)
 	}
-	if err := s.filter.SendHosts(s.hosts()); err != nil {
+	if err := control.SendHosts(s.filter, s.hosts()); err != nil {
 		s.dropFilter()
 		return fmt.Errorf("status for the filter: %w", err)
 	}
@@ -424,6 +471,11 @@ func (s *Service) upkeep(ctx context.Context) error {
 			if err := s.learn(ctx, h); err != nil {
 				return err
 			}
+		}
+	}
+	for _, h := range s.replica.Missed(s.now()) {
+		if err := s.learn(ctx, h); err != nil {
+			return err
 		}
 	}
 	if time.Now().Before(s.next.expire) {

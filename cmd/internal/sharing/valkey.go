@@ -43,7 +43,7 @@ const (
 const (
 	// maxLog is the number of messages that a stream keeps. A host that has missed more
 	// reads all rows again.
-	maxLog = 10_000
+	maxLog = 1000
 	// keepRows is the time after which the rows of a host that has vanished are deleted.
 	keepRows = 30 * 24 * time.Hour
 	// keepAlive is the time after which a companion that does not write counts as stopped.
@@ -239,12 +239,12 @@ func (s *server) snapshot(ctx context.Context, host string, use func([]share.Row
 		}
 		var wrong error
 		for i := 1; i < len(e.Elements); i += 2 {
-			_, rows, err := decode(s.key, host, []byte(e.Elements[i]))
+			m, err := decode(s.key, host, []byte(e.Elements[i]))
 			if err != nil {
 				wrong = err
 				continue
 			}
-			use(rows)
+			use(m.rows)
 		}
 		if cursor = e.Cursor; cursor == 0 || wrong != nil {
 			return wrong
@@ -255,9 +255,8 @@ func (s *server) snapshot(ctx context.Context, host string, use func([]share.Row
 // A received message is one of another host.
 type received struct {
 	host string
-	run  uint64
-	rows []share.Row
-	err  error
+	message
+	err error
 }
 
 // read waits for messages of other hosts, at most for the given time.
@@ -288,7 +287,7 @@ func (s *server) read(ctx context.Context, wait time.Duration) ([]received, erro
 		for i := range entries {
 			s.last[host] = entries[i].ID
 			one := received{host: host}
-			one.run, one.rows, one.err = decode(s.key, host, []byte(entries[i].FieldValues["rows"]))
+			one.message, one.err = decode(s.key, host, []byte(entries[i].FieldValues["rows"]))
 			all = append(all, one)
 		}
 	}
@@ -301,16 +300,16 @@ const maxRead = 50
 // field identifies a row in the hash of a host.
 func field(r *share.Row) string { return r.Bucket + "\x00" + r.Key }
 
-// publish writes rows of this host.
-func (s *server) publish(ctx context.Context, rows []share.Row) error {
+// publish writes rows of this host. number is that of the message.
+func (s *server) publish(ctx context.Context, number uint64, rows []share.Row) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	set := s.client.B().Hset().Key(rowsKey(s.self)).FieldValue()
 	for i := range rows {
-		set = set.FieldValue(field(&rows[i]), string(encode(s.key, s.self, s.run, rows[i:i+1])))
+		set = set.FieldValue(field(&rows[i]), string(encode(s.key, s.self, &message{run: s.run, rows: rows[i : i+1]})))
 	}
 	log := s.client.B().Xadd().Key(logKey(s.self)).Maxlen().Almost().Threshold(strconv.Itoa(maxLog)).Id("*").
-		FieldValue().FieldValue("rows", string(encode(s.key, s.self, s.run, rows))).Build()
+		FieldValue().FieldValue("rows", string(encode(s.key, s.self, &message{s.run, number, rows}))).Build()
 	for _, r := range s.client.DoMulti(ctx, set.Build(), log) {
 		if err := r.Error(); err != nil {
 			return err
