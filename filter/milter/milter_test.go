@@ -17,7 +17,7 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// A recorder records events, and answers requests with what the test has set for the phase.
+// A recorder records events, and answers requests with the answers that the test has set for the phase.
 type recorder struct {
 	mu      sync.Mutex
 	lines   []string
@@ -210,7 +210,7 @@ disconnect closed`
 	}
 }
 
-// TestDisconnect checks that a client that must be disconnected is refused from then on,
+// TestDisconnect checks that a client that must be disconnected is refused after that,
 // also after a permanent reply, with which mail servers keep the connection.
 func TestDisconnect(t *testing.T) {
 	r := &recorder{answers: map[smtp.Phase][]smtp.Answer{smtp.PhaseConnect: {{Decision: smtp.Disconnect, Text: "554 5.7.1 No scanning"}, {Decision: smtp.Disconnect, Text: "450 4.7.1 Later"}}}}

@@ -231,7 +231,7 @@ func (c *conversation) command(ctx context.Context, p packet) error {
 	return c.answer(p.command, a)
 }
 
-// macros adds the macros of a command. Those of an earlier recipient no longer apply.
+// macros adds the macros of a command. The macros of an earlier recipient are removed.
 func (c *conversation) macros(command byte, data []byte) {
 	if command == cmdRcpt {
 		for _, name := range [...]string{"rcpt_mailer", "rcpt_host", "rcpt_addr"} {
@@ -304,7 +304,7 @@ func replyOf(a smtp.Answer) string {
 }
 
 // ask asks the policy. If the client must be disconnected, the answer also applies to all
-// further commands. verdict reports what the client is told, if not to go on.
+// further commands. A rejection is reported as an EventFilter.
 func (c *conversation) ask(e *smtp.Event) (a smtp.Answer) {
 	e.Waited = c.session.waited
 	phase, at := e.Phase, e.Time
@@ -322,7 +322,7 @@ func (c *conversation) ask(e *smtp.Event) (a smtp.Answer) {
 	return a
 }
 
-// filtered reports a decision that the client is told.
+// filtered reports a decision that rejects a command.
 func (c *conversation) filtered(phase smtp.Phase, a smtp.Answer, at int64) {
 	e := c.session.begin(smtp.EventFilter, at)
 	e.Name, e.Word, e.Text, e.Cause = []byte(phase.String()), []byte(a.Decision.String()), clip([]byte(a.Text), maxExample), smtp.CauseFilter
@@ -435,7 +435,7 @@ func (c *conversation) rcpt(data []byte, at int64) smtp.Answer {
 	}
 	switch {
 	case a.Wait > 0:
-	case s.refused(): // the server tells the client its own reply
+	case s.refused(): // the server sends its own reply to the client
 		c.outcome(s.recipient(addr, at), smtp.Answer{})
 		return smtp.Answer{Hold: a.Hold}
 	default:

@@ -10,8 +10,8 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// A session translates the commands of one SMTP session to events. It implements what
-// both Postfix and Sendmail tell; see doc.go for what neither tells.
+// A session translates the commands of one SMTP session to events. doc.go lists the facts that
+// mail servers do not report.
 type session struct {
 	id     uint64
 	open   bool
@@ -109,14 +109,14 @@ func (s *session) reverse(name []byte) ([]byte, smtp.FCrDNS) {
 	return nil, result
 }
 
-// refusedConnection describes a rejection in place of the greeting of the server.
+// refusedConnection describes a rejection instead of the server's greeting.
 func (s *session) refusedConnection(text string, at int64) *smtp.Event {
 	e := s.begin(smtp.EventGreeting, at)
 	e.Code, _ = codeOf(text)
 	return e
 }
 
-// line describes a command of the client. The line itself is not known.
+// line describes a command of the client. The line itself is unknown.
 func (s *session) line(verb smtp.Verb, at int64) *smtp.Event {
 	e := s.begin(smtp.EventLine, at)
 	e.Verb = verb
@@ -130,7 +130,7 @@ func (s *session) request(phase smtp.Phase, at int64, name, addr []byte) *smtp.E
 	return e
 }
 
-// helo describes an accepted greeting. The server does not tell whether it was HELO or EHLO.
+// helo describes an accepted greeting. The command may have been HELO.
 func (s *session) helo(name []byte, at int64) *smtp.Event {
 	e := s.begin(smtp.EventHelo, at)
 	e.Verb, e.Word, e.Name, e.Result = smtp.VerbEhlo, []byte("EHLO"), name, smtp.ResultOK
@@ -205,8 +205,8 @@ func (s *session) recipient(addr []byte, at int64) *smtp.Event {
 	return e
 }
 
-// refusals lists the refusals that concern the recipient. All others may concern the client,
-// such as those of block lists and of policy services: they are no evidence of a harvest.
+// refusals lists the refusals that concern the recipient. Any other refusal may concern the
+// client, for example by a block list, and must not be evidence of a harvest.
 // Postfix evaluates restrictions of the client, the greeting and the sender at RCPT
 // (smtpd_delay_reject).
 var refusals = []struct {
@@ -224,8 +224,8 @@ func (s *session) data(at int64) *smtp.Event {
 	return e
 }
 
-// unknown describes a command that the server does not know. It may be a line of a login: the
-// server does not tell whether the client has sent AUTH.
+// unknown describes a command that the server does not know. It may be a line of a login,
+// because servers do not report AUTH.
 func (s *session) unknown(data []byte, at int64) *smtp.Event {
 	line, _, _ := cut(data)
 	e := s.begin(smtp.EventCommand, at)

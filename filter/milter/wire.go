@@ -10,7 +10,7 @@ import (
 )
 
 // A packet is its length in four bytes, big-endian and without these four, a byte that is
-// the command, and data. The names are those of libmilter (mfdef.h of Sendmail 8.18).
+// the command, and data. The names follow libmilter (mfdef.h of Sendmail 8.18).
 
 // Commands of the mail server.
 const (

@@ -20,6 +20,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -61,8 +62,8 @@ func unknown(n int) (lines []string) {
 }
 
 var scenarios = []scenario{
-	{"good mail", "198.51.100.1", join([]string{"EHLO mail.partner.example"}, message, message, []string{"QUIT"})},
-	{"good mail, no name", "198.51.100.2", join([]string{"EHLO mail.other.example"}, message, []string{"QUIT"})},
+	{"mail", "198.51.100.1", join([]string{"EHLO mail.partner.example"}, message, message, []string{"QUIT"})},
+	{"mail without a name", "198.51.100.2", join([]string{"EHLO mail.other.example"}, message, []string{"QUIT"})},
 	{"one unknown recipient", "198.51.100.3", join([]string{"EHLO mail.other.example", mailLine, "RCPT TO:<left@example.org>", rcptLine, "DATA", "Subject: x\r\n\r\nx\r\n.", "QUIT"})},
 	{"bounce", "198.51.100.4", []string{"EHLO mail.other.example", "MAIL FROM:<>", "RCPT TO:<left@example.org>", "QUIT"}},
 	{"harvest", "203.0.113.5", join([]string{"EHLO mail.other.example", mailLine}, unknown(12), []string{mailLine, rcptLine, "QUIT"})},
@@ -201,8 +202,7 @@ func conf(t *testing.T, preset, mode string) string {
 	return strings.Replace(string(text), "\nmode observe\n", "\nmode "+mode+"\n", 1)
 }
 
-// TestScenarios checks for each mail server and preset what the client sees and what is
-// recorded.
+// TestScenarios checks the replies, findings and decisions for each mail server and preset.
 func TestScenarios(t *testing.T) {
 	require.Full(t)
 	for name, start := range servers {
@@ -336,7 +336,7 @@ func TestObserve(t *testing.T) {
 	}
 }
 
-// TestKill checks that mail goes on while milter-scanwatch is killed and started again.
+// TestKill checks that mail is accepted while milter-scanwatch is killed and started again.
 func TestKill(t *testing.T) {
 	require.Full(t)
 	for name, start := range servers {
@@ -422,7 +422,7 @@ func TestSocket(t *testing.T) {
 		t.Errorf("%v, %v", info, err)
 	}
 	s.stopMilter()
-	s.startMilter("mode observe\n") // in place of the socket that remains
+	s.startMilter("mode observe\n") // replaces the socket that remains
 }
 
 // TestManyConnections checks that 1,000 connections at the same time are answered.
@@ -475,4 +475,21 @@ func TestManyConnections(t *testing.T) {
 	if n != many {
 		t.Errorf("%d sessions are recorded", n)
 	}
+}
+
+// TestReload checks that SIGHUP loads a new configuration, and that messages name the program
+// to restart.
+func TestReload(t *testing.T) {
+	s := newSite(t)
+	s.startMilter("mode observe\n")
+	for text, want := range map[string]string{
+		"mode enforce\n": "mode=enforce", "mode observe\nrundir \"/run/elsewhere\"\n": "companions changed; restart milter-scanwatch",
+	} {
+		s.write("scanwatch.conf", text)
+		if err := s.milter.Process.Signal(syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		filterproc.Eventually(t, want, func() bool { return strings.Contains(s.log(), want) })
+	}
+	s.stopMilter()
 }
