@@ -84,17 +84,23 @@ func serve(t *testing.T, sink Sink) *client {
 		}
 	})
 	c := &client{t, newWire(conn), conn}
+	c.negotiate()
+	return c
+}
+
+// negotiate negotiates the protocol.
+func (c *client) negotiate() {
+	c.t.Helper()
 	if err := c.write(cmdNegotiate, binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(nil, 6), 0x1ff), 0x1fffff)); err != nil {
-		t.Fatal(err)
+		c.t.Fatal(err)
 	}
 	p, err := c.read()
 	if err != nil || p.command != cmdNegotiate {
-		t.Fatal(p, err)
+		c.t.Fatal(p, err)
 	}
 	if steps := binary.BigEndian.Uint32(p.data[8:]); steps != noBody|noHeaders|noEOH|rejectedToo || steps&noReplies != 0 {
-		t.Fatalf("steps %x", steps)
+		c.t.Fatalf("steps %x", steps)
 	}
-	return c
 }
 
 // command sends macros and a command, and returns the reply. The parts are separated by NUL.
@@ -205,6 +211,8 @@ reply 250
 7 ok name "" addr "" text "" code 0 reply "" cause 0
 11  name "" addr "" text "" code 0 reply "" cause 0
 disconnect closed`
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if got := strings.Join(r.lines, "\n"); got != want {
 		t.Errorf("events:\n%s", got)
 	}
@@ -261,4 +269,76 @@ func FuzzConn(f *testing.F) {
 			io.Writer
 		}{io.MultiReader(strings.NewReader(hello), strings.NewReader(string(b))), io.Discard})
 	})
+}
+
+// TestRefusals checks that only a missing mailbox and a denied relay count as refused
+// recipients.
+func TestRefusals(t *testing.T) {
+	for _, c := range []struct {
+		status, text string
+		want         smtp.Cause
+	}{
+		{"5.1.1", "Recipient address rejected: User unknown in local recipient table", smtp.CauseRecipient},
+		{"5.1.1", "", smtp.CauseRecipient}, // Sendmail
+		{"5.7.1", "Relay access denied", smtp.CauseRecipient},
+		{"5.1.3", "Bad recipient address syntax", smtp.CauseSyntax},
+		{"5.7.1", "Service unavailable; Client host [192.0.2.1] blocked using bl.example.org", smtp.CauseFilter},
+		{"5.7.1", "Recipient address rejected: SPF fail", smtp.CauseFilter},
+		{"5.1.8", "Sender address rejected: Domain not found", smtp.CauseFilter},
+		{"4.2.0", "Recipient address rejected: Greylisted", smtp.CauseFilter},
+		{"", "", smtp.CauseFilter},
+	} {
+		s := newSession()
+		s.macros = macros{"rcpt_mailer": "error", "rcpt_host": c.status, "rcpt_addr": c.text}
+		e := s.recipient([]byte("joe@example.org"), 0)
+		if e.Cause != c.want || (e.Result == smtp.ResultTempfail) != strings.HasPrefix(c.status, "4") {
+			t.Errorf("%s %s: cause %d, %v", c.status, c.text, e.Cause, e.Result)
+		}
+	}
+}
+
+// TestTexts checks the addresses of arguments, and that passwords in unknown commands are
+// masked.
+func TestTexts(t *testing.T) {
+	for arg, want := range map[string]string{
+		"<a@example.net>": "a@example.net", "<>": "", `<"a>b"@example.net>`: `"a>b"@example.net`, "a@example.net": "a@example.net",
+		"<a@example.net\x00SIZE=1>": "<a@example.net",
+	} {
+		if want = strings.TrimPrefix(want, "<"); string(mailbox([]byte(arg))) != want {
+			t.Errorf("%q: %q, want %q", arg, mailbox([]byte(arg)), want)
+		}
+	}
+	for line, masked := range map[string]bool{
+		"XYZZY": false, "TURN": false, "FOO bar": false, "SSH-2.0-Go": false,
+		"dXNlcg==": true, "am9l": true, "c2VjcmV0": true, "Authorization: Basic am9l": true, "PASS secret": true, "a1 LOGIN joe secret": true,
+		`{"password":"x"}`: true, "AUTH PLAIN am9l": true,
+	} {
+		if got := string(newSession().unknown([]byte(line), 0).Text); strings.Contains(got, smtp.Masked) != masked || masked && strings.Contains(got, "secret") {
+			t.Errorf("%q: %q", line, got)
+		}
+	}
+}
+
+// TestEnds checks that a session has an unknown ending if the mail server stops, and that it
+// has not ended if the server of this package stops: rules at the end must not ban for either.
+func TestEnds(t *testing.T) {
+	for _, stop := range []bool{false, true} {
+		r := new(recorder)
+		ctx, cancel := context.WithCancel(t.Context())
+		ours, theirs := net.Pipe()
+		done := make(chan error, 1)
+		go func() { done <- (&Server{Sink: r, Log: slog.New(slog.DiscardHandler)}).conn(ctx, ours) }()
+		c := &client{t, newWire(theirs), theirs}
+		c.negotiate()
+		c.connect()
+		if stop {
+			cancel()
+		}
+		theirs.Close()
+		<-done
+		cancel()
+		if got := r.lines[len(r.lines)-1]; stop != (got != "disconnect unknown") || strings.HasPrefix(got, "disconnect") == stop {
+			t.Errorf("stop %v: %s", stop, got)
+		}
+	}
 }
