@@ -218,7 +218,7 @@ func (r *Replica) stamp(key rowKey, now time.Time) Stamp {
 // correct removes stamps from the time when this host's clock was far ahead. Other hosts
 // have omitted such registers of this host, so they get new stamps and are returned. Such
 // registers of other hosts would otherwise hide their later ones.
-func (r *Replica) correct(now time.Time) (out []Row) {
+func correct(r *Replica, now time.Time) (out []Row) {
 	latest := At(now.Add(maxOwnAhead))
 	for _, o := range r.hosts {
 		if o.last <= latest {
@@ -258,15 +258,17 @@ func (r *Replica) remove(key rowKey, w *row, del func(*register) bool) {
 
 // Own records changed rows of this host, and returns the registers that other hosts must
 // receive. Before the call, the host must have processed all rows from Changed.
-func (r *Replica) Own(entries []kv.Entry, now time.Time) []Row { return r.own(entries, now, false) }
+func (r *Replica) Own(entries []kv.Entry, now time.Time) []Row { return own(r, entries, now, false) }
 
 // OwnAgain is like Own after the Replica has lost its registers. It is unknown which unbans
 // this host knew when it imposed a ban, so that the time of the ban decides.
-func (r *Replica) OwnAgain(entries []kv.Entry, now time.Time) []Row { return r.own(entries, now, true) }
+func (r *Replica) OwnAgain(entries []kv.Entry, now time.Time) []Row {
+	return own(r, entries, now, true)
+}
 
-func (r *Replica) own(entries []kv.Entry, now time.Time, fresh bool) (out []Row) {
+func own(r *Replica, entries []kv.Entry, now time.Time, fresh bool) (out []Row) {
 	self := r.hosts[r.self]
-	out = append(r.correct(now), r.repeat(now)...)
+	out = append(correct(r, now), repeat(r, now)...)
 	for i := range entries {
 		e := &entries[i]
 		key := rowKey{e.Bucket, string(e.Key)}
@@ -274,7 +276,7 @@ func (r *Replica) own(entries []kv.Entry, now time.Time, fresh bool) (out []Row)
 		ban := e.Bucket == memory.BansBucket
 		switch {
 		case ok && old.value == string(e.Value):
-			r.confirm(key)
+			confirm(r, key)
 		case !ok && len(e.Value) == 0:
 		case !ok && self.tables[e.Bucket] >= r.limits.Rows: // other hosts would omit it
 		default:
@@ -290,14 +292,14 @@ func (r *Replica) own(entries []kv.Entry, now time.Time, fresh bool) (out []Row)
 			}
 		}
 		if ban {
-			r.returnBan(key, now)
+			returnBan(r, key, now)
 		}
 	}
 	return out
 }
 
 // confirm records that this host's memory has sent the row of its register.
-func (r *Replica) confirm(key rowKey) {
+func confirm(r *Replica, key rowKey) {
 	for i := range r.rows[key].registers {
 		if g := &r.rows[key].registers[i]; g.origin.Name == r.self && !g.sent {
 			g.sent = true
@@ -307,7 +309,7 @@ func (r *Replica) confirm(key rowKey) {
 }
 
 // repeat returns the rows of this host for which a register of unknown origin was received.
-func (r *Replica) repeat(now time.Time) (out []Row) {
+func repeat(r *Replica, now time.Time) (out []Row) {
 	self := r.hosts[r.self]
 	for key := range r.again {
 		delete(r.again, key)
@@ -322,13 +324,13 @@ func (r *Replica) repeat(now time.Time) (out []Row) {
 
 // returnBan is called after the memory has sent the row of a ban. If the row of all hosts
 // together is a different one, the memory does not have it.
-func (r *Replica) returnBan(key rowKey, now time.Time) {
+func returnBan(r *Replica, key rowKey, now time.Time) {
 	w := r.rows[key]
 	if w == nil {
 		return
 	}
 	if value, origin := r.together(key, w, now); value != nil && origin == "" {
-		w.sent = r.hash(value, origin)
+		w.sent = hash(r, value, origin)
 		return
 	}
 	w.sent = unsent
@@ -357,7 +359,7 @@ func (r *Replica) Apply(name string, rows []Row, now time.Time) error {
 			o.Problem = problem
 			continue
 		}
-		if o.Name == r.self && r.disputed(one) {
+		if o.Name == r.self && disputed(r, one) {
 			continue
 		}
 		r.put(o, one, false)
@@ -367,14 +369,14 @@ func (r *Replica) Apply(name string, rows []Row, now time.Time) error {
 
 // disputed reports whether this host's memory has sent the row. If the register differs,
 // the row is sent again with a later stamp; see Own.
-func (r *Replica) disputed(one *Row) bool {
+func disputed(r *Replica, one *Row) bool {
 	key := rowKey{one.Bucket, one.Key}
 	w := r.rows[key]
 	if w == nil {
 		return false
 	}
 	for i := range w.registers {
-		if g := &w.registers[i]; r.mine(g) {
+		if g := &w.registers[i]; mine(r, g) {
 			if one.Stamp >= g.stamp && one.Value != g.value {
 				g.stamp = one.Stamp
 				r.again[key] = struct{}{}
@@ -574,7 +576,7 @@ func (r *Replica) Changed(n int, now time.Time) (out []memory.Foreign) {
 		w := r.rows[key]
 		value, origin := r.together(key, w, now)
 		sent, ended := w.sent, r.pass(key, w)
-		w.sent = r.hash(value, origin)
+		w.sent = hash(r, value, origin)
 		switch {
 		case value == nil && sent == unsent && !w.shared(r.self):
 		case w.sent != sent || ended:
@@ -597,7 +599,7 @@ func (r *Replica) pass(key rowKey, w *row) (ended bool) {
 }
 
 // hash returns a hash of a row that is never unsent. It is 0 if there is no value.
-func (r *Replica) hash(value []byte, origin string) uint64 {
+func hash(r *Replica, value []byte, origin string) uint64 {
 	if value == nil {
 		return 0
 	}
@@ -651,7 +653,7 @@ func (r *Replica) togetherBan(key rowKey, w *row, now time.Time) (value []byte, 
 		switch {
 		case !g.isBan():
 		case g.seen < unban:
-		case r.mine(g):
+		case mine(r, g):
 			own = g
 		case len(g.origin.minutes[g.minute()]) > r.limits.Bans:
 		default:
@@ -670,7 +672,7 @@ func (r *Replica) togetherBan(key rowKey, w *row, now time.Time) (value []byte, 
 		return together, name
 	case revoked == nil:
 		return nil, ""
-	case revoked.ban.Revoked && r.mine(revoked):
+	case revoked.ban.Revoked && mine(r, revoked):
 		return []byte(revoked.value), ""
 	case revoked.ban.Revoked:
 		return []byte(revoked.value), revoked.origin.Name
@@ -679,7 +681,7 @@ func (r *Replica) togetherBan(key rowKey, w *row, now time.Time) (value []byte, 
 }
 
 // mine reports whether a register is from this host's memory.
-func (r *Replica) mine(g *register) bool { return g.origin.Name == r.self && g.sent }
+func mine(r *Replica, g *register) bool { return g.origin.Name == r.self && g.sent }
 
 // Drop removes everything that another host has said until now. It returns the number of
 // rows and the mark that this host must keep.
