@@ -284,7 +284,7 @@ func (p *program) banned(b memory.Ban) {
 	} else {
 		p.log.Warn("banned", attrs...)
 	}
-	p.watchers.Send(&events.Event{Event: event, By: "operator", Time: p.now(), Prefix: b.Prefix.String(), Until: b.Until, Reason: b.Rule})
+	p.watchers.Send(&events.Event{Event: event, By: "operator", Time: time.UnixMicro(p.eventTime()), Prefix: b.Prefix.String(), Until: b.Until, Reason: b.Rule})
 }
 
 // save writes all data in memory to disk.
