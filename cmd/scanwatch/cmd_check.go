@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -84,6 +85,11 @@ func runCheck(e *env, args []string) error {
 		if problem := f.Stale(e.now()); problem != "" {
 			fmt.Fprintln(e.err, "warning:", problem)
 		}
+		if f.KeyFile != "" {
+			if err := fetch.CheckKey(f.KeyFile, -1); err != nil {
+				fmt.Fprintln(e.err, "warning:", fmt.Sprintf("key of %s: %v", f.Name, err))
+			}
+		}
 	}
 	checkCompanions(e, p)
 	var phases []string
@@ -103,6 +109,13 @@ func runCheck(e *env, args []string) error {
 			s := o.State()
 			fmt.Fprintf(e.out, "database %s: %s, built %s\n", s.Path, s.Type, s.Built.UTC().Format(time.DateOnly))
 		}
+	}
+	for _, f := range feeds {
+		last := "never"
+		if at := f.Checked(e.now()); !at.IsZero() {
+			last = at.In(e.zone).Format("2006-01-02 15:04")
+		}
+		fmt.Fprintf(e.out, "download %s %s: last success %s\n", f.Name, filepath.Base(f.File), last)
 	}
 	for _, c := range p.Companions {
 		fmt.Fprintln(e.out, c)
@@ -144,6 +157,14 @@ func checkCompanions(e *env, p *rules.Policy) {
 		uid, err := control.CompanionUser(c.User, filter)
 		if err != nil {
 			warn(c.Pos, "%v", err)
+		}
+		for _, file := range []struct{ what, name string }{{"key", c.Forward.Key}, {"header", c.Forward.Header}, {"URL", c.Argument}} {
+			if err != nil || c.Role != rules.RoleForward || c.Target == rules.ForwardSyslog || !filepath.IsAbs(file.name) {
+				continue
+			}
+			if err := fetch.CheckKey(file.name, int(uid)); err != nil {
+				warn(c.Pos, "file of the %s: %v", file.what, err)
+			}
 		}
 		for _, l := range p.Lookups {
 			if c.Role != rules.RoleLookup || err != nil {

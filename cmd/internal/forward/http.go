@@ -72,6 +72,7 @@ func (c *client) post(req *http.Request) (reply []byte, err error) {
 			if wrapped.Timeout() {
 				err = fmt.Errorf("no answer in %s", text.Duration(c.http.Timeout))
 			}
+			err = fetch.Remedy(err, err)
 		}
 		return nil, err
 	}
