@@ -54,6 +54,7 @@ func (c *Config) check() *checker {
 	k.scores()
 	checkCompanions(k)
 	checkLookups(k)
+	checkFleet(k)
 	k.unused()
 	k.shadows()
 	return k
@@ -103,6 +104,7 @@ type checker struct {
 	companions []*Companion
 	zones      []*Zone
 	lookups    []*Lookup
+	fleet      *Fleet // nil without the statement
 	listed     map[string]*declaredLookup
 
 	errors, warnings Errors
@@ -150,6 +152,9 @@ func (k *checker) declare(s Statement) {
 	case *Lookup:
 		k.unique("lookup "+s.Name, s.Pos)
 		k.lookups, k.listed[s.Name] = append(k.lookups, s), &declaredLookup{allow: s.Allow, hold: s.Hold > 0}
+	case *Fleet:
+		k.unique("fleet", s.Pos)
+		k.fleet = s
 	case *Macro:
 		k.macros = append(k.macros, s)
 	case *TableDecl:

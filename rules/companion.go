@@ -22,7 +22,25 @@ const (
 	RoleLookup Role = "lookup"
 )
 
-var roleNames = []string{string(RoleSync), string(RoleServe), string(RoleForward), string(RoleLookup)}
+// roles lists the roles, with the functions that parse and format their options.
+var roles = []struct {
+	role   Role
+	parse  func(*Companion, *line) *Error
+	format func(*Companion) string
+}{
+	{RoleSync, (*Companion).parseTarget, (*Companion).targetString},
+	{RoleServe, (*Companion).parseListen, (*Companion).listenString},
+	{RoleForward, (*Companion).parseForward, (*Companion).forwardString},
+	{RoleLookup, (*Companion).parseResolvers, (*Companion).resolversString},
+	{RoleShare, (*Companion).parseShare, (*Companion).shareString},
+}
+
+func roleNames() (words []string) {
+	for i := range roles {
+		words = append(words, string(roles[i].role))
+	}
+	return words
+}
 
 // Companion is the statement `companion role user name ...`.
 type Companion struct {
@@ -39,6 +57,7 @@ type Companion struct {
 
 	// Forward holds a forward companion's options, with Target and Argument.
 	Forward Forward
+	Share   Share // of share
 
 	// Listen lists the addresses of a serve companion.
 	Listen []netip.Addr
@@ -72,25 +91,16 @@ type Zone struct {
 var zoneLists = []string{"scanners", "clouds"}
 
 func parseCompanion(l *line) (Statement, *Error) {
-	i, err := l.word("a role", roleNames)
+	i, err := l.word("a role", roleNames())
 	if err != nil {
 		return nil, err
 	}
-	c := &Companion{Pos: l.toks[0].pos, Role: Role(roleNames[i])}
+	c := &Companion{Pos: l.toks[0].pos, Role: roles[i].role}
 	if err = l.expect("user"); err == nil {
 		c.User, err = l.plain("a user")
 	}
-	if err == nil && c.Role == RoleSync {
-		err = c.parseTarget(l)
-	}
-	if err == nil && c.Role == RoleServe {
-		err = c.parseListen(l)
-	}
-	if err == nil && c.Role == RoleLookup && l.accept("resolver") {
-		err = c.parseResolvers(l)
-	}
-	if err == nil && c.Role == RoleForward {
-		err = c.parseForward(l)
+	if err == nil {
+		err = roles[i].parse(c, l)
 	}
 	return c, err
 }
@@ -173,6 +183,9 @@ func (c *Companion) parseListen(l *line) (err *Error) {
 
 // parseResolvers parses the resolvers of the companion lookup.
 func (c *Companion) parseResolvers(l *line) *Error {
+	if !l.accept("resolver") {
+		return nil
+	}
 	hosts, err := l.prefixes("an address")
 	if err != nil {
 		return err
@@ -251,32 +264,40 @@ func isZoneName(s string) bool {
 
 func (c *Companion) String() string {
 	s := "companion " + string(c.Role) + " user " + quote(c.User)
-	if c.Role == RoleSync {
-		s += " to " + c.Target + " " + quote(c.Argument)
-		if c.Format != "" {
-			s += " format " + quote(c.Format)
+	for i := range roles {
+		if roles[i].role == c.Role {
+			s += roles[i].format(c)
 		}
-		if c.Reload != nil {
-			s += " reload " + quote(strings.Join(c.Reload, " "))
-		}
-		if c.Max > 0 {
-			s += " max " + strconv.Itoa(c.Max)
-		}
-		return s
 	}
-	if c.Role == RoleLookup {
-		if c.Resolvers != nil {
-			s += " resolver " + listOf(c.Resolvers)
-		}
-		if c.Port > 0 {
-			s += " port " + strconv.Itoa(c.Port)
-		}
-		return s
+	return s
+}
+
+func (c *Companion) targetString() string {
+	s := " to " + c.Target + " " + quote(c.Argument)
+	if c.Format != "" {
+		s += " format " + quote(c.Format)
 	}
-	if c.Role == RoleForward {
-		return s + c.forwardString()
+	if c.Reload != nil {
+		s += " reload " + quote(strings.Join(c.Reload, " "))
 	}
-	s += " listen " + listOf(c.Listen)
+	if c.Max > 0 {
+		s += " max " + strconv.Itoa(c.Max)
+	}
+	return s
+}
+
+func (c *Companion) resolversString() (s string) {
+	if c.Resolvers != nil {
+		s += " resolver " + listOf(c.Resolvers)
+	}
+	if c.Port > 0 {
+		s += " port " + strconv.Itoa(c.Port)
+	}
+	return s
+}
+
+func (c *Companion) listenString() string {
+	s := " listen " + listOf(c.Listen)
 	if c.Port > 0 {
 		s += " port " + strconv.Itoa(c.Port)
 	}
@@ -313,21 +334,17 @@ func listOf[T interface{ String() string }](all []T) string {
 
 // checkCompanions checks how the statements about companions depend on each other.
 func checkCompanions(k *checker) {
-	var serve, lookup *Companion
+	var serve *Companion
+	once := map[Role]Pos{}
 	targets := map[string]Pos{}
 	for _, c := range k.companions {
-		if c.Role == RoleServe {
-			if serve != nil {
-				k.errorf(c.Pos, "", "companion serve is a duplicate of %s", serve.Pos)
+		if c.Role == RoleServe || c.Role == RoleLookup || c.Role == RoleShare {
+			if before, ok := once[c.Role]; ok {
+				k.errorf(c.Pos, "", "companion %s is a duplicate of %s", c.Role, before)
 			}
-			serve = c
-			continue
-		}
-		if c.Role == RoleLookup {
-			if lookup != nil {
-				k.errorf(c.Pos, "", "companion lookup is a duplicate of %s", lookup.Pos)
+			if once[c.Role] = c.Pos; c.Role == RoleServe {
+				serve = c
 			}
-			lookup = c
 			continue
 		}
 		target := c.Name()

@@ -30,6 +30,7 @@ type Settings struct {
 	Companions []*Companion
 	Zones      []*Zone
 	Lookups    []*Lookup
+	Fleet      *Fleet // nil without other hosts
 }
 
 // Defaults of the store statement.
@@ -49,6 +50,8 @@ func (c *Config) Settings() Settings {
 			s.Zones = append(s.Zones, st)
 		case *Lookup:
 			s.Lookups = append(s.Lookups, st)
+		case *Fleet:
+			s.Fleet = st
 		}
 		set, ok := st.(*Setting)
 		if !ok {

@@ -79,6 +79,9 @@ func (p *Policy) Describe(w io.Writer) error {
 	if len(refusing) > 0 {
 		d.title("Duration")
 		d.durations(refusing)
+		if f := p.Fleet; f != nil && !f.Observe {
+			d.para("A ban by another mail server of this site also applies here, for at most " + text.DurationWords(f.LongestBan()) + ".")
+		}
 		d.title("If the server rejected your mail by mistake")
 		contact := "the postmaster of this site"
 		if p.Contact != "" {

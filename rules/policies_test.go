@@ -180,6 +180,7 @@ func TestDescribePrivacy(t *testing.T) {
 		"receivers": "companion lookup user a\nlookup bl dnsbl \"{key}.bl.example.org\" codes 127.0.0.2 key \"/k\"\nrule r phase helo match listed bl reject\n" +
 			"companion forward user a to url \"https://ntfy.example.net/x\" format text\ncompanion forward user a to url \"/etc/url\"\ncompanion forward user a to syslog \"tls://logs.example.org\"\n",
 		"hashed": "privacy hashed\nstore \"/s\" keep 7d\ncontact \"it@example.org\"\n",
+		"fleet":  "fleet \"mx1\" key \"/k\"\n",
 	} {
 		t.Run(name, func(t *testing.T) {
 			var b strings.Builder

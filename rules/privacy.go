@@ -22,6 +22,9 @@ func publication(p *Policy) (list []string) {
 	if slices.ContainsFunc(p.Zones, func(z *Zone) bool { return z.Bans }) {
 		list = append(list, "Other mail servers can query by DNS whether a host is banned here, and for what reason.")
 	}
+	if p.Fleet != nil {
+		list = append(list, "Other mail servers of this site receive the addresses of banned hosts with the reasons for their bans, the addresses of hosts that have sent mail, and counts. They receive the names of mailboxes, users and domains only as keyed hashes.")
+	}
 	for _, c := range p.Companions {
 		if c.Role != RoleForward {
 			continue

@@ -22,7 +22,7 @@ type Config struct {
 }
 
 // Statement is a logical line: *Setting, *TableDecl, *Listener, *Pass, *Rule, *Weight,
-// *Companion, *Zone, *Lookup, *Macro or *Include.
+// *Companion, *Zone, *Lookup, *Fleet, *Macro or *Include.
 type Statement interface {
 	Position() Pos
 	String() string // without the newline

@@ -7,7 +7,7 @@
 #
 #	bookworm   OpenSMTPD 6.8, whose TLS and AUTH do not work (OpenSSL 3)
 #	bullseye   OpenSMTPD 6.8 with working TLS and AUTH
-#	trixie     OpenSMTPD 7.6
+#	trixie     OpenSMTPD 7.6, and Valkey 8
 #	sid        OpenSMTPD 7.9 or newer, as in the archive
 #
 # The roots are in $SCANWATCH_ROOTS; the default is /var/cache/scanwatch-tests.
@@ -55,9 +55,17 @@ tools() {
 		die "cannot install$missing (network? see $roots/tools.log)"
 }
 
+# extra SUITE: print the other packages of a root. Each has a program of its name.
+extra() {
+	[ "$1" != trixie ] || echo valkey-server
+}
+
 # complete ROOT: succeed if a root is usable. A root gets its name when it is
 # complete; one from another source may lack the user.
 complete() {
+	for more in $(extra "${1##*/}"); do
+		[ -x "$1/usr/bin/$more" ] || return
+	done
 	[ -x "$1/usr/sbin/smtpd" ] && [ -s "$1/etc/ssl/certs/ca-certificates.crt" ] &&
 		grep -q "^$user:" "$1/etc/passwd"
 }
@@ -77,14 +85,15 @@ build() {
 		debootstrap --variant=minbase "$suite" "$tmp" >"$log" 2>&1 ||
 			die "$suite: debootstrap failed after $(($(now) - begin)) s (network? see $log)"
 	fi
-	if ! [ -x "$tmp/usr/sbin/smtpd" ] || ! [ -s "$tmp/etc/ssl/certs/ca-certificates.crt" ]; then
+	if ! complete "$tmp"; then
+		all="$packages $(extra "$suite")"
 		# Scripts of packages must not start a server.
 		printf '#!/bin/sh\nexit 101\n' >"$tmp/usr/sbin/policy-rc.d"
 		chmod 755 "$tmp/usr/sbin/policy-rc.d"
 		# shellcheck disable=SC2086
-		{ apt_in "$tmp" update && apt_in "$tmp" install --no-install-recommends $packages &&
+		{ apt_in "$tmp" update && apt_in "$tmp" install --no-install-recommends $all &&
 			apt_in "$tmp" clean; } >>"$log" 2>&1 ||
-			die "$suite: cannot install $packages after $(($(now) - begin)) s (network? see $log)"
+			die "$suite: cannot install $all after $(($(now) - begin)) s (network? see $log)"
 	fi
 	grep -q "^$user:" "$tmp/etc/passwd" ||
 		in_root "$tmp" useradd -m -s /bin/sh "$user" >>"$log" 2>&1 ||

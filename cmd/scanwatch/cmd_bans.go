@@ -128,6 +128,7 @@ func printBans(e *env, list []memory.Ban, hosts map[netip.Prefix]*reports.BanHos
 		if b.Manual {
 			rule, name = "operator", strings.TrimPrefix(name+"; "+rule, "; ")
 		}
+		rule += text.Escape(b.On())
 		byRule[rule]++
 		if b.Observe {
 			rule += " (observed)"
@@ -151,7 +152,7 @@ func printBans(e *env, list []memory.Ban, hosts map[netip.Prefix]*reports.BanHos
 func left(b *memory.Ban, now time.Time) string {
 	switch {
 	case b.Revoked:
-		return "revoked"
+		return text.Escape(b.Revocation())
 	case b.Expired(now):
 		return "expired"
 	}
@@ -195,7 +196,7 @@ func (e *env) ladders() func(*memory.Ban) string {
 		}
 	}
 	return func(b *memory.Ban) string {
-		if l := rungs[b.Rule]; len(l) > 0 && !b.Manual {
+		if l := rungs[b.Rule]; len(l) > 0 && !b.Manual && b.Origin == "" {
 			return text.Duration(l[min(b.Times, len(l)-1)])
 		}
 		return "-"
@@ -211,7 +212,7 @@ func (e *env) completeBanned(_ *cobra.Command, args []string, begun string) ([]s
 	var offers []string
 	_, _ = dir.Bans(func(b *memory.Ban) bool { // without a state directory, there are no bans
 		if p := prefix.String(b.Prefix); !b.Expired(e.now()) && strings.HasPrefix(p, begun) {
-			offers = append(offers, p+"\t"+text.Escape(b.Rule))
+			offers = append(offers, p+"\t"+text.Escape(b.Rule+b.On()))
 		}
 		return false
 	})

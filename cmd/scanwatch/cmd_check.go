@@ -91,7 +91,7 @@ func runCheck(e *env, args []string) error {
 			}
 		}
 	}
-	checkCompanions(e, p)
+	checkServices(e, p)
 	var phases []string
 	for _, id := range smtpd.Requests(filter.Phases(p)) {
 		phases = append(phases, id.String())
@@ -130,12 +130,9 @@ func runCheck(e *env, args []string) error {
 	return nil
 }
 
-// checkCompanions prints warnings about companions whose user, directory or address does
-// not exist on this host. The filter starts anyway.
-func checkCompanions(e *env, p *rules.Policy) {
-	if len(p.Companions) == 0 {
-		return
-	}
+// checkServices prints warnings about the companions and the fleet. The filter starts
+// anyway.
+func checkServices(e *env, p *rules.Policy) {
 	warn := func(pos rules.Pos, format string, args ...any) {
 		fmt.Fprintf(e.err, "%s: warning: %s\n", pos, fmt.Sprintf(format, args...))
 	}
@@ -148,6 +145,15 @@ func checkCompanions(e *env, p *rules.Policy) {
 			}
 		}
 	}
+	checkFleet(e, p, filter, warn)
+	if len(p.Companions) > 0 {
+		checkCompanions(p, state, filter, warn)
+	}
+}
+
+// checkCompanions warns about companions whose user, directory or address does not exist
+// on this host.
+func checkCompanions(p *rules.Policy, state string, filter int, warn func(rules.Pos, string, ...any)) {
 	runDir := cmp.Or(p.RunDir, control.DefaultRunDir())
 	if problem := control.RunDirProblem(runDir, state, filter); problem != "" {
 		warn(p.Companions[0].Pos, "directory of the companions' socket: %s", problem)

@@ -43,6 +43,10 @@ func runUnban(e *env, arg string, within bool) error {
 			fmt.Fprintf(e.out, "the ban of %s is revoked (%s)\n", prefix.String(one.Prefix), text.Escape(one.Rule))
 		}
 		e.note(b.Note)
+		if b.Elsewhere {
+			_, err := fmt.Fprintf(e.out, "%s is not banned on this host; other hosts end their bans of it\n", prefix.String(p))
+			return err
+		}
 		if len(b.Bans) == 0 {
 			return e.notBanned(p, within)
 		}

@@ -152,10 +152,15 @@ var nastyOutputs = []struct {
 	{"unban $N", forPeople, true},
 	{"log $N", forPeople, true},
 	{"watch --src $N", forPeople, true},
+	{"key --show $DIR/list", forPeople, true},
+	{"share drop $N", forPeople, true},
+	{"facts $N", forPeople, true},
+	{"facts export --host $N --key $DIR/list", forPeople, true},
+	{"facts import --host $N --key $DIR/list $DIR/list", forPeople, true},
 }
 
 // toldLive lists the commands that need a running filter; see TestNastyLive.
-var toldLive = []string{"status", "flush", "reload", "mode", "watch", "ban", "unban", "log", "serve", "forward", "lookup"}
+var toldLive = []string{"status", "flush", "reload", "mode", "watch", "ban", "unban", "log", "serve", "forward", "lookup", "share"}
 
 // TestNastyOutput checks that text from clients never breaks the format of an output or
 // error.

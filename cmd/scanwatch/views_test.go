@@ -102,8 +102,47 @@ func mkViews(dir string) error {
 	m.Bans.Add(client("203.0.113.66", ""), memory.BanRequest{Ladder: []time.Duration{0, time.Hour}, Rule: "botnet", Session: 9}, at(20*time.Minute))
 	m.Bans.Add(client("71.6.135.131", ""), memory.BanRequest{Ladder: []time.Duration{24 * time.Hour}, Rule: "scanner", Session: 2, Observe: true}, at(55*time.Minute))
 	m.Bans.AddPrefix(netip.MustParsePrefix("198.51.100.0/25"), time.Hour, hostileNames, at(10*time.Minute))
+	err := foreignBans(m, client("192.0.2.201", ""), at(5*time.Minute))
 	state := store.OpenState(dir, store.StateOptions{Buckets: memory.Buckets(), Program: "test", Changes: m.Changes, Rewrite: m.Rewrite})
-	return errors.Join(w.Close(), state.Flush(context.Background()), state.Close())
+	return errors.Join(err, w.Close(), state.Flush(context.Background()), state.Close())
+}
+
+// foreignBans adds bans of another host: one of c by a rule, a manual one, and a revoked
+// one.
+func foreignBans(m *memory.Memory, c *memory.Client, at int64) error {
+	other := memory.New()
+	other.Announce()
+	other.Bans.Add(c, memory.BanRequest{Ladder: []time.Duration{time.Hour}, Rule: "guess", Session: 0xbad}, at)
+	for _, p := range []netip.Prefix{netip.MustParsePrefix("198.51.100.128/26"), netip.MustParsePrefix("198.51.100.192/26")} {
+		other.Bans.AddPrefix(p, time.Hour, "too many", at)
+	}
+	other.Bans.Revoke(netip.MustParsePrefix("198.51.100.192/26"), false, at)
+	var rows []memory.Foreign
+	for _, e := range other.Outgoing(100, 0) {
+		rows = append(rows, memory.Foreign{Entry: e, Origin: "mx1"})
+	}
+	return m.Incoming(rows, 0, at)
+}
+
+// TestForeignBans checks that bans of other hosts are found by the name of their rule, and
+// that exports and JSON name the host.
+func TestForeignBans(t *testing.T) {
+	dir := t.TempDir()
+	conf := filepath.Join(dir, "scanwatch.conf")
+	if err := errors.Join(mkViews(dir), os.WriteFile(conf, []byte("mode enforce\n"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ args, want string }{
+		{"bans --rule guess", "guess on mx1"},
+		{"bans --json --rule guess", `"rule":"guess","times":1,"attempts":0,"origin":"mx1"`},
+		{"export json --bans", `guess on mx1`},
+		{"why 192.0.2.201", "Cause: rule guess on mx1"},
+	} {
+		var stdout, stderr bytes.Buffer
+		if program(&stderr).main(append([]string{"-s", dir, "-f", conf}, strings.Fields(c.args)...), &stdout); !strings.Contains(stdout.String(), c.want) {
+			t.Errorf("%s: no %q in\n%s%s", c.args, c.want, &stdout, &stderr)
+		}
+	}
 }
 
 // TestViews checks each view at each width. No line may be wider than the terminal,

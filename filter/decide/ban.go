@@ -115,10 +115,15 @@ func (d *Decider) exempt(s Subject, rule *rules.Rule, at int64) string {
 // the client connected.
 func (d *Decider) returned(s Subject, at int64) (enforced bool) {
 	b := s.State.Ban
-	enforced = d.Policy.Mode == rules.Enforce && !b.Observe && (b.Manual || d.exempt(s, d.rule(b.Rule), at) == "")
+	own := b.Origin == "" // the rules and the operator of another host do not override exemptions here
+	var rule *rules.Rule
+	if own {
+		rule = d.rule(b.Rule)
+	}
+	enforced = d.Policy.Mode == rules.Enforce && !b.Observe && (own && b.Manual || d.exempt(s, rule, at) == "")
 	d.out = append(d.out, smtp.Outcome{
 		Kind: smtp.OutcomeReturn, Time: at, Rule: b.Rule, Phase: smtp.PhaseConnect, Decision: smtp.Disconnect,
-		Enforced: enforced, Until: b.Until, BanSession: b.Session,
+		Enforced: enforced, Until: b.Until, BanSession: b.Session, Origin: b.Origin,
 	})
 	return enforced
 }

@@ -137,7 +137,8 @@ func returnLine(b []byte, s *track.Session, o *smtp.Outcome) []byte {
 	b = appendPair(b, "src", source(s))
 	b = appendPair(b, "rule", []byte(o.Rule))
 	b = appendPair(b, "phase", []byte(o.Phase.String()))
-	return appendPair(b, "banned-until", o.Until.AppendFormat(nil, time.RFC3339))
+	b = appendPair(b, "banned-until", o.Until.AppendFormat(nil, time.RFC3339))
+	return appendFilled(b, "origin", []byte(o.Origin))
 }
 
 func tagStep(j *Journal, o *smtp.Outcome, s *store.Step) {

@@ -13,6 +13,7 @@ type Bans struct {
 	networks networkBans
 	rules    ruleNames
 	log      banLog
+	freed    []netip.Prefix // prefixes with a new unban of another host; see receive
 }
 
 // A ban is a row in Bans. Times are in seconds since 1970.
@@ -32,6 +33,7 @@ const (
 	banObserved banFlags = 1 << iota // not enforced: observe mode, or the rule is marked observe
 	banManual                        // created by the operator
 	banRevoked                       // ended by the operator
+	banForeign                       // imposed or ended on another host
 )
 
 // keepBan is the time in seconds for which a ban is kept after its end.
@@ -48,8 +50,7 @@ const bansBucket = "bans"
 func banScore[K any](_ K, b ban, now uint32) int64 { return int64(b.until) + keepBan - int64(now) }
 
 func newBans(s *shared) *Bans {
-	b := &Bans{shared: s, log: newBanLog()}
-	b.rules.number("a former rule") // number 0, for names beyond the maximum number of names
+	b := &Bans{shared: s, log: newBanLog(), rules: newRuleNames()}
 	b.hosts = newTable(s, schema[Host, ban]{
 		name: "bans", bucket: bansBucket, limit: maxBans, evictionScore: banScore[Host],
 		key:   func(k Host) []byte { return prefixKey(k.Prefix()) },
@@ -61,8 +62,9 @@ func newBans(s *shared) *Bans {
 			}
 			return hostIn(p), row, true
 		},
-		shift: func(_ Host, row *ban, by int64) { row.shift(by) },
-		merge: mergeBans,
+		shift:   func(_ Host, row *ban, by int64) { row.shift(by) },
+		merge:   mergeBans,
+		combine: func(_ Host, row *ban, other ban) { mergeBans(row, other) },
 	})
 	b.networks = networkBans{rows: make(map[netip.Prefix]ban), rules: &b.rules}
 	return b
@@ -81,6 +83,27 @@ type Ban struct {
 	Observe  bool         `json:"observe,omitempty"` // not enforced
 	Manual   bool         `json:"manual,omitempty"`  // created by the operator
 	Revoked  bool         `json:"revoked,omitempty"` // ended by the operator
+	Origin   string       `json:"origin,omitempty"`  // other host that imposed or ended the ban
+}
+
+// On names the other host that imposed the ban, as in " on mx1". On returns "" for a ban
+// of this host, and for a revoked ban: only the host that revoked it is known.
+func (b *Ban) On() string {
+	if b.Origin == "" || b.Revoked {
+		return ""
+	}
+	return " on " + b.Origin
+}
+
+// Revocation returns "revoked" for a revoked ban, and the other host that revoked it.
+func (b *Ban) Revocation() string {
+	switch {
+	case !b.Revoked:
+		return ""
+	case b.Origin != "":
+		return "revoked on " + b.Origin
+	}
+	return "revoked"
 }
 
 // Expired reports whether the ban has ended.
@@ -253,7 +276,7 @@ func (b *Bans) revoked(p netip.Prefix, row *ban, at uint32) (e Ban, ok bool) {
 	if row.until <= at {
 		return e, false
 	}
-	row.until, row.flags = at, row.flags|banRevoked
+	row.revoke(at)
 	b.log.add(p)
 	return b.export(p, *row), true
 }
@@ -399,6 +422,13 @@ type ruleNames struct {
 	index map[string]uint16
 }
 
+// newRuleNames returns names with number 0, which stands for names beyond the maximum
+// number of names.
+func newRuleNames() (n ruleNames) {
+	n.number("a former rule")
+	return n
+}
+
 func (n *ruleNames) number(s string) uint16 {
 	if i, ok := n.index[s]; ok {
 		return i
@@ -416,10 +446,11 @@ func (n *ruleNames) number(s string) uint16 {
 
 func (n *ruleNames) export(c *clock, p netip.Prefix, b ban) Ban {
 	out := Ban{
-		Prefix: p, Since: c.event(b.since), Until: c.event(b.until), Rule: n.list[b.rule],
+		Prefix: p, Since: c.event(b.since), Until: c.event(b.until),
 		Session: b.session, Times: int(b.times), Attempts: int(b.attempts),
 		Observe: b.flags&banObserved != 0, Manual: b.flags&banManual != 0, Revoked: b.flags&banRevoked != 0,
 	}
+	out.Origin, out.Rule = splitOrigin(n.list[b.rule])
 	if b.last != 0 {
 		out.Last = c.event(b.last)
 	}

@@ -38,10 +38,12 @@ func newCounters(s *shared) *Counters {
 			key := be.AppendUint32(number(k.subject), k.window)
 			return append(append(append(key, k.by.String()...), ' '), rules.Evidence(1<<k.evidence).String()...)
 		},
-		value:  func(n counter) []byte { return append(be.AppendUint32(nil, n.head), words(n.slots[:]...)...) },
-		decode: readCounter,
-		merge:  (*counter).merge,
-		shift:  shiftCounter,
+		value:   func(n counter) []byte { return append(be.AppendUint32(nil, n.head), words(n.slots[:]...)...) },
+		decode:  readCounter,
+		merge:   (*counter).merge,
+		combine: combineCounters,
+		newest:  func(k counterKey, n counter) int64 { return int64(n.head) * int64(max(k.window/slotsPerWindow, 1)) },
+		shift:   shiftCounter,
 	})}
 }
 
@@ -186,9 +188,10 @@ func (t *Counters) add(c *Client, e rules.Evidence, n int, at uint32) {
 	}
 }
 
-// Count returns the number of occurrences within a window. The count is 0 if the
-// session cannot have a subject for the window; see subject. ok is false if the window
-// is not watched, or if the subject is still unknown, such as a user before the login.
+// Count returns the number of occurrences within a window, including some of those on
+// other hosts; see Multiple. The count is 0 if the session cannot have a subject for the
+// window; see subject. ok is false if the window is not watched, or if the subject is
+// still unknown, such as a user before the login.
 func (t *Counters) Count(c *Client, w rules.Window, now int64) (sum int, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -199,9 +202,12 @@ func (t *Counters) Count(c *Client, w rules.Window, now int64) (sum int, ok bool
 	if k.subject == 0 {
 		return 0, w.By == rules.ByPrefix || w.By == rules.ByDomain || c.Account || c.Shared
 	}
+	at := t.clock.row(now)
 	n, _ := t.rows.get(k)
-	n.advance(k.slot(t.clock.row(now)))
-	return n.sum(), true
+	n.advance(k.slot(at))
+	others, _, _ := t.rows.other(k, at)
+	others.advance(k.slot(at))
+	return together(n.sum(), others.sum()), true
 }
 
 // Halve halves the counts of e for the host of c.
@@ -227,7 +233,7 @@ func (t *Counters) Halve(c *Client, e rules.Evidence, now int64) {
 func (t *Counters) forget(freed func(host uint64) bool, network uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.rows.deleteFunc(func(k counterKey) bool {
+	forget(&t.rows, func(k counterKey) bool {
 		return k.by == rules.BySrc && freed(k.subject) || k.by == rules.ByPrefix && k.subject == network
 	})
 }

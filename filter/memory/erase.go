@@ -33,17 +33,20 @@ type Erased struct {
 // with another name. Examples are failed logins by host and user, and requests for
 // mailboxes by client. Rows that cannot be selected remain until they expire.
 //
+// Rows of other hosts are also deleted. Those hosts keep the rows, and send them again when
+// they change.
+//
 // A deleted host does not count as forgotten; see Peers.Forgotten.
 func (m *Memory) Erase(e Erasure, now int64, dry bool) Erased {
 	out := Erased{Rows: make(map[string]int)}
 	at := m.clock.row(now)
 	if e.Prefix.IsValid() {
-		hosts := m.numbers(widen(e.Prefix))
+		hosts := numbers(m, widen(e.Prefix))
 		hosts[HostOf(e.Prefix.Addr(), true).number()] = true
 		m.eraseHosts(widen(e.Prefix), hosts, e.Bans, at, dry, &out)
 	}
 	if len(e.User) > 0 {
-		m.eraseUser(e.User, dry, &out)
+		eraseUser(m, e.User, dry, &out)
 	}
 	if len(e.Mailbox) > 0 {
 		k := m.Recipients.Mailbox(e.Mailbox)
@@ -74,7 +77,7 @@ func (m *Memory) eraseHosts(p netip.Prefix, hosts map[uint64]bool, bans bool, at
 	if !dry {
 		m.Bans.logEnded(ended)
 	}
-	m.eraseNetworks(p, kept, dry, out)
+	eraseNetworks(m, p, kept, dry, out)
 	erase(&m.mu, &m.Peers.rows, dry, out, func(k peerKey, _ peer) bool { return k.kind != peerDomain && p.Contains(k.host.Prefix().Addr()) })
 	has := func(n uint64) bool { return hosts[n] || inPrefix(n, p) }
 	// If a network has other hosts, its counts do not describe a person.
@@ -89,7 +92,7 @@ func (m *Memory) eraseHosts(p netip.Prefix, hosts map[uint64]bool, bans bool, at
 
 // numbers returns the numbers of the hosts in p that are identified by a single IPv6
 // address.
-func (m *Memory) numbers(p netip.Prefix) map[uint64]bool {
+func numbers(m *Memory, p netip.Prefix) map[uint64]bool {
 	hosts := m.Bans.addresses(p)
 	if p.Addr().Is6() {
 		each(&m.mu, &m.Peers.rows, func(k peerKey, _ peer) (uint64, bool) {
@@ -100,7 +103,7 @@ func (m *Memory) numbers(p netip.Prefix) map[uint64]bool {
 }
 
 // eraseNetworks deletes the bans of the networks in p.
-func (m *Memory) eraseNetworks(p netip.Prefix, kept func(*ban) bool, dry bool, out *Erased) {
+func eraseNetworks(m *Memory, p netip.Prefix, kept func(*ban) bool, dry bool, out *Erased) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	n := &m.Bans.networks
@@ -131,8 +134,8 @@ func (b *Bans) logEnded(ended []netip.Prefix) {
 }
 
 // eraseUser deletes a user's rows.
-func (m *Memory) eraseUser(user []byte, dry bool, out *Erased) {
-	u := m.userHash(user)
+func eraseUser(m *Memory, user []byte, dry bool, out *Erased) {
+	u := userHash(m, user)
 	erase(&m.mu, &m.Counters.rows, dry, out, func(k counterKey, _ counter) bool { return k.by == rules.ByUser && k.subject == u })
 	erase(&m.mu, &m.Logins.sprays, dry, out, func(k sprayKey, _ spray) bool {
 		return k.kind >= netsOfUser && k.subject == u
@@ -140,7 +143,7 @@ func (m *Memory) eraseUser(user []byte, dry bool, out *Erased) {
 	erase(&m.mu, &m.Logins.accounts, dry, out, func(k uint64, _ ask) bool { return k == mix(u, 1) || k == mix(u, 2) })
 }
 
-func (m *Memory) userHash(user []byte) uint64 {
+func userHash(m *Memory, user []byte) uint64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.hash('u', user)
@@ -151,6 +154,9 @@ func (m *Memory) userHash(user []byte) uint64 {
 func erase[K comparable, V any](mu *sync.Mutex, t *table[K, V], dry bool, out *Erased, want func(K, V) bool) {
 	var keys []K
 	each(mu, t, func(k K, v V) (K, bool) { return k, want(k, v) }, func(k K) { keys = append(keys, k) })
+	if n := eraseForeign(mu, t, dry, want); n > 0 {
+		out.Rows[t.name] += n
+	}
 	if len(keys) == 0 {
 		return
 	}
@@ -160,6 +166,21 @@ func erase[K comparable, V any](mu *sync.Mutex, t *table[K, V], dry bool, out *E
 			t.delAll(mu, some)
 		}
 	}
+}
+
+// eraseForeign is erase for the rows of other hosts.
+func eraseForeign[K comparable, V any](mu *sync.Mutex, t *table[K, V], dry bool, want func(K, V) bool) (n int) {
+	mu.Lock()
+	defer mu.Unlock()
+	for k, f := range t.foreign {
+		if !want(k, f.row) {
+			continue
+		}
+		if n++; !dry {
+			delete(t.foreign, k)
+		}
+	}
+	return n
 }
 
 func (t *table[K, V]) delAll(mu *sync.Mutex, keys []K) {

@@ -83,10 +83,12 @@ func newLogins(s *shared, peers *Peers, counters *Counters) *Logins {
 			evictionScore: func(k sprayKey, r spray, now uint32) int64 {
 				return rest(r.since, sprayWindow[k.kind], now)
 			},
-			key:    func(k sprayKey) []byte { return be.AppendUint64([]byte{byte(k.kind)}, k.subject) },
-			value:  func(r spray) []byte { return append(be.AppendUint32(nil, r.since), words(r.seen[:]...)...) },
-			decode: readSpray,
-			shift:  func(_ sprayKey, r *spray, by int64) { shiftTime(&r.since, by) },
+			key:     func(k sprayKey) []byte { return be.AppendUint64([]byte{byte(k.kind)}, k.subject) },
+			value:   func(r spray) []byte { return append(be.AppendUint32(nil, r.since), words(r.seen[:]...)...) },
+			decode:  readSpray,
+			shift:   func(_ sprayKey, r *spray, by int64) { shiftTime(&r.since, by) },
+			combine: combineSprays,
+			newest:  func(_ sprayKey, r spray) int64 { return int64(r.since) },
 		}),
 	}
 }
@@ -172,8 +174,9 @@ func (t *Logins) Sent(c *Client, sender []byte, now int64) int {
 func (t *Logins) Sprays(c *Client, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	r, ok := t.sprays.live(sprayKey{c.Host().number(), usersOfSource}, t.clock.row(now))
-	return ok && r.count() >= sprayMax
+	k, at := sprayKey{c.Host().number(), usersOfSource}, t.clock.row(now)
+	r, ok := t.sprays.live(k, at)
+	return ok && t.everywhere(k, r, at) >= sprayMax
 }
 
 // Wrote records a recipient of c.User's mail, and returns the number of recipients
@@ -215,7 +218,7 @@ func (t *Logins) Abused(c *Client, now int64) bool {
 func (t *Logins) forget(freed func(host uint64) bool, network uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.sprays.deleteFunc(func(k sprayKey) bool {
+	forget(&t.sprays, func(k sprayKey) bool {
 		return k.kind == usersOfSource && freed(k.subject) || k.kind == usersOfNet && k.subject == network
 	})
 }
@@ -230,7 +233,7 @@ func (t *Logins) add(k sprayKey, hash uint16, at uint32) int {
 	}
 	for i, s := range r.seen {
 		if s == hash {
-			return r.count()
+			return t.everywhere(k, r, at)
 		}
 		if s == 0 {
 			r.seen[i] = hash
@@ -238,7 +241,17 @@ func (t *Logins) add(k sprayKey, hash uint16, at uint32) int {
 		}
 	}
 	t.sprays.put(k, r, at)
-	return r.count()
+	return t.everywhere(k, r, at)
+}
+
+// everywhere returns the number of distinct values in a row and in the row of other hosts
+// with the same key, at most sprayMax; see Multiple.
+func (t *Logins) everywhere(k sprayKey, r spray, at uint32) int {
+	own := r.count()
+	if others, _, ok := t.sprays.other(k, at); ok {
+		combineSprays(k, &r, others)
+	}
+	return together(own, r.count()-own)
 }
 
 func (t *Logins) remove(k sprayKey, hash uint16, at uint32) {

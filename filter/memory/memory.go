@@ -217,6 +217,10 @@ func (m *Memory) Load(entries iter.Seq[kv.Entry], now int64) {
 	if f := &m.Peers.forgotten; m.unread && !f.read {
 		f.missing(dayOf(m.clock.row(now)))
 	}
+	if m.rekeyed {
+		m.rekeyed = false
+		m.dropHashes()
+	}
 	m.unread = false
 	m.Bans.log.restart()
 }

@@ -9,6 +9,9 @@ type networkBans struct {
 	bits  [2][129]int // rows by family and prefix length
 	dirty map[netip.Prefix]struct{}
 	rules *ruleNames
+	// outgoing lists the bans that other hosts must receive; see table. It is nil if bans
+	// are not shared.
+	outgoing map[netip.Prefix]bool
 }
 
 func family(a netip.Addr) int {
@@ -44,6 +47,9 @@ func (n *networkBans) changed(p netip.Prefix) {
 		n.dirty = make(map[netip.Prefix]struct{})
 	}
 	n.dirty[p] = struct{}{}
+	if n.outgoing != nil {
+		n.outgoing[p] = true
+	}
 }
 
 func (n *networkBans) lookup(a netip.Addr, now uint32) (netip.Prefix, ban, bool) {

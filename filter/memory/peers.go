@@ -87,6 +87,10 @@ func newPeers(s *shared) *Peers {
 		},
 		decode:  readPeer,
 		merge:   mergePeers,
+		combine: combinePeers,
+		newest: func(_ peerKey, p peer) int64 {
+			return int64(max(p.first, p.good, p.login, p.bad, p.wrote)) * daySeconds
+		},
 		shift:   shiftPeer,
 		dropped: t.forgotten.drop,
 	})
@@ -281,10 +285,11 @@ type Standing struct {
 	Offence  time.Time // day of the latest offence; zero if there was none in the last 30 days
 	Login    time.Time // day of the latest login; zero if there was none in the last 30 days
 	Many     bool      // many hosts share the address
+	Origin   string    // other host on which the standing was earned; empty if it was earned here
 }
 
-// Standing returns the client's standing. The level is unknown until the stored rows
-// have been read.
+// Standing returns the client's standing. A client that is known on another host is also
+// known here. The level is unknown until the stored rows have been read.
 func (t *Peers) Standing(c *Client, now int64) (s Standing) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -312,6 +317,9 @@ func (t *Peers) Standing(c *Client, now int64) (s Standing) {
 	if s.Level == rules.StandingTrusted && !s.Offence.IsZero() {
 		s.Level = rules.StandingKnown
 	}
+	if s.Level == rules.StandingNone && !s.Many {
+		t.elsewhere(keys, at, &s)
+	}
 	if s.Level == rules.StandingNone {
 		s.By = ""
 		if t.unread {
@@ -319,6 +327,26 @@ func (t *Peers) Standing(c *Client, now int64) (s Standing) {
 		}
 	}
 	return s
+}
+
+// elsewhere sets the standing of a client that is known on another host.
+func (t *Peers) elsewhere(keys [2]peerKey, at uint32, s *Standing) {
+	for i, by := range [...]string{"host", "domain"} {
+		p, origin, ok := t.rows.other(keys[i], at)
+		if !ok || keys[i].kind == 0 || i == 0 && p.many() || i == 1 && countShort(p.senders[:]) >= manyForeign {
+			continue
+		}
+		earned := p.standing(&t.clock, at)
+		if earned.Level == rules.StandingNone && (i == 0 || !within(p.wrote, at, peerDays)) {
+			continue
+		}
+		s.Level, s.By, s.Origin = rules.StandingKnown, by, t.hosts.list[origin]
+		s.Messages, s.Days, s.First, s.Last = earned.Messages, earned.Days, earned.First, earned.Last
+		if earned.Level == rules.StandingNone {
+			s.By, s.Last = "correspondent", t.clock.day(p.wrote)
+		}
+		return
+	}
 }
 
 // standing returns the standing earned by the mail in a single row.

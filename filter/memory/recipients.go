@@ -58,8 +58,10 @@ func newRecipients(s *shared) *Recipients {
 				}
 				return append(append(words(r.day), accepted), words(r.networks[:]...)...)
 			},
-			decode: readRecipient,
-			shift:  func(_ uint64, r *recipient, by int64) { shiftDay(&r.day, by) },
+			decode:  readRecipient,
+			shift:   func(_ uint64, r *recipient, by int64) { shiftDay(&r.day, by) },
+			combine: combineRecipients,
+			newest:  func(_ uint64, r recipient) int64 { return int64(r.day) * daySeconds },
 		}),
 		asks: newTable(s, schema[uint64, ask]{
 			name: "asks", bucket: "asks", limit: maxAsks,
@@ -143,7 +145,14 @@ func (t *Recipients) Accepted(rcpt []byte, now int64) {
 func (t *Recipients) Known(rcpt []byte, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	r, ok := t.rows.live(t.mailbox(rcpt), t.clock.row(now))
+	k, at := t.mailbox(rcpt), t.clock.row(now)
+	r, ok := t.rows.live(k, at)
+	return ok && r.accepted || t.acceptedElsewhere(k, at)
+}
+
+// acceptedElsewhere reports whether another host has accepted mail for a mailbox.
+func (t *Recipients) acceptedElsewhere(k uint64, at uint32) bool {
+	r, _, ok := t.rows.other(k, at)
 	return ok && r.accepted
 }
 
@@ -155,7 +164,7 @@ func (t *Recipients) Refused(c *Client, rcpt []byte, now int64) {
 	at := t.clock.row(now)
 	k := t.mailbox(rcpt)
 	r, _ := t.rows.live(k, at)
-	if r.accepted {
+	if r.accepted || t.acceptedElsewhere(k, at) {
 		return
 	}
 	r.day = dayOf(at)
@@ -196,12 +205,20 @@ func (t *Recipients) again(k uint64, at uint32) bool {
 }
 
 // Probed reports whether at least distinctAt networks other than that of c have
-// requested rcpt, which has never existed.
+// requested rcpt, which has never existed. Up to Multiple times as many networks may
+// have requested rcpt on other hosts only.
 func (t *Recipients) Probed(c *Client, rcpt []byte, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	r, ok := t.rows.live(t.mailbox(rcpt), t.clock.row(now))
-	return ok && !r.accepted && r.networks.others(c.Addr) >= distinctAt
+	k, at := t.mailbox(rcpt), t.clock.row(now)
+	r, ok := t.rows.live(k, at)
+	if !ok || r.accepted || t.acceptedElsewhere(k, at) {
+		return false
+	}
+	own := r.networks.others(c.Addr)
+	others, _, _ := t.rows.other(k, at)
+	combineRecipients(k, &r, others)
+	return own+min(r.networks.others(c.Addr)-own, Multiple*own) >= distinctAt
 }
 
 // Excused records a request for a probed mailbox, and reports whether the request is

@@ -15,8 +15,11 @@ type shared struct {
 	mu       sync.Mutex
 	key      [16]byte // key of the hashes
 	keyDirty bool
+	fixed    bool // the key is that of UseKey
+	rekeyed  bool // the stored rows have hashes with another key
 	unread   bool // the stored rows have not been read yet
 	clock    clock
+	hosts    hostNames
 }
 
 func newShared() *shared {
@@ -65,23 +68,54 @@ func (s secret) changes(n int, put func(key, value []byte)) (left int) {
 	return n
 }
 
+// Key returns the key of the hashes.
+func (m *Memory) Key() [16]byte {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.key
+}
+
+// UseKey sets the key of the hashes, instead of a key in the stored rows. Rows whose hashes
+// depend on another key are dropped. UseKey must be called before Load.
+func (m *Memory) UseKey(key [16]byte) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.fixed = true
+	if m.key != key {
+		m.key, m.keyDirty = key, true
+		m.dropHashes()
+	}
+}
+
 // restore sets the key, and drops all rows whose hashes depend on the previous key.
 func (s secret) restore(_, value []byte, _ uint32) bool {
-	if len(value) != len(s.key) {
+	switch {
+	case len(value) != len(s.key):
 		return false
+	case string(value) == string(s.key[:]):
+		s.keyDirty = false
+	case s.fixed:
+		s.rekeyed = true // the rows follow
+	default:
+		copy(s.key[:], value)
+		s.keyDirty = false
+		s.dropHashes()
 	}
-	copy(s.key[:], value)
-	s.keyDirty = false
-	s.Recipients.rows.clear()
-	s.Recipients.asks.clear()
-	s.Logins.pairs.clear()
-	s.Logins.sprays.clear()
-	s.Logins.accounts.clear()
-	s.Peers.rows.deleteFunc(func(k peerKey) bool { return k.kind == peerDomain })
-	for k, p := range s.Peers.rows.rows {
-		p.senders, p.helos = [manySenders]uint16{}, [manyGreetings]uint16{}
-		s.Peers.rows.rows[k] = p
-	}
-	s.Counters.rows.deleteFunc(func(k counterKey) bool { return k.by == rules.ByHelo || k.by == rules.ByUser || k.by == rules.ByDomain })
 	return true
+}
+
+// dropHashes drops all rows whose hashes depend on the key.
+func (m *Memory) dropHashes() {
+	all := func(uint64) bool { return true }
+	m.Recipients.rows.deleteFunc(all)
+	m.Recipients.asks.deleteFunc(all)
+	m.Logins.pairs.deleteFunc(all)
+	m.Logins.sprays.deleteFunc(func(sprayKey) bool { return true })
+	m.Logins.accounts.deleteFunc(all)
+	m.Peers.rows.deleteFunc(func(k peerKey) bool { return k.kind == peerDomain })
+	for k, p := range m.Peers.rows.rows {
+		p.senders, p.helos = [manySenders]uint16{}, [manyGreetings]uint16{}
+		m.Peers.rows.put(k, p, 0)
+	}
+	m.Counters.rows.deleteFunc(func(k counterKey) bool { return k.by == rules.ByHelo || k.by == rules.ByUser || k.by == rules.ByDomain })
 }

@@ -28,6 +28,11 @@ type schema[K comparable, V any] struct {
 	shift func(k K, v *V, by int64)
 	// dropped, if set, is called for each row that is evicted or has expired.
 	dropped func(k K, v V)
+	// combine merges the rows of several hosts with the same key, in any order. The
+	// time of the rows is now. Tables without combine are not shared.
+	combine func(k K, v *V, other V)
+	// newest returns the latest time in a row of a shared table, in seconds since 1970.
+	newest func(k K, v V) int64
 }
 
 // A table is a map with a maximum number of rows. Each table keeps track of changed
@@ -42,6 +47,13 @@ type table[K comparable, V any] struct {
 	dirty   map[K]bool
 	evicted uint64
 	peak    int // maximum number of rows since the map was allocated
+
+	// outgoing lists the keys of own rows that other hosts must receive, and whether they
+	// have changed since the previous call of Memory.Outgoing or only been announced. It is
+	// nil if rows are not shared. Evicted and expired rows are removed, so outgoing is never
+	// larger than twice the table.
+	outgoing map[K]bool
+	foreign  map[K]foreignRow[V] // rows of other hosts
 
 	// next iterates over the remaining rows while all rows are rewritten. Otherwise it
 	// is nil.
@@ -84,6 +96,9 @@ func (t *table[K, V]) put(k K, v V, now uint32) {
 	if _, ok := t.dirty[k]; !ok {
 		t.dirty[k] = had
 	}
+	if t.outgoing != nil {
+		t.outgoing[k] = true
+	}
 }
 
 // samples is the number of rows that put samples for each new row. With more than one
@@ -122,6 +137,7 @@ func (t *table[K, V]) makeRoom(now uint32) {
 // drop deletes a row that is evicted or has expired.
 func (t *table[K, V]) drop(k K, v V) {
 	t.del(k)
+	delete(t.outgoing, k) // other hosts keep their copies of the row until they expire
 	if t.dropped != nil {
 		t.dropped(k, v)
 	}
@@ -129,6 +145,9 @@ func (t *table[K, V]) drop(k K, v V) {
 
 func (t *table[K, V]) del(k K) {
 	delete(t.rows, k)
+	if t.outgoing != nil {
+		t.outgoing[k] = true
+	}
 	if onDisk, ok := t.dirty[k]; ok && !onDisk {
 		delete(t.dirty, k)
 	} else {
@@ -142,12 +161,6 @@ func (t *table[K, V]) deleteFunc(del func(K) bool) {
 			t.del(k)
 		}
 	}
-}
-
-// clear drops all rows and pending changes.
-func (t *table[K, V]) clear() {
-	clear(t.rows)
-	clear(t.dirty)
 }
 
 // shift adds a number of seconds to the times in all rows.
@@ -214,7 +227,11 @@ func (t *table[K, V]) restore(key, value []byte, now uint32) bool {
 
 // restoreRow adds a row from disk unless it has expired.
 func (t *table[K, V]) restoreRow(k K, v V, now uint32) {
+	if t.outgoing != nil {
+		t.outgoing[k] = false
+	}
 	if t.evictionScore(k, v, now) < 0 {
+		delete(t.outgoing, k)
 		t.dirty[k] = true
 		if t.dropped != nil {
 			t.dropped(k, v)

@@ -17,7 +17,7 @@ const (
 	// Tokens, Score, Repeat, Exempt.
 	OutcomeVerdict
 	// OutcomeReturn is a connection from a banned client: Rule, Phase, Decision,
-	// Enforced, Until, BanSession.
+	// Enforced, Until, BanSession, Origin.
 	OutcomeReturn
 	// OutcomeTag is a tag set by a rule: Tag, Phase.
 	OutcomeTag
@@ -54,5 +54,6 @@ type Outcome struct {
 	Until      time.Time
 	Times      int    // number of bans of this prefix so far
 	BanSession uint64 // session that led to the ban; 0 for a manual ban
+	Origin     string // other host that imposed the ban
 	Exempt     string // why the ban or rejection does not apply; empty if it does
 }

@@ -81,9 +81,9 @@ func (a *Answer) observed() *Ban {
 
 // cause names the operator or the rule that imposed the ban.
 func (b *Ban) cause() string {
-	line := "rule " + text.Escape(b.Rule)
+	line := "rule " + text.Escape(b.Rule+b.On())
 	if b.Manual {
-		line = "the operator: " + text.Escape(b.Rule)
+		line = "the operator" + text.Escape(b.On()+": "+b.Rule)
 	}
 	if b.Observe {
 		line += " (observed only)"
@@ -169,6 +169,21 @@ func (a *Answer) origin(s *Session, r *Rule) (*Session, *Rule) {
 	return s, r
 }
 
+// findOrigin looks up the other host that imposed the ban of s.
+func (a *Answer) findOrigin(s *Session, r *Rule) {
+	h := a.host(s)
+	if r.BannedIn == "" || r.Kept || h == nil {
+		return
+	}
+	for i := range h.Bans {
+		b := &h.Bans[i]
+		if b.On() != "" && b.Ban.Session == r.ban && text.Escape(b.Rule) == r.Rule {
+			r.BannedOn = text.Escape(b.Origin)
+			return
+		}
+	}
+}
+
 // rejects reports whether the decision rejects the client or a command.
 func (r *Rule) rejects() bool {
 	return r.Decision == smtp.Reject.String() || r.Decision == smtp.Disconnect.String()
@@ -179,9 +194,9 @@ func (s *Session) cause(r *Rule) string {
 	line := "rule " + r.Rule
 	switch {
 	case r.BannedIn == manual:
-		line = "the operator's ban (" + r.Rule + ")"
+		line = "the operator's ban" + r.on() + " (" + r.Rule + ")"
 	case r.BannedIn != "":
-		line = "the ban by rule " + r.Rule + " in session " + r.BannedIn
+		line = "the ban by rule " + r.Rule + r.on() + " in session " + r.BannedIn
 	}
 	if !r.Enforced {
 		line += " (observed only)"
@@ -193,6 +208,14 @@ func (s *Session) cause(r *Rule) string {
 		line += s.because(r)
 	}
 	return line
+}
+
+// on names the other host that imposed the ban, as in " on mx1", or returns "".
+func (r *Rule) on() string {
+	if r.BannedOn == "" {
+		return ""
+	}
+	return " on " + r.BannedOn
 }
 
 // because returns the evidence that the rule's conditions refer to.

@@ -176,7 +176,12 @@ func (w *query) addBan(x *hostIndex, b memory.Ban) {
 			}
 		}
 	}
-	asked = asked || q.session != 0 && b.Session == q.session
+	if q.session != 0 && b.Session == q.session {
+		asked = true
+		if b.On() != "" {
+			w.note("session %s was%s; run there: scanwatch why %[1]s", ban.Session, text.Escape(b.On()))
+		}
+	}
 	if _, seen := x.hosts[b.Prefix]; asked && !seen {
 		if h := x.add(b.Prefix); h != nil {
 			h.accused, h.Bans = true, append(h.Bans, ban)
@@ -311,16 +316,20 @@ type Standing struct {
 	Messages int    `json:"messages"`       // accepted messages
 	Days     int    `json:"days"`           // days with messages
 	Many     bool   `json:"many,omitempty"` // many hosts share the address
+	On       string `json:"on,omitempty"`   // other host on which the standing was earned
 }
 
 // exemptByMail adds the host's standing and the reason for it.
 func (w *query) exemptByMail(h *Host, c *client) {
 	st := w.memory.Peers.Standing(&c.peer, w.Now.UnixMicro())
-	h.Standing = &Standing{Level: st.Level.String(), By: st.By, Messages: st.Messages, Days: st.Days, Many: st.Many}
+	h.Standing = &Standing{Level: st.Level.String(), By: st.By, Messages: st.Messages, Days: st.Days, Many: st.Many, On: text.Escape(st.Origin)}
 	day := func(t time.Time) string { return t.Format("2006-01-02") }
 	made := fmt.Sprintf("%s on %s from the %s, %s to %s", text.Plural(st.Messages, "accepted message"), text.Plural(st.Days, "day"), st.By, day(st.First), day(st.Last))
 	if st.By == "correspondent" {
 		made = "users of this server write to its domain, last on " + day(st.Last)
+	}
+	if st.Origin != "" {
+		made = "on " + h.Standing.On + ": " + made
 	}
 	if !st.Offence.IsZero() {
 		made += "; offence on " + day(st.Offence)
@@ -353,7 +362,7 @@ func (w *query) exemptByLogin(h *Host, c *client) {
 func (w *query) addRemedies(h *Host, friend bool) {
 	for _, b := range h.Bans {
 		if !b.Expired {
-			h.Remedies = append(h.Remedies, Remedy{"scanwatch unban " + prefix.String(b.Prefix), "ends the ban immediately"})
+			h.Remedies = append(h.Remedies, Remedy{"scanwatch unban " + prefix.String(b.Prefix), unbanned(&b, w.Policy)})
 		}
 	}
 	if friend {
@@ -363,6 +372,14 @@ func (w *query) addRemedies(h *Host, friend bool) {
 	if w.Policy != nil && !strings.Contains(w.Policy.String(), "pass from <friends>") {
 		h.Remedies = append(h.Remedies, Remedy{"pass from <friends>", "in " + w.File + ": add this statement, it is missing"})
 	}
+}
+
+// unbanned describes the effect of scanwatch unban under a policy, which may be nil.
+func unbanned(b *Ban, p *rules.Policy) string {
+	if b.Origin != "" || p != nil && p.Fleet != nil {
+		return "ends the ban immediately, and on all hosts that share it"
+	}
+	return "ends the ban immediately"
 }
 
 // befriend returns the remedy that exempts a host permanently.

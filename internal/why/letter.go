@@ -96,6 +96,9 @@ func (s *Session) reason(r *Rule) string {
 	if r.BannedIn == manual {
 		return "The postmaster has banned the address."
 	}
+	if r.BannedOn != "" {
+		return "Another mail server of this site has banned the address. " + otherAdvice
+	}
 	reason := "The reason: this host "
 	if r.Now == assumed {
 		reason = "The rule at that time is not recorded. According to the current rule, the reason is: this host "

@@ -27,6 +27,8 @@ type Session struct {
 	Erased   bool              `json:"erased,omitempty"` // the operator has removed the source and all names
 	RDNS     string            `json:"rdns,omitempty"`
 	FCrDNS   string            `json:"fcrdns"`
+	Server   string            `json:"server,omitempty"`    // the mail server; empty: this host
+	FrontEnd string            `json:"front_end,omitempty"` // empty: smtpd
 	Helo     []string          `json:"helo,omitempty"`
 	Summary  []string          `json:"summary"`
 	Rules    []Rule            `json:"rules,omitempty"`
@@ -57,7 +59,10 @@ type Rule struct {
 	// BannedIn is the id of the session that led to the ban of this session, or
 	// "manual" if the operator imposed the ban. Kept reports whether that session's
 	// record still exists.
+	//
+	// BannedOn is the name of the other host that imposed the ban and has that record.
 	BannedIn string `json:"banned_in,omitempty"`
+	BannedOn string `json:"banned_on,omitempty"`
 	Kept     bool   `json:"kept,omitempty"`
 
 	ref uint32 // reference to the rule's text
@@ -85,7 +90,10 @@ type sessionReader struct {
 // session describes the session that r records.
 func (w *query) session(r *store.Record) *Session {
 	s := &Session{Session: sessionID(r.ID), Start: text.At(r.Start), End: text.At(r.End), Local: r.Local, Erased: r.Erased,
-		RDNS: text.Escape(r.RDNS), FCrDNS: r.FCrDNS.String(), Summary: []string{}, Omitted: r.Omitted, Sessions: r.Sessions}
+		RDNS: text.Escape(r.RDNS), FCrDNS: r.FCrDNS.String(), Summary: []string{}, Omitted: r.Omitted, Sessions: r.Sessions, Server: text.Escape(r.Server), FrontEnd: text.Escape(r.FrontEnd)}
+	if s.FrontEnd != "" {
+		s.Summary = append(s.Summary, fmt.Sprintf("reported by %s through %s", s.Server, s.FrontEnd))
+	}
 	if len(r.Sketch) > 0 {
 		var all sketch.Sketch
 		all.Merge(r.Sketch)

@@ -131,7 +131,9 @@ func (p *printer) rules(list []Rule) {
 		}
 		switch {
 		case r.BannedIn == manual:
-			p.line("because", "the operator banned the client")
+			p.line("because", "the operator banned the client%s", r.on())
+		case r.BannedOn != "":
+			p.line("because", "banned in session %s%s; run there: scanwatch why %[1]s", r.BannedIn, r.on())
 		case r.BannedIn != "" && !r.Kept:
 			p.line("because", "banned in session %s, whose record has expired", r.BannedIn)
 		case r.BannedIn != "":
@@ -241,15 +243,15 @@ func (p *printer) ban(b *Ban, h *Host) string {
 	}
 	switch {
 	case b.Manual:
-		line += ", manual: " + text.Escape(b.Rule)
+		line += ", manual" + text.Escape(b.On()+": "+b.Rule)
 	case b.Session != "":
-		line += fmt.Sprintf(", by rule %s in session %s", text.Escape(b.Rule), b.Session)
+		line += fmt.Sprintf(", by rule %s in session %s", text.Escape(b.Rule+b.On()), b.Session)
 	}
 	if b.Observe {
 		line += " (observed only)"
 	}
 	if b.Revoked {
-		line += " (revoked)"
+		line += " (" + text.Escape(b.Revocation()) + ")"
 	}
 	if b.Attempts > 0 {
 		line += "; " + text.Plural(b.Attempts, "attempt") + " since"

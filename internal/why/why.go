@@ -166,12 +166,15 @@ func Find(q *Question, o Options) (*Answer, error) {
 	for _, s := range w.answer.Sessions {
 		for i := range s.Rules {
 			w.findBan(s, &s.Rules[i], bans)
+			w.answer.findOrigin(s, &s.Rules[i])
 		}
 	}
 	for _, list := range [][]*Session{w.answer.Sessions, w.answer.Deciding} {
 		for _, s := range list {
 			for i := range s.Rules {
-				w.addText(&s.Rules[i])
+				if s.Rules[i].BannedOn == "" { // a rule of another host may have the same name
+					w.addText(&s.Rules[i])
+				}
 			}
 		}
 	}

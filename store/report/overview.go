@@ -57,6 +57,7 @@ type ActiveBan struct {
 	Prefix   string
 	Name     string // reverse DNS name and organisation; may be empty
 	Rule     string // or the reason of the operator
+	On       string // the other host that imposed the ban, as in " on mx1"; empty for this host
 	Since    time.Time
 	Until    time.Time
 	Times    int // consecutive offences, including this one

@@ -117,7 +117,9 @@ func (p *Page) bans(zone *time.Location) pageSection {
 		case b.Observed:
 			how = "would be banned"
 		case b.Manual:
-			how, kind = "by the operator", "by the operator"
+			how, kind = "by the operator"+b.On, "by the operator"
+		case b.On != "":
+			how = strings.TrimSpace(b.On)
 		}
 		t.add(kind, cell{Text: b.Prefix, Sub: b.Name}, cell{Text: b.Rule, Sub: how}, text.ShortDuration(b.Until.Sub(p.Site.Made)),
 			p.stamp(b.Until, zone), text.Ordinal(b.Times), b.Attempts)

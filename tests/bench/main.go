@@ -87,6 +87,7 @@ var parts = []part{
 	{"history", (*bench).history},
 	{"sealing", (*bench).sealing},
 	{"lookups", (*bench).lookups},
+	{"sharing", (*bench).sharing},
 	{"smtpd", (*bench).real},
 }
 

@@ -172,7 +172,7 @@ func sendBans(a *Answer, list BanList, all []netip.Prefix, b *memory.Bans, now i
 		e := BanEntry{Prefix: p}
 		if ban, ok := b.Enforced(p, now); ok {
 			e.Seconds = max((ban.Until.UnixMicro()-now)/1e6, 1)
-			e.Rule, e.Spared = ban.Rule, spared(p)
+			e.Rule, e.Spared = ban.Rule+ban.On(), spared(p)
 			if ban.Session != 0 {
 				e.Session = fmt.Sprintf("%016x", ban.Session)
 			}

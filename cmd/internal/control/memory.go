@@ -62,7 +62,7 @@ func MemoryCommands(m *memory.Memory, s State, now func() int64, enforced func()
 				return errors.New("too many bans of networks; use a table in the configuration for long lists")
 			}
 			changed(b)
-			return a.JSON(Banned{[]memory.Ban{b}, notes(shorter, observing(), saved(ctx, s))})
+			return a.JSON(Banned{Bans: []memory.Ban{b}, Note: notes(shorter, observing(), saved(ctx, s))})
 		}},
 		unbanCommand(m, s, now, changed),
 		{"days", 0, func(ctx context.Context, a *Answer, _ []string) error {
@@ -119,6 +119,7 @@ func unbanCommand(m *memory.Memory, s State, now func() int64, changed func(memo
 		if b := m.Bans.Covering(p.Addr(), now()); len(b) > 0 {
 			still = "still within the ban of " + prefix.String(b[0].Prefix)
 		}
+		answer.Elsewhere = len(ended) == 0 && !within && m.Bans.Disclaim(p.Masked(), now())
 		answer.Note = notes(more, still, saved(ctx, s))
 		return a.JSON(answer)
 	}}

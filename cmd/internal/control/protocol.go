@@ -9,7 +9,7 @@ package control
 //
 //	scanwatch-control 1
 //
-// The server then answers commands. A command is a line of at most 1024 bytes: a word and
+// The server then answers commands. A command is a line of at most 8192 bytes: a word and
 // its arguments, separated by spaces. The answer is a line with a JSON object. If the
 // command failed, the member "error" gives the reason. The answer to "snapshot" is
 // {"segment":NAME,"size":N}, followed by the N bytes of the file. Either side may close
@@ -56,6 +56,17 @@ package control
 //	                  address is not listed, or ? and a cause if that is unknown. Answers
 //	                  without a question are counted and have no effect
 //	spared ADDRESS    answers whether an export would omit the host
+//	fleet FINGERPRINT succeeds if the filter uses the key of the fleet with this fingerprint
+//	rows SKEW HOW     answers the rows of the state that other hosts must receive:
+//	                  {"entries":N,"more":BOOL,"drop":[HOST,...]} and N lines with a
+//	                  bucket, a key and a value, see package memory. HOW is all or
+//	                  changes. SKEW is the number of seconds that are added to times
+//	foreign SKEW ROWS sets rows of other hosts, separated by commas:
+//	                  TABLE;KEY;VALUE;HOST, with KEY and VALUE in base64url
+//	hosts HOW LIST    sets the status of other hosts; HOW is first or more, LIST is a
+//	                  JSON array, escaped as in a URL
+//	drop HOST         waits until the companion has dropped the rows of another host;
+//	                  dropped HOST ROWS is the companion's answer
 //	note NAME ENTRIES ERROR
 //	                  announces a companion and its latest result; ERROR begins with
 //	                  - and is escaped as in a URL
@@ -71,13 +82,14 @@ import (
 
 	"scanwatch/filter/dnslist"
 	"scanwatch/filter/memory"
+	"scanwatch/filter/share"
 	"scanwatch/internal/text"
 	"scanwatch/store"
 )
 
 const (
 	greeting = "scanwatch-control 1"
-	maxLine  = 1024 // length of a command line in bytes
+	maxLine  = 8192 // length of a command line in bytes
 
 	refusal = "scanwatch-control denied: "
 
@@ -128,6 +140,10 @@ type Status struct {
 	Companions []CompanionStatus `json:"companions,omitempty"`
 	// Lookups is the status of the DNS lists in the configuration.
 	Lookups []dnslist.ListStatus `json:"lookups,omitempty"`
+	// Fleet is the name of this host and the fleet's key; nil without the statement.
+	Fleet *FleetStatus `json:"fleet,omitempty"`
+	// Hosts is the status of the other hosts that share their state.
+	Hosts []share.HostStatus `json:"hosts,omitempty"`
 	// Sandbox describes the active restrictions in the same words as the log.
 	Sandbox string `json:"sandbox,omitempty"`
 }
@@ -159,10 +175,19 @@ type Live struct {
 	Summed   int64 `json:"summed"`   // ended sessions in aggregates that are not yet written
 }
 
+// FleetStatus describes this host as one of several.
+type FleetStatus struct {
+	Name    string `json:"name"`
+	Key     string `json:"key,omitempty"`     // fingerprint
+	Problem string `json:"problem,omitempty"` // reason why this host cannot share rows
+}
+
 // Banned is the answer to "ban" and "unban".
 type Banned struct {
 	Bans []memory.Ban `json:"bans"` // the new ban, or the revoked bans
 	Note string       `json:"note,omitempty"`
+	// Elsewhere is set if there is no ban here, and other hosts are told to end theirs.
+	Elsewhere bool `json:"elsewhere,omitempty"`
 }
 
 // Config describes the active configuration.

@@ -1,6 +1,7 @@
 package live
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"strings"
@@ -8,6 +9,7 @@ import (
 
 	"scanwatch/cmd/internal/control"
 	"scanwatch/filter/dnslist"
+	"scanwatch/filter/share"
 	"scanwatch/internal/prefix"
 	"scanwatch/internal/text"
 	"scanwatch/rules"
@@ -43,6 +45,9 @@ func Problems(s *control.Status, zone *time.Location) (all []string) {
 	}
 	for _, n := range s.Config.Notes {
 		add("configuration: %s", n)
+	}
+	if s.Fleet != nil && s.Fleet.Problem != "" {
+		add("fleet: %s", s.Fleet.Problem)
 	}
 	for _, problem := range s.CompanionProblems(time.Now()) {
 		add("%s", problem)
@@ -103,6 +108,12 @@ func PrintStatus(w io.Writer, s *control.Status, zone *time.Location) {
 	for i := range s.Companions {
 		line("companion", "%s", companionLine(&s.Companions[i], zone))
 	}
+	if f := s.Fleet; f != nil {
+		line("fleet", "this host is %s, fingerprint of the key %s", text.Escape(f.Name), cmp.Or(text.Escape(f.Key), "unknown"))
+	}
+	for i := range s.Hosts {
+		line("host", "%s", hostLine(&s.Hosts[i], time.Now()))
+	}
 	for i := range s.Lookups {
 		line("lookup", "%s", lookupLine(&s.Lookups[i]))
 	}
@@ -143,6 +154,21 @@ func lookupLine(l *dnslist.ListStatus) string {
 	}
 	if l.Dropped > 0 {
 		line += fmt.Sprintf(", %d dropped", l.Dropped)
+	}
+	return line
+}
+
+// hostLine describes another host that shares its state.
+func hostLine(h *share.HostStatus, now time.Time) string {
+	line := text.Escape(h.Name) + ": " + text.Plural(h.Rows, "row")
+	if !h.Last.IsZero() {
+		line += ", latest change " + text.ShortDuration(max(now.Sub(h.Last), 0)) + " ago"
+	}
+	if h.Omitted > 0 {
+		line += fmt.Sprintf(", %d omitted", h.Omitted)
+	}
+	if h.Problem != "" {
+		line += "; " + text.Escape(h.Problem)
 	}
 	return line
 }

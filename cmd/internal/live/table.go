@@ -387,9 +387,9 @@ func (b *builder) banned() table {
 		if ban.Expired(b.now) {
 			continue
 		}
-		rule := cell{text: shown(ban.Rule, 64)}
+		rule := cell{text: shown(ban.Rule+ban.On(), 64)}
 		if ban.Manual {
-			rule.text = "operator: " + rule.text
+			rule.text = shown("operator"+ban.On()+": "+ban.Rule, 76)
 		}
 		if ban.Observe {
 			rule = cell{"(observed) " + rule.text, lookFaint}

@@ -47,7 +47,7 @@ func (a *Report) Page(limit int) (*report.Page, error) {
 	}
 	for i := range bans {
 		b := &bans[i]
-		p.Bans.List = append(p.Bans.List, report.ActiveBan{Prefix: prefix.String(b.Prefix), Name: hosts[b.Prefix].String(), Rule: text.Escape(b.Rule),
+		p.Bans.List = append(p.Bans.List, report.ActiveBan{Prefix: prefix.String(b.Prefix), Name: hosts[b.Prefix].String(), Rule: text.Escape(b.Rule), On: text.Escape(b.On()),
 			Since: b.Since, Until: b.Until, Times: b.Times, Attempts: b.Attempts, Manual: b.Manual, Observed: b.Observe})
 	}
 	return p, nil

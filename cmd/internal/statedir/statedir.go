@@ -228,6 +228,28 @@ func (d *Dir) OpenState(program string) (*memory.Memory, *store.State, error) {
 	return m, file, nil
 }
 
+// Memory returns a copy of the state, including the latest changes of a running filter.
+func (d *Dir) Memory() (*memory.Memory, error) {
+	m := memory.New()
+	now := d.Now().UnixMicro()
+	m.Follow()
+	m.Tick(now)
+	var failed error
+	m.Load(func(yield func(store.Entry) bool) {
+		done := errors.New("")
+		failed = d.State(memory.Buckets(), func(e store.Entry) error {
+			if !yield(e) {
+				return done
+			}
+			return nil
+		})
+		if failed == done {
+			failed = nil
+		}
+	}, now)
+	return m, failed
+}
+
 // Begin creates state.db in a directory that no filter has used. Otherwise, a filter that
 // found only imported records would conclude that state.db was lost.
 func (d *Dir) Begin(program string) error {

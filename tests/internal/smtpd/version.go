@@ -46,7 +46,10 @@ func rootsDir() string {
 	return "/var/cache/scanwatch-tests"
 }
 
-func (v Version) dir() string { return filepath.Join(rootsDir(), v.Root) }
+func (v Version) dir() string { return RootDir(v.Root) }
+
+// RootDir returns the directory of a root; see tests/roots.sh.
+func RootDir(root string) string { return filepath.Join(rootsDir(), root) }
 
 // Check returns an error if v cannot run because the program is outside the namespace or
 // v's root is missing.

@@ -1,0 +1,387 @@
+package control
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"scanwatch/filter/memory"
+	"scanwatch/filter/share"
+	"scanwatch/internal/kv"
+)
+
+// Sharing connects the companion share to the state. The zero value is ready for use,
+// except for Memory and Now.
+type Sharing struct {
+	Memory *memory.Memory
+	Now    func() int64
+	// Problem is the reason why this host cannot share rows, or "".
+	Problem string
+	// Fingerprint is that of the fleet's key. It is compared with that of the companion.
+	Fingerprint string
+
+	mu    sync.Mutex
+	hosts []share.HostStatus
+	drops []*drop // in the order of the commands
+}
+
+// A drop is a command of the operator that waits for the companion.
+type drop struct {
+	host string
+	sent bool
+	done chan int // receives the number of rows
+}
+
+// maxRows is the maximum number of rows in an answer to rows.
+const maxRows = 20_000
+
+// maxDrops is the maximum number of commands that wait for the companion.
+const maxDrops = 100
+
+// dropPatience limits how long a command waits for the companion.
+const dropPatience = 10 * time.Second
+
+// Arguments of the rows command.
+const (
+	allRows = "all"
+	changes = "changes"
+)
+
+// RowList describes the rows that follow it in the answer to "rows".
+type RowList struct {
+	Entries int `json:"entries"`
+	// More is set if there are more rows.
+	More bool `json:"more,omitempty"`
+	// Drop lists the hosts whose rows the operator has dropped.
+	Drop []string `json:"drop,omitempty"`
+}
+
+type sharedRow struct {
+	Bucket string `json:"b"`
+	Key    []byte `json:"k"`
+	Value  []byte `json:"v,omitempty"`
+}
+
+// Hosts returns the other hosts that the companion knows.
+func (s *Sharing) Hosts() []share.HostStatus {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.hosts)
+}
+
+// Commands returns the commands of the companion share.
+func (s *Sharing) Commands() []Command {
+	return []Command{
+		{"fleet", 1, s.fleet},
+		{"rows", 2, s.rows},
+		{"foreign", 2, s.foreign},
+		{"hosts", 2, s.setHosts},
+		{"dropped", 2, s.dropped},
+	}
+}
+
+// OperatorCommands returns the commands of the operator.
+func (s *Sharing) OperatorCommands() []Command {
+	return []Command{{"drop", 1, s.drop}, {"foreign", 2, s.foreign}}
+}
+
+// fleet compares the key of the companion with that of the filter.
+func (s *Sharing) fleet(_ context.Context, a *Answer, args []string) error {
+	switch {
+	case s.Problem != "":
+		return errors.New(s.Problem)
+	case args[0] != s.Fingerprint:
+		return fmt.Errorf("the filter was started with another fleet key (%s); restart smtpd", s.Fingerprint)
+	}
+	s.Memory.Announce() // before the companion sends rows of other hosts
+	return a.JSON(struct{}{})
+}
+
+const maxSkew = 1 << 31
+
+func parseSkew(s string) (int64, error) {
+	skew, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || skew < -maxSkew || skew > maxSkew {
+		return 0, fmt.Errorf("parse skew %q: not a number of seconds", s)
+	}
+	return skew, nil
+}
+
+func (s *Sharing) rows(_ context.Context, a *Answer, args []string) error {
+	skew, err := parseSkew(args[0])
+	switch {
+	case err != nil:
+		return err
+	case s.Problem != "":
+		return errors.New(s.Problem)
+	case args[1] == allRows:
+		s.Memory.Announce()
+	case args[1] != changes:
+		return fmt.Errorf("%q is neither %s nor %s", args[1], allRows, changes)
+	}
+	if !s.Memory.Bans.Loaded() {
+		return errors.New("the state on disk is not loaded yet")
+	}
+	rows := s.Memory.Outgoing(maxRows, skew)
+	if err := a.JSON(RowList{len(rows), len(rows) == maxRows, s.pending()}); err != nil {
+		return err
+	}
+	var buf []byte
+	for i := range rows {
+		line, err := json.Marshal(sharedRow{rows[i].Bucket, rows[i].Key, rows[i].Value})
+		if err != nil {
+			return err
+		}
+		if buf = append(append(buf, line...), '\n'); len(buf) > chunk || i == len(rows)-1 {
+			if _, err := a.Write(buf); err != nil {
+				return err
+			}
+			buf = buf[:0]
+		}
+	}
+	return nil
+}
+
+// pending returns the hosts to be dropped that the companion does not know yet.
+func (s *Sharing) pending() (names []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, d := range s.drops {
+		if !d.sent {
+			d.sent = true
+			names = append(names, d.host)
+		}
+	}
+	return names
+}
+
+var encoding = base64.RawURLEncoding
+
+func (s *Sharing) foreign(_ context.Context, a *Answer, args []string) error {
+	skew, err := parseSkew(args[0])
+	if err != nil {
+		return err
+	}
+	var list []memory.Foreign
+	for one := range strings.SplitSeq(args[1], ",") {
+		f, err := parseForeign(one)
+		if err != nil {
+			return err
+		}
+		list = append(list, f)
+	}
+	if err := s.Memory.Incoming(list, skew, s.Now()); err != nil {
+		return err
+	}
+	return a.JSON(struct{}{})
+}
+
+// ended marks a row whose ban has ended; see memory.Foreign.
+const ended = "ended"
+
+// parseForeign parses TABLE;KEY;VALUE;HOST;ENDED.
+func parseForeign(s string) (f memory.Foreign, err error) {
+	part := strings.Split(s, ";")
+	if len(part) != 5 || part[4] != "" && part[4] != ended {
+		return f, fmt.Errorf("parse row %.80q: must be TABLE;KEY;VALUE;HOST;ENDED", s)
+	}
+	f.Bucket, f.Origin, f.Ended = part[0], part[3], part[4] == ended
+	if f.Key, err = encoding.DecodeString(part[1]); err == nil && part[2] != "" {
+		f.Value, err = encoding.DecodeString(part[2])
+	}
+	if err != nil {
+		return f, fmt.Errorf("parse row %.80q: %w", s, err)
+	}
+	if f.Origin != "" && !share.ValidName(f.Origin) {
+		return f, fmt.Errorf("parse row %.80q: %.80q is not the name of a host", s, f.Origin)
+	}
+	return f, nil
+}
+
+// The first argument of hosts.
+const (
+	firstHosts = "first"
+	moreHosts  = "more"
+)
+
+const maxHosts = 1000
+
+func (s *Sharing) setHosts(_ context.Context, a *Answer, args []string) error {
+	list := []share.HostStatus{}
+	text, err := url.PathUnescape(args[1])
+	if err == nil {
+		err = json.Unmarshal([]byte(text), &list)
+	}
+	if err != nil {
+		return fmt.Errorf("parse hosts: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if args[0] == moreHosts {
+		list = append(s.hosts, list...)
+	}
+	s.hosts = list[:min(len(list), maxHosts)]
+	return a.JSON(struct{}{})
+}
+
+// drop waits until the companion has dropped the rows of a host.
+func (s *Sharing) drop(ctx context.Context, a *Answer, args []string) error {
+	if !share.ValidName(args[0]) {
+		return fmt.Errorf("%.80q is not the name of a host", args[0])
+	}
+	d := &drop{host: args[0], done: make(chan int, 1)}
+	if !s.add(d) {
+		return errors.New("the companion share does not answer")
+	}
+	defer s.remove(d)
+	select {
+	case n := <-d.done:
+		return a.JSON(Dropped{d.host, n})
+	case <-time.After(dropPatience):
+		return fmt.Errorf("the companion share has not answered within %v; does it run?", dropPatience)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (s *Sharing) add(d *drop) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.drops) == maxDrops {
+		return false
+	}
+	s.drops = append(s.drops, d)
+	return true
+}
+
+func (s *Sharing) remove(d *drop) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.drops = slices.DeleteFunc(s.drops, func(other *drop) bool { return other == d })
+}
+
+func (s *Sharing) dropped(_ context.Context, a *Answer, args []string) error {
+	n, err := strconv.Atoi(args[1])
+	if err != nil {
+		return fmt.Errorf("parse %q: not a number", args[1])
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, d := range s.drops {
+		if d.host == args[0] && d.sent {
+			select {
+			case d.done <- n:
+			default:
+			}
+		}
+	}
+	return a.JSON(struct{}{})
+}
+
+// Dropped is the answer to "drop".
+type Dropped struct {
+	Host string `json:"host"`
+	Rows int    `json:"rows"`
+}
+
+// Drop drops everything that another host has said.
+func Drop(c *Client, host string) (d Dropped, err error) {
+	err = c.ask(&d, "drop", host)
+	return d, err
+}
+
+// Fleet returns an error if the filter has another key than the companion.
+func Fleet(c *Client, fingerprint string) error {
+	return c.ask(new(struct{}), "fleet", fingerprint)
+}
+
+// Rows returns the rows of this host that have changed since the previous call, or all if
+// all is set. Times in rows are times of this host's clock plus skew, in seconds.
+func Rows(c *Client, skew int64, all bool) (list RowList, rows []kv.Entry, err error) {
+	how := changes
+	if all {
+		how = allRows
+	}
+	if err := c.ask(&list, "rows", strconv.FormatInt(skew, 10), how); err != nil {
+		return list, nil, err
+	}
+	for range list.Entries {
+		line, err := c.line()
+		if err != nil {
+			return list, nil, fmt.Errorf("read rows: %w", noEOF(err))
+		}
+		var row sharedRow
+		if err := json.Unmarshal([]byte(line), &row); err != nil {
+			return list, nil, fmt.Errorf("read rows: %w", err)
+		}
+		rows = append(rows, kv.Entry{Bucket: row.Bucket, Key: row.Key, Value: row.Value})
+	}
+	return list, rows, nil
+}
+
+// SendForeign sends rows of other hosts.
+func SendForeign(c *Client, skew int64, rows []memory.Foreign) error {
+	prefix := strconv.FormatInt(skew, 10)
+	return sendList(rows, maxLine-len("foreign  \n")-len(prefix), func(f *memory.Foreign) string {
+		last := ""
+		if f.Ended {
+			last = ended
+		}
+		return strings.Join([]string{f.Bucket, encoding.EncodeToString(f.Key), encoding.EncodeToString(f.Value), f.Origin, last}, ";")
+	}, func(line string) error { return c.ask(new(struct{}), "foreign", prefix, line) })
+}
+
+// sendList sends items in lines of limited length, separated by commas.
+func sendList[T any](items []T, room int, format func(*T) string, send func(line string) error) error {
+	var line strings.Builder
+	for i := range items {
+		one := format(&items[i])
+		if line.Len() > 0 && line.Len()+len(",")+len(one) > room {
+			if err := send(line.String()); err != nil {
+				return err
+			}
+			line.Reset()
+		}
+		if line.Len() > 0 {
+			line.WriteByte(',')
+		}
+		line.WriteString(one)
+	}
+	if line.Len() == 0 {
+		return nil
+	}
+	return send(line.String())
+}
+
+// SendHosts replaces the list of other hosts.
+func SendHosts(c *Client, hosts []share.HostStatus) error {
+	const some = 10
+	how := firstHosts
+	for part := range slices.Chunk(hosts, some) {
+		text, err := json.Marshal(part)
+		if err != nil {
+			return err
+		}
+		if err := c.ask(new(struct{}), "hosts", how, url.PathEscape(string(text))); err != nil {
+			return err
+		}
+		how = moreHosts
+	}
+	if len(hosts) == 0 {
+		return c.ask(new(struct{}), "hosts", how, url.PathEscape("[]"))
+	}
+	return nil
+}
+
+// SendDropped announces that the rows of a host have been dropped.
+func SendDropped(c *Client, host string, rows int) error {
+	return c.ask(new(struct{}), "dropped", host, strconv.Itoa(rows))
+}

@@ -1,0 +1,245 @@
+// Package facts writes and reads the rows that a host shares as a file: lines of JSON with
+// an authentication code at the end. Hosts that copy such files to each other, for example
+// by rsync(1), need no server.
+package facts
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/hmac"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"iter"
+	"net/netip"
+	"time"
+
+	"scanwatch/cmd/internal/fleetkey"
+	"scanwatch/filter/memory"
+	"scanwatch/filter/share"
+	"scanwatch/internal/kv"
+	"scanwatch/internal/text"
+)
+
+// A header is the first line.
+type header struct {
+	Schema int       `json:"schema"`
+	Host   string    `json:"host"`
+	Time   text.Time `json:"time"`
+	// Names is the fingerprint of the key with which names are hashed. It is empty if
+	// the file has bans only.
+	Names string `json:"names,omitempty"`
+}
+
+// A line describes a row.
+type line struct {
+	Table string `json:"table"`
+	Key   []byte `json:"key"`
+	Value []byte `json:"value"`
+	// Ban describes a row of bans for human readers. Read ignores it.
+	Ban *ban `json:"ban,omitempty"`
+}
+
+type ban struct {
+	Prefix  netip.Prefix `json:"prefix"`
+	Since   text.Time    `json:"since"`
+	Until   text.Time    `json:"until"`
+	Rule    string       `json:"rule"`
+	Revoked bool         `json:"revoked,omitempty"`
+}
+
+// An end is the last line.
+type end struct {
+	Rows int    `json:"rows"`
+	Code string `json:"code"` // HMAC-SHA-256 of all earlier lines
+}
+
+const (
+	maxLine = 4096
+	maxRows = 1_000_000
+)
+
+// An Exporter writes files.
+type Exporter struct {
+	Host string
+	Key  fleetkey.Key
+	// Names is set if the rows have hashes with Key, and the file is for hosts with the
+	// same key.
+	Names bool
+}
+
+// Write writes the rows of this host, and returns their number.
+func (e *Exporter) Write(w io.Writer, rows iter.Seq[kv.Entry], now time.Time) (n int, err error) {
+	out := bufio.NewWriter(w)
+	code := hmacOf(e.Key)
+	put := func(v any) error {
+		b, err := json.Marshal(v)
+		if err == nil {
+			b = append(b, '\n')
+			_, _ = code.Write(b)
+			_, err = out.Write(b)
+		}
+		return err
+	}
+	h := header{Schema: text.Schema, Host: e.Host, Time: text.At(now)}
+	if e.Names {
+		h.Names = e.Key.Fingerprint()
+	}
+	if err := put(h); err != nil {
+		return 0, err
+	}
+	for row := range rows {
+		if row.Value == nil || !e.Names && row.Bucket != memory.BansBucket {
+			continue
+		}
+		one := line{Table: row.Bucket, Key: row.Key, Value: row.Value}
+		if b, ok := memory.ReadBan(row.Key, row.Value); ok && row.Bucket == memory.BansBucket {
+			one.Ban = &ban{b.Prefix, text.At(time.Unix(b.Since, 0)), text.At(time.Unix(b.Until, 0)), b.Rule, b.Revoked}
+		}
+		if err := put(one); err != nil {
+			return n, err
+		}
+		n++
+	}
+	b, err := json.Marshal(end{n, hex.EncodeToString(code.Sum(nil))})
+	if err != nil {
+		return n, err
+	}
+	if _, err := out.Write(append(b, '\n')); err != nil {
+		return n, err
+	}
+	return n, out.Flush()
+}
+
+func hmacOf(key fleetkey.Key) hash.Hash { return key.Hash(fleetkey.PurposeFacts) }
+
+// A File is a file of another host.
+type File struct {
+	Host string
+	Time time.Time
+	Rows []share.Row
+	// Omitted counts the rows with names that are hashed with another key.
+	Omitted int
+}
+
+// Read reads a file. If own is not empty, it is the fingerprint of the key with which this
+// host hashes names. Errors include the number of the line.
+func Read(r io.Reader, key fleetkey.Key, own string) (*File, error) {
+	in := bufio.NewReaderSize(r, maxLine)
+	code := hmacOf(key)
+	var h header
+	var f *File
+	for n := 1; ; n++ {
+		b, err := in.ReadSlice('\n')
+		if err != nil {
+			return nil, fmt.Errorf("line %d: %w", n, cut(err))
+		}
+		if f == nil {
+			if err := strict(b, &h); err != nil {
+				return nil, fmt.Errorf("line %d: not a file of scanwatch facts export: %w", n, err)
+			}
+			if h.Schema != text.Schema || !share.ValidName(h.Host) {
+				return nil, fmt.Errorf("line %d: not a file of scanwatch facts export", n)
+			}
+			f = &File{Host: h.Host, Time: h.Time.Time}
+		} else if one := (end{}); bytes.HasPrefix(b, []byte(`{"rows":`)) && strict(b, &one) == nil {
+			return f, f.check(&one, n-2, code, in)
+		} else if err := f.add(b, &h, own); err != nil {
+			return nil, fmt.Errorf("line %d: %w", n, err)
+		}
+		_, _ = code.Write(b)
+		if n > maxRows {
+			return nil, fmt.Errorf("more than %d lines", maxRows)
+		}
+	}
+}
+
+func cut(err error) error {
+	switch {
+	case errors.Is(err, io.EOF):
+		return errors.New("the file ends early")
+	case errors.Is(err, bufio.ErrBufferFull):
+		return fmt.Errorf("longer than %d bytes", maxLine)
+	}
+	return err
+}
+
+// strict decodes an object without unknown members.
+func strict(b []byte, into any) error {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	return d.Decode(into)
+}
+
+func (f *File) check(e *end, rows int, code hash.Hash, in *bufio.Reader) error {
+	want, err := hex.DecodeString(e.Code)
+	switch _, more := in.ReadByte(); {
+	case err != nil || !hmac.Equal(want, code.Sum(nil)):
+		return errors.New("authenticated with another key, or changed")
+	case e.Rows != rows:
+		return fmt.Errorf("%d of %d rows", rows, e.Rows)
+	case more == nil:
+		return errors.New("lines after the end")
+	}
+	return nil
+}
+
+// add adds a row. Its stamp is the time of the ban or unban, or else that of the file. A
+// ban that starts at the time of an unban has ended.
+func (f *File) add(b []byte, h *header, own string) error {
+	var one line
+	if err := strict(b, &one); err != nil {
+		return err
+	}
+	row := share.Row{Bucket: one.Table, Key: string(one.Key), Value: string(one.Value), Stamp: share.At(h.Time.Time)}
+	if one.Table != memory.BansBucket && (own == "" || h.Names != own) {
+		f.Omitted++
+		return nil
+	}
+	if one.Table == memory.BansBucket {
+		row.Stamp, row.Seen = banStamps(one.Key, one.Value)
+	}
+	f.Rows = append(f.Rows, row)
+	return nil
+}
+
+func banStamps(key, value []byte) (stamp, seen share.Stamp) {
+	b, ok := memory.ReadBan(key, value)
+	switch {
+	case !ok:
+		return 0, 0
+	case b.Revoked:
+		return share.At(time.Unix(b.Until, 0)), 0
+	}
+	stamp = share.At(time.Unix(b.Since, 0))
+	return stamp, max(stamp, 1) - 1
+}
+
+// Merge merges the rows of other hosts. own has the rows of this host. It returns the rows
+// for the filter, and the status of the other hosts.
+func Merge(self string, l share.Limits, own iter.Seq[kv.Entry], files []*File, now time.Time) (rows []memory.Foreign, hosts []share.HostStatus, err error) {
+	r := share.New(self, l)
+	var mine []share.Row
+	for e := range own {
+		if e.Bucket == memory.BansBucket && e.Value != nil {
+			one := share.Row{Bucket: e.Bucket, Key: string(e.Key), Value: string(e.Value)}
+			one.Stamp, one.Seen = banStamps(e.Key, e.Value)
+			mine = append(mine, one)
+		}
+	}
+	if err := r.Apply(self, mine, now); err != nil {
+		return nil, nil, err
+	}
+	for _, f := range files {
+		if f.Host == self {
+			return nil, nil, fmt.Errorf("%s is the name of this host", f.Host)
+		}
+		if err := r.Apply(f.Host, f.Rows, now); err != nil {
+			return nil, nil, err
+		}
+	}
+	return r.Changed(r.Len()+1, now), r.Hosts(), nil
+}

@@ -1,0 +1,504 @@
+// Package sharing implements the companion share, which exchanges the rows of the state
+// with the other hosts of a fleet over a Valkey server. Package filter/share decides what
+// the rows mean.
+//
+// The filter never waits for the companion, and the companion keeps nothing on disk. What
+// has not been sent is in the filter's tables, and what others have sent is in Valkey, so
+// that after each interruption everything can be exchanged again.
+package sharing
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/valkey-io/valkey-go"
+
+	"scanwatch/cmd/internal/control"
+	"scanwatch/cmd/internal/fleetkey"
+	"scanwatch/filter/share"
+	"scanwatch/rules"
+)
+
+const (
+	// interval is the time between two transmissions of changes.
+	interval = time.Second
+	// upkeep is the time between two checks of the server and of the list of hosts.
+	upkeep = 10 * time.Second
+	// expireEvery is the time between two searches for expired rows.
+	expireEvery = 10 * time.Minute
+
+	firstPause = time.Second
+	lastPause  = 30 * time.Second
+
+	rowsPerRequest = 5000
+)
+
+// A Service is the companion.
+type Service struct {
+	name, runDir string
+	fleet        *rules.Fleet
+	key          fleetkey.Key
+	options      valkey.ClientOption
+	log          *slog.Logger
+
+	run     uint64 // random number of this run
+	replica *share.Replica
+	skew    time.Duration // clock of the server minus that of this host
+
+	filter *control.Client // nil while the filter cannot be reached
+	server *server         // nil while the server cannot be reached
+	// unsent has the rows of this host that the server may not have.
+	unsent map[string]share.Row
+	sent   uint64 // number of the latest message
+	// wrong has the problem of each host whose messages cannot be used.
+	wrong   map[string]string
+	learned bool                // the rows of all hosts have been read at least once
+	synced  bool                // the filter has received all rows and sent its own
+	refused error               // the server has refused the latest rows of this host; nil if not
+	latest  map[string]position // latest message of each host
+	next    struct{ send, upkeep, expire time.Time }
+	status  string // latest error in the log
+	// announced is set after the first announcement of this run.
+	announced bool
+}
+
+// A position is the number of a message in a run.
+type position struct{ run, number uint64 }
+
+// New returns a companion. It reads the key and the password.
+func New(c *rules.Companion, f *rules.Fleet, runDir string, log *slog.Logger) (*Service, error) {
+	key, err := fleetkey.Read(f.Key)
+	if err != nil {
+		return nil, fmt.Errorf("key of the fleet: %w", err)
+	}
+	o, err := options(&c.Share)
+	if err != nil {
+		return nil, err
+	}
+	var run [8]byte
+	_, _ = rand.Read(run[:]) // never fails
+	return &Service{
+		name: c.Name(), runDir: runDir, fleet: f, key: key, options: o, log: log,
+		run: binary.BigEndian.Uint64(run[:]), replica: share.New(f.Name, Limits(f)),
+		unsent: make(map[string]share.Row), wrong: make(map[string]string), latest: make(map[string]position),
+	}, nil
+}
+
+// Limits returns the limits of what this host believes others.
+func Limits(f *rules.Fleet) share.Limits {
+	l := share.DefaultLimits()
+	l.Bans, l.Duration, l.Observe = cmp.Or(f.Bans, l.Bans), cmp.Or(f.Longest, l.Duration), f.Observe
+	return l
+}
+
+// now returns the time of the server, which all hosts use.
+func (s *Service) now() time.Time { return time.Now().Add(s.skew) }
+
+func (s *Service) skewSeconds() int64 { return int64(s.skew.Round(time.Second) / time.Second) }
+
+// Run exchanges rows until ctx ends.
+func (s *Service) Run(ctx context.Context) {
+	defer s.disconnect()
+	for pause := firstPause; ctx.Err() == nil; {
+		err := s.exchange(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		s.report(err)
+		if err == nil { // read has waited
+			pause = firstPause
+			continue
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, lastPause)
+	}
+}
+
+// report sends the result of an exchange to the filter, and logs new errors.
+func (s *Service) report(err error) {
+	if err != nil {
+		if err.Error() != s.status {
+			s.status = err.Error()
+			s.log.Warn("not shared", "companion", s.name, "err", err)
+		}
+	} else if s.status != "" {
+		s.status = ""
+		s.log.Info("shared again", "companion", s.name)
+	}
+	if s.filter == nil {
+		return
+	}
+	if noteErr := s.note(err); noteErr != nil {
+		s.dropFilter()
+	}
+}
+
+func (s *Service) note(err error) error {
+	switch {
+	case err != nil:
+	case !s.learned:
+		err = control.ErrStarting
+	default:
+		err = cmp.Or(s.refused, s.problem())
+	}
+	return s.filter.Note(s.name, s.replica.Len(), err)
+}
+
+// problem returns an error that names the hosts that are not believed, or nil.
+func (s *Service) problem() error {
+	for _, h := range s.replica.Hosts() {
+		if h.Problem != "" {
+			return fmt.Errorf("host %s: %s", h.Name, h.Problem)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.wrong)) {
+		return fmt.Errorf("host %s: %s", name, s.wrong[name])
+	}
+	return nil
+}
+
+func (s *Service) disconnect() {
+	s.dropFilter()
+	s.dropServer()
+}
+
+func (s *Service) dropFilter() {
+	if s.filter != nil {
+		s.filter.Close()
+		s.filter, s.synced = nil, false
+	}
+}
+
+func (s *Service) dropServer() {
+	if s.server != nil {
+		s.server.close()
+		s.server = nil
+	}
+}
+
+// exchange connects as far as necessary, waits for the rows of other hosts, and sends those
+// of this host when it is time. An error of the server does not disturb the connection to
+// the filter, and vice versa.
+func (s *Service) exchange(ctx context.Context) error {
+	if err := s.connectServer(ctx); err != nil {
+		s.dropServer()
+		return errors.Join(fmt.Errorf("server: %w", err), s.connectFilter())
+	}
+	if err := s.connectFilter(); err != nil {
+		return err
+	}
+	if err := s.sync(); err != nil {
+		s.dropFilter()
+		return fmt.Errorf("rows for the filter: %w", err)
+	}
+	all, err := s.server.read(ctx, max(min(time.Until(s.next.send), interval), time.Millisecond))
+	if err != nil {
+		s.dropServer()
+		return fmt.Errorf("read from the server: %w", err)
+	}
+	for i := range all {
+		s.apply(&all[i])
+		if s.missed(&all[i]) {
+			if err := s.learn(ctx, all[i].host); err != nil {
+				s.dropServer()
+				return fmt.Errorf("read from the server: %w", err)
+			}
+		}
+	}
+	if err := s.handOver(); err != nil {
+		s.dropFilter()
+		return fmt.Errorf("rows for the filter: %w", err)
+	}
+	if time.Now().Before(s.next.send) {
+		return nil
+	}
+	s.next.send = time.Now().Add(interval)
+	if err := s.receive(false); err != nil {
+		s.dropFilter()
+		return fmt.Errorf("rows of the filter: %w", err)
+	}
+	s.refused = nil
+	if err := s.publish(ctx); err != nil {
+		if _, answered := valkey.IsValkeyErr(err); !answered {
+			s.dropServer()
+			return fmt.Errorf("write to the server: %w", err)
+		}
+		s.refused = fmt.Errorf("write to the server: %w", err) // for example, it is full; reading goes on
+	}
+	return s.maintain(ctx)
+}
+
+func (s *Service) connectServer(ctx context.Context) (err error) {
+	if s.server != nil {
+		return nil
+	}
+	if s.server, err = connect(ctx, s.options, s.key, s.fleet.Name, s.run); err != nil {
+		return err
+	}
+	if s.skew, err = s.server.skew(ctx); err != nil {
+		return err
+	}
+	hosts, err := s.server.hosts(ctx)
+	if err != nil {
+		return err
+	}
+	// This host's rows come first, so that its earlier marks and stamps are known.
+	there := make(map[string]share.Stamp) // rows of this host in the server
+	err = s.server.snapshot(ctx, s.fleet.Name, func(rows []share.Row) {
+		s.apply(&received{host: s.fleet.Name, message: message{rows: rows}})
+		for i := range rows {
+			there[field(&rows[i])] = rows[i].Stamp
+		}
+	})
+	if err != nil && !unusable(err) { // rows that cannot be used are replaced
+		return err
+	}
+	for _, h := range hosts {
+		if h == s.fleet.Name {
+			continue
+		}
+		if err := s.learn(ctx, h); err != nil {
+			return err
+		}
+	}
+	delete(s.server.last, s.fleet.Name)
+	s.learned = true
+	s.keep(slices.DeleteFunc(s.replica.Rows(s.fleet.Name), func(r share.Row) bool { return there[field(&r)] >= r.Stamp }))
+	s.next.upkeep = time.Time{}
+	return nil
+}
+
+// unusable reports whether an error concerns the rows of a single host.
+func unusable(err error) bool {
+	return errors.Is(err, errWrongKey) || errors.Is(err, errInvalid) || errors.Is(err, errTooMany)
+}
+
+// missed reports whether earlier messages of a host are missing. The server keeps only the
+// latest ones.
+func (s *Service) missed(m *received) bool {
+	if m.err != nil {
+		return false
+	}
+	before, known := s.latest[m.host]
+	s.latest[m.host] = position{m.run, m.number}
+	if known && before.run == m.run {
+		return m.number > before.number+1
+	}
+	return known && m.number > 1
+}
+
+// learn reads all rows of a host.
+func (s *Service) learn(ctx context.Context, host string) error {
+	if slices.Contains(s.fleet.Ignore, host) {
+		return nil
+	}
+	delete(s.latest, host)
+	err := s.server.snapshot(ctx, host, func(rows []share.Row) { s.apply(&received{host: host, message: message{rows: rows}}) })
+	if unusable(err) {
+		s.wrong[host] = err.Error()
+		return nil
+	}
+	return err
+}
+
+func (s *Service) apply(m *received) {
+	err := m.err
+	if err == nil && !slices.Contains(s.fleet.Ignore, m.host) {
+		err = s.replica.Apply(m.host, m.rows, s.now())
+	}
+	if err != nil {
+		s.wrong[m.host] = err.Error()
+		return
+	}
+	if m.run != 0 {
+		delete(s.wrong, m.host)
+	}
+}
+
+// connectFilter connects to the filter.
+func (s *Service) connectFilter() (err error) {
+	if s.filter != nil {
+		return nil
+	}
+	if s.filter, err = control.DialCompanion(s.runDir); err != nil {
+		return err
+	}
+	if err = s.filter.Note(s.name, 0, control.ErrStarting); err == nil {
+		err = control.Fleet(s.filter, s.key.Fingerprint())
+	}
+	if err == nil && s.learned {
+		err = s.sync()
+	}
+	if err != nil {
+		s.dropFilter()
+	}
+	return err
+}
+
+// sync prepares for the exchange with a filter that was restarted: it has lost the rows of
+// other hosts, and has not sent its own.
+func (s *Service) sync() error {
+	if s.synced {
+		return nil
+	}
+	s.replica.Resend()
+	if err := s.handOver(); err != nil {
+		return err
+	}
+	if err := s.receive(true); err != nil {
+		return err
+	}
+	s.synced = true
+	return nil
+}
+
+// handOver sends the rows of the other hosts to the filter.
+func (s *Service) handOver() error {
+	for {
+		rows := s.replica.Changed(rowsPerRequest, s.now())
+		if len(rows) == 0 {
+			return nil
+		}
+		if err := control.SendForeign(s.filter, s.skewSeconds(), rows); err != nil {
+			return err
+		}
+	}
+}
+
+// receive receives the changed rows of this host, or all.
+func (s *Service) receive(all bool) error {
+	for {
+		list, rows, err := control.Rows(s.filter, s.skewSeconds(), all)
+		if err != nil {
+			return err
+		}
+		s.keep(s.replica.Own(rows, s.now()))
+		for _, host := range list.Drop {
+			n, mark := s.replica.Drop(host, s.now())
+			if host != s.fleet.Name {
+				s.keep([]share.Row{mark})
+			}
+			if err := s.handOver(); err != nil {
+				return err
+			}
+			if err := control.SendDropped(s.filter, host, n); err != nil {
+				return err
+			}
+		}
+		if !list.More {
+			return nil
+		}
+		all = false
+	}
+}
+
+// keep records rows that the server must receive.
+func (s *Service) keep(rows []share.Row) {
+	for _, r := range rows {
+		s.unsent[field(&r)] = r
+	}
+}
+
+// publish sends rows to the server. They are kept until the server has confirmed them.
+func (s *Service) publish(ctx context.Context) error {
+	for some := range slices.Chunk(slices.Collect(maps.Values(s.unsent)), rowsPerMessage) {
+		s.sent++
+		if err := s.server.publish(ctx, s.sent, some); err != nil {
+			s.sent-- // a repeated number is not a gap
+			return err
+		}
+		for i := range some {
+			delete(s.unsent, field(&some[i]))
+		}
+	}
+	return nil
+}
+
+// maintain checks the server, looks for new hosts and reports their status.
+func (s *Service) maintain(ctx context.Context) error {
+	if time.Now().Before(s.next.upkeep) {
+		return nil
+	}
+	s.next.upkeep = time.Now().Add(upkeep)
+	if err := s.upkeep(ctx); err != nil {
+		s.dropServer()
+		return fmt.Errorf("server: %w", err)
+	}
+	if err := control.SendHosts(s.filter, s.hosts()); err != nil {
+		s.dropFilter()
+		return fmt.Errorf("status for the filter: %w", err)
+	}
+	return nil
+}
+
+func (s *Service) upkeep(ctx context.Context) error {
+	kept, other, err := s.server.alive(ctx)
+	if err != nil {
+		return err
+	}
+	if other && s.announced {
+		s.wrong[s.fleet.Name] = "another host has the same name; change the statement fleet"
+	} else {
+		delete(s.wrong, s.fleet.Name)
+	}
+	s.announced = true
+	if !kept {
+		s.keep(s.replica.Rows(s.fleet.Name))
+	}
+	if err := s.server.check(ctx); err != nil {
+		return err
+	}
+	if s.skew, err = s.server.skew(ctx); err != nil {
+		return err
+	}
+	hosts, err := s.server.hosts(ctx)
+	if err != nil {
+		return err
+	}
+	for _, h := range hosts {
+		if _, known := s.server.last[h]; !known && h != s.fleet.Name {
+			if err := s.learn(ctx, h); err != nil {
+				return err
+			}
+		}
+	}
+	for _, h := range s.replica.Missed(s.now()) {
+		if err := s.learn(ctx, h); err != nil {
+			return err
+		}
+	}
+	if time.Now().Before(s.next.expire) {
+		return nil
+	}
+	s.next.expire = time.Now().Add(expireEvery)
+	for some := range slices.Chunk(s.replica.Expire(s.now()), rowsPerMessage) {
+		if err := s.server.remove(ctx, some); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// hosts returns the status of the other hosts.
+func (s *Service) hosts() []share.HostStatus {
+	list := s.replica.Hosts()
+	for _, name := range slices.Sorted(maps.Keys(s.wrong)) {
+		i := slices.IndexFunc(list, func(h share.HostStatus) bool { return h.Name == name })
+		if i < 0 {
+			list, i = append(list, share.HostStatus{Name: name}), len(list)
+		}
+		list[i].Problem = s.wrong[name]
+	}
+	return list
+}

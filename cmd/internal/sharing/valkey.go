@@ -1,0 +1,353 @@
+package sharing
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/valkey-io/valkey-go"
+
+	"scanwatch/cmd/internal/fleetkey"
+	"scanwatch/filter/share"
+	"scanwatch/rules"
+)
+
+// Keys in Valkey. The part in braces puts them into one slot of a cluster, so that a
+// single command can read several streams.
+//
+//	{scanwatch}:key          fingerprint of the fleet's key
+//	{scanwatch}:hosts        set of the names of the hosts
+//	{scanwatch}:rows:HOST    hash of the rows of a host, each a message
+//	{scanwatch}:log:HOST     stream of the changes of a host, each a message
+//	{scanwatch}:alive:HOST   run of the companion, expires
+const keyPrefix = "{scanwatch}:"
+
+func rowsKey(host string) string  { return keyPrefix + "rows:" + host }
+func logKey(host string) string   { return keyPrefix + "log:" + host }
+func aliveKey(host string) string { return keyPrefix + "alive:" + host }
+
+const (
+	hostsKey       = keyPrefix + "hosts"
+	fingerprintKey = keyPrefix + "key"
+)
+
+const (
+	// maxLog is the number of messages that a stream keeps. A host that has missed more
+	// reads all rows again.
+	maxLog = 1000
+	// keepRows is the time after which the rows of a host that has vanished are deleted.
+	keepRows = 30 * 24 * time.Hour
+	// keepAlive is the time after which a companion that does not write counts as stopped.
+	keepAlive = 30 * time.Second
+
+	// maxSnapshot is the maximum number of rows that are read of a host.
+	maxSnapshot = 1_000_000
+
+	requestTimeout = 5 * time.Second
+	rowsPerMessage = 500
+)
+
+// A server is a connection to Valkey.
+type server struct {
+	client valkey.Client
+	key    fleetkey.Key
+	self   string
+	run    uint64            // of this companion
+	last   map[string]string // id of the latest message of each other host
+}
+
+// options returns the options of the client. It reads the files of the password and the
+// certificates.
+func options(s *rules.Share) (valkey.ClientOption, error) {
+	o := valkey.ClientOption{
+		Username: s.Login, ClientName: "scanwatch", DisableCache: true, DisableRetry: true,
+		Dialer: net.Dialer{Timeout: requestTimeout}, ConnWriteTimeout: 2 * requestTimeout,
+		BlockingPoolSize: 4, RingScaleEachConn: 8, ReadBufferEachConn: 64 << 10, WriteBufferEachConn: 64 << 10,
+	}
+	o.Sentinel.MasterSet = s.Sentinel
+	if s.Password != "" {
+		text, err := fleetkey.ReadFile(s.Password)
+		if err != nil {
+			return o, err
+		}
+		o.Password = strings.TrimRight(string(text), "\r\n")
+	}
+	sockets := make(map[string]string)
+	for i, name := range s.Servers {
+		if filepath.IsAbs(name) {
+			// The library uses addresses with a port as keys.
+			address := fmt.Sprintf("socket%d:1", i)
+			sockets[address] = name
+			o.InitAddress = append(o.InitAddress, address)
+			continue
+		}
+		u, err := url.Parse(name)
+		if err != nil {
+			return o, err
+		}
+		port := u.Port()
+		if port == "" {
+			port = "6379"
+		}
+		o.InitAddress = append(o.InitAddress, net.JoinHostPort(u.Hostname(), port))
+		if strings.HasSuffix(u.Scheme, "s") && u.Scheme != "redis" {
+			o.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, ServerName: u.Hostname()}
+		}
+		if path := strings.Trim(u.Path, "/"); path != "" {
+			if o.SelectDB, err = strconv.Atoi(path); err != nil {
+				return o, err
+			}
+		}
+	}
+	o.DialCtxFn = func(ctx context.Context, address string, d *net.Dialer, t *tls.Config) (net.Conn, error) {
+		if path := sockets[address]; path != "" {
+			return d.DialContext(ctx, "unix", path)
+		}
+		if t != nil {
+			return (&tls.Dialer{NetDialer: d, Config: t}).DialContext(ctx, "tcp", address)
+		}
+		return d.DialContext(ctx, "tcp", address)
+	}
+	if s.CA != "" && o.TLSConfig != nil {
+		pem, err := os.ReadFile(s.CA)
+		if err != nil {
+			return o, err
+		}
+		o.TLSConfig.RootCAs = x509.NewCertPool()
+		if !o.TLSConfig.RootCAs.AppendCertsFromPEM(pem) {
+			return o, fmt.Errorf("%s has no certificates", s.CA)
+		}
+	}
+	return o, nil
+}
+
+// connect connects to Valkey, and checks that the fleet has the same key.
+func connect(ctx context.Context, o valkey.ClientOption, key fleetkey.Key, self string, run uint64) (*server, error) {
+	client, err := valkey.NewClient(o)
+	if err != nil {
+		return nil, err
+	}
+	s := &server{client: client, key: key, self: self, run: run, last: make(map[string]string)}
+	if err := s.check(ctx); err != nil {
+		client.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *server) close() { s.client.Close() }
+
+// ErrKey is the error if the fleet has another key.
+var errKey = errors.New("the other hosts use another fleet key")
+
+// check compares the key of this host with that of the fleet. The first host sets it.
+func (s *server) check(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	own := s.key.Fingerprint()
+	set := s.client.Do(ctx, s.client.B().Set().Key(fingerprintKey).Value(own).Nx().Build()).Error()
+	if set == nil {
+		return nil
+	}
+	if !valkey.IsValkeyNil(set) {
+		return set
+	}
+	fleet, err := s.client.Do(ctx, s.client.B().Get().Key(fingerprintKey).Build()).ToString()
+	switch {
+	case err != nil:
+		return err
+	case fleet != own:
+		return fmt.Errorf("%w: %.40q, this host has %s; copy the file of the key from another host", errKey, fleet, own)
+	}
+	return nil
+}
+
+// skew returns the time of the server minus that of this host.
+func (s *server) skew(ctx context.Context) (time.Duration, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	start := time.Now()
+	t, err := s.client.Do(ctx, s.client.B().Time().Build()).AsStrSlice()
+	if err != nil {
+		return 0, err
+	}
+	if len(t) != 2 {
+		return 0, errors.New("unexpected answer to TIME")
+	}
+	seconds, err := strconv.ParseInt(t[0], 10, 64)
+	if err != nil {
+		return 0, err
+	}
+	micros, err := strconv.ParseInt(t[1], 10, 64)
+	if err != nil {
+		return 0, err
+	}
+	middle := start.Add(time.Since(start) / 2)
+	return time.UnixMicro(seconds*1e6 + micros).Sub(middle), nil
+}
+
+// hosts returns the names of all hosts.
+func (s *server) hosts(ctx context.Context) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	all, err := s.client.Do(ctx, s.client.B().Smembers().Key(hostsKey).Build()).AsStrSlice()
+	if err != nil {
+		return nil, err
+	}
+	names := all[:0]
+	for _, name := range all {
+		if share.ValidName(name) && len(names) < maxHosts {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
+
+const maxHosts = 1000
+
+var errTooMany = fmt.Errorf("more than %d rows in the server", maxSnapshot)
+
+// snapshot calls use for the rows of a host. Later changes are returned by read.
+func (s *server) snapshot(ctx context.Context, host string, use func([]share.Row)) error {
+	ctx, cancel := context.WithTimeout(ctx, 12*requestTimeout)
+	defer cancel()
+	newest, err := s.client.Do(ctx, s.client.B().Xrevrange().Key(logKey(host)).End("+").Start("-").Count(1).Build()).AsXRange()
+	if err != nil {
+		return err
+	}
+	s.last[host] = "0-0"
+	if len(newest) > 0 {
+		s.last[host] = newest[0].ID
+	}
+	read := 0
+	for cursor := uint64(0); ; {
+		e, err := s.client.Do(ctx, s.client.B().Hscan().Key(rowsKey(host)).Cursor(cursor).Count(rowsPerMessage).Build()).AsScanEntry()
+		if err != nil {
+			return err
+		}
+		if read += len(e.Elements) / 2; read > maxSnapshot {
+			return errTooMany
+		}
+		var wrong error
+		for i := 1; i < len(e.Elements); i += 2 {
+			m, err := decode(s.key, host, []byte(e.Elements[i]))
+			if err != nil {
+				wrong = err
+				continue
+			}
+			use(m.rows)
+		}
+		if cursor = e.Cursor; cursor == 0 || wrong != nil {
+			return wrong
+		}
+	}
+}
+
+// A received message is one of another host.
+type received struct {
+	host string
+	message
+	err error
+}
+
+// read waits for messages of other hosts, at most for the given time.
+func (s *server) read(ctx context.Context, wait time.Duration) ([]received, error) {
+	if len(s.last) == 0 {
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+		}
+		return nil, ctx.Err()
+	}
+	ctx, cancel := context.WithTimeout(ctx, wait+requestTimeout)
+	defer cancel()
+	var keys, ids []string
+	for host, id := range s.last {
+		keys, ids = append(keys, logKey(host)), append(ids, id)
+	}
+	streams, err := s.client.Do(ctx, s.client.B().Xread().Count(maxRead).Block(wait.Milliseconds()).Streams().Key(keys...).Id(ids...).Build()).AsXRead()
+	if valkey.IsValkeyNil(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var all []received
+	for key, entries := range streams {
+		host := strings.TrimPrefix(key, logKey(""))
+		for i := range entries {
+			s.last[host] = entries[i].ID
+			one := received{host: host}
+			one.message, one.err = decode(s.key, host, []byte(entries[i].FieldValues["rows"]))
+			all = append(all, one)
+		}
+	}
+	return all, nil
+}
+
+// maxRead is the number of messages of each host that read returns.
+const maxRead = 50
+
+// field identifies a row in the hash of a host.
+func field(r *share.Row) string { return r.Bucket + "\x00" + r.Key }
+
+// publish writes rows of this host. number is that of the message.
+func (s *server) publish(ctx context.Context, number uint64, rows []share.Row) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	set := s.client.B().Hset().Key(rowsKey(s.self)).FieldValue()
+	for i := range rows {
+		set = set.FieldValue(field(&rows[i]), string(encode(s.key, s.self, &message{run: s.run, rows: rows[i : i+1]})))
+	}
+	log := s.client.B().Xadd().Key(logKey(s.self)).Maxlen().Almost().Threshold(strconv.Itoa(maxLog)).Id("*").
+		FieldValue().FieldValue("rows", string(encode(s.key, s.self, &message{s.run, number, rows}))).Build()
+	for _, r := range s.client.DoMulti(ctx, set.Build(), log) {
+		if err := r.Error(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// remove removes rows of this host that have expired.
+func (s *server) remove(ctx context.Context, rows []share.Row) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	var fields []string
+	for i := range rows {
+		fields = append(fields, field(&rows[i]))
+	}
+	return s.client.Do(ctx, s.client.B().Hdel().Key(rowsKey(s.self)).Field(fields...).Build()).Error()
+}
+
+// alive announces this host. It returns whether the server still has the rows of this
+// host, and whether another companion has announced a host with this name.
+func (s *server) alive(ctx context.Context) (kept, other bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	own := strconv.FormatUint(s.run, 16)
+	seconds := int64(keepAlive / time.Second)
+	r := s.client.DoMulti(ctx,
+		s.client.B().Set().Key(aliveKey(s.self)).Value(own).Get().ExSeconds(seconds).Build(),
+		s.client.B().Sadd().Key(hostsKey).Member(s.self).Build(),
+		s.client.B().Expire().Key(logKey(s.self)).Seconds(int64(keepRows/time.Second)).Build(),
+		s.client.B().Expire().Key(rowsKey(s.self)).Seconds(int64(keepRows/time.Second)).Build(),
+	)
+	for i := range r {
+		if err := r[i].Error(); err != nil && !valkey.IsValkeyNil(err) {
+			return false, false, err
+		}
+	}
+	before, err := r[0].ToString()
+	kept, keptErr := r[3].AsBool()
+	return kept, err == nil && before != own, keptErr
+}

@@ -1,0 +1,65 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"scanwatch/filter/share"
+	"scanwatch/rules"
+)
+
+// TestFileReaders checks that check knows who can read a file: its owner, its group, or
+// all users, if they can enter its directory.
+func TestFileReaders(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "etc")
+	file := filepath.Join(dir, "fleet.key")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const other = 54321
+	group := []uint32{uint32(os.Getgid())}
+	for _, c := range []struct {
+		dir, file os.FileMode
+		reader    reader
+		want      bool
+	}{
+		{0o755, 0o400, reader{uid: uint32(os.Getuid())}, true},
+		{0o755, 0o400, reader{uid: 0}, true},
+		{0o755, 0o400, reader{uid: other, groups: group}, false},
+		{0o755, 0o440, reader{uid: other, groups: group}, true},
+		{0o755, 0o440, reader{uid: other}, false},
+		{0o755, 0o444, reader{uid: other}, true},
+		{0o750, 0o444, reader{uid: other}, false},
+		{0o750, 0o440, reader{uid: other, groups: group}, true},
+		{0o700, 0o440, reader{uid: other, groups: group}, false},
+	} {
+		if err := os.Chmod(file, c.file); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(dir, c.dir); err != nil {
+			t.Fatal(err)
+		}
+		infoDir, err := os.Stat(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := c.reader.may(4, info) && c.reader.may(1, infoDir); got != c.want {
+			t.Errorf("%+v: %v", c, got)
+		}
+	}
+}
+
+// TestLongestBan checks that the text for senders names the limit that holds.
+func TestLongestBan(t *testing.T) {
+	if rules.DefaultLongest != share.DefaultLimits().Duration {
+		t.Error(rules.DefaultLongest, share.DefaultLimits().Duration)
+	}
+}

@@ -1,0 +1,201 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"os"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"scanwatch/cmd/internal/control"
+	"scanwatch/cmd/internal/facts"
+	"scanwatch/cmd/internal/fleetkey"
+	"scanwatch/cmd/internal/output"
+	"scanwatch/cmd/internal/sharing"
+	"scanwatch/filter/share"
+	"scanwatch/internal/kv"
+	"scanwatch/internal/text"
+	"scanwatch/rules"
+)
+
+type factsFlags struct {
+	output, host, key string
+	bans              bool
+}
+
+func newFacts(e *env) *cobra.Command {
+	var f factsFlags
+	c := &cobra.Command{
+		Use:   "facts",
+		Short: "Exchange shared state with other hosts as files.",
+		Long: "Write what this host knows as a file, or read the files of other hosts. A job\n" +
+			"that copies the files replaces the server that scanwatch share needs.",
+		Example: "  scanwatch facts export -o mx1.facts\n  scanwatch facts import mx2.facts mx3.facts",
+	}
+	export := &cobra.Command{
+		Use:   "export [-o FILE] [--bans] [--host NAME] [--key FILE]",
+		Short: "Write the bans, counts and standing of this host.",
+		Long: "Write the bans, counts and standing of this host as lines of JSON with an\n" +
+			"authentication code. Names and mailboxes are hashed with the key of the fleet.\n" +
+			"For hosts of other operators, write only the bans, and use a key for this\n" +
+			"purpose: they must not have the key of the fleet.",
+		Example: "  scanwatch facts export -o /var/spool/scanwatch/mx1.facts\n  scanwatch facts export --bans --key friends.key -o bans.facts",
+		Args:    argsBetween(0, 0),
+		RunE:    func(*cobra.Command, []string) error { return runFactsExport(e, &f) },
+	}
+	export.Flags().StringVarP(&f.output, "output", "o", "", "replace `FILE` in one step; - is standard output")
+	export.Flags().BoolVar(&f.bans, "bans", false, "write only bans")
+	read := &cobra.Command{
+		Use:   "import [--host NAME] [--key FILE] FILE ...",
+		Short: "Read the files of other hosts.",
+		Long: "Hand the rows in the files of other hosts to the running filter. The files must\n" +
+			"have been written by scanwatch facts export with the same key. Rows with hashes\n" +
+			"under another key are omitted. Name the latest file of each host.",
+		Example: "  scanwatch facts import /var/spool/scanwatch/mx2.facts\n  scanwatch facts import --key friends.key bans.facts",
+		Args:    argsBetween(1, maxFactFiles),
+		RunE:    func(_ *cobra.Command, args []string) error { return runFactsImport(e, &f, args) },
+	}
+	for _, one := range []*cobra.Command{export, read} {
+		one.Flags().StringVar(&f.host, "host", "", "`NAME` of this host; the default is that of the statement fleet")
+		one.Flags().StringVar(&f.key, "key", "", "`FILE` with the key; the default is that of the statement fleet")
+	}
+	c.AddCommand(export, read)
+	return c
+}
+
+const maxFactFiles = 1000
+
+// factsFleet returns the fleet of the configuration, changed by the flags, and the key.
+func factsFleet(e *env, f *factsFlags) (rules.Fleet, fleetkey.Key, error) {
+	var fleet rules.Fleet
+	dir, err := e.stateDir()
+	if err != nil {
+		return fleet, fleetkey.Key{}, err
+	}
+	if s := dir.Settings.Fleet; s != nil {
+		fleet = *s
+	}
+	if f.host != "" {
+		fleet.Name = f.host
+	}
+	if f.key != "" {
+		fleet.Key = f.key
+	}
+	switch {
+	case fleet.Name == "" || fleet.Key == "":
+		return fleet, fleetkey.Key{}, usage("facts: the configuration has no statement fleet; use --host and --key")
+	case !share.ValidName(fleet.Name):
+		return fleet, fleetkey.Key{}, usage("facts: %q is not a name of a host", fleet.Name)
+	}
+	key, err := fleetkey.Read(fleet.Key)
+	return fleet, key, err
+}
+
+// sharedRows returns the rows of this host that other hosts may receive. names reports
+// whether they are hashed with the given key.
+func sharedRows(e *env, key fleetkey.Key) (rows iter.Seq[kv.Entry], names bool, err error) {
+	dir, err := e.stateDir()
+	if err != nil {
+		return nil, false, err
+	}
+	m, err := dir.Memory()
+	if err != nil {
+		return nil, false, err
+	}
+	m.Announce()
+	return func(yield func(kv.Entry) bool) {
+		const some = 1000
+		for {
+			list := m.Outgoing(some, 0)
+			for _, row := range list {
+				if !yield(row) {
+					return
+				}
+			}
+			if len(list) < some {
+				return
+			}
+		}
+	}, m.Key() == key.State(), nil
+}
+
+func runFactsExport(e *env, f *factsFlags) error {
+	fleet, key, err := factsFleet(e, f)
+	if err != nil {
+		return err
+	}
+	rows, names, err := sharedRows(e, key)
+	if err != nil {
+		return err
+	}
+	if !names && !f.bans {
+		return errors.New("facts: the filter does not use this key for its hashes; add the statement fleet and restart smtpd, or use --bans")
+	}
+	x := facts.Exporter{Host: fleet.Name, Key: key, Names: names && !f.bans}
+	n := 0
+	write := func(w io.Writer) (err error) {
+		n, err = x.Write(w, rows, e.now())
+		return err
+	}
+	if f.output == "" || f.output == "-" {
+		return write(e.out)
+	}
+	const private = 0o600 // other users of this host must not read bans
+	if err := output.Replace(f.output, private, write); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(e.out, "%s written to %s\n", text.Plural(n, "row"), f.output)
+	return err
+}
+
+func runFactsImport(e *env, f *factsFlags, names []string) error {
+	fleet, key, err := factsFleet(e, f)
+	if err != nil {
+		return err
+	}
+	own, same, err := sharedRows(e, key)
+	if err != nil {
+		return err
+	}
+	fingerprint := ""
+	if same {
+		fingerprint = key.Fingerprint()
+	}
+	var files []*facts.File
+	for _, name := range names {
+		one, err := readFacts(name, key, fingerprint)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		if one.Omitted > 0 {
+			e.note(fmt.Sprintf("%s: %s with names that are hashed with another key omitted", name, text.Plural(one.Omitted, "row")))
+		}
+		files = append(files, one)
+	}
+	rows, hosts, err := facts.Merge(fleet.Name, sharing.Limits(&fleet), own, files, e.now())
+	if err != nil {
+		return err
+	}
+	if err := e.ask(func(c *control.Client) error { return control.SendForeign(c, 0, rows) }); err != nil {
+		return err
+	}
+	for _, h := range hosts {
+		fmt.Fprintf(e.out, "%s: %s, latest change %s\n", h.Name, text.Plural(h.Rows, "row"), h.Last.In(e.zone).Format("2006-01-02 15:04:05 -0700"))
+		if h.Problem != "" {
+			e.warn(fmt.Sprintf("%s: %s omitted: %s", h.Name, text.Plural(h.Omitted, "row"), h.Problem))
+		}
+	}
+	return nil
+}
+
+func readFacts(name string, key fleetkey.Key, own string) (*facts.File, error) {
+	file, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // do not block on a FIFO
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	return facts.Read(file, key, own)
+}

@@ -1,0 +1,85 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"slices"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"scanwatch/cmd/internal/control"
+	"scanwatch/cmd/internal/sandbox"
+	"scanwatch/cmd/internal/sharing"
+	"scanwatch/internal/text"
+	"scanwatch/rules"
+)
+
+func newShare(e *env) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "share",
+		Short: "Share bans, counts and standing with other mail servers.",
+		Long: "Exchange bans, counts and standing with the other hosts of the fleet over a\n" +
+			"Valkey server, until terminated. This is a service; its user, the server and the\n" +
+			"fleet are in scanwatch.conf(5).",
+		Example: "  scanwatch share\n  scanwatch share -f test.conf",
+		Args:    argsBetween(0, 0),
+		RunE:    func(*cobra.Command, []string) error { return runShare(e) },
+	}
+	drop := &cobra.Command{
+		Use:   "drop HOST",
+		Short: "Forget everything that another host has said until now.",
+		Long: "Forget the bans, counts and standing that another host of the fleet has sent\n" +
+			"until now. Rows that it sends later count again, unless the statement fleet in\n" +
+			"scanwatch.conf(5) ignores the host.",
+		Example: "  scanwatch share drop mx3\n  scanwatch share drop mx3 -f test.conf",
+		Args:    argsBetween(1, 1),
+		RunE:    func(_ *cobra.Command, args []string) error { return runShareDrop(e, args[0]) },
+	}
+	c.AddCommand(drop)
+	return c
+}
+
+func runShare(e *env) error {
+	name, err := e.chosen(nil)
+	if err != nil {
+		return err
+	}
+	tree, err := rules.Parse(name, os.ReadFile)
+	if err != nil {
+		return err
+	}
+	set := tree.Settings()
+	i := slices.IndexFunc(set.Companions, func(c *rules.Companion) bool { return c.Role == rules.RoleShare })
+	if i < 0 || set.Fleet == nil {
+		return fmt.Errorf("%s has no companion share or no fleet; see scanwatch.conf(5)", name)
+	}
+	companion, log := set.Companions[i], serviceLog(e.err)
+	runDir := cmp.Or(set.RunDir, control.DefaultRunDir())
+	service, err := sharing.New(companion, set.Fleet, runDir, log)
+	if err != nil {
+		return err
+	}
+	if err := become(companion.User); err != nil {
+		return err
+	}
+	enter(log, sandbox.Client(nil, []string{control.SocketPath(runDir)}))
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	service.Run(ctx)
+	return nil
+}
+
+func runShareDrop(e *env, host string) error {
+	return e.ask(func(c *control.Client) error {
+		d, err := control.Drop(c, host)
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(e.out, "%s of %s are dropped\n", text.Plural(d.Rows, "row"), d.Host)
+		return err
+	})
+}

@@ -1,0 +1,460 @@
+package memory
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"scanwatch/internal/kv"
+)
+
+// Hosts share their rows. Each host sends only rows about its own sessions, so that
+// no row is counted twice. Another package merges the rows of the other hosts, and hands
+// over one row for each key. Bans of other hosts are added to the table of bans. Other
+// rows of other hosts are kept apart, are not written to disk, and have less weight than
+// the rows of this host:
+//
+//   - Counts of other hosts can multiply the count of this host, but cannot replace it; see
+//     together. Otherwise, a single host with wrong counts could make all hosts reject a
+//     legitimate client.
+//   - Mail to other hosts makes a client known, never trusted.
+
+// A foreignRow is a row of other hosts.
+type foreignRow[V any] struct {
+	row    V
+	origin uint16 // number of the host with the latest information; see hostNames
+}
+
+// maxForeign is the share of a table's maximum number of rows that is also available for
+// rows of other hosts.
+const maxForeign = 2
+
+// Multiple is the weight of other hosts' counts: their sum counts at most this many times
+// the count of this host, if that is more than Alone.
+const Multiple = 3
+
+// Alone is the count up to which only this host's count matters: a single mistake is never
+// multiplied. Otherwise, wrong counts of another host could make this one reject a client
+// after its first unknown recipient.
+const Alone = 1
+
+// together returns the count of all hosts.
+func together(own, others int) int {
+	if own <= Alone {
+		return own
+	}
+	return own + min(others, Multiple*own)
+}
+
+// hostNames numbers the names of other hosts.
+type hostNames struct {
+	list []string
+}
+
+// maxHosts is the maximum number of other hosts whose names are kept.
+const maxHosts = 1000
+
+func (n *hostNames) number(name string) uint16 {
+	if i := slices.Index(n.list, name); i >= 0 {
+		return uint16(i)
+	}
+	if len(n.list) == maxHosts {
+		return maxHosts - 1
+	}
+	n.list = append(n.list, name)
+	return uint16(len(n.list) - 1)
+}
+
+// A Foreign is a row of other hosts. Without a value, other hosts have no row with this
+// key.
+type Foreign struct {
+	kv.Entry
+	Origin string // name of the host with the latest information
+	Ended  bool   // another host's unban, which this host does not know yet, has ended this host's ban
+}
+
+// A sharedTable is a table whose rows hosts share. All methods require the lock.
+type sharedTable interface {
+	bucketName() string
+	// announce marks all rows of this host as changed. Later changes are marked as well.
+	announce()
+	// send calls put for up to n changed rows of this host, and returns n minus their
+	// number. The value of a deleted row is nil. by is added to the times.
+	send(n int, by int64, put func(key, value []byte)) (left int)
+	// receive sets or, without a value, deletes the row of other hosts. by is added to
+	// the times. It reports whether the row is valid.
+	receive(f *Foreign, by int64, now uint32) bool
+	// combine merges rows with the same key. It returns nil if no row is valid or all
+	// have expired.
+	combine(key []byte, values [][]byte, now uint32) []byte
+	// valid reports whether a row can be decoded and has no time later than latest.
+	valid(key, value []byte, latest uint32) bool
+	// foreignRows returns the number of rows of other hosts.
+	foreignRows() int
+}
+
+func sharedTables(m *Memory) []sharedTable {
+	return []sharedTable{
+		sharedHostBans{m.Bans}, sharedNetworkBans{m.Bans},
+		sharedRows[peerKey, peer]{&m.Peers.rows, &m.hosts, func(k peerKey) bool { return k.kind == peerLogin }},
+		sharedRows[counterKey, counter]{&m.Counters.rows, &m.hosts, nil},
+		sharedRows[uint64, recipient]{&m.Recipients.rows, &m.hosts, nil},
+		sharedRows[sprayKey, spray]{&m.Logins.sprays, &m.hosts, nil},
+	}
+}
+
+// Announce causes Outgoing to return all rows of this host, and afterwards all changed rows.
+// After the start of the filter, Announce must be called before Incoming. Otherwise, a ban
+// of another host can replace an unban of this host that was not sent.
+func (m *Memory) Announce() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, t := range sharedTables(m) {
+		t.announce()
+	}
+}
+
+// Outgoing returns up to n changed rows of this host that it has not returned yet. The
+// value of a deleted row is nil. The times in rows are times of events plus skew, in
+// seconds.
+func (m *Memory) Outgoing(n int, skew int64) (list []kv.Entry) {
+	for _, t := range sharedTables(m) {
+		for left := n - len(list); left > 0; {
+			some := min(left, chunk)
+			rest := outgoing(m, t, some, skew, &list)
+			left -= some - rest
+			if rest > 0 {
+				break
+			}
+		}
+	}
+	return list
+}
+
+func outgoing(m *Memory, t sharedTable, n int, skew int64, list *[]kv.Entry) (left int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return t.send(n, m.clock.offset.Load()/1e6+skew, func(key, value []byte) {
+		*list = append(*list, kv.Entry{Bucket: t.bucketName(), Key: key, Value: value})
+	})
+}
+
+// Incoming sets the rows of other hosts. Each row replaces the earlier one with the same
+// key. Invalid rows are skipped and cause an error. If origin is empty, a ban was imposed here, and other hosts have none. Skew
+// is subtracted from the times in rows; see Outgoing.
+func (m *Memory) Incoming(list []Foreign, skew, now int64) error {
+	var last error
+	for some := range slices.Chunk(list, chunk) {
+		freed, err := receive(m, some, skew, now)
+		for _, p := range freed {
+			m.Forget(p)
+		}
+		last = cmp.Or(err, last)
+	}
+	return last
+}
+
+// receive returns the prefixes whose bans other hosts have revoked.
+// Invalid rows are skipped.
+func receive(m *Memory, list []Foreign, skew, now int64) (freed []netip.Prefix, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	tables := sharedTables(m)
+	by := -(m.clock.offset.Load()/1e6 + skew)
+	m.Bans.freed = nil
+	for i := range list {
+		f := &list[i]
+		valid := slices.ContainsFunc(tables, func(t sharedTable) bool {
+			return t.bucketName() == f.Bucket && t.receive(f, by, m.clock.row(now))
+		})
+		if !valid {
+			err = fmt.Errorf("invalid row of table %q from %q", f.Bucket, f.Origin)
+		}
+	}
+	return m.Bans.freed, err
+}
+
+// ForeignRows returns the number of rows of other hosts, except bans.
+func (m *Memory) ForeignRows() (n int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, t := range sharedTables(m) {
+		n += t.foreignRows()
+	}
+	return n
+}
+
+// A sharedRows shares the rows of a table without bans.
+type sharedRows[K comparable, V any] struct {
+	*table[K, V]
+	hosts *hostNames
+	// private reports whether other hosts must not receive a row. It may be nil.
+	private func(K) bool
+}
+
+func (t sharedRows[K, V]) announce() {
+	if t.outgoing == nil {
+		t.outgoing = make(map[K]bool)
+	}
+	announce(t.outgoing, t.rows)
+}
+
+func announce[K comparable, V any](outgoing map[K]bool, rows map[K]V) {
+	for k := range rows {
+		if _, ok := outgoing[k]; !ok {
+			outgoing[k] = false
+		}
+	}
+}
+
+func (t sharedRows[K, V]) send(n int, by int64, put func(key, value []byte)) (left int) {
+	return send(t.table, n, by, put, func(k K, _ *V) bool { return t.private == nil || !t.private(k) })
+}
+
+// send sends the changed rows of a table for which own returns true.
+func send[K comparable, V any](t *table[K, V], n int, by int64, put func(key, value []byte), own func(K, *V) bool) (left int) {
+	before := len(t.outgoing)
+	for k := range t.outgoing {
+		if n <= 0 {
+			return n
+		}
+		delete(t.outgoing, k)
+		v, ok := t.rows[k]
+		switch {
+		case !ok:
+			put(t.key(k), nil)
+		case !own(k, &v):
+			continue
+		default:
+			t.schema.shift(k, &v, by)
+			put(t.key(k), t.value(v))
+		}
+		n--
+	}
+	if before > 0 && t.outgoing != nil {
+		t.outgoing = make(map[K]bool) // clear would keep the map's memory
+	}
+	return n
+}
+
+func (t sharedRows[K, V]) receive(f *Foreign, by int64, now uint32) bool {
+	if len(f.Value) == 0 {
+		k, _, _ := t.decode(f.Key, t.value(*new(V)))
+		delete(t.foreign, k)
+		return true
+	}
+	k, v, ok := t.decode(f.Key, f.Value)
+	if !ok {
+		return false
+	}
+	t.schema.shift(k, &v, by)
+	if t.foreign == nil {
+		t.foreign = make(map[K]foreignRow[V])
+	}
+	if _, had := t.foreign[k]; !had {
+		t.makeForeignRoom(now)
+	}
+	t.foreign[k] = foreignRow[V]{v, t.hosts.number(f.Origin)}
+	return true
+}
+
+// makeForeignRoom deletes the expired ones of a few rows of other hosts. If there is no
+// room left, it also deletes the sampled row with the lowest score.
+func (t *table[K, V]) makeForeignRoom(now uint32) {
+	var least K
+	var lowest int64
+	n := 0
+	for k, f := range t.foreign {
+		switch score := t.evictionScore(k, f.row, now); {
+		case score < 0:
+			delete(t.foreign, k)
+		case n == 0 || score < lowest:
+			least, lowest = k, score
+		}
+		if n++; n == samples {
+			break
+		}
+	}
+	if len(t.foreign) >= t.limit/maxForeign {
+		delete(t.foreign, least)
+	}
+}
+
+func (t sharedRows[K, V]) combine(key []byte, values [][]byte, now uint32) []byte {
+	return combine(t.table, key, values, now)
+}
+
+func combine[K comparable, V any](t *table[K, V], key []byte, values [][]byte, now uint32) []byte {
+	var sum V
+	var k K
+	found := false
+	for _, value := range values {
+		key, v, ok := t.decode(key, value)
+		if !ok || t.evictionScore(key, v, now) < 0 {
+			continue
+		}
+		if k = key; found {
+			t.schema.combine(k, &sum, v)
+		} else {
+			sum, found = v, true
+		}
+	}
+	if !found {
+		return nil
+	}
+	return t.value(sum)
+}
+
+func (t sharedRows[K, V]) valid(key, value []byte, latest uint32) bool {
+	k, v, ok := t.decode(key, value)
+	return ok && t.newest(k, v) <= int64(latest)
+}
+
+func (t sharedRows[K, V]) foreignRows() int { return len(t.table.foreign) }
+
+// other returns the live row of other hosts.
+func (t *table[K, V]) other(k K, now uint32) (v V, origin uint16, ok bool) {
+	f, ok := t.foreign[k]
+	if !ok || t.evictionScore(k, f.row, now) < 0 {
+		return v, 0, false
+	}
+	return f.row, f.origin, true
+}
+
+// A Merger merges rows of several hosts. It is not safe for concurrent use.
+type Merger struct {
+	bans   *Bans
+	tables []sharedTable
+}
+
+// NewMerger returns a Merger.
+func NewMerger() Merger {
+	m := New()
+	return Merger{m.Bans, sharedTables(m)}
+}
+
+// Combine merges the valid rows of several hosts with the same key. The result does not
+// depend on their order. It is nil if there are no valid rows, or all have expired by now,
+// in seconds since 1970.
+func (m Merger) Combine(bucket string, key []byte, values [][]byte, now int64) []byte {
+	m.bans.rules.reset()
+	values = slices.SortedFunc(slices.Values(values), bytes.Compare)
+	for _, t := range m.tables {
+		if t.bucketName() == bucket {
+			if v := t.combine(key, values, uint32(now)); v != nil {
+				return v
+			}
+		}
+	}
+	return nil
+}
+
+// Shared reports whether hosts share the rows of a bucket.
+func (m Merger) Shared(bucket string) bool {
+	return slices.ContainsFunc(m.tables, func(t sharedTable) bool { return t.bucketName() == bucket })
+}
+
+// Valid reports whether a shared row can be decoded, and has no time later than latest, in
+// seconds since 1970.
+func (m Merger) Valid(bucket string, key, value []byte, latest int64) bool {
+	m.bans.rules.reset()
+	return slices.ContainsFunc(m.tables, func(t sharedTable) bool {
+		return t.bucketName() == bucket && t.valid(key, value, uint32(latest))
+	})
+}
+
+// LimitBan returns a row of bans with a ban of at most d. If observe is set, the ban is
+// not enforced. The row must be valid.
+func LimitBan(value []byte, d time.Duration, observe bool) []byte {
+	value = slices.Clone(value)
+	since, until := be.Uint32(value), be.Uint32(value[4:])
+	be.PutUint32(value[4:], uint32(min(int64(until), int64(since)+int64(d/time.Second))))
+	if observe {
+		value[banSize-1] |= byte(banObserved)
+	}
+	return value
+}
+
+// A BanRow describes a shared row of bans.
+type BanRow struct {
+	Prefix       netip.Prefix
+	Since, Until int64 // seconds since 1970
+	Rule         string
+	Revoked      bool
+	Manual       bool
+}
+
+// Active reports whether a ban is active.
+func (b *BanRow) Active(now int64) bool { return !b.Revoked && b.Until > now }
+
+// BansBucket is the bucket whose rows ReadBan decodes.
+const BansBucket = bansBucket
+
+// ReadBan decodes a row of the bucket BansBucket.
+func ReadBan(key, value []byte) (BanRow, bool) {
+	var names ruleNames
+	p, b, ok := names.read(key, value)
+	if !ok {
+		return BanRow{}, false
+	}
+	return BanRow{
+		Prefix: p, Since: int64(b.since), Until: int64(b.until), Rule: names.list[b.rule],
+		Revoked: b.flags&banRevoked != 0, Manual: b.flags&banManual != 0,
+	}, true
+}
+
+// combineCounters adds the slots of two hosts. A counter that is ahead does not lose its
+// events; compare counter.advance.
+func combineCounters(_ counterKey, sum *counter, other counter) {
+	head := max(sum.head, other.head)
+	sum.advance(head)
+	other.advance(head)
+	for i, v := range other.slots {
+		sum.slots[i] = sum16(sum.slots[i], int(v))
+	}
+}
+
+func combineRecipients(_ uint64, r *recipient, other recipient) {
+	if r.accepted != other.accepted {
+		if other.accepted {
+			*r = other
+		}
+		return
+	}
+	r.day = max(r.day, other.day)
+	for _, n := range other.networks {
+		if n != 0 {
+			addShort(r.networks[:], n)
+		}
+	}
+}
+
+func combineSprays(_ sprayKey, r *spray, other spray) {
+	r.since = min(r.since, other.since) // so that no value counts for longer than the window
+	for _, s := range other.seen {
+		if s != 0 {
+			addShort(r.seen[:], s)
+		}
+	}
+}
+
+// combinePeers merges the rows of two hosts. Several hosts may have received mail on the
+// same day, so days are not added.
+func combinePeers(_ peerKey, p *peer, other peer) {
+	days := max(p.days, other.days)
+	mergePeers(p, other)
+	p.days = days
+}
+
+// forget deletes the rows of this and of other hosts for which del returns true.
+func forget[K comparable, V any](t *table[K, V], del func(K) bool) {
+	t.deleteFunc(del)
+	for k := range t.foreign {
+		if del(k) {
+			delete(t.foreign, k)
+		}
+	}
+}

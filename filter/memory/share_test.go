@@ -1,0 +1,356 @@
+package memory
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"scanwatch/internal/kv"
+	"scanwatch/rules"
+)
+
+// sharing returns tables with a fixed key whose changes other hosts receive.
+func sharing() *Memory {
+	m := New()
+	m.Load(slices.Values([]kv.Entry{{Bucket: "secret", Key: []byte("hash"), Value: make([]byte, 16)}}), at(0))
+	m.Counters.Watch([]rules.Window{{Evidence: rules.AuthFailure, Window: day, By: rules.BySrc}, {Evidence: rules.AuthFailure, Window: day, By: rules.BySite}})
+	m.Announce()
+	return m
+}
+
+// pass hands the changed rows of one host to another.
+func pass(t *testing.T, from, to *Memory, skewFrom, skewTo int64, now time.Duration) {
+	t.Helper()
+	var list []Foreign
+	for _, e := range from.Outgoing(1<<20, skewFrom) {
+		list = append(list, Foreign{Entry: e, Origin: "mx1"})
+	}
+	if err := to.Incoming(list, skewTo, at(now)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// describe returns the tables of outgoing rows and whether they have a value.
+func describe(list []kv.Entry) (out []string) {
+	for _, e := range list {
+		out = append(out, fmt.Sprint(e.Bucket, " ", e.Value != nil))
+	}
+	slices.Sort(out)
+	return out
+}
+
+// TestOutgoing checks which changes are sent, and that each is sent once.
+func TestOutgoing(t *testing.T) {
+	c := who("192.0.2.1")
+	c.User = []byte("alice")
+	m := New()
+	m.Bans.Add(c, BanRequest{Ladder: hours, Rule: "harvest"}, at(0))
+	if list := m.Outgoing(100, 0); len(list) != 0 {
+		t.Errorf("before Announce: %v", list)
+	}
+	m.Announce()
+	if got := describe(m.Outgoing(100, 0)); !slices.Equal(got, []string{"bans true"}) {
+		t.Errorf("after Announce: %v", got)
+	}
+	m = sharing()
+	for _, tt := range []struct {
+		name string
+		do   func()
+		want []string
+	}{
+		{"nothing", func() {}, nil},
+		{"a ban", func() { m.Bans.Add(c, BanRequest{Ladder: hours, Rule: "harvest"}, at(0)) }, []string{"bans true"}},
+		{"an observed ban", func() { m.Bans.Add(who("192.0.2.9"), BanRequest{Ladder: hours, Rule: "x", Observe: true}, at(0)) }, nil},
+		{"a ban of a network", func() { m.Bans.AddPrefix(netip.MustParsePrefix("198.51.100.0/24"), time.Hour, "x", at(0)) }, []string{"bans true"}},
+		{"an unban of a network", func() { m.Bans.Revoke(netip.MustParsePrefix("198.51.100.0/24"), false, at(0)) }, []string{"bans true"}},
+		{"mail", func() { m.Peers.Delivered(c, Delivery{Messages: 1}, at(0)) }, []string{"peers true"}},
+		{"a login", func() { m.Logins.Succeeded(c, at(0)) }, nil},
+		{"a rejected recipient", func() { m.Recipients.Refused(c, []byte("x@example.org"), at(0)) }, []string{"recipients true"}},
+		{"a failed login", func() { m.Logins.Failed(who("192.0.2.1"), at(0)) }, []string{"counters true", "counters true", "sprays true", "sprays true", "sprays true"}},
+		{"an unban", func() {
+			m.Bans.Revoke(netip.MustParsePrefix("192.0.2.1/32"), false, at(0))
+			m.Forget(netip.MustParsePrefix("192.0.2.1/32"))
+		}, []string{"bans true", "counters false", "sprays false", "sprays false"}},
+		{"an erasure", func() {
+			m.Erase(Erasure{Prefix: netip.MustParsePrefix("192.0.2.1/32"), Mailbox: []byte("x@example.org")}, at(0), false)
+		}, []string{"bans false", "peers false", "peers false", "recipients false"}},
+	} {
+		tt.do()
+		if got := describe(m.Outgoing(100, 0)); !slices.Equal(got, tt.want) {
+			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
+		}
+		if again := m.Outgoing(100, 0); len(again) != 0 {
+			t.Errorf("%s: sent again: %v", tt.name, again)
+		}
+	}
+	for i := range 9 {
+		m.Peers.Delivered(who(fmt.Sprintf("192.0.2.%d", i)), Delivery{Messages: 1}, at(0))
+	}
+	if a, b := m.Outgoing(5, 0), m.Outgoing(5, 0); len(a) != 5 || len(b) != 4 {
+		t.Errorf("%d and %d rows of nine", len(a), len(b))
+	}
+}
+
+// TestEvictedIsNotSent checks that other hosts keep the rows that a full table has lost.
+func TestEvictedIsNotSent(t *testing.T) {
+	m := sharing()
+	m.Limit(1)
+	for i := range 150 {
+		m.Peers.Delivered(who(fmt.Sprintf("192.0.2.%d", i)), Delivery{Messages: 1}, at(0))
+	}
+	list := m.Outgoing(1000, 0)
+	if len(list) != 100 || slices.ContainsFunc(list, func(e kv.Entry) bool { return e.Value == nil }) {
+		t.Errorf("%d rows: %v", len(list), describe(list))
+	}
+}
+
+// TestLoadedIsSent checks that rows from disk are sent if sharing started before they were
+// loaded.
+func TestLoadedIsSent(t *testing.T) {
+	old := New()
+	old.Bans.Add(who("192.0.2.1"), BanRequest{Ladder: hours, Rule: "harvest"}, at(0))
+	old.Bans.AddPrefix(netip.MustParsePrefix("198.51.100.0/24"), time.Hour, "x", at(0))
+	old.Peers.Delivered(who("192.0.2.1"), Delivery{Messages: 1}, at(0))
+	m := New()
+	m.Announce()
+	m.Load(slices.Values(old.Changes(100)), at(0))
+	if got := describe(m.Outgoing(100, 0)); !slices.Equal(got, []string{"bans true", "bans true", "peers true"}) {
+		t.Errorf("%v", got)
+	}
+}
+
+// TestKeyIsLoaded checks that hashes with a former key are deleted on other hosts.
+func TestKeyIsLoaded(t *testing.T) {
+	m := New()
+	m.Announce()
+	m.Recipients.Accepted([]byte("x@example.org"), at(0))
+	m.Peers.WroteTo("example.net", at(0))
+	m.Peers.Delivered(who("192.0.2.1"), Delivery{Messages: 1, Senders: []string{"example.net"}}, at(0))
+	m.Outgoing(100, 0)
+	m.Load(slices.Values([]kv.Entry{{Bucket: "secret", Key: []byte("hash"), Value: make([]byte, 16)}}), at(0))
+	if got := describe(m.Outgoing(100, 0)); !slices.Equal(got, []string{"peers false", "peers true", "recipients false"}) {
+		t.Errorf("%v", got)
+	}
+}
+
+// TestForeignRows checks that rows of other hosts are limited, and are not on disk.
+func TestForeignRows(t *testing.T) {
+	from, to := sharing(), sharing()
+	to.Limit(1)
+	for i := range 90 {
+		from.Peers.Delivered(who(fmt.Sprintf("192.0.2.%d", i)), Delivery{Messages: 1}, at(0))
+	}
+	from.Bans.Add(who("192.0.2.1"), BanRequest{Ladder: hours, Rule: "harvest"}, at(0))
+	to.Changes(100)
+	pass(t, from, to, 0, 0, 0)
+	if n := to.ForeignRows(); n != 50 {
+		t.Errorf("%d rows, limit 50", n)
+	}
+	disk := to.Changes(1000)
+	if len(disk) != 1 || disk[0].Bucket != bansBucket {
+		t.Errorf("on disk: %v", describe(disk))
+	}
+	again := New()
+	again.Load(slices.Values(disk), at(time.Minute))
+	if b, ok := again.Bans.Banned(who("192.0.2.1"), at(time.Minute)); !ok || b.Origin != "mx1" || b.Rule != "harvest" {
+		t.Errorf("after a restart: %+v", b)
+	}
+	again.Announce()
+	if list := again.Outgoing(100, 0); len(list) != 0 {
+		t.Errorf("another host's ban is sent: %v", describe(list))
+	}
+	// The operator's bans always have room.
+	from.Outgoing(1000, 0)
+	from.Bans.AddPrefix(netip.MustParsePrefix("10.0.0.0/24"), time.Hour, "x", at(0))
+	f := Foreign{Entry: from.Outgoing(1, 0)[0], Origin: "evil"}
+	var list []Foreign
+	for i := range maxNetworkBans {
+		f.Key = prefixKey(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 24))
+		list = append(list, f)
+	}
+	if err := to.Incoming(list, 0, at(0)); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(to.Bans.networks.rows); n != maxNetworkBans/maxForeign {
+		t.Errorf("%d networks", n)
+	}
+}
+
+// TestEraseForeign checks that an erasure includes the rows of other hosts.
+func TestEraseForeign(t *testing.T) {
+	from, to := sharing(), sharing()
+	c := who("192.0.2.1")
+	c.User = []byte("alice")
+	from.Peers.Delivered(c, Delivery{Messages: 1}, at(0))
+	from.Recipients.Accepted([]byte("alice@example.org"), at(0))
+	from.Logins.Failed(c, at(0))
+	from.Peers.Delivered(who("203.0.113.9"), Delivery{Messages: 1}, at(0))
+	pass(t, from, to, 0, 0, 0)
+	before := to.ForeignRows()
+	e := Erasure{Prefix: netip.MustParsePrefix("192.0.2.1/32"), User: []byte("alice"), Mailbox: []byte("alice@example.org")}
+	want := map[string]int{"known clients": 1, "recipients": 1, "counters": 1, "login sprays": 2}
+	for _, dry := range []bool{true, false} {
+		if got := to.Erase(e, at(0), dry); fmt.Sprint(got.Rows) != fmt.Sprint(want) {
+			t.Errorf("dry %v: %v, want %v", dry, got.Rows, want)
+		}
+	}
+	if n := before - to.ForeignRows(); n != 5 {
+		t.Errorf("%d rows erased of %d", n, before)
+	}
+}
+
+// TestTimes checks that times are converted if the clocks of hosts differ, or if the clock
+// of a host is known to be wrong.
+func TestTimes(t *testing.T) {
+	from, to := sharing(), sharing()
+	from.clock.offset.Store(-(48 * time.Hour).Microseconds()) // rows are two days later than events
+	ahead := time.Hour                                        // of the clock of from
+	from.Bans.Add(who("192.0.2.1"), BanRequest{Ladder: hours, Rule: "harvest"}, at(ahead))
+	from.Logins.Failed(who("192.0.2.1"), at(ahead))
+	pass(t, from, to, -3600, 0, 0)
+	if b, ok := to.Bans.Enforced(netip.MustParsePrefix("192.0.2.1/32"), at(0)); !ok || b.Since.UnixMicro() != at(0) || b.Until.UnixMicro() != at(time.Hour) {
+		t.Errorf("%v %+v", ok, b)
+	}
+	back := sharing()
+	back.clock.offset.Store((24 * time.Hour).Microseconds())
+	from.Announce()
+	pass(t, from, back, -3600, 600, 10*time.Minute) // the clock of back is ten minutes slow
+	if b, ok := back.Bans.Enforced(netip.MustParsePrefix("192.0.2.1/32"), at(0)); !ok || b.Since.UnixMicro() != at(-10*time.Minute) {
+		t.Errorf("%v %+v", ok, b)
+	}
+}
+
+// TestInvalidForeign checks that an invalid row does not keep other rows from being set.
+func TestInvalidForeign(t *testing.T) {
+	from, to := sharing(), sharing()
+	from.Peers.Delivered(who("192.0.2.1"), Delivery{Messages: 1}, at(0))
+	valid := Foreign{Entry: from.Outgoing(1, 0)[0], Origin: "mx1"}
+	bad := Foreign{Entry: kv.Entry{Bucket: peersBucket, Key: []byte("x"), Value: []byte("y")}, Origin: "mx1"}
+	other := Foreign{Entry: kv.Entry{Bucket: "secret", Key: []byte("hash"), Value: make([]byte, 16)}, Origin: "mx1"}
+	if err := to.Incoming([]Foreign{bad, other, valid}, 0, at(0)); err == nil || to.ForeignRows() != 1 {
+		t.Errorf("%v, %d rows", err, to.ForeignRows())
+	}
+}
+
+// TestForeignBans checks the effect on a ban of this host when another host's row
+// arrives.
+func TestForeignBans(t *testing.T) {
+	p := netip.MustParsePrefix("192.0.2.1/32")
+	ban := func(m *Memory, d time.Duration) { m.Bans.AddPrefix(p, d, "x", at(0)) }
+	unban := func(m *Memory) { m.Bans.Revoke(p, false, at(time.Minute)) }
+	sent := func(m *Memory) { m.Outgoing(100, 0) }
+	for _, tt := range []struct {
+		name   string
+		here   func(m *Memory)
+		there  func(m *Memory)
+		change func(f *Foreign)
+		until  time.Duration // end of the ban; 0 if there is none
+		origin string
+	}{
+		{"no ban here", func(*Memory) {}, func(m *Memory) { ban(m, time.Hour) }, nil, time.Hour, "mx1"},
+		{"a shorter ban here", func(m *Memory) { ban(m, time.Hour) }, func(m *Memory) { ban(m, 2*time.Hour) }, nil, 2 * time.Hour, "mx1"},
+		{"a longer ban here", func(m *Memory) { ban(m, 2*time.Hour) }, func(m *Memory) { ban(m, time.Hour) }, nil, 2 * time.Hour, ""},
+		{"a longer ban that has ended", func(m *Memory) { ban(m, 2*time.Hour); sent(m) }, func(m *Memory) { ban(m, time.Hour) }, func(f *Foreign) { f.Ended = true }, time.Hour, "mx1"},
+		{"a ban that has ended, and no row", func(m *Memory) { ban(m, time.Hour) }, func(m *Memory) { ban(m, time.Hour) }, func(f *Foreign) { f.Ended, f.Value = true, nil }, 0, ""},
+		{"an unban there", func(m *Memory) { ban(m, time.Hour) }, func(m *Memory) { ban(m, time.Hour); unban(m) }, nil, 0, ""},
+		{"an unban here that is not sent", func(m *Memory) { ban(m, time.Hour); sent(m); unban(m) }, func(m *Memory) { ban(m, 2*time.Hour) }, nil, 0, ""},
+		{"an unban here that is known", func(m *Memory) { ban(m, time.Hour); unban(m); sent(m) }, func(m *Memory) { ban(m, 2*time.Hour) }, nil, 2 * time.Hour, "mx1"},
+		{"a row sent back", func(*Memory) {}, func(m *Memory) { ban(m, time.Hour) }, func(f *Foreign) { f.Origin = "" }, time.Hour, ""},
+		{"a row sent back after an unban", func(m *Memory) { ban(m, time.Hour); unban(m); sent(m) }, func(m *Memory) { ban(m, time.Hour) }, func(f *Foreign) { f.Origin = "" }, 0, ""},
+		{"a row sent back after it was erased", func(m *Memory) {
+			ban(m, time.Hour)
+			sent(m)
+			m.Erase(Erasure{Prefix: p, Bans: true}, at(0), false)
+		}, func(m *Memory) { ban(m, time.Hour) }, func(f *Foreign) { f.Origin = "" }, 0, ""},
+		{"a deletion of another row", func(m *Memory) { ban(m, time.Hour) }, func(m *Memory) { ban(m, time.Hour) }, func(f *Foreign) { f.Value = nil }, time.Hour, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			for _, prefix := range []string{"192.0.2.1/32", "192.0.2.0/24"} {
+				p = netip.MustParsePrefix(prefix)
+				here, there := sharing(), sharing()
+				tt.here(here)
+				tt.there(there)
+				f := Foreign{Entry: there.Outgoing(1, 0)[0], Origin: "mx1"}
+				if tt.change != nil {
+					tt.change(&f)
+				}
+				for range 2 { // repetition has no influence
+					if err := here.Incoming([]Foreign{f}, 0, at(2*time.Minute)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				b, ok := here.Bans.Enforced(p, at(3*time.Minute))
+				if ok != (tt.until > 0) || ok && (b.Until.UnixMicro() != at(tt.until) || b.Origin != tt.origin) {
+					t.Errorf("%v: %v %+v", p, ok, b)
+				}
+			}
+		})
+	}
+}
+
+// TestUnbanAhead checks that an unban ends a ban immediately, although the clock of the host
+// is ahead, and clears the counts once.
+func TestUnbanAhead(t *testing.T) {
+	p := netip.MustParsePrefix("192.0.2.1/32")
+	here, there := sharing(), sharing()
+	there.Bans.AddPrefix(p, 2*time.Hour, "x", at(20*time.Minute))
+	there.Bans.Revoke(p, false, at(20*time.Minute))
+	c := who("192.0.2.1")
+	here.Bans.Add(c, BanRequest{Ladder: hours, Rule: "guess"}, at(0))
+	count := func() int {
+		n, _ := here.Counters.Count(c, rules.Window{Evidence: rules.AuthFailure, Window: day, By: rules.BySrc}, at(time.Minute))
+		return n
+	}
+	f := Foreign{Entry: there.Outgoing(1, 0)[0], Origin: "mx1"}
+	for i, want := range []int{0, 1} {
+		here.Counters.Add(c, rules.AuthFailure, at(0))
+		if err := here.Incoming([]Foreign{f}, 0, at(0)); err != nil {
+			t.Fatal(err)
+		}
+		if n := count(); n != want {
+			t.Errorf("the unban arrived %d times: %d, want %d", i+1, n, want)
+		}
+	}
+	if b, ok := here.Bans.Banned(c, at(time.Second)); ok {
+		t.Errorf("%+v", b)
+	}
+}
+
+// TestTogether checks the weight of other hosts' counts.
+func TestTogether(t *testing.T) {
+	for _, c := range [][3]int{{0, 99, 0}, {1, 99, 1}, {2, 99, 8}, {3, 99, 12}, {5, 4, 9}, {9, 0, 9}} {
+		if n := together(c[0], c[1]); n != c[2] {
+			t.Errorf("%d here and %d elsewhere count as %d, want %d", c[0], c[1], n, c[2])
+		}
+	}
+}
+
+// TestCombineCounters checks that old counts of one host do not add to new ones of another,
+// and that they do not replace them.
+func TestCombineCounters(t *testing.T) {
+	count := func(slot uint32, n int) counter {
+		c := counter{head: slot}
+		c.add(n)
+		return c
+	}
+	for _, tt := range []struct {
+		a, b counter
+		want int
+	}{
+		{count(100, 1), count(100, 2), 3},
+		{count(100, 1), count(105, 2), 3},
+		{count(100, 1), count(106, 2), 2},
+		{count(100, 1), count(500, 2), 2},
+		{count(100, 1<<16-1), count(100, 2), 1<<16 - 1},
+	} {
+		for range 2 {
+			sum := tt.a
+			if combineCounters(counterKey{}, &sum, tt.b); sum.sum() != tt.want {
+				t.Errorf("%v and %v: %v", tt.a, tt.b, sum)
+			}
+			tt.a, tt.b = tt.b, tt.a
+		}
+	}
+}

@@ -1,0 +1,705 @@
+// Package share merges the rows of package memory that several hosts have sent each other.
+//
+// For each row, a host only ever changes its own copy, which is called a register. A
+// register is replaced by one of the same host with a later stamp. So registers can arrive
+// late, repeatedly and in any order. Their meaning is computed from the registers of all
+// hosts; see memory.Merger.
+//
+// Bans need more, because a ban by one host and an unban by another are about the same
+// prefix. Each ban therefore carries the stamp of the latest unban of the same prefix that
+// its host knew at that time. A ban only counts if there is no later unban. So an unban
+// ends all bans that were imposed without knowledge of any unban, however wrong the clocks
+// are. A host that knows an unban with a later stamp counts as a host that knows all
+// earlier ones.
+//
+// A host whose rows are false cannot affect clients that have standing, friends and users
+// of other hosts; see package decide. It can still do this, until the operator drops it:
+//
+//   - It can ban as many unknown clients as Limits.Rows allows, for Limits.Duration,
+//     because it chooses the times of its bans.
+//   - It can revoke the bans of all hosts. Each later offence leads to a new ban. Other
+//     hosts may learn of that ban maxAhead later.
+//   - It can lengthen the next ban of a client by claiming earlier offences.
+//   - It can let clients be known, but not trusted, and mailboxes exist. Rules then treat
+//     an attacker more leniently.
+//   - It can multiply the counts of clients with more than memory.Alone events, and let
+//     mailboxes be probed that one other network has requested.
+//   - It can displace rows of other hosts, but none of this host except short bans.
+//
+// Rows of a host whose clock is ahead by more than maxAhead are omitted until their time
+// has come. If a host loses its registers, and the service that carries them loses its copy
+// at the same time, deletions of rows that some hosts have not received are lost.
+package share
+
+import (
+	"cmp"
+	"fmt"
+	"hash/maphash"
+	"math"
+	"net/netip"
+	"slices"
+	"time"
+
+	"scanwatch/filter/memory"
+	"scanwatch/internal/kv"
+)
+
+// A Stamp is the time of a hybrid logical clock: milliseconds since 1970 in the upper 48
+// bits, and a counter in the lower 16. A stamp is later than all stamps of the same key
+// that its host had seen before. Stamps of other keys have no influence, so that a host
+// whose clock is ahead does not push the stamps of all others.
+type Stamp uint64
+
+// At returns the earliest stamp at a time.
+func At(t time.Time) Stamp { return Stamp(max(t.UnixMilli(), 0)) << 16 }
+
+// Time returns the time of the stamp, which is that of the host's clock or later.
+func (s Stamp) Time() time.Time { return time.UnixMilli(int64(s >> 16)).UTC() }
+
+// A Row is a register of a host.
+type Row struct {
+	Bucket, Key string
+	Stamp       Stamp  // time of the latest change
+	Seen        Stamp  // for a ban, the latest unban of the same prefix that the host knew
+	Value       string // empty if the host has deleted the row
+}
+
+// DropBucket is the bucket of the marks that Drop sets. The key of a row is the name of a
+// host.
+const DropBucket = "drop"
+
+// Limits restrict the effect of other hosts' registers.
+type Limits struct {
+	Rows  int // of one host in one table; a host does not send more
+	Total int // of all hosts
+	// Bans is the maximum number of bans and offences of a host that begin within the same
+	// minute. None of the bans from a minute with more bans count.
+	Bans     int
+	Duration time.Duration // of a ban; a longer ban ends earlier
+	Bits4    int           // minimum length of a banned IPv4 prefix
+	Bits6    int           // minimum length of a banned IPv6 prefix
+	Observe  bool          // bans of other hosts are not enforced
+}
+
+// DefaultLimits returns the limits without configuration.
+func DefaultLimits() Limits {
+	return Limits{Rows: 50_000, Total: 1_000_000, Bans: 120, Duration: 30 * 24 * time.Hour, Bits4: 24, Bits6: 48}
+}
+
+const (
+	// maxAhead limits how far the clock of another host may be ahead of this host's. Clocks
+	// that are wrong by ten minutes can be twenty minutes apart.
+	maxAhead = 30 * time.Minute
+	// maxOwnAhead limits how far stamps of this host may be ahead of its clock. After a larger
+	// step back of the clock, the rows get new stamps. After a smaller one, other hosts
+	// omit the rows until the time of their stamps; see Missed.
+	maxOwnAhead = 24 * time.Hour
+	// keepDeleted is the time for which deleted rows are kept, so that an earlier
+	// register that arrives late does not restore them.
+	keepDeleted = 48 * time.Hour
+	maxValue    = 512
+	maxKey      = 256
+	maxName     = 64
+)
+
+type rowKey struct{ bucket, key string }
+
+// A register is a row of one host.
+type register struct {
+	origin      *origin
+	stamp, seen Stamp
+	value       string
+	ban         memory.BanRow // of a row in memory.BansBucket
+}
+
+// A row is the registers of all hosts with the same key.
+type row struct {
+	registers []register // sorted by name of the host
+	sent      uint64     // hash of what Changed has returned, or unsent
+	passed    Stamp      // latest unban that the host's memory knows
+}
+
+// unsent is the state of a row of which the host's memory may have any version.
+const unsent = 1
+
+// origin is a host.
+type origin struct {
+	HostStatus
+	tables  map[string]int                // rows by bucket
+	minutes map[int64]map[rowKey]struct{} // keys of bans by the minute of their start
+	last    Stamp                         // latest stamp
+	mark    Stamp                         // earlier registers do not count; see Drop
+	ahead   Stamp                         // earliest stamp that was omitted because it was in the future
+	heard   time.Time                     // time of the latest call of Apply
+}
+
+// HostStatus describes another host.
+type HostStatus struct {
+	Name string    `json:"name"`
+	Rows int       `json:"rows"`
+	Last time.Time `json:"last,omitzero"` // latest stamp
+	// Omitted counts rows that exceed the limits or are invalid, and Problem is the
+	// reason for the latest of them.
+	Omitted int    `json:"omitted,omitempty"`
+	Problem string `json:"problem,omitempty"`
+}
+
+// A Replica holds the registers of all hosts. It is not safe for concurrent use.
+type Replica struct {
+	self    string
+	limits  Limits
+	merger  memory.Merger
+	rows    map[rowKey]*row
+	total   int
+	hosts   map[string]*origin
+	changed map[rowKey]struct{} // keys of which Changed must compute the row
+	seed    maphash.Seed
+}
+
+// New returns a Replica of the host with the given name.
+func New(self string, l Limits) *Replica {
+	r := &Replica{
+		self: self, limits: l, merger: memory.NewMerger(), rows: make(map[rowKey]*row),
+		hosts: make(map[string]*origin), changed: make(map[rowKey]struct{}), seed: maphash.MakeSeed(),
+	}
+	r.host(self)
+	return r
+}
+
+// ValidName reports whether a host may have this name.
+func ValidName(name string) bool {
+	for i := range len(name) {
+		c := name[i]
+		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '.' || c == '-' || c == '_') {
+			return false
+		}
+	}
+	return name != "" && len(name) <= maxName
+}
+
+func (r *Replica) host(name string) *origin {
+	o := r.hosts[name]
+	if o == nil {
+		o = &origin{HostStatus: HostStatus{Name: name}, tables: make(map[string]int), minutes: make(map[int64]map[rowKey]struct{})}
+		r.hosts[name] = o
+	}
+	return o
+}
+
+// Hosts returns the status of all other hosts, sorted by name.
+func (r *Replica) Hosts() (list []HostStatus) {
+	for name, o := range r.hosts {
+		if name != r.self {
+			o.Last = o.last.Time()
+			list = append(list, o.HostStatus)
+		}
+	}
+	slices.SortFunc(list, func(a, b HostStatus) int { return cmp.Compare(a.Name, b.Name) })
+	return list
+}
+
+// stamp returns a stamp that is later than all plausible stamps of the same key.
+func (r *Replica) stamp(key rowKey, now time.Time) Stamp {
+	s, latest := At(now), At(now.Add(maxOwnAhead))
+	if w := r.rows[key]; w != nil {
+		for i := range w.registers {
+			if g := &w.registers[i]; g.stamp <= latest {
+				s = max(s, g.stamp+1, g.seen+1)
+			}
+		}
+	}
+	return s
+}
+
+// correct removes stamps from the time when this host's clock was far ahead. Other hosts
+// have omitted such registers of this host, so they get new stamps and are returned. Such
+// registers of other hosts would otherwise hide their later ones.
+func (r *Replica) correct(now time.Time) (out []Row) {
+	latest := At(now.Add(maxOwnAhead))
+	for _, o := range r.hosts {
+		if o.last <= latest {
+			continue
+		}
+		o.last = latest
+		for key, w := range r.rows {
+			g, _ := r.register(key, o)
+			if g.stamp <= latest {
+				continue
+			}
+			r.remove(key, w, func(g *register) bool { return g.origin == o })
+			if o.Name == r.self {
+				one := Row{Bucket: key.bucket, Key: key.key, Value: g.value, Stamp: r.stamp(key, now), Seen: min(g.seen, latest)}
+				r.put(o, &one)
+				out = append(out, one)
+			}
+		}
+	}
+	return out
+}
+
+// remove deletes the registers of a row for which del returns true.
+func (r *Replica) remove(key rowKey, w *row, del func(*register) bool) {
+	w.registers = slices.DeleteFunc(w.registers, func(g register) bool {
+		if !del(&g) {
+			return false
+		}
+		g.origin.Rows--
+		g.origin.tables[key.bucket]--
+		r.total--
+		r.count(key, &g, -1)
+		r.changed[key] = struct{}{}
+		return true
+	})
+}
+
+// Own records changed rows of this host, and returns the registers that other hosts must
+// receive. Before the call, the host must have processed all rows from Changed.
+func (r *Replica) Own(entries []kv.Entry, now time.Time) (out []Row) {
+	self := r.hosts[r.self]
+	out = r.correct(now)
+	for i := range entries {
+		e := &entries[i]
+		key := rowKey{e.Bucket, string(e.Key)}
+		old, ok := r.register(key, self)
+		ban := e.Bucket == memory.BansBucket
+		switch {
+		case ok && old.value == string(e.Value), !ok && len(e.Value) == 0:
+		case !ok && self.tables[e.Bucket] >= r.limits.Rows: // other hosts would omit it
+		default:
+			one := Row{Bucket: e.Bucket, Key: key.key, Value: string(e.Value), Stamp: r.stamp(key, now)}
+			if ban {
+				one.Seen = r.unbanned(key)
+			}
+			if r.put(self, &one) {
+				out = append(out, one)
+			}
+		}
+		if ban {
+			r.returnBan(key, now)
+		}
+	}
+	return out
+}
+
+// returnBan is called after the memory has sent the row of a ban. If the row of all hosts
+// together is a different one, the memory does not have it.
+func (r *Replica) returnBan(key rowKey, now time.Time) {
+	w := r.rows[key]
+	if w == nil {
+		return
+	}
+	if value, origin := r.together(key, w, now); value != nil && origin == "" {
+		w.sent = r.hash(value, origin)
+		return
+	}
+	w.sent = unsent
+	r.changed[key] = struct{}{}
+}
+
+// Apply records registers of a host. A register of this host restores one that this host
+// has sent earlier. Registers that exceed the limits are omitted and counted. Apply returns
+// an error if the host cannot be believed at all.
+func (r *Replica) Apply(name string, rows []Row, now time.Time) error {
+	if !ValidName(name) {
+		return fmt.Errorf("%.80q is not the name of a host", name)
+	}
+	if r.hosts[name] == nil && len(r.hosts) >= maxHosts {
+		return fmt.Errorf("more than %d hosts", maxHosts)
+	}
+	o := r.host(name)
+	o.heard = now
+	for i := range rows {
+		one := &rows[i]
+		if one.Stamp <= o.mark && one.Bucket != DropBucket {
+			continue
+		}
+		if problem := r.implausible(o, one, now); problem != "" {
+			o.Omitted++
+			o.Problem = problem
+			continue
+		}
+		r.put(o, one)
+	}
+	return nil
+}
+
+func (o *origin) missed(s Stamp) {
+	if o.ahead == 0 || s < o.ahead {
+		o.ahead = s
+	}
+}
+
+// Missed returns the hosts whose registers were omitted because they were in the future,
+// and now no longer are. All registers of these hosts must be applied again.
+func (r *Replica) Missed(now time.Time) (names []string) {
+	for name, o := range r.hosts {
+		if o.ahead != 0 && o.ahead <= At(now.Add(maxAhead)) {
+			o.ahead = 0
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+const maxHosts = 1000
+
+// implausible returns why a register does not count, or "".
+func (r *Replica) implausible(o *origin, one *Row, now time.Time) string {
+	ahead := maxAhead
+	if o.Name == r.self {
+		ahead = maxOwnAhead
+	}
+	latest := At(now.Add(ahead))
+	switch {
+	case one.Bucket == DropBucket && o.Name == r.self && ValidName(one.Key) && one.Stamp <= latest:
+		return ""
+	case len(one.Key) > maxKey || len(one.Value) > maxValue || !r.merger.Shared(one.Bucket):
+		return "invalid rows"
+	case one.Stamp > latest || one.Seen > latest:
+		o.missed(max(one.Stamp, one.Seen))
+		return fmt.Sprintf("times more than %v in the future", ahead)
+	case one.Value != "" && !r.merger.Valid(one.Bucket, []byte(one.Key), []byte(one.Value), math.MaxUint32):
+		return "invalid rows"
+	case one.Value != "" && !r.merger.Valid(one.Bucket, []byte(one.Key), []byte(one.Value), now.Add(ahead).Unix()):
+		o.missed(At(now.Add(ahead + time.Hour))) // the time for which the row must wait is unknown
+		return fmt.Sprintf("times more than %v in the future", ahead)
+	case o.Name == r.self:
+		return ""
+	}
+	_, known := r.register(rowKey{one.Bucket, one.Key}, o)
+	switch {
+	case known:
+	case o.tables[one.Bucket] >= r.limits.Rows:
+		return fmt.Sprintf("more than %d rows of table %s", r.limits.Rows, one.Bucket)
+	case r.total >= r.limits.Total:
+		return fmt.Sprintf("all hosts have more than %d rows", r.limits.Total)
+	}
+	if one.Bucket != memory.BansBucket || one.Value == "" {
+		return ""
+	}
+	ban, _ := memory.ReadBan([]byte(one.Key), []byte(one.Value))
+	if ban.Prefix.Bits() < r.limits.narrowest(ban.Prefix) {
+		return fmt.Sprintf("bans of networks larger than /%d", r.limits.narrowest(ban.Prefix))
+	}
+	return ""
+}
+
+// narrowest returns the minimum length of a banned prefix.
+func (l *Limits) narrowest(p netip.Prefix) int {
+	if p.Addr().Is4() {
+		return l.Bits4
+	}
+	return l.Bits6
+}
+
+func (r *Replica) register(key rowKey, o *origin) (register, bool) {
+	if row := r.rows[key]; row != nil {
+		for _, g := range row.registers {
+			if g.origin == o {
+				return g, true
+			}
+		}
+	}
+	return register{}, false
+}
+
+// put sets a register, unless there is a later one. It reports whether it did. If a host
+// wrongly sends two registers with the same stamp, all hosts choose the same one.
+func (r *Replica) put(o *origin, one *Row) bool {
+	o.last = max(o.last, one.Stamp)
+	if one.Bucket == DropBucket {
+		return r.mark(one.Key, one.Stamp)
+	}
+	key := rowKey{one.Bucket, one.Key}
+	g := register{origin: o, stamp: one.Stamp, seen: one.Seen, value: one.Value}
+	if one.Bucket == memory.BansBucket && one.Value != "" {
+		g.ban, _ = memory.ReadBan([]byte(one.Key), []byte(one.Value))
+	}
+	w := r.rows[key]
+	if w == nil {
+		w = &row{sent: unsent}
+		r.rows[key] = w
+	}
+	i, found := slices.BinarySearchFunc(w.registers, o.Name, func(g register, name string) int { return cmp.Compare(g.origin.Name, name) })
+	switch {
+	case !found:
+		w.registers = slices.Insert(w.registers, i, g)
+		o.Rows++
+		o.tables[key.bucket]++
+		r.total++
+	case !w.registers[i].before(&g):
+		return false
+	default:
+		r.count(key, &w.registers[i], -1)
+		w.registers[i] = g
+	}
+	r.count(key, &g, 1)
+	r.changed[key] = struct{}{}
+	return true
+}
+
+// before reports whether a register is replaced by other.
+func (g *register) before(other *register) bool {
+	return cmp.Or(cmp.Compare(g.stamp, other.stamp), cmp.Compare(g.seen, other.seen), cmp.Compare(g.value, other.value)) < 0
+}
+
+// minute returns the minute in which a ban starts. It does not depend on the stamp, because
+// a host that has lost its registers sends all its bans with new stamps.
+func (g *register) minute() int64 { return g.ban.Since / 60 }
+
+// count adds a ban to its minute or, if n is negative, removes it. If the number of bans
+// crosses the limit, all bans of this minute must be computed again.
+func (r *Replica) count(key rowKey, g *register, n int) {
+	o := g.origin
+	if !g.isBan() || o.Name == r.self {
+		return
+	}
+	m := g.minute()
+	bans := o.minutes[m]
+	if bans == nil {
+		bans = make(map[rowKey]struct{})
+		o.minutes[m] = bans
+	}
+	before := len(bans) > r.limits.Bans
+	if n > 0 {
+		bans[key] = struct{}{}
+	} else if delete(bans, key); len(bans) == 0 {
+		delete(o.minutes, m)
+	}
+	after := len(bans) > r.limits.Bans
+	if after && n > 0 {
+		if o.Omitted++; !before {
+			o.Omitted += r.limits.Bans
+		}
+		o.Problem = fmt.Sprintf("more than %d bans within a minute", r.limits.Bans)
+	}
+	if after != before {
+		for key := range bans {
+			r.changed[key] = struct{}{}
+		}
+	}
+}
+
+// isBan reports whether the register holds a ban or an offence, as opposed to an unban or
+// another row.
+func (g *register) isBan() bool { return g.ban.Prefix.IsValid() && !g.ban.Revoked }
+
+// unban returns the stamp of the latest unban that the register's host knew or made.
+func (g *register) unban() Stamp {
+	if g.ban.Revoked {
+		return g.stamp
+	}
+	return g.seen
+}
+
+// unbanned returns the stamp of the latest unban of a prefix. Even if the host that has
+// made it deleted the row, the register of the deletion has the stamp.
+func (r *Replica) unbanned(key rowKey) (s Stamp) {
+	if w := r.rows[key]; w != nil {
+		for i := range w.registers {
+			s = max(s, w.registers[i].unban())
+		}
+	}
+	return s
+}
+
+// Changed returns up to n rows of the other hosts taken together that have changed. now is
+// the current time.
+func (r *Replica) Changed(n int, now time.Time) (out []memory.Foreign) {
+	for key := range r.changed {
+		if len(out) == n {
+			return out
+		}
+		delete(r.changed, key)
+		w := r.rows[key]
+		value, origin := r.together(key, w, now)
+		sent, ended := w.sent, r.pass(key, w)
+		w.sent = r.hash(value, origin)
+		switch {
+		case value == nil && sent == unsent && !w.shared(r.self):
+		case w.sent != sent || ended:
+			out = append(out, memory.Foreign{
+				Entry:  kv.Entry{Bucket: key.bucket, Key: []byte(key.key), Value: value},
+				Origin: origin, Ended: ended,
+			})
+		}
+	}
+	return out
+}
+
+// pass reports whether there is a later unban than the memory knows, which then knows it.
+func (r *Replica) pass(key rowKey, w *row) (ended bool) {
+	own, _ := r.register(key, r.hosts[r.self])
+	unban := r.unbanned(key)
+	ended = unban > max(w.passed, own.unban())
+	w.passed = unban
+	return ended
+}
+
+// hash returns a hash of a row that is never unsent. It is 0 if there is no value.
+func (r *Replica) hash(value []byte, origin string) uint64 {
+	if value == nil {
+		return 0
+	}
+	return max(maphash.String(r.seed, origin+"\x00"+string(value)), unsent+1)
+}
+
+// shared reports whether there are registers of other hosts.
+func (w *row) shared(self string) bool {
+	return slices.ContainsFunc(w.registers, func(g register) bool { return g.origin.Name != self })
+}
+
+// Resend causes Changed to return all rows again, because the host has lost them.
+func (r *Replica) Resend() {
+	for key, w := range r.rows {
+		w.sent, w.passed = unsent, 0
+		r.changed[key] = struct{}{}
+	}
+}
+
+// together returns the rows of the other hosts taken together, and the name of the host with
+// the latest of them.
+func (r *Replica) together(key rowKey, w *row, now time.Time) (value []byte, name string) {
+	if key.bucket == memory.BansBucket {
+		return r.togetherBan(key, w, now)
+	}
+	var values [][]byte
+	var last Stamp
+	for i := range w.registers {
+		g := &w.registers[i]
+		if g.origin.Name == r.self || g.value == "" {
+			continue
+		}
+		if values = append(values, []byte(g.value)); g.stamp > last {
+			last, name = g.stamp, g.origin.Name
+		}
+	}
+	return r.merger.Combine(key.bucket, []byte(key.key), values, now.Unix()), name
+}
+
+// togetherBan is together for bans. The name is empty if the ban is one of this host.
+func (r *Replica) togetherBan(key rowKey, w *row, now time.Time) (value []byte, name string) {
+	unban := r.unbanned(key)
+	var own, revoked *register
+	var values [][]byte
+	var until int64
+	for i := range w.registers {
+		g := &w.registers[i]
+		if unban != 0 && g.unban() == unban && (revoked == nil || g.ban.Revoked) {
+			revoked = g
+		}
+		switch {
+		case !g.isBan():
+		case g.seen < unban:
+		case g.origin.Name == r.self:
+			own = g
+		case len(g.origin.minutes[g.minute()]) > r.limits.Bans:
+		default:
+			v := memory.LimitBan([]byte(g.value), r.limits.Duration, r.limits.Observe)
+			if values = append(values, v); g.ban.Until > until {
+				until, name = g.ban.Until, g.origin.Name
+			}
+		}
+	}
+	together := r.merger.Combine(key.bucket, []byte(key.key), values, now.Unix())
+	others, _ := memory.ReadBan([]byte(key.key), together)
+	switch {
+	case own != nil && (r.limits.Observe || own.ban.Until >= others.Until):
+		return []byte(own.value), ""
+	case together != nil:
+		return together, name
+	case revoked == nil:
+		return nil, ""
+	case revoked.ban.Revoked && revoked.origin.Name == r.self:
+		return []byte(revoked.value), ""
+	case revoked.ban.Revoked:
+		return []byte(revoked.value), revoked.origin.Name
+	}
+	return nil, ""
+}
+
+// Drop removes everything that another host has said until now. It returns the number of
+// rows and the mark that this host must keep.
+func (r *Replica) Drop(name string, now time.Time) (rows int, mark Row) {
+	if name == r.self {
+		return 0, Row{}
+	}
+	o := r.host(name)
+	rows = o.Rows
+	mark = Row{Bucket: DropBucket, Key: name, Stamp: max(At(now), o.last)}
+	r.mark(name, mark.Stamp)
+	return rows, mark
+}
+
+func (r *Replica) mark(name string, s Stamp) bool {
+	o := r.host(name)
+	if s <= o.mark {
+		return false
+	}
+	o.mark, o.Omitted, o.Problem = s, 0, ""
+	for key, w := range r.rows {
+		r.remove(key, w, func(g *register) bool { return g.origin == o && g.stamp <= s })
+	}
+	return true
+}
+
+// Rows returns the registers and marks of a host in no particular order.
+func (r *Replica) Rows(name string) (out []Row) {
+	for key, w := range r.rows {
+		for i := range w.registers {
+			if g := &w.registers[i]; g.origin.Name == name {
+				out = append(out, Row{Bucket: key.bucket, Key: key.key, Stamp: g.stamp, Seen: g.seen, Value: g.value})
+			}
+		}
+	}
+	for _, o := range r.hosts {
+		if name == r.self && o.mark > 0 {
+			out = append(out, Row{Bucket: DropBucket, Key: o.Name, Stamp: o.mark})
+		}
+	}
+	return out
+}
+
+// Expire deletes expired registers, and returns the expired registers of this host.
+func (r *Replica) Expire(now time.Time) (own []Row) {
+	deleted := At(now.Add(-keepDeleted))
+	for key, w := range r.rows {
+		needed := w.neededUnban(now)
+		r.remove(key, w, func(g *register) bool {
+			expired := g.value == "" && g.stamp < deleted ||
+				g.value != "" && r.merger.Combine(key.bucket, []byte(key.key), [][]byte{[]byte(g.value)}, now.Unix()) == nil
+			if !expired || g.unban() > needed {
+				return false
+			}
+			if g.origin.Name == r.self {
+				own = append(own, Row{Bucket: key.bucket, Key: key.key, Stamp: g.stamp})
+			}
+			return true
+		})
+		if len(w.registers) == 0 && w.sent == 0 {
+			delete(r.rows, key)
+			delete(r.changed, key)
+		}
+	}
+	for name, o := range r.hosts {
+		if o.Rows == 0 && o.mark == 0 && name != r.self && now.Sub(o.heard) > keepDeleted {
+			delete(r.hosts, name)
+		}
+	}
+	return own
+}
+
+// neededUnban returns the earliest stamp that an active ban in the row has seen. Later
+// unbans must be kept, because the ban would become active again without them.
+func (w *row) neededUnban(now time.Time) Stamp {
+	seen := Stamp(math.MaxUint64)
+	for i := range w.registers {
+		if g := &w.registers[i]; g.isBan() && g.ban.Active(now.Unix()) {
+			seen = min(seen, g.seen)
+		}
+	}
+	return seen
+}
+
+// Len returns the number of registers of all hosts.
+func (r *Replica) Len() int { return r.total }

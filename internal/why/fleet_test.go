@@ -1,0 +1,102 @@
+package why
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"scanwatch/filter/memory"
+	"scanwatch/internal/smtp"
+	"scanwatch/rules"
+	"scanwatch/store"
+)
+
+// fleetStore returns a state directory with bans and standing of other hosts.
+func fleetStore(t *testing.T) (dir string) {
+	dir = t.TempDir()
+	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
+	returned := func(session uint64) store.Step {
+		return store.Step{Kind: store.KindVerdict, Text: raw("botnet"), Phase: smtp.PhaseConnect, Decision: smtp.Disconnect, Banned: true, Session: session, Enforced: true}
+	}
+	whyAdd(w, time.Hour, 0xe2, "203.0.113.66", store.Record{Ending: smtp.EndingRejected}, returned(0xee))
+	whyAdd(w, time.Hour, 0xe3, "203.0.113.67", store.Record{Ending: smtp.EndingRejected}, returned(0))
+	err := w.Close()
+
+	at := now.Add(-2 * time.Hour).UnixMicro()
+	other := memory.New()
+	other.Announce()
+	other.Bans.Add(&memory.Client{Addr: netip.MustParseAddr("203.0.113.66")}, memory.BanRequest{Ladder: []time.Duration{24 * time.Hour}, Rule: "botnet", Session: 0xee}, at)
+	other.Bans.AddPrefix(netip.MustParsePrefix("203.0.113.67/32"), 24*time.Hour, "botnet", at)
+	other.Bans.AddPrefix(netip.MustParsePrefix("203.0.113.68/32"), 24*time.Hour, "error", at)
+	other.Bans.Revoke(netip.MustParsePrefix("203.0.113.68/32"), false, at)
+	m := memory.New()
+	state := store.OpenState(dir, store.StateOptions{Buckets: memory.Buckets(), Program: "test", Changes: m.Changes, Rewrite: m.Rewrite,
+		Load: func(all iter.Seq[store.Entry]) { m.Load(all, now.UnixMicro()) }})
+	var rows []memory.Foreign
+	for _, e := range other.Outgoing(100, 0) {
+		rows = append(rows, memory.Foreign{Entry: e, Origin: "mx1"})
+	}
+	err = errors.Join(err, m.Incoming(rows, 0, at), state.Flush(context.Background()), state.Close())
+	if err != nil || len(rows) != 3 {
+		t.Fatal(len(rows), err)
+	}
+	return dir
+}
+
+// TestFleet checks that answers name the other host that imposed or revoked a ban, and on
+// which the session that led to the ban is recorded.
+func TestFleet(t *testing.T) {
+	dir := fleetStore(t)
+	for _, c := range []struct{ name, arg string }{
+		{"fleet-session", "00000000000000e2"},
+		{"fleet-reference", "00000000000000ee"},
+		{"fleet-manual", "203.0.113.67"},
+		{"fleet-revoked", "203.0.113.68"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, out := ask(t, c.arg, "", options(t, dir, whyConf))
+			path := filepath.Join("testdata", c.name+".golden")
+			if *update {
+				if err := os.WriteFile(path, []byte(out), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if want, err := os.ReadFile(path); err != nil || out != string(want) {
+				t.Errorf("differs from %s, %v:\n%s", path, err, out)
+			}
+		})
+	}
+	a, _ := ask(t, "00000000000000e2", "", options(t, dir, whyConf))
+	var b strings.Builder
+	if err := a.Letter(&b, time.UTC); err != nil || !strings.Contains(b.String(), "Another mail server of this site has banned the address.") || strings.Contains(b.String(), "mx1") {
+		t.Errorf("letter: %v\n%s", err, &b)
+	}
+}
+
+// TestFleetStanding checks that an exemption names the other host on which the standing
+// was earned.
+func TestFleetStanding(t *testing.T) {
+	other := memory.New()
+	other.Announce()
+	c := memory.Client{Addr: netip.MustParseAddr("203.0.113.69")}
+	for day := range 3 {
+		other.Peers.Delivered(&c, memory.Delivery{Messages: 1}, now.AddDate(0, 0, day-5).UnixMicro())
+	}
+	w := &query{Options: options(t, t.TempDir(), whyConf), memory: memory.New()}
+	for _, e := range other.Outgoing(100, 0) {
+		if err := w.memory.Incoming([]memory.Foreign{{Entry: e, Origin: "mx1"}}, 0, now.UnixMicro()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h := &Host{Prefix: netip.MustParsePrefix("203.0.113.69/32"), accused: true}
+	w.assess(h)
+	if h.Standing.Level != rules.StandingKnown.String() || h.Standing.On != "mx1" || !strings.Contains(h.Exemptions[2].Text, "known (on mx1: 3 accepted messages") {
+		t.Errorf("%+v %+v", h.Standing, h.Exemptions)
+	}
+}

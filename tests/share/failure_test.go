@@ -1,0 +1,218 @@
+//go:build linux
+
+package share
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"scanwatch/tests/internal/filterproc"
+	"scanwatch/tests/internal/require"
+)
+
+// cli sends a command to the server.
+func (s *server) cli(args ...string) string {
+	s.t.Helper()
+	cmd := exec.Command(require.Program(s.t, "redis-cli"), append([]string{"-p", fmt.Sprint(s.port)}, args...)...)
+	out, err := cmd.CombinedOutput()
+	if err != nil || strings.HasPrefix(string(out), "ERR") {
+		s.t.Fatalf("redis-cli %v: %v: %s", args, err, out)
+	}
+	return string(out)
+}
+
+func (h *host) ban(addr string) {
+	h.t.Helper()
+	h.scanwatch("ban", "--force", "--for", "1h", addr)
+}
+
+func TestServerFails(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, "redis")
+	f := newFleet(t, s)
+	a, b := f.host("mx1", ""), f.host("mx2", "")
+	everywhere := func(addr string) {
+		t.Helper()
+		for _, h := range []*host{a, b} {
+			filterproc.Eventually(t, h.name+" turns "+addr+" away", h.turnsAway(addr))
+		}
+	}
+	a.ban("198.51.100.1")
+	everywhere("198.51.100.1")
+
+	s.signal(syscall.SIGSTOP)
+	a.ban("198.51.100.2")
+	if !a.turnsAway("198.51.100.2")() || !b.lets("198.51.100.2")() {
+		t.Fatal("a stopped server disturbs the filters")
+	}
+	filterproc.Eventually(t, "mx1 names the problem", a.problem("companion share: server:"))
+	s.signal(syscall.SIGCONT)
+	everywhere("198.51.100.2")
+
+	s.cli("config", "set", "maxmemory", "1")
+	a.ban("198.51.100.3")
+	filterproc.Eventually(t, "mx1 names the problem", a.problem("OOM"))
+	s.cli("config", "set", "maxmemory", "0")
+	everywhere("198.51.100.3")
+
+	s.cli("flushall")
+	c := f.host("mx3", "") // it reads the rows that the others write again
+	for i := range 3 {
+		addr := fmt.Sprintf("198.51.100.%d", i+1)
+		filterproc.Eventually(t, "mx3 turns "+addr+" away", c.turnsAway(addr))
+	}
+
+	s.cli("xadd", "{scanwatch}:log:mx1", "*", "rows", "garbage")
+	s.cli("sadd", "{scanwatch}:hosts", "mx9", "\x1b[31m")
+	s.cli("hset", "{scanwatch}:rows:mx9", "x", strings.Repeat("garbage ", 100))
+	s.cli("set", "{scanwatch}:alive:mx2", "1")
+	filterproc.Eventually(t, "mx2 names the garbage of mx9", func() bool {
+		return strings.Contains(b.scanwatch("status", "--json"), "authenticated with another fleet key")
+	})
+	a.ban("198.51.100.4")
+	everywhere("198.51.100.4")
+}
+
+func (s *server) signal(sig syscall.Signal) {
+	s.t.Helper()
+	if err := s.cmd.Process.Signal(sig); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// certificate creates a certificate of 127.0.0.1, and returns the files of the certificate
+// and its key.
+func certificate(t *testing.T, dir string) (cert, key string) {
+	t.Helper()
+	secret, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "valkey.example.org"}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &secret.PublicKey, secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(name, kind string, der []byte) string {
+		name = filepath.Join(dir, name)
+		if err := os.WriteFile(name, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return name
+	}
+	return write("cert.pem", "CERTIFICATE", der), write("key.pem", "PRIVATE KEY", private)
+}
+
+// TestConnections connects in each way that the configuration offers.
+func TestConnections(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	cert, key := certificate(t, dir)
+	socket := filepath.Join(dir, "valkey.sock")
+	password := filepath.Join(dir, "password")
+	if err := os.WriteFile(password, []byte("secret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []string{filepath.Dir(dir), dir} {
+		if err := os.Chmod(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range []struct {
+		name, to string // PORT is the port of the server
+		args     []string
+		prepare  func(*server) (port int)
+	}{
+		{"socket", fmt.Sprintf("%q", socket), []string{"--unixsocket", socket, "--unixsocketperm", "777"}, nil},
+		{"tls", fmt.Sprintf(`"valkeys://127.0.0.1:PORT" ca %q`, cert), []string{"--tls-cert-file", cert, "--tls-key-file", key, "--tls-ca-cert-file", cert, "--tls-auth-clients", "no"}, nil},
+		{"login", fmt.Sprintf(`"redis://127.0.0.1:PORT/1" login "mx1" password %q`, password), []string{"--user", "mx1", "on", ">secret", "~*", "+@all", "--user", "default", "off"}, nil},
+		{"password", fmt.Sprintf(`{ "valkey://127.0.0.1:PORT" } password %q`, password), []string{"--requirepass", "secret"}, nil},
+		{"cluster", `"valkey://127.0.0.1:PORT"`, []string{"--cluster-enabled", "yes", "--cluster-config-file", filepath.Join(dir, "nodes.conf")}, func(s *server) int {
+			s.cli("cluster", "addslotsrange", "0", "16383")
+			filterproc.Eventually(s.t, "the cluster is ready", func() bool { return strings.Contains(s.cli("cluster", "info"), "cluster_state:ok") })
+			return s.port
+		}},
+		{"sentinel", `"valkey://127.0.0.1:PORT" sentinel "mymaster"`, nil, (*server).sentinel},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newServer(t, "redis")
+			if c.args != nil {
+				s.stop()
+				if s.args = append(s.args, c.args...); c.name == "tls" {
+					s.args = append(s.args, "--port", "0", "--tls-port", fmt.Sprint(s.port))
+				}
+				s.start()
+			}
+			port := s.port
+			if c.prepare != nil {
+				port = c.prepare(s)
+			}
+			f := newFleet(t, s)
+			f.to = strings.ReplaceAll(c.to, "PORT", fmt.Sprint(port))
+			a, b := f.host("mx1", ""), f.host("mx2", "")
+			a.ban("198.51.100.1")
+			filterproc.Eventually(t, "mx2 rejects the client", b.turnsAway("198.51.100.1"))
+		})
+	}
+}
+
+// sentinel starts a sentinel for s and returns its port.
+func (s *server) sentinel() int {
+	s.t.Helper()
+	conf := filepath.Join(s.t.TempDir(), "sentinel.conf")
+	if err := os.WriteFile(conf, fmt.Appendf(nil, "sentinel monitor mymaster 127.0.0.1 %d 1\n", s.port), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	watcher := &server{t: s.t, port: freePort(s.t)}
+	watcher.args = []string{require.Program(s.t, "redis-server"), conf, "--sentinel", "--bind", "127.0.0.1", "--port", fmt.Sprint(watcher.port)}
+	watcher.start()
+	s.t.Cleanup(watcher.stop)
+	return watcher.port
+}
+
+// TestGap stops a companion until the server no longer has the messages that it needs.
+func TestGap(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, "redis")
+	f := newFleet(t, s)
+	a, b := f.host("mx1", ""), f.host("mx2", "")
+	a.ban("198.51.100.1")
+	filterproc.Eventually(t, "mx2 rejects the client", b.turnsAway("198.51.100.1"))
+	if err := b.companion.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	log := "{scanwatch}:log:mx1"
+	length := s.cli("xlen", log)
+	a.ban("198.51.100.2")
+	filterproc.Eventually(t, "mx1 has sent its ban", func() bool { return s.cli("xlen", log) != length })
+	s.cli("xtrim", log, "maxlen", "0")
+	if err := b.companion.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	a.ban("198.51.100.3") // the message after the gap
+	for _, addr := range []string{"198.51.100.2", "198.51.100.3"} {
+		filterproc.Eventually(t, "mx2 rejects "+addr, b.turnsAway(addr))
+	}
+}

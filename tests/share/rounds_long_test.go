@@ -1,0 +1,101 @@
+//go:build linux && long
+
+package share
+
+import (
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"scanwatch/tests/internal/filterproc"
+)
+
+// TestPace measures the time from a ban on one host until another one rejects the client.
+func TestPace(t *testing.T) {
+	f := newFleet(t, newServer(t, "valkey"))
+	a, b, c := f.host("mx1", ""), f.host("mx2", ""), f.host("mx3", "")
+	a.ban("198.51.100.250")
+	for _, h := range []*host{b, c} {
+		filterproc.Eventually(t, h.name+" rejects the client", h.turnsAway("198.51.100.250"))
+	}
+	var took []time.Duration
+	for i := range 100 {
+		addr := fmt.Sprintf("198.51.100.%d", i)
+		time.Sleep(time.Duration(rand.IntN(1000)) * time.Millisecond) // not in step with the transmissions
+		a.ban(addr)
+		start := time.Now()
+		for _, h := range []*host{b, c} {
+			for !h.turnsAway(addr)() {
+				time.Sleep(5 * time.Millisecond)
+			}
+		}
+		took = append(took, time.Since(start))
+	}
+	slices.Sort(took)
+	t.Logf("from a ban until two other hosts reject the client: median %v, p99 %v, longest %v", took[50], took[98], took[99])
+}
+
+// bans lists the active bans without their origins.
+func (h *host) bans() string {
+	var list []string
+	for line := range strings.Lines(h.scanwatch("bans", "--json")) {
+		var b struct{ Prefix string }
+		if err := json.Unmarshal([]byte(line), &b); err != nil {
+			h.t.Fatal(err)
+		}
+		list = append(list, b.Prefix)
+	}
+	slices.Sort(list)
+	return strings.Join(list, " ")
+}
+
+// TestKills kills a filter, a companion or the server in each round, while bans are imposed
+// and revoked. In the end all hosts have the same bans.
+func TestKills(t *testing.T) {
+	s := newServer(t, "redis")
+	f := newFleet(t, s)
+	hosts := []*host{f.host("mx1", ""), f.host("mx2", ""), f.host("mx3", "")}
+	want := map[string]bool{}
+	for round := range 60 {
+		h := hosts[round%3]
+		addr := fmt.Sprintf("198.51.100.%d", round)
+		h.ban(addr)
+		want[addr] = true
+		if round > 10 && round%4 == 0 {
+			old := fmt.Sprintf("198.51.100.%d", round-10)
+			hosts[rand.IntN(3)].scanwatch("unban", old)
+			delete(want, old)
+		}
+		victim := hosts[rand.IntN(3)]
+		switch rand.IntN(3) {
+		case 0:
+			victim.scanwatch("flush") // bans of the latest second are lost with the process
+			if err := victim.filter.Cmd.Process.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			_ = victim.filter.Cmd.Wait()
+			victim.startFilter()
+		case 1:
+			_ = victim.companion.Process.Kill()
+			_ = victim.companion.Wait()
+			victim.startCompanion()
+		default:
+			s.stop()
+			s.start()
+		}
+	}
+	var all []string
+	for addr := range want {
+		all = append(all, addr)
+	}
+	slices.Sort(all)
+	for _, h := range hosts {
+		filterproc.Eventually(t, h.name+" has all bans and no others", func() bool {
+			return strings.ReplaceAll(h.bans(), "/32", "") == strings.Join(all, " ")
+		})
+	}
+}
