@@ -110,13 +110,7 @@ func runCheck(e *env, args []string) error {
 			fmt.Fprintf(e.out, "database %s: %s, built %s\n", s.Path, s.Type, s.Built.UTC().Format(time.DateOnly))
 		}
 	}
-	for _, f := range feeds {
-		last := "never"
-		if at := f.Checked(e.now()); !at.IsZero() {
-			last = at.In(e.zone).Format("2006-01-02 15:04")
-		}
-		fmt.Fprintf(e.out, "download %s %s: last success %s\n", f.Name, filepath.Base(f.File), last)
-	}
+	printDownloads(e, feeds)
 	for _, c := range p.Companions {
 		fmt.Fprintln(e.out, c)
 	}
@@ -193,6 +187,17 @@ func checkCompanions(p *rules.Policy, state string, filter int, warn func(rules.
 		if z.Builtin == lookup.Clouds {
 			warn(z.Pos, "the networks of the list clouds also send legitimate mail: give points for it, and do not reject")
 		}
+	}
+}
+
+// printDownloads prints the last success of each download.
+func printDownloads(e *env, feeds []*fetch.Feed) {
+	for _, f := range feeds {
+		last := "never"
+		if at := f.Checked(e.now()); !at.IsZero() {
+			last = at.In(e.zone).Format("2006-01-02 15:04")
+		}
+		fmt.Fprintf(e.out, "download %s %s: last success %s\n", f.Name, filepath.Base(f.File), last)
 	}
 }
 

@@ -149,7 +149,7 @@ func (s *sessionReader) step(st *store.Step) bool {
 	case store.KindListed:
 		if st.Result == smtp.ResultPass { // a listing in a block list is evidence
 			s.add("in the allowlist %s (%s): %s", text.Escape(st.Text), text.Escape(st.Match), text.Escape(st.Arg))
-			s.pass = cmp.Or(s.pass, s.allowing(string(st.Text)))
+			s.pass = cmp.Or(s.pass, allowing(s.Policy, string(st.Text)))
 		}
 	case store.KindVerdict:
 		s.verdict(st)
@@ -161,17 +161,17 @@ func (s *sessionReader) step(st *store.Step) bool {
 	return true
 }
 
-// allowing returns the pass statement of the current policy whose only condition is a
+// allowing returns the pass statement of the policy whose only condition is a
 // listing in the allowlist, or "".
-func (w *query) allowing(name string) string {
-	if w.Policy == nil {
+func allowing(policy *rules.Policy, name string) string {
+	if policy == nil {
 		return ""
 	}
-	for line := range strings.Lines(w.Policy.String()) {
+	for line := range strings.Lines(policy.String()) {
 		list, found := strings.CutPrefix(line, "pass match listed ")
 		names := strings.FieldsFunc(list, func(r rune) bool { return strings.ContainsRune(" ,{}\n", r) })
 		other := func(name string) bool {
-			return !slices.ContainsFunc(w.Policy.Lookups, func(l *rules.Lookup) bool { return l.Name == name })
+			return !slices.ContainsFunc(policy.Lookups, func(l *rules.Lookup) bool { return l.Name == name })
 		}
 		if found && slices.Contains(names, name) && !slices.ContainsFunc(names, other) {
 			return strings.TrimSpace(line)
