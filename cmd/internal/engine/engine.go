@@ -331,7 +331,7 @@ func (p *Engine) banned(b memory.Ban) {
 	} else {
 		p.Log.Warn("banned", attrs...)
 	}
-	p.watchers.Send(&events.Event{Event: event, By: "operator", Time: p.now(), Prefix: b.Prefix.String(), Until: b.Until, Reason: b.Rule})
+	p.watchers.Send(&events.Event{Event: event, By: "operator", Time: time.UnixMicro(p.eventTime()), Prefix: b.Prefix.String(), Until: b.Until, Reason: b.Rule})
 }
 
 // Save writes all data in memory to disk.
