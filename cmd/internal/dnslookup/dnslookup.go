@@ -181,7 +181,7 @@ func (s *Service) start(ctx context.Context, a netip.Addr, id string) {
 	select {
 	case z.jobs <- a:
 	default:
-		s.reply(ctx, dnslist.Answer{Addr: a, List: id, Cause: causeRate})
+		s.reply(ctx, dnslist.Answer{Addr: a, List: id, Cause: causeLost})
 	}
 }
 

@@ -709,7 +709,7 @@ func TestTooMany(t *testing.T) {
 	for range maxJobs + 1 {
 		s.start(context.Background(), client, z.id)
 	}
-	if a := <-s.answers; a.Cause != causeRate || a.List != z.id {
+	if a := <-s.answers; a.Cause != causeLost || a.List != z.id {
 		t.Errorf("%+v", a)
 	}
 }

@@ -36,6 +36,7 @@ const (
 	causeCode     = "code"
 	causeRate     = "rate"
 	causeDisabled = "disabled"
+	causeLost     = "lost"
 )
 
 // The test addresses of RFC 5782 section 5: a list has the first one, and not the second.
