@@ -388,6 +388,36 @@ func TestNetworks(t *testing.T) {
 	}
 }
 
+// TestRateOfIPv6 checks that clients with many networks of IPv6 leave half of the rate to
+// clients with IPv4.
+func TestRateOfIPv6(t *testing.T) {
+	l := *lookup
+	l.Rate = 20
+	z := newTestList(t, &l, enough)
+	now := time.Now().Add(burst * time.Second)
+	z.now = func() time.Time { return now }
+	n := 0
+	for i := range 10_000 {
+		a := netip.MustParseAddr("2001:db8::1").As16()
+		a[5], a[7] = byte(i%16), byte(i>>4) // the 16 networks of a /44
+		if z.take(netip.AddrFrom16(a)) == "" {
+			n++
+		}
+	}
+	if want := l.Rate * burst / sixShare; n != want {
+		t.Errorf("%d queries about IPv6, want %d", n, want)
+	}
+	n = 0
+	for i := range 100 {
+		if z.take(netip.AddrFrom4([4]byte{198, 51, byte(i), 1})) == "" {
+			n++
+		}
+	}
+	if n < 90 {
+		t.Errorf("%d queries about IPv4", n)
+	}
+}
+
 // TestPause checks that the errors of questions that were asked together cause one pause,
 // and that codes that the operator has not listed cause none.
 func TestPause(t *testing.T) {
