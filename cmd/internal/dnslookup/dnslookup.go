@@ -238,7 +238,8 @@ func (s *Service) batch(a dnslist.Answer) []dnslist.Answer {
 	return all
 }
 
-// status returns the number of lists in use, and the problems of the others.
+// status returns the number of lists in use, and the problems of the other lists and of
+// resolvers.
 func (s *Service) status() (used int, problem error) {
 	var problems []string
 	s.mu.Lock()
@@ -250,6 +251,9 @@ func (s *Service) status() (used int, problem error) {
 		switch err := z.state(); {
 		case err == nil:
 			used++
+			if err := z.unused(); err != nil {
+				problems = append(problems, err.Error())
+			}
 		case errors.Is(err, errUntested):
 			problem = control.ErrStarting
 		default:
