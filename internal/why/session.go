@@ -27,6 +27,8 @@ type Session struct {
 	Erased   bool              `json:"erased,omitempty"` // the operator has removed the source and all names
 	RDNS     string            `json:"rdns,omitempty"`
 	FCrDNS   string            `json:"fcrdns"`
+	Server   string            `json:"server,omitempty"`    // the mail server; empty: this host
+	FrontEnd string            `json:"front_end,omitempty"` // empty: smtpd
 	Helo     []string          `json:"helo,omitempty"`
 	Summary  []string          `json:"summary"`
 	Rules    []Rule            `json:"rules,omitempty"`
@@ -88,7 +90,10 @@ type sessionReader struct {
 // session describes the session that r records.
 func (w *query) session(r *store.Record) *Session {
 	s := &Session{Session: sessionID(r.ID), Start: text.At(r.Start), End: text.At(r.End), Local: r.Local, Erased: r.Erased,
-		RDNS: text.Escape(r.RDNS), FCrDNS: r.FCrDNS.String(), Summary: []string{}, Omitted: r.Omitted, Sessions: r.Sessions}
+		RDNS: text.Escape(r.RDNS), FCrDNS: r.FCrDNS.String(), Summary: []string{}, Omitted: r.Omitted, Sessions: r.Sessions, Server: text.Escape(r.Server), FrontEnd: text.Escape(r.FrontEnd)}
+	if s.FrontEnd != "" {
+		s.Summary = append(s.Summary, fmt.Sprintf("reported by %s through %s", s.Server, s.FrontEnd))
+	}
 	if len(r.Sketch) > 0 {
 		var all sketch.Sketch
 		all.Merge(r.Sketch)
