@@ -51,7 +51,11 @@ func listed(p *Pipeline, s *session, ev *smtp.Event) (wait time.Duration) {
 	if !asks || policy.Mode != rules.Enforce {
 		return 0
 	}
-	since := max(0, time.Duration(ev.Time-s.track.Start)*time.Microsecond) // the clock may be set back
+	since := time.Duration(ev.Time-s.track.Start) * time.Microsecond
+	if since < 0 { // the clock was set back
+		return 0
+	}
+	since = max(since, s.waited) // the sum of the waits has the same limit, also if the clock is set back later
 	var missing rules.ListSet
 	for i := range p.facts {
 		// The table has the lists of another policy only until the next event.

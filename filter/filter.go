@@ -165,10 +165,13 @@ func (p *Pipeline) Ask(ev *smtp.Event) smtp.Answer {
 		p.identify(s)
 		p.detect(s, ev)
 	}
+	if s.waiting {
+		s.waited += time.Duration(max(0, ev.Time-s.parked)) * time.Microsecond
+	}
 	s.waiting = false
 	if s.asking {
 		if wait := listed(p, s, ev); wait > 0 && !ev.Waited {
-			s.waiting = true
+			s.waiting, s.parked = true, ev.Time
 			return smtp.Answer{Wait: wait}
 		}
 	}

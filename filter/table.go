@@ -3,6 +3,7 @@ package filter
 import (
 	"net/netip"
 	"sync/atomic"
+	"time"
 
 	"scanwatch/filter/decide"
 	"scanwatch/filter/detect"
@@ -18,9 +19,11 @@ type session struct {
 	decide  decide.State
 	journal journal.State
 	source  *source
-	domain  string // registered domain of the proven name; may be empty
-	asking  bool   // DNS lists have been asked about the client, and some have not answered
-	waiting bool   // a request waits for a list, and the stages before the decision have handled it
+	domain  string        // registered domain of the proven name; may be empty
+	asking  bool          // DNS lists have been asked about the client, and some have not answered
+	waiting bool          // a request waits for a list, and the stages before the decision have handled it
+	parked  int64         // time of the latest decision that a request waits
+	waited  time.Duration // sum of the waits of all requests
 
 	sender     []byte          // domain of the latest ordinary sender
 	registered string          // registered domain of sender
@@ -108,6 +111,7 @@ func (t *table) close(s *session) {
 	if len(t.free) < maxFree {
 		s.track.Reset()
 		s.detect, s.decide, s.source, s.domain, s.asking, s.waiting = detect.State{}, decide.State{}, nil, "", false, false
+		s.parked, s.waited = 0, 0
 		s.sender, s.registered, s.ordinary, s.delivery = s.sender[:0], "", "", memory.Delivery{Senders: s.delivery.Senders[:0]}
 		t.free = append(t.free, s)
 	}

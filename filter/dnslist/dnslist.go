@@ -128,9 +128,14 @@ func sourceOf(a netip.Addr) netip.Addr {
 }
 
 // Causes contains the reasons for which an answer is unknown.
-var Causes = []string{"timeout", "failure", "code", "rate", "disabled"}
+var Causes = []string{"timeout", "failure", "code", "rate", "disabled", lost}
 
-// ListStatus describes the answers of a list since the start of the filter.
+// lost is the cause if a question has no answer: its row was evicted, or the companion has not
+// answered in time.
+const lost = "lost"
+
+// ListStatus describes the answers of a list since the start of the filter. Each question that
+// was asked has an answer, waits for it, or is lost.
 type ListStatus struct {
 	Name    string            `json:"name"`
 	Zone    string            `json:"zone"`
@@ -212,6 +217,14 @@ func (t *Table) IDs() []string {
 func (t *Table) Status() (all []ListStatus) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	now := t.Now()
+	for i := range t.rows {
+		for list := range t.lists {
+			if c := &t.rows[i].cells[list]; now >= seconds(c.until) {
+				t.lose(list, c)
+			}
+		}
+	}
 	for _, s := range t.status {
 		unknown := map[string]uint64{}
 		for cause, n := range s.Unknown {
@@ -295,6 +308,7 @@ func (t *Table) Ask(a netip.Addr, again bool, facts []Fact) []Fact {
 		if now < seconds(c.until) {
 			continue
 		}
+		t.lose(i, c)
 		*c = cell{state: Pending, until: until(now, answerTime)}
 		t.status[i].Asked++
 		facts[len(facts)-len(t.lists)+i].State = Pending
@@ -356,9 +370,20 @@ func (t *Table) replace(a netip.Addr, now time.Duration) *row {
 		oldest = listed
 	}
 	if oldest != nil {
+		for i := range t.lists {
+			t.lose(i, &oldest.cells[i])
+		}
 		*oldest = row{addr: a}
 	}
 	return oldest
+}
+
+// lose counts the question of a cell that ends without an answer.
+func (t *Table) lose(list int, c *cell) {
+	if c.state == Pending {
+		t.status[list].Unknown[lost]++
+		*c = cell{}
+	}
 }
 
 // A Question asks lists about an address.

@@ -193,6 +193,62 @@ func TestUnknown(t *testing.T) {
 	b.want(netip.MustParseAddr("192.0.2.0"), "pending ") // asked again
 }
 
+// TestLost checks that each question that was asked ends in one counter, also if it is evicted,
+// or its companion has exited.
+func TestLost(t *testing.T) {
+	b := newBench(t, zen, white)
+	sum := func() (all uint64) {
+		for _, s := range b.Status() {
+			all += s.Listed + s.Absent
+			for _, n := range s.Unknown {
+				all += n
+			}
+		}
+		return all
+	}
+	asked := func() (all uint64) {
+		for _, s := range b.Status() {
+			all += s.Asked
+		}
+		return all
+	}
+	b.questions()
+	for i := range 50_000 { // more than the rows of the table
+		b.Ask(netip.AddrFrom4([4]byte{100, byte(i >> 16), byte(i >> 8), byte(i)}), false, nil)
+		if i%maxBatch == 0 {
+			for _, q := range b.Questions(context.Background(), 0) {
+				if q.Addr.As4()[3]%2 == 0 { // the others are lost
+					if err := b.Answer(Answer{Addr: q.Addr, List: "zen", TTL: time.Hour}); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+		}
+	}
+	if n := sum(); n == 0 || n >= asked() {
+		t.Errorf("%d answers to %d questions", n, asked())
+	}
+	b.now += answerTime + time.Second
+	if err := b.Answer(Answer{Addr: netip.MustParseAddr("100.0.195.79"), List: "zen"}); !errors.Is(err, ErrNotAsked) {
+		t.Errorf("a late answer: %v", err)
+	}
+	if n := sum(); n != asked() || sum() != n {
+		t.Errorf("%d answers to %d questions", n, asked())
+	}
+	if s := b.Status(); s[0].Unknown[lost] == 0 || s[1].Unknown[lost] != s[1].Asked {
+		t.Errorf("%+v", s)
+	}
+	b.questions()
+	b.want(host, "pending pending ")
+	b.now += answerTime + time.Second
+	b.questions()
+	b.want(host, "pending pending ") // asked again before the status
+	b.now += answerTime + time.Second
+	if n := sum(); n != asked() {
+		t.Errorf("asked again: %d answers to %d questions", n, asked())
+	}
+}
+
 // TestIgnored checks that an answer of ignored codes only is not a listing.
 func TestIgnored(t *testing.T) {
 	b := newBench(t, zen)

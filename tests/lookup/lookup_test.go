@@ -73,6 +73,16 @@ func newBench(t *testing.T, port int, conf string) *bench {
 // start starts the companion and waits until it uses n lists.
 func (b *bench) start(n int) {
 	b.Helper()
+	b.launch()
+	filterproc.Eventually(b.T, "the lists in use", func() bool {
+		s := b.status()
+		return len(s.Companions) == 1 && s.Companions[0].Entries == n && s.Companions[0].Error == ""
+	})
+}
+
+// launch starts the companion.
+func (b *bench) launch() {
+	b.Helper()
 	b.cmd = exec.Command(smtpd.Bin("scanwatch"), "lookup", "-f", b.path("scanwatch.conf"))
 	b.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: companionUser, Gid: companionUser}}
 	b.log = filterproc.LogFile(b.T, b.cmd)
@@ -86,10 +96,6 @@ func (b *bench) start(n int) {
 		if b.Failed() {
 			b.Log(log())
 		}
-	})
-	filterproc.Eventually(b.T, "the lists in use", func() bool {
-		s := b.status()
-		return len(s.Companions) == 1 && s.Companions[0].Entries == n && s.Companions[0].Error == ""
 	})
 }
 
@@ -432,7 +438,7 @@ type liar struct {
 	udp      *net.UDPConn
 	tcp      *net.TCPListener
 	wildcard atomic.Bool // every name has an address
-	listed   atomic.Bool // every name has an address, except the names of test addresses
+	listed   atomic.Bool // every name has an address, except the unused names of tests
 }
 
 func (l *liar) port() int { return l.udp.LocalAddr().(*net.UDPAddr).Port }
@@ -482,7 +488,7 @@ func (l *liar) responses(q dnsmessage.Message) []dnsmessage.Message {
 		return with(func(*dnsmessage.Message) {})(q)
 	case strings.HasPrefix(name, "2.0.0.127."):
 		return with(func(*dnsmessage.Message) {})(q)
-	case strings.HasSuffix(name, ".127.bl.example.org.") || strings.HasSuffix(name, ".f.7.f.f.f.f.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.bl.example.org."):
+	case strings.Count(name, ".") == 4 || strings.HasSuffix(name, ".127.bl.example.org.") || strings.HasSuffix(name, ".f.7.f.f.f.f.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.bl.example.org."):
 		return with(func(m *dnsmessage.Message) { m.RCode, m.Answers = dnsmessage.RCodeNameError, nil })(q)
 	case l.listed.Load():
 		return with(func(*dnsmessage.Message) {})(q)

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"scanwatch/tests/internal/filterproc"
 	"scanwatch/tests/internal/require"
@@ -196,4 +197,67 @@ rule signed phase mail-from match listed signed reject "550 5.7.1 Signed"
 	daemon(t, resolver...)
 	filterproc.Eventually(t, "the end of the pause", func() bool { return b.status().Companions[0].Error == "" })
 	recovered("a listing after the resolver is back")
+}
+
+// TestZoneWildcard checks that a wildcard of a zone rejects no host, before and after a restart
+// of the companion. By RFC 4592, the wildcard has no effect on the names of loopback addresses.
+func TestZoneWildcard(t *testing.T) {
+	require.Program(t, "unbound")
+	dir, port := t.TempDir(), freePort(t)
+	conf := filepath.Join(dir, "unbound.conf")
+	start := func(records string) *exec.Cmd {
+		t.Helper()
+		zone := filepath.Join(dir, "zone")
+		text := fmt.Sprintf(`server:
+	interface: 127.0.0.1
+	port: %d
+	do-daemonize: no
+	do-ip6: no
+	use-syslog: no
+	chroot: ""
+	username: ""
+	pidfile: ""
+	directory: %q
+	module-config: "iterator"
+auth-zone:
+	name: "bl.example.org"
+	zonefile: %q
+	for-upstream: no
+	for-downstream: yes
+	fallback-enabled: no
+remote-control:
+	control-enable: no
+`, port, dir, zone)
+		records = "$TTL 300\n$ORIGIN bl.example.org.\n@ SOA ns hostmaster 1 600 300 86400 300\n@ NS ns\nns A 127.0.0.1\n2.0.0.127 A 127.0.0.4\n" +
+			"0.0.127 TXT x\n0.127 TXT x\n127 TXT x\n0 TXT x\n" + records // for unbound, names above a record do not exist
+		for name, text := range map[string]string{zone: records, conf: text} {
+			if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return daemon(t, "unbound", "-d", "-c", conf)
+	}
+	server := start("7.2.0.192 A 127.0.0.4\n")
+	b := newBench(t, port, list)
+	b.start(1)
+	if got := b.come("192.0.2.7"); got != "reject|550 5.7.1 Listed" {
+		t.Errorf("a listed host: %s", got)
+	}
+	stop(server)
+	since := time.Now()
+	start("* A 127.0.0.4\n")
+	filterproc.Eventually(t, "the end of the check before the listing", func() bool { return time.Since(since) > time.Second })
+	for i := range 5 {
+		if got := b.come(fmt.Sprintf("198.51.100.%d", i)); got != "proceed" {
+			t.Errorf("host %d: %s", i, got)
+		}
+	}
+	const problem = "bl: test: a random name is listed as 127.0.0.4, so every host may be"
+	filterproc.Eventually(t, "the problem in the status", func() bool { return b.status().Companions[0].Error == problem })
+	stop(b.cmd)
+	b.launch()
+	filterproc.Eventually(t, "the test of the list", func() bool { return strings.Contains(b.log(), "list disabled") })
+	if got := b.come("198.51.100.99"); got != "proceed" {
+		t.Errorf("after a restart: %s", got)
+	}
 }

@@ -184,7 +184,7 @@ func (s *Service) start(ctx context.Context, a netip.Addr, id string) {
 	select {
 	case z.jobs <- a:
 	default:
-		s.reply(ctx, dnslist.Answer{Addr: a, List: id, Cause: causeRate})
+		s.reply(ctx, dnslist.Answer{Addr: a, List: id, Cause: causeLost})
 	}
 }
 
@@ -252,7 +252,8 @@ func (s *Service) batch(a dnslist.Answer) []dnslist.Answer {
 	return all
 }
 
-// status returns the number of lists in use, and the problems of the others.
+// status returns the number of lists in use, and the problems of the other lists and of
+// resolvers.
 func (s *Service) status() (used int, problem error) {
 	var problems []string
 	s.mu.Lock()
@@ -264,6 +265,9 @@ func (s *Service) status() (used int, problem error) {
 		switch err := z.state(); {
 		case err == nil:
 			used++
+			if err := z.unused(); err != nil {
+				problems = append(problems, err.Error())
+			}
 		case errors.Is(err, errUntested):
 			problem = control.ErrStarting
 		default:

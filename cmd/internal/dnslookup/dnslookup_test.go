@@ -53,8 +53,15 @@ func newTestList(t *testing.T, l *rules.Lookup, timeout time.Duration, servers .
 	z.problem = nil
 	z.limits.all.level, z.limits.of = 0, [networks]bucket{}
 	later := time.Now().Add(time.Hour) // no check before a listing
-	z.checked = [2]time.Time{later, later}
+	z.setChecked(later)
 	return z
+}
+
+// setChecked sets the time of the latest checks before a listing.
+func (z *list) setChecked(at time.Time) {
+	for i := range z.upstreams {
+		z.upstreams[i].checked = [2]time.Time{at, at}
+	}
 }
 
 // TestAnswers checks the answers to responses of servers that work, and of servers that
@@ -388,6 +395,36 @@ func TestNetworks(t *testing.T) {
 	}
 }
 
+// TestRateOfIPv6 checks that clients with many networks of IPv6 leave half of the rate to
+// clients with IPv4.
+func TestRateOfIPv6(t *testing.T) {
+	l := *lookup
+	l.Rate = 20
+	z := newTestList(t, &l, enough)
+	now := time.Now().Add(burst * time.Second)
+	z.now = func() time.Time { return now }
+	n := 0
+	for i := range 10_000 {
+		a := netip.MustParseAddr("2001:db8::1").As16()
+		a[5], a[7] = byte(i%16), byte(i>>4) // the 16 networks of a /44
+		if z.take(netip.AddrFrom16(a)) == "" {
+			n++
+		}
+	}
+	if want := l.Rate * burst / sixShare; n != want {
+		t.Errorf("%d queries about IPv6, want %d", n, want)
+	}
+	n = 0
+	for i := range 100 {
+		if z.take(netip.AddrFrom4([4]byte{198, 51, byte(i), 1})) == "" {
+			n++
+		}
+	}
+	if n < 90 {
+		t.Errorf("%d queries about IPv4", n)
+	}
+}
+
 // TestPause checks that the errors of questions that were asked together cause one pause,
 // and that codes that the operator has not listed cause none.
 func TestPause(t *testing.T) {
@@ -423,7 +460,7 @@ func TestWildcard(t *testing.T) {
 	s := newServer(t, func(q *dnsmessage.Message) [][]byte {
 		name := q.Questions[0].Name.String()
 		isClient := strings.HasPrefix(name, "7.2.0.192.") || strings.HasPrefix(name, "7.0.0.0.")
-		if !isClient {
+		if !isClient && strings.Contains(name, ".127.") || strings.Contains(name, ".f.7.") {
 			other = append(other, name)
 		}
 		if wildcard || isClient || strings.HasPrefix(name, "2.0.0.127.") {
@@ -443,7 +480,7 @@ func TestWildcard(t *testing.T) {
 		s.do(func() { wildcard, other = false, nil })
 		z = newTestList(t, &l, enough, s)
 		z.now = func() time.Time { return now }
-		z.checked = [2]time.Time{}
+		z.setChecked(time.Time{})
 	}
 	for _, a := range []netip.Addr{client, netip.MustParseAddr("2001:db8::7")} {
 		reset()
@@ -483,12 +520,13 @@ func TestWildcard(t *testing.T) {
 
 	// A listing does not count without the result of the check.
 	reset()
-	z.dns = &resolver{timeout: enough, servers: []netip.AddrPort{newServer(t, func(q *dnsmessage.Message) [][]byte {
+	z = newTestList(t, &l, enough, newServer(t, func(q *dnsmessage.Message) [][]byte {
 		if strings.HasPrefix(q.Questions[0].Name.String(), "7.2.0.192.") {
 			return listed("127.0.0.2")(q)
 		}
 		return packets(reply(q, dnsmessage.RCodeServerFailure))
-	}, nil).addr}}
+	}, nil))
+	z.setChecked(time.Time{})
 	if a := z.ask(context.Background(), client); a.Cause != causeFailure || a.Codes != nil {
 		t.Errorf("%+v", a)
 	}
@@ -502,11 +540,15 @@ func TestCheckShared(t *testing.T) {
 			checks.Add(1)
 			return listed()(q)
 		}
+		if strings.Count(q.Questions[0].Name.String(), ".") == 4 { // a random label
+			return listed()(q)
+		}
 		return listed("127.0.0.2")(q)
 	}, nil)
 	z := newTestList(t, lookup, enough, s)
 	now := time.Now()
-	z.now, z.checked = func() time.Time { return now }, [2]time.Time{}
+	z.now = func() time.Time { return now }
+	z.setChecked(time.Time{})
 	var all sync.WaitGroup
 	for range 10 {
 		all.Go(func() {
@@ -521,14 +563,161 @@ func TestCheckShared(t *testing.T) {
 	}
 }
 
+// zone returns a server function for a zone with the given names, which answers as RFC 4592
+// requires: a wildcard has no effect on a name below an existing name.
+func zone(origin string, names ...string) func(q *dnsmessage.Message) [][]byte {
+	exists := map[string]bool{origin: true}
+	has := map[string]bool{}
+	for _, name := range names {
+		has[name+"."+origin] = true
+		for at := name + "." + origin; at != origin; _, at, _ = strings.Cut(at, ".") {
+			exists[at] = true
+		}
+	}
+	return func(q *dnsmessage.Message) [][]byte {
+		name := strings.TrimSuffix(q.Questions[0].Name.String(), ".")
+		encloser := name
+		for !exists[encloser] {
+			_, encloser, _ = strings.Cut(encloser, ".")
+		}
+		if has[name] || encloser != name && has["*."+encloser] {
+			return listed("127.0.0.2")(q)
+		}
+		return listed()(q)
+	}
+}
+
+// TestZoneWildcard checks that a wildcard of a zone disables the list, in a test and before
+// the first listing, although the wildcard has no effect on names of loopback addresses.
+func TestZoneWildcard(t *testing.T) {
+	names := []string{"2.0.0.127", rules.Question(netip.MustParseAddr("::ffff:127.0.0.2"), "x")}
+	names[1] = strings.TrimSuffix(names[1], ".x")
+	for _, allow := range []bool{false, true} {
+		l := *lookup
+		l.Allow = allow
+		for _, address := range []string{"192.0.2.7", "2001:db8::7"} {
+			s := newServer(t, zone(l.Zone, names...), nil)
+			z := newTestList(t, &l, enough, s)
+			z.setChecked(time.Time{})
+			if ok, _ := z.test(context.Background()); !ok {
+				t.Fatalf("the list without a wildcard: %v", z.state())
+			}
+			s.do(func() { s.udp = zone(l.Zone, append(names, "*")...) })
+			if a := z.ask(context.Background(), netip.MustParseAddr(address)); a.Cause != causeDisabled || len(z.tests) != 1 {
+				t.Errorf("%s is listed by the wildcard: %+v", address, a)
+			}
+			if ok, wrong := z.test(context.Background()); ok || !wrong || !strings.Contains(fmt.Sprint(z.state()), "a random name is listed as 127.0.0.2") {
+				t.Errorf("the test passed: %v, %v, %v", ok, wrong, z.state())
+			}
+		}
+	}
+}
+
+// TestResolvers checks that each resolver is tested, that a resolver that fails the test is
+// not used and is in the status, and that the check before a listing asks the resolver that
+// has returned the listing.
+func TestResolvers(t *testing.T) {
+	loses := false
+	good := zone("bl.example.org", "2.0.0.127")
+	honest := newServer(t, func(q *dnsmessage.Message) [][]byte {
+		if loses && strings.HasPrefix(q.Questions[0].Name.String(), "7.2.0.192.") {
+			return packets(reply(q, dnsmessage.RCodeServerFailure))
+		}
+		return good(q)
+	}, nil)
+	liar := newServer(t, listed("127.0.0.2"), nil)
+	s := newTestService(t, newTestList(t, lookup, enough, honest, liar))
+	z := s.order[0]
+	z.setChecked(time.Time{})
+	var log bytes.Buffer
+	z.log = slog.New(slog.NewTextHandler(&log, nil))
+	honest.do(func() { loses = true })
+	if a := z.ask(context.Background(), client); a.Cause != causeDisabled || z.state() != nil {
+		t.Errorf("a listing of the second resolver: %+v, %v", a, z.state())
+	}
+	for i := range 2 { // the second test must not withdraw the listings of the other resolver
+		if ok, wrong := z.test(context.Background()); ok || wrong != (i == 0) {
+			t.Errorf("test %d: %v, %v", i, ok, wrong)
+		}
+	}
+	if text := log.String(); strings.Count(text, "\n") != 1 || !strings.Contains(text, "resolver disabled") || !strings.Contains(text, "resolver="+liar.addr.String()) {
+		t.Error(text)
+	}
+	before := liar.queries.Load()
+	if a := z.ask(context.Background(), client); a.Cause != causeFailure || liar.queries.Load() != before {
+		t.Errorf("the resolver that failed the test is used: %+v", a)
+	}
+	used, err := s.status()
+	if want := "bl: resolver " + liar.addr.String() + " not used: test: 127.0.0.1 is listed as 127.0.0.2, so every host may be"; used != 1 || err == nil || err.Error() != want {
+		t.Errorf("%d lists in use, %v", used, err)
+	}
+	liar.do(func() { liar.udp = good })
+	if ok, _ := z.test(context.Background()); !ok || !strings.Contains(log.String(), "resolver enabled") {
+		t.Errorf("the test failed: %s", log.String())
+	}
+	if used, err := s.status(); used != 1 || err != nil {
+		t.Errorf("%d lists in use, %v", used, err)
+	}
+}
+
+// TestCheckNoAnswer checks that a check without a response stops the use of the list and is
+// not repeated by the other listings that wait for it, and that the status has the problem
+// until a test succeeds.
+func TestCheckNoAnswer(t *testing.T) {
+	var probes atomic.Int64
+	dead := true
+	good := zone("bl.example.org", "2.0.0.127", "7.2.0.192")
+	server := newServer(t, func(q *dnsmessage.Message) [][]byte {
+		if dead && !strings.HasPrefix(q.Questions[0].Name.String(), "7.2.0.192.") {
+			probes.Add(1)
+			return nil
+		}
+		return good(q)
+	}, nil)
+	l := *lookup
+	l.Rate = 1000
+	s := newTestService(t, newTestList(t, &l, short, server))
+	z := s.order[0]
+	z.setChecked(time.Time{})
+	causes := make(chan string, workers)
+	var all sync.WaitGroup
+	for range workers {
+		all.Go(func() { causes <- z.ask(context.Background(), client).Cause })
+	}
+	all.Wait()
+	close(causes)
+	count := map[string]int{}
+	for cause := range causes {
+		count[cause]++
+	}
+	if count[causeTimeout] == 0 || count[causeTimeout]+count[causeDisabled] != workers || probes.Load() != attempts {
+		t.Errorf("%v, %d queries of checks", count, probes.Load())
+	}
+	if used, err := s.status(); used != 0 || err == nil || len(z.tests) != 1 {
+		t.Errorf("%d lists in use, %v", used, err)
+	}
+	if ok, wrong := z.test(context.Background()); ok || wrong {
+		t.Errorf("test: %v, %v", ok, wrong)
+	}
+	if used, err := s.status(); used != 0 || err == nil || !strings.Contains(err.Error(), "timeout") {
+		t.Errorf("%d lists in use, %v", used, err)
+	}
+	server.do(func() { dead = false })
+	if ok, _ := z.test(context.Background()); !ok {
+		t.Error(z.state())
+	}
+	if a := z.ask(context.Background(), client); a.Cause != "" {
+		t.Errorf("%+v", a)
+	}
+}
+
 // TestRetest checks the times between tests of a list: while the resolver is down, they begin
 // with seconds and have a maximum, and the log has one line.
 func TestRetest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
-		z := newTestList(t, lookup, enough)
+		z := newTestList(t, lookup, -1, &server{addr: netip.MustParseAddrPort("127.0.0.1:1")}) // times out without a packet
 		z.log, z.problem = slog.New(slog.NewTextHandler(&log, nil)), errUntested
-		z.dns = &resolver{servers: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:1")}, timeout: -1} // times out without a packet
 		ctx, cancel := context.WithCancel(context.Background())
 		start := time.Now()
 		var times []time.Duration
@@ -562,7 +751,7 @@ func TestRefused(t *testing.T) {
 	addr := conn.LocalAddr().(*net.UDPAddr).AddrPort()
 	conn.Close()
 	r := &resolver{servers: []netip.AddrPort{addr}, timeout: enough}
-	_, n, err := r.ask(context.Background(), "x.example.org")
+	_, _, n, err := r.ask(context.Background(), []int{0}, "x.example.org")
 	if want := fmt.Sprintf("resolver %s: connection refused", addr); err == nil || err.Error() != want || n != attempts {
 		t.Errorf("%v after %d queries, want %s", err, n, want)
 	}
@@ -768,7 +957,7 @@ func TestTooMany(t *testing.T) {
 	for range maxJobs + 1 {
 		s.start(context.Background(), client, z.id)
 	}
-	if a := <-s.answers; a.Cause != causeRate || a.List != z.id {
+	if a := <-s.answers; a.Cause != causeLost || a.List != z.id {
 		t.Errorf("%+v", a)
 	}
 }

@@ -16,6 +16,9 @@ const (
 	// share is the part of the rate that the clients of one network may use.
 	share    = 4
 	networks = 1024 // counters of networks; networks with the same hash share one
+	// sixShare is the part of the rate that all clients with IPv6 may use. A client can
+	// have so many networks of IPv6 that their shares are the whole rate.
+	sixShare = 2
 )
 
 // A bucket counts queries, and drains at a rate.
@@ -31,10 +34,12 @@ func (b *bucket) drain(now time.Time, rate, size float64) (room float64) {
 	return size - b.level
 }
 
-// A limiter limits all queries to a list, and the queries about clients of one network.
+// A limiter limits all queries to a list, and the queries about clients with IPv6 and about
+// clients of one network.
 type limiter struct {
 	rate float64
 	all  bucket
+	six  bucket // IPv6
 	of   [networks]bucket
 	seed maphash.Seed
 }
@@ -42,6 +47,7 @@ type limiter struct {
 func newLimiter(rate int, now time.Time) limiter {
 	l := limiter{rate: float64(rate), seed: maphash.MakeSeed()}
 	l.all = bucket{l.rate * (burst - first), now}
+	l.six = bucket{l.all.level / sixShare, now}
 	for i := range l.of {
 		l.of[i] = bucket{l.all.level / share, now}
 	}
@@ -53,6 +59,12 @@ func (l *limiter) take(a netip.Addr, now time.Time) bool {
 	network := &l.of[maphash.Comparable(l.seed, networkOf(a))%networks]
 	if l.all.drain(now, l.rate, l.rate*burst) < 1 || network.drain(now, l.rate/share, l.rate*burst/share) < 1 {
 		return false
+	}
+	if a.Is6() {
+		if l.six.drain(now, l.rate/sixShare, l.rate*burst/sixShare) < 1 {
+			return false
+		}
+		l.six.level++
 	}
 	l.all.level++
 	network.level++

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -36,6 +37,7 @@ const (
 	causeCode     = "code"
 	causeRate     = "rate"
 	causeDisabled = "disabled"
+	causeLost     = "lost"
 )
 
 // The test addresses of RFC 5782 section 5: a list has the first one, and not the second.
@@ -54,6 +56,25 @@ func unusedAddr() netip.Addr {
 	return netip.AddrFrom4(ip)
 }
 
+// unusedLabel returns a random label that is not a part of an address. Only a wildcard of the
+// zone has an address for it: a wildcard has no effect on names below an existing name such
+// as 127.bl.example.org (RFC 4592), so that addresses in one network do not suffice.
+func unusedLabel() string {
+	label := make([]byte, 16)
+	_, _ = rand.Read(label) // never fails
+	for i, b := range label {
+		label[i] = 'g' + b%16
+	}
+	return string(label)
+}
+
+// An upstream is the state of a resolver for a list.
+type upstream struct {
+	confirming sync.Mutex   // held during a check before a listing
+	checked    [2]time.Time // times of the latest checks for IPv4 and IPv6
+	problem    error        // if the resolver is not used; protected by the list's mu
+}
+
 // A list is a DNS list with its limits. Its methods may be called concurrently.
 type list struct {
 	*rules.Lookup
@@ -66,8 +87,7 @@ type list struct {
 	jobs  chan netip.Addr // questions that wait
 	tests chan struct{}   // has a value if a test must not wait
 
-	confirming sync.Mutex   // held during a check before a listing
-	checked    [2]time.Time // times of the latest checks for IPv4 and IPv6
+	upstreams []upstream // of the servers of dns
 
 	mu      sync.Mutex
 	limits  limiter
@@ -82,12 +102,13 @@ type list struct {
 var (
 	errUntested = errors.New("not tested yet")
 	errSuspect  = errors.New("tested again, because it lists an address that no list contains")
+	errNoAnswer = errors.New("tested again, because a check before a listing had no answer")
 )
 
 // newList returns a list. After an error, the list is disabled.
 func newList(l *rules.Lookup, dns *resolver, log *slog.Logger, now func() time.Time) (*list, error) {
 	z := &list{Lookup: l, id: l.ID(), zone: l.Zone, dns: dns, log: log, now: now, problem: errUntested, limits: newLimiter(cmp.Or(l.Rate, defaultRate), now()),
-		jobs: make(chan netip.Addr, maxJobs), tests: make(chan struct{}, 1)}
+		jobs: make(chan netip.Addr, maxJobs), tests: make(chan struct{}, 1), upstreams: make([]upstream, len(dns.servers))}
 	if l.Key != "" {
 		key, err := readKey(config.ResolvePath(l.Pos.File, l.Key))
 		if err != nil {
@@ -178,7 +199,7 @@ func (z *list) ask(ctx context.Context, a netip.Addr) dnslist.Answer {
 	if answer.Cause = z.take(client); answer.Cause != "" {
 		return answer
 	}
-	r, err := z.query(ctx, client, 1)
+	r, via, err := z.query(ctx, z.usable(), rules.Question(client, z.zone), 1)
 	listed, known := z.Judge(r.addrs)
 	switch {
 	case err != nil:
@@ -186,7 +207,7 @@ func (z *list) ask(ctx context.Context, a netip.Addr) dnslist.Answer {
 	case !known:
 		answer.Cause = causeCode
 	case listed:
-		answer.Cause = z.confirm(ctx, client)
+		answer.Cause = z.confirm(ctx, via, client)
 	}
 	if answer.Cause == "" {
 		answer.Codes, answer.TTL = r.addrs, r.ttl
@@ -195,19 +216,35 @@ func (z *list) ask(ctx context.Context, a netip.Addr) dnslist.Answer {
 	return answer
 }
 
-// query asks the list about an address. The first paid queries have been counted.
-func (z *list) query(ctx context.Context, a netip.Addr, paid int) (response, error) {
-	r, queries, err := z.dns.ask(ctx, rules.Question(a, z.zone))
+// query asks the list about a name through one of the given resolvers, and returns the one
+// that was asked last. The first paid queries have been counted.
+func (z *list) query(ctx context.Context, use []int, name string, paid int) (r response, via int, err error) {
+	r, via, queries, err := z.dns.ask(ctx, use, name)
 	z.mu.Lock()
 	defer z.mu.Unlock()
 	z.limits.spend(queries-paid, z.now())
 	z.answered = z.answered || err == nil
-	return r, err
+	return r, via, err
+}
+
+// usable returns the resolvers that have not failed the latest test.
+func (z *list) usable() (use []int) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	for i := range z.upstreams {
+		if z.upstreams[i].problem == nil {
+			use = append(use, i)
+		}
+	}
+	return use
 }
 
 func causeOf(err error) string {
-	if errors.Is(err, errTimeout) {
+	switch {
+	case errors.Is(err, errTimeout):
 		return causeTimeout
+	case errors.Is(err, errNoServer):
+		return causeDisabled
 	}
 	return causeFailure
 }
@@ -228,27 +265,32 @@ func (z *list) take(a netip.Addr) string {
 }
 
 // confirm checks that the list does not list every host, before a listing of a client counts.
-// One check is enough for the listings of a second. It returns the reason for which the
-// listing does not count, or "".
-func (z *list) confirm(ctx context.Context, client netip.Addr) (cause string) {
-	z.confirming.Lock()
-	defer z.confirming.Unlock()
-	unused, checked, start := unusedAddr(), &z.checked[0], z.now()
+// It asks the resolver that has returned the listing. One check is enough for the listings of
+// a second. It returns the reason for which the listing does not count, or "".
+func (z *list) confirm(ctx context.Context, via int, client netip.Addr) (cause string) {
+	u := &z.upstreams[via]
+	u.confirming.Lock()
+	defer u.confirming.Unlock()
+	unused, checked, start := unusedAddr(), &u.checked[0], z.now()
 	if client.Is6() {
-		unused, checked = netip.AddrFrom16(unused.As16()), &z.checked[1]
+		unused, checked = netip.AddrFrom16(unused.As16()), &u.checked[1]
 	}
-	if z.state() != nil {
+	if z.state() != nil || !slices.Contains(z.usable(), via) {
 		return causeDisabled
 	}
 	if start.Sub(*checked) < confirmed {
 		return ""
 	}
-	r, err := z.query(ctx, unused, 0)
-	switch {
-	case err != nil:
-		return causeOf(err)
-	case len(r.addrs) > 0:
-		z.suspect()
+	for _, name := range []string{rules.Question(unused, z.zone), unusedLabel() + "." + z.zone} {
+		r, _, err := z.query(ctx, []int{via}, name, 0)
+		switch {
+		case err != nil: // the listings that wait for the check must not repeat it
+			z.suspect(via, errNoAnswer)
+			return causeOf(err)
+		case len(r.addrs) > 0:
+			z.suspect(via, errSuspect)
+			return causeDisabled
+		}
 	}
 	*checked = start
 	if z.state() != nil {
@@ -257,11 +299,14 @@ func (z *list) confirm(ctx context.Context, client netip.Addr) (cause string) {
 	return ""
 }
 
-// suspect disables the list until a test succeeds, and starts the test.
-func (z *list) suspect() {
+// suspect stops the use of a resolver until a test succeeds, and starts the test.
+func (z *list) suspect(via int, problem error) {
 	z.mu.Lock()
 	defer z.mu.Unlock()
-	z.problem = errSuspect
+	z.upstreams[via].problem = problem
+	if z.problem == nil {
+		z.problem = z.unusable()
+	}
 	z.retest()
 }
 
@@ -311,6 +356,34 @@ func (z *list) state() error {
 	return nil
 }
 
+// unusable returns the first problem of a resolver if no resolver can be used. The caller
+// holds mu.
+func (z *list) unusable() (first error) {
+	for i := range z.upstreams {
+		if z.upstreams[i].problem == nil {
+			return nil
+		}
+		first = cmp.Or(first, z.upstreams[i].problem)
+	}
+	return first
+}
+
+// unused returns the problems of resolvers that are not used while others are, or nil.
+func (z *list) unused() error {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	var all []string
+	for i := range z.upstreams {
+		if err := z.upstreams[i].problem; err != nil && z.problem == nil {
+			all = append(all, fmt.Sprintf("%s: resolver %s not used: %v", z.Name, z.dns.servers[i], err))
+		}
+	}
+	if all == nil {
+		return nil
+	}
+	return errors.New(strings.Join(all, "; "))
+}
+
 // run tests the list until ctx ends. drop is called if earlier listings must not count.
 func (z *list) run(ctx context.Context, drop func()) {
 	for failures := 0; ctx.Err() == nil; {
@@ -332,44 +405,79 @@ func (z *list) run(ctx context.Context, drop func()) {
 	}
 }
 
-// test tests the list and reports whether it can be used. wrong reports whether its earlier
-// listings may be wrong.
+// test tests the list through each resolver, and reports whether all can be used. wrong
+// reports whether earlier listings may be wrong.
 func (z *list) test(ctx context.Context) (ok, wrong bool) {
-	answered, err := z.check(ctx)
-	if ctx.Err() != nil {
-		return false, false
+	ok = true
+	for i := range z.upstreams {
+		answered, err := z.check(ctx, i)
+		if ctx.Err() != nil {
+			return false, false
+		}
+		z.mu.Lock()
+		u := &z.upstreams[i]
+		before := u.problem
+		u.problem = err
+		z.mu.Unlock()
+		ok = ok && err == nil
+		// A resolver that is not used has no listings, and another one may have correct ones.
+		wrong = wrong || changed(before, err) && (answered || errors.Is(before, errSuspect))
+		if len(z.upstreams) > 1 {
+			z.report("resolver", before, err, "resolver", z.dns.servers[i])
+		}
 	}
 	z.mu.Lock()
 	before := z.problem
-	suspect := errors.Is(before, errSuspect)
-	if z.problem = err; err == nil && before != nil { // a success does not end a pause: clients' questions may still fail
+	z.problem = z.unusable()
+	err := z.problem
+	if err == nil && before != nil { // a success does not end a pause: clients' questions may still fail
 		z.errors, z.resumes = 0, time.Time{}
 	}
 	z.mu.Unlock()
-	switch {
-	case err != nil && (before == nil || before.Error() != err.Error()):
-		z.log.Warn("list disabled", "lookup", z.Name, "zone", z.Zone, "because", err)
-	case err == nil && before != nil && !suspect:
-		z.log.Info("list enabled", "lookup", z.Name, "zone", z.Zone)
-	}
-	return err == nil, err != nil && (answered || suspect)
+	z.report("list", before, err)
+	return ok, wrong
 }
 
-// check checks the test addresses and an unused address. The codes of the test address need
-// not be codes that the operator has listed. answered reports whether the list has answered
-// all questions before the error.
-func (z *list) check(ctx context.Context) (answered bool, err error) {
+// changed reports whether err is a problem that was not known before.
+func changed(before, err error) bool {
+	return err != nil && (before == nil || before.Error() != err.Error())
+}
+
+// report logs the changes of a list or a resolver. Tests that start because of a doubt and
+// succeed are not logged.
+func (z *list) report(what string, before, err error, more ...any) {
+	attrs := append([]any{"lookup", z.Name, "zone", z.Zone}, more...)
+	doubt := func(err error) bool { return errors.Is(err, errSuspect) || errors.Is(err, errNoAnswer) }
+	switch {
+	case changed(before, err) && !doubt(err):
+		z.log.Warn(what+" disabled", append(attrs, "because", err)...)
+	case err == nil && before != nil && !doubt(before):
+		z.log.Info(what+" enabled", attrs...)
+	}
+}
+
+// check checks the test addresses, unused addresses and an unused label with a resolver. The
+// codes of the test address need not be codes that the operator has listed. answered reports
+// whether the list has answered all questions before the error.
+func (z *list) check(ctx context.Context, via int) (answered bool, err error) {
+	unused := unusedAddr()
 	for _, t := range []struct {
-		name string
-		addr netip.Addr
-	}{{testListed.String(), testListed}, {testAbsent.String(), testAbsent}, {"a random loopback address", unusedAddr()}} {
-		r, err := z.query(ctx, t.addr, 0)
+		name, question string
+		listed         bool
+	}{
+		{testListed.String(), rules.Question(testListed, z.zone), true},
+		{testAbsent.String(), rules.Question(testAbsent, z.zone), false},
+		{"a random loopback address", rules.Question(unused, z.zone), false},
+		{"a random loopback address in the form of IPv6", rules.Question(netip.AddrFrom16(unused.As16()), z.zone), false},
+		{"a random name", unusedLabel() + "." + z.zone, false},
+	} {
+		r, _, err := z.query(ctx, []int{via}, t.question, 0)
 		switch {
 		case err != nil:
 			return false, fmt.Errorf("test: %w", err)
-		case t.addr == testListed && len(r.addrs) == 0:
+		case t.listed && len(r.addrs) == 0:
 			return true, fmt.Errorf("test: %s is not listed, so the list is empty or has ended", t.name)
-		case t.addr != testListed && len(r.addrs) > 0:
+		case !t.listed && len(r.addrs) > 0:
 			return true, fmt.Errorf("test: %s is listed as %s, so every host may be", t.name, r.addrs[0])
 		}
 		for _, code := range r.addrs {

@@ -29,6 +29,8 @@ const (
 var (
 	errTimeout = errors.New("timeout")
 	errFlood   = errors.New("too many other responses")
+	// errNoServer is the error if no resolver can be used.
+	errNoServer = errors.New("no resolver")
 )
 
 // A resolver asks DNS servers. Its methods may be called concurrently.
@@ -37,19 +39,23 @@ type resolver struct {
 	timeout time.Duration
 }
 
-// ask returns the addresses of a name, and the number of queries that it has sent. Errors
-// contain the server, but not the name.
-func (r *resolver) ask(ctx context.Context, name string) (resp response, queries int, err error) {
-	for i := range attempts {
-		server := r.servers[i%len(r.servers)]
-		var n int
-		resp, n, err = r.exchange(ctx, server, name)
-		if queries += n; err == nil || ctx.Err() != nil {
-			return resp, queries, err
-		}
-		err = fmt.Errorf("resolver %s: %w", server, err)
+// ask asks the servers with the given indexes in turn. It returns the addresses of a name, the
+// server that it has asked last, and the number of queries that it has sent. Errors contain the
+// server, but not the name.
+func (r *resolver) ask(ctx context.Context, use []int, name string) (resp response, via, queries int, err error) {
+	if len(use) == 0 {
+		return resp, 0, 0, errNoServer
 	}
-	return resp, queries, err
+	for i := range attempts {
+		via = use[i%len(use)]
+		var n int
+		resp, n, err = r.exchange(ctx, r.servers[via], name)
+		if queries += n; err == nil || ctx.Err() != nil {
+			return resp, via, queries, err
+		}
+		err = fmt.Errorf("resolver %s: %w", r.servers[via], err)
+	}
+	return resp, via, queries, err
 }
 
 // exchange asks one server, over TCP if the response over UDP is truncated. Each question
