@@ -422,7 +422,7 @@ type ruleNames struct {
 	index map[string]uint16
 }
 
-// newRuleNames returns names with number 0, which stands for names beyond the maximum
+// newRuleNames returns names with number 0, which replaces names beyond the maximum
 // number of names.
 func newRuleNames() (n ruleNames) {
 	n.number("a former rule")

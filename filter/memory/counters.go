@@ -233,7 +233,7 @@ func (t *Counters) Halve(c *Client, e rules.Evidence, now int64) {
 func (t *Counters) forget(freed func(host uint64) bool, network uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	forget(&t.rows, func(k counterKey) bool {
+	deleteAll(&t.rows, func(k counterKey) bool {
 		return k.by == rules.BySrc && freed(k.subject) || k.by == rules.ByPrefix && k.subject == network
 	})
 }

@@ -218,7 +218,7 @@ func (t *Logins) Abused(c *Client, now int64) bool {
 func (t *Logins) forget(freed func(host uint64) bool, network uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	forget(&t.sprays, func(k sprayKey) bool {
+	deleteAll(&t.sprays, func(k sprayKey) bool {
 		return k.kind == usersOfSource && freed(k.subject) || k.kind == usersOfNet && k.subject == network
 	})
 }

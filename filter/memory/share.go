@@ -449,8 +449,8 @@ func combinePeers(_ peerKey, p *peer, other peer) {
 	p.days = days
 }
 
-// forget deletes the rows of this and of other hosts for which del returns true.
-func forget[K comparable, V any](t *table[K, V], del func(K) bool) {
+// deleteAll deletes the rows of this and of other hosts for which del returns true.
+func deleteAll[K comparable, V any](t *table[K, V], del func(K) bool) {
 	t.deleteFunc(del)
 	for k := range t.foreign {
 		if del(k) {

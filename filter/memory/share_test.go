@@ -355,7 +355,7 @@ func TestCombineCounters(t *testing.T) {
 	}
 }
 
-// TestRoomForOwnBans checks that bans of other hosts do not evict those of this host.
+// TestRoomForOwnBans checks that bans of other hosts do not evict this host's bans.
 func TestRoomForOwnBans(t *testing.T) {
 	here := New()
 	here.Limit(AllBytes / 1000)

@@ -123,7 +123,7 @@ func (b *ban) end(at uint32) bool {
 	return true
 }
 
-// Disclaim makes other hosts end the ban of p, which is not banned here. An IPv6 address
+// Disclaim causes other hosts to end the ban of p, which is not banned here. An IPv6 address
 // is widened to its /64. Disclaim returns false unless this host is one of a fleet.
 func (b *Bans) Disclaim(p netip.Prefix, now int64) bool {
 	p = widen(p)
@@ -195,7 +195,7 @@ func (s sharedHostBans) receive(f *Foreign, by int64, now uint32) bool {
 		return false
 	}
 	if !known && len(s.hosts.rows) >= s.hosts.limit/maxForeign {
-		return true // bans of other hosts must not evict those of this host
+		return true // bans of other hosts must not evict this host's bans
 	}
 	changed, unsent := s.hosts.outgoing[k]
 	result, replaced, freed := old.accept(known, unsent, changed, row, now)

@@ -186,7 +186,7 @@ type FleetStatus struct {
 type Banned struct {
 	Bans []memory.Ban `json:"bans"` // the new ban, or the revoked bans
 	Note string       `json:"note,omitempty"`
-	// Elsewhere is set if there is no ban here, and other hosts are told to end theirs.
+	// Elsewhere is set if this host has no ban of the prefix, and other hosts must end their bans.
 	Elsewhere bool `json:"elsewhere,omitempty"`
 }
 

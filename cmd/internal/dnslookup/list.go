@@ -438,7 +438,7 @@ func (z *list) test(ctx context.Context) (ok, wrong bool) {
 	return ok, wrong
 }
 
-// changed reports whether err is a problem that was not known before.
+// changed reports whether err is a new problem.
 func changed(before, err error) bool {
 	return err != nil && (before == nil || before.Error() != err.Error())
 }

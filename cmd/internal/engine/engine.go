@@ -43,7 +43,7 @@ type Program struct {
 	FrontEnd string
 	Version  string
 	Usage    string
-	// Flags, if set, adds flags to those of all front ends.
+	// Flags, if set, adds flags to the common flags of all front ends.
 	Flags func(*flag.FlagSet)
 	// Server is the program that the operator restarts so that all settings take effect.
 	Server string
@@ -86,7 +86,7 @@ const gcPercent = 50
 type Engine struct {
 	Settings
 	Log *slog.Logger
-	// Pipeline takes the events. Its Stop is called after Serve has returned.
+	// Pipeline receives the events. Its Stop is called after Serve has returned.
 	Pipeline *filter.Pipeline
 	// Delayed is the number of delayed replies, which the front end updates.
 	Delayed atomic.Int64

@@ -221,7 +221,7 @@ func (f *Feed) checkDatabase(o Options, old, content []byte, r *Result) error {
 }
 
 // OwnNetworks returns the addresses of this host's interfaces, except addresses that are
-// always rejected, and the given networks. An IPv6 address stands for its /64.
+// always rejected, and the given networks. An IPv6 address is treated as its /64.
 func OwnNetworks(local []netip.Addr, also ...netip.Prefix) (own []netip.Prefix) {
 	for _, a := range local {
 		a = a.Unmap()

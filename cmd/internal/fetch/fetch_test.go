@@ -876,7 +876,7 @@ func child(at string) {
 }
 
 // TestOwnNetworks checks that private addresses do not count, and that an IPv6 address
-// stands for its /64.
+// is treated as its /64.
 func TestOwnNetworks(t *testing.T) {
 	var local []netip.Addr
 	for _, a := range []string{"127.0.0.1", "10.0.0.1", "198.51.100.7", "fe80::1", "2001:db8:1::25", "::1"} {

@@ -98,7 +98,7 @@ func isToken(s string) bool {
 }
 
 // CheckKey returns an error if a process of the user uid cannot use the file of a key. A
-// negative uid stands for any user. CheckKey does not read the key.
+// negative uid means any user. CheckKey does not read the key.
 func CheckKey(name string, uid int) error {
 	info, err := os.Stat(name)
 	switch {

@@ -229,7 +229,7 @@ func (i *Item) operator() string {
 	return ""
 }
 
-// lines describes a batch for people, in at most n lines and without findings of low
+// lines describes a batch for human readers, in at most n lines and without findings of low
 // confidence.
 func (b *Batch) lines(n int) (all []string) {
 	more := 0

@@ -190,8 +190,8 @@ func (s *Service) dropServer() {
 	}
 }
 
-// exchange connects as far as necessary, waits for the rows of other hosts, and sends those
-// of this host when it is time. An error of the server does not disturb the connection to
+// exchange connects as far as necessary, waits for the rows of other hosts, and sends this
+// host's rows when it is time. An error of the server does not disturb the connection to
 // the filter, and vice versa.
 func (s *Service) exchange(ctx context.Context) error {
 	if err := s.connectServer(ctx); err != nil {
