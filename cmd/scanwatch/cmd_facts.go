@@ -6,6 +6,7 @@ import (
 	"io"
 	"iter"
 	"os"
+	"slices"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -69,15 +70,16 @@ func newFacts(e *env) *cobra.Command {
 const maxFactFiles = 1000
 
 // factsFleet returns the fleet of the configuration, changed by the flags, and the key.
-func factsFleet(e *env, f *factsFlags) (rules.Fleet, fleetkey.Key, error) {
-	var fleet rules.Fleet
+// friends reports whether it is another key than that of the fleet.
+func factsFleet(e *env, f *factsFlags) (fleet rules.Fleet, key fleetkey.Key, friends bool, err error) {
 	dir, err := e.stateDir()
 	if err != nil {
-		return fleet, fleetkey.Key{}, err
+		return fleet, key, false, err
 	}
 	if s := dir.Settings.Fleet; s != nil {
 		fleet = *s
 	}
+	ownKey := fleet.Key
 	if f.host != "" {
 		fleet.Name = f.host
 	}
@@ -86,12 +88,15 @@ func factsFleet(e *env, f *factsFlags) (rules.Fleet, fleetkey.Key, error) {
 	}
 	switch {
 	case fleet.Name == "" || fleet.Key == "":
-		return fleet, fleetkey.Key{}, usage("facts: the configuration has no statement fleet; use --host and --key")
+		return fleet, key, false, usage("facts: the configuration has no statement fleet; use --host and --key")
 	case !share.ValidName(fleet.Name):
-		return fleet, fleetkey.Key{}, usage("facts: %q is not a name of a host", fleet.Name)
+		return fleet, key, false, usage("facts: %q is not a name of a host", fleet.Name)
 	}
-	key, err := fleetkey.Read(fleet.Key)
-	return fleet, key, err
+	if key, err = fleetkey.Read(fleet.Key); err != nil || ownKey == "" || ownKey == fleet.Key {
+		return fleet, key, false, err
+	}
+	own, err := fleetkey.Read(ownKey)
+	return fleet, key, err != nil || own != key, nil
 }
 
 // sharedRows returns the rows of this host that other hosts may receive. names reports
@@ -123,7 +128,7 @@ func sharedRows(e *env, key fleetkey.Key) (rows iter.Seq[kv.Entry], names bool, 
 }
 
 func runFactsExport(e *env, f *factsFlags) error {
-	fleet, key, err := factsFleet(e, f)
+	fleet, key, _, err := factsFleet(e, f)
 	if err != nil {
 		return err
 	}
@@ -152,7 +157,7 @@ func runFactsExport(e *env, f *factsFlags) error {
 }
 
 func runFactsImport(e *env, f *factsFlags, names []string) error {
-	fleet, key, err := factsFleet(e, f)
+	fleet, key, friends, err := factsFleet(e, f)
 	if err != nil {
 		return err
 	}
@@ -170,7 +175,20 @@ func runFactsImport(e *env, f *factsFlags, names []string) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
-		if one.Omitted > 0 {
+		ignored := slices.Contains(fleet.Ignore, one.Host)
+		if friends {
+			if err := one.Befriend(); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+		}
+		switch {
+		case ignored, slices.Contains(fleet.Ignore, one.Host):
+			e.note(fmt.Sprintf("%s omitted: the statement fleet ignores %s", name, one.Host))
+			continue
+		case one.Host == fleet.Name:
+			e.note(fmt.Sprintf("%s omitted: %s is this host", name, one.Host))
+			continue
+		case one.Omitted > 0:
 			e.note(fmt.Sprintf("%s: %s with names that are hashed with another key omitted", name, text.Plural(one.Omitted, "row")))
 		}
 		files = append(files, one)
@@ -179,11 +197,21 @@ func runFactsImport(e *env, f *factsFlags, names []string) error {
 	if err != nil {
 		return err
 	}
-	if err := e.ask(func(c *control.Client) error { return control.SendForeign(c, 0, rows) }); err != nil {
+	err = e.ask(func(c *control.Client) error {
+		if err := control.Disown(c, fleet.Ignore); err != nil {
+			return err
+		}
+		return control.SendForeign(c, 0, rows)
+	})
+	if err != nil {
 		return err
 	}
 	for _, h := range hosts {
-		fmt.Fprintf(e.out, "%s: %s, latest change %s\n", h.Name, text.Plural(h.Rows, "row"), h.Last.In(e.zone).Format("2006-01-02 15:04:05 -0700"))
+		latest := ""
+		if h.Rows > 0 {
+			latest = ", latest change " + h.Last.In(e.zone).Format("2006-01-02 15:04:05 -0700")
+		}
+		fmt.Fprintf(e.out, "%s: %s%s\n", h.Name, text.Plural(h.Rows, "row"), latest)
 		if h.Problem != "" {
 			e.warn(fmt.Sprintf("%s: %s omitted: %s", h.Name, text.Plural(h.Omitted, "row"), h.Problem))
 		}

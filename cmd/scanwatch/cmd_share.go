@@ -79,7 +79,7 @@ func runShareDrop(e *env, host string) error {
 		if err != nil {
 			return err
 		}
-		_, err = fmt.Fprintf(e.out, "%s of %s are dropped\n", text.Plural(d.Rows, "row"), d.Host)
+		_, err = fmt.Fprintf(e.out, "%s of %s dropped\n", text.Plural(d.Rows, "row"), d.Host)
 		return err
 	})
 }

@@ -450,7 +450,9 @@ func (n *ruleNames) export(c *clock, p netip.Prefix, b ban) Ban {
 		Session: b.session, Times: int(b.times), Attempts: int(b.attempts),
 		Observe: b.flags&banObserved != 0, Manual: b.flags&banManual != 0, Revoked: b.flags&banRevoked != 0,
 	}
-	out.Origin, out.Rule = splitOrigin(n.list[b.rule])
+	if out.Origin, out.Rule = splitOrigin(n.list[b.rule]); out.Revoked && b.flags&banForeign == 0 {
+		out.Origin = "" // this host has revoked the ban of another one
+	}
 	if b.last != 0 {
 		out.Last = c.event(b.last)
 	}

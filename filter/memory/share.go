@@ -69,7 +69,7 @@ func (n *hostNames) number(name string) uint16 {
 }
 
 // A Foreign is a row of other hosts. Without a value, other hosts have no row with this
-// key.
+// key. If Origin is set as well, only a ban of that host is deleted.
 type Foreign struct {
 	kv.Entry
 	Origin string // name of the host with the latest information
@@ -94,6 +94,10 @@ type sharedTable interface {
 	valid(key, value []byte, latest uint32) bool
 	// foreignRows returns the number of rows of other hosts.
 	foreignRows() int
+	// count adds the rows of other hosts to the counts by host.
+	count(byHost map[string]int)
+	// disown deletes the rows of another host and returns their number.
+	disown(origin string) int
 }
 
 func sharedTables(m *Memory) []sharedTable {
@@ -183,6 +187,27 @@ func (m *Memory) ForeignRows() (n int) {
 	defer m.mu.Unlock()
 	for _, t := range sharedTables(m) {
 		n += t.foreignRows()
+	}
+	return n
+}
+
+// Origins returns the number of rows of each other host.
+func (m *Memory) Origins() map[string]int {
+	byHost := make(map[string]int)
+	for _, t := range sharedTables(m) {
+		m.mu.Lock()
+		t.count(byHost)
+		m.mu.Unlock()
+	}
+	return byHost
+}
+
+// Disown deletes the rows of another host, and returns their number. Its unbans remain.
+func (m *Memory) Disown(origin string) (n int) {
+	for _, t := range sharedTables(m) {
+		m.mu.Lock()
+		n += t.disown(origin)
+		m.mu.Unlock()
 	}
 	return n
 }
@@ -314,6 +339,22 @@ func (t sharedRows[K, V]) valid(key, value []byte, latest uint32) bool {
 }
 
 func (t sharedRows[K, V]) foreignRows() int { return len(t.table.foreign) }
+
+func (t sharedRows[K, V]) count(byHost map[string]int) {
+	for _, f := range t.table.foreign {
+		byHost[t.hosts.list[f.origin]]++
+	}
+}
+
+func (t sharedRows[K, V]) disown(origin string) (n int) {
+	for k, f := range t.table.foreign {
+		if t.hosts.list[f.origin] == origin {
+			delete(t.table.foreign, k)
+			n++
+		}
+	}
+	return n
+}
 
 // other returns the live row of other hosts.
 func (t *table[K, V]) other(k K, now uint32) (v V, origin uint16, ok bool) {

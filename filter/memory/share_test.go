@@ -355,6 +355,30 @@ func TestCombineCounters(t *testing.T) {
 	}
 }
 
+// TestForeignUnban checks that an unban of another host's ban lasts and is sent, even if the
+// ban was only observed, and that it is one of this host.
+func TestForeignUnban(t *testing.T) {
+	p := netip.MustParsePrefix("192.0.2.1/32")
+	for _, observe := range []bool{false, true} {
+		from, to := sharing(), sharing()
+		from.Bans.Add(who("192.0.2.1"), BanRequest{Ladder: hours, Rule: "harvest"}, at(0))
+		row := Foreign{Entry: from.Outgoing(1, 0)[0], Origin: "mx1"}
+		row.Value = LimitBan(row.Value, day, observe)
+		if err := to.Incoming([]Foreign{row}, 0, at(0)); err != nil {
+			t.Fatal(err)
+		}
+		if n := to.Origins()["mx1"]; n != 1 {
+			t.Errorf("%d rows of mx1", n)
+		}
+		if ended := to.Bans.Revoke(p, false, at(time.Minute)); len(ended) != 1 || ended[0].Origin != "" || ended[0].Revocation() != "revoked" {
+			t.Errorf("observe %v: %+v", observe, ended)
+		}
+		if got := describe(to.Outgoing(10, 0)); !slices.Equal(got, []string{"bans true"}) {
+			t.Errorf("observe %v: sent %v", observe, got)
+		}
+	}
+}
+
 // TestRoomForOwnBans checks that bans of other hosts do not evict this host's bans.
 func TestRoomForOwnBans(t *testing.T) {
 	here := New()

@@ -155,7 +155,10 @@ func (b *ban) revoke(at uint32) {
 	if b.since == 0 {
 		b.since = at
 	}
-	b.flags = b.flags&^banForeign | banRevoked
+	if b.flags&banForeign != 0 {
+		b.flags &^= banForeign | banObserved // other hosts must receive the unban
+	}
+	b.flags |= banRevoked
 }
 
 type sharedHostBans struct{ *Bans }
@@ -184,7 +187,7 @@ func (s sharedHostBans) receive(f *Foreign, by int64, now uint32) bool {
 		s.freed = append(s.freed, p)
 	}
 	if len(f.Value) == 0 {
-		if known && old.flags&(banForeign|banRevoked) == banForeign {
+		if known && s.rules.deletes(f, &old) {
 			s.hosts.del(k)
 			s.log.add(p)
 		}
@@ -193,6 +196,9 @@ func (s sharedHostBans) receive(f *Foreign, by int64, now uint32) bool {
 	_, row, ok := s.readForeign(f.Key, f.Value, f.Origin, by)
 	if !ok {
 		return false
+	}
+	if known && s.rules.keeps(f, &old, now) {
+		return true
 	}
 	if !known && len(s.hosts.rows) >= s.hosts.limit/maxForeign {
 		return true // bans of other hosts must not evict this host's bans
@@ -219,6 +225,51 @@ func (s sharedHostBans) valid(key, value []byte, latest uint32) bool {
 }
 
 func (sharedHostBans) foreignRows() int { return 0 }
+
+// imposed returns the other host that imposed a ban, or "".
+func (n *ruleNames) imposed(b *ban) string {
+	if b.flags&(banForeign|banRevoked) != banForeign {
+		return ""
+	}
+	origin, _ := splitOrigin(n.list[b.rule])
+	return origin
+}
+
+// deletes reports whether a row without a value deletes a ban.
+func (n *ruleNames) deletes(f *Foreign, b *ban) bool {
+	origin := n.imposed(b)
+	return origin != "" && (f.Origin == "" || f.Origin == origin)
+}
+
+// FriendPrefix begins the names of hosts that do not belong to the fleet.
+const FriendPrefix = "friend."
+
+// keeps reports whether the active ban b has precedence over one of a friend, whose unban
+// must not end it.
+func (n *ruleNames) keeps(f *Foreign, b *ban, now uint32) bool {
+	return strings.HasPrefix(f.Origin, FriendPrefix) && b.until > now && n.imposed(b) != f.Origin
+}
+
+func countBans[K comparable](n *ruleNames, rows map[K]ban, byHost map[string]int) {
+	for _, row := range rows {
+		if origin := n.imposed(&row); origin != "" {
+			byHost[origin]++
+		}
+	}
+}
+
+func (s sharedHostBans) count(byHost map[string]int) { countBans(&s.rules, s.hosts.rows, byHost) }
+
+func (s sharedHostBans) disown(origin string) (n int) {
+	for k, row := range s.hosts.rows {
+		if s.rules.imposed(&row) == origin {
+			s.hosts.del(k)
+			s.log.add(k.Prefix())
+			n++
+		}
+	}
+	return n
+}
 
 type sharedNetworkBans struct{ *Bans }
 
@@ -267,7 +318,7 @@ func (s sharedNetworkBans) receive(f *Foreign, by int64, now uint32) bool {
 		s.freed = append(s.freed, p)
 	}
 	if len(f.Value) == 0 {
-		if known && old.flags&(banForeign|banRevoked) == banForeign {
+		if known && s.rules.deletes(f, &old) {
 			n.del(p)
 			s.log.add(p)
 		}
@@ -276,6 +327,9 @@ func (s sharedNetworkBans) receive(f *Foreign, by int64, now uint32) bool {
 	_, row, ok := s.readForeign(f.Key, f.Value, f.Origin, by)
 	if !ok {
 		return false
+	}
+	if known && s.rules.keeps(f, &old, now) {
+		return true
 	}
 	changed, unsent := n.outgoing[p]
 	result, replaced, freed := old.accept(known, unsent, changed, row, now)
@@ -316,3 +370,18 @@ func (s sharedNetworkBans) valid(key, value []byte, latest uint32) bool {
 }
 
 func (sharedNetworkBans) foreignRows() int { return 0 }
+
+func (s sharedNetworkBans) count(byHost map[string]int) {
+	countBans(&s.rules, s.networks.rows, byHost)
+}
+
+func (s sharedNetworkBans) disown(origin string) (n int) {
+	for p, row := range s.networks.rows {
+		if s.rules.imposed(&row) == origin {
+			s.networks.del(p)
+			s.log.add(p)
+			n++
+		}
+	}
+	return n
+}

@@ -267,7 +267,7 @@ func TestPoison(t *testing.T) {
 		{"a start in 1970", []Row{banRow("10.0.0.1/32", noon, time.Unix(1, 0), time.Unix(math.MaxUint32, 0))}, 0, ""},
 		{"a gigantic row", []Row{large}, 0, "invalid rows"},
 		{"a row of a table that is not shared", []Row{{"secret", "hash", At(noon), 0, simKey}}, 0, "invalid rows"},
-		{"a drop of another host", []Row{{DropBucket, "self", At(noon), 0, ""}}, 0, "invalid rows"},
+		{"a drop of another host", []Row{{DropBucket, "self", At(noon), 0, ""}}, 0, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r, m := New("self", DefaultLimits()), memory.New()
@@ -292,6 +292,18 @@ func TestPoison(t *testing.T) {
 		})
 	}
 	r := New("self", DefaultLimits())
+	if err := r.Apply("evil", []Row{large}, noon); err != nil {
+		t.Fatal(err)
+	}
+	r.Expire(noon.Add(59 * time.Minute))
+	if r.Hosts()[0].Omitted != 1 {
+		t.Error("the problem is forgotten early")
+	}
+	r.Expire(noon.Add(61 * time.Minute))
+	if h := r.Hosts()[0]; h.Omitted != 0 || h.Problem != "" || !h.Last.IsZero() {
+		t.Errorf("an old problem: %+v", h)
+	}
+	r = New("self", DefaultLimits())
 	for _, name := range []string{"", "a b", "a\n", "é", string(make([]byte, 65))} {
 		if r.Apply(name, nil, noon) == nil {
 			t.Errorf("%q is a valid name", name)

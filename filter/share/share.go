@@ -97,6 +97,8 @@ const (
 	// keepDeleted is the time for which deleted rows are kept, so that an earlier
 	// register that arrives late does not restore them.
 	keepDeleted = 48 * time.Hour
+	// keepProblem is the time for which a host's omitted rows are reported.
+	keepProblem = time.Hour
 	maxValue    = 128
 	maxKey      = 256
 	maxName     = 64
@@ -134,6 +136,7 @@ type origin struct {
 	mark    Stamp                         // earlier registers do not count; see Drop
 	ahead   Stamp                         // earliest stamp that was omitted because it was in the future
 	heard   time.Time                     // time of the latest call of Apply
+	wrong   time.Time                     // time of the latest omission
 }
 
 // HostStatus describes another host.
@@ -142,7 +145,7 @@ type HostStatus struct {
 	Rows int       `json:"rows"`
 	Last time.Time `json:"last,omitzero"` // latest stamp
 	// Omitted counts rows that exceed the limits or are invalid, and Problem is the
-	// reason for the latest of them.
+	// reason for the latest of them. An hour without further ones clears both.
 	Omitted int    `json:"omitted,omitempty"`
 	Problem string `json:"problem,omitempty"`
 }
@@ -194,7 +197,9 @@ func (r *Replica) host(name string) *origin {
 func (r *Replica) Hosts() (list []HostStatus) {
 	for name, o := range r.hosts {
 		if name != r.self {
-			o.Last = o.last.Time()
+			if o.Last = o.last.Time(); o.last == 0 {
+				o.Last = time.Time{}
+			}
 			list = append(list, o.HostStatus)
 		}
 	}
@@ -351,12 +356,13 @@ func (r *Replica) Apply(name string, rows []Row, now time.Time) error {
 	o.heard = now
 	for i := range rows {
 		one := &rows[i]
-		if one.Stamp <= o.mark && one.Bucket != DropBucket {
+		foreignMark := one.Bucket == DropBucket && name != r.self // concerns only that host
+		if foreignMark || one.Bucket != DropBucket && one.Stamp <= o.mark {
 			continue
 		}
 		if problem := r.implausible(o, one, now); problem != "" {
 			o.Omitted++
-			o.Problem = problem
+			o.Problem, o.wrong = problem, now
 			continue
 		}
 		if o.Name == r.self && disputed(r, one) {
@@ -533,7 +539,7 @@ func (r *Replica) count(key rowKey, g *register, n int) {
 		if o.Omitted++; !before {
 			o.Omitted += r.limits.Bans
 		}
-		o.Problem = fmt.Sprintf("more than %d bans within a minute", r.limits.Bans)
+		o.Problem, o.wrong = fmt.Sprintf("more than %d bans within a minute", r.limits.Bans), o.heard
 	}
 	if after != before {
 		for key := range bans {
@@ -747,6 +753,9 @@ func (r *Replica) Expire(now time.Time) (own []Row) {
 		}
 	}
 	for name, o := range r.hosts {
+		if now.Sub(o.wrong) > keepProblem {
+			o.Omitted, o.Problem = 0, ""
+		}
 		if o.Rows == 0 && o.mark == 0 && name != r.self && now.Sub(o.heard) > keepDeleted {
 			delete(r.hosts, name)
 		}

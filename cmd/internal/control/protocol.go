@@ -67,6 +67,7 @@ package control
 //	                  JSON array, escaped as in a URL
 //	drop HOST         waits until the companion has dropped the rows of another host;
 //	                  dropped HOST ROWS is the companion's answer
+//	disown HOST       deletes the filter's rows of another host
 //	note NAME ENTRIES ERROR
 //	                  announces a companion and its latest result; ERROR begins with
 //	                  - and is escaped as in a URL

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"slices"
 	"strconv"
@@ -23,6 +24,8 @@ import (
 type Sharing struct {
 	Memory *memory.Memory
 	Now    func() int64
+	// Companion is set if there is a companion share.
+	Companion bool
 	// Problem is the reason why this host cannot share rows, or "".
 	Problem string
 	// Fingerprint is that of the fleet's key. It is compared with that of the companion.
@@ -85,12 +88,13 @@ func (s *Sharing) Commands() []Command {
 		{"foreign", 2, s.foreign},
 		{"hosts", 2, s.setHosts},
 		{"dropped", 2, s.dropped},
+		{"disown", 1, s.disown},
 	}
 }
 
 // OperatorCommands returns the commands of the operator.
 func (s *Sharing) OperatorCommands() []Command {
-	return []Command{{"drop", 1, s.drop}, {"foreign", 2, s.foreign}}
+	return []Command{{"drop", 1, s.drop}, {"foreign", 2, s.foreign}, {"disown", 1, s.disown}}
 }
 
 // fleet compares the key of the companion with that of the filter.
@@ -232,10 +236,40 @@ func (s *Sharing) setHosts(_ context.Context, a *Answer, args []string) error {
 	return a.JSON(struct{}{})
 }
 
-// drop waits until the companion has dropped the rows of a host.
+// disown deletes the filter's rows of a host.
+func (s *Sharing) disown(_ context.Context, a *Answer, args []string) error {
+	return a.JSON(Dropped{args[0], s.Memory.Disown(args[0])})
+}
+
+// known returns an error if there is no other host with this name.
+func (s *Sharing) known(name string) error {
+	names := slices.Collect(maps.Keys(s.Memory.Origins()))
+	for _, h := range s.Hosts() {
+		names = append(names, h.Name)
+	}
+	slices.Sort(names)
+	names = slices.Compact(names)
+	switch {
+	case slices.Contains(names, name):
+		return nil
+	case len(names) == 0:
+		return fmt.Errorf("no host %.80q; no other host is known", name)
+	}
+	return fmt.Errorf("no host %.80q; known: %s", name, strings.Join(names[:min(len(names), maxNamed)], ", "))
+}
+
+// maxNamed is the maximum number of hosts in an error.
+const maxNamed = 20
+
+// drop waits until the companion has dropped the rows of a host. Without a companion, only
+// the filter has rows.
 func (s *Sharing) drop(ctx context.Context, a *Answer, args []string) error {
-	if !share.ValidName(args[0]) {
-		return fmt.Errorf("%.80q is not the name of a host", args[0])
+	if err := s.known(args[0]); err != nil {
+		return err
+	}
+	n := s.Memory.Disown(args[0])
+	if !s.Companion {
+		return a.JSON(Dropped{args[0], n})
 	}
 	d := &drop{host: args[0], done: make(chan int, 1)}
 	if !s.add(d) {
@@ -243,12 +277,25 @@ func (s *Sharing) drop(ctx context.Context, a *Answer, args []string) error {
 	}
 	defer s.remove(d)
 	select {
-	case n := <-d.done:
-		return a.JSON(Dropped{d.host, n})
+	case rows := <-d.done:
+		s.forget(d.host)
+		return a.JSON(Dropped{d.host, max(n, rows)})
 	case <-time.After(dropPatience):
 		return fmt.Errorf("the companion share has not answered within %v; does it run?", dropPatience)
 	case <-ctx.Done():
 		return ctx.Err()
+	}
+}
+
+// forget corrects the status of a host until the companion reports it again.
+func (s *Sharing) forget(host string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.hosts = slices.Clone(s.hosts)
+	for i := range s.hosts {
+		if s.hosts[i].Name == host {
+			s.hosts[i] = share.HostStatus{Name: host}
+		}
 	}
 }
 
@@ -296,6 +343,16 @@ type Dropped struct {
 func Drop(c *Client, host string) (d Dropped, err error) {
 	err = c.ask(&d, "drop", host)
 	return d, err
+}
+
+// Disown deletes the filter's rows of hosts that it ignores.
+func Disown(c *Client, hosts []string) error {
+	for _, host := range hosts {
+		if err := c.ask(new(Dropped), "disown", host); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Fleet returns an error if the filter has another key than the companion.

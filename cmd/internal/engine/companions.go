@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 
 	"scanwatch/cmd/internal/config"
 	"scanwatch/cmd/internal/control"
 	"scanwatch/cmd/internal/fleetkey"
 	"scanwatch/filter/memory"
+	"scanwatch/rules"
 )
 
 // prepareCompanions looks up the users that the companions run as and tries to create the
@@ -53,6 +55,7 @@ func (p *Engine) prepareCompanions() {
 // joinFleet reads the key of the fleet, with which all hosts hash names.
 func (p *Engine) joinFleet() {
 	p.sharing = &control.Sharing{Memory: p.memory, Now: p.eventTime}
+	p.sharing.Companion = slices.ContainsFunc(p.set.Companions, func(c *rules.Companion) bool { return c.Role == rules.RoleShare })
 	if p.set.Fleet == nil {
 		p.sharing.Problem = "the filter was started without the statement fleet; restart smtpd"
 		return

@@ -123,6 +123,18 @@ type File struct {
 	Rows []share.Row
 	// Omitted counts the rows with names that are hashed with another key.
 	Omitted int
+	// Friend is set if the host does not belong to the fleet; see Befriend.
+	Friend bool
+}
+
+// Befriend marks the file of a host that has another key than the fleet. The host gets a
+// name that no host of the fleet should have, because it chooses its name itself. Its
+// unbans only end its own bans.
+func (f *File) Befriend() error {
+	if f.Friend, f.Host = true, memory.FriendPrefix+f.Host; !share.ValidName(f.Host) {
+		return fmt.Errorf("the name %s is too long", f.Host)
+	}
+	return nil
 }
 
 // Read reads a file. If own is not empty, it is the fingerprint of the key with which this
@@ -200,42 +212,101 @@ func (f *File) add(b []byte, h *header, own string) error {
 		return nil
 	}
 	if one.Table == memory.BansBucket {
-		row.Stamp, row.Seen = banStamps(one.Key, one.Value)
+		row.Stamp = banStamp(one.Key, one.Value)
 	}
 	f.Rows = append(f.Rows, row)
 	return nil
 }
 
-func banStamps(key, value []byte) (stamp, seen share.Stamp) {
-	b, ok := memory.ReadBan(key, value)
-	switch {
-	case !ok:
-		return 0, 0
-	case b.Revoked:
-		return share.At(time.Unix(b.Until, 0)), 0
+func banStamp(key, value []byte) share.Stamp {
+	b, _ := memory.ReadBan(key, value)
+	at := b.Since
+	if b.Revoked {
+		at = b.Until
 	}
-	stamp = share.At(time.Unix(b.Since, 0))
-	return stamp, max(stamp, 1) - 1
+	return share.At(time.Unix(at, 0))
+}
+
+// revoked reports whether a row is an unban.
+func revoked(r *share.Row) bool {
+	b, ok := memory.ReadBan([]byte(r.Key), []byte(r.Value))
+	return ok && r.Bucket == memory.BansBucket && b.Revoked
 }
 
 // Merge merges the rows of other hosts. own has the rows of this host. It returns the rows
 // for the filter, and the status of the other hosts.
 func Merge(self string, l share.Limits, own iter.Seq[kv.Entry], files []*File, now time.Time) (rows []memory.Foreign, hosts []share.HostStatus, err error) {
-	r := share.New(self, l)
-	var mine []share.Row
+	mine := &File{Host: self}
 	for e := range own {
 		if e.Bucket == memory.BansBucket && e.Value != nil {
-			one := share.Row{Bucket: e.Bucket, Key: string(e.Key), Value: string(e.Value)}
-			one.Stamp, one.Seen = banStamps(e.Key, e.Value)
-			mine = append(mine, one)
+			mine.Rows = append(mine.Rows, share.Row{Bucket: e.Bucket, Key: string(e.Key), Value: string(e.Value), Stamp: banStamp(e.Key, e.Value)})
 		}
 	}
-	if err := r.Apply(self, mine, now); err != nil {
-		return nil, nil, err
-	}
+	fleet := []*File{mine}
 	for _, f := range files {
-		if f.Host == self {
+		switch {
+		case f.Host == self:
 			return nil, nil, fmt.Errorf("%s is the name of this host", f.Host)
+		case !f.Friend:
+			fleet = append(fleet, f)
+			continue
+		}
+		some, status, err := merge(l, []*File{mine, f.befriended()}, now)
+		if err != nil {
+			return nil, nil, err
+		}
+		for i := range some {
+			if some[i].Value == nil {
+				some[i].Origin = f.Host
+			}
+		}
+		rows, hosts = append(rows, some...), append(hosts, status...)
+	}
+	if len(fleet) == 1 {
+		return rows, hosts, nil
+	}
+	some, status, err := merge(l, fleet, now)
+	return append(rows, some...), append(hosts, status...), err
+}
+
+// befriended returns the bans in the file. An unban becomes the deletion of a ban.
+func (f *File) befriended() *File {
+	other := &File{Host: f.Host}
+	for _, row := range f.Rows {
+		switch {
+		case row.Bucket != memory.BansBucket:
+			continue
+		case revoked(&row):
+			row.Value = ""
+		}
+		other.Rows = append(other.Rows, row)
+	}
+	return other
+}
+
+// merge merges the rows of hosts, of which the first is this one. A ban that starts after
+// an unban counts as one that was imposed with knowledge of the unban.
+func merge(l share.Limits, files []*File, now time.Time) ([]memory.Foreign, []share.HostStatus, error) {
+	unbans := make(map[string][]share.Stamp)
+	for _, f := range files {
+		for i := range f.Rows {
+			if row := &f.Rows[i]; revoked(row) {
+				unbans[row.Key] = append(unbans[row.Key], row.Stamp)
+			}
+		}
+	}
+	r := share.New(files[0].Host, l)
+	for _, f := range files {
+		for i := range f.Rows {
+			row := &f.Rows[i]
+			if row.Bucket != memory.BansBucket || revoked(row) {
+				continue
+			}
+			for _, s := range unbans[row.Key] {
+				if s < row.Stamp {
+					row.Seen = max(row.Seen, s)
+				}
+			}
 		}
 		if err := r.Apply(f.Host, f.Rows, now); err != nil {
 			return nil, nil, err

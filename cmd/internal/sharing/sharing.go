@@ -356,6 +356,9 @@ func (s *Service) sync() error {
 	if s.synced {
 		return nil
 	}
+	if err := control.Disown(s.filter, s.fleet.Ignore); err != nil {
+		return err
+	}
 	s.replica.Resend()
 	if err := s.handOver(); err != nil {
 		return err
