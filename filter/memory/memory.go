@@ -219,7 +219,7 @@ func (m *Memory) Load(entries iter.Seq[kv.Entry], now int64) {
 	}
 	if m.rekeyed {
 		m.rekeyed = false
-		m.dropHashes()
+		dropHashes(m)
 	}
 	m.unread = false
 	m.Bans.log.restart()

@@ -83,7 +83,7 @@ func (m *Memory) UseKey(key [16]byte) {
 	m.fixed = true
 	if m.key != key {
 		m.key, m.keyDirty = key, true
-		m.dropHashes()
+		dropHashes(m)
 	}
 }
 
@@ -99,13 +99,13 @@ func (s secret) restore(_, value []byte, _ uint32) bool {
 	default:
 		copy(s.key[:], value)
 		s.keyDirty = false
-		s.dropHashes()
+		dropHashes(s.Memory)
 	}
 	return true
 }
 
 // dropHashes drops all rows whose hashes depend on the key.
-func (m *Memory) dropHashes() {
+func dropHashes(m *Memory) {
 	all := func(uint64) bool { return true }
 	m.Recipients.rows.deleteFunc(all)
 	m.Recipients.asks.deleteFunc(all)

@@ -181,16 +181,6 @@ func receive(m *Memory, list []Foreign, skew, now int64) (freed []netip.Prefix, 
 	return m.Bans.freed, err
 }
 
-// ForeignRows returns the number of rows of other hosts, except bans.
-func (m *Memory) ForeignRows() (n int) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for _, t := range sharedTables(m) {
-		n += t.foreignRows()
-	}
-	return n
-}
-
 // Origins returns the number of rows of each other host.
 func (m *Memory) Origins() map[string]int {
 	byHost := make(map[string]int)
