@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -162,6 +163,13 @@ func checkCompanions(p *rules.Policy, state string, filter int, warn func(rules.
 		for _, a := range c.Listen {
 			if !a.IsLoopback() && !slices.Contains(local, a) {
 				warn(c.Pos, "this host does not have the address %s", a)
+			}
+		}
+		if c.Role == rules.RoleForward && c.Target == rules.ForwardSyslog && filepath.IsAbs(c.Argument) {
+			if info, err := os.Stat(c.Argument); err != nil {
+				warn(c.Pos, "socket of syslog: %v", err)
+			} else if info.Mode().Type() != os.ModeSocket {
+				warn(c.Pos, "socket of syslog: %s is not a socket", c.Argument)
 			}
 		}
 		for _, problem := range firewall.Problems(c) {

@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"scanwatch/filter/lookup/feed"
-	"scanwatch/internal/text"
 )
 
 // The limits of an answer.
@@ -35,6 +34,7 @@ type answer struct {
 	content    []byte
 	validators validators
 	retryAfter time.Time
+	request    *http.Request
 }
 
 // validators identify a version of a file (RFC 9110 section 8.8).
@@ -146,11 +146,12 @@ func (f *Feed) request(ctx context.Context, o Options, address string, key [2]st
 	client := http.Client{Transport: transport, CheckRedirect: sameHost}
 	resp, err := client.Do(req)
 	if err != nil {
-		return answer{}, explain(ctx, err)
+		return answer{}, explain(ctx, err, req)
 	}
 	defer resp.Body.Close()
 	a, err := read(resp, o.Now(), have != validators{})
-	return a, explain(ctx, err)
+	a.request = req
+	return a, explain(ctx, err, req)
 }
 
 // Transport returns the transport of requests. roots contains the certificates of
@@ -168,7 +169,7 @@ var errTimeout = errors.New("no complete answer in time")
 
 // explain returns the cause of an error of a request, without the URL, which is in the
 // result.
-func explain(ctx context.Context, err error) error {
+func explain(ctx context.Context, err error, req *http.Request) error {
 	var wrapped *url.Error
 	switch {
 	case errors.Is(err, errUnchanged):
@@ -184,7 +185,7 @@ func explain(ctx context.Context, err error) error {
 	case errors.As(err, &wrapped):
 		err = wrapped.Err
 	}
-	return errors.New(text.Cut(text.Escape(err.Error()), 300)) // a server can choose parts of it
+	return Redacted(err, req)
 }
 
 // sameHost refuses redirects to another host: the operator trusts the host of the URL only.

@@ -73,7 +73,7 @@ func (c *client) post(req *http.Request) (reply []byte, err error) {
 				err = fmt.Errorf("no answer in %s", text.Duration(c.http.Timeout))
 			}
 		}
-		return nil, err
+		return nil, fetch.Redacted(err, req)
 	}
 	defer resp.Body.Close()
 	reply, _ = io.ReadAll(io.LimitReader(resp.Body, maxReply)) // the status decides, and the connection can be used again
