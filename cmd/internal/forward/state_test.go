@@ -345,9 +345,8 @@ func TestUnban(t *testing.T) {
 	if len(keys) != 2 || !keys["198.51.101.1"] || !keys["198.51.101.2"] || f.dropped != 3 {
 		t.Errorf("reports of %v, %d dropped", keys, f.dropped)
 	}
-	due := f.reporter.due(noon, nil)
 	offend("198.51.100.3")
-	due = f.reporter.due(noon, f.queue.keys())
+	due := f.reporter.due(noon, f.queue.keys())
 	f.reporter.add(&events.Event{Event: "unban", Time: noon, Prefix: "198.51.100.3/32"}) // while the report is stored
 	if err := f.queue.add(encode(due[0]), 1, due[0].IP.String(), noon); err != nil {
 		t.Fatal(err)
