@@ -3,6 +3,7 @@
 VERSION = 0.1.0
 PREFIX = /usr/local
 BINDIR = ${PREFIX}/bin
+SBINDIR = ${PREFIX}/sbin
 # The programs contain the path of scanwatch.conf: set SYSCONFDIR for "make" and
 # for "make install".
 SYSCONFDIR = /etc
@@ -28,13 +29,16 @@ BENCHSTAT = golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
 MISSPELL = github.com/golangci/misspell/cmd/misspell@v0.8.0
 SHFMT = mvdan.cc/sh/v3/cmd/shfmt@v3.14.1
 
-all: filter-scanwatch scanwatch completions
+all: filter-scanwatch milter-scanwatch scanwatch completions
 
 # go build decides which packages are up to date.
-.PHONY: all filter-scanwatch scanwatch test test-long test-short race check fuzz mutants bench bench-code bench-filters golden man html roots demo completions install uninstall cross deb clean
+.PHONY: all filter-scanwatch milter-scanwatch scanwatch test test-long test-short race check fuzz mutants bench bench-code bench-filters golden man html roots demo completions install uninstall cross deb clean
 
 filter-scanwatch:
 	${GOBUILD} -o filter-scanwatch ./cmd/filter-scanwatch
+
+milter-scanwatch:
+	${GOBUILD} -o milter-scanwatch ./cmd/milter-scanwatch
 
 scanwatch:
 	${GOBUILD} -o scanwatch ./cmd/scanwatch
@@ -46,11 +50,11 @@ completions: scanwatch
 		./scanwatch completion $$shell > completions/$$shell 2>/dev/null || \
 		GOOS= GOARCH= ${GO} run ./cmd/scanwatch completion $$shell > completions/$$shell || exit; done
 
-# Build both programs for each system with a package of OpenSMTPD, in cross/.
+# Build the programs for each system with a package of OpenSMTPD, in cross/.
 cross:
 	for os in linux openbsd freebsd netbsd; do for arch in amd64 arm64; do \
 		GOOS=$$os GOARCH=$$arch; export GOOS GOARCH; echo $$os/$$arch; \
-		${GOBUILD} -o cross/$$os-$$arch/ ./cmd/filter-scanwatch ./cmd/scanwatch || exit; done; done
+		${GOBUILD} -o cross/$$os-$$arch/ ./cmd/filter-scanwatch ./cmd/milter-scanwatch ./cmd/scanwatch || exit; done; done
 
 # Run the tests of CI: each real smtpd with the core scenario, all other tests
 # with the newest one. Needs root. The first run creates private Debian systems.
@@ -129,12 +133,13 @@ demo: all
 # Copy the programs without building them: root may have no Go in its PATH. The
 # programs run without a configuration, so none is installed.
 install:
-	@test -x filter-scanwatch -a -x scanwatch -a -f completions/fish || { echo "run make first"; exit 1; }
-	install -d ${DESTDIR}${BINDIR} ${DESTDIR}${LIBEXECDIR} ${DESTDIR}${MANDIR}/man5 ${DESTDIR}${MANDIR}/man8
+	@test -x filter-scanwatch -a -x milter-scanwatch -a -x scanwatch -a -f completions/fish || { echo "run make first"; exit 1; }
+	install -d ${DESTDIR}${BINDIR} ${DESTDIR}${SBINDIR} ${DESTDIR}${LIBEXECDIR} ${DESTDIR}${MANDIR}/man5 ${DESTDIR}${MANDIR}/man8
 	install -m 755 scanwatch ${DESTDIR}${BINDIR}/
 	install -m 755 filter-scanwatch ${DESTDIR}${LIBEXECDIR}/
+	install -m 755 milter-scanwatch ${DESTDIR}${SBINDIR}/
 	install -m 644 man/scanwatch.conf.5 ${DESTDIR}${MANDIR}/man5/
-	install -m 644 man/filter-scanwatch.8 man/scanwatch.8 ${DESTDIR}${MANDIR}/man8/
+	install -m 644 man/filter-scanwatch.8 man/milter-scanwatch.8 man/scanwatch.8 ${DESTDIR}${MANDIR}/man8/
 	install -d ${DESTDIR}${EXAMPLEDIR} ${DESTDIR}${BASHDIR} ${DESTDIR}${ZSHDIR} ${DESTDIR}${FISHDIR}
 	install -m 644 rules/policies/*.conf packaging/examples/*.conf ${DESTDIR}${EXAMPLEDIR}/
 	install -d ${DESTDIR}${EXAMPLEDIR}/fail2ban/filter.d ${DESTDIR}${EXAMPLEDIR}/fail2ban/jail.d
@@ -153,13 +158,13 @@ install:
 	install -m 644 completions/fish ${DESTDIR}${FISHDIR}/scanwatch.fish
 	test -z "${UNITDIR}" || { install -d ${DESTDIR}${UNITDIR} ${DESTDIR}${TMPFILESDIR} && \
 		install -m 644 packaging/systemd/scanwatch* ${DESTDIR}${UNITDIR}/ && \
-		sed -i 's,/usr/bin/scanwatch,${BINDIR}/scanwatch,' ${DESTDIR}${UNITDIR}/scanwatch* && \
+		sed -i 's,/usr/bin/scanwatch,${BINDIR}/scanwatch,; s,/usr/sbin/milter,${SBINDIR}/milter,' ${DESTDIR}${UNITDIR}/scanwatch* && \
 		install -m 644 packaging/systemd/tmpfiles.conf ${DESTDIR}${TMPFILESDIR}/scanwatch.conf; }
 
 # Keep the configuration and the records.
 uninstall:
-	rm -f ${DESTDIR}${BINDIR}/scanwatch ${DESTDIR}${LIBEXECDIR}/filter-scanwatch
-	rm -f ${DESTDIR}${MANDIR}/man5/scanwatch.conf.5 ${DESTDIR}${MANDIR}/man8/filter-scanwatch.8 ${DESTDIR}${MANDIR}/man8/scanwatch.8
+	rm -f ${DESTDIR}${BINDIR}/scanwatch ${DESTDIR}${SBINDIR}/milter-scanwatch ${DESTDIR}${LIBEXECDIR}/filter-scanwatch
+	rm -f ${DESTDIR}${MANDIR}/man5/scanwatch.conf.5 ${DESTDIR}${MANDIR}/man8/filter-scanwatch.8 ${DESTDIR}${MANDIR}/man8/milter-scanwatch.8 ${DESTDIR}${MANDIR}/man8/scanwatch.8
 	rm -f ${DESTDIR}${BASHDIR}/scanwatch ${DESTDIR}${ZSHDIR}/_scanwatch ${DESTDIR}${FISHDIR}/scanwatch.fish
 	rm -rf ${DESTDIR}${EXAMPLEDIR}
 	test -z "${UNITDIR}" || { cd packaging/systemd && for unit in scanwatch*; do rm -f "${DESTDIR}${UNITDIR}/$$unit"; done; \
@@ -169,5 +174,5 @@ deb: all
 	sh packaging/deb.sh ${VERSION}
 
 clean:
-	rm -f filter-scanwatch scanwatch bench.txt opensmtpd-filter-scanwatch_*.deb
+	rm -f filter-scanwatch milter-scanwatch scanwatch bench.txt opensmtpd-filter-scanwatch_*.deb
 	rm -rf completions cross html

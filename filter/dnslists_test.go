@@ -385,7 +385,8 @@ func TestListLate(t *testing.T) {
 	}
 }
 
-// TestListLog checks that listings in several lists are one kind of evidence in the log.
+// TestListLog checks that listings in several lists are one kind of evidence in the log, and
+// that the log names the first list.
 func TestListLog(t *testing.T) {
 	b := newListBench(t, listPolicy)
 	id := b.connect("192.0.2.7")
@@ -393,7 +394,7 @@ func TestListLog(t *testing.T) {
 	b.answer("192.0.2.7", "zen", "127.0.0.4")
 	b.answer("192.0.2.7", "other", "127.0.0.9")
 	b.end(id)
-	if len(b.log) != 1 || !strings.Contains(b.log[0], " evidence=listed:medium,no-mail:high ") {
+	if len(b.log) != 1 || !strings.Contains(b.log[0], " evidence=listed:medium,no-mail:high listed=\"zen zen.example.org\" ") {
 		t.Errorf("%q", b.log)
 	}
 }

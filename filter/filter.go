@@ -36,6 +36,9 @@ type Options struct {
 	// sessions in an aggregate ended up to an hour ago. When called by Sums.Flush,
 	// Record runs in the goroutine of Flush's caller.
 	Record func(end time.Time, id uint64, value []byte)
+	// FrontEnd is the name of the front end in records, or "" for smtpd. Records of other front
+	// ends also name the mail server.
+	FrontEnd string
 	// Clock, if set, is updated with the end of each session, in microseconds since
 	// 1970.
 	Clock *atomic.Int64
@@ -105,7 +108,7 @@ func New(o Options) *Pipeline {
 	if p.memory == nil {
 		p.memory = memory.New()
 	}
-	p.journal = journal.New(journal.Options{Record: o.Record, Log: o.Log, Verbose: o.Verbose, Watch: o.Watch})
+	p.journal = journal.New(journal.Options{Record: o.Record, FrontEnd: o.FrontEnd, Log: o.Log, Verbose: o.Verbose, Watch: o.Watch})
 	p.journal.Limit(o.Budget)
 	p.Sums = p.journal.Sums()
 	p.site = detect.Site{Addrs: make(map[netip.Addr]bool), Memory: p.memory}
@@ -123,8 +126,11 @@ func (p *Pipeline) Use(settings *Settings) { p.next.Store(settings) }
 // Open returns the number of open sessions. Open is safe for concurrent use.
 func (p *Pipeline) Open() int64 { return p.table.count.Load() }
 
-// Site sets the site name from smtpd.conf(5).
-func (p *Pipeline) Site(name string) { p.site.Admin = []byte(name) }
+// Site sets the name of the mail server: for smtpd, the site name in smtpd.conf(5).
+func (p *Pipeline) Site(name string) {
+	p.site.Admin = []byte(name)
+	p.journal.Site(p.site.Admin)
+}
 
 // Event processes any event except a request.
 func (p *Pipeline) Event(ev *smtp.Event) {

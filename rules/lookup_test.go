@@ -368,7 +368,7 @@ func TestListPrivacy(t *testing.T) {
 	if err := compile(t, lookups).DescribePrivacy(&b, nil); err != nil {
 		t.Fatal(err)
 	}
-	if text := strings.Join(strings.Fields(b.String()), " "); !strings.Contains(text, "stores the answers: zen.example.org, list.example.net, {key}.bl.example.org.") {
+	if text := strings.Join(strings.Fields(b.String()), " "); !strings.Contains(text, "stores the answers: zen.example.org, list.example.net, bl.example.org.") {
 		t.Error(text)
 	}
 }

@@ -177,8 +177,10 @@ func TestDescribePrivacy(t *testing.T) {
 		"full":      "mode observe\n",
 		"served":    "companion serve user _swserve listen 192.0.2.25\nzone \"bl.example.org\" bans\n",
 		"forwarded": "companion forward user a to stdout\ncompanion forward user a to abuseipdb key \"/k\"\n",
-		"fleet":     "fleet \"mx1\" key \"/k\"\n",
-		"hashed":    "privacy hashed\nstore \"/s\" keep 7d\ncontact \"it@example.org\"\n",
+		"receivers": "companion lookup user a\nlookup bl dnsbl \"{key}.bl.example.org\" codes 127.0.0.2 key \"/k\"\nrule r phase helo match listed bl reject\n" +
+			"companion forward user a to url \"https://ntfy.example.net/x\" format text\ncompanion forward user a to url \"/etc/url\"\ncompanion forward user a to syslog \"tls://logs.example.org\"\n",
+		"hashed": "privacy hashed\nstore \"/s\" keep 7d\ncontact \"it@example.org\"\n",
+		"fleet":  "fleet \"mx1\" key \"/k\"\n",
 	} {
 		t.Run(name, func(t *testing.T) {
 			var b strings.Builder

@@ -2,6 +2,8 @@ package rules
 
 import (
 	"io"
+	"net/url"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -23,17 +25,37 @@ func publication(p *Policy) (list []string) {
 	if p.Fleet != nil {
 		list = append(list, "Other mail servers of this site receive the addresses of banned hosts with the reasons for their bans, the addresses of hosts that have sent mail, and counts. They receive the names of mailboxes, users and domains only as keyed hashes.")
 	}
-	has := func(abuse bool) bool {
-		return slices.ContainsFunc(p.Companions, func(c *Companion) bool { return c.Role == RoleForward && (c.Target == ForwardAbuse) == abuse })
-	}
-	if has(false) {
-		list = append(list, "Another program of this site receives the addresses, names and greetings of suspicious hosts, and the decisions about them.")
-	}
-	if has(true) {
-		list = append(list, "The addresses of hosts that attack this server are reported to AbuseIPDB, with the kind and the time of the attack.")
+	for _, c := range p.Companions {
+		if c.Role != RoleForward {
+			continue
+		}
+		if s := c.publication(); !slices.Contains(list, s) {
+			list = append(list, s)
+		}
 	}
 	return list
 }
+
+// publication describes the data that the destination of `companion forward` receives.
+func (c *Companion) publication() string {
+	if c.Target == ForwardAbuse {
+		return "The addresses of hosts that attack this server are reported to AbuseIPDB, with the kind and the time of the attack."
+	}
+	receiver, data := "Another program of this site", "the addresses, names and greetings of suspicious hosts, and the decisions about them."
+	if slices.Contains(plainBodies, c.Forward.Body) {
+		data = "the addresses of suspicious hosts, and the decisions about them."
+	}
+	switch u, err := url.Parse(c.Argument); {
+	case c.Target == ForwardURL && filepath.IsAbs(c.Argument):
+		receiver = "Another server" // the URL is in a file
+	case err == nil && u.Hostname() != "":
+		receiver = "The server " + u.Hostname()
+	}
+	return receiver + " receives " + data
+}
+
+// plainBodies contains the formats of ForwardBodies without texts of clients.
+var plainBodies = []string{"chat", "text"}
 
 // DescribePrivacy writes a text for users that lists the stored data and its retention.
 // kept lists the retention of the state.
@@ -57,7 +79,7 @@ func (p *Policy) DescribePrivacy(w io.Writer, kept []Retention) error {
 	if len(p.Lookups) > 0 {
 		var zones []string
 		for _, l := range p.Lookups {
-			zones = append(zones, l.Zone)
+			zones = append(zones, strings.TrimPrefix(l.Zone, KeyMark+".")) // the key is not a part of the name that users know
 		}
 		d.para("The program asks these DNS lists about the addresses of hosts that it does not know, and stores the answers: " + strings.Join(zones, ", ") + ".")
 	}

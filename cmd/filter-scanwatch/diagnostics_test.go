@@ -22,6 +22,7 @@ var passedOn = []string{
 	`k.name + " available again"`, // segments and state.db; the manual lists both
 	`k.name + " unavailable, keeping " + k.data + " in memory"`,
 	"line",      // lines from Serve, whose calls are checked
+	"msg",       // the same in package milter
 	"n",         // a note from package config, whose calls are checked
 	"e.Error()", // a configuration error
 	"w.Error()", // a configuration warning
@@ -33,6 +34,9 @@ var passedOn = []string{
 // scanwatch(8).
 var companionDirs = []string{"../internal/dnsbl", "../internal/dnslookup", "../internal/firewall", "../internal/follow", "../internal/forward", "../internal/sharing"}
 
+// milterDir is the package of the front end of milter-scanwatch(8).
+const milterDir = "../../filter/milter"
+
 // TestDiagnostics checks that DIAGNOSTICS in the manuals lists every message that the
 // filter or a companion can log. The test finds the messages in the log calls of the
 // source.
@@ -43,6 +47,7 @@ func TestDiagnostics(t *testing.T) {
 		least int // minimum number of messages that the test must find
 	}{
 		{"filter-scanwatch.8", []string{".", "../internal", "../../filter", "../../store"}, 40},
+		{"milter-scanwatch.8", []string{"../milter-scanwatch", milterDir}, 5},
 		{"scanwatch.8", companionDirs, 8},
 	} {
 		titles, texts := itemsOf(t, c.page), 0
@@ -51,7 +56,7 @@ func TestDiagnostics(t *testing.T) {
 				switch {
 				case err != nil || d.IsDir() && (d.Name() == "testdata" || d.Name() == "replay"): // package replay does not log
 					return cmpErr(err, filepath.SkipDir)
-				case d.IsDir() && name != dir && slices.Contains(companionDirs, name):
+				case d.IsDir() && name != dir && (name == milterDir || slices.Contains(companionDirs, name)):
 					return filepath.SkipDir
 				case d.IsDir() || !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go"):
 					return nil

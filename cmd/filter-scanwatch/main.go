@@ -3,100 +3,82 @@
 package main
 
 import (
-	"flag"
-	"fmt"
-	"io"
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"scanwatch/cmd/internal/config"
-	"scanwatch/filter/lookup"
+	"scanwatch/cmd/internal/engine"
+	"scanwatch/filter/smtpd"
+	"scanwatch/internal/safego"
 	"scanwatch/store"
 )
 
 // version is the program version. The Makefile sets it.
 var version = "development"
 
-func usage(w io.Writer) {
-	fmt.Fprint(w, `usage: filter-scanwatch [-nSvV] [-f file] [-s statedir]
+var usage = `usage: filter-scanwatch [-nSvV] [-f file] [-s statedir]
 
 Record SMTP sessions and detect scanners. smtpd starts the filter:
 
     filter scanwatch proc-exec "filter-scanwatch"
     listen on egress filter scanwatch
 
-  -f file      configuration file (default `+config.DefaultFile()+`, if it exists)
+  -f file      configuration file (default ` + config.DefaultFile() + `, if it exists)
   -n           check the configuration and exit
-  -s statedir  state directory (default `+store.DefaultDir()+`)
+  -s statedir  state directory (default ` + store.DefaultDir() + `)
   -S           disable the sandbox
   -v           also log each finding and decision, start, stop and reloads
   -V           print the version and exit
 
 See filter-scanwatch(8); "scanwatch report" prints a report.
-`)
-}
+`
 
 func main() {
-	// Deny other users access to all files and sockets that this process creates.
-	syscall.Umask(0o027)
-	os.Exit(command(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	program := engine.Program{Name: "filter-scanwatch", Version: version, Usage: usage, Server: "smtpd", Serve: serve}
+	os.Exit(program.Main(os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// command runs the program and returns its exit status.
-func command(args []string, stdin, stdout, stderr *os.File) int {
-	var s settings
-	flags := flag.NewFlagSet("filter-scanwatch", flag.ContinueOnError)
-	flags.SetOutput(stderr)
-	flags.Usage = func() { usage(stderr) }
-	flags.StringVar(&s.file, "f", "", "")
-	flags.StringVar(&s.dir, "s", "", "")
-	flags.BoolVar(&s.open, "S", false, "")
-	flags.BoolVar(&s.verbose, "v", false, "")
-	check := flags.Bool("n", false, "")
-	show := flags.Bool("V", false, "")
-	switch err := flags.Parse(args); {
-	case err == flag.ErrHelp:
-		return 0
-	case err != nil:
-		return 2
-	case flags.NArg() > 0:
-		fmt.Fprintf(stderr, "filter-scanwatch: unexpected argument %q\n", flags.Arg(0))
-		usage(stderr)
-		return 2
-	case *show:
-		fmt.Fprintln(stdout, "filter-scanwatch", version)
-		return 0
+// serve handles the lines of smtpd until standard input ends.
+func serve(e *engine.Engine) error {
+	stopOnSignal(e)
+	front := smtpd.NewFrontEnd(e.Pipeline)
+	err := smtpd.Serve(os.Stdin, os.Stdout, front, smtpd.Options{
+		Reports: smtpd.Reports,
+		Phases:  smtpd.Requests(e.Phases()),
+		Held:    &e.Delayed,
+		Wake:    e.Wake,
+		Log:     func(line string) { e.Log.Warn(line) },
+	})
+	if err := safego.Run(func() error { front.Stop(); return nil }); err != nil {
+		e.Log.Error("open sessions not recorded", "err", err, safego.Stack(err))
 	}
-	if *check {
-		return checkConfig(s.file, stderr)
+	if err != nil {
+		e.Log.Error("connection to smtpd lost", "err", err)
 	}
-	// By default, a Go program dies if a write to stdout or stderr returns EPIPE. The
-	// filter would then lose its last records.
-	signal.Ignore(syscall.SIGPIPE)
-	return run(s, stdin, stdout, stderr)
+	return err
 }
 
-// checkConfig prints all configuration errors and returns the exit status.
-func checkConfig(file string, stderr io.Writer) int {
-	if file = config.Find(file); file == "" {
-		fmt.Fprintln(stderr, "no configuration file: the filter observes only")
-		return 0
-	}
-	lists, err := lookup.Builtin()
-	if err != nil {
-		fmt.Fprintln(stderr, "filter-scanwatch: bug: the shipped lists cannot be read:", err)
-		return 1
-	}
-	c, err := config.Load(file, lists, nil, true)
-	if err != nil {
-		fmt.Fprint(stderr, config.Detail(err))
-		return 1
-	}
-	fmt.Fprint(stderr, c.Warnings.Detail())
-	for _, n := range c.Notes {
-		fmt.Fprintln(stderr, "warning:", n)
-	}
-	fmt.Fprintln(stderr, "configuration OK")
-	return 0
+// stopOnSignal ends the input on SIGTERM and SIGINT, so that all data is saved as when
+// smtpd stops.
+func stopOnSignal(e *engine.Engine) {
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, syscall.SIGTERM, syscall.SIGINT)
+	safego.Go(e.Log, "stopping", func() {
+		<-c
+		if syscall.Shutdown(int(os.Stdin.Fd()), syscall.SHUT_RD) == nil {
+			return
+		}
+		// A read from stdin cannot be interrupted unless stdin is a socket. Save the
+		// records without waiting for the read. The timeout bounds the delay if the disk
+		// does not answer.
+		saved := make(chan error, 1)
+		safego.Go(e.Log, "saving the last records", func() { saved <- e.Save() })
+		select {
+		case <-saved:
+		case <-time.After(engine.StopTime):
+		}
+		os.Exit(1)
+	})
 }

@@ -85,6 +85,11 @@ func runCheck(e *env, args []string) error {
 		if problem := f.Stale(e.now()); problem != "" {
 			fmt.Fprintln(e.err, "warning:", problem)
 		}
+		if f.KeyFile != "" {
+			if err := fetch.CheckKey(f.KeyFile, -1); err != nil {
+				fmt.Fprintln(e.err, "warning:", fmt.Sprintf("key of %s: %v", f.Name, err))
+			}
+		}
 	}
 	checkServices(e, p)
 	var phases []string
@@ -105,6 +110,7 @@ func runCheck(e *env, args []string) error {
 			fmt.Fprintf(e.out, "database %s: %s, built %s\n", s.Path, s.Type, s.Built.UTC().Format(time.DateOnly))
 		}
 	}
+	printDownloads(e, feeds)
 	for _, c := range p.Companions {
 		fmt.Fprintln(e.out, c)
 	}
@@ -152,6 +158,14 @@ func checkCompanions(p *rules.Policy, state string, filter int, warn func(rules.
 		if err != nil {
 			warn(c.Pos, "%v", err)
 		}
+		for _, file := range []struct{ what, name string }{{"key", c.Forward.Key}, {"header", c.Forward.Header}, {"URL", c.Argument}} {
+			if err != nil || c.Role != rules.RoleForward || c.Target == rules.ForwardSyslog || !filepath.IsAbs(file.name) {
+				continue
+			}
+			if err := fetch.CheckKey(file.name, int(uid)); err != nil {
+				warn(c.Pos, "file of the %s: %v", file.what, err)
+			}
+		}
 		for _, l := range p.Lookups {
 			if c.Role != rules.RoleLookup || err != nil {
 				continue
@@ -180,6 +194,17 @@ func checkCompanions(p *rules.Policy, state string, filter int, warn func(rules.
 		if z.Builtin == lookup.Clouds {
 			warn(z.Pos, "the networks of the list clouds also send legitimate mail: give points for it, and do not reject")
 		}
+	}
+}
+
+// printDownloads prints the last success of each download.
+func printDownloads(e *env, feeds []*fetch.Feed) {
+	for _, f := range feeds {
+		last := "never"
+		if at := f.Checked(e.now()); !at.IsZero() {
+			last = at.In(e.zone).Format("2006-01-02 15:04")
+		}
+		fmt.Fprintf(e.out, "download %s %s: last success %s\n", f.Name, filepath.Base(f.File), last)
 	}
 }
 

@@ -180,7 +180,7 @@ func runExport(e *env, cmd *cobra.Command, f *exportFlags, args []string) error 
 		omitted["not supported by "+format.Name] += dropped
 	}
 	if f.verbose || output.IsTerminal(e.terminal) {
-		fmt.Fprintf(e.err, "scanwatch: %d exported\n", len(list.Entries))
+		fmt.Fprintf(e.err, "scanwatch: %d exported\n", len(list.Entries)-dropped)
 		for _, reason := range slices.Sorted(maps.Keys(omitted)) {
 			fmt.Fprintf(e.err, "scanwatch: omitted %d: %s\n", omitted[reason], reason)
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -69,8 +70,9 @@ func forwardCompanion(e *env, args []string) (*rules.Companion, string, error) {
 		if c.Role != rules.RoleForward {
 			continue
 		}
-		all = append(all, strings.TrimPrefix(c.Name(), "forward "))
-		if len(args) == 0 || c.Target == args[0] || c.Argument == args[0] || c.Name() == "forward "+args[0] {
+		name := strings.TrimPrefix(c.Name(), "forward ")
+		all = append(all, name)
+		if len(args) == 0 || slices.Contains([]string{c.Target, c.Argument, name, strings.TrimPrefix(name, c.Target+" ")}, args[0]) {
 			found = append(found, c)
 		}
 	}

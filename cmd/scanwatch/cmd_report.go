@@ -77,7 +77,7 @@ func (e *env) source(fs *pflag.FlagSet, s *selector.Selector) (*reports.Source, 
 	if err != nil {
 		return nil, err
 	}
-	src := &reports.Source{Dir: dir, Selector: s, Zone: e.zone}
+	src := &reports.Source{Dir: dir, Selector: s, Zone: e.zone, Stale: stale(e)}
 	src.Host, _ = os.Hostname() // not fatal: the name appears only in the title
 	return src, nil
 }

@@ -65,7 +65,7 @@ func printMetrics(e *env, file string) error {
 	if err != nil {
 		return err
 	}
-	all, incomplete, err := reports.Metrics(dir, e.zone)
+	all, incomplete, err := reports.Metrics(dir, e.zone, stale(e))
 	if err != nil {
 		return err
 	}

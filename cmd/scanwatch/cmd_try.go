@@ -50,7 +50,7 @@ var stepUsage = map[string]string{
 	"mail-from": "send from `ADDRESS`",
 	"rcpt":      "name the recipient `ADDRESS`, which smtpd accepts",
 	"refuse":    "name the recipient `ADDRESS`, which smtpd rejects",
-	"listed":    "have the answer `LIST=CODE,...` of a DNS list",
+	"listed":    "have the answer `LIST=CODE,...` of a DNS list; LIST=none if not listed",
 }
 
 // sessionID matches smtpd's session ids.

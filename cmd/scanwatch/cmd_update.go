@@ -121,6 +121,9 @@ func runUpdate(e *env, f *updateFlags, names []string) error {
 			failed++
 			e.warn(label(&r) + ": not downloaded: " + r.Why)
 		case fetch.Waiting:
+			if r.Why != "" && f.quiet {
+				break // an earlier run has printed the error
+			}
 			if r.Why != "" {
 				waiting++
 				e.warn(label(&r) + ": " + outcome(&r, e.zone))

@@ -148,20 +148,24 @@ func spray(c *Case) {
 	c.find(Finding{Evidence: rules.AuthSpray, By: "memory", Proof: c.User, Match: c.Spray.Match, Confidence: confidence})
 }
 
-// ending reports a client that disconnected within a transaction, or that never sent
-// mail. Clients that were rejected or delivered mail are ignored, because they had no
-// reason to continue.
+// ending reports a client that disconnected within a transaction, or that never sent mail.
+// Clients that were rejected or delivered mail are ignored, because they had no reason to
+// continue. A mail server that does not report how a session ended reports no refused MAIL
+// and no failed login either: the client may have sent both, and then QUIT.
 func ending(c *Case) {
-	end := c.Event.Ending
+	end, confidence := c.Event.Ending, High
+	if end == smtp.EndingClosed {
+		confidence = Low
+	}
 	switch {
 	case c.Internal || c.TurnedAway || c.Counts.Mails > 0:
-	case (c.Transaction.Open || c.Cut) && end != smtp.EndingQuit && end != smtp.EndingRejected:
+	case (c.Transaction.Open || c.Cut) && end != smtp.EndingQuit && end != smtp.EndingRejected && end != smtp.EndingClosed:
 		c.find(Finding{Evidence: rules.Abandoned, By: "ending", Match: end.String(), Confidence: High})
 	case !c.TriedMail:
 		match := "greeting"
 		if c.Counts.Commands == 0 && len(c.Helo) == 0 {
 			match = "silent"
 		}
-		c.find(Finding{Evidence: rules.NoMail, By: "ending", Match: match, Confidence: High})
+		c.find(Finding{Evidence: rules.NoMail, By: "ending", Match: match, Confidence: confidence})
 	}
 }

@@ -20,6 +20,8 @@ type Options struct {
 	// Record receives the encoded record of an ended session or of an aggregate. When
 	// called by Sums.Flush, Record runs in the goroutine of Flush's caller.
 	Record func(end time.Time, id uint64, value []byte)
+	// FrontEnd is the name of the front end in records, or "" for smtpd.
+	FrontEnd string
 	// Log receives a log line without LF. Suspicious sessions are logged when they end,
 	// and bans immediately.
 	Log func(line []byte)
@@ -32,6 +34,7 @@ type Options struct {
 // A Journal writes the records, log lines and watch events of all sessions. Only the
 // Sums of a Journal may be used concurrently.
 type Journal struct {
+	server []byte // name of the mail server
 	o      Options
 	hide   hider
 	sums   Sums
@@ -305,6 +308,9 @@ func (j *Journal) End(s *track.Session, st *State, c Close) (whole bool) {
 		Src: s.Src, Dst: s.Dst, RDNS: s.RDNS, FCrDNS: s.FCrDNS, Ending: c.Ending, Local: s.Local,
 		Counts: store.Counts(s.Counts), Omitted: st.omitted,
 	}
+	if j.o.FrontEnd != "" {
+		r.FrontEnd, r.Server = []byte(j.o.FrontEnd), j.server
+	}
 	used := j.sums.payer(&r, &c)
 	if used == nil {
 		j.sums.add(&r, st.steps, &c)
@@ -317,6 +323,9 @@ func (j *Journal) End(s *track.Session, st *State, c Close) (whole bool) {
 }
 
 func clip(b []byte, most int) []byte { return b[:min(len(b), most)] }
+
+// Site sets the name of the mail server.
+func (j *Journal) Site(name []byte) { j.server = name }
 
 // Last returns when the newest step was recorded, in microseconds since 1970.
 func (st *State) Last() int64 { return st.last }

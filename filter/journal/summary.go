@@ -6,6 +6,7 @@ import (
 
 	"scanwatch/filter/track"
 	"scanwatch/internal/smtp"
+	"scanwatch/rules"
 )
 
 // A summary collects the outcomes of a session, which are logged in one line. A session
@@ -15,6 +16,7 @@ type summary struct {
 	evidence []byte // token:confidence, separated by commas
 	tags     []byte // separated by commas
 	org      string // organisation of the client
+	listed   string // first DNS block list that contains the client, and its zone
 	proof    string // first evidence of high confidence, or of medium confidence if there is none
 	high     bool   // proof has high confidence
 	matters  bool
@@ -47,7 +49,12 @@ func (m *summary) finding(o *smtp.Outcome) {
 	if m.org == "" {
 		m.org = o.Org
 	}
+	if m.listed == "" && o.Evidence == listedToken {
+		m.listed = o.Match
+	}
 }
+
+var listedToken = rules.Listed.String()
 
 func (m *summary) tag(o *smtp.Outcome) {
 	if len(m.tags) > 0 {
@@ -129,7 +136,8 @@ func (m *summary) line(b []byte, s *track.Session, helo []byte) []byte {
 }
 
 func (m *summary) appendEvidence(b []byte) []byte {
-	return appendFilled(appendTokens(b, "evidence", m.evidence), "org", []byte(m.org))
+	b = appendFilled(appendTokens(b, "evidence", m.evidence), "org", []byte(m.org))
+	return appendFilled(b, "listed", []byte(m.listed))
 }
 
 // appendClient appends the client's names. helo is the greeting as the log shows it.

@@ -189,12 +189,12 @@ func (b *Bans) Banned(c *Client, now int64) (Ban, bool) {
 	if ok {
 		ok = row.until > at
 		row.connected(at, ok)
-		b.hosts.put(k, row, at)
+		b.hosts.touch(k, row)
 	}
 	// A manual ban of the network overrides a shorter ban of the host.
 	if p, wide, found := b.networks.lookup(c.Addr, at); found && (!ok || row.flags&banObserved != 0 || row.until < wide.until) {
 		wide.connected(at, true)
-		b.networks.put(p, wide)
+		b.networks.touch(p, wide)
 		return b.export(p, wide), true
 	}
 	if !ok {

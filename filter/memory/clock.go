@@ -46,6 +46,7 @@ type clock struct {
 	former  int64     // offset before its latest change
 	last    int64     // time of the latest event; 0 before the first event
 	seen    time.Time // monotonic time of the latest event
+	resumed bool      // last is the time at which an earlier process stopped
 	// points holds the state before each step that can be undone, oldest first. stepped
 	// is the monotonic time of the latest step.
 	points  []clockPoint
@@ -87,6 +88,7 @@ func (c *clock) expected(now time.Time) int64 {
 // advance sets the time of the latest event.
 func (c *clock) advance(event int64) {
 	now, jump := c.monotonic(), clockJump.Microseconds()
+	c.resumed = false
 	if c.last == 0 {
 		c.last, c.seen = event, now
 		return
@@ -164,14 +166,19 @@ func (m *Memory) Tick(event int64) {
 }
 
 // Now returns the current time on the clock of the events, or fallback before the first
-// event.
+// event. A stored clock does not include the time in which no filter ran. If the clock is
+// a stored one, fallback therefore counts as an event.
 func (m *Memory) Now(fallback int64) int64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if c := &m.clock; c.follows && c.last != 0 {
-		return c.expected(c.monotonic())
+	c := &m.clock
+	if !c.follows || c.last == 0 {
+		return fallback
 	}
-	return fallback
+	if c.resumed {
+		c.advance(fallback)
+	}
+	return c.expected(c.monotonic())
 }
 
 // clockRows implements the bucket that stores the clock.
@@ -249,7 +256,7 @@ func readClock(key, value []byte) (s stored, ok bool) {
 
 // resume continues an earlier process's clock.
 func (c *clock) resume(s stored) {
-	c.last, c.seen, c.former = s.own+s.offset, c.monotonic(), s.former
+	c.last, c.seen, c.former, c.resumed = s.own+s.offset, c.monotonic(), s.former, true
 	c.offset.Store(s.offset)
 	c.points, c.stepped = s.points, c.seen
 	for i := range c.points {

@@ -250,3 +250,43 @@ func TestAbuseWhileAhead(t *testing.T) {
 		t.Error("the limits continue")
 	}
 }
+
+// TestCommandBeforeTheFirstEvent checks that a ban of the operator keeps its length if no
+// event has arrived since a restart, after an outage, with a wrong clock, and before the
+// events of a replayed stream.
+func TestCommandBeforeTheFirstEvent(t *testing.T) {
+	for _, c := range []struct {
+		name        string
+		off         time.Duration // time without a filter
+		wrong, then time.Duration // error of the clock at the command, and at the events
+	}{
+		{name: "restart", off: 5 * time.Minute},
+		{name: "night", off: 9 * time.Hour},
+		{name: "week", off: 7 * day},
+		{name: "two months", off: 60 * day},
+		{name: "wrong clock", wrong: -years},
+		{name: "clock stays wrong", off: 9 * time.Hour, wrong: -years, then: -years},
+		{name: "clock ahead", wrong: years},
+		{name: "replayed stream", wrong: years, then: -time.Second},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := &world{t: t, disk: disk{}}
+			w.start()
+			w.m.Tick(w.event())
+			w.disk.take(w.m)
+			w.now, w.passed, w.wrong = c.off, c.off, c.wrong
+			w.start()
+			w.disk.load(w.m, w.event())
+			now := w.m.Now(w.event())
+			if now != w.event() {
+				t.Errorf("the time of a command is %v, not %v", time.UnixMicro(now).UTC(), time.UnixMicro(w.event()).UTC())
+			}
+			w.m.Bans.Add(second, BanRequest{Ladder: []time.Duration{time.Hour}, Rule: "operator"}, now)
+			w.now, w.passed, w.wrong = w.now+time.Minute, w.passed+time.Minute, c.then
+			w.m.Tick(w.event())
+			if left := w.left(second); (left - 59*time.Minute).Abs() > 2*time.Second {
+				t.Errorf("a ban of an hour lasts for another %v a minute later", left)
+			}
+		})
+	}
+}

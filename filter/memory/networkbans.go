@@ -35,6 +35,15 @@ func (n *networkBans) put(p netip.Prefix, b ban) {
 	n.changed(p)
 }
 
+// touch sets an existing row that other hosts need not receive again.
+func (n *networkBans) touch(p netip.Prefix, b ban) {
+	n.rows[p] = b
+	if n.dirty == nil {
+		n.dirty = make(map[netip.Prefix]struct{})
+	}
+	n.dirty[p] = struct{}{}
+}
+
 // del deletes an existing row.
 func (n *networkBans) del(p netip.Prefix) {
 	delete(n.rows, p)

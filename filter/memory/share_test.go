@@ -354,3 +354,33 @@ func TestCombineCounters(t *testing.T) {
 		}
 	}
 }
+
+// TestRoomForOwnBans checks that bans of other hosts do not evict those of this host.
+func TestRoomForOwnBans(t *testing.T) {
+	here := New()
+	here.Limit(AllBytes / 1000)
+	limit := here.Bans.hosts.limit
+	for i := range 20 {
+		here.Bans.Add(who(fmt.Sprintf("192.0.2.%d", i)), BanRequest{Ladder: hours, Rule: "guess"}, at(0))
+	}
+	there := New()
+	there.Announce()
+	for i := range 2 * limit {
+		there.Bans.Add(who(fmt.Sprintf("198.18.%d.%d", i/256, i%256)), BanRequest{Ladder: []time.Duration{48 * time.Hour}, Rule: "guess"}, at(0))
+	}
+	var all []Foreign
+	for _, e := range there.Outgoing(3*limit, 0) {
+		all = append(all, Foreign{Entry: e, Origin: "mx2"})
+	}
+	if err := here.Incoming(all, 0, at(0)); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 20 {
+		if _, ok := here.Bans.Banned(who(fmt.Sprintf("192.0.2.%d", i)), at(time.Second)); !ok {
+			t.Fatalf("ban %d was evicted", i)
+		}
+	}
+	if n := len(here.Bans.hosts.rows); n > limit/maxForeign {
+		t.Errorf("%d of %d rows", n, limit)
+	}
+}

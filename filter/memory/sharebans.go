@@ -49,10 +49,14 @@ func ownBan(b *ban) bool { return b.flags&(banForeign|banObserved) == 0 }
 // sending removes from a row what other hosts must not receive.
 func (n *ruleNames) sending(b *ban) {
 	b.last, b.attempts = 0, 0
-	if origin, name := splitOrigin(n.list[b.rule]); origin != "" {
-		b.rule = n.number(name) // an unban of another host's ban
+	origin, name := splitOrigin(n.list[b.rule])
+	if origin != "" || len(name) > maxSentName { // the origin is set after an unban of another host's ban
+		b.rule = n.number(name[:min(len(name), maxSentName)])
 	}
 }
+
+// maxSentName is the maximum length of the rule name or reason that other hosts receive.
+const maxSentName = 64
 
 // readForeign decodes a row of another host. Without an origin, the row is one of this
 // host that has been sent back.
@@ -189,6 +193,9 @@ func (s sharedHostBans) receive(f *Foreign, by int64, now uint32) bool {
 	_, row, ok := s.readForeign(f.Key, f.Value, f.Origin, by)
 	if !ok {
 		return false
+	}
+	if !known && len(s.hosts.rows) >= s.hosts.limit/maxForeign {
+		return true // bans of other hosts must not evict those of this host
 	}
 	changed, unsent := s.hosts.outgoing[k]
 	result, replaced, freed := old.accept(known, unsent, changed, row, now)

@@ -101,6 +101,14 @@ func (t *table[K, V]) put(k K, v V, now uint32) {
 	}
 }
 
+// touch sets an existing row that other hosts need not receive again.
+func (t *table[K, V]) touch(k K, v V) {
+	t.rows[k] = v
+	if _, ok := t.dirty[k]; !ok {
+		t.dirty[k] = true
+	}
+}
+
 // samples is the number of rows that put samples for each new row. With more than one
 // sample, expired rows are deleted faster than new rows are added.
 const samples = 5

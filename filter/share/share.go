@@ -97,7 +97,7 @@ const (
 	// keepDeleted is the time for which deleted rows are kept, so that an earlier
 	// register that arrives late does not restore them.
 	keepDeleted = 48 * time.Hour
-	maxValue    = 512
+	maxValue    = 128
 	maxKey      = 256
 	maxName     = 64
 )
@@ -110,6 +110,9 @@ type register struct {
 	stamp, seen Stamp
 	value       string
 	ban         memory.BanRow // of a row in memory.BansBucket
+	// sent is set if this host's memory has sent the row to this Replica. Other rows that
+	// claim to be from this host may be forged, and count like rows of another host.
+	sent bool
 }
 
 // A row is the registers of all hosts with the same key.
@@ -153,6 +156,7 @@ type Replica struct {
 	total   int
 	hosts   map[string]*origin
 	changed map[rowKey]struct{} // keys of which Changed must compute the row
+	again   map[rowKey]struct{} // keys of rows of this host that must be sent again
 	seed    maphash.Seed
 }
 
@@ -160,7 +164,7 @@ type Replica struct {
 func New(self string, l Limits) *Replica {
 	r := &Replica{
 		self: self, limits: l, merger: memory.NewMerger(), rows: make(map[rowKey]*row),
-		hosts: make(map[string]*origin), changed: make(map[rowKey]struct{}), seed: maphash.MakeSeed(),
+		hosts: make(map[string]*origin), changed: make(map[rowKey]struct{}), again: make(map[rowKey]struct{}), seed: maphash.MakeSeed(),
 	}
 	r.host(self)
 	return r
@@ -214,7 +218,7 @@ func (r *Replica) stamp(key rowKey, now time.Time) Stamp {
 // correct removes stamps from the time when this host's clock was far ahead. Other hosts
 // have omitted such registers of this host, so they get new stamps and are returned. Such
 // registers of other hosts would otherwise hide their later ones.
-func (r *Replica) correct(now time.Time) (out []Row) {
+func correct(r *Replica, now time.Time) (out []Row) {
 	latest := At(now.Add(maxOwnAhead))
 	for _, o := range r.hosts {
 		if o.last <= latest {
@@ -229,7 +233,7 @@ func (r *Replica) correct(now time.Time) (out []Row) {
 			r.remove(key, w, func(g *register) bool { return g.origin == o })
 			if o.Name == r.self {
 				one := Row{Bucket: key.bucket, Key: key.key, Value: g.value, Stamp: r.stamp(key, now), Seen: min(g.seen, latest)}
-				r.put(o, &one)
+				r.put(o, &one, g.sent)
 				out = append(out, one)
 			}
 		}
@@ -254,28 +258,65 @@ func (r *Replica) remove(key rowKey, w *row, del func(*register) bool) {
 
 // Own records changed rows of this host, and returns the registers that other hosts must
 // receive. Before the call, the host must have processed all rows from Changed.
-func (r *Replica) Own(entries []kv.Entry, now time.Time) (out []Row) {
+func (r *Replica) Own(entries []kv.Entry, now time.Time) []Row { return own(r, entries, now, false) }
+
+// OwnAgain is like Own after the Replica has lost its registers. It is unknown which unbans
+// this host knew when it imposed a ban, so that the time of the ban decides.
+func (r *Replica) OwnAgain(entries []kv.Entry, now time.Time) []Row {
+	return own(r, entries, now, true)
+}
+
+func own(r *Replica, entries []kv.Entry, now time.Time, fresh bool) (out []Row) {
 	self := r.hosts[r.self]
-	out = r.correct(now)
+	out = append(correct(r, now), repeat(r, now)...)
 	for i := range entries {
 		e := &entries[i]
 		key := rowKey{e.Bucket, string(e.Key)}
 		old, ok := r.register(key, self)
 		ban := e.Bucket == memory.BansBucket
 		switch {
-		case ok && old.value == string(e.Value), !ok && len(e.Value) == 0:
+		case ok && old.value == string(e.Value):
+			confirm(r, key)
+		case !ok && len(e.Value) == 0:
 		case !ok && self.tables[e.Bucket] >= r.limits.Rows: // other hosts would omit it
 		default:
 			one := Row{Bucket: e.Bucket, Key: key.key, Value: string(e.Value), Stamp: r.stamp(key, now)}
 			if ban {
 				one.Seen = r.unbanned(key)
+				if b, valid := memory.ReadBan(e.Key, e.Value); fresh && !ok && valid && !b.Revoked {
+					one.Seen = max(one.Seen, At(time.Unix(b.Since, 0)))
+				}
 			}
-			if r.put(self, &one) {
+			if r.put(self, &one, true) {
 				out = append(out, one)
 			}
 		}
 		if ban {
-			r.returnBan(key, now)
+			returnBan(r, key, now)
+		}
+	}
+	return out
+}
+
+// confirm records that this host's memory has sent the row of its register.
+func confirm(r *Replica, key rowKey) {
+	for i := range r.rows[key].registers {
+		if g := &r.rows[key].registers[i]; g.origin.Name == r.self && !g.sent {
+			g.sent = true
+			r.changed[key] = struct{}{}
+		}
+	}
+}
+
+// repeat returns the rows of this host for which a register of unknown origin was received.
+func repeat(r *Replica, now time.Time) (out []Row) {
+	self := r.hosts[r.self]
+	for key := range r.again {
+		delete(r.again, key)
+		g, _ := r.register(key, self)
+		one := Row{Bucket: key.bucket, Key: key.key, Value: g.value, Stamp: r.stamp(key, now), Seen: g.seen}
+		if r.put(self, &one, true) {
+			out = append(out, one)
 		}
 	}
 	return out
@@ -283,13 +324,13 @@ func (r *Replica) Own(entries []kv.Entry, now time.Time) (out []Row) {
 
 // returnBan is called after the memory has sent the row of a ban. If the row of all hosts
 // together is a different one, the memory does not have it.
-func (r *Replica) returnBan(key rowKey, now time.Time) {
+func returnBan(r *Replica, key rowKey, now time.Time) {
 	w := r.rows[key]
 	if w == nil {
 		return
 	}
 	if value, origin := r.together(key, w, now); value != nil && origin == "" {
-		w.sent = r.hash(value, origin)
+		w.sent = hash(r, value, origin)
 		return
 	}
 	w.sent = unsent
@@ -318,9 +359,32 @@ func (r *Replica) Apply(name string, rows []Row, now time.Time) error {
 			o.Problem = problem
 			continue
 		}
-		r.put(o, one)
+		if o.Name == r.self && disputed(r, one) {
+			continue
+		}
+		r.put(o, one, false)
 	}
 	return nil
+}
+
+// disputed reports whether this host's memory has sent the row. If the register differs,
+// the row is sent again with a later stamp; see Own.
+func disputed(r *Replica, one *Row) bool {
+	key := rowKey{one.Bucket, one.Key}
+	w := r.rows[key]
+	if w == nil {
+		return false
+	}
+	for i := range w.registers {
+		if g := &w.registers[i]; mine(r, g) {
+			if one.Stamp >= g.stamp && one.Value != g.value {
+				g.stamp = one.Stamp
+				r.again[key] = struct{}{}
+			}
+			return true
+		}
+	}
+	return false
 }
 
 func (o *origin) missed(s Stamp) {
@@ -363,8 +427,6 @@ func (r *Replica) implausible(o *origin, one *Row, now time.Time) string {
 	case one.Value != "" && !r.merger.Valid(one.Bucket, []byte(one.Key), []byte(one.Value), now.Add(ahead).Unix()):
 		o.missed(At(now.Add(ahead + time.Hour))) // the time for which the row must wait is unknown
 		return fmt.Sprintf("times more than %v in the future", ahead)
-	case o.Name == r.self:
-		return ""
 	}
 	_, known := r.register(rowKey{one.Bucket, one.Key}, o)
 	switch {
@@ -405,13 +467,13 @@ func (r *Replica) register(key rowKey, o *origin) (register, bool) {
 
 // put sets a register, unless there is a later one. It reports whether it did. If a host
 // wrongly sends two registers with the same stamp, all hosts choose the same one.
-func (r *Replica) put(o *origin, one *Row) bool {
+func (r *Replica) put(o *origin, one *Row, sent bool) bool {
 	o.last = max(o.last, one.Stamp)
 	if one.Bucket == DropBucket {
 		return r.mark(one.Key, one.Stamp)
 	}
 	key := rowKey{one.Bucket, one.Key}
-	g := register{origin: o, stamp: one.Stamp, seen: one.Seen, value: one.Value}
+	g := register{origin: o, stamp: one.Stamp, seen: one.Seen, value: one.Value, sent: sent}
 	if one.Bucket == memory.BansBucket && one.Value != "" {
 		g.ban, _ = memory.ReadBan([]byte(one.Key), []byte(one.Value))
 	}
@@ -514,7 +576,7 @@ func (r *Replica) Changed(n int, now time.Time) (out []memory.Foreign) {
 		w := r.rows[key]
 		value, origin := r.together(key, w, now)
 		sent, ended := w.sent, r.pass(key, w)
-		w.sent = r.hash(value, origin)
+		w.sent = hash(r, value, origin)
 		switch {
 		case value == nil && sent == unsent && !w.shared(r.self):
 		case w.sent != sent || ended:
@@ -537,7 +599,7 @@ func (r *Replica) pass(key rowKey, w *row) (ended bool) {
 }
 
 // hash returns a hash of a row that is never unsent. It is 0 if there is no value.
-func (r *Replica) hash(value []byte, origin string) uint64 {
+func hash(r *Replica, value []byte, origin string) uint64 {
 	if value == nil {
 		return 0
 	}
@@ -591,7 +653,7 @@ func (r *Replica) togetherBan(key rowKey, w *row, now time.Time) (value []byte, 
 		switch {
 		case !g.isBan():
 		case g.seen < unban:
-		case g.origin.Name == r.self:
+		case mine(r, g):
 			own = g
 		case len(g.origin.minutes[g.minute()]) > r.limits.Bans:
 		default:
@@ -610,13 +672,16 @@ func (r *Replica) togetherBan(key rowKey, w *row, now time.Time) (value []byte, 
 		return together, name
 	case revoked == nil:
 		return nil, ""
-	case revoked.ban.Revoked && revoked.origin.Name == r.self:
+	case revoked.ban.Revoked && mine(r, revoked):
 		return []byte(revoked.value), ""
 	case revoked.ban.Revoked:
 		return []byte(revoked.value), revoked.origin.Name
 	}
 	return nil, ""
 }
+
+// mine reports whether a register is from this host's memory.
+func mine(r *Replica, g *register) bool { return g.origin.Name == r.self && g.sent }
 
 // Drop removes everything that another host has said until now. It returns the number of
 // rows and the mark that this host must keep.

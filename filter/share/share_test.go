@@ -140,3 +140,96 @@ func TestOwnRows(t *testing.T) {
 		t.Errorf("%d bans are sent", n)
 	}
 }
+
+// TestForged checks that rows that another member writes in the name of this host have no
+// more effect than its own.
+func TestForged(t *testing.T) {
+	now := time.Date(2026, 12, 1, 12, 0, 0, 0, time.UTC)
+	forger := memory.New()
+	forger.Announce()
+	forger.Bans.AddPrefix(netip.MustParsePrefix("192.0.2.1/32"), 400*24*time.Hour, "forged", now.UnixMicro())
+	forger.Bans.AddPrefix(netip.MustParsePrefix("192.0.0.0/8"), time.Hour, "forged", now.UnixMicro())
+	forged := New("mx1", DefaultLimits()).Own(forger.Outgoing(100, 0), now)
+	r := New("mx1", DefaultLimits())
+	if err := r.Apply("mx1", forged, now); err != nil {
+		t.Fatal(err)
+	}
+	rows := r.Changed(100, now)
+	if len(rows) != 1 || rows[0].Origin != "mx1" {
+		t.Fatalf("%+v", rows)
+	}
+	if b, ok := memory.ReadBan(rows[0].Key, rows[0].Value); !ok || b.Until > now.Add(DefaultLimits().Duration).Unix() {
+		t.Errorf("%+v", b)
+	}
+
+	m := memory.New()
+	m.Announce()
+	m.Bans.AddPrefix(netip.MustParsePrefix("192.0.2.1/32"), time.Hour, "ours", now.UnixMicro())
+	r = New("mx1", DefaultLimits())
+	r.Own(m.Outgoing(100, 0), now)
+	for i := range forged {
+		forged[i].Stamp = At(now.Add(time.Minute))
+	}
+	if err := r.Apply("mx1", forged, now); err != nil {
+		t.Fatal(err)
+	}
+	if rows := r.Changed(100, now); len(rows) != 0 {
+		t.Errorf("the forged row replaces that of this host: %+v", rows)
+	}
+	again := r.Own(nil, now)
+	if len(again) != 1 || again[0].Stamp <= forged[0].Stamp {
+		t.Fatalf("%+v", again)
+	}
+	if b, _ := memory.ReadBan([]byte(again[0].Key), []byte(again[0].Value)); b.Rule != "ours" {
+		t.Errorf("%+v", b)
+	}
+}
+
+// TestLostRegisters restarts the service and a companion, which both lose all registers.
+func TestLostRegisters(t *testing.T) {
+	f := newFleet(t, "mx1", "mx2")
+	f.ban(f.hosts[0], "192.0.2.1")
+	f.exchange()
+	f.now = f.now.Add(time.Minute)
+	f.unban(f.hosts[1], "192.0.2.1")
+	f.exchange()
+	f.now = f.now.Add(time.Minute)
+	f.ban(f.hosts[0], "192.0.2.1")
+	f.exchange()
+	a, b := f.hosts[0], f.hosts[1]
+	a.replica = New("mx1", DefaultLimits())
+	a.memory.Announce()
+	b.inbox = append(b.inbox, batch{"mx1", a.replica.OwnAgain(a.memory.Outgoing(1000, 0), f.now)})
+	a.inbox = append(a.inbox, batch{"mx2", b.replica.Rows("mx2")}) // mx2 sends all its rows again
+	f.exchange()
+	for _, h := range f.hosts {
+		if _, ok := h.banned(f.now, "192.0.2.1"); !ok {
+			t.Errorf("%s has lost the ban", h.name)
+		}
+	}
+}
+
+// TestReturning bans a client on one host again that another has unbanned, while the client
+// keeps connecting to the latter.
+func TestReturning(t *testing.T) {
+	f := newFleet(t, "mx1", "mx2")
+	client := &memory.Client{Addr: netip.MustParseAddr("192.0.2.1")}
+	f.ban(f.hosts[0], "192.0.2.1")
+	f.exchange()
+	f.unban(f.hosts[1], "192.0.2.1")
+	f.exchange()
+	f.now = f.now.Add(time.Minute)
+	f.ban(f.hosts[0], "192.0.2.1")
+	for range 3 {
+		f.hosts[1].memory.Bans.Banned(client, f.now.UnixMicro())
+		f.receive(f.hosts[1])
+		f.send(f.hosts[1])
+		rows := f.send(f.hosts[0])
+		f.hosts[1].inbox = append(f.hosts[1].inbox, batch{"mx1", rows})
+		f.hosts[1].memory.Bans.Banned(client, f.now.UnixMicro()) // between the transmissions
+		f.receive(f.hosts[1])
+	}
+	if _, ok := f.hosts[1].banned(f.now, "192.0.2.1"); !ok {
+		t.Error("the client escapes the ban")
+	}
+}

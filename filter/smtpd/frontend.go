@@ -97,9 +97,9 @@ func (f *FrontEnd) Decide(ev *Event) smtp.Answer {
 	f.ev = smtp.Event{Kind: smtp.EventRequest, Time: ev.Time, Session: ev.Session, Phase: phase, Waited: ev.Waited}
 	switch phase {
 	case smtp.PhaseHelo:
-		f.ev.Name = argumentName(ev.Field(0), maxName)
+		f.ev.Name = Argument(ev.Field(0), maxName)
 	case smtp.PhaseMailFrom, smtp.PhaseRcptTo:
-		f.ev.Addr = argumentName(ev.Field(0), maxPath)
+		f.ev.Addr = Argument(ev.Field(0), maxPath)
 	}
 	a := f.sink.Ask(&f.ev)
 	a.Decision = Allowed(a.Decision, ev.ID)
@@ -174,7 +174,7 @@ func (f *FrontEnd) disconnect(c *conn, ev *Event) {
 func (f *FrontEnd) identify(c *conn, ev *Event) {
 	c.cmd.open = false
 	e := f.begin(c, smtp.EventHelo, ev.Time)
-	e.Verb, e.Word, e.Name = lookupVerb(ev.Field(0)), ev.Field(0), argumentName(ev.Field(1), maxName)
+	e.Verb, e.Word, e.Name = lookupVerb(ev.Field(0)), ev.Field(0), Argument(ev.Field(1), maxName)
 	e.Result, e.Rewritten = smtp.ResultOK, c.cmd.rewritten
 	f.send()
 }
@@ -212,14 +212,14 @@ func (f *FrontEnd) mail(c *conn, ev *Event) {
 		if id, ok := parseHex(ev.Field(0), 8); ok {
 			e.MsgID = uint32(id)
 		}
-		e.Addr = argumentName(ev.Field(2), maxPath)
+		e.Addr = Argument(ev.Field(2), maxPath)
 		f.send()
 	}
 }
 
 func (f *FrontEnd) rcpt(c *conn, ev *Event) {
 	if e := f.outcome(c, smtp.EventRcpt, ev); e != nil {
-		e.Addr = argumentName(ev.Field(2), maxPath)
+		e.Addr = Argument(ev.Field(2), maxPath)
 		f.send()
 	}
 }

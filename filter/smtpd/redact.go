@@ -35,6 +35,13 @@ var secretWords = []string{"USER", "LOGIN", "APOP", "POST", "PUT", "PATCH", "DEL
 var secretParts = [][]byte{[]byte("PASS"), []byte("PWD"), []byte("SECRET"), []byte("TOKEN"), []byte("CREDENTIAL"), []byte("COOKIE"), []byte("APIKEY"),
 	[]byte("AUTH"), []byte("KENNWORT"), []byte("WACHTWOORD"), []byte("CONTRASE"), []byte("SENHA"), []byte("PAROL")}
 
+// Redact returns a line for which a mail server has no command, without secrets. Other front
+// ends use it.
+func Redact(line []byte) []byte {
+	text, _, _ := redact(nil, line, lineState{})
+	return text
+}
+
 // A lineState is the session state that affects redaction.
 type lineState struct {
 	sawAuth    bool // an earlier line belonged to a login
@@ -132,9 +139,9 @@ func secretAfterControl(line []byte) int {
 	return 0
 }
 
-// argumentName returns a greeting or an address without credentials. These
+// Argument returns a greeting or an address without credentials. These
 // may follow a control character or appear in a parameter.
-func argumentName(name []byte, most int) []byte {
+func Argument(name []byte, most int) []byte {
 	if i := secretAfterControl(name); i > 0 {
 		name = name[:i-1]
 	}

@@ -4,9 +4,11 @@ package finding
 import (
 	"fmt"
 	"io"
+	"strings"
 
 	"scanwatch/filter/lookup"
 	"scanwatch/internal/text"
+	"scanwatch/rules"
 	"scanwatch/store"
 )
 
@@ -49,6 +51,16 @@ func New(lists *lookup.Lists, r *store.Record, step *store.Step) Finding {
 		}
 	}
 	return f
+}
+
+// DNSList returns the name and the zone of the DNS list that f is about, or "". The zone has
+// no label of a key.
+func (f *Finding) DNSList() (name, zone string) {
+	if f.Evidence != rules.Listed.String() {
+		return "", ""
+	}
+	name, zone, _ = strings.Cut(f.Match, " ")
+	return name, strings.TrimPrefix(zone, rules.KeyMark+".")
 }
 
 // Text writes f as a paragraph.

@@ -84,7 +84,7 @@ func NewScript(src, dst, rdns, fcrdns string, steps []Step) (*Script, error) {
 }
 
 // SetLists sets the DNS lists of the policy. It returns an error if the text of a step
-// listed is not LIST=CODE,CODE. Without a code, the client is not listed. A listed step
+// listed is not LIST=CODE,CODE. With none instead of codes, the client is not listed. A listed step
 // before all others is known when the client connects.
 func (s *Script) SetLists(lists []*rules.Lookup) error {
 	s.answers = map[string]store.Step{}
@@ -92,10 +92,16 @@ func (s *Script) SetLists(lists []*rules.Lookup) error {
 		if step.Kind != "listed" {
 			continue
 		}
-		name, codes, _ := strings.Cut(step.Text, "=")
+		name, codes, given := strings.Cut(step.Text, "=")
 		i := slices.IndexFunc(lists, func(l *rules.Lookup) bool { return l.Name == name })
 		if i < 0 {
 			return fmt.Errorf("--listed %q: the policy has no lookup %s", step.Text, name)
+		}
+		if !given {
+			return fmt.Errorf("--listed %q: write %s=CODE,... or, if the client is not listed, %s=none", step.Text, name, name)
+		}
+		if codes == "none" {
+			codes = ""
 		}
 		var answer []netip.Addr
 		for code := range strings.FieldsFuncSeq(codes, func(r rune) bool { return r == ',' }) {

@@ -219,7 +219,11 @@ func (t *trial) trace(p *rules.Policy, f *rules.Facts, a smtp.Answer) {
 	}
 	r.Earlier = a.Decision != smtp.Proceed && v.Act.Rule == nil
 	for i := range traces {
-		if rule, show := t.rule(&traces[i], f.Phase); show {
+		rule, show := t.rule(&traces[i], f.Phase)
+		if r, isRule := traces[i].Statement.(*rules.Rule); isRule && v.Waiting && traces[i].Decided && len(r.Ban) > 0 && v.Act.BanRule != r && v.Would.BanRule != r {
+			rule.Outcome = "decides, but the ban is withheld: an allowlist has not answered"
+		}
+		if show {
 			r.Rules = append(r.Rules, rule)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"scanwatch/internal/finding"
 	"scanwatch/internal/prefix"
 	"scanwatch/internal/smtp"
 	"scanwatch/internal/text"
@@ -221,12 +222,26 @@ func (r *Rule) on() string {
 func (s *Session) because(r *Rule) string {
 	for i := range s.Evidence {
 		e := &s.Evidence[i]
-		if !strings.Contains(r.Text, e.Evidence) {
+		if !strings.Contains(r.Text, e.Evidence) || s.otherList(r, e) {
 			continue
+		}
+		if name, zone := e.DNSList(); name != "" {
+			return fmt.Sprintf(" for listed in %s (%s) as %s", name, zone, e.Proof)
 		}
 		return strings.TrimRight(" for "+e.Evidence+" "+e.Proof, " ")
 	}
 	return ""
+}
+
+// otherList reports whether e is about a DNS list that the rule does not name, although the
+// session has a listing that it names.
+func (s *Session) otherList(r *Rule, e *finding.Finding) bool {
+	named := func(f finding.Finding) bool {
+		name, _ := f.DNSList()
+		return name != "" && slices.Contains(strings.Fields(r.Text), name)
+	}
+	name, _ := e.DNSList()
+	return name != "" && !named(*e) && slices.ContainsFunc(s.Evidence, named)
 }
 
 // bySmtpd describes the newest rejection by smtpd itself.
@@ -235,6 +250,13 @@ func (a *Answer) bySmtpd() string {
 		for _, line := range s.Summary {
 			if strings.Contains(line, byServer) {
 				return "smtpd, not a rule: " + line
+			}
+		}
+	}
+	for _, s := range a.Sessions {
+		for _, line := range s.Summary {
+			if strings.HasPrefix(line, exempted) {
+				return line
 			}
 		}
 	}

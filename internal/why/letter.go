@@ -107,7 +107,7 @@ func (s *Session) reason(r *Rule) string {
 		e := &s.Evidence[i]
 		token := rules.TokenByName(e.Evidence)
 		switch {
-		case token == nil || r.Text != "" && !strings.Contains(r.Text, e.Evidence):
+		case token == nil || r.Text != "" && !strings.Contains(r.Text, e.Evidence) || s.otherList(r, e):
 			continue
 		case r.Text == "" && e.Confidence != "high":
 			continue
@@ -116,6 +116,9 @@ func (s *Session) reason(r *Rule) string {
 		}
 		for _, row := range advice {
 			if row.evidence == e.Evidence || strings.HasSuffix(row.evidence, "-") && strings.HasPrefix(e.Evidence, row.evidence) {
+				if _, zone := e.DNSList(); zone != "" {
+					row.text = strings.Replace(row.text, "A DNS block list contains", "The list "+zone+" contains", 1)
+				}
 				return reason + token.Means + ". " + row.text
 			}
 		}

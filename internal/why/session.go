@@ -27,6 +27,8 @@ type Session struct {
 	Erased   bool              `json:"erased,omitempty"` // the operator has removed the source and all names
 	RDNS     string            `json:"rdns,omitempty"`
 	FCrDNS   string            `json:"fcrdns"`
+	Server   string            `json:"server,omitempty"`    // the mail server; empty: this host
+	FrontEnd string            `json:"front_end,omitempty"` // empty: smtpd
 	Helo     []string          `json:"helo,omitempty"`
 	Summary  []string          `json:"summary"`
 	Rules    []Rule            `json:"rules,omitempty"`
@@ -88,7 +90,10 @@ type sessionReader struct {
 // session describes the session that r records.
 func (w *query) session(r *store.Record) *Session {
 	s := &Session{Session: sessionID(r.ID), Start: text.At(r.Start), End: text.At(r.End), Local: r.Local, Erased: r.Erased,
-		RDNS: text.Escape(r.RDNS), FCrDNS: r.FCrDNS.String(), Summary: []string{}, Omitted: r.Omitted, Sessions: r.Sessions}
+		RDNS: text.Escape(r.RDNS), FCrDNS: r.FCrDNS.String(), Summary: []string{}, Omitted: r.Omitted, Sessions: r.Sessions, Server: text.Escape(r.Server), FrontEnd: text.Escape(r.FrontEnd)}
+	if s.FrontEnd != "" {
+		s.Summary = append(s.Summary, fmt.Sprintf("reported by %s through %s", s.Server, s.FrontEnd))
+	}
 	if len(r.Sketch) > 0 {
 		var all sketch.Sketch
 		all.Merge(r.Sketch)
@@ -144,6 +149,7 @@ func (s *sessionReader) step(st *store.Step) bool {
 	case store.KindListed:
 		if st.Result == smtp.ResultPass { // a listing in a block list is evidence
 			s.add("in the allowlist %s (%s): %s", text.Escape(st.Text), text.Escape(st.Match), text.Escape(st.Arg))
+			s.pass = cmp.Or(s.pass, allowing(s.Policy, string(st.Text)))
 		}
 	case store.KindVerdict:
 		s.verdict(st)
@@ -153,6 +159,25 @@ func (s *sessionReader) step(st *store.Step) bool {
 		s.filter(st)
 	}
 	return true
+}
+
+// allowing returns the pass statement of the policy whose only condition is a
+// listing in the allowlist, or "".
+func allowing(policy *rules.Policy, name string) string {
+	if policy == nil {
+		return ""
+	}
+	for line := range strings.Lines(policy.String()) {
+		list, found := strings.CutPrefix(line, "pass match listed ")
+		names := strings.FieldsFunc(list, func(r rune) bool { return strings.ContainsRune(" ,{}\n", r) })
+		other := func(name string) bool {
+			return !slices.ContainsFunc(policy.Lookups, func(l *rules.Lookup) bool { return l.Name == name })
+		}
+		if found && slices.Contains(names, name) && !slices.ContainsFunc(names, other) {
+			return strings.TrimSpace(line)
+		}
+	}
+	return ""
 }
 
 // command adds the outcome of a command that matches the question.
@@ -216,6 +241,9 @@ func until(s *store.Step) string {
 	return s.Until.UTC().Format(text.TimeLayout)
 }
 
+// exempted introduces the pass statement that matches a client without a decision.
+const exempted = "no rule applied; the current policy has "
+
 // byServer introduces the first recipient that smtpd rejected.
 const byServer = "; first by smtpd: "
 
@@ -241,7 +269,11 @@ func (s *sessionReader) summarize() {
 	if c.Mails > 0 {
 		s.add("%s accepted for %s", text.Plural(c.Mails, "message"), text.Plural(c.RcptOK, "recipient"))
 	}
-	if len(s.Rules) == 0 {
+	switch {
+	case len(s.Rules) > 0:
+	case s.pass != "":
+		s.add("%s", exempted+text.Escape(s.pass))
+	default:
 		s.add("no rule matched")
 	}
 	if s.r.Sessions == 0 {

@@ -1,6 +1,7 @@
 package why
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -18,6 +19,7 @@ import (
 	"scanwatch/filter/lookup"
 	"scanwatch/filter/memory"
 	"scanwatch/filter/privacy"
+	"scanwatch/internal/finding"
 	"scanwatch/internal/smtp"
 	"scanwatch/internal/text"
 	"scanwatch/rules"
@@ -322,6 +324,44 @@ func TestLetter(t *testing.T) {
 	}
 	if err := a.Letter(new(strings.Builder), time.UTC); err == nil || !strings.Contains(err.Error(), "no rule rejected") {
 		t.Errorf("no rejection: %v", err)
+	}
+}
+
+// TestListed checks that the cause and the letter name the DNS list of the rule, without the
+// label of a key.
+func TestListed(t *testing.T) {
+	listing := func(match, code string) finding.Finding {
+		return finding.Finding{Evidence: "listed", By: "dns", Match: match, Proof: code, Confidence: "medium"}
+	}
+	s := &Session{Session: "00000000000000e1", Src: "203.0.113.7", Evidence: []finding.Finding{listing("other other.example.org", "127.0.0.9"), listing("bl {key}.bl.example.net", "127.0.0.4")},
+		Rules: []Rule{{Rule: "r", Decision: "reject", Enforced: true, Phases: "connect", Text: "rule r phase connect match listed bl reject"}}}
+	a := Answer{Sessions: []*Session{s}}
+	if a.summarize(time.UTC); !strings.Contains(a.Cause, " for listed in bl (bl.example.net) as 127.0.0.4,") {
+		t.Errorf("cause: %s", a.Cause)
+	}
+	var b strings.Builder
+	if err := a.Letter(&b, time.UTC); err != nil || !strings.Contains(strings.ReplaceAll(b.String(), "\n", " "), "The list bl.example.net contains the address. Please remove the cause") {
+		t.Errorf("%v\n%s", err, b.String())
+	}
+}
+
+// TestAllowlist checks that the answer names the pass statement that exempts a client in an
+// allowlist, and no statement with further conditions.
+func TestAllowlist(t *testing.T) {
+	const conf = "companion lookup user a\nlookup bl dnsbl \"bl.example.org\" codes 127.0.0.2\nlookup wl allowlist \"wl.example.org\" codes 127.0.0.2\n" +
+		"rule r phase connect match listed bl disconnect\n"
+	for pass, want := range map[string]string{"pass match listed wl": "pass match listed wl", "pass match listed wl fcrdns pass rdns \"*.example.net\"": ""} {
+		dir := t.TempDir()
+		w := store.Open(dir, store.Options{Program: "test"})
+		whyAdd(w, time.Minute, 0xe1, "203.0.113.7", store.Record{Ending: smtp.EndingQuit},
+			store.Step{Kind: store.KindListed, Text: raw("wl"), Match: raw("wl.example.org"), Arg: raw("127.0.0.2"), Result: smtp.ResultPass})
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		a, _ := ask(t, "203.0.113.7", "", options(t, dir, conf+pass+"\n"))
+		if got := strings.TrimPrefix(a.Cause, exempted); got != cmp.Or(want, "no rule matched") {
+			t.Errorf("%s: cause %q", pass, a.Cause)
+		}
 	}
 }
 

@@ -21,7 +21,7 @@ echo "The programs contain code of these projects, under these licences."
 go=$($GO env GOROOT)
 {
 	echo "Go $go"
-	for program in scanwatch filter-scanwatch; do
+	for program in scanwatch filter-scanwatch milter-scanwatch; do
 		$GO version -m $program | awk '$1 == "dep" { print $2 }'
 	done | sort -u | while read -r module; do
 		$GO list -m -f '{{.Path}} {{.Dir}}' "$module"

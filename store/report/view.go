@@ -28,6 +28,8 @@ type View struct {
 	RDNS    string     `json:"rdns,omitempty"`
 	FCrDNS  string     `json:"fcrdns"`
 	Ending  string     `json:"ending"`
+	Server  string     `json:"server,omitempty"`    // the mail server; empty: this host
+	Front   string     `json:"front_end,omitempty"` // empty: smtpd
 	Counts  Counts     `json:"counts"`
 	Helo    []Helo     `json:"helo,omitempty"`
 	TLS     []Line     `json:"tls,omitempty"`
@@ -210,7 +212,7 @@ type Time = text.Time
 func NewView(r *store.Record) *View {
 	v := &View{
 		Session: fmt.Sprintf("%016x", r.ID), Start: text.At(r.Start), End: text.At(r.End),
-		Local: r.Local, Erased: r.Erased, RDNS: text.Escape(r.RDNS), FCrDNS: r.FCrDNS.String(), Ending: r.Ending.String(),
+		Local: r.Local, Erased: r.Erased, RDNS: text.Escape(r.RDNS), FCrDNS: r.FCrDNS.String(), Ending: r.Ending.String(), Server: text.Escape(r.Server), Front: text.Escape(r.FrontEnd),
 		Counts: Counts(r.Counts), Omitted: r.Omitted, Sum: r.Sessions,
 	}
 	if len(r.Sketch) > 0 {
@@ -371,6 +373,8 @@ var columns = []struct {
 	{"damage", func(v *View) string { return v.Damage }},
 	{"sources", func(v *View) string { return strconv.Itoa(v.Sources) }},
 	{"sessions", func(v *View) string { return number(max(v.Sum, 1)) }},
+	{"server", func(v *View) string { return v.Server }},
+	{"front_end", func(v *View) string { return v.Front }},
 }
 
 // recipients lists the distinct recipients of all transactions, or the domains of an

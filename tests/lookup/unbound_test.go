@@ -185,13 +185,13 @@ rule signed phase mail-from match listed signed reject "550 5.7.1 Signed"
 	recovered("a listing after the list is back")
 
 	stop(unbound)
-	for i := range 7 { // the list pauses
+	for i := range 7 { // the list pauses, and a test finds the reason
 		if got := come(fmt.Sprintf("203.0.113.%d", 23+i)); got != "proceed" {
 			t.Errorf("without the resolver: %s", got)
 		}
 	}
-	filterproc.Eventually(t, "the pause in the status", func() bool {
-		return strings.Contains(b.status().Companions[0].Error, "bl: paused after 5 errors in a row")
+	filterproc.Eventually(t, "the reason in the status", func() bool {
+		return strings.Contains(b.status().Companions[0].Error, "bl: test: resolver ")
 	})
 	daemon(t, resolver...)
 	filterproc.Eventually(t, "the end of the pause", func() bool { return b.status().Companions[0].Error == "" })

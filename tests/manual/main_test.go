@@ -10,5 +10,5 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	smtpd.Main(m, "scanwatch/cmd/filter-scanwatch", "scanwatch/cmd/scanwatch")
+	smtpd.Main(m, "scanwatch/cmd/filter-scanwatch", "scanwatch/cmd/milter-scanwatch", "scanwatch/cmd/scanwatch")
 }

@@ -30,13 +30,19 @@ func manual(t *testing.T, name string) string {
 	return string(data)
 }
 
-// TestManualHasFlags checks that the manual describes the flags of the filter.
+// TestManualHasFlags checks that the manual describes the flags of the programs.
 func TestManualHasFlags(t *testing.T) {
-	usage, _ := exec.Command(smtpd.Bin("filter-scanwatch"), "-h").CombinedOutput()
-	page := manual(t, "filter-scanwatch.8")
-	for _, flag := range regexp.MustCompile(`(?m)^  -(\w)`).FindAllStringSubmatch(string(usage), -1) {
-		if !strings.Contains(page, ".It Fl "+flag[1]) {
-			t.Errorf("filter-scanwatch.8 does not describe -%s", flag[1])
+	for _, program := range []string{"filter-scanwatch", "milter-scanwatch"} {
+		usage, _ := exec.Command(smtpd.Bin(program), "-h").CombinedOutput()
+		page := manual(t, program+".8")
+		flags := regexp.MustCompile(`(?m)^  -(\w)`).FindAllStringSubmatch(string(usage), -1)
+		if len(flags) < 6 {
+			t.Errorf("usage of %s: %s", program, usage)
+		}
+		for _, flag := range flags {
+			if !strings.Contains(page, ".It Fl "+flag[1]) {
+				t.Errorf("%s.8 does not describe -%s", program, flag[1])
+			}
 		}
 	}
 }

@@ -76,7 +76,7 @@ func pretended(t *testing.T) string {
 	if err := os.Mkdir(filepath.Join(dir, "completions"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"filter-scanwatch", "scanwatch", "completions/bash", "completions/zsh", "completions/fish"} {
+	for _, name := range []string{"filter-scanwatch", "milter-scanwatch", "scanwatch", "completions/bash", "completions/zsh", "completions/fish"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\necho "+name+"\n"), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -125,7 +125,7 @@ func TestInstall(t *testing.T) {
 			vars := []string{"DESTDIR=" + dest, "PREFIX=/p", "LIBEXECDIR=/l", "MANDIR=/m", "SYSCONFDIR=/s"}
 			run(t, from, nil, append([]string{program, "-s", "install"}, vars...)...)
 			files := installed(t, dest)
-			for _, want := range []string{"/p/bin/scanwatch", "/l/filter-scanwatch", "/m/man5/scanwatch.conf.5", "/m/man8/filter-scanwatch.8",
+			for _, want := range []string{"/p/bin/scanwatch", "/p/sbin/milter-scanwatch", "/l/filter-scanwatch", "/m/man5/scanwatch.conf.5", "/m/man8/filter-scanwatch.8", "/m/man8/milter-scanwatch.8",
 				"/m/man8/scanwatch.8", "/p/share/examples/scanwatch/standard.conf",
 				"/p/share/examples/scanwatch/fail2ban/jail.d/scanwatch.conf", "/p/share/examples/scanwatch/sshguard/scanwatch-parser", "/p/share/zsh/site-functions/_scanwatch",
 				"/p/lib/systemd/system/scanwatch-sync@.service", "/p/lib/systemd/system/scanwatch-serve.service", "/p/lib/systemd/system/scanwatch-lookup.service", "/p/lib/systemd/system/scanwatch-share.service", "/p/lib/tmpfiles.d/scanwatch.conf"} {
@@ -159,7 +159,7 @@ func TestPortList(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(work, "bin"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"filter-scanwatch", "scanwatch"} {
+	for _, name := range []string{"filter-scanwatch", "milter-scanwatch", "scanwatch"} {
 		if err := os.Rename(filepath.Join(from, name), filepath.Join(work, "bin", name)); err != nil {
 			t.Fatal(err)
 		}
@@ -255,7 +255,7 @@ func TestPortModules(t *testing.T) {
 		}
 	}
 	run(t, project, []string{"GOOS=openbsd", "GOARCH=arm64", "CGO_ENABLED=0", "GOPROXY=file://" + proxy, "GOMODCACHE=" + t.TempDir(),
-		"GONOSUMDB=*", "GOFLAGS=-modcacherw -mod=readonly"}, "go", "list", "-deps", "./cmd/filter-scanwatch", "./cmd/scanwatch")
+		"GONOSUMDB=*", "GOFLAGS=-modcacherw -mod=readonly"}, "go", "list", "-deps", "./cmd/filter-scanwatch", "./cmd/milter-scanwatch", "./cmd/scanwatch")
 }
 
 // TestDebian checks that builds in two directories produce the same programs and package,
@@ -274,7 +274,7 @@ func TestDebian(t *testing.T) {
 			t.Fatalf("packages: %v", found)
 		}
 		packages[i] = found[0]
-		for _, name := range []string{"scanwatch", "filter-scanwatch", filepath.Base(found[0])} {
+		for _, name := range []string{"scanwatch", "filter-scanwatch", "milter-scanwatch", filepath.Base(found[0])} {
 			data := []byte(read(t, filepath.Join(dir, name)))
 			if before, ok := bytesOf[name]; ok && !bytes.Equal(before, data) {
 				t.Errorf("%s is not the same in another folder", name)
@@ -381,7 +381,7 @@ func TestDebianArchitecture(t *testing.T) {
 		t.Fatal(err)
 	}
 	for goarch, want := range map[string]string{"amd64": "amd64", "arm64": "arm64", "386": "i386"} {
-		for _, name := range []string{"scanwatch", "filter-scanwatch"} {
+		for _, name := range []string{"scanwatch", "filter-scanwatch", "milter-scanwatch"} {
 			if err := os.Remove(filepath.Join(dir, name)); err != nil {
 				t.Fatal(err)
 			}

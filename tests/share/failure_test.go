@@ -192,6 +192,37 @@ func (s *server) sentinel() int {
 	return watcher.port
 }
 
+// TestSabotage damages keys of a host, and lets a host with another key wait for a server
+// that loses its keys.
+func TestSabotage(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, "redis")
+	f := newFleet(t, s)
+	a, b := f.host("mx1", ""), f.host("mx2", "")
+	a.ban("198.51.100.1")
+	filterproc.Eventually(t, "mx2 rejects the client", b.turnsAway("198.51.100.1"))
+	s.cli("sadd", "{scanwatch}:hosts", "mx8", "mx9")
+	s.cli("set", "{scanwatch}:log:mx9", "x")
+	s.cli("set", "{scanwatch}:rows:mx8", "x")
+	filterproc.Eventually(t, "mx1 names the host", a.problem("host mx8: "))
+	a.ban("198.51.100.2")
+	filterproc.Eventually(t, "mx2 rejects the second client", b.turnsAway("198.51.100.2"))
+
+	f.key = f.newKey("other.key")
+	wrong := f.host("mx3", "")
+	filterproc.Eventually(t, "mx3 names the problem", wrong.problem("the other hosts use another fleet key"))
+	for _, h := range []*host{a, b} {
+		_ = h.companion.Process.Kill()
+		_ = h.companion.Wait()
+	}
+	s.cli("flushall")
+	filterproc.Eventually(t, "mx3 waits", wrong.problem("waiting until one of them is back"))
+	a.startCompanion()
+	b.startCompanion()
+	a.ban("198.51.100.3")
+	filterproc.Eventually(t, "mx2 rejects the third client", b.turnsAway("198.51.100.3"))
+}
+
 // TestGap stops a companion until the server no longer has the messages that it needs.
 func TestGap(t *testing.T) {
 	t.Parallel()

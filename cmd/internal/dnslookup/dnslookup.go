@@ -59,7 +59,7 @@ type Service struct {
 }
 
 // New returns a service. It reads the keys, and the resolvers of the system unless the
-// configuration names others.
+// configuration names others. A list whose key is unusable is disabled.
 func New(c *rules.Companion, lookups []*rules.Lookup, runDir string, log *slog.Logger) (*Service, error) {
 	s := &Service{runDir: runDir, name: c.Name(), port: uint16(cmp.Or(c.Port, 53)), log: log, lists: map[string]*list{}, answers: make(chan dnslist.Answer, maxAnswers)}
 	dns := &resolver{timeout: timeout}
@@ -75,7 +75,7 @@ func New(c *rules.Companion, lookups []*rules.Lookup, runDir string, log *slog.L
 	for _, l := range lookups {
 		z, err := newList(l, dns, log, time.Now)
 		if err != nil {
-			return nil, err
+			log.Warn("list disabled", "lookup", z.Name, "zone", z.Zone, "because", err)
 		}
 		s.lists[z.id], s.order = z, append(s.order, z)
 	}
@@ -88,6 +88,9 @@ func (s *Service) Port() uint16 { return s.port }
 // Run asks lists until ctx ends. While the filter cannot be reached, it connects again.
 func (s *Service) Run(ctx context.Context) {
 	for _, z := range s.order {
+		if z.broken {
+			continue
+		}
 		safego.Loop(s.log, "the test of a list", func() { z.run(ctx, func() { s.reply(ctx, dnslist.Answer{List: z.id, Cause: causeDisabled}) }) }, nil)
 		for range workers {
 			safego.Loop(s.log, "questions to lists", func() { s.work(ctx, z) }, nil)
@@ -174,7 +177,7 @@ func (s *Service) follow(ctx context.Context) (worked bool, err error) {
 // definition of the list, the answer is unknown.
 func (s *Service) start(ctx context.Context, a netip.Addr, id string) {
 	z := s.lists[id]
-	if z == nil {
+	if z == nil || z.broken {
 		s.reply(ctx, dnslist.Answer{Addr: a, List: id, Cause: causeDisabled})
 		return
 	}
@@ -208,6 +211,9 @@ func (s *Service) send(ctx context.Context, c *control.Client) error {
 		used, problem := s.status()
 		if now := fmt.Sprint(used, problem); now != noted || time.Since(at) >= noteInterval {
 			noted, at = now, time.Now()
+			if !s.fresh() && problem == nil {
+				problem = control.ErrNoResult
+			}
 			if err := c.Note(s.name, used, problem); err != nil {
 				return err
 			}
@@ -222,6 +228,14 @@ func (s *Service) send(ctx context.Context, c *control.Client) error {
 			}
 		}
 	}
+}
+
+// fresh reports whether a resolver has answered since the previous call.
+func (s *Service) fresh() (answered bool) {
+	for _, z := range s.order {
+		answered = z.fresh() || answered
+	}
+	return answered
 }
 
 // batch returns a and the further answers that are ready.

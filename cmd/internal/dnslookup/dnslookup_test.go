@@ -397,8 +397,8 @@ func TestPause(t *testing.T) {
 	for range workers {
 		z.note(causeTimeout)
 	}
-	if z.state() == nil {
-		t.Error("no pause")
+	if z.state() == nil || len(z.tests) != 1 {
+		t.Error("no pause, or no test")
 	}
 	now = now.Add(firstPause)
 	if err := z.state(); err != nil {
@@ -664,6 +664,65 @@ func TestKey(t *testing.T) {
 	l.Key = filepath.Dir(name)
 	if _, err := newList(&l, dns, slog.New(slog.DiscardHandler), time.Now); err == nil {
 		t.Error("a directory as a key")
+	}
+}
+
+// TestUnusableKey checks that a list without its key does not stop the others, and that the
+// status and the log contain the reason.
+func TestUnusableKey(t *testing.T) {
+	bad := *lookup
+	bad.Name, bad.Zone, bad.Key = "bad", "{key}.bad.example.net", filepath.Join(t.TempDir(), "key")
+	var log bytes.Buffer
+	c := &rules.Companion{Role: rules.RoleLookup, Resolvers: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, Port: 1}
+	s, err := New(c, []*rules.Lookup{&bad, lookup}, t.TempDir(), slog.New(slog.NewTextHandler(&log, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.lists[lookup.ID()].problem = nil // the test has passed
+	if used, err := s.status(); used != 1 || err == nil || !strings.Contains(err.Error(), "bad: key: ") || !strings.Contains(err.Error(), "restart the service") {
+		t.Errorf("%d lists in use: %v", used, err)
+	}
+	if text := log.String(); strings.Count(text, "list disabled") != 1 || !strings.Contains(text, "lookup=bad") {
+		t.Error(text)
+	}
+	s.start(context.Background(), client, bad.ID())
+	if a := <-s.answers; a.Cause != causeDisabled {
+		t.Errorf("%+v", a)
+	}
+}
+
+// TestDeadResolver checks that a resolver that stops answering becomes a problem of the list
+// with a log line, and that only answers count as a success.
+func TestDeadResolver(t *testing.T) {
+	alive := true
+	server := newServer(t, func(q *dnsmessage.Message) [][]byte {
+		switch {
+		case !alive:
+			return packets(reply(q, dnsmessage.RCodeServerFailure))
+		case strings.HasPrefix(q.Questions[0].Name.String(), "2.0.0.127."):
+			return listed("127.0.0.2")(q)
+		}
+		return listed()(q)
+	}, nil)
+	z := newTestList(t, lookup, enough, server)
+	s := newTestService(t, z)
+	var log bytes.Buffer
+	z.log = slog.New(slog.NewTextHandler(&log, nil))
+	if ok, _ := z.test(context.Background()); !ok || !s.fresh() || s.fresh() {
+		t.Error("an answer is not a success, or counts twice")
+	}
+	server.do(func() { alive = false })
+	for range maxErrors {
+		z.ask(context.Background(), client)
+	}
+	if s.fresh() || len(z.tests) != 1 {
+		t.Error("errors count as a success, or cause no test")
+	}
+	z.test(context.Background())
+	now := time.Now().Add(lastPause)
+	z.now = func() time.Time { return now }
+	if used, err := s.status(); used != 0 || err == nil || s.fresh() || !strings.Contains(log.String(), "list disabled") {
+		t.Errorf("%d lists in use: %v, log %s", used, err, log.String())
 	}
 }
 

@@ -24,7 +24,7 @@ import (
 
 // The times of the tests of a list.
 const (
-	testInterval = 30 * time.Minute
+	testInterval = 5 * time.Minute
 	// A listing counts only if the list has been checked in this time.
 	confirmed = time.Second
 )
@@ -74,6 +74,9 @@ type list struct {
 	errors  int // in a row
 	resumes time.Time
 	problem error // of the latest test; errUntested before the first one
+	// broken is set if the list can never be asked, which problem explains.
+	broken   bool
+	answered bool // a resolver has answered since the latest call of fresh
 }
 
 var (
@@ -81,20 +84,27 @@ var (
 	errSuspect  = errors.New("tested again, because it lists an address that no list contains")
 )
 
+// newList returns a list. After an error, the list is disabled.
 func newList(l *rules.Lookup, dns *resolver, log *slog.Logger, now func() time.Time) (*list, error) {
 	z := &list{Lookup: l, id: l.ID(), zone: l.Zone, dns: dns, log: log, now: now, problem: errUntested, limits: newLimiter(cmp.Or(l.Rate, defaultRate), now()),
 		jobs: make(chan netip.Addr, maxJobs), tests: make(chan struct{}, 1)}
 	if l.Key != "" {
 		key, err := readKey(config.ResolvePath(l.Pos.File, l.Key))
 		if err != nil {
-			return nil, fmt.Errorf("key of lookup %s: %w", l.Name, err)
+			return z, z.disable(fmt.Errorf("key: %w", err))
 		}
 		z.zone = strings.Replace(l.Zone, rules.KeyMark, key, 1)
 	}
 	if len(z.zone) > maxZone {
-		return nil, fmt.Errorf("zone of lookup %s: longer than %d bytes with its key", l.Name, maxZone)
+		return z, z.disable(fmt.Errorf("zone: longer than %d bytes with its key", maxZone))
 	}
 	return z, nil
+}
+
+// disable disables the list until the end of the process.
+func (z *list) disable(err error) error {
+	z.problem, z.broken = fmt.Errorf("%w; then restart the service", err), true
+	return z.problem
 }
 
 // maxZone is the maximum length of a zone in bytes, so that a name has room for an IPv6
@@ -191,6 +201,7 @@ func (z *list) query(ctx context.Context, a netip.Addr, paid int) (response, err
 	z.mu.Lock()
 	defer z.mu.Unlock()
 	z.limits.spend(queries-paid, z.now())
+	z.answered = z.answered || err == nil
 	return r, err
 }
 
@@ -251,6 +262,10 @@ func (z *list) suspect() {
 	z.mu.Lock()
 	defer z.mu.Unlock()
 	z.problem = errSuspect
+	z.retest()
+}
+
+func (z *list) retest() {
 	select {
 	case z.tests <- struct{}{}:
 	default:
@@ -269,8 +284,18 @@ func (z *list) note(cause string) {
 	default:
 		if z.errors++; z.errors >= maxErrors {
 			z.resumes = now.Add(pause(z.errors - maxErrors + 1))
+			z.retest() // the log and the status then have the reason, also if no further client connects
 		}
 	}
+}
+
+// fresh reports whether a resolver has answered since the previous call.
+func (z *list) fresh() bool {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	answered := z.answered
+	z.answered = false
+	return answered
 }
 
 // state returns the reason for which the list is not in use, or nil.
@@ -317,7 +342,7 @@ func (z *list) test(ctx context.Context) (ok, wrong bool) {
 	z.mu.Lock()
 	before := z.problem
 	suspect := errors.Is(before, errSuspect)
-	if z.problem = err; err == nil {
+	if z.problem = err; err == nil && before != nil { // a success does not end a pause: clients' questions may still fail
 		z.errors, z.resumes = 0, time.Time{}
 	}
 	z.mu.Unlock()

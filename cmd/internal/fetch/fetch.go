@@ -85,8 +85,9 @@ type Result struct {
 	Removed  int       `json:"removed,omitempty"`
 	Rejected int       `json:"rejected,omitempty"`
 	Bytes    int       `json:"bytes,omitempty"`
-	Date     time.Time `json:"date,omitzero"` // of the file, if it has one
-	Next     time.Time `json:"next,omitzero"` // of the next request
+	Date     time.Time `json:"date,omitzero"`    // of the file, if it has one
+	Checked  time.Time `json:"checked,omitzero"` // of the latest request that confirmed the file
+	Next     time.Time `json:"next,omitzero"`    // of the next request
 	// AnySize is the time of the first request with Early and Any, if these would accept a
 	// file that was kept.
 	AnySize time.Time `json:"any_size,omitzero"`
@@ -154,7 +155,7 @@ func (f *Feed) run(ctx context.Context, o Options, r *Result) error {
 		m = meta{}
 	}
 	if next := m.next(f, o.Early); next.After(now) {
-		r.Outcome, r.Next, r.Why = Waiting, next, m.Error
+		r.Outcome, r.Next, r.Checked, r.Why = Waiting, next, m.Checked, m.Error
 		return nil
 	}
 	key, err := f.key()
@@ -162,11 +163,17 @@ func (f *Feed) run(ctx context.Context, o Options, r *Result) error {
 		return err
 	}
 	// The attempt counts even if this process ends before it has an answer.
+	before := m
 	m.Attempt, m.DryRun = now, o.DryRun
 	if err := f.save(p, o, m); err != nil {
 		return err
 	}
 	answer, err := f.request(ctx, o, r.URL, key, m.validatorsOf(old))
+	if errors.As(err, new(unsentError)) { // the server has not seen a request
+		m = before
+		m.Error, r.Checked = err.Error(), m.Checked
+		return errors.Join(err, f.save(p, o, m))
+	}
 	if err == nil {
 		if err = f.replace(p, o, old, &answer, r); err == nil && !o.DryRun {
 			m.accept(answer)
@@ -180,7 +187,7 @@ func (f *Feed) run(ctx context.Context, o Options, r *Result) error {
 	if err != nil {
 		m.Error = err.Error()
 	}
-	r.Next = m.next(f, false)
+	r.Next, r.Checked = m.next(f, false), m.Checked
 	if doubt := (doubtError{}); errors.As(err, &doubt) && doubt.size {
 		r.AnySize = m.next(f, true)
 	}

@@ -965,3 +965,50 @@ func TestOwnNetworks(t *testing.T) {
 		t.Errorf("%s, want %s", got, want)
 	}
 }
+
+// TestUnsent checks that a mistake on this host does not count as a request: the next run
+// asks the server immediately, and the error names the remedy.
+func TestUnsent(t *testing.T) {
+	for _, early := range []bool{false, true} {
+		s := newSite(t)
+		s.answer = says(list(0, 100))
+		roots := s.options.Roots
+		s.options.Roots, s.options.Early = x509.NewCertPool(), early
+		r := s.feed.Run(t.Context(), s.options)
+		if r.Outcome != Failed || !strings.Contains(r.Why, "SSL_CERT_FILE") || len(s.asked) != 0 {
+			t.Errorf("early %v: %+v", early, r)
+		}
+		if got := s.feed.Stale(s.now); !strings.HasPrefix(got, "drop drop.txt: never downloaded: ") {
+			t.Errorf("early %v: %q", early, got)
+		}
+		s.options.Roots = roots
+		if r := s.feed.Run(t.Context(), s.options); r.Outcome != Updated || !r.Checked.Equal(s.now) {
+			t.Errorf("early %v, after the repair: %+v", early, r)
+		}
+	}
+}
+
+// TestCheckKey checks which files are usable as a key.
+func TestCheckKey(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(name, []byte("secret"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	own := os.Geteuid()
+	for _, c := range []struct {
+		name string
+		mode fs.FileMode
+		uid  int
+		want string
+	}{
+		{name, 0o600, own, ""}, {name, 0o600, -1, ""}, {name, 0o600, own + 1, "run chown"}, {name, 0o640, own, "run chmod 600"},
+		{name + "2", 0o600, own, "no such file"}, {filepath.Dir(name), 0o600, own, "not a regular file"},
+	} {
+		if err := os.Chmod(name, c.mode); err != nil {
+			t.Fatal(err)
+		}
+		if err := CheckKey(c.name, c.uid); (err != nil) != (c.want != "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%+v: %v", c, err)
+		}
+	}
+}

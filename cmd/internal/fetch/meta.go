@@ -98,6 +98,16 @@ func (f *Feed) Stale(now time.Time) string {
 	return s + ": " + m.Error
 }
 
+// Checked returns the time of the latest success, or the zero time.
+func (f *Feed) Checked(now time.Time) time.Time {
+	p, err := owner.Resolve(f.File)
+	if err != nil {
+		return time.Time{}
+	}
+	defer p.Close()
+	return readMeta(p, now).Checked
+}
+
 // save writes the state.
 func (f *Feed) save(p *owner.Place, o Options, m meta) error {
 	m.URL = f.url(o.Now())

@@ -11,10 +11,14 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"scanwatch/filter/lookup/feed"
@@ -93,6 +97,24 @@ func isToken(s string) bool {
 	})
 }
 
+// CheckKey returns an error if a process of the user uid cannot use the file of a key. A
+// negative uid stands for any user. CheckKey does not read the key.
+func CheckKey(name string, uid int) error {
+	info, err := os.Stat(name)
+	switch {
+	case err != nil:
+		return err
+	case !info.Mode().IsRegular():
+		return fmt.Errorf("%s is not a regular file", name)
+	case info.Mode()&0o077 != 0:
+		return fmt.Errorf("other users can read %s; run chmod 600", name)
+	}
+	if s, ok := info.Sys().(*syscall.Stat_t); ok && uid >= 0 && int(s.Uid) != uid {
+		return fmt.Errorf("%s belongs to another user; run chown", name)
+	}
+	return nil
+}
+
 // ReadKey returns the only line of a file that no other user can read.
 func ReadKey(name string) (string, error) {
 	file, err := feed.Open(name)
@@ -144,15 +166,24 @@ func (f *Feed) request(ctx context.Context, o Options, address string, key [2]st
 	transport.DisableCompression = true // the limit of size applies to the file
 	defer transport.CloseIdleConnections()
 	client := http.Client{Transport: transport, CheckRedirect: sameHost}
-	resp, err := client.Do(req)
+	var sent atomic.Bool
+	trace := &httptrace.ClientTrace{WroteHeaders: func() { sent.Store(true) }}
+	resp, err := client.Do(req.WithContext(httptrace.WithClientTrace(ctx, trace)))
 	if err != nil {
-		return answer{}, explain(ctx, err, req)
+		if err = explain(ctx, err, req); !sent.Load() {
+			err = unsentError{err}
+		}
+		return answer{}, err
 	}
 	defer resp.Body.Close()
 	a, err := read(resp, o.Now(), have != validators{})
 	a.request = req
 	return a, explain(ctx, err, req)
 }
+
+// An unsentError is the error of a request that was not sent, because there was no
+// trusted connection.
+type unsentError struct{ error }
 
 // Transport returns the transport of requests. roots contains the certificates of
 // authorities; nil for the system certificates.
@@ -185,7 +216,15 @@ func explain(ctx context.Context, err error, req *http.Request) error {
 	case errors.As(err, &wrapped):
 		err = wrapped.Err
 	}
-	return Redacted(err, req)
+	return Remedy(Redacted(err, req), err)
+}
+
+// Remedy adds the remedy of cause to err, if there is one.
+func Remedy(err, cause error) error {
+	if errors.As(cause, new(x509.UnknownAuthorityError)) {
+		return fmt.Errorf("%w; to trust a private authority, set SSL_CERT_FILE, see ENVIRONMENT in scanwatch(8)", err)
+	}
+	return err
 }
 
 // sameHost refuses redirects to another host: the operator trusts the host of the URL only.

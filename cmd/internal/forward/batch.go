@@ -207,7 +207,7 @@ func (i *Item) summary() string {
 	}
 	fmt.Fprintf(&b, " %s", who)
 	for _, p := range []struct{ word, value string }{{"evidence", i.Evidence}, {"confidence", i.Confidence}, {"by", i.Org}, {"rule", i.Rule},
-		{"decision", i.Decision}, {"would", i.Would}, {"tag", i.Tag}} {
+		{"decision", i.Decision}, {"would", i.Would}, {"tag", i.Tag}, {"by", i.operator()}, {"reason", i.Reason}} {
 		if p.value != "" {
 			fmt.Fprintf(&b, " %s %s", p.word, p.value)
 		}
@@ -221,21 +221,35 @@ func (i *Item) summary() string {
 	return text.Escape(b.String())
 }
 
-// lines describes a batch in at most n lines.
-func (b *Batch) lines(n int) []string {
-	var all []string
+// operator returns "the operator" for a command of the operator, or "".
+func (i *Item) operator() string {
+	if i.By == "operator" {
+		return "the " + i.By
+	}
+	return ""
+}
+
+// lines describes a batch for people, in at most n lines and without findings of low
+// confidence.
+func (b *Batch) lines(n int) (all []string) {
+	more := 0
 	for _, i := range b.Events {
-		if len(all) == n {
-			all = append(all, fmt.Sprintf("and %d more", len(b.Events)-n))
-			break
+		switch {
+		case i.Event == "finding" && i.Confidence == "low":
+		case len(all) == n:
+			more++
+		default:
+			all = append(all, i.summary())
 		}
-		all = append(all, i.summary())
+	}
+	if more > 0 {
+		all = append(all, fmt.Sprintf("and %d more", more))
 	}
 	if b.Dropped > 0 {
 		all = append(all, fmt.Sprintf("%d events are missing", b.Dropped))
 	}
 	if b.Gaps > 0 {
-		all = append(all, "the filter was not reached "+text.Plural(b.Gaps, "time"))
+		all = append(all, text.Plural(b.Gaps, "start of the service or reconnection to the filter", "starts of the service or reconnections to the filter")+": events may be missing")
 	}
 	return all
 }

@@ -80,6 +80,37 @@ func TestFullQueueLosesNothing(t *testing.T) {
 	}
 }
 
+// TestRejectedLosses checks that a destination that rejects batches receives the number of
+// lost events with the next events, not in a batch each window, and that the log counts each
+// event once.
+func TestRejectedLosses(t *testing.T) {
+	f := idle(t, forURL(t, newReceiver(t)), Options{Now: time.Now})
+	f.window.add(finding(1, "scanner"))
+	f.flush(t.Context())
+	e, data, _, _ := f.queue.first()
+	if n := news(e, data); n != 1 {
+		t.Errorf("%d events rejected, want 1", n)
+	}
+	f.queue.remove(e, true)
+	f.fail(errRejected)
+	f.flush(t.Context())
+	if n := f.queue.length(); n != 0 {
+		t.Errorf("%d batches without events after a rejection", n)
+	}
+	f.window.add(finding(2, "scanner"))
+	f.flush(t.Context())
+	e, data, _, _ = f.queue.first()
+	if b, err := decodeBatch(data); err != nil || b.Dropped != 1 || e.weight != 2 || news(e, data) != 1 {
+		t.Errorf("%s, weight %d, %v", data, e.weight, err)
+	}
+	f.fail(nil)
+	f.queue.lose(losses{events: 1})
+	f.flush(t.Context())
+	if n := f.queue.length(); n != 2 {
+		t.Errorf("%d batches after a delivery, want 2", n)
+	}
+}
+
 // TestDroppedGaps checks that the gaps of a dropped batch are in the next batch.
 func TestDroppedGaps(t *testing.T) {
 	f := idle(t, forURL(t, newReceiver(t)), Options{Now: time.Now})

@@ -86,6 +86,8 @@ type Forwarder struct {
 	failed    error           // of the latest delivery
 	delivered bool            // since the latest note
 	dropped   uint64          // reports since the latest delivery
+	refused   int             // batches rejected since the latest delivery
+	skipped   int             // windows without events since the latest batch
 	client    *control.Client // for notes and questions; nil if not connected
 }
 
@@ -232,8 +234,8 @@ func (f *Forwarder) flush(ctx context.Context) error {
 	if f.queue != nil {
 		f.queue.lose(lost) // on the disk until a batch has them
 		lost = f.queue.unsettled()
-		if f.window.empty() && !f.queue.room() {
-			return nil // a batch without events would drop one with events
+		if f.window.empty() && (f.rests() || !f.queue.room()) {
+			return nil // a batch without events would be rejected too, or drop one with events
 		}
 	}
 	b := f.window.take(f.o.Now(), lost)
@@ -434,7 +436,7 @@ func (f *Forwarder) send(ctx context.Context) {
 			continue
 		}
 		if errors.Is(err, errRejected) {
-			f.o.Log.Error("events rejected", "companion", f.name, "events", e.weight, "err", err)
+			f.o.Log.Error("events rejected", "companion", f.name, "events", news(e, data), "err", err)
 			pause(ctx, f.interval)
 			continue
 		}
@@ -452,15 +454,42 @@ func (f *Forwarder) send(ctx context.Context) {
 	}
 }
 
+// rests reports whether a batch without events waits for a later window. After rejections,
+// more and more windows are skipped.
+func (f *Forwarder) rests() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.skipped++; f.skipped < 1<<min(f.refused, maxSkipped) {
+		return true
+	}
+	f.skipped = 0
+	return false
+}
+
+// maxSkipped is the binary logarithm of the number of windows between two batches without
+// events.
+const maxSkipped = 6
+
+// news returns the number of events in an entry, without events that an earlier line of the
+// log has counted.
+func news(e entry, data []byte) uint64 {
+	if b, err := decodeBatch(data); err == nil {
+		return e.weight - min(b.Dropped, e.weight)
+	}
+	return e.weight
+}
+
 // fail sets the error for the status; nil after a delivery.
 func (f *Forwarder) fail(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.failed = err
-	f.delivered = f.delivered || err == nil
-	if err == nil {
-		f.dropped = 0
+	if errors.Is(err, errRejected) {
+		f.refused++
+	} else if err == nil {
+		f.refused, f.dropped = 0, 0
 	}
+	f.delivered = f.delivered || err == nil
 }
 
 // note reports the status to the filter.

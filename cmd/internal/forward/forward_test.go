@@ -328,7 +328,11 @@ func TestSignature(t *testing.T) {
 // human-readable formats.
 func TestBodies(t *testing.T) {
 	w := &window{host: "mx<b>", from: noon}
-	for i := range maxLines + 2 {
+	weak := finding(0, "no-mail")
+	weak.Confidence = "low"
+	w.add(weak)
+	w.add(&events.Event{Event: "ban", Time: noon, By: "operator", Prefix: "203.0.113.9/32", Until: noon.Add(time.Hour), Reason: "sends <virus>"})
+	for i := range maxLines {
 		w.add(finding(i, "scanner"))
 	}
 	w.lose(losses{events: 3})
@@ -336,16 +340,25 @@ func TestBodies(t *testing.T) {
 	data := encode(b)
 	for _, format := range []string{"chat", "text"} {
 		body, _ := bodyOf(format, b, data)
-		for _, hostile := range []string{"script", "channel", "everyone", "\x1b", "<"} {
+		for _, hostile := range []string{"script", "channel", "everyone", "\x1b", "no-mail"} {
 			if bytes.Contains(body, []byte(hostile)) {
 				t.Errorf("%s has %q:\n%s", format, hostile, body)
 			}
 		}
-		for _, want := range []string{"finding 198.51.100.0 evidence scanner confidence high", "and 2 more", "3 events are missing"} {
+		for _, want := range []string{"finding 198.51.100.0 evidence scanner confidence high", "and 1 more", "3 events are missing", "scanwatch on mx", "ban 203.0.113.9/32 by the operator reason sends "} {
 			if !bytes.Contains(body, []byte(want)) {
 				t.Errorf("%s does not have %q:\n%s", format, want, body)
 			}
 		}
+	}
+	if body, _ := bodyOf("chat", b, data); bytes.ContainsAny(body, "<>") {
+		t.Errorf("chat has markup:\n%s", body)
+	}
+	if lines := (&Batch{Events: []*Item{{Event: "finding", Confidence: "low"}}}).lines(9); lines != nil {
+		t.Errorf("a finding of low confidence: %q", lines)
+	}
+	if got, want := (&Batch{Gaps: 1}).lines(9), "1 start of the service or reconnection to the filter: events may be missing"; len(got) != 1 || got[0] != want {
+		t.Errorf("%q", got)
 	}
 	body, kind := bodyOf("kafka", b, data)
 	var records struct {
@@ -354,8 +367,8 @@ func TestBodies(t *testing.T) {
 			Value map[string]any
 		}
 	}
-	if err := json.Unmarshal(body, &records); err != nil || len(records.Records) != maxLines+3 || records.Records[1].Key != "198.51.100.1" ||
-		records.Records[1].Value["evidence"] != "scanner" || kind != "application/vnd.kafka.json.v2+json" {
+	if err := json.Unmarshal(body, &records); err != nil || len(records.Records) != maxLines+3 || records.Records[3].Key != "198.51.100.1" ||
+		records.Records[3].Value["evidence"] != "scanner" || kind != "application/vnd.kafka.json.v2+json" {
 		t.Errorf("%v: %s", err, body)
 	}
 	body, _ = bodyOf("json", b, data)

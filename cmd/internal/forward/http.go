@@ -73,7 +73,7 @@ func (c *client) post(req *http.Request) (reply []byte, err error) {
 				err = fmt.Errorf("no answer in %s", text.Duration(c.http.Timeout))
 			}
 		}
-		return nil, fetch.Redacted(err, req)
+		return nil, fetch.Remedy(fetch.Redacted(err, req), err)
 	}
 	defer resp.Body.Close()
 	reply, _ = io.ReadAll(io.LimitReader(resp.Body, maxReply)) // the status decides, and the connection can be used again
@@ -121,6 +121,9 @@ func (w *webhook) deliver(ctx context.Context, data []byte) error {
 	batch, err := decodeBatch(data)
 	if err != nil {
 		return err
+	}
+	if (w.body == "chat" || w.body == "text") && len(batch.lines(1)) == 0 {
+		return nil // nothing for people
 	}
 	address, err := w.address()
 	if err != nil {
@@ -191,7 +194,7 @@ func bodyOf(format string, b *Batch, data []byte) (body []byte, kind string) {
 	case "chat": // Slack, Mattermost, Rocket.Chat
 		return encode(map[string]string{"text": chatText(b)}), "application/json"
 	case "text":
-		return []byte(strings.Join(b.lines(maxLines), "\n") + "\n"), "text/plain; charset=utf-8"
+		return []byte(b.text() + "\n"), "text/plain; charset=utf-8"
 	case "kafka":
 		type record struct {
 			Key   string `json:"key"`
@@ -209,10 +212,15 @@ func bodyOf(format string, b *Batch, data []byte) (body []byte, kind string) {
 	return bytes.TrimSpace(data), "application/json"
 }
 
+// text returns the text of a message.
+func (b *Batch) text() string {
+	return "scanwatch on " + text.Escape(b.Host) + ":\n" + strings.Join(b.lines(maxLines), "\n")
+}
+
 // chatText returns the text of a message, in which chats find no links and no mentions.
 func chatText(b *Batch) string {
 	escaped := strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", "@", "(at)")
-	return escaped.Replace("scanwatch on " + text.Escape(b.Host) + ":\n" + strings.Join(b.lines(maxLines), "\n"))
+	return escaped.Replace(b.text())
 }
 
 // A writer writes batches, a line each.

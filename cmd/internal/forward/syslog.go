@@ -106,7 +106,7 @@ func (s *syslog) messages(b *Batch) (all [][]byte) {
 			severity = severityNotice
 		}
 		add(severity, i.Last, i.Event, []string{"src", i.Src, "prefix", i.Prefix, "count", fmt.Sprint(i.Count), "evidence", i.Evidence,
-			"confidence", i.Confidence, "rule", i.Rule, "decision", i.Decision, "would", i.Would, "tag", i.Tag,
+			"confidence", i.Confidence, "rule", i.Rule, "decision", i.Decision, "would", i.Would, "tag", i.Tag, "by", i.By, "reason", i.Reason,
 			"session", strings.Join(i.Sessions, ",")}, i.summary())
 	}
 	if b.Dropped > 0 || b.Gaps > 0 {

@@ -18,9 +18,10 @@ import (
 const metricRules = 50
 
 // Metrics returns metrics for the filter, the state directory and the current day.
-// incomplete is set if files could not be read.
-func Metrics(dir *statedir.Dir, zone *time.Location) (all []report.Metric, incomplete, err error) {
-	s := Source{Dir: dir, Selector: &selector.Selector{Since: dir.Now().Add(-24 * time.Hour)}, Zone: zone}
+// stale describes the downloads without a recent success. incomplete is set if files could
+// not be read.
+func Metrics(dir *statedir.Dir, zone *time.Location, stale []string) (all []report.Metric, incomplete, err error) {
+	s := Source{Dir: dir, Selector: &selector.Selector{Since: dir.Now().Add(-24 * time.Hour)}, Zone: zone, Stale: stale}
 	summary, incomplete, err := s.Summary(metricRules, true)
 	if err != nil {
 		return nil, nil, err

@@ -24,6 +24,8 @@ type Source struct {
 	Selector *selector.Selector
 	Zone     *time.Location
 	Host     string // name of this machine; may be empty
+	// Stale describes the downloads without a recent success.
+	Stale []string
 }
 
 // ahead is the maximum time by which a session may end after now, to allow for a clock
@@ -122,6 +124,7 @@ func (s *Source) Read(quiet bool) (*Report, error) {
 	a.damaged = p.damaged > 0 || len(r.Problems()) > opened || r.Dropped.Total() > 0
 	problems = append(problems, r.Problems()...)
 	problems = append(problems, s.problems(r.Client)...)
+	problems = append(problems, s.Stale...)
 	if dayProblem != nil {
 		problems = append(problems, "daily counters unavailable: "+dayProblem.Error())
 	}

@@ -60,12 +60,15 @@ type Service struct {
 	sent   uint64 // number of the latest message
 	// wrong has the problem of each host whose messages cannot be used.
 	wrong   map[string]string
-	learned bool                // the rows of all hosts have been read at least once
-	synced  bool                // the filter has received all rows and sent its own
-	refused error               // the server has refused the latest rows of this host; nil if not
-	latest  map[string]position // latest message of each host
-	next    struct{ send, upkeep, expire time.Time }
-	status  string // latest error in the log
+	learned bool // the rows of all hosts have been read at least once
+	synced  bool // the filter has received all rows and sent its own
+	// mismatch is set once the fleet had another key than this host. A host with a wrong key
+	// must not claim a server that has lost all keys.
+	mismatch bool
+	refused  error               // the server has refused the latest rows of this host; nil if not
+	latest   map[string]position // latest message of each host
+	next     struct{ send, upkeep, expire time.Time }
+	status   string // latest error in the log
 	// announced is set after the first announcement of this run.
 	announced bool
 }
@@ -243,7 +246,8 @@ func (s *Service) connectServer(ctx context.Context) (err error) {
 	if s.server != nil {
 		return nil
 	}
-	if s.server, err = connect(ctx, s.options, s.key, s.fleet.Name, s.run); err != nil {
+	if s.server, err = connect(ctx, s.options, s.key, s.fleet.Name, s.run, !s.mismatch); err != nil {
+		s.mismatch = s.mismatch || errors.Is(err, errKey)
 		return err
 	}
 	if s.skew, err = s.server.skew(ctx); err != nil {
@@ -281,7 +285,7 @@ func (s *Service) connectServer(ctx context.Context) (err error) {
 
 // unusable reports whether an error concerns the rows of a single host.
 func unusable(err error) bool {
-	return errors.Is(err, errWrongKey) || errors.Is(err, errInvalid) || errors.Is(err, errTooMany)
+	return errors.Is(err, errWrongKey) || errors.Is(err, errInvalid) || errors.Is(err, errTooMany) || wrongType(err)
 }
 
 // missed reports whether earlier messages of a host are missing. The server keeps only the
@@ -378,12 +382,16 @@ func (s *Service) handOver() error {
 
 // receive receives the changed rows of this host, or all.
 func (s *Service) receive(all bool) error {
+	own := s.replica.Own
+	if all {
+		own = s.replica.OwnAgain
+	}
 	for {
 		list, rows, err := control.Rows(s.filter, s.skewSeconds(), all)
 		if err != nil {
 			return err
 		}
-		s.keep(s.replica.Own(rows, s.now()))
+		s.keep(own(rows, s.now()))
 		for _, host := range list.Drop {
 			n, mark := s.replica.Drop(host, s.now())
 			if host != s.fleet.Name {
@@ -456,7 +464,7 @@ func (s *Service) upkeep(ctx context.Context) error {
 	if !kept {
 		s.keep(s.replica.Rows(s.fleet.Name))
 	}
-	if err := s.server.check(ctx); err != nil {
+	if err := s.server.check(ctx, true); err != nil {
 		return err
 	}
 	if s.skew, err = s.server.skew(ctx); err != nil {

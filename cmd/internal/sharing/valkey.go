@@ -131,13 +131,15 @@ func options(s *rules.Share) (valkey.ClientOption, error) {
 }
 
 // connect connects to Valkey, and checks that the fleet has the same key.
-func connect(ctx context.Context, o valkey.ClientOption, key fleetkey.Key, self string, run uint64) (*server, error) {
+//
+// Only with claim set, the key of this host becomes that of a fleet without a key.
+func connect(ctx context.Context, o valkey.ClientOption, key fleetkey.Key, self string, run uint64, claim bool) (*server, error) {
 	client, err := valkey.NewClient(o)
 	if err != nil {
 		return nil, err
 	}
 	s := &server{client: client, key: key, self: self, run: run, last: make(map[string]string)}
-	if err := s.check(ctx); err != nil {
+	if err := s.check(ctx, claim); err != nil {
 		client.Close()
 		return nil, err
 	}
@@ -149,20 +151,23 @@ func (s *server) close() { s.client.Close() }
 // ErrKey is the error if the fleet has another key.
 var errKey = errors.New("the other hosts use another fleet key")
 
-// check compares the key of this host with that of the fleet. The first host sets it.
-func (s *server) check(ctx context.Context) error {
+// check compares the key of this host with that of the fleet. The first host that may claim
+// a fleet sets it.
+func (s *server) check(ctx context.Context, claim bool) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	own := s.key.Fingerprint()
-	set := s.client.Do(ctx, s.client.B().Set().Key(fingerprintKey).Value(own).Nx().Build()).Error()
-	if set == nil {
-		return nil
-	}
-	if !valkey.IsValkeyNil(set) {
-		return set
-	}
 	fleet, err := s.client.Do(ctx, s.client.B().Get().Key(fingerprintKey).Build()).ToString()
+	if valkey.IsValkeyNil(err) && claim {
+		set := s.client.Do(ctx, s.client.B().Set().Key(fingerprintKey).Value(own).Nx().Build()).Error()
+		if set == nil || !valkey.IsValkeyNil(set) {
+			return set
+		}
+		fleet, err = s.client.Do(ctx, s.client.B().Get().Key(fingerprintKey).Build()).ToString()
+	}
 	switch {
+	case valkey.IsValkeyNil(err):
+		return fmt.Errorf("%w; waiting until one of them is back", errKey)
 	case err != nil:
 		return err
 	case fleet != own:
@@ -278,6 +283,9 @@ func (s *server) read(ctx context.Context, wait time.Duration) ([]received, erro
 	if valkey.IsValkeyNil(err) {
 		return nil, nil
 	}
+	if wrongType(err) {
+		return s.isolate(ctx)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -289,6 +297,25 @@ func (s *server) read(ctx context.Context, wait time.Duration) ([]received, erro
 			one := received{host: host}
 			one.message, one.err = decode(s.key, host, []byte(entries[i].FieldValues["rows"]))
 			all = append(all, one)
+		}
+	}
+	return all, nil
+}
+
+// wrongType reports whether a key in the server has another type than expected.
+func wrongType(err error) bool {
+	e, ok := valkey.IsValkeyErr(err)
+	return ok && strings.HasPrefix(e.Error(), "WRONGTYPE")
+}
+
+// isolate stops reading from hosts whose stream is none, because a single one of them makes
+// the request for all streams fail.
+func (s *server) isolate(ctx context.Context) (all []received, err error) {
+	for host := range s.last {
+		err := s.client.Do(ctx, s.client.B().Xread().Count(1).Streams().Key(logKey(host)).Id("$").Build()).Error()
+		if wrongType(err) {
+			delete(s.last, host)
+			all = append(all, received{host: host, err: errInvalid})
 		}
 	}
 	return all, nil

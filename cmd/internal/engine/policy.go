@@ -1,4 +1,4 @@
-package main
+package engine
 
 import (
 	"cmp"
@@ -17,7 +17,6 @@ import (
 	"scanwatch/cmd/internal/sandbox"
 	"scanwatch/filter"
 	"scanwatch/filter/lookup"
-	"scanwatch/filter/smtpd"
 	"scanwatch/internal/safego"
 	"scanwatch/internal/smtp"
 	"scanwatch/internal/text"
@@ -36,7 +35,9 @@ type policies struct {
 	dir    string // the state directory; initially the value of the flag
 	lists  func() *lookup.Lists
 	use    func(*rules.Policy, *config.Config)
-	asked  []smtpd.ID // phases that the filter registered for
+	server string        // program that the operator restarts; empty: smtpd
+	asked  smtp.PhaseSet // phases that the front end asks in
+	all    bool          // the front end asks in all phases
 	log    *slog.Logger
 	find   func(string) string // config.Find
 	mu     sync.Mutex          // held during a reload
@@ -63,7 +64,7 @@ const maxNotes = 10
 func (p *policies) note(c *config.Config, problem string) {
 	p.stateMu.Lock()
 	defer p.stateMu.Unlock()
-	p.state.File, p.state.Problem = p.file, problem
+	p.state.File, p.state.Problem = p.file, restart(problem, p.server)
 	if c != nil {
 		p.state.Mode, p.state.Rules = c.Policy.Mode.String(), len(c.Policy.Rules())
 		p.state.Notes = slices.Clone(c.Notes[:min(len(c.Notes), maxNotes)])
@@ -100,6 +101,9 @@ func (p *policies) enforced() bool { return p.status().Mode == rules.Enforce.Str
 // start loads the configuration and returns its settings. An invalid configuration must
 // not stop smtpd, so until a valid one is loaded, the filter only observes.
 func (p *policies) start() rules.Settings {
+	if p.all {
+		p.asked = smtp.Answerable
+	}
 	defaults := new(rules.Config).Settings()
 	defaults.Store = store.DefaultDir()
 	if p.file == "" {
@@ -116,7 +120,7 @@ func (p *policies) start() rules.Settings {
 	if !ok {
 		// watch loads the configuration once the disk answers. Register for all phases,
 		// because the rules have not been read yet.
-		p.config, p.asked, p.unread = config.Unread(p.file), smtpd.Requests(smtp.Answerable), true
+		p.config, p.asked, p.unread = config.Unread(p.file), smtp.Answerable, true
 		p.log.Error("configuration unreadable: disk timeout; observing only, recording in the default directory; restart smtpd when the disk answers", "file", p.file)
 		p.note(nil, "disk timeout at startup; restart smtpd")
 		return defaults
@@ -131,7 +135,9 @@ func (p *policies) start() rules.Settings {
 	}
 	p.take(c)
 	p.companions, p.zones = companionText(c.Policy), zoneText(c.Policy)
-	p.asked = smtpd.Requests(filter.Phases(c.Policy))
+	if !p.all {
+		p.asked = filter.Phases(c.Policy)
+	}
 	set := c.Policy.Settings
 	set.Store = cmp.Or(p.dir, c.Policy.Store, store.DefaultDir())
 	return set
@@ -190,7 +196,7 @@ func (p *policies) complain(err error) {
 // its file has become empty.
 func (p *policies) reload(forced bool) error {
 	if p.file == "" {
-		return fmt.Errorf("the filter was started without a configuration; if there is one now, restart smtpd")
+		return errors.New(restart("the filter was started without a configuration; if there is one now, restart smtpd", p.server))
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -211,11 +217,9 @@ func (p *policies) reload(forced bool) error {
 	if outside {
 		p.note(nil, "files outside the sandbox; restart smtpd")
 	}
-	for _, id := range smtpd.Requests(filter.Phases(c.Policy)) {
-		if !slices.Contains(p.asked, id) {
-			p.log.Warn("rules use a phase that is not registered; restart smtpd", "phase", id.String())
-			p.note(nil, "rules use phases that are not registered; restart smtpd")
-		}
+	for _, phase := range (filter.Phases(c.Policy) &^ p.asked).List() {
+		p.log.Warn("rules use a phase that is not registered; restart smtpd", "phase", phase.String())
+		p.note(nil, "rules use phases that are not registered; restart smtpd")
 	}
 	if p.companions != companionText(c.Policy) {
 		p.log.Warn("companions changed; restart smtpd")

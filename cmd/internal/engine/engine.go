@@ -1,8 +1,11 @@
-package main
+// Package engine runs the pipeline with its policy, its store and its sockets, for a program
+// that has a front end.
+package engine
 
 import (
 	"context"
 	"errors"
+	"flag"
 	"io"
 	"iter"
 	"log/slog"
@@ -11,6 +14,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -24,25 +28,47 @@ import (
 	"scanwatch/filter/lookup"
 	"scanwatch/filter/memory"
 	"scanwatch/filter/privacy"
-	"scanwatch/filter/smtpd"
 	"scanwatch/internal/prefix"
 	"scanwatch/internal/safego"
+	"scanwatch/internal/smtp"
 	"scanwatch/internal/text"
 	"scanwatch/rules"
 	"scanwatch/store"
 )
 
-// settings holds the values of the flags.
-type settings struct {
+// A Program is a program with a front end.
+type Program struct {
+	Name string
+	// FrontEnd is the name of the front end in records, or "" for smtpd.
+	FrontEnd string
+	Version  string
+	Usage    string
+	// Flags, if set, adds flags to those of all front ends.
+	Flags func(*flag.FlagSet)
+	// Server is the program that the operator restarts so that all settings take effect.
+	Server string
+	// AnyPhase is set if the front end asks in all phases. Otherwise, it registers the
+	// phases of the policy at startup.
+	AnyPhase bool
+	// Prepare, if set, opens the front end's sockets. After an error, which Prepare has
+	// logged, the program exits. The sandbox does not yet restrict Prepare.
+	Prepare func(e *Engine) error
+	// Serve passes events to the pipeline until the mail server stops. After an error, which
+	// Serve has logged, the exit status is 1.
+	Serve func(e *Engine) error
+}
+
+// Settings holds the values of the flags.
+type Settings struct {
 	file    string // configuration file; empty for the default path
 	dir     string
 	open    bool // run without a sandbox
 	verbose bool
 }
 
-// stopTime limits the time for saving the last records after smtpd has stopped. If smtpd
-// is restarted, a new filter may already be waiting for the state directory.
-const stopTime = 10 * time.Second
+// StopTime limits the time for saving the last records after the mail server has stopped. If
+// it is restarted, a new filter may already be waiting for the state directory.
+const StopTime = 10 * time.Second
 
 // logTime limits the time for writing the last log messages, after the records are saved.
 const logTime = time.Second
@@ -56,10 +82,18 @@ const socketCheck = 5 * time.Second
 // lists are loaded, so that collections do not delay the startup, for which smtpd waits.
 const gcPercent = 50
 
-// A program is a running filter.
-type program struct {
-	settings
-	log     *slog.Logger
+// An Engine is a running filter.
+type Engine struct {
+	Settings
+	Log *slog.Logger
+	// Pipeline takes the events. Its Stop is called after Serve has returned.
+	Pipeline *filter.Pipeline
+	// Delayed is the number of delayed replies, which the front end updates.
+	Delayed atomic.Int64
+	// Wake has a value after a DNS list has answered.
+	Wake chan struct{}
+
+	program *Program
 	level   *slog.LevelVar
 	logs    *queue
 	started time.Time
@@ -69,7 +103,6 @@ type program struct {
 	hasher   atomic.Pointer[privacy.Hasher] // set before the first event
 	watchers events.Fan
 	clock    atomic.Int64 // end time of the newest session, in microseconds since 1970
-	delayed  atomic.Int64 // delayed replies
 
 	policies policies
 	set      rules.Settings
@@ -78,10 +111,7 @@ type program struct {
 	companions *control.Companions // nil without companions
 	runDir     string              // directory of the companions' socket
 	lookups    *dnslist.Table      // answers of the companion lookup
-	wake       chan struct{}       // has a value after an answer
 	sharing    *control.Sharing    // rows for and of other hosts
-	pipeline   *filter.Pipeline
-	front      *smtpd.FrontEnd
 	writer     *store.Writer
 	state      *store.State
 
@@ -91,46 +121,48 @@ type program struct {
 	socket   chan struct{} // closed when the control socket is closed
 }
 
-// run handles stdin until it ends, and returns the exit status.
-func run(s settings, stdin, stdout, stderr *os.File) int {
-	p := build(s, stderr)
-	p.start(stdin)
-	err := smtpd.Serve(stdin, stdout, p.front, smtpd.Options{
-		Reports: smtpd.Reports,
-		Phases:  p.policies.asked,
-		Held:    &p.delayed,
-		Wake:    p.wake,
-		Log:     func(line string) { p.log.Warn(line) },
-	})
-	return p.stop(err)
+// run runs a program until its mail server stops, and returns the exit status.
+func (program *Program) run(s Settings, stderr io.Writer) int {
+	p, err := build(program, s, stderr)
+	if err != nil {
+		return 1
+	}
+	p.start()
+	return p.stop(program.Serve(p))
 }
 
+// Phases returns the phases that the policy needed at startup.
+func (p *Engine) Phases() smtp.PhaseSet { return p.policies.asked }
+
+// Dir returns the state directory.
+func (p *Engine) Dir() string { return p.set.Store }
+
 // setLevel sets the log level from the flags and the configuration.
-func (p *program) setLevel() {
+func (p *Engine) setLevel() {
 	p.level.Set(slog.LevelWarn)
 	if p.verbose || p.policyVerbose {
 		p.level.Set(slog.LevelInfo)
 	}
 }
 
-// build creates the program. Because smtpd accepts no connections until its filters are
+// build creates the engine. Because smtpd accepts no connections until its filters are
 // registered, build waits only for files on the local disk. The state directory is opened
 // in the background.
-func build(s settings, stderr *os.File) *program {
-	p := &program{settings: s, logs: newQueue(stderr), level: new(slog.LevelVar), memory: memory.New(), started: time.Now().UTC(), lookups: dnslist.New(), wake: make(chan struct{}, 1)}
+func build(program *Program, s Settings, stderr io.Writer) (*Engine, error) {
+	p := &Engine{program: program, Settings: s, logs: newQueue(stderr), level: new(slog.LevelVar), memory: memory.New(), started: time.Now().UTC(), lookups: dnslist.New(), Wake: make(chan struct{}, 1)}
 	p.lookups.Wake = func() {
 		select {
-		case p.wake <- struct{}{}:
+		case p.Wake <- struct{}{}:
 		default:
 		}
 	}
 	p.setLevel()
-	p.log = newLogger(p.logs, p.level)
+	p.Log = newLogger(p.logs, p.level, program.Server)
 	p.ownAddrs = prefix.Local() // impossible inside the sandbox
-	p.lists = shippedLists(p.log)
-	safego.Go(p.log, "reading the shipped lists", func() { p.lists() })
+	p.lists = shippedLists(p.Log)
+	safego.Go(p.Log, "reading the shipped lists", func() { p.lists() })
 	p.policies = policies{
-		file: config.Find(s.file), dir: s.dir, lists: p.lists, use: p.use, log: p.log, find: config.Find,
+		file: config.Find(s.file), dir: s.dir, lists: p.lists, use: p.use, log: p.Log, find: config.Find, server: program.Server, all: program.AnyPhase,
 	}
 	p.set = p.policies.start()
 	if os.Getenv("GOGC") == "" {
@@ -142,54 +174,59 @@ func build(s settings, stderr *os.File) *program {
 	p.set.Budget = max(p.set.Budget, store.MinBudget)
 	p.policies.dir = p.set.Store
 	p.toSyslog()
-	giveUpRoot(p.set.Store, p.log)
+	if program.Prepare != nil {
+		if err := program.Prepare(p); err != nil {
+			p.closeLog()
+			return nil, err
+		}
+	}
+	giveUpRoot(p.set.Store, p.Log)
 	p.prepareCompanions()
 	p.joinFleet()
 	if !s.open {
 		p.policies.enterSandbox(p.set, p.runDir)
 	}
 	p.openStore()
-	p.pipeline = filter.New(filter.Options{
-		Record: p.writer.Add, Clock: &p.clock,
+	p.Pipeline = filter.New(filter.Options{
+		Record: p.writer.Add, FrontEnd: program.FrontEnd, Clock: &p.clock,
 		Log: p.logs.Line, Verbose: p.verboseLog, Watch: p.watchers.Send, Lists: p.lists, Memory: p.memory, Hasher: p.hasher.Load, Hashed: p.policies.file != "", Lookups: p.lookups, OwnAddrs: p.ownAddrs, Budget: p.set.Budget,
 	})
-	p.front = smtpd.NewFrontEnd(p.pipeline)
 	p.policies.startHalt()
-	return p
+	return p, nil
 }
 
 // toSyslog sends the log to syslog(3) if so configured.
-func (p *program) toSyslog() {
+func (p *Engine) toSyslog() {
 	if !p.set.Log.Syslog {
 		return
 	}
-	w, err := openSyslog(logSocket)
+	w, err := openSyslog(logSocket, p.program.Name)
 	if err != nil {
-		p.log.Warn("no connection to syslog, logging to standard error; restart smtpd when syslogd runs", "err", err)
+		p.Log.Warn("no connection to syslog, logging to standard error; restart smtpd when syslogd runs", "err", err)
 		return
 	}
 	p.logs.use(w)
 }
 
 // verboseLog reports whether every finding and decision is logged.
-func (p *program) verboseLog() bool { return p.level.Level() <= slog.LevelInfo }
+func (p *Engine) verboseLog() bool { return p.level.Level() <= slog.LevelInfo }
 
 // openStore opens the state directory in the background.
-func (p *program) openStore() {
+func (p *Engine) openStore() {
 	stateMax := min(p.set.Budget/2, memory.AllBytes) // the state counts against the budget
 	p.memory.Limit(stateMax)
 	p.memory.Follow()
-	used, ok := withTimeout(p.log, "looking for the state", diskTimeout, func() bool { return store.Used(p.set.Store) })
+	used, ok := withTimeout(p.Log, "looking for the state", diskTimeout, func() bool { return store.Used(p.set.Store) })
 	if used || !ok {
 		p.memory.Expect() // the store will load the rows or report their loss
 	}
-	p.writer = store.Open(p.set.Store, store.Options{Budget: p.set.Budget, Keep: p.set.Keep, Program: version, Log: p.log, Now: p.now, Seal: true})
+	p.writer = store.Open(p.set.Store, store.Options{Budget: p.set.Budget, Keep: p.set.Keep, Program: p.program.Version, Log: p.Log, Now: p.now, Seal: true})
 	p.state = store.OpenState(p.set.Store, store.StateOptions{
 		Buckets: memory.Buckets(),
 		MaxSize: stateMax,
 		Room:    p.writer.Reserve,
-		Program: version,
-		Log:     p.log,
+		Program: p.program.Version,
+		Log:     p.Log,
 		Load: func(all iter.Seq[store.Entry]) {
 			p.memory.Load(all, store.ReferenceTime(p.set.Store, p.now()).UnixMicro())
 		},
@@ -201,72 +238,75 @@ func (p *program) openStore() {
 // now returns the end of the newest session, so that the sessions of a replayed stream
 // are stored under their original days. Before the first session, now returns the current
 // time.
-func (p *program) now() time.Time {
+func (p *Engine) now() time.Time {
 	if t := p.clock.Load(); t != 0 {
 		return time.UnixMicro(t)
 	}
 	return time.Now()
 }
 
-// eventTime returns the current time as measured by smtpd's events.
-func (p *program) eventTime() int64 { return p.memory.Now(p.now().UnixMicro()) }
+// eventTime returns the current time as measured by the events.
+func (p *Engine) eventTime() int64 { return p.memory.Now(p.now().UnixMicro()) }
 
 // use passes a policy and the configured databases to the pipeline, if there is one.
-func (p *program) use(policy *rules.Policy, c *config.Config) {
+func (p *Engine) use(policy *rules.Policy, c *config.Config) {
 	if policy.Log.Verbose != p.policyVerbose { // a reload must not undo scanwatch log unless the setting changed
 		p.policyVerbose = policy.Log.Verbose
 		p.setLevel()
 	}
-	if p.pipeline == nil {
+	if p.Pipeline == nil {
 		return
 	}
 	p.writer.Rules(filter.RuleTexts(policy)) // records refer to these texts
-	p.pipeline.Use(&filter.Settings{Policy: policy, ASN: c.ASN, Country: c.Country})
+	p.Pipeline.Use(&filter.Settings{Policy: policy, ASN: c.ASN, Country: c.Country})
 	p.lookups.Use(policy.Lookups) // wakes the requests that wait, after the pipeline has the policy
 	p.memory.Bans.Restart()       // the mode and the exempt hosts may have changed
 }
 
 // start starts background work.
-func (p *program) start(stdin *os.File) {
+func (p *Engine) start() {
 	var live context.Context
 	live, p.stopLive = context.WithCancel(context.Background())
-	saveKey := useKey(p.set.Store, func(key []byte) { p.hasher.Store(privacy.New(key)) }, p.log)
-	safego.Loop(p.log, "saving the key", func() { saveKey(live) }, nil)
+	saveKey := useKey(p.set.Store, func(key []byte) { p.hasher.Store(privacy.New(key)) }, p.Log)
+	safego.Loop(p.Log, "saving the key", func() { saveKey(live) }, nil)
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP) // a reload must not end the process, even if it fails
-	safego.Loop(p.log, "watching the configuration", func() { p.policies.watch(live, hangup) }, nil)
+	safego.Loop(p.Log, "watching the configuration", func() { p.policies.watch(live, hangup) }, nil)
 	p.socket = make(chan struct{})
-	safego.Loop(p.log, "the control socket", func() { p.serveControl(live) }, func() { close(p.socket) })
-	safego.Loop(p.log, "the socket of the companions", func() { p.serveCompanions(live) }, nil)
-	p.stopOnSignal(stdin)
-	p.log.Info("started", "version", version, "statedir", p.set.Store)
+	safego.Loop(p.Log, "the control socket", func() { p.serveControl(live) }, func() { close(p.socket) })
+	safego.Loop(p.Log, "the socket of the companions", func() { p.serveCompanions(live) }, nil)
+	p.Log.Info("started", "version", p.program.Version, "statedir", p.set.Store)
 }
 
 // serveControl serves the control socket.
-func (p *program) serveControl(live context.Context) {
+func (p *Engine) serveControl(live context.Context) {
 	_ = os.Mkdir(p.set.Store, 0o750) // the store also creates the directory, but later
-	checkState(p.set.Store, p.log)
+	checkState(p.set.Store, p.Log)
 	commands := slices.Concat(
 		control.StoreCommands(p.writer, p.flushSums, p.state.Flush),
-		[]control.Command{p.policies.verb(), p.policies.modeCommand(), control.StatusCommand(p.status), control.WatchCommand(&p.watchers), control.LogCommand(p.level, p.log)},
+		[]control.Command{p.policies.verb(), p.policies.modeCommand(), control.StatusCommand(p.status), control.WatchCommand(&p.watchers), control.LogCommand(p.level, p.Log)},
 		control.MemoryCommands(p.memory, p.state, p.eventTime, p.policies.enforced, p.banned),
 		p.sharing.OperatorCommands(),
-		control.EraseCommands(control.Eraser{Dir: p.set.Store, Memory: p.memory, State: p.state, Store: p.writer, Sums: p.pipeline.Sums.FlushAll, Now: p.eventTime}),
+		control.EraseCommands(control.Eraser{Dir: p.set.Store, Memory: p.memory, State: p.state, Store: p.writer, Sums: p.Pipeline.Sums.FlushAll, Now: p.eventTime}),
 	)
-	server := control.Server{Commands: commands, Log: p.log}
+	server := control.Server{Commands: commands, Log: p.Log}
 	server.Run(live, p.set.Store, socketCheck)
 }
 
 // flushSums hands the aggregated sessions to the writer.
-func (p *program) flushSums(context.Context) error {
-	return safego.Run(func() error { p.pipeline.Sums.Flush(); return nil })
+func (p *Engine) flushSums(context.Context) error {
+	return safego.Run(func() error { p.Pipeline.Sums.Flush(); return nil })
 }
 
-func (p *program) status() control.Status {
+// status describes the running filter.
+func (p *Engine) status() control.Status {
 	_, lost := p.memory.Peers.Forgotten()
 	var companions []control.CompanionStatus
 	if p.companions != nil {
 		companions = p.companions.Status()
+		for i := range companions {
+			companions[i].Problem = restart(companions[i].Problem, p.program.Server)
+		}
 	}
 	var fleet *control.FleetStatus
 	if f := p.set.Fleet; f != nil {
@@ -275,86 +315,67 @@ func (p *program) status() control.Status {
 	return control.Status{
 		Fleet: fleet, Companions: companions, Lookups: p.lookups.Status(), Hosts: p.sharing.Hosts(),
 		Lost:    text.At(lost),
-		Program: version, PID: os.Getpid(), Started: text.At(p.started), Log: control.LevelWord(p.level.Level()),
-		Live: control.Live{Sessions: p.pipeline.Open(), Delayed: p.delayed.Load(), Summed: p.pipeline.Sums.Unwritten()}, Config: p.policies.status(),
+		Program: p.program.Version, PID: os.Getpid(), Started: text.At(p.started), Log: control.LevelWord(p.level.Level()),
+		Live: control.Live{Sessions: p.Pipeline.Open(), Delayed: p.Delayed.Load(), Summed: p.Pipeline.Sums.Unwritten()}, Config: p.policies.status(),
 		Store: p.writer.Status(), State: p.state.Status(), Memory: p.memory.Status(), Standing: p.memory.Peers.Summary(p.eventTime()), Bans: p.memory.Bans.Count(p.eventTime()),
 		Sandbox: p.policies.sandbox(p.open),
 	}
 }
 
 // banned logs a manual ban or its revocation and notifies the watchers.
-func (p *program) banned(b memory.Ban) {
+func (p *Engine) banned(b memory.Ban) {
 	event, attrs := "ban", []any{"prefix", b.Prefix.String(), "until", b.Until.Format(time.RFC3339), "rule", b.Rule}
 	if b.Revoked {
 		event = "unban"
-		p.log.Warn("unbanned", attrs...)
+		p.Log.Warn("unbanned", attrs...)
 	} else {
-		p.log.Warn("banned", attrs...)
+		p.Log.Warn("banned", attrs...)
 	}
-	p.watchers.Send(&events.Event{Event: event, By: "operator", Time: p.now(), Prefix: b.Prefix.String(), Until: b.Until, Reason: b.Rule})
+	p.watchers.Send(&events.Event{Event: event, By: "operator", Time: time.UnixMicro(p.eventTime()), Prefix: b.Prefix.String(), Until: b.Until, Reason: b.Rule})
 }
 
-// save writes all data in memory to disk.
-func (p *program) save() error {
+// Save writes all data in memory to disk.
+func (p *Engine) Save() error {
 	return safego.Run(func() error { return errors.Join(p.state.Close(), p.writer.Close()) })
 }
 
 // stop records the open sessions, saves all data and returns the exit status. cause is
-// the error that ended the input, or nil if smtpd has stopped.
-func (p *program) stop(cause error) int {
-	if err := safego.Run(func() error { p.front.Stop(); p.pipeline.Stop(); return nil }); err != nil {
-		p.log.Error("open sessions not recorded", "err", err, safego.Stack(err))
+// the error of the front end.
+func (p *Engine) stop(cause error) int {
+	if err := safego.Run(func() error { p.Pipeline.Stop(); return nil }); err != nil {
+		p.Log.Error("open sessions not recorded", "err", err, safego.Stack(err))
 	}
 	p.stopLive()
 	late := make(chan struct{})
-	time.AfterFunc(stopTime, func() { close(late) }) // safe: cannot panic
+	time.AfterFunc(StopTime, func() { close(late) }) // safe: cannot panic
 	select {
 	case <-p.socket:
 	case <-late: // a control command is still waiting for the disk
 	}
 	stored := make(chan error, 1)
-	safego.Go(p.log, "saving the last records", func() { stored <- p.save() })
+	safego.Go(p.Log, "saving the last records", func() { stored <- p.Save() })
 	select {
 	case err := <-stored:
 		if err != nil {
-			p.log.Error("last records not saved", "err", err)
+			p.Log.Error("last records not saved", "err", err)
 		}
 	case <-late:
-		p.log.Error("last records not saved: disk timeout", "waited", stopTime)
+		p.Log.Error("last records not saved: disk timeout", "waited", StopTime)
 	}
 	status := 0
 	if cause != nil {
-		p.log.Error("connection to smtpd lost", "err", cause)
 		status = 1
 	}
-	p.log.Info("stopped")
-	logged, cancel := context.WithTimeout(context.Background(), logTime)
-	defer cancel()
-	p.logs.Close(logged.Done())
+	p.Log.Info("stopped")
+	p.closeLog()
 	return status
 }
 
-// stopOnSignal ends the input on SIGTERM and SIGINT, so that all data is saved as when
-// smtpd stops.
-func (p *program) stopOnSignal(stdin *os.File) {
-	c := make(chan os.Signal, 1)
-	signal.Notify(c, syscall.SIGTERM, syscall.SIGINT)
-	safego.Go(p.log, "stopping", func() {
-		<-c
-		if syscall.Shutdown(int(stdin.Fd()), syscall.SHUT_RD) == nil {
-			return
-		}
-		// A read from stdin cannot be interrupted unless stdin is a socket. Save the
-		// records without waiting for the read. The timeout bounds the delay if the disk
-		// does not answer.
-		saved := make(chan error, 1)
-		safego.Go(p.log, "saving the last records", func() { saved <- p.save() })
-		select {
-		case <-saved:
-		case <-time.After(stopTime):
-		}
-		os.Exit(1)
-	})
+// closeLog writes the last log messages.
+func (p *Engine) closeLog() {
+	logged, cancel := context.WithTimeout(context.Background(), logTime)
+	defer cancel()
+	p.logs.Close(logged.Done())
 }
 
 // shippedLists returns a function that loads the shipped lists on first use.
@@ -370,13 +391,25 @@ func shippedLists(log *slog.Logger) func() *lookup.Lists {
 	})
 }
 
-// newLogger returns a logger without timestamps, which smtpd and syslog add.
-func newLogger(w io.Writer, level slog.Leveler) *slog.Logger {
+// restart replaces the program that the operator must restart in a message for smtpd.
+func restart(message, server string) string {
+	if server == "" {
+		return message
+	}
+	return strings.ReplaceAll(message, "restart smtpd", "restart "+server)
+}
+
+// newLogger returns a logger without timestamps, which smtpd and syslog add. Messages name
+// the given server.
+func newLogger(w io.Writer, level slog.Leveler, server string) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{
 		Level: level,
 		ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
 			if a.Key == slog.TimeKey && len(groups) == 0 {
 				return slog.Attr{}
+			}
+			if a.Value.Kind() == slog.KindString {
+				a.Value = slog.StringValue(restart(a.Value.String(), server))
 			}
 			return a
 		},

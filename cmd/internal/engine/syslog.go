@@ -1,4 +1,4 @@
-package main
+package engine
 
 import (
 	"bytes"
@@ -13,8 +13,8 @@ const logSocket = "/dev/log"
 // wrote to standard error, smtpd would log every line at priority error.
 type syslogger struct{ *syslog.Writer }
 
-func openSyslog(socket string) (syslogger, error) {
-	w, err := syslog.Dial("unixgram", socket, syslog.LOG_MAIL|syslog.LOG_NOTICE, "filter-scanwatch")
+func openSyslog(socket, program string) (syslogger, error) {
+	w, err := syslog.Dial("unixgram", socket, syslog.LOG_MAIL|syslog.LOG_NOTICE, program)
 	return syslogger{w}, err
 }
 

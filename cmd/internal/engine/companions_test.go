@@ -1,4 +1,4 @@
-package main
+package engine
 
 import (
 	"io/fs"
@@ -16,7 +16,7 @@ import (
 )
 
 // withCompanions returns a program whose configuration has companions.
-func withCompanions(t *testing.T, text string) *program {
+func withCompanions(t *testing.T, text string) *Engine {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "scanwatch.conf")
 	if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
@@ -30,7 +30,7 @@ func withCompanions(t *testing.T, text string) *program {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &program{memory: memory.New(), policies: policies{active: c}, set: c.Policy.Settings, log: slog.New(slog.DiscardHandler)}
+	return &Engine{memory: memory.New(), policies: policies{active: c}, set: c.Policy.Settings, Log: slog.New(slog.DiscardHandler)}
 }
 
 // TestUnsafeRunDir checks that the filter rejects a directory in which other users can

@@ -1,4 +1,4 @@
-package main
+package engine
 
 import (
 	"net"
@@ -14,11 +14,11 @@ import (
 // after it restarts.
 func TestSyslog(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "log")
-	if _, err := openSyslog(socket); err == nil {
+	if _, err := openSyslog(socket, "filter-scanwatch"); err == nil {
 		t.Fatal("no error without a socket")
 	}
 	server := listen(t, socket)
-	log, err := openSyslog(socket)
+	log, err := openSyslog(socket, "filter-scanwatch")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package main
+package engine
 
 import (
 	"context"
@@ -14,7 +14,7 @@ import (
 
 // prepareCompanions looks up the users that the companions run as and tries to create the
 // directory for their socket. Neither is possible inside the sandbox.
-func (p *program) prepareCompanions() {
+func (p *Engine) prepareCompanions() {
 	if len(p.set.Companions) == 0 {
 		return
 	}
@@ -26,7 +26,7 @@ func (p *program) prepareCompanions() {
 		companions *control.Companions
 		problem    string
 	}
-	r, ok := withTimeout(p.log, "preparing the companions", diskTimeout, func() result {
+	r, ok := withTimeout(p.Log, "preparing the companions", diskTimeout, func() result {
 		// The package creates the directory, but a temporary file system loses it at each
 		// boot.
 		if os.Mkdir(p.runDir, 0o755) == nil {
@@ -35,10 +35,10 @@ func (p *program) prepareCompanions() {
 		return result{control.NewCompanions(p.set.Companions), control.RunDirProblem(p.runDir, p.dir, os.Geteuid())}
 	})
 	if !ok {
-		p.log.Warn("no companions: disk timeout; restart smtpd when the disk answers")
+		p.Log.Warn("no companions: disk timeout; restart smtpd when the disk answers")
 		r.problem = "disk timeout at startup; restart smtpd"
 	} else if r.problem != "" {
-		p.log.Warn("no companions", "because", r.problem)
+		p.Log.Warn("no companions", "because", r.problem)
 	}
 	if r.problem != "" { // the status must name them
 		p.runDir, p.companions = "", control.DisabledCompanions(p.set.Companions, r.problem)
@@ -46,12 +46,12 @@ func (p *program) prepareCompanions() {
 	}
 	p.companions = r.companions
 	for _, problem := range p.companions.Problems() {
-		p.log.Warn("companion cannot connect", "because", problem)
+		p.Log.Warn("companion cannot connect", "because", problem)
 	}
 }
 
 // joinFleet reads the key of the fleet, with which all hosts hash names.
-func (p *program) joinFleet() {
+func (p *Engine) joinFleet() {
 	p.sharing = &control.Sharing{Memory: p.memory, Now: p.eventTime}
 	if p.set.Fleet == nil {
 		p.sharing.Problem = "the filter was started without the statement fleet; restart smtpd"
@@ -61,7 +61,7 @@ func (p *program) joinFleet() {
 		key fleetkey.Key
 		err error
 	}
-	r, ok := withTimeout(p.log, "reading the key of the fleet", diskTimeout, func() result {
+	r, ok := withTimeout(p.Log, "reading the key of the fleet", diskTimeout, func() result {
 		key, err := fleetkey.Read(p.set.Fleet.Key)
 		return result{key, err}
 	})
@@ -75,15 +75,16 @@ func (p *program) joinFleet() {
 		p.sharing.Fingerprint = r.key.Fingerprint()
 		return
 	}
-	p.log.Warn("not in the fleet", "because", p.sharing.Problem)
+	p.sharing.Problem = restart(p.sharing.Problem, p.program.Server)
+	p.Log.Warn("not in the fleet", "because", p.sharing.Problem)
 }
 
 // serveCompanions serves the companions' socket.
-func (p *program) serveCompanions(live context.Context) {
+func (p *Engine) serveCompanions(live context.Context) {
 	if p.runDir == "" {
 		return
 	}
-	server := control.Server{Log: p.log, Companions: p.companions, Commands: []control.Command{
+	server := control.Server{Log: p.Log, Companions: p.companions, Commands: []control.Command{
 		control.BansCommand(p.memory.Bans, p.state, p.eventTime, p.sparing, p.policies.enforced),
 		p.companions.NoteCommand(),
 		control.WatchCommand(&p.watchers),
@@ -97,7 +98,7 @@ func (p *program) serveCompanions(live context.Context) {
 // sparing returns a function that reports whether the hosts in one of the given prefixes
 // must not be blocked. The same hosts are omitted from exports: exempt hosts, hosts that
 // rules must not ban, and hosts with recent mail, even before they become known.
-func (p *program) sparing(all []netip.Prefix) func(netip.Prefix) bool {
+func (p *Engine) sparing(all []netip.Prefix) func(netip.Prefix) bool {
 	exempt := config.NewExempt(p.policies.policy(), p.ownAddrs)
 	now := p.eventTime()
 	standing := p.networksWithStanding(all, now)
@@ -114,7 +115,7 @@ func (p *program) sparing(all []netip.Prefix) func(netip.Prefix) bool {
 
 // networksWithStanding determines which of the given networks have a host with recent
 // mail or a recent login.
-func (p *program) networksWithStanding(all []netip.Prefix, now int64) map[netip.Prefix]bool {
+func (p *Engine) networksWithStanding(all []netip.Prefix, now int64) map[netip.Prefix]bool {
 	standing := map[netip.Prefix]bool{}
 	var bits [2][129]bool // prefix lengths in use, by address family
 	family := func(a netip.Addr) int { return a.BitLen() / 128 }

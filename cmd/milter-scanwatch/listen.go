@@ -1,0 +1,89 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// listen opens the socket of the milter, such as unix:/run/scanwatch/milter.sock or
+// inet:127.0.0.1:9900. A group may connect to a Unix socket if its name or number is given.
+func listen(socket, group string) (net.Listener, error) {
+	network, address, _ := strings.Cut(socket, ":")
+	switch network {
+	case "unix":
+		return listenUnix(address, group)
+	case "inet":
+		if group != "" {
+			return nil, errors.New("-g is for Unix sockets only")
+		}
+		return net.Listen("tcp", address)
+	}
+	return nil, fmt.Errorf("socket %q is neither unix:PATH nor inet:ADDRESS:PORT", socket)
+}
+
+func listenUnix(path, group string) (_ net.Listener, err error) {
+	if !filepath.IsAbs(path) {
+		return nil, fmt.Errorf("socket %q is not an absolute path", path)
+	}
+	gid := -1
+	if group != "" {
+		if gid, err = groupID(group); err != nil {
+			return nil, err
+		}
+	}
+	if err := removeStale(path); err != nil {
+		return nil, err
+	}
+	_ = os.Mkdir(filepath.Dir(path), 0o755) // a temporary file system loses it at each boot
+	// Because of the umask, only the owner can connect until the mode is set.
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	l.SetUnlinkOnClose(false) // impossible inside the sandbox
+	mode := fs.FileMode(0o600)
+	if gid >= 0 {
+		mode = 0o660
+		err = os.Chown(path, -1, gid)
+	}
+	if err = errors.Join(err, os.Chmod(path, mode)); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// removeStale removes a socket on which no process listens.
+func removeStale(path string) error {
+	if info, err := os.Lstat(path); err != nil || info.Mode().Type() != fs.ModeSocket {
+		return nil // if it is another file, Listen returns the error
+	}
+	c, err := net.Dial("unix", path)
+	switch {
+	case err == nil:
+		c.Close()
+		return fmt.Errorf("another process listens on %s", path)
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return os.Remove(path)
+	}
+	return nil // Listen returns the error
+}
+
+func groupID(group string) (int, error) {
+	if id, err := strconv.ParseUint(group, 10, 31); err == nil {
+		return int(id), nil
+	}
+	g, err := user.LookupGroup(group)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(g.Gid)
+}

@@ -1,0 +1,344 @@
+package milter
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"scanwatch/internal/smtp"
+)
+
+// A recorder records events, and answers requests with the answers that the test has set for the phase.
+type recorder struct {
+	mu      sync.Mutex
+	lines   []string
+	answers map[smtp.Phase][]smtp.Answer // used up in turn
+}
+
+func (r *recorder) Site(name string) { r.add("site %s", name) }
+
+func (r *recorder) add(format string, args ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.lines = append(r.lines, fmt.Sprintf(format, args...))
+}
+
+func (r *recorder) Event(e *smtp.Event) {
+	switch e.Kind {
+	case smtp.EventConnect:
+		r.add("connect %v > %v local %v %q %v", e.Src, e.Dst, e.Local, e.RDNS, e.FCrDNS)
+	case smtp.EventLine:
+		r.add("line %d %q", e.Verb, e.Text)
+	case smtp.EventReply:
+		r.add("reply %d", e.Code)
+	case smtp.EventDisconnect:
+		r.add("disconnect %v", e.Ending)
+	default:
+		r.add("%d %v name %q addr %q text %q code %d reply %q cause %d", e.Kind, e.Result, e.Name, e.Addr, e.Text, e.Code, e.Reply, e.Cause)
+	}
+}
+
+func (r *recorder) Ask(e *smtp.Event) (a smtp.Answer) {
+	r.add("ask %v name %q addr %q", e.Phase, e.Name, e.Addr)
+	if list := r.answers[e.Phase]; len(list) > 0 {
+		a, r.answers[e.Phase] = list[0], list[1:]
+	}
+	return a
+}
+
+// A client is a mail server that connects to the milter.
+type client struct {
+	t *testing.T
+	*wire
+	conn net.Conn
+}
+
+func serve(t *testing.T, sink Sink) *client {
+	t.Helper()
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "milter.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	s := &Server{Sink: sink, Log: slog.New(slog.DiscardHandler)}
+	go func() { done <- s.Serve(ctx, l) }()
+	conn, err := net.Dial("unix", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		conn.Close()
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	c := &client{t, newWire(conn), conn}
+	c.negotiate()
+	return c
+}
+
+// negotiate negotiates the protocol.
+func (c *client) negotiate() {
+	c.t.Helper()
+	if err := c.write(cmdNegotiate, binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(nil, 6), 0x1ff), 0x1fffff)); err != nil {
+		c.t.Fatal(err)
+	}
+	p, err := c.read()
+	if err != nil || p.command != cmdNegotiate {
+		c.t.Fatal(p, err)
+	}
+	if steps := binary.BigEndian.Uint32(p.data[8:]); steps != noBody|noHeaders|noEOH|rejectedToo || steps&noReplies != 0 {
+		c.t.Fatalf("steps %x", steps)
+	}
+}
+
+// command sends macros and a command, and returns the reply. The parts are separated by NUL.
+func (c *client) command(command byte, macros []string, data ...string) string {
+	c.t.Helper()
+	if macros != nil {
+		if err := c.write(cmdMacros, []byte{command}, []byte(strings.Join(macros, "\x00")+"\x00")); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	if err := c.write(command, []byte(strings.Join(data, "\x00"))); err != nil {
+		c.t.Fatal(err)
+	}
+	if command == cmdAbort || command == cmdQuitReuse || command == cmdQuit {
+		return ""
+	}
+	p, err := c.read()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return string(p.command) + strings.TrimSuffix(string(p.data), "\x00")
+}
+
+var connectMacros = []string{"j", "mx.example.org", "{daemon_addr}", "192.0.2.25", "{daemon_port}", "25", "{client_ptr}", "mail.example.net", "{client_resolve}", "OK"}
+
+func (c *client) connect() string {
+	return c.command(cmdConnect, connectMacros, "mail.example.net", "4\x04\x00192.0.2.1", "")
+}
+
+func TestConversation(t *testing.T) {
+	r := &recorder{answers: map[smtp.Phase][]smtp.Answer{
+		smtp.PhaseHelo:   {{Wait: time.Second}, {}}, // asked again
+		smtp.PhaseRcptTo: {{}, {}, {Decision: smtp.Reject, Text: "450 4.7.1 Later 100%\n"}},
+	}}
+	c := serve(t, r)
+	for _, step := range []struct {
+		want string
+		got  string
+	}{
+		{"c", c.connect()},
+		{"c", c.command(cmdHelo, nil, "mail.example.net", "")},
+		{"c", c.command(cmdHelo, []string{"{tls_version}", "TLSv1.3", "{cipher}", "AES", "{cipher_bits}", "256"}, "mail.example.net", "")},
+		{"c", c.command(cmdMail, []string{"i", "4ABC", "{auth_authen}", "erin"}, "<a@example.net>", "SIZE=5", "")},
+		{"c", c.command(cmdRcpt, []string{"{rcpt_mailer}", "error", "{rcpt_host}", "5.1.1", "{rcpt_addr}", "User unknown"}, "<nobody@example.org>", "")},
+		{"c", c.command(cmdRcpt, []string{"{rcpt_mailer}", "local"}, "<joe@example.org>", "")},
+		{"y450 4.7.1 Later 100??", c.command(cmdRcpt, nil, "<jane@example.org>", "")},
+		{"c", c.command(cmdData, nil)},
+		{"c", c.command(cmdEOM, nil)},
+		{"c", c.command(cmdUnknown, nil, "GET / HTTP/1.1", "")},
+		{"c", c.command(cmdUnknown, nil, "dXNlcg==", "")},
+		{"c", c.command(cmdMail, nil, "<>", "")},
+		{"", c.command(cmdAbort, nil)},
+		{"", c.command(cmdQuit, nil)},
+	} {
+		if step.got != step.want {
+			t.Errorf("%q, want %q", step.got, step.want)
+		}
+	}
+	if _, err := c.read(); !errors.Is(err, io.EOF) {
+		t.Fatal(err) // the milter has closed the connection, and reported the end
+	}
+	want := `site mx.example.org
+connect 192.0.2.1:1024 > 192.0.2.25:25 local false "mail.example.net" pass
+ask connect name "" addr ""
+line 2 ""
+ask helo name "mail.example.net" addr ""
+ask helo name "mail.example.net" addr ""
+reply 250
+4 ok name "mail.example.net" addr "" text "" code 0 reply "" cause 0
+5  name "" addr "" text "TLSv1.3:AES:256" code 0 reply "" cause 0
+line 2 ""
+ask helo name "mail.example.net" addr ""
+reply 250
+4 ok name "mail.example.net" addr "" text "" code 0 reply "" cause 0
+6 pass name "erin" addr "" text "" code 0 reply "" cause 0
+line 3 ""
+ask mail-from name "" addr "a@example.net"
+reply 250
+7 ok name "" addr "a@example.net" text "" code 0 reply "" cause 0
+line 4 ""
+ask rcpt-to name "" addr "nobody@example.org"
+reply 550
+8 permfail name "" addr "nobody@example.org" text "" code 550 reply "User unknown" cause 7
+line 4 ""
+ask rcpt-to name "" addr "joe@example.org"
+reply 250
+8 ok name "" addr "joe@example.org" text "" code 0 reply "" cause 0
+line 4 ""
+ask rcpt-to name "" addr "jane@example.org"
+14  name "rcpt-to" addr "" text "450 4.7.1 Later 100??" code 0 reply "" cause 1
+reply 450
+8 tempfail name "" addr "jane@example.org" text "" code 450 reply "450 4.7.1 Later 100??" cause 1
+line 5 ""
+ask data name "" addr ""
+reply 250
+9 ok name "" addr "" text "" code 0 reply "" cause 0
+ask commit name "" addr ""
+10  name "" addr "" text "" code 0 reply "" cause 0
+line 0 "GET / HTTP/1.1"
+reply 500
+12  name "" addr "" text "GET / HTTP/1.1" code 500 reply "" cause 5
+line 0 "********"
+reply 500
+12  name "" addr "" text "********" code 500 reply "" cause 5
+line 3 ""
+ask mail-from name "" addr ""
+reply 250
+7 ok name "" addr "" text "" code 0 reply "" cause 0
+11  name "" addr "" text "" code 0 reply "" cause 0
+disconnect closed`
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if got := strings.Join(r.lines, "\n"); got != want {
+		t.Errorf("events:\n%s", got)
+	}
+}
+
+// TestDisconnect checks that a client that must be disconnected is refused after that,
+// also after a permanent reply, with which mail servers keep the connection.
+func TestDisconnect(t *testing.T) {
+	r := &recorder{answers: map[smtp.Phase][]smtp.Answer{smtp.PhaseConnect: {{Decision: smtp.Disconnect, Text: "554 5.7.1 No scanning"}, {Decision: smtp.Disconnect, Text: "450 4.7.1 Later"}}}}
+	c := serve(t, r)
+	for range 2 {
+		if got := c.connect(); got != "y554 5.7.1 No scanning" && got != "y421 4.7.1 Later" {
+			t.Fatal(got)
+		}
+		for _, one := range []byte{cmdHelo, cmdMail, cmdRcpt, cmdData, cmdEOM} {
+			if got := c.command(one, nil, "<x@example.net>", ""); got[0] != replyCode {
+				t.Errorf("%c: %q", one, got)
+			}
+		}
+		if got := c.command(cmdUnknown, nil, "X", ""); got != string(replyReject) {
+			t.Error(got)
+		}
+		c.command(cmdQuitReuse, nil) // the next session has its own fate
+	}
+	if got := c.connect(); got != "c" {
+		t.Error(got)
+	}
+}
+
+func TestPanic(t *testing.T) {
+	c := serve(t, panicking{})
+	if got := c.connect(); got != "c" {
+		t.Error(got)
+	}
+}
+
+type panicking struct{}
+
+func (panicking) Site(string)                 {}
+func (panicking) Event(*smtp.Event)           {}
+func (panicking) Ask(*smtp.Event) smtp.Answer { panic("test") }
+
+// FuzzConn sends arbitrary bytes after a negotiation.
+func FuzzConn(f *testing.F) {
+	f.Add([]byte{0, 0, 0, 0})
+	f.Add([]byte{0, 0, 0, 1, 'C'})
+	f.Add([]byte("\x00\x00\x00\x13Cx\x004\x04\x00192.0.2.1\x00\x00\x00\x00\x03Dx\x00\x00\x00\x00\x01H"))
+	f.Add([]byte("\xff\xff\xff\xffO"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		s := &Server{Sink: &recorder{}, Log: slog.New(slog.DiscardHandler)}
+		hello := "\x00\x00\x00\x0dO\x00\x00\x00\x06\x00\x00\x01\xff\x00\x1f\xff\xff"
+		_ = s.conn(t.Context(), struct {
+			io.Reader
+			io.Writer
+		}{io.MultiReader(strings.NewReader(hello), strings.NewReader(string(b))), io.Discard})
+	})
+}
+
+// TestRefusals checks that only a missing mailbox and a denied relay count as refused
+// recipients.
+func TestRefusals(t *testing.T) {
+	for _, c := range []struct {
+		status, text string
+		want         smtp.Cause
+	}{
+		{"5.1.1", "Recipient address rejected: User unknown in local recipient table", smtp.CauseRecipient},
+		{"5.1.1", "", smtp.CauseRecipient}, // Sendmail
+		{"5.7.1", "Relay access denied", smtp.CauseRecipient},
+		{"5.1.3", "Bad recipient address syntax", smtp.CauseSyntax},
+		{"5.7.1", "Service unavailable; Client host [192.0.2.1] blocked using bl.example.org", smtp.CauseFilter},
+		{"5.7.1", "Recipient address rejected: SPF fail", smtp.CauseFilter},
+		{"5.1.8", "Sender address rejected: Domain not found", smtp.CauseFilter},
+		{"4.2.0", "Recipient address rejected: Greylisted", smtp.CauseFilter},
+		{"", "", smtp.CauseFilter},
+	} {
+		s := newSession()
+		s.macros = macros{"rcpt_mailer": "error", "rcpt_host": c.status, "rcpt_addr": c.text}
+		e := s.recipient([]byte("joe@example.org"), 0)
+		if e.Cause != c.want || (e.Result == smtp.ResultTempfail) != strings.HasPrefix(c.status, "4") {
+			t.Errorf("%s %s: cause %d, %v", c.status, c.text, e.Cause, e.Result)
+		}
+	}
+}
+
+// TestTexts checks the addresses of arguments, and that passwords in unknown commands are
+// masked.
+func TestTexts(t *testing.T) {
+	for arg, want := range map[string]string{
+		"<a@example.net>": "a@example.net", "<>": "", `<"a>b"@example.net>`: `"a>b"@example.net`, "a@example.net": "a@example.net",
+		"<a@example.net\x00SIZE=1>": "<a@example.net",
+	} {
+		if want = strings.TrimPrefix(want, "<"); string(mailbox([]byte(arg))) != want {
+			t.Errorf("%q: %q, want %q", arg, mailbox([]byte(arg)), want)
+		}
+	}
+	for line, masked := range map[string]bool{
+		"XYZZY": false, "TURN": false, "FOO bar": false, "SSH-2.0-Go": false,
+		"dXNlcg==": true, "am9l": true, "c2VjcmV0": true, "Authorization: Basic am9l": true, "PASS secret": true, "a1 LOGIN joe secret": true,
+		`{"password":"x"}`: true, "AUTH PLAIN am9l": true,
+	} {
+		if got := string(newSession().unknown([]byte(line), 0).Text); strings.Contains(got, smtp.Masked) != masked || masked && strings.Contains(got, "secret") {
+			t.Errorf("%q: %q", line, got)
+		}
+	}
+}
+
+// TestEnds checks that a session has an unknown ending if the mail server stops, and that it
+// has not ended if the server of this package stops: rules at the end must not ban for either.
+func TestEnds(t *testing.T) {
+	for _, stop := range []bool{false, true} {
+		r := new(recorder)
+		ctx, cancel := context.WithCancel(t.Context())
+		ours, theirs := net.Pipe()
+		done := make(chan error, 1)
+		go func() { done <- (&Server{Sink: r, Log: slog.New(slog.DiscardHandler)}).conn(ctx, ours) }()
+		c := &client{t, newWire(theirs), theirs}
+		c.negotiate()
+		c.connect()
+		if stop {
+			cancel()
+		}
+		theirs.Close()
+		<-done
+		cancel()
+		if got := r.lines[len(r.lines)-1]; stop != (got != "disconnect unknown") || strings.HasPrefix(got, "disconnect") == stop {
+			t.Errorf("stop %v: %s", stop, got)
+		}
+	}
+}

@@ -1,0 +1,511 @@
+package milter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"regexp"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"scanwatch/filter/smtpd"
+	"scanwatch/internal/safego"
+	"scanwatch/internal/smtp"
+)
+
+// A Sink receives events, which are valid only during the call. Calls are never concurrent.
+type Sink interface {
+	// Site is called when the name of the mail server is known.
+	Site(name string)
+	// Event handles any event except a request.
+	Event(*smtp.Event)
+	// Ask answers an event of kind EventRequest.
+	Ask(*smtp.Event) smtp.Answer
+}
+
+// A Server answers mail servers.
+type Server struct {
+	Sink Sink
+	Log  *slog.Logger
+	// Held, if set, is updated with the number of delayed answers.
+	Held *atomic.Int64
+
+	mu    sync.Mutex // held during calls of Sink
+	site  string
+	conns sync.WaitGroup
+	ended map[net.Conn]struct{}
+	said  sync.Map // kinds of problems that have been logged
+}
+
+const (
+	// MaxHold is the maximum delay of an answer. Postfix waits for 30 seconds by default
+	// (milter_command_timeout).
+	MaxHold = 20 * time.Second
+	// MaxHeld is the maximum number of delayed answers. Further answers are not delayed.
+	MaxHeld = 500
+	// poll is the interval at which a request that waits for a fact is repeated.
+	poll = 10 * time.Millisecond
+)
+
+// Serve answers mail servers until ctx ends. It then closes all connections, so that the
+// mail servers continue without the filter.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	stop := context.AfterFunc(ctx, func() {
+		l.Close()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for c := range s.ended {
+			c.Close()
+		}
+	})
+	defer stop()
+	defer s.conns.Wait()
+	for {
+		c, err := l.Accept()
+		if ctx.Err() != nil {
+			return nil
+		}
+		if errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		if err != nil { // for example, no more descriptors
+			s.once("accept", "connection not accepted", err)
+			time.Sleep(100 * time.Millisecond)
+			continue
+		}
+		s.conns.Add(1)
+		s.track(c, true)
+		safego.Go(s.Log, "a connection of the mail server", func() {
+			defer s.conns.Done()
+			defer s.track(c, false)
+			defer c.Close()
+			if err := s.conn(ctx, c); err != nil && ctx.Err() == nil {
+				s.once("conn", "connection of the mail server ended", err)
+			}
+		})
+	}
+}
+
+func (s *Server) track(c net.Conn, open bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended == nil {
+		s.ended = make(map[net.Conn]struct{})
+	}
+	if open {
+		s.ended[c] = struct{}{}
+	} else {
+		delete(s.ended, c)
+	}
+}
+
+// once logs a kind of problem once, so that a broken mail server cannot fill the log.
+func (s *Server) once(kind, msg string, err error) {
+	if _, again := s.said.LoadOrStore(kind, true); !again {
+		s.Log.Warn(msg, "err", err)
+	}
+}
+
+// conn answers the commands of a connection, which may have several sessions one after the
+// other.
+func (s *Server) conn(ctx context.Context, rw io.ReadWriter) error {
+	w := newWire(rw)
+	p, err := w.read()
+	if errors.Is(err, io.EOF) {
+		return nil // for example, a test whether the socket answers
+	}
+	if err != nil {
+		return err
+	}
+	if p.command != cmdNegotiate {
+		return fmt.Errorf("%w: the first command is %q", errProtocol, p.command)
+	}
+	answer, err := negotiation(p.data)
+	if err != nil {
+		return err
+	}
+	if err := w.write(cmdNegotiate, answer); err != nil {
+		return err
+	}
+	one := &conversation{server: s, wire: w, session: newSession()}
+	// Without a QUIT, the mail server or this process has stopped.
+	defer func() {
+		if ctx.Err() == nil {
+			one.end(smtp.EndingUnknown)
+		}
+	}()
+	for {
+		p, err := w.read()
+		if err == nil && p.command == cmdQuit {
+			one.end(smtp.EndingClosed)
+			return nil
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := one.command(ctx, p); err != nil {
+			return err
+		}
+	}
+}
+
+func newSession() *session { return &session{id: rand.Uint64(), macros: make(macros)} }
+
+// A conversation answers the commands of a session.
+type conversation struct {
+	server  *Server
+	wire    *wire
+	session *session
+	// refusal is the reply to all further commands, because the client must be
+	// disconnected. The mail server disconnects it only if the code is 421.
+	refusal string
+}
+
+// handlers maps the commands to functions. Each returns the answer to the client.
+var handlers = map[byte]func(*conversation, []byte, int64) smtp.Answer{
+	cmdConnect: (*conversation).connect,
+	cmdHelo:    (*conversation).helo,
+	cmdMail:    (*conversation).mail,
+	cmdRcpt:    (*conversation).rcpt,
+	cmdData:    (*conversation).data,
+	cmdEOM:     (*conversation).message,
+	cmdUnknown: (*conversation).unknown,
+	// The mail server sends these only if it does not negotiate.
+	cmdHeader: nothing, cmdEOH: nothing, cmdBody: nothing,
+}
+
+func nothing(*conversation, []byte, int64) smtp.Answer { return smtp.Answer{} }
+
+func (c *conversation) command(ctx context.Context, p packet) error {
+	switch p.command {
+	case cmdMacros:
+		if len(p.data) > 0 {
+			c.macros(p.data[0], p.data[1:])
+		}
+		return nil
+	case cmdAbort:
+		c.locked(func(at int64) {
+			if c.session.mail {
+				c.session.mail = false
+				c.server.Sink.Event(c.session.begin(smtp.EventRollback, at))
+			}
+		})
+		return nil // without an answer
+	case cmdQuitReuse:
+		c.end(smtp.EndingClosed)
+		c.session, c.refusal = newSession(), ""
+		return nil
+	}
+	handle := handlers[p.command]
+	if handle == nil {
+		return fmt.Errorf("%w: unexpected command %q", errProtocol, p.command)
+	}
+	var a smtp.Answer
+	begin, until := time.Now(), time.Time{}
+	for {
+		c.locked(func(at int64) { a = handle(c, p.data, at) })
+		if a.Wait <= 0 {
+			break
+		}
+		if until.IsZero() {
+			until = time.Now().Add(a.Wait)
+		}
+		select {
+		case <-time.After(poll):
+		case <-ctx.Done():
+		}
+		c.session.repeated = true
+		c.session.waited = time.Now().After(until) || time.Since(begin) > MaxHold || ctx.Err() != nil
+	}
+	c.session.repeated, c.session.waited = false, false
+	c.hold(ctx, min(a.Hold, MaxHold-time.Since(begin)))
+	return c.answer(p.command, a)
+}
+
+// macros adds the macros of a command. The macros of an earlier recipient are removed.
+func (c *conversation) macros(command byte, data []byte) {
+	if command == cmdRcpt {
+		for _, name := range [...]string{"rcpt_mailer", "rcpt_host", "rcpt_addr"} {
+			delete(c.session.macros, name)
+		}
+	}
+	c.session.macros.parse(data)
+}
+
+// locked calls f with the time of the event. Events are in the order of their times.
+func (c *conversation) locked(f func(at int64)) {
+	s := c.server
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err := safego.Run(func() error { f(time.Now().UnixMicro()); return nil })
+	if err != nil {
+		s.once("panic", "bug: the session continues without the filter", err)
+	}
+}
+
+// hold delays an answer.
+func (c *conversation) hold(ctx context.Context, d time.Duration) {
+	held := c.server.Held
+	if d <= 0 || held == nil {
+		return
+	}
+	defer held.Add(-1)
+	if held.Add(1) > MaxHeld {
+		return
+	}
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
+}
+
+// answer sends the answer to a command.
+func (c *conversation) answer(command byte, a smtp.Answer) error {
+	switch {
+	case a.Decision < smtp.Reject:
+		return c.wire.write(replyContinue)
+	case command == cmdUnknown: // the protocol has no reply with a text here
+		return c.wire.write(replyReject)
+	}
+	return c.wire.write(replyCode, []byte(a.Text), []byte{0})
+}
+
+// validReply matches a reply that mail servers accept from a milter.
+var validReply = regexp.MustCompile(`^[45][0-9][0-9] .`)
+
+// maxText is the maximum length of a reply (RFC 5321 section 4.5.3.1.5).
+const maxText = 500
+
+// replyOf returns the reply to the client. To be disconnected, it must have the code 421.
+func replyOf(a smtp.Answer) string {
+	text := a.Text
+	if !validReply.MatchString(text) {
+		text = "550 5.7.1 Refused by local policy"
+	}
+	if a.Decision == smtp.Disconnect && text[0] == '4' {
+		text = "421" + text[3:]
+	}
+	// Postfix and Sendmail interpret percent signs.
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r > '~' || r == '%' {
+			return '?'
+		}
+		return r
+	}, text[:min(len(text), maxText)])
+}
+
+// ask asks the policy. If the client must be disconnected, the answer also applies to all
+// further commands. A rejection is reported as an EventFilter.
+func (c *conversation) ask(e *smtp.Event) (a smtp.Answer) {
+	e.Waited = c.session.waited
+	phase, at := e.Phase, e.Time
+	if a = c.server.Sink.Ask(e); a.Wait > 0 {
+		return a
+	}
+	if a.Decision < smtp.Reject {
+		return smtp.Answer{Hold: a.Hold}
+	}
+	a.Text = replyOf(a)
+	if a.Decision == smtp.Disconnect || phase == smtp.PhaseConnect {
+		c.refusal = a.Text
+	}
+	c.filtered(phase, a, at)
+	return a
+}
+
+// filtered reports a decision that rejects a command.
+func (c *conversation) filtered(phase smtp.Phase, a smtp.Answer, at int64) {
+	e := c.session.begin(smtp.EventFilter, at)
+	e.Name, e.Word, e.Text, e.Cause = []byte(phase.String()), []byte(a.Decision.String()), clip([]byte(a.Text), maxExample), smtp.CauseFilter
+	c.server.Sink.Event(e)
+}
+
+// refused returns the answer to a command after the client should have been disconnected.
+func (c *conversation) refused() (a smtp.Answer, ok bool) {
+	return smtp.Answer{Decision: smtp.Disconnect, Text: c.refusal}, c.refusal != ""
+}
+
+func codeOf(text string) (code uint32, result smtp.Result) {
+	for i := range 3 {
+		code = 10*code + uint32(text[i]-'0')
+	}
+	if text[0] == '4' {
+		return code, smtp.ResultTempfail
+	}
+	return code, smtp.ResultPermfail
+}
+
+// reject changes the outcome of a command that the filter rejects.
+func reject(e *smtp.Event, a smtp.Answer) *smtp.Event {
+	e.Code, e.Result = codeOf(a.Text)
+	e.Cause, e.Reply = smtp.CauseFilter, clip([]byte(a.Text), maxExample)
+	return e
+}
+
+// outcome reports a command and its reply.
+func (c *conversation) outcome(e *smtp.Event, a smtp.Answer) {
+	if a.Decision >= smtp.Reject {
+		reject(e, a)
+	}
+	outcome := *e
+	r := c.session.begin(smtp.EventReply, e.Time)
+	r.Verb, r.Code, r.Cause = outcome.Verb, outcome.Code, outcome.Cause
+	if r.Code == 0 {
+		r.Code = 250
+	}
+	c.server.Sink.Event(r)
+	c.session.ev = outcome
+	c.server.Sink.Event(&c.session.ev)
+}
+
+func (c *conversation) connect(data []byte, at int64) smtp.Answer {
+	s := c.session
+	if !s.open {
+		if name := s.macros["j"]; name != "" && name != c.server.site {
+			c.server.site = name
+			c.server.Sink.Site(name)
+		}
+		c.server.Sink.Event(s.connect(data, at))
+	}
+	a := c.ask(s.request(smtp.PhaseConnect, at, nil, nil))
+	if a.Decision >= smtp.Reject {
+		c.server.Sink.Event(s.refusedConnection(a.Text, at))
+	}
+	return a
+}
+
+func (c *conversation) helo(data []byte, at int64) smtp.Answer {
+	s := c.session
+	name, _, _ := cut(data)
+	name = smtpd.Argument(name, maxName)
+	if e := s.secure(at); e != nil {
+		c.server.Sink.Event(e)
+	}
+	if !s.repeated {
+		c.server.Sink.Event(s.line(smtp.VerbEhlo, at))
+	}
+	a, done := c.refused()
+	if !done {
+		a = c.ask(s.request(smtp.PhaseHelo, at, name, nil))
+	}
+	if a.Wait <= 0 {
+		c.outcome(s.helo(name, at), a)
+	}
+	return a
+}
+
+func (c *conversation) mail(data []byte, at int64) smtp.Answer {
+	s := c.session
+	addr := mailbox(data)
+	if e := s.login(at); e != nil {
+		c.server.Sink.Event(e)
+	}
+	if !s.repeated {
+		c.server.Sink.Event(s.line(smtp.VerbMail, at))
+	}
+	a, done := c.refused()
+	if !done {
+		a = c.ask(s.request(smtp.PhaseMailFrom, at, nil, addr))
+	}
+	if a.Wait <= 0 {
+		c.outcome(s.sender(addr, at), a)
+		s.mail = a.Decision < smtp.Reject
+	}
+	return a
+}
+
+func (c *conversation) rcpt(data []byte, at int64) smtp.Answer {
+	s := c.session
+	addr := mailbox(data)
+	if !s.repeated {
+		c.server.Sink.Event(s.line(smtp.VerbRcpt, at))
+	}
+	a, done := c.refused()
+	if !done {
+		a = c.ask(s.request(smtp.PhaseRcptTo, at, nil, addr))
+	}
+	switch {
+	case a.Wait > 0:
+	case s.refused(): // the server sends its own reply to the client
+		c.outcome(s.recipient(addr, at), smtp.Answer{})
+		return smtp.Answer{Hold: a.Hold}
+	default:
+		c.outcome(s.recipient(addr, at), a)
+	}
+	return a
+}
+
+func (c *conversation) data(_ []byte, at int64) smtp.Answer {
+	s := c.session
+	if !s.repeated {
+		c.server.Sink.Event(s.line(smtp.VerbData, at))
+	}
+	a, done := c.refused()
+	if !done {
+		a = c.ask(s.request(smtp.PhaseData, at, nil, nil))
+	}
+	if a.Wait <= 0 {
+		c.outcome(s.data(at), a)
+	}
+	return a
+}
+
+func (c *conversation) message(_ []byte, at int64) smtp.Answer {
+	s := c.session
+	a, done := c.refused()
+	if !done {
+		a = c.ask(s.request(smtp.PhaseCommit, at, nil, nil))
+	}
+	switch {
+	case a.Wait > 0:
+		return a
+	case a.Decision >= smtp.Reject:
+		c.server.Sink.Event(s.begin(smtp.EventRollback, at))
+	default:
+		c.server.Sink.Event(s.begin(smtp.EventCommit, at))
+	}
+	s.mail = false
+	return a
+}
+
+func (c *conversation) unknown(data []byte, at int64) smtp.Answer {
+	s := c.session
+	e := s.unknown(data, at)
+	text := e.Text
+	l := s.line(smtp.VerbUnknown, at)
+	l.Text = text
+	c.server.Sink.Event(l)
+	c.outcome(s.unknown(data, at), smtp.Answer{})
+	if a, ok := c.refused(); ok {
+		return a
+	}
+	return smtp.Answer{}
+}
+
+// end reports the end of the session.
+func (c *conversation) end(how smtp.Ending) {
+	if !c.session.open {
+		return
+	}
+	c.session.open = false
+	c.locked(func(at int64) {
+		if c.session.mail {
+			c.server.Sink.Event(c.session.begin(smtp.EventRollback, at))
+		}
+		e := c.session.begin(smtp.EventDisconnect, at)
+		e.Ending = how
+		if c.refusal != "" {
+			e.Ending = smtp.EndingRejected
+		}
+		c.server.Sink.Event(e)
+	})
+}

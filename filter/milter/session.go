@@ -1,0 +1,246 @@
+package milter
+
+import (
+	"bytes"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"scanwatch/filter/smtpd"
+	"scanwatch/internal/smtp"
+)
+
+// A session translates the commands of one SMTP session to events. doc.go lists the facts that
+// mail servers do not report.
+type session struct {
+	id     uint64
+	open   bool
+	macros macros // of all commands so far
+	tls    bool
+	user   string // of the latest login
+	mail   bool   // a transaction is open
+	// repeated is set if the command is handled again after a wait, and waited if it
+	// cannot wait any longer.
+	repeated, waited bool
+	ev               smtp.Event
+}
+
+// Maximum lengths of text in bytes.
+const (
+	maxName    = 255 // RFC 5321 section 4.5.3.1.2
+	maxPath    = 256 // RFC 5321 section 4.5.3.1.3
+	maxExample = 200
+)
+
+func clip(b []byte, most int) []byte { return b[:min(len(b), most)] }
+
+// begin prepares an event.
+func (s *session) begin(kind smtp.Kind, at int64) *smtp.Event {
+	s.ev = smtp.Event{Kind: kind, Time: at, Session: s.id}
+	return &s.ev
+}
+
+// connect parses the command of a connection: the name of the client, its family, port and
+// address.
+func (s *session) connect(data []byte, at int64) *smtp.Event {
+	s.open = true
+	e := s.begin(smtp.EventConnect, at)
+	name, rest, ok := cut(data)
+	if !ok || len(rest) == 0 {
+		return e
+	}
+	switch family, rest := rest[0], rest[1:]; family {
+	case 'L':
+		e.Local = true
+	case '4', '6':
+		if len(rest) < 2 {
+			break
+		}
+		port := uint16(rest[0])<<8 | uint16(rest[1])
+		text, _, _ := cut(rest[2:])
+		e.Src = addrPort(string(text), port)
+	}
+	e.RDNS, e.FCrDNS = s.reverse(name)
+	port, _ := strconv.ParseUint(s.macros["daemon_port"], 10, 16)
+	e.Dst = addrPort(firstOf(s.macros["daemon_addr"], s.macros["if_addr"]), uint16(port))
+	return e
+}
+
+func firstOf(all ...string) string {
+	for _, s := range all {
+		if s != "" {
+			return s
+		}
+	}
+	return ""
+}
+
+// addrPort parses an address, which may have the prefix of an IPv6 address (RFC 5321
+// section 4.1.3).
+func addrPort(text string, port uint16) netip.AddrPort {
+	a, err := netip.ParseAddr(strings.Trim(strings.TrimPrefix(text, "IPv6:"), "[]"))
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	return netip.AddrPortFrom(a.Unmap().WithZone(""), port)
+}
+
+// resolve maps the values of the macro client_resolve.
+var resolve = map[string]smtp.FCrDNS{
+	"OK": smtp.FCrDNSPass, "FORGED": smtp.FCrDNSFail, "FAIL": smtp.FCrDNSFail, "TEMP": smtp.FCrDNSError,
+}
+
+// reverse returns the reverse DNS name of the client and the result of FCrDNS. Without
+// proof, the name of the command is an address in brackets or the word unknown.
+func (s *session) reverse(name []byte) ([]byte, smtp.FCrDNS) {
+	result, known := resolve[s.macros["client_resolve"]]
+	ptr := s.macros["client_ptr"]
+	unproven := len(name) == 0 || name[0] == '[' || string(name) == "unknown"
+	switch {
+	case !known && unproven:
+		return nil, smtp.FCrDNSUnknown
+	case !known:
+		return clip(name, maxName), smtp.FCrDNSUnknown
+	case result == smtp.FCrDNSPass && !unproven:
+		return clip(name, maxName), result
+	case ptr != "" && ptr != "unknown" && ptr[0] != '[':
+		return clip([]byte(ptr), maxName), result
+	}
+	return nil, result
+}
+
+// refusedConnection describes a rejection instead of the server's greeting.
+func (s *session) refusedConnection(text string, at int64) *smtp.Event {
+	e := s.begin(smtp.EventGreeting, at)
+	e.Code, _ = codeOf(text)
+	return e
+}
+
+// line describes a command of the client. The line itself is unknown.
+func (s *session) line(verb smtp.Verb, at int64) *smtp.Event {
+	e := s.begin(smtp.EventLine, at)
+	e.Verb = verb
+	return e
+}
+
+// request prepares a request.
+func (s *session) request(phase smtp.Phase, at int64, name, addr []byte) *smtp.Event {
+	e := s.begin(smtp.EventRequest, at)
+	e.Phase, e.Name, e.Addr = phase, name, addr
+	return e
+}
+
+// helo describes an accepted greeting. The command may have been HELO.
+func (s *session) helo(name []byte, at int64) *smtp.Event {
+	e := s.begin(smtp.EventHelo, at)
+	e.Verb, e.Word, e.Name, e.Result = smtp.VerbEhlo, []byte("EHLO"), name, smtp.ResultOK
+	return e
+}
+
+// secure returns an event if the session has become encrypted, or nil.
+func (s *session) secure(at int64) *smtp.Event {
+	version := s.macros["tls_version"]
+	if version == "" || s.tls {
+		return nil
+	}
+	s.tls = true
+	e := s.begin(smtp.EventTLS, at)
+	e.Text = clip([]byte(version+":"+s.macros["cipher"]+":"+s.macros["cipher_bits"]), maxExample)
+	return e
+}
+
+// login returns an event if a user has logged in, or nil.
+func (s *session) login(at int64) *smtp.Event {
+	user := s.macros["auth_authen"]
+	if user == "" || user == s.user {
+		return nil
+	}
+	s.user = user
+	e := s.begin(smtp.EventAuth, at)
+	e.Result, e.Name = smtp.ResultPass, clip([]byte(user), maxName)
+	return e
+}
+
+// mailbox returns the address in the first argument of MAIL or RCPT.
+func mailbox(data []byte) []byte {
+	addr, _, _ := cut(data)
+	addr = bytes.TrimSpace(addr)
+	if inner, ok := bytes.CutPrefix(addr, []byte("<")); ok {
+		addr = bytes.TrimSuffix(inner, []byte(">"))
+	}
+	return smtpd.Argument(addr, maxPath)
+}
+
+// sender describes an accepted MAIL. Whether the server accepts it is known later.
+func (s *session) sender(addr []byte, at int64) *smtp.Event {
+	s.mail = true
+	e := s.begin(smtp.EventMail, at)
+	e.Verb, e.Addr, e.Result = smtp.VerbMail, addr, smtp.ResultOK
+	return e
+}
+
+// refused reports whether the server has already refused the recipient: the macro
+// rcpt_mailer is then error, rcpt_host is the enhanced status code (RFC 3463), and rcpt_addr
+// the text.
+func (s *session) refused() bool { return s.macros["rcpt_mailer"] == "error" }
+
+func (s *session) recipient(addr []byte, at int64) *smtp.Event {
+	e := s.begin(smtp.EventRcpt, at)
+	e.Verb, e.Addr, e.Result = smtp.VerbRcpt, addr, smtp.ResultOK
+	if !s.refused() {
+		return e
+	}
+	status, text := s.macros["rcpt_host"], s.macros["rcpt_addr"]
+	e.Result, e.Code, e.Cause = smtp.ResultPermfail, 550, smtp.CauseFilter
+	if strings.HasPrefix(status, "4") {
+		e.Result, e.Code = smtp.ResultTempfail, 450
+	}
+	for _, c := range refusals {
+		if strings.HasPrefix(status, c.status) && strings.Contains(text, c.text) {
+			e.Cause = c.cause
+			break
+		}
+	}
+	e.Reply = clip([]byte(text), maxExample)
+	return e
+}
+
+// refusals lists the refusals that concern the recipient. Any other refusal may concern the
+// client, for example by a block list, and must not be evidence of a harvest.
+// Postfix evaluates restrictions of the client, the greeting and the sender at RCPT
+// (smtpd_delay_reject).
+var refusals = []struct {
+	status, text string
+	cause        smtp.Cause
+}{
+	{"5.1.1", "", smtp.CauseRecipient}, // RFC 3463: bad destination mailbox address
+	{"5.7.1", "Relay access denied", smtp.CauseRecipient},
+	{"5.1.3", "", smtp.CauseSyntax},
+}
+
+func (s *session) data(at int64) *smtp.Event {
+	e := s.begin(smtp.EventData, at)
+	e.Verb, e.Result = smtp.VerbData, smtp.ResultOK
+	return e
+}
+
+// unknown describes a command that the server does not know. It may be a line of a login,
+// because servers do not report AUTH.
+func (s *session) unknown(data []byte, at int64) *smtp.Event {
+	line, _, _ := cut(data)
+	e := s.begin(smtp.EventCommand, at)
+	e.Verb, e.Code, e.Cause = smtp.VerbUnknown, 500, smtp.CauseUnknown
+	if e.Text = smtpd.Redact(line); likeCredentials(line) {
+		e.Text = []byte(smtp.Masked)
+	}
+	return e
+}
+
+const base64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
+
+// likeCredentials reports whether a line may be base64, as in a login (RFC 4954). Short words
+// of capitals are commands.
+func likeCredentials(line []byte) bool {
+	const long = 8
+	return len(line) >= 4 && len(bytes.Trim(line, base64)) == 0 && (len(line) >= long || len(line)%4 == 0 && len(bytes.Trim(line, base64[:26])) > 0)
+}

@@ -1,0 +1,257 @@
+//go:build linux
+
+package milter
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"scanwatch/tests/internal/filterproc"
+	"scanwatch/tests/internal/require"
+	"scanwatch/tests/internal/smtpd"
+)
+
+// consumers returns the directory of unpacked programs. If a program is missing,
+// consumers skips the test.
+func consumers(t *testing.T, program string) string {
+	t.Helper()
+	root := os.Getenv("SCANWATCH_ROOTS")
+	if root == "" {
+		root = "/var/cache/scanwatch-tests"
+	}
+	root = filepath.Join(root, "consumers")
+	if _, err := os.Stat(root + program); err != nil {
+		require.Missing(t, "no %s in %s; see tests/consumers.sh", program, root)
+	}
+	return root
+}
+
+// A site is a mail server and, unless the server runs alone, milter-scanwatch.
+type site struct {
+	t      *testing.T
+	dir    string
+	milter *exec.Cmd // nil if the server runs alone
+	log    func() string
+}
+
+func (s *site) path(name string) string { return filepath.Join(s.dir, name) }
+
+func (s *site) write(name, text string) {
+	s.t.Helper()
+	if err := os.WriteFile(s.path(name), []byte(text), 0o644); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// newSite returns a site without programs.
+func newSite(t *testing.T) *site {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		require.Missing(t, "the test needs root, to run mail servers")
+	}
+	// Sendmail refuses sockets below a directory that all users can write.
+	dir, err := os.MkdirTemp("/run", "scanwatch-test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil { // users of the mail server enter
+		t.Fatal(err)
+	}
+	s := &site{t: t, dir: dir}
+	s.write("resolv.conf", "nameserver 127.0.0.1\n") // without a server: names are unknown immediately
+	s.write("hosts", "192.0.2.25 mx.example.org\n198.51.100.1 mail.partner.example\n")
+	for _, name := range []string{"resolv.conf", "hosts"} {
+		if err := syscall.Mount(s.path(name), "/etc/"+name, "", syscall.MS_BIND, ""); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = syscall.Unmount("/etc/"+name, syscall.MNT_DETACH) })
+	}
+	return s
+}
+
+// startMilter starts milter-scanwatch.
+func (s *site) startMilter(conf string) {
+	s.t.Helper()
+	s.write("scanwatch.conf", conf)
+	s.milter = exec.Command(smtpd.Bin("milter-scanwatch"), "-v", "-f", s.path("scanwatch.conf"), "-s", s.path("state"), "-g", "daemon", "-l", "unix:"+s.path("milter.sock"))
+	s.log = filterproc.LogFile(s.t, s.milter)
+	if err := s.milter.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() {
+		_ = s.milter.Process.Kill()
+		_ = s.milter.Wait()
+		if s.t.Failed() {
+			s.t.Log(s.log())
+		}
+	})
+	filterproc.Eventually(s.t, "milter-scanwatch", func() bool { return strings.Contains(s.log(), "msg=started") })
+}
+
+// stopMilter stops milter-scanwatch, which saves its records, and returns its log.
+func (s *site) stopMilter() string {
+	s.t.Helper()
+	_ = s.milter.Process.Signal(syscall.SIGTERM)
+	if err := s.milter.Wait(); err != nil {
+		s.t.Errorf("milter-scanwatch ended with %v", err)
+	}
+	return s.log()
+}
+
+// recipe returns the configuration of a mail server in the manual, with the socket of the
+// test.
+func (s *site) recipe(server string) string {
+	s.t.Helper()
+	page, err := os.ReadFile("../../man/milter-scanwatch.8")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	_, item, _ := strings.Cut(string(page), "\n.Ss "+server+"\n")
+	_, text, _ := strings.Cut(item, ".Bd -literal -offset indent\n")
+	text, _, ok := strings.Cut(text, ".Ed\n")
+	if !ok || !strings.Contains(text, sockets[server]) {
+		s.t.Fatalf("the manual has no configuration of %s", server)
+	}
+	return strings.ReplaceAll(text, sockets[server], "unix:"+s.path("milter.sock"))
+}
+
+// sockets lists the sockets in the manual.
+var sockets = map[string]string{"Postfix": "unix:scanwatch/milter.sock", "Sendmail": "unix:/run/scanwatch/milter.sock"}
+
+// run starts a mail server and waits until it answers.
+func (s *site) run(root, log string, name string, args ...string) {
+	s.t.Helper()
+	cmd := exec.Command(name, args...)
+	cmd.Env = append(os.Environ(), "LD_LIBRARY_PATH="+root+"/usr/lib/postfix:"+root+"/usr/lib/x86_64-linux-gnu:"+root+"/lib/x86_64-linux-gnu")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	stderr := filterproc.LogFile(s.t, cmd)
+	if err := cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() {
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		_ = cmd.Wait()
+		if s.t.Failed() {
+			maillog, _ := os.ReadFile(s.path(log))
+			s.t.Logf("%s\n%s", stderr(), maillog)
+		}
+	})
+	filterproc.Eventually(s.t, name, func() bool {
+		c, err := net.Dial("tcp", server)
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
+}
+
+const server = "192.0.2.25:25"
+
+const mainCF = `compatibility_level = 3.6
+queue_directory = %[1]s/queue
+data_directory = %[1]s/data
+daemon_directory = %[2]s/usr/lib/postfix/sbin
+command_directory = %[2]s/usr/sbin
+mail_owner = daemon
+setgid_group = mail
+default_privs = nobody
+inet_interfaces = 192.0.2.25
+inet_protocols = ipv4
+myhostname = mx.example.org
+mydestination = example.org
+alias_maps =
+alias_database =
+local_recipient_maps = inline:{ {games=x}, {postmaster=x} }
+mynetworks = 127.0.0.0/8
+maillog_file = %[1]s/maillog
+maillog_file_prefixes = /
+import_environment = MAIL_CONFIG MAIL_LOGTAG POSTLOG_SERVICE POSTLOG_HOSTNAME LD_LIBRARY_PATH LANG=C
+smtpd_relay_restrictions = permit_mynetworks, reject_unauth_destination
+smtp_host_lookup = native
+smtpd_error_sleep_time = 0
+default_process_limit = 1500
+smtpd_client_connection_count_limit = 0
+smtpd_client_connection_rate_limit = 0
+`
+
+const masterCF = `192.0.2.25:25 inet n - n - - smtpd
+postlog unix-dgram n - n - 1 postlogd
+anvil unix - - n - 1 anvil
+rewrite unix - - n - - trivial-rewrite
+cleanup unix n - n - 0 cleanup
+proxymap unix - - n - - proxymap
+`
+
+// startPostfix starts a real Postfix. Extra is added to its configuration.
+func (s *site) startPostfix(extra string) {
+	s.t.Helper()
+	root := consumers(s.t, "/usr/lib/postfix/sbin/master")
+	for _, dir := range []string{"postfix", "data", "queue", "queue/pid", "queue/private", "queue/public", "queue/incoming", "queue/active", "queue/maildrop"} {
+		if err := os.Mkdir(s.path(dir), 0o755); err != nil {
+			s.t.Fatal(err)
+		}
+		if dir != "postfix" && dir != "queue" && dir != "queue/pid" {
+			if err := os.Chown(s.path(dir), 1, 1); err != nil {
+				s.t.Fatal(err)
+			}
+		}
+	}
+	s.write("postfix/main.cf", fmt.Sprintf(mainCF, s.dir, root)+extra)
+	s.write("postfix/master.cf", masterCF)
+	s.run(root, "maillog", root+"/usr/lib/postfix/sbin/master", "-c", s.path("postfix"), "-d")
+}
+
+const sendmailMC = `OSTYPE(linux)dnl
+define(` + "`confDOMAIN_NAME', `mx.example.org'" + `)dnl
+define(` + "`confPID_FILE', `%[1]s/sendmail.pid'" + `)dnl
+define(` + "`QUEUE_DIR', `%[1]s/queue'" + `)dnl
+define(` + "`STATUS_FILE', `%[1]s/statistics'" + `)dnl
+MODIFY_MAILER_FLAGS(` + "`LOCAL', `-A'" + `)dnl
+define(` + "`LOCAL_MAILER_PATH', `/bin/true'" + `)dnl
+define(` + "`LOCAL_MAILER_ARGS', `true'" + `)dnl
+define(` + "`confTO_IDENT', `0'" + `)dnl
+define(` + "`confBAD_RCPT_THROTTLE', `0'" + `)dnl
+define(` + "`confREFUSE_LA', `1000'" + `)dnl
+define(` + "`confQUEUE_LA', `1000'" + `)dnl
+define(` + "`confMAX_DAEMON_CHILDREN', `0'" + `)dnl
+define(` + "`confCONNECTION_RATE_THROTTLE', `0'" + `)dnl
+FEATURE(` + "`no_default_msa'" + `)dnl
+FEATURE(` + "`accept_unresolvable_domains'" + `)dnl
+FEATURE(` + "`nocanonify'" + `)dnl
+DAEMON_OPTIONS(` + "`Addr=192.0.2.25, Port=25, Name=MTA'" + `)dnl
+%[2]sLOCAL_DOMAIN(` + "`example.org'" + `)dnl
+MAILER(local)dnl
+MAILER(smtp)dnl
+`
+
+// startSendmail starts a real Sendmail.
+func (s *site) startSendmail(extra string) {
+	s.t.Helper()
+	require.Program(s.t, "m4")
+	root := consumers(s.t, "/usr/libexec/sendmail/sendmail")
+	if err := os.Mkdir(s.path("queue"), 0o700); err != nil {
+		s.t.Fatal(err)
+	}
+	s.write("a.mc", fmt.Sprintf(sendmailMC, s.dir, extra))
+	m4 := exec.Command("m4", "m4/cf.m4", s.path("a.mc"))
+	m4.Dir = root + "/usr/share/sendmail/cf"
+	cf, err := m4.Output()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.write("a.cf", string(cf))
+	if err := os.Mkdir("/etc/mail", 0o755); err == nil {
+		s.t.Cleanup(func() { os.Remove("/etc/mail") })
+	}
+	s.run(root, "log", root+"/usr/libexec/sendmail/sendmail", "-bD", "-X", s.path("log"), "-C", s.path("a.cf"))
+}
+
+// servers maps the names of the mail servers to the functions that start them.
+var servers = map[string]func(*site, string){"Postfix": (*site).startPostfix, "Sendmail": (*site).startSendmail}
