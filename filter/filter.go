@@ -288,6 +288,9 @@ func (p *Pipeline) admit(s *session, ev *smtp.Event, f *detect.Finding) {
 		By: f.By, Proof: f.Proof, Org: f.Org, Match: f.Match,
 		Repeat: !added, // each list has its own finding in the record
 	}
+	if p.o.Watch != nil && added {
+		p.out.Exempt = p.decider.ExemptReason(p.subject(s), ev.Time)
+	}
 	p.journal.Outcome(&s.track, &s.journal, &p.out)
 }
 

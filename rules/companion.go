@@ -181,6 +181,9 @@ func (c *Companion) parseListen(l *line) (err *Error) {
 	return err
 }
 
+// broadcast is the address of all hosts in the local network (RFC 919).
+var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
+
 // parseResolvers parses the resolvers of the companion lookup.
 func (c *Companion) parseResolvers(l *line) *Error {
 	if !l.accept("resolver") {
@@ -191,7 +194,7 @@ func (c *Companion) parseResolvers(l *line) *Error {
 		return err
 	}
 	for _, p := range hosts {
-		if !p.IsSingleIP() || p.Addr().IsUnspecified() {
+		if a := p.Addr(); !p.IsSingleIP() || a.IsUnspecified() || a.IsMulticast() || a == broadcast {
 			return l.errorf(l.toks[l.at-1].pos, "", "%s is not the address of a resolver", prefix.String(p))
 		}
 		c.Resolvers = append(c.Resolvers, p.Addr())

@@ -74,7 +74,7 @@ func unusableURL(s string) string {
 	case u.Fragment != "":
 		return "a URL has no fragment (#)"
 	}
-	return ""
+	return unusablePort(u)
 }
 
 // IsZero reports whether the operator maintains the file.

@@ -88,20 +88,8 @@ func (p *Policy) Eval(f *Facts) (v Verdict) {
 	if f.Phase >= smtp.NumPhases {
 		return v
 	}
-	for i := range p.passes {
-		s := &p.passes[i]
-		if !on(s.listeners, f) {
-			continue
-		}
-		switch passes, missing, waiting := passing(s.conds, f); {
-		case passes:
-			v.Pass = s.tree
-			return v
-		case missing:
-			v.Unsure = true
-		case waiting && f.isListed():
-			v.Waiting = true
-		}
+	if p.pass(f, &v); v.Pass != nil {
+		return v
 	}
 	exempt := f.Auth || f.Local
 	var marked Outcome // outcome of the rules marked observe
@@ -278,6 +266,33 @@ func all(conds []cond, f *Facts) bool {
 		}
 	}
 	return true
+}
+
+// Passes reports whether a pass statement matches.
+func (p *Policy) Passes(f *Facts) bool {
+	var v Verdict
+	p.prepare(f)
+	p.pass(f, &v)
+	return v.Pass != nil
+}
+
+// pass sets the pass statement that matches, or the reasons for which one may match later.
+func (p *Policy) pass(f *Facts, v *Verdict) {
+	for i := range p.passes {
+		s := &p.passes[i]
+		if !on(s.listeners, f) {
+			continue
+		}
+		switch passes, missing, waiting := passing(s.conds, f); {
+		case passes:
+			v.Pass = s.tree
+			return
+		case missing:
+			v.Unsure = true
+		case waiting && f.isListed():
+			v.Waiting = true
+		}
+	}
 }
 
 // passing reports whether a pass statement matches. If missing is set, the result depends

@@ -121,6 +121,14 @@ func (c *Companion) unusableDestination() string {
 	case u.Hostname() == "" || u.User != nil || u.RawQuery != "" || strings.Trim(u.Path, "/") != "":
 		return "a syslog server has a name and a port only"
 	}
+	return unusablePort(u)
+}
+
+// unusablePort returns the reason why no server can have the port of a URL, or an empty string.
+func unusablePort(u *url.URL) string {
+	if n, err := strconv.ParseUint(u.Port(), 10, 16); u.Port() != "" && (err != nil || n == 0) {
+		return "a port is a number from 1 to 65535"
+	}
 	return ""
 }
 

@@ -18,7 +18,7 @@ var condTraps = []func(*checker, *Cond){countedOnce, lowOnly, noUser, misshapenV
 
 // pairTraps lists functions that check two conditions of a statement. Each function is
 // called for every pair, in both orders.
-var pairTraps = []func(*checker, *Cond, *Cond){failedAndLoggedIn, namelessAndNamed, excluded}
+var pairTraps = []func(*checker, *Cond, *Cond){failedAndLoggedIn, namelessAndNamed, excluded, listedAndKnown}
 
 // perEvent lists evidence that is counted at each event. Other evidence is counted once
 // per session.
@@ -238,6 +238,14 @@ func namelessAndNamed(k *checker, nameless, named *Cond) {
 	switch e := nameless.Values[0].Text; {
 	case proven && (e == "rdns-missing" || e == "fcrdns-fail"), named.Word == "rdns" && e == "rdns-missing":
 		k.warnf(nameless.Pos, "", "this never matches: it contradicts `%s`", named)
+	}
+}
+
+// listedAndKnown warns of a condition on DNS lists together with one on clients that the lists
+// are not asked about.
+func listedAndKnown(k *checker, listed, standing *Cond) {
+	if listed.Word == "listed" && !standing.Not && slices.Contains([]string{"known", "trusted"}, standing.Word) {
+		k.warnf(listed.Pos, "", "this never matches: DNS lists are only asked about clients that are not `%s`", standing)
 	}
 }
 

@@ -50,6 +50,13 @@ func TestTraps(t *testing.T) {
 			"rule a phase end match auth count auth-failure > 10 in 1h by user tag odd",
 			"rule a phase end match evidence auth-failure !auth ban 1h",
 		}},
+		{"lists that are not asked", "lookup bl dnsbl \"bl.example.org\" codes 127.0.0.2\ncompanion lookup user a\n", []string{
+			"rule a phase mail-from match listed bl known reject",
+			"rule a phase mail-from match trusted !listed bl reject",
+		}, []string{
+			"rule a phase mail-from match listed bl !known reject",
+			"rule a phase mail-from match listed bl reject",
+		}},
 		{"contradictions", tables, []string{
 			"rule a phase helo match src 192.0.2.1 !src 192.0.2.0/24 reject",
 			"rule a phase helo match src 192.0.2.0/24 src 198.51.100.0/24 reject",

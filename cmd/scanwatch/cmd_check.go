@@ -179,6 +179,13 @@ func checkCompanions(p *rules.Policy, state string, filter int, warn func(rules.
 				warn(c.Pos, "this host does not have the address %s", a)
 			}
 		}
+		if c.Role == rules.RoleForward && c.Target == rules.ForwardSyslog && filepath.IsAbs(c.Argument) {
+			if info, err := os.Stat(c.Argument); err != nil {
+				warn(c.Pos, "socket of syslog: %v", err)
+			} else if info.Mode().Type() != os.ModeSocket {
+				warn(c.Pos, "socket of syslog: %s is not a socket", c.Argument)
+			}
+		}
 		for _, problem := range firewall.Problems(c) {
 			warn(c.Pos, "%s", problem)
 		}

@@ -122,6 +122,18 @@ func (d *Decider) Track(s Subject, ev *smtp.Event) {
 // Passed reports whether a pass statement matches the recipient of the current RCPT.
 func (st *State) Passed() bool { return st.passing.rcpt }
 
+// ExemptReason returns the reason for which exports omit the client: "pass" if a pass
+// statement exempts it when it connects, or its standing. It returns "" without one.
+func (d *Decider) ExemptReason(s Subject, at int64) string {
+	switch {
+	case !s.Src.IsValid():
+		return ""
+	case d.Policy != nil && d.Policy.Passes(d.fill(s, smtp.PhaseConnect, at)):
+		return "pass"
+	}
+	return d.Memory.Peers.Excuse(s.Client, at)
+}
+
 // Ask answers a request. The outcomes are valid until the next call.
 func (d *Decider) Ask(s Subject, ev *smtp.Event) (smtp.Answer, []smtp.Outcome) {
 	d.out = d.out[:0]

@@ -74,6 +74,7 @@ func findingStep(j *Journal, o *smtp.Outcome, s *store.Step) {
 
 func findingEvent(o *smtp.Outcome, e *events.Event) {
 	e.Event, e.Evidence, e.Confidence, e.Org, e.By, e.Match, e.Proof = "finding", o.Evidence, o.Confidence, o.Org, o.By, o.Match, string(o.Proof)
+	e.Reason = o.Exempt
 }
 
 func findingLine(b []byte, s *track.Session, o *smtp.Outcome) []byte {

@@ -99,7 +99,9 @@ func BansCommand(b *memory.Bans, s State, now func() int64, spared func([]netip.
 
 // SparedCommand returns the command that reports whether a companion must not act against
 // a host; see BansCommand.
-func SparedCommand(spared func([]netip.Prefix) func(netip.Prefix) bool) Command {
+//
+// The answer also contains the mode.
+func SparedCommand(spared func([]netip.Prefix) func(netip.Prefix) bool, enforced func() bool) Command {
 	return Command{"spared", 1, func(_ context.Context, a *Answer, args []string) error {
 		p, _, err := prefix.Parse(args[0])
 		switch {
@@ -108,19 +110,21 @@ func SparedCommand(spared func([]netip.Prefix) func(netip.Prefix) bool) Command 
 		case !p.IsSingleIP(): // networks would take longer
 			return fmt.Errorf("%s is not an address", args[0])
 		}
-		return a.JSON(sparedAnswer{spared([]netip.Prefix{p})(p)})
+		return a.JSON(sparedAnswer{spared([]netip.Prefix{p})(p), !enforced()})
 	}}
 }
 
 type sparedAnswer struct {
-	Spared bool `json:"spared"`
+	Spared  bool `json:"spared"`
+	Observe bool `json:"observe"`
 }
 
-// Spared reports whether a companion must not act against a host.
-func (c *Client) Spared(host netip.Addr) (bool, error) {
+// Spared reports whether a companion must not act against a host, and whether the filter is in
+// mode observe.
+func (c *Client) Spared(host netip.Addr) (spared, observe bool, err error) {
 	var a sparedAnswer
-	err := c.ask(&a, "spared", host.String())
-	return a.Spared, err
+	err = c.ask(&a, "spared", host.String())
+	return a.Spared, a.Observe, err
 }
 
 // loadPatience is the time after startup in which errors in reading the bans from disk

@@ -74,7 +74,7 @@ func serveCompanions(t *testing.T, m *memory.Memory, enforced func() bool, spare
 	})
 	commands := append(StoreCommands(w), StatusCommand(func() Status { return Status{Companions: c.Status()} }))
 	commands = append(commands, MemoryCommands(m, state, noon.UnixMicro, enforced, func(memory.Ban) {})...)
-	commands = append(commands, BansCommand(m.Bans, state, noon.UnixMicro, spared, enforced), c.NoteCommand(), WatchCommand(new(events.Fan)), SparedCommand(spared))
+	commands = append(commands, BansCommand(m.Bans, state, noon.UnixMicro, spared, enforced), c.NoteCommand(), WatchCommand(new(events.Fan)), SparedCommand(spared, enforced))
 	commands = append(commands, LookupCommands(lookups)...)
 	l, err := listen(runDir, companionsMode)
 	if err != nil {

@@ -91,7 +91,7 @@ func (p *Engine) serveCompanions(live context.Context) {
 		control.BansCommand(p.memory.Bans, p.state, p.eventTime, p.sparing, p.policies.enforced),
 		p.companions.NoteCommand(),
 		control.WatchCommand(&p.watchers),
-		control.SparedCommand(p.sparing),
+		control.SparedCommand(p.sparing, p.policies.enforced),
 	}}
 	server.Commands = append(server.Commands, control.LookupCommands(p.lookups)...)
 	server.Commands = append(server.Commands, p.sharing.Commands()...)

@@ -147,11 +147,12 @@ func (f *Feed) run(ctx context.Context, o Options, r *Result) error {
 	}
 	now := o.Now()
 	m := readMeta(p, now)
-	if m.URL != r.URL {
-		was := m
-		if m = (meta{}); was.URL == f.url(was.Attempt) { // the same feed in an earlier month
-			m.Checked = was.Checked
-		}
+	switch m.URL {
+	case r.URL:
+	case f.url(m.Attempt): // the same feed in an earlier month
+		m.validators, m.SHA256 = validators{}, ""
+	default:
+		m = meta{}
 	}
 	if next := m.next(f, o.Early); next.After(now) {
 		r.Outcome, r.Next, r.Checked, r.Why = Waiting, next, m.Checked, m.Error
@@ -195,13 +196,13 @@ func (f *Feed) run(ctx context.Context, o Options, r *Result) error {
 
 // replace checks the new content, which it uncompresses, and replaces the file with it.
 func (f *Feed) replace(p *owner.Place, o Options, old []byte, a *answer, r *Result) (err error) {
-	if a.content, err = uncompressed(a.content); err != nil {
-		return err
+	if a.content, err = uncompressed(a.content); err == nil {
+		err = f.check(o, old, a.content, r)
+	}
+	if err != nil {
+		return Redacted(err, a.request) // the content may repeat the request
 	}
 	content := a.content
-	if err := f.check(o, old, content, r); err != nil {
-		return err
-	}
 	r.Bytes, r.Outcome = len(content), Updated
 	if string(content) == string(old) {
 		r.Outcome = Unchanged

@@ -599,6 +599,84 @@ func TestDryRun(t *testing.T) {
 	}
 }
 
+// TestNextMonth checks that a new month changes neither the pause that the server has requested
+// nor the pause after failures, and that the next request fetches the whole file.
+func TestNextMonth(t *testing.T) {
+	s := newSite(t)
+	s.feed.URL = s.URL + "/list-%Y-%m.txt"
+	s.now = time.Date(2026, 11, 30, 22, 0, 0, 0, time.UTC)
+	s.answer = func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("ETag", `"1"`)
+		io.WriteString(w, list(0, 100))
+	}
+	s.feed.Run(t.Context(), s.options)
+	s.now = s.now.Add(90 * time.Minute)
+	s.options.Early = true
+	s.answer = func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Retry-After", "86400")
+		w.WriteHeader(429)
+	}
+	if r := s.feed.Run(t.Context(), s.options); r.Outcome != Failed {
+		t.Fatalf("%+v", r)
+	}
+	until := s.now.Add(24 * time.Hour)
+	s.now = time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC)
+	if r := s.feed.Run(t.Context(), s.options); r.Outcome != Waiting || r.Next != until {
+		t.Errorf("%+v, want a pause until %v", r, until)
+	}
+	s.now, s.answer = until, status(500)
+	s.feed.Run(t.Context(), s.options)
+	if r := s.feed.Run(t.Context(), s.options); r.Outcome != Waiting {
+		t.Errorf("after a failure: %+v", r)
+	}
+	for _, r := range s.asked[2:] {
+		if r.URL.Path != "/list-2026-12.txt" || r.Header.Get("If-None-Match") != "" {
+			t.Errorf("%s with %v", r.URL, r.Header)
+		}
+	}
+}
+
+// TestReflectedSecrets checks that no error has the key or the path, which a server repeats.
+func TestReflectedSecrets(t *testing.T) {
+	const key = "s3cr3t-k3y-0123456789"
+	s := newSite(t)
+	s.feed.URL = s.URL + "/account-9876543210/drop.txt?license=abcdefghij"
+	s.feed.KeyFile, s.feed.Header = filepath.Join(t.TempDir(), "key"), "Key"
+	os.WriteFile(s.feed.KeyFile, []byte(key+"\n"), 0o600)
+	for name, answer := range map[string]http.HandlerFunc{
+		"no HTTP": func(w http.ResponseWriter, r *http.Request) {
+			c, _, err := w.(http.Hijacker).Hijack()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			fmt.Fprintf(c, "%s %s %s\x1b\r\n\r\n", r.URL.Path, r.URL.RawQuery, r.Header.Get("Key"))
+			c.Close()
+		},
+		"redirect": func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Location", "https://"+r.Header.Get("Key")+".example/"+r.URL.RequestURI())
+			w.WriteHeader(302)
+		},
+		"content": func(w http.ResponseWriter, r *http.Request) {
+			fmt.Fprintf(w, "%s\n%s\n", r.Header.Get("Key"), r.URL.RequestURI())
+		},
+		"part": func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.Header.Get("Key")[3:15]+"\n") },
+	} {
+		s.answer = answer
+		r := s.run(t)
+		meta, err := os.ReadFile(s.feed.File + metaSuffix)
+		if err != nil || r.Outcome != Failed && r.Outcome != Kept || r.Why == "" {
+			t.Errorf("%s: %+v, %v", name, r, err)
+		}
+		_, stored, _ := strings.Cut(string(meta), `"error"`)
+		for _, part := range []string{key[:8], key[5:13], key[len(key)-8:], "9876543210", "abcdefghij", "\x1b"} {
+			if strings.Contains(r.Why+stored, part) {
+				t.Errorf("%s: %q is in %q, %s", name, part, r.Why, stored)
+			}
+		}
+	}
+}
+
 // TestOptions checks the options of Run and of a feed.
 func TestOptions(t *testing.T) {
 	s := newSite(t)

@@ -22,7 +22,6 @@ import (
 	"time"
 
 	"scanwatch/filter/lookup/feed"
-	"scanwatch/internal/text"
 )
 
 // The limits of an answer.
@@ -39,6 +38,7 @@ type answer struct {
 	content    []byte
 	validators validators
 	retryAfter time.Time
+	request    *http.Request
 }
 
 // validators identify a version of a file (RFC 9110 section 8.8).
@@ -170,14 +170,15 @@ func (f *Feed) request(ctx context.Context, o Options, address string, key [2]st
 	trace := &httptrace.ClientTrace{WroteHeaders: func() { sent.Store(true) }}
 	resp, err := client.Do(req.WithContext(httptrace.WithClientTrace(ctx, trace)))
 	if err != nil {
-		if err = explain(ctx, err); !sent.Load() {
+		if err = explain(ctx, err, req); !sent.Load() {
 			err = unsentError{err}
 		}
 		return answer{}, err
 	}
 	defer resp.Body.Close()
 	a, err := read(resp, o.Now(), have != validators{})
-	return a, explain(ctx, err)
+	a.request = req
+	return a, explain(ctx, err, req)
 }
 
 // An unsentError is the error of a request that was not sent, because there was no
@@ -199,7 +200,7 @@ var errTimeout = errors.New("no complete answer in time")
 
 // explain returns the cause of an error of a request, without the URL, which is in the
 // result.
-func explain(ctx context.Context, err error) error {
+func explain(ctx context.Context, err error, req *http.Request) error {
 	var wrapped *url.Error
 	switch {
 	case errors.Is(err, errUnchanged):
@@ -215,7 +216,7 @@ func explain(ctx context.Context, err error) error {
 	case errors.As(err, &wrapped):
 		err = wrapped.Err
 	}
-	return Remedy(errors.New(text.Cut(text.Escape(err.Error()), 300)), err) // a server can choose parts of it
+	return Remedy(Redacted(err, req), err)
 }
 
 // Remedy adds the remedy of cause to err, if there is one.

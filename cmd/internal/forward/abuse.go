@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -22,6 +23,7 @@ import (
 	"scanwatch/cmd/internal/output"
 	"scanwatch/filter/events"
 	"scanwatch/filter/lookup/feed"
+	"scanwatch/filter/memory"
 	"scanwatch/internal/text"
 	"scanwatch/store/export"
 )
@@ -38,18 +40,18 @@ const (
 	maxReported  = 10_000
 )
 
-// A suspect is a host with evidence that has not been reported.
+// A suspect is a host, or the hosts in a /64, with evidence that has not been reported.
 type suspect struct {
-	Last     time.Time `json:"last"`
-	Evidence []string  `json:"evidence"` // tokens, with any confidence
-	Certain  bool      `json:"certain"`  // an offence with high confidence
-	Banned   bool      `json:"banned"`   // by a rule that was enforced
-	Sessions int       `json:"sessions"` // seen by earlier processes
-	seen     map[uint64]bool
+	addr     netip.Addr // of the latest offence or ban
+	last     time.Time
+	evidence []string // tokens, with any confidence
+	certain  bool     // an offence with high confidence
+	banned   bool     // by a rule that was enforced
+	sessions map[uint64]bool
 }
 
-// sessions returns the number of sessions.
-func (s *suspect) sessions() int { return s.Sessions + len(s.seen) }
+// hostOf returns the address, or the first address of its /64.
+func hostOf(a netip.Addr) netip.Addr { return memory.Source(a.Unmap()).Addr() }
 
 // A report is a report of a host. It has no recipients, and no texts of clients.
 type report struct {
@@ -59,14 +61,19 @@ type report struct {
 	Time       time.Time  `json:"time"`
 }
 
-// reporter collects the hosts to report. It is safe for concurrent use.
+// reporter collects the hosts to report. Its maps have the results of hostOf as keys. It is safe
+// for concurrent use.
 type reporter struct {
-	file string // with the times of reports and of exemptions
+	file  string // with the times of reports and of exemptions
+	queue *queue // of the reports
 
 	saving sync.Mutex // held while the file is written
 
-	mu       sync.Mutex
-	suspects map[netip.Addr]*suspect
+	mu sync.Mutex
+	// Most hosts have no reportable evidence. Their number may not limit that of the hosts
+	// with such evidence.
+	innocent, suspects map[netip.Addr]*suspect
+
 	exempt   map[netip.Addr]time.Time // hosts that send bounces or are exempt
 	reported map[netip.Addr]time.Time
 	overflow time.Time // latest time at which exempt had no room
@@ -79,11 +86,11 @@ type reporterFile struct {
 	Reported map[netip.Addr]time.Time `json:"reported"`
 	Exempt   map[netip.Addr]time.Time `json:"exempt"`
 	Overflow time.Time                `json:"overflow,omitzero"`
-	Suspects map[netip.Addr]*suspect  `json:"suspects,omitempty"` // at the end of the service
 }
 
-func newReporter(dir string) *reporter {
-	return &reporter{file: filepath.Join(dir, "reported"), suspects: map[netip.Addr]*suspect{}, exempt: map[netip.Addr]time.Time{}, reported: map[netip.Addr]time.Time{}}
+func newReporter(q *queue) *reporter {
+	return &reporter{file: filepath.Join(q.dir, "reported"), queue: q, innocent: map[netip.Addr]*suspect{}, suspects: map[netip.Addr]*suspect{},
+		exempt: map[netip.Addr]time.Time{}, reported: map[netip.Addr]time.Time{}}
 }
 
 // load reads the file that earlier processes have written. If it is unreadable, any host
@@ -103,12 +110,6 @@ func (r *reporter) load(now time.Time) error {
 	}
 	maps.Copy(r.exempt, f.Exempt)
 	maps.Copy(r.reported, f.Reported)
-	for a, s := range f.Suspects {
-		if s != nil && len(r.suspects) < maxSuspects {
-			s.seen = map[uint64]bool{}
-			r.suspects[a] = s
-		}
-	}
 	r.overflow = f.Overflow
 	return nil
 }
@@ -120,20 +121,12 @@ func earlier(a, b time.Time) time.Time {
 	return a
 }
 
-// save writes the file, with the suspects if the service ends.
-func (r *reporter) save(end bool) error {
+// save writes the file.
+func (r *reporter) save() error {
 	r.saving.Lock()
 	defer r.saving.Unlock()
 	r.mu.Lock()
-	f := reporterFile{Reported: r.reported, Exempt: r.exempt, Overflow: r.overflow}
-	if end {
-		for _, s := range r.suspects {
-			s.Sessions = s.sessions()
-			clear(s.seen)
-		}
-		f.Suspects = r.suspects
-	}
-	data, err := json.Marshal(f)
+	data, err := json.Marshal(reporterFile{Reported: r.reported, Exempt: r.exempt, Overflow: r.overflow})
 	r.unsaved = false
 	r.mu.Unlock()
 	if err == nil {
@@ -155,11 +148,17 @@ func (r *reporter) saveExempt() error {
 	if !unsaved {
 		return nil
 	}
-	return r.save(false)
+	return r.save()
 }
 
 // add records an event.
 func (r *reporter) add(e *events.Event) {
+	if e.Event == "unban" {
+		if p, err := netip.ParsePrefix(e.Prefix); err == nil {
+			r.drop(p.Masked())
+		}
+		return
+	}
 	src := e.Src.Unmap()
 	if !src.IsValid() || !src.IsGlobalUnicast() || src.IsPrivate() || feed.Forbidden(netip.PrefixFrom(src, src.BitLen())) != "" {
 		return
@@ -167,50 +166,91 @@ func (r *reporter) add(e *events.Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
-	case e.Event == "exempt", e.Evidence == "backscatter", e.Evidence == "account-abuse", e.Event == "verdict" && e.Reason != "":
+	case e.Event == "exempt", e.Evidence == "backscatter", e.Evidence == "account-abuse", e.Reason != "" && (e.Event == "verdict" || e.Event == "finding"):
 		// The filter exempts the host, the host returns mail with forged senders, or the account
 		// was stolen from a user.
-		r.exemptAt(src, e.Time)
+		r.exemptAt(hostOf(src), e.Time)
 		return
-	case e.Event != "finding" && (e.Event != "ban" || e.Would != ""):
-		return
+	case e.Event == "finding" && len(offences(e.Evidence)) > 0, e.Event == "ban" && e.Would == "":
+		r.suspect(hostOf(src), e)
 	}
-	s := r.suspects[src]
+}
+
+// offences returns the sentences about evidence that is a reason to report a banned host.
+func offences(evidence ...string) []string {
+	_, words := export.Offences(evidence, true)
+	return words
+}
+
+// suspect records an event about a host. The caller holds mu.
+func (r *reporter) suspect(host netip.Addr, e *events.Event) {
+	s := cmp.Or(r.suspects[host], r.innocent[host])
 	if s == nil {
-		s = &suspect{seen: map[uint64]bool{}}
-		if len(r.suspects) >= maxSuspects {
-			if s.see(e); s.reportable() {
-				r.dropped++
+		s = &suspect{sessions: map[uint64]bool{}}
+		for other := range r.innocent {
+			if len(r.innocent) < maxSuspects {
+				break
 			}
-			return
+			delete(r.innocent, other)
 		}
-		r.suspects[src] = s
+		r.innocent[host] = s
 	}
 	s.see(e)
+	if r.suspects[host] != nil || !s.reportable() {
+		return
+	}
+	delete(r.innocent, host)
+	if len(r.suspects) >= maxSuspects {
+		r.dropped++
+		return
+	}
+	r.suspects[host] = s
 }
 
 // see records an event.
 func (s *suspect) see(e *events.Event) {
-	s.Last = later(s.Last, e.Time)
-	if s.sessions() < 1000 {
-		s.seen[e.Session] = true
+	s.last, s.addr = later(s.last, e.Time), e.Src.Unmap()
+	if len(s.sessions) < 1000 {
+		s.sessions[e.Session] = true
 	}
 	if e.Event == "ban" {
-		s.Banned = true
+		s.banned = true
 		return
 	}
-	if !slices.Contains(s.Evidence, e.Evidence) && len(s.Evidence) < 64 {
-		s.Evidence = append(s.Evidence, e.Evidence)
+	if !slices.Contains(s.evidence, e.Evidence) && len(s.evidence) < 64 {
+		s.evidence = append(s.evidence, e.Evidence)
 	}
 	if _, words := export.Offences([]string{e.Evidence}, false); e.Confidence == "high" && len(words) > 0 {
-		s.Certain = true
+		s.certain = true
 	}
 }
 
 // reportable reports whether there is enough evidence.
 func (s *suspect) reportable() bool {
-	_, words := export.Offences(s.Evidence, s.Banned)
-	return (s.Certain || s.Banned) && len(words) > 0
+	_, words := export.Offences(s.evidence, s.banned)
+	return (s.certain || s.banned) && len(words) > 0
+}
+
+// drop drops the evidence against the hosts that overlap a prefix, and their reports that wait.
+// The reports are counted.
+func (r *reporter) drop(p netip.Prefix) {
+	within := func(a netip.Addr) bool { return p.Overlaps(memory.Source(a)) }
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	maps.DeleteFunc(r.innocent, func(a netip.Addr, _ *suspect) bool { return within(a) })
+	maps.DeleteFunc(r.suspects, func(a netip.Addr, _ *suspect) bool {
+		if within(a) {
+			r.dropped++
+		}
+		return within(a)
+	})
+	r.queue.removeReports(within, true)
+}
+
+// dropAll drops all evidence and all reports that wait.
+func (r *reporter) dropAll() {
+	r.drop(netip.PrefixFrom(netip.IPv4Unspecified(), 0))
+	r.drop(netip.PrefixFrom(netip.IPv6Unspecified(), 0))
 }
 
 // exemptAt records that a host is exempt. The caller holds mu.
@@ -226,8 +266,8 @@ func (r *reporter) exemptAt(src netip.Addr, at time.Time) {
 	r.exempt[src] = later(r.exempt[src], at)
 }
 
-// lose does nothing: the number of hosts in missing events is unknown.
-func (r *reporter) lose(losses) {}
+// lose drops all evidence: the missing events may contain an excuse for any host.
+func (r *reporter) lose(losses) { r.dropAll() }
 
 // lost returns the number of reports that were dropped since the previous call.
 func (r *reporter) lost() uint64 {
@@ -246,24 +286,25 @@ func (r *reporter) due(now time.Time, queued map[string]bool) (due []report) {
 	r.limit(now)
 	dropBefore(r.exempt, now.Add(-sparedAfter))
 	dropBefore(r.reported, now.Add(-reportAgain))
-	for src, s := range r.suspects {
-		_, again := r.reported[src]
-		_, spared := r.exempt[src]
+	maps.DeleteFunc(r.innocent, func(_ netip.Addr, s *suspect) bool { return s.last.Before(now.Add(-suspectAfter)) })
+	for host, s := range r.suspects {
+		_, again := r.reported[host]
+		_, spared := r.exempt[host]
 		switch {
-		case s.Last.Before(now.Add(-suspectAfter)):
-			delete(r.suspects, src)
-			if s.reportable() && !spared {
+		case s.last.Before(now.Add(-suspectAfter)):
+			delete(r.suspects, host)
+			if !spared {
 				r.dropped++
 			}
 			continue
-		case again || spared || !s.reportable() || queued[src.String()] || len(r.reported)+len(due) >= maxReported:
+		case again || spared || queued[host.String()] || len(r.reported)+len(due) >= maxReported:
 			continue
 		case now.Sub(r.overflow) < sparedAfter:
 			continue // the host could be one of those without room
 		}
-		categories, words := export.Offences(s.Evidence, s.Banned)
-		due = append(due, report{IP: src, Categories: categories, Time: s.Last.UTC(),
-			Comment: text.Plural(s.sessions(), "SMTP session") + ": " + strings.Join(words, ", ")})
+		categories, words := export.Offences(s.evidence, s.banned)
+		due = append(due, report{IP: s.addr, Categories: categories, Time: s.last.UTC(),
+			Comment: text.Plural(len(s.sessions), "SMTP session") + ": " + strings.Join(words, ", ")})
 	}
 	slices.SortFunc(due, func(a, b report) int { return a.IP.Compare(b.IP) })
 	return due
@@ -276,8 +317,10 @@ func (r *reporter) limit(now time.Time) {
 			times[a] = earlier(at, now)
 		}
 	}
-	for _, s := range r.suspects {
-		s.Last = earlier(s.Last, now)
+	for _, hosts := range []map[netip.Addr]*suspect{r.innocent, r.suspects} {
+		for _, s := range hosts {
+			s.last = earlier(s.last, now)
+		}
 	}
 	r.overflow = earlier(r.overflow, now)
 }
@@ -290,34 +333,39 @@ func dropBefore(times map[netip.Addr]time.Time, before time.Time) {
 	}
 }
 
-// forget drops the evidence against a host, whose report is in the queue.
-func (r *reporter) forget(src netip.Addr) {
+// stored drops the evidence against a host, whose report is in the queue. If the evidence has
+// been dropped, stored drops the report.
+func (r *reporter) stored(a netip.Addr) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(r.suspects, src)
+	host := hostOf(a)
+	if r.suspects[host] == nil {
+		r.queue.removeReports(func(a netip.Addr) bool { return a == host }, false) // drop has counted it
+	}
+	delete(r.suspects, host)
 }
 
 // spare records that a host must not be reported.
-func (r *reporter) spare(src netip.Addr, now time.Time) {
+func (r *reporter) spare(a netip.Addr, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(r.suspects, src)
-	r.exemptAt(src, now)
+	delete(r.suspects, hostOf(a))
+	r.exemptAt(hostOf(a), now)
 }
 
 // spared reports whether a host is exempt.
-func (r *reporter) spared(src netip.Addr) bool {
+func (r *reporter) spared(a netip.Addr) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	_, exempt := r.exempt[src]
+	_, exempt := r.exempt[hostOf(a)]
 	return exempt
 }
 
 // done records that a host was reported.
-func (r *reporter) done(src netip.Addr, now time.Time) {
+func (r *reporter) done(a netip.Addr, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.reported[src] = now
+	r.reported[hostOf(a)] = now
 }
 
 // An abuseIPDB sends reports.

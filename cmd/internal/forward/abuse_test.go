@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"encoding/binary"
 	"errors"
 	"net/http"
 	"net/netip"
@@ -52,6 +53,7 @@ func TestReports(t *testing.T) {
 			"2 SMTP sessions: scans mail servers, tries to relay mail, tries passwords for many users"},
 		{"exempt", []*events.Event{about(host, "finding", "scanner", "high"), about(host, "exempt", "", "")}, "", ""},
 		{"a decision that was withheld", []*events.Event{about(host, "finding", "scanner", "high"), with(about(host, "verdict", "", ""), func(e *events.Event) { e.Reason = "known" })}, "", ""},
+		{"exempt by a pass statement", []*events.Event{about(host, "finding", "scanner", "high"), with(about(host, "finding", "talks-http", "high"), func(e *events.Event) { e.Reason = "pass" })}, "", ""},
 		{"a server that returns mail", []*events.Event{about(host, "finding", "backscatter", "low"), about(host, "finding", "harvest", "high"), ban}, "", ""},
 		{"a stolen account", []*events.Event{about(host, "finding", "scanner", "high"), about(host, "finding", "account-abuse", "medium")}, "", ""},
 		{"private", []*events.Event{about("192.168.1.1", "finding", "scanner", "high")}, "", ""},
@@ -61,7 +63,7 @@ func TestReports(t *testing.T) {
 		{"mapped", []*events.Event{about("::ffff:198.51.100.1", "finding", "scanner", "high")}, "14", "1 SMTP session: scans mail servers"},
 		{"local client", []*events.Event{{Event: "finding", Time: noon, Session: 1, Evidence: "scanner", Confidence: "high"}}, "", ""},
 	} {
-		r := newReporter(t.TempDir())
+		r := newReporter(&queue{dir: t.TempDir()})
 		for _, e := range c.events {
 			r.add(e)
 		}
@@ -89,7 +91,7 @@ func TestReports(t *testing.T) {
 // TestReportAgain checks that a host is reported once in 15 minutes, also after a restart.
 func TestReportAgain(t *testing.T) {
 	dir := t.TempDir()
-	r := newReporter(dir)
+	r := newReporter(&queue{dir: dir})
 	host := netip.MustParseAddr("198.51.100.1")
 	seen := func(at time.Time, want int) {
 		t.Helper()
@@ -101,16 +103,16 @@ func TestReportAgain(t *testing.T) {
 			t.Errorf("%v: %d reports, want %d", at.Sub(noon), len(due), want)
 		}
 		for _, d := range due {
-			r.forget(d.IP)
+			r.stored(d.IP)
 			r.done(d.IP, at)
 		}
 	}
 	seen(noon, 1)
 	seen(noon.Add(time.Minute), 0)
-	if err := r.save(false); err != nil {
+	if err := r.save(); err != nil {
 		t.Fatal(err)
 	}
-	r = newReporter(dir)
+	r = newReporter(&queue{dir: dir})
 	if err := r.load(noon); err != nil {
 		t.Fatal(err)
 	}
@@ -127,19 +129,26 @@ func TestReportAgain(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "reported"), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := newReporter(dir).load(noon); err == nil {
+	if err := newReporter(&queue{dir: dir}).load(noon); err == nil {
 		t.Error("a broken file is no error")
 	}
+}
+
+// nextNetwork returns the first address of the next /64.
+func nextNetwork(a netip.Addr) netip.Addr {
+	b := a.As16()
+	binary.BigEndian.PutUint64(b[:8], binary.BigEndian.Uint64(b[:8])+1)
+	return netip.AddrFrom16(b)
 }
 
 // TestManyExempt checks that no host is reported for a day if there are too many exempt
 // hosts.
 func TestManyExempt(t *testing.T) {
-	r := newReporter(t.TempDir())
+	r := newReporter(&queue{dir: t.TempDir()})
 	a := netip.MustParseAddr("2001:db8::1")
 	for range maxSuspects + 1 {
 		r.add(about(a.String(), "exempt", "", ""))
-		a = a.Next()
+		a = nextNetwork(a)
 	}
 	for at, want := range map[time.Duration]int{0: 0, 23 * time.Hour: 0, 24 * time.Hour: 1} {
 		e := about("198.51.100.1", "finding", "scanner", "high")

@@ -2,6 +2,7 @@ package forward
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -147,9 +148,6 @@ func TestReportWaits(t *testing.T) {
 			seen(src, "scanner")
 		}
 	}
-	f.disconnect()
-	f.queue.close()
-	f = idle(t, c, o)
 	seen(first, "scanner")
 	if n := f.queue.length(); n != 3 {
 		t.Fatalf("%d reports wait, want 3", n)
@@ -199,7 +197,7 @@ func TestExemptAfterRestart(t *testing.T) {
 		return len(r.due(at, nil))
 	}
 	restart := func() *reporter {
-		r := newReporter(dir)
+		r := newReporter(&queue{dir: dir})
 		_ = r.load(noon) // the test breaks the file
 		return r
 	}
@@ -225,7 +223,7 @@ func TestExemptAfterRestart(t *testing.T) {
 
 // TestFutureReport checks that a time that a wrong clock has stored prevents no report.
 func TestFutureReport(t *testing.T) {
-	r := newReporter(t.TempDir())
+	r := newReporter(&queue{dir: t.TempDir()})
 	host := netip.MustParseAddr("198.51.100.1")
 	r.done(host, noon.AddDate(10, 0, 0))
 	r.add(about(host.String(), "finding", "scanner", "high"))
@@ -333,6 +331,28 @@ func TestClosedReader(t *testing.T) {
 	f := idle(t, &rules.Companion{Role: rules.RoleForward, Target: rules.ForwardStdout}, Options{RunDir: t.TempDir(), Now: time.Now, Stdout: w})
 	f.every = time.Millisecond
 	if err := f.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "closed standard output") {
+		t.Error(err)
+	}
+}
+
+// TestReflectedRequest checks that no error has the path of the URL or the secret of a header,
+// which a server repeats.
+func TestReflectedRequest(t *testing.T) {
+	r := newReceiver(t)
+	header := filepath.Join(t.TempDir(), "header")
+	os.WriteFile(header, []byte("Authorization: Bearer s3cr3t-0123456789\n"), 0o600)
+	w := &webhook{client: newClient(r.roots, "scanwatch/test", time.Now), url: r.URL + "/services/T0123456789", header: header}
+	r.answers = []http.HandlerFunc{func(w http.ResponseWriter, r *http.Request) {
+		c, _, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		fmt.Fprintf(c, "%s?%s\x1b\r\n\r\n", r.URL.Path, strings.ReplaceAll(r.Header.Get("Authorization"), " ", "+"))
+		c.Close()
+	}}
+	err := w.deliver(t.Context(), encode(&Batch{ID: "1", Events: []*Item{}}))
+	if err == nil || !strings.Contains(err.Error(), "malformed HTTP response") || strings.Contains(err.Error(), "0123456789") || strings.Contains(err.Error(), "\x1b") {
 		t.Error(err)
 	}
 }

@@ -22,6 +22,7 @@ import (
 
 	"scanwatch/cmd/internal/control"
 	"scanwatch/filter/events"
+	"scanwatch/internal/text"
 	"scanwatch/rules"
 )
 
@@ -84,6 +85,7 @@ type Forwarder struct {
 	mu        sync.Mutex
 	failed    error           // of the latest delivery
 	delivered bool            // since the latest note
+	dropped   uint64          // reports since the latest delivery
 	refused   int             // batches rejected since the latest delivery
 	skipped   int             // windows without events since the latest batch
 	client    *control.Client // for notes and questions; nil if not connected
@@ -115,13 +117,13 @@ func New(c *rules.Companion, o Options) (*Forwarder, error) {
 	case rules.ForwardSyslog:
 		f.to = &syslog{address: c.Argument, roots: o.Roots, pid: processID}
 	case rules.ForwardAbuse:
-		f.reporter = newReporter(dir)
+		f.reporter = newReporter(f.queue)
 		f.collect, f.window = f.reporter, nil
 		f.to = &abuseIPDB{client: web, url: cmp.Or(o.Abuse, AbuseIPDB), key: c.Forward.Key}
 		if err := f.reporter.load(o.Now()); err != nil {
 			o.Log.Error("times of reports unreadable, no reports for a day", "err", err)
 		}
-		f.queue.removeDelivered(f.reporter.reported)
+		f.reporter.dropAll() // the previous process may have ended long ago
 	default:
 		return nil, fmt.Errorf("unknown destination %q", c.Target)
 	}
@@ -280,7 +282,7 @@ func (f *Forwarder) store(ctx context.Context, b *Batch) error {
 // closeQueue saves the state that the next process needs.
 func (f *Forwarder) closeQueue() {
 	if f.reporter != nil {
-		if err := f.reporter.save(true); err != nil {
+		if err := f.reporter.save(); err != nil {
 			f.o.Log.Error("times of reports not saved", "companion", f.name, "err", err)
 		}
 	}
@@ -296,42 +298,68 @@ func (f *Forwarder) closeQueue() {
 // report moves the reports that are due to the queue, except for exempt hosts. Without an
 // answer of the filter they remain.
 func (f *Forwarder) report(ctx context.Context) {
-	f.queue.lose(losses{events: f.reporter.lost()})
-	if lost := f.queue.unsettled(); lost.events > 0 {
-		f.o.Log.Warn("reports dropped", "companion", f.name, "reports", lost.events)
-		f.queue.settle(lost)
-	}
+	f.countDropped()
 	if err := f.reporter.saveExempt(); err != nil {
 		f.fail(err)
 		f.o.Log.Error("times of reports not saved", "companion", f.name, "err", err)
 		return // until the exemptions are on the disk
 	}
-	for _, r := range f.reporter.due(f.o.Now(), f.queue.keys()) {
+	queued := f.queue.keys()
+	for key := range queued {
+		// One question finds out whether all must be dropped because of mode observe.
+		if a, err := netip.ParseAddr(key); err == nil {
+			_, _ = f.spared(a)
+			break
+		}
+	}
+	for _, r := range f.reporter.due(f.o.Now(), queued) {
 		spared, err := f.spared(r.IP)
 		if err != nil || ctx.Err() != nil {
-			return // watch logs it
+			return // watch logs it, or the reporter has dropped all reports
 		}
 		if spared {
 			continue
 		}
-		if err := f.queue.add(encode(r), 1, r.IP.String(), f.o.Now()); err != nil {
+		if err := f.queue.add(encode(r), 1, hostOf(r.IP).String(), f.o.Now()); err != nil {
 			f.fail(err)
 			f.o.Log.Error("report not stored, trying again", "companion", f.name, "err", err)
 			return
 		}
-		f.reporter.forget(r.IP)
+		f.reporter.stored(r.IP)
 	}
 }
 
-// spared reports whether a host must not be reported.
+// countDropped logs the number of reports that were dropped since the previous call. The status
+// has the number since the latest delivery.
+func (f *Forwarder) countDropped() {
+	f.queue.lose(losses{events: f.reporter.lost()})
+	lost := f.queue.unsettled()
+	if lost.events == 0 {
+		return
+	}
+	f.o.Log.Warn("reports dropped", "companion", f.name, "reports", lost.events)
+	f.queue.settle(lost)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.dropped += lost.events
+	f.failed = fmt.Errorf("%s dropped; see Report to AbuseIPDB in scanwatch(8)", text.Plural(f.dropped, "report"))
+}
+
+// spared reports whether a host must not be reported. In mode observe, it drops all evidence
+// and reports, and returns errObserve.
 func (f *Forwarder) spared(a netip.Addr) (spared bool, err error) {
 	if f.reporter.spared(a) {
 		return true, nil
 	}
+	observe := false
 	err = f.ask(func(c *control.Client) (err error) {
-		spared, err = c.Spared(a)
+		spared, observe, err = c.Spared(a)
 		return err
 	})
+	if observe {
+		f.reporter.dropAll()
+		return false, errObserve
+	}
 	if spared && err == nil {
 		f.reporter.spare(a, f.o.Now())
 	}
@@ -341,6 +369,9 @@ func (f *Forwarder) spared(a netip.Addr) (spared bool, err error) {
 // errSpared is the error of a report of a host that became exempt while the report waited.
 var errSpared = errors.New("the host is exempt")
 
+// errObserve is the error of a report in mode observe.
+var errObserve = errors.New("the filter is in mode observe")
+
 // deliver delivers an entry of the queue.
 func (f *Forwarder) deliver(ctx context.Context, e entry, data []byte) error {
 	var r report
@@ -349,7 +380,7 @@ func (f *Forwarder) deliver(ctx context.Context, e entry, data []byte) error {
 			return fmt.Errorf("%w: %s is corrupt", errRejected, f.queue.path(e))
 		}
 	} else {
-		if err := json.Unmarshal(data, &r); err != nil || r.IP.String() != e.key {
+		if err := json.Unmarshal(data, &r); err != nil || hostOf(r.IP).String() != e.key {
 			return fmt.Errorf("%w: %s is corrupt", errRejected, f.queue.path(e))
 		}
 		spared, err := f.spared(r.IP)
@@ -364,7 +395,7 @@ func (f *Forwarder) deliver(ctx context.Context, e entry, data []byte) error {
 	err := f.to.deliver(ctx, data)
 	if f.reporter != nil && (err == nil || errors.Is(err, errRejected)) {
 		f.reporter.done(r.IP, f.o.Now())
-		if err := f.reporter.save(false); err != nil {
+		if err := f.reporter.save(); err != nil {
 			f.o.Log.Error("times of reports not saved", "companion", f.name, "err", err)
 		}
 	}
@@ -389,8 +420,8 @@ func (f *Forwarder) send(ctx context.Context) {
 			err = f.deliver(ctx, e, data)
 		}
 		switch {
-		case errors.Is(err, errSpared):
-			f.queue.remove(e, false)
+		case errors.Is(err, errSpared), errors.Is(err, errObserve):
+			f.queue.remove(e, false) // in mode observe it has been dropped
 			continue
 		case ctx.Err() != nil && err != nil:
 			return
@@ -456,7 +487,7 @@ func (f *Forwarder) fail(err error) {
 	if errors.Is(err, errRejected) {
 		f.refused++
 	} else if err == nil {
-		f.refused = 0
+		f.refused, f.dropped = 0, 0
 	}
 	f.delivered = f.delivered || err == nil
 }

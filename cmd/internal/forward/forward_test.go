@@ -19,6 +19,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -379,11 +380,12 @@ func TestBodies(t *testing.T) {
 
 // A hub is a filter with a socket for companions.
 type hub struct {
-	fan    events.Fan
-	dir    string
-	spared func(netip.Addr) bool
-	stop   func()
-	known  *control.Companions
+	fan     events.Fan
+	dir     string
+	spared  func(netip.Addr) bool
+	observe atomic.Bool
+	stop    func()
+	known   *control.Companions
 }
 
 func newHub(t *testing.T, c *rules.Companion) *hub {
@@ -404,7 +406,7 @@ func (h *hub) start() {
 		control.WatchCommand(&h.fan), h.known.NoteCommand(),
 		control.SparedCommand(func([]netip.Prefix) func(netip.Prefix) bool {
 			return func(p netip.Prefix) bool { return h.spared(p.Addr()) }
-		}),
+		}, func() bool { return !h.observe.Load() }),
 	}}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})

@@ -72,9 +72,8 @@ func (c *client) post(req *http.Request) (reply []byte, err error) {
 			if wrapped.Timeout() {
 				err = fmt.Errorf("no answer in %s", text.Duration(c.http.Timeout))
 			}
-			err = fetch.Remedy(err, err)
 		}
-		return nil, err
+		return nil, fetch.Remedy(fetch.Redacted(err, req), err)
 	}
 	defer resp.Body.Close()
 	reply, _ = io.ReadAll(io.LimitReader(resp.Body, maxReply)) // the status decides, and the connection can be used again

@@ -300,14 +300,18 @@ func (q *queue) removeAt(i int) {
 	q.entries = slices.Delete(q.entries, i, i+1)
 }
 
-// removeDelivered removes the reports that were delivered after they were added. The process
-// that delivered them was killed before it removed them.
-func (q *queue) removeDelivered(delivered map[netip.Addr]time.Time) {
+// removeReports removes the reports of the hosts that selected selects. If lost is set, they
+// count as dropped.
+func (q *queue) removeReports(selected func(netip.Addr) bool, lost bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for i := len(q.entries) - 1; i >= 0; i-- {
 		a, err := netip.ParseAddr(q.entries[i].key)
-		if at := delivered[a]; err == nil && !at.Before(time.Unix(0, q.entries[i].number)) {
+		switch {
+		case err != nil || !selected(a):
+		case lost:
+			q.loseAt(i)
+		default:
 			q.removeAt(i)
 		}
 	}

@@ -276,48 +276,151 @@ func TestNamedFiles(t *testing.T) {
 	}
 }
 
-// TestSuspectsAfterEnd checks that the evidence against hosts survives the end of the
-// service, and that reports that are no longer possible are counted.
-func TestSuspectsAfterEnd(t *testing.T) {
-	c, now := forAbuse(t), noon
-	o := Options{RunDir: t.TempDir(), Now: func() time.Time { return now }}
+// TestExcusesInGaps checks that evidence and reports from before a gap in the events are dropped
+// and counted, because the gap may contain an excuse.
+func TestExcusesInGaps(t *testing.T) {
+	c := forAbuse(t)
+	h := newHub(t, c)
+	o := Options{RunDir: h.dir, Now: func() time.Time { return noon }}
 	f := idle(t, c, o)
-	const certain, banned = "198.51.100.1", "198.51.100.2"
-	f.reporter.add(about(certain, "finding", "scanner", "high"))
-	f.reporter.add(about(banned, "finding", "relay-probe", "medium"))
-	f.reporter.add(with(about(banned, "finding", "relay-probe", "medium"), func(e *events.Event) { e.Session = 2 }))
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if err := f.Run(ctx); err != nil {
+	until(t, func() bool { return f.ask(func(c *control.Client) error { return c.Note(f.name, 0, nil) }) == nil }) // the socket exists
+	offend := func(src string) { f.reporter.add(about(src, "finding", "scanner", "high")) }
+	for name, gap := range map[string]func(){
+		"restart": func() {
+			f.disconnect()
+			f.queue.close()
+			f = idle(t, c, o)
+			f.countDropped()
+		},
+		"kill": func() {
+			f.disconnect()
+			f.queue.unlock()
+			f = idle(t, c, o)
+			f.countDropped()
+		},
+		"dropped events": func() { f.reporter.lose(losses{events: 1}); f.countDropped() },
+	} {
+		offend("198.51.100.1")
+		f.report(t.Context())
+		if n := f.queue.length(); n != 1 {
+			t.Fatalf("%s: %d reports wait, want 1", name, n)
+		}
+		f.dropped = 0
+		gap()
+		if n := f.queue.length(); n != 0 || len(f.reporter.due(noon, nil)) != 0 || f.dropped != 1 {
+			t.Errorf("%s: %d reports wait, %d dropped", name, n, f.dropped)
+		}
+	}
+	offend("198.51.100.2")
+	f.reporter.lose(losses{gaps: 1})
+	offend("198.51.100.3")
+	f.report(t.Context())
+	if e, _, _, _ := f.queue.first(); f.queue.length() != 1 || e.key != "198.51.100.3" {
+		t.Errorf("%d reports, of %s", f.queue.length(), e.key)
+	}
+	if err := f.failed; err == nil || !strings.HasPrefix(err.Error(), "2 reports dropped") {
+		t.Errorf("status %v", err)
+	}
+}
+
+// TestUnban checks that an unban and mode observe drop evidence and waiting reports.
+func TestUnban(t *testing.T) {
+	c, r := forAbuse(t), newReceiver(t)
+	h := newHub(t, c)
+	f := idle(t, c, Options{RunDir: h.dir, Roots: r.roots, Now: func() time.Time { return noon }, Abuse: r.URL + "/report"})
+	until(t, func() bool { return f.ask(func(c *control.Client) error { return c.Note(f.name, 0, nil) }) == nil }) // the socket exists
+	offend := func(hosts ...string) {
+		for _, src := range hosts {
+			f.reporter.add(about(src, "finding", "scanner", "high"))
+		}
+	}
+	offend("198.51.100.1", "198.51.101.1", "2001:db8::1")
+	f.report(t.Context())
+	offend("198.51.100.2", "198.51.101.2")
+	for _, p := range []string{"198.51.100.0/24", "2001:db8::/64"} {
+		f.reporter.add(&events.Event{Event: "unban", Time: noon, Prefix: p, By: "operator"})
+	}
+	f.report(t.Context())
+	keys := f.queue.keys()
+	if len(keys) != 2 || !keys["198.51.101.1"] || !keys["198.51.101.2"] || f.dropped != 3 {
+		t.Errorf("reports of %v, %d dropped", keys, f.dropped)
+	}
+	offend("198.51.100.3")
+	due := f.reporter.due(noon, f.queue.keys())
+	f.reporter.add(&events.Event{Event: "unban", Time: noon, Prefix: "198.51.100.3/32"}) // while the report is stored
+	if err := f.queue.add(encode(due[0]), 1, due[0].IP.String(), noon); err != nil {
 		t.Fatal(err)
 	}
-	f = idle(t, c, o)
-	f.reporter.add(about(banned, "ban", "", ""))
-	var got []string
-	for _, r := range f.reporter.due(noon, nil) {
-		got = append(got, r.IP.String()+" "+r.Comment)
+	f.reporter.stored(due[0].IP)
+	if n := f.queue.length(); n != 2 {
+		t.Errorf("%d reports wait, want 2", n)
 	}
-	if want := []string{certain + " 1 SMTP session: scans mail servers", banned + " 3 SMTP sessions: tries to relay mail"}; !slices.Equal(got, want) {
-		t.Errorf("reports %q, want %q", got, want)
+	e, data, _, _ := f.queue.first()
+	h.observe.Store(true)
+	offend("198.51.102.1")
+	if err := f.deliver(t.Context(), e, data); !errors.Is(err, errObserve) || f.queue.length() != 0 {
+		t.Errorf("%v, %d reports in mode observe", err, f.queue.length())
 	}
-	now = noon.Add(2 * time.Hour)
-	f.reporter.due(now, nil)
-	if n := f.reporter.lost(); n != 2 {
-		t.Errorf("%d reports dropped, want 2", n)
+	offend("198.51.102.2")
+	f.report(t.Context())
+	h.observe.Store(false)
+	f.report(t.Context())
+	if n := f.queue.length(); n != 0 || len(r.accepted()) != 0 || f.dropped != 8 {
+		t.Errorf("%d reports wait, %d sent, %d dropped", n, len(r.accepted()), f.dropped)
 	}
+	// The queue is asked about although there is no new evidence.
+	offend("198.51.102.3")
+	f.report(t.Context())
+	h.observe.Store(true)
+	f.report(t.Context())
+	if n := f.queue.length(); n != 0 {
+		t.Errorf("%d reports wait in mode observe", n)
+	}
+}
+
+// TestManyHosts checks that hosts without reportable evidence, and the hosts in one /64, leave
+// room for the reports of others.
+func TestManyHosts(t *testing.T) {
+	r := newReporter(&queue{dir: t.TempDir()})
 	a := netip.MustParseAddr("2001:db8::1")
 	for range maxSuspects + 3 {
-		a = a.Next()
-		f.reporter.add(about(a.String(), "finding", "scanner", "high"))
+		r.add(about(a.String(), "finding", "harvest", "medium"))
+		r.add(about(a.String(), "finding", "no-mail", "high"))
+		a = nextNetwork(a)
 	}
-	if n := f.reporter.lost(); n != 3 {
-		t.Errorf("%d reports dropped above the limit, want 3", n)
+	a = netip.MustParseAddr("2001:db8:ffff::1")
+	for range maxSuspects + 3 {
+		r.add(about(a.String(), "finding", "scanner", "high"))
+		a = a.Next()
+	}
+	r.add(about("198.51.100.1", "finding", "scanner", "high"))
+	var got []string
+	for _, d := range r.due(noon, nil) {
+		got = append(got, d.IP.String())
+	}
+	if want := []string{"198.51.100.1", a.Prev().String()}; !slices.Equal(got, want) {
+		t.Errorf("reports of %s, want %s", got, want)
+	}
+	if len(r.innocent) > maxSuspects {
+		t.Errorf("%d hosts without reportable evidence", len(r.innocent))
+	}
+	a = netip.MustParseAddr("2001:db8::1")
+	for range maxSuspects + 3 {
+		r.add(about(a.String(), "finding", "scanner", "high"))
+		a = nextNetwork(a)
+	}
+	if n := r.lost(); n != 5 {
+		t.Errorf("%d reports dropped above the limit, want 5", n)
+	}
+	r.due(noon.Add(2*time.Hour), nil)
+	if n := r.lost(); n != maxSuspects {
+		t.Errorf("%d reports expired, want %d", n, maxSuspects)
 	}
 }
 
 // TestFutureEvidence checks that times of a clock that was wrong do not stop the reports.
 func TestFutureEvidence(t *testing.T) {
-	r := newReporter(t.TempDir())
+	r := newReporter(&queue{dir: t.TempDir()})
 	future := noon.AddDate(10, 0, 0)
 	late := about("198.51.100.1", "finding", "harvest", "medium")
 	late.Time = future
@@ -333,35 +436,6 @@ func TestFutureEvidence(t *testing.T) {
 	r.add(e)
 	if due := r.due(e.Time, nil); len(due) != 1 {
 		t.Errorf("%d reports", len(due))
-	}
-}
-
-// TestDeliveredReport checks that a report is not sent again by the next process if a process
-// is killed between the answer and the removal of the report.
-func TestDeliveredReport(t *testing.T) {
-	c, r := forAbuse(t), newReceiver(t)
-	h := newHub(t, c)
-	now := time.Now()
-	o := Options{RunDir: h.dir, Roots: r.roots, Now: func() time.Time { return now }, Abuse: r.URL + "/report"}
-	f := idle(t, c, o)
-	until(t, func() bool { return f.ask(func(c *control.Client) error { return c.Note(f.name, 0, nil) }) == nil }) // the socket exists
-	for _, src := range []string{"198.51.100.1", "198.51.100.2"} {
-		e := about(src, "finding", "scanner", "high")
-		e.Time = now
-		f.reporter.add(e)
-	}
-	f.report(t.Context())
-	now = now.Add(time.Minute)
-	e, data, _, _ := f.queue.first()
-	if err := f.deliver(t.Context(), e, data); err != nil {
-		t.Fatal(err)
-	}
-	f.disconnect()
-	f.queue.unlock()
-	now = now.Add(20 * time.Minute)
-	f = idle(t, c, o)
-	if e, _, ok, err := f.queue.first(); !ok || err != nil || f.queue.length() != 1 || e.key != "198.51.100.2" {
-		t.Errorf("%+v, %v, %d reports", e, err, f.queue.length())
 	}
 }
 
