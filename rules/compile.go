@@ -185,9 +185,9 @@ func Compile(c *Config, o Options) (p *Policy, warnings Errors, err error) {
 	for _, s := range c.All() {
 		switch s := s.(type) {
 		case *Pass:
-			p.passes = append(p.passes, pass{s, p.listenerSet(s.On), p.conds(s.Conds)})
+			p.passes = append(p.passes, pass{s, listenerSet(p, s.On), compileConds(p, s.Conds)})
 		case *Rule:
-			p.addRule(s)
+			addRule(p, s)
 		}
 	}
 	p.friends = findFriends(p)
@@ -224,8 +224,8 @@ func load(file *Config, t *TableDecl, exempts bool, loadFile func(Source) (Table
 	return list, nil
 }
 
-func (p *Policy) addRule(s *Rule) {
-	r := rule{tree: s, listeners: p.listenerSet(s.On), sticky: s.sticky(), shield: s.shield(), listed: s.Has(Listed), ladder: s.Ladder(), text: s.answer(), conds: p.conds(s.Conds)}
+func addRule(p *Policy, s *Rule) {
+	r := rule{tree: s, listeners: listenerSet(p, s.On), sticky: s.sticky(), shield: s.shield(), listed: s.Has(Listed), ladder: s.Ladder(), text: s.answer(), conds: compileConds(p, s.Conds)}
 	for _, c := range s.Conds {
 		r.auth = r.auth || c.Word == "auth"
 		r.listed = r.listed || c.Word == "listed" || c.Word == "score" && scoresListed(p)
@@ -245,7 +245,7 @@ func (p *Policy) addRule(s *Rule) {
 }
 
 // listenerSet returns a set that contains only the named listener.
-func (p *Policy) listenerSet(name string) uint64 {
+func listenerSet(p *Policy, name string) uint64 {
 	for i, l := range p.listeners {
 		if l.Name == name {
 			return 1 << i
@@ -254,7 +254,7 @@ func (p *Policy) listenerSet(name string) uint64 {
 	return 0
 }
 
-func (p *Policy) conds(trees []*Cond) []cond {
+func compileConds(p *Policy, trees []*Cond) []cond {
 	list := make([]cond, len(trees))
 	for i, tree := range trees {
 		row := conditionByWord(tree.Word)
@@ -268,7 +268,7 @@ func (p *Policy) conds(trees []*Cond) []cond {
 			case v.Kind != WordValue:
 				c.add(v, row.envelope)
 			case tree.Word == "listener":
-				c.listeners |= p.listenerSet(v.Text)
+				c.listeners |= listenerSet(p, v.Text)
 			case tree.Word == "listed": // matchListed uses the tree
 			case tree.Word == "fcrdns":
 				c.states |= 1 << smtp.ParseFCrDNS([]byte(v.Text))

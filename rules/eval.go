@@ -83,7 +83,7 @@ func (p *Policy) TagNames(s TagSet) (names []string) {
 // on listings in other lists are temporary. The shield type describes how trusted clients are exempt.
 func (p *Policy) Eval(f *Facts) (v Verdict) {
 	v.Phase = f.Phase
-	p.prepare(f)
+	prepare(p, f)
 	v.Total = f.total
 	if f.Phase >= smtp.NumPhases {
 		return v
@@ -234,7 +234,7 @@ func (r *Rule) shield() shield {
 }
 
 // prepare computes the session's listeners and score for all rules.
-func (p *Policy) prepare(f *Facts) {
+func prepare(p *Policy, f *Facts) {
 	f.listeners = 0
 	for i, l := range p.listeners {
 		if !f.Local && l.match(f.Dst) {
@@ -271,7 +271,7 @@ func all(conds []cond, f *Facts) bool {
 // Passes reports whether a pass statement matches.
 func (p *Policy) Passes(f *Facts) bool {
 	var v Verdict
-	p.prepare(f)
+	prepare(p, f)
 	p.pass(f, &v)
 	return v.Pass != nil
 }
@@ -354,7 +354,7 @@ func (p *Policy) explain(f *Facts, facts bool) (Verdict, []Trace) {
 	if f.Phase >= smtp.NumPhases {
 		return v, nil
 	}
-	p.prepare(f)
+	prepare(p, f)
 	traces := make([]Trace, 0, len(p.passes)+len(p.phases[f.Phase]))
 	for i := range p.passes {
 		s := &p.passes[i]

@@ -385,7 +385,7 @@ func Awaits(p *Policy, f *Facts, missing ListSet, decided bool) (needed ListSet)
 	if missing == 0 || p.Mode == Observe || f.Phase >= smtp.NumPhases {
 		return 0
 	}
-	p.prepare(f)
+	prepare(p, f)
 	q := query{p: p, f: f, missing: missing, low: f.total, high: f.total}
 	for i, l := range p.Lookups {
 		if !l.Allow {
