@@ -184,20 +184,26 @@ func receive(m *Memory, list []Foreign, skew, now int64) (freed []netip.Prefix, 
 // Origins returns the number of rows of each other host.
 func (m *Memory) Origins() map[string]int {
 	byHost := make(map[string]int)
-	for _, t := range sharedTables(m) {
+	locked := func(t sharedTable) {
 		m.mu.Lock()
+		defer m.mu.Unlock()
 		t.count(byHost)
-		m.mu.Unlock()
+	}
+	for _, t := range sharedTables(m) {
+		locked(t)
 	}
 	return byHost
 }
 
 // Disown deletes the rows of another host, and returns their number. Its unbans remain.
 func (m *Memory) Disown(origin string) (n int) {
-	for _, t := range sharedTables(m) {
+	locked := func(t sharedTable) int {
 		m.mu.Lock()
-		n += t.disown(origin)
-		m.mu.Unlock()
+		defer m.mu.Unlock()
+		return t.disown(origin)
+	}
+	for _, t := range sharedTables(m) {
+		n += locked(t)
 	}
 	return n
 }

@@ -423,7 +423,12 @@ func (z *list) test(ctx context.Context) (ok, wrong bool) {
 		// A resolver that is not used has no listings, and another one may have correct ones.
 		wrong = wrong || changed(before, err) && (answered || errors.Is(before, errSuspect))
 		if len(z.upstreams) > 1 {
-			z.report("resolver", before, err, "resolver", z.dns.servers[i])
+			switch disabled, enabled := news(before, err); {
+			case disabled:
+				z.log.Warn("resolver disabled", "lookup", z.Name, "zone", z.Zone, "resolver", z.dns.servers[i], "because", err)
+			case enabled:
+				z.log.Info("resolver enabled", "lookup", z.Name, "zone", z.Zone, "resolver", z.dns.servers[i])
+			}
 		}
 	}
 	z.mu.Lock()
@@ -434,7 +439,12 @@ func (z *list) test(ctx context.Context) (ok, wrong bool) {
 		z.errors, z.resumes = 0, time.Time{}
 	}
 	z.mu.Unlock()
-	z.report("list", before, err)
+	switch disabled, enabled := news(before, err); {
+	case disabled:
+		z.log.Warn("list disabled", "lookup", z.Name, "zone", z.Zone, "because", err)
+	case enabled:
+		z.log.Info("list enabled", "lookup", z.Name, "zone", z.Zone)
+	}
 	return ok, wrong
 }
 
@@ -443,17 +453,12 @@ func changed(before, err error) bool {
 	return err != nil && (before == nil || before.Error() != err.Error())
 }
 
-// report logs the changes of a list or a resolver. Tests that start because of a doubt and
-// succeed are not logged.
-func (z *list) report(what string, before, err error, more ...any) {
-	attrs := append([]any{"lookup", z.Name, "zone", z.Zone}, more...)
+// news reports whether the result of a test must be logged, because the list or the resolver
+// is no longer used, or is used again. Tests that start because of a doubt and succeed are
+// not logged.
+func news(before, err error) (disabled, enabled bool) {
 	doubt := func(err error) bool { return errors.Is(err, errSuspect) || errors.Is(err, errNoAnswer) }
-	switch {
-	case changed(before, err) && !doubt(err):
-		z.log.Warn(what+" disabled", append(attrs, "because", err)...)
-	case err == nil && before != nil && !doubt(before):
-		z.log.Info(what+" enabled", attrs...)
-	}
+	return changed(before, err) && !doubt(err), err == nil && before != nil && !doubt(before)
 }
 
 // check checks the test addresses, unused addresses and an unused label with a resolver. The
