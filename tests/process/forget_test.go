@@ -24,6 +24,7 @@ func TestForget(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := filterproc.Start(t, "-f", conf, "-s", dir)
+	filterproc.Eventually(t, "the filter answers", cli.Listens(dir))
 	n := 0
 	for range 32 {
 		p.Come(&n, person, false)
