@@ -187,7 +187,7 @@ func (b *Bans) Banned(c *Client, now int64) (Ban, bool) {
 		}
 	}
 	if ok {
-		ok = row.until > at
+		ok = row.until > at && row.flags&banRevoked == 0 // the time of an unban may be ahead of the session's
 		row.connected(at, ok)
 		b.hosts.touch(k, row)
 	}
