@@ -36,14 +36,6 @@ func (b *bench) sharing() error {
 	}
 	port := l.Addr().(*net.TCPAddr).Port
 	l.Close()
-	server := exec.Command("redis-server", "--bind", "127.0.0.1", "--port", fmt.Sprint(port), "--save", "", "--appendonly", "no", "--dir", "/tmp")
-	if err := server.Start(); err != nil {
-		return err
-	}
-	defer func() {
-		_ = server.Process.Kill()
-		_ = server.Wait()
-	}()
 	key := filepath.Join(b.dir, "fleet.key")
 	if out, err := exec.Command(filepath.Join(b.dir, "scanwatch"), "key", key).CombinedOutput(); err != nil {
 		return fmt.Errorf("%w: %s", err, out)
@@ -69,15 +61,7 @@ func (b *bench) sharing() error {
 	for range b.pairs {
 		for i := range parts {
 			p := &parts[i]
-			took, err := b.sharingRun(rate, p.share, func(on bool) error {
-				switch {
-				case !p.paused:
-					return nil
-				case on:
-					return server.Process.Signal(syscall.SIGSTOP)
-				}
-				return server.Process.Signal(syscall.SIGCONT)
-			})
+			took, err := b.sharingRun(rate, port, p.share, p.paused)
 			if err != nil {
 				return fmt.Errorf("%s: %w", p.what, err)
 			}
@@ -101,8 +85,17 @@ func (b *bench) sharing() error {
 	return nil
 }
 
-// sharingRun measures a run. The other host has the same load in all kinds of runs.
-func (b *bench) sharingRun(rate int, share bool, pause func(bool) error) (took []time.Duration, err error) {
+// sharingRun measures a run with an empty server. The other host has the same load in all kinds
+// of runs.
+func (b *bench) sharingRun(rate, port int, share, paused bool) (took []time.Duration, err error) {
+	server := exec.Command("redis-server", "--bind", "127.0.0.1", "--port", fmt.Sprint(port), "--save", "", "--appendonly", "no", "--dir", "/tmp")
+	if err := server.Start(); err != nil {
+		return nil, err
+	}
+	defer func() {
+		_ = server.Process.Kill()
+		_ = server.Wait()
+	}()
 	var hosts []*run
 	for _, host := range []string{"mx1", "mx2"} {
 		r, err := b.run(contestant{name: on, args: []string{"DIR/filter-scanwatch", "-f", "DIR/" + host + ".conf", "-s", "STATE"}}, nil)
@@ -111,6 +104,10 @@ func (b *bench) sharingRun(rate int, share bool, pause func(bool) error) (took [
 		}
 		defer func() { err = errors.Join(err, r.end()) }()
 		hosts = append(hosts, r)
+		// A companion disturbs a filter each second, which would never look settled.
+		if err := r.settled(); err != nil {
+			return nil, err
+		}
 		if !share {
 			continue
 		}
@@ -126,17 +123,16 @@ func (b *bench) sharingRun(rate int, share bool, pause func(bool) error) (took [
 			return nil, err
 		}
 	}
-	if err := hosts[0].settled(); err != nil {
-		return nil, err
-	}
 	load := func(r *run, rate int) ([]time.Duration, error) {
 		requests := max(int(float64(rate)*b.span.Seconds()), 100)
 		s := recipe{mix: "mix", registered: r.registered, open: 50, sessions: requests, requests: requests,
 			begin: time.Now(), apart: time.Second / time.Duration(rate)}.make()
 		return r.offered(s, rate)
 	}
-	if err := pause(true); err != nil {
-		return nil, err
+	if paused {
+		if err := server.Process.Signal(syscall.SIGSTOP); err != nil {
+			return nil, err
+		}
 	}
 	other := make(chan error, 1)
 	go func() {
@@ -144,7 +140,7 @@ func (b *bench) sharingRun(rate int, share bool, pause func(bool) error) (took [
 		other <- err
 	}()
 	took, err = load(hosts[0], rate)
-	return took, errors.Join(err, <-other, pause(false))
+	return took, errors.Join(err, <-other)
 }
 
 // shares waits until the companion has exchanged rows.
