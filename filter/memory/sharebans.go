@@ -184,7 +184,7 @@ func (s sharedHostBans) receive(f *Foreign, by int64, now uint32) bool {
 	if f.Ended && known && old.end(now) {
 		s.hosts.put(k, old, now)
 		s.log.add(p)
-		s.freed = append(s.freed, p)
+		s.freed = append(s.freed, Freed{p, f.Origin})
 	}
 	if len(f.Value) == 0 {
 		if known && s.rules.deletes(f, &old) {
@@ -197,7 +197,7 @@ func (s sharedHostBans) receive(f *Foreign, by int64, now uint32) bool {
 	if !ok {
 		return false
 	}
-	if known && s.rules.keeps(f, &old, now) {
+	if known && s.rules.keeps(f, &old, &row, now) {
 		return true
 	}
 	if !known && len(s.hosts.rows) >= s.hosts.limit/maxForeign {
@@ -210,7 +210,7 @@ func (s sharedHostBans) receive(f *Foreign, by int64, now uint32) bool {
 		s.log.add(p)
 	}
 	if freed {
-		s.freed = append(s.freed, p)
+		s.freed = append(s.freed, Freed{p, f.Origin})
 	}
 	return true
 }
@@ -238,16 +238,21 @@ func (n *ruleNames) imposed(b *ban) string {
 // deletes reports whether a row without a value deletes a ban.
 func (n *ruleNames) deletes(f *Foreign, b *ban) bool {
 	origin := n.imposed(b)
-	return origin != "" && (f.Origin == "" || f.Origin == origin)
+	return origin != "" && (f.Origin == "" && !f.Partial || f.Origin == origin)
 }
 
 // FriendPrefix begins the names of hosts that do not belong to the fleet.
 const FriendPrefix = "friend."
 
-// keeps reports whether the active ban b has precedence over one of a friend, whose unban
-// must not end it.
-func (n *ruleNames) keeps(f *Foreign, b *ban, now uint32) bool {
-	return strings.HasPrefix(f.Origin, FriendPrefix) && b.until > now && n.imposed(b) != f.Origin
+// keeps reports whether the ban b has precedence over the row of another host than that
+// which imposed b. The unban of a friend must not end b, and a partial row does not include
+// b, so that its ban must not shorten b.
+func (n *ruleNames) keeps(f *Foreign, b, row *ban, now uint32) bool {
+	origin := n.imposed(b)
+	if !b.active(now) || origin == f.Origin {
+		return false
+	}
+	return strings.HasPrefix(f.Origin, FriendPrefix) || f.Partial && origin != "" && row.flags&banRevoked == 0 && row.until <= b.until
 }
 
 func countBans[K comparable](n *ruleNames, rows map[K]ban, byHost map[string]int) {
@@ -315,7 +320,7 @@ func (s sharedNetworkBans) receive(f *Foreign, by int64, now uint32) bool {
 	if f.Ended && known && old.end(now) {
 		n.put(p, old)
 		s.log.add(p)
-		s.freed = append(s.freed, p)
+		s.freed = append(s.freed, Freed{p, f.Origin})
 	}
 	if len(f.Value) == 0 {
 		if known && s.rules.deletes(f, &old) {
@@ -328,7 +333,7 @@ func (s sharedNetworkBans) receive(f *Foreign, by int64, now uint32) bool {
 	if !ok {
 		return false
 	}
-	if known && s.rules.keeps(f, &old, now) {
+	if known && s.rules.keeps(f, &old, &row, now) {
 		return true
 	}
 	changed, unsent := n.outgoing[p]
@@ -341,7 +346,7 @@ func (s sharedNetworkBans) receive(f *Foreign, by int64, now uint32) bool {
 		s.log.add(p)
 	}
 	if freed {
-		s.freed = append(s.freed, p)
+		s.freed = append(s.freed, Freed{p, f.Origin})
 	}
 	return true
 }

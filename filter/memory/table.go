@@ -31,6 +31,9 @@ type schema[K comparable, V any] struct {
 	// combine merges the rows of several hosts with the same key, in any order. The
 	// time of the rows is now. Tables without combine are not shared.
 	combine func(k K, v *V, other V)
+	// higher is combine for rows that may be combined repeatedly, and may then already
+	// include each other.
+	higher func(k K, v *V, other V)
 	// newest returns the latest time in a row of a shared table, in seconds since 1970.
 	newest func(k K, v V) int64
 }
