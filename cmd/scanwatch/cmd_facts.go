@@ -54,7 +54,7 @@ func newFacts(e *env) *cobra.Command {
 		Short: "Read the files of other hosts.",
 		Long: "Hand the rows in the files of other hosts to the running filter. The files must\n" +
 			"have been written by scanwatch facts export with the same key. Rows with hashes\n" +
-			"under another key are omitted. Name the latest file of each host.",
+			"under another key are omitted, and rows of hosts without a file here remain.",
 		Example: "  scanwatch facts import /var/spool/scanwatch/mx2.facts\n  scanwatch facts import --key friends.key bans.facts",
 		Args:    argsBetween(1, maxFactFiles),
 		RunE:    func(_ *cobra.Command, args []string) error { return runFactsImport(e, &f, args) },

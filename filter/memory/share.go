@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"scanwatch/internal/kv"
@@ -86,7 +87,7 @@ type Freed struct {
 	Origin string // name of the host; empty if it is unknown
 }
 
-// A sharedTable is a table whose rows hosts share. All methods require the lock.
+// A sharedTable is a table whose rows hosts share. All methods but count require the lock.
 type sharedTable interface {
 	bucketName() string
 	// announce marks all rows of this host as changed. Later changes are marked as well.
@@ -104,8 +105,9 @@ type sharedTable interface {
 	valid(key, value []byte, latest uint32) bool
 	// foreignRows returns the number of rows of other hosts.
 	foreignRows() int
-	// count adds the rows of other hosts to the counts by host.
-	count(byHost map[string]int)
+	// count calls add with the host of each row of other hosts. It must be called without
+	// the lock, which it does not hold for long.
+	count(mu *sync.Mutex, add func(host string))
 	// disown deletes the rows of another host and returns their number.
 	disown(origin string) int
 }
@@ -193,13 +195,8 @@ func receive(m *Memory, list []Foreign, skew, now int64) (freed []Freed, err err
 // Origins returns the number of rows of each other host.
 func (m *Memory) Origins() map[string]int {
 	byHost := make(map[string]int)
-	locked := func(t sharedTable) {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		t.count(byHost)
-	}
 	for _, t := range sharedTables(m) {
-		locked(t)
+		t.count(&m.mu, func(host string) { byHost[host]++ })
 	}
 	return byHost
 }
@@ -354,10 +351,9 @@ func (t sharedRows[K, V]) valid(key, value []byte, latest uint32) bool {
 
 func (t sharedRows[K, V]) foreignRows() int { return len(t.table.foreign) }
 
-func (t sharedRows[K, V]) count(byHost map[string]int) {
-	for _, f := range t.table.foreign {
-		byHost[t.hosts.list[f.origin]]++
-	}
+func (t sharedRows[K, V]) count(mu *sync.Mutex, add func(host string)) {
+	eachIn(mu, func() map[K]foreignRow[V] { return t.table.foreign },
+		func(_ K, f foreignRow[V]) (string, bool) { return t.hosts.list[f.origin], true }, add)
 }
 
 func (t sharedRows[K, V]) disown(origin string) (n int) {

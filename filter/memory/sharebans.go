@@ -3,6 +3,7 @@ package memory
 import (
 	"net/netip"
 	"strings"
+	"sync"
 )
 
 // A ban of another host is a row like any ban of this host, so that all readers of bans
@@ -255,15 +256,17 @@ func (n *ruleNames) keeps(f *Foreign, b, row *ban, now uint32) bool {
 	return strings.HasPrefix(f.Origin, FriendPrefix) || f.Partial && origin != "" && row.flags&banRevoked == 0 && row.until <= b.until
 }
 
-func countBans[K comparable](n *ruleNames, rows map[K]ban, byHost map[string]int) {
-	for _, row := range rows {
-		if origin := n.imposed(&row); origin != "" {
-			byHost[origin]++
-		}
-	}
+// countBans calls add with the host of each ban that another host imposed.
+func countBans[K comparable](n *ruleNames, mu *sync.Mutex, rows func() map[K]ban, add func(host string)) {
+	eachIn(mu, rows, func(_ K, row ban) (string, bool) {
+		origin := n.imposed(&row)
+		return origin, origin != ""
+	}, add)
 }
 
-func (s sharedHostBans) count(byHost map[string]int) { countBans(&s.rules, s.hosts.rows, byHost) }
+func (s sharedHostBans) count(mu *sync.Mutex, add func(host string)) {
+	countBans(&s.rules, mu, func() map[Host]ban { return s.hosts.rows }, add)
+}
 
 func (s sharedHostBans) disown(origin string) (n int) {
 	for k, row := range s.hosts.rows {
@@ -376,8 +379,8 @@ func (s sharedNetworkBans) valid(key, value []byte, latest uint32) bool {
 
 func (sharedNetworkBans) foreignRows() int { return 0 }
 
-func (s sharedNetworkBans) count(byHost map[string]int) {
-	countBans(&s.rules, s.networks.rows, byHost)
+func (s sharedNetworkBans) count(mu *sync.Mutex, add func(host string)) {
+	countBans(&s.rules, mu, func() map[netip.Prefix]ban { return s.networks.rows }, add)
 }
 
 func (s sharedNetworkBans) disown(origin string) (n int) {

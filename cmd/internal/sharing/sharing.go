@@ -546,5 +546,7 @@ func (s *Service) hosts() []share.HostStatus {
 			list[i].Heard = s.server.heard[list[i].Name]
 		}
 	}
-	return list
+	return slices.DeleteFunc(list, func(h share.HostStatus) bool { // a host that has left
+		return h.Rows == 0 && h.Heard.IsZero() && h.Problem == ""
+	})
 }
