@@ -187,6 +187,7 @@ anvil unix - - n - 1 anvil
 rewrite unix - - n - - trivial-rewrite
 cleanup unix n - n - 0 cleanup
 proxymap unix - - n - - proxymap
+tlsmgr unix - - n 1000? 1 tlsmgr
 `
 
 // startPostfix starts a real Postfix. Extra is added to its configuration.
