@@ -103,6 +103,8 @@ type sharedTable interface {
 	combine(key []byte, values [][]byte, now uint32) []byte
 	// valid reports whether a row can be decoded and has no time later than latest.
 	valid(key, value []byte, latest uint32) bool
+	// validKey reports whether the table can have a row with the key.
+	validKey(key []byte) bool
 	// foreignRows returns the number of rows of other hosts.
 	foreignRows() int
 	// count calls add with the host of each row of other hosts. It must be called without

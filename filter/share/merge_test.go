@@ -57,6 +57,7 @@ func randomRows(r *rand.Rand, name string) (out []Row) {
 // all returns all rows that Changed returns together.
 func all(r *Replica) string {
 	r.Resend()
+	r.Complete()
 	list := r.Changed(math.MaxInt, noon)
 	slices.SortFunc(list, func(a, b memory.Foreign) int {
 		return compareKeys(rowKey{a.Bucket, string(a.Key)}, rowKey{b.Bucket, string(b.Key)})

@@ -133,10 +133,13 @@ type origin struct {
 	tables  map[string]int                // rows by bucket
 	minutes map[int64]map[rowKey]struct{} // keys of bans by the minute of their start
 	last    Stamp                         // latest stamp
+	claimed Stamp                         // latest stamp, also of omitted rows
 	mark    Stamp                         // earlier registers do not count; see Drop
 	ahead   Stamp                         // earliest stamp that was omitted because it was in the future
 	heard   time.Time                     // time of the latest call of Apply
 	wrong   time.Time                     // time of the latest omission
+	victims map[string]*victims           // by bucket; see evict
+	short   bool                          // rows are missing because all hosts together have too many
 }
 
 // Values of HostStatus.By.
@@ -171,6 +174,13 @@ type Replica struct {
 	changed map[rowKey]struct{} // keys of which Changed must compute the row
 	again   map[rowKey]struct{} // keys of rows of this host that must be sent again
 	seed    maphash.Seed
+	// holding is set from Resend until Complete.
+	holding bool
+	evicted []rowKey // rows of this host that other hosts no longer need; see Expire
+	crowded struct {
+		problem string
+		since   time.Time // time of the latest row that was not sent
+	}
 }
 
 // New returns a Replica of the host with the given name.
@@ -293,7 +303,7 @@ func own(r *Replica, entries []kv.Entry, now time.Time, fresh bool) (out []Row) 
 		case ok && old.value == string(e.Value):
 			confirm(r, key)
 		case !ok && len(e.Value) == 0:
-		case !ok && self.tables[e.Bucket] >= r.limits.Rows: // other hosts would omit it
+		case !ok && !r.makeOwnRoom(self, e, now): // other hosts would omit it
 		default:
 			one := Row{Bucket: e.Bucket, Key: key.key, Value: string(e.Value), Stamp: r.stamp(key, now)}
 			if ban {
@@ -366,13 +376,25 @@ func (r *Replica) Apply(name string, rows []Row, now time.Time) error {
 	o.heard = now
 	for i := range rows {
 		one := &rows[i]
-		foreignMark := one.Bucket == DropBucket && name != r.self // concerns only that host
-		if foreignMark || one.Bucket != DropBucket && one.Stamp <= o.mark {
+		isMark := one.Bucket == DropBucket
+		if isMark && name != r.self { // concerns only that host
 			continue
 		}
-		if problem := r.implausible(o, one, now); problem != "" {
-			o.Omitted++
-			o.Problem, o.wrong = problem, now
+		if !isMark {
+			o.claimed = max(o.claimed, one.Stamp)
+		}
+		if !isMark && one.Stamp <= o.mark {
+			if o.mark > At(now.Add(maxAhead)) { // the host sends in vain for long
+				o.omit("dropped; rows are omitted until "+o.mark.Time().Format(time.DateTime)+" UTC", now)
+			}
+			continue
+		}
+		problem := r.implausible(o, one, now)
+		if problem == "" {
+			problem = r.makeRoom(o, one, now)
+		}
+		if problem != "" {
+			o.omit(problem, now)
 			continue
 		}
 		if o.Name == r.self && disputed(r, one) {
@@ -403,18 +425,28 @@ func disputed(r *Replica, one *Row) bool {
 	return false
 }
 
+func (o *origin) omit(problem string, now time.Time) {
+	o.Omitted++
+	o.Problem, o.wrong = problem, now
+}
+
 func (o *origin) missed(s Stamp) {
 	if o.ahead == 0 || s < o.ahead {
 		o.ahead = s
 	}
 }
 
-// Missed returns the hosts whose registers were omitted because they were in the future,
-// and now no longer are. All registers of these hosts must be applied again.
+// Missed returns the hosts whose registers were omitted because they were in the future or
+// because all hosts had too many, and for which that is no longer so. All registers of these
+// hosts must be applied again.
 func (r *Replica) Missed(now time.Time) (names []string) {
+	room := r.total < r.limits.Total-r.limits.Total/10
 	for name, o := range r.hosts {
-		if o.ahead != 0 && o.ahead <= At(now.Add(maxAhead)) {
-			o.ahead = 0
+		if o.ahead != 0 && o.ahead <= At(now.Add(maxAhead)) || o.short && room {
+			if o.ahead <= At(now.Add(maxAhead)) {
+				o.ahead = 0
+			}
+			o.short = false
 			names = append(names, name)
 		}
 	}
@@ -431,9 +463,9 @@ func (r *Replica) implausible(o *origin, one *Row, now time.Time) string {
 	}
 	latest := At(now.Add(ahead))
 	switch {
-	case one.Bucket == DropBucket && o.Name == r.self && ValidName(one.Key) && one.Stamp <= latest:
-		return ""
-	case len(one.Key) > maxKey || len(one.Value) > maxValue || !r.merger.Shared(one.Bucket):
+	case one.Bucket == DropBucket && o.Name == r.self && ValidName(one.Key):
+		return "" // may be far ahead; see Drop
+	case len(one.Key) > maxKey || len(one.Value) > maxValue || !r.merger.ValidKey(one.Bucket, []byte(one.Key)):
 		return "invalid rows"
 	case one.Stamp > latest || one.Seen > latest:
 		o.missed(max(one.Stamp, one.Seen))
@@ -443,14 +475,6 @@ func (r *Replica) implausible(o *origin, one *Row, now time.Time) string {
 	case one.Value != "" && !r.merger.Valid(one.Bucket, []byte(one.Key), []byte(one.Value), now.Add(ahead).Unix()):
 		o.missed(At(now.Add(ahead + time.Hour))) // the time for which the row must wait is unknown
 		return fmt.Sprintf("times more than %v in the future", ahead)
-	}
-	_, known := r.register(rowKey{one.Bucket, one.Key}, o)
-	switch {
-	case known:
-	case o.tables[one.Bucket] >= r.limits.Rows:
-		return fmt.Sprintf("more than %d rows of table %s", r.limits.Rows, one.Bucket)
-	case r.total >= r.limits.Total:
-		return fmt.Sprintf("all hosts have more than %d rows", r.limits.Total)
 	}
 	if one.Bucket != memory.BansBucket || one.Value == "" {
 		return ""
@@ -484,10 +508,10 @@ func (r *Replica) register(key rowKey, o *origin) (register, bool) {
 // put sets a register, unless there is a later one. It reports whether it did. If a host
 // wrongly sends two registers with the same stamp, all hosts choose the same one.
 func (r *Replica) put(o *origin, one *Row, sent bool) bool {
-	o.last = max(o.last, one.Stamp)
 	if one.Bucket == DropBucket {
 		return r.mark(one.Key, one.Stamp)
 	}
+	o.last = max(o.last, one.Stamp)
 	key := rowKey{one.Bucket, one.Key}
 	g := register{origin: o, stamp: one.Stamp, seen: one.Seen, value: one.Value, sent: sent}
 	if one.Bucket == memory.BansBucket && one.Value != "" {
@@ -582,15 +606,18 @@ func (r *Replica) unbanned(key rowKey) (s Stamp) {
 }
 
 // Changed returns up to n rows of the other hosts taken together that have changed. now is
-// the current time.
+// the current time. Between Resend and Complete, it does not return bans of this host.
 func (r *Replica) Changed(n int, now time.Time) (out []memory.Foreign) {
 	for key := range r.changed {
 		if len(out) == n {
 			return out
 		}
-		delete(r.changed, key)
 		w := r.rows[key]
 		value, origin := r.together(key, w, now)
+		if r.holding && r.echo(key, value, origin) {
+			continue
+		}
+		delete(r.changed, key)
 		sent, ended := w.sent, r.pass(key, w)
 		w.sent = hash(r, value, origin)
 		switch {
@@ -627,8 +654,23 @@ func (w *row) shared(self string) bool {
 	return slices.ContainsFunc(w.registers, func(g register) bool { return g.origin.Name != self })
 }
 
+// echo reports whether a row is a ban of this host. Its memory may have a later version,
+// for example one that ends earlier, so that the memory must send its rows first.
+func (r *Replica) echo(key rowKey, value []byte, origin string) bool {
+	if key.bucket != memory.BansBucket || value == nil || origin != "" && origin != r.self {
+		return false
+	}
+	b, _ := memory.ReadBan([]byte(key.key), value)
+	return !b.Revoked
+}
+
+// Complete is called after Resend as soon as the host's memory has sent all its rows. Bans of
+// this host that the memory did not send are lost, and Changed returns them.
+func (r *Replica) Complete() { r.holding = false }
+
 // Resend causes Changed to return all rows again, because the host has lost them.
 func (r *Replica) Resend() {
+	r.holding = true
 	for key, w := range r.rows {
 		w.sent, w.passed = unsent, 0
 		r.changed[key] = struct{}{}
@@ -700,14 +742,16 @@ func (r *Replica) togetherBan(key rowKey, w *row, now time.Time) (value []byte, 
 func mine(r *Replica, g *register) bool { return g.origin.Name == r.self && g.sent }
 
 // Drop removes everything that another host has said until now. It returns the number of
-// rows and the mark that this host must keep.
+// rows and the mark that this host must keep. The mark covers omitted rows with a time in the
+// future, which would count later. Until that time, later rows of the host do not count
+// either, because they cannot be told apart.
 func (r *Replica) Drop(name string, now time.Time) (rows int, mark Row) {
 	if name == r.self {
 		return 0, Row{}
 	}
 	o := r.host(name)
 	rows = o.Rows
-	mark = Row{Bucket: DropBucket, Key: name, Stamp: max(At(now), o.last)}
+	mark = Row{Bucket: DropBucket, Key: name, Stamp: max(At(now), o.last, o.claimed)}
 	r.mark(name, mark.Stamp)
 	return rows, mark
 }
@@ -717,7 +761,7 @@ func (r *Replica) mark(name string, s Stamp) bool {
 	if s <= o.mark {
 		return false
 	}
-	o.mark, o.Omitted, o.Problem = s, 0, ""
+	o.mark, o.Omitted, o.Problem, o.ahead = s, 0, "", 0
 	for key, w := range r.rows {
 		r.remove(key, w, func(g *register) bool { return g.origin == o && g.stamp <= s })
 	}
@@ -762,6 +806,12 @@ func (r *Replica) Expire(now time.Time) (own []Row) {
 			delete(r.changed, key)
 		}
 	}
+	for _, key := range r.evicted {
+		if _, again := r.register(key, r.hosts[r.self]); !again {
+			own = append(own, Row{Bucket: key.bucket, Key: key.key})
+		}
+	}
+	r.evicted = nil
 	for name, o := range r.hosts {
 		if now.Sub(o.wrong) > keepProblem {
 			o.Omitted, o.Problem = 0, ""

@@ -138,6 +138,7 @@ func (n *node) save() {
 
 func (s *sim) startCompanion(n *node) {
 	n.replica, n.pending, n.fresh, n.epoch = New(n.name, DefaultLimits()), nil, true, -1
+	n.replica.Resend()
 }
 
 // apply hands registers to the replica, and records the unbans that the host now knows.
@@ -207,6 +208,7 @@ func (s *sim) loop(n *node) {
 			s.known[registerID{n.name, key, r.Stamp}] = n.knows[key]
 		}
 	}
+	n.replica.Complete()
 	if !reached {
 		return
 	}

@@ -1,0 +1,190 @@
+package share
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"scanwatch/filter/memory"
+	"scanwatch/internal/kv"
+)
+
+// The value of a register if there is no room for all. Registers with a lower value give way
+// to those with a higher one.
+const (
+	worthEnded = iota // deletions and bans that have ended
+	worthRow
+	worthBan
+	worthUnban
+)
+
+// evictEvery is the minimum time between two searches for registers that can give way.
+const evictEvery = 5 * time.Minute
+
+// victims is a list of the registers of a host that can give way, in this order.
+type victims struct {
+	keys    []rowKey
+	at      time.Time // time of the search
+	found   int       // number of keys at that time
+	evicted int       // number of registers deleted since then
+}
+
+// stale reports whether another search is worth its cost, which is a pass over all rows.
+func (v *victims) stale(now time.Time) bool {
+	used := len(v.keys) == 0 && v.evicted > 0 && v.evicted >= v.found/2
+	return used || now.Sub(v.at).Abs() >= evictEvery
+}
+
+// worth returns the value of a row, and the time at which its ban ends.
+func worth(bucket, key, value string, now time.Time) (n int, until int64) {
+	if value == "" {
+		return worthEnded, 0
+	}
+	if bucket != memory.BansBucket {
+		return worthRow, 0
+	}
+	b, _ := memory.ReadBan([]byte(key), []byte(value))
+	switch {
+	case b.Revoked:
+		return worthUnban, b.Until
+	case b.Active(now.Unix()):
+		return worthBan, b.Until
+	}
+	return worthEnded, b.Until
+}
+
+// makeRoom makes room for a register, and returns the reason if it cannot.
+//
+// A host with too many rows in a table loses those with the lowest value. If all hosts
+// together have too many, the host with the most loses rows, so that a few hosts cannot
+// displace the rows of the others.
+func (r *Replica) makeRoom(o *origin, one *Row, now time.Time) string {
+	if _, known := r.register(rowKey{one.Bucket, one.Key}, o); known || one.Bucket == DropBucket {
+		return ""
+	}
+	if o.tables[one.Bucket] >= r.limits.Rows {
+		if n, _ := worth(one.Bucket, one.Key, one.Value, now); !r.evict(o, one.Bucket, n-1, now) {
+			return fmt.Sprintf("more than %d rows of table %s", r.limits.Rows, one.Bucket)
+		}
+	}
+	if r.total < r.limits.Total {
+		return ""
+	}
+	most := o
+	for _, h := range r.hosts {
+		if h.Rows > most.Rows && h.Name != r.self {
+			most = h
+		}
+	}
+	problem := fmt.Sprintf("all hosts have more than %d rows, and this host has the most", r.limits.Total)
+	most.short = true
+	if most == o {
+		return problem
+	}
+	if !r.evict(most, "", worthUnban, now) {
+		o.short = true
+		return fmt.Sprintf("all hosts have more than %d rows", r.limits.Total)
+	}
+	most.omit(problem, now)
+	return ""
+}
+
+// makeOwnRoom makes room for a row of this host, and reports whether it could. Bans and
+// unbans that other hosts do not receive are a problem; see Crowded.
+func (r *Replica) makeOwnRoom(self *origin, e *kv.Entry, now time.Time) bool {
+	n, _ := worth(e.Bucket, string(e.Key), string(e.Value), now)
+	if self.tables[e.Bucket] < r.limits.Rows || r.evict(self, e.Bucket, n-1, now) {
+		return true
+	}
+	if n > worthRow {
+		r.crowded.problem = fmt.Sprintf("this host has more than %d bans; other hosts do not receive all of them", r.limits.Rows)
+		r.crowded.since = now
+	}
+	return false
+}
+
+// Crowded returns a description of the problem if there are bans or unbans of this host that
+// other hosts do not receive, or "".
+func (r *Replica) Crowded() string { return r.crowded.problem }
+
+// Retry reports whether there was a problem and may be room now, so that the memory must
+// send all its rows again. The problem is then cleared.
+func (r *Replica) Retry(now time.Time) bool {
+	if r.crowded.problem == "" || now.Sub(r.crowded.since).Abs() < evictEvery {
+		return false
+	}
+	r.crowded.problem = ""
+	return true
+}
+
+// evict deletes a register of a host, of which the value is at most the given one. It
+// reports whether there was one. bucket may be empty.
+func (r *Replica) evict(o *origin, bucket string, atMost int, now time.Time) bool {
+	if o.victims == nil {
+		o.victims = make(map[string]*victims)
+	}
+	v := o.victims[bucket]
+	if v == nil {
+		v = r.search(o, bucket, now)
+		o.victims[bucket] = v
+	}
+	if r.evictFrom(v, o, atMost, now) {
+		return true
+	}
+	if !v.stale(now) {
+		return false
+	}
+	v = r.search(o, bucket, now)
+	o.victims[bucket] = v
+	return r.evictFrom(v, o, atMost, now)
+}
+
+func (r *Replica) evictFrom(v *victims, o *origin, atMost int, now time.Time) bool {
+	for len(v.keys) > 0 {
+		key := v.keys[0]
+		g, ok := r.register(key, o)
+		if n, _ := worth(key.bucket, key.key, g.value, now); ok && n > atMost {
+			return false
+		}
+		v.keys = v.keys[1:]
+		if !ok || g.unban() > r.rows[key].neededUnban(now) { // an active ban would return without the unban
+			continue
+		}
+		r.remove(key, r.rows[key], func(g *register) bool { return g.origin == o })
+		if v.evicted++; o.Name == r.self {
+			r.evicted = append(r.evicted, key)
+		}
+		return true
+	}
+	return false
+}
+
+// search returns the registers of a host in the order in which they give way.
+func (r *Replica) search(o *origin, bucket string, now time.Time) *victims {
+	type candidate struct {
+		key   rowKey
+		worth int
+		until int64
+	}
+	var all []candidate
+	for key, w := range r.rows {
+		if bucket != "" && key.bucket != bucket {
+			continue
+		}
+		for i := range w.registers {
+			if g := &w.registers[i]; g.origin == o {
+				n, until := worth(key.bucket, key.key, g.value, now)
+				all = append(all, candidate{key, n, until})
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b candidate) int {
+		return cmp.Or(cmp.Compare(a.worth, b.worth), cmp.Compare(a.until, b.until))
+	})
+	v := &victims{at: now, found: len(all)}
+	for _, c := range all {
+		v.keys = append(v.keys, c.key)
+	}
+	return v
+}
