@@ -59,12 +59,12 @@ func worth(bucket, key, value string, now time.Time) (n int, until int64) {
 // A host with too many rows in a table loses those with the lowest value. If all hosts
 // together have too many, the host with the most loses rows, so that a few hosts cannot
 // displace the rows of the others.
-func (r *Replica) makeRoom(o *origin, one *Row, now time.Time) string {
+func makeRoom(r *Replica, o *origin, one *Row, now time.Time) string {
 	if _, known := r.register(rowKey{one.Bucket, one.Key}, o); known || one.Bucket == DropBucket {
 		return ""
 	}
 	if o.tables[one.Bucket] >= r.limits.Rows {
-		if n, _ := worth(one.Bucket, one.Key, one.Value, now); !r.evict(o, one.Bucket, n-1, now) {
+		if n, _ := worth(one.Bucket, one.Key, one.Value, now); !evict(r, o, one.Bucket, n-1, now) {
 			return fmt.Sprintf("more than %d rows of table %s", r.limits.Rows, one.Bucket)
 		}
 	}
@@ -82,7 +82,7 @@ func (r *Replica) makeRoom(o *origin, one *Row, now time.Time) string {
 	if most == o {
 		return problem
 	}
-	if !r.evict(most, "", worthUnban, now) {
+	if !evict(r, most, "", worthUnban, now) {
 		o.short = true
 		return fmt.Sprintf("all hosts have more than %d rows", r.limits.Total)
 	}
@@ -92,9 +92,9 @@ func (r *Replica) makeRoom(o *origin, one *Row, now time.Time) string {
 
 // makeOwnRoom makes room for a row of this host, and reports whether it could. Bans and
 // unbans that other hosts do not receive are a problem; see Crowded.
-func (r *Replica) makeOwnRoom(self *origin, e *kv.Entry, now time.Time) bool {
+func makeOwnRoom(r *Replica, self *origin, e *kv.Entry, now time.Time) bool {
 	n, _ := worth(e.Bucket, string(e.Key), string(e.Value), now)
-	if self.tables[e.Bucket] < r.limits.Rows || r.evict(self, e.Bucket, n-1, now) {
+	if self.tables[e.Bucket] < r.limits.Rows || evict(r, self, e.Bucket, n-1, now) {
 		return true
 	}
 	if n > worthRow {
@@ -120,27 +120,27 @@ func (r *Replica) Retry(now time.Time) bool {
 
 // evict deletes a register of a host, of which the value is at most the given one. It
 // reports whether there was one. bucket may be empty.
-func (r *Replica) evict(o *origin, bucket string, atMost int, now time.Time) bool {
+func evict(r *Replica, o *origin, bucket string, atMost int, now time.Time) bool {
 	if o.victims == nil {
 		o.victims = make(map[string]*victims)
 	}
 	v := o.victims[bucket]
 	if v == nil {
-		v = r.search(o, bucket, now)
+		v = search(r, o, bucket, now)
 		o.victims[bucket] = v
 	}
-	if r.evictFrom(v, o, atMost, now) {
+	if evictFrom(r, v, o, atMost, now) {
 		return true
 	}
 	if !v.stale(now) {
 		return false
 	}
-	v = r.search(o, bucket, now)
+	v = search(r, o, bucket, now)
 	o.victims[bucket] = v
-	return r.evictFrom(v, o, atMost, now)
+	return evictFrom(r, v, o, atMost, now)
 }
 
-func (r *Replica) evictFrom(v *victims, o *origin, atMost int, now time.Time) bool {
+func evictFrom(r *Replica, v *victims, o *origin, atMost int, now time.Time) bool {
 	for len(v.keys) > 0 {
 		key := v.keys[0]
 		g, ok := r.register(key, o)
@@ -161,7 +161,7 @@ func (r *Replica) evictFrom(v *victims, o *origin, atMost int, now time.Time) bo
 }
 
 // search returns the registers of a host in the order in which they give way.
-func (r *Replica) search(o *origin, bucket string, now time.Time) *victims {
+func search(r *Replica, o *origin, bucket string, now time.Time) *victims {
 	type candidate struct {
 		key   rowKey
 		worth int

@@ -303,7 +303,7 @@ func own(r *Replica, entries []kv.Entry, now time.Time, fresh bool) (out []Row) 
 		case ok && old.value == string(e.Value):
 			confirm(r, key)
 		case !ok && len(e.Value) == 0:
-		case !ok && !r.makeOwnRoom(self, e, now): // other hosts would omit it
+		case !ok && !makeOwnRoom(r, self, e, now): // other hosts would omit it
 		default:
 			one := Row{Bucket: e.Bucket, Key: key.key, Value: string(e.Value), Stamp: r.stamp(key, now)}
 			if ban {
@@ -391,7 +391,7 @@ func (r *Replica) Apply(name string, rows []Row, now time.Time) error {
 		}
 		problem := r.implausible(o, one, now)
 		if problem == "" {
-			problem = r.makeRoom(o, one, now)
+			problem = makeRoom(r, o, one, now)
 		}
 		if problem != "" {
 			o.omit(problem, now)
@@ -614,11 +614,11 @@ func (r *Replica) Changed(n int, now time.Time) (out []memory.Foreign) {
 		}
 		w := r.rows[key]
 		value, origin := r.together(key, w, now)
-		if r.holding && r.echo(key, value, origin) {
+		if r.holding && echo(r, key, value, origin) {
 			continue
 		}
 		delete(r.changed, key)
-		sent, ended := w.sent, r.pass(key, w)
+		sent, ended := w.sent, pass(r, key, w)
 		w.sent = hash(r, value, origin)
 		switch {
 		case value == nil && sent == unsent && !w.shared(r.self):
@@ -633,7 +633,7 @@ func (r *Replica) Changed(n int, now time.Time) (out []memory.Foreign) {
 }
 
 // pass reports whether there is a later unban than the memory knows, which then knows it.
-func (r *Replica) pass(key rowKey, w *row) (ended bool) {
+func pass(r *Replica, key rowKey, w *row) (ended bool) {
 	own, _ := r.register(key, r.hosts[r.self])
 	unban := r.unbanned(key)
 	ended = unban > max(w.passed, own.unban())
@@ -656,7 +656,7 @@ func (w *row) shared(self string) bool {
 
 // echo reports whether a row is a ban of this host. Its memory may have a later version,
 // for example one that ends earlier, so that the memory must send its rows first.
-func (r *Replica) echo(key rowKey, value []byte, origin string) bool {
+func echo(r *Replica, key rowKey, value []byte, origin string) bool {
 	if key.bucket != memory.BansBucket || value == nil || origin != "" && origin != r.self {
 		return false
 	}

@@ -225,8 +225,8 @@ func (s *Sharing) incoming(a *Answer, args []string, partial bool) error {
 	}
 	freed, err := s.Memory.Incoming(list, skew, s.Now())
 	s.logFreed(freed)
-	if err != nil {
-		return err
+	if err != nil { // the valid rows have been received; an error would make the companion send all again for ever
+		s.Log.Warn("invalid row of another host, skipped", "err", err)
 	}
 	return a.JSON(struct{}{})
 }

@@ -103,6 +103,21 @@ func TestUnbannedByOthers(t *testing.T) {
 	}
 }
 
+// TestInvalidRow checks that an invalid row does not keep the filter from receiving the
+// others.
+func TestInvalidRow(t *testing.T) {
+	var log bytes.Buffer
+	s, c := sharing(t, slog.New(slog.NewTextHandler(&log, nil)))
+	rows := bans(3, false)
+	rows[1].Key, rows[1].Value = []byte("x"), nil
+	if err := SendForeign(c, 0, rows); err != nil {
+		t.Fatal(err)
+	}
+	if n := s.Memory.Bans.Count(noon.UnixMicro()).Active; n != 2 || !strings.Contains(log.String(), "invalid row of another host, skipped") {
+		t.Errorf("%d of 2 valid bans: %s", n, log.String())
+	}
+}
+
 // TestFleetProblems checks the problems of a fleet in the status, without those that the
 // companion has already announced.
 func TestFleetProblems(t *testing.T) {

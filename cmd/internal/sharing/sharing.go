@@ -24,6 +24,7 @@ import (
 	"scanwatch/cmd/internal/control"
 	"scanwatch/cmd/internal/fleetkey"
 	"scanwatch/filter/share"
+	"scanwatch/internal/kv"
 	"scanwatch/rules"
 )
 
@@ -52,7 +53,10 @@ type Service struct {
 
 	run     uint64 // random number of this run
 	replica *share.Replica
-	skew    time.Duration // clock of the server minus that of this host
+	skew    time.Duration // clock of the server minus that of this host; see measure
+	// measured is set once skew is known. corrected is set after a change of skew until the
+	// rows of this host have been sent with the new one.
+	measured, corrected bool
 
 	filter *control.Client // nil while the filter cannot be reached
 	server *server         // nil while the server cannot be reached
@@ -72,6 +76,8 @@ type Service struct {
 	latest      map[string]position // latest message of each host
 	next        struct{ send, upkeep, expire time.Time }
 	status      string // latest error in the log
+	// rejected is set while the filter answers requests with errors.
+	rejected bool
 	// announced is set after the first announcement of this run.
 	announced bool
 }
@@ -138,7 +144,7 @@ func (s *Service) report(err error) {
 			s.status = err.Error()
 			s.log.Warn("not shared", "companion", s.name, "err", err)
 		}
-	} else if s.status != "" {
+	} else if s.rejected = false; s.status != "" {
 		s.status = ""
 		s.log.Info("shared again", "companion", s.name)
 	}
@@ -171,6 +177,9 @@ func (s *Service) problem() error {
 	for _, name := range slices.Sorted(maps.Keys(s.wrong)) {
 		return fmt.Errorf("host %s: %s", name, s.wrong[name])
 	}
+	if problem := s.replica.Crowded(); problem != "" {
+		return errors.New(problem)
+	}
 	return nil
 }
 
@@ -184,6 +193,15 @@ func (s *Service) dropFilter() {
 		s.filter.Close()
 		s.filter, s.synced = nil, false
 	}
+}
+
+// failFilter disconnects from the filter after an error. If the filter has answered, the
+// status shows the error, because the next connection would end in the same way.
+func (s *Service) failFilter(what string, err error) error {
+	err = fmt.Errorf("%s: %w", what, err)
+	s.rejected = s.filter != nil && s.note(err) == nil
+	s.dropFilter()
+	return err
 }
 
 func (s *Service) dropServer() {
@@ -205,13 +223,16 @@ func (s *Service) exchange(ctx context.Context) error {
 		return err
 	}
 	if err := s.sync(); err != nil {
-		s.dropFilter()
-		return fmt.Errorf("rows for the filter: %w", err)
+		return s.failFilter("rows for the filter", err)
 	}
 	all, err := s.server.read(ctx, max(min(time.Until(s.next.send), interval), time.Millisecond))
 	if err != nil {
 		s.dropServer()
 		return fmt.Errorf("read from the server: %w", remedy(err))
+	}
+	if err := measure(ctx, s); err != nil { // before the times in these rows are converted
+		s.dropServer()
+		return fmt.Errorf("server: %w", remedy(err))
 	}
 	for i := range all {
 		s.server.heard[all[i].host] = time.Now()
@@ -224,17 +245,16 @@ func (s *Service) exchange(ctx context.Context) error {
 		}
 	}
 	if err := s.handOver(); err != nil {
-		s.dropFilter()
-		return fmt.Errorf("rows for the filter: %w", err)
+		return s.failFilter("rows for the filter", err)
 	}
 	if time.Now().Before(s.next.send) {
 		return nil
 	}
 	s.next.send = time.Now().Add(interval)
-	if err := s.receive(false); err != nil {
-		s.dropFilter()
-		return fmt.Errorf("rows of the filter: %w", err)
+	if err := s.receive(s.corrected, s.replica.Own); err != nil {
+		return s.failFilter("rows of the filter", err)
 	}
+	s.corrected = false
 	s.refused = nil
 	if err := s.publish(ctx); err != nil {
 		if _, answered := valkey.IsValkeyErr(err); !answered {
@@ -257,14 +277,11 @@ func (s *Service) connectServer(ctx context.Context) (err error) {
 		s.mismatch = s.mismatch || errors.Is(err, errKey)
 		return err
 	}
-	if s.skew, err = s.server.skew(ctx); err != nil {
+	if err := measure(ctx, s); err != nil {
 		return err
 	}
+	clear(s.wrong)                          // every host is checked again
 	if err := s.announce(ctx); err != nil { // before the rows are read, so that a later loss of them is noticed
-		return err
-	}
-	hosts, err := s.server.hosts(ctx)
-	if err != nil {
 		return err
 	}
 	// This host's rows come first, so that its earlier marks and stamps are known.
@@ -278,15 +295,10 @@ func (s *Service) connectServer(ctx context.Context) (err error) {
 	if err != nil && !unusable(err) { // rows that cannot be used are replaced
 		return err
 	}
-	for _, h := range hosts {
-		if h == s.fleet.Name {
-			continue
-		}
-		if err := s.learn(ctx, h); err != nil {
-			return err
-		}
-	}
 	delete(s.server.last, s.fleet.Name)
+	if err := discover(ctx, s); err != nil {
+		return err
+	}
 	s.learned = true
 	s.keep(slices.DeleteFunc(s.replica.Rows(s.fleet.Name), func(r share.Row) bool { return there[field(&r)] >= r.Stamp }))
 	s.next.upkeep = time.Time{}
@@ -310,6 +322,63 @@ func (s *Service) missed(m *received) bool {
 		return m.number > before.number+1
 	}
 	return known && m.number > 1
+}
+
+// maxDrift is the change of skew from which the clock of the server or that of this host was
+// corrected.
+const maxDrift = 2 * time.Second
+
+// measure compares the clocks of the server and this host.
+//
+// Times in rows are times of the server. If its clock is corrected, the earlier rows of
+// this host have wrong times, and all its rows are sent again. The filter has converted the
+// rows of other hosts when they arrived, so that those remain right until their hosts send
+// them again. A smaller change does not matter, and would change all rows.
+func measure(ctx context.Context, s *Service) error {
+	skew, err := s.server.skew(ctx)
+	if err != nil {
+		return err
+	}
+	if s.measured && (skew-s.skew).Abs() <= maxDrift {
+		return nil
+	}
+	s.skew, s.corrected, s.measured = skew, s.measured, true
+	return nil
+}
+
+// discover reads the rows of hosts that are not known yet.
+func discover(ctx context.Context, s *Service) error {
+	known := slices.Collect(maps.Keys(s.server.last))
+	for _, h := range s.replica.Hosts() {
+		if _, ok := s.server.last[h.Name]; !ok && h.Rows > 0 {
+			known = append(known, h.Name)
+		}
+	}
+	f, err := s.server.discover(ctx, known)
+	if err != nil {
+		return err
+	}
+	for _, h := range f.hosts {
+		if _, ok := s.server.last[h]; ok || len(s.server.last) >= maxHosts {
+			continue
+		}
+		if err := s.learn(ctx, h); err != nil {
+			return err
+		}
+	}
+	for _, h := range f.strange {
+		if _, ok := s.server.strange[h]; ok || len(s.server.strange) >= maxStrange {
+			continue
+		}
+		s.server.strange[h] = struct{}{}
+		if err := s.learn(ctx, h); err != nil {
+			return err
+		}
+		if s.wrong[h] != "" {
+			delete(s.server.last, h)
+		}
+	}
+	return nil
 }
 
 // learn reads all rows of a host.
@@ -350,7 +419,10 @@ func (s *Service) connectFilter() (err error) {
 	if s.filter, err = control.DialCompanion(s.runDir); err != nil {
 		return err
 	}
-	if err = s.filter.Note(s.name, 0, control.ErrStarting); err == nil {
+	if !s.rejected {
+		err = s.filter.Note(s.name, 0, control.ErrStarting)
+	}
+	if err == nil {
 		err = control.Fleet(s.filter, s.key.Fingerprint())
 	}
 	if err == nil && s.learned {
@@ -375,11 +447,12 @@ func (s *Service) sync() error {
 	if err := s.handOver(); err != nil {
 		return err
 	}
-	if err := s.receive(true); err != nil {
+	if err := s.receive(true, s.replica.OwnAgain); err != nil {
 		return err
 	}
+	s.replica.Complete()
 	s.synced = true
-	return nil
+	return s.handOver()
 }
 
 // handOver sends the rows of the other hosts to the filter.
@@ -395,12 +468,8 @@ func (s *Service) handOver() error {
 	}
 }
 
-// receive receives the changed rows of this host, or all.
-func (s *Service) receive(all bool) error {
-	own := s.replica.Own
-	if all {
-		own = s.replica.OwnAgain
-	}
+// receive receives the changed rows of this host, or all, and calls own for them.
+func (s *Service) receive(all bool, own func([]kv.Entry, time.Time) []share.Row) error {
 	for {
 		list, rows, err := control.Rows(s.filter, s.skewSeconds(), all)
 		if err != nil {
@@ -492,26 +561,11 @@ func (s *Service) upkeep(ctx context.Context) error {
 	if err := s.announce(ctx); err != nil {
 		return err
 	}
-	err := s.server.check(ctx, true)
-	if err != nil {
+	if err := s.server.check(ctx, true); err != nil {
 		return err
 	}
-	if s.skew, err = s.server.skew(ctx); err != nil {
+	if err := discover(ctx, s); err != nil {
 		return err
-	}
-	hosts, err := s.server.hosts(ctx)
-	if err != nil {
-		return err
-	}
-	if err := s.server.refresh(ctx, hosts); err != nil {
-		return err
-	}
-	for _, h := range hosts {
-		if _, known := s.server.last[h]; !known && h != s.fleet.Name {
-			if err := s.learn(ctx, h); err != nil {
-				return err
-			}
-		}
 	}
 	for _, h := range s.replica.Missed(s.now()) {
 		if err := s.learn(ctx, h); err != nil {
@@ -526,6 +580,9 @@ func (s *Service) upkeep(ctx context.Context) error {
 		if err := s.server.remove(ctx, some); err != nil {
 			return err
 		}
+	}
+	if s.replica.Retry(s.now()) {
+		s.corrected = true // the filter sends all rows of this host again
 	}
 	return nil
 }

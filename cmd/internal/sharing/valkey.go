@@ -20,6 +20,7 @@ import (
 
 	"scanwatch/cmd/internal/fleetkey"
 	"scanwatch/filter/share"
+	"scanwatch/internal/text"
 	"scanwatch/rules"
 )
 
@@ -30,7 +31,7 @@ import (
 //	{scanwatch}:hosts        set of the names of the hosts
 //	{scanwatch}:rows:HOST    hash of the rows of a host, each a message
 //	{scanwatch}:log:HOST     stream of the changes of a host, each a message
-//	{scanwatch}:alive:HOST   run of the companion, expires
+//	{scanwatch}:alive:HOST   message without rows, expires
 const keyPrefix = "{scanwatch}:"
 
 func rowsKey(host string) string  { return keyPrefix + "rows:" + host }
@@ -69,6 +70,8 @@ type server struct {
 	heard map[string]time.Time
 	// announced is set after the first announcement on this connection.
 	announced bool
+	cursor    uint64              // of the set of hosts
+	strange   map[string]struct{} // names without a valid message whose rows have been read
 }
 
 // options returns the options of the client. It reads the files of the password and the
@@ -114,13 +117,17 @@ func options(s *rules.Share) (valkey.ClientOption, error) {
 		}
 	}
 	o.DialCtxFn = func(ctx context.Context, address string, d *net.Dialer, t *tls.Config) (net.Conn, error) {
+		network, dial := "tcp", d.DialContext
 		if path := sockets[address]; path != "" {
-			return d.DialContext(ctx, "unix", path)
+			network, address = "unix", path
+		} else if t != nil {
+			dial = (&tls.Dialer{NetDialer: d, Config: t}).DialContext
 		}
-		if t != nil {
-			return (&tls.Dialer{NetDialer: d, Config: t}).DialContext(ctx, "tcp", address)
+		conn, err := dial(ctx, network, address)
+		if err != nil {
+			return nil, err
 		}
-		return d.DialContext(ctx, "tcp", address)
+		return &guard{Conn: conn}, nil
 	}
 	if s.CA != "" && o.TLSConfig != nil {
 		pem, err := os.ReadFile(s.CA)
@@ -157,7 +164,7 @@ func connect(ctx context.Context, o valkey.ClientOption, key fleetkey.Key, self 
 	default:
 		return nil, err
 	}
-	s := &server{client: client, key: key, self: self, run: run, last: make(map[string]string), heard: make(map[string]time.Time)}
+	s := &server{client: client, key: key, self: self, run: run, last: make(map[string]string), heard: make(map[string]time.Time), strange: make(map[string]struct{})}
 	if err := s.check(ctx, claim); err != nil {
 		client.Close()
 		return nil, err
@@ -195,6 +202,16 @@ func (s *server) check(ctx context.Context, claim bool) error {
 	return nil
 }
 
+const (
+	// maxSkew is the maximum difference between the clocks of the server and this host.
+	// With a larger one, bans of other hosts would end or begin again.
+	maxSkew = time.Hour
+	// lastSecond is the latest plausible time of a clock, in seconds since 1970.
+	lastSecond = 1 << 33
+)
+
+var errClock = fmt.Errorf("the clocks of the server and this host differ by more than %v; correct the wrong one", text.ShortDuration(maxSkew))
+
 // skew returns the time of the server minus that of this host.
 func (s *server) skew(ctx context.Context) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
@@ -215,28 +232,16 @@ func (s *server) skew(ctx context.Context) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
+	if seconds < 0 || seconds > lastSecond || micros < 0 || micros > 1e6 {
+		return 0, errClock
+	}
 	middle := start.Add(time.Since(start) / 2)
-	return time.UnixMicro(seconds*1e6 + micros).Sub(middle), nil
-}
-
-// hosts returns the names of all hosts.
-func (s *server) hosts(ctx context.Context) ([]string, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	all, err := s.client.Do(ctx, s.client.B().Smembers().Key(hostsKey).Build()).AsStrSlice()
-	if err != nil {
-		return nil, err
+	skew := time.UnixMicro(seconds*1e6 + micros).Sub(middle)
+	if skew.Abs() > maxSkew {
+		return 0, errClock
 	}
-	names := all[:0]
-	for _, name := range all {
-		if share.ValidName(name) && len(names) < maxHosts {
-			names = append(names, name)
-		}
-	}
-	return names, nil
+	return skew, nil
 }
-
-const maxHosts = 1000
 
 var errTooMany = fmt.Errorf("more than %d rows in the server", maxSnapshot)
 
@@ -385,10 +390,9 @@ func (s *server) remove(ctx context.Context, rows []share.Row) error {
 func (s *server) alive(ctx context.Context) (kept, other bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	own := strconv.FormatUint(s.run, 16)
 	seconds := int64(keepAlive / time.Second)
 	r := s.client.DoMulti(ctx,
-		s.client.B().Set().Key(aliveKey(s.self)).Value(own).Get().ExSeconds(seconds).Build(),
+		s.client.B().Set().Key(aliveKey(s.self)).Value(string(encode(s.key, s.self, &message{run: s.run}))).Get().ExSeconds(seconds).Build(),
 		s.client.B().Sadd().Key(hostsKey).Member(s.self).Build(),
 		s.client.B().Expire().Key(logKey(s.self)).Seconds(int64(keepRows/time.Second)).Build(),
 		s.client.B().Expire().Key(rowsKey(s.self)).Seconds(int64(keepRows/time.Second)).Build(),
@@ -402,26 +406,8 @@ func (s *server) alive(ctx context.Context) (kept, other bool, err error) {
 	kept, keptErr := r[3].AsBool()
 	lost := s.announced && err != nil
 	s.announced = true
-	return kept && !lost, err == nil && before != own, keptErr
-}
-
-// refresh records the hosts that have announced themselves in the last keepAlive.
-func (s *server) refresh(ctx context.Context, hosts []string) error {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	var ask valkey.Commands
-	for _, h := range hosts {
-		ask = append(ask, s.client.B().Get().Key(aliveKey(h)).Build())
-	}
-	for i, r := range s.client.DoMulti(ctx, ask...) {
-		switch err := r.Error(); {
-		case err == nil:
-			s.heard[hosts[i]] = time.Now()
-		case !valkey.IsValkeyNil(err) && !wrongType(err):
-			return err
-		}
-	}
-	return nil
+	m, wrong := decode(s.key, s.self, []byte(before))
+	return kept && !lost, err == nil && wrong == nil && m.run != s.run, keptErr
 }
 
 // hear records that the message with an id of a stream, which begins with the time of the

@@ -1,0 +1,148 @@
+package sharing
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/valkey-io/valkey-go"
+
+	"scanwatch/filter/share"
+)
+
+// Every user of the server can add names to the set of hosts. Only names with a message that
+// has been authenticated with the key of the fleet count as hosts.
+const (
+	// maxHosts is the maximum number of hosts.
+	maxHosts = 1000
+	// maxNames is the number of names that are checked at a time. The others follow later.
+	maxNames = 10_000
+	// maxStrange is the maximum number of names without a valid message whose rows are read.
+	maxStrange = 100
+
+	namesPerScan    = 1000
+	namesPerRequest = 200
+	rowsPerSample   = 10
+)
+
+// names returns the next names of the set of hosts.
+func (s *server) names(ctx context.Context) (names []string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	for len(names) < maxNames {
+		e, err := s.client.Do(ctx, s.client.B().Sscan().Key(hostsKey).Cursor(s.cursor).Count(namesPerScan).Build()).AsScanEntry()
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range e.Elements {
+			if share.ValidName(name) {
+				names = append(names, name)
+			}
+		}
+		if s.cursor = e.Cursor; s.cursor == 0 {
+			break
+		}
+	}
+	return names, nil
+}
+
+// found lists the names that discover has checked.
+type found struct {
+	hosts   []string // with a valid message, or known before
+	strange []string // with rows of which none was valid
+}
+
+// discover looks for hosts. Known hosts come first, then hosts that have announced
+// themselves lately, which are recorded as heard.
+func (s *server) discover(ctx context.Context, known []string) (f found, err error) {
+	names, err := s.names(ctx)
+	if err != nil {
+		return f, err
+	}
+	all := append(known, names...)
+	seen := make(map[string]bool, len(all))
+	all = slices.DeleteFunc(all, func(name string) bool {
+		again := seen[name] || name == s.self
+		seen[name] = true
+		return again
+	})
+	var silent []string
+	for some := range slices.Chunk(all, namesPerRequest) {
+		alive, err := s.areAlive(ctx, some)
+		if err != nil {
+			return f, err
+		}
+		for i, name := range some {
+			switch {
+			case alive[i]:
+				s.heard[name] = time.Now()
+				f.hosts = append(f.hosts, name)
+			case slices.Contains(known, name):
+				f.hosts = append(f.hosts, name)
+			default:
+				silent = append(silent, name)
+			}
+		}
+	}
+	for some := range slices.Chunk(silent, namesPerRequest) {
+		if err := s.sample(ctx, some, &f); err != nil {
+			return f, err
+		}
+	}
+	return f, nil
+}
+
+// areAlive reports for each name whether the host has announced itself in the last
+// keepAlive.
+func (s *server) areAlive(ctx context.Context, names []string) ([]bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	var ask valkey.Commands
+	for _, name := range names {
+		ask = append(ask, s.client.B().Get().Key(aliveKey(name)).Build())
+	}
+	alive := make([]bool, len(names))
+	for i, r := range s.client.DoMulti(ctx, ask...) {
+		text, err := r.ToString()
+		if err != nil && !valkey.IsValkeyNil(err) && !wrongType(err) {
+			return nil, err
+		}
+		_, wrong := decode(s.key, names[i], []byte(text))
+		alive[i] = err == nil && wrong == nil
+	}
+	return alive, nil
+}
+
+// sample checks some rows of each name.
+func (s *server) sample(ctx context.Context, names []string, f *found) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	var ask valkey.Commands
+	for _, name := range names {
+		ask = append(ask, s.client.B().Hscan().Key(rowsKey(name)).Cursor(0).Count(rowsPerSample).Build())
+	}
+	for i, r := range s.client.DoMulti(ctx, ask...) {
+		e, err := r.AsScanEntry()
+		switch {
+		case wrongType(err):
+			f.strange = append(f.strange, names[i])
+		case err != nil:
+			return err
+		case s.valid(names[i], e.Elements):
+			f.hosts = append(f.hosts, names[i])
+		case len(e.Elements) > 0:
+			f.strange = append(f.strange, names[i])
+		}
+	}
+	return nil
+}
+
+// valid reports whether the fields and values of a hash include a valid message.
+func (s *server) valid(host string, elements []string) bool {
+	for i := 1; i < len(elements); i += 2 {
+		if _, err := decode(s.key, host, []byte(elements[i])); err == nil {
+			return true
+		}
+	}
+	return false
+}
