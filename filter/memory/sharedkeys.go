@@ -24,3 +24,13 @@ func (t sharedRows[K, V]) validKey(key []byte) bool {
 	_, _, ok := t.decode(key, t.value(*new(V)))
 	return ok
 }
+
+// SameBan reports whether two rows of the bucket BansBucket with the same key are about the
+// same ban: an unban keeps the session and, unless it is in the future, the start of the ban
+// that it has ended. The result does not depend on the clocks of the hosts.
+func SameBan(key, one, other []byte) bool {
+	var names ruleNames
+	_, a, ok := names.read(key, one)
+	_, b, valid := names.read(key, other)
+	return ok && valid && (a.session != 0 && a.session == b.session || a.since == b.since)
+}

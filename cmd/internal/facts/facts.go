@@ -370,13 +370,14 @@ func (f *File) befriended() *File {
 }
 
 // merge merges the rows of hosts, of which the first is this one. A ban that starts after
-// an unban counts as one that was imposed with knowledge of the unban.
+// an unban counts as one that was imposed with knowledge of the unban, unless the unban has
+// ended the same ban: the clock of the host that imposed the ban is then ahead.
 func merge(l share.Limits, files []*File, now time.Time) ([]memory.Foreign, []share.HostStatus, error) {
-	unbans := make(map[string][]share.Stamp)
+	unbans := make(map[string][]*share.Row)
 	for _, f := range files {
 		for i := range f.Rows {
 			if row := &f.Rows[i]; revoked(row) {
-				unbans[row.Key] = append(unbans[row.Key], row.Stamp)
+				unbans[row.Key] = append(unbans[row.Key], row)
 			}
 		}
 	}
@@ -387,9 +388,9 @@ func merge(l share.Limits, files []*File, now time.Time) ([]memory.Foreign, []sh
 			if row.Bucket != memory.BansBucket || revoked(row) {
 				continue
 			}
-			for _, s := range unbans[row.Key] {
-				if s < row.Stamp {
-					row.Seen = max(row.Seen, s)
+			for _, u := range unbans[row.Key] {
+				if u.Stamp < row.Stamp && !memory.SameBan([]byte(row.Key), []byte(row.Value), []byte(u.Value)) {
+					row.Seen = max(row.Seen, u.Stamp)
 				}
 			}
 		}

@@ -80,6 +80,58 @@ func TestExchange(t *testing.T) {
 	}
 }
 
+// TestClockAhead checks that an unban ends a ban of a host whose clock is ahead, on both
+// hosts and however often the files are read, and that a later ban counts.
+func TestClockAhead(t *testing.T) {
+	key := fleetkey.New()
+	p := netip.MustParsePrefix("192.0.2.1/32")
+	one, two := memory.New(), memory.New()
+	ahead := noon.Add(5 * time.Minute)
+	one.Bans.Add(client("192.0.2.1"), memory.BanRequest{Ladder: []time.Duration{time.Hour}, Rule: "harvest", Session: 7}, ahead.UnixMicro())
+	fileOf := func(m *memory.Memory, host string) *File {
+		t.Helper()
+		f, err := Read(bytes.NewReader(export(t, m, Exporter{Host: host, Key: key})), key, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	read := func(m *memory.Memory, self string, f *File, now time.Time) {
+		t.Helper()
+		m.Announce()
+		rows, _, err := Merge(self, share.DefaultLimits(), slices.Values(m.Outgoing(1000, 0)), []*File{f}, now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := m.Incoming(rows, 0, now.UnixMicro()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	file := fileOf(one, "mx1")
+	read(two, "mx2", file, noon)
+	if _, ok := two.Bans.Enforced(p, noon.UnixMicro()); !ok {
+		t.Fatal("mx2 does not ban the client")
+	}
+	if ended := two.Bans.Revoke(p, false, noon.Add(time.Minute).UnixMicro()); len(ended) != 1 {
+		t.Fatal(ended)
+	}
+	for range 2 {
+		read(one, "mx1", fileOf(two, "mx2"), ahead.Add(2*time.Minute))
+		read(two, "mx2", file, noon.Add(10*time.Minute))
+		if b, ok := one.Bans.Enforced(p, ahead.Add(2*time.Minute).UnixMicro()); ok {
+			t.Errorf("mx1 bans the client: %+v", b)
+		}
+		if b, ok := two.Bans.Enforced(p, noon.Add(10*time.Minute).UnixMicro()); ok {
+			t.Errorf("mx2 bans the client: %+v", b)
+		}
+	}
+	one.Bans.Add(client("192.0.2.1"), memory.BanRequest{Ladder: []time.Duration{time.Hour}, Rule: "harvest", Session: 8}, ahead.Add(20*time.Minute).UnixMicro())
+	read(two, "mx2", fileOf(one, "mx1"), noon.Add(20*time.Minute))
+	if _, ok := two.Bans.Enforced(p, noon.Add(20*time.Minute).UnixMicro()); !ok {
+		t.Error("mx2 does not know the later ban")
+	}
+}
+
 // TestOneAfterAnother checks that the file of a host does not delete what an earlier file of
 // another host has said.
 func TestOneAfterAnother(t *testing.T) {
