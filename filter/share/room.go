@@ -3,6 +3,7 @@ package share
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -13,7 +14,7 @@ import (
 // The value of a register if there is no room for all. Registers with a lower value give way
 // to those with a higher one.
 const (
-	worthEnded = iota // deletions and bans that have ended
+	worthEnded = iota // deleted bans, and bans that have ended
 	worthRow
 	worthBan
 	worthUnban
@@ -38,11 +39,11 @@ func (v *victims) stale(now time.Time) bool {
 
 // worth returns the value of a row, and the time at which its ban ends.
 func worth(bucket, key, value string, now time.Time) (n int, until int64) {
-	if value == "" {
-		return worthEnded, 0
-	}
 	if bucket != memory.BansBucket {
 		return worthRow, 0
+	}
+	if value == "" { // after all bans that have ended, because not all hosts may know the deletion
+		return worthEnded, math.MaxInt64
 	}
 	b, _ := memory.ReadBan([]byte(key), []byte(value))
 	switch {
@@ -152,8 +153,8 @@ func evictFrom(r *Replica, v *victims, o *origin, atMost int, now time.Time) boo
 			continue
 		}
 		r.remove(key, r.rows[key], func(g *register) bool { return g.origin == o })
-		if v.evicted++; o.Name == r.self {
-			r.evicted = append(r.evicted, key)
+		if v.evicted++; o.Name == r.self && len(r.evicted) < r.limits.Rows {
+			r.evicted[key] = struct{}{}
 		}
 		return true
 	}

@@ -176,7 +176,7 @@ type Replica struct {
 	seed    maphash.Seed
 	// holding is set from Resend until Complete.
 	holding bool
-	evicted []rowKey // rows of this host that other hosts no longer need; see Expire
+	evicted map[rowKey]struct{} // rows of this host that the service no longer needs; see Expire
 	crowded struct {
 		problem string
 		since   time.Time // time of the latest row that was not sent
@@ -187,7 +187,7 @@ type Replica struct {
 func New(self string, l Limits) *Replica {
 	r := &Replica{
 		self: self, limits: l, merger: memory.NewMerger(), rows: make(map[rowKey]*row),
-		hosts: make(map[string]*origin), changed: make(map[rowKey]struct{}), again: make(map[rowKey]struct{}), seed: maphash.MakeSeed(),
+		hosts: make(map[string]*origin), changed: make(map[rowKey]struct{}), again: make(map[rowKey]struct{}), evicted: make(map[rowKey]struct{}), seed: maphash.MakeSeed(),
 	}
 	r.host(self)
 	return r
@@ -806,12 +806,12 @@ func (r *Replica) Expire(now time.Time) (own []Row) {
 			delete(r.changed, key)
 		}
 	}
-	for _, key := range r.evicted {
+	for key := range r.evicted {
 		if _, again := r.register(key, r.hosts[r.self]); !again {
 			own = append(own, Row{Bucket: key.bucket, Key: key.key})
 		}
 	}
-	r.evicted = nil
+	clear(r.evicted)
 	for name, o := range r.hosts {
 		if now.Sub(o.wrong) > keepProblem {
 			o.Omitted, o.Problem = 0, ""

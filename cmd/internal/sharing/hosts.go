@@ -60,7 +60,10 @@ func (s *server) discover(ctx context.Context, known []string) (f found, err err
 		return f, err
 	}
 	all := append(known, names...)
-	seen := make(map[string]bool, len(all))
+	seen, before := make(map[string]bool, len(all)), make(map[string]bool, len(known))
+	for _, name := range known {
+		before[name] = true
+	}
 	all = slices.DeleteFunc(all, func(name string) bool {
 		again := seen[name] || name == s.self
 		seen[name] = true
@@ -77,7 +80,7 @@ func (s *server) discover(ctx context.Context, known []string) (f found, err err
 			case alive[i]:
 				s.heard[name] = time.Now()
 				f.hosts = append(f.hosts, name)
-			case slices.Contains(known, name):
+			case before[name]:
 				f.hosts = append(f.hosts, name)
 			default:
 				silent = append(silent, name)

@@ -416,7 +416,11 @@ func (s *server) alive(ctx context.Context) (kept, other bool, err error) {
 func (s *server) hear(host, id string, ahead time.Duration) {
 	millis, _, _ := strings.Cut(id, "-")
 	n, err := strconv.ParseInt(millis, 10, 64)
-	if at := time.UnixMilli(n).Add(-ahead); err == nil && n > 0 && at.After(s.heard[host]) {
+	at := time.UnixMilli(n).Add(-ahead)
+	if now := time.Now(); at.After(now) { // a host can choose the id
+		at = now
+	}
+	if err == nil && n > 0 && at.After(s.heard[host]) {
 		s.heard[host] = at
 	}
 }
