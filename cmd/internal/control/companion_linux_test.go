@@ -269,11 +269,11 @@ func TestNote(t *testing.T) {
 	if s := companions.Status()[0]; s.Error != "" || !s.Done.IsZero() || !s.Running(time.Now()) {
 		t.Errorf("without a result: %+v", s)
 	}
-	if err := c.Note(name, 7, nil); err != nil {
+	if err := c.NoteLost(name, 7, 3, nil); err != nil {
 		t.Fatal(err)
 	}
 	s := companions.Status()[0]
-	if s.Name != name || s.Entries != 7 || s.Error != "" || s.Done.IsZero() || !s.Running(time.Now()) || s.Running(time.Now().Add(silent)) {
+	if s.Name != name || s.Entries != 7 || s.Lost != 3 || s.Error != "" || s.Done.IsZero() || !s.Running(time.Now()) || s.Running(time.Now().Add(silent)) {
 		t.Errorf("after a success: %+v", s)
 	}
 	if err := c.Note(name, 7, errors.New("no such set\x1b[2J"+strings.Repeat("x", 400))); err != nil {

@@ -109,6 +109,46 @@ func TestRejectedLosses(t *testing.T) {
 	if n := f.queue.length(); n != 2 {
 		t.Errorf("%d batches after a delivery, want 2", n)
 	}
+	f.queue.remove(e, true)
+	if n := f.queue.lostEvents(); n != 3 {
+		t.Errorf("%d events lost, want the two rejected ones and one", n)
+	}
+}
+
+// TestLostInStatus checks that the status keeps the number of lost events after a delivery.
+func TestLostInStatus(t *testing.T) {
+	r := newReceiver(t)
+	c := forURL(t, r)
+	r.answers = []http.HandlerFunc{status(400)}
+	h := newHub(t, c)
+	start(t, c, h, r)
+	h.watched(t)
+	h.fan.Send(finding(1, "scanner"))
+	until(t, func() bool { return h.known.Status()[0].Lost == 1 })
+	h.fan.Send(finding(2, "scanner"))
+	until(t, func() bool { s := h.known.Status()[0]; return !s.Done.IsZero() && s.Error == "" })
+	if s := h.known.Status()[0]; s.Lost != 1 {
+		t.Errorf("%+v", s)
+	}
+}
+
+// TestFirstStart checks that only a start with an existing queue is a gap: before the first
+// one, no event was to be delivered.
+func TestFirstStart(t *testing.T) {
+	r := newReceiver(t)
+	c := forURL(t, r)
+	h := newHub(t, c)
+	for gaps := range uint64(2) {
+		stop := start(t, c, h, r)
+		h.watched(t)
+		h.fan.Send(finding(1, "scanner"))
+		until(t, func() bool { counted, _, _ := total(t, r.accepted()); return counted == gaps+1 })
+		stop()
+		h.unwatched(t)
+		if _, _, n := total(t, r.accepted()); n != gaps {
+			t.Errorf("start %d: %d gaps", gaps, n)
+		}
+	}
 }
 
 // TestDroppedGaps checks that the gaps of a dropped batch are in the next batch.
@@ -241,6 +281,8 @@ func TestNoDelivery(t *testing.T) {
 	r.answers = slices.Repeat([]http.HandlerFunc{status(403)}, 1_000_000)
 	h := newHub(t, c)
 	start(t, c, h, r)
+	h.watched(t)
+	h.fan.Send(finding(1, "scanner"))
 	until(t, func() bool { return strings.Contains(h.known.Status()[0].Error, "403") })
 	if s := h.known.Status()[0]; !s.Done.IsZero() {
 		t.Errorf("%+v", s)
@@ -265,6 +307,8 @@ func TestRetryAfterRestart(t *testing.T) {
 		return (&queue{dir: names[0]}).untilNext(time.Now())
 	}
 	stop := start(t, c, h, r)
+	h.watched(t)
+	h.fan.Send(finding(1, "scanner"))
 	until(t, func() bool { return next() > 50*time.Minute })
 	stop()
 	h.unwatched(t)
@@ -272,7 +316,7 @@ func TestRetryAfterRestart(t *testing.T) {
 	h.watched(t)
 	for n := range uint64(5) {
 		h.fan.Send(finding(1, "scanner"))
-		until(t, func() bool { return queued(t, c) == n+1 || len(r.accepted()) > 0 })
+		until(t, func() bool { return queued(t, c) == n+2 || len(r.accepted()) > 0 })
 	}
 	if n := len(r.accepted()); n != 0 {
 		t.Errorf("%d requests in the pause", n)

@@ -187,5 +187,8 @@ func companionLine(c *control.CompanionStatus, zone *time.Location) string {
 	if !c.Done.IsZero() {
 		line += ", last success " + c.Done.In(zone).Format(time.DateTime)
 	}
+	if c.Lost > 0 {
+		line += fmt.Sprintf(", %d lost", c.Lost)
+	}
 	return line
 }
