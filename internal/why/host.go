@@ -273,6 +273,7 @@ func (w *query) assess(h *Host) {
 		w.exemptByMail(h, &c)
 		return
 	case !h.accused && len(h.History) == 0:
+		newAdviser(w, h).exempt()
 		if w.memory.Peers.Standing(&c.peer, w.Now.UnixMicro()).Level >= rules.StandingKnown {
 			w.exemptByMail(h, &c)
 		}
@@ -281,8 +282,8 @@ func (w *query) assess(h *Host) {
 	friends := w.table("friends")
 	friend := friends != nil && friends.MatchAddr(c.addr)
 	h.exempt("friends", friend, "the address is in <friends>")
-	if !friend && h.newest != nil && h.newest.pass != "" {
-		h.exempt("pass", true, "a pass statement matches: %s", text.Escape(h.newest.pass))
+	if !friend && h.newest != nil && h.newest.pass != nil {
+		h.exemptByPass()
 	}
 	w.exemptByName(h, &c)
 	if !h.onlyManual() {
@@ -368,10 +369,15 @@ func (w *query) addRemedies(h *Host, friend bool) {
 	if friend {
 		return
 	}
+	advice := newAdviser(w, h)
+	if w.Policy != nil {
+		advice.late()
+	}
 	h.Remedies = append(h.Remedies, w.befriend(h.Prefix))
 	if w.Policy != nil && !strings.Contains(w.Policy.String(), "pass from <friends>") {
 		h.Remedies = append(h.Remedies, Remedy{"pass from <friends>", "in " + w.File + ": add this statement, it is missing"})
 	}
+	advice.listed()
 }
 
 // unbanned describes the effect of scanwatch unban under a policy, which may be nil.

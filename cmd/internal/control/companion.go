@@ -386,15 +386,10 @@ func (c *Companions) note(p *peer, name string, entries int, lost uint64, proble
 	return nil
 }
 
-// Note announces a companion and its latest result. problem is nil after a success, and ErrNoResult
-// without a new result.
-func (c *Client) Note(name string, entries int, problem error) error {
-	return c.NoteLost(name, entries, 0, problem)
-}
-
-// NoteLost is Note for a companion that passes events. lost is the number of events that their
-// destination will never receive.
-func (c *Client) NoteLost(name string, entries int, lost uint64, problem error) error {
+// Note announces a companion and its latest result. lost is the number of events that their
+// destination will never receive. problem is nil after a success, and ErrNoResult without a new
+// result.
+func (c *Client) Note(name string, entries int, lost uint64, problem error) error {
 	words := "-"
 	if problem == ErrNoResult {
 		words = noResult

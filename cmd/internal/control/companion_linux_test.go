@@ -258,25 +258,25 @@ func TestNote(t *testing.T) {
 	})
 	defer c.Close()
 	for _, name := range []string{"serve", "sync ipset scanwatch", "nothing"} {
-		if err := c.Note(name, 1, nil); err == nil || !strings.Contains(err.Error(), "no companion") {
+		if err := c.Note(name, 1, 0, nil); err == nil || !strings.Contains(err.Error(), "no companion") {
 			t.Errorf("as %s: %v", name, err)
 		}
 	}
 	const name = "sync nftables inet filter scanwatch"
-	if err := c.Note(name, 7, ErrNoResult); err != nil {
+	if err := c.Note(name, 7, 0, ErrNoResult); err != nil {
 		t.Fatal(err)
 	}
 	if s := companions.Status()[0]; s.Error != "" || !s.Done.IsZero() || !s.Running(time.Now()) {
 		t.Errorf("without a result: %+v", s)
 	}
-	if err := c.NoteLost(name, 7, 3, nil); err != nil {
+	if err := c.Note(name, 7, 3, nil); err != nil {
 		t.Fatal(err)
 	}
 	s := companions.Status()[0]
 	if s.Name != name || s.Entries != 7 || s.Lost != 3 || s.Error != "" || s.Done.IsZero() || !s.Running(time.Now()) || s.Running(time.Now().Add(silent)) {
 		t.Errorf("after a success: %+v", s)
 	}
-	if err := c.Note(name, 7, errors.New("no such set\x1b[2J"+strings.Repeat("x", 400))); err != nil {
+	if err := c.Note(name, 7, 0, errors.New("no such set\x1b[2J"+strings.Repeat("x", 400))); err != nil {
 		t.Fatal(err)
 	}
 	if s := companions.Status()[0]; !strings.HasPrefix(s.Error, "no such set?[2J") || len(s.Error) > maxNote {

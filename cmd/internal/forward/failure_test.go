@@ -182,7 +182,7 @@ func TestReportWaits(t *testing.T) {
 		f.reporter.add(e)
 		f.report(t.Context())
 	}
-	until(t, func() bool { return f.ask(func(c *control.Client) error { return c.Note(f.name, 0, nil) }) == nil }) // the socket exists
+	until(t, func() bool { return f.ask(func(c *control.Client) error { return c.Note(f.name, 0, 0, nil) }) == nil }) // the socket exists
 	for range 2 {
 		for _, src := range []string{first, second, third} {
 			seen(src, "scanner")

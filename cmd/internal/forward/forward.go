@@ -506,7 +506,7 @@ func (f *Forwarder) note(ctx context.Context) {
 		if f.queue != nil {
 			waiting, lost = f.queue.length(), f.queue.lostEvents()
 		}
-		if err := f.ask(func(c *control.Client) error { return c.NoteLost(f.name, waiting, lost, failed) }); err != nil && delivered { // watch logs it
+		if err := f.ask(func(c *control.Client) error { return c.Note(f.name, waiting, lost, failed) }); err != nil && delivered { // watch logs it
 			f.mu.Lock()
 			f.delivered = true
 			f.mu.Unlock()
