@@ -74,7 +74,10 @@ func serveCompanions(t *testing.T, m *memory.Memory, enforced func() bool, spare
 	})
 	commands := append(StoreCommands(w), StatusCommand(func() Status { return Status{Companions: c.Status()} }))
 	commands = append(commands, MemoryCommands(m, state, noon.UnixMicro, enforced, func(memory.Ban) {})...)
-	commands = append(commands, BansCommand(m.Bans, state, noon.UnixMicro, spared, enforced), c.NoteCommand(), WatchCommand(new(events.Fan)), SparedCommand(spared, enforced))
+	commands = append(commands, BansCommand(m.Bans, state, noon.UnixMicro, spared, enforced), c.NoteCommand(), WatchCommand(new(events.Fan)), SparedCommand(func(n Names) bool {
+		q := netip.PrefixFrom(n.Addr, n.Addr.BitLen())
+		return spared([]netip.Prefix{q})(q)
+	}, enforced))
 	commands = append(commands, LookupCommands(lookups)...)
 	l, err := listen(runDir, companionsMode)
 	if err != nil {
@@ -130,7 +133,7 @@ func TestRoles(t *testing.T) {
 	dir, state, companions := serveCompanions(t, m, yes, sparesNone)
 	others := [][]string{{"status"}, {"flush"}, {"segments"}, {"snapshot", "x"}, {"state"}, {"days"},
 		{"ban", "192.0.2.1", "60", "x"}, {"unban", "192.0.2.1", Exact}, {"learn", "1;example.org"}}
-	bans, events := [][]string{{"bans", "0", "0"}}, [][]string{{"spared", "192.0.2.1"}, {"watch", "-", "-"}} // the last ends the connection
+	bans, events := [][]string{{"bans", "0", "0"}}, [][]string{{"spared", "192.0.2.1", "=", "="}, {"watch", "-", "-"}} // the last ends the connection
 	questions := [][]string{{"questions", "0"}, {"facts", "192.0.2.1;bl;-;60"}}
 	dial := func(uid int) (c *Client, err error) {
 		asUser(t, uid, func() { c, err = DialCompanion(dir) })

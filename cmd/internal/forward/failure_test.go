@@ -2,6 +2,7 @@ package forward
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -223,6 +224,49 @@ func TestReportWaits(t *testing.T) {
 	e, data, _, _ := f.queue.first()
 	if err := f.deliver(t.Context(), e, data); err == nil || len(r.accepted()) != 1 {
 		t.Errorf("a report without an answer of the filter: %v", err)
+	}
+}
+
+// TestExemptByName checks that a host is not reported if one of its proven names is exempt when
+// the report is due, or becomes exempt while the report waits.
+func TestExemptByName(t *testing.T) {
+	r := newReceiver(t)
+	for name, c := range map[string]struct {
+		proven, before, after string
+		want                  int
+	}{
+		"not exempt":   {"pass", "", "", 1},
+		"when due":     {"pass", "mx1.example.org", "", 0},
+		"waiting":      {"pass", "", "mx1.example.org", 0},
+		"not proven":   {"fail", "", "mx1.example.org", 1},
+		"another name": {"pass", "", "mx9.example.org", 1},
+	} {
+		companion := forAbuse(t)
+		h := newHub(t, companion)
+		h.exempt = c.before
+		f := idle(t, companion, Options{RunDir: h.dir, Roots: r.roots, Now: func() time.Time { return noon }, Abuse: r.URL + "/report"})
+		until(t, func() bool { return f.ask(func(c *control.Client) error { return c.Note(f.name, 0, 0, nil) }) == nil }) // the socket exists
+		for _, rdns := range []string{"mx1.example.org", "mx2.example.org"} {                                             // of two hosts in a /64
+			f.reporter.add(with(about("2001:db8::1", "finding", "scanner", "high"), func(e *events.Event) { e.RDNS, e.FCrDNS = []byte(rdns), c.proven }))
+		}
+		f.report(t.Context())
+		h.stop()
+		h.exempt = c.after
+		h.start()
+		before := len(r.accepted())
+		if e, data, ok, _ := f.queue.first(); ok {
+			until(t, func() bool {
+				err := f.deliver(t.Context(), e, data)
+				return err == nil || errors.Is(err, errSpared)
+			})
+		}
+		if n := len(r.accepted()) - before; n != c.want {
+			t.Errorf("%s: %d reports", name, n)
+		}
+		f.disconnect()
+		if err := f.queue.close(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

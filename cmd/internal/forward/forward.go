@@ -309,12 +309,12 @@ func (f *Forwarder) report(ctx context.Context) {
 	for key := range queued {
 		// One question finds out whether all must be dropped because of mode observe.
 		if a, err := netip.ParseAddr(key); err == nil {
-			_, _ = f.spared(a)
+			_, _ = f.spared(a, control.Names{Addr: a})
 			break
 		}
 	}
 	for _, r := range f.reporter.due(f.o.Now(), queued) {
-		spared, err := f.spared(r.IP)
+		spared, err := f.spared(r.IP, r.hosts()...)
 		if err != nil || ctx.Err() != nil {
 			return // watch logs it, or the reporter has dropped all reports
 		}
@@ -346,16 +346,20 @@ func (f *Forwarder) countDropped() {
 	f.failed = fmt.Errorf("%s dropped; see Report to AbuseIPDB in scanwatch(8)", text.Plural(f.dropped, "report"))
 }
 
-// spared reports whether a host must not be reported. In mode observe, it drops all evidence
-// and reports, and returns errObserve.
-func (f *Forwarder) spared(a netip.Addr) (spared bool, err error) {
+// spared reports whether a host must not be reported because one of the given names is exempt.
+// In mode observe, it drops all evidence and reports, and returns errObserve.
+func (f *Forwarder) spared(a netip.Addr, names ...control.Names) (spared bool, err error) {
 	if f.reporter.spared(a) {
 		return true, nil
 	}
 	observe := false
 	err = f.ask(func(c *control.Client) (err error) {
-		spared, observe, err = c.Spared(a)
-		return err
+		for _, n := range names {
+			if spared, observe, err = c.Spared(n); err != nil || spared || observe {
+				return err
+			}
+		}
+		return nil
 	})
 	if observe {
 		f.reporter.dropAll()
@@ -384,7 +388,7 @@ func (f *Forwarder) deliver(ctx context.Context, e entry, data []byte) error {
 		if err := json.Unmarshal(data, &r); err != nil || hostOf(r.IP).String() != e.key {
 			return fmt.Errorf("%w: %s is corrupt", errRejected, f.queue.path(e))
 		}
-		spared, err := f.spared(r.IP)
+		spared, err := f.spared(r.IP, r.hosts()...)
 		if err != nil {
 			return err
 		}

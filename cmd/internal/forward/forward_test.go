@@ -386,6 +386,7 @@ type hub struct {
 	fan     events.Fan
 	dir     string
 	spared  func(netip.Addr) bool
+	exempt  string // proven name of an exempt host
 	observe atomic.Bool
 	stop    func()
 	known   *control.Companions
@@ -407,9 +408,7 @@ func newHub(t *testing.T, c *rules.Companion) *hub {
 func (h *hub) start() {
 	server := &control.Server{Companions: h.known, Commands: []control.Command{
 		control.WatchCommand(&h.fan), h.known.NoteCommand(),
-		control.SparedCommand(func([]netip.Prefix) func(netip.Prefix) bool {
-			return func(p netip.Prefix) bool { return h.spared(p.Addr()) }
-		}, func() bool { return !h.observe.Load() }),
+		control.SparedCommand(func(n control.Names) bool { return h.spared(n.Addr) || n.RDNS != "" && n.RDNS == h.exempt }, func() bool { return !h.observe.Load() }),
 	}}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
