@@ -189,7 +189,7 @@ func (a *adviser) late() {
 				switch {
 				case !slices.Contains(names, l.Name):
 				case l.Hold < rules.MaxHold:
-					a.remedy(fmt.Sprintf("hold %dms", rules.MaxHold.Milliseconds()), "in %s: add this to lookup %s, so that clients wait for its answer", a.where(l.Pos), l.Name)
+					a.remedy(fmt.Sprintf("lookup %s ... hold %dms", l.Name, rules.MaxHold.Milliseconds()), "in %s: add hold, so that clients wait for the answer", a.where(l.Pos))
 				default:
 					a.remedy("scanwatch status", "shows why lookup %s does not answer in time", l.Name)
 				}

@@ -408,9 +408,9 @@ func TestUnanswered(t *testing.T) {
 		hold, rule, pass, cause, remedy string
 		steps                           []store.Step
 	}{
-		"no answer":         {"", "listed bl", "listed wl", "listed in bl (bl.example.org) as 127.0.0.2" + late, "    hold 400ms\n        (in scanwatch.conf, line 3: add this to lookup wl,", []store.Step{bl, found, verdict, wl}},
+		"no answer":         {"", "listed bl", "listed wl", "listed in bl (bl.example.org) as 127.0.0.2" + late, "    lookup wl ... hold 400ms\n        (in scanwatch.conf, line 3: add hold,", []store.Step{bl, found, verdict, wl}},
 		"no answer, waited": {" hold 400ms", "listed bl", "listed wl", late, "    scanwatch status\n", []store.Step{bl, found, verdict}},
-		"more conditions":   {"", "evidence listed", "listed wl fcrdns pass", late, "    hold 400ms\n", []store.Step{bl, found, verdict}},
+		"more conditions":   {"", "evidence listed", "listed wl fcrdns pass", late, "    lookup wl ... hold 400ms\n", []store.Step{bl, found, verdict}},
 		"another client":    {"", "listed bl", "listed wl fcrdns fail", " as 127.0.0.2, ", "    ask the operator of bl.example.org to remove 203.0.113.7\n", []store.Step{bl, found, verdict}},
 		"answered":          {"", "listed bl", "listed wl", " as 127.0.0.2, ", "    ask the operator of bl.example.org to remove 203.0.113.7\n", []store.Step{bl, found, wl, verdict}},
 		"another rule":      {"", "fcrdns pass", "listed wl", "rule r at connect, ", "", []store.Step{bl, found, verdict}},
