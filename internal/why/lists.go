@@ -223,11 +223,11 @@ func (a *adviser) exempt() {
 	if a.newest == nil || a.newest.pass == nil || !onLists(a.newest.pass) {
 		return
 	}
-	a.exemptByPass()
+	a.exemptByPass(a.newest.pass)
 	a.remedy("remove "+text.Escape(a.newest.pass.String()), "in %s: rules then apply to the client", a.where(a.newest.pass.Pos))
 }
 
 // exemptByPass adds the exemption by a pass statement.
-func (h *Host) exemptByPass() {
-	h.exempt("pass", true, "a pass statement matches: %s", text.Escape(h.newest.pass.String()))
+func (h *Host) exemptByPass(p *rules.Pass) {
+	h.exempt("pass", true, "a pass statement matches: %s", text.Escape(p.String()))
 }
