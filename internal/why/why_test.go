@@ -587,7 +587,7 @@ func TestMode(t *testing.T) {
 	o := options(t, whyStore(t), whyConf)
 	o.Mode, o.ModeText = "observe", "observe, by the operator"
 	a, out := ask(t, "203.0.113.77", "", o)
-	if !strings.Contains(a.State, "but not rejected in mode observe") || !strings.Contains(out, "\nMode:  observe, by the operator\n") || a.Mode != "observe" {
+	if !strings.Contains(a.State, "but not rejected in observe mode") || !strings.Contains(out, "\nMode:  observe, by the operator\n") || a.Mode != "observe" {
 		t.Errorf("%+v\n%s", a.State, out)
 	}
 	if a, _ = ask(t, "203.0.113.44", "", options(t, whyStore(t), whyConf)); strings.Contains(a.State, "would be") {

@@ -92,7 +92,7 @@ func PrintStatus(w io.Writer, s *control.Status, zone *time.Location) {
 	}
 	bans := fmt.Sprintf("%d active", s.Bans.Active)
 	if s.Bans.Active > 0 && s.Config.Mode != rules.Enforce.String() {
-		bans += ", not enforced in mode observe"
+		bans += ", not enforced in observe mode"
 	}
 	if n := s.Bans.Observed; n > 0 {
 		bans += fmt.Sprintf(", %d observed", n)
