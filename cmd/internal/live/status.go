@@ -92,7 +92,7 @@ func PrintStatus(w io.Writer, s *control.Status, zone *time.Location) {
 	}
 	bans := fmt.Sprintf("%d active", s.Bans.Active)
 	if s.Bans.Active > 0 && s.Config.Mode != rules.Enforce.String() {
-		bans += ", not enforced in mode observe"
+		bans += ", not enforced in observe mode"
 	}
 	if n := s.Bans.Observed; n > 0 {
 		bans += fmt.Sprintf(", %d observed", n)
@@ -206,6 +206,9 @@ func companionLine(c *control.CompanionStatus, zone *time.Location) string {
 	}
 	if !c.Done.IsZero() {
 		line += ", last success " + c.Done.In(zone).Format(time.DateTime)
+	}
+	if c.Lost > 0 {
+		line += fmt.Sprintf(", %d lost", c.Lost)
 	}
 	return line
 }

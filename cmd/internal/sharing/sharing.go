@@ -164,7 +164,7 @@ func (s *Service) note(err error) error {
 	default:
 		err = cmp.Or(s.refused, s.unannounced, s.problem())
 	}
-	return s.filter.Note(s.name, s.replica.Len(), err)
+	return s.filter.Note(s.name, s.replica.Len(), 0, err)
 }
 
 // problem returns an error that names the hosts that are not believed, or nil.
@@ -420,7 +420,7 @@ func (s *Service) connectFilter() (err error) {
 		return err
 	}
 	if !s.rejected {
-		err = s.filter.Note(s.name, 0, control.ErrStarting)
+		err = s.filter.Note(s.name, 0, 0, control.ErrStarting)
 	}
 	if err == nil {
 		err = control.Fleet(s.filter, s.key.Fingerprint())
