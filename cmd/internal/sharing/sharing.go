@@ -124,6 +124,9 @@ func (s *Service) Run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
+		if err != nil && s.server != nil && err.Error() != s.status {
+			pause = firstPause // the server is back, but the filter has closed its idle connection meanwhile
+		}
 		s.report(err)
 		if err == nil { // read has waited
 			pause = firstPause
