@@ -1,6 +1,7 @@
 package decide
 
 import (
+	"slices"
 	"time"
 
 	"scanwatch/filter/memory"
@@ -71,7 +72,7 @@ func (d *Decider) ban(s Subject, at int64, o *rules.Outcome, last **rules.Rule, 
 		Prefix: s.Client.Host().Prefix(), Exempt: d.exempt(s, o.BanRule, at),
 	}
 	if out.Exempt == "" {
-		b := d.Memory.Bans.Add(s.Client, memory.BanRequest{Ladder: o.Ban, Rule: o.BanRule.Name, Session: s.ID, Observe: !enforced}, at)
+		b := d.Memory.Bans.Add(s.Client, memory.BanRequest{Ladder: o.Ban, Rule: o.BanRule.Name, Session: s.ID, Observe: !enforced, Listed: d.restsOnListing(s, o.BanRule)}, at)
 		if o.BanRule.Has(rules.AuthFailure) {
 			// A ban halves the failure count. If it did not, the first failure of a
 			// phone with an old password would ban its whole office again.
@@ -80,10 +81,16 @@ func (d *Decider) ban(s Subject, at int64, o *rules.Outcome, last **rules.Rule, 
 		if !b.Until.After(b.Since) {
 			return // the offence counts but leads to no ban
 		}
-		out.Prefix, out.Until, out.Times = b.Prefix, b.Until, b.Times
+		out.Prefix, out.Until, out.Times, out.Listed = b.Prefix, b.Until, b.Times, b.Listed
 	}
 	out.Enforced = enforced
 	d.out = append(d.out, out)
+}
+
+// restsOnListing reports whether a rule can match because a DNS list contains the client. The
+// list may withdraw its listing; see memory.Bans.RevokeListed.
+func (d *Decider) restsOnListing(s Subject, rule *rules.Rule) bool {
+	return slices.ContainsFunc(s.Listings, func(l smtp.Listing) bool { return l.Listed && d.Policy.RestsOn(rule, l.Name) })
 }
 
 // exempt returns why rule must not ban s, or "". For an existing ban whose rule is no

@@ -34,6 +34,7 @@ const (
 	banManual                        // created by the operator
 	banRevoked                       // ended by the operator
 	banForeign                       // imposed or ended on another host
+	banListed                        // rests on a listing in a DNS list
 )
 
 // keepBan is the time in seconds for which a ban is kept after its end.
@@ -83,6 +84,7 @@ type Ban struct {
 	Observe  bool         `json:"observe,omitempty"` // not enforced
 	Manual   bool         `json:"manual,omitempty"`  // created by the operator
 	Revoked  bool         `json:"revoked,omitempty"` // ended by the operator
+	Listed   bool         `json:"listed,omitempty"`  // rests on a listing in a DNS list
 	Origin   string       `json:"origin,omitempty"`  // other host that imposed or ended the ban
 }
 
@@ -130,6 +132,7 @@ type BanRequest struct {
 	Rule    string
 	Session uint64
 	Observe bool
+	Listed  bool // the rule matched because of a listing in a DNS list
 }
 
 func (b *Bans) export(p netip.Prefix, row ban) Ban { return b.rules.export(&b.clock, p, row) }
@@ -150,6 +153,9 @@ func (b *Bans) Add(c *Client, r BanRequest, now int64) Ban {
 	row := ban{since: at, last: old.last, rule: b.rules.number(r.Rule), session: r.Session, times: 1}
 	if r.Observe {
 		row.flags = banObserved
+	}
+	if r.Listed {
+		row.flags |= banListed
 	}
 	sameMode := old.flags&banObserved == row.flags&banObserved
 	active := known && old.until > at
@@ -268,6 +274,29 @@ func (b *Bans) Revoke(p netip.Prefix, within bool, now int64) (ended []Ban) {
 		}
 		return e, ok
 	}, add)
+	return ended
+}
+
+// RevokeListed ends the bans of the client at a that rest on a listing in a DNS list and for
+// which refuted returns true.
+func (b *Bans) RevokeListed(a netip.Addr, refuted func(Ban) bool, now int64) (ended []Ban) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	at, host := b.clock.row(now), HostOf(a, true)
+	hosts := []Host{host, host.wide()}
+	if host == host.wide() {
+		hosts = hosts[:1]
+	}
+	for _, k := range hosts {
+		row, _ := b.hosts.get(k)
+		if row.flags&(banListed|banForeign) != banListed || !refuted(b.export(k.Prefix(), row)) {
+			continue
+		}
+		if e, ok := b.revoked(k.Prefix(), &row, at); ok {
+			b.hosts.put(k, row, at)
+			ended = append(ended, e)
+		}
+	}
 	return ended
 }
 
@@ -449,6 +478,7 @@ func (n *ruleNames) export(c *clock, p netip.Prefix, b ban) Ban {
 		Prefix: p, Since: c.event(b.since), Until: c.event(b.until),
 		Session: b.session, Times: int(b.times), Attempts: int(b.attempts),
 		Observe: b.flags&banObserved != 0, Manual: b.flags&banManual != 0, Revoked: b.flags&banRevoked != 0,
+		Listed: b.flags&banListed != 0,
 	}
 	if out.Origin, out.Rule = splitOrigin(n.list[b.rule]); out.Revoked && b.flags&banForeign == 0 {
 		out.Origin = "" // this host has revoked the ban of another one

@@ -150,6 +150,7 @@ func (p *Engine) setLevel() {
 // in the background.
 func build(program *Program, s Settings, stderr io.Writer) (*Engine, error) {
 	p := &Engine{program: program, Settings: s, logs: newQueue(stderr), level: new(slog.LevelVar), memory: memory.New(), started: time.Now().UTC(), lookups: dnslist.New(), Wake: make(chan struct{}, 1)}
+	p.lookups.Withdraw = p.withdraw
 	p.lookups.Wake = func() {
 		select {
 		case p.Wake <- struct{}{}:
