@@ -17,6 +17,8 @@ import (
 	"scanwatch/filter/dnslist"
 	"scanwatch/filter/lookup"
 	"scanwatch/filter/memory"
+	"scanwatch/rules"
+	"scanwatch/store"
 )
 
 // withCompanions returns a program whose configuration has companions.
@@ -216,5 +218,27 @@ rule other phase mail-from match listed other reject ban 1d
 	}
 	if n := p.memory.Bans.Count(now + 1e6).Active; n != 9 {
 		t.Errorf("%d bans", n)
+	}
+}
+
+// TestInvalidConfiguration checks that the filter uses the state directory of a configuration
+// with errors in other statements.
+func TestInvalidConfiguration(t *testing.T) {
+	lists, err := lookup.Builtin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(t.TempDir(), "scanwatch.conf")
+	for text, want := range map[string]string{
+		"store \"/tmp/scanwatch\" keep 30d\nrule x\n": "/tmp/scanwatch",
+		"store nonsense\n":                            store.DefaultDir(),
+	} {
+		if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		p := &policies{file: name, log: slog.New(slog.DiscardHandler), lists: func() *lookup.Lists { return lists }}
+		if set := p.start(); set.Store != want || set.Mode != rules.Observe {
+			t.Errorf("%q: %+v", text, set)
+		}
 	}
 }
