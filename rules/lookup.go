@@ -351,8 +351,12 @@ func usesLookup(k *checker, c *Cond, ofRule bool) {
 		l := k.listed[v.Text]
 		if l == nil {
 			hint := didYouMean(v.Text, slices.Sorted(maps.Keys(k.listed)))
-			if len(k.listed) == 0 {
-				hint = "declare it: lookup " + v.Text + ` dnsbl "bl.example.org" codes 127.0.0.2`
+			if hint == "" {
+				kind := ` dnsbl "bl.example.org"`
+				if ofRule == c.Not { // the condition exempts listed clients
+					kind = ` allowlist "list.example.org"`
+				}
+				hint = "declare it: lookup " + v.Text + kind + " codes 127.0.0.2"
 			}
 			k.errorf(v.Pos, hint, "unknown lookup %s", v.Text)
 			continue

@@ -1,6 +1,6 @@
 package detect
 
-// This file holds the detectors of the client's address and names.
+// This file holds the detectors that examine the address and names of the client.
 
 import (
 	"bytes"

@@ -1,6 +1,6 @@
 package detect
 
-// This file holds the detectors of client behaviour: commands, pace, logins and
+// This file holds the detectors for client behaviour: commands, pace, logins and
 // endings.
 
 import (

@@ -1,6 +1,6 @@
 package detect
 
-// This file holds the detectors of bad recipients.
+// This file holds the detectors for bad recipients.
 
 import (
 	"bytes"

@@ -41,7 +41,7 @@ func (a *Answer) summarize(zone *time.Location) {
 		b := bans[0]
 		a.State = fmt.Sprintf("%s is banned until %s", prefix.String(b.Prefix), day(b.Until))
 		if a.observes() {
-			a.State += ", but not rejected in mode observe"
+			a.State += ", but not rejected in observe mode"
 		}
 		if n := len(bans) - 1; n > 0 {
 			a.State += ", and " + text.Plural(n, "other host")
@@ -53,7 +53,7 @@ func (a *Answer) summarize(zone *time.Location) {
 	case len(a.Hosts) > 0:
 		a.State = "not banned"
 		if b := a.observed(); b != nil {
-			a.State += fmt.Sprintf(", but would be until %s in mode enforce", day(b.Until))
+			a.State += fmt.Sprintf(", but would be until %s in enforce mode", day(b.Until))
 		}
 		if b := a.Hosts[0].Bans; s == nil && len(b) > 0 {
 			a.State += "; the last ban ended on " + day(b[0].Until)
@@ -115,7 +115,7 @@ func (a *Answer) counts() string {
 		}
 	}
 	if a.Observed > 0 {
-		line += fmt.Sprintf(", %d would have been in mode enforce", a.Observed)
+		line += fmt.Sprintf(", %d would have been in enforce mode", a.Observed)
 	}
 	return line
 }

@@ -189,7 +189,7 @@ func (a *adviser) late() {
 				switch {
 				case !slices.Contains(names, l.Name):
 				case l.Hold < rules.MaxHold:
-					a.remedy(fmt.Sprintf("hold %dms", rules.MaxHold.Milliseconds()), "in %s: add this to lookup %s, so that clients wait for its answer", a.where(l.Pos), l.Name)
+					a.remedy(fmt.Sprintf("lookup %s ... hold %dms", l.Name, rules.MaxHold.Milliseconds()), "in %s: add hold, so that clients wait for the answer", a.where(l.Pos))
 				default:
 					a.remedy("scanwatch status", "shows why lookup %s does not answer in time", l.Name)
 				}
@@ -223,11 +223,11 @@ func (a *adviser) exempt() {
 	if a.newest == nil || a.newest.pass == nil || !onLists(a.newest.pass) {
 		return
 	}
-	a.exemptByPass()
+	a.exemptByPass(a.newest.pass)
 	a.remedy("remove "+text.Escape(a.newest.pass.String()), "in %s: rules then apply to the client", a.where(a.newest.pass.Pos))
 }
 
 // exemptByPass adds the exemption by a pass statement.
-func (h *Host) exemptByPass() {
-	h.exempt("pass", true, "a pass statement matches: %s", text.Escape(h.newest.pass.String()))
+func (h *Host) exemptByPass(p *rules.Pass) {
+	h.exempt("pass", true, "a pass statement matches: %s", text.Escape(p.String()))
 }

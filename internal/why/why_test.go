@@ -408,9 +408,9 @@ func TestUnanswered(t *testing.T) {
 		hold, rule, pass, cause, remedy string
 		steps                           []store.Step
 	}{
-		"no answer":         {"", "listed bl", "listed wl", "listed in bl (bl.example.org) as 127.0.0.2" + late, "    hold 400ms\n        (in scanwatch.conf, line 3: add this to lookup wl,", []store.Step{bl, found, verdict, wl}},
+		"no answer":         {"", "listed bl", "listed wl", "listed in bl (bl.example.org) as 127.0.0.2" + late, "    lookup wl ... hold 400ms\n        (in scanwatch.conf, line 3: add hold,", []store.Step{bl, found, verdict, wl}},
 		"no answer, waited": {" hold 400ms", "listed bl", "listed wl", late, "    scanwatch status\n", []store.Step{bl, found, verdict}},
-		"more conditions":   {"", "evidence listed", "listed wl fcrdns pass", late, "    hold 400ms\n", []store.Step{bl, found, verdict}},
+		"more conditions":   {"", "evidence listed", "listed wl fcrdns pass", late, "    lookup wl ... hold 400ms\n", []store.Step{bl, found, verdict}},
 		"another client":    {"", "listed bl", "listed wl fcrdns fail", " as 127.0.0.2, ", "    ask the operator of bl.example.org to remove 203.0.113.7\n", []store.Step{bl, found, verdict}},
 		"answered":          {"", "listed bl", "listed wl", " as 127.0.0.2, ", "    ask the operator of bl.example.org to remove 203.0.113.7\n", []store.Step{bl, found, wl, verdict}},
 		"another rule":      {"", "fcrdns pass", "listed wl", "rule r at connect, ", "", []store.Step{bl, found, verdict}},
@@ -587,7 +587,7 @@ func TestMode(t *testing.T) {
 	o := options(t, whyStore(t), whyConf)
 	o.Mode, o.ModeText = "observe", "observe, by the operator"
 	a, out := ask(t, "203.0.113.77", "", o)
-	if !strings.Contains(a.State, "but not rejected in mode observe") || !strings.Contains(out, "\nMode:  observe, by the operator\n") || a.Mode != "observe" {
+	if !strings.Contains(a.State, "but not rejected in observe mode") || !strings.Contains(out, "\nMode:  observe, by the operator\n") || a.Mode != "observe" {
 		t.Errorf("%+v\n%s", a.State, out)
 	}
 	if a, _ = ask(t, "203.0.113.44", "", options(t, whyStore(t), whyConf)); strings.Contains(a.State, "would be") {

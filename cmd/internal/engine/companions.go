@@ -58,7 +58,7 @@ func (p *Engine) prepareCompanions() {
 
 // joinFleet reads the key of the fleet, with which all hosts hash names.
 func (p *Engine) joinFleet() {
-	p.sharing = &control.Sharing{Memory: p.memory, Now: p.eventTime}
+	p.sharing = &control.Sharing{Memory: p.memory, Now: p.eventTime, Log: p.Log}
 	p.sharing.Companion = slices.ContainsFunc(p.set.Companions, func(c *rules.Companion) bool { return c.Role == rules.RoleShare })
 	if p.set.Fleet == nil {
 		p.sharing.Problem = "the filter was started without the statement fleet; restart smtpd"

@@ -32,7 +32,7 @@ const maxHosts = 1_000_000
 const (
 	reasonMail     = "hosts whose mail was accepted recently"
 	reasonLogin    = "hosts with a recent login"
-	reasonObserved = "bans in mode observe"
+	reasonObserved = "bans in observe mode"
 	reasonFurther  = "sessions of further hosts"
 	reasonFuture   = "sessions with a time in the future, from a time when the clock was wrong"
 	reasonMany     = "addresses that many hosts share"

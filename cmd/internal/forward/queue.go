@@ -103,7 +103,7 @@ func openQueue(dir string) (q *queue, err error) {
 	fresh := err == nil
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, fmt.Errorf("create the queue: directory %s does not exist; create it with mode 0700 for the user of the companion", filepath.Dir(dir))
+		return nil, fmt.Errorf("create the queue: %w", owner.Missing(filepath.Dir(dir), 0o700, "_swforward"))
 	case err != nil && !errors.Is(err, fs.ErrExist):
 		return nil, fmt.Errorf("create the queue: %w", err)
 	}

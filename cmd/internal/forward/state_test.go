@@ -204,7 +204,7 @@ func TestNoDescriptors(t *testing.T) {
 func TestNoDirectory(t *testing.T) {
 	c := forURL(t, newReceiver(t))
 	c.Forward.Queue = filepath.Join(c.Forward.Queue, "missing")
-	if _, err := New(c, Options{Now: time.Now}); err == nil || !strings.Contains(err.Error(), "directory "+c.Forward.Queue+" does not exist; create it") {
+	if _, err := New(c, Options{Now: time.Now}); err == nil || !strings.Contains(err.Error(), "directory "+c.Forward.Queue+" does not exist; as root: install -d -o ") {
 		t.Error(err)
 	}
 }
