@@ -73,6 +73,15 @@ func (l *Log) NextRaw() ([]byte, error) {
 // 0 if it is unknown.
 func (l *Log) Read() (read, size int64) { return l.read.Load(), l.size }
 
+// First returns the time of the first line, in microseconds since 1970, if Open opened the
+// log, or when the file was changed, if OpenRaw did.
+func (l *Log) First() int64 {
+	if l.first != 0 {
+		return l.first
+	}
+	return l.clock.newest
+}
+
 // ModTime returns when the file was changed, or the given time for standard input.
 func (l *Log) ModTime() time.Time { return time.UnixMicro(l.clock.newest) }
 
@@ -91,4 +100,26 @@ func OpenRaw(name string, stdin io.Reader, now time.Time) (*Log, error) {
 		return nil, errors.Join(err, file.Close())
 	}
 	return l, nil
+}
+
+// Time parses a time such as 2026-12-01T10:31:02.123+01:00. The T may be a space. Without an
+// offset, the time is in the given zone.
+func Time(s []byte, zone *time.Location) (micros int64, ok bool) {
+	var b [48]byte
+	if len(s) >= len(b) {
+		return 0, false
+	}
+	micros, _, ok = cutISO(append(append(b[:0], s...), ' '), zone)
+	return micros, ok
+}
+
+// CutTime cuts off a time as in Time, and the space after it.
+func CutTime(s []byte, zone *time.Location) (micros int64, rest []byte, ok bool) {
+	return cutISO(s, zone)
+}
+
+// TimeOfDay parses a time such as 10:31:02.
+func TimeOfDay(s []byte) (micros int64, ok bool) {
+	hour, within, ok := clockTime(s)
+	return int64(hour)*60*minute + within, ok
 }
