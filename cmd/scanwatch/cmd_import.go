@@ -18,6 +18,7 @@ import (
 	"scanwatch/cmd/internal/owner"
 	"scanwatch/cmd/internal/statedir"
 	"scanwatch/filter/lookup/feed"
+	"scanwatch/filter/serverlog"
 	"scanwatch/filter/stream"
 	"scanwatch/internal/prefix"
 	"scanwatch/internal/text"
@@ -59,6 +60,9 @@ func newImport(e *env) *cobra.Command {
 		return names, cobra.ShellCompDirectiveNoFileComp
 	})
 	cmd.AddCommand(newImportSmtpd(e), newImportLog(e))
+	for _, kind := range serverlog.Kinds {
+		cmd.AddCommand(newImportKind(e, kind))
+	}
 	return cmd
 }
 
