@@ -19,7 +19,7 @@ import (
 func newImportKind(e *env, kind *serverlog.Kind) *cobra.Command {
 	return &cobra.Command{
 		Use:   kind.Name + " FILE ...|-",
-		Short: "Record the sessions in a log of " + kind.Short + ".",
+		Short: "Record the sessions in " + kind.Short + ".",
 		Long: "Record the sessions in logs of another mail server. Files may be in any order\n" +
 			"and compressed with gzip, bzip2 or zstd; - is standard input. Give all files of\n" +
 			"a period in one command, because a session may continue in the next file. The\n" +

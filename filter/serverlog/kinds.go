@@ -19,7 +19,7 @@ import (
 // A Kind is a kind of log.
 type Kind struct {
 	Name  string
-	Short string // the server and its log
+	Short string // the log and its server
 	// Unknown lists the facts that the log does not show.
 	Unknown []string
 	// Tried is set if the parser was tested with logs that the server wrote. Otherwise, the
@@ -58,7 +58,7 @@ const (
 // Kinds lists all kinds.
 var Kinds = []*Kind{
 	{
-		Name: "postfix", Short: "Postfix: smtpd and postscreen in the mail log", Tried: true, Syslog: true, idle: 60 * minute, make: newPostfix,
+		Name: "postfix", Short: "the mail log of Postfix", Tried: true, Syslog: true, idle: 60 * minute, make: newPostfix,
 		Unknown: []string{
 			"the greeting of a client whose commands were all accepted",
 			"why the server refused AUTH without checking a password",
@@ -67,7 +67,7 @@ var Kinds = []*Kind{
 		},
 	},
 	{
-		Name: "sendmail", Short: "Sendmail: the mail log", Tried: true, Syslog: true, idle: 2 * minute, quiet: smtp.EndingPartial, make: newSendmail,
+		Name: "sendmail", Short: "the mail log of Sendmail", Tried: true, Syslog: true, idle: 2 * minute, quiet: smtp.EndingPartial, make: newSendmail,
 		Unknown: []string{
 			"the client's greeting",
 			"unknown commands, unless a milter receives them",
@@ -76,25 +76,25 @@ var Kinds = []*Kind{
 		},
 	},
 	{
-		Name: "exim", Short: "Exim: mainlog", idle: 10 * minute, quiet: smtp.EndingPartial, make: newExim,
+		Name: "exim", Short: "mainlog of Exim", idle: 10 * minute, quiet: smtp.EndingPartial, make: newExim,
 		Unknown: []string{
 			"how a session ended, and the client's commands, unless Exim logs smtp_connection and smtp_no_mail",
 			"the user of some failed logins",
 		},
 	},
 	{
-		Name: "kumomta", Short: "KumoMTA: JSON lines of Reception and Rejection", idle: 1 * minute, quiet: smtp.EndingPartial, make: newKumo,
+		Name: "kumomta", Short: "JSON lines of KumoMTA", idle: 1 * minute, quiet: smtp.EndingPartial, make: newKumo,
 		Unknown: []string{
 			"connections without a message or an error",
 			"how a session ended",
 			"the client's name in DNS",
 		},
 	},
-	{Name: "icewarp", Short: "IceWarp: SMTP log", idle: 60 * minute, make: newTranscript(icewarp), Unknown: transcriptUnknown},
-	{Name: "mdaemon", Short: "MDaemon: SMTP-in log", idle: 60 * minute, make: newTranscript(mdaemon), Unknown: transcriptUnknown},
-	{Name: "postal", Short: "Postal: SMTP server log", idle: 60 * minute, make: newTranscript(postal), Unknown: transcriptUnknown},
+	{Name: "icewarp", Short: "the SMTP log of IceWarp", idle: 60 * minute, make: newTranscript(icewarp), Unknown: transcriptUnknown},
+	{Name: "mdaemon", Short: "the SMTP log of MDaemon", idle: 60 * minute, make: newTranscript(mdaemon), Unknown: transcriptUnknown},
+	{Name: "postal", Short: "the SMTP log of Postal", idle: 60 * minute, make: newTranscript(postal), Unknown: transcriptUnknown},
 	{
-		Name: "domino", Short: "HCL Domino: console log", idle: 10 * minute, quiet: smtp.EndingPartial, make: newDomino,
+		Name: "domino", Short: "the console log of HCL Domino", idle: 10 * minute, quiet: smtp.EndingPartial, make: newDomino,
 		Unknown: []string{
 			"all commands, senders and recipients, except failed logins and rejected relaying",
 			"the client's greeting and name in DNS",

@@ -143,7 +143,7 @@ func (s *session) kumoRejection(at int64, r *kumoRecord) {
 	case smtp.VerbAuth:
 		s.talk = new(talk)
 		s.talk.red = red
-		s.authOutcome(at, code, nil)
+		authOutcome(s, at, code, nil)
 	case smtp.VerbUnknown:
 		if len(line) == 0 { // rejected by a policy, without a command
 			s.policy(at, smtp.PhaseConnect, codeAnd(code, text))

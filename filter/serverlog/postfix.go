@@ -75,7 +75,7 @@ var forms = []form{
 	{"disconnect from ", (*postfix).disconnect},
 	{"client=", (*postfix).client},
 	{"reject: ", (*postfix).reject},
-	{"milter-reject: ", (*postfix).milterReject},
+	{"milter-reject: ", milterReject},
 	{"lost connection after ", ended(smtp.EndingDropped)},
 	{"timeout after ", ended(smtp.EndingTimeout)},
 	{"too many errors after ", ended(smtp.EndingRejected)},
@@ -428,7 +428,8 @@ func cutField(s []byte, start string) (rest, value []byte, ok bool) {
 // comma separates the fields of postscreen.
 var comma = []byte{','}
 
-func (p *postfix) milterReject(l *maillog.Line, _, rest []byte) bool {
+// milterReject handles a rejection by a milter, possibly that of scanwatch. It is no evidence.
+func milterReject(p *postfix, l *maillog.Line, _, rest []byte) bool {
 	return p.rejected(l, rest, true)
 }
 

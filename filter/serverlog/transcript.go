@@ -251,9 +251,9 @@ func received(text []byte) uint64 {
 
 // outcomes maps verbs to the functions that handle the server's reply.
 var outcomes = map[smtp.Verb]func(s *session, at int64, code uint32, text []byte){
-	smtp.VerbHelo: (*session).greetOutcome, smtp.VerbEhlo: (*session).greetOutcome,
-	smtp.VerbMail: (*session).mailOutcome, smtp.VerbRcpt: (*session).rcptOutcome, smtp.VerbAuth: (*session).authOutcome,
-	smtp.VerbData: (*session).dataOutcome, smtp.VerbQuit: (*session).quitOutcome, smtp.VerbStartTLS: (*session).tlsOutcome, smtp.VerbRset: (*session).rsetOutcome,
+	smtp.VerbHelo: greetOutcome, smtp.VerbEhlo: greetOutcome,
+	smtp.VerbMail: mailOutcome, smtp.VerbRcpt: rcptOutcome, smtp.VerbAuth: authOutcome,
+	smtp.VerbData: dataOutcome, smtp.VerbQuit: quitOutcome, smtp.VerbStartTLS: tlsOutcome, smtp.VerbRset: rsetOutcome,
 }
 
 // outcome handles the server's reply to the latest line of the client.
@@ -262,10 +262,10 @@ func (s *session) outcome(at int64, code uint32, text []byte) {
 		f(s, at, code, text)
 		return
 	}
-	s.otherOutcome(at, code, text)
+	otherOutcome(s, at, code, text)
 }
 
-func (s *session) otherOutcome(at int64, code uint32, text []byte) {
+func otherOutcome(s *session, at int64, code uint32, text []byte) {
 	if code < 400 {
 		s.did(at, s.talk.verb)
 		return
@@ -277,15 +277,15 @@ func (s *session) otherOutcome(at int64, code uint32, text []byte) {
 	s.command(at, s.talk.verb, s.talk.line, code, text, cause)
 }
 
-func (s *session) greetOutcome(at int64, code uint32, text []byte) {
+func greetOutcome(s *session, at int64, code uint32, text []byte) {
 	if code >= 400 {
-		s.otherOutcome(at, code, text)
+		otherOutcome(s, at, code, text)
 		return
 	}
 	s.greet(at, s.talk.arg, s.talk.verb)
 }
 
-func (s *session) mailOutcome(at int64, code uint32, text []byte) {
+func mailOutcome(s *session, at int64, code uint32, text []byte) {
 	switch {
 	case code < 400:
 		s.mail(at, s.talk.arg, inOrder)
@@ -297,7 +297,7 @@ func (s *session) mailOutcome(at int64, code uint32, text []byte) {
 	}
 }
 
-func (s *session) rcptOutcome(at int64, code uint32, text []byte) {
+func rcptOutcome(s *session, at int64, code uint32, text []byte) {
 	if code < 400 {
 		s.rcpt(at, s.talk.arg, 0, nil, smtp.CauseNone, inOrder)
 		return
@@ -332,7 +332,7 @@ func namesRecipient(text []byte) bool {
 	return false
 }
 
-func (s *session) authOutcome(at int64, code uint32, text []byte) {
+func authOutcome(s *session, at int64, code uint32, text []byte) {
 	t := s.talk
 	switch {
 	case code == 334:
@@ -347,26 +347,26 @@ func (s *session) authOutcome(at int64, code uint32, text []byte) {
 	}
 }
 
-func (s *session) dataOutcome(at int64, code uint32, text []byte) {
+func dataOutcome(s *session, at int64, code uint32, text []byte) {
 	if s.talk.data = code == 354; !s.talk.data {
-		s.otherOutcome(at, code, text)
+		otherOutcome(s, at, code, text)
 	}
 }
 
-func (s *session) quitOutcome(at int64, _ uint32, _ []byte) {
+func quitOutcome(s *session, at int64, _ uint32, _ []byte) {
 	s.talk.quit = true
 	s.add(step{kind: smtp.EventQuit, verb: smtp.VerbQuit, at: at})
 }
 
-func (s *session) tlsOutcome(at int64, code uint32, text []byte) {
+func tlsOutcome(s *session, at int64, code uint32, text []byte) {
 	if code >= 400 {
-		s.otherOutcome(at, code, text)
+		otherOutcome(s, at, code, text)
 		return
 	}
 	s.add(step{kind: smtp.EventTLS, verb: smtp.VerbStartTLS, at: at})
 }
 
-func (s *session) rsetOutcome(at int64, _ uint32, _ []byte) {
+func rsetOutcome(s *session, at int64, _ uint32, _ []byte) {
 	s.open = false
 	s.did(at, smtp.VerbRset)
 	s.add(step{kind: smtp.EventRollback, at: at})
