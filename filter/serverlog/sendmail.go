@@ -213,22 +213,22 @@ func (m *sendmail) from(l *maillog.Line, id, rest []byte) {
 	s := m.session(l)
 	s.seen(relay)
 	sender := bare(rest[:i])
-	first := len(s.steps)
+	last := len(s.steps)
+	first := last
 	for j := s.mark; j < len(s.steps); j++ {
 		if s.steps[j].class == unsent {
 			first = min(first, j)
 			s.steps[j].class = rejected
 		}
 	}
-	if first < len(s.steps) { // the sender belongs before its recipients
+	if first < last { // the sender belongs before its recipients
 		s.mail(l.At, sender, rejected)
-		last := len(s.steps) - 1
-		if st := s.steps[last]; st.kind == smtp.EventMail {
+		if last < len(s.steps) {
+			st := s.steps[last]
 			copy(s.steps[first+1:], s.steps[first:last])
 			s.steps[first] = st
 		}
 	}
-	s.mark = len(s.steps)
 	n, _ := strconv.Atoi(string(field(rest, "nrcpts=")))
 	switch {
 	case n > 0 && len(field(rest, "msgid=")) > 0:
@@ -238,12 +238,15 @@ func (m *sendmail) from(l *maillog.Line, id, rest []byte) {
 			one.size, _ = strconv.ParseUint(string(field(rest, "size=")), 10, 64)
 			one.nrcpt = min(n, maxRecipients)
 		}
-	case first == s.mark:
-		s.mail(l.At, sender, inOrder)
+	default:
+		if first == last {
+			s.mail(l.At, sender, inOrder)
+		}
 		for range min(n, maxRecipients) { // accepted, without a message
-			s.rcpt(l.At, nil, 0, nil, smtp.CauseNone, inOrder)
+			s.rcpt(l.At, nil, 0, nil, smtp.CauseNone, accepted)
 		}
 	}
+	s.mark = len(s.steps)
 }
 
 // to handles a delivery: "<A>,<B>, delay=, ..., stat=Sent". It proves that the message was
@@ -374,14 +377,15 @@ func (m *sendmail) lost(l *maillog.Line, _, rest []byte) {
 	s.ending = smtp.EndingDropped
 }
 
-// noMail handles the end of a session without a message.
+// noMail handles the end of a session without a message. The client may have sent commands that
+// the log does not show.
 func (m *sendmail) noMail(l *maillog.Line, _, rest []byte) {
 	s := m.session(l)
 	s.seen(rest)
 	s.partial = false
 	how := s.ending
-	if how == smtp.EndingUnknown {
-		how = smtp.EndingClosed
+	if how == smtp.EndingUnknown || len(s.steps) == 0 {
+		how = smtp.EndingPartial
 	}
 	m.end(s, l.At, how)
 }

@@ -38,6 +38,8 @@ type site struct {
 	dir    string
 	milter *exec.Cmd // nil if the server runs alone
 	log    func() string
+	// services are additional services of Postfix.
+	services string
 }
 
 func (s *site) path(name string) string { return filepath.Join(s.dir, name) }
@@ -204,7 +206,7 @@ func (s *site) startPostfix(extra string) {
 		}
 	}
 	s.write("postfix/main.cf", fmt.Sprintf(mainCF, s.dir, root)+extra)
-	s.write("postfix/master.cf", masterCF)
+	s.write("postfix/master.cf", masterCF+s.services)
 	s.run(root, "maillog", root+"/usr/lib/postfix/sbin/master", "-c", s.path("postfix"), "-d")
 }
 
