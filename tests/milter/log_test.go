@@ -81,7 +81,7 @@ type logging struct {
 
 var loggings = []logging{
 	{"postfix", "maillog", func(s *site) {
-		s.services = "qmgr unix n - n 300 1 qmgr\ndiscard unix - - n - - discard\n"
+		s.services = "qmgr unix n - n 300 1 qmgr\ndiscard unix - - n - - discard\nbounce unix - - n - 0 bounce\ndefer unix - - n - 0 bounce\n"
 		s.startPostfix("smtpd_client_port_logging = yes\nlocal_transport = discard:\n")
 	},
 		regexp.MustCompile(`smtpd\[\d+\]: connect from `),

@@ -195,7 +195,7 @@ proxymap unix - - n - - proxymap
 func (s *site) startPostfix(extra string) {
 	s.t.Helper()
 	root := consumers(s.t, "/usr/lib/postfix/sbin/master")
-	for _, dir := range []string{"postfix", "data", "queue", "queue/pid", "queue/private", "queue/public", "queue/incoming", "queue/active", "queue/maildrop"} {
+	for _, dir := range []string{"postfix", "data", "queue", "queue/pid", "queue/private", "queue/public", "queue/incoming", "queue/active", "queue/maildrop", "queue/deferred", "queue/defer", "queue/bounce", "queue/corrupt", "queue/hold"} {
 		if err := os.Mkdir(s.path(dir), 0o755); err != nil {
 			s.t.Fatal(err)
 		}
