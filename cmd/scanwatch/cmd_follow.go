@@ -21,7 +21,7 @@ func newFollow(e *env) *cobra.Command {
 			"rules for the end of a session, until terminated. The kinds are:\n" + kindList() + "\n" +
 			"This is a service with its own state directory. It goes on where it ended, and\n" +
 			"begins at the end of the file the first time; - is standard input.",
-		Example:           "  scanwatch follow postfix /var/log/mail.log\n  journalctl -fn0 -t postfix/smtpd -o short-iso | scanwatch follow postfix -",
+		Example:           "  scanwatch follow postfix /var/log/mail.log\n  scanwatch follow kumomta - < records",
 		Args:              argsBetween(2, 2),
 		ValidArgsFunction: completeKind,
 		RunE: func(_ *cobra.Command, args []string) error {

@@ -93,8 +93,8 @@ func newImportLog(e *env) *cobra.Command {
 		Short: "Learn the correspondents in smtpd's mail log.",
 		Long: "Read the mail log that smtpd writes to syslog, and make the hosts that delivered\n" +
 			"mail and the domains to which users wrote known to the filter. The filter may be\n" +
-			"running. Files may be in any order, overlap, and be compressed with gzip or\n" +
-			"bzip2; - is standard input. A second import of the same lines adds nothing.",
+			"running. Files may be in any order, overlap, and be compressed with gzip, bzip2\n" +
+			"or zstd; - is standard input. A second import of the same lines adds nothing.",
 		Example: "  scanwatch import smtpd-log --dry-run /var/log/maillog*\n" +
 			"  scanwatch import smtpd-log - < maillog",
 		Args:              argsBetween(1, 10_000),

@@ -10,69 +10,131 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// An exim parses mainlog of Exim. A session is identified by the process number, if it is
-// logged, otherwise by the address and the port of the client.
+// An exim parses mainlog of Exim. A session is identified by the address of the client and, if
+// it is logged, the port.
 type exim struct {
 	*table
-	zone *time.Location
-	key  []byte // reused
-	pid  []byte // of the latest line; empty if it is not logged
+	zone    *time.Location
+	key     []byte // reused
+	closing []closing
+}
+
+// A closing is a session whose connection was closed. If the client has not sent MAIL, a line
+// with its commands follows.
+type closing struct {
+	session *session
+	serial  uint64
+	at      int64
 }
 
 func newExim(t *table) parser { return &exim{table: t, zone: t.zone} }
 
-// An eximForm is a form of line, recognised by a part that precedes or follows the client.
+// An eximForm is a form of line: its start, and the words before the client, if they are not at
+// the start. Clients choose parts of lines, so the position of the client must be certain.
 type eximForm struct {
-	part string
-	read func(x *exim, at int64, s *session, line []byte)
+	start, client string
+	read          func(x *exim, at int64, s *session, line []byte)
 }
 
 // eximForms lists the lines about a client. The first one that fits is used.
 var eximForms = []eximForm{
-	{" authenticator failed for ", (*exim).loginFailed},
-	{" rejected RCPT ", (*exim).rcpt},
-	{" <= ", (*exim).received},
-	{"SMTP protocol synchronization error", (*exim).early},
-	{"SMTP protocol error in \"", (*exim).protocolError},
-	{"SMTP syntax error in \"", (*exim).syntaxError},
-	{"no MAIL in SMTP connection from ", (*exim).noMail},
-	{" closed by QUIT", (*exim).closed},
-	{"unexpected disconnection while reading SMTP command from ", (*exim).lost},
-	{"SMTP command timeout on ", (*exim).timeout},
-	{" dropped: too many ", (*exim).dropped},
-	{"SMTP connection from ", (*exim).connection},
-	{" rejected connection ", eximPolicy(smtp.PhaseConnect)},
-	{"refused connection from ", eximPolicy(smtp.PhaseConnect)},
-	{" rejected EHLO or HELO ", eximPolicy(smtp.PhaseHelo)},
-	{" rejected MAIL ", eximPolicy(smtp.PhaseMailFrom)},
-	{" rejected after DATA", eximPolicy(smtp.PhaseCommit)},
-	{" rejected during MIME ACL", eximPolicy(smtp.PhaseCommit)},
+	{"H=", "", (*exim).acl},
+	{"no MAIL in SMTP connection from ", "", (*exim).noMail},
+	{"SMTP connection from ", "", (*exim).connection},
+	{"SMTP protocol error in \"", "\" H=", (*exim).protocolError},
+	{"SMTP syntax error in \"", "\" H=", (*exim).syntaxError},
+	{"SMTP protocol synchronization error (input sent without waiting for greeting): rejected connection from H=", "", (*exim).early},
+	{"unexpected disconnection while reading SMTP command from ", "", closed(smtp.EndingDropped)},
+	{"SMTP command timeout on connection from ", "", closed(smtp.EndingTimeout)},
+	{"SMTP command timeout on TLS connection from ", "", closed(smtp.EndingTimeout)},
+	{"SMTP call from ", "", (*exim).dropped},
+	{"refused connection from ", "", eximPolicy(smtp.PhaseConnect)},
+}
+
+// aclForms lists the rejections in lines that begin with the client.
+var aclForms = []eximForm{
+	{" rejected RCPT ", "", (*exim).rcpt},
+	{" rejected connection ", "", eximPolicy(smtp.PhaseConnect)},
+	{" rejected EHLO or HELO ", "", eximPolicy(smtp.PhaseHelo)},
+	{" rejected MAIL ", "", eximPolicy(smtp.PhaseMailFrom)},
+	{" rejected after DATA", "", eximPolicy(smtp.PhaseCommit)},
+	{" rejected during MIME ACL", "", eximPolicy(smtp.PhaseCommit)},
+}
+
+func (x *exim) acl(at int64, s *session, line []byte) {
+	for i := range aclForms {
+		if f := &aclForms[i]; bytes.Contains(line, []byte(f.start)) {
+			f.read(x, at, s, line)
+			return
+		}
+	}
 }
 
 func (x *exim) line(l *maillog.Line) verdict {
 	at, rest, ok := maillog.CutTime(l.Raw, x.zone)
-	if !ok {
+	switch {
+	case ok:
+	case bytes.HasPrefix(l.Raw, []byte(" ")): // the rest of a message of Exim
+		return used
+	default:
 		return unknown
 	}
 	x.tick(at)
-	x.pid = nil
-	if len(rest) > 2 && rest[0] == '[' {
+	x.expire(x.now)
+	if len(rest) > 2 && rest[0] == '[' { // the process
 		if i := bytes.Index(rest, []byte("] ")); i > 0 && len(bytes.Trim(rest[1:i], "0123456789")) == 0 {
-			x.pid, rest = rest[1:i], rest[i+2:]
+			rest = rest[i+2:]
 		}
 	}
+	x.about(at, rest)
+	return used // also deliveries and queue runs
+}
+
+// about handles a line if it is about a client.
+func (x *exim) about(at int64, line []byte) {
 	for i := range eximForms {
 		f := &eximForms[i]
-		if j := bytes.Index(rest, []byte(f.part)); j >= 0 {
-			c, ok := eximHost(rest, j)
-			if !ok {
-				return used
+		rest, ok := bytes.CutPrefix(line, []byte(f.start))
+		if !ok {
+			continue
+		}
+		if f.client != "" {
+			if bytes.Count(rest, []byte(f.client)) != 1 {
+				return // a command with such a text
 			}
-			f.read(x, at, x.session(at, c), rest)
-			return used
+			_, rest, _ = bytes.Cut(rest, []byte(f.client))
+		}
+		if c, ok := eximHost(rest); ok {
+			f.read(x, at, x.session(at, c), line)
+		}
+		return
+	}
+	_, rest, _ := bytes.Cut(line, []byte(" "))
+	if client, ok := bytes.CutPrefix(rest, []byte("authenticator failed for ")); ok {
+		if c, ok := eximHost(client); ok {
+			x.loginFailed(at, x.session(at, c), client)
+		}
+	} else if message, ok := bytes.CutPrefix(rest, []byte("<= ")); ok {
+		sender, rest := cutSender(message)
+		_, client, _ := bytes.Cut(rest, []byte(" H="))
+		if c, ok := eximHost(client); ok {
+			x.received(at, x.session(at, c), sender, rest)
 		}
 	}
-	return used // deliveries, queue runs
+}
+
+// cutSender cuts off a sender, which may be quoted.
+func cutSender(s []byte) (sender, rest []byte) {
+	quoted := false
+	for i, c := range s {
+		switch {
+		case c == '"' && (i == 0 || s[i-1] != '\\'):
+			quoted = !quoted
+		case c == ' ' && !quoted:
+			return s[:i], s[i:]
+		}
+	}
+	return s, nil
 }
 
 // An eximClient is a client as Exim writes it: NAME (GREETING) [ADDRESS]:PORT. The name is
@@ -82,44 +144,33 @@ type eximClient struct {
 	helo []byte
 }
 
-// eximHost finds the client: after H= or from, or at the start.
-func eximHost(line []byte, part int) (c eximClient, ok bool) {
-	s := line
-	for _, mark := range [...]string{" H=", "H=", " from ", " for "} {
-		if i := bytes.Index(line, []byte(mark)); i >= 0 && (mark != "H=" || i == 0) {
-			s = line[i+len(mark):]
-			break
+// eximHost parses the client at the start of s.
+func eximHost(s []byte) (c eximClient, ok bool) {
+	s = bytes.TrimPrefix(s, []byte("H="))
+	if len(s) > 0 && s[0] != '(' && s[0] != '[' {
+		if c.name, s, ok = bytes.Cut(s, []byte(" ")); !ok {
+			return c, false
 		}
 	}
-	s = bytes.TrimPrefix(s, []byte("H="))
-	i := bytes.IndexByte(s, '[')
-	if i < 0 {
+	if len(s) > 0 && s[0] == '(' { // the client chose it, and it may be an address in brackets
+		i := bytes.Index(s, []byte(") ["))
+		if i < 0 {
+			return c, false
+		}
+		c.helo, s = s[1:i], s[i+2:]
+	}
+	if len(s) == 0 || s[0] != '[' {
 		return c, false
 	}
-	head := bytes.TrimSpace(s[:i])
-	if j := bytes.IndexByte(head, '('); j >= 0 {
-		c.helo = bytes.TrimSuffix(head[j+1:], []byte(")"))
-		head = bytes.TrimSpace(head[:j])
-	}
-	if bytes.IndexByte(head, ' ') < 0 {
-		c.name = head
-	}
-	one, _, ok := cutClient(append([]byte("x"), s[i:]...))
+	one, _, ok := cutClient(append([]byte("x"), s...))
 	c.addr = one.addr
 	return c, ok && c.addr.IsValid()
 }
 
 // session returns the session of a client.
 func (x *exim) session(at int64, c eximClient) *session {
-	x.key = append(x.key[:0], x.pid...)
-	if len(x.pid) == 0 {
-		x.key = c.addr.AppendTo(x.key)
-	}
+	x.key = c.addr.AppendTo(x.key[:0])
 	s := x.get(x.key, at)
-	if s != nil && s.src.Addr() != c.addr.Addr() {
-		x.end(s, at, smtp.EndingPartial)
-		s = nil
-	}
 	if s == nil {
 		s = x.open(x.key, at, nil, c.addr)
 		s.partial = true
@@ -165,33 +216,35 @@ func (x *exim) rcpt(at int64, s *session, line []byte) {
 	if bytes.HasSuffix(head, []byte(" temporarily")) {
 		code = 451
 	}
-	if user := value(head, " A="); user != nil {
-		_, name, _ := bytes.Cut(user, []byte(":"))
-		s.login(at, name, smtp.ResultPass)
-	}
-	sender := value(head, " F=")
-	if sender == nil {
+	head, sender, ok := bytes.Cut(head, []byte(" F=<"))
+	j := bytes.LastIndexByte(sender, '>')
+	if !ok || j < 0 {
 		return
 	}
-	if sender = bare(sender); !s.open || !bytes.Equal(s.sender, clip(sender, maxPath)) {
+	s.eximUser(at, head)
+	if sender = sender[:j]; !s.open || !bytes.Equal(s.sender, clip(sender, maxPath)) {
 		s.mail(at, sender, rejected)
 	}
 	s.rcptRefused(at, addr, code, bytes.TrimPrefix(reason, []byte(": ")), rejected)
 }
 
-// received handles "ID <= SENDER H=... P=esmtp S=1234 ... for RECIPIENTS". The recipients need
-// the log selector received_recipients.
-func (x *exim) received(at int64, s *session, line []byte) {
-	_, rest, _ := bytes.Cut(line, []byte(" <= "))
-	sender, rest, _ := bytes.Cut(rest, []byte(" "))
-	if string(sender) == "<>" {
-		sender = nil
-	}
-	if user := value(rest, " A="); user != nil && s.user == "" {
+// eximUser notes the user in the field A=, which precedes all text that the client chose.
+func (s *session) eximUser(at int64, fields []byte) {
+	if user := value(fields, " A="); user != nil && s.user == "" {
 		_, name, _ := bytes.Cut(user, []byte(":"))
 		s.user = string(name)
 		s.login(at, name, smtp.ResultPass)
 	}
+}
+
+// received handles "ID <= SENDER H=... P=esmtp S=1234 ... for RECIPIENTS". The recipients need
+// the log selector received_recipients.
+func (x *exim) received(at int64, s *session, sender, rest []byte) {
+	if string(sender) == "<>" {
+		sender = nil
+	}
+	fields, _, _ := bytes.Cut(rest, []byte(" S="))
+	s.eximUser(at, fields)
 	s.mail(at, sender, accepted)
 	if i := bytes.LastIndex(rest, []byte(" for ")); i >= 0 {
 		n := 0
@@ -207,14 +260,9 @@ func (x *exim) received(at int64, s *session, line []byte) {
 	s.message(at, size, accepted)
 }
 
-// early handles a client that did not wait for the server's greeting or a reply.
+// early handles a client that did not wait for the server's greeting.
 func (x *exim) early(at int64, s *session, line []byte) {
-	reply := []byte("improper command pipelining")
-	if bytes.Contains(line, []byte("without waiting for greeting")) {
-		reply = append(reply, " before the greeting"...)
-	} else if len(s.steps) == 0 {
-		s.did(at, smtp.VerbOther)
-	}
+	reply := []byte("improper command pipelining before the greeting")
 	if i := bytes.Index(line, []byte(` input="`)); i >= 0 {
 		reply = append(append(reply, ": "...), smtpd.Redact(bytes.TrimSuffix(line[i+len(` input="`):], []byte(`"`)))...)
 	}
@@ -233,6 +281,7 @@ func quoted(line []byte, mark string) (command, rest []byte) {
 
 func (x *exim) protocolError(at int64, s *session, line []byte) {
 	command, rest := quoted(line, `SMTP protocol error in "`)
+	command = octal(command)
 	cause := smtp.CauseNone
 	verb := smtpd.VerbOf(command)
 	if verb == smtp.VerbAuth && bytes.Contains(rest, []byte("when not advertised")) {
@@ -243,6 +292,7 @@ func (x *exim) protocolError(at int64, s *session, line []byte) {
 
 func (x *exim) syntaxError(at int64, s *session, line []byte) {
 	command, rest := quoted(line, `SMTP syntax error in "`)
+	command = octal(command)
 	if verb := smtpd.VerbOf(command); verb != smtp.VerbUnknown || !bytes.Contains(rest, []byte("unrecognized command")) {
 		s.command(at, verb, smtpd.Redact(command), 501, nil, smtp.CauseSyntax)
 		return
@@ -253,34 +303,66 @@ func (x *exim) syntaxError(at int64, s *session, line []byte) {
 // noMail handles "no MAIL in SMTP connection from CLIENT D=10s C=EHLO,STARTTLS,QUIT", which
 // lists all commands.
 func (x *exim) noMail(at int64, s *session, line []byte) {
-	how := smtp.EndingClosed
+	how := s.ending
 	for name := range bytes.SplitSeq(value(line, " C="), []byte(",")) {
-		if verb := smtpd.VerbOf(name); s.count[verb] == 0 && len(name) > 0 {
+		verb := smtpd.VerbOf(name)
+		if s.count[verb] == 0 && len(name) > 0 {
 			s.did(at, verb)
-			if verb == smtp.VerbQuit {
-				how = smtp.EndingQuit
-			}
 		}
+		if verb == smtp.VerbQuit {
+			how = smtp.EndingQuit
+		}
+	}
+	if how == smtp.EndingUnknown {
+		how = smtp.EndingClosed
 	}
 	s.partial = false
 	x.end(s, at, how)
 }
 
-func (x *exim) closed(at int64, s *session, _ []byte) { x.end(s, at, smtp.EndingQuit) }
+// closed returns a function for a line about the end of a connection.
+func closed(how smtp.Ending) func(*exim, int64, *session, []byte) {
+	return func(x *exim, at int64, s *session, _ []byte) { x.close(at, s, how) }
+}
 
-func (x *exim) lost(at int64, s *session, _ []byte) { x.end(s, at, smtp.EndingDropped) }
+// maxClosing is the maximum number of sessions that wait for their commands.
+const maxClosing = 10_000
 
-func (x *exim) timeout(at int64, s *session, _ []byte) { x.end(s, at, smtp.EndingTimeout) }
+// close ends a session a little later. Only if the log shows MAIL is it known that the client
+// has sent it.
+func (x *exim) close(at int64, s *session, how smtp.Ending) {
+	s.ending, s.partial = how, s.count[smtp.VerbMail] == 0
+	if len(x.closing) >= maxClosing {
+		x.expire(at + grace)
+	}
+	x.closing = append(x.closing, closing{s, s.serial, at})
+}
 
-func (x *exim) dropped(at int64, s *session, _ []byte) { x.end(s, at, smtp.EndingRejected) }
+// expire ends the sessions that have waited.
+func (x *exim) expire(now int64) {
+	n := 0
+	for ; n < len(x.closing) && now-x.closing[n].at > 2*second; n++ {
+		if c := &x.closing[n]; c.session.serial == c.serial && x.rows[c.session.key] == c.session {
+			x.end(c.session, c.session.last, c.session.ending)
+		}
+	}
+	x.closing = append(x.closing[:0], x.closing[n:]...)
+}
 
-// connection handles the start of a session, and "lost".
+// connection handles "SMTP connection from CLIENT lost" and "closed by QUIT".
 func (x *exim) connection(at int64, s *session, line []byte) {
 	switch {
+	case bytes.HasSuffix(line, []byte(" closed by QUIT")):
+		x.close(at, s, smtp.EndingQuit)
 	case bytes.Contains(line, []byte(" lost")):
-		x.end(s, at, smtp.EndingDropped)
-	case bytes.Contains(line, []byte("TCP/IP connection count")) && len(s.steps) == 0:
-		s.partial = false
+		x.close(at, s, smtp.EndingDropped)
+	}
+}
+
+// dropped handles "SMTP call from CLIENT dropped: too many ...".
+func (x *exim) dropped(at int64, s *session, line []byte) {
+	if bytes.Contains(line, []byte(" dropped: too many ")) {
+		x.close(at, s, smtp.EndingRejected)
 	}
 }
 

@@ -76,7 +76,7 @@ var Kinds = []*Kind{
 		},
 	},
 	{
-		Name: "exim", Short: "mainlog of Exim", idle: 10 * minute, quiet: smtp.EndingPartial, make: newExim,
+		Name: "exim", Short: "mainlog of Exim", Tried: true, idle: 10 * minute, quiet: smtp.EndingPartial, make: newExim,
 		Unknown: []string{
 			"how a session ended, and the client's commands, unless Exim logs smtp_connection and smtp_no_mail",
 			"the user of some failed logins",

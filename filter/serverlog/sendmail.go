@@ -26,7 +26,9 @@ func newSendmail(t *table) parser {
 // mailPrograms lists the names under which Sendmail receives mail.
 var mailPrograms = []string{"sendmail", "sm-mta", "sendmail-mta"}
 
-// A mailForm is a form of line, recognised by its start or, if inside is set, by a part.
+// A mailForm is a form of line, recognised by its start or, if inside is set, by the text after
+// the client at the start. Clients choose parts of lines, so the position of the client must be
+// certain.
 type mailForm struct {
 	text   string
 	inside bool
@@ -49,9 +51,9 @@ var mailForms = []mailForm{
 	{"lost input channel from ", false, (*sendmail).lost},
 	{" did not issue MAIL/EXPN/VRFY/ETRN", true, (*sendmail).noMail},
 	{": probable open proxy: command=", true, (*sendmail).proxy},
-	{"]: VRFY ", true, (*sendmail).names},
-	{"]: EXPN ", true, (*sendmail).names},
-	{">... User unknown", true, (*sendmail).userUnknown},
+	{": VRFY ", true, (*sendmail).names},
+	{": EXPN ", true, (*sendmail).names},
+	{"<", false, (*sendmail).userUnknown},
 }
 
 func (m *sendmail) line(l *maillog.Line) verdict {
@@ -60,10 +62,11 @@ func (m *sendmail) line(l *maillog.Line) verdict {
 	}
 	m.messages.expire(m.now)
 	id, rest := cutID(l.Text)
+	after := afterRelay(rest)
 	for i := range mailForms {
 		f := &mailForms[i]
 		switch {
-		case f.inside && bytes.Contains(rest, []byte(f.text)):
+		case f.inside && bytes.HasPrefix(after, []byte(f.text)):
 			f.read(m, l, id, rest)
 			return used
 		case !f.inside && len(rest) > len(f.text) && string(rest[:len(f.text)]) == f.text:
@@ -72,6 +75,21 @@ func (m *sendmail) line(l *maillog.Line) verdict {
 		}
 	}
 	return used // Sendmail has many other lines
+}
+
+// afterRelay returns the text after a client, "NAME [ADDRESS]" or "[ADDRESS]", at the start of
+// s, or nil.
+func afterRelay(s []byte) []byte {
+	i := bytes.IndexByte(s, '[')
+	j := bytes.IndexByte(s, ']')
+	if i < 0 || j < i || i > 0 && (s[i-1] != ' ' || bytes.ContainsFunc(s[:i-1], notInName)) {
+		return nil
+	}
+	return bytes.TrimPrefix(s[j+1:], []byte(" (may be forged)"))
+}
+
+func notInName(r rune) bool {
+	return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '.' && r != '-' && r != '_'
 }
 
 // session returns the session of the process that wrote the line.
@@ -139,9 +157,9 @@ var mailRefusals = []struct {
 
 // ruleset handles "check_rcpt, arg1=<ADDRESS>, relay=CLIENT, reject=550 5.7.1 TEXT".
 func (m *sendmail) ruleset(l *maillog.Line, _, rest []byte) {
-	i := bytes.LastIndex(rest, []byte(", reject="))
-	if i < 0 {
-		return
+	i := bytes.Index(rest, []byte(", reject="))
+	if i < 0 || bytes.Count(rest, []byte(", relay=")) != 1 {
+		return // an address with such a text
 	}
 	head, reply := rest[:i], rest[i+len(", reject="):]
 	s := m.session(l)
@@ -196,9 +214,8 @@ func codeOf(reply []byte) (code uint32) {
 }
 
 func (m *sendmail) userUnknown(l *maillog.Line, _, rest []byte) {
-	addr, text, _ := bytes.Cut(rest, []byte(">... "))
-	if bytes.HasPrefix(addr, []byte("<")) && string(text) == "User unknown" {
-		m.session(l).rcpt(l.At, addr[1:], 550, []byte("5.1.1 User unknown"), smtp.CauseRecipient, unsent)
+	if addr, ok := bytes.CutSuffix(rest, []byte(">... User unknown")); ok {
+		m.session(l).rcpt(l.At, addr, 550, []byte("5.1.1 User unknown"), smtp.CauseRecipient, unsent)
 	}
 }
 

@@ -196,6 +196,14 @@ func TestInjection(t *testing.T) {
 		`Nov 29 07:40:00 mx postfix/smtpd[1]: warning: unknown[203.0.113.1]: SASL LOGIN authentication failed: x, sasl_username=a from unknown[192.0.2.9]`,
 		`Nov 29 07:40:00 mx postfix/smtpd[1]: warning: non-SMTP command from unknown[203.0.113.1]: connect from unknown[192.0.2.9]`,
 		`Nov 29 07:40:00 mx sm-mta[1]: 6AT7DYqF020891: AUTH failure (LOGIN): x, user=a, relay=[192.0.2.9], relay=[203.0.113.1]`,
+		`2026-11-29 07:50:03 H=([192.0.2.9]) [203.0.113.1]:40002 F=<a@b.example> rejected RCPT <gone@example.org>: Unrouteable address`,
+		`2026-11-29 07:50:03 SMTP syntax error in "MAIL FROM:<a> x" H=(x) [203.0.113.1]:40002 malformed address: x" H=(x) [192.0.2.9]:1 may not follow <a>`,
+		`Nov 29 07:40:00 mx sm-mta[1]: 6AT7DYqF020891: ruleset=check_rcpt, arg1=<", relay=[192.0.2.9], reject=550 x"@y.example>, relay=[203.0.113.1], reject=550 5.7.1 <", relay=[192.0.2.9], reject=550 x"@y.example>... Relaying denied`,
+		`Nov 29 07:40:00 mx sm-mta[1]: 6AT7DYqF020891: <"x [192.0.2.9] did not issue MAIL/EXPN/VRFY/ETRN"@y.example>... User unknown`,
+		`2026-11-29 07:50:03 SMTP syntax error in "FOO H=[192.0.2.9]:1 x" H=(x) [203.0.113.1]:40002 unrecognized command`,
+		`2026-11-29 07:50:03 login authenticator failed for (x) [203.0.113.1]:4: 535 Incorrect authentication data (set_id=a H=[192.0.2.9]:1)`,
+		`2026-11-29 07:50:03 H=(x) [203.0.113.1]:40002 F=<" H=[192.0.2.9]:1 "@b.example> rejected RCPT <" from [192.0.2.9]:2"@example.org>: Unrouteable address`,
+		`2026-11-29 07:50:04 1vPAAA-000000001-0001 <= " H=[192.0.2.9]:1 "@shop.example H=(x) [203.0.113.1]:40002 P=esmtp S=1204`,
 	} {
 		for _, kind := range Kinds {
 			_, rec := read(kind, []byte(line+"\n"))

@@ -88,17 +88,104 @@ var loggings = []logging{
 		func(log string, begins [][]string) bool {
 			return strings.Count(log, ": disconnect from ") == len(begins) && strings.Count(log, "from=<a@partner.example>, size=") == strings.Count(log, ": removed\n")
 		}},
+	{"exim", "exim/mainlog", func(s *site) { s.startExim() },
+		regexp.MustCompile(`SMTP connection from (\S+) .*connection count`),
+		func(log string, begins [][]string) bool {
+			return !slices.ContainsFunc(begins, func(m []string) bool { return !eximEnd(log, m[1]) })
+		}},
 	{"sendmail", "syslog", func(s *site) {
 		s.syslog("syslog")
 		s.startSendmail("define(`confLOG_LEVEL', `10')dnl\n")
 	},
-		regexp.MustCompile(`\[(\d+)\]: NOQUEUE: connect from `),
-		func(_ string, begins [][]string) bool {
-			return !slices.ContainsFunc(begins, func(m []string) bool {
-				pid, _ := strconv.Atoi(m[1])
-				return syscall.Kill(pid, 0) == nil && !zombie(pid)
-			})
-		}},
+		regexp.MustCompile(`\[(\d+)\]: NOQUEUE: connect from `), exited},
+}
+
+// exited reports whether the processes of all sessions have ended.
+func exited(_ string, begins [][]string) bool {
+	return !slices.ContainsFunc(begins, func(m []string) bool {
+		pid, _ := strconv.Atoi(m[1])
+		return syscall.Kill(pid, 0) == nil && !zombie(pid)
+	})
+}
+
+// eximEnd reports whether the log has the end of the session of a client.
+func eximEnd(log, client string) bool {
+	for line := range strings.Lines(log) {
+		if strings.Contains(line, client) && eximEnds.MatchString(line) {
+			return true
+		}
+	}
+	return false
+}
+
+var eximEnds = regexp.MustCompile(`closed by QUIT|no MAIL in|unexpected disconnection|lost while|dropped: too many`)
+
+const eximConf = `primary_hostname = mx.example.org
+exim_user = daemon
+exim_group = daemon
+spool_directory = %[1]s/queue
+log_file_path = %[1]s/exim/%%slog
+pid_file_path = %[1]s/exim.pid
+local_interfaces = 192.0.2.25
+daemon_smtp_ports = 25
+acl_smtp_rcpt = rcpt
+queue_only
+smtp_accept_max = 0
+rfc1413_query_timeout = 0s
+host_lookup = *
+keep_environment =
+%[2]s
+begin acl
+rcpt:
+  require message = relay not permitted
+          domains = example.org
+  require verify = recipient
+  accept
+begin routers
+local:
+  driver = accept
+  domains = example.org
+  local_parts = games : postmaster
+  transport = discard
+begin transports
+discard:
+  driver = appendfile
+  file = /dev/null
+`
+
+// startExim starts a real Exim with the settings of the log in the manual.
+func (s *site) startExim() {
+	s.t.Helper()
+	root := consumers(s.t, "/usr/sbin/exim4")
+	for _, dir := range []string{"queue", "exim"} {
+		if err := os.Mkdir(s.path(dir), 0o755); err != nil {
+			s.t.Fatal(err)
+		}
+		if err := os.Chown(s.path(dir), 1, 1); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"passwd", "group"} { // Exim has a user of its own
+		text, err := os.ReadFile("/etc/" + name)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		s.write(name, string(text)+map[string]string{"passwd": "Debian-exim:x:9999:9999::/:/bin/false\n", "group": "Debian-exim:x:9999:\n"}[name])
+		if err := syscall.Mount(s.path(name), "/etc/"+name, "", syscall.MS_BIND, ""); err != nil {
+			s.t.Fatal(err)
+		}
+		s.t.Cleanup(func() { _ = syscall.Unmount("/etc/"+name, syscall.MNT_DETACH) })
+	}
+	page, err := os.ReadFile("../../man/scanwatch-servers.7")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	selector := regexp.MustCompile(`(?ms)^log_selector = .*?$\n^    .*?$`).FindString(string(page))
+	if selector == "" {
+		s.t.Fatal("the manual has no log_selector")
+	}
+	s.write("exim.conf", fmt.Sprintf(eximConf, s.dir, strings.ReplaceAll(selector, `\e`, `\`)))
+	s.run(root, "exim/mainlog", root+"/usr/sbin/exim4", "-bdf", "-C", s.path("exim.conf"))
 }
 
 // zombie reports whether a process has ended, but was not waited for.
