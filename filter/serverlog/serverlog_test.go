@@ -280,3 +280,20 @@ func BenchmarkLines(b *testing.B) {
 		})
 	}
 }
+
+// TestLateMessage checks that the lines of a message after its session was played change
+// nothing.
+func TestLateMessage(t *testing.T) {
+	log := `Nov 29 07:43:00 mx postfix/smtpd[302]: connect from news.example.net[203.0.113.22]
+Nov 29 07:43:01 mx postfix/smtpd[302]: AA11BB22CC33: client=news.example.net[203.0.113.22]
+Nov 29 07:43:02 mx postfix/smtpd[302]: disconnect from news.example.net[203.0.113.22] ehlo=1 mail=1 rcpt=1 data=1 quit=1 commands=5
+Nov 29 09:43:02 mx postfix/smtpd[303]: connect from unknown[203.0.113.23]
+Nov 29 09:43:02 mx postfix/qmgr[1]: AA11BB22CC33: from=<news@example.net>, size=900, nrcpt=1 (queue active)
+Nov 29 09:43:02 mx postfix/qmgr[1]: AA11BB22CC33: removed
+Nov 29 09:43:03 mx postfix/smtpd[303]: disconnect from unknown[203.0.113.23] ehlo=1 quit=1 commands=2
+`
+	r, rec := read(ByName("postfix"), []byte(log))
+	if c := r.Counts(); c.Sessions != 2 || rec.kinds[smtp.EventCommit] != 0 || rec.kinds[smtp.EventDisconnect] != 2 {
+		t.Errorf("%+v\n%s", c, rec.b.String())
+	}
+}

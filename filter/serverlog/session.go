@@ -23,7 +23,7 @@ func clip(b []byte, most int) []byte { return b[:min(len(b), most)] }
 type session struct {
 	key         string
 	name        string // first key
-	serial      uint64 // number of the session in the table
+	serial      uint64 // number of the session in the table; 0 after it has been played
 	id          uint64 // set when the session is played
 	start, last int64  // microseconds since 1970
 	src, dst    netip.AddrPort

@@ -161,6 +161,7 @@ func (t *table) finish(s *session) {
 		t.ready(s)
 	}
 	if !s.src.IsValid() {
+		s.serial = 0
 		return // the log does not name the client
 	}
 	if s.name == "" {
@@ -171,6 +172,7 @@ func (t *table) finish(s *session) {
 		s.ending = smtp.EndingPartial
 	}
 	t.play.play(s)
+	s.serial = 0
 	t.sessions++
 	if len(t.free) < maxFree && cap(s.text) <= 4096 && cap(s.steps) <= 64 {
 		t.free = append(t.free, s)
@@ -188,6 +190,7 @@ func (t *table) flush() {
 func (t *table) forget(s *session) {
 	delete(t.rows, s.key)
 	t.remove(s)
+	s.serial = 0
 }
 
 func (t *table) push(s *session) {
