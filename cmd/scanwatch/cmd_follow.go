@@ -15,13 +15,14 @@ import (
 func newFollow(e *env) *cobra.Command {
 	var verbose, open bool
 	cmd := &cobra.Command{
-		Use:   "follow KIND FILE|-",
+		Use:   "follow KIND FILE|-|http:ADDRESS:PORT",
 		Short: "Follow the log of another mail server.",
 		Long: "Record the sessions in the log of another mail server as they end, and apply the\n" +
 			"rules for the end of a session, until terminated. The kinds are:\n" + kindList() + "\n" +
 			"This is a service with its own state directory. It goes on where it ended, and\n" +
-			"begins at the end of the file the first time; - is standard input.",
-		Example:           "  scanwatch follow postfix /var/log/mail.log\n  scanwatch follow kumomta - < records",
+			"begins at the end of the file the first time; - is standard input. KumoMTA can\n" +
+			"send its records by HTTP.",
+		Example:           "  scanwatch follow postfix /var/log/mail.log\n  scanwatch follow kumomta http:127.0.0.1:8025",
 		Args:              argsBetween(2, 2),
 		ValidArgsFunction: completeKind,
 		RunE: func(_ *cobra.Command, args []string) error {

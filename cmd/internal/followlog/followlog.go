@@ -6,8 +6,10 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"net"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -28,9 +30,11 @@ const (
 // A Front is a front end that follows a log.
 type Front struct {
 	Kind  *serverlog.Kind
-	File  string // - for standard input
+	File  string // - for standard input; http:ADDRESS:PORT for records by HTTP
 	Stdin io.Reader
 	Zone  *time.Location
+
+	listener net.Listener // with http:
 
 	tail   tail
 	reader *serverlog.Reader
@@ -51,6 +55,13 @@ func (f *Front) Prepare(e *engine.Engine) error {
 	e.Source = f.status
 	if f.File == "-" {
 		return nil
+	}
+	if strings.HasPrefix(f.File, httpPrefix) {
+		var err error
+		if f.listener, err = listen(f.File); err != nil {
+			e.Log.Error("records cannot be received", "err", err)
+		}
+		return err
 	}
 	path, err := filepath.Abs(f.File)
 	if err != nil {
@@ -88,9 +99,12 @@ func (f *Front) Serve(e *engine.Engine) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	f.begin(e.Pipeline)
-	if f.File == "-" {
+	switch {
+	case f.listener != nil:
+		f.post(ctx, e)
+	case f.File == "-":
 		f.pipe(ctx, e)
-	} else {
+	default:
 		f.follow(ctx, e)
 	}
 	f.reader.Flush()
@@ -213,6 +227,12 @@ func (f *Front) pipe(ctx context.Context, e *engine.Engine) {
 			}
 		}
 	})
+	f.consume(ctx, lines, next)
+}
+
+// consume reads lines until the channel is closed. Next, if set, receives a value after each
+// line.
+func (f *Front) consume(ctx context.Context, lines <-chan []byte, next chan<- struct{}) {
 	ticker := time.NewTicker(poll)
 	defer ticker.Stop()
 	for {
@@ -225,7 +245,9 @@ func (f *Front) pipe(ctx context.Context, e *engine.Engine) {
 			}
 			f.line(trim(line))
 			f.fed = time.Now()
-			next <- struct{}{}
+			if next != nil {
+				next <- struct{}{}
+			}
 		case now := <-ticker.C:
 			f.stamps.Newest(now)
 			f.idle(now)
