@@ -64,6 +64,8 @@ test: roots man
 # Run all tests on all versions of smtpd, long simulations and measurements, then
 # the fuzz targets and the mutation test. See tests/README.md.
 test-long: roots man
+	sh tests/consumers.sh
+	sh tests/consumers.sh trixie sid
 	${GO} test -count=1 -timeout 4h -p 1 -tags long ./...
 	for seed in 2 3 4 5 6 7 8 9; do ${GO} test -count=1 -run '^TestDay$$' ./tests/simulate -args -seed $$seed || exit; done
 	FUZZTIME=${FUZZTIME} sh tests/fuzz.sh

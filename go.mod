@@ -1,8 +1,9 @@
 module scanwatch
 
-go 1.26.8
+go 1.26.0
 
 require (
+	github.com/d--j/go-milter v0.10.1
 	github.com/gaissmai/bart v0.30.0
 	github.com/gdamore/tcell/v2 v2.13.10
 	github.com/klauspost/compress v1.20.4
@@ -24,6 +25,7 @@ require (
 )
 
 require (
+	github.com/emersion/go-message v0.18.2 // indirect
 	github.com/gdamore/encoding v1.0.1 // indirect
 	github.com/inconshreveable/mousetrap v1.1.0 // indirect
 	github.com/lucasb-eyer/go-colorful v1.3.0 // indirect

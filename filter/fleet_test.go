@@ -40,7 +40,7 @@ func newFleet(t *testing.T, hosts int) *fleet {
 // take hands the rows of the other hosts to host i.
 func (f *fleet) take(i int, at time.Time) {
 	f.t.Helper()
-	if err := f.sites[i].memory.Incoming(f.replicas[i].Changed(1<<20, at), 0, at.UnixMicro()); err != nil {
+	if _, err := f.sites[i].memory.Incoming(f.replicas[i].Changed(1<<20, at), 0, at.UnixMicro()); err != nil {
 		f.t.Fatal(err)
 	}
 }

@@ -1,13 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"iter"
-	"os"
 	"slices"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -15,6 +14,7 @@ import (
 	"scanwatch/cmd/internal/facts"
 	"scanwatch/cmd/internal/fleetkey"
 	"scanwatch/cmd/internal/output"
+	"scanwatch/cmd/internal/owner"
 	"scanwatch/cmd/internal/sharing"
 	"scanwatch/filter/share"
 	"scanwatch/internal/kv"
@@ -54,7 +54,7 @@ func newFacts(e *env) *cobra.Command {
 		Short: "Read the files of other hosts.",
 		Long: "Hand the rows in the files of other hosts to the running filter. The files must\n" +
 			"have been written by scanwatch facts export with the same key. Rows with hashes\n" +
-			"under another key are omitted. Name the latest file of each host.",
+			"under another key are omitted, and rows of hosts without a file here remain.",
 		Example: "  scanwatch facts import /var/spool/scanwatch/mx2.facts\n  scanwatch facts import --key friends.key bans.facts",
 		Args:    argsBetween(1, maxFactFiles),
 		RunE:    func(_ *cobra.Command, args []string) error { return runFactsImport(e, &f, args) },
@@ -145,11 +145,9 @@ func runFactsExport(e *env, f *factsFlags) error {
 		n, err = x.Write(w, rows, e.now())
 		return err
 	}
-	if f.output == "" || f.output == "-" {
-		return write(e.out)
-	}
 	const private = 0o600 // other users of this host must not read bans
-	if err := output.Replace(f.output, private, write); err != nil {
+	err = output.To(e.out, f.output, private, write)
+	if err != nil || output.IsStdout(f.output) {
 		return err
 	}
 	_, err = fmt.Fprintf(e.out, "%s written to %s\n", text.Plural(n, "row"), f.output)
@@ -191,6 +189,9 @@ func runFactsImport(e *env, f *factsFlags, names []string) error {
 		case one.Omitted > 0:
 			e.note(fmt.Sprintf("%s: %s with names that are hashed with another key omitted", name, text.Plural(one.Omitted, "row")))
 		}
+		if clock := one.Clock(e.now()); clock != "" {
+			e.warn(name + ": " + clock)
+		}
 		files = append(files, one)
 	}
 	rows, hosts, err := facts.Merge(fleet.Name, sharing.Limits(&fleet), own, files, e.now())
@@ -201,17 +202,21 @@ func runFactsImport(e *env, f *factsFlags, names []string) error {
 		if err := control.Disown(c, fleet.Ignore); err != nil {
 			return err
 		}
-		return control.SendForeign(c, 0, rows)
+		if err := control.SendPartial(c, rows); err != nil {
+			return err
+		}
+		return control.SendImported(c, hosts)
 	})
 	if err != nil {
 		return err
 	}
 	for _, h := range hosts {
+		const layout = "2006-01-02 15:04:05 -0700"
 		latest := ""
 		if h.Rows > 0 {
-			latest = ", latest change " + h.Last.In(e.zone).Format("2006-01-02 15:04:05 -0700")
+			latest = ", latest change " + h.Last.In(e.zone).Format(layout)
 		}
-		fmt.Fprintf(e.out, "%s: %s%s\n", h.Name, text.Plural(h.Rows, "row"), latest)
+		fmt.Fprintf(e.out, "%s: %s%s, written %s\n", h.Name, text.Plural(h.Rows, "row"), latest, h.Heard.In(e.zone).Format(layout))
 		if h.Problem != "" {
 			e.warn(fmt.Sprintf("%s: %s omitted: %s", h.Name, text.Plural(h.Omitted, "row"), h.Problem))
 		}
@@ -220,10 +225,13 @@ func runFactsImport(e *env, f *factsFlags, names []string) error {
 }
 
 func readFacts(name string, key fleetkey.Key, own string) (*facts.File, error) {
-	file, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // do not block on a FIFO
+	file, err := owner.Open(name)
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
+	if info, err := file.Stat(); err != nil || info.Size() > facts.MaxSize {
+		return nil, cmp.Or(err, fmt.Errorf("larger than %s", text.ShortSize(facts.MaxSize)))
+	}
 	return facts.Read(file, key, own)
 }

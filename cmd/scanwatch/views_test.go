@@ -121,7 +121,8 @@ func foreignBans(m *memory.Memory, c *memory.Client, at int64) error {
 	for _, e := range other.Outgoing(100, 0) {
 		rows = append(rows, memory.Foreign{Entry: e, Origin: "mx1"})
 	}
-	return m.Incoming(rows, 0, at)
+	_, err := m.Incoming(rows, 0, at)
+	return err
 }
 
 // TestForeignBans checks that bans of other hosts are found by the name of their rule, and

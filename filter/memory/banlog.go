@@ -84,7 +84,7 @@ func (b *Bans) Enforced(p netip.Prefix, now int64) (Ban, bool) {
 		row, ok = b.hosts.get(hostIn(p))
 	}
 	row.settle(at)
-	if !ok || row.until <= at || row.flags&banObserved != 0 {
+	if !ok || !row.active(at) || row.flags&banObserved != 0 {
 		return Ban{}, false
 	}
 	return b.export(p, row), true

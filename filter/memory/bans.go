@@ -13,7 +13,7 @@ type Bans struct {
 	networks networkBans
 	rules    ruleNames
 	log      banLog
-	freed    []netip.Prefix // prefixes with a new unban of another host; see receive
+	freed    []Freed // prefixes with a new unban of another host; see receive
 }
 
 // A ban is a row in Bans. Times are in seconds since 1970.
@@ -152,7 +152,7 @@ func (b *Bans) Add(c *Client, r BanRequest, now int64) Ban {
 		row.flags = banObserved
 	}
 	sameMode := old.flags&banObserved == row.flags&banObserved
-	active := known && old.until > at
+	active := known && old.active(at)
 	switch {
 	case active && sameMode: // another offence while a ban is active
 		row.since, row.times, row.attempts = old.since, old.times, old.attempts
@@ -180,14 +180,14 @@ func (b *Bans) Banned(c *Client, now int64) (Ban, bool) {
 	k := c.Host()
 	row, ok := b.hosts.get(k)
 	row.settle(at)
-	if wide := k.wide(); wide != k && (!ok || row.until <= at) {
+	if wide := k.wide(); wide != k && (!ok || !row.active(at)) {
 		w, found := b.hosts.get(wide)
-		if w.settle(at); found && w.flags&banManual != 0 && w.until > at {
+		if w.settle(at); found && w.flags&banManual != 0 && w.active(at) {
 			k, row, ok = wide, w, true
 		}
 	}
 	if ok {
-		ok = row.until > at && row.flags&banRevoked == 0 // the time of an unban may be ahead of the session's
+		ok = row.active(at)
 		row.connected(at, ok)
 		b.hosts.touch(k, row)
 	}
@@ -202,6 +202,10 @@ func (b *Bans) Banned(c *Client, now int64) (Ban, bool) {
 	}
 	return b.export(k.Prefix(), row), true
 }
+
+// active reports whether a row holds a ban that has not ended. The time of an unban may be
+// ahead.
+func (b *ban) active(at uint32) bool { return b.until > at && b.flags&banRevoked == 0 }
 
 // banned reports whether the row holds a ban, rather than only an offence.
 func (b *ban) banned() bool { return b.until > b.since || b.flags&banRevoked != 0 }
@@ -225,7 +229,7 @@ func (b *Bans) AddPrefix(p netip.Prefix, d time.Duration, reason string, now int
 		k := hostIn(p)
 		if old, ok := b.hosts.get(k); ok {
 			row.last = old.last
-			if old.flags&banObserved == 0 && old.until <= at {
+			if old.flags&banObserved == 0 && !old.active(at) {
 				row.times = min(old.times, 254) + 1
 			} else if old.flags&banObserved == 0 {
 				row.times = old.times // the operator changes the active ban
@@ -273,7 +277,7 @@ func (b *Bans) Revoke(p netip.Prefix, within bool, now int64) (ended []Ban) {
 
 // revoked ends the ban of p if it is active.
 func (b *Bans) revoked(p netip.Prefix, row *ban, at uint32) (e Ban, ok bool) {
-	if row.until <= at {
+	if !row.active(at) {
 		return e, false
 	}
 	row.revoke(at)
@@ -321,7 +325,7 @@ func (b *Bans) Covering(a netip.Addr, now int64) (list []Ban) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for p, row := range b.networks.rows {
-		if p.Contains(a) && row.until > b.clock.row(now) {
+		if p.Contains(a) && row.active(b.clock.row(now)) {
 			list = append(list, b.export(p, row))
 		}
 	}
@@ -349,7 +353,7 @@ func (b *Bans) Count(now int64) (n BanCount) {
 	at := b.clock.row(now)
 	add := func(row ban) {
 		switch row.settle(at); {
-		case row.until <= at:
+		case !row.active(at):
 		case row.flags&banObserved != 0:
 			n.Observed++
 		default:

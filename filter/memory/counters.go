@@ -41,9 +41,9 @@ func newCounters(s *shared) *Counters {
 		value:   func(n counter) []byte { return append(be.AppendUint32(nil, n.head), words(n.slots[:]...)...) },
 		decode:  readCounter,
 		merge:   (*counter).merge,
-		combine: combineCounters,
-		newest:  func(k counterKey, n counter) int64 { return int64(n.head) * int64(max(k.window/slotsPerWindow, 1)) },
-		shift:   shiftCounter,
+		combine: combineCounters, higher: higherCounters,
+		newest: func(k counterKey, n counter) int64 { return int64(n.head) * int64(max(k.window/slotsPerWindow, 1)) },
+		shift:  shiftCounter,
 	})}
 }
 

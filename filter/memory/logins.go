@@ -87,8 +87,8 @@ func newLogins(s *shared, peers *Peers, counters *Counters) *Logins {
 			value:   func(r spray) []byte { return append(be.AppendUint32(nil, r.since), words(r.seen[:]...)...) },
 			decode:  readSpray,
 			shift:   func(_ sprayKey, r *spray, by int64) { shiftTime(&r.since, by) },
-			combine: combineSprays,
-			newest:  func(_ sprayKey, r spray) int64 { return int64(r.since) },
+			combine: combineSprays, higher: combineSprays,
+			newest: func(_ sprayKey, r spray) int64 { return int64(r.since) },
 		}),
 	}
 }

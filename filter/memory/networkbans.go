@@ -73,7 +73,7 @@ func (n *networkBans) lookup(a netip.Addr, now uint32) (netip.Prefix, ban, bool)
 		if err != nil {
 			break
 		}
-		if b, ok := n.rows[p]; ok && b.until > now && b.flags&banRevoked == 0 {
+		if b, ok := n.rows[p]; ok && b.active(now) {
 			return p, b, true
 		}
 	}

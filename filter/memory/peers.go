@@ -87,7 +87,7 @@ func newPeers(s *shared) *Peers {
 		},
 		decode:  readPeer,
 		merge:   mergePeers,
-		combine: combinePeers,
+		combine: combinePeers, higher: higherPeers,
 		newest: func(_ peerKey, p peer) int64 {
 			return int64(max(p.first, p.good, p.login, p.bad, p.wrote)) * daySeconds
 		},

@@ -60,8 +60,8 @@ func newRecipients(s *shared) *Recipients {
 			},
 			decode:  readRecipient,
 			shift:   func(_ uint64, r *recipient, by int64) { shiftDay(&r.day, by) },
-			combine: combineRecipients,
-			newest:  func(_ uint64, r recipient) int64 { return int64(r.day) * daySeconds },
+			combine: combineRecipients, higher: combineRecipients,
+			newest: func(_ uint64, r recipient) int64 { return int64(r.day) * daySeconds },
 		}),
 		asks: newTable(s, schema[uint64, ask]{
 			name: "asks", bucket: "asks", limit: maxAsks,

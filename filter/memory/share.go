@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"scanwatch/internal/kv"
@@ -26,6 +27,7 @@ import (
 type foreignRow[V any] struct {
 	row    V
 	origin uint16 // number of the host with the latest information; see hostNames
+	merged bool   // includes partial rows of several hosts; see Foreign
 }
 
 // maxForeign is the share of a table's maximum number of rows that is also available for
@@ -74,9 +76,18 @@ type Foreign struct {
 	kv.Entry
 	Origin string // name of the host with the latest information
 	Ended  bool   // another host's unban, which this host does not know yet, has ended this host's ban
+	// Partial is set if the row is only that of Origin, so that earlier rows of other hosts
+	// with the same key remain.
+	Partial bool
 }
 
-// A sharedTable is a table whose rows hosts share. All methods require the lock.
+// A Freed is a prefix whose ban another host has ended.
+type Freed struct {
+	Prefix netip.Prefix
+	Origin string // name of the host; empty if it is unknown
+}
+
+// A sharedTable is a table whose rows hosts share. All methods but count require the lock.
 type sharedTable interface {
 	bucketName() string
 	// announce marks all rows of this host as changed. Later changes are marked as well.
@@ -94,8 +105,9 @@ type sharedTable interface {
 	valid(key, value []byte, latest uint32) bool
 	// foreignRows returns the number of rows of other hosts.
 	foreignRows() int
-	// count adds the rows of other hosts to the counts by host.
-	count(byHost map[string]int)
+	// count calls add with the host of each row of other hosts. It must be called without
+	// the lock, which it does not hold for long.
+	count(mu *sync.Mutex, add func(host string))
 	// disown deletes the rows of another host and returns their number.
 	disown(origin string) int
 }
@@ -146,24 +158,23 @@ func outgoing(m *Memory, t sharedTable, n int, skew int64, list *[]kv.Entry) (le
 	})
 }
 
-// Incoming sets the rows of other hosts. Each row replaces the earlier one with the same
-// key. Invalid rows are skipped and cause an error. If origin is empty, a ban was imposed here, and other hosts have none. Skew
-// is subtracted from the times in rows; see Outgoing.
-func (m *Memory) Incoming(list []Foreign, skew, now int64) error {
-	var last error
+// Incoming sets the rows of other hosts, and returns the prefixes whose bans they have
+// ended. Each row replaces the earlier one with the same key, unless it is partial. Invalid
+// rows are skipped and cause an error. If Origin is empty, a ban was imposed here, and other
+// hosts have none. Skew is subtracted from the times in rows; see Outgoing.
+func (m *Memory) Incoming(list []Foreign, skew, now int64) (all []Freed, last error) {
 	for some := range slices.Chunk(list, chunk) {
 		freed, err := receive(m, some, skew, now)
-		for _, p := range freed {
-			m.Forget(p)
+		for _, f := range freed {
+			m.Forget(f.Prefix)
 		}
-		last = cmp.Or(err, last)
+		all, last = append(all, freed...), cmp.Or(err, last)
 	}
-	return last
+	return all, last
 }
 
-// receive returns the prefixes whose bans other hosts have revoked.
-// Invalid rows are skipped.
-func receive(m *Memory, list []Foreign, skew, now int64) (freed []netip.Prefix, err error) {
+// receive implements Incoming for a part of the rows.
+func receive(m *Memory, list []Foreign, skew, now int64) (freed []Freed, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	tables := sharedTables(m)
@@ -184,13 +195,8 @@ func receive(m *Memory, list []Foreign, skew, now int64) (freed []netip.Prefix, 
 // Origins returns the number of rows of each other host.
 func (m *Memory) Origins() map[string]int {
 	byHost := make(map[string]int)
-	locked := func(t sharedTable) {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		t.count(byHost)
-	}
 	for _, t := range sharedTables(m) {
-		locked(t)
+		t.count(&m.mu, func(host string) { byHost[host]++ })
 	}
 	return byHost
 }
@@ -262,7 +268,10 @@ func send[K comparable, V any](t *table[K, V], n int, by int64, put func(key, va
 }
 
 func (t sharedRows[K, V]) receive(f *Foreign, by int64, now uint32) bool {
-	if len(f.Value) == 0 {
+	switch {
+	case len(f.Value) == 0 && f.Partial:
+		return true
+	case len(f.Value) == 0:
 		k, _, _ := t.decode(f.Key, t.value(*new(V)))
 		delete(t.foreign, k)
 		return true
@@ -275,10 +284,16 @@ func (t sharedRows[K, V]) receive(f *Foreign, by int64, now uint32) bool {
 	if t.foreign == nil {
 		t.foreign = make(map[K]foreignRow[V])
 	}
-	if _, had := t.foreign[k]; !had {
+	old, had := t.foreign[k]
+	if !had {
 		t.makeForeignRoom(now)
 	}
-	t.foreign[k] = foreignRow[V]{v, t.hosts.number(f.Origin)}
+	row := foreignRow[V]{row: v, origin: t.hosts.number(f.Origin)}
+	if had && f.Partial && (old.merged || old.origin != row.origin) && t.evictionScore(k, old.row, now) >= 0 {
+		row.merged = true
+		t.schema.higher(k, &row.row, old.row)
+	}
+	t.foreign[k] = row
 	return true
 }
 
@@ -336,15 +351,14 @@ func (t sharedRows[K, V]) valid(key, value []byte, latest uint32) bool {
 
 func (t sharedRows[K, V]) foreignRows() int { return len(t.table.foreign) }
 
-func (t sharedRows[K, V]) count(byHost map[string]int) {
-	for _, f := range t.table.foreign {
-		byHost[t.hosts.list[f.origin]]++
-	}
+func (t sharedRows[K, V]) count(mu *sync.Mutex, add func(host string)) {
+	eachIn(mu, func() map[K]foreignRow[V] { return t.table.foreign },
+		func(_ K, f foreignRow[V]) (string, bool) { return t.hosts.list[f.origin], true }, add)
 }
 
 func (t sharedRows[K, V]) disown(origin string) (n int) {
 	for k, f := range t.table.foreign {
-		if t.hosts.list[f.origin] == origin {
+		if f.merged || t.hosts.list[f.origin] == origin { // a merged row may include what the host has said
 			delete(t.table.foreign, k)
 			n++
 		}
@@ -441,6 +455,24 @@ func ReadBan(key, value []byte) (BanRow, bool) {
 		Prefix: p, Since: int64(b.since), Until: int64(b.until), Rule: names.list[b.rule],
 		Revoked: b.flags&banRevoked != 0, Manual: b.flags&banManual != 0,
 	}, true
+}
+
+// higherCounters keeps the higher count of each slot. The same rows may arrive in any order
+// and repeatedly, so counts are not added.
+func higherCounters(_ counterKey, c *counter, other counter) {
+	head := max(c.head, other.head)
+	c.advance(head)
+	other.advance(head)
+	for i, v := range other.slots {
+		c.slots[i] = max(c.slots[i], v)
+	}
+}
+
+// higherPeers is combinePeers without the sum of messages.
+func higherPeers(k peerKey, p *peer, other peer) {
+	messages := max(p.messages, other.messages)
+	combinePeers(k, p, other)
+	p.messages = messages
 }
 
 // combineCounters adds the slots of two hosts. A counter that is ahead does not lose its

@@ -27,7 +27,7 @@ func pass(t *testing.T, from, to *Memory, skewFrom, skewTo int64, now time.Durat
 	for _, e := range from.Outgoing(1<<20, skewFrom) {
 		list = append(list, Foreign{Entry: e, Origin: "mx1"})
 	}
-	if err := to.Incoming(list, skewTo, at(now)); err != nil {
+	if _, err := to.Incoming(list, skewTo, at(now)); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -170,7 +170,7 @@ func TestForeignRows(t *testing.T) {
 		f.Key = prefixKey(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 24))
 		list = append(list, f)
 	}
-	if err := to.Incoming(list, 0, at(0)); err != nil {
+	if _, err := to.Incoming(list, 0, at(0)); err != nil {
 		t.Fatal(err)
 	}
 	if n := len(to.Bans.networks.rows); n != maxNetworkBans/maxForeign {
@@ -229,7 +229,7 @@ func TestInvalidForeign(t *testing.T) {
 	valid := Foreign{Entry: from.Outgoing(1, 0)[0], Origin: "mx1"}
 	bad := Foreign{Entry: kv.Entry{Bucket: peersBucket, Key: []byte("x"), Value: []byte("y")}, Origin: "mx1"}
 	other := Foreign{Entry: kv.Entry{Bucket: "secret", Key: []byte("hash"), Value: make([]byte, 16)}, Origin: "mx1"}
-	if err := to.Incoming([]Foreign{bad, other, valid}, 0, at(0)); err == nil || foreignRows(to) != 1 {
+	if _, err := to.Incoming([]Foreign{bad, other, valid}, 0, at(0)); err == nil || foreignRows(to) != 1 {
 		t.Errorf("%v, %d rows", err, foreignRows(to))
 	}
 }
@@ -277,7 +277,7 @@ func TestForeignBans(t *testing.T) {
 					tt.change(&f)
 				}
 				for range 2 { // repetition has no influence
-					if err := here.Incoming([]Foreign{f}, 0, at(2*time.Minute)); err != nil {
+					if _, err := here.Incoming([]Foreign{f}, 0, at(2*time.Minute)); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -306,7 +306,7 @@ func TestUnbanAhead(t *testing.T) {
 	f := Foreign{Entry: there.Outgoing(1, 0)[0], Origin: "mx1"}
 	for i, want := range []int{0, 1} {
 		here.Counters.Add(c, rules.AuthFailure, at(0))
-		if err := here.Incoming([]Foreign{f}, 0, at(0)); err != nil {
+		if _, err := here.Incoming([]Foreign{f}, 0, at(0)); err != nil {
 			t.Fatal(err)
 		}
 		if n := count(); n != want {
@@ -364,7 +364,7 @@ func TestForeignUnban(t *testing.T) {
 		from.Bans.Add(who("192.0.2.1"), BanRequest{Ladder: hours, Rule: "harvest"}, at(0))
 		row := Foreign{Entry: from.Outgoing(1, 0)[0], Origin: "mx1"}
 		row.Value = LimitBan(row.Value, day, observe)
-		if err := to.Incoming([]Foreign{row}, 0, at(0)); err != nil {
+		if _, err := to.Incoming([]Foreign{row}, 0, at(0)); err != nil {
 			t.Fatal(err)
 		}
 		if n := to.Origins()["mx1"]; n != 1 {
@@ -396,7 +396,7 @@ func TestRoomForOwnBans(t *testing.T) {
 	for _, e := range there.Outgoing(3*limit, 0) {
 		all = append(all, Foreign{Entry: e, Origin: "mx2"})
 	}
-	if err := here.Incoming(all, 0, at(0)); err != nil {
+	if _, err := here.Incoming(all, 0, at(0)); err != nil {
 		t.Fatal(err)
 	}
 	for i := range 20 {
@@ -417,4 +417,93 @@ func foreignRows(m *Memory) (n int) {
 		n += t.foreignRows()
 	}
 	return n
+}
+
+// TestPartial checks that a partial row neither replaces nor deletes what another host has
+// said, that repetition has no influence, and that no part of the row remains after Disown.
+func TestPartial(t *testing.T) {
+	c := who("192.0.2.1")
+	window := rules.Window{Evidence: rules.AuthFailure, Window: day, By: rules.BySrc}
+	here := sharing()
+	for range 9 {
+		here.Counters.Add(c, rules.AuthFailure, at(0))
+	}
+	rowsOf := func(origin string, failures int, ban time.Duration) (list []Foreign) {
+		m := sharing()
+		for range failures {
+			m.Counters.Add(c, rules.AuthFailure, at(0))
+		}
+		m.Bans.AddPrefix(netip.MustParsePrefix("192.0.2.7/32"), ban, "x", at(0))
+		m.Bans.AddPrefix(netip.MustParsePrefix("198.51.100.0/24"), ban, "x", at(0))
+		for _, e := range m.Outgoing(100, 0) {
+			list = append(list, Foreign{Entry: e, Origin: origin, Partial: true})
+		}
+		return list
+	}
+	two, three := rowsOf("mx2", 7, 3*time.Hour), rowsOf("mx3", 4, time.Hour)
+	for _, list := range [][]Foreign{two, three, two, three, three} {
+		if _, err := here.Incoming(list, 0, at(0)); err != nil {
+			t.Fatal(err)
+		}
+		if n, _ := here.Counters.Count(c, window, at(0)); n != 9+7 {
+			t.Errorf("%d failures, want 9 here and 7 on mx2", n)
+		}
+		for _, p := range []string{"192.0.2.7/32", "198.51.100.0/24"} {
+			if b, ok := here.Bans.Enforced(netip.MustParsePrefix(p), at(2*time.Hour)); !ok || b.Origin != "mx2" {
+				t.Errorf("%s: %v %+v", p, ok, b)
+			}
+		}
+	}
+	for i := range three {
+		three[i].Value = nil
+	}
+	if _, err := here.Incoming(three, 0, at(0)); err != nil {
+		t.Fatal(err)
+	}
+	if n, _ := here.Counters.Count(c, window, at(0)); n != 9+7 {
+		t.Errorf("%d failures after mx3 has deleted its rows", n)
+	}
+	if _, ok := here.Bans.Enforced(netip.MustParsePrefix("192.0.2.7/32"), at(0)); !ok {
+		t.Error("mx3 has deleted the ban of mx2")
+	}
+	here.Disown("mx2")
+	if n, _ := here.Counters.Count(c, window, at(0)); n != 9 {
+		t.Errorf("%d failures without mx2", n)
+	}
+}
+
+// TestCountWithoutUnbans checks that a ban with an unban in the future is not active.
+func TestCountWithoutUnbans(t *testing.T) {
+	m := sharing()
+	p := netip.MustParsePrefix("192.0.2.1/32")
+	m.Bans.AddPrefix(p, time.Hour, "x", at(0))
+	m.Bans.Revoke(p, false, at(2*time.Second))
+	if n := m.Bans.Count(at(time.Second)); n.Active != 0 {
+		t.Errorf("%d active bans", n.Active)
+	}
+	if _, ok := m.Bans.Enforced(p, at(time.Second)); ok {
+		t.Error("the ban is enforced")
+	}
+}
+
+// TestDisclaimExpires checks that an unban of a prefix that no host has banned is not kept
+// for ever.
+func TestDisclaimExpires(t *testing.T) {
+	m := sharing()
+	m.UseKey([16]byte{1})
+	m.Outgoing(100, 0)
+	for _, s := range []string{"192.0.2.1/32", "198.51.100.0/24"} {
+		p := netip.MustParsePrefix(s)
+		if !m.Bans.Disclaim(p, at(0)) {
+			t.Fatal("other hosts do not receive the unban of", s)
+		}
+		e := m.Outgoing(10, 0)[0]
+		merger := NewMerger()
+		combined := func(now time.Duration) []byte {
+			return merger.Combine(e.Bucket, e.Key, [][]byte{e.Value}, at(now)/1e6)
+		}
+		if combined(0) == nil || combined(91*day) != nil {
+			t.Errorf("%s: now %v, after 91 days %v", s, combined(0), combined(91*day))
+		}
+	}
 }

@@ -3,6 +3,7 @@ package memory
 import (
 	"net/netip"
 	"strings"
+	"sync"
 )
 
 // A ban of another host is a row like any ban of this host, so that all readers of bans
@@ -184,7 +185,7 @@ func (s sharedHostBans) receive(f *Foreign, by int64, now uint32) bool {
 	if f.Ended && known && old.end(now) {
 		s.hosts.put(k, old, now)
 		s.log.add(p)
-		s.freed = append(s.freed, p)
+		s.freed = append(s.freed, Freed{p, f.Origin})
 	}
 	if len(f.Value) == 0 {
 		if known && s.rules.deletes(f, &old) {
@@ -197,7 +198,7 @@ func (s sharedHostBans) receive(f *Foreign, by int64, now uint32) bool {
 	if !ok {
 		return false
 	}
-	if known && s.rules.keeps(f, &old, now) {
+	if known && s.rules.keeps(f, &old, &row, now) {
 		return true
 	}
 	if !known && len(s.hosts.rows) >= s.hosts.limit/maxForeign {
@@ -210,7 +211,7 @@ func (s sharedHostBans) receive(f *Foreign, by int64, now uint32) bool {
 		s.log.add(p)
 	}
 	if freed {
-		s.freed = append(s.freed, p)
+		s.freed = append(s.freed, Freed{p, f.Origin})
 	}
 	return true
 }
@@ -238,27 +239,34 @@ func (n *ruleNames) imposed(b *ban) string {
 // deletes reports whether a row without a value deletes a ban.
 func (n *ruleNames) deletes(f *Foreign, b *ban) bool {
 	origin := n.imposed(b)
-	return origin != "" && (f.Origin == "" || f.Origin == origin)
+	return origin != "" && (f.Origin == "" && !f.Partial || f.Origin == origin)
 }
 
 // FriendPrefix begins the names of hosts that do not belong to the fleet.
 const FriendPrefix = "friend."
 
-// keeps reports whether the active ban b has precedence over one of a friend, whose unban
-// must not end it.
-func (n *ruleNames) keeps(f *Foreign, b *ban, now uint32) bool {
-	return strings.HasPrefix(f.Origin, FriendPrefix) && b.until > now && n.imposed(b) != f.Origin
-}
-
-func countBans[K comparable](n *ruleNames, rows map[K]ban, byHost map[string]int) {
-	for _, row := range rows {
-		if origin := n.imposed(&row); origin != "" {
-			byHost[origin]++
-		}
+// keeps reports whether the ban b has precedence over the row of another host than that
+// which imposed b. The unban of a friend must not end b, and a partial row does not include
+// b, so that its ban must not shorten b.
+func (n *ruleNames) keeps(f *Foreign, b, row *ban, now uint32) bool {
+	origin := n.imposed(b)
+	if !b.active(now) || origin == f.Origin {
+		return false
 	}
+	return strings.HasPrefix(f.Origin, FriendPrefix) || f.Partial && origin != "" && row.flags&banRevoked == 0 && row.until <= b.until
 }
 
-func (s sharedHostBans) count(byHost map[string]int) { countBans(&s.rules, s.hosts.rows, byHost) }
+// countBans calls add with the host of each ban that another host imposed.
+func countBans[K comparable](n *ruleNames, mu *sync.Mutex, rows func() map[K]ban, add func(host string)) {
+	eachIn(mu, rows, func(_ K, row ban) (string, bool) {
+		origin := n.imposed(&row)
+		return origin, origin != ""
+	}, add)
+}
+
+func (s sharedHostBans) count(mu *sync.Mutex, add func(host string)) {
+	countBans(&s.rules, mu, func() map[Host]ban { return s.hosts.rows }, add)
+}
 
 func (s sharedHostBans) disown(origin string) (n int) {
 	for k, row := range s.hosts.rows {
@@ -315,7 +323,7 @@ func (s sharedNetworkBans) receive(f *Foreign, by int64, now uint32) bool {
 	if f.Ended && known && old.end(now) {
 		n.put(p, old)
 		s.log.add(p)
-		s.freed = append(s.freed, p)
+		s.freed = append(s.freed, Freed{p, f.Origin})
 	}
 	if len(f.Value) == 0 {
 		if known && s.rules.deletes(f, &old) {
@@ -328,7 +336,7 @@ func (s sharedNetworkBans) receive(f *Foreign, by int64, now uint32) bool {
 	if !ok {
 		return false
 	}
-	if known && s.rules.keeps(f, &old, now) {
+	if known && s.rules.keeps(f, &old, &row, now) {
 		return true
 	}
 	changed, unsent := n.outgoing[p]
@@ -341,7 +349,7 @@ func (s sharedNetworkBans) receive(f *Foreign, by int64, now uint32) bool {
 		s.log.add(p)
 	}
 	if freed {
-		s.freed = append(s.freed, p)
+		s.freed = append(s.freed, Freed{p, f.Origin})
 	}
 	return true
 }
@@ -371,8 +379,8 @@ func (s sharedNetworkBans) valid(key, value []byte, latest uint32) bool {
 
 func (sharedNetworkBans) foreignRows() int { return 0 }
 
-func (s sharedNetworkBans) count(byHost map[string]int) {
-	countBans(&s.rules, s.networks.rows, byHost)
+func (s sharedNetworkBans) count(mu *sync.Mutex, add func(host string)) {
+	countBans(&s.rules, mu, func() map[netip.Prefix]ban { return s.networks.rows }, add)
 }
 
 func (s sharedNetworkBans) disown(origin string) (n int) {

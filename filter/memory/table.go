@@ -31,6 +31,9 @@ type schema[K comparable, V any] struct {
 	// combine merges the rows of several hosts with the same key, in any order. The
 	// time of the rows is now. Tables without combine are not shared.
 	combine func(k K, v *V, other V)
+	// higher is combine for rows that may be combined repeatedly, and may then already
+	// include each other.
+	higher func(k K, v *V, other V)
 	// newest returns the latest time in a row of a shared table, in seconds since 1970.
 	newest func(k K, v V) int64
 }
@@ -268,6 +271,11 @@ func (t *table[K, V]) restoreRow(k K, v V, now uint32) {
 // export is called with the lock held, and may modify its copy of the row. visit is
 // called without the lock. Rows added during the call may be skipped.
 func each[K comparable, V, E any](mu *sync.Mutex, t *table[K, V], export func(K, V) (E, bool), visit func(E)) {
+	eachIn(mu, func() map[K]V { return t.rows }, export, visit)
+}
+
+// eachIn is each for a map. rows is called with the lock held.
+func eachIn[K comparable, V, E any](mu *sync.Mutex, rows func() map[K]V, export func(K, V) (E, bool), visit func(E)) {
 	var next func() (K, V, bool)
 	var stop func()
 	defer func() {
@@ -280,7 +288,7 @@ func each[K comparable, V, E any](mu *sync.Mutex, t *table[K, V], export func(K,
 		mu.Lock()
 		defer mu.Unlock()
 		if next == nil {
-			next, stop = iter.Pull2(maps.All(t.rows))
+			next, stop = iter.Pull2(maps.All(rows()))
 		}
 		for range chunk {
 			k, v, more := next()

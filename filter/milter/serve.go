@@ -35,6 +35,8 @@ type Server struct {
 	Log  *slog.Logger
 	// Held, if set, is updated with the number of delayed answers.
 	Held *atomic.Int64
+	// Now returns the time of events; nil means time.Now.
+	Now func() time.Time
 
 	mu    sync.Mutex // held during calls of Sink
 	site  string
@@ -246,7 +248,11 @@ func (c *conversation) locked(f func(at int64)) {
 	s := c.server
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	err := safego.Run(func() error { f(time.Now().UnixMicro()); return nil })
+	now := time.Now
+	if s.Now != nil {
+		now = s.Now
+	}
+	err := safego.Run(func() error { f(now().UnixMicro()); return nil })
 	if err != nil {
 		s.once("panic", "bug: the session continues without the filter", err)
 	}
@@ -436,7 +442,11 @@ func (c *conversation) rcpt(data []byte, at int64) smtp.Answer {
 	switch {
 	case a.Wait > 0:
 	case s.refused(): // the server sends its own reply to the client
-		c.outcome(s.recipient(addr, at), smtp.Answer{})
+		e := s.recipient(addr, at)
+		if a.Decision >= smtp.Reject { // with smtpd, such a recipient does not count as unknown either
+			e.Cause = smtp.CauseFilter
+		}
+		c.outcome(e, smtp.Answer{})
 		return smtp.Answer{Hold: a.Hold}
 	default:
 		c.outcome(s.recipient(addr, at), a)

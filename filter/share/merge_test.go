@@ -174,7 +174,7 @@ func FuzzApply(f *testing.F) {
 		if r.Len() > l.Total+r.hosts["self"].Rows || r.hosts["a"].Rows > l.Rows {
 			t.Fatal("too many rows")
 		}
-		if err := m.Incoming(r.Changed(1<<20, noon), 0, noon.UnixMicro()); err != nil {
+		if _, err := m.Incoming(r.Changed(1<<20, noon), 0, noon.UnixMicro()); err != nil {
 			t.Fatal(err)
 		}
 		r.Own(m.Outgoing(1<<20, 0), noon)
@@ -205,7 +205,7 @@ func TestRandomRows(t *testing.T) {
 		if err := r.Apply(fmt.Sprint("h", i%3), rows, noon); err != nil {
 			t.Fatal(err)
 		}
-		if err := m.Incoming(r.Changed(1<<20, noon), 0, noon.UnixMicro()); err != nil {
+		if _, err := m.Incoming(r.Changed(1<<20, noon), 0, noon.UnixMicro()); err != nil {
 			t.Fatal(err)
 		}
 		r.Own(m.Outgoing(1<<20, 0), noon)
@@ -274,7 +274,7 @@ func TestPoison(t *testing.T) {
 			if err := r.Apply("evil", tt.rows, noon); err != nil {
 				t.Fatal(err)
 			}
-			if err := m.Incoming(r.Changed(1<<20, noon), 0, noon.UnixMicro()); err != nil {
+			if _, err := m.Incoming(r.Changed(1<<20, noon), 0, noon.UnixMicro()); err != nil {
 				t.Fatal(err)
 			}
 			if n := m.Bans.Count(noon.UnixMicro()).Active; n != tt.bans {

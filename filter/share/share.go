@@ -139,11 +139,21 @@ type origin struct {
 	wrong   time.Time                     // time of the latest omission
 }
 
+// Values of HostStatus.By.
+const (
+	ByServer = "server"
+	ByFile   = "file"
+)
+
 // HostStatus describes another host.
 type HostStatus struct {
 	Name string    `json:"name"`
 	Rows int       `json:"rows"`
 	Last time.Time `json:"last,omitzero"` // latest stamp
+	// Heard is the time at which the host was last known to run, or that of its file. By is
+	// the way on which its rows came: ByServer, ByFile or, if that is unknown, "".
+	Heard time.Time `json:"heard,omitzero"`
+	By    string    `json:"by,omitempty"`
 	// Omitted counts rows that exceed the limits or are invalid, and Problem is the
 	// reason for the latest of them. An hour without further ones clears both.
 	Omitted int    `json:"omitted,omitempty"`

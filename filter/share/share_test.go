@@ -49,7 +49,7 @@ func (f *fleet) receive(h *host) {
 		}
 	}
 	h.inbox = nil
-	if err := h.memory.Incoming(h.replica.Changed(1<<20, h.clock(f.now)), 0, h.clock(f.now).UnixMicro()); err != nil {
+	if _, err := h.memory.Incoming(h.replica.Changed(1<<20, h.clock(f.now)), 0, h.clock(f.now).UnixMicro()); err != nil {
 		f.t.Fatal(err)
 	}
 }

@@ -197,7 +197,7 @@ func (s *sim) loop(n *node) {
 	if reached {
 		s.read(n)
 	}
-	if err := n.memory.Incoming(n.replica.Changed(1<<20, now), s.skewed(n), now.UnixMicro()); err != nil {
+	if _, err := n.memory.Incoming(n.replica.Changed(1<<20, now), s.skewed(n), now.UnixMicro()); err != nil {
 		s.t.Fatal(err)
 	}
 	out := n.memory.Outgoing(1<<20, s.skewed(n))

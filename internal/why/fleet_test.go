@@ -34,6 +34,7 @@ func fleetStore(t *testing.T) (dir string) {
 	other.Bans.Add(&memory.Client{Addr: netip.MustParseAddr("203.0.113.66")}, memory.BanRequest{Ladder: []time.Duration{24 * time.Hour}, Rule: "botnet", Session: 0xee}, at)
 	other.Bans.AddPrefix(netip.MustParsePrefix("203.0.113.67/32"), 24*time.Hour, "botnet", at)
 	other.Bans.AddPrefix(netip.MustParsePrefix("203.0.113.68/32"), 24*time.Hour, "error", at)
+	other.Bans.AddPrefix(netip.MustParsePrefix("203.0.113.70/32"), 24*time.Hour, "own partner", at)
 	other.Bans.Revoke(netip.MustParsePrefix("203.0.113.68/32"), false, at)
 	m := memory.New()
 	state := store.OpenState(dir, store.StateOptions{Buckets: memory.Buckets(), Program: "test", Changes: m.Changes, Rewrite: m.Rewrite,
@@ -42,8 +43,9 @@ func fleetStore(t *testing.T) (dir string) {
 	for _, e := range other.Outgoing(100, 0) {
 		rows = append(rows, memory.Foreign{Entry: e, Origin: "mx1"})
 	}
-	err = errors.Join(err, m.Incoming(rows, 0, at), state.Flush(context.Background()), state.Close())
-	if err != nil || len(rows) != 3 {
+	_, incoming := m.Incoming(rows, 0, at)
+	err = errors.Join(err, incoming, state.Flush(context.Background()), state.Close())
+	if err != nil || len(rows) != 4 {
 		t.Fatal(len(rows), err)
 	}
 	return dir
@@ -53,14 +55,15 @@ func fleetStore(t *testing.T) (dir string) {
 // which the session that led to the ban is recorded.
 func TestFleet(t *testing.T) {
 	dir := fleetStore(t)
-	for _, c := range []struct{ name, arg string }{
-		{"fleet-session", "00000000000000e2"},
-		{"fleet-reference", "00000000000000ee"},
-		{"fleet-manual", "203.0.113.67"},
-		{"fleet-revoked", "203.0.113.68"},
+	for _, c := range []struct{ name, arg, conf string }{
+		{"fleet-session", "00000000000000e2", ""},
+		{"fleet-reference", "00000000000000ee", ""},
+		{"fleet-manual", "203.0.113.67", ""},
+		{"fleet-pass", "203.0.113.70", "pass match src 203.0.113.70\n"},
+		{"fleet-revoked", "203.0.113.68", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			_, out := ask(t, c.arg, "", options(t, dir, whyConf))
+			_, out := ask(t, c.arg, "", options(t, dir, whyConf+c.conf))
 			path := filepath.Join("testdata", c.name+".golden")
 			if *update {
 				if err := os.WriteFile(path, []byte(out), 0o644); err != nil {
@@ -90,7 +93,7 @@ func TestFleetStanding(t *testing.T) {
 	}
 	w := &query{Options: options(t, t.TempDir(), whyConf), memory: memory.New()}
 	for _, e := range other.Outgoing(100, 0) {
-		if err := w.memory.Incoming([]memory.Foreign{{Entry: e, Origin: "mx1"}}, 0, now.UnixMicro()); err != nil {
+		if _, err := w.memory.Incoming([]memory.Foreign{{Entry: e, Origin: "mx1"}}, 0, now.UnixMicro()); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -31,6 +31,10 @@ func (a *Answer) summarize(zone *time.Location) {
 		}
 	} else {
 		a.Cause = a.bySmtpd()
+		if len(a.Hosts) > 0 && len(a.Hosts[0].Remedies) > 0 && strings.HasPrefix(a.Cause, exempted) {
+			r := a.Hosts[0].Remedies[0]
+			a.Undo = r.Do + ", " + r.Text
+		}
 	}
 	switch {
 	case len(bans) > 0:
@@ -207,6 +211,9 @@ func (s *Session) cause(r *Rule) string {
 	if r.BannedIn == "" {
 		line += s.because(r)
 	}
+	if r.Unanswered != "" {
+		line += "; " + r.late()
+	}
 	return line
 }
 
@@ -218,8 +225,11 @@ func (r *Rule) on() string {
 	return " on " + r.BannedOn
 }
 
-// because returns the evidence that the rule's conditions refer to.
+// because returns the evidence and the answers of DNS lists that the rule's conditions refer to.
 func (s *Session) because(r *Rule) string {
+	if named := s.named(r); named != nil {
+		return " for " + strings.Join(named, ", ")
+	}
 	for i := range s.Evidence {
 		e := &s.Evidence[i]
 		if !strings.Contains(r.Text, e.Evidence) || s.otherList(r, e) {
@@ -230,6 +240,9 @@ func (s *Session) because(r *Rule) string {
 		}
 		return strings.TrimRight(" for "+e.Evidence+" "+e.Proof, " ")
 	}
+	if scores := s.scores(r); scores != nil {
+		return " with " + strings.Join(scores, ", ")
+	}
 	return ""
 }
 
@@ -238,7 +251,7 @@ func (s *Session) because(r *Rule) string {
 func (s *Session) otherList(r *Rule, e *finding.Finding) bool {
 	named := func(f finding.Finding) bool {
 		name, _ := f.DNSList()
-		return name != "" && slices.Contains(strings.Fields(r.Text), name)
+		return name != "" && slices.Contains(words(r.Text), name)
 	}
 	name, _ := e.DNSList()
 	return name != "" && !named(*e) && slices.ContainsFunc(s.Evidence, named)

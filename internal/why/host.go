@@ -231,9 +231,25 @@ func (h *Host) add(r *store.Record) {
 	h.WhileBanned += min(banned, r.Many())
 }
 
-// onlyManual reports whether h was banned by the operator but never by a rule.
+// onlyManual reports whether h was banned by the operator but never by a rule. A manual ban
+// of another host exempts the same clients as a rule of this host.
 func (h *Host) onlyManual() bool {
-	return len(h.History) == 0 && len(h.Bans) > 0 && !slices.ContainsFunc(h.Bans, func(b Ban) bool { return !b.Manual })
+	return len(h.History) == 0 && len(h.Bans) > 0 && !slices.ContainsFunc(h.Bans, func(b Ban) bool { return !b.Manual || b.Origin != "" })
+}
+
+// passFor returns the pass statement that matches a client, or nil. The rules of another host
+// are not those of this one, so that a client it has banned may match a pass statement here
+// even if it has no recorded session.
+func passFor(w *query, h *Host, c *client) *rules.Pass {
+	switch {
+	case h.newest != nil:
+		return h.newest.pass
+	case w.Policy == nil || !h.Prefix.IsSingleIP():
+		return nil
+	}
+	f := w.Facts(&store.Record{Src: netip.AddrPortFrom(c.addr, 0), Start: w.Now})
+	f.Phase = smtp.PhaseConnect
+	return w.Policy.Eval(f).Pass
 }
 
 func (h *Host) exempt(by string, holds bool, format string, args ...any) {
@@ -273,6 +289,7 @@ func (w *query) assess(h *Host) {
 		w.exemptByMail(h, &c)
 		return
 	case !h.accused && len(h.History) == 0:
+		newAdviser(w, h).exempt()
 		if w.memory.Peers.Standing(&c.peer, w.Now.UnixMicro()).Level >= rules.StandingKnown {
 			w.exemptByMail(h, &c)
 		}
@@ -281,8 +298,13 @@ func (w *query) assess(h *Host) {
 	friends := w.table("friends")
 	friend := friends != nil && friends.MatchAddr(c.addr)
 	h.exempt("friends", friend, "the address is in <friends>")
-	if !friend && h.newest != nil && h.newest.pass != "" {
-		h.exempt("pass", true, "a pass statement matches: %s", text.Escape(h.newest.pass))
+	pass := passFor(w, h, &c)
+	switch {
+	case friend:
+	case pass != nil:
+		h.exemptByPass(pass)
+	case slices.ContainsFunc(h.Bans, func(b Ban) bool { return b.Origin != "" }):
+		h.exempt("pass", false, "a pass statement matches")
 	}
 	w.exemptByName(h, &c)
 	if !h.onlyManual() {
@@ -368,10 +390,15 @@ func (w *query) addRemedies(h *Host, friend bool) {
 	if friend {
 		return
 	}
+	advice := newAdviser(w, h)
+	if w.Policy != nil {
+		advice.late()
+	}
 	h.Remedies = append(h.Remedies, w.befriend(h.Prefix))
 	if w.Policy != nil && !strings.Contains(w.Policy.String(), "pass from <friends>") {
 		h.Remedies = append(h.Remedies, Remedy{"pass from <friends>", "in " + w.File + ": add this statement, it is missing"})
 	}
+	advice.listed()
 }
 
 // unbanned describes the effect of scanwatch unban under a policy, which may be nil.

@@ -128,6 +128,9 @@ func (p *printer) rules(list []Rule) {
 	for i := range list {
 		r := &list[i]
 		p.rule(r)
+		if r.Unanswered != "" {
+			p.line("list", "%s", r.late())
+		}
 		if i+1 < len(list) && list[i+1].Rule == r.Rule && list[i+1].Text == r.Text && r.BannedIn == "" {
 			continue
 		}

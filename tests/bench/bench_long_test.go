@@ -13,7 +13,7 @@ func TestHarness(t *testing.T) {
 	var out, log bytes.Buffer
 	b := &bench{mixes: allMixes, out: &out, log: &log, missing: map[string]bool{}}
 	b.hurry()
-	if err := b.all("speed,rates,space,dropping,costs,history"); err != nil {
+	if err := b.all("speed,rates,space,dropping,costs,history,milters"); err != nil {
 		t.Fatalf("%v\n%s%s", err, out.Bytes(), log.Bytes())
 	}
 	for line := range strings.Lines(log.String()) {

@@ -60,7 +60,11 @@ func goBuild(program, path string) []string {
 // build builds the programs. build logs and skips contestants whose tools are missing.
 // With SCANWATCH_NO_SKIP=1, missing tools are an error.
 func (b *bench) build() error {
-	for _, c := range append([]contestant{{name: "scanwatch", build: command}}, contestants...) {
+	return b.buildAll(append([]contestant{{name: "scanwatch", build: command}}, contestants...))
+}
+
+func (b *bench) buildAll(list []contestant) error {
+	for _, c := range list {
 		if len(c.build) == 0 {
 			continue
 		}

@@ -88,6 +88,7 @@ var parts = []part{
 	{"sealing", (*bench).sealing},
 	{"lookups", (*bench).lookups},
 	{"sharing", (*bench).sharing},
+	{"milters", (*bench).milters},
 	{"smtpd", (*bench).real},
 }
 

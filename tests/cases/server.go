@@ -8,6 +8,7 @@ package cases
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net/netip"
 	"regexp"
@@ -19,6 +20,7 @@ import (
 	"scanwatch/filter/lookup"
 	"scanwatch/filter/memory"
 	"scanwatch/filter/smtpd"
+	"scanwatch/internal/smtp"
 	"scanwatch/rules"
 	"scanwatch/store"
 	"scanwatch/tests/simulate"
@@ -45,8 +47,10 @@ type Server struct {
 	Fails []string
 
 	c       *Case
+	milter  bool   // the front end is that for milter
 	text    string // of the policy
-	filter  *simulate.Filter
+	filter  *filter.Pipeline
+	stopped func() // stops the filter
 	memory  *memory.Memory
 	records map[uint64]*record
 	log     []string
@@ -68,16 +72,21 @@ type act struct {
 	enforced     bool
 }
 
-// start is the time at which cases start.
-var start = time.Date(2026, 11, 2, 8, 0, 0, 0, time.UTC)
+// begins is the time at which cases start.
+var begins = time.Date(2026, 11, 2, 8, 0, 0, 0, time.UTC)
 
 // mailboxes lists the mailboxes that exist in every case, in addition to postmaster and
 // abuse.
 var mailboxes = strings.Fields("info alice bob carol dave erin frank grace heidi ivan judy")
 
-// New starts the server of a case.
-func New(c *Case, preset string) (*Server, error) {
-	s := &Server{Preset: preset, c: c, Mailboxes: slices.Concat([]string{"postmaster", "abuse"}, mailboxes), records: make(map[uint64]*record)}
+// New starts the server of a case, which is OpenSMTPD.
+func New(c *Case, preset string) (*Server, error) { return start(c, preset, false) }
+
+// NewMilter starts the server of a case, which speaks to a milter.
+func NewMilter(c *Case, preset string) (*Server, error) { return start(c, preset, true) }
+
+func start(c *Case, preset string, milter bool) (*Server, error) {
+	s := &Server{Preset: preset, c: c, milter: milter, Mailboxes: slices.Concat([]string{"postmaster", "abuse"}, mailboxes), records: make(map[uint64]*record)}
 	text := c.Lines
 	if text == "" {
 		preset, err := simulate.PresetText(preset)
@@ -92,7 +101,7 @@ func New(c *Case, preset string) (*Server, error) {
 	}
 	s.text = text
 	s.memory = memory.New()
-	return s, s.begin(start, 0)
+	return s, s.begin(begins, 0)
 }
 
 // Over returns a server whose filter is a process. Statements about records and bans are
@@ -109,12 +118,22 @@ func (s *Server) begin(at time.Time, sessions int) error {
 	if err != nil {
 		return err
 	}
-	s.filter = simulate.NewFilter(filter.Options{
+	o := filter.Options{
 		Record: s.record, Log: func(line []byte) { s.log = append(s.log, string(line)) }, Lists: simulate.Lists, Memory: s.memory,
 		OwnAddrs: append(s.c.Own, netip.MustParseAddr("192.0.2.25"), netip.MustParseAddr("2001:db8:ffff::25")),
-	})
-	s.filter.Use(s.settings(policy))
-	s.Live = simulate.NewLive(s.filter, smtpd.Requests(filter.Phases(policy)), at)
+	}
+	if s.milter {
+		m := simulate.NewMilter(o)
+		m.Use(s.settings(policy))
+		m.Fate = func() simulate.Fate { return s.Fate() }
+		s.filter, s.stopped = m.Pipeline, func() { s.err = errors.Join(s.err, m.Stop()) }
+		s.Live = simulate.NewLive(m, smtpd.Requests(smtp.AllPhases), at)
+	} else {
+		f := simulate.NewFilter(o)
+		f.Use(s.settings(policy))
+		s.filter, s.stopped = f.Pipeline, f.Stop
+		s.Live = simulate.NewLive(f, smtpd.Requests(filter.Phases(policy)), at)
+	}
 	s.Number(sessions)
 	s.Exists = func(local string) bool { return slices.Contains(s.Mailboxes, local) }
 	return nil
@@ -157,7 +176,7 @@ func (s *Server) stop() {
 	if err := s.Live.Close(); err != nil && s.err == nil {
 		s.err = err
 	}
-	s.filter.Stop()
+	s.stopped()
 }
 
 // Close ends the case. It returns errors from the filter, not test failures.

@@ -156,7 +156,7 @@ discard:
 // startExim starts a real Exim with the settings of the log in the manual.
 func (s *site) startExim() {
 	s.t.Helper()
-	root := consumers(s.t, "/usr/sbin/exim4")
+	root := s.consumers("/usr/sbin/exim4")
 	for _, dir := range []string{"queue", "exim"} {
 		if err := os.Mkdir(s.path(dir), 0o755); err != nil {
 			s.t.Fatal(err)

@@ -17,24 +17,42 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// consumers returns the directory of unpacked programs. If a program is missing,
-// consumers skips the test.
-func consumers(t *testing.T, program string) string {
-	t.Helper()
-	root := os.Getenv("SCANWATCH_ROOTS")
-	if root == "" {
-		root = "/var/cache/scanwatch-tests"
+// consumers returns the directory of unpacked programs, as seen by the server. If a program is
+// missing, consumers skips the test.
+func (s *site) consumers(program string) string {
+	s.t.Helper()
+	if s.suite != "" {
+		if _, err := os.Stat(s.root() + "/consumers" + program); err != nil {
+			require.Missing(s.t, "no %s in %s/consumers; see tests/consumers.sh", program, s.root())
+		}
+		return "/consumers"
 	}
-	root = filepath.Join(root, "consumers")
-	if _, err := os.Stat(root + program); err != nil {
-		require.Missing(t, "no %s in %s; see tests/consumers.sh", program, root)
+	dir := filepath.Join(roots(), "consumers")
+	if _, err := os.Stat(dir + program); err != nil {
+		require.Missing(s.t, "no %s in %s; see tests/consumers.sh", program, dir)
 	}
-	return root
+	return dir
+}
+
+func roots() string {
+	if dir := os.Getenv("SCANWATCH_ROOTS"); dir != "" {
+		return dir
+	}
+	return "/var/cache/scanwatch-tests"
+}
+
+// root returns the root directory of the server, or "" for that of the test.
+func (s *site) root() string {
+	if s.suite == "" {
+		return ""
+	}
+	return filepath.Join(roots(), s.suite)
 }
 
 // A site is a mail server and, unless the server runs alone, milter-scanwatch.
 type site struct {
 	t      *testing.T
+	suite  string // version of Debian in whose root the server runs; "" for that of the test
 	dir    string
 	milter *exec.Cmd // nil if the server runs alone
 	log    func() string
@@ -54,6 +72,12 @@ func (s *site) write(name, text string) {
 // newSite returns a site without programs.
 func newSite(t *testing.T) *site {
 	t.Helper()
+	return newSiteIn(t, "")
+}
+
+// newSiteIn is like newSite for a server of another version of Debian.
+func newSiteIn(t *testing.T, suite string) *site {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		require.Missing(t, "the test needs root, to run mail servers")
 	}
@@ -66,16 +90,37 @@ func newSite(t *testing.T) *site {
 	if err := os.Chmod(dir, 0o755); err != nil { // users of the mail server enter
 		t.Fatal(err)
 	}
-	s := &site{t: t, dir: dir}
+	s := &site{t: t, suite: suite, dir: dir}
 	s.write("resolv.conf", "nameserver 127.0.0.1\n") // without a server: names are unknown immediately
 	s.write("hosts", "192.0.2.25 mx.example.org\n198.51.100.1 mail.partner.example\n")
 	for _, name := range []string{"resolv.conf", "hosts"} {
-		if err := syscall.Mount(s.path(name), "/etc/"+name, "", syscall.MS_BIND, ""); err != nil {
+		at := s.root() + "/etc/" + name
+		f, err := os.OpenFile(at, os.O_CREATE, 0o644) // a root may lack the file
+		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { _ = syscall.Unmount("/etc/"+name, syscall.MNT_DETACH) })
+		f.Close()
+		s.bind(s.path(name), at)
+	}
+	if suite != "" {
+		inside := s.root() + dir
+		if err := os.MkdirAll(inside, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { os.Remove(inside) })
+		s.bind(dir, inside)
+		s.bind("/dev", s.root()+"/dev")
 	}
 	return s
+}
+
+// bind mounts a file or directory at another place during the test.
+func (s *site) bind(from, to string) {
+	s.t.Helper()
+	if err := syscall.Mount(from, to, "", syscall.MS_BIND, ""); err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { _ = syscall.Unmount(to, syscall.MNT_DETACH) })
 }
 
 // startMilter starts milter-scanwatch.
@@ -132,7 +177,8 @@ func (s *site) run(root, log string, name string, args ...string) {
 	s.t.Helper()
 	cmd := exec.Command(name, args...)
 	cmd.Env = append(os.Environ(), "LD_LIBRARY_PATH="+root+"/usr/lib/postfix:"+root+"/usr/lib/x86_64-linux-gnu:"+root+"/lib/x86_64-linux-gnu")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Chroot: s.root()}
+	cmd.Dir = "/"
 	stderr := filterproc.LogFile(s.t, cmd)
 	if err := cmd.Start(); err != nil {
 		s.t.Fatal(err)
@@ -189,12 +235,13 @@ anvil unix - - n - 1 anvil
 rewrite unix - - n - - trivial-rewrite
 cleanup unix n - n - 0 cleanup
 proxymap unix - - n - - proxymap
+tlsmgr unix - - n 1000? 1 tlsmgr
 `
 
 // startPostfix starts a real Postfix. Extra is added to its configuration.
 func (s *site) startPostfix(extra string) {
 	s.t.Helper()
-	root := consumers(s.t, "/usr/lib/postfix/sbin/master")
+	root := s.consumers("/usr/lib/postfix/sbin/master")
 	for _, dir := range []string{"postfix", "data", "queue", "queue/pid", "queue/private", "queue/public", "queue/incoming", "queue/active", "queue/maildrop", "queue/deferred", "queue/defer", "queue/bounce", "queue/corrupt", "queue/hold"} {
 		if err := os.Mkdir(s.path(dir), 0o755); err != nil {
 			s.t.Fatal(err)
@@ -237,20 +284,20 @@ MAILER(smtp)dnl
 func (s *site) startSendmail(extra string) {
 	s.t.Helper()
 	require.Program(s.t, "m4")
-	root := consumers(s.t, "/usr/libexec/sendmail/sendmail")
+	root := s.consumers("/usr/libexec/sendmail/sendmail")
 	if err := os.Mkdir(s.path("queue"), 0o700); err != nil {
 		s.t.Fatal(err)
 	}
 	s.write("a.mc", fmt.Sprintf(sendmailMC, s.dir, extra))
 	m4 := exec.Command("m4", "m4/cf.m4", s.path("a.mc"))
-	m4.Dir = root + "/usr/share/sendmail/cf"
+	m4.Dir = s.root() + root + "/usr/share/sendmail/cf"
 	cf, err := m4.Output()
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	s.write("a.cf", string(cf))
-	if err := os.Mkdir("/etc/mail", 0o755); err == nil {
-		s.t.Cleanup(func() { os.Remove("/etc/mail") })
+	if etc := s.root() + "/etc/mail"; os.Mkdir(etc, 0o755) == nil {
+		s.t.Cleanup(func() { os.Remove(etc) })
 	}
 	s.run(root, "log", root+"/usr/libexec/sendmail/sendmail", "-bD", "-X", s.path("log"), "-C", s.path("a.cf"))
 }

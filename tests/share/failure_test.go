@@ -247,3 +247,87 @@ func TestGap(t *testing.T) {
 		filterproc.Eventually(t, "mx2 rejects "+addr, b.turnsAway(addr))
 	}
 }
+
+// reports returns a function that reports whether the status of h contains text, which
+// needs no escapes in JSON.
+func (h *host) reports(text string) func() bool {
+	return func() bool { return strings.Contains(h.scanwatch("status", "--json"), text) }
+}
+
+// TestLoss lets the server lose its rows unnoticed, and then writes a new one.
+func TestLoss(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, "redis")
+	f := newFleet(t, s)
+	a := f.host("mx1", "")
+	a.ban("198.51.100.1")
+	filterproc.Eventually(t, "mx1 has sent its ban", func() bool { return s.cli("hlen", "{scanwatch}:rows:mx1") == "1\n" })
+	s.cli("flushall")
+	a.ban("198.51.100.2")
+	filterproc.Eventually(t, "mx1 has sent both bans", func() bool { return s.cli("hlen", "{scanwatch}:rows:mx1") == "2\n" })
+}
+
+// TestFull starts a host while the server is full.
+func TestFull(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, "redis")
+	f := newFleet(t, s)
+	a := f.host("mx1", "")
+	a.ban("198.51.100.1")
+	filterproc.Eventually(t, "mx1 has sent its ban", func() bool { return s.cli("hlen", "{scanwatch}:rows:mx1") == "1\n" })
+	s.cli("config", "set", "maxmemory", "1")
+	b := f.host("mx2", "")
+	filterproc.Eventually(t, "mx2 rejects the client", b.turnsAway("198.51.100.1"))
+	filterproc.Eventually(t, "mx2 names the problem", b.reports("announce this host: OOM"))
+	a.ban("198.51.100.2")
+	s.cli("config", "set", "maxmemory", "0")
+	b.ban("198.51.100.3")
+	filterproc.Eventually(t, "mx2 rejects the second client", b.turnsAway("198.51.100.2"))
+	filterproc.Eventually(t, "mx1 rejects the third client", a.turnsAway("198.51.100.3"))
+	filterproc.Eventually(t, "mx2 has no problem", func() bool { return !strings.Contains(b.scanwatch("status"), "PROBLEM") })
+}
+
+// TestRemedies checks that the status names the remedy if a host cannot connect.
+func TestRemedies(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	cert, key := certificate(t, dir)
+	password := filepath.Join(dir, "password")
+	if err := os.WriteFile(password, []byte("wrong\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chown(password, companionUser, -1); err != nil {
+		t.Skip("SKIP: the test needs root")
+	}
+	for _, d := range []string{filepath.Dir(dir), dir} {
+		if err := os.Chmod(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	plain := newServer(t, "redis")
+	encrypted := newServer(t, "redis", "--tls-cert-file", cert, "--tls-key-file", key, "--tls-ca-cert-file", cert, "--tls-auth-clients", "no")
+	tls := freePort(t)
+	encrypted.cli("config", "set", "tls-port", fmt.Sprint(tls))
+	locked := newServer(t, "redis", "--requirepass", "secret")
+	limited := newServer(t, "redis", "--user", "mx1", "on", ">wrong", "~*", "+@read", "+hello", "+client")
+	f := newFleet(t, plain)
+	start := func(name, to string, args ...any) *host {
+		f.to = fmt.Sprintf(to, args...)
+		return f.host(name, "")
+	}
+	for h, want := range map[*host]string{
+		start("mx1", "\"valkey://127.0.0.1:%d\"", tls):                                              "use valkeys://",
+		start("mx2", "\"valkeys://127.0.0.1:%d\" ca %q", plain.port, cert):                          "if the port has no TLS",
+		start("mx3", "\"valkeys://127.0.0.1:%d\"", tls):                                             "certificate of its authority with ca",
+		start("mx4", "\"valkey://127.0.0.1:%d\"", locked.port):                                      "add login and password",
+		start("mx5", "\"valkey://127.0.0.1:%d\" login \"mx1\" password %q", limited.port, password): "permissions in SEVERAL SERVERS",
+	} {
+		filterproc.Eventually(t, h.name+" reports: "+want, h.reports(want))
+	}
+	h := start("mx6", "\"valkey://127.0.0.1:%d\" password %q", locked.port, password)
+	filterproc.Eventually(t, "mx6 names the remedy", h.reports("compare login and password"))
+	if err := os.WriteFile(password, []byte("secret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	filterproc.Eventually(t, "mx6 uses the new password", func() bool { return !strings.Contains(h.scanwatch("status"), "PROBLEM") })
+}

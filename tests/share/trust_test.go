@@ -4,6 +4,7 @@ package share
 
 import (
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -117,5 +118,53 @@ func TestFriend(t *testing.T) {
 	}
 	if !a.turnsAway("198.51.100.1")() || !a.turnsAway("198.51.100.2")() || !a.lets("198.51.100.3")() {
 		t.Error(a.scanwatch("bans", "--all"))
+	}
+}
+
+// TestReload checks that reload names a change of the statement fleet, and that status shows
+// the options in effect.
+func TestReload(t *testing.T) {
+	f := newFleet(t, nil)
+	a := f.alone("mx1")
+	config := fmt.Sprintf("mode enforce\nfleet \"mx1\" key %q observe ignore { \"mx8\", \"mx9\" }\n", f.key)
+	a.configure(config)
+	if out, err := a.try("reload"); err == nil || !strings.Contains(out, "fleet changed; restart smtpd, then the service of companion share") {
+		t.Error(err, out)
+	}
+	a.restart(config)
+	if out := a.scanwatch("status"); !strings.Contains(out, ", bans of other hosts are only observed, ignoring mx8, mx9\n") {
+		t.Error(out)
+	}
+}
+
+// TestFileStatus checks that the status and the report name hosts whose files were imported.
+func TestFileStatus(t *testing.T) {
+	f := newFleet(t, nil)
+	a, b, c := f.alone("mx1"), f.alone("mx2"), f.alone("mx3")
+	b.ban("198.51.100.7")
+	c.ban("198.51.100.0/17")
+	for _, h := range []*host{b, c} {
+		file := h.export(f)
+		if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
+			t.Error(info, err)
+		}
+		a.scanwatch("facts", "import", file)
+	}
+	out := a.scanwatch("status")
+	for _, want := range []string{"host      mx2: 1 row, latest change ", " from a file written ", "host      mx3: 0 rows"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("the status does not contain %q:\n%s", want, out)
+		}
+	}
+	if out := a.scanwatch("report"); !strings.Contains(out, "host mx3: bans of networks larger than /24") {
+		t.Error(out)
+	}
+	c.scanwatch("unban", "198.51.100.7") // of another host
+	a.scanwatch("facts", "import", c.export(f))
+	if !a.lets("198.51.100.7")() {
+		t.Error(a.scanwatch("bans", "--all"))
+	}
+	if log := a.filter.End(0); !strings.Contains(log, `msg="unbanned by other hosts" bans=1 prefixes=198.51.100.7/32 hosts=mx3`) {
+		t.Error(log)
 	}
 }

@@ -30,7 +30,12 @@ type Live struct {
 	ended    bool
 	wrong    string
 	err      error
+	rcpt     Fate // of the recipient that is requested
 }
+
+// Fate returns the answer that the server gives, without a filter, to the recipient that is
+// requested.
+func (l *Live) Fate() Fate { return l.rcpt }
 
 // NewLive returns a server whose clock starts at the given time and whose events go to h.
 func NewLive(h smtpd.Handler, phases []smtpd.ID, start time.Time) *Live {
@@ -343,6 +348,7 @@ func (c *Client) fate(to string) Fate {
 // RcptFate requests a recipient for which the server itself gives the answer fate.
 func (c *Client) RcptFate(to string, fate Fate) Result {
 	open := c.v.tx.open
+	c.l.rcpt = fate
 	r := c.say(func() { c.v.rcpt(&Step{Text: to, Fate: fate}) })
 	switch {
 	case r != Accepted:

@@ -31,7 +31,7 @@ func FuzzConversation(f *testing.F) {
 	f.Cleanup(func() { w.Close() })
 	known := append(commands(f, dir, w), LogCommand(new(slog.LevelVar), slog.New(slog.DiscardHandler)))
 	known = append(known, LookupCommands(dnslist.New())...)
-	shared := &Sharing{Memory: memory.New(), Now: func() int64 { return time.Now().UnixMicro() }}
+	shared := &Sharing{Memory: memory.New(), Now: func() int64 { return time.Now().UnixMicro() }, Log: slog.New(slog.DiscardHandler)}
 	known = append(known, shared.Commands()...)
 	f.Fuzz(func(t *testing.T, in []byte) {
 		var log bytes.Buffer

@@ -63,6 +63,8 @@ package control
 //	                  changes. SKEW is the number of seconds that are added to times
 //	foreign SKEW ROWS sets rows of other hosts, separated by commas:
 //	                  TABLE;KEY;VALUE;HOST, with KEY and VALUE in base64url
+//	partial SKEW ROWS is foreign for rows that are not those of all other hosts
+//	imported LIST     sets the status of hosts whose files have been imported
 //	hosts HOW LIST    sets the status of other hosts; HOW is first or more, LIST is a
 //	                  JSON array, escaped as in a URL
 //	drop HOST         waits until the companion has dropped the rows of another host;
@@ -78,7 +80,9 @@ package control
 // The number in the greeting is the protocol version.
 
 import (
+	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"scanwatch/filter/dnslist"
@@ -200,6 +204,36 @@ type FleetStatus struct {
 	Name    string `json:"name"`
 	Key     string `json:"key,omitempty"`     // fingerprint
 	Problem string `json:"problem,omitempty"` // reason why this host cannot share rows
+	// Observe is set if bans of other hosts are not enforced, and Ignore lists the hosts
+	// from which nothing is used.
+	Observe bool     `json:"observe,omitempty"`
+	Ignore  []string `json:"ignore,omitempty"`
+}
+
+// maxNamedHosts is the maximum number of hosts that FleetProblems names.
+const maxNamedHosts = 10
+
+// FleetProblems returns the problems of this host as one of a fleet, and those of the other
+// hosts that are not already a problem of the companion.
+func (s *Status) FleetProblems() (all []string) {
+	if s.Fleet != nil && s.Fleet.Problem != "" {
+		all = append(all, "fleet: "+s.Fleet.Problem)
+	}
+	more := 0
+	for i := range s.Hosts {
+		problem := fmt.Sprintf("host %s: %s", s.Hosts[i].Name, s.Hosts[i].Problem)
+		switch {
+		case s.Hosts[i].Problem == "" || slices.ContainsFunc(s.Companions, func(c CompanionStatus) bool { return c.Error == problem }):
+		case len(all) == maxNamedHosts:
+			more++
+		default:
+			all = append(all, problem)
+		}
+	}
+	if more > 0 {
+		all = append(all, fmt.Sprintf("%d more hosts have problems; see scanwatch status", more))
+	}
+	return all
 }
 
 // Banned is the answer to "ban" and "unban".

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net/url"
 	"slices"
@@ -20,7 +21,7 @@ import (
 )
 
 // Sharing connects the companion share to the state. The zero value is ready for use,
-// except for Memory and Now.
+// except for Memory, Now and Log.
 type Sharing struct {
 	Memory *memory.Memory
 	Now    func() int64
@@ -30,10 +31,12 @@ type Sharing struct {
 	Problem string
 	// Fingerprint is that of the fleet's key. It is compared with that of the companion.
 	Fingerprint string
+	Log         *slog.Logger
 
 	mu    sync.Mutex
-	hosts []share.HostStatus
-	drops []*drop // in the order of the commands
+	hosts []share.HostStatus          // from the companion
+	files map[string]share.HostStatus // from imported files
+	drops []*drop                     // in the order of the commands
 }
 
 // A drop is a command of the operator that waits for the companion.
@@ -73,11 +76,40 @@ type sharedRow struct {
 	Value  []byte `json:"v,omitempty"`
 }
 
-// Hosts returns the other hosts that the companion knows.
+// Hosts returns the other hosts: those that the companion knows, those whose files have
+// been imported, and those of which the state has rows.
 func (s *Sharing) Hosts() []share.HostStatus {
+	list, files := s.said()
+	if s.Fingerprint == "" && len(files) == 0 {
+		return list // counting the rows is of no use without other hosts
+	}
+	rows := s.Memory.Origins()
+	for _, h := range list {
+		delete(rows, h.Name) // the companion knows all rows of its hosts
+		delete(files, h.Name)
+	}
+	for name := range rows {
+		if _, ok := files[name]; !ok {
+			files[name] = share.HostStatus{Name: name}
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		h := files[name]
+		h.Rows = rows[name]
+		list = append(list, h)
+	}
+	return list
+}
+
+// said returns copies of what the companion and the imports have said about hosts.
+func (s *Sharing) said() ([]share.HostStatus, map[string]share.HostStatus) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.Clone(s.hosts)
+	files := maps.Clone(s.files)
+	if files == nil {
+		files = make(map[string]share.HostStatus)
+	}
+	return slices.Clone(s.hosts), files
 }
 
 // Commands returns the commands of the companion share.
@@ -94,7 +126,7 @@ func (s *Sharing) Commands() []Command {
 
 // OperatorCommands returns the commands of the operator.
 func (s *Sharing) OperatorCommands() []Command {
-	return []Command{{"drop", 1, s.drop}, {"foreign", 2, s.foreign}, {"disown", 1, s.disown}}
+	return []Command{{"drop", 1, s.drop}, {"partial", 2, s.partial}, {"imported", 1, s.imported}, {"disown", 1, s.disown}}
 }
 
 // fleet compares the key of the companion with that of the filter.
@@ -170,6 +202,14 @@ func (s *Sharing) pending() (names []string) {
 var encoding = base64.RawURLEncoding
 
 func (s *Sharing) foreign(_ context.Context, a *Answer, args []string) error {
+	return s.incoming(a, args, false)
+}
+
+func (s *Sharing) partial(_ context.Context, a *Answer, args []string) error {
+	return s.incoming(a, args, true)
+}
+
+func (s *Sharing) incoming(a *Answer, args []string, partial bool) error {
 	skew, err := parseSkew(args[0])
 	if err != nil {
 		return err
@@ -180,12 +220,33 @@ func (s *Sharing) foreign(_ context.Context, a *Answer, args []string) error {
 		if err != nil {
 			return err
 		}
+		f.Partial = partial
 		list = append(list, f)
 	}
-	if err := s.Memory.Incoming(list, skew, s.Now()); err != nil {
+	freed, err := s.Memory.Incoming(list, skew, s.Now())
+	s.logFreed(freed)
+	if err != nil {
 		return err
 	}
 	return a.JSON(struct{}{})
+}
+
+// maxLogged is the maximum number of prefixes in a log line.
+const maxLogged = 10
+
+// logFreed logs the bans that other hosts have ended, in a single line.
+func (s *Sharing) logFreed(freed []memory.Freed) {
+	if len(freed) == 0 {
+		return
+	}
+	var prefixes, hosts []string
+	for _, f := range freed[:min(len(freed), maxLogged)] {
+		prefixes = append(prefixes, f.Prefix.String())
+		if f.Origin != "" && !slices.Contains(hosts, f.Origin) {
+			hosts = append(hosts, f.Origin)
+		}
+	}
+	s.Log.Warn("unbanned by other hosts", "bans", len(freed), "prefixes", strings.Join(prefixes, ","), "hosts", strings.Join(hosts, ","))
 }
 
 // ended marks a row whose ban has ended; see memory.Foreign.
@@ -219,13 +280,9 @@ const (
 const maxHosts = 1000
 
 func (s *Sharing) setHosts(_ context.Context, a *Answer, args []string) error {
-	list := []share.HostStatus{}
-	text, err := url.PathUnescape(args[1])
-	if err == nil {
-		err = json.Unmarshal([]byte(text), &list)
-	}
+	list, err := parseHosts(args[1])
 	if err != nil {
-		return fmt.Errorf("parse hosts: %w", err)
+		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -236,8 +293,48 @@ func (s *Sharing) setHosts(_ context.Context, a *Answer, args []string) error {
 	return a.JSON(struct{}{})
 }
 
+func parseHosts(arg string) ([]share.HostStatus, error) {
+	list := []share.HostStatus{}
+	text, err := url.PathUnescape(arg)
+	if err == nil {
+		err = json.Unmarshal([]byte(text), &list)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("parse hosts: %w", err)
+	}
+	return list, nil
+}
+
+// imported records the hosts of imported files.
+func (s *Sharing) imported(_ context.Context, a *Answer, args []string) error {
+	list, err := parseHosts(args[0])
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.files == nil {
+		s.files = make(map[string]share.HostStatus)
+	}
+	for _, h := range list {
+		if _, known := s.files[h.Name]; known || len(s.files) < maxHosts && share.ValidName(h.Name) {
+			h.By = share.ByFile
+			s.files[h.Name] = h
+		}
+	}
+	return a.JSON(struct{}{})
+}
+
+// forgetFile forgets the file of a host.
+func (s *Sharing) forgetFile(host string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.files, host)
+}
+
 // disown deletes the filter's rows of a host.
 func (s *Sharing) disown(_ context.Context, a *Answer, args []string) error {
+	s.forgetFile(args[0])
 	return a.JSON(Dropped{args[0], s.Memory.Disown(args[0])})
 }
 
@@ -267,6 +364,7 @@ func (s *Sharing) drop(ctx context.Context, a *Answer, args []string) error {
 	if err := s.known(args[0]); err != nil {
 		return err
 	}
+	s.forgetFile(args[0])
 	n := s.Memory.Disown(args[0])
 	if !s.Companion {
 		return a.JSON(Dropped{args[0], n})
@@ -384,8 +482,15 @@ func Rows(c *Client, skew int64, all bool) (list RowList, rows []kv.Entry, err e
 	return list, rows, nil
 }
 
-// SendForeign sends rows of other hosts.
+// SendForeign sends rows of other hosts. Each has the information of all other hosts.
 func SendForeign(c *Client, skew int64, rows []memory.Foreign) error {
+	return sendRows(c, "foreign", skew, rows)
+}
+
+// SendPartial sends rows of some of the other hosts; see memory.Foreign.
+func SendPartial(c *Client, rows []memory.Foreign) error { return sendRows(c, "partial", 0, rows) }
+
+func sendRows(c *Client, command string, skew int64, rows []memory.Foreign) error {
 	prefix := strconv.FormatInt(skew, 10)
 	return sendList(rows, maxLine-len("foreign  \n")-len(prefix), func(f *memory.Foreign) string {
 		last := ""
@@ -393,7 +498,7 @@ func SendForeign(c *Client, skew int64, rows []memory.Foreign) error {
 			last = ended
 		}
 		return strings.Join([]string{f.Bucket, encoding.EncodeToString(f.Key), encoding.EncodeToString(f.Value), f.Origin, last}, ";")
-	}, func(line string) error { return c.ask(new(struct{}), "foreign", prefix, line) })
+	}, func(line string) error { return c.ask(new(struct{}), command, prefix, line) })
 }
 
 // sendList sends items in lines of limited length, separated by commas.
@@ -418,11 +523,27 @@ func sendList[T any](items []T, room int, format func(*T) string, send func(line
 	return send(line.String())
 }
 
+// SendImported announces the hosts whose files have been imported.
+func SendImported(c *Client, hosts []share.HostStatus) error {
+	for part := range slices.Chunk(hosts, someHosts) {
+		text, err := json.Marshal(part)
+		if err != nil {
+			return err
+		}
+		if err := c.ask(new(struct{}), "imported", url.PathEscape(string(text))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// someHosts is the number of hosts in a command.
+const someHosts = 10
+
 // SendHosts replaces the list of other hosts.
 func SendHosts(c *Client, hosts []share.HostStatus) error {
-	const some = 10
 	how := firstHosts
-	for part := range slices.Chunk(hosts, some) {
+	for part := range slices.Chunk(hosts, someHosts) {
 		text, err := json.Marshal(part)
 		if err != nil {
 			return err

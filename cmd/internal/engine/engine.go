@@ -330,7 +330,7 @@ func (p *Engine) status() control.Status {
 	}
 	var fleet *control.FleetStatus
 	if f := p.set.Fleet; f != nil {
-		fleet = &control.FleetStatus{Name: f.Name, Key: p.sharing.Fingerprint, Problem: p.sharing.Problem}
+		fleet = &control.FleetStatus{Name: f.Name, Key: p.sharing.Fingerprint, Problem: p.sharing.Problem, Observe: f.Observe, Ignore: f.Ignore}
 	}
 	var source *control.SourceStatus
 	if p.Source != nil {

@@ -43,11 +43,11 @@ type policies struct {
 	mu     sync.Mutex          // held during a reload
 	config *config.Config
 	closed *sandbox.Report // nil without a sandbox
-	// companions is the text of the companion statements, which take effect only at
-	// startup.
-	companions string
-	zones      string // text of the zone statements in the latest configuration
-	unread     bool   // reading the configuration timed out at startup
+	// companions and fleet are the texts of the companion statements and of the statement
+	// fleet, which take effect only at startup.
+	companions, fleet string
+	zones             string // text of the zone statements in the latest configuration
+	unread            bool   // reading the configuration timed out at startup
 
 	stateMu sync.Mutex
 	state   control.Config
@@ -134,7 +134,7 @@ func (p *policies) start() rules.Settings {
 		return defaults
 	}
 	p.take(c)
-	p.companions, p.zones = companionText(c.Policy), zoneText(c.Policy)
+	p.companions, p.fleet, p.zones = companionText(c.Policy), fleetText(c.Policy), zoneText(c.Policy)
 	if !p.all {
 		p.asked = filter.Phases(c.Policy)
 	}
@@ -150,6 +150,14 @@ func companionText(p *rules.Policy) string {
 		text += "\n" + c.String()
 	}
 	return text
+}
+
+// fleetText returns the text of p's statement fleet, or "".
+func fleetText(p *rules.Policy) string {
+	if p.Fleet == nil {
+		return ""
+	}
+	return p.Fleet.String()
 }
 
 // zoneText returns the text of p's zone statements.
@@ -224,6 +232,10 @@ func (p *policies) reload(forced bool) error {
 	if p.companions != companionText(c.Policy) {
 		p.log.Warn("companions changed; restart smtpd")
 		p.note(nil, "companions changed; restart smtpd")
+	}
+	if p.fleet != fleetText(c.Policy) { // last, because the remedy includes that of other companions
+		p.log.Warn("fleet changed; restart smtpd, then the service of companion share")
+		p.note(nil, "fleet changed; restart smtpd, then the service of companion share")
 	}
 	p.log.Info("configuration loaded", "file", p.file, "mode", c.Policy.Mode.String(), "rules", len(c.Policy.Rules()))
 	return nil

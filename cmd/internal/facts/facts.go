@@ -58,8 +58,13 @@ type end struct {
 }
 
 const (
+	// MaxSize is the maximum size of a file in bytes.
+	MaxSize = 256 << 20
+
 	maxLine = 4096
 	maxRows = 1_000_000
+	// maxAhead is the time by which another clock may be ahead without a warning.
+	maxAhead = 5 * time.Second
 )
 
 // An Exporter writes files.
@@ -137,9 +142,37 @@ func (f *File) Befriend() error {
 	return nil
 }
 
+// Clock describes what the time of the file says about the clock of its host, or returns "".
+// The file may be of any age, so that only a clock that is ahead can be noticed.
+func (f *File) Clock(now time.Time) string {
+	switch d := f.Time.Sub(now); {
+	case d > maxAhead:
+		return fmt.Sprintf("the clock of %s is at least %s ahead of that of this host, and an unban within this time may have no effect; correct the clocks", f.Host, text.ShortDuration(d))
+	case d < -maxAge:
+		return fmt.Sprintf("the file is %s old, or the clock of %s is behind; how far the clocks differ is unknown", text.ShortDuration(-d), f.Host)
+	}
+	return ""
+}
+
+// maxAge is the age of a file without a note.
+const maxAge = time.Hour
+
 // Read reads a file. If own is not empty, it is the fingerprint of the key with which this
 // host hashes names. Errors include the number of the line.
-func Read(r io.Reader, key fleetkey.Key, own string) (*File, error) {
+//
+// The file is read twice, because rows without a valid code must not use memory.
+func Read(r io.ReadSeeker, key fleetkey.Key, own string) (*File, error) {
+	if _, err := read(r, key, own, true); err != nil {
+		return nil, err
+	}
+	if _, err := r.Seek(0, io.SeekStart); err != nil {
+		return nil, err
+	}
+	return read(r, key, own, false)
+}
+
+// read reads a file. With check set, it omits the rows.
+func read(r io.Reader, key fleetkey.Key, own string, check bool) (*File, error) {
 	in := bufio.NewReaderSize(r, maxLine)
 	code := hmacOf(key)
 	var h header
@@ -157,16 +190,30 @@ func Read(r io.Reader, key fleetkey.Key, own string) (*File, error) {
 				return nil, fmt.Errorf("line %d: not a file of scanwatch facts export", n)
 			}
 			f = &File{Host: h.Host, Time: h.Time.Time}
-		} else if one := (end{}); bytes.HasPrefix(b, []byte(`{"rows":`)) && strict(b, &one) == nil {
-			return f, f.check(&one, n-2, code, in)
-		} else if err := f.add(b, &h, own); err != nil {
-			return nil, fmt.Errorf("line %d: %w", n, err)
+		} else if one := endOf(b); one != nil {
+			return f, f.check(one, n-2, code, in)
+		} else if !check {
+			if err := f.add(b, &h, own); err != nil {
+				return nil, fmt.Errorf("line %d: %w", n, err)
+			}
 		}
 		_, _ = code.Write(b)
 		if n > maxRows {
 			return nil, fmt.Errorf("more than %d lines", maxRows)
 		}
 	}
+}
+
+// endOf returns the last line, or nil for another line.
+func endOf(b []byte) *end {
+	if !bytes.HasPrefix(b, []byte(`{"rows":`)) {
+		return nil
+	}
+	one := new(end)
+	if strict(b, one) != nil {
+		return nil
+	}
+	return one
 }
 
 func cut(err error) error {
@@ -234,7 +281,8 @@ func revoked(r *share.Row) bool {
 }
 
 // Merge merges the rows of other hosts. own has the rows of this host. It returns the rows
-// for the filter, and the status of the other hosts.
+// for the filter, which are partial because other files may have been read earlier, and the
+// status of the other hosts.
 func Merge(self string, l share.Limits, own iter.Seq[kv.Entry], files []*File, now time.Time) (rows []memory.Foreign, hosts []share.HostStatus, err error) {
 	mine := &File{Host: self}
 	for e := range own {
@@ -262,11 +310,48 @@ func Merge(self string, l share.Limits, own iter.Seq[kv.Entry], files []*File, n
 		}
 		rows, hosts = append(rows, some...), append(hosts, status...)
 	}
-	if len(fleet) == 1 {
-		return rows, hosts, nil
+	if len(fleet) > 1 {
+		some, status, err := merge(l, fleet, now)
+		if err != nil {
+			return nil, nil, err
+		}
+		rows, hosts = append(rows, deletions(some, fleet[1:])...), append(hosts, status...)
 	}
-	some, status, err := merge(l, fleet, now)
-	return append(rows, some...), append(hosts, status...), err
+	for i := range rows {
+		rows[i].Partial = true
+	}
+	for i := range hosts {
+		hosts[i].By = share.ByFile
+		for _, f := range files {
+			if f.Host == hosts[i].Name {
+				hosts[i].Heard = f.Time
+			}
+		}
+	}
+	return rows, hosts, nil
+}
+
+// deletions returns rows with each deletion once for each of the hosts that have the row,
+// so that bans of hosts without a file remain.
+func deletions(rows []memory.Foreign, files []*File) (all []memory.Foreign) {
+	having := make(map[string][]string) // hosts by bucket and key
+	for _, f := range files {
+		for i := range f.Rows {
+			id := f.Rows[i].Bucket + "\x00" + f.Rows[i].Key
+			having[id] = append(having[id], f.Host)
+		}
+	}
+	for _, row := range rows {
+		if row.Value != nil || row.Origin != "" {
+			all = append(all, row)
+			continue
+		}
+		for _, host := range having[row.Bucket+"\x00"+string(row.Key)] {
+			row.Origin = host
+			all = append(all, row)
+		}
+	}
+	return all
 }
 
 // befriended returns the bans in the file. An unban becomes the deletion of a ban.

@@ -49,7 +49,7 @@ func TestExchange(t *testing.T) {
 	}
 	other := memory.New()
 	other.UseKey(key.State())
-	if err := other.Incoming(rows, 0, noon.UnixMicro()); err != nil {
+	if _, err := other.Incoming(rows, 0, noon.UnixMicro()); err != nil {
 		t.Fatal(err)
 	}
 	if b, ok := other.Bans.Banned(client("192.0.2.1"), noon.UnixMicro()); !ok || b.Origin != "mx1" || !other.Recipients.Known([]byte("joe@example.org"), noon.UnixMicro()) {
@@ -72,11 +72,73 @@ func TestExchange(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := other.Incoming(rows, 0, noon.UnixMicro()); err != nil {
+	if _, err := other.Incoming(rows, 0, noon.UnixMicro()); err != nil {
 		t.Fatal(err)
 	}
 	if b, ok := other.Bans.Enforced(netip.MustParsePrefix("192.0.2.1/32"), noon.UnixMicro()); ok {
 		t.Error(b)
+	}
+}
+
+// TestOneAfterAnother checks that the file of a host does not delete what an earlier file of
+// another host has said.
+func TestOneAfterAnother(t *testing.T) {
+	key := fleetkey.New()
+	p := netip.MustParsePrefix("192.0.2.1/32")
+	here := memory.New()
+	read := func(host string, d time.Duration, imposed time.Time, now time.Time) {
+		t.Helper()
+		m := memory.New()
+		m.Bans.AddPrefix(p, d, "x", imposed.UnixMicro())
+		f, err := Read(bytes.NewReader(export(t, m, Exporter{Host: host, Key: key})), key, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		rows, hosts, err := Merge("mx1", share.DefaultLimits(), slices.Values([]kv.Entry(nil)), []*File{f}, now)
+		if err != nil || len(hosts) != 1 || hosts[0].By != share.ByFile || !hosts[0].Heard.Equal(noon) {
+			t.Fatal(hosts, err)
+		}
+		if _, err := here.Incoming(rows, 0, now.UnixMicro()); err != nil {
+			t.Fatal(err)
+		}
+		if b, ok := here.Bans.Enforced(p, now.UnixMicro()); !ok || b.Origin != "mx2" {
+			t.Errorf("after the file of %s: %v %+v", host, ok, b)
+		}
+	}
+	read("mx2", 3*time.Hour, noon, noon)
+	read("mx3", time.Hour, noon, noon)
+	read("mx3", time.Minute, noon.Add(-100*24*time.Hour), noon) // a row that has expired
+}
+
+// TestClock checks the warnings about the clock of another host.
+func TestClock(t *testing.T) {
+	for age, want := range map[time.Duration]string{
+		-3 * time.Minute: "the clock of mx2 is at least 3m ahead", -time.Second: "", 5 * time.Minute: "",
+		3 * time.Hour: "how far the clocks differ is unknown",
+	} {
+		f := File{Host: "mx2", Time: noon.Add(-age)}
+		if got := f.Clock(noon); !strings.Contains(got, want) || want == "" && got != "" {
+			t.Errorf("%v: %q, want %q", age, got, want)
+		}
+	}
+}
+
+// TestWithoutCode checks that rows without a valid code are not stored.
+func TestWithoutCode(t *testing.T) {
+	var b bytes.Buffer
+	b.WriteString(`{"schema":1,"host":"mx1","time":"2026-12-01T12:00:00Z"}` + "\n")
+	for range 100_000 {
+		b.WriteString(`{"table":"bans","key":"IMAAAgE=","value":"AA=="}` + "\n")
+	}
+	b.WriteString(`{"rows":100000,"code":"00"}` + "\n")
+	r := bytes.NewReader(b.Bytes())
+	if n := testing.AllocsPerRun(1, func() {
+		if _, err := Read(r, fleetkey.New(), ""); err == nil || !strings.Contains(err.Error(), "another key") {
+			t.Error(err)
+		}
+		r.Reset(b.Bytes())
+	}); n > 1000 {
+		t.Errorf("%.0f allocations", n)
 	}
 }
 

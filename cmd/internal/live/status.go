@@ -46,10 +46,7 @@ func Problems(s *control.Status, zone *time.Location) (all []string) {
 	for _, n := range s.Config.Notes {
 		add("configuration: %s", n)
 	}
-	if s.Fleet != nil && s.Fleet.Problem != "" {
-		add("fleet: %s", s.Fleet.Problem)
-	}
-	for _, problem := range s.CompanionProblems(time.Now()) {
+	for _, problem := range append(s.FleetProblems(), s.CompanionProblems(time.Now())...) {
 		add("%s", problem)
 	}
 	return all
@@ -112,7 +109,7 @@ func PrintStatus(w io.Writer, s *control.Status, zone *time.Location) {
 		line("companion", "%s", companionLine(&s.Companions[i], zone))
 	}
 	if f := s.Fleet; f != nil {
-		line("fleet", "this host is %s, fingerprint of the key %s", text.Escape(f.Name), cmp.Or(text.Escape(f.Key), "unknown"))
+		line("fleet", "%s", fleetLine(f))
 	}
 	for i := range s.Hosts {
 		line("host", "%s", hostLine(&s.Hosts[i], time.Now()))
@@ -161,11 +158,34 @@ func lookupLine(l *dnslist.ListStatus) string {
 	return line
 }
 
+// fleetLine describes this host as one of several.
+func fleetLine(f *control.FleetStatus) string {
+	line := "this host is " + text.Escape(f.Name) + ", fingerprint of the key " + cmp.Or(text.Escape(f.Key), "unknown")
+	if f.Observe {
+		line += ", bans of other hosts are only observed"
+	}
+	if len(f.Ignore) > 0 {
+		line += ", ignoring " + text.Escape(strings.Join(f.Ignore, ", "))
+	}
+	return line
+}
+
 // hostLine describes another host that shares its state.
 func hostLine(h *share.HostStatus, now time.Time) string {
+	ago := func(t time.Time) string { return text.ShortDuration(max(now.Sub(t), 0)) + " ago" }
 	line := text.Escape(h.Name) + ": " + text.Plural(h.Rows, "row")
 	if !h.Last.IsZero() {
-		line += ", latest change " + text.ShortDuration(max(now.Sub(h.Last), 0)) + " ago"
+		line += ", latest change " + ago(h.Last)
+	}
+	switch {
+	case h.By == share.ByFile:
+		line += ", from a file written " + ago(h.Heard)
+	case h.By == "":
+		line += ", received before the start of the filter"
+	case h.Heard.IsZero():
+		line += ", not heard on the server"
+	default:
+		line += ", last heard on the server " + ago(h.Heard)
 	}
 	if h.Omitted > 0 {
 		line += fmt.Sprintf(", %d omitted", h.Omitted)
@@ -189,6 +209,9 @@ func companionLine(c *control.CompanionStatus, zone *time.Location) string {
 	}
 	if !c.Done.IsZero() {
 		line += ", last success " + c.Done.In(zone).Format(time.DateTime)
+	}
+	if c.Lost > 0 {
+		line += fmt.Sprintf(", %d lost", c.Lost)
 	}
 	return line
 }

@@ -87,11 +87,14 @@ func keepOwner(f *os.File, old fs.FileInfo) error {
 // Stdout is the name of standard output in options that take a file name.
 const Stdout = "-"
 
+// IsStdout reports whether a file name in an option stands for standard output.
+func IsStdout(name string) bool { return name == "" || name == Stdout || name == "/dev/stdout" }
+
 // To replaces a file, or writes to stdout if name is empty, "-" or /dev/stdout.
 // /dev/stdout is a link whose target must not be replaced. If write fails, the file or
 // stdout remains unchanged.
 func To(stdout io.Writer, name string, mode os.FileMode, write func(io.Writer) error) error {
-	if name != "" && name != Stdout && name != "/dev/stdout" {
+	if !IsStdout(name) {
 		return Replace(name, mode, write)
 	}
 	var b bytes.Buffer

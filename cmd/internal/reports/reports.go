@@ -246,6 +246,7 @@ func statusProblems(s *control.Status, zone *time.Location) (problems []string) 
 	if s.Config.Problem != "" {
 		add("%s: %s", s.Config.File, s.Config.Problem)
 	}
+	problems = append(problems, s.FleetProblems()...)
 	problems = append(problems, s.CompanionProblems(time.Now())...)
 	return append(problems, s.Config.Notes...)
 }

@@ -47,6 +47,7 @@ type Service struct {
 	fleet        *rules.Fleet
 	key          fleetkey.Key
 	options      valkey.ClientOption
+	password     string // file with the password; empty without one
 	log          *slog.Logger
 
 	run     uint64 // random number of this run
@@ -65,10 +66,12 @@ type Service struct {
 	// mismatch is set once the fleet had another key than this host. A host with a wrong key
 	// must not claim a server that has lost all keys.
 	mismatch bool
-	refused  error               // the server has refused the latest rows of this host; nil if not
-	latest   map[string]position // latest message of each host
-	next     struct{ send, upkeep, expire time.Time }
-	status   string // latest error in the log
+	refused  error // the server has refused the latest rows of this host; nil if not
+	// unannounced is set if the server has refused the latest announcement of this host.
+	unannounced error
+	latest      map[string]position // latest message of each host
+	next        struct{ send, upkeep, expire time.Time }
+	status      string // latest error in the log
 	// announced is set after the first announcement of this run.
 	announced bool
 }
@@ -89,7 +92,7 @@ func New(c *rules.Companion, f *rules.Fleet, runDir string, log *slog.Logger) (*
 	var run [8]byte
 	_, _ = rand.Read(run[:]) // never fails
 	return &Service{
-		name: c.Name(), runDir: runDir, fleet: f, key: key, options: o, log: log,
+		name: c.Name(), runDir: runDir, fleet: f, key: key, options: o, password: c.Share.Password, log: log,
 		run: binary.BigEndian.Uint64(run[:]), replica: share.New(f.Name, Limits(f)),
 		unsent: make(map[string]share.Row), wrong: make(map[string]string), latest: make(map[string]position),
 	}, nil
@@ -153,9 +156,9 @@ func (s *Service) note(err error) error {
 	case !s.learned:
 		err = control.ErrStarting
 	default:
-		err = cmp.Or(s.refused, s.problem())
+		err = cmp.Or(s.refused, s.unannounced, s.problem())
 	}
-	return s.filter.Note(s.name, s.replica.Len(), err)
+	return s.filter.Note(s.name, s.replica.Len(), 0, err)
 }
 
 // problem returns an error that names the hosts that are not believed, or nil.
@@ -196,7 +199,7 @@ func (s *Service) dropServer() {
 func (s *Service) exchange(ctx context.Context) error {
 	if err := s.connectServer(ctx); err != nil {
 		s.dropServer()
-		return errors.Join(fmt.Errorf("server: %w", err), s.connectFilter())
+		return errors.Join(fmt.Errorf("server: %w", remedy(err)), s.connectFilter())
 	}
 	if err := s.connectFilter(); err != nil {
 		return err
@@ -208,9 +211,10 @@ func (s *Service) exchange(ctx context.Context) error {
 	all, err := s.server.read(ctx, max(min(time.Until(s.next.send), interval), time.Millisecond))
 	if err != nil {
 		s.dropServer()
-		return fmt.Errorf("read from the server: %w", err)
+		return fmt.Errorf("read from the server: %w", remedy(err))
 	}
 	for i := range all {
+		s.server.heard[all[i].host] = time.Now()
 		s.apply(&all[i])
 		if s.missed(&all[i]) {
 			if err := s.learn(ctx, all[i].host); err != nil {
@@ -237,7 +241,7 @@ func (s *Service) exchange(ctx context.Context) error {
 			s.dropServer()
 			return fmt.Errorf("write to the server: %w", err)
 		}
-		s.refused = fmt.Errorf("write to the server: %w", err) // for example, it is full; reading goes on
+		s.refused = fmt.Errorf("write to the server: %w", remedy(err)) // for example, it is full; reading goes on
 	}
 	return s.maintain(ctx)
 }
@@ -246,11 +250,17 @@ func (s *Service) connectServer(ctx context.Context) (err error) {
 	if s.server != nil {
 		return nil
 	}
+	if text, err := password(s.password); err == nil { // it may have changed, but the user may be unable to read it
+		s.options.Password = text
+	}
 	if s.server, err = connect(ctx, s.options, s.key, s.fleet.Name, s.run, !s.mismatch); err != nil {
 		s.mismatch = s.mismatch || errors.Is(err, errKey)
 		return err
 	}
 	if s.skew, err = s.server.skew(ctx); err != nil {
+		return err
+	}
+	if err := s.announce(ctx); err != nil { // before the rows are read, so that a later loss of them is noticed
 		return err
 	}
 	hosts, err := s.server.hosts(ctx)
@@ -308,7 +318,9 @@ func (s *Service) learn(ctx context.Context, host string) error {
 		return nil
 	}
 	delete(s.latest, host)
+	s.apply(&received{host: host}) // the status lists it even without rows
 	err := s.server.snapshot(ctx, host, func(rows []share.Row) { s.apply(&received{host: host, message: message{rows: rows}}) })
+	s.server.hear(host, s.server.last[host], s.skew)
 	if unusable(err) {
 		s.wrong[host] = err.Error()
 		return nil
@@ -338,7 +350,7 @@ func (s *Service) connectFilter() (err error) {
 	if s.filter, err = control.DialCompanion(s.runDir); err != nil {
 		return err
 	}
-	if err = s.filter.Note(s.name, 0, control.ErrStarting); err == nil {
+	if err = s.filter.Note(s.name, 0, 0, control.ErrStarting); err == nil {
 		err = control.Fleet(s.filter, s.key.Fingerprint())
 	}
 	if err == nil && s.learned {
@@ -444,7 +456,7 @@ func (s *Service) maintain(ctx context.Context) error {
 	s.next.upkeep = time.Now().Add(upkeep)
 	if err := s.upkeep(ctx); err != nil {
 		s.dropServer()
-		return fmt.Errorf("server: %w", err)
+		return fmt.Errorf("server: %w", remedy(err))
 	}
 	if err := control.SendHosts(s.filter, s.hosts()); err != nil {
 		s.dropFilter()
@@ -453,9 +465,15 @@ func (s *Service) maintain(ctx context.Context) error {
 	return nil
 }
 
-func (s *Service) upkeep(ctx context.Context) error {
+// announce announces this host. A full server rejects that, but answers questions.
+func (s *Service) announce(ctx context.Context) error {
 	kept, other, err := s.server.alive(ctx)
-	if err != nil {
+	refused := s.unannounced != nil
+	if _, answered := valkey.IsValkeyErr(err); answered {
+		s.unannounced = fmt.Errorf("announce this host: %w", remedy(err))
+		return nil
+	}
+	if s.unannounced = nil; err != nil {
 		return err
 	}
 	if other && s.announced {
@@ -464,10 +482,18 @@ func (s *Service) upkeep(ctx context.Context) error {
 		delete(s.wrong, s.fleet.Name)
 	}
 	s.announced = true
-	if !kept {
+	if !kept || refused { // without announcements, a loss of the rows goes unnoticed
 		s.keep(s.replica.Rows(s.fleet.Name))
 	}
-	if err := s.server.check(ctx, true); err != nil {
+	return nil
+}
+
+func (s *Service) upkeep(ctx context.Context) error {
+	if err := s.announce(ctx); err != nil {
+		return err
+	}
+	err := s.server.check(ctx, true)
+	if err != nil {
 		return err
 	}
 	if s.skew, err = s.server.skew(ctx); err != nil {
@@ -475,6 +501,9 @@ func (s *Service) upkeep(ctx context.Context) error {
 	}
 	hosts, err := s.server.hosts(ctx)
 	if err != nil {
+		return err
+	}
+	if err := s.server.refresh(ctx, hosts); err != nil {
 		return err
 	}
 	for _, h := range hosts {
@@ -511,5 +540,13 @@ func (s *Service) hosts() []share.HostStatus {
 		}
 		list[i].Problem = s.wrong[name]
 	}
-	return list
+	for i := range list {
+		list[i].By = share.ByServer
+		if s.server != nil {
+			list[i].Heard = s.server.heard[list[i].Name]
+		}
+	}
+	return slices.DeleteFunc(list, func(h share.HostStatus) bool { // a host that has left
+		return h.Rows == 0 && h.Heard.IsZero() && h.Problem == ""
+	})
 }

@@ -6,12 +6,14 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/valkey-io/valkey-go"
@@ -63,6 +65,10 @@ type server struct {
 	self   string
 	run    uint64            // of this companion
 	last   map[string]string // id of the latest message of each other host
+	// heard has the time, of the clock of this host, at which each other host was last heard.
+	heard map[string]time.Time
+	// announced is set after the first announcement on this connection.
+	announced bool
 }
 
 // options returns the options of the client. It reads the files of the password and the
@@ -75,11 +81,10 @@ func options(s *rules.Share) (valkey.ClientOption, error) {
 	}
 	o.Sentinel.MasterSet = s.Sentinel
 	if s.Password != "" {
-		text, err := fleetkey.ReadFile(s.Password)
-		if err != nil {
+		var err error
+		if o.Password, err = password(s.Password); err != nil {
 			return o, err
 		}
-		o.Password = strings.TrimRight(string(text), "\r\n")
 	}
 	sockets := make(map[string]string)
 	for i, name := range s.Servers {
@@ -130,15 +135,29 @@ func options(s *rules.Share) (valkey.ClientOption, error) {
 	return o, nil
 }
 
+// password reads the file of a password.
+func password(name string) (string, error) {
+	text, err := fleetkey.ReadFile(name)
+	return strings.TrimRight(string(text), "\r\n"), err
+}
+
 // connect connects to Valkey, and checks that the fleet has the same key.
 //
 // Only with claim set, the key of this host becomes that of a fleet without a key.
 func connect(ctx context.Context, o valkey.ClientOption, key fleetkey.Key, self string, run uint64, claim bool) (*server, error) {
 	client, err := valkey.NewClient(o)
-	if err != nil {
+	switch {
+	case err == nil:
+	case o.TLSConfig == nil && errors.Is(err, syscall.ECONNRESET): // without the local port, which changes
+		return nil, fmt.Errorf("%w; if the port needs TLS, use valkeys://", syscall.ECONNRESET)
+	case o.TLSConfig == nil && errors.Is(err, io.EOF):
+		return nil, fmt.Errorf("%w; if the port needs TLS, use valkeys://", err)
+	case o.TLSConfig != nil && errors.Is(err, context.DeadlineExceeded): // a server without TLS waits for the rest of a command
+		return nil, fmt.Errorf("%w; if the port has no TLS, use the port of tls-port, or valkey://", err)
+	default:
 		return nil, err
 	}
-	s := &server{client: client, key: key, self: self, run: run, last: make(map[string]string)}
+	s := &server{client: client, key: key, self: self, run: run, last: make(map[string]string), heard: make(map[string]time.Time)}
 	if err := s.check(ctx, claim); err != nil {
 		client.Close()
 		return nil, err
@@ -356,8 +375,13 @@ func (s *server) remove(ctx context.Context, rows []share.Row) error {
 	return s.client.Do(ctx, s.client.B().Hdel().Key(rowsKey(s.self)).Field(fields...).Build()).Error()
 }
 
-// alive announces this host. It returns whether the server still has the rows of this
-// host, and whether another companion has announced a host with this name.
+// alive announces this host. It returns whether the server has kept the rows of this host
+// since the previous announcement on this connection, and whether another companion has
+// announced a host with this name.
+//
+// The server may restart without its rows between two requests, and the client connects
+// again without an error. A new row of this host then creates the hash of the rows again,
+// so that only the missing announcement shows the loss.
 func (s *server) alive(ctx context.Context) (kept, other bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -376,5 +400,37 @@ func (s *server) alive(ctx context.Context) (kept, other bool, err error) {
 	}
 	before, err := r[0].ToString()
 	kept, keptErr := r[3].AsBool()
-	return kept, err == nil && before != own, keptErr
+	lost := s.announced && err != nil
+	s.announced = true
+	return kept && !lost, err == nil && before != own, keptErr
+}
+
+// refresh records the hosts that have announced themselves in the last keepAlive.
+func (s *server) refresh(ctx context.Context, hosts []string) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	var ask valkey.Commands
+	for _, h := range hosts {
+		ask = append(ask, s.client.B().Get().Key(aliveKey(h)).Build())
+	}
+	for i, r := range s.client.DoMulti(ctx, ask...) {
+		switch err := r.Error(); {
+		case err == nil:
+			s.heard[hosts[i]] = time.Now()
+		case !valkey.IsValkeyNil(err) && !wrongType(err):
+			return err
+		}
+	}
+	return nil
+}
+
+// hear records that the message with an id of a stream, which begins with the time of the
+// server in milliseconds, is of a host. ahead is the time of the server minus that of this
+// host.
+func (s *server) hear(host, id string, ahead time.Duration) {
+	millis, _, _ := strings.Cut(id, "-")
+	n, err := strconv.ParseInt(millis, 10, 64)
+	if at := time.UnixMilli(n).Add(-ahead); err == nil && n > 0 && at.After(s.heard[host]) {
+		s.heard[host] = at
+	}
 }

@@ -1,0 +1,134 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"scanwatch/filter/memory"
+	"scanwatch/filter/share"
+	"scanwatch/internal/text"
+)
+
+// sharing returns a Sharing and a client that may use all of its commands.
+func sharing(t *testing.T, log *slog.Logger) (*Sharing, *Client) {
+	t.Helper()
+	s := &Sharing{Memory: memory.New(), Now: noon.UnixMicro, Log: log, Fingerprint: "a-b"}
+	server := &Server{Commands: append(s.Commands(), s.OperatorCommands()[1:3]...), Log: log}
+	here, there := net.Pipe()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		server.client(context.Background(), there, nil)
+		there.Close()
+	}()
+	c, err := greet(here, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		c.Close()
+		<-done
+	})
+	return s, c
+}
+
+// bans returns the bans of n clients, as another host sends them.
+func bans(n int, revoked bool) (rows []memory.Foreign) {
+	m := memory.New()
+	m.Announce()
+	for i := range n {
+		p := netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}), 32)
+		m.Bans.AddPrefix(p, time.Hour, "x", noon.UnixMicro())
+		if revoked {
+			m.Bans.Revoke(p, false, noon.UnixMicro())
+		}
+	}
+	for _, e := range m.Outgoing(1000, 0) {
+		rows = append(rows, memory.Foreign{Entry: e, Origin: "mx2"})
+	}
+	return rows
+}
+
+// TestHosts checks that the status names hosts of the companion, of imported files, and of
+// rows in the state.
+func TestHosts(t *testing.T) {
+	s, c := sharing(t, slog.New(slog.DiscardHandler))
+	check := func(what, want string) {
+		t.Helper()
+		var got []string
+		for _, h := range s.Hosts() {
+			got = append(got, fmt.Sprint(h.Name, " ", h.Rows, " ", h.By))
+		}
+		if strings.Join(got, ", ") != want {
+			t.Errorf("%s: %q, want %q", what, got, want)
+		}
+	}
+	check("nothing", "")
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(SendPartial(c, bans(3, false)))
+	check("rows from the disk", "mx2 3 ")
+	must(SendImported(c, []share.HostStatus{{Name: "mx2", Rows: 99}, {Name: "mx3"}, {Name: "\x1b"}}))
+	check("files", "mx2 3 file, mx3 0 file")
+	must(SendHosts(c, []share.HostStatus{{Name: "mx2", Rows: 5, By: share.ByServer}, {Name: "mx4", By: share.ByServer}}))
+	check("companion", "mx2 5 server, mx4 0 server, mx3 0 file")
+	must(Disown(c, []string{"mx3"}))
+	check("after mx3 is ignored", "mx2 5 server, mx4 0 server")
+}
+
+// TestUnbannedByOthers checks that the filter logs the unbans of other hosts once, and in a
+// single line.
+func TestUnbannedByOthers(t *testing.T) {
+	var log bytes.Buffer
+	_, c := sharing(t, slog.New(slog.NewTextHandler(&log, nil)))
+	for _, rows := range [][]memory.Foreign{bans(20, false), bans(20, true), bans(20, true)} {
+		if err := SendForeign(c, 0, rows); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := log.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, `msg="unbanned by other hosts" bans=20 prefixes=192.0.2.`) ||
+		!strings.Contains(got, "hosts=mx2") || strings.Count(got, "192.0.2.") != maxLogged {
+		t.Errorf("%s", got)
+	}
+}
+
+// TestFleetProblems checks the problems of a fleet in the status, without those that the
+// companion has already announced.
+func TestFleetProblems(t *testing.T) {
+	s := Status{
+		Started: text.At(noon), Fleet: &FleetStatus{Problem: "no key"}, Companions: []CompanionStatus{{Error: "host mx2: wrong key"}},
+		Hosts: []share.HostStatus{{Name: "mx2", Problem: "wrong key"}, {Name: "mx3"}, {Name: "mx4", Problem: "too many rows"}},
+	}
+	if got := strings.Join(s.FleetProblems(), "\n"); got != "fleet: no key\nhost mx4: too many rows" {
+		t.Error(got)
+	}
+	for i := range 50 {
+		s.Hosts = append(s.Hosts, share.HostStatus{Name: fmt.Sprint("h", i), Problem: "x"})
+	}
+	if got := s.FleetProblems(); len(got) != maxNamedHosts+1 || got[maxNamedHosts] != "42 more hosts have problems; see scanwatch status" {
+		t.Error(got)
+	}
+}
+
+// TestImportedIsBounded checks that only a limited number of hosts are kept.
+func TestImportedIsBounded(t *testing.T) {
+	s, c := sharing(t, slog.New(slog.DiscardHandler))
+	var list []share.HostStatus
+	for i := range maxHosts + 5 {
+		list = append(list, share.HostStatus{Name: fmt.Sprint("h", i)})
+	}
+	if err := SendImported(c, list); err != nil || len(s.Hosts()) != maxHosts {
+		t.Error(len(s.Hosts()), err)
+	}
+}

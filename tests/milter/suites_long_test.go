@@ -1,0 +1,13 @@
+//go:build linux && long
+
+package milter
+
+import "testing"
+
+// TestSuites is TestScenarios with the Postfix and the Sendmail of other versions of Debian.
+// tests/consumers.sh unpacks them.
+func TestSuites(t *testing.T) {
+	for _, suite := range []string{"trixie", "sid"} {
+		t.Run(suite, func(t *testing.T) { playScenarios(t, suite) })
+	}
+}
