@@ -489,7 +489,9 @@ func TestWithdrawn(t *testing.T) {
 	}
 	b.want(host, "listed listed ")
 	var withdrawn []string
-	b.Withdraw = func(list *rules.Lookup, listed []netip.Addr) { withdrawn = append(withdrawn, fmt.Sprint(list.Name, listed)) }
+	b.Withdraw = func(list *rules.Lookup, listed []netip.Addr) {
+		withdrawn = append(withdrawn, fmt.Sprint(list.Name, listed))
+	}
 	before := b.Withdrawals()
 	for range 2 {
 		if err := b.Answer(Answer{List: "zen", Cause: "disabled"}); err != nil {

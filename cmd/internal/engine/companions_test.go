@@ -231,6 +231,7 @@ func TestInvalidConfiguration(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "scanwatch.conf")
 	for text, want := range map[string]string{
 		"store \"/tmp/scanwatch\" keep 30d\nrule x\n": "/tmp/scanwatch",
+		"mode x\nstore \"state\"\n":                   filepath.Join(filepath.Dir(name), "state"),
 		"store nonsense\n":                            store.DefaultDir(),
 	} {
 		if err := os.WriteFile(name, []byte(text), 0o644); err != nil {

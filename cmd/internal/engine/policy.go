@@ -137,7 +137,7 @@ func (p *policies) start() rules.Settings {
 		p.config = c
 		p.note(nil, "invalid, observing only until it is fixed and smtpd restarted; see scanwatch check")
 		set := first.store
-		defaults.Store, defaults.Keep, defaults.Budget = cmp.Or(set.Store, defaults.Store), cmp.Or(set.Keep, defaults.Keep), cmp.Or(set.Budget, defaults.Budget)
+		defaults.Store, defaults.Keep, defaults.Budget = cmp.Or(config.ResolvePath(p.file, set.Store), defaults.Store), cmp.Or(set.Keep, defaults.Keep), cmp.Or(set.Budget, defaults.Budget)
 		return defaults
 	}
 	p.take(c)
