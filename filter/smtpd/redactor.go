@@ -71,13 +71,39 @@ func (r *Redactor) exchange(line []byte) {
 	r.user = append(r.user[:0], clip(user, maxPath)...)
 }
 
-// RedactUnknown returns a line that is no command, without secrets. It may be a line of a
-// login, because servers do not report those.
-func RedactUnknown(line []byte) []byte {
-	if likeCredentials(line) {
-		return []byte(smtp.Masked)
+// An UnknownRedactor removes secrets from lines for which a mail server has no command, if the
+// server reports nothing else: neither AUTH nor replies. Such a line may be part of a login, or
+// of a message after a DATA that the server has rejected.
+type UnknownRedactor struct{ seen bool } // a line belonged to a login
+
+// Line returns what may be shown of a line, and its verb: a line of another protocol if
+// the client has not greeted, otherwise the first word if it may be a command.
+func (r *UnknownRedactor) Line(line []byte, first bool) ([]byte, smtp.Verb) {
+	line = bytes.TrimRight(line, " \t")
+	shown, verb, secret := redact(nil, line, lineState{sawAuth: r.seen})
+	word, _ := cutWord(line)
+	switch {
+	case secret: // which redact has masked
+		r.seen = true
+		return shown, verb
+	case likeCredentials(line):
+		r.seen = true
+		return []byte(smtp.Masked), verb
+	case r.seen && verb == smtp.VerbUnknown:
+		return []byte(smtp.Masked), verb
+	case verb != smtp.VerbUnknown || first && (smtp.Sniff(line) != smtp.ProtocolNone || hasPrefixFold(line, "User-Agent:") || hasPrefixFold(line, "Host:")):
+		return shown, verb
+	case len(word) > 0 && len(bytes.Trim(word, digits64[:26])) == 0: // capitals
+		return clip(word, maxExample), verb
 	}
-	return Redact(line)
+	return []byte(smtp.Masked), verb
+}
+
+// RedactUnknown is UnknownRedactor.Line for a line without its session.
+func RedactUnknown(line []byte) []byte {
+	var r UnknownRedactor
+	shown, _ := r.Line(line, true)
+	return shown
 }
 
 const digits64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
