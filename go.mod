@@ -1,6 +1,6 @@
 module scanwatch
 
-go 1.26.8
+go 1.26.0
 
 require (
 	github.com/d--j/go-milter v0.10.1

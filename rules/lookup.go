@@ -39,7 +39,8 @@ const (
 	MaxLookups    = 8
 	maxLookupRate = 1000
 	minHold       = 10 * time.Millisecond
-	maxHold       = 400 * time.Millisecond
+	// MaxHold is the maximum of Lookup.Hold.
+	MaxHold = 400 * time.Millisecond
 )
 
 var (
@@ -132,8 +133,8 @@ func parseHold(l *line) (time.Duration, *Error) {
 	digits, ok := strings.CutSuffix(t.text, "ms")
 	n, err := strconv.Atoi(digits)
 	d := time.Duration(n) * time.Millisecond
-	if t.kind != wordToken || !ok || err != nil || d < minHold || d > maxHold {
-		return 0, l.errorf(t.pos, "write for example: hold 400ms", "expected a duration from %dms to %dms%s", minHold.Milliseconds(), maxHold.Milliseconds(), insteadOf(t))
+	if t.kind != wordToken || !ok || err != nil || d < minHold || d > MaxHold {
+		return 0, l.errorf(t.pos, "write for example: hold 400ms", "expected a duration from %dms to %dms%s", minHold.Milliseconds(), MaxHold.Milliseconds(), insteadOf(t))
 	}
 	return d, nil
 }
@@ -336,8 +337,12 @@ func usesLookup(k *checker, c *Cond, ofRule bool) {
 		l := k.listed[v.Text]
 		if l == nil {
 			hint := didYouMean(v.Text, slices.Sorted(maps.Keys(k.listed)))
-			if len(k.listed) == 0 {
-				hint = "declare it: lookup " + v.Text + ` dnsbl "bl.example.org" codes 127.0.0.2`
+			if hint == "" {
+				kind := ` dnsbl "bl.example.org"`
+				if ofRule == c.Not { // the condition exempts listed clients
+					kind = ` allowlist "list.example.org"`
+				}
+				hint = "declare it: lookup " + v.Text + kind + " codes 127.0.0.2"
 			}
 			k.errorf(v.Pos, hint, "unknown lookup %s", v.Text)
 			continue

@@ -29,7 +29,7 @@ func newBacktest(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "backtest [--rule NAME] [--json] [SELECTOR ...] [FILE]",
 		Short: "Test a policy with the recorded sessions.",
-		Long: "Apply a policy to the recorded sessions as in mode enforce: that of FILE, a\n" +
+		Long: "Apply a policy to the recorded sessions as in enforce mode: that of FILE, a\n" +
 			"preset, or the configuration. Bans, counters and known clients start empty.\n" +
 			"Report lost mail first, with exit status 3. All sessions are replayed; the\n" +
 			"selectors limit the report.",

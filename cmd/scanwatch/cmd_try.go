@@ -71,7 +71,7 @@ func newTest(e *env) *cobra.Command {
 	fs := cmd.Flags()
 	fs.SortFlags = false
 	fs.StringVar(&f.policy, "policy", "", "test the preset `NAME`: open, standard or tight")
-	fs.BoolVar(&f.enforce, "enforce", false, "act as in mode enforce")
+	fs.BoolVar(&f.enforce, "enforce", false, "act as in enforce mode")
 	fs.StringVar(&f.src, "src", "", "connect from `ADDRESS`")
 	fs.StringVar(&f.dst, "dst", "192.0.2.25:25", "connect to `ADDRESS:PORT`")
 	fs.StringVar(&f.rdns, "rdns", "", "have the reverse name `NAME`")

@@ -107,6 +107,6 @@ func whyOptions(e *env, f *whyFlags, dir *statedir.Dir, r *statedir.Records) (wh
 		return o, nil
 	}
 	o.Policy, o.File = c.Policy, c.File
-	o.Pass = func(r *store.Record) *rules.Pass { return exportlist.Passes(c, r) }
+	o.Facts = func(r *store.Record) *rules.Facts { return exportlist.Facts(c, r) }
 	return o, nil
 }

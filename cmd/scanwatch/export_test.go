@@ -81,7 +81,7 @@ func TestExportSpares(t *testing.T) {
 	if want := "192.0.2.66\n198.51.100.0/24\n198.51.100.7\n203.0.113.51\n"; out != want {
 		t.Errorf("exported\n%swant\n%s", out, want)
 	}
-	for _, want := range []string{"4 exported", "omitted 1: bans in mode observe", "omitted 2: hosts whose mail was accepted recently", "omitted 1: hosts with a recent login"} {
+	for _, want := range []string{"4 exported", "omitted 1: bans in observe mode", "omitted 2: hosts whose mail was accepted recently", "omitted 1: hosts with a recent login"} {
 		if !strings.Contains(stderr, want) {
 			t.Errorf("no %q in\n%s", want, stderr)
 		}

@@ -94,9 +94,7 @@ func newForwardFilter(t *testing.T, dir, conf string) *forwardFilter {
 	}
 	known := control.NewCompanions(tree.Settings().Companions)
 	server := &control.Server{Companions: known, Commands: []control.Command{control.WatchCommand(&f.fan), known.NoteCommand(),
-		control.SparedCommand(func([]netip.Prefix) func(netip.Prefix) bool {
-			return func(p netip.Prefix) bool { return p.Addr() == netip.MustParseAddr("198.51.100.9") }
-		}, func() bool { return true })}}
+		control.SparedCommand(func(n control.Names) bool { return n.Addr == netip.MustParseAddr("198.51.100.9") }, func() bool { return true })}}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() { defer close(done); server.Run(ctx, filepath.Join(dir, "run"), time.Second) }()

@@ -1,6 +1,6 @@
 package detect
 
-// This file holds the detectors of stolen accounts. The behaviour of an authenticated
+// This file holds the detectors for stolen accounts. The behaviour of an authenticated
 // session is evidence against the account, never against the address.
 
 import (

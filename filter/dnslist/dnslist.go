@@ -256,6 +256,9 @@ var notPublic = []netip.Prefix{
 func (t *Table) Answers(a netip.Addr, facts []Fact) []Fact {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if len(t.lists) == 0 {
+		return facts
+	}
 	facts, _ = t.answers(t.find(a), t.Now(), facts)
 	return facts
 }

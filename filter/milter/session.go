@@ -230,17 +230,6 @@ func (s *session) unknown(data []byte, at int64) *smtp.Event {
 	line, _, _ := cut(data)
 	e := s.begin(smtp.EventCommand, at)
 	e.Verb, e.Code, e.Cause = smtp.VerbUnknown, 500, smtp.CauseUnknown
-	if e.Text = smtpd.Redact(line); likeCredentials(line) {
-		e.Text = []byte(smtp.Masked)
-	}
+	e.Text = smtpd.RedactUnknown(line)
 	return e
-}
-
-const base64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
-
-// likeCredentials reports whether a line may be base64, as in a login (RFC 4954). Short words
-// of capitals are commands.
-func likeCredentials(line []byte) bool {
-	const long = 8
-	return len(line) >= 4 && len(bytes.Trim(line, base64)) == 0 && (len(line) >= long || len(line)%4 == 0 && len(bytes.Trim(line, base64[:26])) > 0)
 }

@@ -141,7 +141,7 @@ func TestRun(t *testing.T) {
 	var out strings.Builder
 	r.Text(&out, time.UTC)
 	for _, want := range []string{
-		"Backtest of test.conf, as in mode enforce\nHistory: 2026-11-02 12:01 to 2026-11-02 12:05, 5 sessions\n",
+		"Backtest of test.conf, as in enforce mode\nHistory: 2026-11-02 12:01 to 2026-11-02 12:05, 5 sessions\n",
 		"not played: 7 sessions in aggregates, with 7 accepted messages and 0 failed\n",
 		"LOST: 4 accepted messages for 5 recipients, 0 from known clients.\n",
 		"  2 messages for 3 recipients from 192.0.2.1 (mail.example.net), unknown client\n      senders: example.net\n",

@@ -55,7 +55,7 @@ func (p *printer) head(r *Result) {
 	if r.Rule != "" {
 		name = "rule " + r.Rule + " of " + name
 	}
-	p.say(0, "Backtest of %s, as in mode enforce", text.Escape(name))
+	p.say(0, "Backtest of %s, as in enforce mode", text.Escape(name))
 	if r.Played == 0 {
 		p.say(0, "No sessions recorded.")
 		return

@@ -31,13 +31,17 @@ func (a *Answer) summarize(zone *time.Location) {
 		}
 	} else {
 		a.Cause = a.bySmtpd()
+		if len(a.Hosts) > 0 && len(a.Hosts[0].Remedies) > 0 && strings.HasPrefix(a.Cause, exempted) {
+			r := a.Hosts[0].Remedies[0]
+			a.Undo = r.Do + ", " + r.Text
+		}
 	}
 	switch {
 	case len(bans) > 0:
 		b := bans[0]
 		a.State = fmt.Sprintf("%s is banned until %s", prefix.String(b.Prefix), day(b.Until))
 		if a.observes() {
-			a.State += ", but not rejected in mode observe"
+			a.State += ", but not rejected in observe mode"
 		}
 		if n := len(bans) - 1; n > 0 {
 			a.State += ", and " + text.Plural(n, "other host")
@@ -49,7 +53,7 @@ func (a *Answer) summarize(zone *time.Location) {
 	case len(a.Hosts) > 0:
 		a.State = "not banned"
 		if b := a.observed(); b != nil {
-			a.State += fmt.Sprintf(", but would be until %s in mode enforce", day(b.Until))
+			a.State += fmt.Sprintf(", but would be until %s in enforce mode", day(b.Until))
 		}
 		if b := a.Hosts[0].Bans; s == nil && len(b) > 0 {
 			a.State += "; the last ban ended on " + day(b[0].Until)
@@ -111,7 +115,7 @@ func (a *Answer) counts() string {
 		}
 	}
 	if a.Observed > 0 {
-		line += fmt.Sprintf(", %d would have been in mode enforce", a.Observed)
+		line += fmt.Sprintf(", %d would have been in enforce mode", a.Observed)
 	}
 	return line
 }
@@ -207,6 +211,9 @@ func (s *Session) cause(r *Rule) string {
 	if r.BannedIn == "" {
 		line += s.because(r)
 	}
+	if r.Unanswered != "" {
+		line += "; " + r.late()
+	}
 	return line
 }
 
@@ -218,8 +225,11 @@ func (r *Rule) on() string {
 	return " on " + r.BannedOn
 }
 
-// because returns the evidence that the rule's conditions refer to.
+// because returns the evidence and the answers of DNS lists that the rule's conditions refer to.
 func (s *Session) because(r *Rule) string {
+	if named := s.named(r); named != nil {
+		return " for " + strings.Join(named, ", ")
+	}
 	for i := range s.Evidence {
 		e := &s.Evidence[i]
 		if !strings.Contains(r.Text, e.Evidence) || s.otherList(r, e) {
@@ -230,6 +240,9 @@ func (s *Session) because(r *Rule) string {
 		}
 		return strings.TrimRight(" for "+e.Evidence+" "+e.Proof, " ")
 	}
+	if scores := s.scores(r); scores != nil {
+		return " with " + strings.Join(scores, ", ")
+	}
 	return ""
 }
 
@@ -238,7 +251,7 @@ func (s *Session) because(r *Rule) string {
 func (s *Session) otherList(r *Rule, e *finding.Finding) bool {
 	named := func(f finding.Finding) bool {
 		name, _ := f.DNSList()
-		return name != "" && slices.Contains(strings.Fields(r.Text), name)
+		return name != "" && slices.Contains(words(r.Text), name)
 	}
 	name, _ := e.DNSList()
 	return name != "" && !named(*e) && slices.ContainsFunc(s.Evidence, named)

@@ -237,20 +237,19 @@ func (h *Host) onlyManual() bool {
 	return len(h.History) == 0 && len(h.Bans) > 0 && !slices.ContainsFunc(h.Bans, func(b Ban) bool { return !b.Manual || b.Origin != "" })
 }
 
-// passFor returns the pass statement that matches a client at connect, or "". The rules of
-// another host are not those of this one, so that a client it has banned may match a pass
-// statement here even if it has no recorded session.
-func passFor(w *query, h *Host, c *client) string {
+// passFor returns the pass statement that matches a client, or nil. The rules of another host
+// are not those of this one, so that a client it has banned may match a pass statement here
+// even if it has no recorded session.
+func passFor(w *query, h *Host, c *client) *rules.Pass {
 	switch {
 	case h.newest != nil:
 		return h.newest.pass
-	case w.Policy == nil || w.Pass == nil || !h.Prefix.IsSingleIP():
-		return ""
+	case w.Policy == nil || !h.Prefix.IsSingleIP():
+		return nil
 	}
-	if p := w.Pass(&store.Record{Src: netip.AddrPortFrom(c.addr, 0), Start: w.Now}); p != nil {
-		return p.String()
-	}
-	return ""
+	f := w.Facts(&store.Record{Src: netip.AddrPortFrom(c.addr, 0), Start: w.Now})
+	f.Phase = smtp.PhaseConnect
+	return w.Policy.Eval(f).Pass
 }
 
 func (h *Host) exempt(by string, holds bool, format string, args ...any) {
@@ -290,6 +289,7 @@ func (w *query) assess(h *Host) {
 		w.exemptByMail(h, &c)
 		return
 	case !h.accused && len(h.History) == 0:
+		newAdviser(w, h).exempt()
 		if w.memory.Peers.Standing(&c.peer, w.Now.UnixMicro()).Level >= rules.StandingKnown {
 			w.exemptByMail(h, &c)
 		}
@@ -301,8 +301,8 @@ func (w *query) assess(h *Host) {
 	pass := passFor(w, h, &c)
 	switch {
 	case friend:
-	case pass != "":
-		h.exempt("pass", true, "a pass statement matches: %s", text.Escape(pass))
+	case pass != nil:
+		h.exemptByPass(pass)
 	case slices.ContainsFunc(h.Bans, func(b Ban) bool { return b.Origin != "" }):
 		h.exempt("pass", false, "a pass statement matches")
 	}
@@ -390,10 +390,15 @@ func (w *query) addRemedies(h *Host, friend bool) {
 	if friend {
 		return
 	}
+	advice := newAdviser(w, h)
+	if w.Policy != nil {
+		advice.late()
+	}
 	h.Remedies = append(h.Remedies, w.befriend(h.Prefix))
 	if w.Policy != nil && !strings.Contains(w.Policy.String(), "pass from <friends>") {
 		h.Remedies = append(h.Remedies, Remedy{"pass from <friends>", "in " + w.File + ": add this statement, it is missing"})
 	}
+	advice.listed()
 }
 
 // unbanned describes the effect of scanwatch unban under a policy, which may be nil.

@@ -39,7 +39,9 @@ type Session struct {
 	Damage   string            `json:"damage,omitempty"`
 
 	source netip.Prefix
-	pass   string // pass statement of the current policy that matches the client
+	pass   *rules.Pass // statement of the current policy that matches the client, or nil
+	lists  []listing
+	scored bool // a listing changes the score under the current policy
 }
 
 // A Rule is a rule's decision in a session.
@@ -55,6 +57,9 @@ type Rule struct {
 	Text      string `json:"text,omitempty"`       // text of the rule at the time of the decision
 	Now       string `json:"now,omitempty"`        // state of the rule in the current policy: "same", "changed", "gone" or "assumed"
 	CountedBy string `json:"counted_by,omitempty"` // key by which sessions are counted
+	// Unanswered contains the names of DNS lists that had not answered, separated by commas. The
+	// rejection is temporary, because a pass statement may exempt the client.
+	Unanswered string `json:"unanswered,omitempty"`
 
 	// BannedIn is the id of the session that led to the ban of this session, or
 	// "manual" if the operator imposed the ban. Kept reports whether that session's
@@ -84,6 +89,7 @@ type sessionReader struct {
 	asked    []string       // outcomes of the commands that match the question
 	refused  string         // first recipient that smtpd rejected
 	enforced map[string]int // by phase, 1 plus the index in Rules of the latest enforced rule
+	facts    *rules.Facts   // so far; nil without a policy
 	byFilter bool           // a filter rejected the recipient in the next step
 }
 
@@ -101,18 +107,18 @@ func (w *query) session(r *store.Record) *Session {
 	}
 	if r.Src.IsValid() {
 		s.Src, s.source = r.Src.Addr().String(), identity(r)
-		if w.Policy != nil {
-			if pass := w.Pass(r); pass != nil {
-				s.pass = pass.String()
-			}
-		}
-		if r.Counts.AuthPass == 0 && len(r.RDNS) == 0 {
+		if r.Counts.AuthPass == 0 && len(r.RDNS) == 0 && r.FCrDNS != smtp.FCrDNSUnknown {
 			s.Evidence = append(s.Evidence, finding.Finding{Evidence: rules.RDNSMissing.String(), By: "dns"})
 		} else if r.Counts.AuthPass == 0 && r.FCrDNS == smtp.FCrDNSFail && !smtp.MayBeCut(r.RDNS, r.FCrDNS) {
 			s.Evidence = append(s.Evidence, finding.Finding{Evidence: rules.FCrDNSFail.String(), By: "dns", Proof: s.RDNS})
 		}
 	}
 	sr := &sessionReader{query: w, Session: s, r: r, enforced: map[string]int{}}
+	if w.Policy != nil && r.Src.IsValid() {
+		s.scored = scoresListed(w.Policy)
+		sr.facts = w.Facts(r)
+		sr.findPass(smtp.PhaseConnect)
+	}
 	if err := r.Steps(sr.step); err != nil {
 		s.Damage = text.Escape(err.Error())
 	}
@@ -121,6 +127,7 @@ func (w *query) session(r *store.Record) *Session {
 }
 
 func (s *sessionReader) step(st *store.Step) bool {
+	s.learn(st)
 	switch st.Kind {
 	case store.KindHelo:
 		if h := text.Escape(st.Text); !slices.Contains(s.Helo, h) && (h != "" || st.Times == 0 && !s.Erased) {
@@ -147,10 +154,7 @@ func (s *sessionReader) step(st *store.Step) bool {
 	case store.KindFinding:
 		s.Evidence = append(s.Evidence, finding.New(s.Lists, s.r, st))
 	case store.KindListed:
-		if st.Result == smtp.ResultPass { // a listing in a block list is evidence
-			s.add("in the allowlist %s (%s): %s", text.Escape(st.Text), text.Escape(st.Match), text.Escape(st.Arg))
-			s.pass = cmp.Or(s.pass, allowing(s.Policy, string(st.Text)))
-		}
+		s.listed(st)
 	case store.KindVerdict:
 		s.verdict(st)
 	case store.KindBan:
@@ -159,25 +163,6 @@ func (s *sessionReader) step(st *store.Step) bool {
 		s.filter(st)
 	}
 	return true
-}
-
-// allowing returns the pass statement of the policy whose only condition is a
-// listing in the allowlist, or "".
-func allowing(policy *rules.Policy, name string) string {
-	if policy == nil {
-		return ""
-	}
-	for line := range strings.Lines(policy.String()) {
-		list, found := strings.CutPrefix(line, "pass match listed ")
-		names := strings.FieldsFunc(list, func(r rune) bool { return strings.ContainsRune(" ,{}\n", r) })
-		other := func(name string) bool {
-			return !slices.ContainsFunc(policy.Lookups, func(l *rules.Lookup) bool { return l.Name == name })
-		}
-		if found && slices.Contains(names, name) && !slices.ContainsFunc(names, other) {
-			return strings.TrimSpace(line)
-		}
-	}
-	return ""
 }
 
 // command adds the outcome of a command that matches the question.
@@ -213,6 +198,8 @@ func (s *sessionReader) verdict(st *store.Step) {
 		if st.Session != 0 {
 			rule.BannedIn = sessionID(st.Session)
 		}
+	} else if st.Enforced && st.Decision >= smtp.Reject {
+		rule.Unanswered = s.unanswered(st.Phase)
 	}
 	i := s.rule(rule, max(int(st.Times), 1))
 	if rule.Enforced {
@@ -271,8 +258,8 @@ func (s *sessionReader) summarize() {
 	}
 	switch {
 	case len(s.Rules) > 0:
-	case s.pass != "":
-		s.add("%s", exempted+text.Escape(s.pass))
+	case s.pass != nil:
+		s.add("%s", exempted+text.Escape(s.pass.String()))
 	default:
 		s.add("no rule matched")
 	}
@@ -280,6 +267,9 @@ func (s *sessionReader) summarize() {
 		s.add("%s", endings[s.r.Ending])
 	}
 }
+
+// unknownName is Session.FCrDNS if the server has not reported whether there is a name.
+var unknownName = smtp.FCrDNSUnknown.String()
 
 var endings = map[smtp.Ending]string{
 	smtp.EndingUnknown:  "the end of the session is unknown",
@@ -289,6 +279,7 @@ var endings = map[smtp.Ending]string{
 	smtp.EndingRejected: "smtpd or a filter closed the connection",
 	smtp.EndingStopped:  "smtpd stopped",
 	smtp.EndingClosed:   "the connection was closed, by which side is unknown",
+	smtp.EndingPartial:  "the session has ended; the log shows only some of its commands",
 }
 
 // add adds a line to the summary unless it is a duplicate.
@@ -333,6 +324,11 @@ var counted = regexp.MustCompile(` count [^ ]+ > [0-9]+ in [0-9]+[a-z] by ([a-z]
 // addText adds the text of a rule at the time of its decision, and compares it with the
 // current policy. If no text was recorded, the current text is added.
 func (w *query) addText(rule *Rule) {
+	defer func() {
+		if !rule.dependsOnLists(w.Policy) {
+			rule.Unanswered = ""
+		}
+	}()
 	now, exists := w.now[rule.Rule]
 	then := w.texts[rule.ref]
 	if !strings.HasPrefix(then, "rule "+rule.Rule+" ") { // no text was recorded, or another text has the same reference

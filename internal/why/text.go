@@ -91,6 +91,8 @@ func (p *printer) session(s *Session, kinds bool) {
 		p.line("from", "an erased address")
 	case s.Sources > 0:
 		p.line("from", "about %s", text.Plural(s.Sources, "host"))
+	case s.RDNS == "" && s.FCrDNS == unknownName:
+		p.line("from", "%s, reverse DNS unknown", s.Src)
 	case s.RDNS == "":
 		p.line("from", "%s, no reverse DNS", s.Src)
 	default:
@@ -126,6 +128,9 @@ func (p *printer) rules(list []Rule) {
 	for i := range list {
 		r := &list[i]
 		p.rule(r)
+		if r.Unanswered != "" {
+			p.line("list", "%s", r.late())
+		}
 		if i+1 < len(list) && list[i+1].Rule == r.Rule && list[i+1].Text == r.Text && r.BannedIn == "" {
 			continue
 		}

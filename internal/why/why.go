@@ -44,9 +44,9 @@ type Options struct {
 	// Policy, if set, is the current policy. File names the policy's file.
 	Policy *rules.Policy
 	File   string
-	// Pass returns the pass statement of Policy that matches the client of r at
-	// connect, or nil.
-	Pass func(r *store.Record) *rules.Pass
+	// Facts returns the facts about the client of r at connect, without the answers of DNS
+	// lists. It is required with Policy.
+	Facts func(r *store.Record) *rules.Facts
 	// Mode is the filter's mode, observe or enforce, and ModeText describes it. Both
 	// are empty if the mode is unknown.
 	Mode, ModeText string

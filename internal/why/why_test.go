@@ -1,7 +1,6 @@
 package why
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -10,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -152,8 +152,8 @@ func options(t testing.TB, dir, conf string) Options {
 		if err != nil {
 			t.Fatal(err)
 		}
-		o.Pass = func(r *store.Record) *rules.Pass {
-			return o.Policy.Eval(&rules.Facts{Phase: smtp.PhaseConnect, Now: r.Start, Src: r.Src.Addr(), RDNS: r.RDNS, FCrDNS: r.FCrDNS}).Pass
+		o.Facts = func(r *store.Record) *rules.Facts {
+			return &rules.Facts{Now: r.Start, Src: r.Src.Addr(), RDNS: r.RDNS, FCrDNS: r.FCrDNS, Recorded: true}
 		}
 	}
 	return o
@@ -345,23 +345,90 @@ func TestListed(t *testing.T) {
 	}
 }
 
-// TestAllowlist checks that the answer names the pass statement that exempts a client in an
-// allowlist, and no statement with further conditions.
+// listsConf is a policy with a block list and an allowlist.
+const listsConf = "companion lookup user a\nlookup bl dnsbl \"bl.example.org\" codes 127.0.0.2\nlookup wl allowlist \"wl.example.org\" codes 127.0.0.2%s\n" +
+	"rule r phase connect match %s disconnect\n"
+
+// askLists returns the answer about one session with the given steps.
+func askLists(t *testing.T, conf string, steps ...store.Step) (*Answer, string) {
+	t.Helper()
+	dir := t.TempDir()
+	w := store.Open(dir, store.Options{Program: "test"})
+	whyAdd(w, time.Minute, 0xe1, "203.0.113.7", store.Record{RDNS: raw("mx.example.net"), FCrDNS: smtp.FCrDNSPass, Ending: smtp.EndingQuit}, steps...)
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return ask(t, "203.0.113.7", "", options(t, dir, conf))
+}
+
+func answerOf(list string, result smtp.Result) store.Step {
+	s := store.Step{Kind: store.KindListed, Text: raw(list), Match: raw(list + ".example.org"), Result: result}
+	if result != smtp.ResultOK {
+		s.Arg = raw("127.0.0.2")
+	}
+	return s
+}
+
+// TestAllowlist checks that the answer names the pass statement that exempts a client because of
+// a DNS list, and how to remove the exemption.
 func TestAllowlist(t *testing.T) {
-	const conf = "companion lookup user a\nlookup bl dnsbl \"bl.example.org\" codes 127.0.0.2\nlookup wl allowlist \"wl.example.org\" codes 127.0.0.2\n" +
-		"rule r phase connect match listed bl disconnect\n"
-	for pass, want := range map[string]string{"pass match listed wl": "pass match listed wl", "pass match listed wl fcrdns pass rdns \"*.example.net\"": ""} {
-		dir := t.TempDir()
-		w := store.Open(dir, store.Options{Program: "test"})
-		whyAdd(w, time.Minute, 0xe1, "203.0.113.7", store.Record{Ending: smtp.EndingQuit},
-			store.Step{Kind: store.KindListed, Text: raw("wl"), Match: raw("wl.example.org"), Arg: raw("127.0.0.2"), Result: smtp.ResultPass})
-		if err := w.Close(); err != nil {
-			t.Fatal(err)
+	conf := fmt.Sprintf(listsConf, "", "listed bl")
+	greeting := store.Step{Kind: store.KindHelo, Text: raw("mx.example.net")}
+	for pass, exempts := range map[string]bool{
+		"pass match listed wl":                                    true,
+		"pass match listed { bl, wl } src 203.0.113.0/24":         true,
+		"pass match listed wl fcrdns pass rdns \"*.example.net\"": true,
+		"pass match listed wl helo \"mx.example.net\"":            true,
+		"pass match !listed bl fcrdns pass":                       true,
+		"pass match listed wl fcrdns fail":                        false,
+		"pass match listed wl helo \"other.example.net\"":         false,
+	} {
+		a, out := askLists(t, conf+pass+"\n", answerOf("bl", smtp.ResultOK), answerOf("wl", smtp.ResultPass), greeting)
+		cause, undo := "no rule matched", "nothing to undo"
+		if exempts {
+			statement := passText.FindString(options(t, t.TempDir(), conf+pass+"\n").Policy.String())
+			cause, undo = exempted+statement, "remove "+statement+", in scanwatch.conf, line 5: rules then apply to the client"
 		}
-		a, _ := ask(t, "203.0.113.7", "", options(t, dir, conf+pass+"\n"))
-		if got := strings.TrimPrefix(a.Cause, exempted); got != cmp.Or(want, "no rule matched") {
-			t.Errorf("%s: cause %q", pass, a.Cause)
+		if a.Cause != cause || a.Undo != undo || strings.Contains(out, "\n    remove pass match") != exempts {
+			t.Errorf("%s: cause %q, undo %q\n%s", pass, a.Cause, a.Undo, out)
 		}
+	}
+}
+
+var passText = regexp.MustCompile(`(?m)^pass match .*$`)
+
+// TestUnanswered checks that the answer explains a rejection that is temporary because a list in
+// a pass statement had not answered, and its remedy.
+func TestUnanswered(t *testing.T) {
+	bl, wl := answerOf("bl", smtp.ResultFail), answerOf("wl", smtp.ResultOK)
+	found := store.Step{Kind: store.KindFinding, Text: raw("listed"), By: raw("dns"), Match: raw("bl bl.example.org"), Arg: raw("127.0.0.2"), Confidence: raw("medium")}
+	verdict := store.Step{Kind: store.KindVerdict, Text: raw("r"), Phase: smtp.PhaseConnect, Decision: smtp.Disconnect, Enforced: true}
+	const late = "; wl not answered in time, so the rejection is temporary, "
+	for name, c := range map[string]struct {
+		hold, rule, pass, cause, remedy string
+		steps                           []store.Step
+	}{
+		"no answer":         {"", "listed bl", "listed wl", "listed in bl (bl.example.org) as 127.0.0.2" + late, "    lookup wl ... hold 400ms\n        (in scanwatch.conf, line 3: add hold,", []store.Step{bl, found, verdict, wl}},
+		"no answer, waited": {" hold 400ms", "listed bl", "listed wl", late, "    scanwatch status\n", []store.Step{bl, found, verdict}},
+		"more conditions":   {"", "evidence listed", "listed wl fcrdns pass", late, "    lookup wl ... hold 400ms\n", []store.Step{bl, found, verdict}},
+		"another client":    {"", "listed bl", "listed wl fcrdns fail", " as 127.0.0.2, ", "    ask the operator of bl.example.org to remove 203.0.113.7\n", []store.Step{bl, found, verdict}},
+		"answered":          {"", "listed bl", "listed wl", " as 127.0.0.2, ", "    ask the operator of bl.example.org to remove 203.0.113.7\n", []store.Step{bl, found, wl, verdict}},
+		"another rule":      {"", "fcrdns pass", "listed wl", "rule r at connect, ", "", []store.Step{bl, found, verdict}},
+		"not listed":        {"", "!listed wl", "listed bl", " for not listed in wl (wl.example.org), ", "", []store.Step{wl, verdict}},
+	} {
+		a, out := askLists(t, fmt.Sprintf(listsConf, c.hold, c.rule)+"pass match "+c.pass+"\n", c.steps...)
+		if !strings.Contains(a.Cause, c.cause) || !strings.Contains(out, c.remedy) || strings.Contains(out, "not answered in time") != strings.Contains(c.cause, late) {
+			t.Errorf("%s: cause %q\n%s", name, a.Cause, out)
+		}
+	}
+}
+
+// TestScoredListing checks that the cause of a rule about the score names the list.
+func TestScoredListing(t *testing.T) {
+	a, _ := askLists(t, fmt.Sprintf(listsConf, "", "score > 3")+"score evidence listed 5\npass match listed wl\n", answerOf("bl", smtp.ResultFail),
+		store.Step{Kind: store.KindVerdict, Text: raw("r"), Phase: smtp.PhaseConnect, Decision: smtp.Disconnect, Enforced: true})
+	if !strings.Contains(a.Cause, " with listed in bl (bl.example.org) as 127.0.0.2; wl not answered in time") {
+		t.Errorf("cause %q", a.Cause)
 	}
 }
 
@@ -520,7 +587,7 @@ func TestMode(t *testing.T) {
 	o := options(t, whyStore(t), whyConf)
 	o.Mode, o.ModeText = "observe", "observe, by the operator"
 	a, out := ask(t, "203.0.113.77", "", o)
-	if !strings.Contains(a.State, "but not rejected in mode observe") || !strings.Contains(out, "\nMode:  observe, by the operator\n") || a.Mode != "observe" {
+	if !strings.Contains(a.State, "but not rejected in observe mode") || !strings.Contains(out, "\nMode:  observe, by the operator\n") || a.Mode != "observe" {
 		t.Errorf("%+v\n%s", a.State, out)
 	}
 	if a, _ = ask(t, "203.0.113.44", "", options(t, whyStore(t), whyConf)); strings.Contains(a.State, "would be") {

@@ -45,7 +45,7 @@ func (p *Page) suspects(zone *time.Location) pageSection {
 	t.filter(5)
 	note := "Rejections that may have affected legitimate mail."
 	if !enforced {
-		note = "Legitimate mail that the policy might reject in mode enforce. No mail was rejected."
+		note = "Legitimate mail that the policy might reject in enforce mode. No mail was rejected."
 	}
 	return pageSection{ID: "doubts", Title: "Possible false positives", Decisions: true, Table: t, Notes: []string{note}}
 }

@@ -132,8 +132,8 @@ func (c *Collector) Compare(days []DayCount, since time.Time, unwritten int) (n 
 // count towards the rule that imposed the ban.
 type Rule struct {
 	Rule     string `json:"rule"`
-	Enforced int    `json:"enforced"` // decisions in mode enforce
-	Observed int    `json:"observed"` // decisions and bans in mode observe
+	Enforced int    `json:"enforced"` // decisions in enforce mode
+	Observed int    `json:"observed"` // decisions and bans in observe mode
 	Bans     int    `json:"bans"`
 	Exempt   int    `json:"exempt"` // bans and decisions that were withheld from exempt hosts
 }

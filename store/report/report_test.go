@@ -424,7 +424,7 @@ func TestRules(t *testing.T) {
 	add(verdict("a", false), ban("a", false), verdict("b", false))
 	withheld := ban("c", false)
 	withheld.Exempt = "login"
-	add(refused, ban("b", false), withheld) // banned at the end, in mode observe
+	add(refused, ban("b", false), withheld) // banned at the end, in observe mode
 	s := c.Summary(time.Time{}, time.Time{}, 10, nil)
 	if want := []Rule{{"a", 1, 1, 1, 0}, {"b", 0, 2, 0, 0}, {"c", 0, 0, 0, 1}}; !slices.Equal(s.Rules, want) {
 		t.Errorf("got %+v, want %+v", s.Rules, want)

@@ -163,7 +163,7 @@ func (c *Collector) addSuspects() {
 		if one.enforced == 0 || n.sum {
 			d.observed += one.observed
 		}
-		if one.enforced == 0 { // in mode enforce there would be no such message
+		if one.enforced == 0 { // in enforce mode there would be no such message
 			d.mails += int(n.Counts.Mails)
 		}
 		d.login = d.login || n.Counts.AuthPass > 0

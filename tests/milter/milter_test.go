@@ -317,7 +317,7 @@ func table(replies map[string][]string, records map[string]record) string {
 	return b.String()
 }
 
-// TestObserve checks that in mode observe the client sees the same bytes as without the milter,
+// TestObserve checks that in observe mode the client sees the same bytes as without the milter,
 // apart from queue identifiers and times.
 func TestObserve(t *testing.T) {
 	require.Full(t)

@@ -99,3 +99,32 @@ func TestKills(t *testing.T) {
 		})
 	}
 }
+
+// TestKillsTogether kills the filter and the companion of a host in each round, while its
+// latest bans and unbans are being written and sent. In the end all hosts have the same
+// bans, although some of the latest may be lost.
+func TestKillsTogether(t *testing.T) {
+	s := newServer(t, "redis")
+	f := newFleet(t, s)
+	hosts := []*host{f.host("mx1", ""), f.host("mx2", ""), f.host("mx3", "")}
+	for round := range 40 {
+		h := hosts[round%3]
+		h.ban(fmt.Sprintf("198.51.100.%d", round))
+		if round > 10 && round%3 == 0 {
+			_, _ = h.try("unban", fmt.Sprintf("198.51.100.%d", round-10)) // the ban may be lost
+		}
+		for _, kill := range []func() error{h.filter.Cmd.Process.Kill, h.companion.Process.Kill} {
+			time.Sleep(time.Duration(rand.IntN(700)) * time.Millisecond) // at any time during the transmission
+			if err := kill(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, _ = h.filter.Cmd.Wait(), h.companion.Wait()
+		h.startFilter()
+		h.startCompanion()
+	}
+	filterproc.Eventually(t, "all hosts have the same bans", func() bool {
+		return hosts[0].bans() == hosts[1].bans() && hosts[1].bans() == hosts[2].bans()
+	})
+	t.Logf("%d bans remain", len(strings.Fields(hosts[0].bans())))
+}

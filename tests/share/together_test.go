@@ -12,7 +12,7 @@ import (
 	"scanwatch/tests/internal/filterproc"
 )
 
-// standard returns the policy standard in mode enforce.
+// standard returns the policy standard in enforce mode.
 func standard(h *host) string {
 	h.t.Helper()
 	return strings.Replace(h.scanwatch("policy", "--print", "standard"), "mode observe", "", 1)

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"scanwatch/filter/memory"
@@ -97,20 +99,32 @@ func BansCommand(b *memory.Bans, s State, now func() int64, spared func([]netip.
 	}}
 }
 
+// Names are the address and the names of a host in a session; see SparedCommand.
+type Names struct {
+	Addr netip.Addr `json:"ip"`
+	RDNS string     `json:"rdns,omitempty"` // proven by FCrDNS; empty if unknown
+	Helo string     `json:"helo,omitempty"` // empty if unknown
+}
+
 // SparedCommand returns the command that reports whether a companion must not act against
-// a host; see BansCommand.
+// a host; see BansCommand. A host may also be exempt by one of the names that it has used.
 //
 // The answer also contains the mode.
-func SparedCommand(spared func([]netip.Prefix) func(netip.Prefix) bool, enforced func() bool) Command {
-	return Command{"spared", 1, func(_ context.Context, a *Answer, args []string) error {
+func SparedCommand(spared func(Names) bool, enforced func() bool) Command {
+	return Command{"spared", 3, func(_ context.Context, a *Answer, args []string) error {
 		p, _, err := prefix.Parse(args[0])
-		switch {
-		case err != nil:
+		if err != nil {
 			return err
-		case !p.IsSingleIP(): // networks would take longer
+		}
+		if !p.IsSingleIP() { // networks would take longer
 			return fmt.Errorf("%s is not an address", args[0])
 		}
-		return a.JSON(sparedAnswer{spared([]netip.Prefix{p})(p), !enforced()})
+		rdns, err1 := url.QueryUnescape(strings.TrimPrefix(args[1], "="))
+		helo, err2 := url.QueryUnescape(strings.TrimPrefix(args[2], "="))
+		if err := errors.Join(err1, err2); err != nil {
+			return errors.New("parse name: not URL-escaped")
+		}
+		return a.JSON(sparedAnswer{spared(Names{p.Addr(), rdns, helo}), !enforced()})
 	}}
 }
 
@@ -121,9 +135,9 @@ type sparedAnswer struct {
 
 // Spared reports whether a companion must not act against a host, and whether the filter is in
 // mode observe.
-func (c *Client) Spared(host netip.Addr) (spared, observe bool, err error) {
+func (c *Client) Spared(host Names) (spared, observe bool, err error) {
 	var a sparedAnswer
-	err = c.ask(&a, "spared", host.String())
+	err = c.ask(&a, "spared", host.Addr.String(), "="+url.QueryEscape(host.RDNS), "="+url.QueryEscape(host.Helo))
 	return a.Spared, a.Observe, err
 }
 

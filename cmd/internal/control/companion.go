@@ -70,7 +70,10 @@ type CompanionStatus struct {
 	Seen    text.Time `json:"seen,omitzero"`
 	Done    text.Time `json:"done,omitzero"`
 	Entries int       `json:"entries"` // bans that the companion has put into effect
-	Error   string    `json:"error,omitempty"`
+	// Lost is the number of events that the destination will never receive, since the start of
+	// the service.
+	Lost  uint64 `json:"lost,omitempty"`
+	Error string `json:"error,omitempty"`
 }
 
 // silent is the time without commands after which a companion is considered stopped. A
@@ -339,7 +342,7 @@ const maxNote = 300
 // NoteCommand returns the command with which a companion announces its name and latest
 // result, which appear in the status.
 func (c *Companions) NoteCommand() Command {
-	return Command{"note", 3, func(_ context.Context, a *Answer, args []string) error {
+	return Command{"note", 4, func(_ context.Context, a *Answer, args []string) error {
 		name, err := url.QueryUnescape(args[0])
 		if err != nil {
 			return errors.New("parse name: not URL-escaped")
@@ -348,18 +351,22 @@ func (c *Companions) NoteCommand() Command {
 		if err != nil {
 			return fmt.Errorf("parse entries %q: not a number", args[1])
 		}
-		problem, err := url.QueryUnescape(strings.TrimPrefix(strings.TrimPrefix(args[2], noResult), "-"))
+		lost, err := strconv.ParseUint(args[2], 10, 64)
+		if err != nil {
+			return fmt.Errorf("parse lost events %q: not a number", args[2])
+		}
+		problem, err := url.QueryUnescape(strings.TrimPrefix(strings.TrimPrefix(args[3], noResult), "-"))
 		if err != nil || len(problem) > maxNote {
 			return fmt.Errorf("parse error: longer than %d bytes or not URL-escaped", maxNote)
 		}
-		if err := c.note(a.peer, name, int(entries), problem, args[2] != noResult, time.Now()); err != nil {
+		if err := c.note(a.peer, name, int(entries), lost, problem, args[3] != noResult, time.Now()); err != nil {
 			return err
 		}
 		return a.JSON(struct{}{})
 	}}
 }
 
-func (c *Companions) note(p *peer, name string, entries int, problem string, result bool, now time.Time) error {
+func (c *Companions) note(p *peer, name string, entries int, lost uint64, problem string, result bool, now time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	i := slices.IndexFunc(c.list, func(one *companion) bool {
@@ -372,21 +379,22 @@ func (c *Companions) note(p *peer, name string, entries int, problem string, res
 		p.name = name
 	}
 	one := c.list[i]
-	one.Seen, one.Entries, one.Error = text.At(now), entries, problem
+	one.Seen, one.Entries, one.Lost, one.Error = text.At(now), entries, lost, problem
 	if problem == "" && result {
 		one.Done = text.At(now)
 	}
 	return nil
 }
 
-// Note announces a companion and its latest result. problem is nil after a success, and ErrNoResult
-// without a new result.
-func (c *Client) Note(name string, entries int, problem error) error {
+// Note announces a companion and its latest result. lost is the number of events that their
+// destination will never receive. problem is nil after a success, and ErrNoResult without a new
+// result.
+func (c *Client) Note(name string, entries int, lost uint64, problem error) error {
 	words := "-"
 	if problem == ErrNoResult {
 		words = noResult
 	} else if problem != nil {
 		words += url.QueryEscape(text.ASCII(problem.Error(), maxNote))
 	}
-	return c.ask(nil, "note", url.QueryEscape(name), strconv.Itoa(entries), words)
+	return c.ask(nil, "note", url.QueryEscape(name), strconv.Itoa(entries), strconv.FormatUint(lost, 10), words)
 }

@@ -74,7 +74,10 @@ func serveCompanions(t *testing.T, m *memory.Memory, enforced func() bool, spare
 	})
 	commands := append(StoreCommands(w), StatusCommand(func() Status { return Status{Companions: c.Status()} }))
 	commands = append(commands, MemoryCommands(m, state, noon.UnixMicro, enforced, func(memory.Ban) {})...)
-	commands = append(commands, BansCommand(m.Bans, state, noon.UnixMicro, spared, enforced), c.NoteCommand(), WatchCommand(new(events.Fan)), SparedCommand(spared, enforced))
+	commands = append(commands, BansCommand(m.Bans, state, noon.UnixMicro, spared, enforced), c.NoteCommand(), WatchCommand(new(events.Fan)), SparedCommand(func(n Names) bool {
+		q := netip.PrefixFrom(n.Addr, n.Addr.BitLen())
+		return spared([]netip.Prefix{q})(q)
+	}, enforced))
 	commands = append(commands, LookupCommands(lookups)...)
 	l, err := listen(runDir, companionsMode)
 	if err != nil {
@@ -130,7 +133,7 @@ func TestRoles(t *testing.T) {
 	dir, state, companions := serveCompanions(t, m, yes, sparesNone)
 	others := [][]string{{"status"}, {"flush"}, {"segments"}, {"snapshot", "x"}, {"state"}, {"days"},
 		{"ban", "192.0.2.1", "60", "x"}, {"unban", "192.0.2.1", Exact}, {"learn", "1;example.org"}}
-	bans, events := [][]string{{"bans", "0", "0"}}, [][]string{{"spared", "192.0.2.1"}, {"watch", "-", "-"}} // the last ends the connection
+	bans, events := [][]string{{"bans", "0", "0"}}, [][]string{{"spared", "192.0.2.1", "=", "="}, {"watch", "-", "-"}} // the last ends the connection
 	questions := [][]string{{"questions", "0"}, {"facts", "192.0.2.1;bl;-;60"}}
 	dial := func(uid int) (c *Client, err error) {
 		asUser(t, uid, func() { c, err = DialCompanion(dir) })
@@ -258,25 +261,25 @@ func TestNote(t *testing.T) {
 	})
 	defer c.Close()
 	for _, name := range []string{"serve", "sync ipset scanwatch", "nothing"} {
-		if err := c.Note(name, 1, nil); err == nil || !strings.Contains(err.Error(), "no companion") {
+		if err := c.Note(name, 1, 0, nil); err == nil || !strings.Contains(err.Error(), "no companion") {
 			t.Errorf("as %s: %v", name, err)
 		}
 	}
 	const name = "sync nftables inet filter scanwatch"
-	if err := c.Note(name, 7, ErrNoResult); err != nil {
+	if err := c.Note(name, 7, 0, ErrNoResult); err != nil {
 		t.Fatal(err)
 	}
 	if s := companions.Status()[0]; s.Error != "" || !s.Done.IsZero() || !s.Running(time.Now()) {
 		t.Errorf("without a result: %+v", s)
 	}
-	if err := c.Note(name, 7, nil); err != nil {
+	if err := c.Note(name, 7, 3, nil); err != nil {
 		t.Fatal(err)
 	}
 	s := companions.Status()[0]
-	if s.Name != name || s.Entries != 7 || s.Error != "" || s.Done.IsZero() || !s.Running(time.Now()) || s.Running(time.Now().Add(silent)) {
+	if s.Name != name || s.Entries != 7 || s.Lost != 3 || s.Error != "" || s.Done.IsZero() || !s.Running(time.Now()) || s.Running(time.Now().Add(silent)) {
 		t.Errorf("after a success: %+v", s)
 	}
-	if err := c.Note(name, 7, errors.New("no such set\x1b[2J"+strings.Repeat("x", 400))); err != nil {
+	if err := c.Note(name, 7, 0, errors.New("no such set\x1b[2J"+strings.Repeat("x", 400))); err != nil {
 		t.Fatal(err)
 	}
 	if s := companions.Status()[0]; !strings.HasPrefix(s.Error, "no such set?[2J") || len(s.Error) > maxNote {

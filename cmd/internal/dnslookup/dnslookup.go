@@ -145,7 +145,7 @@ func (s *Service) follow(ctx context.Context) (worked bool, err error) {
 		return false, err
 	}
 	defer answers.Close()
-	if err := answers.Note(s.name, 0, control.ErrStarting); err != nil {
+	if err := answers.Note(s.name, 0, 0, control.ErrStarting); err != nil {
 		return false, err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -214,7 +214,7 @@ func (s *Service) send(ctx context.Context, c *control.Client) error {
 			if !s.fresh() && problem == nil {
 				problem = control.ErrNoResult
 			}
-			if err := c.Note(s.name, used, problem); err != nil {
+			if err := c.Note(s.name, used, 0, problem); err != nil {
 				return err
 			}
 		}

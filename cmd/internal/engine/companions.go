@@ -6,11 +6,14 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"time"
 
 	"scanwatch/cmd/internal/config"
 	"scanwatch/cmd/internal/control"
 	"scanwatch/cmd/internal/fleetkey"
+	"scanwatch/filter/dnslist"
 	"scanwatch/filter/memory"
+	"scanwatch/internal/smtp"
 	"scanwatch/rules"
 )
 
@@ -92,7 +95,7 @@ func (p *Engine) serveCompanions(live context.Context) {
 		control.BansCommand(p.memory.Bans, p.state, p.eventTime, p.sparing, p.policies.enforced),
 		p.companions.NoteCommand(),
 		control.WatchCommand(&p.watchers),
-		control.SparedCommand(p.sparing, p.policies.enforced),
+		control.SparedCommand(p.sparedHost, p.policies.enforced),
 	}}
 	server.Commands = append(server.Commands, control.LookupCommands(p.lookups)...)
 	server.Commands = append(server.Commands, p.sharing.Commands()...)
@@ -115,6 +118,31 @@ func (p *Engine) sparing(all []netip.Prefix) func(netip.Prefix) bool {
 		}
 		return p.memory.Peers.Excuse(&memory.Client{Addr: q.Addr(), Cut: q.IsSingleIP()}, now) != ""
 	}
+}
+
+// sparedHost reports whether a host must not be reported: hosts that sparing spares, hosts
+// whose proven name has standing, and hosts that a pass statement exempts.
+func (p *Engine) sparedHost(h control.Names) bool {
+	addr := h.Addr.Unmap()
+	q := netip.PrefixFrom(addr, addr.BitLen())
+	if p.sparing([]netip.Prefix{q})(q) {
+		return true
+	}
+	now := p.eventTime()
+	f := rules.Facts{Phase: smtp.PhaseHelo, Now: time.UnixMicro(now), Src: addr, Helo: []byte(h.Helo)}
+	if h.RDNS != "" {
+		f.RDNS, f.FCrDNS = []byte(h.RDNS), smtp.FCrDNSPass
+		if p.memory.Peers.Excuse(&memory.Client{Addr: addr, Domain: memory.RegisteredDomain(f.RDNS)}, now) != "" {
+			return true
+		}
+	}
+	for _, a := range p.lookups.Answers(addr, nil) {
+		if ev := a.Event(&smtp.Event{}); a.State == dnslist.Listed || a.State == dnslist.Absent {
+			f.Listings = append(f.Listings, smtp.Listing{Name: a.List.Name, Listed: ev.Result != smtp.ResultOK, Codes: string(ev.Text)})
+		}
+	}
+	policy := p.policies.policy()
+	return policy != nil && policy.Passes(&f)
 }
 
 // networksWithStanding determines which of the given networks have a host with recent

@@ -9,8 +9,11 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"scanwatch/cmd/internal/config"
+	"scanwatch/cmd/internal/control"
+	"scanwatch/filter/dnslist"
 	"scanwatch/filter/lookup"
 	"scanwatch/filter/memory"
 )
@@ -131,5 +134,50 @@ pass match src <partners>
 		if got := p.sparing([]netip.Prefix{q})(q); got != want {
 			t.Errorf("%s: spared %t, want %t", q, got, want)
 		}
+	}
+}
+
+// TestSparedHost checks that a host is not reported which is exempt only by a name, or by an
+// answer of a DNS list.
+func TestSparedHost(t *testing.T) {
+	p := withCompanions(t, `companion lookup user 12345
+lookup wl allowlist "wl.example.org" codes 127.0.0.2
+table <friends> { 203.0.113.1 }
+pass match helo "monitor.example.net"
+pass match rdns "*.partner.example" fcrdns pass
+pass match rdns "*.list.example" fcrdns pass !listed wl
+`)
+	p.lookups = dnslist.New()
+	now := p.eventTime()
+	p.memory.Peers.Delivered(&memory.Client{Addr: netip.MustParseAddr("192.0.2.1"), Domain: "friendly.example"},
+		memory.Delivery{Messages: 1, Senders: []string{"friendly.example"}}, now-2*24*int64(time.Hour/time.Microsecond))
+	for h, want := range map[control.Names]bool{
+		{}:                              false,
+		{RDNS: "mx2.friendly.example"}:  true,
+		{RDNS: "mx.unfriendly.example"}: false,
+		{Helo: "monitor.example.net"}:   true,
+		{Helo: "mx.partner.example"}:    false,
+		{RDNS: "mx.partner.example"}:    true,
+		{RDNS: "mx.list.example"}:       false, // wl has not answered
+	} {
+		h.Addr = netip.MustParseAddr("192.0.2.77")
+		if got := p.sparedHost(h); got != want {
+			t.Errorf("%+v: spared %t, want %t", h, got, want)
+		}
+	}
+	client := netip.MustParseAddr("192.0.2.77")
+	wl := p.policies.policy().Lookups
+	p.lookups.Use(wl)
+	p.lookups.Questions(t.Context(), 0) // a companion runs
+	p.lookups.Ask(client, false, nil)
+	p.lookups.Questions(t.Context(), time.Minute)
+	if err := p.lookups.Answer(dnslist.Answer{Addr: client, List: wl[0].ID()}); err != nil {
+		t.Fatal(err)
+	}
+	if !p.sparedHost(control.Names{Addr: client, RDNS: "mx.list.example"}) {
+		t.Error("the answer of the list has no effect")
+	}
+	if !p.sparedHost(control.Names{Addr: netip.MustParseAddr("::ffff:203.0.113.1")}) {
+		t.Error("a friend is reported")
 	}
 }

@@ -32,7 +32,7 @@ const maxHosts = 1_000_000
 const (
 	reasonMail     = "hosts whose mail was accepted recently"
 	reasonLogin    = "hosts with a recent login"
-	reasonObserved = "bans in mode observe"
+	reasonObserved = "bans in observe mode"
 	reasonFurther  = "sessions of further hosts"
 	reasonFuture   = "sessions with a time in the future, from a time when the clock was wrong"
 	reasonMany     = "addresses that many hosts share"
@@ -453,9 +453,15 @@ func Passes(c *config.Config, rec *store.Record) *rules.Pass {
 	if c == nil || !rec.Src.IsValid() {
 		return nil
 	}
+	return c.Policy.Eval(Facts(c, rec)).Pass
+}
+
+// Facts returns the facts about the session's client at connect, without the answers of DNS
+// lists. The source of the session must be known.
+func Facts(c *config.Config, rec *store.Record) *rules.Facts {
 	addr := rec.Src.Addr().Unmap()
-	f := rules.Facts{Phase: smtp.PhaseConnect, Now: rec.Start, Session: rec.ID, Src: addr, Dst: rec.Dst,
-		RDNS: rec.RDNS, FCrDNS: rec.FCrDNS, RDNSCut: smtp.MayBeCut(rec.RDNS, rec.FCrDNS)}
+	f := &rules.Facts{Phase: smtp.PhaseConnect, Now: rec.Start, Session: rec.ID, Src: addr, Dst: rec.Dst,
+		RDNS: rec.RDNS, FCrDNS: rec.FCrDNS, RDNSCut: smtp.MayBeCut(rec.RDNS, rec.FCrDNS), Recorded: true}
 	if c.ASN != nil {
 		if origin, ok := c.ASN.Lookup(addr); ok {
 			f.ASN, f.ASNKnown, f.Country = origin.ASN, true, origin.Country
@@ -471,5 +477,5 @@ func Passes(c *config.Config, rec *store.Record) *rules.Pass {
 			f.Country = origin.Country
 		}
 	}
-	return c.Policy.Eval(&f).Pass
+	return f
 }

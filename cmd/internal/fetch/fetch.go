@@ -131,7 +131,7 @@ var errUnchanged = errors.New("unchanged")
 func (f *Feed) run(ctx context.Context, o Options, r *Result) error {
 	p, err := owner.Resolve(f.File)
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("directory %s does not exist", filepath.Dir(f.File))
+		return owner.Missing(filepath.Dir(f.File), 0o755, "_swupdate")
 	} else if err != nil {
 		return err
 	}

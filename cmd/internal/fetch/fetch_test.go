@@ -772,7 +772,7 @@ func TestPlaces(t *testing.T) {
 		prepare func(f *Feed)
 		why     string
 	}{
-		"no directory":        {func(f *Feed) { f.File = filepath.Join(f.File, "missing", "drop.txt") }, "does not exist"},
+		"no directory":        {func(f *Feed) { f.File = filepath.Join(f.File, "missing", "drop.txt") }, "does not exist; as root: install -d -o "},
 		"not a file":          {func(f *Feed) { os.Mkdir(f.File, 0o755) }, "not a regular file"},
 		"another update":      {func(f *Feed) { hold(f) }, "another update may be running"},
 		"a public lock":       {func(f *Feed) { os.WriteFile(lockOf(f), nil, 0o644) }, "other users can lock it; remove it"},

@@ -73,7 +73,7 @@ func (f *Follower) follow(ctx context.Context, apply Apply, worked func()) error
 	defer c.Close()
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
-	if err := c.Note(f.Name, 0, control.ErrStarting); err != nil {
+	if err := c.Note(f.Name, 0, 0, control.ErrStarting); err != nil {
 		return err
 	}
 	every := cmp.Or(f.Every, DefaultEvery)
@@ -102,7 +102,7 @@ func (f *Follower) follow(ctx context.Context, apply Apply, worked func()) error
 		enforced = list.Enforced
 		generation = list.Generation
 		n, failed := apply(ctx, list, entries)
-		if err := c.Note(f.Name, n, failed); err != nil {
+		if err := c.Note(f.Name, n, 0, failed); err != nil {
 			return err
 		}
 	}

@@ -19,11 +19,13 @@ import (
 	"sync"
 	"time"
 
+	"scanwatch/cmd/internal/control"
 	"scanwatch/cmd/internal/fetch"
 	"scanwatch/cmd/internal/output"
 	"scanwatch/filter/events"
 	"scanwatch/filter/lookup/feed"
 	"scanwatch/filter/memory"
+	"scanwatch/internal/smtp"
 	"scanwatch/internal/text"
 	"scanwatch/store/export"
 )
@@ -48,7 +50,11 @@ type suspect struct {
 	certain  bool     // an offence with high confidence
 	banned   bool     // by a rule that was enforced
 	sessions map[uint64]bool
+	names    []control.Names // the latest ones; the host is not reported if one is exempt
 }
+
+// maxNames is the maximum number of names of a suspect.
+const maxNames = 4
 
 // hostOf returns the address, or the first address of its /64.
 func hostOf(a netip.Addr) netip.Addr { return memory.Source(a.Unmap()).Addr() }
@@ -59,6 +65,13 @@ type report struct {
 	Categories []int      `json:"categories"`
 	Comment    string     `json:"comment"`
 	Time       time.Time  `json:"time"`
+	// Names are for the question to the filter, and are not sent.
+	Names []control.Names `json:"names,omitempty"`
+}
+
+// hosts returns the names about which the filter must be asked.
+func (r *report) hosts() []control.Names {
+	return append([]control.Names{{Addr: r.IP}}, r.Names[:min(len(r.Names), maxNames)]...)
 }
 
 // reporter collects the hosts to report. Its maps have the results of hostOf as keys. It is safe
@@ -210,6 +223,7 @@ func (r *reporter) suspect(host netip.Addr, e *events.Event) {
 // see records an event.
 func (s *suspect) see(e *events.Event) {
 	s.last, s.addr = later(s.last, e.Time), e.Src.Unmap()
+	s.name(e)
 	if len(s.sessions) < 1000 {
 		s.sessions[e.Session] = true
 	}
@@ -223,6 +237,19 @@ func (s *suspect) see(e *events.Event) {
 	if _, words := export.Offences([]string{e.Evidence}, false); e.Confidence == "high" && len(words) > 0 {
 		s.certain = true
 	}
+}
+
+// name records the names in an event.
+func (s *suspect) name(e *events.Event) {
+	n := control.Names{Addr: s.addr, Helo: string(e.Helo)}
+	if e.FCrDNS == smtp.FCrDNSPass.String() {
+		n.RDNS = string(e.RDNS)
+	}
+	if n == (control.Names{Addr: s.addr}) {
+		return
+	}
+	s.names = append(slices.DeleteFunc(s.names, func(o control.Names) bool { return o == n }), n)
+	s.names = s.names[max(len(s.names)-maxNames, 0):]
 }
 
 // reportable reports whether there is enough evidence.
@@ -303,7 +330,7 @@ func (r *reporter) due(now time.Time, queued map[string]bool) (due []report) {
 			continue // the host could be one of those without room
 		}
 		categories, words := export.Offences(s.evidence, s.banned)
-		due = append(due, report{IP: s.addr, Categories: categories, Time: s.last.UTC(),
+		due = append(due, report{IP: s.addr, Categories: categories, Time: s.last.UTC(), Names: slices.Clone(s.names),
 			Comment: text.Plural(len(s.sessions), "SMTP session") + ": " + strings.Join(words, ", ")})
 	}
 	slices.SortFunc(due, func(a, b report) int { return a.IP.Compare(b.IP) })

@@ -32,8 +32,8 @@ type Batch struct {
 	Events  []*Item   `json:"events"`
 	// Dropped is the number of events that no batch contains, since the previous batch.
 	Dropped uint64 `json:"dropped"`
-	// Gaps is the number of times the filter was not reached, since the previous batch, and
-	// of starts of the service. The number of events missed is unknown.
+	// Gaps is the number of lost connections to the filter, since the previous batch, and of
+	// starts of the service except the first one. The number of events missed is unknown.
 	Gaps uint64 `json:"gaps"`
 }
 

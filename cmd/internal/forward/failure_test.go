@@ -2,6 +2,7 @@ package forward
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -109,6 +110,46 @@ func TestRejectedLosses(t *testing.T) {
 	if n := f.queue.length(); n != 2 {
 		t.Errorf("%d batches after a delivery, want 2", n)
 	}
+	f.queue.remove(e, true)
+	if n := f.queue.lostEvents(); n != 3 {
+		t.Errorf("%d events lost, want the two rejected ones and one", n)
+	}
+}
+
+// TestLostInStatus checks that the status keeps the number of lost events after a delivery.
+func TestLostInStatus(t *testing.T) {
+	r := newReceiver(t)
+	c := forURL(t, r)
+	r.answers = []http.HandlerFunc{status(400)}
+	h := newHub(t, c)
+	start(t, c, h, r)
+	h.watched(t)
+	h.fan.Send(finding(1, "scanner"))
+	until(t, func() bool { return h.known.Status()[0].Lost == 1 })
+	h.fan.Send(finding(2, "scanner"))
+	until(t, func() bool { s := h.known.Status()[0]; return !s.Done.IsZero() && s.Error == "" })
+	if s := h.known.Status()[0]; s.Lost != 1 {
+		t.Errorf("%+v", s)
+	}
+}
+
+// TestFirstStart checks that only a start with an existing queue is a gap: before the first
+// one, no event was to be delivered.
+func TestFirstStart(t *testing.T) {
+	r := newReceiver(t)
+	c := forURL(t, r)
+	h := newHub(t, c)
+	for gaps := range uint64(2) {
+		stop := start(t, c, h, r)
+		h.watched(t)
+		h.fan.Send(finding(1, "scanner"))
+		until(t, func() bool { counted, _, n := total(t, r.accepted()); return counted == gaps+1 && n >= gaps })
+		stop()
+		h.unwatched(t)
+		if _, _, n := total(t, r.accepted()); n != gaps {
+			t.Errorf("start %d: %d gaps", gaps, n)
+		}
+	}
 }
 
 // TestDroppedGaps checks that the gaps of a dropped batch are in the next batch.
@@ -142,7 +183,7 @@ func TestReportWaits(t *testing.T) {
 		f.reporter.add(e)
 		f.report(t.Context())
 	}
-	until(t, func() bool { return f.ask(func(c *control.Client) error { return c.Note(f.name, 0, nil) }) == nil }) // the socket exists
+	until(t, func() bool { return f.ask(func(c *control.Client) error { return c.Note(f.name, 0, 0, nil) }) == nil }) // the socket exists
 	for range 2 {
 		for _, src := range []string{first, second, third} {
 			seen(src, "scanner")
@@ -183,6 +224,49 @@ func TestReportWaits(t *testing.T) {
 	e, data, _, _ := f.queue.first()
 	if err := f.deliver(t.Context(), e, data); err == nil || len(r.accepted()) != 1 {
 		t.Errorf("a report without an answer of the filter: %v", err)
+	}
+}
+
+// TestExemptByName checks that a host is not reported if one of its proven names is exempt when
+// the report is due, or becomes exempt while the report waits.
+func TestExemptByName(t *testing.T) {
+	r := newReceiver(t)
+	for name, c := range map[string]struct {
+		proven, before, after string
+		want                  int
+	}{
+		"not exempt":   {"pass", "", "", 1},
+		"when due":     {"pass", "mx1.example.org", "", 0},
+		"waiting":      {"pass", "", "mx1.example.org", 0},
+		"not proven":   {"fail", "", "mx1.example.org", 1},
+		"another name": {"pass", "", "mx9.example.org", 1},
+	} {
+		companion := forAbuse(t)
+		h := newHub(t, companion)
+		h.exempt = c.before
+		f := idle(t, companion, Options{RunDir: h.dir, Roots: r.roots, Now: func() time.Time { return noon }, Abuse: r.URL + "/report"})
+		until(t, func() bool { return f.ask(func(c *control.Client) error { return c.Note(f.name, 0, 0, nil) }) == nil }) // the socket exists
+		for _, rdns := range []string{"mx1.example.org", "mx2.example.org"} {                                             // of two hosts in a /64
+			f.reporter.add(with(about("2001:db8::1", "finding", "scanner", "high"), func(e *events.Event) { e.RDNS, e.FCrDNS = []byte(rdns), c.proven }))
+		}
+		f.report(t.Context())
+		h.stop()
+		h.exempt = c.after
+		h.start()
+		before := len(r.accepted())
+		if e, data, ok, _ := f.queue.first(); ok {
+			until(t, func() bool {
+				err := f.deliver(t.Context(), e, data)
+				return err == nil || errors.Is(err, errSpared)
+			})
+		}
+		if n := len(r.accepted()) - before; n != c.want {
+			t.Errorf("%s: %d reports", name, n)
+		}
+		f.disconnect()
+		if err := f.queue.close(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
@@ -241,6 +325,8 @@ func TestNoDelivery(t *testing.T) {
 	r.answers = slices.Repeat([]http.HandlerFunc{status(403)}, 1_000_000)
 	h := newHub(t, c)
 	start(t, c, h, r)
+	h.watched(t)
+	h.fan.Send(finding(1, "scanner"))
 	until(t, func() bool { return strings.Contains(h.known.Status()[0].Error, "403") })
 	if s := h.known.Status()[0]; !s.Done.IsZero() {
 		t.Errorf("%+v", s)
@@ -265,6 +351,8 @@ func TestRetryAfterRestart(t *testing.T) {
 		return (&queue{dir: names[0]}).untilNext(time.Now())
 	}
 	stop := start(t, c, h, r)
+	h.watched(t)
+	h.fan.Send(finding(1, "scanner"))
 	until(t, func() bool { return next() > 50*time.Minute })
 	stop()
 	h.unwatched(t)
@@ -272,7 +360,7 @@ func TestRetryAfterRestart(t *testing.T) {
 	h.watched(t)
 	for n := range uint64(5) {
 		h.fan.Send(finding(1, "scanner"))
-		until(t, func() bool { return queued(t, c) == n+1 || len(r.accepted()) > 0 })
+		until(t, func() bool { return queued(t, c) == n+2 || len(r.accepted()) > 0 })
 	}
 	if n := len(r.accepted()); n != 0 {
 		t.Errorf("%d requests in the pause", n)

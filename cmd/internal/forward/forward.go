@@ -15,7 +15,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -86,6 +85,7 @@ type Forwarder struct {
 	failed    error           // of the latest delivery
 	delivered bool            // since the latest note
 	dropped   uint64          // reports since the latest delivery
+	lost      uint64          // events that the output counts as dropped; for standard output
 	refused   int             // batches rejected since the latest delivery
 	skipped   int             // windows without events since the latest batch
 	client    *control.Client // for notes and questions; nil if not connected
@@ -182,7 +182,9 @@ func (f *Forwarder) Run(ctx context.Context) error {
 // watch passes the events of the filter to the collector.
 func (f *Forwarder) watch(ctx context.Context) {
 	var logged string
-	f.collect.lose(losses{gaps: 1}) // since the end of the previous process
+	if f.queue == nil || !f.queue.fresh {
+		f.collect.lose(losses{gaps: 1}) // since the end of the previous process
+	}
 	reached := false
 	for ctx.Err() == nil {
 		err := f.watchOnce(ctx, func() { reached, logged = true, "" })
@@ -264,15 +266,14 @@ func (f *Forwarder) store(ctx context.Context, b *Batch) error {
 		err := f.to.deliver(ctx, encode(b))
 		if err == nil {
 			f.fail(nil)
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			f.lost += b.Dropped
 		}
 		return err
 	}
 	l := losses{b.Dropped, b.Gaps}
-	key := ""
-	if l.gaps > 0 {
-		key = gapKey + strconv.FormatUint(l.gaps, 10)
-	}
-	err := f.queue.add(encode(b), b.count(), key, f.o.Now())
+	err := f.queue.add(encode(b), b.count(), l.key(), f.o.Now())
 	if err == nil {
 		f.queue.settle(l)
 	}
@@ -308,12 +309,12 @@ func (f *Forwarder) report(ctx context.Context) {
 	for key := range queued {
 		// One question finds out whether all must be dropped because of mode observe.
 		if a, err := netip.ParseAddr(key); err == nil {
-			_, _ = f.spared(a)
+			_, _ = f.spared(a, control.Names{Addr: a})
 			break
 		}
 	}
 	for _, r := range f.reporter.due(f.o.Now(), queued) {
-		spared, err := f.spared(r.IP)
+		spared, err := f.spared(r.IP, r.hosts()...)
 		if err != nil || ctx.Err() != nil {
 			return // watch logs it, or the reporter has dropped all reports
 		}
@@ -345,16 +346,20 @@ func (f *Forwarder) countDropped() {
 	f.failed = fmt.Errorf("%s dropped; see Report to AbuseIPDB in scanwatch(8)", text.Plural(f.dropped, "report"))
 }
 
-// spared reports whether a host must not be reported. In mode observe, it drops all evidence
-// and reports, and returns errObserve.
-func (f *Forwarder) spared(a netip.Addr) (spared bool, err error) {
+// spared reports whether a host must not be reported because one of the given names is exempt.
+// In mode observe, it drops all evidence and reports, and returns errObserve.
+func (f *Forwarder) spared(a netip.Addr, names ...control.Names) (spared bool, err error) {
 	if f.reporter.spared(a) {
 		return true, nil
 	}
 	observe := false
 	err = f.ask(func(c *control.Client) (err error) {
-		spared, observe, err = c.Spared(a)
-		return err
+		for _, n := range names {
+			if spared, observe, err = c.Spared(n); err != nil || spared || observe {
+				return err
+			}
+		}
+		return nil
 	})
 	if observe {
 		f.reporter.dropAll()
@@ -383,7 +388,7 @@ func (f *Forwarder) deliver(ctx context.Context, e entry, data []byte) error {
 		if err := json.Unmarshal(data, &r); err != nil || hostOf(r.IP).String() != e.key {
 			return fmt.Errorf("%w: %s is corrupt", errRejected, f.queue.path(e))
 		}
-		spared, err := f.spared(r.IP)
+		spared, err := f.spared(r.IP, r.hosts()...)
 		if err != nil {
 			return err
 		}
@@ -496,16 +501,16 @@ func (f *Forwarder) fail(err error) {
 func (f *Forwarder) note(ctx context.Context) {
 	for ctx.Err() == nil {
 		f.mu.Lock()
-		failed, delivered, waiting := f.failed, f.delivered, 0
+		failed, delivered, waiting, lost := f.failed, f.delivered, 0, f.lost
 		f.delivered = false
 		f.mu.Unlock()
 		if failed == nil && !delivered {
 			failed = control.ErrNoResult
 		}
 		if f.queue != nil {
-			waiting = f.queue.length()
+			waiting, lost = f.queue.length(), f.queue.lostEvents()
 		}
-		if err := f.ask(func(c *control.Client) error { return c.Note(f.name, waiting, failed) }); err != nil && delivered { // watch logs it
+		if err := f.ask(func(c *control.Client) error { return c.Note(f.name, waiting, lost, failed) }); err != nil && delivered { // watch logs it
 			f.mu.Lock()
 			f.delivered = true
 			f.mu.Unlock()

@@ -167,7 +167,10 @@ func newReceiver(t *testing.T) *receiver {
 	t.Helper()
 	r := &receiver{roots: x509.NewCertPool()}
 	r.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		body, _ := io.ReadAll(req.Body)
+		body, err := io.ReadAll(req.Body)
+		if err != nil {
+			return // the service has ended during its request
+		}
 		req.Body = io.NopCloser(bytes.NewReader(body))
 		r.mu.Lock()
 		var answer http.HandlerFunc
@@ -383,6 +386,7 @@ type hub struct {
 	fan     events.Fan
 	dir     string
 	spared  func(netip.Addr) bool
+	exempt  string // proven name of an exempt host
 	observe atomic.Bool
 	stop    func()
 	known   *control.Companions
@@ -404,9 +408,7 @@ func newHub(t *testing.T, c *rules.Companion) *hub {
 func (h *hub) start() {
 	server := &control.Server{Companions: h.known, Commands: []control.Command{
 		control.WatchCommand(&h.fan), h.known.NoteCommand(),
-		control.SparedCommand(func([]netip.Prefix) func(netip.Prefix) bool {
-			return func(p netip.Prefix) bool { return h.spared(p.Addr()) }
-		}, func() bool { return !h.observe.Load() }),
+		control.SparedCommand(func(n control.Names) bool { return h.spared(n.Addr) || n.RDNS != "" && n.RDNS == h.exempt }, func() bool { return !h.observe.Load() }),
 	}}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -508,8 +510,8 @@ func TestForward(t *testing.T) {
 		return len(r.answers) == 0
 	})
 	until(t, all)
-	if _, dropped, gaps := total(t, r.accepted()); dropped == 0 || gaps != 1 { // of the start
-		t.Errorf("%d events of the batch that the server rejected, %d gaps", dropped, gaps)
+	if _, dropped, gaps := total(t, r.accepted()); dropped == 0 || gaps != 0 {
+		t.Errorf("%d events of the batch that the server rejected, %d gaps before the first restart", dropped, gaps)
 	}
 
 	// The service ends while the server is away.
@@ -529,17 +531,18 @@ func TestForward(t *testing.T) {
 	start(t, c, h, r)
 	until(t, all)
 
-	// The filter restarts.
+	// The filter restarts, after an event has reached the service: only then a restart is a gap.
 	h.watched(t)
+	send(1)
+	until(t, all)
 	h.stop()
 	h.unwatched(t)
 	h.start()
 	h.watched(t)
 	send(1)
 	until(t, all)
-	if _, _, gaps := total(t, r.accepted()); gaps < 3 { // two are of the starts of the service
-		t.Error("the restart of the filter is not counted")
-	}
+	// One gap is of the second start of the service. The next batch may contain the other.
+	until(t, func() bool { _, _, gaps := total(t, r.accepted()); return gaps >= 2 })
 	until(t, func() bool {
 		s := h.known.Status()[0]
 		return s.Error == "" && !s.Done.IsZero()

@@ -35,6 +35,7 @@ const (
 // oldest entry is dropped. It is safe for concurrent use.
 type queue struct {
 	dir    string
+	fresh  bool          // openQueue has created the directory
 	wake   chan struct{} // has a value after add
 	unlock func()
 
@@ -42,6 +43,7 @@ type queue struct {
 	entries []entry
 	bytes   int64
 	last    int64
+	missing uint64 // events lost since openQueue
 	lost    losses
 	counts  *os.File // contains lost
 	unsaved error    // of the latest write to counts
@@ -66,8 +68,23 @@ func (l losses) minus(o losses) losses { return losses{l.events - o.events, l.ga
 // countsFormat has a fixed length, so that a write needs no room on the disk.
 const countsFormat = "%020d %020d\n"
 
-// gapKey begins the key of batches that have gaps. Their number follows.
-const gapKey = "gaps"
+// lossesKey is the format of the key of batches that contain losses. Earlier versions wrote only
+// the number of gaps.
+const lossesKey = "gaps%d.%d"
+
+// key returns the key of a batch that contains losses.
+func (l losses) key() string {
+	if l == (losses{}) {
+		return ""
+	}
+	return fmt.Sprintf(lossesKey, l.gaps, l.events)
+}
+
+// contains returns the losses that the batch of an entry contains.
+func (e *entry) contains() (l losses) {
+	_, _ = fmt.Sscanf(e.key, lossesKey, &l.gaps, &l.events) // what is missing is 0
+	return losses{min(l.events, e.weight), min(l.gaps, maxLost)}
+}
 
 // An entry is a file in a queue. Its name contains its number, its weight, which is the
 // number of the events in it, and its key unless that is empty.
@@ -82,9 +99,11 @@ type entry struct {
 // openQueue opens the queue in a directory, and creates the directory if necessary. A
 // process cannot open a queue that is open.
 func openQueue(dir string) (q *queue, err error) {
-	switch err := os.Mkdir(dir, 0o700); {
+	err = os.Mkdir(dir, 0o700)
+	fresh := err == nil
+	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, fmt.Errorf("create the queue: directory %s does not exist; create it with mode 0700 for the user of the companion", filepath.Dir(dir))
+		return nil, fmt.Errorf("create the queue: %w", owner.Missing(filepath.Dir(dir), 0o700, "_swforward"))
 	case err != nil && !errors.Is(err, fs.ErrExist):
 		return nil, fmt.Errorf("create the queue: %w", err)
 	}
@@ -102,7 +121,7 @@ func openQueue(dir string) (q *queue, err error) {
 			unlock()
 		}
 	}()
-	q = &queue{dir: dir, wake: make(chan struct{}, 1), unlock: unlock}
+	q = &queue{dir: dir, fresh: fresh, wake: make(chan struct{}, 1), unlock: unlock}
 	files, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, fmt.Errorf("open the queue: %w", err)
@@ -166,6 +185,7 @@ func (q *queue) change(more, less losses) {
 func (q *queue) lose(more losses) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.missing += more.events
 	if more != (losses{}) || q.unsaved != nil {
 		q.change(more, losses{})
 	}
@@ -185,6 +205,13 @@ func (q *queue) unsettled() losses {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.lost
+}
+
+// lostEvents returns the number of events lost since openQueue.
+func (q *queue) lostEvents() uint64 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.missing
 }
 
 // close unlocks the queue. It returns an error if the losses are not on the disk.
@@ -285,11 +312,10 @@ func (q *queue) shrink() {
 // loseAt drops an entry. If the process is killed, the events of the entry may be counted
 // although the entry remains, but they are never missing without a count.
 func (q *queue) loseAt(i int) {
-	more := losses{events: q.entries[i].weight}
-	if gaps, ok := strings.CutPrefix(q.entries[i].key, gapKey); ok {
-		more.gaps, _ = strconv.ParseUint(gaps, 10, 32) // the process has written it
-	}
-	q.change(more, losses{})
+	e := &q.entries[i]
+	old := e.contains()
+	q.missing += e.weight - old.events // the others were counted when they were lost
+	q.change(losses{e.weight, old.gaps}, losses{})
 	q.removeAt(i)
 }
 

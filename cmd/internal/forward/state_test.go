@@ -204,7 +204,7 @@ func TestNoDescriptors(t *testing.T) {
 func TestNoDirectory(t *testing.T) {
 	c := forURL(t, newReceiver(t))
 	c.Forward.Queue = filepath.Join(c.Forward.Queue, "missing")
-	if _, err := New(c, Options{Now: time.Now}); err == nil || !strings.Contains(err.Error(), "directory "+c.Forward.Queue+" does not exist; create it") {
+	if _, err := New(c, Options{Now: time.Now}); err == nil || !strings.Contains(err.Error(), "directory "+c.Forward.Queue+" does not exist; as root: install -d -o ") {
 		t.Error(err)
 	}
 }
@@ -283,7 +283,7 @@ func TestExcusesInGaps(t *testing.T) {
 	h := newHub(t, c)
 	o := Options{RunDir: h.dir, Now: func() time.Time { return noon }}
 	f := idle(t, c, o)
-	until(t, func() bool { return f.ask(func(c *control.Client) error { return c.Note(f.name, 0, nil) }) == nil }) // the socket exists
+	until(t, func() bool { return f.ask(func(c *control.Client) error { return c.Note(f.name, 0, 0, nil) }) == nil }) // the socket exists
 	offend := func(src string) { f.reporter.add(about(src, "finding", "scanner", "high")) }
 	for name, gap := range map[string]func(){
 		"restart": func() {
@@ -328,7 +328,7 @@ func TestUnban(t *testing.T) {
 	c, r := forAbuse(t), newReceiver(t)
 	h := newHub(t, c)
 	f := idle(t, c, Options{RunDir: h.dir, Roots: r.roots, Now: func() time.Time { return noon }, Abuse: r.URL + "/report"})
-	until(t, func() bool { return f.ask(func(c *control.Client) error { return c.Note(f.name, 0, nil) }) == nil }) // the socket exists
+	until(t, func() bool { return f.ask(func(c *control.Client) error { return c.Note(f.name, 0, 0, nil) }) == nil }) // the socket exists
 	offend := func(hosts ...string) {
 		for _, src := range hosts {
 			f.reporter.add(about(src, "finding", "scanner", "high"))

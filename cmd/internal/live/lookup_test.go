@@ -2,9 +2,28 @@ package live
 
 import (
 	"testing"
+	"time"
 
+	"scanwatch/cmd/internal/control"
 	"scanwatch/filter/dnslist"
+	"scanwatch/internal/text"
 )
+
+// TestCompanionLine checks the description of a companion in the status.
+func TestCompanionLine(t *testing.T) {
+	now := time.Now()
+	done := time.Date(2026, 11, 2, 12, 0, 0, 0, time.UTC)
+	for want, c := range map[string]control.CompanionStatus{
+		"not seen since the start of the filter":                        {},
+		"running, 1 entry":                                              {Seen: text.At(now), Entries: 1},
+		"running, 0 entries, last success 2026-11-02 12:00:00, 12 lost": {Seen: text.At(now), Done: text.At(done), Lost: 12},
+	} {
+		c.Name = "forward url"
+		if got := companionLine(&c, time.UTC); got != "forward url: "+want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+}
 
 // TestLookupLine checks the description of a DNS list in the status.
 func TestLookupLine(t *testing.T) {

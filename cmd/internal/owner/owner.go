@@ -154,3 +154,16 @@ func (u *User) Become() error {
 	}
 	return nil
 }
+
+// Missing returns the error for a directory that does not exist, and that must belong to the
+// user of this process, or to the named user if root runs the process. The error contains the
+// command that creates the directory.
+func Missing(dir string, mode fs.FileMode, name string) error {
+	if uid := os.Geteuid(); uid != 0 {
+		name = strconv.Itoa(uid)
+		if u, err := user.LookupId(name); err == nil {
+			name = u.Username
+		}
+	}
+	return fmt.Errorf("directory %s does not exist; as root: install -d -o %s -m %o %[1]s", dir, name, mode)
+}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"os/user"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -195,5 +196,20 @@ func TestOpen(t *testing.T) {
 		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
 			t.Errorf("%s: %v, want %q", name, err, want)
 		}
+	}
+}
+
+// TestMissing checks that the error names the user who must own the directory.
+func TestMissing(t *testing.T) {
+	name := "_swupdate"
+	if os.Geteuid() != 0 {
+		u, err := user.Current()
+		if err != nil {
+			t.Fatal(err)
+		}
+		name = u.Username
+	}
+	if err := Missing("/a/b", 0o755, "_swupdate"); err.Error() != "directory /a/b does not exist; as root: install -d -o "+name+" -m 755 /a/b" {
+		t.Error(err)
 	}
 }

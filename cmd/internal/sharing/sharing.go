@@ -158,7 +158,7 @@ func (s *Service) note(err error) error {
 	default:
 		err = cmp.Or(s.refused, s.unannounced, s.problem())
 	}
-	return s.filter.Note(s.name, s.replica.Len(), err)
+	return s.filter.Note(s.name, s.replica.Len(), 0, err)
 }
 
 // problem returns an error that names the hosts that are not believed, or nil.
@@ -350,7 +350,7 @@ func (s *Service) connectFilter() (err error) {
 	if s.filter, err = control.DialCompanion(s.runDir); err != nil {
 		return err
 	}
-	if err = s.filter.Note(s.name, 0, control.ErrStarting); err == nil {
+	if err = s.filter.Note(s.name, 0, 0, control.ErrStarting); err == nil {
 		err = control.Fleet(s.filter, s.key.Fingerprint())
 	}
 	if err == nil && s.learned {
