@@ -164,7 +164,7 @@ func (s *Sharing) rows(_ context.Context, a *Answer, args []string) error {
 		return fmt.Errorf("%q is neither %s nor %s", args[1], allRows, changes)
 	}
 	if !s.Memory.Bans.Loaded() {
-		return errors.New("the state on disk is not loaded yet")
+		return memory.ErrNotLoaded
 	}
 	rows := s.Memory.Outgoing(maxRows, skew)
 	if err := a.JSON(RowList{len(rows), len(rows) == maxRows, s.pending()}); err != nil {
@@ -210,6 +210,9 @@ func (s *Sharing) partial(_ context.Context, a *Answer, args []string) error {
 }
 
 func (s *Sharing) incoming(a *Answer, args []string, partial bool) error {
+	if !s.Memory.Bans.Loaded() {
+		return memory.ErrNotLoaded // so that the companion sends the rows again
+	}
 	skew, err := parseSkew(args[0])
 	if err != nil {
 		return err

@@ -14,6 +14,7 @@ import (
 
 	"scanwatch/filter/memory"
 	"scanwatch/filter/share"
+	"scanwatch/internal/kv"
 	"scanwatch/internal/text"
 	"scanwatch/store"
 )
@@ -143,6 +144,20 @@ func TestUnbannedByOthers(t *testing.T) {
 	if got := log.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, `msg="unbanned by other hosts" bans=20 prefixes=192.0.2.`) ||
 		!strings.Contains(got, "hosts=mx2") || strings.Count(got, "192.0.2.") != maxLogged {
 		t.Errorf("%s", got)
+	}
+}
+
+// TestForeignBeforeLoad checks that rows are rejected until the state on disk is loaded, so that
+// the companion sends them again.
+func TestForeignBeforeLoad(t *testing.T) {
+	s, c := sharing(t, slog.New(slog.DiscardHandler))
+	s.Memory.Expect()
+	if err := SendForeign(c, 0, bans(1, false)); err == nil || !strings.Contains(err.Error(), memory.ErrNotLoaded.Error()) {
+		t.Errorf("before the rows on disk: %v", err)
+	}
+	s.Memory.Load(func(func(kv.Entry) bool) {}, noon.UnixMicro())
+	if err := SendForeign(c, 0, bans(1, false)); err != nil {
+		t.Error(err)
 	}
 }
 
