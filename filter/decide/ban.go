@@ -122,17 +122,25 @@ func (d *Decider) exempt(s Subject, rule *rules.Rule, at int64) string {
 // the client connected.
 func (d *Decider) returned(s Subject, at int64) (enforced bool) {
 	b := s.State.Ban
-	own := b.Origin == "" // the rules and the operator of another host do not override exemptions here
-	var rule *rules.Rule
-	if own {
-		rule = d.rule(b.Rule)
-	}
-	enforced = d.Policy.Mode == rules.Enforce && !b.Observe && (own && b.Manual || d.exempt(s, rule, at) == "")
+	enforced = d.Policy.Mode == rules.Enforce && !b.Observe && d.applies(s, b, at)
 	d.out = append(d.out, smtp.Outcome{
 		Kind: smtp.OutcomeReturn, Time: at, Rule: b.Rule, Phase: smtp.PhaseConnect, Decision: smtp.Disconnect,
 		Enforced: enforced, Until: b.Until, BanSession: b.Session, Origin: b.Origin,
 	})
 	return enforced
+}
+
+// applies reports whether a ban affects s. The rules and the operator of another host do not
+// override exemptions here. Their bans have no effect before the known clients have been read
+// from disk, nor if they include an address of this host.
+func (d *Decider) applies(s Subject, b *memory.Ban, at int64) bool {
+	if b.Origin == "" {
+		return b.Manual || d.exempt(s, d.rule(b.Rule), at) == ""
+	}
+	if !d.Memory.Bans.Loaded() || d.Own != nil && d.Own(b.Prefix) || s.Dst.IsValid() && b.Prefix.Contains(s.Dst.Addr()) {
+		return false
+	}
+	return d.exempt(s, nil, at) == ""
 }
 
 // rule looks up the rule that a ban names. It returns nil if there is none.

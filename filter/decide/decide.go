@@ -4,6 +4,7 @@
 package decide
 
 import (
+	"net/netip"
 	"time"
 
 	"scanwatch/filter/detect"
@@ -60,6 +61,8 @@ type Decider struct {
 	Refs     map[*rules.Rule]uint32
 	Memory   *memory.Memory
 	Recorded bool // events come from records, in which names may be hashed
+	// Own, if set, reports whether a prefix includes an address of this host.
+	Own func(netip.Prefix) bool
 	// Trace, if set, is called for each evaluation of the policy. The facts are valid
 	// only during the call.
 	Trace func(*rules.Policy, *rules.Facts, smtp.Answer)

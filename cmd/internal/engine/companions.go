@@ -79,6 +79,7 @@ func (p *Engine) joinFleet() {
 		p.sharing.Problem = fmt.Sprintf("key of the fleet: %v; restart smtpd when the user of the filter can read the file", r.err)
 	default:
 		p.memory.UseKey(r.key.State())
+		p.memory.UseName(p.set.Fleet.Name)
 		p.sharing.Fingerprint = r.key.Fingerprint()
 		return
 	}
