@@ -115,14 +115,14 @@ golden:
 # Check the manuals. References to manuals of other programs may be missing here.
 man:
 	@if command -v mandoc >/dev/null; then \
-		faults=$$(mandoc -Tlint -Wstyle man/*.[58] | grep -v 'referenced manual not found'); \
+		faults=$$(mandoc -Tlint -Wstyle man/*.[578] | grep -v 'referenced manual not found'); \
 		test -z "$$faults" || { echo "$$faults"; exit 1; }; echo "manuals are clean"; \
 	else echo "SKIP: mandoc is not installed, manuals are not checked"; test -z "$$SCANWATCH_NO_SKIP"; fi
 
 html:
 	@mkdir -p html
 	cp man/manual.css html/
-	cd man && for page in *.[58]; do \
+	cd man && for page in *.[578]; do \
 		mandoc -Thtml -O "style=manual.css,man=%N.%S.html;https://man.openbsd.org/%N.%S" \
 			$$page > ../html/$$page.html || exit; done
 
@@ -136,11 +136,12 @@ demo: all
 # programs run without a configuration, so none is installed.
 install:
 	@test -x filter-scanwatch -a -x milter-scanwatch -a -x scanwatch -a -f completions/fish || { echo "run make first"; exit 1; }
-	install -d ${DESTDIR}${BINDIR} ${DESTDIR}${SBINDIR} ${DESTDIR}${LIBEXECDIR} ${DESTDIR}${MANDIR}/man5 ${DESTDIR}${MANDIR}/man8
+	install -d ${DESTDIR}${BINDIR} ${DESTDIR}${SBINDIR} ${DESTDIR}${LIBEXECDIR} ${DESTDIR}${MANDIR}/man5 ${DESTDIR}${MANDIR}/man7 ${DESTDIR}${MANDIR}/man8
 	install -m 755 scanwatch ${DESTDIR}${BINDIR}/
 	install -m 755 filter-scanwatch ${DESTDIR}${LIBEXECDIR}/
 	install -m 755 milter-scanwatch ${DESTDIR}${SBINDIR}/
 	install -m 644 man/scanwatch.conf.5 ${DESTDIR}${MANDIR}/man5/
+	install -m 644 man/scanwatch-servers.7 ${DESTDIR}${MANDIR}/man7/
 	install -m 644 man/filter-scanwatch.8 man/milter-scanwatch.8 man/scanwatch.8 ${DESTDIR}${MANDIR}/man8/
 	install -d ${DESTDIR}${EXAMPLEDIR} ${DESTDIR}${BASHDIR} ${DESTDIR}${ZSHDIR} ${DESTDIR}${FISHDIR}
 	install -m 644 rules/policies/*.conf packaging/examples/*.conf ${DESTDIR}${EXAMPLEDIR}/
@@ -166,7 +167,7 @@ install:
 # Keep the configuration and the records.
 uninstall:
 	rm -f ${DESTDIR}${BINDIR}/scanwatch ${DESTDIR}${SBINDIR}/milter-scanwatch ${DESTDIR}${LIBEXECDIR}/filter-scanwatch
-	rm -f ${DESTDIR}${MANDIR}/man5/scanwatch.conf.5 ${DESTDIR}${MANDIR}/man8/filter-scanwatch.8 ${DESTDIR}${MANDIR}/man8/milter-scanwatch.8 ${DESTDIR}${MANDIR}/man8/scanwatch.8
+	rm -f ${DESTDIR}${MANDIR}/man5/scanwatch.conf.5 ${DESTDIR}${MANDIR}/man7/scanwatch-servers.7 ${DESTDIR}${MANDIR}/man8/filter-scanwatch.8 ${DESTDIR}${MANDIR}/man8/milter-scanwatch.8 ${DESTDIR}${MANDIR}/man8/scanwatch.8
 	rm -f ${DESTDIR}${BASHDIR}/scanwatch ${DESTDIR}${ZSHDIR}/_scanwatch ${DESTDIR}${FISHDIR}/scanwatch.fish
 	rm -rf ${DESTDIR}${EXAMPLEDIR}
 	test -z "${UNITDIR}" || { cd packaging/systemd && for unit in scanwatch*; do rm -f "${DESTDIR}${UNITDIR}/$$unit"; done; \

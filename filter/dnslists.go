@@ -4,6 +4,7 @@ package filter
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"scanwatch/filter/dnslist"
@@ -16,7 +17,7 @@ func consult(p *Pipeline, s *session, at int64) {
 	if p.settings == nil || p.settings.Policy == nil || len(p.settings.Policy.Lookups) == 0 || !unknownClient(p, s, at) {
 		return
 	}
-	s.asking = true
+	s.asking, s.listings = true, p.o.Lookups.Withdrawals()
 	p.facts = p.o.Lookups.Ask(s.track.Src.Addr(), false, p.facts[:0])
 }
 
@@ -32,6 +33,28 @@ func unknownClient(p *Pipeline, s *session, at int64) bool {
 	}
 	a := t.Src.Addr()
 	return p.settings.Policy.Friends(netip.PrefixFrom(a, a.BitLen())) == rules.No
+}
+
+// withdraw removes the listings that lists have withdrawn from the facts about the session.
+// Decisions that have been made remain.
+func withdraw(p *Pipeline, s *session) {
+	if p.o.Lookups == nil || p.settings == nil || len(s.track.Listings) == 0 {
+		return
+	}
+	now := p.o.Lookups.Withdrawals()
+	if now == s.listings {
+		return
+	}
+	s.track.Listings = slices.DeleteFunc(s.track.Listings, func(l smtp.Listing) bool {
+		return l.Listed && p.o.Lookups.WithdrawnSince(l.Name, s.listings)
+	})
+	s.listings = now
+	blocks := slices.ContainsFunc(s.track.Listings, func(l smtp.Listing) bool {
+		return l.Listed && slices.ContainsFunc(p.settings.Policy.Lookups, func(r *rules.Lookup) bool { return r.Name == l.Name && !r.Allow })
+	})
+	if !blocks {
+		s.detect.Evidence &^= rules.Listed
+	}
 }
 
 // listed adds the new answers of the lists to the facts about the session. It returns the
@@ -92,6 +115,7 @@ func takeAnswers(p *Pipeline, s *session, ev *smtp.Event) {
 // lastAnswers adds the answers that have arrived since the last request, for the rules at the
 // end of the session and for its record.
 func lastAnswers(p *Pipeline, s *session, at int64) {
+	withdraw(p, s)
 	if !s.asking || p.settings == nil {
 		return
 	}

@@ -13,6 +13,7 @@ import (
 
 	"scanwatch/filter"
 	"scanwatch/filter/dnslist"
+	"scanwatch/filter/events"
 	"scanwatch/filter/lookup"
 	"scanwatch/filter/memory"
 	"scanwatch/filter/replay"
@@ -468,6 +469,88 @@ func TestListReplay(t *testing.T) {
 		player.Close()
 		if !slices.Equal(got, strings.Fields(tt.want)) {
 			t.Errorf("%s: %q, want %s", name, got, tt.want)
+		}
+	}
+}
+
+// TestWithdrawnListing checks that bans name the listings on which they rest, and that a later
+// rule does not use a listing that its list has withdrawn.
+func TestWithdrawnListing(t *testing.T) {
+	const src = "192.0.2.7"
+	for _, tt := range []struct {
+		rule     string
+		listed   bool   // the ban rests on a listing
+		ban      string // answer before the listing is withdrawn
+		withdraw string // answer after it
+	}{
+		{"match listed zen", true, "reject 550", "proceed"},
+		{"match evidence listed", true, "reject 550", "proceed"},
+		{"match score > 15", true, "reject 550", "proceed"},
+		{"match !listed other", false, "proceed", "proceed"},
+		{"match helo \"mail.example.net\"", false, "reject 550", "reject 550"},
+	} {
+		for _, withdrawn := range []bool{false, true} {
+			b := newListBench(t, `mode enforce
+companion lookup user _swlookup
+lookup zen dnsbl "zen.example.org" codes 127.0.0.4
+lookup other dnsbl "bl.example.net" codes 127.0.0.9
+score evidence listed 20
+rule block phase rcpt-to `+tt.rule+` reject "550 5.7.1 No" ban 1d
+`)
+			id := b.connect(src)
+			b.questions()
+			b.greet(id)
+			b.answer(src, "zen", "127.0.0.4")
+			b.ask(id, smtp.PhaseHelo, 0, false)
+			want := tt.ban
+			if withdrawn {
+				want = tt.withdraw
+				if err := b.lists.Answer(dnslist.Answer{List: b.policy.Lookups[0].ID(), Cause: "disabled"}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got := b.ask(id, smtp.PhaseRcptTo, time.Second, false); !strings.HasPrefix(got, want) {
+				t.Errorf("%s, withdrawn %v: %s", tt.rule, withdrawn, got)
+			}
+			b.memory.Bans.Each(func(ban memory.Ban) {
+				if ban.Listed != (tt.listed && !withdrawn) {
+					t.Errorf("%s, withdrawn %v: %+v", tt.rule, withdrawn, ban)
+				}
+			})
+			if got := b.memory.Bans.RevokeListed(netip.MustParseAddr(src), func(memory.Ban) bool { return true }, b.now); (len(got) == 1) != (tt.listed && !withdrawn) {
+				t.Errorf("%s, withdrawn %v: revoked %v", tt.rule, withdrawn, got)
+			}
+		}
+	}
+}
+
+// TestExemptAfterFinding checks that watchers learn that a pass statement has matched a later
+// request of a session with findings.
+func TestExemptAfterFinding(t *testing.T) {
+	b := newListBench(t, "mode enforce\ncompanion lookup user _swlookup\nlookup zen dnsbl \"zen.example.org\" codes 127.0.0.4\npass match mail-from \"joe@example.net\"\nrule r phase helo match listed zen junk\n")
+	var reasons []string
+	p := filter.New(filter.Options{Record: b.record, Log: func([]byte) {}, Lists: func() *lookup.Lists { return lists }, Memory: b.memory, Lookups: b.lists,
+		Watch: func(e *events.Event) { reasons = append(reasons, e.Event+" "+e.Reason) }})
+	p.Use(&filter.Settings{Policy: b.policy})
+	b.p = p
+	for _, listed := range []bool{false, true} {
+		reasons = nil
+		src := map[bool]string{false: "192.0.2.7", true: "192.0.2.8"}[listed]
+		id := b.connect(src)
+		b.questions()
+		b.greet(id)
+		if listed {
+			b.answer(src, "zen", "127.0.0.4")
+		}
+		b.ask(id, smtp.PhaseHelo, 0, false)
+		before := len(reasons)
+		b.ask(id, smtp.PhaseMailFrom, 0, false)
+		b.ask(id, smtp.PhaseMailFrom, 0, false)
+		if got := slices.Contains(reasons[:before], "exempt pass"); got {
+			t.Errorf("%s: %q", src, reasons)
+		}
+		if n := len(reasons) - before; n != map[bool]int{false: 0, true: 1}[listed] || n > 0 && reasons[before] != "exempt pass" {
+			t.Errorf("%s: %q", src, reasons)
 		}
 	}
 }

@@ -115,7 +115,7 @@ func New(o Options) *Pipeline {
 	for _, a := range o.OwnAddrs {
 		p.site.Addrs[a.Unmap()] = true
 	}
-	p.decider = decide.Decider{Memory: p.memory, Recorded: o.Recorded, Trace: o.Trace}
+	p.decider = decide.Decider{Memory: p.memory, Own: p.site.OwnIn, Recorded: o.Recorded, Trace: o.Trace}
 	return p
 }
 
@@ -169,6 +169,7 @@ func (p *Pipeline) Ask(ev *smtp.Event) smtp.Answer {
 		s.waited += time.Duration(max(0, ev.Time-s.parked)) * time.Microsecond
 	}
 	s.waiting = false
+	withdraw(p, s)
 	if s.asking {
 		if wait := listed(p, s, ev); wait > 0 && !ev.Waited {
 			s.waiting, s.parked = true, ev.Time
@@ -182,7 +183,18 @@ func (p *Pipeline) Ask(ev *smtp.Event) smtp.Answer {
 		}
 	}
 	p.write(s, outcomes)
+	spare(p, s, ev.Time)
 	return a
+}
+
+// spare informs the watchers that a pass statement has matched a request of a session with
+// findings or a ban. Companions must then not report the client.
+func spare(p *Pipeline, s *session, at int64) {
+	if p.o.Watch == nil || s.spared || !s.decide.Exempted || !s.detect.Has() && s.decide.Banned == nil {
+		return
+	}
+	s.spared = true
+	p.o.Watch(&events.Event{Event: "exempt", Time: time.UnixMicro(at), Session: s.track.ID, Src: s.track.Src.Addr(), Reason: "pass"})
 }
 
 // take runs an event through the stages.
@@ -313,6 +325,7 @@ func (p *Pipeline) ended(s *session, ev *smtp.Event) {
 	}
 	p.detect(s, ev)
 	p.write(s, p.decider.End(p.subject(s), ev.Time))
+	spare(p, s, ev.Time)
 	p.judge(s, ev.Time)
 }
 

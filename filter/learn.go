@@ -20,6 +20,8 @@ func (p *Pipeline) login(s *session, ev *smtp.Event) (spray detect.Spray) {
 	case t.Local || !t.Src.IsValid():
 	case ev.Result == smtp.ResultPass:
 		p.memory.Logins.Succeeded(&p.client, ev.Time)
+	case ev.Result == smtp.ResultFail && !t.Authed && len(ev.Name) == 0: // a log may omit the user: different users would be one
+		p.memory.Counters.Add(&p.client, rules.AuthFailure, ev.Time)
 	case ev.Result == smtp.ResultFail && !t.Authed:
 		spray.Match, spray.Sure = p.memory.Logins.Failed(&p.client, ev.Time)
 	}
@@ -75,6 +77,9 @@ func (p *Pipeline) learnRcpt(s *session, ev *smtp.Event) {
 	switch s.detect.Rcpt {
 	case detect.RcptAccepted:
 		domain, _ := detect.Domain(ev.Addr)
+		if len(ev.Addr) == 0 { // a log may show only that a recipient was accepted
+			return
+		}
 		if s.decide.Passed() || s.track.Internal && p.memory.Domains.Known() && !p.memory.Domains.Local(domain) {
 			return
 		}

@@ -19,11 +19,14 @@ type session struct {
 	decide  decide.State
 	journal journal.State
 	source  *source
-	domain  string        // registered domain of the proven name; may be empty
-	asking  bool          // DNS lists have been asked about the client, and some have not answered
-	waiting bool          // a request waits for a list, and the stages before the decision have handled it
-	parked  int64         // time of the latest decision that a request waits
-	waited  time.Duration // sum of the waits of all requests
+	domain  string // registered domain of the proven name; may be empty
+	spared  bool   // watchers know that a pass statement has matched a request
+	asking  bool   // DNS lists have been asked about the client, and some have not answered
+	waiting bool   // a request waits for a list, and the stages before the decision have handled it
+	parked  int64  // time of the latest decision that a request waits
+	// listings is the number of withdrawals of listings that the facts about the session include.
+	listings uint32
+	waited   time.Duration // sum of the waits of all requests
 
 	sender     []byte          // domain of the latest ordinary sender
 	registered string          // registered domain of sender

@@ -237,6 +237,20 @@ func scoresListed(p *Policy) bool {
 	return slices.ContainsFunc(p.weights, func(w weight) bool { return w.evidence == Listed })
 }
 
+// RestsOn reports whether r can match because the named DNS list contains the client.
+func (p *Policy) RestsOn(r *Rule, list string) bool {
+	blocks := slices.ContainsFunc(p.Lookups, func(l *Lookup) bool { return l.Name == list && !l.Allow })
+	return blocks && r.Has(Listed) || slices.ContainsFunc(r.Conds, func(c *Cond) bool {
+		switch c.Word {
+		case "listed":
+			return !c.Not && slices.ContainsFunc(c.Values, func(v Value) bool { return v.Text == list })
+		case "score":
+			return blocks && scoresListed(p)
+		}
+		return false
+	})
+}
+
 // matchListed returns Yes if one of the lists contains the client. Otherwise it returns
 // Unknown if a list has not answered.
 func matchListed(c *cond, f *Facts) Truth {

@@ -36,6 +36,14 @@ func Parse(name string, readFile func(name string) ([]byte, error)) (*Config, er
 	return c, nil
 }
 
+// ParseStore returns the values of the statement store of a configuration whose other
+// statements may be invalid. Without a valid statement, Store is empty.
+func ParseStore(name string, readFile func(name string) ([]byte, error)) Settings {
+	p := &parser{readFile: readFile, reserved: reserved(), statements: statements}
+	set := p.file(name, nil).Settings()
+	return Settings{Store: set.Store, Keep: set.Keep, Budget: set.Budget}
+}
+
 // A statement is a row in the table of statements.
 type statement struct {
 	word   string

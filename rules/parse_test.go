@@ -375,3 +375,18 @@ func TestDistance(t *testing.T) {
 		}
 	}
 }
+
+// TestParseStore checks that the statement store is read from a configuration with errors.
+func TestParseStore(t *testing.T) {
+	for text, want := range map[string]Settings{
+		"store \"/tmp/x\" keep 30d\nrule bad\n": {Store: "/tmp/x", Keep: 30 * day},
+		"nonsense {\nstore \"/tmp/x\"\n":        {Store: "/tmp/x"},
+		"store \"\nmode enforce\n":              {},
+		"mode maybe\n":                          {},
+	} {
+		got := ParseStore("test.conf", func(string) ([]byte, error) { return []byte(text), nil })
+		if got.Store != want.Store || want.Keep > 0 && got.Keep != want.Keep {
+			t.Errorf("%q: %+v", text, got)
+		}
+	}
+}

@@ -39,14 +39,15 @@ done
 [ $# -eq 0 ] || exit 0
 
 dir=$roots/consumers
-[ -d "$dir" ] && exit 0
+[ -x "$dir/usr/sbin/exim4" ] && exit 0
 mkdir -p "$dir.tmp/debs"
 cd "$dir.tmp/debs"
-packages="postfix sendmail-bin sendmail-cf crowdsec sshguard rspamd \
+packages="exim4-daemon-light libidn12 libgnutls-dane0 libunbound8 postfix sendmail-bin sendmail-cf crowdsec sshguard rspamd \
 	libhyperscan5 libluajit2-5.1-2 libluajit-5.1-common libunwind8 libsodium23 libglib2.0-0 libpcre2-8-0 \
 	libwrap0 libnsl2 libtirpc3 libldap-2.5-0 libsasl2-2 libdb5.3 liblockfile1 libicu72 libsqlite3-0"
 # shellcheck disable=SC2086 # a list of words
 apt-get -q download $packages >/dev/null || { apt-get -q update && apt-get -q download $packages; } >/dev/null
 unpack "$dir.tmp"
+rm -rf "$dir" # it may be older
 mv "$dir.tmp" "$dir"
 echo "consumers: in $dir"

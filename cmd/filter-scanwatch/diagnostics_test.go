@@ -32,7 +32,7 @@ var passedOn = []string{
 
 // companionDirs lists the companions' packages, whose log messages are documented in
 // scanwatch(8).
-var companionDirs = []string{"../internal/dnsbl", "../internal/dnslookup", "../internal/firewall", "../internal/follow", "../internal/forward", "../internal/sharing"}
+var companionDirs = []string{"../internal/dnsbl", "../internal/dnslookup", "../internal/firewall", "../internal/follow", "../internal/followlog", "../internal/forward", "../internal/sharing"}
 
 // milterDir is the package of the front end of milter-scanwatch(8).
 const milterDir = "../../filter/milter"

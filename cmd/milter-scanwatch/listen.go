@@ -43,20 +43,24 @@ func listenUnix(path, group string) (_ net.Listener, err error) {
 		return nil, err
 	}
 	_ = os.Mkdir(filepath.Dir(path), 0o755) // a temporary file system loses it at each boot
-	// Because of the umask, only the owner can connect until the mode is set.
+	// The mode comes from the umask: the owner of the directory can replace the socket by a
+	// link, which chmod would follow.
+	umask := 0o177
+	if gid >= 0 {
+		umask = 0o117
+	}
+	umask = syscall.Umask(umask)
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	syscall.Umask(umask)
 	if err != nil {
 		return nil, err
 	}
 	l.SetUnlinkOnClose(false) // impossible inside the sandbox
-	mode := fs.FileMode(0o600)
 	if gid >= 0 {
-		mode = 0o660
-		err = os.Chown(path, -1, gid)
-	}
-	if err = errors.Join(err, os.Chmod(path, mode)); err != nil {
-		l.Close()
-		return nil, err
+		if err := os.Lchown(path, -1, gid); err != nil {
+			l.Close()
+			return nil, err
+		}
 	}
 	return l, nil
 }

@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"net"
 	"os"
@@ -60,16 +59,10 @@ func (f *front) flags(flags *flag.FlagSet) {
 	flags.StringVar(&f.group, "g", "", "")
 }
 
-var errInUse = errors.New("another process uses the state directory")
-
-// prepare opens the socket. Before, it checks that no other front end uses the state
-// directory: each would lack the other's bans and standing.
+// prepare opens the socket.
 func (f *front) prepare(e *engine.Engine) (err error) {
-	if c, err := control.Dial(e.Dir()); err == nil {
-		defer c.Close()
-		status, _ := c.Status()
-		e.Log.Error("another front end uses the state directory", "statedir", e.Dir(), "pid", status.PID, "hint", "give each its own with -s, or stop the other one")
-		return errInUse
+	if err := e.Alone(); err != nil {
+		return err
 	}
 	if f.listener, err = listen(f.socket, f.group); err != nil {
 		e.Log.Error("mail servers cannot connect", "err", err)

@@ -133,7 +133,7 @@ func printBans(e *env, list []memory.Ban, hosts map[netip.Prefix]*reports.BanHos
 		if b.Observe {
 			rule += " (observed)"
 		}
-		rows = append(rows, []string{prefix.String(b.Prefix), left(b, e.now()), text.Ordinal(b.Times), next(b),
+		rows = append(rows, []string{prefix.String(b.Prefix), left(b, e.now()), offence(b), next(b),
 			strconv.Itoa(b.Attempts), rule, cmp.Or(name, "-")})
 	}
 	style.Table(e.out, rows)
@@ -146,6 +146,15 @@ func printBans(e *env, list []memory.Ban, hosts map[netip.Prefix]*reports.BanHos
 	}
 	fmt.Fprintln(e.out)
 	para(text.Plural(len(list), "ban")+": "+strings.Join(rules, ", "), 2)
+}
+
+// offence returns the number of the offence on this host, or "-" for another host's ban of a
+// client that did nothing here.
+func offence(b *memory.Ban) string {
+	if b.Times == 0 {
+		return "-"
+	}
+	return text.Ordinal(b.Times)
 }
 
 // left returns the time until a ban ends, or the reason why it has ended.

@@ -18,6 +18,7 @@ import (
 	"scanwatch/cmd/internal/owner"
 	"scanwatch/cmd/internal/statedir"
 	"scanwatch/filter/lookup/feed"
+	"scanwatch/filter/serverlog"
 	"scanwatch/filter/stream"
 	"scanwatch/internal/prefix"
 	"scanwatch/internal/text"
@@ -59,6 +60,9 @@ func newImport(e *env) *cobra.Command {
 		return names, cobra.ShellCompDirectiveNoFileComp
 	})
 	cmd.AddCommand(newImportSmtpd(e), newImportLog(e))
+	for _, kind := range serverlog.Kinds {
+		cmd.AddCommand(newImportKind(e, kind))
+	}
 	return cmd
 }
 
@@ -89,8 +93,8 @@ func newImportLog(e *env) *cobra.Command {
 		Short: "Learn the correspondents in smtpd's mail log.",
 		Long: "Read the mail log that smtpd writes to syslog, and make the hosts that delivered\n" +
 			"mail and the domains to which users wrote known to the filter. The filter may be\n" +
-			"running. Files may be in any order, overlap, and be compressed with gzip or\n" +
-			"bzip2; - is standard input. A second import of the same lines adds nothing.",
+			"running. Files may be in any order, overlap, and be compressed with gzip, bzip2\n" +
+			"or zstd; - is standard input. A second import of the same lines adds nothing.",
 		Example: "  scanwatch import smtpd-log --dry-run /var/log/maillog*\n" +
 			"  scanwatch import smtpd-log - < maillog",
 		Args:              argsBetween(1, 10_000),

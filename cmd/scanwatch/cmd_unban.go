@@ -44,7 +44,11 @@ func runUnban(e *env, arg string, within bool) error {
 		}
 		e.note(b.Note)
 		if b.Elsewhere {
-			_, err := fmt.Fprintf(e.out, "%s is not banned on this host; other hosts end their bans of it\n", prefix.String(p))
+			format := "%s is not banned on this host; other hosts end their bans of it\n"
+			if within {
+				format = "no bans in %s on this host; other hosts end theirs\n"
+			}
+			_, err := fmt.Fprintf(e.out, format, prefix.String(p))
 			return err
 		}
 		if len(b.Bans) == 0 {

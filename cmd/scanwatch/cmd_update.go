@@ -110,7 +110,7 @@ func runUpdate(e *env, f *updateFlags, names []string) error {
 		var r fetch.Result
 		// The files belong to the user of the timer, also if root tries the command.
 		if err := owner.DoFile(feed.File, func() error { r = feed.Run(ctx, o); return nil }); err != nil {
-			return err
+			r = fetch.Result{Name: feed.Name, File: feed.File, URL: feed.URL, Outcome: fetch.Failed, Why: err.Error()}
 		}
 		results = append(results, r)
 		switch r.Outcome {

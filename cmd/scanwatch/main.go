@@ -129,7 +129,7 @@ func (e *env) tree() (*rules.Config, string, error) {
 }
 
 // stateDir returns the state directory: the one given with -s, the configured one, or the
-// default. Without -f, an invalid configuration is ignored.
+// default. Without -f, only the statement store of an invalid configuration is used.
 func (e *env) stateDir() (*statedir.Dir, error) {
 	var s rules.Settings
 	configured := ""
@@ -140,8 +140,13 @@ func (e *env) stateDir() (*statedir.Dir, error) {
 	case err != nil && e.file != "":
 		return nil, err
 	case err != nil && e.dir == "":
+		// The filter uses the same directory.
+		used := "the default state directory"
+		if s = rules.ParseStore(name, os.ReadFile); s.Store != "" {
+			used = "the state directory of its statement store"
+		}
 		first, _, _ := strings.Cut(err.Error(), "\n")
-		fmt.Fprintf(e.err, "warning: %s; using the default state directory, see scanwatch check\n", first)
+		fmt.Fprintf(e.err, "warning: %s; using %s, see scanwatch check\n", first, used)
 	}
 	return &statedir.Dir{Path: cmp.Or(e.dir, config.ResolvePath(name, s.Store), store.DefaultDir()), Settings: s, Config: configured, Now: e.now, Own: prefix.Local()}, nil
 }

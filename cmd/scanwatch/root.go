@@ -67,6 +67,7 @@ var commands = []struct {
 	{groupMaintain, newStats},
 	{groupMaintain, newFsck},
 	{groupMaintain, newImport},
+	{groupMaintain, newFollow},
 	{groupMaintain, newForget},
 	{groupMaintain, newAnonymize},
 	{groupMaintain, newCompletion},

@@ -372,6 +372,25 @@ func TestUpdateAsOwner(t *testing.T) {
 	}
 }
 
+// TestUpdateUnsafeDirectory checks that root does not use a directory that any user can change,
+// and that the other files are downloaded.
+func TestUpdateUnsafeDirectory(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+	in := newInternet(t)
+	dir, conf := feedsConf(t, "table <a> file \"open/a.txt\" format addresses url \"https://a.example/list\"\ntable <b> file \"b.txt\" format addresses url \"https://a.example/list\"\n")
+	if err := errors.Join(os.Mkdir(dir+"/open", 0o755), os.Chmod(dir+"/open", 0o777)); err != nil {
+		t.Fatal(err)
+	}
+	in.set("a.example/list", says("203.0.113.1\n"))
+	out, stderr, status := in.scanwatch(t, "-f", conf, "update", "--json")
+	var results []fetch.Result
+	if err := json.Unmarshal([]byte(out), &results); err != nil || status != 1 || len(results) != 2 || results[0].Outcome != fetch.Failed || results[1].Outcome != fetch.Updated {
+		t.Errorf("%d, %v: %s%s", status, err, out, stderr)
+	}
+}
+
 // TestUpdateAsUser checks that the user of the timer can update in the sandbox, also a file
 // that is a link.
 func TestUpdateAsUser(t *testing.T) {

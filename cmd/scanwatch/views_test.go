@@ -135,7 +135,7 @@ func TestForeignBans(t *testing.T) {
 	}
 	for _, c := range []struct{ args, want string }{
 		{"bans --rule guess", "guess on mx1"},
-		{"bans --json --rule guess", `"rule":"guess","times":1,"attempts":0,"origin":"mx1"`},
+		{"bans --json --rule guess", `"rule":"guess","times":0,"attempts":0,"origin":"mx1"`},
 		{"export json --bans", `guess on mx1`},
 		{"why 192.0.2.201", "Cause: rule guess on mx1"},
 	} {

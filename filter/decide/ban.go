@@ -1,6 +1,7 @@
 package decide
 
 import (
+	"slices"
 	"time"
 
 	"scanwatch/filter/memory"
@@ -71,7 +72,7 @@ func (d *Decider) ban(s Subject, at int64, o *rules.Outcome, last **rules.Rule, 
 		Prefix: s.Client.Host().Prefix(), Exempt: d.exempt(s, o.BanRule, at),
 	}
 	if out.Exempt == "" {
-		b := d.Memory.Bans.Add(s.Client, memory.BanRequest{Ladder: o.Ban, Rule: o.BanRule.Name, Session: s.ID, Observe: !enforced}, at)
+		b := d.Memory.Bans.Add(s.Client, memory.BanRequest{Ladder: o.Ban, Rule: o.BanRule.Name, Session: s.ID, Observe: !enforced, Listed: d.restsOnListing(s, o.BanRule)}, at)
 		if o.BanRule.Has(rules.AuthFailure) {
 			// A ban halves the failure count. If it did not, the first failure of a
 			// phone with an old password would ban its whole office again.
@@ -80,10 +81,16 @@ func (d *Decider) ban(s Subject, at int64, o *rules.Outcome, last **rules.Rule, 
 		if !b.Until.After(b.Since) {
 			return // the offence counts but leads to no ban
 		}
-		out.Prefix, out.Until, out.Times = b.Prefix, b.Until, b.Times
+		out.Prefix, out.Until, out.Times, out.Listed = b.Prefix, b.Until, b.Times, b.Listed
 	}
 	out.Enforced = enforced
 	d.out = append(d.out, out)
+}
+
+// restsOnListing reports whether a rule can match because a DNS list contains the client. The
+// list may withdraw its listing; see memory.Bans.RevokeListed.
+func (d *Decider) restsOnListing(s Subject, rule *rules.Rule) bool {
+	return slices.ContainsFunc(s.Listings, func(l smtp.Listing) bool { return l.Listed && d.Policy.RestsOn(rule, l.Name) })
 }
 
 // exempt returns why rule must not ban s, or "". For an existing ban whose rule is no
@@ -115,17 +122,25 @@ func (d *Decider) exempt(s Subject, rule *rules.Rule, at int64) string {
 // the client connected.
 func (d *Decider) returned(s Subject, at int64) (enforced bool) {
 	b := s.State.Ban
-	own := b.Origin == "" // the rules and the operator of another host do not override exemptions here
-	var rule *rules.Rule
-	if own {
-		rule = d.rule(b.Rule)
-	}
-	enforced = d.Policy.Mode == rules.Enforce && !b.Observe && (own && b.Manual || d.exempt(s, rule, at) == "")
+	enforced = d.Policy.Mode == rules.Enforce && !b.Observe && d.applies(s, b, at)
 	d.out = append(d.out, smtp.Outcome{
 		Kind: smtp.OutcomeReturn, Time: at, Rule: b.Rule, Phase: smtp.PhaseConnect, Decision: smtp.Disconnect,
 		Enforced: enforced, Until: b.Until, BanSession: b.Session, Origin: b.Origin,
 	})
 	return enforced
+}
+
+// applies reports whether a ban affects s. The rules and the operator of another host do not
+// override exemptions here. Their bans have no effect before the known clients have been read
+// from disk, nor if they include an address of this host.
+func (d *Decider) applies(s Subject, b *memory.Ban, at int64) bool {
+	if b.Origin == "" {
+		return b.Manual || d.exempt(s, d.rule(b.Rule), at) == ""
+	}
+	if !d.Memory.Bans.Loaded() || d.Own != nil && d.Own(b.Prefix) || s.Dst.IsValid() && b.Prefix.Contains(s.Dst.Addr()) {
+		return false
+	}
+	return d.exempt(s, nil, at) == ""
 }
 
 // rule looks up the rule that a ban names. It returns nil if there is none.

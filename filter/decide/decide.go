@@ -4,6 +4,7 @@
 package decide
 
 import (
+	"net/netip"
 	"time"
 
 	"scanwatch/filter/detect"
@@ -23,6 +24,7 @@ type State struct {
 	Banned   *rules.Rule    // rule of the latest ban in this session
 	Offence  bool           // a rule that bans or counts offences matched
 	Held     bool           // a rule rejected the latest requested recipient because too many do not exist
+	Exempted bool           // a pass statement has matched a request
 	standing rules.Standing // client's standing at the first request
 	passing  passState      // pass statements that matched
 	last     decisions      // decisions under the current policy
@@ -59,6 +61,8 @@ type Decider struct {
 	Refs     map[*rules.Rule]uint32
 	Memory   *memory.Memory
 	Recorded bool // events come from records, in which names may be hashed
+	// Own, if set, reports whether a prefix includes an address of this host.
+	Own func(netip.Prefix) bool
 	// Trace, if set, is called for each evaluation of the policy. The facts are valid
 	// only during the call.
 	Trace func(*rules.Policy, *rules.Facts, smtp.Answer)
@@ -123,12 +127,12 @@ func (d *Decider) Track(s Subject, ev *smtp.Event) {
 func (st *State) Passed() bool { return st.passing.rcpt }
 
 // ExemptReason returns the reason for which exports omit the client: "pass" if a pass
-// statement exempts it when it connects, or its standing. It returns "" without one.
+// statement exempts it when it connects or has matched a request, or its standing. It returns "" without one.
 func (d *Decider) ExemptReason(s Subject, at int64) string {
 	switch {
 	case !s.Src.IsValid():
 		return ""
-	case d.Policy != nil && d.Policy.Passes(d.fill(s, smtp.PhaseConnect, at)):
+	case s.State.Exempted, d.Policy != nil && d.Policy.Passes(d.fill(s, smtp.PhaseConnect, at)):
 		return "pass"
 	}
 	return d.Memory.Peers.Excuse(s.Client, at)
@@ -147,6 +151,7 @@ func (d *Decider) Ask(s Subject, ev *smtp.Event) (smtp.Answer, []smtp.Outcome) {
 	f := d.request(s, ev)
 	v := d.eval(s, f)
 	st.passing.rcpt = v.Pass != nil && phase == smtp.PhaseRcptTo
+	st.Exempted = st.Exempted || v.Pass != nil
 	d.tag(st, ev.Time, phase, v.Tags)
 	if st.Ban != nil && phase == smtp.PhaseConnect && v.Pass == nil && !s.Exempt() && d.returned(s, ev.Time) {
 		st.Barred, st.Refused, s.TurnedAway = true, true, true

@@ -316,6 +316,14 @@ func TestReturn(t *testing.T) {
 		b.d.Memory.Bans.Add(&b.client, memory.BanRequest{Ladder: []time.Duration{day}, Rule: "r", Session: 9}, now)
 	}
 	manual := func(b *bench) { b.d.Memory.Bans.AddPrefix(netip.PrefixFrom(b.client.Addr, 32), day, "r", now) }
+	foreign := func(b *bench) {
+		other := memory.New()
+		other.Announce()
+		other.Bans.AddPrefix(netip.PrefixFrom(b.client.Addr, 32), day, "r", now)
+		if _, err := b.d.Memory.Incoming([]memory.Foreign{{Entry: other.Outgoing(1, 0)[0], Origin: "mx1"}}, 0, now); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for _, tt := range []struct {
 		name   string
 		mode   string
@@ -334,6 +342,14 @@ func TestReturn(t *testing.T) {
 			b.d.Memory.Logins.Succeeded(&c, now)
 		}, false, "return r"},
 		{"a gateway since", "enforce", rule, func(b *bench) { b.track.Gateway = true }, false, "return r"},
+		{"another host's ban", "enforce", foreign, func(*bench) {}, true, "return r enforced"},
+		{"another host's ban of a known client", "enforce", foreign, func(b *bench) { b.trust(rules.StandingKnown) }, false, "return r"},
+		{"another host's ban before the known clients are read", "enforce", foreign, func(b *bench) { b.d.Memory.Expect() }, false, "return r"},
+		{"another host's ban that includes an address of this host", "enforce", foreign, func(b *bench) {
+			b.d.Own = func(p netip.Prefix) bool { return p.Contains(b.client.Addr) }
+		}, false, "return r"},
+		{"another host's ban that includes the address of the listener", "enforce", foreign, func(b *bench) { b.track.Dst = netip.AddrPortFrom(b.client.Addr, 25) }, false, "return r"},
+		{"manual ban of an own address", "enforce", manual, func(b *bench) { b.d.Own = func(netip.Prefix) bool { return true } }, true, "return r enforced"},
 		{"manual ban of a gateway", "enforce", manual, func(b *bench) { b.track.Gateway = true }, true, "return r enforced"},
 	} {
 		b := newBench(t, "mode "+tt.mode+"\n")

@@ -29,15 +29,21 @@ var clientDetectors = []detector{
 }
 
 // reverseDNS reports a missing name, or a name that fails FCrDNS. A truncated name
-// always fails, so it is not reported.
+// always fails, so it is not reported. If the result of FCrDNS is unknown, the server has
+// not reported whether there is a name.
 func reverseDNS(c *Case) {
 	switch {
+	case c.nameUnreported():
 	case len(c.RDNS) == 0:
 		c.find(Finding{Evidence: rules.RDNSMissing, Confidence: High, Implied: true})
 	case c.FCrDNS == smtp.FCrDNSFail && !c.RDNSCut:
 		c.find(Finding{Evidence: rules.FCrDNSFail, Confidence: High, Implied: true})
 	}
 }
+
+// nameUnreported reports whether the server has not reported if the client has a name, as
+// when the events come from a log.
+func (c *Case) nameUnreported() bool { return len(c.RDNS) == 0 && c.FCrDNS == smtp.FCrDNSUnknown }
 
 // listedAddress reports an address in the shipped lists. A name that passes FCrDNS
 // takes precedence; if it belongs to a scanner, listedName reports the scanner. If the
@@ -191,12 +197,13 @@ func (c *Case) provenWord() bool {
 // forged returns the confidence that an unproven greeting is forged. The argument is
 // the confidence that the name in the greeting belongs to another owner.
 //
-// If the reverse DNS name is truncated, it proves nothing, and forged returns "".
+// If the reverse DNS name is truncated or was not reported, it proves nothing, and forged
+// returns "".
 // Without a proven name, the confidence is at most medium, because DNS may have failed.
 // The confidence is low if the unproven reverse DNS name agrees with the greeting.
 func (c *Case) forged(confidence string) string {
 	switch {
-	case c.RDNSCut:
+	case c.RDNSCut || c.nameUnreported():
 		return ""
 	case len(c.ProvenName()) > 0 || confidence == Low:
 		return confidence
@@ -249,6 +256,9 @@ func forgedGreeting(c *Case) {
 		if c.RDNSCut || c.FCrDNS == smtp.FCrDNSError {
 			confidence = Medium
 		}
+		if c.nameUnreported() {
+			confidence = Low // the name may be that of another host of the site
+		}
 		if !c.provenHelo() {
 			c.find(Finding{Evidence: rules.HeloOwnName, By: "helo", Proof: c.Helo, Confidence: confidence})
 		}
@@ -270,7 +280,7 @@ func (c *Case) foreignName() (match, confidence string) {
 	if local, _ := c.Site.LocalDomain(c.Helo); local {
 		return "local domain", c.forged(Medium)
 	}
-	if len(c.RDNS) > 0 || bytes.IndexByte(c.Helo, '.') < 0 {
+	if len(c.RDNS) > 0 || c.nameUnreported() || bytes.IndexByte(c.Helo, '.') < 0 {
 		return "", ""
 	}
 	const parents = 6 // bounds the work: a hostile greeting has up to 127 labels

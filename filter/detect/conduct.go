@@ -151,14 +151,15 @@ func spray(c *Case) {
 // ending reports a client that disconnected within a transaction, or that never sent mail.
 // Clients that were rejected or delivered mail are ignored, because they had no reason to
 // continue. A mail server that does not report how a session ended reports no refused MAIL
-// and no failed login either: the client may have sent both, and then QUIT.
+// and no failed login either: the client may have sent both, and then QUIT. If the ending is
+// partial, a command that is missing proves nothing.
 func ending(c *Case) {
 	end, confidence := c.Event.Ending, High
 	if end == smtp.EndingClosed {
 		confidence = Low
 	}
 	switch {
-	case c.Internal || c.TurnedAway || c.Counts.Mails > 0:
+	case c.Internal || c.TurnedAway || c.Counts.Mails > 0 || end == smtp.EndingPartial:
 	case (c.Transaction.Open || c.Cut) && end != smtp.EndingQuit && end != smtp.EndingRejected && end != smtp.EndingClosed:
 		c.find(Finding{Evidence: rules.Abandoned, By: "ending", Match: end.String(), Confidence: High})
 	case !c.TriedMail:

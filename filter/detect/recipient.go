@@ -73,6 +73,12 @@ func (st *State) classify(c *Case) RcptClass {
 		return RcptAccepted
 	case ev.Cause == smtp.CauseSyntax:
 		return RcptSyntax
+	case ev.Cause == smtp.CauseRelay && !c.Authed:
+		st.Relay++
+		if routed {
+			return RcptRoute
+		}
+		return RcptRelay
 	case ev.Result != smtp.ResultPermfail || ev.Cause == smtp.CauseOrder, c.Memory.Recipients.Known(ev.Addr, ev.Time):
 		return RcptUnclear
 	case c.Authed:

@@ -3,6 +3,7 @@ package detect
 import (
 	"bytes"
 	"net/netip"
+	"slices"
 
 	"scanwatch/filter/memory"
 	"scanwatch/rules"
@@ -67,4 +68,15 @@ func (s *Site) LocalDomain(domain []byte) (local, sure bool) {
 		}
 	}
 	return s.Memory.Domains.Local(domain), false
+}
+
+// OwnIn reports whether a prefix includes an address of this host or an own-address of the
+// policy.
+func (s *Site) OwnIn(p netip.Prefix) bool {
+	for a := range s.Addrs {
+		if p.Contains(a) {
+			return true
+		}
+	}
+	return s.Policy != nil && slices.ContainsFunc(s.Policy.OwnAddresses, p.Overlaps)
 }

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"scanwatch/internal/smtp"
@@ -153,26 +154,32 @@ type ListStatus struct {
 type Table struct {
 	// Wake is called after an answer. It must not block.
 	Wake func()
+	// Withdraw is called after a list has withdrawn its listings, with the addresses.
+	Withdraw func(list *rules.Lookup, listed []netip.Addr)
 	// Now returns the time since the start of the table. It is replaced in tests.
 	Now func() time.Duration
 
-	mu      sync.Mutex
-	lists   []*rules.Lookup
-	ids     []string // of lists
-	status  []ListStatus
-	rows    []row // nil until there are lists
-	seed    maphash.Seed
-	queue   []netip.Addr
-	changed bool          // the lists have changed since the latest answer of Questions
-	asked   chan struct{} // has a value while the queue is not empty or changed is set
-	readers int           // companions that wait for questions
-	read    time.Duration // time of the latest request for questions; 0 for none
+	withdrawals atomic.Uint32
+
+	mu     sync.Mutex
+	lists  []*rules.Lookup
+	ids    []string // of lists
+	status []ListStatus
+	// withdrawn contains the results of Withdrawals after each list has withdrawn listings.
+	withdrawn [rules.MaxLookups]uint32
+	rows      []row // nil until there are lists
+	seed      maphash.Seed
+	queue     []netip.Addr
+	changed   bool          // the lists have changed since the latest answer of Questions
+	asked     chan struct{} // has a value while the queue is not empty or changed is set
+	readers   int           // companions that wait for questions
+	read      time.Duration // time of the latest request for questions; 0 for none
 }
 
 // New returns an empty Table.
 func New() *Table {
 	start := time.Now()
-	return &Table{Wake: func() {}, Now: func() time.Duration { return time.Since(start) }, seed: maphash.MakeSeed(), asked: make(chan struct{}, 1)}
+	return &Table{Wake: func() {}, Withdraw: func(*rules.Lookup, []netip.Addr) {}, Now: func() time.Duration { return time.Since(start) }, seed: maphash.MakeSeed(), asked: make(chan struct{}, 1)}
 }
 
 // Use sets the lists of a new policy. Answers of other lists are dropped. Requests that wait
@@ -187,6 +194,7 @@ func (t *Table) Use(lists []*rules.Lookup) {
 		return
 	}
 	t.lists, t.ids, t.status, t.rows, t.queue = lists, nil, nil, nil, nil
+	t.withdrawn = [rules.MaxLookups]uint32{}
 	for _, l := range lists {
 		t.ids = append(t.ids, l.ID())
 		t.status = append(t.status, ListStatus{Name: l.Name, Zone: l.Zone, Unknown: map[string]uint64{}})
@@ -493,15 +501,21 @@ func (t *Table) Answer(a Answer) error {
 	if err := a.check(); err != nil {
 		return err
 	}
+	if !a.Addr.IsValid() {
+		list, listed := t.drop(a.List)
+		if list == nil {
+			return ErrNotAsked
+		}
+		if listed != nil {
+			t.Withdraw(list, listed)
+		}
+		return nil
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	i := slices.Index(t.ids, a.List)
 	if i < 0 {
 		return ErrNotAsked
-	}
-	if !a.Addr.IsValid() {
-		t.drop(i)
-		return nil
 	}
 	now := t.Now()
 	r := t.find(a.Addr)
@@ -536,14 +550,38 @@ func (t *Table) Answer(a Answer) error {
 	return nil
 }
 
-// drop removes the listings of a list.
-func (t *Table) drop(list int) {
+// drop removes the listings of a list, given by its ID, also if they have expired. It returns
+// the list, or nil if there is none, and the addresses.
+func (t *Table) drop(id string) (list *rules.Lookup, listed []netip.Addr) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := slices.Index(t.ids, id)
+	if n < 0 {
+		return nil, nil
+	}
 	for i := range t.rows {
-		if c := &t.rows[i].cells[list]; c.state == Listed {
+		if c := &t.rows[i].cells[n]; c.state == Listed {
 			*c = cell{}
-			t.status[list].Withdrawn++
+			t.status[n].Withdrawn++
+			listed = append(listed, t.rows[i].addr)
 		}
 	}
+	if listed != nil {
+		t.withdrawn[n] = t.withdrawals.Add(1)
+	}
+	return t.lists[n], listed
+}
+
+// Withdrawals returns a number that changes when a list withdraws listings.
+func (t *Table) Withdrawals() uint32 { return t.withdrawals.Load() }
+
+// WithdrawnSince reports whether the named list has withdrawn listings since Withdrawals
+// returned n.
+func (t *Table) WithdrawnSince(name string, n uint32) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	i := slices.IndexFunc(t.lists, func(l *rules.Lookup) bool { return l.Name == name })
+	return i >= 0 && t.withdrawn[i] > n
 }
 
 // ErrNotAsked means that an answer has no question.

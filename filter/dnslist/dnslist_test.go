@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -487,8 +488,21 @@ func TestWithdrawn(t *testing.T) {
 		}
 	}
 	b.want(host, "listed listed ")
-	if err := b.Answer(Answer{List: "zen", Cause: "disabled"}); err != nil {
-		t.Error(err)
+	var withdrawn []string
+	b.Withdraw = func(list *rules.Lookup, listed []netip.Addr) {
+		withdrawn = append(withdrawn, fmt.Sprint(list.Name, listed))
+	}
+	before := b.Withdrawals()
+	for range 2 {
+		if err := b.Answer(Answer{List: "zen", Cause: "disabled"}); err != nil {
+			t.Error(err)
+		}
+	}
+	if want := fmt.Sprint("zen", []netip.Addr{host}); !slices.Equal(withdrawn, []string{want}) || b.Withdrawals() == before {
+		t.Errorf("withdrawn %q, want %q", withdrawn, want)
+	}
+	if !b.WithdrawnSince("zen", before) || b.WithdrawnSince("zen", b.Withdrawals()) || b.WithdrawnSince("white", before) {
+		t.Error("wrong lists have withdrawn listings")
 	}
 	b.want(other, "absent absent ")
 	b.want(host, "pending listed ")

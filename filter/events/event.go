@@ -49,6 +49,7 @@ type Event struct {
 	Tag      string
 	Until    time.Time // end of the ban
 	Prefix   string
+	Listed   bool // the ban rests on a listing in a DNS list
 	Reason   string
 }
 
@@ -75,6 +76,7 @@ type object struct {
 	Tag        string `json:"tag,omitempty"`
 	Until      stamp  `json:"until,omitzero"`
 	Prefix     string `json:"prefix,omitempty"`
+	Listed     bool   `json:"listed,omitempty"`
 	Reason     string `json:"reason,omitempty"`
 }
 
@@ -83,7 +85,7 @@ func appendEvent(dst []byte, e *Event) []byte {
 	o := object{
 		Event: e.Event, Time: stamp(e.Time), Evidence: e.Evidence, Confidence: e.Confidence, Org: e.Org, By: e.By, Match: e.Match, Proof: e.Proof,
 		RDNS: string(e.RDNS), FCrDNS: e.FCrDNS, Helo: string(e.Helo), Rule: e.Rule, Phase: e.Phase, Decision: e.Decision, Would: e.Would,
-		Tag: e.Tag, Until: stamp(e.Until), Prefix: e.Prefix, Reason: e.Reason,
+		Tag: e.Tag, Until: stamp(e.Until), Prefix: e.Prefix, Listed: e.Listed, Reason: e.Reason,
 	}
 	if e.Session != 0 {
 		o.Session = fmt.Sprintf("%016x", e.Session)
@@ -182,7 +184,7 @@ func Decode(line []byte) (e Event, n uint64, err error) {
 	e = Event{
 		Event: o.Event, Time: time.Time(o.Time), Evidence: o.Evidence, Confidence: o.Confidence, Org: o.Org, By: o.By, Match: o.Match, Proof: o.Proof,
 		RDNS: []byte(o.RDNS), FCrDNS: o.FCrDNS, Helo: []byte(o.Helo), Rule: o.Rule, Phase: o.Phase, Decision: o.Decision, Would: o.Would,
-		Tag: o.Tag, Until: time.Time(o.Until), Prefix: o.Prefix, Reason: o.Reason,
+		Tag: o.Tag, Until: time.Time(o.Until), Prefix: o.Prefix, Listed: o.Listed, Reason: o.Reason,
 	}
 	if o.Session != "" {
 		if e.Session, err = strconv.ParseUint(o.Session, 16, 64); err != nil {

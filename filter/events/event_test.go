@@ -96,6 +96,8 @@ func TestAppendEventIsComplete(t *testing.T) {
 			f.Set(reflect.ValueOf(noon.Truncate(time.Microsecond)))
 		case uint64:
 			f.SetUint(0x10)
+		case bool:
+			f.SetBool(true)
 		case netip.Addr:
 			f.Set(reflect.ValueOf(netip.MustParseAddr("192.0.2.1")))
 		default:

@@ -164,6 +164,7 @@ func banStep(j *Journal, o *smtp.Outcome, s *store.Step) {
 
 func banEvent(o *smtp.Outcome, e *events.Event) {
 	e.Event, e.Rule, e.Prefix, e.Until, e.Reason = "ban", o.Rule, o.Prefix.String(), o.Until, o.Exempt
+	e.Listed = o.Listed
 	switch {
 	case o.Exempt != "":
 		e.Event = "exempt"

@@ -13,15 +13,15 @@ const exportStart = "__REALTIME_TIMESTAMP="
 
 // An export collects the fields of a journal entry.
 type export struct {
-	time                string
-	host, program, text []byte
-	fields              int
+	time                     string
+	host, program, pid, text []byte
+	fields                   int
 }
 
 // next returns the next entry. A field is "NAME=VALUE". A binary field is NAME, a line
 // end, the length in 8 bytes, the value, and a line end. An empty line ends an entry.
 func (x *export) next(l *Log) (line line, err error) {
-	*x = export{host: x.host[:0], program: x.program[:0], text: x.text[:0]}
+	*x = export{host: x.host[:0], program: x.program[:0], pid: x.pid[:0], text: x.text[:0]}
 	for {
 		err := l.readLine()
 		end := errors.Is(err, io.EOF) && x.fields > 0
@@ -38,7 +38,7 @@ func (x *export) next(l *Log) (line line, err error) {
 			l.raw = x.text
 			line.at, err = strconv.ParseInt(x.time, 10, 64)
 			line.ok = err == nil && line.at > 0 && len(x.program) > 0
-			line.host, line.program, line.text = x.host, x.program, x.text
+			line.host, line.program, line.pid, line.text = x.host, x.program, x.pid, x.text
 			return line, nil
 		}
 		x.fields++
@@ -63,6 +63,8 @@ func (x *export) set(name string, value []byte) {
 		x.host = append(x.host[:0], value...)
 	case "SYSLOG_IDENTIFIER":
 		x.program = append(x.program[:0], value...)
+	case "SYSLOG_PID":
+		x.pid = append(x.pid[:0], value...)
 	case "MESSAGE":
 		x.text = append(x.text[:0], value...)
 	}

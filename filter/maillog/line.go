@@ -11,6 +11,7 @@ type line struct {
 	at      int64 // microseconds since 1970
 	host    []byte
 	program []byte
+	pid     []byte
 	text    []byte
 	ok      bool // the line has a time and a program
 }
@@ -71,7 +72,8 @@ func (l *line) header(s []byte) bool {
 			return false
 		}
 		if program, found := bytes.CutSuffix(word, []byte(":")); found {
-			l.program, _, _ = bytes.Cut(program, []byte("["))
+			l.program, l.pid, _ = bytes.Cut(program, []byte("["))
+			l.pid = bytes.TrimSuffix(l.pid, []byte("]"))
 			l.text = rest
 			return len(l.program) > 0
 		}
@@ -110,7 +112,7 @@ func parse5424(s []byte) (l line) {
 			return l
 		}
 	}
-	l.host, l.program = words[0], words[1]
+	l.host, l.program, l.pid = words[0], words[1], words[2]
 	if s, ok = cutStructured(s); !ok {
 		return l
 	}

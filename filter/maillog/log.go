@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/klauspost/compress/zstd"
 )
 
 // A Log is a mail log: a file or standard input.
@@ -62,6 +64,20 @@ func (l *Log) openFile(now time.Time) error {
 		return err
 	}
 	l.file = file
+	if err := l.regular(file, now); err != nil {
+		return err
+	}
+	if err = l.survey(); err == nil {
+		_, err = file.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		return fmt.Errorf("read %s: %w", l.Name, err)
+	}
+	return nil
+}
+
+// regular checks that a file is regular, and notes its size and age.
+func (l *Log) regular(file *os.File, now time.Time) error {
 	info, err := file.Stat()
 	switch {
 	case err != nil:
@@ -72,12 +88,6 @@ func (l *Log) openFile(now time.Time) error {
 	l.size = info.Size()
 	if info.ModTime().Before(now) {
 		l.clock.newest = info.ModTime().UnixMicro()
-	}
-	if err = l.survey(); err == nil {
-		_, err = file.Seek(0, io.SeekStart)
-	}
-	if err != nil {
-		return fmt.Errorf("read %s: %w", l.Name, err)
 	}
 	return nil
 }
@@ -127,7 +137,11 @@ func (l *Log) begin() error {
 	case bytes.HasPrefix(head, magicXZ):
 		return unsupported(l.Name, "xz")
 	case bytes.HasPrefix(head, magicZstd):
-		return unsupported(l.Name, "zstd")
+		z, err := zstd.NewReader(plain, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxWindow), zstd.WithDecoderLowmem(true))
+		if err != nil {
+			return err
+		}
+		l.in = bufio.NewReaderSize(z, lineLimit)
 	default:
 		l.in = plain
 	}
@@ -140,6 +154,10 @@ func (l *Log) begin() error {
 func unsupported(name, program string) error {
 	return fmt.Errorf("compressed with %s; use %s -dc %s | scanwatch import smtpd-log -", program, program, name)
 }
+
+// maxWindow limits the memory for a file compressed with zstd, in bytes. By default, zstd(1)
+// refuses to decompress files that need more.
+const maxWindow = 128 << 20
 
 // A counter counts the bytes read.
 type counter struct {

@@ -320,7 +320,7 @@ func TestJournal(t *testing.T) {
 func TestFiles(t *testing.T) {
 	for name, want := range map[string]string{
 		file(t, "log.xz", []byte("\xfd7zXZ\x00..."), now):                "; use xz -dc ",
-		file(t, "log.zst", []byte("\x28\xb5\x2f\xfd..."), now):           "; use zstd -dc ",
+		file(t, "log.zst", []byte("\x28\xb5\x2f\xfd..."), now):           "reserved bit",
 		file(t, "log.gz", []byte("\x1f\x8b..."), now):                    "read ",
 		file(t, "log.bz2", []byte("BZh91AY&SY"), now):                    "read ",
 		file(t, "other", []byte("Nov 21 10:31:02 mx sshd[1]: x\n"), now): "no lines of smtpd",

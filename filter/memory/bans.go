@@ -1,6 +1,7 @@
 package memory
 
 import (
+	"math"
 	"net/netip"
 	"time"
 )
@@ -13,18 +14,24 @@ type Bans struct {
 	networks networkBans
 	rules    ruleNames
 	log      banLog
-	freed    []Freed // prefixes with a new unban of another host; see receive
+	// freed and ranges are results of receive: the prefixes with a new unban of another host,
+	// and those in which another host has ended all bans.
+	freed  []Freed
+	ranges []rangeUnban
 }
 
 // A ban is a row in Bans. Times are in seconds since 1970.
 type ban struct {
-	since, until uint32 // start and end of the latest ban
+	since, until uint32 // start and end of the latest ban; until is the time of an unban
 	last         uint32 // latest connection, possibly after the ban; 0 if none
 	attempts     uint16 // connections during the latest ban
 	rule         uint16 // index into ruleNames
 	session      uint64
-	times        uint8 // consecutive offences, including this one
-	flags        banFlags
+	// repeats is the time until which an offence is consecutive; see repeatsUntil. Only the
+	// row of another host's ban has it.
+	repeats uint32
+	times   uint8 // consecutive offences on this host, including this one
+	flags   banFlags
 }
 
 type banFlags uint8
@@ -34,6 +41,8 @@ const (
 	banManual                        // created by the operator
 	banRevoked                       // ended by the operator
 	banForeign                       // imposed or ended on another host
+	banListed                        // rests on a listing in a DNS list
+	banWithin                        // an unban also of all hosts and networks in the prefix
 )
 
 // keepBan is the time in seconds for which a ban is kept after its end.
@@ -77,12 +86,13 @@ type Ban struct {
 	Until    time.Time    `json:"until"`
 	Rule     string       `json:"rule"`              // name of the rule, or the operator's reason
 	Session  uint64       `json:"-"`                 // session that led to the ban; 0 for a manual ban
-	Times    int          `json:"times"`             // consecutive offences, including this one
+	Times    int          `json:"times"`             // consecutive offences on this host, including this one
 	Attempts int          `json:"attempts"`          // connections during this ban
 	Last     time.Time    `json:"last,omitzero"`     // latest connection
 	Observe  bool         `json:"observe,omitempty"` // not enforced
 	Manual   bool         `json:"manual,omitempty"`  // created by the operator
 	Revoked  bool         `json:"revoked,omitempty"` // ended by the operator
+	Listed   bool         `json:"listed,omitempty"`  // rests on a listing in a DNS list
 	Origin   string       `json:"origin,omitempty"`  // other host that imposed or ended the ban
 }
 
@@ -106,8 +116,8 @@ func (b *Ban) Revocation() string {
 	return "revoked"
 }
 
-// Expired reports whether the ban has ended.
-func (b *Ban) Expired(now time.Time) bool { return !now.Before(b.Until) }
+// Expired reports whether the ban has ended. The time of an unban may be ahead.
+func (b *Ban) Expired(now time.Time) bool { return b.Revoked || !now.Before(b.Until) }
 
 // Affects reports whether the ban can apply to a host. A rule's ban of a /64 does not
 // apply to hosts in it with proven names.
@@ -130,6 +140,7 @@ type BanRequest struct {
 	Rule    string
 	Session uint64
 	Observe bool
+	Listed  bool // the rule matched because of a listing in a DNS list
 }
 
 func (b *Bans) export(p netip.Prefix, row ban) Ban { return b.rules.export(&b.clock, p, row) }
@@ -151,18 +162,25 @@ func (b *Bans) Add(c *Client, r BanRequest, now int64) Ban {
 	if r.Observe {
 		row.flags = banObserved
 	}
+	if r.Listed {
+		row.flags |= banListed
+	}
 	sameMode := old.flags&banObserved == row.flags&banObserved
 	active := known && old.active(at)
 	switch {
-	case active && sameMode: // another offence while a ban is active
-		row.since, row.times, row.attempts = old.since, old.times, old.attempts
+	case active && sameMode && old.flags&banForeign == 0: // another offence while a ban is active
+		row.since, row.times, row.attempts = old.since, max(old.times, 1), old.attempts
 	case active && r.Observe:
 		return b.export(k.Prefix(), old)
-	case known && sameMode && old.flags&banRevoked == 0 && at-old.until <= max(inRow, 4*(old.until-old.since)):
+	case known && sameMode && old.flags&banRevoked == 0 && int64(at) <= old.repeatsUntil():
 		row.times = min(old.times, 254) + 1
 	}
 	row.until = at + uint32(r.Ladder[min(int(row.times), len(r.Ladder))-1]/time.Second)
 	if active && sameMode && old.until >= row.until {
+		if old.flags&banForeign != 0 { // the offence counts for the next ban
+			old.inherit(&row)
+			b.hosts.put(k, old, at)
+		}
 		return b.export(k.Prefix(), old)
 	}
 	b.hosts.put(k, row, at)
@@ -207,6 +225,24 @@ func (b *Bans) Banned(c *Client, now int64) (Ban, bool) {
 // ahead.
 func (b *ban) active(at uint32) bool { return b.until > at && b.flags&banRevoked == 0 }
 
+// repeatsUntil returns the time until which another offence on this host is consecutive. A
+// ban by another host keeps that of the previous ban by this host: how long a ban is here
+// must not depend on claims of other hosts.
+func (b *ban) repeatsUntil() int64 {
+	if b.flags&banForeign != 0 {
+		return int64(b.repeats)
+	}
+	length := int64(b.until) - int64(b.since)
+	return int64(b.until) + max(inRow, 4*length)
+}
+
+// inherit sets the offences on this host in the row of another host's ban.
+func (b *ban) inherit(own *ban) {
+	if own.flags&banRevoked == 0 && own.flags&banObserved == b.flags&banObserved {
+		b.times, b.repeats = own.times, uint32(min(own.repeatsUntil(), math.MaxUint32))
+	}
+}
+
 // banned reports whether the row holds a ban, rather than only an offence.
 func (b *ban) banned() bool { return b.until > b.since || b.flags&banRevoked != 0 }
 
@@ -232,7 +268,7 @@ func (b *Bans) AddPrefix(p netip.Prefix, d time.Duration, reason string, now int
 			if old.flags&banObserved == 0 && !old.active(at) {
 				row.times = min(old.times, 254) + 1
 			} else if old.flags&banObserved == 0 {
-				row.times = old.times // the operator changes the active ban
+				row.times = max(old.times, 1) // the operator changes the active ban
 			}
 		}
 		b.hosts.put(k, row, at)
@@ -272,6 +308,29 @@ func (b *Bans) Revoke(p netip.Prefix, within bool, now int64) (ended []Ban) {
 		}
 		return e, ok
 	}, add)
+	return ended
+}
+
+// RevokeListed ends the bans of the client at a that rest on a listing in a DNS list and for
+// which refuted returns true.
+func (b *Bans) RevokeListed(a netip.Addr, refuted func(Ban) bool, now int64) (ended []Ban) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	at, host := b.clock.row(now), HostOf(a, true)
+	hosts := []Host{host, host.wide()}
+	if host == host.wide() {
+		hosts = hosts[:1]
+	}
+	for _, k := range hosts {
+		row, _ := b.hosts.get(k)
+		if row.flags&(banListed|banForeign) != banListed || !refuted(b.export(k.Prefix(), row)) {
+			continue
+		}
+		if e, ok := b.revoked(k.Prefix(), &row, at); ok {
+			b.hosts.put(k, row, at)
+			ended = append(ended, e)
+		}
+	}
 	return ended
 }
 
@@ -404,6 +463,7 @@ func (b *ban) shift(by int64) {
 	shiftTime(&b.since, by)
 	shiftTime(&b.until, by)
 	shiftTime(&b.last, by)
+	shiftTime(&b.repeats, by)
 }
 
 // mergeBans merges a stored ban into this process's ban. The ban that ends later is
@@ -453,6 +513,7 @@ func (n *ruleNames) export(c *clock, p netip.Prefix, b ban) Ban {
 		Prefix: p, Since: c.event(b.since), Until: c.event(b.until),
 		Session: b.session, Times: int(b.times), Attempts: int(b.attempts),
 		Observe: b.flags&banObserved != 0, Manual: b.flags&banManual != 0, Revoked: b.flags&banRevoked != 0,
+		Listed: b.flags&banListed != 0,
 	}
 	if out.Origin, out.Rule = splitOrigin(n.list[b.rule]); out.Revoked && b.flags&banForeign == 0 {
 		out.Origin = "" // this host has revoked the ban of another one
@@ -472,6 +533,9 @@ func (n *ruleNames) value(b ban) (value []byte) {
 	value = be.AppendUint16(value, b.attempts)
 	value = be.AppendUint64(value, b.session)
 	value = append(value, b.times, byte(b.flags))
+	if b.flags&banForeign != 0 {
+		value = be.AppendUint32(value, b.repeats)
+	}
 	return append(value, n.list[b.rule]...)
 }
 
@@ -480,10 +544,19 @@ func (n *ruleNames) read(key, v []byte) (p netip.Prefix, b ban, ok bool) {
 	if !ok || len(v) < banSize {
 		return p, b, false
 	}
-	return p, ban{
+	b = ban{
 		since: be.Uint32(v), until: be.Uint32(v[4:]), last: be.Uint32(v[8:]), attempts: be.Uint16(v[12:]),
-		session: be.Uint64(v[14:]), times: v[22], flags: banFlags(v[23]), rule: n.number(string(v[banSize:])),
-	}, true
+		session: be.Uint64(v[14:]), times: v[22], flags: banFlags(v[23]),
+	}
+	rule := v[banSize:]
+	if b.flags&banForeign != 0 {
+		if len(rule) < 4 {
+			return p, ban{}, false
+		}
+		b.repeats, rule = be.Uint32(rule), rule[4:]
+	}
+	b.rule = n.number(string(rule))
+	return p, b, true
 }
 
 func prefixKey(p netip.Prefix) []byte {

@@ -18,8 +18,10 @@ package memory
 //
 //	clock      "time"                           the numbers of stored (8 each)
 //	secret     "hash"                           16 bytes
+//	           "name"                           the name of this host in its fleet
 //	bans       length of the prefix (1 byte),   since, until, last (4 each), attempts (2), session (8),
-//	           address (4 or 16)                times (1), flags (1), then the rule
+//	           address (4 or 16)                times (1), flags (1), in a ban by another host the
+//	                                            time of repeatsUntil (4), then the rule
 //	peers      kind (1), host (16) or hash      days of the first and last mail, last login, offence
 //	           (8 zeros, 8)                     and mail of our users, messages, days, senders (5
 //	                                            times 2), greetings (3 times 2; 2 each)
@@ -220,6 +222,10 @@ func (m *Memory) Load(entries iter.Seq[kv.Entry], now int64) {
 	if m.rekeyed {
 		m.rekeyed = false
 		dropHashes(m)
+	}
+	if m.renamed {
+		m.renamed = false
+		m.Counters.rows.deleteFunc(func(counterKey) bool { return true })
 	}
 	m.unread = false
 	m.Bans.log.restart()

@@ -285,7 +285,7 @@ type Standing struct {
 	Offence  time.Time // day of the latest offence; zero if there was none in the last 30 days
 	Login    time.Time // day of the latest login; zero if there was none in the last 30 days
 	Many     bool      // many hosts share the address
-	Origin   string    // other host on which the standing was earned; empty if it was earned here
+	Origin   string    // other host on which the standing or Many was earned; empty if it was earned here
 }
 
 // Standing returns the client's standing. A client that is known on another host is also
@@ -329,12 +329,17 @@ func (t *Peers) Standing(c *Client, now int64) (s Standing) {
 	return s
 }
 
-// elsewhere sets the standing of a client that is known on another host.
+// elsewhere sets the standing of a client that is known on another host. An address that
+// many hosts share has none, as here.
 func (t *Peers) elsewhere(keys [2]peerKey, at uint32, s *Standing) {
 	for i, by := range [...]string{"host", "domain"} {
 		p, origin, ok := t.rows.other(keys[i], at)
-		if !ok || keys[i].kind == 0 || i == 0 && p.many() || i == 1 && countShort(p.senders[:]) >= manyForeign {
+		if !ok || keys[i].kind == 0 || i == 1 && countShort(p.senders[:]) >= manyForeign {
 			continue
+		}
+		if i == 0 && p.many() {
+			s.Many, s.Origin = true, t.hosts.list[origin]
+			return
 		}
 		earned := p.standing(&t.clock, at)
 		if earned.Level == rules.StandingNone && (i == 0 || !within(p.wrote, at, peerDays)) {

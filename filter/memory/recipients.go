@@ -205,8 +205,8 @@ func (t *Recipients) again(k uint64, at uint32) bool {
 }
 
 // Probed reports whether at least distinctAt networks other than that of c have
-// requested rcpt, which has never existed. Up to Multiple times as many networks may
-// have requested rcpt on other hosts only.
+// requested rcpt, which has never existed. Up to Multiple times as many of them may have
+// requested it only on other hosts.
 func (t *Recipients) Probed(c *Client, rcpt []byte, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -20,7 +20,24 @@ type shared struct {
 	unread   bool // the stored rows have not been read yet
 	clock    clock
 	hosts    hostNames
+	hostName
 }
+
+// hostName is the name under which other hosts know this host.
+type hostName struct {
+	name      string // empty outside a fleet
+	nameDirty bool
+	// kept is set if this host has not lost the rows that other hosts know under this name.
+	// They can return rows until it first sends its own.
+	kept    bool
+	renamed bool // other hosts know the stored rows under another name
+}
+
+// The keys of rows.
+const (
+	secretKey = "hash"
+	nameKey   = "name"
+)
 
 func newShared() *shared {
 	s := &shared{keyDirty: true, clock: clock{monotonic: time.Now}}
@@ -57,12 +74,17 @@ func (secret) status() Status { return Status{} }
 
 func (secret) shift(int64) {}
 
-func (s secret) rewrite() { s.keyDirty = true }
+func (s secret) rewrite() { s.keyDirty, s.nameDirty = true, s.name != "" }
 
 func (s secret) changes(n int, put func(key, value []byte)) (left int) {
 	if n > 0 && s.keyDirty {
 		s.keyDirty = false
-		put([]byte("hash"), append([]byte(nil), s.key[:]...))
+		put([]byte(secretKey), append([]byte(nil), s.key[:]...))
+		n--
+	}
+	if n > 0 && s.nameDirty {
+		s.nameDirty = false
+		put([]byte(nameKey), []byte(s.name))
 		n--
 	}
 	return n
@@ -87,8 +109,37 @@ func (m *Memory) UseKey(key [16]byte) {
 	}
 }
 
+// UseName sets the name under which other hosts know this host. If they know the stored rows
+// under another name, because the host was renamed or its state is a copy of that of another
+// host, the stored counts are dropped: other hosts would count them twice, and this host would
+// receive them from itself. UseName must be called before Load.
+func (s *shared) UseName(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.name, s.nameDirty = name, true
+}
+
+// restoreName compares the stored name.
+func (n *hostName) restoreName(stored string) {
+	if n.kept = stored == n.name; n.kept {
+		n.nameDirty = false
+	}
+	n.renamed = n.name != "" && !n.kept
+}
+
+// keep records that rows of this host are being sent.
+func (s *shared) keep() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.kept = true
+}
+
 // restore sets the key, and drops all rows whose hashes depend on the previous key.
-func (s secret) restore(_, value []byte, _ uint32) bool {
+func (s secret) restore(key, value []byte, _ uint32) bool {
+	if string(key) == nameKey {
+		s.restoreName(string(value))
+		return true
+	}
 	switch {
 	case len(value) != len(s.key):
 		return false

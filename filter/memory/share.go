@@ -3,6 +3,7 @@ package memory
 import (
 	"bytes"
 	"cmp"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -18,9 +19,10 @@ import (
 // rows of other hosts are kept apart, are not written to disk, and have less weight than
 // the rows of this host:
 //
-//   - Counts of other hosts can multiply the count of this host, but cannot replace it; see
+//   - Counts of other hosts can double the count of this host, but cannot replace it; see
 //     together. Otherwise, a single host with wrong counts could make all hosts reject a
 //     legitimate client.
+//   - Offences on other hosts do not lengthen the bans of this host.
 //   - Mail to other hosts makes a client known, never trusted.
 
 // A foreignRow is a row of other hosts.
@@ -36,7 +38,7 @@ const maxForeign = 2
 
 // Multiple is the weight of other hosts' counts: their sum counts at most this many times
 // the count of this host, if that is more than Alone.
-const Multiple = 3
+const Multiple = 2
 
 // Alone is the count up to which only this host's count matters: a single mistake is never
 // multiplied. Otherwise, wrong counts of another host could make this one reject a client
@@ -79,6 +81,10 @@ type Foreign struct {
 	// Partial is set if the row is only that of Origin, so that earlier rows of other hosts
 	// with the same key remain.
 	Partial bool
+	// Seen is the time of the latest unban of the prefix that the host of a ban knew, in
+	// seconds since 1970, or 0 if it is unknown. An unban that this host knows stays in effect
+	// against earlier bans.
+	Seen int64
 }
 
 // A Freed is a prefix whose ban another host has ended.
@@ -139,6 +145,7 @@ func (m *Memory) Announce() {
 // value of a deleted row is nil. The times in rows are times of events plus skew, in
 // seconds.
 func (m *Memory) Outgoing(n int, skew int64) (list []kv.Entry) {
+	m.keep()
 	for _, t := range sharedTables(m) {
 		for left := n - len(list); left > 0; {
 			some := min(left, chunk)
@@ -163,10 +170,18 @@ func outgoing(m *Memory, t sharedTable, n int, skew int64, list *[]kv.Entry) (le
 // Incoming sets the rows of other hosts, and returns the prefixes whose bans they have
 // ended. Each row replaces the earlier one with the same key, unless it is partial. Invalid
 // rows are skipped and cause an error. If Origin is empty, a ban was imposed here, and other
-// hosts have none. Skew is subtracted from the times in rows; see Outgoing.
+// hosts have none. Skew is subtracted from the times in rows; see Outgoing. No row is set
+// while rows on disk have not been loaded, because those may be unbans.
 func (m *Memory) Incoming(list []Foreign, skew, now int64) (all []Freed, last error) {
+	if !m.Bans.Loaded() {
+		return nil, ErrNotLoaded
+	}
 	for some := range slices.Chunk(list, chunk) {
-		freed, err := receive(m, some, skew, now)
+		freed, ranges, err := receive(m, some, skew, now)
+		freed = append(freed, endWithin(m.Bans, ranges, now)...)
+		for _, r := range ranges {
+			m.Forget(r.prefix)
+		}
 		for _, f := range freed {
 			m.Forget(f.Prefix)
 		}
@@ -175,13 +190,16 @@ func (m *Memory) Incoming(list []Foreign, skew, now int64) (all []Freed, last er
 	return all, last
 }
 
+// ErrNotLoaded is returned by Incoming while the state on disk has not been loaded.
+var ErrNotLoaded = errors.New("the state on disk is not loaded yet")
+
 // receive implements Incoming for a part of the rows.
-func receive(m *Memory, list []Foreign, skew, now int64) (freed []Freed, err error) {
+func receive(m *Memory, list []Foreign, skew, now int64) (freed []Freed, ranges []rangeUnban, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	tables := sharedTables(m)
 	by := -(m.clock.offset.Load()/1e6 + skew)
-	m.Bans.freed = nil
+	m.Bans.freed, m.Bans.ranges = nil, nil
 	for i := range list {
 		f := &list[i]
 		valid := slices.ContainsFunc(tables, func(t sharedTable) bool {
@@ -191,7 +209,7 @@ func receive(m *Memory, list []Foreign, skew, now int64) (freed []Freed, err err
 			err = fmt.Errorf("invalid row of table %q from %q", f.Bucket, f.Origin)
 		}
 	}
-	return m.Bans.freed, err
+	return m.Bans.freed, m.Bans.ranges, err
 }
 
 // Origins returns the number of rows of each other host.

@@ -256,7 +256,7 @@ func TestForeignBans(t *testing.T) {
 		{"a ban that has ended, and no row", func(m *Memory) { ban(m, time.Hour) }, func(m *Memory) { ban(m, time.Hour) }, func(f *Foreign) { f.Ended, f.Value = true, nil }, 0, ""},
 		{"an unban there", func(m *Memory) { ban(m, time.Hour) }, func(m *Memory) { ban(m, time.Hour); unban(m) }, nil, 0, ""},
 		{"an unban here that is not sent", func(m *Memory) { ban(m, time.Hour); sent(m); unban(m) }, func(m *Memory) { ban(m, 2*time.Hour) }, nil, 0, ""},
-		{"an unban here that is known", func(m *Memory) { ban(m, time.Hour); unban(m); sent(m) }, func(m *Memory) { ban(m, 2*time.Hour) }, nil, 2 * time.Hour, "mx1"},
+		{"an unban here that is known", func(m *Memory) { ban(m, time.Hour); unban(m); sent(m) }, func(m *Memory) { ban(m, 2*time.Hour) }, func(f *Foreign) { f.Seen = at(time.Minute) / 1e6 }, 2 * time.Hour, "mx1"},
 		{"a row sent back", func(*Memory) {}, func(m *Memory) { ban(m, time.Hour) }, func(f *Foreign) { f.Origin = "" }, time.Hour, ""},
 		{"a row sent back after an unban", func(m *Memory) { ban(m, time.Hour); unban(m); sent(m) }, func(m *Memory) { ban(m, time.Hour) }, func(f *Foreign) { f.Origin = "" }, 0, ""},
 		{"a row sent back after it was erased", func(m *Memory) {
@@ -320,7 +320,7 @@ func TestUnbanAhead(t *testing.T) {
 
 // TestTogether checks the weight of other hosts' counts.
 func TestTogether(t *testing.T) {
-	for _, c := range [][3]int{{0, 99, 0}, {1, 99, 1}, {2, 99, 8}, {3, 99, 12}, {5, 4, 9}, {9, 0, 9}} {
+	for _, c := range [][3]int{{0, 99, 0}, {1, 99, 1}, {2, 99, 4}, {3, 99, 6}, {5, 4, 9}, {9, 0, 9}} {
 		if n := together(c[0], c[1]); n != c[2] {
 			t.Errorf("%d here and %d elsewhere count as %d, want %d", c[0], c[1], n, c[2])
 		}
@@ -494,7 +494,7 @@ func TestDisclaimExpires(t *testing.T) {
 	m.Outgoing(100, 0)
 	for _, s := range []string{"192.0.2.1/32", "198.51.100.0/24"} {
 		p := netip.MustParsePrefix(s)
-		if !m.Bans.Disclaim(p, at(0)) {
+		if !m.Bans.Disclaim(p, false, at(0)) {
 			t.Fatal("other hosts do not receive the unban of", s)
 		}
 		e := m.Outgoing(10, 0)[0]

@@ -11,7 +11,9 @@ import (
 // banned a client, the row is that of the ban that ends later.
 //
 // An unban on another host also ends the ban here, even if the ban was imposed here. The
-// row then keeps the time of the unban, and the same unban has no effect again.
+// row then keeps the time of the unban, and the same unban has no effect again. Nor has an
+// earlier ban, wherever it came from: an old file, a backup of the server, or a host that
+// does not know the unban. An unban of a range also ends the bans in it.
 
 // originMark separates the name of another host from the name of its rule.
 const originMark = "\x00"
@@ -67,56 +69,209 @@ func (b *Bans) readForeign(key, value []byte, origin string, by int64) (p netip.
 		return p, row, false
 	}
 	rule := names.list[row.rule]
+	row.flags &^= banForeign
 	row.shift(by)
 	row.last, row.attempts = 0, 0
-	if row.flags &^= banForeign; origin == "" {
+	if origin == "" {
 		row.rule = b.rules.number(rule)
 		return p, row, true
 	}
 	row.flags |= banForeign
+	row.times, row.repeats = 0, 0 // only this host's offences count here
 	row.rule = b.rules.foreign(origin, strings.ReplaceAll(rule, originMark, ""))
 	return p, row, true
 }
 
-// accept returns the row that results from old and the row of another host, and whether
-// it differs from old. freed is set if old has not been revoked before. unsent reports
-// whether other hosts may not know old; changed, whether it has changed since this host
-// sent its row.
-func (old ban) accept(known, unsent, changed bool, row ban, at uint32) (result ban, replaced, freed bool) {
+// An arrival is a row of another host, or one of this host that has been sent back.
+type arrival struct {
+	prefix  netip.Prefix
+	row     ban
+	at      uint32 // the current time
+	changed bool   // this host's row has changed since it was sent
+	unsent  bool   // other hosts may not know this host's row
+	partial bool   // see Foreign.Partial
+	// seen is the time of the latest unban that the host of a ban knew, or 0.
+	seen int64
+}
+
+// seenSlack is how much earlier than the time of an unban Foreign.Seen may be, because clocks
+// were wrong and were then corrected.
+const seenSlack = 6 * 3600
+
+// unbanAhead limits how far the time of another host's unban may be ahead.
+const unbanAhead = 30 * 60
+
+// arrival returns the arrival of a row with a value, or false if it is invalid.
+func (b *Bans) arrival(f *Foreign, by int64, now uint32) (n arrival, ok bool) {
+	n = arrival{at: now, partial: f.Partial}
+	if f.Seen != 0 {
+		n.seen = f.Seen + by
+	}
+	n.prefix, n.row, ok = b.readForeign(f.Key, f.Value, f.Origin, by)
+	return n, ok
+}
+
+// stale reports whether a ban is earlier than an unban, so that it must not replace it.
+func (n *arrival) stale(unban *ban) bool {
+	switch {
+	case unban.flags&banRevoked == 0 || n.row.flags&banRevoked != 0 || n.row.since > unban.until:
+		return false
+	case n.partial: // file rows know only the unbans in other files
+		return true
+	}
+	return n.seen == 0 || n.seen+seenSlack < int64(unban.until)
+}
+
+// accept returns the row that results from old and the arrival, and whether it differs from
+// old. freed is set if old has not been revoked before.
+func (old ban) accept(known bool, n *arrival) (result ban, replaced, freed bool) {
+	row := n.row
 	sentBack := row.flags&banForeign == 0
 	ownUnban := known && old.flags&(banRevoked|banForeign) == banRevoked
+	unban := row.flags&banRevoked != 0
 	switch {
-	case sentBack && (changed || ownUnban), unsent && ownUnban:
+	case sentBack && (n.changed || ownUnban), n.unsent && ownUnban:
 		// The row does not know the latest change. If that is an unban, it also ends the
 		// bans of other hosts that do not know it.
 		return old, false, false
-	case row.flags&banRevoked != 0 && old.flags&banRevoked != 0:
-		return old, false, false
-	case row.flags&banRevoked != 0:
-		row.until = min(row.until, at) // the clock of the host that revoked the ban may be ahead
-		row.since, row.times = min(row.since, row.until), max(row.times, old.times)
+	case sentBack && known && !unban && old.flags&banForeign == 0:
+		return old, false, false // this host knows its own ban best
+	case unban && old.flags&banRevoked != 0:
+		if row.flags&banWithin == 0 || old.flags&banWithin != 0 && row.until <= old.until {
+			return old, false, false
+		}
+		old.flags |= banWithin // a later unban of the range
+		old.until = max(old.until, min(row.until, n.at+unbanAhead))
+		return old, true, false
+	case unban && (n.partial || sentBack) && known && old.since > row.until:
+		return old, false, false // the ban is later than the unban
+	case unban:
+		row.until = min(row.until, n.at+unbanAhead)
+		row.since = min(row.since, row.until)
 		row.last = old.last
 		return row, true, true
 	case !known, sentBack && old.flags&banForeign != 0:
 		return row, true, false
-	case !sentBack && old.flags&banForeign != 0: // replaces the earlier row of other hosts
-		if old.until == row.until && old.since == row.since && old.rule == row.rule && old.flags == row.flags && old.times >= row.times {
+	case old.flags&banForeign != 0: // replaces the earlier row of other hosts
+		row.times, row.repeats = old.times, old.repeats
+		if old.until == row.until && old.since == row.since && old.rule == row.rule && old.flags == row.flags {
 			return old, false, false
 		}
-		row.last, row.attempts, row.times = old.last, old.attempts, max(old.times, row.times)
+		row.last, row.attempts = old.last, old.attempts
 		return row, true, false
 	}
+	row.inherit(&old)
 	result = old
 	mergeBans(&result, row)
 	if result.rule == row.rule && result.until == row.until {
-		result.last, result.attempts = old.last, old.attempts
+		result.last, result.attempts, result.times = old.last, old.attempts, row.times
 	}
 	return result, result != old, false
 }
 
-// end ends a ban of this host because of another host's unban. It reports whether it did.
-func (b *ban) end(at uint32) bool {
-	if b.flags&(banForeign|banRevoked) != 0 {
+// echo reports whether a row is one of this host that it must not take back, because it has a
+// row of its own, or has not lost its state and therefore deleted the row. Other hosts must
+// then receive the row or the deletion again.
+func (b *Bans) echo(f *Foreign, old *ban, known bool) bool {
+	switch {
+	case len(f.Value) == 0 || b.name == "":
+		return false
+	case f.Origin == b.name:
+		return b.kept || known && old.flags&banForeign == 0
+	}
+	return f.Origin == "" && !f.Partial && b.kept && !known
+}
+
+// unbannedRange reports whether an unban of a range also ends the ban of p in n.
+func unbannedRange(b *Bans, n *arrival) bool {
+	p := n.prefix
+	ends := func(row ban) bool {
+		return row.flags&banWithin != 0 && row.flags&banRevoked != 0 && n.row.since <= row.until
+	}
+	if n.row.flags&(banRevoked|banForeign) != banForeign {
+		return false
+	}
+	if isSource(p) && hostIn(p) != hostIn(p).wide() {
+		if row, ok := b.hosts.get(hostIn(p).wide()); ok && ends(row) {
+			return true
+		}
+	}
+	for bits := p.Bits() - 1; bits >= 0; bits-- {
+		if b.networks.bits[family(p.Addr())][bits] == 0 {
+			continue
+		}
+		q, err := p.Addr().Prefix(bits)
+		if row, ok := b.networks.rows[q]; err == nil && ok && ends(row) {
+			return true
+		}
+	}
+	return false
+}
+
+// A rangeUnban is another host's unban of all hosts and networks in a prefix.
+type rangeUnban struct {
+	prefix netip.Prefix
+	origin string
+	until  uint32
+}
+
+// arrived records the consequences of a row that was set.
+func arrived(b *Bans, p netip.Prefix, row *ban, f *Foreign, freed bool) {
+	b.log.add(p)
+	if freed {
+		b.freed = append(b.freed, Freed{p, f.Origin})
+	}
+	if row.flags&banWithin != 0 && row.flags&banRevoked != 0 {
+		b.ranges = append(b.ranges, rangeUnban{p, f.Origin, row.until})
+	}
+}
+
+// endWithin ends the bans in ranges that other hosts have unbanned, unless they started
+// later. Other hosts receive the unbans of this host's bans.
+func endWithin(b *Bans, ranges []rangeUnban, now int64) (freed []Freed) {
+	if len(ranges) == 0 {
+		return nil
+	}
+	at := b.clock.row(now)
+	end := func(p netip.Prefix, row *ban) (f Freed, ok bool) {
+		for i := range ranges {
+			r := &ranges[i]
+			if p == r.prefix || p.Bits() < r.prefix.Bits() || !r.prefix.Contains(p.Addr()) || row.since > r.until || !row.active(at) {
+				continue
+			}
+			foreign := row.flags & banForeign
+			row.revoke(at)
+			row.flags |= foreign
+			b.log.add(p)
+			return Freed{p, r.origin}, true
+		}
+		return f, false
+	}
+	locked := func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		for p, row := range b.networks.rows {
+			if f, ok := end(p, &row); ok {
+				b.networks.put(p, row)
+				freed = append(freed, f)
+			}
+		}
+	}
+	locked()
+	each(&b.mu, &b.hosts, func(k Host, row ban) (f Freed, ok bool) {
+		if f, ok = end(k.Prefix(), &row); ok {
+			b.hosts.put(k, row, at)
+		}
+		return f, ok
+	}, func(f Freed) { freed = append(freed, f) })
+	return freed
+}
+
+// end ends a ban of this host because of another host's unban, unless f has the unban. It
+// reports whether it did.
+func (b *ban) end(f *Foreign, at uint32) bool {
+	unban := len(f.Value) >= banSize && banFlags(f.Value[banSize-1])&banRevoked != 0
+	if b.flags&(banForeign|banRevoked) != 0 || unban {
 		return false
 	}
 	b.revoke(at)
@@ -124,9 +279,10 @@ func (b *ban) end(at uint32) bool {
 	return true
 }
 
-// Disclaim causes other hosts to end the ban of p, which is not banned here. An IPv6 address
-// is widened to its /64. Disclaim returns false unless this host is one of a fleet.
-func (b *Bans) Disclaim(p netip.Prefix, now int64) bool {
+// Disclaim causes other hosts to end the ban of p, even if it is not banned here. If within is
+// set, they end all bans in p. An IPv6 address is widened to its /64 and all hosts in it.
+// Disclaim returns false unless this host is one of a fleet.
+func (b *Bans) Disclaim(p netip.Prefix, within bool, now int64) bool {
 	p = widen(p)
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -134,31 +290,39 @@ func (b *Bans) Disclaim(p netip.Prefix, now int64) bool {
 		return false
 	}
 	at := b.clock.row(now)
+	var extent banFlags
+	if within && !p.IsSingleIP() || isSource(p) && p.Addr().Is6() {
+		extent = banWithin
+	}
 	if !isSource(p) {
 		row := b.networks.rows[p]
 		if !b.networks.makeRoom(p, at) {
 			return false
 		}
 		row.revoke(at)
+		row.flags |= extent
 		b.networks.put(p, row)
 		return true
 	}
 	k := hostIn(p)
 	row, _ := b.hosts.get(k)
 	row.revoke(at)
+	row.flags |= extent
 	b.hosts.put(k, row, at)
 	return true
 }
 
-// revoke ends a ban.
+// revoke ends a ban. The clock of the host that imposed it may be ahead, and the unban must
+// not be earlier than the ban.
 func (b *ban) revoke(at uint32) {
-	b.since, b.until = min(b.since, at), at // the clock of another host may be ahead
 	if b.since == 0 {
 		b.since = at
 	}
+	b.until = max(at, b.since)
 	if b.flags&banForeign != 0 {
 		b.flags &^= banForeign | banObserved // other hosts must receive the unban
 	}
+	b.flags &^= banWithin
 	b.flags |= banRevoked
 }
 
@@ -182,7 +346,14 @@ func (s sharedHostBans) receive(f *Foreign, by int64, now uint32) bool {
 	}
 	k := hostIn(p)
 	old, known := s.hosts.live(k, now)
-	if f.Ended && known && old.end(now) {
+	if s.echo(f, &old, known) {
+		if s.hosts.outgoing != nil {
+			s.hosts.outgoing[k] = true
+		}
+		return true
+	}
+	before := old
+	if f.Ended && known && old.end(f, now) {
 		s.hosts.put(k, old, now)
 		s.log.add(p)
 		s.freed = append(s.freed, Freed{p, f.Origin})
@@ -194,24 +365,20 @@ func (s sharedHostBans) receive(f *Foreign, by int64, now uint32) bool {
 		}
 		return true
 	}
-	_, row, ok := s.readForeign(f.Key, f.Value, f.Origin, by)
+	n, ok := s.arrival(f, by, now)
 	if !ok {
 		return false
 	}
-	if known && s.rules.keeps(f, &old, &row, now) {
+	if known && s.rules.keeps(f, &old, &n.row, now) || known && n.stale(&before) || unbannedRange(s.Bans, &n) {
 		return true
 	}
 	if !known && len(s.hosts.rows) >= s.hosts.limit/maxForeign {
 		return true // bans of other hosts must not evict this host's bans
 	}
-	changed, unsent := s.hosts.outgoing[k]
-	result, replaced, freed := old.accept(known, unsent, changed, row, now)
-	if replaced {
+	n.changed, n.unsent = s.hosts.outgoing[k]
+	if result, replaced, freed := old.accept(known, &n); replaced {
 		s.hosts.put(k, result, now)
-		s.log.add(p)
-	}
-	if freed {
-		s.freed = append(s.freed, Freed{p, f.Origin})
+		arrived(s.Bans, p, &result, f, freed)
 	}
 	return true
 }
@@ -318,38 +485,41 @@ func (s sharedNetworkBans) receive(f *Foreign, by int64, now uint32) bool {
 	if !ok || isSource(p) {
 		return false
 	}
-	n := &s.networks
-	old, known := n.rows[p]
-	if f.Ended && known && old.end(now) {
-		n.put(p, old)
+	t := &s.networks
+	old, known := t.rows[p]
+	if s.echo(f, &old, known) {
+		if t.outgoing != nil {
+			t.outgoing[p] = true
+		}
+		return true
+	}
+	before := old
+	if f.Ended && known && old.end(f, now) {
+		t.put(p, old)
 		s.log.add(p)
 		s.freed = append(s.freed, Freed{p, f.Origin})
 	}
 	if len(f.Value) == 0 {
 		if known && s.rules.deletes(f, &old) {
-			n.del(p)
+			t.del(p)
 			s.log.add(p)
 		}
 		return true
 	}
-	_, row, ok := s.readForeign(f.Key, f.Value, f.Origin, by)
+	n, ok := s.arrival(f, by, now)
 	if !ok {
 		return false
 	}
-	if known && s.rules.keeps(f, &old, &row, now) {
+	if known && s.rules.keeps(f, &old, &n.row, now) || known && n.stale(&before) || unbannedRange(s.Bans, &n) {
 		return true
 	}
-	changed, unsent := n.outgoing[p]
-	result, replaced, freed := old.accept(known, unsent, changed, row, now)
-	if !known && f.Origin != "" && len(n.rows) >= maxNetworkBans/maxForeign {
+	if !known && f.Origin != "" && len(t.rows) >= maxNetworkBans/maxForeign {
 		return true // leaves room for bans of this host's operator
 	}
-	if replaced && n.makeRoom(p, now) {
-		n.put(p, result)
-		s.log.add(p)
-	}
-	if freed {
-		s.freed = append(s.freed, Freed{p, f.Origin})
+	n.changed, n.unsent = t.outgoing[p]
+	if result, replaced, freed := old.accept(known, &n); replaced && t.makeRoom(p, now) {
+		t.put(p, result)
+		arrived(s.Bans, p, &result, f, freed)
 	}
 	return true
 }

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -199,9 +200,9 @@ reply 250
 9 ok name "" addr "" text "" code 0 reply "" cause 0
 ask commit name "" addr ""
 10  name "" addr "" text "" code 0 reply "" cause 0
-line 0 "GET / HTTP/1.1"
+line 0 "GET"
 reply 500
-12  name "" addr "" text "GET / HTTP/1.1" code 500 reply "" cause 5
+12  name "" addr "" text "GET" code 500 reply "" cause 5
 line 0 "********"
 reply 500
 12  name "" addr "" text "********" code 500 reply "" cause 5
@@ -279,7 +280,9 @@ func TestRefusals(t *testing.T) {
 		want         smtp.Cause
 	}{
 		{"5.1.1", "Recipient address rejected: User unknown in local recipient table", smtp.CauseRecipient},
-		{"5.1.1", "", smtp.CauseRecipient}, // Sendmail
+		{"5.1.1", "", smtp.CauseRecipient},                               // Sendmail
+		{"5.1.1", "5.1.1 Did you mean gmail.example?", smtp.CauseFilter}, // a transport that the administrator has blocked
+		{"5.1.10", "Recipient address rejected: Domain x.example does not accept mail (nullMX)", smtp.CauseFilter},
 		{"5.7.1", "Relay access denied", smtp.CauseRecipient},
 		{"5.1.3", "Bad recipient address syntax", smtp.CauseSyntax},
 		{"5.7.1", "Service unavailable; Client host [192.0.2.1] blocked using bl.example.org", smtp.CauseFilter},
@@ -309,13 +312,87 @@ func TestTexts(t *testing.T) {
 		}
 	}
 	for line, masked := range map[string]bool{
-		"XYZZY": false, "TURN": false, "FOO bar": false, "SSH-2.0-Go": false,
+		"XYZZY": false, "TURN": false, "FOO bar": false, "SSH-2.0-Go": false, "GET / HTTP/1.1": false,
 		"dXNlcg==": true, "am9l": true, "c2VjcmV0": true, "Authorization: Basic am9l": true, "PASS secret": true, "a1 LOGIN joe secret": true,
 		`{"password":"x"}`: true, "AUTH PLAIN am9l": true,
 	} {
 		if got := string(newSession().unknown([]byte(line), 0).Text); strings.Contains(got, smtp.Masked) != masked || masked && strings.Contains(got, "secret") {
 			t.Errorf("%q: %q", line, got)
 		}
+	}
+}
+
+// TestSecrets checks that no line of a refused login, and no message text after a refused DATA,
+// is reported.
+func TestSecrets(t *testing.T) {
+	r := new(recorder)
+	c := serve(t, r)
+	c.connect()
+	c.command(cmdHelo, nil, "client.example.net", "")
+	for _, line := range []string{
+		"joe", "hunter2!", "USER joe", "joe@example.org", "tulip#77", "PASS hunter2", "hunter2!", "TULIP", "QUJD", "c2VjcmV0 ",
+		"the PIN of my card is 4711", "Subject: contract with ACME", "GET /4711 HTTP/1.1",
+	} {
+		c.command(cmdUnknown, nil, line, "")
+	}
+	c.command(cmdMail, nil, "<a@example.net>", "")
+	for _, line := range []string{"Dear hunter2", "GET /4711 HTTP/1.1"} {
+		c.command(cmdUnknown, nil, line, "")
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	got := strings.Join(r.lines, "\n")
+	for _, secret := range []string{"joe", "hunter2", "tulip", "TULIP", "QUJD", "c2V", "PIN", "4711", "ACME", "Dear"} {
+		if strings.Contains(got, secret) {
+			t.Errorf("%s is reported:\n%s", secret, got)
+		}
+	}
+	if n := strings.Count(got, "line 0"); n != 13 {
+		t.Errorf("%d unknown commands are reported", n) // none in the transaction
+	}
+}
+
+// TestNames checks that events follow the name of the server of their session.
+func TestNames(t *testing.T) {
+	r := new(recorder)
+	s := &Server{Sink: r, Log: slog.New(slog.DiscardHandler)}
+	var sessions []*conversation
+	for _, name := range []string{"mx.example.org", "out.example.org"} {
+		c := &conversation{server: s, wire: newWire(discard{}), session: newSession()}
+		c.session.macros = macros{"j": name, "other": ""}
+		sessions = append(sessions, c)
+		if err := c.command(t.Context(), packet{cmdConnect, []byte("[203.0.113.1]\x004\x04\x00203.0.113.1\x00")}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := sessions[0].command(t.Context(), packet{cmdHelo, []byte("out.example.org\x00")}); err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, line := range r.lines {
+		if name, ok := strings.CutPrefix(line, "site "); ok {
+			names = append(names, name)
+		}
+	}
+	if want := []string{"mx.example.org", "out.example.org", "mx.example.org"}; !slices.Equal(names, want) {
+		t.Errorf("the names are %v, want %v", names, want)
+	}
+}
+
+// discard is a connection without input.
+type discard struct{}
+
+func (discard) Read([]byte) (int, error)    { return 0, io.EOF }
+func (discard) Write(b []byte) (int, error) { return len(b), nil }
+
+// TestMacros checks that only requested macros are kept.
+func TestMacros(t *testing.T) {
+	m := make(macros)
+	for i := range 1000 {
+		m.parse(fmt.Appendf(nil, "{x%d}\x00%s\x00j\x00mx.example.org\x00", i, strings.Repeat("x", 1000)))
+	}
+	if len(m) != 1 || m["j"] != "mx.example.org" {
+		t.Errorf("%d macros are kept", len(m))
 	}
 }
 

@@ -51,6 +51,9 @@ const (
 	MaxHold = 20 * time.Second
 	// MaxHeld is the maximum number of delayed answers. Further answers are not delayed.
 	MaxHeld = 500
+	// MaxConns is the maximum number of connections. Mail servers continue without the
+	// filter in further ones.
+	MaxConns = 5000
 	// poll is the interval at which a request that waits for a fact is repeated.
 	poll = 10 * time.Millisecond
 )
@@ -81,8 +84,12 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 			time.Sleep(100 * time.Millisecond)
 			continue
 		}
+		if !s.track(c, true) {
+			c.Close()
+			s.once("connections", "connection not accepted", errTooMany)
+			continue
+		}
 		s.conns.Add(1)
-		s.track(c, true)
 		safego.Go(s.Log, "a connection of the mail server", func() {
 			defer s.conns.Done()
 			defer s.track(c, false)
@@ -94,17 +101,23 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	}
 }
 
-func (s *Server) track(c net.Conn, open bool) {
+var errTooMany = errors.New("too many connections")
+
+// track notes an open or closed connection. It returns false if there are too many.
+func (s *Server) track(c net.Conn, open bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended == nil {
 		s.ended = make(map[net.Conn]struct{})
 	}
-	if open {
-		s.ended[c] = struct{}{}
-	} else {
+	if !open {
 		delete(s.ended, c)
+	} else if len(s.ended) >= MaxConns {
+		return false
+	} else {
+		s.ended[c] = struct{}{}
 	}
+	return true
 }
 
 // once logs a kind of problem once, so that a broken mail server cannot fill the log.
@@ -252,9 +265,19 @@ func (c *conversation) locked(f func(at int64)) {
 	if s.Now != nil {
 		now = s.Now
 	}
+	s.name(c.session.server)
 	err := safego.Run(func() error { f(now().UnixMicro()); return nil })
 	if err != nil {
 		s.once("panic", "bug: the session continues without the filter", err)
+	}
+}
+
+// name sets the name of the mail server for the next events. Several servers may use one
+// socket.
+func (s *Server) name(name string) {
+	if name != "" && name != s.site {
+		s.site = name
+		s.Sink.Site(name)
 	}
 }
 
@@ -376,10 +399,8 @@ func (c *conversation) outcome(e *smtp.Event, a smtp.Answer) {
 func (c *conversation) connect(data []byte, at int64) smtp.Answer {
 	s := c.session
 	if !s.open {
-		if name := s.macros["j"]; name != "" && name != c.server.site {
-			c.server.site = name
-			c.server.Sink.Site(name)
-		}
+		s.server = s.macros["j"]
+		c.server.name(s.server)
 		c.server.Sink.Event(s.connect(data, at))
 	}
 	a := c.ask(s.request(smtp.PhaseConnect, at, nil, nil))
@@ -489,12 +510,13 @@ func (c *conversation) message(_ []byte, at int64) smtp.Answer {
 
 func (c *conversation) unknown(data []byte, at int64) smtp.Answer {
 	s := c.session
-	e := s.unknown(data, at)
-	text := e.Text
-	l := s.line(smtp.VerbUnknown, at)
-	l.Text = text
-	c.server.Sink.Event(l)
-	c.outcome(s.unknown(data, at), smtp.Answer{})
+	if e := s.unknown(data, at); e != nil {
+		command := *e
+		l := s.line(command.Verb, at)
+		l.Text = command.Text
+		c.server.Sink.Event(l)
+		c.outcome(&command, smtp.Answer{})
+	}
 	if a, ok := c.refused(); ok {
 		return a
 	}

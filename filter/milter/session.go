@@ -19,6 +19,10 @@ type session struct {
 	tls    bool
 	user   string // of the latest login
 	mail   bool   // a transaction is open
+	server string // name of the mail server
+	// greeted is set by HELO and EHLO, also if they are rejected.
+	greeted  bool
+	redactor smtpd.UnknownRedactor
 	// repeated is set if the command is handled again after a wait, and waited if it
 	// cannot wait any longer.
 	repeated, waited bool
@@ -132,6 +136,7 @@ func (s *session) request(phase smtp.Phase, at int64, name, addr []byte) *smtp.E
 
 // helo describes an accepted greeting. The command may have been HELO.
 func (s *session) helo(name []byte, at int64) *smtp.Event {
+	s.greeted = true
 	e := s.begin(smtp.EventHelo, at)
 	e.Verb, e.Word, e.Name, e.Result = smtp.VerbEhlo, []byte("EHLO"), name, smtp.ResultOK
 	return e
@@ -191,31 +196,34 @@ func (s *session) recipient(addr []byte, at int64) *smtp.Event {
 		return e
 	}
 	status, text := s.macros["rcpt_host"], s.macros["rcpt_addr"]
-	e.Result, e.Code, e.Cause = smtp.ResultPermfail, 550, smtp.CauseFilter
+	e.Result, e.Code = smtp.ResultPermfail, 550
 	if strings.HasPrefix(status, "4") {
 		e.Result, e.Code = smtp.ResultTempfail, 450
 	}
-	for _, c := range refusals {
-		if strings.HasPrefix(status, c.status) && strings.Contains(text, c.text) {
-			e.Cause = c.cause
-			break
-		}
+	if is := refusals[status]; is.text == nil || is.text(text) {
+		e.Cause = is.cause
+	}
+	if e.Cause == smtp.CauseNone {
+		e.Cause = smtp.CauseFilter
 	}
 	e.Reply = clip([]byte(text), maxExample)
 	return e
 }
 
-// refusals lists the refusals that concern the recipient. Any other refusal may concern the
-// client, for example by a block list, and must not be evidence of a harvest.
-// Postfix evaluates restrictions of the client, the greeting and the sender at RCPT
-// (smtpd_delay_reject).
-var refusals = []struct {
-	status, text string
-	cause        smtp.Cause
+// refusals maps the status codes (RFC 3463) of refusals that concern the recipient to their
+// causes, if the text fits. Any other refusal may concern the client, for example by a block
+// list, and must not be evidence of a harvest. Postfix evaluates restrictions of the client,
+// the greeting and the sender at RCPT (smtpd_delay_reject), and gives 5.1.1 with the
+// administrator's text for a transport that is blocked.
+var refusals = map[string]struct {
+	cause smtp.Cause
+	text  func(string) bool // nil for any text
 }{
-	{"5.1.1", "", smtp.CauseRecipient}, // RFC 3463: bad destination mailbox address
-	{"5.7.1", "Relay access denied", smtp.CauseRecipient},
-	{"5.1.3", "", smtp.CauseSyntax},
+	"5.1.1": {smtp.CauseRecipient, func(text string) bool {
+		return strings.Contains(text, "User unknown") || !strings.Contains(text, " ") // Sendmail gives no text
+	}},
+	"5.7.1": {smtp.CauseRecipient, func(text string) bool { return strings.Contains(text, "Relay access denied") }},
+	"5.1.3": {cause: smtp.CauseSyntax},
 }
 
 func (s *session) data(at int64) *smtp.Event {
@@ -224,23 +232,19 @@ func (s *session) data(at int64) *smtp.Event {
 	return e
 }
 
-// unknown describes a command that the server does not know. It may be a line of a login,
-// because servers do not report AUTH.
+// unknown describes a command that the server does not know, or does not offer. A line in a
+// transaction may be message text: if the server refuses DATA, it does not report so, and the
+// client may not have waited for the reply. unknown then returns nil.
 func (s *session) unknown(data []byte, at int64) *smtp.Event {
 	line, _, _ := cut(data)
+	text, verb := s.redactor.Line(line, !s.greeted)
+	if s.mail {
+		return nil
+	}
 	e := s.begin(smtp.EventCommand, at)
-	e.Verb, e.Code, e.Cause = smtp.VerbUnknown, 500, smtp.CauseUnknown
-	if e.Text = smtpd.Redact(line); likeCredentials(line) {
-		e.Text = []byte(smtp.Masked)
+	e.Verb, e.Code, e.Cause, e.Text = verb, 500, smtp.CauseUnknown, text
+	if verb != smtp.VerbUnknown {
+		e.Code, e.Cause = 502, smtp.CauseUnsupported
 	}
 	return e
-}
-
-const base64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
-
-// likeCredentials reports whether a line may be base64, as in a login (RFC 4954). Short words
-// of capitals are commands.
-func likeCredentials(line []byte) bool {
-	const long = 8
-	return len(line) >= 4 && len(bytes.Trim(line, base64)) == 0 && (len(line) >= long || len(line)%4 == 0 && len(bytes.Trim(line, base64[:26])) > 0)
 }

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
+	"time"
 )
 
 // A packet is its length in four bytes, big-endian and without these four, a byte that is
@@ -62,8 +64,11 @@ const (
 	// maxPacket is the maximum length of a packet. Longer ones would be headers, which are
 	// never requested.
 	maxPacket = 64 << 10
-	maxMacros = 64 // of a session
-	maxMacro  = 1024
+	maxMacro  = 256 // length of a value
+	// keptBuffer is the length of the buffer that a connection keeps.
+	keptBuffer = 4 << 10
+	// maxPause is the time within which a packet must be complete. It may begin at any time.
+	maxPause = time.Minute
 )
 
 var errProtocol = errors.New("not the milter protocol")
@@ -80,11 +85,17 @@ type wire struct {
 	out  io.Writer
 	buf  []byte
 	send []byte
+	// deadline sets the deadline for reading, if the connection has one.
+	deadline func(time.Time) error
 }
 
 func newWire(rw io.ReadWriter) *wire {
 	const ordinary = 4096
-	return &wire{in: bufio.NewReaderSize(rw, ordinary), out: rw}
+	w := &wire{in: bufio.NewReaderSize(rw, ordinary), out: rw}
+	if c, ok := rw.(interface{ SetReadDeadline(time.Time) error }); ok {
+		w.deadline = c.SetReadDeadline
+	}
+	return w
 }
 
 // read reads a packet. At the end of the input, the error is io.EOF.
@@ -97,10 +108,14 @@ func (w *wire) read() (p packet, err error) {
 	if n == 0 || n > maxPacket {
 		return p, fmt.Errorf("%w: a packet of %d bytes", errProtocol, n)
 	}
-	if cap(w.buf) < int(n) {
+	if cap(w.buf) < int(n) || cap(w.buf) > keptBuffer {
 		w.buf = make([]byte, n)
 	}
 	w.buf = w.buf[:n]
+	if w.in.Buffered() < int(n) && w.deadline != nil {
+		_ = w.deadline(time.Now().Add(maxPause))
+		defer func() { _ = w.deadline(time.Time{}) }()
+	}
 	if _, err := io.ReadFull(w.in, w.buf); err != nil {
 		return p, fmt.Errorf("%w: an incomplete packet", errProtocol)
 	}
@@ -129,16 +144,18 @@ func cut(data []byte) (text, rest []byte, ok bool) { return bytes.Cut(data, []by
 // macros are the values of the macros before a command.
 type macros map[string]string
 
-// parse adds the macros of a packet.
+// parse adds the macros of a packet that are needed. A mail server may send others.
 func (m macros) parse(data []byte) {
-	for len(m) < maxMacros {
+	for {
 		name, rest, ok := cut(data)
 		if !ok {
 			return
 		}
 		value, rest, _ := cut(rest)
 		data = rest
-		m[string(bytes.Trim(clip(name, maxMacro), "{}"))] = string(clip(value, maxMacro))
+		if name := string(bytes.Trim(clip(name, maxMacro), "{}")); needed[name] {
+			m[name] = string(clip(value, maxMacro))
+		}
 	}
 }
 
@@ -153,6 +170,17 @@ var macrosOf = []struct {
 	{3, "{rcpt_mailer} {rcpt_host} {rcpt_addr}"},                                                   // RCPT
 	{5, "i"}, // end of message
 }
+
+// needed holds the names in macrosOf.
+var needed = func() map[string]bool {
+	all := make(map[string]bool)
+	for _, m := range macrosOf {
+		for name := range strings.FieldsSeq(m.names) {
+			all[strings.Trim(name, "{}")] = true
+		}
+	}
+	return all
+}()
 
 // negotiation answers the first packet of a connection.
 func negotiation(data []byte) ([]byte, error) {

@@ -129,7 +129,7 @@ func TestFullTable(t *testing.T) {
 	if rows := send(); len(rows) != 0 || !strings.Contains(sender.Crowded(), "more than 20 bans") {
 		t.Errorf("%d rows, problem %q", len(rows), sender.Crowded())
 	}
-	if !m.Bans.Disclaim(addr(300), now.UnixMicro()) {
+	if !m.Bans.Disclaim(addr(300), false, now.UnixMicro()) {
 		t.Fatal("no unban")
 	}
 	if rows := send(); !has(rows, addr(300)) {

@@ -17,13 +17,12 @@
 //
 //   - It can ban as many unknown clients as Limits.Rows allows, for Limits.Duration,
 //     because it chooses the times of its bans.
-//   - It can revoke the bans of all hosts. Each later offence leads to a new ban. Other
+//   - It can revoke the bans of all hosts, also those in a range. Each later offence leads to a new ban. Other
 //     hosts may learn of that ban maxAhead later.
-//   - It can lengthen the next ban of a client by claiming earlier offences.
 //   - It can let clients be known, but not trusted, and mailboxes exist. Rules then treat
 //     an attacker more leniently.
-//   - It can multiply the counts of clients with more than memory.Alone events, and let
-//     mailboxes be probed that one other network has requested.
+//   - It can double the counts of clients with more than memory.Alone events, and let
+//     mailboxes be probed that two other networks have requested.
 //   - It can displace rows of other hosts, but none of this host except short bans.
 //
 // Rows of a host whose clock is ahead by more than maxAhead are omitted until their time
@@ -480,7 +479,7 @@ func (r *Replica) implausible(o *origin, one *Row, now time.Time) string {
 		return ""
 	}
 	ban, _ := memory.ReadBan([]byte(one.Key), []byte(one.Value))
-	if ban.Prefix.Bits() < r.limits.narrowest(ban.Prefix) {
+	if !ban.Revoked && ban.Prefix.Bits() < r.limits.narrowest(ban.Prefix) {
 		return fmt.Sprintf("bans of networks larger than /%d", r.limits.narrowest(ban.Prefix))
 	}
 	return ""
@@ -625,7 +624,7 @@ func (r *Replica) Changed(n int, now time.Time) (out []memory.Foreign) {
 		case w.sent != sent || ended:
 			out = append(out, memory.Foreign{
 				Entry:  kv.Entry{Bucket: key.bucket, Key: []byte(key.key), Value: value},
-				Origin: origin, Ended: ended,
+				Origin: origin, Ended: ended, Seen: w.seen(),
 			})
 		}
 	}
@@ -639,6 +638,18 @@ func pass(r *Replica, key rowKey, w *row) (ended bool) {
 	ended = unban > max(w.passed, own.unban())
 	w.passed = unban
 	return ended
+}
+
+// seen returns the time of the latest unban that the host of a ban knew, or 0. The time of a
+// ban with an unknown history is not such a time; see OwnAgain.
+func (w *row) seen() int64 {
+	var s Stamp
+	for i := range w.registers {
+		if g := &w.registers[i]; g.isBan() && g.seen > s && g.seen != At(time.Unix(g.ban.Since, 0)) {
+			s = g.seen
+		}
+	}
+	return int64(s >> 16 / 1000)
 }
 
 // hash returns a hash of a row that is never unsent. It is 0 if there is no value.

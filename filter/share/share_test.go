@@ -121,6 +121,90 @@ func TestBanAndUnban(t *testing.T) {
 	}
 }
 
+// TestWideUnban checks that an unban of a network that is too large for a ban of another host
+// ends the ban on the host that imposed it, and that an unban of a range ends the bans in it.
+func TestWideUnban(t *testing.T) {
+	f := newFleet(t, "mx1", "mx2", "mx3")
+	for _, h := range f.hosts {
+		h.memory.UseKey([16]byte{1})
+	}
+	wide := netip.MustParsePrefix("198.51.0.0/16")
+	mx1, mx2 := f.hosts[0], f.hosts[1]
+	mx1.memory.Bans.AddPrefix(wide, time.Hour, "x", f.now.UnixMicro())
+	mx1.memory.Bans.AddPrefix(netip.MustParsePrefix("192.0.2.0/24"), time.Hour, "x", f.now.UnixMicro())
+	f.ban(mx1, "192.0.2.1")
+	f.now = f.now.Add(time.Minute)
+	mx2.memory.Bans.Disclaim(wide, false, f.now.UnixMicro())
+	mx2.memory.Bans.Disclaim(netip.MustParsePrefix("192.0.0.0/16"), true, f.now.UnixMicro())
+	f.now = f.now.Add(time.Second)
+	for range 3 {
+		f.exchange()
+	}
+	for _, h := range f.hosts {
+		h.memory.Bans.Each(func(b memory.Ban) {
+			if !b.Expired(f.now) {
+				t.Errorf("%s: %+v", h.name, b)
+			}
+		})
+		for _, o := range h.replica.Hosts() {
+			if o.Problem != "" && o.Name != "mx1" { // which has banned a /16
+				t.Errorf("%s: %+v", h.name, o)
+			}
+		}
+	}
+	f.ban(mx1, "192.0.2.1") // a later offence
+	f.exchange()
+	for _, h := range f.hosts {
+		if _, ok := h.banned(f.now, "192.0.2.1"); !ok {
+			t.Error(h.name, "lost the later ban")
+		}
+	}
+}
+
+// TestServerLosesUnban checks that hosts which know an unban do not ban again when the server
+// and the replicas have lost it, and the host that made it is away.
+func TestServerLosesUnban(t *testing.T) {
+	f := newFleet(t, "mx1", "mx2", "mx3")
+	f.ban(f.hosts[0], "192.0.2.1")
+	f.exchange()
+	old := f.hosts[0].replica.Rows("mx1") // a backup of the server
+	f.now = f.now.Add(time.Minute)
+	f.unban(f.hosts[1], "192.0.2.1")
+	f.exchange()
+	f.exchange()
+	f.now = f.now.Add(time.Minute)
+	for _, h := range []*host{f.hosts[0], f.hosts[2]} {
+		h.replica = New(h.name, DefaultLimits())
+		h.inbox = []batch{{"mx1", old}}
+		f.receive(h)
+		h.memory.Announce()
+		f.send(h)
+		if b, ok := h.banned(f.now, "192.0.2.1"); ok {
+			t.Errorf("%s: %+v", h.name, b)
+		}
+	}
+}
+
+// TestUnbanUnknownToHost checks that the ban of a host that missed an unban and has lost its
+// registers does not ban the client again on a host that knows the unban.
+func TestUnbanUnknownToHost(t *testing.T) {
+	f := newFleet(t, "mx1", "mx2", "mx3")
+	mx1, mx3 := f.hosts[0], f.hosts[2]
+	f.ban(mx1, "192.0.2.1")
+	f.exchange()
+	f.now = f.now.Add(time.Minute)
+	f.unban(f.hosts[1], "192.0.2.1")
+	mx3.inbox = []batch{{"mx2", f.send(f.hosts[1])}}
+	f.receive(mx3)
+	mx1.replica, mx3.replica = New("mx1", DefaultLimits()), New("mx3", DefaultLimits())
+	mx1.memory.Announce()
+	mx3.inbox = []batch{{"mx1", mx1.replica.OwnAgain(mx1.memory.Outgoing(1000, 0), f.now)}}
+	f.receive(mx3)
+	if b, ok := mx3.banned(f.now, "192.0.2.1"); ok {
+		t.Errorf("%+v", b)
+	}
+}
+
 // TestOwnRows checks that a full table does not keep a host from sending its bans.
 func TestOwnRows(t *testing.T) {
 	l := DefaultLimits()

@@ -1,6 +1,7 @@
 package smtpd
 
 import (
+	"bytes"
 	"net/netip"
 	"slices"
 
@@ -76,6 +77,9 @@ func (c *command) cause() smtp.Cause {
 	case c.code < 400:
 		return smtp.CauseNone
 	}
+	if c.verb == smtp.VerbRcpt && relayDenied(c.reply) {
+		return smtp.CauseRelay
+	}
 	for _, row := range causes {
 		if row.code == c.code && slices.Contains(row.verbs, c.verb) {
 			return row.cause
@@ -85,6 +89,23 @@ func (c *command) cause() smtp.Cause {
 		return smtp.CauseRecipient
 	}
 	return smtp.CauseNone
+}
+
+// relayDenied reports whether a reply of another mail server says that it does not relay to
+// the recipient. smtpd has one reply for all recipients that it does not accept.
+func relayDenied(reply []byte) bool {
+	for _, words := range denials {
+		if bytes.Contains(reply, words) {
+			return true
+		}
+	}
+	return false
+}
+
+// denials lists the words of Postfix, Sendmail, Exim and KumoMTA, and of IceWarp and others.
+var denials = [...][]byte{
+	[]byte("Relay access denied"), []byte("Relaying denied"), []byte("relay not permitted"),
+	[]byte("relaying not permitted"), []byte("We do not relay"),
 }
 
 // Maximum lengths of recorded text in bytes.

@@ -12,15 +12,16 @@ func VerbOf(line []byte) smtp.Verb {
 	return lookupVerb(word)
 }
 
-// CauseOf returns why smtpd rejected a command with the given reply.
+// CauseOf returns why a mail server rejected a command with the given reply. The server may
+// be another one than smtpd.
 func CauseOf(verb smtp.Verb, code uint32, text []byte) smtp.Cause {
-	c := command{verb: verb, code: code, unknown: code == 500 && bytes.HasPrefix(text, []byte("5.5.1 "))}
+	c := command{verb: verb, code: code, reply: text, unknown: code == 500 && bytes.HasPrefix(text, []byte("5.5.1 "))}
 	return c.cause()
 }
 
-// InputCauseOf returns why smtpd rejected input that is not a command.
+// InputCauseOf returns why smtpd or Postfix rejected input that is not a command.
 func InputCauseOf(text []byte) smtp.Cause {
-	if bytes.Contains(text, []byte("Pipelining not supported")) {
+	if bytes.Contains(text, []byte("Pipelining not supported")) || bytes.Contains(text, []byte("improper command pipelining")) {
 		return smtp.CausePipelining
 	}
 	return smtp.CauseNone

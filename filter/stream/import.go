@@ -47,15 +47,27 @@ type Result struct {
 // If a filter has opened the state directory, Import returns store.ErrInUse and changes
 // nothing. A stream without sessions is an error.
 func Import(in io.Reader, o Options) (r Result, err error) {
+	err = record(o, "", &r, func(pipeline *filter.Pipeline) error {
+		r.Counts, err = Split(in, func(run io.Reader) error { return play(run, pipeline) })
+		return err
+	})
+	if err == nil && r.Sessions == 0 {
+		return r, errors.New("read stream: no sessions found; a session begins with the report link-connect")
+	}
+	return r, err
+}
+
+// record opens the store, and records the sessions that play passes to the pipeline.
+func record(o Options, frontEnd string, r *Result, play func(*filter.Pipeline) error) (err error) {
 	if _, err := os.Stat(o.Dir); err != nil {
-		return r, err
+		return err
 	}
 	w := store.Open(o.Dir, store.Options{Budget: o.Budget, Keep: keepAll, Program: o.Program, Now: o.Now})
 	if err := w.Flush(context.Background()); err != nil {
-		return r, errors.Join(err, w.Close())
+		return errors.Join(err, w.Close())
 	}
 	defer func() { err = errors.Join(err, w.Close()) }()
-	pipeline, err := newPipeline(o, func(end time.Time, id uint64, value []byte) {
+	pipeline, err := newPipeline(o, frontEnd, func(end time.Time, id uint64, value []byte) {
 		if r.Sessions++; r.Sessions%batch == 0 {
 			_ = w.Flush(context.Background()) // the final Flush returns the error
 		}
@@ -71,22 +83,18 @@ func Import(in io.Reader, o Options) (r Result, err error) {
 		}
 	})
 	if err != nil {
-		return r, err
+		return err
 	}
-	r.Counts, err = Split(in, func(run io.Reader) error { return play(run, pipeline) })
-	if err != nil {
-		return r, err
+	if err := play(pipeline); err != nil {
+		return err
 	}
 	if err := w.Flush(context.Background()); err != nil {
-		return r, err
+		return err
 	}
 	if n := w.Status().Dropped.Total(); n > 0 {
-		return r, fmt.Errorf("write records: %d sessions dropped: %s", n, w.Status().Dropped)
+		return fmt.Errorf("write records: %d sessions dropped: %s", n, w.Status().Dropped)
 	}
-	if r.Sessions == 0 {
-		return r, errors.New("read stream: no sessions found; a session begins with the report link-connect")
-	}
-	return r, nil
+	return nil
 }
 
 // play plays a run of smtpd through the filter.
@@ -101,7 +109,7 @@ func play(run io.Reader, pipeline *filter.Pipeline) error {
 }
 
 // newPipeline returns a pipeline that records events but has no rules and no memory.
-func newPipeline(o Options, record func(end time.Time, id uint64, value []byte)) (*filter.Pipeline, error) {
+func newPipeline(o Options, frontEnd string, record func(end time.Time, id uint64, value []byte)) (*filter.Pipeline, error) {
 	lists, err := lookup.Builtin()
 	if err != nil {
 		return nil, err
@@ -116,7 +124,7 @@ func newPipeline(o Options, record func(end time.Time, id uint64, value []byte))
 	}
 	hasher := privacy.New(key)
 	pipeline := filter.New(filter.Options{
-		Record: record,
+		Record: record, FrontEnd: frontEnd,
 		Log:    func([]byte) {},
 		Lists:  func() *lookup.Lists { return lists },
 		Hasher: func() *privacy.Hasher { return hasher },

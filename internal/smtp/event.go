@@ -95,6 +95,7 @@ const (
 	CauseUnknown                  // not an SMTP command
 	CausePipelining               // the client did not wait for a reply
 	CauseRecipient                // recipient that the server does not accept mail for
+	CauseRelay                    // recipient in a domain that the server does not relay to, by its own words
 )
 
 // A Listing is the answer of a DNS list about the client.

@@ -55,5 +55,6 @@ type Outcome struct {
 	Times      int    // number of bans of this prefix so far
 	BanSession uint64 // session that led to the ban; 0 for a manual ban
 	Origin     string // other host that imposed the ban
+	Listed     bool   // the ban rests on a listing in a DNS list
 	Exempt     string // why the ban or rejection does not apply, or why exports omit the client; empty if neither
 }

@@ -183,9 +183,10 @@ const (
 	EndingRejected Ending = 4 // the server or a filter closed the connection
 	EndingStopped  Ending = 5 // the server stopped while the session was open
 	EndingClosed   Ending = 6 // the connection was closed, and it is unknown by which side
+	EndingPartial  Ending = 7 // the session has ended, and its source shows only some of its commands
 )
 
-var endingNames = [...]string{"unknown", "quit", "dropped", "timeout", "rejected", "stopped", "closed"}
+var endingNames = [...]string{"unknown", "quit", "dropped", "timeout", "rejected", "stopped", "closed", "partial"}
 
 func (e Ending) String() string { return name(endingNames[:], int(e)) }
 

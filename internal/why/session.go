@@ -107,7 +107,7 @@ func (w *query) session(r *store.Record) *Session {
 	}
 	if r.Src.IsValid() {
 		s.Src, s.source = r.Src.Addr().String(), identity(r)
-		if r.Counts.AuthPass == 0 && len(r.RDNS) == 0 {
+		if r.Counts.AuthPass == 0 && len(r.RDNS) == 0 && r.FCrDNS != smtp.FCrDNSUnknown {
 			s.Evidence = append(s.Evidence, finding.Finding{Evidence: rules.RDNSMissing.String(), By: "dns"})
 		} else if r.Counts.AuthPass == 0 && r.FCrDNS == smtp.FCrDNSFail && !smtp.MayBeCut(r.RDNS, r.FCrDNS) {
 			s.Evidence = append(s.Evidence, finding.Finding{Evidence: rules.FCrDNSFail.String(), By: "dns", Proof: s.RDNS})
@@ -268,6 +268,9 @@ func (s *sessionReader) summarize() {
 	}
 }
 
+// unknownName is Session.FCrDNS if the server has not reported whether there is a name.
+var unknownName = smtp.FCrDNSUnknown.String()
+
 var endings = map[smtp.Ending]string{
 	smtp.EndingUnknown:  "the end of the session is unknown",
 	smtp.EndingQuit:     "the client sent QUIT",
@@ -276,6 +279,7 @@ var endings = map[smtp.Ending]string{
 	smtp.EndingRejected: "smtpd or a filter closed the connection",
 	smtp.EndingStopped:  "smtpd stopped",
 	smtp.EndingClosed:   "the connection was closed, by which side is unknown",
+	smtp.EndingPartial:  "the session has ended; the log shows only some of its commands",
 }
 
 // add adds a line to the summary unless it is a duplicate.

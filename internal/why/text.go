@@ -91,6 +91,8 @@ func (p *printer) session(s *Session, kinds bool) {
 		p.line("from", "an erased address")
 	case s.Sources > 0:
 		p.line("from", "about %s", text.Plural(s.Sources, "host"))
+	case s.RDNS == "" && s.FCrDNS == unknownName:
+		p.line("from", "%s, reverse DNS unknown", s.Src)
 	case s.RDNS == "":
 		p.line("from", "%s, no reverse DNS", s.Src)
 	default:

@@ -59,11 +59,12 @@ var offences = []offence{
 
 // offencesOf returns the categories and descriptions of e's offences.
 func offencesOf(e *Entry) (categories []int, words []string) {
-	return Offences(e.Evidence, e.Kind == Ban)
+	return Offences(e.Evidence, e.Kind == Ban && !e.Listed)
 }
 
 // Offences returns the categories of AbuseIPDB and the descriptions of the offences in
-// the evidence against a host, which may be banned.
+// the evidence against a host, which may be banned. A ban that rests on a listing in a DNS list
+// does not count: the list can be wrong about a phone with an old password.
 func Offences(evidence []string, banned bool) (categories []int, words []string) {
 	for i := range offences {
 		o := &offences[i]

@@ -30,6 +30,8 @@ type Entry struct {
 	Confidence   string       `json:"confidence"`       // high, medium or low
 	Reason       string       `json:"reason,omitempty"` // the rule of the ban, or the operator's reason for a manual ban
 	Expires      time.Time    `json:"expires"`
+	// Listed is set if a ban rests on a listing in a DNS list.
+	Listed bool `json:"-"`
 }
 
 // Kind is the reason for listing an entry.

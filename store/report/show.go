@@ -130,6 +130,9 @@ func (v *View) from() string {
 	if v.SrcPort > 0 {
 		host += fmt.Sprintf(" port %d", v.SrcPort)
 	}
+	if v.RDNS == "" && v.FCrDNS == smtp.FCrDNSUnknown.String() {
+		return host + ", reverse DNS name unknown"
+	}
 	if v.RDNS == "" {
 		return host + ", no reverse DNS name"
 	}
@@ -150,6 +153,8 @@ func endings(ending string) string {
 		return "smtpd stopped"
 	case "closed":
 		return "the ending was not reported"
+	case "partial":
+		return "the log shows only some of the commands"
 	}
 	return ending
 }

@@ -168,7 +168,7 @@ rule signed phase mail-from match listed signed reject "550 5.7.1 Signed"
 			t.Errorf("without the list: %s", got)
 		}
 	}
-	if l := b.status().Lookups[0]; l.Unknown["failure"]+l.Unknown["timeout"] < 3 {
+	if l := b.status().Lookups[0]; l.Unknown["failure"]+l.Unknown["timeout"]+l.Unknown["disabled"] < 3 {
 		t.Errorf("without the list: %+v", l)
 	}
 	if got := b.mail(b.connect("203.0.113.1")); got != refused {

@@ -56,6 +56,8 @@ type site struct {
 	dir    string
 	milter *exec.Cmd // nil if the server runs alone
 	log    func() string
+	// services are additional services of Postfix.
+	services string
 }
 
 func (s *site) path(name string) string { return filepath.Join(s.dir, name) }
@@ -240,7 +242,7 @@ tlsmgr unix - - n 1000? 1 tlsmgr
 func (s *site) startPostfix(extra string) {
 	s.t.Helper()
 	root := s.consumers("/usr/lib/postfix/sbin/master")
-	for _, dir := range []string{"postfix", "data", "queue", "queue/pid", "queue/private", "queue/public", "queue/incoming", "queue/active", "queue/maildrop"} {
+	for _, dir := range []string{"postfix", "data", "queue", "queue/pid", "queue/private", "queue/public", "queue/incoming", "queue/active", "queue/maildrop", "queue/deferred", "queue/defer", "queue/bounce", "queue/corrupt", "queue/hold"} {
 		if err := os.Mkdir(s.path(dir), 0o755); err != nil {
 			s.t.Fatal(err)
 		}
@@ -251,7 +253,7 @@ func (s *site) startPostfix(extra string) {
 		}
 	}
 	s.write("postfix/main.cf", fmt.Sprintf(mainCF, s.dir, root)+extra)
-	s.write("postfix/master.cf", masterCF)
+	s.write("postfix/master.cf", masterCF+s.services)
 	s.run(root, "maillog", root+"/usr/lib/postfix/sbin/master", "-c", s.path("postfix"), "-d")
 }
 

@@ -125,7 +125,7 @@ func TestInstall(t *testing.T) {
 			vars := []string{"DESTDIR=" + dest, "PREFIX=/p", "LIBEXECDIR=/l", "MANDIR=/m", "SYSCONFDIR=/s"}
 			run(t, from, nil, append([]string{program, "-s", "install"}, vars...)...)
 			files := installed(t, dest)
-			for _, want := range []string{"/p/bin/scanwatch", "/p/sbin/milter-scanwatch", "/l/filter-scanwatch", "/m/man5/scanwatch.conf.5", "/m/man8/filter-scanwatch.8", "/m/man8/milter-scanwatch.8",
+			for _, want := range []string{"/p/bin/scanwatch", "/p/sbin/milter-scanwatch", "/l/filter-scanwatch", "/m/man5/scanwatch.conf.5", "/m/man7/scanwatch-servers.7", "/m/man8/filter-scanwatch.8", "/m/man8/milter-scanwatch.8",
 				"/m/man8/scanwatch.8", "/p/share/examples/scanwatch/standard.conf",
 				"/p/share/examples/scanwatch/fail2ban/jail.d/scanwatch.conf", "/p/share/examples/scanwatch/sshguard/scanwatch-parser", "/p/share/zsh/site-functions/_scanwatch",
 				"/p/lib/systemd/system/scanwatch-sync@.service", "/p/lib/systemd/system/scanwatch-serve.service", "/p/lib/systemd/system/scanwatch-lookup.service", "/p/lib/systemd/system/scanwatch-share.service", "/p/lib/tmpfiles.d/scanwatch.conf"} {
@@ -407,7 +407,7 @@ func rootsDir() string {
 func smtpdExamples(t *testing.T) (files []string) {
 	t.Helper()
 	dir := t.TempDir()
-	pages, _ := filepath.Glob(project + "/man/*.[58]")
+	pages, _ := filepath.Glob(project + "/man/*.[578]")
 	for _, page := range pages {
 		text := read(t, page)
 		for _, m := range regexp.MustCompile(`(?s)\.Bd -literal -offset indent\n(.*?)\.Ed`).FindAllStringSubmatch(text, -1) {

@@ -149,8 +149,27 @@ type Status struct {
 	Fleet *FleetStatus `json:"fleet,omitempty"`
 	// Hosts is the status of the other hosts that share their state.
 	Hosts []share.HostStatus `json:"hosts,omitempty"`
+	// Source is the log that the filter follows; nil if a mail server feeds it.
+	Source *SourceStatus `json:"source,omitempty"`
 	// Sandbox describes the active restrictions in the same words as the log.
 	Sandbox string `json:"sandbox,omitempty"`
+}
+
+// A SourceStatus describes the log that scanwatch follow reads.
+type SourceStatus struct {
+	Kind      string    `json:"kind"`
+	File      string    `json:"file"`
+	Position  int64     `json:"position"` // bytes read
+	Behind    int64     `json:"behind"`   // bytes not read yet
+	Last      text.Time `json:"last,omitzero"`
+	Lines     int       `json:"lines"`
+	Unknown   int       `json:"not_understood"`
+	TooLong   int       `json:"too_long"`
+	Sessions  int       `json:"sessions"`
+	Rotations int       `json:"rotations"`
+	// Samples holds the first lines that were not understood, quoted.
+	Samples []string `json:"samples,omitempty"`
+	Problem string   `json:"problem,omitempty"`
 }
 
 // lostShown is the time for which a loss of state.db is reported. After that time, most

@@ -164,7 +164,7 @@ func (s *Sharing) rows(_ context.Context, a *Answer, args []string) error {
 		return fmt.Errorf("%q is neither %s nor %s", args[1], allRows, changes)
 	}
 	if !s.Memory.Bans.Loaded() {
-		return errors.New("the state on disk is not loaded yet")
+		return memory.ErrNotLoaded
 	}
 	rows := s.Memory.Outgoing(maxRows, skew)
 	if err := a.JSON(RowList{len(rows), len(rows) == maxRows, s.pending()}); err != nil {
@@ -210,6 +210,9 @@ func (s *Sharing) partial(_ context.Context, a *Answer, args []string) error {
 }
 
 func (s *Sharing) incoming(a *Answer, args []string, partial bool) error {
+	if !s.Memory.Bans.Loaded() {
+		return memory.ErrNotLoaded // so that the companion sends the rows again
+	}
 	skew, err := parseSkew(args[0])
 	if err != nil {
 		return err
@@ -252,11 +255,16 @@ func (s *Sharing) logFreed(freed []memory.Freed) {
 // ended marks a row whose ban has ended; see memory.Foreign.
 const ended = "ended"
 
-// parseForeign parses TABLE;KEY;VALUE;HOST;ENDED.
+// parseForeign parses TABLE;KEY;VALUE;HOST;ENDED;SEEN.
 func parseForeign(s string) (f memory.Foreign, err error) {
 	part := strings.Split(s, ";")
-	if len(part) != 5 || part[4] != "" && part[4] != ended {
-		return f, fmt.Errorf("parse row %.80q: must be TABLE;KEY;VALUE;HOST;ENDED", s)
+	if len(part) != 6 || part[4] != "" && part[4] != ended {
+		return f, fmt.Errorf("parse row %.80q: must be TABLE;KEY;VALUE;HOST;ENDED;SEEN", s)
+	}
+	if part[5] != "" {
+		if f.Seen, err = strconv.ParseInt(part[5], 10, 64); err != nil {
+			return f, fmt.Errorf("parse row %.80q: %w", s, err)
+		}
 	}
 	f.Bucket, f.Origin, f.Ended = part[0], part[3], part[4] == ended
 	if f.Key, err = encoding.DecodeString(part[1]); err == nil && part[2] != "" {
@@ -497,7 +505,11 @@ func sendRows(c *Client, command string, skew int64, rows []memory.Foreign) erro
 		if f.Ended {
 			last = ended
 		}
-		return strings.Join([]string{f.Bucket, encoding.EncodeToString(f.Key), encoding.EncodeToString(f.Value), f.Origin, last}, ";")
+		seen := ""
+		if f.Seen != 0 {
+			seen = strconv.FormatInt(f.Seen, 10)
+		}
+		return strings.Join([]string{f.Bucket, encoding.EncodeToString(f.Key), encoding.EncodeToString(f.Value), f.Origin, last, seen}, ";")
 	}, func(line string) error { return c.ask(new(struct{}), command, prefix, line) })
 }
 

@@ -3,6 +3,7 @@ package control
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -13,14 +14,21 @@ import (
 
 	"scanwatch/filter/memory"
 	"scanwatch/filter/share"
+	"scanwatch/internal/kv"
 	"scanwatch/internal/text"
+	"scanwatch/store"
 )
 
 // sharing returns a Sharing and a client that may use all of its commands.
 func sharing(t *testing.T, log *slog.Logger) (*Sharing, *Client) {
 	t.Helper()
 	s := &Sharing{Memory: memory.New(), Now: noon.UnixMicro, Log: log, Fingerprint: "a-b"}
-	server := &Server{Commands: append(s.Commands(), s.OperatorCommands()[1:3]...), Log: log}
+	return s, connect(t, &Server{Commands: append(s.Commands(), s.OperatorCommands()[1:3]...), Log: log})
+}
+
+// connect returns a client of a server.
+func connect(t *testing.T, server *Server) *Client {
+	t.Helper()
 	here, there := net.Pipe()
 	done := make(chan struct{})
 	go func() {
@@ -36,7 +44,43 @@ func sharing(t *testing.T, log *slog.Logger) (*Sharing, *Client) {
 		c.Close()
 		<-done
 	})
-	return s, c
+	return c
+}
+
+type noDisk struct{}
+
+func (noDisk) Flush(context.Context) error { return nil }
+
+func (noDisk) Snapshot() (*store.Snapshot, error) { return nil, errors.New("no disk") }
+
+// TestUnbanOnOtherHosts checks that other hosts receive an unban even if nothing is banned
+// here, or only some of their bans.
+func TestUnbanOnOtherHosts(t *testing.T) {
+	for _, tt := range []struct {
+		prefix string
+		within bool
+		here   string // banned here
+		sent   int
+	}{
+		{"192.0.2.1/32", false, "", 1},
+		{"192.0.2.0/24", true, "", 1},
+		{"192.0.2.0/24", true, "192.0.2.1/32", 2},
+		{"2001:db8::1/128", false, "", 1},
+	} {
+		m := memory.New()
+		m.UseKey([16]byte{1})
+		m.Announce()
+		if tt.here != "" {
+			m.Bans.AddPrefix(netip.MustParsePrefix(tt.here), time.Hour, "x", noon.UnixMicro())
+		}
+		c := connect(t, &Server{Commands: MemoryCommands(m, noDisk{}, noon.UnixMicro, func() bool { return true }, func(memory.Ban) {}), Log: slog.New(slog.DiscardHandler)})
+		if b, err := c.Unban(netip.MustParsePrefix(tt.prefix), tt.within); err != nil || b.Elsewhere != (tt.here == "") {
+			t.Errorf("unban %+v: %+v, %v", tt, b, err)
+		}
+		if rows := m.Outgoing(1000, 0); len(rows) != tt.sent {
+			t.Errorf("unban %+v: sent %v", tt, rows)
+		}
+	}
 }
 
 // bans returns the bans of n clients, as another host sends them.
@@ -115,6 +159,38 @@ func TestInvalidRow(t *testing.T) {
 	}
 	if n := s.Memory.Bans.Count(noon.UnixMicro()).Active; n != 2 || !strings.Contains(log.String(), "invalid row of another host, skipped") {
 		t.Errorf("%d of 2 valid bans: %s", n, log.String())
+	}
+}
+
+// TestForeignBeforeLoad checks that rows are rejected until the state on disk is loaded, so that
+// the companion sends them again.
+func TestForeignBeforeLoad(t *testing.T) {
+	s, c := sharing(t, slog.New(slog.DiscardHandler))
+	s.Memory.Expect()
+	if err := SendForeign(c, 0, bans(1, false)); err == nil || !strings.Contains(err.Error(), memory.ErrNotLoaded.Error()) {
+		t.Errorf("before the rows on disk: %v", err)
+	}
+	s.Memory.Load(func(func(kv.Entry) bool) {}, noon.UnixMicro())
+	if err := SendForeign(c, 0, bans(1, false)); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestSeenUnban checks that a ban of a host that knew the unban of this host arrives.
+func TestSeenUnban(t *testing.T) {
+	s, c := sharing(t, slog.New(slog.DiscardHandler))
+	p := netip.MustParsePrefix("192.0.2.0/32")
+	s.Memory.Bans.AddPrefix(p, time.Hour, "x", noon.UnixMicro())
+	s.Memory.Bans.Revoke(p, false, noon.UnixMicro())
+	for _, seen := range []int64{0, noon.Unix()} {
+		rows := bans(1, false)
+		rows[0].Seen = seen
+		if err := SendForeign(c, 0, rows); err != nil {
+			t.Fatal(err)
+		}
+		if _, ok := s.Memory.Bans.Enforced(p, noon.UnixMicro()); ok != (seen != 0) {
+			t.Errorf("seen %d: banned %v", seen, ok)
+		}
 	}
 }
 

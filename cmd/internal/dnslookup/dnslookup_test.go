@@ -230,6 +230,8 @@ func TestCheck(t *testing.T) {
 	z := newTestList(t, lookup, enough, s)
 	var log bytes.Buffer
 	z.log, z.problem = slog.New(slog.NewTextHandler(&log, nil)), errUntested
+	now, wasFalse := time.Now(), false
+	z.now = func() time.Time { return now }
 	const has, hasNot = "2.0.0.127.bl.example.org.", "1.0.0.127.bl.example.org."
 	z.limits.rate = 1000
 	for _, tt := range []struct {
@@ -254,7 +256,13 @@ func TestCheck(t *testing.T) {
 		worked, wrong := z.test(context.Background())
 		again := log.String()
 		z.test(context.Background())
-		if worked != (tt.problem == "") || log.String() != again || strings.Count(again, "\n") != 1 || !strings.Contains(again, tt.problem) {
+		lines := 1
+		if worked && wasFalse {
+			lines = 2 // listings are unknown for their TTL
+		}
+		wasFalse = !worked && (wasFalse || len(tt.hasNot) > 0 && rules.IsCode(netip.MustParseAddr(tt.has[0])))
+		now = now.Add(time.Hour)
+		if worked != (tt.problem == "") || log.String() != again || strings.Count(again, "\n") != lines || !strings.Contains(again, tt.problem) {
 			t.Errorf("%v, %v: %v, log %s", tt.has, tt.hasNot, worked, log.String())
 		}
 		if wrong == worked {
@@ -512,8 +520,11 @@ func TestWildcard(t *testing.T) {
 			t.Errorf("the test passed: %v, %v", ok, wrong)
 		}
 		s.do(func() { wildcard = false })
-		if ok, wrong := z.test(context.Background()); !ok || wrong || ask() != "" {
+		if ok, wrong := z.test(context.Background()); !ok || wrong || ask() != causeDisabled {
 			t.Errorf("the test failed: %v, %v", ok, wrong)
+		}
+		if now = now.Add(600 * time.Second); ask() != "" { // the TTL of the listings
+			t.Error("a listing does not count after the TTL of false listings")
 		}
 		now = now.Add(confirmed)
 	}
@@ -655,9 +666,134 @@ func TestResolvers(t *testing.T) {
 	if ok, _ := z.test(context.Background()); !ok || !strings.Contains(log.String(), "resolver enabled") {
 		t.Errorf("the test failed: %s", log.String())
 	}
+	if used, err := s.status(); used != 1 || err == nil || !strings.Contains(err.Error(), "bl: listings unknown until ") {
+		t.Errorf("%d lists in use, %v", used, err)
+	}
+	later := time.Now().Add(time.Hour)
+	z.now = func() time.Time { return later }
 	if used, err := s.status(); used != 1 || err != nil {
 		t.Errorf("%d lists in use, %v", used, err)
 	}
+}
+
+// TestCachedListing checks that a false listing that a resolver still has in its cache after the
+// list is repaired does not count, and that the status says so.
+func TestCachedListing(t *testing.T) {
+	wildcard := false
+	good := zone("bl.example.org", "2.0.0.127", "7.2.0.192") // 192.0.2.7 is in the cache
+	server := newServer(t, func(q *dnsmessage.Message) [][]byte {
+		if wildcard {
+			return packets(reply(q, dnsmessage.RCodeSuccess, addresses(q, 900, "127.0.0.4")...))
+		}
+		return good(q)
+	}, nil)
+	s := newTestService(t, newTestList(t, lookup, enough, server))
+	z, now := s.order[0], time.Now()
+	z.now = func() time.Time { return now }
+	z.setChecked(time.Time{})
+	server.do(func() { wildcard = true })
+	if a := z.ask(context.Background(), netip.MustParseAddr("198.51.100.1")); a.Cause != causeDisabled || !z.suspected() {
+		t.Errorf("%+v", a)
+	}
+	server.do(func() { wildcard = false })
+	if ok, _ := z.test(context.Background()); !ok {
+		t.Fatal(z.state())
+	}
+	for _, tt := range []struct {
+		after time.Duration
+		cause string
+	}{{0, causeDisabled}, {899 * time.Second, causeDisabled}, {time.Second, ""}} {
+		now = now.Add(tt.after)
+		a := z.ask(context.Background(), client)
+		_, err := s.status()
+		if a.Cause != tt.cause || (err == nil) != (tt.cause == "") {
+			t.Errorf("after %v: %+v, status %v", tt.after, a, err)
+		}
+		if a := z.ask(context.Background(), netip.MustParseAddr("198.51.100.2")); a.Cause != "" || a.Codes != nil {
+			t.Errorf("a host that is not listed: %+v", a)
+		}
+	}
+}
+
+// TestCheckAfterListing checks that a listing that counted without a check of its own is
+// followed by a check, also if no further listing arrives.
+func TestCheckAfterListing(t *testing.T) {
+	for _, address := range []string{"192.0.2.7", "2001:db8::7"} {
+		s := newServer(t, listed("127.0.0.2"), nil) // the list contains every host since the check
+		z := newTestList(t, lookup, enough, s)
+		now := time.Now()
+		z.now = func() time.Time { return now }
+		z.setChecked(now.Add(time.Millisecond - confirmed))
+		if a := z.ask(context.Background(), netip.MustParseAddr(address)); a.Cause != "" {
+			t.Fatalf("%+v", a)
+		}
+		<-z.checks
+		z.recheck(context.Background())
+		if !z.suspected() || len(z.tests) != 1 {
+			t.Errorf("%s: no test after the listing", address)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		dropped := make(chan bool, 10)
+		done := make(chan bool)
+		go func() { defer close(done); z.run(ctx, func() { dropped <- true }) }()
+		<-dropped
+		cancel()
+		<-done
+	}
+}
+
+// TestRegions checks that a list with most hosts of a region is disabled although it does not
+// contain the test addresses, and that a list with many hosts is not.
+func TestRegions(t *testing.T) {
+	for _, tt := range []struct {
+		lists string
+		want  string
+	}{
+		{"128.0.0.0/1", "20 of 20 random addresses of 128.0.0.0/1 are listed"},
+		{"0.0.0.0/1", "20 of 20 random addresses of 0.0.0.0/1 are listed"},
+		{"2000::/3", "20 of 20 random addresses of 2000::/3 are listed"},
+		{"192.0.0.0/4", ""},
+	} {
+		wide := netip.MustParsePrefix(tt.lists)
+		s := newServer(t, func(q *dnsmessage.Message) [][]byte {
+			name := strings.TrimSuffix(q.Questions[0].Name.String(), ".bl.example.org.")
+			a := addrOf(name)
+			if name == "2.0.0.127" || a.IsValid() && wide.Contains(a) && !a.IsLoopback() && !a.Is4In6() {
+				return listed("127.0.0.2")(q)
+			}
+			return listed()(q)
+		}, nil)
+		l := *lookup
+		l.Rate = 1000
+		z := newTestList(t, &l, enough, s)
+		ok, wrong := z.test(context.Background())
+		if got := fmt.Sprint(z.state()); ok != (tt.want == "") || wrong == ok || !ok && !strings.Contains(got, tt.want) {
+			t.Errorf("%s: %v, %v, %s", tt.lists, ok, wrong, got)
+		}
+	}
+	for range 1000 {
+		for _, region := range regions {
+			if a := publicAddr(region); !region.Contains(a) || !dnslist.Public(a) {
+				t.Errorf("%s is not a public address of %s", a, region)
+			}
+		}
+	}
+}
+
+// addrOf returns the address of a question, or the zero Addr.
+func addrOf(name string) netip.Addr {
+	labels := strings.Split(name, ".")
+	slices.Reverse(labels)
+	if len(labels) == 32 {
+		var groups []string
+		for g := range slices.Chunk(labels, 4) {
+			groups = append(groups, strings.Join(g, ""))
+		}
+		a, _ := netip.ParseAddr(strings.Join(groups, ":"))
+		return a
+	}
+	a, _ := netip.ParseAddr(strings.Join(labels, "."))
+	return a
 }
 
 // TestCheckNoAnswer checks that a check without a response stops the use of the list and is
@@ -853,6 +989,27 @@ func TestKey(t *testing.T) {
 	l.Key = filepath.Dir(name)
 	if _, err := newList(&l, dns, slog.New(slog.DiscardHandler), time.Now); err == nil {
 		t.Error("a directory as a key")
+	}
+}
+
+// TestKeyOfAnotherUser checks that root does not follow the link of another user to a file that
+// only root can read.
+func TestKeyOfAnotherUser(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	dir, secret := t.TempDir(), filepath.Join(t.TempDir(), "secret")
+	const user = 65534
+	err := errors.Join(os.WriteFile(secret, []byte("rootcookie\n"), 0o400), os.Chmod(dir, 0o755), os.Chmod(filepath.Dir(dir), 0o755), os.Chown(dir, user, user),
+		os.Symlink(secret, filepath.Join(dir, "link")), os.Link(secret, filepath.Join(dir, "hard")),
+		os.WriteFile(filepath.Join(dir, "own"), []byte("key\n"), 0o600), os.Chown(filepath.Join(dir, "own"), user, user))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"link": "", "hard": "", "own": "key"} {
+		if key, err := readKey(filepath.Join(dir, name)); key != want || (err == nil) != (want != "") {
+			t.Errorf("%s: %q, %v", name, key, err)
+		}
 	}
 }
 

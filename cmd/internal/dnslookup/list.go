@@ -18,17 +18,30 @@ import (
 	"time"
 
 	"scanwatch/cmd/internal/config"
+	"scanwatch/cmd/internal/owner"
 	"scanwatch/filter/dnslist"
-	"scanwatch/filter/lookup/feed"
 	"scanwatch/rules"
 )
 
 // The times of the tests of a list.
 const (
 	testInterval = 5 * time.Minute
-	// A listing counts only if the list has been checked in this time.
+	// A listing counts only if the list has been checked in this time. If the check was before
+	// the listing, another one follows at the end of this time.
 	confirmed = time.Second
+	// leastDistrust is the shortest time for which listings are unknown after the list
+	// contained every host.
+	leastDistrust = time.Minute
 )
+
+// regions contains the halves of IPv4 and the Internet of IPv6. No list contains most hosts of a
+// region, but lists of dynamic addresses contain many: a list has to contain all of regionSample
+// random addresses before it fails the test.
+var regions = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/1"), netip.MustParsePrefix("128.0.0.0/1"), netip.MustParsePrefix("2000::/3")}
+
+// regionSample is so large that a list with half of the addresses fails the test once in several
+// years. The first address that is not listed ends the sample.
+const regionSample = 20
 
 // The causes of an unknown answer: see dnslist.Causes.
 const (
@@ -56,6 +69,20 @@ func unusedAddr() netip.Addr {
 	return netip.AddrFrom4(ip)
 }
 
+// publicAddr returns a random address of a host in a region.
+func publicAddr(region netip.Prefix) netip.Addr {
+	first := region.Addr().AsSlice()
+	for {
+		ip := slices.Clone(first)
+		_, _ = rand.Read(ip) // never fails
+		keep := byte(0xff) << (8 - region.Bits())
+		ip[0] = first[0]&keep | ip[0]&^keep
+		if a, _ := netip.AddrFromSlice(ip); dnslist.Public(a) {
+			return a
+		}
+	}
+}
+
 // unusedLabel returns a random label that is not a part of an address. Only a wildcard of the
 // zone has an address for it: a wildcard has no effect on names below an existing name such
 // as 127.bl.example.org (RFC 4592), so that addresses in one network do not suffice.
@@ -70,9 +97,14 @@ func unusedLabel() string {
 
 // An upstream is the state of a resolver for a list.
 type upstream struct {
-	confirming sync.Mutex   // held during a check before a listing
+	confirming sync.Mutex   // held during a check of a listing
 	checked    [2]time.Time // times of the latest checks for IPv4 and IPv6
-	problem    error        // if the resolver is not used; protected by the list's mu
+	unchecked  [2]bool      // a listing has counted since the latest check
+
+	// Protected by the list's mu.
+	problem  error         // if the resolver is not used
+	falsely  time.Duration // the longest TTL of the listings of all hosts since the latest good test
+	distrust time.Time     // end of the time in which the resolver may have such listings in its cache
 }
 
 // A list is a DNS list with its limits. Its methods may be called concurrently.
@@ -84,8 +116,9 @@ type list struct {
 	log  *slog.Logger
 	now  func() time.Time
 
-	jobs  chan netip.Addr // questions that wait
-	tests chan struct{}   // has a value if a test must not wait
+	jobs   chan netip.Addr // questions that wait
+	tests  chan struct{}   // has a value if a test must not wait
+	checks chan struct{}   // has a value if listings have counted without a later check
 
 	upstreams []upstream // of the servers of dns
 
@@ -108,7 +141,7 @@ var (
 // newList returns a list. After an error, the list is disabled.
 func newList(l *rules.Lookup, dns *resolver, log *slog.Logger, now func() time.Time) (*list, error) {
 	z := &list{Lookup: l, id: l.ID(), zone: l.Zone, dns: dns, log: log, now: now, problem: errUntested, limits: newLimiter(cmp.Or(l.Rate, defaultRate), now()),
-		jobs: make(chan netip.Addr, maxJobs), tests: make(chan struct{}, 1), upstreams: make([]upstream, len(dns.servers))}
+		jobs: make(chan netip.Addr, maxJobs), tests: make(chan struct{}, 1), checks: make(chan struct{}, 1), upstreams: make([]upstream, len(dns.servers))}
 	if l.Key != "" {
 		key, err := readKey(config.ResolvePath(l.Pos.File, l.Key))
 		if err != nil {
@@ -135,9 +168,15 @@ const maxZone = 253 - 64
 // maxKey is the maximum length of a label of a name in bytes.
 const maxKey = 63
 
-// readKey reads a key. Errors do not contain its text.
-func readKey(name string) (string, error) {
-	f, err := feed.Open(name)
+// readKey reads a key. Errors do not contain its text. If root starts the service, a user who
+// can change the directory of the key must not select another file that only root can read.
+func readKey(name string) (key string, err error) {
+	err = owner.DoFile(name, func() (err error) { key, err = readKeyFile(name); return err })
+	return key, err
+}
+
+func readKeyFile(name string) (string, error) {
+	f, err := owner.Open(name)
 	if err != nil {
 		return "", err
 	}
@@ -266,53 +305,124 @@ func (z *list) take(a netip.Addr) string {
 
 // confirm checks that the list does not list every host, before a listing of a client counts.
 // It asks the resolver that has returned the listing. One check is enough for the listings of
-// a second. It returns the reason for which the listing does not count, or "".
+// a second; another check follows them. It returns the reason for which the listing does not
+// count, or "".
 func (z *list) confirm(ctx context.Context, via int, client netip.Addr) (cause string) {
 	u := &z.upstreams[via]
 	u.confirming.Lock()
 	defer u.confirming.Unlock()
-	unused, checked, start := unusedAddr(), &u.checked[0], z.now()
+	family := 0
 	if client.Is6() {
-		unused, checked = netip.AddrFrom16(unused.As16()), &u.checked[1]
+		family = 1
 	}
-	if z.state() != nil || !slices.Contains(z.usable(), via) {
+	if z.state() != nil || !z.trusts(via) {
 		return causeDisabled
 	}
-	if start.Sub(*checked) < confirmed {
-		return ""
+	since := z.now().Sub(u.checked[family])
+	if since >= confirmed {
+		return z.probe(ctx, via, family)
+	}
+	if !u.unchecked[family] {
+		u.unchecked[family] = true
+		time.AfterFunc(min(confirmed-since, confirmed), func() { signal(z.checks) })
+	}
+	return ""
+}
+
+// probe checks that the list does not list every host of a family. The caller holds
+// confirming.
+func (z *list) probe(ctx context.Context, via, family int) (cause string) {
+	u, start := &z.upstreams[via], z.now()
+	u.unchecked[family] = false
+	unused := unusedAddr()
+	if family == 1 {
+		unused = netip.AddrFrom16(unused.As16())
 	}
 	for _, name := range []string{rules.Question(unused, z.zone), unusedLabel() + "." + z.zone} {
 		r, _, err := z.query(ctx, []int{via}, name, 0)
 		switch {
 		case err != nil: // the listings that wait for the check must not repeat it
-			z.suspect(via, errNoAnswer)
+			z.suspect(via, errNoAnswer, 0)
 			return causeOf(err)
 		case len(r.addrs) > 0:
-			z.suspect(via, errSuspect)
+			z.suspect(via, errSuspect, r.falseTTL())
 			return causeDisabled
 		}
 	}
-	*checked = start
+	u.checked[family] = start
 	if z.state() != nil {
 		return causeDisabled
 	}
 	return ""
 }
 
-// suspect stops the use of a resolver until a test succeeds, and starts the test.
-func (z *list) suspect(via int, problem error) {
+// recheck checks the list again if listings have counted since the latest check. On a server
+// with few clients, no later listing causes a check.
+func (z *list) recheck(ctx context.Context) {
+	for via := range z.upstreams {
+		for family := range 2 {
+			z.recheckFamily(ctx, via, family)
+		}
+	}
+}
+
+func (z *list) recheckFamily(ctx context.Context, via, family int) {
+	u := &z.upstreams[via]
+	u.confirming.Lock()
+	defer u.confirming.Unlock()
+	if u.unchecked[family] {
+		z.probe(ctx, via, family)
+	}
+}
+
+// falseTTL returns the time for which a resolver may have answers such as r, which lists a
+// host that no list contains, in its cache.
+func (r *response) falseTTL() time.Duration {
+	if slices.ContainsFunc(r.addrs, rules.IsCode) {
+		return max(r.ttl, leastDistrust)
+	}
+	return 0 // no listing
+}
+
+// suspect stops the use of a resolver until a test succeeds, and starts the test. falsely is
+// the result of falseTTL.
+func (z *list) suspect(via int, problem error, falsely time.Duration) {
 	z.mu.Lock()
 	defer z.mu.Unlock()
-	z.upstreams[via].problem = problem
+	u := &z.upstreams[via]
+	u.problem, u.falsely = problem, max(u.falsely, falsely)
 	if z.problem == nil {
 		z.problem = z.unusable()
 	}
 	z.retest()
 }
 
-func (z *list) retest() {
+// trusts reports whether the listings of a resolver count.
+func (z *list) trusts(via int) bool {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	u := &z.upstreams[via]
+	return u.problem == nil && !z.now().Before(u.distrust)
+}
+
+// suspected reports whether the list has listed a host that no list contains.
+func (z *list) suspected() bool {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	for i := range z.upstreams {
+		if errors.Is(z.upstreams[i].problem, errSuspect) {
+			return true
+		}
+	}
+	return false
+}
+
+func (z *list) retest() { signal(z.tests) }
+
+// signal gives c a value, unless it has one.
+func signal(c chan struct{}) {
 	select {
-	case z.tests <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
@@ -368,14 +478,20 @@ func (z *list) unusable() (first error) {
 	return first
 }
 
-// unused returns the problems of resolvers that are not used while others are, or nil.
+// unused returns the problems of resolvers that are not used while others are, or whose
+// listings do not count, or nil.
 func (z *list) unused() error {
 	z.mu.Lock()
 	defer z.mu.Unlock()
 	var all []string
 	for i := range z.upstreams {
-		if err := z.upstreams[i].problem; err != nil && z.problem == nil {
-			all = append(all, fmt.Sprintf("%s: resolver %s not used: %v", z.Name, z.dns.servers[i], err))
+		switch u := &z.upstreams[i]; {
+		case z.problem != nil:
+		case u.problem != nil:
+			all = append(all, fmt.Sprintf("%s: resolver %s not used: %v", z.Name, z.dns.servers[i], u.problem))
+		case z.now().Before(u.distrust):
+			all = append(all, fmt.Sprintf("%s: listings unknown until %s, because the list contained every host, and resolver %s may have such answers in its cache",
+				z.Name, u.distrust.UTC().Format("15:04:05 UTC"), z.dns.servers[i]))
 		}
 	}
 	if all == nil {
@@ -387,6 +503,9 @@ func (z *list) unused() error {
 // run tests the list until ctx ends. drop is called if earlier listings must not count.
 func (z *list) run(ctx context.Context, drop func()) {
 	for failures := 0; ctx.Err() == nil; {
+		if z.suspected() {
+			drop() // the test may take long
+		}
 		ok, wrong := z.test(ctx)
 		wait := testInterval
 		if failures++; ok {
@@ -397,10 +516,24 @@ func (z *list) run(ctx context.Context, drop func()) {
 		if wrong {
 			drop()
 		}
+		z.rest(ctx, wait)
+	}
+}
+
+// rest returns when the next test is due.
+func (z *list) rest(ctx context.Context, wait time.Duration) {
+	due := time.NewTimer(wait)
+	defer due.Stop()
+	for {
 		select {
 		case <-ctx.Done():
+			return
 		case <-z.tests:
-		case <-time.After(wait):
+			return
+		case <-due.C:
+			return
+		case <-z.checks:
+			z.recheck(ctx)
 		}
 	}
 }
@@ -410,15 +543,11 @@ func (z *list) run(ctx context.Context, drop func()) {
 func (z *list) test(ctx context.Context) (ok, wrong bool) {
 	ok = true
 	for i := range z.upstreams {
-		answered, err := z.check(ctx, i)
+		answered, falsely, err := z.check(ctx, i)
 		if ctx.Err() != nil {
 			return false, false
 		}
-		z.mu.Lock()
-		u := &z.upstreams[i]
-		before := u.problem
-		u.problem = err
-		z.mu.Unlock()
+		before := z.conclude(i, falsely, err)
 		ok = ok && err == nil
 		// A resolver that is not used has no listings, and another one may have correct ones.
 		wrong = wrong || changed(before, err) && (answered || errors.Is(before, errSuspect))
@@ -448,6 +577,22 @@ func (z *list) test(ctx context.Context) (ok, wrong bool) {
 	return ok, wrong
 }
 
+// conclude sets the result of a test of a resolver, and returns the previous problem. If the
+// list contained every host since the previous good test, the listings in the cache of the
+// resolver can be wrong until they expire.
+func (z *list) conclude(via int, falsely time.Duration, err error) (before error) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	u := &z.upstreams[via]
+	before, u.problem, u.falsely = u.problem, err, max(u.falsely, falsely)
+	if err == nil && u.falsely > 0 {
+		u.distrust, u.falsely = z.now().Add(u.falsely), 0
+		z.log.Warn("listings unknown", "lookup", z.Name, "zone", z.Zone, "resolver", z.dns.servers[via],
+			"until", u.distrust.UTC().Format(time.RFC3339))
+	}
+	return before
+}
+
 // changed reports whether err is a new problem.
 func changed(before, err error) bool {
 	return err != nil && (before == nil || before.Error() != err.Error())
@@ -461,10 +606,11 @@ func news(before, err error) (disabled, enabled bool) {
 	return changed(before, err) && !doubt(err), err == nil && before != nil && !doubt(before)
 }
 
-// check checks the test addresses, unused addresses and an unused label with a resolver. The
-// codes of the test address need not be codes that the operator has listed. answered reports
-// whether the list has answered all questions before the error.
-func (z *list) check(ctx context.Context, via int) (answered bool, err error) {
+// check checks the test addresses, unused addresses, an unused label and samples of public
+// addresses with a resolver. The codes of the test address need not be codes that the operator
+// has listed. answered reports whether the list has answered all questions before the error.
+// falsely is the longest result of falseTTL.
+func (z *list) check(ctx context.Context, via int) (answered bool, falsely time.Duration, err error) {
 	unused := unusedAddr()
 	for _, t := range []struct {
 		name, question string
@@ -476,20 +622,47 @@ func (z *list) check(ctx context.Context, via int) (answered bool, err error) {
 		{"a random loopback address in the form of IPv6", rules.Question(netip.AddrFrom16(unused.As16()), z.zone), false},
 		{"a random name", unusedLabel() + "." + z.zone, false},
 	} {
-		r, _, err := z.query(ctx, []int{via}, t.question, 0)
+		r, _, failed := z.query(ctx, []int{via}, t.question, 0)
+		if !t.listed && len(r.addrs) > 0 { // the next names show how long the resolver keeps such answers
+			falsely = max(falsely, r.falseTTL())
+			err = cmp.Or(err, fmt.Errorf("test: %s is listed as %s, so every host may be", t.name, r.addrs[0]))
+		}
 		switch {
 		case err != nil:
-			return false, fmt.Errorf("test: %w", err)
+			continue
+		case failed != nil:
+			return false, falsely, fmt.Errorf("test: %w", failed)
 		case t.listed && len(r.addrs) == 0:
-			return true, fmt.Errorf("test: %s is not listed, so the list is empty or has ended", t.name)
-		case !t.listed && len(r.addrs) > 0:
-			return true, fmt.Errorf("test: %s is listed as %s, so every host may be", t.name, r.addrs[0])
+			return true, 0, fmt.Errorf("test: %s is not listed, so the list is empty or has ended", t.name)
 		}
 		for _, code := range r.addrs {
 			if !rules.IsCode(code) {
-				return true, fmt.Errorf("test: error code %s for %s", code, t.name)
+				return true, 0, fmt.Errorf("test: error code %s for %s", code, t.name)
 			}
 		}
 	}
-	return true, nil
+	if err != nil {
+		return true, falsely, err
+	}
+	for _, region := range regions {
+		if answered, falsely, err := z.sample(ctx, via, region); err != nil {
+			return answered, falsely, err
+		}
+	}
+	return true, 0, nil
+}
+
+// sample returns an error if the list contains all of several random addresses of a region.
+func (z *list) sample(ctx context.Context, via int, region netip.Prefix) (answered bool, falsely time.Duration, err error) {
+	for range regionSample {
+		r, _, err := z.query(ctx, []int{via}, rules.Question(publicAddr(region), z.zone), 0)
+		if err != nil {
+			return false, 0, fmt.Errorf("test: %w", err)
+		}
+		if listed, _ := z.Judge(r.addrs); !listed {
+			return true, 0, nil
+		}
+		falsely = max(falsely, r.falseTTL())
+	}
+	return true, falsely, fmt.Errorf("test: %d of %d random addresses of %s are listed, so most hosts may be", regionSample, regionSample, region)
 }

@@ -2,11 +2,13 @@ package dnslookup
 
 import (
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"golang.org/x/net/dns/dnsmessage"
@@ -32,14 +34,20 @@ func (s *server) do(f func()) {
 func newServer(t *testing.T, udp, tcp func(q *dnsmessage.Message) [][]byte) *server {
 	t.Helper()
 	s := &server{udp: udp, tcp: tcp}
-	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.addr = conn.LocalAddr().(*net.UDPAddr).AddrPort()
-	l, err := net.ListenTCP("tcp4", net.TCPAddrFromAddrPort(s.addr))
-	if err != nil {
-		t.Fatal(err)
+	var conn *net.UDPConn
+	var l *net.TCPListener
+	for l == nil {
+		var err error
+		if conn, err = net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)}); err != nil {
+			t.Fatal(err)
+		}
+		s.addr = conn.LocalAddr().(*net.UDPAddr).AddrPort()
+		if l, err = net.ListenTCP("tcp4", net.TCPAddrFromAddrPort(s.addr)); err != nil { // another process uses the port
+			conn.Close()
+			if l = nil; !errors.Is(err, syscall.EADDRINUSE) {
+				t.Fatal(err)
+			}
+		}
 	}
 	t.Cleanup(func() { conn.Close(); l.Close() })
 	go s.serveUDP(conn)

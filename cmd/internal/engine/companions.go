@@ -12,6 +12,7 @@ import (
 	"scanwatch/cmd/internal/control"
 	"scanwatch/cmd/internal/fleetkey"
 	"scanwatch/filter/dnslist"
+	"scanwatch/filter/events"
 	"scanwatch/filter/memory"
 	"scanwatch/internal/smtp"
 	"scanwatch/rules"
@@ -78,6 +79,7 @@ func (p *Engine) joinFleet() {
 		p.sharing.Problem = fmt.Sprintf("key of the fleet: %v; restart smtpd when the user of the filter can read the file", r.err)
 	default:
 		p.memory.UseKey(r.key.State())
+		p.memory.UseName(p.set.Fleet.Name)
 		p.sharing.Fingerprint = r.key.Fingerprint()
 		return
 	}
@@ -142,6 +144,28 @@ func (p *Engine) sparedHost(h control.Names) bool {
 	}
 	policy := p.policies.policy()
 	return policy != nil && policy.Passes(&f)
+}
+
+// withdraw ends the bans that rest on listings that a list has withdrawn. A ban of more than
+// dnslist.MaxTTL ago rests on an earlier answer of the list.
+func (p *Engine) withdraw(list *rules.Lookup, listed []netip.Addr) {
+	now, policy := p.eventTime(), p.policies.policy()
+	if policy == nil {
+		return
+	}
+	current := policy.Rules()
+	refuted := func(b memory.Ban) bool {
+		i := slices.IndexFunc(current, func(r *rules.Rule) bool { return r.Name == b.Rule })
+		return b.Since.UnixMicro() > now-dnslist.MaxTTL.Microseconds() && (i < 0 || policy.RestsOn(current[i], list.Name))
+	}
+	bans := 0
+	for _, a := range listed {
+		for _, b := range p.memory.Bans.RevokeListed(a, refuted, now) {
+			bans++
+			p.watchers.Send(&events.Event{Event: "unban", By: "dns", Time: time.UnixMicro(now), Prefix: b.Prefix.String(), Until: b.Until, Reason: list.Name})
+		}
+	}
+	p.Log.Warn("listings withdrawn", "lookup", list.Name, "listings", len(listed), "unbanned", bans)
 }
 
 // networksWithStanding determines which of the given networks have a host with recent

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"net/netip"
@@ -16,6 +17,8 @@ import (
 	"scanwatch/filter/dnslist"
 	"scanwatch/filter/lookup"
 	"scanwatch/filter/memory"
+	"scanwatch/rules"
+	"scanwatch/store"
 )
 
 // withCompanions returns a program whose configuration has companions.
@@ -179,5 +182,64 @@ pass match rdns "*.list.example" fcrdns pass !listed wl
 	}
 	if !p.sparedHost(control.Names{Addr: netip.MustParseAddr("::ffff:203.0.113.1")}) {
 		t.Error("a friend is reported")
+	}
+}
+
+// TestWithdraw checks which bans end when a list withdraws its listings.
+func TestWithdraw(t *testing.T) {
+	p := withCompanions(t, `companion lookup user 12345
+lookup bl dnsbl "bl.example.org" codes 127.0.0.2
+lookup other dnsbl "other.example.org" codes 127.0.0.2
+rule bl phase mail-from match listed bl reject ban 1d
+rule other phase mail-from match listed other reject ban 1d
+`)
+	now := p.eventTime()
+	hour := int64(time.Hour / time.Microsecond)
+	for i, tt := range []struct {
+		rule   string
+		listed bool
+		at     int64
+		ends   bool
+	}{
+		{"bl", true, now, true},
+		{"renamed", true, now, true},
+		{"other", true, now, false},
+		{"bl", false, now, false},
+		{"bl", true, now - 2*hour, false},
+	} {
+		for _, c := range []*memory.Client{{Addr: netip.AddrFrom4([4]byte{192, 0, 2, byte(i)})}, {Addr: netip.MustParseAddr(fmt.Sprintf("2001:db8:0:%d::1", i))},
+			{Addr: netip.MustParseAddr(fmt.Sprintf("2001:db8:1:%d::1", i)), Domain: "example.net"}} {
+			ban := p.memory.Bans.Add(c, memory.BanRequest{Ladder: []time.Duration{24 * time.Hour}, Rule: tt.rule, Session: 1, Listed: tt.listed}, tt.at)
+			p.withdraw(p.policies.policy().Lookups[0], []netip.Addr{c.Addr})
+			if _, active := p.memory.Bans.Enforced(ban.Prefix, now+1e6); active == tt.ends {
+				t.Errorf("%s, rule %s, listed %v, %d h ago: active %v", ban.Prefix, tt.rule, tt.listed, (now-tt.at)/hour, active)
+			}
+		}
+	}
+	if n := p.memory.Bans.Count(now + 1e6).Active; n != 9 {
+		t.Errorf("%d bans", n)
+	}
+}
+
+// TestInvalidConfiguration checks that the filter uses the state directory of a configuration
+// with errors in other statements.
+func TestInvalidConfiguration(t *testing.T) {
+	lists, err := lookup.Builtin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(t.TempDir(), "scanwatch.conf")
+	for text, want := range map[string]string{
+		"store \"/tmp/scanwatch\" keep 30d\nrule x\n": "/tmp/scanwatch",
+		"mode x\nstore \"state\"\n":                   filepath.Join(filepath.Dir(name), "state"),
+		"store nonsense\n":                            store.DefaultDir(),
+	} {
+		if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		p := &policies{file: name, log: slog.New(slog.DiscardHandler), lists: func() *lookup.Lists { return lists }}
+		if set := p.start(); set.Store != want || set.Mode != rules.Observe {
+			t.Errorf("%q: %+v", text, set)
+		}
 	}
 }

@@ -39,9 +39,9 @@ func withTimeout[T any](log *slog.Logger, what string, timeout time.Duration, f 
 }
 
 // enterSandbox restricts the process to the operations that the settings and the
-// configuration require, and logs the restrictions. No other goroutine may access the
+// configuration require, and logs the restrictions. The front end also reads the given files. No other goroutine may access the
 // disk during the call.
-func (p *policies) enterSandbox(set rules.Settings, runDir string) {
+func (p *policies) enterSandbox(set rules.Settings, runDir string, read []string) {
 	// Run without a sandbox if the disk does not answer, because waiting would block the
 	// mail server. Entering the sandbox later is not an option, because the whole process
 	// would block until the disk answers; see Enter.
@@ -56,6 +56,7 @@ func (p *policies) enterSandbox(set rules.Settings, runDir string) {
 	if p.config != nil {
 		paths.Read = p.config.Files()
 	}
+	paths.Read = append(paths.Read, read...)
 	if set.Log.Syslog {
 		paths.Log = logSocket
 	}

@@ -93,6 +93,11 @@ type Engine struct {
 	// Wake has a value after a DNS list has answered.
 	Wake chan struct{}
 
+	// Source, if set, describes the log that the front end follows. Read lists files that
+	// the front end reads in the sandbox. Both are set by Prepare.
+	Source func() *control.SourceStatus
+	Read   []string
+
 	program *Program
 	level   *slog.LevelVar
 	logs    *queue
@@ -137,6 +142,21 @@ func (p *Engine) Phases() smtp.PhaseSet { return p.policies.asked }
 // Dir returns the state directory.
 func (p *Engine) Dir() string { return p.set.Store }
 
+var errInUse = errors.New("another process uses the state directory")
+
+// Alone returns an error, which it has logged, if another front end uses the state directory:
+// each would lack the other's bans and standing.
+func (p *Engine) Alone() error {
+	c, err := control.Dial(p.Dir())
+	if err != nil {
+		return nil
+	}
+	defer c.Close()
+	status, _ := c.Status()
+	p.Log.Error("another front end uses the state directory", "statedir", p.Dir(), "pid", status.PID, "hint", "give each its own with -s, or stop the other one")
+	return errInUse
+}
+
 // setLevel sets the log level from the flags and the configuration.
 func (p *Engine) setLevel() {
 	p.level.Set(slog.LevelWarn)
@@ -150,6 +170,7 @@ func (p *Engine) setLevel() {
 // in the background.
 func build(program *Program, s Settings, stderr io.Writer) (*Engine, error) {
 	p := &Engine{program: program, Settings: s, logs: newQueue(stderr), level: new(slog.LevelVar), memory: memory.New(), started: time.Now().UTC(), lookups: dnslist.New(), Wake: make(chan struct{}, 1)}
+	p.lookups.Withdraw = p.withdraw
 	p.lookups.Wake = func() {
 		select {
 		case p.Wake <- struct{}{}:
@@ -184,7 +205,7 @@ func build(program *Program, s Settings, stderr io.Writer) (*Engine, error) {
 	p.prepareCompanions()
 	p.joinFleet()
 	if !s.open {
-		p.policies.enterSandbox(p.set, p.runDir)
+		p.policies.enterSandbox(p.set, p.runDir, p.Read)
 	}
 	p.openStore()
 	p.Pipeline = filter.New(filter.Options{
@@ -312,8 +333,12 @@ func (p *Engine) status() control.Status {
 	if f := p.set.Fleet; f != nil {
 		fleet = &control.FleetStatus{Name: f.Name, Key: p.sharing.Fingerprint, Problem: p.sharing.Problem, Observe: f.Observe, Ignore: f.Ignore}
 	}
+	var source *control.SourceStatus
+	if p.Source != nil {
+		source = p.Source()
+	}
 	return control.Status{
-		Fleet: fleet, Companions: companions, Lookups: p.lookups.Status(), Hosts: p.sharing.Hosts(),
+		Source: source, Fleet: fleet, Companions: companions, Lookups: p.lookups.Status(), Hosts: p.sharing.Hosts(),
 		Lost:    text.At(lost),
 		Program: p.program.Version, PID: os.Getpid(), Started: text.At(p.started), Log: control.LevelWord(p.level.Level()),
 		Live: control.Live{Sessions: p.Pipeline.Open(), Delayed: p.Delayed.Load(), Summed: p.Pipeline.Sums.Unwritten()}, Config: p.policies.status(),

@@ -111,11 +111,16 @@ func (p *policies) start() rules.Settings {
 	}
 	type loaded struct {
 		*config.Config
-		err error
+		err   error
+		store rules.Settings // if err is set
 	}
 	first, ok := withTimeout(p.log, "reading the configuration", configTimeout, func() loaded {
 		c, err := config.Load(p.file, p.lists(), nil, false)
-		return loaded{c, err}
+		l := loaded{Config: c, err: err}
+		if err != nil {
+			_ = safego.Run(func() error { l.store = rules.ParseStore(p.file, os.ReadFile); return nil })
+		}
+		return l
 	})
 	if !ok {
 		// watch loads the configuration once the disk answers. Register for all phases,
@@ -131,6 +136,8 @@ func (p *policies) start() rules.Settings {
 		p.log.Error("configuration invalid, observing only; fix it and restart smtpd, see scanwatch check", "file", p.file)
 		p.config = c
 		p.note(nil, "invalid, observing only until it is fixed and smtpd restarted; see scanwatch check")
+		set := first.store
+		defaults.Store, defaults.Keep, defaults.Budget = cmp.Or(config.ResolvePath(p.file, set.Store), defaults.Store), cmp.Or(set.Keep, defaults.Keep), cmp.Or(set.Budget, defaults.Budget)
 		return defaults
 	}
 	p.take(c)

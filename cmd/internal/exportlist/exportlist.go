@@ -151,7 +151,7 @@ func Build(o Options) (*export.List, map[string]int, error) {
 func (b *builder) list() *export.List {
 	l := &export.List{Made: b.now}
 	for p, ban := range b.banned {
-		entry := export.Entry{Prefix: p, Kind: export.Ban, First: ban.Since, Last: ban.Last, Confidence: "high", Reason: ban.Rule + ban.On(), Expires: ban.Until}
+		entry := export.Entry{Prefix: p, Kind: export.Ban, First: ban.Since, Last: ban.Last, Confidence: "high", Reason: ban.Rule + ban.On(), Expires: ban.Until, Listed: ban.Listed}
 		if h := b.hosts[p]; h != nil {
 			h.fill(&entry, b.Confidence)
 		}

@@ -109,14 +109,17 @@ func spaceOf(list []netip.Prefix) (s space) {
 }
 
 // plausibleSpace returns an error if a list covers implausibly many addresses: a few wide
-// prefixes could reject all mail.
+// prefixes could reject all mail. Without a previous list, or with a damaged one, only a small
+// space is plausible.
 func plausibleSpace(before, now []netip.Prefix) error {
 	was, is := spaceOf(before), spaceOf(now)
 	for i, unit := range []string{"IPv4 addresses", "IPv6 networks /32"} {
-		if is[i] > maxSpace[i] {
+		switch least := growth * max(was[i], smallSpace[i]); {
+		case is[i] > maxSpace[i]:
 			return sizef("covers %.0f %s, more than %.0f", is[i], unit, maxSpace[i])
-		}
-		if len(before) > 0 && is[i] > growth*max(was[i], smallSpace[i]) {
+		case is[i] > least && was[i] == 0:
+			return sizef("covers %.0f %s, more than %.0f, and there is no previous list of prefixes for comparison", is[i], unit, least)
+		case is[i] > least:
 			return sizef("covers %.0f %s, more than three times the previous %.0f", is[i], unit, was[i])
 		}
 	}

@@ -48,7 +48,7 @@ type suspect struct {
 	last     time.Time
 	evidence []string // tokens, with any confidence
 	certain  bool     // an offence with high confidence
-	banned   bool     // by a rule that was enforced
+	banned   bool     // by a rule that was enforced and did not need a DNS list, which can be wrong
 	sessions map[uint64]bool
 	names    []control.Names // the latest ones; the host is not reported if one is exempt
 }
@@ -184,7 +184,7 @@ func (r *reporter) add(e *events.Event) {
 		// was stolen from a user.
 		r.exemptAt(hostOf(src), e.Time)
 		return
-	case e.Event == "finding" && len(offences(e.Evidence)) > 0, e.Event == "ban" && e.Would == "":
+	case e.Event == "finding" && len(offences(e.Evidence)) > 0, e.Event == "ban" && e.Would == "" && !e.Listed:
 		r.suspect(hostOf(src), e)
 	}
 }
@@ -388,11 +388,22 @@ func (r *reporter) spared(a netip.Addr) bool {
 	return exempt
 }
 
-// done records that a host was reported.
-func (r *reporter) done(a netip.Addr, now time.Time) {
+// attempt records that a report of a host is sent, and saves it, because the process may end
+// before it has the answer.
+func (r *reporter) attempt(a netip.Addr, now time.Time) error {
+	r.setReported(a, now)
+	return r.save()
+}
+
+// setReported sets the time of the latest report of a host, or deletes it if it is zero.
+func (r *reporter) setReported(a netip.Addr, at time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.reported[hostOf(a)] = now
+	if at.IsZero() {
+		delete(r.reported, hostOf(a))
+		return
+	}
+	r.reported[hostOf(a)] = at
 }
 
 // An abuseIPDB sends reports.

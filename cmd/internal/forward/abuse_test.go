@@ -48,6 +48,7 @@ func TestReports(t *testing.T) {
 		{"banned by the operator", []*events.Event{{Event: "ban", By: "operator", Time: noon, Prefix: host + "/32"}}, "", ""},
 		{"a failed login", []*events.Event{about(host, "finding", "auth-failure", "high")}, "", ""},
 		{"banned for failed logins", []*events.Event{about(host, "finding", "auth-failure", "high"), ban}, "18", "1 SMTP session: fails to log in"},
+		{"banned because of a DNS list", []*events.Event{about(host, "finding", "auth-failure", "high"), with(about(host, "ban", "", ""), func(e *events.Event) { e.Listed = true })}, "", ""},
 		{"several offences and sessions", []*events.Event{about(host, "finding", "scanner", "high"), about(host, "finding", "auth-spray", "low"),
 			with(about(host, "finding", "relay-probe", "high"), func(e *events.Event) { e.Session = 2 })}, "14,15,18",
 			"2 SMTP sessions: scans mail servers, tries to relay mail, tries passwords for many users"},
@@ -104,7 +105,7 @@ func TestReportAgain(t *testing.T) {
 		}
 		for _, d := range due {
 			r.stored(d.IP)
-			r.done(d.IP, at)
+			r.setReported(d.IP, at)
 		}
 	}
 	seen(noon, 1)
@@ -170,7 +171,7 @@ func TestForwardAbuse(t *testing.T) {
 	c := &rules.Companion{Role: rules.RoleForward, User: strconv.Itoa(os.Getuid()), Target: rules.ForwardAbuse,
 		Forward: rules.Forward{Queue: t.TempDir(), Key: key}}
 	r := newReceiver(t)
-	r.answers = []http.HandlerFunc{status(429, "Retry-After", "0"), status(500), abort}
+	r.answers = []http.HandlerFunc{status(429, "Retry-After", "0"), status(500)}
 	h := newHub(t, c)
 	h.spared = func(a netip.Addr) bool { return a == netip.MustParseAddr("198.51.100.2") }
 	start(t, c, h, r)

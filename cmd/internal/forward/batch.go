@@ -60,6 +60,7 @@ type Item struct {
 	Would      string    `json:"would,omitempty"`
 	Tag        string    `json:"tag,omitempty"`
 	Until      time.Time `json:"until,omitzero"`
+	Listed     bool      `json:"listed,omitempty"`
 	Reason     string    `json:"reason,omitempty"`
 }
 
@@ -123,7 +124,7 @@ func later(a, b time.Time) time.Time {
 
 func itemOf(e *events.Event) *Item {
 	i := &Item{
-		Event: e.Event, Prefix: e.Prefix, First: e.Time, Last: e.Time, Evidence: e.Evidence, Confidence: e.Confidence, Org: e.Org, By: e.By, Match: e.Match,
+		Event: e.Event, Prefix: e.Prefix, Listed: e.Listed, First: e.Time, Last: e.Time, Evidence: e.Evidence, Confidence: e.Confidence, Org: e.Org, By: e.By, Match: e.Match,
 		RDNS: string(e.RDNS), FCrDNS: e.FCrDNS, Helo: string(e.Helo), Rule: e.Rule, Phase: e.Phase, Decision: e.Decision, Would: e.Would,
 		Tag: e.Tag, Until: e.Until, Reason: e.Reason,
 	}

@@ -309,7 +309,7 @@ func TestExemptAfterRestart(t *testing.T) {
 func TestFutureReport(t *testing.T) {
 	r := newReporter(&queue{dir: t.TempDir()})
 	host := netip.MustParseAddr("198.51.100.1")
-	r.done(host, noon.AddDate(10, 0, 0))
+	r.setReported(host, noon.AddDate(10, 0, 0))
 	r.add(about(host.String(), "finding", "scanner", "high"))
 	for after, want := range []int{0: 0, 14: 0, 16: 1} {
 		if due := r.due(noon.Add(time.Duration(after)*time.Minute), nil); len(due) != want {
@@ -442,5 +442,47 @@ func TestReflectedRequest(t *testing.T) {
 	err := w.deliver(t.Context(), encode(&Batch{ID: "1", Events: []*Item{}}))
 	if err == nil || !strings.Contains(err.Error(), "malformed HTTP response") || strings.Contains(err.Error(), "0123456789") || strings.Contains(err.Error(), "\x1b") {
 		t.Error(err)
+	}
+}
+
+// TestReportOnce checks that a report whose answer is missing is not sent again, that the time of
+// a report is on the disk before AbuseIPDB has answered, and that an answer that rejects the
+// report for now leaves it in the queue.
+func TestReportOnce(t *testing.T) {
+	r, companion := newReceiver(t), forAbuse(t)
+	h := newHub(t, companion)
+	f := idle(t, companion, Options{RunDir: h.dir, Roots: r.roots, Now: func() time.Time { return noon }, Abuse: r.URL + "/report"})
+	until(t, func() bool { return f.ask(func(c *control.Client) error { return c.Note(f.name, 0, 0, nil) }) == nil })
+	host := netip.MustParseAddr("198.51.100.1")
+	saved := func() bool {
+		other := newReporter(f.queue)
+		if err := other.load(noon); err != nil {
+			t.Error(err)
+		}
+		return !other.reported[host].IsZero()
+	}
+	f.reporter.add(about(host.String(), "finding", "scanner", "high"))
+	f.report(t.Context())
+	e, data, ok, err := f.queue.first()
+	if !ok || err != nil {
+		t.Fatal(err)
+	}
+	r.answers = []http.HandlerFunc{func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }}
+	if err := f.deliver(t.Context(), e, data); err == nil || errors.Is(err, errRejected) || saved() {
+		t.Errorf("an error of the server: %v, saved %v", err, saved())
+	}
+	r.answers = []http.HandlerFunc{func(http.ResponseWriter, *http.Request) {
+		if !saved() {
+			t.Error("the time is not on the disk before the answer")
+		}
+		panic(http.ErrAbortHandler)
+	}}
+	if err := f.deliver(t.Context(), e, data); !errors.Is(err, errRejected) || !strings.Contains(err.Error(), "is not sent again") || !saved() {
+		t.Errorf("no answer: %v", err)
+	}
+	f.queue.remove(e, true)
+	f.reporter.add(about(host.String(), "finding", "scanner", "high"))
+	if due := f.reporter.due(noon.Add(14*time.Minute), nil); len(due) != 0 {
+		t.Errorf("again after 14 minutes: %+v", due)
 	}
 }

@@ -397,12 +397,28 @@ func (f *Forwarder) deliver(ctx context.Context, e entry, data []byte) error {
 		}
 	}
 	_ = f.queue.setNext(f.o.Now(), f.interval) // if this fails, the rate is exceeded after a restart
+	if f.reporter != nil {
+		return f.deliverReport(ctx, r.IP, data)
+	}
+	return f.to.deliver(ctx, data)
+}
+
+// deliverReport delivers a report of a host. AbuseIPDB does not accept two of them in 15
+// minutes, so that a report without an answer, which AbuseIPDB may have accepted, is not sent
+// again.
+func (f *Forwarder) deliverReport(ctx context.Context, a netip.Addr, data []byte) error {
+	if err := f.reporter.attempt(a, f.o.Now()); err != nil {
+		return fmt.Errorf("save the time of the report: %w", err)
+	}
 	err := f.to.deliver(ctx, data)
-	if f.reporter != nil && (err == nil || errors.Is(err, errRejected)) {
-		f.reporter.done(r.IP, f.o.Now())
-		if err := f.reporter.save(); err != nil {
-			f.o.Log.Error("times of reports not saved", "companion", f.name, "err", err)
-		}
+	switch {
+	case errors.As(err, new(unansweredError)):
+		return fmt.Errorf("%w: %w; AbuseIPDB may have accepted the report, which is not sent again", errRejected, err)
+	case err != nil && !errors.Is(err, errRejected):
+		f.reporter.setReported(a, time.Time{})
+	}
+	if err := f.reporter.save(); err != nil {
+		f.o.Log.Error("times of reports not saved", "companion", f.name, "err", err)
 	}
 	return err
 }

@@ -11,9 +11,11 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"scanwatch/cmd/internal/fetch"
@@ -33,6 +35,11 @@ type laterError struct {
 	error
 	after time.Duration
 }
+
+// An unansweredError is the error of a request that the server may have received and accepted.
+type unansweredError struct{ error }
+
+func (e unansweredError) Unwrap() error { return e.error }
 
 // The limits of a request.
 const (
@@ -64,6 +71,8 @@ func (c *client) post(req *http.Request) (reply []byte, err error) {
 	if req.Header.Get("User-Agent") == "" { // the file of the header may have one
 		req.Header.Set("User-Agent", c.agent)
 	}
+	var sent atomic.Bool
+	req = req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{WroteHeaders: func() { sent.Store(true) }}))
 	resp, err := c.http.Do(req)
 	if err != nil {
 		var wrapped *url.Error
@@ -73,7 +82,11 @@ func (c *client) post(req *http.Request) (reply []byte, err error) {
 				err = fmt.Errorf("no answer in %s", text.Duration(c.http.Timeout))
 			}
 		}
-		return nil, fetch.Remedy(fetch.Redacted(err, req), err)
+		err = fetch.Remedy(fetch.Redacted(err, req), err)
+		if sent.Load() {
+			err = unansweredError{err}
+		}
+		return nil, err
 	}
 	defer resp.Body.Close()
 	reply, _ = io.ReadAll(io.LimitReader(resp.Body, maxReply)) // the status decides, and the connection can be used again

@@ -11,6 +11,9 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"scanwatch/filter/events"
+	"scanwatch/internal/text"
 )
 
 // A syslog sends the events of batches as messages (RFC 5424).
@@ -94,10 +97,10 @@ func (s *syslog) messages(b *Batch) (all [][]byte) {
 			cmp.Or(name(b.Host, 255), "-"), s.pid, cmp.Or(name(id, 32), "-"), structure)
 		for i := 0; i+1 < len(data); i += 2 {
 			if data[i+1] != "" {
-				fmt.Fprintf(&m, " %s=\"%s\"", data[i], param.Replace(data[i+1]))
+				fmt.Fprintf(&m, " %s=\"%s\"", data[i], param.Replace(ascii(data[i+1])))
 			}
 		}
-		m.WriteString("] " + words)
+		m.WriteString("] " + ascii(words))
 		all = append(all, m.Bytes()[:min(m.Len(), maxMessage)])
 	}
 	for _, i := range b.Events {
@@ -115,7 +118,16 @@ func (s *syslog) messages(b *Batch) (all [][]byte) {
 	return all
 }
 
-// param escapes the value of a parameter. Values of events are printable ASCII.
+// ascii escapes everything but printable ASCII. A reason of the operator may contain any
+// characters.
+func ascii(s string) string {
+	if !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' }) {
+		return s
+	}
+	return string(events.AppendASCII(nil, []byte(text.Escape(s))))
+}
+
+// param escapes the value of a parameter.
 var param = strings.NewReplacer(`\`, `\\`, `"`, `\"`, `]`, `\]`)
 
 // name returns s as a part of the header of a message: printable ASCII without spaces.

@@ -160,3 +160,19 @@ func TestStdout(t *testing.T) {
 		t.Errorf("%v: %s", err, out.String())
 	}
 }
+
+// TestControlCharacters checks that the reason of the operator cannot begin a new message, and
+// that messages are printable ASCII.
+func TestControlCharacters(t *testing.T) {
+	w := &window{host: "mx", from: noon}
+	w.add(&events.Event{Event: "ban", By: "operator", Time: noon, Prefix: "198.51.100.1/32", Until: noon, Reason: "a\n<22>1 b\tü\u202e\\]"})
+	b, err := decodeBatch(encode(w.take(noon, w.lost())))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range (&syslog{pid: 7}).messages(b) {
+		if !message.Match(m) || !strings.Contains(string(m), `reason="a\\n<22>1 b\\t\\u00fc`) {
+			t.Errorf("%q", m)
+		}
+	}
+}

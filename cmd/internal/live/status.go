@@ -76,6 +76,9 @@ func PrintStatus(w io.Writer, s *control.Status, zone *time.Location) {
 	if s.Log != "" {
 		line("log", "%s", s.Log)
 	}
+	if s.Source != nil {
+		line("source", "%s", sourceLine(s.Source, zone))
+	}
 	if s.Sandbox != "" {
 		line("sandbox", "%s", s.Sandbox)
 	}
@@ -209,6 +212,19 @@ func companionLine(c *control.CompanionStatus, zone *time.Location) string {
 	}
 	if c.Lost > 0 {
 		line += fmt.Sprintf(", %d lost", c.Lost)
+	}
+	return line
+}
+
+// sourceLine describes the log that scanwatch follow reads.
+func sourceLine(s *control.SourceStatus, zone *time.Location) string {
+	line := fmt.Sprintf("%s %s at byte %d, %d behind, %s (%d not understood), %s", s.Kind, text.Escape(s.File), s.Position, s.Behind,
+		text.Plural(s.Lines, "line"), s.Unknown, text.Plural(s.Sessions, "session"))
+	if !s.Last.IsZero() {
+		line += ", last line of " + s.Last.In(zone).Format("2006-01-02 15:04:05 -0700")
+	}
+	if s.Problem != "" {
+		line += "; " + text.Escape(s.Problem)
 	}
 	return line
 }

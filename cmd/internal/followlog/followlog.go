@@ -1,0 +1,290 @@
+package followlog
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"net"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"scanwatch/cmd/internal/control"
+	"scanwatch/cmd/internal/engine"
+	"scanwatch/filter/maillog"
+	"scanwatch/filter/serverlog"
+	"scanwatch/internal/safego"
+	"scanwatch/internal/text"
+)
+
+const (
+	poll      = 250 * time.Millisecond // interval at which the file is read
+	saveEvery = 5 * time.Second        // interval at which the position is saved
+)
+
+// A Front is a front end that follows a log.
+type Front struct {
+	Kind  *serverlog.Kind
+	File  string // - for standard input; http:ADDRESS:PORT for records by HTTP
+	Stdin io.Reader
+	Zone  *time.Location
+
+	listener net.Listener // with http:
+
+	tail   tail
+	reader *serverlog.Reader
+	stamps *maillog.Syslog
+	fed    time.Time // when the latest line was read
+	failed string    // latest error that was logged
+
+	mu     sync.Mutex
+	source control.SourceStatus
+}
+
+// Prepare opens the log. Before, it checks that no other front end uses the state directory.
+func (f *Front) Prepare(e *engine.Engine) error {
+	if err := e.Alone(); err != nil {
+		return err
+	}
+	f.source = control.SourceStatus{Kind: f.Kind.Name, File: f.File}
+	e.Source = f.status
+	if f.File == "-" {
+		return nil
+	}
+	if strings.HasPrefix(f.File, httpPrefix) {
+		var err error
+		if f.listener, err = listen(f.File); err != nil {
+			e.Log.Error("records cannot be received", "err", err)
+		}
+		return err
+	}
+	path, err := filepath.Abs(f.File)
+	if err != nil {
+		return err
+	}
+	f.tail.name = path
+	e.Read = append(e.Read, path)
+	if err := f.open(e); err != nil {
+		e.Log.Error("log unreadable", "err", err)
+		return err
+	}
+	return nil
+}
+
+// open opens the log at the saved position.
+func (f *Front) open(e *engine.Engine) error {
+	saved, err := ReadPosition(e.Dir())
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return f.tail.open(nil)
+	case err != nil:
+		e.Log.Warn("position of the log unreadable, starting at its end", "err", err)
+		return f.tail.open(nil)
+	}
+	err = f.tail.open(&saved)
+	if f.tail.lost {
+		e.Log.Warn("log replaced while it was not followed, lines may be lost", "file", f.File)
+	}
+	return err
+}
+
+// Serve passes the sessions in the log to the pipeline until SIGTERM, or until the end of
+// standard input.
+func (f *Front) Serve(e *engine.Engine) error {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	f.begin(e.Pipeline)
+	switch {
+	case f.listener != nil:
+		f.post(ctx, e)
+	case f.File == "-":
+		f.pipe(ctx, e)
+	default:
+		f.follow(ctx, e)
+	}
+	f.reader.Flush()
+	return nil
+}
+
+func (f *Front) begin(sink serverlog.Sink) {
+	f.reader = serverlog.New(f.Kind, sink, serverlog.Options{Zone: f.Zone, Date: time.Now()})
+	f.stamps = maillog.NewSyslog(f.Zone, time.Now())
+}
+
+// line passes a line to the reader.
+func (f *Front) line(raw []byte) {
+	l, ok := maillog.Line{Raw: raw}, false
+	if f.Kind.Syslog {
+		l, ok = f.stamps.Parse(raw)
+	}
+	f.reader.Line(&l, ok)
+}
+
+// follow follows the file.
+func (f *Front) follow(ctx context.Context, e *engine.Engine) {
+	ticker := time.NewTicker(poll)
+	defer ticker.Stop()
+	saved, at := f.tail.pos, time.Now()
+	for {
+		more, err := f.advance(time.Now())
+		f.report(e, err)
+		if now := time.Now(); f.tail.pos != saved && (now.Sub(at) >= saveEvery || ctx.Err() != nil) {
+			saved, at = f.tail.pos, now
+			f.save(e)
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		if more {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+		case <-ticker.C:
+		}
+	}
+}
+
+// advance reads the lines that have been added, and reports whether there are more. At the end
+// of the file, it goes on in the next one and plays the sessions that are idle.
+func (f *Front) advance(now time.Time) (more bool, err error) {
+	f.stamps.Newest(now)
+	before := f.reader.Counts().Lines
+	more, err = f.tail.read(f.line)
+	if f.reader.Counts().Lines > before {
+		f.fed = now
+	}
+	if !more && err == nil {
+		// The old file may have got lines before it was renamed.
+		if more, err = f.tail.next(); !more {
+			f.idle(now)
+		}
+	}
+	f.measure()
+	return more, err
+}
+
+// idle advances the clock of the log by the time since the latest line. The clock of this
+// host may differ.
+func (f *Front) idle(now time.Time) {
+	if last := f.reader.Last(); last > 0 && !f.fed.IsZero() {
+		f.reader.Tick(time.UnixMicro(last).Add(now.Sub(f.fed)))
+	}
+}
+
+// report logs a new error.
+func (f *Front) report(e *engine.Engine, err error) {
+	message := ""
+	if err != nil {
+		message = err.Error()
+	}
+	if message != "" && message != f.failed {
+		e.Log.Warn("log unreadable, trying again", "err", message)
+	}
+	f.failed = message
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.source.Problem = message
+}
+
+func (f *Front) save(e *engine.Engine) {
+	if err := f.tail.pos.Save(e.Dir()); err != nil {
+		e.Log.Warn("position of the log not saved", "err", err)
+	}
+}
+
+// pipe reads standard input to its end.
+func (f *Front) pipe(ctx context.Context, e *engine.Engine) {
+	lines, next := make(chan []byte), make(chan struct{})
+	safego.Go(e.Log, "reading standard input", func() {
+		defer close(lines)
+		in := bufio.NewReaderSize(f.Stdin, maxLine)
+		for {
+			line, err := in.ReadSlice('\n')
+			long := errors.Is(err, bufio.ErrBufferFull)
+			for errors.Is(err, bufio.ErrBufferFull) {
+				_, err = in.ReadSlice('\n')
+			}
+			if len(line) > 0 && !long {
+				select {
+				case lines <- line:
+				case <-ctx.Done():
+					return
+				}
+				select { // the line is valid until the next one is read
+				case <-next:
+				case <-ctx.Done():
+					return
+				}
+			}
+			if err != nil {
+				return
+			}
+		}
+	})
+	f.consume(ctx, lines, next)
+}
+
+// consume reads lines until the channel is closed. Next, if set, receives a value after each
+// line.
+func (f *Front) consume(ctx context.Context, lines <-chan []byte, next chan<- struct{}) {
+	ticker := time.NewTicker(poll)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case line, ok := <-lines:
+			if !ok {
+				return
+			}
+			f.line(trim(line))
+			f.fed = time.Now()
+			if next != nil {
+				next <- struct{}{}
+			}
+		case now := <-ticker.C:
+			f.stamps.Newest(now)
+			f.idle(now)
+			f.measure()
+		}
+	}
+}
+
+func trim(line []byte) []byte {
+	for len(line) > 0 && (line[len(line)-1] == '\n' || line[len(line)-1] == '\r') {
+		line = line[:len(line)-1]
+	}
+	return line
+}
+
+// measure updates the status.
+func (f *Front) measure() {
+	c := f.reader.Counts()
+	size := f.tail.pos.Offset
+	if f.tail.file != nil {
+		if info, err := f.tail.file.Stat(); err == nil {
+			size = info.Size()
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s := &f.source
+	s.Lines, s.Unknown, s.Sessions, s.TooLong, s.Samples = c.Lines, c.Unknown, c.Sessions, f.tail.tooLong, c.Samples
+	s.Position, s.Behind, s.Rotations = f.tail.pos.Offset, max(size-f.tail.pos.Offset, 0), f.tail.changed
+	if last := f.reader.Last(); last > 0 {
+		s.Last = text.At(time.UnixMicro(last))
+	}
+}
+
+func (f *Front) status() *control.SourceStatus {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s := f.source
+	return &s
+}

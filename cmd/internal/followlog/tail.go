@@ -1,0 +1,352 @@
+// Package followlog follows the log of a mail server, and passes its sessions to the engine.
+package followlog
+
+import (
+	"bytes"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+const (
+	// patience is the number of calls of next before a new file is used.
+	patience = 8
+	// maxLine is the maximum length of a line, in bytes. The rest of a longer line is skipped.
+	maxLine = 64 << 10
+	// headSize is the number of bytes at the start of a file that identify it, besides its
+	// inode: after copytruncate, the inode is the same.
+	headSize = 256
+)
+
+// A Position is a position in a log. It is saved, so that a restart goes on where the last
+// run ended.
+type Position struct {
+	Inode  uint64
+	Offset int64  // after the last complete line
+	Head   string // hash of the first bytes
+	Length int    // number of bytes in Head
+}
+
+// PositionFile is the name of the file with the position, in the state directory.
+const PositionFile = "position"
+
+func (p Position) String() string {
+	return fmt.Sprintf("%d %d %d %s\n", p.Inode, p.Offset, p.Length, p.Head)
+}
+
+// ParsePosition parses the output of String.
+func ParsePosition(s string) (p Position, err error) {
+	n, err := fmt.Sscanf(s, "%d %d %d %s\n", &p.Inode, &p.Offset, &p.Length, &p.Head)
+	if err == nil && (n != 4 || p.Offset < 0 || p.Length < 0 || p.Length > headSize) {
+		err = errors.New("not a position")
+	}
+	return p, err
+}
+
+// Save saves the position in a state directory.
+func (p Position) Save(dir string) error {
+	f, err := os.CreateTemp(dir, PositionFile+"-*.new")
+	if err != nil {
+		return err
+	}
+	_, err = io.WriteString(f, p.String())
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), filepath.Join(dir, PositionFile))
+	}
+	if err != nil {
+		_ = os.Remove(f.Name())
+	}
+	return err
+}
+
+// ReadPosition reads the saved position. Without one, the error is fs.ErrNotExist.
+func ReadPosition(dir string) (Position, error) {
+	f, err := os.OpenFile(filepath.Join(dir, PositionFile), os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
+	if err != nil {
+		return Position{}, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, 200))
+	if err != nil {
+		return Position{}, err
+	}
+	return ParsePosition(string(data))
+}
+
+// A tail reads complete lines from a file that grows, and follows it through rotation.
+type tail struct {
+	name string
+	file *os.File
+	pos  Position
+	buf  []byte // incomplete line
+	skip bool   // the rest of a line that is too long
+	rest bool   // file is an old file, which is read to its end before the one with the name
+	// waits is the number of calls of next since the name belongs to another file. Before it
+	// reopens its log, the mail server goes on writing to the old one.
+	waits int
+
+	tooLong int
+	lost    bool // the file with the saved position no longer exists
+	changed int  // rotations and truncations
+}
+
+// open opens the log. With a saved position, it goes on there, in the file that then had the
+// name. Without one, it starts at the end.
+func (t *tail) open(saved *Position) error {
+	f, err := openRegular(t.name)
+	if err != nil && (saved == nil || !errors.Is(err, fs.ErrNotExist)) {
+		return err
+	}
+	if saved == nil {
+		t.use(f)
+		end, err := f.Seek(0, io.SeekEnd)
+		t.pos.Offset = end
+		if err == nil && end > 0 {
+			err = t.toLineStart()
+		}
+		return err
+	}
+	if f != nil {
+		if saved.is(f) {
+			t.resume(f, saved)
+			return nil
+		}
+		if old := t.rotated(saved); old != nil {
+			f.Close()
+			t.resume(old, saved)
+			t.rest = true
+			return nil
+		}
+		t.lost = true
+		t.use(f)
+		return nil
+	}
+	if old := t.rotated(saved); old != nil {
+		t.resume(old, saved)
+		t.rest = true
+		return nil
+	}
+	return err
+}
+
+// toLineStart skips the rest of a line if the end of the file is within one.
+func (t *tail) toLineStart() error {
+	var last [1]byte
+	if _, err := t.file.ReadAt(last[:], t.pos.Offset-1); err != nil {
+		return err
+	}
+	t.skip = last[0] != '\n'
+	return nil
+}
+
+func (t *tail) resume(f *os.File, saved *Position) {
+	t.use(f)
+	t.pos.Offset = saved.Offset
+}
+
+// use starts a file at its beginning.
+func (t *tail) use(f *os.File) {
+	if t.file != nil {
+		t.file.Close()
+	}
+	t.file, t.buf, t.skip, t.rest, t.waits = f, t.buf[:0], false, false, 0
+	t.pos = Position{Inode: inode(f)}
+	t.identify()
+}
+
+// identify notes the first bytes of the file, as far as they exist.
+func (t *tail) identify() {
+	if t.pos.Length == headSize {
+		return
+	}
+	t.pos.Length, t.pos.Head = head(t.file, headSize)
+}
+
+// head returns the hash of the first bytes of a file, at most n.
+func head(f *os.File, n int) (int, string) {
+	var b [headSize]byte
+	n, _ = f.ReadAt(b[:n], 0)
+	h := fnv.New64a()
+	_, _ = h.Write(b[:n])
+	return n, hex.EncodeToString(h.Sum(nil))
+}
+
+// is reports whether a file is the one with the position.
+func (p *Position) is(f *os.File) bool {
+	info, err := f.Stat()
+	if err != nil || info.Size() < p.Offset || inode(f) != p.Inode {
+		return false
+	}
+	n, sum := head(f, p.Length)
+	return n == p.Length && sum == p.Head
+}
+
+// maxRotated is the maximum number of files among which a rotated file is looked for.
+const maxRotated = 1000
+
+// rotated finds the file with the saved position under another name, which begins with that
+// of the log.
+func (t *tail) rotated(saved *Position) *os.File {
+	dir, err := os.Open(filepath.Dir(t.name))
+	if err != nil {
+		return nil
+	}
+	defer dir.Close()
+	names, _ := dir.Readdirnames(maxRotated)
+	base := filepath.Base(t.name)
+	stem := strings.TrimSuffix(base, filepath.Ext(base))
+	for _, name := range names {
+		if name == base || !strings.HasPrefix(name, stem) {
+			continue
+		}
+		f, err := openRegular(filepath.Join(filepath.Dir(t.name), name))
+		if err != nil {
+			continue
+		}
+		if saved.is(f) {
+			return f
+		}
+		f.Close()
+	}
+	return nil
+}
+
+var errNotRegular = errors.New("not a regular file; use - for a pipe")
+
+func openRegular(name string) (*os.File, error) {
+	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		f.Close()
+		return nil, errors.Join(err, fmt.Errorf("%s: %w", name, errNotRegular))
+	}
+	return f, nil
+}
+
+func inode(f *os.File) uint64 {
+	info, err := f.Stat()
+	if err != nil {
+		return 0
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		return uint64(st.Ino)
+	}
+	return 0
+}
+
+// maxRead is the maximum number of bytes that read reads, so that other work is done in
+// between.
+const maxRead = 1 << 20
+
+// read calls line for the complete lines that have been added, and reports whether there are
+// more.
+func (t *tail) read(line func([]byte)) (more bool, err error) {
+	if t.file == nil {
+		return false, nil
+	}
+	if t.truncated() {
+		t.changed++
+		t.pos.Offset, t.buf, t.skip = 0, t.buf[:0], false
+		t.pos.Length = 0
+	}
+	t.identify()
+	from := t.pos.Offset + int64(len(t.buf))
+	chunk := make([]byte, 64<<10)
+	for total := 0; total < maxRead; {
+		n, err := t.file.ReadAt(chunk, from)
+		from += int64(n)
+		total += n
+		if n > 0 {
+			t.waits = 0
+		}
+		t.lines(chunk[:n], line)
+		if errors.Is(err, io.EOF) || n == 0 {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// truncated reports whether the file is no longer the one that was read: it is shorter, or its
+// first bytes differ.
+func (t *tail) truncated() bool {
+	info, err := t.file.Stat()
+	if err != nil {
+		return false
+	}
+	if info.Size() < t.pos.Offset+int64(len(t.buf)) {
+		return true
+	}
+	n, sum := head(t.file, t.pos.Length)
+	return n != t.pos.Length || sum != t.pos.Head
+}
+
+// lines passes on complete lines and keeps the rest.
+func (t *tail) lines(chunk []byte, line func([]byte)) {
+	for {
+		i := bytes.IndexByte(chunk, '\n')
+		if i < 0 {
+			break
+		}
+		switch part := chunk[:i]; {
+		case t.skip:
+			t.pos.Offset += int64(len(t.buf) + i + 1)
+		case len(t.buf) == 0:
+			t.pos.Offset += int64(i + 1)
+			line(bytes.TrimSuffix(part, []byte("\r")))
+		default:
+			t.buf = append(t.buf, part...)
+			t.pos.Offset += int64(len(t.buf) + 1)
+			line(bytes.TrimSuffix(t.buf, []byte("\r")))
+		}
+		t.buf, t.skip = t.buf[:0], false
+		chunk = chunk[i+1:]
+	}
+	if t.skip {
+		t.pos.Offset += int64(len(chunk))
+		return
+	}
+	if t.buf = append(t.buf, chunk...); len(t.buf) > maxLine {
+		t.tooLong++
+		t.skip = true
+		t.pos.Offset += int64(len(t.buf))
+		t.buf = t.buf[:0]
+	}
+}
+
+// next opens the file that now has the name, after the end of the old one has been read. It
+// reports whether there is one.
+func (t *tail) next() (bool, error) {
+	info, err := os.Stat(t.name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil // between two steps of the rotation
+	}
+	if err != nil {
+		return false, err
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && t.file != nil && uint64(st.Ino) == t.pos.Inode && !t.rest {
+		return false, nil
+	}
+	if t.waits++; t.waits < patience && t.file != nil && !t.rest {
+		return false, nil
+	}
+	f, err := openRegular(t.name)
+	if err != nil {
+		return false, err
+	}
+	t.changed++
+	t.use(f)
+	return true, nil
+}

@@ -1,0 +1,183 @@
+package followlog
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// A watched is a tail with the lines it has read.
+type watched struct {
+	tail
+	lines []string
+}
+
+// step reads until nothing is left, also in a new file.
+func (w *watched) step(t *testing.T) {
+	t.Helper()
+	for range 2 * patience {
+		more, err := w.read(func(line []byte) { w.lines = append(w.lines, string(line)) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		if more {
+			continue
+		}
+		if _, err := w.next(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func (w *watched) expect(t *testing.T, want ...string) {
+	t.Helper()
+	w.step(t)
+	if !slices.Equal(w.lines, want) {
+		t.Errorf("lines %q, want %q", w.lines, want)
+	}
+	w.lines = nil
+}
+
+func add(t *testing.T, name, text string) {
+	t.Helper()
+	f, err := os.OpenFile(name, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteString(text); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func start(t *testing.T, name string, saved *Position) *watched {
+	t.Helper()
+	w := &watched{tail: tail{name: name}}
+	if err := w.open(saved); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if w.file != nil {
+			w.file.Close()
+		}
+	})
+	return w
+}
+
+// TestTail checks that each line is read once, through half lines, rotation and truncation.
+func TestTail(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "mail.log")
+	add(t, name, "past\n")
+	w := start(t, name, nil)
+	w.expect(t)
+	add(t, name, "one\ntw")
+	w.expect(t, "one")
+	add(t, name, "o\r\nthree\n")
+	w.expect(t, "two", "three")
+
+	if err := os.Rename(name, name+".1"); err != nil {
+		t.Fatal(err)
+	}
+	w.expect(t)
+	add(t, name+".1", "four\n") // the server has not reopened its log
+	w.expect(t, "four")
+	add(t, name, "five\n")
+	w.expect(t, "five")
+	if err := os.Rename(name, name+".2"); err != nil {
+		t.Fatal(err)
+	}
+	add(t, name, "six\n")
+	add(t, name+".2", "late\n") // written before the new file is read
+	w.expect(t, "late", "six")
+
+	if err := os.Truncate(name, 0); err != nil {
+		t.Fatal(err)
+	}
+	w.expect(t)
+	add(t, name, "seven\n")
+	w.expect(t, "seven")
+	if err := os.Truncate(name, 0); err != nil { // and the file is longer before it is read again
+		t.Fatal(err)
+	}
+	add(t, name, "eight, which is longer than the line before\n")
+	w.expect(t, "eight, which is longer than the line before")
+	if w.changed != 4 {
+		t.Errorf("%d changes", w.changed)
+	}
+}
+
+// TestLongLine checks that a line that is too long is skipped, in bounded memory.
+func TestLongLine(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "log")
+	add(t, name, "")
+	w := start(t, name, nil)
+	add(t, name, strings.Repeat("x", 5<<20)+"\nend\n")
+	w.expect(t, "end")
+	if w.tooLong != 1 || cap(w.buf) > 4*maxLine {
+		t.Errorf("%d long lines, buffer of %d bytes", w.tooLong, cap(w.buf))
+	}
+}
+
+// TestResume checks that a restart goes on at the saved position, also after a rotation.
+func TestResume(t *testing.T) {
+	dir := t.TempDir()
+	name, state := filepath.Join(dir, "mail.log"), t.TempDir()
+	if _, err := ReadPosition(state); !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
+	}
+	add(t, name, "past\n")
+	w := start(t, name, nil)
+	add(t, name, "one\nha")
+	w.expect(t, "one")
+	if err := w.pos.Save(state); err != nil {
+		t.Fatal(err)
+	}
+	saved, err := ReadPosition(state)
+	if err != nil || saved != w.pos {
+		t.Fatalf("%v, want %v: %v", saved, w.pos, err)
+	}
+	add(t, name, "lf\n")
+	start(t, name, &saved).expect(t, "half")
+
+	if err := os.Rename(name, name+".1"); err != nil {
+		t.Fatal(err)
+	}
+	start(t, name, &saved).expect(t, "half")
+	add(t, name, "new\n")
+	w = start(t, name, &saved)
+	w.expect(t, "half", "new")
+	if w.lost {
+		t.Error("lines are reported as lost")
+	}
+	if err := os.Remove(name + ".1"); err != nil {
+		t.Fatal(err)
+	}
+	w = start(t, name, &saved)
+	w.expect(t, "new")
+	if !w.lost {
+		t.Error("the lost file is not reported")
+	}
+}
+
+// TestOpenErrors checks that only regular files are opened.
+func TestOpenErrors(t *testing.T) {
+	w := &tail{name: t.TempDir()}
+	if err := w.open(nil); !errors.Is(err, errNotRegular) {
+		t.Error(err)
+	}
+	w.name = filepath.Join(t.TempDir(), "missing")
+	if err := w.open(nil); !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
+	}
+	for _, text := range []string{"", "x", "1 -2 3 4\n", "1 2 3000 x\n"} {
+		if _, err := ParsePosition(text); err == nil {
+			t.Errorf("%q is a position", text)
+		}
+	}
+}

@@ -1,0 +1,81 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"scanwatch/cmd/internal/engine"
+	"scanwatch/cmd/internal/followlog"
+	"scanwatch/filter/serverlog"
+)
+
+func newFollow(e *env) *cobra.Command {
+	var verbose, open bool
+	cmd := &cobra.Command{
+		Use:   "follow KIND FILE|-|http:ADDRESS:PORT",
+		Short: "Follow the log of another mail server.",
+		Long: "Record the sessions in the log of another mail server as they end, and apply the\n" +
+			"rules for the end of a session, until terminated. The kinds are:\n" + kindList() + "\n" +
+			"This is a service with its own state directory. It goes on where it ended, and\n" +
+			"begins at the end of the file the first time; - is standard input. KumoMTA can\n" +
+			"send its records by HTTP.",
+		Example:           "  scanwatch follow postfix /var/log/mail.log\n  scanwatch follow kumomta http:127.0.0.1:8025",
+		Args:              argsBetween(2, 2),
+		ValidArgsFunction: completeKind,
+		RunE: func(_ *cobra.Command, args []string) error {
+			kind := serverlog.ByName(args[0])
+			if kind == nil {
+				return usage("follow %q: unknown kind; see scanwatch follow --help", args[0])
+			}
+			return runFollow(e, &followlog.Front{Kind: kind, File: args[1], Stdin: os.Stdin, Zone: e.zone}, verbose, open)
+		},
+	}
+	cmd.Flags().BoolVar(&verbose, "verbose", false, "also log each finding and decision, start and stop")
+	cmd.Flags().BoolVar(&open, "no-sandbox", false, "disable the sandbox")
+	return cmd
+}
+
+// errFollow is returned after an error that the engine has logged.
+var errFollow = errors.New("follow: ended by an error")
+
+func kindNames() (names []string) {
+	for _, k := range serverlog.Kinds {
+		names = append(names, k.Name)
+	}
+	return names
+}
+
+func kindList() string { return strings.Join(kindNames(), ", ") + "." }
+
+// completeKind completes the kind, and then the file.
+func completeKind(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+	if len(args) == 0 {
+		return kindNames(), cobra.ShellCompDirectiveNoFileComp
+	}
+	return completeFiles(cmd, args, word)
+}
+
+func runFollow(e *env, front *followlog.Front, verbose, open bool) error {
+	program := engine.Program{
+		Name: "scanwatch-follow", FrontEnd: front.Kind.Name, Version: version, Server: "scanwatch follow", AnyPhase: true,
+		Prepare: front.Prepare, Serve: front.Serve,
+	}
+	var args []string
+	for flag, value := range map[string]string{"-f": e.file, "-s": e.dir} {
+		if value != "" {
+			args = append(args, flag, value)
+		}
+	}
+	for flag, set := range map[string]bool{"-v": verbose, "-S": open} {
+		if set {
+			args = append(args, flag)
+		}
+	}
+	if status := program.Main(args, os.Stdout, os.Stderr); status != exitOK {
+		return statusError{status, errFollow}
+	}
+	return nil
+}

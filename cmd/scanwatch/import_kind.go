@@ -1,0 +1,80 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"scanwatch/cmd/internal/owner"
+	"scanwatch/cmd/internal/statedir"
+	"scanwatch/filter/serverlog"
+	"scanwatch/filter/stream"
+	"scanwatch/store"
+)
+
+// newImportKind returns the command that imports a kind of log.
+func newImportKind(e *env, kind *serverlog.Kind) *cobra.Command {
+	return &cobra.Command{
+		Use:   kind.Name + " FILE ...|-",
+		Short: "Record the sessions in " + kind.Short + ".",
+		Long: "Record the sessions in logs of another mail server. Files may be in any order\n" +
+			"and compressed with gzip, bzip2 or zstd; - is standard input. Give all files of\n" +
+			"a period in one command, because a session may continue in the next file. The\n" +
+			"filter must be stopped. A second import of the same files adds nothing.",
+		Example: "  scanwatch import " + kind.Name + " /var/log/mail.log*\n" +
+			"  scanwatch import " + kind.Name + " - < mail.log",
+		Args:              argsBetween(1, 10_000),
+		ValidArgsFunction: completeFiles,
+		RunE:              func(_ *cobra.Command, args []string) error { return importKind(e, kind, args) },
+	}
+}
+
+// importKind records the sessions in logs and prints a summary.
+func importKind(e *env, kind *serverlog.Kind, names []string) error {
+	dir, err := e.stateDir()
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(dir.Path); err != nil {
+		return statedir.Explain(err)
+	}
+	logs, err := stream.OpenLogs(names, kind, os.Stdin, e.now(), e.zone)
+	if err != nil {
+		return fmt.Errorf("import: %w", err)
+	}
+	set, progress := dir.Limits(), e.progress()
+	var r stream.LogResult
+	err = owner.Do(dir.Path, func() (err error) {
+		if err := dir.Begin(version); err != nil {
+			return err
+		}
+		r, err = stream.ImportLog(logs, stream.LogOptions{
+			Options: stream.Options{Dir: dir.Path, Budget: set.Budget, Privacy: set.Privacy, Program: version, Now: e.now},
+			Kind:    kind, Zone: e.zone, Progress: progress.Bytes,
+		})
+		return err
+	})
+	progress.Clear()
+	switch {
+	case errors.Is(err, store.ErrInUse):
+		return fmt.Errorf("import into %s: a filter is running; stop it first, or import into a new directory (-s)", dir.Path)
+	case err != nil:
+		return fmt.Errorf("import into %s: %w", dir.Path, err)
+	}
+	fmt.Fprintf(e.out, "lines     %d, of which %d from %s and %d not understood\nsessions  %d\n", r.Lines, r.Used+r.Unknown, kind.Name, r.Unknown, r.Sessions)
+	fmt.Fprintf(e.out, "from      %s\nto        %s\n", r.Oldest.In(e.zone).Format(time.DateTime), r.Newest.In(e.zone).Format(time.DateTime))
+	for _, line := range r.Samples {
+		fmt.Fprintf(e.err, "scanwatch: not understood: %s\n", line)
+	}
+	if r.TooLong > 0 {
+		fmt.Fprintf(e.err, "scanwatch: skipped %d lines of more than 64 KiB\n", r.TooLong)
+	}
+	if keep := e.now().Add(-set.Keep); r.Oldest.Before(keep) {
+		fmt.Fprintf(e.err, "scanwatch: the filter removes sessions older than %s at its next start; to keep them, raise `store ... keep` first\n",
+			keep.In(e.zone).Format(time.DateOnly))
+	}
+	return nil
+}

@@ -1,0 +1,448 @@
+package memory
+
+import (
+	"bytes"
+	"errors"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"scanwatch/internal/kv"
+	"scanwatch/rules"
+)
+
+// from returns the rows of a host of the fleet.
+func from(m *Memory, origin string) (list []Foreign) {
+	for _, e := range m.Outgoing(1000, 0) {
+		list = append(list, Foreign{Entry: e, Origin: origin})
+	}
+	return list
+}
+
+func incoming(t *testing.T, m *Memory, now time.Duration, list ...Foreign) {
+	t.Helper()
+	if _, err := m.Incoming(list, 0, at(now)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// banRow returns a row of another host with a ban that starts at since.
+func banRow(p netip.Prefix, since, length time.Duration) Foreign {
+	m := sharing()
+	m.Bans.AddPrefix(p, length, "x", at(since))
+	return from(m, "mx1")[0]
+}
+
+// unbanRow returns a row of another host with an unban.
+func unbanRow(p netip.Prefix, within bool, origin string, now time.Duration) Foreign {
+	m := sharing()
+	m.UseKey([16]byte{1})
+	m.Bans.Disclaim(p, within, at(now))
+	return from(m, origin)[0]
+}
+
+func enforced(m *Memory, p string, now time.Duration) bool {
+	_, ok := m.Bans.Enforced(netip.MustParsePrefix(p), at(now))
+	return ok
+}
+
+// restart returns tables with the rows on the disk of m.
+func restart(m *Memory, name string, now time.Duration) *Memory {
+	disk := m.Changes(10_000)
+	slices.SortStableFunc(disk, func(a, b kv.Entry) int {
+		return slices.Index(Buckets(), a.Bucket) - slices.Index(Buckets(), b.Bucket)
+	})
+	again := New()
+	if name != "" {
+		again.UseName(name)
+	}
+	again.Counters.Watch([]rules.Window{{Evidence: rules.AuthFailure, Window: day, By: rules.BySrc}})
+	again.Load(slices.Values(disk), at(now))
+	again.Announce()
+	return again
+}
+
+// TestUnbanLasts checks that an unban never gives way to an earlier ban, whether this or
+// another host has made it, and from wherever the ban comes.
+func TestUnbanLasts(t *testing.T) {
+	partial := func(f *Foreign) { f.Partial = true }
+	for _, tt := range []struct {
+		name   string
+		since  time.Duration // of the ban; the unban is an hour after the start of the test
+		change func(*Foreign)
+		want   bool
+	}{
+		{"an earlier ban", 0, nil, false},
+		{"an earlier ban in a file", 0, partial, false},
+		{"an earlier ban in a file with an earlier unban", 0, func(f *Foreign) { f.Partial, f.Seen = true, at(time.Hour)/1e6 }, false},
+		{"a ban of the same second", time.Hour, nil, false},
+		{"a later ban", 61 * time.Minute, nil, true},
+		{"a later ban in a file", 61 * time.Minute, partial, true},
+		{"a ban of a host that knew the unban, whose clock is slow", 50 * time.Minute, func(f *Foreign) { f.Seen = at(59*time.Minute) / 1e6 }, true},
+		{"a ban of a host that knew an unban long ago", 0, func(f *Foreign) { f.Seen = at(-day) / 1e6 }, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			for _, prefix := range []string{"192.0.2.1/32", "192.0.2.0/24", "2001:db8::/64"} {
+				p := netip.MustParsePrefix(prefix)
+				for _, own := range []bool{true, false} {
+					m := sharing()
+					if own {
+						m.Bans.AddPrefix(p, 2*time.Hour, "x", at(0))
+						m.Bans.Revoke(p, false, at(time.Hour))
+						m.Outgoing(100, 0)
+					} else {
+						incoming(t, m, time.Hour, banRow(p, 0, 2*time.Hour), unbanRow(p, false, "mx2", time.Hour))
+					}
+					for _, m := range []*Memory{m, restart(m, "", time.Hour)} {
+						m.Outgoing(100, 0)
+						f := banRow(p, tt.since, 30*time.Hour)
+						if tt.change != nil {
+							tt.change(&f)
+						}
+						for range 2 {
+							incoming(t, m, 62*time.Minute, f)
+						}
+						if got := enforced(m, prefix, 62*time.Minute); got != tt.want {
+							t.Errorf("%s, own unban %v: banned %v", prefix, own, got)
+						}
+					}
+				}
+			}
+		})
+	}
+}
+
+// TestUnbanInOldFile checks that the unban in an old file does not end a later ban.
+func TestUnbanInOldFile(t *testing.T) {
+	p := netip.MustParsePrefix("192.0.2.1/32")
+	m := sharing()
+	unban := unbanRow(p, false, "mx2", 0)
+	unban.Partial = true
+	ban := banRow(p, time.Minute, time.Hour)
+	ban.Partial = true
+	for range 2 {
+		incoming(t, m, 2*time.Minute, ban, unban)
+	}
+	if !enforced(m, "192.0.2.1/32", 3*time.Minute) {
+		t.Error("the ban has ended")
+	}
+}
+
+// TestUnbanOfAheadBan checks that the unban of a ban that starts in the future, because the
+// clock of its host is ahead, is not earlier than the ban. Files have no better order.
+func TestUnbanOfAheadBan(t *testing.T) {
+	for _, prefix := range []string{"192.0.2.1/32", "192.0.2.0/24"} {
+		p := netip.MustParsePrefix(prefix)
+		ban := banRow(p, 5*time.Minute, time.Hour)
+		ban.Partial = true
+		m, third := sharing(), sharing()
+		incoming(t, m, 0, ban)
+		m.Bans.Revoke(p, false, at(time.Minute))
+		unban := from(m, "mx2")[0]
+		unban.Partial = true
+		incoming(t, m, 2*time.Minute, ban)
+		incoming(t, third, 2*time.Minute, ban, unban, ban)
+		for name, m := range map[string]*Memory{"mx2": m, "mx3": third} {
+			if enforced(m, prefix, 3*time.Minute) {
+				t.Errorf("%s: %s is banned again", name, prefix)
+			}
+			m.Bans.Each(func(b Ban) {
+				if !b.Expired(time.UnixMicro(at(3 * time.Minute))) {
+					t.Errorf("%s: an unbanned prefix counts as banned: %+v", name, b)
+				}
+			})
+		}
+		if read, ok := ReadBan(unban.Key, unban.Value); !ok || read.Until < at(5*time.Minute)/1e6 {
+			t.Errorf("the unban has the time %v", read.Until)
+		}
+	}
+}
+
+// TestUnbanWithin checks that an unban of a range ends the earlier bans in it that another
+// host has made, and no others.
+func TestUnbanWithin(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		unban  string
+		within bool
+		banned string
+		by     *Client // nil for a manual ban
+		since  time.Duration
+		want   bool // still banned
+	}{
+		{"a host in the network", "192.0.2.0/24", true, "192.0.2.1/32", who("192.0.2.1"), 0, false},
+		{"a network in the network", "192.0.0.0/16", true, "192.0.2.0/24", nil, 0, false},
+		{"a host outside", "192.0.2.0/24", true, "192.0.3.1/32", who("192.0.3.1"), 0, true},
+		{"a later ban", "192.0.2.0/24", true, "192.0.2.1/32", who("192.0.2.1"), 61 * time.Minute, true},
+		{"an unban of only the network", "192.0.2.0/24", false, "192.0.2.1/32", who("192.0.2.1"), 0, true},
+		{"an IPv6 address with a name", "2001:db8::9/128", false, "2001:db8::1/128", named("2001:db8::1", "mail.example.org"), 0, false},
+		{"an IPv6 address in another /64", "2001:db8::9/128", false, "2001:db8:0:1::1/128", named("2001:db8:0:1::1", "mail.example.org"), 0, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			ban := func(m *Memory) {
+				if tt.by != nil {
+					m.Bans.Add(tt.by, BanRequest{Ladder: []time.Duration{9 * time.Hour}, Rule: "harvest"}, at(tt.since))
+				} else {
+					m.Bans.AddPrefix(netip.MustParsePrefix(tt.banned), 9*time.Hour, "x", at(tt.since))
+				}
+			}
+			now := 62 * time.Minute
+			f := unbanRow(netip.MustParsePrefix(tt.unban), tt.within, "mx2", time.Hour)
+			imposer, other := sharing(), sharing()
+			ban(imposer)
+			row := from(imposer, "mx1")[0]
+			for range 2 {
+				incoming(t, imposer, now, f)
+			}
+			if got := enforced(imposer, tt.banned, now); got != tt.want {
+				t.Errorf("on the host that imposed the ban: banned %v", got)
+			}
+			sent := from(imposer, "mx1")
+			if len(sent) > 0 == tt.want {
+				t.Errorf("the unban is sent: %v", sent)
+			}
+			// A third host learns of both in any order.
+			incoming(t, other, now, row)
+			incoming(t, other, now, f)
+			if got := enforced(other, tt.banned, now); got != tt.want {
+				t.Errorf("first the ban, then the unban: banned %v", got)
+			}
+			other = sharing()
+			incoming(t, other, now, f)
+			incoming(t, other, now, row)
+			if got := enforced(other, tt.banned, now); got != tt.want {
+				t.Errorf("first the unban, then the ban: banned %v", got)
+			}
+		})
+	}
+}
+
+// TestLaterUnbanWithin checks that a second unban of the same range has an effect.
+func TestLaterUnbanWithin(t *testing.T) {
+	p := netip.MustParsePrefix("192.0.2.0/24")
+	m := sharing()
+	incoming(t, m, time.Hour, unbanRow(p, true, "mx2", time.Hour))
+	m.Bans.Add(who("192.0.2.1"), BanRequest{Ladder: []time.Duration{9 * time.Hour}, Rule: "harvest"}, at(2*time.Hour))
+	m.Bans.AddPrefix(p, 9*time.Hour, "x", at(2*time.Hour))
+	incoming(t, m, 2*time.Hour, unbanRow(p, true, "mx2", time.Hour))
+	if !enforced(m, "192.0.2.1/32", 2*time.Hour) {
+		t.Error("the first unban ends a later ban")
+	}
+	incoming(t, m, 3*time.Hour, unbanRow(p, true, "mx2", 3*time.Hour))
+	if enforced(m, "192.0.2.1/32", 3*time.Hour) || enforced(m, "192.0.2.0/24", 3*time.Hour) {
+		t.Error("the second unban has no effect")
+	}
+}
+
+// TestEcho checks that a host that still has its state takes nothing back from the copies of
+// its rows in the server, and that rows it has deleted are deleted there.
+func TestEcho(t *testing.T) {
+	for _, prefix := range []string{"192.0.2.1/32", "192.0.2.0/24"} {
+		p := netip.MustParsePrefix(prefix)
+		for _, origin := range []string{"", "mx1"} {
+			for _, tt := range []struct {
+				name  string
+				fresh bool // the state was lost
+				do    func(*Memory)
+				until time.Duration // 0 if there is no ban
+				sent  []string
+			}{
+				{"the same ban", false, func(*Memory) {}, 24 * time.Hour, []string{"bans true"}},
+				{"a shortened ban", false, func(m *Memory) { m.Bans.AddPrefix(p, 2*time.Hour, "x", at(0)) }, 2 * time.Hour, []string{"bans true"}},
+				{"an erased ban", false, func(m *Memory) { m.Erase(Erasure{Prefix: p, Bans: true}, at(0), false) }, 0, []string{"bans false"}},
+				{"a lost state", true, func(m *Memory) {}, 24 * time.Hour, nil},
+				{"a lost state with a new ban", true, func(m *Memory) { m.Bans.AddPrefix(p, 2*time.Hour, "x", at(0)) }, 2 * time.Hour, []string{"bans true"}},
+			} {
+				m := sharing()
+				m.UseName("mx1")
+				m.Bans.AddPrefix(p, 24*time.Hour, "x", at(0))
+				f := from(m, origin)[0]
+				if tt.fresh {
+					m = sharing()
+					m.UseName("mx1")
+				}
+				if tt.do(m); !tt.fresh {
+					m = restart(m, "mx1", time.Minute)
+				}
+				for range 2 {
+					incoming(t, m, time.Hour, f)
+				}
+				b, ok := m.Bans.Enforced(p, at(time.Hour))
+				if ok != (tt.until != 0) || ok && b.Until.UnixMicro() != at(tt.until) {
+					t.Errorf("%s, origin %q, %s: %v %+v", prefix, origin, tt.name, ok, b)
+				}
+				if got := describe(m.Outgoing(10, 0)); tt.sent != nil && !slices.Equal(got, tt.sent) {
+					t.Errorf("%s, origin %q, %s: sent %v", prefix, origin, tt.name, got)
+				}
+			}
+		}
+	}
+}
+
+// TestEchoAfterSkew checks that a ban of this host that was sent back while the clock of the
+// server was wrong does not lengthen the ban.
+func TestEchoAfterSkew(t *testing.T) {
+	p := netip.MustParsePrefix("192.0.2.1/32")
+	m := sharing()
+	m.Bans.AddPrefix(p, time.Hour, "x", at(0))
+	f := from(m, "")[0]
+	if _, err := m.Incoming([]Foreign{f}, -1200, at(0)); err != nil {
+		t.Fatal(err)
+	}
+	if b, _ := m.Bans.Enforced(p, at(0)); b.Until.UnixMicro() != at(time.Hour) {
+		t.Errorf("%+v", b)
+	}
+}
+
+// TestRenamed checks that counts which other hosts know under another name are dropped, and
+// that a host which enters a fleet or keeps its name has its counts.
+func TestRenamed(t *testing.T) {
+	c := who("192.0.2.1")
+	window := rules.Window{Evidence: rules.AuthFailure, Window: day, By: rules.BySrc}
+	for _, tt := range []struct {
+		before, after string
+		want          int
+	}{{"mx1", "mx1", 3}, {"mx1", "mx2", 0}, {"", "mx1", 3}, {"mx1", "", 3}} {
+		m := sharing()
+		if tt.before != "" {
+			m.UseName(tt.before)
+		}
+		for range 3 {
+			m.Counters.Add(c, rules.AuthFailure, at(0))
+		}
+		m.Bans.Add(c, BanRequest{Ladder: hours, Rule: "guess"}, at(0))
+		again := restart(m, tt.after, time.Minute)
+		if n, _ := again.Counters.Count(c, window, at(time.Minute)); n != tt.want {
+			t.Errorf("%q renamed to %q: %d, want %d", tt.before, tt.after, n, tt.want)
+		}
+		if !enforced(again, "192.0.2.1/32", time.Minute) {
+			t.Errorf("%q renamed to %q: the ban is lost", tt.before, tt.after)
+		}
+		again = restart(again, tt.after, time.Minute)
+		again.Counters.Add(c, rules.AuthFailure, at(time.Minute))
+		if n, _ := restart(again, tt.after, time.Minute).Counters.Count(c, window, at(time.Minute)); n == 0 {
+			t.Errorf("%q renamed to %q: counts are dropped at each start", tt.before, tt.after)
+		}
+	}
+}
+
+// TestOffencesElsewhere checks that no claim of another host lengthens a ban of this host, and
+// that a ban of another host does not shorten it either.
+func TestOffencesElsewhere(t *testing.T) {
+	c := who("192.0.2.1")
+	ladder := []time.Duration{10 * time.Minute, time.Hour, 4 * time.Hour, 100 * time.Hour}
+	offend := func(m *Memory, now time.Duration) time.Duration {
+		b := m.Bans.Add(c, BanRequest{Ladder: ladder, Rule: "guess"}, at(now))
+		if b.Origin != "" {
+			return 0
+		}
+		return b.Until.Sub(b.Since)
+	}
+	for _, tt := range []struct {
+		name    string
+		earlier []time.Duration // offences on this host
+		since   time.Duration   // ban of another host
+		length  time.Duration
+		now     time.Duration
+		want    time.Duration
+	}{
+		{"no offence here", nil, 0, time.Minute, time.Hour, 10 * time.Minute},
+		{"one offence here", []time.Duration{0}, 20 * time.Minute, time.Minute, time.Hour, time.Hour},
+		{"two offences here", []time.Duration{0, time.Hour}, 3 * time.Hour, time.Minute, 4 * time.Hour, 4 * time.Hour},
+		{"an offence long ago", []time.Duration{0}, 40 * time.Hour, time.Hour, 42 * time.Hour, 10 * time.Minute},
+		{"a long ban elsewhere", []time.Duration{0}, time.Hour, 50 * time.Hour, 52 * time.Hour, 10 * time.Minute},
+		{"an active ban elsewhere", []time.Duration{0}, time.Hour, 2 * time.Hour, 150 * time.Minute, time.Hour},
+		{"an active, longer ban elsewhere", nil, 0, 50 * time.Hour, time.Hour, 0},
+	} {
+		m := sharing()
+		for _, e := range tt.earlier {
+			offend(m, e)
+		}
+		f := banRow(netip.MustParsePrefix("192.0.2.1/32"), tt.since, tt.length)
+		f.Value[banSize-2] = 200 // offences
+		for range 2 {
+			incoming(t, m, tt.since, f)
+		}
+		m = restart(m, "", tt.since)
+		if b, _ := m.Bans.Enforced(netip.MustParsePrefix("192.0.2.1/32"), at(tt.since)); b.Times > len(tt.earlier) {
+			t.Errorf("%s: %+v", tt.name, b)
+		}
+		if d := offend(m, tt.now); d != tt.want {
+			t.Errorf("%s: banned for %v, want %v", tt.name, d, tt.want)
+		}
+	}
+	// An offence during another host's ban counts for the next ban.
+	m := sharing()
+	incoming(t, m, 0, banRow(netip.MustParsePrefix("192.0.2.1/32"), 0, 2*time.Hour))
+	offend(m, time.Minute)
+	if d := offend(m, 3*time.Hour); d != time.Hour {
+		t.Errorf("the second offence: banned for %v", d)
+	}
+}
+
+// TestManyElsewhere checks that an address which many hosts share on another host is exempt
+// here, as it is there.
+func TestManyElsewhere(t *testing.T) {
+	c := named("192.0.2.1", "mail.example.org")
+	there, here := sharing(), sharing()
+	for i := range 6 {
+		one := *c
+		one.Helo = []byte{'h', '0' + byte(i), '.', 'a', '.', 'd', 'e'}
+		there.Peers.Delivered(&one, Delivery{Messages: 1, Senders: []string{string([]byte{'a' + byte(i)}) + ".example"}}, at(time.Duration(i-7)*day))
+	}
+	if s := there.Peers.Excuse(c, at(0)); s != "many" {
+		t.Fatalf("there: %q", s)
+	}
+	incoming(t, here, 0, from(there, "mx2")...)
+	if s := here.Peers.Standing(c, at(0)); here.Peers.Excuse(c, at(0)) != "many" || s.Level != rules.StandingNone || s.Origin != "mx2" {
+		t.Errorf("here: %+v", s)
+	}
+	// What this host knows itself has precedence.
+	here.Peers.Delivered(c, Delivery{Messages: 1, Senders: []string{"example.org"}}, at(-2*day))
+	if s := here.Peers.Standing(c, at(0)); s.Level != rules.StandingKnown {
+		t.Errorf("a known client: %+v", s)
+	}
+}
+
+// TestIncomingBeforeLoad checks that no row of another host is set before the stored unbans
+// are known.
+func TestIncomingBeforeLoad(t *testing.T) {
+	p := netip.MustParsePrefix("192.0.2.1/32")
+	old := sharing()
+	old.Bans.AddPrefix(p, time.Hour, "x", at(0))
+	old.Bans.Revoke(p, false, at(time.Minute))
+	m := New()
+	m.Expect()
+	f := banRow(p, 0, time.Hour)
+	if _, err := m.Incoming([]Foreign{f}, 0, at(2*time.Minute)); !errors.Is(err, ErrNotLoaded) {
+		t.Errorf("error %v", err)
+	}
+	m.Load(slices.Values(old.Changes(100)), at(2*time.Minute))
+	incoming(t, m, 2*time.Minute, f)
+	if enforced(m, "192.0.2.1/32", 2*time.Minute) {
+		t.Error("banned again")
+	}
+}
+
+// TestForeignBanOnDisk checks that the offences on this host in another host's ban follow the
+// clock.
+func TestForeignBanOnDisk(t *testing.T) {
+	var b ban
+	b.flags, b.since, b.until, b.repeats = banForeign, 1000, 2000, 3000
+	b.shift(50)
+	if b.repeatsUntil() != 3050 || b.until != 2050 {
+		t.Errorf("%+v", b)
+	}
+	m := sharing()
+	incoming(t, m, 0, banRow(netip.MustParsePrefix("192.0.2.1/32"), 0, time.Hour))
+	var seen []byte
+	for _, e := range m.Changes(100) {
+		if e.Bucket == bansBucket {
+			seen = e.Value
+		}
+	}
+	if !bytes.Contains(seen, []byte("mx1"+originMark)) {
+		t.Errorf("%q", seen)
+	}
+}

@@ -1,0 +1,117 @@
+package serverlog
+
+import (
+	"bytes"
+	"time"
+
+	"scanwatch/filter/maillog"
+	"scanwatch/internal/smtp"
+)
+
+// A domino parses the console log of HCL Domino. The address of the client identifies the
+// session: Domino does not log a port.
+type domino struct {
+	*table
+	zone *time.Location
+	form int // form of the latest time
+}
+
+func newDomino(t *table) parser { return &domino{table: t, zone: t.zone} }
+
+// dominoTimes lists the forms of the time, which depends on the settings of the system. With
+// a slash, the month comes first; with a hyphen or a dot, the day.
+var dominoTimes = []string{"01/02/2006 03:04:05 PM", "01/02/2006 15:04:05", "2006-01-02 15:04:05", "02-01-2006 15:04:05", "02.01.2006 15:04:05", "2006/01/02 15:04:05"}
+
+func (d *domino) line(l *maillog.Line) verdict {
+	s := l.Raw
+	if len(s) > 0 && s[0] == '[' { // process and thread
+		if i := bytes.IndexByte(s, ']'); i > 0 {
+			s = bytes.TrimLeft(s[i+1:], " ")
+		}
+	}
+	stamp, text, ok := bytes.Cut(s, []byte("  "))
+	text, ok2 := bytes.CutPrefix(bytes.TrimLeft(text, " "), []byte("SMTP Server"))
+	if !ok || !ok2 {
+		return foreign
+	}
+	at, ok := d.time(string(stamp))
+	if !ok {
+		return unknown
+	}
+	d.tick(at)
+	for _, f := range dominoForms {
+		if i := bytes.Index(text, []byte(f.part)); i >= 0 {
+			f.read(d, at, text[:i], text[i+len(f.part):])
+			return used
+		}
+	}
+	return used
+}
+
+func (d *domino) time(s string) (int64, bool) {
+	for i := range dominoTimes {
+		form := (d.form + i) % len(dominoTimes)
+		if t, err := time.ParseInLocation(dominoTimes[form], s, d.zone); err == nil {
+			d.form = form
+			return t.UnixMicro(), true
+		}
+	}
+	return 0, false
+}
+
+var dominoForms = []struct {
+	part string
+	read func(d *domino, at int64, before, after []byte)
+}{
+	{"Authentication failed for user ", (*domino).loginFailed},
+	{" disconnected. ", (*domino).disconnected},
+	{" connected", (*domino).connected},
+	{"Connection from [", (*domino).rejected},
+}
+
+func (d *domino) session(at int64, addr []byte) *session {
+	src := address(bytes.TrimSpace(addr), nil)
+	if !src.IsValid() {
+		return nil
+	}
+	key := src.Addr().AppendTo(nil)
+	s := d.get(key, at)
+	if s == nil {
+		s = d.open(key, at, nil, src)
+		s.partial = true // Domino logs few commands
+	}
+	return s
+}
+
+// connected handles ": ADDRESS connected".
+func (d *domino) connected(at int64, before, _ []byte) {
+	d.session(at, bytes.TrimLeft(before, ": "))
+}
+
+func (d *domino) disconnected(at int64, before, _ []byte) {
+	if s := d.session(at, bytes.TrimLeft(before, ": ")); s != nil {
+		d.end(s, at, smtp.EndingPartial)
+	}
+}
+
+// loginFailed handles "USER ; connecting host ADDRESS".
+func (d *domino) loginFailed(at int64, _, after []byte) {
+	i := bytes.LastIndex(after, []byte(" ; connecting host "))
+	if i < 0 {
+		return
+	}
+	if s := d.session(at, after[i+len(" ; connecting host "):]); s != nil {
+		s.login(at, after[:i], smtp.ResultFail)
+	}
+}
+
+// rejected handles "ADDRESS] rejected for policy reasons. TEXT".
+func (d *domino) rejected(at int64, _, after []byte) {
+	addr, text, ok := bytes.Cut(after, []byte("] rejected "))
+	if !ok {
+		return
+	}
+	if s := d.session(at, addr); s != nil {
+		s.policy(at, smtp.PhaseConnect, codeAnd(554, text))
+	}
+}

@@ -1,0 +1,375 @@
+package serverlog
+
+import (
+	"bytes"
+	"strconv"
+	"time"
+
+	"scanwatch/filter/maillog"
+	"scanwatch/filter/smtpd"
+	"scanwatch/internal/smtp"
+)
+
+// An exim parses mainlog of Exim. A session is identified by the address of the client and, if
+// it is logged, the port.
+type exim struct {
+	*table
+	zone    *time.Location
+	key     []byte // reused
+	closing []closing
+}
+
+// A closing is a session whose connection was closed. If the client has not sent MAIL, a line
+// with its commands follows.
+type closing struct {
+	session *session
+	serial  uint64
+	at      int64
+}
+
+func newExim(t *table) parser { return &exim{table: t, zone: t.zone} }
+
+// An eximForm is a form of line: its start, and the words before the client, if they are not at
+// the start. Clients choose parts of lines, so the position of the client must be certain.
+type eximForm struct {
+	start, client string
+	read          func(x *exim, at int64, s *session, line []byte)
+}
+
+// eximForms lists the lines about a client. The first one that fits is used.
+var eximForms = []eximForm{
+	{"H=", "", (*exim).acl},
+	{"no MAIL in SMTP connection from ", "", (*exim).noMail},
+	{"SMTP connection from ", "", (*exim).connection},
+	{"SMTP protocol error in \"", "\" H=", (*exim).protocolError},
+	{"SMTP syntax error in \"", "\" H=", (*exim).syntaxError},
+	{"SMTP protocol synchronization error (input sent without waiting for greeting): rejected connection from H=", "", (*exim).early},
+	{"unexpected disconnection while reading SMTP command from ", "", closed(smtp.EndingDropped)},
+	{"SMTP command timeout on connection from ", "", closed(smtp.EndingTimeout)},
+	{"SMTP command timeout on TLS connection from ", "", closed(smtp.EndingTimeout)},
+	{"SMTP call from ", "", (*exim).dropped},
+	{"refused connection from ", "", eximPolicy(smtp.PhaseConnect)},
+}
+
+// aclForms lists the rejections in lines that begin with the client.
+var aclForms = []eximForm{
+	{" rejected RCPT ", "", (*exim).rcpt},
+	{" rejected connection ", "", eximPolicy(smtp.PhaseConnect)},
+	{" rejected EHLO or HELO ", "", eximPolicy(smtp.PhaseHelo)},
+	{" rejected MAIL ", "", eximPolicy(smtp.PhaseMailFrom)},
+	{" rejected after DATA", "", eximPolicy(smtp.PhaseCommit)},
+	{" rejected during MIME ACL", "", eximPolicy(smtp.PhaseCommit)},
+}
+
+func (x *exim) acl(at int64, s *session, line []byte) {
+	for i := range aclForms {
+		if f := &aclForms[i]; bytes.Contains(line, []byte(f.start)) {
+			f.read(x, at, s, line)
+			return
+		}
+	}
+}
+
+func (x *exim) line(l *maillog.Line) verdict {
+	at, rest, ok := maillog.CutTime(l.Raw, x.zone)
+	switch {
+	case ok:
+	case bytes.HasPrefix(l.Raw, []byte(" ")): // the rest of a message of Exim
+		return used
+	default:
+		return unknown
+	}
+	x.tick(at)
+	x.expire(x.now)
+	if len(rest) > 2 && rest[0] == '[' { // the process
+		if i := bytes.Index(rest, []byte("] ")); i > 0 && len(bytes.Trim(rest[1:i], "0123456789")) == 0 {
+			rest = rest[i+2:]
+		}
+	}
+	x.about(at, rest)
+	return used // also deliveries and queue runs
+}
+
+// about handles a line if it is about a client.
+func (x *exim) about(at int64, line []byte) {
+	for i := range eximForms {
+		f := &eximForms[i]
+		rest, ok := bytes.CutPrefix(line, []byte(f.start))
+		if !ok {
+			continue
+		}
+		if f.client != "" {
+			if bytes.Count(rest, []byte(f.client)) != 1 {
+				return // a command with such a text
+			}
+			_, rest, _ = bytes.Cut(rest, []byte(f.client))
+		}
+		if c, ok := eximHost(rest); ok {
+			f.read(x, at, x.session(at, c), line)
+		}
+		return
+	}
+	_, rest, _ := bytes.Cut(line, []byte(" "))
+	if client, ok := bytes.CutPrefix(rest, []byte("authenticator failed for ")); ok {
+		if c, ok := eximHost(client); ok {
+			x.loginFailed(at, x.session(at, c), client)
+		}
+	} else if message, ok := bytes.CutPrefix(rest, []byte("<= ")); ok {
+		sender, rest := cutSender(message)
+		_, client, _ := bytes.Cut(rest, []byte(" H="))
+		if c, ok := eximHost(client); ok {
+			x.received(at, x.session(at, c), sender, rest)
+		}
+	}
+}
+
+// cutSender cuts off a sender, which may be quoted.
+func cutSender(s []byte) (sender, rest []byte) {
+	quoted := false
+	for i, c := range s {
+		switch {
+		case c == '"' && (i == 0 || s[i-1] != '\\'):
+			quoted = !quoted
+		case c == ' ' && !quoted:
+			return s[:i], s[i:]
+		}
+	}
+	return s, nil
+}
+
+// An eximClient is a client as Exim writes it: NAME (GREETING) [ADDRESS]:PORT. The name is
+// there if it resolves to the address, and the greeting if it differs from the name.
+type eximClient struct {
+	client
+	helo []byte
+}
+
+// eximHost parses the client at the start of s.
+func eximHost(s []byte) (c eximClient, ok bool) {
+	s = bytes.TrimPrefix(s, []byte("H="))
+	if len(s) > 0 && s[0] != '(' && s[0] != '[' {
+		if c.name, s, ok = bytes.Cut(s, []byte(" ")); !ok {
+			return c, false
+		}
+	}
+	if len(s) > 0 && s[0] == '(' { // the client chose it, and it may be an address in brackets
+		i := bytes.Index(s, []byte(") ["))
+		if i < 0 {
+			return c, false
+		}
+		c.helo, s = s[1:i], s[i+2:]
+	}
+	if len(s) == 0 || s[0] != '[' {
+		return c, false
+	}
+	one, _, ok := cutClient(append([]byte("x"), s...))
+	c.addr = one.addr
+	return c, ok && c.addr.IsValid()
+}
+
+// session returns the session of a client.
+func (x *exim) session(at int64, c eximClient) *session {
+	x.key = c.addr.AppendTo(x.key[:0])
+	s := x.get(x.key, at)
+	if s == nil {
+		s = x.open(x.key, at, nil, c.addr)
+		s.partial = true
+	}
+	if len(c.name) > 0 && len(s.rdns) == 0 {
+		s.rdns, s.fcrdns = append(s.rdns[:0], clip(c.name, maxName)...), smtp.FCrDNSPass
+	}
+	s.greet(at, c.helo, smtp.VerbEhlo)
+	return s
+}
+
+// value returns the text after a mark up to a space.
+func value(line []byte, mark string) []byte {
+	i := bytes.Index(line, []byte(mark))
+	if i < 0 {
+		return nil
+	}
+	v, _, _ := bytes.Cut(line[i+len(mark):], []byte(" "))
+	return v
+}
+
+func (x *exim) loginFailed(at int64, s *session, line []byte) {
+	if !bytes.Contains(line, []byte(": 535 ")) {
+		s.command(at, smtp.VerbAuth, []byte("AUTH"), 454, nil, smtp.CauseNone)
+		return
+	}
+	var user []byte
+	if i := bytes.LastIndex(line, []byte(" (set_id=")); i >= 0 {
+		user = bytes.TrimSuffix(line[i+len(" (set_id="):], []byte(")"))
+	}
+	s.login(at, user, smtp.ResultFail)
+}
+
+// rcpt handles "H=... F=<SENDER> [temporarily ]rejected RCPT <RECIPIENT>: REASON".
+func (x *exim) rcpt(at int64, s *session, line []byte) {
+	head, tail, _ := bytes.Cut(line, []byte(" rejected RCPT "))
+	i := bytes.Index(tail, []byte(">: "))
+	if i < 0 {
+		i = len(tail) - 1
+	}
+	addr, reason := bare(tail[:max(i+1, 0)]), tail[min(i+1, len(tail)):]
+	code := uint32(550)
+	if bytes.HasSuffix(head, []byte(" temporarily")) {
+		code = 451
+	}
+	head, sender, ok := bytes.Cut(head, []byte(" F=<"))
+	j := bytes.LastIndexByte(sender, '>')
+	if !ok || j < 0 {
+		return
+	}
+	s.eximUser(at, head)
+	if sender = sender[:j]; !s.open || !bytes.Equal(s.sender, clip(sender, maxPath)) {
+		s.mail(at, sender, rejected)
+	}
+	s.rcptRefused(at, addr, code, bytes.TrimPrefix(reason, []byte(": ")), rejected)
+}
+
+// eximUser notes the user in the field A=, which precedes all text that the client chose.
+func (s *session) eximUser(at int64, fields []byte) {
+	if user := value(fields, " A="); user != nil && s.user == "" {
+		_, name, _ := bytes.Cut(user, []byte(":"))
+		s.user = string(name)
+		s.login(at, name, smtp.ResultPass)
+	}
+}
+
+// received handles "ID <= SENDER H=... P=esmtp S=1234 ... for RECIPIENTS". The recipients need
+// the log selector received_recipients.
+func (x *exim) received(at int64, s *session, sender, rest []byte) {
+	if string(sender) == "<>" {
+		sender = nil
+	}
+	fields, _, _ := bytes.Cut(rest, []byte(" S="))
+	s.eximUser(at, fields)
+	s.mail(at, sender, accepted)
+	if i := bytes.LastIndex(rest, []byte(" for ")); i >= 0 {
+		n := 0
+		for addr := range bytes.SplitSeq(rest[i+len(" for "):], []byte(" ")) {
+			if n++; n <= maxRecipients {
+				s.rcpt(at, addr, 0, nil, smtp.CauseNone, accepted)
+			}
+		}
+	} else {
+		s.rcpt(at, nil, 0, nil, smtp.CauseNone, accepted)
+	}
+	size, _ := strconv.ParseUint(string(value(rest, " S=")), 10, 64)
+	s.message(at, size, accepted)
+}
+
+// early handles a client that did not wait for the server's greeting.
+func (x *exim) early(at int64, s *session, line []byte) {
+	reply := []byte("improper command pipelining before the greeting")
+	if i := bytes.Index(line, []byte(` input="`)); i >= 0 {
+		reply = append(append(reply, ": "...), smtpd.Redact(bytes.TrimSuffix(line[i+len(` input="`):], []byte(`"`)))...)
+	}
+	s.add(step{kind: smtp.EventInput, cause: smtp.CausePipelining, at: at, b: s.keep(reply, maxExample)})
+}
+
+// quoted returns the command in quotes after a mark, and the text after the client.
+func quoted(line []byte, mark string) (command, rest []byte) {
+	_, rest, _ = bytes.Cut(line, []byte(mark))
+	i := bytes.Index(rest, []byte(`" `))
+	if i < 0 {
+		return nil, nil
+	}
+	return rest[:i], rest[i+2:]
+}
+
+func (x *exim) protocolError(at int64, s *session, line []byte) {
+	command, rest := quoted(line, `SMTP protocol error in "`)
+	command = octal(command)
+	cause := smtp.CauseNone
+	verb := smtpd.VerbOf(command)
+	if verb == smtp.VerbAuth && bytes.Contains(rest, []byte("when not advertised")) {
+		cause = smtp.CauseUnsupported
+	}
+	s.command(at, verb, smtpd.Redact(command), 503, nil, cause)
+}
+
+func (x *exim) syntaxError(at int64, s *session, line []byte) {
+	command, rest := quoted(line, `SMTP syntax error in "`)
+	command = octal(command)
+	if verb := smtpd.VerbOf(command); verb != smtp.VerbUnknown || !bytes.Contains(rest, []byte("unrecognized command")) {
+		s.command(at, verb, smtpd.Redact(command), 501, nil, smtp.CauseSyntax)
+		return
+	}
+	s.command(at, smtp.VerbUnknown, smtpd.RedactUnknown(command), 500, nil, smtp.CauseUnknown)
+}
+
+// noMail handles "no MAIL in SMTP connection from CLIENT D=10s C=EHLO,STARTTLS,QUIT", which
+// lists all commands.
+func (x *exim) noMail(at int64, s *session, line []byte) {
+	how := s.ending
+	for name := range bytes.SplitSeq(value(line, " C="), []byte(",")) {
+		verb := smtpd.VerbOf(name)
+		if s.count[verb] == 0 && len(name) > 0 {
+			s.did(at, verb)
+		}
+		if verb == smtp.VerbQuit {
+			how = smtp.EndingQuit
+		}
+	}
+	if how == smtp.EndingUnknown {
+		how = smtp.EndingClosed
+	}
+	s.partial = false
+	x.end(s, at, how)
+}
+
+// closed returns a function for a line about the end of a connection.
+func closed(how smtp.Ending) func(*exim, int64, *session, []byte) {
+	return func(x *exim, at int64, s *session, _ []byte) { x.close(at, s, how) }
+}
+
+// maxClosing is the maximum number of sessions that wait for their commands.
+const maxClosing = 10_000
+
+// close ends a session a little later. Only if the log shows MAIL is it known that the client
+// has sent it.
+func (x *exim) close(at int64, s *session, how smtp.Ending) {
+	s.ending, s.partial = how, s.count[smtp.VerbMail] == 0
+	if len(x.closing) >= maxClosing {
+		x.expire(at + grace)
+	}
+	x.closing = append(x.closing, closing{s, s.serial, at})
+}
+
+// expire ends the sessions that have waited.
+func (x *exim) expire(now int64) {
+	n := 0
+	for ; n < len(x.closing) && now-x.closing[n].at > 2*second; n++ {
+		if c := &x.closing[n]; c.session.serial == c.serial && x.rows[c.session.key] == c.session {
+			x.end(c.session, c.session.last, c.session.ending)
+		}
+	}
+	x.closing = append(x.closing[:0], x.closing[n:]...)
+}
+
+// connection handles "SMTP connection from CLIENT lost" and "closed by QUIT".
+func (x *exim) connection(at int64, s *session, line []byte) {
+	switch {
+	case bytes.HasSuffix(line, []byte(" closed by QUIT")):
+		x.close(at, s, smtp.EndingQuit)
+	case bytes.Contains(line, []byte(" lost")):
+		x.close(at, s, smtp.EndingDropped)
+	}
+}
+
+// dropped handles "SMTP call from CLIENT dropped: too many ...".
+func (x *exim) dropped(at int64, s *session, line []byte) {
+	if bytes.Contains(line, []byte(" dropped: too many ")) {
+		x.close(at, s, smtp.EndingRejected)
+	}
+}
+
+// eximPolicy returns a function for a rejection that does not depend on the recipient.
+func eximPolicy(phase smtp.Phase) func(*exim, int64, *session, []byte) {
+	return func(_ *exim, at int64, s *session, line []byte) {
+		reason := line[bytes.LastIndex(line, []byte(": "))+1:]
+		s.policy(at, phase, codeAnd(550, bytes.TrimSpace(reason)))
+	}
+}

@@ -1,0 +1,115 @@
+// Package serverlog is the front end for the logs of mail servers. It parses lines and plays
+// the sessions in them, each when it has ended.
+//
+// An accusation needs more proof than an excuse. A session is therefore played as a whole:
+// accepted recipients come before rejected ones, and a command that the log does not show
+// is no evidence. Kinds lists the facts that each log cannot show. For all kinds, the
+// following is unknown:
+//
+//   - how many sessions a client has open at the same time
+//   - the pace of commands
+//   - text that the server has cut or replaced in the log
+package serverlog
+
+import (
+	"scanwatch/filter/maillog"
+	"scanwatch/internal/smtp"
+)
+
+// A Kind is a kind of log.
+type Kind struct {
+	Name  string
+	Short string // the log and its server
+	// Unknown lists the facts that the log does not show.
+	Unknown []string
+	// Tried is set if the parser was tested with logs that the server wrote. Otherwise, the
+	// published format was the only source.
+	Tried bool
+	// Syslog is set if the lines have a syslog prefix.
+	Syslog bool
+	// idle is the time without a line after which a session has ended, in microseconds.
+	idle int64
+	// quiet is the ending of such a session. It is unknown if the log shows the end of each
+	// session.
+	quiet smtp.Ending
+
+	make func(*table) parser
+}
+
+const (
+	second = int64(1_000_000)
+	minute = 60 * second
+)
+
+// A parser parses lines of a kind.
+type parser interface {
+	line(*maillog.Line) verdict
+}
+
+// A verdict is whether a parser understands a line.
+type verdict uint8
+
+const (
+	foreign verdict = iota // a line of another program
+	used
+	unknown
+)
+
+// Kinds lists all kinds.
+var Kinds = []*Kind{
+	{
+		Name: "postfix", Short: "the mail log of Postfix", Tried: true, Syslog: true, idle: 60 * minute, make: newPostfix,
+		Unknown: []string{
+			"the greeting of a client whose commands were all accepted",
+			"why the server refused AUTH without checking a password",
+			"the client's name in DNS if it is not confirmed, unless Postfix warns about it",
+			"recipients that were accepted for a message that was never sent",
+		},
+	},
+	{
+		Name: "sendmail", Short: "the mail log of Sendmail", Tried: true, Syslog: true, idle: 2 * minute, quiet: smtp.EndingPartial, make: newSendmail,
+		Unknown: []string{
+			"the client's greeting",
+			"unknown commands, unless a milter receives them",
+			"with a LogLevel below 10, connections without a message or an error",
+			"how most sessions ended",
+		},
+	},
+	{
+		Name: "exim", Short: "mainlog of Exim", Tried: true, idle: 10 * minute, quiet: smtp.EndingPartial, make: newExim,
+		Unknown: []string{
+			"how a session ended, and the client's commands, unless Exim logs smtp_connection and smtp_no_mail",
+			"the user of some failed logins",
+		},
+	},
+	{
+		Name: "kumomta", Short: "JSON lines of KumoMTA", idle: 1 * minute, quiet: smtp.EndingPartial, make: newKumo,
+		Unknown: []string{
+			"connections without a message or an error",
+			"how a session ended",
+			"the client's name in DNS",
+		},
+	},
+	{Name: "icewarp", Short: "the SMTP log of IceWarp", idle: 60 * minute, make: newTranscript(icewarp), Unknown: transcriptUnknown},
+	{Name: "mdaemon", Short: "the SMTP log of MDaemon", idle: 60 * minute, make: newTranscript(mdaemon), Unknown: transcriptUnknown},
+	{Name: "postal", Short: "the SMTP log of Postal", idle: 60 * minute, make: newTranscript(postal), Unknown: transcriptUnknown},
+	{
+		Name: "domino", Short: "the console log of HCL Domino", idle: 10 * minute, quiet: smtp.EndingPartial, make: newDomino,
+		Unknown: []string{
+			"all commands, senders and recipients, except failed logins and rejected relaying",
+			"the client's greeting and name in DNS",
+		},
+	},
+}
+
+var transcriptUnknown = []string{"the client's name in DNS", "message text"}
+
+// ByName returns the named kind, or nil.
+func ByName(name string) *Kind {
+	for _, k := range Kinds {
+		if k.Name == name {
+			return k
+		}
+	}
+	return nil
+}

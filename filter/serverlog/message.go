@@ -1,0 +1,161 @@
+package serverlog
+
+import (
+	"bytes"
+	"slices"
+	"strconv"
+
+	"scanwatch/filter/maillog"
+	"scanwatch/internal/smtp"
+)
+
+const (
+	// grace is how long an ended session waits for the lines of its messages, in
+	// microseconds of the log.
+	grace = 10 * second
+	// maxMessages and maxRecipients limit the messages that wait.
+	maxMessages   = 20_000
+	maxRecipients = 50
+)
+
+// A message is a message in the queue of a server whose log shows senders and recipients
+// after the session.
+type message struct {
+	session *session
+	serial  uint64 // of the session, which may have been played and reused
+	since   int64
+	sender  []byte
+	known   bool // the sender is known
+	size    uint64
+	nrcpt   int
+	rcpts   [][]byte
+}
+
+// messages holds the messages whose sessions have not been played, by queue identifier.
+type messages struct {
+	table *table
+	rows  map[string]*message
+	order []string // oldest first; may contain identifiers that are done
+}
+
+func newMessages(t *table) messages { return messages{table: t, rows: make(map[string]*message)} }
+
+// add adds a message that a session has begun.
+func (m *messages) add(id []byte, s *session) {
+	if len(id) == 0 || m.rows[string(id)] != nil {
+		return
+	}
+	if len(m.rows) >= maxMessages {
+		m.expire(m.table.now + 2*grace)
+	}
+	key := string(id)
+	m.rows[key] = &message{session: s, serial: s.serial, since: m.table.now}
+	m.order = append(m.order, key)
+	s.waiting++
+}
+
+// expire gives up messages that have waited too long after their session.
+func (m *messages) expire(now int64) {
+	for len(m.order) > 0 {
+		one := m.rows[m.order[0]]
+		if one != nil {
+			if s := one.session; s.serial == one.serial && !s.ended && now-s.last <= m.table.kind.idle {
+				if now-one.since <= grace {
+					return
+				}
+				// The session goes on: look at its message again later.
+				m.order = append(m.order[1:], m.order[0])
+				one.since = now
+				continue
+			}
+			if now-max(one.since, one.session.last) <= grace {
+				return
+			}
+			m.done(m.order[0], false)
+		}
+		m.order = m.order[1:]
+	}
+}
+
+// done ends a message. If it was accepted, its steps are added to the session.
+func (m *messages) done(key string, ok bool) {
+	one := m.rows[key]
+	if one == nil {
+		return
+	}
+	delete(m.rows, key)
+	s := one.session
+	if s.serial != one.serial {
+		return // played because of its age
+	}
+	if ok || one.known {
+		s.mail(s.last, one.sender, accepted)
+		for _, r := range one.rcpts {
+			s.rcpt(s.last, r, 0, nil, smtp.CauseNone, accepted)
+		}
+		for range min(one.nrcpt-len(one.rcpts), maxRecipients) {
+			s.rcpt(s.last, nil, 0, nil, smtp.CauseNone, accepted)
+		}
+		s.message(s.last, one.size, accepted)
+	}
+	if s.waiting--; s.waiting == 0 && s.ended {
+		m.table.finish(s)
+	}
+}
+
+// delivery handles a line of a queue identifier: from=, to= or removed.
+func (p *postfix) delivery(l *maillog.Line) {
+	id, rest := cutID(l.Text)
+	one := p.messages.rows[string(id)]
+	if one == nil {
+		return
+	}
+	switch {
+	case bytes.HasPrefix(rest, []byte("from=<")):
+		one.qmgr(rest[len("from=<"):])
+	case bytes.HasPrefix(rest, []byte("to=<")):
+		one.to(rest[len("to=<"):])
+	case bytes.HasPrefix(rest, []byte("removed")):
+		p.messages.done(string(id), one.known)
+		return
+	default:
+		return
+	}
+	if one.known && len(one.rcpts) >= one.nrcpt {
+		p.messages.done(string(id), true)
+	}
+}
+
+// qmgr parses "SENDER>, size=254, nrcpt=1 (queue active)". The sender may contain ">".
+func (m *message) qmgr(s []byte) {
+	i := bytes.LastIndex(s, []byte(">, size="))
+	if i < 0 {
+		return
+	}
+	m.sender, m.known = bytes.Clone(clip(s[:i], maxPath)), true
+	size, rest, _ := bytes.Cut(s[i+len(">, size="):], []byte(", nrcpt="))
+	m.size, _ = strconv.ParseUint(string(size), 10, 64)
+	n, _, _ := bytes.Cut(rest, []byte(" "))
+	m.nrcpt, _ = strconv.Atoi(string(n))
+	m.nrcpt = min(max(m.nrcpt, 0), maxRecipients)
+}
+
+// to parses "RECIPIENT>, orig_to=<ORIGINAL>, relay=...". The original recipient is the one of
+// the session.
+func (m *message) to(s []byte) {
+	addr, rest, ok := bytes.Cut(s, []byte(">, "))
+	if !ok {
+		return
+	}
+	if orig, ok := bytes.CutPrefix(rest, []byte("orig_to=<")); ok {
+		addr, _, _ = bytes.Cut(orig, []byte(">, "))
+	}
+	if bytes.IndexByte(addr, '@') < 0 || len(m.rcpts) >= maxRecipients || slices.ContainsFunc(m.rcpts, func(r []byte) bool { return bytes.EqualFold(r, addr) }) {
+		m.nrcpt = max(m.nrcpt-1, len(m.rcpts))
+		return
+	}
+	m.rcpts = append(m.rcpts, bytes.Clone(clip(addr, maxPath)))
+}
+
+func (p *postfix) expire(now int64)  { p.messages.expire(now) }
+func (m *sendmail) expire(now int64) { m.messages.expire(now) }

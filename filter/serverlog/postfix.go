@@ -1,0 +1,627 @@
+package serverlog
+
+import (
+	"bytes"
+	"net/netip"
+	"strconv"
+
+	"scanwatch/filter/maillog"
+	"scanwatch/filter/smtpd"
+	"scanwatch/internal/smtp"
+)
+
+// A postfix parses the log of Postfix. Its smtpd processes serve one client at a time, so
+// their process number identifies the session.
+type postfix struct {
+	*table
+	key      []byte // reused
+	messages messages
+	// unproven is the latest warning about a client whose name is not confirmed, which
+	// precedes its session.
+	unproven map[string]unproven
+}
+
+// An unproven name is the name in DNS of a client's address that does not resolve to it.
+type unproven struct {
+	addr   netip.Addr
+	name   string
+	result smtp.FCrDNS
+}
+
+// maxUnproven is the maximum number of names kept. Each process has at most one.
+const maxUnproven = 10_000
+
+func newPostfix(t *table) parser {
+	p := &postfix{table: t, messages: newMessages(t), unproven: make(map[string]unproven)}
+	t.ready = ready
+	return p
+}
+
+// A service is the last part of the program's name, after a slash.
+func service(program []byte) []byte { return program[bytes.LastIndexByte(program, '/')+1:] }
+
+func (p *postfix) line(l *maillog.Line) verdict {
+	if bytes.IndexByte(l.Program, '/') < 0 {
+		return foreign
+	}
+	p.messages.expire(p.now)
+	switch string(service(l.Program)) {
+	case "smtpd":
+		return p.smtpd(l)
+	case "postscreen":
+		return p.postscreen(l)
+	case "qmgr", "cleanup", "local", "virtual", "lmtp", "smtp", "pipe", "error", "discard":
+		p.delivery(l)
+		return used
+	}
+	return foreign
+}
+
+// keyOf identifies the process that wrote the line.
+func (p *postfix) keyOf(l *maillog.Line) []byte {
+	p.key = append(append(append(p.key[:0], l.Host...), '/'), l.PID...)
+	return p.key
+}
+
+// A form is a form of line: the words that the line starts with, after a queue identifier.
+type form struct {
+	start string
+	read  func(p *postfix, l *maillog.Line, id, rest []byte) bool
+}
+
+// forms lists the lines of smtpd. The first one that fits is used.
+var forms = []form{
+	{"connect from ", (*postfix).connect},
+	{"disconnect from ", (*postfix).disconnect},
+	{"client=", (*postfix).client},
+	{"reject: ", (*postfix).reject},
+	{"milter-reject: ", milterReject},
+	{"lost connection after ", ended(smtp.EndingDropped)},
+	{"timeout after ", ended(smtp.EndingTimeout)},
+	{"too many errors after ", ended(smtp.EndingRejected)},
+	{"warning: non-SMTP command from ", (*postfix).otherProtocol},
+	{"warning: Illegal address syntax from ", (*postfix).badAddress},
+	{"warning: hostname ", (*postfix).unconfirmed},
+	{"warning: ", (*postfix).warning},
+	{"improper command pipelining after ", (*postfix).pipelining},
+	{"Anonymous TLS connection established from ", (*postfix).tls},
+	{"Untrusted TLS connection established from ", (*postfix).tls},
+	{"Trusted TLS connection established from ", (*postfix).tls},
+	{"Verified TLS connection established from ", (*postfix).tls},
+}
+
+// unused lists the starts of lines that are no facts about a session.
+var unused = [][]byte{
+	[]byte("reject_warning: "), []byte("warn: "), []byte("hold: "), []byte("discard: "), []byte("filter: "), []byte("redirect: "), []byte("permit: "),
+	[]byte("fatal: "), []byte("error: "), []byte("panic: "), []byte("statistics: "), []byte("TLS "), []byte("SSL_accept"), []byte("setting up TLS"),
+	[]byte("initializing the server-side TLS"), []byte("info: "), []byte("proxy-"), []byte("table "), []byte("connect to "), []byte("save "),
+	[]byte("using backwards-compatible"),
+}
+
+func (p *postfix) smtpd(l *maillog.Line) verdict {
+	id, rest := cutID(l.Text)
+	for i := range forms {
+		if f := &forms[i]; len(rest) > len(f.start) && string(rest[:len(f.start)]) == f.start {
+			if f.read(p, l, id, rest[len(f.start):]) {
+				return used
+			}
+			return unknown
+		}
+	}
+	for _, start := range unused {
+		if bytes.HasPrefix(rest, start) {
+			return used
+		}
+	}
+	return unknown
+}
+
+// cutID cuts off a queue identifier, or the word NOQUEUE.
+func cutID(s []byte) (id, rest []byte) {
+	i := bytes.IndexByte(s, ':')
+	if i < 5 || i > 20 || i+2 > len(s) || s[i+1] != ' ' {
+		return nil, s
+	}
+	for _, c := range s[:i] {
+		if (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') {
+			return nil, s
+		}
+	}
+	if id = s[:i]; string(id) == "warning" || string(id) == "reject" || string(id) == "fatal" || string(id) == "error" || string(id) == "panic" || string(id) == "discard" || string(id) == "filter" || string(id) == "permit" {
+		return nil, s
+	}
+	return id, s[i+2:]
+}
+
+// A client is a client as Postfix writes it: NAME[ADDRESS] or NAME[ADDRESS]:PORT.
+type client struct {
+	name []byte
+	addr netip.AddrPort
+}
+
+// cutClient cuts a client off. Names do not contain brackets.
+func cutClient(s []byte) (c client, rest []byte, ok bool) {
+	i := bytes.IndexByte(s, '[')
+	if i < 1 || i > maxName {
+		return c, s, false
+	}
+	j := bytes.IndexByte(s[i:], ']')
+	if j < 0 {
+		return c, s, false
+	}
+	c.name = s[:i]
+	addr, rest := s[i+1:i+j], s[i+j+1:]
+	var port []byte
+	if len(rest) > 1 && rest[0] == ':' && rest[1] >= '0' && rest[1] <= '9' {
+		n := 1
+		for n < len(rest) && rest[n] >= '0' && rest[n] <= '9' {
+			n++
+		}
+		port, rest = rest[1:n], rest[n:]
+	}
+	c.addr = address(addr, port)
+	return c, rest, c.addr.IsValid() || string(addr) == "unknown"
+}
+
+// same reports whether the client is that of the session.
+func (s *session) same(c client) bool {
+	return s.src.Addr() == c.addr.Addr() && (s.src.Port() == c.addr.Port() || c.addr.Port() == 0 || s.src.Port() == 0)
+}
+
+// session returns the session of a line. If the log lacks its start, the session begins here.
+func (p *postfix) session(l *maillog.Line, c client) *session {
+	s := p.get(p.keyOf(l), l.At)
+	if s != nil && s.same(c) {
+		return s
+	}
+	s = p.begin(l, c)
+	s.partial = true
+	return s
+}
+
+// begin starts a session. Postfix logs a name only if it resolves to the address.
+func (p *postfix) begin(l *maillog.Line, c client) *session {
+	s := p.open(p.keyOf(l), l.At, l.Host, c.addr)
+	switch u, ok := p.unproven[s.key]; {
+	case string(c.name) != "unknown":
+		s.rdns, s.fcrdns = append(s.rdns[:0], c.name...), smtp.FCrDNSPass
+	case ok && u.addr == c.addr.Addr():
+		s.rdns, s.fcrdns = append(s.rdns[:0], u.name...), u.result
+	}
+	delete(p.unproven, s.key)
+	if name := l.Program; bytes.Contains(name, []byte("submission")) || bytes.Contains(name, []byte("smtps")) {
+		s.dst = submission
+	}
+	return s
+}
+
+// submission stands for a listener for users.
+var submission = netip.AddrPortFrom(netip.IPv4Unspecified(), 587)
+
+func (p *postfix) connect(l *maillog.Line, _, rest []byte) bool {
+	c, _, ok := cutClient(rest)
+	if ok {
+		p.begin(l, c)
+	}
+	return ok
+}
+
+// ended returns the function for a line that explains how the session ends.
+func ended(how smtp.Ending) func(*postfix, *maillog.Line, []byte, []byte) bool {
+	return func(p *postfix, l *maillog.Line, _, rest []byte) bool {
+		word, rest, ok := bytes.Cut(rest, []byte(" from "))
+		c, _, ok2 := cutClient(rest)
+		if !ok || !ok2 {
+			return false
+		}
+		s := p.session(l, c)
+		s.ending = how
+		word, _, _ = bytes.Cut(word, []byte(" "))
+		verb := smtpd.VerbOf(word)
+		s.hung = verb == smtp.VerbAuth
+		if how == smtp.EndingTimeout {
+			s.add(step{kind: smtp.EventTimeout, at: l.At, class: atEnd})
+		}
+		if s.open && verb != smtp.VerbMail && verb != smtp.VerbRcpt && verb != smtp.VerbData && !bytes.HasPrefix(word, []byte("DATA")) {
+			s.partial = true // the transaction may have ended before
+		}
+		return true
+	}
+}
+
+// counter is a counter at the end of a session, such as rcpt=1/4: accepted and all commands.
+type counter struct{ ok, all int }
+
+// counted maps the names of counters to verbs.
+var counted = map[string]smtp.Verb{
+	"helo": smtp.VerbHelo, "ehlo": smtp.VerbEhlo, "starttls": smtp.VerbStartTLS, "auth": smtp.VerbAuth, "mail": smtp.VerbMail, "rcpt": smtp.VerbRcpt,
+	"data": smtp.VerbData, "bdat": smtp.VerbOther, "rset": smtp.VerbRset, "noop": smtp.VerbNoop, "vrfy": smtp.VerbNames, "etrn": smtp.VerbOther,
+	"help": smtp.VerbOther, "quit": smtp.VerbQuit, "unknown": smtp.VerbUnknown, "xclient": smtp.VerbOther, "xforward": smtp.VerbOther,
+}
+
+func (p *postfix) disconnect(l *maillog.Line, _, rest []byte) bool {
+	c, rest, ok := cutClient(rest)
+	if !ok {
+		return false
+	}
+	s := p.session(l, c)
+	var counters [numVerbs]counter
+	complete := false
+	for len(rest) > 0 {
+		var word []byte
+		word, rest, _ = bytes.Cut(bytes.TrimLeft(rest, " "), []byte(" "))
+		name, value, ok := bytes.Cut(word, []byte("="))
+		if !ok {
+			continue
+		}
+		n := parseCounter(value)
+		if string(name) == "commands" {
+			complete = true // Postfix before version 3.0 has no counters
+		} else if verb, ok := counted[string(name)]; ok {
+			counters[verb].ok += n.ok
+			counters[verb].all += n.all
+		}
+	}
+	if !complete {
+		s.partial = true
+	}
+	s.totals = &counters
+	how := s.ending
+	switch {
+	case counters[smtp.VerbQuit].ok > 0:
+		how = smtp.EndingQuit
+	case how == smtp.EndingUnknown:
+		how = smtp.EndingRejected // smtpd closed the connection, for example after 421
+	}
+	p.end(s, l.At, how)
+	return true
+}
+
+func parseCounter(value []byte) (c counter) {
+	first, all, both := bytes.Cut(value, []byte("/"))
+	c.ok, _ = strconv.Atoi(string(first))
+	c.all = c.ok
+	if both {
+		c.all, _ = strconv.Atoi(string(all))
+	}
+	const most = 10_000 // Postfix ends such sessions
+	c.ok, c.all = min(max(c.ok, 0), most), min(max(c.all, c.ok), most)
+	return c
+}
+
+// counters adds the commands that have no line of their own.
+func (s *session) counters() {
+	n, at := s.totals, s.last
+	// AUTH without a line about a password was refused before one was checked, unless a
+	// milter or a broken connection ended it.
+	refused := n[smtp.VerbAuth].all - n[smtp.VerbAuth].ok - s.failedLogins()
+	if s.hung {
+		refused--
+	}
+	cause := smtp.CauseUnsupported
+	if s.refused || s.partial {
+		cause = smtp.CauseNone
+	}
+	for range min(max(refused, 0), maxSteps) {
+		code := uint32(503)
+		if cause == smtp.CauseNone {
+			code = 535
+		}
+		s.command(at, smtp.VerbAuth, []byte("AUTH"), code, nil, cause)
+	}
+	// After AUTH, the lines of a login count as unknown commands.
+	text := []byte(nil)
+	if n[smtp.VerbAuth].all > 0 {
+		text = []byte(smtp.Masked)
+	}
+	for range min(max(n[smtp.VerbUnknown].all-s.count[smtp.VerbUnknown], 0), maxSteps) {
+		s.command(at, smtp.VerbUnknown, text, 500, nil, smtp.CauseUnknown)
+	}
+	for _, verb := range [...]smtp.Verb{smtp.VerbHelo, smtp.VerbEhlo, smtp.VerbMail, smtp.VerbData, smtp.VerbRset, smtp.VerbNoop, smtp.VerbNames} {
+		for range min(max(n[verb].all-s.count[verb], 0), maxSteps) {
+			s.did(at, verb)
+		}
+	}
+	if n[smtp.VerbStartTLS].ok > 0 && s.count[smtp.VerbStartTLS] == 0 {
+		s.add(step{kind: smtp.EventTLS, verb: smtp.VerbStartTLS, at: at})
+	}
+	if n[smtp.VerbQuit].ok > 0 {
+		s.add(step{kind: smtp.EventQuit, verb: smtp.VerbQuit, at: at, class: atEnd})
+	}
+}
+
+// failedLogins returns the number of failed logins.
+func (s *session) failedLogins() (n int) {
+	for i := range s.steps {
+		if st := &s.steps[i]; st.verb == smtp.VerbAuth && !(st.kind == smtp.EventAuth && st.result == smtp.ResultPass) {
+			n++
+		}
+	}
+	return n
+}
+
+// ready adds what the counters show beyond the lines. The names of recipients that were
+// accepted without a delivery are unknown, but they must not be missing beside the rejected
+// ones.
+func ready(s *session) {
+	if s.totals != nil {
+		s.unnamed = min(s.totals[smtp.VerbRcpt].ok, maxSteps)
+		s.counters()
+	}
+	named := 0
+	for i := range s.steps {
+		if st := &s.steps[i]; st.kind == smtp.EventRcpt && st.result == smtp.ResultOK {
+			named++
+		}
+	}
+	for range max(s.unnamed-named, 0) {
+		s.rcpt(s.last, nil, 0, nil, smtp.CauseNone, accepted)
+	}
+}
+
+// client handles an accepted recipient, with the client's user.
+func (p *postfix) client(l *maillog.Line, id, rest []byte) bool {
+	c, rest, ok := cutClient(rest)
+	if !ok {
+		return false
+	}
+	s := p.session(l, c)
+	if _, user, ok := bytes.Cut(rest, []byte(", sasl_username=")); ok {
+		user, _, _ = bytes.Cut(user, []byte(", sasl_sender="))
+		if s.user == "" || s.user != string(user) {
+			s.user = string(clip(user, maxName))
+			s.login(l.At, user, smtp.ResultPass)
+		}
+	}
+	s.unnamed = max(s.unnamed, 1)
+	p.messages.add(id, s)
+	return true
+}
+
+// A rejection is the part of a line after "reject: ".
+type rejection struct {
+	command, sender, recipient, helo, proto []byte
+	client                                  client
+	code                                    uint32
+	reply                                   []byte // enhanced status code and text
+	hasSender                               bool
+}
+
+// parseRejection parses "RCPT from CLIENT: 550 5.1.1 <ARG>: TEXT; from=<> to=<> proto= helo=<>".
+// Clients choose the addresses, so the fields are looked for from the end.
+func parseRejection(s []byte) (r rejection, ok bool) {
+	command, rest, ok := bytes.Cut(s, []byte(" from "))
+	if !ok {
+		return r, false
+	}
+	r.command = command
+	if r.client, rest, ok = cutClient(rest); !ok || !bytes.HasPrefix(rest, []byte(": ")) || len(rest) < 6 {
+		return r, false
+	}
+	rest = rest[2:]
+	for _, c := range rest[:3] {
+		if c < '0' || c > '9' {
+			return r, false
+		}
+		r.code = r.code*10 + uint32(c-'0')
+	}
+	rest = bytes.TrimLeft(rest[3:], " ")
+	rest, r.helo, _ = cutField(rest, " helo=<")
+	if i := bytes.LastIndex(rest, []byte(" proto=")); i >= 0 {
+		rest, r.proto = bytes.TrimSuffix(rest[:i], comma), bytes.TrimSuffix(rest[i+len(" proto="):], comma)
+	}
+	rest, r.recipient, _ = cutField(rest, " to=<")
+	rest, r.sender, r.hasSender = cutField(rest, " from=<")
+	r.reply = bytes.TrimSuffix(rest, []byte(";"))
+	return r, r.code >= 400 && r.code < 600
+}
+
+// cutField cuts off the last field, which ends with ">".
+func cutField(s []byte, start string) (rest, value []byte, ok bool) {
+	i := bytes.LastIndex(s, []byte(start))
+	if i < 0 || s[len(s)-1] != '>' {
+		return s, nil, false
+	}
+	return bytes.TrimSuffix(s[:i], comma), s[i+len(start) : len(s)-1], true
+}
+
+// comma separates the fields of postscreen.
+var comma = []byte{','}
+
+// milterReject handles a rejection by a milter, possibly that of scanwatch. It is no evidence.
+func milterReject(p *postfix, l *maillog.Line, _, rest []byte) bool {
+	return p.rejected(l, rest, true)
+}
+
+func (p *postfix) reject(l *maillog.Line, _, rest []byte) bool { return p.rejected(l, rest, false) }
+
+// phases maps commands to the phases of a rejection.
+var phases = map[string]smtp.Phase{
+	"CONNECT": smtp.PhaseConnect, "HELO": smtp.PhaseHelo, "EHLO": smtp.PhaseHelo, "MAIL": smtp.PhaseMailFrom, "RCPT": smtp.PhaseRcptTo,
+	"DATA": smtp.PhaseData, "END-OF-MESSAGE": smtp.PhaseCommit,
+}
+
+func (p *postfix) rejected(l *maillog.Line, rest []byte, milter bool) bool {
+	r, ok := parseRejection(rest)
+	if !ok {
+		return false
+	}
+	s := p.session(l, r.client)
+	verb := smtp.VerbEhlo
+	if string(r.proto) == "SMTP" {
+		verb = smtp.VerbHelo
+	}
+	s.greet(l.At, r.helo, verb)
+	phase, known := phases[string(r.command)]
+	cause := smtp.CauseFilter
+	if !milter {
+		cause = causeOf(r.command, r.code, r.reply)
+	}
+	switch {
+	case !known: // VRFY, ETRN and others
+		line := append(append(bytes.Clone(r.command), ' '), r.recipient...)
+		s.command(l.At, smtpd.VerbOf(r.command), smtpd.Redact(line), r.code, r.reply, cause)
+		return true
+	case cause == smtp.CauseFilter:
+		s.policy(l.At, phase, codeAnd(r.code, r.reply))
+	}
+	switch phase {
+	case smtp.PhaseMailFrom:
+		s.mailFailed(l.At, r.sender, r.code, r.reply, cause)
+	case smtp.PhaseRcptTo:
+		if r.hasSender && (!s.open || !bytes.Equal(s.sender, clip(r.sender, maxPath))) {
+			s.mail(l.At, r.sender, rejected)
+		}
+		s.rcpt(l.At, r.recipient, r.code, r.reply, cause, rejected)
+	}
+	return true
+}
+
+// codeAnd returns a reply with its code.
+func codeAnd(code uint32, reply []byte) []byte {
+	return append(strconv.AppendUint(nil, uint64(code), 10), append([]byte{' '}, clip(reply, maxExample)...)...)
+}
+
+// refusals lists the replies to RCPT that concern the recipient. Any other reply may concern
+// the client, for example by a block list, and must not be evidence of a harvest: Postfix
+// evaluates restrictions of the client, the greeting and the sender at RCPT
+// (smtpd_delay_reject).
+var refusals = []struct {
+	status, text string
+	cause        smtp.Cause
+}{
+	{"", "Relay access denied", smtp.CauseRelay},
+	{"5.1.1 ", "User unknown", smtp.CauseRecipient},
+	{"5.1.1 ", "Recipient address rejected: undeliverable", smtp.CauseRecipient},
+	{"4.1.1 ", "User unknown", smtp.CauseRecipient},
+	{"5.1.3 ", "", smtp.CauseSyntax},
+}
+
+// causeOf returns why Postfix rejected a command.
+func causeOf(command []byte, code uint32, reply []byte) smtp.Cause {
+	switch string(command) {
+	case "RCPT":
+		for _, r := range refusals {
+			if bytes.HasPrefix(reply, []byte(r.status)) && bytes.Contains(reply, []byte(r.text)) {
+				return r.cause
+			}
+		}
+	case "MAIL":
+		if code == 552 || code == 501 {
+			return smtp.CauseNone
+		}
+	case "VRFY", "ETRN":
+		return smtp.CauseNone
+	}
+	return smtp.CauseFilter
+}
+
+// warning handles a failed login, and ignores other warnings.
+func (p *postfix) warning(l *maillog.Line, _, rest []byte) bool {
+	head, reason, ok := bytes.Cut(rest, []byte(" authentication failed: "))
+	c, head, ok2 := cutClient(head)
+	mech, ok3 := bytes.CutPrefix(head, []byte(": SASL "))
+	if !ok || !ok2 || !ok3 {
+		return true
+	}
+	s := p.session(l, c)
+	reason, user, _ := bytes.Cut(reason, []byte(", sasl_username="))
+	if string(user) == "(unavailable)" {
+		user = nil
+	}
+	for _, w := range noPassword {
+		if bytes.Contains(reason, []byte(w)) {
+			s.command(l.At, smtp.VerbAuth, smtpd.Redact(append([]byte("AUTH "), mech...)), 535, nil, smtp.CauseNone)
+			return true
+		}
+	}
+	s.login(l.At, user, smtp.ResultFail)
+	return true
+}
+
+// noPassword lists the reasons for which AUTH fails without a wrong password.
+var noPassword = []string{
+	"bad protocol / cancel", "authentication aborted", "Invalid authentication mechanism", "Connection lost", "generic failure",
+	"no mechanism available", "Temporary authentication failure", "encryption needed",
+}
+
+func (p *postfix) otherProtocol(l *maillog.Line, _, rest []byte) bool {
+	c, rest, ok := cutClient(rest)
+	text, ok2 := bytes.CutPrefix(rest, []byte(": "))
+	if !ok || !ok2 {
+		return false
+	}
+	p.session(l, c).command(l.At, smtp.VerbUnknown, smtpd.Redact(text), 500, nil, smtp.CauseUnknown)
+	return true
+}
+
+// badAddress handles "CLIENT in MAIL command: <ADDRESS>".
+func (p *postfix) badAddress(l *maillog.Line, _, rest []byte) bool {
+	c, rest, ok := cutClient(rest)
+	rest, ok2 := bytes.CutPrefix(rest, []byte(" in "))
+	command, addr, ok3 := bytes.Cut(rest, []byte(" command: "))
+	if !ok || !ok2 || !ok3 {
+		return false
+	}
+	s := p.session(l, c)
+	addr = bytes.TrimSuffix(bytes.TrimPrefix(addr, []byte("<")), []byte(">"))
+	if string(command) == "RCPT" {
+		s.rcpt(l.At, addr, 501, nil, smtp.CauseSyntax, rejected)
+	} else {
+		s.command(l.At, smtp.VerbMail, smtpd.Redact(append(append([]byte("MAIL FROM:<"), addr...), '>')), 501, nil, smtp.CauseSyntax)
+	}
+	return true
+}
+
+// unconfirmed handles "NAME does not resolve to address ADDRESS" with an optional error.
+func (p *postfix) unconfirmed(l *maillog.Line, _, rest []byte) bool {
+	name, rest, ok := bytes.Cut(rest, []byte(" does not resolve to address "))
+	if !ok || len(name) > maxName {
+		return true
+	}
+	addr, problem, failed := bytes.Cut(rest, []byte(": "))
+	a := address(addr, nil)
+	if !a.IsValid() {
+		return true
+	}
+	u := unproven{a.Addr(), string(name), smtp.FCrDNSFail}
+	if failed && !bytes.Contains(problem, []byte("not known")) && !bytes.Contains(problem, []byte("No address")) {
+		u.result = smtp.FCrDNSError
+	}
+	if len(p.unproven) >= maxUnproven {
+		clear(p.unproven)
+	}
+	p.unproven[string(p.keyOf(l))] = u
+	return true
+}
+
+// pipelining handles "WORD from CLIENT: INPUT".
+func (p *postfix) pipelining(l *maillog.Line, _, rest []byte) bool {
+	word, after, ok := bytes.Cut(rest, []byte(" from "))
+	c, text, ok2 := cutClient(after)
+	if !ok || !ok2 {
+		return false
+	}
+	s := p.session(l, c)
+	if string(word) != "CONNECT" && len(s.steps) == 0 {
+		s.did(l.At, smtpd.VerbOf(word))
+	}
+	text = bytes.TrimPrefix(text, []byte(": "))
+	reply := append([]byte("improper command pipelining after "), clip(word, 20)...)
+	reply = append(append(reply, ": "...), smtpd.Redact(text)...)
+	s.add(step{kind: smtp.EventInput, cause: smtp.CausePipelining, at: l.At, b: s.keep(reply, maxExample)})
+	return true
+}
+
+// tls handles "CLIENT: TLSv1.3 with cipher NAME (256/256 bits)".
+func (p *postfix) tls(l *maillog.Line, _, rest []byte) bool {
+	c, rest, ok := cutClient(rest)
+	if !ok {
+		return false
+	}
+	s := p.session(l, c)
+	version, cipher, _ := bytes.Cut(bytes.TrimPrefix(rest, []byte(": ")), []byte(" with cipher "))
+	cipher, _, _ = bytes.Cut(cipher, []byte(" "))
+	s.add(step{kind: smtp.EventTLS, verb: smtp.VerbStartTLS, at: l.At, a: s.keep(append(append(bytes.Clone(version), ':'), cipher...), maxExample)})
+	return true
+}

@@ -1,0 +1,88 @@
+package serverlog
+
+import (
+	"time"
+
+	"scanwatch/filter/maillog"
+	"scanwatch/internal/text"
+)
+
+// Options are the options of New.
+type Options struct {
+	// Zone is the time zone of times without a UTC offset.
+	Zone *time.Location
+	// Date is the date of the first line, for logs whose lines have no date.
+	Date time.Time
+}
+
+// Counts describes the lines that a Reader has read.
+type Counts struct {
+	Lines    int `json:"lines"`
+	Used     int `json:"used"`     // lines of the mail server
+	Unknown  int `json:"unknown"`  // lines that the parser does not understand
+	Sessions int `json:"sessions"` // played sessions
+	Lost     int `json:"lost"`     // sessions played early because too many were open
+	// Samples holds the first lines that the parser does not understand, quoted.
+	Samples []string `json:"samples,omitempty"`
+}
+
+const maxSamples = 3
+
+// A Reader reads the lines of a log and plays the sessions in it. A Reader must not be used
+// concurrently.
+type Reader struct {
+	table  *table
+	parser parser
+	counts Counts
+}
+
+// New returns a Reader that plays sessions to sink.
+func New(kind *Kind, sink Sink, o Options) *Reader {
+	t := newTable(kind, sink)
+	t.zone = o.Zone
+	y, m, d := o.Date.In(o.Zone).Date()
+	t.date = time.Date(y, m, d, 0, 0, 0, 0, o.Zone)
+	return &Reader{table: t, parser: kind.make(t)}
+}
+
+// Line reads a line. stamped is set if the line has a syslog prefix.
+func (r *Reader) Line(l *maillog.Line, stamped bool) {
+	r.counts.Lines++
+	v := unknown
+	if !r.table.kind.Syslog {
+		v = r.parser.line(l)
+	} else if stamped {
+		r.table.tick(l.At)
+		v = r.parser.line(l)
+	}
+	switch v {
+	case used:
+		r.counts.Used++
+	case unknown:
+		r.counts.Unknown++
+		if len(r.counts.Samples) < maxSamples {
+			r.counts.Samples = append(r.counts.Samples, text.Escape(clip(l.Raw, maxExample)))
+		}
+	}
+}
+
+// Tick plays the sessions that have ended by the given time.
+func (r *Reader) Tick(at time.Time) {
+	r.table.tick(at.UnixMicro())
+	if m, ok := r.parser.(interface{ expire(int64) }); ok {
+		m.expire(at.UnixMicro())
+	}
+}
+
+// Flush plays all sessions.
+func (r *Reader) Flush() { r.table.flush() }
+
+// Last returns the newest time in the log, in microseconds since 1970.
+func (r *Reader) Last() int64 { return r.table.now }
+
+// Counts returns what has been read so far.
+func (r *Reader) Counts() Counts {
+	c := r.counts
+	c.Sessions, c.Lost = r.table.sessions, r.table.lost
+	return c
+}

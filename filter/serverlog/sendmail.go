@@ -1,0 +1,421 @@
+package serverlog
+
+import (
+	"bytes"
+	"slices"
+	"strconv"
+
+	"scanwatch/filter/maillog"
+	"scanwatch/filter/smtpd"
+	"scanwatch/internal/smtp"
+)
+
+// A sendmail parses the log of Sendmail, which starts a process for each client. Lines about
+// recipients do not name the client or the sender, which follow in the line from=.
+type sendmail struct {
+	*table
+	key      []byte // reused
+	messages messages
+}
+
+func newSendmail(t *table) parser {
+	t.ready = (*session).unproven
+	return &sendmail{table: t, messages: newMessages(t)}
+}
+
+// mailPrograms lists the names under which Sendmail receives mail.
+var mailPrograms = []string{"sendmail", "sm-mta", "sendmail-mta"}
+
+// A mailForm is a form of line, recognised by its start or, if inside is set, by the text after
+// the client at the start. Clients choose parts of lines, so the position of the client must be
+// certain.
+type mailForm struct {
+	text   string
+	inside bool
+	read   func(m *sendmail, l *maillog.Line, id, rest []byte)
+}
+
+var mailForms = []mailForm{
+	{"connect from ", false, (*sendmail).connect},
+	{"ruleset=", false, (*sendmail).ruleset},
+	{"from=", false, (*sendmail).from},
+	{"to=", false, (*sendmail).to},
+	{"AUTH failure (", false, (*sendmail).authFailure},
+	{"AUTH=server, ", false, (*sendmail).authenticated},
+	{"STARTTLS=server, ", false, (*sendmail).startTLS},
+	{"Sending \"", false, (*sendmail).unknownCommand},
+	{"milter=", false, (*sendmail).milter},
+	{"Milter: helo=", false, (*sendmail).milterHelo},
+	{"rejecting commands from ", false, (*sendmail).early},
+	{"rejecting server ", false, (*sendmail).early},
+	{"lost input channel from ", false, (*sendmail).lost},
+	{" did not issue MAIL/EXPN/VRFY/ETRN", true, (*sendmail).noMail},
+	{": probable open proxy: command=", true, (*sendmail).proxy},
+	{": VRFY ", true, (*sendmail).names},
+	{": EXPN ", true, (*sendmail).names},
+	{"<", false, (*sendmail).userUnknown},
+}
+
+func (m *sendmail) line(l *maillog.Line) verdict {
+	if !slices.Contains(mailPrograms, string(l.Program)) {
+		return foreign
+	}
+	m.messages.expire(m.now)
+	id, rest := cutID(l.Text)
+	after := afterRelay(rest)
+	for i := range mailForms {
+		f := &mailForms[i]
+		switch {
+		case f.inside && bytes.HasPrefix(after, []byte(f.text)):
+			f.read(m, l, id, rest)
+			return used
+		case !f.inside && len(rest) > len(f.text) && string(rest[:len(f.text)]) == f.text:
+			f.read(m, l, id, rest[len(f.text):])
+			return used
+		}
+	}
+	return used // Sendmail has many other lines
+}
+
+// afterRelay returns the text after a client, "NAME [ADDRESS]" or "[ADDRESS]", at the start of
+// s, or nil.
+func afterRelay(s []byte) []byte {
+	i := bytes.IndexByte(s, '[')
+	j := bytes.IndexByte(s, ']')
+	if i < 0 || j < i || i > 0 && (s[i-1] != ' ' || bytes.ContainsFunc(s[:i-1], notInName)) {
+		return nil
+	}
+	return bytes.TrimPrefix(s[j+1:], []byte(" (may be forged)"))
+}
+
+func notInName(r rune) bool {
+	return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '.' && r != '-' && r != '_'
+}
+
+// session returns the session of the process that wrote the line.
+func (m *sendmail) session(l *maillog.Line) *session {
+	m.key = append(append(append(m.key[:0], l.Host...), '/'), l.PID...)
+	if s := m.get(m.key, l.At); s != nil {
+		return s
+	}
+	s := m.open(m.key, l.At, l.Host, client{}.addr)
+	s.partial = true
+	return s
+}
+
+// seen notes the client of a session, "NAME [ADDRESS]" or "[ADDRESS]". Sendmail says that a
+// name may be forged if it does not resolve to the address.
+func (s *session) seen(text []byte) {
+	i := bytes.IndexByte(text, '[')
+	if i < 0 || s.src.IsValid() {
+		return
+	}
+	addr, rest, ok := bytes.Cut(text[i+1:], []byte("]"))
+	if s.src = address(addr, nil); !ok || !s.src.IsValid() {
+		return
+	}
+	if name := bytes.TrimSpace(text[:i]); len(name) > 0 && len(name) <= maxName {
+		s.rdns, s.fcrdns = append(s.rdns[:0], name...), smtp.FCrDNSPass
+		if bytes.Contains(rest, []byte("(may be forged)")) {
+			s.fcrdns = smtp.FCrDNSFail
+		}
+	}
+}
+
+// unproven removes rejected recipients whose sender is unknown, because they may belong to
+// bounces.
+func (s *session) unproven() {
+	if s.hung = false; s.mark < len(s.steps) {
+		s.steps = slices.DeleteFunc(s.steps, func(st step) bool { return st.kind == smtp.EventRcpt && st.class == unsent })
+	}
+}
+
+// field returns the value after a name such as "relay=", up to the next comma.
+func field(s []byte, name string) []byte {
+	i := bytes.LastIndex(s, []byte(", "+name))
+	if i < 0 {
+		return nil
+	}
+	value, _, _ := bytes.Cut(s[i+2+len(name):], []byte(", "))
+	return value
+}
+
+func (m *sendmail) connect(l *maillog.Line, _, rest []byte) {
+	m.key = append(append(append(m.key[:0], l.Host...), '/'), l.PID...)
+	s := m.open(m.key, l.At, l.Host, client{}.addr)
+	s.seen(rest)
+}
+
+// mailRefusals lists the replies to RCPT that concern the recipient.
+var mailRefusals = []struct {
+	text  string
+	cause smtp.Cause
+}{
+	{"Relaying denied", smtp.CauseRelay},
+	{"User unknown", smtp.CauseRecipient},
+}
+
+// ruleset handles "check_rcpt, arg1=<ADDRESS>, relay=CLIENT, reject=550 5.7.1 TEXT".
+func (m *sendmail) ruleset(l *maillog.Line, _, rest []byte) {
+	i := bytes.Index(rest, []byte(", reject="))
+	if i < 0 || bytes.Count(rest, []byte(", relay=")) != 1 {
+		return // an address with such a text
+	}
+	head, reply := rest[:i], rest[i+len(", reject="):]
+	s := m.session(l)
+	s.seen(field(head, "relay="))
+	code := codeOf(reply)
+	if code == 0 {
+		return
+	}
+	name, arg, _ := bytes.Cut(head, []byte(", arg1="))
+	if j := bytes.LastIndex(arg, []byte(", relay=")); j >= 0 {
+		arg = arg[:j]
+	}
+	text := bytes.TrimLeft(reply[3:], " ")
+	switch string(name) {
+	case "check_rcpt":
+		cause := smtp.CauseFilter
+		for _, r := range mailRefusals {
+			if bytes.Contains(text, []byte(r.text)) {
+				cause = r.cause
+				break
+			}
+		}
+		if cause == smtp.CauseFilter {
+			s.policy(l.At, smtp.PhaseRcptTo, reply)
+		}
+		s.rcpt(l.At, bare(arg), code, text, cause, unsent)
+	case "check_mail":
+		s.policy(l.At, smtp.PhaseMailFrom, reply)
+		s.mailFailed(l.At, bare(arg), code, text, smtp.CauseFilter)
+	default:
+		s.policy(l.At, smtp.PhaseConnect, reply)
+	}
+}
+
+// bare returns an address without brackets.
+func bare(addr []byte) []byte {
+	return bytes.TrimSuffix(bytes.TrimPrefix(bytes.TrimSpace(addr), []byte("<")), []byte(">"))
+}
+
+// codeOf returns the code at the start of a reply, or 0.
+func codeOf(reply []byte) (code uint32) {
+	if len(reply) < 3 {
+		return 0
+	}
+	for _, c := range reply[:3] {
+		if c < '0' || c > '9' {
+			return 0
+		}
+		code = code*10 + uint32(c-'0')
+	}
+	return code
+}
+
+func (m *sendmail) userUnknown(l *maillog.Line, _, rest []byte) {
+	if addr, ok := bytes.CutSuffix(rest, []byte(">... User unknown")); ok {
+		m.session(l).rcpt(l.At, addr, 550, []byte("5.1.1 User unknown"), smtp.CauseRecipient, unsent)
+	}
+}
+
+// from handles the end of a transaction: "<SENDER>, size=18, class=0, nrcpts=1, msgid=<>,
+// proto=ESMTP, daemon=MTA, relay=CLIENT". Without msgid, there was no message.
+func (m *sendmail) from(l *maillog.Line, id, rest []byte) {
+	i := bytes.Index(rest, []byte(", size="))
+	relay := field(rest, "relay=")
+	if i < 0 || bytes.HasSuffix(relay, []byte("@localhost")) {
+		return
+	}
+	s := m.session(l)
+	s.seen(relay)
+	sender := bare(rest[:i])
+	last := len(s.steps)
+	first := last
+	for j := s.mark; j < len(s.steps); j++ {
+		if s.steps[j].class == unsent {
+			first = min(first, j)
+			s.steps[j].class = rejected
+		}
+	}
+	if first < last { // the sender belongs before its recipients
+		s.mail(l.At, sender, rejected)
+		if last < len(s.steps) {
+			st := s.steps[last]
+			copy(s.steps[first+1:], s.steps[first:last])
+			s.steps[first] = st
+		}
+	}
+	n, _ := strconv.Atoi(string(field(rest, "nrcpts=")))
+	switch {
+	case n > 0 && len(field(rest, "msgid=")) > 0:
+		m.messages.add(id, s)
+		if one := m.messages.rows[string(id)]; one != nil {
+			one.sender = bytes.Clone(clip(sender, maxPath))
+			one.size, _ = strconv.ParseUint(string(field(rest, "size=")), 10, 64)
+			one.nrcpt = min(n, maxRecipients)
+		}
+	default:
+		if first == last {
+			s.mail(l.At, sender, inOrder)
+		}
+		for range min(n, maxRecipients) { // accepted, without a message
+			s.rcpt(l.At, nil, 0, nil, smtp.CauseNone, accepted)
+		}
+	}
+	s.mark = len(s.steps)
+}
+
+// to handles a delivery: "<A>,<B>, delay=, ..., stat=Sent". It proves that the message was
+// accepted.
+func (m *sendmail) to(l *maillog.Line, id, rest []byte) {
+	one := m.messages.rows[string(id)]
+	list, rest, ok := bytes.Cut(rest, []byte(", "))
+	if one == nil || !ok || bytes.Contains(rest, []byte("stat=aborted by sender")) {
+		return
+	}
+	if ctl, _, ok := bytes.Cut(rest, []byte(", ")); ok && bytes.HasPrefix(ctl, []byte("ctladdr=<")) {
+		list = bytes.TrimPrefix(ctl, []byte("ctladdr="))
+		list, _, _ = bytes.Cut(list, []byte(" "))
+	}
+	one.known = true
+	for addr := range bytes.SplitSeq(list, []byte(",")) {
+		if addr = bare(addr); bytes.IndexByte(addr, '@') > 0 && len(one.rcpts) < maxRecipients {
+			one.rcpts = append(one.rcpts, bytes.Clone(clip(addr, maxPath)))
+		} else {
+			one.nrcpt = max(one.nrcpt-1, len(one.rcpts))
+		}
+	}
+	if len(one.rcpts) >= one.nrcpt {
+		m.messages.done(string(id), true)
+	}
+}
+
+// authFailure handles "MECHANISM): REASON, user=USER, relay=CLIENT". Sendmail before version
+// 8.16 does not name the user.
+func (m *sendmail) authFailure(l *maillog.Line, _, rest []byte) {
+	s := m.session(l)
+	s.seen(field(rest, "relay="))
+	if bytes.Contains(rest, []byte("cancel")) || bytes.Contains(rest, []byte("generic failure")) || bytes.Contains(rest, []byte("no mechanism available")) {
+		mech, _, _ := bytes.Cut(rest, []byte(")"))
+		s.command(l.At, smtp.VerbAuth, smtpd.Redact(append([]byte("AUTH "), mech...)), 535, nil, smtp.CauseNone)
+		return
+	}
+	_, user, _ := bytes.Cut(rest, []byte(", user="))
+	if i := bytes.LastIndex(user, []byte(", relay=")); i >= 0 {
+		user = user[:i]
+	}
+	s.login(l.At, user, smtp.ResultFail)
+}
+
+func (m *sendmail) authenticated(l *maillog.Line, _, rest []byte) {
+	rest = append([]byte(", "), rest...)
+	s := m.session(l)
+	s.seen(field(rest, "relay="))
+	s.login(l.At, field(rest, "authid="), smtp.ResultPass)
+}
+
+func (m *sendmail) startTLS(l *maillog.Line, _, rest []byte) {
+	rest = append([]byte(", "), rest...)
+	s := m.session(l)
+	s.seen(field(rest, "relay="))
+	text := append(append(bytes.Clone(field(rest, "version=")), ':'), field(rest, "cipher=")...)
+	s.add(step{kind: smtp.EventTLS, verb: smtp.VerbStartTLS, at: l.At, a: s.keep(text, maxExample)})
+}
+
+// unknownCommand handles the line that Sendmail logs when it sends an unknown command to a
+// milter.
+func (m *sendmail) unknownCommand(l *maillog.Line, _, rest []byte) {
+	if text, ok := bytes.CutSuffix(rest, []byte(`" to Milter`)); ok && len(text) > 0 {
+		m.session(l).command(l.At, smtp.VerbUnknown, smtpd.RedactUnknown(octal(text)), 500, nil, smtp.CauseUnknown)
+	}
+}
+
+// octal replaces the escapes with which Sendmail writes control characters.
+func octal(s []byte) (out []byte) {
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+3 < len(s) {
+			if n, err := strconv.ParseUint(string(s[i+1:i+4]), 8, 8); err == nil {
+				out = append(out, byte(n))
+				i += 3
+				continue
+			}
+		}
+		out = append(out, s[i])
+	}
+	return out
+}
+
+// milterPhases maps the actions of a milter to phases.
+var milterPhases = map[string]smtp.Phase{
+	"connect": smtp.PhaseConnect, "helo": smtp.PhaseHelo, "mail": smtp.PhaseMailFrom, "rcpt": smtp.PhaseRcptTo,
+	"data": smtp.PhaseData, "header": smtp.PhaseCommit, "eoh": smtp.PhaseCommit, "body": smtp.PhaseCommit, "eom": smtp.PhaseCommit,
+}
+
+// milter handles "NAME, action=ACTION, reject=554 5.7.1 TEXT".
+func (m *sendmail) milter(l *maillog.Line, id, rest []byte) {
+	_, reply, ok := bytes.Cut(rest, []byte(", reject="))
+	if !ok {
+		return
+	}
+	phase, known := milterPhases[string(field(rest, "action="))]
+	if !known {
+		return
+	}
+	m.session(l).policy(l.At, phase, reply)
+	if phase == smtp.PhaseCommit {
+		m.messages.done(string(id), false)
+	}
+}
+
+func (m *sendmail) milterHelo(l *maillog.Line, _, rest []byte) {
+	if i := bytes.LastIndex(rest, []byte(", reject=")); i > 0 {
+		m.session(l).greet(l.At, rest[:i], smtp.VerbEhlo)
+	}
+}
+
+// early handles a client that spoke before the greeting or before the reply to HELO.
+func (m *sendmail) early(l *maillog.Line, _, rest []byte) {
+	s := m.session(l)
+	s.seen(rest)
+	when := "before the greeting"
+	if !bytes.Contains(rest, []byte("pre-greeting")) {
+		if when = "after HELO"; len(s.steps) == 0 {
+			s.did(l.At, smtp.VerbHelo)
+		}
+	}
+	s.add(step{kind: smtp.EventInput, cause: smtp.CausePipelining, at: l.At, b: s.keep([]byte("improper command pipelining "+when), maxExample)})
+}
+
+// lost handles "CLIENT to MTA after STATE".
+func (m *sendmail) lost(l *maillog.Line, _, rest []byte) {
+	s := m.session(l)
+	s.seen(rest)
+	s.ending = smtp.EndingDropped
+}
+
+// noMail handles the end of a session without a message. The client may have sent commands that
+// the log does not show.
+func (m *sendmail) noMail(l *maillog.Line, _, rest []byte) {
+	s := m.session(l)
+	s.seen(rest)
+	s.partial = false
+	how := s.ending
+	if how == smtp.EndingUnknown || len(s.steps) == 0 {
+		how = smtp.EndingPartial
+	}
+	m.end(s, l.At, how)
+}
+
+func (m *sendmail) proxy(l *maillog.Line, _, rest []byte) {
+	who, line, _ := bytes.Cut(rest, []byte(": probable open proxy: command="))
+	s := m.session(l)
+	s.seen(who)
+	s.command(l.At, smtp.VerbUnknown, smtpd.Redact(line), 500, nil, smtp.CauseUnknown)
+}
+
+func (m *sendmail) names(l *maillog.Line, _, rest []byte) {
+	s := m.session(l)
+	s.seen(rest)
+	s.did(l.At, smtp.VerbNames)
+}

@@ -1,0 +1,299 @@
+package serverlog
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"scanwatch/filter/maillog"
+	"scanwatch/internal/smtp"
+	"scanwatch/internal/text"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+// A recorder writes events as lines.
+type recorder struct {
+	b     strings.Builder
+	ids   map[uint64]int
+	open  map[uint64]bool
+	kinds [smtp.NumKinds]int
+}
+
+func (r *recorder) Site(name string) { fmt.Fprintf(&r.b, "site %s\n", name) }
+
+var kindNames = [smtp.NumKinds]string{
+	smtp.EventConnect: "connect", smtp.EventLine: "line", smtp.EventReply: "reply", smtp.EventHelo: "helo", smtp.EventTLS: "tls", smtp.EventAuth: "auth",
+	smtp.EventMail: "mail", smtp.EventRcpt: "rcpt", smtp.EventData: "data", smtp.EventCommit: "commit", smtp.EventRollback: "rollback", smtp.EventCommand: "command",
+	smtp.EventInput: "input", smtp.EventFilter: "filter", smtp.EventTimeout: "timeout", smtp.EventQuit: "quit", smtp.EventDisconnect: "disconnect",
+}
+
+var causeNames = map[smtp.Cause]string{
+	smtp.CauseFilter: "filter", smtp.CauseSyntax: "syntax", smtp.CauseOrder: "order", smtp.CauseUnsupported: "unsupported", smtp.CauseUnknown: "unknown",
+	smtp.CausePipelining: "pipelining", smtp.CauseRecipient: "recipient", smtp.CauseRelay: "relay",
+}
+
+func (r *recorder) Event(e *smtp.Event) {
+	r.kinds[e.Kind]++
+	if e.Kind == smtp.EventConnect {
+		r.ids[e.Session] = len(r.ids) + 1
+		r.open[e.Session] = true
+		fmt.Fprintf(&r.b, "== %s src=%s", time.UnixMicro(e.Time).UTC().Format("2006-01-02 15:04:05.000"), e.Src)
+		if e.Dst.IsValid() {
+			fmt.Fprintf(&r.b, " dst=%s", e.Dst)
+		}
+		fmt.Fprintf(&r.b, " rdns=%s fcrdns=%s\n", text.Escape(e.RDNS), e.FCrDNS)
+		return
+	}
+	if !r.open[e.Session] {
+		panic("event of a session that is not open")
+	}
+	if e.Kind == smtp.EventLine || e.Kind == smtp.EventReply {
+		return
+	}
+	fmt.Fprintf(&r.b, "   %s", kindNames[e.Kind])
+	for _, f := range [...][]byte{e.Name, e.Word, e.Addr, e.Text} {
+		if len(f) > 0 {
+			fmt.Fprintf(&r.b, " %s", text.Quote(f))
+		}
+	}
+	if e.Kind == smtp.EventMail || e.Kind == smtp.EventRcpt {
+		fmt.Fprintf(&r.b, " <%s>", text.Escape(e.Addr))
+	}
+	if e.Result != smtp.ResultNone {
+		fmt.Fprintf(&r.b, " %s", e.Result)
+	}
+	if e.Code != 0 {
+		fmt.Fprintf(&r.b, " %d", e.Code)
+	}
+	if c := causeNames[e.Cause]; c != "" {
+		fmt.Fprintf(&r.b, " cause=%s", c)
+	}
+	if len(e.Reply) > 0 {
+		fmt.Fprintf(&r.b, " %s", text.Quote(e.Reply))
+	}
+	if e.Size > 0 {
+		fmt.Fprintf(&r.b, " size=%d", e.Size)
+	}
+	if e.Kind == smtp.EventDisconnect {
+		fmt.Fprintf(&r.b, " %s", e.Ending)
+		delete(r.open, e.Session)
+	}
+	r.b.WriteByte('\n')
+}
+
+func newRecorder() *recorder { return &recorder{ids: map[uint64]int{}, open: map[uint64]bool{}} }
+
+var newest = time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC)
+
+// read reads a log and returns the reader and the events.
+func read(kind *Kind, log []byte) (*Reader, *recorder) {
+	rec := newRecorder()
+	r := New(kind, rec, Options{Zone: time.UTC, Date: newest})
+	stamps := maillog.NewSyslog(time.UTC, newest)
+	for line := range bytes.Lines(log) {
+		line = bytes.TrimSuffix(line, []byte("\n"))
+		l, ok := maillog.Line{Raw: line}, false
+		if kind.Syslog {
+			l, ok = stamps.Parse(line)
+		}
+		r.Line(&l, ok)
+	}
+	r.Flush()
+	return r, rec
+}
+
+func sample(t testing.TB, kind *Kind) []byte {
+	t.Helper()
+	log, err := os.ReadFile("testdata/" + kind.Name + ".log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return log
+}
+
+// TestSamples checks the events of a log of each kind, and that no secret is in them.
+func TestSamples(t *testing.T) {
+	for _, kind := range Kinds {
+		t.Run(kind.Name, func(t *testing.T) {
+			r, rec := read(kind, sample(t, kind))
+			c := r.Counts()
+			got := fmt.Sprintf("%slines %d used %d unknown %d sessions %d\n%s", rec.b.String(), c.Lines, c.Used, c.Unknown, c.Sessions, strings.Join(c.Samples, "\n"))
+			name := "testdata/" + kind.Name + ".golden"
+			if *update {
+				if err := os.WriteFile(name, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got != string(want) {
+				t.Errorf("differs from %s:\n%s", name, got)
+			}
+			for _, secret := range []string{"secret-123", "c2VjcmV0", "AG9mZmlj", "dXNlcm5hbWU"} {
+				if strings.Contains(got, secret) {
+					t.Errorf("%s is in the events", secret)
+				}
+			}
+			if len(rec.open) > 0 {
+				t.Errorf("%d sessions are open", len(rec.open))
+			}
+			if rec.kinds[smtp.EventGreeting] > 0 {
+				t.Error("a greeting makes the pace of commands evidence, which a log does not show")
+			}
+		})
+	}
+}
+
+// TestIdentifiers checks that a log that is read again has the same sessions.
+func TestIdentifiers(t *testing.T) {
+	for _, kind := range Kinds {
+		_, a := read(kind, sample(t, kind))
+		_, b := read(kind, sample(t, kind))
+		if len(a.ids) == 0 {
+			t.Errorf("%s: no sessions", kind.Name)
+		}
+		for id := range a.ids {
+			if b.ids[id] != a.ids[id] {
+				t.Errorf("%s: session %x differs", kind.Name, id)
+			}
+		}
+	}
+}
+
+// TestBounds checks that a client cannot make a session or the table grow without limit.
+func TestBounds(t *testing.T) {
+	var log bytes.Buffer
+	for i := range maxOpen + 10 {
+		fmt.Fprintf(&log, "Nov 29 07:40:00 mx postfix/smtpd[%d]: connect from unknown[203.0.113.1]\n", i+1)
+	}
+	r, rec := read(ByName("postfix"), log.Bytes())
+	if c := r.Counts(); c.Lost != 10 || c.Sessions != maxOpen+10 || len(rec.ids) != maxOpen+10 {
+		t.Errorf("%+v", c)
+	}
+	log.Reset()
+	log.WriteString("Nov 29 07:40:00 mx postfix/smtpd[1]: connect from unknown[203.0.113.1]\n")
+	for i := range 10_000 {
+		fmt.Fprintf(&log, "Nov 29 07:40:00 mx postfix/smtpd[1]: NOQUEUE: reject: RCPT from unknown[203.0.113.1]: 550 5.1.1 <x%d@example.org>: Recipient address rejected: User unknown; from=<a@b.example> to=<x%d@example.org> proto=ESMTP helo=<x>\n", i, i)
+	}
+	_, rec = read(ByName("postfix"), log.Bytes())
+	if n := rec.kinds[smtp.EventRcpt]; n < maxSteps/2 || n > maxSteps {
+		t.Errorf("%d recipients", n)
+	}
+}
+
+// TestInjection checks that text chosen by a client does not change who is accused.
+func TestInjection(t *testing.T) {
+	for _, line := range []string{
+		`Nov 29 07:40:00 mx postfix/smtpd[1]: NOQUEUE: reject: RCPT from unknown[203.0.113.1]: 550 5.1.1 <"[192.0.2.9]; from=<v@w.example> to=<"@example.org>: Recipient address rejected: User unknown; from=<a@b.example> to=<"[192.0.2.9]; from=<v@w.example> to=<"@example.org> proto=ESMTP helo=<x>`,
+		`Nov 29 07:40:00 mx postfix/smtpd[1]: warning: unknown[203.0.113.1]: SASL LOGIN authentication failed: x, sasl_username=a from unknown[192.0.2.9]`,
+		`Nov 29 07:40:00 mx postfix/smtpd[1]: warning: non-SMTP command from unknown[203.0.113.1]: connect from unknown[192.0.2.9]`,
+		`Nov 29 07:40:00 mx sm-mta[1]: 6AT7DYqF020891: AUTH failure (LOGIN): x, user=a, relay=[192.0.2.9], relay=[203.0.113.1]`,
+		`2026-11-29 07:50:03 H=([192.0.2.9]) [203.0.113.1]:40002 F=<a@b.example> rejected RCPT <gone@example.org>: Unrouteable address`,
+		`2026-11-29 07:50:03 SMTP syntax error in "MAIL FROM:<a> x" H=(x) [203.0.113.1]:40002 malformed address: x" H=(x) [192.0.2.9]:1 may not follow <a>`,
+		`Nov 29 07:40:00 mx sm-mta[1]: 6AT7DYqF020891: ruleset=check_rcpt, arg1=<", relay=[192.0.2.9], reject=550 x"@y.example>, relay=[203.0.113.1], reject=550 5.7.1 <", relay=[192.0.2.9], reject=550 x"@y.example>... Relaying denied`,
+		`Nov 29 07:40:00 mx sm-mta[1]: 6AT7DYqF020891: <"x [192.0.2.9] did not issue MAIL/EXPN/VRFY/ETRN"@y.example>... User unknown`,
+		`2026-11-29 07:50:03 SMTP syntax error in "FOO H=[192.0.2.9]:1 x" H=(x) [203.0.113.1]:40002 unrecognized command`,
+		`2026-11-29 07:50:03 login authenticator failed for (x) [203.0.113.1]:4: 535 Incorrect authentication data (set_id=a H=[192.0.2.9]:1)`,
+		`2026-11-29 07:50:03 H=(x) [203.0.113.1]:40002 F=<" H=[192.0.2.9]:1 "@b.example> rejected RCPT <" from [192.0.2.9]:2"@example.org>: Unrouteable address`,
+		`2026-11-29 07:50:04 1vPAAA-000000001-0001 <= " H=[192.0.2.9]:1 "@shop.example H=(x) [203.0.113.1]:40002 P=esmtp S=1204`,
+	} {
+		for _, kind := range Kinds {
+			_, rec := read(kind, []byte(line+"\n"))
+			if strings.Contains(rec.b.String(), "src=192.0.2.9") {
+				t.Errorf("%s: %s: the client chose the address:\n%s", kind.Name, line, rec.b.String())
+			}
+		}
+	}
+}
+
+// TestKinds checks that each kind is complete.
+func TestKinds(t *testing.T) {
+	for i, k := range Kinds {
+		if k.Name == "" || k.Short == "" || len(k.Unknown) == 0 || k.make == nil || k.idle == 0 {
+			t.Errorf("kind %d: %+v", i, k)
+		}
+		if ByName(k.Name) != k {
+			t.Errorf("ByName(%q)", k.Name)
+		}
+	}
+	if ByName("qmail") != nil {
+		t.Error("an unknown kind was found")
+	}
+}
+
+// FuzzLines checks that no line ends the process, and that every session is closed.
+func FuzzLines(f *testing.F) {
+	for i, kind := range Kinds {
+		for line := range bytes.Lines(sample(f, kind)) {
+			f.Add(uint8(i), line)
+		}
+		f.Add(uint8(i), sample(f, kind))
+	}
+	f.Fuzz(func(t *testing.T, i uint8, log []byte) {
+		kind := Kinds[int(i)%len(Kinds)]
+		r, rec := read(kind, log)
+		if len(rec.open) > 0 {
+			t.Errorf("%d sessions are open", len(rec.open))
+		}
+		if c := r.Counts(); c.Lines < c.Used+c.Unknown || len(r.table.rows) > 0 {
+			t.Errorf("%+v, %d rows", c, len(r.table.rows))
+		}
+	})
+}
+
+type discard struct{}
+
+func (discard) Site(string)       {}
+func (discard) Event(*smtp.Event) {}
+
+// BenchmarkLines measures the lines a second of each kind.
+func BenchmarkLines(b *testing.B) {
+	for _, kind := range Kinds {
+		b.Run(kind.Name, func(b *testing.B) {
+			lines := slices.Collect(bytes.Lines(sample(b, kind)))
+			for i := range lines {
+				lines[i] = bytes.TrimSuffix(lines[i], []byte("\n"))
+			}
+			r := New(kind, discard{}, Options{Zone: time.UTC, Date: newest})
+			stamps := maillog.NewSyslog(time.UTC, newest)
+			n := 0
+			b.ReportAllocs()
+			for b.Loop() {
+				for _, raw := range lines {
+					l, ok := maillog.Line{Raw: raw}, false
+					if kind.Syslog {
+						l, ok = stamps.Parse(raw)
+					}
+					r.Line(&l, ok)
+				}
+				n += len(lines)
+			}
+			b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "lines/s")
+		})
+	}
+}
+
+// TestLateMessage checks that the lines of a message after its session was played change
+// nothing.
+func TestLateMessage(t *testing.T) {
+	log := `Nov 29 07:43:00 mx postfix/smtpd[302]: connect from news.example.net[203.0.113.22]
+Nov 29 07:43:01 mx postfix/smtpd[302]: AA11BB22CC33: client=news.example.net[203.0.113.22]
+Nov 29 07:43:02 mx postfix/smtpd[302]: disconnect from news.example.net[203.0.113.22] ehlo=1 mail=1 rcpt=1 data=1 quit=1 commands=5
+Nov 29 09:43:02 mx postfix/smtpd[303]: connect from unknown[203.0.113.23]
+Nov 29 09:43:02 mx postfix/qmgr[1]: AA11BB22CC33: from=<news@example.net>, size=900, nrcpt=1 (queue active)
+Nov 29 09:43:02 mx postfix/qmgr[1]: AA11BB22CC33: removed
+Nov 29 09:43:03 mx postfix/smtpd[303]: disconnect from unknown[203.0.113.23] ehlo=1 quit=1 commands=2
+`
+	r, rec := read(ByName("postfix"), []byte(log))
+	if c := r.Counts(); c.Sessions != 2 || rec.kinds[smtp.EventCommit] != 0 || rec.kinds[smtp.EventDisconnect] != 2 {
+		t.Errorf("%+v\n%s", c, rec.b.String())
+	}
+}

@@ -1,0 +1,258 @@
+package serverlog
+
+import (
+	"net/netip"
+	"slices"
+
+	"scanwatch/filter/smtpd"
+	"scanwatch/internal/smtp"
+)
+
+// Limits of a session. Further steps are omitted.
+const (
+	maxSteps   = 300
+	maxText    = 32 << 10 // bytes
+	maxName    = 255      // RFC 5321 section 4.5.3.1.2
+	maxPath    = 256      // RFC 5321 section 4.5.3.1.3
+	maxExample = 200
+)
+
+func clip(b []byte, most int) []byte { return b[:min(len(b), most)] }
+
+// A session is a session that has not been played yet.
+type session struct {
+	key         string
+	name        string // first key
+	serial      uint64 // number of the session in the table; 0 after it has been played
+	id          uint64 // set when the session is played
+	start, last int64  // microseconds since 1970
+	src, dst    netip.AddrPort
+	fcrdns      smtp.FCrDNS
+	rdns        []byte
+	server      string
+	// partial is set if the log does not show all commands of the session.
+	partial bool
+	ending  smtp.Ending
+	ended   bool
+	waiting int // messages whose outcome is still to come; the session is played after them
+
+	steps []step
+	text  []byte
+
+	helo    []byte             // latest greeting
+	sender  []byte             // sender of the latest step
+	open    bool               // a transaction is open
+	refused bool               // the server's policy or a milter has rejected a command
+	hung    bool               // the client left during a login
+	user    string             // who is logged in
+	mark    int                // steps before belong to earlier transactions
+	unnamed int                // accepted recipients, with or without a name
+	count   [numVerbs]int      // steps by verb
+	totals  *[numVerbs]counter // counters of Postfix; nil before the end
+	talk    *talk              // of a transcript
+	prev    *session           // less recently used
+	next    *session           // more recently used
+}
+
+const numVerbs = int(smtp.VerbExchange) + 1
+
+// A step is an event in a session. Its class determines the order in which the steps of a
+// log are played that shows acceptance later than rejection.
+type step struct {
+	kind   smtp.Kind
+	verb   smtp.Verb
+	result smtp.Result
+	cause  smtp.Cause
+	class  uint8
+	code   uint32
+	at     int64
+	a, b   span // argument, reply
+	size   uint64
+}
+
+// Classes of steps.
+const (
+	inOrder uint8 = iota
+	accepted
+	rejected
+	unsent // rejected, and the sender is not known yet
+	atEnd
+)
+
+// A span is a part of a session's text.
+type span struct{ from, to uint16 }
+
+// keep copies b to the session's text.
+func (s *session) keep(b []byte, most int) span {
+	b = clip(b, most)
+	if len(s.text)+len(b) > maxText {
+		return span{}
+	}
+	from := len(s.text)
+	s.text = append(s.text, b...)
+	return span{uint16(from), uint16(len(s.text))}
+}
+
+func (s *session) get(p span) []byte { return s.text[p.from:p.to] }
+
+// add adds a step, unless the session has too many.
+func (s *session) add(st step) {
+	if len(s.steps) >= maxSteps {
+		s.partial = true
+		return
+	}
+	s.count[st.verb]++
+	s.steps = append(s.steps, st)
+}
+
+// greet adds a greeting, unless it is the latest one.
+func (s *session) greet(at int64, name []byte, verb smtp.Verb) {
+	if len(name) == 0 || string(name) == string(s.helo) {
+		return
+	}
+	s.helo = append(s.helo[:0], clip(name, maxName)...)
+	s.add(step{kind: smtp.EventHelo, verb: verb, result: smtp.ResultOK, at: at, a: s.keep(smtpd.Argument(name, maxName), maxName)})
+}
+
+// login adds a login attempt. The user may be unknown.
+func (s *session) login(at int64, user []byte, result smtp.Result) {
+	s.add(step{kind: smtp.EventAuth, verb: smtp.VerbAuth, result: result, at: at, a: s.keep(user, maxName)})
+}
+
+// command adds a failed command, with its redacted text.
+func (s *session) command(at int64, verb smtp.Verb, line []byte, code uint32, reply []byte, cause smtp.Cause) {
+	s.add(step{kind: smtp.EventCommand, verb: verb, cause: cause, code: code, at: at, a: s.keep(line, maxExample), b: s.keep(reply, maxExample)})
+}
+
+// did adds a command that the server has accepted.
+func (s *session) did(at int64, verb smtp.Verb) {
+	s.add(step{kind: smtp.EventLine, verb: verb, at: at})
+}
+
+// policy adds a rejection that does not depend on the recipient.
+func (s *session) policy(at int64, phase smtp.Phase, reply []byte) {
+	s.refused = true
+	s.add(step{kind: smtp.EventFilter, at: at, a: s.keep([]byte(phase.String()), maxName), b: s.keep(reply, maxExample)})
+}
+
+// mail adds the sender of a transaction.
+func (s *session) mail(at int64, sender []byte, class uint8) {
+	s.open, s.sender = true, append(s.sender[:0], clip(sender, maxPath)...)
+	s.add(step{kind: smtp.EventMail, verb: smtp.VerbMail, result: smtp.ResultOK, class: class, at: at, a: s.keep(smtpd.Argument(sender, maxPath), maxPath)})
+}
+
+// mailFailed adds a rejected MAIL.
+func (s *session) mailFailed(at int64, sender []byte, code uint32, reply []byte, cause smtp.Cause) {
+	s.add(step{kind: smtp.EventMail, verb: smtp.VerbMail, result: resultOf(code), cause: cause, code: code, at: at, a: s.keep(smtpd.Argument(sender, maxPath), maxPath), b: s.keep(reply, maxExample)})
+}
+
+// rcpt adds a recipient. If code is 0, the recipient was accepted.
+func (s *session) rcpt(at int64, addr []byte, code uint32, reply []byte, cause smtp.Cause, class uint8) {
+	st := step{kind: smtp.EventRcpt, verb: smtp.VerbRcpt, result: smtp.ResultOK, class: class, at: at, a: s.keep(smtpd.Argument(addr, maxPath), maxPath)}
+	if code != 0 {
+		st.result, st.code, st.cause, st.b = resultOf(code), code, cause, s.keep(reply, maxExample)
+	}
+	s.add(st)
+}
+
+// message adds the end of an accepted message.
+func (s *session) message(at int64, size uint64, class uint8) {
+	s.open = false
+	s.add(step{kind: smtp.EventData, verb: smtp.VerbData, result: smtp.ResultOK, class: class, at: at})
+	s.add(step{kind: smtp.EventCommit, class: class, at: at, size: size})
+}
+
+// resultOf returns the result of a rejected command.
+func resultOf(code uint32) smtp.Result {
+	if code >= 400 && code < 500 {
+		return smtp.ResultTempfail
+	}
+	return smtp.ResultPermfail
+}
+
+// A player plays sessions.
+type player struct {
+	sink Sink
+	site string
+	ev   smtp.Event // reused
+}
+
+// A Sink receives the events of sessions, which are valid only during the call.
+type Sink interface {
+	// Site is called before the events of a session if the name of its server differs from
+	// that of the session before.
+	Site(name string)
+	Event(*smtp.Event)
+}
+
+func (p *player) event(s *session, kind smtp.Kind, at int64) *smtp.Event {
+	p.ev = smtp.Event{Kind: kind, Time: max(at, s.start), Session: s.id}
+	return &p.ev
+}
+
+// play reports the events of a session.
+func (p *player) play(s *session) {
+	if s.server != "" && s.server != p.site {
+		p.site = s.server
+		p.sink.Site(s.server)
+	}
+	e := p.event(s, smtp.EventConnect, s.start)
+	e.Src, e.Dst, e.RDNS, e.FCrDNS = s.src, s.dst, s.rdns, s.fcrdns
+	p.sink.Event(e)
+	slices.SortStableFunc(s.steps, func(a, b step) int { return int(a.class) - int(b.class) })
+	at := s.start
+	for i := range s.steps {
+		st := &s.steps[i]
+		at = max(at, st.at)
+		p.step(s, st, at)
+	}
+	e = p.event(s, smtp.EventDisconnect, max(at, s.last))
+	e.Ending = s.ending
+	p.sink.Event(e)
+}
+
+// lineless lists the kinds of events that no line of the client causes.
+var lineless = [smtp.NumKinds]bool{smtp.EventCommit: true, smtp.EventRollback: true, smtp.EventInput: true, smtp.EventFilter: true, smtp.EventTimeout: true}
+
+// step reports the client's line, the server's reply and the outcome of a step.
+func (p *player) step(s *session, st *step, at int64) {
+	if !lineless[st.kind] && !(st.kind == smtp.EventTLS && st.verb != smtp.VerbStartTLS) {
+		e := p.event(s, smtp.EventLine, at)
+		e.Verb = st.verb
+		p.sink.Event(e)
+		e = p.event(s, smtp.EventReply, at)
+		e.Verb, e.Code, e.Cause = st.verb, st.code, st.cause
+		if e.Code == 0 {
+			e.Code = 250
+			if st.kind == smtp.EventAuth && st.result != smtp.ResultPass {
+				e.Code = 535
+			}
+		}
+		p.sink.Event(e)
+	}
+	if st.kind == smtp.EventLine {
+		return
+	}
+	e := p.event(s, st.kind, at)
+	e.Verb, e.Result, e.Code, e.Cause, e.Size = st.verb, st.result, st.code, st.cause, st.size
+	a, b := s.get(st.a), s.get(st.b)
+	e.Reply = b
+	switch st.kind {
+	case smtp.EventHelo:
+		e.Name, e.Word, e.Text = a, heloWords[st.verb == smtp.VerbHelo], a
+	case smtp.EventAuth:
+		e.Name = a
+	case smtp.EventTLS, smtp.EventCommand:
+		e.Text = a
+	case smtp.EventFilter:
+		e.Name, e.Word, e.Text, e.Reply, e.Cause = a, rejectWord, b, nil, smtp.CauseFilter
+	default:
+		e.Addr = a
+	}
+	p.sink.Event(e)
+}
+
+var (
+	rejectWord = []byte(smtp.Reject.String())
+	heloWords  = map[bool][]byte{true: []byte("HELO"), false: []byte("EHLO")}
+)

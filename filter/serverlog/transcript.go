@@ -1,0 +1,450 @@
+package serverlog
+
+import (
+	"bytes"
+	"strconv"
+	"time"
+
+	"scanwatch/filter/maillog"
+	"scanwatch/filter/smtpd"
+	"scanwatch/internal/smtp"
+)
+
+// A dialect is the form of a server's transcript: a log with the lines of client and server.
+type dialect struct {
+	// split returns the time of a line, what identifies its session, and the rest. The
+	// address of the client may be in each line.
+	split          func(t *transcript, raw []byte) (at int64, key, addr, rest []byte, ok bool)
+	client, server []byte // start of their lines
+	// connected and closed are parts of the lines at the start and the end of a session.
+	// The address of the client follows connected, unless it is in each line.
+	connected, closed []byte
+	// dateless is set if the lines have no date.
+	dateless bool
+}
+
+var (
+	icewarp = dialect{split: splitIceWarp, dateless: true, client: []byte("<<< "), server: []byte(">>> "), connected: []byte("Connected"), closed: []byte("Disconnected")}
+	mdaemon = dialect{split: splitMDaemon, client: []byte("<-- "), server: []byte("--> "), connected: []byte("Accepting SMTP connection from "), closed: []byte("SMTP session ")}
+	postal  = dialect{split: splitPostal, client: []byte("<= "), server: []byte("=> "), connected: []byte("Connection opened from "), closed: []byte("Connection closed")}
+)
+
+// A transcript parses a transcript.
+type transcript struct {
+	*table
+	dialect
+	zone *time.Location
+	day  time.Time // date of lines that have only a time
+	last int64     // microseconds since the start of day
+	key  []byte    // reused
+}
+
+func newTranscript(d dialect) func(*table) parser {
+	return func(t *table) parser { return &transcript{table: t, dialect: d, zone: t.zone, day: t.date} }
+}
+
+// A talk is the state of a conversation.
+type talk struct {
+	red   smtpd.Redactor
+	verb  smtp.Verb
+	line  []byte // redacted
+	arg   []byte
+	wait  bool // a line of the client has no reply
+	data  bool // the client sends a message
+	quit  bool
+	moved bool // the server has sent a reply after the greeting
+	// first and firstAt are the code and the time of a reply whose last line is still to come.
+	// A log may omit that line.
+	first   uint32
+	firstAt int64
+}
+
+func (t *transcript) line(l *maillog.Line) verdict {
+	raw := bytes.TrimRight(l.Raw, " \r")
+	at, key, addr, rest, ok := t.split(t, raw)
+	if !ok {
+		if len(raw) == 0 {
+			return used
+		}
+		return unknown
+	}
+	t.tick(at)
+	text, isClient := bytes.CutPrefix(rest, t.client)
+	reply, isServer := bytes.CutPrefix(rest, t.server)
+	switch {
+	case isClient:
+		if s := t.session(key, at, addr); s != nil {
+			s.said(text)
+		}
+	case isServer:
+		if s := t.session(key, at, addr); s != nil {
+			t.replied(s, at, reply)
+		}
+	case bytes.HasPrefix(rest, t.connected):
+		if addr == nil {
+			addr = rest[len(t.connected):]
+		}
+		if a, p := endpoint(addr); len(a) > 0 {
+			s := t.open(key, at, nil, address(a, p))
+			s.talk = new(talk)
+		}
+	case bytes.HasPrefix(rest, t.closed):
+		if s := t.get(key, at); s != nil {
+			t.end(s, at, s.closing())
+		}
+	}
+	return used
+}
+
+// session returns the session of a line. If its start is missing, the address must be in the
+// line.
+func (t *transcript) session(key []byte, at int64, addr []byte) *session {
+	if s := t.get(key, at); s != nil || addr == nil {
+		return s
+	}
+	s := t.open(key, at, nil, address(addr, nil))
+	s.partial, s.talk = true, new(talk)
+	return s
+}
+
+// closing returns how a session ended when the connection was closed.
+func (s *session) closing() smtp.Ending {
+	switch {
+	case s.talk.quit:
+		return smtp.EndingQuit
+	case s.ending != smtp.EndingUnknown:
+		return s.ending
+	}
+	return smtp.EndingClosed
+}
+
+// endpoint splits "[ADDRESS:PORT] ...", "ADDRESS:PORT ..." or "ADDRESS".
+func endpoint(s []byte) (addr, port []byte) {
+	if len(s) > 0 && s[0] == '[' {
+		s, _, _ = bytes.Cut(s[1:], []byte("]"))
+	}
+	s, _, _ = bytes.Cut(s, []byte(" "))
+	if i := bytes.LastIndexByte(s, ':'); i > 0 && bytes.IndexByte(s, ':') == i {
+		return s[:i], s[i+1:]
+	}
+	return s, nil
+}
+
+// said handles a line of the client. Lines of a message are ignored.
+func (s *session) said(line []byte) {
+	t := s.talk
+	if t.data {
+		return
+	}
+	if t.wait && t.first != 0 {
+		s.outcome(t.firstAt, t.first, nil)
+		t.red.Reply(t.verb, t.first)
+	}
+	t.first = 0
+	shown, verb := t.red.Line(line)
+	t.line = append(t.line[:0], clip(shown, maxExample)...)
+	t.arg = append(t.arg[:0], clip(argument(line, verb), maxPath)...)
+	if verb != smtp.VerbExchange {
+		t.verb = verb
+	}
+	t.wait = true
+}
+
+// argument returns the address of MAIL or RCPT, or the name of a greeting.
+func argument(line []byte, verb smtp.Verb) []byte {
+	switch verb {
+	case smtp.VerbMail, smtp.VerbRcpt:
+		_, addr, _ := bytes.Cut(line, []byte(":"))
+		addr = bytes.TrimSpace(addr)
+		if len(addr) > 0 && addr[0] == '<' {
+			return untilBracket(addr[1:])
+		}
+		addr, _, _ = bytes.Cut(addr, []byte(" "))
+		return addr
+	case smtp.VerbHelo, smtp.VerbEhlo:
+		_, name, _ := bytes.Cut(bytes.TrimSpace(line), []byte(" "))
+		return bytes.TrimSpace(name)
+	}
+	return nil
+}
+
+// untilBracket returns a path up to its closing bracket, which may also occur in quotes.
+func untilBracket(s []byte) []byte {
+	quoted := false
+	for i, c := range s {
+		switch {
+		case c == '"' && (i == 0 || s[i-1] != '\\'):
+			quoted = !quoted
+		case c == '>' && !quoted:
+			return s[:i]
+		}
+	}
+	return s
+}
+
+// replied handles a line of the server.
+func (t *transcript) replied(s *session, at int64, reply []byte) {
+	code := codeOf(reply)
+	k := s.talk
+	if code == 0 || len(reply) > 3 && reply[3] == '-' {
+		k.first, k.firstAt = code, at
+		return // the last line of a reply decides
+	}
+	k.first = 0
+	text := bytes.TrimSpace(reply[3:])
+	switch {
+	case !k.wait && !k.data && !k.moved && code == 220:
+		t.greeted(s, text)
+	case k.data:
+		k.data = false
+		if code < 400 {
+			s.message(at, received(text), inOrder)
+		} else {
+			s.policy(at, smtp.PhaseCommit, reply)
+		}
+	case code == 421 && !k.wait:
+		s.ending = smtp.EndingRejected
+	case k.wait:
+		s.outcome(at, code, text)
+		k.wait = code == 334
+		k.red.Reply(k.verb, code)
+		if code == 421 {
+			s.ending = smtp.EndingRejected
+		}
+	}
+	k.moved = true
+}
+
+// greeted reads the server's name and the date from its greeting.
+func (t *transcript) greeted(s *session, text []byte) {
+	name, rest, _ := bytes.Cut(text, []byte(" "))
+	if bytes.IndexByte(name, '.') > 0 {
+		s.server = string(clip(name, maxName))
+	}
+	if i := bytes.LastIndex(rest, []byte("; ")); i >= 0 {
+		if at, err := time.Parse("Mon, 2 Jan 2006 15:04:05 -0700", string(bytes.TrimSpace(rest[i+2:]))); err == nil {
+			t.dated(at)
+		}
+	}
+}
+
+// dated sets the date and the time zone of the following lines.
+func (t *transcript) dated(at time.Time) {
+	_, offset := at.Zone()
+	zone := time.FixedZone("", offset)
+	day := time.Date(at.Year(), at.Month(), at.Day(), 0, 0, 0, 0, zone)
+	if t.dateless {
+		t.shift(day.UnixMicro() - t.day.UnixMicro())
+		t.zone, t.day = zone, day
+	}
+}
+
+// received returns the size in a reply such as "2.6.0 1204 bytes received".
+func received(text []byte) uint64 {
+	head, _, ok := bytes.Cut(text, []byte(" bytes"))
+	if !ok {
+		return 0
+	}
+	n, _ := strconv.ParseUint(string(head[bytes.LastIndexByte(head, ' ')+1:]), 10, 64)
+	return n
+}
+
+// outcomes maps verbs to the functions that handle the server's reply.
+var outcomes = map[smtp.Verb]func(s *session, at int64, code uint32, text []byte){
+	smtp.VerbHelo: greetOutcome, smtp.VerbEhlo: greetOutcome,
+	smtp.VerbMail: mailOutcome, smtp.VerbRcpt: rcptOutcome, smtp.VerbAuth: authOutcome,
+	smtp.VerbData: dataOutcome, smtp.VerbQuit: quitOutcome, smtp.VerbStartTLS: tlsOutcome, smtp.VerbRset: rsetOutcome,
+}
+
+// outcome handles the server's reply to the latest line of the client.
+func (s *session) outcome(at int64, code uint32, text []byte) {
+	if f := outcomes[s.talk.verb]; f != nil {
+		f(s, at, code, text)
+		return
+	}
+	otherOutcome(s, at, code, text)
+}
+
+func otherOutcome(s *session, at int64, code uint32, text []byte) {
+	if code < 400 {
+		s.did(at, s.talk.verb)
+		return
+	}
+	cause := smtp.CauseNone
+	if s.talk.verb == smtp.VerbUnknown {
+		cause = smtp.CauseUnknown
+	}
+	s.command(at, s.talk.verb, s.talk.line, code, text, cause)
+}
+
+func greetOutcome(s *session, at int64, code uint32, text []byte) {
+	if code >= 400 {
+		otherOutcome(s, at, code, text)
+		return
+	}
+	s.greet(at, s.talk.arg, s.talk.verb)
+}
+
+func mailOutcome(s *session, at int64, code uint32, text []byte) {
+	switch {
+	case code < 400:
+		s.mail(at, s.talk.arg, inOrder)
+	case code == 501 || code == 503:
+		s.command(at, smtp.VerbMail, s.talk.line, code, text, smtpd.CauseOf(smtp.VerbMail, code, text))
+	default:
+		s.policy(at, smtp.PhaseMailFrom, codeAnd(code, text))
+		s.mailFailed(at, s.talk.arg, code, text, smtp.CauseFilter)
+	}
+}
+
+func rcptOutcome(s *session, at int64, code uint32, text []byte) {
+	if code < 400 {
+		s.rcpt(at, s.talk.arg, 0, nil, smtp.CauseNone, inOrder)
+		return
+	}
+	s.rcptRefused(at, s.talk.arg, code, text, inOrder)
+}
+
+// rcptRefused adds a rejected recipient. Servers also reject clients and senders at RCPT, which
+// must not be evidence of a harvest, so the text must name the recipient.
+func (s *session) rcptRefused(at int64, addr []byte, code uint32, text []byte, class uint8) {
+	cause := smtpd.CauseOf(smtp.VerbRcpt, code, text)
+	if cause == smtp.CauseRecipient && !namesRecipient(text) || code < 500 && cause != smtp.CauseRelay {
+		cause = smtp.CauseFilter
+		s.policy(at, smtp.PhaseRcptTo, codeAnd(code, text))
+	}
+	s.rcpt(at, addr, code, text, cause, class)
+}
+
+// recipientWords lists words in replies for a recipient that does not exist.
+var recipientWords = []string{
+	"5.1.1", "no such user", "unknown user", "user unknown", "no such recipient", "does not exist", "unknown recipient", "recipient unknown", "invalid recipient",
+	"no such mailbox", "mailbox not found", "mailbox unavailable", "unrouteable address", "not a valid mailbox", "user not found", "authentication required",
+}
+
+func namesRecipient(text []byte) bool {
+	lower := bytes.ToLower(clip(text, maxExample))
+	for _, w := range recipientWords {
+		if bytes.Contains(lower, []byte(w)) {
+			return true
+		}
+	}
+	return false
+}
+
+func authOutcome(s *session, at int64, code uint32, text []byte) {
+	t := s.talk
+	switch {
+	case code == 334:
+	case code < 400:
+		s.login(at, t.red.User(), smtp.ResultPass)
+	case code == 535:
+		s.login(at, t.red.User(), smtp.ResultFail)
+	case code == 502 || code == 503 || code == 504:
+		s.command(at, smtp.VerbAuth, []byte("AUTH"), code, nil, smtp.CauseUnsupported)
+	default:
+		s.command(at, smtp.VerbAuth, []byte("AUTH"), code, nil, smtp.CauseNone)
+	}
+}
+
+func dataOutcome(s *session, at int64, code uint32, text []byte) {
+	if s.talk.data = code == 354; !s.talk.data {
+		otherOutcome(s, at, code, text)
+	}
+}
+
+func quitOutcome(s *session, at int64, _ uint32, _ []byte) {
+	s.talk.quit = true
+	s.add(step{kind: smtp.EventQuit, verb: smtp.VerbQuit, at: at})
+}
+
+func tlsOutcome(s *session, at int64, code uint32, text []byte) {
+	if code >= 400 {
+		otherOutcome(s, at, code, text)
+		return
+	}
+	s.add(step{kind: smtp.EventTLS, verb: smtp.VerbStartTLS, at: at})
+}
+
+func rsetOutcome(s *session, at int64, _ uint32, _ []byte) {
+	s.open = false
+	s.did(at, smtp.VerbRset)
+	s.add(step{kind: smtp.EventRollback, at: at})
+}
+
+// splitIceWarp splits "ADDRESS [THREAD] 16:14:01 REST". The date is that of the server's
+// greetings.
+func splitIceWarp(t *transcript, raw []byte) (at int64, key, addr, rest []byte, ok bool) {
+	addr, rest, ok = bytes.Cut(raw, []byte(" "))
+	if !ok {
+		return 0, nil, nil, nil, false
+	}
+	rest = bytes.TrimLeft(rest, " ")
+	i := bytes.IndexByte(rest, ']')
+	if len(rest) == 0 || rest[0] != '[' || i < 0 || len(rest) < i+11 {
+		return 0, nil, nil, nil, false
+	}
+	thread := rest[:i+1]
+	micros, ok := maillog.TimeOfDay(rest[i+2:])
+	if !ok || rest[i+10] != ' ' {
+		return 0, nil, nil, nil, false
+	}
+	const half = 12 * 60 * minute
+	switch {
+	case micros < t.last-half:
+		t.day = t.day.AddDate(0, 0, 1)
+	case micros > t.last+half && t.last != 0: // delayed line of the day before
+		return t.day.AddDate(0, 0, -1).UnixMicro() + micros, t.keyOf(addr, thread), addr, rest[i+11:], true
+	}
+	t.last = micros
+	return t.day.UnixMicro() + micros, t.keyOf(addr, thread), addr, rest[i+11:], true
+}
+
+func (t *transcript) keyOf(parts ...[]byte) []byte {
+	t.key = t.key[:0]
+	for _, p := range parts {
+		t.key = append(append(t.key, p...), ' ')
+	}
+	return t.key
+}
+
+// splitMDaemon splits "Sat 2014-07-26 12:58:47.123: 05: [514116] REST". The level and the
+// number of the session are optional.
+func splitMDaemon(t *transcript, raw []byte) (at int64, key, addr, rest []byte, ok bool) {
+	if len(raw) < 25 || raw[3] != ' ' {
+		return 0, nil, nil, nil, false
+	}
+	stamp, rest, ok := bytes.Cut(raw[4:], []byte(": "))
+	if at, ok2 := maillog.Time(stamp, t.zone); ok && ok2 {
+		if len(rest) > 4 && rest[2] == ':' && rest[3] == ' ' {
+			rest = rest[4:]
+		}
+		if i := bytes.IndexByte(rest, ']'); len(rest) > 0 && rest[0] == '[' && i > 0 {
+			return at, t.keyOf(rest[:i+1]), nil, bytes.TrimLeft(rest[i+1:], " "), true
+		}
+		return at, t.keyOf([]byte("session")), nil, rest, true
+	}
+	return 0, nil, nil, nil, false
+}
+
+// splitPostal splits "[smtp.1:14] [2017-05-15T10:25:12.762] DEBUG -- : [D9WT5N] REST". REST
+// has escape sequences for colours.
+func splitPostal(t *transcript, raw []byte) (at int64, key, addr, rest []byte, ok bool) {
+	_, rest, ok = bytes.Cut(raw, []byte("] ["))
+	stamp, rest, ok2 := bytes.Cut(rest, []byte("]"))
+	_, rest, ok3 := bytes.Cut(rest, []byte(" : ["))
+	id, rest, ok4 := bytes.Cut(rest, []byte("] "))
+	if !ok || !ok2 || !ok3 || !ok4 {
+		if !ok3 {
+			return 0, nil, nil, nil, false
+		}
+	}
+	if at, ok = maillog.Time(stamp, t.zone); !ok || !ok4 {
+		return 0, nil, nil, nil, false
+	}
+	rest = bytes.TrimLeft(rest, " ")
+	if i := bytes.IndexByte(rest, 'm'); len(rest) > 1 && rest[0] == 0x1b && i > 0 && i < 6 {
+		rest = bytes.TrimSuffix(rest[i+1:], []byte("\x1b[0m"))
+	}
+	return at, t.keyOf(id), nil, bytes.TrimLeft(rest, " "), true
+}

@@ -1,0 +1,116 @@
+package smtpd
+
+import (
+	"bytes"
+	"encoding/base64"
+
+	"scanwatch/internal/smtp"
+)
+
+// A Redactor removes secrets from the transcript of a session. Only the Redactor sees the
+// original lines.
+type Redactor struct {
+	st    lineState
+	mech  string // mechanism of the latest AUTH
+	lines int    // lines of the exchange so far
+	user  []byte // user of the latest login
+	buf   []byte
+}
+
+// Line returns a line of the client without secrets, which is valid until the next call, and
+// its verb. A line of an AUTH exchange has the verb VerbExchange.
+func (r *Redactor) Line(line []byte) (shown []byte, verb smtp.Verb) {
+	if r.st.inExchange {
+		r.exchange(bytes.TrimSpace(line))
+	} else if word, rest := cutWord(bytes.TrimLeft(line, " \t")); lookupVerb(word) == smtp.VerbAuth {
+		mech, initial := cutWord(rest)
+		r.mech, r.lines, r.user = mechanism(mech), 0, r.user[:0]
+		if len(initial) > 0 {
+			r.exchange(bytes.TrimSpace(initial))
+		}
+	}
+	shown, verb, secret := redact(r.buf[:0], line, r.st)
+	r.buf, r.st.sawAuth = shown, r.st.sawAuth || secret || verb == smtp.VerbAuth
+	return shown, verb
+}
+
+// Reply notes the code of the server's reply to the latest line.
+func (r *Redactor) Reply(verb smtp.Verb, code uint32) {
+	r.st.inExchange = code == 334
+	r.st.noData = verb == smtp.VerbData && code >= 400
+}
+
+// User returns the user of the latest login, or nil if it is unknown.
+func (r *Redactor) User() []byte {
+	if len(r.user) == 0 {
+		return nil
+	}
+	return r.user
+}
+
+// exchange reads the user from a line of a login: the first line of LOGIN, or the second
+// field of PLAIN (RFC 4616).
+func (r *Redactor) exchange(line []byte) {
+	r.lines++
+	if r.lines > 1 || len(line) > maxParts || r.mech != "LOGIN" && r.mech != "PLAIN" {
+		return
+	}
+	var b [maxParts]byte
+	n, err := base64.StdEncoding.Decode(b[:], line)
+	if err != nil {
+		return
+	}
+	user := b[:n]
+	if r.mech == "PLAIN" {
+		fields := bytes.SplitN(user, []byte{0}, 3)
+		if len(fields) != 3 {
+			return
+		}
+		user = fields[1]
+	}
+	r.user = append(r.user[:0], clip(user, maxPath)...)
+}
+
+// An UnknownRedactor removes secrets from lines for which a mail server has no command, if the
+// server reports nothing else: neither AUTH nor replies. Such a line may be part of a login, or
+// of a message after a DATA that the server has rejected.
+type UnknownRedactor struct{ seen bool } // a line belonged to a login
+
+// Line returns what may be shown of a line, and its verb: a line of another protocol if
+// the client has not greeted, otherwise the first word if it may be a command.
+func (r *UnknownRedactor) Line(line []byte, first bool) ([]byte, smtp.Verb) {
+	line = bytes.TrimRight(line, " \t")
+	shown, verb, secret := redact(nil, line, lineState{sawAuth: r.seen})
+	word, _ := cutWord(line)
+	switch {
+	case secret: // which redact has masked
+		r.seen = true
+		return shown, verb
+	case likeCredentials(line):
+		r.seen = true
+		return []byte(smtp.Masked), verb
+	case r.seen && verb == smtp.VerbUnknown:
+		return []byte(smtp.Masked), verb
+	case verb != smtp.VerbUnknown || first && (smtp.Sniff(line) != smtp.ProtocolNone || hasPrefixFold(line, "User-Agent:") || hasPrefixFold(line, "Host:")):
+		return shown, verb
+	case len(word) > 0 && len(bytes.Trim(word, digits64[:26])) == 0: // capitals
+		return clip(word, maxExample), verb
+	}
+	return []byte(smtp.Masked), verb
+}
+
+// RedactUnknown is UnknownRedactor.Line for a line without its session.
+func RedactUnknown(line []byte) []byte {
+	var r UnknownRedactor
+	shown, _ := r.Line(line, true)
+	return shown
+}
+
+const digits64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
+
+// likeCredentials reports whether a line may be base64, as in a login (RFC 4954). Short words
+// of capitals are commands.
+func likeCredentials(line []byte) bool {
+	const long = 8
+	return len(line) >= 4 && len(bytes.Trim(line, digits64)) == 0 && (len(line) >= long || len(line)%4 == 0 && len(bytes.Trim(line, digits64[:26])) > 0)
+}

@@ -1,0 +1,117 @@
+package stream
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"scanwatch/filter"
+	"scanwatch/filter/maillog"
+	"scanwatch/filter/serverlog"
+)
+
+// LogOptions are the options of ImportLog.
+type LogOptions struct {
+	Options
+	Kind *serverlog.Kind
+	Zone *time.Location // of times without a UTC offset
+	// Progress, if set, is called repeatedly with the number of bytes read and the total,
+	// both before decompression. The total is 0 if unknown.
+	Progress func(read, total int64)
+}
+
+// A LogResult describes the import of logs.
+type LogResult struct {
+	serverlog.Counts
+	Sessions       int
+	TooLong        int       // lines of more than 64 KiB
+	Oldest, Newest time.Time // when the oldest and newest sessions ended
+}
+
+// progressLines is the number of lines between calls of LogOptions.Progress.
+const progressLines = 50_000
+
+// OpenLogs opens logs, the oldest first, which ImportLog then reads and closes. The name -
+// means standard input.
+func OpenLogs(names []string, kind *serverlog.Kind, stdin io.Reader, now time.Time, zone *time.Location) (logs []*maillog.Log, err error) {
+	if kind.Syslog {
+		logs, err = maillog.Open(names, stdin, now, zone)
+	} else {
+		for _, name := range names {
+			var l *maillog.Log
+			if l, err = maillog.OpenRaw(name, stdin, now); err != nil {
+				err = errors.Join(err, maillog.CloseAll(logs))
+				break
+			}
+			logs = append(logs, l)
+		}
+	}
+	slices.SortStableFunc(logs, func(a, b *maillog.Log) int { return int(max(min(a.First()-b.First(), 1), -1)) })
+	return logs, err
+}
+
+// ImportLog records the sessions in logs of another mail server. Sessions may continue in the
+// next log. Importing the same logs again has no effect. Errors are those of Import.
+func ImportLog(logs []*maillog.Log, o LogOptions) (r LogResult, err error) {
+	defer func() { err = errors.Join(err, maillog.CloseAll(logs)) }()
+	if len(logs) == 0 {
+		return r, errors.New("read log: no files")
+	}
+	var result Result
+	err = record(o.Options, o.Kind.Name, &result, func(pipeline *filter.Pipeline) error {
+		reader := serverlog.New(o.Kind, pipeline, serverlog.Options{Zone: o.Zone, Date: logs[0].ModTime()})
+		for i := range logs {
+			if err := r.read(logs, i, reader, &o); err != nil {
+				return fmt.Errorf("read %s: %w", logs[i].Name, err)
+			}
+		}
+		reader.Flush()
+		r.Counts = reader.Counts()
+		pipeline.Leave()
+		return nil
+	})
+	r.Sessions, r.Oldest, r.Newest = result.Sessions, result.Oldest, result.Newest
+	if err == nil && r.Sessions == 0 {
+		err = fmt.Errorf("read log: no sessions of %s found in %d lines", o.Kind.Name, r.Lines)
+	}
+	return r, err
+}
+
+// read reads a log.
+func (r *LogResult) read(logs []*maillog.Log, i int, reader *serverlog.Reader, o *LogOptions) error {
+	l := logs[i]
+	for n := 1; ; n++ {
+		line, stamped, err := next(l, o.Kind)
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil
+		case errors.Is(err, maillog.ErrTooLong):
+			r.TooLong++
+			continue
+		case err != nil:
+			return err
+		}
+		reader.Line(&line, stamped)
+		if n%progressLines == 0 && o.Progress != nil {
+			var done, total int64
+			for j, l := range logs {
+				read, size := l.Read()
+				if j < i {
+					read = size
+				}
+				done, total = done+read, total+size
+			}
+			o.Progress(done, total)
+		}
+	}
+}
+
+func next(l *maillog.Log, kind *serverlog.Kind) (line maillog.Line, stamped bool, err error) {
+	if kind.Syslog {
+		return l.Next()
+	}
+	line.Raw, err = l.NextRaw()
+	return line, false, err
+}

@@ -1,0 +1,140 @@
+package stream
+
+import (
+	"bytes"
+	"compress/gzip"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+
+	"scanwatch/filter/serverlog"
+	"scanwatch/store"
+)
+
+// importLogs imports files into a state directory.
+func importLogs(t *testing.T, kind, dir string, names ...string) (LogResult, error) {
+	t.Helper()
+	k := serverlog.ByName(kind)
+	logs, err := OpenLogs(names, k, strings.NewReader(""), now, time.UTC)
+	if err != nil {
+		return LogResult{}, err
+	}
+	return ImportLog(logs, LogOptions{Options: options(dir), Kind: k, Zone: time.UTC})
+}
+
+// TestImportLog checks that a log of each kind is recorded with its kind, and that a second
+// import adds nothing.
+func TestImportLog(t *testing.T) {
+	for _, kind := range serverlog.Kinds {
+		dir := t.TempDir()
+		var before int
+		for range 2 {
+			r, err := importLogs(t, kind.Name, dir, "../serverlog/testdata/"+kind.Name+".log")
+			if err != nil || r.Sessions == 0 || r.Unknown > 0 {
+				t.Fatalf("%s: %+v, %v", kind.Name, r, err)
+			}
+			all := records(t, dir)
+			if len(all) != r.Sessions || before > 0 && len(all) != before {
+				t.Errorf("%s: %d records, %d sessions", kind.Name, len(all), r.Sessions)
+			}
+			before = len(all)
+			for _, rec := range all {
+				if string(rec.FrontEnd) != kind.Name {
+					t.Errorf("%s: front end %q", kind.Name, rec.FrontEnd)
+				}
+			}
+		}
+	}
+}
+
+// TestAbsence checks that no evidence comes from facts that the logs do not show.
+func TestAbsence(t *testing.T) {
+	never := []string{"early-talker", "flood", "rdns-missing", "helo-missing"}
+	for _, kind := range serverlog.Kinds {
+		dir := t.TempDir()
+		if _, err := importLogs(t, kind.Name, dir, "../serverlog/testdata/"+kind.Name+".log"); err != nil {
+			t.Fatal(err)
+		}
+		for _, rec := range records(t, dir) {
+			_ = rec.Steps(func(s *store.Step) bool {
+				if s.Kind != store.KindFinding {
+					return true
+				}
+				for _, evidence := range never {
+					if string(s.Text) == evidence {
+						t.Errorf("%s: %s", kind.Name, evidence)
+					}
+				}
+				if partial := rec.Ending.String() == "partial"; partial && (string(s.Text) == "no-mail" || string(s.Text) == "abandoned") {
+					t.Errorf("%s: %s in a partial session", kind.Name, s.Text)
+				}
+				return true
+			})
+		}
+	}
+}
+
+// TestCompressed checks that a log may be split over compressed files, given in any order.
+func TestCompressed(t *testing.T) {
+	text, err := os.ReadFile("../serverlog/testdata/postfix.log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := bytes.SplitAfter(text, []byte("\n"))
+	dir, files := t.TempDir(), t.TempDir()
+	old, middle, newer := filepath.Join(files, "log.2.zst"), filepath.Join(files, "log.1.gz"), filepath.Join(files, "log")
+	part := func(from, to int) []byte { return bytes.Join(lines[from:to], nil) }
+	var z, g bytes.Buffer
+	zw, err := zstd.NewWriter(&z)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = zw.Write(part(0, 20))
+	_ = zw.Close()
+	gw := gzip.NewWriter(&g)
+	_, _ = gw.Write(part(20, 50))
+	_ = gw.Close()
+	for name, content := range map[string][]byte{old: z.Bytes(), middle: g.Bytes(), newer: part(50, len(lines))} {
+		if err := os.WriteFile(name, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	at := time.Date(2026, 11, 30, 0, 0, 0, 0, time.UTC)
+	for _, name := range []string{old, middle, newer} {
+		if err := os.Chtimes(name, at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, err := importLogs(t, "postfix", dir, newer, middle, old)
+	whole, err2 := importLogs(t, "postfix", t.TempDir(), "../serverlog/testdata/postfix.log")
+	if err != nil || err2 != nil || r.Sessions != whole.Sessions || r.Lines != whole.Lines {
+		t.Errorf("%+v, want %+v: %v, %v", r, whole, err, err2)
+	}
+}
+
+// TestImportLogRefuses checks errors.
+func TestImportLogRefuses(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "log")
+	if err := os.WriteFile(name, []byte("Nov 29 07:40:00 mx sshd[1]: x\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := importLogs(t, "postfix", t.TempDir(), name); err == nil || !strings.Contains(err.Error(), "no sessions of postfix found in 1 lines") {
+		t.Error(err)
+	}
+	if _, err := importLogs(t, "kumomta", t.TempDir(), filepath.Join(t.TempDir(), "missing")); !errors.Is(err, os.ErrNotExist) {
+		t.Error(err)
+	}
+	if err := os.WriteFile(name, []byte("Nov 29 07:40:00 mx postfix/smtpd[1]: a new line\n"+fmt.Sprintf("%0*d\n", 70_000, 1)+"Nov 29 07:40:00 mx postfix/smtpd[1]: connect from unknown[203.0.113.1]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r, err := importLogs(t, "postfix", t.TempDir(), name)
+	if err != nil || r.Unknown != 1 || len(r.Samples) != 1 || r.TooLong != 1 || r.Sessions != 1 {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
