@@ -37,7 +37,8 @@ type foreignRow[V any] struct {
 const maxForeign = 2
 
 // Multiple is the weight of other hosts' counts: their sum counts at most this many times
-// the count of this host, if that is more than Alone.
+// the count of this host, if that is more than Alone. Three hosts that share a client's
+// events equally then count as much as a single host.
 const Multiple = 2
 
 // Alone is the count up to which only this host's count matters: a single mistake is never
