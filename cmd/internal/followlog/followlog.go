@@ -40,6 +40,7 @@ type Front struct {
 	reader *serverlog.Reader
 	stamps *maillog.Syslog
 	fed    time.Time // when the latest line was read
+	last   int64     // time in that line, in microseconds since 1970; 0 if there was none
 	failed string    // latest error that was logged
 
 	mu     sync.Mutex
@@ -157,7 +158,7 @@ func (f *Front) advance(now time.Time) (more bool, err error) {
 	before := f.reader.Counts().Lines
 	more, err = f.tail.read(f.line)
 	if f.reader.Counts().Lines > before {
-		f.fed = now
+		f.fed, f.last = now, f.reader.Last()
 	}
 	if !more && err == nil {
 		// The old file may have got lines before it was renamed.
@@ -172,8 +173,8 @@ func (f *Front) advance(now time.Time) (more bool, err error) {
 // idle advances the clock of the log by the time since the latest line. The clock of this
 // host may differ.
 func (f *Front) idle(now time.Time) {
-	if last := f.reader.Last(); last > 0 && !f.fed.IsZero() {
-		f.reader.Tick(time.UnixMicro(last).Add(now.Sub(f.fed)))
+	if f.last > 0 {
+		f.reader.Tick(time.UnixMicro(f.last).Add(now.Sub(f.fed)))
 	}
 }
 
@@ -244,7 +245,7 @@ func (f *Front) consume(ctx context.Context, lines <-chan []byte, next chan<- st
 				return
 			}
 			f.line(trim(line))
-			f.fed = time.Now()
+			f.fed, f.last = time.Now(), f.reader.Last()
 			if next != nil {
 				next <- struct{}{}
 			}
@@ -277,8 +278,8 @@ func (f *Front) measure() {
 	s := &f.source
 	s.Lines, s.Unknown, s.Sessions, s.TooLong, s.Samples = c.Lines, c.Unknown, c.Sessions, f.tail.tooLong, c.Samples
 	s.Position, s.Behind, s.Rotations = f.tail.pos.Offset, max(size-f.tail.pos.Offset, 0), f.tail.changed
-	if last := f.reader.Last(); last > 0 {
-		s.Last = text.At(time.UnixMicro(last))
+	if f.last > 0 {
+		s.Last = text.At(time.UnixMicro(f.last))
 	}
 }
 
