@@ -1,3 +1,7 @@
+//go:build amd64 || arm64
+
+// go-milter does not build on 32-bit systems.
+
 package milter
 
 import (

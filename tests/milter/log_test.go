@@ -282,7 +282,7 @@ func TestLogs(t *testing.T) {
 			if bans := cli.Run(t, s.path("followed"), "bans"); !strings.Contains(bans, "203.0.113.5") || strings.Contains(bans, "198.51.100.1 ") {
 				t.Errorf("bans:\n%s", bans)
 			}
-			golden(t, "log-"+l.kind, got)
+			compare(t, "testdata/log-"+l.kind+".golden", got)
 			log, _ := os.ReadFile(s.path(l.file))
 			for _, dir := range []string{"imported", "followed"} {
 				for _, secret := range []string{"c2VjcmV0cGFzcw", "password=secret"} {
@@ -292,23 +292,5 @@ func TestLogs(t *testing.T) {
 				}
 			}
 		})
-	}
-}
-
-// golden compares a text with a file.
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	file := "testdata/" + name + ".golden"
-	if *update {
-		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got != string(want) {
-		t.Errorf("%s differs:\n%s", file, got)
 	}
 }
