@@ -195,7 +195,7 @@ func (p *postfix) begin(l *maillog.Line, c client) *session {
 	return s
 }
 
-// submission stands for a listener for users.
+// submission means a listener for users.
 var submission = netip.AddrPortFrom(netip.IPv4Unspecified(), 587)
 
 func (p *postfix) connect(l *maillog.Line, _, rest []byte) bool {

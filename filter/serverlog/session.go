@@ -75,7 +75,7 @@ const (
 	inOrder uint8 = iota
 	accepted
 	rejected
-	unsent // rejected, and the sender is not known yet
+	unsent // rejected, and the sender is still unknown
 	atEnd
 )
 

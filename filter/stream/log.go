@@ -53,7 +53,7 @@ func OpenLogs(names []string, kind *serverlog.Kind, stdin io.Reader, now time.Ti
 }
 
 // ImportLog records the sessions in logs of another mail server. Sessions may continue in the
-// next log. Importing the same logs again has no effect. Errors are those of Import.
+// next log. Importing the same logs again has no effect. Errors are as in Import.
 func ImportLog(logs []*maillog.Log, o LogOptions) (r LogResult, err error) {
 	defer func() { err = errors.Join(err, maillog.CloseAll(logs)) }()
 	if len(logs) == 0 {

@@ -63,7 +63,7 @@ package control
 //	                  changes. SKEW is the number of seconds that are added to times
 //	foreign SKEW ROWS sets rows of other hosts, separated by commas:
 //	                  TABLE;KEY;VALUE;HOST, with KEY and VALUE in base64url
-//	partial SKEW ROWS is foreign for rows that are not those of all other hosts
+//	partial SKEW ROWS is foreign for rows that are not the rows of all other hosts
 //	imported LIST     sets the status of hosts whose files have been imported
 //	hosts HOW LIST    sets the status of other hosts; HOW is first or more, LIST is a
 //	                  JSON array, escaped as in a URL

@@ -77,7 +77,7 @@ type sharedRow struct {
 }
 
 // Hosts returns the other hosts: those that the companion knows, those whose files have
-// been imported, and those of which the state has rows.
+// been imported, and the ones with rows in the state.
 func (s *Sharing) Hosts() []share.HostStatus {
 	list, files := s.said()
 	if s.Fingerprint == "" && len(files) == 0 {

@@ -677,7 +677,7 @@ func TestResolvers(t *testing.T) {
 }
 
 // TestCachedListing checks that a false listing that a resolver still has in its cache after the
-// list is repaired does not count, and that the status says so.
+// list is repaired does not count, and that the status shows it.
 func TestCachedListing(t *testing.T) {
 	wildcard := false
 	good := zone("bl.example.org", "2.0.0.127", "7.2.0.192") // 192.0.2.7 is in the cache
@@ -715,7 +715,7 @@ func TestCachedListing(t *testing.T) {
 	}
 }
 
-// TestCheckAfterListing checks that a listing that counted without a check of its own is
+// TestCheckAfterListing checks that a listing that counted without a separate check is
 // followed by a check, also if no further listing arrives.
 func TestCheckAfterListing(t *testing.T) {
 	for _, address := range []string{"192.0.2.7", "2001:db8::7"} {

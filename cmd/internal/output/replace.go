@@ -87,7 +87,7 @@ func keepOwner(f *os.File, old fs.FileInfo) error {
 // Stdout is the name of standard output in options that take a file name.
 const Stdout = "-"
 
-// IsStdout reports whether a file name in an option stands for standard output.
+// IsStdout reports whether a file name in an option means standard output.
 func IsStdout(name string) bool { return name == "" || name == Stdout || name == "/dev/stdout" }
 
 // To replaces a file, or writes to stdout if name is empty, "-" or /dev/stdout.

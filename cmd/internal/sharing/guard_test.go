@@ -34,7 +34,7 @@ func TestReplies(t *testing.T) {
 		}
 	}
 	var r replies
-	for range 3 { // the limits are those of a single reply
+	for range 3 { // the limits of a single reply
 		if err := r.add([]byte("*600000\r\n" + strings.Repeat(":1\r\n", 600000))); err != nil {
 			t.Fatal(err)
 		}

@@ -349,7 +349,7 @@ func measure(ctx context.Context, s *Service) error {
 	return nil
 }
 
-// discover reads the rows of hosts that are not known yet.
+// discover reads the rows of hosts that are still unknown.
 func discover(ctx context.Context, s *Service) error {
 	known := slices.Collect(maps.Keys(s.server.last))
 	for _, h := range s.replica.Hosts() {
