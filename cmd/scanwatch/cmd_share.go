@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"syscall"
 
@@ -66,7 +67,13 @@ func runShare(e *env) error {
 	if err := become(companion.User); err != nil {
 		return err
 	}
-	enter(log, sandbox.Client(nil, []string{control.SocketPath(runDir)}))
+	sockets := []string{control.SocketPath(runDir)}
+	for _, server := range companion.Share.Servers {
+		if filepath.IsAbs(server) {
+			sockets = append(sockets, server)
+		}
+	}
+	enter(log, sandbox.Client(nil, sockets))
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	service.Run(ctx)

@@ -32,9 +32,9 @@ var rights = map[use]landlock.AccessFSSet{
 // resolveUnix is the first Landlock version that restricts connections to sockets.
 const resolveUnix = 9
 
-// grants returns directories instead of files. A Landlock rule applies to an inode, so a
+// directories returns directories instead of files. A Landlock rule applies to an inode, so a
 // rule for a file would be lost when an editor replaces the file.
-func (p Paths) grants() []grant {
+func (p Paths) directories() []grant {
 	var all []grant
 	add := func(use use, dir string) {
 		if isDir(dir) { // these rights exist only for directories

@@ -133,11 +133,19 @@ func build(packages []string) error {
 	if len(packages) == 0 {
 		return nil
 	}
-	cmd := exec.Command("go", append([]string{"build", "-o", dir + "/"}, packages...)...)
+	traces := os.Getenv(EnvTrace)
+	args := []string{"build", "-o", dir + "/"}
+	if traces != "" {
+		args = append(args, "-tags", "audit")
+	}
+	cmd := exec.Command("go", append(args, packages...)...)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		os.RemoveAll(dir)
 		return fmt.Errorf("build %s: %w\n%s", strings.Join(packages, " "), err, out)
+	}
+	if traces != "" {
+		return trace(dir, traces)
 	}
 	return nil
 }

@@ -1,0 +1,5 @@
+//go:build !audit
+
+package sandbox
+
+func (p Paths) grants() []grant { return p.directories() }
