@@ -1,12 +1,12 @@
 #!/bin/sh
-# Print modules.inc of the OpenBSD port from go.mod and go.sum: the modules in the
-# programs on OpenBSD, and the go.mod files of other modules that Go reads. Run it
-# in the top directory.
+# Print modules.inc of the OpenBSD port from go.mod and go.sum: the modules that the
+# programs and the tests need on OpenBSD, and the go.mod files of other modules that
+# Go reads. Run it in the top directory.
 set -eu
 : "${GO:=go}"
 
-linked=$(GOOS=openbsd GOARCH=amd64 CGO_ENABLED=0 $GO list -deps \
-	-f '{{with .Module}}{{if not .Main}}{{.Path}} {{.Version}}{{end}}{{end}}' ./cmd/... | sort -u)
+linked=$(GOOS=openbsd GOARCH=amd64 CGO_ENABLED=0 $GO list -deps -test \
+	-f '{{with .Module}}{{if not .Main}}{{.Path}} {{.Version}}{{end}}{{end}}' ./cmd/... ./filter/... ./internal/... ./rules/... ./store/... | sort -u)
 others=$(awk '$2 ~ /\/go\.mod$/ { sub("/go.mod$", "", $2); print $1, $2 }' go.sum | sort -u |
 	grep -vxF "$linked")
 

@@ -22,7 +22,7 @@ import (
 
 const (
 	project = "../.."
-	port    = project + "/ports/mail/opensmtpd-filter-scanwatch"
+	port    = project + "/ports/mail/opensmtpd-filters/scanwatch"
 	version = "0.1.0" // of the Makefile; TestVersions
 )
 
