@@ -24,6 +24,7 @@ unpack() {
 for suite; do
 	dir=$roots/$suite/consumers
 	[ ! -d "$dir" ] || continue
+	[ -x "$roots/$suite/usr/bin/apt-get" ] || { echo "consumers: $roots/$suite does not exist; run tests/roots.sh first" >&2 && exit 1; }
 	mkdir -p "$dir.tmp/debs/partial"
 	# The packages conflict with each other and with opensmtpd.
 	for packages in postfix "sendmail-bin sendmail-cf"; do
