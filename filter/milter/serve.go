@@ -413,7 +413,7 @@ func (c *conversation) connect(data []byte, at int64) smtp.Answer {
 func (c *conversation) helo(data []byte, at int64) smtp.Answer {
 	s := c.session
 	name, _, _ := cut(data)
-	name = smtpd.Argument(name, maxName)
+	name = smtpd.Greeting(name, maxName)
 	if e := s.secure(at); e != nil {
 		c.server.Sink.Event(e)
 	}

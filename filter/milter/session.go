@@ -200,7 +200,7 @@ func (s *session) recipient(addr []byte, at int64) *smtp.Event {
 	if strings.HasPrefix(status, "4") {
 		e.Result, e.Code = smtp.ResultTempfail, 450
 	}
-	if is := refusals[status]; is.text == nil || is.text(text) {
+	if is := refusals[status]; is.text == nil || is.text(string(smtpd.Reason([]byte(text)))) {
 		e.Cause = is.cause
 	}
 	if e.Cause == smtp.CauseNone {

@@ -38,11 +38,24 @@ func (d *domino) line(l *maillog.Line) verdict {
 	if !ok {
 		return unknown
 	}
-	d.tick(at)
+	at = d.tick(at)
+	if rest, ok := bytes.CutPrefix(text, []byte(" [")); ok { // the process
+		_, text, _ = bytes.Cut(rest, []byte("]"))
+	}
+	text = bytes.TrimLeft(text, ": ")
 	for _, f := range dominoForms {
-		if i := bytes.Index(text, []byte(f.part)); i >= 0 {
-			f.read(d, at, text[:i], text[i+len(f.part):])
+		if rest, ok := bytes.CutPrefix(text, []byte(f.start)); ok {
+			f.read(d, at, rest)
 			return used
+		}
+	}
+	addr, rest, _ := bytes.Cut(text, []byte(" "))
+	switch {
+	case bytes.HasPrefix(rest, []byte("connected")):
+		d.session(at, addr)
+	case bytes.HasPrefix(rest, []byte("disconnected. ")):
+		if s := d.session(at, addr); s != nil {
+			d.end(s, at, smtp.EndingPartial)
 		}
 	}
 	return used
@@ -59,13 +72,13 @@ func (d *domino) time(s string) (int64, bool) {
 	return 0, false
 }
 
+// dominoForms lists the lines with more than an address. The text of other lines may be that of a
+// message, so each form is at the start.
 var dominoForms = []struct {
-	part string
-	read func(d *domino, at int64, before, after []byte)
+	start string
+	read  func(d *domino, at int64, rest []byte)
 }{
 	{"Authentication failed for user ", (*domino).loginFailed},
-	{" disconnected. ", (*domino).disconnected},
-	{" connected", (*domino).connected},
 	{"Connection from [", (*domino).rejected},
 }
 
@@ -83,19 +96,8 @@ func (d *domino) session(at int64, addr []byte) *session {
 	return s
 }
 
-// connected handles ": ADDRESS connected".
-func (d *domino) connected(at int64, before, _ []byte) {
-	d.session(at, bytes.TrimLeft(before, ": "))
-}
-
-func (d *domino) disconnected(at int64, before, _ []byte) {
-	if s := d.session(at, bytes.TrimLeft(before, ": ")); s != nil {
-		d.end(s, at, smtp.EndingPartial)
-	}
-}
-
 // loginFailed handles "USER ; connecting host ADDRESS".
-func (d *domino) loginFailed(at int64, _, after []byte) {
+func (d *domino) loginFailed(at int64, after []byte) {
 	i := bytes.LastIndex(after, []byte(" ; connecting host "))
 	if i < 0 {
 		return
@@ -106,7 +108,7 @@ func (d *domino) loginFailed(at int64, _, after []byte) {
 }
 
 // rejected handles "ADDRESS] rejected for policy reasons. TEXT".
-func (d *domino) rejected(at int64, _, after []byte) {
+func (d *domino) rejected(at int64, after []byte) {
 	addr, text, ok := bytes.Cut(after, []byte("] rejected "))
 	if !ok {
 		return

@@ -34,36 +34,48 @@ func newExim(t *table) parser { return &exim{table: t, zone: t.zone} }
 type eximForm struct {
 	start, client string
 	read          func(x *exim, at int64, s *session, line []byte)
+	// command is called instead of read if the form has a command before the client.
+	command func(x *exim, at int64, s *session, command, rest []byte)
 }
 
 // eximForms lists the lines about a client. The first one that fits is used.
 var eximForms = []eximForm{
-	{"H=", "", (*exim).acl},
-	{"no MAIL in SMTP connection from ", "", (*exim).noMail},
-	{"SMTP connection from ", "", (*exim).connection},
-	{"SMTP protocol error in \"", "\" H=", (*exim).protocolError},
-	{"SMTP syntax error in \"", "\" H=", (*exim).syntaxError},
-	{"SMTP protocol synchronization error (input sent without waiting for greeting): rejected connection from H=", "", (*exim).early},
-	{"unexpected disconnection while reading SMTP command from ", "", closed(smtp.EndingDropped)},
-	{"SMTP command timeout on connection from ", "", closed(smtp.EndingTimeout)},
-	{"SMTP command timeout on TLS connection from ", "", closed(smtp.EndingTimeout)},
-	{"SMTP call from ", "", (*exim).dropped},
-	{"refused connection from ", "", eximPolicy(smtp.PhaseConnect)},
+	{start: "H=", read: (*exim).acl},
+	{start: "no MAIL in SMTP connection from ", read: (*exim).noMail},
+	{start: "SMTP connection from ", read: (*exim).connection},
+	{start: "SMTP protocol error in \"", client: "\" H=", command: (*exim).protocolError},
+	{start: "SMTP syntax error in \"", client: "\" H=", command: (*exim).syntaxError},
+	{start: "SMTP protocol synchronization error (input sent without waiting for greeting): rejected connection from H=", read: (*exim).early},
+	{start: "unexpected disconnection while reading SMTP command from ", read: closed(smtp.EndingDropped)},
+	{start: "SMTP command timeout on connection from ", read: closed(smtp.EndingTimeout)},
+	{start: "SMTP command timeout on TLS connection from ", read: closed(smtp.EndingTimeout)},
+	{start: "SMTP call from ", read: (*exim).dropped},
+	{start: "refused connection from ", read: eximPolicy(smtp.PhaseConnect)},
 }
 
 // aclForms lists the rejections in lines that begin with the client.
 var aclForms = []eximForm{
-	{" rejected RCPT ", "", (*exim).rcpt},
-	{" rejected connection ", "", eximPolicy(smtp.PhaseConnect)},
-	{" rejected EHLO or HELO ", "", eximPolicy(smtp.PhaseHelo)},
-	{" rejected MAIL ", "", eximPolicy(smtp.PhaseMailFrom)},
-	{" rejected after DATA", "", eximPolicy(smtp.PhaseCommit)},
-	{" rejected during MIME ACL", "", eximPolicy(smtp.PhaseCommit)},
+	{start: " rejected RCPT ", read: (*exim).rcpt},
+	{start: " rejected connection ", read: eximPolicy(smtp.PhaseConnect)},
+	{start: " rejected EHLO or HELO ", read: eximPolicy(smtp.PhaseHelo)},
+	{start: " rejected MAIL ", read: eximPolicy(smtp.PhaseMailFrom)},
+	{start: " rejected after DATA", read: eximPolicy(smtp.PhaseCommit)},
+	{start: " rejected during MIME ACL", read: eximPolicy(smtp.PhaseCommit)},
 }
 
+// acl handles a rejection. The first of its words outside quotes decides, because clients choose
+// the addresses.
 func (x *exim) acl(at int64, s *session, line []byte) {
+	rest := line
+	for !bytes.HasPrefix(rest, []byte(" rejected ")) {
+		if len(rest) == 0 {
+			return
+		}
+		rest = rest[1:]
+		rest = rest[outside(rest, ' '):]
+	}
 	for i := range aclForms {
-		if f := &aclForms[i]; bytes.Contains(line, []byte(f.start)) {
+		if f := &aclForms[i]; bytes.HasPrefix(rest, []byte(f.start)) {
 			f.read(x, at, s, line)
 			return
 		}
@@ -79,7 +91,7 @@ func (x *exim) line(l *maillog.Line) verdict {
 	default:
 		return unknown
 	}
-	x.tick(at)
+	at = x.tick(at)
 	x.expire(x.now)
 	if len(rest) > 2 && rest[0] == '[' { // the process
 		if i := bytes.Index(rest, []byte("] ")); i > 0 && len(bytes.Trim(rest[1:i], "0123456789")) == 0 {
@@ -99,10 +111,8 @@ func (x *exim) about(at int64, line []byte) {
 			continue
 		}
 		if f.client != "" {
-			if bytes.Count(rest, []byte(f.client)) != 1 {
-				return // a command with such a text
-			}
-			_, rest, _ = bytes.Cut(rest, []byte(f.client))
+			x.afterCommand(at, f, rest)
+			return
 		}
 		if c, ok := eximHost(rest); ok {
 			f.read(x, at, x.session(at, c), line)
@@ -116,25 +126,67 @@ func (x *exim) about(at int64, line []byte) {
 		}
 	} else if message, ok := bytes.CutPrefix(rest, []byte("<= ")); ok {
 		sender, rest := cutSender(message)
-		_, client, _ := bytes.Cut(rest, []byte(" H="))
+		if after, ok := bytes.CutPrefix(rest, []byte(" R=")); ok { // a bounce
+			_, after, _ = bytes.Cut(after, []byte(" "))
+			rest = append([]byte(" "), after...)
+		}
+		// A local message has no H=, but other fields may contain such a text.
+		client, ok := bytes.CutPrefix(rest, []byte(" H="))
+		if !ok {
+			return
+		}
 		if c, ok := eximHost(client); ok {
 			x.received(at, x.session(at, c), sender, rest)
 		}
 	}
 }
 
-// cutSender cuts off a sender, which may be quoted.
-func cutSender(s []byte) (sender, rest []byte) {
-	quoted := false
-	for i, c := range s {
-		switch {
-		case c == '"' && (i == 0 || s[i-1] != '\\'):
-			quoted = !quoted
-		case c == ' ' && !quoted:
-			return s[:i], s[i:]
+// afterCommand handles a line with a command in quotes before the client. The command, and a
+// part of it in the reason, may contain text like that of a client, so only one address may be
+// in such a place.
+func (x *exim) afterCommand(at int64, f *eximForm, line []byte) {
+	var found eximClient
+	place := -1
+	for i := 0; ; i++ {
+		next := bytes.Index(line[i:], []byte(f.client))
+		if next < 0 {
+			break
+		}
+		i += next
+		c, ok := eximHost(line[i+len(f.client):])
+		if ok && place >= 0 && c.addr != found.addr {
+			return
+		}
+		if ok && place < 0 {
+			found, place = c, i
 		}
 	}
-	return s, nil
+	if place >= 0 {
+		f.command(x, at, x.session(at, found), octal(line[:place]), line[place+2:])
+	}
+}
+
+// cutSender cuts off a sender, which may be quoted.
+func cutSender(s []byte) (sender, rest []byte) {
+	i := outside(s, ' ')
+	return s[:i], s[i:]
+}
+
+// outside returns the index of the first byte c outside quoted strings (RFC 5321 section
+// 4.1.2), or the length of s.
+func outside(s []byte, c byte) int {
+	quoted := false
+	for i := 0; i < len(s); i++ {
+		switch {
+		case s[i] == '\\' && quoted:
+			i++ // a quoted pair
+		case s[i] == '"':
+			quoted = !quoted
+		case s[i] == c && !quoted:
+			return i
+		}
+	}
+	return len(s)
 }
 
 // An eximClient is a client as Exim writes it: NAME (GREETING) [ADDRESS]:PORT. The name is
@@ -204,28 +256,34 @@ func (x *exim) loginFailed(at int64, s *session, line []byte) {
 	s.login(at, user, smtp.ResultFail)
 }
 
-// rcpt handles "H=... F=<SENDER> [temporarily ]rejected RCPT <RECIPIENT>: REASON".
+// rcpt handles "H=... F=<SENDER> [temporarily ]rejected RCPT <RECIPIENT>: REASON". Clients
+// choose the sender and the recipient, and both may contain these words in quotes.
 func (x *exim) rcpt(at int64, s *session, line []byte) {
-	head, tail, _ := bytes.Cut(line, []byte(" rejected RCPT "))
-	i := bytes.Index(tail, []byte(">: "))
-	if i < 0 {
-		i = len(tail) - 1
-	}
-	addr, reason := bare(tail[:max(i+1, 0)]), tail[min(i+1, len(tail)):]
-	code := uint32(550)
-	if bytes.HasSuffix(head, []byte(" temporarily")) {
-		code = 451
-	}
-	head, sender, ok := bytes.Cut(head, []byte(" F=<"))
-	j := bytes.LastIndexByte(sender, '>')
-	if !ok || j < 0 {
+	head, rest, ok := bytes.Cut(line, []byte(" F=<"))
+	if !ok {
 		return
 	}
+	i := outside(rest, '>')
+	sender, rest := rest[:i], bytes.TrimPrefix(rest[i:], []byte(">"))
+	rest, temporary := bytes.CutPrefix(rest, []byte(" temporarily"))
+	rest, ok = bytes.CutPrefix(rest, []byte(" rejected RCPT "))
+	if !ok {
+		return
+	}
+	code := uint32(550)
+	if temporary {
+		code = 451
+	}
+	addr := rest[:outside(rest, ':')] // without brackets
+	if bytes.HasPrefix(rest, []byte("<")) {
+		addr = rest[:min(outside(rest, '>')+1, len(rest))]
+	}
+	reason := bytes.TrimPrefix(rest[len(addr):], []byte(": "))
 	s.eximUser(at, head)
-	if sender = sender[:j]; !s.open || !bytes.Equal(s.sender, clip(sender, maxPath)) {
+	if !s.open || !bytes.Equal(s.sender, clip(sender, maxPath)) {
 		s.mail(at, sender, rejected)
 	}
-	s.rcptRefused(at, addr, code, bytes.TrimPrefix(reason, []byte(": ")), rejected)
+	s.rcptRefused(at, bare(addr), code, reason, rejected)
 }
 
 // eximUser notes the user in the field A=, which precedes all text that the client chose.
@@ -269,19 +327,7 @@ func (x *exim) early(at int64, s *session, line []byte) {
 	s.add(step{kind: smtp.EventInput, cause: smtp.CausePipelining, at: at, b: s.keep(reply, maxExample)})
 }
 
-// quoted returns the command in quotes after a mark, and the text after the client.
-func quoted(line []byte, mark string) (command, rest []byte) {
-	_, rest, _ = bytes.Cut(line, []byte(mark))
-	i := bytes.Index(rest, []byte(`" `))
-	if i < 0 {
-		return nil, nil
-	}
-	return rest[:i], rest[i+2:]
-}
-
-func (x *exim) protocolError(at int64, s *session, line []byte) {
-	command, rest := quoted(line, `SMTP protocol error in "`)
-	command = octal(command)
+func (x *exim) protocolError(at int64, s *session, command, rest []byte) {
 	cause := smtp.CauseNone
 	verb := smtpd.VerbOf(command)
 	if verb == smtp.VerbAuth && bytes.Contains(rest, []byte("when not advertised")) {
@@ -290,9 +336,7 @@ func (x *exim) protocolError(at int64, s *session, line []byte) {
 	s.command(at, verb, smtpd.Redact(command), 503, nil, cause)
 }
 
-func (x *exim) syntaxError(at int64, s *session, line []byte) {
-	command, rest := quoted(line, `SMTP syntax error in "`)
-	command = octal(command)
+func (x *exim) syntaxError(at int64, s *session, command, rest []byte) {
 	if verb := smtpd.VerbOf(command); verb != smtp.VerbUnknown || !bytes.Contains(rest, []byte("unrecognized command")) {
 		s.command(at, verb, smtpd.Redact(command), 501, nil, smtp.CauseSyntax)
 		return

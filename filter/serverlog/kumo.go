@@ -130,7 +130,7 @@ func (k *kumo) line(l *maillog.Line) verdict {
 	if !ok || !src.IsValid() || len(r.session) > maxSession {
 		return unknown
 	}
-	k.tick(at)
+	at = k.tick(at)
 	key := r.session
 	if key == "" { // before version 2025.01.23
 		key = "client " + src.Addr().String()

@@ -34,24 +34,31 @@ type message struct {
 // messages holds the messages whose sessions have not been played, by queue identifier.
 type messages struct {
 	table *table
-	rows  map[string]*message
-	order []string // oldest first; may contain identifiers that are done
+	rows  map[string]*message // by host and identifier
+	key   []byte              // reused
+	order []string            // oldest first; may contain identifiers that are done
 }
 
 func newMessages(t *table) messages { return messages{table: t, rows: make(map[string]*message)} }
 
 // add adds a message that a session has begun.
-func (m *messages) add(id []byte, s *session) {
-	if len(id) == 0 || m.rows[string(id)] != nil {
+func (m *messages) add(host, id []byte, s *session) {
+	if len(id) == 0 || m.get(host, id) != nil {
 		return
 	}
 	if len(m.rows) >= maxMessages {
 		m.expire(m.table.now + 2*grace)
 	}
-	key := string(id)
+	key := string(m.key)
 	m.rows[key] = &message{session: s, serial: s.serial, since: m.table.now}
 	m.order = append(m.order, key)
 	s.waiting++
+}
+
+// get returns a message, or nil.
+func (m *messages) get(host, id []byte) *message {
+	m.key = append(append(append(m.key[:0], host...), '/'), id...)
+	return m.rows[string(m.key)]
 }
 
 // expire gives up messages that have waited too long after their session.
@@ -106,7 +113,7 @@ func (m *messages) done(key string, ok bool) {
 // delivery handles a line of a queue identifier: from=, to= or removed.
 func (p *postfix) delivery(l *maillog.Line) {
 	id, rest := cutID(l.Text)
-	one := p.messages.rows[string(id)]
+	one := p.messages.get(l.Host, id)
 	if one == nil {
 		return
 	}
@@ -116,13 +123,13 @@ func (p *postfix) delivery(l *maillog.Line) {
 	case bytes.HasPrefix(rest, []byte("to=<")):
 		one.to(rest[len("to=<"):])
 	case bytes.HasPrefix(rest, []byte("removed")):
-		p.messages.done(string(id), one.known)
+		p.messages.done(string(p.messages.key), one.known)
 		return
 	default:
 		return
 	}
 	if one.known && len(one.rcpts) >= one.nrcpt {
-		p.messages.done(string(id), true)
+		p.messages.done(string(p.messages.key), true)
 	}
 }
 

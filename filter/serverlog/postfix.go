@@ -374,7 +374,7 @@ func (p *postfix) client(l *maillog.Line, id, rest []byte) bool {
 		}
 	}
 	s.unnamed = max(s.unnamed, 1)
-	p.messages.add(id, s)
+	p.messages.add(l.Host, id, s)
 	return true
 }
 
@@ -502,7 +502,7 @@ func causeOf(command []byte, code uint32, reply []byte) smtp.Cause {
 	switch string(command) {
 	case "RCPT":
 		for _, r := range refusals {
-			if bytes.HasPrefix(reply, []byte(r.status)) && bytes.Contains(reply, []byte(r.text)) {
+			if bytes.HasPrefix(reply, []byte(r.status)) && bytes.Contains(smtpd.Reason(reply), []byte(r.text)) {
 				return r.cause
 			}
 		}

@@ -52,7 +52,7 @@ func (r *Reader) Line(l *maillog.Line, stamped bool) {
 	if !r.table.kind.Syslog {
 		v = r.parser.line(l)
 	} else if stamped {
-		r.table.tick(l.At)
+		l.At = r.table.tick(l.At)
 		v = r.parser.line(l)
 	}
 	switch v {

@@ -2,6 +2,7 @@ package serverlog
 
 import (
 	"bytes"
+	"net/netip"
 	"slices"
 	"strconv"
 
@@ -103,17 +104,52 @@ func (m *sendmail) session(l *maillog.Line) *session {
 	return s
 }
 
-// seen notes the client of a session, "NAME [ADDRESS]" or "[ADDRESS]". Sendmail says that a
-// name may be forged if it does not resolve to the address.
+// client returns the session of a line about a client, "NAME [ADDRESS]" or "[ADDRESS]". A process
+// number may be used again for another client.
+func (m *sendmail) client(l *maillog.Line, who []byte) *session {
+	s := m.session(l)
+	if addr := relayOf(who); addr.IsValid() && s.src.IsValid() && addr != s.src {
+		var pending []step // of the new client, because each transaction ends with its client
+		s.steps = slices.DeleteFunc(s.steps, func(st step) bool {
+			if st.class != unsent {
+				return false
+			}
+			pending = append(pending, st)
+			return true
+		})
+		text := bytes.Clone(s.text)
+		s = m.open(m.key, l.At, l.Host, client{}.addr)
+		s.partial = true
+		for _, st := range pending {
+			st.a, st.b = s.keep(text[st.a.from:st.a.to], maxPath), s.keep(text[st.b.from:st.b.to], maxExample)
+			s.add(st)
+		}
+	}
+	s.seen(who)
+	return s
+}
+
+// relayOf returns the address of a client, or the zero value.
+func relayOf(who []byte) netip.AddrPort {
+	i := bytes.IndexByte(who, '[')
+	addr, _, ok := bytes.Cut(who[i+1:], []byte("]"))
+	if i < 0 || !ok {
+		return netip.AddrPort{}
+	}
+	return address(addr, nil)
+}
+
+// seen notes the client of a session. Sendmail says that a name may be forged if it does not
+// resolve to the address.
 func (s *session) seen(text []byte) {
+	if s.src.IsValid() {
+		return
+	}
+	if s.src = relayOf(text); !s.src.IsValid() {
+		return
+	}
 	i := bytes.IndexByte(text, '[')
-	if i < 0 || s.src.IsValid() {
-		return
-	}
-	addr, rest, ok := bytes.Cut(text[i+1:], []byte("]"))
-	if s.src = address(addr, nil); !ok || !s.src.IsValid() {
-		return
-	}
+	_, rest, _ := bytes.Cut(text[i:], []byte("]"))
 	if name := bytes.TrimSpace(text[:i]); len(name) > 0 && len(name) <= maxName {
 		s.rdns, s.fcrdns = append(s.rdns[:0], name...), smtp.FCrDNSPass
 		if bytes.Contains(rest, []byte("(may be forged)")) {
@@ -162,8 +198,7 @@ func (m *sendmail) ruleset(l *maillog.Line, _, rest []byte) {
 		return // an address with such a text
 	}
 	head, reply := rest[:i], rest[i+len(", reject="):]
-	s := m.session(l)
-	s.seen(field(head, "relay="))
+	s := m.client(l, field(head, "relay="))
 	code := codeOf(reply)
 	if code == 0 {
 		return
@@ -177,7 +212,7 @@ func (m *sendmail) ruleset(l *maillog.Line, _, rest []byte) {
 	case "check_rcpt":
 		cause := smtp.CauseFilter
 		for _, r := range mailRefusals {
-			if bytes.Contains(text, []byte(r.text)) {
+			if bytes.Contains(smtpd.Reason(text), []byte(r.text)) {
 				cause = r.cause
 				break
 			}
@@ -227,8 +262,7 @@ func (m *sendmail) from(l *maillog.Line, id, rest []byte) {
 	if i < 0 || bytes.HasSuffix(relay, []byte("@localhost")) {
 		return
 	}
-	s := m.session(l)
-	s.seen(relay)
+	s := m.client(l, relay)
 	sender := bare(rest[:i])
 	last := len(s.steps)
 	first := last
@@ -249,8 +283,8 @@ func (m *sendmail) from(l *maillog.Line, id, rest []byte) {
 	n, _ := strconv.Atoi(string(field(rest, "nrcpts=")))
 	switch {
 	case n > 0 && len(field(rest, "msgid=")) > 0:
-		m.messages.add(id, s)
-		if one := m.messages.rows[string(id)]; one != nil {
+		m.messages.add(l.Host, id, s)
+		if one := m.messages.get(l.Host, id); one != nil {
 			one.sender = bytes.Clone(clip(sender, maxPath))
 			one.size, _ = strconv.ParseUint(string(field(rest, "size=")), 10, 64)
 			one.nrcpt = min(n, maxRecipients)
@@ -269,7 +303,7 @@ func (m *sendmail) from(l *maillog.Line, id, rest []byte) {
 // to handles a delivery: "<A>,<B>, delay=, ..., stat=Sent". It proves that the message was
 // accepted.
 func (m *sendmail) to(l *maillog.Line, id, rest []byte) {
-	one := m.messages.rows[string(id)]
+	one := m.messages.get(l.Host, id)
 	list, rest, ok := bytes.Cut(rest, []byte(", "))
 	if one == nil || !ok || bytes.Contains(rest, []byte("stat=aborted by sender")) {
 		return
@@ -287,15 +321,14 @@ func (m *sendmail) to(l *maillog.Line, id, rest []byte) {
 		}
 	}
 	if len(one.rcpts) >= one.nrcpt {
-		m.messages.done(string(id), true)
+		m.messages.done(string(m.messages.key), true)
 	}
 }
 
 // authFailure handles "MECHANISM): REASON, user=USER, relay=CLIENT". Sendmail before version
 // 8.16 does not name the user.
 func (m *sendmail) authFailure(l *maillog.Line, _, rest []byte) {
-	s := m.session(l)
-	s.seen(field(rest, "relay="))
+	s := m.client(l, field(rest, "relay="))
 	if bytes.Contains(rest, []byte("cancel")) || bytes.Contains(rest, []byte("generic failure")) || bytes.Contains(rest, []byte("no mechanism available")) {
 		mech, _, _ := bytes.Cut(rest, []byte(")"))
 		s.command(l.At, smtp.VerbAuth, smtpd.Redact(append([]byte("AUTH "), mech...)), 535, nil, smtp.CauseNone)
@@ -310,15 +343,13 @@ func (m *sendmail) authFailure(l *maillog.Line, _, rest []byte) {
 
 func (m *sendmail) authenticated(l *maillog.Line, _, rest []byte) {
 	rest = append([]byte(", "), rest...)
-	s := m.session(l)
-	s.seen(field(rest, "relay="))
+	s := m.client(l, field(rest, "relay="))
 	s.login(l.At, field(rest, "authid="), smtp.ResultPass)
 }
 
 func (m *sendmail) startTLS(l *maillog.Line, _, rest []byte) {
 	rest = append([]byte(", "), rest...)
-	s := m.session(l)
-	s.seen(field(rest, "relay="))
+	s := m.client(l, field(rest, "relay="))
 	text := append(append(bytes.Clone(field(rest, "version=")), ':'), field(rest, "cipher=")...)
 	s.add(step{kind: smtp.EventTLS, verb: smtp.VerbStartTLS, at: l.At, a: s.keep(text, maxExample)})
 }
@@ -364,7 +395,8 @@ func (m *sendmail) milter(l *maillog.Line, id, rest []byte) {
 	}
 	m.session(l).policy(l.At, phase, reply)
 	if phase == smtp.PhaseCommit {
-		m.messages.done(string(id), false)
+		m.messages.get(l.Host, id)
+		m.messages.done(string(m.messages.key), false)
 	}
 }
 
@@ -376,8 +408,7 @@ func (m *sendmail) milterHelo(l *maillog.Line, _, rest []byte) {
 
 // early handles a client that spoke before the greeting or before the reply to HELO.
 func (m *sendmail) early(l *maillog.Line, _, rest []byte) {
-	s := m.session(l)
-	s.seen(rest)
+	s := m.client(l, rest)
 	when := "before the greeting"
 	if !bytes.Contains(rest, []byte("pre-greeting")) {
 		if when = "after HELO"; len(s.steps) == 0 {
@@ -389,16 +420,14 @@ func (m *sendmail) early(l *maillog.Line, _, rest []byte) {
 
 // lost handles "CLIENT to MTA after STATE".
 func (m *sendmail) lost(l *maillog.Line, _, rest []byte) {
-	s := m.session(l)
-	s.seen(rest)
+	s := m.client(l, rest)
 	s.ending = smtp.EndingDropped
 }
 
 // noMail handles the end of a session without a message. The client may have sent commands that
 // the log does not show.
 func (m *sendmail) noMail(l *maillog.Line, _, rest []byte) {
-	s := m.session(l)
-	s.seen(rest)
+	s := m.client(l, rest)
 	s.partial = false
 	how := s.ending
 	if how == smtp.EndingUnknown || len(s.steps) == 0 {
@@ -409,13 +438,11 @@ func (m *sendmail) noMail(l *maillog.Line, _, rest []byte) {
 
 func (m *sendmail) proxy(l *maillog.Line, _, rest []byte) {
 	who, line, _ := bytes.Cut(rest, []byte(": probable open proxy: command="))
-	s := m.session(l)
-	s.seen(who)
+	s := m.client(l, who)
 	s.command(l.At, smtp.VerbUnknown, smtpd.Redact(line), 500, nil, smtp.CauseUnknown)
 }
 
 func (m *sendmail) names(l *maillog.Line, _, rest []byte) {
-	s := m.session(l)
-	s.seen(rest)
+	s := m.client(l, rest)
 	s.did(l.At, smtp.VerbNames)
 }

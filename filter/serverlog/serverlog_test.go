@@ -214,6 +214,130 @@ func TestInjection(t *testing.T) {
 	}
 }
 
+// TestChosenText checks sessions in which the client chose text that looks like a part of the
+// log's line.
+func TestChosenText(t *testing.T) {
+	for _, c := range []struct {
+		name, kind, log string
+		want, never     string
+	}{
+		{"a local message with a client's fields", "exim",
+			`2026-11-29 07:50:04 1vPAAA-000000001-0001 <= a@b.example U=list P=local S=300 id="a H=mail.big.example (mail.big.example) [203.0.113.66] "@b.example`, "", "203.0.113.66"},
+		{"a rejection in the sender", "exim",
+			`2026-11-29 07:50:03 H=(x) [203.0.113.1]:40002 F=<"a> rejected RCPT <x@example.org>: relay not permitted"@x.example> temporarily rejected RCPT <v@example.org>: greylisted`,
+			`rcpt "v@example.org" <v@example.org> tempfail 451`, "cause=relay"},
+		{"a rejection in the recipient", "exim",
+			`2026-11-29 07:50:03 H=(x) [203.0.113.1]:40002 F=<a@b.example> rejected RCPT <"x>: relay not permitted"@example.org>: Unrouteable address`,
+			"cause=recipient", "cause=relay"},
+		{"a client in the command", "exim",
+			`2026-11-29 07:50:03 SMTP syntax error in "GET /" H= HTTP/1.1" H=(x) [203.0.113.1]:40002 unrecognized command`,
+			"cause=unknown", ""},
+		{"a denial in the recipient", "postfix",
+			`Nov 29 07:40:00 mx postfix/smtpd[1]: NOQUEUE: reject: RCPT from unknown[203.0.113.1]: 550 5.1.1 <"Relay access denied"@example.org>: Recipient address rejected: User unknown in local recipient table; from=<a@b.example> to=<"Relay access denied"@example.org> proto=ESMTP helo=<x>`,
+			"cause=recipient", "cause=relay"},
+		{"a denial after the end of the recipient", "postfix",
+			`Nov 29 07:40:00 mx postfix/smtpd[1]: NOQUEUE: reject: RCPT from unknown[203.0.113.1]: 550 5.1.1 <"a>: Relay access denied; x"@example.org>: Recipient address rejected: User unknown in local recipient table; from=<a@b.example> to=<"a>: Relay access denied; x"@example.org> proto=ESMTP helo=<x>`,
+			"cause=recipient", "cause=relay"},
+		{"a login on the line of the greeting", "icewarp",
+			"203.0.113.48   [0968] 10:14:01 Connected, local IP=192.0.2.25:25\n203.0.113.48   [0968] 10:14:02 <<< EHLO x AUTH PLAIN AHVzZXIAU0VDUkVUMQ==\n203.0.113.48   [0968] 10:14:02 >>> 250 hi",
+			`helo "x"`, "AHVz"},
+		{"a reply that repeats a secret", "icewarp",
+			"203.0.113.48   [0968] 10:14:01 Connected, local IP=192.0.2.25:25\n203.0.113.48   [0968] 10:14:02 <<< AUTH LOGIN\n203.0.113.48   [0968] 10:14:02 >>> 504 5.5.4 no\n" +
+				"203.0.113.48   [0968] 10:14:02 <<< hunter2hunter2\n203.0.113.48   [0968] 10:14:02 >>> 500 5.5.1 Command unrecognized: \"hunter2hunter2\"", "5.5.1", "hunter2"},
+		{"a message-id with a connection", "domino",
+			"11/28/2026 01:37:36 AM  SMTP Server: Message 00AB (MessageID: <Connection from [198.51.100.9] rejected x>) received from 203.0.113.1", "", "198.51.100.9"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, rec := read(ByName(c.kind), []byte(c.log+"\n"))
+			if got := rec.b.String(); !strings.Contains(got, c.want) || c.never != "" && strings.Contains(got, c.never) {
+				t.Errorf("want %q, never %q:\n%s", c.want, c.never, got)
+			}
+		})
+	}
+}
+
+// TestOtherClient checks that a process number or queue identifier that is used again does not
+// charge the first client with the second client's conduct.
+func TestOtherClient(t *testing.T) {
+	var sendmail strings.Builder
+	sendmail.WriteString("Nov 29 10:00:00 mx sm-mta[777]: AAA000001: from=<a@good.example>, size=18, class=0, nrcpts=1, msgid=<1@good.example>, proto=ESMTP, daemon=MTA, relay=mail.good.example [198.51.100.50]\n")
+	for i := range 6 {
+		fmt.Fprintf(&sendmail, "Nov 29 10:00:20 mx sm-mta[777]: AAA000002: <guess%d@example.org>... User unknown\n", i)
+	}
+	sendmail.WriteString("Nov 29 10:00:21 mx sm-mta[777]: AAA000002: AUTH failure (LOGIN): authentication failure, user=a, relay=[203.0.113.66]\n" +
+		"Nov 29 10:00:22 mx sm-mta[777]: AAA000002: from=<x@evil.example>, size=0, class=0, nrcpts=0, proto=ESMTP, daemon=MTA, relay=[203.0.113.66]\n")
+	postfix := `Nov 29 10:00:00 mx1 postfix/smtpd[5]: connect from good.example[198.51.100.50]
+Nov 29 10:00:00 mx2 postfix/smtpd[5]: connect from unknown[203.0.113.66]
+Nov 29 10:00:01 mx1 postfix/smtpd[5]: 4C8B31A2: client=good.example[198.51.100.50]
+Nov 29 10:00:01 mx2 postfix/smtpd[5]: 4C8B31A2: client=unknown[203.0.113.66]
+Nov 29 10:00:02 mx2 postfix/qmgr[7]: 4C8B31A2: from=<evil@x.example>, size=254, nrcpt=1 (queue active)
+Nov 29 10:00:02 mx2 postfix/local[7]: 4C8B31A2: to=<v@example.org>, relay=local, delay=1, status=sent
+`
+	for kind, log := range map[string]string{"sendmail": sendmail.String(), "postfix": postfix} {
+		_, rec := read(ByName(kind), []byte(log))
+		_, good, _ := strings.Cut(rec.b.String(), "src=198.51.100.50:0")
+		good, _, _ = strings.Cut(good, "== ")
+		if good == "" || strings.Contains(good, "guess") || strings.Contains(good, "auth") || strings.Contains(good, "evil") {
+			t.Errorf("%s:\n%s", kind, rec.b.String())
+		}
+		if kind == "sendmail" && strings.Count(rec.b.String(), "cause=recipient") != 6 {
+			t.Errorf("%s: rejected recipients are lost:\n%s", kind, rec.b.String())
+		}
+	}
+}
+
+// TestWrongTime checks that a line with a wrong time, or a clock that is set back, does not split
+// the sessions of the following lines.
+func TestWrongTime(t *testing.T) {
+	harvest := func(b *strings.Builder, zone string) {
+		for i := range 6 {
+			fmt.Fprintf(b, "%s:%02d H=(x) [203.0.113.1] F=<a@b.example> rejected RCPT <x%d@example.org>: Unrouteable address\n", zone, i*9, i)
+		}
+	}
+	for name, first := range map[string]string{
+		"two hours ahead":       "2026-11-29 12:00:00 H=(y) [198.51.100.7] F=<a@b.example> rejected RCPT <x@example.org>: Unrouteable address\n",
+		"a year ahead":          "2027-11-29 12:00:00 H=(y) [198.51.100.7] F=<a@b.example> rejected RCPT <x@example.org>: Unrouteable address\n",
+		"the end of summertime": "2026-11-29 10:59:59 H=(y) [198.51.100.7] F=<a@b.example> rejected RCPT <x@example.org>: Unrouteable address\n",
+		"the day after":         "2026-11-30 10:59:59 H=(y) [198.51.100.7] F=<a@b.example> rejected RCPT <x@example.org>: Unrouteable address\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			var log strings.Builder
+			log.WriteString(first)
+			harvest(&log, "2026-11-29 10:00")
+			r, rec := read(ByName("exim"), []byte(log.String()))
+			if got := r.Counts().Sessions; got != 2 {
+				t.Errorf("%d sessions, want 2:\n%s", got, rec.b.String())
+			}
+		})
+	}
+}
+
+// TestSize checks that long sessions that stay open have a limit together.
+func TestSize(t *testing.T) {
+	var log strings.Builder
+	name := strings.Repeat("x", 200)
+	const limit = 1 << 20
+	for i := range limit / (maxText / 2) {
+		for j := range 2 * maxText / len(name) {
+			fmt.Fprintf(&log, "2026-11-29 10:00:00 H=(x) [10.%d.%d.1] F=<a@b.example> rejected RCPT <%s%d@example.org>: Unrouteable address\n", i>>8, i&255, name, j)
+		}
+	}
+	r := New(ByName("exim"), newRecorder(), Options{Zone: time.UTC, Date: newest})
+	r.table.maxHeld = limit
+	for line := range strings.Lines(log.String()) {
+		r.Line(&maillog.Line{Raw: []byte(strings.TrimSuffix(line, "\n"))}, false)
+		if r.table.held > limit+2*maxText {
+			t.Fatalf("%d bytes", r.table.held)
+		}
+	}
+	if r.Counts().Lost == 0 {
+		t.Error("no session was played early")
+	}
+	if r.Flush(); r.table.held != 0 {
+		t.Errorf("%d bytes after the end", r.table.held)
+	}
+}
+
 // TestKinds checks that each kind is complete.
 func TestKinds(t *testing.T) {
 	for i, k := range Kinds {

@@ -3,6 +3,7 @@ package serverlog
 import (
 	"net/netip"
 	"slices"
+	"unsafe"
 
 	"scanwatch/filter/smtpd"
 	"scanwatch/internal/smtp"
@@ -38,6 +39,8 @@ type session struct {
 
 	steps []step
 	text  []byte
+	size  int  // of steps and text, in bytes
+	held  *int // size of all sessions of the table
 
 	helo    []byte             // latest greeting
 	sender  []byte             // sender of the latest step
@@ -90,6 +93,7 @@ func (s *session) keep(b []byte, most int) span {
 	}
 	from := len(s.text)
 	s.text = append(s.text, b...)
+	s.grow(len(b))
 	return span{uint16(from), uint16(len(s.text))}
 }
 
@@ -103,6 +107,12 @@ func (s *session) add(st step) {
 	}
 	s.count[st.verb]++
 	s.steps = append(s.steps, st)
+	s.grow(int(unsafe.Sizeof(st)))
+}
+
+func (s *session) grow(by int) {
+	s.size += by
+	*s.held += by
 }
 
 // greet adds a greeting, unless it is the latest one.
@@ -111,7 +121,7 @@ func (s *session) greet(at int64, name []byte, verb smtp.Verb) {
 		return
 	}
 	s.helo = append(s.helo[:0], clip(name, maxName)...)
-	s.add(step{kind: smtp.EventHelo, verb: verb, result: smtp.ResultOK, at: at, a: s.keep(smtpd.Argument(name, maxName), maxName)})
+	s.add(step{kind: smtp.EventHelo, verb: verb, result: smtp.ResultOK, at: at, a: s.keep(smtpd.Greeting(name, maxName), maxName)})
 }
 
 // login adds a login attempt. The user may be unknown.

@@ -1,6 +1,7 @@
 package serverlog
 
 import (
+	"cmp"
 	"hash/fnv"
 	"net/netip"
 	"strconv"
@@ -13,6 +14,9 @@ import (
 // maxOpen is the maximum number of sessions that have not been played. If there are more, the
 // one without a line for the longest time is played.
 const maxOpen = 20_000
+
+// maxHeld limits the size of the sessions that have not been played, in bytes.
+const maxHeld = 128 << 20
 
 // maxFree is the maximum number of unused sessions kept for reuse.
 const maxFree = 1000
@@ -28,11 +32,14 @@ type table struct {
 	last  *session
 	free  []*session
 	now   int64 // newest time in the log
+	clock func() time.Time
 
 	serial uint64 // of the latest session
 	seenAt int64  // start of the sessions in seen
 	seen   map[uint64]bool
 
+	held     int // bytes of the sessions that have not been played
+	maxHeld  int
 	sessions int // played
 	lost     int // played because there were too many
 	// ready, if set, adds the last steps of a session that is played.
@@ -40,15 +47,38 @@ type table struct {
 }
 
 func newTable(kind *Kind, sink Sink) *table {
-	return &table{kind: kind, play: player{sink: sink}, rows: make(map[string]*session), seen: make(map[uint64]bool)}
+	return &table{kind: kind, clock: time.Now, maxHeld: maxHeld, play: player{sink: sink}, rows: make(map[string]*session), seen: make(map[uint64]bool)}
 }
 
-// tick notes the time of a line and plays the sessions that are idle.
-func (t *table) tick(at int64) {
+// Steps of the log's clock. Smaller steps back occur when processes write at the same time.
+const (
+	ahead    = 5 * minute   // of the host's clock: the line's time is wrong
+	backward = minute       // the clock was set back, such as at the end of summer time
+	restart  = 120 * minute // an earlier line had a wrong time, or another file follows
+)
+
+// tick notes the time of a line, plays the sessions that are idle, and returns the time to use
+// for the line. One line with a wrong time must not end the sessions of the following lines, so
+// the time of a session never goes back by more than a minute.
+func (t *table) tick(at int64) int64 {
+	switch {
+	case at-t.clock().UnixMicro() > ahead:
+		at = cmp.Or(t.now, t.clock().UnixMicro())
+	case t.now-at > restart:
+		t.flush()
+		t.now = at
+	case t.now-at > backward:
+		at = t.now
+	}
 	t.now = max(t.now, at)
 	for s := t.first; s != nil && t.now-s.last > t.kind.idle; s = t.first {
 		t.finish(s)
 	}
+	for t.held > t.maxHeld && t.first != nil {
+		t.lost++
+		t.finish(t.first)
+	}
+	return at
 }
 
 // open starts a session. An open session with the same key has ended unnoticed.
@@ -66,7 +96,7 @@ func (t *table) open(key []byte, at int64, server []byte, src netip.AddrPort) *s
 		s.server = string(server)
 	}
 	t.serial++
-	s.serial = t.serial
+	s.serial, s.held = t.serial, &t.held
 	t.rows[s.key] = s
 	t.push(s)
 	return s
@@ -160,6 +190,7 @@ func (t *table) finish(s *session) {
 	if t.ready != nil {
 		t.ready(s)
 	}
+	t.held -= s.size
 	if !s.src.IsValid() {
 		s.serial = 0
 		return // the log does not name the client
@@ -190,6 +221,7 @@ func (t *table) flush() {
 func (t *table) forget(s *session) {
 	delete(t.rows, s.key)
 	t.remove(s)
+	t.held -= s.size
 	s.serial = 0
 }
 

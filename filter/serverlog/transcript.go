@@ -2,6 +2,7 @@ package serverlog
 
 import (
 	"bytes"
+	"math"
 	"strconv"
 	"time"
 
@@ -40,19 +41,25 @@ type transcript struct {
 }
 
 func newTranscript(d dialect) func(*table) parser {
-	return func(t *table) parser { return &transcript{table: t, dialect: d, zone: t.zone, day: t.date} }
+	return func(t *table) parser {
+		if d.dateless { // the dates are not known yet
+			t.clock = func() time.Time { return time.Unix(math.MaxInt32, 0) }
+		}
+		return &transcript{table: t, dialect: d, zone: t.zone, day: t.date}
+	}
 }
 
 // A talk is the state of a conversation.
 type talk struct {
-	red   smtpd.Redactor
-	verb  smtp.Verb
-	line  []byte // redacted
-	arg   []byte
-	wait  bool // a line of the client has no reply
-	data  bool // the client sends a message
-	quit  bool
-	moved bool // the server has sent a reply after the greeting
+	red    smtpd.Redactor
+	verb   smtp.Verb
+	line   []byte // redacted
+	arg    []byte
+	wait   bool // a line of the client has no reply
+	secret bool // parts of this line are masked
+	data   bool // the client sends a message
+	quit   bool
+	moved  bool // the server has sent a reply after the greeting
 	// first and firstAt are the code and the time of a reply whose last line is still to come.
 	// A log may omit that line.
 	first   uint32
@@ -68,7 +75,7 @@ func (t *transcript) line(l *maillog.Line) verdict {
 		}
 		return unknown
 	}
-	t.tick(at)
+	at = t.tick(at)
 	text, isClient := bytes.CutPrefix(rest, t.client)
 	reply, isServer := bytes.CutPrefix(rest, t.server)
 	switch {
@@ -143,6 +150,7 @@ func (s *session) said(line []byte) {
 	t.first = 0
 	shown, verb := t.red.Line(line)
 	t.line = append(t.line[:0], clip(shown, maxExample)...)
+	t.secret = !bytes.Equal(bytes.TrimSpace(shown), bytes.TrimSpace(line))
 	t.arg = append(t.arg[:0], clip(argument(line, verb), maxPath)...)
 	if verb != smtp.VerbExchange {
 		t.verb = verb
@@ -157,7 +165,7 @@ func argument(line []byte, verb smtp.Verb) []byte {
 		_, addr, _ := bytes.Cut(line, []byte(":"))
 		addr = bytes.TrimSpace(addr)
 		if len(addr) > 0 && addr[0] == '<' {
-			return untilBracket(addr[1:])
+			return addr[1 : 1+outside(addr[1:], '>')]
 		}
 		addr, _, _ = bytes.Cut(addr, []byte(" "))
 		return addr
@@ -166,20 +174,6 @@ func argument(line []byte, verb smtp.Verb) []byte {
 		return bytes.TrimSpace(name)
 	}
 	return nil
-}
-
-// untilBracket returns a path up to its closing bracket, which may also occur in quotes.
-func untilBracket(s []byte) []byte {
-	quoted := false
-	for i, c := range s {
-		switch {
-		case c == '"' && (i == 0 || s[i-1] != '\\'):
-			quoted = !quoted
-		case c == '>' && !quoted:
-			return s[:i]
-		}
-	}
-	return s
 }
 
 // replied handles a line of the server.
@@ -192,6 +186,10 @@ func (t *transcript) replied(s *session, at int64, reply []byte) {
 	}
 	k.first = 0
 	text := bytes.TrimSpace(reply[3:])
+	if k.wait && k.secret { // the server may repeat the line
+		text, _, _ = bytes.Cut(text, []byte(" "))
+		text = text[:len(text)-len(bytes.TrimLeft(text, "0123456789."))]
+	}
 	switch {
 	case !k.wait && !k.data && !k.moved && code == 220:
 		t.greeted(s, text)
@@ -323,7 +321,10 @@ var recipientWords = []string{
 }
 
 func namesRecipient(text []byte) bool {
-	lower := bytes.ToLower(clip(text, maxExample))
+	if bytes.HasPrefix(text, []byte("5.1.1 ")) {
+		return true
+	}
+	lower := bytes.ToLower(clip(smtpd.Reason(text), maxExample))
 	for _, w := range recipientWords {
 		if bytes.Contains(lower, []byte(w)) {
 			return true
@@ -408,8 +409,9 @@ func (t *transcript) keyOf(parts ...[]byte) []byte {
 	return t.key
 }
 
-// splitMDaemon splits "Sat 2014-07-26 12:58:47.123: 05: [514116] REST". The level and the
-// number of the session are optional.
+// splitMDaemon splits "Sat 2014-07-26 12:58:47.123: 05: [514116] REST". The level is optional.
+// Lines without the number of the session are not understood, because lines of several sessions
+// alternate.
 func splitMDaemon(t *transcript, raw []byte) (at int64, key, addr, rest []byte, ok bool) {
 	if len(raw) < 25 || raw[3] != ' ' {
 		return 0, nil, nil, nil, false
@@ -422,7 +424,7 @@ func splitMDaemon(t *transcript, raw []byte) (at int64, key, addr, rest []byte, 
 		if i := bytes.IndexByte(rest, ']'); len(rest) > 0 && rest[0] == '[' && i > 0 {
 			return at, t.keyOf(rest[:i+1]), nil, bytes.TrimLeft(rest[i+1:], " "), true
 		}
-		return at, t.keyOf([]byte("session")), nil, rest, true
+		return at, nil, nil, nil, bytes.HasPrefix(rest, []byte("---")) // a separator
 	}
 	return 0, nil, nil, nil, false
 }

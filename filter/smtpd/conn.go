@@ -94,12 +94,24 @@ func (c *command) cause() smtp.Cause {
 // relayDenied reports whether a reply of another mail server says that it does not relay to
 // the recipient. smtpd has one reply for all recipients that it does not accept.
 func relayDenied(reply []byte) bool {
+	reason := Reason(reply)
 	for _, words := range denials {
-		if bytes.Contains(reply, words) {
+		if bytes.Contains(reason, words) {
 			return true
 		}
 	}
 	return false
+}
+
+// Reason returns the text of a reply after the recipient that it repeats, because the client
+// chose the recipient: Postfix writes "<RECIPIENT>: " and Sendmail "<RECIPIENT>... ".
+func Reason(reply []byte) []byte {
+	for _, end := range [...]string{">: ", ">... "} {
+		if i := bytes.LastIndex(reply, []byte(end)); i >= 0 {
+			return reply[i+len(end):]
+		}
+	}
+	return reply
 }
 
 // denials lists the words of Postfix, Sendmail, Exim and KumoMTA, and of IceWarp and others.

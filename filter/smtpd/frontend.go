@@ -97,7 +97,7 @@ func (f *FrontEnd) Decide(ev *Event) smtp.Answer {
 	f.ev = smtp.Event{Kind: smtp.EventRequest, Time: ev.Time, Session: ev.Session, Phase: phase, Waited: ev.Waited}
 	switch phase {
 	case smtp.PhaseHelo:
-		f.ev.Name = Argument(ev.Field(0), maxName)
+		f.ev.Name = Greeting(ev.Field(0), maxName)
 	case smtp.PhaseMailFrom, smtp.PhaseRcptTo:
 		f.ev.Addr = Argument(ev.Field(0), maxPath)
 	}
@@ -174,7 +174,7 @@ func (f *FrontEnd) disconnect(c *conn, ev *Event) {
 func (f *FrontEnd) identify(c *conn, ev *Event) {
 	c.cmd.open = false
 	e := f.begin(c, smtp.EventHelo, ev.Time)
-	e.Verb, e.Word, e.Name = lookupVerb(ev.Field(0)), ev.Field(0), Argument(ev.Field(1), maxName)
+	e.Verb, e.Word, e.Name = lookupVerb(ev.Field(0)), ev.Field(0), Greeting(ev.Field(1), maxName)
 	e.Result, e.Rewritten = smtp.ResultOK, c.cmd.rewritten
 	f.send()
 }

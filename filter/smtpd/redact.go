@@ -151,6 +151,18 @@ func Argument(name []byte, most int) []byte {
 	return clip(name, most)
 }
 
+// Greeting returns a greeting like [Argument], without an AUTH command that the client wrote on
+// the same line.
+func Greeting(name []byte, most int) []byte {
+	for i := 0; i+6 <= len(name); i++ {
+		if (name[i] == ' ' || name[i] == '\t') && hasPrefixFold(name[i+1:], "AUTH") && (name[i+5] == ' ' || name[i+5] == '\t') {
+			name = name[:i]
+			break
+		}
+	}
+	return Argument(name, most)
+}
+
 // indexAuthParameter returns the index of the space before an AUTH=value parameter of
 // MAIL (RFC 4954 section 5), or -1.
 func indexAuthParameter(line []byte) int {
