@@ -2,6 +2,7 @@ package serverlog
 
 import (
 	"encoding/json"
+	"hash/fnv"
 	"strconv"
 	"time"
 
@@ -14,10 +15,13 @@ import (
 // the same session_id.
 type kumo struct {
 	*table
-	record kumoRecord // reused
+	record kumoRecord         // reused
+	recent [2]map[uint64]bool // hashes of the latest records; the second half is older
 }
 
-func newKumo(t *table) parser { return &kumo{table: t} }
+func newKumo(t *table) parser {
+	return &kumo{table: t, recent: [2]map[uint64]bool{make(map[uint64]bool), nil}}
+}
 
 // A kumoRecord is a record of type Reception or Rejection. Fields that are not needed are
 // omitted.
@@ -124,6 +128,9 @@ func (k *kumo) line(l *maillog.Line) verdict {
 	if r.kind != "Reception" && r.kind != "Rejection" {
 		return foreign // deliveries and bounces
 	}
+	if k.again(l.Raw) {
+		return used
+	}
 	at, ok := kumoTime(r.at)
 	addr, port := endpoint([]byte(r.addr))
 	src := address(addr, port)
@@ -156,6 +163,25 @@ func (k *kumo) line(l *maillog.Line) verdict {
 	return used
 }
 
+// maxRecent is the number of records after which the older half of the known ones is dropped.
+const maxRecent = 50_000
+
+// again reports whether the same record was among the latest ones. KumoMTA sends a batch again
+// if it does not get an answer.
+func (k *kumo) again(record []byte) bool {
+	h := fnv.New64a()
+	_, _ = h.Write(record)
+	id := h.Sum64()
+	if k.recent[0][id] || k.recent[1][id] {
+		return true
+	}
+	if len(k.recent[0]) >= maxRecent {
+		k.recent[0], k.recent[1] = make(map[uint64]bool), k.recent[0]
+	}
+	k.recent[0][id] = true
+	return false
+}
+
 // kumoTime parses seconds since 1970 or a time as in RFC 3339.
 func kumoTime(raw []byte) (at int64, ok bool) {
 	if n := number(raw); n > 0 && n < 1<<40 {
@@ -173,6 +199,9 @@ func (s *session) kumoRejection(at int64, r *kumoRecord) {
 	line := []byte(r.command)
 	shown, verb := red.Line(line)
 	code, text := r.code, []byte(r.content)
+	if masked(shown, line) {
+		text = status(text)
+	}
 	if r.unknown {
 		text = append([]byte("5.1.1 "), text...)
 	}

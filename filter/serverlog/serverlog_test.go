@@ -312,6 +312,30 @@ func TestWrongTime(t *testing.T) {
 	}
 }
 
+// TestBatchAgain checks that a batch of KumoMTA that is sent again does not count twice.
+func TestBatchAgain(t *testing.T) {
+	log := sample(t, ByName("kumomta"))
+	_, once := read(ByName("kumomta"), log)
+	_, twice := read(ByName("kumomta"), slices.Concat(log, log))
+	if once.b.String() != twice.b.String() {
+		t.Errorf("once\n%s\ntwice\n%s", once.b.String(), twice.b.String())
+	}
+}
+
+// TestLateReplies checks that a transcript with commands before their replies is incomplete.
+func TestLateReplies(t *testing.T) {
+	_, rec := read(ByName("icewarp"), []byte(`203.0.113.48   [0968] 10:14:01 Connected, local IP=192.0.2.25:25
+203.0.113.48   [0968] 10:14:02 <<< EHLO x.example
+203.0.113.48   [0968] 10:14:02 <<< MAIL FROM:<a@b.example>
+203.0.113.48   [0968] 10:14:02 >>> 250 hi
+203.0.113.48   [0968] 10:14:02 >>> 250 ok
+203.0.113.48   [0968] 10:14:24 Disconnected
+`))
+	if got := rec.b.String(); !strings.Contains(got, "disconnect partial") {
+		t.Error(got)
+	}
+}
+
 // TestSize checks that long sessions that stay open have a limit together.
 func TestSize(t *testing.T) {
 	var log strings.Builder

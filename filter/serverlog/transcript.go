@@ -51,15 +51,16 @@ func newTranscript(d dialect) func(*table) parser {
 
 // A talk is the state of a conversation.
 type talk struct {
-	red    smtpd.Redactor
-	verb   smtp.Verb
-	line   []byte // redacted
-	arg    []byte
-	wait   bool // a line of the client has no reply
-	secret bool // parts of this line are masked
-	data   bool // the client sends a message
-	quit   bool
-	moved  bool // the server has sent a reply after the greeting
+	red     smtpd.Redactor
+	verb    smtp.Verb
+	line    []byte // redacted
+	arg     []byte
+	wait    bool // for the reply to a line of the client, or to the rest of a login
+	pending bool // the latest line of the client has no reply
+	secret  bool // parts of this line are masked
+	data    bool // the client sends a message
+	quit    bool
+	moved   bool // the server has sent a reply after the greeting
 	// first and firstAt are the code and the time of a reply whose last line is still to come.
 	// A log may omit that line.
 	first   uint32
@@ -143,19 +144,32 @@ func (s *session) said(line []byte) {
 	if t.data {
 		return
 	}
-	if t.wait && t.first != 0 {
+	switch {
+	case t.wait && t.first != 0:
 		s.outcome(t.firstAt, t.first, nil)
 		t.red.Reply(t.verb, t.first)
+	case t.pending && t.verb != smtp.VerbAuth: // a log may omit replies to AUTH
+		s.partial = true // the outcome of the latest command is unknown
 	}
 	t.first = 0
 	shown, verb := t.red.Line(line)
 	t.line = append(t.line[:0], clip(shown, maxExample)...)
-	t.secret = !bytes.Equal(bytes.TrimSpace(shown), bytes.TrimSpace(line))
+	t.secret = masked(shown, line)
 	t.arg = append(t.arg[:0], clip(argument(line, verb), maxPath)...)
 	if verb != smtp.VerbExchange {
 		t.verb = verb
 	}
-	t.wait = true
+	t.wait, t.pending = true, true
+}
+
+// masked reports whether parts of a line are masked. The server's reply may repeat them.
+func masked(shown, line []byte) bool {
+	return !bytes.Equal(bytes.TrimSpace(shown), bytes.TrimSpace(line))
+}
+
+// status returns the enhanced status code (RFC 3463) at the start of a reply's text, if any.
+func status(text []byte) []byte {
+	return text[:len(text)-len(bytes.TrimLeft(text, "0123456789."))]
 }
 
 // argument returns the address of MAIL or RCPT, or the name of a greeting.
@@ -180,6 +194,7 @@ func argument(line []byte, verb smtp.Verb) []byte {
 func (t *transcript) replied(s *session, at int64, reply []byte) {
 	code := codeOf(reply)
 	k := s.talk
+	k.pending = false
 	if code == 0 || len(reply) > 3 && reply[3] == '-' {
 		k.first, k.firstAt = code, at
 		return // the last line of a reply decides
@@ -187,8 +202,7 @@ func (t *transcript) replied(s *session, at int64, reply []byte) {
 	k.first = 0
 	text := bytes.TrimSpace(reply[3:])
 	if k.wait && k.secret { // the server may repeat the line
-		text, _, _ = bytes.Cut(text, []byte(" "))
-		text = text[:len(text)-len(bytes.TrimLeft(text, "0123456789."))]
+		text = status(text)
 	}
 	switch {
 	case !k.wait && !k.data && !k.moved && code == 220:
