@@ -100,8 +100,7 @@ func (m *tmux) run(args ...string) string {
 	return string(out)
 }
 
-// await reads the screen until wanted returns true. The time limit matters only if the
-// test fails.
+// await reads the screen until wanted returns true. The time limit matters only if the test fails.
 func (m *tmux) await(what string, wanted func(string) bool) (got string) {
 	m.t.Helper()
 	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); {

@@ -10,7 +10,7 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// TestNeighbours checks that offences of adjacent hosts do not affect a host.
+// TestNeighbours checks that a host is not affected by offences of adjacent hosts.
 func TestNeighbours(t *testing.T) {
 	var list []Case
 	for i, net := range []string{"2001:db8:3c02:0", "2001:db8:400:d0"} {
