@@ -215,7 +215,7 @@ func forwardRecipe(t *testing.T, title, statement string, command []string) {
 	}
 	f.watched()
 	if strings.Contains(title, "AbuseIPDB") {
-		f.sendEvents("198.51.100.9") // is spared
+		f.sendEvents("198.51.100.9") // exempt
 	}
 	f.sendEvents("198.51.100.7")
 	d := <-arrived

@@ -11,10 +11,10 @@ import (
 	"unicode/utf8"
 )
 
-// Escape makes text from the network safe for a terminal, a log line and JSON. Control characters,
-// invisible characters, spaces other than U+0020, invalid UTF-8, the backslash, and characters that
-// change the writing direction become \r \n \t \\ \xNN \uNNNN and \UNNNNNNNN. Unescape restores the
-// text. Escape does not protect spreadsheet cells; see Cell.
+// Escape escapes text from the network for output on a terminal, in a log line and in JSON. Control
+// characters, invisible characters, spaces other than U+0020, invalid UTF-8, the backslash, and
+// characters that change the writing direction become \r \n \t \\ \xNN \uNNNN and \UNNNNNNNN.
+// Unescape restores the text. Escape does not protect spreadsheet cells; see Cell.
 func Escape[T ~string | ~[]byte](hostile T) string {
 	b := []byte(hostile)
 	if plain(b) {

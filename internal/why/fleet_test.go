@@ -52,7 +52,7 @@ func fleetStore(t *testing.T) (dir string) {
 }
 
 // TestFleet checks that answers name the other host that imposed or revoked a ban, and the host
-// that recorded the session behind the ban.
+// that recorded the session that led to the ban.
 func TestFleet(t *testing.T) {
 	dir := fleetStore(t)
 	for _, c := range []struct{ name, arg, conf string }{

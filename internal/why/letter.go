@@ -12,7 +12,8 @@ import (
 	"scanwatch/rules"
 )
 
-// letterColumns is the maximum width of a letter's lines. RFC 3676 section 4.2 allows 78 columns.
+// letterColumns is the maximum width of a line in the letter. RFC 3676 section 4.2 allows 78
+// columns.
 const letterColumns = 72
 
 // advice explains to the client's postmaster how to avoid the evidence. The first

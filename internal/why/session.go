@@ -24,7 +24,7 @@ type Session struct {
 	Kinds    []string          `json:"as,omitempty"` // kinds by which the session matches the question
 	Src      string            `json:"src,omitempty"`
 	Local    bool              `json:"local,omitempty"`
-	Erased   bool              `json:"erased,omitempty"` // forget has removed the client's address and all names
+	Erased   bool              `json:"erased,omitempty"` // the operator has removed the client's address and all names
 	RDNS     string            `json:"rdns,omitempty"`
 	FCrDNS   string            `json:"fcrdns"`
 	Server   string            `json:"server,omitempty"`    // the mail server; empty: this host

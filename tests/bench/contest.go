@@ -103,15 +103,15 @@ func named(name string) contestant {
 	panic("no contestant " + name)
 }
 
-// A run is a running contestant with its own state directory.
+// A run is a running contestant with a separate state directory.
 type run struct {
 	*child
 	state string
 	b     *bench
 }
 
-// run starts a contestant. If a contestant's arguments are registrations, it receives those in
-// registered.
+// run starts a contestant. If a contestant's arguments are registrations, it receives the
+// registrations in registered.
 func (b *bench) run(c contestant, registered map[string]bool) (*run, error) {
 	state, err := os.MkdirTemp(b.dir, "state-")
 	if err != nil {

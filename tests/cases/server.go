@@ -2,7 +2,7 @@
 // a small program that plays clients against the filter's pipeline on a simulated clock,
 // and states conditions that must be true.
 //
-// The server's domain is example.org. The documentation networks stand for routable networks.
+// The server's domain is example.org. The documentation networks represent routable networks.
 package cases
 
 import (

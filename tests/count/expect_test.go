@@ -57,7 +57,7 @@ type summary struct {
 	Rules                                         map[string]rule
 }
 
-// A sourceTally counts what a report lists for a source.
+// A sourceTally counts the items that a report lists for a source.
 type sourceTally struct {
 	sourceCount
 	addrs   map[netip.Addr]bool

@@ -151,7 +151,7 @@ func (r *run) sync() {
 	}
 }
 
-// flush makes the filter write all records, including this hour's aggregates.
+// flush asks the filter to write all records, including this hour's aggregates.
 func (r *run) flush() {
 	r.t.Helper()
 	r.sync()

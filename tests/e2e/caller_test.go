@@ -80,8 +80,8 @@ func (x *caller) quit() {
 	x.c.Close()
 }
 
-// message sends a message to local parts. told is the number of recipients to which smtpd itself
-// replied, and accepted reports whether the message was accepted.
+// message sends a message to local parts. told counts the recipients to which smtpd itself replied,
+// and accepted reports whether the message was accepted.
 func (x *caller) message(from string, to ...string) (told int, accepted bool) {
 	x.say("MAIL FROM:<%s>", from)
 	ok := 0

@@ -324,8 +324,7 @@ func TestReportsAgree(t *testing.T) {
 		}
 		return sessions, mails
 	}
-	// Under load, a report's numbers must lie between those of a dump before and a dump after the
-	// report.
+	// Under load, a report's numbers must lie between the numbers of an earlier and a later dump.
 	agree := func() int {
 		t.Helper()
 		type numbers struct{ Sessions, Messages int }

@@ -27,7 +27,7 @@ type toolRow struct {
 	tight  string // start of the result with tight, if the comments in tight announce it
 	slow   bool   // with the greeting delay
 	logged bool   // a measurement of speed, which is only logged
-	apart  string // time that passes for the filter before each session, according to the timestamps
+	apart  string // time between sessions, as the timestamps show it to the filter
 	play   func(t *testing.T, s *smtpd.Server) string
 }
 

@@ -434,7 +434,7 @@ func firstRejected(t *testing.T, visit func(host string) string, want string) {
 	t.Errorf("replies to listed hosts: %q", got)
 }
 
-// clients matches names in a DNS list that stand for the tests' clients.
+// clients matches the names in a DNS list that represent the tests' clients.
 var clients = regexp.MustCompile(`\.(100\.51\.198|113\.0\.203|2\.0\.192|8\.b\.d\.0\.1\.0\.0\.2)\.bl\.example\.org\.$`)
 
 // A liar is a DNS server that passes a list's test, but misbehaves for other hosts. The last octet

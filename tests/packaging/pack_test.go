@@ -334,7 +334,7 @@ func TestUnits(t *testing.T) {
 }
 
 // TestInstances checks that systemd accepts the services that make install installs, and that the
-// instance names in the manual stand for the targets.
+// manual's instance names select the targets.
 func TestInstances(t *testing.T) {
 	needs(t, "make", "systemd-analyze", "systemd-escape")
 	from, dest := pretended(t), t.TempDir()

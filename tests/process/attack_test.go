@@ -58,8 +58,8 @@ func finding(t *testing.T, dir string) {
 	}
 }
 
-// TestAttackImport checks that an import by root changes no file outside the state directory, no
-// matter what the directory's owner does. New files must belong to the directory's owner.
+// TestAttackImport checks that an import by root changes no file outside the state directory, even
+// if the directory's owner interferes. New files must belong to the directory's owner.
 func TestAttackImport(t *testing.T) {
 	stream, err := os.ReadFile("../streams/7.9/bad-helo.in")
 	if err != nil {

@@ -447,7 +447,7 @@ func withLibraries(root string) []string {
 	return append(os.Environ(), "LD_LIBRARY_PATH="+root+"/usr/lib/postfix:"+root+"/usr/lib/x86_64-linux-gnu:"+root+"/lib/x86_64-linux-gnu")
 }
 
-// resolve makes the companion this host's resolver in the test's namespace.
+// resolve configures the companion as this host's resolver in the test's namespace.
 func (s *service) resolve() {
 	s.t.Helper()
 	s.write("resolv.conf", "nameserver 127.0.0.1\n")

@@ -141,7 +141,7 @@ func TestConnections(t *testing.T) {
 		}
 	}
 	for _, c := range []struct {
-		name, to string // PORT stands for the server's port
+		name, to string // PORT is replaced by the server's port
 		args     []string
 		prepare  func(*server) (port int)
 	}{

@@ -54,7 +54,7 @@ func Labels() (labels []string) {
 }
 
 // Day returns about n sessions of a day that starts at Midnight, ordered by time. The same seed
-// always gives the same sessions. The kinds with a fixed number add about 2,000 sessions.
+// always results in the same sessions. The kinds with a fixed number add about 2,000 sessions.
 func Day(seed uint64, n int) iter.Seq[Session] {
 	d := &day{Rand: rand.New(rand.NewPCG(seed, 1))}
 	for _, c := range cast {

@@ -94,7 +94,7 @@ func (v *visit) play(yield func(wait) bool) {
 	v.report(smtpd.LinkDisconnect)
 }
 
-// reaction is how long a client takes for a command that its script does not include.
+// reaction is the time that a client takes for a command outside its script.
 const reaction = 30 * time.Millisecond
 
 // pause advances the session's clock.

@@ -51,8 +51,8 @@ type Config struct {
 	// Kept lists the tables that keep their previous entries because their files cannot
 	// be used.
 	Kept []string
-	// Blank lists the tables whose files contain only white space, perhaps because their
-	// entries were lost.
+	// Blank contains the tables whose files contain only white space, perhaps because their entries
+	// were lost.
 	Blank []string
 
 	tables map[rules.Source]*table

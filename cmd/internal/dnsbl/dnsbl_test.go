@@ -202,7 +202,7 @@ func TestAnswers(t *testing.T) {
 			{reversed("2001:db8:0:1::77") + ".bl.example.org.", kindA, no},
 			{strings.ToUpper(reversed("2001:db8::ab")) + ".BL.example.ORG.", kindA, "Success aa; " + strings.ToUpper(reversed("2001:db8::ab")) + ".BL.example.ORG. 300 A 127.0.0.2"},
 			{"2.2.0.192.bl.example.org.", kindA, no},
-			{"1.113.0.203.bl.example.org.", kindA, no}, // spared
+			{"1.113.0.203.bl.example.org.", kindA, no}, // exempt
 
 			// The following names are the test addresses.
 			{"2.0.0.127.bl.example.org.", kindA, "Success aa; 2.0.0.127.bl.example.org. 300 A 127.0.0.2"},

@@ -2,8 +2,8 @@
 // receives the questions over the companions' socket, and returns the answers.
 //
 // A listing counts only if the list's configured codes include all returned addresses. The answer
-// is unknown if a list returns an error code, if a resolver replaces missing names with its own
-// address, or if a query fails.
+// is unknown if a list returns an error code, if a resolver invents addresses for missing names, or
+// if a query fails.
 package dnslookup
 
 import (

@@ -417,7 +417,7 @@ func (z *list) suspected() bool {
 
 func (z *list) retest() { signal(z.tests) }
 
-// signal puts a value into c unless c has one.
+// signal sends a value to c unless c already has one.
 func signal(c chan struct{}) {
 	select {
 	case c <- struct{}{}:

@@ -63,7 +63,7 @@ const (
 
 	maxLine = 4096
 	maxRows = 1_000_000
-	// maxAhead is how far another host's clock may be ahead without a warning.
+	// maxAhead is the maximum lead of another host's clock without a warning.
 	maxAhead = 5 * time.Second
 )
 
@@ -141,8 +141,8 @@ func (f *File) Befriend() error {
 	return nil
 }
 
-// Clock describes what the file's time shows about its host's clock, or returns "". A file may be
-// of any age, so only a clock that is ahead can be detected.
+// Clock describes an error of the host's clock that the file's time shows, or returns "". A file
+// may be of any age, so only a clock that is ahead can be detected.
 func (f *File) Clock(now time.Time) string {
 	switch d := f.Time.Sub(now); {
 	case d > maxAhead:

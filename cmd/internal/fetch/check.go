@@ -25,7 +25,7 @@ const (
 
 // maxSpace is the largest address space of a list. A list may cover growth times smallSpace
 // regardless of the previous list. The units are IPv4 addresses and IPv6 /32 networks. The
-// catalogue's largest feeds, which are those of clouds, need less than half of the limits.
+// catalogue's largest feeds, which list clouds, need less than half of the limits.
 var (
 	maxSpace   = space{1 << 28, 1 << 16} // a sixteenth of IPv4; an IPv6 /16
 	smallSpace = space{1 << 20, 1 << 8}  // a /12; an IPv6 /24

@@ -56,11 +56,11 @@ type Options struct {
 	DryRun bool           // do not replace the file, and save only the time of the request
 	// Timeout is the maximum duration of a request; 0 for DefaultTimeout.
 	Timeout time.Duration
-	Roots   *x509.CertPool // certificate authorities; nil for those of the system
+	Roots   *x509.CertPool // certificate authorities; nil for the system's
 	Agent   string         // name and version of the program
 }
 
-// An Outcome is what happened to a feed in a run.
+// An Outcome is the outcome of a feed's update.
 type Outcome string
 
 // The outcomes.

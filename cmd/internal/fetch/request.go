@@ -185,7 +185,7 @@ func (f *Feed) request(ctx context.Context, o Options, address string, key [2]st
 type unsentError struct{ error }
 
 // Transport returns the transport for requests. roots contains the certificate authorities; nil
-// means those of the system.
+// means the system's.
 func Transport(roots *x509.CertPool) *http.Transport {
 	return &http.Transport{
 		Proxy:                  http.ProxyFromEnvironment,

@@ -30,7 +30,7 @@ type Options struct {
 	RunDir string // directory of the filter's socket
 	Stdout io.Writer
 	Log    *slog.Logger
-	Roots  *x509.CertPool // certificate authorities; nil for those of the system
+	Roots  *x509.CertPool // certificate authorities; nil for the system's
 	Agent  string         // name and version of the program
 	Now    func() time.Time
 	Abuse  string // URL for reports; empty for AbuseIPDB
@@ -295,8 +295,8 @@ func (f *Forwarder) closeQueue() {
 	}
 }
 
-// report moves due reports to the queue, except those of exempt hosts. If the filter does not
-// answer, the reports are kept.
+// report moves due reports to the queue, unless the host is exempt. If the filter does not answer,
+// the reports are kept.
 func (f *Forwarder) report(ctx context.Context) {
 	f.countDropped()
 	if err := f.reporter.saveExempt(); err != nil {
@@ -489,7 +489,7 @@ func (f *Forwarder) rests() bool {
 // At most 1<<maxSkipped windows lie between two batches without events.
 const maxSkipped = 6
 
-// news returns the number of events in an entry, without those that an earlier log line has
+// news returns the number of events in an entry, minus the events that an earlier log line has
 // counted.
 func news(e entry, data []byte) uint64 {
 	if b, err := decodeBatch(data); err == nil {

@@ -209,7 +209,7 @@ func (c *Console) mainKey(event *tcell.EventKey) *tcell.EventKey {
 	return nil
 }
 
-// letter handles a letter that is pressed in the table.
+// letter handles a letter key pressed in the table.
 func (c *Console) letter(event *tcell.EventKey) *tcell.EventKey {
 	switch r := event.Rune(); r {
 	case 'j', 'k', 'g', 'G':

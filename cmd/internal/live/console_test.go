@@ -160,7 +160,7 @@ func TestConsoleNotBanned(t *testing.T) {
 	c.shows("Revoke the ban of 192.0.2.7")
 }
 
-// TestConsoleSelection checks that the selection follows its source, and that the first row stays
+// TestConsoleSelection checks that the selection follows its source, and that the first row remains
 // selected. If a table grows, the user must be able to scroll to its end.
 func TestConsoleSelection(t *testing.T) {
 	v := newView()

@@ -161,8 +161,8 @@ func (d *data) evict() {
 	}
 }
 
-// first adds a record that was read at the start. Events since begun may belong to the record's
-// session.
+// first adds a record that was read at the start. Events after the time begun may belong to the
+// record's session.
 func (d *data) first(r *store.Record, begun time.Time) error {
 	d.sessions.add(r.End, r.Many())
 	if !r.End.Before(begun) {

@@ -139,7 +139,7 @@ func TestDo(t *testing.T) {
 	}
 }
 
-// TestDoFile checks which user's rights apply to a file behind links.
+// TestDoFile checks which user's rights apply to a file reached through links.
 func TestDoFile(t *testing.T) {
 	dir := open(t)
 	theirs := mkdir(t, filepath.Join(dir, "theirs"), 0o755, lesser, lesser)

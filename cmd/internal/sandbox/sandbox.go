@@ -94,9 +94,9 @@ func Client(dirs, sockets []string) *Report {
 	return Prepare(Paths{Change: dirs, ReadAll: true, Connect: sockets, AskPort: AnyPort}).Enter()
 }
 
-// Enter restricts all threads of the process to the plan, as far as the operating system supports
-// this. No thread may be waiting for a disk during the call, because on some systems all threads
-// must enter the sandbox together.
+// Enter restricts all threads of the process to the plan, to the extent that the operating system
+// supports this. No thread may be waiting for a disk during the call, because on some systems all
+// threads must enter the sandbox together.
 func (p *Plan) Enter() *Report {
 	r := new(Report)
 	r.enter(p)

@@ -346,7 +346,7 @@ func measure(ctx context.Context, s *Service) error {
 	return nil
 }
 
-// discover reads the rows of hosts not yet known.
+// discover reads the rows of unknown hosts.
 func discover(ctx context.Context, s *Service) error {
 	known := slices.Collect(maps.Keys(s.server.last))
 	for _, h := range s.replica.Hosts() {

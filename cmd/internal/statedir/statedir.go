@@ -259,8 +259,8 @@ func (d *Dir) Begin(program string) error {
 	return errors.Join(f.Flush(context.Background()), f.Close())
 }
 
-// flush makes a running filter write its state to disk. A filter that has just started
-// may already have bans, but no state.db.
+// flush asks a running filter to write its state to disk. A filter that has just started may
+// already have bans, but no state.db.
 func (d *Dir) flush() error {
 	client, err := control.Dial(d.Path)
 	if err != nil {

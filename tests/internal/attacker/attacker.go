@@ -62,7 +62,7 @@ func (s *Stage) Check(errs ...error) {
 	}
 }
 
-// Give makes the user the owner of everything in Dir.
+// Give changes the owner of everything in Dir to the user.
 func (s *Stage) Give() {
 	s.T.Helper()
 	s.Check(filepath.WalkDir(s.Dir, func(name string, _ fs.DirEntry, err error) error {
