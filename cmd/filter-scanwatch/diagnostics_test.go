@@ -198,8 +198,8 @@ func source(files *token.FileSet, e ast.Expr) string {
 	return b.String()
 }
 
-// inManual converts a message to its form in the manual: the first line, with N or ... in
-// place of each value.
+// inManual converts a message to the manual's form: the first line, with N or ... in place of each
+// value.
 func inManual(text string) string {
 	text, _, _ = strings.Cut(text, "\n")
 	text = regexp.MustCompile(`%d`).ReplaceAllString(text, "N")

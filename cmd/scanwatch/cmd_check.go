@@ -197,7 +197,7 @@ func checkCompanions(p *rules.Policy, state string, filter int, warn func(rules.
 	}
 }
 
-// printDownloads prints the last success of each download.
+// printDownloads prints when each download last succeeded.
 func printDownloads(e *env, feeds []*fetch.Feed) {
 	for _, f := range feeds {
 		last := "never"

@@ -38,7 +38,7 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 // now is the current time in scripts.
 var now = time.Date(2026, 11, 2, 12, 0, 0, 0, time.UTC)
 
-// program returns an env at the time now. The default configuration file is $CONF.
+// program returns an env whose clock shows now. The default configuration file is $CONF.
 func program(stderr io.Writer) *env {
 	return &env{err: stderr, now: func() time.Time { return now }, zone: time.UTC,
 		find: func(file string) string { return cmp.Or(file, os.Getenv("CONF")) }}

@@ -90,8 +90,8 @@ func end(p netip.Prefix) netip.Addr {
 	return a
 }
 
-// ParseLogged is Parse for text that an operator copies from a log. An address may have
-// a port, which is ignored.
+// ParseLogged is like Parse, for text copied from a log. An address may have a port, which is
+// ignored.
 func ParseLogged(s string) (p netip.Prefix, dropped bool, err error) {
 	if a, err := netip.ParseAddrPort(s); err == nil {
 		s = a.Addr().String()

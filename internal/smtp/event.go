@@ -52,9 +52,9 @@ const (
 	// EventRequest is a request for an Answer: Phase, Waited. PhaseHelo also sets Name, and
 	// PhaseMailFrom and PhaseRcptTo also set Addr.
 	EventRequest
-	// EventListed is the answer of a DNS list about the client: Name (the list), Text
-	// (the codes, separated by commas), Word (the zone), Result (fail: listed in a block
-	// list; pass: listed in an allowlist; ok: not listed).
+	// EventListed is a DNS list's answer about the client: Name (the list), Text (the codes,
+	// separated by commas), Word (the zone), Result (fail: listed in a block list; pass: listed in
+	// an allowlist; ok: not listed).
 	EventListed
 
 	NumKinds = iota
@@ -98,7 +98,7 @@ const (
 	CauseRelay                    // recipient in a domain that the server does not relay to, according to its reply
 )
 
-// A Listing is the answer of a DNS list about the client.
+// A Listing is a DNS list's answer about the client.
 type Listing struct {
 	Name   string // of the list
 	Listed bool

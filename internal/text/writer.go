@@ -82,8 +82,8 @@ func (w *Writer) Close() error {
 	return err
 }
 
-// Schema is the version of the JSON objects of report, bans and why. Schema changes if
-// a member is removed or its meaning changes, but not if a member is added.
+// Schema is the version of the JSON objects that report, bans and why print. Schema changes if a
+// member is removed or its meaning changes, but not if a member is added.
 const Schema = 1
 
 // JSON writes v as a JSON value and a line feed. The characters < and > are not

@@ -231,8 +231,8 @@ func (h *Host) add(r *store.Record) {
 	h.WhileBanned += min(banned, r.Many())
 }
 
-// onlyManual reports whether h was banned by the operator but never by a rule. A manual ban imposed
-// on another host has the exemptions of a rule on this host.
+// onlyManual reports whether h was banned by the operator but never by a rule. A manual ban from
+// another host has the same exemptions as this host's rules.
 func (h *Host) onlyManual() bool {
 	return len(h.History) == 0 && len(h.Bans) > 0 && !slices.ContainsFunc(h.Bans, func(b Ban) bool { return !b.Manual || b.Origin != "" })
 }
@@ -255,7 +255,7 @@ func (h *Host) exempt(by string, holds bool, format string, args ...any) {
 	h.Exemptions = append(h.Exemptions, Exemption{by, holds, fmt.Sprintf(format, args...)})
 }
 
-// A client identifies a host as its newest session does.
+// A client describes a host as of its newest session.
 type client struct {
 	addr   netip.Addr
 	name   string // reverse DNS name, printable

@@ -12,7 +12,7 @@ import (
 	"scanwatch/store"
 )
 
-// A listing is the answer of a DNS list in a session.
+// A listing is a DNS list's answer in a session.
 type listing struct {
 	name, zone, codes string // printable
 	listed            bool

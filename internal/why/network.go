@@ -15,7 +15,7 @@ import (
 )
 
 // An Apart describes the other hosts in the /64 of an IPv6 host. The filter identifies a host with
-// a proven name by its full address. All hosts without one in a /64 count as one host.
+// a proven name by its full address. Hosts without a proven name in the same /64 count as one host.
 type Apart struct {
 	Prefix   netip.Prefix `json:"prefix"`
 	Sessions int          `json:"sessions"`      // sessions of the other hosts

@@ -184,7 +184,7 @@ func (s *sessionReader) login(st *store.Step) {
 	s.asked = append(s.asked, line)
 }
 
-// recipients adds how many recipients in a matching domain were requested.
+// recipients adds the number of requested recipients in a matching domain.
 func (s *sessionReader) recipients(st *store.Step) {
 	if s.q.matchStep(st) {
 		s.asked = append(s.asked, fmt.Sprintf("RCPT TO:<%s>: %s for %s", text.Escape(st.Text), st.Result, text.Plural(st.Count, "recipient")))

@@ -357,8 +357,7 @@ func (w *query) addSessions() (bans map[uint64][]store.Record) {
 	return bans
 }
 
-// searchAll reads the rules' texts, the sessions that led to bans, and the history of
-// the hosts.
+// searchAll reads the rules' texts, the sessions that led to bans, and the hosts' history.
 func (w *query) searchAll(bans map[uint64][]store.Record) error {
 	a := &w.answer
 	w.Reader.Rules = w.texts

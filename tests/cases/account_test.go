@@ -65,7 +65,7 @@ func (s *Server) acts(cs ...*simulate.Client) (list []string) {
 	return list
 }
 
-// TestStolenAccount checks that the filter finds the use of a stolen account.
+// TestStolenAccount checks that the filter detects the use of a stolen account.
 func TestStolenAccount(t *testing.T) {
 	var list []Case
 	for _, user := range []string{"bob", "info"} {

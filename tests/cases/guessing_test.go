@@ -1,7 +1,8 @@
 package cases
 
 // This file contains cases about brute force. The filter cannot answer AUTH, and rejects a client
-// only at the next connection. The limits are the numbers of passwords that the server answers.
+// only at the next connection. Each limit is the number of passwords that the server answers before
+// the client is rejected.
 
 import (
 	"fmt"

@@ -1,7 +1,7 @@
 package cases
 
-// This file contains cases about directory harvests from one host or network. The limits are the
-// numbers of mailboxes that an attacker can verify.
+// This file contains cases about directory harvests from one host or network. Each limit is the
+// number of mailboxes that an attacker may verify.
 
 import (
 	"fmt"

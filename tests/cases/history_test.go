@@ -164,7 +164,7 @@ func TestFriends(t *testing.T) {
 			return strings.Replace(text, "table <friends> { }", "table <friends> { "+addr+" }", 1)
 		}
 	}
-	// odd plays an old program that writes to former users.
+	// odd plays an old program that sends mail to former users.
 	odd := func(s *Server, addr string) *simulate.Client {
 		return s.Deliver(bare(addr, "User"), "scanner@printer.example", append(former(6), "alice")...)
 	}

@@ -41,7 +41,8 @@ func TestNeighbours(t *testing.T) {
 	Run(t, list)
 }
 
-// TestCompany checks hosts that share a name, or spam, with other hosts.
+// TestCompany checks legitimate hosts that share a provider or a network with attackers, or
+// resemble attackers.
 func TestCompany(t *testing.T) {
 	list := []Case{{Name: "customers of a hosting provider, one of which harvests", Play: func(s *Server) {
 		rented := func(i int) simulate.Host {

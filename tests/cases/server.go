@@ -235,7 +235,7 @@ func (s *Server) Check(ok bool, format string, args ...any) {
 
 func who(c *simulate.Client) string { return fmt.Sprintf("%v (%s, %s)", c.Src, c.RDNS, c.Helo) }
 
-// answers returns the filter's first negative answers.
+// answers returns the filter's first two negative answers to c.
 func answers(c *simulate.Client) string {
 	var texts []string
 	for _, r := range c.Refusals() {

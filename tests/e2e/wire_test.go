@@ -16,8 +16,8 @@ import (
 
 // TestHarvestOnTheWire checks a directory harvest of 50 unknown recipients. The filter disconnects
 // the client at the sixth recipient, and rejects the next connection until the ban is revoked. The
-// ban outlasts a kill of the filter. A mailing list with 51 members and three typos is accepted. A
-// browser may play only one session.
+// ban remains after the filter is killed. A mailing list with 51 members and three typos is
+// accepted. A browser may play only one session.
 func TestHarvestOnTheWire(t *testing.T) {
 	const harvester, list, browser = "203.0.113.1", "203.0.113.50", "203.0.113.80"
 	var members []string

@@ -31,7 +31,7 @@ type Kind struct {
 	Sent, AtOnce, Delayed, Lost int // messages with an existing recipient
 	Excused                     int // lost messages from senders whose kind has a reason in Tight
 	Junked, Nowhere             int // marked as junk; messages without an existing recipient
-	Logins, Refused             int // attempts with the right password; attempts of these that failed
+	Logins, Refused             int // attempts with the right password; failures among them
 	Bans                        int // of its hosts
 	Accepted, LoggedIn          int // accepted messages and logins, according to the sessions' replies
 	Longest                     time.Duration

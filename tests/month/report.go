@@ -36,7 +36,7 @@ func (w *World) countBans() {
 
 // Failures returns the broken promises. standard and open must reject no message and no login of a
 // legitimate client, and ban no legitimate host. tight may reject or ban only legitimate clients
-// whose kind has a reason. A message may only be delayed for a reason.
+// whose kind has a reason. A message may be delayed only for a reason in Later.
 func (w *World) Failures(preset string) (list []string) {
 	for _, k := range w.Kinds {
 		fail := func(n int, what string) {

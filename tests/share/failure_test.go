@@ -287,7 +287,7 @@ func TestFull(t *testing.T) {
 	filterproc.Eventually(t, "mx2 has no problem", func() bool { return !strings.Contains(b.scanwatch("status"), "PROBLEM") })
 }
 
-// TestRemedies checks that the status names the remedy if a host cannot connect.
+// TestRemedies checks that the status gives the remedy if a host cannot connect.
 func TestRemedies(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -37,7 +37,7 @@ type Stats struct {
 	Bytes       int64           `json:"bytes"`            // total size of all files
 	Budget      int64           `json:"budget"`           // bytes
 	Keep        float64         `json:"keep_days"`        // retention
-	Average     int64           `json:"bytes_per_record"` // size of a record in segments; 0 without records
+	Average     int64           `json:"bytes_per_record"` // average size of a record in segments; 0 without records
 	PerDay      int64           `json:"bytes_per_day"`    // growth in the last rateDays; 0 if unknown
 	Days        float64         `json:"days"`             // days until the budget is used up at this growth
 	Dropped     store.Dropped   `json:"dropped"`          // sessions dropped while the segments were written

@@ -145,8 +145,8 @@ func (s *Server) problem() error {
 	return nil
 }
 
-// answer returns the response to a packet, using buf as its memory. The result is nil if
-// the server must not respond.
+// answer returns the response to a packet, stored in buf. The result is nil if the server must not
+// respond.
 func (s *Server) answer(buf, packet []byte, client netip.AddrPort, tcp bool) []byte {
 	if client.Port() == 0 {
 		return nil // no client uses port 0

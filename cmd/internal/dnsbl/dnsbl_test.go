@@ -175,7 +175,7 @@ const (
 	kindAAAA = dnsmessage.TypeAAAA
 )
 
-// TestAnswers checks the answers for names of all kinds.
+// TestAnswers checks the answers to queries for all kinds of names.
 func TestAnswers(t *testing.T) {
 	const (
 		soa    = "bl.example.org. 60 SOA ns.bl.example.org. hostmaster.bl.example.org. 60"

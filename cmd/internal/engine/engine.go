@@ -36,7 +36,7 @@ import (
 	"scanwatch/store"
 )
 
-// A Program is a program with a front end.
+// A Program describes a program that has a front end.
 type Program struct {
 	Name string
 	// FrontEnd is the name of the front end in records, or "" for smtpd.

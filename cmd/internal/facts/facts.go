@@ -170,7 +170,7 @@ func Read(r io.ReadSeeker, key fleetkey.Key, own string) (*File, error) {
 	return read(r, key, own, false)
 }
 
-// read reads a file once. If check is set, read omits the rows.
+// read reads a file once. If check is set, read only checks the file, and omits the rows.
 func read(r io.Reader, key fleetkey.Key, own string, check bool) (*File, error) {
 	in := bufio.NewReaderSize(r, maxLine)
 	code := hmacOf(key)

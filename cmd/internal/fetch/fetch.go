@@ -29,7 +29,7 @@ type Feed struct {
 	URL     string        // %Y and %m are the year and the month
 	Format  string        // format for package feed; feed.Database for a database
 	Needs   Fields        // fields of a database
-	Exempts bool          // the list exempts clients, and may contain own and local addresses
+	Exempts bool          // the list exempts clients, and may contain this site's networks and local addresses
 	KeyFile string        // file with the provider's key; empty: no key
 	Header  string        // header of the key; empty if the file names it
 	Least   time.Duration // minimum interval between requests
@@ -60,7 +60,7 @@ type Options struct {
 	Agent   string         // name and version of the program
 }
 
-// An Outcome is the outcome of a feed's update.
+// An Outcome states how a feed's update ended.
 type Outcome string
 
 // The outcomes.

@@ -373,7 +373,7 @@ func TestSlow(t *testing.T) {
 	}
 }
 
-// TestCertificate checks that a server without a valid certificate is an error.
+// TestCertificate checks that a server without a valid certificate causes an error.
 func TestCertificate(t *testing.T) {
 	s := newSite(t)
 	s.answer, s.options.Roots = says(list(0, 100)), x509.NewCertPool()

@@ -185,7 +185,7 @@ func (b *Batch) count() uint64 {
 	return n
 }
 
-// encode returns the JSON of v in one line of printable ASCII.
+// encode returns v as JSON in one line of printable ASCII.
 func encode(v any) []byte {
 	var b bytes.Buffer
 	_ = text.JSON(&b, v, "") // strings, numbers and times cannot fail

@@ -79,7 +79,7 @@ var sections = []struct {
 	{"Networks", (*builder).networks},
 }
 
-// orders lists the orders for sources and networks. Ties are ordered by address.
+// orders lists the sort orders for sources and networks. Ties are ordered by address.
 var orders = []struct {
 	name  string
 	order func(a, b *counts) int

@@ -65,8 +65,8 @@ type entry struct {
 	times  int
 }
 
-// A list holds the latest entries, oldest first. A list that becomes too long is cut to at least
-// half of maxEntries.
+// A list holds the latest entries, oldest first. If a list becomes too long, old entries are
+// dropped; at least half of maxEntries remain.
 type list []entry
 
 // add adds an entry. If one of the latest entries is identical, only its count is

@@ -13,7 +13,7 @@ import (
 	"testing"
 )
 
-// lesser is a user without an account.
+// lesser is the ID of a user without an account.
 const lesser = 54321
 
 // open returns a directory that belongs to root and that all users can access.

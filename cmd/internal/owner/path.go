@@ -197,7 +197,7 @@ func (w *walker) follow(name string, info fs.FileInfo) error {
 	return nil
 }
 
-// place adds the path of the directory to an error concerning one of its files.
+// place adds the directory's path to an error about one of its files.
 func place(err error, dir *os.Root, name string) error {
 	if p := new(fs.PathError); errors.As(err, &p) {
 		return &fs.PathError{Op: "open", Path: filepath.Join(dir.Name(), name), Err: p.Err}
@@ -223,8 +223,8 @@ func (p *Place) Regular() (fs.FileInfo, error) {
 func (p *Place) Path() string { return filepath.Join(p.Root.Name(), p.Name) }
 
 // Lock locks the file, which it creates if necessary, until unlock is called. Only the file's user
-// can open it: a file that other users can open could be locked by them. busy is the remedy if
-// another process has locked the file.
+// can open it, because any user who can open a file can lock it. busy is the remedy if another
+// process has locked the file.
 func (p *Place) Lock(busy string) (unlock func(), err error) {
 	file, err := p.OpenFile(p.Name, os.O_RDWR|os.O_CREATE|syscall.O_NONBLOCK, 0o600)
 	if err != nil {

@@ -121,7 +121,7 @@ type Program struct {
 	Server *os.File // the test's end of the socket
 	Lines  *bufio.Reader
 	Stderr tail
-	Asked  map[string]bool // phases that the filter has registered for
+	Asked  map[string]bool // phases for which the filter has registered
 }
 
 // Start starts the filter and performs the handshake.

@@ -717,8 +717,8 @@ func (s *Server) FilterPIDs() ([]int, error) {
 	return pids, nil
 }
 
-// KillFilter kills the first filter's process group with SIGKILL, and waits until smtpd
-// exits because of that.
+// KillFilter kills the first filter's process group with SIGKILL, and waits until smtpd exits as a
+// result.
 func (s *Server) KillFilter() error {
 	pids, err := s.FilterPIDs()
 	if err != nil {
