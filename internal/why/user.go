@@ -14,7 +14,7 @@ import (
 	"scanwatch/store"
 )
 
-// maxLoginHosts limits the counted hosts that have only failed logins of the user.
+// maxLoginHosts limits how many hosts with only failed logins of the user are counted.
 const maxLoginHosts = 10_000
 
 // Logins describes the logins of the user in question. A host with only failed logins may be an

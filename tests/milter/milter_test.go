@@ -207,8 +207,8 @@ func TestScenarios(t *testing.T) {
 	playScenarios(t, "")
 }
 
-// playScenarios compares replies, findings and decisions with golden files, for the servers of the
-// given Debian version, or of the test's own.
+// playScenarios compares replies, findings and decisions with golden files, for the servers from
+// the given Debian version, or from the test's own version.
 func playScenarios(t *testing.T, suite string) {
 	t.Helper()
 	for name, start := range servers {

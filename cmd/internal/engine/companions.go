@@ -120,8 +120,8 @@ func (p *Engine) sparing(all []netip.Prefix) func(netip.Prefix) bool {
 	}
 }
 
-// sparedHost reports whether a host must not be reported to others. Exempt are hosts that sparing
-// exempts, hosts whose proven name has standing, and hosts that match a pass statement.
+// sparedHost reports whether a host must not be reported to others. This applies to hosts that
+// sparing exempts, hosts whose proven name has standing, and hosts that match a pass statement.
 func (p *Engine) sparedHost(h control.Names) bool {
 	addr := h.Addr.Unmap()
 	q := netip.PrefixFrom(addr, addr.BitLen())

@@ -179,7 +179,7 @@ func (c *counts) decisions() cell {
 	return n
 }
 
-// proof returns the evidence, in the colour of the worst.
+// proof returns the evidence in the colour of the worst evidence.
 func (c *counts) proof() cell {
 	return cell{cmp.Or(c.worst(), "-"), [ranks + 1]look{lookBad, lookWarning, lookWarning, lookWarning, lookPlain, lookPlain, lookFaint}[c.rank()]}
 }

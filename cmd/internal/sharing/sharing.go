@@ -103,7 +103,7 @@ func New(c *rules.Companion, f *rules.Fleet, runDir string, log *slog.Logger) (*
 	}, nil
 }
 
-// Limits returns how far this host trusts other hosts.
+// Limits returns the limits on rows from other hosts.
 func Limits(f *rules.Fleet) share.Limits {
 	l := share.DefaultLimits()
 	l.Bans, l.Duration, l.Observe = cmp.Or(f.Bans, l.Bans), cmp.Or(f.Longest, l.Duration), f.Observe
