@@ -27,8 +27,8 @@ import (
 	"scanwatch/store/column"
 )
 
-// people holds a state directory with data about a few persons. The records include sealed days,
-// today's rows, aggregates, hashes and hostile names.
+// people holds a state directory with data about a few users and senders. The records include
+// sealed days, today's rows, aggregates, hashes and hostile names.
 type people struct {
 	t      *testing.T
 	dir    string
@@ -226,7 +226,7 @@ func rawAddr(addr string) string {
 
 // TestForgetFiles checks the removal of a person while no filter is running. A dry run must change
 // nothing. After the removal, the person must not occur in any file, not even in compressed
-// columns. Totals and other persons' data must remain.
+// columns. Totals, and the data of all other users and senders, must remain.
 func TestForgetFiles(t *testing.T) {
 	for _, c := range []struct {
 		who, out string

@@ -136,7 +136,7 @@ func (w *webhook) deliver(ctx context.Context, data []byte) error {
 		return err
 	}
 	if (w.body == "chat" || w.body == "text") && len(batch.lines(1)) == 0 {
-		return nil // nothing for people
+		return nil // nothing for human readers
 	}
 	address, err := w.address()
 	if err != nil {
