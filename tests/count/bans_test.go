@@ -4,7 +4,7 @@ package count
 
 import "net/netip"
 
-// A ban is a source's ban. Times are in seconds since 1970.
+// A ban describes a source's ban. Times are in seconds since 1970.
 type ban struct {
 	rule         string
 	since, until int64

@@ -105,7 +105,7 @@ func message(sender string, to ...string) []string {
 	return append(lines, "DATA", "Subject: x\r\n\r\nx\r\n.")
 }
 
-// injected is text that looks like a line of smtpd.
+// injected is text that looks like a log line from smtpd.
 const injected = "0123456789abcdef smtp connected address=198.51.100.99 host=x"
 
 // correspond plays a site's sessions with correspondents and attackers.

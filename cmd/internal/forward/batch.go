@@ -37,7 +37,8 @@ type Batch struct {
 	Gaps uint64 `json:"gaps"`
 }
 
-// An Item is a group of identical events concerning one source. Text comes from the first event.
+// An Item is a group of identical events concerning one source. Names, greetings and other text
+// come from the first event.
 type Item struct {
 	Event      string    `json:"event"`
 	Src        string    `json:"src,omitempty"`
