@@ -1,8 +1,8 @@
 #!/bin/sh
-# Unpack the programs that the tests in tests/export run but that cannot be
-# installed together, such as two mail servers, or that would start a daemon. They
-# come from the archive of Debian and go to $SCANWATCH_ROOTS/consumers. The default
-# of SCANWATCH_ROOTS is /var/cache/scanwatch-tests.
+# Unpack programs for tests that cannot be installed together, such as two mail
+# servers, or that would start a daemon. The programs come from the Debian archive
+# and are unpacked into $SCANWATCH_ROOTS/consumers. The default of SCANWATCH_ROOTS is
+# /var/cache/scanwatch-tests.
 #
 #	tests/consumers.sh           for the tests
 #	tests/consumers.sh trixie    Postfix and Sendmail of another version of Debian, in
@@ -49,6 +49,6 @@ packages="exim4-daemon-light libidn12 libgnutls-dane0 libunbound8 postfix sendma
 # shellcheck disable=SC2086 # a list of words
 apt-get -q download $packages >/dev/null || { apt-get -q update && apt-get -q download $packages; } >/dev/null
 unpack "$dir.tmp"
-rm -rf "$dir" # it may be older
+rm -rf "$dir" # an earlier run may have left it
 mv "$dir.tmp" "$dir"
 echo "consumers: in $dir"

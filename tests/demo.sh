@@ -1,7 +1,7 @@
 #!/bin/sh
-# The demo: a real OpenSMTPD with the filter, various sessions and the report.
-# Without root or debootstrap it plays recorded streams. Run it in the top
-# directory after `make all`.
+# The demo runs a real OpenSMTPD with the filter, plays various sessions and prints
+# the report. Without root or debootstrap, it replays recorded streams. Run the
+# script in the top directory after `make all`.
 set -eu
 
 dir=$(mktemp -d "${TMPDIR:-/tmp}/scanwatch-demo.XXXXXX")

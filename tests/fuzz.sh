@@ -1,12 +1,11 @@
 #!/bin/sh
-# Run each fuzz target for $FUZZTIME: a number of inputs, as in 5000x (the
-# default), or a time, as in 1m.
+# Run each fuzz target for $FUZZTIME, which is a number of inputs such as 5000x (the
+# default), or a duration such as 1m.
 set -eu
 
-# fuzz PACKAGE TARGET: run one target. Only a failing input is a failure. With a
-# time, go test may also end with "context deadline exceeded" if a worker on a
-# busy machine does not stop in time. With a number of inputs there is no
-# deadline.
+# fuzz PACKAGE TARGET: run one target. Only a failing input counts as a failure. If
+# FUZZTIME is a duration, go test may also end with "context deadline exceeded",
+# because a worker on a busy machine does not stop in time.
 fuzz() {
 	log=$(mktemp)
 	status=0

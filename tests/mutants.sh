@@ -1,13 +1,14 @@
 #!/bin/sh
-# Break package filter/smtpd in one way after another and check that TestAnsweredOnce or
-# FuzzLines fails. Each change omits, repeats or delays an answer. Takes a minute.
+# Break package filter/smtpd in several ways in turn, and check that TestAnsweredOnce
+# or FuzzLines fails each time. Each change omits, repeats or delays an answer. The
+# script takes a minute.
 set -eu
 cd "$(dirname "$0")/.."
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 survived=0
 
-# mutant FILE NAME EXPRESSION: test the file changed by the expression of sed.
+# mutant FILE NAME EXPRESSION: test the file as changed by the sed expression.
 mutant() {
 	sed -E "$3" "filter/smtpd/$1" >"$work/$1"
 	if cmp -s "filter/smtpd/$1" "$work/$1"; then

@@ -3,7 +3,7 @@
 #
 #	tests/roots.sh [ROOT ...]
 #
-# The default is all of them:
+# By default, all roots are created:
 #
 #	bookworm   OpenSMTPD 6.8, whose TLS and AUTH do not work (OpenSSL 3)
 #	bullseye   OpenSMTPD 6.8 with working TLS and AUTH
@@ -11,8 +11,8 @@
 #	sid        OpenSMTPD 7.9 or newer, as in the archive
 #
 # The roots are in $SCANWATCH_ROOTS; the default is /var/cache/scanwatch-tests.
-# Existing roots are kept: remove a directory to create it again. The script needs
-# root, and a network for a missing root. It uses the default mirrors of apt and
+# Existing roots are kept; remove a directory to create it again. The script needs
+# root, and the network if a root is missing. It uses the default mirrors of apt and
 # debootstrap.
 set -eu
 
@@ -34,7 +34,7 @@ in_root() {
 	DEBIAN_FRONTEND=noninteractive LC_ALL=C chroot "$in" "$@"
 }
 
-# By the clock of a test machine, a Release file may have expired.
+# According to a test machine's clock, a Release file may have expired.
 apt_in() {
 	in=$1
 	shift
@@ -55,13 +55,13 @@ tools() {
 		die "cannot install$missing (network? see $roots/tools.log)"
 }
 
-# extra SUITE: print the other packages of a root. Each has a program of its name.
+# extra SUITE: print the additional packages of a root. Each has a program of the same name.
 extra() {
 	[ "$1" != trixie ] || echo valkey-server
 }
 
-# complete ROOT: succeed if a root is usable. A root gets its name when it is
-# complete; one from another source may lack the user.
+# complete ROOT: succeed if a root is usable. This script renames a root to its final
+# name only when it is complete, but a root from another source may lack the user.
 complete() {
 	for more in $(extra "${1##*/}"); do
 		[ -x "$1/usr/bin/$more" ] || return
@@ -87,7 +87,7 @@ build() {
 	fi
 	if ! complete "$tmp"; then
 		all="$packages $(extra "$suite")"
-		# Scripts of packages must not start a server.
+		# Package scripts must not start a server.
 		printf '#!/bin/sh\nexit 101\n' >"$tmp/usr/sbin/policy-rc.d"
 		chmod 755 "$tmp/usr/sbin/policy-rc.d"
 		# shellcheck disable=SC2086
@@ -106,8 +106,8 @@ build() {
 root() {
 	suite=$1
 	if ! complete "$roots/$suite"; then
-		# If two processes need a root, the second one waits for the first. A
-		# server of the tests holds the same lock.
+		# If two processes need the same root, the second process waits for the
+		# first. A server in a test holds the same lock.
 		exec 9>"$roots/$suite.lock"
 		flock -n 9 || {
 			say "$suite: another process builds or uses it, waiting"

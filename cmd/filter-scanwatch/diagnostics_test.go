@@ -21,9 +21,9 @@ var passedOn = []string{
 	"err.Error()",                 // an unreadable file
 	`k.name + " available again"`, // segments and state.db; the manual lists both
 	`k.name + " unavailable, keeping " + k.data + " in memory"`,
-	"line",      // lines from Serve, whose calls are checked
-	"msg",       // the same in package milter
-	"n",         // a note from package config, whose calls are checked
+	"line",      // lines from Serve, whose calls are checked instead
+	"msg",       // lines from package milter, whose calls are checked instead
+	"n",         // notes from package config, whose calls are checked instead
 	"e.Error()", // a configuration error
 	"w.Error()", // a configuration warning
 	"word",      // banned, unbanned
@@ -93,8 +93,7 @@ func itemsOf(t *testing.T, page string) string {
 	return items.String()
 }
 
-// checkFile checks the log calls in a source file and returns the number of messages that
-// the manual documents.
+// checkFile checks a source file's log calls, and returns how many messages the manual documents.
 func checkFile(t *testing.T, name, page, titles string) (texts int, err error) {
 	files := token.NewFileSet()
 	f, err := parser.ParseFile(files, name, nil, 0)
@@ -199,8 +198,8 @@ func source(files *token.FileSet, e ast.Expr) string {
 	return b.String()
 }
 
-// inManual converts a message to its form in the manual: the first line, with N or ... in
-// place of each value.
+// inManual converts a message to the manual's form: the first line, with N or ... in place of each
+// value.
 func inManual(text string) string {
 	text, _, _ = strings.Cut(text, "\n")
 	text = regexp.MustCompile(`%d`).ReplaceAllString(text, "N")

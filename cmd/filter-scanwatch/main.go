@@ -1,5 +1,4 @@
-// Filter-scanwatch is an OpenSMTPD filter that records the sessions of clients. See
-// filter-scanwatch(8).
+// Filter-scanwatch is an OpenSMTPD filter that records SMTP sessions. See filter-scanwatch(8).
 package main
 
 import (
@@ -40,7 +39,7 @@ func main() {
 	os.Exit(program.Main(os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// serve handles the lines of smtpd until standard input ends.
+// serve handles lines from smtpd until standard input ends.
 func serve(e *engine.Engine) error {
 	stopOnSignal(e)
 	front := smtpd.NewFrontEnd(e.Pipeline)
@@ -70,9 +69,8 @@ func stopOnSignal(e *engine.Engine) {
 		if syscall.Shutdown(int(os.Stdin.Fd()), syscall.SHUT_RD) == nil {
 			return
 		}
-		// A read from stdin cannot be interrupted unless stdin is a socket. Save the
-		// records without waiting for the read. The timeout bounds the delay if the disk
-		// does not answer.
+		// A read from stdin cannot be interrupted unless stdin is a socket. Save the records
+		// without waiting for the read. The timeout limits the delay if the disk does not answer.
 		saved := make(chan error, 1)
 		safego.Go(e.Log, "saving the last records", func() { saved <- e.Save() })
 		select {

@@ -13,8 +13,8 @@ import (
 	"syscall"
 )
 
-// listen opens the socket of the milter, such as unix:/run/scanwatch/milter.sock or
-// inet:127.0.0.1:9900. A group may connect to a Unix socket if its name or number is given.
+// listen opens the milter's socket, such as unix:/run/scanwatch/milter.sock or inet:127.0.0.1:9900.
+// If a group's name or number is given, the group may connect to the Unix socket.
 func listen(socket, group string) (net.Listener, error) {
 	network, address, _ := strings.Cut(socket, ":")
 	switch network {
@@ -42,9 +42,9 @@ func listenUnix(path, group string) (_ net.Listener, err error) {
 	if err := removeStale(path); err != nil {
 		return nil, err
 	}
-	_ = os.Mkdir(filepath.Dir(path), 0o755) // a temporary file system loses it at each boot
-	// The mode comes from the umask: the owner of the directory can replace the socket by a
-	// link, which chmod would follow.
+	_ = os.Mkdir(filepath.Dir(path), 0o755) // on a temporary file system, each boot removes the directory
+	// The umask sets the mode. The directory's owner could replace the socket by a link, and chmod
+	// would follow the link.
 	umask := 0o177
 	if gid >= 0 {
 		umask = 0o117
@@ -68,7 +68,7 @@ func listenUnix(path, group string) (_ net.Listener, err error) {
 // removeStale removes a socket on which no process listens.
 func removeStale(path string) error {
 	if info, err := os.Lstat(path); err != nil || info.Mode().Type() != fs.ModeSocket {
-		return nil // if it is another file, Listen returns the error
+		return nil // if path is another kind of file, Listen returns the error
 	}
 	c, err := net.Dial("unix", path)
 	switch {

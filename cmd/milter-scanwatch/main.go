@@ -1,4 +1,4 @@
-// Milter-scanwatch is a milter that records the sessions of clients of Postfix or Sendmail. See
+// Milter-scanwatch is a milter that records the SMTP sessions of Postfix or Sendmail. See
 // milter-scanwatch(8).
 package main
 
@@ -48,7 +48,7 @@ func main() {
 	os.Exit(program.Main(os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// A front is the front end for mail servers with the milter protocol.
+// A front is the front end for mail servers that speak the milter protocol.
 type front struct {
 	socket, group string
 	listener      net.Listener

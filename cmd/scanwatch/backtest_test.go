@@ -22,9 +22,8 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// mkHistory fills a state directory with a simulated day: legitimate clients, some of
-// them unusual, a directory harvest and a brute-force attack. If enforce is set, the
-// policy is enforced.
+// mkHistory fills a state directory with a simulated day: legitimate clients, some of them unusual,
+// a directory harvest and a brute-force attack. If enforce is set, the policy is enforced.
 func mkHistory(dir string, enforce bool) int {
 	if err := recordDay(dir, enforce); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -80,7 +79,7 @@ func recordDay(dir string, enforce bool) error {
 	return w.Close()
 }
 
-// exitStatus runs a program that must exit with a given status.
+// exitStatus runs a program that must exit with the given status.
 func exitStatus(ts *testscript.TestScript, _ bool, args []string) {
 	got := 0
 	if err := ts.Exec(args[1], args[2:]...); err != nil {

@@ -19,19 +19,19 @@ import (
 
 // A reader is a user who must be able to read a file.
 type reader struct {
-	name   string // of the user or the program
+	name   string // name of the user or program
 	uid    uint32
 	groups []uint32
 }
 
-// newReader looks up the groups of a user.
+// newReader looks up a user's groups.
 func newReader(name string, uid uint32) reader {
 	r := reader{name: name, uid: uid}
 	u, err := user.LookupId(strconv.Itoa(int(uid)))
 	if err != nil {
-		return r // a user without a name has no groups
+		return r // a user ID without an account has no groups
 	}
-	ids, _ := u.GroupIds() // without the list of groups, only the primary group is known
+	ids, _ := u.GroupIds() // on error, only the primary group is known
 	for _, id := range append(ids, u.Gid) {
 		if n, err := strconv.ParseUint(id, 10, 32); err == nil {
 			r.groups = append(r.groups, uint32(n))
@@ -40,8 +40,8 @@ func newReader(name string, uid uint32) reader {
 	return r
 }
 
-// may reports whether the permissions in info allow what, a combination of the bits 4
-// (read) and 1 (enter a directory).
+// may reports whether info allows what, a combination of the permission bits 4 (read) and 1 (enter
+// a directory).
 func (r *reader) may(what os.FileMode, info os.FileInfo) bool {
 	s, ok := info.Sys().(*syscall.Stat_t)
 	mode := info.Mode().Perm()
@@ -56,7 +56,7 @@ func (r *reader) may(what os.FileMode, info os.FileInfo) bool {
 	return mode&what == what
 }
 
-// problem returns the reason why r cannot read a file, or "".
+// problem returns why r cannot read a file, or "".
 func (r *reader) problem(file string) string {
 	const read, enter = 4, 1
 	for at, what := file, os.FileMode(read); ; at, what = filepath.Dir(at), enter {
@@ -72,9 +72,9 @@ func (r *reader) problem(file string) string {
 	}
 }
 
-// checkFleet prints the statement fleet with the fingerprint of the key, and warnings about
-// files that the filter or the companion share cannot read. filter is the user of the
-// filter, or negative if it is unknown.
+// checkFleet prints the fleet statement with the key's fingerprint, and warnings about files that
+// the filter or the companion share cannot read. filter is the filter's user, or negative if
+// unknown.
 func checkFleet(e *env, p *rules.Policy, filter int, warn func(rules.Pos, string, ...any)) {
 	f := p.Fleet
 	if f == nil {
@@ -106,7 +106,7 @@ func checkFleet(e *env, p *rules.Policy, filter int, warn func(rules.Pos, string
 		fmt.Fprintln(e.out, "bans of other hosts are observed, and not enforced")
 	}
 	if share == nil {
-		return // files can replace the companion
+		return // scanwatch facts can replace the companion
 	}
 	o := &share.Share
 	if o.Password != "" {
@@ -126,8 +126,7 @@ func checkFleet(e *env, p *rules.Policy, filter int, warn func(rules.Pos, string
 	}
 }
 
-// isOpenToNetwork reports whether the connection to a server leaves this host without
-// encryption.
+// isOpenToNetwork reports whether an unencrypted connection to a server leaves this host.
 func isOpenToNetwork(server string) bool {
 	u, err := url.Parse(server)
 	if err != nil || filepath.IsAbs(server) || strings.HasSuffix(u.Scheme, "ss") || u.Scheme == "valkeys" {

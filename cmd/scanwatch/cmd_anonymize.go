@@ -92,8 +92,7 @@ func safeOutput(out string) error {
 	return nil
 }
 
-// anonymizeKey returns the key in file. If the file does not exist, it is created with a
-// fresh key.
+// anonymizeKey returns the key in file. If the file does not exist, it is created with a new key.
 func anonymizeKey(file string, fresh []byte) ([]byte, error) {
 	f, err := owner.Open(file)
 	switch {

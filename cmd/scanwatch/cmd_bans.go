@@ -148,8 +148,8 @@ func printBans(e *env, list []memory.Ban, hosts map[netip.Prefix]*reports.BanHos
 	para(text.Plural(len(list), "ban")+": "+strings.Join(rules, ", "), 2)
 }
 
-// offence returns the number of the offence on this host, or "-" for another host's ban of a
-// client that did nothing here.
+// offence returns the ordinal of the offence on this host, or "-" if another host banned a client
+// that committed no offence here.
 func offence(b *memory.Ban) string {
 	if b.Times == 0 {
 		return "-"
@@ -157,7 +157,7 @@ func offence(b *memory.Ban) string {
 	return text.Ordinal(b.Times)
 }
 
-// left returns the time until a ban ends, or the reason why it has ended.
+// left returns the time until a ban ends, or why it has ended.
 func left(b *memory.Ban, now time.Time) string {
 	switch {
 	case b.Revoked:
@@ -194,8 +194,8 @@ func (e *env) banHosts(list []memory.Ban) (map[netip.Prefix]*reports.BanHost, er
 	return hosts, err
 }
 
-// ladders returns a function that looks up how long a banned host's next ban will be. The
-// configuration determines the length.
+// ladders returns a function that looks up the duration of a banned host's next ban. The
+// configuration determines the duration.
 func (e *env) ladders() func(*memory.Ban) string {
 	rungs := make(map[string][]time.Duration)
 	lists, err := lookup.Builtin()

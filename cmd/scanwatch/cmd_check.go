@@ -124,8 +124,8 @@ func runCheck(e *env, args []string) error {
 	return nil
 }
 
-// checkServices prints warnings about the companions and the fleet. The filter starts
-// anyway.
+// checkServices prints warnings about the companions and the fleet. The filter starts despite these
+// problems.
 func checkServices(e *env, p *rules.Policy) {
 	warn := func(pos rules.Pos, format string, args ...any) {
 		fmt.Fprintf(e.err, "%s: warning: %s\n", pos, fmt.Sprintf(format, args...))
@@ -135,7 +135,7 @@ func checkServices(e *env, p *rules.Policy) {
 		state = dir.Path
 		if info, err := os.Stat(state); err == nil {
 			if s, ok := info.Sys().(*syscall.Stat_t); ok {
-				filter = int(s.Uid) // the filter's user owns the state directory
+				filter = int(s.Uid) // the state directory's owner is the filter's user
 			}
 		}
 	}
@@ -197,7 +197,7 @@ func checkCompanions(p *rules.Policy, state string, filter int, warn func(rules.
 	}
 }
 
-// printDownloads prints the last success of each download.
+// printDownloads prints when each download last succeeded.
 func printDownloads(e *env, feeds []*fetch.Feed) {
 	for _, f := range feeds {
 		last := "never"

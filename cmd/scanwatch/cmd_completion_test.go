@@ -57,8 +57,7 @@ var completions = []struct{ line, want string }{
 	{"-s nosuch unban ", ""},
 }
 
-// completionDir returns a directory with the files and the state that completions refers
-// to.
+// completionDir returns a directory with the files and the state that completions refers to.
 func completionDir(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -170,7 +169,7 @@ func TestCompletionInBash(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "script"), script.Bytes(), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	// TestMain chooses the program by file name.
+	// TestMain selects the program by file name.
 	if err := os.Symlink(self, filepath.Join(dir, "scanwatch")); err != nil {
 		t.Fatal(err)
 	}

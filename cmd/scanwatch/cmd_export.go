@@ -188,9 +188,8 @@ func runExport(e *env, cmd *cobra.Command, f *exportFlags, args []string) error 
 	return nil
 }
 
-// exportEntries returns the list and the number of omitted entries by reason. If the
-// operator has stopped enforcement, the list is empty, so that firewalls that load it
-// stop enforcing as well.
+// exportEntries returns the list and the number of omitted entries by reason. If the operator has
+// stopped enforcement, the list is empty, so that firewalls that load it also stop enforcing.
 func exportEntries(e *env, o *exportlist.Options) (list *export.List, omitted map[string]int, err error) {
 	switch halted, err := exportlist.Halted(o.Dir.Path); {
 	case err != nil:
@@ -223,8 +222,7 @@ func remove(name string) error {
 	return nil
 }
 
-// noExempt returns the error for an export that failed because the exempt hosts are
-// unknown.
+// noExempt returns the error for an export that failed because the exempt hosts are unknown.
 func noExempt(e *env, name string, err error) error {
 	if errors.As(err, new(rules.Errors)) {
 		fmt.Fprint(e.err, config.Detail(err))

@@ -69,8 +69,8 @@ func newFacts(e *env) *cobra.Command {
 
 const maxFactFiles = 1000
 
-// factsFleet returns the fleet of the configuration, changed by the flags, and the key.
-// friends reports whether it is another key than that of the fleet.
+// factsFleet returns the configured fleet, as modified by the flags, and the key. friends reports
+// whether this key differs from the fleet's key.
 func factsFleet(e *env, f *factsFlags) (fleet rules.Fleet, key fleetkey.Key, friends bool, err error) {
 	dir, err := e.stateDir()
 	if err != nil {
@@ -99,8 +99,8 @@ func factsFleet(e *env, f *factsFlags) (fleet rules.Fleet, key fleetkey.Key, fri
 	return fleet, key, err != nil || own != key, nil
 }
 
-// sharedRows returns the rows of this host that other hosts may receive. names reports
-// whether they are hashed with the given key.
+// sharedRows returns this host's rows that other hosts may receive. names reports whether names in
+// them are hashed with the given key.
 func sharedRows(e *env, key fleetkey.Key) (rows iter.Seq[kv.Entry], names bool, err error) {
 	dir, err := e.stateDir()
 	if err != nil {

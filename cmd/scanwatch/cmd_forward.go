@@ -52,8 +52,7 @@ func runForward(e *env, args []string) error {
 	return f.Run(ctx)
 }
 
-// forwardCompanion returns the companion that the arguments select, and the directory of
-// the socket.
+// forwardCompanion returns the companion that the arguments select, and the socket's directory.
 func forwardCompanion(e *env, args []string) (*rules.Companion, string, error) {
 	name, err := e.chosen(nil)
 	if err != nil {

@@ -66,7 +66,7 @@ func runServe(e *env) error {
 		return err
 	}
 	runDir := cmp.Or(set.RunDir, control.DefaultRunDir())
-	if _, err := os.Stat(runDir); err != nil { // it cannot be granted later
+	if _, err := os.Stat(runDir); err != nil { // access cannot be granted later
 		return fmt.Errorf("directory of the filter's socket: %w", err)
 	}
 	if err := server.Listen(); err != nil {
@@ -81,7 +81,7 @@ func runServe(e *env) error {
 	defer stop()
 	follower := follow.Follower{RunDir: runDir, Name: companion.Name(), Log: log}
 	if !server.HasBans() {
-		follower.Every = 365 * 24 * time.Hour // the follower is needed only to report the status
+		follower.Every = 365 * 24 * time.Hour // the follower only reports the status
 	}
 	// Answers allocate no memory, so frequent garbage collections cost little.
 	debug.SetGCPercent(30)

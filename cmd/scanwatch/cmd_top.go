@@ -101,7 +101,7 @@ func (e *env) output(args ...string) string {
 	sub.out = bufio.NewWriter(safe)
 	sub.stdout, sub.terminal, sub.err = &out, &out, safe
 	err := e.command(&sub, args)
-	_ = sub.out.Flush() // writes to a buffer
+	_ = sub.out.Flush() // writing to a buffer cannot fail
 	if err != nil {
 		fmt.Fprintln(safe, err)
 	}

@@ -28,7 +28,7 @@ var topScreens = []struct {
 	{"help", 80, 24, []string{"?"}, "keys of"},
 	{"evidence", 80, 24, []string{"q", "s"}, "by evidence"},
 	{"filter", 80, 24, []string{"/", "s", "h", "o", "d"}, "filter: shod"},
-	{"", 80, 24, []string{"Escape"}, "7, by evidence"}, // alone, because Escape followed by a letter is Alt with that letter
+	{"", 80, 24, []string{"Escape"}, "7, by evidence"}, // a separate step, because Escape before another key means Alt
 	{"refused", 80, 24, []string{"s", "s", "s", "s", "j", "j", "j", "j", "b", "y"}, "scanwatch ban --force"},
 	{"question", 80, 24, []string{"k", "b"}, "y/n"},
 	{"banned", 80, 24, []string{"y"}, "192.0.2.3 [^\n]*banned.*is banned until"},
@@ -100,8 +100,7 @@ func (m *tmux) run(args ...string) string {
 	return string(out)
 }
 
-// await reads the screen until wanted returns true. The time limit matters only if the
-// test fails.
+// await reads the screen until wanted returns true. The time limit matters only if the test fails.
 func (m *tmux) await(what string, wanted func(string) bool) (got string) {
 	m.t.Helper()
 	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); {

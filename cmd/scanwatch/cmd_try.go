@@ -1,7 +1,6 @@
 package main
 
-// This file implements the test command. Go would treat a file named cmd_test.go as a
-// test file.
+// This file implements the test command. Go would treat a file named cmd_test.go as a test.
 
 import (
 	"fmt"

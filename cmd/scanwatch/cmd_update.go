@@ -22,8 +22,7 @@ import (
 	"scanwatch/internal/text"
 )
 
-// exitKept is the exit status of an update that did not use a new file because it is
-// doubtful.
+// exitKept is the exit status of an update that kept an old file because the new one was doubtful.
 const exitKept = 4
 
 type updateFlags struct{ list, now, any, dry, quiet, json bool }
@@ -46,7 +45,7 @@ func newUpdate(e *env) *cobra.Command {
 			return runUpdate(e, &f, args)
 		},
 		ValidArgsFunction: func(*cobra.Command, []string, string) (names []string, _ cobra.ShellCompDirective) {
-			feeds, _, _ := feedsOf(e) // without a valid configuration there are no names
+			feeds, _, _ := feedsOf(e) // without a valid configuration, there are no names
 			for _, f := range feeds {
 				names = append(names, f.Name)
 			}
@@ -63,8 +62,8 @@ func newUpdate(e *env) *cobra.Command {
 	return cmd
 }
 
-// feedsOf returns the configured files to download, and the networks that must not appear
-// in them.
+// feedsOf returns the configured files to download, and this site's networks, which downloaded
+// lists must not contain.
 func feedsOf(e *env) ([]*fetch.Feed, fetch.Options, error) {
 	tree, name, err := e.tree()
 	switch {
@@ -101,14 +100,14 @@ func runUpdate(e *env, f *updateFlags, names []string) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	results := []fetch.Result{} // not null in JSON
+	results := []fetch.Result{} // [] instead of null in JSON
 	kept, failed, waiting := 0, 0, 0
 	for _, feed := range feeds {
 		if ctx.Err() != nil {
 			break
 		}
 		var r fetch.Result
-		// The files belong to the user of the timer, also if root tries the command.
+		// The files belong to the timer's user, even if root runs the command.
 		if err := owner.DoFile(feed.File, func() error { r = feed.Run(ctx, o); return nil }); err != nil {
 			r = fetch.Result{Name: feed.Name, File: feed.File, URL: feed.URL, Outcome: fetch.Failed, Why: err.Error()}
 		}
@@ -152,9 +151,9 @@ func runUpdate(e *env, f *updateFlags, names []string) error {
 	return ctx.Err()
 }
 
-// stale describes the feeds of the configuration whose last success is too old.
+// stale describes the configured feeds whose last success is too old.
 func stale(e *env) (problems []string) {
-	feeds, _, _ := feedsOf(e) // without a valid configuration there are none
+	feeds, _, _ := feedsOf(e) // without a valid configuration, there are no feeds
 	for _, f := range feeds {
 		if problem := f.Stale(e.now()); problem != "" {
 			problems = append(problems, problem)
@@ -174,12 +173,12 @@ func linkTarget(file string) string {
 // label names a file in messages.
 func label(r *fetch.Result) string { return r.Name + " " + filepath.Base(r.File) }
 
-// remedy returns the command that accepts a file that was kept for its size, or "".
+// remedy returns the command that accepts a file whose size was doubted, or "".
 func remedy(r *fetch.Result, zone *time.Location) string {
 	if r.AnySize.IsZero() {
 		return ""
 	}
-	from := r.AnySize.Add(time.Minute - 1).Truncate(time.Minute) // a time without seconds must not be early
+	from := r.AnySize.Add(time.Minute - 1).Truncate(time.Minute) // rounded up, because the printed time has no seconds
 	return fmt.Sprintf("; if it is right, from %s: scanwatch update --any-size --now %s", from.In(zone).Format("2006-01-02 15:04"), r.Name)
 }
 
@@ -210,7 +209,7 @@ func outcome(r *fetch.Result, zone *time.Location) string {
 	return string(r.Outcome) + ", " + strings.Join(parts, ", ")
 }
 
-// chosenFeeds returns the feeds with the given names, or all without names.
+// chosenFeeds returns the feeds with the given names, or all feeds if no names are given.
 func chosenFeeds(feeds []*fetch.Feed, names []string) ([]*fetch.Feed, error) {
 	if len(names) == 0 {
 		return feeds, nil

@@ -15,15 +15,15 @@ import (
 	"scanwatch/store"
 )
 
-// exampleScripts maps those examples in the manual that need more than a history to
-// scripts. The scripts also check the output.
+// exampleScripts maps examples in the manual to scripts, if they need more than a history. The
+// scripts also check the output.
 var exampleScripts = map[string]string{
 	"scanwatch backtest ": "backtest.txtar",
 	"scanwatch watch ":    "watch.txtar",
 }
 
-// TestManualExamples runs each command under EXAMPLES in the manual verbatim. The records
-// include the session and the sender that the examples mention.
+// TestManualExamples runs each command under EXAMPLES in the manual verbatim. The records include
+// the session and the sender that the examples mention.
 func TestManualExamples(t *testing.T) {
 	page, err := os.ReadFile("../../man/scanwatch.8")
 	if err != nil {
@@ -71,7 +71,7 @@ func TestManualExamples(t *testing.T) {
 	if commands < 10 {
 		t.Fatalf("only %d commands in the examples", commands)
 	}
-	// This test checks only that the commands work. Scripts check the output.
+	// Here, the commands only have to succeed. Scripts also check the output.
 	file := filepath.Join(t.TempDir(), "examples.txtar")
 	if err := os.WriteFile(file, []byte(script.String()), 0o644); err != nil {
 		t.Fatal(err)

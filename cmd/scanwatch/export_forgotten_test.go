@@ -147,7 +147,7 @@ func TestExportForgotten(t *testing.T) {
 	s.memory.Bans.Add(&memory.Client{Addr: hostNumber(1 << 20)}, memory.BanRequest{Ladder: []time.Duration{7 * aDay}, Rule: "guess"}, now.Add(-time.Hour).UnixMicro())
 	s.save()
 	s.records(1, 90*aDay, "", 0)
-	s.records(hosts+1, aDay, "harvest", 0) // one of them never sent mail
+	s.records(hosts+1, aDay, "harvest", 0) // one of the hosts never sent mail
 	forgotten := 0
 	for _, table := range s.memory.Status() {
 		if table.Table == "known clients" {
@@ -188,12 +188,12 @@ func TestExportForgotten(t *testing.T) {
 // TestExportKnown checks when the table of known hosts and the records suffice for
 // exporting findings.
 func TestExportKnown(t *testing.T) {
-	evict := func(s *site) { // evict hosts that sent mail on the previous day
+	evict := func(s *site) { // evicts hosts that sent mail on the previous day
 		for i := range 30_000 {
 			s.memory.Peers.Delivered(&memory.Client{Addr: hostNumber(1<<21 | i)}, memory.Delivery{Messages: 1}, now.Add(-aDay).UnixMicro())
 		}
 	}
-	spare := func(s *site) string { // record the mail of an evicted host
+	spare := func(s *site) string { // records the mail of an evicted host
 		s.records(1, 30*aDay, "", 1)
 		s.records(2, time.Hour, "harvest", 0)
 		return hostNumber(1).String() + "\n"
@@ -598,7 +598,7 @@ func (s *site) cutDay(ago time.Duration) {
 	if i < 0 {
 		s.t.Fatal("no finding")
 	}
-	content[i] = 0x7f // length of the text
+	content[i] = 0x7f // corrupts the length of the text
 	s.repairDay(name, content)
 }
 
@@ -688,7 +688,7 @@ func TestExportWithOffences(t *testing.T) {
 func TestExportFuture(t *testing.T) {
 	s := newSite(t)
 	s.records(2, time.Hour, "harvest", 0)
-	s.records(1, -3650*aDay, "harvest", 0) // for the first host
+	s.records(1, -3650*aDay, "harvest", 0) // of the first host
 	s.save()
 	later := now
 	defer func(at time.Time) { now = at }(now)

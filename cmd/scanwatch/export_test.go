@@ -151,9 +151,9 @@ func addVisits(t *testing.T, dir string, visits ...visitOf) {
 	}
 }
 
-// TestExportYoungMemory checks exports when the state does not reach back as far as
-// accepted mail counts, for example because state.db was lost. The records must then show
-// which hosts sent legitimate mail.
+// TestExportYoungMemory checks exports if the state is younger than the oldest mail that counts,
+// for example because state.db was lost. The records must then show which hosts sent legitimate
+// mail.
 func TestExportYoungMemory(t *testing.T) {
 	ended := func(ago time.Duration) func(*memory.Memory) {
 		return func(m *memory.Memory) {
@@ -172,8 +172,8 @@ func TestExportYoungMemory(t *testing.T) {
 			t.Errorf("memory of %v: exported %q, want %q", c.age, out, c.want)
 		}
 	}
-	// A host that greets incorrectly and writes to former members of a mailing list is
-	// legitimate. A harvester is not, even if its mail was accepted.
+	// A host that greets incorrectly and writes to former members of a mailing list is legitimate.
+	// A harvester is not legitimate, even if its mail was accepted.
 	dir := mkState(t, func(*memory.Memory) {})
 	addVisits(t, dir, visitOf{src: "203.0.113.9", ago: day, evidence: "helo-localhost", mails: 1}, visitOf{src: "203.0.113.9", ago: day, evidence: "unknown-recipient"},
 		visitOf{src: "203.0.113.10", ago: day, evidence: "harvest", mails: 1})
@@ -182,9 +182,8 @@ func TestExportYoungMemory(t *testing.T) {
 	}
 }
 
-// TestExportSparesLater checks which bans from before --since are not exported. A
-// banned host may have become exempt although it has had no session since, or a banned
-// network may include an exempt host.
+// TestExportSparesLater checks which bans from before --since are not exported. A banned host may
+// have become exempt without a session since, and a banned network may include an exempt host.
 func TestExportSparesLater(t *testing.T) {
 	const day = 24 * time.Hour
 	dir := mkState(t, func(m *memory.Memory) {

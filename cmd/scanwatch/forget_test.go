@@ -27,8 +27,8 @@ import (
 	"scanwatch/store/column"
 )
 
-// people holds a state directory with data about a few people. The records include sealed
-// days, today's rows, aggregates, hashes and hostile names.
+// people holds a state directory with data about a few users and senders. The records include
+// sealed days, today's rows, aggregates, hashes and hostile names.
 type people struct {
 	t      *testing.T
 	dir    string
@@ -58,7 +58,7 @@ func newPeople(t *testing.T) *people {
 		t.Fatal(err)
 	}
 	hashed := string(privacy.New(key).Mailbox(nil, []byte(personMail)))
-	p.memory.Days.Add(&memory.Ended{}, now.Add(-100*aDay).UnixMicro()) // the table goes back further than any mail
+	p.memory.Days.Add(&memory.Ended{}, now.Add(-100*aDay).UnixMicro()) // the table reaches back further than any mail
 	for _, ago := range []time.Duration{50 * time.Hour, 26 * time.Hour, time.Hour} {
 		p.session(ago, personAddr, 1, "host.person.example", person()...)
 		p.sum(ago+time.Minute, personAddr)
@@ -224,14 +224,14 @@ func rawAddr(addr string) string {
 	return string(b[:])
 }
 
-// TestForgetFiles checks the removal of a person while no filter is running. A dry run
-// must change nothing. After the removal, the person must not occur in any file, not even
-// in compressed columns. Totals and data about other people must remain.
+// TestForgetFiles checks the removal of a person while no filter is running. A dry run must change
+// nothing. After the removal, the person must not occur in any file, not even in compressed
+// columns. Totals, and the data of all other users and senders, must remain.
 func TestForgetFiles(t *testing.T) {
 	for _, c := range []struct {
 		who, out string
 		gone     []string
-		src      string // source of the sessions that keep a source
+		src      string // source of those sessions that have one
 	}{
 		{personAddr, "sessions  123 sessions from this address", []string{personAddr, rawAddr(personAddr), "person.example"}, ""},
 		{personAddr + "/32", "sessions  123 ", []string{personAddr, rawAddr(personAddr), "person.example"}, ""},

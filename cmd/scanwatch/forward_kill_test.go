@@ -18,11 +18,11 @@ import (
 	"testing"
 )
 
-// TestForwardKills checks that each batch on the disk survives the end of the process at a
-// random point, and that the next process starts.
+// TestForwardKills checks that each batch on disk survives a kill of the process at a random point,
+// and that the next process starts.
 func TestForwardKills(t *testing.T) { forwardKills(t, 5) }
 
-// A killedBatch is the content of a batch of a process that was killed.
+// A killedBatch is the content of a batch from a killed process.
 type killedBatch struct {
 	ID      string
 	Events  []struct{ Count int }
@@ -35,7 +35,7 @@ type arrivals struct {
 	mu       sync.Mutex
 	requests int
 	batches  map[string]string // by ID
-	changed  []string          // batches that arrived twice with other contents
+	changed  []string          // batches that arrived twice with different content
 	accepts  func() bool
 }
 
@@ -92,7 +92,7 @@ func forwardKills(t *testing.T, rounds int) {
 		}
 		return slices.DeleteFunc(names, func(name string) bool { return filepath.Base(name) == ".lock" })
 	}
-	stored := map[string]bool{} // batches that were on the disk
+	stored := map[string]bool{} // batches seen on disk
 	old := map[string]bool{}    // their files
 	added := func() bool {
 		return slices.ContainsFunc(files("*.json"), func(name string) bool { return !old[name] })
@@ -115,7 +115,7 @@ func forwardKills(t *testing.T, rounds int) {
 	}
 	for i := range rounds {
 		before := got.count()
-		got.accept(func() bool { return i%len(points) == 4 && rand.N(3) > 0 }) // the other points need the file
+		got.accept(func() bool { return i%len(points) == 4 && rand.N(3) > 0 }) // the other points need a queued file
 		_, end := start()
 		if point := points[i%len(points)]; i%len(points) > 0 {
 			f.watched()

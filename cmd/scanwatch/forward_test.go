@@ -28,14 +28,14 @@ import (
 	"scanwatch/rules"
 )
 
-// A delivery is a request, or the messages of a connection to a syslog server.
+// A delivery is a request, or the messages in a connection to a syslog server.
 type delivery struct {
 	to, body string // host and path
 	header   http.Header
 }
 
-// forwardRecipes contains the recipes of the manual: the files that they need, and the
-// check of what arrives.
+// forwardRecipes maps the manual's recipes to the files that they need, and to a check of the
+// deliveries.
 var forwardRecipes = map[string]struct {
 	files map[string]string
 	check func(*testing.T, *delivery)
@@ -78,13 +78,12 @@ var forwardRecipes = map[string]struct {
 	}},
 }
 
-// A forwardFilter is a filter with a socket for companions.
+// A forwardFilter is a filter's socket for companions.
 type forwardFilter struct {
 	fan events.Fan
 }
 
-// newForwardFilter prepares dir for a companion of the configuration, and serves its
-// socket.
+// newForwardFilter prepares dir for a configured companion, and serves its socket.
 func newForwardFilter(t *testing.T, dir, conf string) *forwardFilter {
 	t.Helper()
 	f := &forwardFilter{}
@@ -108,14 +107,14 @@ func newForwardFilter(t *testing.T, dir, conf string) *forwardFilter {
 	}
 }
 
-// watched waits until the companion watches. The time limit of go test ends the loop.
+// watched waits until the companion watches the events. The time limit of go test ends the loop.
 func (f *forwardFilter) watched() {
 	for f.fan.Watching() == 0 {
 		runtime.Gosched()
 	}
 }
 
-// companionUser returns the user of companions in these tests.
+// companionUser returns the companions' user in these tests.
 func companionUser() int {
 	if os.Getuid() == 0 {
 		return 65534
@@ -145,7 +144,7 @@ func forwardDir(t *testing.T, statement string, files map[string]string) (dir, c
 	return dir, conf
 }
 
-// sendEvents sends findings and bans of two hosts, one of which the filter spares.
+// sendEvents sends findings and bans of two hosts, one of which the filter exempts.
 func (f *forwardFilter) sendEvents(hosts ...string) {
 	for _, host := range hosts {
 		src := netip.MustParseAddr(host)
@@ -156,7 +155,7 @@ func (f *forwardFilter) sendEvents(hosts ...string) {
 	}
 }
 
-// TestForwardRecipes runs the recipes of the manual, as the user of the companion.
+// TestForwardRecipes runs the manual's recipes as the companion's user.
 func TestForwardRecipes(t *testing.T) {
 	page, err := os.ReadFile("../../man/scanwatch.8")
 	if err != nil {
@@ -216,11 +215,11 @@ func forwardRecipe(t *testing.T, title, statement string, command []string) {
 	}
 	f.watched()
 	if strings.Contains(title, "AbuseIPDB") {
-		f.sendEvents("198.51.100.9") // is spared
+		f.sendEvents("198.51.100.9") // exempt
 	}
 	f.sendEvents("198.51.100.7")
 	d := <-arrived
-	for !strings.Contains(d.body, "198.51.100.7") { // the start of the service, as a gap
+	for !strings.Contains(d.body, "198.51.100.7") { // the service's start, as a gap
 		d = <-arrived
 	}
 	recipe.check(t, &d)
@@ -232,7 +231,7 @@ func forwardRecipe(t *testing.T, title, statement string, command []string) {
 	}
 }
 
-// runInstall runs the command of a recipe that creates a file from standard input.
+// runInstall runs a recipe's command that creates a file from standard input.
 func runInstall(t *testing.T, dir, command string, files map[string]string) {
 	t.Helper()
 	for name, content := range files {
@@ -250,7 +249,7 @@ func runInstall(t *testing.T, dir, command string, files map[string]string) {
 	}
 }
 
-// syslogServer returns the address of a server that passes on all that it receives in a
+// syslogServer returns the address of a server that passes on all data that it receives in a
 // connection.
 func syslogServer(t *testing.T, config *tls.Config, to chan<- delivery) string {
 	t.Helper()
@@ -274,8 +273,7 @@ func syslogServer(t *testing.T, config *tls.Config, to chan<- delivery) string {
 	return l.Addr().String()
 }
 
-// TestForwardStdout checks the batches on standard output, and what a service writes when it
-// ends.
+// TestForwardStdout checks the batches on standard output, and the output of a service that ends.
 func TestForwardStdout(t *testing.T) {
 	dir, conf := forwardDir(t, "companion forward user _swforward to stdout", nil)
 	f := newForwardFilter(t, dir, conf)
@@ -304,7 +302,7 @@ func TestForwardStdout(t *testing.T) {
 	}
 }
 
-// TestForwardArguments checks the selection of a destination.
+// TestForwardArguments checks how a destination is selected.
 func TestForwardArguments(t *testing.T) {
 	_, conf := feedsConf(t, `companion forward user a to url "https://a.example/1"
 companion forward user a to url "/etc/b.url"

@@ -15,7 +15,7 @@ import (
 	"scanwatch/store"
 )
 
-// newImportKind returns the command that imports a kind of log.
+// newImportKind returns the command that imports one kind of log.
 func newImportKind(e *env, kind *serverlog.Kind) *cobra.Command {
 	return &cobra.Command{
 		Use:   kind.Name + " FILE ...|-",

@@ -72,7 +72,7 @@ func (e *env) main(args []string, stdout io.Writer) int {
 	e.command = (*env).run
 	e.stdout, e.terminal, e.err = stdout, e.err, text.NewWriter(e.err)
 	err := e.run(args)
-	// Print all output that precedes an error.
+	// Print the output that precedes an error.
 	if failed := errors.Join(e.out.Flush(), safe.Close()); err == nil {
 		err = failed
 	}
@@ -128,8 +128,9 @@ func (e *env) tree() (*rules.Config, string, error) {
 	return tree, name, err
 }
 
-// stateDir returns the state directory: the one given with -s, the configured one, or the
-// default. Without -f, only the statement store of an invalid configuration is used.
+// stateDir returns the state directory: the one given with -s, the configured one, or the default.
+// Without -f, an invalid configuration is used only for its store statement, because the filter
+// does the same.
 func (e *env) stateDir() (*statedir.Dir, error) {
 	var s rules.Settings
 	configured := ""
@@ -140,7 +141,6 @@ func (e *env) stateDir() (*statedir.Dir, error) {
 	case err != nil && e.file != "":
 		return nil, err
 	case err != nil && e.dir == "":
-		// The filter uses the same directory.
 		used := "the default state directory"
 		if s = rules.ParseStore(name, os.ReadFile); s.Store != "" {
 			used = "the state directory of its statement store"

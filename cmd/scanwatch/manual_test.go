@@ -67,8 +67,7 @@ func TestManual(t *testing.T) {
 	}
 }
 
-// TestManualDiagnostics checks that the manual explains every warning that the program
-// can print.
+// TestManualDiagnostics checks that the manual explains every warning that the program can print.
 func TestManualDiagnostics(t *testing.T) {
 	page, err := os.ReadFile("../../man/scanwatch.8")
 	if err != nil {

@@ -34,9 +34,9 @@ var (
 	spreadsheet format = hostiletext.CSV
 )
 
-// nastyOutputs lists every output that can include text from clients: each command in
-// each format. In arguments, $N is replaced with a hostile text, $ID for a session with
-// that text, and $DIR for a directory with files that contain hostile texts.
+// nastyOutputs lists every output that can include text from clients: each command in each format.
+// In arguments, $N is replaced by a hostile text, $ID by the id of a session with that text, and
+// $DIR by a directory whose files contain hostile texts.
 var nastyOutputs = []struct {
 	args   string
 	format format

@@ -1,7 +1,6 @@
 //go:build !(386 || arm || mips || mipsle)
 
-// Package mmdbwriter, which writes the test databases, does not compile on 32-bit
-// systems.
+// Package mmdbwriter, which writes the test databases, does not compile on 32-bit systems.
 
 package main
 
@@ -19,9 +18,8 @@ import (
 	"github.com/maxmind/mmdbwriter/mmdbtype"
 )
 
-// recipeCases maps each recipe in scanwatch.conf(5) to sessions, given as flags of
-// scanwatch test. want is the outcome in enforce mode: the first rule that decides or
-// bans, and its effect.
+// recipeCases maps each recipe in scanwatch.conf(5) to sessions, given as flags of scanwatch test.
+// want is the outcome in enforce mode: the first rule that decides or bans, and its effect.
 var recipeCases = map[string][]struct{ session, want string }{
 	"A small family server": {
 		{"--src 71.6.135.131 --rdns census1.shodan.io --helo x", "scanner: disconnect"},

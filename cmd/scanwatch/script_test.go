@@ -38,7 +38,7 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 // now is the current time in scripts.
 var now = time.Date(2026, 11, 2, 12, 0, 0, 0, time.UTC)
 
-// program returns an env at the time now. The default configuration file is $CONF.
+// program returns an env whose clock shows now. The default configuration file is $CONF.
 func program(stderr io.Writer) *env {
 	return &env{err: stderr, now: func() time.Time { return now }, zone: time.UTC,
 		find: func(file string) string { return cmp.Or(file, os.Getenv("CONF")) }}
@@ -89,8 +89,7 @@ func TestScript(t *testing.T) {
 					}
 				}
 			},
-			// wait-for-text waits until a background program writes a given text to a
-			// file.
+			// wait-for-text waits until a background program has written a given text to a file.
 			"wait-for-text": func(ts *testscript.TestScript, _ bool, args []string) {
 				for {
 					if b, err := os.ReadFile(ts.MkAbs(args[0])); err == nil && strings.Contains(string(b), args[1]) {
@@ -107,7 +106,7 @@ func TestScript(t *testing.T) {
 				data[size+40] ^= 1
 				ts.Check(os.WriteFile(args[0], data, 0o640))
 			},
-			// mkconf writes test.conf with a fleet: options of the statement, and another
+			// mkconf writes test.conf with a fleet statement, whose options are given, and another
 			// statement.
 			"mkconf": func(ts *testscript.TestScript, _ bool, args []string) {
 				text := fmt.Sprintf("rundir %q\nfleet \"mx1\" key %q %s\n", ts.MkAbs("."), ts.MkAbs("fleet.key"), strings.Join(args, "\n"))
@@ -127,7 +126,7 @@ func TestScript(t *testing.T) {
 	})
 }
 
-// pipeToNobody runs the program with its output going to a closed pipe.
+// pipeToNobody runs the program with its standard output connected to a closed pipe.
 func pipeToNobody(ts *testscript.TestScript, neg bool, args []string) {
 	r, w, err := os.Pipe()
 	ts.Check(err)

@@ -10,8 +10,8 @@ import (
 	"scanwatch/filter/serverlog"
 )
 
-// TestServersManual checks that scanwatch-servers(7) and scanwatch(8) name each kind of log,
-// and that the policy of the manual has no errors.
+// TestServersManual checks that scanwatch-servers(7) and scanwatch(8) name each kind of log, and
+// that the manual's policy is valid.
 func TestServersManual(t *testing.T) {
 	page, err := os.ReadFile("../../man/scanwatch-servers.7")
 	if err != nil {

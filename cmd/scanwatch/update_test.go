@@ -31,8 +31,8 @@ import (
 	"scanwatch/cmd/internal/fetch"
 )
 
-// An internet is all HTTPS servers: a proxy that answers itself, with certificates of its
-// own authority.
+// An internet imitates all HTTPS servers: a proxy answers each request itself, with certificates
+// from its own authority.
 type internet struct {
 	authority string // file with the certificate
 	proxy     *httptest.Server
@@ -100,7 +100,7 @@ func (in *internet) serve(conn net.Conn) {
 	}
 	w := httptest.NewRecorder()
 	answer(w, r)
-	_ = w.Result().Write(conn) // the client may be gone
+	_ = w.Result().Write(conn) // the client may have disconnected
 }
 
 func (in *internet) set(url string, answer http.HandlerFunc) {
@@ -109,7 +109,7 @@ func (in *internet) set(url string, answer http.HandlerFunc) {
 	in.answers[url] = answer
 }
 
-// scanwatch runs the program as a process that uses the proxy.
+// scanwatch runs the program in a process that uses the proxy.
 func (in *internet) scanwatch(t *testing.T, args ...string) (out, stderr string, status int) {
 	t.Helper()
 	cmd := in.command(t, args...)
@@ -121,7 +121,7 @@ func (in *internet) scanwatch(t *testing.T, args ...string) (out, stderr string,
 	return o.String(), e.String(), cmd.ProcessState.ExitCode()
 }
 
-// command returns the program as a process that uses the proxy.
+// command returns a command that runs the program with the proxy.
 func (in *internet) command(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	self, err := os.Executable()
@@ -134,7 +134,7 @@ func (in *internet) command(t *testing.T, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// says returns a handler that answers with a text of a known length.
+// says returns a handler that responds with a text of known length.
 func says(text string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Length", fmt.Sprint(len(text)))
@@ -177,7 +177,7 @@ rule r phase connect match src <a> asn <b> disconnect
 			"scanwatch: b b2.txt: not downloaded: the server answers 404 Not Found\nscanwatch: 1 file not downloaded\n"},
 		{"update", 1, "a a.txt: next request 2026-11-03 09:36\nb b1.txt: next request 2026-11-03 09:36\n",
 			"scanwatch: b b2.txt: next request 2026-11-02 12:10, because: the server answers 404 Not Found\nscanwatch: no new version of 1 file since an error\n"},
-		{"update -q", 0, "", ""}, // without the error of the earlier run
+		{"update -q", 0, "", ""}, // the error of the earlier run is not repeated
 		{"update -q a", 0, "", ""},
 		{"update c", 2, "", "scanwatch: update \"c\": not a download of the configuration; these are: a, b\n"},
 	} {
@@ -220,8 +220,8 @@ rule r phase connect match src <a> asn <b> disconnect
 	}
 }
 
-// TestStaleFeed checks that a list that is no longer downloaded is a problem of reports and
-// metrics, and that check names its last success and the unusable files of keys.
+// TestStaleFeed checks that reports and metrics show a list that is no longer downloaded as a
+// problem, and that check prints its last success and the unusable key files.
 func TestStaleFeed(t *testing.T) {
 	dir, conf := feedsConf(t, `store "state"
 table <a> file "a.txt" format addresses url "https://a.example/list" key "a.key"
@@ -252,7 +252,7 @@ companion forward user 4005 to url "/nonexistent/b.url" key "/nonexistent/b.key"
 	}
 }
 
-// later changes the time of the last request to a week earlier.
+// later moves the time of the last request a week into the past.
 func later(t *testing.T, file string) {
 	t.Helper()
 	var m map[string]any
@@ -267,8 +267,7 @@ func later(t *testing.T, file string) {
 	}
 }
 
-// TestUpdateConfiguration checks the errors of configurations, which check reports as
-// well.
+// TestUpdateConfiguration checks configuration errors, which check also reports.
 func TestUpdateConfiguration(t *testing.T) {
 	for text, want := range map[string]string{
 		`table <a> file "a" feed spamhaus`:                           ":1:11: feed spamhaus is not in the catalogue; see scanwatch update --list",
@@ -301,7 +300,7 @@ func TestUpdateConfiguration(t *testing.T) {
 	}
 }
 
-// TestUpdateCatalogue checks that each feed of the catalogue is a valid configuration.
+// TestUpdateCatalogue checks that each feed in the catalogue is valid in a configuration.
 func TestUpdateCatalogue(t *testing.T) {
 	var out, stderr bytes.Buffer
 	if status := program(&stderr).main([]string{"update", "--list", "--json"}, &out); status != exitOK {
@@ -343,8 +342,8 @@ func TestUpdateCatalogue(t *testing.T) {
 	}
 }
 
-// TestUpdateAsOwner checks that root acts as the owner of the directory, also of the
-// directory of a link's target, which need not exist.
+// TestUpdateAsOwner checks that root acts as the owner of the file's directory, or of the directory
+// of a link's target. The target need not exist.
 func TestUpdateAsOwner(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root")
@@ -372,8 +371,8 @@ func TestUpdateAsOwner(t *testing.T) {
 	}
 }
 
-// TestUpdateUnsafeDirectory checks that root does not use a directory that any user can change,
-// and that the other files are downloaded.
+// TestUpdateUnsafeDirectory checks that root does not use a directory that any user can change, and
+// that other files are downloaded.
 func TestUpdateUnsafeDirectory(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root")
@@ -391,8 +390,8 @@ func TestUpdateUnsafeDirectory(t *testing.T) {
 	}
 }
 
-// TestUpdateAsUser checks that the user of the timer can update in the sandbox, also a file
-// that is a link.
+// TestUpdateAsUser checks that the timer's user can update files in the sandbox, including a link's
+// target.
 func TestUpdateAsUser(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root")
@@ -410,7 +409,7 @@ table <b> file "link" format addresses url "https://a.example/b"
 	if err := errors.Join(err, wrong); err != nil {
 		t.Fatal(err)
 	}
-	// Other users cannot enter the directory of the test.
+	// Other users cannot enter the test's directory.
 	program, err := os.ReadFile(self)
 	if err := errors.Join(err, os.WriteFile(dir+"/scanwatch", program, 0o755)); err != nil {
 		t.Fatal(err)
@@ -423,8 +422,8 @@ table <b> file "link" format addresses url "https://a.example/b"
 	}
 }
 
-// TestFreshDrop runs the recipe of the manual for Spamhaus DROP: a host in the list is
-// rejected, also after an update that fails, and not after it was removed from the list.
+// TestFreshDrop runs the manual's recipe for Spamhaus DROP. A listed host is rejected, even after a
+// failed update, until it is removed from the list.
 func TestFreshDrop(t *testing.T) {
 	page, err := os.ReadFile("../../man/scanwatch.8")
 	if err != nil {

@@ -107,8 +107,7 @@ func mkViews(dir string) error {
 	return errors.Join(err, w.Close(), state.Flush(context.Background()), state.Close())
 }
 
-// foreignBans adds bans of another host: one of c by a rule, a manual one, and a revoked
-// one.
+// foreignBans adds another host's bans: one by the rule c, a manual one, and a revoked one.
 func foreignBans(m *memory.Memory, c *memory.Client, at int64) error {
 	other := memory.New()
 	other.Announce()
@@ -125,8 +124,8 @@ func foreignBans(m *memory.Memory, c *memory.Client, at int64) error {
 	return err
 }
 
-// TestForeignBans checks that bans of other hosts are found by the name of their rule, and
-// that exports and JSON name the host.
+// TestForeignBans checks that other hosts' bans are found by rule name, and that exports and JSON
+// name the host.
 func TestForeignBans(t *testing.T) {
 	dir := t.TempDir()
 	conf := filepath.Join(dir, "scanwatch.conf")
@@ -146,15 +145,15 @@ func TestForeignBans(t *testing.T) {
 	}
 }
 
-// TestViews checks each view at each width. No line may be wider than the terminal,
-// hostile names must be harmless, and the text must match a golden file. A view that does
-// not depend on the width has a single golden file.
+// TestViews checks each view at each width. No line may be wider than the terminal, hostile names
+// must be harmless, and the text must match a golden file. A view that does not depend on the width
+// has a single golden file.
 func TestViews(t *testing.T) {
 	golden, err := filepath.Abs(filepath.Join("testdata", "views"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Chdir(t.TempDir()) // keeps the paths in the output short and constant
+	t.Chdir(t.TempDir()) // keeps paths in the output short and constant
 	if err := errors.Join(mkViews("state"), os.WriteFile("scanwatch.conf", []byte(viewsConf), 0o644)); err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,5 @@
-// Package backtest replays recorded sessions through a policy. The result lists the
-// accepted mail and the logins that the policy would have rejected, and how the policy
-// differs from the running one.
+// Package backtest replays recorded sessions through a policy. The result lists the accepted mail
+// and the logins that the policy would have rejected, and compares the policy with the running one.
 package backtest
 
 import (
@@ -42,11 +41,10 @@ type Options struct {
 	Progress func(sessions int, at time.Time)
 }
 
-// sampleOf is the sampling rate for unknown conditions, which are counted in one of
-// sampleOf sessions.
+// Unknown conditions are counted in one of sampleOf sessions.
 const sampleOf = 16
 
-// batchSize is the number of records replayed between comparisons of the results.
+// batchSize is the number of records replayed before the results are compared.
 const batchSize = 500
 
 // A run replays the records through one policy.
@@ -56,7 +54,7 @@ type run struct {
 	ended   []ending // results of the current batch
 }
 
-// An ending is how a session ended in a run.
+// An ending describes how a session ended in a run.
 type ending struct {
 	seq  uint64
 	rule string // first rule that rejected the session
@@ -148,8 +146,8 @@ func (c *collector) playBatch(runs []*run, batch []store.Record, last bool) {
 	c.compare(runs)
 }
 
-// compare compares the results of the runs. A session may end at different times in the
-// two runs, but they differ by at most the player's window.
+// compare counts the sessions that end differently in the two runs. A session may end at different
+// times in the two runs. An ending waits until the other run has reached it.
 func (c *collector) compare(runs []*run) {
 	d := c.result.Against
 	if d == nil {

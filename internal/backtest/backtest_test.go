@@ -164,9 +164,8 @@ func TestSince(t *testing.T) {
 	}
 }
 
-// TestKnown checks that a client is known through accepted mail in the records, even if
-// the tested policy rejects all its mail. Known clients' lost mail comes first, in one
-// group per host.
+// TestKnown checks that accepted mail in the records makes a client known, even if the tested
+// policy rejects all its mail. Known clients' lost mail comes first, in one group per host.
 func TestKnown(t *testing.T) {
 	var sessions []testSession
 	for range 3 {

@@ -15,7 +15,7 @@ import (
 	"scanwatch/store"
 )
 
-// A Result is returned by Run.
+// A Result is the outcome of Run.
 type Result struct {
 	Policy       string           `json:"policy"`
 	Rule         string           `json:"rule,omitempty"` // the only rule tested
@@ -23,7 +23,7 @@ type Result struct {
 	To           text.Time        `json:"to"`
 	Since        *text.Time       `json:"since,omitempty"`
 	Played       int              `json:"sessions"`
-	Selected     bool             `json:"selected,omitempty"` // the report is limited by properties other than time
+	Selected     bool             `json:"selected,omitempty"` // the operator selected sessions by more than time
 	Sessions     int              `json:"sessions_reported"`  // selected sessions that ended at Since or later
 	Hidden       Hidden           `json:"hidden"`
 	Dropped      uint64           `json:"dropped"`
@@ -65,7 +65,7 @@ func (s *Sums) add(r *store.Record) {
 	s.Failed += int(r.Counts.AuthFail) + int(r.Counts.AuthRefused)
 }
 
-// LostMail describes a host's accepted messages that the policy would have rejected.
+// LostMail describes the accepted messages of a host that the policy would have rejected.
 type LostMail struct {
 	Src      string    `json:"src,omitempty"`
 	RDNS     string    `json:"rdns,omitempty"`
@@ -79,7 +79,7 @@ type LostMail struct {
 	Rules    []*LostBy `json:"rules"`
 }
 
-// LostBy describes a host's messages that one rule would have rejected.
+// LostBy describes the messages that one rule would have rejected.
 type LostBy struct {
 	Rule     string   `json:"rule"`
 	Phase    string   `json:"phase"`
@@ -137,12 +137,12 @@ type Stopped struct {
 type Difference struct {
 	File string         `json:"file"`
 	Mode string         `json:"mode"`
-	Only map[string]int `json:"refused_by_tested_only"`  // sessions by rule of the tested policy
-	Gone map[string]int `json:"refused_by_running_only"` // sessions by rule of the running policy
+	Only map[string]int `json:"refused_by_tested_only"`  // number of sessions by rule of the tested policy
+	Gone map[string]int `json:"refused_by_running_only"` // number of sessions by rule of the running policy
 	Both int            `json:"refused_by_both"`
 }
 
-// Unknown is a condition that was unknown, and how often.
+// Unknown counts how often a condition was unknown.
 type Unknown struct {
 	Rule      string `json:"rule"`
 	Condition string `json:"condition"`
@@ -154,7 +154,7 @@ type unknownKey struct {
 	cond *rules.Cond
 }
 
-// Maximum numbers of elements in a result.
+// Limits of a result's lists.
 const (
 	maxGroups   = 10_000  // groups of lost mail, and groups of logins
 	maxSources  = 100_000 // sources of a rule

@@ -36,7 +36,7 @@ func New(lists *lookup.Lists, r *store.Record, step *store.Step) Finding {
 		Evidence: p(step.Text), Organisation: p(step.Org), By: p(step.By),
 		Match: p(step.Match), Proof: p(step.Arg), Confidence: p(step.Confidence),
 	}
-	if f.Proof == "" { // the proof is in the header of the record
+	if f.Proof == "" { // the record's header holds the proof
 		switch f.By {
 		case "rdns":
 			f.Proof = p(r.RDNS)
@@ -53,8 +53,8 @@ func New(lists *lookup.Lists, r *store.Record, step *store.Step) Finding {
 	return f
 }
 
-// DNSList returns the name and the zone of the DNS list that f is about, or "". The zone has
-// no label of a key.
+// DNSList returns the name and the zone of the DNS list that f is about, or "". Any account key in
+// the zone is omitted.
 func (f *Finding) DNSList() (name, zone string) {
 	if f.Evidence != rules.Listed.String() {
 		return "", ""

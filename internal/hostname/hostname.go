@@ -116,9 +116,9 @@ func isDefault(name []byte) bool {
 	}
 }
 
-// isWordAndNumber reports whether the first label of name is word followed by a number
-// of at least two digits. If word is empty, any label will do. If word is anyNumber,
-// any label with a digit will do.
+// isWordAndNumber reports whether the first label of name is word followed by a number of at least
+// two digits. If word is empty, any label matches. If word is anyNumber, any label with a digit
+// matches.
 func isWordAndNumber(name []byte, word string) bool {
 	if word == "" {
 		return true
@@ -177,9 +177,8 @@ var mailWords = map[string]bool{
 	"zimbra": true, "sendgrid": true, "mailgun": true, "newsletter": true, "alerts": true,
 }
 
-// isLine reports whether a name belongs to an access line such as DSL: a label is a
-// word for access lines, and the first label has a number, which may be an address in
-// hexadecimal.
+// isLine reports whether a name belongs to an access line such as DSL. Such a name contains a word
+// of lineWords, and its first label has a number, possibly an address in hexadecimal.
 func isLine(name []byte) bool {
 	label, _, _ := bytes.Cut(name, []byte{'.'})
 	if countDigits(label) == 0 {

@@ -3,9 +3,9 @@ package mailbox
 
 import "bytes"
 
-// HashPrefix is the start of every hash, followed by 16 hexadecimal digits. A hash
-// replaces a local part or a user name. smtpd accepts no colon in an unquoted local
-// part (RFC 5321 section 4.1.2), so a hash cannot be confused with a real local part.
+// HashPrefix starts every hash, and 16 hexadecimal digits follow. A hash replaces a local part or a
+// user name. smtpd accepts no colon in an unquoted local part (RFC 5321 section 4.1.2), so a hash
+// cannot be confused with a real local part.
 const HashPrefix = "hash:"
 
 // HashBytes is the length of a hash in bytes, before it is converted to hexadecimal.

@@ -1,5 +1,5 @@
-// Package prefix parses the IP addresses and prefixes in policies, lists and commands.
-// All packages use package prefix, so they accept the same forms.
+// Package prefix parses the IP addresses and prefixes in policies, lists and commands. All packages
+// use this parser, so they accept the same syntax.
 package prefix
 
 import (
@@ -90,8 +90,8 @@ func end(p netip.Prefix) netip.Addr {
 	return a
 }
 
-// ParseLogged is Parse for text that an operator copies from a log. An address may have
-// a port, which is ignored.
+// ParseLogged is like Parse, for text copied from a log. An address may have a port, which is
+// ignored.
 func ParseLogged(s string) (p netip.Prefix, dropped bool, err error) {
 	if a, err := netip.ParseAddrPort(s); err == nil {
 		s = a.Addr().String()
@@ -125,7 +125,7 @@ func String(p netip.Prefix) string {
 // list them.
 func Local() []netip.Addr {
 	var local []netip.Addr
-	addrs, _ := net.InterfaceAddrs() // after an error, the caller compares with fewer addresses
+	addrs, _ := net.InterfaceAddrs() // on error, the list is empty
 	for _, a := range addrs {
 		if p, err := netip.ParsePrefix(a.String()); err == nil {
 			local = append(local, p.Addr())

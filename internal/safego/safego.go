@@ -42,8 +42,8 @@ func Run(f func() error) (err error) {
 	return f()
 }
 
-// Go calls f in a new goroutine. If f panics, the panic is logged and the goroutine
-// ends. The log refers to f by name, a noun phrase.
+// Go calls f in a new goroutine. If f panics, the panic is logged and the goroutine ends. name is a
+// noun phrase that identifies f in the log.
 func Go(log *slog.Logger, name string, f func()) {
 	go func() { _ = once(log, name, "not restarted", f) }()
 }

@@ -38,9 +38,9 @@ func (s *Sketch) Merge(registers []byte) {
 	}
 }
 
-// Count returns the estimated number of distinct items. The estimator is from Ertl, New
-// cardinality estimation algorithms for HyperLogLog sketches (2017), section 4. This
-// estimator needs no correction for small numbers.
+// Count returns the estimated number of distinct items. The estimator is from Ertl, New cardinality
+// estimation algorithms for HyperLogLog sketches (2017), section 4. This estimator needs no
+// correction for small numbers.
 func (s *Sketch) Count() int {
 	var n [rankBits + 2]int // registers by rank
 	for _, r := range s {
@@ -82,10 +82,9 @@ func tau(x float64) float64 {
 	return z / 3
 }
 
-// hash is the finalizer of SplitMix64. The hash has no key, because sketches from
-// different filters and days are merged. A client with very many addresses can
-// therefore inflate the estimate, but not beyond the number of sessions, which readers
-// know.
+// hash is the finalizer of SplitMix64. The hash has no key, because sketches from different filters
+// and days are merged. A client with very many addresses can therefore inflate the estimate.
+// Readers know the number of sessions, and the estimate cannot exceed it.
 func hash(x uint64) uint64 {
 	x += 0x9e3779b97f4a7c15
 	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9

@@ -18,8 +18,8 @@ const (
 	EventLine
 	// EventReply is the complete reply to a line: Verb, Code, Cause.
 	EventReply
-	// EventHelo is a greeting from the client: Verb, Word, Name, Result, Rewritten. A
-	// failed greeting also sets Text (redacted), Code, Reply, Cause.
+	// EventHelo is a greeting from the client: Verb, Word, Name, Result, Rewritten. A failed
+	// greeting also sets Text (redacted), Code, Reply, Cause.
 	EventHelo
 	// EventTLS is a TLS handshake: Text (version:cipher:bits).
 	EventTLS
@@ -52,9 +52,9 @@ const (
 	// EventRequest is a request for an Answer: Phase, Waited. PhaseHelo also sets Name, and
 	// PhaseMailFrom and PhaseRcptTo also set Addr.
 	EventRequest
-	// EventListed is the answer of a DNS list about the client: Name (the list), Text
-	// (the codes, separated by commas), Word (the zone), Result (fail: listed in a block
-	// list; pass: listed in an allowlist; ok: not listed).
+	// EventListed is a DNS list's answer about the client: Name (the list), Text (the codes,
+	// separated by commas), Word (the zone), Result (fail: listed in a block list; pass: listed in
+	// an allowlist; ok: not listed).
 	EventListed
 
 	NumKinds = iota
@@ -82,7 +82,7 @@ const (
 	VerbExchange // line of an AUTH exchange; not a command
 )
 
-// Cause is why a command failed, judging by the server's reply.
+// Cause is the reason why a command failed, judging by the server's reply.
 type Cause uint8
 
 // The causes of failure.
@@ -95,20 +95,20 @@ const (
 	CauseUnknown                  // not an SMTP command
 	CausePipelining               // the client did not wait for a reply
 	CauseRecipient                // recipient that the server does not accept mail for
-	CauseRelay                    // recipient in a domain that the server does not relay to, by its own words
+	CauseRelay                    // recipient in a domain that the server does not relay to, according to its reply
 )
 
-// A Listing is the answer of a DNS list about the client.
+// A Listing is a DNS list's answer about the client.
 type Listing struct {
 	Name   string // of the list
 	Listed bool
 	Codes  string // separated by commas; empty if the client is not listed
 }
 
-// An Event is an event in a session, or a request about a session. Kind determines
-// which fields are set. Its strings and byte slices come from the network and may be
-// hostile, but never contain a password. They are valid only during the call. An Event must not be used
-// concurrently.
+// An Event reports something that happened in a session, or requests an Answer. Kind determines which
+// fields are set. Strings and byte slices in an Event come from the network and may be hostile, but
+// never contain a password. The strings and slices are valid only during the call. An Event must not
+// be used concurrently.
 type Event struct {
 	Kind    Kind
 	Time    int64 // microseconds since 1970

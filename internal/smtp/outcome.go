@@ -38,7 +38,7 @@ type Outcome struct {
 	Proof      []byte // hostile text, valid only during the call
 	Org        string
 	Match      string // row or word that matched
-	Helo       []byte // greeting as the log shows it; set by the journal
+	Helo       []byte // greeting as logged; set by the journal
 
 	Rule     string // name of the rule, or the reason for a manual ban
 	RuleRef  uint32 // reference to the rule's text in the records; 0 if unknown
@@ -47,7 +47,7 @@ type Outcome struct {
 	Enforced bool   // the decision took effect; always false in observe mode
 	Tokens   string // all evidence in the session, separated by commas
 	Score    int
-	Repeat   bool // the same rule made the same decision earlier in the session; recorded but not logged
+	Repeat   bool // the same rule made the same decision earlier in the session: recorded, not logged
 	Tag      string
 
 	Prefix     netip.Prefix
@@ -55,6 +55,6 @@ type Outcome struct {
 	Times      int    // number of bans of this prefix so far
 	BanSession uint64 // session that led to the ban; 0 for a manual ban
 	Origin     string // other host that imposed the ban
-	Listed     bool   // the ban rests on a listing in a DNS list
-	Exempt     string // why the ban or rejection does not apply, or why exports omit the client; empty if neither
+	Listed     bool   // the ban rests on a DNS list's answer
+	Exempt     string // why the ban or rejection does not apply, or why exports omit the client
 }

@@ -1,5 +1,4 @@
-// Package smtp defines the events in an SMTP session, a mail server's requests, and the
-// answers.
+// Package smtp defines the events of an SMTP session, a mail server's requests, and the answers.
 //
 // A front end translates its mail server's protocol to the types of this package, and
 // all other packages use only these types. Package smtp imports no other package of the
@@ -17,7 +16,7 @@ import (
 // server, or the end of the session.
 type Phase uint8
 
-// Phases in the order in which they occur in a session. PhaseHelo covers HELO and EHLO.
+// Phases, in session order. PhaseHelo covers HELO and EHLO.
 const (
 	PhaseConnect Phase = iota
 	PhaseHelo
@@ -90,8 +89,8 @@ func (s PhaseSet) String() string {
 	return "{ " + strings.Join(names, ", ") + " }"
 }
 
-// Decision is how a request from the mail server is answered. The words for decisions
-// come from smtpd-filters(7).
+// Decision is the answer to a mail server's request. The words for decisions come from
+// smtpd-filters(7).
 type Decision uint8
 
 // The decisions, from least to most severe.
@@ -120,8 +119,8 @@ type Answer struct {
 	Text string
 	// Hold delays the answer. The front end limits the delay.
 	Hold time.Duration
-	// Wait, if positive, means that there is no answer yet. The front end asks again when
-	// a fact is available, and at the latest after this time, with Event.Waited set.
+	// Wait, if positive, means that the answer depends on a fact that is still unknown. The front
+	// end asks again when the fact is available, or after this time, with Event.Waited set.
 	Wait time.Duration
 }
 
@@ -171,7 +170,7 @@ func ParseFCrDNS(b []byte) FCrDNS { return FCrDNS(max(index(fcrdnsNames[:], stri
 // truncates names to 64 bytes, and a truncated name fails FCrDNS.
 func MayBeCut(name []byte, f FCrDNS) bool { return len(name) == 64 && f != FCrDNSPass }
 
-// Ending is how a session ended.
+// Ending is the way a session ended.
 type Ending uint8
 
 // The endings. The numbers are stored on disk and must never be changed or reused.
@@ -183,7 +182,7 @@ const (
 	EndingRejected Ending = 4 // the server or a filter closed the connection
 	EndingStopped  Ending = 5 // the server stopped while the session was open
 	EndingClosed   Ending = 6 // the connection was closed, and it is unknown by which side
-	EndingPartial  Ending = 7 // the session has ended, and its source shows only some of its commands
+	EndingPartial  Ending = 7 // the session has ended, but its source shows only some of its commands
 )
 
 var endingNames = [...]string{"unknown", "quit", "dropped", "timeout", "rejected", "stopped", "closed", "partial"}

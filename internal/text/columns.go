@@ -38,8 +38,8 @@ var wide = &unicode.RangeTable{
 		{0x1f900, 0x1f9ff, 1}, {0x1fa70, 0x1faff, 1}, {0x20000, 0x3fffd, 1}},
 }
 
-// Cut shortens s to at most the given number of columns, ending in an ellipsis if
-// anything is cut off.
+// Cut shortens s to the given number of columns. If anything is cut off, the result ends in an
+// ellipsis.
 func Cut(s string, columns int) string {
 	if Width(s) <= columns {
 		return s
@@ -109,8 +109,8 @@ func wrap(s string, columns, indent int, fold bool) string {
 	return out.String()
 }
 
-// breakPoint returns where to break a line that is wider than columns. The first part
-// ends at index end, and the rest starts at index next.
+// breakPoint returns where to break a line that is wider than columns. The first part ends at index
+// end, and the next line starts at index next.
 func breakPoint(line string, columns int, fold bool) (end, next int) {
 	begin := len(line) - len(strings.TrimLeft(line, " "))
 	w, full, space := 0, len(line), 0

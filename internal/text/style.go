@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// A Style sets the width of the output and whether to use colours.
+// A Style sets the output's width, and whether colours are used.
 type Style struct {
 	Columns int
 	Colour  bool

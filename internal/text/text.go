@@ -11,11 +11,10 @@ import (
 	"unicode/utf8"
 )
 
-// Escape makes text from the network safe for a terminal, a log line and JSON. Control
-// characters, invisible characters, spaces other than U+0020, invalid UTF-8 and the
-// backslash become \r \n \t \\ \xNN \uNNNN and \UNNNNNNNN. So do characters that change
-// the writing direction. Unescape restores the text. Escape does not protect
-// spreadsheet cells; see Cell.
+// Escape escapes text from the network for output on a terminal, in a log line and in JSON. Control
+// characters, invisible characters, spaces other than U+0020, invalid UTF-8, the backslash, and
+// characters that change the writing direction become \r \n \t \\ \xNN \uNNNN and \UNNNNNNNN.
+// Unescape restores the text. Escape does not protect spreadsheet cells; see Cell.
 func Escape[T ~string | ~[]byte](hostile T) string {
 	b := []byte(hostile)
 	if plain(b) {
@@ -88,9 +87,8 @@ func Quote[T ~string | ~[]byte](hostile T) string {
 	return `"` + strings.ReplaceAll(Escape(hostile), `"`, `\"`) + `"`
 }
 
-// Visible reports whether r shows up as a separate character on a terminal. Spaces
-// other than U+0020, variation selectors, fillers and format characters are not
-// visible.
+// Visible reports whether a terminal shows r as a separate character. Spaces other than U+0020,
+// variation selectors, fillers and format characters are not visible.
 func Visible(r rune) bool {
 	return unicode.IsPrint(r) && !unicode.In(r, unicode.Variation_Selector, unicode.Other_Default_Ignorable_Code_Point)
 }
@@ -107,9 +105,8 @@ func ASCII[T ~string | ~[]byte](hostile T, n int) string {
 	return string(b)
 }
 
-// Cell protects spreadsheet programs, by adding an apostrophe before text that they
-// might evaluate as a formula. Cell skips leading spaces and recognises full-width
-// signs, as some of these programs do.
+// Cell adds an apostrophe before text that a spreadsheet program might evaluate as a formula. Cell
+// skips leading spaces and recognises full-width signs, as some of these programs do.
 func Cell(s string) string {
 	if first, _ := utf8.DecodeRuneInString(strings.TrimLeft(s, " ")); strings.ContainsRune("=+-@\t\r\n＝＋－＠", first) {
 		return "'" + s
@@ -117,8 +114,8 @@ func Cell(s string) string {
 	return s
 }
 
-// Plural returns n and a noun, as in "1 session" and "2 sessions". If the plural is not
-// the singular with an s, it must be given as the third argument.
+// Plural returns n and a noun, as in "1 session" and "2 sessions". Irregular plurals are given as
+// the third argument.
 func Plural[N ~int | ~int64 | ~uint32 | ~uint64](n N, one string, many ...string) string {
 	switch {
 	case n == 1:

@@ -49,9 +49,8 @@ func parseUnits(s string, units []unit) (int64, bool) {
 	return 0, false
 }
 
-// Duration returns d in a form that ParseDuration accepts. The argument must be a whole
-// number of seconds. The largest unit that leaves no remainder is used, but never the
-// week.
+// Duration returns d in a form that ParseDuration accepts. The argument must be a whole number of
+// seconds. Duration uses the largest unit that leaves no remainder, but never weeks.
 func Duration(d time.Duration) string {
 	if d == 0 {
 		return "0s"
@@ -99,8 +98,8 @@ func ShortSize(n int64) string {
 	return strconv.FormatInt(n, 10)
 }
 
-// Size returns n bytes in a form that ParseSize accepts. The argument must be a whole
-// number of KiB. The largest unit that leaves no remainder is used.
+// Size returns n bytes in a form that ParseSize accepts. The argument must be a whole number of
+// KiB. Size uses the largest unit that leaves no remainder.
 func Size(n int64) string {
 	n, u := inUnits(n, sizeUnits)
 	return strconv.FormatInt(n, 10) + string(u.letter)

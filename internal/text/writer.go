@@ -7,12 +7,12 @@ import (
 	"unicode/utf8"
 )
 
-// A Writer protects a terminal from text that has not been escaped. Visible characters,
-// line feeds and tabs pass unchanged. Invalid UTF-8 becomes \xNN, and any other
-// character becomes \uNNNN, which means the same in a JSON string.
+// A Writer protects a terminal from text that has not been escaped. Visible characters, line feeds
+// and tabs pass unchanged. Invalid UTF-8 becomes \xNN. Any other character becomes \uNNNN, which
+// has the same meaning in a JSON string.
 //
-// Callers should escape hostile text with Escape. The Writer is a safeguard for callers
-// that do not, and against hostile file names.
+// Callers should escape hostile text with Escape. The Writer protects against callers that do not,
+// and against hostile file names.
 type Writer struct {
 	to   io.Writer
 	rest []byte // bytes of an incomplete character
@@ -30,7 +30,7 @@ func (w *Writer) Write(p []byte) (int, error) {
 		from = append(w.rest, p...)
 		w.rest = nil
 	}
-	done := 0 // if a byte needed escaping, buf holds the escaped form of from[:done]
+	done := 0 // if a byte was escaped, buf holds the escaped form of from[:done]
 	w.buf = w.buf[:0]
 	for i := 0; i < len(from); {
 		if c := from[i]; c >= ' ' && c <= '~' || c == '\n' || c == '\t' {
@@ -66,8 +66,9 @@ func (w *Writer) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// Close writes the remaining bytes of an incomplete character. The underlying writer is
-// not closed. Without such bytes it is not used: another write to it may be blocked.
+// Close writes the remaining bytes of an incomplete character. The underlying writer is not closed.
+// Close does not touch the underlying writer if there are no remaining bytes, because another
+// goroutine may be blocked in it.
 func (w *Writer) Close() error {
 	if len(w.rest) == 0 {
 		return nil
@@ -81,8 +82,8 @@ func (w *Writer) Close() error {
 	return err
 }
 
-// Schema is the version of the JSON objects of report, bans and why. Schema changes if
-// a member is removed or its meaning changes, but not if a member is added.
+// Schema is the version of the JSON objects that report, bans and why print. Schema changes if a
+// member is removed or its meaning changes, but not if a member is added.
 const Schema = 1
 
 // JSON writes v as a JSON value and a line feed. The characters < and > are not

@@ -48,8 +48,8 @@ func TestWriter(t *testing.T) {
 	}
 }
 
-// FuzzWriter checks that the output is safe, and that it does not depend on how the
-// input is divided. Escaped JSON must keep its meaning.
+// FuzzWriter checks that the output is safe, does not depend on how the input is divided, and keeps
+// the meaning of escaped JSON.
 func FuzzWriter(f *testing.F) {
 	for _, hostile := range hostiletext.Texts() {
 		f.Add([]byte(hostile.Text), uint8(3), uint8(1))
@@ -88,8 +88,8 @@ func BenchmarkWriter(b *testing.B) {
 	}
 }
 
-// TestCloseWithoutRest checks that Close does not use the underlying writer, which may be
-// blocked, if it has nothing to write.
+// TestCloseWithoutRest checks that Close does not touch a blocked underlying writer if there are no
+// remaining bytes.
 func TestCloseWithoutRest(t *testing.T) {
 	r, to := io.Pipe() // no process reads
 	defer r.Close()

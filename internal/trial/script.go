@@ -13,12 +13,12 @@ import (
 	"scanwatch/store"
 )
 
-// A Step is something the client does in a Script. Kind is a name from StepKinds.
+// A Step is an action of the client, or an answer of the server, in a Script. Kind is a name from
+// StepKinds.
 type Step struct{ Kind, Text string }
 
-// stepKinds lists the kinds of steps, each with the step that is recorded, without its
-// argument. If several kinds share a store.Kind, the last one also represents all other
-// results.
+// stepKinds lists the kinds of steps, each with a template of the recorded step that lacks the
+// argument. If several kinds share a store.Kind, the last one also represents all other results.
 var stepKinds = []struct {
 	name string
 	step store.Step
@@ -83,9 +83,9 @@ func NewScript(src, dst, rdns, fcrdns string, steps []Step) (*Script, error) {
 	return s, checkOrder(steps)
 }
 
-// SetLists sets the DNS lists of the policy. It returns an error if the text of a step
-// listed is not LIST=CODE,CODE. With none instead of codes, the client is not listed. A listed step
-// before all others is known when the client connects.
+// SetLists sets the DNS lists of the policy. SetLists returns an error if the text of a step listed
+// is not LIST=CODE,CODE. The text LIST=none means that the client is not listed. If a listed step
+// precedes all other steps, the answer is known when the client connects.
 func (s *Script) SetLists(lists []*rules.Lookup) error {
 	s.answers = map[string]store.Step{}
 	for _, step := range s.steps {
@@ -127,7 +127,7 @@ func (s *Script) SetLists(lists []*rules.Lookup) error {
 	return nil
 }
 
-// checkOrder returns an error if a server would not allow this order of steps.
+// checkOrder returns an error if a server would not allow the steps' order.
 func checkOrder(steps []Step) error {
 	greeted, sender := false, false
 	for _, s := range steps {
@@ -168,8 +168,8 @@ func (w *scriptRecorder) add(s store.Step) {
 	w.steps = store.AppendStep(w.steps, &s, scriptPace)
 }
 
-// record returns the record of the session without a policy. If a transaction has an
-// accepted recipient, it ends with a message.
+// record returns the record of the session without a policy. A transaction with an accepted
+// recipient ends with a message.
 func (s *Script) record() (*store.Record, error) {
 	w := &scriptRecorder{}
 	greeted := false

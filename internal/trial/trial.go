@@ -1,5 +1,5 @@
-// Package trial explains how a policy decides on individual sessions. The sessions come
-// from a script or a recorded stream, and are replayed by package replay.
+// Package trial explains a policy's decisions on individual sessions. The sessions come from a
+// script or a recorded stream, and are replayed by package replay.
 package trial
 
 import (
@@ -57,7 +57,7 @@ type Session struct {
 type Request struct {
 	Phase      string            `json:"phase"`
 	About      string            `json:"about,omitempty"`    // argument of the command
-	Facts      []string          `json:"facts,omitempty"`    // facts that are not in the fields of the session
+	Facts      []string          `json:"facts,omitempty"`    // facts that no other field of the session shows
 	Findings   []finding.Finding `json:"findings,omitempty"` // findings since the previous request
 	Evidence   []string          `json:"evidence,omitempty"` // evidence in the session so far
 	Weak       []string          `json:"weak_evidence,omitempty"`
@@ -112,7 +112,7 @@ func newTrial(o Options) *trial {
 	return t
 }
 
-// memory returns state in which a script's client has the standing o.Standing.
+// memory returns a state in which a script's client has the standing o.Standing.
 func (o *Options) memory() *memory.Memory {
 	m := memory.New()
 	if o.Standing < rules.StandingKnown {
@@ -281,7 +281,7 @@ func facts(f *rules.Facts) (list []string) {
 	return list
 }
 
-// effects appends a rule's effects to its outcome.
+// effects appends a rule's effects to outcome.
 func effects(outcome string, r *rules.Rule) string {
 	if r != nil && r.Effects() != "" {
 		outcome += ": " + r.Effects()
@@ -318,8 +318,8 @@ func (t *trial) rule(tr *rules.Trace, phase smtp.Phase) (rule Rule, show bool) {
 		rule.Outcome = effects("matches", r)
 	case unknown && !no:
 		rule.Outcome = "unknown"
-		// Pass statements are evaluated even before their facts are known. A pass
-		// statement that does not match is shown at rcpt-to, when all facts are known.
+		// Pass statements are evaluated even before the facts that they need are known. A pass
+		// statement that does not match is shown only at rcpt-to, when all facts are known.
 		return rule, t.Verbose || isRule || phase == smtp.PhaseRcptTo
 	default:
 		rule.Outcome = "does not match"
@@ -354,9 +354,8 @@ func (t *trial) recorded(end time.Time, id uint64, value []byte) {
 	}
 }
 
-// place adds a finding to the first request whose evidence includes it. The request
-// cannot be determined by time: a finding about a reply has the time of one request,
-// but belongs to the next request.
+// place adds a finding to the first request whose evidence includes it. Time does not identify the
+// request: a finding about a reply has the time of one request, but belongs to the next request.
 func (s *Session) place(f finding.Finding, at time.Time) {
 	for _, r := range s.Phases {
 		if !r.at.Before(at) && (slices.Contains(r.Evidence, f.Evidence) || slices.Contains(r.Weak, f.Evidence)) {

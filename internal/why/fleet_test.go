@@ -51,8 +51,8 @@ func fleetStore(t *testing.T) (dir string) {
 	return dir
 }
 
-// TestFleet checks that answers name the other host that imposed or revoked a ban, and on
-// which the session that led to the ban is recorded.
+// TestFleet checks that answers name the other host that imposed or revoked a ban, and the host
+// that recorded the session that led to the ban.
 func TestFleet(t *testing.T) {
 	dir := fleetStore(t)
 	for _, c := range []struct{ name, arg, conf string }{
@@ -82,8 +82,7 @@ func TestFleet(t *testing.T) {
 	}
 }
 
-// TestFleetStanding checks that an exemption names the other host on which the standing
-// was earned.
+// TestFleetStanding checks that an exemption names the other host where the standing was earned.
 func TestFleetStanding(t *testing.T) {
 	other := memory.New()
 	other.Announce()

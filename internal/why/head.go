@@ -71,7 +71,7 @@ func (a *Answer) summarize(zone *time.Location) {
 // observes reports whether the filter currently enforces nothing.
 func (a *Answer) observes() bool { return a.Mode == rules.Observe.String() }
 
-// observed returns an active ban that is not enforced, or nil.
+// observed returns an active ban that the filter does not enforce, or nil.
 func (a *Answer) observed() *Ban {
 	for _, h := range a.Hosts {
 		for i := range h.Bans {
@@ -102,7 +102,7 @@ func join(a, b string) string {
 	return a + "; " + b
 }
 
-// counts describes the number of rejected sessions.
+// counts describes how many sessions were rejected.
 func (a *Answer) counts() string {
 	line := fmt.Sprintf("%d of %s rejected", a.Rejected, text.Plural(a.Matched, "session"))
 	if a.Rejected == 0 {
@@ -140,8 +140,8 @@ func (a *Answer) host(s *Session) *Host {
 	return nil
 }
 
-// decision returns the newest enforced rejection by a rule, and its session. Without an
-// enforced rejection, decision returns the newest rejection that was only observed.
+// decision returns the newest enforced rejection by a rule, with its session. Without an enforced
+// rejection, decision returns the newest rejection that was only observed.
 func (a *Answer) decision() (newest *Session, decision *Rule) {
 	for _, s := range a.Sessions {
 		for i := range s.Rules {
@@ -225,7 +225,7 @@ func (r *Rule) on() string {
 	return " on " + r.BannedOn
 }
 
-// because returns the evidence and the answers of DNS lists that the rule's conditions refer to.
+// because returns the evidence and the DNS lists' answers that the rule's conditions refer to.
 func (s *Session) because(r *Rule) string {
 	if named := s.named(r); named != nil {
 		return " for " + strings.Join(named, ", ")
@@ -246,8 +246,8 @@ func (s *Session) because(r *Rule) string {
 	return ""
 }
 
-// otherList reports whether e is about a DNS list that the rule does not name, although the
-// session has a listing that it names.
+// otherList reports whether e is about a DNS list that the rule does not name, while another
+// finding is about one that it does name.
 func (s *Session) otherList(r *Rule, e *finding.Finding) bool {
 	named := func(f finding.Finding) bool {
 		name, _ := f.DNSList()
@@ -276,7 +276,7 @@ func (a *Answer) bySmtpd() string {
 	return "no rule matched"
 }
 
-// head writes the first lines of the answer.
+// head writes the answer's first lines.
 func (p *printer) head(a *Answer) {
 	for _, line := range []struct{ name, text string }{{"State:", a.State}, {"Cause:", a.Cause}, {"Undo:", a.Undo}, {"Mode:", a.mode}} {
 		if line.text == "" {
@@ -307,7 +307,7 @@ type group struct {
 	others []*Session
 }
 
-// shape returns what similar sessions have in common.
+// shape returns a text that is equal for similar sessions.
 func (s *Session) shape() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %s %s %q %v %v", s.Src, s.RDNS, s.FCrDNS, s.Helo, s.Sessions > 0, s.Damage != "")
@@ -327,7 +327,7 @@ func (s *Session) shape() string {
 // maxIDs is the maximum number of ids printed for similar sessions.
 const maxIDs = 3
 
-// similar writes the ids of all sessions in g but the first.
+// similar writes the ids of all sessions in g except the first one.
 func (p *printer) similar(g *group) {
 	n := len(g.others)
 	if n == 0 {

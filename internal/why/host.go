@@ -90,10 +90,10 @@ type Remedy struct {
 // A hostIndex maps prefixes to the hosts of an answer.
 type hostIndex struct {
 	a     *Answer
-	hosts map[netip.Prefix]*Host // nil for a host beyond the limit
+	hosts map[netip.Prefix]*Host // nil for hosts beyond the limit
 }
 
-// add adds a host to the answer unless it already has maxHosts hosts.
+// add adds a host to the answer unless the answer already has maxHosts hosts.
 func (x *hostIndex) add(p netip.Prefix) *Host {
 	h := x.hosts[p]
 	if h == nil && len(x.a.Hosts) < maxHosts {
@@ -144,8 +144,8 @@ func (w *query) findHosts() error {
 	return err
 }
 
-// addKnown adds the host of the question if it has no recorded session but accepted
-// mail in the state, for example because the mail log was imported.
+// addKnown adds the queried host if it has accepted mail in the state but no recorded session, for
+// example after an import of the mail log.
 func (w *query) addKnown(x *hostIndex) {
 	p := w.q.prefix
 	if len(w.answer.Hosts) > 0 || !p.IsValid() || !p.IsSingleIP() && p != memory.Source(p.Addr()) {
@@ -158,8 +158,8 @@ func (w *query) addKnown(x *hostIndex) {
 	})
 }
 
-// addBan adds a ban to the hosts that it affects. If the question is about the ban
-// itself, a host is added for it.
+// addBan adds a ban to the hosts that it affects. If the question matches the ban itself, the
+// banned host is also added.
 func (w *query) addBan(x *hostIndex, b memory.Ban) {
 	ban := NewBan(&b, w.Now)
 	w.answer.Logins.addBan(&ban)
@@ -197,7 +197,7 @@ func (h *Host) trim() {
 	h.Bans = h.Bans[:min(len(h.Bans), maxBans)]
 }
 
-// hostKinds is the set of step kinds that add reads.
+// hostKinds is the set of step kinds that Host.add reads.
 var hostKinds = store.KindsOf(store.KindVerdict, store.KindBan)
 
 // add counts a session of h.
@@ -213,7 +213,7 @@ func (h *Host) add(r *store.Record) {
 		h.LastLogin = new(text.At(end))
 	}
 	banned := 0
-	_ = r.Steps(func(s *store.Step) bool { // a corrupt step is reported by the description of the session
+	_ = r.Steps(func(s *store.Step) bool { // session reports corrupt steps
 		switch {
 		case s.Kind == store.KindVerdict && s.Banned && s.Enforced && r.Sessions > 0:
 			banned += int(s.Times)
@@ -231,15 +231,14 @@ func (h *Host) add(r *store.Record) {
 	h.WhileBanned += min(banned, r.Many())
 }
 
-// onlyManual reports whether h was banned by the operator but never by a rule. A manual ban
-// of another host exempts the same clients as a rule of this host.
+// onlyManual reports whether h was banned by the operator but never by a rule. A manual ban from
+// another host has the same exemptions as this host's rules.
 func (h *Host) onlyManual() bool {
 	return len(h.History) == 0 && len(h.Bans) > 0 && !slices.ContainsFunc(h.Bans, func(b Ban) bool { return !b.Manual || b.Origin != "" })
 }
 
-// passFor returns the pass statement that matches a client, or nil. The rules of another host
-// are not those of this one, so that a client it has banned may match a pass statement here
-// even if it has no recorded session.
+// passFor returns the pass statement that matches a client, or nil. A client banned by another host
+// may match a pass statement of this host, even if this host has no recorded session of it.
 func passFor(w *query, h *Host, c *client) *rules.Pass {
 	switch {
 	case h.newest != nil:
@@ -256,7 +255,7 @@ func (h *Host) exempt(by string, holds bool, format string, args ...any) {
 	h.Exemptions = append(h.Exemptions, Exemption{by, holds, fmt.Sprintf(format, args...)})
 }
 
-// A client is a host as identified in its newest session.
+// A client describes a host as of its newest session.
 type client struct {
 	addr   netip.Addr
 	name   string // reverse DNS name, printable
@@ -314,11 +313,11 @@ func (w *query) assess(h *Host) {
 	w.addRemedies(h, friend)
 }
 
-// exemptByName adds the exemption of hosts whose name is in <known-senders>.
+// exemptByName adds an exemption if the host's name is in <known-senders>.
 func (w *query) exemptByName(h *Host, c *client) {
 	switch {
 	case w.Policy != nil && !strings.Contains(w.Policy.String(), " rdns <known-senders>"):
-		// No statement uses the table.
+		// the policy does not use the table
 	case h.newest == nil:
 		h.exempt("known-senders", false, "the reverse DNS name is in <known-senders> and FCrDNS passes (no session recorded)")
 	case c.name == "":
@@ -341,7 +340,7 @@ type Standing struct {
 	On       string `json:"on,omitempty"`   // other host on which the standing was earned
 }
 
-// exemptByMail adds the host's standing and the reason for it.
+// exemptByMail adds an exemption if the host has earned standing.
 func (w *query) exemptByMail(h *Host, c *client) {
 	st := w.memory.Peers.Standing(&c.peer, w.Now.UnixMicro())
 	h.Standing = &Standing{Level: st.Level.String(), By: st.By, Messages: st.Messages, Days: st.Days, Many: st.Many, On: text.Escape(st.Origin)}
@@ -368,7 +367,7 @@ func (w *query) exemptByMail(h *Host, c *client) {
 	}
 }
 
-// exemptByLogin adds the exemption of hosts from which users have logged in.
+// exemptByLogin adds an exemption if a user has logged in from the host.
 func (w *query) exemptByLogin(h *Host, c *client) {
 	switch st := w.memory.Peers.Standing(&c.peer, w.Now.UnixMicro()); {
 	case h.Logins > 0:
@@ -380,7 +379,7 @@ func (w *query) exemptByLogin(h *Host, c *client) {
 	}
 }
 
-// addRemedies adds the commands and configuration lines that undo the decisions on h.
+// addRemedies adds the commands and configuration lines that undo decisions on h.
 func (w *query) addRemedies(h *Host, friend bool) {
 	for _, b := range h.Bans {
 		if !b.Expired {

@@ -12,7 +12,7 @@ import (
 	"scanwatch/rules"
 )
 
-// letterColumns is how wide the lines of a letter are. RFC 3676 section 4.2 allows 78
+// letterColumns is the maximum width of a line in the letter. RFC 3676 section 4.2 allows 78
 // columns.
 const letterColumns = 72
 
@@ -91,7 +91,7 @@ func (a *Answer) Letter(w io.Writer, zone *time.Location) error {
 	return err
 }
 
-// reason describes the evidence for a decision and what to do about it.
+// reason describes the evidence for a decision, and a remedy for the sender.
 func (s *Session) reason(r *Rule) string {
 	if r.BannedIn == manual {
 		return "The postmaster has banned the address."
@@ -127,7 +127,7 @@ func (s *Session) reason(r *Rule) string {
 	return "The reason is a rule of this site about such clients. " + otherAdvice
 }
 
-// banState describes the remaining time of the ban on the session's host.
+// banState describes how long the host's ban remains.
 func (a *Answer) banState(s *Session, zone *time.Location) string {
 	if a.observes() {
 		return "This server rejects nothing at present, so a new attempt is possible."

@@ -12,7 +12,7 @@ import (
 	"scanwatch/store"
 )
 
-// A listing is the answer of a DNS list in a session.
+// A listing is a DNS list's answer in a session.
 type listing struct {
 	name, zone, codes string // printable
 	listed            bool
@@ -25,7 +25,7 @@ func (l *listing) String() string {
 	return fmt.Sprintf("listed in %s (%s) as %s", l.name, l.zone, l.codes)
 }
 
-// listed adds the answer of a DNS list.
+// listed adds a DNS list's answer.
 func (s *sessionReader) listed(st *store.Step) {
 	zone := strings.TrimPrefix(string(st.Match), rules.KeyMark+".")
 	l := listing{text.Escape(st.Text), text.Escape(zone), text.Escape(st.Arg), st.Result != smtp.ResultOK}
@@ -42,7 +42,7 @@ func (s *sessionReader) listed(st *store.Step) {
 	}
 }
 
-// learn adds the fact in a step that pass statements on DNS lists may also need.
+// learn adds the facts of a step that pass statements on DNS lists may also need.
 func (s *sessionReader) learn(st *store.Step) {
 	if s.facts == nil {
 		return
@@ -61,7 +61,8 @@ func (s *sessionReader) learn(st *store.Step) {
 }
 
 // findPass looks for the pass statement of the current policy that matches in a phase. After
-// connect, only statements on DNS lists count: others may exempt only one message.
+// connect, only statements on DNS lists count, because other statements may exempt only one
+// message.
 func (s *sessionReader) findPass(phase smtp.Phase) {
 	if s.pass != nil {
 		return
@@ -72,13 +73,13 @@ func (s *sessionReader) findPass(phase smtp.Phase) {
 	}
 }
 
-// onLists reports whether a pass statement has a condition on DNS lists.
+// onLists reports whether a pass statement has a condition on a DNS list.
 func onLists(p *rules.Pass) bool {
 	return slices.ContainsFunc(p.Conds, func(c *rules.Cond) bool { return c.Word == "listed" })
 }
 
-// unanswered returns the names of the DNS lists that have not answered before a decision, and
-// whose answers may exempt the client, separated by commas.
+// unanswered returns the DNS lists that had not answered before a decision and whose answers may
+// exempt the client. The names are separated by commas.
 func (s *sessionReader) unanswered(phase smtp.Phase) string {
 	if s.facts == nil {
 		return ""
@@ -107,12 +108,12 @@ func (s *sessionReader) unanswered(phase smtp.Phase) string {
 	return strings.Join(names, ", ")
 }
 
-// words returns the words of a rule's text.
+// words splits a rule's text into words.
 func words(ruleText string) []string {
 	return strings.FieldsFunc(ruleText, func(r rune) bool { return strings.ContainsRune(" !,{}\n", r) })
 }
 
-// scoresListed reports whether a listing changes the score under a policy.
+// scoresListed reports whether a policy's scores include listings in DNS lists.
 func scoresListed(p *rules.Policy) bool {
 	return p != nil && strings.Contains(p.String(), "score evidence listed ")
 }
@@ -134,7 +135,7 @@ func (s *Session) named(r *Rule) (all []string) {
 	return all
 }
 
-// scores returns the listings that add to the score of a rule.
+// scores returns the listings that add to a rule's score.
 func (s *Session) scores(r *Rule) (all []string) {
 	for i := range s.lists {
 		if l := &s.lists[i]; s.scored && l.listed && slices.Contains(words(r.Text), "score") {
@@ -144,12 +145,12 @@ func (s *Session) scores(r *Rule) (all []string) {
 	return all
 }
 
-// late describes the effect of DNS lists that have not answered in time.
+// late describes the effect of DNS lists that did not answer in time.
 func (r *Rule) late() string {
 	return r.Unanswered + " not answered in time, so the rejection is temporary"
 }
 
-// remedy adds a remedy to h, unless h has it.
+// remedy adds a remedy to h unless h already has it.
 func (h *Host) remedy(do, format string, args ...any) {
 	r := Remedy{do, fmt.Sprintf(format, args...)}
 	if !slices.Contains(h.Remedies, r) {
@@ -167,7 +168,7 @@ func (a *Answer) sessionsOf(h *Host) (all []*Session) {
 	return all
 }
 
-// An adviser adds the remedies for decisions on a host that depended on DNS lists.
+// An adviser adds remedies for decisions on a host that depended on DNS lists.
 type adviser struct {
 	*Host
 	sessions []*Session // of the host
@@ -179,8 +180,7 @@ func newAdviser(w *query, h *Host) *adviser {
 	return &adviser{h, w.answer.sessionsOf(h), w.Policy, w.File}
 }
 
-// late adds the remedies for decisions that were temporary because a list had not answered in
-// time.
+// late adds remedies for decisions that were temporary because a list did not answer in time.
 func (a *adviser) late() {
 	for _, s := range a.sessions {
 		for i := range s.Rules {
@@ -198,7 +198,7 @@ func (a *adviser) late() {
 	}
 }
 
-// listed adds the remedy for decisions because of a listing.
+// listed adds the remedy for decisions that rest on a listing.
 func (a *adviser) listed() {
 	for _, s := range a.sessions {
 		if !slices.ContainsFunc(s.Rules, func(r Rule) bool { return r.dependsOnLists(a.policy) }) {
@@ -212,13 +212,13 @@ func (a *adviser) listed() {
 	}
 }
 
-// where returns the file and the line of a statement.
+// where returns a statement's file and line.
 func (a *adviser) where(p rules.Pos) string {
 	return fmt.Sprintf("%s, line %d", text.Escape(cmp.Or(p.File, a.file)), p.Line)
 }
 
-// exempt adds the exemption of a client that no rule has rejected, if it depends on a DNS list,
-// and its remedy.
+// exempt adds an exemption that depends on a DNS list, and its remedy, for a client that no rule
+// has rejected.
 func (a *adviser) exempt() {
 	if a.newest == nil || a.newest.pass == nil || !onLists(a.newest.pass) {
 		return
@@ -227,7 +227,7 @@ func (a *adviser) exempt() {
 	a.remedy("remove "+text.Escape(a.newest.pass.String()), "in %s: rules then apply to the client", a.where(a.newest.pass.Pos))
 }
 
-// exemptByPass adds the exemption by a pass statement.
+// exemptByPass adds an exemption by a pass statement.
 func (h *Host) exemptByPass(p *rules.Pass) {
 	h.exempt("pass", true, "a pass statement matches: %s", text.Escape(p.String()))
 }

@@ -14,17 +14,16 @@ import (
 	"scanwatch/store/history"
 )
 
-// An Apart describes the other hosts in an IPv6 host's /64. The filter identifies a
-// host with a proven name by its full address. All other hosts in a /64 count as
-// one.
+// An Apart describes the other hosts in the /64 of an IPv6 host. The filter identifies a host with
+// a proven name by its full address. Hosts without a proven name in the same /64 count as one host.
 type Apart struct {
 	Prefix   netip.Prefix `json:"prefix"`
 	Sessions int          `json:"sessions"`      // sessions of the other hosts
-	Hosts    []string     `json:"hosts"`         // addresses of hosts with their own names, at most maxApart
+	Hosts    []string     `json:"hosts"`         // addresses of hosts with proven names, at most maxApart
 	Ban      *Ban         `json:"ban,omitempty"` // active ban of the /64, which does not affect the host
 }
 
-// maxApart limits the hosts with their own names in an answer.
+// maxApart limits the hosts with proven names in an answer.
 const maxApart = 3
 
 // identity returns the addresses that the filter treats as the session's host.
@@ -35,8 +34,8 @@ func identity(r *store.Record) netip.Prefix {
 	return memory.Identify(r.Src.Addr(), r.RDNS, r.FCrDNS).Prefix()
 }
 
-// identify determines whether the question is about a host with its own name. The
-// newest session from the address decides or, without sessions, the ban of the address.
+// identify determines whether the question is about a host with a proven name. The newest session
+// from the address decides. Without a session, a ban of exactly this address decides.
 func (w *query) identify() error {
 	q := w.q
 	if !q.addr.IsValid() {
@@ -63,7 +62,7 @@ func (w *query) identify() error {
 	})
 }
 
-// holds reports whether a session is from h.
+// holds reports whether a session belongs to h.
 func (h *Host) holds(r *store.Record) bool {
 	if !r.Src.IsValid() || !h.Prefix.Contains(r.Src.Addr()) {
 		return false
@@ -92,7 +91,7 @@ func (w *query) apart() *Apart {
 	return w.answer.Apart
 }
 
-// name fills in the hosts with their own names.
+// name fills in the hosts with proven names.
 func (a *Apart) name(names map[string]bool) {
 	if a == nil {
 		return
@@ -101,7 +100,7 @@ func (a *Apart) name(names map[string]bool) {
 	a.Hosts = append(a.Hosts, all[:min(len(all), maxApart)]...)
 }
 
-// apart writes about the other hosts in the /64.
+// apart writes the paragraph on the other hosts in the /64.
 func (p *printer) apart(a *Answer) {
 	x := a.Apart
 	if x == nil {

@@ -25,21 +25,19 @@ type Question struct {
 	short   int // missing digits of a partial session id
 	prefix  netip.Prefix
 	addr    netip.Addr // the IPv6 address if the question is about one IPv6 host, otherwise zero
-	hashes  [][]byte   // possible hashes of the mailbox; nil without the key
+	hashes  [][]byte   // possible hashes of the mailbox or user; nil without the key
 	missed  bool       // a record has a hash that cannot be compared without the key
 }
 
-// A kind is a way to interpret a question, for example as a user or a host name.
-// Depending on its kind, a question is compared with the header or the steps of
-// records.
+// A kind is a way to interpret a question, for example as a user or a host name. Depending on its
+// kind, a question is compared with record headers or with steps.
 type kind struct {
 	name string
-	like []string // earlier kinds with the same form
-	// fits reports whether the text of a question has the form of this kind, and stores
-	// the parsed value. Once a kind fits, Parse tries a later kind only if its like
-	// field names the kind that fits.
+	like []string // earlier kinds with the same syntax
+	// fits reports whether a question's text has this kind's syntax, and stores the parsed value.
+	// Once a kind fits, Parse tries a later kind only if its like field names the kind that fits.
 	fits   func(*Question) bool
-	strict bool // with --as, text that does not have this form is an error
+	strict bool // with --as, text without this syntax is an error
 	head   func(*Question, *store.Record) bool
 	kinds  store.Kinds // kinds of steps that the step function compares
 	step   func(*Question, *store.Step) bool
@@ -83,8 +81,8 @@ func Kinds() (names []string) {
 	return names
 }
 
-// Parse returns the question for arg. If kind is empty, the kinds are chosen by the
-// form of arg.
+// Parse returns the question for arg. If kind is empty, the syntax of arg determines the possible
+// kinds.
 func Parse(arg, kind string) (*Question, error) {
 	q := &Question{text: []byte(arg)}
 	if b, err := text.Unescape(arg); err == nil { // the operator may copy arg from escaped output
@@ -111,7 +109,7 @@ func Parse(arg, kind string) (*Question, error) {
 	return q, nil
 }
 
-// String returns the question as printed.
+// String returns the question for output.
 func (q *Question) String() string {
 	switch {
 	case q.session != 0 && q.short == 0:
@@ -142,7 +140,7 @@ func ParseSession(text string) (uint64, bool) {
 // digits.
 func parseSession(text []byte) (id uint64, short int, ok bool) {
 	m := sessionForm.FindSubmatch(text)
-	if m == nil && bytes.ContainsAny(text, " [") { // only as a separate word, because a label of a name can look like an id
+	if m == nil && bytes.ContainsAny(text, " [") { // only as a separate word: a label of a name can look like an id
 		m = sessionInLine.FindSubmatch(text)
 	}
 	if m == nil {
@@ -258,7 +256,7 @@ func (q *Question) match(r *store.Record) (matched []string) {
 	if steps == 0 {
 		return matched
 	}
-	_ = r.Steps(func(s *store.Step) bool { // damage is reported with the answer
+	_ = r.Steps(func(s *store.Step) bool { // the answer reports the damage
 		for i := range kinds {
 			if k := &kinds[i]; steps.Has(s.Kind) && k.selects(q, s) && !slices.Contains(matched, k.name) {
 				matched = append(matched, k.name)
@@ -269,7 +267,7 @@ func (q *Question) match(r *store.Record) (matched []string) {
 	return matched
 }
 
-// selects reports whether a step matches q when taken as this kind.
+// selects reports whether a step matches q interpreted as this kind.
 func (k *kind) selects(q *Question, s *store.Step) bool {
 	return k.kinds.Has(s.Kind) && q.is(k.name) && k.step(q, s)
 }

@@ -24,7 +24,7 @@ type Session struct {
 	Kinds    []string          `json:"as,omitempty"` // kinds by which the session matches the question
 	Src      string            `json:"src,omitempty"`
 	Local    bool              `json:"local,omitempty"`
-	Erased   bool              `json:"erased,omitempty"` // the operator has removed the source and all names
+	Erased   bool              `json:"erased,omitempty"` // the operator has removed the client's address and all names
 	RDNS     string            `json:"rdns,omitempty"`
 	FCrDNS   string            `json:"fcrdns"`
 	Server   string            `json:"server,omitempty"`    // the mail server; empty: this host
@@ -41,7 +41,7 @@ type Session struct {
 	source netip.Prefix
 	pass   *rules.Pass // statement of the current policy that matches the client, or nil
 	lists  []listing
-	scored bool // a listing changes the score under the current policy
+	scored bool // the current policy's scores include DNS lists
 }
 
 // A Rule is a rule's decision in a session.
@@ -54,7 +54,7 @@ type Rule struct {
 	Until     string `json:"until,omitempty"` // end of the ban
 	Exempt    string `json:"exempt,omitempty"`
 	Times     int    `json:"times"`
-	Text      string `json:"text,omitempty"`       // text of the rule at the time of the decision
+	Text      string `json:"text,omitempty"`       // rule text at the time of the decision
 	Now       string `json:"now,omitempty"`        // state of the rule in the current policy: "same", "changed", "gone" or "assumed"
 	CountedBy string `json:"counted_by,omitempty"` // key by which sessions are counted
 	// Unanswered contains the names of DNS lists that had not answered, separated by commas. The
@@ -70,12 +70,12 @@ type Rule struct {
 	BannedOn string `json:"banned_on,omitempty"`
 	Kept     bool   `json:"kept,omitempty"`
 
-	ref uint32 // reference to the rule's text
+	ref uint32 // reference to the rule text
 	ban uint64 // id of BannedIn
 }
 
-// assumed is the value of Rule.Now if no text was recorded with the decision. Rule.Text
-// is then the text of the current rule of the same name.
+// assumed is the value of Rule.Now if the decision was recorded without the rule's text. Rule.Text
+// is then the text of the current rule with the same name.
 const assumed = "assumed"
 
 // manual is the value of Rule.BannedIn for a ban imposed by the operator.
@@ -89,7 +89,7 @@ type sessionReader struct {
 	asked    []string       // outcomes of the commands that match the question
 	refused  string         // first recipient that smtpd rejected
 	enforced map[string]int // by phase, 1 plus the index in Rules of the latest enforced rule
-	facts    *rules.Facts   // so far; nil without a policy
+	facts    *rules.Facts   // facts so far; nil without a policy
 	byFilter bool           // a filter rejected the recipient in the next step
 }
 
@@ -165,14 +165,14 @@ func (s *sessionReader) step(st *store.Step) bool {
 	return true
 }
 
-// command adds the outcome of a command that matches the question.
+// command adds a command's outcome if the command matches the question.
 func (s *sessionReader) command(st *store.Step, word string) {
 	if len(s.asked) < 3 && s.q.matchStep(st) {
 		s.asked = append(s.asked, fmt.Sprintf("%s:<%s>: %s", word, text.Escape(st.Text), outcome(st)))
 	}
 }
 
-// login adds the outcome of a login that matches the question.
+// login adds a login's outcome if the login matches the question.
 func (s *sessionReader) login(st *store.Step) {
 	if len(s.asked) >= 3 || !s.q.matchStep(st) {
 		return
@@ -184,7 +184,7 @@ func (s *sessionReader) login(st *store.Step) {
 	s.asked = append(s.asked, line)
 }
 
-// recipients adds how many recipients in a matching domain were requested.
+// recipients adds the number of requested recipients in a matching domain.
 func (s *sessionReader) recipients(st *store.Step) {
 	if s.q.matchStep(st) {
 		s.asked = append(s.asked, fmt.Sprintf("RCPT TO:<%s>: %s for %s", text.Escape(st.Text), st.Result, text.Plural(st.Count, "recipient")))
@@ -220,7 +220,7 @@ func (s *sessionReader) filter(st *store.Step) {
 	}
 }
 
-// until returns when a ban ends, or "" if it was withheld.
+// until returns when a ban ends, or "" if the ban was withheld.
 func until(s *store.Step) string {
 	if s.Until.IsZero() {
 		return ""
@@ -228,7 +228,7 @@ func until(s *store.Step) string {
 	return s.Until.UTC().Format(text.TimeLayout)
 }
 
-// exempted introduces the pass statement that matches a client without a decision.
+// exempted introduces the pass statement for a client on which no rule decided.
 const exempted = "no rule applied; the current policy has "
 
 // byServer introduces the first recipient that smtpd rejected.
@@ -268,7 +268,8 @@ func (s *sessionReader) summarize() {
 	}
 }
 
-// unknownName is Session.FCrDNS if the server has not reported whether there is a name.
+// unknownName is the value of Session.FCrDNS if the server did not report whether the client has a
+// name.
 var unknownName = smtp.FCrDNSUnknown.String()
 
 var endings = map[smtp.Ending]string{
@@ -298,9 +299,8 @@ func outcome(s *store.Step) string {
 	return strings.TrimSpace(result)
 }
 
-// rule adds a decision that was made the given number of times. If the session already
-// has the same decision, its count is increased. rule returns the index of the
-// decision.
+// rule adds a decision that was made the given number of times. If the session already has the same
+// decision, only its count grows. rule returns the index of the decision.
 func (s *Session) rule(rule Rule, times int) int {
 	for i := range s.Rules {
 		have := s.Rules[i]
@@ -318,7 +318,7 @@ func (s *Session) rule(rule Rule, times int) int {
 	return len(s.Rules) - 1
 }
 
-// counted matches a condition in a rule's text that counts across sessions.
+// counted matches a condition of a rule that counts across sessions.
 var counted = regexp.MustCompile(` count [^ ]+ > [0-9]+ in [0-9]+[a-z] by ([a-z]+)`)
 
 // addText adds the text of a rule at the time of its decision, and compares it with the

@@ -123,7 +123,7 @@ func (p *printer) session(s *Session, kinds bool) {
 	p.line("details", "scanwatch show %s", s.Session)
 }
 
-// rules writes the decisions. After a rule's last decision, its text follows.
+// rules writes the decisions, each rule's text after its last decision.
 func (p *printer) rules(list []Rule) {
 	for i := range list {
 		r := &list[i]

@@ -14,12 +14,11 @@ import (
 	"scanwatch/store"
 )
 
-// maxLoginHosts limits how many hosts without a successful login of the user are
-// counted.
+// maxLoginHosts limits how many hosts with only failed logins of the user are counted.
 const maxLoginHosts = 10_000
 
-// Logins describes the logins of the user that the question is about. A host that has
-// only failed logins may be an attacker, and banning it does not affect the user.
+// Logins describes the logins of the user in question. A host with only failed logins may be an
+// attacker, and its ban does not affect the user.
 type Logins struct {
 	Passed int        `json:"passed"`
 	Failed int        `json:"failed"`
@@ -27,14 +26,14 @@ type Logins struct {
 	Others int        `json:"other_hosts"` // hosts with only failed logins
 	Last   *text.Time `json:"last,omitempty"`
 	From   string     `json:"from,omitempty"` // host of the last successful login; empty for an aggregate of many hosts
-	// AtLeast is set if there are more hosts.
+	// AtLeast is set if maxLoginHosts was exceeded, so that the numbers are lower bounds.
 	AtLeast bool `json:"at_least,omitempty"`
 	// Tried lists hosts with failed logins, at most maxHosts. Hosts from which the user
 	// has logged in come first, so that banned attackers do not hide them. Banned hosts
 	// follow, and then all other hosts. In each group, the latest failure comes first.
 	Tried  []*LoginHost `json:"tried"`
 	More   int          `json:"more_tried,omitempty"`
-	Limits []string     `json:"limits"` // what failed logins lead to under the current policy
+	Limits []string     `json:"limits"` // consequences of failed logins under the current policy
 
 	hosts map[netip.Prefix]*LoginHost
 	wrong time.Time // last failed login from a host with a successful login
@@ -57,7 +56,7 @@ func (w *query) countLogins(r *store.Record) {
 		w.answer.Logins = l
 	}
 	host := identity(r)
-	_ = r.Steps(func(s *store.Step) bool { // damage is reported by the description of the session
+	_ = r.Steps(func(s *store.Step) bool { // session reports the damage
 		if s.Kind != store.KindAuth || !w.q.user(s.Text) {
 			return true
 		}
@@ -104,7 +103,7 @@ func unnamedLogins(r *store.Record) (n int) {
 	return n
 }
 
-// count fills in the numbers of hosts.
+// count counts the hosts.
 func (l *Logins) count() {
 	for _, h := range l.hosts {
 		if h.Passed {
@@ -115,8 +114,8 @@ func (l *Logins) count() {
 	}
 }
 
-// summarizeUser answers a question about a user. Only bans of hosts from which the user
-// has logged in matter.
+// summarizeUser answers a question about a user. Bans count only if the user has logged in from the
+// banned host.
 func (a *Answer) summarizeUser(day func(time.Time) string) {
 	l := a.Logins
 	var own []*Ban
@@ -157,7 +156,7 @@ func (a *Answer) summarizeUser(day func(time.Time) string) {
 	}
 }
 
-// banned returns how many hosts with failed logins are banned, with the ban enforced.
+// banned returns the number of hosts with failed logins that have an enforced ban.
 func (l *Logins) banned() (n int) {
 	for _, h := range l.hosts {
 		if h.Failed > 0 && h.Ban != nil && !h.Ban.Observe {
@@ -226,7 +225,7 @@ func (w *query) limits(l *Logins) {
 	}
 }
 
-// logins writes the hosts with failed logins, and what failed logins lead to.
+// logins writes the hosts with failed logins, and the consequences of failed logins.
 func (p *printer) logins(a *Answer) {
 	l := a.Logins
 	if l == nil {

@@ -1,5 +1,5 @@
-// Package why explains recorded decisions on a client. An explanation lists the rules,
-// the evidence, the exemptions and the remedies.
+// Package why explains the recorded decisions on a client. An explanation lists the rules, the
+// evidence, the exemptions and the remedies.
 package why
 
 import (
@@ -44,8 +44,8 @@ type Options struct {
 	// Policy, if set, is the current policy. File names the policy's file.
 	Policy *rules.Policy
 	File   string
-	// Facts returns the facts about the client of r at connect, without the answers of DNS
-	// lists. It is required with Policy.
+	// Facts returns the facts about r's client at connect, without the answers of DNS lists. Facts
+	// is required if Policy is set.
 	Facts func(r *store.Record) *rules.Facts
 	// Mode is the filter's mode, observe or enforce, and ModeText describes it. Both
 	// are empty if the mode is unknown.
@@ -54,20 +54,20 @@ type Options struct {
 	Now            time.Time
 	Zone           *time.Location
 	Since          time.Time // only sessions that ended at this time or later
-	Until          time.Time // only sessions that ended before this time; zero for all
-	// Match reports whether a session is selected by other properties. If Match is nil,
-	// all sessions are selected.
+	Until          time.Time // only sessions that ended before this time; zero: no limit
+	// Match reports whether a session has the other properties that the operator selected. If Match
+	// is nil, all sessions are selected.
 	Match func(*store.Record) bool
-	All   bool // more than the newest 20 sessions
+	All   bool // all sessions, not only the newest 20
 	Limit int  // maximum number of sessions; 20 if Limit is 0
 }
 
-// An Answer is returned by Find. All text is printable.
+// An Answer is the outcome of Find. All text is printable.
 type Answer struct {
 	Schema   int        `json:"schema"` // text.Schema
 	Question string     `json:"question"`
 	Kinds    []string   `json:"as"`             // possible kinds of the question
-	State    string     `json:"state"`          // the client is banned, or was rejected, or neither
+	State    string     `json:"state"`          // whether the client is banned, was rejected, or neither
 	Cause    string     `json:"cause"`          // cause of the newest rejection
 	Undo     string     `json:"undo"`           // command that undoes the decision
 	Mode     string     `json:"mode,omitempty"` // current mode of the filter; no ban is enforced in observe mode
@@ -133,8 +133,8 @@ type match struct {
 	rejected bool     // a rule rejected the client, or would have in enforce mode
 }
 
-// Find answers a question from all records and from state.db. When Find returns,
-// Reader.Unread is the number of unreadable files.
+// Find answers a question from all records and state.db. When Find returns, Reader.Unread is the
+// number of unreadable files.
 func Find(q *Question, o Options) (*Answer, error) {
 	w := &query{Options: o, q: q, texts: map[uint32]string{}, now: map[string]string{}, memory: memory.New()}
 	if err := w.identify(); err != nil {
@@ -192,7 +192,7 @@ func Find(q *Question, o Options) (*Answer, error) {
 // rejections reports whether a session or an aggregate has a rejection by a rule.
 // enforced is set if the rejection was enforced, and would if it was only observed.
 func rejections(r *store.Record) (would, enforced bool) {
-	_ = r.Steps(func(s *store.Step) bool { // damage is reported by Session
+	_ = r.Steps(func(s *store.Step) bool { // Session reports the damage
 		if s.Kind == store.KindVerdict && s.Decision >= smtp.Reject && s.Exempt == "" {
 			would, enforced = would || !s.Enforced, enforced || s.Enforced
 		}
@@ -201,11 +201,10 @@ func rejections(r *store.Record) (would, enforced bool) {
 	return would, enforced
 }
 
-// observed returns a lower bound for the sessions of an aggregate that rules would have
-// rejected. The bound is the largest number of sessions that a single rule would have
-// rejected.
+// observed returns a lower bound for an aggregate's sessions that rules would have rejected. The
+// bound is the largest number of sessions that a single rule would have rejected.
 func observed(r *store.Record) (n int) {
-	_ = r.Steps(func(s *store.Step) bool { // damage is reported by Session
+	_ = r.Steps(func(s *store.Step) bool { // Session reports the damage
 		if s.Kind == store.KindVerdict && s.Decision >= smtp.Reject && s.Exempt == "" && !s.Enforced {
 			n = max(n, int(s.Times))
 		}
@@ -218,7 +217,8 @@ func (w *query) note(format string, args ...any) {
 	w.answer.Notes = append(w.answer.Notes, fmt.Sprintf(format, args...))
 }
 
-// findSessions selects the newest rejected sessions, and then the newest other ones.
+// findSessions selects the newest rejected sessions, and then the newest sessions without a
+// rejection.
 func (w *query) findSessions() error {
 	size, summed, unnamed, otherwise := 0, 0, 0, false
 	limit := cmp.Or(w.Limit, maxSessions)
@@ -262,7 +262,7 @@ func (w *query) findSessions() error {
 	w.Reader.Only = w.q.selection()
 	noted := map[string]bool{}
 	w.Reader.Problem = func(segment string, err error) {
-		if line := fmt.Sprintf("%s: %v", segment, err); !noted[line] { // a second pass reports the same problem
+		if line := fmt.Sprintf("%s: %v", segment, err); !noted[line] { // a second pass finds the same problem
 			noted[line] = true
 			w.note("%s", line)
 		}
@@ -291,9 +291,9 @@ func (w *query) findSessions() error {
 	return nil
 }
 
-// decideUser turns the question into one about a user if all sessions match only as
-// logins. If otherwise is set, there is a session that matches in another way, and the
-// answer describes the decisions on it.
+// decideUser restricts the question to a user if all sessions match only as logins. If otherwise is
+// set, another session matches in a different way, and the answer describes the decisions on that
+// session.
 func (w *query) decideUser(otherwise bool) {
 	l := w.answer.Logins
 	switch {
@@ -330,8 +330,8 @@ func (w *query) noteUnnamed() error {
 	return err
 }
 
-// addSessions adds the descriptions of the selected sessions, rejected ones first. The
-// keys of bans are the ids of the sessions that led to their bans.
+// addSessions adds the descriptions of the selected sessions, rejected ones first. Bans are keyed
+// by the ids of the sessions that led to them.
 func (w *query) addSessions() (bans map[uint64][]store.Record) {
 	bans = map[uint64][]store.Record{}
 	slices.Reverse(w.kept)
@@ -357,8 +357,7 @@ func (w *query) addSessions() (bans map[uint64][]store.Record) {
 	return bans
 }
 
-// searchAll reads the rules' texts, the sessions that led to bans, and the history of
-// the hosts.
+// searchAll reads the rules' texts, the sessions that led to bans, and the hosts' history.
 func (w *query) searchAll(bans map[uint64][]store.Record) error {
 	a := &w.answer
 	w.Reader.Rules = w.texts

@@ -76,11 +76,11 @@ func whyStore(t *testing.T) (dir string) {
 	}
 	away := filtered(smtp.PhaseConnect, smtp.Disconnect, "421 4.7.1 Banned [00000000000000b1]")
 
-	// An older version wrote the verdict without the text of the rule.
+	// An older version recorded the decision without the rule's text.
 	old := refuse
 	old.Rule = 0
 	whyAdd(w, 50*24*time.Hour, 0xa0, "203.0.113.77", store.Record{Ending: smtp.EndingRejected}, hello("ylmf-pc"), bot, old)
-	// The same session id was used in an earlier run of smtpd.
+	// The session id was already used in an earlier run of smtpd.
 	whyAdd(w, 40*24*time.Hour, 0xb1, "203.0.113.99", store.Record{Ending: smtp.EndingQuit}, hello("other.example.net"))
 	whyAdd(w, 2*time.Hour, 0xa1, "203.0.113.5", store.Record{RDNS: raw("mail.example.com"), FCrDNS: smtp.FCrDNSPass, Ending: smtp.EndingQuit, Counts: store.Counts{Commands: 5, Mails: 1, RcptOK: 1}},
 		hello("mail.example.com"), store.Step{Kind: store.KindMail, Text: raw("alice@example.com"), Result: smtp.ResultOK, Code: 250, Reply: raw("2.0.0 Ok")},
@@ -254,8 +254,8 @@ func TestFind(t *testing.T) {
 	}
 }
 
-// TestRejectedFirst checks that a rejected session is printed even if many accepted
-// sessions are newer, and that similar sessions are printed once.
+// TestRejectedFirst checks that a rejected session is printed even if there are many newer accepted
+// sessions, and that similar sessions are printed once.
 func TestRejectedFirst(t *testing.T) {
 	dir := t.TempDir()
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
@@ -327,8 +327,8 @@ func TestLetter(t *testing.T) {
 	}
 }
 
-// TestListed checks that the cause and the letter name the DNS list of the rule, without the
-// label of a key.
+// TestListed checks that the cause and the letter name the rule's DNS list, without an account key
+// in its zone.
 func TestListed(t *testing.T) {
 	listing := func(match, code string) finding.Finding {
 		return finding.Finding{Evidence: "listed", By: "dns", Match: match, Proof: code, Confidence: "medium"}
@@ -397,8 +397,8 @@ func TestAllowlist(t *testing.T) {
 
 var passText = regexp.MustCompile(`(?m)^pass match .*$`)
 
-// TestUnanswered checks that the answer explains a rejection that is temporary because a list in
-// a pass statement had not answered, and its remedy.
+// TestUnanswered checks how the answer explains a temporary rejection, and its remedy, if a list in
+// a pass statement had not answered.
 func TestUnanswered(t *testing.T) {
 	bl, wl := answerOf("bl", smtp.ResultFail), answerOf("wl", smtp.ResultOK)
 	found := store.Step{Kind: store.KindFinding, Text: raw("listed"), By: raw("dns"), Match: raw("bl bl.example.org"), Arg: raw("127.0.0.2"), Confidence: raw("medium")}
@@ -423,7 +423,7 @@ func TestUnanswered(t *testing.T) {
 	}
 }
 
-// TestScoredListing checks that the cause of a rule about the score names the list.
+// TestScoredListing checks that the answer names the DNS list that added to a rule's score.
 func TestScoredListing(t *testing.T) {
 	a, _ := askLists(t, fmt.Sprintf(listsConf, "", "score > 3")+"score evidence listed 5\npass match listed wl\n", answerOf("bl", smtp.ResultFail),
 		store.Step{Kind: store.KindVerdict, Text: raw("r"), Phase: smtp.PhaseConnect, Decision: smtp.Disconnect, Enforced: true})
@@ -456,8 +456,8 @@ func TestUser(t *testing.T) {
 	}
 }
 
-// TestUserIsNotTheAttacker checks that the answer describes the user's own hosts, not
-// the banned hosts that brute-forced the password.
+// TestUserIsNotTheAttacker checks that the answer describes the user's hosts, not the banned hosts
+// that brute-forced the password.
 func TestUserIsNotTheAttacker(t *testing.T) {
 	dir := whyStore(t)
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
@@ -486,8 +486,8 @@ func TestUserIsNotTheAttacker(t *testing.T) {
 	}
 }
 
-// TestUserWithoutKind checks that a name found only in logins is taken as a user. If
-// the name also occurs elsewhere, a note mentions the flag.
+// TestUserWithoutKind checks that a name found only in logins is treated as a user. If the name
+// also occurs elsewhere, a note mentions --as user.
 func TestUserWithoutKind(t *testing.T) {
 	dir := whyStore(t)
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
@@ -540,9 +540,8 @@ func TestUserLimits(t *testing.T) {
 	}
 }
 
-// TestNamedHost checks answers about an IPv6 mail server and bots in the same /64. An
-// answer about the server must not describe the bots, and an answer about a bot must
-// not describe the server.
+// TestNamedHost checks answers about an IPv6 mail server and bots in the same /64. Answers about
+// the server must not describe the bots, and vice versa.
 func TestNamedHost(t *testing.T) {
 	const server, bot, network = "2001:db8:3::25", "2001:db8:3::666", "2001:db8:3::/64"
 	dir := t.TempDir()
@@ -581,8 +580,8 @@ func TestNamedHost(t *testing.T) {
 	}
 }
 
-// TestMode checks that the answer gives the filter's mode, and does not claim a
-// rejection that never happened.
+// TestMode checks that the answer gives the filter's mode, and does not claim a rejection in
+// observe mode.
 func TestMode(t *testing.T) {
 	o := options(t, whyStore(t), whyConf)
 	o.Mode, o.ModeText = "observe", "observe, by the operator"
@@ -611,9 +610,8 @@ func TestFriends(t *testing.T) {
 	}
 }
 
-// TestUserOfManyHosts checks that a user's hosts are found among very many others.
-// Beyond the limit, the number of hosts is a minimum. A note counts the logins in
-// aggregates.
+// TestUserOfManyHosts checks that a user's hosts are found among very many others. Beyond
+// maxLoginHosts, the number of hosts is a lower bound. A note counts the logins in aggregates.
 func TestUserOfManyHosts(t *testing.T) {
 	dir := t.TempDir()
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
@@ -717,8 +715,7 @@ func TestHost(t *testing.T) {
 	}
 }
 
-// FuzzParse checks that every argument has a kind and can be compared with every
-// record.
+// FuzzParse checks that every argument has a kind and can be compared with every record.
 func FuzzParse(f *testing.F) {
 	for _, arg := range []string{"", "<>", "[", "@", "a@b", `\x`, "192.0.2.1", "5a1f9c2e00c0ffee", hostileText, "::%eth0", "1.2.3.4:5"} {
 		f.Add(arg, "a@b")
@@ -762,8 +759,7 @@ func BenchmarkFind(b *testing.B) {
 	b.ReportMetric(float64(b.N*sessions)/b.Elapsed().Seconds(), "records/s")
 }
 
-// TestReputation checks that the standing in state.db exempts a host that has no
-// recorded sessions.
+// TestReputation checks that standing in state.db exempts a host without recorded sessions.
 func TestReputation(t *testing.T) {
 	const day = 24 * time.Hour
 	dir := t.TempDir()
@@ -864,7 +860,7 @@ func (emptyTable) MatchAddr(netip.Addr) bool { return false }
 func (emptyTable) MatchName([]byte) bool     { return false }
 func (emptyTable) MatchASN(uint32) bool      { return false }
 
-// TestSumsCount checks that an aggregate counts as the number of its sessions.
+// TestSumsCount checks that an aggregate counts as all the sessions that it contains.
 func TestSumsCount(t *testing.T) {
 	dir := t.TempDir()
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})

@@ -27,7 +27,7 @@ func TestHarness(t *testing.T) {
 		}
 	}
 	for _, g := range b.goals {
-		// In short runs, a difference of microseconds may come out as zero or negative.
+		// In short runs, a difference of microseconds can be measured as zero or negative.
 		if g.got == 0 && !strings.Contains(g.what, "add") {
 			t.Errorf("no measurement for %q", g.what)
 		}

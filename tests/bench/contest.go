@@ -83,7 +83,7 @@ func (b *bench) buildAll(list []contestant) error {
 	return nil
 }
 
-// place substitutes the directories in a command.
+// place replaces the placeholders for directories in a command.
 func (b *bench) place(args []string, state string) []string {
 	args = slices.Clone(args)
 	for i := range args {
@@ -103,15 +103,15 @@ func named(name string) contestant {
 	panic("no contestant " + name)
 }
 
-// A run is a running contestant with its own state directory.
+// A run is a running contestant with a separate state directory.
 type run struct {
 	*child
 	state string
 	b     *bench
 }
 
-// run starts a contestant. A contestant whose arguments are registrations receives those
-// in registered.
+// run starts a contestant. If a contestant's arguments are registrations, it receives the
+// registrations in registered.
 func (b *bench) run(c contestant, registered map[string]bool) (*run, error) {
 	state, err := os.MkdirTemp(b.dir, "state-")
 	if err != nil {
@@ -153,9 +153,9 @@ func sortedKeys(m map[string]bool) []string {
 	return keys
 }
 
-// know delivers a message from every host on an earlier day. Otherwise, the two-second
-// greeting delay for unknown hosts would dominate the measurement. The deliveries are not
-// measured, and therefore involve no requests.
+// know delivers a message from every host on an earlier day, so that the hosts are known.
+// Otherwise, the two-second greeting delay for unknown hosts would dominate the measurement. The
+// deliveries are not measured, so they need no requests.
 func (r *run) know() error {
 	if err := r.introduce(); err != nil {
 		return err
@@ -163,7 +163,7 @@ func (r *run) know() error {
 	return r.settled()
 }
 
-// introduce is like know but does not wait for deferred work.
+// introduce is like know, but does not wait for deferred work.
 func (r *run) introduce() error {
 	sessions := hosts
 	if r.b.quick {

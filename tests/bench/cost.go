@@ -29,8 +29,8 @@ import (
 	"scanwatch/store"
 )
 
-// writeRows writes records of finished sessions until they take up the given number of
-// bytes on disk. All days have the same number of records. The last session ends at end.
+// writeRows writes records of finished sessions until they take up the given number of bytes on
+// disk. All days have the same number of records. The last session ends at end.
 func writeRows(dir string, bytes int64, days int, end time.Time) (records int, err error) {
 	const perRecord = 220 // approximate
 	n := int(bytes / perRecord)
@@ -345,8 +345,7 @@ func without(m map[string]bool, key string) map[string]bool {
 	return c
 }
 
-// dropping measures response times while the filter removes an expired day with 200,000
-// sessions.
+// dropping measures response times while the filter removes an expired day with 200,000 sessions.
 func (b *bench) dropping() error {
 	n, span := int64(200_000), max(b.span, time.Second)
 	if b.quick {

@@ -28,7 +28,7 @@ import (
 type child struct {
 	name       string
 	cmd        *exec.Cmd
-	conn       *os.File // its stdin and stdout are a single socket, as under smtpd
+	conn       *os.File // socket that is both stdin and stdout, as under smtpd
 	r          *bufio.Reader
 	registered map[string]bool
 	ready      time.Duration // from exec to register|ready
@@ -99,7 +99,7 @@ func cpuOf(pid int) time.Duration {
 	return time.Duration(ts.Nano())
 }
 
-// memory returns a field of /proc/PID/status that is in bytes, such as VmHWM.
+// memory returns a memory field of /proc/PID/status, such as VmHWM, in bytes.
 func (c *child) memory(key string) int64 {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", c.cmd.Process.Pid))
 	if err != nil {
@@ -117,7 +117,7 @@ func (c *child) memory(key string) int64 {
 // full plays the stream at full speed for at least the given time, while reading the
 // answers. full returns the number of rounds played.
 func (c *child) full(s *stream, atLeast time.Duration) (rounds int, took time.Duration, err error) {
-	var want atomic.Int64 // expected answers; set before the last round, while answers are outstanding
+	var want atomic.Int64 // expected answers; set before the last round, when answers are outstanding
 	want.Store(math.MaxInt64)
 	read := make(chan error, 1)
 	go func() {
@@ -130,7 +130,7 @@ func (c *child) full(s *stream, atLeast time.Duration) (rounds int, took time.Du
 		read <- nil
 	}()
 	began := time.Now()
-	var apart time.Duration // time that does not count as the filter's
+	var apart time.Duration // time that is not attributed to the filter
 	for last := false; !last; {
 		rounds++
 		now := time.Now()
@@ -161,9 +161,9 @@ func (c *child) drained() {
 	}
 }
 
-// offered plays the stream at a fixed number of requests per second and returns the
-// response times, each measured from when the request is due. A request is sent in a
-// single write with the reports that precede it.
+// offered plays the stream at a fixed number of requests per second. It returns the response times,
+// each measured from when the request is due. A request is sent in a single write with the reports
+// that precede it.
 func (c *child) offered(s *stream, rate int) ([]time.Duration, error) {
 	// Do all work on a single thread, because switching goroutines would cost as much as
 	// the work being measured. Threads can sleep with a precision of a few microseconds.

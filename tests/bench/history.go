@@ -33,7 +33,7 @@ func visitor(n uint64) (netip.Addr, []byte) {
 	return netip.AddrFrom4([4]byte{11 + byte(n>>16), byte(n >> 8), byte(n), 7}), fmt.Appendf(nil, "host%d.isp%d.example", n, n%1000)
 }
 
-// A past is a history of sealed days, each a copy of the same day of the mix.
+// A past is a history of sealed days that are all copies of the same day of mix.
 type past struct {
 	dir      string
 	days     int

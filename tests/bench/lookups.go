@@ -21,11 +21,11 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// lookupUser runs the companion. The user needs no account.
+// lookupUser is the user ID of the companion. The user needs no account.
 const lookupUser = 4004
 
-// lookups measures response times at a fixed rate. Runs with a DNS list, whose answers
-// no request waits for, alternate with runs without a list.
+// lookups measures response times at a fixed rate. Runs with a DNS list, on whose answers no
+// request waits, alternate with runs without a list.
 func (b *bench) lookups() error {
 	server, err := net.ListenPacket("udp4", "127.0.0.1:0")
 	if err != nil {
@@ -80,8 +80,8 @@ func (b *bench) lookups() error {
 	return nil
 }
 
-// lookupRun measures a run with a configuration. It returns the response times and the
-// number of questions about clients.
+// lookupRun measures a run with the given configuration. lookupRun returns the response times and
+// the number of questions about clients.
 func (b *bench) lookupRun(conf string, rate int) (took []time.Duration, asked uint64, err error) {
 	r, err := b.run(contestant{name: on, args: []string{"DIR/filter-scanwatch", "-f", "DIR/" + conf, "-s", "STATE"}}, nil)
 	if err != nil {
@@ -132,13 +132,13 @@ type lookupStatus struct {
 
 func (b *bench) lookupStatus(state string) (s lookupStatus, err error) {
 	out, err := exec.Command(filepath.Join(b.dir, "scanwatch"), "-s", state, "status", "--json").Output()
-	if len(out) > 0 { // the status has problems, for example without a backup
+	if len(out) > 0 { // the status may show unrelated problems, such as a missing backup
 		err = json.Unmarshal(out, &s)
 	}
 	return s, err
 }
 
-// lookupReady waits until the companion uses its list.
+// lookupReady waits until the companion uses its DNS list.
 func (b *bench) lookupReady(state string) error {
 	for range 1000 {
 		if s, err := b.lookupStatus(state); err == nil && len(s.Companions) == 1 && s.Companions[0].Entries == 1 {
@@ -149,8 +149,7 @@ func (b *bench) lookupReady(state string) error {
 	return errors.New("the companion does not use its list")
 }
 
-// answerQueries is the name server of the list. The test address and one host in ten are
-// listed.
+// answerQueries is the DNS list's name server. The test address and one host in ten are listed.
 func answerQueries(server net.PacketConn) {
 	packet := make([]byte, 1500)
 	for {

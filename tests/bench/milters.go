@@ -20,8 +20,8 @@ import (
 	"time"
 )
 
-// milters are compared by the same sessions. DIR is the directory of the programs, and
-// SOCKET the path of the socket.
+// milters lists the milters, which play the same sessions. DIR is the programs' directory, and
+// SOCKET the socket's path.
 var milters = []contestant{
 	{name: "milter-scanwatch", build: goBuild("milter-scanwatch", "scanwatch/cmd/milter-scanwatch"),
 		args: []string{"DIR/milter-scanwatch", "-f", "DIR/prompt.conf", "-s", "STATE", "-l", "unix:STATE/sock"}},
@@ -30,8 +30,8 @@ var milters = []contestant{
 		args: []string{"DIR/libmilter", "unix:STATE/sock"}},
 }
 
-// milterSessions is the number of sessions in a run, and milterOpen the number of sessions
-// at the same time.
+// milterSessions is the number of sessions in a run, and milterOpen the number of concurrent
+// sessions.
 const (
 	milterSessions = 10_000
 	milterOpen     = 20
@@ -66,8 +66,8 @@ func (b *bench) milters() error {
 	return w.Flush()
 }
 
-// milterRun starts a milter, plays sessions and returns the CPU time per session in
-// microseconds. Writing to disk is included.
+// milterRun starts a milter, plays sessions and returns the CPU time per session in microseconds.
+// The time includes writing to disk.
 func (b *bench) milterRun(c contestant) (perSession float64, err error) {
 	state, err := os.MkdirTemp(b.dir, "state-")
 	if err != nil {
@@ -136,8 +136,7 @@ func playMilter(socket string, n int) error {
 	return <-failed
 }
 
-// milterSession plays the session of a host that delivers a message, with the macros of
-// Postfix.
+// milterSession plays a host's session that delivers a message, with Postfix's macros.
 func milterSession(socket string, host int) error {
 	conn, err := net.Dial("unix", socket)
 	if err != nil {
@@ -181,7 +180,7 @@ func milterSession(socket string, host int) error {
 	return err
 }
 
-// packet appends a packet of the milter protocol.
+// packet appends a packet in the milter protocol.
 func packet(dst []byte, data string) []byte {
 	return append(binary.BigEndian.AppendUint32(dst, uint32(len(data))), data...)
 }

@@ -2,8 +2,8 @@
 
 package main
 
-// This file measures a real smtpd with one filter after another. A second process makes
-// the measurements, because entering a namespace restarts the program.
+// This file measures a real smtpd with different filters in turn. A second process makes the
+// measurements, because entering a namespace restarts the program.
 
 import (
 	"encoding/json"
@@ -35,8 +35,8 @@ const (
 	ownList   = "smtpd's own regex list of 5,000"
 )
 
-// smallest is the smallest useful set of registrations. The events report the source, the
-// recipients and the result. The request allows bans to take effect.
+// smallest is the smallest useful set of registrations. Its events report the source, the
+// recipients and the result. Its request allows bans to take effect.
 var smallest = []string{
 	"report|smtp-in|link-connect", "report|smtp-in|link-identify", "report|smtp-in|link-auth", "report|smtp-in|link-disconnect",
 	"report|smtp-in|tx-rcpt", "filter|smtp-in|connect",
@@ -125,8 +125,8 @@ func (b *bench) serve(v smtpd.Version, set setting) (n served, err error) {
 		wait.Wait()
 		return errors.Join(errs...)
 	}
-	// Each client sends mail before the measurement. The clients still remain unknown,
-	// because only mail from earlier days counts.
+	// Each client sends mail before the measurement. The clients remain unknown, because only mail
+	// from earlier days makes a client known.
 	if err := all(func(i int) error {
 		return visits(s, i, "MAIL FROM:<a@example.net>", "RCPT TO:<"+smtpd.Recipients[0]+"@"+smtpd.Domain+">", "DATA", "Subject: x\r\n\r\nHello.\r\n.")
 	}); err != nil {
@@ -251,7 +251,7 @@ func (b *bench) real() error {
 	return nil
 }
 
-// regexes returns the names in the list as regular expressions for smtpd.
+// regexes returns the names in the list as regular expressions for smtpd tables.
 func regexes() []byte {
 	var b strings.Builder
 	for n := range suffixes {

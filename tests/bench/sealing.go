@@ -17,8 +17,7 @@ import (
 	"scanwatch/store"
 )
 
-// A sealingRun is the result of a run, during which days are either being sealed or
-// already sealed.
+// A sealingRun is the result of a run, during which days are being sealed or are already sealed.
 type sealingRun struct {
 	p50, p99, p999 time.Duration
 	memory         int64 // bytes, anonymous

@@ -17,14 +17,14 @@ import (
 	"time"
 )
 
-// shareUser runs the companions. The user needs no account.
+// shareUser is the user ID of the companions. The user needs no account.
 const shareUser = 4005
 
-// peerRate is the number of requests a second to the other host.
+// peerRate is the number of requests per second to the other host.
 const peerRate = 500
 
-// sharing measures response times at a fixed rate: of a host that shares its state with
-// another one under load, of the same while the server is stopped, and of one alone.
+// sharing measures response times at a fixed rate: on a host that shares its state with another
+// host under load, on the same host while the Valkey server is stopped, and on a host alone.
 func (b *bench) sharing() error {
 	prompt, err := os.ReadFile(filepath.Join(b.dir, "prompt.conf"))
 	if err != nil {
@@ -85,8 +85,8 @@ func (b *bench) sharing() error {
 	return nil
 }
 
-// sharingRun measures a run with an empty server. The other host has the same load in all kinds
-// of runs.
+// sharingRun measures a run with an empty Valkey server. The other host has the same load in every
+// run.
 func (b *bench) sharingRun(rate, port int, share, paused bool) (took []time.Duration, err error) {
 	server := exec.Command("redis-server", "--bind", "127.0.0.1", "--port", fmt.Sprint(port), "--save", "", "--appendonly", "no", "--dir", "/tmp")
 	if err := server.Start(); err != nil {
@@ -104,7 +104,7 @@ func (b *bench) sharingRun(rate, port int, share, paused bool) (took []time.Dura
 		}
 		defer func() { err = errors.Join(err, r.end()) }()
 		hosts = append(hosts, r)
-		// A companion disturbs a filter each second, which would never look settled.
+		// A companion wakes the filter every second, so the filter would never appear idle.
 		if err := r.settled(); err != nil {
 			return nil, err
 		}

@@ -16,7 +16,7 @@ type numbers struct {
 	memory  []float64 // peak in bytes
 }
 
-// allMixes lists the mixes that are played at full speed.
+// allMixes lists the mixes of sessions that are played at full speed.
 var allMixes = []string{"mix", "delivery", "scan", "harvest-50", "harvest-500"}
 
 // speed measures all contestants at full speed.
@@ -77,8 +77,8 @@ func (b *bench) speed() error {
 	return nil
 }
 
-// registrations returns what scanwatch registers with the configuration "on". All other
-// filters use the same registrations.
+// registrations returns scanwatch's registrations with the configuration "on". All other filters
+// use the same registrations.
 func (b *bench) registrations() (map[string]bool, error) {
 	r, err := b.run(named(on), nil)
 	if err != nil {

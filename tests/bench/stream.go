@@ -18,8 +18,8 @@ type step struct {
 	rest    string // fields after the session and token
 }
 
-// A script generates the lines of the session with the given number. The registrations
-// select some of the generated events and requests.
+// A script generates the lines of the session with the given number. The registrations determine
+// which of the generated events and requests are sent.
 type script func(n int) []step
 
 // A kind is a kind of session with its share in percent.
@@ -117,7 +117,7 @@ func delivery(n int) []step {
 	return quit(s)
 }
 
-// harvest generates a session that requests recipients which do not exist.
+// harvest generates a session that requests nonexistent recipients.
 func harvest(recipients int) script {
 	return func(n int) []step {
 		msgid := fmt.Sprintf("%08x", n+1)
@@ -134,7 +134,7 @@ func harvest(recipients int) script {
 	}
 }
 
-// A stream holds the lines of complete sessions. A cut is the end of a request. The
+// A stream holds the lines of complete sessions. A cut is the offset at which a request ends. The
 // tokens of requests are 0, 1, and so on.
 type stream struct {
 	data     []byte
@@ -146,8 +146,8 @@ type stream struct {
 	lines    int
 }
 
-// again changes the session ids and advances the timestamps, so that the stream can be
-// played once more.
+// again changes the session ids and advances the timestamps, so that the stream can be played
+// again.
 func (s *stream) again(round int) {
 	var b [4]byte
 	for i := range b {
@@ -221,7 +221,8 @@ func (r recipe) make() *stream {
 		pick := int(mixed(uint64(n)) % uint64(total))
 		for _, k := range kinds {
 			if pick -= k.share; pick < 0 {
-				// Like smtpd's session ids, these ids look random and do not repeat soon.
+				// Like smtpd's session ids, these ids look random and repeat only after a long
+				// time.
 				return &session{id: mixed(uint64(s.sessions) ^ uint64(r.begin.UnixNano())), steps: k.script(n)}
 			}
 		}

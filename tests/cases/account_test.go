@@ -1,8 +1,7 @@
 package cases
 
-// This file contains cases about stolen accounts. The presets do not reject authenticated
-// clients, so the tests check the evidence. Rules that use the evidence must work or be
-// reported as errors.
+// This file contains cases about stolen accounts. The presets do not reject authenticated clients,
+// so the tests check the evidence. Rules that use the evidence must work or cause an error.
 
 import (
 	"fmt"
@@ -13,7 +12,7 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// member plays a session of an authenticated client that sends n messages.
+// member plays an authenticated client's session that sends n messages.
 func (s *Server) member(h simulate.Host, user string, n int, from func(i int) string, to func(i int) []string) *simulate.Client {
 	h.Port = 587
 	c := s.Connect(h)
@@ -35,7 +34,7 @@ func own(user string) func(int) string {
 	return func(int) string { return user + "@" + simulate.Domain }
 }
 
-// ordinary plays the mail of a user on four days.
+// ordinary plays a user's mail on four days.
 func (s *Server) ordinary(user string) (cs []*simulate.Client) {
 	for range 4 {
 		cs = append(cs, s.member(laptop("198.51.100.70"), user, 2, own(user), func(i int) []string { return []string{fmt.Sprintf("friend%d@partner.example", i)} }))
@@ -44,8 +43,8 @@ func (s *Server) ordinary(user string) (cs []*simulate.Client) {
 	return cs
 }
 
-// stolen plays the abuse of an account. Several networks log in within a minute and forge
-// senders. Half of the recipients do not exist.
+// stolen plays the abuse of an account. Several networks log in within a minute and forge senders.
+// Half of the recipients do not exist.
 func (s *Server) stolen(user string, networks int) (cs []*simulate.Client) {
 	for k := range networks {
 		cs = append(cs, s.member(bare(at("198.18.%d.9", 10+k), "laptop"), user, 5, func(i int) string { return fmt.Sprintf("winner%d@lottery.example", i) }, func(i int) []string {
@@ -56,8 +55,7 @@ func (s *Server) stolen(user string, networks int) (cs []*simulate.Client) {
 	return cs
 }
 
-// acts returns the evidence of cs other than evidence about names, greetings or
-// addresses.
+// acts returns the evidence of cs, except evidence about names, greetings or addresses.
 func (s *Server) acts(cs ...*simulate.Client) (list []string) {
 	for _, token := range s.Tokens(cs...) {
 		if !strings.HasPrefix(token, "rdns") && !strings.HasPrefix(token, "fcrdns") && !strings.HasPrefix(token, "helo-") && !strings.HasPrefix(token, "cloud") {
@@ -67,7 +65,7 @@ func (s *Server) acts(cs ...*simulate.Client) (list []string) {
 	return list
 }
 
-// TestStolenAccount checks that the filter finds the use of a stolen account.
+// TestStolenAccount checks that the filter detects the use of a stolen account.
 func TestStolenAccount(t *testing.T) {
 	var list []Case
 	for _, user := range []string{"bob", "info"} {
@@ -90,8 +88,7 @@ func TestStolenAccount(t *testing.T) {
 	Run(t, list)
 }
 
-// TestAccountRules checks that each rule with auth works, or causes an error or a
-// warning.
+// TestAccountRules checks that each rule with auth works, or causes an error or a warning.
 func TestAccountRules(t *testing.T) {
 	one := func(s *Server) []*simulate.Client {
 		return []*simulate.Client{s.member(bare("198.51.100.70", "laptop"), "bob", 1, own("bob"), func(int) []string { return simulate.Words("w", 0, 100) })}

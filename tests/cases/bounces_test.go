@@ -1,7 +1,7 @@
 package cases
 
-// This file contains cases about messages with the null sender (RFC 5321 section 4.5.5).
-// These are bounces of forged mail and sender verification.
+// This file contains cases about messages with the null sender (RFC 5321 section 4.5.5). They are
+// bounces of forged mail, and sender verification.
 
 import (
 	"fmt"
@@ -39,7 +39,7 @@ func TestBounces(t *testing.T) {
 			s.Earlier()
 			n := 40
 			if h.RDNS == "" {
-				n = 15 // the limit is lower for a host without a name
+				n = 15 // the limit is lower for hosts without a name
 			}
 			s.Bounces(h, invented(n)...)
 			s.Wait(10 * minute)

@@ -22,7 +22,7 @@ func named(addr, name string) simulate.Host {
 	return simulate.Host{Src: netip.MustParseAddr(addr), RDNS: name, Helo: name}
 }
 
-// greets returns a host with a proven name and another greeting.
+// greets returns a host whose greeting differs from its proven name.
 func greets(addr, name, helo string) simulate.Host {
 	h := named(addr, name)
 	h.Helo = helo
@@ -34,19 +34,19 @@ func bare(addr, helo string) simulate.Host {
 	return simulate.Host{Src: netip.MustParseAddr(addr), Helo: helo}
 }
 
-// without returns h as smtpd sees it when DNS does not work.
+// without returns h as smtpd sees it during a DNS outage.
 func without(h simulate.Host, fcrdns string) simulate.Host {
 	h.RDNS, h.FCrDNS = "", fcrdns
 	return h
 }
 
-// at returns address i of a network. The network is a format with one number.
+// at returns address number i of a network. The network is a format string with one number.
 func at(format string, i int) string { return fmt.Sprintf(format, i) }
 
-// far returns an address in network i of 250 networks.
+// far returns an address in network number i of 250.
 func far(i int) string { return fmt.Sprintf("198.18.%d.%d", i%250, 10+i%200) }
 
-// sender returns a sender in the domain of h.
+// sender returns a sender in h's domain.
 func sender(h simulate.Host) string {
 	if _, domain, ok := strings.Cut(h.RDNS, "."); ok && strings.Contains(domain, ".") {
 		return "news@" + domain
@@ -54,7 +54,7 @@ func sender(h simulate.Host) string {
 	return "joe@sender.example"
 }
 
-// ours adds the domain of the server to local parts.
+// ours appends the server's domain to local parts.
 func ours(local ...string) (to []string) {
 	for _, l := range local {
 		to = append(to, l+"@"+simulate.Domain)
@@ -88,7 +88,7 @@ func (s *Server) Deliver(h simulate.Host, from string, local ...string) *simulat
 // Message sends a message to alice.
 func (s *Server) Message(h simulate.Host) *simulate.Client { return s.Deliver(h, sender(h), "alice") }
 
-// History sends n messages, and waits for the interval every after each message.
+// History sends n messages, and waits for the duration every after each message.
 func (s *Server) History(h simulate.Host, n int, every time.Duration) {
 	for range n {
 		s.Message(h)
@@ -96,11 +96,11 @@ func (s *Server) History(h simulate.Host, n int, every time.Duration) {
 	}
 }
 
-// Earlier delivers a message of another server. From the message, the filter learns that
-// the domain is local and that the mailbox exists.
+// Earlier delivers a message from another server. The message shows the filter that the domain is
+// local and that the mailbox exists.
 func (s *Server) Earlier() { s.Message(named("203.0.113.9", "mx.earlier.example")) }
 
-// Learn delivers ordinary mail of some days.
+// Learn delivers ordinary mail for some days.
 func (s *Server) Learn() {
 	h := named("198.51.100.30", "mail.sender.example")
 	for _, to := range []string{"alice", "bob", "carol"} {
@@ -109,8 +109,8 @@ func (s *Server) Learn() {
 	}
 }
 
-// Separate sends one message per transaction in one session. from lists the sender of
-// each message, or one sender for all messages.
+// Separate sends one message per transaction, all in one session. from lists the messages' senders,
+// or one sender for all messages.
 func (s *Server) Separate(h simulate.Host, from []string, local ...string) *simulate.Client {
 	c := s.Connect(h)
 	c.Ehlo()
@@ -131,7 +131,7 @@ func (s *Server) Bounces(h simulate.Host, local ...string) *simulate.Client {
 	return s.Separate(h, []string{""}, local...)
 }
 
-// invented returns n local parts that do not exist and do not resemble each other.
+// invented returns n nonexistent local parts that do not resemble each other.
 func invented(n int) (local []string) {
 	for i := range n {
 		local = append(local, fmt.Sprintf("%c%dq%d", 'a'+rune(i*7%26), 7919*(i+3)%10007, i))
@@ -147,8 +147,8 @@ func former(n int) (local []string) {
 	return local
 }
 
-// Login plays a user who first tries wrong passwords. If right is set, the user
-// eventually logs in and sends a message.
+// Login plays a user that first tries wrong passwords. If right is set, the user eventually logs in
+// and sends a message.
 func (s *Server) Login(h simulate.Host, user string, wrong int, right bool) *simulate.Client {
 	if h.Port == 0 {
 		h.Port = 587
@@ -171,7 +171,7 @@ func (s *Server) Login(h simulate.Host, user string, wrong int, right bool) *sim
 	return c
 }
 
-// laptop returns the host of a user.
+// laptop returns a user's host.
 func laptop(addr string) simulate.Host { return greets(addr, "dsl-5.isp.example", "laptop") }
 
 // Harvests requests n unknown mailboxes, per of them in each session.
@@ -190,7 +190,7 @@ func (s *Server) Bot(addr string) {
 	c.Quit()
 }
 
-// Bursts requests each new mailboxes in each of n sessions.
+// Bursts plays n sessions that each request new unknown mailboxes.
 func (s *Server) Bursts(n, each int, every time.Duration, m simulate.Manner, host func(i int) simulate.Host) (cs []*simulate.Client) {
 	for i := range n {
 		cs = append(cs, s.Ask(host(i), m, simulate.Words("w", i*each, each)...))

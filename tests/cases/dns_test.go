@@ -12,7 +12,7 @@ import (
 
 const localDomains = `table <local-domains> { "example.org", "firm.example" }`
 
-// outages lists the forms in which smtpd reports a partner during a DNS outage.
+// outages lists how smtpd reports a partner during a DNS outage.
 func outages(addr, name, helo string) []simulate.Host {
 	h := greets(addr, name, helo)
 	kept := h
@@ -43,7 +43,7 @@ func TestOutage(t *testing.T) {
 				s.Accepted(c)
 				s.NotBanned(c)
 				s.Delivered(c)
-				if i < 5 { // the others greet with a domain that may be forged
+				if i < 5 { // the other clients greet with a domain that may be forged
 					s.NotBlamed(c)
 				}
 			}

@@ -1,8 +1,8 @@
 package cases
 
-// This file contains cases about brute force. The filter cannot answer AUTH, and rejects
-// a client only at the next connection. The limits are the numbers of passwords that the
-// server answers.
+// This file contains cases about brute force. The filter cannot answer AUTH, and rejects a client
+// only at the next connection. Each limit is the number of passwords that the server answers before
+// the client is rejected.
 
 import (
 	"fmt"
@@ -13,7 +13,7 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// repeat plays n sessions at the interval every.
+// repeat plays n sessions, one after each interval every.
 func (s *Server) repeat(n int, every time.Duration, play func(i int) *simulate.Client) (cs []*simulate.Client) {
 	for i := range n {
 		cs = append(cs, play(i))
@@ -159,7 +159,7 @@ func TestDistributedGuessing(t *testing.T) {
 	Run(t, list)
 }
 
-// TestFlood checks the limit of concurrent connections of a host.
+// TestFlood checks the limit on a host's concurrent connections.
 func TestFlood(t *testing.T) {
 	var list []Case
 	for i, h := range guessers {

@@ -1,7 +1,7 @@
 package cases
 
-// This file contains cases about directory harvests from one host or network. The limits
-// are the numbers of mailboxes that an attacker can verify.
+// This file contains cases about directory harvests from one host or network. Each limit is the
+// number of mailboxes that an attacker may verify.
 
 import (
 	"fmt"
@@ -112,7 +112,7 @@ func TestSlowHarvest(t *testing.T) {
 	Run(t, list)
 }
 
-// TestNetworkHarvest checks harvests from the hosts of one network.
+// TestNetworkHarvest checks harvests from several hosts in one network.
 func TestNetworkHarvest(t *testing.T) {
 	var list []Case
 	for _, each := range []int{4, 2, 50} {
@@ -120,7 +120,7 @@ func TestNetworkHarvest(t *testing.T) {
 			s.Learn()
 			cs := s.Bursts(250, each, 5*minute, manner{}, func(i int) simulate.Host { return bare(at("203.0.113.%d", i+1), "mail.x.example") })
 			s.AtMost(150, cs)
-			s.Accepted(s.Message(named("203.0.113.251", "mail.neighbour.example"))) // requests no unknown recipient
+			s.Accepted(s.Message(named("203.0.113.251", "mail.neighbour.example"))) // no unknown recipient is requested
 		}})
 	}
 	for _, each := range []int{4, 1} {
@@ -140,8 +140,8 @@ func TestNetworkHarvest(t *testing.T) {
 	Run(t, list)
 }
 
-// limits states how many mailboxes a session may learn about: at most first in the first
-// nine sessions, and at most then in each further session.
+// limits states how many mailboxes may be verified: at most first in each of the first nine
+// sessions, and at most then in each later session.
 func (s *Server) limits(cs []*simulate.Client, first, then int) {
 	for i, c := range cs {
 		most := first
@@ -155,7 +155,7 @@ func (s *Server) limits(cs []*simulate.Client, first, then int) {
 	}
 }
 
-// noticed states that the record of c has evidence of a harvest.
+// noticed states that c's record has evidence of a harvest.
 func (s *Server) noticed(c *simulate.Client) {
 	got := s.Tokens(c)
 	s.Check(slices.ContainsFunc(got, func(token string) bool {

@@ -1,7 +1,6 @@
 package cases
 
-// This file contains cases about the state of the filter for a host, a mailbox and an
-// address.
+// This file contains cases about the filter's state for a host, a mailbox and an address.
 
 import (
 	"fmt"
@@ -34,8 +33,7 @@ rule harvest on mx phase rcpt-to match evidence harvest disconnect "421 4.7.0 To
 rule known on mx phase rcpt-to match evidence probed-recipient !seen-good disconnect "421 4.7.0 Too many unknown recipients"
 `
 
-// TestNewMailbox checks that a new mailbox receives mail, although it was probed before
-// it existed.
+// TestNewMailbox checks that a new mailbox receives mail even if it was probed before it existed.
 func TestNewMailbox(t *testing.T) {
 	long := []time.Duration{15 * minute, hour, 4 * hour, 12 * hour, day}
 	list := []Case{{Name: "the recipe for a gateway", Lines: gatewayRecipe, Play: func(s *Server) {
@@ -166,7 +164,7 @@ func TestFriends(t *testing.T) {
 			return strings.Replace(text, "table <friends> { }", "table <friends> { "+addr+" }", 1)
 		}
 	}
-	// odd plays an old program that writes to former users.
+	// odd plays an old program that sends mail to former users.
 	odd := func(s *Server, addr string) *simulate.Client {
 		return s.Deliver(bare(addr, "User"), "scanner@printer.example", append(former(6), "alice")...)
 	}

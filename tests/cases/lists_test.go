@@ -1,7 +1,7 @@
 package cases
 
-// This file contains cases about mailing lists, newsletters, forums and notices with
-// former recipients.
+// This file contains cases about mailing lists, newsletters, forums and notices with former
+// recipients.
 
 import (
 	"fmt"
@@ -103,8 +103,8 @@ func TestForums(t *testing.T) {
 	Run(t, list)
 }
 
-// TestBrokenTables checks that an outage of the server's own table of recipients causes
-// no evidence against senders.
+// TestBrokenTables checks that an outage of the server's recipient table causes no evidence against
+// senders.
 func TestBrokenTables(t *testing.T) {
 	h := named("198.51.100.24", "lists.uni.example")
 	marked := func(names []string, mark string) (list []string) {

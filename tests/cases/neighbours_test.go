@@ -10,7 +10,7 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// TestNeighbours checks that offences of adjacent hosts do not affect a host.
+// TestNeighbours checks that a host is not affected by offences of adjacent hosts.
 func TestNeighbours(t *testing.T) {
 	var list []Case
 	for i, net := range []string{"2001:db8:3c02:0", "2001:db8:400:d0"} {
@@ -41,7 +41,8 @@ func TestNeighbours(t *testing.T) {
 	Run(t, list)
 }
 
-// TestCompany checks hosts that share a name, or spam, with other hosts.
+// TestCompany checks legitimate hosts that share a provider or a network with attackers, or
+// resemble attackers.
 func TestCompany(t *testing.T) {
 	list := []Case{{Name: "customers of a hosting provider, one of which harvests", Play: func(s *Server) {
 		rented := func(i int) simulate.Host {

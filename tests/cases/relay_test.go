@@ -1,8 +1,8 @@
 package cases
 
-// This file contains cases about relay probes. A relay probe is a recipient in a foreign
-// domain from a client that has not logged in. The server rejects each recipient. The
-// limits are the numbers of its answers.
+// This file contains cases about relay probes. A relay probe is a recipient in a foreign domain
+// from a client that has not logged in. The server rejects each recipient. Each limit is the number
+// of recipients that the server itself answers.
 
 import (
 	"fmt"

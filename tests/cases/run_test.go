@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// notWithMilter lists the cases that do not hold with a milter, and the reasons. All other
-// cases hold with both front ends.
+// notWithMilter lists the cases that fail with a milter, and the reasons. All other cases succeed
+// with both front ends.
 var notWithMilter = []struct{ cases, why string }{
 	{"TestStatements/", "the statements describe what smtpd reports and answers"},
 	{"TestBlind/|TestSubmissionGuessing/|TestDistributedGuessing/|TestTools/.*port 465|TestCommands/AUTH", "AUTH and failed logins are not reported"},
@@ -20,7 +20,7 @@ var notWithMilter = []struct{ cases, why string }{
 		"the server answers recipients that it refuses; the policy cannot hide them"},
 }
 
-// fits reports whether a case holds with a milter.
+// fits reports whether a case applies to a milter.
 func fits(name string) bool {
 	name = strings.ReplaceAll(name, "_", " ")
 	for _, n := range notWithMilter {
@@ -52,7 +52,7 @@ func Run(t *testing.T, list []Case) {
 	}
 }
 
-// playOver plays a case over the front end for smtpd or for milter.
+// playOver plays a case with the front end for smtpd or for milters.
 func playOver(t *testing.T, c *Case, preset string, milter bool) {
 	t.Helper()
 	start := New

@@ -1,6 +1,6 @@
 package cases
 
-// This file contains a case for each form of legitimate sender. No sender has sent mail
+// This file contains a case for each kind of legitimate sender. None of the senders has sent mail
 // before.
 
 import (
@@ -11,7 +11,7 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// forms returns the hosts and the notes in the table of senders.
+// forms returns the hosts and notes in the table of senders.
 func forms(t *testing.T) (hosts []simulate.Host, notes []string) {
 	text, err := os.ReadFile("../month/testdata/senders.tsv")
 	if err != nil {
@@ -39,8 +39,8 @@ func forms(t *testing.T) (hosts []simulate.Host, notes []string) {
 	return hosts, notes
 }
 
-// TestSenders checks the first message of each form of sender. The tight policy may
-// reject a sender if the note gives a reason.
+// TestSenders checks the first message of each kind of sender. The tight preset may reject a sender
+// if the note gives a reason.
 func TestSenders(t *testing.T) {
 	hosts, notes := forms(t)
 	var list []Case

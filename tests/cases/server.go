@@ -2,8 +2,7 @@
 // a small program that plays clients against the filter's pipeline on a simulated clock,
 // and states conditions that must be true.
 //
-// The domain of the server is example.org. The documentation networks represent routable
-// networks.
+// The server's domain is example.org. The documentation networks represent routable networks.
 package cases
 
 import (
@@ -38,16 +37,16 @@ type Case struct {
 	Play    func(s *Server)
 }
 
-// A Server is the server of a case.
+// A Server is a case's mail server.
 type Server struct {
 	*simulate.Live
 	Preset    string
 	Mailboxes []string
-	// Fails lists the statements that are not true.
+	// Fails lists the statements that proved false.
 	Fails []string
 
 	c       *Case
-	milter  bool   // the front end is that for milter
+	milter  bool   // the server uses the front end for milters
 	text    string // of the policy
 	filter  *filter.Pipeline
 	stopped func() // stops the filter
@@ -79,10 +78,10 @@ var begins = time.Date(2026, 11, 2, 8, 0, 0, 0, time.UTC)
 // abuse.
 var mailboxes = strings.Fields("info alice bob carol dave erin frank grace heidi ivan judy")
 
-// New starts the server of a case, which is OpenSMTPD.
+// New starts a case's server, which behaves like OpenSMTPD.
 func New(c *Case, preset string) (*Server, error) { return start(c, preset, false) }
 
-// NewMilter starts the server of a case, which speaks to a milter.
+// NewMilter starts a case's server, which uses the front end for milters.
 func NewMilter(c *Case, preset string) (*Server, error) { return start(c, preset, true) }
 
 func start(c *Case, preset string, milter bool) (*Server, error) {
@@ -104,8 +103,8 @@ func start(c *Case, preset string, milter bool) (*Server, error) {
 	return s, s.begin(begins, 0)
 }
 
-// Over returns a server whose filter is a process. Statements about records and bans are
-// ignored, because only the process has them.
+// Over returns a server whose filter is a process. Statements about records and bans are ignored,
+// because only the process has them.
 func Over(l *simulate.Live) *Server {
 	s := &Server{Live: l, Mailboxes: slices.Concat([]string{"postmaster", "abuse"}, mailboxes)}
 	l.Exists = func(local string) bool { return slices.Contains(s.Mailboxes, local) }
@@ -143,8 +142,8 @@ func (s *Server) settings(policy *rules.Policy) *filter.Settings {
 	return &filter.Settings{Policy: policy, ASN: s.c.ASN}
 }
 
-// Replace changes the policy like a reload. The new policy must have
-// rules in the same phases as the old one.
+// Replace changes the policy, as a reload would. The new policy must have rules in the same phases
+// as the old one.
 func (s *Server) Replace(old, with string) {
 	if !strings.Contains(s.text, old) {
 		s.Fail("the policy has no text %q", old)
@@ -159,7 +158,7 @@ func (s *Server) Replace(old, with string) {
 	s.filter.Use(s.settings(policy))
 }
 
-// Restart starts the filter again with its stored state.
+// Restart restarts the filter with its stored state.
 func (s *Server) Restart() {
 	at, n := s.Now(), s.Sessions()
 	s.stop()
@@ -179,7 +178,7 @@ func (s *Server) stop() {
 	s.stopped()
 }
 
-// Close ends the case. It returns errors from the filter, not test failures.
+// Close ends the case. Close returns errors from the filter, not failed statements.
 func (s *Server) Close() error {
 	s.stop()
 	return s.err
@@ -222,7 +221,7 @@ func (s *Server) Wait(d time.Duration) {
 	s.WaitUntil(until)
 }
 
-// Fail reports a statement that is not true.
+// Fail reports a false statement.
 func (s *Server) Fail(format string, args ...any) {
 	s.Fails = append(s.Fails, fmt.Sprintf(format, args...))
 }
@@ -236,7 +235,7 @@ func (s *Server) Check(ok bool, format string, args ...any) {
 
 func who(c *simulate.Client) string { return fmt.Sprintf("%v (%s, %s)", c.Src, c.RDNS, c.Helo) }
 
-// answers returns the first negative answers of the filter.
+// answers returns the filter's first two negative answers to c.
 func answers(c *simulate.Client) string {
 	var texts []string
 	for _, r := range c.Refusals() {
@@ -276,7 +275,7 @@ func (s *Server) Delivered(cs ...*simulate.Client) {
 	}
 }
 
-// bans returns all bans of rules, including expired bans.
+// bans returns all bans by rules, including expired bans.
 func (s *Server) bans() (list []memory.Ban) {
 	s.Flush()
 	s.memory.Bans.Each(func(b memory.Ban) {
@@ -308,19 +307,18 @@ func (s *Server) Banned(cs ...*simulate.Client) {
 	}
 }
 
-// blame lists the evidence of misbehaviour. All other evidence describes unusual
-// properties.
+// blame lists evidence of misbehaviour. All other evidence describes unusual properties.
 var blame = strings.Fields("scanner botnet-helo helo-own-name helo-own-address helo-forged harvest relay-probe auth-spray early-talker campaign flood talks-http talks-ssh talks-tls talks-binary")
 
-// Fair states that legitimate clients received no negative answer and no ban. The records
-// of legitimate clients must not have evidence of misbehaviour with high confidence.
+// Fair states that legitimate clients received no negative answer and no ban. Their records must
+// not contain high-confidence evidence of misbehaviour.
 func (s *Server) Fair(cs ...*simulate.Client) {
 	s.Accepted(cs...)
 	s.NotBanned(cs...)
 	s.NotBlamed(cs...)
 }
 
-// NotBlamed states that no record has evidence of misbehaviour with high confidence.
+// NotBlamed states that no record contains high-confidence evidence of misbehaviour.
 func (s *Server) NotBlamed(cs ...*simulate.Client) {
 	for _, c := range cs {
 		for _, f := range s.findings(c) {
@@ -348,8 +346,8 @@ func (s *Server) Tokens(cs ...*simulate.Client) (list []string) {
 	return slices.Compact(list)
 }
 
-// Evidence states that the record of c has the token. If confidence is not empty, the
-// finding must have that confidence.
+// Evidence states that c's record has the token. If confidence is not empty, the finding must have
+// that confidence.
 func (s *Server) Evidence(c *simulate.Client, token, confidence string) {
 	ok := slices.ContainsFunc(s.findings(c), func(f finding) bool {
 		return f.token == token && (confidence == "" || f.confidence == confidence)
@@ -357,8 +355,7 @@ func (s *Server) Evidence(c *simulate.Client, token, confidence string) {
 	s.Check(ok, "%s has no evidence %s %s, only %v", who(c), token, confidence, s.findings(c))
 }
 
-// Organisation states that the record of c has the token with the name of the
-// organisation.
+// Organisation states that c's record has the token with the organisation's name.
 func (s *Server) Organisation(c *simulate.Client, token, org string) {
 	ok := slices.ContainsFunc(s.findings(c), func(f finding) bool { return f.token == token && strings.Contains(f.org, org) })
 	s.Check(ok, "%s has no evidence %s of %s, only %v", who(c), token, org, s.findings(c))
@@ -376,8 +373,7 @@ func (s *Server) Logged(expr string) (lines []string) {
 	return lines
 }
 
-// told returns the number of distinct mailboxes about which cs learned. Mailboxes in the
-// argument known do not count.
+// told returns how many distinct mailboxes cs learned about. Mailboxes in known do not count.
 func told(cs []*simulate.Client, known ...string) int {
 	seen := make(map[string]bool)
 	for _, c := range cs {
@@ -403,7 +399,7 @@ func tried(cs ...*simulate.Client) (n int) {
 	return n
 }
 
-// Tried states that the server answered at most n passwords of cs.
+// Tried states that the server answered at most n passwords from cs.
 func (s *Server) Tried(n int, cs []*simulate.Client) {
 	s.Check(tried(cs...) <= n, "%d passwords were answered; the limit is %d", tried(cs...), n)
 }

@@ -144,8 +144,8 @@ func thresholdRows() []statement {
 	}
 }
 
-// paced plays a client that greets, sends n more commands and disconnects. The times
-// before the commands are in milliseconds.
+// paced plays a client that greets, sends n more commands and disconnects. The pauses before the
+// commands are in milliseconds.
 func (s *Server) paced(addr string, n int, ms ...float64) *simulate.Client {
 	h := named(addr, "mail.sender.example")
 	for _, x := range ms {
@@ -313,7 +313,7 @@ func freeAsks(s *Server) {
 	for i := range 3 {
 		asks(false, "a@x.example", at("box%d", 2+i))
 	}
-	asks(true, "a@x.example", "box5") // the sixth of the domain
+	asks(true, "a@x.example", "box5") // the domain's sixth recipient
 	s.Finds(true, s.Ask(named("203.0.113.70", "mx2.partner.example"), manner{}, ours("box6")...), "probed-recipient", "")
 	s.Finds(false, s.Ask(named1, manner{}, ours("box6")...), "probed-recipient", "")
 	s.Finds(true, s.Ask(bare("203.0.113.71", "mail.x.example"), manner{}, ours("box7")...), "probed-recipient", "")
@@ -428,7 +428,7 @@ func (s *Server) lowSpray(c *simulate.Client) {
 	}
 }
 
-// failures returns the number of failed logins of an address in 7 days.
+// failures returns the number of an address's failed logins in 7 days.
 func (s *Server) failures(h simulate.Host) int {
 	s.Flush()
 	n, _ := s.memory.Counters.Count(peer(h), rules.Window{Evidence: rules.AuthFailure, Window: 7 * day, By: rules.BySrc}, s.Now().UnixMicro())

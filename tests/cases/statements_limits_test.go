@@ -1,6 +1,6 @@
 package cases
 
-// This file checks the limits and the points of the presets.
+// This file checks the presets' limits and points.
 
 import (
 	"fmt"
@@ -111,8 +111,7 @@ func limitRows() []statement {
 	}
 }
 
-// ladder plays an offence after the end of each ban, and states the lengths of the new
-// bans.
+// ladder plays an offence after each ban's end, and states the lengths of the new bans.
 func (s *Server) ladder(after, want []time.Duration) {
 	h := bare(at("203.0.113.%d", 100+s.Sessions()%100), "x.example")
 	end := s.Now().Add(minute)
@@ -210,7 +209,7 @@ func existingPass(s *Server) {
 	s.Rejected("rcpt-to", c)
 	s.Temporary(c)
 	s.Delivered(c)
-	s.Rejected("rcpt-to", s.Deliver(unnamed1, "joe@x.example", "ivan")) // exists, but has received nothing
+	s.Rejected("rcpt-to", s.Deliver(unnamed1, "joe@x.example", "ivan")) // the mailbox exists, but has received nothing
 }
 
 func siege(s *Server) {
@@ -224,7 +223,7 @@ func siege(s *Server) {
 	all := append(ours("alice"), simulate.Words("w", 0, 8)...)
 	ask := func(addr string, n int) { s.Answers(n, s.Ask(bare(addr, "mail.x.example"), manner{}, all...)) }
 	others(17)
-	ask("203.0.113.51", 4) // at the fourth, the others and this session have asked for twenty
+	ask("203.0.113.51", 4) // at the fourth request, the other hosts and this one have requested twenty
 	s.Wait(2 * hour)
 	others(18)
 	ask("198.51.100.51", 3)
@@ -235,8 +234,8 @@ func siege(s *Server) {
 	ask("192.0.2.51", 5) // no siege
 }
 
-// persistent requests further recipients after too many unknown recipients. The reply for
-// an existing mailbox must differ.
+// persistent requests further recipients after too many unknown recipients. The reply for an
+// existing mailbox must differ.
 func persistent(s *Server) {
 	s.Earlier()
 	word := 0
@@ -325,8 +324,7 @@ func guessLimits(s *Server) {
 	banned(early, 1, func() { s.Blind(early, 2, "LOGIN") })
 }
 
-// concurrent opens connections of one host. The filter must admit exactly most
-// connections.
+// concurrent opens connections from one host. The filter must admit exactly most connections.
 func (s *Server) concurrent(most int) {
 	s.History(partner, 2, day)
 	for i := range most + 1 {
@@ -336,7 +334,7 @@ func (s *Server) concurrent(most int) {
 	}
 }
 
-// moved logs in from n networks and returns the last session.
+// moved logs in from n networks, and returns the last session.
 func (s *Server) moved(user string, n int) (c *simulate.Client) {
 	for i := range n {
 		c = s.member(bare(at("198.18.%d.9", 10+i), "laptop"), user, 1, own(user), func(int) []string { return []string{"joe@partner.example"} })
@@ -345,7 +343,7 @@ func (s *Server) moved(user string, n int) (c *simulate.Client) {
 	return c
 }
 
-// senders sends from n addresses of one network and returns the last session.
+// senders sends from n addresses in one network, and returns the last session.
 func (s *Server) senders(user string, n int, every time.Duration) (c *simulate.Client) {
 	for i := range n {
 		c = s.member(laptop("198.51.100.70"), user, 1, func(int) string { return at("winner%d@lottery.example", i) }, func(int) []string { return []string{"joe@partner.example"} })
@@ -354,7 +352,7 @@ func (s *Server) senders(user string, n int, every time.Duration) (c *simulate.C
 	return c
 }
 
-// nowhere writes to n nonexistent recipients, and then to an existing one.
+// nowhere sends to n nonexistent recipients, and then to an existing one.
 func (s *Server) nowhere(user string, n int) *simulate.Client {
 	return s.member(laptop("198.51.100.71"), user, 1, own(user), func(int) []string { return append(simulate.Words("w", 0, n), ours("alice")...) })
 }
@@ -363,7 +361,7 @@ func (s *Server) nowhere(user string, n int) *simulate.Client {
 func scoreRows() (rows []statement) {
 	for _, tt := range []struct {
 		where, token, points, text string
-		low                        bool // the confidence of play is low
+		low                        bool // play causes low confidence
 		play                       func(s *Server) simulate.Host
 	}{
 		{"standard", "rdns-missing", "20", "has no reverse DNS name", false, func(s *Server) simulate.Host { return s.sends(unnamed1) }},
@@ -436,8 +434,8 @@ func scoreRows() (rows []statement) {
 		})})
 }
 
-// points checks that a session has exactly the points that a line states. With low
-// confidence, the session has half the points.
+// points checks that a session has exactly the number of points that the line gives. With low
+// confidence, the session has half that number.
 func points(line string, low bool, play func(s *Server) simulate.Host) (list []Case) {
 	var n int
 	if _, err := fmt.Sscanf(line[strings.LastIndexByte(line, ' ')+1:], "%d", &n); err != nil {

@@ -17,7 +17,7 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// only sets the preset of cases.
+// only sets the preset for cases.
 func only(preset string, list []Case) []Case {
 	for i := range list {
 		list[i].Presets = []string{preset}
@@ -25,7 +25,7 @@ func only(preset string, list []Case) []Case {
 	return list
 }
 
-// eval evaluates a policy on facts.
+// eval evaluates a policy for the given facts.
 func (s *Server) eval(policy string, f rules.Facts) rules.Verdict {
 	tree, err := rules.Parse("scanwatch.conf", func(string) ([]byte, error) { return []byte(policy), nil })
 	if err == nil {
@@ -38,7 +38,7 @@ func (s *Server) eval(policy string, f rules.Facts) rules.Verdict {
 	return rules.Verdict{}
 }
 
-// Decides states whether a rule with a condition must decide.
+// Decides states whether a rule with a condition decides.
 func (s *Server) Decides(want bool, condition string, f rules.Facts) {
 	f.Src = netip.MustParseAddr("203.0.113.50")
 	f.Phase = smtp.PhaseMailFrom
@@ -46,7 +46,7 @@ func (s *Server) Decides(want bool, condition string, f rules.Facts) {
 	s.Check((v.Act.Rule != nil) == want, "%s decides: %v", condition, !want)
 }
 
-// Sticks states whether a decision must remain active.
+// Sticks states whether a decision remains active.
 func (s *Server) Sticks(want bool, phase smtp.Phase, condition string) {
 	f := rules.Facts{Phase: phase, Src: netip.MustParseAddr("203.0.113.50"), Helo: []byte("x"), MailFrom: []byte("joe@x.example"), RcptTo: []byte("alice@example.org"), Evidence: rules.RDNSMissing, TLS: true}
 	f.Counts[rules.UnknownRecipient.Index()] = 9
@@ -389,7 +389,7 @@ func banRows() []statement {
 	}
 }
 
-// banned checks the code of the reply to a banned host.
+// banned checks the reply code sent to a banned host.
 func banned(length, code string) []Case {
 	return under(trial(length), func(s *Server) {
 		s.offend(unnamed1)
@@ -411,12 +411,12 @@ func (s *Server) exempt(h simulate.Host, reason string) {
 	before := len(s.Logged(`^exempt src=\S+ rule=trial reason=` + reason))
 	s.Rejected("ehlo", s.offend(h))
 	s.Bans(h, 0)
-	if reason != "friend" { // nothing is logged about friends
+	if reason != "friend" { // friends are not logged
 		s.Check(len(s.Logged(`^exempt src=\S+ rule=trial reason=`+reason)) > before || before > 0, "no reason for %v", h.Src)
 	}
 }
 
-// shared sends mail of several domains with several greetings on several days.
+// shared sends mail from several domains, with several greetings, on several days.
 func (s *Server) shared(senders, helos, days int, many bool) {
 	for i := range senders * helos * days {
 		h := bare("203.0.113.50", at("host%d.x.example", i%helos))

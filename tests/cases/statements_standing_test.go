@@ -144,11 +144,11 @@ func trustedSince(s *Server) {
 		want  string
 	}{
 		{[]int{0, 1, 2, 3, 4, 5, 6, 7, 8, 10}, 1, "trusted"},
-		{[]int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9}, 1, "known"},     // ten days, the last nine after the first
+		{[]int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9}, 1, "known"},     // ten days, the last one nine days after the first
 		{[]int{0, 1, 2, 3, 4, 5, 6, 7, 10}, 1, "known"},       // nine messages
 		{[]int{0, 0, 0, 0, 1, 2, 3, 4, 5, 10}, 1, "trusted"},  // seven days
 		{[]int{0, 0, 0, 0, 0, 1, 2, 3, 4, 10}, 1, "known"},    // six days
-		{[]int{0, 1, 2, 3, 4, 5, 6, 7, 8, 10}, 90, "trusted"}, // the last 90 days ago
+		{[]int{0, 1, 2, 3, 4, 5, 6, 7, 8, 10}, 90, "trusted"}, // last message 90 days ago
 		{[]int{0, 1, 2, 3, 4, 5, 6, 7, 8, 10}, 91, "known"},
 	} {
 		h := bare(at("198.51.100.%d", 10+i), "mail.x.example")
@@ -162,8 +162,8 @@ func trustedSince(s *Server) {
 	}
 }
 
-// about evaluates a rule with a condition for a trusted client. The results are the
-// decision and the code of the reply.
+// about evaluates a rule with a condition for a trusted client. The results are the decision and
+// the reply code.
 func (s *Server) about(condition, even string) (smtp.Decision, string) {
 	f := rules.Facts{Phase: smtp.PhaseRcptTo, Src: partner.Src, RDNS: []byte(partner.RDNS), FCrDNS: smtp.FCrDNSPass, Helo: []byte(partner.Helo), ASN: 1, ASNKnown: true, Country: "DE",
 		Standing: rules.StandingTrusted, Score: 50, Evidence: ^rules.Evidence(0), Window: counts{}}

@@ -1,7 +1,6 @@
 package cases
 
-// This file contains a check for each statement of the manual and of the comments in the
-// presets.
+// This file contains a check for each statement in the manual and in the presets' comments.
 
 import (
 	"slices"
@@ -15,8 +14,8 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// A statement quotes sentences of a preset or of a section of the manual. The cases fail
-// if a sentence is wrong.
+// A statement quotes sentences from a preset or from a section of the manual. Its cases fail if a
+// sentence is false.
 type statement struct {
 	where string // presets or a section
 	text  string
@@ -29,7 +28,7 @@ func statements() []statement {
 	return slices.Concat(presetRows(), limitRows(), scoreRows(), ruleRows(), banRows(), standingRows(), thresholdRows(), harvestRows(), loginRows())
 }
 
-// TestStatements checks that the manual and the comments in the presets are true.
+// TestStatements checks that the manual and the presets' comments are true.
 func TestStatements(t *testing.T) {
 	var list []Case
 	for _, r := range statements() {
@@ -52,10 +51,10 @@ func TestStatements(t *testing.T) {
 	Run(t, list)
 }
 
-// play returns a check with the preset of the statement, or with standard.
+// play returns a check with the statement's preset, or with standard.
 func play(f func(s *Server)) []Case { return []Case{{Play: f}} }
 
-// under returns a check with additional lines in the policy.
+// under returns a check with lines added to the policy.
 func under(conf string, f func(s *Server)) []Case { return []Case{{Conf: conf, Play: f}} }
 
 // lines returns a check whose policy consists of the given lines, in enforce mode.
@@ -68,7 +67,7 @@ func edited(old, with string, f func(s *Server)) []Case {
 	return []Case{{Edit: func(text string) string { return strings.ReplaceAll(text, old, with) }, Play: f}}
 }
 
-// of returns the number that applies to the preset of the case.
+// of returns the number for the case's preset.
 func (s *Server) of(standard, tight int) int {
 	if s.Preset == "tight" {
 		return tight
@@ -94,8 +93,8 @@ func answered(cs ...*simulate.Client) (n int) {
 	return n
 }
 
-// Answers states that the server itself rejected exactly n recipients of cs, and that the
-// filter rejected further recipients.
+// Answers states that the server itself rejected exactly n recipients of cs, and that the filter
+// rejected further recipients.
 func (s *Server) Answers(n int, cs ...*simulate.Client) {
 	asked := 0
 	for _, c := range cs {
@@ -104,17 +103,17 @@ func (s *Server) Answers(n int, cs ...*simulate.Client) {
 	s.Check(answered(cs...) == n && asked > n, "the server answered %d of %d recipients, want %d", answered(cs...), asked, n)
 }
 
-// each plays n sessions. Each session has one unknown recipient.
+// each plays n sessions with one unknown recipient each.
 func (s *Server) each(n int, every time.Duration, m manner, host func(int) simulate.Host) []*simulate.Client {
 	return s.Bursts(n, 1, every, m, host)
 }
 
-// None states that the record of c does not have the token.
+// None states that c's record lacks the token.
 func (s *Server) None(c *simulate.Client, token string) {
 	s.Check(!slices.Contains(s.Tokens(c), token), "%s has evidence %s", who(c), token)
 }
 
-// Finds states that the record of c has the token exactly if want is set.
+// Finds states that c's record has the token exactly if want is set.
 func (s *Server) Finds(want bool, c *simulate.Client, token, confidence string) {
 	if want {
 		s.Evidence(c, token, confidence)
@@ -123,14 +122,14 @@ func (s *Server) Finds(want bool, c *simulate.Client, token, confidence string) 
 	}
 }
 
-// acted reports whether the record of c has an act that ok accepts.
+// acted reports whether c's record has an act that ok accepts.
 func (s *Server) acted(c *simulate.Client, ok func(act) bool) bool {
 	s.Flush()
 	r := s.records[c.ID()]
 	return r != nil && slices.ContainsFunc(r.acts, ok)
 }
 
-// peer returns the client of the memory for a host.
+// peer returns a host in the form that package memory uses.
 func peer(h simulate.Host) *memory.Client {
 	c := &memory.Client{Addr: h.Src}
 	if h.RDNS != "" && (h.FCrDNS == "" || h.FCrDNS == "pass") {
@@ -144,13 +143,13 @@ func (s *Server) standing(h simulate.Host) memory.Standing {
 	return s.memory.Peers.Standing(peer(h), s.Now().UnixMicro())
 }
 
-// Stands states the standing of a host: none, known or trusted.
+// Stands states a host's standing: none, known or trusted.
 func (s *Server) Stands(h simulate.Host, want string) {
 	got := s.standing(h)
 	s.Check(got.Level.String() == want, "%v is %v on %v, want %s: %+v", h.Src, got.Level, s.Now(), want, got)
 }
 
-// ban returns the newest ban of a host.
+// ban returns a host's newest ban.
 func (s *Server) ban(h simulate.Host) (last memory.Ban) {
 	for _, b := range s.bans() {
 		if b.Prefix.Contains(h.Src) && b.Since.After(last.Since) {
@@ -160,7 +159,7 @@ func (s *Server) ban(h simulate.Host) (last memory.Ban) {
 	return last
 }
 
-// Bans states the length of the newest ban of a host. The length 0 means no ban.
+// Bans states the length of a host's newest ban. Length 0 means that there is no ban.
 func (s *Server) Bans(h simulate.Host, want time.Duration) {
 	b := s.ban(h)
 	s.Check(b.Until.Sub(b.Since) == want, "%v is banned for %v by %s, want %v", h.Src, b.Until.Sub(b.Since), b.Rule, want)
@@ -188,7 +187,7 @@ func (s *Server) hello(h simulate.Host) *simulate.Client {
 	return c
 }
 
-// command sends a line before a greeting.
+// command sends a line before any greeting.
 func (s *Server) command(h simulate.Host, line string) *simulate.Client {
 	c := s.Connect(h)
 	c.Command(line, simulate.UnknownCommand)
@@ -281,7 +280,7 @@ func unusual(s *Server) {
 	s.Check(len(s.Logged(`^session would=junk src=203.0.113.55 `)) == 0, "a message with 60 points would be marked")
 }
 
-// sixty sends a message with 60 points.
+// sixty sends a message that has 60 points.
 func (s *Server) sixty() *simulate.Client {
 	h := greets("203.0.113.55", "gw.partner.example", "exchange-1")
 	h.Pace = []time.Duration{50 * time.Microsecond, 120 * time.Millisecond}

@@ -1,6 +1,6 @@
 package cases
 
-// This file reads the sentences of the manual and of the comments in the presets.
+// This file reads the sentences in the manual and in the presets' comments.
 
 import (
 	"os"
@@ -12,8 +12,8 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// sections lists the sections of the manual in which each sentence has a row. The values
-// are the first line of the section and the line after the section.
+// sections lists the manual's sections in which each sentence needs a row. The values are the
+// section's first line and the line after the section.
 var sections = map[string][2]string{
 	"Rules":      {"At each phase the filter evaluates", ".Ss Phases"},
 	"Bans":       {".Ss Bans", ".Ss Standing"},
@@ -25,8 +25,7 @@ var sections = map[string][2]string{
 // sentenceEnd matches the end of a sentence, or of a clause.
 var sentenceEnd = regexp.MustCompile(`[.;:]( |$)`)
 
-// split returns the sentences of a paragraph. A colon only ends a sentence at the end of
-// the paragraph.
+// split returns a paragraph's sentences. A colon ends a sentence only at the end of the paragraph.
 func split(paragraph string) (list []string) {
 	from := 0
 	add := func(s string) {
@@ -45,8 +44,8 @@ func split(paragraph string) (list []string) {
 	return list
 }
 
-// comments returns the sentences of the comments in a policy. A comment after a statement
-// forms a sentence together with the statement.
+// comments returns the sentences in a policy's comments. A comment after a statement forms a
+// sentence together with the statement.
 func comments(policy string) (list []string) {
 	var paragraph []string
 	end := func() {
@@ -68,7 +67,7 @@ func comments(policy string) (list []string) {
 	return list
 }
 
-// section returns the sentences of a section of the manual.
+// section returns the sentences in a section of the manual.
 func section(manual, name string) (list []string) {
 	_, text, _ := strings.Cut(manual, "\n"+sections[name][0])
 	text, _, _ = strings.Cut(text, "\n"+sections[name][1])
@@ -105,7 +104,7 @@ func section(manual, name string) (list []string) {
 	return list
 }
 
-// sentences returns the sentences of each preset and section.
+// sentences returns the sentences in each preset and section.
 func sentences(t *testing.T) map[string][]string {
 	t.Helper()
 	manual, err := os.ReadFile("../../man/scanwatch.conf.5")
@@ -126,8 +125,8 @@ func sentences(t *testing.T) map[string][]string {
 	return all
 }
 
-// TestStatementsComplete checks that each sentence of the manual and of the presets is in
-// a row. A row must not contain other sentences.
+// TestStatementsComplete checks that each sentence of the manual and of the presets is in a row. A
+// row must not contain other sentences.
 func TestStatementsComplete(t *testing.T) {
 	all := sentences(t)
 	rows := make(map[string]bool)

@@ -1,7 +1,7 @@
 package cases
 
-// This file contains cases about attackers that try to pass for a mail server during a
-// harvest, or to acquire standing.
+// This file contains cases about attackers that imitate a mail server during a harvest, or try to
+// acquire standing.
 
 import (
 	"fmt"
@@ -131,7 +131,7 @@ score evidence rdns-missing 70
 rule odd phase data match score > 60 junk
 `
 
-// TestJunk checks that a message to the postmaster and other recipients is not exempt.
+// TestJunk checks that a message to the postmaster is not exempt if it also has other recipients.
 func TestJunk(t *testing.T) {
 	var list []Case
 	for _, to := range [][]string{{"postmaster", "alice"}, {"alice", "postmaster"}, {"abuse", "alice", "bob"}, {"alice", "abuse", "postmaster"}} {

@@ -65,8 +65,8 @@ func TestScanners(t *testing.T) {
 	Run(t, list)
 }
 
-// TestFalseGreetings checks the evidence of false greetings, and the rejection of clients
-// with a false greeting.
+// TestFalseGreetings checks the evidence of false greetings, and that clients with a false greeting
+// are rejected.
 func TestFalseGreetings(t *testing.T) {
 	var list []Case
 	for helo, tt := range map[string]struct{ token, presets string }{
@@ -155,7 +155,7 @@ func TestCommands(t *testing.T) {
 	Run(t, list)
 }
 
-// TestRented checks the names of rented hosts, and other protocols that they speak.
+// TestRented checks the names of rented hosts, and their use of other protocols.
 func TestRented(t *testing.T) {
 	const ec2 = "ec2-3-131-215-38.us-east-2.compute.amazonaws.com"
 	names := []string{ec2, "104.149.216.162.bc.googleusercontent.com", "vmi1234567.contaboserver.net", "static.7.2.0.192.clients.your-server.de",

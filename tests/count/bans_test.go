@@ -4,7 +4,7 @@ package count
 
 import "net/netip"
 
-// A ban is the ban of a source. Times are in seconds since 1970.
+// A ban describes a source's ban. Times are in seconds since 1970.
 type ban struct {
 	rule         string
 	since, until int64
@@ -14,7 +14,7 @@ type ban struct {
 	session      uint64
 }
 
-// ladders maps each rule in the configuration to the lengths of its bans in seconds.
+// ladders maps each configured rule to the lengths of its consecutive bans in seconds.
 var ladders = map[string][]int64{
 	"tool": {3600, 6 * 3600},
 	"http": {1800},
@@ -37,9 +37,8 @@ func (b bans) connects(src netip.Prefix, at int64) (rule string) {
 	return old.rule
 }
 
-// offends bans a source. An offence within a day after a ban, or within four times its
-// length, results in the next duration of the ladder. If a ban is active, the later end
-// applies.
+// offends bans a source. An offence within a day after a ban, or within four times the ban's
+// length, results in the ladder's next length. If a ban is already active, the later end applies.
 func (b bans) offends(src netip.Prefix, rule string, session uint64, at int64) *ban {
 	now, ladder := at/1e6, ladders[rule]
 	one := ban{rule: rule, since: now, session: session, times: 1}

@@ -10,10 +10,10 @@ import (
 	"scanwatch/tests/internal/cli"
 )
 
-// TestCountCommon checks that a report accounts for every session if the budget has no
-// room for an aggregate of each source. Totals, evidence and rules must be exact in every
-// hour. The lists must be complete, including the numbers of missing items. The number of
-// sources must state its error.
+// TestCountCommon checks that a report accounts for every session even if the budget has no room
+// for an aggregate per source. Totals, evidence and rules must be exact in every hour. The lists
+// must be complete, including the numbers of omitted items. The number of sources must be printed
+// with its error.
 func TestCountCommon(t *testing.T) { countCommon(t, 40_000, 150*time.Minute) }
 
 func countCommon(t *testing.T, sessions int, length time.Duration) {
@@ -23,7 +23,7 @@ func countCommon(t *testing.T, sessions int, length time.Duration) {
 	})
 	r := newRun(t, w, 16)
 	r.play(begin.Add(length + time.Hour))
-	r.stop() // aggregates have used so much of the budget that a flush does not write the aggregates of this hour
+	r.stop() // aggregates have used so much of the budget that a flush omits this hour's aggregates
 	common := 0
 	for _, p := range []period{
 		{"everything", begin, time.Time{}},
@@ -43,7 +43,7 @@ func countCommon(t *testing.T, sessions int, length time.Duration) {
 func (r *run) checkCommon(p period) (common int) {
 	r.t.Helper()
 	var records []*record
-	for _, s := range r.all { // aggregates do not extend over hours
+	for _, s := range r.all { // aggregates end with the hour
 		if one := (&record{end: s.end, src: s.src, sessions: []*session{s}}); p.has(one) {
 			records = append(records, one)
 		}
@@ -55,7 +55,7 @@ func (r *run) checkCommon(p period) (common int) {
 		TimelineSum, TimelineFind       int
 		Evidence                        map[string]int
 		Rules                           map[string]rule
-		Named, Names, Sources, AuthFail int // with the items that are not listed
+		Named, Names, Sources, AuthFail int // including items that are not listed
 	}
 	of := func(s *summary) exact {
 		e := exact{s.Remote, s.Authenticated, s.Local, s.Unwritten, s.NotKept, s.TimelineSum, s.TimelineFind, s.Evidence, s.Rules,
@@ -105,9 +105,8 @@ func (r *run) checkCommon(p period) (common int) {
 	return common
 }
 
-// atMost fails if a list contains a wrong source, or too high a number for a source. The
-// numbers may be too low, because an aggregate of many sources does not list the
-// recipients of each source.
+// atMost fails if a list contains a wrong source, or too high a number for a source. The numbers
+// may be too low, because an aggregate of many sources does not list each source's recipients.
 func atMost(t *testing.T, name string, got, want map[string]attempt) {
 	t.Helper()
 	of := map[netip.Prefix]int{}
@@ -121,7 +120,7 @@ func atMost(t *testing.T, name string, got, want map[string]attempt) {
 	}
 }
 
-// sourceOf returns the source of an address or of a prefix.
+// sourceOf returns the source of an address or prefix.
 func sourceOf(text string) netip.Prefix {
 	if p, err := netip.ParsePrefix(text); err == nil {
 		return p

@@ -16,13 +16,13 @@ func TestCountLong(t *testing.T) { count(t, 200_000) }
 // TestCountCommonLong is TestCountCommon with more aggregates of many sources.
 func TestCountCommonLong(t *testing.T) { countCommon(t, 200_000, 24*time.Hour) }
 
-// TestCountSources checks that the number of sources is exact up to 500,000. A higher
-// number must be marked with its error.
+// TestCountSources checks that the number of sources is exact up to 500,000. A higher number must
+// be printed with its error.
 func TestCountSources(t *testing.T) {
 	const exact = 500_000
 	w := newWorld(size{sessions: 1000, until: begin.Add(time.Hour), kinds: []string{"scan"}})
 	r := newRun(t, w, 4096)
-	for n := range exact + 20_000 { // one session of each source, half of them of IPv6
+	for n := range exact + 20_000 { // one session per source, half of them over IPv6
 		s := &script{id: uint64(0x100000 + n), at: begin.UnixMicro() + int64(n)*100_000, asked: w.asked, token: &w.token}
 		src := fmt.Sprintf("100.%d.%d.%d:25", 64+n>>16, n>>8&255, n&255)
 		if n%2 == 1 {

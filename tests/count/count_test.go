@@ -9,12 +9,12 @@ import (
 	"time"
 )
 
-// countSessions is the number of sessions of TestCount, and also the seed.
+// countSessions is the number of sessions in TestCount, and also the seed.
 var countSessions = flag.Int("count.sessions", 20_000, "sessions of TestCount")
 
-// TestCount checks that reports, records, counters and bans agree with an independent
-// count of the same stream in each of several periods. The stream has floods, aggregates,
-// restarts, and sealed and open days.
+// TestCount checks that reports, records, counters and bans agree with an independent count of the
+// same stream, for each of several periods. The stream has floods, aggregates, restarts, and sealed
+// and open days.
 func TestCount(t *testing.T) { count(t, *countSessions) }
 
 // The filter stops on the second day and is killed on the third day.
@@ -65,7 +65,7 @@ func count(t *testing.T, sessions int) {
 	r.compareBans()
 }
 
-// A period is a window of a report. A zero time means no limit.
+// A period is a report's time range. A zero time means no limit.
 type period struct {
 	name         string
 	since, until time.Time
@@ -88,9 +88,9 @@ func (p *period) has(r *record) bool {
 	return !end.Before(p.since) && (p.until.IsZero() || end.Before(p.until))
 }
 
-// periods returns the periods to compare. The periods are the whole stream, each day, and
-// parts of sealed and open days. Further periods start or end within an aggregate, at the
-// end of an aggregate, or one microsecond later.
+// periods returns the periods to compare. The periods are the whole stream, each day, and parts of
+// sealed and open days. Further periods start or end within an aggregate, at its end, or one
+// microsecond later.
 func (r *run) periods() (list []period) {
 	day := func(n int) time.Time { return begin.AddDate(0, 0, n) }
 	list = append(list, period{"everything", begin.AddDate(-1, 0, 0), time.Time{}})
@@ -128,7 +128,7 @@ func (r *run) periods() (list []period) {
 	return list
 }
 
-// check compares the output for a period with the records of the ledger.
+// check compares a period's output with the ledger's records.
 func (r *run) check(p period) {
 	r.t.Helper()
 	var records []*record

@@ -20,7 +20,7 @@ func (t *totals) add(s *session) {
 	t.AuthPass = 0 // not in reports
 }
 
-// A sourceCount is a source of a report.
+// A sourceCount is a source in a report.
 type sourceCount struct {
 	Address, RDNS string
 	totals
@@ -57,24 +57,24 @@ type summary struct {
 	Rules                                         map[string]rule
 }
 
-// A sourceTally counts the columns that a report lists for a source.
+// A sourceTally counts the items that a report lists for a source.
 type sourceTally struct {
 	sourceCount
 	addrs   map[netip.Addr]bool
 	domains map[string]*domainTally
 }
 
-// A domainTally counts the recipients of a source in a domain.
+// A domainTally counts a source's recipients in a domain.
 type domainTally struct{ refused, sessions, most int }
 
-// An expectation counts the records of a period.
+// An expectation counts a period's records.
 type expectation struct {
 	summary
 	sources map[netip.Prefix]*sourceTally
 	local   map[string]bool // domains with an accepted recipient
 }
 
-// expect returns the expected report on records.
+// expect returns the expected report on the records.
 func expect(records []*record) *summary {
 	e := expectation{sources: map[netip.Prefix]*sourceTally{}, local: map[string]bool{}}
 	e.Evidence, e.Organisations, e.Helo, e.NotListed = map[string]int{}, map[string]int{}, map[string]int{}, map[string]int{}
@@ -158,7 +158,7 @@ func (e *expectation) remote(r *record, s *session) {
 	}
 }
 
-// rules counts the effects of rules on a session.
+// rules counts a rule's effects on a session.
 func (e *expectation) rules(s *session) {
 	count := func(name string, f func(*rule)) {
 		r := e.Rules[name]
@@ -177,7 +177,7 @@ func (e *expectation) rules(s *session) {
 	}
 }
 
-// list completes the lists by source.
+// list completes the lists of sources.
 func (e *expectation) list() {
 	e.Sources, e.Auth, e.Networks = map[string]sourceCount{}, map[string]sourceCount{}, map[string]network{}
 	e.Harvest, e.Relay = map[string]attempt{}, map[string]attempt{}
@@ -222,7 +222,7 @@ func (a *attempt) add(domain string, d *domainTally) {
 	a.Refused, a.Sessions, a.Domains = a.Refused+d.refused, a.Sessions+d.sessions, append(a.Domains, domain)
 }
 
-// listed adds the attempts of a source to a list. The list shows the first three domains.
+// listed adds a source's attempts to a list. The list shows the first three domains.
 func (a *attempt) listed(t *sourceTally, list map[string]attempt) {
 	if a.Refused == 0 {
 		return

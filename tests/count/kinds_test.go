@@ -11,19 +11,18 @@ import (
 // A host is the origin of sessions.
 type host struct {
 	kind   int // in kinds
-	number int // among the hosts of its kind
+	number int // unique among the hosts of its kind
 	addr   netip.Addr
 	rdns   string
 	fcrdns string
 	visits int
 }
 
-// A kind describes a class of clients. play writes the session after the greeting of the
-// server.
+// A kind describes a class of clients. play writes a session after the server's greeting.
 type kind struct {
 	name    string
-	hosts   int  // for 1,000 sessions, at least 4
-	weight  int  // share of the single sessions
+	hosts   int  // per 1,000 sessions; at least 4 in total
+	weight  int  // share of the sessions that are not part of a flood
 	burst   bool // also arrives in floods
 	spread  bool // each host has a separate network
 	six     bool // every second host has an IPv6 network
@@ -31,10 +30,10 @@ type kind struct {
 	local   bool // on the local socket
 	rdns    string
 	play    func(s *script, h *host)
-	implied string // evidence of the address
+	implied string // evidence about the address
 }
 
-// helo returns the name of a generated host. It is below .example, which is on no list.
+// helo returns a generated host's name. The name is below .example, which is on no list.
 func helo(h *host) string { return fmt.Sprintf("h%d.%s.example", h.number, kinds[h.kind].name) }
 
 // unknown returns a recipient that does not exist. No other session uses that recipient.
@@ -46,7 +45,8 @@ func leave(s *script) {
 	s.found("no-mail")
 }
 
-// greets returns a client that greets with a name and leaves. The name may be evidence.
+// greets returns a client that greets with the given name and disconnects. The name may be
+// evidence.
 func greets(name, evidence string) func(*script, *host) {
 	return func(s *script, _ *host) {
 		s.ehlo(name)
@@ -273,6 +273,6 @@ func init() {
 		{name: "long", hosts: 2, weight: 1, burst: true, play: longName},
 		{name: "crowd", hosts: 1, burst: true, play: crowd},
 		{name: "listed", hosts: 2, weight: 2, burst: true, rdns: "s%d.censys-scanner.com", play: listed},
-		{name: "linger", play: func(s *script, h *host) { s.ehlo(helo(h)) }}, // the last: see newWorld
+		{name: "linger", play: func(s *script, h *host) { s.ehlo(helo(h)) }}, // must be last; see newWorld
 	}
 }

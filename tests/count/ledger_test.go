@@ -4,32 +4,32 @@ package count
 
 import "net/netip"
 
-// According to the manual, the first sessions of a source in an hour have separate
-// records, and so have sessions with accepted messages, a login or a ban. Every other
-// session is part of the aggregate of its source and hour.
+// According to the manual, a source's first sessions in an hour have separate records, as do
+// sessions with accepted messages, a login or a ban. Every other session is part of an aggregate of
+// its source in that hour.
 const (
 	wholeSessions = 20
-	sumIDs        = 500 // rejected sessions of an aggregate, which is then written
-	sumNames      = 8   // distinct greetings of an aggregate
+	sumIDs        = 500 // after this many rejected sessions, an aggregate is written
+	sumNames      = 8   // distinct greetings in an aggregate
 )
 
 // A record describes a record that the filter must write: a session, or an aggregate of
 // several sessions.
 type record struct {
 	sum      bool
-	end      int64 // of the last session
+	end      int64 // end of the last session
 	id       uint64
-	src      netip.Addr // of an aggregate: the first address of its /64 if sessions have several
+	src      netip.Addr // of an aggregate: first address of the /64 if the sessions' addresses differ
 	sessions []*session
 	ids      int      // rejected sessions
-	names    []string // greetings that an aggregate has
+	names    []string // greetings in the aggregate
 }
 
 // A ledger divides sessions into records.
 type ledger struct {
 	hour    int64
 	first   map[netip.Prefix]int
-	sums    map[netip.Prefix]*record // that are not written
+	sums    map[netip.Prefix]*record // not yet written
 	records []*record
 }
 
@@ -37,7 +37,7 @@ func newLedger() *ledger {
 	return &ledger{first: map[netip.Prefix]int{}, sums: map[netip.Prefix]*record{}}
 }
 
-// clock ends all aggregates when the hour has ended.
+// clock ends all aggregates if the hour has ended.
 func (l *ledger) clock(at int64) {
 	if hour := at / 3600e6; hour != l.hour {
 		l.hour = hour
@@ -50,7 +50,7 @@ func (l *ledger) clock(at int64) {
 // stopped.
 func (l *ledger) flush() { clear(l.sums) }
 
-// restart simulates a new filter, which does not know earlier sessions of the hour.
+// restart simulates a new filter, which does not know the hour's earlier sessions.
 func (l *ledger) restart() {
 	l.flush()
 	clear(l.first)

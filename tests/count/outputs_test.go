@@ -18,8 +18,8 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// A dumped holds the fields of a record that dump prints and the test counts. The map of
-// users counts attempts. All other maps count sessions.
+// A dumped holds the fields of a record that dump prints and the test counts. The map of users
+// counts attempts. All other maps count sessions.
 type dumped struct {
 	ID, Src, Ban                                string
 	Start, End                                  int64
@@ -30,14 +30,14 @@ type dumped struct {
 	References                                  []string
 }
 
-// key returns the text of a record, which is compared with the output.
+// key returns a record's text, which is compared with the output.
 func (d *dumped) key() string {
 	slices.Sort(d.References)
 	text, _ := json.Marshal(d) // sorts the keys of maps
 	return string(text)
 }
 
-// elements holds the lists in the output of dump.
+// elements holds the lists in dump's output.
 type elements struct {
 	Helo     []tallied
 	Auth     []tallied
@@ -98,7 +98,7 @@ func dump(t *testing.T, dir string, period []string) (all []string) {
 // count sets the maps of d.
 func (e *elements) count(d *dumped) {
 	d.Helo, d.Evidence, d.Users, d.Verdicts, d.Recipients = map[string]int{}, map[string]int{}, map[string]int{}, map[string]int{}, map[string]int{}
-	set := func(m map[string]int, name string, x *tallied) { // once in a session
+	set := func(m map[string]int, name string, x *tallied) { // only once per session
 		if m[name] = max(x.Sessions, 1); d.Sum > 0 {
 			m[name] = x.Sessions
 		}
@@ -196,7 +196,7 @@ func (r *record) dumped() *dumped {
 	return d
 }
 
-// compareDump compares the records of a period in their order.
+// compareDump compares a period's records in order.
 func (r *run) compareDump(p period, records []*record) {
 	r.t.Helper()
 	var want []string
@@ -217,7 +217,7 @@ func (r *run) compareDump(p period, records []*record) {
 	}
 }
 
-// sorted returns records in the order of their end.
+// sorted returns records in the order of their ends.
 func sorted(records []*record) []*record {
 	records = slices.Clone(records)
 	slices.SortFunc(records, func(a, b *record) int {
@@ -229,7 +229,7 @@ func sorted(records []*record) []*record {
 	return records
 }
 
-// compareStats compares the counters of each day.
+// compareStats compares each day's counters.
 func (r *run) compareStats() {
 	r.t.Helper()
 	var stats struct {
@@ -256,7 +256,7 @@ func (r *run) compareStats() {
 	compare(r.t, "stats", got, want)
 }
 
-// countDay counts a session in the counters of its day.
+// countDay counts a session in its day's counters.
 func (s *session) countDay(day map[string]int, sum bool) {
 	add := func(name string, n int) {
 		if n > 0 {

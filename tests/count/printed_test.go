@@ -34,7 +34,7 @@ type named struct {
 	Sessions int
 }
 
-// report returns the printed report on the sessions of a period.
+// report returns the printed report on a period's sessions.
 func report(t *testing.T, dir string, period []string) *summary {
 	t.Helper()
 	var p printed

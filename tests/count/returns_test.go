@@ -11,8 +11,8 @@ import (
 	"scanwatch/tests/internal/cli"
 )
 
-// A returnRow counts the hosts of a class. For each period, it counts the hosts that were
-// observed for at least the period, and the hosts that returned within the period.
+// A returnRow counts the hosts of a class. For each period, it counts the hosts that were observed
+// for at least this long, and the hosts that returned within this time.
 type returnRow struct {
 	Hosts             int
 	Watched, Returned map[string]int
@@ -20,14 +20,14 @@ type returnRow struct {
 
 var returnTimes = map[string]time.Duration{"1h": time.Hour, "1d": 24 * time.Hour, "7d": 7 * 24 * time.Hour, "30d": 30 * 24 * time.Hour}
 
-// A firstTime is the first time of a ban or of a kind of finding for a host.
+// A firstTime identifies a host and a class, such as bans or a kind of finding.
 type firstTime struct {
 	class string
 	host  netip.Prefix
 }
 
-// expectReturns returns the expected rows for records. A host returns if it connects
-// after its first session with a ban or with the evidence has ended.
+// expectReturns returns the expected rows for records. A host returns if it connects after the end
+// of its first session with the ban or evidence.
 func expectReturns(records []*record, until time.Time) map[string]returnRow {
 	var all []*session
 	for _, r := range records {

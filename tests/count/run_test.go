@@ -17,8 +17,8 @@ import (
 	"scanwatch/tests/internal/filterproc"
 )
 
-// config is the configuration of the filter, with rules that ban, an observed rule, and
-// the local domains. Banned clients are rejected when they return.
+// config is the filter's configuration, with rules that ban, an observed rule, and the local
+// domains. Banned clients are rejected when they return.
 const config = `mode enforce
 store %q keep 400d budget %dM
 table <local-domains> { example.org }
@@ -27,11 +27,11 @@ rule http phase end match evidence talks-http ban { 30m, 30m }
 rule watched observe phase rcpt-to match evidence relay-probe reject "550 5.7.1 No"
 `
 
-// flushEvery is the number of sessions between two flushes, for which the filter's buffer
-// has enough room.
+// flushEvery is the number of sessions between two flushes. The filter's buffer must have room for
+// them.
 const flushEvery = 10_000
 
-// A run is a filter that reads the lines of a world.
+// A run is a filter that reads a world's lines.
 type run struct {
 	t       *testing.T
 	dir     string
@@ -73,10 +73,10 @@ func (r *run) start() {
 	filterproc.Eventually(r.t, "reading the state", cli.Flushes(r.dir))
 }
 
-// mark is the session id of the requests that mark a place in the stream.
+// mark is the session id of requests that mark a place in the stream.
 const mark = "00000000ffffffff"
 
-// answers checks that the filter disconnects exactly the requests with an odd token.
+// answers checks that the filter answers disconnect exactly to requests with an odd token.
 func answers(t *testing.T, lines *bufio.Reader, synced, gone chan struct{}) {
 	defer close(gone)
 	wrong := 0
@@ -99,7 +99,7 @@ func answers(t *testing.T, lines *bufio.Reader, synced, gone chan struct{}) {
 	}
 }
 
-// write writes a line with the fields that precede it.
+// write writes a line, preceded by its common fields.
 func (r *run) write(l *line) {
 	stream := "report"
 	if l.ask {
@@ -108,7 +108,7 @@ func (r *run) write(l *line) {
 	fmt.Fprintf(r.w, "%s|0.7|%d.%06d|smtp-in|%s\n", stream, l.at/1e6, l.at%1e6, l.text)
 }
 
-// play plays all lines of the sessions that start before a time.
+// play plays all lines of the sessions that start before the given time.
 func (r *run) play(until time.Time) {
 	r.t.Helper()
 	for {
@@ -151,7 +151,7 @@ func (r *run) sync() {
 	}
 }
 
-// flush writes all records, including the aggregates of this hour.
+// flush asks the filter to write all records, including this hour's aggregates.
 func (r *run) flush() {
 	r.t.Helper()
 	r.sync()
@@ -159,12 +159,11 @@ func (r *run) flush() {
 	r.ledger.flush()
 }
 
-// stop ends the filter as smtpd does. The filter records the sessions that are still
-// open.
+// stop ends the filter as smtpd does. The filter then records the open sessions.
 func (r *run) stop() {
 	r.t.Helper()
 	r.sync()
-	// Shut the socket down, because a pending read delays its close.
+	// Shut the socket down, because a pending read would delay its close.
 	if err := syscall.Shutdown(int(r.program.Server.Fd()), syscall.SHUT_WR); err != nil {
 		r.t.Fatal(err)
 	}
@@ -176,7 +175,7 @@ func (r *run) stop() {
 	r.ledger.restart()
 }
 
-// kill kills the filter after a flush. The sessions that are still open are lost.
+// kill kills the filter after a flush. The open sessions are lost.
 func (r *run) kill() {
 	r.t.Helper()
 	r.flush()
@@ -199,9 +198,9 @@ func (r *run) clean(log string) {
 	}
 }
 
-// sealed waits until all parts of the first days are sealed. If the clock of the machine
-// is ahead of the stream, a new filter may also seal the current day of the stream. The
-// current day continues in another part.
+// sealed waits until all parts of the first days are sealed. If the machine's clock is ahead of the
+// stream, a new filter may also seal the stream's current day. The current day then continues in
+// another part.
 func (r *run) sealed(days int) {
 	r.t.Helper()
 	filterproc.Eventually(r.t, fmt.Sprintf("%d sealed days", days), func() bool {
@@ -234,7 +233,7 @@ func (r *run) sealed(days int) {
 	})
 }
 
-// segments returns the number of segments of a day with rows, and of sealed segments.
+// segments returns how many of a day's segments are open, and how many are sealed.
 func (r *run) segments(day int) (rows, sealed int) {
 	r.t.Helper()
 	files, err := filepath.Glob(filepath.Join(r.dir, "sessions", begin.AddDate(0, 0, day).Format(time.DateOnly)+"*.db"))

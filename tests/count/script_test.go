@@ -7,7 +7,7 @@ import (
 	"net/netip"
 )
 
-// A line is a line of smtpd without the fields that all lines have.
+// A line is a line from smtpd without the fields that all lines have.
 type line struct {
 	at   int64 // microseconds since 1970
 	ask  bool  // a request
@@ -26,21 +26,21 @@ type script struct {
 	facts
 }
 
-// facts holds the properties of a session that the generator knows but no line states.
+// facts holds properties of a session that the generator knows but the lines do not show.
 type facts struct {
 	evidence []string // findings
-	implied  []string // evidence that only the daily counters have
-	rejected string   // the rule that disconnected the client
+	implied  []string // evidence found only in the daily counters
+	rejected string   // rule that disconnected the client
 	watched  bool     // the observed rule has matched
 	ban      *ban     // imposed in this session
-	until    int64    // end of that ban in seconds since 1970
+	until    int64    // end of the ban, in seconds since 1970
 }
 
 // found adds evidence.
 func (s *script) found(token string) { s.evidence = append(s.evidence, token) }
 
-// These are the pauses of the client and the server in microseconds. No client is fast
-// enough for the evidence early-talker.
+// These are the client's and server's pauses in microseconds. No client is fast enough to cause the
+// evidence early-talker.
 const (
 	clientPause = 40_000
 	serverPause = 1_000
@@ -51,8 +51,8 @@ func (s *script) report(format string, args ...any) {
 	s.lines = append(s.lines, line{s.at, false, fmt.Sprintf(format, args...)})
 }
 
-// ask writes a request. The last bit of the token is the expected answer, which is 1 for
-// disconnect and 0 for proceed.
+// ask writes a request. The token's last bit is the expected answer: 1 for disconnect, 0 for
+// proceed.
 func (s *script) ask(phase, arg string, disconnect bool) {
 	if !s.asked[phase] {
 		return

@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// A session holds the facts that smtpd reports about a session.
+// A session holds what smtpd reports about a session.
 type session struct {
 	id         uint64
 	start, end int64 // microseconds since 1970
@@ -17,11 +17,11 @@ type session struct {
 	local      bool
 	rdns       string
 	counts
-	names   []string    // distinct greetings in their order
-	users   []string    // distinct users that failed to log in
+	names   []string    // distinct greetings, in order
+	users   []string    // distinct users with a failed login
 	tries   []int       // their failed logins
-	domains []recipient // distinct domains of recipients
-	stopped bool        // open when the filter stopped
+	domains []recipient // distinct recipient domains
+	stopped bool        // the session was open when the filter stopped
 	facts
 }
 
@@ -46,16 +46,16 @@ func (c *counts) add(n *counts) {
 	c.AuthRefused += n.AuthRefused
 }
 
-// A recipient counts the recipients of a session in a domain.
+// A recipient counts a session's recipients in a domain.
 type recipient struct {
 	domain       string
 	ok, permfail int
 }
 
-// A tracker reads the lines of smtpd.
+// A tracker reads lines from smtpd.
 type tracker struct {
 	open map[uint64]*session
-	auth map[uint64]bool // sessions in which the outcome of AUTH is open
+	auth map[uint64]bool // sessions whose AUTH outcome is pending
 	now  int64
 }
 

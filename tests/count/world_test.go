@@ -12,21 +12,21 @@ import (
 	"time"
 )
 
-// begin is the first day of the stream.
+// begin is the stream's first day.
 var begin = time.Date(2026, 11, 2, 0, 0, 0, 0, time.UTC)
 
-// A world generates the lines of smtpd for many sessions.
+// A world generates smtpd's lines for many sessions.
 type world struct {
 	rng    *rand.Rand
 	hosts  [][]*host // by kind
-	visits []visit   // in the order of their start
+	visits []visit   // in the order of their starts
 	asked  map[string]bool
 	token  uint64
 	ids    uint64
 	open   scripts
 	live   map[netip.Prefix]int // open sessions
 	bans   bans
-	facts  map[uint64]facts // of sessions that have started
+	facts  map[uint64]facts // for sessions that have started
 }
 
 // A visit is a session that has not started.
@@ -35,14 +35,14 @@ type visit struct {
 	host *host
 }
 
-// A size holds the settings of a world.
+// A size holds a world's settings.
 type size struct {
 	sessions int
 	until    time.Time
-	quiet    []time.Time // no session starts in the two minutes before
+	quiet    []time.Time // no session starts in the two minutes before these times
 	kinds    []string    // empty: all
-	hosts    int         // factor of their number; 0: 1
-	floods   int         // number of single sessions for each flood; 0: as many sessions as in floods
+	hosts    int         // factor for the number of hosts; 0: 1
+	floods   int         // sessions outside floods per flood; 0: half of all sessions are in floods
 }
 
 // newWorld plans sessions that start at begin.
@@ -78,7 +78,7 @@ func newWorld(o size) *world {
 			within = 5e6
 		}
 		flood := 25 + w.rng.IntN(90)
-		if n == 0 { // the first flood is that of a banned client, and fills an aggregate
+		if n == 0 { // the first flood is from a banned client, and fills an aggregate
 			h, flood = w.hosts[slices.IndexFunc(kinds, func(k kind) bool { return k.name == "tool" })][0], 1200
 		} else if w.rng.IntN(12) == 0 {
 			flood *= 8
@@ -95,7 +95,7 @@ func newWorld(o size) *world {
 			}
 		}
 	}
-	for _, q := range o.quiet { // sessions that are open then
+	for _, q := range o.quiet { // sessions open at that time
 		for _, h := range w.hosts[len(kinds)-1] {
 			w.visits = append(w.visits, visit{q.Add(-time.Minute).UnixMicro(), h})
 		}
@@ -111,7 +111,7 @@ func (w *world) population(k, sessions int, next *int) (all []*host) {
 		h := &host{kind: k, number: n, rdns: "<unknown>", fcrdns: "fail"}
 		switch {
 		case one.local:
-		case one.six && n%2 == 1, one.spread && n >= 200: // IPv4 has too few networks
+		case one.six && n%2 == 1, one.spread && n >= 200: // there are too few IPv4 networks
 			h.addr = netip.MustParseAddr(fmt.Sprintf("3fff:%x:%x:%x::", k<<4, n>>8, n&255<<8)) // RFC 9637
 			if one.spread {
 				h.addr = netip.MustParseAddr(fmt.Sprintf("3fff:%x:%x:1::", k<<4|n>>16, n&0xffff))
@@ -137,8 +137,7 @@ func (w *world) population(k, sessions int, next *int) (all []*host) {
 	return all
 }
 
-// source returns the source of an address, which is an IPv4 address or the /64 of an IPv6
-// address.
+// source returns an address's source: the IPv4 address, or the /64 of the IPv6 address.
 func source(a netip.Addr) netip.Prefix {
 	bits := 64
 	if a.Is4() {
@@ -148,7 +147,7 @@ func source(a netip.Addr) netip.Prefix {
 	return p
 }
 
-// start returns the script of a visit.
+// start returns a visit's script.
 func (w *world) start(v visit) *script {
 	h := v.host
 	one := &kinds[h.kind]
@@ -163,7 +162,7 @@ func (w *world) start(v visit) *script {
 		return s
 	}
 	s.src = h.addr
-	if s.src.Is6() { // any address of the network
+	if s.src.Is6() { // any address in the network
 		b := s.src.As16()
 		b[15], b[14] = byte(w.rng.IntN(256)), byte(w.rng.IntN(4))
 		s.src = netip.AddrFrom16(b)
@@ -198,8 +197,8 @@ func (w *world) start(v visit) *script {
 	return s
 }
 
-// offence bans the source of a script at a line for which the filter bans. The filter
-// bans for the greeting of an attack tool, or for the end of a session that spoke HTTP.
+// offence bans a script's source at the line at which the filter bans it. The filter bans for an
+// attack tool's greeting, or at the end of a session that spoke HTTP.
 func (w *world) offence(s *script, l *line) {
 	rule := ""
 	switch kind := kindOf(s); {
@@ -224,8 +223,8 @@ func kindOf(s *script) string {
 	return ""
 }
 
-// next returns the next line, or false at the end. A session that starts before that line
-// is started first.
+// next returns the next line, or false at the end. If a session starts before that line, next
+// starts the session first.
 func (w *world) next() (l line, ok bool) {
 	for len(w.visits) > 0 && (len(w.open) == 0 || w.visits[0].at < w.open[0].lines[0].at) {
 		heap.Push(&w.open, w.start(w.visits[0]))
@@ -250,7 +249,7 @@ func (w *world) next() (l line, ok bool) {
 	return l, true
 }
 
-// scripts is a heap of the open sessions, ordered by the time of their next line.
+// scripts is a heap of open sessions, ordered by the time of their next line.
 type scripts []*script
 
 func (h scripts) Len() int { return len(h) }

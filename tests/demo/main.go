@@ -13,7 +13,7 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// plays lists the scenarios of the demo in their order.
+// plays lists the demo's scenarios in order.
 var plays = []string{
 	"good-mail", "good-mail-ipv6", "null-sender", "ylmf-pc", "ylmf-pc-submission", "harvest", "relay-probe", "ssh",
 	"http-lines", "http-one-write", "tls-hello", "pipelined", "own-address", "localhost-helo",

@@ -2,8 +2,8 @@
 
 package e2e
 
-// This file contains clients that send mail, try recipients or try passwords. The clients
-// continue regardless of the answers.
+// This file contains clients that send mail, try recipients or try passwords. The clients continue
+// no matter how the server replies.
 
 import (
 	"encoding/base64"
@@ -21,13 +21,13 @@ type caller struct {
 	t     *testing.T
 	gone  bool
 	inTwo bool     // each command is sent in two segments
-	texts []string // negative answers of the filter
+	texts []string // negative replies from the filter
 }
 
-// until matches the part of an answer that differs between runs of a test.
+// until matches the part of a reply that differs between test runs.
 var until = regexp.MustCompile(` until \S+ \S+ UTC`)
 
-// reference matches the end of every answer of the filter.
+// reference matches the end of every reply from the filter.
 var reference = regexp.MustCompile(` \[[0-9a-f]{16}\]$`)
 
 // call connects from an address and reads the greeting.
@@ -50,8 +50,8 @@ func call(t *testing.T, s *smtpd.Server, from string, port int) *caller {
 	return x
 }
 
-// heard records a reply and returns its code. If the connection has ended, or the filter
-// has answered, the result is 0.
+// heard records a reply and returns its code. If the connection has ended, or the reply came from
+// the filter, the result is 0.
 func (x *caller) heard(r smtpd.Reply, err error) int {
 	switch {
 	case err != nil:
@@ -64,7 +64,7 @@ func (x *caller) heard(r smtpd.Reply, err error) int {
 	return r.Code
 }
 
-// say sends a line and returns the code of smtpd's own answer, or 0.
+// say sends a line and returns the code of smtpd's own reply, or 0.
 func (x *caller) say(format string, args ...any) int {
 	if x.gone {
 		return 0
@@ -80,8 +80,8 @@ func (x *caller) quit() {
 	x.c.Close()
 }
 
-// message sends a message to local parts. told is the number of recipients that smtpd
-// answered, and accepted reports whether the message was accepted.
+// message sends a message to local parts. told counts the recipients to which smtpd itself replied,
+// and accepted reports whether the message was accepted.
 func (x *caller) message(from string, to ...string) (told int, accepted bool) {
 	x.say("MAIL FROM:<%s>", from)
 	ok := 0
@@ -104,14 +104,14 @@ func (x *caller) message(from string, to ...string) (told int, accepted bool) {
 	return told, x.say("Subject: from %s\r\n\r\nHello.\r\n.", from) == 250
 }
 
-// password tries a password after EHLO and STARTTLS. The result is the code of the reply.
+// password tries a password after EHLO and STARTTLS. The result is the reply code.
 func (x *caller) password(user, password string) int {
 	x.say("AUTH LOGIN")
 	x.say("%s", base64.StdEncoding.EncodeToString([]byte(user)))
 	return x.say("%s", base64.StdEncoding.EncodeToString([]byte(password)))
 }
 
-// submission connects to the submission port, with TLS.
+// submission connects to the submission port and starts TLS.
 func submission(t *testing.T, s *smtpd.Server, from, helo string) *caller {
 	t.Helper()
 	x := call(t, s, from, smtpd.PortSubmission)
@@ -124,7 +124,7 @@ func submission(t *testing.T, s *smtpd.Server, from, helo string) *caller {
 	return x
 }
 
-// asks plays a session with recipients. The result is the number of answers of smtpd.
+// asks plays a session with recipients. The result is the number of smtpd's own replies.
 func asks(t *testing.T, s *smtpd.Server, from, sender string, to ...string) int {
 	x := call(t, s, from, smtpd.PortMX)
 	defer x.quit()
@@ -133,7 +133,7 @@ func asks(t *testing.T, s *smtpd.Server, from, sender string, to ...string) int 
 	return told
 }
 
-// strangers returns n local parts that do not exist.
+// strangers returns n nonexistent local parts.
 func strangers(start, n int) (to []string) {
 	for i := range n {
 		to = append(to, fmt.Sprintf("guess%03d", start+i))

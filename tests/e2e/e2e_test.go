@@ -21,8 +21,8 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// TestObserveChangesNoByte checks that the filter changes no byte of a dialogue. The test
-// plays every scenario without a filter, with the filter, and with the filter in all
+// TestObserveChangesNoByte checks that in observe mode the filter changes no byte of a dialogue.
+// The test plays every scenario without a filter, with the filter, and with the filter in all
 // phases.
 func TestObserveChangesNoByte(t *testing.T) {
 	for _, v := range smtpd.Matrix() {
@@ -69,8 +69,8 @@ func TestObserveChangesNoByte(t *testing.T) {
 	}
 }
 
-// TestCoreScenario checks that each kind of client has the same evidence on every version
-// of smtpd. The records and log lines must also be correct. No other test on real servers
+// TestCoreScenario checks that each kind of client causes the same evidence on every version of
+// smtpd. The records and log lines must also be correct. This is the only test on real servers that
 // always runs on all versions.
 func TestCoreScenario(t *testing.T) {
 	for _, v := range smtpd.Versions {
@@ -163,8 +163,8 @@ func TestCoreScenario(t *testing.T) {
 	}
 }
 
-// TestNoPasswordAnywhere checks that no file, log or output contains a password after any
-// kind of AUTH. Passwords in base64 are also searched.
+// TestNoPasswordAnywhere checks that no file, log or output contains a password after any kind of
+// AUTH. The test also searches for passwords in base64.
 func TestNoPasswordAnywhere(t *testing.T) {
 	for _, v := range smtpd.Matrix() {
 		t.Run(v.Name, func(t *testing.T) {
@@ -227,8 +227,8 @@ func TestConcurrentSessions(t *testing.T) {
 			s := live.Start(t, smtpd.Options{Version: v, Filters: []smtpd.Filter{live.FilterAskedInAllPhases()}})
 			clients := make([]*smtpd.Client, n)
 			from := func(i int) string { return fmt.Sprintf("198.18.%d.%d", 1+i/100, 1+i%100) }
-			// smtpd queues only five connections. Connect one after another, and then run
-			// all sessions together.
+			// smtpd queues only five connections. Connect one client at a time, and then run all
+			// sessions together.
 			for i := range clients {
 				c, err := s.Dial(from(i), smtpd.PortMX)
 				if err != nil {
@@ -324,8 +324,7 @@ func TestReportsAgree(t *testing.T) {
 		}
 		return sessions, mails
 	}
-	// Under load, the numbers of a report must be between the numbers of two dumps, one
-	// before and one after the report.
+	// Under load, a report's numbers must lie between the numbers of an earlier and a later dump.
 	agree := func() int {
 		t.Helper()
 		type numbers struct{ Sessions, Messages int }

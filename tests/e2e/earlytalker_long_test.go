@@ -17,10 +17,10 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// TestEarlyTalker measures how often the filter correctly recognises clients that speak
-// before the greeting, and clients that wait for it. The network paths have different
-// delays, and the machine is idle or busy. The rates depend on the machine. The test logs
-// the rates, and fails only if the evidence is useless.
+// TestEarlyTalker measures how often the filter recognises clients that speak before the greeting,
+// and clients that wait for it. The network paths have different delays, and the machine is idle or
+// busy. The rates depend on the machine. The test logs the rates, and fails only if the evidence is
+// useless.
 func TestEarlyTalker(t *testing.T) {
 	const runs = 100
 	kinds := []struct {
@@ -80,9 +80,8 @@ func TestEarlyTalker(t *testing.T) {
 					}
 				}
 				t.Logf("%-28s correct in %d of %d", kind.name, right, runs)
-				// A missed early talker is harmless. The limits are far from all measured
-				// rates. The filter must recognise half of the clients that wait, and one
-				// early talker.
+				// A missed early talker is harmless. The limits are far below all measured rates.
+				// The filter must recognise half of the clients that wait, and one early talker.
 				least := runs / 2
 				if kind.found {
 					least = 1
@@ -107,8 +106,8 @@ func burn(n int) (stop func()) {
 	return func() { done.Store(true) }
 }
 
-// greet plays a session up to the recipient. smtpd queues five connections and resets all
-// others. After a reset, the client reconnects, as mail servers do.
+// greet plays a session up to the recipient. smtpd queues five connections and resets further ones.
+// After a reset, the client reconnects, as mail servers do.
 func greet(s *smtpd.Server, from string, rtt time.Duration, early bool, when time.Duration) error {
 	for {
 		err := greetOnce(s, from, rtt, early, when)
@@ -127,7 +126,7 @@ func greetOnce(s *smtpd.Server, from string, rtt time.Duration, early bool, when
 	c.Far(rtt)
 	lines := []string{"EHLO mail.example.net", "MAIL FROM:<a@example.net>", "RCPT TO:<alice@example.org>", "NOOP", "RSET", "QUIT"}
 	if early {
-		time.Sleep(when) // the delay of the client
+		time.Sleep(when) // the client's delay
 		if err := c.Send(lines[0] + "\r\n"); err != nil {
 			return err
 		}
@@ -139,7 +138,7 @@ func greetOnce(s *smtpd.Server, from string, rtt time.Duration, early bool, when
 	for _, line := range append([]string{""}, lines...) {
 		r, err := smtpd.Reply{}, error(nil)
 		if line == "" {
-			r, err = c.ReadReply() // of the greeting, or of EHLO
+			r, err = c.ReadReply() // greeting, or reply to EHLO
 		} else {
 			r, err = c.Cmd(line)
 		}

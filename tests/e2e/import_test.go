@@ -16,7 +16,7 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// sinkAddr is the address of the mail server of remote correspondents.
+// sinkAddr is the address of a mail server that plays the remote correspondents' server.
 const sinkAddr = "127.0.0.1:2600"
 
 // sink runs a mail server that rejects the recipient nobody.
@@ -38,7 +38,7 @@ func sink(t *testing.T) {
 	}()
 }
 
-// receive answers the client of one connection.
+// receive serves the client of one connection.
 func receive(c net.Conn) {
 	defer c.Close()
 	in := bufio.NewReader(c)
@@ -105,10 +105,10 @@ func message(sender string, to ...string) []string {
 	return append(lines, "DATA", "Subject: x\r\n\r\nx\r\n.")
 }
 
-// injected is text that looks like a line of smtpd.
+// injected is text that looks like a log line from smtpd.
 const injected = "0123456789abcdef smtp connected address=198.51.100.99 host=x"
 
-// correspond plays the sessions of a site with correspondents and attackers.
+// correspond plays a site's sessions with correspondents and attackers.
 func correspond(t *testing.T, s *smtpd.Server) {
 	t.Helper()
 	mx := func(from string, lines ...string) {
@@ -147,9 +147,9 @@ func correspond(t *testing.T, s *smtpd.Server) {
 	}
 }
 
-// TestMailLogImport checks that an import of the syslog lines of each version makes the
-// hosts known. The filter has not seen the hosts, and receives the import over its
-// control socket. The flag -update stores the logs for the tests of filter/maillog.
+// TestMailLogImport checks that importing the syslog lines of each smtpd version makes the hosts
+// known. The filter has never seen the hosts, and receives the import over its control socket. The
+// flag -update stores the logs for the tests of filter/maillog.
 func TestMailLogImport(t *testing.T) {
 	versions := smtpd.Matrix()
 	if *update {
@@ -168,7 +168,7 @@ func TestMailLogImport(t *testing.T) {
 					{Addr: "203.0.113.22", Name: `a=b host=x"<y> address=198.51.100.example.com`, Confirmed: true},
 				}})
 			correspond(t, s)
-			relayed := 3 // by the forward and two local programs
+			relayed := 3 // through .forward, and from two local programs
 			if version.TLS {
 				relayed = 5
 			}
@@ -209,7 +209,7 @@ func checkImport(t *testing.T, version smtpd.Version, log string) {
 	}
 	live.Stop(t, s)
 	for _, host := range []string{"198.51.100.10", "203.0.113.20", "2001:db8::10", "198.51.100.12", "198.51.100.17"} {
-		// Mail of the same day does not yet improve the standing.
+		// Mail of the same day does not yet make a host known.
 		if out := cli.Run(t, s.State(), "why", host); !strings.Contains(out, "for mail accepted on earlier days (") || strings.Contains(out, "(0 accepted") {
 			t.Errorf("why %s: %s", host, out)
 		}

@@ -19,9 +19,8 @@ import (
 
 var update = flag.Bool("update", false, "record the mail logs for tests/export")
 
-// TestMailLogForFail2ban checks that fail2ban finds exactly the hosts that the filter has
-// banned in the log of each version. The flag -update stores the logs for the tests in
-// tests/export.
+// TestMailLogForFail2ban checks that, in each version's log, fail2ban finds exactly the hosts that
+// the filter has banned. The flag -update stores the logs for the tests in tests/export.
 func TestMailLogForFail2ban(t *testing.T) {
 	tool := require.Program(t, "fail2ban-regex")
 	conf := t.TempDir()
@@ -53,8 +52,7 @@ func TestMailLogForFail2ban(t *testing.T) {
 			} {
 				visit(t, s, v.from, v.helo)
 			}
-			// smtpd does not forward lines of filters while it
-			// stops.
+			// While smtpd stops, it does not log the filters' lines.
 			if err := s.Eventually("the last line is logged", func() bool {
 				return strings.Contains(s.Log(), "session decision=proceed src=203.0.113.9 ") || strings.Contains(s.Log(), "session decision=reject src=203.0.113.9 ")
 			}); err != nil {

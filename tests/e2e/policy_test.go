@@ -50,13 +50,13 @@ func asnFile(t *testing.T, prefix string, number uint32) []byte {
 	return data
 }
 
-// visitors lists clients of a server with the standard policy in enforce mode.
+// visitors lists clients of a server that enforces the standard preset.
 var visitors = []struct {
 	name, addr, rdns string
 	unproven         bool // the name fails FCrDNS
 	helo             string
-	at               string // the first rejected command; "" for none, "connect" for the banner
-	reply            string // the start of the reply
+	at               string // first rejected command; "" for none, "connect" for the banner
+	reply            string // start of the reply
 	evidence, org    string
 }{
 	{"shadowserver", "203.0.113.1", "scan-03.shadowserver.org", false, "", "connect", "554 5.7.1 ", "scanner", "Shadowserver Foundation"},
@@ -93,9 +93,8 @@ func scannerASN(t *testing.T) (uint32, string) {
 	return 0, ""
 }
 
-// TestStandardPolicy checks the evidence and the answers of the standard policy for each
-// kind of client. In observe mode, the same rules log the same decisions, but reject no
-// client.
+// TestStandardPolicy checks the standard preset's evidence and replies for each kind of client. In
+// observe mode, the same rules log the same decisions, but reject no client.
 func TestStandardPolicy(t *testing.T) {
 	number, asnOrg := scannerASN(t)
 	asn := asnFile(t, "192.0.2.200/32", number)
@@ -158,8 +157,8 @@ func TestStandardPolicy(t *testing.T) {
 	}
 }
 
-// visit plays a session with mail for alice. The results are the first rejected command
-// and its reply.
+// visit plays a session with mail for alice. The results are the first rejected command and the
+// reply to it.
 func visit(t *testing.T, s *smtpd.Server, from, helo string) (at, reply string) {
 	t.Helper()
 	c, err := s.Dial(from, smtpd.PortMX)
@@ -199,7 +198,7 @@ func visit(t *testing.T, s *smtpd.Server, from, helo string) (at, reply string) 
 	return "", ""
 }
 
-// ended waits until the session of an address is recorded.
+// ended waits until an address's session is recorded.
 func ended(t *testing.T, s *smtpd.Server, from string) {
 	t.Helper()
 	if err := s.Eventually("the session from "+from+" has ended", func() bool {
@@ -209,8 +208,8 @@ func ended(t *testing.T, s *smtpd.Server, from string) {
 	}
 }
 
-// TestDecisionsOnTheWire checks the effect of each decision in each phase on the client.
-// smtpd-filters(7) describes the effects of decisions.
+// TestDecisionsOnTheWire checks how each decision in each phase affects the client.
+// smtpd-filters(7) describes the effects.
 func TestDecisionsOnTheWire(t *testing.T) {
 	for _, c := range []struct {
 		name, rule, at, reply string
@@ -255,8 +254,7 @@ func TestDecisionsOnTheWire(t *testing.T) {
 	}
 }
 
-// TestDelayEverywhere checks that the filter can delay the answer in each
-// phase.
+// TestDelayEverywhere checks that the filter can delay its answer in each phase.
 func TestDelayEverywhere(t *testing.T) {
 	config := "mode enforce\n"
 	for _, phase := range []string{"connect", "helo", "mail-from", "rcpt-to", "data", "commit"} {

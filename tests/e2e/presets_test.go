@@ -17,14 +17,14 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// This name of a mail server of Microsoft has 65 bytes. smtpd on Linux truncates the name
-// to 64 bytes, so FCrDNS fails.
+// This name of a Microsoft mail server has 65 bytes. smtpd on Linux truncates the name to 64 bytes,
+// so FCrDNS fails.
 const (
 	longName = "mail-switzerlandnorthazon11020113.outbound.protection.outlook.com"
 	longAddr = "52.101.186.113"
 )
 
-// oddHosts lists the hosts with reverse DNS.
+// oddHosts lists the hosts with a reverse DNS name.
 var oddHosts = []smtpd.Host{
 	{Addr: "198.51.100.112", Name: "app.customer.example", Confirmed: true},
 	{Addr: "198.51.100.113", Name: "mail.partner.example", Confirmed: true},
@@ -36,9 +36,9 @@ var oddHosts = []smtpd.Host{
 // friend is an address in <friends>.
 const friend = "192.0.2.77"
 
-// An oddClient is a client that a careless policy rejects. loose marks a client that the
-// preset tight also rejects, as the comments in tight state. play returns the senders of
-// messages that must arrive.
+// An oddClient is a client that a careless policy rejects. loose marks a client that the preset
+// tight also rejects, as its comments explain. play returns the senders of messages that must
+// arrive.
 type oddClient struct {
 	name  string
 	tls   bool
@@ -125,7 +125,7 @@ func served(t *testing.T, s *smtpd.Server, from, helo, sender string) string {
 	return sender
 }
 
-// arrived waits for the delivery of messages. No message may be marked as junk.
+// arrived waits until messages are delivered. No message may be marked as junk.
 func arrived(t *testing.T, s *smtpd.Server, senders ...string) {
 	t.Helper()
 	for _, sender := range senders {
@@ -140,8 +140,8 @@ func arrived(t *testing.T, s *smtpd.Server, senders ...string) {
 	}
 }
 
-// presetServer starts a server with a preset in enforce mode, with the friend in
-// <friends>. edit changes the policy.
+// presetServer starts a server that enforces a preset, with friend in <friends>. edit changes the
+// policy.
 func presetServer(t *testing.T, version smtpd.Version, preset string, edit func(string) string) *smtpd.Server {
 	t.Helper()
 	text := live.Preset(t, preset, "enforce", `asn "asn.mmdb"`)
@@ -153,11 +153,11 @@ func presetServer(t *testing.T, version smtpd.Version, preset string, edit func(
 	return live.Start(t, smtpd.Options{Version: version, Filters: []smtpd.Filter{f}, Dir: dir, Hosts: oddHosts})
 }
 
-// promptly removes the delay of the greeting.
+// promptly removes the greeting delay.
 func promptly(text string) string { return slowRule.ReplaceAllString(text, "") }
 
-// TestOddClients checks that the presets serve unusual legitimate clients and ban none of
-// them. A friend is neither evaluated nor logged.
+// TestOddClients checks that the presets serve unusual legitimate clients and ban none of them. A
+// friend is neither evaluated nor logged.
 func TestOddClients(t *testing.T) {
 	for _, version := range smtpd.Matrix() {
 		for _, preset := range []string{"standard", "tight"} {
@@ -187,9 +187,8 @@ func TestOddClients(t *testing.T) {
 	}
 }
 
-// TestPoliteClientNearby checks that a client that sends each command in two segments is
-// not an early talker. The second segment waits for the delayed acknowledgement of the
-// first segment.
+// TestPoliteClientNearby checks that a client that sends each command in two segments is not an
+// early talker. The second segment waits for the delayed acknowledgement of the first.
 func TestPoliteClientNearby(t *testing.T) {
 	for _, version := range smtpd.Matrix() {
 		t.Run(version.Name, func(t *testing.T) {
@@ -222,8 +221,7 @@ func TestPoliteClientNearby(t *testing.T) {
 	}
 }
 
-// TestPlusAddresses checks that mail to the postmaster with a subaddress does not hide a
-// harvest.
+// TestPlusAddresses checks that mail to a subaddress of the postmaster does not hide a harvest.
 func TestPlusAddresses(t *testing.T) {
 	for _, version := range smtpd.Matrix() {
 		for _, preset := range []string{"standard", "tight"} {
@@ -256,9 +254,9 @@ func TestPlusAddresses(t *testing.T) {
 	}
 }
 
-// TestStolenAccountOnTheWire checks that the filter finds the use of a stolen account.
-// The rule of the presets must stop the account, but not the address, so that another
-// user at the same address can continue.
+// TestStolenAccountOnTheWire checks that the filter detects the use of a stolen account. The
+// presets' rule must stop the account, but not the address, so that another user at the address can
+// continue.
 func TestStolenAccountOnTheWire(t *testing.T) {
 	const home, rule = "198.51.100.70", "\n#rule stolen "
 	for _, version := range smtpd.Matrix() {

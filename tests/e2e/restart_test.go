@@ -17,7 +17,7 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// TestRestarts checks that restarts of a real server under load lose no record. The
+// TestRestarts checks that no record is lost when a real server is restarted under load. The
 // configuration is reloaded before each restart.
 func TestRestarts(t *testing.T) {
 	v := smtpd.Newest()
@@ -28,7 +28,7 @@ func TestRestarts(t *testing.T) {
 	}
 	dir := live.StateDir(t)
 	conf := "mode enforce\nstore \"" + smtpd.StateDir + "\"\nrule bad phase helo match helo \"ylmf-pc\" disconnect\n"
-	var said atomic.Int64 // sessions to their QUIT
+	var said atomic.Int64 // sessions that have sent QUIT
 	for i := range restarts {
 		s := live.Start(t, smtpd.Options{Version: v, Dir: dir, Filters: []smtpd.Filter{live.Filter("-f", smtpd.StateDir+"/scanwatch.conf")}})
 		if i == 0 {

@@ -2,8 +2,8 @@
 
 package e2e
 
-// This file measures what attackers and legitimate clients achieve with OpenSMTPD alone
-// and with the presets. The usual tools were measured with the same attacks.
+// This file measures what attackers and legitimate clients achieve with OpenSMTPD alone and with
+// the presets. The usual tools were measured with the same attacks.
 
 import (
 	"fmt"
@@ -18,16 +18,16 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// A toolRow is an attack or a legitimate client. best is the largest permitted result. If
-// no comment gives another reason, best is the best result of the usual tools. If best is
-// -1, the result must be "ok".
+// A toolRow is an attack or a legitimate client. best is the highest permitted result. Unless a
+// comment gives another reason, best is the best result of the usual tools. If best is -1, the
+// result must be "ok".
 type toolRow struct {
 	name   string
 	best   int
-	tight  string // the start of the result with tight, if its comments announce it
-	slow   bool   // with the delay of the greeting
+	tight  string // start of the result with tight, if the comments in tight announce it
+	slow   bool   // with the greeting delay
 	logged bool   // a measurement of speed, which is only logged
-	apart  string // passes for the filter before each session, by its time stamps
+	apart  string // time between sessions, as the timestamps show it to the filter
 	play   func(t *testing.T, s *smtpd.Server) string
 }
 
@@ -95,8 +95,8 @@ var harvestRows = []toolRow{
 	}},
 }
 
-// asksOnce plays n sessions. Each session has one unknown recipient. The result is the
-// number of answers of smtpd.
+// asksOnce plays n sessions with one unknown recipient each. The result is the number of smtpd's
+// own replies.
 func asksOnce(t *testing.T, s *smtpd.Server, from string, n int) (told int) {
 	for i := range n {
 		told += asks(t, s, from, "a@x.example", strangers(i, 1)...)
@@ -121,17 +121,16 @@ var loginRows = []toolRow{
 	{name: "ylmf-pc on 587, 30 passwords", best: 3, play: func(t *testing.T, s *smtpd.Server) string {
 		return number(passwords(t, s, 30, func(int) string { return "203.0.113.61" }, "ylmf-pc"))
 	}},
-	// fail2ban permits 3 passwords, and prevents 4 of 5 users of the office below from
-	// logging in. Postfix permits 20 passwords and locks out no user of the office.
+	// fail2ban permits 3 passwords, and locks out 4 of 5 users of the office below. Postfix permits
+	// 20 passwords, and locks out no user of the office.
 	{name: "ordinary greeting on 587, one user, 30 passwords", best: 20, play: func(t *testing.T, s *smtpd.Server) string {
 		return number(passwords(t, s, 30, func(int) string { return "203.0.113.62" }, "laptop.x.example"))
 	}},
 	{name: "30 hosts, two passwords each", best: 60, play: func(t *testing.T, s *smtpd.Server) string {
 		return number(passwords(t, s, 60, func(i int) string { return fmt.Sprintf("198.18.%d.9", i%30) }, "laptop.x.example"))
 	}},
-	// Postfix permits no message. smtpd does not report bytes that arrive before the
-	// greeting. The pace of the commands alone does not distinguish an early talker from
-	// a client nearby.
+	// Postfix permits no message. smtpd does not report bytes that arrive before the greeting. The
+	// commands' pace alone does not distinguish an early talker from a nearby client.
 	{name: "early talker, 10 messages", best: 10, slow: true, play: func(t *testing.T, s *smtpd.Server) string {
 		n := 0
 		for range 10 {
@@ -155,8 +154,8 @@ var loginRows = []toolRow{
 	}},
 }
 
-// passwords tries a wrong password in each of n sessions. The result is the number of
-// passwords that smtpd answered.
+// passwords tries a wrong password in each of n sessions. The result is the number of passwords to
+// which smtpd replied.
 func passwords(t *testing.T, s *smtpd.Server, n int, from func(i int) string, helo string) (tried int) {
 	for i := range n {
 		x := submission(t, s, from(i), helo)
@@ -168,8 +167,8 @@ func passwords(t *testing.T, s *smtpd.Server, n int, from func(i int) string, he
 	return tried
 }
 
-// early sends EHLO before the greeting, and then a message. The result reports whether
-// smtpd accepted the message.
+// early sends EHLO before the greeting, and then a message. The result reports whether smtpd
+// accepted the message.
 func early(t *testing.T, s *smtpd.Server, from string) bool {
 	c, err := s.Dial(from, smtpd.PortMX)
 	if err != nil {
@@ -181,7 +180,7 @@ func early(t *testing.T, s *smtpd.Server, from string) bool {
 	if err := c.Send("EHLO mail.x.example\r\n"); err != nil {
 		return false
 	}
-	for range 2 { // the greeting, and the reply to EHLO
+	for range 2 { // greeting, and reply to EHLO
 		if !x.gone {
 			x.heard(c.ReadReply())
 		}
@@ -198,7 +197,7 @@ var scanners = []smtpd.Host{
 	{Addr: "198.51.100.205", Name: "probe1.securing-email.com", Confirmed: true}, {Addr: "198.51.100.206", Name: "azpdcs2.scan.cyberresilience.io", Confirmed: true},
 }
 
-// toolHosts lists the legitimate hosts of the rows.
+// toolHosts lists the legitimate hosts in the rows.
 var toolHosts = append([]smtpd.Host{
 	{Addr: "198.51.100.210", Name: "mail.partner.example", Confirmed: true}, {Addr: "198.51.100.211", Name: "lists.club.example", Confirmed: true},
 	{Addr: "198.51.100.212", Name: "app.customer.example", Confirmed: true}, {Addr: "198.51.100.213", Name: "office.firm.example", Confirmed: true},
@@ -299,8 +298,8 @@ func (row *toolRow) worse(preset, got string) bool {
 	return err != nil || n > row.best
 }
 
-// TestUsualTools plays the attacks against OpenSMTPD 7.6, alone and with the presets, and
-// logs a table. No result with a preset may be worse than its row permits.
+// TestUsualTools plays the attacks against OpenSMTPD 7.6, alone and with the presets, and logs a
+// table. No result with a preset may be worse than its row permits.
 func TestUsualTools(t *testing.T) {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)

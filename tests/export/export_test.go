@@ -1,8 +1,7 @@
 //go:build linux
 
-// Package export runs the programs that read the output of `scanwatch export` and the
-// files of contrib. Firewalls run in network namespaces, and daemons only listen on
-// loopback.
+// Package export runs the programs that read the output of `scanwatch export` and the files in
+// contrib. Firewalls run in network namespaces, and daemons listen only on loopback.
 package export
 
 import (
@@ -24,7 +23,7 @@ import (
 	"scanwatch/tests/internal/require"
 )
 
-// TestMain appends the directories of unpacked programs to the path.
+// TestMain appends the directories of unpacked programs to PATH.
 func TestMain(m *testing.M) {
 	root := os.Getenv("SCANWATCH_ROOTS")
 	if root == "" {
@@ -40,7 +39,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// need skips the test if it does not run as root or a program is missing.
+// need skips the test unless it runs as root and the programs exist.
 func need(t *testing.T, programs ...string) {
 	t.Helper()
 	missing := slices.DeleteFunc(programs, func(p string) bool {
@@ -54,7 +53,7 @@ func need(t *testing.T, programs ...string) {
 	require.Missing(t, "the test needs root and the programs %v; see tests/consumers.sh", missing)
 }
 
-// openDir returns a directory that the users of daemons can enter.
+// openDir returns a directory that daemons' users can enter.
 func openDir(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -66,7 +65,7 @@ func openDir(t *testing.T) string {
 	return dir
 }
 
-// run runs a shell script in a directory with files and returns its output.
+// run runs a shell script in a directory with the given files, and returns its output.
 func run(t *testing.T, script string, files map[string]string) string {
 	t.Helper()
 	dir := openDir(t)
@@ -96,13 +95,13 @@ func inNet(t *testing.T, script string, files map[string]string) string {
 	return run(t, "exec unshare -n sh -eu <<'SCRIPT'\nip link set lo up\n"+script+"\nSCRIPT\n", files)
 }
 
-// unpacked sets the library path of unpacked programs.
+// unpacked sets the library path for unpacked programs.
 const unpacked = `export LD_LIBRARY_PATH=$CONSUMERS/usr/lib/postfix:$CONSUMERS/usr/lib/x86_64-linux-gnu:$CONSUMERS/lib/x86_64-linux-gnu
 `
 
 var now = time.Now().UTC().Truncate(time.Second)
 
-// hostile is the text in every text field of an entry.
+// hostile is the value of every text field in an entry.
 const hostile = "x\r\n\x1b[31m\u202e'\"`$(touch pwned);#}{\\%s<>&|*=cmd() -- */ 192.0.2.250 ]] \x00é"
 
 func entry(prefix string, lasts time.Duration) export.Entry {
@@ -111,7 +110,7 @@ func entry(prefix string, lasts time.Duration) export.Entry {
 		Evidence: []string{"auth-spray", hostile}, Organisation: hostile, Confidence: "high", Reason: hostile, Expires: now.Add(lasts)}
 }
 
-// lists returns the lists of the first export and of the next export.
+// lists returns the lists of two consecutive exports.
 func lists() (first, next *export.List) {
 	first = &export.List{Made: now, Entries: []export.Entry{entry("192.0.2.1/32", time.Hour), entry("192.0.2.2/32", 300*24*time.Hour),
 		entry("198.51.96.0/22", 24*time.Hour), entry("198.51.97.9/32", 48*time.Hour), entry("2001:db8::/64", time.Hour), entry("2001:db8:2::/47", 72*time.Hour)}}
@@ -121,7 +120,7 @@ func lists() (first, next *export.List) {
 	return first, next
 }
 
-// These addresses are in the lists, or must not be found.
+// Addresses that must be found in the lists, or must not be.
 var (
 	inFirst = []string{"192.0.2.1", "192.0.2.2", "198.51.97.9", "198.51.99.255", "2001:db8::77", "2001:db8:3:ffff::1"}
 	inNext  = []string{"192.0.2.1", "192.0.2.3", "198.51.97.9", "198.51.99.255", "2001:db8::77"}
@@ -137,7 +136,7 @@ func name(t *testing.T, f string) *export.Format {
 	return format
 }
 
-// text returns a list in a format.
+// text returns a list in the given format.
 func text(t *testing.T, f string, l *export.List) string {
 	t.Helper()
 	var b strings.Builder
@@ -150,7 +149,7 @@ func text(t *testing.T, f string, l *export.List) string {
 	return b.String()
 }
 
-// files returns the first list, and its difference to the next list.
+// files returns the first list, and the changes that lead to the next list.
 func files(t *testing.T, f string) map[string]string {
 	t.Helper()
 	first, next := lists()
@@ -256,7 +255,7 @@ func asks(command4, command6 string) string {
 	return b.String() + "echo end\n"
 }
 
-// answers parses the output of scripts that asks returned.
+// answers parses the output of asks' scripts.
 func answers(out string) []func(string) bool {
 	var list []func(string) bool
 	for round := range strings.SplitSeq(out, "end\n") {
@@ -401,7 +400,7 @@ func TestBIND(t *testing.T) {
 	}
 }
 
-// reversed returns the name of an address in a DNS list.
+// reversed returns an address's name in a DNS list.
 func reversed(a string) string {
 	addr := netip.MustParseAddr(a)
 	var labels []string
@@ -416,8 +415,8 @@ func reversed(a string) string {
 	return strings.Join(labels, ".")
 }
 
-// wildcard looks up a name according to RFC 4592. Only a wildcard directly below the
-// closest encloser matches.
+// wildcard looks up a name according to RFC 4592. Only a wildcard directly below the closest
+// encloser matches.
 func wildcard(names map[string]bool, name string) bool {
 	if names[name] {
 		return true
@@ -451,7 +450,7 @@ func TestRBLDNSD(t *testing.T) {
 	if err := os.WriteFile(zone, []byte(text(t, "rbldnsd", first)), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	// Listening on port 0 returns a free port.
+	// Listening on port 0 finds a free port.
 	c, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -482,7 +481,7 @@ func TestRBLDNSD(t *testing.T) {
 	}
 }
 
-// fail2banConf returns the configuration of fail2ban with the given jail.
+// fail2banConf returns fail2ban's configuration with the given jail.
 func fail2banConf(t *testing.T, jail string) map[string]string {
 	t.Helper()
 	files := map[string]string{
@@ -501,8 +500,8 @@ func fail2banConf(t *testing.T, jail string) map[string]string {
 	return files
 }
 
-// TestFail2banServer checks that a running server bans the hosts in the first list and in
-// the differences.
+// TestFail2banServer checks that a running fail2ban server bans the hosts in the first list and in
+// the changes.
 func TestFail2banServer(t *testing.T) {
 	need(t, "fail2ban-server", "fail2ban-client", "fail2ban-regex")
 	first, _ := lists()
@@ -558,8 +557,8 @@ func TestFail2banModes(t *testing.T) {
 	}
 }
 
-// repetitions holds the log lines of half an hour. The lines report further sessions of
-// rejected hosts, and sessions of hosts that no rule has rejected.
+// repetitions holds half an hour's log lines. The lines report repeated sessions of rejected hosts,
+// and sessions of hosts that no rule has rejected.
 const repetitions = `Nov 21 10:31:02 mx smtpd[4711]: scanwatch: sessions rule=bh src=203.0.113.10 more=5 within=10m
 Nov 21 10:31:02 mx smtpd[4711]: scanwatch: sessions kind=observed rule=bh src=203.0.113.11 more=5 within=10m
 Nov 21 10:31:02 mx smtpd[4711]: scanwatch: sessions kind=withheld rule=bh src=203.0.113.12 more=5 within=10m
@@ -570,8 +569,8 @@ Nov 21 10:31:02 mx smtpd[4711]: scanwatch: sessions tag=t src=203.0.113.14 more=
 // logTime matches the time at the start of a log line.
 var logTime = regexp.MustCompile(`(?m)^[A-Z][a-z]{2} [ 0-9]\d \d\d:\d\d:\d\d `)
 
-// mailLogs returns the logs of real servers and repetitions. Lines of the filter are in
-// the form of smtpd and in the form of the filter itself.
+// mailLogs returns the logs of real servers, and repetitions. The filter's lines appear both as
+// smtpd logs them and as the filter itself does.
 func mailLogs(t *testing.T) map[string]string {
 	t.Helper()
 	files, err := filepath.Glob("testdata/maillog-*.txt")
@@ -592,7 +591,7 @@ func mailLogs(t *testing.T) map[string]string {
 	return map[string]string{"smtpd": all.String(), "syslog": strings.ReplaceAll(all.String(), "smtpd[4711]: scanwatch: ", "filter-scanwatch[4712]: ")}
 }
 
-// TestFail2banJail checks that fail2ban accepts the jails of contrib.
+// TestFail2banJail checks that fail2ban accepts the jails in contrib.
 func TestFail2banJail(t *testing.T) {
 	need(t, "fail2ban-client")
 	all := fail2banConf(t, "")
@@ -625,7 +624,7 @@ func TestSSHGuard(t *testing.T) {
 	}
 }
 
-// crowdsecConf returns a configuration of crowdsec that needs no network.
+// crowdsecConf returns a crowdsec configuration that needs no network.
 func crowdsecConf(t *testing.T) map[string]string {
 	t.Helper()
 	files := map[string]string{
@@ -654,8 +653,7 @@ prometheus: {enabled: false}
 	return files
 }
 
-// crowdsecStart is a script that starts the API of crowdsec in a network namespace. cs
-// runs cscli.
+// crowdsecStart is a script that starts crowdsec's API in a network namespace. cs runs cscli.
 const crowdsecStart = `sed -i "s,DIR,$PWD,g" config.yaml
 cp -r $CONSUMERS/etc/crowdsec/patterns .; mkdir parsers/s00-raw parsers/s02-enrich postoverflows
 cp $CONSUMERS/usr/share/crowdsec/hub/parsers/s00-raw/crowdsecurity/syslog-logs.yaml parsers/s00-raw/
@@ -672,7 +670,7 @@ func decisions(out string) func(string) bool {
 	var prefixes []netip.Prefix
 	for line := range strings.Lines(out) {
 		if strings.Contains(line, ",-") {
-			continue // it has just ended
+			continue // the process has just ended
 		}
 		for cell := range strings.SplitSeq(line, ",") {
 			_, value, ok := strings.Cut(strings.TrimSpace(cell), ":")
@@ -713,7 +711,7 @@ func TestCrowdSecReadsTheLog(t *testing.T) {
 	need(t, "crowdsec", "cscli", "unshare")
 	for form, log := range mailLogs(t) {
 		all := crowdsecConf(t)
-		// Use the current time in the lines, because the decisions start at that time.
+		// Set the times in the lines to the present, because decisions start at the logged time.
 		all["mail.log"] = logTime.ReplaceAllString(log, time.Now().UTC().Format("Jan _2 15:04:05 "))
 		out := inNet(t, crowdsecStart+`crowdsec -c config.yaml -no-api -dsn file://$PWD/mail.log -type syslog >agent.log 2>&1 || { tail -20 agent.log; false; }
 cs decisions list -a -o raw; tail -3 agent.log`, all)
@@ -741,7 +739,7 @@ rspamd -f -u daemon -g daemon -c rspamd.conf --var=LUALIBDIR=$share/lualib --var
 trap 'kill $p' EXIT
 until printf 'Subject: x\n\nhello\n' | rspamc -h 127.0.0.1:11333 symbols 2>&1 | grep -q ^Action; do kill -0 $p || { cat log; exit 1; }; done
 `+ask.String(), map[string]string{"table": text(t, "rspamd", first), "tld": "org\n",
-		// The rules of rspamd itself are disabled.
+		// Disable rspamd's own rules.
 		"only.lua": "rspamd_parse_redis_server = require(\"lua_redis\").rspamd_parse_redis_server\n",
 		"rspamd.conf": `lua = "HERE/only.lua"
 options { pidfile = "HERE/pid"; filters = ""; dns { nameserver = ["127.0.0.1"]; } tempdir = "HERE"; url_tld = "HERE/tld"; control_socket = "HERE/control mode=0600"; hs_cache_dir = "HERE"; }

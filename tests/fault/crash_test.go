@@ -39,11 +39,11 @@ func killNine(t *testing.T, kills int) {
 	var acknowledged [][2]int // first and last session of each run
 	for range kills {
 		p := filterproc.Start(t, "-f", conf)
-		// The filter has processed a session when it answers the next session.
+		// An answer to the next session means that the filter has processed the previous one.
 		var done atomic.Int64
 		asked := make(chan int)
-		// Limit the sessions between two flushes, because the filter drops records if too
-		// many wait for the disk.
+		// Limit the sessions between two flushes, because the filter drops records if too many wait
+		// for the disk.
 		room := make(chan struct{}, 2000)
 		go func() {
 			w := bufio.NewWriter(p.Server)
@@ -70,7 +70,7 @@ func killNine(t *testing.T, kills int) {
 		}
 		control := bufio.NewScanner(conn)
 		control.Scan() // the greeting
-		// Kill after some flushes, so that the test works on a slow machine.
+		// Count flushes before a kill, so that the test also works on a slow machine.
 		flushed, before := 0, 0
 		for n, least := 0, 1+rand.N(30); ; n++ {
 			if n >= least && flushed >= next {

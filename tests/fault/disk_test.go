@@ -16,9 +16,9 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// TestDiskFull checks a state directory on a file system of 8 MB with a real server.
-// While the file system is full, mail is still accepted. After the file system has grown,
-// the filter writes all waiting records.
+// TestDiskFull checks a real server whose state directory is on an 8 MB file system. While the file
+// system is full, mail is still accepted. Once the file system has grown, the filter writes all
+// waiting records.
 func TestDiskFull(t *testing.T) {
 	version := smtpd.Newest()
 	smtpd.Require(t, version)
@@ -67,7 +67,7 @@ func TestDiskFull(t *testing.T) {
 		_, err = ballast.Write(block)
 	}
 	ballast.Close()
-	// Long sessions fill the free pages of the segment.
+	// Long sessions fill the segment's free pages.
 	full := func() bool { return cli.StatusOf(t, s.State()).Store.Error != "" }
 	for i := 0; i < 200 && !full(); i++ {
 		send(1)
@@ -85,7 +85,7 @@ func TestDiskFull(t *testing.T) {
 		t.Errorf("%d lines in the log about it:\n%s", n, s.Log())
 	}
 
-	// Add space. The filter must recover without a command of the operator.
+	// Add space. The filter must recover without a command from the operator.
 	if err := syscall.Mount("", state, "", syscall.MS_REMOUNT, "size=64m"); err != nil {
 		t.Fatal(err)
 	}

@@ -40,7 +40,7 @@ func tmpfs(t *testing.T, size string) (dir string) {
 	return dir
 }
 
-// disk mounts an ext4 file system of 64 MB on a loop device in memory.
+// disk mounts a 64 MB ext4 file system on a loop device in memory.
 func disk(t *testing.T) (dir string) {
 	t.Helper()
 	under := tmpfs(t, "80m")
@@ -67,8 +67,8 @@ func disk(t *testing.T) (dir string) {
 	return dir
 }
 
-// ext4Shutdown is an ioctl that makes an ext4 file system return EIO, as after the loss
-// of its disk. The argument noLogFlush discards the journal.
+// ext4Shutdown is an ioctl that makes an ext4 file system return EIO, as if its disk were lost. The
+// argument noLogFlush discards the journal.
 const (
 	ext4Shutdown = 0x8004587D
 	noLogFlush   = 2
@@ -105,8 +105,8 @@ func TestDiskErrors(t *testing.T) {
 	}
 }
 
-// These ioctls from linux/fs.h freeze and thaw a file system. Every write to a frozen
-// file system waits. Snapshots of LVM, SAN and VM freeze file systems.
+// These ioctls from linux/fs.h freeze and thaw a file system. Writes to a frozen file system wait.
+// LVM, SAN and VM snapshots freeze file systems.
 const (
 	fiFreeze = 0xC0045877
 	fiThaw   = 0xC0045878
@@ -148,7 +148,7 @@ func TestSlowDisk(t *testing.T) {
 			}
 		}
 	}
-	t.Cleanup(thaw) // before the unmount, which waits
+	t.Cleanup(thaw) // before the unmount, which would wait
 	before, err := cli.ReadStatus(dir)
 	if err != nil {
 		t.Errorf("status: %v", err)
@@ -169,9 +169,8 @@ func TestSlowDisk(t *testing.T) {
 	}
 }
 
-// TestStopWithHangingDisk checks that the filter waits at most ten seconds for a disk
-// that does not respond, and logs the loss. The process remains in the kernel until the
-// disk responds.
+// TestStopWithHangingDisk checks that a stopping filter waits at most ten seconds for a disk that
+// does not respond, and logs the loss. The process remains in the kernel until the disk responds.
 func TestStopWithHangingDisk(t *testing.T) {
 	dir := disk(t)
 	var v filterproc.Visits
@@ -184,7 +183,7 @@ func TestStopWithHangingDisk(t *testing.T) {
 	if err := ioctl(dir, fiFreeze, 0); err != nil {
 		require.Missing(t, "freeze a file system: %v", err)
 	}
-	t.Cleanup(func() { _ = ioctl(dir, fiThaw, 0) }) // if the test fails before
+	t.Cleanup(func() { _ = ioctl(dir, fiThaw, 0) }) // in case the test fails earlier
 	p.Visit(&v, 100)
 	p.Server.Close()
 	filterproc.Eventually(t, "the filter logs the loss", func() bool { return strings.Contains(log(), "last records not saved: disk timeout") })
@@ -197,8 +196,8 @@ func TestStopWithHangingDisk(t *testing.T) {
 	}
 }
 
-// TestFewDescriptors checks a filter without a free file descriptor. A reload, a command
-// and a new segment fail, and the filter retries them.
+// TestFewDescriptors checks a filter that has no free file descriptor. A reload, a command and a
+// new segment fail at first, and the filter retries them.
 func TestFewDescriptors(t *testing.T) {
 	dir := t.TempDir()
 	conf, list := filepath.Join(dir, "scanwatch.conf"), filepath.Join(dir, "drop")
@@ -229,7 +228,7 @@ func TestFewDescriptors(t *testing.T) {
 	if err := p.Cmd.Process.Signal(syscall.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
-	// Sessions of the next day need a new file.
+	// Sessions on the next day need a new file.
 	tomorrow := time.Unix(filterproc.FirstVisit+24*3600, 0)
 	for range 1000 {
 		lines, want := v.Next(tomorrow)
@@ -301,9 +300,8 @@ func memoryLimit(t *testing.T, bytes int64) (join func(pid int)) {
 	return nil
 }
 
-// TestMemoryLimit checks that the filter needs at most 192 MB for 130,000 sources and
-// 20,000 open sessions. The state directory cannot be written. The kernel kills a process
-// that exceeds the limit.
+// TestMemoryLimit checks that the filter needs at most 192 MB for 130,000 sources and 20,000 open
+// sessions. The state directory is not writable. The kernel kills a process that exceeds the limit.
 func TestMemoryLimit(t *testing.T) {
 	join := memoryLimit(t, 192<<20)
 	dir := t.TempDir()
@@ -337,9 +335,8 @@ func TestMemoryLimit(t *testing.T) {
 	p.End(0)
 }
 
-// TestUnreadAnswers checks that the filter stops reading while smtpd does not read
-// answers. The memory of the filter must not grow during this time. Afterwards the filter
-// must answer every request in order.
+// TestUnreadAnswers checks that the filter stops reading while smtpd reads no answers. The filter's
+// memory must not grow during this time. Afterwards the filter must answer every request in order.
 func TestUnreadAnswers(t *testing.T) {
 	p := filterproc.Start(t, "-s", t.TempDir())
 	const most = 200_000
@@ -396,8 +393,8 @@ func TestUnreadAnswers(t *testing.T) {
 	p.End(0)
 }
 
-// TestStderr checks that a closed or full log delays no answer. The filter must log the
-// number of lost lines later.
+// TestStderr checks that a closed or full log delays no answer. The filter must later log the
+// number of lost lines.
 func TestStderr(t *testing.T) {
 	t.Run("closed", func(t *testing.T) {
 		dir := t.TempDir()
@@ -441,7 +438,7 @@ func TestStderr(t *testing.T) {
 		cmd.Stderr = w
 		p := filterproc.Talk(t, cmd)
 		w.Close()
-		// Each session has a finding, and advances the clock of the events by a minute.
+		// Each session has a finding, and advances the events' clock by a minute.
 		for i := range 8000 {
 			at := filterproc.FirstVisit + int64(60*i)
 			id := fmt.Sprintf("%016x", i)
@@ -482,7 +479,8 @@ func TestClock(t *testing.T) {
 		for round := range 5 {
 			for _, jump := range jumps {
 				at := time.Unix(filterproc.FirstVisit+int64(round)+jump, 0)
-				// This session remains open during the jumps, and ends before its start.
+				// This session stays open during the jumps, and by its timestamps ends before it
+				// starts.
 				stayed++
 				p.Send(fmt.Sprintf("report|0.7|%d.000000|smtp-in|link-connect|%016x|<unknown>|fail|203.0.113.%d:1|192.0.2.25:25\n", at.Unix(), stayed, stayed%250))
 				lines, want := v.Next(at)

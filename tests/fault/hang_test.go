@@ -16,8 +16,8 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// hanging mounts a file system that never responds, like NFS without a server. Every
-// access waits until the end of the test.
+// hanging mounts a file system that never responds, like NFS without a server. Every access waits
+// until the test ends.
 func hanging(t *testing.T) (dir string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -27,7 +27,7 @@ func hanging(t *testing.T) (dir string) {
 	if err != nil {
 		require.Missing(t, "a file system that hangs: %v", err)
 	}
-	t.Cleanup(func() { fuse.Close() }) // fails all waiting accesses
+	t.Cleanup(func() { fuse.Close() }) // makes all waiting accesses fail
 	dir = t.TempDir()
 	options := fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", fuse.Fd())
 	if err := syscall.Mount("hanging", dir, "fuse", syscall.MS_NOSUID|syscall.MS_NODEV, options); err != nil {
@@ -48,7 +48,7 @@ func TestStartWithHangingDisk(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		conf string // # is the directory that hangs
-		hung bool   // it also contains the configuration file
+		hung bool   // the disk also contains the configuration file
 		logs []string
 	}{
 		{"state directory", "mode observe\nstore \"#/state\"\n", false, []string{"no sandbox: disk timeout", "hashing with a temporary key"}},
@@ -56,7 +56,7 @@ func TestStartWithHangingDisk(t *testing.T) {
 		{"configuration", "", true, []string{"configuration unreadable: disk timeout", "no sandbox"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			t.Parallel() // each waits, most of the time
+			t.Parallel() // the tests mostly wait
 			hung := hanging(t)
 			args := []string{"-s", t.TempDir()}
 			if strings.Contains(c.conf, "store ") {
@@ -71,7 +71,7 @@ func TestStartWithHangingDisk(t *testing.T) {
 			}
 			cmd := exec.Command(smtpd.Bin("filter-scanwatch"), append(args, "-f", conf)...)
 			log := filterproc.LogFile(t, cmd)
-			p := filterproc.Talk(t, cmd) // killed at the end: TestStopWithHangingDisk tests the stop
+			p := filterproc.Talk(t, cmd) // killed at the end, because TestStopWithHangingDisk tests the stop
 			var v filterproc.Visits
 			p.Visit(&v, 10)
 			for _, text := range c.logs {

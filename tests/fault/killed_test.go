@@ -13,8 +13,8 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// TestKilledFilter checks that a filter that is killed under load loses no flushed
-// record. The next filter must continue.
+// TestKilledFilter checks that killing the filter under load loses no flushed record. The next
+// filter must continue with the state.
 func TestKilledFilter(t *testing.T) {
 	for _, v := range smtpd.Matrix() {
 		t.Run(v.Name, func(t *testing.T) {
@@ -51,7 +51,7 @@ func TestKilledFilter(t *testing.T) {
 				n := 0
 				for i := 0; ; i++ {
 					if hello(s, i) != nil {
-						break // smtpd ends with its filter
+						break // smtpd exits when its filter exits
 					}
 					if n++; n == 20 {
 						close(begun)

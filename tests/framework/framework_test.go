@@ -23,7 +23,7 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden file")
 
-// peerEvents lists the registrations of main.
+// peerEvents lists main's registrations.
 var peerEvents = []smtpd.ID{
 	smtpd.LinkConnect, smtpd.LinkGreeting, smtpd.LinkIdentify, smtpd.LinkTLS, smtpd.LinkAuth, smtpd.LinkDisconnect,
 	smtpd.TxReset, smtpd.TxBegin, smtpd.TxMail, smtpd.TxRcpt, smtpd.TxEnvelope, smtpd.TxData, smtpd.TxCommit, smtpd.TxRollback,
@@ -31,7 +31,7 @@ var peerEvents = []smtpd.ID{
 	smtpd.PhaseConnect, smtpd.PhaseHelo, smtpd.PhaseEhlo, smtpd.PhaseMailFrom, smtpd.PhaseRcptTo,
 }
 
-// decoder records events in the format of main.
+// decoder writes events in main's format.
 type decoder struct{ lines []string }
 
 func (d *decoder) Ready(smtpd.Config) {}
@@ -65,10 +65,9 @@ func registered(in []byte) []byte {
 	return kept
 }
 
-// TestPeer checks that the framework and the reader of this project decode the same
-// fields of all recorded streams. The golden file lists the streams on which the
-// framework exits or decodes other fields. The listed differences are the reasons for a
-// separate reader.
+// TestPeer checks that the framework and this project's reader decode the same fields in all
+// recorded streams. The golden file lists the streams on which the framework exits or decodes other
+// fields. The differences in this file are the reasons for a separate reader.
 func TestPeer(t *testing.T) {
 	peer := filepath.Join(t.TempDir(), "framework")
 	if out, err := exec.Command("go", "build", "-o", peer, ".").CombinedOutput(); err != nil {
@@ -78,7 +77,7 @@ func TestPeer(t *testing.T) {
 	if err != nil || len(names) < 160 {
 		t.Fatalf("%d streams, %v", len(names), err)
 	}
-	found := make(map[string][]string) // differences of the framework, with the streams
+	found := make(map[string][]string) // the framework's differences, each with the streams that show it
 	for _, name := range names {
 		raw, err := os.ReadFile(name)
 		if err != nil {
@@ -91,12 +90,12 @@ func TestPeer(t *testing.T) {
 		}
 		cmd := exec.Command(peer)
 		cmd.Stdin = bytes.NewReader(in)
-		// The framework looks up the word "local" in DNS. Without a network the lookup
-		// fails immediately.
+		// The framework looks up the word "local" in DNS. Without a network, the lookup fails
+		// immediately.
 		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET}
 		var stderr bytes.Buffer
 		cmd.Stderr = &stderr
-		_ = cmd.Run() // it ends with status 1 even at the end of its input
+		_ = cmd.Run() // the framework exits with status 1 even at the end of its input
 		theirs, death := split(stderr.String())
 		short := strings.TrimPrefix(name, "../streams/")
 		note := func(what string) {
@@ -141,7 +140,7 @@ func TestPeer(t *testing.T) {
 	}
 }
 
-// split separates events from the last messages in the output of main.
+// split separates the events in main's output from its last messages.
 func split(stderr string) (events []string, death string) {
 	for _, line := range strings.Split(strings.TrimSuffix(stderr, "\n"), "\n") {
 		word, _, _ := strings.Cut(line, " ")
@@ -154,7 +153,7 @@ func split(stderr string) (events []string, death string) {
 	return events, death
 }
 
-// stable removes the time that package log writes.
+// stable removes the time added by package log.
 func stable(s string) string {
 	if len(s) > 20 && s[4] == '/' && s[7] == '/' {
 		return s[20:]

@@ -24,19 +24,19 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// An attack is a hostile behaviour of a client. Any reply is correct if the server
-// survives, so attacks ignore errors. An attack ends when the connection is closed.
+// An attack is a client's hostile behaviour. Any reply is correct if the server survives, so
+// attacks ignore errors. An attack ends when the connection is closed.
 type attack struct {
 	name string
-	port int  // smtpd.PortMX if it is 0
+	port int  // 0 for smtpd.PortMX
 	ipv6 bool // over IPv6
-	// heard means that smtpd reads a part of the attack as commands.
+	// heard is set if smtpd reads part of the attack as commands.
 	heard bool
 	do    func(*smtpd.Client)
 }
 
-// sends returns an attack that sends bytes after the greeting. Afterwards, the client
-// reads to the end of the connection.
+// sends returns an attack that sends bytes after the greeting. The client then reads until the
+// connection ends.
 func sends(name, data string) attack {
 	return attack{name: name, do: func(c *smtpd.Client) { greeted(c); sendAll(c, data) }}
 }
@@ -48,8 +48,8 @@ func sendAll(c *smtpd.Client, data string) {
 	}
 }
 
-// greeted reads the greeting and sends lines. The result reports whether smtpd replied to
-// all lines.
+// greeted reads the greeting and sends lines. The result reports whether smtpd replied to all
+// lines.
 func greeted(c *smtpd.Client, lines ...string) bool {
 	if r, err := c.ReadReply(); err != nil || r.Code != 220 {
 		return false
@@ -79,8 +79,7 @@ func repeats(name string, n int, first []string, lines ...string) attack {
 	}}
 }
 
-// vanishes returns attacks that send some lines and then close or reset the
-// connection.
+// vanishes returns attacks that send some lines, and then close or reset the connection.
 func vanishes(after string, lines []string, more string) (list []attack) {
 	for how, end := range map[string]func(*smtpd.Client) error{"close": (*smtpd.Client).Close, "reset": (*smtpd.Client).Reset} {
 		list = append(list, attack{name: "vanish " + after + ", " + how, do: func(c *smtpd.Client) {
@@ -140,8 +139,8 @@ func attacks() []attack {
 			return string(b) + "\r\n"
 		}()),
 
-		// The following lengths are near the limits of smtpd, which are 2,047 bytes for a
-		// command and 65,535 bytes for a line.
+		// The following lengths are near smtpd's limits of 2,047 bytes per command and 65,535 bytes
+		// per line.
 		repeats("commands around 2,047 bytes", 1, hello, "NOOP "+long(2040), "NOOP "+long(2041), "HELO "+long(2041), "MAIL FROM:<"+long(1900)+"@x>", "VRFY "+long(2042), "VRFY "+long(2043)),
 		sends("HELO of 300 bytes", "HELO "+long(60)+strings.Repeat("."+long(60), 4)+"\r\n"),
 		sends("line of 65,534 bytes", long(65534)+"\r\n"),
@@ -209,7 +208,7 @@ func attacks() []attack {
 				says(c, "RSET", "QUIT")
 			}
 		}},
-		{name: "message line of 65,460 bytes", do: func(c *smtpd.Client) { // with a line reader of 64 KiB this is the end
+		{name: "message line of 65,460 bytes", do: func(c *smtpd.Client) { // a line reader limited to 64 KiB would stop here
 			if greeted(c, begun...) {
 				sendAll(c, "Subject: x\r\n\r\n"+long(65460)+"\r\n.\r\nQUIT\r\n")
 			}
@@ -279,7 +278,7 @@ func attacks() []attack {
 	// Send each hostile text in every argument.
 	for _, text := range hostiletext.Texts() {
 		s := text.Text
-		// A text with a line end is not one command.
+		// A text that contains a line end is more than one command.
 		all = append(all, attack{name: "text: " + text.Name, heard: !strings.Contains(s, "\n"), do: func(c *smtpd.Client) {
 			greeted(c)
 			for _, line := range []string{"HELO " + s, "EHLO " + s + ".example.net", "EHLO mail.example.net", "MAIL FROM:<" + s + "@example.net>", "RSET", "MAIL FROM:<a@" + s + ">",
@@ -296,11 +295,10 @@ func attacks() []attack {
 const (
 	friend     = "198.51.100.99" // sends legitimate mail
 	friendName = "mail.example.net"
-	atOnce     = 64 // attacks of one round
+	atOnce     = 64 // number of attacks in a round
 )
 
-// source returns the address of attack number i. Each attack has its own
-// network.
+// source returns the address of attack number i. Each attack has its own network.
 func source(i int, a attack) string {
 	if a.ipv6 {
 		return fmt.Sprintf("2001:db8:%x::1", 0x1000+i)
@@ -321,8 +319,8 @@ func dial(s *smtpd.Server, i int, a attack) (*smtpd.Client, error) {
 	return c, accepted(s)
 }
 
-// accepted waits until smtpd has accepted all connections. smtpd queues five connections,
-// and all other clients try again after a second.
+// accepted waits until smtpd has accepted all connections. smtpd queues five connections, and other
+// clients retry after a second.
 func accepted(s *smtpd.Server) error {
 	return s.Eventually("smtpd accepts", func() bool {
 		for _, name := range []string{"/proc/self/net/tcp", "/proc/self/net/tcp6"} {
@@ -330,8 +328,7 @@ func accepted(s *smtpd.Server) error {
 			if err != nil {
 				return false
 			}
-			// Listening sockets are at the start of the file, before thousands of
-			// connections.
+			// Listening sockets are at the start of the file, before thousands of connections.
 			head := make([]byte, 8<<10)
 			n, err := io.ReadAtLeast(file, head, 1)
 			file.Close()
@@ -339,8 +336,7 @@ func accepted(s *smtpd.Server) error {
 				return false
 			}
 			for line := range strings.Lines(string(head[:n])) {
-				// The receive queue of a listening socket (state 0A)
-				// holds connections.
+				// A listening socket (state 0A) has its pending connections in the receive queue.
 				if f := strings.Fields(line); len(f) > 4 && f[3] == "0A" && !strings.HasSuffix(f[4], ":00000000") {
 					return false
 				}
@@ -350,7 +346,7 @@ func accepted(s *smtpd.Server) error {
 	})
 }
 
-// possible returns the attacks that work on a version.
+// possible returns the attacks that a version of smtpd supports.
 func possible(v smtpd.Version) (list []attack) {
 	for _, a := range attacks() {
 		if v.TLS || a.port == 0 {
@@ -368,8 +364,7 @@ type fullStatus struct {
 	State  struct{ Error string }
 }
 
-// liveStatus requests the status from the filter, without the cost of a
-// process.
+// liveStatus requests the status from the filter without starting a process.
 func liveStatus(s *smtpd.Server) (*fullStatus, error) {
 	conn, err := net.Dial("unix", filepath.Join(s.State(), "control.sock"))
 	if err != nil {
@@ -394,7 +389,7 @@ func liveStatus(s *smtpd.Server) (*fullStatus, error) {
 	return st, json.Unmarshal(line, st)
 }
 
-// idle waits until the filter has no session and no delayed answer.
+// idle waits until the filter has no open session and no delayed answer.
 func idle(s *smtpd.Server) (st *fullStatus, err error) {
 	var last error
 	err = s.Eventually("no session is open and no answer is delayed", func() bool {
@@ -410,7 +405,7 @@ func idle(s *smtpd.Server) (st *fullStatus, err error) {
 // smtpdsOwn matches the start of a line that smtpd logs about a session.
 var smtpdsOwn = regexp.MustCompile(`[0-9a-f]{16} smtp `)
 
-// together runs attacks at the same time. first is the number of the first attack.
+// together runs attacks concurrently. first is the number of the first attack.
 func together(s *smtpd.Server, list []attack, first int) error {
 	var all sync.WaitGroup
 	defer all.Wait()
@@ -429,23 +424,22 @@ func together(s *smtpd.Server, list []attack, first int) error {
 	return nil
 }
 
-// notStarted is the start of the result of suffers if the server does not
-// start.
+// notStarted starts the result of suffers if the server does not start.
 const notStarted = "does not start: "
 
-// suffers starts a server, runs attacks at the same time, and describes the damage.
-// Without damage, the result is empty.
+// suffers starts a server, runs attacks concurrently, and describes the damage. Without damage, the
+// result is empty.
 func suffers(o smtpd.Options, list []attack, first int, well func(*smtpd.Server) error) string {
 	s, err := smtpd.Start(o)
 	if err != nil {
 		return notStarted + lastWords(err.Error())
 	}
 	defer func() { _ = s.Stop() }()
-	_ = together(s, list, first) // the server may have ended
+	_ = together(s, list, first) // the server may have exited
 	err = well(s)
 	if err != nil {
 		select {
-		case <-s.Ended(): // smtpd needs time to end
+		case <-s.Ended(): // smtpd needs time to exit
 		case <-time.After(10 * time.Second):
 		}
 	}
@@ -474,9 +468,9 @@ func blame(o func() smtpd.Options, round []attack, first int, well func(*smtpd.S
 	return guilty
 }
 
-// TestHostileClients checks that smtpd and the filter survive all attacks as the same
-// processes. Legitimate and local mail must be accepted, and no session may remain open.
-// Each request must have exactly one answer, and the records must be readable.
+// TestHostileClients checks that the processes of smtpd and the filter survive all attacks.
+// Legitimate and local mail must be accepted, and no session may remain open. Each request must
+// have exactly one answer, and the records must be readable.
 func TestHostileClients(t *testing.T) {
 	for _, v := range smtpd.Matrix() {
 		t.Run(v.Name, func(t *testing.T) {
@@ -532,8 +526,8 @@ func TestHostileClients(t *testing.T) {
 				if strings.Contains(line, "level=ERROR") || strings.Contains(line, "bug") {
 					t.Errorf("logged: %s", line)
 				}
-				// The processes of smtpd write to one file, sometimes into the same line.
-				// Do not check lines of smtpd itself.
+				// smtpd's processes write to one file, sometimes to the same line. Do not check
+				// smtpd's own lines.
 				if at := smtpdsOwn.FindStringIndex(line); at != nil {
 					line = line[:at[0]]
 				}
@@ -572,9 +566,9 @@ func TestHostileClients(t *testing.T) {
 	}
 }
 
-// unhurt returns an error if a server or its filter is damaged. Legitimate mail must be
-// accepted. No session may be open, and no answer may be delayed. If pid is not 0, the
-// filter must be the process pid.
+// unhurt returns an error if a server or its filter is damaged. Legitimate mail must be accepted.
+// No session may be open, and no answer may be delayed. Unless pid is 0, it must be the filter's
+// process id.
 func unhurt(s *smtpd.Server, pid int) error {
 	if err := deliver(s); err != nil {
 		return fmt.Errorf("legitimate mail: %w", err)
@@ -592,8 +586,8 @@ func unhurt(s *smtpd.Server, pid int) error {
 	return nil
 }
 
-// TestBlame checks that blame finds the attack that ends a filter. A filter that uses
-// OpenSMTPD-framework ends at the first IPv6 connection.
+// TestBlame checks that blame finds the attack that makes a filter exit. A filter that uses
+// OpenSMTPD-framework exits at the first IPv6 connection.
 func TestBlame(t *testing.T) {
 	v := smtpd.Newest()
 	smtpd.Require(t, v)
@@ -620,7 +614,7 @@ func crowd(t *testing.T, s *smtpd.Server) int {
 	t.Helper()
 	const n = 1000
 	clients := make([]*smtpd.Client, n)
-	// Connect one client after another, because smtpd queues only five connections.
+	// Connect one client at a time, because smtpd queues only five connections.
 	for i := range clients {
 		c, err := s.Dial(fmt.Sprintf("198.19.%d.%d", i%100, 1+i/100%2), smtpd.PortMX)
 		if err != nil {
@@ -640,7 +634,7 @@ func crowd(t *testing.T, s *smtpd.Server) int {
 			t.Fatal(err)
 		}
 		most = max(most, st.Live.Sessions)
-		return most > n/2 // some were rejected before
+		return most > n/2 // earlier ones were rejected
 	}); err != nil {
 		t.Error(err)
 	}
@@ -664,8 +658,8 @@ func crowd(t *testing.T, s *smtpd.Server) int {
 	return n
 }
 
-// answeredOnce checks that each request of smtpd has one answer. name returns the attack
-// of a session.
+// answeredOnce checks that each request from smtpd has exactly one answer. name returns a session's
+// attack.
 func answeredOnce(t *testing.T, s *smtpd.Server, name func(session string) string) {
 	t.Helper()
 	count := func(name, word string, field int) map[string]int {

@@ -15,10 +15,9 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// TestIdleClients checks clients that stop at each step until smtpd times out. The
-// timeout of 300 seconds is fixed. A clock that runs 100 times faster shortens the timers
-// of smtpd. Each session must be recorded with its ending, and no session may remain
-// open.
+// TestIdleClients checks clients that stop at each step until smtpd times out. The timeout of 300
+// seconds is fixed. A clock that runs 100 times faster shortens smtpd's timers. Each session must
+// be recorded with its ending, and no session may remain open.
 func TestIdleClients(t *testing.T) {
 	clock := filepath.Join(t.TempDir(), "clock.so")
 	if out, err := exec.Command("cc", "-Wall", "-O2", "-fPIC", "-shared", "-o", clock, "../fastclock/clock.c").CombinedOutput(); err != nil {

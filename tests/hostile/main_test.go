@@ -1,7 +1,7 @@
 //go:build linux
 
-// Package hostile runs attacks of clients on real OpenSMTPD servers. smtpd and the filter
-// must survive. Every request must get exactly one answer.
+// Package hostile runs clients' attacks on real OpenSMTPD servers. smtpd and the filter must
+// survive. Every request must get exactly one answer.
 package hostile
 
 import (

@@ -14,9 +14,9 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// TestHostileClientsOfOthers prints the table in the README, which shows the results of
-// the attacks on other filters. If a filter does not survive a round, the attacks in
-// that round are repeated one at a time. The test proves nothing about this program.
+// TestHostileClientsOfOthers prints the table in the README that shows the results of attacks on
+// other filters. If a filter does not survive a round, the attacks in that round are repeated one
+// at a time. The test proves nothing about scanwatch.
 func TestHostileClientsOfOthers(t *testing.T) {
 	for _, v := range smtpd.Matrix() {
 		for _, other := range others {
@@ -57,7 +57,7 @@ func TestHostileClientsOfOthers(t *testing.T) {
 	}
 }
 
-// local returns the damage of a server whose filter receives local mail.
+// local describes the damage to a server whose filter receives local mail.
 func local(o smtpd.Options) string {
 	o.Socket = true
 	s, err := smtpd.Start(o)

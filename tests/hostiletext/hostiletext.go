@@ -1,10 +1,10 @@
-// Package hostiletext contains texts with which clients attack readers of logs and
-// reports. A hostile text controls a terminal, forges a log line, runs as a spreadsheet
-// formula, breaks out of a format, or hides. Package hostiletext fills a state directory
-// with hostile texts and checks the output of programs.
+// Package hostiletext contains texts with which clients attack programs that display logs and
+// reports. A hostile text controls a terminal, forges a log line, runs as a spreadsheet formula,
+// breaks out of a format, or is invisible. Package hostiletext fills a state directory with hostile
+// texts, and checks the output of programs.
 //
-// A new output format needs a row in the table of a test. That test must call [Store],
-// and check the output with [Terminal], [JSON] or [CSV].
+// A new output format needs a row in a test's table. That test must call [Store], and check the
+// output with [Terminal], [JSON] or [CSV].
 package hostiletext
 
 import (
@@ -19,7 +19,7 @@ import (
 	"unicode/utf8"
 )
 
-// A Text is a hostile text with its name.
+// A Text is a hostile text with a name.
 type Text struct{ Name, Text string }
 
 // Forged is the start of a forged line.
@@ -41,7 +41,7 @@ func Texts() []Text {
 		{"shift out", "\x0e\x0f\x1bc"},
 		{"nul", "a\x00b"},
 		{"all controls", "\x01\x02\x03\x04\x05\x06\x07\x08\x0b\x0c\x0e\x0f\x10\x11\x12\x13\x14\x15\x16\x17\x18\x19\x1a\x1b\x1c\x1d\x1e\x1f\x7f"},
-		// The following texts forge lines of logs and replies.
+		// The following texts forge log lines and replies.
 		{"line feed", "x\n" + Forged + " level=ERROR msg=\"all is lost\""},
 		{"line end", "x\r\n" + Forged + " finding evidence=scanner src=192.0.2.99 confidence=high"},
 		{"line separators", "x\u2028" + Forged + "\u2029" + Forged + "\u0085" + Forged + "\v" + Forged + "\f"},
@@ -162,8 +162,8 @@ func JSON(out []byte, each func(any)) error {
 	}
 }
 
-// CSV checks that out consists of comma-separated values with rows of equal length. No
-// cell may be a formula of a spreadsheet program.
+// CSV checks that out consists of comma-separated values with rows of equal length. No cell may be
+// a spreadsheet formula.
 func CSV(out []byte) error {
 	if err := Terminal(out); err != nil {
 		return err

@@ -15,9 +15,8 @@ import (
 
 const module = "scanwatch/"
 
-// A rule forbids packages to depend on other packages, directly or through packages of
-// this module. A pattern that ends in "/..." includes the named package and all packages
-// below it.
+// A rule forbids packages to depend on other packages, directly or through other packages of this
+// module. A pattern that ends in "/..." includes the named package and all packages below it.
 type rule struct {
 	from, not []string
 	reason    string
@@ -37,22 +36,21 @@ var rules = []rule{
 	{[]string{"cmd/internal/follow", "cmd/internal/firewall", "cmd/internal/forward"}, []string{"cmd/internal/statedir", "cmd/internal/exportlist"}, "companions know the running filter only, and may not read its files"},
 }
 
-// future lists packages that rules name before the packages exist.
+// future lists packages that rules name although the packages do not exist yet.
 var future = []string{"filter/follow/..."}
 
-// pendingPackages lists packages that rules name while they are being written. If strict
-// is set, a missing package is a failure.
+// pendingPackages lists packages that rules name and that are being written. If strict is set, a
+// missing package is a failure.
 var pendingPackages = []string{}
 
-// pending lists dependencies that break a rule and are being removed. If strict is set,
-// an entry that no longer breaks a rule is a failure.
+// pending lists dependencies that break a rule and will be removed. If strict is set, an entry that
+// no longer breaks a rule is a failure.
 var pending = []string{
 	"store/export -> rules/...", // through store/report
 	"store/report -> rules/...",
 }
 
-// strict reports whether the lists of pending packages and dependencies must be
-// empty.
+// If strict is set, the lists of pending packages and dependencies must be empty.
 const strict = false
 
 // The filter must not import these packages, because it must neither fetch data nor start
@@ -60,7 +58,7 @@ const strict = false
 var (
 	filterPrograms = []string{"cmd/filter-scanwatch", "cmd/milter-scanwatch"}
 	notInTheFilter = []string{"net/http", "os/exec"}
-	// The list of public suffixes only implements an interface of net/http/cookiejar.
+	// The list of public suffixes imports net/http/cookiejar only to implement an interface.
 	exempt = []string{"golang.org/x/net/publicsuffix"}
 )
 
@@ -70,8 +68,7 @@ type pkg struct {
 	Standard   bool
 }
 
-// list returns the packages that match patterns and their dependencies on a
-// system.
+// list returns the packages that match patterns, with their dependencies on the given system.
 func list(t *testing.T, goos string, patterns ...string) map[string]*pkg {
 	t.Helper()
 	cmd := exec.Command("go", append([]string{"list", "-deps", "-json=ImportPath,Imports,Standard"}, patterns...)...)
@@ -117,8 +114,8 @@ func matches(pattern, path string) bool {
 	return name == below || strings.HasPrefix(name, below+"/")
 }
 
-// path returns the shortest chain of imports from a package to a package that found
-// accepts, or nil. through reports whether the chain may continue at a package.
+// path returns the shortest chain of imports from a package to a package that found accepts, or
+// nil. through reports whether the chain may pass through a package.
 func path(all map[string]*pkg, from string, found, through func(string) bool) []string {
 	before := map[string]string{from: ""}
 	for queue := []string{from}; len(queue) > 0; queue = queue[1:] {
@@ -189,7 +186,7 @@ func TestImports(t *testing.T) {
 	}
 }
 
-// checkPatterns checks that each pattern of the rules matches a package.
+// checkPatterns checks that each pattern in the rules matches a package.
 func checkPatterns(t *testing.T, all map[string]*pkg) {
 	t.Helper()
 	for _, r := range rules {
@@ -214,8 +211,8 @@ func checkPatterns(t *testing.T, all map[string]*pkg) {
 	}
 }
 
-// TestFilterProgram checks that no package in the filter imports a forbidden package.
-// Packages of libraries are also checked.
+// TestFilterProgram checks that no package in the filter imports a forbidden package. Library
+// packages are also checked.
 func TestFilterProgram(t *testing.T) {
 	for _, goos := range []string{"linux", "openbsd", "freebsd", "netbsd"} {
 		all := list(t, goos, "./"+filterPrograms[0], "./"+filterPrograms[1])

@@ -1,7 +1,7 @@
 //go:build linux
 
-// Package lookup runs the companion that asks DNS lists, with the filter, a real block
-// list, and servers that misbehave.
+// Package lookup tests the companion that asks DNS lists. The tests run the companion and the
+// filter with a real block list, and with servers that misbehave.
 package lookup
 
 import (
@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 	smtpd.Main(m, "scanwatch/cmd/filter-scanwatch", "scanwatch/cmd/scanwatch")
 }
 
-// companionUser is the user of the companion, who has no account.
+// companionUser is the companion's user ID. The user has no account.
 const companionUser = 4004
 
 // A bench is a filter with its companion.
@@ -44,14 +44,14 @@ type bench struct {
 
 func (b *bench) path(name string) string { return filepath.Join(b.dir, name) }
 
-// newBench starts the filter. The lists are at a resolver on a port.
+// newBench starts the filter. The lists are served by a resolver on the given port.
 func newBench(t *testing.T, port int, conf string) *bench {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		require.Missing(t, "the test needs root, to run a service as another user")
 	}
 	b := &bench{T: t, dir: t.TempDir()}
-	// Other users must reach the files and the programs.
+	// Other users need access to the files and programs.
 	for _, dir := range []string{filepath.Dir(b.dir), b.dir, filepath.Dir(smtpd.Bin("scanwatch"))} {
 		if err := os.Chmod(dir, 0o755); err != nil {
 			t.Fatal(err)
@@ -122,7 +122,7 @@ func (b *bench) status() (s status) {
 	return s
 }
 
-// answers returns the number of answers of the first list.
+// answers returns the number of answers from the first list.
 func (b *bench) answers() (n uint64) {
 	l := b.status().Lookups[0]
 	n = l.Listed + l.Absent
@@ -138,7 +138,7 @@ func (b *bench) send(format string, args ...any) {
 	b.filter.Send(strings.ReplaceAll(fmt.Sprintf(format, args...), "|AT|", fmt.Sprintf("|0.7|%d.%06d|smtp-in|", at/1e6, at%1e6)))
 }
 
-// connect opens a session of src and returns its id.
+// connect opens a session from src and returns its id.
 func (b *bench) connect(src string) string {
 	b.Helper()
 	b.session++
@@ -150,7 +150,7 @@ func (b *bench) connect(src string) string {
 	return id
 }
 
-// ask returns the answer to a request, if the filter has registered the phase.
+// ask returns the answer to a request, if the filter has registered the request's phase.
 func (b *bench) ask(phase, id, args string) string {
 	b.Helper()
 	if !b.filter.Asked[phase] {
@@ -168,8 +168,8 @@ func (b *bench) mail(id string) string {
 
 func (b *bench) end(id string) { b.send("report|AT|link-disconnect|%s\n", id) }
 
-// come plays a session whose MAIL comes after the answer of the first list, and returns
-// the answer to MAIL.
+// come plays a session that sends MAIL after the first list has answered, and returns the answer to
+// MAIL.
 func (b *bench) come(src string) string {
 	b.Helper()
 	before := b.answers()
@@ -179,11 +179,11 @@ func (b *bench) come(src string) string {
 	return b.mail(id)
 }
 
-// rbldnsdPort is the port of the block list.
+// rbldnsdPort is the block list's port.
 const rbldnsdPort = 5353
 
-// rbldnsd starts a block list that contains 192.0.2.7, 203.0.113.0/27,
-// 198.51.100.128/25 and 2001:db8::7, and returns its port.
+// rbldnsd starts a block list that contains 192.0.2.7, 203.0.113.0/27, 198.51.100.128/25 and
+// 2001:db8::7, and returns its port.
 func rbldnsd(t *testing.T) int {
 	t.Helper()
 	daemon(t, rbldnsdArgs(t)...)
@@ -217,7 +217,7 @@ func rbldnsdArgs(t *testing.T) []string {
 	return args
 }
 
-// daemon starts a program that runs until the end of the test.
+// daemon starts a program that runs until the test ends.
 func daemon(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command(args[0], args[1:]...)
@@ -243,7 +243,7 @@ const list = `lookup bl dnsbl "bl.example.org" codes 127.0.0.4 rate 100
 rule bl phase mail-from match listed bl reject "550 5.7.1 Listed"
 `
 
-// TestLookup checks the answers of a real block list over the life of the companion.
+// TestLookup checks a real block list's answers while the companion starts, stops and restarts.
 func TestLookup(t *testing.T) {
 	b := newBench(t, rbldnsd(t), list)
 	if got := b.mail(b.connect("192.0.2.7")); got != "proceed" {
@@ -257,7 +257,7 @@ func TestLookup(t *testing.T) {
 			t.Errorf("%s: %s, want %s", tt.src, got, tt.want)
 		}
 	}
-	// The second session of a host needs no question.
+	// A host's second session needs no question.
 	asked := b.status().Lookups[0].Asked
 	if got := b.mail(b.connect("192.0.2.7")); got != refused || b.status().Lookups[0].Asked != asked {
 		t.Errorf("the second session: %s", got)
@@ -275,7 +275,7 @@ func TestLookup(t *testing.T) {
 		}
 	}
 
-	// Without the companion, clients do not wait and no further client is rejected.
+	// Without the companion, clients do not wait, and no further client is rejected.
 	if err := b.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -301,7 +301,7 @@ func TestLookup(t *testing.T) {
 	}
 }
 
-// confined checks the user and the restrictions of the companion.
+// confined checks the companion's user and restrictions.
 func (b *bench) confined() {
 	b.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", b.cmd.Process.Pid))
@@ -315,7 +315,7 @@ func (b *bench) confined() {
 	}
 }
 
-// reload replaces text in the configuration of the filter.
+// reload replaces text in the filter's configuration, and reloads it.
 func (b *bench) reload(old, text string) {
 	b.Helper()
 	conf, err := os.ReadFile(b.path("scanwatch.conf"))
@@ -328,8 +328,8 @@ func (b *bench) reload(old, text string) {
 	cli.Run(b.T, b.path("state"), "reload")
 }
 
-// TestReload checks that no listing of a zone that a reload has removed counts, and that
-// the status asks for a restart of the companion until the configuration is restored.
+// TestReload checks that listings no longer count after a reload has removed their zone. Until the
+// configuration is restored, the status asks for a restart of the companion.
 func TestReload(t *testing.T) {
 	b := newBench(t, rbldnsd(t), list)
 	b.start(1)
@@ -347,8 +347,8 @@ func TestReload(t *testing.T) {
 	}
 }
 
-// TestWildcard checks that no host is rejected because of a list that begins to list every
-// host, and that the filter then drops the listings that it has received.
+// TestWildcard checks that no host is rejected after a list starts to contain every host, and that
+// the filter then drops the listings it has received.
 func TestWildcard(t *testing.T) {
 	for _, kind := range []string{"", "[2001:db8::"} {
 		l := newLiar(t)
@@ -383,13 +383,13 @@ func TestWildcard(t *testing.T) {
 		filterproc.Eventually(t, "the list in use again", func() bool {
 			return strings.HasPrefix(b.status().Companions[0].Error, "bl: listings unknown until ")
 		})
-		if got := b.come(host(40)); got != "proceed" { // the resolver could have the answer in its cache
+		if got := b.come(host(40)); got != "proceed" { // the resolver may have cached the answer
 			t.Errorf("a listed host, later: %s", got)
 		}
 	}
 }
 
-// TestNetwork checks that many clients of one network do not use up the rate of a list.
+// TestNetwork checks that many clients in one network do not use up a list's rate.
 func TestNetwork(t *testing.T) {
 	b := newBench(t, rbldnsd(t), strings.Replace(list, "rate 100", "rate 4", 1))
 	b.start(1)
@@ -399,7 +399,7 @@ func TestNetwork(t *testing.T) {
 	}
 	filterproc.Eventually(t, "the answers about the network", func() bool { return b.status().Lookups[0].Unknown["rate"] > 100 })
 	filterproc.Eventually(t, "the answer about another client", func() bool {
-		b.end(b.connect("192.0.2.7")) // the first questions may find no room
+		b.end(b.connect("192.0.2.7")) // the first questions may exceed the limits
 		return b.status().Lookups[0].Listed == 1
 	})
 	if l := b.status().Lookups[0]; l.Absent == 0 || l.Absent >= 10 {
@@ -407,7 +407,7 @@ func TestNetwork(t *testing.T) {
 	}
 }
 
-// TestHold checks that a request waits for the answer of a list with a hold.
+// TestHold checks that a rule with a hold makes a request wait for the list's answer.
 func TestHold(t *testing.T) {
 	b := newBench(t, rbldnsd(t), strings.Replace(list, "rate 100", "rate 100 hold 400ms", 1))
 	b.start(1)
@@ -419,8 +419,8 @@ func TestHold(t *testing.T) {
 	firstRejected(t, func(host string) string { return b.mail(b.connect(host)) }, "reject|550 5.7.1 Listed")
 }
 
-// firstRejected checks that the first session of a listed host is rejected. On a busy
-// machine an answer may come after the hold, so one of several hosts suffices.
+// firstRejected checks that a listed host is rejected in its first session. On a busy machine, an
+// answer may arrive after the hold, so one of several hosts suffices.
 func firstRejected(t *testing.T, visit func(host string) string, want string) {
 	t.Helper()
 	var got []string
@@ -434,24 +434,24 @@ func firstRejected(t *testing.T, visit func(host string) string, want string) {
 	t.Errorf("replies to listed hosts: %q", got)
 }
 
-// clients matches the names of the addresses of the tests' clients.
+// clients matches the names in a DNS list that represent the tests' clients.
 var clients = regexp.MustCompile(`\.(100\.51\.198|113\.0\.203|2\.0\.192|8\.b\.d\.0\.1\.0\.0\.2)\.bl\.example\.org\.$`)
 
-// A liar is a DNS server that passes the test of a list. The last octet of the address
-// selects its behaviour for other hosts.
+// A liar is a DNS server that passes a list's test, but misbehaves for other hosts. The last octet
+// of a host's address selects the behaviour.
 type liar struct {
 	udp      *net.UDPConn
 	tcp      *net.TCPListener
 	wildcard atomic.Bool // every name has an address
-	listed   atomic.Bool // every name has an address, except the unused names of tests
+	listed   atomic.Bool // every name has an address, except the unused names in tests
 }
 
 func (l *liar) port() int { return l.udp.LocalAddr().(*net.UDPAddr).Port }
 
-// valid is the first last octet of hosts that are not listed in a valid response.
+// valid is the lowest last octet of hosts for which the response is valid and not a listing.
 const valid = 100
 
-// behaviours contains the responses about hosts by their last octet.
+// behaviours lists the responses by the host's last octet.
 var behaviours = []func(q dnsmessage.Message) []dnsmessage.Message{
 	func(dnsmessage.Message) []dnsmessage.Message { return nil }, // no response
 	with(func(m *dnsmessage.Message) { m.RCode, m.Answers = dnsmessage.RCodeServerFailure, nil }),
@@ -460,7 +460,7 @@ var behaviours = []func(q dnsmessage.Message) []dnsmessage.Message{
 	with(address(127, 255, 255, 255)),
 	with(address(198, 51, 100, 80)), // a resolver that replaces missing names
 	with(address(127, 0, 0, 5)),
-	with(func(m *dnsmessage.Message) { m.Truncated, m.Answers = true, nil }), // over TCP, it drips
+	with(func(m *dnsmessage.Message) { m.Truncated, m.Answers = true, nil }), // over TCP, the response arrives slowly
 	with(func(m *dnsmessage.Message) { m.ID++ }),
 	with(func(m *dnsmessage.Message) { m.Response = false }),
 	with(func(m *dnsmessage.Message) { m.Questions[0].Name = dnsmessage.MustNewName("x.example.org.") }),
@@ -477,7 +477,7 @@ func address(a ...byte) func(*dnsmessage.Message) {
 	return func(m *dnsmessage.Message) { m.Answers = []dnsmessage.Resource{resource(m, a...)} }
 }
 
-// with returns a behaviour that changes the response of a list that has the host.
+// with returns a behaviour that changes a response in which the host is listed.
 func with(change func(m *dnsmessage.Message)) func(q dnsmessage.Message) []dnsmessage.Message {
 	return func(q dnsmessage.Message) []dnsmessage.Message {
 		m := dnsmessage.Message{Header: dnsmessage.Header{ID: q.ID, Response: true}, Questions: append([]dnsmessage.Question(nil), q.Questions...)}
@@ -495,7 +495,7 @@ func (l *liar) responses(q dnsmessage.Message) []dnsmessage.Message {
 		return with(func(*dnsmessage.Message) {})(q)
 	case strings.Count(name, ".") == 4 || strings.HasSuffix(name, ".127.bl.example.org.") || strings.HasSuffix(name, ".f.7.f.f.f.f.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.bl.example.org."):
 		return with(func(m *dnsmessage.Message) { m.RCode, m.Answers = dnsmessage.RCodeNameError, nil })(q)
-	case !clients.MatchString(name): // the samples of public addresses
+	case !clients.MatchString(name): // samples of public addresses
 		return with(func(m *dnsmessage.Message) { m.RCode, m.Answers = dnsmessage.RCodeNameError, nil })(q)
 	case l.listed.Load():
 		return with(func(*dnsmessage.Message) {})(q)
@@ -521,7 +521,7 @@ func newLiar(t *testing.T) *liar {
 	}
 	t.Cleanup(func() { l.udp.Close(); l.tcp.Close() })
 	go func() {
-		for { // keep clients waiting after a part of the length
+		for { // keep clients waiting after part of the length
 			conn, err := l.tcp.AcceptTCP()
 			if err != nil {
 				return
@@ -551,8 +551,8 @@ func newLiar(t *testing.T) *liar {
 	return l
 }
 
-// TestMisbehavingList checks that no error of a list rejects a client, with and without a
-// hold: the host is listed in no response that is valid.
+// TestMisbehavingList checks that a list's errors reject no client, with and without a hold. No
+// valid response lists a host.
 func TestMisbehavingList(t *testing.T) {
 	for _, hold := range []string{"", " hold 400ms"} {
 		b := newBench(t, newLiar(t).port(), strings.Replace(list, "rate 100", "rate 100"+hold, 1))
@@ -568,13 +568,13 @@ func TestMisbehavingList(t *testing.T) {
 				t.Errorf("behaviour %d, after the answer: %s", i, got)
 			}
 			b.end(id)
-			// A valid answer, so that the list does not pause after errors in a row.
+			// A valid answer keeps the list from being paused after consecutive errors.
 			if got := b.come(fmt.Sprintf("198.51.100.%d", valid+i)); got != "proceed" {
 				t.Errorf("a host that is not listed: %s", got)
 			}
 		}
 		l := b.status().Lookups[0]
-		// On a busy machine, further answers can be timeouts.
+		// On a busy machine, other answers can also be timeouts.
 		if l.Listed != 0 || l.Absent == 0 || l.Unknown["timeout"] < 5 || l.Unknown["failure"] == 0 || l.Unknown["code"] == 0 || l.Unknown["disabled"] != 0 {
 			t.Errorf("%+v", l)
 		}

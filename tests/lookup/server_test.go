@@ -16,14 +16,14 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// TestServer checks that a real smtpd rejects a listed host after it has waited for the
-// answer, in the first command whose rule needs it, and accepts mail of other hosts.
+// TestServer checks that a real smtpd rejects a listed host once the list has answered, at the
+// first command whose rule needs the answer, and accepts mail from other hosts.
 func TestServer(t *testing.T) {
 	port := rbldnsd(t)
 	for _, version := range smtpd.Matrix() {
 		t.Run(version.Name, func(t *testing.T) {
 			smtpd.Require(t, version)
-			// Root may use all commands; the other tests run the companion as its user.
+			// Root may use all commands. The other tests run the companion as a separate user.
 			conf := fmt.Sprintf("mode enforce\ncompanion lookup user 0 resolver 127.0.0.1 port %d\n", port) +
 				strings.NewReplacer("rate 100", "rate 100 hold 400ms", "phase mail-from", "phase helo").Replace(list)
 			f, dir := live.Configured(t, conf+fmt.Sprintf("rundir %q\n", smtpd.StateDir+"/run"), nil)
@@ -58,7 +58,7 @@ func TestServer(t *testing.T) {
 	}
 }
 
-// visit sends a message. It returns the reply that rejects it, or "".
+// visit sends a message. visit returns the reply that rejects the message, or "".
 func visit(t *testing.T, s *smtpd.Server, from string) string {
 	t.Helper()
 	c, err := s.Dial(from, smtpd.PortMX)

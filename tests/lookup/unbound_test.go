@@ -16,9 +16,9 @@ import (
 	"scanwatch/tests/internal/require"
 )
 
-// unboundArgs returns the command that runs a validating resolver on a port. It asks rbldnsd
-// about bl.example.org and white.example.org, which are not signed. The list
-// dnssec.example.org is signed: it contains 192.0.2.7. The signature of 192.0.2.8 is wrong.
+// unboundArgs returns the command that runs a validating resolver on a port. The resolver asks
+// rbldnsd about bl.example.org and white.example.org, which are not signed. The list
+// dnssec.example.org is signed, and contains 192.0.2.7. The signature of 192.0.2.8 is wrong.
 func unboundArgs(t *testing.T, port int) []string {
 	t.Helper()
 	require.Program(t, "unbound")
@@ -94,8 +94,8 @@ remote-control:
 	return []string{"unbound", "-d", "-c", write("unbound.conf", conf)}
 }
 
-// ancestors are records at the names above the list's names. Without them, unbound cannot
-// prove with its copy of the zone that other names do not exist.
+// ancestors are records for the names above the list's names. Without them, unbound cannot prove
+// from its copy of the zone that other names do not exist.
 const ancestors = `dnssec TXT x
 127.dnssec TXT x
 0.127.dnssec TXT x
@@ -105,7 +105,7 @@ const ancestors = `dnssec TXT x
 2.0.192.dnssec TXT x
 `
 
-// freePort returns a port that no server uses.
+// freePort returns an unused port.
 func freePort(t *testing.T) int {
 	t.Helper()
 	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
@@ -116,8 +116,8 @@ func freePort(t *testing.T) int {
 	return conn.LocalAddr().(*net.UDPAddr).Port
 }
 
-// TestUnbound checks the answers of lists through a validating resolver that caches, while
-// the list or the resolver is down, and afterwards.
+// TestUnbound checks lists' answers through a caching, validating resolver while the list or the
+// resolver is down, and afterwards.
 func TestUnbound(t *testing.T) {
 	port := freePort(t)
 	lists, resolver := rbldnsdArgs(t), unboundArgs(t, port)
@@ -186,7 +186,7 @@ rule signed phase mail-from match listed signed reject "550 5.7.1 Signed"
 	recovered("a listing after the list is back")
 
 	stop(unbound)
-	for i := range 7 { // the list pauses, and a test finds the reason
+	for i := range 7 { // the list is paused, and a test finds the reason
 		if got := come(fmt.Sprintf("203.0.113.%d", 23+i)); got != "proceed" {
 			t.Errorf("without the resolver: %s", got)
 		}
@@ -199,8 +199,8 @@ rule signed phase mail-from match listed signed reject "550 5.7.1 Signed"
 	recovered("a listing after the resolver is back")
 }
 
-// TestZoneWildcard checks that a wildcard of a zone rejects no host, before and after a restart
-// of the companion. By RFC 4592, the wildcard has no effect on the names of loopback addresses.
+// TestZoneWildcard checks that a zone's wildcard rejects no host, before and after a restart of the
+// companion. According to RFC 4592, the wildcard does not apply to the names of loopback addresses.
 func TestZoneWildcard(t *testing.T) {
 	require.Program(t, "unbound")
 	dir, port := t.TempDir(), freePort(t)

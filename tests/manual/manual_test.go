@@ -30,7 +30,7 @@ func manual(t *testing.T, name string) string {
 	return string(data)
 }
 
-// TestManualHasFlags checks that the manual describes the flags of the programs.
+// TestManualHasFlags checks that the manual describes the programs' flags.
 func TestManualHasFlags(t *testing.T) {
 	for _, program := range []string{"filter-scanwatch", "milter-scanwatch"} {
 		usage, _ := exec.Command(smtpd.Bin(program), "-h").CombinedOutput()
@@ -71,7 +71,7 @@ func TestManualHasMembers(t *testing.T) {
 	page := manual(t, "scanwatch.8")
 	for start, c := range map[string]struct {
 		object any
-		depth  int // of lists and objects
+		depth  int // nesting of lists and objects
 	}{
 		".Ss report --json":      {report.Summary{}, 9},
 		".Ss bans --json":        {why.Ban{}, 9},
@@ -90,7 +90,7 @@ func TestManualHasMembers(t *testing.T) {
 	}
 }
 
-// members returns the names of the members in the JSON of a type.
+// members returns the member names in a type's JSON.
 func members(of reflect.Type, depth int) map[string]bool {
 	all := map[string]bool{}
 	for of.Kind() == reflect.Slice || of.Kind() == reflect.Pointer {

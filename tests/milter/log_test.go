@@ -24,7 +24,7 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// syslog writes the messages of syslog(3) to a file. The test has its own /dev.
+// syslog writes syslog(3) messages to a file. The test has a separate /dev.
 func (s *site) syslog(name string) {
 	s.t.Helper()
 	dev := s.path("dev")
@@ -73,7 +73,7 @@ type logging struct {
 	kind  string // of the log
 	file  string
 	start func(*site)
-	// begins matches the line at the start of a session.
+	// begins matches the first log line of a session.
 	begins *regexp.Regexp
 	// ended reports whether the log is complete.
 	ended func(log string, begins [][]string) bool
@@ -100,7 +100,7 @@ var loggings = []logging{
 		regexp.MustCompile(`\[(\d+)\]: NOQUEUE: connect from `), exited},
 }
 
-// exited reports whether the processes of all sessions have ended.
+// exited reports whether the processes of all sessions have exited.
 func exited(_ string, begins [][]string) bool {
 	return !slices.ContainsFunc(begins, func(m []string) bool {
 		pid, _ := strconv.Atoi(m[1])
@@ -108,7 +108,7 @@ func exited(_ string, begins [][]string) bool {
 	})
 }
 
-// eximEnd reports whether the log has the end of the session of a client.
+// eximEnd reports whether the log contains the end of a client's session.
 func eximEnd(log, client string) bool {
 	for line := range strings.Lines(log) {
 		if strings.Contains(line, client) && eximEnds.MatchString(line) {
@@ -153,7 +153,7 @@ discard:
   file = /dev/null
 `
 
-// startExim starts a real Exim with the settings of the log in the manual.
+// startExim starts a real Exim with the manual's log settings.
 func (s *site) startExim() {
 	s.t.Helper()
 	root := s.consumers("/usr/sbin/exim4")
@@ -165,7 +165,7 @@ func (s *site) startExim() {
 			s.t.Fatal(err)
 		}
 	}
-	for _, name := range []string{"passwd", "group"} { // Exim has a user of its own
+	for _, name := range []string{"passwd", "group"} { // Exim has its own user
 		text, err := os.ReadFile("/etc/" + name)
 		if err != nil {
 			s.t.Fatal(err)
@@ -188,7 +188,7 @@ func (s *site) startExim() {
 	s.run(root, "exim/mainlog", root+"/usr/sbin/exim4", "-bdf", "-C", s.path("exim.conf"))
 }
 
-// zombie reports whether a process has ended, but was not waited for.
+// zombie reports whether a process has exited but is not yet reaped.
 func zombie(pid int) bool {
 	stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	_, state, _ := strings.Cut(string(stat), ") ")
@@ -215,7 +215,7 @@ func (s *site) startFollow(kind, file string) *exec.Cmd {
 	return follow
 }
 
-// logged returns the records of a state directory by source.
+// logged returns a state directory's records by source.
 func logged(t *testing.T, dir, kind string) map[string]record {
 	t.Helper()
 	all := map[string]record{}
@@ -229,7 +229,7 @@ func logged(t *testing.T, dir, kind string) map[string]record {
 		}
 		r.Rejected = nil // only scanwatch follow has a policy
 		if r.Src == "198.51.100.21" {
-			continue // whether Postfix notices an early talker depends on time
+			continue // whether Postfix notices an early talker depends on timing
 		}
 		if r.Src == "198.51.100.4" {
 			r.Findings = nil // a bounce is backscatter only after mail for its domain was accepted, and the order varies
@@ -239,8 +239,8 @@ func logged(t *testing.T, dir, kind string) map[string]record {
 	return all
 }
 
-// TestLogs checks what the import of a real server's log records of each scenario, and that
-// scanwatch follow, which reads the log as it is written, records the same.
+// TestLogs checks the records that an import of a real server's log creates for each scenario.
+// scanwatch follow, which reads the log while it is written, must create the same records.
 func TestLogs(t *testing.T) {
 	require.Full(t)
 	for _, l := range loggings {

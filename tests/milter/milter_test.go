@@ -36,9 +36,8 @@ func TestMain(m *testing.M) {
 	smtpd.Main(m, "scanwatch/cmd/milter-scanwatch", "scanwatch/cmd/scanwatch")
 }
 
-// A scenario is a session of a client. A line that begins with > is sent without CR LF, and
-// without waiting for a reply. Before all other lines, the client waits for the reply to the
-// previous one.
+// A scenario is a client's session. A line that begins with > is sent without CR LF, and without
+// waiting for a reply. Before any other line, the client waits for the reply to the previous line.
 type scenario struct {
 	name  string
 	src   string // 198.51.100.1 has a proven name
@@ -102,8 +101,8 @@ rule blocked phase connect match src <blocked> disconnect "554 5.7.1 Not from yo
 
 const patience = time.Minute
 
-// play plays a scenario and returns the replies. A reply to the end of the connection is
-// "closed".
+// play plays a scenario and returns the replies. The text "closed" replaces a reply if the
+// connection has ended.
 func (s *scenario) play(t *testing.T) (replies []string) {
 	t.Helper()
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(s.src)}}
@@ -171,13 +170,13 @@ func reply(in *bufio.Reader) string {
 	}
 }
 
-// playAll plays all scenarios, several at the same time.
+// playAll plays all scenarios, several of them concurrently.
 func playAll(t *testing.T) map[string][]string {
 	t.Helper()
 	var mu sync.Mutex
 	var wait sync.WaitGroup
-	all := map[string][]string{scenarios[0].name: scenarios[0].play(t)} // its recipient's domain is local
-	free := make(chan struct{}, 4)                                      // Sendmail closes some of more connections
+	all := map[string][]string{scenarios[0].name: scenarios[0].play(t)} // makes its recipient's domain local
+	free := make(chan struct{}, 4)                                      // Sendmail closes some connections if there are more
 	for _, s := range scenarios[1:] {
 		free <- struct{}{}
 		wait.Go(func() {
@@ -192,7 +191,7 @@ func playAll(t *testing.T) map[string][]string {
 	return all
 }
 
-// conf returns a configuration with a preset, which has the mode observe, in another mode.
+// conf returns a configuration with a preset, changed to the given mode.
 func conf(t *testing.T, preset, mode string) string {
 	t.Helper()
 	text, err := os.ReadFile("../../rules/policies/" + preset + ".conf")
@@ -208,8 +207,8 @@ func TestScenarios(t *testing.T) {
 	playScenarios(t, "")
 }
 
-// playScenarios compares replies, findings and decisions with golden files, for the servers of
-// a version of Debian, or of the test's.
+// playScenarios compares replies, findings and decisions with golden files, for the servers from
+// the given Debian version, or from the test's own version.
 func playScenarios(t *testing.T, suite string) {
 	t.Helper()
 	for name, start := range servers {
@@ -267,7 +266,7 @@ func (s *site) idle() {
 	})
 }
 
-// A record is a session in the output of dump.
+// A record is a session in dump's output.
 type record struct {
 	cli.Record
 	Server   string
@@ -291,7 +290,7 @@ func (s *site) records() map[string]record {
 	return all
 }
 
-// table shows the replies and the record of each scenario.
+// table shows each scenario's replies and record.
 func table(replies map[string][]string, records map[string]record) string {
 	var b strings.Builder
 	for _, s := range scenarios {
@@ -317,7 +316,7 @@ func table(replies map[string][]string, records map[string]record) string {
 	return b.String()
 }
 
-// TestObserve checks that in observe mode the client sees the same bytes as without the milter,
+// TestObserve checks that in observe mode the client receives the same bytes as without the milter,
 // apart from queue identifiers and times.
 func TestObserve(t *testing.T) {
 	require.Full(t)
@@ -351,7 +350,7 @@ func TestObserve(t *testing.T) {
 	}
 }
 
-// TestKill checks that mail is accepted while milter-scanwatch is killed and started again.
+// TestKill checks that mail is accepted while milter-scanwatch is killed and restarted.
 func TestKill(t *testing.T) {
 	require.Full(t)
 	for name, start := range servers {
@@ -373,7 +372,7 @@ func TestKill(t *testing.T) {
 						default:
 						}
 						all.Add(1)
-						// The client may notice that the milter ended within its session.
+						// The client may notice if the milter ended during its session.
 						if replies := mail.play(t); len(replies) == 11 && strings.HasPrefix(replies[9], "250 2.0.0") {
 							accepted.Add(1)
 						} else {
@@ -406,7 +405,7 @@ func TestKill(t *testing.T) {
 	}
 }
 
-// TestStateInUse checks that a second front end does not start.
+// TestStateInUse checks that a second front end does not start in the same state directory.
 func TestStateInUse(t *testing.T) {
 	s := newSite(t)
 	s.startMilter("mode observe\n")
@@ -419,7 +418,7 @@ func TestStateInUse(t *testing.T) {
 	}
 }
 
-// TestSocket checks the sockets that milter-scanwatch opens, and their errors.
+// TestSocket checks the sockets that milter-scanwatch opens, and the errors about them.
 func TestSocket(t *testing.T) {
 	s := newSite(t)
 	for args, want := range map[string]string{
@@ -437,10 +436,10 @@ func TestSocket(t *testing.T) {
 		t.Errorf("%v, %v", info, err)
 	}
 	s.stopMilter()
-	s.startMilter("mode observe\n") // replaces the socket that remains
+	s.startMilter("mode observe\n") // replaces the socket left by the earlier process
 }
 
-// TestManyConnections checks that 1,000 connections at the same time are answered.
+// TestManyConnections checks that 1,000 concurrent connections are answered.
 func TestManyConnections(t *testing.T) {
 	s := newSite(t)
 	s.startMilter("mode observe\n")
@@ -492,8 +491,8 @@ func TestManyConnections(t *testing.T) {
 	}
 }
 
-// TestReload checks that SIGHUP loads a new configuration, and that messages name the program
-// to restart.
+// TestReload checks that SIGHUP loads a new configuration, and that messages name the program that
+// must be restarted.
 func TestReload(t *testing.T) {
 	s := newSite(t)
 	s.startMilter("mode observe\n")

@@ -23,7 +23,7 @@ import (
 	"scanwatch/tests/internal/cli"
 )
 
-// certificate writes a key and its certificate for mx.example.org to one file.
+// certificate writes a certificate for mx.example.org and its key to one file.
 func (s *site) certificate(name string) string {
 	s.t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -46,7 +46,7 @@ func (s *site) certificate(name string) string {
 	return s.path(name)
 }
 
-// authenticate answers Postfix as dovecot does. The only valid password is "right".
+// authenticate answers Postfix as dovecot would. The only valid password is "right".
 func (s *site) authenticate(path string) {
 	s.t.Helper()
 	l, err := net.Listen("unix", path)
@@ -81,7 +81,7 @@ func (s *site) authenticate(path string) {
 	}()
 }
 
-// submit starts TLS and, if a password is given, logs in as joe and sends a message to another
+// submit starts TLS. If a password is given, submit logs in as joe and sends a message to another
 // domain.
 func submit(t *testing.T, src, password string) error {
 	t.Helper()
@@ -125,7 +125,7 @@ func submit(t *testing.T, src, password string) error {
 	return c.Quit()
 }
 
-// TestSecure checks sessions with STARTTLS, and with a login.
+// TestSecure checks sessions with STARTTLS, and sessions with a login.
 func TestSecure(t *testing.T) {
 	const alone, right, wrong = "198.51.100.40", "198.51.100.41", "198.51.100.42"
 	for name, start := range servers {

@@ -41,7 +41,7 @@ func roots() string {
 	return "/var/cache/scanwatch-tests"
 }
 
-// root returns the root directory of the server, or "" for that of the test.
+// root returns the server's root directory, or "" if the server runs in the test's root.
 func (s *site) root() string {
 	if s.suite == "" {
 		return ""
@@ -52,11 +52,11 @@ func (s *site) root() string {
 // A site is a mail server and, unless the server runs alone, milter-scanwatch.
 type site struct {
 	t      *testing.T
-	suite  string // version of Debian in whose root the server runs; "" for that of the test
+	suite  string // Debian version in whose root the server runs; "" for the test's root
 	dir    string
 	milter *exec.Cmd // nil if the server runs alone
 	log    func() string
-	// services are additional services of Postfix.
+	// services are additional Postfix services.
 	services string
 }
 
@@ -75,27 +75,27 @@ func newSite(t *testing.T) *site {
 	return newSiteIn(t, "")
 }
 
-// newSiteIn is like newSite for a server of another version of Debian.
+// newSiteIn is like newSite, but the server is from another Debian version.
 func newSiteIn(t *testing.T, suite string) *site {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		require.Missing(t, "the test needs root, to run mail servers")
 	}
-	// Sendmail refuses sockets below a directory that all users can write.
+	// Sendmail rejects sockets below a directory that all users can write to.
 	dir, err := os.MkdirTemp("/run", "scanwatch-test")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o755); err != nil { // users of the mail server enter
+	if err := os.Chmod(dir, 0o755); err != nil { // the mail server's users need access
 		t.Fatal(err)
 	}
 	s := &site{t: t, suite: suite, dir: dir}
-	s.write("resolv.conf", "nameserver 127.0.0.1\n") // without a server: names are unknown immediately
+	s.write("resolv.conf", "nameserver 127.0.0.1\n") // without a name server, names are unknown immediately
 	s.write("hosts", "192.0.2.25 mx.example.org\n198.51.100.1 mail.partner.example\n")
 	for _, name := range []string{"resolv.conf", "hosts"} {
 		at := s.root() + "/etc/" + name
-		f, err := os.OpenFile(at, os.O_CREATE, 0o644) // a root may lack the file
+		f, err := os.OpenFile(at, os.O_CREATE, 0o644) // the file may be missing from the root
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -114,7 +114,7 @@ func newSiteIn(t *testing.T, suite string) *site {
 	return s
 }
 
-// bind mounts a file or directory at another place during the test.
+// bind mounts a file or directory at another place for the duration of the test.
 func (s *site) bind(from, to string) {
 	s.t.Helper()
 	if err := syscall.Mount(from, to, "", syscall.MS_BIND, ""); err != nil {
@@ -152,8 +152,7 @@ func (s *site) stopMilter() string {
 	return s.log()
 }
 
-// recipe returns the configuration of a mail server in the manual, with the socket of the
-// test.
+// recipe returns a mail server's configuration from the manual, with the test's socket.
 func (s *site) recipe(server string) string {
 	s.t.Helper()
 	page, err := os.ReadFile("../../man/milter-scanwatch.8")
@@ -238,7 +237,7 @@ proxymap unix - - n - - proxymap
 tlsmgr unix - - n 1000? 1 tlsmgr
 `
 
-// startPostfix starts a real Postfix. Extra is added to its configuration.
+// startPostfix starts a real Postfix. The text extra is added to its configuration.
 func (s *site) startPostfix(extra string) {
 	s.t.Helper()
 	root := s.consumers("/usr/lib/postfix/sbin/master")
@@ -302,5 +301,5 @@ func (s *site) startSendmail(extra string) {
 	s.run(root, "log", root+"/usr/libexec/sendmail/sendmail", "-bD", "-X", s.path("log"), "-C", s.path("a.cf"))
 }
 
-// servers maps the names of the mail servers to the functions that start them.
+// servers maps the mail servers' names to the functions that start them.
 var servers = map[string]func(*site, string){"Postfix": (*site).startPostfix, "Sendmail": (*site).startSendmail}

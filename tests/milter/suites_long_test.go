@@ -4,7 +4,7 @@ package milter
 
 import "testing"
 
-// TestSuites is TestScenarios with the Postfix and the Sendmail of other versions of Debian.
+// TestSuites is TestScenarios with Postfix and Sendmail from other Debian versions.
 // tests/consumers.sh unpacks them.
 func TestSuites(t *testing.T) {
 	for _, suite := range []string{"trixie", "sid"} {

@@ -11,24 +11,24 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// An Attack is one attacker of the month with its results.
+// An Attack is one of the month's attackers, with its results.
 type Attack struct {
 	Name string
 	Area string // harvest, passwords, relay, visitor, account
-	days int    // the longest duration; 1 if unset
+	days int    // maximum duration; 1 if unset
 	play func(x *attacker)
 
 	Sessions, Turned int
 	LoggedIn         int
-	Learned          tally // distinct mailboxes with an answer of the server
-	Passwords        tally // attempts that the server answered
-	Relayed          tally // foreign recipients that the server answered
+	Learned          tally // distinct mailboxes for which the server itself replied
+	Passwords        tally // attempts to which the server itself replied
+	Relayed          tally // foreign recipients to which the server itself replied
 	Sent             tally // messages that the server accepted
 	told             map[string]bool
 }
 
-// A tally counts events. A tally also has the maximum in an hour, and the maximum in a
-// day after the first event.
+// A tally counts events. A tally also holds the maximum in any hour, and the maximum in a day after
+// the first event.
 type tally struct {
 	Total, Hour, Day int
 	hours, days      map[int64]int
@@ -48,7 +48,7 @@ func (t *tally) add(n int, at time.Time) {
 	t.Hour, t.Day = max(t.Hour, t.hours[h]), max(t.Day, t.days[d])
 }
 
-// String formats the total, and the maximum in an hour and in a day.
+// String formats the total, the maximum in an hour, and the maximum in a day.
 func (t *tally) String() string {
 	if t.Total == 0 {
 		return "-"
@@ -61,12 +61,12 @@ type attacker struct {
 	*Actor
 	*Attack
 	index int
-	first int // the day on which it starts
+	first int // day on which it starts
 	// free lists the mailboxes that the attacker already knows.
 	free []string
 }
 
-// plan starts attack i. Attacks that last one day start on different days.
+// plan starts attack number i. One-day attacks start on different days.
 func (w *World) plan(i int, row Attack) {
 	row.told = make(map[string]bool)
 	w.Attacks = append(w.Attacks, &row)
@@ -77,17 +77,17 @@ func (w *World) plan(i int, row Attack) {
 	})
 }
 
-// src returns an address of the network of the attacker.
+// src returns an address in the attacker's network.
 func (x *attacker) src(host int) netip.Addr {
 	return netip.AddrFrom4([4]byte{198, 19, byte(x.index * 3), byte(host)})
 }
 
-// far returns an address in network i of 250 networks.
+// far returns an address in network number i of 250.
 func (x *attacker) far(i int) netip.Addr {
 	return netip.AddrFrom4([4]byte{198, 19, byte(i), byte(10 + (i+x.index)%200)})
 }
 
-// six returns an address in a /64 of the attacker.
+// six returns an address in one of the attacker's /64s.
 func (x *attacker) six(i int) netip.Addr {
 	return netip.MustParseAddr(fmt.Sprintf("2001:db8:66:%x::%x", x.index, i+1))
 }
@@ -114,7 +114,7 @@ func (x *attacker) done(c *simulate.Client) *simulate.Client {
 	return c
 }
 
-// rival returns the host of an attacker. The host has an address, but no name.
+// rival returns an attacker's host. The host has an address, but no name.
 func rival(src netip.Addr) simulate.Host { return simulate.Host{Src: src, Helo: "mail.x.example"} }
 
 type manner = simulate.Manner
@@ -126,7 +126,7 @@ func (x *attacker) ask(h simulate.Host, m manner, rcpts ...string) *simulate.Cli
 	return x.done(x.Ask(h, m, rcpts...))
 }
 
-// bursts requests each new words in each of n sessions.
+// bursts plays n sessions that each request new words.
 func (x *attacker) bursts(n, each int, every time.Duration, m manner, at func(i int) simulate.Host) {
 	for i := range n {
 		x.ask(at(i), m, words("w", i*each, each)...)

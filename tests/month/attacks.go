@@ -348,7 +348,7 @@ var visitors = func() (list []Attack) {
 		}})
 }()
 
-// accounts lists attacks that use the password of a user.
+// accounts lists attacks that use a user's password.
 var accounts = []Attack{
 	{Name: "stolen account, twelve networks in a minute", Area: "account", play: func(x *attacker) {
 		for k := range 12 {

@@ -1,7 +1,7 @@
 package month
 
-// This file contains the kinds of legitimate senders. The reasons in Later and Tight
-// agree with package cases.
+// This file contains the kinds of legitimate senders. The reasons in Later and Tight must agree
+// with package cases.
 
 import (
 	_ "embed"
@@ -13,7 +13,7 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// kinds lists all kinds, in the order of the table.
+// kinds lists all kinds in the table's order.
 var kinds = []Kind{
 	{Name: "forms of senders", plan: func(w *World, k *Kind) { w.forms(k, false) }},
 	{Name: "forms noted for tight", plan: func(w *World, k *Kind) { w.forms(k, true) }, Tight: "the notes of senders.tsv"},
@@ -61,7 +61,7 @@ func nothing(*World, *Kind) {}
 //go:embed testdata/senders.tsv
 var senders string
 
-// Forms returns the number of rows of senders.tsv.
+// Forms returns the number of rows in senders.tsv.
 func Forms() (n int) {
 	for line := range strings.Lines(senders) {
 		if line[0] != '#' && !strings.HasPrefix(line, "rdns\t") {
@@ -71,8 +71,8 @@ func Forms() (n int) {
 	return n
 }
 
-// forms plays the rows of senders.tsv that tight may reject, or all other rows. A third
-// of the senders writes daily, a third weekly, and a third once.
+// forms plays either the rows of senders.tsv that tight may reject, or all other rows. A third of
+// the senders send mail daily, a third weekly, and a third once.
 func (w *World) forms(k *Kind, tight bool) {
 	n := 0
 	for line := range strings.Lines(senders) {
@@ -107,8 +107,8 @@ func (w *World) forms(k *Kind, tight bool) {
 	}
 }
 
-// partners plays companies, four in each network. A partner writes on some days,
-// occasionally to a mistyped address.
+// partners plays companies, four in each network. A partner sends mail on some days, occasionally
+// to a mistyped address.
 func (w *World) partners(k *Kind) {
 	var at func(int) netip.Addr
 	for i := range 24 {
@@ -132,8 +132,7 @@ func (w *World) partners(k *Kind) {
 	}
 }
 
-// newcomers plays servers that write only once. On each day of the month, new servers
-// write.
+// newcomers plays servers that send mail only once. New servers send mail on each day of the month.
 func (w *World) newcomers(k *Kind) {
 	at := [2]func(int) netip.Addr{w.net(), w.net()}
 	for d := range Days {
@@ -156,7 +155,7 @@ func left(start, n int) (to []string) {
 	return to
 }
 
-// mixed returns the members of a list mixed with former members.
+// mixed returns a list's members mixed with former members.
 func (a *Actor) mixed(members, former []string) []string {
 	to := append(append([]string(nil), members...), former...)
 	a.Shuffle(len(to), func(i, j int) { to[i], to[j] = to[j], to[i] })
@@ -169,7 +168,7 @@ func (w *World) lists(k *Kind) {
 	for i := range 3 {
 		name := fmt.Sprintf("lists.club%d.example", i)
 		w.Go(name, Start, func(a *Actor) {
-			members, former := a.some(12), left(10*i, i) // a tenth has left
+			members, former := a.some(12), left(10*i, i) // a tenth of the members have left
 			a.each(0, 1, func(int) {
 				a.Send(k, host(at(30+i), name), "owner@"+name, a.mixed(members, former)...)
 			})
@@ -192,8 +191,8 @@ func (w *World) newLists(k *Kind) {
 	}
 }
 
-// newsletters plays senders that start a newsletter after a few messages. Each newsletter
-// has twenty addresses, of which a third is outdated.
+// newsletters plays senders that start a newsletter after a few messages. Each newsletter has
+// twenty addresses, a third of which are outdated.
 func (w *World) newsletters(k *Kind) {
 	for i := range 3 {
 		name := fmt.Sprintf("mail.shop%d.example", i)
@@ -225,7 +224,7 @@ func nulls(to []string) (list []*message) {
 	return list
 }
 
-// bounces plays servers that return messages of local users.
+// bounces plays servers that return local users' messages.
 func (w *World) bounces(k *Kind) {
 	at := w.net()
 	for i := range 5 {
@@ -244,9 +243,8 @@ func (a *Actor) forged(n int) (to []string) {
 	return to
 }
 
-// backscatter plays bounces of spam with forged senders. Hosts of a provider send three
-// bounces per connection. Other servers send many bounces per connection, and the last
-// bounce is for a user.
+// backscatter plays bounces of spam with forged senders. A provider's hosts send three bounces per
+// connection. Other servers send many bounces per connection, the last of them to a real user.
 func (w *World) backscatter(k *Kind) {
 	at, pool := w.net(), w.net()
 	for wave, d := range []int{4, 17, 26} {
@@ -281,7 +279,7 @@ func (w *World) backscatter(k *Kind) {
 	}
 }
 
-// verification plays servers that verify senders. Half of the senders are forged.
+// verification plays servers that verify senders. Half of the verified senders are forged.
 func (w *World) verification(k *Kind) {
 	at := w.net()
 	for i := range 3 {
@@ -311,7 +309,7 @@ func (a *Actor) confirmations(club string, n int) (list []*message) {
 	return list
 }
 
-// forum plays forums that write daily. On some days, a visitor enters invented addresses.
+// forum plays forums that send mail daily. On some days, a visitor enters invented addresses.
 func (w *World) forum(k *Kind) {
 	h := host(w.net()(70), "forum.club.example")
 	w.Go(h.RDNS, Start, func(a *Actor) {
@@ -324,7 +322,7 @@ func (w *World) forum(k *Kind) {
 	})
 }
 
-// newForum plays forums whose first messages are for six invented addresses.
+// newForum plays forums whose first messages go to six invented addresses.
 func (w *World) newForum(k *Kind) {
 	at := w.net()
 	for i, together := range []bool{true, false, true, false} {
@@ -349,7 +347,7 @@ func (w *World) newForum(k *Kind) {
 	}
 }
 
-// forwarders plays servers that forward mail of all kinds of senders.
+// forwarders plays servers that forward mail from all kinds of senders.
 func (w *World) forwarders(k *Kind) {
 	at := w.net()
 	for i := range 3 {
@@ -366,7 +364,7 @@ func (w *World) forwarders(k *Kind) {
 	}
 }
 
-// notices plays programs that write to former users.
+// notices plays programs that send mail to former users.
 func (w *World) notices(k *Kind) {
 	at := w.net()
 	jobs, supplier := host(at(90), "jobs.partner.example"), host(at(91), "mail.supplier.example")

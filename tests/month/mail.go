@@ -12,28 +12,28 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// A Kind is a kind of legitimate client with its results.
+// A Kind is a kind of legitimate client, with its results.
 type Kind struct {
 	Name string
-	// Later is the reason why a message of this kind may be delayed with standard. If no
-	// message may be delayed, Later is empty.
+	// Later is the reason why standard may delay messages from this kind. If no message may be
+	// delayed, Later is empty.
 	Later string
-	// Ban is the reason why hosts of this kind may be banned for some minutes. A ban must
-	// not reject a login or a message.
+	// Ban is the reason why hosts of this kind may be banned for some minutes. Such a ban must not
+	// reject a login or a message.
 	Ban string
-	// Tight is the reason why tight may reject messages of this kind.
+	// Tight is the reason why tight may reject messages from this kind.
 	Tight string
-	// Shared is set if the /64 of a host also contains attackers.
+	// Shared is set if the host's /64 also contains attackers.
 	Shared bool
 	plan   func(w *World, k *Kind)
 
-	Sessions, Turned            int // sessions; sessions with a negative answer of the filter
+	Sessions, Turned            int // sessions; sessions to which the filter replied negatively
 	Sent, AtOnce, Delayed, Lost int // messages with an existing recipient
-	Excused                     int // lost messages of senders of a kind with a reason in Tight
+	Excused                     int // lost messages from senders whose kind has a reason in Tight
 	Junked, Nowhere             int // marked as junk; messages without an existing recipient
-	Logins, Refused             int // with the right password
+	Logins, Refused             int // attempts with the right password; failures among them
 	Bans                        int // of its hosts
-	Accepted, LoggedIn          int // messages and logins by the answers in the sessions
+	Accepted, LoggedIn          int // accepted messages and logins, according to the sessions' replies
 	Longest                     time.Duration
 	Why                         map[string]int // texts of negative answers
 }
@@ -61,21 +61,21 @@ func (k *Kind) note(c *simulate.Client) {
 	}
 }
 
-// A message is a queued message of a mail server.
+// A message is a message in a mail server's queue.
 type message struct {
 	kind  *Kind // counts the message
-	tight bool  // the kind of the sender has a reason in Tight
+	tight bool  // the sender's kind has a reason in Tight
 	from  string
-	left  []string // recipients without a final answer
-	ask   bool     // only asks for the recipient
+	left  []string // recipients without a final reply
+	ask   bool     // only requests the recipient
 	first time.Time
 	good  bool // a recipient existed at the first attempt
 	lost  bool
 	done  bool
 }
 
-// retries lists the retry times of common mail servers. After the last retry, the message
-// is returned to the sender.
+// retries lists the retry times of common mail servers. After the last retry, the message is
+// returned to its sender.
 var retries = []time.Duration{0, 15 * time.Minute, time.Hour, 4 * time.Hour, 12 * time.Hour, 24 * time.Hour, 48 * time.Hour, 72 * time.Hour, 96 * time.Hour}
 
 // Send queues a message at a host.
@@ -132,7 +132,7 @@ func (m *message) count() {
 	}
 }
 
-// finish counts a message whose last recipient has an answer.
+// finish counts a message whose recipients all have final replies.
 func (m *message) finish(now time.Time, junked bool) {
 	if m.done || len(m.left) > 0 {
 		return
@@ -153,7 +153,7 @@ func (m *message) finish(now time.Time, junked bool) {
 	}
 }
 
-// attempt plays one connection of a queue and reports whether the queue is empty.
+// attempt plays one of a queue's connections, and reports whether the queue is empty.
 func (a *Actor) attempt(k *Kind, h simulate.Host, list []*message) (empty bool) {
 	c := a.Connect(a.trouble(h))
 	c.Ehlo()
@@ -213,7 +213,7 @@ func (a *Actor) offer(c *simulate.Client, m *message) {
 	}
 }
 
-// rcpt requests a recipient from a server whose tables may be unavailable.
+// rcpt requests a recipient from a server whose recipient tables may be unavailable.
 func (a *Actor) rcpt(c *simulate.Client, to string) simulate.Result {
 	switch k := a.outage(); {
 	case k == nil:
@@ -224,8 +224,7 @@ func (a *Actor) rcpt(c *simulate.Client, to string) simulate.Result {
 	return c.RcptFate(to, simulate.Unknown)
 }
 
-// outages lists the outages of the server's own table of recipients. Each outage lasts an
-// hour.
+// outages lists the outages of the server's recipient table. Each outage lasts an hour.
 var outages = map[string]time.Time{"directory down": day(11, 10*time.Hour), "table broken": day(19, 15*time.Hour)}
 
 // outage returns the kind of the current outage, or nil.
@@ -247,7 +246,7 @@ func (w *World) kind(name string) *Kind {
 	panic("month: no kind " + name)
 }
 
-// windows lists the times at which the server's resolver is unavailable.
+// windows lists the times when the server's resolver is unavailable.
 var windows = []struct {
 	at     time.Time
 	long   time.Duration
@@ -282,8 +281,8 @@ func (w *World) trouble(h simulate.Host) simulate.Host {
 	return h
 }
 
-// Login plays a user who mistypes the password a few times. If right is set, the user
-// finally logs in and sends a message.
+// Login plays a user that mistypes the password a few times. If right is set, the user eventually
+// logs in and sends a message.
 func (a *Actor) Login(k *Kind, h simulate.Host, user string, wrong int, right bool) {
 	if h.Port == 0 {
 		h.Port = 587

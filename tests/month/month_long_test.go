@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// TestMonths checks the promises of the policies with several months.
+// TestMonths checks the policies' promises over several months.
 func TestMonths(t *testing.T) {
 	for seed := uint64(2); seed <= 5; seed++ {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {

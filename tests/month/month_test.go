@@ -14,8 +14,7 @@ var write = flag.String("tables", "", "write the tables to this file")
 
 var presets = []string{"open", "standard", "tight"}
 
-// play plays a month with each preset. The results are the tables and the broken
-// promises.
+// play plays a month with each preset. The results are the tables and the broken promises.
 func play(t *testing.T, seed uint64) (tables string, failures []string) {
 	t.Helper()
 	var worlds []*month.World
@@ -62,14 +61,14 @@ func judge(t *testing.T, tables string, failures []string) {
 	}
 }
 
-// TestMonth checks the promises of the policies with one month.
+// TestMonth checks the policies' promises over one month.
 func TestMonth(t *testing.T) {
 	tables, failures := play(t, 1)
 	judge(t, tables, failures)
 }
 
-// count compares the counts of the actors with the records of the filter. The counts of
-// the kinds must also be consistent with each other.
+// count compares the actors' counts with the filter's records. The counts of the kinds must also be
+// consistent.
 func count(t *testing.T, preset string, w *month.World) {
 	t.Helper()
 	sessions, mails, logins := 0, 0, 0

@@ -10,8 +10,7 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// applications plays programs that greet with an address of the network of their
-// container.
+// applications plays programs that greet with an address in their container's network.
 func (w *World) applications(k *Kind) {
 	at := w.net()
 	for i, helo := range []string{"[10.1.2.3]", "[172.17.0.1]", "[192.168.178.20]", "[172.18.0.5]", "[10.0.0.4]"} {
@@ -23,7 +22,7 @@ func (w *World) applications(k *Kind) {
 	}
 }
 
-// container plays a server that greets with another name after some weeks.
+// container plays a server that changes its greeting after some weeks.
 func (w *World) container(k *Kind) {
 	h := host(w.net()(53), "mail.family.example")
 	w.Go("container", Start, func(a *Actor) {
@@ -36,8 +35,8 @@ func (w *World) container(k *Kind) {
 	})
 }
 
-// movedDomain plays a server with old data. The server sends mail for a domain that has
-// moved.
+// movedDomain plays a server with outdated data. The server sends mail to a domain that has moved
+// elsewhere.
 func (w *World) movedDomain(k *Kind) {
 	h := host(w.net()(54), "mail.oldpartner.example")
 	w.Go("moved", Start, func(a *Actor) {
@@ -55,8 +54,8 @@ func (w *World) movedDomain(k *Kind) {
 	})
 }
 
-// yearly plays a server that writes on only two days, also to a former user. A host in
-// the same network has harvested on the previous day.
+// yearly plays a server that sends mail on only two days, some of it to a former user. On the
+// previous day, a host in the same network harvested.
 func (w *World) yearly(k *Kind) {
 	h := host(netip.MustParseAddr("198.51.100.121"), "mail.taxoffice.example")
 	w.Go(h.RDNS, day(2, 9*time.Hour), func(a *Actor) {
@@ -87,7 +86,7 @@ func (w *World) paces(k *Kind) {
 	}
 }
 
-// burst plays a provider that opens twenty connections at the same time.
+// burst plays a provider that opens twenty concurrent connections.
 func (w *World) burst(k *Kind) {
 	h := host(w.net()(10), "out.bigprovider.example")
 	w.owners[h.Src] = k
@@ -157,8 +156,7 @@ func (w *World) shared64(k *Kind) {
 	})
 }
 
-// new64 plays servers that write for the first time an hour after a harvester in the same
-// /64.
+// new64 plays servers whose first mail arrives an hour after a harvest from the same /64.
 func (w *World) new64(k *Kind) {
 	for i := range 4 {
 		w.Go(fmt.Sprint("new 64 ", i), day(6+5*i, 10*time.Hour), func(a *Actor) {
@@ -170,7 +168,7 @@ func (w *World) new64(k *Kind) {
 	}
 }
 
-// bot plays a session of an infected computer in the same network.
+// bot plays an infected computer's session from the same network.
 func (a *Actor) bot(src netip.Addr) {
 	c := a.Connect(simulate.Host{Src: src, Helo: "ylmf-pc"})
 	c.Ehlo()
@@ -188,7 +186,7 @@ func (a *Actor) harvester(src netip.Addr, n int) {
 	c.Quit()
 }
 
-// customers plays rented servers with names of the hosting provider. One of the servers
+// customers plays rented servers with names derived by the hosting provider. One of the servers
 // harvests.
 func (w *World) customers(k *Kind) {
 	at := [2]func(int) netip.Addr{w.net(), w.net()}
@@ -255,8 +253,8 @@ func (w *World) printers(k *Kind) {
 	}
 }
 
-// monitor plays a program that checks the server every ten minutes. A session without
-// mail counts as rejected if the filter gives a negative answer.
+// monitor plays a program that checks the server every ten minutes. A session without mail counts
+// as rejected if the filter replies negatively.
 func (w *World) monitor(k *Kind) {
 	h := host(w.net()(10), "probe.monitoring.example")
 	w.owners[h.Src] = k

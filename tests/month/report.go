@@ -1,6 +1,6 @@
 package month
 
-// This file prints the tables of a month.
+// This file prints a month's tables.
 
 import (
 	"cmp"
@@ -15,8 +15,8 @@ import (
 	"scanwatch/filter/memory"
 )
 
-// countBans counts the bans of legitimate hosts by rules. The ban of a /64 that contains
-// an attacker does not count.
+// countBans counts rules' bans of legitimate hosts. A ban of a /64 that contains an attacker does
+// not count.
 func (w *World) countBans() {
 	w.memory.Bans.Each(func(b memory.Ban) {
 		if b.Manual || b.Observe {
@@ -34,9 +34,9 @@ func (w *World) countBans() {
 	})
 }
 
-// Failures returns the broken promises. standard and open reject no message and no login
-// of a legitimate client, and ban no legitimate host. tight rejects or bans legitimate
-// clients only for the kinds with a reason. A message may only be delayed for a reason.
+// Failures returns the broken promises. standard and open must reject no message and no login of a
+// legitimate client, and ban no legitimate host. tight may reject or ban only legitimate clients
+// whose kind has a reason. A message may be delayed only for a reason in Later.
 func (w *World) Failures(preset string) (list []string) {
 	for _, k := range w.Kinds {
 		fail := func(n int, what string) {
@@ -58,7 +58,7 @@ func (w *World) Failures(preset string) (list []string) {
 			if k.Later == "" {
 				fail(k.Delayed, "messages delayed")
 			}
-			if preset != "tight" || k.Later == "" { // without names in DNS, points of tight add up
+			if preset != "tight" || k.Later == "" { // without names in DNS, tight adds up points
 				fail(k.Junked, "messages marked as junk")
 			}
 		}
@@ -66,7 +66,7 @@ func (w *World) Failures(preset string) (list []string) {
 	return list
 }
 
-// WriteKinds prints the results of the legitimate clients.
+// WriteKinds prints the legitimate clients' results.
 func (w *World) WriteKinds(out io.Writer, why bool) {
 	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(t, "kind\tsessions\tanswered no\tmessages\tat once\tdelayed\tlongest\tlost\tjunk\tto nobody\tlogins\trejected\tbans\t")
@@ -95,8 +95,8 @@ func (w *World) WriteKinds(out io.Writer, why bool) {
 	}
 }
 
-// WriteAttacks prints the results of the attackers in several worlds. The worlds differ
-// in the policy.
+// WriteAttacks prints the attackers' results in several worlds. The worlds differ only in the
+// policy.
 func WriteAttacks(out io.Writer, presets []string, worlds []*World) {
 	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprint(t, "attacker\tresult\t")

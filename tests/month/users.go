@@ -10,7 +10,7 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// login returns the user name of mailbox i, without the role accounts.
+// login returns the user name of mailbox number i, not counting role accounts.
 func login(i int) string {
 	local, _, _ := strings.Cut(simulate.Mailbox(4+i), "@")
 	return local
@@ -42,7 +42,7 @@ func (w *World) office(k *Kind) {
 	})
 }
 
-// movedOffice plays an office at a new address. On the first morning, five users mistype.
+// movedOffice plays an office whose address has changed. On the first morning, five users mistype.
 // Some users retry immediately, and some an hour later.
 func (w *World) movedOffice(k *Kind) {
 	for i := range 4 {
@@ -61,8 +61,8 @@ func (w *World) movedOffice(k *Kind) {
 	}
 }
 
-// telephone plays a user at home whose phone has an old password for a day. The computer
-// of another user at the same address has the correct password.
+// telephone plays a user at home whose phone has an old password for a day. Another user's computer
+// at the same address has the correct password.
 func (w *World) telephone(k *Kind) {
 	for i := range 3 {
 		h := simulate.Host{Src: w.net()(35), RDNS: fmt.Sprintf("dsl-%d.isp.example", i)}
@@ -80,7 +80,7 @@ func (w *World) telephone(k *Kind) {
 	}
 }
 
-// mistyping plays users who need up to twelve attempts.
+// mistyping plays users that need up to twelve attempts.
 func (w *World) mistyping(k *Kind) {
 	at := w.net()
 	for i := range 8 {
@@ -95,7 +95,7 @@ func (w *World) mistyping(k *Kind) {
 	}
 }
 
-// traveller plays a user who mistypes in six networks on one day.
+// traveller plays a user that mistypes in six networks on one day.
 func (w *World) traveller(k *Kind) {
 	for i := range 2 {
 		w.Go(fmt.Sprint("traveller ", i), day(9+10*i, 6*time.Hour), func(a *Actor) {
@@ -118,7 +118,7 @@ func (w *World) computers(k *Kind) {
 			a.each(i%4, 2, func(d int) {
 				a.Login(k, h, login(36+i), 0, true)
 				if d%3 == 0 {
-					h.Src = at(60 + 5*i + d/6) // a new address of the provider
+					h.Src = at(60 + 5*i + d/6) // the provider assigns a new address
 				}
 			})
 		})

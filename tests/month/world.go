@@ -1,10 +1,9 @@
-// Package month plays a month of a mail server through the pipeline of the filter on a
-// simulated clock. The month has many kinds of legitimate senders, users and attackers.
-// Package month counts messages and logins that the filter delayed or rejected, and the
-// results of each attacker.
+// Package month plays a mail server's month through the filter's pipeline on a simulated clock. The
+// month has many kinds of legitimate senders, users and attackers. Package month counts the
+// messages and logins that the filter delayed or rejected, and each attacker's results.
 //
-// The actors decide after each reply. Mail servers retry as the standards require, and
-// attackers continue. The same seed results in the same plan with every policy.
+// The actors react to each reply. Mail servers retry as the standards require, and attackers
+// continue. The same seed results in the same plan under every policy.
 package month
 
 import (
@@ -64,8 +63,8 @@ type World struct {
 // actors' counts.
 type Records struct{ Sessions, Mails, RcptOK, AuthFail, AuthPass int }
 
-// New returns a month with a preset. The mode is observe if the preset has the suffix "
-// observe", and otherwise enforce.
+// New returns a month with a preset. If the preset has the suffix " observe", the mode is observe,
+// otherwise enforce.
 func New(preset string, seed uint64) (*World, error) {
 	preset, observe := strings.CutSuffix(preset, " observe")
 	text, err := simulate.PresetText(preset)
@@ -119,20 +118,20 @@ func (w *World) record(at time.Time, id uint64, value []byte) {
 	w.Records.AuthPass += int(r.Counts.AuthPass)
 }
 
-// mailbox creates a mailbox of the domain.
+// mailbox creates a mailbox in the server's domain.
 func (w *World) mailbox(address string) {
 	local := address[:len(address)-len(simulate.Domain)-1]
 	w.mailboxes[local] = true
 	w.list = append(w.list, address)
 }
 
-// Memory returns the state of the filter.
+// Memory returns the filter's state.
 func (w *World) Memory() *memory.Memory { return w.memory }
 
 // Play plays the month, and then the remaining retries.
 func (w *World) Play() error { return w.PlayUntil(end().AddDate(1, 0, 0)) }
 
-// PlayUntil plays until a time, and closes the world.
+// PlayUntil plays until the given time, and closes the world.
 func (w *World) PlayUntil(at time.Time) error {
 	for len(w.agenda) > 0 && w.agenda[0].at.Before(at) {
 		a := heap.Pop(&w.agenda).(*Actor)

@@ -4,9 +4,9 @@
 #
 #	unshare -mnpf --kill-child tests/packaging/deb.sh ROOT PACKAGE NEWER SCRATCH [CONF ...]
 #
-# ROOT does not change: all changes are in the directory SCRATCH, in an overlay.
-# NEWER is a package of a higher version. Each CONF is a configuration of smtpd to
-# check.
+# ROOT does not change, because an overlay writes all changes to the directory
+# SCRATCH. NEWER is a package with a higher version. Each CONF is an smtpd
+# configuration to check.
 set -euo pipefail
 lower=$1 package=$2 newer=$3 scratch=$4
 shift 4
@@ -36,7 +36,7 @@ cp "$package" "$root/tmp/package.deb"
 in_root dpkg -i /tmp/package.deb >"$scratch/dpkg.log" 2>&1 || die "install: $(cat "$scratch/dpkg.log")"
 [ "$(in_root stat -c '%U %a' /var/lib/scanwatch)" = "opensmtpd 750" ] || die "owner or mode of the state directory"
 in_root scanwatch -V | grep -Eqx 'scanwatch [0-9.]+' || die "scanwatch -V"
-# The filter needs no configuration, and the README creates one.
+# The filter needs no configuration, but the README creates one.
 [ -z "$(find "$root/etc/scanwatch" -type f)" ] || die "the package has a configuration"
 
 # The example, with an existing interface and a new certificate.
@@ -57,7 +57,7 @@ for conf; do
 	in_root smtpd -n -f /tmp/smtpd.conf >"$scratch/smtpd.log" 2>&1 || die "smtpd rejects $(cat "$conf")"
 done
 
-# start: start smtpd and wait until it listens. The caller has a time limit.
+# start: start smtpd and wait until it listens. The caller limits the time.
 start() {
 	(exec chroot "$root" /usr/sbin/smtpd -d -f /etc/smtpd.conf) >"$scratch/smtpd.log" 2>&1 </dev/null &
 	smtpd=$!
@@ -129,7 +129,7 @@ mail 4
 stop
 say "upgraded from $was to $(has)"
 
-# Enable a service of the package and a unit of the operator.
+# Enable a service from the package and one of the operator's units.
 wants=$root/etc/systemd/system/multi-user.target.wants
 mkdir -p "$wants"
 ln -s /usr/lib/systemd/system/scanwatch-sync@.service "$wants/scanwatch-sync@nftables.service"

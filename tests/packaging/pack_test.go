@@ -23,7 +23,7 @@ import (
 const (
 	project = "../.."
 	port    = project + "/ports/mail/opensmtpd-filters/scanwatch"
-	version = "0.1.0" // of the Makefile; TestVersions
+	version = "0.1.0" // set in the Makefile; see TestVersions
 )
 
 func needs(t *testing.T, programs ...string) {
@@ -140,7 +140,7 @@ func TestInstall(t *testing.T) {
 			if left := installed(t, dest); len(left) > 0 {
 				t.Errorf("after uninstall there are %v", left)
 			}
-			// smtpd of Debian searches this directory for filters.
+			// Debian's smtpd searches this directory for filters.
 			run(t, from, nil, program, "-s", "install", "DESTDIR="+dest)
 			if _, err := os.Stat(dest + "/usr/libexec/opensmtpd/filter-scanwatch"); err != nil {
 				t.Error(err)
@@ -149,9 +149,8 @@ func TestInstall(t *testing.T) {
 	}
 }
 
-// TestPortList checks that the packing list of the port contains the files that
-// do-install installs. Files that the ports tree adds are ignored, but directories are
-// not.
+// TestPortList checks that the port's packing list contains the files that do-install installs.
+// Files that the ports tree adds are ignored, but directories are not.
 func TestPortList(t *testing.T) {
 	needs(t, "bmake")
 	dest, from := t.TempDir(), pretended(t)
@@ -216,8 +215,8 @@ func TestPortList(t *testing.T) {
 	}
 }
 
-// TestPortModules checks that the modules of the port match go.mod. A proxy with only the
-// modules of the port must contain all packages of the programs.
+// TestPortModules checks that the port's modules match go.mod. A proxy with only the port's modules
+// must contain all packages that the programs need.
 func TestPortModules(t *testing.T) {
 	list := read(t, port+"/modules.inc")
 	if got := run(t, project, nil, "sh", "packaging/port.sh"); got != list {
@@ -286,7 +285,7 @@ func TestDebian(t *testing.T) {
 		needs(t, "lintian")
 		run(t, project, nil, "lintian", "--allow-root", "--fail-on", "error,warning", packages[0])
 	})
-	// Build the next version like a maintainer, but without the slow compression.
+	// Build the next version as a maintainer would, but without the slow compression.
 	next := sources(t)
 	const newer = "0.1.99"
 	edit := func(name string, f func(string) string) {
@@ -321,8 +320,8 @@ func TestDebian(t *testing.T) {
 	}
 }
 
-// TestUnits checks that the services of the companions have few rights. The measure is
-// the score of systemd-analyze(1) in tenths.
+// TestUnits checks that the companions' services have few rights. The score of systemd-analyze(1),
+// in tenths, measures the rights.
 func TestUnits(t *testing.T) {
 	needs(t, "systemd-analyze")
 	units, err := filepath.Glob(filepath.Join(project, "packaging/systemd/*.service"))
@@ -334,8 +333,8 @@ func TestUnits(t *testing.T) {
 	}
 }
 
-// TestInstances checks that systemd accepts the services of make install, and that the
-// instances in the manual name the targets.
+// TestInstances checks that systemd accepts the services that make install installs, and that the
+// manual's instance names select the targets.
 func TestInstances(t *testing.T) {
 	needs(t, "make", "systemd-analyze", "systemd-escape")
 	from, dest := pretended(t), t.TempDir()
@@ -366,8 +365,8 @@ func TestInstances(t *testing.T) {
 	}
 }
 
-// TestDebianArchitecture checks that the package has the architecture of its programs,
-// even if they are built for another system.
+// TestDebianArchitecture checks that the package has its programs' architecture, even if they are
+// built for another system.
 func TestDebianArchitecture(t *testing.T) {
 	needs(t, "dpkg-deb", "make")
 	dir := pretended(t)
@@ -402,8 +401,7 @@ func rootsDir() string {
 	return "/var/cache/scanwatch-tests"
 }
 
-// smtpdExamples returns files with the examples of smtpd.conf(5) in the
-// manuals.
+// smtpdExamples returns files with the manuals' examples of smtpd.conf(5).
 func smtpdExamples(t *testing.T) (files []string) {
 	t.Helper()
 	dir := t.TempDir()

@@ -25,7 +25,7 @@ import (
 	"scanwatch/tests/internal/require"
 )
 
-// hostile lists texts that have an effect if they are not escaped.
+// hostile lists texts that have an effect unless they are escaped.
 var hostile = []string{
 	`</title><script>parent.harmed=1</script>`,
 	`"><img src=/fetched onerror=parent.harmed=2>`,
@@ -36,14 +36,14 @@ var hostile = []string{
 	"\x1b[31m\u202eright to left",
 }
 
-// A tested is a page with the expected numbers of its cells by weekday and hour. The
-// numbers count all sessions, and sessions with findings.
+// A tested is a page with the expected numbers in its cells by weekday and hour. The numbers count
+// all sessions, and sessions with findings.
 type tested struct {
 	html  []byte
 	hours map[string][2]int
 }
 
-// zone returns a time zone with a change of the clock in the week of the page.
+// zone returns a time zone whose clock changes in the page's week.
 func zone(t *testing.T) *time.Location {
 	t.Helper()
 	zone, err := time.LoadLocation("Europe/Berlin")
@@ -122,8 +122,8 @@ func page(t *testing.T) tested {
 	return tested{b.Bytes(), hours}
 }
 
-// frame shows the page in a frame of the given width, opens all details, and writes the
-// result into its title. The script belongs to the test, because the page has no script.
+// frame shows the page in a frame of the given width, opens all details, and writes the result into
+// its title. The script belongs to the test, because the page has no script.
 const frame = `<!DOCTYPE html><link rel="icon" href="data:,"><style>iframe{border:0;width:%dpx;height:4000px}</style><iframe src="/page"></iframe>
 <script>onload = () => {
 	const d = frames[0].document, w = frames[0], all = (of, what) => [...of.querySelectorAll(what)];
@@ -132,7 +132,7 @@ const frame = `<!DOCTYPE html><link rel="icon" href="data:,"><style>iframe{borde
 	const wide = all(d, 'body *').filter(x => !x.closest('svg') && !x.closest('.scroll') &&
 		right(x) > (x.parentElement.closest('section') ? right(x.closest('section')) - (x.closest('.numbers') ? 0 : 8) : w.innerWidth) + 0.5);
 
-	// Contrast, as WCAG 2 defines it.
+	// Contrast as defined by WCAG 2.
 	const rgba = text => { const n = text.match(/[\d.]+/g).map(Number); return n.length < 4 ? [...n, 1] : n; };
 	const light = c => { const [r, g, b] = c.slice(0, 3).map(v => { v /= 255; return v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4; }); return .2126 * r + .7152 * g + .0722 * b; };
 	const ratio = (a, b) => { const [x, y] = [light(rgba(a)), light(rgba(b))].sort((x, y) => y - x); return (x + .05) / (y + .05); };
@@ -150,14 +150,14 @@ const frame = `<!DOCTYPE html><link rel="icon" href="data:,"><style>iframe{borde
 		const cell = x.tagName == 'text' && x.parentElement.querySelector(':scope > rect');
 		check(x, x.tagName == 'text' ? w.getComputedStyle(x).fill : w.getComputedStyle(x).color, cell ? w.getComputedStyle(cell).fill : paper(x));
 	}
-	// The bars and cells that have a meaning.
+	// The bars and cells that carry information.
 	const weak = [];
 	for (const x of all(d, 'rect.calm, rect.hot')) {
 		const r = ratio(w.getComputedStyle(x).fill, paper(x));
 		if (r < 3) weak.push(r.toFixed(2) + ' ' + x.getAttribute('class'));
 	}
 
-	// Each filter shows as many rows as it says.
+	// Each filter must show as many rows as it announces.
 	const filters = [];
 	let choices = 0;
 	for (const rows of all(d, '.rows')) for (const input of all(rows, 'input')) {
@@ -186,7 +186,7 @@ type seen struct {
 	Headings, Paper, Ink                            string
 }
 
-// show returns the result of the frame for a page of the given width.
+// show returns the frame's result for a page of the given width.
 func show(t *testing.T, chromium string, page []byte, width int, dark bool) (got seen) {
 	t.Helper()
 	var mu sync.Mutex
@@ -232,10 +232,9 @@ func show(t *testing.T, chromium string, page []byte, width int, dark bool) (got
 	return got
 }
 
-// TestBrowser checks the page in Chromium. The page must not load a resource or run a
-// script, and must fit the width of the window. The page must follow the colour scheme of
-// the reader with the contrast of WCAG 2 AA. The headings, links, filters and cells must
-// be correct.
+// TestBrowser checks the page in Chromium. The page must not load a resource or run a script, and
+// must fit the window's width. The page must follow the reader's colour scheme with the contrast of
+// WCAG 2 AA. The headings, links, filters and cells must be correct.
 func TestBrowser(t *testing.T) {
 	require.Full(t)
 	chromium := require.Program(t, "chromium")
@@ -271,7 +270,7 @@ func TestBrowser(t *testing.T) {
 	}
 }
 
-// checkCells checks the titles of the cells by weekday and hour.
+// checkCells checks the cells' titles by weekday and hour.
 func checkCells(t *testing.T, titles []string, hours map[string][2]int) {
 	t.Helper()
 	if len(titles) != 7*24 {

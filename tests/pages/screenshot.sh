@@ -1,6 +1,6 @@
 #!/bin/sh
-# Make docs/report.png, the screenshot of the page in README.md, from a month of
-# simulated mail (tests/month) with a running filter. Run it in the top directory. It
+# Create docs/report.png, the screenshot in README.md, from a month of simulated mail
+# (tests/month) with a running filter. Run the script in the top directory. The script
 # needs Chromium.
 set -eu
 
@@ -15,7 +15,7 @@ done
 go build -o "$dir/demo" ./tests/pages/demo
 (cd "$dir" && ./demo -dir .)
 
-# A filter that waits for sessions, so that the page shows its status.
+# Run a filter without sessions, so that the page shows its status.
 mkfifo "$dir/smtpd"
 (cd "$dir" && exec ./filter-scanwatch -f scanwatch.conf <smtpd >/dev/null 2>log) &
 filter=$!

@@ -21,7 +21,7 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// attacks returns the number of times that each command runs while it is attacked.
+// attacks returns how often each command runs while it is attacked.
 func attacks() int {
 	if testing.Short() {
 		return 5
@@ -58,9 +58,8 @@ func finding(t *testing.T, dir string) {
 	}
 }
 
-// TestAttackImport checks that an import by root changes no file outside the state
-// directory, regardless of the actions of the owner. New files must belong to the owner
-// of the directory.
+// TestAttackImport checks that an import by root changes no file outside the state directory, even
+// if the directory's owner interferes. New files must belong to the directory's owner.
 func TestAttackImport(t *testing.T) {
 	stream, err := os.ReadFile("../streams/7.9/bad-helo.in")
 	if err != nil {
@@ -91,15 +90,15 @@ func TestAttackImport(t *testing.T) {
 	}
 }
 
-// TestAttackExport checks that root neither replaces nor removes a file outside the
-// directory of another user.
+// TestAttackExport checks that root neither replaces nor removes a file outside another user's
+// directory.
 func TestAttackExport(t *testing.T) {
 	state := filepath.Join(t.TempDir(), "state")
 	filterproc.Start(t, "-s", state).End(0)
 	finding(t, state)
 	for _, c := range []struct {
 		name string
-		args []string // FILE is in the directory that is attacked
+		args []string // FILE is in the attacked directory
 	}{
 		{"export", []string{"export", "pf", "--evidence", "any", "--diff", "FILE.state", "-o", "FILE"}},
 		{"page", []string{"report", "--html", "FILE"}},
@@ -137,8 +136,8 @@ func TestAttackExport(t *testing.T) {
 	})
 }
 
-// TestAttackSocket checks that a command of root does not connect to another socket of
-// root. The owner of the state directory may not use that socket.
+// TestAttackSocket checks that a command run by root does not connect to another of root's sockets.
+// The state directory's owner may not use that socket.
 func TestAttackSocket(t *testing.T) {
 	s := attacker.New(t)
 	name := filepath.Join(s.Victim, "socket")
@@ -164,8 +163,8 @@ func TestAttackSocket(t *testing.T) {
 	}
 }
 
-// TestAttackFilter checks that a filter that is started as root continues as the owner of
-// its state directory. The files of the filter must belong to the owner of the directory.
+// TestAttackFilter checks that a filter started as root continues as the owner of its state
+// directory. The filter's files must belong to the directory's owner.
 func TestAttackFilter(t *testing.T) {
 	s := attacker.New(t, "other")
 	p := filterproc.Start(t, "-s", s.Dir)

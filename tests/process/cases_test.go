@@ -2,8 +2,8 @@
 
 package process
 
-// This file contains cases that need the programs. The cases are about exports, files of
-// friends, unban, a restart without the state, and check.
+// This file contains cases that need the programs. The cases test exports, friends files, unban, a
+// restart without the state, and check.
 
 import (
 	"net/netip"
@@ -54,14 +54,14 @@ func begin(t *testing.T, preset string, edit func(policy, dir string) string, no
 	return s
 }
 
-// write writes a file in the directory of the configuration.
+// write writes a file to the configuration's directory.
 func (s *play) write(name, text string) {
 	if err := os.WriteFile(filepath.Join(filepath.Dir(s.conf), name), []byte(text), 0o644); err != nil {
 		s.t.Fatal(err)
 	}
 }
 
-// start starts the filter, or starts it again.
+// start starts or restarts the filter.
 func (s *play) start() {
 	s.t.Helper()
 	s.p = filterproc.Start(s.t, "-f", s.conf, "-s", s.dir)
@@ -127,7 +127,7 @@ func former(n int) (local []string) {
 	return local
 }
 
-// odd plays an old program that writes to former users. Unknown clients that write to
+// odd plays an old program that sends mail to former users. Unknown clients that send mail to
 // former users are rejected.
 func (s *play) odd(addr string) *simulate.Client {
 	return s.Deliver(host(addr, "", "User"), "scanner@printer.example", append(former(6), "alice")...)
@@ -161,9 +161,8 @@ func friendsFile(text, dir string) string {
 	return regexp.MustCompile(`(?m)^table <friends> .*$`).ReplaceAllLiteralString(text, `table <friends> file "`+filepath.Join(dir, "friends")+`"`)
 }
 
-// TestFriendsFile checks that an unreadable file of friends after a restart causes no
-// permanent rejection of friends. Each line of the file must have an effect or be an
-// error.
+// TestFriendsFile checks that friends are not rejected permanently if their file is unreadable
+// after a restart. Each line of the file must have an effect or cause an error.
 func TestFriendsFile(t *testing.T) {
 	for _, preset := range []string{"standard", "tight"} {
 		s := begin(t, preset, friendsFile, time.Now().AddDate(0, 0, -20))
@@ -223,7 +222,7 @@ func TestUnban(t *testing.T) {
 			s.Login(office, "alice", 1, false)
 			s.Wait(time.Minute)
 		}
-		s.Connect(host("192.0.2.200", "", "-")).Leave() // its answer follows all earlier events
+		s.Connect(host("192.0.2.200", "", "-")).Leave() // the answer follows all earlier events
 		s.scanwatch("unban", "198.51.100.33")
 		s.Wait(time.Minute)
 		look := s.Login(office, "", 0, false)

@@ -17,9 +17,8 @@ table <local-domains> { "example.org" }
 rule bot phase { helo, mail-from } match evidence botnet-helo disconnect "554 5.7.1 bot" ban 7d
 `
 
-// TestClock checks that a wrong clock neither ends bans nor makes them permanent.
-// Standing must remain. The clock is ten years ahead or in 1970, briefly or during a
-// restart.
+// TestClock checks that a wrong clock neither ends bans nor makes them permanent. Standing must
+// remain. The clock is ten years ahead or in 1970, briefly or during a restart.
 func TestClock(t *testing.T) {
 	day := 24 * time.Hour
 	for _, wrong := range []time.Time{time.Now().Add(3650 * day), time.Unix(100, 0)} {
@@ -78,10 +77,10 @@ func (s *play) barred(hosts ...simulate.Host) {
 	}
 }
 
-// state states that there are n bans of a week, also in an export. The host with mail
-// must be trusted.
+// state states that there are n bans of a week, also in an export. The host with mail must be
+// trusted.
 func (s *play) state(when string, n int) {
-	s.Connect(host("192.0.2.200", "", "-")).Leave() // its answer follows all events before
+	s.Connect(host("192.0.2.200", "", "-")).Leave() // the answer follows all earlier events
 	s.Check(strings.Contains(s.scanwatch("status"), "1 host known, 1 trusted") || strings.Contains(s.scanwatch("status"), "0 hosts known, 1 trusted"), "%s: status %s", when, s.scanwatch("status"))
 	for _, args := range [][]string{{"bans", "--json"}, {"export", "json"}} {
 		out := s.scanwatch(args...)

@@ -13,9 +13,9 @@ import (
 	"scanwatch/tests/internal/filterproc"
 )
 
-// TestExportExempts checks that an export with a running filter exempts the same hosts as
-// the filter, or fails. The test exports without the configuration of the filter, with
-// another configuration, and after a file of exempt hosts has become empty.
+// TestExportExempts checks that an export either exempts the same hosts as the running filter, or
+// fails. The test exports without the filter's configuration, with another configuration, and after
+// a file of exempt hosts has become empty.
 func TestExportExempts(t *testing.T) {
 	dir := t.TempDir()
 	state, conf, friends, list := filepath.Join(dir, "state"), filepath.Join(dir, "scanwatch.conf"), filepath.Join(dir, "friends"), filepath.Join(dir, "list")
@@ -70,7 +70,7 @@ func TestExportExempts(t *testing.T) {
 	}
 	p.End(0)
 
-	// After a restart, the filter does not know the previous content of the file.
+	// After a restart, the filter does not know the file's previous content.
 	const empty = "the file of the table <partners> is empty; if this is intended, write a comment into it"
 	write(friends, "")
 	p = filterproc.Start(t, "-f", conf, "-s", state)
@@ -85,9 +85,9 @@ func TestExportExempts(t *testing.T) {
 	}
 }
 
-// TestExportLostState checks exports after the loss of state.db, before and after the
-// next start of the filter. Findings are never exported, because the new state.db may
-// lack hosts with mail. Bans are exported only after the operator has accepted the loss.
+// TestExportLostState checks exports after state.db was lost, before and after the filter's next
+// start. Findings are never exported, because the new state.db may lack hosts with mail. Bans are
+// exported only after the operator has accepted the loss.
 func TestExportLostState(t *testing.T) {
 	zero := func(t *testing.T, name string) {
 		if err := os.WriteFile(name, make([]byte, 65536), 0o600); err != nil {

@@ -19,8 +19,8 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// TestForward checks that the companion forward receives the events of a real filter as its
-// own user, is in the status, and counts a restart of the filter as a gap.
+// TestForward checks that the companion forward receives a real filter's events as its own user,
+// appears in the status, and counts a restart of the filter as a gap.
 func TestForward(t *testing.T) {
 	if os.Geteuid() != 0 {
 		require.Missing(t, "the test needs root, to run a service as another user")
@@ -98,14 +98,14 @@ func TestForward(t *testing.T) {
 	}
 	filterproc.Eventually(t, "the service in the status", running)
 	filterproc.Eventually(t, "a batch with the ban", func() bool {
-		command("ban", "--for", "1h", "203.0.113.9") // again, because the service may not have watched yet
+		command("ban", "--for", "1h", "203.0.113.9") // ban again, because the service may not have been watching yet
 		events, _ := batches()
 		return slices.Contains(events, "ban 203.0.113.9/32")
 	})
 	if n := filterproc.AnonymousMemory(t, service.Process.Pid); n > 32<<20 {
 		t.Errorf("the service uses %d MB", n>>20)
 	}
-	_, before := batches() // the start of the service is a gap
+	_, before := batches() // the service's start is a gap
 	f.End(0)
 	filterproc.Start(t, "-f", conf)
 	filterproc.Eventually(t, "the socket", cli.Listens(state))

@@ -17,8 +17,8 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// journalScript runs the filter in a mount namespace with its own journald, and prints
-// the journal as JSON.
+// journalScript runs the filter in a mount namespace with a separate journald, and prints the
+// journal as JSON.
 const journalScript = `mount -t tmpfs tmpfs /run
 mkdir -p /run/systemd/journal
 /lib/systemd/systemd-journald 2>/dev/null & journald=$!
@@ -34,8 +34,8 @@ journalctl --sync
 journalctl -t filter-scanwatch -o json --no-pager
 `
 
-// TestJournal checks that journald stores the lines of log syslog with their priorities,
-// and that journalctl selects them as the manual says.
+// TestJournal checks that journald stores the lines of log syslog with their priorities, and that
+// journalctl selects them as the manual describes.
 func TestJournal(t *testing.T) {
 	if os.Geteuid() != 0 {
 		require.Missing(t, "a mount namespace needs root")
@@ -66,7 +66,7 @@ func TestJournal(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v: %s%s", err, out, problem.String())
 	}
-	found := map[string]string{} // priorities by the first words of the lines
+	found := map[string]string{} // priorities by the lines' first words
 	for line := range strings.Lines(string(out)) {
 		var entry struct {
 			Message  string `json:"MESSAGE"`

@@ -16,10 +16,9 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// TestMode checks that observe mode immediately stops all enforcement, including bans and
-// the rejection of a client that was already rejected. The mode survives a restart and a
-// reload, and ends by command or at its time. If the mode file is invalid, the mode only
-// ends by command.
+// TestMode checks that observe mode immediately stops all enforcement, including bans and the
+// rejection of a client that was already rejected. The mode survives a restart and a reload, and
+// ends by command or at the given time. If the mode file is invalid, the mode ends only by command.
 func TestMode(t *testing.T) {
 	const host, banned = "203.0.113.7", "198.51.100.9"
 	dir, conf := t.TempDir(), filepath.Join(t.TempDir(), "scanwatch.conf")

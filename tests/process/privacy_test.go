@@ -62,8 +62,8 @@ report|0.7|1795219328.000002|smtp-in|tx-rcpt|00000000000000a1|31f211ba|%[2]s|%[1
 `, address, result, reply)
 }
 
-// TestPrivacy checks that records, log and events contain no more than the setting
-// allows. With the key, `why` must find hashed mailboxes.
+// TestPrivacy checks that records, log and events contain no more than the setting allows. With the
+// key, `why` must find hashed mailboxes.
 func TestPrivacy(t *testing.T) {
 	for _, c := range []struct {
 		how string
@@ -157,8 +157,8 @@ func TestNoKey(t *testing.T) {
 	}
 }
 
-// writeRules writes a configuration with a rule that is unknown for a hash. The other
-// rules of the configuration have an answer.
+// writeRules writes a configuration with one rule that is unknown for a hash. All other rules can
+// be evaluated.
 func writeRules(t *testing.T, dir string) string {
 	name := filepath.Join(dir, "rules.conf")
 	err := os.WriteFile(name, []byte(`table <local-domains> { example.org }

@@ -46,8 +46,8 @@ func TestSignals(t *testing.T) {
 	}
 }
 
-// TestStateDirectoryTrouble checks that the filter works without a usable state
-// directory, and logs the error.
+// TestStateDirectoryTrouble checks that the filter works without a usable state directory, and logs
+// the error.
 func TestStateDirectoryTrouble(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
@@ -65,8 +65,8 @@ func TestStateDirectoryTrouble(t *testing.T) {
 	}
 }
 
-// TestSecondFilter checks that a second filter with the same state directory does no harm
-// and logs the conflict.
+// TestSecondFilter checks that a second filter in the same state directory does no harm, and that
+// the conflict is logged.
 func TestSecondFilter(t *testing.T) {
 	dir := t.TempDir()
 	first := filterproc.Start(t, "-s", dir)
@@ -106,7 +106,7 @@ func TestReload(t *testing.T) {
 	if got := p.Ask(1, "ylmf-pc"); !strings.HasPrefix(got, first) {
 		t.Errorf("answer %q", got)
 	}
-	cli.Run(t, dir, "flush") // the socket is there
+	cli.Run(t, dir, "flush") // the socket exists
 	write("mode enforce\nrule bad phase helo macth helo \"x\" disconnect\n")
 	if err := reload(); err == nil {
 		t.Error("a broken configuration was taken")
@@ -125,8 +125,7 @@ func TestReload(t *testing.T) {
 	if err := p.Cmd.Process.Signal(syscall.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
-	// Ask until the new policy answers. The time limit of go test ends the loop on
-	// failure.
+	// Ask until the new policy answers. The time limit of go test ends the loop on failure.
 	for i := 4; !strings.HasPrefix(p.Ask(i, "ylmf-pc"), `disconnect|554 5.7.1 third [`); i++ {
 	}
 	if log := p.End(0); !strings.Contains(log, "scanwatch.conf:2:21: `macth`") || !strings.Contains(log, "scanwatch check") {
@@ -134,8 +133,8 @@ func TestReload(t *testing.T) {
 	}
 }
 
-// TestRemovedWord checks a configuration of an earlier version with a removed word. The
-// filter observes, and the log names the replacement.
+// TestRemovedWord checks an earlier version's configuration that uses a removed word. The filter
+// must observe, and the log must name the replacement.
 func TestRemovedWord(t *testing.T) {
 	dir := t.TempDir()
 	conf := filepath.Join(dir, "scanwatch.conf")
@@ -154,8 +153,8 @@ func TestRemovedWord(t *testing.T) {
 	}
 }
 
-// TestBrokenConfiguration checks that an invalid configuration does not end the filter,
-// because smtpd would also end.
+// TestBrokenConfiguration checks that an invalid configuration does not end the filter, because
+// smtpd would then exit.
 func TestBrokenConfiguration(t *testing.T) {
 	dir := t.TempDir()
 	conf := filepath.Join(dir, "scanwatch.conf")

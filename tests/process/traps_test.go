@@ -2,8 +2,8 @@
 
 package process
 
-// This file checks configurations that look correct but are faulty. The package that
-// writes test databases does not compile if int has 32 bits.
+// This file checks configurations that look correct but are faulty. The package that writes test
+// databases does not compile if int has 32 bits.
 
 import (
 	"bytes"
@@ -22,12 +22,12 @@ import (
 	servers "scanwatch/tests/internal/smtpd"
 )
 
-// A trap is a faulty configuration with a similar correct configuration.
+// A trap is a faulty configuration, with a similar correct one.
 type trap struct {
 	name, bad, good string
 	files           map[string]string
-	// works, if not nil, reports whether a filter obeys the faulty configuration. If the
-	// filter obeys, check need not report a problem.
+	// works, if not nil, reports whether a filter obeys the faulty configuration. If the filter
+	// obeys, check need not report a problem.
 	works func(s *cases.Server) bool
 	// in and out are clients. If a filter with the faulty configuration rejects all of in
 	// and accepts all of out, check need not report a problem.
@@ -110,7 +110,7 @@ func database(kind string, row mmdbtype.Map) string {
 	return b.String()
 }
 
-// checked returns the errors and warnings of check about a configuration.
+// checked returns check's errors and warnings about a configuration.
 func checked(t *testing.T, lines string, files map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -130,7 +130,7 @@ func checked(t *testing.T, lines string, files map[string]string) string {
 	return ""
 }
 
-// obeyed reports whether a filter with the faulty configuration obeys it.
+// obeyed reports whether a filter obeys the faulty configuration.
 func (tt *trap) obeyed(t *testing.T) bool {
 	t.Helper()
 	if tt.works != nil {

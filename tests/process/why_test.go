@@ -14,8 +14,8 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// TestWhyShowsTheRuleThatDecided checks that why shows the text of the rule at the time
-// of the decision, even after a change of the configuration.
+// TestWhyShowsTheRuleThatDecided checks that why shows the rule's text at the time of the decision,
+// even after the configuration has changed.
 func TestWhyShowsTheRuleThatDecided(t *testing.T) {
 	dir, conf := t.TempDir(), filepath.Join(t.TempDir(), "scanwatch.conf")
 	write := func(text string) {

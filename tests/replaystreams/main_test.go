@@ -1,7 +1,6 @@
 //go:build linux
 
-// Package replaystreams runs the filter on recorded streams of all versions of
-// smtpd.
+// Package replaystreams runs the filter on recorded streams from all versions of smtpd.
 package replaystreams
 
 import (

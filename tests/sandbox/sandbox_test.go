@@ -17,9 +17,8 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// TestSandbox checks all file accesses of a running filter in its sandbox. The filter
-// creates its state directory and reads files that are replaced. A file that the sandbox
-// excludes is logged.
+// TestSandbox checks all file accesses of a running filter in its sandbox. The filter creates its
+// state directory, and reads files that are replaced. A file outside the sandbox is logged.
 func TestSandbox(t *testing.T) {
 	dir := t.TempDir()
 	in := func(name string) string { return filepath.Join(dir, name) }

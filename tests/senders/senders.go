@@ -1,7 +1,6 @@
-// Package senders contains forms of legitimate senders for tests. The forms have real
-// names, greetings and addresses of large providers, mailing services, rented servers,
-// companies, universities and home lines. Names of small sites are replaced by example
-// names.
+// Package senders lists kinds of legitimate senders for tests. The senders have real names,
+// greetings and addresses of large providers, mailing services, rented servers, companies,
+// universities and home lines. Example names replace the names of small sites.
 package senders
 
 import (
@@ -15,21 +14,21 @@ import (
 //go:embed senders.tsv
 var table string
 
-// A Sender is one form of a legitimate sender.
+// A Sender is a kind of legitimate sender.
 type Sender struct {
 	Line   int        // in senders.tsv
 	RDNS   string     // reverse DNS name; empty for none
 	FCrDNS string     // pass, fail or error
 	Helo   string     // greeting
-	Note   string     // description; after "tight:" the reason for which that policy may reject it
-	Addr   netip.Addr // a real address if it matters, otherwise one of 198.18.0.0/15
+	Note   string     // description; after "tight:" the reason why tight may reject the sender
+	Addr   netip.Addr // a real address if it matters, otherwise an address in 198.18.0.0/15
 }
 
 func (s *Sender) String() string {
 	return fmt.Sprintf("line %d: %s (%s, fcrdns %s) greets %s (%s)", s.Line, s.Addr, s.RDNS, s.FCrDNS, s.Helo, s.Note)
 }
 
-// All returns all forms. A form without an address gets an address in a separate network.
+// All returns all senders. A sender without an address receives an address in a separate network.
 func All() (list []Sender) {
 	for i, line := range strings.Split(strings.TrimSuffix(table, "\n"), "\n") {
 		if strings.HasPrefix(line, "#") || strings.HasPrefix(line, "rdns\t") {
@@ -51,8 +50,8 @@ func All() (list []Sender) {
 	return list
 }
 
-// Variants yields s and variants of s. The variants have different letter case, a
-// trailing dot, and names that DNS does not return or confirm.
+// Variants yields s and variants of it. The variants differ in letter case, have a trailing dot, or
+// have names that DNS does not return or confirm.
 func (s Sender) Variants() iter.Seq[Sender] {
 	return func(yield func(Sender) bool) {
 		upper, dot, unconfirmed, nameless := s, s, s, s

@@ -1,7 +1,7 @@
 //go:build linux
 
-// Package serve runs the filter and the companion that answers DNS queries. The clients
-// are dig, a real Postfix and a real Sendmail. rbldnsd must give the same answers.
+// Package serve tests the filter with the companion that answers DNS queries. The clients are dig,
+// a real Postfix and a real Sendmail. rbldnsd must give the same answers.
 package serve
 
 import (
@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 	smtpd.Main(m, "scanwatch/cmd/filter-scanwatch", "scanwatch/cmd/scanwatch")
 }
 
-// companionUser is the user of the companion. The user has no account.
+// companionUser is the companion's user ID. The user has no account.
 const companionUser = 4002
 
 // A service is a running companion.
@@ -61,7 +61,7 @@ func startWith(t *testing.T, conf string, attr *syscall.SysProcAttr) *service {
 	}
 	s := &service{t: t, dir: t.TempDir()}
 	s.conf = s.path("scanwatch.conf")
-	// Other users must be able to reach the files and the programs.
+	// Other users need access to the files and programs.
 	for _, dir := range []string{filepath.Dir(s.dir), s.dir, filepath.Dir(smtpd.Bin("scanwatch"))} {
 		if err := os.Chmod(dir, 0o755); err != nil {
 			t.Fatal(err)
@@ -112,7 +112,7 @@ func (s *service) scanwatch(args ...string) string {
 	return cli.Run(s.t, s.path("state"), append([]string{"-f", s.conf}, args...)...)
 }
 
-// reversed returns the name of an IPv4 address in a zone.
+// reversed returns an IPv4 address's name in a zone.
 func reversed(addr, zone string) string {
 	b := netip.MustParseAddr(addr).As4()
 	return fmt.Sprintf("%d.%d.%d.%d.%s", b[3], b[2], b[1], b[0], zone)
@@ -141,8 +141,7 @@ func waitFor(t *testing.T, want string, args ...string) {
 	filterproc.Eventually(t, fmt.Sprintf("dig %v: %q", args, want), func() bool { return dig(t, append(args, "+short")...) == want })
 }
 
-// TestServe checks the answers to dig while the filter and the service start, change and
-// stop.
+// TestServe checks the answers to dig while the filter and the service start, change and stop.
 func TestServe(t *testing.T) {
 	require.Program(t, "dig")
 	s := start(t, zones)
@@ -233,8 +232,8 @@ func TestServe(t *testing.T) {
 	}
 }
 
-// TestFoundHosts checks that the export in the manual publishes the hosts that the filter
-// has found, and that its format empties the zone if there are no hosts.
+// TestFoundHosts checks that the manual's export publishes the hosts that the filter has detected,
+// and that its format empties the zone if there are no hosts.
 func TestFoundHosts(t *testing.T) {
 	require.Program(t, "dig")
 	page, err := os.ReadFile("../../man/scanwatch.8")
@@ -272,7 +271,7 @@ func TestFoundHosts(t *testing.T) {
 	waitFor(t, "", name)
 }
 
-// confined checks the user and the restrictions of the service.
+// confined checks the service's user and restrictions.
 func (s *service) confined() {
 	s.t.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.cmd.Process.Pid))
@@ -286,7 +285,7 @@ func (s *service) confined() {
 	}
 }
 
-// TestRoot checks that a service that root has started gives up its rights.
+// TestRoot checks that a service started by root gives up root's rights.
 func TestRoot(t *testing.T) {
 	require.Program(t, "dig")
 	s := startWith(t, zones, nil)
@@ -300,7 +299,7 @@ func TestRoot(t *testing.T) {
 	}
 }
 
-// TestRBLDNSD checks that the zone of a file has the same addresses as rbldnsd serves.
+// TestRBLDNSD checks that a zone from a file contains the same addresses as rbldnsd serves.
 func TestRBLDNSD(t *testing.T) {
 	require.Program(t, "rbldnsd")
 	s := start(t, zones)
@@ -379,7 +378,7 @@ func listed(t *testing.T, r *net.Resolver, a netip.Addr) bool {
 	return err == nil && len(addrs) == 1
 }
 
-// recipe returns the configuration of a mail server in the manual.
+// recipe returns a mail server's configuration from the manual.
 func recipe(t *testing.T, server string) string {
 	t.Helper()
 	page, err := os.ReadFile("../../man/scanwatch.8")
@@ -395,8 +394,8 @@ func recipe(t *testing.T, server string) string {
 	return text
 }
 
-// mainCF is the configuration of Postfix without the block list, with the directories of
-// the test. A process of Postfix caches the answers of block lists until it ends.
+// mainCF is Postfix's configuration without the block list, with the test's directories. A Postfix
+// process caches answers of block lists until it exits.
 const mainCF = `compatibility_level = 3.6
 queue_directory = %[1]s/queue
 data_directory = %[1]s/data
@@ -443,12 +442,12 @@ func consumers(t *testing.T, program string) string {
 	return root
 }
 
-// withLibraries returns the environment of an unpacked program.
+// withLibraries returns the environment for an unpacked program.
 func withLibraries(root string) []string {
 	return append(os.Environ(), "LD_LIBRARY_PATH="+root+"/usr/lib/postfix:"+root+"/usr/lib/x86_64-linux-gnu:"+root+"/lib/x86_64-linux-gnu")
 }
 
-// resolve makes the companion the resolver of this host, in the namespace of the test.
+// resolve configures the companion as this host's resolver in the test's namespace.
 func (s *service) resolve() {
 	s.t.Helper()
 	s.write("resolv.conf", "nameserver 127.0.0.1\n")
@@ -499,7 +498,7 @@ func startPostfix(s *service) {
 	})
 }
 
-// deliver connects as a client and returns the reply of Postfix to a recipient.
+// deliver connects as a client and returns Postfix's reply to a recipient.
 func deliver(t *testing.T, from string) string {
 	t.Helper()
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
@@ -523,7 +522,7 @@ func deliver(t *testing.T, from string) string {
 	return reply
 }
 
-// smtpText is a connection with replies of one line.
+// smtpText is a connection with one-line replies.
 type smtpText struct {
 	t *testing.T
 	net.Conn
@@ -548,8 +547,8 @@ func (c smtpText) reply() string {
 	return strings.TrimSpace(string(line))
 }
 
-// TestPostfix checks that a real Postfix rejects a banned host with the reason. After the
-// ban is revoked, Postfix must accept the host.
+// TestPostfix checks that a real Postfix rejects a banned host and gives the reason. Once the ban
+// is revoked, Postfix must accept the host.
 func TestPostfix(t *testing.T) {
 	require.Full(t)
 	s := start(t, zones)
@@ -577,7 +576,7 @@ func TestPostfix(t *testing.T) {
 	}
 }
 
-// TestSendmail checks that Sendmail with the line in the manual rejects a banned host.
+// TestSendmail checks that Sendmail, configured with the manual's line, rejects a banned host.
 func TestSendmail(t *testing.T) {
 	require.Full(t)
 	require.Program(t, "m4")

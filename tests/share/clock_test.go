@@ -16,13 +16,13 @@ import (
 	"scanwatch/tests/internal/filterproc"
 )
 
-// A clockProxy is a proxy for a server that changes the time in its replies.
+// A clockProxy is a proxy that changes the time in a server's replies.
 type clockProxy struct {
 	port  int
 	shift atomic.Int64 // seconds
 }
 
-// timeReply matches the reply to TIME. Nothing else has this form.
+// timeReply matches the reply to TIME. No other reply has this form.
 var timeReply = regexp.MustCompile(`\*2\r\n\$10\r\n(\d{10})\r\n(\$\d\r\n\d+\r\n)`)
 
 func newClockProxy(t *testing.T, s *server) *clockProxy {
@@ -84,7 +84,7 @@ func (p *clockProxy) replies(to io.Writer, from io.Reader) {
 	}
 }
 
-// left returns the text of the remaining time of a ban.
+// left returns how long a ban remains, as text.
 func (h *host) left(addr string) string {
 	h.t.Helper()
 	for line := range strings.Lines(h.scanwatch("bans")) {
@@ -95,8 +95,8 @@ func (h *host) left(addr string) string {
 	return ""
 }
 
-// TestServerClock corrects the clock of the server, and sets it wrong again. No ban may
-// become longer or shorter.
+// TestServerClock corrects the server's clock, and sets it wrong again. No ban may become longer or
+// shorter.
 func TestServerClock(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, "redis")
@@ -149,7 +149,7 @@ func TestServerClock(t *testing.T) {
 	check("after the wrong times")
 }
 
-// TestFalseNames adds more names to the set of hosts than there may be hosts.
+// TestFalseNames adds more names to the set of hosts than the maximum number of hosts.
 func TestFalseNames(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, "redis")
@@ -165,7 +165,7 @@ func TestFalseNames(t *testing.T) {
 	for i := range 150 {
 		s.cli("hset", fmt.Sprint("{scanwatch}:rows:aa", i), "x", "y")
 	}
-	_ = a.companion.Process.Kill() // mx1 is only known by its rows
+	_ = a.companion.Process.Kill() // mx1 is known only by its rows
 	_ = a.companion.Wait()
 	s.cli("del", "{scanwatch}:alive:mx1")
 	_ = b.companion.Process.Kill()

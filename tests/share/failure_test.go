@@ -70,7 +70,7 @@ func TestServerFails(t *testing.T) {
 	everywhere("198.51.100.3")
 
 	s.cli("flushall")
-	c := f.host("mx3", "") // it reads the rows that the others write again
+	c := f.host("mx3", "") // the companion reads the rows that other hosts write again
 	for i := range 3 {
 		addr := fmt.Sprintf("198.51.100.%d", i+1)
 		filterproc.Eventually(t, "mx3 turns "+addr+" away", c.turnsAway(addr))
@@ -94,8 +94,8 @@ func (s *server) signal(sig syscall.Signal) {
 	}
 }
 
-// certificate creates a certificate of 127.0.0.1, and returns the files of the certificate
-// and its key.
+// certificate creates a certificate for 127.0.0.1, and returns the files that contain the
+// certificate and its key.
 func certificate(t *testing.T, dir string) (cert, key string) {
 	t.Helper()
 	secret, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -125,7 +125,7 @@ func certificate(t *testing.T, dir string) (cert, key string) {
 	return write("cert.pem", "CERTIFICATE", der), write("key.pem", "PRIVATE KEY", private)
 }
 
-// TestConnections connects in each way that the configuration offers.
+// TestConnections connects in every way that can be configured.
 func TestConnections(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -141,7 +141,7 @@ func TestConnections(t *testing.T) {
 		}
 	}
 	for _, c := range []struct {
-		name, to string // PORT is the port of the server
+		name, to string // PORT is replaced by the server's port
 		args     []string
 		prepare  func(*server) (port int)
 	}{
@@ -192,8 +192,8 @@ func (s *server) sentinel() int {
 	return watcher.port
 }
 
-// TestSabotage damages keys of a host, and lets a host with another key wait for a server
-// that loses its keys.
+// TestSabotage corrupts a host's keys, and checks that a host with another fleet key waits when the
+// server loses its keys.
 func TestSabotage(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, "redis")
@@ -223,7 +223,7 @@ func TestSabotage(t *testing.T) {
 	filterproc.Eventually(t, "mx2 rejects the third client", b.turnsAway("198.51.100.3"))
 }
 
-// TestGap stops a companion until the server no longer has the messages that it needs.
+// TestGap stops a companion until the server has dropped the messages that it needs.
 func TestGap(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, "redis")
@@ -242,19 +242,19 @@ func TestGap(t *testing.T) {
 	if err := b.companion.Process.Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
-	a.ban("198.51.100.3") // the message after the gap
+	a.ban("198.51.100.3") // message after the gap
 	for _, addr := range []string{"198.51.100.2", "198.51.100.3"} {
 		filterproc.Eventually(t, "mx2 rejects "+addr, b.turnsAway(addr))
 	}
 }
 
-// reports returns a function that reports whether the status of h contains text, which
-// needs no escapes in JSON.
+// reports returns a function that reports whether h's status contains text, which must not need
+// escapes in JSON.
 func (h *host) reports(text string) func() bool {
 	return func() bool { return strings.Contains(h.scanwatch("status", "--json"), text) }
 }
 
-// TestLoss lets the server lose its rows unnoticed, and then writes a new one.
+// TestLoss lets the server lose its rows unnoticed before a new row is written.
 func TestLoss(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, "redis")
@@ -287,7 +287,7 @@ func TestFull(t *testing.T) {
 	filterproc.Eventually(t, "mx2 has no problem", func() bool { return !strings.Contains(b.scanwatch("status"), "PROBLEM") })
 }
 
-// TestRemedies checks that the status names the remedy if a host cannot connect.
+// TestRemedies checks that the status gives the remedy if a host cannot connect.
 func TestRemedies(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

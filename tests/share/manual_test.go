@@ -14,7 +14,7 @@ import (
 	"scanwatch/tests/internal/require"
 )
 
-// manualBlock returns the literal block after a line of scanwatch(8).
+// manualBlock returns the literal block that follows a line in scanwatch(8).
 func manualBlock(t *testing.T, after string) string {
 	t.Helper()
 	page, err := os.ReadFile("../../man/scanwatch.8")
@@ -30,8 +30,8 @@ func manualBlock(t *testing.T, after string) string {
 	return strings.ReplaceAll(block, `\e`, `\`) + "\n"
 }
 
-// TestManual runs a server with the configuration and the users in scanwatch(8). Hosts
-// share bans, and no host can change what belongs to another one.
+// TestManual runs a server with the configuration and users in scanwatch(8). Hosts share bans, and
+// no host can change another host's keys.
 func TestManual(t *testing.T) {
 	t.Parallel()
 	require.Program(t, "openssl")

@@ -14,7 +14,7 @@ import (
 	"scanwatch/tests/internal/filterproc"
 )
 
-// TestPace measures the time from a ban on one host until another one rejects the client.
+// TestPace measures the time from a ban on one host until another host rejects the client.
 func TestPace(t *testing.T) {
 	f := newFleet(t, newServer(t, "valkey"))
 	a, b, c := f.host("mx1", ""), f.host("mx2", ""), f.host("mx3", "")
@@ -25,7 +25,7 @@ func TestPace(t *testing.T) {
 	var took []time.Duration
 	for i := range 100 {
 		addr := fmt.Sprintf("198.51.100.%d", i)
-		time.Sleep(time.Duration(rand.IntN(1000)) * time.Millisecond) // not in step with the transmissions
+		time.Sleep(time.Duration(rand.IntN(1000)) * time.Millisecond) // out of step with the transmissions
 		a.ban(addr)
 		start := time.Now()
 		for _, h := range []*host{b, c} {
@@ -53,8 +53,8 @@ func (h *host) bans() string {
 	return strings.Join(list, " ")
 }
 
-// TestKills kills a filter, a companion or the server in each round, while bans are imposed
-// and revoked. In the end all hosts have the same bans.
+// TestKills kills a filter, a companion or the server in each round, while bans are imposed and
+// revoked. At the end, all hosts must have the same bans.
 func TestKills(t *testing.T) {
 	s := newServer(t, "redis")
 	f := newFleet(t, s)
@@ -73,7 +73,7 @@ func TestKills(t *testing.T) {
 		victim := hosts[rand.IntN(3)]
 		switch rand.IntN(3) {
 		case 0:
-			victim.scanwatch("flush") // bans of the latest second are lost with the process
+			victim.scanwatch("flush") // a kill loses the last second's bans
 			if err := victim.filter.Cmd.Process.Kill(); err != nil {
 				t.Fatal(err)
 			}
@@ -100,9 +100,9 @@ func TestKills(t *testing.T) {
 	}
 }
 
-// TestKillsTogether kills the filter and the companion of a host in each round, while its
-// latest bans and unbans are being written and sent. In the end all hosts have the same
-// bans, although some of the latest may be lost.
+// TestKillsTogether kills a host's filter and companion in each round, while the host's latest bans
+// and unbans are being written and sent. At the end, all hosts must have the same bans, although
+// some of the latest may be lost.
 func TestKillsTogether(t *testing.T) {
 	s := newServer(t, "redis")
 	f := newFleet(t, s)

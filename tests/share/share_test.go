@@ -21,7 +21,7 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// companionUser is the user id of the companions. The user needs no name.
+// companionUser is the companions' user ID. The user needs no name.
 const companionUser = 54321
 
 // A server is a Valkey or Redis server without a file on disk.
@@ -97,12 +97,12 @@ type host struct {
 	session         int // number of sessions
 }
 
-// A fleet has its hosts in a directory.
+// A fleet is a group of hosts that share their state.
 type fleet struct {
 	t      *testing.T
 	dir    string
 	server *server
-	to     string // the server in the configuration, with its options
+	to     string // server in the configuration, with its options
 	key    string
 }
 
@@ -117,7 +117,7 @@ func newFleet(t *testing.T, s *server) *fleet {
 		f.server, f.to = s, fmt.Sprintf("\"valkey://127.0.0.1:%d\"", s.port)
 	}
 	for _, dir := range []string{filepath.Dir(f.dir), f.dir, filepath.Dir(smtpd.Bin("scanwatch"))} {
-		if err := os.Chmod(dir, 0o755); err != nil { // the companions have to start
+		if err := os.Chmod(dir, 0o755); err != nil { // the companions need access
 			t.Fatal(err)
 		}
 	}
@@ -143,7 +143,7 @@ func (f *fleet) alone(name string) *host {
 	return h
 }
 
-// host starts a host. Each line of more is added to the configuration.
+// host starts a host. The lines in more are added to the configuration.
 func (f *fleet) host(name, more string) *host {
 	f.t.Helper()
 	h := &host{t: f.t, name: name, state: filepath.Join(f.dir, name), run: filepath.Join(f.dir, name+".run"), etc: filepath.Join(f.dir, name+".conf")}

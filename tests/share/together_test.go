@@ -12,7 +12,7 @@ import (
 	"scanwatch/tests/internal/filterproc"
 )
 
-// standard returns the policy standard in enforce mode.
+// standard returns the preset standard in enforce mode.
 func standard(h *host) string {
 	h.t.Helper()
 	return strings.Replace(h.scanwatch("policy", "--print", "standard"), "mode observe", "", 1)
@@ -24,7 +24,7 @@ func (h *host) accepts(g filterproc.Guest) bool {
 	return !slices.ContainsFunc(h.play(g), func(answer string) bool { return answer != "proceed" })
 }
 
-// barrier waits until each host has received all rows of the others.
+// barrier waits until each host has received all rows of the other hosts.
 func barrier(t *testing.T, n int, hosts []*host) {
 	t.Helper()
 	for i, h := range hosts {
@@ -36,9 +36,9 @@ func barrier(t *testing.T, n int, hosts []*host) {
 	}
 }
 
-// TestTogether plays the same clients to three hosts that share their state, in turn, and
-// to one host alone. The only difference is that a client's first memory.Alone recipients
-// on a host count alone.
+// TestTogether plays the same clients to three hosts that share their state, in turn, and to a
+// single host. The only difference is that a client's first memory.Alone recipients on a host count
+// only there.
 func TestTogether(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, newServer(t, "valkey"))
@@ -60,7 +60,7 @@ func TestTogether(t *testing.T) {
 					rejected[i] = round
 				}
 			}
-			for i := range sources { // each sender makes a mistake once
+			for i := range sources { // each sender makes one mistake
 				g := filterproc.Guest{Src: fmt.Sprintf("198.18.%d.9", i), Port: 25, Helo: fmt.Sprintf("mx%d.example.net", i), Mail: true}
 				if round == i+1 {
 					g.Recipients = 1

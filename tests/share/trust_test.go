@@ -20,7 +20,7 @@ func (h *host) try(args ...string) (string, error) {
 	return string(out), err
 }
 
-// export exports the bans of h and returns the name of the file.
+// export exports h's bans and returns the file name.
 func (h *host) export(f *fleet, args ...string) string {
 	h.t.Helper()
 	file := filepath.Join(f.dir, h.name+".facts")
@@ -36,8 +36,8 @@ func (h *host) restart(config string) {
 	h.startFilter()
 }
 
-// TestIgnoreFiles checks that nothing from the file of an ignored host is used, and that
-// its earlier bans end, also after a restart of the filter.
+// TestIgnoreFiles checks that nothing in an ignored host's file is used, and that the host's
+// earlier bans end, even after a restart of the filter.
 func TestIgnoreFiles(t *testing.T) {
 	f := newFleet(t, nil)
 	a, b, c := f.alone("mx1"), f.alone("mx2"), f.alone("mx3")
@@ -59,7 +59,7 @@ func TestIgnoreFiles(t *testing.T) {
 	}
 }
 
-// TestIgnore checks that a ban of a host ends when the host is ignored.
+// TestIgnore checks that a host's bans end when the host is ignored.
 func TestIgnore(t *testing.T) {
 	f := newFleet(t, newServer(t, "redis"))
 	a, b := f.host("mx1", ""), f.host("mx2", "")
@@ -92,8 +92,8 @@ func TestDropFiles(t *testing.T) {
 	}
 }
 
-// TestFriend checks that the unban of a host with another key ends its own bans, but not
-// those of this host and its fleet, even if the host uses the name of one of them.
+// TestFriend checks that an unban from a host with another key ends that host's bans, but not those
+// of this host and its fleet, even if the host uses the name of a host in the fleet.
 func TestFriend(t *testing.T) {
 	f := newFleet(t, nil)
 	a, b := f.alone("mx1"), f.alone("mx2")
@@ -121,8 +121,8 @@ func TestFriend(t *testing.T) {
 	}
 }
 
-// TestReload checks that reload names a change of the statement fleet, and that status shows
-// the options in effect.
+// TestReload checks that reload reports a changed fleet statement, and that status shows the
+// options in effect.
 func TestReload(t *testing.T) {
 	f := newFleet(t, nil)
 	a := f.alone("mx1")

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// An Attack is distributed. Each session comes from a different network. Once 256
-// networks have been used, other hosts in the same networks continue.
+// An Attack is distributed. Each session comes from a different network. After 256 networks, other
+// hosts in the same networks continue.
 type Attack struct {
 	Seed     uint64
 	Start    time.Time
@@ -72,7 +72,7 @@ func Guess(a Attack) iter.Seq[Session] {
 	})
 }
 
-// bot returns a greeting as used by infected computers.
+// bot returns a greeting that infected computers use.
 func bot(r *rand.Rand) string {
 	b := make([]byte, 6+r.IntN(4))
 	for i := range b {
@@ -89,7 +89,7 @@ func (a Attack) sessions(label string, port uint16, write func(s *Session, r *ra
 		for i := range a.Sessions {
 			addr := netip.AddrFrom4([4]byte{198, 19, byte(nets[i%attackNets]), byte(3 + i/attackNets*7%250)})
 			s := Session{Label: label, Start: at, Src: netip.AddrPortFrom(addr, uint16(1024+r.IntN(60_000))), Dst: serverAddr(addr, port), FCrDNS: "fail"}
-			if r.IntN(3) > 0 { // the name that the provider has given to the line
+			if r.IntN(3) > 0 { // the name that the provider has derived for the line
 				b := addr.As4()
 				s.RDNS, s.FCrDNS = fmt.Sprintf("host-%d-%d-%d-%d.isp-%d.example", b[0], b[1], b[2], b[3], b[2]), "pass"
 			}

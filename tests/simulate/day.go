@@ -39,10 +39,10 @@ var cast = []struct {
 	{"early-quit", 15, (*day).earlyQuit},          // disconnects early
 	{"newsletter", 8, (*day).newsletter},          // to many mailboxes, some of which no longer exist
 	{"list", 8, (*day).list},                      // a mailing list with mistyped addresses
-	{"payment", 4, (*day).payment},                // writes once a month from a rented host
+	{"payment", 4, (*day).payment},                // sends mail once a month from a rented host
 	{"former-employee", 0, (*day).formerEmployee}, // forty newsletters to a former mailbox
 	{"monitor", 0, (*day).monitor},                // checks the server every five minutes
-	{"big-burst", 0, (*day).burst},                // thirty connections at a time
+	{"big-burst", 0, (*day).burst},                // thirty concurrent connections
 }
 
 // Labels returns the labels of the sessions in Day.
@@ -53,9 +53,8 @@ func Labels() (labels []string) {
 	return labels
 }
 
-// Day returns about n sessions of a day that starts at Midnight, ordered by time. The
-// same seed always gives the same sessions. The kinds with a fixed number add about 2,000
-// sessions.
+// Day returns about n sessions of a day that starts at Midnight, ordered by time. The same seed
+// always results in the same sessions. The kinds with a fixed number add about 2,000 sessions.
 func Day(seed uint64, n int) iter.Seq[Session] {
 	d := &day{Rand: rand.New(rand.NewPCG(seed, 1))}
 	for _, c := range cast {
@@ -66,7 +65,7 @@ func Day(seed uint64, n int) iter.Seq[Session] {
 	return slices.Values(d.sessions)
 }
 
-// Merge merges two sequences ordered by Start.
+// Merge merges two sequences, each ordered by Start.
 func Merge(a, b iter.Seq[Session]) iter.Seq[Session] {
 	return func(yield func(Session) bool) {
 		next, stop := iter.Pull(b)
@@ -98,7 +97,7 @@ type day struct {
 	nets     int // /24s in use
 	nets6    int
 	firms    int
-	servers  []host // play the kind delivery, and others too
+	servers  []host // play the kind delivery, among others
 }
 
 // A host is a source of sessions.
@@ -210,7 +209,7 @@ func left(i int) string {
 	return fmt.Sprintf("%s.%s%d@%s", firsts[i%len(firsts)], lasts[i*7%len(lasts)], i, Domain)
 }
 
-// known returns n servers, of which a percentage also delivers mail on the simulated day.
+// known returns n servers. The given percentage of them also sends mail on the simulated day.
 func (d *day) known(n, percent int) []host {
 	hosts := d.hosts(n*(100-percent)/100, 3)
 	for len(hosts) < n {
@@ -253,7 +252,7 @@ type script struct {
 	out *Session
 }
 
-// session starts a script. All steps belong to that script until the next one is started.
+// session starts a script. All later steps belong to that script until another session starts.
 func (d *day) session(h *host, at time.Time, port uint16) script {
 	d.sessions = append(d.sessions, Session{
 		Label: d.label, Start: at,
@@ -321,8 +320,8 @@ func (d *day) sender(h *host) string {
 	return pick(d, firsts) + "@" + h.domain
 }
 
-// some returns n distinct recipients. If there are not enough mailboxes, some recipients
-// have subaddresses.
+// some returns n distinct recipients. If there are too few mailboxes, some recipients have
+// subaddresses.
 func (d *day) some(n int) (to []string) {
 	for i, m := range d.Perm(Mailboxes) {
 		if i < n {
@@ -352,7 +351,7 @@ func (d *day) mail(h *host, at time.Time, sender func() string) {
 
 func (d *day) delivery(n int) {
 	hosts := d.hosts(1200, 30)
-	for range max(n/60, 20) { // some of them have IPv6
+	for range max(n/60, 20) { // some of the servers use IPv6
 		hosts = append(hosts, d.firm(d.addr6()))
 	}
 	d.servers = hosts
@@ -474,8 +473,8 @@ func (d *day) retry(n int) {
 	}
 }
 
-// payment generates one notification from each of many senders. The senders' hosts are
-// rented and have DNS names of the cloud provider.
+// payment generates one notification from each of many senders. The senders' hosts are rented, and
+// have DNS names derived by the cloud provider.
 func (d *day) payment(n int) {
 	net, used := d.net(), 0
 	for i := range n {
@@ -616,9 +615,8 @@ func (d *day) laptop(addr netip.Addr) host {
 	return host{addr: addr, rdns: name, fcrdns: "pass", helo: pick(d, names), domain: Domain, rtt: d.between(15*time.Millisecond, 90*time.Millisecond), tls: true, words: Ehlo}
 }
 
-// login generates a session of a user who enters the password wrongly a few times. If
-// right is set, the user finally logs in and sends a message. Otherwise the user gives
-// up.
+// login generates a session of a user that mistypes the password a few times. If right is set, the
+// user eventually logs in and sends a message. Otherwise the user gives up.
 func (d *day) login(h *host, at time.Time, user string, wrong int, right bool) {
 	s := d.session(h, at, 587).greet()
 	for i := range wrong {
@@ -672,8 +670,8 @@ func (d *day) users(n int) {
 	}
 }
 
-// office generates 25 users who share an address and log in all day. Before the users, at
-// night, a phone with an old password connects.
+// office generates 25 users that share an address and log in all day. At night, before the users
+// log in, a phone with an old password connects.
 func (d *day) office(int) {
 	addr := d.net()(44)
 	for i := range 25 {

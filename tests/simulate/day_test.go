@@ -236,7 +236,7 @@ func TestDayHasEveryKind(t *testing.T) {
 	seen := make(map[string]int)
 	for _, s := range day() {
 		seen[s.Label]++
-		if d := s.Start.Sub(simulate.Midnight); d < 0 || d > 25*time.Hour { // a retry may be later
+		if d := s.Start.Sub(simulate.Midnight); d < 0 || d > 25*time.Hour { // a retry may start later
 			t.Errorf("%s begins at %v", s.Label, s.Start)
 		}
 		for _, st := range s.Steps {

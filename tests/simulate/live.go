@@ -1,6 +1,6 @@
 package simulate
 
-// This file simulates clients that decide what to do after each reply, instead of
+// This file simulates clients that decide on each step after the previous reply, instead of
 // following a script.
 
 import (
@@ -14,9 +14,9 @@ import (
 	"scanwatch/filter/smtpd"
 )
 
-// A Live is a simulated server whose clients are Go code. A Live runs on the caller's
-// goroutine, with smtpd.Serve as a coroutine that continues whenever a client waits for
-// an answer. The clock is advanced by clients' commands and by WaitUntil.
+// A Live is a simulated server whose clients are Go code. A Live runs on the caller's goroutine,
+// with smtpd.Serve as a coroutine that continues whenever a client waits for an answer. The clock
+// is advanced by clients' commands and by WaitUntil.
 type Live struct {
 	// Exists reports whether a local part in Domain is a mailbox. The local part is in
 	// lower case and has no subaddress. All other recipients are unknown. Only
@@ -30,11 +30,10 @@ type Live struct {
 	ended    bool
 	wrong    string
 	err      error
-	rcpt     Fate // of the recipient that is requested
+	rcpt     Fate // fate of the requested recipient
 }
 
-// Fate returns the answer that the server gives, without a filter, to the recipient that is
-// requested.
+// Fate returns the server's own answer to the requested recipient.
 func (l *Live) Fate() Fate { return l.rcpt }
 
 // NewLive returns a server whose clock starts at the given time and whose events go to h.
@@ -119,8 +118,7 @@ func (l *Live) exchange(v *visit) {
 	}
 }
 
-// lines is the input to smtpd.Serve. If nothing is left to read, Read switches to the
-// clients.
+// lines is the input to smtpd.Serve. When all input has been read, Read switches to the clients.
 type lines struct {
 	*Live
 	yield func(struct{}) bool
@@ -146,8 +144,8 @@ type Host struct {
 	FCrDNS string // pass, fail or error; by default pass if there is a name
 	Port   uint16 // server port, by default 25; 465 starts with TLS
 	Helo   string
-	// RTT is the time taken by a command. Pace, if not empty, gives the times for the
-	// first commands instead. The last time in Pace applies to all further commands.
+	// RTT is the duration of a command. Pace, if not empty, replaces RTT with a list of durations
+	// for the first commands. Its last duration applies to all further commands.
 	RTT  time.Duration
 	Pace []time.Duration
 }
@@ -244,7 +242,7 @@ func (c *Client) end() {
 	c.Closed = true
 }
 
-// gap waits for the time taken by a command.
+// gap waits for the duration of a command.
 func (c *Client) gap() {
 	d := c.RTT + time.Duration(mix(c.v.id+uint64(c.v.now))%uint64(c.RTT/4+1))
 	if len(c.Pace) > 0 {
@@ -345,7 +343,7 @@ func (c *Client) fate(to string) Fate {
 	return Unknown
 }
 
-// RcptFate requests a recipient for which the server itself gives the answer fate.
+// RcptFate requests a recipient to which the server's own answer is fate.
 func (c *Client) RcptFate(to string, fate Fate) Result {
 	open := c.v.tx.open
 	c.l.rcpt = fate
@@ -376,7 +374,7 @@ func (c *Client) Data() Result {
 // Rset ends the transaction.
 func (c *Client) Rset() Result { return c.say(func() { c.v.rset() }) }
 
-// Command sends a line for which smtpd makes no request to filters.
+// Command sends a line for which smtpd sends no request to filters.
 func (c *Client) Command(line, reply string) Result {
 	return c.say(func() { c.v.client(line); c.v.server(reply) })
 }

@@ -27,8 +27,8 @@ func live(t *testing.T, h smtpd.Handler, port uint16, client func(c *simulate.Cl
 	return c
 }
 
-// TestLiveStream checks that a Live's client results in the same lines as a script with
-// the same commands.
+// TestLiveStream checks that a Live's client causes the same lines as a script with the same
+// commands.
 func TestLiveStream(t *testing.T) {
 	script := []simulate.Step{
 		step(simulate.Ehlo, "client.example.net"), step(simulate.Mail, "bob@example.net"), step(simulate.Rcpt, "alice@example.org"),
@@ -50,7 +50,7 @@ func TestLiveStream(t *testing.T) {
 	}
 }
 
-// TestLiveObeys checks the results of commands when the filter answers them.
+// TestLiveObeys checks the results of commands to which the filter answers.
 func TestLiveObeys(t *testing.T) {
 	for _, tt := range []struct {
 		phase  smtpd.ID

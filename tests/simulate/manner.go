@@ -8,12 +8,12 @@ import (
 	"strings"
 )
 
-// A Manner is the way in which a client requests recipients.
+// A Manner is how a client requests recipients.
 type Manner struct {
 	Sender string             // a@x.example by default
 	Null   bool               // the null sender
 	Per    int                // recipients per transaction; 0 for no limit
-	Before func(i int) string // a recipient to request before each of them
+	Before func(i int) string // a recipient to request before each of the others
 	Send   bool               // complete each transaction with a message
 	Drop   bool               // close the connection without QUIT
 }
@@ -90,7 +90,7 @@ func (l *Live) Blind(h Host, n int, mechanism string) *Client {
 	return c
 }
 
-// Words returns n recipients that do not exist, numbered from start.
+// Words returns n nonexistent recipients, numbered from start.
 func Words(prefix string, start, n int) (to []string) {
 	for i := range n {
 		to = append(to, fmt.Sprintf("%s%03d@%s", prefix, start+i, Domain))
@@ -106,10 +106,9 @@ func Foreign(start, n int) (to []string) {
 	return to
 }
 
-// Told calls visit for each mailbox in Domain for which the server's answer revealed
-// whether it exists. The local part is in lower case and has no subaddress. postmaster
-// and abuse are omitted, because they exist everywhere. If a mailbox was requested twice,
-// it is visited twice.
+// Told calls visit for each mailbox in Domain whose existence the server's answer revealed. The
+// local part is in lower case and has no subaddress. postmaster and abuse are omitted, because they
+// exist everywhere. A mailbox that was requested twice is visited twice.
 func (c *Client) Told(visit func(local string)) {
 	for _, r := range c.Asked {
 		at := strings.LastIndexByte(r.Rcpt, '@')
@@ -122,8 +121,7 @@ func (c *Client) Told(visit func(local string)) {
 	}
 }
 
-// Relayed returns the number of recipients in foreign domains for which the server gave
-// an answer.
+// Relayed returns the number of recipients in foreign domains that the server itself answered.
 func (c *Client) Relayed() (n int) {
 	for _, r := range c.Asked {
 		at := strings.LastIndexByte(r.Rcpt, '@')

@@ -1,7 +1,7 @@
 package simulate
 
-// This file gives the simulated server the mouth of a milter: it translates the requests and
-// reports of smtpd to commands for package milter, as Postfix sends them.
+// This file makes the simulated server speak the milter protocol: it translates smtpd's requests
+// and reports to milter commands, as Postfix would send them.
 
 import (
 	"bufio"
@@ -23,12 +23,12 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// A Milter is a pipeline with its front end for milter. It implements smtpd.Handler for
-// NewLive. Commands that Postfix does not report to a milter are not translated.
+// A Milter is a pipeline with its front end for milters. A Milter implements smtpd.Handler for
+// NewLive. Commands that Postfix does not report to a milter are omitted.
 type Milter struct {
 	*filter.Pipeline
-	// Fate returns the server's own answer to the recipient that is requested. Postfix
-	// tells a milter which recipients it refuses.
+	// Fate returns the server's own answer to the requested recipient. Postfix reports rejected
+	// recipients to milters.
 	Fate func() Fate
 
 	server   milter.Server
@@ -37,18 +37,18 @@ type Milter struct {
 	stopped  chan struct{}
 	clock    atomic.Int64 // microseconds since 1970
 	sessions map[uint64]*milterSession
-	session  uint64 // whose command the front end handles
+	session  uint64 // session whose command the front end is handling
 	handled  chan struct{}
 	err      error
 }
 
-// A milterSession is a connection of the simulated server to the front end.
+// A milterSession is the simulated server's connection to the front end.
 type milterSession struct {
 	conn    net.Conn
 	in      *bufio.Reader
-	macros  [][2]string // of the next command
-	command string      // latest line of the client
-	open    bool        // a transaction, as the milter knows it
+	macros  [][2]string // macros of the next command
+	command string      // latest line from the client
+	open    bool        // a transaction is open from the milter's point of view
 }
 
 // NewMilter returns a Milter that is structured like the program.
@@ -65,8 +65,8 @@ func NewMilter(o filter.Options) *Milter {
 	return m
 }
 
-// Stop stops the front end and the pipeline, as the program does. It returns the first
-// violation of the protocol.
+// Stop stops the front end and the pipeline, as the program does. Stop returns the first protocol
+// violation.
 func (m *Milter) Stop() error {
 	m.stop()
 	<-m.stopped
@@ -74,7 +74,7 @@ func (m *Milter) Stop() error {
 	return m.err
 }
 
-// A milterSink gives the events the ids of the simulated sessions.
+// A milterSink replaces session ids in events with the simulated sessions' ids.
 type milterSink struct{ *Milter }
 
 func (s milterSink) Event(e *smtp.Event) {
@@ -93,7 +93,7 @@ func (s milterSink) Ask(e *smtp.Event) smtp.Answer {
 	return s.Pipeline.Ask(e)
 }
 
-// pipes is a listener for connections within the process.
+// pipes is a listener for in-process connections.
 type pipes chan net.Conn
 
 func (p pipes) Accept() (net.Conn, error) {
@@ -151,14 +151,14 @@ func (m *Milter) Report(ev *smtpd.Event) {
 	}
 }
 
-// at returns the session of an event, whose time is the current time.
+// at returns the session of an event, and adopts the event's time and session.
 func (m *Milter) at(ev *smtpd.Event) *milterSession {
 	m.clock.Store(ev.Time)
 	m.session = ev.Session
 	return m.sessions[ev.Session]
 }
 
-// resolved maps the results of FCrDNS to Postfix's.
+// resolved maps results of FCrDNS to Postfix's words.
 var resolved = map[string]string{"pass": "OK", "fail": "FORGED", "error": "TEMP"}
 
 func (m *Milter) connect(ev *smtpd.Event) {
@@ -188,13 +188,13 @@ func (m *Milter) connect(ev *smtpd.Event) {
 	s.command = name + "\x00" + family + string(binary.BigEndian.AppendUint16(nil, src.Port())) + address + "\x00"
 }
 
-// commands maps requests to commands of the protocol.
+// commands maps requests to milter commands.
 var commands = map[smtpd.ID]byte{
 	smtpd.PhaseConnect: 'C', smtpd.PhaseHelo: 'H', smtpd.PhaseEhlo: 'H', smtpd.PhaseMailFrom: 'M',
 	smtpd.PhaseRcptTo: 'R', smtpd.PhaseData: 'T', smtpd.PhaseCommit: 'E',
 }
 
-// refusedRcpt maps the server's own answers to the macros of a refused recipient.
+// refusedRcpt maps the server's own answers to the macros for a rejected recipient.
 var refusedRcpt = map[Fate][2]string{
 	Unknown: {"5.1.1", "Recipient address rejected: User unknown in local recipient table"},
 	Later:   {"4.3.0", "Temporary lookup failure"},

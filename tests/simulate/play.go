@@ -25,9 +25,8 @@ const handshake = "config|smtpd-version|7.9.0-portable\nconfig|protocol|0.7\ncon
 // must be ordered by Start and may overlap. h receives all smtp-in events, and requests
 // in the given phases.
 //
-// Play runs on the caller's goroutine. Delayed answers take no real time: the client
-// waits on the sessions' clock while other clients continue. The limits smtpd.MaxHold and
-// smtpd.MaxHeld apply.
+// Play runs on the caller's goroutine. Delayed answers take no real time: the client waits on the
+// sessions' clock while other clients continue. The limits smtpd.MaxHold and smtpd.MaxHeld apply.
 //
 // An error means that h or smtpd.Serve panicked, or violated the protocol in a way that
 // would end a real smtpd. The outcomes are then incomplete.
@@ -90,11 +89,10 @@ type player struct {
 	written error
 }
 
-// batch is the maximum size of a batch of lines without a request, in bytes.
+// batch is the maximum size in bytes of a batch of lines without a request.
 const batch = 32 << 10
 
-// Read implements io.Reader. A call returns the lines up to and including the next
-// request.
+// Read implements io.Reader. A call returns the lines up to and including the next request.
 func (p *player) Read(b []byte) (int, error) {
 	if p.read == len(p.out) {
 		p.out, p.read = p.out[:0], 0

@@ -50,7 +50,7 @@ type Kind uint8
 const (
 	Ehlo Kind = iota + 1
 	Helo
-	StartTLS // with the handshake and another EHLO
+	StartTLS // including the handshake and another EHLO
 	Auth     // AUTH PLAIN; Text is the user
 	Mail     // Text is the sender, empty for the null sender
 	Rcpt     // Text is the recipient
@@ -58,7 +58,7 @@ const (
 	Rset
 	Noop
 	Quit
-	Command   // a line that smtpd does not know
+	Command   // a line with a command unknown to smtpd
 	Pipelined // several lines in one write; smtpd disconnects
 	Drop      // the client closes the connection
 )
@@ -66,8 +66,8 @@ const (
 // Fate is the answer that a server gives without a filter.
 type Fate uint8
 
-// Unknown means that a recipient does not exist or is not relayed to, or that a password
-// is wrong. Later is a temporary error.
+// Unknown means that a recipient does not exist or cannot be relayed to, or that a password is
+// wrong. Later is a temporary error.
 const (
 	OK Fate = iota
 	Unknown

@@ -128,8 +128,8 @@ func play(t *testing.T, h smtpd.Handler, sessions ...simulate.Session) []simulat
 	return out
 }
 
-// goAway returns a function that answers with reply in the given phase and accepts
-// everything else.
+// goAway returns a function that answers with reply in the given phase and accepts all other
+// requests.
 func goAway(phase smtpd.ID, reply smtp.Answer) func(*smtpd.Event) smtp.Answer {
 	return func(ev *smtpd.Event) smtp.Answer {
 		if ev.ID == phase {
@@ -151,9 +151,9 @@ func TestStreams(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		stream string
-		n      int // of the session in the stream
+		n      int // number of the session in the stream
 		script []simulate.Step
-		phase  smtpd.ID // of the negative answer
+		phase  smtpd.ID // phase of the negative answer
 	}{
 		{name: "delivery", stream: "ehlo-starttls-delivery", script: []simulate.Step{
 			step(simulate.Ehlo, "client.example.net"), step(simulate.StartTLS, ""), step(simulate.Mail, "bob@example.net"), alice, step(simulate.Rcpt, "bob@example.org"),
@@ -259,7 +259,7 @@ func TestObeys(t *testing.T) {
 		absent         string
 	}{
 		{phase: smtpd.Unknown, said: whole, mails: 2, rcptOK: 4},
-		{phase: smtpd.PhaseConnect, reply: permanent, said: "", refused: 1, gone: true, absent: "220 "}, // Serve turns it into a disconnect
+		{phase: smtpd.PhaseConnect, reply: permanent, said: "", refused: 1, gone: true, absent: "220 "}, // Serve converts it to a disconnect
 		{phase: smtpd.PhaseConnect, reply: disconnect, said: "", refused: 1, gone: true},
 		{phase: smtpd.PhaseEhlo, reply: permanent, said: "EHLO HELO NOOP MAIL RCPT RCPT DATA . RSET MAIL RCPT RCPT DATA . QUIT", refused: 1, mails: 2, rcptOK: 4, absent: "link-tls"},
 		{phase: smtpd.PhaseEhlo, reply: temporary, said: "EHLO QUIT", refused: 1},
@@ -307,7 +307,7 @@ func TestObeys(t *testing.T) {
 	}
 }
 
-// TestJunk checks that the simulation marks the same messages as junk as smtpd does.
+// TestJunk checks that the simulation and smtpd mark the same messages as junk.
 func TestJunk(t *testing.T) {
 	message := []simulate.Step{step(simulate.Mail, "bob@example.net"), step(simulate.Rcpt, "alice@example.org"), step(simulate.Data, "")}
 	script := slices.Concat([]simulate.Step{step(simulate.Ehlo, "client.example.net")}, message, []simulate.Step{step(simulate.Quit, "")})
@@ -449,8 +449,8 @@ func TestMerge(t *testing.T) {
 	}
 }
 
-// TestAttacks checks that each session in an attack comes from a different network, that
-// several sessions request the same recipients, and that hardly any of these exist.
+// TestAttacks checks that each session in an attack comes from a different network, that several
+// sessions request the same recipients, and that hardly any of the recipients exist.
 func TestAttacks(t *testing.T) {
 	attack := simulate.Attack{Seed: 7, Start: simulate.Midnight, Every: time.Minute, Sessions: 200, Each: 12}
 	nets, asks := make(map[netip.Prefix]int), make(map[string]int)

@@ -51,7 +51,7 @@ type tx struct {
 	junk     bool
 }
 
-// A wait is the reason for which a visit is waiting.
+// A wait is why a visit is waiting.
 type wait uint8
 
 const (
@@ -94,7 +94,7 @@ func (v *visit) play(yield func(wait) bool) {
 	v.report(smtpd.LinkDisconnect)
 }
 
-// reaction is the time a client takes for a command that its script does not include.
+// reaction is the time that a client takes for a command outside its script.
 const reaction = 30 * time.Millisecond
 
 // pause advances the session's clock.
@@ -133,7 +133,7 @@ func (v *visit) connect() {
 
 func (v *visit) do(s *Step) {
 	if s.Kind == Mail && v.tx.open {
-		v.pause(reaction) // no message completed the previous transaction
+		v.pause(reaction) // the previous transaction ended without a message
 		v.rset()
 		if v.gone {
 			return

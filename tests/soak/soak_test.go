@@ -30,11 +30,11 @@ var (
 	soakDays     = flag.Float64("soak.days", 1.5, "simulated days in TestSoak")
 )
 
-// soakFlush is the number of sessions between two flushes. The filter has at most
-// soakFlush records in memory.
+// soakFlush is the number of sessions between two flushes. At most soakFlush records are in the
+// filter's memory.
 const soakFlush = 10_000
 
-// figures holds the counts of the test itself.
+// figures holds the test's own counts.
 type figures struct{ sessions, mails, refused, logins int }
 
 func (f *figures) add(n figures) {
@@ -71,7 +71,7 @@ func soak(t *testing.T, load size) {
 		}
 	}
 	w := bufio.NewWriterSize(p.Server, 64<<10)
-	const last = "|00000000ffffffff|00000000000000ff|" // a request of no session, when all were sent
+	const last = "|00000000ffffffff|00000000000000ff|" // request outside all sessions, which follows all other lines
 	answers := make(chan int)
 	go func() {
 		for n := 0; ; n++ {
@@ -147,8 +147,7 @@ func soak(t *testing.T, load size) {
 	if most.disk > load.budget || most.disk == 0 {
 		t.Errorf("the budget of %d was used up to %d", load.budget, most.disk)
 	}
-	// The manual states this limit on memory for tables, lists, and two buffers of the
-	// store.
+	// The manual gives this memory limit for tables, lists, and two buffers of the store.
 	if most.memory > 200<<10 {
 		t.Errorf("%d kB of anonymous memory", most.memory)
 	}
@@ -211,8 +210,8 @@ func tellings(t *testing.T, dir string, since time.Time) *telling {
 	return told
 }
 
-// checkKept compares each record of a single session with that session. If all segments
-// of a day exist, records and aggregates together must contain all sessions of the day.
+// checkKept compares each record of a single session with that session. If all of a day's segments
+// exist, records and aggregates together must contain all of the day's sessions.
 func checkKept(t *testing.T, dir string, load size, days map[string]*figures, dropped map[string]int) {
 	t.Helper()
 	for reason, n := range dropped {
@@ -268,7 +267,7 @@ func checkKept(t *testing.T, dir string, load size, days map[string]*figures, dr
 	for day, want := range days {
 		first := filepath.Join(dir, "sessions", day) // the first part has no number
 		if !exists(first+".db") && !exists(first+".sealed.db") {
-			continue // removed, because the budget did not suffice
+			continue // removed, because the budget was exceeded
 		}
 		complete++
 		if got := kept[day]; got == nil || *got != *want {
@@ -307,7 +306,7 @@ type worst struct {
 	samples int
 }
 
-// watch measures disk and memory ten times a second and at the end.
+// watch measures disk and memory ten times a second, and once at the end.
 func watch(t *testing.T, pid int, dir string, stop chan struct{}, done chan worst) {
 	var w worst
 	tick := time.NewTicker(time.Second / 10)
@@ -316,7 +315,7 @@ func watch(t *testing.T, pid int, dir string, stop chan struct{}, done chan wors
 		var size int64
 		_ = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
 			if err == nil && d.Type().IsRegular() {
-				if info, err := d.Info(); err == nil { // otherwise it was removed
+				if info, err := d.Info(); err == nil { // otherwise the file was removed
 					size += info.Size()
 				}
 			}

@@ -12,9 +12,9 @@ var readers = map[string]string{
 	"store/history": "Walk calls visitors that handle aggregates",
 }
 
-// TestReaders checks that records are read with history.Walk, so that no reader omits
-// aggregates. The test recognises Reader.Each by the number of arguments. All other
-// methods named Each have one or two arguments.
+// TestReaders checks that records are read with history.Walk, so that no reader omits aggregates.
+// The test recognises Reader.Each by the number of its arguments. All other methods named Each have
+// one or two arguments.
 func TestReaders(t *testing.T) {
 	sources(t, func(dir string, f *ast.File, fset *token.FileSet) {
 		if dir == "store" || readers[dir] != "" {

@@ -23,7 +23,7 @@ const (
 // only valid reason is a table, or a switch over a table.
 var long = map[string]string{}
 
-// sources calls visit for each file that is neither a test nor in the directory tests.
+// sources calls visit for each file that is not a test and not below tests.
 func sources(t *testing.T, visit func(dir string, f *ast.File, fset *token.FileSet)) {
 	t.Helper()
 	fset := token.NewFileSet()
@@ -52,7 +52,7 @@ func sources(t *testing.T, visit func(dir string, f *ast.File, fset *token.FileS
 	}
 }
 
-// receiver returns the name of the type of a method. For a function, the result is empty.
+// receiver returns the type name of a method's receiver. For a function, receiver returns "".
 func receiver(f *ast.FuncDecl) string {
 	if f.Recv == nil {
 		return ""

@@ -1,8 +1,7 @@
 //go:build linux
 
-// Package sync runs the filter and the companion `scanwatch sync` with the firewall of a
-// network namespace. The companion runs as a separate user, and its only capability is
-// CAP_NET_ADMIN.
+// Package sync runs the filter and the companion `scanwatch sync` with a network namespace's
+// firewall. The companion runs as a separate user, and its only capability is CAP_NET_ADMIN.
 package sync
 
 import (

@@ -27,7 +27,7 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// companionUser is the user id of the companion. The user needs no name.
+// companionUser is the companion's user ID. The user needs no name.
 const companionUser = 54321
 
 // operator is an operator's ruleset, to which the manual adds a chain.
@@ -39,8 +39,8 @@ const operator = `
 	}
 `
 
-// ruleset returns the ruleset of the manual, for all packets, with the rules of the
-// operator and a table of another program.
+// ruleset returns the manual's ruleset, applied to all packets, with the operator's rules and
+// another program's table.
 func ruleset(t *testing.T) string {
 	t.Helper()
 	page, err := os.ReadFile("../../man/scanwatch.8")
@@ -58,10 +58,10 @@ func ruleset(t *testing.T) string {
 
 // A firewall describes a target of the companion.
 type firewall struct {
-	statement string               // the target in the configuration
+	statement string               // target in the configuration
 	load      func(*site)          // creates the sets, without entries
-	sets      func(*site) []string // returns the content of the sets, in the notation of bans
-	disjoint  bool                 // the sets have no network within another network
+	sets      func(*site) []string // returns the sets' contents, in the notation of bans
+	disjoint  bool                 // the sets contain no nested networks
 }
 
 var firewalls = map[string]firewall{
@@ -91,7 +91,7 @@ func newSite(t *testing.T, target string) *site {
 	s := &site{t: t, firewall: firewalls[target], dir: t.TempDir()}
 	s.state, s.run, s.etc = filepath.Join(s.dir, "state"), filepath.Join(s.dir, "run"), filepath.Join(s.dir, "scanwatch.conf")
 	for _, dir := range []string{filepath.Dir(s.dir), s.dir, filepath.Dir(smtpd.Bin("scanwatch"))} {
-		s.check(os.Chmod(dir, 0o755)) // the companion has to start
+		s.check(os.Chmod(dir, 0o755)) // the companion needs access
 	}
 	s.check(os.Mkdir(s.run, 0o755))
 	s.configure("mode enforce")
@@ -121,7 +121,7 @@ func (s *site) loadNFT() {
 	}
 }
 
-// loadIPSet creates the sets of ipset in the same way as the manual.
+// loadIPSet creates the ipset sets as described in the manual.
 func (s *site) loadIPSet() {
 	s.t.Helper()
 	page, err := os.ReadFile("../../man/scanwatch.8")
@@ -144,7 +144,7 @@ func (s *site) startFilter() {
 	filterproc.Eventually(s.t, "the filter answers", cli.Flushes(s.state))
 }
 
-// asCompanion runs a command as the user of the companion.
+// asCompanion runs a command as the companion's user.
 func asCompanion(cmd *exec.Cmd, caps ...uintptr) *exec.Cmd {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: companionUser, Gid: companionUser}, AmbientCaps: caps}
 	return cmd
@@ -159,14 +159,14 @@ func (s *site) startCompanion(args ...string) {
 	s.t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
 }
 
-// kill kills a process and waits for its end.
+// kill kills a process and waits until it has exited.
 func (s *site) kill(cmd *exec.Cmd) {
 	s.t.Helper()
 	s.check(cmd.Process.Kill())
 	_ = cmd.Wait()
 }
 
-// scanwatch runs a command of the operator.
+// scanwatch runs an operator's command.
 func (s *site) scanwatch(args ...string) string {
 	s.t.Helper()
 	cmd := exec.Command(smtpd.Bin("scanwatch"), append([]string{"-s", s.state, "-f", s.etc}, args...)...)
@@ -182,7 +182,7 @@ func (s *site) scanwatch(args ...string) string {
 // setNames lists the sets of both firewalls.
 var setNames = []string{"scanwatch4", "scanwatch4net", "scanwatch6", "scanwatch6net"}
 
-// ipSets returns the content of the sets of ipset.
+// ipSets returns the contents of the ipset sets.
 func (s *site) ipSets() []string {
 	s.t.Helper()
 	var found []string
@@ -201,7 +201,7 @@ func (s *site) ipSets() []string {
 	return found
 }
 
-// notation returns an address or a network in the notation of bans.
+// notation returns an address or network as bans are written.
 func notation(p string) string {
 	switch {
 	case strings.Contains(p, "/"):
@@ -212,7 +212,7 @@ func notation(p string) string {
 	return p + "/32"
 }
 
-// nftSets returns the content of the sets of nftables.
+// nftSets returns the contents of the nftables sets.
 func (s *site) nftSets() []string {
 	s.t.Helper()
 	var found []string
@@ -233,7 +233,7 @@ func (s *site) nftSets() []string {
 	return found
 }
 
-// bans returns the active bans of the filter that the sets must contain.
+// bans returns the filter's active bans that the sets must contain.
 func (s *site) bans() []string {
 	s.t.Helper()
 	active := []string{}
@@ -272,8 +272,8 @@ func (s *site) inStep() {
 	})
 }
 
-// accepts reports whether a packet from a host is accepted. A later packet from a host
-// that is not banned shows that the first packet was dropped.
+// accepts reports whether a packet from a host is accepted. If the packet is dropped, a later
+// packet from a host that is not banned proves it.
 func (s *site) accepts(from string) bool {
 	s.t.Helper()
 	server, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(192, 0, 2, 25)})
@@ -293,9 +293,8 @@ func (s *site) accepts(from string) bool {
 	return string(buf[:n]) == from
 }
 
-// TestSync checks that packets are dropped after `scanwatch ban`, and accepted again
-// after unban. The test also checks observe mode, the status, and the end of the
-// companion.
+// TestSync checks that packets are dropped after `scanwatch ban`, and accepted again after unban.
+// The test also checks observe mode, the status, and the end of the companion.
 func TestSync(t *testing.T) {
 	s := newSite(t, "nftables")
 	s.startFilter()
@@ -331,8 +330,8 @@ func TestSync(t *testing.T) {
 	s.scanwatch("mode", "policy")
 	s.has(func() []string { return want })
 
-	// The entries remain when the companion ends. The next companion continues with the
-	// remaining entries.
+	// The entries remain when the companion ends. The next companion continues with the remaining
+	// entries.
 	s.check(s.companion.Process.Signal(syscall.SIGTERM))
 	if err := s.companion.Wait(); err != nil {
 		t.Errorf("SIGTERM: %v\n%s", err, s.log())
@@ -370,7 +369,7 @@ func chaos(t *testing.T, target string, rounds int) {
 			case 0, 1, 2:
 				s.scanwatch("ban", h)
 			case 3:
-				_ = exec.Command(smtpd.Bin("scanwatch"), "-s", s.state, "-f", s.etc, "unban", h).Run() // it may not be banned
+				_ = exec.Command(smtpd.Bin("scanwatch"), "-s", s.state, "-f", s.etc, "unban", h).Run() // the host may not be banned
 			case 4:
 				s.scanwatch("ban", fmt.Sprintf("45.%d.0.0/%d", 2+random.IntN(3), 13+random.IntN(4)))
 			}
@@ -417,8 +416,7 @@ func maximal(all []string) []string {
 	})
 }
 
-// TestRulesOfOperator checks that the ruleset of the manual does not change the rules of
-// the operator.
+// TestRulesOfOperator checks that the manual's ruleset does not change the operator's rules.
 func TestRulesOfOperator(t *testing.T) {
 	s := newSite(t, "nftables")
 	out, err := exec.Command("nft", "list", "chain", "inet", "filter", "input").Output()
@@ -428,8 +426,8 @@ func TestRulesOfOperator(t *testing.T) {
 	}
 }
 
-// TestKills checks the firewall after the companion or the filter was killed, and after
-// the firewall was reloaded. The firewall must contain exactly the bans.
+// TestKills checks the firewall after the companion or the filter was killed, and after the
+// firewall was reloaded. The firewall must contain exactly the bans.
 func TestKills(t *testing.T) {
 	for target := range firewalls {
 		t.Run(target, func(t *testing.T) { chaos(t, target, 8) })
@@ -439,8 +437,8 @@ func TestKills(t *testing.T) {
 // envTrespass lists the directories for trespass, separated by colons.
 const envTrespass = "SCANWATCH_TRESPASS"
 
-// trespass runs as the user of the companion. trespass prints each command and file that
-// the user may use.
+// trespass runs as the companion's user. trespass prints each command and file that the user may
+// use.
 func trespass(dirs string) {
 	run, state, _ := strings.Cut(dirs, ":")
 	for _, command := range []string{"bans 0 0", "note x 0 -", "status", "flush", "segments", "snapshot x", "days", "reload careful", "reload forced", "state",
@@ -483,8 +481,8 @@ func trespass(dirs string) {
 	}
 }
 
-// TestTrespass checks that the user of the companion may only use the commands of its
-// role, and no file of the state directory.
+// TestTrespass checks that the companion's user may use only its role's commands, and no file in
+// the state directory.
 func TestTrespass(t *testing.T) {
 	s := newSite(t, "nftables")
 	s.startFilter()

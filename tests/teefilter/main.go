@@ -1,16 +1,14 @@
-// Teefilter runs between smtpd and a filter. Teefilter registers further phases for the
-// filter, so that smtpd sends requests in these phases. Both streams are otherwise
-// forwarded unchanged.
+// Teefilter runs between smtpd and a filter. Teefilter registers further phases for the filter, so
+// that smtpd sends requests in these phases. Teefilter forwards both streams otherwise unchanged.
 //
 //	teefilter [-phases PHASE,...] [-tee DIR] [-times FILE] [-apart DURATION] FILTER [ARGUMENT ...]
 //
-// Teefilter ends when the filter ends. The exit status is the status of the filter, or
-// 128 plus the number of the signal. With -tee, Teefilter appends the input of the filter
-// to DIR/stream.in before forwarding it. The output with the added registrations is
-// appended to DIR/stream.out. With -times, Teefilter appends a line with the phase and
-// the response time in microseconds to FILE for each answer. With -apart, each connection
-// moves the time stamps by a further DURATION. Hours then pass for the filter, which has
-// no other clock.
+// Teefilter ends when the filter ends. The exit status is the filter's status, or 128 plus the
+// signal number. With -tee, Teefilter appends the filter's input to DIR/stream.in before forwarding
+// it. The output, with the added registrations, is appended to DIR/stream.out. With -times,
+// Teefilter appends a line with the phase and the response time in microseconds to FILE for each
+// answer. With -apart, each connection advances the timestamps by another DURATION. Hours then pass
+// for the filter, which has no other clock.
 package main
 
 import (
@@ -30,7 +28,7 @@ import (
 	"time"
 )
 
-// phases lists the default phases. It omits auth and data-line, because their requests
+// phases lists the default phases. The list omits auth and data-line, because their requests
 // contain passwords and messages. smtpd never sends wiz and help.
 const phases = "connect,helo,ehlo,starttls,mail-from,rcpt-to,data,commit,rset,noop,quit"
 
@@ -97,8 +95,7 @@ func run(command []string, stdin io.Reader, stdout io.Writer, tee, times string,
 		return 0, err
 	}
 	go func() {
-		// An error means that the filter has ended or is ending. The status of the filter
-		// is the result.
+		// An error means that the filter has ended or is ending. The filter's status is the result.
 		_, _ = io.Copy(toFilter, stdin)
 		_ = in.Close()
 	}()
@@ -119,8 +116,8 @@ func run(command []string, stdin io.Reader, stdout io.Writer, tee, times string,
 	return status.ExitStatus(), nil
 }
 
-// inject copies src to dst and adds registrations before the last line of the handshake.
-// Registrations of the filter are not repeated.
+// inject copies src to dst, and adds registrations before the handshake's last line. Registrations
+// that the filter already has are not repeated.
 func inject(dst io.Writer, src io.Reader, phases []string) error {
 	r := bufio.NewReader(src)
 	own := map[string]bool{}
@@ -154,7 +151,7 @@ func inject(dst io.Writer, src io.Reader, phases []string) error {
 	}
 }
 
-// A stopwatch measures the response times of a filter.
+// A stopwatch measures a filter's response times.
 type stopwatch struct {
 	out io.Writer
 
@@ -178,7 +175,7 @@ func (w *stopwatch) request(line string) {
 	w.asked[f[5]+"|"+f[6]] = request{f[4], time.Now()}
 }
 
-// answer is called for each line of the filter before smtpd receives it.
+// answer is called for each of the filter's lines before smtpd receives it.
 func (w *stopwatch) answer(line string) {
 	f := strings.SplitN(line, "|", 4)
 	if f[0] != "filter-result" || len(f) < 4 {
@@ -193,7 +190,7 @@ func (w *stopwatch) answer(line string) {
 	}
 }
 
-// A calendar adds time to the time stamps. Each connection increases the added time.
+// A calendar adds time to the timestamps. Each connection increases the added time.
 type calendar struct {
 	to           io.Writer
 	apart, added time.Duration
@@ -214,7 +211,7 @@ func (c *calendar) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// later returns the line with a later time stamp. A line has the form
+// later returns the line with a later timestamp. A line has the form
 // KIND|VERSION|SECONDS.MICROSECONDS|...
 func (c *calendar) later(line []byte) []byte {
 	f := bytes.SplitN(line, []byte("|"), 6)

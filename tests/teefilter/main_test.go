@@ -40,7 +40,7 @@ func TestInject(t *testing.T) {
 	}
 }
 
-// FuzzInject checks that inject only adds lines to the output of the filter.
+// FuzzInject checks that inject only adds lines to the filter's output.
 func FuzzInject(f *testing.F) {
 	f.Add("register|filter|smtp-in|connect\nregister|ready\nfilter-result|1|2|proceed\n")
 	f.Add("register|ready\n")
@@ -124,7 +124,7 @@ func TestRunEndsWithFilter(t *testing.T) {
 	}
 }
 
-// TestCalendar checks that each connection moves the time stamps of all later lines.
+// TestCalendar checks that each connection advances the timestamps of all later lines.
 func TestCalendar(t *testing.T) {
 	var out bytes.Buffer
 	in := "config|ready\n" +

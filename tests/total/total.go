@@ -1,5 +1,5 @@
-// Package total counts the sessions of records for tests of aggregates. The only code
-// that package total shares with the program is the decoder of records.
+// Package total counts sessions in records, for tests of aggregates. The only code that package
+// total shares with the program is the record decoder.
 package total
 
 import (
@@ -11,9 +11,9 @@ import (
 	"scanwatch/store"
 )
 
-// Add adds the numbers of a record to all, by source and hour. Add interprets records and
-// aggregates according to the description of their format. The ids of sessions with a
-// ban, and of sessions for which rejected returns true, are also counted.
+// Add adds a record's numbers to all, by source and hour. Add interprets records and aggregates
+// according to the format's description. Add also counts the ids of sessions with a ban, and of
+// sessions for which rejected returns true.
 func Add(all map[string]int, r *store.Record, rejected func(id uint64) bool) error {
 	source := r.Src.Addr()
 	if source.Is6() {

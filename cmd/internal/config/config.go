@@ -51,8 +51,8 @@ type Config struct {
 	// Kept lists the tables that keep their previous entries because their files cannot
 	// be used.
 	Kept []string
-	// Blank lists the tables whose files contain only white space, perhaps because their
-	// entries were lost.
+	// Blank contains the tables whose files contain only white space, perhaps because their entries
+	// were lost.
 	Blank []string
 
 	tables map[rules.Source]*table
@@ -63,7 +63,7 @@ type Config struct {
 	strict bool
 }
 
-// A stamp identifies a version of a file. A missing file has a zero stamp.
+// A stamp identifies a file's version. A missing file has a zero stamp.
 type stamp struct {
 	size int64
 	time time.Time
@@ -96,11 +96,11 @@ func Find(file string) string {
 	return ""
 }
 
-// Load loads the configuration from file. If strict is set, an unusable table or database
-// is an error. Otherwise there is only a note, because a broken download must not disable
-// a policy. The table in the previous configuration, before, then remains in use. If
-// before is nil or lacks the table, conditions on that table are unknown. If Load returns
-// an error, the Config has no policy and can only detect changes to its files.
+// Load loads the configuration from file. If strict is set, an unusable table or database is an
+// error. Otherwise there is only a note, because a broken download must not disable a policy. The
+// table of the same name in before, the previous configuration, then remains in use. If before is
+// nil or lacks the table, conditions on that table are unknown. If Load returns an error, the
+// Config has no policy and can only detect changes to its files.
 func Load(file string, lists *lookup.Lists, before *Config, strict bool) (*Config, error) {
 	return newConfig(file).loadAll(lists, before, strict)
 }
@@ -133,8 +133,8 @@ func newConfig(file string) *Config {
 	return &Config{File: file, tables: make(map[rules.Source]*table), files: make(map[string]stamp), text: make(map[string]string)}
 }
 
-// Unread returns a Config without a policy, for a file that could not be read in time.
-// Its Changed method returns true if the file exists.
+// Unread returns a Config without a policy, for a file that could not be read in time. Its Changed
+// method returns true if the file exists.
 func Unread(file string) *Config {
 	return &Config{File: file, files: map[string]stamp{file: {}}}
 }
@@ -302,16 +302,15 @@ func ResolvePath(file, name string) string {
 	return filepath.Join(filepath.Dir(file), name)
 }
 
-// origins opens a database. If the previous databases include it, origins returns an
-// updated copy. The original remains unchanged and in use until the copy has been
-// checked.
+// origins opens a database. If before contains the database, origins returns an updated copy. The
+// original remains unchanged and in use until the copy has been checked.
 func (c *Config) origins(name string, before []*lookup.Origins, strict bool) (*lookup.Origins, error) {
 	if name == "" {
 		return nil, nil
 	}
 	name = ResolvePath(c.File, name)
 	if c.ASN != nil && c.ASN.Path() == name {
-		return c.ASN, nil // one file can provide both AS numbers and countries
+		return c.ASN, nil // a file can provide both AS numbers and countries
 	}
 	c.files[name] = stampOf(name)
 	o := lookup.NewOrigins(name)
@@ -338,8 +337,8 @@ func (c *Config) Changed() bool {
 	return false
 }
 
-// MarkSeen records the current versions of all files of c and of broken, a newer version
-// of c that failed to load. After that, Changed reports only further changes.
+// MarkSeen records the current versions of all files of c and of broken, a newer version of c that
+// failed to load. After that, Changed reports only further changes.
 func (c *Config) MarkSeen(broken *Config) {
 	for name := range c.files {
 		c.files[name] = stampOf(name)

@@ -40,8 +40,8 @@ func prefixes(n int) string {
 	return b.String()
 }
 
-// TestDownload checks the format of a feed, the error about a file that is not yet
-// downloaded, and that a change of the interval keeps the table.
+// TestDownload checks a feed's format, the error about a file that is not yet downloaded, and that
+// the table survives a change of the interval.
 func TestDownload(t *testing.T) {
 	lists := builtinLists(t)
 	dir := t.TempDir()
@@ -120,8 +120,8 @@ func TestReloadKeepsTables(t *testing.T) {
 	}
 }
 
-// TestEmptyTable checks that a new table's file may be empty, and that a forced reload of
-// an empty file empties the table.
+// TestEmptyTable checks that a new table's file may be empty, and that a forced reload of an empty
+// file empties the table.
 func TestEmptyTable(t *testing.T) {
 	dir := t.TempDir()
 	conf, drop := filepath.Join(dir, "scanwatch.conf"), filepath.Join(dir, "drop.txt")
@@ -174,7 +174,7 @@ func TestTableFiles(t *testing.T) {
 	const pass, drop = "table <t> file \"list\"\npass from <t>\n", "table <t> file \"list\"\nrule r phase connect match src <t> disconnect\n"
 	for _, c := range []struct {
 		name, conf, list string
-		want             string // text in the notes or warnings; empty if there must be none
+		want             string // text in the notes or warnings; empty: none expected
 	}{
 		{"addresses", pass, "192.0.2.7\n198.51.100.0/24\n", ""},
 		{"local networks of friends", pass, "192.168.0.0/16\nfd00::/8\n", ""},
@@ -304,8 +304,7 @@ func TestMarkSeen(t *testing.T) {
 	}
 }
 
-// TestAllErrors checks that a strict load reports an error with a position for every
-// unusable file.
+// TestAllErrors checks that a strict load reports an error with a position for each unusable file.
 func TestAllErrors(t *testing.T) {
 	dir := t.TempDir()
 	conf := filepath.Join(dir, "scanwatch.conf")

@@ -45,8 +45,8 @@ func asn(number uint32) mmdbtype.Map {
 	return mmdbtype.Map{"autonomous_system_number": mmdbtype.Uint32(number)}
 }
 
-// TestWrongDatabase checks that a database lacking the field its statement needs causes a
-// warning at the position of the statement.
+// TestWrongDatabase checks that a database without a field that its statement needs causes a
+// warning at the statement's position.
 func TestWrongDatabase(t *testing.T) {
 	dir := t.TempDir()
 	conf := filepath.Join(dir, "scanwatch.conf")

@@ -14,9 +14,9 @@ const (
 	ReasonOwn    = "addresses of this host"
 )
 
-// Exempt is the set of hosts that firewalls and other servers must not block, regardless
-// of bans and findings. Exports and companions use the set. Callers must add the hosts
-// with accepted mail or logins.
+// Exempt is the set of hosts that firewalls and other servers must not block, regardless of bans
+// and findings. Exports and companions use the set. Callers must add hosts with accepted mail or
+// logins themselves.
 type Exempt struct {
 	policy *rules.Policy // nil without a configuration
 	all    lookup.Prefixes[string]

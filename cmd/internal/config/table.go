@@ -142,8 +142,8 @@ func (c *Config) load(s rules.Source, lists *lookup.Lists, before *Config) (rule
 	return t, nil
 }
 
-// Format returns the format of the file of a table, for package feed. It is empty if the
-// format must be detected.
+// Format returns the format of the table's file, as named in package feed. The format is empty if
+// it must be detected.
 func Format(s rules.Source) (string, error) {
 	if s.Feed == "" || s.Format != "" {
 		return strings.TrimSpace(s.Format + " " + s.Param), nil
@@ -166,8 +166,8 @@ func blank(f *os.File) bool {
 	return err == nil && len(bytes.TrimSpace(text)) == 0
 }
 
-// shipped maps each shipped list to the evidence of the rows that form its table. All
-// other rows are omitted.
+// shipped maps each shipped list to the evidence of the rows that form its table. The list's other
+// rows are omitted.
 var shipped = map[string]string{
 	lookup.Scanners:     "scanner",
 	lookup.Clouds:       "cloud",

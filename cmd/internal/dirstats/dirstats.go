@@ -20,7 +20,7 @@ import (
 // calculated.
 const rateDays = 7
 
-// sealedEnough is the minimum number of sealed records. With fewer, unsealed records also
+// sealedEnough is the minimum number of sealed records. With fewer records, unsealed ones also
 // count towards the average size.
 const sealedEnough = 1000
 
@@ -37,7 +37,7 @@ type Stats struct {
 	Bytes       int64           `json:"bytes"`            // total size of all files
 	Budget      int64           `json:"budget"`           // bytes
 	Keep        float64         `json:"keep_days"`        // retention
-	Average     int64           `json:"bytes_per_record"` // size of a record in segments; 0 without records
+	Average     int64           `json:"bytes_per_record"` // average size of a record in segments; 0 without records
 	PerDay      int64           `json:"bytes_per_day"`    // growth in the last rateDays; 0 if unknown
 	Days        float64         `json:"days"`             // days until the budget is used up at this growth
 	Dropped     store.Dropped   `json:"dropped"`          // sessions dropped while the segments were written
@@ -99,7 +99,7 @@ func (s *Stats) add(f *store.File) error {
 	return nil
 }
 
-// derive calculates the averages and the forecast.
+// derive calculates averages and the forecast.
 func (s *Stats) derive() {
 	if s.Records == 0 {
 		return
@@ -133,7 +133,7 @@ func (s *Stats) derive() {
 		}
 	}
 	recent := rows.Size + sealed.Size
-	if sealed.Records >= sealedEnough { // sealing reduces a day to about a fifth
+	if sealed.Records >= sealedEnough { // sealing shrinks a day to about a fifth
 		recent = sealed.Size + int64(float64(sealed.Size)/float64(sealed.Records)*float64(rows.Records))
 	}
 	if oldest.After(from) {
@@ -227,7 +227,7 @@ func (s *Stats) totals(w io.Writer) {
 	switch {
 	case s.Records == 0:
 		line(w, "records", "none")
-	case s.Records < 1000*len(s.Segments): // the initial file size of segments dominates the average
+	case s.Records < 1000*len(s.Segments): // segments have an initial size that dominates the average
 		line(w, "records", "%d, too few for an average size", s.Records)
 	default:
 		line(w, "records", "%d, %d bytes on average", s.Records, s.Average)

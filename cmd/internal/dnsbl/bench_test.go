@@ -19,8 +19,8 @@ import (
 // many is the number of bans in benchmarks.
 const many = 400_000
 
-// crowd returns a server with many bans, and queries for it. Half of the queries are for
-// banned hosts.
+// crowd returns a server with many bans, and queries for it. Half of the queries ask about banned
+// hosts.
 func crowd(b *testing.B) (*Server, [][]byte) {
 	b.Helper()
 	set := parse(b, b.TempDir(), "companion serve user nobody listen 127.0.0.1\nzone \"bl.example.org\" bans\n")

@@ -39,8 +39,8 @@ type Server struct {
 	sockets   sockets
 }
 
-// New returns a server for zones. A zone that comes from a file is not served until Run
-// has read the file.
+// New returns a server for zones. A zone whose entries come from a file is not served until Run has
+// read the file.
 func New(c *rules.Companion, zones []*rules.Zone, log *slog.Logger) (*Server, error) {
 	s := &Server{
 		log: log, started: time.Now(), bans: newBans(),
@@ -145,8 +145,8 @@ func (s *Server) problem() error {
 	return nil
 }
 
-// answer returns the response to a packet, using buf as its memory. The result is nil if
-// the server must not respond.
+// answer returns the response to a packet, stored in buf. The result is nil if the server must not
+// respond.
 func (s *Server) answer(buf, packet []byte, client netip.AddrPort, tcp bool) []byte {
 	if client.Port() == 0 {
 		return nil // no client uses port 0
@@ -229,7 +229,7 @@ func (s *Server) resolve(buf []byte, q *query) response {
 	return r
 }
 
-// zoneOf returns the most specific zone for the queried name, or nil.
+// zoneOf returns the most specific zone that contains the queried name, or nil.
 func (s *Server) zoneOf(q *query) *zone {
 	for _, z := range s.zones {
 		if n := len(q.name) - len(z.wire); n >= 0 && equalFold(q.name[n:], z.wire) {
@@ -241,8 +241,8 @@ func (s *Server) zoneOf(q *query) *zone {
 	return nil
 }
 
-// above reports whether the queried name is above a zone. A name above a zone exists (RFC
-// 8020).
+// above reports whether the queried name is above a zone in the DNS tree. Such a name exists, even
+// without records (RFC 8020).
 func (s *Server) above(q *query) bool {
 	return slices.ContainsFunc(s.zones, func(z *zone) bool {
 		n := len(z.wire) - len(q.name)

@@ -32,7 +32,7 @@ zone "file.example.org" file "list"
 zone "sub.bl.example.org" file "missing"
 `
 
-// parse returns the settings in a configuration.
+// parse parses a configuration's settings.
 func parse(t testing.TB, dir, text string) rules.Settings {
 	t.Helper()
 	file := filepath.Join(dir, "scanwatch.conf")
@@ -175,7 +175,7 @@ const (
 	kindAAAA = dnsmessage.TypeAAAA
 )
 
-// TestAnswers checks the answers for names of all kinds.
+// TestAnswers checks the answers to queries for all kinds of names.
 func TestAnswers(t *testing.T) {
 	const (
 		soa    = "bl.example.org. 60 SOA ns.bl.example.org. hostmaster.bl.example.org. 60"
@@ -202,7 +202,7 @@ func TestAnswers(t *testing.T) {
 			{reversed("2001:db8:0:1::77") + ".bl.example.org.", kindA, no},
 			{strings.ToUpper(reversed("2001:db8::ab")) + ".BL.example.ORG.", kindA, "Success aa; " + strings.ToUpper(reversed("2001:db8::ab")) + ".BL.example.ORG. 300 A 127.0.0.2"},
 			{"2.2.0.192.bl.example.org.", kindA, no},
-			{"1.113.0.203.bl.example.org.", kindA, no}, // spared
+			{"1.113.0.203.bl.example.org.", kindA, no}, // exempt
 
 			// The following names are the test addresses.
 			{"2.0.0.127.bl.example.org.", kindA, "Success aa; 2.0.0.127.bl.example.org. 300 A 127.0.0.2"},
@@ -220,14 +220,14 @@ func TestAnswers(t *testing.T) {
 			{"0.0.127.bl.example.org.", kindA, nodata},
 			{"51.198.bl.example.org.", kindTXT, nodata},
 			{"1.0.0.2.bl.example.org.", kindA, nodata}, // 2.0.0.1, or above 2001::/16
-			{"0.bl.example.org.", kindA, nodata},       // above the test address in IPv6
+			{"0.bl.example.org.", kindA, nodata},       // above the IPv6 test address
 			{"8.b.d.0.1.0.0.2.bl.example.org.", kindA, nodata},
 			{"9.b.d.0.1.0.0.2.bl.example.org.", kindA, no},
 			{"f.f.f.f" + strings.Repeat(".0", 20) + ".bl.example.org.", kindA, nodata},
 			{"1.0.0.c.f.f.f.f" + strings.Repeat(".0", 20) + ".bl.example.org.", kindA, no},
 			{"0.0.c.f.f.f.f" + strings.Repeat(".0", 20) + ".bl.example.org.", kindA, nodata}, // above ::ffff:192.0.2.1
 
-			// The following names are not addresses.
+			// The following names do not represent addresses.
 			{"x.bl.example.org.", kindA, no},
 			{"01.2.0.192.bl.example.org.", kindA, no},
 			{"256.2.0.192.bl.example.org.", kindA, no},
@@ -243,7 +243,7 @@ func TestAnswers(t *testing.T) {
 			{"ns.bl.example.org.", kindAAAA, "Success aa; ns.bl.example.org. 300 AAAA ::1"},
 			{"ns.bl.example.org.", kindTXT, nodata},
 
-			// The following names are in other lists.
+			// The following names are in lists other than the bans.
 			{"9.2.0.192.file.example.org.", kindTXT, `Success aa; 9.2.0.192.file.example.org. 300 TXT ["192.0.2.0/24 in list"]`},
 			{"7.113.0.203.file.example.org.", kindTXT, `Success aa; 7.113.0.203.file.example.org. 300 TXT ["203.0.113.7 in list"]`},
 			{reversed("2001:db8:1:2::3") + ".file.example.org.", kindTXT, "Success aa; " + reversed("2001:db8:1:2::3") + `.file.example.org. 300 TXT ["2001:db8:1::/48 in list"]`},
@@ -313,7 +313,7 @@ func TestUpdates(t *testing.T) {
 				t.Errorf("%s: %s, want %s", name, got, want)
 			}
 		}
-		check("1.2.0.192", "ServerFailure") // an empty zone would be wrong
+		check("1.2.0.192", "ServerFailure") // an empty zone would call every address unlisted
 		check("2.0.0.127", "ServerFailure")
 		on := control.BanList{Enforced: true}
 		apply(s, control.BanList{Full: true, Enforced: true}, banned()...)

@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// A limiter limits the rate of responses to each client network, because a UDP query may
-// have a forged source address. The limiter's memory is constant. Networks that fall into
-// the same bucket share its rate.
+// A limiter limits the rate of responses to each client network, because the source address of a
+// UDP query may be forged. The limiter's memory is constant. Networks that share a bucket also
+// share its rate.
 type limiter struct {
 	rate, burst float64 // responses per second, and maximum burst
 	seed        maphash.Seed
@@ -24,8 +24,7 @@ type bucket struct {
 	tokens  float64
 }
 
-// Client networks may query the zones. All other networks receive only refusals, at a
-// much lower rate.
+// Client networks may query the zones. Other networks receive only refusals, at a much lower rate.
 const (
 	clientRate, clientBurst     = 500, 1000
 	strangerRate, strangerBurst = 2, 5

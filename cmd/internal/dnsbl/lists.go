@@ -28,13 +28,13 @@ type bans struct {
 	ready   bool // all bans have been received
 	started time.Time
 
-	list uint32 // number of complete lists so far; used only by apply
+	list uint32 // number of complete lists received; used only by apply
 }
 
-// A ban is kept small, because there may be hundreds of thousands of them.
+// bans are kept small, because there may be hundreds of thousands of them.
 type ban struct {
 	until   uint32 // seconds since started, which is unaffected by clock changes
-	list    uint32 // the last complete list with this ban
+	list    uint32 // number of the last complete list that includes this ban
 	session uint64 // 0 for bans without a session
 	rule    unique.Handle[string]
 }
@@ -99,9 +99,8 @@ func (b *bans) state() (time.Time, int, bool) {
 	return b.changed, b.table.Len(), b.ready
 }
 
-// apply applies a complete list of bans, or changes to the bans; see follow.Apply. A
-// complete list is merged into the table, because a second table would take too much
-// memory.
+// apply applies a complete list of bans, or changes to the bans; see follow.Apply. A complete list
+// is merged into the table, because a second table would take too much memory.
 func (b *bans) apply(list control.BanList, entries []control.BanEntry) {
 	if list.Full {
 		b.list++
@@ -200,9 +199,9 @@ func (b *builtin) overlaps(netip.Prefix) bool { return true }
 
 func (b *builtin) state() (time.Time, int, bool) { return b.loaded, b.size, true }
 
-// A fileList holds the addresses in a file. If a new version of the file is unusable, the
-// previous entries remain in effect. To empty the list, reduce the file to a comment. A
-// completely empty file is unusable, because its entries may have been lost.
+// A fileList holds the addresses in a file. If a new version of the file is unusable, the previous
+// entries remain in effect. To empty the list, reduce the file to a comment. A completely empty
+// file is unusable, because its entries may have been lost.
 type fileList struct {
 	path string
 	log  *slog.Logger
@@ -210,8 +209,8 @@ type fileList struct {
 	mu      sync.RWMutex
 	table   *lookup.Prefixes[struct{}] // nil until the file is first loaded
 	changed time.Time
-	info    fs.FileInfo // latest version, whether or not it is usable
-	problem error       // error with the latest version, if any
+	info    fs.FileInfo // latest version, even if unusable
+	problem error       // problem with the latest version, if any
 }
 
 func (f *fileList) find(a netip.Addr, wantText bool) (e entry, ok bool) {

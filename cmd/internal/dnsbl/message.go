@@ -32,8 +32,8 @@ const (
 	badVersion     rcode = 16
 )
 
-// A query is a parsed query. The slices in a query alias the packet, so that a response
-// can repeat the question in its original case and refer to names in it.
+// A query is a parsed query. The slices in a query alias the packet, so that a response can repeat
+// the question in its original case and refer to its names.
 type query struct {
 	header   []byte
 	question []byte // name, type and class
@@ -51,9 +51,9 @@ type edns struct {
 	size    int // maximum size of a UDP response
 }
 
-// parseQuery parses a packet. If ok is false, the server must not respond, because the
-// packet has no header or is itself a response. Answering a response could start an
-// endless exchange. For an invalid query, code is the response code.
+// parseQuery parses a packet. If ok is false, the server must not respond, because the packet has
+// no header or is a response. A reply to a response could start an endless exchange. For an invalid
+// query, code is the response code.
 func parseQuery(packet []byte) (q query, code rcode, ok bool) {
 	if len(packet) < headerSize || flagsOf(packet)&flagResponse != 0 {
 		return q, 0, false
@@ -84,8 +84,8 @@ func parseQuery(packet []byte) (q query, code rcode, ok bool) {
 
 func flagsOf(packet []byte) uint16 { return binary.BigEndian.Uint16(packet[2:]) }
 
-// readQuestion reads the question and returns the remaining bytes, or nil if the question
-// is invalid. The first name in a message is never compressed.
+// readQuestion reads the question and returns the bytes after it, or nil if the question is
+// invalid. The first name in a message is never compressed.
 func (q *query) readQuestion(b []byte) []byte {
 	end := 0
 	for {
@@ -110,8 +110,8 @@ func (q *query) readQuestion(b []byte) []byte {
 	return b[end+4:]
 }
 
-// readAdditional reads an additional record and returns the remaining bytes, or nil if
-// the record is invalid. All records other than OPT are ignored.
+// readAdditional reads an additional record and returns the bytes after it, or nil if the record is
+// invalid. Records other than OPT are ignored.
 func (q *query) readAdditional(b []byte) []byte {
 	root, end := true, 0
 	for {
@@ -198,8 +198,7 @@ func (r *response) record(s section, name int, kind uint16, ttl uint32, data fun
 	be.PutUint16(r.buf[s:], be.Uint16(r.buf[s:])+1)
 }
 
-// end completes the response. A UDP response is truncated if it exceeds the size that the
-// client accepts.
+// end completes the response. A UDP response is truncated if it exceeds the client's maximum size.
 func (r *response) end(tcp bool) []byte {
 	opt := 0
 	if r.present {

@@ -16,8 +16,8 @@ import (
 	"scanwatch/internal/safego"
 )
 
-// Limits for TCP clients. TCP clients are few, because resolvers use TCP only after a
-// truncated response.
+// Limits for TCP clients. TCP clients are few, because resolvers use TCP only after a truncated
+// response.
 const (
 	maxClients   = 64
 	maxOfNetwork = 8
@@ -85,8 +85,8 @@ func bindProblem(err error) error {
 	return err
 }
 
-// Run serves clients until ctx is done. Each value from reload makes Run check the zones'
-// files for changes immediately.
+// Run serves clients until ctx is done. A value from reload makes Run check the zones' files for
+// changes immediately.
 func (s *Server) Run(ctx context.Context, reload <-chan struct{}) {
 	run := func(name string, f func()) {
 		s.sockets.all.Add(1)
@@ -182,8 +182,8 @@ func (s *Server) serveTCP(l *net.TCPListener) {
 	}
 }
 
-// admit reports whether a TCP client may stay connected. Clients that may not query the
-// zones are rejected, because they could use up all connections.
+// admit reports whether a TCP client may stay connected. Clients that may not query the zones are
+// disconnected, because they could use up all connections.
 func (s *Server) admit(c *net.TCPConn, client netip.Addr) bool {
 	if _, ok := s.allow.Lookup(client); !ok {
 		return false

@@ -110,7 +110,7 @@ func TestTCPLimit(t *testing.T) {
 		t.Error("an answer above the limit")
 	}
 	open[0].Close()
-	for !try(dial(t, "tcp", addr)) { // until the server notices; the test has a time limit
+	for !try(dial(t, "tcp", addr)) { // until the server notices; go test limits the time
 	}
 }
 

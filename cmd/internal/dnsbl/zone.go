@@ -16,7 +16,7 @@ type zone struct {
 	list list
 }
 
-// The answer for a listed address is 127.0.0.N, where N depends on the kind of zone.
+// A listed address resolves to 127.0.0.N, where N depends on the kind of zone.
 const (
 	codeBans     = 2
 	codeScanners = 3
@@ -26,14 +26,13 @@ const (
 
 // A list holds the addresses in a zone. All methods may be called concurrently.
 type list interface {
-	// find returns the entry that lists an address. The entry's text is needed only if
-	// wantText is set.
+	// find returns the entry that lists an address. find sets the entry's text only if wantText is
+	// set.
 	find(a netip.Addr, wantText bool) (e entry, ok bool)
 	// overlaps reports whether p may contain a listed address.
 	overlaps(p netip.Prefix) bool
-	// state returns the time of the latest change and the number of entries. ready is
-	// false if the entries are unknown so far. The server must not treat such a list as
-	// empty.
+	// state returns the time of the latest change and the number of entries. ready is false while
+	// the entries are unknown. The server must not treat a list as empty before it is ready.
 	state() (changed time.Time, entries int, ready bool)
 }
 
@@ -54,7 +53,7 @@ const (
 	testText    = "Test entry of this list"
 	maxText     = 160 // bytes of a TXT record
 	defaultTTL  = 5 * time.Minute
-	negativeTTL = 60 // seconds until a new entry takes effect everywhere
+	negativeTTL = 60 // seconds until all resolvers see a new entry
 
 	// The SOA timers matter only to secondary servers, which these zones do not have.
 	soaRefresh, soaRetry, soaExpire = 3600, 600, 86400
@@ -103,8 +102,7 @@ func (z *zone) find(a netip.Addr, wantText bool) (entry, bool) {
 	return e, ok
 }
 
-// below reports whether p may contain a listed address. If so, the name for p exists (RFC
-// 8020).
+// below reports whether p may contain a listed address. If so, the name of p exists (RFC 8020).
 func (z *zone) below(p netip.Prefix) bool {
 	return p.Contains(testListed) || p.Contains(testListed6) || z.list.overlaps(p)
 }

@@ -1,8 +1,9 @@
-// Package dnslookup asks DNS lists (RFC 5782) about the clients of the running filter. It
-// receives the questions over the socket of the companions, and returns the answers.
+// Package dnslookup asks DNS lists (RFC 5782) about the running filter's clients. The package
+// receives the questions over the companions' socket, and returns the answers.
 //
-// A listing counts only if each address of an answer is a code of the list. Error codes,
-// answers of resolvers that replace missing names, and failures are unknown.
+// A listing counts only if the list's configured codes include all returned addresses. The answer
+// is unknown if a list returns an error code, if a resolver invents addresses for missing names, or
+// if a query fails.
 package dnslookup
 
 import (
@@ -22,29 +23,29 @@ import (
 	"scanwatch/rules"
 )
 
-// Limits of questions in progress. Each list has its own workers, so that a slow list does
-// not delay the others.
+// Limits of pending questions. Each list has its own workers, so that a slow list does not delay
+// the others.
 const (
 	workers    = 32   // of a list
 	maxJobs    = 256  // of a list
-	maxAnswers = 1024 // that wait for the filter
-	maxBatch   = 128  // answers that are sent together
+	maxAnswers = 1024 // that wait to be sent to the filter
+	maxBatch   = 128  // sent together
 )
 
-// The filter receives the status at noteInterval, and after a change that is found at
+// The filter receives the status at least every noteInterval. Changes are detected every
 // checkInterval.
 const (
 	noteInterval  = 10 * time.Second
 	checkInterval = time.Second / 2
 )
 
-// The pauses between attempts to reach the filter.
+// Pauses between attempts to reach the filter.
 const (
 	firstReconnect = 500 * time.Millisecond
 	lastReconnect  = 5 * time.Second
 )
 
-// A Service asks lists.
+// A Service asks DNS lists.
 type Service struct {
 	runDir  string
 	name    string // of the companion
@@ -55,11 +56,11 @@ type Service struct {
 	answers chan dnslist.Answer
 
 	mu    sync.Mutex
-	stale []string // names of lists whose definition in the filter is another one
+	stale []string // names of lists that the filter defines differently
 }
 
-// New returns a service. It reads the keys, and the resolvers of the system unless the
-// configuration names others. A list whose key is unusable is disabled.
+// New returns a service. New reads the keys. Without resolvers in the configuration, New uses the
+// system's resolvers. If a list's key is unusable, the list is disabled.
 func New(c *rules.Companion, lookups []*rules.Lookup, runDir string, log *slog.Logger) (*Service, error) {
 	s := &Service{runDir: runDir, name: c.Name(), port: uint16(cmp.Or(c.Port, 53)), log: log, lists: map[string]*list{}, answers: make(chan dnslist.Answer, maxAnswers)}
 	dns := &resolver{timeout: timeout}
@@ -82,10 +83,10 @@ func New(c *rules.Companion, lookups []*rules.Lookup, runDir string, log *slog.L
 	return s, nil
 }
 
-// Port returns the port of the resolvers.
+// Port returns the resolvers' port.
 func (s *Service) Port() uint16 { return s.port }
 
-// Run asks lists until ctx ends. While the filter cannot be reached, it connects again.
+// Run asks lists until ctx is done. If the connection to the filter fails, Run reconnects.
 func (s *Service) Run(ctx context.Context) {
 	for _, z := range s.order {
 		if z.broken {
@@ -132,8 +133,9 @@ func (s *Service) reply(ctx context.Context, a dnslist.Answer) {
 	}
 }
 
-// follow uses two connections, because a connection that waits for questions cannot send
-// answers. It reports whether it has received a response of the filter.
+// follow exchanges questions and answers with the filter. It needs two connections, because a
+// connection that waits for questions cannot send answers. worked reports whether the filter has
+// responded.
 func (s *Service) follow(ctx context.Context) (worked bool, err error) {
 	questions, err := control.DialCompanion(s.runDir)
 	if err != nil {
@@ -173,8 +175,8 @@ func (s *Service) follow(ctx context.Context) (worked bool, err error) {
 	}
 }
 
-// start starts a question. If too many are in progress, or the filter has another
-// definition of the list, the answer is unknown.
+// start queues a question. The answer is unknown if too many questions are pending, or if the
+// filter's definition of the list differs.
 func (s *Service) start(ctx context.Context, a netip.Addr, id string) {
 	z := s.lists[id]
 	if z == nil || z.broken {
@@ -188,7 +190,7 @@ func (s *Service) start(ctx context.Context, a netip.Addr, id string) {
 	}
 }
 
-// compare notes which lists of the filter, given by their IDs, have another definition here.
+// compare finds the filter's lists, given by their IDs, that are defined differently here.
 func (s *Service) compare(ids []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -201,7 +203,7 @@ func (s *Service) compare(ids []string) {
 	}
 }
 
-// send sends answers and the status to the filter until ctx ends.
+// send sends answers and the status to the filter until ctx is done.
 func (s *Service) send(ctx context.Context, c *control.Client) error {
 	tick := time.NewTicker(checkInterval)
 	defer tick.Stop()
@@ -238,7 +240,7 @@ func (s *Service) fresh() (answered bool) {
 	return answered
 }
 
-// batch returns a and the further answers that are ready.
+// batch returns a and all other answers that are ready.
 func (s *Service) batch(a dnslist.Answer) []dnslist.Answer {
 	all := []dnslist.Answer{a}
 	for len(all) < maxBatch {
@@ -252,8 +254,7 @@ func (s *Service) batch(a dnslist.Answer) []dnslist.Answer {
 	return all
 }
 
-// status returns the number of lists in use, and the problems of the other lists and of
-// resolvers.
+// status returns the number of lists in use. problem describes unused lists and resolvers.
 func (s *Service) status() (used int, problem error) {
 	var problems []string
 	s.mu.Lock()

@@ -33,13 +33,13 @@ var (
 		Ignore: []netip.Prefix{netip.MustParsePrefix("127.0.0.10/32")}}
 )
 
-// enough is a timeout that no test reaches. short is one that a test waits for.
+// enough is a timeout that tests never reach, and short is one that tests wait for.
 const (
 	enough = time.Minute
 	short  = 50 * time.Millisecond
 )
 
-// newTestList returns a list whose test has passed.
+// newTestList returns a list that has passed its test.
 func newTestList(t *testing.T, l *rules.Lookup, timeout time.Duration, servers ...*server) *list {
 	t.Helper()
 	dns := &resolver{timeout: timeout}
@@ -52,20 +52,20 @@ func newTestList(t *testing.T, l *rules.Lookup, timeout time.Duration, servers .
 	}
 	z.problem = nil
 	z.limits.all.level, z.limits.of = 0, [networks]bucket{}
-	later := time.Now().Add(time.Hour) // no check before a listing
+	later := time.Now().Add(time.Hour) // no check is needed before a listing
 	z.setChecked(later)
 	return z
 }
 
-// setChecked sets the time of the latest checks before a listing.
+// setChecked sets when a list was last checked before a listing counted.
 func (z *list) setChecked(at time.Time) {
 	for i := range z.upstreams {
 		z.upstreams[i].checked = [2]time.Time{at, at}
 	}
 }
 
-// TestAnswers checks the answers to responses of servers that work, and of servers that
-// misbehave: an error is never a listing.
+// TestAnswers checks the answers for working and for misbehaving servers: an error is never a
+// listing.
 func TestAnswers(t *testing.T) {
 	soa := func(q *dnsmessage.Message, ttl, least uint32) dnsmessage.Message {
 		m := reply(q, dnsmessage.RCodeNameError)
@@ -88,7 +88,7 @@ func TestAnswers(t *testing.T) {
 		name     string
 		udp, tcp func(q *dnsmessage.Message) [][]byte
 		want     string // codes, TTL, cause
-		waits    bool   // the answer is a timeout
+		waits    bool   // the query times out
 	}{
 		{name: "listed", udp: listed("127.0.0.4"), want: "[127.0.0.4] 10m0s "},
 		{name: "several codes", udp: listed("127.0.0.4", "127.0.0.2", "127.0.0.10"), want: "[127.0.0.4 127.0.0.2 127.0.0.10] 10m0s "},
@@ -185,8 +185,7 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-// TestRetry checks that a question without an answer is asked once more, at the next
-// resolver.
+// TestRetry checks that an unanswered question is repeated once, at the next resolver.
 func TestRetry(t *testing.T) {
 	dead := newServer(t, func(q *dnsmessage.Message) [][]byte { return packets(reply(q, dnsmessage.RCodeServerFailure)) }, nil)
 	alive := newServer(t, listed("127.0.0.2"), nil)
@@ -200,7 +199,7 @@ func TestRetry(t *testing.T) {
 	}
 }
 
-// TestIDs checks that ids and ports of queries differ.
+// TestIDs checks that the queries' ids and ports differ.
 func TestIDs(t *testing.T) {
 	ids := map[uint16]bool{}
 	s := newServer(t, func(q *dnsmessage.Message) [][]byte { ids[q.ID] = true; return listed()(q) }, nil)
@@ -216,8 +215,8 @@ func TestIDs(t *testing.T) {
 	})
 }
 
-// TestCheck checks the test of a list (RFC 5782 section 5): a list is disabled while it
-// fails, and the log has a line for each change.
+// TestCheck checks a list's test (RFC 5782 section 5): the list is disabled while the test fails,
+// and each change is logged once.
 func TestCheck(t *testing.T) {
 	responses := map[string][]string{}
 	s := newServer(t, func(q *dnsmessage.Message) [][]byte {
@@ -239,7 +238,7 @@ func TestCheck(t *testing.T) {
 		problem     string
 	}{
 		{nil, nil, "127.0.0.2 is not listed"},
-		{[]string{"127.0.0.2", "127.0.0.77"}, nil, ""}, // codes that the operator does not list
+		{[]string{"127.0.0.2", "127.0.0.77"}, nil, ""}, // codes that the configuration lacks
 		{[]string{"127.0.0.2"}, []string{"127.0.0.2"}, "127.0.0.1 is listed as 127.0.0.2"},
 		{[]string{"127.255.255.252"}, nil, "error code 127.255.255.252"},
 		{[]string{"127.0.0.2"}, []string{"random"}, "a random loopback address is listed as 127.0.0.2"},
@@ -277,7 +276,7 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// TestRate checks the limits of questions: the rate, and pauses after errors.
+// TestRate checks the maximum rate of questions, and the pauses after errors.
 func TestRate(t *testing.T) {
 	responses := listed()
 	s := newServer(t, func(q *dnsmessage.Message) [][]byte { return responses(q) }, nil)
@@ -286,7 +285,7 @@ func TestRate(t *testing.T) {
 	z := newTestList(t, &l, enough, s)
 	now := time.Now()
 	z.now = func() time.Time { return now }
-	clients := 0 // each is in another network
+	clients := 0 // each in another network
 	ask := func(n int) (causes map[string]int) {
 		causes = map[string]int{}
 		for range n {
@@ -327,8 +326,8 @@ func TestRate(t *testing.T) {
 	}
 }
 
-// TestStartRate checks that a service that starts again and again does not exceed the rate by
-// more than the queries of a few seconds, and that tests count.
+// TestStartRate checks that a service that restarts repeatedly exceeds the rate by a few seconds'
+// queries at most, and that the queries of tests also count.
 func TestStartRate(t *testing.T) {
 	l := *lookup
 	l.Rate = 10
@@ -356,7 +355,7 @@ func TestStartRate(t *testing.T) {
 	}
 }
 
-// TestNetworks checks that the clients of one network cannot use up the rate of a list.
+// TestNetworks checks that one network's clients cannot use up a list's rate.
 func TestNetworks(t *testing.T) {
 	l := *lookup
 	l.Rate = 20
@@ -384,7 +383,7 @@ func TestNetworks(t *testing.T) {
 			t.Errorf("%s: %d queries, want %d", network, n, want)
 		}
 		n = 0
-		for i := range byte(100) { // other clients; a few share the counter of the network
+		for i := range byte(100) { // other clients; a few share the network's counter
 			if z.take(netip.AddrFrom4([4]byte{198, 51, i, 1})) == "" {
 				n++
 			}
@@ -403,8 +402,8 @@ func TestNetworks(t *testing.T) {
 	}
 }
 
-// TestRateOfIPv6 checks that clients with many networks of IPv6 leave half of the rate to
-// clients with IPv4.
+// TestRateOfIPv6 checks that clients with many IPv6 networks leave half of the rate to IPv4
+// clients.
 func TestRateOfIPv6(t *testing.T) {
 	l := *lookup
 	l.Rate = 20
@@ -433,8 +432,8 @@ func TestRateOfIPv6(t *testing.T) {
 	}
 }
 
-// TestPause checks that the errors of questions that were asked together cause one pause,
-// and that codes that the operator has not listed cause none.
+// TestPause checks that simultaneous errors cause a single pause, and that codes missing from the
+// configuration cause none.
 func TestPause(t *testing.T) {
 	z := newTestList(t, lookup, enough)
 	now := time.Now()
@@ -460,8 +459,8 @@ func TestPause(t *testing.T) {
 	}
 }
 
-// TestWildcard checks that no listing of a list that lists every host counts, and that a
-// check before a listing is enough for a second.
+// TestWildcard checks that no listing counts if the list contains every host, and that one check is
+// enough for all listings within a second.
 func TestWildcard(t *testing.T) {
 	wildcard := false
 	var other []string // names of other hosts
@@ -523,13 +522,13 @@ func TestWildcard(t *testing.T) {
 		if ok, wrong := z.test(context.Background()); !ok || wrong || ask() != causeDisabled {
 			t.Errorf("the test failed: %v, %v", ok, wrong)
 		}
-		if now = now.Add(600 * time.Second); ask() != "" { // the TTL of the listings
+		if now = now.Add(600 * time.Second); ask() != "" { // the listings' TTL
 			t.Error("a listing does not count after the TTL of false listings")
 		}
 		now = now.Add(confirmed)
 	}
 
-	// A listing does not count without the result of the check.
+	// Without the check's result, a listing does not count.
 	reset()
 	z = newTestList(t, &l, enough, newServer(t, func(q *dnsmessage.Message) [][]byte {
 		if strings.HasPrefix(q.Questions[0].Name.String(), "7.2.0.192.") {
@@ -543,7 +542,7 @@ func TestWildcard(t *testing.T) {
 	}
 }
 
-// TestCheckShared checks that listings at the same time share one check.
+// TestCheckShared checks that simultaneous listings share one check.
 func TestCheckShared(t *testing.T) {
 	var checks atomic.Int64
 	s := newServer(t, func(q *dnsmessage.Message) [][]byte {
@@ -574,8 +573,8 @@ func TestCheckShared(t *testing.T) {
 	}
 }
 
-// zone returns a server function for a zone with the given names, which answers as RFC 4592
-// requires: a wildcard has no effect on a name below an existing name.
+// zone returns a server function for a zone with the given names. As RFC 4592 requires, a wildcard
+// does not apply to names below an existing name.
 func zone(origin string, names ...string) func(q *dnsmessage.Message) [][]byte {
 	exists := map[string]bool{origin: true}
 	has := map[string]bool{}
@@ -598,8 +597,8 @@ func zone(origin string, names ...string) func(q *dnsmessage.Message) [][]byte {
 	}
 }
 
-// TestZoneWildcard checks that a wildcard of a zone disables the list, in a test and before
-// the first listing, although the wildcard has no effect on names of loopback addresses.
+// TestZoneWildcard checks that a zone's wildcard disables the list, both in a test and before the
+// first listing, although the wildcard does not apply to the names of loopback addresses.
 func TestZoneWildcard(t *testing.T) {
 	names := []string{"2.0.0.127", rules.Question(netip.MustParseAddr("::ffff:127.0.0.2"), "x")}
 	names[1] = strings.TrimSuffix(names[1], ".x")
@@ -624,9 +623,8 @@ func TestZoneWildcard(t *testing.T) {
 	}
 }
 
-// TestResolvers checks that each resolver is tested, that a resolver that fails the test is
-// not used and is in the status, and that the check before a listing asks the resolver that
-// has returned the listing.
+// TestResolvers checks that each resolver is tested. A resolver that fails is not used, and the
+// status names it. The check before a listing uses the resolver that returned the listing.
 func TestResolvers(t *testing.T) {
 	loses := false
 	good := zone("bl.example.org", "2.0.0.127")
@@ -646,7 +644,7 @@ func TestResolvers(t *testing.T) {
 	if a := z.ask(context.Background(), client); a.Cause != causeDisabled || z.state() != nil {
 		t.Errorf("a listing of the second resolver: %+v, %v", a, z.state())
 	}
-	for i := range 2 { // the second test must not withdraw the listings of the other resolver
+	for i := range 2 { // the second test must not withdraw the other resolver's listings
 		if ok, wrong := z.test(context.Background()); ok || wrong != (i == 0) {
 			t.Errorf("test %d: %v, %v", i, ok, wrong)
 		}
@@ -676,8 +674,8 @@ func TestResolvers(t *testing.T) {
 	}
 }
 
-// TestCachedListing checks that a false listing that a resolver still has in its cache after the
-// list is repaired does not count, and that the status shows it.
+// TestCachedListing checks that a false listing does not count while a resolver may still cache it
+// after the list is repaired, and that the status reports this.
 func TestCachedListing(t *testing.T) {
 	wildcard := false
 	good := zone("bl.example.org", "2.0.0.127", "7.2.0.192") // 192.0.2.7 is in the cache
@@ -715,11 +713,11 @@ func TestCachedListing(t *testing.T) {
 	}
 }
 
-// TestCheckAfterListing checks that a listing that counted without a separate check is
-// followed by a check, also if no further listing arrives.
+// TestCheckAfterListing checks that if a listing counts because of an earlier check, a new check
+// follows even without another listing.
 func TestCheckAfterListing(t *testing.T) {
 	for _, address := range []string{"192.0.2.7", "2001:db8::7"} {
-		s := newServer(t, listed("127.0.0.2"), nil) // the list contains every host since the check
+		s := newServer(t, listed("127.0.0.2"), nil) // since the check, the list contains every host
 		z := newTestList(t, lookup, enough, s)
 		now := time.Now()
 		z.now = func() time.Time { return now }
@@ -742,8 +740,8 @@ func TestCheckAfterListing(t *testing.T) {
 	}
 }
 
-// TestRegions checks that a list with most hosts of a region is disabled although it does not
-// contain the test addresses, and that a list with many hosts is not.
+// TestRegions checks that a list that contains most hosts of a region is disabled even if it lacks
+// the test addresses, and that a list of many hosts is not.
 func TestRegions(t *testing.T) {
 	for _, tt := range []struct {
 		lists string
@@ -780,7 +778,7 @@ func TestRegions(t *testing.T) {
 	}
 }
 
-// addrOf returns the address of a question, or the zero Addr.
+// addrOf returns the address that a question asks about, or the zero Addr.
 func addrOf(name string) netip.Addr {
 	labels := strings.Split(name, ".")
 	slices.Reverse(labels)
@@ -796,9 +794,8 @@ func addrOf(name string) netip.Addr {
 	return a
 }
 
-// TestCheckNoAnswer checks that a check without a response stops the use of the list and is
-// not repeated by the other listings that wait for it, and that the status has the problem
-// until a test succeeds.
+// TestCheckNoAnswer checks that if a check is unanswered, the list is not used, and other pending
+// listings do not repeat the check. The status reports the problem until a test succeeds.
 func TestCheckNoAnswer(t *testing.T) {
 	var probes atomic.Int64
 	dead := true
@@ -847,8 +844,8 @@ func TestCheckNoAnswer(t *testing.T) {
 	}
 }
 
-// TestRetest checks the times between tests of a list: while the resolver is down, they begin
-// with seconds and have a maximum, and the log has one line.
+// TestRetest checks the intervals between a list's tests: while the resolver is down, they start at
+// seconds and grow to a maximum, and one line is logged.
 func TestRetest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
@@ -857,7 +854,7 @@ func TestRetest(t *testing.T) {
 		ctx, cancel := context.WithCancel(context.Background())
 		start := time.Now()
 		var times []time.Duration
-		z.now = func() time.Time { // called by each query
+		z.now = func() time.Time { // called for each query
 			if at := time.Since(start); len(times) == 0 || times[len(times)-1] != at {
 				times = append(times, at)
 			}
@@ -877,8 +874,8 @@ func TestRetest(t *testing.T) {
 	})
 }
 
-// TestRefused checks that the error of a resolver that is down is always the same text: the
-// port of the client would differ.
+// TestRefused checks that an unreachable resolver always causes the same error text. The client's
+// port would make the texts differ.
 func TestRefused(t *testing.T) {
 	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
@@ -893,7 +890,7 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// TestSlowList checks that a list without answers does not delay another list.
+// TestSlowList checks that a list that does not answer does not delay other lists.
 func TestSlowList(t *testing.T) {
 	slow, fast := *lookup, *lookup
 	slow.Name, fast.Name = "slow", "fast"
@@ -916,8 +913,8 @@ func TestSlowList(t *testing.T) {
 	}
 }
 
-// TestKey checks that the key is a part of the questions and of nothing else, and that
-// other users must not be able to read its file.
+// TestKey checks that the key occurs only in questions, and that a key file that other users can
+// read is rejected.
 func TestKey(t *testing.T) {
 	const key = "abcdefghijklmnopqrstuvwxyz"
 	var asked string
@@ -992,8 +989,8 @@ func TestKey(t *testing.T) {
 	}
 }
 
-// TestKeyOfAnotherUser checks that root does not follow the link of another user to a file that
-// only root can read.
+// TestKeyOfAnotherUser checks that root does not follow another user's link to a file that only
+// root can read.
 func TestKeyOfAnotherUser(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
@@ -1013,8 +1010,8 @@ func TestKeyOfAnotherUser(t *testing.T) {
 	}
 }
 
-// TestUnusableKey checks that a list without its key does not stop the others, and that the
-// status and the log contain the reason.
+// TestUnusableKey checks that a list with an unusable key does not stop the others, and that the
+// status and the log give the reason.
 func TestUnusableKey(t *testing.T) {
 	bad := *lookup
 	bad.Name, bad.Zone, bad.Key = "bad", "{key}.bad.example.net", filepath.Join(t.TempDir(), "key")
@@ -1037,8 +1034,8 @@ func TestUnusableKey(t *testing.T) {
 	}
 }
 
-// TestDeadResolver checks that a resolver that stops answering becomes a problem of the list
-// with a log line, and that only answers count as a success.
+// TestDeadResolver checks that a resolver that stops answering disables the list and is logged, and
+// that only answers count as success.
 func TestDeadResolver(t *testing.T) {
 	alive := true
 	server := newServer(t, func(q *dnsmessage.Message) [][]byte {
@@ -1072,7 +1069,7 @@ func TestDeadResolver(t *testing.T) {
 	}
 }
 
-// TestResolvConf checks the resolvers of the system.
+// TestResolvConf checks the parser of resolv.conf.
 func TestResolvConf(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "resolv.conf")
 	write := func(text string) {
@@ -1097,7 +1094,7 @@ func TestResolvConf(t *testing.T) {
 	}
 }
 
-// newTestService returns a service for lists whose tests have passed.
+// newTestService returns a service whose lists have passed their tests.
 func newTestService(t *testing.T, lists ...*list) *Service {
 	t.Helper()
 	s := &Service{name: "lookup", lists: map[string]*list{}, order: lists, answers: make(chan dnslist.Answer, 3)}
@@ -1107,7 +1104,7 @@ func newTestService(t *testing.T, lists ...*list) *Service {
 	return s
 }
 
-// TestTooMany checks that a question for which there is no room has an unknown answer.
+// TestTooMany checks that the answer is unknown if too many questions are pending.
 func TestTooMany(t *testing.T) {
 	z := newTestList(t, lookup, enough)
 	s := newTestService(t, z)
@@ -1119,8 +1116,8 @@ func TestTooMany(t *testing.T) {
 	}
 }
 
-// TestStale checks that a list with another definition in the filter is not asked, and that
-// the status asks for a restart of the service while the definitions differ.
+// TestStale checks that a list that the filter defines differently is not asked. While the
+// definitions differ, the status asks for a restart of the service.
 func TestStale(t *testing.T) {
 	z := newTestList(t, lookup, enough)
 	s := newTestService(t, z)
@@ -1145,8 +1142,8 @@ func TestStale(t *testing.T) {
 	}
 }
 
-// FuzzResponse checks that no packet causes a panic, and that only a response to the
-// question has an effect: its addresses are not more than the maximum.
+// FuzzResponse checks that no packet causes a panic, and that only a response to the question is
+// used, with at most maxAddresses addresses.
 func FuzzResponse(f *testing.F) {
 	const id, name = 0x1234, "7.2.0.192.bl.example.org"
 	query, err := newQuery(id, name)

@@ -6,36 +6,36 @@ import (
 	"time"
 )
 
-// The limits of queries to a list.
+// Limits of a list's queries.
 const (
-	defaultRate = 1  // queries in a second on average
-	burst       = 60 // seconds whose queries may come together
-	// first is the number of seconds whose queries are allowed after a start, so that a
-	// service that restarts again and again does not exceed the rate.
+	defaultRate = 1  // average number of queries per second
+	burst       = 60 // seconds' queries that may be sent together
+	// first is the number of seconds' queries allowed immediately after a start. It is small, so
+	// that a service that restarts repeatedly does not exceed the rate.
 	first = 5
-	// share is the part of the rate that the clients of one network may use.
+	// Clients in one network may use at most 1/share of the rate.
 	share    = 4
-	networks = 1024 // counters of networks; networks with the same hash share one
-	// sixShare is the part of the rate that all clients with IPv6 may use. A client can
-	// have so many networks of IPv6 that their shares are the whole rate.
+	networks = 1024 // counters; networks with the same hash share one
+	// All IPv6 clients may use at most 1/sixShare of the rate. Otherwise a client with many IPv6
+	// networks could use up the rate.
 	sixShare = 2
 )
 
-// A bucket counts queries, and drains at a rate.
+// A bucket counts queries, and drains at a constant rate.
 type bucket struct {
 	level float64
 	at    time.Time // of level
 }
 
-// drain returns the number of queries for which a bucket of the given size has room.
+// drain lowers the level, and returns how many queries still fit into a bucket of the given size.
 func (b *bucket) drain(now time.Time, rate, size float64) (room float64) {
 	b.level = max(0, b.level-rate*max(0, now.Sub(b.at).Seconds()))
 	b.at = now
 	return size - b.level
 }
 
-// A limiter limits all queries to a list, and the queries about clients with IPv6 and about
-// clients of one network.
+// A limiter limits a list's queries: all of them, those about IPv6 clients, and those about clients
+// in one network.
 type limiter struct {
 	rate float64
 	all  bucket
@@ -54,7 +54,7 @@ func newLimiter(rate int, now time.Time) limiter {
 	return l
 }
 
-// take reports whether a query about a client is allowed, and counts it.
+// take reports whether a query about a client is allowed and, if so, counts it.
 func (l *limiter) take(a netip.Addr, now time.Time) bool {
 	network := &l.of[maphash.Comparable(l.seed, networkOf(a))%networks]
 	if l.all.drain(now, l.rate, l.rate*burst) < 1 || network.drain(now, l.rate/share, l.rate*burst/share) < 1 {
@@ -71,15 +71,15 @@ func (l *limiter) take(a netip.Addr, now time.Time) bool {
 	return true
 }
 
-// spend counts queries that are not limited: queries of tests, and repeated queries. Later
-// queries have to wait for them.
+// spend counts queries that are never delayed: tests and repeated queries. Later queries wait for
+// them.
 func (l *limiter) spend(n int, now time.Time) {
 	l.all.drain(now, l.rate, l.rate*burst)
 	l.all.level += float64(n)
 }
 
-// networkOf returns the network of a client: the /24 of IPv4, and the /48 of IPv6, which is
-// the usual network of a site.
+// networkOf returns a client's network: an IPv4 /24, or an IPv6 /48, which is the usual size of a
+// site.
 func networkOf(a netip.Addr) netip.Prefix {
 	bits := 48
 	if a.Is4() {
@@ -89,7 +89,7 @@ func networkOf(a netip.Addr) netip.Prefix {
 	return p
 }
 
-// After several errors in a row, a list has a pause. A list whose test fails is tested again
+// After several consecutive errors, a list is paused. After a failed test, a list is tested again
 // after a pause.
 const (
 	maxErrors  = 5
@@ -97,7 +97,7 @@ const (
 	lastPause  = time.Minute
 )
 
-// pause returns the pause after a number of failures in a row, from 1.
+// pause returns the pause after the given number of consecutive failures, at least 1.
 func pause(failures int) time.Duration {
 	return min(firstPause<<min(failures-1, 10), lastPause)
 }

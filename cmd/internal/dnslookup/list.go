@@ -23,27 +23,27 @@ import (
 	"scanwatch/rules"
 )
 
-// The times of the tests of a list.
+// Intervals of a list's tests and checks.
 const (
 	testInterval = 5 * time.Minute
-	// A listing counts only if the list has been checked in this time. If the check was before
-	// the listing, another one follows at the end of this time.
+	// A listing counts only if its list was checked within this time. After a listing that relied
+	// on an earlier check, another check follows when this time ends.
 	confirmed = time.Second
-	// leastDistrust is the shortest time for which listings are unknown after the list
-	// contained every host.
+	// leastDistrust is the minimum time for which listings are unknown after the list contained
+	// every host.
 	leastDistrust = time.Minute
 )
 
-// regions contains the halves of IPv4 and the Internet of IPv6. No list contains most hosts of a
-// region, but lists of dynamic addresses contain many: a list has to contain all of regionSample
-// random addresses before it fails the test.
+// regions contains the halves of IPv4, and the public part of IPv6. No list contains most hosts of
+// a region, but lists of dynamic addresses contain many. A list therefore fails the test only if it
+// contains all of regionSample random addresses.
 var regions = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/1"), netip.MustParsePrefix("128.0.0.0/1"), netip.MustParsePrefix("2000::/3")}
 
-// regionSample is so large that a list with half of the addresses fails the test once in several
-// years. The first address that is not listed ends the sample.
+// With this regionSample, a list of half of all addresses fails the test once in several years. The
+// first address that is not listed ends the test of a region.
 const regionSample = 20
 
-// The causes of an unknown answer: see dnslist.Causes.
+// Causes of an unknown answer; see dnslist.Causes.
 const (
 	causeTimeout  = "timeout"
 	causeFailure  = "failure"
@@ -53,15 +53,15 @@ const (
 	causeLost     = "lost"
 )
 
-// The test addresses of RFC 5782 section 5: a list has the first one, and not the second.
+// The test addresses of RFC 5782 section 5: a list must contain testListed, but not testAbsent.
 var (
 	testListed = netip.MustParseAddr("127.0.0.2")
 	testAbsent = netip.MustParseAddr("127.0.0.1")
 )
 
-// unusedAddr returns a random address that no list contains, because lists have no loopback
-// addresses except a few test addresses. The response about a random address is not in the
-// cache of a resolver.
+// unusedAddr returns a random address that no list contains, because lists contain no loopback
+// addresses except a few test addresses. No resolver has the response for a random address in its
+// cache.
 func unusedAddr() netip.Addr {
 	ip := [4]byte{127}
 	_, _ = rand.Read(ip[1:]) // never fails
@@ -69,7 +69,7 @@ func unusedAddr() netip.Addr {
 	return netip.AddrFrom4(ip)
 }
 
-// publicAddr returns a random address of a host in a region.
+// publicAddr returns a random public address in a region.
 func publicAddr(region netip.Prefix) netip.Addr {
 	first := region.Addr().AsSlice()
 	for {
@@ -83,9 +83,9 @@ func publicAddr(region netip.Prefix) netip.Addr {
 	}
 }
 
-// unusedLabel returns a random label that is not a part of an address. Only a wildcard of the
-// zone has an address for it: a wildcard has no effect on names below an existing name such
-// as 127.bl.example.org (RFC 4592), so that addresses in one network do not suffice.
+// unusedLabel returns a random label that cannot be part of an address. Only a zone's wildcard
+// gives such a name an address. Addresses in one network do not suffice for the check: a wildcard
+// does not apply to names below an existing name such as 127.bl.example.org (RFC 4592).
 func unusedLabel() string {
 	label := make([]byte, 16)
 	_, _ = rand.Read(label) // never fails
@@ -95,39 +95,39 @@ func unusedLabel() string {
 	return string(label)
 }
 
-// An upstream is the state of a resolver for a list.
+// An upstream is a resolver's state for one list.
 type upstream struct {
-	confirming sync.Mutex   // held during a check of a listing
-	checked    [2]time.Time // times of the latest checks for IPv4 and IPv6
+	confirming sync.Mutex   // held while a listing is checked
+	checked    [2]time.Time // times of the latest checks, for IPv4 and IPv6
 	unchecked  [2]bool      // a listing has counted since the latest check
 
 	// Protected by the list's mu.
-	problem  error         // if the resolver is not used
-	falsely  time.Duration // the longest TTL of the listings of all hosts since the latest good test
-	distrust time.Time     // end of the time in which the resolver may have such listings in its cache
+	problem  error         // why the resolver is not used, or nil
+	falsely  time.Duration // longest TTL of false listings since the latest successful test
+	distrust time.Time     // until then, the resolver may cache false listings
 }
 
-// A list is a DNS list with its limits. Its methods may be called concurrently.
+// A list is a DNS list with its limits. A list's methods may be called concurrently.
 type list struct {
 	*rules.Lookup
 	id   string
-	zone string // with the key: never in logs, errors or the status
+	zone string // includes the key: never in logs, errors or the status
 	dns  *resolver
 	log  *slog.Logger
 	now  func() time.Time
 
 	jobs   chan netip.Addr // questions that wait
-	tests  chan struct{}   // has a value if a test must not wait
-	checks chan struct{}   // has a value if listings have counted without a later check
+	tests  chan struct{}   // has a value if a test is due immediately
+	checks chan struct{}   // has a value if listings have counted since the latest check
 
-	upstreams []upstream // of the servers of dns
+	upstreams []upstream // one per server of dns
 
 	mu      sync.Mutex
 	limits  limiter
 	errors  int // in a row
 	resumes time.Time
-	problem error // of the latest test; errUntested before the first one
-	// broken is set if the list can never be asked, which problem explains.
+	problem error // of the latest test; errUntested before any test
+	// broken is set if the list can never be asked; problem gives the reason.
 	broken   bool
 	answered bool // a resolver has answered since the latest call of fresh
 }
@@ -138,7 +138,7 @@ var (
 	errNoAnswer = errors.New("tested again, because a check before a listing had no answer")
 )
 
-// newList returns a list. After an error, the list is disabled.
+// newList returns a list. After an error, the list remains disabled.
 func newList(l *rules.Lookup, dns *resolver, log *slog.Logger, now func() time.Time) (*list, error) {
 	z := &list{Lookup: l, id: l.ID(), zone: l.Zone, dns: dns, log: log, now: now, problem: errUntested, limits: newLimiter(cmp.Or(l.Rate, defaultRate), now()),
 		jobs: make(chan netip.Addr, maxJobs), tests: make(chan struct{}, 1), checks: make(chan struct{}, 1), upstreams: make([]upstream, len(dns.servers))}
@@ -155,21 +155,21 @@ func newList(l *rules.Lookup, dns *resolver, log *slog.Logger, now func() time.T
 	return z, nil
 }
 
-// disable disables the list until the end of the process.
+// disable disables the list until the process ends.
 func (z *list) disable(err error) error {
 	z.problem, z.broken = fmt.Errorf("%w; then restart the service", err), true
 	return z.problem
 }
 
-// maxZone is the maximum length of a zone in bytes, so that a name has room for an IPv6
-// address.
+// maxZone is the maximum length of a zone in bytes. A query's name is at most 253 bytes long, and
+// an IPv6 address takes up to 64.
 const maxZone = 253 - 64
 
-// maxKey is the maximum length of a label of a name in bytes.
+// maxKey is the maximum length of a DNS label in bytes.
 const maxKey = 63
 
-// readKey reads a key. Errors do not contain its text. If root starts the service, a user who
-// can change the directory of the key must not select another file that only root can read.
+// readKey reads a key. Errors do not contain the key. If root starts the service, a user who can
+// change the key's directory must not be able to select a file that only root can read.
 func readKey(name string) (key string, err error) {
 	err = owner.DoFile(name, func() (err error) { key, err = readKeyFile(name); return err })
 	return key, err
@@ -199,7 +199,7 @@ func readKeyFile(name string) (string, error) {
 	return key, nil
 }
 
-// checkKey returns an error if the file of a key is not a private file.
+// checkKey returns an error unless the key's file is private.
 func checkKey(name string, info fs.FileInfo) error {
 	switch {
 	case !info.Mode().IsRegular():
@@ -210,9 +210,8 @@ func checkKey(name string, info fs.FileInfo) error {
 	return nil
 }
 
-// CheckKey returns an error if the companion, which runs as the user uid, cannot use the
-// key of a list. CheckKey does not read the key. Services that root starts can also use a
-// key of root.
+// CheckKey returns an error if the companion, which runs as the user uid, cannot use a list's key.
+// CheckKey does not read the key. Services started by root can also use keys that belong to root.
 func CheckKey(l *rules.Lookup, uid uint32) error {
 	if l.Key == "" {
 		return nil
@@ -231,7 +230,7 @@ func CheckKey(l *rules.Lookup, uid uint32) error {
 	return nil
 }
 
-// ask returns the answer of the list about an address.
+// ask returns the list's answer about an address.
 func (z *list) ask(ctx context.Context, a netip.Addr) dnslist.Answer {
 	answer := dnslist.Answer{Addr: a, List: z.id}
 	client := a.Unmap()
@@ -255,8 +254,8 @@ func (z *list) ask(ctx context.Context, a netip.Addr) dnslist.Answer {
 	return answer
 }
 
-// query asks the list about a name through one of the given resolvers, and returns the one
-// that was asked last. The first paid queries have been counted.
+// query asks the list about a name through the given resolvers in turn, and returns the resolver
+// asked last. paid is the number of queries that were counted beforehand.
 func (z *list) query(ctx context.Context, use []int, name string, paid int) (r response, via int, err error) {
 	r, via, queries, err := z.dns.ask(ctx, use, name)
 	z.mu.Lock()
@@ -266,7 +265,7 @@ func (z *list) query(ctx context.Context, use []int, name string, paid int) (r r
 	return r, via, err
 }
 
-// usable returns the resolvers that have not failed the latest test.
+// usable returns the resolvers that passed their latest test.
 func (z *list) usable() (use []int) {
 	z.mu.Lock()
 	defer z.mu.Unlock()
@@ -288,8 +287,8 @@ func causeOf(err error) string {
 	return causeFailure
 }
 
-// take counts a query about a client. It returns the reason for which the list must not be
-// asked now, or "".
+// take counts a query about a client. take returns the reason why the list must not be asked now,
+// or "".
 func (z *list) take(a netip.Addr) string {
 	z.mu.Lock()
 	defer z.mu.Unlock()
@@ -303,10 +302,9 @@ func (z *list) take(a netip.Addr) string {
 	return ""
 }
 
-// confirm checks that the list does not list every host, before a listing of a client counts.
-// It asks the resolver that has returned the listing. One check is enough for the listings of
-// a second; another check follows them. It returns the reason for which the listing does not
-// count, or "".
+// Before a listing counts, confirm checks that the list does not contain every host. confirm asks
+// the resolver that returned the listing. One check is enough for all listings within a second;
+// another check follows them. confirm returns the reason why the listing does not count, or "".
 func (z *list) confirm(ctx context.Context, via int, client netip.Addr) (cause string) {
 	u := &z.upstreams[via]
 	u.confirming.Lock()
@@ -329,7 +327,7 @@ func (z *list) confirm(ctx context.Context, via int, client netip.Addr) (cause s
 	return ""
 }
 
-// probe checks that the list does not list every host of a family. The caller holds
+// probe checks that the list does not contain every host of an address family. The caller holds
 // confirming.
 func (z *list) probe(ctx context.Context, via, family int) (cause string) {
 	u, start := &z.upstreams[via], z.now()
@@ -341,7 +339,7 @@ func (z *list) probe(ctx context.Context, via, family int) (cause string) {
 	for _, name := range []string{rules.Question(unused, z.zone), unusedLabel() + "." + z.zone} {
 		r, _, err := z.query(ctx, []int{via}, name, 0)
 		switch {
-		case err != nil: // the listings that wait for the check must not repeat it
+		case err != nil: // other pending listings must not repeat the check
 			z.suspect(via, errNoAnswer, 0)
 			return causeOf(err)
 		case len(r.addrs) > 0:
@@ -356,8 +354,8 @@ func (z *list) probe(ctx context.Context, via, family int) (cause string) {
 	return ""
 }
 
-// recheck checks the list again if listings have counted since the latest check. On a server
-// with few clients, no later listing causes a check.
+// recheck checks the list again if listings have counted since the latest check. On a server with
+// few clients, no later listing would cause a check.
 func (z *list) recheck(ctx context.Context) {
 	for via := range z.upstreams {
 		for family := range 2 {
@@ -375,8 +373,8 @@ func (z *list) recheckFamily(ctx context.Context, via, family int) {
 	}
 }
 
-// falseTTL returns the time for which a resolver may have answers such as r, which lists a
-// host that no list contains, in its cache.
+// falseTTL returns how long a resolver may cache r, an answer that lists a host that no list
+// contains.
 func (r *response) falseTTL() time.Duration {
 	if slices.ContainsFunc(r.addrs, rules.IsCode) {
 		return max(r.ttl, leastDistrust)
@@ -384,8 +382,8 @@ func (r *response) falseTTL() time.Duration {
 	return 0 // no listing
 }
 
-// suspect stops the use of a resolver until a test succeeds, and starts the test. falsely is
-// the result of falseTTL.
+// suspect starts a test, and disables a resolver until a test succeeds. falsely is the result of
+// falseTTL.
 func (z *list) suspect(via int, problem error, falsely time.Duration) {
 	z.mu.Lock()
 	defer z.mu.Unlock()
@@ -397,7 +395,7 @@ func (z *list) suspect(via int, problem error, falsely time.Duration) {
 	z.retest()
 }
 
-// trusts reports whether the listings of a resolver count.
+// trusts reports whether a resolver's listings count.
 func (z *list) trusts(via int) bool {
 	z.mu.Lock()
 	defer z.mu.Unlock()
@@ -405,7 +403,7 @@ func (z *list) trusts(via int) bool {
 	return u.problem == nil && !z.now().Before(u.distrust)
 }
 
-// suspected reports whether the list has listed a host that no list contains.
+// suspected reports whether any resolver returned a listing for a host that no list contains.
 func (z *list) suspected() bool {
 	z.mu.Lock()
 	defer z.mu.Unlock()
@@ -419,7 +417,7 @@ func (z *list) suspected() bool {
 
 func (z *list) retest() { signal(z.tests) }
 
-// signal gives c a value, unless it has one.
+// signal sends a value to c unless c already has one.
 func signal(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
@@ -427,19 +425,19 @@ func signal(c chan struct{}) {
 	}
 }
 
-// note counts errors in a row.
+// note counts consecutive errors.
 func (z *list) note(cause string) {
 	z.mu.Lock()
 	defer z.mu.Unlock()
 	now := z.now()
 	switch {
-	case cause == "" || cause == causeCode: // an answer, which may have no effect
+	case cause == "" || cause == causeCode: // an answer, even if it has no effect
 		z.errors = 0
-	case cause == causeDisabled || now.Before(z.resumes): // a question of the time before the pause
+	case cause == causeDisabled || now.Before(z.resumes): // a question from before the pause
 	default:
 		if z.errors++; z.errors >= maxErrors {
 			z.resumes = now.Add(pause(z.errors - maxErrors + 1))
-			z.retest() // the log and the status then have the reason, also if no further client connects
+			z.retest() // the log and the status then give the reason even if no other client connects
 		}
 	}
 }
@@ -453,7 +451,7 @@ func (z *list) fresh() bool {
 	return answered
 }
 
-// state returns the reason for which the list is not in use, or nil.
+// state returns the reason why the list is not in use, or nil.
 func (z *list) state() error {
 	z.mu.Lock()
 	defer z.mu.Unlock()
@@ -466,8 +464,7 @@ func (z *list) state() error {
 	return nil
 }
 
-// unusable returns the first problem of a resolver if no resolver can be used. The caller
-// holds mu.
+// If no resolver can be used, unusable returns the first resolver's problem. The caller holds mu.
 func (z *list) unusable() (first error) {
 	for i := range z.upstreams {
 		if z.upstreams[i].problem == nil {
@@ -478,8 +475,8 @@ func (z *list) unusable() (first error) {
 	return first
 }
 
-// unused returns the problems of resolvers that are not used while others are, or whose
-// listings do not count, or nil.
+// unused returns the problems of resolvers that are not used although others are, and of resolvers
+// whose listings do not count, or nil.
 func (z *list) unused() error {
 	z.mu.Lock()
 	defer z.mu.Unlock()
@@ -500,7 +497,7 @@ func (z *list) unused() error {
 	return errors.New(strings.Join(all, "; "))
 }
 
-// run tests the list until ctx ends. drop is called if earlier listings must not count.
+// run tests the list until ctx is done. drop is called if earlier listings must no longer count.
 func (z *list) run(ctx context.Context, drop func()) {
 	for failures := 0; ctx.Err() == nil; {
 		if z.suspected() {
@@ -538,8 +535,8 @@ func (z *list) rest(ctx context.Context, wait time.Duration) {
 	}
 }
 
-// test tests the list through each resolver, and reports whether all can be used. wrong
-// reports whether earlier listings may be wrong.
+// test tests the list through each resolver. ok reports whether all resolvers can be used, and
+// wrong whether earlier listings may be wrong.
 func (z *list) test(ctx context.Context) (ok, wrong bool) {
 	ok = true
 	for i := range z.upstreams {
@@ -549,7 +546,8 @@ func (z *list) test(ctx context.Context) (ok, wrong bool) {
 		}
 		before := z.conclude(i, falsely, err)
 		ok = ok && err == nil
-		// A resolver that is not used has no listings, and another one may have correct ones.
+		// Without an answer, earlier listings remain valid, because other resolvers may have
+		// returned them.
 		wrong = wrong || changed(before, err) && (answered || errors.Is(before, errSuspect))
 		if len(z.upstreams) > 1 {
 			switch disabled, enabled := news(before, err); {
@@ -577,9 +575,9 @@ func (z *list) test(ctx context.Context) (ok, wrong bool) {
 	return ok, wrong
 }
 
-// conclude sets the result of a test of a resolver, and returns the previous problem. If the
-// list contained every host since the previous good test, the listings in the cache of the
-// resolver can be wrong until they expire.
+// conclude stores the result of a resolver's test, and returns its previous problem. If the list
+// contained every host at any time since the previous successful test, listings in the resolver's
+// cache can be wrong until they expire.
 func (z *list) conclude(via int, falsely time.Duration, err error) (before error) {
 	z.mu.Lock()
 	defer z.mu.Unlock()
@@ -598,18 +596,17 @@ func changed(before, err error) bool {
 	return err != nil && (before == nil || before.Error() != err.Error())
 }
 
-// news reports whether the result of a test must be logged, because the list or the resolver
-// is no longer used, or is used again. Tests that start because of a doubt and succeed are
-// not logged.
+// news reports whether a test's result must be logged, because the list or the resolver was
+// disabled or enabled. A successful test that a doubt has triggered is not logged.
 func news(before, err error) (disabled, enabled bool) {
 	doubt := func(err error) bool { return errors.Is(err, errSuspect) || errors.Is(err, errNoAnswer) }
 	return changed(before, err) && !doubt(err), err == nil && before != nil && !doubt(before)
 }
 
-// check checks the test addresses, unused addresses, an unused label and samples of public
-// addresses with a resolver. The codes of the test address need not be codes that the operator
-// has listed. answered reports whether the list has answered all questions before the error.
-// falsely is the longest result of falseTTL.
+// check queries a resolver for the test addresses, unused addresses, an unused label and samples of
+// public addresses. The test address may have codes that the configuration lacks. answered reports
+// whether the list answered all questions before the error. falsely is the longest result of
+// falseTTL.
 func (z *list) check(ctx context.Context, via int) (answered bool, falsely time.Duration, err error) {
 	unused := unusedAddr()
 	for _, t := range []struct {
@@ -623,7 +620,7 @@ func (z *list) check(ctx context.Context, via int) (answered bool, falsely time.
 		{"a random name", unusedLabel() + "." + z.zone, false},
 	} {
 		r, _, failed := z.query(ctx, []int{via}, t.question, 0)
-		if !t.listed && len(r.addrs) > 0 { // the next names show how long the resolver keeps such answers
+		if !t.listed && len(r.addrs) > 0 { // the next names show how long the resolver caches such answers
 			falsely = max(falsely, r.falseTTL())
 			err = cmp.Or(err, fmt.Errorf("test: %s is listed as %s, so every host may be", t.name, r.addrs[0]))
 		}
@@ -652,7 +649,7 @@ func (z *list) check(ctx context.Context, via int) (answered bool, falsely time.
 	return true, 0, nil
 }
 
-// sample returns an error if the list contains all of several random addresses of a region.
+// sample returns an error if the list contains all of several random addresses in a region.
 func (z *list) sample(ctx context.Context, via int, region netip.Prefix) (answered bool, falsely time.Duration, err error) {
 	for range regionSample {
 		r, _, err := z.query(ctx, []int{via}, rules.Question(publicAddr(region), z.zone), 0)

@@ -11,20 +11,20 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// The times for which answers without a useful TTL are valid.
+// Lifetimes of answers without a useful TTL.
 const (
 	negativeTTL = 5 * time.Minute
 	maxTTL      = 24 * time.Hour
 )
 
-// maxAddresses is the maximum number of addresses in a response. No list has more codes for
-// one address.
+// maxAddresses is the maximum number of addresses in a response. No list returns more codes for an
+// address.
 const maxAddresses = 16
 
 // errCorrupt means that a response is not a valid DNS message.
 var errCorrupt = errors.New("corrupt response")
 
-// A response is the answer to a question for addresses.
+// A response answers a query for addresses.
 type response struct {
 	addrs     []netip.Addr // empty if the name does not exist or has no address
 	ttl       time.Duration
@@ -48,8 +48,9 @@ func newQuery(id uint16, name string) ([]byte, error) {
 	return b, nil
 }
 
-// parseResponse parses a packet. If the packet is not a response to the query with this id
-// and name, matches is false: another host may have sent it. Errors do not contain the name.
+// parseResponse parses a packet. If the packet is not a response to the query with this id and
+// name, matches is false, because another host may have sent the packet. Errors do not contain the
+// name.
 func parseResponse(packet []byte, id uint16, name string) (r response, matches bool, err error) {
 	var p dnsmessage.Parser
 	h, err := p.Start(packet)
@@ -90,8 +91,8 @@ func isName(n dnsmessage.Name, name string) bool {
 	return strings.EqualFold(strings.TrimSuffix(n.String(), "."), name)
 }
 
-// answers reads the addresses. An alias is an error: no list has aliases, but some
-// resolvers return one instead of a name that does not exist.
+// answers reads the addresses from the answer section. An alias (CNAME) is an error: lists do not
+// use aliases, but some resolvers return one instead of reporting that a name does not exist.
 func (r *response) answers(p *dnsmessage.Parser, name string) error {
 	for {
 		h, err := p.AnswerHeader()
@@ -102,7 +103,7 @@ func (r *response) answers(p *dnsmessage.Parser, name string) error {
 			return errCorrupt
 		case h.Type == dnsmessage.TypeCNAME:
 			return errors.New("alias instead of an address")
-		case h.Type != dnsmessage.TypeA: // such as a signature
+		case h.Type != dnsmessage.TypeA: // for example, a signature
 			if p.SkipAnswer() != nil {
 				return errCorrupt
 			}
@@ -119,7 +120,7 @@ func (r *response) answers(p *dnsmessage.Parser, name string) error {
 	}
 }
 
-// authorityTTL returns the time for which a negative answer is valid (RFC 2308 section 5).
+// authorityTTL returns the lifetime of a negative answer (RFC 2308 section 5).
 func authorityTTL(p *dnsmessage.Parser) time.Duration {
 	for {
 		h, err := p.AuthorityHeader()

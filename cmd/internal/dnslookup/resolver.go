@@ -17,11 +17,11 @@ import (
 	"scanwatch/filter/lookup/feed"
 )
 
-// Limits of a question. A question takes at most twice timeout over UDP, and once over TCP.
+// Limits of a query. A query takes at most twice timeout over UDP, and once over TCP.
 const (
 	timeout    = time.Second
 	attempts   = 2
-	maxPackets = 32       // over UDP; further packets are a flood
+	maxPackets = 32       // over UDP; more packets are a flood
 	maxMessage = 16 << 10 // over TCP, in bytes
 	maxServers = 3        // in resolv.conf(5)
 )
@@ -29,19 +29,19 @@ const (
 var (
 	errTimeout = errors.New("timeout")
 	errFlood   = errors.New("too many other responses")
-	// errNoServer is the error if no resolver can be used.
+	// errNoServer means that no resolver can be used.
 	errNoServer = errors.New("no resolver")
 )
 
-// A resolver asks DNS servers. Its methods may be called concurrently.
+// A resolver asks DNS servers. A resolver's methods may be called concurrently.
 type resolver struct {
 	servers []netip.AddrPort
 	timeout time.Duration
 }
 
-// ask asks the servers with the given indexes in turn. It returns the addresses of a name, the
-// server that it has asked last, and the number of queries that it has sent. Errors contain the
-// server, but not the name.
+// ask asks the servers with the given indexes in turn. ask returns a name's addresses, the server
+// asked last, and the number of queries sent. Errors contain the server's address, but not the
+// name.
 func (r *resolver) ask(ctx context.Context, use []int, name string) (resp response, via, queries int, err error) {
 	if len(use) == 0 {
 		return resp, 0, 0, errNoServer
@@ -58,8 +58,8 @@ func (r *resolver) ask(ctx context.Context, use []int, name string) (resp respon
 	return resp, via, queries, err
 }
 
-// exchange asks one server, over TCP if the response over UDP is truncated. Each question
-// has a random id and, because it has a new socket, a random port.
+// exchange asks one server, and repeats the query over TCP if the UDP response is truncated. Each
+// query has a random id and, because its socket is new, a random port.
 func (r *resolver) exchange(ctx context.Context, server netip.AddrPort, name string) (resp response, queries int, err error) {
 	var random [2]byte
 	if _, err := rand.Read(random[:]); err != nil {
@@ -77,8 +77,8 @@ func (r *resolver) exchange(ctx context.Context, server netip.AddrPort, name str
 	return resp, 2, clean(err)
 }
 
-// clean replaces the errors of a deadline, and removes the addresses from other errors of
-// the network: the port of the client differs each time.
+// clean shortens network errors: it replaces deadline errors, and removes addresses from other
+// errors, because the client's port is always different.
 func clean(err error) error {
 	var e net.Error
 	var op *net.OpError
@@ -94,7 +94,7 @@ func clean(err error) error {
 	return err
 }
 
-// dial connects to a server. The connection closes at the timeout, or when ctx ends.
+// dial connects to a server. The connection is closed at the timeout, or when ctx is done.
 func (r *resolver) dial(ctx context.Context, network string, server netip.AddrPort) (net.Conn, func(), error) {
 	ctx, cancel := context.WithTimeout(ctx, r.timeout)
 	conn, err := new(net.Dialer).DialContext(ctx, network, server.String())
@@ -160,13 +160,13 @@ func (r *resolver) tcp(ctx context.Context, server netip.AddrPort, query []byte,
 	return resp, err
 }
 
-// resolvConf is the file with the addresses of resolvers.
+// resolvConf is the file that lists the system's resolvers.
 const resolvConf = "/etc/resolv.conf"
 
-// maxConf is the number of bytes that are read of this file.
+// maxConf is the maximum number of bytes read from resolvConf.
 const maxConf = 64 << 10
 
-// systemServers returns the servers of resolv.conf(5).
+// systemServers returns the servers listed in resolv.conf(5).
 func systemServers(file string, port uint16) ([]netip.AddrPort, error) {
 	f, err := feed.Open(file)
 	if err != nil {

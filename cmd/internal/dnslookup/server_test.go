@@ -14,8 +14,8 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// A server is a DNS server of the tests. For each query, udp and tcp return the packets or
-// bytes that it sends.
+// A server is a DNS server for tests. For each query, udp and tcp return the packets or bytes to
+// send.
 type server struct {
 	addr    netip.AddrPort
 	udp     func(q *dnsmessage.Message) [][]byte
@@ -24,7 +24,7 @@ type server struct {
 	mu      sync.Mutex // held during a call of udp
 }
 
-// do calls f while the server handles no query.
+// do calls f while the server is handling no query.
 func (s *server) do(f func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -75,7 +75,7 @@ func (s *server) serveUDP(conn *net.UDPConn) {
 	}
 }
 
-// serveTCP serves one query of a client, and keeps the connection open.
+// serveTCP serves one query from a client, and keeps the connection open.
 func (s *server) serveTCP(l *net.TCPListener) {
 	for {
 		conn, err := l.AcceptTCP()
@@ -121,13 +121,13 @@ func packets(all ...dnsmessage.Message) (list [][]byte) {
 	return list
 }
 
-// prefixed returns a message for TCP.
+// prefixed returns a message in TCP form, with its length.
 func prefixed(m dnsmessage.Message) [][]byte {
 	b := packets(m)[0]
 	return [][]byte{append(binary.BigEndian.AppendUint16(nil, uint16(len(b))), b...)}
 }
 
-// addresses returns A records for the name of q.
+// addresses returns A records for q's name.
 func addresses(q *dnsmessage.Message, ttl uint32, list ...string) (all []dnsmessage.Resource) {
 	for _, s := range list {
 		all = append(all, dnsmessage.Resource{
@@ -138,8 +138,8 @@ func addresses(q *dnsmessage.Message, ttl uint32, list ...string) (all []dnsmess
 	return all
 }
 
-// listed returns a server function whose answer to each query is a list of addresses, and
-// NXDOMAIN without addresses.
+// listed returns a server function that answers each query with the given addresses, or with
+// NXDOMAIN if there are none.
 func listed(list ...string) func(q *dnsmessage.Message) [][]byte {
 	return func(q *dnsmessage.Message) [][]byte {
 		code := dnsmessage.RCodeSuccess

@@ -18,8 +18,8 @@ import (
 	"scanwatch/rules"
 )
 
-// prepareCompanions looks up the users that the companions run as and tries to create the
-// directory for their socket. Neither is possible inside the sandbox.
+// prepareCompanions looks up the companions' users, and tries to create the directory for the
+// companions' socket. Neither is possible inside the sandbox.
 func (p *Engine) prepareCompanions() {
 	if len(p.set.Companions) == 0 {
 		return
@@ -33,8 +33,7 @@ func (p *Engine) prepareCompanions() {
 		problem    string
 	}
 	r, ok := withTimeout(p.Log, "preparing the companions", diskTimeout, func() result {
-		// The package creates the directory, but a temporary file system loses it at each
-		// boot.
+		// The package creates the directory, but on a temporary file system each boot removes it.
 		if os.Mkdir(p.runDir, 0o755) == nil {
 			_ = os.Chmod(p.runDir, 0o755) // regardless of the umask
 		}
@@ -46,7 +45,7 @@ func (p *Engine) prepareCompanions() {
 	} else if r.problem != "" {
 		p.Log.Warn("no companions", "because", r.problem)
 	}
-	if r.problem != "" { // the status must name them
+	if r.problem != "" { // the status must name the companions
 		p.runDir, p.companions = "", control.DisabledCompanions(p.set.Companions, r.problem)
 		return
 	}
@@ -56,7 +55,7 @@ func (p *Engine) prepareCompanions() {
 	}
 }
 
-// joinFleet reads the key of the fleet, with which all hosts hash names.
+// joinFleet reads the fleet's key, with which all hosts of the fleet hash names.
 func (p *Engine) joinFleet() {
 	p.sharing = &control.Sharing{Memory: p.memory, Now: p.eventTime, Log: p.Log}
 	p.sharing.Companion = slices.ContainsFunc(p.set.Companions, func(c *rules.Companion) bool { return c.Role == rules.RoleShare })
@@ -103,9 +102,9 @@ func (p *Engine) serveCompanions(live context.Context) {
 	server.Run(live, p.runDir, socketCheck)
 }
 
-// sparing returns a function that reports whether the hosts in one of the given prefixes
-// must not be blocked. The same hosts are omitted from exports: exempt hosts, hosts that
-// rules must not ban, and hosts with recent mail, even before they become known.
+// sparing returns a function that reports whether the hosts in one of the given prefixes must not
+// be blocked. Exports omit the same hosts: exempt hosts, hosts that rules must not ban, and hosts
+// with recent mail, even before they become known.
 func (p *Engine) sparing(all []netip.Prefix) func(netip.Prefix) bool {
 	exempt := config.NewExempt(p.policies.policy(), p.ownAddrs)
 	now := p.eventTime()
@@ -121,8 +120,8 @@ func (p *Engine) sparing(all []netip.Prefix) func(netip.Prefix) bool {
 	}
 }
 
-// sparedHost reports whether a host must not be reported: hosts that sparing spares, hosts
-// whose proven name has standing, and hosts that a pass statement exempts.
+// sparedHost reports whether a host must not be reported to others. This applies to hosts that
+// sparing exempts, hosts whose proven name has standing, and hosts that match a pass statement.
 func (p *Engine) sparedHost(h control.Names) bool {
 	addr := h.Addr.Unmap()
 	q := netip.PrefixFrom(addr, addr.BitLen())
@@ -146,7 +145,7 @@ func (p *Engine) sparedHost(h control.Names) bool {
 	return policy != nil && policy.Passes(&f)
 }
 
-// withdraw ends the bans that rest on listings that a list has withdrawn. A ban of more than
+// withdraw ends the bans that rest on listings that a list has withdrawn. A ban imposed more than
 // dnslist.MaxTTL ago rests on an earlier answer of the list.
 func (p *Engine) withdraw(list *rules.Lookup, listed []netip.Addr) {
 	now, policy := p.eventTime(), p.policies.policy()
@@ -168,8 +167,7 @@ func (p *Engine) withdraw(list *rules.Lookup, listed []netip.Addr) {
 	p.Log.Warn("listings withdrawn", "lookup", list.Name, "listings", len(listed), "unbanned", bans)
 }
 
-// networksWithStanding determines which of the given networks have a host with recent
-// mail or a recent login.
+// networksWithStanding finds the networks that contain a host with recent mail or a recent login.
 func (p *Engine) networksWithStanding(all []netip.Prefix, now int64) map[netip.Prefix]bool {
 	standing := map[netip.Prefix]bool{}
 	var bits [2][129]bool // prefix lengths in use, by address family

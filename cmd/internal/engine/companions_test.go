@@ -39,8 +39,8 @@ func withCompanions(t *testing.T, text string) *Engine {
 	return &Engine{memory: memory.New(), policies: policies{active: c}, set: c.Policy.Settings, Log: slog.New(slog.DiscardHandler)}
 }
 
-// TestUnsafeRunDir checks that the filter rejects a directory in which other users can
-// create the socket, and that the status names the companions that cannot connect.
+// TestUnsafeRunDir checks that the filter rejects a directory in which other users can create the
+// socket, and that the status names the companions that cannot connect.
 func TestUnsafeRunDir(t *testing.T) {
 	parent := t.TempDir()
 	for name, c := range map[string]struct {
@@ -140,8 +140,8 @@ pass match src <partners>
 	}
 }
 
-// TestSparedHost checks that a host is not reported which is exempt only by a name, or by an
-// answer of a DNS list.
+// TestSparedHost checks that a host that is exempt only by its name, or by a DNS list's answer, is
+// not reported.
 func TestSparedHost(t *testing.T) {
 	p := withCompanions(t, `companion lookup user 12345
 lookup wl allowlist "wl.example.org" codes 127.0.0.2
@@ -161,7 +161,7 @@ pass match rdns "*.list.example" fcrdns pass !listed wl
 		{Helo: "monitor.example.net"}:   true,
 		{Helo: "mx.partner.example"}:    false,
 		{RDNS: "mx.partner.example"}:    true,
-		{RDNS: "mx.list.example"}:       false, // wl has not answered
+		{RDNS: "mx.list.example"}:       false, // the list wl has not answered
 	} {
 		h.Addr = netip.MustParseAddr("192.0.2.77")
 		if got := p.sparedHost(h); got != want {
@@ -221,8 +221,8 @@ rule other phase mail-from match listed other reject ban 1d
 	}
 }
 
-// TestInvalidConfiguration checks that the filter uses the state directory of a configuration
-// with errors in other statements.
+// TestInvalidConfiguration checks that the filter uses the configured state directory even if other
+// statements have errors.
 func TestInvalidConfiguration(t *testing.T) {
 	lists, err := lookup.Builtin()
 	if err != nil {

@@ -22,7 +22,7 @@ import (
 // disk access before the handshake has a timeout. After a timeout, the filter starts without the data.
 const (
 	configTimeout = 5 * time.Second // for the configuration and all files that it includes
-	diskTimeout   = time.Second     // for the directories of the sandbox, the hash key, and the file of rejected lists
+	diskTimeout   = time.Second     // for all other data on disk
 )
 
 // withTimeout returns the result of f. ok is false if f does not return before the
@@ -79,9 +79,8 @@ func (p *policies) enterSandbox(set rules.Settings, runDir string, read []string
 	p.log.Log(context.Background(), level, "sandbox", p.closed.Attrs()...)
 }
 
-// giveUpRoot switches a filter that runs as root to the owner of the state directory.
-// Otherwise the owner could replace files in the directory with links and make root write
-// to other files.
+// giveUpRoot switches a filter that runs as root to the state directory's owner. Otherwise the
+// owner could replace files in the directory with links and make root write to other files.
 func giveUpRoot(dir string, log *slog.Logger) {
 	if os.Geteuid() != 0 {
 		return

@@ -1,5 +1,5 @@
-// Package engine runs the pipeline with its policy, its store and its sockets, for a program
-// that has a front end.
+// Package engine runs the pipeline with its policy, store and sockets, for a program that has a
+// front end.
 package engine
 
 import (
@@ -36,7 +36,7 @@ import (
 	"scanwatch/store"
 )
 
-// A Program is a program with a front end.
+// A Program describes a program that has a front end.
 type Program struct {
 	Name string
 	// FrontEnd is the name of the front end in records, or "" for smtpd.
@@ -47,27 +47,27 @@ type Program struct {
 	Flags func(*flag.FlagSet)
 	// Server is the program that the operator restarts so that all settings take effect.
 	Server string
-	// AnyPhase is set if the front end asks in all phases. Otherwise, it registers the
-	// phases of the policy at startup.
+	// AnyPhase is set if the front end sends requests in all phases. Otherwise, the front end
+	// registers the policy's phases at startup.
 	AnyPhase bool
-	// Prepare, if set, opens the front end's sockets. After an error, which Prepare has
-	// logged, the program exits. The sandbox does not yet restrict Prepare.
+	// Prepare, if set, opens the front end's sockets before the sandbox restricts the process. If
+	// Prepare fails, it has logged the error, and the program exits.
 	Prepare func(e *Engine) error
-	// Serve passes events to the pipeline until the mail server stops. After an error, which
-	// Serve has logged, the exit status is 1.
+	// Serve passes events to the pipeline until the mail server stops. If Serve fails, it has
+	// logged the error, and the exit status is 1.
 	Serve func(e *Engine) error
 }
 
-// Settings holds the values of the flags.
+// Settings holds the flags' values.
 type Settings struct {
-	file    string // configuration file; empty for the default path
+	file    string // configuration file; empty for the default
 	dir     string
 	open    bool // run without a sandbox
 	verbose bool
 }
 
-// StopTime limits the time for saving the last records after the mail server has stopped. If
-// it is restarted, a new filter may already be waiting for the state directory.
+// StopTime limits how long the filter saves its last records after the mail server has stopped. If
+// the mail server is restarted, a new filter may already be waiting for the state directory.
 const StopTime = 10 * time.Second
 
 // logTime limits the time for writing the last log messages, after the records are saved.
@@ -86,15 +86,15 @@ const gcPercent = 50
 type Engine struct {
 	Settings
 	Log *slog.Logger
-	// Pipeline receives the events. Its Stop is called after Serve has returned.
+	// Pipeline receives the events. Pipeline.Stop is called after Serve has returned.
 	Pipeline *filter.Pipeline
-	// Delayed is the number of delayed replies, which the front end updates.
+	// Delayed is the number of delayed replies. The front end updates it.
 	Delayed atomic.Int64
-	// Wake has a value after a DNS list has answered.
+	// Wake receives a value after a DNS list has answered.
 	Wake chan struct{}
 
-	// Source, if set, describes the log that the front end follows. Read lists files that
-	// the front end reads in the sandbox. Both are set by Prepare.
+	// Source, if set, describes the log that the front end follows. Read lists files that the front
+	// end reads inside the sandbox. Prepare sets Source and Read.
 	Source func() *control.SourceStatus
 	Read   []string
 
@@ -115,8 +115,8 @@ type Engine struct {
 
 	companions *control.Companions // nil without companions
 	runDir     string              // directory of the companions' socket
-	lookups    *dnslist.Table      // answers of the companion lookup
-	sharing    *control.Sharing    // rows for and of other hosts
+	lookups    *dnslist.Table      // answers from the companion lookup
+	sharing    *control.Sharing    // rows exchanged with other hosts
 	writer     *store.Writer
 	state      *store.State
 
@@ -144,8 +144,8 @@ func (p *Engine) Dir() string { return p.set.Store }
 
 var errInUse = errors.New("another process uses the state directory")
 
-// Alone returns an error, which it has logged, if another front end uses the state directory:
-// each would lack the other's bans and standing.
+// Alone returns an error if another front end uses the state directory, because each would lack the
+// other's bans and standing. The error is already logged.
 func (p *Engine) Alone() error {
 	c, err := control.Dial(p.Dir())
 	if err != nil {
@@ -165,9 +165,8 @@ func (p *Engine) setLevel() {
 	}
 }
 
-// build creates the engine. Because smtpd accepts no connections until its filters are
-// registered, build waits only for files on the local disk. The state directory is opened
-// in the background.
+// build creates the engine. build waits only for files on the local disk, because smtpd accepts no
+// connections until its filters are registered. The state directory is opened in the background.
 func build(program *Program, s Settings, stderr io.Writer) (*Engine, error) {
 	p := &Engine{program: program, Settings: s, logs: newQueue(stderr), level: new(slog.LevelVar), memory: memory.New(), started: time.Now().UTC(), lookups: dnslist.New(), Wake: make(chan struct{}, 1)}
 	p.lookups.Withdraw = p.withdraw
@@ -216,7 +215,7 @@ func build(program *Program, s Settings, stderr io.Writer) (*Engine, error) {
 	return p, nil
 }
 
-// toSyslog sends the log to syslog(3) if so configured.
+// toSyslog directs the log to syslog(3) if so configured.
 func (p *Engine) toSyslog() {
 	if !p.set.Log.Syslog {
 		return
@@ -256,9 +255,8 @@ func (p *Engine) openStore() {
 	})
 }
 
-// now returns the end of the newest session, so that the sessions of a replayed stream
-// are stored under their original days. Before the first session, now returns the current
-// time.
+// now returns the end of the newest session, so that sessions of a replayed stream are stored under
+// their original days. Before the first session, now returns the current time.
 func (p *Engine) now() time.Time {
 	if t := p.clock.Load(); t != 0 {
 		return time.UnixMicro(t)
@@ -266,7 +264,7 @@ func (p *Engine) now() time.Time {
 	return time.Now()
 }
 
-// eventTime returns the current time as measured by the events.
+// eventTime returns the current time according to the events.
 func (p *Engine) eventTime() int64 { return p.memory.Now(p.now().UnixMicro()) }
 
 // use passes a policy and the configured databases to the pipeline, if there is one.
@@ -280,7 +278,7 @@ func (p *Engine) use(policy *rules.Policy, c *config.Config) {
 	}
 	p.writer.Rules(filter.RuleTexts(policy)) // records refer to these texts
 	p.Pipeline.Use(&filter.Settings{Policy: policy, ASN: c.ASN, Country: c.Country})
-	p.lookups.Use(policy.Lookups) // wakes the requests that wait, after the pipeline has the policy
+	p.lookups.Use(policy.Lookups) // wakes pending requests, so the pipeline must already have the policy
 	p.memory.Bans.Restart()       // the mode and the exempt hosts may have changed
 }
 
@@ -314,7 +312,7 @@ func (p *Engine) serveControl(live context.Context) {
 	server.Run(live, p.set.Store, socketCheck)
 }
 
-// flushSums hands the aggregated sessions to the writer.
+// flushSums passes the aggregated sessions to the writer.
 func (p *Engine) flushSums(context.Context) error {
 	return safego.Run(func() error { p.Pipeline.Sums.Flush(); return nil })
 }
@@ -364,8 +362,8 @@ func (p *Engine) Save() error {
 	return safego.Run(func() error { return errors.Join(p.state.Close(), p.writer.Close()) })
 }
 
-// stop records the open sessions, saves all data and returns the exit status. cause is
-// the error of the front end.
+// stop records the open sessions, saves all data and returns the exit status. cause is the front
+// end's error.
 func (p *Engine) stop(cause error) int {
 	if err := safego.Run(func() error { p.Pipeline.Stop(); return nil }); err != nil {
 		p.Log.Error("open sessions not recorded", "err", err, safego.Stack(err))
@@ -416,7 +414,7 @@ func shippedLists(log *slog.Logger) func() *lookup.Lists {
 	})
 }
 
-// restart replaces the program that the operator must restart in a message for smtpd.
+// restart names server instead of smtpd in a message that asks for a restart.
 func restart(message, server string) string {
 	if server == "" {
 		return message

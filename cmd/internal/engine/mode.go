@@ -120,7 +120,7 @@ func (p *policies) modeCommand() control.Command {
 		case h.On && seconds > 0:
 			h.Until = time.Now().Add(time.Duration(seconds) * time.Second).Truncate(time.Second)
 		}
-		p.setHalt(h) // before writing to the disk, which may block
+		p.setHalt(h) // before the disk write, which may block
 		if h.On {
 			p.log.Warn("observing only, by the operator", p.halted(h)...)
 		} else {

@@ -32,7 +32,7 @@ const watchFiles = 10 * time.Second
 // previous policy remains active.
 type policies struct {
 	file   string // empty without a configuration
-	dir    string // the state directory; initially the value of the flag
+	dir    string // state directory; initially the flag's value
 	lists  func() *lookup.Lists
 	use    func(*rules.Policy, *config.Config)
 	server string        // program that the operator restarts; empty: smtpd
@@ -43,8 +43,8 @@ type policies struct {
 	mu     sync.Mutex          // held during a reload
 	config *config.Config
 	closed *sandbox.Report // nil without a sandbox
-	// companions and fleet are the texts of the companion statements and of the statement
-	// fleet, which take effect only at startup.
+	// companions and fleet are the texts of the companion and fleet statements, which take effect
+	// only at startup.
 	companions, fleet string
 	zones             string // text of the zone statements in the latest configuration
 	unread            bool   // reading the configuration timed out at startup
@@ -59,8 +59,8 @@ type policies struct {
 // logged.
 const maxNotes = 10
 
-// note updates the description of the configuration in the status. problem may refer to a
-// new configuration that was rejected.
+// note updates the configuration's description in the status. problem may refer to a new
+// configuration that was rejected.
 func (p *policies) note(c *config.Config, problem string) {
 	p.stateMu.Lock()
 	defer p.stateMu.Unlock()
@@ -112,7 +112,7 @@ func (p *policies) start() rules.Settings {
 	type loaded struct {
 		*config.Config
 		err   error
-		store rules.Settings // if err is set
+		store rules.Settings // used if err is set
 	}
 	first, ok := withTimeout(p.log, "reading the configuration", configTimeout, func() loaded {
 		c, err := config.Load(p.file, p.lists(), nil, false)
@@ -123,8 +123,8 @@ func (p *policies) start() rules.Settings {
 		return l
 	})
 	if !ok {
-		// watch loads the configuration once the disk answers. Register for all phases,
-		// because the rules have not been read yet.
+		// watch loads the configuration once the disk answers. Register all phases, because the
+		// rules have not been read yet.
 		p.config, p.asked, p.unread = config.Unread(p.file), smtp.Answerable, true
 		p.log.Error("configuration unreadable: disk timeout; observing only, recording in the default directory; restart smtpd when the disk answers", "file", p.file)
 		p.note(nil, "disk timeout at startup; restart smtpd")
@@ -159,7 +159,7 @@ func companionText(p *rules.Policy) string {
 	return text
 }
 
-// fleetText returns the text of p's statement fleet, or "".
+// fleetText returns the text of p's fleet statement, or "".
 func fleetText(p *rules.Policy) string {
 	if p.Fleet == nil {
 		return ""
@@ -240,7 +240,7 @@ func (p *policies) reload(forced bool) error {
 		p.log.Warn("companions changed; restart smtpd")
 		p.note(nil, "companions changed; restart smtpd")
 	}
-	if p.fleet != fleetText(c.Policy) { // last, because the remedy includes that of other companions
+	if p.fleet != fleetText(c.Policy) { // last, because its remedy also restarts the other companions
 		p.log.Warn("fleet changed; restart smtpd, then the service of companion share")
 		p.note(nil, "fleet changed; restart smtpd, then the service of companion share")
 	}
@@ -304,7 +304,7 @@ func (p *policies) changed() bool {
 	return p.config.Changed()
 }
 
-// verb returns the reload command.
+// verb returns the control command that reloads the configuration.
 func (p *policies) verb() control.Command {
 	return control.Command{Name: "reload", Args: 1, Run: func(_ context.Context, a *control.Answer, args []string) error {
 		if err := p.reload(args[0] == control.Forced); err != nil {

@@ -9,9 +9,8 @@ import (
 	"scanwatch/internal/safego"
 )
 
-// A queue writes log lines without blocking, because a slow log reader must not delay
-// responses to smtpd. When the queue is full, lines are dropped, and the number of
-// dropped lines is logged later.
+// A queue writes log lines without blocking, because a slow log reader must not delay responses to
+// smtpd. When the queue is full, lines are dropped and counted; the count is logged later.
 type queue struct {
 	mu      sync.Mutex
 	to      io.Writer

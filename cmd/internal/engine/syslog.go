@@ -9,8 +9,8 @@ import (
 // filter must reconnect when syslogd restarts.
 const logSocket = "/dev/log"
 
-// A syslogger writes log lines to syslog(3), each with its own priority. If the filter
-// wrote to standard error, smtpd would log every line at priority error.
+// A syslogger writes log lines to syslog(3), with separate priorities. If the filter wrote to
+// standard error, smtpd would log every line at priority error.
 type syslogger struct{ *syslog.Writer }
 
 func openSyslog(socket, program string) (syslogger, error) {

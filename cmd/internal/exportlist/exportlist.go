@@ -38,7 +38,7 @@ const (
 	reasonMany     = "addresses that many hosts share"
 )
 
-// exemptReasons maps the results of Peers.Excuse to reasons.
+// exemptReasons maps results of Peers.Excuse to reasons.
 var exemptReasons = map[string]string{"login": reasonLogin, "known": reasonMail, "trusted": reasonMail, "many": reasonMany}
 
 // Options selects the entries of an export.
@@ -52,16 +52,16 @@ type Options struct {
 	Private    bool
 	Confidence int           // minimum rank; see export.Confidence
 	TTL        time.Duration // lifetime of entries for findings
-	// AcceptLoss is the last day for which the operator accepts losses. Records may be
-	// missing up to that day, and bans from before that day.
+	// AcceptLoss is the last day for which the operator accepts losses. Up to that day, records may
+	// be missing. Bans imposed before that day may also be missing.
 	AcceptLoss time.Time
 	Progress   *output.Progress
 	Warn       func(string) // called for each read error
 }
 
-// LoadPolicy loads the configuration, which determines the exempt hosts. If a pass
-// statement needs a table or database that is unavailable, the result is an error. So is
-// an empty file of such a table, whose entries may have been lost.
+// LoadPolicy loads the configuration, which determines the exempt hosts. If a pass statement needs
+// a table or database that is unavailable, the result is an error. An empty file of such a table is
+// also an error, because its entries may have been lost.
 func LoadPolicy(file string) (*config.Config, error) {
 	lists, err := lookup.Builtin()
 	if err != nil {
@@ -172,8 +172,7 @@ func (b *builder) list() *export.List {
 	return l
 }
 
-// fill completes an entry from h's records and its evidence of at least the given
-// confidence.
+// fill completes an entry with h's records and its evidence of at least the given confidence.
 func (h *host) fill(entry *export.Entry, least int) {
 	if entry.First.IsZero() || h.first.Before(entry.First) {
 		entry.First = h.first
@@ -242,7 +241,7 @@ func (b *builder) readState() error {
 	if err = errors.Join(err, corrupt); err != nil {
 		return err
 	}
-	b.memory.Expect() // the table of peers is incomplete unless its last row is loaded
+	b.memory.Expect() // unless its last row is loaded, the table of peers counts as incomplete
 	b.memory.Load(slices.Values(rows), b.now.UnixMicro())
 	b.known.forgotten, b.known.lost = b.memory.Peers.Forgotten()
 	b.memory.Peers.Each(b.now.UnixMicro(), func(p memory.Peer) {
@@ -267,8 +266,8 @@ func (b *builder) addBan(ban *memory.Ban) {
 	}
 }
 
-// readRecords reads all sessions that ended at or after from. Sessions outside the
-// selected period serve only to identify exempt hosts.
+// readRecords reads all sessions that ended at or after from. Sessions outside the selected period
+// serve only to identify exempt hosts.
 func (b *builder) readRecords(from time.Time) error {
 	r, err := b.Dir.Open()
 	if err != nil {
@@ -291,7 +290,7 @@ func (b *builder) readRecords(from time.Time) error {
 	problem := r.Problem
 	r.Problem = func(segment string, err error) {
 		problem(segment, err)
-		// A salvaged file's records were copied to another file.
+		// The records of a salvaged file were copied to another file.
 		incomplete = incomplete || !strings.HasSuffix(segment, ".salvaged")
 	}
 	s := b.Selector
@@ -337,7 +336,8 @@ func (b *builder) readRecords(from time.Time) error {
 	return r.Incomplete()
 }
 
-// addSession adds the findings of a session in the period, or exempts its host.
+// addSession adds a session's findings if the session is in the selected period. Accepted mail or
+// logins exempt its host.
 func (b *builder) addSession(rec *store.Record, inPeriod bool) {
 	if dst := rec.Dst.Addr().Unmap(); dst.IsValid() && !dst.IsUnspecified() {
 		b.exempt.Add(netip.PrefixFrom(dst, dst.BitLen()), config.ReasonOwn)
@@ -378,7 +378,7 @@ func (b *builder) addSession(rec *store.Record, inPeriod bool) {
 	h.add(rec, findings, selected, b.Selector, b.Confidence)
 }
 
-// futureDays is the number of days by which a session may end after now, to allow for a
+// futureDays is the number of days by which a session's end may exceed the present, to allow for a
 // clock that was set back. Sessions that end even later were recorded with a wrong clock.
 const futureDays = 2
 
@@ -434,8 +434,8 @@ func (h *host) add(rec *store.Record, findings []store.Step, selected bool, s *s
 	}
 }
 
-// addExempt exempts a host that matches a pass statement at connect, or whose verified
-// name belongs to a domain with accepted mail.
+// addExempt exempts a host that matches a pass statement at connect, or whose proven name belongs
+// to a domain with accepted mail.
 func (b *builder) addExempt(rec *store.Record, p netip.Prefix) {
 	addr := rec.Src.Addr().Unmap()
 	if rec.FCrDNS == smtp.FCrDNSPass {
@@ -456,8 +456,8 @@ func Passes(c *config.Config, rec *store.Record) *rules.Pass {
 	return c.Policy.Eval(Facts(c, rec)).Pass
 }
 
-// Facts returns the facts about the session's client at connect, without the answers of DNS
-// lists. The source of the session must be known.
+// Facts returns the facts about the session's client at connect, without the answers of DNS lists.
+// The session's source must be known.
 func Facts(c *config.Config, rec *store.Record) *rules.Facts {
 	addr := rec.Src.Addr().Unmap()
 	f := &rules.Facts{Phase: smtp.PhaseConnect, Now: rec.Start, Session: rec.ID, Src: addr, Dst: rec.Dst,

@@ -29,9 +29,9 @@ func (d dayNumber) start() time.Time { return time.Unix(int64(d)*int64(day/time.
 
 func (d dayNumber) String() string { return d.start().Format(time.DateOnly) }
 
-// known describes whether all hosts with accepted mail are known. Both the table of known
-// hosts and the records are limited in size. If a host is missing from both, it has sent
-// no mail, provided that the table or the records are complete.
+// known describes whether all hosts with accepted mail are known. Both the table of known hosts and
+// the records are limited in size. A host that is missing from both has sent no mail, provided that
+// the table or the records are complete.
 type known struct {
 	rows     int // rows in state.db
 	records  int // records in the selected period
@@ -42,9 +42,8 @@ type known struct {
 	// lossy is the set of days that may have lost records to a corrupt file.
 	lossy     map[dayNumber]bool
 	unwritten uint64 // aggregated sessions that the running filter has not yet written
-	// forgotten is the day of the latest mail from a host that is missing from the table,
-	// or zero if none is missing. All hosts and bans from before the day lost are
-	// missing.
+	// forgotten is the day of the latest mail from a host that was evicted from the table, or zero
+	// if none was. Hosts and bans from before the day lost are missing.
 	forgotten, lost time.Time
 	nameless        time.Time // end of the latest record of accepted mail without a source
 }
@@ -81,8 +80,8 @@ func (k *known) addNameless(rec *store.Record) {
 	}
 }
 
-// checkComplete returns an error if the list may lack entries or include hosts that must
-// not be blocked. Exporting an empty list would lift all bans at its consumers.
+// checkComplete returns an error if the list may lack entries or include hosts that must not be
+// blocked. With an empty list, firewalls would unblock all hosts.
 func (b *builder) checkComplete(recent time.Time) error {
 	k := &b.known
 	switch {
@@ -92,8 +91,8 @@ func (b *builder) checkComplete(recent time.Time) error {
 		day := k.lost.Format(time.DateOnly)
 		return fmt.Errorf("state.db was lost or is incomplete since %s, and earlier bans are missing; to export the others, add --accept-loss %s", day, day)
 	case !b.Found:
-		// The filter itself rejects these hosts, whether or not it still knows their
-		// mail.
+		// The filter itself rejects these hosts, whether or not it still has their mail in its
+		// table.
 		return nil
 	case k.records == 0 && k.rows == 0:
 		return fmt.Errorf("%s has no sessions; name another directory with -s", b.Dir.Path)
@@ -108,10 +107,10 @@ func (b *builder) checkComplete(recent time.Time) error {
 	return b.checkGaps(recent, all)
 }
 
-// checkGaps returns an error if the list needs records that are missing. The records of
-// the selected period are always needed. If hosts that sent mail are missing from the
-// table, the records of their mail are also needed: evidence alone does not prove that the filter would
-// reject a host, so a host that delivered mail must not be listed.
+// checkGaps returns an error if the list needs records that are missing. The records of the selected
+// period are always needed. If the table lacks hosts that sent mail, the records of their mail are also
+// needed: evidence alone does not prove that the filter would reject a host, and a host that delivered
+// mail must not be listed.
 func (b *builder) checkGaps(recent time.Time, all []store.Segment) error {
 	k, from := &b.known, b.unknownSince(recent)
 	var period, mail []gap
@@ -164,8 +163,8 @@ func (b *builder) beginLater(all []store.Segment, from time.Time) bool {
 	return first.After(from)
 }
 
-// unknownSince returns the time since which the table lacks hosts with mail. If no host
-// with mail since recent is missing, the result is zero.
+// unknownSince returns the time since which the table lacks hosts with mail. If no host with mail
+// since recent is missing, the result is zero.
 func (b *builder) unknownSince(recent time.Time) time.Time {
 	k := &b.known
 	if !k.hasForgotten(recent) {
@@ -199,8 +198,8 @@ func (b *builder) refused(gaps []gap) []gap {
 // A gap is a day with incomplete records.
 type gap struct {
 	day dayNumber
-	why string // a format with a verb for %s
-	// counted is set if all counted sessions are present. Even then, the records prove
+	why string // a format string with one %s
+	// counted is set if all counted sessions are in the records. Even then, the records prove
 	// nothing about a host's mail, because a crash can also lose the latest counts.
 	counted bool
 }
@@ -215,8 +214,8 @@ const (
 // maxGaps is the maximum number of days that an error lists.
 const maxGaps = 10
 
-// gapError returns an error that lists gaps by UTC day and gives the remedies. gaps must
-// be in order and not empty.
+// gapError returns an error that lists gaps by UTC day, with the remedies. gaps must be in order
+// and not empty.
 func gapError(before string, gaps []gap, later string) error {
 	first, last := gaps[0], gaps[len(gaps)-1].day
 	why := before + fmt.Sprintf(first.why, first.day)
@@ -233,12 +232,11 @@ func gapError(before string, gaps []gap, later string) error {
 	return fmt.Errorf("%s; see scanwatch fsck, %sor accept the loss with --accept-loss %s", why, later, last)
 }
 
-// gaps returns the days with incomplete records, oldest first. Steps lost in a repair may
-// have been findings. A day without records is a gap if its sessions were counted or its
-// counters were lost. A crash loses the last sessions and up to an hour of aggregates.
-// Missing sessions are therefore a gap only if less than half of the day's sessions
-// remain, or if one of the day's files is missing or was corrupt. Days before the oldest
-// file have expired.
+// gaps returns the days with incomplete records, oldest first. Steps lost in a repair may have been
+// findings. A day without records is a gap if its sessions were counted, or if its counters were
+// lost. A crash loses the last sessions and up to an hour of aggregates. Missing sessions are
+// therefore a gap only if less than half of the day's sessions remain, or if one of the day's files
+// is missing or was corrupt. Days before the oldest file have expired.
 func (k *known) gaps(all []store.Segment, now time.Time) (list []gap) {
 	if len(all) == 0 {
 		return nil
@@ -275,15 +273,15 @@ func (k *known) gaps(all []store.Segment, now time.Time) (list []gap) {
 	return list
 }
 
-// dayFiles describes the files of a day.
+// dayFiles describes a day's files.
 type dayFiles struct {
 	parts       map[int]bool
 	last        int
 	quarantined bool
 }
 
-// incomplete reports whether a file is quarantined or missing. If a file is missing,
-// there is a gap in the part numbers.
+// incomplete reports whether a file is quarantined or missing. A missing file leaves a gap in the
+// part numbers.
 func (f dayFiles) incomplete() bool { return f.quarantined || len(f.parts) < f.last }
 
 // partsOf returns the files of each day.
@@ -302,8 +300,8 @@ func partsOf(all []store.Segment) map[dayNumber]dayFiles {
 	return days
 }
 
-// checkFilter returns an error if the running filter exempts other hosts than this export
-// would, because its configuration or the contents of a table differ.
+// checkFilter returns an error if the running filter exempts other hosts than this export would,
+// because its configuration or a table's contents differ.
 func (b *builder) checkFilter(s *control.Status) error {
 	switch {
 	case s.Config.File == "":
@@ -323,8 +321,8 @@ func (b *builder) checkFilter(s *control.Status) error {
 	return nil
 }
 
-// Halted reports whether the operator has stopped enforcement with scanwatch mode
-// observe. An error means that a running filter did not answer.
+// Halted reports whether the operator has stopped enforcement with scanwatch mode observe. An error
+// means that the filter is running but did not answer.
 func Halted(dir string) (bool, error) {
 	c, err := control.Dial(dir)
 	switch {
@@ -347,7 +345,7 @@ func sameFile(a, b string) bool {
 	return errA == nil && errB == nil && os.SameFile(first, second)
 }
 
-// recorded returns the number of sessions recorded on the whole days of the period.
+// recorded returns the number of sessions recorded on the period's whole days.
 func (b *builder) recorded() (n uint64) {
 	s := b.Selector
 	for i := range b.known.days {

@@ -1,6 +1,6 @@
-// Package facts writes and reads the rows that a host shares as a file: lines of JSON with
-// an authentication code at the end. Hosts that copy such files to each other, for example
-// by rsync(1), need no server.
+// Package facts writes and reads the rows that a host shares as a file: JSON lines with an
+// authentication code at the end. Hosts that copy such files to each other, for example with
+// rsync(1), need no server.
 package facts
 
 import (
@@ -24,13 +24,13 @@ import (
 	"scanwatch/internal/text"
 )
 
-// A header is the first line.
+// A header is the first line of a file.
 type header struct {
 	Schema int       `json:"schema"`
 	Host   string    `json:"host"`
 	Time   text.Time `json:"time"`
-	// Names is the fingerprint of the key with which names are hashed. It is empty if
-	// the file has bans only.
+	// Names is the fingerprint of the key that hashes names. Names is empty if the file contains
+	// only bans.
 	Names string `json:"names,omitempty"`
 }
 
@@ -51,7 +51,7 @@ type ban struct {
 	Revoked bool         `json:"revoked,omitempty"`
 }
 
-// An end is the last line.
+// An end is the last line of a file.
 type end struct {
 	Rows int    `json:"rows"`
 	Code string `json:"code"` // HMAC-SHA-256 of all earlier lines
@@ -63,20 +63,19 @@ const (
 
 	maxLine = 4096
 	maxRows = 1_000_000
-	// maxAhead is the time by which another clock may be ahead without a warning.
+	// maxAhead is the maximum lead of another host's clock without a warning.
 	maxAhead = 5 * time.Second
 )
 
-// An Exporter writes files.
+// An Exporter writes files for other hosts.
 type Exporter struct {
 	Host string
 	Key  fleetkey.Key
-	// Names is set if the rows have hashes with Key, and the file is for hosts with the
-	// same key.
+	// Names is set if rows contain hashes with Key, and the file's readers have the same key.
 	Names bool
 }
 
-// Write writes the rows of this host, and returns their number.
+// Write writes this host's rows, and returns their number.
 func (e *Exporter) Write(w io.Writer, rows iter.Seq[kv.Entry], now time.Time) (n int, err error) {
 	out := bufio.NewWriter(w)
 	code := hmacOf(e.Key)
@@ -121,20 +120,20 @@ func (e *Exporter) Write(w io.Writer, rows iter.Seq[kv.Entry], now time.Time) (n
 
 func hmacOf(key fleetkey.Key) hash.Hash { return key.Hash(fleetkey.PurposeFacts) }
 
-// A File is a file of another host.
+// A File is another host's file.
 type File struct {
 	Host string
 	Time time.Time
 	Rows []share.Row
-	// Omitted counts the rows with names that are hashed with another key.
+	// Omitted counts rows with names hashed with another key.
 	Omitted int
 	// Friend is set if the host does not belong to the fleet; see Befriend.
 	Friend bool
 }
 
-// Befriend marks the file of a host that has another key than the fleet. The host gets a
-// name that no host of the fleet should have, because it chooses its name itself. Its
-// unbans only end its own bans.
+// Befriend marks a file from a host whose key is not the fleet's key. Such a host chooses its own
+// name, so Befriend gives it a name that no host of the fleet should have. Its unbans end only its
+// own bans.
 func (f *File) Befriend() error {
 	if f.Friend, f.Host = true, memory.FriendPrefix+f.Host; !share.ValidName(f.Host) {
 		return fmt.Errorf("the name %s is too long", f.Host)
@@ -142,8 +141,8 @@ func (f *File) Befriend() error {
 	return nil
 }
 
-// Clock describes what the time of the file says about the clock of its host, or returns "".
-// The file may be of any age, so that only a clock that is ahead can be noticed.
+// Clock describes an error of the host's clock that the file's time shows, or returns "". A file
+// may be of any age, so only a clock that is ahead can be detected.
 func (f *File) Clock(now time.Time) string {
 	switch d := f.Time.Sub(now); {
 	case d > maxAhead:
@@ -154,13 +153,13 @@ func (f *File) Clock(now time.Time) string {
 	return ""
 }
 
-// maxAge is the age of a file without a note.
+// maxAge is the maximum age of a file without a note.
 const maxAge = time.Hour
 
-// Read reads a file. If own is not empty, it is the fingerprint of the key with which this
-// host hashes names. Errors include the number of the line.
+// Read reads and checks a file. If own is not empty, it is the fingerprint of the key with which
+// this host hashes names. Errors include the line number.
 //
-// The file is read twice, because rows without a valid code must not use memory.
+// Read reads the file twice, because rows without a valid code must not use memory.
 func Read(r io.ReadSeeker, key fleetkey.Key, own string) (*File, error) {
 	if _, err := read(r, key, own, true); err != nil {
 		return nil, err
@@ -171,7 +170,7 @@ func Read(r io.ReadSeeker, key fleetkey.Key, own string) (*File, error) {
 	return read(r, key, own, false)
 }
 
-// read reads a file. With check set, it omits the rows.
+// read reads a file once. If check is set, read only checks the file, and omits the rows.
 func read(r io.Reader, key fleetkey.Key, own string, check bool) (*File, error) {
 	in := bufio.NewReaderSize(r, maxLine)
 	code := hmacOf(key)
@@ -204,7 +203,7 @@ func read(r io.Reader, key fleetkey.Key, own string, check bool) (*File, error) 
 	}
 }
 
-// endOf returns the last line, or nil for another line.
+// endOf returns the last line, or nil if b is another line.
 func endOf(b []byte) *end {
 	if !bytes.HasPrefix(b, []byte(`{"rows":`)) {
 		return nil
@@ -226,7 +225,7 @@ func cut(err error) error {
 	return err
 }
 
-// strict decodes an object without unknown members.
+// strict decodes an object, and rejects unknown members.
 func strict(b []byte, into any) error {
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
@@ -246,8 +245,8 @@ func (f *File) check(e *end, rows int, code hash.Hash, in *bufio.Reader) error {
 	return nil
 }
 
-// add adds a row. Its stamp is the time of the ban or unban, or else that of the file. A
-// ban that starts at the time of an unban has ended.
+// add adds a row. The row's stamp is the time of the ban or unban; otherwise it is the file's time.
+// A ban that starts in the same second as an unban counts as ended.
 func (f *File) add(b []byte, h *header, own string) error {
 	var one line
 	if err := strict(b, &one); err != nil {
@@ -280,9 +279,9 @@ func revoked(r *share.Row) bool {
 	return ok && r.Bucket == memory.BansBucket && b.Revoked
 }
 
-// Merge merges the rows of other hosts. own has the rows of this host. It returns the rows
-// for the filter, which are partial because other files may have been read earlier, and the
-// status of the other hosts.
+// Merge merges other hosts' rows. own contains this host's rows. Merge returns the rows for the
+// filter and the other hosts' status. The rows are partial, because other files may have been read
+// earlier.
 func Merge(self string, l share.Limits, own iter.Seq[kv.Entry], files []*File, now time.Time) (rows []memory.Foreign, hosts []share.HostStatus, err error) {
 	mine := &File{Host: self}
 	for e := range own {
@@ -331,8 +330,8 @@ func Merge(self string, l share.Limits, own iter.Seq[kv.Entry], files []*File, n
 	return rows, hosts, nil
 }
 
-// deletions returns rows with each deletion once for each of the hosts that have the row,
-// so that bans of hosts without a file remain.
+// deletions repeats each deletion for every host whose file has the row, so that bans from hosts
+// without a file remain.
 func deletions(rows []memory.Foreign, files []*File) (all []memory.Foreign) {
 	having := make(map[string][]string) // hosts by bucket and key
 	for _, f := range files {
@@ -354,7 +353,7 @@ func deletions(rows []memory.Foreign, files []*File) (all []memory.Foreign) {
 	return all
 }
 
-// befriended returns the bans in the file. An unban becomes the deletion of a ban.
+// befriended returns the bans in the file. An unban is returned as a deleted ban.
 func (f *File) befriended() *File {
 	other := &File{Host: f.Host}
 	for _, row := range f.Rows {
@@ -369,9 +368,9 @@ func (f *File) befriended() *File {
 	return other
 }
 
-// merge merges the rows of hosts, of which the first is this one. A ban that starts after
-// an unban counts as one that was imposed with knowledge of the unban, unless the unban has
-// ended the same ban: the clock of the host that imposed the ban is then ahead.
+// merge merges the hosts' rows. files starts with this host's file. A ban that starts after an
+// unban counts as imposed with knowledge of the unban, unless the unban ended the same ban. In that
+// case, the clock of the host that imposed the ban is ahead.
 func merge(l share.Limits, files []*File, now time.Time) ([]memory.Foreign, []share.HostStatus, error) {
 	unbans := make(map[string][]*share.Row)
 	for _, f := range files {

@@ -18,7 +18,7 @@ var noon = time.Date(2026, 12, 1, 12, 0, 0, 0, time.UTC)
 
 func client(addr string) *memory.Client { return &memory.Client{Addr: netip.MustParseAddr(addr)} }
 
-// export returns a file with the rows of m.
+// export returns a file with m's rows.
 func export(t *testing.T, m *memory.Memory, x Exporter) []byte {
 	t.Helper()
 	m.Announce()
@@ -58,11 +58,11 @@ func TestExchange(t *testing.T) {
 	if _, _, err := Merge("mx1", share.DefaultLimits(), slices.Values([]kv.Entry(nil)), []*File{f}, noon); err == nil {
 		t.Error("a host believes another one with its name")
 	}
-	// Another operator has another key for names.
+	// Another operator hashes names with another key.
 	if f, err := Read(bytes.NewReader(all), key, ""); err != nil || len(f.Rows) != 1 || f.Omitted != 1 {
 		t.Errorf("%+v %v", f, err)
 	}
-	// A ban that starts in the second of an unban has ended.
+	// A ban that starts in the same second as an unban counts as ended.
 	m.Bans.Revoke(netip.MustParsePrefix("192.0.2.1/32"), false, noon.UnixMicro())
 	unban, err := Read(bytes.NewReader(export(t, m, Exporter{Host: "mx3", Key: key, Names: true})), key, "")
 	if err != nil {
@@ -80,8 +80,8 @@ func TestExchange(t *testing.T) {
 	}
 }
 
-// TestClockAhead checks that an unban ends a ban of a host whose clock is ahead, on both
-// hosts and however often the files are read, and that a later ban counts.
+// TestClockAhead checks that an unban ends a ban from a host whose clock is ahead, on both hosts
+// and however often the files are read, and that a later ban counts.
 func TestClockAhead(t *testing.T) {
 	key := fleetkey.New()
 	p := netip.MustParsePrefix("192.0.2.1/32")
@@ -132,8 +132,8 @@ func TestClockAhead(t *testing.T) {
 	}
 }
 
-// TestOneAfterAnother checks that the file of a host does not delete what an earlier file of
-// another host has said.
+// TestOneAfterAnother checks that a host's file does not delete rows from another host's earlier
+// file.
 func TestOneAfterAnother(t *testing.T) {
 	key := fleetkey.New()
 	p := netip.MustParsePrefix("192.0.2.1/32")
@@ -159,10 +159,10 @@ func TestOneAfterAnother(t *testing.T) {
 	}
 	read("mx2", 3*time.Hour, noon, noon)
 	read("mx3", time.Hour, noon, noon)
-	read("mx3", time.Minute, noon.Add(-100*24*time.Hour), noon) // a row that has expired
+	read("mx3", time.Minute, noon.Add(-100*24*time.Hour), noon) // an expired row
 }
 
-// TestClock checks the warnings about the clock of another host.
+// TestClock checks the warnings about another host's clock.
 func TestClock(t *testing.T) {
 	for age, want := range map[time.Duration]string{
 		-3 * time.Minute: "the clock of mx2 is at least 3m ahead", -time.Second: "", 5 * time.Minute: "",

@@ -16,29 +16,29 @@ import (
 	"scanwatch/internal/prefix"
 )
 
-// The plausible change of a file: not fewer than half of the entries, not more than three
-// times as many.
+// Limits of a plausible change: a new file has at least half and at most three times as many
+// entries.
 const (
 	shrink = 2
 	growth = 3
 )
 
-// The largest address space of a list, and the one up to which growth is plausible. The
-// units are IPv4 addresses and IPv6 networks /32. The largest feeds of the catalogue, those
-// of clouds, have less than half of the limits.
+// maxSpace is the largest address space of a list. A list may cover growth times smallSpace
+// regardless of the previous list. The units are IPv4 addresses and IPv6 /32 networks. The
+// catalogue's largest feeds, which list clouds, need less than half of the limits.
 var (
 	maxSpace   = space{1 << 28, 1 << 16} // a sixteenth of IPv4; an IPv6 /16
 	smallSpace = space{1 << 20, 1 << 8}  // a /12; an IPv6 /24
 )
 
-// maxASNs is the largest number of AS numbers in a list, about a tenth of the numbers in use.
+// maxASNs is the maximum number of AS numbers in a list, about a tenth of the numbers in use.
 const maxASNs = 8192
 
-// A list with more rejected entries than a tenth has probably changed its format.
+// If more than a tenth of a list's entries are rejected, its format has probably changed.
 const rejectedPart = 10
 
-// check returns a doubtError if the new file must not replace the old one, which is nil
-// if there is none. It records the numbers of the new file in r.
+// check returns a doubtError if the new file must not replace old, which is nil if there is no old
+// file. check records the new file's numbers in r.
 func (f *Feed) check(o Options, old, content []byte, r *Result) error {
 	if f.Format == feed.Database {
 		return f.checkDatabase(o, old, content, r)
@@ -86,13 +86,14 @@ func (f *Feed) check(o Options, old, content []byte, r *Result) error {
 	return plausibleSpace(previous.Prefixes, list.Prefixes)
 }
 
-// A space is an amount of address space: IPv4 addresses and IPv6 networks /32.
+// A space is an amount of address space: IPv4 addresses and IPv6 /32 networks.
 type space [2]float64
 
-// spaceOf returns the address space that a list covers. Networks inside others do not count.
+// spaceOf returns the address space that a list covers. Networks inside other networks do not
+// count.
 func spaceOf(list []netip.Prefix) (s space) {
 	list = slices.Clone(list)
-	slices.SortFunc(list, netip.Prefix.Compare) // a network is before those inside it
+	slices.SortFunc(list, netip.Prefix.Compare) // a network precedes the networks inside it
 	var last netip.Prefix
 	for _, p := range list {
 		if last.IsValid() && last.Contains(p.Addr()) {
@@ -108,9 +109,9 @@ func spaceOf(list []netip.Prefix) (s space) {
 	return s
 }
 
-// plausibleSpace returns an error if a list covers implausibly many addresses: a few wide
-// prefixes could reject all mail. Without a previous list, or with a damaged one, only a small
-// space is plausible.
+// plausibleSpace returns an error if a list covers implausibly many addresses, because a few wide
+// prefixes could reject all mail. If the previous list is missing or damaged, only a small space is
+// plausible.
 func plausibleSpace(before, now []netip.Prefix) error {
 	was, is := spaceOf(before), spaceOf(now)
 	for i, unit := range []string{"IPv4 addresses", "IPv6 networks /32"} {
@@ -143,7 +144,7 @@ func (f *Feed) parse(content []byte) (*feed.Result, error) {
 	return feed.Parse(bytes.NewReader(content), f.Format)
 }
 
-// entriesOf returns the set of the entries of a list.
+// entriesOf returns the set of a list's entries.
 func entriesOf(list *feed.Result) map[any]bool {
 	set := make(map[any]bool, list.Len())
 	for _, p := range list.Prefixes {
@@ -158,8 +159,8 @@ func entriesOf(list *feed.Result) map[any]bool {
 	return set
 }
 
-// checkNames returns an error if a name or suffix of a list covers a public suffix, such as
-// com or co.uk, or this host. A name without a dot is probably a word of another file.
+// checkNames returns an error if a name or suffix in a list covers this host, or a public suffix
+// such as com or co.uk. A name without a dot is probably a word from a file of another kind.
 func (f *Feed) checkNames(o Options, names []string) error {
 	for _, entry := range names {
 		name := strings.TrimPrefix(strings.TrimPrefix(entry, "*"), ".")
@@ -179,7 +180,7 @@ func (f *Feed) checkNames(o Options, names []string) error {
 	return nil
 }
 
-// missing returns the number of entries that only the second set has.
+// missing returns the number of entries that only the second set contains.
 func missing(in, from map[any]bool) (n int) {
 	for e := range from {
 		if !in[e] {
@@ -189,7 +190,7 @@ func missing(in, from map[any]bool) (n int) {
 	return n
 }
 
-// overlap returns the first prefix of a list that overlaps one of the own networks.
+// overlap returns a list's first prefix that overlaps one of this host's networks.
 func overlap(list, own []netip.Prefix) (p, net netip.Prefix, ok bool) {
 	for _, p := range list {
 		for _, net := range own {
@@ -223,8 +224,8 @@ func (f *Feed) checkDatabase(o Options, old, content []byte, r *Result) error {
 	return plausible("bytes", len(old), len(content))
 }
 
-// OwnNetworks returns the addresses of this host's interfaces, except addresses that are
-// always rejected, and the given networks. An IPv6 address is treated as its /64.
+// OwnNetworks returns the given networks and the addresses of this host's interfaces, except
+// addresses that are always rejected. An IPv6 address is treated as its /64.
 func OwnNetworks(local []netip.Addr, also ...netip.Prefix) (own []netip.Prefix) {
 	for _, a := range local {
 		a = a.Unmap()
@@ -239,7 +240,7 @@ func OwnNetworks(local []netip.Addr, also ...netip.Prefix) (own []netip.Prefix) 
 	return append(own, also...)
 }
 
-// OwnNames returns the name of this host and the given names, in lower case.
+// OwnNames returns this host's name and the given names, in lower case.
 func OwnNames(also ...string) (names []string) {
 	if name, err := os.Hostname(); err == nil {
 		also = append(also, name)

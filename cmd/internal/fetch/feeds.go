@@ -13,8 +13,8 @@ import (
 	"scanwatch/rules"
 )
 
-// Feeds returns the files of a configuration that are fetched, in its order; the databases
-// are first.
+// Feeds returns the files that the configuration fetches: first the databases, then the tables in
+// order.
 func Feeds(tree *rules.Config) ([]*Feed, error) {
 	var list []*Feed
 	add := func(f *Feed, d rules.Download, pos rules.Pos) error {
@@ -68,7 +68,7 @@ func Feeds(tree *rules.Config) ([]*Feed, error) {
 	return list, failed
 }
 
-// from sets the fields that a Download determines.
+// from sets the fields that depend on a Download.
 func (f *Feed) from(d rules.Download, pos rules.Pos) error {
 	f.URL, f.Every, f.Least, f.KeyFile = d.URL, d.Every, DefaultLeast, config.ResolvePath(pos.File, d.Key)
 	if d.Feed == "" {
@@ -94,5 +94,5 @@ func Own(s rules.Settings, local []netip.Addr) []netip.Prefix {
 	return OwnNetworks(local, slices.Concat(s.OwnAddresses, s.Gateways)...)
 }
 
-// every returns the interval of requests.
+// every returns the interval between requests.
 func (f *Feed) every() time.Duration { return max(cmp.Or(f.Every, DefaultEvery), f.Least) }

@@ -10,7 +10,7 @@ import (
 	"scanwatch/rules"
 )
 
-// TestFeeds checks the files of a configuration.
+// TestFeeds checks which files of a configuration are fetched.
 func TestFeeds(t *testing.T) {
 	files := map[string]string{
 		"/etc/scanwatch.conf": `asn "db" feed dbip-asn every 7d

@@ -1,8 +1,8 @@
 // Package fetch downloads lists and databases for `scanwatch update`.
 //
-// A list decides which mail is rejected, so that a wrong one is worse than an old one: the
-// previous file remains if there is any doubt about the next one. A file is replaced by
-// renaming a complete file, so that its readers always see one version.
+// A list decides which mail is rejected, so a wrong list is worse than an old one. If there is any
+// doubt about a new file, the previous file remains. A complete new file is renamed to replace the
+// old one, so readers always see a single version.
 package fetch
 
 import (
@@ -22,45 +22,45 @@ import (
 	"scanwatch/filter/lookup/feed"
 )
 
-// A Feed is a file that is fetched.
+// A Feed is a file to fetch.
 type Feed struct {
-	Name    string // of the table, or asn or country
+	Name    string // name of the table, or asn or country
 	File    string
 	URL     string        // %Y and %m are the year and the month
-	Format  string        // for package feed; feed.Database for a database
+	Format  string        // format for package feed; feed.Database for a database
 	Needs   Fields        // fields of a database
-	Exempts bool          // the list exempts clients, and may contain own and local addresses
-	KeyFile string        // file with the key of the provider; empty without one
-	Header  string        // header of the key; empty if the file has one
-	Least   time.Duration // least interval of requests
+	Exempts bool          // the list exempts clients, and may contain this site's networks and local addresses
+	KeyFile string        // file with the provider's key; empty: no key
+	Header  string        // header of the key; empty if the file names it
+	Least   time.Duration // minimum interval between requests
 	Every   time.Duration // interval; 0 for DefaultEvery
 }
 
-// Fields contains the fields that a database must have.
+// Fields lists the fields that a database must have.
 type Fields struct{ ASN, Country bool }
 
-// The limits of a request.
+// Limits of a request.
 const (
 	DefaultLeast   = 10 * time.Minute
 	DefaultEvery   = 24 * time.Hour
 	DefaultTimeout = time.Minute
 )
 
-// Options are the options of Run.
+// Options are the inputs of Run.
 type Options struct {
 	Now    func() time.Time
 	Own    []netip.Prefix // addresses and networks that no list may contain
 	Names  []string       // names of this host, which no list may cover
-	Early  bool           // request before the interval has elapsed, but not before Least
+	Early  bool           // send the request before the interval has elapsed, but not before Least
 	Any    bool           // accept any number of entries
-	DryRun bool           // do not replace the file, and only save the time of the request
-	// Timeout is the longest duration of a request; 0 for DefaultTimeout.
+	DryRun bool           // do not replace the file, and save only the time of the request
+	// Timeout is the maximum duration of a request; 0 for DefaultTimeout.
 	Timeout time.Duration
-	Roots   *x509.CertPool // certificates of authorities; nil for the system certificates
+	Roots   *x509.CertPool // certificate authorities; nil for the system's
 	Agent   string         // name and version of the program
 }
 
-// An Outcome is the result of a feed.
+// An Outcome states how a feed's update ended.
 type Outcome string
 
 // The outcomes.
@@ -72,8 +72,7 @@ const (
 	Failed    Outcome = "failed"  // there is no new file
 )
 
-// A Result is the result of a feed. The numbers describe the new file of an updated
-// feed.
+// A Result describes a feed's update. The numbers describe an updated feed's new file.
 type Result struct {
 	Name     string    `json:"name"`
 	File     string    `json:"file"`
@@ -85,15 +84,15 @@ type Result struct {
 	Removed  int       `json:"removed,omitempty"`
 	Rejected int       `json:"rejected,omitempty"`
 	Bytes    int       `json:"bytes,omitempty"`
-	Date     time.Time `json:"date,omitzero"`    // of the file, if it has one
-	Checked  time.Time `json:"checked,omitzero"` // of the latest request that confirmed the file
-	Next     time.Time `json:"next,omitzero"`    // of the next request
-	// AnySize is the time of the first request with Early and Any, if these would accept a
-	// file that was kept.
+	Date     time.Time `json:"date,omitzero"`    // the file's date, if it has one
+	Checked  time.Time `json:"checked,omitzero"` // time of the latest request that confirmed the file
+	Next     time.Time `json:"next,omitzero"`    // time of the next request
+	// AnySize is the earliest time at which Early and Any would make Run accept the file that was
+	// doubted.
 	AnySize time.Time `json:"any_size,omitzero"`
 }
 
-// step is called before each change of a file. Tests replace it to end the process there.
+// step is called before each change of a file. Tests replace step to end the process there.
 var step = func(string) {}
 
 // Run updates one feed.
@@ -125,7 +124,7 @@ func sizef(format string, args ...any) error {
 	return doubtError{error: fmt.Errorf(format, args...), size: true}
 }
 
-// errUnchanged is the error of request for a file that has not changed.
+// errUnchanged is the error that request returns if the file has not changed.
 var errUnchanged = errors.New("unchanged")
 
 func (f *Feed) run(ctx context.Context, o Options, r *Result) error {
@@ -162,14 +161,14 @@ func (f *Feed) run(ctx context.Context, o Options, r *Result) error {
 	if err != nil {
 		return err
 	}
-	// The attempt counts even if this process ends before it has an answer.
+	// The attempt counts even if this process ends before the server answers.
 	before := m
 	m.Attempt, m.DryRun = now, o.DryRun
 	if err := f.save(p, o, m); err != nil {
 		return err
 	}
 	answer, err := f.request(ctx, o, r.URL, key, m.validatorsOf(old))
-	if errors.As(err, new(unsentError)) { // the server has not seen a request
+	if errors.As(err, new(unsentError)) { // the request was not sent
 		m = before
 		m.Error, r.Checked = err.Error(), m.Checked
 		return errors.Join(err, f.save(p, o, m))
@@ -194,7 +193,7 @@ func (f *Feed) run(ctx context.Context, o Options, r *Result) error {
 	return errors.Join(err, f.save(p, o, m))
 }
 
-// replace checks the new content, which it uncompresses, and replaces the file with it.
+// replace uncompresses and checks the new content, and replaces the file with it.
 func (f *Feed) replace(p *owner.Place, o Options, old []byte, a *answer, r *Result) (err error) {
 	if a.content, err = uncompressed(a.content); err == nil {
 		err = f.check(o, old, a.content, r)
@@ -214,7 +213,7 @@ func (f *Feed) replace(p *owner.Place, o Options, old []byte, a *answer, r *Resu
 	return replaceFile(p, content)
 }
 
-// replaceFile writes FILE.new and renames it.
+// replaceFile writes FILE.new, and renames it to FILE.
 func replaceFile(p *owner.Place, content []byte) (err error) {
 	defer func() {
 		if err != nil {
@@ -266,10 +265,10 @@ func syncDir(p *owner.Place) error {
 	return dir.Sync()
 }
 
-// lockName is the name of the file that excludes other updates of the directory.
+// lockName is the name of the file whose lock excludes other updates in the directory.
 const lockName = ".update.lock"
 
-// readOld returns the content of the file, or nil without a file.
+// readOld returns the file's content, or nil if there is no file.
 func readOld(p *owner.Place) ([]byte, error) {
 	content, err := func() ([]byte, error) {
 		info, err := p.Regular()

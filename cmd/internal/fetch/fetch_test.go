@@ -31,7 +31,7 @@ import (
 
 var noon = time.Date(2026, 11, 2, 12, 0, 0, 0, time.UTC)
 
-// TestMain runs the child of TestKill if the environment requests it.
+// TestMain runs TestKill's child process if the environment requests it.
 func TestMain(m *testing.M) {
 	if at := os.Getenv("SCANWATCH_TEST_KILL"); at != "" {
 		child(at)
@@ -39,7 +39,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// list returns a list of n networks, which begin at the given number.
+// list returns a list of n networks, starting at the given number.
 func list(first, n int) string {
 	var b strings.Builder
 	for i := first; i < first+n; i++ {
@@ -55,7 +55,7 @@ type site struct {
 	options Options
 	now     time.Time
 	answer  http.HandlerFunc
-	mu      sync.Mutex // a killed process may leave a request
+	mu      sync.Mutex // a killed process may leave a request running
 	asked   []*http.Request
 }
 
@@ -66,10 +66,10 @@ func newSite(t *testing.T) *site {
 		s.mu.Lock()
 		s.asked = append(s.asked, r)
 		s.mu.Unlock()
-		w.Header()["Date"] = nil // the clock of the tests is another
+		w.Header()["Date"] = nil // the tests use another clock
 		s.answer(w, r)
 	}))
-	s.Config.ErrorLog = log.New(io.Discard, "", 0) // clients may refuse its certificate
+	s.Config.ErrorLog = log.New(io.Discard, "", 0) // clients may reject its certificate
 	s.StartTLS()
 	t.Cleanup(s.Close)
 	roots := x509.NewCertPool()
@@ -80,7 +80,7 @@ func newSite(t *testing.T) *site {
 	return s
 }
 
-// run updates the file at the next time at which that is possible.
+// run updates the file at the earliest possible time.
 func (s *site) run(t *testing.T) Result {
 	t.Helper()
 	r := s.feed.Run(t.Context(), s.options)
@@ -105,8 +105,8 @@ func (s *site) content(t *testing.T) string {
 	return string(b)
 }
 
-// TestDoubts checks that each kind of wrong answer leaves the previous file, and that the
-// reason names the error.
+// TestDoubts checks that every kind of wrong answer leaves the previous file in place, and that the
+// reason names the problem.
 func TestDoubts(t *testing.T) {
 	other := httptest.NewTLSServer(says(list(0, 100)))
 	defer other.Close()
@@ -196,8 +196,8 @@ func TestDoubts(t *testing.T) {
 	}
 }
 
-// TestSpace checks that a list of plausible prefixes that covers too much of the address
-// space is doubtful, with or without a previous list.
+// TestSpace checks that a list whose prefixes are plausible but cover too much address space is
+// doubted, with or without a previous list.
 func TestSpace(t *testing.T) {
 	series := func(format string, from, to int) string {
 		var b strings.Builder
@@ -244,8 +244,8 @@ func TestSpace(t *testing.T) {
 	}
 }
 
-// TestIncomplete checks that a DROP list without all entries and a list of very many AS
-// numbers are doubtful, also without a previous list.
+// TestIncomplete checks that an incomplete DROP list and a list of very many AS numbers are
+// doubted, even without a previous list.
 func TestIncomplete(t *testing.T) {
 	const entry, end = "{\"cidr\":\"198.51.100.0/24\"}\n", "{\"type\":\"metadata\",\"records\":%d}\n"
 	numbers := func(n int) string {
@@ -277,7 +277,7 @@ func TestIncomplete(t *testing.T) {
 	}
 }
 
-// TestNames checks that a list that covers public suffixes or this host is doubtful.
+// TestNames checks that a list that covers public suffixes or this host is doubted.
 func TestNames(t *testing.T) {
 	for _, c := range []struct{ entry, why, any string }{
 		{"com", "contains the public suffix com", "public suffix"},
@@ -314,7 +314,7 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// TestAnySize checks that the result has the time from which the size is not a doubt.
+// TestAnySize checks that the result gives the time from which --any-size is possible.
 func TestAnySize(t *testing.T) {
 	s := newSite(t)
 	s.answer = says(list(0, 100))
@@ -335,7 +335,7 @@ func TestAnySize(t *testing.T) {
 	}
 }
 
-// files returns the names of the files in the directory of a file, without the lock.
+// files returns the names of the files in a file's directory, except the lock.
 func files(t *testing.T, name string) (names []string) {
 	t.Helper()
 	list, err := os.ReadDir(filepath.Dir(name))
@@ -350,7 +350,7 @@ func files(t *testing.T, name string) (names []string) {
 	return names
 }
 
-// TestSlow checks that an answer that does not end is an error.
+// TestSlow checks that a response that never ends is an error.
 func TestSlow(t *testing.T) {
 	for name, sent := range map[string]string{"no answer": "", "half an answer": list(0, 50)} {
 		t.Run(name, func(t *testing.T) {
@@ -373,7 +373,7 @@ func TestSlow(t *testing.T) {
 	}
 }
 
-// TestCertificate checks that a server without a valid certificate is an error.
+// TestCertificate checks that a server without a valid certificate causes an error.
 func TestCertificate(t *testing.T) {
 	s := newSite(t)
 	s.answer, s.options.Roots = says(list(0, 100)), x509.NewCertPool()
@@ -382,8 +382,8 @@ func TestCertificate(t *testing.T) {
 	}
 }
 
-// TestConditions checks that requests have the validators of the file, unless it was
-// changed or removed.
+// TestConditions checks that requests include the file's validators, unless the file was changed or
+// removed.
 func TestConditions(t *testing.T) {
 	s := newSite(t)
 	s.answer = func(w http.ResponseWriter, r *http.Request) {
@@ -419,7 +419,7 @@ func TestConditions(t *testing.T) {
 	}
 }
 
-// TestIntervals checks the time of the next request after each kind of answer.
+// TestIntervals checks when the next request is due after each kind of response.
 func TestIntervals(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -483,7 +483,7 @@ func TestIntervals(t *testing.T) {
 	}
 }
 
-// TestWrongClock checks that a clock that was wrong does not end the updates.
+// TestWrongClock checks that updates continue after the clock was wrong.
 func TestWrongClock(t *testing.T) {
 	for _, state := range []string{
 		`{"url": %q, "attempt": "2040-01-01T00:00:00Z"}`,
@@ -506,13 +506,13 @@ func TestWrongClock(t *testing.T) {
 	}
 }
 
-// TestStale checks the descriptions of feeds without success.
+// TestStale checks how feeds without success are described.
 func TestStale(t *testing.T) {
 	day := 24 * time.Hour
 	for _, c := range []struct {
 		every time.Duration
 		after time.Duration
-		code  int // of the answer afterwards; 0 without a request
+		code  int // status code of subsequent responses; 0 if no request is expected
 		want  string
 	}{
 		{0, 3 * day, 500, ""},
@@ -566,8 +566,8 @@ func TestStale(t *testing.T) {
 	}
 }
 
-// TestDryRun checks that dry runs keep the intervals of the provider, and that the file is
-// not a version that the next request confirms.
+// TestDryRun checks that dry runs respect the provider's intervals, and that the next request does
+// not treat a file from a dry run as the current version.
 func TestDryRun(t *testing.T) {
 	s := newSite(t)
 	s.answer = func(w http.ResponseWriter, r *http.Request) {
@@ -605,8 +605,8 @@ func TestDryRun(t *testing.T) {
 	}
 }
 
-// TestNextMonth checks that a new month changes neither the pause that the server has requested
-// nor the pause after failures, and that the next request fetches the whole file.
+// TestNextMonth checks that a new month shortens neither the pause that the server requested nor
+// the pause after failures, and that the next request fetches the whole file.
 func TestNextMonth(t *testing.T) {
 	s := newSite(t)
 	s.feed.URL = s.URL + "/list-%Y-%m.txt"
@@ -642,7 +642,8 @@ func TestNextMonth(t *testing.T) {
 	}
 }
 
-// TestReflectedSecrets checks that no error has the key or the path, which a server repeats.
+// TestReflectedSecrets checks that no error contains the key or the path, even if a server repeats
+// them.
 func TestReflectedSecrets(t *testing.T) {
 	const key = "s3cr3t-k3y-0123456789"
 	s := newSite(t)
@@ -721,7 +722,7 @@ func TestOptions(t *testing.T) {
 	}
 }
 
-// TestKey checks that the key is sent, only from a file that no other user can read.
+// TestKey checks that the key is sent only from a file that no other user can read.
 func TestKey(t *testing.T) {
 	s := newSite(t)
 	s.answer = says(list(0, 100))
@@ -772,7 +773,7 @@ func TestKey(t *testing.T) {
 	}
 }
 
-// TestPlaces checks the errors of files that cannot be written, before any request.
+// TestPlaces checks the errors for files that cannot be written, before any request is sent.
 func TestPlaces(t *testing.T) {
 	for name, c := range map[string]struct {
 		prepare func(f *Feed)
@@ -809,8 +810,8 @@ func TestPlaces(t *testing.T) {
 	}
 }
 
-// TestFullDisk checks that an error of a write names the file, that the previous file remains,
-// and that the next request does not wait for the whole interval.
+// TestFullDisk checks that a write error names the file, that the previous file remains, and that
+// the next request is sent before the whole interval has elapsed.
 func TestFullDisk(t *testing.T) {
 	s := newSite(t)
 	s.answer = says(list(0, 100))
@@ -824,8 +825,8 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
-// TestForeignLock checks that a lock of the directory, which any user can take who can read
-// it, does not stop an update.
+// TestForeignLock checks that another user's lock on the directory does not stop an update. Any
+// user who can read a directory can lock it.
 func TestForeignLock(t *testing.T) {
 	s := newSite(t)
 	s.answer = says(list(0, 100))
@@ -841,10 +842,10 @@ func TestForeignLock(t *testing.T) {
 	}
 }
 
-// lockOf returns the path of the lock of a feed.
+// lockOf returns the path of a feed's lock.
 func lockOf(f *Feed) string { return filepath.Join(filepath.Dir(f.File), lockName) }
 
-// hold locks a feed as another update does.
+// hold locks a feed as another update would.
 func hold(f *Feed) { holdFile(lockOf(f), os.O_RDWR|os.O_CREATE) }
 
 func holdFile(name string, flags int) {
@@ -861,7 +862,7 @@ func holdFile(name string, flags int) {
 // held keeps descriptors open.
 var held []*os.File
 
-// TestLinks checks that FILE.new never follows a link, and that a link to the file remains.
+// TestLinks checks that writing FILE.new never follows a link, and that a link to FILE is kept.
 func TestLinks(t *testing.T) {
 	s := newSite(t)
 	s.answer = says(list(0, 100))
@@ -890,8 +891,8 @@ func TestLinks(t *testing.T) {
 	}
 }
 
-// TestKill ends an update before each change of a file. It checks that the file is
-// complete and old or new, and that the next update succeeds.
+// TestKill kills an update before each change of a file. TestKill checks that the file is complete,
+// whether old or new, and that the next update succeeds.
 func TestKill(t *testing.T) {
 	self, err := os.Executable()
 	if err != nil {
@@ -959,8 +960,8 @@ func child(at string) {
 	os.Exit(0)
 }
 
-// TestOwnNetworks checks that private addresses do not count, and that an IPv6 address
-// is treated as its /64.
+// TestOwnNetworks checks that private addresses are omitted, and that an IPv6 address is treated as
+// its /64.
 func TestOwnNetworks(t *testing.T) {
 	var local []netip.Addr
 	for _, a := range []string{"127.0.0.1", "10.0.0.1", "198.51.100.7", "fe80::1", "2001:db8:1::25", "::1"} {
@@ -972,8 +973,8 @@ func TestOwnNetworks(t *testing.T) {
 	}
 }
 
-// TestUnsent checks that a mistake on this host does not count as a request: the next run
-// asks the server immediately, and the error names the remedy.
+// TestUnsent checks that a mistake on this host does not count as a request: the next run asks the
+// server immediately, and the error gives the remedy.
 func TestUnsent(t *testing.T) {
 	for _, early := range []bool{false, true} {
 		s := newSite(t)
@@ -994,7 +995,7 @@ func TestUnsent(t *testing.T) {
 	}
 }
 
-// TestCheckKey checks which files are usable as a key.
+// TestCheckKey checks which files are usable as keys.
 func TestCheckKey(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "key")
 	if err := os.WriteFile(name, []byte("secret"), 0o600); err != nil {

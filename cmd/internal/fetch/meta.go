@@ -19,25 +19,25 @@ import (
 	"scanwatch/internal/text"
 )
 
-// meta is the content of FILE.meta, the state of a feed.
+// meta is a feed's state, the content of FILE.meta.
 type meta struct {
 	URL        string    `json:"url"`
-	Attempt    time.Time `json:"attempt,omitzero"`    // of the last request
-	Checked    time.Time `json:"checked,omitzero"`    // of the last request that confirmed the file
+	Attempt    time.Time `json:"attempt,omitzero"`    // time of the last request
+	Checked    time.Time `json:"checked,omitzero"`    // time of the last request that confirmed the file
 	NotBefore  time.Time `json:"not_before,omitzero"` // from Retry-After
 	DryRun     bool      `json:"dry_run,omitempty"`   // the last request was a dry run
-	Failures   int       `json:"failures,omitempty"`  // requests without a file since the last one with
-	Error      string    `json:"error,omitempty"`     // of the last request
-	SHA256     string    `json:"sha256,omitempty"`    // of the file that the validators identify
+	Failures   int       `json:"failures,omitempty"`  // consecutive requests that returned no file
+	Error      string    `json:"error,omitempty"`     // error of the last request
+	SHA256     string    `json:"sha256,omitempty"`    // hash of the file that the validators identify
 	validators           // of that file
 }
 
 const maxMeta = 64 << 10
 
-// metaSuffix ends the name of the file with the state of a feed.
+// metaSuffix is the suffix of a state file.
 const metaSuffix = ".meta"
 
-// readMeta reads the state. An unreadable one is like none: the file is fetched again.
+// readMeta reads a feed's state. If the state is unreadable, the file is fetched again.
 func readMeta(p *owner.Place, now time.Time) meta {
 	var m meta
 	file, err := p.OpenFile(p.Name+metaSuffix, os.O_RDONLY|syscall.O_NONBLOCK, 0)
@@ -51,9 +51,9 @@ func readMeta(p *owner.Place, now time.Time) meta {
 	if err := json.NewDecoder(io.LimitReader(file, maxMeta)).Decode(&m); err != nil {
 		return meta{}
 	}
-	// The clock may have been wrong. A time in the future must not delay each request anew.
+	// The clock may have been wrong. A time in the future must not delay every request.
 	if m.Attempt.After(now) {
-		m.Attempt, m.NotBefore = time.Time{}, time.Time{} // NotBefore was relative to the same clock
+		m.Attempt, m.NotBefore = time.Time{}, time.Time{} // NotBefore was relative to the same wrong clock
 	}
 	if m.NotBefore.After(now.Add(MaxRetryAfter)) {
 		m.NotBefore = time.Time{}
@@ -69,7 +69,7 @@ func readMeta(p *owner.Place, now time.Time) meta {
 	return m
 }
 
-// A feed is stale after three intervals without success, but not before three days.
+// A feed is stale after three intervals without success, but at the earliest after three days.
 const (
 	staleIntervals = 3
 	leastStale     = 3 * 24 * time.Hour
@@ -79,7 +79,7 @@ const (
 func (f *Feed) Stale(now time.Time) string {
 	p, err := owner.Resolve(f.File)
 	if err != nil {
-		return "" // the error of the file itself is reported elsewhere
+		return "" // the file's own error is reported elsewhere
 	}
 	defer p.Close()
 	m := readMeta(p, now)
@@ -122,8 +122,8 @@ func (f *Feed) save(p *owner.Place, o Options, m meta) error {
 // maxFailures limits the back-off.
 const maxFailures = 16
 
-// record records the result of a request. A doubtful file does not count as a failure:
-// the server will probably have the same file soon.
+// record records a request's result. A doubted file does not count as a failure, because the server
+// will probably offer the same file again.
 func (m *meta) record(a answer, err error, now time.Time) {
 	m.NotBefore = a.retryAfter
 	switch {
@@ -136,13 +136,13 @@ func (m *meta) record(a answer, err error, now time.Time) {
 	}
 }
 
-// accept records that the file has the content of the answer.
+// accept records that the response has become the file's content.
 func (m *meta) accept(a answer) {
 	m.Checked, m.validators, m.SHA256 = m.Attempt, a.validators, digest(a.content)
 }
 
-// validatorsOf returns the validators of the file, or the zero validators if it has been
-// changed or removed since it was fetched.
+// validatorsOf returns the file's validators, or zero validators if the file was changed or removed
+// since it was fetched.
 func (m *meta) validatorsOf(old []byte) validators {
 	if old == nil || digest(old) != m.SHA256 {
 		return validators{}
@@ -155,9 +155,9 @@ func digest(content []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// next returns the time of the next request: after the interval, of which a tenth may be
-// missing because cron(8) is not exact; after failures earlier, with increasing
-// intervals; and never before the time that the server requested.
+// next returns the time of the next request. It is due after the interval, less a tenth because
+// cron(8) is inexact. After failures it is due earlier, at increasing intervals. It is never due
+// before the time that the server requested.
 func (m *meta) next(f *Feed, early bool) time.Time {
 	if m.Attempt.IsZero() {
 		return m.NotBefore

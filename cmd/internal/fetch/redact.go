@@ -14,12 +14,12 @@ const (
 	secretPart   = 8   // bytes of a secret that an error may not contain
 )
 
-// publicHeaders contains the headers of requests without secrets.
+// publicHeaders lists request headers that contain no secrets.
 var publicHeaders = []string{"Accept", "Content-Type", "If-Modified-Since", "If-None-Match", "User-Agent"}
 
-// Redacted returns err with a text that other users may read. A server chooses parts of the
-// text, and may repeat the request in them: the text is escaped and at most 300 bytes long, and
-// contains no part of the path of the URL, or of a header such as that with the key.
+// Redacted returns err with a text that other users may read. The server chooses parts of the text,
+// and may repeat the request in it. The text is therefore escaped and at most 300 bytes long, and
+// contains no part of the URL's path or of a secret header.
 func Redacted(err error, req *http.Request) error {
 	secrets := []string{req.URL.Path, req.URL.RequestURI()}
 	for name, values := range req.Header {
@@ -29,7 +29,7 @@ func Redacted(err error, req *http.Request) error {
 	}
 	s := redact(err.Error(), secrets)
 	if !utf8.ValidString(s) || strings.ContainsFunc(s, func(r rune) bool { return !text.Visible(r) }) {
-		s = text.Escape(s) // package feed has escaped its own texts
+		s = text.Escape(s) // package feed has escaped its own messages
 	}
 	return redactedError{err, text.Cut(s, maxErrorText)}
 }

@@ -24,16 +24,16 @@ import (
 	"scanwatch/filter/lookup/feed"
 )
 
-// The limits of an answer.
+// Limits of a response.
 const (
 	maxRedirects = 5
 	maxHeader    = 1024     // of a header that is stored
 	maxHeaders   = 64 << 10 // of all headers
-	// MaxRetryAfter is the longest pause that a server can request.
+	// MaxRetryAfter is the longest pause that a server may request.
 	MaxRetryAfter = 24 * time.Hour
 )
 
-// An answer is the answer of a server.
+// An answer is a server's response.
 type answer struct {
 	content    []byte
 	validators validators
@@ -41,19 +41,19 @@ type answer struct {
 	request    *http.Request
 }
 
-// validators identify a version of a file (RFC 9110 section 8.8).
+// validators identify a file's version (RFC 9110 section 8.8).
 type validators struct {
 	ETag         string `json:"etag,omitempty"`
 	LastModified string `json:"last_modified,omitempty"`
 }
 
-// url returns the URL at the given time.
+// url returns the feed's URL at the given time.
 func (f *Feed) url(now time.Time) string {
 	now = now.UTC()
 	return strings.NewReplacer("%Y", now.Format("2006"), "%m", now.Format("01")).Replace(f.URL)
 }
 
-// key returns the header with the key, or two empty strings without a key.
+// key returns the header that contains the key, or two empty strings if there is no key.
 func (f *Feed) key() (header [2]string, err error) {
 	if f.KeyFile == "" {
 		if f.Header != "" {
@@ -64,9 +64,9 @@ func (f *Feed) key() (header [2]string, err error) {
 	return ReadHeader(f.KeyFile, f.Header)
 }
 
-// ReadHeader returns the name and the value of a header in a file that no other user can
-// read. The file may have the value alone if name is not empty. An error does not contain
-// the text, because a key without a name may have a colon.
+// ReadHeader returns the name and value of a header, read from a file that no other user can read.
+// If name is not empty, the file may contain only the value. Errors do not contain the file's text:
+// a key without a name may have a colon, and would be mistaken for a header.
 func ReadHeader(file, name string) (header [2]string, err error) {
 	content, err := ReadKey(file)
 	if err != nil {
@@ -86,18 +86,18 @@ func ReadHeader(file, name string) (header [2]string, err error) {
 	return header, nil
 }
 
-// protocolHeaders contains the headers that net/http or this program sets or omits.
+// protocolHeaders lists the headers that net/http or this program sets or omits.
 var protocolHeaders = []string{"Accept-Encoding", "Connection", "Content-Encoding", "Content-Length", "Content-Type", "Expect", "Host",
 	"If-Modified-Since", "If-None-Match", "Keep-Alive", "Proxy-Authorization", "Proxy-Connection", "Range", "Te", "Trailer", "Transfer-Encoding", "Upgrade"}
 
-// isToken reports whether s can be the name of a header (RFC 9110 section 5.6.2).
+// isToken reports whether s is a valid header name (RFC 9110 section 5.6.2).
 func isToken(s string) bool {
 	return s != "" && !strings.ContainsFunc(s, func(r rune) bool {
 		return r <= ' ' || r > '~' || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, r)
 	})
 }
 
-// CheckKey returns an error if a process of the user uid cannot use the file of a key. A
+// CheckKey returns an error if a process that runs as the user uid cannot use a key's file. A
 // negative uid means any user. CheckKey does not read the key.
 func CheckKey(name string, uid int) error {
 	info, err := os.Stat(name)
@@ -163,7 +163,7 @@ func (f *Feed) request(ctx context.Context, o Options, address string, key [2]st
 	}
 	transport := Transport(o.Roots)
 	transport.DisableKeepAlives = true
-	transport.DisableCompression = true // the limit of size applies to the file
+	transport.DisableCompression = true // the size limit applies to the file
 	defer transport.CloseIdleConnections()
 	client := http.Client{Transport: transport, CheckRedirect: sameHost}
 	var sent atomic.Bool
@@ -181,12 +181,11 @@ func (f *Feed) request(ctx context.Context, o Options, address string, key [2]st
 	return a, explain(ctx, err, req)
 }
 
-// An unsentError is the error of a request that was not sent, because there was no
-// trusted connection.
+// An unsentError means that a request was not sent, because there was no trusted connection.
 type unsentError struct{ error }
 
-// Transport returns the transport of requests. roots contains the certificates of
-// authorities; nil for the system certificates.
+// Transport returns the transport for requests. roots contains the certificate authorities; nil
+// means the system's.
 func Transport(roots *x509.CertPool) *http.Transport {
 	return &http.Transport{
 		Proxy:                  http.ProxyFromEnvironment,
@@ -198,16 +197,16 @@ func Transport(roots *x509.CertPool) *http.Transport {
 
 var errTimeout = errors.New("no complete answer in time")
 
-// explain returns the cause of an error of a request, without the URL, which is in the
-// result.
+// explain returns the cause of a request's error, without the URL, because the result already
+// contains the URL.
 func explain(ctx context.Context, err error, req *http.Request) error {
 	var wrapped *url.Error
 	switch {
 	case errors.Is(err, errUnchanged):
 		return err
 	case ctx.Err() != nil:
-		// A server may end its answer in the regular way when this client hangs up, so that
-		// half an answer looks complete.
+		// If this client hangs up, a server may end its response normally, so that half of a
+		// response looks complete.
 		return context.Cause(ctx)
 	case err == nil:
 		return nil
@@ -219,7 +218,7 @@ func explain(ctx context.Context, err error, req *http.Request) error {
 	return Remedy(Redacted(err, req), err)
 }
 
-// Remedy adds the remedy of cause to err, if there is one.
+// Remedy adds a remedy to err if its cause has one.
 func Remedy(err, cause error) error {
 	if errors.As(cause, new(x509.UnknownAuthorityError)) {
 		return fmt.Errorf("%w; to trust a private authority, set SSL_CERT_FILE, see ENVIRONMENT in scanwatch(8)", err)
@@ -227,7 +226,7 @@ func Remedy(err, cause error) error {
 	return err
 }
 
-// sameHost refuses redirects to another host: the operator trusts the host of the URL only.
+// sameHost rejects redirects to other hosts, because the operator trusts only the URL's host.
 func sameHost(req *http.Request, via []*http.Request) error {
 	switch {
 	case len(via) > maxRedirects:
@@ -238,7 +237,7 @@ func sameHost(req *http.Request, via []*http.Request) error {
 	return nil
 }
 
-// read reads the answer of a server.
+// read reads a response.
 func read(resp *http.Response, now time.Time, conditional bool) (a answer, err error) {
 	if after := RetryAfter(resp.Header, now); after > 0 {
 		a.retryAfter = now.Add(after)
@@ -266,7 +265,7 @@ func read(resp *http.Response, now time.Time, conditional bool) (a answer, err e
 	return a, nil
 }
 
-// stored returns a header that can be sent again later.
+// stored returns a header if it can be sent again later.
 func stored(header string) string {
 	if len(header) > maxHeader || strings.ContainsFunc(header, func(r rune) bool { return r < ' ' || r > '~' }) {
 		return ""
@@ -274,9 +273,9 @@ func stored(header string) string {
 	return header
 }
 
-// RetryAfter returns the duration in a header Retry-After (RFC 9110 section 10.2.3), at most
-// MaxRetryAfter, or 0. A date is relative to the clock of the server if the answer has its
-// time, because now may be wrong.
+// RetryAfter returns the duration in a Retry-After header (RFC 9110 section 10.2.3), at most
+// MaxRetryAfter, or 0. A date is relative to the server's clock if the response includes its time,
+// because now may be wrong.
 func RetryAfter(h http.Header, now time.Time) time.Duration {
 	text := h.Get("Retry-After")
 	if seconds, err := strconv.ParseUint(text, 10, 32); err == nil {
@@ -292,7 +291,7 @@ func RetryAfter(h http.Header, now time.Time) time.Duration {
 	return min(max(at.Sub(now), 0), MaxRetryAfter)
 }
 
-// uncompressed returns the content of a file that may be compressed by gzip(1).
+// uncompressed returns a file's content, decompressed if it is in gzip(1) format.
 func uncompressed(content []byte) ([]byte, error) {
 	if !bytes.HasPrefix(content, []byte{0x1f, 0x8b}) {
 		return content, nil

@@ -31,8 +31,8 @@ const (
 	compareEvery = time.Minute     // minimum interval between comparisons of all entries
 	compareShare = 100             // comparisons take at most 1/compareShare of the time
 
-	// tolerance is the maximum difference between two end times that are considered
-	// equal. The filter sends whole seconds.
+	// tolerance is the maximum difference between two end times that count as equal. The filter
+	// sends whole seconds.
 	tolerance = 3 * time.Second
 )
 
@@ -163,7 +163,7 @@ func (k *Keeper) Run(ctx context.Context, f *follow.Follower) {
 			u.done <- r
 		}
 		if u.list.Full && r.entries > manyEntries {
-			debug.FreeOSMemory() // the list and the plan took twice as much memory as everything else
+			debug.FreeOSMemory() // the list and the plan used twice as much memory as everything else
 		}
 	}
 	<-ended

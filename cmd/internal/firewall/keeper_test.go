@@ -476,8 +476,8 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// TestPreviewFIFO checks that a FIFO in the place of the file is an error of the preview,
-// which would otherwise wait for a writer.
+// TestPreviewFIFO checks that a preview fails if the file is a FIFO, instead of waiting for a
+// writer.
 func TestPreviewFIFO(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "bans")
 	if err := syscall.Mkfifo(name, 0o600); err != nil {

@@ -18,8 +18,8 @@ import (
 	"scanwatch/store"
 )
 
-// A network has hosts in 45.0.0.0/8 and 2a0e::/16 on the namespace's loopback interface,
-// and a server behind a firewall.
+// A network has a server behind a firewall. Hosts in 45.0.0.0/8 and 2a0e::/16 are on the
+// namespace's loopback interface.
 type network struct {
 	t      testing.TB
 	server *net.UDPConn
@@ -152,7 +152,7 @@ func endBan(b *memory.Bans, prefix string) {
 	b.Revoke(p, false, clock())
 }
 
-// eventually waits for a condition. The time limit is only reached on failure.
+// eventually waits for a condition. The time limit is reached only on failure.
 func eventually(t testing.TB, what string, cond func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(90 * time.Second); !cond(); time.Sleep(5 * time.Millisecond) {

@@ -21,7 +21,7 @@ import (
 // A target is a firewall or file. Its functions are called from a single goroutine. A
 // function may be nil if the target does not need it.
 type target struct {
-	// list returns the entries with the time that each has left.
+	// list returns the entries and their remaining times.
 	list func(context.Context) (map[netip.Prefix]time.Duration, error)
 	// change removes and adds entries. If change fails, the target's entries are unknown.
 	change func(ctx context.Context, remove []netip.Prefix, add []entry) error

@@ -1,5 +1,5 @@
-// Package fleetkey reads and creates the key that all hosts of a fleet have. Hashes of
-// names meet only under the same key, and messages with another key are rejected.
+// Package fleetkey reads and creates the key that all hosts of a fleet share. Only hosts with the
+// same key produce the same hashes of names, and messages with another key are rejected.
 package fleetkey
 
 import (
@@ -19,7 +19,7 @@ import (
 // size is the length of a key in bytes.
 const size = 32
 
-// A Key is the key of a fleet.
+// A Key is a fleet's key.
 type Key struct{ secret [size]byte }
 
 // New returns a random key.
@@ -28,14 +28,14 @@ func New() (k Key) {
 	return k
 }
 
-// Text returns the content of a file with the key.
+// Text returns the content of a key file.
 func (k Key) Text() string { return hex.EncodeToString(k.secret[:]) + "\n" }
 
-// maxFile is the maximum size of a file with a key.
+// maxFile is the maximum size of a key file in bytes.
 const maxFile = 1024
 
-// ReadFile reads a file with a secret. It must be a regular file that only its owner can
-// change, and that is not accessible to all users.
+// ReadFile reads a file that contains a secret. The file must be regular, only its owner may have
+// write access, and it must not be accessible to all users.
 func ReadFile(name string) ([]byte, error) {
 	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO would wait for a writer
 	if err != nil {
@@ -58,7 +58,7 @@ func ReadFile(name string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, maxFile))
 }
 
-// Read reads a key.
+// Read reads a key from a file.
 func Read(name string) (Key, error) {
 	text, err := ReadFile(name)
 	if err != nil {
@@ -76,7 +76,7 @@ func parse(name string, text []byte) (k Key, err error) {
 	return k, nil
 }
 
-// Create writes a new key into a new file that only the owner can read.
+// Create writes a new key to a new file that only the owner can read.
 func Create(name string) (Key, error) {
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
@@ -90,7 +90,7 @@ func Create(name string) (Key, error) {
 	return k, nil
 }
 
-// Purposes of Sum. A key for one purpose is of no use for another.
+// Purposes of Sum. A code for one purpose is useless for another.
 const (
 	PurposeState = "state"       // hashes in the state
 	PurposeBatch = "batch"       // messages to other hosts
@@ -116,7 +116,7 @@ func (k Key) Sum(purpose string, message ...[]byte) (sum [sha256.Size]byte) {
 	return sum
 }
 
-// State returns the key of the hashes in the state.
+// State returns the key for hashes in the state.
 func (k Key) State() (key [16]byte) {
 	sum := k.Sum(PurposeState)
 	copy(key[:], sum[:])

@@ -56,7 +56,7 @@ func TestFiles(t *testing.T) {
 	}
 }
 
-// TestPurposes checks that a code for one purpose or message is of no use for another.
+// TestPurposes checks that a code is valid only for its purpose and its message.
 func TestPurposes(t *testing.T) {
 	k := New()
 	seen := map[[32]byte]string{}

@@ -33,10 +33,10 @@ const (
 	lastPause  = 5 * time.Second
 )
 
-// Apply applies bans and returns the number of entries in effect. If list.Full is set,
-// the entries are all bans, and all other bans have ended. The Follower reports an error
-// to the filter, which shows it in its status. After an error, the next call has only
-// later changes. Apply must therefore log the error and retry the failed changes itself.
+// Apply applies bans and returns the number of entries in effect. If list.Full is set, the list
+// contains all bans, and all other bans have ended. The Follower reports an error to the filter,
+// which shows it in its status. After an error, the next call receives only later changes. Apply
+// must therefore log the error and retry the failed changes itself.
 type Apply func(ctx context.Context, list control.BanList, entries []control.BanEntry) (inEffect int, err error)
 
 // Run calls apply with all bans, and then with changes to them, until ctx is done. While
@@ -96,7 +96,7 @@ func (f *Follower) follow(ctx context.Context, apply Apply, worked func()) error
 		if list.Full {
 			full = time.Now()
 		} else if list.Enforced != enforced {
-			generation = 0 // the bans in force belong to another mode
+			generation = 0 // the mode has changed, so all bans are needed again
 			continue
 		}
 		enforced = list.Enforced

@@ -151,10 +151,9 @@ func surveyState(o Options) (memory.Erased, error) {
 	return m.Erase(o.Who.Rows(o.Bans), now, true), nil
 }
 
-// Remove removes the person. If a filter is running, the filter removes the person
-// itself, so that its memory and files stay consistent. Each file is replaced atomically,
-// so Remove can be repeated after an error. The result has the same numbers as that of
-// Survey.
+// Remove removes the person. If a filter is running, the filter removes the person itself, so that
+// its memory and files stay consistent. Each file is replaced atomically, so Remove can be repeated
+// after an error. The result contains the same numbers as the result of Survey.
 func Remove(o Options) (Result, error) {
 	r, err := Survey(o)
 	if err != nil {
@@ -179,8 +178,8 @@ func (r *Result) missed(name string, err error) {
 	}
 }
 
-// byFilter has the running filter remove the person. Each file needs a new connection,
-// because the filter closes idle connections.
+// byFilter has the running filter remove the person. Each file needs a new connection, because the
+// filter closes idle connections.
 func (r *Result) byFilter(o Options) error {
 	ask := func(f func(*control.Client) error) error {
 		c, err := control.Dial(o.Dir.Path)

@@ -30,71 +30,71 @@ import (
 	"scanwatch/store/export"
 )
 
-// AbuseIPDB is the URL of its reports, API v2.
+// AbuseIPDB is the URL to which reports are sent (API v2).
 const AbuseIPDB = "https://api.abuseipdb.com/api/v2/report"
 
-// The limits of reports.
+// Limits of reports.
 const (
-	reportAgain  = 15 * time.Minute // AbuseIPDB accepts one report of an address in this time
-	suspectAfter = time.Hour        // evidence against a host expires
-	sparedAfter  = 24 * time.Hour   // a host that sends bounces is not reported
+	reportAgain  = 15 * time.Minute // AbuseIPDB accepts one report per address in this time
+	suspectAfter = time.Hour        // lifetime of evidence against a host
+	sparedAfter  = 24 * time.Hour   // a host that sends bounces is not reported for this time
 	maxSuspects  = 10_000
 	maxReported  = 10_000
 )
 
 // A suspect is a host, or the hosts in a /64, with evidence that has not been reported.
 type suspect struct {
-	addr     netip.Addr // of the latest offence or ban
+	addr     netip.Addr // address in the latest offence or ban
 	last     time.Time
 	evidence []string // tokens, with any confidence
-	certain  bool     // an offence with high confidence
-	banned   bool     // by a rule that was enforced and did not need a DNS list, which can be wrong
+	certain  bool     // an offence has high confidence
+	banned   bool     // banned by an enforced rule that needs no DNS list, because lists can be wrong
 	sessions map[uint64]bool
-	names    []control.Names // the latest ones; the host is not reported if one is exempt
+	names    []control.Names // latest names; if one is exempt, the host is not reported
 }
 
-// maxNames is the maximum number of names of a suspect.
+// maxNames is the maximum number of names stored for a suspect.
 const maxNames = 4
 
 // hostOf returns the address, or the first address of its /64.
 func hostOf(a netip.Addr) netip.Addr { return memory.Source(a.Unmap()).Addr() }
 
-// A report is a report of a host. It has no recipients, and no texts of clients.
+// A report is a host's report. A report contains neither recipients nor text from clients.
 type report struct {
 	IP         netip.Addr `json:"ip"`
 	Categories []int      `json:"categories"`
 	Comment    string     `json:"comment"`
 	Time       time.Time  `json:"time"`
-	// Names are for the question to the filter, and are not sent.
+	// Names are sent only to the filter, which checks whether they are exempt.
 	Names []control.Names `json:"names,omitempty"`
 }
 
-// hosts returns the names about which the filter must be asked.
+// hosts returns the names that the filter must check.
 func (r *report) hosts() []control.Names {
 	return append([]control.Names{{Addr: r.IP}}, r.Names[:min(len(r.Names), maxNames)]...)
 }
 
-// reporter collects the hosts to report. Its maps have the results of hostOf as keys. It is safe
-// for concurrent use.
+// A reporter collects the hosts to report. The keys of its maps are results of hostOf. A reporter
+// may be used concurrently.
 type reporter struct {
-	file  string // with the times of reports and of exemptions
+	file  string // stores the times of reports and exemptions
 	queue *queue // of the reports
 
 	saving sync.Mutex // held while the file is written
 
 	mu sync.Mutex
-	// Most hosts have no reportable evidence. Their number may not limit that of the hosts
-	// with such evidence.
+	// Most hosts have no reportable evidence. Such hosts are stored separately, so that they never
+	// displace suspects.
 	innocent, suspects map[netip.Addr]*suspect
 
-	exempt   map[netip.Addr]time.Time // hosts that send bounces or are exempt
+	exempt   map[netip.Addr]time.Time // hosts that are exempt or send bounces
 	reported map[netip.Addr]time.Time
-	overflow time.Time // latest time at which exempt had no room
+	overflow time.Time // latest time at which exempt was full
 	unsaved  bool      // exempt has hosts that the file lacks
-	dropped  uint64    // reports that are no longer possible
+	dropped  uint64    // reports that can no longer be sent
 }
 
-// reporterFile is the content of the file of a reporter.
+// reporterFile is the content of a reporter's file.
 type reporterFile struct {
 	Reported map[netip.Addr]time.Time `json:"reported"`
 	Exempt   map[netip.Addr]time.Time `json:"exempt"`
@@ -106,8 +106,8 @@ func newReporter(q *queue) *reporter {
 		exempt: map[netip.Addr]time.Time{}, reported: map[netip.Addr]time.Time{}}
 }
 
-// load reads the file that earlier processes have written. If it is unreadable, any host
-// could be exempt, so that none is reported for a day.
+// load reads the file written by earlier processes. If the file is unreadable, any host could be
+// exempt, so no host is reported for a day.
 func (r *reporter) load(now time.Time) error {
 	data, err := readFile(r.file)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -153,7 +153,7 @@ func (r *reporter) save() error {
 	return err
 }
 
-// saveExempt writes the file if it lacks an exempt host.
+// saveExempt writes the file if an exempt host is missing from it.
 func (r *reporter) saveExempt() error {
 	r.mu.Lock()
 	unsaved := r.unsaved
@@ -180,8 +180,8 @@ func (r *reporter) add(e *events.Event) {
 	defer r.mu.Unlock()
 	switch {
 	case e.Event == "exempt", e.Evidence == "backscatter", e.Evidence == "account-abuse", e.Reason != "" && (e.Event == "verdict" || e.Event == "finding"):
-		// The filter exempts the host, the host returns mail with forged senders, or the account
-		// was stolen from a user.
+		// The filter exempts the host, or the host returns mail with forged senders, or a user's
+		// account was stolen.
 		r.exemptAt(hostOf(src), e.Time)
 		return
 	case e.Event == "finding" && len(offences(e.Evidence)) > 0, e.Event == "ban" && e.Would == "" && !e.Listed:
@@ -189,13 +189,13 @@ func (r *reporter) add(e *events.Event) {
 	}
 }
 
-// offences returns the sentences about evidence that is a reason to report a banned host.
+// offences describes the evidence that is a reason to report a banned host, in sentences.
 func offences(evidence ...string) []string {
 	_, words := export.Offences(evidence, true)
 	return words
 }
 
-// suspect records an event about a host. The caller holds mu.
+// suspect records an event concerning a host. The caller holds mu.
 func (r *reporter) suspect(host netip.Addr, e *events.Event) {
 	s := cmp.Or(r.suspects[host], r.innocent[host])
 	if s == nil {
@@ -258,8 +258,8 @@ func (s *suspect) reportable() bool {
 	return (s.certain || s.banned) && len(words) > 0
 }
 
-// drop drops the evidence against the hosts that overlap a prefix, and their reports that wait.
-// The reports are counted.
+// drop drops the evidence against the hosts that overlap a prefix, and their queued reports.
+// Dropped reports are counted.
 func (r *reporter) drop(p netip.Prefix) {
 	within := func(a netip.Addr) bool { return p.Overlaps(memory.Source(a)) }
 	r.mu.Lock()
@@ -274,7 +274,7 @@ func (r *reporter) drop(p netip.Prefix) {
 	r.queue.removeReports(within, true)
 }
 
-// dropAll drops all evidence and all reports that wait.
+// dropAll drops all evidence and all queued reports.
 func (r *reporter) dropAll() {
 	r.drop(netip.PrefixFrom(netip.IPv4Unspecified(), 0))
 	r.drop(netip.PrefixFrom(netip.IPv6Unspecified(), 0))
@@ -284,7 +284,7 @@ func (r *reporter) dropAll() {
 func (r *reporter) exemptAt(src netip.Addr, at time.Time) {
 	_, known := r.exempt[src]
 	if !known && len(r.exempt) >= maxSuspects {
-		// The file has the time to the hour, so that it is not written for each event.
+		// The file stores the time to the hour, so that it is not written for each event.
 		r.unsaved = r.unsaved || at.Sub(r.overflow) > time.Hour
 		r.overflow = later(r.overflow, at)
 		return
@@ -293,7 +293,7 @@ func (r *reporter) exemptAt(src netip.Addr, at time.Time) {
 	r.exempt[src] = later(r.exempt[src], at)
 }
 
-// lose drops all evidence: the missing events may contain an excuse for any host.
+// lose drops all evidence, because the missing events may exempt any host.
 func (r *reporter) lose(losses) { r.dropAll() }
 
 // lost returns the number of reports that were dropped since the previous call.
@@ -305,8 +305,8 @@ func (r *reporter) lost() uint64 {
 	return n
 }
 
-// due returns the hosts to report, and drops old evidence. Reports of the addresses in
-// queued wait already.
+// due returns the hosts to report, and drops old evidence. Addresses in queued already have a
+// queued report.
 func (r *reporter) due(now time.Time, queued map[string]bool) (due []report) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -327,7 +327,7 @@ func (r *reporter) due(now time.Time, queued map[string]bool) (due []report) {
 		case again || spared || queued[host.String()] || len(r.reported)+len(due) >= maxReported:
 			continue
 		case now.Sub(r.overflow) < sparedAfter:
-			continue // the host could be one of those without room
+			continue // exempt was full, so the host may be exempt
 		}
 		categories, words := export.Offences(s.evidence, s.banned)
 		due = append(due, report{IP: s.addr, Categories: categories, Time: s.last.UTC(), Names: slices.Clone(s.names),
@@ -337,7 +337,8 @@ func (r *reporter) due(now time.Time, queued map[string]bool) (due []report) {
 	return due
 }
 
-// limit replaces times in the future, because the clock was wrong. They would not expire.
+// limit replaces future times, which a wrong clock has caused. Entries with such times would not
+// expire.
 func (r *reporter) limit(now time.Time) {
 	for _, times := range []map[netip.Addr]time.Time{r.exempt, r.reported} {
 		for a, at := range times {
@@ -360,14 +361,14 @@ func dropBefore(times map[netip.Addr]time.Time, before time.Time) {
 	}
 }
 
-// stored drops the evidence against a host, whose report is in the queue. If the evidence has
-// been dropped, stored drops the report.
+// stored drops the evidence against a host whose report is now in the queue. If the evidence was
+// dropped since the call of due, stored drops the report.
 func (r *reporter) stored(a netip.Addr) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	host := hostOf(a)
 	if r.suspects[host] == nil {
-		r.queue.removeReports(func(a netip.Addr) bool { return a == host }, false) // drop has counted it
+		r.queue.removeReports(func(a netip.Addr) bool { return a == host }, false) // drop has counted the report
 	}
 	delete(r.suspects, host)
 }
@@ -388,14 +389,14 @@ func (r *reporter) spared(a netip.Addr) bool {
 	return exempt
 }
 
-// attempt records that a report of a host is sent, and saves it, because the process may end
-// before it has the answer.
+// attempt saves the time of a host's report before the report is sent, because the process may end
+// before it receives the response.
 func (r *reporter) attempt(a netip.Addr, now time.Time) error {
 	r.setReported(a, now)
 	return r.save()
 }
 
-// setReported sets the time of the latest report of a host, or deletes it if it is zero.
+// setReported sets the time of a host's latest report. A zero time deletes it.
 func (r *reporter) setReported(a netip.Addr, at time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -406,7 +407,7 @@ func (r *reporter) setReported(a netip.Addr, at time.Time) {
 	r.reported[hostOf(a)] = at
 }
 
-// An abuseIPDB sends reports.
+// An abuseIPDB is the destination of reports.
 type abuseIPDB struct {
 	*client
 	url string
@@ -422,7 +423,7 @@ func (a *abuseIPDB) deliver(ctx context.Context, data []byte) error {
 	if err != nil {
 		return err
 	}
-	if _, value, ok := strings.Cut(key, ":"); ok { // the file may also be used by update
+	if _, value, ok := strings.Cut(key, ":"); ok { // the file may be shared with scanwatch update
 		key = strings.TrimSpace(value)
 	}
 	var categories []string
@@ -444,8 +445,8 @@ func (a *abuseIPDB) deliver(ctx context.Context, data []byte) error {
 	return err
 }
 
-// aboutAddress reports whether a negative answer concerns the address of the report. Then
-// the reports of other addresses must not wait.
+// aboutAddress reports whether a negative response concerns only the report's address. In that
+// case, reports of other addresses need not wait.
 func aboutAddress(reply []byte) bool {
 	var answer struct {
 		Errors []struct{ Source struct{ Parameter string } }

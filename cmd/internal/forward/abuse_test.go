@@ -17,7 +17,7 @@ import (
 	"scanwatch/rules"
 )
 
-// about returns an event about a host.
+// about returns an event concerning a host.
 func about(src, event, evidence, confidence string) *events.Event {
 	return &events.Event{Event: event, Time: noon, Session: 1, Src: netip.MustParseAddr(src), Evidence: evidence, Confidence: confidence, Rule: "local-rule",
 		Helo: []byte("mx.local.example"), RDNS: []byte("bob.example.org"), Proof: "RCPT TO:<bob@local.example>", Org: "local", Reason: ""}
@@ -89,7 +89,7 @@ func TestReports(t *testing.T) {
 	}
 }
 
-// TestReportAgain checks that a host is reported once in 15 minutes, also after a restart.
+// TestReportAgain checks that a host is reported only once in 15 minutes, even after a restart.
 func TestReportAgain(t *testing.T) {
 	dir := t.TempDir()
 	r := newReporter(&queue{dir: dir})
@@ -122,7 +122,7 @@ func TestReportAgain(t *testing.T) {
 	r.spare(host, noon.Add(17*time.Minute))
 	seen(noon.Add(20*time.Hour), 0)
 	seen(noon.Add(25*time.Hour), 1)
-	// Evidence that is an hour old is not used.
+	// Evidence more than an hour old is not used.
 	r.add(about("198.51.100.2", "finding", "scanner", "high"))
 	if due := r.due(noon.Add(2*time.Hour), nil); len(due) != 0 {
 		t.Errorf("%+v", due)
@@ -161,8 +161,8 @@ func TestManyExempt(t *testing.T) {
 	}
 }
 
-// TestForwardAbuse checks the requests to AbuseIPDB, that hosts which the filter spares are
-// not reported, and that a report waits while the server fails.
+// TestForwardAbuse checks the requests to AbuseIPDB, that hosts exempted by the filter are not
+// reported, and that a report waits while the server fails.
 func TestForwardAbuse(t *testing.T) {
 	key := filepath.Join(t.TempDir(), "key")
 	if err := os.WriteFile(key, []byte("Key: abc\n"), 0o600); err != nil {
@@ -211,7 +211,7 @@ func TestForwardAbuse(t *testing.T) {
 	}
 }
 
-// TestRejectedReport checks that a report that AbuseIPDB rejects is dropped.
+// TestRejectedReport checks that a report is dropped if AbuseIPDB rejects it.
 func TestRejectedReport(t *testing.T) {
 	r := newReceiver(t)
 	key := filepath.Join(t.TempDir(), "key")

@@ -1,8 +1,8 @@
-// Package forward passes events of the running filter to other programs: batches of events
+// Package forward passes the running filter's events to other programs: it sends batches of events
 // to a URL, to syslog or to standard output, and reports to AbuseIPDB.
 //
-// Events are aggregated by source and window. Each batch in the queue is delivered at least
-// once, and all other events are counted.
+// Events are aggregated by source and window. Each queued batch is delivered at least once. Events
+// that no batch contains are counted.
 package forward
 
 import (
@@ -19,25 +19,26 @@ import (
 	"scanwatch/internal/text"
 )
 
-// Version is the version of the format of a Batch.
+// Version is the version of the Batch format.
 const Version = 1
 
-// A Batch contains the events of a window.
+// A Batch contains the events of one window, the time between two batches.
 type Batch struct {
 	Version int       `json:"version"`
-	ID      string    `json:"id"` // the same if the batch is sent again
+	ID      string    `json:"id"` // unchanged if the batch is sent again
 	Host    string    `json:"host"`
 	From    time.Time `json:"from"`
 	Until   time.Time `json:"until"`
 	Events  []*Item   `json:"events"`
-	// Dropped is the number of events that no batch contains, since the previous batch.
+	// Dropped is the number of events lost since the previous batch.
 	Dropped uint64 `json:"dropped"`
-	// Gaps is the number of lost connections to the filter, since the previous batch, and of
-	// starts of the service except the first one. The number of events missed is unknown.
+	// Gaps is the number of lost connections to the filter since the previous batch, plus the
+	// number of service starts except the first. How many events were missed in a gap is unknown.
 	Gaps uint64 `json:"gaps"`
 }
 
-// An Item is a group of identical events about one source, with the texts of the first event.
+// An Item is a group of identical events concerning one source. Names, greetings and other text
+// come from the first event.
 type Item struct {
 	Event      string    `json:"event"`
 	Src        string    `json:"src,omitempty"`
@@ -64,19 +65,19 @@ type Item struct {
 	Reason     string    `json:"reason,omitempty"`
 }
 
-// The limits of a batch.
+// Limits of a batch.
 const (
 	maxItems    = 1000
 	maxSessions = 3
 )
 
-// A kind identifies equal events.
+// A kind identifies events that are counted together.
 type kind struct {
 	src                                                                            netip.Addr
 	event, prefix, evidence, confidence, rule, phase, decision, would, tag, reason string
 }
 
-// A window collects events. It is safe for concurrent use.
+// A window collects events. A window may be used concurrently.
 type window struct {
 	host string
 
@@ -141,7 +142,7 @@ func (w *window) lose(more losses) {
 	w.missing = w.missing.plus(more)
 }
 
-// empty reports whether there are no events.
+// empty reports whether the window has no events.
 func (w *window) empty() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -157,8 +158,8 @@ func (w *window) lost() losses {
 	return l
 }
 
-// take returns the events since the previous call and the given losses, or nil without
-// events and losses.
+// take returns a batch with the given losses and the events since the previous call. Without events
+// and losses, it returns nil.
 func (w *window) take(now time.Time, lost losses) *Batch {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -176,7 +177,7 @@ func (w *window) take(now time.Time, lost losses) *Batch {
 	return b
 }
 
-// count returns the number of events in b plus the number that b counts as dropped.
+// count returns the number of events in b plus the number of events that b reports as dropped.
 func (b *Batch) count() uint64 {
 	n := b.Dropped
 	for _, i := range b.Events {
@@ -185,10 +186,10 @@ func (b *Batch) count() uint64 {
 	return n
 }
 
-// encode returns the JSON of v in one line of printable ASCII.
+// encode returns v as JSON in one line of printable ASCII.
 func encode(v any) []byte {
 	var b bytes.Buffer
-	_ = text.JSON(&b, v, "") // cannot fail: strings, numbers and times
+	_ = text.JSON(&b, v, "") // strings, numbers and times cannot fail
 	return events.AppendASCII(nil, b.Bytes())
 }
 
@@ -198,7 +199,7 @@ func decodeBatch(data []byte) (*Batch, error) {
 	return b, json.Unmarshal(data, b)
 }
 
-// summary describes an item in one line without texts of clients.
+// summary describes an item in one line, without text from clients.
 func (i *Item) summary() string {
 	var b strings.Builder
 	b.WriteString(i.Event)
@@ -222,7 +223,7 @@ func (i *Item) summary() string {
 	return text.Escape(b.String())
 }
 
-// operator returns "the operator" for a command of the operator, or "".
+// operator returns "the operator" if the operator's command caused the event, or "".
 func (i *Item) operator() string {
 	if i.By == "operator" {
 		return "the " + i.By
@@ -230,8 +231,8 @@ func (i *Item) operator() string {
 	return ""
 }
 
-// lines describes a batch for human readers, in at most n lines and without findings of low
-// confidence.
+// lines describes a batch for human readers, in at most n lines and without low-confidence
+// findings.
 func (b *Batch) lines(n int) (all []string) {
 	more := 0
 	for _, i := range b.Events {

@@ -39,7 +39,7 @@ func forAbuse(t *testing.T) *rules.Companion {
 		Forward: rules.Forward{Queue: t.TempDir(), Key: key}}
 }
 
-// idle returns a Forwarder that does not run.
+// idle returns a Forwarder that is not running.
 func idle(t *testing.T, c *rules.Companion, o Options) *Forwarder {
 	t.Helper()
 	o.Log = slog.New(slog.DiscardHandler)
@@ -50,8 +50,8 @@ func idle(t *testing.T, c *rules.Companion, o Options) *Forwarder {
 	return f
 }
 
-// TestFullQueueLosesNothing checks that a full queue drops a batch only for one with events,
-// and that the number of dropped events is in the next batch.
+// TestFullQueueLosesNothing checks that a full queue drops a batch only in favour of one with
+// events, and that the next batch includes the number of dropped events.
 func TestFullQueueLosesNothing(t *testing.T) {
 	f := idle(t, forURL(t, newReceiver(t)), Options{Now: time.Now})
 	for i := range maxQueued + 1 {
@@ -81,9 +81,9 @@ func TestFullQueueLosesNothing(t *testing.T) {
 	}
 }
 
-// TestRejectedLosses checks that a destination that rejects batches receives the number of
-// lost events with the next events, not in a batch each window, and that the log counts each
-// event once.
+// TestRejectedLosses checks that if a destination rejects batches, the number of lost events is
+// sent with the next events instead of in a batch per window, and that the log counts each event
+// once.
 func TestRejectedLosses(t *testing.T) {
 	f := idle(t, forURL(t, newReceiver(t)), Options{Now: time.Now})
 	f.window.add(finding(1, "scanner"))
@@ -133,8 +133,8 @@ func TestLostInStatus(t *testing.T) {
 	}
 }
 
-// TestFirstStart checks that only a start with an existing queue is a gap: before the first
-// one, no event was to be delivered.
+// TestFirstStart checks that a start is a gap only if there is a queue. Before the first start, no
+// events had to be delivered.
 func TestFirstStart(t *testing.T) {
 	r := newReceiver(t)
 	c := forURL(t, r)
@@ -152,7 +152,7 @@ func TestFirstStart(t *testing.T) {
 	}
 }
 
-// TestDroppedGaps checks that the gaps of a dropped batch are in the next batch.
+// TestDroppedGaps checks that the next batch includes a dropped batch's gaps.
 func TestDroppedGaps(t *testing.T) {
 	f := idle(t, forURL(t, newReceiver(t)), Options{Now: time.Now})
 	f.window.lose(losses{gaps: 1})
@@ -166,8 +166,8 @@ func TestDroppedGaps(t *testing.T) {
 	}
 }
 
-// TestReportWaits checks the hosts whose reports wait: each has one report, and none if the
-// host becomes exempt. The pause between reports begins at the delivery.
+// TestReportWaits checks that each host with waiting reports has only one, and none if the host
+// becomes exempt. The pause between reports starts at the delivery.
 func TestReportWaits(t *testing.T) {
 	c, r := forAbuse(t), newReceiver(t)
 	h := newHub(t, c)
@@ -246,7 +246,7 @@ func TestExemptByName(t *testing.T) {
 		h.exempt = c.before
 		f := idle(t, companion, Options{RunDir: h.dir, Roots: r.roots, Now: func() time.Time { return noon }, Abuse: r.URL + "/report"})
 		until(t, func() bool { return f.ask(func(c *control.Client) error { return c.Note(f.name, 0, 0, nil) }) == nil }) // the socket exists
-		for _, rdns := range []string{"mx1.example.org", "mx2.example.org"} {                                             // of two hosts in a /64
+		for _, rdns := range []string{"mx1.example.org", "mx2.example.org"} {                                             // names of two hosts in a /64
 			f.reporter.add(with(about("2001:db8::1", "finding", "scanner", "high"), func(e *events.Event) { e.RDNS, e.FCrDNS = []byte(rdns), c.proven }))
 		}
 		f.report(t.Context())
@@ -282,7 +282,7 @@ func TestExemptAfterRestart(t *testing.T) {
 	}
 	restart := func() *reporter {
 		r := newReporter(&queue{dir: dir})
-		_ = r.load(noon) // the test breaks the file
+		_ = r.load(noon) // the test corrupts the file
 		return r
 	}
 	r := restart()
@@ -305,7 +305,7 @@ func TestExemptAfterRestart(t *testing.T) {
 	}
 }
 
-// TestFutureReport checks that a time that a wrong clock has stored prevents no report.
+// TestFutureReport checks that a future time stored by a wrong clock does not prevent reports.
 func TestFutureReport(t *testing.T) {
 	r := newReporter(&queue{dir: t.TempDir()})
 	host := netip.MustParseAddr("198.51.100.1")
@@ -318,7 +318,7 @@ func TestFutureReport(t *testing.T) {
 	}
 }
 
-// TestNoDelivery checks that the status has no success before a delivery.
+// TestNoDelivery checks that the status shows no success before a delivery.
 func TestNoDelivery(t *testing.T) {
 	r := newReceiver(t)
 	c := forURL(t, r)
@@ -374,7 +374,7 @@ func TestRetryAfterRestart(t *testing.T) {
 			t.Errorf("%v: %v, want %v", stored, got, want)
 		}
 	}
-	// The clock was wrong at the start of the pause.
+	// The clock was wrong when the pause started.
 	if err := q.setNext(noon.Add(20*time.Hour), time.Minute); err != nil {
 		t.Fatal(err)
 	}
@@ -383,8 +383,7 @@ func TestRetryAfterRestart(t *testing.T) {
 	}
 }
 
-// TestBlockedReader checks that a service ends although the reader of its standard output
-// does not read.
+// TestBlockedReader checks that a service ends even if nothing reads its standard output.
 func TestBlockedReader(t *testing.T) {
 	blocked, w := io.Pipe()
 	defer blocked.Close()
@@ -407,8 +406,8 @@ type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
 
-// TestClosedReader checks that a service ends with an error after the reader of its standard
-// output.
+// TestClosedReader checks that a service ends with an error when the reader of its standard output
+// ends.
 func TestClosedReader(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -423,8 +422,8 @@ func TestClosedReader(t *testing.T) {
 	}
 }
 
-// TestReflectedRequest checks that no error has the path of the URL or the secret of a header,
-// which a server repeats.
+// TestReflectedRequest checks that no error contains the URL's path or a header's secret, even if a
+// server repeats them.
 func TestReflectedRequest(t *testing.T) {
 	r := newReceiver(t)
 	header := filepath.Join(t.TempDir(), "header")
@@ -445,9 +444,9 @@ func TestReflectedRequest(t *testing.T) {
 	}
 }
 
-// TestReportOnce checks that a report whose answer is missing is not sent again, that the time of
-// a report is on the disk before AbuseIPDB has answered, and that an answer that rejects the
-// report for now leaves it in the queue.
+// TestReportOnce checks that a report is not sent again if the response is missing, that its time
+// is on disk before AbuseIPDB responds, and that a temporary rejection leaves the report in the
+// queue.
 func TestReportOnce(t *testing.T) {
 	r, companion := newReceiver(t), forAbuse(t)
 	h := newHub(t, companion)

@@ -25,35 +25,35 @@ import (
 	"scanwatch/rules"
 )
 
-// Options are the options of a Forwarder.
+// Options are the inputs of New.
 type Options struct {
-	RunDir string // directory of the socket of the filter
+	RunDir string // directory of the filter's socket
 	Stdout io.Writer
 	Log    *slog.Logger
-	Roots  *x509.CertPool // certificates of authorities; nil for the system certificates
+	Roots  *x509.CertPool // certificate authorities; nil for the system's
 	Agent  string         // name and version of the program
 	Now    func() time.Time
-	Abuse  string // URL of the reports; empty for AbuseIPDB
+	Abuse  string // URL for reports; empty for AbuseIPDB
 }
 
-// The defaults of rules.Forward.
+// Defaults of rules.Forward.
 const (
 	DefaultEvery = time.Minute
 	DefaultRate  = 30
 )
 
-// The pauses between attempts.
+// Pauses between attempts.
 const (
 	firstPause = time.Second
 	lastPause  = 5 * time.Minute
 	dialPause  = 5 * time.Second
-	notePause  = 10 * time.Second // shorter than the time after which the filter reports that a companion does not run
+	notePause  = 10 * time.Second // shorter than the time after which the filter reports that a companion is not running
 )
 
-// processID distinguishes the batches of processes.
+// processID distinguishes batches from different processes.
 var processID = os.Getpid()
 
-// DefaultQueue is the directory of the queues, which the packages create.
+// DefaultQueue is the queues' directory, which the packages create.
 func DefaultQueue() string {
 	if runtime.GOOS == "linux" {
 		return "/var/lib/scanwatch-forward"
@@ -67,7 +67,7 @@ type collector interface {
 	lose(losses)
 }
 
-// A Forwarder passes the events of the filter to one destination.
+// A Forwarder passes the filter's events to one destination.
 type Forwarder struct {
 	o        Options
 	name     string // of the companion
@@ -82,16 +82,16 @@ type Forwarder struct {
 	to       destination
 
 	mu        sync.Mutex
-	failed    error           // of the latest delivery
-	delivered bool            // since the latest note
-	dropped   uint64          // reports since the latest delivery
-	lost      uint64          // events that the output counts as dropped; for standard output
+	failed    error           // error of the latest delivery
+	delivered bool            // an entry was delivered since the latest note
+	dropped   uint64          // reports dropped since the latest delivery
+	lost      uint64          // lost events reported in the output; only for standard output
 	refused   int             // batches rejected since the latest delivery
 	skipped   int             // windows without events since the latest batch
-	client    *control.Client // for notes and questions; nil if not connected
+	client    *control.Client // for the status and questions; nil if not connected
 }
 
-// New returns a Forwarder for a companion, and opens its queue.
+// New returns a companion's Forwarder, and opens its queue.
 func New(c *rules.Companion, o Options) (*Forwarder, error) {
 	f := &Forwarder{o: o, name: c.Name(), every: cmp.Or(c.Forward.Every, DefaultEvery), first: firstPause, again: dialPause,
 		interval: time.Minute / time.Duration(cmp.Or(c.Forward.Rate, DefaultRate))}
@@ -130,8 +130,7 @@ func New(c *rules.Companion, o Options) (*Forwarder, error) {
 	return f, nil
 }
 
-// Files returns the directories in which the Forwarder changes files, and the sockets to
-// which it connects.
+// Files returns the directories in which the Forwarder changes files, and the sockets that it uses.
 func (f *Forwarder) Files() (dirs, sockets []string) {
 	sockets = []string{control.SocketPath(f.o.RunDir)}
 	if f.queue != nil {
@@ -143,7 +142,7 @@ func (f *Forwarder) Files() (dirs, sockets []string) {
 	return dirs, sockets
 }
 
-// Run passes events until ctx ends, or until standard output is closed.
+// Run passes events until ctx is done or standard output is closed.
 func (f *Forwarder) Run(ctx context.Context) error {
 	ctx, end := context.WithCancel(ctx)
 	defer end()
@@ -174,16 +173,16 @@ func (f *Forwarder) Run(ctx context.Context) error {
 	defer f.mu.Unlock()
 	f.disconnect()
 	if errors.Is(err, syscall.EPIPE) {
-		return errors.New("write events: the reader has closed standard output") // the exit status of EPIPE is 0
+		return errors.New("write events: the reader has closed standard output") // the program would exit with status 0 on EPIPE
 	}
 	return nil
 }
 
-// watch passes the events of the filter to the collector.
+// watch passes the filter's events to the collector.
 func (f *Forwarder) watch(ctx context.Context) {
 	var logged string
 	if f.queue == nil || !f.queue.fresh {
-		f.collect.lose(losses{gaps: 1}) // since the end of the previous process
+		f.collect.lose(losses{gaps: 1}) // events were missed since the previous process ended
 	}
 	reached := false
 	for ctx.Err() == nil {
@@ -225,8 +224,8 @@ func (f *Forwarder) watchOnce(ctx context.Context, started func()) error {
 	})
 }
 
-// flush moves the events of a window to the queue, or to the destination without a queue. It
-// returns and logs the error of the destination.
+// flush moves a window's events to the queue. Without a queue, flush sends them to the destination.
+// flush logs and returns the error.
 func (f *Forwarder) flush(ctx context.Context) error {
 	if f.reporter != nil {
 		f.report(ctx)
@@ -234,10 +233,10 @@ func (f *Forwarder) flush(ctx context.Context) error {
 	}
 	lost := f.window.lost()
 	if f.queue != nil {
-		f.queue.lose(lost) // on the disk until a batch has them
+		f.queue.lose(lost) // on disk until a batch contains the losses
 		lost = f.queue.unsettled()
 		if f.window.empty() && (f.rests() || !f.queue.room()) {
-			return nil // a batch without events would be rejected too, or drop one with events
+			return nil // a batch without events would also be rejected, or displace one with events
 		}
 	}
 	b := f.window.take(f.o.Now(), lost)
@@ -255,7 +254,7 @@ func (f *Forwarder) flush(ctx context.Context) error {
 		f.window.lose(lost.plus(more))
 	}
 	f.fail(err)
-	if more.events > 0 { // the events of lost are not new
+	if more.events > 0 { // events counted in lost are not new
 		f.o.Log.Error("events lost", "companion", f.name, "events", more.events, "err", err)
 	}
 	return err
@@ -280,7 +279,7 @@ func (f *Forwarder) store(ctx context.Context, b *Batch) error {
 	return err
 }
 
-// closeQueue saves the state that the next process needs.
+// closeQueue saves the state for the next process.
 func (f *Forwarder) closeQueue() {
 	if f.reporter != nil {
 		if err := f.reporter.save(); err != nil {
@@ -296,18 +295,18 @@ func (f *Forwarder) closeQueue() {
 	}
 }
 
-// report moves the reports that are due to the queue, except for exempt hosts. Without an
-// answer of the filter they remain.
+// report moves due reports to the queue, unless the host is exempt. If the filter does not answer,
+// the reports are kept.
 func (f *Forwarder) report(ctx context.Context) {
 	f.countDropped()
 	if err := f.reporter.saveExempt(); err != nil {
 		f.fail(err)
 		f.o.Log.Error("times of reports not saved", "companion", f.name, "err", err)
-		return // until the exemptions are on the disk
+		return // until the exemptions are on disk
 	}
 	queued := f.queue.keys()
 	for key := range queued {
-		// One question finds out whether all must be dropped because of mode observe.
+		// One question suffices to detect observe mode, in which all reports are dropped.
 		if a, err := netip.ParseAddr(key); err == nil {
 			_, _ = f.spared(a, control.Names{Addr: a})
 			break
@@ -316,7 +315,7 @@ func (f *Forwarder) report(ctx context.Context) {
 	for _, r := range f.reporter.due(f.o.Now(), queued) {
 		spared, err := f.spared(r.IP, r.hosts()...)
 		if err != nil || ctx.Err() != nil {
-			return // watch logs it, or the reporter has dropped all reports
+			return // watch logs the error, or the reporter has dropped all reports
 		}
 		if spared {
 			continue
@@ -330,8 +329,8 @@ func (f *Forwarder) report(ctx context.Context) {
 	}
 }
 
-// countDropped logs the number of reports that were dropped since the previous call. The status
-// has the number since the latest delivery.
+// countDropped logs how many reports were dropped since the previous call. The status shows the
+// number since the latest delivery.
 func (f *Forwarder) countDropped() {
 	f.queue.lose(losses{events: f.reporter.lost()})
 	lost := f.queue.unsettled()
@@ -346,8 +345,8 @@ func (f *Forwarder) countDropped() {
 	f.failed = fmt.Errorf("%s dropped; see Report to AbuseIPDB in scanwatch(8)", text.Plural(f.dropped, "report"))
 }
 
-// spared reports whether a host must not be reported because one of the given names is exempt.
-// In mode observe, it drops all evidence and reports, and returns errObserve.
+// spared reports whether a host must not be reported because one of the given names is exempt. In
+// observe mode, spared drops all evidence and reports, and returns errObserve.
 func (f *Forwarder) spared(a netip.Addr, names ...control.Names) (spared bool, err error) {
 	if f.reporter.spared(a) {
 		return true, nil
@@ -371,10 +370,10 @@ func (f *Forwarder) spared(a netip.Addr, names ...control.Names) (spared bool, e
 	return spared, err
 }
 
-// errSpared is the error of a report of a host that became exempt while the report waited.
+// errSpared means that a host became exempt while its report waited.
 var errSpared = errors.New("the host is exempt")
 
-// errObserve is the error of a report in mode observe.
+// errObserve means that the filter is in observe mode, in which nothing is reported.
 var errObserve = errors.New("the filter is in mode observe")
 
 // deliver delivers an entry of the queue.
@@ -396,15 +395,15 @@ func (f *Forwarder) deliver(ctx context.Context, e entry, data []byte) error {
 			return errSpared
 		}
 	}
-	_ = f.queue.setNext(f.o.Now(), f.interval) // if this fails, the rate is exceeded after a restart
+	_ = f.queue.setNext(f.o.Now(), f.interval) // on failure, a restart exceeds the rate
 	if f.reporter != nil {
 		return f.deliverReport(ctx, r.IP, data)
 	}
 	return f.to.deliver(ctx, data)
 }
 
-// deliverReport delivers a report of a host. AbuseIPDB does not accept two of them in 15
-// minutes, so that a report without an answer, which AbuseIPDB may have accepted, is not sent
+// deliverReport delivers a host's report. If a report receives no response, AbuseIPDB may have
+// accepted it. AbuseIPDB rejects a second report within 15 minutes, so such a report is not sent
 // again.
 func (f *Forwarder) deliverReport(ctx context.Context, a netip.Addr, data []byte) error {
 	if err := f.reporter.attempt(a, f.o.Now()); err != nil {
@@ -423,7 +422,7 @@ func (f *Forwarder) deliverReport(ctx context.Context, a netip.Addr, data []byte
 	return err
 }
 
-// send delivers the entries of the queue in order.
+// send delivers the queue's entries in order.
 func (f *Forwarder) send(ctx context.Context) {
 	wait := f.first
 	var logged string
@@ -442,7 +441,7 @@ func (f *Forwarder) send(ctx context.Context) {
 		}
 		switch {
 		case errors.Is(err, errSpared), errors.Is(err, errObserve):
-			f.queue.remove(e, false) // in mode observe it has been dropped
+			f.queue.remove(e, false) // in observe mode, the entry was already dropped
 			continue
 		case ctx.Err() != nil && err != nil:
 			return
@@ -469,14 +468,14 @@ func (f *Forwarder) send(ctx context.Context) {
 		if later := new(laterError); errors.As(err, later) {
 			after = max(after, later.after)
 		}
-		_ = f.queue.setNext(f.o.Now(), after) // if this fails, a restart shortens the pause
+		_ = f.queue.setNext(f.o.Now(), after) // on failure, a restart shortens the pause
 		pause(ctx, after)
 		wait = min(2*wait, lastPause)
 	}
 }
 
-// rests reports whether a batch without events waits for a later window. After rejections,
-// more and more windows are skipped.
+// rests reports whether a batch without events must wait for a later window. The number of skipped
+// windows doubles with each rejection.
 func (f *Forwarder) rests() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -487,12 +486,11 @@ func (f *Forwarder) rests() bool {
 	return false
 }
 
-// maxSkipped is the binary logarithm of the number of windows between two batches without
-// events.
+// At most 1<<maxSkipped windows lie between two batches without events.
 const maxSkipped = 6
 
-// news returns the number of events in an entry, without events that an earlier line of the
-// log has counted.
+// news returns the number of events in an entry, minus the events that an earlier log line has
+// counted.
 func news(e entry, data []byte) uint64 {
 	if b, err := decodeBatch(data); err == nil {
 		return e.weight - min(b.Dropped, e.weight)
@@ -500,7 +498,7 @@ func news(e entry, data []byte) uint64 {
 	return e.weight
 }
 
-// fail sets the error for the status; nil after a delivery.
+// fail sets the error shown in the status. After a delivery, err is nil.
 func (f *Forwarder) fail(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -36,8 +36,8 @@ func finding(n int, evidence string) *events.Event {
 		Helo: []byte("<script>\x1b[31m@everyone"), RDNS: []byte("<!channel>.example.net")}
 }
 
-// TestWindow checks that equal events of a source are counted together, and what is left
-// out is counted.
+// TestWindow checks that a source's identical events are counted together, and that omitted events
+// are counted.
 func TestWindow(t *testing.T) {
 	w := &window{host: "mx", from: noon}
 	if b := w.take(noon, w.lost()); b != nil {
@@ -73,7 +73,7 @@ func TestWindow(t *testing.T) {
 	}
 }
 
-// TestQueue checks the order, the limits and the persistence of a queue.
+// TestQueue checks a queue's order, limits and persistence.
 func TestQueue(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "q")
 	q, err := openQueue(dir)
@@ -180,7 +180,7 @@ func newReceiver(t *testing.T) *receiver {
 			r.got = append(r.got, received{req.URL.Path, req.Header, body})
 		}
 		r.mu.Unlock()
-		w.Header()["Date"] = nil // the clock of the tests is another
+		w.Header()["Date"] = nil // the tests use another clock
 		if answer != nil {
 			answer(w, req)
 		}
@@ -192,7 +192,7 @@ func newReceiver(t *testing.T) *receiver {
 	return r
 }
 
-// acceptAndCut accepts a request, but the client receives no answer.
+// acceptAndCut accepts a request, but closes the connection instead of responding.
 func (r *receiver) acceptAndCut(_ http.ResponseWriter, req *http.Request) {
 	body, _ := io.ReadAll(req.Body)
 	r.mu.Lock()
@@ -226,7 +226,7 @@ func halfAnAnswer(w http.ResponseWriter, _ *http.Request) {
 	panic(http.ErrAbortHandler)
 }
 
-// TestAnswers checks which answers of a server reject a batch, and which delay it.
+// TestAnswers checks which responses reject a batch, and which delay it.
 func TestAnswers(t *testing.T) {
 	r := newReceiver(t)
 	now := func() time.Time { return noon }
@@ -236,7 +236,7 @@ func TestAnswers(t *testing.T) {
 		answer   http.HandlerFunc
 		rejected bool
 		after    time.Duration
-		want     string // in the error; empty without one
+		want     string // part of the error; empty: no error
 	}{
 		{status(200), false, 0, ""},
 		{status(204), false, 0, ""},
@@ -281,7 +281,7 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-// TestSignature checks the headers of a request.
+// TestSignature checks a request's headers.
 func TestSignature(t *testing.T) {
 	r := newReceiver(t)
 	dir := t.TempDir()
@@ -302,7 +302,7 @@ func TestSignature(t *testing.T) {
 		got.header.Get("Authorization") != "Bearer abc" || got.header.Get("User-Agent") != "scanwatch/test" || got.header.Get("Content-Type") != "application/json" {
 		t.Errorf("%+v", got.header)
 	}
-	// As printf '1.{}' | openssl dgst -sha256 -hmac key prints it.
+	// The expected value is the output of printf '1.{}' | openssl dgst -sha256 -hmac key.
 	if s := sign("key", "1", []byte("{}")); s != "1ba6b8171186efc613e8bcc0cbdab2748f24984d7c5a84faa2637afa0e40d224" {
 		t.Errorf("signature %s", s)
 	}
@@ -327,8 +327,8 @@ func TestSignature(t *testing.T) {
 	}
 }
 
-// TestBodies checks the formats of requests, and that texts of clients are not in the
-// human-readable formats.
+// TestBodies checks the request formats, and that human-readable formats contain no text from
+// clients.
 func TestBodies(t *testing.T) {
 	w := &window{host: "mx<b>", from: noon}
 	weak := finding(0, "no-mail")
@@ -381,7 +381,7 @@ func TestBodies(t *testing.T) {
 	}
 }
 
-// A hub is a filter with a socket for companions.
+// A hub is a filter's socket for companions.
 type hub struct {
 	fan     events.Fan
 	dir     string
@@ -416,7 +416,7 @@ func (h *hub) start() {
 	h.stop = func() { cancel(); <-done }
 }
 
-// watched waits until the service watches.
+// watched waits until the service watches the events.
 func (h *hub) watched(t *testing.T) { until(t, func() bool { return h.fan.Watching() == 1 }) }
 
 func (h *hub) unwatched(t *testing.T) { until(t, func() bool { return h.fan.Watching() == 0 }) }
@@ -454,8 +454,8 @@ func until(t *testing.T, condition func() bool) {
 	}
 }
 
-// total returns the events and gaps in the accepted batches. It counts a batch that was sent
-// twice once.
+// total returns the numbers of events and gaps in the accepted batches. A batch that was sent twice
+// counts once.
 func total(t *testing.T, got []received) (counted, dropped uint64, gaps uint64) {
 	t.Helper()
 	seen := map[string]bool{}
@@ -475,8 +475,8 @@ func total(t *testing.T, got []received) (counted, dropped uint64, gaps uint64) 
 	return counted, dropped, gaps
 }
 
-// TestForward checks that each event arrives or is counted as dropped, although the server
-// fails in every way, and the service and the filter restart.
+// TestForward checks that each event arrives or is counted as dropped, even though the server fails
+// in every way, and the service and the filter restart.
 func TestForward(t *testing.T) {
 	c := &rules.Companion{Role: rules.RoleForward, User: strconv.Itoa(os.Getuid()), Target: rules.ForwardURL,
 		Forward: rules.Forward{Queue: t.TempDir()}}
@@ -500,7 +500,7 @@ func TestForward(t *testing.T) {
 	h.watched(t)
 	send(500)
 	until(t, all)
-	send(20) // the server may still have answers
+	send(20) // the server may still have responses to send
 	until(t, func() bool {
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -514,7 +514,7 @@ func TestForward(t *testing.T) {
 		t.Errorf("%d events of the batch that the server rejected, %d gaps before the first restart", dropped, gaps)
 	}
 
-	// The service ends while the server is away.
+	// The service ends while the server is unavailable.
 	r.mu.Lock()
 	r.answers = slices.Repeat([]http.HandlerFunc{status(503)}, 1_000_000)
 	r.mu.Unlock()
@@ -531,7 +531,7 @@ func TestForward(t *testing.T) {
 	start(t, c, h, r)
 	until(t, all)
 
-	// The filter restarts, after an event has reached the service: only then a restart is a gap.
+	// The filter restarts after an event has reached the service. Only then is a restart a gap.
 	h.watched(t)
 	send(1)
 	until(t, all)
@@ -541,7 +541,7 @@ func TestForward(t *testing.T) {
 	h.watched(t)
 	send(1)
 	until(t, all)
-	// One gap is of the second start of the service. The next batch may contain the other.
+	// The second start of the service is one gap. The next batch may contain the other gap.
 	until(t, func() bool { _, _, gaps := total(t, r.accepted()); return gaps >= 2 })
 	until(t, func() bool {
 		s := h.known.Status()[0]
@@ -549,7 +549,7 @@ func TestForward(t *testing.T) {
 	})
 }
 
-// queued returns the number of events in the files of the queue.
+// queued returns the number of events in the queue's files.
 func queued(t *testing.T, c *rules.Companion) (n uint64) {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(c.Forward.Queue, "*", "*.json"))

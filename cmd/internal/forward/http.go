@@ -22,26 +22,26 @@ import (
 	"scanwatch/internal/text"
 )
 
-// A destination delivers the data of a queue.
+// A destination receives the queue's data.
 type destination interface {
 	deliver(ctx context.Context, data []byte) error
 }
 
-// errRejected is the error of data that the destination will never accept.
+// errRejected means that the destination will never accept the data.
 var errRejected = errors.New("rejected")
 
-// A laterError is the error of a destination that requests a pause.
+// A laterError means that the destination requests a pause.
 type laterError struct {
 	error
 	after time.Duration
 }
 
-// An unansweredError is the error of a request that the server may have received and accepted.
+// An unansweredError means that the server may have received and accepted the request.
 type unansweredError struct{ error }
 
 func (e unansweredError) Unwrap() error { return e.error }
 
-// The limits of a request.
+// Limits of a request.
 const (
 	requestTimeout = 30 * time.Second
 	maxReply       = 64 << 10
@@ -60,15 +60,15 @@ func newClient(roots *x509.CertPool, agent string, now func() time.Time) *client
 	return &client{agent: agent, now: now, http: http.Client{
 		Timeout:   requestTimeout,
 		Transport: transport,
-		// A redirect would send the events to a server that the operator has not named.
+		// A redirect would send the events to a server that the operator did not choose.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
 }
 
-// post sends a request, and returns the start of the answer. The error is nil if the server
-// has accepted the request.
+// post sends a request, and returns the start of the response. post returns nil if the server has
+// accepted the request.
 func (c *client) post(req *http.Request) (reply []byte, err error) {
-	if req.Header.Get("User-Agent") == "" { // the file of the header may have one
+	if req.Header.Get("User-Agent") == "" { // the header file may set User-Agent
 		req.Header.Set("User-Agent", c.agent)
 	}
 	var sent atomic.Bool
@@ -77,7 +77,7 @@ func (c *client) post(req *http.Request) (reply []byte, err error) {
 	if err != nil {
 		var wrapped *url.Error
 		if errors.As(err, &wrapped) {
-			err = wrapped.Err // the path of the URL may be a secret
+			err = wrapped.Err // the URL's path may be a secret
 			if wrapped.Timeout() {
 				err = fmt.Errorf("no answer in %s", text.Duration(c.http.Timeout))
 			}
@@ -89,11 +89,11 @@ func (c *client) post(req *http.Request) (reply []byte, err error) {
 		return nil, err
 	}
 	defer resp.Body.Close()
-	reply, _ = io.ReadAll(io.LimitReader(resp.Body, maxReply)) // the status decides, and the connection can be used again
+	reply, _ = io.ReadAll(io.LimitReader(resp.Body, maxReply)) // only the status matters, and the connection can be reused
 	return reply, c.judge(resp)
 }
 
-// judge returns the error that the status of an answer means.
+// judge converts a response's status to an error.
 func (c *client) judge(resp *http.Response) error {
 	err := fmt.Errorf("the server answers %d %s", resp.StatusCode, http.StatusText(resp.StatusCode))
 	switch resp.StatusCode / 100 {
@@ -115,28 +115,28 @@ func (c *client) judge(resp *http.Response) error {
 // A webhook sends batches to a URL.
 type webhook struct {
 	*client
-	url    string // or the name of a file that contains it
+	url    string // URL, or the name of a file that contains it
 	body   string // a format of rules.ForwardBodies
 	key    string // file; empty without signatures
-	header string // file; empty without an additional header
+	header string // file; empty: no additional header
 }
 
-// The headers of a request of a webhook.
+// Headers of a webhook's requests.
 const (
 	batchHeader     = "X-Scanwatch-Batch"
 	timestampHeader = "X-Scanwatch-Timestamp"
 	signatureHeader = "X-Scanwatch-Signature"
 )
 
-// deliver sends a batch. The files of the key, the header and the URL are read each time, so
-// that they can be changed.
+// deliver sends a batch. The files that contain the key, the header and the URL are read each time,
+// so that the operator can change them.
 func (w *webhook) deliver(ctx context.Context, data []byte) error {
 	batch, err := decodeBatch(data)
 	if err != nil {
 		return err
 	}
 	if (w.body == "chat" || w.body == "text") && len(batch.lines(1)) == 0 {
-		return nil // nothing for people
+		return nil // nothing for human readers
 	}
 	address, err := w.address()
 	if err != nil {
@@ -169,7 +169,7 @@ func (w *webhook) deliver(ctx context.Context, data []byte) error {
 	return err
 }
 
-// address returns the URL. An error does not contain it, because it may be a secret.
+// address returns the URL. Errors do not contain the URL, because it may be a secret.
 func (w *webhook) address() (address string, err error) {
 	address, where := w.url, "configuration"
 	if strings.HasPrefix(w.url, "/") {
@@ -197,11 +197,12 @@ func sign(key, at string, body []byte) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// maxLines is the largest number of events in a human-readable message.
+// maxLines is the maximum number of events in a human-readable message.
 const maxLines = 30
 
-// bodyOf returns a batch in a format, and its media type. The human-readable formats
-// have no texts of clients, which could address the members of a chat or imitate its markup.
+// bodyOf returns a batch in the given format, and the media type. The human-readable formats
+// contain no text from clients, because such text could address a chat's members or imitate its
+// markup.
 func bodyOf(format string, b *Batch, data []byte) (body []byte, kind string) {
 	switch format {
 	case "chat": // Slack, Mattermost, Rocket.Chat
@@ -225,28 +226,28 @@ func bodyOf(format string, b *Batch, data []byte) (body []byte, kind string) {
 	return bytes.TrimSpace(data), "application/json"
 }
 
-// text returns the text of a message.
+// text returns the message's text.
 func (b *Batch) text() string {
 	return "scanwatch on " + text.Escape(b.Host) + ":\n" + strings.Join(b.lines(maxLines), "\n")
 }
 
-// chatText returns the text of a message, in which chats find no links and no mentions.
+// chatText returns the message's text in a form in which chats find no links and no mentions.
 func chatText(b *Batch) string {
 	escaped := strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", "@", "(at)")
 	return escaped.Replace(b.text())
 }
 
-// A writer writes batches, a line each.
+// A writer writes each batch as a line.
 type writer struct {
 	w     io.Writer
-	grace time.Duration // for a reader, after the end of the context
-	stuck bool          // a call of Write has not returned
+	grace time.Duration // how long a reader may take after the context is done
+	stuck bool          // a call of Write is blocked
 }
 
 // writeGrace is the default of writer.grace.
 const writeGrace = time.Second
 
-// errStuck is the error of a batch that the reader of a pipe does not read.
+// errStuck means that the reader of a pipe does not read a batch.
 var errStuck = errors.New("standard output is not read")
 
 func (w *writer) deliver(ctx context.Context, data []byte) error {

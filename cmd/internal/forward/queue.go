@@ -22,21 +22,21 @@ import (
 	"scanwatch/filter/lookup/feed"
 )
 
-// The limits of a queue.
+// Limits of a queue.
 const (
 	maxQueued = 1000
 	maxBytes  = 64 << 20
 	maxEntry  = 16 << 20
 
-	smallEntry = 4 << 10 // more than a batch without events
+	smallEntry = 4 << 10 // larger than a batch without events
 )
 
-// A queue contains data in files, in the order in which they were added. If it is full, the
-// oldest entry is dropped. It is safe for concurrent use.
+// A queue stores data in files, in the order in which the data were added. If the queue is full,
+// the oldest entry is dropped. A queue may be used concurrently.
 type queue struct {
 	dir    string
 	fresh  bool          // openQueue has created the directory
-	wake   chan struct{} // has a value after add
+	wake   chan struct{} // receives a value after add
 	unlock func()
 
 	mu      sync.Mutex
@@ -46,17 +46,17 @@ type queue struct {
 	missing uint64 // events lost since openQueue
 	lost    losses
 	counts  *os.File // contains lost
-	unsaved error    // of the latest write to counts
+	unsaved error    // error of the latest write to counts
 }
 
-// The files of a queue in addition to its entries.
+// Files of a queue other than its entries.
 const (
 	lockName   = ".lock"
 	countsName = "lost" // losses that no batch contains
-	nextName   = "next" // the time of the next request
+	nextName   = "next" // time of the next request
 )
 
-// losses counts the events that are missing, and the gaps with an unknown number of them.
+// losses counts missing events, and gaps in which an unknown number of events are missing.
 type losses struct {
 	events uint64
 	gaps   uint64
@@ -65,14 +65,14 @@ type losses struct {
 func (l losses) plus(o losses) losses  { return losses{l.events + o.events, l.gaps + o.gaps} }
 func (l losses) minus(o losses) losses { return losses{l.events - o.events, l.gaps - o.gaps} }
 
-// countsFormat has a fixed length, so that a write needs no room on the disk.
+// countsFormat has a fixed length, so that a write succeeds even if the disk is full.
 const countsFormat = "%020d %020d\n"
 
-// lossesKey is the format of the key of batches that contain losses. Earlier versions wrote only
-// the number of gaps.
+// lossesKey is the key format of batches that contain losses. Earlier versions wrote only the
+// number of gaps.
 const lossesKey = "gaps%d.%d"
 
-// key returns the key of a batch that contains losses.
+// key returns the key for a batch that contains losses.
 func (l losses) key() string {
 	if l == (losses{}) {
 		return ""
@@ -80,14 +80,14 @@ func (l losses) key() string {
 	return fmt.Sprintf(lossesKey, l.gaps, l.events)
 }
 
-// contains returns the losses that the batch of an entry contains.
+// contains returns the losses contained in an entry's batch.
 func (e *entry) contains() (l losses) {
-	_, _ = fmt.Sscanf(e.key, lossesKey, &l.gaps, &l.events) // what is missing is 0
+	_, _ = fmt.Sscanf(e.key, lossesKey, &l.gaps, &l.events) // missing numbers remain 0
 	return losses{min(l.events, e.weight), min(l.gaps, maxLost)}
 }
 
-// An entry is a file in a queue. Its name contains its number, its weight, which is the
-// number of the events in it, and its key unless that is empty.
+// An entry is a file in a queue. The name consists of the entry's number, its weight, which is its
+// number of events, and its key, if any.
 type entry struct {
 	name   string
 	number int64
@@ -96,8 +96,8 @@ type entry struct {
 	bytes  int64
 }
 
-// openQueue opens the queue in a directory, and creates the directory if necessary. A
-// process cannot open a queue that is open.
+// openQueue opens the queue in a directory, and creates the directory if necessary. Only one
+// process can open a queue.
 func openQueue(dir string) (q *queue, err error) {
 	err = os.Mkdir(dir, 0o700)
 	fresh := err == nil
@@ -134,7 +134,7 @@ func openQueue(dir string) (q *queue, err error) {
 		info, err := f.Info()
 		switch {
 		case f.Name() == lockName:
-		case strings.HasPrefix(f.Name(), "."): // of a process that was killed
+		case strings.HasPrefix(f.Name(), "."): // left by a killed process
 			_ = os.Remove(filepath.Join(dir, f.Name()))
 		case ok && err == nil && info.Mode().IsRegular():
 			e.bytes = info.Size()
@@ -148,8 +148,8 @@ func openQueue(dir string) (q *queue, err error) {
 	return q, nil
 }
 
-// openCounts opens the file with the losses. A corrupt file is like none: the start of the
-// service is a gap.
+// openCounts opens the file that stores the losses. A corrupt file is ignored, because the
+// service's start is a gap anyway.
 func (q *queue) openCounts() error {
 	name := filepath.Join(q.dir, countsName)
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|syscall.O_NONBLOCK, 0o600)
@@ -164,11 +164,11 @@ func (q *queue) openCounts() error {
 		q.lost = losses{}
 	}
 	q.counts = f
-	q.change(losses{}, losses{}) // so that the file has its length
+	q.change(losses{}, losses{}) // gives the file its full length
 	return nil
 }
 
-// maxLost is larger than any number of losses, and far from an overflow.
+// maxLost exceeds any real number of losses, and cannot cause an overflow.
 const maxLost = 1 << 60
 
 // change adds and subtracts losses. The caller holds mu.
@@ -191,7 +191,7 @@ func (q *queue) lose(more losses) {
 	}
 }
 
-// settle records that a batch in the queue, or the log, contains losses.
+// settle subtracts losses that a queued batch or the log now contains.
 func (q *queue) settle(less losses) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -200,7 +200,7 @@ func (q *queue) settle(less losses) {
 	}
 }
 
-// unsettled returns the losses that no batch contains.
+// unsettled returns the losses that no batch contains yet.
 func (q *queue) unsettled() losses {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -214,7 +214,7 @@ func (q *queue) lostEvents() uint64 {
 	return q.missing
 }
 
-// close unlocks the queue. It returns an error if the losses are not on the disk.
+// close unlocks the queue. close returns an error if the losses are not on disk.
 func (q *queue) close() error {
 	defer q.unlock()
 	defer q.counts.Close()
@@ -232,8 +232,8 @@ func parseEntry(name string) (e entry, ok bool) {
 	return e, ok && err1 == nil && err2 == nil && strings.HasSuffix(name, ".json")
 }
 
-// add adds data with the given weight, and with a key unless it is empty. When it returns,
-// the data are on the disk.
+// add adds data with the given weight and, unless it is empty, the given key. When add returns, the
+// data are on disk.
 func (q *queue) add(data []byte, weight uint64, key string, now time.Time) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -260,14 +260,14 @@ func (q *queue) add(data []byte, weight uint64, key string, now time.Time) error
 	return nil
 }
 
-// room reports whether a small entry fits into the queue without loss of another.
+// room reports whether a small entry fits without displacing another entry.
 func (q *queue) room() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return len(q.entries) < maxQueued && q.bytes < maxBytes-smallEntry
 }
 
-// keys returns the keys of the entries.
+// keys returns the entries' keys.
 func (q *queue) keys() map[string]bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -278,7 +278,7 @@ func (q *queue) keys() map[string]bool {
 	return keys
 }
 
-// setNext stores the present time and that of the next request.
+// setNext stores the current time, and the time of the next request.
 func (q *queue) setNext(now time.Time, pause time.Duration) error {
 	return output.Replace(filepath.Join(q.dir, nextName), 0o600, func(w io.Writer) error {
 		_, err := fmt.Fprintln(w, now.UTC().Format(time.RFC3339Nano), now.Add(pause).UTC().Format(time.RFC3339Nano))
@@ -286,8 +286,8 @@ func (q *queue) setNext(now time.Time, pause time.Duration) error {
 	})
 }
 
-// untilNext returns the time until the next request. It is at most the stored pause, because
-// the clock may have been wrong.
+// untilNext returns the time until the next request. The result is at most the stored pause,
+// because the clock may have been wrong.
 func (q *queue) untilNext(now time.Time) time.Duration {
 	text, err := readFile(filepath.Join(q.dir, nextName))
 	if err != nil {
@@ -302,32 +302,32 @@ func (q *queue) untilNext(now time.Time) time.Duration {
 	return max(min(at.Sub(now), at.Sub(set), fetch.MaxRetryAfter), 0)
 }
 
-// shrink drops the oldest entries while the queue is too long.
+// shrink drops the oldest entries while the queue exceeds its limits.
 func (q *queue) shrink() {
 	for len(q.entries) > maxQueued || q.bytes > maxBytes && len(q.entries) > 1 {
 		q.loseAt(0)
 	}
 }
 
-// loseAt drops an entry. If the process is killed, the events of the entry may be counted
-// although the entry remains, but they are never missing without a count.
+// loseAt drops an entry. If the process is killed, the entry's events may be counted although the
+// entry remains. They are never lost without being counted.
 func (q *queue) loseAt(i int) {
 	e := &q.entries[i]
 	old := e.contains()
-	q.missing += e.weight - old.events // the others were counted when they were lost
+	q.missing += e.weight - old.events // the other losses were counted when they occurred
 	q.change(losses{e.weight, old.gaps}, losses{})
 	q.removeAt(i)
 }
 
 func (q *queue) removeAt(i int) {
 	e := q.entries[i]
-	_ = os.Remove(filepath.Join(q.dir, e.name)) // if this fails, the entry is sent again after a restart
+	_ = os.Remove(filepath.Join(q.dir, e.name)) // on failure, a restart sends the entry again
 	q.bytes -= e.bytes
 	q.entries = slices.Delete(q.entries, i, i+1)
 }
 
-// removeReports removes the reports of the hosts that selected selects. If lost is set, they
-// count as dropped.
+// removeReports removes the reports of the hosts that selected selects. If lost is set,
+// removeReports counts the reports as dropped.
 func (q *queue) removeReports(selected func(netip.Addr) bool, lost bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -343,10 +343,10 @@ func (q *queue) removeReports(selected func(netip.Addr) bool, lost bool) {
 	}
 }
 
-// path returns the path of an entry.
+// path returns an entry's path.
 func (q *queue) path(e entry) string { return filepath.Join(q.dir, e.name) }
 
-// first returns the oldest entry. It returns false if there is none. If the error is not
+// first returns the oldest entry. Without entries, first returns false. If the error is not
 // errRejected, the entry may be readable later.
 func (q *queue) first() (e entry, data []byte, ok bool, err error) {
 	q.mu.Lock()
@@ -362,7 +362,7 @@ func (q *queue) first() (e entry, data []byte, ok bool, err error) {
 	return e, data, true, err
 }
 
-// noResources contains the errors of an open that may succeed later.
+// noResources lists errors of open(2) after which a later attempt may succeed.
 var noResources = []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM}
 
 func readFile(name string) ([]byte, error) {
@@ -374,7 +374,8 @@ func readFile(name string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, maxEntry))
 }
 
-// remove removes an entry that was delivered or, if lost is set, can never be.
+// remove removes an entry that was delivered. If lost is set, the entry can never be delivered, and
+// its events count as lost.
 func (q *queue) remove(e entry, lost bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

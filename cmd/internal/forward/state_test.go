@@ -21,7 +21,7 @@ import (
 	"scanwatch/rules"
 )
 
-// full returns a Forwarder whose queue is full of batches of one event.
+// full returns a Forwarder whose queue is full of batches that contain one event each.
 func full(t *testing.T, c *rules.Companion, o Options) *Forwarder {
 	t.Helper()
 	f := idle(t, c, o)
@@ -34,15 +34,15 @@ func full(t *testing.T, c *rules.Companion, o Options) *Forwarder {
 	return idle(t, c, o)
 }
 
-// TestLossesAfterEnd checks that the counts of missing events, which a full queue cannot
-// contain, survive the end of the service.
+// TestLossesAfterEnd checks that the number of lost events survives the service's end if the queue
+// is full.
 func TestLossesAfterEnd(t *testing.T) {
 	for name, kill := range map[string]bool{"end": false, "kill": true} {
 		t.Run(name, func(t *testing.T) {
 			c := forURL(t, newReceiver(t))
 			o := Options{RunDir: t.TempDir(), Now: time.Now}
 			f := full(t, c, o)
-			f.window.add(finding(1, "scanner")) // drops the first batch
+			f.window.add(finding(1, "scanner")) // displaces the first batch
 			if err := f.flush(t.Context()); err != nil {
 				t.Fatal(err)
 			}
@@ -85,8 +85,8 @@ func TestLossesAfterEnd(t *testing.T) {
 	}
 }
 
-// TestLostOnce checks that events that could not be stored are in the log once, and in a batch
-// when the queue can be written again.
+// TestLostOnce checks that events that could not be stored are logged once, and are counted in a
+// batch once the queue is writable again.
 func TestLostOnce(t *testing.T) {
 	f := idle(t, forURL(t, newReceiver(t)), Options{RunDir: t.TempDir(), Now: time.Now})
 	var log bytes.Buffer
@@ -99,7 +99,7 @@ func TestLostOnce(t *testing.T) {
 		f.window.add(finding(1, "scanner"))
 	}
 	for range 5 {
-		_ = f.flush(t.Context()) // the log has the error
+		_ = f.flush(t.Context()) // the error is logged
 	}
 	if n := strings.Count(log.String(), "events lost"); n != 1 || !strings.Contains(log.String(), "events=3 err=\"write "+f.queue.dir+"/") {
 		t.Errorf("%d lines:\n%s", n, log.String())
@@ -112,8 +112,8 @@ func TestLostOnce(t *testing.T) {
 	}
 }
 
-// TestCorruptFiles checks that a service starts with corrupt files and with FIFOs in its
-// queue, and that corrupt batches are counted and named.
+// TestCorruptFiles checks that a service starts even if its queue contains corrupt files and FIFOs,
+// and that corrupt batches are counted and named.
 func TestCorruptFiles(t *testing.T) {
 	r := newReceiver(t)
 	c := forURL(t, r)
@@ -179,7 +179,7 @@ func TestCorruptFiles(t *testing.T) {
 	}
 }
 
-// TestNoDescriptors checks that a batch waits while the process cannot open files.
+// TestNoDescriptors checks that a batch is kept while the process cannot open files.
 func TestNoDescriptors(t *testing.T) {
 	f := idle(t, forURL(t, newReceiver(t)), Options{RunDir: t.TempDir(), Now: time.Now})
 	f.window.add(finding(1, "scanner"))
@@ -200,7 +200,7 @@ func TestNoDescriptors(t *testing.T) {
 	}
 }
 
-// TestNoDirectory checks that the error of a missing directory names it and the remedy.
+// TestNoDirectory checks that a missing directory's error names the directory and the remedy.
 func TestNoDirectory(t *testing.T) {
 	c := forURL(t, newReceiver(t))
 	c.Forward.Queue = filepath.Join(c.Forward.Queue, "missing")
@@ -209,7 +209,7 @@ func TestNoDirectory(t *testing.T) {
 	}
 }
 
-// TestSlowServer checks that a request ends without an answer, and that the error is plain.
+// TestSlowServer checks that a request without a response ends, with a clear error.
 func TestSlowServer(t *testing.T) {
 	r := newReceiver(t)
 	w := &webhook{client: newClient(r.roots, "scanwatch/test", time.Now), url: r.URL}
@@ -220,8 +220,8 @@ func TestSlowServer(t *testing.T) {
 	}
 }
 
-// TestForeignLock checks that a lock of the directory, which any user can take who can read
-// it, does not stop the service.
+// TestForeignLock checks that another user's lock on the directory does not stop the service. Any
+// user who can read a directory can lock it.
 func TestForeignLock(t *testing.T) {
 	dir := t.TempDir()
 	d, err := os.Open(dir)
@@ -239,8 +239,8 @@ func TestForeignLock(t *testing.T) {
 	q.close()
 }
 
-// TestNamedFiles checks that an error of a file with a URL or a header names the file, and
-// that a header that the protocol would replace is refused.
+// TestNamedFiles checks that errors name the file that contains the URL or header, and that a
+// header is rejected if the protocol would replace it.
 func TestNamedFiles(t *testing.T) {
 	r := newReceiver(t)
 	dir := t.TempDir()
@@ -276,8 +276,8 @@ func TestNamedFiles(t *testing.T) {
 	}
 }
 
-// TestExcusesInGaps checks that evidence and reports from before a gap in the events are dropped
-// and counted, because the gap may contain an excuse.
+// TestExcusesInGaps checks that a gap in the events drops and counts earlier evidence and reports,
+// because the missing events may exempt any host.
 func TestExcusesInGaps(t *testing.T) {
 	c := forAbuse(t)
 	h := newHub(t, c)
@@ -323,7 +323,7 @@ func TestExcusesInGaps(t *testing.T) {
 	}
 }
 
-// TestUnban checks that an unban and mode observe drop evidence and waiting reports.
+// TestUnban checks that an unban and observe mode drop evidence and waiting reports.
 func TestUnban(t *testing.T) {
 	c, r := forAbuse(t), newReceiver(t)
 	h := newHub(t, c)
@@ -347,7 +347,7 @@ func TestUnban(t *testing.T) {
 	}
 	offend("198.51.100.3")
 	due := f.reporter.due(noon, f.queue.keys())
-	f.reporter.add(&events.Event{Event: "unban", Time: noon, Prefix: "198.51.100.3/32"}) // while the report is stored
+	f.reporter.add(&events.Event{Event: "unban", Time: noon, Prefix: "198.51.100.3/32"}) // while the report is being stored
 	if err := f.queue.add(encode(due[0]), 1, due[0].IP.String(), noon); err != nil {
 		t.Fatal(err)
 	}
@@ -368,7 +368,7 @@ func TestUnban(t *testing.T) {
 	if n := f.queue.length(); n != 0 || len(r.accepted()) != 0 || f.dropped != 8 {
 		t.Errorf("%d reports wait, %d sent, %d dropped", n, len(r.accepted()), f.dropped)
 	}
-	// The queue is asked about although there is no new evidence.
+	// The filter is asked about queued reports even if there is no new evidence.
 	offend("198.51.102.3")
 	f.report(t.Context())
 	h.observe.Store(true)
@@ -378,8 +378,8 @@ func TestUnban(t *testing.T) {
 	}
 }
 
-// TestManyHosts checks that hosts without reportable evidence, and the hosts in one /64, leave
-// room for the reports of others.
+// TestManyHosts checks that hosts without reportable evidence, and hosts that share a /64, leave
+// room for the reports of other hosts.
 func TestManyHosts(t *testing.T) {
 	r := newReporter(&queue{dir: t.TempDir()})
 	a := netip.MustParseAddr("2001:db8::1")
@@ -418,7 +418,7 @@ func TestManyHosts(t *testing.T) {
 	}
 }
 
-// TestFutureEvidence checks that times of a clock that was wrong do not stop the reports.
+// TestFutureEvidence checks that times from a wrong clock do not stop reports.
 func TestFutureEvidence(t *testing.T) {
 	r := newReporter(&queue{dir: t.TempDir()})
 	future := noon.AddDate(10, 0, 0)
@@ -439,8 +439,8 @@ func TestFutureEvidence(t *testing.T) {
 	}
 }
 
-// TestDuplicateReport checks that an answer about the address of a report does not delay the
-// reports of other addresses.
+// TestDuplicateReport checks that a response about one report's address does not delay the reports
+// of other addresses.
 func TestDuplicateReport(t *testing.T) {
 	r, c := newReceiver(t), forAbuse(t)
 	a := &abuseIPDB{client: newClient(r.roots, "", time.Now), url: r.URL, key: c.Forward.Key}

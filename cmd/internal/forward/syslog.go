@@ -16,14 +16,14 @@ import (
 	"scanwatch/internal/text"
 )
 
-// A syslog sends the events of batches as messages (RFC 5424).
+// A syslog sends the events in batches as syslog messages (RFC 5424).
 type syslog struct {
-	address string // a URL, or the path of a socket
+	address string // URL, or a socket's path
 	roots   *x509.CertPool
 	pid     int
 }
 
-// The parts of messages.
+// Parts of a message.
 const (
 	facilityMail   = 2
 	severityNotice = 5
@@ -67,7 +67,7 @@ func (s *syslog) deliver(ctx context.Context, data []byte) error {
 	return conn.Close()
 }
 
-// dial connects to the server. It reports whether the connection is a stream.
+// dial connects to the server. dial reports whether the connection is a stream.
 func (s *syslog) dial(ctx context.Context) (conn net.Conn, stream bool, err error) {
 	d := &net.Dialer{}
 	if strings.HasPrefix(s.address, "/") {
@@ -89,7 +89,7 @@ func (s *syslog) dial(ctx context.Context) (conn net.Conn, stream bool, err erro
 	return conn, u.Scheme == "tcp", err
 }
 
-// messages returns the messages of a batch.
+// messages converts a batch to messages.
 func (s *syslog) messages(b *Batch) (all [][]byte) {
 	add := func(severity int, at time.Time, id string, data []string, words string) {
 		var m bytes.Buffer
@@ -118,7 +118,7 @@ func (s *syslog) messages(b *Batch) (all [][]byte) {
 	return all
 }
 
-// ascii escapes everything but printable ASCII. A reason of the operator may contain any
+// ascii escapes all characters except printable ASCII. The operator's reason may contain any
 // characters.
 func ascii(s string) string {
 	if !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' }) {
@@ -127,10 +127,10 @@ func ascii(s string) string {
 	return string(events.AppendASCII(nil, []byte(text.Escape(s))))
 }
 
-// param escapes the value of a parameter.
+// param escapes a parameter's value.
 var param = strings.NewReplacer(`\`, `\\`, `"`, `\"`, `]`, `\]`)
 
-// name returns s as a part of the header of a message: printable ASCII without spaces.
+// name converts s to a header field of a message: printable ASCII without spaces.
 func name(s string, most int) string {
 	s = strings.Map(func(r rune) rune {
 		if r <= ' ' || r > '~' {

@@ -18,7 +18,7 @@ import (
 	"scanwatch/filter/events"
 )
 
-// message is the form of RFC 5424 section 6.
+// message matches the message format of RFC 5424 section 6.
 var message = regexp.MustCompile(`^<(\d{1,3})>1 \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z [!-~]{1,255} scanwatch \d+ [!-~]{1,32} \[scanwatch@32473( [a-z]+="([^"\\\]]|\\["\\\]])*")*\] [ -~]+$`)
 
 func syslogBatch() []byte {
@@ -32,7 +32,7 @@ func syslogBatch() []byte {
 	return encode(w.take(noon, w.lost()))
 }
 
-// TestMessages checks the form of messages.
+// TestMessages checks the format of messages.
 func TestMessages(t *testing.T) {
 	b, err := decodeBatch(syslogBatch())
 	if err != nil {
@@ -66,7 +66,7 @@ func readStream(in io.Reader) (all []string, err error) {
 	}
 }
 
-// TestTransports checks that the messages arrive over each transport.
+// TestTransports checks that messages arrive over each transport.
 func TestTransports(t *testing.T) {
 	r := newReceiver(t) // for its certificate
 	stream := func(wrap func(net.Conn) net.Conn) (string, func() ([]string, error)) {
@@ -136,7 +136,7 @@ func TestTransports(t *testing.T) {
 			}
 		}
 	}
-	// Without the server the batch remains, and an unknown authority is an error.
+	// Without the server, the batch is kept. An unknown certificate authority is an error.
 	if err := (&syslog{address: socket + ".none"}).deliver(context.Background(), syslogBatch()); err == nil {
 		t.Error("no error without a socket")
 	}
@@ -161,8 +161,8 @@ func TestStdout(t *testing.T) {
 	}
 }
 
-// TestControlCharacters checks that the reason of the operator cannot begin a new message, and
-// that messages are printable ASCII.
+// TestControlCharacters checks that the operator's reason cannot start a new message, and that
+// messages are printable ASCII.
 func TestControlCharacters(t *testing.T) {
 	w := &window{host: "mx", from: noon}
 	w.add(&events.Event{Event: "ban", By: "operator", Time: noon, Prefix: "198.51.100.1/32", Until: noon, Reason: "a\n<22>1 b\tü\u202e\\]"})

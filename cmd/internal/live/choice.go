@@ -7,8 +7,8 @@ import (
 	"scanwatch/filter/events"
 )
 
-// keptSessions is the number of recent sessions with selected evidence that a Choice
-// stores, so that it also selects the decisions on them. The filter uses the same number.
+// keptSessions is the number of recent sessions with selected evidence that a Choice stores.
+// Decisions on these sessions are also selected. The filter uses the same number.
 const keptSessions = 64
 
 // A Choice selects events. The filter itself can select only by one token and one prefix,

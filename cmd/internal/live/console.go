@@ -31,8 +31,8 @@ func FullScreen(w io.Writer) bool {
 // refresh is the interval at which the screen is redrawn.
 const refresh = time.Second
 
-// A Console displays a View on a terminal. All methods other than Run may be called only
-// from app's event loop.
+// A Console displays a View on a terminal. Except for Run, methods may be called only from app's
+// event loop.
 type Console struct {
 	view   *View
 	run    func(args ...string) string
@@ -47,18 +47,18 @@ type Console struct {
 	below  *tview.TextView // latest events, on high terminals
 	foot   *tview.TextView
 	filter *tview.InputField
-	text   *tview.TextView // an explanation, or the list of keys
+	text   *tview.TextView // explanation, or list of keys
 	title  *tview.TextView // title of text
 
 	content  grid
 	section  int
 	order    int
 	paused   bool
-	selected key    // zero selects the first row
+	selected key    // the zero key selects the first row
 	message  string // result of a command, shown until the next key
 	question string // shown until y or another key is pressed
 	command  []string
-	asked    int // number of explanations requested, so that outdated ones are dropped
+	asked    int // counts requested explanations, so that an outdated one is dropped
 }
 
 // NewConsole returns a Console. run runs a scanwatch command and returns its output.
@@ -119,7 +119,7 @@ func (c *Console) update(always bool) {
 		}
 	}
 	offset, _ := c.table.GetOffset()
-	c.table.SetOffset(offset, 0) // otherwise a table that has grown would stay scrolled to its end
+	c.table.SetOffset(offset, 0) // otherwise a table that was short would stay scrolled to its end
 	c.table.Select(at+1, 0)
 }
 
@@ -209,7 +209,7 @@ func (c *Console) mainKey(event *tcell.EventKey) *tcell.EventKey {
 	return nil
 }
 
-// letter handles a letter that is pressed in the table.
+// letter handles a letter key pressed in the table.
 func (c *Console) letter(event *tcell.EventKey) *tcell.EventKey {
 	switch r := event.Rune(); r {
 	case 'j', 'k', 'g', 'G':
@@ -340,7 +340,7 @@ func (c *Console) layout(screen tcell.Screen) bool {
 	width, height := screen.Size()
 	if c.width != width {
 		c.width = width
-		c.colour = screen.Colors() > 0 // without colours, or with NO_COLOR, tcell would approximate them
+		c.colour = screen.Colors() > 0 // without colours or with NO_COLOR, tcell would approximate them
 		for i, r := range levels {
 			screen.RegisterRuneFallback(r, " .,:-=+*#"[i:i+1])
 		}

@@ -79,7 +79,7 @@ func (c *terminal) shows(text string) {
 	c.await(text, func(s string) bool { return strings.Contains(s, text) })
 }
 
-// press presses keys. A key is a single character or a tcell key name.
+// press presses keys. A key is a single character, or the name of a tcell key.
 func (c *terminal) press(keys ...string) {
 	for _, k := range keys {
 		key := tcell.KeyRune
@@ -160,8 +160,8 @@ func TestConsoleNotBanned(t *testing.T) {
 	c.shows("Revoke the ban of 192.0.2.7")
 }
 
-// TestConsoleSelection checks that the selection follows its source, and that the first
-// row stays selected. If a table grows, the user must be able to reach its end.
+// TestConsoleSelection checks that the selection follows its source, and that the first row remains
+// selected. If a table grows, the user must be able to scroll to its end.
 func TestConsoleSelection(t *testing.T) {
 	v := newView()
 	seconds := 0
@@ -238,7 +238,7 @@ func (f *fini) Fini() {
 	f.SimulationScreen.Fini()
 }
 
-// TestConsoleRestores checks that the terminal is restored however the console ends.
+// TestConsoleRestores checks that the terminal is restored no matter how the console ends.
 func TestConsoleRestores(t *testing.T) {
 	for _, test := range []struct {
 		name string

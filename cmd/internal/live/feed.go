@@ -21,7 +21,7 @@ import (
 // retry is the pause before reconnecting.
 const retry = 2 * time.Second
 
-// A Feed fills a View with the records in a state directory and its filter's events.
+// A Feed fills a View with the records in a state directory and the filter's events.
 type Feed struct {
 	Dir  *statedir.Dir
 	View *View
@@ -95,8 +95,8 @@ func (f *Feed) poll(ctx context.Context) error {
 // settled is the time after which an ended session's record is on disk.
 const settled = 10 * time.Second
 
-// renew reads the records, and then the new records every minute, because there are no
-// events for accepted sessions. renew spends at most a hundredth of the time on reading.
+// renew reads the records, and then new records every minute, because accepted sessions cause no
+// events. renew spends at most a hundredth of the time on reading.
 func (f *Feed) renew(ctx context.Context, begun time.Time) {
 	from := f.reread(ctx, begun)
 	for pause := time.Minute; ; {

@@ -137,7 +137,7 @@ func delayed(s *control.Status) string {
 	return text.Plural(s.Live.Delayed, "delayed reply", "delayed replies")
 }
 
-// lookupLine describes the answers of a DNS list.
+// lookupLine describes a DNS list's answers.
 func lookupLine(l *dnslist.ListStatus) string {
 	line := fmt.Sprintf("%s (%s): %s, %d listed, %d not listed", text.Escape(l.Name), text.Escape(l.Zone), text.Plural(l.Asked, "question"), l.Listed, l.Absent)
 	var causes []string
@@ -158,7 +158,7 @@ func lookupLine(l *dnslist.ListStatus) string {
 	return line
 }
 
-// fleetLine describes this host as one of several.
+// fleetLine describes this host as a member of a fleet.
 func fleetLine(f *control.FleetStatus) string {
 	line := "this host is " + text.Escape(f.Name) + ", fingerprint of the key " + cmp.Or(text.Escape(f.Key), "unknown")
 	if f.Observe {
@@ -170,7 +170,7 @@ func fleetLine(f *control.FleetStatus) string {
 	return line
 }
 
-// hostLine describes another host that shares its state.
+// hostLine describes another host that shares its state with this one.
 func hostLine(h *share.HostStatus, now time.Time) string {
 	ago := func(t time.Time) string { return text.ShortDuration(max(now.Sub(t), 0)) + " ago" }
 	line := text.Escape(h.Name) + ": " + text.Plural(h.Rows, "row")

@@ -35,14 +35,14 @@ type cell struct {
 	look look
 }
 
-// A column is as wide as its longest text, or has a fixed width. A column with a share
-// also receives that share of the remaining width.
+// A column is as wide as its longest text, or has a fixed width. A column with a share also
+// receives that share of the remaining width.
 type column struct {
 	title string
 	width int
 	share int
 	right bool // align right
-	tail  bool // cut off the front: a name ends with its domain
+	tail  bool // cut off at the front, because a name ends with its domain
 }
 
 // A key identifies a row across updates of the table.
@@ -51,8 +51,8 @@ type key struct {
 	entry  uint64
 }
 
-// othersKey is the key of the row with the totals of all other sources. No row may have
-// the zero key, which selects the first row.
+// othersKey is the key of the row with the totals of all other sources. No row may have the zero
+// key, because it selects the first row.
 var othersKey = key{entry: 1}
 
 type row struct {
@@ -79,7 +79,7 @@ var sections = []struct {
 	{"Networks", (*builder).networks},
 }
 
-// orders lists the orders for sources and networks. Ties are ordered by address.
+// orders lists the sort orders for sources and networks. Ties are ordered by address.
 var orders = []struct {
 	name  string
 	order func(a, b *counts) int
@@ -112,7 +112,7 @@ func (b *builder) isBanned(p netip.Prefix) bool {
 	if _, ok := b.enforced.Overlapping(p); !ok {
 		return false
 	}
-	if !p.IsSingleIP() || p.Addr().Is4() { // only bans of IPv6 networks can exempt individual hosts
+	if !p.IsSingleIP() || p.Addr().Is4() { // only a ban of an IPv6 network can exempt individual hosts
 		return true
 	}
 	for _, ban := range b.data.bans {
@@ -179,12 +179,12 @@ func (c *counts) decisions() cell {
 	return n
 }
 
-// proof returns the evidence, coloured according to the worst.
+// proof returns the evidence in the colour of the worst evidence.
 func (c *counts) proof() cell {
 	return cell{cmp.Or(c.worst(), "-"), [ranks + 1]look{lookBad, lookWarning, lookWarning, lookWarning, lookPlain, lookPlain, lookFaint}[c.rank()]}
 }
 
-// columns returns the columns for sources or networks. The given columns come first.
+// columns returns the columns for sources or networks. The given columns precede them.
 func (b *builder) columns(front ...column) []column {
 	all := append(front, column{title: "SESS", width: 4, right: true})
 	if b.wide {
@@ -197,7 +197,7 @@ func (b *builder) columns(front ...column) []column {
 	return append(all, column{title: "RATE/h", width: b.cells}, column{title: "EVIDENCE", share: 3})
 }
 
-// row returns the cells that match columns.
+// row returns a row's cells, in the order of columns.
 func (b *builder) row(c *counts, front ...cell) []cell {
 	all := append(front, number(c.sessions))
 	if b.wide {
@@ -338,7 +338,7 @@ func (b *builder) networks() table {
 			byPrefix[p], all = n, append(all, n)
 		}
 		n.add(&s.counts)
-		n.org = min(cmp.Or(n.org, s.org), cmp.Or(s.org, n.org)) // independent of the order of sources
+		n.org = min(cmp.Or(n.org, s.org), cmp.Or(s.org, n.org)) // independent of the sources' order
 		n.hosts++
 	}
 	slices.SortFunc(all, func(x, y *network) int {

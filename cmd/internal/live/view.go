@@ -30,7 +30,7 @@ const (
 	nearEntries = 8 // number of latest events with which an identical event is merged
 )
 
-// window is the period whose records are read at the start and that sparklines show.
+// window is the period that sparklines show. Its records are read at the start.
 const window = time.Hour
 
 // A source is a host, or an IPv6 /64.
@@ -59,14 +59,14 @@ type entry struct {
 	number uint64
 	at     time.Time
 	word   string
-	prefix netip.Prefix // source; invalid without an address
+	prefix netip.Prefix // source; invalid if it has no address
 	place  string       // describes a source without an address
 	text   string
 	times  int
 }
 
-// A list holds the latest entries, oldest first. When a list becomes too long, at least
-// half of maxEntries are kept.
+// A list holds the latest entries, oldest first. If a list becomes too long, old entries are
+// dropped; at least half of maxEntries remain.
 type list []entry
 
 // add adds an entry. If one of the latest entries is identical, only its count is
@@ -161,7 +161,7 @@ func (d *data) evict() {
 	}
 }
 
-// first adds a record that was read at the start. Events since begun may belong to the
+// first adds a record that was read at the start. Events after the time begun may belong to the
 // record's session.
 func (d *data) first(r *store.Record, begun time.Time) error {
 	d.sessions.add(r.End, r.Many())
@@ -208,7 +208,7 @@ func (d *data) session(r *store.Record) *counts {
 	return c
 }
 
-// later adds a record. The events of the record, or of the sessions in an aggregate, may
+// later adds a record. The events of the record's session, or of the aggregate's sessions, may
 // already have been added.
 func (d *data) later(r *store.Record) error {
 	switch {
@@ -248,7 +248,7 @@ func fromStep(e *events.Event, s *store.Step) bool {
 	return true
 }
 
-// proofOf returns the FCrDNS result for an event. Only passes are distinguished.
+// proofOf returns an event's FCrDNS result. All results except pass are treated as unknown.
 func proofOf(e *events.Event) smtp.FCrDNS {
 	if e.FCrDNS == smtp.FCrDNSPass.String() {
 		return smtp.FCrDNSPass
@@ -261,7 +261,7 @@ func (d *data) event(e *events.Event) {
 	if p, err := netip.ParsePrefix(e.Prefix); err == nil {
 		d.ban(p.Masked(), e)
 	}
-	c := &counts{} // events of the local socket and of networks are not listed by source
+	c := &counts{} // events from the local socket and from networks are not listed by source
 	if addr := e.Src.Unmap(); addr.IsValid() {
 		f := proofOf(e)
 		s := d.source(addr, e.RDNS, f)
@@ -371,7 +371,7 @@ type View struct {
 	missed  uint64
 }
 
-// NewView returns an empty View. org returns the organisation of an address, or "".
+// NewView returns an empty View. org returns an address's organisation, or "".
 func NewView(zone *time.Location, now func() time.Time, org func(netip.Addr) string) *View {
 	return &View{zone: zone, now: now, org: org, data: newData(zone, org, now())}
 }
@@ -458,8 +458,8 @@ func (v *View) connected(s *control.Status) {
 	v.status, v.down = s, ""
 }
 
-// disconnected sets the reason for the missing connection, and the mode in which a filter
-// would run.
+// disconnected sets the reason for the missing connection, and the mode in which a filter would
+// start.
 func (v *View) disconnected(err error, mode statedir.Mode) {
 	v.mu.Lock()
 	defer v.mu.Unlock()

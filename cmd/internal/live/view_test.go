@@ -146,8 +146,8 @@ func TestTables(t *testing.T) {
 	}
 }
 
-// TestRecords checks that sessions, aggregates and decisions are counted for their
-// sources. A session that ends while the records are being read must be counted once.
+// TestRecords checks that sessions, aggregates and decisions are counted for their sources. A
+// session that ends while the records are being read must be counted only once.
 func TestRecords(t *testing.T) {
 	v := newView()
 	v.begin()
@@ -280,7 +280,7 @@ func TestStanding(t *testing.T) {
 	}
 }
 
-// TestOrders checks that no two orders of sources are the same.
+// TestOrders checks that the orders of sources differ from each other.
 func TestOrders(t *testing.T) {
 	v := newView()
 	send := func(host byte, n int, e events.Event) {
@@ -307,8 +307,8 @@ func TestOrders(t *testing.T) {
 	}
 }
 
-// TestTopIsBounded checks that a View's size is bounded however many clients there are.
-// Evictions must be counted.
+// TestTopIsBounded checks that a View's size is limited for any number of clients. Evictions must
+// be counted.
 func TestTopIsBounded(t *testing.T) {
 	v := newView()
 	send := func(i int) {

@@ -49,7 +49,7 @@ func (p *Progress) Add(n int, at time.Time) {
 
 // Bytes shows the number of bytes read so far and, unless total is 0, the total.
 func (p *Progress) Bytes(read, total int64) {
-	p.n = progressStep // so that Clear removes the line
+	p.n = progressStep // makes Clear remove the line
 	switch {
 	case !p.shown:
 	case total > 0:
@@ -66,9 +66,9 @@ func (p *Progress) Clear() {
 	}
 }
 
-// StyleOf returns the style for text written to w. The text is as wide as the terminal.
-// If w is not a terminal, its width is the value of COLUMNS in the environment, or 80.
-// Colours are used on a terminal unless NO_COLOR is set (no-color.org).
+// StyleOf returns the style for text written to w. The text is as wide as the terminal. Otherwise,
+// the width is the value of the environment variable COLUMNS, or 80. Colours are used on terminals
+// unless NO_COLOR is set (no-color.org).
 func StyleOf(w io.Writer) text.Style {
 	s := text.Style{Columns: 80}
 	if n, err := strconv.Atoi(os.Getenv("COLUMNS")); err == nil {
@@ -84,8 +84,8 @@ func StyleOf(w io.Writer) text.Style {
 	return s
 }
 
-// Limits on the width of text. Narrower terminals wrap lines themselves, and wider tables
-// are hard to read.
+// Limits on the width of text. Narrower terminals wrap lines themselves, and wider tables are hard
+// to read.
 const (
 	minColumns = 60
 	maxColumns = 200

@@ -105,16 +105,14 @@ func TestReplaceKeeps(t *testing.T) {
 			t.Errorf("%s is no longer a link: %v", link, err)
 		}
 	}
-	// Root must not follow this link, because the owner of the directory may have created
-	// it.
+	// Root must not follow this link, because the directory's owner may have created it.
 	check(os.WriteFile(page, []byte("old"), 0o640))
 	err = Replace(filepath.Join(theirs, "link"), 0o644, text)
 	if err == nil || !strings.Contains(err.Error(), "root does not follow") {
 		t.Errorf("%v", err)
 	}
 	is(page, 0, lesser, 0o640, "old")
-	// The user cannot give the new file the group of root's file, so the file must not be
-	// replaced.
+	// The user cannot give the new file the group of root's file, so the file must not be replaced.
 	ours := filepath.Join(theirs, "ours")
 	check(os.WriteFile(ours, []byte("old"), 0o640))
 	err = owner.Do(theirs, func() error { return Replace(ours, 0o644, text) })

@@ -37,9 +37,8 @@ func replace(p *owner.Place, mode os.FileMode, write func(io.Writer) error) (err
 	case !errors.Is(err, fs.ErrNotExist):
 		return err
 	}
-	// The temporary file must be in the same directory, because it is renamed. The
-	// temporary name starts with a dot, so that Prometheus collectors of *.prom ignore
-	// the file.
+	// The temporary file must be in the same directory to be renamed. The temporary name starts
+	// with a dot, so that Prometheus collectors of *.prom ignore the file.
 	temp := fmt.Sprintf(".%s.%016x", p.Name, rand.Uint64())
 	f, err := p.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if path := new(fs.PathError); errors.As(err, &path) {
@@ -64,8 +63,8 @@ func replace(p *owner.Place, mode os.FileMode, write func(io.Writer) error) (err
 	return nil
 }
 
-// keepOwner copies the owner and group of the old file to the new file. Under another
-// group, other users might be able to read the file. old is nil if there is no old file.
+// keepOwner copies the owner and group of the old file to the new file. If the group differed,
+// other users might be able to read the file. old is nil if there is no old file.
 func keepOwner(f *os.File, old fs.FileInfo) error {
 	if old == nil {
 		return nil

@@ -1,10 +1,10 @@
 // Package owner lets root work safely in other users' directories.
 //
-// The owner of a directory can replace files, directories and links in it at any time, so
-// root must not use paths there. The package offers two solutions. Do and Become act with
-// the owner's rights, so that the system denies everything else. Resolve opens a file's
-// directory once and never follows another user's link. In a process that does not run as
-// root, all functions simply perform the operation.
+// A directory's owner can replace files, directories and links in it at any time, so root must not
+// use paths there. The package offers two solutions. Do and Become act with the owner's rights, so
+// that the system denies everything else. Resolve opens a file's directory once and never follows
+// another user's link. In a process without root's rights, all functions simply perform the
+// operation.
 package owner
 
 import (
@@ -21,7 +21,7 @@ import (
 // A User is a user who can replace files in a directory.
 type User struct {
 	ID, Group int
-	Dir       string // the topmost directory on the path that the user can change
+	Dir       string // topmost directory on the path that the user can change
 }
 
 func (u *User) String() string { return fmt.Sprintf("uid %d, the owner of %s", u.ID, u.Dir) }
@@ -56,8 +56,8 @@ func ids(info fs.FileInfo) (uid, gid int) {
 	return int(s.Uid), int(s.Gid)
 }
 
-// groupOf returns the primary group of a user. If the user has no account, as may be the
-// case in a container, the result is other.
+// groupOf returns a user's primary group. If the user has no account, as may be the case in a
+// container, the result is other.
 func groupOf(uid, other int) int {
 	account, err := user.LookupId(strconv.Itoa(uid))
 	if err != nil {
@@ -84,9 +84,9 @@ func Of(dir string) (*User, error) {
 	return w.user, nil
 }
 
-// Do calls f with the rights of the user who can replace files in dir. The rights of the
-// whole process change for the duration of the call. Goroutines started by f must not use
-// files after f returns. If Of returns no user, f simply runs.
+// Do calls f with the rights of the user who can replace files in dir. The rights of the whole
+// process change during the call. Goroutines started by f must not use files after f returns. If Of
+// returns no user, f simply runs.
 func Do(dir string, f func() error) error {
 	u, err := Of(dir)
 	switch {
@@ -98,9 +98,9 @@ func Do(dir string, f func() error) error {
 	return u.do(f)
 }
 
-// DoFile calls f with the rights of the user who can replace the target of a file, which need
-// not exist. If another user can change a link on the path, that is the user of the file's
-// directory, who follows the link without root's rights.
+// DoFile calls f with the rights of the user who can replace the target of a file, which need not
+// exist. If another user can change a link on the path, f runs with the rights of the user of the
+// file's directory, and the link is followed without root's rights.
 func DoFile(name string, f func() error) error {
 	if os.Geteuid() != 0 {
 		return f()
@@ -155,9 +155,9 @@ func (u *User) Become() error {
 	return nil
 }
 
-// Missing returns the error for a directory that does not exist, and that must belong to the
-// user of this process, or to the named user if root runs the process. The error contains the
-// command that creates the directory.
+// Missing returns the error for a missing directory. The directory must belong to this process's
+// user, or to the named user if root runs the process. The error contains the command that creates
+// the directory.
 func Missing(dir string, mode fs.FileMode, name string) error {
 	if uid := os.Geteuid(); uid != 0 {
 		name = strconv.Itoa(uid)

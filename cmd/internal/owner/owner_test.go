@@ -13,7 +13,7 @@ import (
 	"testing"
 )
 
-// lesser is a user without an account.
+// lesser is the ID of a user without an account.
 const lesser = 54321
 
 // open returns a directory that belongs to root and that all users can access.
@@ -64,7 +64,7 @@ func TestOf(t *testing.T) {
 		{ours + "/missing", ""},
 		{theirs, theirs},
 		{theirs + "/missing", theirs},
-		{theirs + "/../ours", theirs}, // the user can replace the directory in the path
+		{theirs + "/../ours", theirs}, // the user can replace a directory on the path
 		{inside, theirs},
 		{dir + "/link", theirs},
 		{dir + "/again", theirs},
@@ -139,7 +139,7 @@ func TestDo(t *testing.T) {
 	}
 }
 
-// TestDoFile checks the user of a file behind links.
+// TestDoFile checks which user's rights apply to a file reached through links.
 func TestDoFile(t *testing.T) {
 	dir := open(t)
 	theirs := mkdir(t, filepath.Join(dir, "theirs"), 0o755, lesser, lesser)

@@ -19,9 +19,9 @@ type Place struct {
 	Name string
 }
 
-// Resolve opens the directory of a file, which need not exist. If path is a link, it is
-// followed, so that Name is the name of its target. Root does not follow links that
-// another user has created or can replace.
+// Resolve opens the directory of a file, which need not exist. If path is a link, it is followed,
+// and Name is the name of the link's target. Root does not follow links that another user has
+// created or can replace.
 func Resolve(path string) (*Place, error) {
 	if os.Geteuid() != 0 {
 		return resolve(path)
@@ -115,7 +115,7 @@ func (w *walker) close() {
 	}
 }
 
-// back returns to the first n directories on the path.
+// back returns to the first n directories of the path.
 func (w *walker) back(n int) {
 	for _, d := range w.dirs[n:] {
 		d.Close()
@@ -168,7 +168,7 @@ func (w *walker) step(enter bool) error {
 		return place(err, dir, name)
 	}
 	w.dirs = append(w.dirs, next)
-	// The element may have been replaced with a link since Lstat.
+	// The element may have been replaced by a link since Lstat.
 	if now, err := next.Stat("."); err != nil || !os.SameFile(info, now) {
 		return errors.Join(err, replaced(dir, name))
 	}
@@ -197,7 +197,7 @@ func (w *walker) follow(name string, info fs.FileInfo) error {
 	return nil
 }
 
-// place adds the path of the directory to an error concerning one of its files.
+// place adds the directory's path to an error about one of its files.
 func place(err error, dir *os.Root, name string) error {
 	if p := new(fs.PathError); errors.As(err, &p) {
 		return &fs.PathError{Op: "open", Path: filepath.Join(dir.Name(), name), Err: p.Err}
@@ -222,9 +222,9 @@ func (p *Place) Regular() (fs.FileInfo, error) {
 // Path returns the path of the file.
 func (p *Place) Path() string { return filepath.Join(p.Root.Name(), p.Name) }
 
-// Lock locks the file, which it creates if necessary, until unlock is called. Only the user
-// of the file can open it: any user who can open a file or a directory could lock it. busy
-// is the remedy if another process has locked the file.
+// Lock locks the file, which it creates if necessary, until unlock is called. Only the file's user
+// can open it, because any user who can open a file can lock it. busy is the remedy if another
+// process has locked the file.
 func (p *Place) Lock(busy string) (unlock func(), err error) {
 	file, err := p.OpenFile(p.Name, os.O_RDWR|os.O_CREATE|syscall.O_NONBLOCK, 0o600)
 	if err != nil {

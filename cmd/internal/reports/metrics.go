@@ -17,9 +17,8 @@ import (
 // have too many labels. The rules with the most sessions that day are kept.
 const metricRules = 50
 
-// Metrics returns metrics for the filter, the state directory and the current day.
-// stale describes the downloads without a recent success. incomplete is set if files could
-// not be read.
+// Metrics returns metrics for the filter, the state directory and the current day. stale describes
+// downloads without a recent success. incomplete is set if files could not be read.
 func Metrics(dir *statedir.Dir, zone *time.Location, stale []string) (all []report.Metric, incomplete, err error) {
 	s := Source{Dir: dir, Selector: &selector.Selector{Since: dir.Now().Add(-24 * time.Hour)}, Zone: zone, Stale: stale}
 	summary, incomplete, err := s.Summary(metricRules, true)

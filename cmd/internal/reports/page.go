@@ -78,7 +78,7 @@ func setBanned(sources []report.Source, bans []memory.Ban) {
 		}
 		for k := range bans {
 			b := &bans[k]
-			other := sources[i].Named && !b.Affects(p) // the ban is for the other hosts in its /64
+			other := sources[i].Named && !b.Affects(p) // a /64's ban applies to its other hosts
 			if !b.Observe && !other && b.Prefix.Bits() <= p.Bits() && b.Prefix.Contains(p.Addr()) && b.Until.After(sources[i].Banned.Time) {
 				sources[i].Banned = text.At(b.Until)
 			}
@@ -143,8 +143,8 @@ func BanHosts(list []memory.Ban, org func(netip.Addr) string) (map[netip.Prefix]
 	return hosts, history.Visitor{Kinds: store.KindsOf(store.KindFinding), Session: visit, Sum: visit}
 }
 
-// before returns the figures for the preceding period of the same length. If records from
-// that period are missing, the figures are omitted, and the reason is given instead.
+// before returns the figures for the preceding period of the same length. If that period's records
+// are incomplete, the figures are omitted, and the reason is given instead.
 func (a *Report) before() (b report.Before, err error) {
 	s := a.source
 	since := s.Selector.Since
@@ -175,7 +175,7 @@ func (a *Report) before() (b report.Before, err error) {
 	return b, nil
 }
 
-// recordedBefore reports whether any recorded session ended before a time.
+// recordedBefore reports whether any recorded session ended before the given time.
 func (s *Source) recordedBefore(at time.Time) (yes bool, err error) {
 	r, err := s.Dir.Open()
 	if err != nil {
@@ -229,7 +229,7 @@ func (s *Source) places() (func(netip.Addr) report.Place, []string) {
 // site describes the filter and its policy. status is nil if no filter is running.
 func (s *Source) site(status *control.Status) (site report.Site) {
 	mode := s.Dir.Mode()
-	if status == nil && mode.Word == "" { // the directory may come from another server
+	if status == nil && mode.Word == "" { // the directory may have been copied from another server
 		return site
 	}
 	site.Server = text.Escape(s.Host)

@@ -80,8 +80,8 @@ func pageOf(t *testing.T, dir string, limit int, selected selector.Selector, set
 	return p
 }
 
-// TestBefore checks the figures for the preceding period. If the records do not reach
-// back far enough, the figures must be omitted.
+// TestBefore checks the figures for the preceding period. If the records do not reach far enough
+// back, the figures must be omitted.
 func TestBefore(t *testing.T) {
 	day := 24 * time.Hour
 	full := t.TempDir()

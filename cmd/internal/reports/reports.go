@@ -40,9 +40,9 @@ type period struct {
 	future   int // sessions ignored because they end in the future
 }
 
-// collect calls v for each selected record. v returns an error if a record's steps are
-// corrupt. Unless the user has selected an end, sessions recorded with a wrong clock do
-// not extend the period, which could otherwise grow by years.
+// collect calls v for each selected record. v returns an error if a record's steps are corrupt.
+// Unless the user has selected an end, sessions recorded with a wrong clock do not extend the
+// period. Otherwise the period could grow by years.
 func (s *Source) collect(r *statedir.Records, v history.Visitor) (p period, err error) {
 	now := s.Dir.Now()
 	p.until = s.Selector.Until
@@ -72,8 +72,8 @@ func (s *Source) collect(r *statedir.Records, v history.Visitor) (p period, err 
 	return p, err
 }
 
-// gcPercent is below Go's default to save memory. Garbage collections are rare all the
-// same, because a report keeps most of the memory it allocates.
+// gcPercent is below Go's default to save memory. Garbage collections remain rare, because a report
+// keeps most of the memory that it allocates.
 const gcPercent = 5
 
 // A Report holds the counts for the selected sessions.
@@ -189,8 +189,8 @@ func gaps(r *statedir.Records, p *period) (problems []string) {
 	return problems
 }
 
-// problems returns the problems in the running filter's status, and reports a disk budget
-// that is too small for the retention.
+// problems returns the problems in the running filter's status, and reports a disk budget that is
+// too small for the retention.
 func (s *Source) problems(client *control.Client) (problems []string) {
 	add := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
 	limits := s.Dir.Limits()
@@ -263,8 +263,8 @@ func (s *Source) read(v history.Visitor) (until time.Time, problems []string, in
 	return p.until, append(r.Problems(), gaps(r, &p)...), r.Incomplete(), err
 }
 
-// Returns returns a report on hosts that reconnected after a ban or finding. The visitors
-// in further see the same records. incomplete is set if files could not be read.
+// Returns reports on hosts that reconnected after a ban or finding. The visitors in further see the
+// same records. incomplete is set if files could not be read.
 func (s *Source) Returns(further ...history.Visitor) (summary *report.ReturnSummary, incomplete, err error) {
 	c := report.NewReturns(memory.Number)
 	until, problems, incomplete, err := s.read(both(append(further, c.Visitor())))
@@ -292,8 +292,8 @@ func both(all []history.Visitor) (v history.Visitor) {
 	return v
 }
 
-// Users returns a report on logins. Lists have at most limit entries. incomplete is set
-// if files could not be read.
+// Users reports on logins. Lists have at most limit entries. incomplete is set if files could not
+// be read.
 func (s *Source) Users(limit int) (summary *report.UserSummary, incomplete, err error) {
 	c := report.NewUsers()
 	until, problems, incomplete, err := s.read(c.Visitor())
@@ -303,8 +303,8 @@ func (s *Source) Users(limit int) (summary *report.UserSummary, incomplete, err 
 	return c.Summary(s.Selector.Since, until, limit, problems), incomplete, nil
 }
 
-// Scanners returns a report on scanning organisations. contacts lists their opt-outs and
-// may be nil. incomplete is set if files could not be read.
+// Scanners reports on scanning organisations. contacts lists their opt-outs and may be nil.
+// incomplete is set if files could not be read.
 func (s *Source) Scanners(contacts map[string]report.OptOut) (summary *report.ScannerSummary, incomplete, err error) {
 	c := report.NewScanners()
 	until, problems, incomplete, err := s.read(c.Visitor())

@@ -13,7 +13,7 @@ import (
 	"testing"
 )
 
-// envClient is the directory of a helper that runs in the sandbox of Client.
+// envClient is the directory used by a helper in the Client sandbox.
 const envClient = "SANDBOX_TEST_CLIENT"
 
 func init() {

@@ -17,8 +17,8 @@ import (
 type Paths struct {
 	// State is the state directory, or empty if the process does not need it.
 	State string
-	// Read lists the files that the filter reads. If a file is replaced, the filter can
-	// read its replacement.
+	// Read lists the files that the filter reads. If a file is replaced, the new file can also be
+	// read.
 	Read []string
 	// Look lists files that the filter does not read, but whose creation it must notice.
 	Look []string
@@ -28,20 +28,20 @@ type Paths struct {
 	Run string
 	// Connect lists the sockets of other processes to which the process connects.
 	Connect []string
-	// Change lists directories in which the process changes files, if they exist.
+	// Change lists directories in which the process changes files, provided that they exist.
 	Change []string
-	// ReadAll is set if the process may read all files, such as the configuration of the
-	// resolver and the certificates of the system.
+	// ReadAll is set if the process may read all files, such as resolv.conf and the system's
+	// certificates.
 	ReadAll bool
 	// Serve is set if the process answers clients on Internet sockets that it opened
 	// before Enter.
 	Serve bool
-	// AskPort is the port of servers to which the process connects by UDP and TCP; 0 for
-	// none, or AnyPort.
+	// AskPort is the port of servers to which the process connects over UDP and TCP; 0 for none, or
+	// AnyPort.
 	AskPort int
 }
 
-// AnyPort as Paths.AskPort means that the process may connect to all ports.
+// AnyPort is the value of Paths.AskPort that allows all ports.
 const AnyPort = -1
 
 // A Report describes the active restrictions.
@@ -80,23 +80,23 @@ const (
 	useState             // the state directory
 	useSocket            // a socket of another process, such as syslogd's
 	useRun               // the directory of a socket created by the filter
-	useChange            // a directory of changing files
-	useAll               // the root directory, whose files are only read
+	useChange            // a directory in which the process changes files
+	useAll               // the root directory, for reading only
 )
 
-// Prepare resolves the paths. The state directory is created if possible, because only an
-// existing directory can be granted. Prepare may block on the disk.
+// Prepare resolves the paths. The state directory is created if possible, because only an existing
+// directory can be granted. Prepare may block on the disk.
 func Prepare(p Paths) *Plan { return &Plan{p.grants(), p.ReadAll, p.Serve, p.AskPort} }
 
-// Client restricts a process that sends requests to servers: it can change files in the
-// given directories only, connect to the given sockets only, and run no programs.
+// Client restricts a process that sends requests to servers. The process can change files only in
+// the given directories, connect only to the given sockets, and run no programs.
 func Client(dirs, sockets []string) *Report {
 	return Prepare(Paths{Change: dirs, ReadAll: true, Connect: sockets, AskPort: AnyPort}).Enter()
 }
 
-// Enter restricts all threads of the process to the plan, as far as the operating system
-// supports this. No thread may be waiting for a disk during the call, because on some
-// systems all threads must enter together.
+// Enter restricts all threads of the process to the plan, to the extent that the operating system
+// supports this. No thread may be waiting for a disk during the call, because on some systems all
+// threads must enter the sandbox together.
 func (p *Plan) Enter() *Report {
 	r := new(Report)
 	r.enter(p)
@@ -121,8 +121,8 @@ func (r *Report) Attrs() []any {
 	}
 }
 
-// Covers reports whether the sandbox allows reading file, after following symbolic links.
-// Covers returns false for a file that was configured after Enter.
+// Covers reports whether the sandbox allows reading file, after following symbolic links. Covers
+// returns false for a file that was added to the configuration after Enter.
 func (r *Report) Covers(file string) bool {
 	if r == nil || !r.Files {
 		return true

@@ -12,9 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Access rights for directories. Old kernels support only some of them. No right allows
-// running programs or moving files between directories, which the first kernels with
-// Landlock always deny.
+// Access rights for directories. Old kernels support only some of them. No right allows running
+// programs, or moving files between directories, which the first kernels with Landlock always deny.
 const (
 	readFiles landlock.AccessFSSet = ll.AccessFSReadFile
 	// In the state directory, the filter creates the control socket and the sessions
@@ -110,13 +109,12 @@ func (r *Report) landlock(p *Plan) {
 	r.By = append(r.By, fmt.Sprintf("landlock-%d", abi))
 	r.Files, r.Exec, r.TCP = !p.readAll, true, abi >= 4
 	errata, _ := ll.LandlockGetErrata()
-	r.IPC = abi >= 6 && errata&2 != 0 // on earlier kernels, it blocks signals between threads
+	r.IPC = abi >= 6 && errata&2 != 0 // on earlier kernels, this right blocks signals between threads
 }
 
-// seccomp restricts system calls unrelated to files. seccomp is also needed for the
-// network. Landlock has restricted TCP since Linux 6.7, but not most other protocols. In
-// particular, Landlock does not restrict Multipath TCP, and programs can choose it with
-// an argument to socket(2).
+// seccomp restricts system calls unrelated to files, and is needed for the network: Landlock has
+// restricted TCP since Linux 6.7, but not most other protocols. Landlock does not restrict
+// Multipath TCP either, which programs can select with an argument of socket(2).
 func (r *Report) seccomp(families []uint32) {
 	arch, ok := auditArch[runtime.GOARCH]
 	if !ok {
@@ -166,10 +164,10 @@ func denials(arch uint32, families []uint32) []unix.SockFilter {
 		least = unix.BPF_JMP | unix.BPF_JGE | unix.BPF_K
 		end   = unix.BPF_RET | unix.BPF_K
 
-		x32 = 0x40000000 // on amd64, another set of numbers for the same calls
+		x32 = 0x40000000 // on amd64, another numbering of the same calls
 	)
-	// Jumps are relative to the next instruction. The last instruction allows, and the
-	// instruction before it denies.
+	// Jumps are relative to the next instruction. The last instruction allows the call, and the
+	// instruction before it denies the call.
 	n := uint8(len(families))
 	program := []unix.SockFilter{
 		{Code: load, K: audit},

@@ -21,8 +21,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The test runs its own program with and without the sandbox. The comparison proves that
-// the sandbox causes the errors.
+// The test runs its own binary with and without the sandbox. The comparison proves that the sandbox
+// causes the errors.
 const (
 	envHelper   = "SANDBOX_TEST_HELPER" // run with or without the sandbox
 	envDir      = "SANDBOX_TEST_DIR"
@@ -43,7 +43,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// An attempt is an operation that the filter needs or that an attacker would try.
+// An attempt is an operation that the filter needs, or that an attacker would try.
 type attempt struct {
 	name string
 	need string // restriction that denies the operation; empty if it must be allowed
@@ -224,7 +224,7 @@ func helper(dir string, confine bool) {
 			}
 		})
 		if !confine {
-			break // this attempt can only succeed once
+			break // this attempt can succeed only once
 		}
 	}
 	ready.Wait()
@@ -342,8 +342,7 @@ func TestConfined(t *testing.T) {
 	_, known := auditArch[runtime.GOARCH]
 	expect := map[string]bool{"files": landlockVersion() >= 1, "exec": known || landlockVersion() >= 1, "net": known}
 	if landlockVersion() < 1 {
-		// A kernel without Landlock is not a failure, even where skipping tests is not
-		// allowed.
+		// A kernel without Landlock is not a failure, even where tests must not be skipped.
 		t.Log("SKIP: THIS KERNEL HAS NO LANDLOCK: THE ACCESS TO FILES IS NOT TESTED")
 	}
 	confined, free := run(t, "confined"), run(t, "free")

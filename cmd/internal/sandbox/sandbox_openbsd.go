@@ -7,17 +7,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// promises is the argument to pledge(2). The reason for each promise is given in
-// filter-scanwatch(8). With the promise "error", forbidden system calls fail. Otherwise
-// the kernel would kill the process, and smtpd would exit.
+// promises is the pledge(2) argument of the filter. The reason for each promise is given in
+// filter-scanwatch(8). With the promise "error", forbidden system calls fail. Otherwise the kernel
+// would kill the process, and smtpd would exit.
 const promises = "error stdio rpath wpath cpath fattr flock unix"
 
-// servePromises is the argument to pledge(2) for a process that only reads files,
-// connects to a socket, and answers clients or asks servers.
+// servePromises is the pledge(2) argument for a process that only reads files, connects to a
+// socket, and answers clients or asks servers.
 const servePromises = "error stdio rpath unix inet"
 
-// clientPromises is the argument to pledge(2) for a process that changes files and sends
-// requests to servers.
+// clientPromises is the pledge(2) argument for a process that changes files and sends requests to
+// servers.
 const clientPromises = "error stdio rpath wpath cpath fattr flock unix inet dns"
 
 func (p Paths) grants() []grant { return p.unveils() }

@@ -65,8 +65,7 @@ type Endpoint struct {
 	Port uint16     // 0: any
 }
 
-// A Clock returns the current time and the time zone. Spans such as 7d end at the current
-// time.
+// A Clock returns the current time and the time zone. Spans such as 7d end at the current time.
 type Clock struct {
 	Now  func() time.Time
 	Zone *time.Location

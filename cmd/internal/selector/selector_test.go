@@ -152,8 +152,8 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// TestMatch checks each flag and combinations of flags. The sessions are a brute-force
-// attack on alice on port 587, a scanner on port 25, and a session over the local socket.
+// TestMatch checks each flag and combinations of flags. The sessions are a brute-force attack on
+// alice on port 587, a scanner on port 25, and a session over the local socket.
 func TestMatch(t *testing.T) {
 	record := func(src, dst string, steps ...store.Step) *store.Record {
 		var b []byte

@@ -112,7 +112,7 @@ func parseSpan(text string) (s span, err error) {
 		}
 		u := units[next]
 		n, err := strconv.Atoi(text[:digits])
-		if err != nil || n > int(left/u.length) { // Atoi can only fail because of overflow
+		if err != nil || n > int(left/u.length) { // Atoi fails only on overflow
 			return s, fmt.Errorf("longer than %d years", maxYears)
 		}
 		left -= time.Duration(n) * u.length

@@ -7,15 +7,15 @@ import (
 	"strconv"
 )
 
-// A guard is a connection to a server that limits its replies. The client reserves memory
-// for as many bytes and elements as a reply announces, so that a single false number would
-// exhaust the memory of the host.
+// A guard is a connection to a server whose replies are limited in size. The client library
+// allocates as many bytes and elements as a reply announces, so a single false number would exhaust
+// the host's memory.
 type guard struct {
 	net.Conn
 	replies
 }
 
-// Read reads from the connection. It fails as soon as a reply exceeds a limit.
+// Read reads from the connection. Read fails as soon as a reply exceeds a limit.
 func (g *guard) Read(b []byte) (int, error) {
 	n, err := g.Conn.Read(b)
 	if bad := g.add(b[:n]); bad != nil {
@@ -34,14 +34,14 @@ const (
 
 var errReply = errors.New("reply of the server is too large or invalid")
 
-// replies follows the structure of the replies in a stream; see the specification of RESP3.
-// The zero value is the state between two replies.
+// replies parses the structure of the replies in a stream; see the RESP3 specification. The zero
+// value is the state between two replies.
 type replies struct {
 	line     []byte // incomplete line
-	skip     int    // remaining bytes of a string, including its end
+	skip     int    // remaining bytes of a string, including its line end
 	open     []int  // remaining elements of each aggregate, outermost first
-	bytes    int    // of the current reply
-	elements int    // of the current reply
+	bytes    int    // bytes of the current reply
+	elements int    // elements of the current reply
 }
 
 func (r *replies) add(b []byte) error {
@@ -70,11 +70,11 @@ func (r *replies) add(b []byte) error {
 	return nil
 }
 
-// perElement has the types of aggregates with the number of values for each element.
+// perElement maps the types of aggregates to the number of values per element.
 var perElement = map[byte]int{'*': 1, '~': 1, '>': 1, '%': 2}
 
-// header reads a line. Strings and aggregates of unknown length, and attributes, are only
-// sent to clients that ask for them.
+// header reads a reply's first line. Servers send attributes, and strings and aggregates of unknown
+// length, only to clients that ask for them.
 func (r *replies) header(line []byte) error {
 	if len(line) == 0 {
 		return errReply
@@ -114,7 +114,7 @@ func (r *replies) header(line []byte) error {
 	return nil
 }
 
-// done is called at the end of each value.
+// done ends a value, and each aggregate that the value completes.
 func (r *replies) done() {
 	for len(r.open) > 0 {
 		last := len(r.open) - 1

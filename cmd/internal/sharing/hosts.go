@@ -10,14 +10,15 @@ import (
 	"scanwatch/filter/share"
 )
 
-// Every user of the server can add names to the set of hosts. Only names with a message that
-// has been authenticated with the key of the fleet count as hosts.
+// All users of the server can add names to the set of hosts. A name counts as a host only if it has
+// a message authenticated with the fleet's key.
 const (
 	// maxHosts is the maximum number of hosts.
 	maxHosts = 1000
-	// maxNames is the number of names that are checked at a time. The others follow later.
+	// maxNames is the maximum number of names checked in one pass. Later passes check the other
+	// names.
 	maxNames = 10_000
-	// maxStrange is the maximum number of names without a valid message whose rows are read.
+	// maxStrange limits the names without a valid message whose rows are read.
 	maxStrange = 100
 
 	namesPerScan    = 1000
@@ -25,7 +26,7 @@ const (
 	rowsPerSample   = 10
 )
 
-// names returns the next names of the set of hosts.
+// names returns the next names in the set of hosts.
 func (s *server) names(ctx context.Context) (names []string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -46,14 +47,14 @@ func (s *server) names(ctx context.Context) (names []string, err error) {
 	return names, nil
 }
 
-// found lists the names that discover has checked.
+// found contains the names that discover has checked.
 type found struct {
-	hosts   []string // with a valid message, or known before
-	strange []string // with rows of which none was valid
+	hosts   []string // with a valid message, or already known
+	strange []string // with rows, but without a valid one in the sample
 }
 
-// discover looks for hosts. Known hosts come first, then hosts that have announced
-// themselves lately, which are recorded as heard.
+// discover searches the server for hosts. Known hosts come first. Hosts that have recently
+// announced themselves follow, and are recorded as heard.
 func (s *server) discover(ctx context.Context, known []string) (f found, err error) {
 	names, err := s.names(ctx)
 	if err != nil {
@@ -95,8 +96,7 @@ func (s *server) discover(ctx context.Context, known []string) (f found, err err
 	return f, nil
 }
 
-// areAlive reports for each name whether the host has announced itself in the last
-// keepAlive.
+// areAlive reports which of the named hosts have announced themselves within keepAlive.
 func (s *server) areAlive(ctx context.Context, names []string) ([]bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -140,7 +140,7 @@ func (s *server) sample(ctx context.Context, names []string, f *found) error {
 	return nil
 }
 
-// valid reports whether the fields and values of a hash include a valid message.
+// valid reports whether a hash's fields and values include a valid message.
 func (s *server) valid(host string, elements []string) bool {
 	for i := 1; i < len(elements); i += 2 {
 		if _, err := decode(s.key, host, []byte(elements[i])); err == nil {

@@ -9,7 +9,7 @@ import (
 	"scanwatch/filter/share"
 )
 
-// A message is a list of rows of a host. Numbers are varints.
+// A message is a list of a host's rows. Numbers are varints.
 //
 //	authentication code (32 bytes)
 //	run: a random number of the companion that has sent the message
@@ -62,7 +62,7 @@ func decode(key fleetkey.Key, host string, b []byte) (m message, err error) {
 	r := reader{b: b[codeSize:]}
 	m.run, m.number = r.number(), r.number()
 	n := r.number()
-	if n > uint64(len(r.b)) { // a row has several bytes
+	if n > uint64(len(r.b)) { // a row occupies several bytes
 		return m, errInvalid
 	}
 	m.rows = make([]share.Row, 0, n)

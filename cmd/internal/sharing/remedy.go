@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// remedies lists the remedies of errors by a part of their text. The errors of the server
-// have no types, and those of TLS are hidden by the client.
+// remedies maps parts of error texts to remedies. Texts are compared because the server's errors
+// have no types, and the client library hides the types of TLS errors.
 var remedies = []struct{ part, remedy string }{
 	{"WRONGPASS", "compare login and password with the users of the server"},
 	{"NOAUTH", "add login and password to companion share"},
@@ -19,7 +19,7 @@ var remedies = []struct{ part, remedy string }{
 	{"certificate has expired or is not yet valid", "renew the certificate, or correct the clock"},
 }
 
-// remedy adds the remedy to an error, if there is a known one.
+// remedy adds a remedy to an error if one is known.
 func remedy(err error) error {
 	if err == nil {
 		return nil

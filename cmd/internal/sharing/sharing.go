@@ -1,10 +1,9 @@
-// Package sharing implements the companion share, which exchanges the rows of the state
-// with the other hosts of a fleet over a Valkey server. Package filter/share decides what
-// the rows mean.
+// Package sharing implements the companion share, which exchanges rows of the state with a fleet's
+// other hosts through a Valkey server. Package filter/share determines the meaning of the rows.
 //
-// The filter never waits for the companion, and the companion keeps nothing on disk. What
-// has not been sent is in the filter's tables, and what others have sent is in Valkey, so
-// that after each interruption everything can be exchanged again.
+// The filter never waits for the companion, and the companion keeps nothing on disk. Unsent rows
+// remain in the filter's tables, and other hosts' rows remain in Valkey. After an interruption,
+// everything can therefore be exchanged again.
 package sharing
 
 import (
@@ -29,11 +28,11 @@ import (
 )
 
 const (
-	// interval is the time between two transmissions of changes.
+	// interval is the interval at which changes are sent.
 	interval = time.Second
-	// upkeep is the time between two checks of the server and of the list of hosts.
+	// upkeep is the interval at which the server and the list of hosts are checked.
 	upkeep = 10 * time.Second
-	// expireEvery is the time between two searches for expired rows.
+	// expireEvery is the interval at which expired rows are removed.
 	expireEvery = 10 * time.Minute
 
 	firstPause = time.Second
@@ -42,50 +41,50 @@ const (
 	rowsPerRequest = 5000
 )
 
-// A Service is the companion.
+// A Service is the companion share.
 type Service struct {
 	name, runDir string
 	fleet        *rules.Fleet
 	key          fleetkey.Key
 	options      valkey.ClientOption
-	password     string // file with the password; empty without one
+	password     string // password file; empty: no password
 	log          *slog.Logger
 
 	run     uint64 // random number of this run
 	replica *share.Replica
-	skew    time.Duration // clock of the server minus that of this host; see measure
-	// measured is set once skew is known. corrected is set after a change of skew until the
-	// rows of this host have been sent with the new one.
+	skew    time.Duration // server's clock minus this host's clock; see measure
+	// measured is set once skew is known. corrected is set when skew changes, until this host's
+	// rows have been sent again.
 	measured, corrected bool
 
 	filter *control.Client // nil while the filter cannot be reached
 	server *server         // nil while the server cannot be reached
-	// unsent has the rows of this host that the server may not have.
+	// unsent contains this host's rows that the server may lack.
 	unsent map[string]share.Row
 	sent   uint64 // number of the latest message
-	// wrong has the problem of each host whose messages cannot be used.
+	// wrong contains the problem of each host whose messages cannot be used.
 	wrong   map[string]string
-	learned bool // the rows of all hosts have been read at least once
+	learned bool // all hosts' rows have been read at least once
 	synced  bool // the filter has received all rows and sent its own
-	// mismatch is set once the fleet had another key than this host. A host with a wrong key
-	// must not claim a server that has lost all keys.
+	// mismatch is set once the fleet's key was found to differ from this host's key. A host with a
+	// wrong key must not set the key on a server that has lost all data.
 	mismatch bool
-	refused  error // the server has refused the latest rows of this host; nil if not
-	// unannounced is set if the server has refused the latest announcement of this host.
+	refused  error // the server's error if it has rejected this host's latest rows, or nil
+	// unannounced is the server's error if it has rejected this host's latest announcement.
 	unannounced error
 	latest      map[string]position // latest message of each host
 	next        struct{ send, upkeep, expire time.Time }
-	status      string // latest error in the log
+	status      string // latest logged error
 	// rejected is set while the filter answers requests with errors.
 	rejected bool
 	// announced is set after the first announcement of this run.
 	announced bool
 }
 
-// A position is the number of a message in a run.
+// A position is a message's number in a run.
 type position struct{ run, number uint64 }
 
-// New returns a companion. It reads the key and the password.
+// New returns a Service. New reads the key and the password.
 func New(c *rules.Companion, f *rules.Fleet, runDir string, log *slog.Logger) (*Service, error) {
 	key, err := fleetkey.Read(f.Key)
 	if err != nil {
@@ -104,19 +103,19 @@ func New(c *rules.Companion, f *rules.Fleet, runDir string, log *slog.Logger) (*
 	}, nil
 }
 
-// Limits returns the limits of what this host believes others.
+// Limits returns the limits on rows from other hosts.
 func Limits(f *rules.Fleet) share.Limits {
 	l := share.DefaultLimits()
 	l.Bans, l.Duration, l.Observe = cmp.Or(f.Bans, l.Bans), cmp.Or(f.Longest, l.Duration), f.Observe
 	return l
 }
 
-// now returns the time of the server, which all hosts use.
+// now returns the server's time, which all hosts use.
 func (s *Service) now() time.Time { return time.Now().Add(s.skew) }
 
 func (s *Service) skewSeconds() int64 { return int64(s.skew.Round(time.Second) / time.Second) }
 
-// Run exchanges rows until ctx ends.
+// Run exchanges rows until ctx is done.
 func (s *Service) Run(ctx context.Context) {
 	defer s.disconnect()
 	for pause := firstPause; ctx.Err() == nil; {
@@ -125,7 +124,7 @@ func (s *Service) Run(ctx context.Context) {
 			return
 		}
 		if err != nil && s.server != nil && err.Error() != s.status {
-			pause = firstPause // the server is back, but the filter has closed its idle connection meanwhile
+			pause = firstPause // the server is back, but the filter has closed the idle connection
 		}
 		s.report(err)
 		if err == nil { // read has waited
@@ -140,7 +139,7 @@ func (s *Service) Run(ctx context.Context) {
 	}
 }
 
-// report sends the result of an exchange to the filter, and logs new errors.
+// report sends an exchange's result to the filter, and logs new errors.
 func (s *Service) report(err error) {
 	if err != nil {
 		if err.Error() != s.status {
@@ -170,7 +169,7 @@ func (s *Service) note(err error) error {
 	return s.filter.Note(s.name, s.replica.Len(), 0, err)
 }
 
-// problem returns an error that names the hosts that are not believed, or nil.
+// problem returns an error that names a host whose rows are not used, or nil.
 func (s *Service) problem() error {
 	for _, h := range s.replica.Hosts() {
 		if h.Problem != "" {
@@ -198,8 +197,8 @@ func (s *Service) dropFilter() {
 	}
 }
 
-// failFilter disconnects from the filter after an error. If the filter has answered, the
-// status shows the error, because the next connection would end in the same way.
+// failFilter disconnects from the filter after an error. If the filter has answered, the error is
+// sent as the status, because the next connection would fail in the same way.
 func (s *Service) failFilter(what string, err error) error {
 	err = fmt.Errorf("%s: %w", what, err)
 	s.rejected = s.filter != nil && s.note(err) == nil
@@ -214,9 +213,8 @@ func (s *Service) dropServer() {
 	}
 }
 
-// exchange connects as far as necessary, waits for the rows of other hosts, and sends this
-// host's rows when it is time. An error of the server does not disturb the connection to
-// the filter, and vice versa.
+// exchange connects if necessary, waits for other hosts' rows, and sends this host's rows when due.
+// An error of the server leaves the connection to the filter open, and vice versa.
 func (s *Service) exchange(ctx context.Context) error {
 	if err := s.connectServer(ctx); err != nil {
 		s.dropServer()
@@ -264,7 +262,7 @@ func (s *Service) exchange(ctx context.Context) error {
 			s.dropServer()
 			return fmt.Errorf("write to the server: %w", err)
 		}
-		s.refused = fmt.Errorf("write to the server: %w", remedy(err)) // for example, it is full; reading goes on
+		s.refused = fmt.Errorf("write to the server: %w", remedy(err)) // for example, the server is full; reading continues
 	}
 	return s.maintain(ctx)
 }
@@ -273,7 +271,7 @@ func (s *Service) connectServer(ctx context.Context) (err error) {
 	if s.server != nil {
 		return nil
 	}
-	if text, err := password(s.password); err == nil { // it may have changed, but the user may be unable to read it
+	if text, err := password(s.password); err == nil { // the password may have changed, but may be unreadable for this user
 		s.options.Password = text
 	}
 	if s.server, err = connect(ctx, s.options, s.key, s.fleet.Name, s.run, !s.mismatch); err != nil {
@@ -284,18 +282,18 @@ func (s *Service) connectServer(ctx context.Context) (err error) {
 		return err
 	}
 	clear(s.wrong)                          // every host is checked again
-	if err := s.announce(ctx); err != nil { // before the rows are read, so that a later loss of them is noticed
+	if err := s.announce(ctx); err != nil { // before the rows are read, so that a later loss of rows is noticed
 		return err
 	}
-	// This host's rows come first, so that its earlier marks and stamps are known.
-	there := make(map[string]share.Stamp) // rows of this host in the server
+	// This host's rows are read first, so that its earlier marks and stamps are known.
+	there := make(map[string]share.Stamp) // this host's rows in the server
 	err = s.server.snapshot(ctx, s.fleet.Name, func(rows []share.Row) {
 		s.apply(&received{host: s.fleet.Name, message: message{rows: rows}})
 		for i := range rows {
 			there[field(&rows[i])] = rows[i].Stamp
 		}
 	})
-	if err != nil && !unusable(err) { // rows that cannot be used are replaced
+	if err != nil && !unusable(err) { // unusable rows are replaced
 		return err
 	}
 	delete(s.server.last, s.fleet.Name)
@@ -308,13 +306,13 @@ func (s *Service) connectServer(ctx context.Context) (err error) {
 	return nil
 }
 
-// unusable reports whether an error concerns the rows of a single host.
+// unusable reports whether an error concerns only one host's rows.
 func unusable(err error) bool {
 	return errors.Is(err, errWrongKey) || errors.Is(err, errInvalid) || errors.Is(err, errTooMany) || wrongType(err)
 }
 
-// missed reports whether earlier messages of a host are missing. The server keeps only the
-// latest ones.
+// missed reports whether a host's earlier messages are missing. The server keeps only the latest
+// messages.
 func (s *Service) missed(m *received) bool {
 	if m.err != nil {
 		return false
@@ -327,16 +325,15 @@ func (s *Service) missed(m *received) bool {
 	return known && m.number > 1
 }
 
-// maxDrift is the change of skew from which the clock of the server or that of this host was
-// corrected.
+// maxDrift is the maximum change of skew that does not count as a clock correction.
 const maxDrift = 2 * time.Second
 
 // measure compares the clocks of the server and this host.
 //
-// Times in rows are times of the server. If its clock is corrected, the earlier rows of
-// this host have wrong times, and all its rows are sent again. The filter has converted the
-// rows of other hosts when they arrived, so that those remain right until their hosts send
-// them again. A smaller change does not matter, and would change all rows.
+// Rows contain the server's time. If either clock is corrected, the times in this host's earlier
+// rows are wrong, so all its rows are sent again. The filter converted the other hosts' rows when
+// they arrived. Those rows remain right until their hosts send them again. Smaller changes are
+// ignored: they do not matter, but would change all rows.
 func measure(ctx context.Context, s *Service) error {
 	skew, err := s.server.skew(ctx)
 	if err != nil {
@@ -349,7 +346,7 @@ func measure(ctx context.Context, s *Service) error {
 	return nil
 }
 
-// discover reads the rows of hosts that are still unknown.
+// discover reads the rows of unknown hosts.
 func discover(ctx context.Context, s *Service) error {
 	known := slices.Collect(maps.Keys(s.server.last))
 	for _, h := range s.replica.Hosts() {
@@ -384,13 +381,13 @@ func discover(ctx context.Context, s *Service) error {
 	return nil
 }
 
-// learn reads all rows of a host.
+// learn reads all of a host's rows.
 func (s *Service) learn(ctx context.Context, host string) error {
 	if slices.Contains(s.fleet.Ignore, host) {
 		return nil
 	}
 	delete(s.latest, host)
-	s.apply(&received{host: host}) // the status lists it even without rows
+	s.apply(&received{host: host}) // lists the host in the status even without rows
 	err := s.server.snapshot(ctx, host, func(rows []share.Row) { s.apply(&received{host: host, message: message{rows: rows}}) })
 	s.server.hear(host, s.server.last[host], s.skew)
 	if unusable(err) {
@@ -437,8 +434,8 @@ func (s *Service) connectFilter() (err error) {
 	return err
 }
 
-// sync prepares for the exchange with a filter that was restarted: it has lost the rows of
-// other hosts, and has not sent its own.
+// sync prepares for a filter that was restarted: it has lost the other hosts' rows, and has not yet
+// sent its own.
 func (s *Service) sync() error {
 	if s.synced {
 		return nil
@@ -458,7 +455,7 @@ func (s *Service) sync() error {
 	return s.handOver()
 }
 
-// handOver sends the rows of the other hosts to the filter.
+// handOver sends the other hosts' rows to the filter.
 func (s *Service) handOver() error {
 	for {
 		rows := s.replica.Changed(rowsPerRequest, s.now())
@@ -471,7 +468,7 @@ func (s *Service) handOver() error {
 	}
 }
 
-// receive receives the changed rows of this host, or all, and calls own for them.
+// receive receives this host's changed rows, or all of them, and calls own for them.
 func (s *Service) receive(all bool, own func([]kv.Entry, time.Time) []share.Row) error {
 	for {
 		list, rows, err := control.Rows(s.filter, s.skewSeconds(), all)
@@ -498,14 +495,14 @@ func (s *Service) receive(all bool, own func([]kv.Entry, time.Time) []share.Row)
 	}
 }
 
-// keep records rows that the server must receive.
+// keep stores rows that must be sent to the server.
 func (s *Service) keep(rows []share.Row) {
 	for _, r := range rows {
 		s.unsent[field(&r)] = r
 	}
 }
 
-// publish sends rows to the server. They are kept until the server has confirmed them.
+// publish sends rows to the server. The rows are kept until the server has confirmed them.
 func (s *Service) publish(ctx context.Context) error {
 	for some := range slices.Chunk(slices.Collect(maps.Values(s.unsent)), rowsPerMessage) {
 		s.sent++
@@ -520,7 +517,7 @@ func (s *Service) publish(ctx context.Context) error {
 	return nil
 }
 
-// maintain checks the server, looks for new hosts and reports their status.
+// maintain checks the server, searches for new hosts and reports the hosts' status.
 func (s *Service) maintain(ctx context.Context) error {
 	if time.Now().Before(s.next.upkeep) {
 		return nil
@@ -537,7 +534,7 @@ func (s *Service) maintain(ctx context.Context) error {
 	return nil
 }
 
-// announce announces this host. A full server rejects that, but answers questions.
+// announce announces this host. A full server rejects the announcement, but still answers queries.
 func (s *Service) announce(ctx context.Context) error {
 	kept, other, err := s.server.alive(ctx)
 	refused := s.unannounced != nil
@@ -554,7 +551,7 @@ func (s *Service) announce(ctx context.Context) error {
 		delete(s.wrong, s.fleet.Name)
 	}
 	s.announced = true
-	if !kept || refused { // without announcements, a loss of the rows goes unnoticed
+	if !kept || refused { // without announcements, a loss of rows goes unnoticed
 		s.keep(s.replica.Rows(s.fleet.Name))
 	}
 	return nil
@@ -585,12 +582,12 @@ func (s *Service) upkeep(ctx context.Context) error {
 		}
 	}
 	if s.replica.Retry(s.now()) {
-		s.corrected = true // the filter sends all rows of this host again
+		s.corrected = true // makes the filter send all of this host's rows again
 	}
 	return nil
 }
 
-// hosts returns the status of the other hosts.
+// hosts returns the other hosts' status.
 func (s *Service) hosts() []share.HostStatus {
 	list := s.replica.Hosts()
 	for _, name := range slices.Sorted(maps.Keys(s.wrong)) {

@@ -24,8 +24,8 @@ import (
 	"scanwatch/rules"
 )
 
-// Keys in Valkey. The part in braces puts them into one slot of a cluster, so that a
-// single command can read several streams.
+// Keys in Valkey. The braces put all keys into one slot of a cluster, so that a single command can
+// read several streams.
 //
 //	{scanwatch}:key          fingerprint of the fleet's key
 //	{scanwatch}:hosts        set of the names of the hosts
@@ -44,15 +44,15 @@ const (
 )
 
 const (
-	// maxLog is the number of messages that a stream keeps. A host that has missed more
-	// reads all rows again.
+	// maxLog is the number of messages kept in a stream. A host that has missed more messages reads
+	// all rows again.
 	maxLog = 1000
-	// keepRows is the time after which the rows of a host that has vanished are deleted.
+	// keepRows is the time after which the rows of a vanished host are deleted.
 	keepRows = 30 * 24 * time.Hour
-	// keepAlive is the time after which a companion that does not write counts as stopped.
+	// keepAlive is the time after which a silent companion counts as stopped.
 	keepAlive = 30 * time.Second
 
-	// maxSnapshot is the maximum number of rows that are read of a host.
+	// maxSnapshot is the maximum number of rows read from one host.
 	maxSnapshot = 1_000_000
 
 	requestTimeout = 5 * time.Second
@@ -65,16 +65,16 @@ type server struct {
 	key    fleetkey.Key
 	self   string
 	run    uint64            // of this companion
-	last   map[string]string // id of the latest message of each other host
-	// heard has the time, of the clock of this host, at which each other host was last heard.
+	last   map[string]string // id of each other host's latest message
+	// heard contains when each other host was last heard, by this host's clock.
 	heard map[string]time.Time
 	// announced is set after the first announcement on this connection.
 	announced bool
-	cursor    uint64              // of the set of hosts
+	cursor    uint64              // position in the set of hosts
 	strange   map[string]struct{} // names without a valid message whose rows have been read
 }
 
-// options returns the options of the client. It reads the files of the password and the
+// options returns the client library's options. options reads the password file and the
 // certificates.
 func options(s *rules.Share) (valkey.ClientOption, error) {
 	o := valkey.ClientOption{
@@ -92,7 +92,7 @@ func options(s *rules.Share) (valkey.ClientOption, error) {
 	sockets := make(map[string]string)
 	for i, name := range s.Servers {
 		if filepath.IsAbs(name) {
-			// The library uses addresses with a port as keys.
+			// The library identifies servers by address and port.
 			address := fmt.Sprintf("socket%d:1", i)
 			sockets[address] = name
 			o.InitAddress = append(o.InitAddress, address)
@@ -142,20 +142,20 @@ func options(s *rules.Share) (valkey.ClientOption, error) {
 	return o, nil
 }
 
-// password reads the file of a password.
+// password reads a password file.
 func password(name string) (string, error) {
 	text, err := fleetkey.ReadFile(name)
 	return strings.TrimRight(string(text), "\r\n"), err
 }
 
-// connect connects to Valkey, and checks that the fleet has the same key.
+// connect connects to Valkey, and checks that the fleet uses the same key.
 //
-// Only with claim set, the key of this host becomes that of a fleet without a key.
+// If claim is set and the fleet has no key, this host's key becomes the fleet's key.
 func connect(ctx context.Context, o valkey.ClientOption, key fleetkey.Key, self string, run uint64, claim bool) (*server, error) {
 	client, err := valkey.NewClient(o)
 	switch {
 	case err == nil:
-	case o.TLSConfig == nil && errors.Is(err, syscall.ECONNRESET): // without the local port, which changes
+	case o.TLSConfig == nil && errors.Is(err, syscall.ECONNRESET): // without the local port, which varies
 		return nil, fmt.Errorf("%w; if the port needs TLS, use valkeys://", syscall.ECONNRESET)
 	case o.TLSConfig == nil && errors.Is(err, io.EOF):
 		return nil, fmt.Errorf("%w; if the port needs TLS, use valkeys://", err)
@@ -174,11 +174,11 @@ func connect(ctx context.Context, o valkey.ClientOption, key fleetkey.Key, self 
 
 func (s *server) close() { s.client.Close() }
 
-// ErrKey is the error if the fleet has another key.
+// errKey means that the fleet uses another key.
 var errKey = errors.New("the other hosts use another fleet key")
 
-// check compares the key of this host with that of the fleet. The first host that may claim
-// a fleet sets it.
+// check compares this host's key with the fleet's key. The first host that may claim the fleet sets
+// the fleet's key.
 func (s *server) check(ctx context.Context, claim bool) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -203,16 +203,16 @@ func (s *server) check(ctx context.Context, claim bool) error {
 }
 
 const (
-	// maxSkew is the maximum difference between the clocks of the server and this host.
-	// With a larger one, bans of other hosts would end or begin again.
+	// maxSkew is the maximum difference between the server's clock and this host's clock. With a
+	// larger difference, other hosts' bans would end or start again.
 	maxSkew = time.Hour
-	// lastSecond is the latest plausible time of a clock, in seconds since 1970.
+	// lastSecond is the latest plausible clock time, in seconds since 1970.
 	lastSecond = 1 << 33
 )
 
 var errClock = fmt.Errorf("the clocks of the server and this host differ by more than %v; correct the wrong one", text.ShortDuration(maxSkew))
 
-// skew returns the time of the server minus that of this host.
+// skew returns the server's time minus this host's time.
 func (s *server) skew(ctx context.Context) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -245,7 +245,7 @@ func (s *server) skew(ctx context.Context) (time.Duration, error) {
 
 var errTooMany = fmt.Errorf("more than %d rows in the server", maxSnapshot)
 
-// snapshot calls use for the rows of a host. Later changes are returned by read.
+// snapshot calls use for a host's rows. Later changes are returned by read.
 func (s *server) snapshot(ctx context.Context, host string, use func([]share.Row)) error {
 	ctx, cancel := context.WithTimeout(ctx, 12*requestTimeout)
 	defer cancel()
@@ -281,14 +281,14 @@ func (s *server) snapshot(ctx context.Context, host string, use func([]share.Row
 	}
 }
 
-// A received message is one of another host.
+// A received message comes from another host.
 type received struct {
 	host string
 	message
 	err error
 }
 
-// read waits for messages of other hosts, at most for the given time.
+// read waits for other hosts' messages, at most for the given time.
 func (s *server) read(ctx context.Context, wait time.Duration) ([]received, error) {
 	if len(s.last) == 0 {
 		select {
@@ -326,14 +326,14 @@ func (s *server) read(ctx context.Context, wait time.Duration) ([]received, erro
 	return all, nil
 }
 
-// wrongType reports whether a key in the server has another type than expected.
+// wrongType reports whether a key in the server has an unexpected type.
 func wrongType(err error) bool {
 	e, ok := valkey.IsValkeyErr(err)
 	return ok && strings.HasPrefix(e.Error(), "WRONGTYPE")
 }
 
-// isolate stops reading from hosts whose stream is none, because a single one of them makes
-// the request for all streams fail.
+// isolate stops reading from hosts whose key is not a stream, because one such key makes the
+// request for all streams fail.
 func (s *server) isolate(ctx context.Context) (all []received, err error) {
 	for host := range s.last {
 		err := s.client.Do(ctx, s.client.B().Xread().Count(1).Streams().Key(logKey(host)).Id("$").Build()).Error()
@@ -345,13 +345,13 @@ func (s *server) isolate(ctx context.Context) (all []received, err error) {
 	return all, nil
 }
 
-// maxRead is the number of messages of each host that read returns.
+// maxRead is the maximum number of messages that read returns for each host.
 const maxRead = 50
 
-// field identifies a row in the hash of a host.
+// field identifies a row in a host's hash.
 func field(r *share.Row) string { return r.Bucket + "\x00" + r.Key }
 
-// publish writes rows of this host. number is that of the message.
+// publish writes rows of this host. number is the message's number.
 func (s *server) publish(ctx context.Context, number uint64, rows []share.Row) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -369,7 +369,7 @@ func (s *server) publish(ctx context.Context, number uint64, rows []share.Row) e
 	return nil
 }
 
-// remove removes rows of this host that have expired.
+// remove removes this host's expired rows.
 func (s *server) remove(ctx context.Context, rows []share.Row) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -380,13 +380,13 @@ func (s *server) remove(ctx context.Context, rows []share.Row) error {
 	return s.client.Do(ctx, s.client.B().Hdel().Key(rowsKey(s.self)).Field(fields...).Build()).Error()
 }
 
-// alive announces this host. It returns whether the server has kept the rows of this host
-// since the previous announcement on this connection, and whether another companion has
-// announced a host with this name.
+// alive announces this host. kept reports whether the server has kept this host's rows since the
+// previous announcement on this connection, and other whether another companion uses the same host
+// name.
 //
-// The server may restart without its rows between two requests, and the client connects
-// again without an error. A new row of this host then creates the hash of the rows again,
-// so that only the missing announcement shows the loss.
+// Between two requests, the server may restart without its rows, and the client library reconnects
+// without an error. A new row then recreates this host's hash, so only the missing announcement
+// shows the loss.
 func (s *server) alive(ctx context.Context) (kept, other bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -410,14 +410,13 @@ func (s *server) alive(ctx context.Context) (kept, other bool, err error) {
 	return kept && !lost, err == nil && wrong == nil && m.run != s.run, keptErr
 }
 
-// hear records that the message with an id of a stream, which begins with the time of the
-// server in milliseconds, is of a host. ahead is the time of the server minus that of this
-// host.
+// hear records when a host was heard. A message's id starts with the server's time in milliseconds.
+// ahead is the server's time minus this host's time.
 func (s *server) hear(host, id string, ahead time.Duration) {
 	millis, _, _ := strings.Cut(id, "-")
 	n, err := strconv.ParseInt(millis, 10, 64)
 	at := time.UnixMilli(n).Add(-ahead)
-	if now := time.Now(); at.After(now) { // a host can choose the id
+	if now := time.Now(); at.After(now) { // a host can choose any id
 		at = now
 	}
 	if err == nil && n > 0 && at.After(s.heard[host]) {

@@ -14,17 +14,16 @@ import (
 	"scanwatch/store/history"
 )
 
-// RecentDays is the number of days for which accepted mail protects a client from
-// accidental bans.
+// RecentDays is the number of days for which accepted mail protects a client from an accidental
+// ban.
 const RecentDays = 90
 
 // maxNames is the maximum number of names that Legitimate stores for a network.
 const maxNames = 10_000
 
-// Legitimate returns the reason for not banning the clients in a network, or "". The
-// reason may be a special address, an exempt client, or mail or a login from the network
-// in the last RecentDays days. exempt returns the reason why a record's client is exempt,
-// or "". warn is called for read errors.
+// Legitimate returns a reason not to ban the clients in a network, or "". The reason may be a
+// special address, an exempt client, or mail or a login from the network in the last RecentDays
+// days. exempt returns why a record's client is exempt, or "". warn is called for read errors.
 func (d *Dir) Legitimate(p netip.Prefix, exempt func(*store.Record) string, warn func(string)) (string, error) {
 	if why := d.special(p); why != "" {
 		return why, nil
@@ -40,8 +39,7 @@ func (d *Dir) Legitimate(p netip.Prefix, exempt func(*store.Record) string, warn
 	return why, err
 }
 
-// special returns the reason why the addresses in a network cannot belong to unknown
-// clients, or "".
+// special returns why the addresses in a network cannot belong to unknown clients, or "".
 func (d *Dir) special(p netip.Prefix) string {
 	for _, own := range d.Own {
 		if p.Contains(own) {
@@ -59,7 +57,7 @@ func (d *Dir) special(p netip.Prefix) string {
 	return ""
 }
 
-// remembered describes a network's mail and logins according to the state.
+// remembered describes a network's mail and logins found in the state.
 func (d *Dir) remembered(p netip.Prefix) (why string, err error) {
 	rows := memory.NewReader(d.Now())
 	err = d.State([]string{"clock", "peers"}, func(en store.Entry) error {
@@ -79,7 +77,7 @@ func (d *Dir) remembered(p netip.Prefix) (why string, err error) {
 	return why, err
 }
 
-// recorded describes a network's mail and logins according to the records.
+// recorded describes a network's mail and logins found in the records.
 func (d *Dir) recorded(p netip.Prefix, exempt func(*store.Record) string, warn func(string)) (string, error) {
 	r, err := d.Open()
 	if err != nil {
@@ -105,7 +103,7 @@ func (d *Dir) recorded(p netip.Prefix, exempt func(*store.Record) string, warn f
 		}
 		mails += int(rec.Counts.Mails)
 		logins += int(rec.Counts.AuthPass)
-		unnamed = unnamed || rec.Sessions > 0 && rec.Counts.Mails > 0 // aggregates do not name senders, so the number of domains is a minimum
+		unnamed = unnamed || rec.Sessions > 0 && rec.Counts.Mails > 0 // aggregates name no senders, so the number of domains is a lower bound
 		return rec.Steps(func(s *store.Step) bool {
 			switch {
 			case s.Kind == store.KindMail && s.Result == smtp.ResultOK && len(domains) < maxNames:

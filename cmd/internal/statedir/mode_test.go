@@ -73,7 +73,7 @@ func TestLoss(t *testing.T) {
 	}
 }
 
-// lose creates a new state.db in a directory whose state.db was lost, like the filter.
+// lose creates a new state.db in a directory whose state.db was lost, as the filter does.
 func lose(dir string) error {
 	m := memory.New()
 	m.Follow()

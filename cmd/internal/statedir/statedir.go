@@ -1,6 +1,5 @@
-// Package statedir opens a state directory for commands, whether or not a filter is
-// running. A running filter provides copies of the files it is writing through its
-// control socket.
+// Package statedir opens a state directory for commands, whether or not a filter is running. A
+// running filter provides copies of its open files through the control socket.
 package statedir
 
 import (
@@ -44,7 +43,7 @@ func (d *Dir) check() error {
 	return Explain(err)
 }
 
-// Explain adds a remedy to an error in reading a state directory.
+// Explain adds a remedy to an error from reading a state directory.
 func Explain(err error) error {
 	switch {
 	case err == nil:
@@ -79,10 +78,9 @@ func (d *Dir) Open() (*Records, error) {
 	return r, err
 }
 
-// Written opens the records that are already on disk. The sessions of the last few
-// seconds and unfinished aggregates are missing. Unlike Open, Written does not make the
-// filter write its aggregates. Writing them too often would defeat their purpose. The
-// caller must call Close.
+// Written opens the records that are already on disk. The last few seconds' sessions and unfinished
+// aggregates are missing. Unlike Open, Written does not make the filter write its aggregates.
+// Aggregates that are written too often would save no space. The caller must call Close.
 func (d *Dir) Written() (*Records, error) {
 	lowerPriority()
 	if err := d.check(); err != nil {
@@ -261,8 +259,8 @@ func (d *Dir) Begin(program string) error {
 	return errors.Join(f.Flush(context.Background()), f.Close())
 }
 
-// flush makes a running filter write its state to disk. A filter that has just started
-// may already have bans, but no state.db.
+// flush asks a running filter to write its state to disk. A filter that has just started may
+// already have bans, but no state.db.
 func (d *Dir) flush() error {
 	client, err := control.Dial(d.Path)
 	if err != nil {

@@ -1,8 +1,8 @@
 #!/usr/bin/perl
-# A logger with the design of a well-known Perl filter. It writes a file for each
-# HELO and one for each recipient, with the state of the session and all its events
-# in the format of Data::Dumper. The first argument is the directory, the others are
-# registrations such as report|smtp-in|link-connect.
+# A logger designed like a well-known Perl filter. It writes a file for each HELO and
+# for each recipient, with the session's state and all its events in Data::Dumper
+# format. The first argument is the directory. All other arguments are registrations
+# such as report|smtp-in|link-connect.
 use strict;
 use warnings;
 use Data::Dumper;

@@ -1,5 +1,5 @@
 #!/usr/bin/perl
-# A simple logger: it splits the lines of smtpd at each "|", keeps sessions in a
+# A simple logger: it splits smtpd's lines at each "|", keeps sessions in a
 # hash, and writes them to a file for every HELO and RCPT. It registers for no phase.
 use strict;
 use warnings;

@@ -1,7 +1,7 @@
 //go:build linux
 
-// Package attacker plays a user in whose directory root works. While a program runs, the
-// user keeps replacing files and directories with links to root's files.
+// Package attacker plays a user that attacks root while root works in the user's directory. While a
+// program runs, the user keeps replacing files and directories with links to root's files.
 package attacker
 
 import (
@@ -23,7 +23,7 @@ import (
 // UID is the user's id. The user has no account.
 const UID = 54321
 
-// A Stage is a directory that belongs to the user and one that belongs to root.
+// A Stage is a pair of directories, one owned by the user and one by root.
 type Stage struct {
 	T      *testing.T
 	Dir    string // the user's directory
@@ -31,7 +31,7 @@ type Stage struct {
 	before string
 }
 
-// New creates a stage. Victim has a file with each of the names.
+// New creates a stage. Victim contains a file for each name.
 func New(t *testing.T, names ...string) *Stage {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -100,9 +100,9 @@ func (s *Stage) look() string {
 	return b.String()
 }
 
-// During calls f while the user keeps swapping each name in Dir with a link to the
-// corresponding target. The call is repeated until names have been swapped during enough
-// calls. None of root's files may change.
+// During calls f while the user keeps swapping each name in Dir with a link to the corresponding
+// target. The call is repeated until names were swapped during enough calls. None of root's files
+// may change.
 func (s *Stage) During(rounds int, names, targets []string, f func()) {
 	s.T.Helper()
 	var stop atomic.Bool
@@ -126,8 +126,8 @@ func (s *Stage) During(rounds int, names, targets []string, f func()) {
 			for i, name := range names {
 				path := filepath.Join(s.Dir, name)
 				decoy := filepath.Join(filepath.Dir(path), ".decoy-"+filepath.Base(name))
-				// Creating the link and swapping may fail, because the program renames
-				// and removes files at the same time.
+				// Creating the link or swapping may fail, because the program renames and removes
+				// files at the same time.
 				_ = os.Symlink(targets[i], decoy)
 				if unix.Renameat2(unix.AT_FDCWD, path, unix.AT_FDCWD, decoy, unix.RENAME_EXCHANGE) != nil &&
 					os.Symlink(targets[i], path) != nil {

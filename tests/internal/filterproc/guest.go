@@ -15,12 +15,12 @@ type Guest struct {
 	Helo       string
 	Mail       bool // deliver a message to one recipient
 	Login      bool
-	Recipients int  // number of recipients that do not exist
+	Recipients int  // number of nonexistent recipients
 	HTTP       bool // send HTTP instead of SMTP
 	Auth       bool // try AUTH although it is not offered
 }
 
-// GuestOf returns session i, which is fully determined by its number.
+// GuestOf returns session number i, which depends only on its number.
 func GuestOf(i, strangers int) Guest {
 	n := uint64(i)*0x9e3779b97f4a7c15 + 1
 	n ^= n >> 29
@@ -50,7 +50,7 @@ func GuestOf(i, strangers int) Guest {
 	return g
 }
 
-// Stream writes the lines that smtpd sends for g, which connects at the time at in
+// Stream writes the lines that smtpd sends for g. The session starts at the time at, in
 // microseconds. Stream returns the end of the session and the number of requests.
 func (g *Guest) Stream(w *bufio.Writer, at int64, asked map[string]bool) (end int64, requests int) {
 	report := func(format string, args ...any) {

@@ -39,8 +39,8 @@ func (p *Program) Come(session *int, src string, mail bool) string {
 	return answer
 }
 
-// Visit plays n sessions and fails the test if an answer is wrong. The time limit of go
-// test bounds the wait for answers.
+// Visit plays n sessions and fails the test if an answer is wrong. The time limit of go test bounds
+// the wait for answers.
 func (p *Program) Visit(v *Visits, n int) {
 	p.T.Helper()
 	for range n {
@@ -63,8 +63,7 @@ func Eventually(t *testing.T, what string, cond func() bool) {
 	}
 }
 
-// LogFile redirects a command's log to a file. LogFile returns a function that reads the
-// file.
+// LogFile redirects a command's log to a file. The returned function reads the file.
 func LogFile(t *testing.T, cmd *exec.Cmd) (read func() string) {
 	t.Helper()
 	f, err := os.Create(filepath.Join(t.TempDir(), "log"))
@@ -122,7 +121,7 @@ type Program struct {
 	Server *os.File // the test's end of the socket
 	Lines  *bufio.Reader
 	Stderr tail
-	Asked  map[string]bool // phases that the filter has registered for
+	Asked  map[string]bool // phases for which the filter has registered
 }
 
 // Start starts the filter and performs the handshake.

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// Visits generates complete sessions from different addresses. Each session has one
-// request and one rejected recipient.
+// Visits generates complete sessions from different addresses. Each session has one request and one
+// rejected recipient.
 type Visits struct{ N int }
 
 const FirstVisit = 1795219327 // seconds since 1970

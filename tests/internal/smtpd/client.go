@@ -92,7 +92,7 @@ func (c *Client) ReadReply() (Reply, error) {
 // previous one (RFC 1122 section 4.2.3.4). Go disables such delays by default.
 func (c *Client) Nagle() error { return c.tcp.SetNoDelay(false) }
 
-// CmdInTwo sends the line and CR LF in separate writes, and reads the reply.
+// CmdInTwo sends the line and its CR LF in separate writes, and reads the reply.
 func (c *Client) CmdInTwo(line string) (Reply, error) {
 	if err := c.Send(line); err != nil {
 		return Reply{}, err
@@ -108,8 +108,8 @@ func (c *Client) Cmd(line string) (Reply, error) {
 	return c.ReadReply()
 }
 
-// Drain reads and returns data until the server closes the connection. A reset is not an
-// error, because that is how a server closes a connection with unread input.
+// Drain reads and returns data until the server closes the connection. A reset is not an error,
+// because a server that closes a connection with unread input causes one.
 func (c *Client) Drain() (string, error) {
 	if err := c.conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		return "", err
@@ -168,8 +168,8 @@ func (c *Client) Reset() error {
 	return c.tcp.Close()
 }
 
-// A Dialogue records the data exchanged over a connection, without TLS. Consecutive data
-// in one direction is a single Part, however it was segmented.
+// A Dialogue records the data exchanged over a connection, without TLS. Consecutive data in one
+// direction forms a single Part, no matter how the data were segmented.
 type Dialogue []Part
 
 // A Part is data sent by one side.
@@ -189,7 +189,7 @@ func (d *Dialogue) add(server bool, data []byte) {
 	*d = append(*d, Part{server, bytes.Clone(data)})
 }
 
-// String shows every byte of the dialogue, with a row for each line.
+// String shows every byte of the dialogue, one row per line.
 //
 //	C: "EHLO mail.example.net\r\n"
 //	S: "250-mx.example.org Hello ...\r\n"

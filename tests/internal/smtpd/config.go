@@ -34,7 +34,7 @@ const (
 // A Filter is a filter in the chain.
 type Filter struct {
 	Name string   // name in smtpd.conf and the log; by default, the program's name
-	Path string   // static program on this machine, of which the server runs a copy
+	Path string   // static program on this machine, which the server copies
 	Args []string // must not contain quotes, backslashes or line ends
 
 	// Also lists other programs that the filter runs. [Program] returns their paths.

@@ -52,8 +52,8 @@
 //		// ...
 //	}
 //
-// Programs other than tests must call [Enter] first, instead of [Main]. [Check] reports
-// whether the root for a version exists.
+// Programs other than tests must first call [Enter] instead of [Main]. [Check] reports whether a
+// version's root exists.
 //
 // # Environment
 //

@@ -27,7 +27,7 @@ const (
 	HostName = "mx.example.org"
 	Domain   = "example.org"  // the domain for which mail is accepted
 	Addr4    = "192.0.2.25"   // the address to which remote clients connect
-	Addr6    = "2001:db8::25" // like Addr4, for IPv6
+	Addr6    = "2001:db8::25" // IPv6 counterpart of Addr4
 )
 
 func networkNamespace() string {
@@ -38,9 +38,9 @@ func networkNamespace() string {
 	return ns
 }
 
-// inside reports whether the program runs in the namespace. inside compares the network
-// namespace with the variable, because a variable that was exported by accident must not
-// make the tests change the machine's network.
+// inside reports whether the program runs in the namespace. inside compares the variable with the
+// current network namespace, so that an accidentally exported variable does not make the tests
+// change the machine's network.
 func inside() bool {
 	outside := os.Getenv(envOutside)
 	return outside != "" && outside != networkNamespace()
@@ -75,8 +75,7 @@ func Enter() error {
 		runtime.UnlockOSThread()
 		return fmt.Errorf("make namespaces: %w", err)
 	}
-	// The thread remains locked, because no other goroutine may use it any longer. Any
-	// error is therefore final.
+	// The thread stays locked, because no other goroutine may use it. Any error is therefore final.
 	if err := syscall.Mount("none", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}

@@ -38,9 +38,9 @@ const (
 // GuessUser is the user in brute-force scenarios. No such user exists.
 const GuessUser = "office"
 
-// Secrets returns every form in which scenarios send passwords: unencoded, in base64 for
-// AUTH LOGIN, or combined with the user for AUTH PLAIN (RFC 4616). Tests fail if a
-// password appears in a file or output in any of these forms.
+// Secrets returns every form in which scenarios send passwords: unencoded, in base64 for AUTH
+// LOGIN, or combined with the user for AUTH PLAIN (RFC 4616). Tests fail if a password appears in
+// any of these forms in a file or output.
 func Secrets() []string {
 	var list []string
 	for _, a := range append(slices.Clone(Accounts),
@@ -224,8 +224,7 @@ func delivers(sender, subject string, recipients ...string) step {
 	}
 }
 
-// unknown returns a step that requests n recipients that do not exist, numbered from
-// first.
+// unknown returns a step that requests n nonexistent recipients, numbered from first.
 func unknown(first, n int) step {
 	return func(c *Client) error {
 		for i := range n {
@@ -274,8 +273,8 @@ const clientHello = "\x16\x03\x01\x00\x2f\x01\x00\x00\x2b\x03\x03" +
 	"\x9b\x1c\x7e\x52\x88\x31\xd4\xaf\x60\x05\xf3\x2e\xc1\x77\x19\xb0\x44\xe8\x5d\x93\x26\xfa\x68\x0c\xa7\x3b\xde\x81\x15\x4f\xc2\x99" +
 	"\x00\x00\x02\xc0\x2f\x01\x00\x00\x00"
 
-// Scenarios lists real sessions. Addresses and names are invented unless a scenario
-// depends on real ones.
+// Scenarios lists sessions that real hosts have played. Addresses and names are invented unless a
+// scenario depends on real ones.
 var Scenarios = []Scenario{
 	{
 		Name: "good-mail", About: "ordinary mail to two recipients",

@@ -46,9 +46,9 @@ type Options struct {
 	Hosts    []Host   // clients with names in DNS
 	Members  []string // existing local parts other than Recipients
 	Prelude  string   // lines for smtpd.conf, before the filters
-	Preload  string   // library on this machine that smtpd loads before all others
+	Preload  string   // library on this machine that smtpd preloads
 	Relay    string   // where mail for RelayDomain goes, such as smtp://127.0.0.1:2600
-	Syslog   bool     // log with syslog(3); the log looks like that of a syslog daemon
+	Syslog   bool     // log with syslog(3); the log looks like a syslog daemon's
 
 	// Ready changes how Start waits. With Ready, Start waits until smtpd is listening and
 	// Ready returns true. Otherwise, Start connects once from 127.0.0.1 and waits for the
@@ -153,8 +153,8 @@ func lockRoot(root string) (*os.File, error) {
 	return f, nil
 }
 
-// fill writes the server's files into its directory. Only the filter's state, the log and
-// delivered mail are kept from an earlier server.
+// fill writes the server's files into its directory. Only the filter's state, the log and delivered
+// mail are kept from an earlier server.
 func (s *Server) fill(o Options) error {
 	type file struct {
 		name string
@@ -368,8 +368,8 @@ func (s *Server) run() error {
 		s.cmd.Env = append(s.cmd.Env, "LD_PRELOAD="+s.preload)
 	}
 	s.cmd.SysProcAttr.Setpgid = true
-	// The kernel kills smtpd when this program dies. The signal is actually sent when the
-	// thread that started smtpd ends, so the thread must be locked.
+	// The kernel kills smtpd when this program dies. The kernel sends the signal when the thread
+	// that started smtpd ends, so the thread must be locked.
 	s.cmd.SysProcAttr.Pdeathsig = syscall.SIGTERM
 	s.ended = make(chan struct{})
 	started := make(chan error)
@@ -515,10 +515,10 @@ func (s *Server) Sendmail(stdin io.Reader, args ...string) error {
 	return nil
 }
 
-// Dial connects to a port of the server. from is the client's address, by default
-// 127.0.0.1. from must not be one of the server's addresses. Loopback addresses reach the
-// server on loopback, and all others reach it on Addr4 or Addr6. smtpd queues five
-// connections. Any further concurrent connections have to wait for retransmissions.
+// Dial connects to a port of the server. from is the client's address, by default 127.0.0.1. from
+// must not be one of the server's addresses. Loopback addresses reach the server on loopback, and
+// all others reach it on Addr4 or Addr6. smtpd queues five connections. Further concurrent
+// connections must wait for retransmissions.
 func (s *Server) Dial(from string, port int) (*Client, error) {
 	if from == "" {
 		from = "127.0.0.1"
@@ -717,8 +717,8 @@ func (s *Server) FilterPIDs() ([]int, error) {
 	return pids, nil
 }
 
-// KillFilter kills the first filter's process group with SIGKILL, and waits until smtpd
-// exits because of that.
+// KillFilter kills the first filter's process group with SIGKILL, and waits until smtpd exits as a
+// result.
 func (s *Server) KillFilter() error {
 	pids, err := s.FilterPIDs()
 	if err != nil {

@@ -1,7 +1,6 @@
-// Demo writes the state directory of a filter that has run for the last four weeks. The
-// records contain legitimate mail and attacks from tests/month. Demo also writes a
-// configuration and a database of networks. The screenshot of the page in README.md shows
-// the data of Demo.
+// Demo writes the state directory of a filter that has run for four weeks. The records contain
+// legitimate mail and attacks from tests/month. Demo also writes a configuration and a database of
+// networks. The screenshot in README.md shows these data.
 package main
 
 import (
@@ -97,8 +96,8 @@ func play(state, mode string, now time.Time) error {
 	return errors.Join(records.Flush(context.Background()), records.Close(), file.Flush(context.Background()), file.Close())
 }
 
-// owners lists invented owners for the networks of the month. The third byte of an
-// address selects the owner.
+// owners lists invented owners of the month's networks. The third byte of an address determines the
+// owner.
 var owners = []struct {
 	first, last int
 	as          uint32
@@ -110,7 +109,7 @@ var owners = []struct {
 	{151, 175, 64502, "Fast VPS", "SG"}, {176, 200, 64503, "Pine Valley Cable", "BR"}, {201, 225, 64504, "Metro Mobile", "IN"}, {226, 255, 64505, "Harbour Colocation", "PL"},
 }
 
-// networks returns the database with the owners of the networks.
+// networks returns a database of the networks' owners.
 func networks() ([]byte, error) {
 	tree, err := mmdbwriter.New(mmdbwriter.Options{DatabaseType: "Demo", IncludeReservedNetworks: true})
 	if err != nil {
