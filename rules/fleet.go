@@ -58,7 +58,7 @@ func parseFleet(l *line) (Statement, *Error) {
 		return nil, err
 	}
 	if !isFleetName(f.Name) {
-		return nil, l.errorf(at.pos, "write for example: fleet \"mx1\" key \"/etc/scanwatch/fleet.key\"", "%q is not a name of a host", f.Name)
+		return nil, l.errorf(at.pos, "write for example: fleet \"mx1\" key \"/etc/scanwatch/fleet.key\"", "%q is not a host name", f.Name)
 	}
 	if err = l.expect("key"); err == nil {
 		f.Key, err = absolute(l)
@@ -77,7 +77,7 @@ func parseFleet(l *line) (Statement, *Error) {
 				at := l.peek()
 				name, err := l.text("the name of a host")
 				if err == nil && !isFleetName(name) {
-					err = l.errorf(at.pos, "", "%q is not a name of a host", name)
+					err = l.errorf(at.pos, "", "%q is not a host name", name)
 				}
 				f.Ignore = append(f.Ignore, name)
 				return err
@@ -164,7 +164,7 @@ func (c *Companion) parseShare(l *line) *Error {
 		}
 	}
 	if err == nil && s.Login != "" && s.Password == "" {
-		return l.errorf(l.end(), "add: password \"file\"", "a login has a password")
+		return l.errorf(l.end(), "add: password \"file\"", "a login needs a password")
 	}
 	return err
 }
@@ -181,11 +181,11 @@ func unusableServer(s string) string {
 	case u.User != nil:
 		return "the configuration contains no passwords; add: login \"name\" password \"file\""
 	case u.Hostname() == "" || u.RawQuery != "" || u.Fragment != "":
-		return "a server has a name, a port and the number of a database only"
+		return "a server has only a name, a port and a database number"
 	}
 	if path := strings.Trim(u.Path, "/"); path != "" {
 		if n, err := strconv.Atoi(path); err != nil || n < 0 || n > 1000 {
-			return "the path of a server is the number of a database"
+			return "the path of a server is a database number"
 		}
 	}
 	return ""

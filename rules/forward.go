@@ -119,7 +119,7 @@ func (c *Companion) unusableDestination() string {
 	case err != nil || !slices.Contains([]string{"udp", "tcp", "tls"}, u.Scheme):
 		return "a syslog server begins with udp://, tcp:// or tls://"
 	case u.Hostname() == "" || u.User != nil || u.RawQuery != "" || strings.Trim(u.Path, "/") != "":
-		return "a syslog server has a name and a port only"
+		return "a syslog server has only a name and a port"
 	}
 	return unusablePort(u)
 }

@@ -92,7 +92,7 @@ func parseLookup(l *line) (Statement, *Error) {
 		if marked {
 			hint = "add: key \"/path/to/file\""
 		}
-		return nil, l.errorf(s.Pos, hint, "a zone with a key contains %s, and names the file of the key", KeyMark)
+		return nil, l.errorf(s.Pos, hint, "the zone contains %s if, and only if, the list has a key", KeyMark)
 	}
 	return s, nil
 }

@@ -192,7 +192,7 @@ func (l *line) file(t *TableDecl) *Error {
 	}
 	if err == nil && f.URL != "" && f.Format == "" {
 		// A download is not recognized by its content: that may be an error message.
-		err = l.errorf(at.pos, "write before it for example: format addresses", "a downloaded file has a format")
+		err = l.errorf(at.pos, "write before it for example: format addresses", "a downloaded file needs a format")
 	}
 	t.Files = append(t.Files, f)
 	return err

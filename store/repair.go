@@ -51,7 +51,7 @@ func (i *Inspector) Repair(program string, now time.Time, visit func(*File) erro
 	return i.each(p, func(f *File) error {
 		done, err := r.file(f)
 		if f.Done = done; len(r.removed) > 0 {
-			f.Done = strings.TrimPrefix(f.Done+"; ", "; ") + "removed for its room or as too many: " + strings.Join(r.removed, ", ")
+			f.Done = strings.TrimPrefix(f.Done+"; ", "; ") + "removed to free space or because there were too many: " + strings.Join(r.removed, ", ")
 			r.removed = nil
 		}
 		if err != nil {

@@ -93,13 +93,13 @@ func checkFleet(e *env, p *rules.Policy, filter int, warn func(rules.Pos, string
 	}
 	key, err := fleetkey.Read(f.Key)
 	if err != nil {
-		warn(f.Pos, "key of the fleet: %v", err)
+		warn(f.Pos, "fleet key: %v", err)
 	} else {
 		fmt.Fprintf(e.out, "%s, fingerprint %s\n", f, key.Fingerprint())
 	}
 	for i := range readers {
 		if problem := readers[i].problem(f.Key); problem != "" && !os.IsNotExist(err) {
-			warn(f.Pos, "key of the fleet: %s; let companion share own the file, and the filter's group read it: chmod 440", problem)
+			warn(f.Pos, "fleet key: %s; the file must belong to the user of companion share, and the filter's group must be able to read it: chmod 440", problem)
 		}
 	}
 	if f.Observe {
@@ -121,7 +121,7 @@ func checkFleet(e *env, p *rules.Policy, filter int, warn func(rules.Pos, string
 	}
 	for _, s := range o.Servers {
 		if isOpenToNetwork(s) {
-			warn(share.Pos, "the network can read the password and all rows on the way to %s; use valkeys:// or a tunnel", s)
+			warn(share.Pos, "the password and all rows cross the network to %s unencrypted; use valkeys:// or a tunnel", s)
 		}
 	}
 }

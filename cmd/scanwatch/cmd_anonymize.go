@@ -26,7 +26,7 @@ func newAnonymize(e *env) *cobra.Command {
 		Short: "Copy the records without addresses and names.",
 		Long: "Write a copy of the records to OUTDIR, which must be empty or missing. Equal\n" +
 			"names get equal hashes. The copy keeps public suffixes, /24 and /48 networks,\n" +
-			"the names and addresses of the shipped lists, and the codes of replies. Check\n" +
+			"the names and addresses of the included lists, and the codes of replies. Check\n" +
 			"the copy before you publish it. state.db is not copied.",
 		Example: "  scanwatch anonymize /tmp/records\n  scanwatch anonymize --key secret.key /tmp/records",
 		Args:    argsBetween(1, 1),

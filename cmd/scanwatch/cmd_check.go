@@ -192,7 +192,7 @@ func checkCompanions(p *rules.Policy, state string, filter int, warn func(rules.
 	}
 	for _, z := range p.Zones {
 		if z.Builtin == lookup.Clouds {
-			warn(z.Pos, "the networks of the list clouds also send legitimate mail: give points for it, and do not reject")
+			warn(z.Pos, "the networks in the list clouds also send legitimate mail: use the zone for scoring, not to reject mail")
 		}
 	}
 }

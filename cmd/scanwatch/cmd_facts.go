@@ -32,17 +32,18 @@ func newFacts(e *env) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "facts",
 		Short: "Exchange shared state with other hosts as files.",
-		Long: "Write what this host knows as a file, or read the files of other hosts. A job\n" +
-			"that copies the files replaces the server that scanwatch share needs.",
+		Long: "Write the state that this host shares to a file, or read the files of other\n" +
+			"hosts. A job that copies the files replaces the server that scanwatch share\n" +
+			"needs.",
 		Example: "  scanwatch facts export -o mx1.facts\n  scanwatch facts import mx2.facts mx3.facts",
 	}
 	export := &cobra.Command{
 		Use:   "export [-o FILE] [--bans] [--host NAME] [--key FILE]",
 		Short: "Write the bans, counts and standing of this host.",
 		Long: "Write the bans, counts and standing of this host as lines of JSON with an\n" +
-			"authentication code. Names and mailboxes are hashed with the key of the fleet.\n" +
-			"For hosts of other operators, write only the bans, and use a key for this\n" +
-			"purpose: they must not have the key of the fleet.",
+			"authentication code. Names and mailboxes are hashed with the fleet's key. Other\n" +
+			"operators must not have this key: for them, write only bans, with a separate\n" +
+			"key.",
 		Example: "  scanwatch facts export -o /var/spool/scanwatch/mx1.facts\n  scanwatch facts export --bans --key friends.key -o bans.facts",
 		Args:    argsBetween(0, 0),
 		RunE:    func(*cobra.Command, []string) error { return runFactsExport(e, &f) },
@@ -52,9 +53,10 @@ func newFacts(e *env) *cobra.Command {
 	read := &cobra.Command{
 		Use:   "import [--host NAME] [--key FILE] FILE ...",
 		Short: "Read the files of other hosts.",
-		Long: "Hand the rows in the files of other hosts to the running filter. The files must\n" +
-			"have been written by scanwatch facts export with the same key. Rows with hashes\n" +
-			"under another key are omitted, and rows of hosts without a file here remain.",
+		Long: "Pass the rows in the files of other hosts to the running filter. The files must\n" +
+			"have been written by scanwatch facts export with the same key. Rows whose names\n" +
+			"are hashed with another key are omitted. Rows of hosts whose files are not given\n" +
+			"remain.",
 		Example: "  scanwatch facts import /var/spool/scanwatch/mx2.facts\n  scanwatch facts import --key friends.key bans.facts",
 		Args:    argsBetween(1, maxFactFiles),
 		RunE:    func(_ *cobra.Command, args []string) error { return runFactsImport(e, &f, args) },
@@ -90,7 +92,7 @@ func factsFleet(e *env, f *factsFlags) (fleet rules.Fleet, key fleetkey.Key, fri
 	case fleet.Name == "" || fleet.Key == "":
 		return fleet, key, false, usage("facts: the configuration has no statement fleet; use --host and --key")
 	case !share.ValidName(fleet.Name):
-		return fleet, key, false, usage("facts: %q is not a name of a host", fleet.Name)
+		return fleet, key, false, usage("facts: %q is not a host name", fleet.Name)
 	}
 	if key, err = fleetkey.Read(fleet.Key); err != nil || ownKey == "" || ownKey == fleet.Key {
 		return fleet, key, false, err

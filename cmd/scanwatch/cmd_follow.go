@@ -19,8 +19,8 @@ func newFollow(e *env) *cobra.Command {
 		Short: "Follow the log of another mail server.",
 		Long: "Record the sessions in the log of another mail server as they end, and apply the\n" +
 			"rules for the end of a session, until terminated. The kinds are:\n" + kindList() + "\n" +
-			"This is a service with its own state directory. It goes on where it ended, and\n" +
-			"begins at the end of the file the first time; - is standard input. KumoMTA can\n" +
+			"This is a service with its own state directory. It first starts at the end of\n" +
+			"the file, and later continues where it stopped; - is standard input. KumoMTA can\n" +
 			"send its records by HTTP.",
 		Example:           "  scanwatch follow postfix /var/log/mail.log\n  scanwatch follow kumomta http:127.0.0.1:8025",
 		Args:              argsBetween(2, 2),

@@ -24,8 +24,8 @@ func newForward(e *env) *cobra.Command {
 		Short: "Send events to a URL, to syslog or to AbuseIPDB.",
 		Long: "Follow the events of the running filter, and pass them to the destination of a\n" +
 			"companion in scanwatch.conf(5). This is a service and runs until a signal ends\n" +
-			"it. DESTINATION is url, syslog, stdout or abuseipdb, or what follows such a word\n" +
-			"in the configuration.",
+			"it. DESTINATION is url, syslog, stdout or abuseipdb, or the argument after this\n" +
+			"word in the configuration.",
 		Example:   "  scanwatch forward url\n  scanwatch forward stdout -f test.conf",
 		Args:      argsBetween(0, 1),
 		ValidArgs: rules.ForwardTargets(),

@@ -12,7 +12,7 @@ func newKey(e *env) *cobra.Command {
 	var show bool
 	c := &cobra.Command{
 		Use:   "key [--show] FILE",
-		Short: "Create the key that the hosts of a fleet have in common.",
+		Short: "Create the key that a fleet's hosts share.",
 		Long: "Write a new random key into FILE, which must not exist. Copy the file to all\n" +
 			"hosts of the fleet. With --show, print the fingerprint of an existing key, to\n" +
 			"compare it with that of other hosts.",

@@ -32,7 +32,7 @@ func newLists(e *env) *cobra.Command {
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&f.format, "format", "", "print the rows as `NAME`: "+strings.Join(rowFormatNames(), ", ")+"; default tsv")
-	flags.StringVar(&f.kind, "kind", "", "print rows of this `KIND` only: "+strings.Join(rowKinds, ", "))
+	flags.StringVar(&f.kind, "kind", "", "print only rows of this `KIND`: "+strings.Join(rowKinds, ", "))
 	flags.StringVar(&f.confidence, "min-confidence", "low", "print rows with at least this `LEVEL`: low, medium or high")
 	offer := func(words ...string) func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		return func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {

@@ -50,7 +50,7 @@ func newReport(e *env) *cobra.Command {
 	fs.BoolVar(&f.mail, "mail", false, "print a mail of 72 columns, for cron(8)")
 	fs.BoolVar(&f.quiet, "quiet", false, "print nothing if there are no problems and no findings")
 	fs.StringVar(&f.html, "html", "", "write a page with charts to `FILE`; - is standard output")
-	fs.StringSliceVar(&f.only, "only", nil, "print these `SECTION,...` only: "+strings.Join(report.TextSections(), ", "))
+	fs.StringSliceVar(&f.only, "only", nil, "print only these `SECTION,...`: "+strings.Join(report.TextSections(), ", "))
 	cmd.MarkFlagsMutuallyExclusive("json", "mail", "only")
 	_ = cmd.RegisterFlagCompletionFunc("only", selector.CompleteList(report.TextSections))
 	cmd.AddCommand(newReportReturns(e), newReportScanners(e), newReportUsers(e))
@@ -198,10 +198,10 @@ func newReportUsers(e *env) *cobra.Command {
 	var s selector.Selector
 	cmd := &cobra.Command{
 		Use:   "users [--since WHEN] [--limit N] [--json] [SELECTOR ...]",
-		Short: "Report accounts under attack, and who logged in.",
-		Long: "Report the users whose passwords were tried, from how many networks, and whether\n" +
-			"they logged in themselves; and who logged in, from where, and sent how much. The\n" +
-			"default period is the last 24 hours.",
+		Short: "Report accounts under attack, and users who logged in.",
+		Long: "Report the users with failed logins, the number of networks that these came\n" +
+			"from, and the users' own logins. Then report the users who logged in, with their\n" +
+			"networks, messages and recipients. The default period is the last 24 hours.",
 		Example: "  scanwatch report users --since 7d\n  scanwatch report users --user erin --json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			src, err := e.source(cmd.Flags(), &s)

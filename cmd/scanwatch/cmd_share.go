@@ -32,9 +32,9 @@ func newShare(e *env) *cobra.Command {
 	}
 	drop := &cobra.Command{
 		Use:   "drop HOST",
-		Short: "Forget everything that another host has said until now.",
-		Long: "Forget the bans, counts and standing that another host of the fleet has sent\n" +
-			"until now. Rows that it sends later count again, unless the statement fleet in\n" +
+		Short: "Drop all rows that another host has sent so far.",
+		Long: "Drop the bans, counts and standing that another host of the fleet has sent so\n" +
+			"far. Rows that the host sends later count again, unless the statement fleet in\n" +
 			"scanwatch.conf(5) ignores the host.",
 		Example: "  scanwatch share drop mx3\n  scanwatch share drop mx3 -f test.conf",
 		Args:    argsBetween(1, 1),

@@ -23,8 +23,8 @@ func newStats(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "stats [--json | --prometheus [-o FILE]]",
 		Short: "Show sizes, retention and losses of the records.",
-		Long: "Show the files of the state directory, daily counters, dropped sessions, and for\n" +
-			"how long the budget suffices. The filter need not run.",
+		Long: "Show the files of the state directory, daily counters, dropped sessions, and the\n" +
+			"number of days that fit in the budget. The filter need not be running.",
 		Example: "  scanwatch stats\n  scanwatch stats --prometheus -o scanwatch.prom",
 		RunE: func(*cobra.Command, []string) error {
 			switch {

@@ -54,7 +54,7 @@ func newUpdate(e *env) *cobra.Command {
 	}
 	fs := cmd.Flags()
 	fs.BoolVar(&f.list, "list", false, "print the catalogue of feeds and their terms")
-	fs.BoolVar(&f.now, "now", false, "do not wait for the interval of the configuration or after an error")
+	fs.BoolVar(&f.now, "now", false, "do not wait for the configured interval or after an error")
 	fs.BoolVar(&f.any, "any-size", false, "accept a list of any size, and an older database")
 	fs.BoolVar(&f.dry, "dry-run", false, "download and check, but do not replace the file")
 	fs.BoolVarP(&f.quiet, "quiet", "q", false, "print errors only")
@@ -142,7 +142,7 @@ func runUpdate(e *env, f *updateFlags, names []string) error {
 	}
 	switch {
 	case kept > 0:
-		return statusError{exitKept, fmt.Errorf("%s kept, because the new file is doubtful", text.Plural(kept, "file"))}
+		return statusError{exitKept, fmt.Errorf("%s kept, because the new file is implausible", text.Plural(kept, "file"))}
 	case failed > 0:
 		return fmt.Errorf("%s not downloaded", text.Plural(failed, "file"))
 	case waiting > 0:
@@ -179,7 +179,7 @@ func remedy(r *fetch.Result, zone *time.Location) string {
 		return ""
 	}
 	from := r.AnySize.Add(time.Minute - 1).Truncate(time.Minute) // rounded up, because the printed time has no seconds
-	return fmt.Sprintf("; if it is right, from %s: scanwatch update --any-size --now %s", from.In(zone).Format("2006-01-02 15:04"), r.Name)
+	return fmt.Sprintf("; if it is correct, from %s: scanwatch update --any-size --now %s", from.In(zone).Format("2006-01-02 15:04"), r.Name)
 }
 
 // outcome describes a result without an error.
@@ -220,7 +220,7 @@ func chosenFeeds(feeds []*fetch.Feed, names []string) ([]*fetch.Feed, error) {
 	}
 	for _, name := range names {
 		if !slices.Contains(all, name) {
-			return nil, usage("update %q: not a download of the configuration; these are: %s", name, strings.Join(slices.Compact(all), ", "))
+			return nil, usage("update %q: the configuration has no such download; it has: %s", name, strings.Join(slices.Compact(all), ", "))
 		}
 	}
 	return slices.DeleteFunc(feeds, func(f *fetch.Feed) bool { return !slices.Contains(names, f.Name) }), nil

@@ -311,7 +311,7 @@ func TestExportKnown(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(s.dir, "sessions", now.Add(-2*aDay).Format(time.DateOnly)+".db"), []byte("corrupt"), 0o600); err != nil {
 				s.t.Fatal(err)
 			}
-			return "the records are not complete; see scanwatch fsck"
+			return "the records are incomplete; see scanwatch fsck"
 		}},
 		{"the sessions of the period are gone", func(s *site) string {
 			spare(s)
@@ -490,7 +490,7 @@ func TestExportRules(t *testing.T) {
 		}
 		for _, args := range [][]string{{"plain"}, {"plain", "--evidence", "any"}} {
 			status, _, stderr := exportOf(t, s.dir, args...)
-			if want := map[int]string{exitOK: "no configuration: ", exitFailure: "the records contain rules"}[c.status]; status != c.status || !strings.Contains(stderr, want) {
+			if want := map[int]string{exitOK: "no configuration: ", exitFailure: "the records contain rule decisions"}[c.status]; status != c.status || !strings.Contains(stderr, want) {
 				t.Errorf("%+v, %v: status %d, %s", c.step, args, status, stderr)
 			}
 		}

@@ -249,7 +249,7 @@ func TestForgetFiles(t *testing.T) {
 			_, before, _ := p.run("report", "--since", "7d", "--only", "evidence,rules")
 			digest := p.digest()
 			status, out, stderr := p.run("forget", c.who)
-			if status != exitOK || !strings.Contains(out, c.out) || !strings.HasSuffix(out, "nothing was removed; --yes removes this\n") || stderr != "" || p.digest() != digest || strings.Contains(out, "\x1b") {
+			if status != exitOK || !strings.Contains(out, c.out) || !strings.HasSuffix(out, "nothing was removed; --yes removes these data\n") || stderr != "" || p.digest() != digest || strings.Contains(out, "\x1b") {
 				t.Errorf("dry run: status %d, changed %v, %s%s", status, p.digest() != digest, out, stderr)
 			}
 			status, out, stderr = p.run("forget", "--yes", c.who)

@@ -52,7 +52,7 @@ var forwardRecipes = map[string]struct {
 			t.Errorf("%+v", d)
 		}
 	}},
-	"Webhook to the REST proxy of Kafka": {nil, func(t *testing.T, d *delivery) {
+	"Webhook to Kafka's REST proxy": {nil, func(t *testing.T, d *delivery) {
 		var batch struct {
 			Records []struct {
 				Key   string
@@ -226,7 +226,7 @@ func forwardRecipe(t *testing.T, title, statement string, command []string) {
 	if err := errors.Join(cmd.Process.Signal(syscall.SIGTERM), cmd.Wait()); err != nil || strings.Contains(stderr.String(), "level=WARN") || strings.Contains(stderr.String(), "level=ERROR") {
 		t.Errorf("%v: %s", err, stderr.String())
 	}
-	if strings.Contains(d.body, "channel") && title != "Webhook to the REST proxy of Kafka" {
+	if strings.Contains(d.body, "channel") && title != "Webhook to Kafka's REST proxy" {
 		t.Errorf("text of a client: %s", d.body)
 	}
 }

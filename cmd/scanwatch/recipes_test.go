@@ -77,7 +77,7 @@ var recipeCases = map[string][]struct{ session, want string }{
 	"A monitoring host without noise": {
 		{"--src 192.0.2.77 --rdns monitor.example.org --helo monitor.example.org", "pass: proceed"},
 	},
-	"Spamhaus ZEN as points": {
+	"Scoring with Spamhaus ZEN": {
 		{"--src 203.0.113.9 --rdns mail.example.net --helo mail.example.net --mail-from a@example.net --rcpt b@example.org", "proceed"},
 		{"--src 203.0.113.9 --listed zen= --rdns mail.example.net --helo mail.example.net --mail-from a@example.net --rcpt b@example.org", "proceed"},
 		{"--src 203.0.113.9 --listed zen=127.0.0.11 --rdns mail.example.net --helo mail.example.net --mail-from a@example.net --rcpt b@example.org", "proceed"},

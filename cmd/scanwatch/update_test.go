@@ -179,7 +179,7 @@ rule r phase connect match src <a> asn <b> disconnect
 			"scanwatch: b b2.txt: next request 2026-11-02 12:10, because: the server answers 404 Not Found\nscanwatch: no new version of 1 file since an error\n"},
 		{"update -q", 0, "", ""}, // the error of the earlier run is not repeated
 		{"update -q a", 0, "", ""},
-		{"update c", 2, "", "scanwatch: update \"c\": not a download of the configuration; these are: a, b\n"},
+		{"update c", 2, "", "scanwatch: update \"c\": the configuration has no such download; it has: a, b\n"},
 	} {
 		if strings.Contains(c.stdout, "b1.txt: updated") {
 			later(t, filepath.Join(dir, "a.txt"))
@@ -196,7 +196,7 @@ rule r phase connect match src <a> asn <b> disconnect
 	in.set("a.example/list", says("<html>"))
 	in.set("b.example/2", says("AS64496\nAS64497,\n"))
 	out, stderr, status := in.scanwatch(t, "-f", conf, "update")
-	if want := "scanwatch: a a.txt: new file not used: the file is a web page, not a list; it may be an error page or a login page\nscanwatch: 1 file kept, because the new file is doubtful\n"; status != exitKept || stderr != want {
+	if want := "scanwatch: a a.txt: new file not used: the file is a web page, not a list; it may be an error page or a login page\nscanwatch: 1 file kept, because the new file is implausible\n"; status != exitKept || stderr != want {
 		t.Errorf("exit status %d\n%s", status, stderr)
 	}
 	if want := "b b1.txt: unchanged\nb b2.txt: updated, 2 entries, 2 added, 0 removed\n"; out != want {
@@ -211,7 +211,7 @@ rule r phase connect match src <a> asn <b> disconnect
 	later(t, filepath.Join(dir, "a.txt"))
 	in.set("a.example/list", says("203.0.113.1\n"))
 	_, stderr, status = in.scanwatch(t, "-f", conf, "update", "a")
-	if want := "fewer than half of the previous 10; if it is right, from 2026-11-02 12:10: scanwatch update --any-size --now a\n"; status != exitKept || !strings.Contains(stderr, want) {
+	if want := "fewer than half of the previous 10; if it is correct, from 2026-11-02 12:10: scanwatch update --any-size --now a\n"; status != exitKept || !strings.Contains(stderr, want) {
 		t.Errorf("exit status %d\n%s", status, stderr)
 	}
 	if out, _, status := in.scanwatch(t, "-f", conf, "check"); status != 0 || !strings.Contains(out, "table <a>: 10 entries") ||
@@ -429,7 +429,7 @@ func TestFreshDrop(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, recipe, _ := strings.Cut(string(page), ".Ss Fresh Spamhaus DROP\n")
+	_, recipe, _ := strings.Cut(string(page), ".Ss Spamhaus DROP, updated daily\n")
 	_, recipe, _ = strings.Cut(recipe, ".Bd -literal -offset indent\n")
 	recipe, _, _ = strings.Cut(recipe, ".Ed")
 	dir, conf := feedsConf(t, "")

@@ -87,7 +87,7 @@ func (l *Log) binary() ([]byte, error) {
 		return nil, io.ErrUnexpectedEOF
 	}
 	if c, err := l.in.ReadByte(); err != nil || c != '\n' {
-		return nil, errors.New("corrupt export of the journal: a binary field does not end with a line end")
+		return nil, errors.New("corrupt journal export: a binary field does not end with a line end")
 	}
 	l.lineBytes += len(value) + 9
 	return value, nil

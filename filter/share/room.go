@@ -78,14 +78,14 @@ func makeRoom(r *Replica, o *origin, one *Row, now time.Time) string {
 			most = h
 		}
 	}
-	problem := fmt.Sprintf("all hosts have more than %d rows, and this host has the most", r.limits.Total)
+	problem := fmt.Sprintf("all hosts together have more than %d rows, and this host has the most", r.limits.Total)
 	most.short = true
 	if most == o {
 		return problem
 	}
 	if !evict(r, most, "", worthUnban, now) {
 		o.short = true
-		return fmt.Sprintf("all hosts have more than %d rows", r.limits.Total)
+		return fmt.Sprintf("all hosts together have more than %d rows", r.limits.Total)
 	}
 	most.omit(problem, now)
 	return ""

@@ -103,7 +103,7 @@ func (p *printer) gaps(r *Result) {
 
 func (p *printer) unknown(r *Result) {
 	for _, u := range r.Unknown {
-		p.say(2, "rule %s: condition unknown in %d of one in %d sessions: %s", u.Rule, u.Times, sampleOf, text.Escape(u.Condition))
+		p.say(2, "rule %s: condition unknown %s in a sample of one session in %d: %s", u.Rule, text.Plural(u.Times, "time"), sampleOf, text.Escape(u.Condition))
 	}
 	for _, u := range r.Hashed {
 		statement := "rule " + u.Rule

@@ -58,7 +58,7 @@ func Formats() []Format {
 		{Name: "kumomta", Short: "TOML table for kumo.cidr.make_map", Load: "kumo.serde.toml_load 'FILE'", Ends: nextFile, write: writeKumo},
 		{Name: "crowdsec", Short: "decisions for cscli with durations", Load: "cscli decisions import -i FILE", Ends: "at their duration; --diff prints cscli commands", Disjoint: true, EndsItself: true, Renew: true, Adds: true, write: writeCrowdSec, change: changeCrowdSec},
 		{Name: "fail2ban", Short: "log lines for fail2ban", Load: "a jail with the filter scanwatch-export", Ends: "after bantime; --diff prints fail2ban-client commands", Adds: true, write: writeFail2ban, change: changeFail2ban},
-		{Name: "abuseipdb", Short: "CSV for the bulk report of AbuseIPDB", Load: "curl, see the manual", Ends: "never; --diff reports new entries only", again: reportAgain, limit: maxReports, fits: reportable, Adds: true, write: writeAbuse, change: changeAbuse},
+		{Name: "abuseipdb", Short: "CSV for AbuseIPDB's bulk report", Load: "curl, see the manual", Ends: "never; --diff reports new entries only", again: reportAgain, limit: maxReports, fits: reportable, Adds: true, write: writeAbuse, change: changeAbuse},
 		{Name: "rbldnsd", Short: "combined zone of rbldnsd", Load: "rbldnsd bl.example.org:combined:FILE", Ends: nextFile, write: writeRBLDNSD},
 		{Name: "bind", Short: "DNSBL zone for BIND, NSD and others", Load: "named-checkzone bl.example.org FILE", Ends: nextFile, Disjoint: true, write: writeBIND},
 	}

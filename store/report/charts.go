@@ -199,7 +199,7 @@ func (s *Summary) timeChart(zone *time.Location) *timeChart {
 	top := ceiling(max(most, 1))
 	step, each, layout := spanLength(s)
 	c := &timeChart{Title: "Sessions " + each, Height: plotHeight + 24,
-		Desc: fmt.Sprintf("Sessions of other hosts %s, with the share with findings. Maximum: %s with %s, %s with findings.", each,
+		Desc: fmt.Sprintf("Sessions of other hosts %s, and the share with findings. Maximum: %s with %s, %s with findings.", each,
 			busiest.Start.In(zone).Format(layout), text.Plural(busiest.Sessions, "session"), text.Thousands(busiest.Found)),
 		Table: &table{Caption: "Sessions " + each, Heads: heads("from", "#sessions", "#with findings", "#rejected")},
 	}

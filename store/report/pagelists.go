@@ -70,7 +70,7 @@ func (p *Page) scanning(zone *time.Location) pageSection {
 		}
 	}
 	t.filter(firstRows)
-	return pageSection{ID: "scanning", Title: "Who scans", Decisions: true, Table: t,
+	return pageSection{ID: "scanning", Title: "Scanning hosts", Decisions: true, Table: t,
 		Notes: []string{"Hosts with findings, the worst evidence first, with their organisation if it is known. Hosts with legitimate mail are in the next list."}}
 }
 
@@ -99,7 +99,7 @@ func (p *Page) goodMail(zone *time.Location) pageSection {
 	}
 	t.filter(firstRows)
 	return pageSection{ID: "mail", Title: "Good mail", Decisions: true, Table: t,
-		Notes: []string{"Hosts by the number of accepted messages. They have no evidence of high confidence that no mail server shows."}}
+		Notes: []string{"Hosts by the number of accepted messages. Hosts with high-confidence evidence that no mail server would show are omitted."}}
 }
 
 // bans returns the section of the active bans.
@@ -128,7 +128,7 @@ func (p *Page) bans(zone *time.Location) pageSection {
 	c := pageSection{ID: "bans", Title: "Bans in force", Decisions: true, Table: t,
 		Notes: []string{"At " + p.Site.Made.In(zone).Format(minuteTime) + ", the newest first. scanwatch unban revokes a ban."}}
 	if !enforced {
-		c.Title, c.Notes = "Observed bans", []string{"No host is banned. In mode enforce, these hosts would be banned at " + p.Site.Made.In(zone).Format(minuteTime) + "."}
+		c.Title, c.Notes = "Observed bans", []string{"No host is banned. In enforce mode, these hosts would be banned at " + p.Site.Made.In(zone).Format(minuteTime) + "."}
 	}
 	return c
 }
@@ -272,7 +272,7 @@ func (p *Page) rules() pageSection {
 	}
 	t.filter(firstRows)
 	return pageSection{ID: "rules", Title: "Rules", Decisions: true, Table: t,
-		Notes: []string{"Sessions with a decision of a rule, enforced or observed; bans; and bans and decisions that were withheld from exempt hosts."}}
+		Notes: []string{"Sessions that a rule decided, enforced or observed; bans; and decisions and bans withheld from exempt hosts."}}
 }
 
 // returns returns the section of returning hosts.

@@ -146,7 +146,7 @@ func (x *Source) legitimate() string {
 }
 
 func (s *Summary) textScanning(l *lines) {
-	if !l.section("Who scans", len(s.Scanning)) {
+	if !l.section("Scanning hosts", len(s.Scanning)) {
 		return
 	}
 	heads, decided := decidedColumns(s.Scanning)

@@ -53,7 +53,7 @@ func thresholdRows() []statement {
 			s.Answers(5, s.repeat(6, minute, func(i int) *simulate.Client { return s.Ask(unnamed1, manner{}, simulate.Words("v", i, 1)...) })...)
 		})},
 		{"thresholds", "Hosts in at least three other networks have tried this recipient, each within 30 days of the previous host. The sessions of these hosts had no accepted recipient", seen(probedNetworks)},
-		{"thresholds", "The recipient has never been accepted", seen(probedNetworks)},
+		{"thresholds", "The recipient has never accepted mail", seen(probedNetworks)},
 		{"thresholds", "Bounces do not count", seen(func(s *Server) {
 			s.Earlier()
 			s.probe("jobs", 5, 0, manner{Null: true})

@@ -19,7 +19,7 @@ var sections = map[string][2]string{
 	"Bans":       {".Ss Bans", ".Ss Standing"},
 	"Standing":   {".Ss Standing", ".Ss Evidence"},
 	"thresholds": {"Detection thresholds:", ".Ss Presets"},
-	"Presets":    {".Ss Presets", "To start with one"},
+	"Presets":    {".Ss Presets", "To start with a preset"},
 }
 
 // sentenceEnd matches the end of a sentence, or of a clause.

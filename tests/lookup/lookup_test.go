@@ -335,7 +335,7 @@ func TestReload(t *testing.T) {
 	b.start(1)
 	b.reload("bl.example.org", "other.example.org")
 	filterproc.Eventually(t, "the problem in the status", func() bool {
-		return b.status().Companions[0].Error == "the configuration of the filter has changed: bl; restart the service of companion lookup"
+		return b.status().Companions[0].Error == "the filter's configuration has changed: bl; restart the service of companion lookup"
 	})
 	if got := b.come("192.0.2.7"); got != "proceed" || b.status().Lookups[0].Unknown["disabled"] == 0 {
 		t.Errorf("%s, %+v", got, b.status())

@@ -69,7 +69,7 @@ func (t *allowed) MatchName(name []byte) bool {
 
 func loadAllowed(s rules.Source) (rules.Table, error) {
 	if !s.Builtin || s.Table != lookup.KnownSenders {
-		return nil, fmt.Errorf("the ready policies have no table <%s>", s.Table)
+		return nil, fmt.Errorf("the presets have no table <%s>", s.Table)
 	}
 	t := new(allowed)
 	var patterns []lookup.Pattern[struct{}]

@@ -180,7 +180,7 @@ var shipped = map[string]string{
 func builtin(name string, lists *lookup.Lists) (*table, error) {
 	evidence, ok := shipped[name]
 	if !ok {
-		return nil, errors.New("not a shipped list; use <scanners>, <clouds>, <botnet-helo> or <known-senders>")
+		return nil, errors.New("not an included list; use <scanners>, <clouds>, <botnet-helo> or <known-senders>")
 	}
 	t := &table{asns: make(map[uint32]bool)}
 	var patterns []lookup.Pattern[struct{}]

@@ -313,7 +313,7 @@ func (f *fileList) load() (*lookup.Prefixes[struct{}], error) {
 		if r.Refused.Total > 0 {
 			first = r.Refused.First[0].String()
 		}
-		f.log.Warn("zone file has entries without use", "file", f.path, "entries", strconv.Itoa(n), "first", first)
+		f.log.Warn("zone file has unusable entries", "file", f.path, "entries", strconv.Itoa(n), "first", first)
 	}
 	table := new(lookup.Prefixes[struct{}])
 	for _, p := range r.Prefixes {

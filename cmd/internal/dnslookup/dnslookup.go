@@ -259,7 +259,7 @@ func (s *Service) status() (used int, problem error) {
 	var problems []string
 	s.mu.Lock()
 	if len(s.stale) > 0 {
-		problems = append(problems, "the configuration of the filter has changed: "+strings.Join(s.stale, ", ")+"; restart the service of companion "+s.name)
+		problems = append(problems, "the filter's configuration has changed: "+strings.Join(s.stale, ", ")+"; restart the service of companion "+s.name)
 	}
 	s.mu.Unlock()
 	for _, z := range s.order {

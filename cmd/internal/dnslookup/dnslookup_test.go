@@ -1132,7 +1132,7 @@ func TestStale(t *testing.T) {
 		}
 	}
 	s.compare(ids)
-	const want = "the configuration of the filter has changed: bl, new; restart the service of companion lookup"
+	const want = "the filter's configuration has changed: bl, new; restart the service of companion lookup"
 	if _, err := s.status(); err == nil || err.Error() != want {
 		t.Errorf("status %v, want %s", err, want)
 	}

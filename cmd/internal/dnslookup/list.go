@@ -616,7 +616,7 @@ func (z *list) check(ctx context.Context, via int) (answered bool, falsely time.
 		{testListed.String(), rules.Question(testListed, z.zone), true},
 		{testAbsent.String(), rules.Question(testAbsent, z.zone), false},
 		{"a random loopback address", rules.Question(unused, z.zone), false},
-		{"a random loopback address in the form of IPv6", rules.Question(netip.AddrFrom16(unused.As16()), z.zone), false},
+		{"a random IPv4-mapped loopback address", rules.Question(netip.AddrFrom16(unused.As16()), z.zone), false},
 		{"a random name", unusedLabel() + "." + z.zone, false},
 	} {
 		r, _, failed := z.query(ctx, []int{via}, t.question, 0)

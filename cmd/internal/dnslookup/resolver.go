@@ -170,12 +170,12 @@ const maxConf = 64 << 10
 func systemServers(file string, port uint16) ([]netip.AddrPort, error) {
 	f, err := feed.Open(file)
 	if err != nil {
-		return nil, fmt.Errorf("resolvers of the system: %w", err)
+		return nil, fmt.Errorf("system resolvers: %w", err)
 	}
 	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, maxConf))
 	if err != nil {
-		return nil, fmt.Errorf("resolvers of the system: %w", err)
+		return nil, fmt.Errorf("system resolvers: %w", err)
 	}
 	var all []netip.AddrPort
 	for line := range bytes.Lines(text) {
@@ -188,7 +188,7 @@ func systemServers(file string, port uint16) ([]netip.AddrPort, error) {
 		}
 	}
 	if all == nil {
-		return nil, fmt.Errorf("resolvers of the system: no nameserver in %s; set one with companion lookup ... resolver", file)
+		return nil, fmt.Errorf("system resolvers: no nameserver in %s; set one with companion lookup ... resolver", file)
 	}
 	return all, nil
 }

@@ -67,7 +67,7 @@ func (p *Engine) joinFleet() {
 		key fleetkey.Key
 		err error
 	}
-	r, ok := withTimeout(p.Log, "reading the key of the fleet", diskTimeout, func() result {
+	r, ok := withTimeout(p.Log, "reading the fleet key", diskTimeout, func() result {
 		key, err := fleetkey.Read(p.set.Fleet.Key)
 		return result{key, err}
 	})
@@ -75,7 +75,7 @@ func (p *Engine) joinFleet() {
 	case !ok:
 		p.sharing.Problem = "disk timeout at startup; restart smtpd"
 	case r.err != nil:
-		p.sharing.Problem = fmt.Sprintf("key of the fleet: %v; restart smtpd when the user of the filter can read the file", r.err)
+		p.sharing.Problem = fmt.Sprintf("fleet key: %v; restart smtpd when the filter's user can read the file", r.err)
 	default:
 		p.memory.UseKey(r.key.State())
 		p.memory.UseName(p.set.Fleet.Name)

@@ -34,7 +34,7 @@ const (
 	reasonLogin    = "hosts with a recent login"
 	reasonObserved = "bans in observe mode"
 	reasonFurther  = "sessions of further hosts"
-	reasonFuture   = "sessions with a time in the future, from a time when the clock was wrong"
+	reasonFuture   = "sessions dated in the future, recorded while the clock was wrong"
 	reasonMany     = "addresses that many hosts share"
 )
 
@@ -325,13 +325,13 @@ func (b *builder) readRecords(from time.Time) error {
 	case err != nil:
 		return err
 	case ruled:
-		return errors.New("the exempt hosts are unknown: the records contain rules, but no configuration was found; name it with -f")
+		return errors.New("the exempt hosts are unknown: the records contain rule decisions, but no configuration was found; name it with -f")
 	case b.Policy == nil && r.Client == nil:
 		b.Warn("no configuration: no host is exempt by a pass statement; if the filter has one, name it with -f")
 	}
 	switch {
 	case incomplete && b.Found:
-		return errors.New("the records are not complete; see scanwatch fsck")
+		return errors.New("the records are incomplete; see scanwatch fsck")
 	}
 	return r.Incomplete()
 }

@@ -189,7 +189,7 @@ func (b *builder) refused(gaps []gap) []gap {
 		return true
 	})
 	if accepted > 0 {
-		b.Warn(fmt.Sprintf("records of %s until %s are not complete, which --accept-loss accepts: their hosts with mail may be listed",
+		b.Warn(fmt.Sprintf("records of %s until %s are incomplete, as --accept-loss permits: hosts with mail in these records may be listed",
 			text.Plural(accepted, "day"), b.AcceptLoss.Format(time.DateOnly)))
 	}
 	return gaps

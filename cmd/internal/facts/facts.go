@@ -146,9 +146,9 @@ func (f *File) Befriend() error {
 func (f *File) Clock(now time.Time) string {
 	switch d := f.Time.Sub(now); {
 	case d > maxAhead:
-		return fmt.Sprintf("the clock of %s is at least %s ahead of that of this host, and an unban within this time may have no effect; correct the clocks", f.Host, text.ShortDuration(d))
+		return fmt.Sprintf("the clock of %s is at least %s ahead of this host's clock, and an unban within this time may have no effect; correct the clocks", f.Host, text.ShortDuration(d))
 	case d < -maxAge:
-		return fmt.Sprintf("the file is %s old, or the clock of %s is behind; how far the clocks differ is unknown", text.ShortDuration(-d), f.Host)
+		return fmt.Sprintf("the file is %s old, or the clock of %s is behind; the difference between the clocks is unknown", text.ShortDuration(-d), f.Host)
 	}
 	return ""
 }

@@ -166,7 +166,7 @@ func TestOneAfterAnother(t *testing.T) {
 func TestClock(t *testing.T) {
 	for age, want := range map[time.Duration]string{
 		-3 * time.Minute: "the clock of mx2 is at least 3m ahead", -time.Second: "", 5 * time.Minute: "",
-		3 * time.Hour: "how far the clocks differ is unknown",
+		3 * time.Hour: "the difference between the clocks is unknown",
 	} {
 		f := File{Host: "mx2", Time: noon.Add(-age)}
 		if got := f.Clock(noon); !strings.Contains(got, want) || want == "" && got != "" {

@@ -56,7 +56,7 @@ func (f *Feed) check(o Options, old, content []byte, r *Result) error {
 		return doubtf("%d of %d entries are invalid, the first: %v", list.Refused.Total, list.Refused.Total+list.Len(), list.Refused.First[0])
 	}
 	if p, own, ok := overlap(list.Prefixes, o.Own); ok && !f.Exempts {
-		return doubtf("contains %s, which overlaps the own address or gateway %s", prefix.String(p), prefix.String(own))
+		return doubtf("contains %s, which overlaps this host's address or gateway %s", prefix.String(p), prefix.String(own))
 	}
 	if err := f.checkNames(o, list.Names); err != nil {
 		return err
@@ -173,7 +173,7 @@ func (f *Feed) checkNames(o Options, names []string) error {
 		}
 		for _, own := range o.Names {
 			if !f.Exempts && (own == name || strings.HasSuffix(own, "."+name)) {
-				return doubtf("contains %s, which covers the own name %s", entry, own)
+				return doubtf("contains %s, which covers this host's name %s", entry, own)
 			}
 		}
 	}

@@ -165,7 +165,7 @@ func TestDoubts(t *testing.T) {
 		{"wide prefix", says(list(0, 100) + "8.0.0.0/7\n"), Kept, "a prefix wider than /8"},
 		{"default route", says(list(0, 100) + "0.0.0.0/0\n"), Kept, "a prefix wider than /8"},
 		{"wide IPv6 prefix", says(list(0, 100) + "2000::/3\n"), Kept, "a prefix wider than /8"},
-		{"own address", says(list(0, 100) + "203.0.113.0/24\n"), Kept, "contains 203.0.113.0/24, which overlaps the own address or gateway 203.0.113.25"},
+		{"own address", says(list(0, 100) + "203.0.113.0/24\n"), Kept, "contains 203.0.113.0/24, which overlaps this host's address or gateway 203.0.113.25"},
 		{"another format", says(list(0, 100) + strings.Repeat("x y z\n", 12)), Kept, "12 of 112 entries are invalid"},
 		{"broken gzip", says("\x1f\x8b" + list(0, 100)), Kept, "gzip: "},
 	} {
@@ -284,8 +284,8 @@ func TestNames(t *testing.T) {
 		{".org", "contains the public suffix .org", "public suffix"},
 		{"*.co.uk", "contains the public suffix *.co.uk", "public suffix"},
 		{"ylmf-pc", "contains ylmf-pc, a name without a dot", ""},
-		{"MX.example.com", "contains mx.example.com, which covers the own name mx.example.com", "own name"},
-		{".example.com", "contains .example.com, which covers the own name", "own name"},
+		{"MX.example.com", "contains mx.example.com, which covers this host's name mx.example.com", "host's name"},
+		{".example.com", "contains .example.com, which covers this host's name", "host's name"},
 		{"dyn.example.com", "", ""},
 		{"mple.com", "", ""},
 		{"*.github.io", "", ""},
@@ -297,7 +297,7 @@ func TestNames(t *testing.T) {
 		if c.why == "" && r.Outcome != Updated || !strings.Contains(r.Why, c.why) {
 			t.Errorf("%s: %+v, want %q", c.entry, r, c.why)
 		}
-		if own := c.any == "own name"; own {
+		if own := c.any == "host's name"; own {
 			s.feed.Exempts = true
 			if r := s.run(t); r.Outcome != Updated {
 				t.Errorf("%s exempted: %+v", c.entry, r)

@@ -143,7 +143,7 @@ func (n *nftables) check(s *set, body []byte) error {
 		keyLen = 16
 	}
 	if number(find(body, unix.NFTA_SET_KEY_LEN)) != keyLen || flags&unix.NFT_SET_TIMEOUT == 0 || (flags&unix.NFT_SET_INTERVAL != 0) != s.nets {
-		return fmt.Errorf("table %s has another set %s; define it as: %s", n.argument, s.name, nftDefinition(s))
+		return fmt.Errorf("table %s has a different set %s; define it as: %s", n.argument, s.name, nftDefinition(s))
 	}
 	return nil
 }

@@ -249,9 +249,9 @@ func TestNFTSetsOfAnotherKind(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range []struct{ from, to, want string }{
-		{"scanwatch4 { type ipv4_addr; flags timeout;", "scanwatch4 { type ipv4_addr;", "another set scanwatch4; define it as: set scanwatch4 { type ipv4_addr; flags timeout; }"},
-		{"scanwatch4 { type ipv4_addr", "scanwatch4 { type ipv6_addr", "another set scanwatch4;"},
-		{"flags interval, timeout", "flags timeout", "another set scanwatch4net;"},
+		{"scanwatch4 { type ipv4_addr; flags timeout;", "scanwatch4 { type ipv4_addr;", "a different set scanwatch4; define it as: set scanwatch4 { type ipv4_addr; flags timeout; }"},
+		{"scanwatch4 { type ipv4_addr", "scanwatch4 { type ipv6_addr", "a different set scanwatch4;"},
+		{"flags interval, timeout", "flags timeout", "a different set scanwatch4net;"},
 		{"scanwatch6 {", "other6 {", "table inet filter lacks sets; add to it: set scanwatch6 { type ipv6_addr; flags timeout; }"},
 	} {
 		shell(t, "nft -f - <<'END'\nflush ruleset\ntable inet filter {"+strings.Replace(nftSets, c.from, c.to, 1)+"}\nEND")

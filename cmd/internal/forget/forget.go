@@ -276,7 +276,7 @@ func (r *Result) Text(w io.Writer, zone *time.Location) {
 		if p := r.Who.Prefix(); p != memory.Source(p.Addr()) {
 			source = "network"
 		}
-		line("sessions", "%s from this %s, which lose the address, names and texts, but keep times, counts, findings and decisions", text.Plural(r.Own, "session"), source)
+		line("sessions", "%s from this %s, which lose their address, names and text, but keep times, counts, findings and decisions", text.Plural(r.Own, "session"), source)
 	}
 	if r.Mentions > 0 {
 		line("names", "%s with the name, which is replaced by %s", text.Plural(r.Mentions, "session"), erase.Marker)
@@ -298,12 +298,12 @@ func (r *Result) Text(w io.Writer, zone *time.Location) {
 	for _, m := range r.Missed {
 		line("missed", "%s", text.Escape(m))
 	}
-	line("elsewhere", "backups, exports and other copies of the records, lists in firewalls, the mail log, the configuration, and other hosts may have the person")
+	line("elsewhere", "backups, exports and other copies of the records, lists in firewalls, the mail log, the configuration, and other hosts may still name the person")
 	switch {
 	case r.Empty():
 	case r.Removed:
 		fmt.Fprintln(w, "removed; sessions that are still open are recorded later")
 	default:
-		fmt.Fprintln(w, "nothing was removed; --yes removes this")
+		fmt.Fprintln(w, "nothing was removed; --yes removes these data")
 	}
 }

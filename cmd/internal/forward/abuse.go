@@ -440,7 +440,7 @@ func (a *abuseIPDB) deliver(ctx context.Context, data []byte) error {
 	req.Header.Set("Key", key)
 	reply, err := a.post(req)
 	if err != nil && aboutAddress(reply) {
-		return fmt.Errorf("%w: %w; AbuseIPDB does not accept this address, or had a report of this account in the last 15 minutes", errRejected, err)
+		return fmt.Errorf("%w: %w; AbuseIPDB does not accept this address, or received a report from this account in the last 15 minutes", errRejected, err)
 	}
 	return err
 }

@@ -123,7 +123,7 @@ func PrintStatus(w io.Writer, s *control.Status, zone *time.Location) {
 		}
 		row := fmt.Sprintf("%d of %d %s", m.Rows, m.Limit, m.Table)
 		if m.Table == "bans" || m.Table == "network bans" {
-			row = fmt.Sprintf("%d of %d rows of %s, also of expired ones and offences", m.Rows, m.Limit, m.Table)
+			row = fmt.Sprintf("%d of %d rows of %s, including expired bans and offences", m.Rows, m.Limit, m.Table)
 		}
 		if m.Evicted > 0 {
 			row += fmt.Sprintf(", %d evicted because the table was full", m.Evicted)

@@ -180,7 +180,7 @@ func gaps(r *statedir.Records, p *period) (problems []string) {
 		problems = append(problems, fmt.Sprintf("%d sessions have damaged steps and are only counted", p.damaged))
 	}
 	if p.future > 0 {
-		problems = append(problems, fmt.Sprintf("%s in the future, from a wrong clock, and not in this report; select them with --until, or remove their files",
+		problems = append(problems, fmt.Sprintf("%s dated in the future and not in this report, because the clock was wrong; select them with --until, or remove their files",
 			text.Plural(p.future, "session is", "sessions are")))
 	}
 	if n := r.Dropped.Total(); n > 0 {
@@ -241,7 +241,7 @@ func statusProblems(s *control.Status, zone *time.Location) (problems []string) 
 		add("%s", problem)
 	}
 	if s.Config.Halted != nil {
-		add("the operator has stopped enforcement; scanwatch mode policy ends that")
+		add("the operator has stopped enforcement; scanwatch mode policy resumes it")
 	}
 	if s.Config.Problem != "" {
 		add("%s: %s", s.Config.File, s.Config.Problem)

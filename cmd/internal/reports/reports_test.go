@@ -46,7 +46,7 @@ func TestProblems(t *testing.T) {
 			Lost: text.At(lost), Config: control.Config{Halted: &control.Halted{Mode: "enforce"}},
 		}, []string{
 			"state.db was lost on " + lost.Format(time.DateOnly) + ": earlier bans and standing are missing; " + control.LossRemedy,
-			"the operator has stopped enforcement; scanwatch mode policy ends that",
+			"the operator has stopped enforcement; scanwatch mode policy resumes it",
 		}},
 		{"a companion does not run", control.Status{Store: store.Status{Budget: 1 << 20}, Started: text.At(now),
 			Companions: []control.CompanionStatus{{Name: "serve", User: "_swserve"}},
@@ -114,7 +114,7 @@ func TestFuture(t *testing.T) {
 		if !got.Until.Equal(c.end) || got.Remote.Sessions != c.sessions || len(got.Scanning) != 1 {
 			t.Errorf("until %v: %d sessions until %v, %d hosts", c.until, got.Remote.Sessions, got.Until, len(got.Scanning))
 		}
-		if future := strings.Contains(strings.Join(got.Problems, "\n"), "1 session is in the future"); future != c.until.IsZero() {
+		if future := strings.Contains(strings.Join(got.Problems, "\n"), "1 session is dated in the future"); future != c.until.IsZero() {
 			t.Errorf("until %v: problems %q", c.until, got.Problems)
 		}
 		if c.until.IsZero() && got.Scanning[0].Banned.IsZero() {

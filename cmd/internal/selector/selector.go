@@ -88,10 +88,10 @@ func (s *Selector) Register(fs *pflag.FlagSet, flags Flags, clock Clock) {
 		{Since, "since", "select sessions that ended at `WHEN` or later", point(&s.Since)},
 		{Until, "until", "select sessions that ended before `WHEN`", point(&s.Until)},
 		{Src, "src", "select clients in `PREFIX,...`", list(s.addSrc)},
-		{Evidence, "evidence", "select sessions with one of `TOKEN,...`; any: with any", list(s.addEvidence)},
+		{Evidence, "evidence", "select sessions with the evidence `TOKEN,...`; any matches all evidence", list(s.addEvidence)},
 		{Rule, "rule", "select sessions on which one of the rules `NAME,...` acted", list(s.addRule)},
 		{User, "user", "select sessions that tried to log in as `NAME`", s.addUser},
-		{Helo, "helo", "select sessions with the greeting `NAME`; .example.org: below it", s.addHelo},
+		{Helo, "helo", "select sessions with the greeting `NAME`; .example.org matches all names below it", s.addHelo},
 		{Listener, "listener", "select sessions of `ADDRESS:PORT`, :PORT or ADDRESS", list(s.addListener)},
 		{Limit, "limit", "print at most `N` entries", s.setLimit},
 	} {

@@ -32,7 +32,7 @@ const (
 	maxHeader   = 64 << 10 // bytes of a line
 )
 
-var errReply = errors.New("reply of the server is too large or invalid")
+var errReply = errors.New("the server's reply is too large or invalid")
 
 // replies parses the structure of the replies in a stream; see the RESP3 specification. The zero
 // value is the state between two replies.

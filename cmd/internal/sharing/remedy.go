@@ -13,7 +13,7 @@ var remedies = []struct{ part, remedy string }{
 	{"NOPERM", "give the user of the server the permissions in SEVERAL SERVERS of scanwatch(8)"},
 	{"OOM ", "raise maxmemory of the server"},
 	{"first record does not look like a TLS handshake", "the port has no TLS; use the port of tls-port, or valkey://"},
-	{"certificate signed by unknown authority", "name the file with the certificate of its authority with ca"},
+	{"certificate signed by unknown authority", "name the file of the authority's certificate with ca"},
 	{"cannot validate certificate for", "use a name in the certificate instead of the address"},
 	{"certificate is valid for", "use a name in the certificate"},
 	{"certificate has expired or is not yet valid", "renew the certificate, or correct the clock"},

@@ -88,7 +88,7 @@ type position struct{ run, number uint64 }
 func New(c *rules.Companion, f *rules.Fleet, runDir string, log *slog.Logger) (*Service, error) {
 	key, err := fleetkey.Read(f.Key)
 	if err != nil {
-		return nil, fmt.Errorf("key of the fleet: %w", err)
+		return nil, fmt.Errorf("fleet key: %w", err)
 	}
 	o, err := options(&c.Share)
 	if err != nil {

@@ -197,7 +197,7 @@ func (s *server) check(ctx context.Context, claim bool) error {
 	case err != nil:
 		return err
 	case fleet != own:
-		return fmt.Errorf("%w: %.40q, this host has %s; copy the file of the key from another host", errKey, fleet, own)
+		return fmt.Errorf("%w: %.40q, this host has %s; copy the key file from another host", errKey, fleet, own)
 	}
 	return nil
 }
