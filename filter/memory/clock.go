@@ -28,8 +28,8 @@ const (
 // length.
 //
 // If the system clock steps back by more than clockJump, or forward by more than
-// clockPause, the time of the rows does not change. The step is added to the offset,
-// and the opposite step is later subtracted again.
+// clockPause, the time of the rows does not change. The step is added to the offset.
+// When the system clock is corrected, the opposite step is subtracted again.
 //
 // A smaller step forward may be time that has really passed, for example if the machine
 // was off for a week. The time of the rows then steps forward too. If the system clock
@@ -138,8 +138,8 @@ func (c *clock) step(offset int64) {
 	c.offset.Store(offset)
 }
 
-// past returns the latest time that has certainly passed, even if steps are undone. The
-// result is never later than at.
+// past returns the latest time that has certainly passed, even if steps of the clock
+// are undone later. The result is never later than at.
 func (c *clock) past(at uint32) uint32 {
 	for _, p := range c.points {
 		at = min(at, seconds(p.own))
@@ -166,8 +166,8 @@ func (m *Memory) Tick(event int64) {
 }
 
 // Now returns the current time on the clock of the events, or fallback before the first
-// event. A stored clock does not include the time in which no filter ran. If the clock is
-// a stored one, fallback therefore counts as an event.
+// event. A clock loaded from disk does not know how long the filter was stopped. Until
+// the first event after such a load, Now therefore advances the clock to fallback.
 func (m *Memory) Now(fallback int64) int64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -216,8 +216,8 @@ func (r clockRows) restore(key, value []byte, _ uint32) bool {
 	return ok
 }
 
-// A stored is the decoded row of the clock: the time of the rows, the offset, the
-// former offset, and the points without their monotonic times.
+// A stored is the clock's decoded row: the time of the rows, the offset, the former
+// offset, and the points without their monotonic times.
 type stored struct {
 	own, offset, former int64
 	points              []clockPoint
@@ -264,8 +264,8 @@ func (c *clock) resume(s stored) {
 	}
 }
 
-// adopt continues an earlier process's clock, and requires the lock. The times in rows
-// that this process has already added are converted.
+// adopt continues an earlier process's clock, and converts the times in rows that this
+// process has already added. It requires the lock.
 func (m *Memory) adopt(s stored) {
 	c := &m.clock
 	event, before := c.last, c.offset.Load()
@@ -295,8 +295,8 @@ func shiftDay(t *uint16, by int64) {
 }
 
 // rest returns how many seconds of a window remain, or a negative number if it has
-// ended. A window that begins in the future counts as ended, because it was started
-// while the clock was wrong.
+// ended. A window that starts in the future counts as ended, because the clock was
+// wrong when it started.
 func rest(since, window, now uint32) int64 {
 	if future(since, now) {
 		return -1
@@ -317,7 +317,8 @@ func (b *ban) settle(at uint32) bool {
 	return true
 }
 
-// settleBans corrects all bans after the time of the rows has been set back.
+// settleBans corrects bans that start in the future after the time of the rows has been
+// set back.
 func (m *Memory) settleBans() {
 	now, due := m.settling()
 	if due {

@@ -66,7 +66,7 @@ func (w *world) move(v clockMove) {
 	}
 }
 
-// fill adds rows. Each added row deletes some expired ones.
+// fill adds rows. Each added row causes a few expired rows to be deleted.
 func (w *world) fill() {
 	for range 100 {
 		w.hosts++
@@ -251,9 +251,9 @@ func TestAbuseWhileAhead(t *testing.T) {
 	}
 }
 
-// TestCommandBeforeTheFirstEvent checks that a ban of the operator keeps its length if no
-// event has arrived since a restart, after an outage, with a wrong clock, and before the
-// events of a replayed stream.
+// TestCommandBeforeTheFirstEvent checks that a manual ban keeps its length if it is
+// imposed before the first event after a restart. The cases are an outage, a wrong
+// clock and a replayed stream.
 func TestCommandBeforeTheFirstEvent(t *testing.T) {
 	for _, c := range []struct {
 		name        string

@@ -9,8 +9,8 @@ import (
 	"scanwatch/rules"
 )
 
-// Peers is the table of clients with accepted mail, logins or offences. There are rows
-// for hosts, and for the registered domains of proven names.
+// Peers is the table of clients with accepted mail, logins or offences. Each row is
+// about a host or about the registered domain of proven names.
 type Peers struct {
 	*shared
 	rows      table[peerKey, peer]
@@ -66,8 +66,8 @@ const (
 	trustedSpread   = 10 // days from the first to the latest message
 )
 
-// Numbers at which an address is considered shared by many hosts, such as a gateway, or
-// a domain shared by many owners, such as a provider's.
+// Minimum numbers for an address that many hosts share, such as a gateway's, or a
+// domain that many owners share, such as a provider's.
 const (
 	manySenders   = 5 // sender domains
 	manyGreetings = 3
@@ -197,7 +197,7 @@ func (t *Peers) deliver(k peerKey, c *Client, d Delivery, at uint32) {
 	t.rows.put(k, p, at)
 }
 
-// WroteTo records that an authenticated user wrote to a registered domain.
+// WroteTo records that an authenticated user sent mail to a registered domain.
 func (t *Peers) WroteTo(domain string, now int64) {
 	if domain == "" {
 		return
@@ -329,8 +329,8 @@ func (t *Peers) Standing(c *Client, now int64) (s Standing) {
 	return s
 }
 
-// elsewhere sets the standing of a client that is known on another host. An address that
-// many hosts share has none, as here.
+// elsewhere sets the standing of a client that is known on another host. As on this
+// host, an address that many hosts share has no standing.
 func (t *Peers) elsewhere(keys [2]peerKey, at uint32, s *Standing) {
 	for i, by := range [...]string{"host", "domain"} {
 		p, origin, ok := t.rows.other(keys[i], at)

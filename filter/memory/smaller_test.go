@@ -21,8 +21,8 @@ func fillBans(m *Memory, n int) {
 	}
 }
 
-// TestFewerRows checks that when tables shrink, the deletion of every row that no
-// longer fits is recorded.
+// TestFewerRows checks that every row that no longer fits into smaller tables is also
+// deleted from the file.
 func TestFewerRows(t *testing.T) {
 	large := New()
 	fillBans(large, 5000)

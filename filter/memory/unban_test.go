@@ -27,8 +27,7 @@ func TestManualBanOfAddress(t *testing.T) {
 	}
 }
 
-// TestForget checks that an unban clears the counts that would get the host banned
-// again.
+// TestForget checks that an unban clears the counts that would lead to the next ban.
 func TestForget(t *testing.T) {
 	win := rules.Window{Evidence: rules.UnknownRecipient, Window: day, By: rules.BySrc}
 	net := rules.Window{Evidence: rules.UnknownRecipient, Window: day, By: rules.ByPrefix}
