@@ -230,8 +230,8 @@ rule notdrop phase connect match !src <drop> disconnect "554 5.7.1 no"`,
 	}
 }
 
-// TestOwnRefusalsAreNotCounted checks that a rule's rejections do not count towards its
-// own condition.
+// TestOwnRefusalsAreNotCounted checks that a rule's rejections do not count towards the
+// rule's own condition.
 func TestOwnRefusalsAreNotCounted(t *testing.T) {
 	in := strings.Join([]string{
 		event(1, "link-connect|00000000000000aa|x.example.net|pass|192.0.2.1:1|192.0.2.25:25"),
@@ -264,8 +264,8 @@ func TestTags(t *testing.T) {
 	}
 }
 
-// TestRewrittenAuth checks that an AUTH argument rewritten by another filter is masked
-// like a password.
+// TestRewrittenAuth checks that an AUTH argument that another filter has rewritten is
+// masked like a password.
 func TestRewrittenAuth(t *testing.T) {
 	records, log := play(t, []byte(strings.Join([]string{
 		event(1, "link-connect|00000000000000aa|x.example.net|pass|192.0.2.1:1|192.0.2.25:25"),

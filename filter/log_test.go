@@ -95,7 +95,7 @@ rule lost phase end match evidence talks-http ban 10m
 }
 
 // TestLogOfADay checks the length of the log after a day with attacks. Each session is
-// logged at most once, and a flood takes far fewer lines.
+// logged at most once, and a flood causes far fewer lines than sessions.
 func TestLogOfADay(t *testing.T) {
 	const n = 3500 // sessions of each kind
 	for _, tt := range []struct {

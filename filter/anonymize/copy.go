@@ -110,7 +110,7 @@ type ruleCopies struct {
 	refs       map[uint32]uint32 // maps a reference in the records to that in the copy; 0 without a text
 }
 
-// ref translates the reference of a rule text in the records to that in the copy.
+// ref returns the copy's reference for a rule text, given its reference in the records.
 func (c *ruleCopies) ref(was uint32) uint32 {
 	ref, ok := c.refs[was]
 	if ok || was == 0 {

@@ -248,8 +248,8 @@ func TestPass(t *testing.T) {
 	}
 }
 
-// TestUnsurePass checks that decisions are temporary, and that no client is banned,
-// while the table of a pass statement is not loaded.
+// TestUnsurePass checks that rejections are temporary, and that no client is banned,
+// while a pass statement's table is not loaded.
 func TestUnsurePass(t *testing.T) {
 	const policy = "mode enforce\ntable <friends> file \"/nonexistent\"\n%\nrule r phase rcpt-to match src 192.0.2.0/24 disconnect \"554 5.7.1 no\" ban 1d\nrule j phase data match mail-from \"joe@example.net\" junk\n"
 	for _, tt := range []struct {
@@ -310,7 +310,7 @@ func TestEnd(t *testing.T) {
 	}
 }
 
-// TestReturn checks which banned clients are disconnected.
+// TestReturn checks which banned clients are disconnected when they reconnect.
 func TestReturn(t *testing.T) {
 	rule := func(b *bench) {
 		b.d.Memory.Bans.Add(&b.client, memory.BanRequest{Ladder: []time.Duration{day}, Rule: "r", Session: 9}, now)

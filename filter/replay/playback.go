@@ -7,7 +7,7 @@ import (
 	"scanwatch/store"
 )
 
-// A playback is a session that is replayed.
+// A playback is a session that is being replayed.
 type playback struct {
 	rec    store.Record
 	out    Outcome
@@ -60,7 +60,7 @@ type transaction struct {
 }
 
 // A reply is the text of a reply. If several steps have the same verb and code, only
-// the first one has the text.
+// the first step holds the text.
 type reply struct {
 	code uint32
 	verb [4]byte
@@ -116,7 +116,7 @@ func (v *playback) filterNext(s *store.Step) {
 func (n *next) refused() bool { return n.filtered && n.filter.Decision >= smtp.Reject }
 
 // resumed reports whether a rule of this filter rejected the recorded step. If the
-// policy now accepts the step, the effect of its command is unknown.
+// policy now accepts the step, its command's effect is unknown.
 func (n *next) resumed() bool { return n.ours && n.refused() }
 
 // decided reports whether the recorded decision was made by a filter in the given
@@ -126,7 +126,7 @@ func (n *next) decided(phase smtp.Phase) bool {
 }
 
 // swap restores the order of a failed command and the rejected input after it. The
-// input was recorded immediately, but the command only when the session went on.
+// input was recorded immediately, but the command only when the session continued.
 func (v *playback) swap() {
 	n := &v.next
 	if n.step.Kind != store.KindInput {

@@ -91,8 +91,9 @@ func (c *command) cause() smtp.Cause {
 	return smtp.CauseNone
 }
 
-// relayDenied reports whether a reply of another mail server says that it does not relay to
-// the recipient. smtpd has one reply for all recipients that it does not accept.
+// relayDenied reports whether another mail server's reply means that it does not relay
+// to the recipient. smtpd has only one reply for all recipients that it does not
+// accept.
 func relayDenied(reply []byte) bool {
 	for _, words := range denials {
 		if bytes.Contains(reply, words) {
@@ -102,7 +103,8 @@ func relayDenied(reply []byte) bool {
 	return false
 }
 
-// denials lists the words of Postfix, Sendmail, Exim and KumoMTA, and of IceWarp and others.
+// denials lists the words with which mail servers deny relaying: Postfix, Sendmail,
+// Exim, KumoMTA, IceWarp and others.
 var denials = [...][]byte{
 	[]byte("Relay access denied"), []byte("Relaying denied"), []byte("relay not permitted"),
 	[]byte("relaying not permitted"), []byte("We do not relay"),

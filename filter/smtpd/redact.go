@@ -35,8 +35,8 @@ var secretWords = []string{"USER", "LOGIN", "APOP", "POST", "PUT", "PATCH", "DEL
 var secretParts = [][]byte{[]byte("PASS"), []byte("PWD"), []byte("SECRET"), []byte("TOKEN"), []byte("CREDENTIAL"), []byte("COOKIE"), []byte("APIKEY"),
 	[]byte("AUTH"), []byte("KENNWORT"), []byte("WACHTWOORD"), []byte("CONTRASE"), []byte("SENHA"), []byte("PAROL")}
 
-// Redact returns a line for which a mail server has no command, without secrets. Other front
-// ends use it.
+// Redact returns a line without its secrets, for front ends of other mail servers. The
+// line is one that the server does not recognise as a command.
 func Redact(line []byte) []byte {
 	text, _, _ := redact(nil, line, lineState{})
 	return text

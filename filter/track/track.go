@@ -11,7 +11,7 @@ import (
 )
 
 // A Session is an SMTP connection. A Session must not be used concurrently. The zero
-// Session is ready for Apply.
+// Session is ready to use.
 type Session struct {
 	ID      uint64
 	Src     netip.AddrPort // invalid for a local session
@@ -27,7 +27,7 @@ type Session struct {
 	Gateway  bool // many hosts share the address
 	Friend   bool // the operator exempts the address from all evidence and rules
 	// Submission reports whether the session uses a listener for users' mail clients,
-	// which greet with any name.
+	// which may greet with any name.
 	Submission bool
 	ASNKnown   bool   // if set, an ASN of 0 means that no AS announces Src
 	ASN        uint32 // number of the AS that announces Src
@@ -283,8 +283,8 @@ func (s *Session) request(ev *smtp.Event) {
 	}
 }
 
-// maxListings is the maximum number of answers of DNS lists. A policy has no more lists, but
-// a record could.
+// maxListings is the maximum number of DNS lists' answers. No policy has more lists,
+// but a corrupt record could.
 const maxListings = 8
 
 func (s *Session) listed(ev *smtp.Event) {

@@ -2,8 +2,8 @@
 // lists, cloud ranges and lists of scanners.
 //
 // The package does not download files. A new file replaces the previous one entirely,
-// so Parse returns an error for an error page, an empty file, or any other file that is
-// not a list. An entry that covers every address or a local network is rejected.
+// so Parse returns an error if the file is an error page, empty, or otherwise not a
+// list. An entry that covers every address or a local network is rejected.
 package feed
 
 import (

@@ -27,7 +27,7 @@ type Format struct {
 // Formats returns the formats known to Parse.
 func Formats() []Format { return slices.Clone(formats) }
 
-// formats lists all formats in the order of detection, specific before general. To add
+// formats lists all formats in the order of detection, from specific to general. To add
 // a format, add a row.
 var formats = []Format{
 	{Name: "spamhaus-drop", Help: "Spamhaus DROP, JSON lines or the older text",
