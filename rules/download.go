@@ -8,8 +8,9 @@ import (
 	"scanwatch/internal/text"
 )
 
-// A Download is the origin of a file that `scanwatch update` fetches: a URL, or a name in
-// its catalogue. The zero Download is a file that the operator maintains.
+// A Download is the origin of a file that `scanwatch update` downloads: a URL, or a
+// name in the catalogue of feeds. The zero Download belongs to a file that the operator
+// maintains.
 type Download struct {
 	URL   string
 	Feed  string        // name in the catalogue
@@ -23,7 +24,7 @@ const (
 	maxEvery = 60 * day
 )
 
-// downloadWords contains the words that begin a part of a Download.
+// downloadWords lists the words that start a part of a Download.
 var downloadWords = []string{"url", "feed", "key", "every"}
 
 const downloadSyntax = `[url "https://..." | feed name [key "file"] [every duration]]`
@@ -59,7 +60,7 @@ func (l *line) download() (d Download, err *Error) {
 	return d, err
 }
 
-// unusableURL returns the reason why a file cannot be fetched from s, or an empty string.
+// unusableURL returns the reason why a file cannot be downloaded from s, or "".
 func unusableURL(s string) string {
 	u, err := url.Parse(strings.NewReplacer("%Y", "2026", "%m", "01").Replace(s))
 	switch {

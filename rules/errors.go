@@ -198,5 +198,5 @@ func replacement(word, arg string) string {
 	return ""
 }
 
-// runeCount returns how many columns s takes, as Pos counts them.
+// runeCount returns the number of columns in s, as counted in Pos.
 func runeCount(s string) int { return utf8.RuneCountInString(s) }

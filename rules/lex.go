@@ -181,7 +181,7 @@ func (l *lexer) token() (token, *Error) {
 	case c == '/':
 		return l.regex(t)
 	case strings.HasPrefix(l.rest, "<>"):
-		// The null sender needs no quotes.
+		// The null sender does not need quotes.
 		t.kind, t.text = stringToken, "<>"
 		l.advance(2)
 		return t, nil

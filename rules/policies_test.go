@@ -10,8 +10,8 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// readyPolicy compiles a preset in enforce mode. The shipped list of known senders is
-// just `.sender.example`.
+// readyPolicy compiles a preset in enforce mode. The shipped list of known senders
+// contains only `.sender.example`.
 func readyPolicy(t testing.TB, name string) *Policy {
 	t.Helper()
 	c, err := Parse(name, func(name string) ([]byte, error) { return ReadyPolicy(name) })
@@ -30,7 +30,7 @@ func readyPolicy(t testing.TB, name string) *Policy {
 	return p.InMode(Enforce)
 }
 
-// A window is a single count across sessions by one key. All other counts are 0.
+// A window is a Counter with a single count across sessions. All other counts are 0.
 type window struct {
 	evidence Evidence
 	by       Key
