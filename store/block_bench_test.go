@@ -38,7 +38,7 @@ var mixed = sync.OnceValue(func() []store.Record {
 	return all
 })
 
-// loads lists the session sets for the benchmarks.
+// loads lists the sets of sessions for the benchmarks.
 var loads = []struct {
 	name string
 	all  func() []store.Record

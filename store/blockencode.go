@@ -36,7 +36,7 @@ func (e *blockEncoder) rows() int { return e.n }
 // bytes returns the approximate size of the records before compression.
 func (e *blockEncoder) bytes() int { return e.size }
 
-// add adds a record with the steps that can be decoded.
+// add adds a record with all its decodable steps.
 func (e *blockEncoder) add(r *Record) {
 	e.n++
 	e.size += e.head.add(r)
@@ -116,7 +116,7 @@ func (c *columns[T]) add(t *T) (size int) {
 	return size
 }
 
-// flush writes the columns and removes all values. Fields that have few combinations of
+// flush writes the columns and removes all values. Fields with few combinations of
 // values are stored as classes.
 func (c *columns[T]) flush(w *column.Writer, j *joiner, names *columnNames) {
 	j.reset(c.n)

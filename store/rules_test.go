@@ -116,7 +116,7 @@ func TestRepairKeepsRules(t *testing.T) {
 	want(t, r.Rules, "rule a")
 }
 
-// TestRuleKey checks that ruleKey rejects other keys of the metadata.
+// TestRuleKey checks that ruleKey rejects keys that do not belong to a rule's text.
 func TestRuleKey(t *testing.T) {
 	for key, ok := range map[string]bool{"rule-0000abcd": true, "rule-": false, "rule-xyz": false, "schema": false, "rule-123456789": false} {
 		if _, got := ruleKey([]byte(key)); got != ok {

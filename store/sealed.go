@@ -15,9 +15,9 @@ import (
 	"time"
 )
 
-// A sealed segment stores the same sessions as its rows, in the same order, in blocks of
-// columns. Sealed segments are only replaced as a whole. The file format is documented in
-// docs/sealed-days.md.
+// A sealed segment stores the same sessions as its rows, in the same order, in blocks
+// of columns. A sealed segment is never changed, only replaced as a whole. For the file
+// format, see docs/sealed-days.md.
 
 const (
 	blockRows  = 4000    // maximum records of a block
@@ -123,8 +123,8 @@ func (b *blockInfo) count(r *Record) {
 	b.messages += uint64(r.Counts.Mails)
 }
 
-// appendHashes appends the hashes of the values by which readers select r: its id, the
-// ids to which an aggregate refers, and its source.
+// appendHashes appends the hashes of the values by which readers select r: its id, its
+// source, and the ids to which an aggregate refers.
 func appendHashes(dst []uint64, r *Record) []uint64 {
 	dst = append(dst, hashID(r.ID))
 	if r.Sessions > 0 {
@@ -143,7 +143,7 @@ func appendHashes(dst []uint64, r *Record) []uint64 {
 	return dst
 }
 
-// sourceBits returns the prefix lengths with which a is stored in a filter.
+// sourceBits returns the prefix lengths with which a is stored in a Bloom filter.
 func sourceBits(a netip.Addr) []int {
 	if a.Unmap().Is4() {
 		return []int{32, 24}
@@ -168,8 +168,8 @@ func mix(x uint64) uint64 {
 	return x ^ x>>31
 }
 
-// appendFilter appends a Bloom filter of the sorted hashes. A value whose hash is not in
-// the filter is not in the block. The rate of false positives is 2 %.
+// appendFilter appends a Bloom filter of the sorted hashes. If a hash is not in the
+// filter, the block does not contain the value. The false positive rate is 2 %.
 func appendFilter(dst []byte, hashes []uint64) []byte {
 	slices.Sort(hashes)
 	hashes = slices.Compact(hashes)
@@ -184,7 +184,7 @@ func appendFilter(dst []byte, hashes []uint64) []byte {
 	return dst
 }
 
-// filterBit returns the position in a filter of bit i of a hash.
+// filterBit returns the position of a hash's ith bit in a Bloom filter.
 func filterBit(h uint64, i, size int) int {
 	n, _ := bits.Mul64(h+uint64(i)*(bits.RotateLeft64(h, 32)|1), uint64(size)*8)
 	return int(n)
@@ -296,7 +296,7 @@ func (s *sealedFile) open() error {
 	return s.match(entries)
 }
 
-// damage stores the first error in the structure of the file.
+// damage stores the first error in the file's structure.
 func (s *sealedFile) damage(err error) {
 	if s.broken == nil {
 		s.broken = err
@@ -320,8 +320,8 @@ func (s *sealedFile) read(at, size int64, buf []byte) ([]byte, error) {
 	return buf, nil
 }
 
-// match completes the blocks with the entries of the index. A block without an entry is
-// read, so that its keys are known.
+// match completes the blocks with the entries of the index. match reads blocks without
+// an entry, to learn their keys.
 func (s *sealedFile) match(entries map[recordKey][]byte) error {
 	var b decodedBlock
 	for i := range s.blocks {
@@ -427,8 +427,8 @@ func (b *block) appendKeys(dst []recordKey) []recordKey {
 	return dst
 }
 
-// each calls f with the number and the records of each block. All checksums are verified.
-// each returns the first error of a block or of f.
+// each calls f with the number and the records of each block. It verifies all
+// checksums, and returns the first error of a block or of f.
 func (s *sealedFile) each(f func(i int, b *decodedBlock) error) error {
 	var b decodedBlock
 	for i := range s.blocks {
@@ -442,7 +442,7 @@ func (s *sealedFile) each(f func(i int, b *decodedBlock) error) error {
 	return nil
 }
 
-// check loads a block and verifies the checksum and the entry of the index.
+// check loads a block, and verifies its checksum and index entry.
 func (s *sealedFile) check(info *blockInfo, b *decodedBlock) error {
 	if err := s.load(info, b, AllKinds); err != nil || info.bare {
 		return err
@@ -486,8 +486,8 @@ func (s *sealedFile) lastKey() (last recordKey) {
 	return last
 }
 
-// knownSchema returns an error if the schema n of a file differs from the schema that
-// this program reads.
+// knownSchema returns an error if a file's schema n differs from the schema that this
+// program reads.
 func knownSchema(n, known int) error {
 	switch {
 	case n > known:

@@ -9,11 +9,11 @@ import (
 	"scanwatch/internal/safego"
 )
 
-// sealPause is the ratio of the pause after each block to the time that the block took.
-// Sealing thus uses a fifth of a processor and does not delay requests.
+// sealPause is the ratio between the pause after each block and the time spent on the
+// block. Sealing thus uses a fifth of a processor and does not delay requests.
 const sealPause = 4
 
-// errStopped is the error of sealing if the Writer is closed.
+// errStopped ends the sealing of a segment when the Writer is closed.
 var errStopped = errors.New("the writer was closed")
 
 // sealNext starts to seal the oldest finished segment if no segment is being sealed.

@@ -23,7 +23,7 @@ func (m metadata) read(b *bbolt.Bucket) error {
 // get returns a value, as bbolt.Bucket.Get does.
 func (m metadata) get(key []byte) []byte { return m[string(key)] }
 
-// rules adds the texts of rules to all.
+// rules adds the rule texts to all.
 func (m metadata) rules(all map[uint32]string) {
 	for k, v := range m {
 		if ref, ok := ruleKey([]byte(k)); ok {
@@ -200,7 +200,7 @@ func openBlocks(d *directory, info Segment, q query) (*cursor, error) {
 	return c, nil
 }
 
-// fetch starts to read the next block in the background.
+// fetch starts reading the next block in the background.
 func (b *blocks) fetch(to *decodedBlock) {
 	if b.ahead = nil; len(b.pending) == 0 {
 		b.query.spare.put(to)
@@ -211,7 +211,7 @@ func (b *blocks) fetch(to *decodedBlock) {
 	b.ahead = background(func() (*decodedBlock, error) { return to, b.file.load(info, to, b.query.kinds) })
 }
 
-// next returns an error with true if blocks before the record cannot be read.
+// If blocks before the record cannot be read, next returns both an error and true.
 func (b *blocks) next() (key recordKey, ok bool, err error) {
 	for b.row++; b.row >= b.end; {
 		if b.ahead == nil {

@@ -34,7 +34,7 @@ func (l *lines) para(s string, indent int) {
 	l.WriteByte('\n')
 }
 
-// row writes one line and truncates it at the width.
+// row writes one line, truncated to the width.
 func (l *lines) row(format string, args ...any) {
 	l.WriteString(text.Cut(strings.TrimRight(fmt.Sprintf(format, args...), " "), l.style.Columns))
 	l.WriteByte('\n')
@@ -58,7 +58,7 @@ func (l *lines) more(n int) {
 	}
 }
 
-// at formats a time in the period with month and day.
+// at formats a time in the period, including the month and day.
 func (l *lines) at(t time.Time) string { return t.In(l.zone).Format("01-02 15:04") }
 
 // table writes rows with aligned columns within the width of the lines.

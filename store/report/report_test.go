@@ -392,8 +392,8 @@ type discard struct{}
 
 func (*discard) Write(p []byte) (int, error) { return len(p), nil }
 
-// TestRules checks that each effect of a rule counts once per session. A recipient that a
-// filter rejected is not in the list of relay probes.
+// TestRules checks that each effect of a rule counts once per session, and that a
+// recipient rejected by a filter does not count as a relay probe.
 func TestRules(t *testing.T) {
 	c := NewCollector(memory.Number)
 	add := func(steps ...store.Step) {
@@ -434,7 +434,7 @@ func TestRules(t *testing.T) {
 	}
 }
 
-// TestCompareLater checks that sessions recorded by a clock that was ahead do not count
+// TestCompareLater checks that sessions recorded while the clock was ahead do not count
 // as missing.
 func TestCompareLater(t *testing.T) {
 	at := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)

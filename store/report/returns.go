@@ -15,8 +15,8 @@ import (
 	"scanwatch/store/history"
 )
 
-// returnSteps lists the periods within which returning hosts are counted. They are the
-// usual lengths of bans.
+// returnSteps lists the periods within which returning hosts are counted. They are
+// usual ban lengths.
 var returnSteps = [...]struct {
 	name string
 	time time.Duration
@@ -34,13 +34,14 @@ const (
 	// maxClasses is the maximum number of classes, more than there are evidence tokens.
 	maxClasses = 200
 
-	// minHosts is the minimum number of hosts for suggesting a ban. A longer ban is not
-	// worthwhile if the share of hosts that return later is below fewMore.
+	// minHosts is the minimum number of hosts for which a ban length is suggested. A
+	// longer ban is not worthwhile if the share of hosts that return later is below
+	// fewMore.
 	minHosts = 20
 	fewMore  = 0.05
 )
 
-// The following classes of hosts are not types of evidence.
+// Classes of hosts that are not kinds of evidence.
 const (
 	classBanned = iota
 	classObserved
@@ -74,8 +75,8 @@ func NewReturns(source func(netip.Addr) uint64) *Returns {
 	return &Returns{source: source, limit: maxReturns, classes: []string{"banned", "banned, observed only", "any finding"}, hosts: map[uint64]int32{}}
 }
 
-// Visitor returns a visitor that adds all records to c. The visitor returns an error for
-// a record with corrupt steps.
+// Visitor returns a visitor that adds all records to c. It returns an error for a
+// record with corrupt steps.
 func (c *Returns) Visitor() history.Visitor {
 	return history.Visitor{Kinds: store.KindsOf(store.KindBan, store.KindFinding), Session: c.Add, Sum: c.Add}
 }
@@ -148,10 +149,10 @@ func (c *Returns) skip(r *store.Record) error {
 	})
 }
 
-// connects sets the time of the return if r started after the host was found. Concurrent
-// sessions are not returns. Only the first and the last start of an aggregate are known.
-// An aggregate covers an hour. If the host was found during that hour, both starts are
-// within the shortest of returnSteps.
+// connects sets the time of the return if r started after the host's first ban or
+// finding. Concurrent sessions are not returns. Only an aggregate's first and last
+// start are known. An aggregate covers an hour, so if the host was found during that
+// hour, both starts are within the shortest of returnSteps.
 func (e *returnEntry) connects(r *store.Record) {
 	after := r.Start.Sub(time.UnixMicro(e.at))
 	if after <= 0 && r.Sessions > 0 {
@@ -205,10 +206,10 @@ type ReturnRow struct {
 	Hosts  int            `json:"hosts"`
 	Within []ReturnWithin `json:"within"`
 
-	// Ban is the suggested length of a ban. Ban is the shortest step after which fewer
-	// than 5 % of the hosts return for the first time. If there were too few hosts, Ban
-	// is empty. Over is the observation period. AtLeast means that hosts still returned
-	// in the last step, so a longer ban may be worthwhile.
+	// Ban is the suggested ban length: the shortest step after which fewer than 5 % of
+	// the hosts return for the first time. If there were too few hosts, Ban is empty.
+	// Over is the observation period. AtLeast means that hosts still returned in the
+	// last step, so a longer ban may be worthwhile.
 	Ban     string `json:"ban,omitempty"`
 	Over    string `json:"watched_for,omitempty"`
 	AtLeast bool   `json:"at_least,omitempty"`
@@ -268,7 +269,7 @@ func (c *Returns) Summary(since, until time.Time, problems []string) *ReturnSumm
 			n := &rows[class][w]
 			row.Within = append(row.Within, ReturnWithin{step.name, n.watched, n.returned[w]})
 			// The suggestion is based on the longest step for which enough hosts were
-			// observed. The first step is never enough.
+			// observed. The first step alone is never sufficient.
 			if w > 0 && n.watched >= minHosts {
 				row.suggest(w, n.watched, n.returned)
 			}
@@ -281,7 +282,7 @@ func (c *Returns) Summary(since, until time.Time, problems []string) *ReturnSumm
 	return s
 }
 
-// suggest sets the shortest ban after which few hosts would return. It only considers
+// suggest sets the shortest ban after which few hosts would return. It considers only
 // hosts that were observed for the longest step.
 func (r *ReturnRow) suggest(longest, watched int, returned [len(returnSteps)]int) {
 	for n := 0; n <= longest; n++ {

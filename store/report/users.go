@@ -24,7 +24,8 @@ const (
 )
 
 // An attack has at least attackFailures failed logins, or failed logins from at least
-// attackNetworks networks. A user in a hotel with an old password causes fewer.
+// attackNetworks networks. A user in a hotel whose device has an old password causes
+// fewer.
 const (
 	attackFailures = 10
 	attackNetworks = 3
@@ -57,8 +58,8 @@ type userNetwork struct {
 // NewUsers returns an empty Users.
 func NewUsers() *Users { return &Users{users: map[string]*user{}, dropped: map[string]int{}} }
 
-// Visitor returns a visitor that adds all records to c. The visitor returns an error for
-// a record with corrupt steps.
+// Visitor returns a visitor that adds all records to c. It returns an error for a
+// record with corrupt steps.
 func (c *Users) Visitor() history.Visitor {
 	return history.Visitor{Kinds: store.KindsOf(store.KindAuth), Session: c.Add, Sum: c.Add}
 }
@@ -146,7 +147,7 @@ func later(a, b time.Time) time.Time {
 	return a
 }
 
-// A UserSummary is the report on users. All texts are printable.
+// A UserSummary is the report on users. All text is printable.
 type UserSummary struct {
 	Schema   int      `json:"schema"` // text.Schema
 	Since    Time     `json:"since"`
