@@ -79,7 +79,7 @@ func listed(p *Pipeline, s *session, ev *smtp.Event) (wait time.Duration) {
 	if since < 0 { // the clock was set back
 		return 0
 	}
-	since = max(since, s.waited) // the sum of the waits has the same limit, also if the clock is set back later
+	since = max(since, s.waited) // limits all waits together, even if the clock is set back later
 	var missing rules.ListSet
 	for i := range p.facts {
 		// Until the next event, the table may still hold the lists of a different

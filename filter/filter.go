@@ -85,7 +85,7 @@ type Pipeline struct {
 
 	o        Options
 	next     atomic.Pointer[Settings]
-	settings *Settings // settings for the current event; nil: only observe
+	settings *Settings // settings for the current event; nil to only observe
 	site     detect.Site
 	memory   *memory.Memory
 	decider  decide.Decider

@@ -85,7 +85,7 @@ func durations(list []time.Duration, say func(time.Duration) string) (items []st
 }
 
 // Ladder returns the durations of bans for a host's consecutive offences. The last
-// duration also applies to all further offences. A single duration d is short for d, 7d
+// duration also applies to all later offences. A single duration d is short for d, 7d
 // and 30d. No duration exceeds MaxBan.
 func (r *Rule) Ladder() []time.Duration {
 	if len(r.Ban) != 1 {

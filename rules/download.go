@@ -15,7 +15,7 @@ type Download struct {
 	URL   string
 	Feed  string        // name in the catalogue
 	Key   string        // file with the key of the provider; empty without one
-	Every time.Duration // interval of requests; 0 for the default
+	Every time.Duration // interval between downloads; 0 for the default
 }
 
 // The limits of Download.Every.

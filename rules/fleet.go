@@ -20,11 +20,11 @@ const RoleShare Role = "share"
 type Fleet struct {
 	Pos
 	Name    string        // of this host
-	Key     string        // file with the key that all hosts have
-	Observe bool          // bans of other hosts are not enforced
-	Bans    int           // maximum number of bans of a host within a minute; 0 for the default
-	Longest time.Duration // maximum duration of a ban of another host; 0 for the default
-	Ignore  []string      // names of hosts that are not believed
+	Key     string        // file with the key that all hosts share
+	Observe bool          // other hosts' bans are not enforced
+	Bans    int           // maximum number of a host's bans within a minute; 0 for the default
+	Longest time.Duration // maximum duration of another host's ban; 0 for the default
+	Ignore  []string      // names of hosts whose rows are ignored
 }
 
 // Share holds the options of `companion share`.

@@ -17,7 +17,7 @@ const RoleForward Role = "forward"
 // Forward holds the options of `companion forward`.
 type Forward struct {
 	Body   string // format of the requests to a URL; see ForwardBodies
-	Key    string // file with the key of the signatures, or of AbuseIPDB
+	Key    string // file with the key for signatures or for AbuseIPDB
 	Header string // file with a header of the requests, such as Authorization
 	Queue  string // directory of the queue; empty for the default
 	Every  time.Duration

@@ -27,7 +27,7 @@ type Lookup struct {
 	Codes, Ignore []netip.Prefix
 	Key           string        // file that contains the label for KeyMark; empty without a key
 	Rate          int           // maximum number of questions in a second on average; 0 for the default
-	Hold          time.Duration // maximum wait for an answer; 0 to wait for none
+	Hold          time.Duration // maximum wait for an answer; 0 for no wait
 }
 
 // KeyMark is the placeholder in a zone that the companion replaces with the key. The

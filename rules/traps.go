@@ -24,7 +24,7 @@ var pairTraps = []func(*checker, *Cond, *Cond){failedAndLoggedIn, namelessAndNam
 // per session.
 var perEvent = []string{"unknown-recipient", "backscatter", "recipient-flood", "relay-probe", "unknown-command", "auth-failure", "auth-unsupported", "flood"}
 
-// alwaysLow lists evidence that always has low confidence, so that it matches no
+// alwaysLow lists evidence that always has low confidence, and therefore matches no
 // condition and is not counted.
 var alwaysLow = []string{"syntax-error"}
 

@@ -304,8 +304,8 @@ func TestDamagedColumn(t *testing.T) {
 	}
 }
 
-// TestStepTimes checks that decoded times never decrease. The first gaps are exact. Later
-// times are early by at most 1/16 of the longest gap so far.
+// TestStepTimes checks that decoded times never decrease. The first gaps are exact.
+// Later times may be too early by at most 1/16 of the longest gap so far.
 func TestStepTimes(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
 	for range 2000 {

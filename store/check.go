@@ -15,8 +15,8 @@ import (
 // checks all pages before bbolt maps the file. It reads the file nearly in order, so
 // that an uncached file is read at disk speed.
 //
-// checkFile does not detect changed bytes in values, because bbolt has no checksums for
-// data. Decode handles corrupt values.
+// It does not detect changed bytes in values, because bbolt has no checksums for data.
+// Decode handles corrupt values.
 //
 // The layout is version 2 of bbolt's format, in the byte order of the machine. The header
 // of a page has 16 bytes: id u64, flags u16, count u16, overflow u32. An element has 16

@@ -291,8 +291,8 @@ const (
 )
 
 // A record is a protocol buffers message. store/record.proto describes the message for
-// other languages and for protoc --decode. The key consists of the end of the session
-// and the session id.
+// other languages and for protoc --decode. The key consists of the session's end and
+// id.
 const (
 	recDuration  = 1
 	recSrc       = 2
@@ -342,9 +342,9 @@ const (
 	stepFirst      = 26
 )
 
-// KeySize is the length of a key in bytes. A key consists of the end of the session in
-// microseconds since 1970 and the session id, both big-endian. Keys start with the end
-// of the session, so that new records are appended, which is cheap.
+// KeySize is the length of a key in bytes. A key consists of the session's end in
+// microseconds since 1970, and its id, both big-endian. Keys start with the end of the
+// session, so that new records are appended, which is cheap.
 const KeySize = 16
 
 // AppendKey appends the key of the session with the given end and id.

@@ -35,7 +35,7 @@ type ruleTexts struct {
 
 // with returns the texts of r and of a new policy. Previous texts are kept if they fit
 // within the limit, because open sessions may refer to them. If the new texts alone
-// exceed the limit, only the first ones are kept.
+// exceed the limit, only the first of them are kept.
 func (r *ruleTexts) with(texts []string) *ruleTexts {
 	next := &ruleTexts{text: make(map[uint32]string)}
 	for _, t := range texts {

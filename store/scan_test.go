@@ -48,8 +48,8 @@ func leafPages(b []byte) (all []int) {
 	return all
 }
 
-// TestScanCorruptHeader checks that a corrupt page header hides neither the records of
-// the page nor other pages.
+// TestScanCorruptHeader checks that a corrupt page header hides neither the page's
+// records nor other pages.
 func TestScanCorruptHeader(t *testing.T) {
 	if os.Getpagesize() != 4096 {
 		t.Skip("SKIPPED, NOT TESTED: the damage is made for pages of 4096 bytes")

@@ -140,7 +140,7 @@ func segmentFile(day time.Time, part int) string {
 	return fmt.Sprintf("%s.%d.db", day.Format(dayLayout), part)
 }
 
-// sealedName returns the name of the sealed segment of a part of a day.
+// sealedName returns the name of the sealed segment for a part of a day.
 func sealedName(s Segment) string {
 	return strings.TrimSuffix(segmentFile(s.Day, s.Part), ".db") + sealedSuffix
 }

@@ -153,7 +153,7 @@ func sourceBits(a netip.Addr) []int {
 
 func hashID(id uint64) uint64 { return mix(id) }
 
-// hashSource returns the hash of the prefix of a with n bits.
+// hashSource returns the hash of a's prefix of n bits.
 func hashSource(a netip.Addr, n int) uint64 {
 	p, _ := a.Unmap().Prefix(n)
 	ip := p.Addr().As16()

@@ -106,8 +106,9 @@ func openFile(d *directory, info Segment, limit int64, check func(*bbolt.Tx) err
 	return s, nil
 }
 
-// createFile creates a file with metadata and the given buckets. The file has a temporary
-// name until commitFile renames it, so that a crash leaves no incomplete file.
+// createFile creates a file with metadata and the given buckets. The file has a
+// temporary name until commitFile renames it, so that a crash does not leave an
+// incomplete file.
 func createFile(d *directory, info Segment, limit int64, schema int, program string, now time.Time, buckets ...[]byte) (*segment, error) {
 	temp := info.Name + newSuffix
 	f, err := d.create(temp)

@@ -386,7 +386,7 @@ func (s *State) openFile() error {
 	return nil
 }
 
-// create creates the file under a temporary name, so that a crash leaves no
+// create creates the file under a temporary name, so that a crash does not leave an
 // incomplete file.
 func (s *State) create() (*segment, error) {
 	seg, err := createFile(s.k.directory, Segment{Name: StateFile}, s.o.MaxSize, firstStateSchema+len(s.o.migrations), s.o.Program, s.o.now())

@@ -87,8 +87,8 @@ func TestStateKill(t *testing.T) {
 		if _, err := lines.ReadString('\n'); err != nil {
 			t.Errorf("the filter did not begin: %v", err)
 		}
-		// Kill the process at a random moment after some flushes, so that the test does
-		// not depend on the speed of the machine.
+		// Kill the process at a random time after some flushes, so that the test does
+		// not depend on the machine's speed.
 		least := rand.N(50)
 		for round := 0; ; round++ {
 			if round == least {

@@ -412,7 +412,7 @@ func TestDamagedSegmentIsSetAside(t *testing.T) {
 func TestSegmentCutShortWhileOpen(t *testing.T) {
 	for _, c := range []struct {
 		name  string
-		first func(*testing.T, *Writer) // who meets the fault
+		first func(*testing.T, *Writer) // causes the fault
 	}{
 		{"the writer meets it", func(*testing.T, *Writer) {}},
 		{"a snapshot meets it", func(t *testing.T, w *Writer) {
@@ -826,7 +826,7 @@ func TestSnapshotDoesNotHoldUpTheWriter(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	// Write more records than fit in a segment, so that further segments follow.
+	// Write more records than fit in a segment, so that several segments are created.
 	value := bytes.Repeat([]byte{0x7a, 2, 8, 1}, 1000)
 	for i := range 1500 {
 		w.Add(noon.Add(time.Duration(i+1)*time.Millisecond), uint64(i+2), value)

@@ -107,7 +107,7 @@ type ruleCopies struct {
 	writer     *store.Writer
 	anonymizer *Anonymizer
 	texts      map[uint32]string // maps a reference in the records to the text
-	refs       map[uint32]uint32 // maps a reference in the records to that in the copy; 0 without a text
+	refs       map[uint32]uint32 // maps a reference in the records to the reference in the copy; 0 without a text
 }
 
 // ref returns the copy's reference for a rule text, given its reference in the records.

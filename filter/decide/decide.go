@@ -58,7 +58,7 @@ type composition struct{ text, reply string }
 
 // A Decider evaluates a policy. A Decider must not be used concurrently.
 type Decider struct {
-	Policy   *rules.Policy // nil: observe only, without rules
+	Policy   *rules.Policy // nil to only observe, without rules
 	Refs     map[*rules.Rule]uint32
 	Memory   *memory.Memory
 	Recorded bool // events come from records, in which names may be hashed

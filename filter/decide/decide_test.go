@@ -179,8 +179,8 @@ func TestWithheldOnce(t *testing.T) {
 	}
 }
 
-// TestSticky checks that a decision on the client applies to its own and all later
-// phases, but not to earlier phases of the next transaction.
+// TestSticky checks that a decision about the client applies in its own phase and all
+// later phases, but not in the earlier phases of the next transaction.
 func TestSticky(t *testing.T) {
 	const no = "reject 550 5.7.1 no"
 	b := newBench(t, "mode enforce\npass match rcpt-to \"postmaster@\"\nrule r phase rcpt-to match evidence helo-own-name reject \"550 5.7.1 no\"\n")

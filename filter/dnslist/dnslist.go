@@ -24,7 +24,7 @@ const (
 	sets     = 2048 // a hash of an address selects a set
 	ways     = 8    // rows of a set
 	maxQueue = 1024 // questions that wait for the companion
-	maxBatch = 64   // questions in an answer to the companion
+	maxBatch = 64   // questions sent to the companion at a time
 	maxCodes = 3    // codes that are stored for an answer
 
 	// maxOfSource is the maximum number of addresses in a /64 with valid or pending
@@ -495,7 +495,7 @@ func (t *Table) next() (all []Question, done bool) {
 
 // An Answer is a list's answer about an address.
 type Answer struct {
-	Addr  netip.Addr    // not valid if all listings of the list are unknown now
+	Addr  netip.Addr    // not valid if the list withdraws all its listings
 	List  string        // ID of the list
 	Codes []netip.Addr  // empty if the address is not listed
 	TTL   time.Duration // for which the answer is valid

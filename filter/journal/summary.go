@@ -86,7 +86,7 @@ func (m *summary) ban(o *smtp.Outcome) bool {
 // begin prepares m for a new session, reusing buffers.
 func (m *summary) begin() { *m = summary{evidence: m.evidence[:0], tags: m.tags[:0]} }
 
-// Lines that count further suspicious sessions from a source.
+// Log lines that count further suspicious sessions from a source.
 var (
 	decidedAgain = repeated{"sessions", "rule", true}
 	foundAgain   = repeated{"sessions", "evidence", false}

@@ -154,7 +154,7 @@ func TestRule(t *testing.T) {
 	}
 }
 
-// flood plays so many sessions of a source that later ones are aggregated.
+// flood plays so many sessions from a source that later sessions are aggregated.
 func (p *player) flood(src string) {
 	for range firstSessions {
 		p.end(src, noon, track.Counts{}, Close{})
@@ -246,8 +246,8 @@ func TestOncePerSession(t *testing.T) {
 	}
 }
 
-// TestNameless checks that a greeting without a name is not counted as one of an
-// aggregate's further names.
+// TestNameless checks that an aggregate does not count a greeting without a name as a
+// further name.
 func TestNameless(t *testing.T) {
 	p := play(t, 512<<20)
 	for range firstSessions + 3 {

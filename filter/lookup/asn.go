@@ -20,7 +20,7 @@ import (
 )
 
 // maxDatabaseBytes is the maximum size of a database, which is read into memory. Most
-// databases are 5 to 20 MB in size, and all known ones are smaller than the limit.
+// databases are 5 to 20 MB in size, and all known databases are smaller than the limit.
 const maxDatabaseBytes = 512 << 20
 
 // An Origin is the database record for an address. Unknown fields are empty.

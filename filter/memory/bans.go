@@ -42,7 +42,7 @@ const (
 	banRevoked                       // ended by the operator
 	banForeign                       // imposed or ended on another host
 	banListed                        // rests on a listing in a DNS list
-	banWithin                        // an unban also of all hosts and networks in the prefix
+	banWithin                        // an unban that includes all hosts and networks in the prefix
 )
 
 // keepBan is the time in seconds for which a ban is kept after its end.
@@ -137,7 +137,7 @@ func (b *Ban) Affects(host netip.Prefix) bool {
 // A BanRequest asks for a ban.
 type BanRequest struct {
 	// Ladder lists the ban durations for consecutive offences. The last duration also
-	// applies to all further offences. With a duration of 0, the offence is counted but
+	// applies to all later offences. With a duration of 0, the offence is counted but
 	// does not lead to a ban.
 	Ladder  []time.Duration
 	Rule    string
@@ -257,7 +257,7 @@ func (b *ban) connected(at uint32, active bool) {
 }
 
 // AddPrefix manually bans a host or network. An IPv6 address is widened to its /64.
-// AddPrefix returns false if the table of network bans is full.
+// AddPrefix returns false if there are too many bans of networks.
 func (b *Bans) AddPrefix(p netip.Prefix, d time.Duration, reason string, now int64) (Ban, bool) {
 	p = widen(p)
 	b.mu.Lock()
@@ -287,8 +287,8 @@ func (b *Bans) AddPrefix(p netip.Prefix, d time.Duration, reason string, now int
 }
 
 // Revoke ends the active ban of a host or network and returns it. If within is set,
-// Revoke ends all active bans in p. An IPv6 address is widened to its /64 and all hosts
-// in it. Bans of larger networks that contain p remain in effect.
+// Revoke ends all active bans in p. For an IPv6 address, Revoke ends all active bans in
+// its /64. Bans of larger networks that contain p remain in effect.
 func (b *Bans) Revoke(p netip.Prefix, within bool, now int64) (ended []Ban) {
 	p = widen(p)
 	at := b.clock.row(now)
@@ -314,8 +314,8 @@ func (b *Bans) Revoke(p netip.Prefix, within bool, now int64) (ended []Ban) {
 	return ended
 }
 
-// RevokeListed ends the bans of the client at a that rest on a listing in a DNS list and for
-// which refuted returns true.
+// RevokeListed ends those bans of the client at a that rest on a listing in a DNS list,
+// if refuted returns true for them.
 func (b *Bans) RevokeListed(a netip.Addr, refuted func(Ban) bool, now int64) (ended []Ban) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -520,7 +520,7 @@ func (n *ruleNames) export(c *clock, p netip.Prefix, b ban) Ban {
 		Listed: b.flags&banListed != 0,
 	}
 	if out.Origin, out.Rule = splitOrigin(n.list[b.rule]); out.Revoked && b.flags&banForeign == 0 {
-		out.Origin = "" // this host has revoked the ban of another one
+		out.Origin = "" // this host has revoked another host's ban
 	}
 	if b.last != 0 {
 		out.Last = c.event(b.last)

@@ -11,8 +11,8 @@ import (
 const (
 	clockJump  = 48 * time.Hour      // a larger step back means that a wrong clock was changed
 	clockPause = 31 * 24 * time.Hour // a larger step forward means that a wrong clock was changed
-	clockDoubt = 24 * time.Hour      // how long after the latest step steps can be undone
-	clockEvery = 10 * time.Minute    // how often the row is written
+	clockDoubt = 24 * time.Hour      // time after the latest step during which steps can be undone
+	clockEvery = 10 * time.Minute    // interval between writes of the row
 )
 
 const (

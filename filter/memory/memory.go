@@ -194,10 +194,10 @@ func (m *Memory) Rewrite() {
 	}
 }
 
-// Load merges stored rows into those added since startup. Expired rows are marked for
-// deletion, and invalid rows are ignored. The clock's row must come first. If Follow
-// was called and the clock has no row, now must be the latest time that has certainly
-// passed.
+// Load merges stored rows into the rows added since startup. Expired rows are marked
+// for deletion, and invalid rows are ignored. The clock's row must come first. If
+// Follow was called and the clock has no row, now must be the latest time that has
+// certainly passed.
 func (m *Memory) Load(entries iter.Seq[kv.Entry], now int64) {
 	some := make([]kv.Entry, 0, chunk)
 	take := func() {

@@ -116,7 +116,7 @@ func shiftPeer(_ peerKey, p *peer, by int64) {
 	}
 }
 
-// mergePeers merges a stored row into the one added since startup.
+// mergePeers merges a stored row into the row added since startup.
 func mergePeers(live *peer, stored peer) {
 	if stored.first != 0 && (live.first == 0 || stored.first < live.first) {
 		live.first = stored.first

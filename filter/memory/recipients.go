@@ -204,7 +204,7 @@ func (t *Recipients) again(k uint64, at uint32) bool {
 	return again
 }
 
-// Probed reports whether at least distinctAt networks other than that of c have
+// Probed reports whether at least distinctAt networks, not counting c's own, have
 // requested rcpt, which has never existed. Networks seen only by other hosts count at
 // most Multiple times as much as the networks seen here.
 func (t *Recipients) Probed(c *Client, rcpt []byte, now int64) bool {

@@ -99,8 +99,9 @@ func (m *Memory) Key() [16]byte {
 	return m.key
 }
 
-// UseKey sets the key of the hashes, instead of a key in the stored rows. Rows whose hashes
-// depend on another key are dropped. UseKey must be called before Load.
+// UseKey sets the key of the hashes, which then replaces the key in the stored rows.
+// Rows whose hashes depend on another key are dropped. UseKey must be called before
+// Load.
 func (m *Memory) UseKey(key [16]byte) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -32,8 +32,8 @@ type foreignRow[V any] struct {
 	merged bool   // includes partial rows of several hosts; see Foreign
 }
 
-// maxForeign is the share of a table's maximum number of rows that is also available for
-// rows of other hosts.
+// maxForeign limits the rows of other hosts: a table can hold its maximum number of
+// rows divided by maxForeign in addition to its own rows.
 const maxForeign = 2
 
 // Multiple limits the weight of other hosts' counts: at most Multiple times this host's
@@ -80,8 +80,8 @@ type Foreign struct {
 	kv.Entry
 	Origin string // name of the host with the latest information
 	Ended  bool   // another host's unban, which this host does not know yet, has ended this host's ban
-	// Partial is set if the row is only that of Origin, so that earlier rows of other hosts
-	// with the same key remain.
+	// Partial is set if the row comes only from Origin. Earlier rows with the same key
+	// from other hosts then remain.
 	Partial bool
 	// Seen is the time of the prefix's latest unban known to the host that imposed a
 	// ban, in seconds since 1970, or 0 if it is unknown. A later unban known to this

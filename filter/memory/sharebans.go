@@ -120,7 +120,7 @@ func (n *arrival) stale(unban *ban) bool {
 	switch {
 	case unban.flags&banRevoked == 0 || n.row.flags&banRevoked != 0 || n.row.since > unban.until:
 		return false
-	case n.partial: // file rows know only the unbans in other files
+	case n.partial: // rows from files reflect only the unbans in other files
 		return true
 	}
 	return n.seen == 0 || n.seen+seenSlack < int64(unban.until)
@@ -285,8 +285,8 @@ func (b *ban) end(f *Foreign, at uint32) bool {
 }
 
 // Disclaim causes other hosts to end the ban of p, even if it is not banned here. If
-// within is set, they end all bans in p. An IPv6 address is widened to its /64 and all
-// hosts in it. Disclaim returns false if this host does not belong to a fleet.
+// within is set, they end all bans in p. For an IPv6 address, they end all bans in its
+// /64. Disclaim returns false if this host does not belong to a fleet.
 func (b *Bans) Disclaim(p netip.Prefix, within bool, now int64) bool {
 	p = widen(p)
 	b.mu.Lock()

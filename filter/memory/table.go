@@ -263,7 +263,7 @@ func (t *table[K, V]) restoreRow(k K, v V, now uint32) {
 		return
 	}
 	// The table is full, because its limit was higher when the file was written. Mark
-	// the row as present on disk, so that its eviction is written.
+	// the row as present on disk, so that its eviction deletes it from the file.
 	t.put(k, v, now)
 	delete(t.dirty, k)
 }

@@ -220,7 +220,7 @@ func lose(p *Player, v *playback) {
 	v.loseOmitted()
 }
 
-// loseOmitted adds the messages whose steps were omitted from the record.
+// loseOmitted counts the messages whose steps were omitted from the record as lost.
 func (v *playback) loseOmitted() {
 	for range min(max(int(v.rec.Counts.Mails)-int(v.done.Mails)-v.lostAll, 0), maxPadded) {
 		v.out.Lost = append(v.out.Lost, Message{Unknown: true, Refusal: v.out.Refusal})

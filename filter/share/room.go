@@ -109,8 +109,8 @@ func makeOwnRoom(r *Replica, self *origin, e *kv.Entry, now time.Time) bool {
 // the problem. Otherwise, it returns "".
 func (r *Replica) Crowded() string { return r.crowded.problem }
 
-// Retry clears a problem that Crowded reports, and returns true, if there may be room
-// now. The memory must then send all its rows again.
+// If there may be room now, Retry clears the problem that Crowded reports, and returns
+// true. The memory must then send all its rows again.
 func (r *Replica) Retry(now time.Time) bool {
 	if r.crowded.problem == "" || now.Sub(r.crowded.since).Abs() < evictEvery {
 		return false

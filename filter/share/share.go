@@ -79,7 +79,7 @@ type Limits struct {
 	Duration time.Duration // of a ban; a longer ban ends earlier
 	Bits4    int           // minimum length of a banned IPv4 prefix
 	Bits6    int           // minimum length of a banned IPv6 prefix
-	Observe  bool          // bans of other hosts are not enforced
+	Observe  bool          // other hosts' bans are not enforced
 }
 
 // DefaultLimits returns the limits used if nothing else is configured.
@@ -113,7 +113,7 @@ type register struct {
 	origin      *origin
 	stamp, seen Stamp
 	value       string
-	ban         memory.BanRow // of a row in memory.BansBucket
+	ban         memory.BanRow // decoded value of a row in memory.BansBucket
 	// sent is set if this host's memory has passed the row to this Replica. Other rows
 	// in this host's name may be forged, and count like another host's rows.
 	sent bool
@@ -142,7 +142,7 @@ type origin struct {
 	heard   time.Time                     // time of the latest call of Apply
 	wrong   time.Time                     // time of the latest omission
 	victims map[string]*victims           // by bucket; see evict
-	short   bool                          // rows are missing because all hosts together have too many
+	short   bool                          // rows are missing because all hosts together have too many rows
 }
 
 // Values of HostStatus.By.
@@ -392,7 +392,7 @@ func (r *Replica) Apply(name string, rows []Row, now time.Time) error {
 			o.claimed = max(o.claimed, one.Stamp)
 		}
 		if !isMark && one.Stamp <= o.mark {
-			if o.mark > At(now.Add(maxAhead)) { // the host sends in vain for long
+			if o.mark > At(now.Add(maxAhead)) { // the host's rows will be omitted for a long time
 				o.omit("dropped; rows are omitted until "+o.mark.Time().Format(time.DateTime)+" UTC", now)
 			}
 			continue
@@ -554,8 +554,9 @@ func (g *register) before(other *register) bool {
 	return cmp.Or(cmp.Compare(g.stamp, other.stamp), cmp.Compare(g.seen, other.seen), cmp.Compare(g.value, other.value)) < 0
 }
 
-// minute returns the minute in which a ban starts. It does not depend on the stamp, because
-// a host that has lost its registers sends all its bans with new stamps.
+// minute returns the minute in which the register's ban starts. It does not depend on
+// the stamp, because a host that has lost its registers sends all its bans with new
+// stamps.
 func (g *register) minute() int64 { return g.ban.Since / 60 }
 
 // count adds a ban to the bans that start in the same minute. If n is negative, count

@@ -26,7 +26,7 @@ type sim struct {
 	nodes []*node
 	skews bool // the hosts convert the times in rows
 	pace  int  // maximum time between two events, in seconds
-	whole bool // no batches are lost any more
+	whole bool // batches are no longer lost
 
 	// The service holds a snapshot of each host's registers, and a stream of batches.
 	epoch    int // changes if the service lost everything

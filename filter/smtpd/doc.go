@@ -31,6 +31,6 @@
 //
 // The tests of package safego check the last two guarantees in the source.
 //
-// If smtpd does not read responses, Serve blocks in a write and reads no further lines.
-// smtpd then buffers its lines; it never waits for a filter to read.
+// If smtpd does not read responses, Serve blocks in a write and does not read further
+// lines. smtpd then buffers its lines. It never waits for a filter to read.
 package smtpd

@@ -149,7 +149,7 @@ func (id ID) String() string {
 	return "unknown"
 }
 
-// IsPhase reports whether id is a phase, so that the event must be answered.
+// IsPhase reports whether id is a phase. An event with such an id must be answered.
 func (id ID) IsPhase() bool { return id < numIDs && specs[id].request }
 
 // maxFields is the maximum number of fields after the session and token.

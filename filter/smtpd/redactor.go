@@ -72,8 +72,8 @@ func (r *Redactor) exchange(line []byte) {
 }
 
 // An UnknownRedactor removes secrets from lines that a mail server does not recognise
-// as commands. It is for servers that report neither AUTH nor replies. An unrecognised
-// line may belong to a login, or to a message after a rejected DATA.
+// as commands. It is used for servers that report neither AUTH nor replies. An
+// unrecognised line may belong to a login, or to a message after a rejected DATA.
 type UnknownRedactor struct{ seen bool } // a line belonged to a login
 
 // Line returns the part of a line that may be shown, and the line's verb. If the client
@@ -84,7 +84,7 @@ func (r *UnknownRedactor) Line(line []byte, first bool) ([]byte, smtp.Verb) {
 	shown, verb, secret := redact(nil, line, lineState{sawAuth: r.seen})
 	word, _ := cutWord(line)
 	switch {
-	case secret: // which redact has masked
+	case secret: // redact has masked the line
 		r.seen = true
 		return shown, verb
 	case likeCredentials(line):

@@ -9,7 +9,7 @@ import (
 	"scanwatch/internal/text"
 )
 
-// plotHeight is the maximum height of the bars of a chart in CSS pixels. Widths are in
+// plotHeight is the maximum height of a chart's bars in CSS pixels. Widths are in
 // percent, so that text has the same size on a phone.
 const plotHeight = 150
 
@@ -64,7 +64,7 @@ type weekCell struct {
 	Level       string // of shade; empty if the hour is not in the period
 }
 
-// These are the heights of the heading and of a row of a weekChart in CSS pixels.
+// Heights of a weekChart's heading and rows in CSS pixels.
 const (
 	weekHead = 22
 	weekRow  = 28

@@ -76,10 +76,10 @@ type current struct {
 	byFilter  bool // a filter has rejected the next recipient
 	refusals  [maxRefusals]refusal
 	rules     int      // in refusals
-	rejection decision // the last rejection, an enforced one if there is one
+	rejection decision // the last enforced rejection, or otherwise the last observed one
 	reference uint64   // the last reference to a rejected session of an aggregate
 	sender    []byte
-	recipient []byte // the last one rejected by a filter, or the last one if there is none
+	recipient []byte // the last recipient rejected by a filter, or otherwise the last recipient
 	rejected  bool   // a filter has rejected recipient
 	domain    recipientDomain
 }

@@ -23,8 +23,8 @@ type Region struct {
 	Totals
 }
 
-// regions returns the sources' AS numbers and countries, and adds the number of omitted
-// ones to more. Without a database, it returns nil.
+// regions returns the sources' AS numbers and countries, and adds the numbers of
+// omitted entries to more. Without a database, it returns nil.
 func regions(l *clients, locate func(netip.Addr) Place, top int, more map[string]int) (as, countries []Region) {
 	if locate == nil {
 		return nil, nil

@@ -29,7 +29,7 @@ type Totals struct {
 	Sessions int `json:"sessions"`
 	Found    int `json:"found,omitempty"`   // sessions with a finding
 	Refused  int `json:"refused,omitempty"` // sessions rejected by a rule or a ban
-	// Observed is the number of further sessions that a rule or a ban would have
+	// Observed is the number of additional sessions that a rule or a ban would have
 	// rejected. For aggregates, Observed is a lower bound.
 	Observed     int `json:"observed,omitempty"`
 	Mails        int `json:"messages"`

@@ -138,8 +138,8 @@ func (c *Returns) Add(r *store.Record) error {
 	})
 }
 
-// skip counts the findings of an aggregate of many sources, for which no host is known.
-// Local sessions have no findings.
+// skip counts an aggregate's findings if the aggregate has many sources, so that the
+// hosts are unknown. Local sessions have no findings.
 func (c *Returns) skip(r *store.Record) error {
 	return r.Steps(func(s *store.Step) bool {
 		if s.Kind == store.KindFinding && string(s.Confidence) != "low" || s.Kind == store.KindBan && s.Exempt == "" {
@@ -230,9 +230,9 @@ func (c *Returns) Summary(since, until time.Time, problems []string) *ReturnSumm
 	if since.IsZero() {
 		s.Since.Time = cmp.Or(c.first, until)
 	}
-	// counts holds a row for each step. watched is the number of hosts that were observed
-	// for at least the time of the step. returned is the number of watched hosts that
-	// returned within the step.
+	// counts holds a row for each step. watched is the number of hosts that were
+	// observed for at least the step's time. returned is the number of watched hosts
+	// that returned within that time.
 	type counts [len(returnSteps)]struct {
 		watched  int
 		returned [len(returnSteps)]int

@@ -69,7 +69,7 @@ func (c *Users) Add(r *store.Record) error {
 	if r.Counts.AuthPass == 0 && r.Counts.AuthFail == 0 {
 		return nil
 	}
-	var sender *user // who sent the messages of the session
+	var sender *user // user who sent the session's messages
 	err := r.Steps(func(s *store.Step) bool {
 		if s.Kind != store.KindAuth {
 			return true
@@ -156,7 +156,7 @@ type UserSummary struct {
 	// Attacked lists the users with failed logins from networks from which they have
 	// never logged in, by the number of networks, highest first.
 	Attacked  []AttackedUser `json:"attacked"`
-	Active    []ActiveUser   `json:"active"` // who logged in, most messages first
+	Active    []ActiveUser   `json:"active"` // users who logged in, by number of messages, highest first
 	More      map[string]int `json:"more"`
 	NotListed map[string]int `json:"not_listed"` // over the memory limits
 }
