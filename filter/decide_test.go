@@ -45,7 +45,7 @@ func (nothing) MatchName([]byte) bool     { return false }
 func (nothing) MatchASN(uint32) bool      { return false }
 
 // script plays a session and returns the answers to its requests, without the session
-// id. Each line is an event or a request in a short form:
+// id. Each line is an abbreviated event or request:
 //
 //	connect NAME FCRDNS     report and request
 //	ehlo NAME, mail ADDRESS, rcpt ADDRESS, data     request
@@ -248,8 +248,8 @@ func TestOwnRefusalsAreNotCounted(t *testing.T) {
 	}
 }
 
-// TestTags checks that a tag is recorded and logged once, in observe and in enforce
-// mode.
+// TestTags checks that a tag is recorded and logged once, both in observe and in
+// enforce mode.
 func TestTags(t *testing.T) {
 	p := policy(t, "mode observe\nrule odd phase helo match helo \"ylmf-pc\" tag odd-one\n")
 	answers, records, log := script(t, p, "connect x.example.net pass", "ehlo ylmf-pc", "ehlo ylmf-pc")

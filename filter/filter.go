@@ -226,7 +226,7 @@ func (p *Pipeline) take(s *session, ev *smtp.Event) {
 	}
 }
 
-// locate adds the facts about a new session's address. The facts come from the site,
+// locate adds the facts about a new session's address. These facts come from the site,
 // and from the operator's tables and databases.
 func (o *Settings) locate(s *track.Session, site *detect.Site) {
 	if !s.Src.IsValid() {
@@ -446,7 +446,7 @@ func (p *Pipeline) Cut(id uint64, how smtp.Ending, at int64) {
 	}
 }
 
-// Known reports whether the client of an open session is known at a given time.
+// Known reports whether an open session's client is known at a given time.
 func (p *Pipeline) Known(id uint64, at int64) bool {
 	s := p.table.session(id)
 	if s == nil || !s.track.Src.IsValid() {

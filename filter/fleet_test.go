@@ -69,8 +69,8 @@ func (f *fleet) exchange(at time.Time) {
 	}
 }
 
-// play plays one session on each host in turn. The hosts exchange their rows when every
-// has passed since the previous exchange.
+// play plays one session on each host in turn. The hosts exchange their rows whenever
+// the time given in every has passed.
 func (f *fleet) play(list []simulate.Session, every time.Duration) (out []simulate.Outcome) {
 	f.t.Helper()
 	last := list[0].Start

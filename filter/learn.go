@@ -13,8 +13,8 @@ import (
 	"scanwatch/rules"
 )
 
-// login records a login in memory. The result describes the password spray that a
-// failed login is part of, if any.
+// login records a login in memory. If a failed login is part of a password spray, the
+// result describes the spray.
 func (p *Pipeline) login(s *session, ev *smtp.Event) (spray detect.Spray) {
 	switch t := &s.track; {
 	case t.Local || !t.Src.IsValid():

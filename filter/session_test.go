@@ -200,8 +200,8 @@ func TestReplayIsDeterministic(t *testing.T) {
 // secrets lists the passwords in the AUTH streams, as the clients sent them.
 var secrets = []string{"cleartext-guess", "s3cret", "secret", "hunter2", "wrong", "passw"}
 
-// TestNoPasswords checks that no record or log line includes the text after AUTH, be it
-// plain or in base64. User names that smtpd reports may remain.
+// TestNoPasswords checks that no record or log line includes the text after AUTH,
+// whether plain or in base64. User names that smtpd reports may remain.
 func TestNoPasswords(t *testing.T) {
 	word := regexp.MustCompile(`[A-Za-z0-9+/]{12,}={0,2}`)
 	for _, version := range []string{"6.8", "7.6", "7.9"} {

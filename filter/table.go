@@ -12,7 +12,7 @@ import (
 	"scanwatch/filter/track"
 )
 
-// A session is an open session, with its facts and the state of each stage.
+// A session is an open session, with its facts and each stage's state.
 type session struct {
 	track   track.Session
 	detect  detect.State

@@ -109,7 +109,7 @@ const columns = 76
 func (d *describer) para(s string) { wrap(&d.out, "", s) }
 func (d *describer) item(s string) { wrap(&d.out, "- ", s) }
 
-// wrap writes lead and s, aligning further lines with the start of s.
+// wrap writes lead and s, and aligns wrapped lines with the start of s.
 func wrap(out *strings.Builder, lead, s string) {
 	out.WriteString(text.Wrap(lead+strings.Join(strings.Fields(s), " "), columns, len(lead)) + "\n")
 }

@@ -81,7 +81,7 @@ func unusableURL(s string) string {
 // IsZero reports whether the operator maintains the file.
 func (d Download) IsZero() bool { return d == Download{} }
 
-// suffix returns the text of d after the name of its file.
+// suffix returns the text of d that follows the file's name.
 func (d Download) suffix() string {
 	var s string
 	switch {

@@ -29,7 +29,7 @@ type Outcome struct {
 // Empty reports whether o has no decision, no delay and no ban.
 func (o *Outcome) Empty() bool { return o.Rule == nil && o.Delay == 0 && o.BanRule == nil }
 
-// A Verdict is the result of a policy in a phase.
+// A Verdict is the result of evaluating a policy in a phase.
 type Verdict struct {
 	Phase smtp.Phase
 	// Pass is the pass statement that matched, or nil. If Pass is set, no rule applies.
@@ -133,8 +133,8 @@ func (p *Policy) Eval(f *Facts) (v Verdict) {
 	return v
 }
 
-// or merges two outcomes: their effects, and the decision of o. If o has no decision,
-// the other outcome's decision is used.
+// or combines the effects of two outcomes, and keeps o's decision. If o has no
+// decision, it uses the other outcome's decision.
 func (o Outcome) or(other Outcome) Outcome {
 	if o.Rule == nil {
 		o.Rule, o.Decision, o.Text, o.Sticky = other.Rule, other.Decision, other.Text, other.Sticky
@@ -213,7 +213,7 @@ func (c *Cond) countsRecipients() bool {
 	return c.Word == "count" && TokenByName(c.Values[0].Text).Evidence&ofRecipients != 0
 }
 
-// shield returns how far trusted clients are exempt from r.
+// shield returns the degree to which trusted clients are exempt from r.
 func (r *Rule) shield() shield {
 	if r.EvenTrusted || r.Has(AuthFailure|AuthSpray|AuthUnsupported) {
 		return shieldNone // accepted mail does not exempt a client from rules on brute force
@@ -341,10 +341,11 @@ type CondTrace struct {
 	Hashed bool
 }
 
-// Explain is Eval with a trace of every pass statement and rule in the phase.
+// Explain is like Eval, but also returns a trace of every pass statement and rule in
+// the phase.
 func (p *Policy) Explain(f *Facts) (Verdict, []Trace) { return p.explain(f, true) }
 
-// Answers returns the traces of Explain without the texts of the facts.
+// Answers returns the same traces as Explain, but without the texts of the facts.
 func (p *Policy) Answers(f *Facts) []Trace {
 	_, traces := p.explain(f, false)
 	return traces

@@ -348,8 +348,8 @@ func (c *cond) recorded(f *Facts, b []byte) Truth {
 	return Unknown
 }
 
-// hidden reports whether p may match the original of a hashed address in domain. The
-// rare case of a hashed role account with a detail is ignored. Otherwise, all
+// hidden reports whether p may match the unhashed form of a hashed address in domain.
+// The rare case of a hashed role account with a detail is ignored. Otherwise, all
 // conditions on role accounts would be unknown.
 func (p pattern) hidden(domain []byte) bool {
 	switch {

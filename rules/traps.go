@@ -132,7 +132,7 @@ func noCountry(k *checker, c *Cond) {
 	}
 }
 
-// misshapenValues warns of a value in a form that the condition's fact never takes.
+// misshapenValues warns of a value whose form the condition's fact never has.
 func misshapenValues(k *checker, c *Cond) {
 	for _, v := range c.Values {
 		if why, hint := misshapen(c.Word, v); why != "" {
@@ -141,7 +141,7 @@ func misshapenValues(k *checker, c *Cond) {
 	}
 }
 
-// A shape is a form of values that the facts of some conditions never take.
+// A shape describes a form of values that some conditions' facts never have.
 type shape struct {
 	words     []string
 	has       func(name string) bool

@@ -45,7 +45,7 @@ func openBlock(value []byte, kinds Kinds) (*block, error) {
 	return b, nil
 }
 
-// open decodes a block like openBlock, but reuses the buffers of b.
+// open decodes a block like openBlock, but reuses b's buffers.
 func (b *block) open(value []byte, kinds Kinds) error {
 	b.kinds.Reset()
 	b.exact.Reset()
@@ -234,7 +234,7 @@ func (b *block) seek(row, step int) {
 	}
 }
 
-// wants reports whether the caller wants any of the given kinds of steps.
+// wants reports whether the caller needs steps of any of the given kinds.
 func (b *block) wants(kinds []byte) bool {
 	for _, k := range kinds {
 		if b.wanted.Has(Kind(k)) {
@@ -401,7 +401,7 @@ func (t *table[T]) finish() error {
 	return nil
 }
 
-// value returns the number in row i of a field that never belongs to a class.
+// value returns the number in row i of a field that is never part of a class.
 func (t *table[T]) value(field, i int) uint64 {
 	if !t.each[field].exists {
 		return 0

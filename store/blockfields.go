@@ -46,7 +46,7 @@ func octets[T any](name string, get func(*T) []byte, set func(*T, []byte)) field
 	return field[T]{name: name, text: func(dst []byte, t *T) []byte { return append(dst, get(t)...) }, setText: set}
 }
 
-// The key of a record is in these fields of recordFields.
+// Indexes in recordFields of the fields that form a record's key.
 const (
 	fieldEnd = iota
 	fieldID

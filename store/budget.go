@@ -47,8 +47,8 @@ func (b *budget) prune(d *directory, open string, apart []string, room int64) (u
 	if err != nil {
 		return u, err
 	}
-	// The State compacts a state.db that was written with a larger budget. Until then,
-	// its excess size must neither evict history nor block new records.
+	// The State will compact a state.db that was written with a larger budget. Until
+	// then, the file's excess size must neither evict history nor block new records.
 	over := int64(0)
 	if info, err := state.root.Lstat(StateFile); err == nil {
 		over = max(info.Size()-b.bytes/2, 0)

@@ -125,7 +125,7 @@ func (c *checker) tolerate(err error) error {
 	return err
 }
 
-// meta selects one of the two meta pages as bbolt does.
+// meta selects one of the two meta pages in the same way as bbolt.
 func (c *checker) meta(size int64) (root, freelist uint64, err error) {
 	var best uint64
 	found := false
@@ -319,7 +319,8 @@ func (c *checker) branch(p *page, depth int, least []byte) error {
 	if len(all) == 0 {
 		return damaged("page %d has no elements", p.id)
 	}
-	// Copy the children first, because reading them overwrites the buffer of the parent.
+	// Copy the child elements first, because reading the children overwrites the
+	// parent's buffer.
 	type child struct {
 		id  uint64
 		key []byte

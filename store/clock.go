@@ -78,8 +78,8 @@ func (c *clock) write(d *directory, now time.Time) error {
 	return d.rename(clockFile+newSuffix, clockFile) // an old or empty file does no harm
 }
 
-// lastTrusted returns the time stored in the file, or the end of the newest day before
-// now if there is no file.
+// lastTrusted returns the time stored in the file. If the file is missing, it returns
+// the end of the newest day before now.
 func lastTrusted(d *directory, all []Segment, now time.Time) time.Time {
 	if f, err := d.open(clockFile, os.O_RDONLY); err == nil {
 		defer f.Close()

@@ -32,9 +32,8 @@ func (s *State) maxSize() int64 {
 
 // If the copy is small enough, compact replaces the file with a copy without free
 // pages. Random additions and deletions can leave three quarters of a file unused, and
-// bbolt never returns free pages to the system. The old and the new file together do
-// not exceed the maximum size of one file, except if the old file alone already exceeds
-// that size.
+// bbolt never returns free pages to the system. Together, the old and the new file do
+// not exceed the maximum size of a file, unless the old file alone already exceeds it.
 func (s *State) compact() error {
 	size := s.k.size()
 	if size < s.o.MaxSize/8*5 {
@@ -85,8 +84,8 @@ func (s *State) Compact(ctx context.Context) error {
 	return s.k.request(ctx, s.compacts, "compact")
 }
 
-// compactNow is Compact in the goroutine of s. The old and the new file together do not
-// exceed the maximum size of one file.
+// compactNow is Compact in the goroutine of s. Together, the old and the new file do
+// not exceed the maximum size of a file.
 func (s *State) compactNow() error {
 	if err := s.write(); err != nil {
 		return err
@@ -119,8 +118,7 @@ func usedBytes(s *segment) (used int64, err error) {
 	return used, err
 }
 
-// copyFile copies the rows to a new file and renames it to the name of the open
-// file.
+// copyFile copies the rows to a new file, and renames it to the open file's name.
 func (s *State) copyFile() (*segment, error) {
 	f, err := s.k.directory.create(StateFile + newSuffix)
 	if err != nil {

@@ -74,8 +74,8 @@ func (d *directory) sub(name string) (*directory, error) {
 	return &directory{root, path}, nil
 }
 
-// open opens a regular file. Any other type of file, including a symbolic link, is an
-// error. A link created during the call can only lead to a file in d.
+// open opens a regular file. It returns an error for any other type of file, including
+// a symbolic link. A link created during the call can lead only to a file in d.
 func (d *directory) open(name string, flag int) (*os.File, error) {
 	path := d.name(name)
 	if info, err := d.root.Lstat(name); err == nil && info.Mode().Type() == fs.ModeSymlink {
@@ -202,7 +202,7 @@ func (d *directory) segments() ([]Segment, error) {
 }
 
 // stableSegments returns the segments in d, even while a Writer replaces rows with
-// sealed segments. A single listing could miss both files of a day.
+// sealed segments. A single directory listing could miss both files of a day.
 func (d *directory) stableSegments() (all []Segment, err error) {
 	for i := range 10 {
 		last := all

@@ -73,7 +73,7 @@ func (w *Writer) Reserve(bytes int64) error {
 	case w.rooms <- r:
 		return <-r.reply
 	case <-w.k.done:
-		// The goroutine of the Writer has ended, and the State makes its last commit.
+		// The Writer's goroutine has ended, and the State is making its last commit.
 		w.days.budget.state = bytes
 		return w.days.prune(0)
 	}
@@ -179,7 +179,7 @@ func belongs(record, open time.Time) bool {
 	return late >= 0 && late <= 24*time.Hour
 }
 
-// batch returns the size and number of the records of rest that fit into one commit.
+// batch returns the size and number of the records in rest that fit into one commit.
 func (w *Writer) batch(day time.Time) (size, count int) {
 	for rest := w.rest; len(rest) > 0 && count < batchRecords; count++ {
 		key, _, after := nextRecord(rest)
@@ -225,8 +225,8 @@ func (d *days) openDay(day time.Time) error {
 	return d.create(day, part+1)
 }
 
-// lastPart returns the last part of a day and its number. The part is nil if the day has
-// none, or if its last part is quarantined.
+// lastPart returns the last part of a day and its number. last is nil if the day has no
+// parts, or if its last part is quarantined.
 func (d *days) lastPart(day time.Time) (last *Segment, part int, err error) {
 	all, err := d.k.directory.segments()
 	if err != nil {

@@ -201,8 +201,8 @@ func (f *File) is(err error) {
 	f.Problem = problemOf(err)
 }
 
-// problemOf describes an error without its Health and file name, which a File already
-// states.
+// problemOf describes an error without the Health and file name, which are already in
+// File.
 func problemOf(err error) string {
 	var d *damagedError
 	if errors.As(err, &d) {

@@ -67,7 +67,7 @@ func (k *keeper) start(run func()) {
 	safego.Loop(k.log, "the writer of "+k.name, run, func() { close(k.done) })
 }
 
-// flush requests a write from the goroutine and returns the error of the write.
+// flush requests a write from the goroutine, and returns any write error.
 func (k *keeper) flush(ctx context.Context) error { return k.request(ctx, k.flushes, "flush") }
 
 // request sends a request to the goroutine and returns its error. verb names the
@@ -266,7 +266,8 @@ func (k *keeper) size() int64 {
 	return 0
 }
 
-// replaced reports whether the open file's name now refers to another file or to none.
+// replaced reports whether the open file's name now refers to a different file, or to
+// none.
 func (k *keeper) replaced() bool {
 	have, err := k.open.file.Stat()
 	if err != nil {

@@ -53,7 +53,7 @@ type Reader struct {
 	Searched int
 	Oldest   time.Time
 
-	// Unread is the number of unreadable segments in the last call. Corrupt and
+	// Unread is the number of segments that the last call could not read. Corrupt and
 	// quarantined segments do not count.
 	Unread int
 }
@@ -104,8 +104,8 @@ func (s *Selection) has(r *Record) (found bool) {
 	return found
 }
 
-// mayHave reports whether a block may contain selected records. An index entry whose
-// block is lost is also selected, so that the error is reported.
+// mayHave reports whether a block may contain selected records. A block that is lost is
+// also selected, so that the error is reported.
 func (s *Selection) mayHave(b *blockInfo) bool {
 	return b.lost != nil || slices.ContainsFunc(s.Sources, b.maySource) ||
 		slices.ContainsFunc(s.IDs, func(id uint64) bool { return b.may(hashID(id)) })
@@ -121,7 +121,7 @@ type query struct {
 
 func newQuery(since, until time.Time, kinds Kinds) query {
 	q := query{kinds: kinds, spare: make(spareBlocks, 4)}
-	// Round the limits up, because keys contain whole microseconds since 1970.
+	// Round the limits up, because keys contain whole microseconds.
 	micros := func(t time.Time) uint64 {
 		return uint64(max(t.Add(time.Microsecond-time.Nanosecond).UnixMicro(), 0))
 	}
@@ -308,7 +308,7 @@ type source interface {
 	close()
 }
 
-// next moves to the next record, or returns false at the end.
+// next moves to the next record. It returns false at the end.
 func (c *cursor) next() (ok bool, err error) {
 	c.key, c.ok, err = c.src.next()
 	return c.ok, err

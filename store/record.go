@@ -189,7 +189,7 @@ func (c *Cursor) Next(s *Step) bool {
 	return false
 }
 
-// Err returns the error of a corrupt step, or nil.
+// If a step was corrupt, Err returns the error. Otherwise, it returns nil.
 func (c *Cursor) Err() error { return c.err }
 
 // A Step is an event in a session. The constants of Kind document which fields each
@@ -223,8 +223,7 @@ type Step struct {
 
 	Rule uint32 // RuleRef of the rule's text; 0 without the text
 
-	// The following fields are only used in the tallies of aggregates, which are
-	// described in record.proto.
+	// The following fields are used only in aggregates' tallies; see record.proto.
 	Times uint32 // number of sessions with this step
 	Count uint32 // KindRcpt, KindAuth: number of such steps
 	Most  uint32 // KindRcpt, KindAuth: maximum of Count in one session

@@ -160,7 +160,7 @@ func (r *repairing) both(d *directory, sealed Segment, aside string) (done strin
 }
 
 // wholeKeys returns the keys of the intact records of rows. It also returns an error if
-// any other record is corrupt or has a key that index excludes.
+// any record is corrupt, or has a key that index excludes.
 func wholeKeys(d *directory, s Segment, index *otherCopy) (keys []recordKey, err error) {
 	f, err := d.open(s.Name, os.O_RDONLY)
 	if err != nil {
@@ -552,7 +552,7 @@ func (i *Inspector) replaceState(d *directory, aside string) error {
 	return commitFile(d, StateFile)
 }
 
-// removeBadRows removes the invalid rows of a copy of state.db.
+// removeBadRows removes the invalid rows from a copy of state.db.
 func (i *Inspector) removeBadRows(d *directory, name string) error {
 	s, err := openStateFile(d, name, stateMax, migrations)
 	if err != nil {

@@ -20,8 +20,8 @@ const (
 	maxRuleTexts = 128 << 10 // maximum bytes of all texts together
 )
 
-// RuleRef returns the value of Step.Rule for the text of a rule: four bytes of its
-// SHA-256, never 0. The value only distinguishes versions of one rule.
+// RuleRef returns the value of Step.Rule for a rule's text: four bytes of the text's
+// SHA-256 hash, but never 0. The value only distinguishes versions of one rule.
 func RuleRef(text string) uint32 {
 	sum := sha256.Sum256([]byte(text))
 	return max(binary.BigEndian.Uint32(sum[:]), 1)
@@ -33,9 +33,9 @@ type ruleTexts struct {
 	bytes int
 }
 
-// with returns the texts of r and of a new policy. Previous texts are kept if they fit
-// within the limit, because open sessions may refer to them. If the new texts alone
-// exceed the limit, only the first of them are kept.
+// with returns the texts in r together with a new policy's texts. Previous texts are
+// kept if they fit within the limit, because open sessions may refer to them. If the
+// new texts alone exceed the limit, only the first of them are kept.
 func (r *ruleTexts) with(texts []string) *ruleTexts {
 	next := &ruleTexts{text: make(map[uint32]string)}
 	for _, t := range texts {

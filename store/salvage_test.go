@@ -175,8 +175,8 @@ func filesIn(t *testing.T, dir string) (total int64) {
 	return total
 }
 
-// TestRepairKeepsBudget checks that repeated repairs never exceed the budget and only
-// remove salvaged files. A file is not moved if the budget has no room.
+// TestRepairKeepsBudget checks that repeated repairs never exceed the budget, remove
+// only salvaged files, and do not move a file if the budget has no room.
 func TestRepairKeepsBudget(t *testing.T) {
 	const n = 6000
 	dir := recordedText(t, n, nil)

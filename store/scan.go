@@ -1,8 +1,8 @@
 package store
 
-// This file finds records and metadata in the leaf pages of a corrupt file. The scan does
-// not follow the tree and trusts no number in a page, because a corrupt page must not
-// hide intact pages.
+// This file finds records and metadata in the leaf pages of a corrupt file. The scan
+// neither follows the tree nor trusts any number in a page, because a corrupt page must
+// not hide intact pages.
 
 import (
 	"bytes"

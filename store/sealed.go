@@ -40,7 +40,7 @@ var (
 	castagnoli   = crc32.MakeTable(crc32.Castagnoli)
 )
 
-// A recordKey is the key of a record: the end of the session in microseconds since 1970
+// A recordKey is a record's key: the end of the session, in microseconds since 1970,
 // and its id.
 type recordKey struct{ end, id uint64 }
 
@@ -95,7 +95,7 @@ func (b *blockInfo) checksum(value []byte) uint32 {
 	return crc32.Update(crc32.Checksum(b.first.append(nil), castagnoli), castagnoli, value)
 }
 
-// decode decodes the encoding of an entry whose key is already in first.
+// decode decodes an entry whose key is already in first.
 func (b *blockInfo) decode(v []byte) error {
 	if len(v) < indexHead || binary.BigEndian.Uint32(v) != b.checksum(v[4:]) {
 		return damaged("index of block %s", b.name())
@@ -109,7 +109,8 @@ func (b *blockInfo) decode(v []byte) error {
 	return nil
 }
 
-// name returns the end of the first session, which identifies the block in errors.
+// name returns the time at which the first session ended, which identifies the block in
+// errors.
 func (b *blockInfo) name() string { return b.first.time().UTC().Format("2006-01-02T15:04:05.000000Z") }
 
 // count adds a record to the totals.
@@ -348,7 +349,7 @@ func (s *sealedFile) match(entries map[recordKey][]byte) error {
 			*info = blockInfo{lost: damaged("block of another day")}
 		}
 	}
-	// The index still has the keys of blocks that carve has not found.
+	// The index still contains keys of blocks that carve has not found.
 	s.blocks = slices.DeleteFunc(s.blocks, func(b blockInfo) bool { return b.lost != nil && b.first == recordKey{} })
 	s.sort()
 	s.blocks = slices.CompactFunc(s.blocks, func(a, b blockInfo) bool { return a.first == b.first })

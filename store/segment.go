@@ -182,8 +182,8 @@ func createSessions(d *directory, info Segment, limit int64, program string, now
 func newSegment(info Segment, f *os.File, limit int64) (*segment, error) {
 	db, err := openBolt(f, bbolt.Options{
 		FreelistType: bbolt.FreelistMapType,
-		// Map the maximum size, because bbolt waits for the readers of a snapshot before
-		// it extends a mapping.
+		// Map the maximum size immediately, because bbolt waits for readers of
+		// snapshots before it extends a mapping.
 		InitialMmapSize: int(limit),
 		MaxSize:         int(limit),
 	})
@@ -366,11 +366,11 @@ func (s *Snapshot) WriteTo(w io.Writer) (n int64, err error) {
 // Close releases the snapshot.
 func (s *Snapshot) Close() error { return guard(s.tx.Rollback) }
 
-// lockShared locks f as bbolt does for reading. The lock fails while a process has the
+// lockShared locks f as bbolt does for reading. Locking fails while a process has the
 // file open for writing.
 func lockShared(f *os.File) error { return lock(f, syscall.LOCK_SH) }
 
-// lockExclusive locks f as bbolt does for writing. The lock fails while another process
+// lockExclusive locks f as bbolt does for writing. Locking fails while another process
 // has the file open.
 func lockExclusive(f *os.File) error { return lock(f, syscall.LOCK_EX) }
 

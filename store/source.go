@@ -33,7 +33,7 @@ func (m metadata) rules(all map[uint32]string) {
 }
 
 // rows reads the records of a row segment. It copies records from bbolt in batches, to
-// reduce calls of guard. Only rows accesses the mapping.
+// reduce the number of calls of guard. Only rows accesses the mapping.
 type rows struct {
 	segment
 	tx    *bbolt.Tx
@@ -240,7 +240,7 @@ func (b *blocks) next() (key recordKey, ok bool, err error) {
 	return b.now.keys[b.row], true, b.failure()
 }
 
-// failure returns an error for damage that has not been reported.
+// failure returns an error for corruption that has not been reported yet.
 func (b *blocks) failure() error {
 	all := b.errs
 	b.errs = nil

@@ -60,11 +60,11 @@ type StateOptions struct {
 	// valid until the next entry. Entries can contain any bytes, because bbolt has no
 	// checksums for data. If the file is corrupt, the sequence ends early.
 	Load func(iter.Seq[Entry])
-	// Changes returns at most n entries that have changed since the last call. The State
-	// owns the returned entries. Changes is called in the background, after Load.
+	// Changes returns at most n entries that have changed since the last call. The
+	// State owns the returned entries. Changes is called in the background, after Load.
 	Changes func(n int) []Entry
 	// Rewrite is called after Load if the file is new or was replaced. After Rewrite,
-	// Changes must return all entries again. Entries of the file that Changes does not
+	// Changes must return all entries again. Entries in the file that Changes does not
 	// return remain.
 	Rewrite func()
 
@@ -145,7 +145,7 @@ func OpenState(dir string, o StateOptions) *State {
 	return s
 }
 
-// Flush writes all changes and returns the error of the write.
+// Flush writes all changes, and returns any write error.
 func (s *State) Flush(ctx context.Context) error { return s.k.flush(ctx) }
 
 // Close writes the last changes and releases the file. Every call returns the error

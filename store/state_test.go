@@ -410,7 +410,7 @@ func TestDamagedStateIsSetAside(t *testing.T) {
 	}
 }
 
-// TestStateWithOneMetaPage checks that bbolt uses the second meta page if one of the two
+// TestStateWithOneMetaPage checks that bbolt uses the other meta page if one of the two
 // is corrupt.
 func TestStateWithOneMetaPage(t *testing.T) {
 	for page := range 2 {
@@ -425,7 +425,7 @@ func TestStateWithOneMetaPage(t *testing.T) {
 			if log.String() != "" || quarantined(t, dir) != nil {
 				t.Errorf("log: %s", log)
 			}
-			// The corrupt page may have been the page of the last commit.
+			// The corrupt page may have been the last commit's page.
 			got := o.all()
 			if len(got) < 2000 {
 				t.Errorf("%d entries", len(got))
@@ -1238,11 +1238,11 @@ func TestStateConcurrently(t *testing.T) {
 	}
 }
 
-// benchEntries is the number of entries of 40 bytes in a large state.
+// benchEntries is the number of 40-byte entries in a large state.
 const benchEntries = 500_000
 
-// largeState creates a large state.db. The keys are effectively random, because most keys
-// of the filter are hashes.
+// largeState creates a large state.db. The keys are effectively random, because most of
+// the filter's keys are hashes.
 func largeState(b *testing.B, dir string) (bytes int64) {
 	b.Helper()
 	next := 0

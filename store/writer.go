@@ -47,9 +47,9 @@ type Options struct {
 	Seal    bool // seal finished segments in the background
 }
 
-// A Writer writes records to day segments in the background. Disk errors neither block a
-// caller nor fail a call. Records wait in a bounded buffer, and failed writes are
-// retried. If the buffer is full, records are dropped and counted.
+// A Writer writes records to day segments in the background. Disk errors neither block
+// callers nor cause calls to fail. Records wait in a bounded buffer, and failed writes
+// are retried. If the buffer is full, records are dropped and counted.
 //
 // A record belongs to the day on which its session ended. If today's segment already
 // exists, it also receives late records of the previous day.
@@ -132,7 +132,7 @@ func Open(dir string, o Options) *Writer {
 		sealed: make(chan sealResult, 1),
 
 		rewrites: make(chan rewriting),
-		// The system allocates the memory of the buffers when it is first written.
+		// The system allocates the buffers' memory only when it is first written.
 		active:  buffer{data: make([]byte, 0, o.Buffer/2)},
 		pending: buffer{data: make([]byte, 0, o.Buffer/2)},
 		status:  Status{Dir: filepath.Join(dir, sessionsDir), Buffer: o.Buffer, Budget: o.Budget},

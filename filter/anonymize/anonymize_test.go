@@ -142,7 +142,8 @@ func TestForm(t *testing.T) {
 	}
 }
 
-// TestWordsDiffer checks that different names have different copies, ignoring case.
+// TestWordsDiffer checks that names that differ by more than case have different
+// copies.
 func TestWordsDiffer(t *testing.T) {
 	a := anonymize.New(key, builtin(t))
 	seen := make(map[string]string)

@@ -137,9 +137,9 @@ func (a *Anonymizer) facts(name []byte) (f facts) {
 }
 
 // Name anonymizes a host name, domain or greeting. Name keeps the public suffix, or the
-// suffix found in a list row, and hashes all other labels. If the form of the name is
-// evidence, Name replaces single letters and digits instead. A name that has its own
-// row is kept.
+// suffix found in a list row, and hashes all other labels. If the name's form is
+// evidence, Name replaces its letters and digits individually instead. A name that has
+// its own row is kept.
 func (a *Anonymizer) Name(name []byte) []byte {
 	if len(name) == 0 {
 		return name
@@ -249,7 +249,7 @@ var keywords = regexp.MustCompile(`^(?i:http|rtsp|ssh|from|to|size|body|8bitmime
 
 var shapes = regexp.MustCompile(`[A-Za-z]+|[0-9]+|[^\x00-\x7f]+`)
 
-// shape replaces letters with letters and digits with digits, according to the keyed
+// shape replaces letters with letters and digits with digits, depending on the keyed
 // hash of whole. Keywords are kept.
 func (a *Anonymizer) shape(text, whole []byte) []byte {
 	stream := rand.New(rand.NewChaCha8(a.mac("shape", bytes.ToLower(whole))))

@@ -153,9 +153,9 @@ func (d *Decider) rule(name string) *rules.Rule {
 	return nil
 }
 
-// shortBan is the longest ban with a temporary reply code. A legitimate server then
-// keeps retrying until the ban ends: RFC 5321 section 4.5.4.1 requires retries for four
-// to five days. Longer bans get a permanent code, so that the sender receives a bounce
+// shortBan is the longest ban with a temporary reply code. A legitimate server keeps
+// retrying until such a ban ends: RFC 5321 section 4.5.4.1 requires retries for four to
+// five days. Longer bans get a permanent code, so that the sender receives a bounce
 // immediately.
 const shortBan = 48 * time.Hour
 
@@ -172,7 +172,7 @@ func banReply(b *memory.Ban, id uint64) string {
 	return rules.Reply(code+" Banned until "+b.Until.Format("2006-01-02 15:04")+" UTC ("+printable(b.Rule)+")", id)
 }
 
-// printable replaces characters that are allowed in an operator's reason but not in a
+// printable replaces the characters of an operator's reason that are not allowed in a
 // reply.
 func printable(s string) string {
 	b := []byte(s[:min(len(s), 100)])

@@ -124,7 +124,7 @@ func (d *Decider) Track(s Subject, ev *smtp.Event) {
 	}
 }
 
-// Passed reports whether a pass statement matches the recipient of the current RCPT.
+// Passed reports whether a pass statement matches the current RCPT's recipient.
 func (st *State) Passed() bool { return st.passing.rcpt }
 
 // ExemptReason returns the reason why exports omit the client. The reason is "pass" if

@@ -75,7 +75,7 @@ func (b *bench) mail(addr string) string {
 	return a
 }
 
-// rcpt sends RCPT. The server accepts the recipient, but a rule may reject it.
+// rcpt sends RCPT. The server accepts the recipient unless a rule rejects it.
 func (b *bench) rcpt(addr string) string {
 	a := b.ask(smtp.PhaseRcptTo, addr)
 	if a == "proceed" {

@@ -46,7 +46,7 @@ func reverseDNS(c *Case) {
 func (c *Case) nameUnreported() bool { return len(c.RDNS) == 0 && c.FCrDNS == smtp.FCrDNSUnknown }
 
 // listedAddress reports an address in the shipped lists. A name that passes FCrDNS
-// takes precedence; if it belongs to a scanner, listedName reports the scanner. If the
+// takes precedence. If it belongs to a scanner, listedName reports the scanner. If the
 // name shows that another customer now uses the rented address, the confidence is low.
 func listedAddress(c *Case) {
 	row := c.Lists.Addr(c.Src.Addr())
@@ -67,9 +67,9 @@ func listedAddress(c *Case) {
 }
 
 // listedName reports a reverse DNS name in the shipped lists. The owner of an address
-// can choose any name, so a name without FCrDNS gets low confidence. A truncated name
-// proves nothing, because its last label may be incomplete. A hosting provider's name
-// shows that the host is rented, but says nothing about the customer.
+// can choose any name, so a name that does not pass FCrDNS gets low confidence. A
+// truncated name proves nothing, because its last label may be incomplete. A hosting
+// provider's name shows that the host is rented, but says nothing about the customer.
 func listedName(c *Case) {
 	scanner, cloud, exempt := c.names()
 	if exempt {
@@ -145,7 +145,7 @@ func (c *Case) findRow(row *lookup.Row, by string, proof []byte, confidence stri
 }
 
 // FloodAt is the maximum number of sessions that a source may have open without being
-// reported as a flood. Postfix opens less than half as many connections to one
+// reported as a flood. Postfix opens fewer than half as many connections to one
 // destination.
 const FloodAt = 50
 
@@ -199,10 +199,10 @@ func (c *Case) provenWord() bool {
 // forged returns the confidence that an unproven greeting is forged. confidence is the
 // confidence that the name in the greeting belongs to another owner.
 //
-// If the reverse DNS name is truncated or was not reported, it proves nothing, and forged
-// returns "".
-// Without a proven name, the confidence is at most medium, because DNS may have failed.
-// The confidence is low if the unproven reverse DNS name agrees with the greeting.
+// If the reverse DNS name is truncated or was not reported, it proves nothing, and
+// forged returns "". If the client has no proven name, the confidence is at most
+// medium, because DNS may have failed. The confidence is low if the unproven reverse
+// DNS name agrees with the greeting.
 func (c *Case) forged(confidence string) string {
 	switch {
 	case c.RDNSCut || c.nameUnreported():
@@ -303,7 +303,7 @@ func (c *Case) foreignName() (match, confidence string) {
 	return "", ""
 }
 
-// special lists networks whose addresses belong to many hosts or to none. Networks that
+// special lists networks whose addresses do not belong to a single host. Networks that
 // package netip recognizes are omitted. Documentation networks are also omitted,
 // because tests use them for remote hosts.
 var special = []netip.Prefix{

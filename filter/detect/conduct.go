@@ -149,7 +149,7 @@ func spray(c *Case) {
 	c.find(Finding{Evidence: rules.AuthSpray, By: "memory", Proof: c.User, Match: c.Spray.Match, Confidence: confidence})
 }
 
-// ending reports a client that disconnected within a transaction, or that never sent
+// ending reports a client that disconnected during a transaction, or that never sent
 // mail. Clients that were rejected or delivered mail are ignored, because they had no
 // reason to continue. A server whose log does not show how a session ended does not
 // show a rejected MAIL or a failed login either. The client may have sent both,

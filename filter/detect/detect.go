@@ -111,7 +111,8 @@ func (st *State) Add(f *Finding) bool {
 	return true
 }
 
-// A Case is the input of a detector, which may only change its own fields in State.
+// A Case is the input of a detector. A detector may change only its own fields in
+// State.
 type Case struct {
 	*track.Session
 	State  *State

@@ -341,8 +341,8 @@ func (e *Eraser) replaced(b []byte, buf int, at place) []byte {
 	return out
 }
 
-// find returns where the person's first name in b starts and ends, at or after start.
-// If no name is found, from is -1.
+// find returns the start and end of the first of the person's names in b at or after
+// start. If no name is found, from is -1.
 func (e *Eraser) find(b []byte, start int, at place) (from, to int) {
 	if len(b) == start {
 		return -1, 0
@@ -487,8 +487,8 @@ func findWord(b, word []byte, at int) int {
 	}
 }
 
-// inWord reports whether the character at i continues a name. A dot continues a name
-// only before another character of a name.
+// inWord reports whether the character at i belongs to a name. A dot belongs to a name
+// only if another character of the name follows.
 func inWord(b []byte, i int) bool {
 	return i < len(b) && (nameByte(b[i]) || b[i] == '.' && i+1 < len(b) && nameByte(b[i+1]))
 }

@@ -22,8 +22,8 @@ type Options struct {
 	Record func(end time.Time, id uint64, value []byte)
 	// FrontEnd is the name of the front end in records, or "" for smtpd.
 	FrontEnd string
-	// Log receives a log line without LF. Suspicious sessions are logged when they end,
-	// and bans immediately.
+	// Log receives a log line without LF. Suspicious sessions are logged when they end.
+	// Bans are logged immediately.
 	Log func(line []byte)
 	// Verbose reports whether each finding, verdict and tag is logged. Nil means false.
 	Verbose func() bool
@@ -91,8 +91,8 @@ func (j *Journal) Begin(st *State, at int64) {
 	j.bytes += cap(st.steps)
 }
 
-// Release frees the buffers of an ended session for reuse. A buffer larger than an
-// ordinary session needs is dropped.
+// Release frees the buffers of an ended session for reuse. Buffers that are larger than
+// an ordinary session needs are dropped.
 func (j *Journal) Release(st *State) {
 	j.bytes -= cap(st.steps)
 	if cap(st.steps) > 1024 {

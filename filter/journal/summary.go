@@ -93,7 +93,7 @@ var (
 	taggedAgain  = repeated{"sessions", "tag", false}
 )
 
-// again returns the key that all repetitions of the line share. If there was no
+// again returns the key shared by all repetitions of the line. If there was no
 // decision, the key contains only one kind of evidence, so that a client cannot cause a
 // line for each combination of evidence.
 func (m *summary) again() logKey {

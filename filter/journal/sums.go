@@ -48,7 +48,7 @@ const (
 	idCost    = 16 // in memory and on disk
 )
 
-// Sums records floods in bounded space. Some sessions get their own record; all others
+// Sums records floods in bounded space. Some sessions get their own record. All others
 // are added to the aggregate of their source and hour. Flush and Unwritten are safe for
 // concurrent use. The fields before mu belong to the journal's goroutine.
 type Sums struct {
@@ -210,8 +210,8 @@ func (p *Sums) flush(all bool) {
 	}
 }
 
-// end closes the current hour's aggregates early if all is set or earlyShare is not
-// used up.
+// end closes the current hour's aggregates early if all is set or earlyShare has not
+// been used up.
 func (p *Sums) end(all bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -36,8 +36,8 @@ type Origin struct {
 // use.
 //
 // Origins reads the file into memory. If the file were mapped instead, truncating it
-// would kill the process with SIGBUS, and smtpd with it. Memory use is the size of the
-// file, and twice that during a refresh.
+// would kill the process with SIGBUS, and smtpd with it. It uses as much memory as the
+// file's size, and twice that during a refresh.
 //
 // Lookup may be called concurrently, even during Refresh. No lock is needed, because
 // each lookup keeps its own reference to the database.

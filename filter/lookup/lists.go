@@ -75,8 +75,8 @@ type Row struct {
 // providers reassign addresses within days.
 const rentedDays = 90
 
-// Rented reports whether the row is about a rented address, or an aggregated pair of
-// them. A rented address is in a hosting provider's network. A network that a scanning
+// Rented reports whether the row is about a rented address, or two aggregated ones. A
+// rented address is in a hosting provider's network. A network that a scanning
 // organisation publishes as its own is not rented.
 func (r *Row) Rented() bool { return !r.expires.IsZero() }
 
@@ -383,7 +383,7 @@ func generality(row *Row) int {
 // subjects maps each list to its main evidence.
 var subjects = map[string]string{Scanners: scanner, Clouds: cloud, BotnetHelo: botnetHelo}
 
-// foreign ranks rows with their list's main evidence before other rows.
+// foreign ranks rows that have their list's main evidence before other rows.
 func foreign(row *Row) int {
 	if row.Evidence != subjects[row.List] {
 		return 1

@@ -33,7 +33,7 @@ import (
 	"strings"
 )
 
-// A Delivery is an envelope accepted from a remote host that had not authenticated.
+// A Delivery is an envelope accepted from an unauthenticated remote host.
 type Delivery struct {
 	Time      int64 // microseconds since 1970
 	Server    string

@@ -114,7 +114,7 @@ func Time(s []byte, zone *time.Location) (micros int64, ok bool) {
 	return micros, ok
 }
 
-// CutTime cuts off a time as in Time, and the space after it.
+// CutTime cuts off a time, in a format that Time accepts, and the space after it.
 func CutTime(s []byte, zone *time.Location) (micros int64, rest []byte, ok bool) {
 	return cutISO(s, zone)
 }

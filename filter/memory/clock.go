@@ -31,10 +31,10 @@ const (
 // clockPause, the time of the rows does not change. The step is added to the offset.
 // When the system clock is corrected, the opposite step is subtracted again.
 //
-// A smaller step forward may be time that has really passed, for example if the machine
-// was off for a week. The time of the rows then steps forward too. If the system clock
-// steps back within clockDoubt, so does the time of the rows. Until clockDoubt has
-// passed, rows do not expire.
+// A smaller step forward may be time that has actually passed, for example if the
+// machine was off for a week. The time of the rows then steps forward too. If the
+// system clock steps back within clockDoubt, so does the time of the rows. Until
+// clockDoubt has passed, rows do not expire.
 //
 // Until Follow is called or the clock's row is loaded, events and rows use the same
 // time. Replayed sessions have gaps, which are not steps. All fields but offset require
@@ -103,8 +103,8 @@ func (c *clock) advance(event int64) {
 	c.last, c.seen = event, now
 }
 
-// jumped handles an event whose time differs much from the expected time, because the
-// system clock has stepped.
+// jumped handles an event whose time differs greatly from the expected time, because
+// the system clock has stepped.
 func (c *clock) jumped(event, expected int64, now time.Time) {
 	offset := c.offset.Load()
 	own := expected - offset
@@ -294,8 +294,8 @@ func shiftDay(t *uint16, by int64) {
 	}
 }
 
-// rest returns how many seconds of a window remain, or a negative number if it has
-// ended. A window that starts in the future counts as ended, because the clock was
+// rest returns the remaining seconds of a window, or a negative number if the window
+// has ended. A window that starts in the future counts as ended, because the clock was
 // wrong when it started.
 func rest(since, window, now uint32) int64 {
 	if future(since, now) {
@@ -306,8 +306,8 @@ func rest(since, window, now uint32) int64 {
 
 func future(since, now uint32) bool { return int64(since) > int64(now)+int64(clockJump/time.Second) }
 
-// settle corrects a ban that begins in the future because the clock was wrong. The
-// corrected ban begins now and keeps its length. settle reports whether the ban has
+// settle corrects a ban that starts in the future because the clock was wrong. The
+// corrected ban starts now and keeps its length. settle reports whether the ban has
 // changed.
 func (b *ban) settle(at uint32) bool {
 	if !future(b.since, at) {

@@ -77,8 +77,8 @@ func (w *world) fill() {
 	}
 }
 
-// left returns the remaining time of the ban of c. The test fails if the filter and a
-// reader of the file disagree.
+// left returns the remaining time of c's ban. The test fails if the filter and a reader
+// of the file disagree.
 func (w *world) left(c *Client) (left time.Duration) {
 	w.t.Helper()
 	event := time.UnixMicro(w.event())
@@ -196,7 +196,7 @@ func TestClock(t *testing.T) {
 	}
 }
 
-// check checks that the ban of c ends within a quarter of an hour of the given time. A
+// check checks that c's ban ends within a quarter of an hour of the given time. A
 // restart may lose the time since the clock was last written.
 func (w *world) check(when string, c *Client, end time.Duration) {
 	w.t.Helper()

@@ -62,7 +62,7 @@ func readCounter(key, v []byte) (k counterKey, n counter, ok bool) {
 	return counterKey{be.Uint64(key), be.Uint32(key[8:]), uint8(token.Evidence.Index()), which}, n, true
 }
 
-// slot returns the number of the slot for a time. The divisor is never 0, because the
+// slot returns the number of the slot for a time. The divisor is not 0, because the
 // shortest window is a minute.
 func (k counterKey) slot(now uint32) uint32 { return now / max(k.window/slotsPerWindow, 1) }
 

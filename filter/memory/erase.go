@@ -26,8 +26,8 @@ type Erased struct {
 	Kept []Ban `json:"kept_bans,omitempty"`
 }
 
-// Erase deletes a person's rows, or only counts them if dry is set. Active bans are
-// kept until they end, unless e.Bans is set.
+// Erase deletes a person's rows, or only counts them if dry is set. Unless e.Bans is
+// set, active bans are kept until they end.
 //
 // Some rows cannot be found, because their keys are hashes that combine the person with
 // another name. Examples are failed logins by host and user, and requests for mailboxes

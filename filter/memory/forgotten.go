@@ -31,9 +31,10 @@ func (f *forgotten) missing(today uint16) {
 	f.day, f.lost, f.dirty = max(f.day, today), max(f.lost, today), true
 }
 
-// Forgotten returns since when hosts may be missing from the table. day is the day of
-// the latest mail or login of a dropped host, or zero. lost is the day on which rows
-// were last lost, or zero. Any ban or host from before that day may be missing.
+// Forgotten returns the days before which hosts may be missing from the table. day is
+// the day of the latest mail or login of a dropped host, or zero. lost is the day on
+// which rows were last lost, or zero. Any ban or host from before that day may be
+// missing.
 func (t *Peers) Forgotten() (day, lost time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -16,8 +16,7 @@ func manyHosts(i int) *Client {
 }
 
 // TestForgotten checks that the table of peers keeps the latest day of the hosts it has
-// dropped, even across a restart. If the last row is missing from the file, this counts
-// as a loss.
+// dropped, even across a restart. A file without its last row must count as a loss.
 func TestForgotten(t *testing.T) {
 	forgets := func(m *Memory, want int, wantLost bool) {
 		t.Helper()

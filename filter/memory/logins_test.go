@@ -159,7 +159,7 @@ func TestAccounts(t *testing.T) {
 
 // TestSubjects checks to which subjects events are attributed. An account's events
 // count only for its user. If a host has a proven name, its events count for the host
-// and its domain, not for its network.
+// and its domain instead of its network.
 func TestSubjects(t *testing.T) {
 	keys := []rules.Key{rules.BySrc, rules.ByPrefix, rules.ByDomain, rules.BySite, rules.ByUser}
 	var windows []rules.Window

@@ -231,7 +231,7 @@ func (t *Peers) Misbehaved(c *Client, now int64) {
 	}
 }
 
-// login records a login from the host of c, and requires the lock.
+// login records a login from the host of c. It requires the lock.
 func (t *Peers) login(c *Client, at uint32) {
 	k := peerKey{c.Host(), peerLogin}
 	p, _ := t.rows.get(k)
@@ -372,9 +372,9 @@ func (p *peer) standing(c *clock, at uint32) (s Standing) {
 	return s
 }
 
-// Excuse returns why rules must not ban c, or "". The reason is "many" if many hosts
-// share the address, and "login" after a recent login from the address. For any other
-// known client, the reason is the client's standing.
+// Excuse returns the reason why rules must not ban c, or "". The reason is "many" if
+// many hosts share the address, and "login" after a recent login from the address. For
+// any other known client, the reason is the client's standing.
 func (t *Peers) Excuse(c *Client, now int64) string {
 	switch s := t.Standing(c, now); {
 	case s.Many:
@@ -441,8 +441,8 @@ func (t *Peers) Recent(a netip.Addr, now int64) bool {
 	return false
 }
 
-// Each calls visit for each host with mail in the last 90 days or a login in the last
-// 30 days.
+// Each calls visit for each host that sent mail in the last 90 days or had a login in
+// the last 30 days.
 func (t *Peers) Each(now int64, visit func(Peer)) {
 	at := t.clock.row(now)
 	each(&t.mu, &t.rows, func(k peerKey, p peer) (Peer, bool) { return p.export(&t.clock, k, at) }, visit)

@@ -10,8 +10,8 @@ import (
 type Recipients struct {
 	*shared
 	rows table[uint64, recipient]
-	// asks counts the requests for missing mailboxes, by host and mailbox and by sender
-	// and mailbox. The free requests of each domain are also counted; see freeAsks.
+	// asks counts the requests for missing mailboxes: by host and mailbox, and by
+	// sender and mailbox. It also counts each domain's exempt requests; see freeAsks.
 	asks      table[uint64, ask]
 	delimiter byte
 	base      []byte // scratch
@@ -40,8 +40,8 @@ const (
 	// once. A mailing list that ignores rejections sends every message to its former
 	// members.
 	askWindow = 30 * daySeconds
-	// The hosts of a domain may request freeAsks probed mailboxes a day without a
-	// finding.
+	// freeAsks is the number of probed mailboxes that a domain's hosts may request each
+	// day without a finding.
 	freeAsks = 5
 )
 
@@ -115,7 +115,7 @@ func (t *Recipients) Separator() byte {
 	return t.delimiter
 }
 
-// mailbox returns the hash of rcpt's mailbox, and requires the lock.
+// mailbox returns the hash of rcpt's mailbox. It requires the lock.
 func (t *Recipients) mailbox(rcpt []byte) uint64 {
 	t.base = mailbox.AppendBase(t.base[:0], rcpt, t.delimiter)
 	return t.hash('r', t.base)

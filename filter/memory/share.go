@@ -32,8 +32,8 @@ type foreignRow[V any] struct {
 	merged bool   // includes partial rows of several hosts; see Foreign
 }
 
-// maxForeign limits the rows of other hosts: a table can hold its maximum number of
-// rows divided by maxForeign in addition to its own rows.
+// maxForeign limits the rows of other hosts to a table's maximum number of rows divided
+// by maxForeign.
 const maxForeign = 2
 
 // Multiple limits the weight of other hosts' counts: at most Multiple times this host's
@@ -74,8 +74,7 @@ func (n *hostNames) number(name string) uint16 {
 }
 
 // A Foreign is a row of other hosts. A Foreign without a value means that other hosts
-// have no row with this key. If Origin is set as well, only a ban that this host
-// imposed is deleted.
+// have no row with this key. If Origin is set, only a ban imposed by Origin is deleted.
 type Foreign struct {
 	kv.Entry
 	Origin string // name of the host with the latest information
@@ -106,12 +105,12 @@ type sharedTable interface {
 	// receive sets the row of other hosts, or deletes it if f has no value. by is added
 	// to the times. receive reports whether the row is valid.
 	receive(f *Foreign, by int64, now uint32) bool
-	// combine merges rows with the same key. It returns nil if no row is valid or all
-	// have expired.
+	// combine merges rows with the same key. It returns nil if no row is valid, or if
+	// all rows have expired.
 	combine(key []byte, values [][]byte, now uint32) []byte
 	// valid reports whether a row can be decoded and has no time later than latest.
 	valid(key, value []byte, latest uint32) bool
-	// validKey reports whether the table can have a row with the key.
+	// validKey reports whether the key is valid for this table.
 	validKey(key []byte) bool
 	// foreignRows returns the number of rows of other hosts.
 	foreignRows() int
@@ -132,8 +131,8 @@ func sharedTables(m *Memory) []sharedTable {
 	}
 }
 
-// Announce causes Outgoing to return all rows of this host, and afterwards all changed
-// rows. After the start of the filter, Announce must be called before Incoming.
+// Announce causes Outgoing to return all rows of this host, followed by all rows that
+// change later. After the start of the filter, Announce must be called before Incoming.
 // Otherwise, another host's ban could replace an unban that this host has not sent yet.
 func (m *Memory) Announce() {
 	m.mu.Lock()

@@ -20,7 +20,7 @@ func sharing() *Memory {
 	return m
 }
 
-// pass hands the changed rows of one host to another.
+// pass sends the changed rows of one host to another.
 func pass(t *testing.T, from, to *Memory, skewFrom, skewTo int64, now time.Duration) {
 	t.Helper()
 	var list []Foreign
@@ -106,8 +106,8 @@ func TestEvictedIsNotSent(t *testing.T) {
 	}
 }
 
-// TestLoadedIsSent checks that rows from disk are sent if sharing started before they were
-// loaded.
+// TestLoadedIsSent checks that rows from disk are sent even if sharing started before
+// they were loaded.
 func TestLoadedIsSent(t *testing.T) {
 	old := New()
 	old.Bans.Add(who("192.0.2.1"), BanRequest{Ladder: hours, Rule: "harvest"}, at(0))
@@ -162,7 +162,7 @@ func TestForeignRows(t *testing.T) {
 	if list := again.Outgoing(100, 0); len(list) != 0 {
 		t.Errorf("another host's ban is sent: %v", describe(list))
 	}
-	// The operator's bans always have room.
+	// There is always room for the operator's bans.
 	from.Outgoing(1000, 0)
 	from.Bans.AddPrefix(netip.MustParsePrefix("10.0.0.0/24"), time.Hour, "x", at(0))
 	f := Foreign{Entry: from.Outgoing(1, 0)[0], Origin: "evil"}
@@ -327,8 +327,8 @@ func TestTogether(t *testing.T) {
 	}
 }
 
-// TestCombineCounters checks that one host's old counts are neither added to another
-// host's new counts nor replace them.
+// TestCombineCounters checks that one host's old counts neither add to nor replace
+// another host's new counts.
 func TestCombineCounters(t *testing.T) {
 	count := func(slot uint32, n int) counter {
 		c := counter{head: slot}
@@ -487,8 +487,8 @@ func TestCountWithoutUnbans(t *testing.T) {
 	}
 }
 
-// TestDisclaimExpires checks that an unban of a prefix that no host has banned is not kept
-// for ever.
+// TestDisclaimExpires checks that an unban of a prefix that no host has banned is not
+// kept forever.
 func TestDisclaimExpires(t *testing.T) {
 	m := sharing()
 	m.UseKey([16]byte{1})

@@ -127,7 +127,7 @@ func (n *arrival) stale(unban *ban) bool {
 }
 
 // accept returns the row that results from old and the arrival. replaced is set if the
-// result differs from old, and freed if the arrival has revoked the ban.
+// result differs from old, and freed if the arrival is a new unban.
 func (old ban) accept(known bool, n *arrival) (result ban, replaced, freed bool) {
 	row := n.row
 	sentBack := row.flags&banForeign == 0

@@ -48,7 +48,7 @@ func TestFewerRows(t *testing.T) {
 	}
 }
 
-// TestSmallerBudget checks that state.db shrinks to a smaller budget, and that no
+// TestSmallerBudget checks that state.db shrinks to fit a smaller budget, and that no
 // session records are lost.
 func TestSmallerBudget(t *testing.T) {
 	const budget = store.MinBudget

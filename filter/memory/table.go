@@ -20,7 +20,7 @@ type schema[K comparable, V any] struct {
 	key    func(K) []byte
 	value  func(V) []byte
 	decode func(key, value []byte) (K, V, bool)
-	// merge merges a stored row into one added since startup. If merge is nil, the
+	// merge merges a stored row into a row added since startup. If merge is nil, the
 	// stored row is ignored.
 	merge func(live *V, stored V)
 	// shift adds a number of seconds to the times in a row. A table without times has
@@ -44,9 +44,9 @@ type table[K comparable, V any] struct {
 	schema[K, V]
 	clock *clock
 	rows  map[K]V
-	// dirty lists the keys of rows changed since the last write, and whether the disk
-	// has a row with this key. Rows that are added and deleted between two writes are
-	// not included, so dirty is never larger than twice the table.
+	// dirty lists the keys of rows changed since the last write. The value reports
+	// whether the disk has a row with the key. Rows that are added and deleted between
+	// two writes are not included, so dirty is never larger than twice the table.
 	dirty   map[K]bool
 	evicted uint64
 	peak    int // maximum number of rows since the map was allocated

@@ -36,7 +36,7 @@ type playback struct {
 	nreplies int
 }
 
-// A next is the next step and the decisions recorded for it.
+// A next is the next step, with the decisions recorded for it.
 type next struct {
 	step     store.Step
 	held     store.Step // step that comes next in the changed order; see swap
@@ -47,7 +47,7 @@ type next struct {
 	ruled    bool       // a rule of this filter made a decision, enforced or observed
 }
 
-// A transaction is the current transaction, as recorded and as replayed ("now").
+// A transaction describes the current transaction, as recorded and as replayed ("now").
 type transaction struct {
 	open   bool // open now
 	sender []byte
@@ -172,7 +172,7 @@ func (v *playback) text(s *store.Step) []byte {
 	return nil
 }
 
-// lost adds a message that was accepted when recorded but is now rejected. If some is
+// lost counts a message that was accepted when recorded but is now rejected. If some is
 // set, other recipients still get the message.
 func (v *playback) lost(t *transaction, some bool) {
 	m := Message{Sender: t.sender, Rcpts: t.was, Some: some, Refusal: t.why}

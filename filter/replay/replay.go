@@ -73,7 +73,7 @@ type Refusal struct {
 	Ban      bool // the rejection was caused by a ban of the host
 }
 
-// A Message is a message that was accepted when it was recorded.
+// A Message is a message that was accepted when its session was recorded.
 type Message struct {
 	Sender  []byte // empty for the null sender
 	Rcpts   int    // recipients that no longer receive the message
@@ -136,8 +136,9 @@ func (p *Player) watch(e *events.Event) {
 // A session is replayed once the latest record added ends at least ten minutes after
 // the session's start. Sessions therefore start in chronological order.
 //
-// A session is late if it is replayed after one that started later. This happens if a
-// session lasts longer than ten minutes, or if more than 64 MiB of records are waiting.
+// A session is late if it is replayed after a session that started later. This happens
+// if a session lasts longer than ten minutes, or if more than 64 MiB of records are
+// waiting.
 func (p *Player) Add(r store.Record) {
 	w := &waiting{Record: r, seq: p.seq, bytes: r.Size()}
 	p.seq++

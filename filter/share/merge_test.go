@@ -378,8 +378,8 @@ func TestDrop(t *testing.T) {
 	}
 }
 
-// TestLongBanAfterUnban checks that a ban of a year does not become active again when the
-// unban has expired or was deleted.
+// TestLongBanAfterUnban checks that a year-long ban does not become active again when
+// its unban has expired or was deleted.
 func TestLongBanAfterUnban(t *testing.T) {
 	for _, deleted := range []bool{false, true} {
 		f := newFleet(t, "mx1", "mx2", "mx3")
@@ -414,7 +414,8 @@ func TestLongBanAfterUnban(t *testing.T) {
 	}
 }
 
-// TestClockFarAhead checks that a host whose clock was years ahead sends its rows again.
+// TestClockFarAhead checks that a host sends its rows again after its clock was years
+// ahead.
 func TestClockFarAhead(t *testing.T) {
 	f := newFleet(t, "mx1", "mx2")
 	f.hosts[0].skew = 10 * 365 * 24 * time.Hour

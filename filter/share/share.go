@@ -218,7 +218,7 @@ func (r *Replica) host(name string) *origin {
 	return o
 }
 
-// Hosts returns the status of all other hosts, sorted by name.
+// Hosts returns the status of each other host, sorted by name.
 func (r *Replica) Hosts() (list []HostStatus) {
 	for name, o := range r.hosts {
 		if name != r.self {
@@ -464,7 +464,7 @@ func (r *Replica) Missed(now time.Time) (names []string) {
 
 const maxHosts = 1000
 
-// implausible returns why a register does not count, or "".
+// implausible returns the reason why a register must be omitted, or "".
 func (r *Replica) implausible(o *origin, one *Row, now time.Time) string {
 	ahead := maxAhead
 	if o.Name == r.self {
@@ -554,7 +554,7 @@ func (g *register) before(other *register) bool {
 	return cmp.Or(cmp.Compare(g.stamp, other.stamp), cmp.Compare(g.seen, other.seen), cmp.Compare(g.value, other.value)) < 0
 }
 
-// minute returns the minute in which the register's ban starts. It does not depend on
+// minute returns the minute in which the register's ban starts. It is not derived from
 // the stamp, because a host that has lost its registers sends all its bans with new
 // stamps.
 func (g *register) minute() int64 { return g.ban.Since / 60 }

@@ -269,7 +269,8 @@ func TestForged(t *testing.T) {
 	}
 }
 
-// TestLostRegisters restarts the service and a companion, which both lose all registers.
+// TestLostRegisters restarts the service and a companion, both of which lose all
+// registers.
 func TestLostRegisters(t *testing.T) {
 	f := newFleet(t, "mx1", "mx2")
 	f.ban(f.hosts[0], "192.0.2.1")

@@ -493,8 +493,8 @@ func (s *sim) checkRegisters() {
 	}
 }
 
-// checkBans checks that all hosts agree on a prefix, and that no ban has survived a later
-// unban.
+// checkBans checks that all hosts agree about a prefix, and that no ban has survived a
+// later unban.
 func (s *sim) checkBans(key rowKey) {
 	var p netip.Prefix
 	a, _ := netip.AddrFromSlice([]byte(key.key[1:]))

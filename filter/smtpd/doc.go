@@ -25,11 +25,11 @@
 //     requests wait, each for at most MaxWait. A separate goroutine asks the Handler
 //     again. A lock keeps it from running while lines are handled.
 //   - A Handler does not block: data for the disk, the log and watchers goes into
-//     bounded buffers. Locks are released with defer, also after a panic.
+//     bounded buffers. Locks are released with defer, even after a panic.
 //   - A panic in another goroutine does not end the process: package safego starts
 //     each goroutine.
 //
-// The tests of package safego check the last two guarantees in the source.
+// The tests of package safego check the source code for the last two guarantees.
 //
 // If smtpd does not read responses, Serve blocks in a write and does not read further
 // lines. smtpd then buffers its lines. It never waits for a filter to read.

@@ -192,8 +192,8 @@ func (f *FrontEnd) auth(c *conn, ev *Event) {
 }
 
 // outcome prepares an event with the outcome of the current command. It returns nil if
-// the command already has an outcome, because smtpd also reports an input error as an
-// outcome of the previous command.
+// the command already has an outcome. This happens because smtpd also reports an input
+// error as an outcome of the previous command.
 func (f *FrontEnd) outcome(c *conn, kind smtp.Kind, ev *Event) *smtp.Event {
 	if !c.cmd.open {
 		return nil
@@ -363,7 +363,7 @@ func phaseWord(b []byte) []byte {
 }
 
 // flush reports the latest command if it failed and smtpd has not reported its outcome.
-// smtpd does not report unknown commands, commands out of order, and rejected
+// smtpd does not report unknown commands, commands out of sequence, or rejected
 // greetings.
 func (f *FrontEnd) flush(c *conn) {
 	cmd := &c.cmd

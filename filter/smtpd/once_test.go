@@ -18,7 +18,7 @@ import (
 // owed identifies a request that must be answered.
 type owed struct{ session, token uint64 }
 
-// chaos is a Handler that at random answers immediately, delays the answer, or panics.
+// chaos is a Handler that randomly answers immediately, delays the answer, or panics.
 type chaos struct {
 	rnd  *rand.Rand
 	peer *smtpd

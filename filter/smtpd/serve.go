@@ -206,8 +206,8 @@ func (s *server) answer(r smtp.Answer) {
 	s.asked = false
 }
 
-// limit limits a delay, so that neither smtpd nor the client times out. RFC 5321
-// section 4.5.3.2 recommends that clients wait for five minutes.
+// limit shortens a delay, if necessary, so that neither smtpd nor the client times out.
+// RFC 5321 section 4.5.3.2 recommends that clients wait for five minutes.
 func (s *server) limit(hold time.Duration) time.Duration {
 	if t := s.config.SessionTimeout / 2; t > 0 {
 		return min(hold, t, MaxHold)

@@ -63,7 +63,7 @@ func Split(in io.Reader, run func(io.Reader) error) (Counts, error) {
 	return s.counts, nil
 }
 
-// A splitter reads the lines of one run after another.
+// A splitter reads the lines of each run in turn.
 type splitter struct {
 	in     *bufio.Reader
 	err    error  // error of in

@@ -25,7 +25,7 @@ func options(dir string) Options {
 	return Options{Dir: dir, Budget: 64 << 20, Privacy: rules.PrivacyFull, Program: "test", Now: func() time.Time { return now }}
 }
 
-// records returns the records in a state directory, oldest first.
+// records returns a state directory's records, oldest first.
 func records(t *testing.T, dir string) (all []store.Record) {
 	t.Helper()
 	r := store.Reader{Dir: dir}

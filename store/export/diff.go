@@ -80,8 +80,8 @@ func WriteState(w io.Writer, s *State) error {
 	return errors.Join(err, b.Flush())
 }
 
-// Changes is the difference between two exports. If Format.Renew is set, an entry with a
-// changed end is both removed and added.
+// Changes is the difference between two exports. If Format.Renew is set, an entry whose
+// end has changed is both removed and added.
 type Changes struct {
 	Made   time.Time
 	Add    []Entry

@@ -146,7 +146,7 @@ func (e *Entry) join(b *Entry, parent netip.Prefix) {
 	e.Evidence = slices.Compact(all)
 }
 
-// utc formats t for all formats that do not prescribe a layout.
+// utc formats t for formats that do not prescribe a layout.
 func utc(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05Z") }
 
 // left returns the remaining time of e in seconds, at least 1.

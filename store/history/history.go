@@ -10,8 +10,8 @@ import (
 	"scanwatch/store"
 )
 
-// Records provides recorded sessions in the order of their end. A store.Reader implements
-// Records.
+// Records provides recorded sessions in the order in which they ended. A store.Reader
+// implements Records.
 type Records interface {
 	Each(since, until time.Time, kinds store.Kinds, f func(*store.Record) error) error
 }

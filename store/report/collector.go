@@ -381,14 +381,15 @@ func severity(token string) uint32 {
 	return 1
 }
 
-// worst holds the worst evidence and the organisation of a source.
+// worst holds a source's worst evidence and its organisation.
 type worst struct {
 	rank          uint8  // 0: none
 	orgRank       uint8  // of the evidence that named the organisation
 	evidence, org uint16 // 1 + index in the evidence and organisations of a Collector
 }
 
-// rank returns the rank of evidence, by confidence and then by severity.
+// rank returns the rank of evidence, which depends on confidence first and severity
+// second.
 func rank(confidence []byte, severity uint32) uint8 {
 	switch string(confidence) {
 	case "high":
@@ -550,7 +551,8 @@ func (s *spans[T]) get(t time.Time) (v T) {
 	return v
 }
 
-// at returns the counters of the span that contains t, or nil at the limit.
+// at returns the counters of the span that contains t, or nil if there are too many
+// spans.
 func (s *spans[T]) at(t time.Time) *T {
 	number := t.Unix() / s.length
 	if s.last != nil && number == s.number {

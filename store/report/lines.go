@@ -20,7 +20,8 @@ func plainLines(columns int, zone *time.Location) *lines {
 	return &lines{style: text.Style{Columns: columns}, zone: zone}
 }
 
-// section starts a section of n lines, and reports whether n is positive.
+// section starts a section if n, its number of lines, is positive. It reports whether
+// it did.
 func (l *lines) section(title string, n int) bool {
 	if n > 0 {
 		l.WriteString("\n" + l.style.Title(title) + "\n")

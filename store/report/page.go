@@ -118,8 +118,8 @@ func period(since, until time.Time, zone *time.Location) string {
 	return since.In(zone).Format(pageTime) + " to " + until.In(zone).Format(pageTime+" -0700")
 }
 
-// tiles returns the headline numbers. If the previous period is known, each number has
-// its change.
+// tiles returns the headline numbers. If the previous period is known, each number
+// shows its change.
 func (p *Page) tiles() []tile {
 	s := p.Summary
 	now, before := FiguresOf(s), p.Before.Figures

@@ -250,7 +250,7 @@ func TestRejectionsLimit(t *testing.T) {
 }
 
 // TestRegions checks the totals by AS number and country, including unknown places.
-// Without a database, the report has no lists of places.
+// Without a database, the report must not have lists of places.
 func TestRegions(t *testing.T) {
 	c := collect(t,
 		session(t, 1, "192.0.2.1", noon, found("no-mail", "high", "")), session(t, 2, "192.0.2.1", noon),

@@ -28,10 +28,11 @@ var returnSteps = [...]struct {
 }
 
 const (
-	// maxReturns is the maximum number of pairs of host and class. Each pair uses 24
-	// bytes, and each host another 20.
+	// maxReturns is the maximum number of pairs of a host and a class. Each pair uses
+	// 24 bytes, and each host uses another 20.
 	maxReturns = 1_000_000
-	// maxClasses is the maximum number of classes, more than there are evidence tokens.
+	// maxClasses is the maximum number of classes, which is greater than the number of
+	// evidence tokens.
 	maxClasses = 200
 
 	// minHosts is the minimum number of hosts for which a ban length is suggested. A
@@ -163,8 +164,8 @@ func (e *returnEntry) connects(r *store.Record) {
 	}
 }
 
-// precede moves the time at which the host was found back to at, if a session in the
-// aggregate r ended earlier.
+// precede moves the time at which the host was found back to at, when an earlier
+// session in the aggregate r ended.
 func (e *returnEntry) precede(at int64, r *store.Record) {
 	if at >= e.at {
 		return
@@ -176,7 +177,8 @@ func (e *returnEntry) precede(at int64, r *store.Record) {
 	e.connects(r)
 }
 
-// class returns the class of evidence, or -1 at the limit.
+// class returns the number of the class for evidence, or -1 if there are too many
+// classes.
 func (c *Returns) class(evidence []byte) int {
 	for i := classFound + 1; i < len(c.classes); i++ {
 		if c.classes[i] == string(evidence) {
@@ -224,7 +226,7 @@ type ReturnWithin struct {
 }
 
 // Summary returns the report. until is the end of the period. If since is zero, the
-// period starts with the end of the first session.
+// period starts at the end of the first session.
 func (c *Returns) Summary(since, until time.Time, problems []string) *ReturnSummary {
 	s := &ReturnSummary{Schema: text.Schema, Since: text.At(since), Until: text.At(until), Problems: append([]string{}, problems...), Rows: []ReturnRow{}, NotFollowed: c.dropped}
 	if since.IsZero() {

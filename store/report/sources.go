@@ -167,7 +167,7 @@ func (l *clients) count() (n, percent int) {
 		n, percent = l.more.count()
 	}
 	if l.common != nil {
-		// The errors of both sketches are similar, so the difference is meaningful.
+		// Both sketches have similar errors, so their difference is meaningful.
 		all := l.own
 		all.Merge(l.common[:])
 		n, percent = n+max(all.Count()-l.own.Count(), 0), 4
@@ -175,8 +175,8 @@ func (l *clients) count() (n, percent int) {
 	return n, percent
 }
 
-// address returns the address of a source, or its prefix if it has several addresses.
-// An aggregate of several addresses has the prefix's lowest address.
+// address returns a source's address, or its prefix if the source has several
+// addresses. An aggregate of several addresses has the prefix's lowest address.
 func (c *client) address() string {
 	a := c.key.addr()
 	if a.Is6() && !c.named && (c.several || [8]byte(c.key[8:]) == [8]byte{}) {
@@ -255,7 +255,7 @@ func (l *clients) networks(top int) (list []Network, more int) {
 	return list, more
 }
 
-// networkOf returns a network of the size that one site typically has.
+// networkOf returns the address's network, of a size that is typical for a site.
 func networkOf(a netip.Addr) netip.Prefix {
 	bits := 24
 	if a = a.Unmap().WithZone(""); a.Is6() {

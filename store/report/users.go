@@ -98,8 +98,8 @@ func (c *Users) Add(r *store.Record) error {
 	return err
 }
 
-// user returns the counts of a user, or nil at the limit. Names are compared in lower
-// case, because brute-force attacks vary the case.
+// user returns a user's counts, or nil if there are too many users. Names are compared
+// in lower case, because brute-force attacks vary the case.
 func (c *Users) user(name []byte) *user {
 	key := string(bytes.ToLower(name))
 	u := c.users[key]

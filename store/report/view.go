@@ -184,7 +184,7 @@ type Listing struct {
 	Codes  string  `json:"codes,omitempty"` // separated by commas
 }
 
-// A Decision is a decision of a rule or a filter.
+// A Decision is a decision made by a rule or a filter.
 type Decision struct {
 	At       Seconds `json:"at"`
 	Rule     string  `json:"rule,omitempty"`
@@ -306,7 +306,7 @@ func (v *View) addStep(s *viewStep) {
 	}
 }
 
-// tx returns the last open transaction, or starts a new transaction for the step.
+// tx returns the last open transaction, or starts a new one for the step.
 func (v *View) tx(s *viewStep) *Tx {
 	for i := len(v.Tx) - 1; i >= 0; i-- {
 		t := &v.Tx[i]

@@ -1,6 +1,6 @@
 package feed
 
-// This file implements the formats made of lines or columns.
+// This file implements the formats that consist of lines or columns.
 
 import (
 	"bytes"
@@ -266,8 +266,8 @@ func parseCSV(c *collector, content []byte) error {
 	})
 }
 
-// parseColumns parses one column of a table. The choose function picks the column,
-// given the first row. titles reports whether the first row holds titles.
+// parseColumns parses one column of a table. choose picks the column, given the first
+// row. titles reports whether the first row holds titles.
 func parseColumns(c *collector, content []byte, choose func([]string) (column int, titles bool)) error {
 	r := csv.NewReader(bytes.NewReader(content))
 	r.FieldsPerRecord = -1
