@@ -115,8 +115,8 @@ func TestSharedServerRelays(t *testing.T) {
 	}
 }
 
-// TestNothingLearnedFromLAN checks that a domain does not count as local because local
-// hosts send mail to it.
+// TestNothingLearnedFromLAN checks that mail from local hosts to a domain does not make
+// the domain count as local.
 func TestNothingLearnedFromLAN(t *testing.T) {
 	s := readySite(t, "tight")
 	s.learn()
@@ -128,8 +128,8 @@ func TestNothingLearnedFromLAN(t *testing.T) {
 	}
 }
 
-// TestNothingLearnedFromFriends checks that a domain does not count as local because
-// friends send mail to it. A friend is a public host that may relay (pass from
+// TestNothingLearnedFromFriends checks that mail from friends to a domain does not make
+// the domain count as local. A friend is a public host that may relay (pass from
 // <friends>).
 func TestNothingLearnedFromFriends(t *testing.T) {
 	text, _ := rules.ReadyPolicy("tight")

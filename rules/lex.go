@@ -70,8 +70,8 @@ func slash(re string) string {
 }
 
 // printable reports whether r is allowed in a file. Invisible characters and characters
-// that change the writing direction are not allowed, because they could make a line
-// look different from its meaning.
+// that change the writing direction are not allowed, because they could disguise a
+// line's meaning.
 func printable(r rune) bool { return r != utf8.RuneError && text.Visible(r) }
 
 func isWordByte(c byte) bool {

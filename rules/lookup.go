@@ -525,7 +525,7 @@ func (q *query) ifListed(c *cond) Truth {
 	return answer
 }
 
-// listsOf returns the lists of a condition on lists.
+// listsOf returns the lists named in a condition on DNS lists.
 func listsOf(p *Policy, c *cond) (set ListSet) {
 	for i, l := range p.Lookups {
 		if slices.ContainsFunc(c.tree.Values, func(v Value) bool { return v.Text == l.Name }) {

@@ -44,8 +44,8 @@ func sealingWriter(dir string) {
 }
 
 // killed starts the test program with the given environment, kills it at a random time
-// after at most lines lines of output, and returns the last number that the program
-// printed.
+// after at most the given number of lines of output, and returns the last number that
+// the program printed.
 func killed(t *testing.T, lines, last int, env ...string) int {
 	t.Helper()
 	self, err := os.Executable()

@@ -29,8 +29,8 @@ var clientDetectors = []detector{
 }
 
 // reverseDNS reports a missing name, or a name that fails FCrDNS. A truncated name
-// always fails, so it is not reported. Without a name and an FCrDNS result, the server
-// has not reported whether there is a name.
+// always fails, so it is not reported. If both the name and the FCrDNS result are
+// missing, it is unknown whether the client has a name.
 func reverseDNS(c *Case) {
 	switch {
 	case c.nameUnreported():
@@ -41,8 +41,8 @@ func reverseDNS(c *Case) {
 	}
 }
 
-// nameUnreported reports whether it is unknown if the client has a name. Server logs,
-// for example, do not report this.
+// nameUnreported reports whether the server has reported neither a name nor its
+// absence, as is the case with some logs.
 func (c *Case) nameUnreported() bool { return len(c.RDNS) == 0 && c.FCrDNS == smtp.FCrDNSUnknown }
 
 // listedAddress reports an address in the shipped lists. A name that passes FCrDNS

@@ -239,7 +239,8 @@ func (b *ban) repeatsUntil() int64 {
 	return int64(b.until) + max(inRow, 4*length)
 }
 
-// inherit copies the count of this host's own ban to the row of another host's ban.
+// inherit copies the count of consecutive offences from this host's own ban to the row
+// of another host's ban.
 func (b *ban) inherit(own *ban) {
 	if own.flags&banRevoked == 0 && own.flags&banObserved == b.flags&banObserved {
 		b.times, b.repeats = own.times, uint32(min(own.repeatsUntil(), math.MaxUint32))

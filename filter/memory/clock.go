@@ -317,8 +317,8 @@ func (b *ban) settle(at uint32) bool {
 	return true
 }
 
-// settleBans corrects bans that start in the future after the time of the rows has been
-// set back.
+// After the time of the rows has been set back, settleBans corrects bans that start in
+// the future.
 func (m *Memory) settleBans() {
 	now, due := m.settling()
 	if due {

@@ -189,10 +189,10 @@ func (t *Counters) add(c *Client, e rules.Evidence, n int, at uint32) {
 }
 
 // Count returns the number of occurrences within a window, including some that other
-// hosts counted; see Multiple. The count is 0 if events of the session are not
-// attributed to the kind of subject that the window counts by; see subject. ok is false
-// if the window is not watched, or if the subject is still unknown, such as the user
-// before a login.
+// hosts counted; see Multiple. The count is 0 if the window counts by a kind of subject
+// to which the session's events are never attributed; see subject. ok is false if the
+// window is not watched, or if the subject is still unknown, such as the user before a
+// login.
 func (t *Counters) Count(c *Client, w rules.Window, now int64) (sum int, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -47,8 +47,8 @@ const (
 	sendersOfAccount // sender addresses used by the user
 )
 
-// Numbers of distinct users or networks from which failed logins count as a spray. For
-// a source with successful logins, such as an office, the threshold is sprayMax.
+// Numbers of distinct users or networks that make failed logins a password spray. For a
+// source with successful logins, such as an office, the threshold is sprayMax.
 const (
 	sprayAt  = 5
 	sprayMax = 8

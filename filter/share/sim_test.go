@@ -509,8 +509,8 @@ func (s *sim) checkBans(key rowKey) {
 			ends = true
 		}
 	}
-	// A ban may remain if no unban followed it. If its host knew no unban, there must
-	// not be an unban.
+	// A ban may remain if no unban followed it. A ban whose host knew no unban may
+	// remain only if there was no unban at all.
 	may := false
 	for i, e := range s.bans[key] {
 		may = may || !e.until.IsZero() && ended>>i&1 == 0 && (unbans == 0 || e.knew&unbans != 0)

@@ -280,7 +280,8 @@ func takeHex(b []byte) (v uint64, rest []byte, more, ok bool) {
 	return v, b[n+1:], true, ok
 }
 
-// parseHex parses a lower-case hexadecimal number of at most most digits.
+// parseHex parses a lower-case hexadecimal number. most is the maximum number of
+// digits.
 func parseHex(b []byte, most int) (v uint64, ok bool) {
 	for _, c := range b {
 		d := hexDigits[c]
@@ -325,7 +326,7 @@ func parseStamp(b []byte) (int64, bool) {
 	return s*1e6 + u, ok1 && ok2
 }
 
-// parseDigits parses a decimal number of at most most digits.
+// parseDigits parses a decimal number. most is the maximum number of digits.
 func parseDigits(b []byte, most int) (v int64, ok bool) {
 	if len(b) == 0 || len(b) > most {
 		return 0, false

@@ -315,9 +315,9 @@ func hasPrefixFold(b []byte, p string) bool {
 	return len(b) >= len(p) && bytes.EqualFold(b[:len(p)], []byte(p))
 }
 
-// redactReply appends text, the reply to cmd, to dst and omits secrets. smtpd repeats arguments
-// in quotes, in angle brackets or after a control character. Other filters may repeat
-// any part of a line.
+// redactReply appends text, which is the reply to cmd, to dst without its secrets.
+// smtpd repeats arguments in quotes, in angle brackets or after a control character.
+// Other filters may repeat any part of a line.
 func redactReply(dst, text []byte, cmd *command) []byte {
 	switch {
 	case !cmd.secret:

@@ -340,7 +340,7 @@ func span(v []uint64) (low uint64, width int) {
 	return low, (bits.Len64(high-low) + 7) / 8
 }
 
-// signedSpan is like span for signed values.
+// signedSpan is like span, but for signed values.
 func signedSpan(v []uint64) (low uint64, width int) {
 	least, most := int64(v[0]), int64(v[0])
 	for _, n := range v {

@@ -119,8 +119,8 @@ func (c *Collector) refusal(s *store.Step) {
 }
 
 // observed returns the number of sessions in the record that were not rejected, but
-// would have been by an observed rule. For an aggregate, the number is a lower bound,
-// because several rules may apply to the same sessions.
+// would have been rejected by a rule that was only observed. For an aggregate, the
+// number is a lower bound, because several rules may apply to the same sessions.
 func (n *current) observed() (most int) {
 	for i := range n.refusals[:n.rules] {
 		most = max(most, n.refusals[i].observed)

@@ -25,7 +25,7 @@ const (
 
 // An attack has at least attackFailures failed logins, or failed logins from at least
 // attackNetworks networks. A user in a hotel whose device has an old password causes
-// fewer.
+// fewer failures.
 const (
 	attackFailures = 10
 	attackNetworks = 3
