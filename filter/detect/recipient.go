@@ -207,7 +207,7 @@ func (c *Case) confidence() string {
 	return High
 }
 
-// A session with this number of distinct missing recipients is a harvest.
+// Numbers of distinct missing recipients at which a session counts as a harvest.
 const (
 	harvestAll   = 5  // all recipients are missing, and the sender is the same
 	harvestMixed = 10 // at least three quarters of the recipients are missing

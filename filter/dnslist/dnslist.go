@@ -146,8 +146,8 @@ type ListStatus struct {
 	Listed  uint64            `json:"listed"`
 	Absent  uint64            `json:"not_listed"`
 	Unknown map[string]uint64 `json:"unknown,omitempty"` // by cause
-	// Dropped is the number of questions that were not asked because the queue was
-	// full.
+	// Dropped is the number of questions that were not asked, because the queue or the
+	// table had no room.
 	Dropped uint64 `json:"dropped,omitempty"`
 	// Withdrawn is the number of listings that were removed because the list failed a
 	// test.

@@ -166,8 +166,9 @@ func (m *Memory) Tick(event int64) {
 }
 
 // Now returns the current time on the clock of the events, or fallback before the first
-// event. A clock loaded from disk does not know how long the filter was stopped. Until
-// the first event after such a load, Now therefore advances the clock to fallback.
+// event. A clock loaded from disk does not know how long the filter was stopped. If
+// there was no event since such a load, Now therefore treats fallback as the time of an
+// event.
 func (m *Memory) Now(fallback int64) int64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
