@@ -253,8 +253,8 @@ func (t *Peers) domainKey(domain string) peerKey {
 // hostKey returns the key for the client's address.
 func hostKey(c *Client) peerKey { return peerKey{HostOf(c.Addr, true), peerHost} }
 
-// keys returns the keys of the client's rows for its host and its domain. If a row
-// cannot exist, its key is zero.
+// keys returns the keys of the client's rows for its host and its domain. If the client
+// cannot have one of the rows, that row's key is zero.
 func (t *Peers) keys(c *Client) (keys [2]peerKey) {
 	keys[0] = hostKey(c)
 	if c.Domain != "" {

@@ -559,9 +559,9 @@ func (g *register) before(other *register) bool {
 // stamps.
 func (g *register) minute() int64 { return g.ban.Since / 60 }
 
-// count adds a ban to the bans that start in the same minute. If n is negative, count
-// removes it. If the number crosses the limit, the rows of all bans from this minute
-// are merged again.
+// count adds a ban to the set of bans that start in the same minute. If n is negative,
+// count removes it. If the number crosses the limit, the rows of all bans from this
+// minute are merged again.
 func (r *Replica) count(key rowKey, g *register, n int) {
 	o := g.origin
 	if !g.isBan() || o.Name == r.self {
