@@ -103,8 +103,7 @@ func relayDenied(reply []byte) bool {
 	return false
 }
 
-// denials lists the words with which mail servers deny relaying: Postfix, Sendmail,
-// Exim, KumoMTA, IceWarp and others.
+// denials lists the words of Postfix, Sendmail, Exim and KumoMTA, and of IceWarp and others.
 var denials = [...][]byte{
 	[]byte("Relay access denied"), []byte("Relaying denied"), []byte("relay not permitted"),
 	[]byte("relaying not permitted"), []byte("We do not relay"),
