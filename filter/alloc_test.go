@@ -63,8 +63,8 @@ func allocations(t *testing.T, in []byte, record func(time.Time, uint64, []byte)
 	return (serve(more) - few) / (more - some)
 }
 
-// TestEventsAllocateNothing checks that a new session costs only a few allocations, and
-// that later lines of the session and their answers cost none.
+// TestEventsAllocateNothing checks that a new session causes only a few allocations,
+// and that the session's later lines and their answers cause none.
 func TestEventsAllocateNothing(t *testing.T) {
 	const perSession = 20 // includes the domains of the client and its sender, which determine the standing
 	// Each element holds the lines of one event. A line that starts with "?" is a
@@ -116,8 +116,8 @@ func TestEventsAllocateNothing(t *testing.T) {
 				return b.Bytes()
 			}
 			none := func(time.Time, uint64, []byte) {}
-			// The long sessions have reached the limit on record size. Memory tables
-			// grow at random times, so use the minimum of three measurements.
+			// The records of the long sessions have reached their maximum size. Memory
+			// tables grow at random times, so use the minimum of three measurements.
 			short := allocations(t, session(4), none)
 			for range 2 {
 				short = min(short, allocations(t, session(4), none))

@@ -21,8 +21,9 @@ func (a *allowTable) MatchName(b []byte) bool {
 }
 
 // TestAllowedSendersPass checks that no preset in enforce mode rejects a known sender
-// in any phase. The sender is in the shipped list by its reverse DNS name or by its
-// greeting. A host that uses a known sender's greeting has a generic cloud name.
+// in any phase. The shipped list contains the sender's reverse DNS name or its
+// greeting. A host that uses a known sender's greeting has a cloud provider's generic
+// name.
 func TestAllowedSendersPass(t *testing.T) {
 	allow := new(allowTable)
 	for _, row := range lists.Rows() {

@@ -24,7 +24,8 @@ import (
 )
 
 // TestShippedASN checks that the AS numbers of rented hosts are known without a
-// database. An operator's database that covers the address takes precedence.
+// database, and that an operator's database takes precedence for the addresses it
+// covers.
 func TestShippedASN(t *testing.T) {
 	const rented, moved = "3.131.215.38", "3.131.216.1" // Amazon addresses
 	w, err := mmdbwriter.New(mmdbwriter.Options{DatabaseType: "GeoLite2-ASN"})

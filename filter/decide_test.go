@@ -45,7 +45,7 @@ func (nothing) MatchName([]byte) bool     { return false }
 func (nothing) MatchASN(uint32) bool      { return false }
 
 // script plays a session and returns the answers to its requests, without the session
-// id. Each line is an event or a request in a short form:
+// id. Each line is an abbreviated event or request:
 //
 //	connect NAME FCRDNS     report and request
 //	ehlo NAME, mail ADDRESS, rcpt ADDRESS, data     request
@@ -230,8 +230,8 @@ rule notdrop phase connect match !src <drop> disconnect "554 5.7.1 no"`,
 	}
 }
 
-// TestOwnRefusalsAreNotCounted checks that a rule's rejections do not count towards its
-// own condition.
+// TestOwnRefusalsAreNotCounted checks that a rule's rejections do not count towards the
+// rule's own condition.
 func TestOwnRefusalsAreNotCounted(t *testing.T) {
 	in := strings.Join([]string{
 		event(1, "link-connect|00000000000000aa|x.example.net|pass|192.0.2.1:1|192.0.2.25:25"),
@@ -248,8 +248,8 @@ func TestOwnRefusalsAreNotCounted(t *testing.T) {
 	}
 }
 
-// TestTags checks that a tag is recorded and logged once, in observe and in enforce
-// mode.
+// TestTags checks that a tag is recorded and logged once, both in observe and in
+// enforce mode.
 func TestTags(t *testing.T) {
 	p := policy(t, "mode observe\nrule odd phase helo match helo \"ylmf-pc\" tag odd-one\n")
 	answers, records, log := script(t, p, "connect x.example.net pass", "ehlo ylmf-pc", "ehlo ylmf-pc")
@@ -264,8 +264,8 @@ func TestTags(t *testing.T) {
 	}
 }
 
-// TestRewrittenAuth checks that an AUTH argument rewritten by another filter is masked
-// like a password.
+// TestRewrittenAuth checks that an AUTH argument that another filter has rewritten is
+// masked like a password.
 func TestRewrittenAuth(t *testing.T) {
 	records, log := play(t, []byte(strings.Join([]string{
 		event(1, "link-connect|00000000000000aa|x.example.net|pass|192.0.2.1:1|192.0.2.25:25"),

@@ -1,6 +1,6 @@
 package filter
 
-// Answers of DNS lists about unknown clients.
+// This file handles the DNS lists' answers about unknown clients.
 
 import (
 	"net/netip"
@@ -21,8 +21,8 @@ func consult(p *Pipeline, s *session, at int64) {
 	p.facts = p.o.Lookups.Ask(s.track.Src.Addr(), false, p.facts[:0])
 }
 
-// unknownClient reports whether the lists may be asked about a client: it has no standing, no
-// ban and no exemption, and its address belongs to a host in the Internet.
+// unknownClient reports whether the lists may be asked about a client. The client must
+// have no standing, ban or exemption, and a public address.
 func unknownClient(p *Pipeline, s *session, at int64) bool {
 	t := &s.track
 	if t.Exempt() || t.Internal || t.Gateway || s.decide.Ban != nil || !dnslist.Public(t.Src.Addr()) {
@@ -35,8 +35,8 @@ func unknownClient(p *Pipeline, s *session, at int64) bool {
 	return p.settings.Policy.Friends(netip.PrefixFrom(a, a.BitLen())) == rules.No
 }
 
-// withdraw removes the listings that lists have withdrawn from the facts about the session.
-// Decisions that have been made remain.
+// withdraw removes withdrawn listings from the facts about the session. Earlier
+// decisions remain unchanged.
 func withdraw(p *Pipeline, s *session) {
 	if p.o.Lookups == nil || p.settings == nil || len(s.track.Listings) == 0 {
 		return
@@ -57,13 +57,14 @@ func withdraw(p *Pipeline, s *session) {
 	}
 }
 
-// listed adds the new answers of the lists to the facts about the session. It returns the
-// time for which a request waits for the lists without an answer: none in observe mode,
-// and none if the client is no longer unknown or no answer would change the effect of the
-// policy.
+// listed adds the lists' new answers to the facts about the session. It returns how
+// long the request must wait for lists that have not answered. The request does not
+// wait in observe mode, if the client is no longer unknown, or if the answers would not
+// change the policy's effect.
 func listed(p *Pipeline, s *session, ev *smtp.Event) (wait time.Duration) {
 	policy := p.settings.Policy
-	// The client may have logged in since. Answers to earlier questions are still facts.
+	// The client may have logged in since it connected. Answers to earlier questions
+	// are still facts.
 	asks := unknownClient(p, s, ev.Time)
 	if asks {
 		p.facts = p.o.Lookups.Ask(s.track.Src.Addr(), true, p.facts[:0])
@@ -78,10 +79,11 @@ func listed(p *Pipeline, s *session, ev *smtp.Event) (wait time.Duration) {
 	if since < 0 { // the clock was set back
 		return 0
 	}
-	since = max(since, s.waited) // the sum of the waits has the same limit, also if the clock is set back later
+	since = max(since, s.waited) // limits all waits together, even if the clock is set back later
 	var missing rules.ListSet
 	for i := range p.facts {
-		// The table has the lists of another policy only until the next event.
+		// Until the next event, the table may still hold the lists of a different
+		// policy.
 		if f := &p.facts[i]; f.State == dnslist.Pending && f.List.Hold > since && i < len(policy.Lookups) && policy.Lookups[i].Name == f.List.Name {
 			missing |= 1 << i
 		}
@@ -112,8 +114,8 @@ func takeAnswers(p *Pipeline, s *session, ev *smtp.Event) {
 	}
 }
 
-// lastAnswers adds the answers that have arrived since the last request, for the rules at the
-// end of the session and for its record.
+// lastAnswers adds the answers that have arrived since the last request. The rules for
+// the end of the session and the record use them.
 func lastAnswers(p *Pipeline, s *session, at int64) {
 	withdraw(p, s)
 	if !s.asking || p.settings == nil {

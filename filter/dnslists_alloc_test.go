@@ -12,8 +12,8 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// TestListsAllocateNothing checks that the questions about an unknown client, and its requests
-// while the lists have not answered, cost no allocation.
+// TestListsAllocateNothing checks that neither questions about an unknown client nor
+// requests that wait for their answers allocate memory.
 func TestListsAllocateNothing(t *testing.T) {
 	const friends = "table <friends> { 198.51.100.3, 198.51.100.7 }\npass from { 203.0.113.9, <friends> }\npass match src 203.0.113.77 helo \"mx.example.net\"\n"
 	measure := func(policy string) float64 {

@@ -22,8 +22,8 @@ import (
 	"scanwatch/store"
 )
 
-// A listBench is a pipeline with a policy on DNS lists, and the companion that answers its
-// questions.
+// A listBench is a pipeline whose policy uses DNS lists, with a companion that answers
+// its questions.
 type listBench struct {
 	*testing.T
 	policy  *rules.Policy
@@ -92,7 +92,7 @@ func (b *listBench) connect(src string) uint64 {
 	return b.next
 }
 
-// questions returns the next questions of the filter, with the names of lists.
+// questions returns the filter's next questions, with the lists' names.
 func (b *listBench) questions() string {
 	return regexp.MustCompile("@[0-9a-f]+").ReplaceAllString(fmt.Sprint(b.lists.Questions(context.Background(), 0)), "")
 }
@@ -127,7 +127,7 @@ func (b *listBench) ask(id uint64, phase smtp.Phase, pause time.Duration, waited
 	return strings.TrimSpace(a.Decision.String() + " " + text)
 }
 
-// mail plays the events between a greeting and a recipient.
+// greet plays a greeting.
 func (b *listBench) greet(id uint64) {
 	for _, ev := range []smtp.Event{
 		{Kind: smtp.EventGreeting, Code: 220, Name: []byte("mx.example.org")},
@@ -142,8 +142,8 @@ func (b *listBench) end(id uint64) {
 	b.p.Event(&smtp.Event{Kind: smtp.EventDisconnect, Time: b.now, Session: id, Ending: smtp.EndingQuit})
 }
 
-// TestListAnswers checks that a request waits for a list with a hold only as long as the
-// hold, and the effect of each answer.
+// TestListAnswers checks the effect of each answer, and that a request waits for a list
+// no longer than the list's hold.
 func TestListAnswers(t *testing.T) {
 	const src = "192.0.2.7"
 	for _, tt := range []struct {
@@ -179,7 +179,7 @@ func TestListAnswers(t *testing.T) {
 			if got := b.questions(); got != "[{192.0.2.7 [zen other white]}]" {
 				t.Errorf("questions %s", got)
 			}
-			// No rule of phase connect needs a list.
+			// No rule in the connect phase needs a list.
 			if got := b.ask(id, smtp.PhaseConnect, 0, false); got != "proceed" {
 				t.Errorf("connect: %s", got)
 			}
@@ -205,7 +205,7 @@ func TestListAnswers(t *testing.T) {
 	}
 }
 
-// listings returns the answers of lists and the findings about them in a record.
+// listings returns a record's list answers and the findings about them.
 func (b *listBench) listings(r *store.Record) string {
 	var all []string
 	err := r.Steps(func(s *store.Step) bool {
@@ -223,7 +223,7 @@ func (b *listBench) listings(r *store.Record) string {
 	return strings.Join(all, "; ")
 }
 
-// TestNotAsked checks the clients about which no list is asked.
+// TestListNotAsked checks about which clients no list is asked.
 func TestListNotAsked(t *testing.T) {
 	b := newListBench(t, listPolicy)
 	known, banned := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
@@ -249,8 +249,8 @@ func TestListNotAsked(t *testing.T) {
 	}
 }
 
-// TestListNoCompanion checks that no request waits without a companion, and without a
-// hold in the policy.
+// TestListNoCompanion checks that requests do not wait if no companion runs, or if the
+// policy has no hold.
 func TestListNoCompanion(t *testing.T) {
 	b := newListBench(t, listPolicy)
 	b.lists.Now = func() time.Duration { return time.Hour }
@@ -265,8 +265,8 @@ func TestListNoCompanion(t *testing.T) {
 	}
 }
 
-// TestListNoWait checks that no request waits for a list in observe mode, for a client that
-// has logged in, and after the clock was set back.
+// TestListNoWait checks that requests do not wait for a list in observe mode, after a
+// login, or after the clock was set back.
 func TestListNoWait(t *testing.T) {
 	const src = "192.0.2.7"
 	helo := func(b *listBench, id uint64) string { return b.ask(id, smtp.PhaseHelo, 0, false) }
@@ -313,8 +313,8 @@ func TestListNoWait(t *testing.T) {
 	}
 }
 
-// TestListWaitSum checks that the waits of a session together last no longer than the hold if
-// the clock is set back after each.
+// TestListWaitSum checks that a session's requests together wait no longer than the
+// hold, even if the clock is set back after each wait.
 func TestListWaitSum(t *testing.T) {
 	b := newListBench(t, strings.NewReplacer("rule zen phase helo match", "rule zen phase { helo, mail-from, rcpt-to } match").Replace(listPolicy))
 	id := b.connect("192.0.2.7")
@@ -338,8 +338,8 @@ func TestListWaitSum(t *testing.T) {
 	}
 }
 
-// TestListNeeded checks that a request waits only for lists whose answer may change its
-// answer.
+// TestListNeeded checks that a request waits only for lists whose answers may change
+// the filter's decision.
 func TestListNeeded(t *testing.T) {
 	const head = "mode enforce\ncompanion lookup user _swlookup\nlookup zen dnsbl \"zen.example.org\" codes 127.0.0.2 hold 300ms\n" +
 		"lookup white allowlist \"list.example.net\" codes 127.0.2.0/23 hold 200ms\n"
@@ -364,8 +364,8 @@ func TestListNeeded(t *testing.T) {
 	}
 }
 
-// TestListWaits checks that a request that waits is handled once: the findings about its
-// greeting and recipients do not count twice.
+// TestListWaits checks that a waiting request is handled only once, so that findings
+// about its greeting and recipients do not count twice.
 func TestListWaits(t *testing.T) {
 	b := newListBench(t, listPolicy+"rule wait phase rcpt-to match listed other reject\nrule changed phase { helo, rcpt-to } match evidence helo-changed reject \"550 5.7.1 Changed\"\n")
 	id := b.connect("192.0.2.7")
@@ -388,8 +388,8 @@ func TestListWaits(t *testing.T) {
 	})
 }
 
-// TestListLate checks that an answer after the last request of a session is in its record,
-// and counts for the rules at the end.
+// TestListLate checks that an answer after a session's last request is recorded, and
+// that the rules for the end of the session use it.
 func TestListLate(t *testing.T) {
 	b := newListBench(t, listPolicy+"rule late phase end match listed other ban 1h\n")
 	for i, end := range []func(id uint64){b.end, func(uint64) { b.p.Stop() }} {
@@ -411,8 +411,8 @@ func TestListLate(t *testing.T) {
 	}
 }
 
-// TestListLog checks that listings in several lists are one kind of evidence in the log, and
-// that the log names the first list.
+// TestListLog checks that the log reports listings in several lists as one kind of
+// evidence, and names the first list.
 func TestListLog(t *testing.T) {
 	b := newListBench(t, listPolicy)
 	id := b.connect("192.0.2.7")
@@ -425,8 +425,8 @@ func TestListLog(t *testing.T) {
 	}
 }
 
-// TestListReplay checks that the replay of a record uses the recorded answers, and that
-// a list without a recorded answer is unknown.
+// TestListReplay checks that a replay uses the recorded answers, and that a list
+// without a recorded answer is unknown.
 func TestListReplay(t *testing.T) {
 	b := newListBench(t, listPolicy)
 	for i, codes := range [][]string{{"127.0.0.2"}, nil, {"127.0.0.77"}} {
@@ -473,8 +473,8 @@ func TestListReplay(t *testing.T) {
 	}
 }
 
-// TestWithdrawnListing checks that bans name the listings on which they rest, and that a later
-// rule does not use a listing that its list has withdrawn.
+// TestWithdrawnListing checks that a ban names the listing that caused it, and that
+// later rules ignore withdrawn listings.
 func TestWithdrawnListing(t *testing.T) {
 	const src = "192.0.2.7"
 	for _, tt := range []struct {
@@ -524,8 +524,8 @@ rule block phase rcpt-to `+tt.rule+` reject "550 5.7.1 No" ban 1d
 	}
 }
 
-// TestExemptAfterFinding checks that watchers learn that a pass statement has matched a later
-// request of a session with findings.
+// TestExemptAfterFinding checks that watchers are notified when a pass statement
+// matches a later request in a session with findings.
 func TestExemptAfterFinding(t *testing.T) {
 	b := newListBench(t, "mode enforce\ncompanion lookup user _swlookup\nlookup zen dnsbl \"zen.example.org\" codes 127.0.0.4\npass match mail-from \"joe@example.net\"\nrule r phase helo match listed zen junk\n")
 	var reasons []string

@@ -91,7 +91,7 @@ func TestSharedServer(t *testing.T) {
 }
 
 // TestSharedServerRelays checks mail from a shared server while one of its customers
-// probes for relaying. The MX record of a foreign domain points to this server, so mail
+// causes relay probes. The MX record of a foreign domain points to this host, so mail
 // to that domain counts as a relay probe.
 func TestSharedServerRelays(t *testing.T) {
 	text, _ := rules.ReadyPolicy("tight")
@@ -115,8 +115,8 @@ func TestSharedServerRelays(t *testing.T) {
 	}
 }
 
-// TestNothingLearnedFromLAN checks that domains to which local hosts send mail are not
-// learned as local domains.
+// TestNothingLearnedFromLAN checks that mail from local hosts to a domain does not make
+// the domain count as local.
 func TestNothingLearnedFromLAN(t *testing.T) {
 	s := readySite(t, "tight")
 	s.learn()
@@ -128,8 +128,8 @@ func TestNothingLearnedFromLAN(t *testing.T) {
 	}
 }
 
-// TestNothingLearnedFromFriends checks that domains to which friends send mail are not
-// learned as local domains. A friend is a public host that may relay (pass from
+// TestNothingLearnedFromFriends checks that mail from friends to a domain does not make
+// the domain count as local. A friend is a public host that may relay (pass from
 // <friends>).
 func TestNothingLearnedFromFriends(t *testing.T) {
 	text, _ := rules.ReadyPolicy("tight")
@@ -164,7 +164,7 @@ func TestUserUnderAttack(t *testing.T) {
 }
 
 // TestNeighbourOfGuesser checks that a user who mistypes a password is not rejected,
-// although eight other users in the same /24 have failed to log in within an hour.
+// even if the logins of eight other users in the same /24 have failed within an hour.
 func TestNeighbourOfGuesser(t *testing.T) {
 	s := readySite(t, "standard")
 	login := func(at time.Time, addr string, steps ...simulate.Step) simulate.Session {
@@ -182,8 +182,8 @@ func TestNeighbourOfGuesser(t *testing.T) {
 	}
 }
 
-// TestBoughtName checks that one accepted message to the postmaster does not permit an
-// endless harvest.
+// TestBoughtName checks that one accepted message to the postmaster does not exempt a
+// directory harvest.
 func TestBoughtName(t *testing.T) {
 	for _, name := range []string{"standard", "tight"} {
 		s := readySite(t, name)
@@ -206,8 +206,8 @@ func TestBoughtName(t *testing.T) {
 	}
 }
 
-// TestGuessesAmongRepeats checks that a harvest is found even if each guess follows a
-// recipient that exists.
+// TestGuessesAmongRepeats checks that a harvest is found even if an existing recipient
+// precedes each missing one.
 func TestGuessesAmongRepeats(t *testing.T) {
 	for _, name := range []string{"standard", "tight"} {
 		s := readySite(t, name)
@@ -249,8 +249,8 @@ func TestBanEnds(t *testing.T) {
 	}
 }
 
-// TestFloodOfOurHouse checks that the tight preset's flood rule does not match the
-// local network.
+// TestFloodOfOurHouse checks that the tight preset's flood rule does not match hosts in
+// the local network.
 func TestFloodOfOurHouse(t *testing.T) {
 	s := readySite(t, "tight")
 	s.learn()

@@ -32,9 +32,9 @@ import (
 // Options holds the inputs and outputs of a Pipeline. No function may block or retain
 // its arguments.
 type Options struct {
-	// Record receives the encoded record of an ended session or of an aggregate. The
-	// sessions in an aggregate ended up to an hour ago. When called by Sums.Flush,
-	// Record runs in the goroutine of Flush's caller.
+	// Record receives the encoded record of an ended session or an aggregate. The
+	// sessions in an aggregate ended up to an hour ago. If Sums.Flush calls Record, it
+	// runs in the goroutine of Flush's caller.
 	Record func(end time.Time, id uint64, value []byte)
 	// FrontEnd is the name of the front end in records, or "" for smtpd. Records of other front
 	// ends also name the mail server.
@@ -60,20 +60,19 @@ type Options struct {
 	Hashed bool
 	// OwnAddrs lists the addresses of this host.
 	OwnAddrs []netip.Addr
-	// Budget is the disk budget in bytes; 0 means that every session gets its own
-	// record. Otherwise, sessions of floods are added to aggregates to stay within the
-	// budget.
+	// Budget is the disk budget in bytes. To stay within the budget, sessions of floods
+	// are added to aggregates. If Budget is 0, every session gets its own record.
 	Budget int64
 	// Recorded means that events come from records, in which names may be hashed.
 	Recorded bool
-	// Lookups has the answers of DNS lists, and may be nil.
+	// Lookups stores the answers of DNS lists. It may be nil.
 	Lookups *dnslist.Table
 	// Trace, if set, is called for each evaluation of the policy. The facts are valid
 	// only during the call.
 	Trace func(*rules.Policy, *rules.Facts, smtp.Answer)
 }
 
-// Settings can change at run time.
+// Settings are the options that can change at run time.
 type Settings struct {
 	Policy  *rules.Policy
 	ASN     *lookup.Origins // nil: only the shipped AS numbers are known
@@ -86,7 +85,7 @@ type Pipeline struct {
 
 	o        Options
 	next     atomic.Pointer[Settings]
-	settings *Settings // settings for the current event; nil: only observe
+	settings *Settings // settings for the current event; nil to only observe
 	site     detect.Site
 	memory   *memory.Memory
 	decider  decide.Decider
@@ -187,8 +186,8 @@ func (p *Pipeline) Ask(ev *smtp.Event) smtp.Answer {
 	return a
 }
 
-// spare informs the watchers that a pass statement has matched a request of a session with
-// findings or a ban. Companions must then not report the client.
+// spare notifies the watchers that a pass statement has matched a request in a session
+// with findings or a ban. Companion processes must then not report the client.
 func spare(p *Pipeline, s *session, at int64) {
 	if p.o.Watch == nil || s.spared || !s.decide.Exempted || !s.detect.Has() && s.decide.Banned == nil {
 		return
@@ -227,7 +226,7 @@ func (p *Pipeline) take(s *session, ev *smtp.Event) {
 	}
 }
 
-// locate adds the facts about a new session's address. The facts come from the site,
+// locate adds the facts about a new session's address. These facts come from the site,
 // and from the operator's tables and databases.
 func (o *Settings) locate(s *track.Session, site *detect.Site) {
 	if !s.Src.IsValid() {
@@ -282,7 +281,7 @@ func (p *Pipeline) detect(s *session, ev *smtp.Event) {
 	}
 }
 
-// admit adds a new finding to the session's evidence.
+// admit adds a new finding to the session.
 func (p *Pipeline) admit(s *session, ev *smtp.Event, f *detect.Finding) {
 	if f.Implied {
 		s.detect.Evidence |= f.Evidence
@@ -343,8 +342,8 @@ func (p *Pipeline) identify(s *session) {
 	}
 }
 
-// begin updates the clock and the settings, and writes log lines and aggregates that
-// are due.
+// begin handles the start of an event: it updates the clock and the settings, and
+// writes log lines and aggregates that are due.
 func (p *Pipeline) begin(at int64) {
 	if at/1e6 != p.clock/1e6 {
 		p.memory.Tick(at)
@@ -447,7 +446,7 @@ func (p *Pipeline) Cut(id uint64, how smtp.Ending, at int64) {
 	}
 }
 
-// Known reports whether the client of an open session is known at a given time.
+// Known reports whether an open session's client is known at a given time.
 func (p *Pipeline) Known(id uint64, at int64) bool {
 	s := p.table.session(id)
 	if s == nil || !s.track.Src.IsValid() {
@@ -457,8 +456,8 @@ func (p *Pipeline) Known(id uint64, at int64) bool {
 	return p.memory.Peers.Standing(&p.client, at).Level >= rules.StandingKnown
 }
 
-// Phases returns the phases in which policy needs requests from the mail server. The
-// connect phase is included if bans must be enforced or reported.
+// Phases returns the phases in which the policy needs requests from the mail server.
+// The connect phase is included if bans must be enforced or reported.
 func Phases(policy *rules.Policy) smtp.PhaseSet {
 	set := policy.Phases() & smtp.Answerable
 	if len(policy.Rules()) > 0 || policy.Mode == rules.Enforce {

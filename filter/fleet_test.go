@@ -37,7 +37,7 @@ func newFleet(t *testing.T, hosts int) *fleet {
 	return f
 }
 
-// take hands the rows of the other hosts to host i.
+// take passes the other hosts' rows to host i.
 func (f *fleet) take(i int, at time.Time) {
 	f.t.Helper()
 	if _, err := f.sites[i].memory.Incoming(f.replicas[i].Changed(1<<20, at), 0, at.UnixMicro()); err != nil {
@@ -45,7 +45,7 @@ func (f *fleet) take(i int, at time.Time) {
 	}
 }
 
-// send hands registers of host i to all others.
+// send passes rows of host i to all other hosts.
 func (f *fleet) send(i int, rows []share.Row, at time.Time) {
 	f.t.Helper()
 	for j, r := range f.replicas {
@@ -69,8 +69,8 @@ func (f *fleet) exchange(at time.Time) {
 	}
 }
 
-// play plays one session on each host in turn. The hosts exchange their rows when every
-// has passed since the previous exchange.
+// play plays one session on each host in turn. The hosts exchange their rows whenever
+// the time given in every has passed.
 func (f *fleet) play(list []simulate.Session, every time.Duration) (out []simulate.Outcome) {
 	f.t.Helper()
 	last := list[0].Start
@@ -112,9 +112,9 @@ func guesses(at time.Time, addr string, users ...string) simulate.Session {
 	return visitor(at, addr, "", steps...)
 }
 
-// TestThreeHosts checks that three hosts together decide on the same conduct like a single
-// host. The table gives the first session that each of them cuts or rejects. A host counts
-// what others have seen only after its own second event; see memory.Alone.
+// TestThreeHosts checks that three hosts together react to an attack like a single
+// host. The table gives the first session that each host rejects or disconnects. A host
+// adds other hosts' counts only from its own second event on; see memory.Alone.
 func TestThreeHosts(t *testing.T) {
 	harvest := func(n int) func(i int, at time.Time) simulate.Session {
 		return func(i int, at time.Time) simulate.Session { return asks(at, "198.51.100.7", "", n, i) }
@@ -162,7 +162,7 @@ func TestThreeHosts(t *testing.T) {
 	}
 }
 
-// TestFleetShares checks the effects of other hosts' rows.
+// TestFleetShares checks the effect of other hosts' rows.
 func TestFleetShares(t *testing.T) {
 	t.Run("a ban and an unban", func(t *testing.T) {
 		f := newFleet(t, 3)
@@ -229,9 +229,9 @@ func TestFleetShares(t *testing.T) {
 	})
 }
 
-// TestHostileHost checks that a host that sends false rows harms no legitimate client of
-// another host: neither one with standing, a friend or a user, nor an unknown client with
-// two typing errors.
+// TestHostileHost checks that a host that sends false rows does not harm another host's
+// legitimate clients: a client with standing, a friend, a user, and an unknown client
+// with two mistyped recipients.
 func TestHostileHost(t *testing.T) {
 	now := monday.Add(-30 * time.Minute)
 	friends := "table <friends> { }"
@@ -245,8 +245,8 @@ func TestHostileHost(t *testing.T) {
 	))
 	clients := []string{"203.0.113.5", "203.0.113.6", "203.0.113.77", "203.0.113.8", "203.0.113.9"}
 
-	// The hostile host has a separate memory, in which it does everything that it attributes
-	// others of. Its rows are believable.
+	// The hostile host plays, with a separate memory, all the attacks that it
+	// attributes to others, so its rows are plausible.
 	evil := f.sites[1].memory
 	evil.Counters.Watch(own.policy.Needs().Windows)
 	at := now.UnixMicro()

@@ -18,8 +18,8 @@ import (
 )
 
 // unhidden returns all output produced for a session with a greeting and the given
-// lines, which are in the form that raw takes. The session is played twice: once for
-// its own record, and once for an aggregate.
+// lines, which are in raw's format. The session is played twice: once for its own
+// record, and once for an aggregate.
 func unhidden(t *testing.T, h *privacy.Hasher, lines []string, p *rules.Policy) string {
 	t.Helper()
 	var kept bytes.Buffer
@@ -56,7 +56,7 @@ func unhidden(t *testing.T, h *privacy.Hasher, lines []string, p *rules.Policy) 
 }
 
 // TestNobodyInClear checks that no mailbox appears unhashed in records, logs or watch
-// events, even if it was in text from a client, smtpd or another filter.
+// events, even if text from a client, smtpd or another filter contains it.
 func TestNobodyInClear(t *testing.T) {
 	hasher := privacy.New(bytes.Repeat([]byte{7}, 32))
 	p := policy(t, "privacy hashed\nmode observe\ntable <local-domains> { \"example.org\" }\nrule all phase rcpt-to match helo \"mail.example.net\" reject ban 1d\nrule badhelo phase helo match !helo \"mail.example.net\" reject\n")
@@ -111,7 +111,7 @@ func TestNobodyInClear(t *testing.T) {
 			t.Errorf("%q\nis kept as\n%s", lines, got)
 		}
 	}
-	// A short word that is a recipient without a domain must be hashed.
+	// A short word must be hashed if it is a recipient without a domain.
 	lines := []string{"R protocol-client|MAIL FROM:<>", "R protocol-server|250 Ok", "R tx-mail|31f211ba|ok|",
 		"R protocol-client|RCPT TO:<bo>", "R protocol-server|451 <bo>: try again, about a robot", "R tx-rcpt|31f211ba|tempfail|bo"}
 	if got := unhidden(t, hasher, lines, p); strings.Contains(got, "<bo>") || !strings.Contains(got, "about a robot") {

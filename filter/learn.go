@@ -13,8 +13,8 @@ import (
 	"scanwatch/rules"
 )
 
-// login records a login in memory. The result describes the password spray that a
-// failed login is part of, if any.
+// login records a login in memory. If a failed login is part of a password spray, the
+// result describes the spray.
 func (p *Pipeline) login(s *session, ev *smtp.Event) (spray detect.Spray) {
 	switch t := &s.track; {
 	case t.Local || !t.Src.IsValid():
@@ -111,8 +111,8 @@ func (p *Pipeline) learnRcpt(s *session, ev *smtp.Event) {
 	}
 }
 
-// learnAccount records what an authenticated session does as the behaviour of its
-// account. The domains to which the user writes are also recorded.
+// learnAccount records an authenticated session's behaviour for its account, and the
+// domains to which the user sends mail.
 func (p *Pipeline) learnAccount(s *session, ev *smtp.Event) {
 	if ev.Kind != smtp.EventRcpt {
 		return
@@ -142,7 +142,7 @@ func (s *session) senderDomain(sender []byte) string {
 	return s.registered
 }
 
-// judge records whether an ended session was legitimate.
+// judge records an ended session's legitimate mail, or its offence.
 func (p *Pipeline) judge(s *session, at int64) {
 	switch {
 	case s.detect.Abused || s.decide.Offence:

@@ -131,8 +131,8 @@ func TestOneSourceAgain(t *testing.T) {
 }
 
 // FuzzFold checks that no order or content of events causes a panic or leaves a session
-// open. The policy is in enforce mode. Each request must be answered once, and each
-// session must have one readable record.
+// open, that each request is answered once, and that each session has one readable
+// record. The policy is in enforce mode.
 func FuzzFold(f *testing.F) {
 	for seed := range uint64(4) {
 		f.Add(seed, uint16(200))

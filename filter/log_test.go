@@ -12,8 +12,8 @@ import (
 
 // TestLogLevels checks the log lines of a session at each level. A session is logged
 // once: at its end, or when it is banned. With Verbose, each finding and decision is
-// logged as well. Friends are not logged, and neither are sessions that have only
-// low-confidence evidence.
+// logged as well. Friends, and sessions with only low-confidence evidence, are not
+// logged.
 func TestLogLevels(t *testing.T) {
 	for _, tt := range []struct {
 		verbose bool
@@ -95,7 +95,7 @@ rule lost phase end match evidence talks-http ban 10m
 }
 
 // TestLogOfADay checks the length of the log after a day with attacks. Each session is
-// logged at most once, and a flood takes far fewer lines.
+// logged at most once, and a flood causes far fewer lines than sessions.
 func TestLogOfADay(t *testing.T) {
 	const n = 3500 // sessions of each kind
 	for _, tt := range []struct {

@@ -11,8 +11,7 @@ import (
 	"scanwatch/filter/smtpd"
 )
 
-// BenchmarkOpenSessions measures the memory used by a session that is within a
-// transaction.
+// BenchmarkOpenSessions measures the memory used by a session with an open transaction.
 func BenchmarkOpenSessions(b *testing.B) {
 	const n = 20_000
 	var in strings.Builder

@@ -86,7 +86,7 @@ func TestNastyLog(t *testing.T) {
 			t.Errorf("%s: events: %v", mode, err)
 		}
 		if mode == "observe" && !names["\x1b]0;owned\x07"] {
-			t.Errorf("no event has the greeting as it was sent: %d of them", len(names))
+			t.Errorf("no event has the unchanged greeting: %d events", len(names))
 		}
 	}
 }

@@ -17,8 +17,8 @@ import (
 	"scanwatch/store"
 )
 
-// raw plays smtpd's lines in a short form: "R event|..." is a report, "F phase|..." is
-// a request, and "USE n" switches to the nth policy.
+// raw plays smtpd's lines, which are abbreviated: "R event|..." is a report, "F
+// phase|..." is a request, and "USE n" switches to the nth policy.
 func raw(t testing.TB, ps []*rules.Policy, lines ...string) (answers []string, recs []*store.Record, log []string, bytesOf []byte) {
 	const id = "00000000000000aa"
 	table := simulate.NewFilter(filter.Options{
@@ -111,7 +111,7 @@ func TestRefusedPostmaster(t *testing.T) {
 	}
 }
 
-// TestReloadEndsDecisions checks that a policy's decisions end when it is replaced.
+// TestReloadEndsDecisions checks that decisions end when their policy is replaced.
 func TestReloadEndsDecisions(t *testing.T) {
 	p0 := policy(t, "mode enforce\nrule x phase helo match src 192.0.2.1 reject \"550 5.7.1 no\"\n")
 	p1 := policy(t, "mode observe\nrule x phase helo match src 192.0.2.1 reject \"550 5.7.1 no\"\n")
@@ -128,7 +128,7 @@ func TestReloadEndsDecisions(t *testing.T) {
 	}
 }
 
-// TestReloadEndsTags checks that a policy's tags end when it is replaced.
+// TestReloadEndsTags checks that tags end when their policy is replaced.
 func TestReloadEndsTags(t *testing.T) {
 	p0 := policy(t, "mode enforce\nrule x phase helo match src 192.0.2.1 tag first\n")
 	p1 := policy(t, "mode enforce\nrule y phase mail-from match src 192.0.2.1 tag second\n")
@@ -138,7 +138,8 @@ func TestReloadEndsTags(t *testing.T) {
 	}
 }
 
-// TestRewrittenGreeting checks that a greeting rewritten by a filter is not evidence.
+// TestRewrittenGreeting checks that a greeting that another filter has rewritten is not
+// evidence.
 func TestRewrittenGreeting(t *testing.T) {
 	p := policy(t, "mode enforce\nrule x phase helo match evidence scanner reject \"550 5.7.1 no\"\n")
 	_, _, log, _ := raw(t, []*rules.Policy{p}, with("R protocol-client|EHLO mx.client.example", "F ehlo|mx.client.example", "R filter-response|ehlo|rewrite|other.example", "R link-identify|EHLO|other.example", "R protocol-server|250 ok", "R link-disconnect")...)
@@ -176,7 +177,7 @@ func TestEvidenceAfterManyFailures(t *testing.T) {
 }
 
 // TestForeignDomain checks that recipients in a domain without accepted mail are relay
-// probes. The first recipients may count as missing, because the domain may be new.
+// probes. The first few may count as missing instead, because the domain may be new.
 func TestForeignDomain(t *testing.T) {
 	p := policy(t, "mode enforce\nrule relay phase rcpt-to match count relay-probe > 3 disconnect \"421 4.7.0 No relaying here\"\n")
 	l := with("R protocol-client|MAIL FROM:<a@b.example>", "F mail-from|a@b.example", "R protocol-server|250 ok", "R tx-mail|31f211ba|ok|a@b.example",
@@ -269,8 +270,8 @@ func TestAuthAnywhere(t *testing.T) {
 	}
 }
 
-// TestDisconnectedByFilter checks that a session disconnected by a filter ends as
-// rejected.
+// TestDisconnectedByFilter checks that a session that another filter disconnects ends
+// as rejected.
 func TestDisconnectedByFilter(t *testing.T) {
 	_, recs, _, _ := raw(t, nil, with("R protocol-client|MAIL FROM:<a@b.example>", "R filter-response|mail-from|disconnect|550 5.7.1 bye", "R protocol-server|550 5.7.1 bye", "R link-disconnect")...)
 	if recs[0].Ending != smtp.EndingRejected {

@@ -161,8 +161,8 @@ func (s *site) learn() {
 }
 
 // TestHarvestCut checks that the sixth of fifty unknown recipients ends the session,
-// and that the next connection is rejected. A list of 51 recipients with three typing
-// errors is not affected.
+// and that the next connection is rejected. A mailing list with 51 recipients, three of
+// them mistyped, must not be affected.
 func TestHarvestCut(t *testing.T) {
 	for _, name := range []string{"standard", "tight"} {
 		t.Run(name, func(t *testing.T) {
@@ -196,8 +196,8 @@ func TestHarvestCut(t *testing.T) {
 
 // TestDistributedHarvest plays a harvest from thirty networks with eight recipients
 // each. The networks use the same list, consecutive parts of a list, or new recipients
-// every time. The golden file gives the evidence, and the number of sessions before an
-// unknown client is recognised at its first recipient.
+// every time. The golden file gives the evidence, and the number of sessions after
+// which an unknown client is recognised at its first recipient.
 func TestDistributedHarvest(t *testing.T) {
 	attack := simulate.Attack{Seed: 1, Start: monday, Every: 5 * time.Minute, Sessions: 30, Each: 8}
 	recipients := func(change func(session, step int, s *simulate.Step)) iter.Seq[simulate.Session] {
@@ -281,10 +281,10 @@ func TestDistributedHarvest(t *testing.T) {
 	}
 }
 
-// TestGuesser checks that a brute-force attack on the submission port is banned for ten
-// minutes, and again after half as many further failures. Other users in the network,
-// users who mistype their password, and an office with a phone that has an old password
-// are not affected.
+// TestGuesser checks that the source of a brute-force attack on the submission port is
+// banned for ten minutes, and again after half as many further failures. Other users in
+// the network, users who mistype their password, and an office with a phone that has an
+// old password must not be affected.
 func TestGuesser(t *testing.T) {
 	s := readySite(t, "standard")
 	login := func(at time.Time, addr string, steps ...simulate.Step) simulate.Session {
@@ -351,8 +351,8 @@ func TestGuesser(t *testing.T) {
 	})
 }
 
-// TestBanAtTheEnd checks that a client is banned when its session ends if its commands
-// have no phase. In observe mode, the ban is only recorded.
+// TestBanAtTheEnd checks that a client whose commands have no phase is banned when its
+// session ends, and that in observe mode, the ban is only recorded.
 func TestBanAtTheEnd(t *testing.T) {
 	const text = "rule lost phase end match evidence talks-http ban 3d\n"
 	browser := func(at time.Time) simulate.Session {
@@ -516,8 +516,8 @@ func TestFlood(t *testing.T) {
 	}
 }
 
-// TestVerdictsNameTheTextOfTheirRule checks that verdicts and bans refer to the text of
-// their rule.
+// TestVerdictsNameTheTextOfTheirRule checks that verdicts and bans refer to their
+// rule's text.
 func TestVerdictsNameTheTextOfTheirRule(t *testing.T) {
 	s := newSite(t, "mode enforce\nrule botnet phase helo match evidence botnet-helo disconnect \"554 5.7.1 No\" ban 1d\n")
 	texts := filter.RuleTexts(s.policy)

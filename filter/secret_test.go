@@ -15,7 +15,7 @@ import (
 var leaks = []string{"hunter2", "monkey123", "Geheim", base64.StdEncoding.EncodeToString([]byte("\x00bob\x00hunter2")), base64.StdEncoding.EncodeToString([]byte("hunter2"))}
 
 // TestPasswordsNowhere checks that no record, log line or watch event reveals a
-// password, whichever line the client sends it in.
+// password, regardless of the line in which the client sends it.
 func TestPasswordsNowhere(t *testing.T) {
 	plain, word := leaks[3], leaks[4]
 	const unknown = "R protocol-server|500 5.5.1 Invalid command: Command unrecognized"

@@ -131,8 +131,8 @@ var kinds = []string{"none", "greeting", "helo", "tls", "auth", "mail", "rcpt", 
 var loopback = regexp.MustCompile(`(?m)^(report\|[^|]*\|[^|]*\|smtp-in\|link-connect\|[^|]*\|[^|]*\|[^|]*\|)127\.0\.0\.1:`)
 
 // TestStreams processes every recorded stream and compares the records with golden
-// files. An older version of smtpd has its own golden file if it yields different
-// facts.
+// files. If an older version of smtpd yields different facts, it has a separate golden
+// file.
 func TestStreams(t *testing.T) {
 	names, err := filepath.Glob(streams + "/7.9/*.in")
 	if err != nil || len(names) < 50 {
@@ -157,8 +157,7 @@ func TestStreams(t *testing.T) {
 					t.Fatal(err)
 				}
 				// The recorded clients ran on the server's own host, whose greetings
-				// are weaker evidence. Replace their address with that of an unknown
-				// client.
+				// are weaker evidence. Replace their address with an unknown client's.
 				records, _ := play(t, loopback.ReplaceAll(in, []byte("${1}203.0.113.9:")))
 				got := render(t, records)
 				golden := filepath.Join("testdata", scenario+".golden")
@@ -201,8 +200,8 @@ func TestReplayIsDeterministic(t *testing.T) {
 // secrets lists the passwords in the AUTH streams, as the clients sent them.
 var secrets = []string{"cleartext-guess", "s3cret", "secret", "hunter2", "wrong", "passw"}
 
-// TestNoPasswords checks that no record or log line includes the text after AUTH, be it
-// plain or in base64. User names that smtpd reports may remain.
+// TestNoPasswords checks that no record or log line includes the text after AUTH,
+// whether plain or in base64. User names that smtpd reports may remain.
 func TestNoPasswords(t *testing.T) {
 	word := regexp.MustCompile(`[A-Za-z0-9+/]{12,}={0,2}`)
 	for _, version := range []string{"6.8", "7.6", "7.9"} {

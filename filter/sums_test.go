@@ -89,9 +89,10 @@ func few(n int, sessions iter.Seq[simulate.Session]) iter.Seq[simulate.Session] 
 	}
 }
 
-// TestFloodsAgree plays a day of floods twice. Without a budget, each session gets its
-// own record; with a budget, there are aggregates. All numbers must agree for each
-// source and hour. The id of each rejected session must be in a record or an aggregate.
+// TestFloodsAgree plays a day of floods twice: without a budget, so that each session
+// gets its own record, and with a budget, so that there are aggregates. All numbers
+// must agree for each source and hour. Each rejected session's id must be in a record
+// or an aggregate.
 func TestFloodsAgree(t *testing.T) {
 	begin := time.Date(2026, 11, 2, 10, 0, 0, 0, time.UTC)
 	floods := func() iter.Seq[simulate.Session] {
@@ -169,8 +170,8 @@ func TestFloodsAgree(t *testing.T) {
 	}
 }
 
-// TestFloodInSums checks that the report about a day with a flood does not depend on
-// aggregates.
+// TestFloodInSums checks that a day's report is the same whether or not a flood was
+// aggregated.
 func TestFloodInSums(t *testing.T) {
 	begin := time.Date(2026, 11, 2, 10, 0, 0, 0, time.UTC)
 	const n = 3000 // sessions within a little over 4 hours
@@ -234,7 +235,8 @@ func TestFloodInSums(t *testing.T) {
 }
 
 // TestFloodFromEverywhere checks that a flood in which each session has a new source
-// uses only its share of the day's budget. Every session and message must be counted.
+// uses only its share of the day's budget, and that every session and message is
+// counted.
 func TestFloodFromEverywhere(t *testing.T) {
 	const n, budget = 60_000, 4 << 20
 	begin := time.Date(2026, 11, 2, 0, 0, 0, 0, time.UTC)
@@ -293,7 +295,7 @@ func TestFloodFromEverywhere(t *testing.T) {
 }
 
 // TestFloodOfMail checks that long sessions with a message cannot displace older
-// records. The client knows one valid mailbox. Every message must be counted.
+// records, and that every message is counted. The client knows one valid mailbox.
 func TestFloodOfMail(t *testing.T) {
 	const n, budget = 2000, 4 << 20
 	begin := time.Date(2026, 11, 2, 0, 0, 0, 0, time.UTC)

@@ -12,7 +12,7 @@ import (
 	"scanwatch/filter/track"
 )
 
-// A session is an open session, with its facts and the state of each stage.
+// A session is an open session, with its facts and each stage's state.
 type session struct {
 	track   track.Session
 	detect  detect.State
@@ -24,7 +24,8 @@ type session struct {
 	asking  bool   // DNS lists have been asked about the client, and some have not answered
 	waiting bool   // a request waits for a list, and the stages before the decision have handled it
 	parked  int64  // time of the latest decision that a request waits
-	// listings is the number of withdrawals of listings that the facts about the session include.
+	// listings is the number of withdrawals of DNS lists that the session's facts
+	// already reflect; see dnslist.Table.Withdrawals.
 	listings uint32
 	waited   time.Duration // sum of the waits of all requests
 
@@ -37,15 +38,15 @@ type session struct {
 // A source is a host with open sessions.
 type source struct{ live uint32 }
 
-// maxSessions is the maximum number of open sessions. A mail server runs out of
+// maxSessions is the maximum number of open sessions. A mail server runs out of file
 // descriptors before it has that many sessions.
 const maxSessions = 50_000
 
 // maxFree is the maximum number of unused sessions kept for reuse.
 const maxFree = 1000
 
-// together returns the number of sessions that the source of s has open. Internal
-// clients' sessions are not counted.
+// together returns the number of open sessions from the source of s. Internal clients'
+// sessions are not counted.
 func (s *session) together() uint32 {
 	if s.track.Internal || s.source == nil {
 		return 0
@@ -67,8 +68,7 @@ func newTable() table {
 	return table{live: make(map[uint64]*session), sources: make(map[uint64]*source)}
 }
 
-// session returns an open session, or nil. The session of the previous event is tried
-// first.
+// session returns an open session, or nil. It tries the previous event's session first.
 func (t *table) session(id uint64) *session {
 	if t.last == nil || t.last.track.ID != id {
 		t.last = t.live[id]

@@ -19,9 +19,9 @@ import (
 	"scanwatch/rules"
 )
 
-// TestWaitingSessions checks the answers to many sessions that wait for a list at the same
-// time, while the answers of the list arrive in another goroutine. The race detector checks
-// that both goroutines exclude each other.
+// TestWaitingSessions checks the answers to many sessions that wait for a list at the
+// same time. The list's answers arrive in another goroutine, so that the race detector
+// can check the locking.
 func TestWaitingSessions(t *testing.T) { synctest.Test(t, waitingSessions) }
 
 func waitingSessions(t *testing.T) {
@@ -112,8 +112,8 @@ func waitingSessions(t *testing.T) {
 	}
 }
 
-// TestReloadWhileWaiting checks that a policy without lists ends the wait of a request
-// immediately.
+// TestReloadWhileWaiting checks that loading a policy without lists ends a request's
+// wait immediately.
 func TestReloadWhileWaiting(t *testing.T) { synctest.Test(t, reloadWhileWaiting) }
 
 func reloadWhileWaiting(t *testing.T) {

@@ -11,8 +11,8 @@ import (
 	"scanwatch/internal/text"
 )
 
-// An action is a row in the table of actions. Decisions come first, because they are
-// written first in a rule.
+// An action is a row in the table of actions. Decisions are listed first, because they
+// are written first in a rule.
 type action struct {
 	word, alias string
 	args        string
@@ -25,7 +25,7 @@ type action struct {
 	print       func(*Rule) string
 }
 
-// overAlready explains why most actions are impossible in the end phase.
+// overAlready is the error for actions that are impossible in the end phase.
 const overAlready = "the session has ended: only ban and tag are possible"
 
 var actions = []action{
@@ -55,7 +55,7 @@ var actions = []action{
 }
 
 // parseBan parses the durations of bans for consecutive offences. Only the first
-// duration may be 0s, which means that the first offence is counted without a ban.
+// duration may be 0s. The first offence is then counted, but does not lead to a ban.
 func parseBan(l *line, r *Rule) *Error {
 	return l.each(func() *Error {
 		t := l.peek()
@@ -85,8 +85,8 @@ func durations(list []time.Duration, say func(time.Duration) string) (items []st
 }
 
 // Ladder returns the durations of bans for a host's consecutive offences. The last
-// duration also applies to all further offences. A single duration d means d, 7d and
-// 30d. No duration exceeds MaxBan.
+// duration also applies to all later offences. A single duration d is short for d, 7d
+// and 30d. No duration exceeds MaxBan.
 func (r *Rule) Ladder() []time.Duration {
 	if len(r.Ban) != 1 {
 		return r.Ban
@@ -141,7 +141,7 @@ func printDecision(r *Rule) string {
 	return r.Decision.String() + " " + quote(r.Text)
 }
 
-// Effects returns the text of all actions of r but the decision.
+// Effects returns the text of r's actions other than the decision.
 func (r *Rule) Effects() string {
 	var list []string
 	for i := range actions {
@@ -213,7 +213,7 @@ func Keywords() (list []Keyword) {
 }
 
 // Default reply texts. The code for disconnect is 554, which RFC 5321 section 3.1
-// defines for a session that is refused.
+// defines for rejected sessions.
 const (
 	rejectText     = "550 5.7.1 Refused by local policy"
 	disconnectText = "554 5.7.1 Refused by local policy"
@@ -235,8 +235,8 @@ func (r *Rule) answer() string {
 // sticky reports whether the decision of r applies to the rest of the session. A
 // decision is sticky if no fact in its rule's conditions can change during the session.
 // The client cannot escape a sticky decision with another HELO or another transaction.
-// Decisions about one sender or recipient apply only in their phase. proceed is never
-// sticky, because other phases have their own rules.
+// Decisions about one sender or recipient apply only in their phase. A proceed decision
+// is never sticky, because other phases have separate rules.
 func (r *Rule) sticky() bool {
 	if !r.Decides || r.Decision == smtp.Proceed || len(r.Conds) == 0 {
 		return false
@@ -250,7 +250,8 @@ func (r *Rule) sticky() bool {
 }
 
 // maxReply is the maximum length of a reply text in a policy, in bytes. The limit keeps
-// a reply with its reference below the 512 bytes of RFC 5321 section 4.5.3.1.5.
+// a reply with its session id below the 512 bytes that RFC 5321 section 4.5.3.1.5
+// allows.
 const maxReply = 400
 
 // checkText describes the error in a reply text, or returns "". RFC 5321 section 4.2

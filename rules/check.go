@@ -9,8 +9,8 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// wellKnown maps each table that the program itself uses to a condition on entries of
-// the same class.
+// wellKnown maps each table that the program itself uses to a condition that uses
+// entries of the same class.
 var wellKnown = map[string]string{"friends": "src", "local-domains": "local-domains"}
 
 // Limits of a configuration.
@@ -204,8 +204,8 @@ func (k *checker) suggest(wrong string, names map[string]*declared, example stri
 	return didYouMean(wrong, slices.Sorted(maps.Keys(names)))
 }
 
-// conds checks conditions. The phase method checks whether a condition is known in a
-// phase.
+// conds checks conditions, except whether their facts are known in the rule's phases;
+// see phase.
 func (k *checker) conds(cs []*Cond, ofRule bool) {
 	for _, c := range cs {
 		for _, v := range c.Values {
@@ -268,8 +268,8 @@ func (k *checker) pass(p *Pass) {
 	elsewhere(k, p.On, p.Conds)
 }
 
-// unproven returns a condition on a reverse DNS name that is not proven by a condition
-// on FCrDNS.
+// unproven returns a condition on a reverse DNS name, unless a condition on FCrDNS
+// proves the name.
 func unproven(cs []*Cond) (found *Cond) {
 	for _, c := range cs {
 		switch {
@@ -332,7 +332,7 @@ func actionWords() string {
 	return strings.Join(words, ", ")
 }
 
-// phase checks that c is known in every phase of r.
+// phase checks that c's fact is known in every phase of r.
 func (k *checker) phase(r *Rule, c *Cond) {
 	for _, v := range c.Values {
 		if c.Word != "evidence" || len(c.Values) == 1 {
@@ -449,8 +449,7 @@ func (r *Rule) authed() bool {
 }
 
 // implies reports whether a statement matches every session that a narrower statement
-// matches. The narrower statement is given by the listener in on and the conditions in
-// cs.
+// matches. on and cs are the narrower statement's listener and conditions.
 func implies(on string, cs []*Cond, wideOn string, wide []*Cond) bool {
 	if wideOn != "" && wideOn != on {
 		return false
@@ -472,12 +471,12 @@ func (c *Cond) same(w *Cond) bool {
 		})
 }
 
-// maxCompare is the maximum number of pairs of values that Check compares for a
-// warning.
+// maxCompare is the maximum number of pairs of values that Check compares to find a
+// single warning.
 const maxCompare = 10000
 
-// implies reports whether w is certain to match whenever c matches. Not every
-// implication is detected.
+// implies reports whether w is certain to match whenever c matches. It does not detect
+// every implication.
 func (c *Cond) implies(w *Cond) bool {
 	if c.Not == w.Not && c.same(w) {
 		return true

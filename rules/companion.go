@@ -11,7 +11,7 @@ import (
 )
 
 // A Role is the task of a companion. A companion is a scanwatch(8) command that runs as
-// a service under its own user.
+// a service under a separate user.
 type Role string
 
 // Roles of companions.
@@ -48,8 +48,8 @@ type Companion struct {
 	Role Role
 	User string // name or number of the user that the process runs as
 
-	// Target and Argument describe the target of a sync companion. Max is the maximum
-	// number of entries; 0 selects the default.
+	// Target and Argument describe a sync companion's target. Max is the maximum number
+	// of entries. If Max is 0, the default applies.
 	Target, Argument string
 	Format           string
 	Reload           []string
@@ -64,11 +64,11 @@ type Companion struct {
 	Port   int // 53 if not set
 	Allow  []netip.Prefix
 
-	// Of lookup. Port is the port of the resolvers.
+	// Resolvers lists a lookup companion's resolvers. Port is their port.
 	Resolvers []netip.Addr // of resolv.conf(5) if not set
 }
 
-// Targets lists the kinds of sync targets, and what their argument means.
+// Targets lists the kinds of sync targets and the meaning of their arguments.
 var Targets = []struct{ Word, Argument string }{
 	{"nftables", "family, table and prefix of the sets, as in \"inet filter scanwatch\""},
 	{"ipset", "prefix of the sets, as in \"scanwatch\""},
@@ -87,7 +87,7 @@ type Zone struct {
 	TTL     time.Duration // maximum lifetime of an answer; 0 for the default
 }
 
-// zoneLists names the shipped lists made of addresses.
+// zoneLists lists the shipped lists of addresses, which a zone may include.
 var zoneLists = []string{"scanners", "clouds"}
 
 func parseCompanion(l *line) (Statement, *Error) {
@@ -184,7 +184,7 @@ func (c *Companion) parseListen(l *line) (err *Error) {
 // broadcast is the address of all hosts in the local network (RFC 919).
 var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 
-// parseResolvers parses the resolvers of the companion lookup.
+// parseResolvers parses a lookup companion's resolvers.
 func (c *Companion) parseResolvers(l *line) *Error {
 	if !l.accept("resolver") {
 		return nil
@@ -326,7 +326,7 @@ func (z *Zone) String() string {
 	return s
 }
 
-// listOf returns addresses or prefixes written as a list.
+// listOf formats addresses or prefixes as a list.
 func listOf[T interface{ String() string }](all []T) string {
 	var words []string
 	for _, v := range all {
@@ -335,7 +335,7 @@ func listOf[T interface{ String() string }](all []T) string {
 	return braces(words)
 }
 
-// checkCompanions checks how the statements about companions depend on each other.
+// checkCompanions checks the dependencies between the statements about companions.
 func checkCompanions(k *checker) {
 	var serve *Companion
 	once := map[Role]Pos{}
@@ -368,7 +368,8 @@ func checkCompanions(k *checker) {
 	}
 }
 
-// Name identifies the companion in the status, in logs and on the command line.
+// Name returns the name that identifies the companion in the status, in logs and on the
+// command line.
 func (c *Companion) Name() string {
 	switch c.Role {
 	case RoleSync:

@@ -25,7 +25,7 @@ type Settings struct {
 	OwnAddresses []netip.Prefix
 	Gateways     []netip.Prefix // addresses shared by many hosts
 	Delimiter    byte           // character between a mailbox and its detail; + if not set
-	// RunDir is the directory of the companions' socket; empty if not set.
+	// RunDir is the directory of the companions' socket. It is empty if not set.
 	RunDir     string
 	Companions []*Companion
 	Zones      []*Zone
@@ -106,8 +106,8 @@ type Options struct {
 	Load func(Source) (Table, error)
 }
 
-// A Source is where a table's entries come from: a file, or the shipped list of the
-// same name as the table.
+// A Source is the origin of a table's entries: a file, or the shipped list with the
+// table's name.
 type Source struct {
 	Table   string
 	Builtin bool
@@ -278,7 +278,7 @@ func compileConds(p *Policy, trees []*Cond) []cond {
 		}
 	}
 	// If a hosting provider's name fails FCrDNS, the cloud evidence has low confidence.
-	// A rule that requires both the evidence and the failure must accept low
+	// A rule that requires both the evidence and the failure must therefore accept low
 	// confidence.
 	if slices.ContainsFunc(list, func(c cond) bool { return c.tree.Word == "fcrdns" && c.lacksName() }) {
 		for i := range list {
@@ -303,15 +303,15 @@ func (c *cond) add(v Value, envelope bool) {
 	}
 }
 
-// InMode returns a copy of p in another mode.
+// InMode returns a copy of p in mode m.
 func (p *Policy) InMode(m Mode) *Policy {
 	other := *p
 	other.Mode = m
 	return &other
 }
 
-// Only returns a copy of p in which the named rule is the only rule. All pass
-// statements, weights and tables are kept. If there is no such rule, Only returns nil.
+// Only returns a copy of p without rules other than the named one. All pass statements,
+// weights and tables are kept. If the named rule does not exist, Only returns nil.
 func (p *Policy) Only(name string) *Policy {
 	other := *p
 	other.rules, other.phases = nil, [smtp.NumPhases][]int{}
@@ -342,9 +342,9 @@ func (p *Policy) Rules() []*Rule {
 	return list
 }
 
-// Submission reports whether the listener dst is for users' mail clients, which greet
-// with any name. A submission listener has port 465 or 587 (RFC 8314, RFC 6409), or is
-// named submission.
+// Submission reports whether the listener dst is for users' mail clients, which may
+// greet with any name. A submission listener has port 465 or 587 (RFC 8314, RFC 6409),
+// or is named submission.
 func (p *Policy) Submission(dst netip.AddrPort) bool {
 	if dst.Port() == 465 || dst.Port() == 587 {
 		return true
@@ -373,7 +373,7 @@ func (p *Policy) Phases() (set smtp.PhaseSet) {
 	return set
 }
 
-// Needs describes which facts a policy uses that smtpd does not report.
+// Needs describes the facts that a policy uses but smtpd does not report.
 type Needs struct {
 	ASN      bool
 	Country  bool
@@ -383,14 +383,14 @@ type Needs struct {
 	Names    bool // senders, recipients or users, which may be hashed in records
 }
 
-// A Window describes a count across sessions that a rule uses.
+// A Window describes a count across sessions, as used in a rule.
 type Window struct {
 	Evidence Evidence
 	Window   time.Duration
 	By       Key
 }
 
-// Needs returns the needs of all rules, pass statements and weights.
+// Needs returns the combined needs of all rules, pass statements and weights.
 func (p *Policy) Needs() (n Needs) {
 	visit := func(cs []cond) {
 		for i := range cs {

@@ -21,8 +21,8 @@ type condition struct {
 	from, to smtp.Phase
 	parse    func(*line, *Cond) *Error
 	over     bool // the condition compares a number with Cond.Over
-	// changes reports whether the fact may change during the session. A decision that
-	// depends on a changing fact applies only in its phase.
+	// changes reports whether the fact may change during the session. If a decision
+	// depends on a fact that may change, it applies only in its phase.
 	changes  bool
 	envelope bool // names are patterns for mail addresses
 	match    func(*cond, *Facts) Truth
@@ -97,7 +97,8 @@ const (
 
 func noArgs(*line, *Cond) *Error { return nil }
 
-// needs returns a function that parses one value or a list of values.
+// needs returns a function that parses a condition's argument: one value or a list of
+// values.
 func needs(what string, value valueFunc) func(*line, *Cond) *Error {
 	return func(l *line, c *Cond) (err *Error) {
 		c.Values, err = l.values(what, value)
@@ -210,11 +211,11 @@ func (c *Cond) span() (first, last smtp.Phase) {
 	return first, last
 }
 
-// sayWord returns a function that describes a condition without values.
+// sayWord returns a function that describes a condition that has no values.
 func sayWord(text string) func(*Cond) string { return func(*Cond) string { return text } }
 
-// sayValues returns a function that describes a condition with values. Values are
-// preceded by the before text, and a table by the listed text.
+// sayValues returns a function that describes a condition with values. before precedes
+// values, and listed precedes a table.
 func sayValues(before, listed string) func(*Cond) string {
 	return func(c *Cond) string {
 		var items, all []string

@@ -28,8 +28,9 @@ var decisionSays = [...]string{
 	smtp.Disconnect: "is rejected and disconnected",
 }
 
-// Describe explains the policy to senders of mail in plain English. The text lists the
-// exempt clients, the reasons and durations of rejections, and the contact.
+// Describe writes an explanation of the policy, in plain English, for senders of mail.
+// It lists the exempt clients, the reasons and durations of rejections, and the
+// contact.
 func (p *Policy) Describe(w io.Writer) error {
 	d := &describer{Policy: p}
 	d.title("Mail that this server rejects")
@@ -108,7 +109,7 @@ const columns = 76
 func (d *describer) para(s string) { wrap(&d.out, "", s) }
 func (d *describer) item(s string) { wrap(&d.out, "- ", s) }
 
-// wrap writes lead and s, aligning further lines with the start of s.
+// wrap writes lead and s, and aligns wrapped lines with the start of s.
 func wrap(out *strings.Builder, lead, s string) {
 	out.WriteString(text.Wrap(lead+strings.Join(strings.Fields(s), " "), columns, len(lead)) + "\n")
 }
@@ -207,7 +208,7 @@ func (d *describer) tables(cs []*Cond) string {
 	return text
 }
 
-// dnsList names the zone of a DNS list, so that senders can ask its operator.
+// dnsList returns a DNS list's zone, so that senders can ask the list's operator.
 func (d *describer) dnsList(name string) string {
 	for _, l := range d.Lookups {
 		if l.Name == name {
@@ -266,7 +267,7 @@ func (d *describer) exceptions() string {
 	return " Only rules about logins apply to them: " + strings.Join(names, ", ") + "."
 }
 
-// points writes how many points each kind of evidence scores.
+// points writes the number of points for each kind of evidence.
 func (d *describer) points() {
 	if len(d.weights) == 0 {
 		return
@@ -281,7 +282,7 @@ func (d *describer) points() {
 	d.para("Evidence that is likely but not proven counts half.")
 }
 
-// durations writes how long rejections last.
+// durations writes the durations of rejections.
 func (d *describer) durations(rules []*Rule) {
 	var sticky, once, temporary, bans bool
 	for _, r := range rules {

@@ -8,13 +8,14 @@ import (
 	"scanwatch/internal/text"
 )
 
-// A Download is the origin of a file that `scanwatch update` fetches: a URL, or a name in
-// its catalogue. The zero Download is a file that the operator maintains.
+// A Download is the origin of a file that `scanwatch update` downloads: a URL, or a
+// name in the catalogue of feeds. The zero Download belongs to a file that the operator
+// maintains.
 type Download struct {
 	URL   string
 	Feed  string        // name in the catalogue
 	Key   string        // file with the key of the provider; empty without one
-	Every time.Duration // interval of requests; 0 for the default
+	Every time.Duration // interval between downloads; 0 for the default
 }
 
 // The limits of Download.Every.
@@ -23,7 +24,7 @@ const (
 	maxEvery = 60 * day
 )
 
-// downloadWords contains the words that begin a part of a Download.
+// downloadWords lists the words that start a part of a Download.
 var downloadWords = []string{"url", "feed", "key", "every"}
 
 const downloadSyntax = `[url "https://..." | feed name [key "file"] [every duration]]`
@@ -59,7 +60,7 @@ func (l *line) download() (d Download, err *Error) {
 	return d, err
 }
 
-// unusableURL returns the reason why a file cannot be fetched from s, or an empty string.
+// unusableURL returns the reason why a file cannot be downloaded from s, or "".
 func unusableURL(s string) string {
 	u, err := url.Parse(strings.NewReplacer("%Y", "2026", "%m", "01").Replace(s))
 	switch {
@@ -80,7 +81,7 @@ func unusableURL(s string) string {
 // IsZero reports whether the operator maintains the file.
 func (d Download) IsZero() bool { return d == Download{} }
 
-// suffix returns the text of d after the name of its file.
+// suffix returns the text of d that follows the file's name.
 func (d Download) suffix() string {
 	var s string
 	switch {

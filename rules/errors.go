@@ -51,8 +51,8 @@ func (e *Error) Detail() string {
 // maxExcerpt is the maximum length of an excerpt, in characters.
 const maxExcerpt = 120
 
-// excerpt returns the part of line around column, made safe for a terminal. The second
-// result is the white space that puts a caret below the column, including any tabs.
+// excerpt returns the part of line around column, made safe for a terminal. caret is
+// the white space that places a caret below the column, including any tabs.
 func excerpt(line string, column int) (part, caret string) {
 	runes := []rune(line)
 	at := min(max(column-1, 0), len(runes))
@@ -171,14 +171,14 @@ func distance(a, b string) int {
 	return last[len(b)]
 }
 
-// A removedWord is a word of an earlier version, with its replacement.
+// A removedWord is a word of an earlier version of the language, with its replacement.
 type removedWord struct {
 	word, arg string // if arg is empty, any argument
 	hint      string
 }
 
-// removedWords lists words that were valid in earlier versions. The parser looks here
-// only if a word is invalid.
+// removedWords lists words that were valid in earlier versions. The parser searches
+// this list only if a word is invalid.
 var removedWords = []removedWord{
 	{"privacy", "default", "privacy default is now: privacy full"},
 	{"privacy", "strict", "privacy strict is now: privacy hashed"},
@@ -198,5 +198,5 @@ func replacement(word, arg string) string {
 	return ""
 }
 
-// runeCount returns how many columns s takes, as Pos counts them.
+// runeCount returns the number of columns in s, as counted in Pos.
 func runeCount(s string) int { return utf8.RuneCountInString(s) }

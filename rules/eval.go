@@ -29,24 +29,24 @@ type Outcome struct {
 // Empty reports whether o has no decision, no delay and no ban.
 func (o *Outcome) Empty() bool { return o.Rule == nil && o.Delay == 0 && o.BanRule == nil }
 
-// A Verdict is the result of a policy in a phase.
+// A Verdict is the result of evaluating a policy in a phase.
 type Verdict struct {
 	Phase smtp.Phase
 	// Pass is the pass statement that matched, or nil. If Pass is set, no rule applies.
 	Pass *Pass
 	// Act is the outcome to enforce. Act is empty in observe mode.
 	Act Outcome
-	// Would is the outcome that is only observed. In observe mode, this is the outcome
-	// of all rules; in enforce mode, the outcome of the rules marked observe.
+	// Would is the outcome that is only observed. In observe mode, it is the outcome of
+	// all rules. In enforce mode, it is the outcome of the rules marked observe.
 	Would Outcome
-	// Withheld is the first decision that was withheld because of the client's
-	// standing.
+	// Withheld is the outcome of the first rule whose decision was withheld because of
+	// the client's standing.
 	Withheld Outcome
 	// Unsure reports whether a pass statement is undecided because a table is not
 	// loaded. Decisions are then temporary, and no client is banned.
 	Unsure bool
-	// Waiting reports whether decisions because of DNS lists are temporary, because a pass
-	// statement depends on a list that has not answered.
+	// Waiting reports whether a pass statement depends on a DNS list that has not
+	// answered. Decisions based on other lists are then temporary.
 	Waiting bool
 	// Score is the number of points that rules added in this phase. The caller must add
 	// Score to Facts.Score. Total is the sum of Score, Facts.Score and the points for
@@ -79,8 +79,8 @@ func (p *Policy) TagNames(s TagSet) (names []string) {
 // Observe mode therefore reports exactly the decisions of enforce mode.
 //
 // If a pass statement is undecided because a table is not loaded, decisions are
-// temporary. If it is undecided because a DNS list has not answered, the decisions of rules
-// on listings in other lists are temporary. The shield type describes how trusted clients are exempt.
+// temporary. If it is undecided because a DNS list has not answered, decisions based on
+// other lists are temporary. For trusted clients, see shield.
 func (p *Policy) Eval(f *Facts) (v Verdict) {
 	v.Phase = f.Phase
 	prepare(p, f)
@@ -133,8 +133,8 @@ func (p *Policy) Eval(f *Facts) (v Verdict) {
 	return v
 }
 
-// or merges two outcomes: their effects, and the decision of o. If o has no decision,
-// the other outcome's decision is used.
+// or combines the effects of two outcomes, and keeps o's decision. If o has no
+// decision, it uses the other outcome's decision.
 func (o Outcome) or(other Outcome) Outcome {
 	if o.Rule == nil {
 		o.Rule, o.Decision, o.Text, o.Sticky = other.Rule, other.Decision, other.Text, other.Sticky
@@ -146,7 +146,7 @@ func (o Outcome) or(other Outcome) Outcome {
 	return o
 }
 
-// longer reports whether the first ban in a is longer than the first in b.
+// longer reports whether the first duration in a is longer than the first in b.
 func longer(a, b []time.Duration) bool {
 	return len(a) > 0 && (len(b) == 0 || a[0] > b[0])
 }
@@ -191,7 +191,7 @@ const (
 // Shielded reports whether trusted clients are completely or partly exempt from r.
 func (r *Rule) Shielded() bool { return r.shield() != shieldNone }
 
-// Counts reports whether a condition of r counts recipients that do not exist.
+// Counts reports whether a condition of r counts missing recipients.
 func (r *Rule) Counts() bool {
 	return slices.ContainsFunc(r.Conds, func(c *Cond) bool {
 		return c.Word == "count" && TokenByName(c.Values[0].Text).Evidence&(UnknownRecipient|Backscatter) != 0
@@ -213,7 +213,7 @@ func (c *Cond) countsRecipients() bool {
 	return c.Word == "count" && TokenByName(c.Values[0].Text).Evidence&ofRecipients != 0
 }
 
-// shield returns how far trusted clients are exempt from r.
+// shield returns the degree to which trusted clients are exempt from r.
 func (r *Rule) shield() shield {
 	if r.EvenTrusted || r.Has(AuthFailure|AuthSpray|AuthUnsupported) {
 		return shieldNone // accepted mail does not exempt a client from rules on brute force
@@ -276,7 +276,8 @@ func (p *Policy) Passes(f *Facts) bool {
 	return v.Pass != nil
 }
 
-// pass sets the pass statement that matches, or the reasons for which one may match later.
+// pass stores the matching pass statement in v. If none matches, pass stores why one
+// may still match.
 func (p *Policy) pass(f *Facts, v *Verdict) {
 	for i := range p.passes {
 		s := &p.passes[i]
@@ -295,9 +296,9 @@ func (p *Policy) pass(f *Facts, v *Verdict) {
 	}
 }
 
-// passing reports whether a pass statement matches. If missing is set, the result depends
-// on a table that is not loaded. If waiting is set, the result depends on a DNS list that
-// has not answered.
+// passing reports whether a pass statement matches. missing is set if the result
+// depends on a table that is not loaded. waiting is set if the result depends on a DNS
+// list that has not answered.
 func passing(conds []cond, f *Facts) (yes, missing, waiting bool) {
 	for i := range conds {
 		switch c := &conds[i]; c.eval(f) {
@@ -340,10 +341,11 @@ type CondTrace struct {
 	Hashed bool
 }
 
-// Explain is Eval with a trace of every pass statement and rule in the phase.
+// Explain is like Eval, but also returns a trace of every pass statement and rule in
+// the phase.
 func (p *Policy) Explain(f *Facts) (Verdict, []Trace) { return p.explain(f, true) }
 
-// Answers returns the traces of Explain without the texts of the facts.
+// Answers returns the same traces as Explain, but without the texts of the facts.
 func (p *Policy) Answers(f *Facts) []Trace {
 	_, traces := p.explain(f, false)
 	return traces

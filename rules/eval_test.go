@@ -61,7 +61,7 @@ func compile(t testing.TB, src string) *Policy {
 	return p
 }
 
-// TestConditions checks each condition alone, with and without negation.
+// TestConditions checks each condition separately, with and without negation.
 func TestConditions(t *testing.T) {
 	base := Facts{
 		Phase: smtp.PhaseRcptTo, Src: netip.MustParseAddr("192.0.2.1"), Dst: netip.MustParseAddrPort("192.0.2.25:25"),
@@ -239,8 +239,8 @@ func TestConditions(t *testing.T) {
 	}
 }
 
-// TestConditionsBeforeTheirPhase checks that conditions are unknown if their facts
-// belong to a later phase. Only pass statements can have such conditions.
+// TestConditionsBeforeTheirPhase checks that conditions are unknown before the phase in
+// which their facts become known. Only pass statements can have such conditions.
 func TestConditionsBeforeTheirPhase(t *testing.T) {
 	for _, cond := range []string{"helo x", "mail-from x", "rcpt-to x", "auth", "tls", "evidence helo-own-name", "count harvest > 0"} {
 		for _, not := range []string{"", "!"} {

@@ -20,7 +20,8 @@ import (
 type Evidence uint64
 
 // The tokens. The names of tokens are stable, because they appear in logs, rules,
-// records and exports. The numbers may change; they are used only within the process.
+// records and exports. Their numbers may change, because they are used only within the
+// process.
 const (
 	Scanner Evidence = 1 << iota
 	Cloud

@@ -7,9 +7,9 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// Facts holds the facts of a session that rules may check. All text is as the client
-// sent it, and Eval does not change it. Eval stores results in Facts, so it must not be
-// used concurrently.
+// Facts holds the facts of a session that rules may check. Text is in the client's
+// original form, and Eval does not change it. Eval stores results in Facts, so a Facts
+// must not be used concurrently.
 type Facts struct {
 	Phase   smtp.Phase
 	Now     time.Time
@@ -37,28 +37,28 @@ type Facts struct {
 	RcptTo   []byte
 	TLS      bool
 
-	// Listings contains the answers of DNS lists. A list that is missing has not
-	// answered.
+	// Listings holds the answers of the DNS lists that have answered.
 	Listings []smtp.Listing
 
 	ASN      uint32
 	ASNKnown bool   // if set, an ASN of 0 means that no AS announces the address
 	Country  string // two capital letters; empty if unknown
 
-	// Evidence holds the evidence with high or medium confidence, and Weak that with
-	// low confidence. Conditions on weak evidence are unknown, and weak evidence counts
-	// half in a score.
+	// Evidence holds the evidence with high or medium confidence, and Weak the evidence
+	// with low confidence. Conditions on weak evidence are unknown, and weak evidence
+	// counts half in a score.
 	Evidence Evidence
 	Weak     Evidence
-	// Counts holds how often each token occurred in this session, by Evidence.Index.
+	// Counts holds the number of times each token occurred in this session, by
+	// Evidence.Index.
 	Counts [64]uint32
 	// Score is the sum of Verdict.Score in earlier phases.
 	Score    int
 	Standing Standing
-	// Failed lists user names of failed logins, possibly not all.
+	// Failed lists the user names of failed logins. The list may be incomplete.
 	Failed [][]byte
-	// RcptKnown reports whether RcptTo is known to exist. Counts of recipients do not
-	// apply to a recipient that is known to exist.
+	// RcptKnown reports whether RcptTo is known to exist. Counts of missing recipients
+	// do not apply to a recipient that is known to exist.
 	RcptKnown bool
 	// Window, if set, counts events across sessions.
 	Window Counter
@@ -73,9 +73,9 @@ type Facts struct {
 
 // A Counter returns counts of events across sessions.
 type Counter interface {
-	// Count returns how often e occurred within window, in all sessions that agree with
-	// f in the key by. The current request is not counted. ok is false if the number is
-	// unknown.
+	// Count returns the number of times e occurred within window, in all sessions that
+	// have the same value of by as f. The current request is not counted. ok is false
+	// if the number is unknown.
 	Count(f *Facts, e Evidence, window time.Duration, by Key) (n int, ok bool)
 }
 

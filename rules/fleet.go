@@ -12,7 +12,7 @@ import (
 	"scanwatch/internal/text"
 )
 
-// RoleShare shares the state with other hosts.
+// RoleShare is the role of a companion that shares the state with other hosts.
 const RoleShare Role = "share"
 
 // Fleet is `fleet "name" key "file" ...`: this host is one of several that share their
@@ -20,14 +20,14 @@ const RoleShare Role = "share"
 type Fleet struct {
 	Pos
 	Name    string        // of this host
-	Key     string        // file with the key that all hosts have
-	Observe bool          // bans of other hosts are not enforced
-	Bans    int           // maximum number of bans of a host within a minute; 0 for the default
-	Longest time.Duration // maximum duration of a ban of another host; 0 for the default
-	Ignore  []string      // names of hosts that are not believed
+	Key     string        // file with the key that all hosts share
+	Observe bool          // other hosts' bans are not enforced
+	Bans    int           // maximum number of a host's bans within a minute; 0 for the default
+	Longest time.Duration // maximum duration of another host's ban; 0 for the default
+	Ignore  []string      // names of hosts whose rows are ignored
 }
 
-// Share contains the options of `companion share`.
+// Share holds the options of `companion share`.
 type Share struct {
 	Servers  []string // URLs or sockets
 	Login    string   // user
@@ -44,10 +44,10 @@ const (
 	maxServers   = 16
 )
 
-// DefaultLongest is the maximum duration of a ban of another host without configuration.
+// DefaultLongest is the default maximum duration of another host's ban.
 const DefaultLongest = 30 * day
 
-// LongestBan returns the maximum duration of a ban of another host.
+// LongestBan returns the maximum duration of another host's ban.
 func (f *Fleet) LongestBan() time.Duration { return cmp.Or(f.Longest, DefaultLongest) }
 
 func parseFleet(l *line) (Statement, *Error) {

@@ -11,20 +11,20 @@ import (
 	"scanwatch/internal/text"
 )
 
-// RoleForward passes events to other programs.
+// RoleForward is the role of a companion that passes events to other programs.
 const RoleForward Role = "forward"
 
-// Forward contains the options of `companion forward`.
+// Forward holds the options of `companion forward`.
 type Forward struct {
 	Body   string // format of the requests to a URL; see ForwardBodies
-	Key    string // file with the key of the signatures, or of AbuseIPDB
+	Key    string // file with the key for signatures or for AbuseIPDB
 	Header string // file with a header of the requests, such as Authorization
 	Queue  string // directory of the queue; empty for the default
 	Every  time.Duration
 	Rate   int // requests or messages a minute; 0 for the default
 }
 
-// The destinations of `companion forward`, and what their argument names.
+// The destinations of `companion forward`, and the meaning of their arguments.
 const (
 	ForwardURL    = "url"
 	ForwardSyslog = "syslog"
@@ -47,7 +47,8 @@ func ForwardTargets() (words []string) {
 	return words
 }
 
-// ForwardBodies contains the formats of requests to a URL. The first is the default.
+// ForwardBodies lists the formats of requests to a URL. The first format is the
+// default.
 var ForwardBodies = []string{"json", "chat", "text", "kafka"}
 
 // The limits of Forward.
@@ -105,8 +106,8 @@ func (c *Companion) parseForward(l *line) (err *Error) {
 	return err
 }
 
-// unusableDestination returns the reason why the argument is not a destination, or an
-// empty string.
+// unusableDestination returns the reason why the argument is not a valid destination,
+// or "".
 func (c *Companion) unusableDestination() string {
 	if filepath.IsAbs(c.Argument) {
 		return ""
@@ -124,7 +125,7 @@ func (c *Companion) unusableDestination() string {
 	return unusablePort(u)
 }
 
-// unusablePort returns the reason why no server can have the port of a URL, or an empty string.
+// unusablePort returns the reason why the port in a URL is invalid, or "".
 func unusablePort(u *url.URL) string {
 	if n, err := strconv.ParseUint(u.Port(), 10, 16); u.Port() != "" && (err != nil || n == 0) {
 		return "a port is a number from 1 to 65535"
@@ -155,8 +156,8 @@ func (c *Companion) forwardString() string {
 	return s
 }
 
-// forwardName identifies the companion. The path of a URL may be a secret, so that only
-// its host is included.
+// forwardName returns the companion's name. A URL's path may be a secret, so the name
+// includes only the URL's host.
 func (c *Companion) forwardName() string {
 	name := string(c.Role) + " " + c.Target
 	if u, err := url.Parse(c.Argument); err == nil && u.Host != "" {

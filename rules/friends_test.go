@@ -6,7 +6,7 @@ import (
 )
 
 // TestFriends checks that a network has a friend if a statement or table lists one of
-// its addresses. If a table is not loaded, the answer is unknown.
+// its addresses, and that the answer is unknown if a table is not loaded.
 func TestFriends(t *testing.T) {
 	const conf = `table <friends> { 192.0.2.0/24, 2001:db8:1::5 }
 table <partners> { 198.51.100.7 }

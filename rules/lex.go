@@ -70,8 +70,8 @@ func slash(re string) string {
 }
 
 // printable reports whether r is allowed in a file. Invisible characters and characters
-// that change the writing direction are not allowed, because they could make a line
-// look like a different one.
+// that change the writing direction are not allowed, because they could disguise a
+// line's meaning.
 func printable(r rune) bool { return r != utf8.RuneError && text.Visible(r) }
 
 func isWordByte(c byte) bool {
@@ -181,7 +181,7 @@ func (l *lexer) token() (token, *Error) {
 	case c == '/':
 		return l.regex(t)
 	case strings.HasPrefix(l.rest, "<>"):
-		// The null sender needs no quotes.
+		// The null sender does not need quotes.
 		t.kind, t.text = stringToken, "<>"
 		l.advance(2)
 		return t, nil
@@ -254,7 +254,7 @@ func (l *lexer) quoted(t token) (token, *Error) {
 	return t, l.errorf("close it with `\"` on the same line", "the string is not closed")
 }
 
-// regex parses a regular expression. The escape `\/` is a slash; other escapes belong
+// regex parses a regular expression. The escape `\/` is a slash. Other escapes belong
 // to the expression.
 func (l *lexer) regex(t token) (token, *Error) {
 	t.kind = regexToken

@@ -14,40 +14,41 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// Lookup is `lookup name dnsbl | allowlist "zone" codes ...`: a list that the companion
-// lookup asks by DNS (RFC 5782).
+// Lookup is the statement `lookup name dnsbl | allowlist "zone" codes ...`: a DNS list
+// (RFC 5782), which the lookup companion queries.
 type Lookup struct {
 	Pos
 	Name  string
-	Allow bool   // a listing is an excuse, not evidence
+	Allow bool   // a listing is a reason to exempt a client, not evidence
 	Zone  string // may contain KeyMark once, instead of a label
-	// Codes contains the addresses in answers that mean that a host is listed. Ignore
-	// contains the addresses that the list may also return, and that mean nothing.
+	// Codes lists the return codes, addresses in the list's answers, that mean that a
+	// host is listed. Ignore lists the codes that the list may also return but that
+	// have no meaning.
 	Codes, Ignore []netip.Prefix
 	Key           string        // file that contains the label for KeyMark; empty without a key
 	Rate          int           // maximum number of questions in a second on average; 0 for the default
-	Hold          time.Duration // maximum wait for an answer; 0 to wait for none
+	Hold          time.Duration // maximum wait for an answer; 0 for no wait
 }
 
-// KeyMark is the part of a zone that the companion replaces with the key, which is in no
-// text of the configuration.
+// KeyMark is the placeholder in a zone that the companion replaces with the key. The
+// configuration does not contain the key.
 const KeyMark = "{key}"
 
 const (
-	// MaxLookups is the maximum number of lists, because each unknown client causes a
-	// question to each list.
+	// MaxLookups is the maximum number of lists. Each unknown client causes a question
+	// to each list.
 	MaxLookups    = 8
 	maxLookupRate = 1000
 	minHold       = 10 * time.Millisecond
-	// MaxHold is the maximum of Lookup.Hold.
+	// MaxHold is the maximum value of Lookup.Hold.
 	MaxHold = 400 * time.Millisecond
 )
 
 var (
 	lookupKinds = []string{"dnsbl", "allowlist"}
 	loopback4   = netip.MustParsePrefix("127.0.0.0/8")
-	// errorCodes contains the addresses that report an error, for example that the list
-	// refuses the questions of a public resolver.
+	// errorCodes contains the codes that report an error, for example that the list
+	// rejects a public resolver's questions.
 	errorCodes = netip.MustParsePrefix("127.255.255.0/24")
 	notListed  = netip.MustParseAddr("127.0.0.1") // RFC 5782 section 5
 )
@@ -109,7 +110,7 @@ func (s *Lookup) parseZone(l *line) (err *Error) {
 	return nil
 }
 
-// parseCodes parses addresses or networks of addresses in answers.
+// parseCodes parses return codes: addresses or networks.
 func parseCodes(l *line) ([]netip.Prefix, *Error) {
 	start := l.peek().pos
 	list, err := l.prefixes("a code")
@@ -139,8 +140,8 @@ func parseHold(l *line) (time.Duration, *Error) {
 	return d, nil
 }
 
-// ID returns the name and a digest of the definition of a list. The filter and the
-// companion may have read different configurations, and an answer with the codes of one
+// ID returns the list's name and a digest of its definition. The filter and the
+// companion may have read different configurations. An answer to a question about one
 // definition must not count for another.
 func (s *Lookup) ID() string {
 	definition := *s
@@ -179,9 +180,9 @@ func codeList(list []netip.Prefix) string {
 	return braces(items)
 }
 
-// Judge returns whether the addresses of an answer mean that a host is listed. known is
-// false if an address is not a code of the list: no address of such an answer counts,
-// because it may be an error or the answer of a resolver that replaces missing names.
+// Judge reports whether the addresses in an answer mean that a host is listed. known is
+// false if an address is not one of the list's codes. The whole answer is then ignored,
+// because it may be an error, or come from a resolver that replaces negative answers.
 func (s *Lookup) Judge(answer []netip.Addr) (listed, known bool) {
 	in := func(list []netip.Prefix, a netip.Addr) bool {
 		return slices.ContainsFunc(list, func(p netip.Prefix) bool { return p.Contains(a) })
@@ -197,13 +198,13 @@ func (s *Lookup) Judge(answer []netip.Addr) (listed, known bool) {
 	return listed, true
 }
 
-// IsCode reports whether a is in the network of codes and reports no error.
+// IsCode reports whether a is in the network of return codes and is not an error code.
 func IsCode(a netip.Addr) bool {
 	return loopback4.Contains(a) && !errorCodes.Contains(a) && a != notListed
 }
 
-// Question returns the name that asks the list in a zone about an address (RFC 5782
-// sections 2.1 and 2.4). An address that is not of the type IPv4 has the form of IPv6.
+// Question returns the name to query in order to ask a zone's list about an address
+// (RFC 5782 sections 2.1 and 2.4). An IPv4-mapped IPv6 address is treated as IPv6.
 func Question(a netip.Addr, zone string) string {
 	var b strings.Builder
 	ip := a.AsSlice()
@@ -232,7 +233,7 @@ func (f *Facts) isListed() bool {
 	return slices.ContainsFunc(f.Listings, func(l smtp.Listing) bool { return l.Listed })
 }
 
-// scoresListed reports whether a listing changes the score.
+// scoresListed reports whether a listing in a DNS list changes the score.
 func scoresListed(p *Policy) bool {
 	return slices.ContainsFunc(p.weights, func(w weight) bool { return w.evidence == Listed })
 }
@@ -251,8 +252,9 @@ func (p *Policy) RestsOn(r *Rule, list string) bool {
 	})
 }
 
-// matchListed returns Yes if one of the lists contains the client. Otherwise it returns
-// Unknown if a list has not answered.
+// matchListed returns Yes if one of the condition's lists contains the client.
+// Otherwise, it returns Unknown if a list has not answered, and No if all lists have
+// answered.
 func matchListed(c *cond, f *Facts) Truth {
 	answer := No
 	for _, v := range c.tree.Values {
@@ -289,7 +291,7 @@ func sayListed(c *Cond) string {
 	return "is in the DNS list " + or(items)
 }
 
-// checkLookups checks the statements lookup and the conditions on them.
+// checkLookups checks lookup statements and the conditions on DNS lists.
 func checkLookups(k *checker) {
 	if len(k.lookups) > MaxLookups {
 		k.errorf(k.lookups[MaxLookups].Pos, "", "more than %d lookups", MaxLookups)
@@ -318,8 +320,8 @@ func checkLookups(k *checker) {
 	}
 }
 
-// beforeAnswers warns of a rule whose phases precede most answers of lists, if no request waits
-// for its lists.
+// beforeAnswers warns of a rule that is evaluated before most answers of its DNS lists
+// arrive, because no request waits for them.
 func beforeAnswers(k *checker, r *Rule) {
 	phases := r.Phases.List()
 	if len(phases) == 0 || phases[len(phases)-1] >= smtp.PhaseMailFrom {
@@ -344,8 +346,8 @@ func beforeAnswers(k *checker, r *Rule) {
 	}
 }
 
-// usesLookup checks a condition on lists. A listing on a block list is no reason to exempt
-// a client, and one on an allowlist is none to reject it.
+// usesLookup checks a condition on DNS lists. A listing in a block list is not a reason
+// to exempt a client, and a listing in an allowlist is not a reason to reject it.
 func usesLookup(k *checker, c *Cond, ofRule bool) {
 	for _, v := range c.Values {
 		l := k.listed[v.Text]
@@ -371,7 +373,7 @@ func usesLookup(k *checker, c *Cond, ofRule bool) {
 	}
 }
 
-// A declaredLookup is a declared list.
+// A declaredLookup is a declared DNS list.
 type declaredLookup struct {
 	allow, hold, used bool
 }
@@ -393,13 +395,14 @@ func accuses(k *checker, r *Rule) {
 	}
 }
 
-// A ListSet is a set of lists, with one bit for each list in Policy.Lookups.
+// A ListSet is a set of DNS lists, with one bit for each list in Policy.Lookups.
 type ListSet uint8
 
-// Awaits returns the lists in missing, which have not answered, whose answers may change the
-// effect of p on f in phase f.Phase. A list without an answer matters only if all
-// other conditions of a rule match, or of a pass statement that exempts the client from a
-// rule. decided reports whether an earlier decision applies unless a pass statement matches.
+// Awaits returns the lists whose answers may change the effect of p on f in phase
+// f.Phase. missing holds the lists that have not answered. A missing answer matters
+// only if all other conditions of a rule match, or all other conditions of a pass
+// statement that exempts the client from a rule. decided must be set if an earlier
+// decision applies unless a pass statement matches.
 func Awaits(p *Policy, f *Facts, missing ListSet, decided bool) (needed ListSet) {
 	if missing == 0 || p.Mode == Observe || f.Phase >= smtp.NumPhases {
 		return 0
@@ -449,18 +452,19 @@ func Awaits(p *Policy, f *Facts, missing ListSet, decided bool) (needed ListSet)
 	return needed
 }
 
-// A query evaluates conditions while lists have not answered.
+// A query evaluates conditions while some lists have not answered.
 type query struct {
 	p        *Policy
 	f        *Facts
 	missing  ListSet
 	evidence ListSet // missing lists whose listings are evidence
-	// The score will be from low to high. It depends on the lists in scored.
+	// The final score will be between low and high. It depends on the lists in scored.
 	low, high int
 	scored    ListSet
 }
 
-// add adds points. If lists is not empty, they depend on the answers of these lists.
+// add adds points to the score. If lists is not empty, the points depend on the answers
+// of these lists.
 func (q *query) add(points int, lists ListSet) {
 	if lists == 0 || points < 0 {
 		q.low += points
@@ -473,8 +477,8 @@ func (q *query) add(points int, lists ListSet) {
 	}
 }
 
-// all reports whether all conditions may match. If they match only with certain answers,
-// lists contains the lists that must answer.
+// all reports whether all conditions may match. If the result depends on missing
+// answers, lists contains the lists that must answer.
 func (q *query) all(conds []cond) (may bool, lists ListSet) {
 	for i := range conds {
 		answer, of := q.eval(&conds[i])
@@ -521,7 +525,7 @@ func (q *query) ifListed(c *cond) Truth {
 	return answer
 }
 
-// listsOf returns the lists of a condition on lists.
+// listsOf returns the lists named in a condition on DNS lists.
 func listsOf(p *Policy, c *cond) (set ListSet) {
 	for i, l := range p.Lookups {
 		if slices.ContainsFunc(c.tree.Values, func(v Value) bool { return v.Text == l.Name }) {

@@ -166,8 +166,8 @@ func trimDot(b []byte) []byte {
 	return b
 }
 
-// ask returns Yes if one of c's tables matches. Otherwise it returns Unknown if a table
-// is not loaded, and No if all are.
+// ask returns Yes if one of c's tables matches. Otherwise, it returns Unknown if a
+// table is not loaded, and No if all tables are loaded.
 func (c *cond) ask(match func(Table) bool) Truth {
 	answer := No
 	for _, t := range c.tables {
@@ -292,7 +292,7 @@ func matchStanding(least Standing) func(*cond, *Facts) Truth {
 	return func(_ *cond, f *Facts) Truth { return f.Standing.AtLeast(least) }
 }
 
-// ofRecipients is the evidence that is counted in recipients.
+// ofRecipients is the evidence whose counts are numbers of recipients.
 const ofRecipients = UnknownRecipient | Backscatter | RelayProbe | ProbedRecipient | Harvest
 
 // spares reports whether counts of e do not apply to the current recipient. Counts of
@@ -348,8 +348,8 @@ func (c *cond) recorded(f *Facts, b []byte) Truth {
 	return Unknown
 }
 
-// hidden reports whether p may match the original of a hashed address in domain. The
-// rare case that a role account with a detail was hashed is ignored. Otherwise all
+// hidden reports whether p may match the unhashed form of a hashed address in domain.
+// The rare case of a hashed role account with a detail is ignored. Otherwise, all
 // conditions on role accounts would be unknown.
 func (p pattern) hidden(domain []byte) bool {
 	switch {

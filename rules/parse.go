@@ -10,8 +10,8 @@ import (
 	"scanwatch/internal/text"
 )
 
-// Limits of a configuration, which exceed any reasonable need. The limits also bound
-// the work on a file that is not a configuration.
+// Limits of a configuration, which exceed any reasonable need. They also bound the time
+// spent on a file that is not a configuration.
 const (
 	maxFile   = 1 << 20 // size of a file, in bytes
 	maxFiles  = 64      // number of include files
@@ -36,8 +36,8 @@ func Parse(name string, readFile func(name string) ([]byte, error)) (*Config, er
 	return c, nil
 }
 
-// ParseStore returns the values of the statement store of a configuration whose other
-// statements may be invalid. Without a valid statement, Store is empty.
+// ParseStore returns the values of a configuration's store statement, even if other
+// statements are invalid. If the store statement is missing or invalid, Store is empty.
 func ParseStore(name string, readFile func(name string) ([]byte, error)) Settings {
 	p := &parser{readFile: readFile, reserved: reserved(), statements: statements}
 	set := p.file(name, nil).Settings()
@@ -264,7 +264,7 @@ func (l *line) errorf(pos Pos, hint, format string, args ...any) *Error {
 }
 
 // expand replaces the current token with the tokens of a macro if it names one. The
-// tokens of the macro take the position of its name.
+// macro's tokens take the position of its name.
 func (l *line) expand() *Error {
 	out := l.toks[:l.at:l.at]
 	for _, t := range l.toks[l.at:] {
@@ -322,7 +322,7 @@ func (l *line) next() token {
 	return t
 }
 
-// accept consumes the next token if it is the given text.
+// accept consumes the next token if its text is the given one.
 func (l *line) accept(text string) bool {
 	if l.at < len(l.toks) && l.toks[l.at].is(text) {
 		l.at++
@@ -353,7 +353,7 @@ func (l *line) done() *Error {
 	return l.errorf(l.peek().pos, "", "unexpected `%s` after the end of the statement", l.peek())
 }
 
-// isValue reports whether t may be a value, that is, neither a sign nor a keyword.
+// isValue reports whether t may be a value, rather than a sign or a keyword.
 func (l *line) isValue(t token) bool {
 	return t.kind != signToken && (t.kind != wordToken || !l.reserved[t.text])
 }

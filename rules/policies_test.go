@@ -10,8 +10,8 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// readyPolicy compiles a preset in enforce mode. The shipped list of known senders is
-// just `.sender.example`.
+// readyPolicy compiles a preset in enforce mode. The shipped list of known senders
+// contains only `.sender.example`.
 func readyPolicy(t testing.TB, name string) *Policy {
 	t.Helper()
 	c, err := Parse(name, func(name string) ([]byte, error) { return ReadyPolicy(name) })
@@ -30,7 +30,7 @@ func readyPolicy(t testing.TB, name string) *Policy {
 	return p.InMode(Enforce)
 }
 
-// A window is a single count across sessions by one key. All other counts are 0.
+// A window is a Counter with a single count across sessions. All other counts are 0.
 type window struct {
 	evidence Evidence
 	by       Key
@@ -52,7 +52,7 @@ func TestReadyPolicies(t *testing.T) {
 	if _, err := ReadyPolicy("lax"); err == nil {
 		t.Error("there is a policy lax")
 	}
-	// asks returns the facts of an unknown client's request for a recipient, after n
+	// asks returns the facts about an unknown client's request for a recipient, after n
 	// earlier requests.
 	asks := func(dns smtp.FCrDNS, e Evidence, by Key, n int) Facts {
 		f := Facts{Phase: smtp.PhaseRcptTo, Helo: []byte("mx.example.com"), FCrDNS: dns, Standing: StandingNone, Window: window{e, by, n}}

@@ -11,13 +11,13 @@ import (
 	"scanwatch/internal/text"
 )
 
-// A Retention gives the time for which a kind of data is kept.
+// A Retention is the time for which a kind of data is kept.
 type Retention struct {
 	What string
 	For  time.Duration
 }
 
-// publication describes the data that others receive.
+// publication describes the data that is sent to others.
 func publication(p *Policy) (list []string) {
 	if slices.ContainsFunc(p.Zones, func(z *Zone) bool { return z.Bans }) {
 		list = append(list, "Other mail servers can query by DNS whether a host is banned here, and for what reason.")
@@ -36,7 +36,7 @@ func publication(p *Policy) (list []string) {
 	return list
 }
 
-// publication describes the data that the destination of `companion forward` receives.
+// publication describes the data that a forward companion's destination receives.
 func (c *Companion) publication() string {
 	if c.Target == ForwardAbuse {
 		return "The addresses of hosts that attack this server are reported to AbuseIPDB, with the kind and the time of the attack."
@@ -54,11 +54,11 @@ func (c *Companion) publication() string {
 	return receiver + " receives " + data
 }
 
-// plainBodies contains the formats of ForwardBodies without texts of clients.
+// plainBodies lists the formats in ForwardBodies that do not include clients' text.
 var plainBodies = []string{"chat", "text"}
 
 // DescribePrivacy writes a text for users that lists the stored data and its retention.
-// kept lists the retention of the state.
+// kept lists the retention of data in the state.
 func (p *Policy) DescribePrivacy(w io.Writer, kept []Retention) error {
 	d := &describer{Policy: p}
 	d.title("Data stored about connections to this mail server")

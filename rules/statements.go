@@ -191,14 +191,16 @@ func (l *line) file(t *TableDecl) *Error {
 		f.Download, err = l.download()
 	}
 	if err == nil && f.URL != "" && f.Format == "" {
-		// A download is not recognized by its content: that may be an error message.
+		// A download's format must be given. It cannot be detected from the content,
+		// which may be an error message.
 		err = l.errorf(at.pos, "write before it for example: format addresses", "a downloaded file needs a format")
 	}
 	t.Files = append(t.Files, f)
 	return err
 }
 
-// afterFormat contains the words after the name of a format that are not its parameter.
+// afterFormat lists the words that may follow a format's name but are not its
+// parameter.
 var afterFormat = append([]string{"file"}, downloadWords...)
 
 func parseListener(l *line) (Statement, *Error) {

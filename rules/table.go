@@ -6,7 +6,7 @@ import (
 )
 
 // inline is a table whose entries are in the configuration. The entries are searched
-// one after another, so long lists belong in files.
+// linearly, so long lists should be in files.
 type inline struct {
 	c        cond
 	contents Contents
@@ -70,8 +70,8 @@ func (p *Policy) Friends(within netip.Prefix) Truth {
 	return answer
 }
 
-// friends contains the networks and tables in which Friends searches. The filter asks for
-// each unknown client, so they are gathered once.
+// friends contains the networks and tables in which Friends searches. They are
+// collected once, because the filter calls Friends for each unknown client.
 type friends struct {
 	prefixes []netip.Prefix
 	tables   []Table // an element is nil if the table is not loaded

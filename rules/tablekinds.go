@@ -79,7 +79,7 @@ type use struct {
 	rule bool // the condition is in a rule
 }
 
-// exempts reports whether a table is used, and only for exemptions.
+// exempts reports whether a table is used, but only in exemptions.
 func exempts(k *checker, name string) bool {
 	t := k.tables[name]
 	return len(t.uses) > 0 && name != "local-domains" && !slices.ContainsFunc(t.uses, func(u use) bool { return u.rule })
@@ -114,7 +114,7 @@ func tableTraps(k *checker, loaded map[string]sources) {
 	}
 }
 
-// emptyUses warns of a condition on a table that has no entries the condition can use.
+// emptyUses warns of a condition on a table without entries that the condition can use.
 func emptyUses(k *checker, d *TableDecl, uses []use, has *Contents, total int, complete bool) (some bool) {
 	for _, u := range uses {
 		classes := asked(u.word)

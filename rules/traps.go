@@ -24,7 +24,7 @@ var pairTraps = []func(*checker, *Cond, *Cond){failedAndLoggedIn, namelessAndNam
 // per session.
 var perEvent = []string{"unknown-recipient", "backscatter", "recipient-flood", "relay-probe", "unknown-command", "auth-failure", "auth-unsupported", "flood"}
 
-// alwaysLow lists evidence that always has low confidence, so that it matches no
+// alwaysLow lists evidence that always has low confidence, and therefore matches no
 // condition and is not counted.
 var alwaysLow = []string{"syntax-error"}
 
@@ -132,7 +132,7 @@ func noCountry(k *checker, c *Cond) {
 	}
 }
 
-// misshapenValues warns of a value in a form that the condition's fact never takes.
+// misshapenValues warns of a value whose form the condition's fact never has.
 func misshapenValues(k *checker, c *Cond) {
 	for _, v := range c.Values {
 		if why, hint := misshapen(c.Word, v); why != "" {
@@ -141,7 +141,7 @@ func misshapenValues(k *checker, c *Cond) {
 	}
 }
 
-// A shape is a form of values that the facts of some conditions never take.
+// A shape describes a form of values that some conditions' facts never have.
 type shape struct {
 	words     []string
 	has       func(name string) bool
@@ -229,7 +229,8 @@ func failedAndLoggedIn(k *checker, failed, auth *Cond) {
 	k.warnf(auth.Pos, hint, "`%s` does not match failed logins", auth)
 }
 
-// namelessAndNamed warns of conditions that require both a proven name and its absence.
+// namelessAndNamed warns of conditions that together require a proven name and its
+// absence.
 func namelessAndNamed(k *checker, nameless, named *Cond) {
 	if nameless.Word != "evidence" || nameless.Not || len(nameless.Values) > 1 || named.Not {
 		return
@@ -241,15 +242,15 @@ func namelessAndNamed(k *checker, nameless, named *Cond) {
 	}
 }
 
-// listedAndKnown warns of a condition on DNS lists together with one on clients that the lists
-// are not asked about.
+// listedAndKnown warns of a condition on DNS lists if another condition requires a
+// standing at which the lists are not asked.
 func listedAndKnown(k *checker, listed, standing *Cond) {
 	if listed.Word == "listed" && !standing.Not && slices.Contains([]string{"known", "trusted"}, standing.Word) {
 		k.warnf(listed.Pos, "", "this never matches: DNS lists are only asked about clients that are not `%s`", standing)
 	}
 }
 
-// excluded warns of a condition that contradicts a negated one.
+// excluded warns of a condition that contradicts a negated condition.
 func excluded(k *checker, a, not *Cond) {
 	if a.Not || !not.Not || a.same(not) {
 		return
@@ -295,8 +296,8 @@ func (v Value) single(word string) bool {
 // chosen lists conditions whose facts any client can choose.
 var chosen = []string{"mail-from", "helo", "fcrdns", "tls"}
 
-// unprovenPass warns of a pass statement that any client can match, because clients
-// choose their own sender and greeting.
+// unprovenPass warns of a pass statement that any client can match by choosing its
+// sender or greeting.
 func unprovenPass(k *checker, p *Pass) {
 	var forged *Cond
 	for _, c := range p.Conds {
@@ -321,8 +322,8 @@ var beforeLogin = smtp.Phases(smtp.PhaseConnect, smtp.PhaseHelo)
 // homely lists examples of home connections' reverse DNS names.
 var homely = []string{"p5dd0a1b2.dip0.t-ipconnect.de", "dsl-192-0-2-7.pool.isp.invalid", "dynamic-192-0-2-7.dyn.isp.invalid", "192-0-2-7.cable.dhcp.isp.invalid"}
 
-// usersHave maps conditions to functions that report whether users are likely to match.
-// Users connect from home and mobile networks.
+// usersHave maps conditions to functions that report whether users, who connect from
+// home and mobile networks, are likely to match.
 var usersHave = map[string]func(*checker, *Cond) bool{
 	"evidence": func(_ *checker, c *Cond) bool {
 		return slices.ContainsFunc(c.Values, func(v Value) bool { return v.Text == "rdns-missing" || v.Text == "fcrdns-fail" })
@@ -374,7 +375,8 @@ func hitsUsers(k *checker, r *Rule) {
 // bans reports whether r bans clients.
 func (r *Rule) bans() bool { return actionByWord(token{text: "ban"}).has(r) }
 
-// elsewhere warns of a condition on a listener other than the statement's own.
+// elsewhere warns of a condition on a listener that differs from the statement's
+// listener.
 func elsewhere(k *checker, on string, cs []*Cond) {
 	mine := k.listens[on]
 	for _, c := range cs {

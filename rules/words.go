@@ -48,7 +48,8 @@ var privacyNames = [...]string{"full", "hashed"}
 func (p Privacy) String() string { return name(privacyNames[:], int(p)) }
 
 // Standing is the degree of trust that a client has earned by its accepted mail. The
-// zero Standing is unknown, because the state is not loaded yet.
+// zero Standing means that the standing is unknown, because the state is not loaded
+// yet.
 type Standing uint8
 
 // Levels of standing.
@@ -72,7 +73,7 @@ func (s Standing) AtLeast(least Standing) Truth {
 }
 
 // Truth is the result of a condition. The zero Truth is Unknown: the condition cannot
-// be evaluated, and matches neither directly nor negated.
+// be evaluated. Neither the condition nor its negation then matches.
 type Truth uint8
 
 // The results of a condition.
@@ -104,8 +105,8 @@ func truth(b bool) Truth {
 	return No
 }
 
-// Key is the property by which sessions are grouped for a count. Sessions with the same
-// value are counted together.
+// Key is the property by which a count groups sessions. Sessions with the same value
+// are counted together.
 type Key uint8
 
 // Keys for counting.

@@ -18,8 +18,9 @@ type block struct {
 	kinds column.Texts
 
 	// If lenient is set, open accepts corrupt columns other than key columns. lossy
-	// reports whether any column was corrupt, and poor whether a record column was. A
-	// lossy block lacks a field of all records, all steps of a kind, or exact step times.
+	// reports whether any column was corrupt, and poor whether a record column was
+	// corrupt. A lossy block lacks a field of all records, all steps of a kind, or
+	// exact step times.
 	lenient, lossy, poor bool
 	inexact              bool // columns of times are lost
 
@@ -28,7 +29,7 @@ type block struct {
 	turn   int // increases with each new cursor
 }
 
-// A place identifies a step of a record and its position in the columns.
+// A place identifies a step of a record, and its position in the columns.
 type place struct {
 	row, step int
 	next      [numKinds]uint32 // in the columns of each kind
@@ -44,7 +45,7 @@ func openBlock(value []byte, kinds Kinds) (*block, error) {
 	return b, nil
 }
 
-// open decodes a block like openBlock, but reuses the buffers of b.
+// open decodes a block like openBlock, but reuses b's buffers.
 func (b *block) open(value []byte, kinds Kinds) error {
 	b.kinds.Reset()
 	b.exact.Reset()
@@ -123,7 +124,7 @@ func (b *block) open(value []byte, kinds Kinds) error {
 	return nil
 }
 
-// lose discards the values of a corrupt column. lose returns false for a key column,
+// lose discards the values of a corrupt column. It returns false for a key column,
 // because every block needs its keys.
 func (b *block) lose(id columnID) bool {
 	b.lossy = true
@@ -156,7 +157,7 @@ func (b *block) noSteps() {
 	}
 }
 
-// readableSteps returns the number of steps of a record, without steps of lost kinds.
+// readableSteps returns the number of a record's steps, without steps of lost kinds.
 func (b *block) readableSteps(row int) (n int) {
 	for _, k := range b.kinds.At(row) {
 		if b.wanted.Has(Kind(k)) {
@@ -203,7 +204,7 @@ func (b *block) readKinds() error {
 // rows returns the number of records.
 func (b *block) rows() int { return b.r.Rows() }
 
-// key returns the end of record i in microseconds since 1970, and its id.
+// key returns the end of record i, in microseconds since 1970, and its id.
 func (b *block) key(i int) (end, id uint64) {
 	return b.head.value(fieldEnd, i), b.head.value(fieldID, i)
 }
@@ -215,7 +216,7 @@ func (b *block) record(i int, r *Record) {
 	r.block, r.row, r.skip, r.step = b, i, ^b.wanted, step
 }
 
-// seek moves the place to a step of a record. It is fast if steps are read in order.
+// seek finds the position of a record's step. It is fast if steps are read in order.
 func (b *block) seek(row, step int) {
 	p := &b.place
 	if p.row > row || p.row == row && p.step > step {
@@ -233,7 +234,7 @@ func (b *block) seek(row, step int) {
 	}
 }
 
-// wants reports whether the caller wants any of the given kinds of steps.
+// wants reports whether the caller needs steps of any of the given kinds.
 func (b *block) wants(kinds []byte) bool {
 	for _, k := range kinds {
 		if b.wanted.Has(Kind(k)) {
@@ -400,7 +401,7 @@ func (t *table[T]) finish() error {
 	return nil
 }
 
-// value returns the number in row i of a field that never belongs to a class.
+// value returns the number in row i of a field that is never part of a class.
 func (t *table[T]) value(field, i int) uint64 {
 	if !t.each[field].exists {
 		return 0

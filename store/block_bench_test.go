@@ -20,8 +20,8 @@ func recorded(sessions iter.Seq[simulate.Session]) []store.Record {
 	return all
 }
 
-// attacked returns a day of a legitimate server during a directory harvest and a
-// brute-force attack. The sessions have 15 steps on average.
+// attacked returns the sessions of a day in which a legitimate server is the target of
+// a directory harvest and a brute-force attack. The sessions have 15 steps on average.
 var attacked = sync.OnceValue(func() []store.Record {
 	attack := simulate.Attack{Seed: 1, Start: simulate.Midnight, Every: 24 * time.Hour / 20_000, Sessions: 20_000, Each: 10}
 	harvest := simulate.Harvest(attack)
@@ -38,7 +38,7 @@ var mixed = sync.OnceValue(func() []store.Record {
 	return all
 })
 
-// loads lists the session sets for the benchmarks.
+// loads lists the sets of sessions for the benchmarks.
 var loads = []struct {
 	name string
 	all  func() []store.Record
@@ -63,8 +63,8 @@ func BenchmarkSeal(b *testing.B) {
 	}
 }
 
-// BenchmarkReadBlocks measures reading the sessions of blocks with all steps of some
-// kinds.
+// BenchmarkReadBlocks measures reading the sessions in blocks, with only some kinds of
+// steps.
 func BenchmarkReadBlocks(b *testing.B) {
 	for _, l := range loads {
 		for _, of := range []struct {

@@ -67,7 +67,7 @@ func allSet(t *testing.T, v any) {
 	}
 }
 
-// encoded returns r with the steps all, after encoding and decoding as a row.
+// encoded returns r with the given steps, after encoding and decoding as a row.
 func encoded(t testing.TB, r Record, all ...Step) Record {
 	t.Helper()
 	var steps []byte
@@ -138,9 +138,9 @@ func unsealed(t testing.TB, value []byte, kinds Kinds) (all []Record) {
 	return all
 }
 
-// TestEveryFieldHasAColumn checks by reflection that a block retains each field of
-// Record, Counts and Step. A new field without a row in recordFields or stepFields fails
-// the test.
+// TestEveryFieldHasAColumn checks by reflection that a block preserves each field of
+// Record, Counts and Step. A new field without a row in recordFields or stepFields
+// fails the test.
 func TestEveryFieldHasAColumn(t *testing.T) {
 	var all []Record
 	for k := range Kind(numKinds) {
@@ -207,8 +207,8 @@ func same(t *testing.T, got, want *Record, kinds Kinds) {
 	}
 }
 
-// TestBlock checks that a record is the same when read from rows and from a block. The
-// test covers all sets of kinds, Clone, and reused blocks.
+// TestBlock checks that reading a record from rows and from a block gives the same
+// result. It covers all sets of kinds, Clone, and reused blocks.
 func TestBlock(t *testing.T) {
 	all := mixedRecords(t, 500)
 	value := sealed(t, all...)
@@ -242,8 +242,8 @@ func TestBlock(t *testing.T) {
 	same(t, &r, &all[0], AllKinds)
 }
 
-// TestBlockOfABlock checks that the records of a block can be encoded again. Removing
-// records encodes blocks again.
+// TestBlockOfABlock checks that records read from a block can be encoded again, as
+// happens when records are removed.
 func TestBlockOfABlock(t *testing.T) {
 	all := mixedRecords(t, 200)
 	again := unsealed(t, sealed(t, unsealed(t, sealed(t, all...), AllKinds)...), AllKinds)
@@ -304,8 +304,8 @@ func TestDamagedColumn(t *testing.T) {
 	}
 }
 
-// TestStepTimes checks that decoded times never decrease. The first gaps are exact. Later
-// times are early by at most 1/16 of the longest gap so far.
+// TestStepTimes checks that decoded times never decrease. The first gaps are exact.
+// Later times may be too early by at most 1/16 of the longest gap so far.
 func TestStepTimes(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
 	for range 2000 {

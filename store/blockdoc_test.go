@@ -34,7 +34,7 @@ func docRecords(t *testing.T) []Record {
 	}
 }
 
-// dump returns an annotated hex dump of a block. dump decodes the header without package
+// dump returns an annotated hex dump of a block. It decodes the header without package
 // column.
 func dump(t *testing.T, value []byte) string {
 	t.Helper()
@@ -104,8 +104,7 @@ func shown(t *testing.T, r *column.Reader, i int) (all []string) {
 }
 
 // TestSealedDaysDoc checks that the example in docs/sealed-days.md is the output of the
-// encoder. The document must name every column and every kind of step. The flag
-// -update-doc rewrites the example.
+// encoder. The document must name every column and every kind of step.
 func TestSealedDaysDoc(t *testing.T) {
 	content, err := os.ReadFile(docFile)
 	if err != nil {

@@ -36,7 +36,7 @@ func (e *blockEncoder) rows() int { return e.n }
 // bytes returns the approximate size of the records before compression.
 func (e *blockEncoder) bytes() int { return e.size }
 
-// add adds a record with the steps that can be decoded.
+// add adds a record with all its decodable steps.
 func (e *blockEncoder) add(r *Record) {
 	e.n++
 	e.size += e.head.add(r)
@@ -116,7 +116,7 @@ func (c *columns[T]) add(t *T) (size int) {
 	return size
 }
 
-// flush writes the columns and removes all values. Fields that have few combinations of
+// flush writes the columns and removes all values. Fields with few combinations of
 // values are stored as classes.
 func (c *columns[T]) flush(w *column.Writer, j *joiner, names *columnNames) {
 	j.reset(c.n)
@@ -174,7 +174,8 @@ func pad(v []uint64, n int) []uint64 {
 // maxClasses is the maximum number of classes.
 const maxClasses = 256
 
-// A joiner divides rows into classes. The rows of a class agree in all added fields.
+// A joiner divides rows into classes. All rows of a class have the same values in all
+// added fields.
 type joiner struct {
 	index []uint64 // the class of each value
 	first []uint32 // the first value of each class
@@ -200,8 +201,8 @@ func (j *joiner) reset(n int) {
 	}
 }
 
-// add divides the classes by the values of a field. If there would be too many classes,
-// add returns false and changes nothing.
+// add subdivides the classes by the values of a field. If there would be too many
+// classes, add returns false and changes nothing.
 func (j *joiner) add(v *values) bool {
 	distinct := j.identify(v)
 	if distinct > j.limit {

@@ -46,7 +46,7 @@ func octets[T any](name string, get func(*T) []byte, set func(*T, []byte)) field
 	return field[T]{name: name, text: func(dst []byte, t *T) []byte { return append(dst, get(t)...) }, setText: set}
 }
 
-// The key of a record is in these fields of recordFields.
+// Indexes in recordFields of the fields that form a record's key.
 const (
 	fieldEnd = iota
 	fieldID
@@ -99,7 +99,7 @@ var recordFields = []field[Record]{
 	octets("origin", func(r *Record) []byte { return r.Origin }, func(r *Record, b []byte) { r.Origin = b }),
 }
 
-// stepFields describes the columns with one value for each step of a kind. Columns are
+// stepFields describes the columns with a value for each step of one kind. Columns are
 // named after the kind and the field, such as "rcpt.text".
 var stepFields = []field[Step]{
 	octets("text", func(s *Step) []byte { return s.Text }, func(s *Step, b []byte) { s.Text = b }),
@@ -145,7 +145,7 @@ func appendIP(dst []byte, a netip.AddrPort) []byte {
 	return append(dst, ip[:]...)
 }
 
-// These columns are in neither recordFields nor stepFields.
+// Columns that are in neither recordFields nor stepFields.
 const (
 	columnKinds = "kinds" // the kinds of the steps of each record, a byte each
 	columnExact = "exact" // the number of exact gaps of each record

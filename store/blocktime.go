@@ -5,15 +5,15 @@ import (
 	"time"
 )
 
-// exactGaps is the number of gaps of a session that are stored exactly.
+// exactGaps is the number of a session's gaps that are stored exactly.
 const exactGaps = 5
 
 // A stepClock encodes or decodes the step times of a session.
 //
-// A code represents the gap between two steps. There are 16 codes for each power of two,
-// and code 0 means no gap. A remainder makes each of the first exactGaps gaps exact.
-// Later gaps are rounded by at most 1/16. The sum of the gaps never exceeds the true
-// time.
+// A code represents the gap between two steps. There are 16 codes for each power of
+// two, and code 0 means no gap. A remainder makes each of the first exactGaps gaps
+// exact. Later gaps are rounded by at most 1/16. A decoded time is never later than the
+// true time.
 type stepClock struct {
 	gaps  int
 	at    uint64 // decoded time of the last step

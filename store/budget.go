@@ -30,9 +30,9 @@ type usage struct {
 
 var errBudget = errors.New("budget exceeded")
 
-// prune removes expired segments. Until room bytes of the budget are free, prune also
-// removes spare files and then the oldest segments. room includes the open segment and
-// the files listed in apart, so prune does not count their size.
+// prune removes expired segments. Until room bytes of the budget are free, it also
+// removes spare files and then the oldest segments. room includes space for the open
+// segment and the files in apart, so prune does not count their current size.
 func (b *budget) prune(d *directory, open string, apart []string, room int64) (u usage, err error) {
 	state, err := openDirectory(b.dir)
 	if err != nil {
@@ -47,8 +47,8 @@ func (b *budget) prune(d *directory, open string, apart []string, room int64) (u
 	if err != nil {
 		return u, err
 	}
-	// The State compacts a state.db that was written with a larger budget. Until then,
-	// its excess size must neither evict history nor block new records.
+	// The State will compact a state.db that was written with a larger budget. Until
+	// then, the file's excess size must neither evict history nor block new records.
 	over := int64(0)
 	if info, err := state.root.Lstat(StateFile); err == nil {
 		over = max(info.Size()-b.bytes/2, 0)
@@ -113,8 +113,8 @@ func (b *budget) evicted(names []string) {
 	}
 }
 
-// A spare is a quarantined file that is no longer needed and is removed before any day. A
-// spare is a salvaged segment or a copy of state.db.
+// A spare is a quarantined file that is no longer needed: a salvaged segment or a copy
+// of state.db. Spares are removed before any day's segments.
 type spare struct {
 	in   *directory
 	name string
@@ -142,10 +142,10 @@ func quarantinedAt(name string) string {
 	return at
 }
 
-// expiry returns the day on which the retention of a segment starts. Normally, that is
-// the day of the segment. If the clock was wrong, the retention starts on the trusted day
-// on which the segment was created. To find the trusted day, only segments of expired or
-// future days are opened, and only once.
+// expiry returns the day on which a segment's retention starts. Normally, this is the
+// segment's own day. If the clock was wrong, it is the trusted day on which the segment
+// was created. To find that day, only segments of expired or future days are opened,
+// and only once.
 func (b *budget) expiry(d *directory, s *Segment, oldest time.Time) time.Time {
 	if s.Quarantined || !s.Day.Before(oldest) && !s.Day.After(b.clock.believed.Add(clockJump)) {
 		return s.Day
@@ -161,8 +161,9 @@ func (b *budget) expiry(d *directory, s *Segment, oldest time.Time) time.Time {
 	return day
 }
 
-// files returns the segments in d and the size of the files of the store. The size
-// excludes the files listed in apart, and foreign files, which prune cannot remove.
+// files returns the segments in d and the size of the store's files. The size excludes
+// the files in apart. It also excludes files that do not belong to the store, which
+// prune cannot remove.
 func (b *budget) files(d *directory, apart []string) (all []Segment, total int64, err error) {
 	files, err := d.files()
 	if err != nil {

@@ -1,9 +1,9 @@
 package store
 
 // This file finds the blocks of a sealed segment whose pages are corrupt. A client may
-// send text that looks like a block. Each block therefore follows the mark of its file,
-// which is 16 random bytes. The mark is chosen after the sessions have ended, so no
-// client can send it.
+// send text that looks like a block. Each block is therefore preceded by its file's
+// mark, which consists of 16 random bytes. The mark is chosen after the sessions have
+// ended, so no client can send it.
 
 import (
 	"bytes"
@@ -27,7 +27,7 @@ func appendMark(dst, mark []byte) []byte {
 	return binary.BigEndian.AppendUint32(append(dst, mark...), crc32.Checksum(mark, castagnoli))
 }
 
-// openMark returns the mark in a value of keyMark, or nil if that is corrupt.
+// openMark returns the mark in the value of keyMark, or nil if the value is corrupt.
 func openMark(v []byte) []byte {
 	if len(v) != markSize+4 || binary.BigEndian.Uint32(v[markSize:]) != crc32.Checksum(v[:markSize], castagnoli) {
 		return nil
@@ -101,9 +101,9 @@ func (s *sealedFile) findMeta() error {
 	return nil
 }
 
-// findMark returns the most frequent mark in leaf pages, or nil if there is none.
-// findMark is called if the mark in the metadata is lost. Pages start at multiples of the
-// page size, with their own number. The number contains zero bytes, so a client's text
+// findMark returns the most frequent mark in leaf pages, or nil if it finds none. It is
+// called if the mark in the metadata is lost. Pages start at multiples of the page
+// size, with their own number. The number contains zero bytes, so a client's text
 // cannot look like a page.
 func (s *sealedFile) findMark(size int64) (mark []byte, err error) {
 	pageSize, err := pageSizeOf(s.file, size)

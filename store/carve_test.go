@@ -19,8 +19,8 @@ func forgedBlock(end time.Time, id uint64) []byte {
 	return e.finish(nil)
 }
 
-// recordedText records sessions with incompressible texts. Some of them include the given
-// text.
+// recordedText records sessions with incompressible text. Some sessions include the
+// given text.
 func recordedText(t *testing.T, n int, text []byte) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
@@ -43,8 +43,8 @@ func recordedText(t *testing.T, n int, text []byte) (dir string) {
 	return dir
 }
 
-// TestForgedBlocks checks that text of a client is never read as a block or as a page.
-// The test corrupts various sets of pages of a sealed segment.
+// TestForgedBlocks checks that a client's text is never read as a block or a page. It
+// corrupts various sets of pages in a sealed segment.
 func TestForgedBlocks(t *testing.T) {
 	if os.Getpagesize() != 4096 {
 		t.Skip("SKIPPED, NOT TESTED: the damage is made for pages of 4096 bytes")

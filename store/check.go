@@ -11,12 +11,12 @@ import (
 )
 
 // bbolt trusts its file. A flipped bit can cause an endless loop over a page, a read
-// outside its mapping, or a panic in a transaction with locks held. Therefore checkFile
-// checks all pages before bbolt maps the file. checkFile reads the file nearly in order,
-// so that an uncached file is read at disk speed.
+// outside its mapping, or a panic in a transaction with locks held. checkFile therefore
+// checks all pages before bbolt maps the file. It reads the file nearly in order, so
+// that an uncached file is read at disk speed.
 //
-// checkFile does not detect changed bytes in values, because bbolt has no checksums for
-// data. Decode handles corrupt values.
+// It does not detect changed bytes in values, because bbolt has no checksums for data.
+// Decode handles corrupt values.
 //
 // The layout is version 2 of bbolt's format, in the byte order of the machine. The header
 // of a page has 16 bytes: id u64, flags u16, count u16, overflow u32. An element has 16
@@ -61,16 +61,16 @@ type checker struct {
 	window   []byte // the block that was read last
 	at       int64
 
-	// If visit is set, the checker does not read values. visit receives the location of
-	// each value. bad receives corruption errors. If bad is set, corruption does not end
-	// the check.
+	// If visit is set, it is called with the location of each value, and the checker
+	// does not read values. If bad is set, it is called with each corruption error, and
+	// the check continues.
 	visit  func(bucket, key []byte, at, size int64)
 	bad    func(error)
 	bucket []byte // the name of the current bucket
 }
 
-// checkFile returns a damagedError if bbolt cannot safely use f, or the error of a
-// failed read.
+// checkFile returns a damagedError if bbolt cannot safely use f, or the error if a read
+// fails.
 func checkFile(f *os.File) error {
 	c := checker{f: f}
 	root, freelist, err := c.open()
@@ -86,8 +86,8 @@ func checkFile(f *os.File) error {
 }
 
 // walkFile calls visit for each value in a bbolt file, without reading the value. visit
-// receives the bucket, the key, and the place and size of the value. walkFile calls bad
-// for corrupt pages and elements, and returns the error of a failed read.
+// receives the bucket, the key, and the value's offset and size. walkFile calls bad for
+// corrupt pages and elements. It returns an error if a read fails.
 func walkFile(f *os.File, visit func(bucket, key []byte, at, size int64), bad func(error)) error {
 	c := checker{f: f, visit: visit, bad: bad}
 	root, _, err := c.open()
@@ -115,8 +115,8 @@ func (c *checker) open() (root, freelist uint64, err error) {
 	return root, freelist, err
 }
 
-// tolerate passes a corruption error to bad and returns nil. tolerate returns other
-// errors, and every error if bad is nil.
+// tolerate passes a corruption error to bad and returns nil. If bad is nil, or for any
+// other error, tolerate returns err.
 func (c *checker) tolerate(err error) error {
 	if c.bad != nil && isDamaged(err) {
 		c.bad(err)
@@ -125,7 +125,7 @@ func (c *checker) tolerate(err error) error {
 	return err
 }
 
-// meta selects one of the two meta pages as bbolt does.
+// meta selects one of the two meta pages in the same way as bbolt.
 func (c *checker) meta(size int64) (root, freelist uint64, err error) {
 	var best uint64
 	found := false
@@ -150,8 +150,8 @@ func (c *checker) meta(size int64) (root, freelist uint64, err error) {
 		root, freelist, c.pages = order.Uint64(m[16:]), order.Uint64(m[32:]), order.Uint64(m[40:])
 		return nil
 	}
-	// The second meta page follows the first at a distance of one page, and only a valid
-	// first meta page states the page size.
+	// The second meta page is one page after the first, but only a valid first meta
+	// page states the page size.
 	if err := try(0); err != nil {
 		return 0, 0, err
 	}
@@ -186,7 +186,7 @@ type page struct {
 func (p *page) flags() uint16 { return order.Uint16(p.data[8:]) }
 func (p *page) count() uint64 { return uint64(order.Uint16(p.data[10:])) }
 
-// page returns the page with the given id. If visit is set, page does not read overflow
+// page returns the page with the given id. If visit is set, it does not read overflow
 // pages.
 func (c *checker) page(id uint64) (page, error) {
 	head, err := c.read(id, 1)
@@ -319,7 +319,8 @@ func (c *checker) branch(p *page, depth int, least []byte) error {
 	if len(all) == 0 {
 		return damaged("page %d has no elements", p.id)
 	}
-	// Copy the children first, because reading them overwrites the buffer of the parent.
+	// Copy the child elements first, because reading the children overwrites the
+	// parent's buffer.
 	type child struct {
 		id  uint64
 		key []byte
@@ -381,8 +382,8 @@ func (c *checker) leaf(p *page, depth int, least []byte) error {
 	return nil
 }
 
-// element checks the leaf element e at offset i and returns its key. element also returns
-// the root page of a bucket that is not inline.
+// element checks the leaf element e at offset i and returns its key. For a bucket that
+// is not inline, it also returns the root page.
 func (c *checker) element(p *page, i int, e []byte, depth int, least []byte) (key []byte, root uint64, err error) {
 	flags, from := order.Uint32(e), uint64(pageHeader+i)+uint64(order.Uint32(e[4:]))
 	ksize, vsize := uint64(order.Uint32(e[8:])), uint64(order.Uint32(e[12:]))
@@ -418,7 +419,7 @@ func (c *checker) element(p *page, i int, e []byte, depth int, least []byte) (ke
 	return key, 0, nil
 }
 
-// inline checks a bucket that is stored in the page of the parent bucket.
+// inline checks a bucket that is stored in its parent bucket's page.
 func (c *checker) inline(p *page, name []byte, depth int) error {
 	if p.size < pageHeader || p.flags() != flagLeaf || depth == 1 {
 		return damaged("page %d: bucket without a page", p.id)

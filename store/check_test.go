@@ -11,7 +11,7 @@ import (
 )
 
 // segmentBytes returns a segment with n sessions. Several commits and two runs of a
-// Writer create all kinds of pages.
+// Writer ensure that it contains all kinds of pages.
 func segmentBytes(t testing.TB, n int) []byte {
 	t.Helper()
 	dir := t.TempDir()
@@ -31,8 +31,8 @@ func segmentBytes(t testing.TB, n int) []byte {
 	return b
 }
 
-// readAll checks the segment b. If the check succeeds, readAll reads and writes the
-// segment with bbolt.
+// readAll checks the segment b. If the check succeeds, it reads and writes the segment
+// with bbolt.
 func readAll(t testing.TB, path string, b []byte) (records int, err error) {
 	t.Helper()
 	if err := os.WriteFile(path, b, 0o640); err != nil {
@@ -66,8 +66,8 @@ func readAll(t testing.TB, path string, b []byte) (records int, err error) {
 	return records, err
 }
 
-// TestFlippedBits flips each bit of the bytes that bbolt trusts. The check must reject
-// the file, or reading the file must be harmless.
+// TestFlippedBits flips each bit of the bytes that bbolt trusts. Either the check must
+// reject the file, or reading it must be harmless.
 func TestFlippedBits(t *testing.T) {
 	b := segmentBytes(t, 1000)
 	path := filepath.Join(t.TempDir(), "segment.db")

@@ -21,9 +21,9 @@ const (
 // must not cause expiry or sealing. A clock that has jumped by more than clockJump is
 // therefore trusted only after clockDoubt on the monotonic clock.
 //
-// A file stores the last trusted time. The newest segment does not prove that time. A
-// session that ends while the clock is wrong is recorded in a segment with the wrong
-// date.
+// A file stores the last trusted time. The newest segment's date cannot replace it,
+// because a session that ends while the clock is wrong is recorded in a segment with
+// the wrong date.
 type clock struct {
 	now func() time.Time
 
@@ -34,9 +34,9 @@ type clock struct {
 	written  time.Time // the time in the file
 }
 
-// read returns a time that has certainly been reached. This is the current time if the
-// clock is trusted, and otherwise at most the last trusted time. all lists the segments
-// in d.
+// read returns a time that has certainly been reached. If the clock is trusted, this is
+// the current time. Otherwise, it is not later than the last trusted time. all lists
+// the segments in d.
 func (c *clock) read(d *directory, all []Segment) time.Time {
 	now := c.now()
 	if c.believed.IsZero() {
@@ -78,8 +78,8 @@ func (c *clock) write(d *directory, now time.Time) error {
 	return d.rename(clockFile+newSuffix, clockFile) // an old or empty file does no harm
 }
 
-// lastTrusted returns the time stored in the file, or the end of the newest day before
-// now if there is no file.
+// lastTrusted returns the time stored in the file. If the file is missing, it returns
+// the end of the newest day before now.
 func lastTrusted(d *directory, all []Segment, now time.Time) time.Time {
 	if f, err := d.open(clockFile, os.O_RDONLY); err == nil {
 		defer f.Close()

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// A clockMove is a session that ends at the given time of the system clock.
+// A clockMove is a session that ends when the system clock shows the given time.
 type clockMove struct {
 	at      time.Time
 	restart bool // restart the filter first

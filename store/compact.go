@@ -13,11 +13,13 @@ const (
 )
 
 // oversized reports whether the file exceeds the maximum size. An oversized file was
-// written with a larger maximum. No room is reserved for the file until it is compacted.
+// written with a larger maximum. No room in the budget is reserved for it until it is
+// compacted.
 func (s *State) oversized() bool { return s.k.size() > s.o.MaxSize }
 
-// maxSize returns the maximum size of the file after the batch is committed. bbolt writes
-// changed pages to new locations, and each entry may change a different page.
+// maxSize returns the maximum size that the file can have after the batch is committed.
+// bbolt writes changed pages to new locations, and each entry may change a different
+// page.
 func (s *State) maxSize() int64 {
 	const page = 8 << 10 // includes its share of the parent pages
 	grow := int64(allocSize)
@@ -28,10 +30,10 @@ func (s *State) maxSize() int64 {
 	return max(file, min(file+grow, s.o.MaxSize))
 }
 
-// compact replaces the file by a copy without free pages if the copy is small enough.
-// Random additions and deletions can leave three quarters of a file unused, and bbolt
-// never returns free pages to the system. The old and the new file together do not exceed
-// the maximum size of one file, except if the old file alone already exceeds that size.
+// If the copy is small enough, compact replaces the file with a copy without free
+// pages. Random additions and deletions can leave three quarters of a file unused, and
+// bbolt never returns free pages to the system. Together, the old and the new file do
+// not exceed the maximum size of a file, unless the old file alone already exceeds it.
 func (s *State) compact() error {
 	size := s.k.size()
 	if size < s.o.MaxSize/8*5 {
@@ -82,8 +84,8 @@ func (s *State) Compact(ctx context.Context) error {
 	return s.k.request(ctx, s.compacts, "compact")
 }
 
-// compactNow is Compact in the goroutine of s. The old and the new file together do not
-// exceed the maximum size of one file.
+// compactNow is Compact in the goroutine of s. Together, the old and the new file do
+// not exceed the maximum size of a file.
 func (s *State) compactNow() error {
 	if err := s.write(); err != nil {
 		return err
@@ -104,7 +106,7 @@ func (s *State) compactNow() error {
 	return s.useCopy()
 }
 
-// usedBytes returns the number of used bytes in the pages of s.
+// usedBytes returns the number of bytes in use in the pages of s.
 func usedBytes(s *segment) (used int64, err error) {
 	err = s.view(func(tx *bbolt.Tx) error {
 		return tx.ForEach(func(_ []byte, b *bbolt.Bucket) error {
@@ -116,8 +118,7 @@ func usedBytes(s *segment) (used int64, err error) {
 	return used, err
 }
 
-// copyFile copies the rows to a new file and renames it to the name of the open
-// file.
+// copyFile copies the rows to a new file, and renames it to the open file's name.
 func (s *State) copyFile() (*segment, error) {
 	f, err := s.k.directory.create(StateFile + newSuffix)
 	if err != nil {

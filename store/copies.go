@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// An otherCopy describes the second file if a day is salvaged from two files. It is nil
-// if there is only one.
+// If a day is salvaged from two files, an otherCopy describes the second file. It is
+// nil if there is only one.
 type otherCopy struct {
 	keys  []recordKey // of its readable records, sorted
 	steps []int32     // by record: the readable steps, or wholeCopy; nil if all are whole
@@ -55,7 +55,7 @@ func copiesIn(d *directory, s Segment) (*otherCopy, error) {
 	return o, nil
 }
 
-// quality returns the number of readable steps of a record in the form of
+// quality returns the number of a record's readable steps, as stored in
 // otherCopy.steps.
 func (b *block) quality(row int) int32 {
 	switch {
@@ -78,8 +78,8 @@ func (o *otherCopy) has(key recordKey, steps int32) bool {
 	return ok && (o.steps == nil || o.steps[i] >= steps)
 }
 
-// excludes reports whether the other file proves that the key of a record is corrupt. The
-// key is corrupt if a whole block covers the key but does not contain it.
+// excludes reports whether the other file proves that a record's key is corrupt. This
+// is the case if an intact block covers the key but does not contain it.
 func (o *otherCopy) excludes(key recordKey) bool {
 	if o == nil {
 		return false
@@ -90,8 +90,7 @@ func (o *otherCopy) excludes(key recordKey) bool {
 	return slices.ContainsFunc(o.whole, func(b blockInfo) bool { return b.first.compare(key) < 0 && key.compare(b.last) < 0 })
 }
 
-// overlaps reports whether the other file has a record within the range of keys of a
-// block.
+// overlaps reports whether the other file has a record whose key is in a block's range.
 func (o *otherCopy) overlaps(b *blockInfo) bool {
 	if o == nil {
 		return false

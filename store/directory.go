@@ -12,15 +12,15 @@ import (
 )
 
 // A directory is an open directory. The store opens, renames and removes files relative
-// to the descriptor of their directory. With paths, the owner of a directory could
-// replace a path element with a link, and so redirect root.
+// to the descriptor of their directory. If it used paths, the directory's owner could
+// replace a path element with a link and redirect operations by root.
 type directory struct {
 	root *os.Root
 	path string // for messages
 }
 
 // openDirectory opens a directory. The last element of the path may be a symbolic link
-// that the operator has created.
+// created by the operator.
 func openDirectory(path string) (*directory, error) {
 	root, err := os.OpenRoot(path)
 	if err != nil {
@@ -39,10 +39,10 @@ func openSessions(dir string) (*directory, error) {
 	return state.sub(sessionsDir)
 }
 
-// name returns the path of a file for messages.
+// name returns a file's path for messages.
 func (d *directory) name(file string) string { return filepath.Join(d.path, file) }
 
-// failed returns the error of an operation on a file, with the whole path.
+// failed returns the error of an operation on a file, with the file's full path.
 func (d *directory) failed(op, file string, err error) error {
 	var inner error
 	if inner = errors.Unwrap(err); inner == nil {
@@ -74,8 +74,8 @@ func (d *directory) sub(name string) (*directory, error) {
 	return &directory{root, path}, nil
 }
 
-// open opens a regular file. Any other type of file, including a symbolic link, is an
-// error. A link created during the call can only lead to a file in d.
+// open opens a regular file. It returns an error for any other type of file, including
+// a symbolic link. A link created during the call can lead only to a file in d.
 func (d *directory) open(name string, flag int) (*os.File, error) {
 	path := d.name(name)
 	if info, err := d.root.Lstat(name); err == nil && info.Mode().Type() == fs.ModeSymlink {
@@ -92,8 +92,9 @@ func (d *directory) open(name string, flag int) (*os.File, error) {
 	return f, nil
 }
 
-// create creates a file with a temporary name, and replaces a file that a crash has left.
-// The file belongs to the owner of the directory, because the filter runs as that owner.
+// create creates a file with a temporary name, replacing any file that a crash has
+// left. The file belongs to the directory's owner, because the filter runs as that
+// user.
 func (d *directory) create(name string) (*os.File, error) {
 	if err := d.remove(name); err != nil {
 		return nil, err
@@ -118,7 +119,7 @@ func (d *directory) remove(name string) error {
 	return nil
 }
 
-// rename renames a file and replaces an existing file with the new name.
+// rename renames a file, replacing any existing file with the new name.
 func (d *directory) rename(from, to string) error {
 	if err := d.root.Rename(from, to); err != nil {
 		return d.failed("rename", from, err)
@@ -126,7 +127,7 @@ func (d *directory) rename(from, to string) error {
 	return nil
 }
 
-// own changes the owner of a file that root has created to the owner of the directory.
+// own changes the owner of a file that root has created to the directory's owner.
 func (d *directory) own(f *os.File) error {
 	if os.Geteuid() != 0 {
 		return nil
@@ -200,8 +201,8 @@ func (d *directory) segments() ([]Segment, error) {
 	return segmentsOf(files), err
 }
 
-// stableSegments returns the segments in d, even while a Writer replaces rows by sealed
-// segments. A single listing could miss both files of a day.
+// stableSegments returns the segments in d, even while a Writer replaces rows with
+// sealed segments. A single directory listing could miss both files of a day.
 func (d *directory) stableSegments() (all []Segment, err error) {
 	for i := range 10 {
 		last := all
@@ -215,7 +216,7 @@ func (d *directory) stableSegments() (all []Segment, err error) {
 	return all, nil
 }
 
-// current returns all segments other than rows that a sealed segment has replaced.
+// current returns all segments except rows that a sealed segment has replaced.
 func current(all []Segment) []Segment {
 	sealed := make(map[string]bool)
 	for _, s := range all {
@@ -236,7 +237,7 @@ func segmentsOf(files []fs.FileInfo) (all []Segment) {
 	return all
 }
 
-// removeTemporary removes the files that a crash has left, including a crash during a
+// removeTemporary removes the temporary files that a crash has left, even one during a
 // repair.
 func (d *directory) removeTemporary() error {
 	files, err := d.files()

@@ -12,9 +12,9 @@ import (
 	"testing"
 )
 
-// TestRepairAgainstSwaps checks that a repair changes no file outside the state
-// directory. During the repair, the owner of the directory replaces files and the
-// sessions directory with links.
+// TestRepairAgainstSwaps checks that a repair does not change files outside the state
+// directory, even if the directory's owner replaces files and the sessions directory
+// with links during the repair.
 func TestRepairAgainstSwaps(t *testing.T) {
 	rounds := 40
 	if testing.Short() {

@@ -24,10 +24,10 @@ type days struct {
 }
 
 // limit returns the maximum size of a segment. When a segment is full, the next part of
-// the day begins. Its sealed copy needs at most as much room as the rows.
+// the day begins. A sealed copy needs at most as much room as the rows.
 func (d *days) limit() int64 { return max(d.budget.bytes/16, MinBudget/8) }
 
-// prepare creates and locks the directory, and prunes after a new lock.
+// prepare creates and locks the directory. If the lock is new, it also prunes.
 func (d *days) prepare() error {
 	fresh, err := d.k.lockDirectory()
 	if fresh {
@@ -65,15 +65,15 @@ func (d *days) prune(room int64) error {
 	return err
 }
 
-// Reserve reserves bytes of the budget for the files of the State. Reserve returns when
-// the bytes are free.
+// Reserve reserves bytes of the budget for the State's files. It returns when the bytes
+// are free.
 func (w *Writer) Reserve(bytes int64) error {
 	r := reservation{bytes, make(chan error, 1)}
 	select {
 	case w.rooms <- r:
 		return <-r.reply
 	case <-w.k.done:
-		// The goroutine of the Writer has ended, and the State makes its last commit.
+		// The Writer's goroutine has ended, and the State is making its last commit.
 		w.days.budget.state = bytes
 		return w.days.prune(0)
 	}
@@ -118,8 +118,8 @@ func (w *Writer) commitBatch() (int, error) {
 		w.k.log.Warn("open segment removed or replaced, using another", "segment", w.k.open.Name)
 		w.k.release(nil)
 	}
-	// A full or corrupt segment is replaced once. After a second failure, the batch waits
-	// for the next attempt.
+	// Replace a full or corrupt segment only once. After a second failure, the batch
+	// waits for the next attempt.
 	for tries := 0; ; tries++ {
 		if w.k.open == nil {
 			if err := w.days.openDay(day); err != nil {
@@ -171,15 +171,15 @@ func (w *Writer) commitTo(s *segment) (size int, err error) {
 
 func (d *days) path(name string) string { return filepath.Join(d.k.path(), name) }
 
-// belongs reports whether a record belongs in the segment of the given day. This includes
-// late records of the previous day. A record of any other day means that the clock was
-// changed or that old streams are replayed.
+// belongs reports whether a record belongs in the segment of the given day. This
+// includes late records of the previous day. A record of any other day means that the
+// clock was changed or that an old stream is being replayed.
 func belongs(record, open time.Time) bool {
 	late := open.Sub(record)
 	return late >= 0 && late <= 24*time.Hour
 }
 
-// batch returns the size and number of the records of rest that fit into one commit.
+// batch returns the size and number of the records in rest that fit into one commit.
 func (w *Writer) batch(day time.Time) (size, count int) {
 	for rest := w.rest; len(rest) > 0 && count < batchRecords; count++ {
 		key, _, after := nextRecord(rest)
@@ -225,8 +225,8 @@ func (d *days) openDay(day time.Time) error {
 	return d.create(day, part+1)
 }
 
-// lastPart returns the last part of a day and its number. The part is nil if the day has
-// none, or if its last part is quarantined.
+// lastPart returns the last part of a day and its number. last is nil if the day has no
+// parts, or if its last part is quarantined.
 func (d *days) lastPart(day time.Time) (last *Segment, part int, err error) {
 	all, err := d.k.directory.segments()
 	if err != nil {

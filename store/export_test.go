@@ -5,8 +5,8 @@ import (
 	"os"
 )
 
-// Tests that import the filter are in package store_test. The exported functions in this
-// file give them access to blocks.
+// Tests that import the filter are in package store_test. The functions exported in
+// this file give them access to blocks.
 
 // Seal encodes records as blocks of at most 4,000 records or 2 MB.
 func Seal(all []Record) (blocks [][]byte) {
@@ -39,7 +39,7 @@ func SealFile(dir string, all []Record) (int64, error) {
 	return w.finish()
 }
 
-// ReadFile calls f for each record of the only sealed segment in a directory.
+// ReadFile calls f for each record in a directory's only sealed segment.
 func ReadFile(dir string, kinds Kinds, f func(*Record) error) error {
 	d, err := openDirectory(dir)
 	if err != nil {

@@ -19,7 +19,7 @@ import (
 // Health is the state of a file.
 type Health string
 
-// These are the values of Health.
+// Values of Health.
 const (
 	HealthOK      Health = "ok"
 	HealthDamaged Health = "corrupt"      // Repair quarantines it
@@ -70,7 +70,7 @@ type Inspector struct {
 	Budget   int64                                // maximum bytes of all files for Repair; 0 for no limit
 }
 
-// Each calls visit for each file, starting with the segments, oldest first. Each returns
+// Each calls visit for each file, starting with the segments, oldest first. It returns
 // the first error of visit.
 func (i *Inspector) Each(visit func(*File) error) error {
 	p, err := openPlaces(i.Dir)
@@ -182,7 +182,7 @@ func (i *Inspector) other(f *File) bool {
 	return true
 }
 
-// is sets the health of the file according to err.
+// is sets the file's health according to err.
 func (f *File) is(err error) {
 	switch {
 	case err == nil:
@@ -201,8 +201,8 @@ func (f *File) is(err error) {
 	f.Problem = problemOf(err)
 }
 
-// problemOf describes an error without its Health and file name, which a File already
-// states.
+// problemOf describes an error without the Health and file name, which are already in
+// File.
 func problemOf(err error) string {
 	var d *damagedError
 	if errors.As(err, &d) {
@@ -286,7 +286,7 @@ func (f *File) count(n int, first, last recordKey) {
 	f.Newest = text.At(last.time().UTC())
 }
 
-// blocks checks a sealed segment. If Decode is not set, blocks only checks the index.
+// blocks checks a sealed segment. If Decode is not set, it checks only the index.
 func (i *Inspector) blocks(f *File, d *directory, s Segment) error {
 	file, err := openSealed(d, s)
 	if err != nil {

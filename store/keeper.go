@@ -24,9 +24,9 @@ const (
 	closeWait  = 200 * time.Millisecond
 )
 
-// A keeper keeps one bbolt file open for a background goroutine. The file is the current
-// segment of a Writer, or the file of a State. A keeper locks the directory, logs each
-// failure once, takes snapshots, and quarantines corrupt files.
+// A keeper keeps one bbolt file open for a background goroutine. The file is a Writer's
+// current segment, or a State's file. A keeper locks the directory, logs each failure
+// once, takes snapshots, and quarantines corrupt files.
 type keeper struct {
 	keeperOptions
 
@@ -67,11 +67,11 @@ func (k *keeper) start(run func()) {
 	safego.Loop(k.log, "the writer of "+k.name, run, func() { close(k.done) })
 }
 
-// flush requests a write from the goroutine and returns the error of the write.
+// flush requests a write from the goroutine, and returns any write error.
 func (k *keeper) flush(ctx context.Context) error { return k.request(ctx, k.flushes, "flush") }
 
-// request sends a request to the goroutine and returns the error of the request. verb
-// names the request in messages.
+// request sends a request to the goroutine and returns its error. verb names the
+// request in messages.
 func (k *keeper) request(ctx context.Context, to chan<- chan error, verb string) error {
 	reply := make(chan error, 1)
 	select {
@@ -99,7 +99,7 @@ func (k *keeper) close() error {
 	return nil
 }
 
-// failure returns the current problem and the time when the problem started.
+// failure returns the current problem and the time at which it started.
 func (k *keeper) failure() (problem string, since time.Time) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -113,8 +113,8 @@ func (k *keeper) current() *segment {
 	return k.open
 }
 
-// snapshot returns a consistent copy of the open file. The error is ErrFinished if the
-// open file has another name.
+// snapshot returns a consistent copy of the open file. It returns ErrFinished if the
+// open file has a different name.
 func (k *keeper) snapshot(name string) (*Snapshot, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -134,7 +134,7 @@ func (k *keeper) snapshot(name string) (*Snapshot, error) {
 	return s, nil
 }
 
-// report logs the first failure, each failure with a new cause, and the recovery.
+// report logs the first failure, failures with a new cause, and the recovery.
 func (k *keeper) report(err error) {
 	switch {
 	case err != nil && cause(err) != k.cause:
@@ -156,8 +156,8 @@ func (k *keeper) report(err error) {
 	k.cause, k.problem = cause(err), err.Error()
 }
 
-// cause returns the text of the innermost error. Each cause is logged once, even if it
-// makes several operations fail.
+// cause returns the text of the innermost error. Each cause is logged once, even if
+// several operations fail because of it.
 func cause(err error) string {
 	for {
 		inner := errors.Unwrap(err)
@@ -168,7 +168,7 @@ func cause(err error) string {
 	}
 }
 
-// pause returns the time to wait after an attempt. After a success, the result is idle.
+// pause returns the time to wait after an attempt. After a success, it returns idle.
 func (k *keeper) pause(err error, idle time.Duration) time.Duration {
 	switch {
 	case err == nil:
@@ -227,7 +227,7 @@ func (k *keeper) openDirectory() (*directory, error) {
 	return state.sub(k.below)
 }
 
-// sameDirectory reports whether the path still names the locked directory.
+// sameDirectory reports whether the path still refers to the locked directory.
 func (k *keeper) sameDirectory() bool {
 	stat := os.Lstat
 	if k.below == "" {
@@ -266,7 +266,8 @@ func (k *keeper) size() int64 {
 	return 0
 }
 
-// replaced reports whether the open file's name now refers to another file or to none.
+// replaced reports whether the open file's name now refers to a different file, or to
+// none.
 func (k *keeper) replaced() bool {
 	have, err := k.open.file.Stat()
 	if err != nil {
@@ -283,7 +284,8 @@ func (k *keeper) release(err error) {
 	if s == nil {
 		return
 	}
-	// bbolt waits for the readers of a snapshot, but the goroutine must not wait.
+	// When closing, bbolt waits for readers of a snapshot, but the goroutine must not
+	// wait.
 	released := make(chan struct{})
 	safego.Go(k.log, "closing a file of "+k.name, func() {
 		defer close(released)

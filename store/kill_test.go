@@ -69,8 +69,8 @@ func TestKill(t *testing.T) {
 		}
 		lines := bufio.NewScanner(out)
 		lines.Scan()
-		// Kill the process at a random moment after some flushes, so that the test does
-		// not depend on the speed of the machine.
+		// Kill the process at a random time after some flushes, so that the test does
+		// not depend on the machine's speed.
 		least := rand.N(50)
 		for round := 0; lines.Scan(); round++ {
 			if round == least {

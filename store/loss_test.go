@@ -35,8 +35,8 @@ func lossy(t *testing.T, dir string) []string {
 	return slices.Compact(days)
 }
 
-// TestLossRemains checks that a loss of records is known while there are files of the
-// day, even if the quarantined file was removed.
+// TestLossRemains checks that a loss of records remains known while the day has files,
+// even if the quarantined file was removed.
 func TestLossRemains(t *testing.T) {
 	step := func(b []byte) {
 		i := bytes.LastIndex(b, []byte("user1@example.org"))
@@ -104,8 +104,8 @@ func TestLossRemains(t *testing.T) {
 	}
 }
 
-// TestLossOfWriter checks that the loss of records also remains known for files that a
-// Writer has quarantined.
+// TestLossOfWriter checks that a loss of records remains known if a Writer has
+// quarantined the file.
 func TestLossOfWriter(t *testing.T) {
 	t.Run("the open day", func(t *testing.T) {
 		dir := recorded(t, noon, 100)

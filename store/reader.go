@@ -21,9 +21,9 @@ import (
 type Reader struct {
 	Dir string // the state directory
 
-	// Snapshot writes a consistent copy of a segment that a filter is writing. If the
-	// segment has since been finished, the error is ErrFinished. If Snapshot is nil, the
-	// Reader cannot read segments that a filter is writing. Each calls Snapshot in
+	// Snapshot writes a consistent copy of a segment that a filter is writing. It
+	// returns ErrFinished if the segment has since been finished. If Snapshot is nil,
+	// the Reader cannot read segments that a filter is writing. Each calls Snapshot in
 	// another goroutine.
 	Snapshot func(w io.Writer, name string) error
 
@@ -31,16 +31,16 @@ type Reader struct {
 	// with invalid records. The Reader skips unreadable segments and invalid records.
 	Problem func(segment string, err error)
 
-	// Dropped counts the records that the filter dropped while it wrote the segments of
-	// the last call.
+	// Dropped counts the records that the filter dropped while it wrote the segments
+	// read in the last call.
 	Dropped Dropped
 
 	// Lossy is the set of days that may have lost records in a corrupt file. Each call
-	// sets Lossy for the segments that it reads.
+	// sets Lossy according to the segments that it reads.
 	Lossy []time.Time
 
 	// Rules, if not nil, receives the rule texts of the segments by RuleRef. Rule texts
-	// come from the operator, so only a forged file contains hostile texts.
+	// come from the operator, so only a forged file contains hostile text.
 	Rules map[uint32]string
 
 	// Only, if not nil, selects records. The Reader does not read blocks without selected
@@ -48,20 +48,20 @@ type Reader struct {
 	Only *Selection
 
 	// Searched is the number of sessions that the last call read, or skipped because of
-	// Only. Oldest is the end of the oldest of them. Both include blocks that are partly
-	// outside the period of the call.
+	// Only. Oldest is the end of the oldest of these sessions. Both include blocks that
+	// are partly outside the call's period.
 	Searched int
 	Oldest   time.Time
 
-	// Unread is the number of unreadable segments in the last call. Corrupt and
+	// Unread is the number of segments that the last call could not read. Corrupt and
 	// quarantined segments do not count.
 	Unread int
 }
 
 // Each calls f for each session that ended at or after since and before until. Sessions
-// are ordered by their end, except after clock changes. A zero time means no limit. Only
-// steps of the given kinds are read. The record and its texts are valid until f returns.
-// Each returns the first error of f.
+// are ordered by their end, except after clock changes. A zero time means no limit.
+// Only steps of the given kinds are read. The record and its text are valid until f
+// returns. Each returns the first error of f.
 func (r *Reader) Each(since, until time.Time, kinds Kinds, f func(*Record) error) error {
 	q := newQuery(since, until, kinds)
 	q.only = r.Only
@@ -69,8 +69,8 @@ func (r *Reader) Each(since, until time.Time, kinds Kinds, f func(*Record) error
 }
 
 // Find returns the sessions with the given id, oldest first. The result includes
-// aggregates that cover a session with the id. Several runs of smtpd may have used the
-// same id.
+// aggregates that cover a session with the id. The result may have several sessions,
+// because different runs of smtpd may have used the same id.
 func (r *Reader) Find(id uint64) ([]Record, error) {
 	var found []Record
 	q := newQuery(time.Time{}, time.Time{}, AllKinds)
@@ -104,8 +104,8 @@ func (s *Selection) has(r *Record) (found bool) {
 	return found
 }
 
-// mayHave reports whether a block may contain selected records. An index entry whose
-// block is lost is also selected, so that the error is reported.
+// mayHave reports whether a block may contain selected records. A block that is lost is
+// also selected, so that the error is reported.
 func (s *Selection) mayHave(b *blockInfo) bool {
 	return b.lost != nil || slices.ContainsFunc(s.Sources, b.maySource) ||
 		slices.ContainsFunc(s.IDs, func(id uint64) bool { return b.may(hashID(id)) })
@@ -121,7 +121,7 @@ type query struct {
 
 func newQuery(since, until time.Time, kinds Kinds) query {
 	q := query{kinds: kinds, spare: make(spareBlocks, 4)}
-	// Round the limits up, because keys contain whole microseconds since 1970.
+	// Round the limits up, because keys contain whole microseconds.
 	micros := func(t time.Time) uint64 {
 		return uint64(max(t.Add(time.Microsecond-time.Nanosecond).UnixMicro(), 0))
 	}
@@ -168,9 +168,9 @@ func (b *badRecords) report(problem func(string, error)) {
 	}
 }
 
-// each merges the records of all segments. No other function reads records. Segments only
-// overlap if records were written late. Usually two segments are open, the first for its
-// records and the next for its first key.
+// each merges the records of all segments. All other functions read records through it.
+// Segments overlap only if records were written late. Usually, two segments are open:
+// the first for its records, and the next for its first key.
 func (r *Reader) each(q query, f func(*Record) error) error {
 	r.Dropped, r.Lossy, r.Unread, r.Searched, r.Oldest = Dropped{}, nil, 0, 0, time.Time{}
 	var bad badRecords
@@ -193,8 +193,8 @@ func (r *Reader) each(q query, f func(*Record) error) error {
 	var last recordKey // the key of the last call of f
 	rec := Record{step: new(Step)}
 	for called := false; len(all) > 0 || len(group) > 0; {
-		// The next segment joins the group if its records may precede records of the last
-		// segment in the group.
+		// The next segment joins the group if its records may precede records in the
+		// group's last segment.
 		for len(all) > 0 && !(len(group) > 0 && group[len(group)-1].after(group[:len(group)-1])) {
 			info, o := all[0], <-ahead
 			all = all[1:]
@@ -250,7 +250,7 @@ func (r *Reader) older(k recordKey) {
 }
 
 // segments opens the directory of sessions and lists the segments that can have records
-// since a key. segments reports quarantined segments as problems.
+// since a key. It reports quarantined segments as problems.
 func (r *Reader) segments(from recordKey) (*directory, []Segment, error) {
 	d, err := openSessions(r.Dir)
 	if err != nil {
@@ -279,8 +279,8 @@ func (r *Reader) segments(from recordKey) (*directory, []Segment, error) {
 	return d, all, nil
 }
 
-// precedes reports whether o may hold the records that were salvaged from s. Salvaged
-// records are in the same part of the day or a later part.
+// precedes reports whether o may hold the records salvaged from s. Salvaged records are
+// in the same part of the day or in a later part.
 func (s Segment) precedes(o Segment) bool {
 	return !o.Quarantined && o.Day.Equal(s.Day) && o.Part >= s.Part
 }
@@ -299,8 +299,8 @@ type cursor struct {
 
 // A source iterates over the selected records of a segment in order.
 type source interface {
-	// next moves to the next record and returns its key. At the end, or after an error
-	// that ends the segment, next returns false.
+	// next moves to the next record and returns its key. It returns false at the end,
+	// or after an error that ends the segment.
 	next() (recordKey, bool, error)
 	// record decodes the current record.
 	record(*Record) error
@@ -308,13 +308,13 @@ type source interface {
 	close()
 }
 
-// next moves to the next record, or returns false at the end.
+// next moves to the next record. It returns false at the end.
 func (c *cursor) next() (ok bool, err error) {
 	c.key, c.ok, err = c.src.next()
 	return c.ok, err
 }
 
-// after reports whether all records of c follow the records of the other cursors.
+// after reports whether all of c's records follow the other cursors' records.
 func (c *cursor) after(others []*cursor) bool {
 	if len(others) == 0 {
 		return false // the next segment can have earlier records
@@ -329,8 +329,8 @@ func (c *cursor) after(others []*cursor) bool {
 
 func (c *cursor) close() { c.src.close() }
 
-// openAhead opens the first segment of all in the background, because the check of rows
-// reads the whole file. If all is empty, the result is nil.
+// openAhead opens the first segment in all in the background, because checking rows
+// requires reading the whole file. If all is empty, it returns nil.
 func (r *Reader) openAhead(d *directory, all []Segment, q query) <-chan result[*cursor] {
 	return background(func() (*cursor, error) {
 		if len(all) == 0 {
@@ -364,7 +364,7 @@ func background[T any](f func() (T, error)) <-chan result[T] {
 	return c
 }
 
-// opened returns the cursor of a segment at its first selected record. The result is nil
+// opened returns the cursor of a segment at its first selected record. It returns nil
 // if the segment has no selected records or was removed after it was listed. err is the
 // error of openAhead.
 func (r *Reader) opened(info Segment, c *cursor, err error) (*cursor, error) {
@@ -424,7 +424,8 @@ func (r *Reader) openFile(d *directory, info Segment) (*os.File, error) {
 		if err != nil {
 			return nil, err
 		}
-		// Lock first, because a file that is being written would not pass the check.
+		// Lock the file first, because a file that is being written would not pass the
+		// check.
 		err = lockShared(f)
 		if err == nil {
 			return f, nil
@@ -447,7 +448,8 @@ func (r *Reader) openFile(d *directory, info Segment) (*os.File, error) {
 		if !errors.Is(err, ErrFinished) {
 			return nil, err
 		}
-		// The segment has just been finished, and the Writer releases the file soon.
+		// The segment has just been finished, and the Writer will release the file
+		// soon.
 		time.Sleep(time.Duration(tries) * 50 * time.Millisecond)
 	}
 }
@@ -465,10 +467,10 @@ func tempFile() (*os.File, error) {
 	return f, nil
 }
 
-// openReadOnly locks, checks and maps a file. openReadOnly closes the file on error.
+// openReadOnly locks, checks and maps a file. It closes the file on error.
 func openReadOnly(f *os.File) (*bbolt.DB, error) {
-	// Lock first, because a file that is being written would not pass the check. bbolt
-	// locks the file again.
+	// Lock the file first, because a file that is being written would not pass the
+	// check. bbolt locks the file again.
 	if err := lockShared(f); err != nil {
 		f.Close()
 		return nil, err

@@ -14,9 +14,10 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// A Record is a recorded SMTP session, with the numbers for reports and the steps in
-// order. Text fields hold text from the client, up to a limit. They are untrusted and
-// must be escaped for output. In a decoded Record, they alias the buffer.
+// A Record is a recorded SMTP session, with the numbers that reports need and the steps
+// in order. Text fields hold text from the client, up to a limit. This text is
+// untrusted and must be escaped on output. In a decoded Record, text aliases the
+// buffer.
 type Record struct {
 	ID     uint64    // smtpd's session id; unique only within one run of smtpd
 	Start  time.Time // when the client connected
@@ -27,12 +28,12 @@ type Record struct {
 	FCrDNS smtp.FCrDNS
 	Ending smtp.Ending
 	Local  bool // from smtpd's local socket; Src and Dst are invalid
-	// Erased means that the operator has removed the source, and all names and texts of
-	// the client. Src of an erased record is invalid.
+	// Erased means that the operator has removed the source, and all the client's names
+	// and text. Src is then invalid.
 	Erased bool
 	Counts Counts
-	// Omitted is the number of steps that were not recorded because the session reached
-	// its size limit. They are included in Counts.
+	// Omitted is the number of steps that were not recorded because the record reached
+	// its maximum size. Counts includes these steps.
 	Omitted uint32
 	// Sessions is the number of sessions in an aggregate, and 0 in other records. An
 	// aggregate combines sessions of one source and hour. Start belongs to the first
@@ -60,7 +61,7 @@ type Record struct {
 	step  *Step  // reused by Steps; may be nil
 }
 
-// Counts holds the counters of a session. Omitted steps are counted.
+// Counts holds a session's counters, which include omitted steps.
 type Counts struct {
 	Commands     uint32 // lines of the client, except message text
 	Unknown      uint32 // unknown commands
@@ -105,7 +106,7 @@ func (r *Record) encodedSteps() []byte {
 	return steps
 }
 
-// Size returns the approximate memory of a Clone of r in bytes.
+// Size returns the approximate memory in bytes that a Clone of r uses.
 func (r *Record) Size() int {
 	n := 384 + len(r.RDNS) + len(r.Sketch) + len(r.steps)
 	if r.block != nil {
@@ -156,8 +157,8 @@ type Cursor struct {
 // NewCursor returns a Cursor over the output of AppendStep.
 func NewCursor(steps []byte) Cursor { return Cursor{rest: steps} }
 
-// Next sets s to the next step. Next returns false at the end and at a corrupt step, for
-// which Err returns the error.
+// Next sets s to the next step. It returns false at the end, or at a corrupt step, for
+// which Err then returns the error.
 func (c *Cursor) Next(s *Step) bool {
 	if c.block.b != nil {
 		return c.block.next(s)
@@ -188,11 +189,11 @@ func (c *Cursor) Next(s *Step) bool {
 	return false
 }
 
-// Err returns the error of a corrupt step, or nil.
+// If a step was corrupt, Err returns the error. Otherwise, it returns nil.
 func (c *Cursor) Err() error { return c.err }
 
-// A Step is an event in a session. Which fields are used depends on Kind, and is
-// documented at its constants.
+// A Step is an event in a session. The constants of Kind document which fields each
+// kind uses.
 type Step struct {
 	Kind Kind
 	At   time.Duration // since the start of the session
@@ -222,19 +223,18 @@ type Step struct {
 
 	Rule uint32 // RuleRef of the rule's text; 0 without the text
 
-	// The following fields are only used in the tallies of aggregates, which are
-	// described in record.proto.
+	// The following fields are used only in aggregates' tallies; see record.proto.
 	Times uint32 // number of sessions with this step
 	Count uint32 // KindRcpt, KindAuth: number of such steps
 	Most  uint32 // KindRcpt, KindAuth: maximum of Count in one session
-	// First is the time in microseconds from the start of the aggregate to the end of its
-	// first session with this step. It is only set for KindFinding and KindBan. For
+	// First is the time in microseconds from the aggregate's start to the end of its
+	// first session with this step. It is set only for KindFinding and KindBan. For
 	// KindFinding, sessions with more than low confidence take precedence.
 	First uint64
 }
 
-// PhaseName returns the name of the phase. For a phase outside the vocabulary, PhaseName
-// returns the word of the mail server.
+// PhaseName returns the name of the phase. For an unknown phase, it returns the mail
+// server's word.
 func (s *Step) PhaseName() string {
 	if s.Phase >= smtp.NumPhases && len(s.Arg) > 0 {
 		return string(s.Arg)
@@ -242,8 +242,8 @@ func (s *Step) PhaseName() string {
 	return s.Phase.String()
 }
 
-// DecisionName returns the name of the decision. For a decision outside the vocabulary,
-// DecisionName returns the word of the filter.
+// DecisionName returns the name of the decision. For an unknown decision, it returns
+// the filter's word.
 func (s *Step) DecisionName() string {
 	if s.Kind == KindFilter && len(s.Text) > 0 {
 		return string(s.Text)
@@ -273,24 +273,25 @@ const (
 	KindFinding  Kind = 14 // Text: evidence, Arg: proof, Org, By, Match, Confidence
 	KindVerdict  Kind = 15 // the policy decided. Text: rule or reason of the ban, Phase, Decision, Enforced, Exempt, Banned, Session, Rule
 	// KindFilter is the decision of this or another filter: Phase, Decision, and the
-	// parameter in Reply. For a phase outside the vocabulary, Phase is smtp.NumPhases and
-	// Arg is the word of the mail server. For a decision outside the vocabulary, Decision
-	// is Proceed and Text is the word of the filter.
+	// parameter in Reply. For an unknown phase, Phase is smtp.NumPhases and Arg is the
+	// mail server's word. For an unknown decision, Decision is Proceed and Text is the
+	// filter's word.
 	KindFilter Kind = 16
 	KindTag    Kind = 17 // a rule tagged the session. Text: tag, Phase
 	KindBan    Kind = 18 // a rule banned the host. Text: rule, Prefix, Until, Enforced, Exempt, Rule
-	// KindReference refers to a session in an aggregate that was rejected, or in which a
-	// rule banned the host. Session is its id, which appears as the reference in replies.
+	// KindReference refers to a session in an aggregate that was rejected, or in which
+	// a rule banned the host. Session is the session's id, which the reply to the
+	// client contains.
 	KindReference Kind = 19
-	// KindListed is the answer of a DNS list about the source. Text: name of the list,
-	// Match: zone, Arg: codes, Result: fail in a block list, pass in an allowlist, ok in
-	// neither
+	// KindListed is a DNS list's answer about the source. Text is the list's name,
+	// Match the zone, and Arg the return codes. Result is fail if a block list contains
+	// the source, pass if an allowlist does, and otherwise ok.
 	KindListed Kind = 20
 )
 
-// A record is a message in the encoding of protocol buffers. store/record.proto describes
-// the message for other languages and for protoc --decode. The key consists of the end of
-// the session and the session id.
+// A record is a protocol buffers message. store/record.proto describes the message for
+// other languages and for protoc --decode. The key consists of the session's end and
+// id.
 const (
 	recDuration  = 1
 	recSrc       = 2
@@ -340,9 +341,9 @@ const (
 	stepFirst      = 26
 )
 
-// KeySize is the length of a key in bytes. A key consists of the end of the session in
-// microseconds since 1970 and the session id, both big-endian. Keys start with the end of
-// the session, so that records are appended, which is cheap.
+// KeySize is the length of a key in bytes. A key consists of the session's end in
+// microseconds since 1970, and its id, both big-endian. Keys start with the end of the
+// session, so that new records are appended, which is cheap.
 const KeySize = 16
 
 // AppendKey appends the key of the session with the given end and id.
@@ -384,8 +385,8 @@ func AppendRecord(dst []byte, r *Record, steps []byte) []byte {
 	return append(dst, steps...)
 }
 
-// AppendStep appends the encoding of s. since is the time since the previous step or the
-// start of the session. AppendStep ignores s.At.
+// AppendStep appends the encoding of s. since is the time since the previous step, or
+// since the start of the session. AppendStep ignores s.At.
 func AppendStep(dst []byte, s *Step, since time.Duration) []byte {
 	dst = protowire.AppendTag(dst, recSteps, protowire.BytesType)
 	dst = append(dst, 0, 0) // the length of a step has at most two bytes
@@ -426,9 +427,9 @@ func AppendStep(dst []byte, s *Step, since time.Duration) []byte {
 	return dst
 }
 
-// MaxText is the maximum length of a text field of a step in bytes. AppendStep truncates
-// longer text. Seven text fields of MaxText bytes and one of
-// maxExempt bytes fit into 16,384 bytes.
+// MaxText is the maximum length in bytes of a step's text field. AppendStep truncates
+// longer text. Seven text fields of MaxText bytes and one of maxExempt bytes fit into
+// 16,384 bytes.
 const MaxText = 2048
 
 // MaxSketch is the maximum length of a sketch in bytes.
@@ -499,7 +500,7 @@ func (c *Counts) fields() [10]*uint32 {
 		&c.RcptTempfail, &c.AuthPass, &c.AuthFail, &c.AuthRefused}
 }
 
-// Decode decodes a record. The texts of the Record alias value.
+// Decode decodes a record. The Record's text aliases value.
 func Decode(key, value []byte) (Record, error) {
 	var r Record
 	err := r.decode(key, value)
@@ -663,8 +664,8 @@ func (s *Step) decode(b []byte) error {
 }
 
 // consume reads one field of any type. The caller ignores unknown fields. A tag of 0
-// means that b is corrupt, because no field has that tag; see fieldError. There is no
-// error result, because a fifth result would not fit into registers.
+// means that b is corrupt, because no field has that tag; see fieldError. consume does
+// not return an error, because a fifth result would not fit into registers.
 func consume(b []byte) (tag protowire.Number, num uint64, text, rest []byte) {
 	// Most steps only have fields with one-byte tags.
 	if len(b) >= 2 && b[0] < 0x80 {
@@ -708,7 +709,7 @@ func fieldError(b []byte) error {
 	return protowire.ParseError(n)
 }
 
-// micros returns n microseconds. n is limited so that the sum over the steps of a record
+// micros returns n microseconds. It limits n, so that the sum over a record's steps
 // does not overflow.
 func micros(n uint64) time.Duration {
 	return time.Duration(min(n, maxMicros)) * time.Microsecond

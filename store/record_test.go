@@ -169,8 +169,8 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// TestProtoFile checks that record.proto, the documentation for other programs, agrees
-// with the code.
+// TestProtoFile checks that record.proto, which documents the format for other
+// programs, agrees with the code.
 func TestProtoFile(t *testing.T) {
 	text, err := os.ReadFile("record.proto")
 	if err != nil {

@@ -1,8 +1,8 @@
 package store
 
-// This file repairs a state directory. The only files that Repair deletes are incomplete
-// files left by a crash. Like the filter, Repair quarantines corrupt segments. It copies
-// their readable records to a new part of the day.
+// This file repairs a state directory. Repair deletes only incomplete files left by a
+// crash. Like the filter, Repair quarantines corrupt segments. It copies their readable
+// records to a new part of the day.
 
 import (
 	"bytes"
@@ -27,13 +27,13 @@ const (
 	leastRoom    = 64 << 10                // of the budget for a copy
 )
 
-// Repair checks the files like Each, repairs them, and calls visit with each result.
-// Repair locks the directory. If a filter is using the directory, the error is ErrInUse.
-// program is the program version for new files.
+// Repair checks the files like Each, repairs them, and calls visit with each result. It
+// locks the directory, and returns ErrInUse if a filter is using it. program is the
+// program version to write into new files.
 //
-// Repair quarantines a corrupt state.db. If only some rows of state.db are invalid, a
-// copy without these rows replaces the file. A file remains in place if the disk or the
-// budget has no room for a copy.
+// Repair quarantines a corrupt state.db. If only some rows of state.db are invalid,
+// Repair replaces the file with a copy without these rows. If there is no room for a
+// copy on the disk or in the budget, the file remains in place.
 func (i *Inspector) Repair(program string, now time.Time, visit func(*File) error) error {
 	p, err := openPlaces(i.Dir)
 	if err != nil {
@@ -74,7 +74,7 @@ type repairing struct {
 	removed []string // spare and temporary files that were removed for the current file
 }
 
-// file repairs a file and returns a description of the actions.
+// file repairs a file and returns a description of the actions taken.
 func (r *repairing) file(f *File) (done string, err error) {
 	d, name := r.p.of(f)
 	aside := quarantineName(name, r.now)
@@ -119,8 +119,8 @@ func (r *repairing) file(f *File) (done string, err error) {
 }
 
 // both repairs a corrupt sealed segment whose rows still exist. If the rows are intact,
-// they remain, and both only copies records that the rows lack. If the rows are also
-// corrupt, both keeps the better copy of each record.
+// they remain, and both copies only the records that the rows lack. If the rows are
+// also corrupt, both keeps the better copy of each record.
 func (r *repairing) both(d *directory, sealed Segment, aside string) (done string, err error) {
 	rows := Segment{Name: segmentFile(sealed.Day, sealed.Part), Day: sealed.Day, Part: sealed.Part}
 	info, err := d.root.Lstat(rows.Name)
@@ -160,7 +160,7 @@ func (r *repairing) both(d *directory, sealed Segment, aside string) (done strin
 }
 
 // wholeKeys returns the keys of the intact records of rows. It also returns an error if
-// any other record is corrupt or has a key that index excludes.
+// any record is corrupt, or has a key that index excludes.
 func wholeKeys(d *directory, s Segment, index *otherCopy) (keys []recordKey, err error) {
 	f, err := d.open(s.Name, os.O_RDONLY)
 	if err != nil {
@@ -208,10 +208,10 @@ func (s salvaged) String() string {
 	return fmt.Sprintf("%d records salvaged into %s", s.kept, s.part.Name)
 }
 
-// salvage copies the readable records of the corrupt segment s to a new part of its day,
-// except records in other. It then renames s to aside and marks it as salvaged. Readers
-// tolerate a crash before the rename, which leaves records in two parts of the day. After
-// an error, s remains.
+// salvage copies the readable records of the corrupt segment s to a new part of its
+// day, except records in other. It then renames s to aside and marks it as salvaged. A
+// crash before the rename leaves records in two parts of the day, which readers
+// tolerate. After an error, s remains.
 func (r *repairing) salvage(d *directory, s Segment, aside string, other *otherCopy) (to salvaged, err error) {
 	part, err := nextPart(d, s.Day)
 	if err != nil {
@@ -248,7 +248,7 @@ func (r *repairing) salvage(d *directory, s Segment, aside string, other *otherC
 	return to, nil
 }
 
-// leftInPlace adds a remedy to the error for a file that was not moved.
+// leftInPlace adds the remedy to the error about a file that was not moved.
 func leftInPlace(err error) error {
 	switch {
 	case errors.Is(err, errNoRoom):
@@ -259,8 +259,8 @@ func leftInPlace(err error) error {
 	return err
 }
 
-// within calls write with the maximum size of a file's copy, which is the free part of
-// the budget.
+// within calls write with the maximum size of a file's copy: the free part of the
+// budget.
 func (r *repairing) within(size int64, write func(limit int64) error) error {
 	most := 2*size + 16<<20 // new pages may contain fewer records
 	tried := int64(leastRoom)
@@ -421,7 +421,8 @@ func exists(d *directory, name string) bool {
 }
 
 // copyReadable copies the readable records and metadata of a corrupt segment to out.
-// Records that other already contains are omitted. The result is the number of records in out.
+// Records that other already contains are omitted. copyReadable returns the number of
+// records in out.
 func copyReadable(out *segment, in *os.File, size int64, day time.Time, other *otherCopy) (kept int, err error) {
 	batch := func() buffer { return buffer{data: make([]byte, 0, salvageBatch*1024+MaxValue)} }
 	whole, cut := batch(), batch()
@@ -480,7 +481,8 @@ func copyReadable(out *segment, in *os.File, size int64, day time.Time, other *o
 }
 
 // readable returns the part of a record before its first invalid step. complete reports
-// whether the whole record is readable. Unreadable fields before the steps are an error.
+// whether the whole record is readable. readable returns an error if fields before the
+// steps are unreadable.
 func readable(key, value []byte) (part []byte, complete bool, err error) {
 	part, _, complete, err = readableSteps(key, value)
 	return part, complete, err
@@ -550,7 +552,7 @@ func (i *Inspector) replaceState(d *directory, aside string) error {
 	return commitFile(d, StateFile)
 }
 
-// removeBadRows removes the invalid rows of a copy of state.db.
+// removeBadRows removes the invalid rows from a copy of state.db.
 func (i *Inspector) removeBadRows(d *directory, name string) error {
 	s, err := openStateFile(d, name, stateMax, migrations)
 	if err != nil {

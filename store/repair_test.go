@@ -84,8 +84,8 @@ func TestInspect(t *testing.T) {
 	}
 }
 
-// TestRepair checks that a repair after each kind of damage leaves every readable record
-// exactly once, and keeps the corrupt file.
+// TestRepair checks that after each kind of damage, a repair leaves every readable
+// record exactly once, and keeps the corrupt file.
 func TestRepair(t *testing.T) {
 	if os.Getpagesize() != 4096 {
 		t.Skip("SKIPPED, NOT TESTED: the damages are made for pages of 4096 bytes")
@@ -147,7 +147,8 @@ func TestRepair(t *testing.T) {
 }
 
 // TestRepairSetAsideSmallAndBroken checks the repair of files that the filter has
-// quarantined, and of small segments with inline buckets. Invalid records are omitted.
+// quarantined, and of small segments with inline buckets. Invalid records must be
+// omitted.
 func TestRepairSetAsideSmallAndBroken(t *testing.T) {
 	dir, path := filled(t, 3)
 	db, err := bbolt.Open(path, 0o640, nil)

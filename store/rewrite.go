@@ -15,13 +15,13 @@ import (
 	"scanwatch/internal/safego"
 )
 
-// An Edit returns the replacement of a record, or nil if the record remains. The
+// An Edit returns a record's replacement, or nil if the record remains unchanged. The
 // replacement must have the same key. It may alias the record, and is valid until the
 // next call. A record may be passed to an Edit more than once.
 type Edit func(*Record) *Record
 
-// edited returns the result of edit. A replacement with another key is an error, because
-// the record would be out of order.
+// edited returns the result of edit. It returns an error if the replacement has a
+// different key, because the record would be out of order.
 func (edit Edit) edited(r *Record) (*Record, error) {
 	to := edit(r)
 	if to != nil && to.key() != r.key() {
@@ -30,10 +30,10 @@ func (edit Edit) edited(r *Record) (*Record, error) {
 	return to, nil
 }
 
-// rewriteSealed replaces records of a sealed segment, and returns the number of replaced
-// records. The new file contains no bytes of the replaced records. Blocks without
-// replaced records are copied. A corrupt block is an error, because the block could
-// contain records to replace.
+// rewriteSealed replaces records of a sealed segment, and returns the number of
+// replaced records. The new file contains no bytes of the replaced records. Blocks
+// without replaced records are copied. rewriteSealed returns an error if a block is
+// corrupt, because the block could contain records to replace.
 func rewriteSealed(d *directory, s Segment, o sealing, edit Edit) (changed int, err error) {
 	in, err := openSealed(d, s)
 	if err != nil {
@@ -85,7 +85,7 @@ func rewriteSealed(d *directory, s Segment, o sealing, edit Edit) (changed int, 
 	return changed, sealError(err)
 }
 
-// rewriteRows is like rewriteSealed for a segment of rows with the content in.
+// rewriteRows is like rewriteSealed, for a segment of rows whose content is in.
 func rewriteRows(d *directory, in *rows, o sealing, edit Edit) (changed int, err error) {
 	if changed, err = in.editEach(edit, func(_, _ []byte, to *Record) error { return nil }); err != nil || changed == 0 {
 		return 0, err
@@ -139,8 +139,9 @@ func (r *rows) copyTo(out *segment, edit Edit) error {
 	return flush()
 }
 
-// editEach calls f for each row. to is the replacement, or nil if the row remains.
-// editEach returns the number of replacements. A corrupt row is an error.
+// editEach calls f for each row. to is the replacement, or nil if the row remains
+// unchanged. editEach returns the number of replacements, or an error if a row is
+// corrupt.
 func (r *rows) editEach(edit Edit, f func(key, value []byte, to *Record) error) (changed int, err error) {
 	r.rest, r.started, r.end = nil, false, false
 	for {
@@ -217,10 +218,10 @@ type rewritten struct {
 	err     error
 }
 
-// Rewrite replaces records of a segment, and returns the number of replaced records.
-// Records that were added earlier are written first. Rewrite waits until no segment is
-// being sealed, because rewriting and sealing share the reserved room. If the segment was
-// removed after it was listed, the number is 0.
+// Rewrite replaces records of a segment, and returns the number of replaced records. It
+// first writes records that were added earlier. Rewrite waits until no segment is being
+// sealed, because rewriting and sealing share the reserved room. If the segment was
+// removed after it was listed, Rewrite returns 0.
 func (w *Writer) Rewrite(ctx context.Context, name string, edit Edit) (changed int, err error) {
 	r := rewriting{name, edit, make(chan rewritten, 1)}
 	select {
@@ -309,10 +310,10 @@ type Rewritten struct {
 	Err     error  // the reason why the file was not rewritten
 }
 
-// Rewrite replaces records of all segments and calls visit with each result. Rewrite
-// locks the directory of sessions. If a filter is using the directory, the error is
-// ErrInUse. Each file is replaced by a complete copy, for which the budget must have
-// room. program is the program version for the copies.
+// Rewrite replaces records of all segments and calls visit with each result. It locks
+// the directory of sessions, and returns ErrInUse if a filter is using it. Each file is
+// replaced with a complete copy, for which the budget must have room. program is the
+// program version to write into the copies.
 func (i *Inspector) Rewrite(program string, now time.Time, edit Edit, visit func(*Rewritten)) error {
 	p, err := openPlaces(i.Dir)
 	if err != nil || p.sessions == nil {

@@ -102,8 +102,8 @@ func TestRewrite(t *testing.T) {
 func foundFiles(t *testing.T, dir string) map[string]File { return found(t, dir, false) }
 
 // TestRewriteBlocks checks that a rewrite copies blocks without replaced records, and
-// removes the bytes of replaced blocks. A corrupt block is an error, because the block
-// could contain records to replace.
+// removes the bytes of replaced blocks. A corrupt block must cause an error, because
+// the block could contain records to replace.
 func TestRewriteBlocks(t *testing.T) {
 	dir := recorded(t, noon, 9000)
 	sealDays(t, dir)
@@ -153,9 +153,9 @@ func TestRewriteBlocks(t *testing.T) {
 	}
 }
 
-// TestWriterRewrites checks that a running Writer rewrites its open segment and a sealed
-// segment. Records that are added before and after the rewrite are kept. A snapshot of
-// the open segment has no old record.
+// TestWriterRewrites checks that a running Writer rewrites its open segment and a
+// sealed segment. Records added before and after the rewrite must be kept. A snapshot
+// of the open segment must not contain the replaced records.
 func TestWriterRewrites(t *testing.T) {
 	dir := t.TempDir()
 	now := noon
@@ -239,8 +239,8 @@ func scanFor(t *testing.T, dir, text string) {
 	}
 }
 
-// TestRewriteWithinBudget checks that a rewrite of a full directory remains within the
-// budget. The rewrite needs room for one segment only.
+// TestRewriteWithinBudget checks that a rewrite of a full directory stays within the
+// budget, because it needs room for only one segment.
 func TestRewriteWithinBudget(t *testing.T) {
 	dir := t.TempDir()
 	w, _ := openTest(t, dir, Options{Budget: MinBudget, Seal: true, Now: func() time.Time { return noon }})
@@ -401,8 +401,8 @@ func TestRewriteKill(t *testing.T) {
 	}
 }
 
-// TestStateCompact checks that the file does not contain a deleted row after Compact.
-// Afterwards, rows can be written and read.
+// TestStateCompact checks that the file does not contain a deleted row after Compact,
+// and that rows can still be written and read.
 func TestStateCompact(t *testing.T) {
 	dir := t.TempDir()
 	var batch []Entry

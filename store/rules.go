@@ -1,7 +1,8 @@
 package store
 
-// A segment stores the text of each rule that its verdicts refer to. The text therefore
-// remains available after a configuration change, and expires with the verdicts.
+// A segment stores the text of each rule that its verdicts refer to. The text thus
+// remains available after a configuration change, and expires together with the
+// verdicts.
 
 import (
 	"crypto/sha256"
@@ -19,8 +20,8 @@ const (
 	maxRuleTexts = 128 << 10 // maximum bytes of all texts together
 )
 
-// RuleRef returns the value of Step.Rule for the text of a rule: four bytes of its
-// SHA-256, never 0. The value only distinguishes versions of one rule.
+// RuleRef returns the value of Step.Rule for a rule's text: four bytes of the text's
+// SHA-256 hash, but never 0. The value only distinguishes versions of one rule.
 func RuleRef(text string) uint32 {
 	sum := sha256.Sum256([]byte(text))
 	return max(binary.BigEndian.Uint32(sum[:]), 1)
@@ -32,9 +33,9 @@ type ruleTexts struct {
 	bytes int
 }
 
-// with returns the texts of r and of a new policy. Previous texts are kept, because open
-// sessions may refer to them, unless that would exceed the limit. If the new texts alone
-// exceed the limit, only the first ones are kept.
+// with returns the texts in r together with a new policy's texts. Previous texts are
+// kept if they fit within the limit, because open sessions may refer to them. If the
+// new texts alone exceed the limit, only the first of them are kept.
 func (r *ruleTexts) with(texts []string) *ruleTexts {
 	next := &ruleTexts{text: make(map[uint32]string)}
 	for _, t := range texts {
@@ -87,8 +88,8 @@ func putRules(tx *bbolt.Tx, rules *ruleTexts) error {
 // ruleName returns the key of a text in the metadata.
 func ruleName(ref uint32) string { return fmt.Sprintf("%s%08x", keyRule, ref) }
 
-// ruleKey returns the RuleRef in a key of the metadata, or false for the key of another
-// value.
+// ruleKey returns the RuleRef in a key of the metadata, or false if the key does not
+// belong to a rule's text.
 func ruleKey(key []byte) (uint32, bool) {
 	digits, ok := strings.CutPrefix(string(key), keyRule)
 	ref, err := strconv.ParseUint(digits, 16, 32)

@@ -33,9 +33,9 @@ func want(t *testing.T, got map[uint32]string, texts ...string) {
 	}
 }
 
-// TestRules checks that each segment has the texts of the old and the new policy, because
-// a session may end after a policy change and on the next day. After a restart, the
-// Writer adds texts to a segment that already contains them.
+// TestRules checks that each segment has the texts of both the old and the new policy,
+// because a session may end after a policy change, or on the next day. After a restart,
+// the Writer adds texts to a segment that already contains some.
 func TestRules(t *testing.T) {
 	dir := t.TempDir()
 	w, _ := openTest(t, dir, Options{})
@@ -116,7 +116,7 @@ func TestRepairKeepsRules(t *testing.T) {
 	want(t, r.Rules, "rule a")
 }
 
-// TestRuleKey checks that ruleKey rejects other keys of the metadata.
+// TestRuleKey checks that ruleKey rejects keys that do not belong to a rule's text.
 func TestRuleKey(t *testing.T) {
 	for key, ok := range map[string]bool{"rule-0000abcd": true, "rule-": false, "rule-xyz": false, "schema": false, "rule-123456789": false} {
 		if _, got := ruleKey([]byte(key)); got != ok {

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// withBoth records n sessions of a day, and leaves both the rows and the sealed segment,
-// as a crash can. damageRows and damageSealed change the files.
+// withBoth records n sessions of a day, and leaves both the rows and the sealed
+// segment, as a crash may do. damageRows and damageSealed corrupt the files.
 func withBoth(t *testing.T, n int, damageRows, damageSealed func([]byte)) (dir string) {
 	t.Helper()
 	dir = recorded(t, noon, n)
@@ -175,8 +175,8 @@ func filesIn(t *testing.T, dir string) (total int64) {
 	return total
 }
 
-// TestRepairKeepsBudget checks that repeated repairs never exceed the budget and only
-// remove salvaged files. A file is not moved if the budget has no room.
+// TestRepairKeepsBudget checks that repeated repairs never exceed the budget, remove
+// only salvaged files, and do not move a file if the budget has no room.
 func TestRepairKeepsBudget(t *testing.T) {
 	const n = 6000
 	dir := recordedText(t, n, nil)
@@ -222,7 +222,7 @@ func TestRepairKeepsBudget(t *testing.T) {
 			t.Fatalf("round %d: %q", round, done)
 		}
 	}
-	// This day is intact, and the repair must not remove any record from it.
+	// This day is intact, so the repair must not remove any record from it.
 	if err := os.WriteFile(filepath.Join(dir, sessionsDir, "2026-10-31.db"), good, 0o640); err != nil {
 		t.Fatal(err)
 	}

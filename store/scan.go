@@ -1,8 +1,8 @@
 package store
 
-// This file finds records and metadata in the leaf pages of a corrupt file. The scan does
-// not follow the tree and trusts no number in a page, because a corrupt page must not
-// hide intact pages.
+// This file finds records and metadata in the leaf pages of a corrupt file. The scan
+// neither follows the tree nor trusts any number in a page, because a corrupt page must
+// not hide intact pages.
 
 import (
 	"bytes"
@@ -20,7 +20,7 @@ const (
 	salvageMost = 8 << 20 // maximum bytes of a page with its overflow pages
 )
 
-// scanned is the metadata of a corrupt segment.
+// scanned is the metadata found in a corrupt segment.
 type scanned struct {
 	dropped Dropped
 	rules   ruleTexts
@@ -28,10 +28,10 @@ type scanned struct {
 	doubt   time.Time // see markDoubt
 }
 
-// scan calls visit for each record of the day in the leaf pages of f. visit receives the
-// readable part of the value and the number of steps in that part. Because scan ignores
-// the tree, a record can occur twice. Records in unused pages are valid, because records
-// never change. scan returns the readable metadata.
+// scan calls visit for each record of the day in the leaf pages of f. visit receives
+// the value's readable part and the number of steps in that part. A record can occur
+// twice, because scan ignores the tree. Records in unused pages are valid, because
+// records never change. scan returns the readable metadata.
 func scan(f *os.File, size int64, day time.Time, visit func(key, value []byte, steps int, whole bool) error) (scanned, error) {
 	s := scanner{f: f, size: size, day: day, visit: visit}
 	err := s.run()
@@ -82,8 +82,8 @@ func (s *scanner) run() (err error) {
 			return err
 		}
 		// Text in an overflow page could look like a page. However, if the current page
-		// is unused, its former overflow pages may now be leaf pages. Skip overflow pages
-		// only if all records of the current page are whole.
+		// is unused, its former overflow pages may now be leaf pages. Therefore, skip
+		// overflow pages only if all records of the current page are whole.
 		if known && int64(order.Uint32(page[12:])) == more {
 			n += more
 		}
@@ -92,7 +92,7 @@ func (s *scanner) run() (err error) {
 }
 
 // overflow returns the number of overflow pages that the elements of page id need. The
-// number in the header of the page may be corrupt.
+// number in the page's header may be corrupt.
 func (s *scanner) overflow(page []byte, id int64) (more int64) {
 	for _, e := range elementsOf(page) {
 		if end := int64(e.to); e.to > e.key && e.key-e.from <= maxMetaKey && end-int64(e.key) <= MaxValue && end <= salvageMost {
@@ -102,7 +102,7 @@ func (s *scanner) overflow(page []byte, id int64) (more int64) {
 	return min(more, s.size/s.pageSize-id-1)
 }
 
-// maxMetaKey exceeds the length of every key in a segment.
+// maxMetaKey is greater than the length of any key in a segment.
 const maxMetaKey = 64
 
 // isLeaf reports whether a page with a corrupt header is a leaf page of a segment. The
@@ -128,7 +128,7 @@ func (s *scanner) isLeaf(page []byte) bool {
 	return true
 }
 
-// knownKeys are the names of buckets, and the keys of the metadata or their prefixes.
+// knownKeys lists the names of buckets, and the metadata's keys or their prefixes.
 var knownKeys = []string{string(bucketMeta), string(bucketSessions), string(bucketBlocks), string(bucketIndex),
 	string(keySchema), string(keyCreated), string(keyProgram), string(keyDoubt), keyDropped, keyRule, keyMark, keyBlocks}
 
@@ -202,9 +202,9 @@ func (s *scanner) leaf(page []byte, outer bool) (whole bool, err error) {
 	return whole, nil
 }
 
-// record visits record i of a page. If the element is corrupt, the record lies between
-// the adjacent records. A record whose key is out of order is ignored, because the key is
-// corrupt.
+// record visits record i of a page. If the element is corrupt, record uses the bytes
+// between the adjacent records. A record whose key is out of order is ignored, because
+// the key is corrupt.
 func (s *scanner) record(all []element, i int, page []byte) (whole bool, err error) {
 	if s.visit == nil {
 		return false, nil
@@ -247,7 +247,7 @@ func (s *scanner) misplaced(all []element, i int, e *element, page []byte) bool 
 	return last.compare(next) < 0 && (key.compare(last) <= 0 || key.compare(next) >= 0)
 }
 
-// metadata stores an element of the bucket meta.
+// metadata stores an element of the meta bucket.
 func (s *scanner) metadata(key, value []byte) error {
 	switch {
 	case bytes.Equal(key, keySchema) && len(value) == 2:
@@ -280,7 +280,7 @@ func (s *scanner) metadata(key, value []byte) error {
 }
 
 // pageSizeOf returns the page size of a corrupt file. If both meta pages are corrupt,
-// pageSizeOf returns the size at which most pages have the right number.
+// it returns the size at which the most pages have the right number.
 func pageSizeOf(f *os.File, size int64) (int64, error) {
 	const least, most = 1024, 1 << 16
 	c := checker{f: f}

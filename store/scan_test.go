@@ -48,8 +48,8 @@ func leafPages(b []byte) (all []int) {
 	return all
 }
 
-// TestScanCorruptHeader checks that a corrupt page header hides neither the records of
-// the page nor other pages.
+// TestScanCorruptHeader checks that a corrupt page header hides neither the page's
+// records nor other pages.
 func TestScanCorruptHeader(t *testing.T) {
 	if os.Getpagesize() != 4096 {
 		t.Skip("SKIPPED, NOT TESTED: the damage is made for pages of 4096 bytes")
@@ -83,8 +83,8 @@ func TestScanCorruptHeader(t *testing.T) {
 	}
 }
 
-// TestScanStaleOverflow checks that the scan reads the pages that have replaced the
-// overflow pages of an unused page.
+// TestScanStaleOverflow checks that the scan reads pages that have replaced an unused
+// page's former overflow pages.
 func TestScanStaleOverflow(t *testing.T) {
 	if os.Getpagesize() != 4096 {
 		t.Skip("SKIPPED, NOT TESTED: the damage is made for pages of 4096 bytes")
@@ -122,8 +122,8 @@ func TestScanStaleOverflow(t *testing.T) {
 	}
 }
 
-// TestScanMisplacedKey checks that a record with a corrupt key does not become another
-// record.
+// TestScanMisplacedKey checks that a record with a corrupt key is not mistaken for a
+// different record.
 func TestScanMisplacedKey(t *testing.T) {
 	if os.Getpagesize() != 4096 {
 		t.Skip("SKIPPED, NOT TESTED: the damage is made for pages of 4096 bytes")
@@ -145,8 +145,8 @@ func TestScanMisplacedKey(t *testing.T) {
 	}
 }
 
-// TestRepairPageSizes checks that a segment with another page size is salvaged without
-// its meta pages.
+// TestRepairPageSizes checks that segments with any page size can be salvaged without
+// their meta pages.
 func TestRepairPageSizes(t *testing.T) {
 	const n = 3000
 	for _, size := range []int{1024, 4096, 8192, 16384, 65536} {
@@ -240,7 +240,7 @@ func TestRepairKeepsMetadata(t *testing.T) {
 	}
 }
 
-// recordsOf reads all records in dir. cut is the number of truncated records.
+// recordsOf reads all records in dir. It also returns the number of truncated records.
 func recordsOf(t *testing.T, dir string) (all []Record, cut int) {
 	t.Helper()
 	err := (&Reader{Dir: dir, Problem: func(string, error) {}}).Each(time.Time{}, time.Time{}, AllKinds, func(r *Record) error {
@@ -374,8 +374,8 @@ func TestRepairCorruptColumn(t *testing.T) {
 	t.Logf("%d columns: %v", len(lost), slices.Sorted(maps.Keys(lost)))
 }
 
-// TestRepairTemporaryFiles checks that a repair reports and removes exactly the temporary
-// files of the programs.
+// TestRepairTemporaryFiles checks that a repair reports and removes exactly the
+// programs' temporary files.
 func TestRepairTemporaryFiles(t *testing.T) {
 	dir, _ := filled(t, 3)
 	files := []string{"key-123.new", "mode-4.new", "sessions/clock.new", "sessions/2026-11-01.2.db.new", "state.db.new"}
@@ -402,8 +402,8 @@ func TestRepairTemporaryFiles(t *testing.T) {
 }
 
 // TestRepairBoundsCopies checks that repeated repairs of state.db keep only a few
-// quarantined copies. To repair a segment, quarantined copies and temporary files are
-// removed.
+// quarantined copies. Repairing a segment must remove quarantined copies and temporary
+// files to make room.
 func TestRepairBoundsCopies(t *testing.T) {
 	dir, path := filled(t, 3000)
 	i := Inspector{Dir: dir, Decode: true}

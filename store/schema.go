@@ -10,7 +10,7 @@
 // store/export. The package does not import the filter or the policy.
 package store
 
-// The store has the following files.
+// The store consists of the following files:
 //
 //	DIR/                               mode 0750
 //	  sessions/                        mode 0750; the writing process holds a flock(2) on it
@@ -25,8 +25,8 @@ package store
 //	    2026-11-02.4.db.new            temporary; only a crash leaves one
 //	    clock                          the last trusted time (RFC 3339): see clock
 //
-// A Writer seals finished segments: see docs/sealed-days.md. Segments that are not sealed
-// consist of rows. A segment of rows is a bbolt file with two buckets.
+// A Writer seals finished segments: see docs/sealed-days.md. Unsealed segments consist
+// of rows. A segment of rows is a bbolt file with two buckets:
 //
 //	meta      "schema"          uint16, big-endian: 2
 //	          "created"         int64, big-endian: microseconds since 1970
@@ -43,11 +43,11 @@ package store
 //	                 then uint64, big-endian: smtpd's session id. 16 bytes.
 //	          value  the message Session of record.proto
 //
-// A segment contains sessions that ended on its day, and sessions that ended earlier but
-// were written late. A segment contains no later sessions, so a reader of sessions since
-// T can skip segments by name. Keys are ordered by the end of the session. A repeated
-// commit can write a session to two parts of a day. The two copies have the same key and
-// value.
+// A segment contains sessions that ended on its day, and sessions that ended earlier
+// but were written late. A segment does not contain sessions of later days, so a reader
+// of sessions since a given time can skip segments by name. Keys are ordered by the end
+// of the session. A repeated commit can write a session to two parts of a day. The two
+// copies have the same key and value.
 //
 // Numbers in bbolt's own pages are in the byte order of the machine.
 
@@ -85,13 +85,13 @@ var (
 	keyRule        = "rule-"
 )
 
-// ErrNewer is the error for a file that a newer program has written.
+// ErrNewer is returned for a file written by a newer version.
 var ErrNewer = errors.New("written by a newer version of scanwatch; update this program to read it")
 
-// ErrOlder is the error for a segment with an older schema.
+// ErrOlder is returned for a segment with an unsupported older schema.
 var ErrOlder = errors.New("written by an older version of scanwatch in another format; export its records with that version, then move the state directory away")
 
-// ErrInUse is the error for a file or directory that another process has locked.
+// ErrInUse is returned for a file or directory that another process has locked.
 var ErrInUse = errors.New("in use by another process")
 
 // DefaultDir returns the default state directory.
@@ -140,7 +140,7 @@ func segmentFile(day time.Time, part int) string {
 	return fmt.Sprintf("%s.%d.db", day.Format(dayLayout), part)
 }
 
-// sealedName returns the name of the sealed segment of a part of a day.
+// sealedName returns the name of the sealed segment for a part of a day.
 func sealedName(s Segment) string {
 	return strings.TrimSuffix(segmentFile(s.Day, s.Part), ".db") + sealedSuffix
 }
@@ -152,7 +152,7 @@ func compareSegments(a, b Segment) int {
 func utcDay(t time.Time) time.Time { return t.UTC().Truncate(24 * time.Hour) }
 
 // Segments returns the segments of the state directory dir, oldest first. The result
-// includes quarantined segments. Segments ignores all other files and symbolic links.
+// includes quarantined segments. All other files, and symbolic links, are ignored.
 func Segments(dir string) ([]Segment, error) {
 	d, err := openSessions(dir)
 	if err != nil {

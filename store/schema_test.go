@@ -16,9 +16,10 @@ import (
 	"time"
 )
 
-// TestSchemas opens and continues a state directory of every schema that this program
-// reads. Each directory was written by a program version with that schema. A new schema
-// adds a directory to testdata and never changes an existing directory.
+// TestSchemas opens a state directory of every schema that this program reads, and
+// continues to write to it. Each directory was written by a program version with that
+// schema. For a new schema, add a directory to testdata. Do not change existing
+// directories.
 func TestSchemas(t *testing.T) {
 	if binary.NativeEndian.Uint16([]byte{1, 0}) != 1 {
 		t.Skip("SKIPPED, NOT TESTED: bbolt's files are in the byte order of the machine, and these are in another")
@@ -55,7 +56,7 @@ func TestSchemas(t *testing.T) {
 				t.Errorf("%d sessions, %d steps, %d findings; want %d, %d, %d", sessions, steps, findings, c.sessions, c.steps, c.findings)
 			}
 
-			// Continue the records and the state in the same files.
+			// Add to the records and the state in the same files.
 			day := time.Date(2026, 11, 21, 23, 0, 0, 0, time.UTC)
 			now := func() time.Time { return day }
 			w := Open(dir, Options{Now: now})
@@ -140,7 +141,7 @@ func TestOlderState(t *testing.T) {
 }
 
 // TestOlderSchema checks that records of schema 1 are neither read nor changed. Every
-// reader reports the remedy, and new records are written to another segment.
+// reader must report the remedy, and new records must be written to another segment.
 func TestOlderSchema(t *testing.T) {
 	if binary.NativeEndian.Uint16([]byte{1, 0}) != 1 {
 		t.Skip("SKIPPED, NOT TESTED: bbolt's files are in the byte order of the machine, and these are in another")

@@ -14,9 +14,9 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// sealBatch is the size of the blocks in a commit in bytes. Each bbolt commit copies the
-// last blocks of the previous commit and leaves the old pages unused. Large commits
-// therefore produce smaller files.
+// sealBatch is the size of the blocks in a commit in bytes. Each bbolt commit copies
+// the previous commit's last blocks and leaves the old pages unused, so large commits
+// produce smaller files.
 const sealBatch = 8 << 20
 
 // A sealWriter writes a sealed segment under a temporary name.
@@ -40,8 +40,8 @@ type sealedBlock struct {
 	value []byte
 }
 
-// createSealed creates the temporary file for the sealed segment of a part. The file has
-// the metadata of the original segment.
+// createSealed creates the temporary file for the sealed segment of a part. The file
+// gets the original segment's metadata.
 func createSealed(d *directory, part Segment, meta metadata, o sealing) (*sealWriter, error) {
 	info := Segment{Name: sealedName(part), Day: part.Day, Part: part.Part, Sealed: true}
 	out, err := createFile(d, info, o.limit, sealedSchema, o.program, o.now, bucketBlocks, bucketIndex)
@@ -69,8 +69,8 @@ func createSealed(d *directory, part Segment, meta metadata, o sealing) (*sealWr
 	return w, nil
 }
 
-// add adds a record, whose key must be greater than the previous key. add reports whether
-// a block is complete.
+// add adds a record, whose key must be greater than the previous key. It reports
+// whether a block is complete.
 func (w *sealWriter) add(r *Record) (complete bool, err error) {
 	w.encoder.add(r)
 	w.info.count(r)
@@ -130,8 +130,8 @@ func (w *sealWriter) commit() error {
 }
 
 // finish writes the last blocks and the number of blocks, renames the file and returns
-// its size. finish commits twice, so that each of the two meta pages of bbolt leads to
-// all blocks.
+// its size. It commits twice, so that each of bbolt's two meta pages leads to all
+// blocks.
 func (w *sealWriter) finish() (size int64, err error) {
 	err = w.flush()
 	if err == nil {
@@ -184,12 +184,12 @@ type sealResult struct {
 	err     error // set by the caller of seal
 }
 
-// errNoRoom is the error for a copy that would exceed the maximum size.
+// errNoRoom is returned if a copy would exceed its maximum size.
 var errNoRoom = errors.New("the budget has no room")
 
-// seal replaces the rows of a finished segment by a sealed segment. After a crash, either
-// the rows or both files exist. If both files exist, readers use the sealed segment. Rows
-// with corrupt records are quarantined.
+// seal replaces a finished segment's rows with a sealed segment. After a crash, either
+// only the rows or both files exist. If both files exist, readers use the sealed
+// segment. Rows with corrupt records are quarantined.
 func seal(d *directory, s Segment, o sealing) (res sealResult, err error) {
 	res.Segment = s
 	if sealedWhole(d, s) {
@@ -252,7 +252,7 @@ func sealError(err error) error {
 	return err
 }
 
-// copyRows copies the readable records and returns the number of corrupt records.
+// copyRows copies the readable records, and returns the number of corrupt ones.
 func copyRows(out *sealWriter, in *rows, pause func(time.Duration) error) (cut int, err error) {
 	from := time.Now()
 	var rec Record
@@ -285,9 +285,9 @@ func copyRows(out *sealWriter, in *rows, pause func(time.Duration) error) (cut i
 	}
 }
 
-// SealDays seals the finished segments of a state directory that no filter is using.
-// Segments are finished if their day has ended at now, or if they are full. SealDays
-// returns the number of sealed segments.
+// SealDays seals the finished segments of a state directory that no filter is using. A
+// segment is finished if its day has ended by now, or if it is full. SealDays returns
+// the number of segments that it has sealed.
 func SealDays(dir, program string, now time.Time) (n int, err error) {
 	d, err := openSessions(dir)
 	if err != nil {
@@ -329,5 +329,6 @@ func finished(all []Segment, reached time.Time) (list []Segment) {
 }
 
 // sealAfter is the time between the end of a day and the sealing of its last segment.
-// Until the Writer opens the next segment, late sessions are added to the last segment.
+// Sessions that end late are still added to that segment until the Writer opens the
+// next one.
 const sealAfter = 2 * time.Hour

@@ -15,9 +15,9 @@ import (
 	"time"
 )
 
-// A sealed segment stores the same sessions as its rows, in the same order, in blocks of
-// columns. Sealed segments are only replaced as a whole. The file format is documented in
-// docs/sealed-days.md.
+// A sealed segment stores the same sessions as its rows, in the same order, in blocks
+// of columns. A sealed segment is never changed, only replaced as a whole. For the file
+// format, see docs/sealed-days.md.
 
 const (
 	blockRows  = 4000    // maximum records of a block
@@ -40,7 +40,7 @@ var (
 	castagnoli   = crc32.MakeTable(crc32.Castagnoli)
 )
 
-// A recordKey is the key of a record: the end of the session in microseconds since 1970
+// A recordKey is a record's key: the end of the session, in microseconds since 1970,
 // and its id.
 type recordKey struct{ end, id uint64 }
 
@@ -95,7 +95,7 @@ func (b *blockInfo) checksum(value []byte) uint32 {
 	return crc32.Update(crc32.Checksum(b.first.append(nil), castagnoli), castagnoli, value)
 }
 
-// decode decodes the encoding of an entry whose key is already in first.
+// decode decodes an entry whose key is already in first.
 func (b *blockInfo) decode(v []byte) error {
 	if len(v) < indexHead || binary.BigEndian.Uint32(v) != b.checksum(v[4:]) {
 		return damaged("index of block %s", b.name())
@@ -109,7 +109,8 @@ func (b *blockInfo) decode(v []byte) error {
 	return nil
 }
 
-// name returns the end of the first session, which identifies the block in errors.
+// name returns the time at which the first session ended, which identifies the block in
+// errors.
 func (b *blockInfo) name() string { return b.first.time().UTC().Format("2006-01-02T15:04:05.000000Z") }
 
 // count adds a record to the totals.
@@ -123,8 +124,8 @@ func (b *blockInfo) count(r *Record) {
 	b.messages += uint64(r.Counts.Mails)
 }
 
-// appendHashes appends the hashes of the values by which readers select r: its id, the
-// ids to which an aggregate refers, and its source.
+// appendHashes appends the hashes of the values by which readers select r: its id, its
+// source, and the ids to which an aggregate refers.
 func appendHashes(dst []uint64, r *Record) []uint64 {
 	dst = append(dst, hashID(r.ID))
 	if r.Sessions > 0 {
@@ -143,7 +144,7 @@ func appendHashes(dst []uint64, r *Record) []uint64 {
 	return dst
 }
 
-// sourceBits returns the prefix lengths with which a is stored in a filter.
+// sourceBits returns the prefix lengths with which a is stored in a Bloom filter.
 func sourceBits(a netip.Addr) []int {
 	if a.Unmap().Is4() {
 		return []int{32, 24}
@@ -153,7 +154,7 @@ func sourceBits(a netip.Addr) []int {
 
 func hashID(id uint64) uint64 { return mix(id) }
 
-// hashSource returns the hash of the prefix of a with n bits.
+// hashSource returns the hash of a's prefix of n bits.
 func hashSource(a netip.Addr, n int) uint64 {
 	p, _ := a.Unmap().Prefix(n)
 	ip := p.Addr().As16()
@@ -168,8 +169,8 @@ func mix(x uint64) uint64 {
 	return x ^ x>>31
 }
 
-// appendFilter appends a Bloom filter of the sorted hashes. A value whose hash is not in
-// the filter is not in the block. The rate of false positives is 2 %.
+// appendFilter appends a Bloom filter of the sorted hashes. If a hash is not in the
+// filter, the block does not contain the value. The false positive rate is 2 %.
 func appendFilter(dst []byte, hashes []uint64) []byte {
 	slices.Sort(hashes)
 	hashes = slices.Compact(hashes)
@@ -184,7 +185,7 @@ func appendFilter(dst []byte, hashes []uint64) []byte {
 	return dst
 }
 
-// filterBit returns the position in a filter of bit i of a hash.
+// filterBit returns the position of a hash's ith bit in a Bloom filter.
 func filterBit(h uint64, i, size int) int {
 	n, _ := bits.Mul64(h+uint64(i)*(bits.RotateLeft64(h, 32)|1), uint64(size)*8)
 	return int(n)
@@ -296,7 +297,7 @@ func (s *sealedFile) open() error {
 	return s.match(entries)
 }
 
-// damage stores the first error in the structure of the file.
+// damage stores the first error in the file's structure.
 func (s *sealedFile) damage(err error) {
 	if s.broken == nil {
 		s.broken = err
@@ -320,8 +321,8 @@ func (s *sealedFile) read(at, size int64, buf []byte) ([]byte, error) {
 	return buf, nil
 }
 
-// match completes the blocks with the entries of the index. A block without an entry is
-// read, so that its keys are known.
+// match completes the blocks with the entries of the index. match reads blocks without
+// an entry, to learn their keys.
 func (s *sealedFile) match(entries map[recordKey][]byte) error {
 	var b decodedBlock
 	for i := range s.blocks {
@@ -348,7 +349,7 @@ func (s *sealedFile) match(entries map[recordKey][]byte) error {
 			*info = blockInfo{lost: damaged("block of another day")}
 		}
 	}
-	// The index still has the keys of blocks that carve has not found.
+	// The index still contains keys of blocks that carve has not found.
 	s.blocks = slices.DeleteFunc(s.blocks, func(b blockInfo) bool { return b.lost != nil && b.first == recordKey{} })
 	s.sort()
 	s.blocks = slices.CompactFunc(s.blocks, func(a, b blockInfo) bool { return a.first == b.first })
@@ -427,8 +428,8 @@ func (b *block) appendKeys(dst []recordKey) []recordKey {
 	return dst
 }
 
-// each calls f with the number and the records of each block. All checksums are verified.
-// each returns the first error of a block or of f.
+// each calls f with the number and the records of each block. It verifies all
+// checksums, and returns the first error of a block or of f.
 func (s *sealedFile) each(f func(i int, b *decodedBlock) error) error {
 	var b decodedBlock
 	for i := range s.blocks {
@@ -442,7 +443,7 @@ func (s *sealedFile) each(f func(i int, b *decodedBlock) error) error {
 	return nil
 }
 
-// check loads a block and verifies the checksum and the entry of the index.
+// check loads a block, and verifies its checksum and index entry.
 func (s *sealedFile) check(info *blockInfo, b *decodedBlock) error {
 	if err := s.load(info, b, AllKinds); err != nil || info.bare {
 		return err
@@ -486,8 +487,8 @@ func (s *sealedFile) lastKey() (last recordKey) {
 	return last
 }
 
-// knownSchema returns an error if the schema n of a file differs from the schema that
-// this program reads.
+// knownSchema returns an error if a file's schema n differs from the schema that this
+// program reads.
 func knownSchema(n, known int) error {
 	switch {
 	case n > known:

@@ -47,7 +47,7 @@ func variedRecord(n int, end time.Time) (*Record, []byte) {
 	return r, steps
 }
 
-// recorded writes n varied records, starting at from and 100 ms apart. The result is the
+// recorded writes n varied records, starting at from and 100 ms apart. It returns the
 // state directory.
 func recorded(t testing.TB, from time.Time, n int) string {
 	t.Helper()
@@ -296,7 +296,8 @@ func TestSealedDamage(t *testing.T) {
 }
 
 // TestSealedMetaPages checks that either meta page of a sealed segment leads to all
-// records and rule texts. A segment without a list of all blocks is corrupt.
+// records and rule texts. A segment without a complete list of blocks must be reported
+// as corrupt.
 func TestSealedMetaPages(t *testing.T) {
 	if os.Getpagesize() != 4096 {
 		t.Skip("SKIPPED, NOT TESTED: the damage is made for pages of 4096 bytes")

@@ -9,14 +9,14 @@ import (
 	"scanwatch/internal/safego"
 )
 
-// sealPause is the ratio of the pause after each block to the time that the block took.
-// Sealing thus uses a fifth of a processor and does not delay requests.
+// sealPause is the ratio between the pause after each block and the time spent on the
+// block. Sealing thus uses only a fifth of a processor, and does not delay requests.
 const sealPause = 4
 
-// errStopped is the error of sealing if the Writer is closed.
+// errStopped ends the sealing of a segment when the Writer is closed.
 var errStopped = errors.New("the writer was closed")
 
-// sealNext starts to seal the oldest finished segment if no segment is being sealed.
+// sealNext starts sealing the oldest finished segment if no segment is being sealed.
 func (w *Writer) sealNext() {
 	if w.days.sealing.Name == "" {
 		w.startSeal()
@@ -71,7 +71,7 @@ func pauseSealing(w *Writer, took time.Duration) error {
 	}
 }
 
-// sealDone handles the result of sealing a segment and starts to seal the next segment. A
+// sealDone handles the result of sealing a segment, and starts sealing the next one. A
 // segment that cannot be sealed remains unchanged until the next attempt in an hour.
 func (w *Writer) sealDone(r *sealResult) {
 	w.days.sealing, w.days.apart = Segment{}, nil

@@ -155,7 +155,8 @@ func TestReadersWhileAWriterSeals(t *testing.T) {
 }
 
 // TestBudgetWhileSealing checks that the files never exceed the budget while full
-// segments are sealed. During a flood, sealing must make the history longer.
+// segments are sealed, and that during a flood, sealing makes room for a longer
+// history.
 func TestBudgetWhileSealing(t *testing.T) {
 	total := 30_000
 	kept := map[bool]int{}
@@ -215,8 +216,8 @@ func TestBudgetWhileSealing(t *testing.T) {
 	}
 }
 
-// TestSealWithoutRoom checks that a segment remains unsealed if sealing would not make it
-// smaller. No other segment is removed for it.
+// TestSealWithoutRoom checks that a segment is not sealed if sealing would not make it
+// smaller, and that no other segment is removed to make room.
 func TestSealWithoutRoom(t *testing.T) {
 	dir := t.TempDir()
 	now := noon
@@ -253,9 +254,9 @@ func TestSealWithoutRoom(t *testing.T) {
 	}
 }
 
-// TestSealDamagedRows checks that rows with a corrupt page are quarantined. Rows with
-// corrupt records are kept, and their intact records are sealed. Rows of another schema
-// remain unchanged.
+// TestSealDamagedRows checks that rows with a corrupt page are quarantined, that the
+// intact records of rows with corrupt records are sealed while the rows are kept, and
+// that rows of another schema remain unchanged.
 func TestSealDamagedRows(t *testing.T) {
 	for _, c := range []struct {
 		name    string

@@ -17,8 +17,8 @@ import (
 	"time"
 )
 
-// sealingWriter adds a session per hour until the process is killed. After each flush it
-// prints the number of flushed sessions. The Writer seals the days that have ended.
+// sealingWriter adds a session per hour until the process is killed. After each flush,
+// it prints the number of flushed sessions. The Writer seals the days that have ended.
 func sealingWriter(dir string) {
 	first, _ := strconv.Atoi(os.Getenv("SCANWATCH_TEST_FIRST"))
 	var now atomic.Int64
@@ -43,9 +43,9 @@ func sealingWriter(dir string) {
 	}
 }
 
-// killed starts the test program with an environment. killed kills the program at a
-// random moment, after at most lines lines of output. killed returns the last number that
-// was printed.
+// killed starts the test program with the given environment, kills it at a random time
+// after at most the given number of lines of output, and returns the last number that
+// the program printed.
 func killed(t *testing.T, lines, last int, env ...string) int {
 	t.Helper()
 	self, err := os.Executable()

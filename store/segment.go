@@ -19,8 +19,8 @@ const (
 	// fillPercent is high because keys are appended.
 	fillPercent = 0.9
 
-	// allocSize is the number of bytes by which a file grows. A smaller value would save
-	// space on a quiet day, but cost one more sync.
+	// allocSize is the number of bytes by which a file grows. A smaller value would
+	// save space on a quiet day, but cost an additional sync.
 	allocSize = 256 << 10
 
 	// lockTimeout limits bbolt to one attempt to lock a file, without waiting.
@@ -39,12 +39,13 @@ type segment struct {
 	broken bool // bbolt has panicked in Begin
 }
 
-// guard calls f and returns a panic of bbolt, or a fault in its mapped memory, as a
+// guard calls f. If bbolt panics, or its mapped memory causes a fault, guard returns a
 // damagedError. After an error, bbolt may hold locks, so the caller must abandon the
 // segment instead of closing it.
 //
-// A fault means that the file is shorter than its mapping, or that the disk cannot read a
-// page. Without SetPanicOnFault a fault would end the process and thus the mail server.
+// A fault means that the file is shorter than its mapping, or that the disk cannot read
+// a page. Without SetPanicOnFault, a fault would end the process and thus the mail
+// server.
 func guard(f func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
@@ -77,15 +78,15 @@ func openBolt(f *os.File, o bbolt.Options) (db *bbolt.DB, err error) {
 	return db, nil
 }
 
-// openFile opens an existing file for writing. openFile locks the file, checks its pages,
-// and calls check to check its content.
+// openFile opens an existing file for writing. It locks the file, checks its pages, and
+// calls check to check its content.
 func openFile(d *directory, info Segment, limit int64, check func(*bbolt.Tx) error) (*segment, error) {
 	f, err := d.open(info.Name, os.O_RDWR)
 	if err != nil {
 		return nil, err
 	}
-	// Lock first, because a file that is being written would not pass the check. bbolt
-	// locks the file again, on the same descriptor.
+	// Lock the file first, because a file that is being written would not pass the
+	// check. bbolt locks the file again, on the same descriptor.
 	if err := lockExclusive(f); err != nil {
 		f.Close()
 		return nil, err
@@ -105,8 +106,9 @@ func openFile(d *directory, info Segment, limit int64, check func(*bbolt.Tx) err
 	return s, nil
 }
 
-// createFile creates a file with metadata and the given buckets. The file has a temporary
-// name until commitFile renames it, so that a crash leaves no incomplete file.
+// createFile creates a file with metadata and the given buckets. The file has a
+// temporary name until commitFile renames it, so that a crash does not leave an
+// incomplete file.
 func createFile(d *directory, info Segment, limit int64, schema int, program string, now time.Time, buckets ...[]byte) (*segment, error) {
 	temp := info.Name + newSuffix
 	f, err := d.create(temp)
@@ -180,8 +182,8 @@ func createSessions(d *directory, info Segment, limit int64, program string, now
 func newSegment(info Segment, f *os.File, limit int64) (*segment, error) {
 	db, err := openBolt(f, bbolt.Options{
 		FreelistType: bbolt.FreelistMapType,
-		// Map the maximum size, because bbolt waits for the readers of a snapshot before
-		// it extends a mapping.
+		// Map the maximum size immediately, because bbolt waits for readers of
+		// snapshots before it extends a mapping.
 		InitialMmapSize: int(limit),
 		MaxSize:         int(limit),
 	})
@@ -195,9 +197,9 @@ func newSegment(info Segment, f *os.File, limit int64) (*segment, error) {
 	return &segment{Segment: info, db: db, file: f}, nil
 }
 
-// begin starts a transaction. If the file was truncated, bbolt can panic and keep its
-// locks. After a panic, begin marks the segment as broken, because the next call would
-// wait forever.
+// begin starts a transaction. If the file was truncated, bbolt may panic and keep its
+// locks. begin then marks the segment as broken, because the next call would wait
+// forever.
 func (s *segment) begin(writable bool) (tx *bbolt.Tx, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -327,7 +329,7 @@ func checkSchema(tx *bbolt.Tx) error {
 	return err
 }
 
-// schemaOf returns the schema of a file. The error is ErrNewer if the schema exceeds
+// schemaOf returns a file's schema. It returns ErrNewer if the schema is newer than
 // known.
 func schemaOf(tx *bbolt.Tx, known int) (int, error) {
 	meta := tx.Bucket(bucketMeta)
@@ -345,8 +347,8 @@ func schemaOf(tx *bbolt.Tx, known int) (int, error) {
 	return n, nil
 }
 
-// A Snapshot is a consistent copy of a file that is being written. Until Close, the file
-// cannot reuse free space.
+// A Snapshot is a consistent copy of a file that is being written. Until Close, bbolt
+// cannot reuse free space in the file.
 type Snapshot struct {
 	Segment Segment
 	tx      *bbolt.Tx
@@ -364,11 +366,11 @@ func (s *Snapshot) WriteTo(w io.Writer) (n int64, err error) {
 // Close releases the snapshot.
 func (s *Snapshot) Close() error { return guard(s.tx.Rollback) }
 
-// lockShared locks f as bbolt does for reading. The lock fails while a process has the
+// lockShared locks f as bbolt does for reading. Locking fails while a process has the
 // file open for writing.
 func lockShared(f *os.File) error { return lock(f, syscall.LOCK_SH) }
 
-// lockExclusive locks f as bbolt does for writing. The lock fails while another process
+// lockExclusive locks f as bbolt does for writing. Locking fails while another process
 // has the file open.
 func lockExclusive(f *os.File) error { return lock(f, syscall.LOCK_EX) }
 

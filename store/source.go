@@ -23,7 +23,7 @@ func (m metadata) read(b *bbolt.Bucket) error {
 // get returns a value, as bbolt.Bucket.Get does.
 func (m metadata) get(key []byte) []byte { return m[string(key)] }
 
-// rules adds the texts of rules to all.
+// rules adds the rule texts to all.
 func (m metadata) rules(all map[uint32]string) {
 	for k, v := range m {
 		if ref, ok := ruleKey([]byte(k)); ok {
@@ -33,7 +33,7 @@ func (m metadata) rules(all map[uint32]string) {
 }
 
 // rows reads the records of a row segment. It copies records from bbolt in batches, to
-// reduce calls of guard. Only rows accesses the mapping.
+// reduce the number of calls of guard. Only rows accesses the mapping.
 type rows struct {
 	segment
 	tx    *bbolt.Tx
@@ -200,7 +200,7 @@ func openBlocks(d *directory, info Segment, q query) (*cursor, error) {
 	return c, nil
 }
 
-// fetch starts to read the next block in the background.
+// fetch starts reading the next block in the background.
 func (b *blocks) fetch(to *decodedBlock) {
 	if b.ahead = nil; len(b.pending) == 0 {
 		b.query.spare.put(to)
@@ -211,7 +211,7 @@ func (b *blocks) fetch(to *decodedBlock) {
 	b.ahead = background(func() (*decodedBlock, error) { return to, b.file.load(info, to, b.query.kinds) })
 }
 
-// next returns an error with true if blocks before the record cannot be read.
+// If blocks before the record cannot be read, next returns both an error and true.
 func (b *blocks) next() (key recordKey, ok bool, err error) {
 	for b.row++; b.row >= b.end; {
 		if b.ahead == nil {
@@ -240,7 +240,7 @@ func (b *blocks) next() (key recordKey, ok bool, err error) {
 	return b.now.keys[b.row], true, b.failure()
 }
 
-// failure returns an error for damage that has not been reported.
+// failure returns an error for corruption that has not been reported yet.
 func (b *blocks) failure() error {
 	all := b.errs
 	b.errs = nil

@@ -8,9 +8,9 @@ package store
 //	      "program"  text: version of the program that created the file
 //
 // DIR/state.db.damaged-20261102T101500000Z is a quarantined file. DIR/state.db.new is a
-// file that is being created, and only remains after a crash. The writing process holds
-// bbolt's lock on the file. The process also holds a flock(2) on DIR, so that two
-// processes never create the file at the same time.
+// file that is being created. It remains only after a crash. The writing process holds
+// bbolt's lock on the file. It also holds a flock(2) on DIR, so that two processes
+// never create the file at the same time.
 
 import (
 	"context"
@@ -36,7 +36,7 @@ import (
 )
 
 const (
-	// StateFile is the name of the file in the state directory.
+	// StateFile is the name of the state's file in the state directory.
 	StateFile = "state.db"
 
 	stateEvery       = 5 * time.Second
@@ -45,7 +45,7 @@ const (
 	stateQuarantined = 3         // maximum number of quarantined files; a failing disk produces many
 )
 
-// An Entry is one row of the state. A nil Value deletes it.
+// An Entry is a row of the state. A nil Value deletes the row.
 type Entry = kv.Entry
 
 // StateOptions are the settings of a State.
@@ -60,11 +60,11 @@ type StateOptions struct {
 	// valid until the next entry. Entries can contain any bytes, because bbolt has no
 	// checksums for data. If the file is corrupt, the sequence ends early.
 	Load func(iter.Seq[Entry])
-	// Changes returns at most n entries that have changed since the last call. The State
-	// owns the returned entries. Changes is called in the background, after Load.
+	// Changes returns at most n entries that have changed since the last call. The
+	// State owns the returned entries. Changes is called in the background, after Load.
 	Changes func(n int) []Entry
 	// Rewrite is called after Load if the file is new or was replaced. After Rewrite,
-	// Changes must return all entries again. Entries of the file that Changes does not
+	// Changes must return all entries again. Entries in the file that Changes does not
 	// return remain.
 	Rewrite func()
 
@@ -77,13 +77,13 @@ type StateOptions struct {
 	migrations []func(*bbolt.Tx) error
 }
 
-// firstStateSchema is the first schema of state.db that this program reads. Schema 1
-// had other rows.
+// firstStateSchema is the first schema of state.db that this program reads. The rows of
+// schema 1 were different.
 const firstStateSchema = 2
 
 // migrations[i] converts a file from schema firstStateSchema+i to the next schema. The
-// current schema is firstStateSchema plus the number of migrations. The directory
-// testdata has a file of every released schema.
+// current schema is firstStateSchema plus the number of migrations. The testdata
+// directory has a file for every released schema.
 var migrations []func(*bbolt.Tx) error
 
 // A State stores rows in one file, across sessions. Only a background goroutine accesses
@@ -119,9 +119,9 @@ type StateStatus struct {
 	Dropped uint64    `json:"dropped,omitzero"` // entries outside bbolt's limits
 }
 
-// OpenState starts a State in the directory dir. OpenState returns immediately and does
-// not fail. Errors are logged and retried, because the previous process may still have
-// the file open after a restart.
+// OpenState starts a State in the directory dir. It returns immediately and never
+// fails. If an operation fails, the error is logged and the operation is retried,
+// because the previous process may still have the file open after a restart.
 func OpenState(dir string, o StateOptions) *State {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -145,7 +145,7 @@ func OpenState(dir string, o StateOptions) *State {
 	return s
 }
 
-// Flush writes all changes and returns the error of the write.
+// Flush writes all changes, and returns any write error.
 func (s *State) Flush(ctx context.Context) error { return s.k.flush(ctx) }
 
 // Close writes the last changes and releases the file. Every call returns the error
@@ -167,11 +167,11 @@ func (s *State) Status() StateStatus {
 	return st
 }
 
-// Snapshot returns a consistent copy of the file. The error is ErrFinished if the
-// file is not open.
+// Snapshot returns a consistent copy of the file. It returns ErrFinished if the file is
+// not open.
 func (s *State) Snapshot() (*Snapshot, error) { return s.k.snapshot(StateFile) }
 
-// WriteTo writes a consistent copy of the file, as Snapshot returns it.
+// WriteTo writes a consistent copy of the file; see Snapshot.
 func (s *State) WriteTo(w io.Writer) (int64, error) {
 	snap, err := s.Snapshot()
 	if err != nil {
@@ -223,8 +223,8 @@ func stateHint(err error) string {
 
 // write opens the file if necessary and writes all changes.
 func (s *State) write() error {
-	// A corrupt file is replaced once. After a second failure, the changes wait for the
-	// next attempt.
+	// Replace a corrupt file only once. After a second failure, the changes wait for
+	// the next attempt.
 	for broken := false; ; {
 		if err := s.ready(); err != nil {
 			return err
@@ -270,8 +270,8 @@ func (s *State) count(written, dropped int) {
 	}
 }
 
-// failed releases the file after err. The result reports whether the file was corrupt and
-// has been quarantined.
+// failed releases the file after err. It reports whether the file was corrupt and has
+// been quarantined.
 func (s *State) failed(err error) bool {
 	if errors.Is(err, bolterrors.ErrMaxSizeReached) || errors.Is(err, errBudget) || errors.Is(err, ErrInUse) {
 		return false // the file is intact
@@ -296,8 +296,8 @@ func (s *State) commit() (dropped int, err error) {
 	return dropped, err
 }
 
-// putEntries writes or deletes entries. putEntries drops entries outside bbolt's limits
-// and returns their number.
+// putEntries writes or deletes entries. It drops entries outside bbolt's limits, and
+// returns their number.
 func putEntries(tx *bbolt.Tx, batch []Entry) (dropped int, err error) {
 	for i := range batch {
 		e := &batch[i]
@@ -323,7 +323,7 @@ func putEntries(tx *bbolt.Tx, batch []Entry) (dropped int, err error) {
 	return dropped, nil
 }
 
-// ready opens the file if it is not open or was replaced. The file is loaded once.
+// ready opens the file if it is not open or was replaced. It loads the file only once.
 func (s *State) ready() error {
 	if s.k.open != nil && s.k.replaced() {
 		s.k.log.Warn("state.db removed or replaced, rewriting it", "file", s.path)
@@ -386,7 +386,7 @@ func (s *State) openFile() error {
 	return nil
 }
 
-// create creates the file under a temporary name, so that a crash leaves no
+// create creates the file under a temporary name, so that a crash does not leave an
 // incomplete file.
 func (s *State) create() (*segment, error) {
 	seg, err := createFile(s.k.directory, Segment{Name: StateFile}, s.o.MaxSize, firstStateSchema+len(s.o.migrations), s.o.Program, s.o.now())
@@ -420,7 +420,8 @@ func (s *State) load() (err error) {
 	return err
 }
 
-// quarantine quarantines the corrupt file and removes the oldest quarantined files.
+// quarantine quarantines a corrupt file, and removes the oldest quarantined files if
+// there are too many.
 func (s *State) quarantine(reason error) error {
 	s.lost = true
 	if err := s.k.quarantine(StateFile, reason); err != nil {
@@ -433,7 +434,7 @@ func (s *State) quarantine(reason error) error {
 }
 
 // extraRoom is the number of bytes by which a file may exceed its limit while rows are
-// deleted. Deleting rows also needs room.
+// deleted, because deleting rows also needs room.
 const extraRoom = 32 << 20
 
 // openStateFile opens an existing file for writing and migrates it.
@@ -459,8 +460,8 @@ func openStateFile(d *directory, name string, maxSize int64, migrations []func(*
 	return seg, nil
 }
 
-// stateSchemaOf returns the schema of a state.db. The error is ErrNewer or ErrOlder if
-// this program cannot read it.
+// stateSchemaOf returns the schema of a state.db. It returns ErrNewer or ErrOlder if
+// this program cannot read the schema.
 func stateSchemaOf(tx *bbolt.Tx, migrations []func(*bbolt.Tx) error) (int, error) {
 	n, err := schemaOf(tx, firstStateSchema+len(migrations))
 	if err == nil && n < firstStateSchema {
@@ -469,7 +470,7 @@ func stateSchemaOf(tx *bbolt.Tx, migrations []func(*bbolt.Tx) error) (int, error
 	return n, err
 }
 
-// migrate converts the file to the schema of this program in one transaction.
+// migrate converts the file to this program's schema in one transaction.
 func migrate(tx *bbolt.Tx, migrations []func(*bbolt.Tx) error) error {
 	n, err := stateSchemaOf(tx, migrations)
 	if err != nil {

@@ -56,8 +56,8 @@ func endlessState(dir string) {
 	}
 }
 
-// TestStateKill kills a process with a State at many moments. All flushed entries must be
-// on disk, and no file may be corrupt.
+// TestStateKill kills a process with a State at many points in time. All flushed
+// entries must be on disk, and no file may be corrupt.
 func TestStateKill(t *testing.T) {
 	if dir := os.Getenv("SCANWATCH_TEST_STATE"); dir != "" {
 		endlessState(dir)
@@ -87,8 +87,8 @@ func TestStateKill(t *testing.T) {
 		if _, err := lines.ReadString('\n'); err != nil {
 			t.Errorf("the filter did not begin: %v", err)
 		}
-		// Kill the process at a random moment after some flushes, so that the test does
-		// not depend on the speed of the machine.
+		// Kill the process at a random time after some flushes, so that the test does
+		// not depend on the machine's speed.
 		least := rand.N(50)
 		for round := 0; ; round++ {
 			if round == least {

@@ -225,8 +225,8 @@ func TestStateRoundTrip(t *testing.T) {
 	}
 }
 
-// TestStateLeavesOtherBucketsAlone checks that the unknown buckets of a newer version
-// remain.
+// TestStateLeavesOtherBucketsAlone checks that unknown buckets, written by a newer
+// version, remain.
 func TestStateLeavesOtherBucketsAlone(t *testing.T) {
 	dir := t.TempDir()
 	o := newOwner()
@@ -345,8 +345,8 @@ func TestStateCloseTellsWhatIsNotWritten(t *testing.T) {
 	}
 }
 
-// damagedState creates a state.db of 3000 entries and damages the file. want contains the
-// entries.
+// damagedState creates a state.db with 3000 entries and corrupts the file. want
+// contains the entries.
 func damagedState(t *testing.T, break_ func([]byte) []byte) (dir string, want map[string]string) {
 	t.Helper()
 	if os.Getpagesize() != 4096 {
@@ -410,7 +410,7 @@ func TestDamagedStateIsSetAside(t *testing.T) {
 	}
 }
 
-// TestStateWithOneMetaPage checks that bbolt uses the second meta page if one of the two
+// TestStateWithOneMetaPage checks that bbolt uses the other meta page if one of the two
 // is corrupt.
 func TestStateWithOneMetaPage(t *testing.T) {
 	for page := range 2 {
@@ -425,7 +425,7 @@ func TestStateWithOneMetaPage(t *testing.T) {
 			if log.String() != "" || quarantined(t, dir) != nil {
 				t.Errorf("log: %s", log)
 			}
-			// The corrupt page may have been the page of the last commit.
+			// The corrupt page may have been the last commit's page.
 			got := o.all()
 			if len(got) < 2000 {
 				t.Errorf("%d entries", len(got))
@@ -974,7 +974,7 @@ func TestStateLoadIsCalledOnce(t *testing.T) {
 	}
 }
 
-// TestStateCutShortWhileItIsLoaded checks that a fault of the mapping does not unwind
+// TestStateCutShortWhileItIsLoaded checks that a fault in the mapping does not unwind
 // through an owner that holds a lock.
 func TestStateCutShortWhileItIsLoaded(t *testing.T) {
 	dir, want := damagedState(t, func(b []byte) []byte { return b })
@@ -1021,8 +1021,8 @@ func TestStateReplacedWhileOpen(t *testing.T) {
 	wantState(t, readState(t, dir, liveState(s)), want)
 }
 
-// TestStateEntriesThatCannotBe checks that entries outside bbolt's limits do not block
-// other entries.
+// TestStateEntriesThatCannotBe checks that entries outside bbolt's limits do not
+// prevent other entries from being written.
 func TestStateEntriesThatCannotBe(t *testing.T) {
 	dir := t.TempDir()
 	o := newOwner()
@@ -1060,7 +1060,7 @@ func TestStateFull(t *testing.T) {
 	if st := s.Status(); !st.Open || st.Bytes > 1<<20 {
 		t.Errorf("status %+v", st)
 	}
-	// The remedy in the log works if the owner has fewer entries.
+	// After the owner has deleted entries, the remedy given in the log works.
 	for name := range o.all() {
 		if name > "peers/1" {
 			o.remove(name)
@@ -1195,7 +1195,7 @@ func TestReadStateOfAnOpenFile(t *testing.T) {
 	if err := ReadState(dir, testBuckets, nil, func(Entry) error { return nil }); !errors.Is(err, ErrInUse) {
 		t.Errorf("without live: %v, want %v", err, ErrInUse)
 	}
-	// The filter ends between the two attempts to read.
+	// The filter exits between the two attempts to read.
 	wantState(t, readState(t, dir, func(w io.Writer) error {
 		s.Close()
 		return liveState(s)(w)
@@ -1238,11 +1238,11 @@ func TestStateConcurrently(t *testing.T) {
 	}
 }
 
-// benchEntries is the number of entries of 40 bytes in a large state.
+// benchEntries is the number of 40-byte entries in a large state.
 const benchEntries = 500_000
 
-// largeState creates a large state.db. The keys are effectively random, because most keys
-// of the filter are hashes.
+// largeState creates a large state.db. The keys are effectively random, because most of
+// the filter's keys are hashes.
 func largeState(b *testing.B, dir string) (bytes int64) {
 	b.Helper()
 	next := 0
@@ -1326,9 +1326,9 @@ func BenchmarkStateCommit2000(b *testing.B) {
 	b.ReportMetric(float64(s.Status().Bytes)/(1<<20), "MiB")
 }
 
-// TestStateCompacts checks that free pages from added and deleted rows never make the
-// file exceed its limit. No row is lost. The file and its copy together also remain below
-// the limit.
+// TestStateCompacts checks that the free pages left by deleted rows never cause the
+// file to exceed its limit, and that no row is lost. The file and its copy together
+// must also remain below the limit.
 func TestStateCompacts(t *testing.T) {
 	const limit = 8 << 20
 	dir := t.TempDir()

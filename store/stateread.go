@@ -15,11 +15,11 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// entries iterates over the entries of buckets. entries stops at an error, and stores the
-// error in failed.
+// entries iterates over the entries of buckets. It stops at an error, which it stores
+// in failed.
 //
-// entries copies batches of entries from bbolt. A fault of the mapping must not unwind
-// through the caller, whose locks would remain held. Conversely, a panic of the caller
+// It copies batches of entries from bbolt. A fault in the mapping must not unwind
+// through the caller, whose locks would remain held. Conversely, a panic in the caller
 // must not be treated as corruption.
 func (s *segment) entries(buckets []string, failed *error) iter.Seq[Entry] {
 	return func(yield func(Entry) bool) {
@@ -67,9 +67,9 @@ func (s *segment) entries(buckets []string, failed *error) iter.Seq[Entry] {
 }
 
 // ReadState calls visit for each entry of the given buckets of state.db in the state
-// directory dir. ReadState does not change the file. If a filter has the file open,
-// ReadState reads a copy that live writes. If live is nil, the error is ErrInUse. The
-// entry is valid until visit returns. ReadState returns the first error of visit.
+// directory dir. It does not change the file. If a filter has the file open, ReadState
+// reads a copy that live writes, or returns ErrInUse if live is nil. The entry is valid
+// until visit returns. ReadState returns the first error of visit.
 func ReadState(dir string, buckets []string, live func(io.Writer) error, visit func(Entry) error) error {
 	path := filepath.Join(dir, StateFile)
 	db, file, err := openState(dir, live)
@@ -116,8 +116,8 @@ func Used(dir string) bool {
 	return len(all) > 0 || err != nil && !errors.Is(err, os.ErrNotExist)
 }
 
-// StateMissing reports whether the state directory dir has no state.db, although a filter
-// has used it.
+// StateMissing reports whether a filter has used the state directory dir, but its
+// state.db is missing.
 func StateMissing(dir string) bool {
 	_, err := os.Lstat(filepath.Join(dir, StateFile))
 	return errors.Is(err, os.ErrNotExist) && Used(dir)
@@ -162,7 +162,7 @@ func openState(dir string, live func(io.Writer) error) (*bbolt.DB, *os.File, err
 		if !errors.Is(err, ErrFinished) || tries == 5 {
 			return nil, nil, fmt.Errorf("%w, and no copy is available: %w", ErrInUse, err)
 		}
-		// The filter has just released the file, which soon becomes readable.
+		// The filter has just released the file, so the file will soon be readable.
 		time.Sleep(time.Duration(tries) * 50 * time.Millisecond)
 	}
 }

@@ -280,7 +280,7 @@ func TestReadersLeaveNothingBehind(t *testing.T) {
 	}
 }
 
-// TestReaderThatEndsEarlyLetsGoOfFiles checks that a Reader that ends early closes the
+// TestReaderThatEndsEarlyLetsGoOfFiles checks that a Reader that stops early closes the
 // file that it has opened in advance.
 func TestReaderThatEndsEarlyLetsGoOfFiles(t *testing.T) {
 	dir := t.TempDir()
@@ -407,12 +407,12 @@ func TestDamagedSegmentIsSetAside(t *testing.T) {
 	}
 }
 
-// TestSegmentCutShortWhileOpen checks that the Writer survives the fault that reading a
-// truncated mapping causes.
+// TestSegmentCutShortWhileOpen checks that the Writer survives the fault caused by
+// reading a truncated mapping.
 func TestSegmentCutShortWhileOpen(t *testing.T) {
 	for _, c := range []struct {
 		name  string
-		first func(*testing.T, *Writer) // who meets the fault
+		first func(*testing.T, *Writer) // causes the fault
 	}{
 		{"the writer meets it", func(*testing.T, *Writer) {}},
 		{"a snapshot meets it", func(t *testing.T, w *Writer) {
@@ -503,8 +503,8 @@ func TestSymbolicLinkIsRefused(t *testing.T) {
 	}
 }
 
-// TestSessionsElsewhereAreRefused checks that a symbolic link instead of the directory of
-// sessions does not cause changes elsewhere.
+// TestSessionsElsewhereAreRefused checks that if a symbolic link replaces the directory
+// of sessions, no files are changed elsewhere.
 func TestSessionsElsewhereAreRefused(t *testing.T) {
 	dir, elsewhere := t.TempDir(), t.TempDir()
 	old := filepath.Join(elsewhere, "2001-01-01.db")
@@ -826,7 +826,7 @@ func TestSnapshotDoesNotHoldUpTheWriter(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	// Write more records than fit in a segment, so that further segments follow.
+	// Write more records than fit in a segment, so that several segments are created.
 	value := bytes.Repeat([]byte{0x7a, 2, 8, 1}, 1000)
 	for i := range 1500 {
 		w.Add(noon.Add(time.Duration(i+1)*time.Millisecond), uint64(i+2), value)
@@ -968,8 +968,8 @@ func TestBudgetWithState(t *testing.T) {
 	}
 }
 
-// TestPruneOrder checks that temporary files of a crash and salvaged files are removed
-// before the oldest day.
+// TestPruneOrder checks that salvaged files and temporary files left by a crash are
+// removed before the oldest day.
 func TestPruneOrder(t *testing.T) {
 	const mega = 1 << 20
 	for _, c := range []struct {

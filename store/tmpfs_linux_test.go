@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// needTmpfs mounts a tmpfs of the given size on dir for the test. Without root, needTmpfs
-// skips the test, or fails it if skips are not permitted.
+// needTmpfs mounts a tmpfs of the given size on dir for the test. Without root
+// privileges, it skips the test, or fails it if skips are not permitted.
 func needTmpfs(t *testing.T, dir, size string) {
 	t.Helper()
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {

@@ -15,14 +15,14 @@ import (
 	"scanwatch/internal/text"
 )
 
-// These are the limits of a Writer.
+// Limits of a Writer.
 const (
 	DefaultBudget = 512 << 20
 	DefaultKeep   = 90 * 24 * time.Hour
 	DefaultBuffer = 8 << 20
 
 	// MinBudget is the minimum budget in bytes. Smaller values are raised to MinBudget,
-	// because a segment must have room for the largest batch.
+	// because the largest batch must fit into a segment.
 	MinBudget = 16 << 20
 
 	// MaxValue is the maximum size of a record in bytes.
@@ -47,12 +47,12 @@ type Options struct {
 	Seal    bool // seal finished segments in the background
 }
 
-// A Writer writes records to day segments in the background. Disk errors neither block a
-// caller nor fail a call. Records wait in a bounded buffer, and failed writes are
-// retried. If the buffer is full, records are dropped and counted.
+// A Writer writes records to day segments in the background. Disk errors neither block
+// callers nor cause calls to fail. Records wait in a bounded buffer, and failed writes
+// are retried. If the buffer is full, records are dropped and counted.
 //
-// A record belongs to the day on which the session ended. If today's segment exists, a
-// late record of the previous day is added to it.
+// A record belongs to the day on which its session ended. If today's segment already
+// exists, it also receives late records of the previous day.
 type Writer struct {
 	o Options
 	k keeper // of the current segment
@@ -104,8 +104,9 @@ type Status struct {
 	SealError   string    `json:"seal_error,omitempty"` // the last error of sealing, until a segment is sealed
 }
 
-// Open starts a Writer on the state directory dir. Open creates the directory, but not
-// its parents. Open returns immediately and does not fail. Errors are logged and retried.
+// Open starts a Writer on the state directory dir. It creates the directory, but not
+// its parents. Open returns immediately and never fails. If an operation fails, the
+// error is logged and the operation is retried.
 func Open(dir string, o Options) *Writer {
 	if o.Budget == 0 {
 		o.Budget = DefaultBudget
@@ -131,7 +132,7 @@ func Open(dir string, o Options) *Writer {
 		sealed: make(chan sealResult, 1),
 
 		rewrites: make(chan rewriting),
-		// The system allocates the memory of the buffers when it is first written.
+		// The system allocates the buffers' memory only when it is first written.
 		active:  buffer{data: make([]byte, 0, o.Buffer/2)},
 		pending: buffer{data: make([]byte, 0, o.Buffer/2)},
 		status:  Status{Dir: filepath.Join(dir, sessionsDir), Buffer: o.Buffer, Budget: o.Budget},
@@ -173,13 +174,13 @@ func (w *Writer) take(end time.Time, id uint64, value []byte) (wake bool) {
 	return true
 }
 
-// Flush writes all records that were added before the call and returns the error of the
-// write.
+// Flush writes all records that were added before the call, and returns any write
+// error.
 func (w *Writer) Flush(ctx context.Context) error { return w.k.flush(ctx) }
 
-// Close writes all records that were added and stops the Writer. Records that cannot be
-// written are dropped, and so are records that are added later. The error contains the
-// cause and the number of dropped records. Only the first call returns the error.
+// Close writes all records that were added, and stops the Writer. Records that cannot
+// be written, and records added later, are dropped. The error contains the cause and
+// the number of dropped records. Only the first call returns the error.
 func (w *Writer) Close() error {
 	w.mu.Lock()
 	again := w.closed
@@ -220,11 +221,11 @@ func (w *Writer) diskStatus() Status {
 // Segments returns the segments on disk.
 func (w *Writer) Segments() ([]Segment, error) { return Segments(w.days.budget.dir) }
 
-// Snapshot returns a consistent copy of the open segment. The error is ErrFinished if the
-// open segment has another name.
+// Snapshot returns a consistent copy of the open segment. It returns ErrFinished if the
+// open segment has a different name.
 func (w *Writer) Snapshot(name string) (*Snapshot, error) { return w.k.snapshot(name) }
 
-// ErrFinished is the error for a segment that is not open. The caller can read the file
+// ErrFinished is returned for a segment that is not open. The caller can read the file
 // instead.
 var ErrFinished = errors.New("no segment of this name is being written; read the file")
 

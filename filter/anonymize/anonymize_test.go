@@ -38,8 +38,8 @@ func builtin(t testing.TB) *lookup.Lists {
 	return lists
 }
 
-// TestAddr checks that the copy of an address is unique and differs from the original.
-// The copy lies in the same network and matches the same list row.
+// TestAddr checks that the copy of an address is unique, differs from the original,
+// lies in the same network, and matches the same list row.
 func TestAddr(t *testing.T) {
 	lists := builtin(t)
 	a := anonymize.New(key, lists)
@@ -142,7 +142,8 @@ func TestForm(t *testing.T) {
 	}
 }
 
-// TestWordsDiffer checks that different names have different copies, ignoring case.
+// TestWordsDiffer checks that names that differ by more than case have different
+// copies.
 func TestWordsDiffer(t *testing.T) {
 	a := anonymize.New(key, builtin(t))
 	seen := make(map[string]string)
@@ -246,7 +247,7 @@ func copyOf(t testing.TB, a *anonymize.Anonymizer, records []*store.Record) (all
 	return all, values
 }
 
-// streams calls each for every recorded stream and its records.
+// streams calls each with every recorded stream and its records.
 func streams(t testing.TB, lists *lookup.Lists, each func(name string, in []byte, records []*store.Record)) {
 	names, err := filepath.Glob("../../tests/streams/*/*.in")
 	if more := os.Getenv("SCANWATCH_STREAMS"); more != "" { // streams of a site, for example
@@ -262,7 +263,7 @@ func streams(t testing.TB, lists *lookup.Lists, each func(name string, in []byte
 		if err != nil {
 			t.Fatal(err)
 		}
-		// Replace the example names, because they are in the lists.
+		// The lists contain the example names, so replace them.
 		in = []byte(strings.NewReplacer("example.org", "muster-firma.org", "example.net", "kunde-nebenan.net", "example.com", "sonst-wer.com",
 			"foreign.example", "opfer-haus.example", "sink.example", "senke-haus.example").Replace(string(in)))
 		var records []*store.Record
@@ -282,7 +283,7 @@ var (
 	hostNames = regexp.MustCompile(`[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+`)
 )
 
-// TestNothingLeft checks that no address, name or mailbox of the streams is left in the
+// TestNothingLeft checks that no address, name or mailbox in the streams occurs in the
 // copies, except text that is in the lists.
 func TestNothingLeft(t *testing.T) {
 	lists := builtin(t)
@@ -405,7 +406,7 @@ func TestSum(t *testing.T) {
 	}
 }
 
-// TestKnownByPart checks that only the part of a text that matches the lists is kept.
+// TestKnownByPart checks that only the part of a text that matches a list is kept.
 func TestKnownByPart(t *testing.T) {
 	lists := builtin(t)
 	a := anonymize.New(key, lists)
@@ -455,7 +456,7 @@ func compare(t *testing.T, what string, want, got []string) {
 	}
 }
 
-// TestSameDay is TestSameStreams for a simulated day of attacks.
+// TestSameDay repeats TestSameStreams for a simulated day of attacks.
 func TestSameDay(t *testing.T) {
 	lists := builtin(t)
 	var records []*store.Record

@@ -85,8 +85,8 @@ func Copy(r *store.Reader, out string, o CopyOptions) (c Copied, err error) {
 	return c, nil
 }
 
-// createDir creates a directory that only its owner can access, or accepts an empty
-// one.
+// createDir creates a directory that only its owner can access. An existing empty
+// directory is also accepted.
 func createDir(dir string) error {
 	err := os.Mkdir(dir, 0o700)
 	if !errors.Is(err, fs.ErrExist) {
@@ -107,10 +107,10 @@ type ruleCopies struct {
 	writer     *store.Writer
 	anonymizer *Anonymizer
 	texts      map[uint32]string // maps a reference in the records to the text
-	refs       map[uint32]uint32 // maps a reference in the records to that in the copy; 0 without a text
+	refs       map[uint32]uint32 // maps a reference in the records to the reference in the copy; 0 without a text
 }
 
-// ref translates the reference of a rule text in the records to that in the copy.
+// ref returns the copy's reference for a rule text, given its reference in the records.
 func (c *ruleCopies) ref(was uint32) uint32 {
 	ref, ok := c.refs[was]
 	if ok || was == 0 {

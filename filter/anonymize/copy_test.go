@@ -15,8 +15,8 @@ import (
 	"scanwatch/store"
 )
 
-// TestCopy checks that a copy preserves the numbers of sessions, messages and findings.
-// Copy must write only to an empty directory.
+// TestCopy checks that a copy preserves the numbers of sessions, messages and findings,
+// and that Copy writes only to an empty directory.
 func TestCopy(t *testing.T) {
 	lists := builtin(t)
 	from := t.TempDir()

@@ -60,8 +60,8 @@ func (a *Anonymizer) word(kind string, text []byte) []byte {
 	return b
 }
 
-// Addr anonymizes an address. The network (/24, or /48 for IPv6) is kept, and the host
-// part is hashed. Different addresses in a /24 get different copies. The copy matches
+// Addr anonymizes an address. Addr keeps the network (/24, or /48 for IPv6) and hashes
+// the host part. Different addresses in a /24 get different copies. The copy matches
 // the same list row as the address. An address that has its own row is kept.
 func (a *Anonymizer) Addr(addr netip.Addr) netip.Addr {
 	if !addr.IsValid() || addr.IsUnspecified() || addr.IsLoopback() {
@@ -118,7 +118,7 @@ func (a *Anonymizer) literal(name []byte) []byte {
 
 var literals = regexp.MustCompile(`^(\[?(?i:IPv6:)?)([0-9A-Fa-f:.]+)(?:%[^\]]*)?(\]?)$`)
 
-// facts describes a name by the properties that count as evidence or rule it out.
+// facts are a name's properties that count as evidence, or rule evidence out.
 type facts struct {
 	rows    [7]*lookup.Row
 	generic bool // derived from an address
@@ -136,10 +136,10 @@ func (a *Anonymizer) facts(name []byte) (f facts) {
 	return f
 }
 
-// Name anonymizes a host name, domain or greeting. The public suffix, or the suffix
-// found in a list row, is kept; all other labels are hashed. If the form of the name is
-// evidence, Name replaces single letters and digits instead. A name that has its own
-// row is kept.
+// Name anonymizes a host name, domain or greeting. Name keeps the public suffix, or the
+// suffix found in a list row, and hashes all other labels. If the name's form is
+// evidence, Name replaces its letters and digits individually instead. A name that has
+// its own row is kept.
 func (a *Anonymizer) Name(name []byte) []byte {
 	if len(name) == 0 {
 		return name
@@ -208,8 +208,9 @@ func (a *Anonymizer) name(name []byte) []byte {
 	return hashed
 }
 
-// labels hashes labels. A label's hash also depends on the labels to its right, so
-// names in one domain have copies in one domain. Common words are kept.
+// labels hashes the labels of a name. A label's hash also depends on the labels to its
+// right, so names in the same domain have copies in the same domain. Common words are
+// kept.
 func (a *Anonymizer) labels(labels, name []byte) (dst []byte) {
 	for len(labels) > 0 {
 		label, rest, dot := bytes.Cut(labels, []byte{'.'})
@@ -248,7 +249,7 @@ var keywords = regexp.MustCompile(`^(?i:http|rtsp|ssh|from|to|size|body|8bitmime
 
 var shapes = regexp.MustCompile(`[A-Za-z]+|[0-9]+|[^\x00-\x7f]+`)
 
-// shape replaces letters with letters and digits with digits, according to the keyed
+// shape replaces letters with letters and digits with digits, depending on the keyed
 // hash of whole. Keywords are kept.
 func (a *Anonymizer) shape(text, whole []byte) []byte {
 	stream := rand.New(rand.NewChaCha8(a.mac("shape", bytes.ToLower(whole))))

@@ -10,8 +10,8 @@ import (
 )
 
 // bans imposes the bans of rules, and reports bans that are only observed. Bans by
-// rules that count recipients are delayed until the session ends. If the policy
-// withholds the ban of a trusted client, its behaviour still counts as an offence.
+// rules that count recipients are delayed until the session ends. If a trusted client's
+// ban is withheld, its behaviour still counts as an offence.
 func (d *Decider) bans(s Subject, at int64, v *rules.Verdict) {
 	last := &s.State.last
 	if o := decided(v); o.Rule != nil && len(o.Rule.Ban) > 0 && o.BanRule == nil && !v.Unsure && !v.Waiting {
@@ -61,7 +61,7 @@ func (d *Decider) late(s Subject, at int64) {
 
 // ban bans the host of s. Consecutive bans by the same rule are reported once; last
 // holds the rule of the previous ban. If the client is exempt, the exemption is
-// reported, so that the operator notices the rule.
+// reported, so that the operator learns that the rule matched.
 func (d *Decider) ban(s Subject, at int64, o *rules.Outcome, last **rules.Rule, enforced bool) {
 	if o.BanRule == nil || *last == o.BanRule || !s.Src.IsValid() {
 		return
@@ -74,8 +74,8 @@ func (d *Decider) ban(s Subject, at int64, o *rules.Outcome, last **rules.Rule, 
 	if out.Exempt == "" {
 		b := d.Memory.Bans.Add(s.Client, memory.BanRequest{Ladder: o.Ban, Rule: o.BanRule.Name, Session: s.ID, Observe: !enforced, Listed: d.restsOnListing(s, o.BanRule)}, at)
 		if o.BanRule.Has(rules.AuthFailure) {
-			// A ban halves the failure count. If it did not, the first failure of a
-			// phone with an old password would ban its whole office again.
+			// A ban halves the failure count. Otherwise, a phone's next failure with an
+			// old password would ban its whole office again.
 			d.Memory.Counters.Halve(s.Client, rules.AuthFailure, at)
 		}
 		if !b.Until.After(b.Since) {
@@ -117,9 +117,9 @@ func (d *Decider) exempt(s Subject, rule *rules.Rule, at int64) string {
 	return excuse
 }
 
-// returned reports that a banned client has reconnected. The result reports whether the
-// client must be disconnected. An observed ban, observe mode or an exemption of s keep
-// the client connected.
+// returned reports that a banned client has reconnected. enforced reports whether the
+// client must be disconnected. With an observed ban, in observe mode, or if s is
+// exempt, the client stays connected.
 func (d *Decider) returned(s Subject, at int64) (enforced bool) {
 	b := s.State.Ban
 	enforced = d.Policy.Mode == rules.Enforce && !b.Observe && d.applies(s, b, at)
@@ -130,9 +130,9 @@ func (d *Decider) returned(s Subject, at int64) (enforced bool) {
 	return enforced
 }
 
-// applies reports whether a ban affects s. The rules and the operator of another host do not
-// override exemptions here. Their bans have no effect before the known clients have been read
-// from disk, nor if they include an address of this host.
+// applies reports whether a ban affects s. A ban from another host never overrides an
+// exemption on this host, even if it is manual. It has no effect before the known
+// clients have been loaded from disk, or if it includes an address of this host.
 func (d *Decider) applies(s Subject, b *memory.Ban, at int64) bool {
 	if b.Origin == "" {
 		return b.Manual || d.exempt(s, d.rule(b.Rule), at) == ""
@@ -153,9 +153,9 @@ func (d *Decider) rule(name string) *rules.Rule {
 	return nil
 }
 
-// shortBan is the longest ban with a temporary reply code. A legitimate server then
-// keeps retrying until the ban ends: RFC 5321 section 4.5.4.1 requires retries for four
-// to five days. Longer bans get a permanent code, so that the sender receives a bounce
+// shortBan is the longest ban with a temporary reply code. A legitimate server keeps
+// retrying until such a ban ends: RFC 5321 section 4.5.4.1 requires retries for four to
+// five days. Longer bans get a permanent code, so that the sender receives a bounce
 // immediately.
 const shortBan = 48 * time.Hour
 
@@ -172,7 +172,7 @@ func banReply(b *memory.Ban, id uint64) string {
 	return rules.Reply(code+" Banned until "+b.Until.Format("2006-01-02 15:04")+" UTC ("+printable(b.Rule)+")", id)
 }
 
-// printable replaces characters that are allowed in an operator's reason but not in a
+// printable replaces the characters of an operator's reason that are not allowed in a
 // reply.
 func printable(s string) string {
 	b := []byte(s[:min(len(s), 100)])

@@ -47,17 +47,18 @@ type decisions struct {
 	wouldBan *rules.Rule   // rule of the latest ban that was only observed
 	withheld *rules.Rule   // rule of the latest withheld decision
 	tags     rules.TagSet
-	// Rules that count recipients, whose bans are delayed until the session ends.
+	// late and wouldLate are rules that count recipients. Their bans are delayed until
+	// the session ends.
 	late, wouldLate *rules.Rule
 	shielded        bool // the client's standing prevented a ban
 }
 
-// A composition caches the reply made from a rule's text.
+// A composition caches the reply composed from a rule's text.
 type composition struct{ text, reply string }
 
 // A Decider evaluates a policy. A Decider must not be used concurrently.
 type Decider struct {
-	Policy   *rules.Policy // nil: observe only, without rules
+	Policy   *rules.Policy // nil to only observe, without rules
 	Refs     map[*rules.Rule]uint32
 	Memory   *memory.Memory
 	Recorded bool // events come from records, in which names may be hashed
@@ -74,8 +75,8 @@ type Decider struct {
 	out   []smtp.Outcome
 }
 
-// Use sets the policy. The refs map gives the reference by which records identify each
-// rule's text.
+// Use sets the policy. refs maps each rule to the reference that identifies its text in
+// records.
 func (d *Decider) Use(policy *rules.Policy, refs map[*rules.Rule]uint32) {
 	d.Policy, d.Refs, d.needs, d.end = policy, refs, rules.Needs{}, false
 	if policy != nil {
@@ -84,7 +85,7 @@ func (d *Decider) Use(policy *rules.Policy, refs map[*rules.Rule]uint32) {
 	}
 }
 
-// A Subject is a session to be decided on.
+// A Subject is a session about which the Decider decides.
 type Subject struct {
 	*track.Session
 	Case   *detect.State
@@ -123,11 +124,13 @@ func (d *Decider) Track(s Subject, ev *smtp.Event) {
 	}
 }
 
-// Passed reports whether a pass statement matches the recipient of the current RCPT.
+// Passed reports whether a pass statement matches the current RCPT's recipient.
 func (st *State) Passed() bool { return st.passing.rcpt }
 
-// ExemptReason returns the reason for which exports omit the client: "pass" if a pass
-// statement exempts it when it connects or has matched a request, or its standing. It returns "" without one.
+// ExemptReason returns the reason why exports omit the client. The reason is "pass" if
+// a pass statement exempts the client when it connects, or has matched one of its
+// requests. Otherwise, ExemptReason returns the result of memory.Peers.Excuse, which
+// may be "".
 func (d *Decider) ExemptReason(s Subject, at int64) string {
 	switch {
 	case !s.Src.IsValid():
@@ -183,8 +186,8 @@ func (d *Decider) Ask(s Subject, ev *smtp.Event) (smtp.Answer, []smtp.Outcome) {
 	return a, d.out
 }
 
-// exempts reports whether no rule applies in a phase, because pass statements match all
-// recipients or there is no policy.
+// exempts reports whether no rule applies in a phase, because there is no policy or
+// because pass statements match all recipients.
 func (d *Decider) exempts(st *State, phase smtp.Phase) bool {
 	return d.Policy == nil || (phase == smtp.PhaseData || phase == smtp.PhaseCommit) && st.passing.tx && !st.passing.other
 }
@@ -214,8 +217,8 @@ func (d *Decider) Awaits(s Subject, ev *smtp.Event, missing rules.ListSet) rules
 
 // End evaluates the rules for the end of a session. The client can no longer be
 // answered, but it can be banned. Counts from earlier sessions matter only if this
-// session adds to them. Without this condition, any session would renew a ban, and an
-// attacker's ban would hit other users of the address; see Count.
+// session adds to them. Otherwise, any session would renew a ban, and an attacker's ban
+// would hit other users of the address; see Count.
 func (d *Decider) End(s Subject, at int64) []smtp.Outcome {
 	d.out = d.out[:0]
 	if s.State.Barred {
@@ -235,7 +238,7 @@ func (d *Decider) End(s Subject, at int64) []smtp.Outcome {
 	return d.out
 }
 
-// under sets the policy. A new policy discards earlier decisions.
+// under sets the policy, and discards decisions made under a different one.
 func (st *State) under(policy *rules.Policy) {
 	if st.last.policy != policy {
 		st.last, st.Banned = decisions{policy: policy}, nil
@@ -260,8 +263,8 @@ func (st *State) stick(s *track.Session, v *rules.Verdict) rules.Outcome {
 	return act
 }
 
-// compose returns the reply with a rule's text. A repeatedly rejected client gets the
-// same reply, so the reply is cached.
+// compose returns the reply that contains a rule's text. A repeatedly rejected client
+// gets the same reply, so the reply is cached.
 func (st *State) compose(text string, id uint64) string {
 	if st.reply == nil || text != st.reply.text {
 		st.reply = &composition{text, rules.Reply(text, id)}

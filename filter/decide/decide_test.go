@@ -75,7 +75,7 @@ func (b *bench) mail(addr string) string {
 	return a
 }
 
-// rcpt sends RCPT. The server accepts the recipient, but a rule may reject it.
+// rcpt sends RCPT. The server accepts the recipient unless a rule rejects it.
 func (b *bench) rcpt(addr string) string {
 	a := b.ask(smtp.PhaseRcptTo, addr)
 	if a == "proceed" {
@@ -179,8 +179,8 @@ func TestWithheldOnce(t *testing.T) {
 	}
 }
 
-// TestSticky checks that a decision on the client applies to its own and all later
-// phases, but not to earlier phases of the next transaction.
+// TestSticky checks that a decision about the client applies in its own phase and all
+// later phases, but not in the earlier phases of the next transaction.
 func TestSticky(t *testing.T) {
 	const no = "reject 550 5.7.1 no"
 	b := newBench(t, "mode enforce\npass match rcpt-to \"postmaster@\"\nrule r phase rcpt-to match evidence helo-own-name reject \"550 5.7.1 no\"\n")
@@ -248,8 +248,8 @@ func TestPass(t *testing.T) {
 	}
 }
 
-// TestUnsurePass checks that decisions are temporary, and that no client is banned,
-// while the table of a pass statement is not loaded.
+// TestUnsurePass checks that rejections are temporary, and that no client is banned,
+// while a pass statement's table is not loaded.
 func TestUnsurePass(t *testing.T) {
 	const policy = "mode enforce\ntable <friends> file \"/nonexistent\"\n%\nrule r phase rcpt-to match src 192.0.2.0/24 disconnect \"554 5.7.1 no\" ban 1d\nrule j phase data match mail-from \"joe@example.net\" junk\n"
 	for _, tt := range []struct {
@@ -310,7 +310,7 @@ func TestEnd(t *testing.T) {
 	}
 }
 
-// TestReturn checks which banned clients are disconnected.
+// TestReturn checks which banned clients are disconnected when they reconnect.
 func TestReturn(t *testing.T) {
 	rule := func(b *bench) {
 		b.d.Memory.Bans.Add(&b.client, memory.BanRequest{Ladder: []time.Duration{day}, Rule: "r", Session: 9}, now)

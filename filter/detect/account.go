@@ -13,8 +13,8 @@ var accountDetectors = []detector{
 }
 
 // An account is considered stolen if its use exceeds these thresholds within an hour or
-// a session. A legitimate user moves between a few networks, and uses several sender
-// addresses in local domains.
+// a session. Legitimate users log in from only a few networks, but may use several
+// sender addresses in local domains.
 const (
 	accountNetworks   = 8
 	accountSenders    = 8   // sender addresses in non-local domains
@@ -22,8 +22,8 @@ const (
 	accountRecipients = 500 // within an hour
 )
 
-// account reports an account whose use suggests that it was stolen. For a day, the same
-// evidence is also reported at each later login to the account.
+// account reports an account whose use suggests that it was stolen. The evidence is
+// also reported at each login to the account during the following day.
 func account(c *Case) {
 	st, ev := c.State, c.Event
 	f := Finding{Evidence: rules.AccountAbuse, By: "auth", Proof: c.User, Confidence: Medium}

@@ -29,8 +29,8 @@ var clientDetectors = []detector{
 }
 
 // reverseDNS reports a missing name, or a name that fails FCrDNS. A truncated name
-// always fails, so it is not reported. If the result of FCrDNS is unknown, the server has
-// not reported whether there is a name.
+// always fails, so it is not reported. If both the name and the FCrDNS result are
+// missing, it is unknown whether the client has a name.
 func reverseDNS(c *Case) {
 	switch {
 	case c.nameUnreported():
@@ -41,13 +41,13 @@ func reverseDNS(c *Case) {
 	}
 }
 
-// nameUnreported reports whether the server has not reported if the client has a name, as
-// when the events come from a log.
+// nameUnreported reports whether the server has reported neither a name nor its
+// absence, as is the case with some logs.
 func (c *Case) nameUnreported() bool { return len(c.RDNS) == 0 && c.FCrDNS == smtp.FCrDNSUnknown }
 
 // listedAddress reports an address in the shipped lists. A name that passes FCrDNS
-// takes precedence; if it belongs to a scanner, listedName reports the scanner. If the
-// name shows that a rented address has changed hands, the confidence is low.
+// takes precedence. If it belongs to a scanner, listedName reports the scanner. If the
+// name shows that another customer now uses the rented address, the confidence is low.
 func listedAddress(c *Case) {
 	row := c.Lists.Addr(c.Src.Addr())
 	if row == nil {
@@ -67,9 +67,9 @@ func listedAddress(c *Case) {
 }
 
 // listedName reports a reverse DNS name in the shipped lists. The owner of an address
-// can choose any name, so a name without FCrDNS gets low confidence. A truncated name
-// proves nothing, because its last label may be incomplete. A hosting provider's name
-// shows that the host is rented, but says nothing about the customer.
+// can choose any name, so a name that does not pass FCrDNS gets low confidence. A
+// truncated name proves nothing, because its last label may be incomplete. A hosting
+// provider's name shows that the host is rented, but says nothing about the customer.
 func listedName(c *Case) {
 	scanner, cloud, exempt := c.names()
 	if exempt {
@@ -95,8 +95,8 @@ func (c *Case) names() (scanner, cloud *lookup.Row, exempt bool) {
 }
 
 // listedAS reports an AS number in the shipped lists. Clients with a truncated name are
-// ignored: a provider of rented hosts may also run mail servers, which a truncated name
-// does not identify.
+// ignored. A provider of rented hosts may also run mail servers, but a truncated name
+// does not identify them.
 func listedAS(c *Case) {
 	if !c.ASNKnown || c.RDNSCut {
 		return
@@ -113,14 +113,16 @@ func listedAS(c *Case) {
 	c.findRow(cloud, "asn", proof, "")
 }
 
-// blockListed reports a listing in a DNS block list. The answers of DNS can be forged.
+// blockListed reports a listing in a DNS block list. DNS answers can be forged, so the
+// confidence is never high.
 func blockListed(c *Case) {
 	if c.Event.Result == smtp.ResultFail {
 		c.find(Finding{Evidence: rules.Listed, By: "dns", Proof: c.Event.Text, Match: string(c.Event.Name) + " " + string(c.Event.Word), Confidence: Medium})
 	}
 }
 
-// findRow reports a matching list row. A nonempty confidence overrides the row's.
+// findRow reports a matching list row. A nonempty confidence overrides the row's
+// confidence.
 func (c *Case) findRow(row *lookup.Row, by string, proof []byte, confidence string) {
 	if row == nil {
 		return
@@ -143,7 +145,7 @@ func (c *Case) findRow(row *lookup.Row, by string, proof []byte, confidence stri
 }
 
 // FloodAt is the maximum number of sessions that a source may have open without being
-// reported as a flood. Postfix opens less than half as many connections to one
+// reported as a flood. Postfix opens fewer than half as many connections to one
 // destination.
 const FloodAt = 50
 
@@ -194,13 +196,13 @@ func (c *Case) provenWord() bool {
 	return dot && len(label) > 0 && bytes.EqualFold(label, c.Helo)
 }
 
-// forged returns the confidence that an unproven greeting is forged. The argument is
-// the confidence that the name in the greeting belongs to another owner.
+// forged returns the confidence that an unproven greeting is forged. confidence is the
+// confidence that the name in the greeting belongs to another owner.
 //
-// If the reverse DNS name is truncated or was not reported, it proves nothing, and forged
-// returns "".
-// Without a proven name, the confidence is at most medium, because DNS may have failed.
-// The confidence is low if the unproven reverse DNS name agrees with the greeting.
+// If the reverse DNS name is truncated or was not reported, it proves nothing, and
+// forged returns "". If the client has no proven name, the confidence is at most
+// medium, because DNS may have failed. The confidence is low if the unproven reverse
+// DNS name agrees with the greeting.
 func (c *Case) forged(confidence string) string {
 	switch {
 	case c.RDNSCut || c.nameUnreported():
@@ -272,10 +274,11 @@ func forgedGreeting(c *Case) {
 	}
 }
 
-// foreignName reports a greeting whose name belongs to another owner. A local domain
-// always does. If the client has no reverse DNS name, hosts in a local domain and known
-// senders' hosts are also reported. Clients with a name are excluded, because users
-// rent servers and greet with a host name in their own domain.
+// foreignName reports a greeting whose name belongs to another owner. A greeting with a
+// local domain is always reported. Greetings with the name of a host in a local domain,
+// or of a known sender's host, are reported only if the client has no reverse DNS name.
+// Otherwise, the client may be a user's rented server that greets with a host name in
+// the user's domain.
 func (c *Case) foreignName() (match, confidence string) {
 	if local, _ := c.Site.LocalDomain(c.Helo); local {
 		return "local domain", c.forged(Medium)
@@ -300,9 +303,9 @@ func (c *Case) foreignName() (match, confidence string) {
 	return "", ""
 }
 
-// special lists networks whose addresses belong to many hosts or to none. Networks that
-// package netip recognizes are omitted, and so are documentation networks, which tests
-// use for remote hosts.
+// special lists networks whose addresses do not belong to a single host. Networks that
+// package netip recognizes are omitted. Documentation networks are also omitted,
+// because tests use them for remote hosts.
 var special = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"),
 	netip.MustParsePrefix("100.64.0.0/10"), // carrier-grade NAT (RFC 6598)

@@ -79,7 +79,8 @@ const (
 )
 
 // TestProofOfGreetings checks that a proven name exempts a greeting with the same
-// owner. A truncated name proves nothing. After a DNS failure, no confidence is high.
+// owner, that a truncated name proves nothing, and that no confidence is high after a
+// DNS failure.
 func TestProofOfGreetings(t *testing.T) {
 	lists := builtin(t)
 	for _, tt := range []struct {
@@ -126,9 +127,9 @@ func TestProofOfGreetings(t *testing.T) {
 	}
 }
 
-// TestClassesOfGreetings checks that tools are found on every listener. A common
-// computer name gets low confidence. A computer name is not evidence on a submission
-// listener, or if it is the first label of the proven name.
+// TestClassesOfGreetings checks that tools are found on every listener, and that a
+// common computer name gets low confidence. On a submission listener, or as the proven
+// name's first label, a computer name is not evidence.
 func TestClassesOfGreetings(t *testing.T) {
 	lists := builtin(t)
 	for _, tt := range []struct {
@@ -167,7 +168,7 @@ func TestClassesOfGreetings(t *testing.T) {
 	}
 }
 
-// TestListedHosts checks rows for rented addresses, scanner names, scanners' mail
+// TestListedHosts checks the list rows of rented addresses, scanners' names and mail
 // hosts, and hosting providers' names.
 func TestListedHosts(t *testing.T) {
 	lists := builtin(t)

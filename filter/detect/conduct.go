@@ -48,7 +48,8 @@ func otherProtocol(c *Case) {
 	c.find(Finding{Evidence: evidence, By: "command", Proof: ev.Text, Confidence: High})
 }
 
-// rejectedCommand reports a command that is out of order, malformed or not offered.
+// rejectedCommand reports a command that the server rejected because it is out of
+// sequence, malformed or not offered.
 func rejectedCommand(c *Case) {
 	ev := c.Event
 	f := Finding{By: "command", Proof: ev.Text}
@@ -95,8 +96,8 @@ func pipelining(c *Case) {
 //
 // smtpd reads the first command of an early talker within earlyGap of the greeting. The
 // gaps between later replies and commands are much longer, because they include a round
-// trip. A well-behaved client waits for the greeting, so its first gap also includes
-// one.
+// trip. A well-behaved client waits for the greeting, so its first gap also includes a
+// round trip.
 //
 // If the round-trip time is very short, the first gap proves nothing.
 const (
@@ -134,9 +135,9 @@ func failedLogin(c *Case) {
 	}
 }
 
-// spray reports a source that tries many users, or one user from many networks. The
-// confidence is low if the source may be legitimate: the user under attack, or another
-// user in the network, may have mistyped a password.
+// spray reports a source that tries many users, or that tries a user who is attacked
+// from many networks. The confidence is low if the source may be legitimate. The user
+// under attack, or another user in the network, may have mistyped a password.
 func spray(c *Case) {
 	if c.Event.Result != smtp.ResultFail || c.Spray.Match == "" {
 		return
@@ -148,11 +149,12 @@ func spray(c *Case) {
 	c.find(Finding{Evidence: rules.AuthSpray, By: "memory", Proof: c.User, Match: c.Spray.Match, Confidence: confidence})
 }
 
-// ending reports a client that disconnected within a transaction, or that never sent mail.
-// Clients that were rejected or delivered mail are ignored, because they had no reason to
-// continue. A mail server that does not report how a session ended reports no refused MAIL
-// and no failed login either: the client may have sent both, and then QUIT. If the ending is
-// partial, a command that is missing proves nothing.
+// ending reports a client that disconnected during a transaction, or that never sent
+// mail. Clients that were rejected or delivered mail are ignored, because they had no
+// reason to continue. A server whose log does not show how a session ended does not
+// show a rejected MAIL or a failed login either. The client may have sent both,
+// followed by QUIT, so the confidence is low. If the ending is partial, the absence of
+// a command proves nothing.
 func ending(c *Case) {
 	end, confidence := c.Event.Ending, High
 	if end == smtp.EndingClosed {

@@ -26,7 +26,7 @@ type Finding struct {
 	Implied bool
 }
 
-// Confidence levels. Evidence with low confidence proves nothing on its own.
+// Confidence levels. Evidence with low confidence alone proves nothing.
 const (
 	High   = "high"
 	Medium = "medium"
@@ -57,13 +57,13 @@ type State struct {
 }
 
 // Mixed reports whether most of the requested mailboxes exist. Missing mailboxes are
-// then not an offence, because newsletters and mailing lists often have members who
-// left. Rules may still reject these recipients.
+// then not an offence, because newsletters and mailing lists often have former members.
+// Rules may still reject these recipients.
 func (st *State) Mixed() bool { return st.Accepted.N > st.Unknown.N+st.Bounced.N }
 
 // Hold counts a recipient that a rule rejected because too many recipients do not
-// exist. flood reports whether the recipient adds to a flood. If most recipients exist,
-// as when a newsletter is delivered, the session is not a flood.
+// exist. flood reports whether the rejected recipients count as a flood. They do not if
+// most recipients exist, as when a newsletter is delivered.
 func (st *State) Hold(mailbox uint64) (flood bool) {
 	st.Held.add(mailbox)
 	return st.Held.N+st.Unknown.N+st.Bounced.N > st.Accepted.N
@@ -86,8 +86,8 @@ func (st *State) Has() bool {
 	return (st.Evidence|st.Weak)&^(rules.RDNSMissing|rules.FCrDNSFail) != 0
 }
 
-// Abuse is the evidence of behaviour that no mail server shows. Abuse is an offence if
-// the confidence is medium or high.
+// Abuse is the evidence of behaviour that no mail server shows. It is an offence if the
+// confidence is medium or high.
 const Abuse = rules.Scanner | rules.BotnetHelo | foreign | rules.Harvest | rules.RelayProbe | rules.AuthSpray
 
 // CountedPerEvent is the evidence counted across sessions on every event. Other
@@ -111,7 +111,8 @@ func (st *State) Add(f *Finding) bool {
 	return true
 }
 
-// A Case is the input of a detector, which may only change its own fields in State.
+// A Case is the input of a detector. A detector may change only its own fields in
+// State.
 type Case struct {
 	*track.Session
 	State  *State
@@ -164,8 +165,8 @@ const (
 	anySession
 )
 
-// detectors lists all detectors in the order in which they run for an event. The order
-// affects only the order of the findings.
+// detectors lists all detectors in the order in which they run. The order affects only
+// the order of the findings.
 var detectors = slices.Concat(clientDetectors, conductDetectors, recipientDetectors, accountDetectors)
 
 // byKind lists the detectors for each kind of event.

@@ -103,10 +103,10 @@ func (st *State) classify(c *Case) RcptClass {
 }
 
 // missing counts a recipient that does not exist. Recipients of bounces are counted
-// separately, because a bounce goes to a sender address that may be forged.
+// separately, because a bounce may go to a forged sender address.
 //
-// A recipient requested repeatedly within 30 days counts once. A mailing list sends
-// every message to its former members, and learns nothing from the replies.
+// A recipient requested repeatedly within 30 days counts once. A mailing list that
+// ignores rejections sends every message to its former members.
 func (st *State) missing(c *Case) {
 	if st.Repeated = c.Memory.Recipients.Asked(c.Client, c.Event.Addr, c.Event.Time); st.Repeated {
 		return
@@ -141,16 +141,17 @@ func Domain(addr []byte) (domain []byte, routed bool) {
 	return addr[i+1:], routed
 }
 
-// mailboxes counts distinct mailboxes. Repeated mail to an existing mailbox must not
-// hide a dictionary attack, and repeated mail to a missing mailbox is not an attack.
+// mailboxes counts distinct mailboxes. Otherwise, repeated mail to an existing mailbox
+// could hide a dictionary attack, and repeated mail to a missing mailbox would look
+// like one.
 type mailboxes struct {
 	N    uint32
 	seen []uint64
 	next int
 }
 
-// maxSeen is the number of latest mailboxes that are kept apart. An older mailbox is
-// counted again.
+// maxSeen is the number of recent mailboxes that are stored. An older mailbox that is
+// requested again counts twice.
 const maxSeen = 256
 
 func (m *mailboxes) add(box uint64) {
@@ -206,7 +207,7 @@ func (c *Case) confidence() string {
 	return High
 }
 
-// Numbers of distinct missing recipients that make a session a harvest.
+// Numbers of distinct missing recipients at which a session counts as a harvest.
 const (
 	harvestAll   = 5  // all recipients are missing, and the sender is the same
 	harvestMixed = 10 // at least three quarters of the recipients are missing
@@ -214,8 +215,8 @@ const (
 )
 
 // harvest reports a directory harvest. The thresholds are doubled for known clients,
-// which may have old mailing lists. Recipients that a rule rejected because too many do
-// not exist are counted as missing.
+// which may have outdated mailing lists. Recipients that a rule rejected because too
+// many do not exist are counted as missing.
 func harvest(c *Case) {
 	st := c.State
 	if c.Event.Kind == smtp.EventRequest && c.Event.Phase != smtp.PhaseRcptTo || st.Evidence.Has(rules.Harvest) {
@@ -230,7 +231,7 @@ func harvest(c *Case) {
 	switch {
 	case st.undecided && missing >= harvestAll*factor && st.Accepted.N == 0:
 		// No local domain is known, so the requests are either a harvest or relay
-		// probes. Mail servers send neither.
+		// probes. Legitimate mail servers send neither.
 		f.Match, f.Confidence = "undecided", Medium
 	case missing >= harvestAll*factor && st.Accepted.N == 0 && !st.senders:
 		f.Match = "all"
@@ -244,9 +245,9 @@ func harvest(c *Case) {
 	c.find(f)
 }
 
-// A session with floodOfRecipients rejected recipients is a flood. A rule rejects
-// recipients because too many do not exist. The session must then end, because the
-// replies show the client which mailboxes exist.
+// A session in which a rule has rejected floodOfRecipients recipients, because too many
+// do not exist, is a flood. It must be ended, because the replies show the client which
+// mailboxes exist.
 const floodOfRecipients = 10
 
 // recipientFlood reports a client that continues after floodOfRecipients rejections.
@@ -257,8 +258,8 @@ func recipientFlood(c *Case) {
 }
 
 // probedRecipient reports a missing recipient that hosts in other networks have
-// requested. The mailbox may be new, so a client with a proven name may request
-// it once, if it requests no other missing recipient.
+// requested. The mailbox may be new, so a client with a proven name may request it
+// once, unless it requests other missing recipients.
 func probedRecipient(c *Case) {
 	ev, st := c.Event, c.State
 	request := ev.Kind == smtp.EventRequest

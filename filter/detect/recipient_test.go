@@ -243,7 +243,8 @@ func TestAccountAbuse(t *testing.T) {
 	}
 }
 
-// networks logs in from n networks, in a session each. The last session is left in b.
+// networks logs in from n networks, in a separate session each. b holds the last
+// session afterwards.
 func networks(b *bench, n int) {
 	for i := range n {
 		b.track, b.state = track.Session{}, State{}

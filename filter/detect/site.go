@@ -40,8 +40,8 @@ func (s *Site) OwnAddr(a netip.Addr) bool {
 	return false
 }
 
-// OwnName reports whether name is one of the server's names: in its greeting, in
-// smtpd.conf(5), or in an own-name statement.
+// OwnName reports whether name is one of the server's names, which are in its greeting,
+// in smtpd.conf(5), and in own-name statements.
 func (s *Site) OwnName(name []byte) bool {
 	if len(name) == 0 {
 		return false
@@ -60,7 +60,7 @@ func (s *Site) OwnName(name []byte) bool {
 }
 
 // LocalDomain reports whether this server accepts mail for domain. sure reports whether
-// the operator lists all local domains, so that a negative answer is certain.
+// the operator has listed all local domains, so that a negative answer is certain.
 func (s *Site) LocalDomain(domain []byte) (local, sure bool) {
 	if s.Policy != nil {
 		if table := s.Policy.Table("local-domains"); table != nil {

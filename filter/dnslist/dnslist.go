@@ -1,6 +1,7 @@
-// Package dnslist stores the answers of DNS lists about the addresses of clients. The
-// filter uses no network: it asks questions, and the companion lookup answers them over its
-// socket. The table has a fixed size, so that clients cannot make it grow.
+// Package dnslist stores DNS lists' answers about clients' addresses. The filter itself
+// does not use the network. A separate process, the companion "lookup", fetches the
+// filter's questions over the control socket and returns the answers. The table has a
+// fixed size, so that clients cannot make it grow.
 package dnslist
 
 import (
@@ -23,23 +24,24 @@ const (
 	sets     = 2048 // a hash of an address selects a set
 	ways     = 8    // rows of a set
 	maxQueue = 1024 // questions that wait for the companion
-	maxBatch = 64   // questions in an answer to the companion
+	maxBatch = 64   // questions sent to the companion at a time
 	maxCodes = 3    // codes that are stored for an answer
 
-	// maxOfSource is the maximum number of addresses of a /64 about which the answers are
-	// valid or pending. If one of them is listed, its row has room for another address.
+	// maxOfSource is the maximum number of addresses in a /64 with valid or pending
+	// answers. Beyond this number, a new address can only replace a listed one.
 	maxOfSource = 4
 
-	// MinTTL and MaxTTL limit the time for which an answer is used.
+	// MinTTL and MaxTTL limit how long an answer is used.
 	MinTTL = time.Minute
 	MaxTTL = time.Hour
-	// answerTime is the time in which the companion must answer a question. Then the
-	// question may be asked again.
+	// answerTime is the time within which the companion must answer a question. After
+	// that time, the question may be asked again.
 	answerTime = 10 * time.Second
-	// gather is the time in which Questions gathers questions if no request waits for
-	// their answers, so that many clients do not cause as many changes between processes.
+	// gather is the time for which Questions collects questions, unless requests wait
+	// for the answers. It reduces the number of context switches.
 	gather = 20 * time.Millisecond
-	// absence is the time without a request for questions after which no companion runs.
+	// absence is the time after which the companion is considered stopped if it does
+	// not fetch questions.
 	absence = 5 * time.Second
 )
 
@@ -81,7 +83,7 @@ func (f *Fact) Event(at *smtp.Event) smtp.Event {
 	return ev
 }
 
-// A cell is the part of a row about one list.
+// A cell holds one list's answer in a row.
 type cell struct {
 	state State
 	sent  bool // the companion has received the question
@@ -96,8 +98,8 @@ type row struct {
 	cells [rules.MaxLookups]cell
 }
 
-// until returns the time at which the last answer or question of the row expires, or 0. n is
-// the number of lists.
+// until returns the time at which the row's last answer or question expires, or 0 if
+// all have expired. n is the number of lists.
 func (r *row) until(n int, now time.Duration) (last uint32) {
 	for _, c := range r.cells[:n] {
 		if now < seconds(c.until) {
@@ -117,9 +119,9 @@ func (r *row) listed(lists []*rules.Lookup, now time.Duration) bool {
 	return false
 }
 
-// sourceOf returns the source that contains an address: an IPv4 address, or the first
-// address of a /64. A source may have maxOfSource rows, because one client can use all
-// addresses of a /64.
+// sourceOf returns the source of an address: the IPv4 address itself, or the first
+// address of the /64. A source can have only maxOfSource rows, because one client can
+// use all addresses of a /64.
 func sourceOf(a netip.Addr) netip.Addr {
 	if !a.Is6() { // the error of Prefix would cost allocations
 		return a
@@ -128,15 +130,15 @@ func sourceOf(a netip.Addr) netip.Addr {
 	return p.Addr()
 }
 
-// Causes contains the reasons for which an answer is unknown.
+// Causes lists the reasons why an answer is unknown.
 var Causes = []string{"timeout", "failure", "code", "rate", "disabled", lost}
 
-// lost is the cause if a question has no answer: its row was evicted, or the companion has not
-// answered in time.
+// lost is the cause if a question's row was evicted, or the companion has not answered
+// in time.
 const lost = "lost"
 
-// ListStatus describes the answers of a list since the start of the filter. Each question that
-// was asked has an answer, waits for it, or is lost.
+// ListStatus counts a list's questions and answers since the filter's start. Each
+// question that was asked is answered, pending or lost.
 type ListStatus struct {
 	Name    string            `json:"name"`
 	Zone    string            `json:"zone"`
@@ -144,17 +146,19 @@ type ListStatus struct {
 	Listed  uint64            `json:"listed"`
 	Absent  uint64            `json:"not_listed"`
 	Unknown map[string]uint64 `json:"unknown,omitempty"` // by cause
-	// Dropped is the number of questions that were not asked, because too many waited.
+	// Dropped is the number of questions that were not asked, because the queue or the
+	// table had no room.
 	Dropped uint64 `json:"dropped,omitempty"`
-	// Withdrawn is the number of listings that are unknown since a test of the list.
+	// Withdrawn is the number of listings that were removed because the list failed a
+	// test.
 	Withdrawn uint64 `json:"withdrawn,omitempty"`
 }
 
 // A Table stores answers. Its methods may be called by any goroutine.
 type Table struct {
-	// Wake is called after an answer. It must not block.
+	// Wake is called after each answer. It must not block.
 	Wake func()
-	// Withdraw is called after a list has withdrawn its listings, with the addresses.
+	// Withdraw is called with the addresses of the listings that a list has withdrawn.
 	Withdraw func(list *rules.Lookup, listed []netip.Addr)
 	// Now returns the time since the start of the table. It is replaced in tests.
 	Now func() time.Duration
@@ -165,7 +169,8 @@ type Table struct {
 	lists  []*rules.Lookup
 	ids    []string // of lists
 	status []ListStatus
-	// withdrawn contains the results of Withdrawals after each list has withdrawn listings.
+	// withdrawn holds, for each list, the value of withdrawals after the list last
+	// withdrew its listings.
 	withdrawn [rules.MaxLookups]uint32
 	rows      []row // nil until there are lists
 	seed      maphash.Seed
@@ -182,8 +187,8 @@ func New() *Table {
 	return &Table{Wake: func() {}, Withdraw: func(*rules.Lookup, []netip.Addr) {}, Now: func() time.Duration { return time.Since(start) }, seed: maphash.MakeSeed(), asked: make(chan struct{}, 1)}
 }
 
-// Use sets the lists of a new policy. Answers of other lists are dropped. Requests that wait
-// are decided again.
+// Use sets the lists of a new policy. If the lists have changed, all answers are
+// dropped. Waiting requests are decided again.
 func (t *Table) Use(lists []*rules.Lookup) {
 	defer t.Wake()
 	t.mu.Lock()
@@ -206,7 +211,7 @@ func (t *Table) Use(lists []*rules.Lookup) {
 	t.ready()
 }
 
-// ready ends the wait of Questions.
+// ready wakes Questions.
 func (t *Table) ready() {
 	select {
 	case t.asked <- struct{}{}:
@@ -244,8 +249,8 @@ func (t *Table) Status() (all []ListStatus) {
 	return all
 }
 
-// Public reports whether a belongs to a host in the Internet, about which lists have
-// entries.
+// Public reports whether a belongs to a host on the Internet. DNS lists have entries
+// only for public addresses.
 func Public(a netip.Addr) bool {
 	return a.IsGlobalUnicast() && !a.IsPrivate() && !slices.ContainsFunc(notPublic, func(p netip.Prefix) bool { return p.Contains(a) })
 }
@@ -260,7 +265,8 @@ var notPublic = []netip.Prefix{
 	netip.MustParsePrefix("fec0::/10"),
 }
 
-// Answers appends the state of each list about a to facts, and asks no list.
+// Answers appends the state of each list's answer about a to facts, without asking any
+// list.
 func (t *Table) Answers(a netip.Addr, facts []Fact) []Fact {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -271,8 +277,8 @@ func (t *Table) Answers(a netip.Addr, facts []Fact) []Fact {
 	return facts
 }
 
-// answers appends the state of each list in a row, which may be nil. complete reports
-// whether all lists have a valid answer or a question.
+// answers appends the state of each list's answer in a row, which may be nil. complete
+// reports whether each list has a valid answer or a pending question.
 func (t *Table) answers(r *row, now time.Duration, facts []Fact) (all []Fact, complete bool) {
 	complete = true
 	for i, l := range t.lists {
@@ -288,9 +294,9 @@ func (t *Table) answers(r *row, now time.Duration, facts []Fact) (all []Fact, co
 	return facts, complete
 }
 
-// Ask appends the state of each list about a to facts. It asks the lists that have no valid
-// answer, unless no companion runs. again is set for further requests of a session, so that
-// a question that is dropped counts once.
+// Ask appends the state of each list's answer about a to facts. If the companion is
+// running, Ask asks the lists that have no valid answer. again must be set for a
+// session's later requests, so that a dropped question counts only once.
 func (t *Table) Ask(a netip.Addr, again bool, facts []Fact) []Fact {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -331,22 +337,22 @@ func (t *Table) Ask(a netip.Addr, again bool, facts []Fact) []Fact {
 
 func seconds(n uint32) time.Duration { return time.Duration(n) * time.Second }
 
-// until returns the time after ttl in whole seconds, rounded up.
+// until returns the time at which ttl has passed, rounded up to whole seconds.
 func until(now, ttl time.Duration) uint32 { return uint32((now + ttl + time.Second - 1) / time.Second) }
 
-// present reports whether a companion runs.
+// present reports whether the companion is running.
 func (t *Table) present(now time.Duration) bool {
 	return t.readers > 0 || t.read > 0 && now-t.read < absence
 }
 
-// set returns the rows among which the row of a is. All addresses of a source have the same
-// set.
+// set returns the set of rows that may contain a's row. All addresses of a source have
+// the same set.
 func (t *Table) set(a netip.Addr) []row {
 	i := maphash.Comparable(t.seed, sourceOf(a)) % sets
 	return t.rows[i*ways : (i+1)*ways]
 }
 
-// find returns the row of a, or nil.
+// find returns a's row, or nil.
 func (t *Table) find(a netip.Addr) *row {
 	set := t.set(a)
 	for i := range set {
@@ -357,9 +363,10 @@ func (t *Table) find(a netip.Addr) *row {
 	return nil
 }
 
-// replace returns a row for a, which replaces the row whose answers expire first. If the
-// source of a has too many rows, replace returns one of them whose address is listed,
-// because the list may contain the whole source, or nil.
+// replace returns a new row for a, which replaces the row whose answers expire first.
+// If a's source already has maxOfSource rows, the new row replaces one with a listed
+// address, because the list may contain the whole source. If no address of the source
+// is listed, replace returns nil.
 func (t *Table) replace(a netip.Addr, now time.Duration) *row {
 	set, source := t.set(a), sourceOf(a)
 	var oldest, listed *row
@@ -389,7 +396,7 @@ func (t *Table) replace(a netip.Addr, now time.Duration) *row {
 	return oldest
 }
 
-// lose counts the question of a cell that ends without an answer.
+// lose counts a cell's pending question as lost.
 func (t *Table) lose(list int, c *cell) {
 	if c.state == Pending {
 		t.status[list].Unknown[lost]++
@@ -403,8 +410,8 @@ type Question struct {
 	Lists []string   `json:"lists"` // see rules.Lookup.ID
 }
 
-// Questions returns the next questions. It waits for the first one until the end of ctx, for
-// the given time, or until the lists change.
+// Questions returns the next questions. It waits for the first question until ctx ends,
+// the given time has passed, or the lists change.
 func (t *Table) Questions(ctx context.Context, wait time.Duration) []Question {
 	t.mu.Lock()
 	t.readers++
@@ -442,15 +449,15 @@ func (t *Table) Questions(ctx context.Context, wait time.Duration) []Question {
 	}
 }
 
-// urgent reports whether requests wait for the answer of a list.
+// urgent reports whether any list has a hold, so that requests wait for its answer.
 func (t *Table) urgent() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return slices.ContainsFunc(t.lists, func(l *rules.Lookup) bool { return l.Hold > 0 })
 }
 
-// next removes questions from the queue. done reports whether there are questions, or the
-// lists have changed.
+// next removes questions from the queue. done reports whether there are any questions,
+// or the lists have changed.
 func (t *Table) next() (all []Question, done bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -486,17 +493,17 @@ func (t *Table) next() (all []Question, done bool) {
 	return all, done
 }
 
-// An Answer is the answer of a list about an address.
+// An Answer is a list's answer about an address.
 type Answer struct {
-	Addr  netip.Addr    // not valid if all listings of the list are unknown now
+	Addr  netip.Addr    // not valid if the list withdraws all its listings
 	List  string        // ID of the list
 	Codes []netip.Addr  // empty if the address is not listed
 	TTL   time.Duration // for which the answer is valid
 	Cause string        // one of Causes if the answer is unknown
 }
 
-// Answer stores an answer. The error is ErrNotAsked if the question was not sent, or has
-// expired.
+// Answer stores an answer. It returns ErrNotAsked if the question was not sent to the
+// companion, or has expired.
 func (t *Table) Answer(a Answer) error {
 	if err := a.check(); err != nil {
 		return err
@@ -550,8 +557,8 @@ func (t *Table) Answer(a Answer) error {
 	return nil
 }
 
-// drop removes the listings of a list, given by its ID, also if they have expired. It returns
-// the list, or nil if there is none, and the addresses.
+// drop removes the listings of the list with the given ID, even if they have expired.
+// It returns the addresses and the list, or nil if the list does not exist.
 func (t *Table) drop(id string) (list *rules.Lookup, listed []netip.Addr) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -572,11 +579,11 @@ func (t *Table) drop(id string) (list *rules.Lookup, listed []netip.Addr) {
 	return t.lists[n], listed
 }
 
-// Withdrawals returns a number that changes when a list withdraws listings.
+// Withdrawals returns a counter that increases each time a list withdraws its listings.
 func (t *Table) Withdrawals() uint32 { return t.withdrawals.Load() }
 
-// WithdrawnSince reports whether the named list has withdrawn listings since Withdrawals
-// returned n.
+// WithdrawnSince reports whether the named list has withdrawn its listings since
+// Withdrawals returned n.
 func (t *Table) WithdrawnSince(name string, n uint32) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -584,7 +591,7 @@ func (t *Table) WithdrawnSince(name string, n uint32) bool {
 	return i >= 0 && t.withdrawn[i] > n
 }
 
-// ErrNotAsked means that an answer has no question.
+// ErrNotAsked is returned for an answer to a question that is not pending.
 var ErrNotAsked = fmt.Errorf("the filter has not asked this question")
 
 func (a *Answer) check() error {

@@ -15,7 +15,7 @@ import (
 	"scanwatch/rules"
 )
 
-// bench is a Table with a clock of the test.
+// bench is a Table whose clock the test controls.
 type bench struct {
 	*testing.T
 	*Table
@@ -61,16 +61,16 @@ func (b *bench) states(a netip.Addr) string {
 	return text
 }
 
-// digest is the digest in the ID of a list.
+// digest matches the digest in a list's ID.
 var digest = regexp.MustCompile("@[0-9a-f]{8}")
 
-// questions returns the questions without a wait, with the names of lists. Afterwards, a
-// companion is present.
+// questions returns the queued questions without waiting, with the lists' names instead
+// of their IDs. Afterwards, the companion counts as running.
 func (b *bench) questions() string {
 	return digest.ReplaceAllString(fmt.Sprint(b.Questions(context.Background(), 0)), "")
 }
 
-// Answer stores an answer of a list, whose name it contains.
+// Answer stores an answer that contains the list's name instead of its ID.
 func (b *bench) Answer(a Answer) error {
 	for _, l := range b.lists {
 		if l.Name == a.List {
@@ -87,8 +87,8 @@ func (b *bench) want(a netip.Addr, want string) {
 	}
 }
 
-// TestQuestion checks the life of a question: it is asked once, has one answer, and is
-// asked again when the answer has expired.
+// TestQuestion checks that a question is asked and answered once, and is asked again
+// when the answer has expired.
 func TestQuestion(t *testing.T) {
 	b := newBench(t, zen, white)
 	b.want(host, "unknown unknown ") // without a companion
@@ -125,13 +125,13 @@ func TestQuestion(t *testing.T) {
 		t.Errorf("questions after the end of an answer: %s", q)
 	}
 	b.now += answerTime + time.Second
-	b.want(host, "listed unknown ") // the companion has gone
+	b.want(host, "listed unknown ") // the companion has exited
 	if err := b.Answer(Answer{Addr: host, List: "white"}); !errors.Is(err, ErrNotAsked) {
 		t.Errorf("a late answer: %v", err)
 	}
 }
 
-// TestNotAsked checks that answers without a question have no effect.
+// TestNotAsked checks that answers to questions that were not asked have no effect.
 func TestNotAsked(t *testing.T) {
 	b := newBench(t, zen)
 	b.questions()
@@ -166,8 +166,7 @@ func TestNotAsked(t *testing.T) {
 	b.want(host, "listed ")
 }
 
-// TestUnknown checks that errors and codes that the list does not declare are unknown, and
-// are counted.
+// TestUnknown checks that errors and undeclared codes are counted as unknown answers.
 func TestUnknown(t *testing.T) {
 	b := newBench(t, zen)
 	b.questions()
@@ -194,8 +193,8 @@ func TestUnknown(t *testing.T) {
 	b.want(netip.MustParseAddr("192.0.2.0"), "pending ") // asked again
 }
 
-// TestLost checks that each question that was asked ends in one counter, also if it is evicted,
-// or its companion has exited.
+// TestLost checks that each question increments exactly one counter, even if its row is
+// evicted or the companion exits.
 func TestLost(t *testing.T) {
 	b := newBench(t, zen, white)
 	sum := func() (all uint64) {
@@ -250,7 +249,7 @@ func TestLost(t *testing.T) {
 	}
 }
 
-// TestIgnored checks that an answer of ignored codes only is not a listing.
+// TestIgnored checks that an answer with only ignored codes is not a listing.
 func TestIgnored(t *testing.T) {
 	b := newBench(t, zen)
 	b.questions()
@@ -262,7 +261,7 @@ func TestIgnored(t *testing.T) {
 	b.want(host, "absent ")
 }
 
-// TestEvents checks the events of answers.
+// TestEvents checks the events that answers are converted to.
 func TestEvents(t *testing.T) {
 	b := newBench(t, zen, white)
 	b.questions()
@@ -283,8 +282,8 @@ func TestEvents(t *testing.T) {
 	}
 }
 
-// TestBounded checks that clients cannot make the table or its queue grow, and that the
-// questions that find no room are counted.
+// TestBounded checks that clients cannot make the table or its queue grow, and that
+// dropped questions are counted.
 func TestBounded(t *testing.T) {
 	b := newBench(t, zen)
 	b.questions()
@@ -298,7 +297,7 @@ func TestBounded(t *testing.T) {
 	if s := b.Status()[0]; s.Asked != maxQueue || s.Dropped != many-maxQueue {
 		t.Errorf("%+v", s)
 	}
-	// A full table has room for a further address.
+	// A full table still accepts a new address.
 	for range maxQueue/maxBatch + 1 {
 		b.questions()
 	}
@@ -311,8 +310,8 @@ func TestBounded(t *testing.T) {
 	b.want(host, "pending ")
 }
 
-// TestSource checks that each address has its own answer, and that a client cannot ask
-// about many addresses of a /64, unless these are listed.
+// TestSource checks that each address has its own answer, and that a client cannot
+// cause questions about many addresses of a /64, unless they are listed.
 func TestSource(t *testing.T) {
 	b := newBench(t, zen, white)
 	b.questions()
@@ -340,7 +339,7 @@ func TestSource(t *testing.T) {
 	answer(0, "zen")
 	answer(1, "zen")
 	b.want(address(many), "unknown unknown ")
-	// The next address takes the row of a listed one.
+	// The next address replaces the row of a listed address.
 	answer(2, "zen", "127.0.0.2")
 	b.want(address(many), "pending pending ")
 	b.want(address(2), "unknown unknown ")
@@ -357,8 +356,8 @@ func TestSource(t *testing.T) {
 	b.want(address(many), "pending pending ") // after the end of the others
 }
 
-// TestDropped checks that a dropped question counts once for a session, and only for lists
-// without an answer.
+// TestDropped checks that a dropped question counts once per session, and only for
+// lists without an answer.
 func TestDropped(t *testing.T) {
 	b := newBench(t, zen, white)
 	b.questions()
@@ -380,8 +379,8 @@ func TestDropped(t *testing.T) {
 	}
 }
 
-// TestChanged checks that a change of the lists ends the wait of the companion, and that each
-// new policy wakes the requests that wait.
+// TestChanged checks that a change of the lists wakes the companion, and that each new
+// policy wakes the waiting requests.
 func TestChanged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, zen)
@@ -407,8 +406,8 @@ func TestChanged(t *testing.T) {
 	})
 }
 
-// TestUse checks that answers of other lists are dropped, and that answers of the same lists
-// remain after a reload.
+// TestUse checks that a reload drops the answers if the lists have changed, and keeps
+// them otherwise.
 func TestUse(t *testing.T) {
 	b := newBench(t, zen)
 	b.questions()
@@ -426,8 +425,8 @@ func TestUse(t *testing.T) {
 	b.want(host, "")
 }
 
-// TestDefinition checks that an answer does not count for another definition of a list with
-// the same name.
+// TestDefinition checks that an answer is ignored if a list with the same name has a
+// different definition.
 func TestDefinition(t *testing.T) {
 	b := newBench(t, zen)
 	b.questions()
@@ -463,8 +462,8 @@ func TestDefinition(t *testing.T) {
 	}
 }
 
-// TestWithdrawn checks that the companion can withdraw the listings of one list, and nothing
-// else.
+// TestWithdrawn checks that the companion can withdraw one list's listings without
+// affecting other answers.
 func TestWithdrawn(t *testing.T) {
 	b := newBench(t, zen, white)
 	b.questions()
@@ -511,7 +510,7 @@ func TestWithdrawn(t *testing.T) {
 	}
 }
 
-// TestPublic checks the addresses about which lists are asked.
+// TestPublic checks which addresses the lists are asked about.
 func TestPublic(t *testing.T) {
 	for a, want := range map[string]bool{
 		"192.0.2.1": true, "2001:db8::1": true, "10.0.0.1": false, "127.0.0.1": false, "169.254.1.1": false, "100.64.0.1": false,

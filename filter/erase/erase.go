@@ -25,7 +25,7 @@ const Marker = "(erased)"
 // maxName is the maximum length of a name in bytes.
 const maxName = 255
 
-// Widest prefixes that can be erased.
+// Lengths of the widest prefixes that can be erased.
 const (
 	leastBits4 = 8
 	leastBits6 = 16
@@ -39,7 +39,7 @@ type Subject struct {
 
 // Parse parses an address, a prefix, a mailbox or a user name. Names may be escaped, as
 // other commands print them. An IPv6 address is widened to its /64. A running filter
-// parses what String returns, and gets the same subject.
+// parses the result of String, and must get the same subject.
 func Parse(arg string) (Subject, error) {
 	s, err := parse(arg)
 	if err != nil {
@@ -153,8 +153,8 @@ type Eraser struct {
 	bufs   [numTexts][]byte
 }
 
-// New returns an Eraser. The key is that of the state directory's hashes; without it,
-// hashes are kept. The delimiter separates a mailbox from its detail.
+// New returns an Eraser. key is the state directory's hash key; without it, hashes are
+// kept. delimiter separates a mailbox from its detail.
 func New(s Subject, key []byte, delimiter byte) *Eraser {
 	e := &Eraser{subject: s, delimiter: delimiter}
 	if len(s.name) == 0 {
@@ -226,7 +226,7 @@ func blank(s *store.Step, sum bool) {
 		s.Text = nil
 	case store.KindRcpt:
 		if s.Text = []byte(Marker); sum {
-			s.Text = []byte("*") // stands for further domains
+			s.Text = []byte("*") // represents further domains
 		}
 	case store.KindAuth, store.KindCommand:
 		s.Text = []byte(Marker)
@@ -241,8 +241,8 @@ func blank(s *store.Step, sum bool) {
 	}
 }
 
-// A place is a position at which a user name may occur in text. In all other positions
-// the text is kept, because the name can also be an ordinary word such as mail.
+// A place is a position at which a user name may occur in text. In all other positions,
+// text is kept, because a user name can also be an ordinary word such as mail.
 type place uint8
 
 const (
@@ -259,7 +259,8 @@ type field struct {
 	buf  int // number of the buffer for a replacement
 }
 
-// numTexts is the number of buffers: one for the host's name, and one for each field.
+// numTexts is the number of buffers: one for the reverse DNS name, and one for each
+// field.
 const numTexts = 4
 
 // proofs maps the source of a proof to the place where the proof may hold a user name.
@@ -282,7 +283,7 @@ func fields(s *store.Step) [numTexts - 1]field {
 	return all
 }
 
-// mentions reports whether another client's record mentions the person.
+// mentions reports whether the record of another client mentions the person.
 func (e *Eraser) mentions(r *store.Record) (found bool) {
 	if from, _ := e.find(r.RDNS, 0, nowhere); from >= 0 {
 		return true
@@ -318,9 +319,9 @@ func (e *Eraser) replace(s *store.Step) {
 }
 
 // replaced returns b with each of the person's names replaced by Marker. If replacing
-// the names would more than double a text, the whole text becomes Marker. Otherwise a
-// client could send many short names, and the record would exceed its limit. The result
-// is valid until the next call with the same buffer number.
+// the names would more than double a text, the whole text becomes Marker. Otherwise, a
+// client could send many short names, and the record would exceed its maximum size. The
+// result is valid until the next call with the same buffer number.
 func (e *Eraser) replaced(b []byte, buf int, at place) []byte {
 	from, to := e.find(b, 0, at)
 	if from < 0 {
@@ -340,8 +341,8 @@ func (e *Eraser) replaced(b []byte, buf int, at place) []byte {
 	return out
 }
 
-// find returns where the person's first name in b starts and ends, at or after start.
-// If no name is found, from is -1.
+// find returns the start and end of the first of the person's names in b at or after
+// start. If no name is found, from is -1.
 func (e *Eraser) find(b []byte, start int, at place) (from, to int) {
 	if len(b) == start {
 		return -1, 0
@@ -486,8 +487,8 @@ func findWord(b, word []byte, at int) int {
 	}
 }
 
-// inWord reports whether the character at i continues a name. A dot continues a name
-// only before another character of a name.
+// inWord reports whether the character at i belongs to a name. A dot belongs to a name
+// only if another character of the name follows.
 func inWord(b []byte, i int) bool {
 	return i < len(b) && (nameByte(b[i]) || b[i] == '.' && i+1 < len(b) && nameByte(b[i+1]))
 }

@@ -43,8 +43,8 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// TestParseAgain checks that a name is refused if a running filter, which parses what
-// String returns, would erase another person.
+// TestParseAgain checks that Parse rejects a name if the result of String would be
+// parsed as a different person.
 func TestParseAgain(t *testing.T) {
 	for _, arg := range []string{"<192.0.2.1>", `\x3192.0.2.1`, `10.0.0.0\x2f8`, "<<erin>>", "<<erin@example.org>>"} {
 		s, err := Parse(arg)
@@ -129,7 +129,7 @@ func TestReplaced(t *testing.T) {
 	}
 }
 
-// TestUserIsAWord checks that a user name is kept where it is an ordinary word.
+// TestUserIsAWord checks that text is kept where the user name is an ordinary word.
 func TestUserIsAWord(t *testing.T) {
 	r, _ := record(t, "192.0.2.1",
 		store.Step{Kind: store.KindHelo, Text: []byte("user")},
@@ -194,8 +194,8 @@ func sample(t *testing.T) (store.Record, []byte) {
 		store.Step{Kind: store.KindBan, Text: []byte("rule"), Prefix: netip.MustParsePrefix("192.0.2.1/32"), Until: until, Enforced: true})
 }
 
-// TestEditOwn checks that a session of the person keeps only its times, counts,
-// evidence and decisions.
+// TestEditOwn checks that a session from the person's address keeps only its times,
+// counts, evidence and decisions.
 func TestEditOwn(t *testing.T) {
 	r, value := sample(t)
 	got := New(subject(t, "192.0.2.1"), nil, '+').Edit(&r)

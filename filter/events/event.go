@@ -1,5 +1,5 @@
 // Package events streams findings and decisions to watchers on the control socket. Each
-// event is a line of JSON, which the package does not interpret.
+// event is a line of JSON.
 //
 // A line is printable ASCII, regardless of the bytes that a client has sent, so it is
 // safe to print to a terminal.

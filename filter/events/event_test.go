@@ -47,7 +47,7 @@ func sample() *Event {
 	}
 }
 
-// TestAppendEvent checks the keys, their order and how addresses are written.
+// TestAppendEvent checks the keys, their order, and the format of addresses.
 func TestAppendEvent(t *testing.T) {
 	const head = `{"event":"ban","time":"2026-01-02T12:00:00.001234Z"`
 	tests := []struct {
@@ -164,7 +164,7 @@ func TestEscape(t *testing.T) {
 	}
 }
 
-// TestLongValuesAreTruncated checks that no character is split.
+// TestLongValuesAreTruncated checks that truncation does not split a character.
 func TestLongValuesAreTruncated(t *testing.T) {
 	a := strings.Repeat("a", 300)
 	tests := []struct {

@@ -33,8 +33,8 @@ type Fan struct {
 
 // A Choice selects events. The zero Choice selects all events.
 type Choice struct {
-	// Evidence selects findings with this token, and later events in the 64 latest
-	// sessions that had one.
+	// Evidence selects findings with this token. It also selects later events in the
+	// latest 64 sessions with such a finding.
 	Evidence string
 	// Src selects events that concern a client within this prefix, or a network that
 	// overlaps it.
@@ -74,7 +74,7 @@ func (f *Fan) Send(e *Event) {
 			}
 			f.line = appendEvent(f.line, &stamped)
 		}
-		// The line that reports a gap must precede all later events.
+		// The line that reports missed events must precede all later events.
 		if w.missed > 0 || len(w.queue)+len(f.line) > maxQueue {
 			w.missed++
 			continue
@@ -138,7 +138,7 @@ func (w *Watcher) Next(ctx context.Context, lines []byte) ([]byte, error) {
 	}
 }
 
-// selects reports whether the watcher has chosen to receive e.
+// selects reports whether the watcher's choice includes e.
 func (w *Watcher) selects(e *Event) bool {
 	if p := w.choice.Src; p.IsValid() && !p.Contains(e.Src.Unmap().WithZone("")) {
 		about, err := netip.ParsePrefix(e.Prefix)

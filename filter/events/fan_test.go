@@ -82,8 +82,8 @@ func TestFanChoice(t *testing.T) {
 	}
 }
 
-// TestFanSlowWatcher checks that a slow watcher's queue is bounded. Missed events are
-// replaced by their number, and other watchers miss nothing.
+// TestFanSlowWatcher checks that a slow watcher's queue is bounded. The watcher must
+// receive the number of missed events, and other watchers must not miss any.
 func TestFanSlowWatcher(t *testing.T) {
 	var f Fan
 	slow, _ := f.Watch(Choice{})

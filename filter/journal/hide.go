@@ -16,7 +16,7 @@ type hider struct {
 	buf [5][]byte
 }
 
-// mailbox returns a sender or recipient in the form that is recorded.
+// mailbox returns a sender or recipient, hashed as the privacy level requires.
 func (h *hider) mailbox(addr []byte) []byte {
 	if h.hasher == nil || !h.all || len(addr) == 0 {
 		return addr
@@ -25,15 +25,16 @@ func (h *hider) mailbox(addr []byte) []byte {
 	return h.buf[0]
 }
 
-// text returns a name in the form that is recorded. Some clients greet with a mailbox,
-// so the name may hold mailboxes.
+// text returns a name, with mailboxes hashed as the privacy level requires. Some
+// clients greet with a mailbox.
 func (h *hider) text(b []byte) []byte { return h.mailboxesIn(1, b) }
 
-// line returns a client's redacted line in the form that is recorded.
+// line returns a client's redacted line, with mailboxes hashed as the privacy level
+// requires.
 func (h *hider) line(b []byte) []byte { return h.mailboxesIn(2, b) }
 
-// reply returns a reply's text in the form that is recorded. Servers repeat mailboxes
-// in replies.
+// reply returns a reply's text, with mailboxes hashed as the privacy level requires.
+// Servers repeat mailboxes in replies.
 func (h *hider) reply(b []byte) []byte { return h.mailboxesIn(3, b) }
 
 func (h *hider) mailboxesIn(buf int, b []byte) []byte {
@@ -44,8 +45,8 @@ func (h *hider) mailboxesIn(buf int, b []byte) []byte {
 	return h.buf[buf]
 }
 
-// user returns a user name in the form that is recorded. A possible password is hashed
-// at every privacy level.
+// user returns a user name, hashed as the privacy level requires. A possible password
+// is hashed at every privacy level.
 func (h *hider) user(name []byte) []byte {
 	switch {
 	case h.hasher == nil || len(name) == 0:

@@ -17,13 +17,13 @@ import (
 
 // Options holds the outputs of a Journal. No function may block or retain its argument.
 type Options struct {
-	// Record receives the encoded record of an ended session or of an aggregate. When
-	// called by Sums.Flush, Record runs in the goroutine of Flush's caller.
+	// Record receives the encoded record of an ended session or an aggregate. If
+	// Sums.Flush calls Record, it runs in the goroutine of Flush's caller.
 	Record func(end time.Time, id uint64, value []byte)
 	// FrontEnd is the name of the front end in records, or "" for smtpd.
 	FrontEnd string
-	// Log receives a log line without LF. Suspicious sessions are logged when they end,
-	// and bans immediately.
+	// Log receives a log line without LF. Suspicious sessions are logged when they end.
+	// Bans are logged immediately.
 	Log func(line []byte)
 	// Verbose reports whether each finding, verdict and tag is logged. Nil means false.
 	Verbose func() bool
@@ -69,9 +69,9 @@ const (
 // New returns a Journal.
 func New(o Options) *Journal { return &Journal{o: o} }
 
-// Limit sets the disk budget in bytes; 0 means that every session gets its own record.
-// Otherwise, sessions of floods are added to aggregates to stay within the budget.
-// Limit must be called before the first event.
+// Limit sets the disk budget in bytes. To stay within the budget, sessions of floods
+// are added to aggregates. With a budget of 0, every session gets its own record. Limit
+// must be called before the first event.
 func (j *Journal) Limit(budget int64) { j.sums.begin(budget, j.o.Record) }
 
 // Hide sets the privacy level. If hashed is set, the local part of every mailbox is
@@ -79,9 +79,9 @@ func (j *Journal) Limit(budget int64) { j.sums.begin(budget, j.o.Record) }
 // hashing.
 func (j *Journal) Hide(h *privacy.Hasher, hashed bool) { j.hide.hasher, j.hide.all = h, hashed }
 
-// User returns a user name in the form that is recorded. A possible password is always
-// hashed; a mailbox is hashed if the privacy level requires it. The result is valid
-// until the next call.
+// User returns a user name in its recorded form. A possible password is always hashed.
+// A mailbox is hashed if the privacy level requires it. The result is valid until the
+// next call.
 func (j *Journal) User(name []byte) []byte { return j.hide.user(name) }
 
 // Begin prepares st for a new session, reusing buffers.
@@ -91,8 +91,8 @@ func (j *Journal) Begin(st *State, at int64) {
 	j.bytes += cap(st.steps)
 }
 
-// Release frees the buffers of an ended session for reuse. A buffer larger than an
-// ordinary session needs is dropped.
+// Release frees the buffers of an ended session for reuse. Buffers that are larger than
+// an ordinary session needs are dropped.
 func (j *Journal) Release(st *State) {
 	j.bytes -= cap(st.steps)
 	if cap(st.steps) > 1024 {
@@ -208,8 +208,8 @@ var steps = [smtp.NumKinds]func(*Journal, *State, *smtp.Event, *store.Step) bool
 	},
 }
 
-// outcome sets the code and reply of a failed command. In each session, the reply text
-// is recorded once for each verb and code.
+// outcome sets the code and reply of a failed command. The reply's text is recorded
+// only once per session for each verb and code.
 func (j *Journal) outcome(st *State, ev *smtp.Event, s *store.Step) bool {
 	if ev.Result == smtp.ResultOK {
 		return true
@@ -223,7 +223,8 @@ func (j *Journal) outcome(st *State, ev *smtp.Event, s *store.Step) bool {
 	return true
 }
 
-// add appends a step. Once the session has reached its limit, the step is only counted.
+// add appends a step. Once the record has reached its maximum size, further steps are
+// only counted.
 func (j *Journal) add(st *State, at int64, step *store.Step) {
 	if len(st.steps) > minSteps && (len(st.steps) > maxSteps || j.bytes > maxAllSteps) {
 		st.omitted++
@@ -267,7 +268,8 @@ func (j *Journal) Outcome(s *track.Session, st *State, o *smtp.Outcome) {
 			return
 		}
 	}
-	// A ban is never a repetition, because the earlier ban has ended or was revoked.
+	// A ban is never a repetition of an earlier line, because the earlier ban has ended
+	// or was revoked.
 	key := logKey{kind: &w.repeated, what: w.what(o), form: form(o)}
 	if ban && key.form == "" && j.log.acted.allow(o.Time, 1) || (!ban || key.form != "") && j.log.allow(s, key, o.Time) {
 		j.log.line = w.line(j.log.line[:0], s, o)

@@ -11,7 +11,7 @@ import (
 )
 
 // A logger keeps clients from filling the log. Only the first of several identical
-// lines about a source is logged. The number of repetitions follows at the end of a
+// lines about a source is logged. The number of repetitions is logged at the end of a
 // window. A rate limit applies to all lines together.
 type logger struct {
 	line  []byte // scratch
@@ -133,8 +133,8 @@ func (l *logger) limit(kind *repeated) *limiter {
 	return &l.found
 }
 
-// unlogged logs the number of sessions that were not logged because of the rate limit.
-// The line is written at most once a minute, or immediately if all is set.
+// unlogged logs the number of sessions that the rate limit kept out of the log, at most
+// once a minute. If all is set, it logs the number immediately.
 func (l *logger) unlogged(log func([]byte), now int64, all bool) {
 	if wait := now - l.told; !all && wait >= 0 && wait < unloggedWait.Microseconds() {
 		return
@@ -194,8 +194,8 @@ func appendPair(dst []byte, key string, value []byte) []byte {
 	return strconv.AppendQuoteToASCII(dst, string(value))
 }
 
-// plain reports whether value can go without quotes: it is not empty, and none of its
-// characters is special in shells, logs and terminals.
+// plain reports whether value needs no quotes: it is not empty, and none of its
+// characters is special in shells, logs or terminals.
 func plain(value []byte) bool {
 	for _, c := range value {
 		switch {

@@ -10,8 +10,8 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// TestChangedDecisions checks that a decision is logged when it is enforced, even
-// if the same decision was observed or withheld in the last ten minutes. Every ban is
+// TestChangedDecisions checks that an enforced decision is logged even if the same
+// decision was observed or withheld in the last ten minutes, and that every ban is
 // logged.
 func TestChangedDecisions(t *testing.T) {
 	var log []string

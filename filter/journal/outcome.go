@@ -95,7 +95,7 @@ func verdictStep(j *Journal, o *smtp.Outcome, s *store.Step) {
 	s.Exempt = o.Exempt
 }
 
-// verdictEvent also sets Until if a banned client has connected.
+// If a banned client has connected, verdictEvent also sets Until.
 func verdictEvent(o *smtp.Outcome, e *events.Event) {
 	e.Event, e.Rule, e.Phase, e.Until, e.Reason = "verdict", o.Rule, o.Phase.String(), o.Until, o.Exempt
 	if o.Enforced {

@@ -72,8 +72,8 @@ func (m *summary) verdict(o *smtp.Outcome) {
 	m.rule, m.exempt, m.score, m.until = o.Rule, o.Exempt, o.Score, o.Until
 }
 
-// ban reports whether a ban must be logged. The first ban of a session, the first
-// enforced ban after observed bans, and any ban of an exempt client are logged.
+// ban reports whether a ban must be logged. A session's first ban, the first enforced
+// ban after observed bans, and any ban of an exempt client are logged.
 func (m *summary) ban(o *smtp.Outcome) bool {
 	if o.Exempt != "" {
 		return true
@@ -86,16 +86,16 @@ func (m *summary) ban(o *smtp.Outcome) bool {
 // begin prepares m for a new session, reusing buffers.
 func (m *summary) begin() { *m = summary{evidence: m.evidence[:0], tags: m.tags[:0]} }
 
-// Lines that count further suspicious sessions from a source.
+// Log lines that count further suspicious sessions from a source.
 var (
 	decidedAgain = repeated{"sessions", "rule", true}
 	foundAgain   = repeated{"sessions", "evidence", false}
 	taggedAgain  = repeated{"sessions", "tag", false}
 )
 
-// again returns the key that all repetitions of the line share. Without a decision, the
-// key is a single kind of evidence, so that a client cannot cause a line for each
-// combination of evidence.
+// again returns the key shared by all repetitions of the line. If there was no
+// decision, the key contains only one kind of evidence, so that a client cannot cause a
+// line for each combination of evidence.
 func (m *summary) again() logKey {
 	switch {
 	case m.decided:
@@ -140,7 +140,7 @@ func (m *summary) appendEvidence(b []byte) []byte {
 	return appendFilled(b, "listed", []byte(m.listed))
 }
 
-// appendClient appends the client's names. helo is the greeting as the log shows it.
+// appendClient appends the client's names. helo is the greeting as logged.
 func appendClient(b []byte, s *track.Session, helo []byte) []byte {
 	b = appendFilled(b, "helo", helo)
 	b = appendFilled(b, "rdns", s.RDNS)

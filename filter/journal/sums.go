@@ -48,7 +48,7 @@ const (
 	idCost    = 16 // in memory and on disk
 )
 
-// Sums records floods in bounded space. Some sessions get their own record; all others
+// Sums records floods in bounded space. Some sessions get their own record. All others
 // are added to the aggregate of their source and hour. Flush and Unwritten are safe for
 // concurrent use. The fields before mu belong to the journal's goroutine.
 type Sums struct {
@@ -91,16 +91,16 @@ type sum struct {
 	cost    cost
 }
 
-// A cost is an upper bound on the size of aggregates in memory and on disk, in bytes.
+// A cost is an upper bound on the aggregates' size in memory and on disk, in bytes.
 type cost struct{ memory, disk int64 }
 
 func (c *cost) add(memory, disk int) { c.memory, c.disk = c.memory+int64(memory), c.disk+int64(disk) }
 
 // A tally counts identical steps in the sessions of an aggregate.
 type tally struct {
-	// id is the hash of the fields that identify the tally. group is the hash of the
-	// fields that are counted once per session: for evidence, all but the organisation;
-	// for a rule, all but its text.
+	// id is the hash of the fields that identify the tally. Tallies with the same group
+	// count a session only once. group is the hash of the same fields, but without the
+	// organisation for evidence, and without the rule's text for a verdict.
 	id, group          uint64
 	step               []byte // encoded example of the step
 	times, count, most uint32
@@ -110,8 +110,8 @@ type tally struct {
 	rank               uint8 // rank of the example's confidence
 }
 
-// tallied limits how many tallies of each kind an aggregate may have. Beyond the limit,
-// the rest function changes a step so that all further steps share one tally. Kinds
+// tallied limits the number of tallies of each kind in an aggregate. Beyond the limit,
+// the rest function changes each step so that all further steps share one tally. Kinds
 // without a rest function have no limit, because the policy determines their text.
 var tallied = [store.KindReference]struct {
 	is   bool
@@ -156,7 +156,7 @@ func (p *Sums) payer(r *store.Record, c *Close) *int64 {
 	return &p.firsts
 }
 
-// roll ends the current hour, and the day, if at is no longer within them.
+// roll ends the current hour and day if at is outside them.
 func (p *Sums) roll(at int64) {
 	hour := at / hourTime
 	if hour == p.hour {
@@ -210,8 +210,8 @@ func (p *Sums) flush(all bool) {
 	}
 }
 
-// end closes the current hour's aggregates early if all is set or earlyShare is not
-// used up.
+// end closes the current hour's aggregates early if all is set or earlyShare has not
+// been used up.
 func (p *Sums) end(all bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -388,7 +388,7 @@ func (p *Sums) tally(m *sum, steps []byte, end int64, room bool) {
 	}
 }
 
-// domainOf returns a mailbox's @ and domain in lower case, or nil.
+// domainOf returns a mailbox's domain with the preceding @, in lower case, or nil.
 func (p *Sums) domainOf(addr []byte) []byte {
 	at := bytes.LastIndexByte(addr, '@')
 	if at < 0 || at == len(addr)-1 {
@@ -465,8 +465,8 @@ func (p *Sums) identify(s *store.Step) (group, id uint64) {
 	return group, id
 }
 
-// find returns the tally t with this id, and the number n of tallies of its kind. The
-// result other is a tally of the same group that already counts the session, or nil.
+// find returns the tally t with this id, and the number n of tallies of its kind. other
+// is a tally of the same group that already counts the session, or nil.
 func (m *sum) find(kind store.Kind, group, id uint64) (t, other *tally, n int) {
 	for i := range m.tallies {
 		h := &m.tallies[i]

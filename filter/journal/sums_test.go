@@ -154,7 +154,7 @@ func TestRule(t *testing.T) {
 	}
 }
 
-// flood plays so many sessions of a source that later ones are aggregated.
+// flood plays so many sessions from a source that later sessions are aggregated.
 func (p *player) flood(src string) {
 	for range firstSessions {
 		p.end(src, noon, track.Counts{}, Close{})
@@ -226,8 +226,8 @@ func TestSum(t *testing.T) {
 	}
 }
 
-// TestOncePerSession checks that a session counts only once for a token, even if a
-// later finding has another organisation and a higher confidence.
+// TestOncePerSession checks that a session counts only once for an evidence token, even
+// if a later finding has another organisation and a higher confidence.
 func TestOncePerSession(t *testing.T) {
 	p := play(t, 1<<30)
 	const src = "198.51.100.1:25"
@@ -246,8 +246,8 @@ func TestOncePerSession(t *testing.T) {
 	}
 }
 
-// TestNameless checks that a greeting without a name is not counted as one of an
-// aggregate's further names.
+// TestNameless checks that an aggregate does not count a greeting without a name as a
+// further name.
 func TestNameless(t *testing.T) {
 	p := play(t, 512<<20)
 	for range firstSessions + 3 {
@@ -383,8 +383,8 @@ func TestIDsOfManySources(t *testing.T) {
 	}
 }
 
-// TestCommonSum checks that sources above the limit share an aggregate. The counts are
-// exact, and the number of sources is estimated.
+// TestCommonSum checks that sources beyond the limit share an aggregate, with exact
+// counts and an estimated number of sources.
 func TestCommonSum(t *testing.T) {
 	const sources, each = 15_000, 3
 	p := play(t, 1<<40)
@@ -427,7 +427,7 @@ func TestCommonSum(t *testing.T) {
 	}
 }
 
-// onlySums marks the day's share for first sessions as used up.
+// onlySums marks the day's share for sources' first sessions as used up.
 func (p *player) onlySums(day time.Time) {
 	p.Tick(day.UnixMicro())
 	p.Sums().firsts = math.MaxInt64
@@ -501,8 +501,8 @@ func TestMemoryOfSums(t *testing.T) {
 	runtime.KeepAlive(j)
 }
 
-// TestEndOfHour checks that after the end of an hour, each event writes a few of its
-// aggregates. An aggregate never spans two hours or two days.
+// TestEndOfHour checks that after the end of an hour, each event writes a few of the
+// hour's aggregates, and that an aggregate never spans two hours or two days.
 func TestEndOfHour(t *testing.T) {
 	p := play(t, 1<<40)
 	const sources = 100
@@ -527,7 +527,7 @@ func TestEndOfHour(t *testing.T) {
 			t.Errorf("%+v", r)
 		}
 	}
-	// The hour also ends if the clock is set back.
+	// Setting back the clock also ends the hour.
 	p.onlySums(time.UnixMicro(next))
 	p.end("11.0.0.1:1", time.UnixMicro(next), track.Counts{}, Close{})
 	p.Tick(at.UnixMicro())

@@ -20,7 +20,7 @@ import (
 )
 
 // maxDatabaseBytes is the maximum size of a database, which is read into memory. Most
-// databases have 5 to 20 MB, and every known database is smaller than the limit.
+// databases are 5 to 20 MB in size, and all known databases are smaller than the limit.
 const maxDatabaseBytes = 512 << 20
 
 // An Origin is the database record for an address. Unknown fields are empty.
@@ -32,12 +32,12 @@ type Origin struct {
 }
 
 // Origins looks up addresses in the operator's AS or country database. The file is a
-// MaxMind DB with the fields of MaxMind and DB-IP (ASN, ISP, Country, City) or of
-// IPinfo.
+// MaxMind DB with the fields that MaxMind and DB-IP (ASN, ISP, Country, City) or IPinfo
+// use.
 //
 // Origins reads the file into memory. If the file were mapped instead, truncating it
-// would kill the process with SIGBUS, and smtpd with it. Memory use is the size of the
-// file, and twice that during a refresh.
+// would kill the process with SIGBUS, and smtpd with it. It uses as much memory as the
+// file's size, and twice that during a refresh.
 //
 // Lookup may be called concurrently, even during Refresh. No lock is needed, because
 // each lookup keeps its own reference to the database.
@@ -105,8 +105,7 @@ func (o *Origins) Refresh() (changed bool, err error) {
 }
 
 // Next returns a refreshed copy of o, so that the caller can check the new database
-// before using it. If the file is unchanged or invalid, the copy uses the same database
-// as o.
+// before using it. If the file is unchanged or invalid, the copy shares o's database.
 func (o *Origins) Next() (*Origins, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -144,7 +143,8 @@ func (o *Origins) Lookup(addr netip.Addr) (origin Origin, ok bool) {
 	if addr.Is6() && file.reader.Metadata.IPVersion == 4 {
 		return Origin{}, false
 	}
-	// The reader should cope with corrupt files, but a panic would end the filter.
+	// The reader should tolerate corrupt files, but if it panicked, the filter would
+	// end.
 	defer func() {
 		if recover() != nil {
 			o.failures.Add(1)
@@ -187,9 +187,9 @@ type originFields struct{ asn, country bool }
 // An originSchema decodes a record in a vendor's format.
 type originSchema func(maxminddb.Result, originFields, *Origin) error
 
-// originSchemas are tried in this order. The type in the metadata does not select a
-// schema, because a local database can have any type. The geoip2 reader accepts only a
-// fixed list of types without IPinfo's, so Origins uses the maxminddb reader.
+// originSchemas are tried in this order. The type in the metadata is ignored, because a
+// local database can have any type. The geoip2 reader accepts only a fixed list of
+// types, which lacks IPinfo's, so Origins uses the maxminddb reader.
 var originSchemas = []originSchema{maxMindSchema, ipinfoSchema}
 
 func maxMindSchema(r maxminddb.Result, has originFields, origin *Origin) error {

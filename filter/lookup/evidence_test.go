@@ -7,8 +7,8 @@ import (
 	"scanwatch/rules"
 )
 
-// TestEvidenceIsKnownToRules checks that the evidence in the lists consists of tokens
-// known to package rules, which package lookup does not import.
+// TestEvidenceIsKnownToRules checks that package rules, which package lookup does not
+// import, knows all evidence tokens in the lists.
 func TestEvidenceIsKnownToRules(t *testing.T) {
 	l, err := lookup.Builtin()
 	if err != nil {

@@ -36,8 +36,8 @@ const (
 	KnownSenders = "known-senders" // known senders, even if their name or network is suspicious
 )
 
-// Evidence that the code refers to. All other evidence is just text in the lists, so
-// that new classes of rows need no code.
+// Evidence that the code refers to. All other evidence is only text in the lists, so
+// new classes of rows need no code.
 const (
 	scanner    = "scanner"
 	cloud      = "cloud"
@@ -47,7 +47,7 @@ const (
 	heloWord   = "helo-word"
 )
 
-// A Row is one fact from a shipped list.
+// A Row is a fact from a shipped list.
 type Row struct {
 	List     string // Scanners, Clouds, BotnetHelo or KnownSenders
 	Line     int    // line number; line 1 is the header
@@ -59,9 +59,9 @@ type Row struct {
 	Class string
 	Kind  string // cidr, asn, rdns, helo or useragent-or-command
 	Value string // text to match
-	// Evidence is the evidence token of a match. Without a token, a match alone proves
-	// nothing: legitimate hosts also match the row, or its meaning depends on more than
-	// the matching text.
+	// Evidence is the evidence token of a match. A match with a row without a token
+	// proves nothing alone: legitimate hosts also match the row, or its meaning depends
+	// on other facts.
 	Evidence   string
 	Confidence string // high, medium or low, as of Date; see ConfidenceAt
 	Date       string // date of the newest source that states the fact: 2006-01-02
@@ -75,8 +75,8 @@ type Row struct {
 // providers reassign addresses within days.
 const rentedDays = 90
 
-// Rented reports whether the row is about a rented address, or an aggregated pair of
-// them. A rented address is in a hosting provider's network. A network that a scanning
+// Rented reports whether the row is about a rented address, or two aggregated ones. A
+// rented address is in a hosting provider's network. A network that a scanning
 // organisation publishes as its own is not rented.
 func (r *Row) Rented() bool { return !r.expires.IsZero() }
 
@@ -159,7 +159,8 @@ func (l *Lists) ScannerMail(name []byte) bool {
 
 // Word returns the row of a greeting that many computers use, or nil. The greeting is a
 // popular name, a system's default name, or a name reserved for examples. A common
-// greeting shows that no proper name is configured, but legitimate clients use one too.
+// greeting shows that the client has no proper name configured, which also happens to
+// legitimate clients.
 func (l *Lists) Word(name []byte) *Row {
 	return l.words.find(bytes.TrimSuffix(name, []byte(".")))
 }
@@ -348,8 +349,8 @@ func compareRows(a, b *Row) int {
 		cmp.Compare(strength(a), strength(b)),
 		cmp.Compare(generality(a), generality(b)),
 		cmp.Compare(confidences[b.Confidence], confidences[a.Confidence]),
-		// A name may be in two lists. Prefer the row whose evidence is its list's main
-		// evidence, because its text is better.
+		// A name may be in two lists. Prefer the row with its list's main evidence,
+		// because that row's text is better.
 		cmp.Compare(foreign(a), foreign(b)),
 	)
 }
@@ -382,7 +383,7 @@ func generality(row *Row) int {
 // subjects maps each list to its main evidence.
 var subjects = map[string]string{Scanners: scanner, Clouds: cloud, BotnetHelo: botnetHelo}
 
-// foreign ranks rows with their list's main evidence before other rows.
+// foreign ranks rows that have their list's main evidence before other rows.
 func foreign(row *Row) int {
 	if row.Evidence != subjects[row.List] {
 		return 1

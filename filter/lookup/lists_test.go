@@ -81,8 +81,8 @@ var patternExamples = map[string]string{
 var update = flag.Bool("update", false, "rewrite the golden files")
 
 // TestEveryRowAnswers checks that each row matches its own value. Some tools and
-// greetings appear in two lists. The file testdata/shadowed.golden lists the rows that
-// are shadowed and the rows that take precedence.
+// greetings appear in two lists. testdata/shadowed.golden lists the shadowed rows and
+// the rows that take precedence.
 func TestEveryRowAnswers(t *testing.T) {
 	l := builtin(t)
 	if got, want := len(l.Rows()), 3639+225+134+116; got != want {
@@ -110,7 +110,7 @@ func TestEveryRowAnswers(t *testing.T) {
 	}
 }
 
-// askFor looks up text that must match a row: its value, a name or an address in the
+// askFor looks up text that must match a row: the row's value, a name or address in the
 // value, or a pattern's example.
 func askFor(t *testing.T, l *Lists, row *Row) []*Row {
 	t.Helper()
@@ -280,7 +280,7 @@ func TestListsAnswer(t *testing.T) {
 }
 
 // TestEvidenceOfRows counts rows by list, category and evidence, and compares the
-// counts with a golden file. The golden file makes changes to the lists visible.
+// counts with a golden file, so that changes to the lists are visible.
 func TestEvidenceOfRows(t *testing.T) {
 	counts := make(map[string]int)
 	for _, row := range builtin(t).Rows() {
@@ -507,8 +507,8 @@ func TestOneOwnerOfAPrefix(t *testing.T) {
 	}
 }
 
-// TestHostersAreGeneric checks that package hostname has the same names of hosting
-// providers as the lists.
+// TestHostersAreGeneric checks that package hostname and the lists have the same names
+// of hosting providers.
 func TestHostersAreGeneric(t *testing.T) {
 	for _, row := range builtin(t).Rows() {
 		if row.List != Clouds || row.Kind != "rdns" || strings.HasPrefix(row.Value, "/") || row.Value == ".ovh.net" || row.Value == ".cloudapp.azure.com" {

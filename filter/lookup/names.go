@@ -27,8 +27,8 @@ const maxNameBytes = 255
 type Names[V any] struct {
 	nodes  map[string]nameNode // by name, without a leading "." or "*."
 	values []V
-	// labels is the largest number of labels in an entry. The number bounds the time to
-	// look up a hostile name with a hundred labels.
+	// labels is the largest number of labels in an entry. It bounds the time to look up
+	// a hostile name with a hundred labels.
 	labels int
 }
 
@@ -83,7 +83,7 @@ func (n *Names[V]) LookupBytes(name []byte) (v V, ok bool) {
 	if len(name) == 0 || len(n.nodes) == 0 {
 		return v, false
 	}
-	// From the right, find where the longest possible entry starts.
+	// Search from the right for the start of the longest possible entry.
 	start := len(name)
 	for range n.labels {
 		dot := bytes.LastIndexByte(name[:start], '.')

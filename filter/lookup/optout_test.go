@@ -7,7 +7,7 @@ import (
 )
 
 // TestOptOuts checks that each organisation is listed as a scanner, that each contact
-// has the form its kind requires, and that each row has a source.
+// has the form that its kind requires, and that each row has a source.
 func TestOptOuts(t *testing.T) {
 	all, err := OptOuts()
 	if err != nil {

@@ -62,7 +62,7 @@ func (p *Patterns[V]) Match(text []byte) (v V, ok bool) {
 	lower, ascii := appendLower(buf[:0], text)
 	for i, expr := range p.exprs {
 		// Rely on the needed texts only if text is ASCII, because (?i) also matches
-		// some other letters.
+		// some non-ASCII letters.
 		if ascii && p.needed[i] != nil && !slices.ContainsFunc(p.needed[i], func(t []byte) bool { return bytes.Contains(lower, t) }) {
 			continue
 		}

@@ -130,7 +130,7 @@ func TestPrefixesOverlapping(t *testing.T) {
 	}
 }
 
-// TestPrefixesChange checks changes to a table, and the prefixes that cover an address.
+// TestPrefixesChange checks Set, Delete and Covering.
 func TestPrefixesChange(t *testing.T) {
 	var p Prefixes[int]
 	for i, s := range []string{"192.0.2.0/24", "192.0.2.9/32", "192.0.0.0/16", "::ffff:192.0.2.9/128", "2001:db8::/32"} {

@@ -42,8 +42,8 @@ var errTooLong = errors.New("line too long")
 
 // Open opens the named files, and detects their formats and the times of their first
 // lines. The name - means standard input. If times have no year, the latest possible
-// year is assumed, given the modification time of the file, or the current time for
-// standard input. The caller must call Read or CloseAll.
+// year is assumed. It depends on the file's modification time, or on the current time
+// for standard input. The caller must call Read or CloseAll.
 func Open(names []string, stdin io.Reader, now time.Time, zone *time.Location) (logs []*Log, err error) {
 	for i, name := range names {
 		l := &Log{Name: name, index: i, file: io.NopCloser(stdin), clock: clock{zone: zone, newest: now.UnixMicro()}}
@@ -155,8 +155,8 @@ func unsupported(name, program string) error {
 	return fmt.Errorf("compressed with %s; use %s -dc %s | scanwatch import smtpd-log -", program, program, name)
 }
 
-// maxWindow limits the memory for a file compressed with zstd, in bytes. By default, zstd(1)
-// refuses to decompress files that need more.
+// maxWindow limits the memory for a file compressed with zstd, in bytes. By default,
+// zstd(1) also refuses files that need more.
 const maxWindow = 128 << 20
 
 // A counter counts the bytes read.

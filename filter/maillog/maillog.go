@@ -13,8 +13,8 @@
 //	SID smtp disconnected reason=quit
 //	SID mta delivery evpid=EVPID from=<> to=<> rcpt=<> source="" relay="" delay=1s result="Ok" stat=""
 //
-// An IPv6 address is in brackets. A program on the server has the address "local". The
-// recipient in "smtp envelope" is the argument of RCPT, before alias expansion.
+// An IPv6 address is in brackets. The address of a program on the server is "local".
+// The recipient in "smtp envelope" is the argument of RCPT, before alias expansion.
 //
 // The host field is the reverse DNS name, which smtpd truncates to 63 bytes. The name
 // proves nothing, because smtpd does not log the result of the forward lookup.
@@ -33,7 +33,7 @@ import (
 	"strings"
 )
 
-// A Delivery is an envelope accepted from a remote host that had not authenticated.
+// A Delivery is an envelope accepted from an unauthenticated remote host.
 type Delivery struct {
 	Time      int64 // microseconds since 1970
 	Server    string
@@ -81,7 +81,7 @@ const (
 	maxSample  = 200 // bytes
 )
 
-// Options holds the callbacks of Read, all of which may be nil.
+// Options holds Read's callbacks, all of which may be nil.
 type Options struct {
 	Delivered func(*Delivery)
 	Sent      func(*Sent)

@@ -21,7 +21,7 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 
 var now = time.Date(2026, 11, 29, 12, 0, 0, 0, time.UTC)
 
-// facts reads logs and returns a line for each delivery and each sent envelope.
+// facts reads logs, and returns a line for each Delivery and Sent.
 func facts(t *testing.T, names []string, stdin io.Reader) (list []string, c Counts, err error) {
 	t.Helper()
 	logs, err := Open(names, stdin, now, time.UTC)
@@ -138,7 +138,7 @@ func TestOtherPrograms(t *testing.T) {
 	}
 }
 
-// TestTruncated checks that a truncated line is not parsed as a different fact.
+// TestTruncated checks that a truncated line is not mistaken for a different fact.
 func TestTruncated(t *testing.T) {
 	lines := oneMessage + `0123456789abcdee smtp connected address=local host=mx.example.org
 0123456789abcdee smtp authentication user=alice result=ok
@@ -200,9 +200,8 @@ func TestHostile(t *testing.T) {
 	}
 }
 
-// TestRotated checks that lines found in several overlapping files count once,
-// regardless of the order and compression of the files. A session may continue in the
-// next file.
+// TestRotated checks that lines in several overlapping files count once, regardless of
+// the files' order and compression, and that a session may continue in the next file.
 func TestRotated(t *testing.T) {
 	const header = "Nov 21 10:31:02 mx smtpd[4711]: "
 	lines := slices.Collect(strings.Lines(headed(oneMessage, header)))
@@ -227,8 +226,8 @@ func TestRotated(t *testing.T) {
 	}
 }
 
-// TestYears checks that the year is inferred from a file's modification time. The year
-// may change within the file, and leap days are handled.
+// TestYears checks that the year is inferred from a file's modification time, even with
+// a leap day or a change of year in the file.
 func TestYears(t *testing.T) {
 	for _, test := range []struct {
 		name     string

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// Limits of a reader's tables, which no real server reaches.
+// Maximum sizes of a reader's tables, which no real server reaches.
 const (
 	maxSessions  = 100_000   // latest sessions
 	maxPending   = 200_000   // users' undelivered envelopes

@@ -56,7 +56,7 @@ func (l *Log) Next() (line Line, ok bool, err error) {
 	return Line{At: parsed.at, Host: parsed.host, Program: parsed.program, PID: parsed.pid, Text: parsed.text, Raw: l.raw}, true, nil
 }
 
-// NextRaw returns the next line of a log that is not written by syslogd(8).
+// NextRaw returns the next line of a log that syslogd(8) has not written.
 func (l *Log) NextRaw() ([]byte, error) {
 	if l.in == nil {
 		if err := l.begin(); err != nil {
@@ -69,12 +69,12 @@ func (l *Log) NextRaw() ([]byte, error) {
 	return l.raw, err
 }
 
-// Read returns the number of bytes read, before decompression, and the size of the file, or
+// Read returns the number of bytes read, before decompression, and the file's size, or
 // 0 if it is unknown.
 func (l *Log) Read() (read, size int64) { return l.read.Load(), l.size }
 
-// First returns the time of the first line, in microseconds since 1970, if Open opened the
-// log, or when the file was changed, if OpenRaw did.
+// First returns the time of a syslog's first line, in microseconds since 1970. For a
+// log opened with OpenRaw, it returns the file's modification time.
 func (l *Log) First() int64 {
 	if l.first != 0 {
 		return l.first
@@ -82,10 +82,11 @@ func (l *Log) First() int64 {
 	return l.clock.newest
 }
 
-// ModTime returns when the file was changed, or the given time for standard input.
+// ModTime returns the file's modification time. For standard input, it returns the time
+// passed to Open or OpenRaw.
 func (l *Log) ModTime() time.Time { return time.UnixMicro(l.clock.newest) }
 
-// OpenRaw opens a log that is not written by syslogd(8). The name - means standard input.
+// OpenRaw opens a log that syslogd(8) has not written. The name - means standard input.
 func OpenRaw(name string, stdin io.Reader, now time.Time) (*Log, error) {
 	l := &Log{Name: name, file: io.NopCloser(stdin), clock: clock{zone: time.UTC, newest: now.UnixMicro()}}
 	if name == "-" {
@@ -113,7 +114,7 @@ func Time(s []byte, zone *time.Location) (micros int64, ok bool) {
 	return micros, ok
 }
 
-// CutTime cuts off a time as in Time, and the space after it.
+// CutTime cuts off a time, in a format that Time accepts, and the space after it.
 func CutTime(s []byte, zone *time.Location) (micros int64, rest []byte, ok bool) {
 	return cutISO(s, zone)
 }

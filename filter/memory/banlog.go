@@ -9,8 +9,8 @@ import (
 // covers 16 seconds. A slower reader receives all bans again.
 const maxBanLog = 8192
 
-// banLog holds the latest changes to bans, so that a reader need not copy the table.
-// The log does not reach back to earlier runs of the filter.
+// banLog holds the latest changes to bans, so that a reader need not copy the whole
+// table. The log is empty when the filter starts.
 type banLog struct {
 	first, next uint64 // numbers of the oldest logged change and of the next change
 	ring        []netip.Prefix
@@ -36,15 +36,15 @@ func (l *banLog) restart() {
 	l.first, l.ring = l.next, l.ring[:0]
 }
 
-// Restart causes all readers of Changed to read all bans again. A change of the mode,
-// for example, requires a restart.
+// Restart causes all readers of Changed to read all bans again. A change of the
+// filter's mode requires this, for example.
 func (b *Bans) Restart() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.log.restart()
 }
 
-// Loaded reports whether the bans of an earlier run have been loaded or do not exist;
+// Loaded reports whether the stored bans of an earlier run, if any, have been loaded;
 // see Memory.Expect.
 func (b *Bans) Loaded() bool {
 	b.mu.Lock()

@@ -14,8 +14,8 @@ type Bans struct {
 	networks networkBans
 	rules    ruleNames
 	log      banLog
-	// freed and ranges are results of receive: the prefixes with a new unban of another host,
-	// and those in which another host has ended all bans.
+	// receive appends to freed the prefixes that another host has unbanned, and to
+	// ranges the prefixes in which another host has ended all bans.
 	freed  []Freed
 	ranges []rangeUnban
 }
@@ -27,8 +27,8 @@ type ban struct {
 	attempts     uint16 // connections during the latest ban
 	rule         uint16 // index into ruleNames
 	session      uint64
-	// repeats is the time until which an offence is consecutive; see repeatsUntil. Only the
-	// row of another host's ban has it.
+	// repeats is the time until which an offence is consecutive; see repeatsUntil. It
+	// is set only in rows of other hosts' bans.
 	repeats uint32
 	times   uint8 // consecutive offences on this host, including this one
 	flags   banFlags
@@ -42,15 +42,15 @@ const (
 	banRevoked                       // ended by the operator
 	banForeign                       // imposed or ended on another host
 	banListed                        // rests on a listing in a DNS list
-	banWithin                        // an unban also of all hosts and networks in the prefix
+	banWithin                        // an unban that includes all hosts and networks in the prefix
 )
 
 // keepBan is the time in seconds for which a ban is kept after its end.
 const keepBan = 90 * daySeconds
 
 // An offence counts as consecutive for inRow seconds after a ban. After a long ban, the
-// limit is four times the length of the ban instead. A consecutive offence leads to a
-// longer ban.
+// limit is four times the ban's length instead. A consecutive offence leads to a longer
+// ban.
 const inRow = daySeconds
 
 // bansBucket names the bucket that stores the bans of hosts and networks.
@@ -96,8 +96,9 @@ type Ban struct {
 	Origin   string       `json:"origin,omitempty"`  // other host that imposed or ended the ban
 }
 
-// On names the other host that imposed the ban, as in " on mx1". On returns "" for a ban
-// of this host, and for a revoked ban: only the host that revoked it is known.
+// On names the other host that imposed the ban, as in " on mx1". On returns "" for a
+// ban that this host imposed, and for a revoked ban, whose row names only the host that
+// revoked it.
 func (b *Ban) On() string {
 	if b.Origin == "" || b.Revoked {
 		return ""
@@ -105,7 +106,8 @@ func (b *Ban) On() string {
 	return " on " + b.Origin
 }
 
-// Revocation returns "revoked" for a revoked ban, and the other host that revoked it.
+// Revocation returns "revoked" for a revoked ban, followed by the name of the other
+// host that revoked it, if any.
 func (b *Ban) Revocation() string {
 	switch {
 	case !b.Revoked:
@@ -116,11 +118,12 @@ func (b *Ban) Revocation() string {
 	return "revoked"
 }
 
-// Expired reports whether the ban has ended. The time of an unban may be ahead.
+// Expired reports whether the ban has ended. A revoked ban has ended even if the time
+// of the unban is in the future.
 func (b *Ban) Expired(now time.Time) bool { return b.Revoked || !now.Before(b.Until) }
 
 // Affects reports whether the ban can apply to a host. A rule's ban of a /64 does not
-// apply to hosts in it with proven names.
+// apply to hosts with proven names in that /64.
 func (b *Ban) Affects(host netip.Prefix) bool {
 	switch {
 	case !b.Prefix.Overlaps(host):
@@ -133,9 +136,9 @@ func (b *Ban) Affects(host netip.Prefix) bool {
 
 // A BanRequest asks for a ban.
 type BanRequest struct {
-	// Ladder lists the durations of bans for consecutive offences. The last duration
-	// also applies to all further offences. If the duration is 0, the offence counts
-	// but leads to no ban.
+	// Ladder lists the ban durations for consecutive offences. The last duration also
+	// applies to all later offences. With a duration of 0, the offence is counted but
+	// does not lead to a ban.
 	Ladder  []time.Duration
 	Rule    string
 	Session uint64
@@ -146,12 +149,12 @@ type BanRequest struct {
 func (b *Bans) export(p netip.Prefix, row ban) Ban { return b.rules.export(&b.clock, p, row) }
 
 // Add bans the host of c and returns the resulting ban. Each consecutive offence moves
-// to the next duration of the ladder. An offence is consecutive within a day after the
-// previous ban ended. After a ban of more than six hours, the limit is four times the
-// length of that ban.
+// to the ladder's next duration. An offence is consecutive if it occurs within a day
+// after the end of the previous ban. After a ban of more than six hours, the limit is
+// four times that ban's length.
 //
-// If a ban is already active, the later end applies. An observed ban never replaces an
-// enforced one.
+// If a ban is already active, the ban that ends later applies. An observed ban never
+// replaces an enforced one.
 func (b *Bans) Add(c *Client, r BanRequest, now int64) Ban {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -189,8 +192,8 @@ func (b *Bans) Add(c *Client, r BanRequest, now int64) Ban {
 }
 
 // Banned returns the active ban of c, enforced or observed, and records a connection. A
-// rule's ban of a /64 does not apply to hosts in it with proven names. A
-// manual ban of the /64 applies to all hosts in it.
+// rule's ban of a /64 does not apply to hosts with proven names in that /64. A manual
+// ban of a /64 applies to all its hosts.
 func (b *Bans) Banned(c *Client, now int64) (Ban, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -221,13 +224,13 @@ func (b *Bans) Banned(c *Client, now int64) (Ban, bool) {
 	return b.export(k.Prefix(), row), true
 }
 
-// active reports whether a row holds a ban that has not ended. The time of an unban may be
-// ahead.
+// active reports whether a row holds a ban that has not ended. A revoked ban is
+// inactive even if the time of the unban is in the future.
 func (b *ban) active(at uint32) bool { return b.until > at && b.flags&banRevoked == 0 }
 
-// repeatsUntil returns the time until which another offence on this host is consecutive. A
-// ban by another host keeps that of the previous ban by this host: how long a ban is here
-// must not depend on claims of other hosts.
+// repeatsUntil returns the time until which another offence on this host is
+// consecutive. The row of another host's ban stores the time for this host's previous
+// ban, so that claims of other hosts do not lengthen bans here.
 func (b *ban) repeatsUntil() int64 {
 	if b.flags&banForeign != 0 {
 		return int64(b.repeats)
@@ -236,7 +239,8 @@ func (b *ban) repeatsUntil() int64 {
 	return int64(b.until) + max(inRow, 4*length)
 }
 
-// inherit sets the offences on this host in the row of another host's ban.
+// inherit copies the count of consecutive offences from this host's own ban to the row
+// of another host's ban.
 func (b *ban) inherit(own *ban) {
 	if own.flags&banRevoked == 0 && own.flags&banObserved == b.flags&banObserved {
 		b.times, b.repeats = own.times, uint32(min(own.repeatsUntil(), math.MaxUint32))
@@ -254,7 +258,7 @@ func (b *ban) connected(at uint32, active bool) {
 }
 
 // AddPrefix manually bans a host or network. An IPv6 address is widened to its /64.
-// AddPrefix returns false if the table of network bans is full.
+// AddPrefix returns false if there are too many bans of networks.
 func (b *Bans) AddPrefix(p netip.Prefix, d time.Duration, reason string, now int64) (Ban, bool) {
 	p = widen(p)
 	b.mu.Lock()
@@ -284,8 +288,8 @@ func (b *Bans) AddPrefix(p netip.Prefix, d time.Duration, reason string, now int
 }
 
 // Revoke ends the active ban of a host or network and returns it. If within is set,
-// Revoke ends all active bans in p. An IPv6 address is widened to its /64 and all hosts
-// in it. Bans of larger networks that contain p remain in effect.
+// Revoke ends all active bans in p. For an IPv6 address, Revoke ends all active bans in
+// its /64. Bans of larger networks that contain p remain in effect.
 func (b *Bans) Revoke(p netip.Prefix, within bool, now int64) (ended []Ban) {
 	p = widen(p)
 	at := b.clock.row(now)
@@ -311,8 +315,8 @@ func (b *Bans) Revoke(p netip.Prefix, within bool, now int64) (ended []Ban) {
 	return ended
 }
 
-// RevokeListed ends the bans of the client at a that rest on a listing in a DNS list and for
-// which refuted returns true.
+// RevokeListed ends those bans of the client at a that rest on a listing in a DNS list,
+// if refuted returns true for them.
 func (b *Bans) RevokeListed(a netip.Addr, refuted func(Ban) bool, now int64) (ended []Ban) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -334,7 +338,7 @@ func (b *Bans) RevokeListed(a netip.Addr, refuted func(Ban) bool, now int64) (en
 	return ended
 }
 
-// revoked ends the ban of p if it is active.
+// revoked ends the ban of p if it is active, and returns it.
 func (b *Bans) revoked(p netip.Prefix, row *ban, at uint32) (e Ban, ok bool) {
 	if !row.active(at) {
 		return e, false
@@ -368,8 +372,8 @@ func (b *Bans) revokeHost(k Host, at uint32, add func(Ban)) {
 	}
 }
 
-// addresses returns the numbers of the hosts in p that are identified by a single IPv6
-// address and have a row.
+// addresses returns the numbers of the banned hosts in p that are identified by a
+// single IPv6 address.
 func (b *Bans) addresses(p netip.Prefix) map[uint64]bool {
 	set := make(map[uint64]bool)
 	if p.Addr().Is4() {
@@ -466,8 +470,8 @@ func (b *ban) shift(by int64) {
 	shiftTime(&b.repeats, by)
 }
 
-// mergeBans merges a stored ban into this process's ban. The ban that ends later is
-// kept, but an enforced ban takes precedence over an observed one.
+// mergeBans merges a stored ban into a ban imposed since startup. The ban that ends
+// later is kept, but an enforced ban takes precedence over an observed one.
 func mergeBans(live *ban, stored ban) {
 	times := max(live.times, stored.times)
 	if observed := live.flags & banObserved; observed == stored.flags&banObserved {
@@ -480,14 +484,15 @@ func mergeBans(live *ban, stored ban) {
 	}
 }
 
-// ruleNames numbers the names of rules, so that a row needs only two bytes for a name.
+// ruleNames numbers the names of rules, so that a name takes up only two bytes in a
+// row.
 type ruleNames struct {
 	list  []string
 	index map[string]uint16
 }
 
-// newRuleNames returns names with number 0, which replaces names beyond the maximum
-// number of names.
+// newRuleNames returns a list that contains only number 0, which replaces names that no
+// longer fit.
 func newRuleNames() (n ruleNames) {
 	n.number("a former rule")
 	return n
@@ -516,7 +521,7 @@ func (n *ruleNames) export(c *clock, p netip.Prefix, b ban) Ban {
 		Listed: b.flags&banListed != 0,
 	}
 	if out.Origin, out.Rule = splitOrigin(n.list[b.rule]); out.Revoked && b.flags&banForeign == 0 {
-		out.Origin = "" // this host has revoked the ban of another one
+		out.Origin = "" // this host has revoked another host's ban
 	}
 	if b.last != 0 {
 		out.Last = c.event(b.last)

@@ -14,8 +14,8 @@ func holds(m *Memory, c *Client, d time.Duration) bool {
 	return ok && !b.Observe
 }
 
-// TestLadder checks the length of each ban, and when an offence is consecutive: within
-// a day, or within four times the length of the previous ban.
+// TestLadder checks the length of each ban, and that an offence is consecutive within a
+// day, or within four times the previous ban's length.
 func TestLadder(t *testing.T) {
 	for _, tt := range []struct {
 		name   string

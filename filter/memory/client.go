@@ -35,8 +35,8 @@ func (c *Client) Host() Host { return HostOf(c.Addr, c.Domain != "" || c.Cut) }
 // hosting providers spread the addresses of one /64 over many customers.
 type Host struct{ hi, lo uint64 }
 
-// HostOf returns the host with the given address. The own argument must be true if the
-// host has its own proven name.
+// HostOf returns the host with the given address. own must be true if the host has its
+// own proven name.
 func HostOf(a netip.Addr, own bool) Host {
 	if a.Is4() {
 		b := a.As4()
@@ -79,7 +79,8 @@ func (h Host) Prefix() netip.Prefix {
 }
 
 // number returns a number that identifies h: the IPv4 address, or the upper half of the
-// /64. The two kinds do not collide, because there are no IPv6 hosts in 0000::/32.
+// /64. IPv4 and IPv6 numbers do not collide, because there are no IPv6 hosts in
+// 0000::/32.
 func (h Host) number() uint64 {
 	switch {
 	case h.hi == 0:
@@ -150,7 +151,7 @@ func short(n uint64) uint16 {
 	return max(uint16(n>>48), 1)
 }
 
-// addShort adds a hash to a fixed-length list of distinct hashes.
+// addShort adds a hash to a list of distinct hashes, which has a fixed length.
 func addShort(list []uint16, hash uint16) {
 	for i, s := range list {
 		if s == 0 {
@@ -175,11 +176,11 @@ func countShort(list []uint16) (n int) {
 // that a finding requires, plus the client's own.
 type distinctNetworks [distinctAt + 1]uint16
 
-// A request for a recipient is a finding only if distinctAt other networks have
-// requested the same recipient.
+// A request for a missing mailbox is a finding only if distinctAt other networks have
+// requested the same mailbox.
 const distinctAt = 3
 
-// others counts the networks other than that of a.
+// others returns the number of networks, not counting a's own.
 func (n *distinctNetworks) others(a netip.Addr) (count int) {
 	network := short(network(a))
 	for _, s := range n {

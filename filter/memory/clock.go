@@ -11,8 +11,8 @@ import (
 const (
 	clockJump  = 48 * time.Hour      // a larger step back means that a wrong clock was changed
 	clockPause = 31 * 24 * time.Hour // a larger step forward means that a wrong clock was changed
-	clockDoubt = 24 * time.Hour      // how long after the latest step steps can be undone
-	clockEvery = 10 * time.Minute    // how often the row is written
+	clockDoubt = 24 * time.Hour      // time after the latest step during which steps can be undone
+	clockEvery = 10 * time.Minute    // interval between writes of the row
 )
 
 const (
@@ -28,13 +28,13 @@ const (
 // length.
 //
 // If the system clock steps back by more than clockJump, or forward by more than
-// clockPause, the time of the rows does not change. The step is added to the offset,
-// and the opposite step is later subtracted again.
+// clockPause, the time of the rows does not change. The step is added to the offset.
+// When the system clock is corrected, the opposite step is subtracted again.
 //
-// A smaller step forward may be time that has really passed, for example if the machine
-// was off for a week. The time of the rows then steps forward too. If the system clock
-// steps back within clockDoubt, so does the time of the rows. Until clockDoubt has
-// passed, rows do not expire.
+// A smaller step forward may be time that has actually passed, for example if the
+// machine was off for a week. The time of the rows then steps forward too. If the
+// system clock steps back within clockDoubt, so does the time of the rows. Until
+// clockDoubt has passed, rows do not expire.
 //
 // Until Follow is called or the clock's row is loaded, events and rows use the same
 // time. Replayed sessions have gaps, which are not steps. All fields but offset require
@@ -103,8 +103,8 @@ func (c *clock) advance(event int64) {
 	c.last, c.seen = event, now
 }
 
-// jumped handles an event whose time differs much from the expected time, because the
-// system clock has stepped.
+// jumped handles an event whose time differs greatly from the expected time, because
+// the system clock has stepped.
 func (c *clock) jumped(event, expected int64, now time.Time) {
 	offset := c.offset.Load()
 	own := expected - offset
@@ -138,8 +138,8 @@ func (c *clock) step(offset int64) {
 	c.offset.Store(offset)
 }
 
-// past returns the latest time that has certainly passed, even if steps are undone. The
-// result is never later than at.
+// past returns the latest time that has certainly passed, even if steps of the clock
+// are undone later. The result is never later than at.
 func (c *clock) past(at uint32) uint32 {
 	for _, p := range c.points {
 		at = min(at, seconds(p.own))
@@ -166,8 +166,9 @@ func (m *Memory) Tick(event int64) {
 }
 
 // Now returns the current time on the clock of the events, or fallback before the first
-// event. A stored clock does not include the time in which no filter ran. If the clock is
-// a stored one, fallback therefore counts as an event.
+// event. A clock loaded from disk does not know how long the filter was stopped. If
+// there was no event since such a load, Now therefore treats fallback as the time of an
+// event.
 func (m *Memory) Now(fallback int64) int64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -216,8 +217,8 @@ func (r clockRows) restore(key, value []byte, _ uint32) bool {
 	return ok
 }
 
-// A stored is the decoded row of the clock: the time of the rows, the offset, the
-// former offset, and the points without their monotonic times.
+// A stored is the clock's decoded row: the time of the rows, the offset, the former
+// offset, and the points without their monotonic times.
 type stored struct {
 	own, offset, former int64
 	points              []clockPoint
@@ -264,8 +265,8 @@ func (c *clock) resume(s stored) {
 	}
 }
 
-// adopt continues an earlier process's clock, and requires the lock. The times in rows
-// that this process has already added are converted.
+// adopt continues an earlier process's clock, and converts the times in rows that this
+// process has already added. It requires the lock.
 func (m *Memory) adopt(s stored) {
 	c := &m.clock
 	event, before := c.last, c.offset.Load()
@@ -294,9 +295,9 @@ func shiftDay(t *uint16, by int64) {
 	}
 }
 
-// rest returns how many seconds of a window remain, or a negative number if it has
-// ended. A window that begins in the future counts as ended, because it was started
-// while the clock was wrong.
+// rest returns the remaining seconds of a window, or a negative number if the window
+// has ended. A window that starts in the future counts as ended, because the clock was
+// wrong when it started.
 func rest(since, window, now uint32) int64 {
 	if future(since, now) {
 		return -1
@@ -306,8 +307,8 @@ func rest(since, window, now uint32) int64 {
 
 func future(since, now uint32) bool { return int64(since) > int64(now)+int64(clockJump/time.Second) }
 
-// settle corrects a ban that begins in the future because the clock was wrong. The
-// corrected ban begins now and keeps its length. settle reports whether the ban has
+// settle corrects a ban that starts in the future because the clock was wrong. The
+// corrected ban starts now and keeps its length. settle reports whether the ban has
 // changed.
 func (b *ban) settle(at uint32) bool {
 	if !future(b.since, at) {
@@ -317,7 +318,8 @@ func (b *ban) settle(at uint32) bool {
 	return true
 }
 
-// settleBans corrects all bans after the time of the rows has been set back.
+// After the time of the rows has been set back, settleBans corrects bans that start in
+// the future.
 func (m *Memory) settleBans() {
 	now, due := m.settling()
 	if due {

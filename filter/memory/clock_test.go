@@ -66,7 +66,7 @@ func (w *world) move(v clockMove) {
 	}
 }
 
-// fill adds rows. Each added row deletes some expired ones.
+// fill adds rows. Each added row causes a few expired rows to be deleted.
 func (w *world) fill() {
 	for range 100 {
 		w.hosts++
@@ -77,8 +77,8 @@ func (w *world) fill() {
 	}
 }
 
-// left returns the remaining time of the ban of c. The test fails if the filter and a
-// reader of the file disagree.
+// left returns the remaining time of c's ban. The test fails if the filter and a reader
+// of the file disagree.
 func (w *world) left(c *Client) (left time.Duration) {
 	w.t.Helper()
 	event := time.UnixMicro(w.event())
@@ -196,7 +196,7 @@ func TestClock(t *testing.T) {
 	}
 }
 
-// check checks that the ban of c ends within a quarter of an hour of the given time. A
+// check checks that c's ban ends within a quarter of an hour of the given time. A
 // restart may lose the time since the clock was last written.
 func (w *world) check(when string, c *Client, end time.Duration) {
 	w.t.Helper()
@@ -251,9 +251,9 @@ func TestAbuseWhileAhead(t *testing.T) {
 	}
 }
 
-// TestCommandBeforeTheFirstEvent checks that a ban of the operator keeps its length if no
-// event has arrived since a restart, after an outage, with a wrong clock, and before the
-// events of a replayed stream.
+// TestCommandBeforeTheFirstEvent checks that a manual ban keeps its length if it is
+// imposed before the first event after a restart. The cases are an outage, a wrong
+// clock and a replayed stream.
 func TestCommandBeforeTheFirstEvent(t *testing.T) {
 	for _, c := range []struct {
 		name        string

@@ -16,7 +16,7 @@ type Counters struct {
 }
 
 // A counter has six slots, each for a sixth of its window. Events older than the window
-// never count. An event may expire too early, by up to a sixth of the window.
+// never count. An event may expire up to a sixth of the window too early.
 type counter struct {
 	head  uint32 // number of the newest slot, counted from 1970
 	slots [slotsPerWindow]uint16
@@ -62,7 +62,7 @@ func readCounter(key, v []byte) (k counterKey, n counter, ok bool) {
 	return counterKey{be.Uint64(key), be.Uint32(key[8:]), uint8(token.Evidence.Index()), which}, n, true
 }
 
-// slot returns the number of the slot for a time. The divisor is never 0, because the
+// slot returns the number of the slot for a time. The divisor is not 0, because the
 // shortest window is a minute.
 func (k counterKey) slot(now uint32) uint32 { return now / max(k.window/slotsPerWindow, 1) }
 
@@ -125,7 +125,7 @@ func (n *counter) sum() (sum int) {
 	return sum
 }
 
-// merge adds an older counter with the same key.
+// merge adds the counts of an older counter with the same key.
 func (n *counter) merge(old counter) {
 	old.advance(n.head)
 	n.advance(old.head)
@@ -188,10 +188,11 @@ func (t *Counters) add(c *Client, e rules.Evidence, n int, at uint32) {
 	}
 }
 
-// Count returns the number of occurrences within a window, including some of those on
-// other hosts; see Multiple. The count is 0 if the session cannot have a subject for the
-// window; see subject. ok is false if the window is not watched, or if the subject is
-// still unknown, such as a user before the login.
+// Count returns the number of occurrences within a window, including some that other
+// hosts counted; see Multiple. The count is 0 if the window counts by a kind of subject
+// to which the session's events are never attributed; see subject. ok is false if the
+// window is not watched, or if the subject is still unknown, such as the user before a
+// login.
 func (t *Counters) Count(c *Client, w rules.Window, now int64) (sum int, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -228,7 +229,7 @@ func (t *Counters) Halve(c *Client, e rules.Evidence, now int64) {
 	}
 }
 
-// forget deletes the counts of a network and of every host for which freed returns
+// forget deletes the counts for a network and for every host for which freed returns
 // true.
 func (t *Counters) forget(freed func(host uint64) bool, network uint64) {
 	t.mu.Lock()
@@ -251,8 +252,8 @@ func (t *Counters) counterKey(c *Client, w *rules.Window) counterKey {
 	return counterKey{t.subject(c, w.Evidence, w.By), uint32(w.Window / time.Second), uint8(w.Evidence.Index()), w.By}
 }
 
-// subject returns the number of the subject to which events with the given key are
-// attributed, or 0. Events in an authenticated session are attributed only to its user.
+// subject returns the number of the host, network, domain or user to which an event
+// counts, or 0. Events in an authenticated session are attributed only to its user.
 // Other events are attributed to the host and its network, or to the host and its
 // domain if it has its own proven name.
 func (t *Counters) subject(c *Client, e rules.Evidence, by rules.Key) uint64 {

@@ -7,8 +7,8 @@ import (
 	"scanwatch/rules"
 )
 
-// TestDays checks that stored counters are added to those since startup, and that
-// ReadDay decodes the rows.
+// TestDays checks that stored counters are added to the counters since startup, and
+// that ReadDay decodes the rows.
 func TestDays(t *testing.T) {
 	e := Ended{Found: true, Refused: true, Whole: true, Evidence: rules.Harvest, RcptOK: 3, RcptPermfail: 1 << 31}
 	m := New()

@@ -41,7 +41,7 @@ const (
 	numDayCounters = int(dayEvidence) + 64
 )
 
-// DayEvidence returns the counter of sessions with evidence e.
+// DayEvidence returns the counter for sessions with evidence e.
 func DayEvidence(e rules.Evidence) DayCounter { return dayEvidence + DayCounter(e.Index()) }
 
 // dayNames lists the names of the counters, which are also used on disk.
@@ -73,7 +73,7 @@ func newDays(s *shared) *Days {
 	})}
 }
 
-// Ended describes an ended session to the counters of its day.
+// Ended describes an ended session for the daily counters.
 type Ended struct {
 	Local, Authenticated bool
 	Found                bool // the client is unknown and there is evidence

@@ -9,7 +9,7 @@ import (
 	"scanwatch/rules"
 )
 
-// An Erasure selects a person's rows.
+// An Erasure selects the rows about a person.
 type Erasure struct {
 	Prefix  netip.Prefix // addresses of hosts, possibly invalid; an IPv6 address is widened to its /64
 	User    []byte       // empty for no user
@@ -26,17 +26,17 @@ type Erased struct {
 	Kept []Ban `json:"kept_bans,omitempty"`
 }
 
-// Erase deletes a person's rows, or only counts them if dry is set. Active bans are
-// kept until they end, unless e.Bans is set.
+// Erase deletes a person's rows, or only counts them if dry is set. Unless e.Bans is
+// set, active bans are kept until they end.
 //
-// Some rows cannot be selected, because their keys are hashes that combine the person
-// with another name. Examples are failed logins by host and user, and requests for
-// mailboxes by client. Rows that cannot be selected remain until they expire.
+// Some rows cannot be found, because their keys are hashes that combine the person with
+// another name. Examples are failed logins by host and user, and requests for mailboxes
+// by client. These rows remain until they expire.
 //
-// Rows of other hosts are also deleted. Those hosts keep the rows, and send them again when
-// they change.
+// Copies of other hosts' rows are also deleted here. The other hosts keep these rows,
+// and send them again when they change.
 //
-// A deleted host does not count as forgotten; see Peers.Forgotten.
+// A deleted host does not count as a dropped one; see Peers.Forgotten.
 func (m *Memory) Erase(e Erasure, now int64, dry bool) Erased {
 	out := Erased{Rows: make(map[string]int)}
 	at := m.clock.row(now)
@@ -55,8 +55,8 @@ func (m *Memory) Erase(e Erasure, now int64, dry bool) Erased {
 	return out
 }
 
-// eraseHosts deletes the rows of the hosts in p. The hosts map lists the numbers of
-// hosts that inPrefix does not recognise.
+// eraseHosts deletes the rows of the hosts in p. hosts contains the numbers of hosts
+// that inPrefix does not recognise.
 func (m *Memory) eraseHosts(p netip.Prefix, hosts map[uint64]bool, bans bool, at uint32, dry bool, out *Erased) {
 	active := func(b *ban) bool { return b.until > at && b.flags&banObserved == 0 }
 	kept := func(b *ban) bool { return !bans && active(b) }
@@ -80,7 +80,7 @@ func (m *Memory) eraseHosts(p netip.Prefix, hosts map[uint64]bool, bans bool, at
 	eraseNetworks(m, p, kept, dry, out)
 	erase(&m.mu, &m.Peers.rows, dry, out, func(k peerKey, _ peer) bool { return k.kind != peerDomain && p.Contains(k.host.Prefix().Addr()) })
 	has := func(n uint64) bool { return hosts[n] || inPrefix(n, p) }
-	// If a network has other hosts, its counts do not describe a person.
+	// The counts of a network with other hosts do not describe a single person.
 	whole := p.Bits() <= 24 || p.Addr().Is6() && p.Bits() <= 48
 	erase(&m.mu, &m.Counters.rows, dry, out, func(k counterKey, _ counter) bool {
 		return k.by == rules.BySrc && has(k.subject) || whole && k.by == rules.ByPrefix && inPrefix(k.subject, p)
@@ -124,7 +124,7 @@ func eraseNetworks(m *Memory, p netip.Prefix, kept func(*ban) bool, dry bool, ou
 	}
 }
 
-// logEnded logs that bans have ended, for the readers of Changed.
+// logEnded adds the prefixes of ended bans to the log that Changed reads.
 func (b *Bans) logEnded(ended []netip.Prefix) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -12,8 +12,8 @@ import (
 	"scanwatch/rules"
 )
 
-// known returns tables with rows about a host, its user and their mailbox, and about
-// others.
+// known returns tables with rows about a host, its user and the user's mailbox, and
+// rows about others.
 func known(addr, name string) *Memory {
 	m := New()
 	m.Load(func(func(kv.Entry) bool) {}, at(0))
@@ -123,7 +123,7 @@ func TestEraseBans(t *testing.T) {
 		t.Errorf("with bans: %+v", got)
 	}
 	if changed, _, ok := m.Bans.Changed(before); !ok || len(changed) != 2 {
-		t.Errorf("readers are told of the end of %v", changed)
+		t.Errorf("Changed returns %v", changed)
 	}
 	for _, a := range []string{"192.0.2.1", "192.0.2.65"} {
 		if b, ok := m.Bans.Banned(who(a), at(time.Minute)); !ok || b.Prefix.Bits() != 16 {

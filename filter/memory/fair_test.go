@@ -11,8 +11,8 @@ import (
 
 const day = 24 * time.Hour
 
-// TestAbusersEvictNoSender checks that offences do not evict a sender of one message a
-// year.
+// TestAbusersEvictNoSender checks that rows of abusive hosts do not evict a host that
+// sends one message a year.
 func TestAbusersEvictNoSender(t *testing.T) {
 	m := New()
 	yearly := who("192.0.2.1")
@@ -30,7 +30,7 @@ func TestAbusersEvictNoSender(t *testing.T) {
 }
 
 // TestBansMergeWithDisk checks that a stored observed ban does not replace an enforced
-// one, and that the number of offences is kept.
+// one, and that the count of offences is kept.
 func TestBansMergeWithDisk(t *testing.T) {
 	a := who("203.0.113.5")
 	old := New()
@@ -83,7 +83,7 @@ func TestTimesOfOperator(t *testing.T) {
 	}
 }
 
-// TestCountAfterWrongClock checks that windows move on once a wrong clock has been
+// TestCountAfterWrongClock checks that counters work again once a wrong clock has been
 // corrected.
 func TestCountAfterWrongClock(t *testing.T) {
 	win := rules.Window{Evidence: rules.UnknownRecipient, Window: day, By: rules.ByPrefix}
@@ -111,8 +111,8 @@ func TestSprayAfterWrongClock(t *testing.T) {
 	}
 }
 
-// TestKnownAfterWrongClock checks that mail does not lower the standing if the clock is
-// at 1970.
+// TestKnownAfterWrongClock checks that mail does not lower a client's standing while
+// the clock is at 1970.
 func TestKnownAfterWrongClock(t *testing.T) {
 	m := New()
 	w := who("203.0.113.5")

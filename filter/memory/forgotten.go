@@ -3,14 +3,13 @@ package memory
 import "time"
 
 // forgotten describes the hosts dropped from the table of peers. The table is bounded,
-// so a host without a row may have sent mail. This row is the last in its bucket: a
+// so a host without a row may have sent mail. Its row is the last in the bucket, so a
 // reader that reaches it has read all peers.
 type forgotten struct {
 	// day is the day of the latest mail or login of a dropped host; 0 if there is none.
 	day uint16
 	// lost is the latest day on which rows of bans or peers were missing from the file;
-	// 0 if there is none. If the file of an earlier run is missing, this counts as a
-	// loss.
+	// 0 if there is none. A missing file of an earlier run counts as a loss.
 	lost uint16
 
 	read, dirty bool // read: the row has been read; dirty: the row must be written
@@ -32,10 +31,10 @@ func (f *forgotten) missing(today uint16) {
 	f.day, f.lost, f.dirty = max(f.day, today), max(f.lost, today), true
 }
 
-// Forgotten returns since when hosts may be missing from the table. day is the day of
-// the latest mail or login of a dropped host, or zero. lost is the day on which rows
-// were last lost, or zero. Bans and hosts from before lost may be missing, even from
-// before the first day with counters.
+// Forgotten returns the days before which hosts may be missing from the table. day is
+// the day of the latest mail or login of a dropped host, or zero. lost is the day on
+// which rows were last lost, or zero. Any ban or host from before that day may be
+// missing.
 func (t *Peers) Forgotten() (day, lost time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -48,7 +47,7 @@ func (t *Peers) Forgotten() (day, lost time.Time) {
 	return day, lost
 }
 
-// forgottenRow implements the bucket with this row.
+// forgottenRow implements the bucket for the row that stores forgotten.
 type forgottenRow struct{ *Peers }
 
 func (forgottenRow) bucketName() string { return peersBucket }

@@ -16,8 +16,7 @@ func manyHosts(i int) *Client {
 }
 
 // TestForgotten checks that the table of peers keeps the latest day of the hosts it has
-// dropped, even across a restart. If the last row is missing from the file, this counts
-// as a loss.
+// dropped, even across a restart. A file without its last row must count as a loss.
 func TestForgotten(t *testing.T) {
 	forgets := func(m *Memory, want int, wantLost bool) {
 		t.Helper()
@@ -94,8 +93,8 @@ func TestForgotten(t *testing.T) {
 	forgets(ahead, today-20, false)
 }
 
-// TestForgottenLogin checks that logins of dropped hosts count towards the latest day,
-// and that their offences do not.
+// TestForgottenLogin checks that a dropped host's logins count towards the latest day,
+// and that its offences do not.
 func TestForgottenLogin(t *testing.T) {
 	m := New()
 	m.Limit(AllBytes / 10000) // 100 peers
@@ -115,8 +114,9 @@ func TestForgottenLogin(t *testing.T) {
 	}
 }
 
-// TestCheckerIncomplete checks that the Checker rejects the last row of the peers if an
-// invalid ban or peer precedes it. A valid last row means that the file is complete.
+// TestCheckerIncomplete checks that Checker rejects the last row of the peers bucket if
+// an invalid ban or peer precedes it. Readers take a valid last row as proof that the
+// file is complete.
 func TestCheckerIncomplete(t *testing.T) {
 	m := New()
 	m.Peers.Delivered(manyHosts(1), Delivery{Messages: 1}, at(0))

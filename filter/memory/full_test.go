@@ -10,7 +10,7 @@ import (
 )
 
 // TestFullTables measures the memory used by full tables and compares it with the
-// figure in the manual.
+// manual's figure.
 func TestFullTables(t *testing.T) {
 	if testing.Short() {
 		t.Skip("SKIP: filling all tables is omitted with -short")

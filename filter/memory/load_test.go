@@ -45,8 +45,8 @@ func FuzzLoad(f *testing.F) {
 		first := New()
 		first.Load(seq([]kv.Entry{e, e}), int64(at)*1e6) // twice, so that the rows merge
 		rows, entries := all(first)
-		// For an invalid row, only the hash key and the last row of the peers are
-		// written.
+		// If the row is invalid, only the hash key and the last row of the peers bucket
+		// are written.
 		if check != nil && len(rows) != 2 {
 			t.Errorf("%v, but the rows are %q", check, rows)
 		}

@@ -5,7 +5,7 @@ import (
 )
 
 // Logins holds the tables of logins: failures by source and user, and the numbers of
-// distinct users or networks, which reveal a password spray.
+// distinct users or networks. High numbers reveal a password spray.
 type Logins struct {
 	*shared
 	pairs    table[uint64, pair]
@@ -15,7 +15,7 @@ type Logins struct {
 	counters *Counters
 }
 
-// A pair is a row about the logins from one host as one user.
+// A pair is a row about one user's logins from one host.
 type pair struct {
 	failed   uint16 // counted failures since the latest success
 	hour     uint32 // hour of the latest counted failure
@@ -47,8 +47,8 @@ const (
 	sendersOfAccount // sender addresses used by the user
 )
 
-// Numbers of distinct users or networks that make a spray. For a source with successful
-// logins, such as an office, the threshold is sprayMax.
+// Numbers of distinct users or networks that make failed logins a password spray. For a
+// source with successful logins, such as an office, the threshold is sprayMax.
 const (
 	sprayAt  = 5
 	sprayMax = 8
@@ -117,10 +117,10 @@ func (r *spray) count() int { return countShort(r.seen[:]) }
 // networks, or "".
 //
 // sure reports whether c itself is certainly an attacker, because it has tried many
-// users, or a user under attack in several sessions.
+// users, or has tried a user under attack in several sessions.
 //
-// After a recent login from the host, each user's failures count at most once an hour.
-// A phone that retries an old password must not get its office banned.
+// After a recent login from the host, each user's failures count at most once an hour,
+// so that a phone that retries an old password does not get its office banned.
 func (t *Logins) Failed(c *Client, now int64) (kind string, sure bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -153,15 +153,15 @@ func (t *Logins) Failed(c *Client, now int64) (kind string, sure bool) {
 	return "", false
 }
 
-// LoggedIn records a login as c.User from the network of c. LoggedIn returns from how
-// many networks the user has logged in within an hour, at most sprayMax.
+// LoggedIn records a login as c.User from the network of c. It returns the number of
+// networks, at most sprayMax, from which the user has logged in within an hour.
 func (t *Logins) LoggedIn(c *Client, now int64) int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.add(sprayKey{t.hash('u', c.User), netsOfAccount}, short(network(c.Addr)), t.clock.row(now))
 }
 
-// Sent records a sender address used by c.User. Sent returns the number of distinct
+// Sent records a sender address used by c.User. It returns the number of distinct
 // addresses within an hour, at most sprayMax.
 func (t *Logins) Sent(c *Client, sender []byte, now int64) int {
 	t.mu.Lock()
@@ -170,7 +170,7 @@ func (t *Logins) Sent(c *Client, sender []byte, now int64) int {
 }
 
 // Sprays reports whether many users' logins have failed from the host of c. Successful
-// logins of other users do not exempt such a host.
+// logins by other users do not exempt the host.
 func (t *Logins) Sprays(c *Client, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -244,8 +244,8 @@ func (t *Logins) add(k sprayKey, hash uint16, at uint32) int {
 	return t.everywhere(k, r, at)
 }
 
-// everywhere returns the number of distinct values in a row and in the row of other hosts
-// with the same key, at most sprayMax; see Multiple.
+// everywhere returns the number of distinct values in this host's row and the other
+// hosts' row with the same key, at most sprayMax; see Multiple.
 func (t *Logins) everywhere(k sprayKey, r spray, at uint32) int {
 	own := r.count()
 	if others, _, ok := t.sprays.other(k, at); ok {
@@ -270,8 +270,8 @@ func (t *Logins) remove(k sprayKey, hash uint16, at uint32) {
 	t.sprays.put(k, left, at)
 }
 
-// Succeeded records a successful login of c as c.User. The counters are reduced by the
-// earlier failures of this host and user.
+// Succeeded records a successful login of c as c.User, and subtracts the user's earlier
+// failures from the host's counters.
 func (t *Logins) Succeeded(c *Client, now int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

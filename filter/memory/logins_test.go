@@ -78,8 +78,8 @@ func TestLogin(t *testing.T) {
 	})
 }
 
-// TestSpray checks the kinds of password spray, and whether the client itself is
-// certainly an attacker.
+// TestSpray checks which kinds of password spray are reported, and when the client
+// itself is certainly an attacker.
 func TestSpray(t *testing.T) {
 	type attempt struct {
 		addr, user string
@@ -157,9 +157,9 @@ func TestAccounts(t *testing.T) {
 	}
 }
 
-// TestSubjects checks for which keys events are counted. An account's events count only
-// for its user. If a host has a proven name, its events count for the host and its
-// domain, not for its network.
+// TestSubjects checks to which subjects events are attributed. An account's events
+// count only for its user. If a host has a proven name, its events count for the host
+// and its domain instead of its network.
 func TestSubjects(t *testing.T) {
 	keys := []rules.Key{rules.BySrc, rules.ByPrefix, rules.ByDomain, rules.BySite, rules.ByUser}
 	var windows []rules.Window

@@ -1,6 +1,6 @@
 // Package memory holds the state that outlasts sessions: bans, counters, clients with
-// accepted mail, recipients, logins, local domains and daily counters. Another package
-// stores the rows.
+// accepted mail, recipients, logins, local domains and daily counters. The caller
+// writes the rows to disk; see Memory.Changes.
 //
 // Unknown clients can add rows, so every table has a maximum number of rows. When a
 // table is full, the least useful of a few random rows is evicted, and the eviction is
@@ -9,8 +9,8 @@
 // All tables share a lock, which is held for a few microseconds. All methods are safe
 // for concurrent use.
 //
-// Times are in microseconds since 1970 on the clock of smtpd's events. The events'
-// clock may be wrong, so rows use a different clock; see clock.
+// Times are in microseconds since 1970 on the clock of smtpd's events. That clock may
+// be wrong, so rows use a different one; see clock.
 package memory
 
 // The rows by bucket. Numbers are big-endian. Hashes depend on the key stored in the
@@ -83,8 +83,8 @@ type Memory struct {
 type bucket interface {
 	// bucketName returns the name on disk, which two tables may share.
 	bucketName() string
-	// changes calls put for up to n changed rows, and returns n minus their number. The
-	// value of a deleted row is nil.
+	// changes calls put for up to n changed rows. It returns n minus the number of
+	// calls. The value of a deleted row is nil.
 	changes(n int, put func(key, value []byte)) (left int)
 	// restore adds a stored row unless it has expired. It reports whether the row is
 	// valid for this table.
@@ -105,16 +105,16 @@ func New() *Memory {
 		Logins: newLogins(s, peers, counters), Domains: newDomains(s), Days: newDays(s), shared: s,
 	}
 	// The clock comes first, because other rows depend on it. The secret is the key of
-	// the hashes in other rows. The row about missing peers must be on disk before the
-	// rows of those peers are deleted.
+	// the hashes in other rows. The row about dropped peers must be on disk before the
+	// rows of these peers are deleted.
 	m.buckets = []bucket{clockRows{m}, secret{m}, &m.Bans.hosts, &m.Bans.networks, forgottenRow{m.Peers}, &m.Peers.rows, &m.Counters.rows, &m.Recipients.rows, &m.Recipients.asks,
 		&m.Logins.pairs, &m.Logins.sprays, &m.Logins.accounts, &m.Domains.rows, &m.Days.rows}
 	return m
 }
 
-// Limit reduces the maximum number of rows of all tables in proportion, so that they
-// use at most the given number of bytes on disk instead of AllBytes. Limit must be
-// called while the tables are empty.
+// Limit reduces the maximum number of rows of all tables in proportion, so that the
+// tables use at most the given number of bytes on disk instead of AllBytes. Limit must
+// be called while the tables are empty.
 func (m *Memory) Limit(bytes int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -158,7 +158,7 @@ func Buckets() (names []string) {
 // chunk is the number of rows processed before the lock is released.
 const chunk = 500
 
-// Changes returns up to n changed rows that it has not returned yet.
+// Changes returns up to n rows that have changed since Changes last returned them.
 func (m *Memory) Changes(n int) (list []kv.Entry) {
 	m.settleBans()
 	for _, b := range m.buckets {
@@ -174,8 +174,8 @@ func (m *Memory) Changes(n int) (list []kv.Entry) {
 	return list
 }
 
-// changed appends up to n changed rows of b to list, and returns n minus their number.
-// The unlock is deferred, so that a panic also releases the lock.
+// changed appends up to n changed rows of b to list, and returns n minus the number of
+// rows appended. The unlock is deferred, so that a panic also releases the lock.
 func (m *Memory) changed(b bucket, n int, list *[]kv.Entry) (left int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -184,7 +184,8 @@ func (m *Memory) changed(b bucket, n int, list *[]kv.Entry) (left int) {
 	})
 }
 
-// Rewrite causes Changes to return all rows again after the file was lost.
+// Rewrite causes Changes to return all rows again. It is called after the file was
+// lost.
 func (m *Memory) Rewrite() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -193,10 +194,10 @@ func (m *Memory) Rewrite() {
 	}
 }
 
-// Load merges stored rows into those added since startup. Expired rows are marked for
-// deletion, and invalid rows are ignored. The clock's row must come first. If Follow
-// was called and the clock has no row, now must be the latest time at which the clock
-// was certainly correct.
+// Load merges stored rows into the rows added since startup. Expired rows are marked
+// for deletion, and invalid rows are ignored. The clock's row must come first. If
+// Follow was called and the clock has no row, now must be the latest time that has
+// certainly passed.
 func (m *Memory) Load(entries iter.Seq[kv.Entry], now int64) {
 	some := make([]kv.Entry, 0, chunk)
 	take := func() {
@@ -231,8 +232,8 @@ func (m *Memory) Load(entries iter.Seq[kv.Entry], now int64) {
 	m.Bans.log.restart()
 }
 
-// provesAbsence reports whether exports rely on a missing row in the bucket to mean
-// that a host has neither standing nor a ban.
+// provesAbsence reports whether exports take a missing row in the bucket as proof that
+// a host has no ban or no standing.
 func provesAbsence(bucket string) bool { return bucket == peersBucket || bucket == bansBucket }
 
 // load merges a stored row, and requires the lock.
@@ -257,8 +258,8 @@ func (m *Memory) load(e *kv.Entry, now int64) {
 }
 
 // Expect announces that Load will be called with the rows of an earlier run of the
-// filter. Until then, missing rows may be in the file. If Load does not receive the
-// last row of the peers, rows were lost; see Peers.Forgotten.
+// filter. Until then, the tables are incomplete. If Load does not receive the last row
+// of the peers bucket, rows were lost; see Peers.Forgotten.
 func (m *Memory) Expect() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -277,8 +278,8 @@ func (m *Memory) Forget(p netip.Prefix) {
 	m.Logins.forget(freed, network(p.Addr()))
 }
 
-// restore adds a row to its table. known reports whether the bucket exists, and valid
-// whether the row is valid.
+// restore adds a row to its table, and reports whether the bucket is known and the row
+// valid.
 func (m *Memory) restore(e *kv.Entry, now uint32) (known, valid bool) {
 	for _, b := range m.buckets {
 		if b.bucketName() == e.Bucket {

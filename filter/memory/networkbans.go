@@ -2,8 +2,8 @@ package memory
 
 import "net/netip"
 
-// networkBans holds the manual bans of networks. To look up an address, each prefix
-// length in use is tried. The narrowest ban applies.
+// networkBans holds the manual bans of networks. A lookup of an address tries each
+// prefix length in use, and returns the narrowest ban.
 type networkBans struct {
 	rows  map[netip.Prefix]ban
 	bits  [2][129]int // rows by family and prefix length
@@ -35,7 +35,7 @@ func (n *networkBans) put(p netip.Prefix, b ban) {
 	n.changed(p)
 }
 
-// touch sets an existing row that other hosts need not receive again.
+// touch changes an existing row without sending it to other hosts again.
 func (n *networkBans) touch(p netip.Prefix, b ban) {
 	n.rows[p] = b
 	if n.dirty == nil {

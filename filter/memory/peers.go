@@ -9,8 +9,8 @@ import (
 	"scanwatch/rules"
 )
 
-// Peers is the table of clients with accepted mail, logins or offences. There are rows
-// for hosts, and for the registered domains of proven names.
+// Peers is the table of clients with accepted mail, logins or offences. Each row is
+// about a host or about the registered domain of proven names.
 type Peers struct {
 	*shared
 	rows      table[peerKey, peer]
@@ -66,8 +66,8 @@ const (
 	trustedSpread   = 10 // days from the first to the latest message
 )
 
-// Numbers at which an address is considered shared by many hosts, such as a gateway, or
-// a domain shared by many owners, such as a provider's.
+// Minimum numbers for an address that many hosts share, such as a gateway's, or a
+// domain that many owners share, such as a provider's.
 const (
 	manySenders   = 5 // sender domains
 	manyGreetings = 3
@@ -116,7 +116,7 @@ func shiftPeer(_ peerKey, p *peer, by int64) {
 	}
 }
 
-// mergePeers merges a stored row into the one added since startup.
+// mergePeers merges a stored row into the row added since startup.
 func mergePeers(live *peer, stored peer) {
 	if stored.first != 0 && (live.first == 0 || stored.first < live.first) {
 		live.first = stored.first
@@ -197,7 +197,7 @@ func (t *Peers) deliver(k peerKey, c *Client, d Delivery, at uint32) {
 	t.rows.put(k, p, at)
 }
 
-// WroteTo records that an authenticated user wrote to a registered domain.
+// WroteTo records that an authenticated user sent mail to a registered domain.
 func (t *Peers) WroteTo(domain string, now int64) {
 	if domain == "" {
 		return
@@ -231,7 +231,7 @@ func (t *Peers) Misbehaved(c *Client, now int64) {
 	}
 }
 
-// login records a login from the host of c, and requires the lock.
+// login records a login from the host of c. It requires the lock.
 func (t *Peers) login(c *Client, at uint32) {
 	k := peerKey{c.Host(), peerLogin}
 	p, _ := t.rows.get(k)
@@ -253,8 +253,8 @@ func (t *Peers) domainKey(domain string) peerKey {
 // hostKey returns the key for the client's address.
 func hostKey(c *Client) peerKey { return peerKey{HostOf(c.Addr, true), peerHost} }
 
-// keys returns the keys of the client's rows for its host and its domain. If a row
-// cannot exist, its key is zero.
+// keys returns the keys of the client's rows for its host and its domain. If the client
+// cannot have one of the rows, that row's key is zero.
 func (t *Peers) keys(c *Client) (keys [2]peerKey) {
 	keys[0] = hostKey(c)
 	if c.Domain != "" {
@@ -329,8 +329,8 @@ func (t *Peers) Standing(c *Client, now int64) (s Standing) {
 	return s
 }
 
-// elsewhere sets the standing of a client that is known on another host. An address that
-// many hosts share has none, as here.
+// elsewhere sets the standing of a client that is known on another host. As on this
+// host, an address that many hosts share has no standing.
 func (t *Peers) elsewhere(keys [2]peerKey, at uint32, s *Standing) {
 	for i, by := range [...]string{"host", "domain"} {
 		p, origin, ok := t.rows.other(keys[i], at)
@@ -372,9 +372,9 @@ func (p *peer) standing(c *clock, at uint32) (s Standing) {
 	return s
 }
 
-// Excuse returns why rules must not ban c, or "". The reason is "many" if many hosts
-// share the address, and "login" after a recent login from the address. For any other
-// known client, the reason is the client's standing.
+// Excuse returns the reason why rules must not ban c, or "". The reason is "many" if
+// many hosts share the address, and "login" after a recent login from the address. For
+// any other known client, the reason is the client's standing.
 func (t *Peers) Excuse(c *Client, now int64) string {
 	switch s := t.Standing(c, now); {
 	case s.Many:
@@ -441,8 +441,8 @@ func (t *Peers) Recent(a netip.Addr, now int64) bool {
 	return false
 }
 
-// Each calls visit for each host with mail in the last 90 days or a login in the last
-// 30 days.
+// Each calls visit for each host that sent mail in the last 90 days or had a login in
+// the last 30 days.
 func (t *Peers) Each(now int64, visit func(Peer)) {
 	at := t.clock.row(now)
 	each(&t.mu, &t.rows, func(k peerKey, p peer) (Peer, bool) { return p.export(&t.clock, k, at) }, visit)

@@ -10,8 +10,8 @@ import (
 type Recipients struct {
 	*shared
 	rows table[uint64, recipient]
-	// asks counts the requests for missing mailboxes, by host and mailbox and by sender
-	// and mailbox. The free requests of each domain are also counted; see freeAsks.
+	// asks counts the requests for missing mailboxes: by host and mailbox, and by
+	// sender and mailbox. It also counts each domain's exempt requests; see freeAsks.
 	asks      table[uint64, ask]
 	delimiter byte
 	base      []byte // scratch
@@ -37,11 +37,11 @@ type ask struct {
 
 const (
 	// askWindow is the time within which a host's repeated requests for a mailbox count
-	// once. A mailing list sends every message to its former members, and learns
-	// nothing from the replies.
+	// once. A mailing list that ignores rejections sends every message to its former
+	// members.
 	askWindow = 30 * daySeconds
-	// The hosts of a domain may request freeAsks probed mailboxes a day without a
-	// finding.
+	// freeAsks is the number of probed mailboxes that a domain's hosts may request each
+	// day without a finding.
 	freeAsks = 5
 )
 
@@ -115,7 +115,7 @@ func (t *Recipients) Separator() byte {
 	return t.delimiter
 }
 
-// mailbox returns the hash of rcpt's mailbox, and requires the lock.
+// mailbox returns the hash of rcpt's mailbox. It requires the lock.
 func (t *Recipients) mailbox(rcpt []byte) uint64 {
 	t.base = mailbox.AppendBase(t.base[:0], rcpt, t.delimiter)
 	return t.hash('r', t.base)
@@ -172,8 +172,8 @@ func (t *Recipients) Refused(c *Client, rcpt []byte, now int64) {
 	t.rows.put(k, r, at)
 }
 
-// Asked records that c requested rcpt, which does not exist. Asked reports whether c
-// had already requested rcpt within askWindow.
+// Asked records that c requested rcpt, which does not exist. It reports whether c had
+// already requested rcpt within askWindow.
 func (t *Recipients) Asked(c *Client, rcpt []byte, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -185,8 +185,8 @@ func (t *Recipients) Asked(c *Client, rcpt []byte, now int64) bool {
 	return t.again(k, at)
 }
 
-// Held records that a rule rejected the recipient rcpt of c. Held reports whether the
-// same recipient was already rejected within askWindow, which happens when mail servers
+// Held records that a rule rejected the recipient rcpt of c. It reports whether the
+// same recipient was already rejected within askWindow, as happens when mail servers
 // retry.
 func (t *Recipients) Held(c *Client, rcpt []byte, now int64) bool {
 	t.mu.Lock()
@@ -204,9 +204,9 @@ func (t *Recipients) again(k uint64, at uint32) bool {
 	return again
 }
 
-// Probed reports whether at least distinctAt networks other than that of c have
-// requested rcpt, which has never existed. Up to Multiple times as many of them may have
-// requested it only on other hosts.
+// Probed reports whether at least distinctAt networks, not counting c's own, have
+// requested rcpt, which has never existed. Networks seen only by other hosts count at
+// most Multiple times as much as the networks seen here.
 func (t *Recipients) Probed(c *Client, rcpt []byte, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -222,9 +222,9 @@ func (t *Recipients) Probed(c *Client, rcpt []byte, now int64) bool {
 }
 
 // Excused records a request for a probed mailbox, and reports whether the request is
-// exempt. The mailbox may be new, so a client with a proven name may request it.
-// Each pair of sender and recipient is exempt once. All hosts of a domain together have
-// at most freeAsks exempt requests a day.
+// exempt. The mailbox may be new, so only requests of clients with a proven name are
+// exempt. Each pair of sender and recipient is exempt once. All hosts of a domain
+// together have at most freeAsks exempt requests a day.
 func (t *Recipients) Excused(c *Client, sender, rcpt []byte, now int64) bool {
 	if c.Domain == "" {
 		return false

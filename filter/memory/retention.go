@@ -6,7 +6,7 @@ import (
 	"scanwatch/rules"
 )
 
-// Retention returns the time for which the state keeps data about users and hosts.
+// Retention returns how long each table keeps data about users and hosts.
 func Retention() []rules.Retention {
 	const day = daySeconds * time.Second
 	return []rules.Retention{

@@ -27,8 +27,9 @@ type shared struct {
 type hostName struct {
 	name      string // empty outside a fleet
 	nameDirty bool
-	// kept is set if this host has not lost the rows that other hosts know under this name.
-	// They can return rows until it first sends its own.
+	// kept is set unless this host has lost the rows that other hosts know under this
+	// name. After such a loss, other hosts can send its rows back until it first sends
+	// its own.
 	kept    bool
 	renamed bool // other hosts know the stored rows under another name
 }
@@ -45,8 +46,9 @@ func newShared() *shared {
 	return s
 }
 
-// hash returns a keyed hash of text, ignoring case. Each purpose gets different hashes.
-// Only the first 256 bytes are hashed, because mail addresses are not longer.
+// hash returns a keyed hash of text, ignoring case. The same text has a different hash
+// for each purpose. Only the first 256 bytes are hashed, because mail addresses are not
+// longer.
 func (s *shared) hash(purpose byte, text []byte) uint64 {
 	var b [16 + 1 + 256]byte
 	n := copy(b[:], s.key[:])
@@ -97,8 +99,9 @@ func (m *Memory) Key() [16]byte {
 	return m.key
 }
 
-// UseKey sets the key of the hashes, instead of a key in the stored rows. Rows whose hashes
-// depend on another key are dropped. UseKey must be called before Load.
+// UseKey sets the key of the hashes, which then replaces the key in the stored rows.
+// Rows whose hashes depend on another key are dropped. UseKey must be called before
+// Load.
 func (m *Memory) UseKey(key [16]byte) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -109,10 +112,11 @@ func (m *Memory) UseKey(key [16]byte) {
 	}
 }
 
-// UseName sets the name under which other hosts know this host. If they know the stored rows
-// under another name, because the host was renamed or its state is a copy of that of another
-// host, the stored counts are dropped: other hosts would count them twice, and this host would
-// receive them from itself. UseName must be called before Load.
+// UseName sets the name under which other hosts know this host. If the host was
+// renamed, or its state is a copy of another host's, other hosts know the stored rows
+// under another name. The stored counts are then dropped. Otherwise, other hosts would
+// count them twice, and this host would receive them back as another host's. UseName
+// must be called before Load.
 func (s *shared) UseName(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -127,7 +131,8 @@ func (n *hostName) restoreName(stored string) {
 	n.renamed = n.name != "" && !n.kept
 }
 
-// keep records that rows of this host are being sent.
+// keep records that this host sends rows, so that other hosts cannot send its former
+// rows back.
 func (s *shared) keep() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

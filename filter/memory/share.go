@@ -13,17 +13,17 @@ import (
 	"scanwatch/internal/kv"
 )
 
-// Hosts share their rows. Each host sends only rows about its own sessions, so that
-// no row is counted twice. Another package merges the rows of the other hosts, and hands
-// over one row for each key. Bans of other hosts are added to the table of bans. Other
-// rows of other hosts are kept apart, are not written to disk, and have less weight than
-// the rows of this host:
+// The hosts of a fleet share their rows. Each host sends only rows about its own
+// sessions, so that no session is counted twice. Package share merges the other hosts'
+// rows into one row for each key. Other hosts' bans are added to the table of bans. All
+// their other rows are kept in a separate map, are not written to disk, and have less
+// weight than this host's rows:
 //
-//   - Counts of other hosts can double the count of this host, but cannot replace it; see
-//     together. Otherwise, a single host with wrong counts could make all hosts reject a
-//     legitimate client.
-//   - Offences on other hosts do not lengthen the bans of this host.
-//   - Mail to other hosts makes a client known, never trusted.
+//   - Other hosts' counts can at most triple this host's count, but cannot replace it;
+//     see together. Otherwise, a single host with wrong counts could cause all hosts to
+//     reject a legitimate client.
+//   - Offences on other hosts do not lengthen the bans that this host imposes.
+//   - A client with mail to other hosts is known, but never trusted.
 
 // A foreignRow is a row of other hosts.
 type foreignRow[V any] struct {
@@ -32,21 +32,21 @@ type foreignRow[V any] struct {
 	merged bool   // includes partial rows of several hosts; see Foreign
 }
 
-// maxForeign is the share of a table's maximum number of rows that is also available for
-// rows of other hosts.
+// maxForeign limits the rows of other hosts to a table's maximum number of rows divided
+// by maxForeign.
 const maxForeign = 2
 
-// Multiple is the weight of other hosts' counts: their sum counts at most this many times
-// the count of this host, if that is more than Alone. Three hosts that share a client's
-// events equally then count as much as a single host.
+// Multiple limits the weight of other hosts' counts: at most Multiple times this host's
+// count is added to it, and nothing up to a count of Alone. If a client's events are
+// spread evenly over three hosts, each of them then has the full count.
 const Multiple = 2
 
-// Alone is the count up to which only this host's count matters: a single mistake is never
-// multiplied. Otherwise, wrong counts of another host could make this one reject a client
-// after its first unknown recipient.
+// Alone is the highest count to which nothing is added, so that a single mistake never
+// counts more than once. Otherwise, another host's wrong counts could cause this host
+// to reject a client after its first unknown recipient.
 const Alone = 1
 
-// together returns the count of all hosts.
+// together adds the limited count of other hosts to this host's own.
 func together(own, others int) int {
 	if own <= Alone {
 		return own
@@ -73,18 +73,18 @@ func (n *hostNames) number(name string) uint16 {
 	return uint16(len(n.list) - 1)
 }
 
-// A Foreign is a row of other hosts. Without a value, other hosts have no row with this
-// key. If Origin is set as well, only a ban of that host is deleted.
+// A Foreign is a row of other hosts. A Foreign without a value means that other hosts
+// have no row with this key. If Origin is set, only a ban imposed by Origin is deleted.
 type Foreign struct {
 	kv.Entry
 	Origin string // name of the host with the latest information
 	Ended  bool   // another host's unban, which this host does not know yet, has ended this host's ban
-	// Partial is set if the row is only that of Origin, so that earlier rows of other hosts
-	// with the same key remain.
+	// Partial is set if the row comes only from Origin. Earlier rows with the same key
+	// from other hosts then remain.
 	Partial bool
-	// Seen is the time of the latest unban of the prefix that the host of a ban knew, in
-	// seconds since 1970, or 0 if it is unknown. An unban that this host knows stays in effect
-	// against earlier bans.
+	// Seen is the time of the prefix's latest unban known to the host that imposed a
+	// ban, in seconds since 1970, or 0 if it is unknown. A later unban known to this
+	// host overrides the ban.
 	Seen int64
 }
 
@@ -99,23 +99,23 @@ type sharedTable interface {
 	bucketName() string
 	// announce marks all rows of this host as changed. Later changes are marked as well.
 	announce()
-	// send calls put for up to n changed rows of this host, and returns n minus their
-	// number. The value of a deleted row is nil. by is added to the times.
+	// send calls put for up to n changed rows of this host, and returns n minus the
+	// number of calls. The value of a deleted row is nil. by is added to the times.
 	send(n int, by int64, put func(key, value []byte)) (left int)
-	// receive sets or, without a value, deletes the row of other hosts. by is added to
-	// the times. It reports whether the row is valid.
+	// receive sets the row of other hosts, or deletes it if f has no value. by is added
+	// to the times. receive reports whether the row is valid.
 	receive(f *Foreign, by int64, now uint32) bool
-	// combine merges rows with the same key. It returns nil if no row is valid or all
-	// have expired.
+	// combine merges rows with the same key. It returns nil if no row is valid, or if
+	// all rows have expired.
 	combine(key []byte, values [][]byte, now uint32) []byte
 	// valid reports whether a row can be decoded and has no time later than latest.
 	valid(key, value []byte, latest uint32) bool
-	// validKey reports whether the table can have a row with the key.
+	// validKey reports whether the key is valid for this table.
 	validKey(key []byte) bool
 	// foreignRows returns the number of rows of other hosts.
 	foreignRows() int
-	// count calls add with the host of each row of other hosts. It must be called without
-	// the lock, which it does not hold for long.
+	// count calls add with the host of each row of other hosts. It must be called
+	// without the lock, and takes the lock only briefly.
 	count(mu *sync.Mutex, add func(host string))
 	// disown deletes the rows of another host and returns their number.
 	disown(origin string) int
@@ -131,9 +131,9 @@ func sharedTables(m *Memory) []sharedTable {
 	}
 }
 
-// Announce causes Outgoing to return all rows of this host, and afterwards all changed rows.
-// After the start of the filter, Announce must be called before Incoming. Otherwise, a ban
-// of another host can replace an unban of this host that was not sent.
+// Announce causes Outgoing to return all rows of this host, followed by all rows that
+// change later. After the start of the filter, Announce must be called before Incoming.
+// Otherwise, another host's ban could replace an unban that this host has not sent yet.
 func (m *Memory) Announce() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -142,9 +142,9 @@ func (m *Memory) Announce() {
 	}
 }
 
-// Outgoing returns up to n changed rows of this host that it has not returned yet. The
-// value of a deleted row is nil. The times in rows are times of events plus skew, in
-// seconds.
+// Outgoing returns up to n rows of this host that have changed since Outgoing last
+// returned them. The value of a deleted row is nil. The times in rows are event times
+// plus skew, in seconds.
 func (m *Memory) Outgoing(n int, skew int64) (list []kv.Entry) {
 	m.keep()
 	for _, t := range sharedTables(m) {
@@ -168,11 +168,12 @@ func outgoing(m *Memory, t sharedTable, n int, skew int64, list *[]kv.Entry) (le
 	})
 }
 
-// Incoming sets the rows of other hosts, and returns the prefixes whose bans they have
-// ended. Each row replaces the earlier one with the same key, unless it is partial. Invalid
-// rows are skipped and cause an error. If Origin is empty, a ban was imposed here, and other
-// hosts have none. Skew is subtracted from the times in rows; see Outgoing. No row is set
-// while rows on disk have not been loaded, because those may be unbans.
+// Incoming sets the rows of other hosts, and returns the prefixes whose bans these
+// hosts have ended. Each row replaces the earlier one with the same key, unless it is
+// partial. Invalid rows are skipped and cause an error. A ban without an Origin was
+// imposed by this host and sent back. Skew is subtracted from the times in rows; see
+// Outgoing. Until the rows on disk are loaded, Incoming sets no rows, because the
+// stored rows may include unbans.
 func (m *Memory) Incoming(list []Foreign, skew, now int64) (all []Freed, last error) {
 	if !m.Bans.Loaded() {
 		return nil, ErrNotLoaded
@@ -194,7 +195,7 @@ func (m *Memory) Incoming(list []Foreign, skew, now int64) (all []Freed, last er
 // ErrNotLoaded is returned by Incoming while the state on disk has not been loaded.
 var ErrNotLoaded = errors.New("the state on disk is not loaded yet")
 
-// receive implements Incoming for a part of the rows.
+// receive implements Incoming for some of the rows.
 func receive(m *Memory, list []Foreign, skew, now int64) (freed []Freed, ranges []rangeUnban, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -235,11 +236,11 @@ func (m *Memory) Disown(origin string) (n int) {
 	return n
 }
 
-// A sharedRows shares the rows of a table without bans.
+// A sharedRows shares the rows of a table other than the tables of bans.
 type sharedRows[K comparable, V any] struct {
 	*table[K, V]
 	hosts *hostNames
-	// private reports whether other hosts must not receive a row. It may be nil.
+	// private reports whether a row must not be sent to other hosts. It may be nil.
 	private func(K) bool
 }
 
@@ -318,8 +319,8 @@ func (t sharedRows[K, V]) receive(f *Foreign, by int64, now uint32) bool {
 	return true
 }
 
-// makeForeignRoom deletes the expired ones of a few rows of other hosts. If there is no
-// room left, it also deletes the sampled row with the lowest score.
+// makeForeignRoom samples a few rows of other hosts, and deletes the expired ones. If
+// the table is still full, it also deletes the sampled row with the lowest score.
 func (t *table[K, V]) makeForeignRoom(now uint32) {
 	var least K
 	var lowest int64
@@ -379,7 +380,7 @@ func (t sharedRows[K, V]) count(mu *sync.Mutex, add func(host string)) {
 
 func (t sharedRows[K, V]) disown(origin string) (n int) {
 	for k, f := range t.table.foreign {
-		if f.merged || t.hosts.list[f.origin] == origin { // a merged row may include what the host has said
+		if f.merged || t.hosts.list[f.origin] == origin { // a merged row may include a row from origin
 			delete(t.table.foreign, k)
 			n++
 		}
@@ -387,7 +388,7 @@ func (t sharedRows[K, V]) disown(origin string) (n int) {
 	return n
 }
 
-// other returns the live row of other hosts.
+// other returns the other hosts' row for k, unless it has expired.
 func (t *table[K, V]) other(k K, now uint32) (v V, origin uint16, ok bool) {
 	f, ok := t.foreign[k]
 	if !ok || t.evictionScore(k, f.row, now) < 0 {
@@ -409,8 +410,8 @@ func NewMerger() Merger {
 }
 
 // Combine merges the valid rows of several hosts with the same key. The result does not
-// depend on their order. It is nil if there are no valid rows, or all have expired by now,
-// in seconds since 1970.
+// depend on the order of the rows. It is nil if no row is valid, or if all have expired
+// by now, in seconds since 1970.
 func (m Merger) Combine(bucket string, key []byte, values [][]byte, now int64) []byte {
 	m.bans.rules.reset()
 	values = slices.SortedFunc(slices.Values(values), bytes.Compare)
@@ -478,8 +479,8 @@ func ReadBan(key, value []byte) (BanRow, bool) {
 	}, true
 }
 
-// higherCounters keeps the higher count of each slot. The same rows may arrive in any order
-// and repeatedly, so counts are not added.
+// higherCounters keeps the higher count of each slot. The same rows may arrive
+// repeatedly and in any order, so counts are not added.
 func higherCounters(_ counterKey, c *counter, other counter) {
 	head := max(c.head, other.head)
 	c.advance(head)
@@ -489,15 +490,16 @@ func higherCounters(_ counterKey, c *counter, other counter) {
 	}
 }
 
-// higherPeers is combinePeers without the sum of messages.
+// higherPeers is combinePeers, but keeps the higher number of messages instead of the
+// sum.
 func higherPeers(k peerKey, p *peer, other peer) {
 	messages := max(p.messages, other.messages)
 	combinePeers(k, p, other)
 	p.messages = messages
 }
 
-// combineCounters adds the slots of two hosts. A counter that is ahead does not lose its
-// events; compare counter.advance.
+// combineCounters adds the slots of two hosts. A counter from a host whose clock is
+// ahead keeps its events; compare counter.advance.
 func combineCounters(_ counterKey, sum *counter, other counter) {
 	head := max(sum.head, other.head)
 	sum.advance(head)
@@ -531,15 +533,15 @@ func combineSprays(_ sprayKey, r *spray, other spray) {
 	}
 }
 
-// combinePeers merges the rows of two hosts. Several hosts may have received mail on the
-// same day, so days are not added.
+// combinePeers merges the rows of two hosts. Several hosts may have received mail on
+// the same day, so their numbers of days are not added.
 func combinePeers(_ peerKey, p *peer, other peer) {
 	days := max(p.days, other.days)
 	mergePeers(p, other)
 	p.days = days
 }
 
-// deleteAll deletes the rows of this and of other hosts for which del returns true.
+// deleteAll deletes this host's and other hosts' rows for which del returns true.
 func deleteAll[K comparable, V any](t *table[K, V], del func(K) bool) {
 	t.deleteFunc(del)
 	for k := range t.foreign {

@@ -20,7 +20,7 @@ func sharing() *Memory {
 	return m
 }
 
-// pass hands the changed rows of one host to another.
+// pass sends the changed rows of one host to another.
 func pass(t *testing.T, from, to *Memory, skewFrom, skewTo int64, now time.Duration) {
 	t.Helper()
 	var list []Foreign
@@ -32,7 +32,7 @@ func pass(t *testing.T, from, to *Memory, skewFrom, skewTo int64, now time.Durat
 	}
 }
 
-// describe returns the tables of outgoing rows and whether they have a value.
+// describe returns the table of each outgoing row, and whether the row has a value.
 func describe(list []kv.Entry) (out []string) {
 	for _, e := range list {
 		out = append(out, fmt.Sprint(e.Bucket, " ", e.Value != nil))
@@ -93,7 +93,7 @@ func TestOutgoing(t *testing.T) {
 	}
 }
 
-// TestEvictedIsNotSent checks that other hosts keep the rows that a full table has lost.
+// TestEvictedIsNotSent checks that an evicted row is not deleted on other hosts.
 func TestEvictedIsNotSent(t *testing.T) {
 	m := sharing()
 	m.Limit(1)
@@ -106,8 +106,8 @@ func TestEvictedIsNotSent(t *testing.T) {
 	}
 }
 
-// TestLoadedIsSent checks that rows from disk are sent if sharing started before they were
-// loaded.
+// TestLoadedIsSent checks that rows from disk are sent even if sharing started before
+// they were loaded.
 func TestLoadedIsSent(t *testing.T) {
 	old := New()
 	old.Bans.Add(who("192.0.2.1"), BanRequest{Ladder: hours, Rule: "harvest"}, at(0))
@@ -121,7 +121,7 @@ func TestLoadedIsSent(t *testing.T) {
 	}
 }
 
-// TestKeyIsLoaded checks that hashes with a former key are deleted on other hosts.
+// TestKeyIsLoaded checks that rows hashed with a former key are deleted on other hosts.
 func TestKeyIsLoaded(t *testing.T) {
 	m := New()
 	m.Announce()
@@ -135,7 +135,8 @@ func TestKeyIsLoaded(t *testing.T) {
 	}
 }
 
-// TestForeignRows checks that rows of other hosts are limited, and are not on disk.
+// TestForeignRows checks that the number of other hosts' rows is limited, and that they
+// are not written to disk.
 func TestForeignRows(t *testing.T) {
 	from, to := sharing(), sharing()
 	to.Limit(1)
@@ -161,7 +162,7 @@ func TestForeignRows(t *testing.T) {
 	if list := again.Outgoing(100, 0); len(list) != 0 {
 		t.Errorf("another host's ban is sent: %v", describe(list))
 	}
-	// The operator's bans always have room.
+	// There is always room for the operator's bans.
 	from.Outgoing(1000, 0)
 	from.Bans.AddPrefix(netip.MustParsePrefix("10.0.0.0/24"), time.Hour, "x", at(0))
 	f := Foreign{Entry: from.Outgoing(1, 0)[0], Origin: "evil"}
@@ -222,7 +223,7 @@ func TestTimes(t *testing.T) {
 	}
 }
 
-// TestInvalidForeign checks that an invalid row does not keep other rows from being set.
+// TestInvalidForeign checks that rows are set even if another row is invalid.
 func TestInvalidForeign(t *testing.T) {
 	from, to := sharing(), sharing()
 	from.Peers.Delivered(who("192.0.2.1"), Delivery{Messages: 1}, at(0))
@@ -234,8 +235,7 @@ func TestInvalidForeign(t *testing.T) {
 	}
 }
 
-// TestForeignBans checks the effect on a ban of this host when another host's row
-// arrives.
+// TestForeignBans checks how another host's row changes a ban that this host imposed.
 func TestForeignBans(t *testing.T) {
 	p := netip.MustParsePrefix("192.0.2.1/32")
 	ban := func(m *Memory, d time.Duration) { m.Bans.AddPrefix(p, d, "x", at(0)) }
@@ -290,8 +290,8 @@ func TestForeignBans(t *testing.T) {
 	}
 }
 
-// TestUnbanAhead checks that an unban ends a ban immediately, although the clock of the host
-// is ahead, and clears the counts once.
+// TestUnbanAhead checks that an unban ends a ban immediately, even if the clock of the
+// host that sent it is ahead, and clears the counts only once.
 func TestUnbanAhead(t *testing.T) {
 	p := netip.MustParsePrefix("192.0.2.1/32")
 	here, there := sharing(), sharing()
@@ -318,7 +318,7 @@ func TestUnbanAhead(t *testing.T) {
 	}
 }
 
-// TestTogether checks the weight of other hosts' counts.
+// TestTogether checks how much other hosts' counts add to this host's count.
 func TestTogether(t *testing.T) {
 	for _, c := range [][3]int{{0, 99, 0}, {1, 99, 1}, {2, 99, 6}, {3, 99, 9}, {5, 4, 9}, {9, 0, 9}} {
 		if n := together(c[0], c[1]); n != c[2] {
@@ -327,8 +327,8 @@ func TestTogether(t *testing.T) {
 	}
 }
 
-// TestCombineCounters checks that old counts of one host do not add to new ones of another,
-// and that they do not replace them.
+// TestCombineCounters checks that one host's old counts neither add to nor replace
+// another host's new counts.
 func TestCombineCounters(t *testing.T) {
 	count := func(slot uint32, n int) counter {
 		c := counter{head: slot}
@@ -355,8 +355,8 @@ func TestCombineCounters(t *testing.T) {
 	}
 }
 
-// TestForeignUnban checks that an unban of another host's ban lasts and is sent, even if the
-// ban was only observed, and that it is one of this host.
+// TestForeignUnban checks that this host's unban of another host's ban lasts, is sent,
+// and counts as this host's own, even if the ban was only observed.
 func TestForeignUnban(t *testing.T) {
 	p := netip.MustParsePrefix("192.0.2.1/32")
 	for _, observe := range []bool{false, true} {
@@ -419,8 +419,9 @@ func foreignRows(m *Memory) (n int) {
 	return n
 }
 
-// TestPartial checks that a partial row neither replaces nor deletes what another host has
-// said, that repetition has no influence, and that no part of the row remains after Disown.
+// TestPartial checks that a partial row neither replaces nor deletes another host's
+// row, that repeated rows count once, and that none of a host's rows remain after
+// Disown.
 func TestPartial(t *testing.T) {
 	c := who("192.0.2.1")
 	window := rules.Window{Evidence: rules.AuthFailure, Window: day, By: rules.BySrc}
@@ -486,8 +487,8 @@ func TestCountWithoutUnbans(t *testing.T) {
 	}
 }
 
-// TestDisclaimExpires checks that an unban of a prefix that no host has banned is not kept
-// for ever.
+// TestDisclaimExpires checks that an unban of a prefix that no host has banned is not
+// kept forever.
 func TestDisclaimExpires(t *testing.T) {
 	m := sharing()
 	m.UseKey([16]byte{1})

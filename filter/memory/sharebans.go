@@ -6,14 +6,15 @@ import (
 	"sync"
 )
 
-// A ban of another host is a row like any ban of this host, so that all readers of bans
-// see it. The names of the host and its rule are stored together. If both hosts have
-// banned a client, the row is that of the ban that ends later.
+// Another host's ban is stored as an ordinary row, so that all readers of bans see it.
+// The names of that host and its rule are stored together. If both hosts have banned a
+// client, the row holds the ban that ends later.
 //
-// An unban on another host also ends the ban here, even if the ban was imposed here. The
-// row then keeps the time of the unban, and the same unban has no effect again. Nor has an
-// earlier ban, wherever it came from: an old file, a backup of the server, or a host that
-// does not know the unban. An unban of a range also ends the bans in it.
+// An unban on another host also ends the ban here, even if the ban was imposed here.
+// The row then keeps the time of the unban. If the same unban arrives again, it has no
+// effect. Nor does an earlier ban that arrives from an old file, from a backup of the
+// server, or from a host that does not know the unban. An unban of a range also ends
+// the bans in it.
 
 // originMark separates the name of another host from the name of its rule.
 const originMark = "\x00"
@@ -25,8 +26,8 @@ func splitOrigin(rule string) (origin, name string) {
 	return "", rule
 }
 
-// maxForeignNames is the maximum number of rule names, of this and of other hosts, with
-// which other hosts can still add names. Later names of other hosts are omitted.
+// maxForeignNames is the number of rule names, of all hosts, above which the rule names
+// in other hosts' rows are omitted.
 const maxForeignNames = 1 << 14
 
 func (n *ruleNames) foreign(origin, rule string) uint16 {
@@ -49,7 +50,7 @@ func (n *ruleNames) reset() {
 // ownBan reports whether other hosts must receive a row.
 func ownBan(b *ban) bool { return b.flags&(banForeign|banObserved) == 0 }
 
-// sending removes from a row what other hosts must not receive.
+// sending removes the fields of a row that other hosts must not receive.
 func (n *ruleNames) sending(b *ban) {
 	b.last, b.attempts = 0, 0
 	origin, name := splitOrigin(n.list[b.rule])
@@ -61,8 +62,8 @@ func (n *ruleNames) sending(b *ban) {
 // maxSentName is the maximum length of the rule name or reason that other hosts receive.
 const maxSentName = 64
 
-// readForeign decodes a row of another host. Without an origin, the row is one of this
-// host that has been sent back.
+// readForeign decodes a row of another host. A row without an origin is this host's
+// own, sent back by the server.
 func (b *Bans) readForeign(key, value []byte, origin string, by int64) (p netip.Prefix, row ban, ok bool) {
 	var names ruleNames
 	if p, row, ok = names.read(key, value); !ok {
@@ -82,7 +83,8 @@ func (b *Bans) readForeign(key, value []byte, origin string, by int64) (p netip.
 	return p, row, true
 }
 
-// An arrival is a row of another host, or one of this host that has been sent back.
+// An arrival is a row received from another host, or a row of this host that was sent
+// back.
 type arrival struct {
 	prefix  netip.Prefix
 	row     ban
@@ -90,18 +92,20 @@ type arrival struct {
 	changed bool   // this host's row has changed since it was sent
 	unsent  bool   // other hosts may not know this host's row
 	partial bool   // see Foreign.Partial
-	// seen is the time of the latest unban that the host of a ban knew, or 0.
+	// seen is the time of the latest unban known to the host that imposed the ban, or
+	// 0.
 	seen int64
 }
 
-// seenSlack is how much earlier than the time of an unban Foreign.Seen may be, because clocks
-// were wrong and were then corrected.
+// seenSlack is the number of seconds by which Foreign.Seen may precede the time of the
+// unban, in case a clock was wrong and then corrected.
 const seenSlack = 6 * 3600
 
-// unbanAhead limits how far the time of another host's unban may be ahead.
+// unbanAhead is the maximum number of seconds by which another host's unban may be in
+// the future.
 const unbanAhead = 30 * 60
 
-// arrival returns the arrival of a row with a value, or false if it is invalid.
+// arrival decodes a received row with a value. It returns false if the row is invalid.
 func (b *Bans) arrival(f *Foreign, by int64, now uint32) (n arrival, ok bool) {
 	n = arrival{at: now, partial: f.Partial}
 	if f.Seen != 0 {
@@ -111,19 +115,19 @@ func (b *Bans) arrival(f *Foreign, by int64, now uint32) (n arrival, ok bool) {
 	return n, ok
 }
 
-// stale reports whether a ban is earlier than an unban, so that it must not replace it.
+// stale reports whether a ban must not replace an unban, because the ban is earlier.
 func (n *arrival) stale(unban *ban) bool {
 	switch {
 	case unban.flags&banRevoked == 0 || n.row.flags&banRevoked != 0 || n.row.since > unban.until:
 		return false
-	case n.partial: // file rows know only the unbans in other files
+	case n.partial: // rows from files reflect only the unbans in other files
 		return true
 	}
 	return n.seen == 0 || n.seen+seenSlack < int64(unban.until)
 }
 
-// accept returns the row that results from old and the arrival, and whether it differs from
-// old. freed is set if old has not been revoked before.
+// accept returns the row that results from old and the arrival. replaced is set if the
+// result differs from old, and freed if the arrival is a new unban.
 func (old ban) accept(known bool, n *arrival) (result ban, replaced, freed bool) {
 	row := n.row
 	sentBack := row.flags&banForeign == 0
@@ -131,8 +135,9 @@ func (old ban) accept(known bool, n *arrival) (result ban, replaced, freed bool)
 	unban := row.flags&banRevoked != 0
 	switch {
 	case sentBack && (n.changed || ownUnban), n.unsent && ownUnban:
-		// The row does not know the latest change. If that is an unban, it also ends the
-		// bans of other hosts that do not know it.
+		// The row was sent before the latest change on this host. If that change is an
+		// unban, it also ends the bans that other hosts imposed without knowing the
+		// unban.
 		return old, false, false
 	case sentBack && known && !unban && old.flags&banForeign == 0:
 		return old, false, false // this host knows its own ban best
@@ -169,9 +174,9 @@ func (old ban) accept(known bool, n *arrival) (result ban, replaced, freed bool)
 	return result, result != old, false
 }
 
-// echo reports whether a row is one of this host that it must not take back, because it has a
-// row of its own, or has not lost its state and therefore deleted the row. Other hosts must
-// then receive the row or the deletion again.
+// echo reports whether a row is an old copy of this host's own row that must be
+// ignored. Either this host still has a row with that key, or it has deleted the row,
+// because its state was not lost. This host then sends the row or the deletion again.
 func (b *Bans) echo(f *Foreign, old *ban, known bool) bool {
 	switch {
 	case len(f.Value) == 0 || b.name == "":
@@ -182,7 +187,7 @@ func (b *Bans) echo(f *Foreign, old *ban, known bool) bool {
 	return f.Origin == "" && !f.Partial && b.kept && !known
 }
 
-// unbannedRange reports whether an unban of a range also ends the ban of p in n.
+// unbannedRange reports whether the ban in n has been ended by an unban of a range.
 func unbannedRange(b *Bans, n *arrival) bool {
 	p := n.prefix
 	ends := func(row ban) bool {
@@ -215,7 +220,7 @@ type rangeUnban struct {
 	until  uint32
 }
 
-// arrived records the consequences of a row that was set.
+// arrived logs a row that was set, and records the bans that it ends.
 func arrived(b *Bans, p netip.Prefix, row *ban, f *Foreign, freed bool) {
 	b.log.add(p)
 	if freed {
@@ -226,8 +231,8 @@ func arrived(b *Bans, p netip.Prefix, row *ban, f *Foreign, freed bool) {
 	}
 }
 
-// endWithin ends the bans in ranges that other hosts have unbanned, unless they started
-// later. Other hosts receive the unbans of this host's bans.
+// endWithin ends the bans in ranges that other hosts have unbanned, except bans that
+// started after the unban.
 func endWithin(b *Bans, ranges []rangeUnban, now int64) (freed []Freed) {
 	if len(ranges) == 0 {
 		return nil
@@ -267,8 +272,8 @@ func endWithin(b *Bans, ranges []rangeUnban, now int64) (freed []Freed) {
 	return freed
 }
 
-// end ends a ban of this host because of another host's unban, unless f has the unban. It
-// reports whether it did.
+// end ends a ban that this host imposed, because another host has unbanned the prefix.
+// If f itself is the unban, end does nothing. end reports whether it ended the ban.
 func (b *ban) end(f *Foreign, at uint32) bool {
 	unban := len(f.Value) >= banSize && banFlags(f.Value[banSize-1])&banRevoked != 0
 	if b.flags&(banForeign|banRevoked) != 0 || unban {
@@ -279,9 +284,9 @@ func (b *ban) end(f *Foreign, at uint32) bool {
 	return true
 }
 
-// Disclaim causes other hosts to end the ban of p, even if it is not banned here. If within is
-// set, they end all bans in p. An IPv6 address is widened to its /64 and all hosts in it.
-// Disclaim returns false unless this host is one of a fleet.
+// Disclaim causes other hosts to end the ban of p, even if it is not banned here. If
+// within is set, they end all bans in p. For an IPv6 address, they end all bans in its
+// /64. Disclaim returns false if this host does not belong to a fleet.
 func (b *Bans) Disclaim(p netip.Prefix, within bool, now int64) bool {
 	p = widen(p)
 	b.mu.Lock()
@@ -312,8 +317,8 @@ func (b *Bans) Disclaim(p netip.Prefix, within bool, now int64) bool {
 	return true
 }
 
-// revoke ends a ban. The clock of the host that imposed it may be ahead, and the unban must
-// not be earlier than the ban.
+// revoke ends a ban. The unban must not be earlier than the ban, which may start in the
+// future if the clock of its host is ahead.
 func (b *ban) revoke(at uint32) {
 	if b.since == 0 {
 		b.since = at
@@ -403,18 +408,18 @@ func (n *ruleNames) imposed(b *ban) string {
 	return origin
 }
 
-// deletes reports whether a row without a value deletes a ban.
+// deletes reports whether f, which has no value, deletes the ban b.
 func (n *ruleNames) deletes(f *Foreign, b *ban) bool {
 	origin := n.imposed(b)
 	return origin != "" && (f.Origin == "" && !f.Partial || f.Origin == origin)
 }
 
-// FriendPrefix begins the names of hosts that do not belong to the fleet.
+// FriendPrefix is the prefix of the names of hosts outside the fleet.
 const FriendPrefix = "friend."
 
-// keeps reports whether the ban b has precedence over the row of another host than that
-// which imposed b. The unban of a friend must not end b, and a partial row does not include
-// b, so that its ban must not shorten b.
+// keeps reports whether the ban b takes precedence over row, which comes from a host
+// that did not impose b. A friend's unban must not end b. A partial row must not
+// shorten b, because it was not merged with b.
 func (n *ruleNames) keeps(f *Foreign, b, row *ban, now uint32) bool {
 	origin := n.imposed(b)
 	if !b.active(now) || origin == f.Origin {

@@ -12,7 +12,7 @@ import (
 	"scanwatch/rules"
 )
 
-// from returns the rows of a host of the fleet.
+// from returns the rows that m sends, with the name of their host.
 func from(m *Memory, origin string) (list []Foreign) {
 	for _, e := range m.Outgoing(1000, 0) {
 		list = append(list, Foreign{Entry: e, Origin: origin})
@@ -47,7 +47,7 @@ func enforced(m *Memory, p string, now time.Duration) bool {
 	return ok
 }
 
-// restart returns tables with the rows on the disk of m.
+// restart returns new tables with the rows that m has stored.
 func restart(m *Memory, name string, now time.Duration) *Memory {
 	disk := m.Changes(10_000)
 	slices.SortStableFunc(disk, func(a, b kv.Entry) int {
@@ -63,8 +63,8 @@ func restart(m *Memory, name string, now time.Duration) *Memory {
 	return again
 }
 
-// TestUnbanLasts checks that an unban never gives way to an earlier ban, whether this or
-// another host has made it, and from wherever the ban comes.
+// TestUnbanLasts checks that an earlier ban never replaces an unban, regardless of
+// which host made the unban and where the ban comes from.
 func TestUnbanLasts(t *testing.T) {
 	partial := func(f *Foreign) { f.Partial = true }
 	for _, tt := range []struct {
@@ -129,8 +129,9 @@ func TestUnbanInOldFile(t *testing.T) {
 	}
 }
 
-// TestUnbanOfAheadBan checks that the unban of a ban that starts in the future, because the
-// clock of its host is ahead, is not earlier than the ban. Files have no better order.
+// TestUnbanOfAheadBan checks that an unban is not earlier than its ban if the ban
+// starts in the future, because the clock of its host is ahead. Readers of files have
+// no other way to order the two.
 func TestUnbanOfAheadBan(t *testing.T) {
 	for _, prefix := range []string{"192.0.2.1/32", "192.0.2.0/24"} {
 		p := netip.MustParsePrefix(prefix)
@@ -159,8 +160,8 @@ func TestUnbanOfAheadBan(t *testing.T) {
 	}
 }
 
-// TestUnbanWithin checks that an unban of a range ends the earlier bans in it that another
-// host has made, and no others.
+// TestUnbanWithin checks that an unban of a range ends the earlier bans in the range
+// that another host has imposed, and no others.
 func TestUnbanWithin(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -202,7 +203,7 @@ func TestUnbanWithin(t *testing.T) {
 			if len(sent) > 0 == tt.want {
 				t.Errorf("the unban is sent: %v", sent)
 			}
-			// A third host learns of both in any order.
+			// A third host receives both rows in any order.
 			incoming(t, other, now, row)
 			incoming(t, other, now, f)
 			if got := enforced(other, tt.banned, now); got != tt.want {
@@ -235,8 +236,8 @@ func TestLaterUnbanWithin(t *testing.T) {
 	}
 }
 
-// TestEcho checks that a host that still has its state takes nothing back from the copies of
-// its rows in the server, and that rows it has deleted are deleted there.
+// TestEcho checks that a host with intact state ignores the server's copies of its
+// rows, and that rows which the host has deleted are also deleted on the server.
 func TestEcho(t *testing.T) {
 	for _, prefix := range []string{"192.0.2.1/32", "192.0.2.0/24"} {
 		p := netip.MustParsePrefix(prefix)
@@ -280,8 +281,8 @@ func TestEcho(t *testing.T) {
 	}
 }
 
-// TestEchoAfterSkew checks that a ban of this host that was sent back while the clock of the
-// server was wrong does not lengthen the ban.
+// TestEchoAfterSkew checks that this host's ban does not become longer if it is sent
+// back while the server's clock is wrong.
 func TestEchoAfterSkew(t *testing.T) {
 	p := netip.MustParsePrefix("192.0.2.1/32")
 	m := sharing()
@@ -295,8 +296,9 @@ func TestEchoAfterSkew(t *testing.T) {
 	}
 }
 
-// TestRenamed checks that counts which other hosts know under another name are dropped, and
-// that a host which enters a fleet or keeps its name has its counts.
+// TestRenamed checks that a renamed host drops the counts that other hosts know under
+// its former name, and that a host that joins or leaves a fleet, or keeps its name,
+// keeps its counts.
 func TestRenamed(t *testing.T) {
 	c := who("192.0.2.1")
 	window := rules.Window{Evidence: rules.AuthFailure, Window: day, By: rules.BySrc}
@@ -327,8 +329,8 @@ func TestRenamed(t *testing.T) {
 	}
 }
 
-// TestOffencesElsewhere checks that no claim of another host lengthens a ban of this host, and
-// that a ban of another host does not shorten it either.
+// TestOffencesElsewhere checks that another host's claims do not lengthen a ban that
+// this host imposes, and that another host's ban does not shorten it.
 func TestOffencesElsewhere(t *testing.T) {
 	c := who("192.0.2.1")
 	ladder := []time.Duration{10 * time.Minute, time.Hour, 4 * time.Hour, 100 * time.Hour}
@@ -381,8 +383,8 @@ func TestOffencesElsewhere(t *testing.T) {
 	}
 }
 
-// TestManyElsewhere checks that an address which many hosts share on another host is exempt
-// here, as it is there.
+// TestManyElsewhere checks that an address is exempt here if another host has found
+// that many hosts share it.
 func TestManyElsewhere(t *testing.T) {
 	c := named("192.0.2.1", "mail.example.org")
 	there, here := sharing(), sharing()
@@ -398,15 +400,15 @@ func TestManyElsewhere(t *testing.T) {
 	if s := here.Peers.Standing(c, at(0)); here.Peers.Excuse(c, at(0)) != "many" || s.Level != rules.StandingNone || s.Origin != "mx2" {
 		t.Errorf("here: %+v", s)
 	}
-	// What this host knows itself has precedence.
+	// This host's own record takes precedence.
 	here.Peers.Delivered(c, Delivery{Messages: 1, Senders: []string{"example.org"}}, at(-2*day))
 	if s := here.Peers.Standing(c, at(0)); s.Level != rules.StandingKnown {
 		t.Errorf("a known client: %+v", s)
 	}
 }
 
-// TestIncomingBeforeLoad checks that no row of another host is set before the stored unbans
-// are known.
+// TestIncomingBeforeLoad checks that no row of another host is set before the stored
+// unbans are loaded.
 func TestIncomingBeforeLoad(t *testing.T) {
 	p := netip.MustParsePrefix("192.0.2.1/32")
 	old := sharing()
@@ -425,8 +427,8 @@ func TestIncomingBeforeLoad(t *testing.T) {
 	}
 }
 
-// TestForeignBanOnDisk checks that the offences on this host in another host's ban follow the
-// clock.
+// TestForeignBanOnDisk checks that the time until which this host's offences are
+// consecutive, kept in another host's ban, is shifted with the clock.
 func TestForeignBanOnDisk(t *testing.T) {
 	var b ban
 	b.flags, b.since, b.until, b.repeats = banForeign, 1000, 2000, 3000

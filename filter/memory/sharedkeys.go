@@ -2,8 +2,8 @@ package memory
 
 import "slices"
 
-// ValidKey reports whether a row of a shared bucket can have the key. The deletion of a row
-// has no value, so that only its key can be checked.
+// ValidKey reports whether a row of a shared bucket can have the key. A deleted row has
+// no value, so only its key can be checked.
 func (m Merger) ValidKey(bucket string, key []byte) bool {
 	return slices.ContainsFunc(m.tables, func(t sharedTable) bool {
 		return t.bucketName() == bucket && t.validKey(key)
@@ -25,9 +25,9 @@ func (t sharedRows[K, V]) validKey(key []byte) bool {
 	return ok
 }
 
-// SameBan reports whether two rows of the bucket BansBucket with the same key are about the
-// same ban: an unban keeps the session and, unless it is in the future, the start of the ban
-// that it has ended. The result does not depend on the clocks of the hosts.
+// SameBan reports whether two rows of the bucket BansBucket with the same key are about
+// the same ban. An unban keeps the ban's session and, unless the unban is in the
+// future, its start. The result does not depend on the hosts' clocks.
 func SameBan(key, one, other []byte) bool {
 	var names ruleNames
 	_, a, ok := names.read(key, one)

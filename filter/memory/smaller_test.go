@@ -21,8 +21,8 @@ func fillBans(m *Memory, n int) {
 	}
 }
 
-// TestFewerRows checks that when tables shrink, the deletion of every row that no
-// longer fits is recorded.
+// TestFewerRows checks that every row that no longer fits into smaller tables is also
+// deleted from the file.
 func TestFewerRows(t *testing.T) {
 	large := New()
 	fillBans(large, 5000)
@@ -48,7 +48,7 @@ func TestFewerRows(t *testing.T) {
 	}
 }
 
-// TestSmallerBudget checks that state.db shrinks to a smaller budget, and that no
+// TestSmallerBudget checks that state.db shrinks to fit a smaller budget, and that no
 // session records are lost.
 func TestSmallerBudget(t *testing.T) {
 	const budget = store.MinBudget

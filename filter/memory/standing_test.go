@@ -34,7 +34,7 @@ func every(n, spread int) (days []int) {
 	return days
 }
 
-// TestStanding checks the standing earned by mail and lost by offences.
+// TestStanding checks how mail raises a client's standing and offences lower it.
 func TestStanding(t *testing.T) {
 	mx := named("192.0.2.1", "mx1.Mail.example.org.")
 	const none, known, trusted = rules.StandingNone, rules.StandingKnown, rules.StandingTrusted
@@ -78,8 +78,8 @@ func TestStanding(t *testing.T) {
 	}
 }
 
-// TestGreetingOfDomain checks that mail counts for the domain of the proven name if the
-// greeting is in that domain, whoever the senders are.
+// TestGreetingOfDomain checks that mail counts for the proven name's domain if the
+// greeting is in that domain, regardless of the senders.
 func TestGreetingOfDomain(t *testing.T) {
 	m := New()
 	c := named("192.0.2.1", "out1.example.org")
@@ -138,8 +138,8 @@ func TestMany(t *testing.T) {
 	}
 }
 
-// TestCorrespondent checks that hosts with a proven name are known if a user of the
-// site has written to their domain.
+// TestCorrespondent checks that hosts with a proven name are known if a local user has
+// sent mail to their domain.
 func TestCorrespondent(t *testing.T) {
 	m := New()
 	m.Peers.WroteTo("example.net", at(0))

@@ -20,7 +20,7 @@ type schema[K comparable, V any] struct {
 	key    func(K) []byte
 	value  func(V) []byte
 	decode func(key, value []byte) (K, V, bool)
-	// merge merges a stored row into one added since startup. If merge is nil, the
+	// merge merges a stored row into a row added since startup. If merge is nil, the
 	// stored row is ignored.
 	merge func(live *V, stored V)
 	// shift adds a number of seconds to the times in a row. A table without times has
@@ -28,11 +28,11 @@ type schema[K comparable, V any] struct {
 	shift func(k K, v *V, by int64)
 	// dropped, if set, is called for each row that is evicted or has expired.
 	dropped func(k K, v V)
-	// combine merges the rows of several hosts with the same key, in any order. The
-	// time of the rows is now. Tables without combine are not shared.
+	// combine merges the rows of several hosts with the same key, in any order. Tables
+	// without combine are not shared.
 	combine func(k K, v *V, other V)
-	// higher is combine for rows that may be combined repeatedly, and may then already
-	// include each other.
+	// higher is like combine, but for rows that may already include each other, because
+	// the same rows may be merged repeatedly.
 	higher func(k K, v *V, other V)
 	// newest returns the latest time in a row of a shared table, in seconds since 1970.
 	newest func(k K, v V) int64
@@ -44,22 +44,23 @@ type table[K comparable, V any] struct {
 	schema[K, V]
 	clock *clock
 	rows  map[K]V
-	// dirty lists the keys of rows changed since the last write, and whether the disk
-	// has a row with this key. Rows that are added and deleted between two writes are
-	// not included, so dirty is never larger than twice the table.
+	// dirty lists the keys of rows changed since the last write. The value reports
+	// whether the disk has a row with the key. Rows that are added and deleted between
+	// two writes are not included, so dirty is never larger than twice the table.
 	dirty   map[K]bool
 	evicted uint64
 	peak    int // maximum number of rows since the map was allocated
 
-	// outgoing lists the keys of own rows that other hosts must receive, and whether they
-	// have changed since the previous call of Memory.Outgoing or only been announced. It is
-	// nil if rows are not shared. Evicted and expired rows are removed, so outgoing is never
-	// larger than twice the table.
+	// outgoing lists the keys of this host's rows that other hosts must receive. The
+	// value reports whether the row has changed since the previous call of
+	// Memory.Outgoing, rather than only been announced. outgoing is nil if rows are not
+	// shared. Evicted and expired rows are removed, so outgoing is never larger than
+	// twice the table.
 	outgoing map[K]bool
 	foreign  map[K]foreignRow[V] // rows of other hosts
 
-	// next iterates over the remaining rows while all rows are rewritten. Otherwise it
-	// is nil.
+	// next iterates over the rows that remain to be written while all rows are
+	// rewritten. Otherwise, next is nil.
 	next func() (K, bool)
 	stop func()
 }
@@ -86,9 +87,9 @@ func (t *table[K, V]) live(k K, now uint32) (v V, ok bool) {
 	return v, ok
 }
 
-// put sets a row. For a new row, put samples a few other rows and deletes the expired
-// ones. If the table is full, put also evicts the sampled row with the lowest score. No
-// operation scans the whole table.
+// put sets a row. If the row is new, put samples a few other rows and deletes the
+// expired ones. If the table is full, put also evicts the sampled row with the lowest
+// score. No operation scans the whole table.
 func (t *table[K, V]) put(k K, v V, now uint32) {
 	_, had := t.rows[k]
 	if !had {
@@ -104,7 +105,7 @@ func (t *table[K, V]) put(k K, v V, now uint32) {
 	}
 }
 
-// touch sets an existing row that other hosts need not receive again.
+// touch changes an existing row without sending it to other hosts again.
 func (t *table[K, V]) touch(k K, v V) {
 	t.rows[k] = v
 	if _, ok := t.dirty[k]; !ok {
@@ -262,14 +263,14 @@ func (t *table[K, V]) restoreRow(k K, v V, now uint32) {
 		return
 	}
 	// The table is full, because its limit was higher when the file was written. Mark
-	// the row as present on disk, so that its eviction is written.
+	// the row as present on disk, so that its eviction deletes it from the file.
 	t.put(k, v, now)
 	delete(t.dirty, k)
 }
 
 // each calls visit for each row for which export returns true, with the exported value.
-// export is called with the lock held, and may modify its copy of the row. visit is
-// called without the lock. Rows added during the call may be skipped.
+// export is called with the lock held. visit is called without the lock. Rows added
+// during the call may be skipped.
 func each[K comparable, V, E any](mu *sync.Mutex, t *table[K, V], export func(K, V) (E, bool), visit func(E)) {
 	eachIn(mu, func() map[K]V { return t.rows }, export, visit)
 }

@@ -44,8 +44,7 @@ func NewKey() []byte {
 }
 
 // SaveKey saves a key in the state directory and returns the key stored there. An
-// existing key is kept. Processes that call SaveKey at the same time all get the same
-// key.
+// existing key is kept. Processes that call SaveKey concurrently all get the same key.
 func SaveKey(dir string, key []byte) ([]byte, error) {
 	have, err := ReadKey(dir)
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -77,8 +76,8 @@ func writeKey(dir string, key []byte) (err error) {
 	return syncDir(dir)
 }
 
-// syncDir syncs dir. Without the sync, a power failure could remove the key while its
-// hashes are already in records.
+// syncDir syncs dir. Otherwise, a power failure could remove the key after records with
+// its hashes have been written.
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {

@@ -22,8 +22,8 @@ const (
 // name has one to four short words.
 //
 // A word is made of letters of one case, possibly with a capital first letter and up to
-// two digits at the end. Anything else may be a password. A common password, and a name
-// that mixes lower case, upper case and digits, may also be passwords.
+// two digits at the end. Anything else may be a password. So may a common password, and
+// a name that mixes lower case, upper case and digits.
 func LikePassword(name []byte) bool {
 	if len(name) == 0 {
 		return false

@@ -66,7 +66,8 @@ func (h *Hasher) Mailbox(dst, addr []byte) []byte {
 
 // Text appends text with each mailbox hashed as by Mailbox. A mailbox is the text
 // around an @, a word in angle brackets, or an argument of a command that takes a
-// mailbox. If the limits of a mailbox are unclear, more text is hashed than necessary.
+// mailbox. If it is unclear where a mailbox starts or ends, more text is hashed than
+// necessary.
 func (h *Hasher) Text(dst, text []byte) []byte {
 	if args := arguments(text); args > 0 {
 		return h.arguments(append(dst, text[:args]...), text[args:])

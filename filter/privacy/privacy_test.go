@@ -167,7 +167,7 @@ func FuzzText(f *testing.F) {
 				t.Errorf("%q became %q", in, got)
 			}
 		}
-		// Put the name into the middle of a line that has no @.
+		// Insert the name into a line without an @.
 		for i := range min(len(line), 20) {
 			if bytes.Contains(line, []byte(name)) || bytes.ContainsAny(line, "@") {
 				break

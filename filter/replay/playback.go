@@ -7,7 +7,7 @@ import (
 	"scanwatch/store"
 )
 
-// A playback is a session that is replayed.
+// A playback is a session that is being replayed.
 type playback struct {
 	rec    store.Record
 	out    Outcome
@@ -36,7 +36,7 @@ type playback struct {
 	nreplies int
 }
 
-// A next is the next step and the decisions recorded for it.
+// A next is the next step, with the decisions recorded for it.
 type next struct {
 	step     store.Step
 	held     store.Step // step that comes next in the changed order; see swap
@@ -47,7 +47,7 @@ type next struct {
 	ruled    bool       // a rule of this filter made a decision, enforced or observed
 }
 
-// A transaction is the current transaction, as recorded and as replayed ("now").
+// A transaction describes the current transaction, as recorded and as replayed ("now").
 type transaction struct {
 	open   bool // open now
 	sender []byte
@@ -60,7 +60,7 @@ type transaction struct {
 }
 
 // A reply is the text of a reply. If several steps have the same verb and code, only
-// the first one has the text.
+// the first step holds the text.
 type reply struct {
 	code uint32
 	verb [4]byte
@@ -116,7 +116,7 @@ func (v *playback) filterNext(s *store.Step) {
 func (n *next) refused() bool { return n.filtered && n.filter.Decision >= smtp.Reject }
 
 // resumed reports whether a rule of this filter rejected the recorded step. If the
-// policy now accepts the step, the effect of its command is unknown.
+// policy now accepts the step, its command's effect is unknown.
 func (n *next) resumed() bool { return n.ours && n.refused() }
 
 // decided reports whether the recorded decision was made by a filter in the given
@@ -126,7 +126,7 @@ func (n *next) decided(phase smtp.Phase) bool {
 }
 
 // swap restores the order of a failed command and the rejected input after it. The
-// input was recorded immediately, but the command only when the session went on.
+// input was recorded immediately, but the command only when the session continued.
 func (v *playback) swap() {
 	n := &v.next
 	if n.step.Kind != store.KindInput {
@@ -172,7 +172,7 @@ func (v *playback) text(s *store.Step) []byte {
 	return nil
 }
 
-// lost adds a message that was accepted when recorded but is now rejected. If some is
+// lost counts a message that was accepted when recorded but is now rejected. If some is
 // set, other recipients still get the message.
 func (v *playback) lost(t *transaction, some bool) {
 	m := Message{Sender: t.sender, Rcpts: t.was, Some: some, Refusal: t.why}
@@ -220,7 +220,7 @@ func lose(p *Player, v *playback) {
 	v.loseOmitted()
 }
 
-// loseOmitted adds the messages whose steps were omitted from the record.
+// loseOmitted counts the messages whose steps were omitted from the record as lost.
 func (v *playback) loseOmitted() {
 	for range min(max(int(v.rec.Counts.Mails)-int(v.done.Mails)-v.lostAll, 0), maxPadded) {
 		v.out.Lost = append(v.out.Lost, Message{Unknown: true, Refusal: v.out.Refusal})

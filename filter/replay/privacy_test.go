@@ -27,8 +27,8 @@ func TestHashed(t *testing.T) {
 	}
 	for _, how := range []string{"hashed"} {
 		// Subaddresses of one mailbox have different hashes, so counts of distinct
-		// mailboxes would differ. The delimiter is therefore a character that occurs in
-		// no address of that day.
+		// mailboxes would differ. The delimiter is therefore a character that does not
+		// occur in that day's addresses.
 		conf := "privacy " + how + "\ndelimiter \"~\"\ntable <local-domains> { \"example.org\" }\n"
 		for _, mode := range []rules.Mode{rules.Observe, rules.Enforce} {
 			t.Run(how+"/"+mode.String(), func(t *testing.T) {

@@ -2,15 +2,15 @@ package replay
 
 import "scanwatch/store"
 
-// A waiting is a record whose session has not been replayed yet.
+// A waiting is a record that waits to be replayed.
 type waiting struct {
 	store.Record
 	seq   uint64
 	bytes int
 }
 
-// byStart is a heap of records, ordered by the start of their sessions and then by when
-// they were added.
+// byStart is a heap of records, ordered by the start of their sessions, and then by the
+// order in which they were added.
 type byStart []*waiting
 
 func (h byStart) Len() int { return len(h) }

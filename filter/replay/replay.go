@@ -4,8 +4,8 @@
 // receives the events in chronological order. The package acts on the answers as a mail
 // server would. Counters, bans and standing develop as in live operation.
 //
-// A record holds less than the original events. The following is therefore assumed or
-// approximate:
+// A record holds less than the original events. The following facts are therefore
+// assumed or approximate:
 //
 //   - The server's name, which is taken from sessions that greeted with it.
 //   - The time and text of commands without a step (RSET, NOOP, STARTTLS, and
@@ -15,7 +15,7 @@
 //     time of its first known effect.
 //   - Requests without an effect, because the client had disconnected.
 //   - The lines of an AUTH exchange, and its mechanism.
-//   - Steps that were omitted from a record for its size.
+//   - Steps that were omitted from a record because of its size.
 //   - The continuation of a session after a new rejection.
 //   - The continuation of a session without a recorded rejection.
 package replay
@@ -36,8 +36,7 @@ type Options struct {
 	Settings *filter.Settings
 	// Filter configures the pipeline. The Player sets Log, Watch and Recorded.
 	Filter filter.Options
-	// Done is called for each session that has ended. The Outcome is valid only during
-	// the call.
+	// Done is called for each ended session. The Outcome is valid only during the call.
 	Done func(*Outcome)
 	// Answered, if set, is called for each answer of the policy.
 	Answered func(session uint64, phase smtp.Phase, a smtp.Answer)
@@ -45,8 +44,8 @@ type Options struct {
 	// the policy.
 	Skipped func(*store.Step)
 	// AskRefused means that the policy is also asked about commands that a filter
-	// rejected. By default, the policy is not asked, because another filter may have
-	// rejected the command first.
+	// rejected. By default, the policy is not asked about such commands, because
+	// another filter may have rejected them first.
 	AskRefused bool
 }
 
@@ -60,8 +59,8 @@ type Outcome struct {
 	Junked  int       // messages that are only now marked as junk
 	Login   bool      // the session is now rejected, although its record has a login
 	// Ended is set if a rule rejected the client when the session was recorded. Resumed
-	// is set if the policy now accepts the client. How a resumed session would have
-	// continued is unknown.
+	// is set if the policy now accepts the client. The rest of a resumed session is
+	// unknown.
 	Ended, Resumed bool
 }
 
@@ -74,7 +73,7 @@ type Refusal struct {
 	Ban      bool // the rejection was caused by a ban of the host
 }
 
-// A Message is a message that was accepted when it was recorded.
+// A Message is a message that was accepted when its session was recorded.
 type Message struct {
 	Sender  []byte // empty for the null sender
 	Rcpts   int    // recipients that no longer receive the message
@@ -84,8 +83,8 @@ type Message struct {
 }
 
 const (
-	// window is the minimum age of a session when it is replayed, measured from its
-	// start to the end of the latest record added.
+	// window is the minimum time between a session's start and the end of the latest
+	// record added. Only then is the session replayed.
 	window = 10 * time.Minute
 	// maxWaiting limits the total size of waiting records in bytes.
 	maxWaiting = 64 << 20
@@ -123,8 +122,8 @@ func New(o Options) *Player {
 	return p
 }
 
-// watch stores the rule of a decision. Consecutive decisions of the same rule cause
-// only one call.
+// watch stores a decision's rule. It is called only once for consecutive decisions of
+// the same rule.
 func (p *Player) watch(e *events.Event) {
 	if e.Event == "verdict" && e.Decision != "" && p.cur != nil {
 		p.cur.rule, p.cur.banned = e.Rule, !e.Until.IsZero()
@@ -137,8 +136,8 @@ func (p *Player) watch(e *events.Event) {
 // A session is replayed once the latest record added ends at least ten minutes after
 // the session's start. Sessions therefore start in chronological order.
 //
-// A session is late if it is replayed after one that started later. A session may be
-// late if it lasts longer than ten minutes, or if more than 64 MiB of records are
+// A session is late if it is replayed after a session that started later. This happens
+// if a session lasts longer than ten minutes, or if more than 64 MiB of records are
 // waiting.
 func (p *Player) Add(r store.Record) {
 	w := &waiting{Record: r, seq: p.seq, bytes: r.Size()}
@@ -161,7 +160,7 @@ func (p *Player) Close() {
 	p.playUntil(1<<63 - 1)
 }
 
-// Late returns how many sessions were replayed after sessions that started later.
+// Late returns the number of late sessions; see Add.
 func (p *Player) Late() int { return p.late }
 
 // begin starts the oldest waiting session after replaying all earlier events.

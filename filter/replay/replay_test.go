@@ -78,7 +78,7 @@ func options(t testing.TB, lists *lookup.Lists, to *[]*store.Record) filter.Opti
 	}
 }
 
-// again replays records through a policy and returns the new records.
+// again replays records through a policy, and returns the new records.
 func again(t testing.TB, lists *lookup.Lists, p *rules.Policy, records []*store.Record) (back []*store.Record, outcomes []replay.Outcome) {
 	player := replay.New(replay.Options{
 		Settings: &filter.Settings{Policy: p},
@@ -352,7 +352,7 @@ func TestJunk(t *testing.T) {
 	}
 }
 
-// TestLate checks that a session that lasts longer than the window is replayed, and
+// TestLate checks that a session that lasts longer than the window is replayed and
 // counted as late.
 func TestLate(t *testing.T) {
 	lists := builtin(t)
@@ -412,8 +412,8 @@ func FuzzPlay(f *testing.F) {
 	})
 }
 
-// TestLostOmitted checks that if the policy rejects a session, its message counts as
-// lost even if it has no recorded step.
+// TestLostOmitted checks that a rejected session's message counts as lost even if the
+// record has no step for it.
 func TestLostOmitted(t *testing.T) {
 	const mails, kept = 10, 3
 	var steps []byte

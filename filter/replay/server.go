@@ -18,7 +18,7 @@ type command struct {
 	rewritten bool       // a filter changed the command
 }
 
-// Texts of replies, which do not affect the evidence.
+// Reply texts, which do not affect the evidence.
 var (
 	ok             = []byte("2.0.0 Ok")
 	unknownCommand = []byte("5.5.1 Invalid command: Command unrecognized")

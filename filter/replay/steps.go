@@ -132,7 +132,7 @@ func mail(p *Player, v *playback, s *store.Step) {
 	if s.Result == smtp.ResultOK {
 		v.tx = transaction{sender: s.Text, msgid: s.MsgID}
 	}
-	// The server does not ask about a command that is malformed or out of order.
+	// The server does not ask about a command that is malformed or out of sequence.
 	if s.Code != 503 && s.Code != 501 && !p.ask(v, smtp.PhaseMailFrom, nil, s.Text) {
 		return
 	}
@@ -157,8 +157,8 @@ func rcpt(p *Player, v *playback, s *store.Step) {
 		v.tx.was++
 	}
 	p.line(v, smtp.VerbRcpt, nil)
-	// The server does not ask about a malformed address. With 501 and a decision of a
-	// rule, the rule sent the reply.
+	// The server does not ask about a malformed address. If the code is 501 and a rule
+	// made a decision, the reply is the rule's.
 	if s.Code == 501 && !v.next.ruled {
 		p.others(v)
 	} else if !p.ask(v, smtp.PhaseRcptTo, nil, s.Text) {
@@ -346,7 +346,7 @@ func padBefore(p *Player, v *playback) {
 	v.done.Commands--
 }
 
-// finish ends a session in the way that was recorded.
+// finish ends a session as recorded.
 func finish(p *Player, v *playback) {
 	v.over = true
 	if v.lostAll > 0 && v.done.Mails == 0 {

@@ -18,7 +18,8 @@ import (
 
 var noon = time.Date(2026, 12, 1, 12, 0, 0, 0, time.UTC)
 
-// randomRows returns the registers that a host has sent, of all kinds, in order.
+// randomRows returns registers of all kinds, in the order in which a host has sent
+// them.
 func randomRows(r *rand.Rand, name string) (out []Row) {
 	n := &host{name: name, memory: memory.New(), replica: New(name, DefaultLimits())}
 	n.memory.Load(func(yield func(kv.Entry) bool) {
@@ -54,7 +55,7 @@ func randomRows(r *rand.Rand, name string) (out []Row) {
 	return out
 }
 
-// all returns all rows that Changed returns together.
+// all returns all rows from repeated calls of Changed.
 func all(r *Replica) string {
 	r.Resend()
 	r.Complete()
@@ -69,8 +70,8 @@ func all(r *Replica) string {
 	return b.String()
 }
 
-// TestAnyOrder checks that the order, the repetition and the grouping of registers have no
-// influence.
+// TestAnyOrder checks that the result does not depend on the order, repetition or
+// grouping of registers.
 func TestAnyOrder(t *testing.T) {
 	buckets := map[string]bool{}
 	for seed := range uint64(60) {
@@ -114,7 +115,8 @@ func TestAnyOrder(t *testing.T) {
 	}
 }
 
-// TestSameStamp checks that hosts choose the same one of two registers with the same stamp.
+// TestSameStamp checks that all hosts make the same choice between two registers with
+// equal stamps.
 func TestSameStamp(t *testing.T) {
 	rows := randomRows(rand.New(rand.NewPCG(1, 1)), "a")
 	i := slices.IndexFunc(rows, func(r Row) bool { return r.Value != "" && r.Bucket != memory.BansBucket })
@@ -128,7 +130,8 @@ func TestSameStamp(t *testing.T) {
 	}
 }
 
-// TestCombineAnyOrder checks that the order of rows has no influence on their combination.
+// TestCombineAnyOrder checks that the result of Combine does not depend on the order of
+// the rows.
 func TestCombineAnyOrder(t *testing.T) {
 	m := memory.NewMerger()
 	random := rand.New(rand.NewPCG(1, 3))
@@ -183,7 +186,7 @@ func FuzzApply(f *testing.F) {
 	})
 }
 
-// TestRandomRows checks the same with rows that are valid ones with random changes.
+// TestRandomRows repeats the check of FuzzApply with randomly changed valid rows.
 func TestRandomRows(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 4))
 	l := DefaultLimits()
@@ -229,7 +232,8 @@ func banRow(addr string, stamp time.Time, since, until time.Time) Row {
 	return Row{Bucket: e.Bucket, Key: string(e.Key), Value: string(e.Value), Stamp: At(stamp)}
 }
 
-// TestPoison checks the limits for the rows of a hostile host, and that Hosts names it.
+// TestPoison checks that limits apply to a hostile host's rows, and that Hosts names
+// the host.
 func TestPoison(t *testing.T) {
 	hour := noon.Add(time.Hour)
 	many := func(n int, since func(i int) time.Time) (rows []Row) {
@@ -298,7 +302,7 @@ func TestPoison(t *testing.T) {
 	}
 	r.Expire(noon.Add(59 * time.Minute))
 	if r.Hosts()[0].Omitted != 1 {
-		t.Error("the problem is forgotten early")
+		t.Error("the problem is cleared early")
 	}
 	r.Expire(noon.Add(61 * time.Minute))
 	if h := r.Hosts()[0]; h.Omitted != 0 || h.Problem != "" || !h.Last.IsZero() {
@@ -312,8 +316,8 @@ func TestPoison(t *testing.T) {
 	}
 }
 
-// TestRateIsOverFewerBans checks that bans count as soon as their minute has no more bans
-// than the limit.
+// TestRateIsOverFewerBans checks that bans count again as soon as their minute no
+// longer has more bans than the limit.
 func TestRateIsOverFewerBans(t *testing.T) {
 	l := DefaultLimits()
 	l.Bans = 2
@@ -344,8 +348,8 @@ func TestRateIsOverFewerBans(t *testing.T) {
 	}
 }
 
-// TestDrop checks that everything that a host has said until now is removed, also from the
-// limits, and that registers that arrive again do not count.
+// TestDrop checks that Drop removes all registers of a host, that they no longer count
+// towards the limits, and that they are ignored if they arrive again.
 func TestDrop(t *testing.T) {
 	l := DefaultLimits()
 	l.Rows = 2
@@ -374,8 +378,8 @@ func TestDrop(t *testing.T) {
 	}
 }
 
-// TestLongBanAfterUnban checks that a ban of a year does not become active again when the
-// unban has expired or was deleted.
+// TestLongBanAfterUnban checks that a year-long ban does not become active again when
+// its unban has expired or was deleted.
 func TestLongBanAfterUnban(t *testing.T) {
 	for _, deleted := range []bool{false, true} {
 		f := newFleet(t, "mx1", "mx2", "mx3")
@@ -410,7 +414,8 @@ func TestLongBanAfterUnban(t *testing.T) {
 	}
 }
 
-// TestClockFarAhead checks that a host whose clock was years ahead sends its rows again.
+// TestClockFarAhead checks that a host sends its rows again after its clock was years
+// ahead.
 func TestClockFarAhead(t *testing.T) {
 	f := newFleet(t, "mx1", "mx2")
 	f.hosts[0].skew = 10 * 365 * 24 * time.Hour
@@ -433,7 +438,8 @@ func TestClockFarAhead(t *testing.T) {
 	}
 }
 
-// TestMissed checks that rows from the future are read again when their time has come.
+// TestMissed checks that rows with a stamp in the future are read again when that time
+// has come.
 func TestMissed(t *testing.T) {
 	r := New("self", DefaultLimits())
 	row := banRow("10.0.0.1/32", noon.Add(time.Hour), noon, noon.Add(24*time.Hour))
@@ -449,8 +455,8 @@ func TestMissed(t *testing.T) {
 	}
 }
 
-// TestAllBansAgain checks that the bans of a host still count if it has lost its registers,
-// so that it sends all bans at the same time.
+// TestAllBansAgain checks that a host's bans still count if the host has lost its
+// registers and therefore sends all bans at the same time.
 func TestAllBansAgain(t *testing.T) {
 	f := newFleet(t, "mx1", "mx2")
 	for i := range 300 {
@@ -463,8 +469,8 @@ func TestAllBansAgain(t *testing.T) {
 	}
 }
 
-// TestUnbans checks sequences of bans and unbans in which clocks are wrong, or in which a
-// host receives several of them together.
+// TestUnbans checks sequences of bans and unbans with wrong clocks, and with several
+// changes that arrive together.
 func TestUnbans(t *testing.T) {
 	const addr = "192.0.2.1"
 	p := netip.MustParsePrefix(addr + "/32")

@@ -11,8 +11,8 @@ import (
 	"scanwatch/internal/kv"
 )
 
-// The value of a register if there is no room for all. Registers with a lower value give way
-// to those with a higher one.
+// The values of registers. If there is not enough room, registers with a lower value
+// are evicted first.
 const (
 	worthEnded = iota // deleted bans, and bans that have ended
 	worthRow
@@ -20,10 +20,10 @@ const (
 	worthUnban
 )
 
-// evictEvery is the minimum time between two searches for registers that can give way.
+// evictEvery is the minimum time between two searches for registers to evict.
 const evictEvery = 5 * time.Minute
 
-// victims is a list of the registers of a host that can give way, in this order.
+// victims lists a host's registers in the order in which they are evicted.
 type victims struct {
 	keys    []rowKey
 	at      time.Time // time of the search
@@ -31,13 +31,13 @@ type victims struct {
 	evicted int       // number of registers deleted since then
 }
 
-// stale reports whether another search is worth its cost, which is a pass over all rows.
+// stale reports whether a new search, which scans all rows, is worth its cost.
 func (v *victims) stale(now time.Time) bool {
 	used := len(v.keys) == 0 && v.evicted > 0 && v.evicted >= v.found/2
 	return used || now.Sub(v.at).Abs() >= evictEvery
 }
 
-// worth returns the value of a row, and the time at which its ban ends.
+// worth returns a row's value, and the time at which its ban ends.
 func worth(bucket, key, value string, now time.Time) (n int, until int64) {
 	if bucket != memory.BansBucket {
 		return worthRow, 0
@@ -55,11 +55,11 @@ func worth(bucket, key, value string, now time.Time) (n int, until int64) {
 	return worthEnded, b.Until
 }
 
-// makeRoom makes room for a register, and returns the reason if it cannot.
+// makeRoom makes room for a register. If it cannot, it returns the reason.
 //
-// A host with too many rows in a table loses those with the lowest value. If all hosts
-// together have too many, the host with the most loses rows, so that a few hosts cannot
-// displace the rows of the others.
+// A host with too many rows in a table loses the rows with the lowest value. If all
+// hosts together have too many rows, the host with the most rows loses some, so that a
+// few hosts cannot displace the other hosts' rows.
 func makeRoom(r *Replica, o *origin, one *Row, now time.Time) string {
 	if _, known := r.register(rowKey{one.Bucket, one.Key}, o); known || one.Bucket == DropBucket {
 		return ""
@@ -91,8 +91,8 @@ func makeRoom(r *Replica, o *origin, one *Row, now time.Time) string {
 	return ""
 }
 
-// makeOwnRoom makes room for a row of this host, and reports whether it could. Bans and
-// unbans that other hosts do not receive are a problem; see Crowded.
+// makeOwnRoom makes room for a row of this host, and reports whether it succeeded. If a
+// ban or unban does not fit, Crowded reports the problem.
 func makeOwnRoom(r *Replica, self *origin, e *kv.Entry, now time.Time) bool {
 	n, _ := worth(e.Bucket, string(e.Key), string(e.Value), now)
 	if self.tables[e.Bucket] < r.limits.Rows || evict(r, self, e.Bucket, n-1, now) {
@@ -105,12 +105,12 @@ func makeOwnRoom(r *Replica, self *origin, e *kv.Entry, now time.Time) bool {
 	return false
 }
 
-// Crowded returns a description of the problem if there are bans or unbans of this host that
-// other hosts do not receive, or "".
+// If this host has too many bans or unbans to send, Crowded returns a description of
+// the problem. Otherwise, it returns "".
 func (r *Replica) Crowded() string { return r.crowded.problem }
 
-// Retry reports whether there was a problem and may be room now, so that the memory must
-// send all its rows again. The problem is then cleared.
+// If there may be room now, Retry clears the problem that Crowded reports, and returns
+// true. The memory must then send all its rows again.
 func (r *Replica) Retry(now time.Time) bool {
 	if r.crowded.problem == "" || now.Sub(r.crowded.since).Abs() < evictEvery {
 		return false
@@ -119,8 +119,8 @@ func (r *Replica) Retry(now time.Time) bool {
 	return true
 }
 
-// evict deletes a register of a host, of which the value is at most the given one. It
-// reports whether there was one. bucket may be empty.
+// evict deletes one of a host's registers whose value is at most atMost, and reports
+// whether it found one. An empty bucket means any bucket.
 func evict(r *Replica, o *origin, bucket string, atMost int, now time.Time) bool {
 	if o.victims == nil {
 		o.victims = make(map[string]*victims)
@@ -161,7 +161,7 @@ func evictFrom(r *Replica, v *victims, o *origin, atMost int, now time.Time) boo
 	return false
 }
 
-// search returns the registers of a host in the order in which they give way.
+// search returns a host's registers in the order in which they are evicted.
 func search(r *Replica, o *origin, bucket string, now time.Time) *victims {
 	type candidate struct {
 		key   rowKey

@@ -12,14 +12,14 @@ import (
 	"scanwatch/filter/memory"
 )
 
-// addr returns the nth of many prefixes of a single address.
+// addr returns the nth of many single-address prefixes.
 func addr(n int) netip.Prefix {
 	var a [4]byte
 	binary.BigEndian.PutUint32(a[:], 100<<24|uint32(n))
 	return netip.PrefixFrom(netip.AddrFrom4(a), 32)
 }
 
-// banRows returns the registers of a host with bans of clients.
+// banRows returns a host's registers with bans.
 func banRows(name string, from, n int, d time.Duration, now time.Time) []Row {
 	m := memory.New()
 	m.Announce()
@@ -31,7 +31,7 @@ func banRows(name string, from, n int, d time.Duration, now time.Time) []Row {
 	return New(name, l).Own(m.Outgoing(1<<20, 0), now)
 }
 
-// has reports whether rows include a value, that is no deletion, with the key.
+// has reports whether rows include a row for p that is not a deletion.
 func has(rows []Row, p netip.Prefix) bool {
 	return slices.ContainsFunc(rows, func(r Row) bool { return r.Value != "" && rowKey{r.Bucket, r.Key} == banKey(p) })
 }
@@ -56,8 +56,8 @@ func TestInvalidDeletion(t *testing.T) {
 	}
 }
 
-// TestShortenedBan checks that a ban in the service does not lengthen the ban of its host,
-// and that a ban that its host has lost is restored.
+// TestShortenedBan checks that the service's copy of a ban does not lengthen the ban on
+// the host that imposed it, and that a ban that the host has lost is restored.
 func TestShortenedBan(t *testing.T) {
 	there := banRows("mx1", 1, 2, 24*time.Hour, noon)
 	m := memory.New()
@@ -88,8 +88,8 @@ func TestShortenedBan(t *testing.T) {
 	}
 }
 
-// TestFullTable checks that unbans and active bans displace bans that have ended, both
-// where they are sent and where they are received.
+// TestFullTable checks that unbans and active bans displace expired bans, on the
+// sending and on the receiving host.
 func TestFullTable(t *testing.T) {
 	l := DefaultLimits()
 	l.Rows, l.Bans = 20, 1000
@@ -141,8 +141,8 @@ func TestFullTable(t *testing.T) {
 	}
 }
 
-// TestFullReplica checks that hosts with many rows do not displace the rows of others, and
-// that omitted rows are read again as soon as there is room.
+// TestFullReplica checks that hosts with many rows do not displace other hosts' rows,
+// and that omitted rows are read again as soon as there is room.
 func TestFullReplica(t *testing.T) {
 	l := DefaultLimits()
 	l.Total, l.Bans = 100, 1000
@@ -177,8 +177,8 @@ func TestFullReplica(t *testing.T) {
 	}
 }
 
-// TestDropFuture checks that rows whose time has not come when their host is dropped never
-// count, and that the status shows it.
+// TestDropFuture checks that if a host is dropped, its rows with a stamp in the future
+// never count, and that the status shows this.
 func TestDropFuture(t *testing.T) {
 	r := New("self", DefaultLimits())
 	rows := banRows("mx1", 1, 1, 24*time.Hour, noon)

@@ -1,33 +1,34 @@
-// Package share merges the rows of package memory that several hosts have sent each other.
+// Package share merges the rows of package memory that the hosts of a fleet send each
+// other.
 //
-// For each row, a host only ever changes its own copy, which is called a register. A
-// register is replaced by one of the same host with a later stamp. So registers can arrive
-// late, repeatedly and in any order. Their meaning is computed from the registers of all
-// hosts; see memory.Merger.
+// Each host has its own copy of a row, called a register, and changes only this copy. A
+// register with a later stamp replaces the same host's earlier one, so registers may
+// arrive late, repeatedly and in any order. The merged row is computed from the
+// registers of all hosts; see memory.Merger.
 //
-// Bans need more, because a ban by one host and an unban by another are about the same
-// prefix. Each ban therefore carries the stamp of the latest unban of the same prefix that
-// its host knew at that time. A ban only counts if there is no later unban. So an unban
-// ends all bans that were imposed without knowledge of any unban, however wrong the clocks
-// are. A host that knows an unban with a later stamp counts as a host that knows all
-// earlier ones.
+// Bans need an additional rule, because one host may unban a prefix that another host
+// has banned. Each ban carries the stamp of the prefix's latest unban that its host
+// knew at that time. The ban counts only if there is no later unban. An unban therefore
+// ends all bans that were imposed without knowledge of any unban, regardless of wrong
+// clocks. A host that knows an unban is assumed to know all unbans with earlier stamps.
 //
-// A host whose rows are false cannot affect clients that have standing, friends and users
-// of other hosts; see package decide. It can still do this, until the operator drops it:
+// A host that sends false rows cannot affect other hosts' friends, users, or clients
+// with standing; see package decide. Until the operator drops the host, it can do the
+// following:
 //
-//   - It can ban as many unknown clients as Limits.Rows allows, for Limits.Duration,
-//     because it chooses the times of its bans.
-//   - It can revoke the bans of all hosts, also those in a range. Each later offence leads to a new ban. Other
-//     hosts may learn of that ban maxAhead later.
-//   - It can let clients be known, but not trusted, and mailboxes exist. Rules then treat
-//     an attacker more leniently.
-//   - It can double the counts of clients with more than memory.Alone events, and let
-//     mailboxes be probed that two other networks have requested.
-//   - It can displace rows of other hosts, but none of this host except short bans.
+//   - Ban as many unknown clients as Limits.Rows allows, for up to Limits.Duration.
+//     Limits.Bans does not help, because the host chooses the start times of its bans.
+//   - Revoke the bans of all hosts, even whole ranges. Each later offence leads to a
+//     new ban, but other hosts may receive that ban only after maxAhead.
+//   - Make clients known, but not trusted, and make missing mailboxes appear to exist.
+//     Rules then treat an attacker more leniently.
+//   - Triple the counts of clients with more than memory.Alone events, and make a
+//     mailbox that two networks have requested count as probed.
+//   - Displace other hosts' rows, but none of this host's except short bans.
 //
-// Rows of a host whose clock is ahead by more than maxAhead are omitted until their time
-// has come. If a host loses its registers, and the service that carries them loses its copy
-// at the same time, deletions of rows that some hosts have not received are lost.
+// If a host's clock is ahead by more than maxAhead, its rows are omitted until their
+// time has come. If a host loses its registers while the service that carries them
+// loses its copy, deletions that some hosts have not received are lost.
 package share
 
 import (
@@ -43,19 +44,20 @@ import (
 	"scanwatch/internal/kv"
 )
 
-// A Stamp is the time of a hybrid logical clock: milliseconds since 1970 in the upper 48
-// bits, and a counter in the lower 16. A stamp is later than all stamps of the same key
-// that its host had seen before. Stamps of other keys have no influence, so that a host
-// whose clock is ahead does not push the stamps of all others.
+// A Stamp is the time of a hybrid logical clock: milliseconds since 1970 in the upper
+// 48 bits, and a counter in the lower 16. A stamp is later than all stamps of the same
+// key that its host has received. Stamps of other keys have no influence, so a host
+// whose clock is ahead does not advance the stamps of all rows.
 type Stamp uint64
 
-// At returns the earliest stamp at a time.
+// At returns the earliest stamp with the given time.
 func At(t time.Time) Stamp { return Stamp(max(t.UnixMilli(), 0)) << 16 }
 
-// Time returns the time of the stamp, which is that of the host's clock or later.
+// Time returns the stamp's time, which is not earlier than the time on the host's
+// clock.
 func (s Stamp) Time() time.Time { return time.UnixMilli(int64(s >> 16)).UTC() }
 
-// A Row is a register of a host.
+// A Row is a host's register as sent to other hosts.
 type Row struct {
 	Bucket, Key string
 	Stamp       Stamp  // time of the latest change
@@ -63,40 +65,41 @@ type Row struct {
 	Value       string // empty if the host has deleted the row
 }
 
-// DropBucket is the bucket of the marks that Drop sets. The key of a row is the name of a
-// host.
+// DropBucket is the bucket of the marks that Drop sets. The key of a mark is the name
+// of the dropped host.
 const DropBucket = "drop"
 
 // Limits restrict the effect of other hosts' registers.
 type Limits struct {
 	Rows  int // of one host in one table; a host does not send more
 	Total int // of all hosts
-	// Bans is the maximum number of bans and offences of a host that begin within the same
-	// minute. None of the bans from a minute with more bans count.
+	// Bans is the maximum number of a host's bans and offences that start within the
+	// same minute. If a minute has more, none of its bans count.
 	Bans     int
 	Duration time.Duration // of a ban; a longer ban ends earlier
 	Bits4    int           // minimum length of a banned IPv4 prefix
 	Bits6    int           // minimum length of a banned IPv6 prefix
-	Observe  bool          // bans of other hosts are not enforced
+	Observe  bool          // other hosts' bans are not enforced
 }
 
-// DefaultLimits returns the limits without configuration.
+// DefaultLimits returns the limits used if nothing else is configured.
 func DefaultLimits() Limits {
 	return Limits{Rows: 50_000, Total: 1_000_000, Bans: 120, Duration: 30 * 24 * time.Hour, Bits4: 24, Bits6: 48}
 }
 
 const (
-	// maxAhead limits how far the clock of another host may be ahead of this host's. Clocks
-	// that are wrong by ten minutes can be twenty minutes apart.
+	// maxAhead is the maximum time by which another host's clock may be ahead of this
+	// host's. Two clocks that are wrong by ten minutes can be twenty minutes apart.
 	maxAhead = 30 * time.Minute
-	// maxOwnAhead limits how far stamps of this host may be ahead of its clock. After a larger
-	// step back of the clock, the rows get new stamps. After a smaller one, other hosts
-	// omit the rows until the time of their stamps; see Missed.
+	// maxOwnAhead is the maximum time by which this host's stamps may be ahead of its
+	// clock. If the clock is set back by more, the rows get new stamps. If it is set
+	// back by less, other hosts omit the rows until the time of their stamps; see
+	// Missed.
 	maxOwnAhead = 24 * time.Hour
 	// keepDeleted is the time for which deleted rows are kept, so that an earlier
 	// register that arrives late does not restore them.
 	keepDeleted = 48 * time.Hour
-	// keepProblem is the time for which a host's omitted rows are reported.
+	// keepProblem is the time for which the omission of a host's rows is reported.
 	keepProblem = time.Hour
 	maxValue    = 128
 	maxKey      = 256
@@ -105,25 +108,26 @@ const (
 
 type rowKey struct{ bucket, key string }
 
-// A register is a row of one host.
+// A register is one host's copy of a row.
 type register struct {
 	origin      *origin
 	stamp, seen Stamp
 	value       string
-	ban         memory.BanRow // of a row in memory.BansBucket
-	// sent is set if this host's memory has sent the row to this Replica. Other rows that
-	// claim to be from this host may be forged, and count like rows of another host.
+	ban         memory.BanRow // decoded value of a row in memory.BansBucket
+	// sent is set if this host's memory has passed the row to this Replica. Other rows
+	// in this host's name may be forged, and count like another host's rows.
 	sent bool
 }
 
-// A row is the registers of all hosts with the same key.
+// A row holds all hosts' registers with the same key.
 type row struct {
 	registers []register // sorted by name of the host
 	sent      uint64     // hash of what Changed has returned, or unsent
 	passed    Stamp      // latest unban that the host's memory knows
 }
 
-// unsent is the state of a row of which the host's memory may have any version.
+// unsent is the value of row.sent if it is unknown which version of the row the memory
+// has.
 const unsent = 1
 
 // origin is a host.
@@ -138,7 +142,7 @@ type origin struct {
 	heard   time.Time                     // time of the latest call of Apply
 	wrong   time.Time                     // time of the latest omission
 	victims map[string]*victims           // by bucket; see evict
-	short   bool                          // rows are missing because all hosts together have too many
+	short   bool                          // rows are missing because all hosts together have too many rows
 }
 
 // Values of HostStatus.By.
@@ -152,12 +156,14 @@ type HostStatus struct {
 	Name string    `json:"name"`
 	Rows int       `json:"rows"`
 	Last time.Time `json:"last,omitzero"` // latest stamp
-	// Heard is the time at which the host was last known to run, or that of its file. By is
-	// the way on which its rows came: ByServer, ByFile or, if that is unknown, "".
+	// Heard is the time at which the host was last known to be running, or the time of
+	// its file. By is the way in which its rows arrived: ByServer, ByFile or, if it is
+	// unknown, "".
 	Heard time.Time `json:"heard,omitzero"`
 	By    string    `json:"by,omitempty"`
-	// Omitted counts rows that exceed the limits or are invalid, and Problem is the
-	// reason for the latest of them. An hour without further ones clears both.
+	// Omitted is the number of rows that exceeded the limits or were invalid. Problem
+	// is the reason for the latest omission. Both are cleared after an hour without
+	// further omissions.
 	Omitted int    `json:"omitted,omitempty"`
 	Problem string `json:"problem,omitempty"`
 }
@@ -192,7 +198,7 @@ func New(self string, l Limits) *Replica {
 	return r
 }
 
-// ValidName reports whether a host may have this name.
+// ValidName reports whether name is a valid name for a host.
 func ValidName(name string) bool {
 	for i := range len(name) {
 		c := name[i]
@@ -212,7 +218,7 @@ func (r *Replica) host(name string) *origin {
 	return o
 }
 
-// Hosts returns the status of all other hosts, sorted by name.
+// Hosts returns the status of each other host, sorted by name.
 func (r *Replica) Hosts() (list []HostStatus) {
 	for name, o := range r.hosts {
 		if name != r.self {
@@ -239,9 +245,10 @@ func (r *Replica) stamp(key rowKey, now time.Time) Stamp {
 	return s
 }
 
-// correct removes stamps from the time when this host's clock was far ahead. Other hosts
-// have omitted such registers of this host, so they get new stamps and are returned. Such
-// registers of other hosts would otherwise hide their later ones.
+// correct removes registers whose stamps are too far in the future, because this host's
+// clock was wrong. This host's registers get new stamps and are returned, because other
+// hosts have omitted them. Other hosts' registers would otherwise take precedence over
+// their later ones.
 func correct(r *Replica, now time.Time) (out []Row) {
 	latest := At(now.Add(maxOwnAhead))
 	for _, o := range r.hosts {
@@ -280,12 +287,13 @@ func (r *Replica) remove(key rowKey, w *row, del func(*register) bool) {
 	})
 }
 
-// Own records changed rows of this host, and returns the registers that other hosts must
-// receive. Before the call, the host must have processed all rows from Changed.
+// Own records changed rows of this host, and returns the registers that other hosts
+// must receive. Before the call, the memory must have processed all rows from Changed.
 func (r *Replica) Own(entries []kv.Entry, now time.Time) []Row { return own(r, entries, now, false) }
 
-// OwnAgain is like Own after the Replica has lost its registers. It is unknown which unbans
-// this host knew when it imposed a ban, so that the time of the ban decides.
+// OwnAgain is like Own, but for a Replica that has lost its registers. It is unknown
+// which unbans this host knew when it imposed a ban, so the ban is compared with unbans
+// by its start time.
 func (r *Replica) OwnAgain(entries []kv.Entry, now time.Time) []Row {
 	return own(r, entries, now, true)
 }
@@ -322,7 +330,7 @@ func own(r *Replica, entries []kv.Entry, now time.Time, fresh bool) (out []Row) 
 	return out
 }
 
-// confirm records that this host's memory has sent the row of its register.
+// confirm marks this host's register as sent by its memory.
 func confirm(r *Replica, key rowKey) {
 	for i := range r.rows[key].registers {
 		if g := &r.rows[key].registers[i]; g.origin.Name == r.self && !g.sent {
@@ -332,7 +340,8 @@ func confirm(r *Replica, key rowKey) {
 	}
 }
 
-// repeat returns the rows of this host for which a register of unknown origin was received.
+// repeat returns those rows of this host for which a different register in its name was
+// received; see disputed.
 func repeat(r *Replica, now time.Time) (out []Row) {
 	self := r.hosts[r.self]
 	for key := range r.again {
@@ -346,8 +355,8 @@ func repeat(r *Replica, now time.Time) (out []Row) {
 	return out
 }
 
-// returnBan is called after the memory has sent the row of a ban. If the row of all hosts
-// together is a different one, the memory does not have it.
+// returnBan is called after the memory has sent a ban. If the merged row differs from
+// that ban, returnBan causes Changed to return the merged row to the memory.
 func returnBan(r *Replica, key rowKey, now time.Time) {
 	w := r.rows[key]
 	if w == nil {
@@ -361,9 +370,9 @@ func returnBan(r *Replica, key rowKey, now time.Time) {
 	r.changed[key] = struct{}{}
 }
 
-// Apply records registers of a host. A register of this host restores one that this host
-// has sent earlier. Registers that exceed the limits are omitted and counted. Apply returns
-// an error if the host cannot be believed at all.
+// Apply records registers received from a host. Registers in this host's name restore
+// lost ones. Registers that exceed the limits are omitted and counted. Apply returns an
+// error if the host's name is invalid or there are too many hosts.
 func (r *Replica) Apply(name string, rows []Row, now time.Time) error {
 	if !ValidName(name) {
 		return fmt.Errorf("%.80q is not the name of a host", name)
@@ -383,7 +392,7 @@ func (r *Replica) Apply(name string, rows []Row, now time.Time) error {
 			o.claimed = max(o.claimed, one.Stamp)
 		}
 		if !isMark && one.Stamp <= o.mark {
-			if o.mark > At(now.Add(maxAhead)) { // the host sends in vain for long
+			if o.mark > At(now.Add(maxAhead)) { // the host's rows will be omitted for a long time
 				o.omit("dropped; rows are omitted until "+o.mark.Time().Format(time.DateTime)+" UTC", now)
 			}
 			continue
@@ -404,8 +413,9 @@ func (r *Replica) Apply(name string, rows []Row, now time.Time) error {
 	return nil
 }
 
-// disputed reports whether this host's memory has sent the row. If the register differs,
-// the row is sent again with a later stamp; see Own.
+// disputed reports whether this host's memory has sent the row itself, so that the
+// received register must be ignored. If the two differ, the row is sent again with a
+// later stamp; see Own.
 func disputed(r *Replica, one *Row) bool {
 	key := rowKey{one.Bucket, one.Key}
 	w := r.rows[key]
@@ -435,9 +445,9 @@ func (o *origin) missed(s Stamp) {
 	}
 }
 
-// Missed returns the hosts whose registers were omitted because they were in the future or
-// because all hosts had too many, and for which that is no longer so. All registers of these
-// hosts must be applied again.
+// Missed returns the hosts whose registers were omitted, but can be accepted now,
+// because their time has come or because there is room. All registers of these hosts
+// must be applied again.
 func (r *Replica) Missed(now time.Time) (names []string) {
 	room := r.total < r.limits.Total-r.limits.Total/10
 	for name, o := range r.hosts {
@@ -454,7 +464,7 @@ func (r *Replica) Missed(now time.Time) (names []string) {
 
 const maxHosts = 1000
 
-// implausible returns why a register does not count, or "".
+// implausible returns the reason why a register must be omitted, or "".
 func (r *Replica) implausible(o *origin, one *Row, now time.Time) string {
 	ahead := maxAhead
 	if o.Name == r.self {
@@ -504,8 +514,8 @@ func (r *Replica) register(key rowKey, o *origin) (register, bool) {
 	return register{}, false
 }
 
-// put sets a register, unless there is a later one. It reports whether it did. If a host
-// wrongly sends two registers with the same stamp, all hosts choose the same one.
+// put sets a register unless there is a later one, and reports whether it did. If a
+// host wrongly sends two registers with the same stamp, all hosts choose the same one.
 func (r *Replica) put(o *origin, one *Row, sent bool) bool {
 	if one.Bucket == DropBucket {
 		return r.mark(one.Key, one.Stamp)
@@ -539,17 +549,19 @@ func (r *Replica) put(o *origin, one *Row, sent bool) bool {
 	return true
 }
 
-// before reports whether a register is replaced by other.
+// before reports whether other replaces the register.
 func (g *register) before(other *register) bool {
 	return cmp.Or(cmp.Compare(g.stamp, other.stamp), cmp.Compare(g.seen, other.seen), cmp.Compare(g.value, other.value)) < 0
 }
 
-// minute returns the minute in which a ban starts. It does not depend on the stamp, because
-// a host that has lost its registers sends all its bans with new stamps.
+// minute returns the minute in which the register's ban starts. It is not derived from
+// the stamp, because a host that has lost its registers sends all its bans with new
+// stamps.
 func (g *register) minute() int64 { return g.ban.Since / 60 }
 
-// count adds a ban to its minute or, if n is negative, removes it. If the number of bans
-// crosses the limit, all bans of this minute must be computed again.
+// count adds a ban to the set of bans that start in the same minute. If n is negative,
+// count removes it. If the number crosses the limit, the rows of all bans from this
+// minute are merged again.
 func (r *Replica) count(key rowKey, g *register, n int) {
 	o := g.origin
 	if !g.isBan() || o.Name == r.self {
@@ -581,8 +593,8 @@ func (r *Replica) count(key rowKey, g *register, n int) {
 	}
 }
 
-// isBan reports whether the register holds a ban or an offence, as opposed to an unban or
-// another row.
+// isBan reports whether the register holds a ban or an offence, rather than an unban or
+// a row of another table.
 func (g *register) isBan() bool { return g.ban.Prefix.IsValid() && !g.ban.Revoked }
 
 // unban returns the stamp of the latest unban that the register's host knew or made.
@@ -593,8 +605,8 @@ func (g *register) unban() Stamp {
 	return g.seen
 }
 
-// unbanned returns the stamp of the latest unban of a prefix. Even if the host that has
-// made it deleted the row, the register of the deletion has the stamp.
+// unbanned returns the stamp of a prefix's latest unban. If the host that unbanned the
+// prefix has deleted the row, the deletion's register still has the stamp.
 func (r *Replica) unbanned(key rowKey) (s Stamp) {
 	if w := r.rows[key]; w != nil {
 		for i := range w.registers {
@@ -604,8 +616,9 @@ func (r *Replica) unbanned(key rowKey) (s Stamp) {
 	return s
 }
 
-// Changed returns up to n rows of the other hosts taken together that have changed. now is
-// the current time. Between Resend and Complete, it does not return bans of this host.
+// Changed returns up to n merged rows of the other hosts that have changed. now is the
+// current time. Between Resend and Complete, Changed does not return bans that this
+// host imposed.
 func (r *Replica) Changed(n int, now time.Time) (out []memory.Foreign) {
 	for key := range r.changed {
 		if len(out) == n {
@@ -631,7 +644,8 @@ func (r *Replica) Changed(n int, now time.Time) (out []memory.Foreign) {
 	return out
 }
 
-// pass reports whether there is a later unban than the memory knows, which then knows it.
+// pass reports whether there is a later unban than the memory knows, and records that
+// the memory now knows it.
 func pass(r *Replica, key rowKey, w *row) (ended bool) {
 	own, _ := r.register(key, r.hosts[r.self])
 	unban := r.unbanned(key)
@@ -640,8 +654,8 @@ func pass(r *Replica, key rowKey, w *row) (ended bool) {
 	return ended
 }
 
-// seen returns the time of the latest unban that the host of a ban knew, or 0. The time of a
-// ban with an unknown history is not such a time; see OwnAgain.
+// seen returns the time of the latest unban that was known to a host when it imposed a
+// ban, or 0. Stamps that OwnAgain has derived from a ban's start time are ignored.
 func (w *row) seen() int64 {
 	var s Stamp
 	for i := range w.registers {
@@ -652,7 +666,8 @@ func (w *row) seen() int64 {
 	return int64(s >> 16 / 1000)
 }
 
-// hash returns a hash of a row that is never unsent. It is 0 if there is no value.
+// hash returns a row's hash, which never equals unsent. The hash of a row without a
+// value is 0.
 func hash(r *Replica, value []byte, origin string) uint64 {
 	if value == nil {
 		return 0
@@ -660,13 +675,14 @@ func hash(r *Replica, value []byte, origin string) uint64 {
 	return max(maphash.String(r.seed, origin+"\x00"+string(value)), unsent+1)
 }
 
-// shared reports whether there are registers of other hosts.
+// shared reports whether the row has registers of other hosts.
 func (w *row) shared(self string) bool {
 	return slices.ContainsFunc(w.registers, func(g register) bool { return g.origin.Name != self })
 }
 
-// echo reports whether a row is a ban of this host. Its memory may have a later version,
-// for example one that ends earlier, so that the memory must send its rows first.
+// echo reports whether a row is a ban that this host imposed. Its memory may have a
+// later version of the ban, for example one that ends earlier, so the memory must send
+// its rows first.
 func echo(r *Replica, key rowKey, value []byte, origin string) bool {
 	if key.bucket != memory.BansBucket || value == nil || origin != "" && origin != r.self {
 		return false
@@ -675,11 +691,12 @@ func echo(r *Replica, key rowKey, value []byte, origin string) bool {
 	return !b.Revoked
 }
 
-// Complete is called after Resend as soon as the host's memory has sent all its rows. Bans of
-// this host that the memory did not send are lost, and Changed returns them.
+// Complete is called after Resend as soon as the host's memory has sent all its rows.
+// If the memory has lost some of this host's bans, Changed then returns them.
 func (r *Replica) Complete() { r.holding = false }
 
-// Resend causes Changed to return all rows again, because the host has lost them.
+// Resend causes Changed to return all rows again. It is called if the memory has lost
+// them.
 func (r *Replica) Resend() {
 	r.holding = true
 	for key, w := range r.rows {
@@ -688,8 +705,8 @@ func (r *Replica) Resend() {
 	}
 }
 
-// together returns the rows of the other hosts taken together, and the name of the host with
-// the latest of them.
+// together returns the merged row of the other hosts, and the name of the host with the
+// latest register.
 func (r *Replica) together(key rowKey, w *row, now time.Time) (value []byte, name string) {
 	if key.bucket == memory.BansBucket {
 		return r.togetherBan(key, w, now)
@@ -708,7 +725,7 @@ func (r *Replica) together(key rowKey, w *row, now time.Time) (value []byte, nam
 	return r.merger.Combine(key.bucket, []byte(key.key), values, now.Unix()), name
 }
 
-// togetherBan is together for bans. The name is empty if the ban is one of this host.
+// togetherBan is together for bans. The name is empty if this host imposed the ban.
 func (r *Replica) togetherBan(key rowKey, w *row, now time.Time) (value []byte, name string) {
 	unban := r.unbanned(key)
 	var own, revoked *register
@@ -752,10 +769,10 @@ func (r *Replica) togetherBan(key rowKey, w *row, now time.Time) (value []byte, 
 // mine reports whether a register is from this host's memory.
 func mine(r *Replica, g *register) bool { return g.origin.Name == r.self && g.sent }
 
-// Drop removes everything that another host has said until now. It returns the number of
-// rows and the mark that this host must keep. The mark covers omitted rows with a time in the
-// future, which would count later. Until that time, later rows of the host do not count
-// either, because they cannot be told apart.
+// Drop removes all rows received from another host. It returns their number and the
+// mark that this host must keep. The mark also covers omitted rows with a stamp in the
+// future, which would otherwise count later. Until that time, new rows from the host do
+// not count either, because they cannot be distinguished from the dropped ones.
 func (r *Replica) Drop(name string, now time.Time) (rows int, mark Row) {
 	if name == r.self {
 		return 0, Row{}
@@ -779,7 +796,8 @@ func (r *Replica) mark(name string, s Stamp) bool {
 	return true
 }
 
-// Rows returns the registers and marks of a host in no particular order.
+// Rows returns a host's registers in no particular order. For this host, it also
+// returns the marks that Drop has set.
 func (r *Replica) Rows(name string) (out []Row) {
 	for key, w := range r.rows {
 		for i := range w.registers {
@@ -834,8 +852,8 @@ func (r *Replica) Expire(now time.Time) (own []Row) {
 	return own
 }
 
-// neededUnban returns the earliest stamp that an active ban in the row has seen. Later
-// unbans must be kept, because the ban would become active again without them.
+// neededUnban returns the earliest Seen stamp of the row's active bans. Unbans with
+// later stamps must be kept, because the bans would otherwise take effect again.
 func (w *row) neededUnban(now time.Time) Stamp {
 	seen := Stamp(math.MaxUint64)
 	for i := range w.registers {

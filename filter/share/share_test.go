@@ -41,7 +41,7 @@ func newFleet(t *testing.T, names ...string) *fleet {
 
 func (h *host) clock(now time.Time) time.Time { return now.Add(h.skew) }
 
-// receive hands the rows of other hosts to the memory of h.
+// receive passes the other hosts' rows to h's memory.
 func (f *fleet) receive(h *host) {
 	for _, b := range h.inbox {
 		if err := h.replica.Apply(b.origin, b.rows, h.clock(f.now)); err != nil {
@@ -121,8 +121,8 @@ func TestBanAndUnban(t *testing.T) {
 	}
 }
 
-// TestWideUnban checks that an unban of a network that is too large for a ban of another host
-// ends the ban on the host that imposed it, and that an unban of a range ends the bans in it.
+// TestWideUnban checks that an unban ends another host's ban even if its network is
+// larger than other hosts may ban, and that an unban of a range ends the bans in it.
 func TestWideUnban(t *testing.T) {
 	f := newFleet(t, "mx1", "mx2", "mx3")
 	for _, h := range f.hosts {
@@ -161,8 +161,8 @@ func TestWideUnban(t *testing.T) {
 	}
 }
 
-// TestServerLosesUnban checks that hosts which know an unban do not ban again when the server
-// and the replicas have lost it, and the host that made it is away.
+// TestServerLosesUnban checks that hosts that know an unban keep it in effect even if
+// the server and the replicas have lost it, and the host that made it is not running.
 func TestServerLosesUnban(t *testing.T) {
 	f := newFleet(t, "mx1", "mx2", "mx3")
 	f.ban(f.hosts[0], "192.0.2.1")
@@ -185,8 +185,8 @@ func TestServerLosesUnban(t *testing.T) {
 	}
 }
 
-// TestUnbanUnknownToHost checks that the ban of a host that missed an unban and has lost its
-// registers does not ban the client again on a host that knows the unban.
+// TestUnbanUnknownToHost checks that if a host has missed an unban and lost its
+// registers, its ban does not take effect again on a host that knows the unban.
 func TestUnbanUnknownToHost(t *testing.T) {
 	f := newFleet(t, "mx1", "mx2", "mx3")
 	mx1, mx3 := f.hosts[0], f.hosts[2]
@@ -205,7 +205,7 @@ func TestUnbanUnknownToHost(t *testing.T) {
 	}
 }
 
-// TestOwnRows checks that a full table does not keep a host from sending its bans.
+// TestOwnRows checks that a host sends its bans even if its table is full.
 func TestOwnRows(t *testing.T) {
 	l := DefaultLimits()
 	l.Rows = 10
@@ -225,8 +225,8 @@ func TestOwnRows(t *testing.T) {
 	}
 }
 
-// TestForged checks that rows that another member writes in the name of this host have no
-// more effect than its own.
+// TestForged checks that rows that another host forges in this host's name have no more
+// effect than that host's own rows.
 func TestForged(t *testing.T) {
 	now := time.Date(2026, 12, 1, 12, 0, 0, 0, time.UTC)
 	forger := memory.New()
@@ -269,7 +269,8 @@ func TestForged(t *testing.T) {
 	}
 }
 
-// TestLostRegisters restarts the service and a companion, which both lose all registers.
+// TestLostRegisters restarts the service and a companion, both of which lose all
+// registers.
 func TestLostRegisters(t *testing.T) {
 	f := newFleet(t, "mx1", "mx2")
 	f.ban(f.hosts[0], "192.0.2.1")
@@ -293,8 +294,8 @@ func TestLostRegisters(t *testing.T) {
 	}
 }
 
-// TestReturning bans a client on one host again that another has unbanned, while the client
-// keeps connecting to the latter.
+// TestReturning bans a client on one host again after another host has unbanned it,
+// while the client keeps connecting to the other host.
 func TestReturning(t *testing.T) {
 	f := newFleet(t, "mx1", "mx2")
 	client := &memory.Client{Addr: netip.MustParseAddr("192.0.2.1")}

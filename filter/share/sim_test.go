@@ -16,8 +16,8 @@ import (
 	"scanwatch/rules"
 )
 
-// A sim simulates hosts with a real memory and a real replica each, and the service through
-// which they exchange rows. All randomness comes from the seed.
+// A sim simulates hosts, each with a real memory and a real replica, and the service
+// through which they exchange rows. The seed determines all random choices.
 type sim struct {
 	t     *testing.T
 	seed  uint64
@@ -26,7 +26,7 @@ type sim struct {
 	nodes []*node
 	skews bool // the hosts convert the times in rows
 	pace  int  // maximum time between two events, in seconds
-	whole bool // no batches are lost any more
+	whole bool // batches are no longer lost
 
 	// The service holds a snapshot of each host's registers, and a stream of batches.
 	epoch    int // changes if the service lost everything
@@ -34,8 +34,8 @@ type sim struct {
 	stream   []batch
 	trimmed  int // batches that the stream no longer holds
 
-	// known is the set of bans and unbans of the same prefix that the host of a register
-	// knew when it sent the register. Each event of a prefix is a bit.
+	// known is the set of a prefix's bans and unbans that a host knew when it sent a
+	// register. Each event is a bit.
 	known map[registerID]uint64
 	bans  map[rowKey][]event
 	count simCount
@@ -77,7 +77,8 @@ type node struct {
 
 func (n *node) clock(now time.Time) time.Time { return now.Add(n.skew + n.jump) }
 
-// skewed returns the skew for the conversion of times.
+// skewed returns the difference between the node's clock and the true time, for the
+// conversion of times.
 func (s *sim) skewed(n *node) int64 {
 	if !s.skews {
 		return 0
@@ -141,7 +142,8 @@ func (s *sim) startCompanion(n *node) {
 	n.replica.Resend()
 }
 
-// apply hands registers to the replica, and records the unbans that the host now knows.
+// apply passes registers to the replica, and records the unbans that the host now
+// knows.
 func (s *sim) apply(n *node, origin string, rows []Row) {
 	if err := n.replica.Apply(origin, rows, n.clock(s.now)); err != nil {
 		s.t.Fatal(err)
@@ -188,7 +190,7 @@ func (s *sim) publish(n *node, rows []Row) {
 	}
 }
 
-// loop is one pass of the companion of n.
+// loop runs one pass of n's companion process.
 func (s *sim) loop(n *node) {
 	now := n.clock(s.now)
 	reached := n.away == 0
@@ -221,7 +223,7 @@ func (s *sim) loop(n *node) {
 	}
 }
 
-// read applies what n has missed. Batches are lost, repeated and reordered.
+// read applies the batches that n has missed. Batches are lost, repeated and reordered.
 func (s *sim) read(n *node) {
 	if n.epoch != s.epoch || n.next < s.trimmed {
 		if n.fresh {
@@ -330,7 +332,7 @@ func (s *sim) unban(n *node, p netip.Prefix, at int64) {
 	n.save() // the operator has seen the result
 }
 
-// act is a random event on a random host.
+// act causes a random event on a random host.
 func (s *sim) act() {
 	n := s.nodes[s.rand.IntN(len(s.nodes))]
 	at := n.clock(s.now).UnixMicro()
@@ -374,7 +376,7 @@ func (s *sim) fail() {
 		}
 	case 3, 4:
 		// A deletion is lost if the service loses it before all hosts have read it, and
-		// the companion before it has sent it again.
+		// the companion loses it before sending it again.
 		if n.epoch == s.epoch {
 			s.startCompanion(n)
 			s.count.restarts++
@@ -409,7 +411,7 @@ func (s *sim) fail() {
 	}
 }
 
-// run plays a number of steps, heals all failures and exchanges everything.
+// run plays a number of steps, repairs all failures, and exchanges all rows.
 func (s *sim) run(steps int) {
 	for range steps {
 		s.now = s.now.Add(time.Duration(s.rand.IntN(s.pace)) * time.Second)
@@ -459,8 +461,8 @@ func (s *sim) errorf(format string, args ...any) {
 	s.t.Errorf("seed %d, %d hosts: %s", s.seed, len(s.nodes), fmt.Sprintf(format, args...))
 }
 
-// checkRegisters checks that all replicas have the same registers, except registers that
-// expire.
+// checkRegisters checks that all replicas have the same registers, except expired
+// registers.
 func (s *sim) checkRegisters() {
 	all := map[registerID]Row{}
 	for _, n := range s.nodes {
@@ -491,8 +493,8 @@ func (s *sim) checkRegisters() {
 	}
 }
 
-// checkBans checks that all hosts agree on a prefix, and that no ban has survived a later
-// unban.
+// checkBans checks that all hosts agree about a prefix, and that no ban has survived a
+// later unban.
 func (s *sim) checkBans(key rowKey) {
 	var p netip.Prefix
 	a, _ := netip.AddrFromSlice([]byte(key.key[1:]))
@@ -507,7 +509,8 @@ func (s *sim) checkBans(key rowKey) {
 			ends = true
 		}
 	}
-	// A ban may remain if no unban followed it. If it knew none at all, there must be none.
+	// A ban may remain if no unban followed it. A ban whose host knew no unban may
+	// remain only if there was no unban at all.
 	may := false
 	for i, e := range s.bans[key] {
 		may = may || !e.until.IsZero() && ended>>i&1 == 0 && (unbans == 0 || e.knew&unbans != 0)
@@ -534,7 +537,7 @@ func (s *sim) checkBans(key rowKey) {
 	}
 }
 
-// history describes the events of a prefix, and the registers of all hosts.
+// history describes a prefix's events, and all hosts' registers.
 func (s *sim) history(key rowKey) string {
 	var b strings.Builder
 	for i, e := range s.bans[key] {
@@ -552,7 +555,7 @@ func (s *sim) history(key rowKey) string {
 
 var simSeeds = flag.Int("sim.seeds", 60, "number of simulations")
 
-// TestHosts checks that hosts agree after any sequence of events and failures.
+// TestHosts checks that all hosts agree after any sequence of events and failures.
 func TestHosts(t *testing.T) {
 	var total simCount
 	for seed := range uint64(*simSeeds) {

@@ -91,8 +91,9 @@ func (c *command) cause() smtp.Cause {
 	return smtp.CauseNone
 }
 
-// relayDenied reports whether a reply of another mail server says that it does not relay to
-// the recipient. smtpd has one reply for all recipients that it does not accept.
+// relayDenied reports whether another mail server's reply means that it does not relay
+// to the recipient. smtpd has only one reply for all recipients that it does not
+// accept.
 func relayDenied(reply []byte) bool {
 	reason := Reason(reply)
 	for _, words := range denials {
@@ -114,7 +115,7 @@ func Reason(reply []byte) []byte {
 	return reply
 }
 
-// denials lists the words of Postfix, Sendmail, Exim and KumoMTA, and of IceWarp and others.
+// denials lists the relay refusals of Postfix, Sendmail, Exim, KumoMTA, IceWarp and others.
 var denials = [...][]byte{
 	[]byte("Relay access denied"), []byte("Relaying denied"), []byte("relay not permitted"),
 	[]byte("relaying not permitted"), []byte("We do not relay"),

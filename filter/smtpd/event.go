@@ -149,7 +149,7 @@ func (id ID) String() string {
 	return "unknown"
 }
 
-// IsPhase reports whether id is a phase, so that the event must be answered.
+// IsPhase reports whether id is a phase. An event with such an id must be answered.
 func (id ID) IsPhase() bool { return id < numIDs && specs[id].request }
 
 // maxFields is the maximum number of fields after the session and token.
@@ -182,8 +182,8 @@ func (ev *Event) Field(i int) []byte {
 }
 
 // Make sets ev to an event of the newest protocol version, for callers that have no
-// lines. The fields are in the order of Field; excess fields are ignored. time is in
-// microseconds since 1970.
+// lines. The fields are in the order that Field uses. Excess fields are ignored. time
+// is in microseconds since 1970.
 func (ev *Event) Make(id ID, time int64, session uint64, fields ...[]byte) {
 	*ev = Event{ID: id, Version: Newest, Time: time, Session: session, request: id.IsPhase()}
 	ev.n = copy(ev.fields[:], fields)
@@ -280,7 +280,8 @@ func takeHex(b []byte) (v uint64, rest []byte, more, ok bool) {
 	return v, b[n+1:], true, ok
 }
 
-// parseHex parses a lower-case hexadecimal number with a maximum number of digits.
+// parseHex parses a lower-case hexadecimal number. most is the maximum number of
+// digits.
 func parseHex(b []byte, most int) (v uint64, ok bool) {
 	for _, c := range b {
 		d := hexDigits[c]
@@ -325,7 +326,7 @@ func parseStamp(b []byte) (int64, bool) {
 	return s*1e6 + u, ok1 && ok2
 }
 
-// parseDigits parses a decimal number with a maximum number of digits.
+// parseDigits parses a decimal number. most is the maximum number of digits.
 func parseDigits(b []byte, most int) (v int64, ok bool) {
 	if len(b) == 0 || len(b) > most {
 		return 0, false
@@ -361,7 +362,7 @@ func parseVersion(b []byte) (Version, bool) {
 	return Version{int(x), int(y)}, ok1 && ok2
 }
 
-// String returns the event in a quoted form for logs and tests.
+// String returns the event, quoted for logs and tests.
 func (ev *Event) String() string {
 	b := fmt.Appendf(nil, "%v %016x", ev.ID, ev.Session)
 	for i := range ev.n {

@@ -28,8 +28,8 @@ type FrontEnd struct {
 	ev    smtp.Event // reused
 }
 
-// maxConns is the maximum number of tracked sessions. smtpd runs out of descriptors
-// before it has that many sessions.
+// maxConns is the maximum number of tracked sessions. smtpd runs out of file
+// descriptors before it has that many sessions.
 const maxConns = 50_000
 
 // NewFrontEnd returns a FrontEnd that reports to sink.
@@ -47,8 +47,8 @@ var Reports = []ID{
 
 // phases maps smtpd's requests to phases. The auth and data-line requests are never
 // registered, because they contain passwords and message text. The starttls request is
-// omitted, because a rejected client would continue in plain text. Rejecting rset, noop
-// and quit has no effect on clients, so these requests are omitted as well.
+// omitted, because a rejected client would continue in plain text. The rset, noop and
+// quit requests are omitted, because rejecting them has no effect on clients.
 var phases = map[ID]smtp.Phase{
 	PhaseConnect:  smtp.PhaseConnect,
 	PhaseHelo:     smtp.PhaseHelo,
@@ -192,8 +192,8 @@ func (f *FrontEnd) auth(c *conn, ev *Event) {
 }
 
 // outcome prepares an event with the outcome of the current command. It returns nil if
-// the command already has an outcome, because smtpd also reports an input error as an
-// outcome of the previous command.
+// the command already has an outcome. This happens because smtpd also reports an input
+// error as an outcome of the previous command.
 func (f *FrontEnd) outcome(c *conn, kind smtp.Kind, ev *Event) *smtp.Event {
 	if !c.cmd.open {
 		return nil
@@ -249,8 +249,7 @@ func (f *FrontEnd) timeout(c *conn, ev *Event) {
 	f.send()
 }
 
-// client handles a line from the client. All other code sees only the redacted form of
-// the line.
+// client handles a line from the client. All other code sees only the redacted line.
 func (f *FrontEnd) client(c *conn, ev *Event) {
 	f.flush(c)
 	c.cmd.reset()
@@ -350,8 +349,7 @@ func (f *FrontEnd) filtered(c *conn, ev *Event) {
 	f.send()
 }
 
-// phaseWord converts the name that filter-response uses for a phase to the one used in
-// requests.
+// phaseWord converts a phase's name in filter-response to its name in requests.
 func phaseWord(b []byte) []byte {
 	switch string(b) {
 	case "connected":
@@ -365,7 +363,7 @@ func phaseWord(b []byte) []byte {
 }
 
 // flush reports the latest command if it failed and smtpd has not reported its outcome.
-// smtpd does not report unknown commands, commands out of order, and rejected
+// smtpd does not report unknown commands, commands out of sequence, or rejected
 // greetings.
 func (f *FrontEnd) flush(c *conn) {
 	cmd := &c.cmd
@@ -387,8 +385,8 @@ func (f *FrontEnd) flush(c *conn) {
 	f.send()
 }
 
-// messageText replaces the lines after a rejected DATA, because the text of a message
-// must not be recorded.
+// messageText replaces the lines after a rejected DATA, because message text must not
+// be recorded.
 const messageText = "(message text)"
 
 // failure returns the result for a reply code of 400 or above.

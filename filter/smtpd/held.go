@@ -58,7 +58,7 @@ func (h *held) tell() {
 	}
 }
 
-// arm sets the timer for the answer that is due next. The caller must hold h.mu.
+// arm sets the timer for the next answer that is due. The caller must hold h.mu.
 func (h *held) arm() {
 	if len(h.answers) == 0 || h.stopped {
 		return
@@ -97,7 +97,7 @@ func (h *held) stop() {
 	h.tell()
 }
 
-// answers is a heap of answers, ordered by when they are due.
+// answers is a heap of answers, ordered by the time at which they are due.
 type answers []answer
 
 func (a answers) Len() int           { return len(a) }

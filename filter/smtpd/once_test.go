@@ -18,13 +18,13 @@ import (
 // owed identifies a request that must be answered.
 type owed struct{ session, token uint64 }
 
-// chaos is a Handler that at random answers immediately, delays the answer, or panics.
+// chaos is a Handler that randomly answers immediately, delays the answer, or panics.
 type chaos struct {
 	rnd  *rand.Rand
 	peer *smtpd
 	most time.Duration // maximum delay by Serve
 	hold bool          // delay all answers to exceed the limit on delayed answers
-	// waits contains the latest times of the answers to requests that wait.
+	// waits maps each waiting request to the latest time for its answer.
 	waits map[owed]time.Time
 }
 
@@ -76,7 +76,7 @@ func (c *chaos) Decide(ev *Event) smtp.Answer {
 	return r
 }
 
-// smtpd records answers and when they arrived.
+// smtpd records answers and the times of their arrival.
 type smtpd struct {
 	mu      sync.Mutex
 	rest    []byte
@@ -122,10 +122,10 @@ func (s *smtpd) Write(b []byte) (int, error) {
 	}
 }
 
-// playOnce serves a random conversation with a chaotic Handler: requests, reports,
-// clients that disconnect during a delay, noise and pauses. The input may end at any
-// point. Each complete request must be answered exactly once and in time, by the clock
-// of the synctest bubble.
+// playOnce runs a random conversation with a chaotic Handler. It includes requests,
+// reports, clients that disconnect during a delay, invalid lines and pauses. The input
+// may end at any point. Each complete request must be answered exactly once and in
+// time, by the clock of the synctest bubble.
 func playOnce(t *testing.T, seed uint64) {
 	rnd := rand.New(rand.NewPCG(seed, 2))
 	var script strings.Builder

@@ -83,8 +83,8 @@ func (ev *Event) line() []byte {
 	return b
 }
 
-// FuzzParse checks that a parsed event is unchanged after it is encoded, in the newest
-// protocol version, and parsed again.
+// FuzzParse checks that an event does not change when it is encoded in the newest
+// protocol version and parsed again.
 func FuzzParse(f *testing.F) {
 	seen := map[string]bool{}
 	names, err := filepath.Glob("../../tests/streams/*/*.in")

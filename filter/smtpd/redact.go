@@ -9,7 +9,7 @@ import (
 )
 
 // verbs maps the commands of RFC 5321 and its extensions to their verbs. A command ends
-// at a space, so MAIL FROM: and RCPT TO: are identified by their first word.
+// at a space, so MAIL FROM: and RCPT TO: are recognised by their first word.
 var verbs = map[string]smtp.Verb{
 	"HELO": smtp.VerbHelo, "EHLO": smtp.VerbEhlo, "MAIL": smtp.VerbMail, "RCPT": smtp.VerbRcpt, "DATA": smtp.VerbData, "RSET": smtp.VerbRset,
 	"NOOP": smtp.VerbNoop, "QUIT": smtp.VerbQuit, "STARTTLS": smtp.VerbStartTLS, "AUTH": smtp.VerbAuth,
@@ -30,13 +30,14 @@ var mechanisms = []string{"PLAIN", "LOGIN", "CRAM-MD5", "DIGEST-MD5", "NTLM", "G
 // port. A line with one of these words, or the next line, contains credentials.
 var secretWords = []string{"USER", "LOGIN", "APOP", "POST", "PUT", "PATCH", "DELETE"}
 
-// secretParts lists names used in JSON, forms and headers. A line with one of these
-// names at any position may contain credentials. Punctuation within a word is ignored.
+// secretParts lists names used in JSON, forms and headers. A line that contains one of
+// these names, at any position, may contain credentials. Punctuation within a word is
+// ignored.
 var secretParts = [][]byte{[]byte("PASS"), []byte("PWD"), []byte("SECRET"), []byte("TOKEN"), []byte("CREDENTIAL"), []byte("COOKIE"), []byte("APIKEY"),
 	[]byte("AUTH"), []byte("KENNWORT"), []byte("WACHTWOORD"), []byte("CONTRASE"), []byte("SENHA"), []byte("PAROL")}
 
-// Redact returns a line for which a mail server has no command, without secrets. Other front
-// ends use it.
+// Redact returns a line without its secrets, for front ends of other mail servers. The
+// line is one that the server does not recognise as a command.
 func Redact(line []byte) []byte {
 	text, _, _ := redact(nil, line, lineState{})
 	return text
@@ -53,8 +54,9 @@ type lineState struct {
 // reports whether the line belongs to a login. Only redact sees the original line.
 //
 // smtpd's own redaction is not sufficient. smtpd masks only the lines of an accepted
-// exchange, and `AUTH PLAIN x` with one space. The command is also accepted with two
-// spaces or a tab. Bots send user name and password even if AUTH LOGIN was rejected.
+// AUTH exchange, and `AUTH PLAIN x` with one space. The command is also accepted with
+// two spaces or a tab. Bots send the user name and password even if AUTH LOGIN was
+// rejected.
 func redact(dst, line []byte, st lineState) (shown []byte, v smtp.Verb, secret bool) {
 	if st.inExchange {
 		return append(dst, smtp.Masked...), smtp.VerbExchange, true
@@ -98,8 +100,9 @@ func redact(dst, line []byte, st lineState) (shown []byte, v smtp.Verb, secret b
 	return dst, v, secret
 }
 
-// argument returns how many bytes of a command may be recorded. secret reports whether
-// the remaining bytes belong to a login. rest is the argument within line.
+// argument returns the number of bytes of a command that may be recorded. secret
+// reports whether the remaining bytes belong to a login. rest is the argument within
+// line.
 func argument(line, rest []byte, v smtp.Verb, st lineState) (keep int, secret bool) {
 	start := len(line) - len(rest)
 	end := start
@@ -223,7 +226,7 @@ func mechanism(word []byte) string {
 }
 
 // hasSecret reports whether line contains credentials. Several words are checked,
-// because an IMAP command follows a tag and users mistype.
+// because an IMAP command follows a tag, and because users may mistype the first word.
 func hasSecret(line []byte) bool {
 	if hasParts(line) || plainResponse(line) {
 		return true
@@ -324,9 +327,9 @@ func hasPrefixFold(b []byte, p string) bool {
 	return len(b) >= len(p) && bytes.EqualFold(b[:len(p)], []byte(p))
 }
 
-// redactReply appends text, the reply to cmd, to dst and omits secrets. smtpd repeats arguments
-// in quotes, in angle brackets or after a control character. Other filters may repeat
-// any part of a line.
+// redactReply appends text, which is the reply to cmd, to dst without its secrets.
+// smtpd repeats arguments in quotes, in angle brackets or after a control character.
+// Other filters may repeat any part of a line.
 func redactReply(dst, text []byte, cmd *command) []byte {
 	switch {
 	case !cmd.secret:

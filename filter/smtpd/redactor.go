@@ -17,8 +17,8 @@ type Redactor struct {
 	buf   []byte
 }
 
-// Line returns a line of the client without secrets, which is valid until the next call, and
-// its verb. A line of an AUTH exchange has the verb VerbExchange.
+// Line returns a client's line without secrets, and its verb. A line of an AUTH
+// exchange has the verb VerbExchange. The result is valid until the next call.
 func (r *Redactor) Line(line []byte) (shown []byte, verb smtp.Verb) {
 	if r.st.inExchange {
 		r.exchange(bytes.TrimSpace(line))
@@ -71,19 +71,20 @@ func (r *Redactor) exchange(line []byte) {
 	r.user = append(r.user[:0], clip(user, maxPath)...)
 }
 
-// An UnknownRedactor removes secrets from lines for which a mail server has no command, if the
-// server reports nothing else: neither AUTH nor replies. Such a line may be part of a login, or
-// of a message after a DATA that the server has rejected.
+// An UnknownRedactor removes secrets from lines that a mail server does not recognise
+// as commands. It is used for servers that report neither AUTH nor replies. An
+// unrecognised line may belong to a login, or to a message after a rejected DATA.
 type UnknownRedactor struct{ seen bool } // a line belonged to a login
 
-// Line returns what may be shown of a line, and its verb: a line of another protocol if
-// the client has not greeted, otherwise the first word if it may be a command.
+// Line returns the part of a line that may be shown, and the line's verb. If the client
+// has not greeted, a line in another protocol may be shown. Otherwise, only the first
+// word may be shown if it may be a command.
 func (r *UnknownRedactor) Line(line []byte, first bool) ([]byte, smtp.Verb) {
 	line = bytes.TrimRight(line, " \t")
 	shown, verb, secret := redact(nil, line, lineState{sawAuth: r.seen})
 	word, _ := cutWord(line)
 	switch {
-	case secret: // which redact has masked
+	case secret: // redact has masked the line
 		r.seen = true
 		return shown, verb
 	case likeCredentials(line):
@@ -99,7 +100,7 @@ func (r *UnknownRedactor) Line(line []byte, first bool) ([]byte, smtp.Verb) {
 	return []byte(smtp.Masked), verb
 }
 
-// RedactUnknown is UnknownRedactor.Line for a line without its session.
+// RedactUnknown is like UnknownRedactor.Line, for a line whose session is unknown.
 func RedactUnknown(line []byte) []byte {
 	var r UnknownRedactor
 	shown, _ := r.Line(line, true)

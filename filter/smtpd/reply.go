@@ -30,8 +30,8 @@ const maxText = 500
 // KiB, and a longer line makes its lookup process loop forever.
 const maxAnswer = 65535
 
-// appendReply appends the response to the request ev. Responses are created nowhere
-// else, so all of them are valid.
+// appendReply appends the response to the request ev. No other function creates
+// responses, so all of them are valid.
 func appendReply(dst []byte, ev *Event, r smtp.Answer) []byte {
 	first, second := ev.Session, ev.Token
 	if ev.Version.Before(0, 5) {

@@ -24,8 +24,8 @@ type Handler interface {
 	Ready(Config)
 	// Report handles a report.
 	Report(*Event)
-	// Decide answers a request. If the answer has a Wait, Decide is called again, with
-	// Event.Waited set if the answer must have no Wait.
+	// Decide answers a request. If the answer has a Wait, Decide is called again. If
+	// Event.Waited is set, the answer must not have a Wait.
 	Decide(*Event) smtp.Answer
 }
 
@@ -43,8 +43,8 @@ type Options struct {
 	Phases  []ID // phases to register
 	// Held, if set, is updated with the number of delayed responses.
 	Held *atomic.Int64
-	// Wake has a value when a request that waits for a fact may have an answer. If Wake
-	// is nil, no request waits.
+	// Wake receives a value when there may be an answer to a waiting request. If Wake
+	// is nil, requests do not wait.
 	Wake <-chan struct{}
 	// Log logs a line without LF. It must not block. Lines report problems with smtpd
 	// or bugs in the Handler, and never concern clients. Each type of log line is written once.
@@ -52,8 +52,8 @@ type Options struct {
 }
 
 // Serve reads smtpd's lines from in, and writes registrations and responses to out.
-// Serve returns nil at the end of in, which is how smtpd announces its shutdown. An
-// error on in or out means that smtpd has exited.
+// Serve returns nil at the end of in: smtpd closes it when it shuts down. An error on
+// in or out means that smtpd has exited.
 //
 // Serve sends exactly one response to each valid request before it handles the next
 // line. If Decide panics, the response is proceed.
@@ -126,8 +126,8 @@ func (s *server) batch() (again bool) {
 	}
 }
 
-// recovered recovers a panic of the Handler, and answers the current request. It must be
-// deferred. If again is not nil, it is set after a panic.
+// recovered recovers from a panic of the Handler, and answers the current request. It
+// must be deferred. If again is not nil, it is set after a panic.
 func (s *server) recovered(again *bool) {
 	r := recover()
 	if r == nil {
@@ -206,8 +206,8 @@ func (s *server) answer(r smtp.Answer) {
 	s.asked = false
 }
 
-// limit limits a delay, so that neither smtpd nor the client times out. RFC 5321
-// section 4.5.3.2 recommends that clients wait for five minutes.
+// limit shortens a delay, if necessary, so that neither smtpd nor the client times out.
+// RFC 5321 section 4.5.3.2 recommends that clients wait for five minutes.
 func (s *server) limit(hold time.Duration) time.Duration {
 	if t := s.config.SessionTimeout / 2; t > 0 {
 		return min(hold, t, MaxHold)

@@ -17,7 +17,7 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// recorder is a Handler that records its calls and returns given answers.
+// recorder is a Handler that records calls and returns the given answers.
 type recorder struct {
 	config Config
 	events []string

@@ -10,8 +10,8 @@ import (
 // MaxWait is the maximum time for which a request waits for a fact.
 const MaxWait = 500 * time.Millisecond
 
-// A waiter is a request that waits for a fact. Its Handler is asked again after a value
-// from Options.Wake, and finally when it is due.
+// A waiter is a request that waits for a fact. The Handler is asked again after each
+// value from Options.Wake, and a last time when the request is due.
 type waiter struct {
 	ev  Event // a copy
 	at  time.Time
@@ -104,7 +104,7 @@ func (s *server) askAgain(final bool) error {
 }
 
 // again asks the Handler about a waiting request. It reports whether the request has an
-// answer. If late is set, it always has one.
+// answer, which is always the case if late is set.
 func (s *server) again(w *waiter, now time.Time, late bool) (done bool) {
 	s.ev = w.ev
 	s.ev.Time += now.Sub(w.at).Microseconds()

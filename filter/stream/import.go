@@ -16,8 +16,8 @@ import (
 	"scanwatch/store"
 )
 
-// keepAll is the retention during an import. The configured retention applies once the
-// filter starts.
+// keepAll is the retention period during an import. The configured retention applies
+// when the filter starts.
 const keepAll = 100 * 365 * 24 * time.Hour
 
 // batch is the number of records per commit.

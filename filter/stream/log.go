@@ -33,8 +33,8 @@ type LogResult struct {
 // progressLines is the number of lines between calls of LogOptions.Progress.
 const progressLines = 50_000
 
-// OpenLogs opens logs, the oldest first, which ImportLog then reads and closes. The name -
-// means standard input.
+// OpenLogs opens logs and returns them oldest first. ImportLog reads and closes them.
+// The name - means standard input.
 func OpenLogs(names []string, kind *serverlog.Kind, stdin io.Reader, now time.Time, zone *time.Location) (logs []*maillog.Log, err error) {
 	if kind.Syslog {
 		logs, err = maillog.Open(names, stdin, now, zone)
@@ -52,8 +52,9 @@ func OpenLogs(names []string, kind *serverlog.Kind, stdin io.Reader, now time.Ti
 	return logs, err
 }
 
-// ImportLog records the sessions in logs of another mail server. Sessions may continue in the
-// next log. Importing the same logs again has no effect. Errors are as in Import.
+// ImportLog records the sessions in another mail server's logs. Sessions may continue
+// in the next log. Importing the same logs again has no effect. ImportLog returns the
+// same errors as Import.
 func ImportLog(logs []*maillog.Log, o LogOptions) (r LogResult, err error) {
 	defer func() { err = errors.Join(err, maillog.CloseAll(logs)) }()
 	if len(logs) == 0 {

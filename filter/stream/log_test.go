@@ -28,8 +28,8 @@ func importLogs(t *testing.T, kind, dir string, names ...string) (LogResult, err
 	return ImportLog(logs, LogOptions{Options: options(dir), Kind: k, Zone: time.UTC})
 }
 
-// TestImportLog checks that a log of each kind is recorded with its kind, and that a second
-// import adds nothing.
+// TestImportLog checks that for each kind of log, records name the kind, and that a
+// second import adds nothing.
 func TestImportLog(t *testing.T) {
 	for _, kind := range serverlog.Kinds {
 		dir := t.TempDir()
@@ -53,7 +53,7 @@ func TestImportLog(t *testing.T) {
 	}
 }
 
-// TestAbsence checks that no evidence comes from facts that the logs do not show.
+// TestAbsence checks that facts missing from the logs do not lead to evidence.
 func TestAbsence(t *testing.T) {
 	never := []string{"early-talker", "flood", "rdns-missing", "helo-missing"}
 	for _, kind := range serverlog.Kinds {
@@ -80,7 +80,8 @@ func TestAbsence(t *testing.T) {
 	}
 }
 
-// TestCompressed checks that a log may be split over compressed files, given in any order.
+// TestCompressed checks that a log may be split into compressed files, given in any
+// order.
 func TestCompressed(t *testing.T) {
 	text, err := os.ReadFile("../serverlog/testdata/postfix.log")
 	if err != nil {

@@ -44,8 +44,8 @@ var (
 	loggedRecipient = regexp.MustCompile(`(?m)^rcpt-to (.*)$`)
 )
 
-// TestPerlLogger checks that each file of a real logger ends up in the record of its
-// session, with the file's greeting and last recipient.
+// TestPerlLogger checks that each file of a real logger becomes part of its session's
+// record, with the file's greeting and last recipient.
 func TestPerlLogger(t *testing.T) {
 	const samples = "testdata/perl-logger"
 	files, err := os.ReadDir(samples)
@@ -94,8 +94,8 @@ func TestPerlLogger(t *testing.T) {
 }
 
 // TestPerlLoggerText checks the conversion of text that does not occur in the samples:
-// both kinds of quotes, both forms of a login, several files for one session, and files
-// of other programs. No text may be evaluated as code.
+// both kinds of quotes, both kinds of login, several files for one session, and other
+// programs' files. No text may be evaluated as code.
 func TestPerlLoggerText(t *testing.T) {
 	const (
 		head  = `'session' => '00000000000000a1', 'subsystem' => 'smtp-in', 'version' => '0.7', 'request' => 'report', `

@@ -1,9 +1,9 @@
 // Package stream imports recorded streams. A stream holds the lines that smtpd sends to
 // a filter (smtpd-filters(7)), recorded with tee(1), for example.
 //
-// The sessions are handled by the code of the running filter, with the times in the
-// stream, and their records are written to a state directory. No rules are evaluated,
-// and no clients are banned.
+// The filter's own code handles the sessions, with the times in the stream. Their
+// records are written to a state directory. No rules are evaluated, and no clients are
+// banned.
 package stream
 
 import (
@@ -63,7 +63,7 @@ func Split(in io.Reader, run func(io.Reader) error) (Counts, error) {
 	return s.counts, nil
 }
 
-// A splitter reads the lines of one run after another.
+// A splitter reads the lines of each run in turn.
 type splitter struct {
 	in     *bufio.Reader
 	err    error  // error of in

@@ -25,7 +25,7 @@ func options(dir string) Options {
 	return Options{Dir: dir, Budget: 64 << 20, Privacy: rules.PrivacyFull, Program: "test", Now: func() time.Time { return now }}
 }
 
-// records returns the records in a state directory, oldest first.
+// records returns a state directory's records, oldest first.
 func records(t *testing.T, dir string) (all []store.Record) {
 	t.Helper()
 	r := store.Reader{Dir: dir}
@@ -113,8 +113,8 @@ type failing struct{ err error }
 
 func (f *failing) Read([]byte) (int, error) { return 0, f.err }
 
-// TestImport checks the records of two runs with the same session ids, and that a
-// second import adds nothing.
+// TestImport checks that two runs with the same session ids are recorded separately,
+// and that a second import adds nothing.
 func TestImport(t *testing.T) {
 	dir := t.TempDir()
 	in := handshake + fmt.Sprintf(connect+helo, 1, 1) +
@@ -169,7 +169,7 @@ func TestImportRecorded(t *testing.T) {
 	}
 }
 
-// TestImportRefuses checks errors that must leave the records unchanged.
+// TestImportRefuses checks that Import leaves the records unchanged after an error.
 func TestImportRefuses(t *testing.T) {
 	in := func() io.Reader { return strings.NewReader(handshake + fmt.Sprintf(connect, 1)) }
 	dir := t.TempDir()

@@ -11,7 +11,7 @@ import (
 )
 
 // A Session is an SMTP connection. A Session must not be used concurrently. The zero
-// Session is ready for Apply.
+// Session is ready to use.
 type Session struct {
 	ID      uint64
 	Src     netip.AddrPort // invalid for a local session
@@ -27,7 +27,7 @@ type Session struct {
 	Gateway  bool // many hosts share the address
 	Friend   bool // the operator exempts the address from all evidence and rules
 	// Submission reports whether the session uses a listener for users' mail clients,
-	// which greet with any name.
+	// which may greet with any name.
 	Submission bool
 	ASNKnown   bool   // if set, an ASN of 0 means that no AS announces Src
 	ASN        uint32 // number of the AS that announces Src
@@ -125,7 +125,7 @@ const (
 	maxPath = 256 // RFC 5321 section 4.5.3.1.3
 )
 
-// set copies b to dst, up to the given maximum length.
+// set replaces dst with a copy of b, truncated to the given length.
 func set(dst, b []byte, most int) []byte { return append(dst[:0], b[:min(len(b), most)]...) }
 
 func (s *Session) connect(ev *smtp.Event) {
@@ -220,7 +220,7 @@ func (s *Session) auth(ev *smtp.Event) {
 // maxFailed is the maximum number of user names in Session.Failed.
 const maxFailed = 8
 
-// failed counts a failed command that has not been counted by an EventReply.
+// failed counts a failed command that was not counted for an EventReply.
 func (s *Session) failed(ev *smtp.Event) {
 	if ev.Result != smtp.ResultOK && ev.Code == 0 {
 		s.Counts.Failed++
@@ -283,8 +283,8 @@ func (s *Session) request(ev *smtp.Event) {
 	}
 }
 
-// maxListings is the maximum number of answers of DNS lists. A policy has no more lists, but
-// a record could.
+// maxListings is the maximum number of DNS lists' answers. No policy has more lists,
+// but a corrupt record could.
 const maxListings = 8
 
 func (s *Session) listed(ev *smtp.Event) {
@@ -306,7 +306,7 @@ func (t *Transaction) Null() bool { return t.Open && len(t.Sender) == 0 }
 
 func (t *Transaction) reset() { *t = Transaction{Sender: t.Sender[:0]} }
 
-// Exempt reports whether nothing in the session is evidence against its address. A
+// Exempt reports whether the session can never be evidence against its address. A
 // session is exempt if it uses the local socket, is authenticated, belongs to a friend,
 // or has no address.
 func (s *Session) Exempt() bool { return s.Local || s.Authed || s.Friend || !s.Src.IsValid() }

@@ -15,7 +15,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// These are the limits of a block. A block that exceeds a limit is corrupt.
+// Limits of a block. A block that exceeds a limit is corrupt.
 const (
 	MaxValues = 1 << 20  // values of a column
 	MaxBytes  = 64 << 20 // memory of the decoded columns
@@ -25,20 +25,20 @@ const (
 // magic starts each block. Its last byte is the version of the encoding.
 const magic = "SWB\x01"
 
-// These are the types of columns.
+// Types of columns.
 const (
 	typeNumbers = 1
 	typeTexts   = 2
 )
 
-// These are the modes of a run of bytes.
+// Modes of a run of bytes.
 const (
 	modeConst  = 0 // the same byte
 	modeStored = 1 // the bytes
 	modeZstd   = 2 // a frame of Zstandard
 )
 
-// These are the modes of numbers and texts.
+// Modes of columns of numbers and texts.
 const (
 	numbersPlain = 0 // each value, less the lowest
 	numbersDelta = 1 // each difference to the previous value, less the lowest
@@ -70,7 +70,7 @@ func (b *Buffer) End(data []byte) {
 // Add adds a text.
 func (b *Buffer) Add(text []byte) { b.End(append(b.data, text...)) }
 
-// Pad adds empty texts up to n texts.
+// Pad adds empty texts until there are n texts.
 func (b *Buffer) Pad(n int) {
 	for len(b.ends) < n {
 		b.ends = append(b.ends, uint32(len(b.data)))
@@ -115,8 +115,8 @@ func (t *Texts) At(i int) []byte {
 	return nil
 }
 
-// Count calls visit for each text. If the column is indexed, Count calls visit once for
-// each distinct text, with the number of its values.
+// Count calls visit for each text. If the column is indexed, it calls visit once for
+// each distinct text, with the number of occurrences.
 func (t *Texts) Count(visit func(text []byte, times int)) {
 	if !t.indexed {
 		for _, w := range t.words {
@@ -235,7 +235,7 @@ func (w *Writer) Texts(name string, t *Buffer) {
 	w.entry(name, typeTexts, len(t.ends), from)
 }
 
-// Finish appends the block to dst and resets the Writer. rows is the number of rows of
+// Finish appends the block to dst and resets the Writer. rows is the number of rows in
 // the table.
 func (w *Writer) Finish(dst []byte, rows int) []byte {
 	from := len(dst)
@@ -250,7 +250,7 @@ func (w *Writer) Finish(dst []byte, rows int) []byte {
 	return dst
 }
 
-// entry adds a column to the directory. The data of the column starts at from.
+// entry adds a column to the directory. The column's data starts at from.
 func (w *Writer) entry(name string, typ byte, values, from int) {
 	w.count++
 	w.dir = append(binary.AppendUvarint(w.dir, uint64(len(name))), name...)
@@ -340,7 +340,7 @@ func span(v []uint64) (low uint64, width int) {
 	return low, (bits.Len64(high-low) + 7) / 8
 }
 
-// signedSpan is like span for signed values.
+// signedSpan is like span, but for signed values.
 func signedSpan(v []uint64) (low uint64, width int) {
 	least, most := int64(v[0]), int64(v[0])
 	for _, n := range v {
@@ -349,6 +349,6 @@ func signedSpan(v []uint64) (low uint64, width int) {
 	return uint64(least), (bits.Len64(uint64(most)-uint64(least)) + 7) / 8
 }
 
-// ErrCorrupt is the error for a block or column that no Writer wrote, or that was changed
-// later.
+// ErrCorrupt is returned for a block or column that was not written by a Writer, or was
+// changed later.
 var ErrCorrupt = errors.New("corrupt block")

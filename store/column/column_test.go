@@ -138,8 +138,8 @@ func decode(block []byte) (columns, corrupt int, err error) {
 	return r.Len(), corrupt, nil
 }
 
-// TestDamage changes each byte of a block. A change in the data of a column must affect
-// only that column.
+// TestDamage changes each byte of a block. A change in a column's data must affect only
+// that column.
 func TestDamage(t *testing.T) {
 	block := sample()
 	if n, bad, err := decode(block); n != 3 || bad != 0 || err != nil {
@@ -188,7 +188,8 @@ func TestMemory(t *testing.T) {
 	}
 }
 
-// TestReuse checks that no data of a block remains in the next block.
+// TestReuse checks that reused buffers do not carry a block's data over to the next
+// block.
 func TestReuse(t *testing.T) {
 	w := NewWriter()
 	var r Reader
@@ -241,7 +242,7 @@ func FuzzReader(f *testing.F) {
 	f.Fuzz(func(_ *testing.T, block []byte) { readAll(block) })
 }
 
-// FuzzColumn is like FuzzReader, but changes only the data of one column, and corrects
+// FuzzColumn is like FuzzReader, but changes the data of only one column, and corrects
 // the checksums.
 func FuzzColumn(f *testing.F) {
 	var r Reader

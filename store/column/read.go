@@ -11,8 +11,8 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// A Reader decodes the columns of a block. A Reader reuses its buffers for the next
-// block. The zero value is ready to use.
+// A Reader decodes the columns of a block. It reuses its buffers for the next block.
+// The zero value is ready to use.
 type Reader struct {
 	columns []entry
 	left    int // bytes that the columns may still take
@@ -30,7 +30,7 @@ type entry struct {
 	data   []byte
 }
 
-// decoder is safe for concurrent use. The decoder never writes more than fits into the
+// decoder is safe for concurrent use. It never writes more than fits into the
 // destination.
 var decoder = func() *zstd.Decoder {
 	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxMemory(MaxBytes),
@@ -88,7 +88,7 @@ func (r *Reader) Name(i int) []byte { return r.columns[i].name }
 // Values returns the number of values of column i.
 func (r *Reader) Values(i int) int { return r.columns[i].values }
 
-// check returns an error if column i has another type or a wrong checksum.
+// check returns an error if column i has a different type or a wrong checksum.
 func (r *Reader) check(i int, typ byte) error {
 	e := &r.columns[i]
 	if e.typ != typ {
@@ -214,8 +214,8 @@ func (r *Reader) numbers(p *parser, values int, n *Numbers) {
 	}
 }
 
-// merge sets each number from its bytes in planes. The lowest bytes are in the first
-// plane.
+// merge sets each number from its bytes in planes. The first plane holds the lowest
+// bytes.
 func merge[N uint32 | uint64](v []N, planes [][]byte) {
 	if len(planes) == 0 {
 		clear(v)

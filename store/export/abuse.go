@@ -12,9 +12,9 @@ import (
 	"scanwatch/internal/text"
 )
 
-// AbuseIPDB accepts bulk reports. The comments in a report are public. A comment consists
-// of a number and sentences of this file. It never includes text from the network, a
-// recipient, or a local name or address.
+// AbuseIPDB accepts bulk reports. The comments in a report are public. A comment
+// consists of a number and fixed sentences from this file. It never includes text from
+// the network, a recipient, or a local name or address.
 
 // reportAgain is the minimum interval that AbuseIPDB requires between two reports of an
 // address.
@@ -37,8 +37,8 @@ type offence struct {
 
 // offences lists the tokens of rules.Tokens that are offences. Bad names, rejected
 // messages and abandoned sessions are not offences. Account abuse is not an offence of
-// the address. A failed login is an offence only if the host is banned, because a phone
-// with an old password also fails.
+// the address. A failed login is an offence only if the host is banned, because logins
+// from a phone with an old password also fail.
 var offences = []offence{
 	{"scanner", []int{14}, "scans mail servers", false},
 	{"botnet-helo", []int{20, 18}, "greets as a known attack tool does", false},
@@ -62,9 +62,9 @@ func offencesOf(e *Entry) (categories []int, words []string) {
 	return Offences(e.Evidence, e.Kind == Ban && !e.Listed)
 }
 
-// Offences returns the categories of AbuseIPDB and the descriptions of the offences in
-// the evidence against a host, which may be banned. A ban that rests on a listing in a DNS list
-// does not count: the list can be wrong about a phone with an old password.
+// Offences returns AbuseIPDB's categories and the descriptions of the offences in the
+// evidence against a host. banned must not be set for a ban that rests on a listing in
+// a DNS list: the list can be wrong about a phone with an old password.
 func Offences(evidence []string, banned bool) (categories []int, words []string) {
 	for i := range offences {
 		o := &offences[i]

@@ -12,7 +12,7 @@ import (
 )
 
 // A State is the set of entries that a consumer has received. The next changes are
-// computed against this State.
+// relative to it.
 type State struct {
 	Format  string
 	Entries []ExportedEntry
@@ -22,9 +22,9 @@ type State struct {
 type ExportedEntry struct {
 	Prefix  netip.Prefix `json:"prefix"`
 	Expires time.Time    `json:"expires"`
-	// Last is the end of the last session when the entry was exported, and Reported the
-	// time of that export. Only formats that export active entries repeatedly set Last
-	// and Reported.
+	// Last is the end of the entry's last session when the entry was exported. Reported
+	// is the time of that export. Both are set only by formats that export active
+	// entries repeatedly.
 	Last     time.Time `json:"last,omitzero"`
 	Reported time.Time `json:"told,omitzero"`
 }
@@ -80,8 +80,8 @@ func WriteState(w io.Writer, s *State) error {
 	return errors.Join(err, b.Flush())
 }
 
-// Changes is the difference between two exports. If Format.Renew is set, an entry with a
-// changed end is both removed and added.
+// Changes is the difference between two exports. If Format.Renew is set, an entry whose
+// end has changed is both removed and added.
 type Changes struct {
 	Made   time.Time
 	Add    []Entry
@@ -91,9 +91,8 @@ type Changes struct {
 // Changes reports whether the format supports changes.
 func (f *Format) Changes() bool { return f.change != nil }
 
-// WriteChanges writes the changes since the state before. If before is nil, the consumer
-// is new. WriteChanges returns the new state of the consumer and the number of dropped
-// entries.
+// WriteChanges writes the changes since the state before, which is nil for a new
+// consumer. It returns the consumer's new state and the number of dropped entries.
 func (f *Format) WriteChanges(w io.Writer, l *List, before *State) (after *State, dropped int, err error) {
 	if f.change == nil {
 		return nil, 0, fmt.Errorf("format %s has no changes: entries end %s", f.Name, f.Ends)
@@ -109,7 +108,7 @@ func (f *Format) WriteChanges(w io.Writer, l *List, before *State) (after *State
 	return after, dropped, b.Flush()
 }
 
-// end returns the time at which e ends at the consumer.
+// end returns the time at which the consumer removes e.
 func (f *Format) end(e *Entry, made time.Time) time.Time {
 	if last := made.Add(f.longest); f.longest > 0 && e.Expires.After(last) {
 		return last.UTC()

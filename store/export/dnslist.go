@@ -7,8 +7,7 @@ import (
 	"strings"
 )
 
-// These formats are for DNS lists (RFC 5782). Section 5 of RFC 5782 requires a test
-// entry.
+// These formats are for DNS lists (RFC 5782), which require a test entry (section 5).
 
 const (
 	listedValue = "127.0.0.2"

@@ -2,8 +2,8 @@
 // Each output format has a row in Formats. Package export neither selects addresses nor
 // reads records.
 //
-// The texts of an Entry can come from the network. A format must write these texts
-// through plain, which replaces all characters that have a meaning in any format.
+// The text in an Entry may come from the network. A format must write it through plain,
+// which replaces all characters that have a special meaning in any format.
 package export
 
 import (
@@ -37,7 +37,7 @@ type Entry struct {
 // Kind is the reason for listing an entry.
 type Kind string
 
-// These are the values of Kind.
+// Values of Kind.
 const (
 	Ban   Kind = "ban"   // an active ban
 	Found Kind = "found" // evidence in sessions
@@ -65,8 +65,8 @@ func (l *List) Sort() {
 	l.Entries = slices.CompactFunc(l.Entries, func(a, b Entry) bool { return a.Prefix == b.Prefix })
 }
 
-// Disjoint drops entries that are covered by other entries. If a dropped entry ends later
-// than the covering entry, the next list contains it again.
+// Disjoint drops entries that other entries cover. If a dropped entry ends later than
+// the covering entry, a later list contains it again.
 func (l *List) Disjoint() {
 	out := l.Entries[:0]
 	for _, e := range l.Entries {
@@ -78,8 +78,8 @@ func (l *List) Disjoint() {
 	l.Entries = out
 }
 
-// Aggregate drops entries that are covered by other entries, and merges entries that are
-// both halves of a network. Aggregate neither adds an address nor extends an entry. A
+// Aggregate drops entries that other entries cover, and merges pairs of entries that
+// are the two halves of a network. It neither adds an address nor extends an entry. A
 // merged network expires when the first of its halves expires.
 func (l *List) Aggregate() {
 	var out []Entry
@@ -146,7 +146,7 @@ func (e *Entry) join(b *Entry, parent netip.Prefix) {
 	e.Evidence = slices.Compact(all)
 }
 
-// utc formats t for all formats that do not prescribe a layout.
+// utc formats t for formats that do not prescribe a layout.
 func utc(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05Z") }
 
 // left returns the remaining time of e in seconds, at least 1.
@@ -180,9 +180,9 @@ func (e *Entry) note() string {
 // maxWhy is the maximum length of the reasons in bytes.
 const maxWhy = 160
 
-// plain replaces characters that have a meaning in any format, in a comment or between
-// quotes. All characters except ASCII letters, digits, spaces and . , _ - become
-// underscores.
+// plain replaces characters that have a special meaning in any format, in a comment or
+// between quotes. All characters except ASCII letters, digits, spaces and . , _ -
+// become underscores.
 func plain(s string) string {
 	b := []byte(s[:min(len(s), maxWhy)])
 	for i, c := range b {
@@ -196,8 +196,8 @@ func plain(s string) string {
 	return strings.TrimSpace(string(b))
 }
 
-// Write writes l in format f. Entries that f cannot express or that exceed its limit are
-// dropped. Write returns the number of dropped entries.
+// Write writes l in format f. It drops entries that f cannot express or that exceed f's
+// limit, and returns their number.
 func (f *Format) Write(w io.Writer, l *List) (dropped int, err error) {
 	some, dropped := f.fit(l)
 	if over := len(some.Entries) - f.limit; f.limit > 0 && over > 0 { // drop the oldest
@@ -210,8 +210,7 @@ func (f *Format) Write(w io.Writer, l *List) (dropped int, err error) {
 	return dropped, b.Flush()
 }
 
-// fit returns the entries that the format can express and the number of other
-// entries.
+// fit returns the entries that the format can express, and the number of other entries.
 func (f *Format) fit(l *List) (*List, int) {
 	some := &List{Made: l.Made, Entries: make([]Entry, 0, len(l.Entries))}
 	for i := range l.Entries {

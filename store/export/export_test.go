@@ -115,8 +115,8 @@ func TestFormats(t *testing.T) {
 func first[T, U any](t T, _ U) T { return t }
 
 // TestAggregate checks Aggregate with random lists. The result must cover exactly the
-// listed addresses. No address may be listed for longer, and two halves of a network must
-// be merged.
+// listed addresses. No address may be listed for a longer time, and a network's two
+// halves must be merged.
 func TestAggregate(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for range 300 {
@@ -222,8 +222,8 @@ func FuzzReadState(f *testing.F) {
 	})
 }
 
-// TestOffences checks that each offence has a token and a category. Each kind of abuse
-// must be an offence.
+// TestOffences checks that each offence has a token and a category, and that each kind
+// of abuse is an offence.
 func TestOffences(t *testing.T) {
 	var reported rules.Evidence
 	for _, o := range offences {
@@ -248,7 +248,7 @@ func TestOffences(t *testing.T) {
 }
 
 // TestAbuseIPDB checks that a report has one line per address, without text from the
-// network. No second line may follow within 15 minutes.
+// network, and that no second line about an address follows within 15 minutes.
 func TestAbuseIPDB(t *testing.T) {
 	f := FormatByName("abuseipdb")
 	l := sample()
@@ -308,9 +308,9 @@ func BenchmarkWrite(b *testing.B) {
 	}
 }
 
-// TestLongTimeout checks entries that exceed the maximum timeout of a consumer. A later
-// export renews the entry before it expires at the consumer. Most exports do not renew
-// the entry.
+// TestLongTimeout checks entries that exceed a consumer's maximum timeout. An export
+// must renew such an entry before it expires at the consumer, but most exports must
+// not.
 func TestLongTimeout(t *testing.T) {
 	const day = 24 * time.Hour
 	f := FormatByName("ipset")
@@ -334,8 +334,8 @@ func TestLongTimeout(t *testing.T) {
 	}
 }
 
-// TestReportAgain checks that a host is reported at most every 15 minutes. The interval
-// starts with the last report, not with the reported session. A host without an offence
+// TestReportAgain checks that a host is reported at most every 15 minutes, counted from
+// the last report instead of the reported session, and that a host without an offence
 // is not reported.
 func TestReportAgain(t *testing.T) {
 	f := FormatByName("abuseipdb")
@@ -355,7 +355,7 @@ func TestReportAgain(t *testing.T) {
 			t.Errorf("%d: %d reports, want %d", i, n, c.want)
 		}
 	}
-	// A host that only fails to log in is reported if it is banned.
+	// A host with only failed logins is reported if it is banned.
 	e := entryOf("192.0.2.9/32", time.Hour, "auth-failure", "helo-unqualified")
 	if f.takes(&e) {
 		t.Error("a failed login is reported")
@@ -370,7 +370,7 @@ func TestReportAgain(t *testing.T) {
 	}
 }
 
-// TestMostReports checks that hosts above the limit are in the next report. AbuseIPDB
+// TestMostReports checks that hosts beyond the limit are in the next report. AbuseIPDB
 // rejects the whole report if it has more than 10,000 lines.
 func TestMostReports(t *testing.T) {
 	const n = 25_000

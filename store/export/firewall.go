@@ -39,7 +39,7 @@ func writePFAnchor(w *bufio.Writer, l *List) {
 	fmt.Fprintf(w, "\nblock in quick proto tcp from <scanwatch> to any port %s\n", pfPorts)
 }
 
-// perLine is the number of addresses per command, well below the limit of any system.
+// perLine is the number of addresses per command, well below any system's limit.
 const perLine = 100
 
 func changePF(command string) func(*bufio.Writer, *Changes) {

@@ -12,16 +12,17 @@ type Format struct {
 	Load  string // the command that loads FILE, the output
 	Ends  string // when an entry ends at the consumer, after "entries end"
 
-	// Only is 32 or 128 if the format supports only IPv4 or only IPv6. 0 means both.
+	// Only is 32 if the format supports only IPv4, 128 if it supports only IPv6, and 0
+	// if it supports both.
 	Only int
-	// Disjoint means that the format cannot express entries that are covered by other
-	// entries.
+	// Disjoint means that the format cannot express entries that other entries cover.
 	Disjoint bool
 	// EndsItself means that the consumer removes expired entries.
 	EndsItself bool
 	// Renew means that an entry is exported again when its end changes.
 	Renew bool
-	// Whole means that the first changes are written like a complete list.
+	// Whole means that the first changes for a new consumer are written like a complete
+	// list.
 	Whole bool
 	// Adds means that loading a file leaves the entries of earlier files in place.
 	Adds bool
@@ -37,7 +38,7 @@ type Format struct {
 const nextFile = "with the next file, which replaces this one"
 
 // Formats returns all formats. A new format needs a row and a function that writes a
-// List. The optional function change writes Changes.
+// List. If a format supports changes, its row also needs the function change.
 func Formats() []Format {
 	return []Format{
 		{Name: "plain", Short: "one address or network a line", Load: "cat FILE", Ends: nextFile, write: writePlain, change: changePlain},
@@ -64,7 +65,7 @@ func Formats() []Format {
 	}
 }
 
-// Replaces reports whether a file replaces all earlier files. If so, the consumer drops
+// Replaces reports whether a file replaces all earlier files. The consumer then drops
 // entries that the new file does not contain.
 func (f *Format) Replaces() bool { return !f.Adds }
 

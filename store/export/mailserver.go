@@ -23,8 +23,8 @@ func writeSpamd(w *bufio.Writer, l *List) {
 }
 
 // reply returns a mail server's reply to the host e. The reply is temporary if a
-// legitimate server still retries when the entry ends (RFC 5321 section 4.5.4.1). The
-// filter replies in the same way.
+// legitimate server would still be retrying when the entry ends (RFC 5321 section
+// 4.5.4.1), as in the filter's replies.
 func (e *Entry) reply(made time.Time) (code, status, text string) {
 	code, status = "554", "5.7.1"
 	if e.Expires.Sub(made) <= 48*time.Hour {
@@ -44,8 +44,8 @@ func writePostfix(w *bufio.Writer, l *List) {
 	}
 }
 
-// Sendmail's access map matches complete octets or groups from the left. Therefore a /22
-// is written as four /24 networks.
+// Sendmail's access map matches complete octets or groups from the left. A /22 is
+// therefore written as four /24 networks.
 
 func writeSendmail(w *bufio.Writer, l *List) {
 	heading(w, "#", "sendmail", l, "makemap hash FILE.db < FILE; in sendmail.mc:", "FEATURE(`access_db', `hash -T<TMPF> -o FILE')")

@@ -9,7 +9,7 @@ import (
 	"scanwatch/internal/prefix"
 )
 
-// The command cscli of CrowdSec reads this format. Entries must be disjoint, because
+// CrowdSec's cscli command reads this format. Entries must be disjoint, because
 // deleting an address also deletes the networks that contain it.
 
 type decision struct {
@@ -57,8 +57,8 @@ func changeCrowdSec(w *bufio.Writer, c *Changes) {
 	}
 }
 
-// fail2ban reads this format as a log. Each line starts with the time of the last
-// session. contrib/fail2ban/filter.d/scanwatch-export.conf matches the lines.
+// fail2ban reads this format as a log. Each line starts with the time of the host's
+// last session. contrib/fail2ban/filter.d/scanwatch-export.conf matches the lines.
 
 func writeFail2ban(w *bufio.Writer, l *List) {
 	for i := range l.Entries {

@@ -1,5 +1,5 @@
-// Package history reads the recorded sessions. An aggregate represents many sessions. All
-// readers of records use Walk, so that none of them ignores aggregates.
+// Package history reads the recorded sessions. An aggregate represents many sessions.
+// All readers of records use Walk, so that they cannot ignore aggregates by mistake.
 package history
 
 import (
@@ -10,14 +10,14 @@ import (
 	"scanwatch/store"
 )
 
-// Records provides recorded sessions in the order of their end. A store.Reader implements
-// Records.
+// Records provides recorded sessions in the order in which they ended. A store.Reader
+// implements Records.
 type Records interface {
 	Each(since, until time.Time, kinds store.Kinds, f func(*store.Record) error) error
 }
 
-// A Visitor reads records. Session and Sum are required. A record and its texts are valid
-// until Session or Sum returns.
+// A Visitor reads records. Session and Sum are required. A record and its text are
+// valid until Session or Sum returns.
 type Visitor struct {
 	// Kinds is the set of step kinds that Session and Sum need. Records may also have
 	// steps of other kinds that other visitors need.
@@ -32,9 +32,9 @@ type Visitor struct {
 // ErrStop ends a walk without an error.
 var ErrStop = errors.New("stop")
 
-// Walk calls all visitors for each record of a session that ended at or after since
-// and before until, in one pass. A zero time means no limit. Walk returns the first
-// error of a visitor. A directory without records is not an error.
+// Walk calls all visitors for each record of a session that ended at or after since and
+// before until, in one pass. A zero time means no limit. Walk returns the first error
+// of a visitor. If the directory has no records, Walk returns nil.
 func Walk(r Records, since, until time.Time, all ...Visitor) error {
 	for i := range all {
 		if all[i].Session == nil || all[i].Sum == nil {

@@ -13,8 +13,8 @@ import (
 
 var noon = time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 
-// write adds records that end a minute apart to a new directory. Each number is the
-// session count of an aggregate, or 0 for a single session.
+// write adds records that end a minute apart to a new directory. Each number is an
+// aggregate's session count, or 0 for a single session.
 func write(t *testing.T, sessions ...uint32) string {
 	t.Helper()
 	dir := t.TempDir()

@@ -11,12 +11,12 @@ import (
 )
 
 const (
-	// harvestFrom is the number of unknown recipients in one local domain and one session
-	// from which a session counts as a directory harvest.
+	// harvestFrom is the minimum number of unknown recipients, in one local domain and
+	// one session, that counts as a directory harvest.
 	harvestFrom = 5
-	// harvestSlow is the minimum number of unknown recipients in the period for a host
-	// without accepted mail. The minimum detects a harvester that tests one recipient in
-	// each session.
+	// harvestSlow is the minimum number of unknown recipients in the whole period that
+	// counts as a directory harvest, for a host without accepted mail. It detects hosts
+	// that test one recipient in each session.
 	harvestSlow = 20
 	maxAttempts = 3 // domains of an Attempt
 )
@@ -81,8 +81,9 @@ func (c *Collector) rcpt(s *store.Step) {
 	t.refused += count
 }
 
-// find sets the domain of a recipient. An address without a domain is local. find returns
-// false at the limit, and for further domains that an aggregate does not name.
+// find sets the domain of a recipient. An address without a domain is local. find
+// returns false at the limit, and for the domains that an aggregate counts without
+// naming them.
 func (a *attempts) find(n *current, recipient []byte) bool {
 	d := &n.domain
 	domain := recipient[bytes.LastIndexByte(recipient, '@')+1:]
@@ -114,8 +115,8 @@ func appendLower(dst, text []byte) []byte {
 	return dst
 }
 
-// clientTried counts the rejected recipients in a domain for a source with all its
-// addresses.
+// clientTried counts a source's rejected recipients in a domain, over all addresses of
+// the source.
 type clientTried struct{ client, domain, refused, sessions, most uint32 }
 
 // byClient returns the counts, sorted by source and domain.
@@ -140,16 +141,17 @@ func (a *attempts) byClient(from *clients) []clientTried {
 	return merged
 }
 
-// An attempt combines adjacent clientTried of a source, which start at index at.
+// An attempt combines a source's adjacent clientTried elements, which start at index
+// at.
 type attempt struct {
 	client, refused, sessions uint32
 	at                        int
 }
 
-// list splits the attempts into harvests, which are rejected recipients in local domains,
-// and relay probes, which are recipients in other domains.
-// A domain is local if a recipient in it was accepted from an unauthenticated client.
-// list returns at most top sources of each kind and the number of those omitted.
+// list splits the attempts into harvests, which are rejected recipients in local
+// domains, and relay probes, which are recipients in other domains. A domain is local
+// if a recipient in it was accepted from an unauthenticated client. list returns at
+// most top sources of each kind, and the number of omitted sources.
 func (a *attempts) list(top int, from *clients) (harvest, relay []Attempt, more [2]int) {
 	tried := a.byClient(from)
 	var all [2][]attempt
@@ -179,9 +181,9 @@ func (a *attempts) list(top int, from *clients) (harvest, relay []Attempt, more 
 	return lists[0], lists[1], more
 }
 
-// listOf returns the list for a source and domain: 0 for a directory harvest and 1 for a
-// relay probe. ok is false if the domain is local, but the client tried too few
-// recipients for a harvest.
+// listOf returns the list to which a source and domain belong: 0 for directory harvests
+// and 1 for relay probes. ok is false if the domain is local, but the client tried too
+// few recipients for a harvest.
 func (a *attempts) listOf(x *clientTried, from *clients) (list int, ok bool) {
 	domain := int(x.domain)
 	if a.domains.list[domain].extra > 0 || len(a.domains.text(domain)) == 0 {
@@ -190,7 +192,8 @@ func (a *attempts) listOf(x *clientTried, from *clients) (list int, ok bool) {
 	return 1, true
 }
 
-// view converts x to the form that reports print. tried starts with the elements of its source.
+// view converts x to the form that reports print. tried starts with the elements of x's
+// source.
 func (a *attempts) view(x attempt, list int, tried []clientTried, from *clients) Attempt {
 	src := from.view(x.client)
 	v := Attempt{Address: src.Address, RDNS: src.RDNS, Refused: int(x.refused), Sessions: min(int(x.sessions), src.Sessions)}

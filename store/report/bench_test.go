@@ -30,8 +30,8 @@ func generated(i int) (r store.Record, steps []byte) {
 	return r, steps
 }
 
-// BenchmarkReportMillion measures reading and counting a day of a million sessions, as
-// "scanwatch report" does.
+// BenchmarkReportMillion measures reading and counting a day with a million sessions,
+// as "scanwatch report" does.
 func BenchmarkReportMillion(b *testing.B) {
 	dir := b.TempDir()
 	w := store.Open(dir, store.Options{Budget: 4 << 30, Now: func() time.Time { return noon }})

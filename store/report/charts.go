@@ -9,7 +9,7 @@ import (
 	"scanwatch/internal/text"
 )
 
-// plotHeight is the maximum height of the bars of a chart in CSS pixels. Widths are in
+// plotHeight is the maximum height of a chart's bars in CSS pixels. Widths are in
 // percent, so that text has the same size on a phone.
 const plotHeight = 150
 
@@ -64,7 +64,7 @@ type weekCell struct {
 	Level       string // of shade; empty if the hour is not in the period
 }
 
-// These are the heights of the heading and of a row of a weekChart in CSS pixels.
+// Heights of a weekChart's heading and rows in CSS pixels.
 const (
 	weekHead = 22
 	weekRow  = 28
@@ -146,7 +146,7 @@ func short(n int) string {
 	return strconv.Itoa(n/1_000_000) + "M"
 }
 
-// ceiling returns a round number of at least n, half of which is also round.
+// ceiling returns a round number that is at least n, and whose half is also round.
 func ceiling(n int) int {
 	for unit := 1; ; unit *= 10 {
 		for _, round := range []int{2, 4, 6, 8, 10} {
@@ -157,8 +157,8 @@ func ceiling(n int) int {
 	}
 }
 
-// spanLength returns the length of a timeline span, a phrase for the length such as "per
-// hour", and the layout in which the start of a span is printed.
+// spanLength returns the length of a timeline span, a phrase for it such as "per hour",
+// and the layout in which the start of a span is printed.
 func spanLength(s *Summary) (step time.Duration, each, layout string) {
 	step = 24 * time.Hour
 	if n := len(s.Timeline); n > 1 {

@@ -12,9 +12,9 @@ import (
 	"scanwatch/store/history"
 )
 
-// These constants limit the memory of a Collector. Items that exceed a limit are counted
-// in the totals and in Summary.NotListed. All lists at their limits use about 50 MB, and
-// Summary uses another 10 MB.
+// Limits on a Collector's memory. Items beyond a limit are counted in the totals and in
+// Summary.NotListed. If all lists are full, they use about 50 MB, and Summary uses
+// another 10 MB.
 const (
 	maxSources  = 130_000 // in lists; more are only counted
 	maxNames    = 100_000 // HELO names
@@ -51,7 +51,7 @@ type Collector struct {
 	locate         func(netip.Addr) Place
 }
 
-// lists holds the fields of a Collector that grow with the number of clients.
+// lists holds the fields of a Collector whose size grows with the number of clients.
 type lists struct {
 	sources  sources
 	helo     names
@@ -76,10 +76,10 @@ type current struct {
 	byFilter  bool // a filter has rejected the next recipient
 	refusals  [maxRefusals]refusal
 	rules     int      // in refusals
-	rejection decision // the last rejection, an enforced one if there is one
+	rejection decision // the last enforced rejection, or otherwise the last observed one
 	reference uint64   // the last reference to a rejected session of an aggregate
 	sender    []byte
-	recipient []byte // the last one rejected by a filter, or the last one if there is none
+	recipient []byte // the last recipient rejected by a filter, or otherwise the last recipient
 	rejected  bool   // a filter has rejected recipient
 	domain    recipientDomain
 }
@@ -113,7 +113,7 @@ var allSteps = steps{
 	store.KindRcpt:      (*Collector).rcpt,
 }
 
-// NewTotals returns a Collector that only counts the totals, the timeline, evidence and
+// NewTotals returns a Collector that counts only the totals, the timeline, evidence and
 // organisations.
 func NewTotals() *Collector {
 	c := &Collector{steps: totalSteps, dropped: map[string]int{}, evidence: newNames(maxTokens), orgs: newNames(maxOrgs)}
@@ -140,8 +140,8 @@ func NewCollector(number func(netip.Addr) uint64) *Collector {
 	return c
 }
 
-// Visitor returns a visitor that adds all records to c. The visitor returns an error for
-// a record with corrupt steps.
+// Visitor returns a visitor that adds all records to c. It returns an error for a
+// record with corrupt steps.
 func (c *Collector) Visitor() history.Visitor {
 	kinds := c.steps.kinds()
 	if c.lists != nil {
@@ -150,9 +150,9 @@ func (c *Collector) Visitor() history.Visitor {
 	return history.Visitor{Kinds: kinds, Session: c.Add, Sum: c.Add}
 }
 
-// CountDays sets the time at which the counters for Compare were read. Sessions that end
-// later are not in the counters. A session that ends in the future was recorded while the
-// clock was wrong.
+// CountDays sets the time at which the counters for Compare were read. The counters do
+// not include sessions that end later. A session that ends in the future was recorded
+// while the clock was wrong.
 func (c *Collector) CountDays(at time.Time, clock func() time.Time) { c.daysUntil, c.clock = at, clock }
 
 // Add counts a record. r is not retained.
@@ -275,9 +275,9 @@ func (c *Collector) step(s *store.Step) bool {
 // times returns the number of sessions with a step.
 func times(s *store.Step) int { return max(int(s.Times), 1) }
 
-// count adds the number of sessions with a step to a counter. last is the record for
-// which the counter was last increased, so that a session counts once. The tallies of an
-// aggregate belong to different sessions.
+// count adds the number of sessions with a step to a counter. last is the number of the
+// record for which the counter was last increased, so that a session counts only once.
+// The tallies of an aggregate belong to different sessions.
 func (c *Collector) count(counter *uint32, last *uint32, s *store.Step) {
 	if *last != c.record || c.now.sum {
 		*last = c.record
@@ -297,13 +297,13 @@ func (c *Collector) countName(n *names, what string, text []byte, s *store.Step)
 	return i
 }
 
-// These flags mark evidence with a special meaning for possible false positives.
+// Flags for evidence with a special meaning for possible false positives.
 const (
-	// evidenceWeak does not distinguish attackers. Rejected clients deliver no mail, and
-	// many legitimate servers have bad greetings.
+	// evidenceWeak marks evidence that does not distinguish attackers. Rejected clients
+	// deliver no mail, and many legitimate servers have bad greetings.
 	evidenceWeak = 1 << iota
-	// evidenceRecipients is also normal for mailing lists, because some members no longer
-	// have a mailbox.
+	// evidenceRecipients marks evidence that is also normal for mailing lists, because
+	// some members no longer have a mailbox.
 	evidenceRecipients
 	evidenceScanner
 	// evidenceNamed marks evidence that names an organisation.
@@ -355,12 +355,12 @@ func (c *Collector) finding(s *store.Step) {
 	n.worst.merge(found)
 }
 
-// Locate sets the function that looks up the place of an address. Without it, there are
-// no lists of AS numbers and countries.
+// Locate sets the function that looks up the place of an address. Without this
+// function, the report has no lists of AS numbers and countries.
 func (c *Collector) Locate(place func(netip.Addr) Place) { c.locate = place }
 
-// The evidence of a source is the evidence with the highest confidence. For equal
-// confidence, the more severe evidence is listed.
+// For each source, the evidence with the highest confidence is listed. If the
+// confidence is equal, the more severe evidence is listed.
 const (
 	severityShift = 8
 	severityMask  = 3
@@ -381,14 +381,15 @@ func severity(token string) uint32 {
 	return 1
 }
 
-// worst holds the worst evidence and the organisation of a source.
+// worst holds a source's worst evidence and its organisation.
 type worst struct {
 	rank          uint8  // 0: none
 	orgRank       uint8  // of the evidence that named the organisation
 	evidence, org uint16 // 1 + index in the evidence and organisations of a Collector
 }
 
-// rank returns the rank of evidence, by confidence and then by severity.
+// rank returns the rank of evidence, which depends on confidence first and severity
+// second.
 func rank(confidence []byte, severity uint32) uint8 {
 	switch string(confidence) {
 	case "high":
@@ -399,7 +400,7 @@ func rank(confidence []byte, severity uint32) uint8 {
 	return 1 + uint8(severity)
 }
 
-// merge adds evidence. Of evidence with the same rank, the first remains.
+// merge replaces w's evidence and organisation with o's if o's have a higher rank.
 func (w *worst) merge(o worst) {
 	if o.orgRank > w.orgRank {
 		w.org, w.orgRank = o.org, o.orgRank
@@ -450,7 +451,8 @@ func (c *Collector) filter(s *store.Step) {
 	c.now.byFilter = s.Phase == smtp.PhaseRcptTo && s.Decision >= smtp.Reject
 }
 
-// names counts sessions by name. Its entries contain no pointers.
+// names counts sessions by name. Its entries contain no pointers, which the garbage
+// collector would have to follow.
 type names struct {
 	limit int
 	slots []slot
@@ -512,7 +514,8 @@ func (n *names) find(text []byte) int {
 	return i
 }
 
-// slot returns the position of the slot of a name, or of a free slot for a new name.
+// slot returns the position of a name's slot. For a new name, it returns the position
+// of a free slot.
 func (n *names) slot(text []byte, hash uint64) uint64 {
 	last := uint64(len(n.slots) - 1)
 	i := hash & last
@@ -548,7 +551,8 @@ func (s *spans[T]) get(t time.Time) (v T) {
 	return v
 }
 
-// at returns the counters of the span that contains t, or nil at the limit.
+// at returns the counters of the span that contains t, or nil if there are too many
+// spans.
 func (s *spans[T]) at(t time.Time) *T {
 	number := t.Unix() / s.length
 	if s.last != nil && number == s.number {
@@ -598,8 +602,8 @@ func (a *arena) get(number uint32) []byte {
 	return b[1 : 1+int(b[0])]
 }
 
-// recipientDomain is the domain of the previous recipient, which is often the domain of
-// the next.
+// recipientDomain caches the domain of the previous recipient, because the next
+// recipient often has the same domain.
 type recipientDomain struct {
 	text   []byte // as written
 	number uint32

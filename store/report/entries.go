@@ -7,8 +7,8 @@ import (
 	"net/netip"
 )
 
-// entries maps keys to values. The map needs little more memory than its entries, and
-// never moves them.
+// entries maps keys to values. It needs little more memory than its entries, and never
+// moves them.
 type entries[K comparable, V any] struct {
 	limit int
 	hash  func(K) uint64
@@ -25,8 +25,8 @@ type entry[K comparable, V any] struct {
 const pageEntries = 1 << 10
 
 // A slot of a hash table stores 1 + the number of an entry in the lower bits. The upper
-// bits store a part of the hash, which avoids most comparisons with other entries. Slot 0
-// is free.
+// bits store a part of the hash, which avoids most comparisons with other entries. A
+// slot of 0 is free.
 type slot uint32
 
 const slotBits = 18 // more than all limits
@@ -44,8 +44,8 @@ func (t *entries[K, V]) at(i uint32) *entry[K, V] {
 	return &t.pages[i/pageEntries][i%pageEntries]
 }
 
-// find returns the number of the entry of a key. find adds an entry for a new key, or
-// returns false at the limit.
+// find returns the number of a key's entry. For a new key, it adds an entry, or returns
+// false at the limit.
 func (t *entries[K, V]) find(k K) (i uint32, ok bool) {
 	if int(t.n)*8 >= len(t.slots)*7 { // only a few of the entries in between are compared
 		t.grow()
@@ -68,7 +68,7 @@ func (t *entries[K, V]) find(k K) (i uint32, ok bool) {
 	return i, true
 }
 
-// lookup returns the number of the entry of a key.
+// lookup returns the number of a key's entry.
 func (t *entries[K, V]) lookup(k K) (i uint32, ok bool) {
 	if t.n == 0 {
 		return 0, false
@@ -77,7 +77,8 @@ func (t *entries[K, V]) lookup(k K) (i uint32, ok bool) {
 	return s.number(), s > 0
 }
 
-// slot returns the position of the slot of a key, or of a free slot for a new key.
+// slot returns the position of a key's slot. For a new key, it returns the position of
+// a free slot.
 func (t *entries[K, V]) slot(k K, hash uint64) uint64 {
 	last := uint64(len(t.slots) - 1)
 	i := hash & last

@@ -2,8 +2,8 @@ package report
 
 import "time"
 
-// Hours counts sessions by day of the week, starting with Monday, and by local hour. An
-// hour that is repeated when daylight saving time ends counts the sessions of both.
+// Hours counts sessions by day of the week, starting with Monday, and by local hour.
+// When daylight saving time ends, the sessions of the repeated hour are added together.
 type Hours [7][24]Hour
 
 // An Hour counts the sessions that ended in one hour of the week.
@@ -12,8 +12,8 @@ type Hour struct {
 	Covered         bool // the period includes a part of the hour
 }
 
-// hours adds the sessions of quarters for each hour of the week, in the time zone of
-// since. hours returns nil if there are no sessions.
+// hours adds up the sessions of quarters for each hour of the week, in the time zone of
+// since. It returns nil if there are no sessions.
 func hours(quarters map[int64]*Span, since, until time.Time) *Hours {
 	if len(quarters) == 0 {
 		return nil

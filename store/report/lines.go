@@ -20,7 +20,8 @@ func plainLines(columns int, zone *time.Location) *lines {
 	return &lines{style: text.Style{Columns: columns}, zone: zone}
 }
 
-// section starts a section of n lines, and reports whether n is positive.
+// section starts a section if n, its number of lines, is positive. It reports whether
+// it did.
 func (l *lines) section(title string, n int) bool {
 	if n > 0 {
 		l.WriteString("\n" + l.style.Title(title) + "\n")
@@ -34,7 +35,7 @@ func (l *lines) para(s string, indent int) {
 	l.WriteByte('\n')
 }
 
-// row writes one line and truncates it at the width.
+// row writes one line, truncated to the width.
 func (l *lines) row(format string, args ...any) {
 	l.WriteString(text.Cut(strings.TrimRight(fmt.Sprintf(format, args...), " "), l.style.Columns))
 	l.WriteByte('\n')
@@ -58,7 +59,7 @@ func (l *lines) more(n int) {
 	}
 }
 
-// at formats a time in the period with month and day.
+// at formats a time in the period, including the month and day.
 func (l *lines) at(t time.Time) string { return t.In(l.zone).Format("01-02 15:04") }
 
 // table writes rows with aligned columns within the width of the lines.

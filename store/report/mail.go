@@ -19,8 +19,8 @@ func (s *Summary) Empty() bool {
 	return len(s.Problems) == 0 && s.Aggregated == 0 && s.NotKept.Sessions == 0 && len(s.Suspects) == 0 && len(s.Rules) == 0 && s.Remote.Found == 0
 }
 
-// troubles returns the problems and the gaps in the records. Aggregated sessions are not
-// a gap.
+// troubles returns the problems and the gaps in the records. Aggregated sessions do not
+// count as a gap.
 func troubles(s *Summary) []string {
 	all := slices.Clone(s.Problems)
 	if s.NotKept.Sessions > 0 {
@@ -104,8 +104,7 @@ func (s *Summary) writeSuspects(l *lines) {
 	l.more(s.More["possible_false_positives"])
 }
 
-// refusals describes the numbers of sessions that the rule rejected or would have
-// rejected.
+// refusals describes how many sessions the rule rejected or would have rejected.
 func (d *SuspectRefusal) refusals() string {
 	switch {
 	case d.Observed == 0:

@@ -15,14 +15,14 @@ type Metric struct {
 	Samples []Sample
 }
 
-// A Sample is one value. Labels alternates names and printable values.
+// A Sample is a value with its labels. Labels alternates names and printable values.
 type Sample struct {
 	Labels []string
 	Value  float64
 }
 
-// Metrics writes metrics in the text format of Prometheus, version 0.0.4. The textfile
-// collector of the node exporter reads this format. Metrics without samples are omitted.
+// Metrics writes metrics in Prometheus text format, version 0.0.4, which the node
+// exporter's textfile collector reads. Metrics without samples are omitted.
 func Metrics(w io.Writer, all []Metric) error {
 	var b strings.Builder
 	help := strings.NewReplacer(`\`, `\\`, "\n", `\n`)
@@ -58,8 +58,8 @@ func Metrics(w io.Writer, all []Metric) error {
 	return err
 }
 
-// Metrics returns the metrics of a report about the last day. All metrics are gauges,
-// because the period moves. Labels may contain rule names, but never text from clients.
+// Metrics returns the metrics of a report on the last day. All metrics are gauges,
+// because the period moves. Labels may contain rule names, but never clients' text.
 func (s *Summary) Metrics() []Metric {
 	const day = "scanwatch_last_day_"
 	one := func(n int) []Sample { return []Sample{{nil, float64(n)}} }

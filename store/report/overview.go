@@ -7,7 +7,7 @@ import (
 )
 
 // A Page is the HTML report, with the summary of the period and further information for
-// operators. All texts are printable.
+// operators. All text is printable.
 type Page struct {
 	*Summary
 	Site    Site
@@ -74,7 +74,7 @@ func FiguresOf(s *Summary) Figures {
 	return Figures{s.Remote.Sessions, s.Addresses, s.Remote.Found, s.Remote.Refused, s.Remote.Observed, s.Remote.Mails, s.Remote.RcptPermfail}
 }
 
-// Before holds the figures of the preceding period of the same length.
+// Before holds the figures for the preceding period of the same length.
 type Before struct {
 	Since, Until time.Time
 	Figures      Figures

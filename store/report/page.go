@@ -17,13 +17,13 @@ import (
 //go:embed page.html
 var pageText string
 
-// These are the layouts of times on the page.
+// Layouts of times on the page.
 const (
 	minuteTime = "2006-01-02 15:04"
 	pageTime   = "Mon 2 Jan 2006 15:04"
 )
 
-// stamp formats a time in a table. The year is omitted if it equals the year of the page.
+// stamp formats a time in a table. The year is omitted if it equals the page's year.
 func (p *Page) stamp(t time.Time, zone *time.Location) cell {
 	layout := "2 Jan 15:04"
 	if t = t.In(zone); t.Year() != p.Until.In(zone).Year() {
@@ -32,8 +32,8 @@ func (p *Page) stamp(t time.Time, zone *time.Location) cell {
 	return cell{Text: t.Format(layout), Time: true}
 }
 
-// view holds the data for the template. All texts are printable, and the template escapes
-// them.
+// view holds the data for the template. All text is printable, and the template escapes
+// it.
 type view struct {
 	Server, From, To, Made string
 	Mode, Site             string
@@ -118,8 +118,8 @@ func period(since, until time.Time, zone *time.Location) string {
 	return since.In(zone).Format(pageTime) + " to " + until.In(zone).Format(pageTime+" -0700")
 }
 
-// tiles returns the headline numbers. If the previous period is known, each number has
-// its change.
+// tiles returns the headline numbers. If the previous period is known, each number
+// shows its change.
 func (p *Page) tiles() []tile {
 	s := p.Summary
 	now, before := FiguresOf(s), p.Before.Figures
@@ -147,7 +147,7 @@ func (p *Page) tiles() []tile {
 		one("messages accepted", now.Mails, before.Mails), one("recipients rejected", now.RcptPermfail, before.RcptPermfail)}
 }
 
-// compares reports whether the page compares the previous period.
+// compares reports whether the page compares the period with the previous one.
 func (p *Page) compares() bool { return p.Before.Missing == "" && !p.Before.Until.IsZero() }
 
 // change formats the change in a number as a signed difference and a percentage.

@@ -46,7 +46,8 @@ func paged(t *testing.T) *Page {
 	return p
 }
 
-// empty returns a page for a period without sessions and an unknown filter.
+// empty returns a page for a period without sessions, without information about the
+// filter.
 func empty() *Page {
 	return &Page{Summary: NewCollector(memory.Number).Summary(noon.Add(-24*time.Hour), noon, 10, nil), Site: Site{Made: noon},
 		Bans: Bans{Problem: "state.db is corrupt"}, Before: Before{Missing: "the records do not reach back to 2026-10-30 12:00"}}
@@ -155,8 +156,8 @@ func attrs(n *html.Node) string {
 	return b.String()
 }
 
-// TestPageHostile checks that hostile text remains text: the page must have the same
-// elements as with harmless text.
+// TestPageHostile checks that a page with hostile text has the same elements as a page
+// with harmless text.
 func TestPageHostile(t *testing.T) {
 	harmless, _ := checkPage(t, pageOf(t, filled("x")))
 	for _, text := range []string{
@@ -222,8 +223,8 @@ func fill(v reflect.Value, text string) {
 	}
 }
 
-// refusing returns the sample with possible false positives. A rule rejects a host with
-// accepted mail, an unknown host, and a user.
+// refusing returns the summary of the sample with possible false positives. A rule
+// rejects a host with accepted mail, an unknown host, and a user.
 func refusing(t *testing.T, top int, problems ...string) *Summary {
 	t.Helper()
 	all := sample(t)
@@ -264,7 +265,7 @@ func TestMail(t *testing.T) {
 		name string
 		s    *Summary
 	}{
-		{"mail", refusing(t, 10, "filter-scanwatch is not running (nobody listens on /var/lib/scanwatch/control.sock)")},
+		{"mail", refusing(t, 10, "filter-scanwatch is not running (no process listens on /var/lib/scanwatch/control.sock)")},
 		{"mail-top-1", refusing(t, 1)},
 		{"mail-empty", NewCollector(memory.Number).Summary(noon.Add(-24*time.Hour), noon, 10, nil)},
 	} {

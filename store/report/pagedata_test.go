@@ -17,7 +17,7 @@ import (
 	"scanwatch/store"
 )
 
-// session returns a session of the address src with the given steps.
+// session returns a session from the address src with the given steps.
 func session(t testing.TB, id uint64, src string, end time.Time, steps ...store.Step) *store.Record {
 	t.Helper()
 	return record(t, store.Record{ID: id, Src: netip.AddrPortFrom(netip.MustParseAddr(src), 25), End: end}, steps...)
@@ -90,7 +90,7 @@ func TestHours(t *testing.T) {
 					}
 				}
 			}
-			// The page shows the same numbers in the titles of the cells.
+			// The titles of the page's cells must show the same numbers.
 			page := pageOf(t, &Page{Summary: s})
 			cells := regexp.MustCompile(`<title>(\w{3}) from (\d\d):00: ([\d,]+) sessions?, ([\d,]+) with findings</title>`).FindAllStringSubmatch(string(page), -1)
 			if len(cells) != len(covered) {
@@ -105,8 +105,8 @@ func TestHours(t *testing.T) {
 	}
 }
 
-// TestScanning checks that each host with findings or mail is in exactly one of the lists
-// Scanning and GoodMail, with its worst evidence and its organisation.
+// TestScanning checks that each host with findings or mail is in either Scanning or
+// GoodMail, with its worst evidence and its organisation.
 func TestScanning(t *testing.T) {
 	mailed := store.Step{Kind: store.KindCommit, Size: 9}
 	later := noon.Add(-time.Minute)
@@ -145,9 +145,9 @@ func TestScanning(t *testing.T) {
 	}
 }
 
-// TestRejections checks that the latest rejections are listed once per session, with the
-// sender and the rejected recipient. Withheld rejections and other decisions are not
-// listed.
+// TestRejections checks that the latest rejections are listed once per session, with
+// the sender and the rejected recipient, and that withheld rejections and other
+// decisions are not listed.
 func TestRejections(t *testing.T) {
 	filtered := store.Step{Kind: store.KindFilter, Phase: smtp.PhaseRcptTo, Decision: smtp.Reject}
 	exempt := rejected("lists", false)
@@ -184,8 +184,8 @@ func TestRejections(t *testing.T) {
 	}
 }
 
-// TestRejectionsOfBan checks that all sessions that a ban rejected are one entry, even if
-// they exceed the limit of the list.
+// TestRejectionsOfBan checks that all sessions that a ban rejected are a single entry,
+// even if they exceed the list's limit.
 func TestRejectionsOfBan(t *testing.T) {
 	banned := rejected("tight", true)
 	banned.Banned, banned.Session, banned.Phase = true, 0xdef, smtp.PhaseConnect
@@ -211,7 +211,7 @@ func TestRejectionsOfBan(t *testing.T) {
 }
 
 // TestErased checks that the report counts the sessions of erased addresses separately,
-// and not as items over a memory limit.
+// and not as items beyond a memory limit.
 func TestErased(t *testing.T) {
 	erased := session(t, 1, "192.0.2.1", noon, mail("(erased)"), rcpt("(erased)", smtp.ResultPermfail, 0, ""), rejected("harvest", true))
 	erased.Src, erased.Erased = netip.AddrPort{}, true
@@ -250,7 +250,7 @@ func TestRejectionsLimit(t *testing.T) {
 }
 
 // TestRegions checks the totals by AS number and country, including unknown places.
-// Without a database, the report has no lists of places.
+// Without a database, the report must not have lists of places.
 func TestRegions(t *testing.T) {
 	c := collect(t,
 		session(t, 1, "192.0.2.1", noon, found("no-mail", "high", "")), session(t, 2, "192.0.2.1", noon),
@@ -320,8 +320,8 @@ func texts(t *testing.T, page []byte, name string) (all []string) {
 	return all
 }
 
-// TestPageObserve checks that the page for observe mode reports no session as rejected or
-// banned. The lists of decisions show the mode.
+// TestPageObserve checks that the page for observe mode does not report any session as
+// rejected or banned, and that the lists of decisions show the mode.
 func TestPageObserve(t *testing.T) {
 	s := collect(t,
 		session(t, 1, "192.0.2.1", noon, found("harvest", "high", ""), rejected("tight", false)),
@@ -356,8 +356,8 @@ func TestPageObserve(t *testing.T) {
 	}
 }
 
-// TestPageSize checks that a page with very long lists has a limited size. The page shows
-// the number of missing rows.
+// TestPageSize checks that the size of a page with very long lists is limited, and that
+// the page shows the number of omitted rows.
 func TestPageSize(t *testing.T) {
 	const n = 3000
 	s := collect(t).Summary(noon, noon, 1, nil)
@@ -381,8 +381,8 @@ func TestPageSize(t *testing.T) {
 	}
 }
 
-// TestFilters checks that the count of each filter equals the number of rows with its
-// mark.
+// TestFilters checks that each filter's count equals the number of rows with the
+// filter's mark.
 func TestFilters(t *testing.T) {
 	tab := &table{}
 	for i := range 40 {

@@ -12,7 +12,7 @@ import (
 	"scanwatch/rules"
 )
 
-// decisions returns the cells for the columns that decided returns.
+// decisions returns the cells for the columns whose names decided returns.
 func decisions(t *Totals, refused, observed bool) (cells []any) {
 	if refused {
 		cells = append(cells, t.Refused)
@@ -74,7 +74,7 @@ func (p *Page) scanning(zone *time.Location) pageSection {
 		Notes: []string{"Hosts with findings, the worst evidence first, with their organisation if it is known. Hosts with legitimate mail are in the next list."}}
 }
 
-// anyDecided reports whether sessions of the sources were rejected, and whether sessions
+// anyDecided reports whether any sessions of the sources were rejected, and whether any
 // would have been rejected.
 func anyDecided(all []Source) (refused, observed bool) {
 	for i := range all {
@@ -171,7 +171,7 @@ func (p *Page) rejections(zone *time.Location) pageSection {
 	return c
 }
 
-// counted returns the sections that contain bars.
+// counted returns the sections with bars.
 func (p *Page) counted() []pageSection {
 	s := p.Summary
 	evidence := &table{Caption: "Sessions by evidence", Heads: heads("evidence: the host", "#sessions")}

@@ -48,7 +48,7 @@ type cell struct {
 	Level        string // of shade; empty: none
 }
 
-// A filter shows only the rows with its mark.
+// A filter shows only the rows that have its mark.
 type filter struct {
 	Text string
 	Rows int
@@ -62,7 +62,7 @@ func heads(names ...string) (all []head) {
 	return all
 }
 
-// add adds a row of cells, texts and numbers. If kind is not empty, it is the row's
+// add adds a row of cells, texts and numbers. If kind is not empty, it names the row's
 // filter.
 func (t *table) add(kind string, cells ...any) {
 	if len(t.Rows) == maxRows {

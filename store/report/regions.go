@@ -8,7 +8,7 @@ import (
 )
 
 // A Place is the network and the country of an address. Unknown fields are empty. The
-// texts may be hostile.
+// text may be hostile.
 type Place struct {
 	AS      string // number, such as AS64500
 	Org     string // of the AS number
@@ -23,8 +23,8 @@ type Region struct {
 	Totals
 }
 
-// regions returns the AS numbers and the countries of the sources, and adds the number of
-// omitted ones to more. Without a database, there are no lists.
+// regions returns the sources' AS numbers and countries, and adds the numbers of
+// omitted entries to more. Without a database, it returns nil.
 func regions(l *clients, locate func(netip.Addr) Place, top int, more map[string]int) (as, countries []Region) {
 	if locate == nil {
 		return nil, nil

@@ -13,11 +13,12 @@ import (
 // maxLatest is the maximum number of rejections that a Collector keeps.
 const maxLatest = 1_000
 
-// ErasedAddress describes the source of a session whose address the operator has removed.
+// ErasedAddress replaces the source of a session whose address the operator has erased.
 const ErasedAddress = "an erased address"
 
-// A Rejection is a session that a rule or ban rejected or would have rejected. An
-// aggregate, or all sessions rejected by one ban, are represented by their last session.
+// A Rejection is a session that a rule or ban rejected or would have rejected. A single
+// Rejection, for the last session, represents an aggregate, or all sessions that one
+// ban rejected.
 type Rejection struct {
 	Session   string `json:"session"`   // id
 	Reference string `json:"reference"` // id in the reply: of a banned client, the session that caused the ban
@@ -41,8 +42,9 @@ type decision struct {
 	cause    uint64 // the session that caused the ban of the client; 0 without one
 }
 
-// latest is a ring of the latest rejections. If the ring is full, the oldest rejection is
-// at next. A new rejection reuses the memory of the oldest texts.
+// latest is a ring buffer of the latest rejections. If the buffer is full, the oldest
+// rejection is at next. A new rejection reuses the memory of the oldest rejection's
+// text.
 type latest struct {
 	all  []rejection
 	next int
@@ -88,8 +90,8 @@ func (l *latest) add(n *current) {
 }
 
 // list returns the latest top rejections, and the number of further stored rejections.
-// All sessions that one ban rejected are one entry, because a banned host could fill the
-// list.
+// All sessions that one ban rejected are a single entry, because a banned host could
+// otherwise fill the list.
 func (l *latest) list(top int) (list []Rejection, more int) {
 	type cause struct {
 		src       netip.Addr

@@ -1,15 +1,15 @@
 // Package report renders recorded sessions as transcripts, JSON and CSV (View), and as
-// summaries in text, HTML, JSON and metrics. Package report opens no files, because the
-// caller provides records and an io.Writer.
+// summaries in text, HTML, JSON and metrics. The package does not open files: the
+// caller provides the records and an io.Writer.
 //
 // Text from the network is hostile. Only the types View, Summary and Page are rendered,
 // and they contain only text that has passed text.Escape.
 //
 // The page draws its own charts. The maintained chart libraries for Go (gonum/plot,
-// go-analyze/charts) write SVG with fixed sizes and colours. Such SVG neither fits a
-// phone nor follows the colour scheme of the reader. Charts of these libraries also have
-// no title and description for screen readers. gosvgchart follows the colour scheme, but
-// scales text with the width, and no other module imports it.
+// go-analyze/charts) write SVG with fixed sizes and colours, which neither fits on a
+// phone nor follows the reader's colour scheme. Their charts also lack a title and
+// description for screen readers. gosvgchart follows the colour scheme, but scales text
+// with the width, and no other module imports it.
 package report
 
 import (
@@ -29,7 +29,7 @@ type Totals struct {
 	Sessions int `json:"sessions"`
 	Found    int `json:"found,omitempty"`   // sessions with a finding
 	Refused  int `json:"refused,omitempty"` // sessions rejected by a rule or a ban
-	// Observed is the number of further sessions that a rule or a ban would have
+	// Observed is the number of additional sessions that a rule or a ban would have
 	// rejected. For aggregates, Observed is a lower bound.
 	Observed     int `json:"observed,omitempty"`
 	Mails        int `json:"messages"`
@@ -51,8 +51,8 @@ func (t *Totals) add(r *store.Record) {
 	t.AuthRefused += int(c.AuthRefused)
 }
 
-// A Summary is the report on a period. All texts are printable. Lists are in
-// descending order and may be truncated.
+// A Summary is the report on a period. All text is printable. Lists are in descending
+// order and may be truncated.
 type Summary struct {
 	Schema    int      `json:"schema"` // text.Schema
 	Since     Time     `json:"since"`
@@ -62,8 +62,8 @@ type Summary struct {
 	Problems  []string `json:"problems"`
 	Remote    Totals   `json:"remote"`    // unauthenticated clients, the only ones in the lists
 	Addresses int      `json:"addresses"` // of IPv6, the number of /64s
-	// AddressesError is the maximum error of Addresses in percent, with a probability of
-	// 98 %. For an exact number, AddressesError is 0.
+	// AddressesError is the maximum error of Addresses in percent, with a probability
+	// of 98 %. If the number is exact, AddressesError is 0.
 	AddressesError int              `json:"addresses_error,omitempty"`
 	Authenticated  Totals           `json:"authenticated"`
 	Local          Totals           `json:"local"`
@@ -95,7 +95,7 @@ type Summary struct {
 }
 
 // NotKept counts the sessions on the report's days (UTC) whose records were removed or
-// lost. The first day is omitted unless the period starts at midnight.
+// lost. The first day is ignored unless the period starts at midnight.
 type NotKept struct {
 	Sessions int `json:"sessions"`
 	Mails    int `json:"messages"`
@@ -109,7 +109,7 @@ type DayCount struct {
 }
 
 // Compare counts the sessions without a record on the given days after since. unwritten
-// is the number of sessions of the last day that the filter will still write.
+// is the number of the last day's sessions that the filter has yet to write.
 func (c *Collector) Compare(days []DayCount, since time.Time, unwritten int) (n NotKept) {
 	for i, d := range days {
 		if d.Day.Before(since) || !c.daysUntil.IsZero() && d.Day.After(c.daysUntil) { // a wrong clock
@@ -138,7 +138,7 @@ type Rule struct {
 	Exempt   int    `json:"exempt"` // bans and decisions that were withheld from exempt hosts
 }
 
-// A Name counts the sessions with a name.
+// A Name counts the sessions with a name, such as a greeting or an evidence token.
 type Name struct {
 	Name     string `json:"name"`
 	Sessions int    `json:"sessions"`
@@ -168,7 +168,7 @@ type Attempt struct {
 	domains  int
 }
 
-// Summary returns the report. The list of evidence is complete. Every other list has at
+// Summary returns the report. The list of evidence is complete. All other lists have at
 // most top lines.
 func (c *Collector) Summary(since, until time.Time, top int, problems []string) *Summary {
 	s := &Summary{
@@ -219,8 +219,8 @@ func (c *Collector) Summary(since, until time.Time, top int, problems []string) 
 	return s
 }
 
-// sessionsOf returns the first top names in descending order of sessions. evidence is set
-// for organisations.
+// sessionsOf returns the top names with the most sessions, in descending order.
+// evidence is set for organisations.
 func (s *Summary) sessionsOf(list string, n *names, top int, evidence *names) []Name {
 	order := make([]uint32, len(n.list))
 	for i := range order {
@@ -254,8 +254,8 @@ func (s *Summary) JSON(w io.Writer) error {
 	return text.JSON(w, s, "  ")
 }
 
-// addressCount returns the number of addresses as text. exact is the text for an exact
-// number.
+// addressCount returns the number of addresses as text. If the number is exact, it
+// returns exact.
 func (s *Summary) addressCount(exact string) string {
 	if s.AddressesError == 0 {
 		return exact
@@ -272,7 +272,7 @@ func (s *Summary) about() int {
 	return (s.Addresses + unit/2) / unit * unit
 }
 
-// The following texts explain two lists of the report.
+// The following texts explain two of the report's lists.
 const (
 	harvestText = "Hosts with %d or more unknown recipients in one session, or %d without accepted mail, in domains with recipients accepted from other hosts."
 	relayText   = "Rejected recipients in domains without a recipient accepted from other hosts. The owners of these addresses are victims, not culprits."

@@ -276,7 +276,7 @@ func TestReport(t *testing.T) {
 		s    *Summary
 	}{
 		{"report", summary(t, 10)},
-		{"report-top-1", summary(t, 1, "filter-scanwatch is not running (nobody listens on /var/lib/scanwatch/control.sock)", "12 sessions were dropped and are not in this report (full=12)")},
+		{"report-top-1", summary(t, 1, "filter-scanwatch is not running (no process listens on /var/lib/scanwatch/control.sock)", "12 sessions were dropped and are not in this report (full=12)")},
 		{"report-empty", NewCollector(memory.Number).Summary(noon.Add(-24*time.Hour), noon, 10, []string{"no sessions were recorded in this time"})},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -392,8 +392,8 @@ type discard struct{}
 
 func (*discard) Write(p []byte) (int, error) { return len(p), nil }
 
-// TestRules checks that each effect of a rule counts once per session. A recipient that a
-// filter rejected is not in the list of relay probes.
+// TestRules checks that each effect of a rule counts once per session, and that a
+// recipient rejected by a filter does not count as a relay probe.
 func TestRules(t *testing.T) {
 	c := NewCollector(memory.Number)
 	add := func(steps ...store.Step) {
@@ -434,7 +434,7 @@ func TestRules(t *testing.T) {
 	}
 }
 
-// TestCompareLater checks that sessions recorded by a clock that was ahead do not count
+// TestCompareLater checks that sessions recorded while the clock was ahead do not count
 // as missing.
 func TestCompareLater(t *testing.T) {
 	at := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)

@@ -15,8 +15,8 @@ import (
 	"scanwatch/store/history"
 )
 
-// returnSteps lists the periods within which returning hosts are counted. They are the
-// usual lengths of bans.
+// returnSteps lists the periods within which returning hosts are counted. They are
+// usual ban lengths.
 var returnSteps = [...]struct {
 	name string
 	time time.Duration
@@ -28,19 +28,21 @@ var returnSteps = [...]struct {
 }
 
 const (
-	// maxReturns is the maximum number of pairs of host and class. Each pair uses 24
-	// bytes, and each host another 20.
+	// maxReturns is the maximum number of pairs of a host and a class. Each pair uses
+	// 24 bytes, and each host uses another 20.
 	maxReturns = 1_000_000
-	// maxClasses is the maximum number of classes, more than there are evidence tokens.
+	// maxClasses is the maximum number of classes, which is greater than the number of
+	// evidence tokens.
 	maxClasses = 200
 
-	// minHosts is the minimum number of hosts for suggesting a ban. A longer ban is not
-	// worthwhile if the share of hosts that return later is below fewMore.
+	// minHosts is the minimum number of hosts for which a ban length is suggested. A
+	// longer ban is not worthwhile if the share of hosts that return later is below
+	// fewMore.
 	minHosts = 20
 	fewMore  = 0.05
 )
 
-// The following classes of hosts are not types of evidence.
+// Classes of hosts that are not kinds of evidence.
 const (
 	classBanned = iota
 	classObserved
@@ -74,8 +76,8 @@ func NewReturns(source func(netip.Addr) uint64) *Returns {
 	return &Returns{source: source, limit: maxReturns, classes: []string{"banned", "banned, observed only", "any finding"}, hosts: map[uint64]int32{}}
 }
 
-// Visitor returns a visitor that adds all records to c. The visitor returns an error for
-// a record with corrupt steps.
+// Visitor returns a visitor that adds all records to c. It returns an error for a
+// record with corrupt steps.
 func (c *Returns) Visitor() history.Visitor {
 	return history.Visitor{Kinds: store.KindsOf(store.KindBan, store.KindFinding), Session: c.Add, Sum: c.Add}
 }
@@ -137,8 +139,8 @@ func (c *Returns) Add(r *store.Record) error {
 	})
 }
 
-// skip counts the findings of an aggregate of many sources, for which no host is known.
-// Local sessions have no findings.
+// skip counts an aggregate's findings if the aggregate has many sources, so that the
+// hosts are unknown. Local sessions have no findings.
 func (c *Returns) skip(r *store.Record) error {
 	return r.Steps(func(s *store.Step) bool {
 		if s.Kind == store.KindFinding && string(s.Confidence) != "low" || s.Kind == store.KindBan && s.Exempt == "" {
@@ -148,10 +150,10 @@ func (c *Returns) skip(r *store.Record) error {
 	})
 }
 
-// connects sets the time of the return if r started after the host was found. Concurrent
-// sessions are not returns. Only the first and the last start of an aggregate are known.
-// An aggregate covers an hour. If the host was found during that hour, both starts are
-// within the shortest of returnSteps.
+// connects sets the time of the return if r started after the host's first ban or
+// finding. Concurrent sessions are not returns. Only an aggregate's first and last
+// start are known. An aggregate covers an hour, so if the host was found during that
+// hour, both starts are within the shortest of returnSteps.
 func (e *returnEntry) connects(r *store.Record) {
 	after := r.Start.Sub(time.UnixMicro(e.at))
 	if after <= 0 && r.Sessions > 0 {
@@ -162,8 +164,8 @@ func (e *returnEntry) connects(r *store.Record) {
 	}
 }
 
-// precede moves the time at which the host was found back to at, if a session in the
-// aggregate r ended earlier.
+// precede moves the time at which the host was found back to at, when an earlier
+// session in the aggregate r ended.
 func (e *returnEntry) precede(at int64, r *store.Record) {
 	if at >= e.at {
 		return
@@ -175,7 +177,8 @@ func (e *returnEntry) precede(at int64, r *store.Record) {
 	e.connects(r)
 }
 
-// class returns the class of evidence, or -1 at the limit.
+// class returns the number of the class for evidence, or -1 if there are too many
+// classes.
 func (c *Returns) class(evidence []byte) int {
 	for i := classFound + 1; i < len(c.classes); i++ {
 		if c.classes[i] == string(evidence) {
@@ -205,10 +208,10 @@ type ReturnRow struct {
 	Hosts  int            `json:"hosts"`
 	Within []ReturnWithin `json:"within"`
 
-	// Ban is the suggested length of a ban. Ban is the shortest step after which fewer
-	// than 5 % of the hosts return for the first time. If there were too few hosts, Ban
-	// is empty. Over is the observation period. AtLeast means that hosts still returned
-	// in the last step, so a longer ban may be worthwhile.
+	// Ban is the suggested ban length: the shortest step after which fewer than 5 % of
+	// the hosts return for the first time. If there were too few hosts, Ban is empty.
+	// Over is the observation period. AtLeast means that hosts still returned in the
+	// last step, so a longer ban may be worthwhile.
 	Ban     string `json:"ban,omitempty"`
 	Over    string `json:"watched_for,omitempty"`
 	AtLeast bool   `json:"at_least,omitempty"`
@@ -223,15 +226,15 @@ type ReturnWithin struct {
 }
 
 // Summary returns the report. until is the end of the period. If since is zero, the
-// period starts with the end of the first session.
+// period starts at the end of the first session.
 func (c *Returns) Summary(since, until time.Time, problems []string) *ReturnSummary {
 	s := &ReturnSummary{Schema: text.Schema, Since: text.At(since), Until: text.At(until), Problems: append([]string{}, problems...), Rows: []ReturnRow{}, NotFollowed: c.dropped}
 	if since.IsZero() {
 		s.Since.Time = cmp.Or(c.first, until)
 	}
-	// counts holds a row for each step. watched is the number of hosts that were observed
-	// for at least the time of the step. returned is the number of watched hosts that
-	// returned within the step.
+	// counts holds a row for each step. watched is the number of hosts that were
+	// observed for at least the step's time. returned is the number of watched hosts
+	// that returned within that time.
 	type counts [len(returnSteps)]struct {
 		watched  int
 		returned [len(returnSteps)]int
@@ -268,7 +271,7 @@ func (c *Returns) Summary(since, until time.Time, problems []string) *ReturnSumm
 			n := &rows[class][w]
 			row.Within = append(row.Within, ReturnWithin{step.name, n.watched, n.returned[w]})
 			// The suggestion is based on the longest step for which enough hosts were
-			// observed. The first step is never enough.
+			// observed. The first step alone is never sufficient.
 			if w > 0 && n.watched >= minHosts {
 				row.suggest(w, n.watched, n.returned)
 			}
@@ -281,7 +284,7 @@ func (c *Returns) Summary(since, until time.Time, problems []string) *ReturnSumm
 	return s
 }
 
-// suggest sets the shortest ban after which few hosts would return. It only considers
+// suggest sets the shortest ban after which few hosts would return. It considers only
 // hosts that were observed for the longest step.
 func (r *ReturnRow) suggest(longest, watched int, returned [len(returnSteps)]int) {
 	for n := 0; n <= longest; n++ {

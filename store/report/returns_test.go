@@ -35,10 +35,10 @@ var (
 	sparedStep   = store.Step{Kind: store.KindBan, Text: []byte("r"), Exempt: "mail"}
 )
 
-// returning returns sessions of a hundred days. Of 100 banned hosts, 40 return after half
-// an hour, 20 after six hours, and 4 after ten days. Another 100 hosts harvest and return
-// every three days. Another 50 hosts are from yesterday, and a few hosts have too short a
-// history.
+// returning returns the sessions of a hundred days. Of 100 banned hosts, 40 return
+// after half an hour, 20 after six hours, and 4 after ten days. Another 100 hosts
+// harvest and return every three days. Another 50 hosts first appeared yesterday, and a
+// few hosts have too short a history.
 func returning(t testing.TB) (all []*store.Record, until time.Time) {
 	from := noon.Add(-100 * day)
 	add := func(i int, at time.Time, steps ...store.Step) {
@@ -106,8 +106,8 @@ func TestReturns(t *testing.T) {
 	}
 }
 
-// TestReturnsAtTheSameTime checks that a session that was already open at the time of the
-// finding is not a return. All addresses of a source count as one host.
+// TestReturnsAtTheSameTime checks that a session that was already open at the time of
+// the finding is not a return, and that all addresses of a source count as one host.
 func TestReturnsAtTheSameTime(t *testing.T) {
 	c := NewReturns(func(netip.Addr) uint64 { return 1 })
 	add := func(start, end time.Duration, steps ...store.Step) {
@@ -144,8 +144,8 @@ func TestReturnsAreBounded(t *testing.T) {
 	}
 }
 
-// TestReturnsAgreeWithPairs checks that the numbers equal the result of a direct
-// comparison of all pairs of sessions.
+// TestReturnsAgreeWithPairs compares the numbers with the result of directly comparing
+// all pairs of sessions.
 func TestReturnsAgreeWithPairs(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
 	var all []*store.Record
@@ -194,9 +194,9 @@ func TestReturnsAgreeWithPairs(t *testing.T) {
 	}
 }
 
-// TestReturnsOfSums checks that a host returns within an aggregate if a session of the
-// aggregate started after the first session with the finding. The first session with the
-// finding also determines how long the host was observed.
+// TestReturnsOfSums checks that a host counts as returning within an aggregate if one
+// of the aggregate's sessions started after the first session with the finding. That
+// first session also determines how long the host was observed.
 func TestReturnsOfSums(t *testing.T) {
 	at := func(minutes int) time.Time { return noon.Add(time.Duration(minutes) * time.Minute) }
 	micros := func(minutes int) uint64 { return uint64(minutes) * 60e6 }
@@ -246,7 +246,7 @@ func TestReturnsOfSums(t *testing.T) {
 }
 
 // TestReturnsWithoutHost checks that the findings in an aggregate of many sources are
-// counted as not followed.
+// counted as skipped, because their hosts are unknown.
 func TestReturnsWithoutHost(t *testing.T) {
 	c := NewReturns(ipv4)
 	if err := c.Add(sum(t, "", store.Record{Sessions: 9}, tally(finding("harvest", "high"), 4, 0, 0), tally(finding("cloud", "low"), 3, 0, 0), tally(banStep, 2, 0, 0))); err != nil {

@@ -44,14 +44,14 @@ type scanner struct {
 // NewScanners returns an empty Scanners.
 func NewScanners() *Scanners { return &Scanners{orgs: map[string]*scanner{}} }
 
-// Visitor returns a visitor that adds all records to c. The visitor returns an error for
-// a record with corrupt steps.
+// Visitor returns a visitor that adds all records to c. It returns an error for a
+// record with corrupt steps.
 func (c *Scanners) Visitor() history.Visitor {
 	return history.Visitor{Kinds: store.KindsOf(store.KindFinding), Session: c.Add, Sum: c.Add}
 }
 
-// Add counts a session. r is not retained. Add ignores findings of low confidence,
-// because any client can use the name of an organisation.
+// Add counts a session. r is not retained. Findings of low confidence are ignored,
+// because any client can use an organisation's name.
 func (c *Scanners) Add(r *store.Record) error {
 	var last string // the last counted organisation of this session
 	return r.Steps(func(s *store.Step) bool {
@@ -93,7 +93,7 @@ func (c *Scanners) Add(r *store.Record) error {
 }
 
 // A ScannerSummary is the report on scanning organisations, in descending order of
-// sessions. All texts are printable.
+// sessions. All text is printable.
 type ScannerSummary struct {
 	Schema    int       `json:"schema"` // text.Schema
 	Since     Time      `json:"since"`

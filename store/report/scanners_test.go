@@ -12,8 +12,8 @@ import (
 	"scanwatch/store"
 )
 
-// visits returns sessions of known organisations, and of clients that only use the name
-// of an organisation.
+// visits returns sessions of known organisations, and of clients that only use an
+// organisation's name.
 func visits(t *testing.T) *Scanners {
 	t.Helper()
 	c := NewScanners()

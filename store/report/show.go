@@ -67,7 +67,8 @@ func Show(w io.Writer, v *View, zone *time.Location) error {
 	return err
 }
 
-// maxReferences is the maximum number of references of an aggregate that Show prints.
+// maxReferences is the maximum number of session references that Show prints for an
+// aggregate.
 const maxReferences = 20
 
 // lines renders a step as lines of the transcript.
@@ -84,7 +85,8 @@ func (v *View) lines(s *viewStep) []string {
 	return kinds[store.KindNone](s)
 }
 
-// tallies renders the tallies of an aggregate that look different from single steps.
+// tallies renders those kinds of tallies in an aggregate that look different from
+// single steps.
 var tallies = [...]func(*viewStep) string{
 	store.KindHelo: func(s *viewStep) string {
 		if s.text == "" {
@@ -163,8 +165,8 @@ func duration(s Seconds) string {
 	return fmt.Sprintf("%.3f s", time.Duration(s).Seconds())
 }
 
-// kinds renders each kind of step as lines. C: marks a line of the client, and S: a line
-// of the server.
+// kinds renders each kind of step as lines. C: marks a line from the client, and S: a
+// line from the server.
 var kinds = [...]func(*viewStep) []string{
 	store.KindNone:     func(s *viewStep) []string { return []string{"-- a step of an unknown kind"} },
 	store.KindGreeting: func(s *viewStep) []string { return []string{"S: " + space("220", s.text)} },
@@ -274,7 +276,7 @@ func (f *Finding) line() string {
 	return b
 }
 
-// quoted encloses printable text of a client in quotes.
+// quoted encloses a client's printable text in quotes.
 func quoted(s string) string { return `"` + s + `"` }
 
 func space(a, b string) string {

@@ -39,8 +39,8 @@ func (s *source) add(n *source) {
 	s.rdns, s.abuse, s.named = cmp.Or(s.rdns, n.rdns), s.abuse || n.abuse, s.named || n.named
 }
 
-// good reports whether the source is in the list of accepted mail. Such a source shows no
-// behaviour that mail servers never show.
+// good reports whether the source belongs in the list of accepted mail. A source that
+// behaves as no mail server does is not listed there.
 func (s *source) good() bool { return s.mails > 0 && !s.abuse }
 
 // sources counts the sessions of each address and the number of sources.
@@ -53,8 +53,8 @@ type sources struct {
 	common *sketch.Sketch // of aggregates without an address; nil if there are none
 }
 
-// add sets the source of a record and counts the record for the source. add returns false
-// if the source exceeds the limit.
+// add sets a record's source, and counts the record for that source. It returns false
+// if there are too many sources.
 func (l *sources) add(n *current) bool {
 	if !n.Src.IsValid() {
 		if n.sum && len(n.Sketch) > 0 {
@@ -106,8 +106,8 @@ func (l *sources) lookup(key address) *source {
 	return nil
 }
 
-// A client is a listed source. A client is an IPv4 address, an IPv6 address with its own
-// proven name, or all other addresses of a /64.
+// A client is a listed source: an IPv4 address, an IPv6 address with its own proven
+// name, or all other addresses of a /64.
 type client struct {
 	*source          // of the address, or the total of several addresses
 	key     *address // the lowest address
@@ -160,14 +160,14 @@ func (c *Collector) clients() *clients {
 }
 
 // count returns the number of sources, and the maximum error in percent with a
-// probability of 98 %. The error of an exact number is 0.
+// probability of 98 %. If the number is exact, percent is 0.
 func (l *clients) count() (n, percent int) {
 	n = len(l.all)
 	if !l.more.empty() {
 		n, percent = l.more.count()
 	}
 	if l.common != nil {
-		// The errors of both sketches are similar, so the difference is meaningful.
+		// Both sketches have similar errors, so their difference is meaningful.
 		all := l.own
 		all.Merge(l.common[:])
 		n, percent = n+max(all.Count()-l.own.Count(), 0), 4
@@ -175,8 +175,8 @@ func (l *clients) count() (n, percent int) {
 	return n, percent
 }
 
-// address returns the address of a source, or its prefix if it has several addresses. An
-// aggregate of several addresses has the lowest address in the prefix.
+// address returns a source's address, or its prefix if the source has several
+// addresses. An aggregate of several addresses has the prefix's lowest address.
 func (c *client) address() string {
 	a := c.key.addr()
 	if a.Is6() && !c.named && (c.several || [8]byte(c.key[8:]) == [8]byte{}) {
@@ -198,9 +198,9 @@ func (s *source) totals() Totals {
 		RcptPermfail: int(s.rcptPermfail), RcptTempfail: int(s.rcptTempfail), AuthFail: int(s.authFail), AuthRefused: int(s.authRefused)}
 }
 
-// list returns at most top sources and the number of those omitted. Sources are
-// sorted by the two numbers that by returns, highest first, and then by address. They are
-// omitted if the first number is 0.
+// list returns at most top sources, and the number of omitted sources. Sources are
+// sorted by the two numbers that by returns, highest first, and then by address.
+// Sources for which the first number is 0 are ignored.
 func (l *clients) list(top int, by func(*source) (int, int)) (list []Source, more int) {
 	all := make([]uint32, 0, len(l.all))
 	for i := range l.all {
@@ -255,7 +255,7 @@ func (l *clients) networks(top int) (list []Network, more int) {
 	return list, more
 }
 
-// networkOf returns a network of the size that one site typically has.
+// networkOf returns the address's network, of a size that is typical for a site.
 func networkOf(a netip.Addr) netip.Prefix {
 	bits := 24
 	if a = a.Unmap().WithZone(""); a.Is6() {

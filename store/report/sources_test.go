@@ -12,8 +12,9 @@ import (
 	"scanwatch/store"
 )
 
-// TestIPv6Sources checks that all lists contain a client that changes its address within
-// a /64 only once. Each address is listed separately as a possible false positive.
+// TestIPv6Sources checks that a client that changes its address within a /64 appears
+// only once in all lists, but that as possible false positives, its addresses are
+// listed separately.
 func TestIPv6Sources(t *testing.T) {
 	c := NewCollector(memory.Number)
 	add := func(r *store.Record) {

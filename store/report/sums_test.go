@@ -44,7 +44,7 @@ func reference(id uint64) store.Step {
 	return store.Step{Kind: store.KindReference, Session: id}
 }
 
-// TestSums checks that the lists contain the sessions of aggregates.
+// TestSums checks that the report's lists include the sessions in aggregates.
 func TestSums(t *testing.T) {
 	banned := rejected("harvest", true)
 	banned.Banned = true
@@ -56,8 +56,8 @@ func TestSums(t *testing.T) {
 	c := NewCollector(memory.Number)
 	visitor := c.Visitor()
 	for _, r := range []*store.Record{
-		// The aggregate has 1,000 sessions of a harvester. The rule rejected 300 of them,
-		// and the ban rejected 700.
+		// The aggregate has 1,000 sessions of a harvester. A rule rejected 300 of them,
+		// and a ban rejected 700.
 		sum(t, "192.0.2.1", store.Record{Sessions: 1000, Found: 300, Rejected: 1000, Counts: store.Counts{RcptPermfail: 11_415, RcptOK: 3}},
 			tally(helo("a.example.net"), 600, 0, 0), tally(helo("b.example.net"), 390, 0, 0), tally(helo(""), 10, 0, 0),
 			tally(rcpt("@example.org", smtp.ResultPermfail, 0, ""), 300, 11_400, 50),
@@ -137,7 +137,7 @@ func TestCommonSum(t *testing.T) {
 }
 
 // TestAddresses checks that the number of addresses is exact up to 500,000. For more
-// addresses, the report must state an error.
+// addresses, the report must state the possible error.
 func TestAddresses(t *testing.T) {
 	if testing.Short() {
 		t.Skip("counts two million sessions")
@@ -230,9 +230,9 @@ func TestOrganisationsOfSums(t *testing.T) {
 	}
 }
 
-// TestNamesOfSums checks that a session has the same names in the report whether it has a
-// record or belongs to an aggregate. Aggregates truncate names. A greeting without a name
-// is not counted.
+// TestNamesOfSums checks that the report gives a session the same names whether it has
+// a record or belongs to an aggregate, although aggregates truncate names. A greeting
+// without a name must not be counted.
 func TestNamesOfSums(t *testing.T) {
 	long := strings.Repeat("a", 300)
 	in := store.Record{Src: netip.MustParseAddrPort("192.0.2.1:1"), Counts: store.Counts{RcptPermfail: 1}}

@@ -42,13 +42,13 @@ type SuspectRefusal struct {
 	Last     Time   `json:"last"`    // end of that session
 }
 
-// SuspectHosts counts the hosts in the complete list of possible false positives.
+// SuspectHosts counts the hosts in the untruncated list of possible false positives.
 type SuspectHosts struct {
 	Refused  int `json:"rejected"`
 	Observed int `json:"observed"` // only observed
 }
 
-// String describes the hosts in a line of text. The result is "" if there are no hosts.
+// String describes the hosts in a line of text. It returns "" if there are no hosts.
 func (h SuspectHosts) String() string {
 	switch {
 	case h.Observed == 0 && h.Refused == 0:
@@ -118,9 +118,9 @@ func (c *Collector) refusal(s *store.Step) {
 	}
 }
 
-// observed returns the number of sessions in the record that were not rejected, but that
-// a rule would have rejected. For an aggregate, the number is a lower bound, because
-// several rules may apply to the same sessions.
+// observed returns the number of sessions in the record that were not rejected, but
+// would have been rejected by a rule that was only observed. For an aggregate, the
+// number is a lower bound, because several rules may apply to the same sessions.
 func (n *current) observed() (most int) {
 	for i := range n.refusals[:n.rules] {
 		most = max(most, n.refusals[i].observed)
@@ -180,10 +180,10 @@ func (c *Collector) addSuspects() {
 	}
 }
 
-// reason returns the reason why the host of d may be legitimate, or "". A host with
-// evidence of scanning is not legitimate, even if the confidence is not high. A returning
-// mailing list has a reason in every period, although a long period includes the evidence
-// for the ban.
+// reason returns the reason why d's host may be legitimate, or "". A host with evidence
+// of scanning is not legitimate, even if the confidence is not high. A mailing list
+// that keeps returning has a reason in every period, although a long period includes
+// the evidence that led to its ban.
 func (d *suspect) reason(src *source, rdns []byte) string {
 	switch {
 	case d.login:
@@ -260,7 +260,7 @@ type rule struct {
 	last    [ruleEffects]uint32 // the record that last increased each number
 }
 
-// These are the effects of a rule.
+// Effects of a rule.
 const (
 	ruleEnforced = iota
 	ruleObserved

@@ -51,7 +51,7 @@ func TestSuspects(t *testing.T) {
 	all := []visit{
 		{"192.0.2.1", "census1.shodan.io", 50 * day, []store.Step{foundStep("scanner", "medium"), rejected("scanner", true)}},
 		{"192.0.2.1", "census1.shodan.io", 2 * time.Hour, []store.Step{foundStep("scanner", "medium"), rejected("scanner", true)}},
-		// The list server of a club was banned because it sent mail to former members.
+		// A club's list server was banned because it sent mail to former members.
 		{"192.0.2.2", "lists.club.example", 50 * day, []store.Step{foundStep("unknown-recipient", "high"), foundStep("harvest", "high"), rejected("harvest", true)}},
 		{"192.0.2.2", "lists.club.example", 40 * day, []store.Step{rejected("harvest", true)}},
 		{"192.0.2.2", "lists.club.example", 2 * time.Hour, []store.Step{rejected("harvest", true)}},
@@ -73,8 +73,8 @@ func TestSuspects(t *testing.T) {
 	}
 }
 
-// TestSuspectHosts checks that a host counts once, even if several rules reject it.
-// Observed rejections are counted separately.
+// TestSuspectHosts checks that a host counts once, even if several rules reject it, and
+// that observed rejections are counted separately.
 func TestSuspectHosts(t *testing.T) {
 	observed := func(src string) visit {
 		return visit{src, "a.example.net", time.Hour, []store.Step{rejected("one", false), rejected("two", false)}}
@@ -105,8 +105,8 @@ func TestSuspectHosts(t *testing.T) {
 	}
 }
 
-// TestObservedMail checks that mail in another session indicates a false positive, unlike
-// mail in the session that the rule would have rejected.
+// TestObservedMail checks that mail in another session indicates a false positive, but
+// mail in the session that the rule would have rejected does not.
 func TestObservedMail(t *testing.T) {
 	for _, other := range []bool{false, true} {
 		c := NewCollector(memory.Number)
@@ -129,8 +129,8 @@ func TestObservedMail(t *testing.T) {
 }
 
 // TestPatientHarvest checks that a host that tries one recipient in each session is
-// listed as a harvester. A host with accepted mail is not listed, because a mailing list
-// has former members.
+// listed as a harvester, unless it has accepted mail: it may be a mailing list with
+// former members.
 func TestPatientHarvest(t *testing.T) {
 	for _, mails := range []uint32{0, 1} {
 		c := NewCollector(memory.Number)
@@ -153,8 +153,8 @@ func TestPatientHarvest(t *testing.T) {
 	}
 }
 
-// TestSumsAreNoProblem checks that the mail summary reports lost sessions as a problem.
-// Complete aggregates are not a problem.
+// TestSumsAreNoProblem checks that the mail summary reports lost sessions as a problem,
+// but not complete aggregates.
 func TestSumsAreNoProblem(t *testing.T) {
 	for lost, want := range map[int]string{0: "No problems", 3: "1 problem;"} {
 		s := &Summary{Aggregated: 6600, NotKept: NotKept{Sessions: lost, Days: 1}}

@@ -19,7 +19,7 @@ type TextOptions struct {
 	Only  []string // names of sections; empty: all
 }
 
-// A textSection is a section of the text. The problems and totals are not a section.
+// A textSection is a section of the text. Problems and totals do not form a section.
 type textSection struct {
 	name  string // for Only
 	write func(*Summary, *lines)
@@ -109,8 +109,8 @@ func (s *Summary) textTotals(l *lines) {
 	}
 }
 
-// decidedColumns returns the headings and cells of the columns with decisions. A column
-// in which all numbers are 0 is omitted.
+// decidedColumns returns the headings and cells of the columns for decisions. It omits
+// a column in which all numbers are 0.
 func decidedColumns(all []Source) (heads []string, cells func(*Source) []string) {
 	refused, observed := anyDecided(all)
 	if refused {

@@ -13,8 +13,8 @@ import (
 // of quarter.
 const quarter = 15 * time.Minute
 
-// spanSteps maps the length of the timeline to the length of its spans. Each span is long
-// enough to be visible as a bar.
+// spanSteps maps the length of the timeline to the length of its spans, so that each
+// span is wide enough to be visible as a bar.
 var spanSteps = [...]struct {
 	upTo   time.Duration
 	length time.Duration // less than a day
@@ -27,8 +27,7 @@ var spanSteps = [...]struct {
 	{1<<63 - 1, 0, 28},
 }
 
-// A Span counts the sessions of unauthenticated clients that ended in a part of the
-// period.
+// A Span counts unauthenticated clients' sessions that ended in a part of the period.
 type Span struct {
 	Start    Time `json:"start"`
 	Sessions int  `json:"sessions"`
@@ -36,7 +35,7 @@ type Span struct {
 	Refused  int  `json:"refused"` // rejected by a rule or a ban
 }
 
-// A Network counts the sessions of a /24 of IPv4 or a /48 of IPv6.
+// A Network counts the sessions of an IPv4 /24 or an IPv6 /48.
 type Network struct {
 	Prefix    string `json:"prefix"`
 	Addresses int    `json:"addresses"`
@@ -44,8 +43,9 @@ type Network struct {
 	Found     int    `json:"found"`
 }
 
-// timeline divides the period into spans of equal length. Days and hours are in the time
-// zone of since. A gap of more than 100 days before the first session is omitted.
+// timeline divides the period into spans of equal length. Days and hours are in the
+// time zone of since. If there is a gap of more than 100 days before the first session,
+// it is omitted.
 func (c *Collector) timeline(since, until time.Time) []Span {
 	spans := []Span{}
 	times := slices.Sorted(maps.Keys(c.quarters.all))

@@ -24,7 +24,8 @@ const (
 )
 
 // An attack has at least attackFailures failed logins, or failed logins from at least
-// attackNetworks networks. A user in a hotel with an old password causes fewer.
+// attackNetworks networks. A user in a hotel whose device has an old password causes
+// fewer failures.
 const (
 	attackFailures = 10
 	attackNetworks = 3
@@ -57,8 +58,8 @@ type userNetwork struct {
 // NewUsers returns an empty Users.
 func NewUsers() *Users { return &Users{users: map[string]*user{}, dropped: map[string]int{}} }
 
-// Visitor returns a visitor that adds all records to c. The visitor returns an error for
-// a record with corrupt steps.
+// Visitor returns a visitor that adds all records to c. It returns an error for a
+// record with corrupt steps.
 func (c *Users) Visitor() history.Visitor {
 	return history.Visitor{Kinds: store.KindsOf(store.KindAuth), Session: c.Add, Sum: c.Add}
 }
@@ -68,7 +69,7 @@ func (c *Users) Add(r *store.Record) error {
 	if r.Counts.AuthPass == 0 && r.Counts.AuthFail == 0 {
 		return nil
 	}
-	var sender *user // who sent the messages of the session
+	var sender *user // user who sent the session's messages
 	err := r.Steps(func(s *store.Step) bool {
 		if s.Kind != store.KindAuth {
 			return true
@@ -97,8 +98,8 @@ func (c *Users) Add(r *store.Record) error {
 	return err
 }
 
-// user returns the counts of a user, or nil at the limit. Names are compared in lower
-// case, because brute-force attacks vary the case.
+// user returns a user's counts, or nil if there are too many users. Names are compared
+// in lower case, because brute-force attacks vary the case.
 func (c *Users) user(name []byte) *user {
 	key := string(bytes.ToLower(name))
 	u := c.users[key]
@@ -146,7 +147,7 @@ func later(a, b time.Time) time.Time {
 	return a
 }
 
-// A UserSummary is the report on users. All texts are printable.
+// A UserSummary is the report on users. All text is printable.
 type UserSummary struct {
 	Schema   int      `json:"schema"` // text.Schema
 	Since    Time     `json:"since"`
@@ -155,7 +156,7 @@ type UserSummary struct {
 	// Attacked lists the users with failed logins from networks from which they have
 	// never logged in, by the number of networks, highest first.
 	Attacked  []AttackedUser `json:"attacked"`
-	Active    []ActiveUser   `json:"active"` // who logged in, most messages first
+	Active    []ActiveUser   `json:"active"` // users who logged in, by number of messages, highest first
 	More      map[string]int `json:"more"`
 	NotListed map[string]int `json:"not_listed"` // over the memory limits
 }

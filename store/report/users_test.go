@@ -13,7 +13,7 @@ import (
 )
 
 // TestUsers checks that failed logins from a user's own networks are not reported as
-// attacks, in sessions and in aggregates. All texts must be printable.
+// attacks, in sessions and in aggregates. All text must be printable.
 func TestUsers(t *testing.T) {
 	start := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 	c, n := NewUsers(), 0

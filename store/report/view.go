@@ -15,7 +15,7 @@ import (
 	"scanwatch/store"
 )
 
-// A View is a session in JSON. All texts are printable.
+// A View is a session in JSON. All text is printable.
 type View struct {
 	Session string     `json:"session"` // 16 hexadecimal digits
 	Start   Time       `json:"start"`
@@ -53,7 +53,7 @@ type View struct {
 	steps      []viewStep       // all steps in order, for Show
 }
 
-// A RecipientTally counts the recipients in a domain.
+// A RecipientTally counts an aggregate's recipients in a domain.
 type RecipientTally struct {
 	Domain   string `json:"domain"` // "" for no domain, * for further domains
 	Result   string `json:"result"`
@@ -80,7 +80,7 @@ type Ban struct {
 	Times    uint32  `json:"sessions,omitempty"` // in an aggregate: number of sessions with the ban
 }
 
-// A viewStep is a step with printable texts.
+// A viewStep is a step with printable text.
 type viewStep struct {
 	kind                       store.Kind
 	at                         Seconds
@@ -111,7 +111,7 @@ type Counts struct {
 	AuthRefused  uint32 `json:"auth_refused"`
 }
 
-// A Helo is a greeting of the client.
+// A Helo is a greeting from the client.
 type Helo struct {
 	At   Seconds `json:"at"`
 	Verb string  `json:"verb,omitempty"`
@@ -120,14 +120,14 @@ type Helo struct {
 	Times uint32 `json:"sessions,omitempty"` // in an aggregate: number of sessions with the name
 }
 
-// An Answer is the reply of the server to a command.
+// An Answer is the server's reply to a command.
 type Answer struct {
 	Result string `json:"result,omitempty"`
 	Code   uint32 `json:"code,omitempty"`
 	Reply  string `json:"reply,omitempty"` // only the first examples have it
 }
 
-// A Line is a line of the client or a property of its connection.
+// A Line is a line from the client or a property of its connection.
 type Line struct {
 	At   Seconds `json:"at"`
 	Line string  `json:"line"` // empty for input that is not a command
@@ -174,7 +174,7 @@ type Finding struct {
 	Times        uint32  `json:"sessions,omitempty"` // in an aggregate: number of sessions with the finding
 }
 
-// A Listing is the answer of a DNS list about the source.
+// A Listing is a DNS list's answer about the source.
 type Listing struct {
 	At     Seconds `json:"at"`
 	List   string  `json:"list"`
@@ -184,7 +184,7 @@ type Listing struct {
 	Codes  string  `json:"codes,omitempty"` // separated by commas
 }
 
-// A Decision is a decision of a rule or a filter.
+// A Decision is a decision made by a rule or a filter.
 type Decision struct {
 	At       Seconds `json:"at"`
 	Rule     string  `json:"rule,omitempty"`
@@ -306,7 +306,7 @@ func (v *View) addStep(s *viewStep) {
 	}
 }
 
-// tx returns the last open transaction, or starts a new transaction for the step.
+// tx returns the last open transaction, or starts a new one for the step.
 func (v *View) tx(s *viewStep) *Tx {
 	for i := len(v.Tx) - 1; i >= 0; i-- {
 		t := &v.Tx[i]
@@ -406,7 +406,7 @@ func join[T any](all []T, text func(*T) string) string {
 }
 
 // CSV returns a function that writes a session as a row of comma-separated values (RFC
-// 4180). CSV itself writes the header row. The function end flushes the output.
+// 4180). CSV writes the header row immediately. end flushes the output.
 func CSV(w io.Writer) (row func(*View) error, end func() error) {
 	c := csv.NewWriter(w)
 	cells := make([]string, len(columns))

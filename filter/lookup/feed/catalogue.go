@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Database is the format of files in MaxMind DB format, which Parse does not read.
+// Database names the MaxMind DB format, which Parse does not read.
 const Database = "mmdb"
 
 // A Published is a list or database that its publisher offers for download.
@@ -13,7 +13,8 @@ type Published struct {
 	Name   string
 	URL    string // %Y and %m are the year and the month
 	Format string // a format of Parse with its option, or Database
-	// Least is the least interval of requests that the publisher accepts, or a polite one.
+	// Least is the minimum interval between downloads that the publisher accepts, or a
+	// polite interval.
 	Least  time.Duration
 	Header string // header with the key of the operator; empty without one
 	Terms  string
@@ -21,7 +22,7 @@ type Published struct {
 }
 
 // Catalogue returns the known feeds. Only publishers with HTTPS are included, because
-// anyone on the way could change other files.
+// an attacker on the path could change a file sent without it.
 func Catalogue() []Published { return slices.Clone(catalogue) }
 
 // Find returns the feed with the given name.
@@ -40,8 +41,8 @@ const (
 	dbipCredit     = "IP Geolocation by DB-IP, https://db-ip.com"
 )
 
-// catalogue contains all feeds. To add a feed, add a row, and an item to the section FEEDS
-// of scanwatch(8).
+// catalogue contains all feeds. To add a feed, add a row here and an item in the FEEDS
+// section of scanwatch(8).
 var catalogue = []Published{
 	{Name: "spamhaus-drop4", URL: "https://www.spamhaus.org/drop/drop_v4.json", Format: "spamhaus-drop",
 		Least: time.Hour, Terms: spamhausTerms, Credit: spamhausCredit},

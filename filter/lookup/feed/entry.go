@@ -48,8 +48,8 @@ func (c *collector) judge(f *Format) error {
 	return nil
 }
 
-// wants reports whether the option selects an entry with the given values. Entries that
-// are not selected are counted.
+// wants reports whether the format's option selects an entry with the given values. It
+// counts entries that are not selected.
 func (c *collector) wants(values ...string) bool {
 	if c.value == All || slices.Contains(values, c.value) {
 		return true
@@ -70,7 +70,7 @@ func (c *collector) otherValues() string {
 	return strings.Join(slices.Sorted(maps.Keys(c.others)), ", ")
 }
 
-// room reports whether the result has room for another entry.
+// room reports whether another entry fits into the result.
 func (c *collector) room() bool {
 	c.overflow = c.overflow || c.result.Len() >= MaxEntries
 	return !c.overflow
@@ -246,7 +246,7 @@ var special = []specialRow{
 	{netip.MustParsePrefix("ff00::/8"), "multicast"},
 }
 
-// isLocal reports whether p is within the address space of local networks.
+// isLocal reports whether p is within a local network's address space.
 func isLocal(p netip.Prefix) bool {
 	return slices.ContainsFunc(special, func(s specialRow) bool {
 		local := strings.HasPrefix(s.what, "private") || s.what == "loopback" || s.what == "link-local"
@@ -262,7 +262,8 @@ func isUsed(p netip.Prefix) bool {
 	return p.Overlaps(global)
 }
 
-// unused is the part of the IPv4 address space without hosts: multicast and reserved.
+// unused is the part of the IPv4 address space without hosts: multicast and reserved
+// addresses.
 var unused = netip.MustParsePrefix("224.0.0.0/3")
 
 // global is the IPv6 address space of the internet (RFC 4291 section 2.4).

@@ -2,8 +2,8 @@
 // lists, cloud ranges and lists of scanners.
 //
 // The package does not download files. A new file replaces the previous one entirely,
-// so Parse returns an error for an error page, an empty file, or any other file that is
-// not a list. An entry that covers every address or a local network is rejected.
+// so Parse returns an error if the file is an error page, empty, or otherwise not a
+// list. An entry that covers every address or a local network is rejected.
 package feed
 
 import (
@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// Limits on a file. A larger file is an error, and a longer line is a rejected entry.
+// Limits on a file. A larger file causes an error. A longer line is a rejected entry.
 const (
 	MaxBytes   = 64 << 20
 	MaxLine    = 4096    // bytes in a line, for line-based formats
@@ -79,9 +79,9 @@ func (p *Problems) add(problem Problem) {
 	}
 }
 
-// Parse parses a file. The format is the name of a Format, optionally followed by a
-// value for its option ("aws service EC2", "aws service all"). If format is empty,
-// Parse detects it.
+// Parse parses a file. format is the name of a Format, optionally followed by a value
+// for its option ("aws service EC2", "aws service all"). If format is empty, Parse
+// detects it.
 //
 // If Parse returns an error, the Result is nil or holds part of the list for
 // diagnostics.

@@ -27,7 +27,7 @@ type Format struct {
 // Formats returns the formats known to Parse.
 func Formats() []Format { return slices.Clone(formats) }
 
-// formats lists all formats in the order of detection, specific before general. To add
+// formats lists all formats in the order of detection, from specific to general. To add
 // a format, add a row.
 var formats = []Format{
 	{Name: "spamhaus-drop", Help: "Spamhaus DROP, JSON lines or the older text",
@@ -61,8 +61,8 @@ var formats = []Format{
 	{Name: "asn-list", Help: "AS numbers, one a line, with or without AS, text or CSV",
 		sniff: sniffASNList, parse: parseASNList},
 
-	// The following formats look like plain lists and cannot be detected. In a file
-	// with one of these formats, only addresses are valid entries.
+	// The following formats look like plain lists and cannot be detected. In files with
+	// one of these formats, only addresses are valid entries.
 	{Name: "digitalocean", Help: "DigitalOcean's google.csv, a geofeed", parse: parseGeofeed},
 	{Name: "blocklist-de", Help: "blocklist.de: addresses", parse: parseAddresses},
 	{Name: "mxroute", Help: "MXroute's botnet.list: addresses", parse: parseAddresses},

@@ -89,8 +89,8 @@ func parseASNDrop(c *collector, content []byte) error {
 	})
 }
 
-// parseDropLines parses lines of one object each, and a last line with metadata. The
-// take function is called for each object, and reports whether it is an entry.
+// parseDropLines parses a file with an object on each line, and metadata on the last
+// line. It calls take for each object. take reports whether the object is an entry.
 func parseDropLines(c *collector, content []byte, take func(int, dropLine) bool) error {
 	count, complete := 0, false
 	for number, text := range lines(content) {
@@ -242,7 +242,7 @@ func parseJSON(c *collector, content []byte) error {
 	d := json.NewDecoder(bytes.NewReader(content))
 	// A level is the parser's state for an enclosing object or array. In an object, key
 	// is set if the next string is a key, and name is the latest key. wanted is set if
-	// the selected key is name or an outer key.
+	// name or an outer key is the selected key.
 	type level struct {
 		object, key, wanted bool
 		name                string

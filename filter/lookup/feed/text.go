@@ -1,6 +1,6 @@
 package feed
 
-// This file implements the formats made of lines or columns.
+// This file implements the formats that consist of lines or columns.
 
 import (
 	"bytes"
@@ -169,8 +169,8 @@ func parseAddresses(c *collector, content []byte) error {
 }
 
 // parsePlain adds the addresses and AS numbers at the start of each line, or the name
-// on the line. A name must be the only word on its line, or else any prose would be a
-// list of names.
+// on the line. A name must be the only word on its line, because any prose would
+// otherwise be a list of names.
 func parsePlain(c *collector, content []byte) error {
 	for number, line := range c.entries(content) {
 		word, more := firstWord(line)
@@ -207,7 +207,7 @@ func parseASNList(c *collector, content []byte) error {
 		case ok:
 			c.asn(number, asn)
 		case c.result.Len() == 0 && c.malformed == 0 && strings.EqualFold(strings.Trim(word, `"`), "asn"):
-			// The first line is a header.
+			// The first line may be a header.
 		default:
 			c.malform(number, word, "not an AS number")
 		}
@@ -232,7 +232,7 @@ func parseDShield(c *collector, content []byte) error {
 	return nil
 }
 
-// parseNFT adds the addresses that stand between braces, commas and spaces.
+// parseNFT adds the addresses between braces, commas and spaces.
 func parseNFT(c *collector, content []byte) error {
 	for number, line := range c.entries(content) {
 		for word := range strings.FieldsFuncSeq(line, func(r rune) bool { return strings.ContainsRune(" \t,{}=", r) }) {
@@ -266,8 +266,8 @@ func parseCSV(c *collector, content []byte) error {
 	})
 }
 
-// parseColumns parses one column of a table. The choose function picks the column,
-// given the first row. titles reports whether the first row holds titles.
+// parseColumns parses one column of a table. choose picks the column, given the first
+// row. titles reports whether the first row holds titles.
 func parseColumns(c *collector, content []byte, choose func([]string) (column int, titles bool)) error {
 	r := csv.NewReader(bytes.NewReader(content))
 	r.FieldsPerRecord = -1
@@ -310,7 +310,7 @@ func parseColumns(c *collector, content []byte, choose func([]string) (column in
 	}
 }
 
-// addressesBeside returns how many of the other columns hold an address.
+// addressesBeside returns the number of other columns that hold an address.
 func addressesBeside(row []string, column int) (n int) {
 	for i, cell := range row {
 		if i != column && looksAddress(strings.TrimSpace(cell)) {

@@ -1,7 +1,7 @@
 // Command asntable compiles asn-prefixes.tsv.gz into asn.bin, the table embedded in
-// package lookup. The command is run by go generate in filter/lookup.
+// package lookup. Run it with go generate in filter/lookup.
 //
-// Each line of the source has a prefix and the number of the AS that announces it.
+// Each line of the source holds a prefix and the number of the AS that announces it.
 // Prefixes do not overlap. In the table, adjacent prefixes of an AS form a range. The
 // layout of the table is:
 //
