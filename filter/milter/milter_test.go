@@ -402,16 +402,16 @@ func TestEnds(t *testing.T) {
 	for _, stop := range []bool{false, true} {
 		r := new(recorder)
 		ctx, cancel := context.WithCancel(t.Context())
-		ours, theirs := net.Pipe()
+		near, far := net.Pipe()
 		done := make(chan error, 1)
-		go func() { done <- (&Server{Sink: r, Log: slog.New(slog.DiscardHandler)}).conn(ctx, ours) }()
-		c := &client{t, newWire(theirs), theirs}
+		go func() { done <- (&Server{Sink: r, Log: slog.New(slog.DiscardHandler)}).conn(ctx, near) }()
+		c := &client{t, newWire(far), far}
 		c.negotiate()
 		c.connect()
 		if stop {
 			cancel()
 		}
-		theirs.Close()
+		far.Close()
 		<-done
 		cancel()
 		if got := r.lines[len(r.lines)-1]; stop != (got != "disconnect unknown") || strings.HasPrefix(got, "disconnect") == stop {

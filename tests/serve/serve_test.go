@@ -311,13 +311,13 @@ func TestRBLDNSD(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	ours, theirs := resolver("127.0.0.1:53"), resolver("127.0.0.1:5353")
-	filterproc.Eventually(t, "the service", func() bool { return listed(t, ours, netip.MustParseAddr("127.0.0.2")) })
+	ownList, theirs := resolver("127.0.0.1:53"), resolver("127.0.0.1:5353")
+	filterproc.Eventually(t, "the service", func() bool { return listed(t, ownList, netip.MustParseAddr("127.0.0.2")) })
 	if err := s.cmd.Process.Signal(syscall.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
 	first := netip.MustParsePrefix(only4(list)[0]).Addr()
-	filterproc.Eventually(t, "both lists", func() bool { return listed(t, ours, first) && listed(t, theirs, first) })
+	filterproc.Eventually(t, "both lists", func() bool { return listed(t, ownList, first) && listed(t, theirs, first) })
 	hits := 0
 	for i, line := range only4(list) {
 		if i%20 != 0 {
@@ -326,7 +326,7 @@ func TestRBLDNSD(t *testing.T) {
 		p := netip.MustParsePrefix(line)
 		last := lastOf(p)
 		for _, a := range []netip.Addr{p.Addr().Prev(), p.Addr(), last, last.Next()} {
-			got, want := listed(t, ours, a), listed(t, theirs, a)
+			got, want := listed(t, ownList, a), listed(t, theirs, a)
 			if got != want {
 				t.Errorf("%s: %v, in rbldnsd %v", a, got, want)
 			}

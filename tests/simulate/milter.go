@@ -162,9 +162,9 @@ func (m *Milter) at(ev *smtpd.Event) *milterSession {
 var resolved = map[string]string{"pass": "OK", "fail": "FORGED", "error": "TEMP"}
 
 func (m *Milter) connect(ev *smtpd.Event) {
-	ours, theirs := net.Pipe()
-	m.pipes <- theirs
-	s := &milterSession{conn: ours, in: bufio.NewReader(ours)}
+	near, far := net.Pipe()
+	m.pipes <- far
+	s := &milterSession{conn: near, in: bufio.NewReader(near)}
 	m.sessions[ev.Session] = s
 	m.at(ev)
 	rdns, result := string(ev.Field(0)), resolved[string(ev.Field(1))]

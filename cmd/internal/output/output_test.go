@@ -113,13 +113,13 @@ func TestReplaceKeeps(t *testing.T) {
 	}
 	is(page, 0, lesser, 0o640, "old")
 	// The user cannot give the new file the group of root's file, so the file must not be replaced.
-	ours := filepath.Join(theirs, "ours")
-	check(os.WriteFile(ours, []byte("old"), 0o640))
-	err = owner.Do(theirs, func() error { return Replace(ours, 0o644, text) })
+	own := filepath.Join(theirs, "own")
+	check(os.WriteFile(own, []byte("old"), 0o640))
+	err = owner.Do(theirs, func() error { return Replace(own, 0o644, text) })
 	if err == nil || !strings.Contains(err.Error(), "keep the owner 0 and group 0: operation not permitted; remove the file, or run this as root") {
 		t.Errorf("%v", err)
 	}
-	is(ours, 0, 0, 0o640, "old")
+	is(own, 0, 0, 0o640, "old")
 	if left, _ := filepath.Glob(filepath.Join(theirs, ".*")); len(left) > 0 {
 		t.Errorf("files left: %v", left)
 	}
