@@ -5,16 +5,21 @@ package packaging
 
 import (
 	"bytes"
+	"debug/buildinfo"
+	"debug/elf"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"scanwatch/tests/internal/require"
 	"scanwatch/tests/internal/smtpd"
@@ -23,8 +28,22 @@ import (
 const (
 	project = "../.."
 	port    = project + "/ports/mail/opensmtpd-filter-scanwatch"
-	version = "0.1.0" // of the Makefile; TestVersions
 )
+
+// version is the version in the Makefile, from which all others follow.
+var version = makefileVersion()
+
+func makefileVersion() string {
+	makefile, err := os.ReadFile(project + "/Makefile")
+	if err != nil {
+		panic(err)
+	}
+	m := regexp.MustCompile(`(?m)^VERSION = (\d+\.\d+\.\d+)$`).FindSubmatch(makefile)
+	if m == nil {
+		panic("the Makefile has no VERSION")
+	}
+	return string(m[1])
+}
 
 func needs(t *testing.T, programs ...string) {
 	t.Helper()
@@ -100,17 +119,23 @@ func installed(t *testing.T, dir string) (files []string) {
 	return files
 }
 
-// TestVersions checks that four files contain the same version.
+// TestVersions checks that the other files with the version have that of the Makefile, and
+// that both changelogs have the date of the release.
 func TestVersions(t *testing.T) {
 	for name, want := range map[string]string{
-		project + "/Makefile":                   "\nVERSION = " + version + "\n",
-		project + "/packaging/debian/changelog": "(" + version + "-",
-		project + "/CHANGES.md":                 "## " + version,
-		port + "/Makefile":                      "\nV =\t\t" + version + "\n",
+		project + "/packaging/debian/changelog": `^opensmtpd-filter-scanwatch \(` + version + `-\d+\) `,
+		project + "/CHANGES.md":                 `\n## ` + version + ` \(\d{4}-\d\d-\d\d\)\n`,
+		port + "/Makefile":                      `\nV =\t\t` + version + `\n`,
 	} {
-		if !strings.Contains(read(t, name), want) {
-			t.Errorf("%s does not have %q", name, want)
+		if text := read(t, name); !regexp.MustCompile(want).MatchString(text) {
+			t.Errorf("%s does not match %q", name, want)
 		}
+	}
+	_, text, _ := strings.Cut(read(t, project+"/CHANGES.md"), "\n## "+version+" (")
+	date, _, _ := strings.Cut(text, ")")
+	day, err := time.Parse(time.DateOnly, date)
+	if changelog := read(t, project+"/packaging/debian/changelog"); err != nil || !strings.Contains(changelog, ">  "+day.Format("Mon, 02 Jan 2006 ")) {
+		t.Errorf("CHANGES.md has the date %q (%v), debian/changelog is\n%s", date, err, changelog)
 	}
 }
 
@@ -131,6 +156,11 @@ func TestInstall(t *testing.T) {
 				"/p/lib/systemd/system/scanwatch-sync@.service", "/p/lib/systemd/system/scanwatch-serve.service", "/p/lib/systemd/system/scanwatch-lookup.service", "/p/lib/systemd/system/scanwatch-share.service", "/p/lib/tmpfiles.d/scanwatch.conf"} {
 				if !slices.Contains(files, want) {
 					t.Errorf("%s is not installed", want)
+				}
+			}
+			for _, page := range files {
+				if strings.HasPrefix(page, "/m/") && !strings.Contains(read(t, dest+page), "\n.Os scanwatch "+version+"\n") {
+					t.Errorf("%s has another version", page)
 				}
 			}
 			if unit := read(t, dest+"/p/lib/systemd/system/scanwatch-serve.service"); !strings.Contains(unit, "\nExecStart=/p/bin/scanwatch serve dns\n") {
@@ -282,10 +312,19 @@ func TestDebian(t *testing.T) {
 			bytesOf[name] = data
 		}
 	}
+	dir := filepath.Dir(packages[1])
+	run(t, dir, nil, "make", "-s", "deb", "GOARCH=arm64")
+	arm64, _ := filepath.Glob(filepath.Join(dir, "*_arm64.deb"))
+	if len(arm64) != 1 {
+		t.Fatalf("packages for arm64: %v", arm64)
+	}
 	t.Run("lintian", func(t *testing.T) {
 		needs(t, "lintian")
-		run(t, project, nil, "lintian", "--allow-root", "--fail-on", "error,warning", packages[0])
+		run(t, project, nil, "lintian", "--allow-root", "--fail-on", "error,warning", packages[0], arm64[0])
 	})
+	for machine, name := range map[elf.Machine]string{elf.EM_X86_64: packages[0], elf.EM_AARCH64: arm64[0]} {
+		checkContents(t, name, machine)
+	}
 	// Build the next version like a maintainer, but without the slow compression.
 	next := sources(t)
 	const newer = "0.1.99"
@@ -318,6 +357,42 @@ func TestDebian(t *testing.T) {
 				t.Error(out)
 			}
 		})
+	}
+}
+
+// checkContents checks that the programs in a package are for the machine, which the name of
+// the package contains, and that the file copyright has licences for each module in them.
+func checkContents(t *testing.T, name string, machine elf.Machine) {
+	t.Helper()
+	dir := t.TempDir()
+	run(t, dir, nil, "dpkg-deb", "-x", name, ".")
+	modules := map[string]bool{"Go": true}
+	for _, program := range []string{"usr/bin/scanwatch", "usr/sbin/milter-scanwatch", "usr/libexec/opensmtpd/filter-scanwatch"} {
+		f, err := elf.Open(filepath.Join(dir, program))
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+		info, err := buildinfo.ReadFile(filepath.Join(dir, program))
+		if err != nil {
+			t.Fatal(err)
+		}
+		arch := slices.IndexFunc(info.Settings, func(s debug.BuildSetting) bool { return s.Key == "GOARCH" })
+		if f.Machine != machine || arch < 0 || !strings.HasSuffix(name, "_"+info.Settings[arch].Value+".deb") ||
+			strings.TrimSpace(run(t, dir, nil, "dpkg-deb", "-f", name, "Architecture")) != info.Settings[arch].Value {
+			t.Errorf("%s contains %s for %v", filepath.Base(name), program, f.Machine)
+		}
+		for _, m := range info.Deps {
+			modules[m.Path] = true
+		}
+	}
+	named := map[string]bool{}
+	text := read(t, filepath.Join(dir, "usr/share/doc/opensmtpd-filter-scanwatch/copyright"))
+	for _, m := range regexp.MustCompile(`(?m)^(Go|\S+\.\S+/\S+) (?i:licen[cs]e|copying|notice|patents)\S*$`).FindAllStringSubmatch(text, -1) {
+		named[m[1]] = true
+	}
+	if got, want := slices.Sorted(maps.Keys(named)), slices.Sorted(maps.Keys(modules)); !slices.Equal(got, want) {
+		t.Errorf("copyright has licences of\n%v, the programs contain\n%v", got, want)
 	}
 }
 
