@@ -68,7 +68,7 @@ cross:
 # Compile the tests for the other systems.
 cross-test:
 	for os in openbsd freebsd netbsd; do echo $$os; \
-		GOOS=$$os CGO_ENABLED=0 ${GO} test -c -trimpath -ldflags "-s -w" -o cross/$$os-test/ ./cmd/... ./filter/... ./rules/... ./store/... ./internal/... || exit; done
+		GOOS=$$os CGO_ENABLED=0 ${GO} test -c -trimpath -ldflags "-s -w" -o /dev/null ./cmd/... ./filter/... ./rules/... ./store/... ./internal/... || exit; done
 
 # Run the tests of CI: each real smtpd with the core scenario, all other tests
 # with the newest one. Needs root. The first run creates private Debian systems.
