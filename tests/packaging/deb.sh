@@ -37,7 +37,7 @@ in_root dpkg -i /tmp/package.deb >"$scratch/dpkg.log" 2>&1 || die "install: $(ca
 [ "$(in_root stat -c '%U %a' /var/lib/scanwatch)" = "opensmtpd 750" ] || die "owner or mode of the state directory"
 version=$(has)
 [ "$(in_root scanwatch -V)" = "scanwatch ${version%-*}" ] || die "scanwatch -V prints $(in_root scanwatch -V)"
-in_root zcat /usr/share/man/man8/scanwatch.8.gz | grep -qx "\.Os scanwatch ${version%-*}" || die "the manual has another version"
+in_root zcat /usr/share/man/man8/scanwatch.8.gz | grep -x "\.Os scanwatch ${version%-*}" >/dev/null || die "the manual has another version"
 # The services run as users of the package.
 users=$(sed -n 's/^User=//p' "$root"/lib/systemd/system/scanwatch*.service "$root"/usr/lib/systemd/system/scanwatch*.service 2>/dev/null | sort -u)
 for user in $users; do

@@ -311,7 +311,16 @@ func TestDebian(t *testing.T) {
 			bytesOf[name] = data
 		}
 	}
+	// Without the slow compression.
+	edit := func(dir, name string, f func(string) string) {
+		name = filepath.Join(dir, "packaging", name)
+		if err := os.WriteFile(name, []byte(f(read(t, name))), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	uncompressed := func(s string) string { return strings.ReplaceAll(s, "-Zxz", "-Znone") }
 	dir := filepath.Dir(packages[1])
+	edit(dir, "deb.sh", uncompressed)
 	run(t, dir, nil, "make", "-s", "deb", "GOARCH=arm64")
 	arm64, _ := filepath.Glob(filepath.Join(dir, "*_arm64.deb"))
 	if len(arm64) != 1 {
@@ -324,23 +333,17 @@ func TestDebian(t *testing.T) {
 	for machine, name := range map[elf.Machine]string{elf.EM_X86_64: packages[0], elf.EM_AARCH64: arm64[0]} {
 		checkContents(t, name, machine)
 	}
-	// Build the next version like a maintainer, but without the slow compression.
+	// Build the next version like a maintainer.
 	next := sources(t)
-	const newer = "0.1.99"
-	edit := func(name string, f func(string) string) {
-		name = filepath.Join(next, "packaging", name)
-		if err := os.WriteFile(name, []byte(f(read(t, name))), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	edit("debian/changelog", func(s string) string { return strings.ReplaceAll(s, version, newer) })
-	edit("deb.sh", func(s string) string { return strings.ReplaceAll(s, "-Zxz", "-Znone") })
+	newer := version + ".99"
+	edit(next, "debian/changelog", func(s string) string { return strings.ReplaceAll(s, version, newer) })
+	edit(next, "deb.sh", uncompressed)
 	run(t, next, nil, "make", "-s", "deb", "VERSION="+newer)
 	upgrade, _ := filepath.Glob(filepath.Join(next, "*.deb"))
 	if len(upgrade) != 1 {
 		t.Fatalf("packages: %v", upgrade)
 	}
-	for _, v := range smtpd.Matrix() {
+	for _, v := range smtpd.Versions {
 		suite := v.Root
 		t.Run(suite, func(t *testing.T) {
 			root := filepath.Join(rootsDir(), suite)
