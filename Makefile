@@ -20,10 +20,10 @@ UNITDIR != case $$(uname) in Linux) echo ${PREFIX}/lib/systemd/system ;; esac
 TMPFILESDIR = ${PREFIX}/lib/tmpfiles.d
 MANDIR != case $$(uname) in *BSD) echo ${PREFIX}/man ;; *) echo ${PREFIX}/share/man ;; esac
 GO = go
-# The packages of a release are built with this Go: older ones have known
-# vulnerabilities in the standard library.
+# A release is built with this Go: older versions have known vulnerabilities in the
+# standard library.
 RELEASEGO = go1.26.11
-# The package for another architecture is built with "make deb GOARCH=arm64".
+# "make debs" builds these packages, and "make deb GOARCH=arm64" one of them.
 DEBARCHS = arm64 amd64
 FUZZTIME = 60s
 # Builds are reproducible: the output does not depend on the directory.

@@ -41,7 +41,7 @@ func repository(t *testing.T) string {
 	run(t, project, nil, "sh", "-euc", `while read -r f; do [ ! -e "$f" ] || echo "$f"; done <"$1" | tar -cf - -T - | tar -xf - -C "$2"`, "sh", list, dir)
 	run(t, dir, nil, "git", "init", "-q")
 	run(t, dir, nil, "git", "add", "-A")
-	run(t, dir, []string{"GIT_COMMITTER_DATE=2026-12-01T12:00:00Z"}, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-q", "-m", "release")
+	run(t, dir, []string{"GIT_COMMITTER_DATE=2026-12-01T12:00:00Z"}, "git", "-c", "commit.gpgsign=false", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-q", "-m", "release")
 	return dir
 }
 
@@ -58,9 +58,9 @@ func linked(t *testing.T, systems ...string) []string {
 	return slices.Sorted(maps.Keys(all))
 }
 
-// TestArchive checks that two repositories with the same commit produce the same source
-// archive, and that the checksums match the archive. Without a network and without
-// a module cache, the oldest suitable Go builds the programs from the archive.
+// TestArchive checks that two repositories with the same files and time of the commit
+// produce the same source archive, and that the checksums match the archive. Without a
+// network and without a module cache, the oldest suitable Go builds the programs from it.
 func TestArchive(t *testing.T) {
 	require.Full(t)
 	needs(t, "make", "openssl", "sha256sum", "unshare")
