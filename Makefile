@@ -20,6 +20,11 @@ UNITDIR != case $$(uname) in Linux) echo ${PREFIX}/lib/systemd/system ;; esac
 TMPFILESDIR = ${PREFIX}/lib/tmpfiles.d
 MANDIR != case $$(uname) in *BSD) echo ${PREFIX}/man ;; *) echo ${PREFIX}/share/man ;; esac
 GO = go
+# A release is built with this Go: older versions have known vulnerabilities in the
+# standard library.
+RELEASEGO = go1.26.11
+# "make debs" builds these packages, and "make deb GOARCH=arm64" one of them.
+DEBARCHS = arm64 amd64
 FUZZTIME = 60s
 # Builds are reproducible: the output does not depend on the directory.
 GOBUILD = CGO_ENABLED=0 ${GO} build -trimpath -buildvcs=false \
@@ -28,11 +33,15 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 BENCHSTAT = golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
 MISSPELL = github.com/golangci/misspell/cmd/misspell@v0.8.0
 SHFMT = mvdan.cc/sh/v3/cmd/shfmt@v3.14.1
+GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
+# The module of the vulnerability database contains all its reports.
+VULNDB = golang.org/x/vulndb@v0.0.0-20261105234957-e22db6528018
+CYCLONEDX = github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
 
 all: filter-scanwatch milter-scanwatch scanwatch completions
 
 # go build decides which packages are up to date.
-.PHONY: all filter-scanwatch milter-scanwatch scanwatch test test-long test-short race check fuzz mutants bench bench-code bench-filters golden man html roots demo completions install uninstall cross deb clean
+.PHONY: all filter-scanwatch milter-scanwatch scanwatch test test-long test-short race check fuzz mutants bench bench-code bench-filters golden man html roots demo completions install uninstall cross cross-test deb debs dist sbom vuln release clean
 
 filter-scanwatch:
 	${GOBUILD} -o filter-scanwatch ./cmd/filter-scanwatch
@@ -56,6 +65,11 @@ cross:
 		GOOS=$$os GOARCH=$$arch; export GOOS GOARCH; echo $$os/$$arch; \
 		${GOBUILD} -o cross/$$os-$$arch/ ./cmd/filter-scanwatch ./cmd/milter-scanwatch ./cmd/scanwatch || exit; done; done
 
+# Compile the tests for the other systems.
+cross-test:
+	for os in openbsd freebsd netbsd; do echo $$os; \
+		GOOS=$$os CGO_ENABLED=0 ${GO} test -c -trimpath -ldflags "-s -w" -o /dev/null ./cmd/... ./filter/... ./rules/... ./store/... ./internal/... || exit; done
+
 # Run the tests of CI: each real smtpd with the core scenario, all other tests
 # with the newest one. Needs root. The first run creates private Debian systems.
 test: roots man
@@ -63,7 +77,7 @@ test: roots man
 
 # Run all tests on all versions of smtpd, long simulations and measurements, then
 # the fuzz targets and the mutation test. See tests/README.md.
-test-long: roots man
+test-long: roots man cross-test
 	sh tests/consumers.sh
 	sh tests/consumers.sh trixie sid
 	${GO} test -count=1 -timeout 4h -p 1 -tags long ./...
@@ -140,9 +154,8 @@ install:
 	install -m 755 scanwatch ${DESTDIR}${BINDIR}/
 	install -m 755 filter-scanwatch ${DESTDIR}${LIBEXECDIR}/
 	install -m 755 milter-scanwatch ${DESTDIR}${SBINDIR}/
-	install -m 644 man/scanwatch.conf.5 ${DESTDIR}${MANDIR}/man5/
-	install -m 644 man/scanwatch-servers.7 ${DESTDIR}${MANDIR}/man7/
-	install -m 644 man/filter-scanwatch.8 man/milter-scanwatch.8 man/scanwatch.8 ${DESTDIR}${MANDIR}/man8/
+	for page in man/*.[578]; do to=${DESTDIR}${MANDIR}/man$${page##*.}/$${page#man/}; \
+		sed 's/^\.Os$$/.Os scanwatch ${VERSION}/' $$page >$$to && chmod 644 $$to || exit; done
 	install -d ${DESTDIR}${EXAMPLEDIR} ${DESTDIR}${BASHDIR} ${DESTDIR}${ZSHDIR} ${DESTDIR}${FISHDIR}
 	install -m 644 rules/policies/*.conf packaging/examples/*.conf ${DESTDIR}${EXAMPLEDIR}/
 	install -d ${DESTDIR}${EXAMPLEDIR}/fail2ban/filter.d ${DESTDIR}${EXAMPLEDIR}/fail2ban/jail.d
@@ -176,6 +189,28 @@ uninstall:
 deb: all
 	sh packaging/deb.sh ${VERSION}
 
+debs:
+	for arch in ${DEBARCHS}; do ${MAKE} deb GOARCH=$$arch || exit; done
+
+# Build the source archive, its checksum and distinfo of the port, in dist/.
+dist:
+	sh packaging/dist.sh ${VERSION}
+
+# List the modules of each program, in dist/.
+sbom: filter-scanwatch milter-scanwatch scanwatch
+	sh packaging/sbom.sh ${VERSION} ${CYCLONEDX}
+
+# Check for known vulnerabilities. VULNDB=https://vuln.go.dev has the newest reports.
+vuln:
+	GOTOOLCHAIN=${RELEASEGO} sh packaging/vuln.sh ${GOVULNCHECK} ${VULNDB}
+
+# Build all files of a release in dist/. All changes must be committed.
+release: vuln dist
+	GOTOOLCHAIN=${RELEASEGO} ${MAKE} debs
+	GOTOOLCHAIN=${RELEASEGO} ${MAKE} sbom
+	mv opensmtpd-filter-scanwatch_${VERSION}-*.deb dist/
+	cd dist && sha256sum --tag *${VERSION}* >SHA256
+
 clean:
 	rm -f filter-scanwatch milter-scanwatch scanwatch bench.txt opensmtpd-filter-scanwatch_*.deb
-	rm -rf completions cross html
+	rm -rf completions cross dist html

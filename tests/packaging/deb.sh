@@ -35,7 +35,15 @@ rm -rf "$root/var/spool/smtpd" "$root/var/lib/scanwatch"
 cp "$package" "$root/tmp/package.deb"
 in_root dpkg -i /tmp/package.deb >"$scratch/dpkg.log" 2>&1 || die "install: $(cat "$scratch/dpkg.log")"
 [ "$(in_root stat -c '%U %a' /var/lib/scanwatch)" = "opensmtpd 750" ] || die "owner or mode of the state directory"
-in_root scanwatch -V | grep -Eqx 'scanwatch [0-9.]+' || die "scanwatch -V"
+version=$(has)
+[ "$(in_root scanwatch -V)" = "scanwatch ${version%-*}" ] || die "scanwatch -V prints $(in_root scanwatch -V)"
+in_root zcat /usr/share/man/man8/scanwatch.8.gz | grep -x "\.Os scanwatch ${version%-*}" >/dev/null || die "the manual has another version"
+# The services run as users of the package.
+users=$(sed -n 's/^User=//p' "$root"/lib/systemd/system/scanwatch*.service "$root"/usr/lib/systemd/system/scanwatch*.service 2>/dev/null | sort -u)
+for user in $users; do
+	in_root getent passwd "$user" >/dev/null || die "no user $user"
+done
+[ -n "$users" ] || die "the package has no services"
 # The filter needs no configuration, but the README creates one.
 [ -z "$(find "$root/etc/scanwatch" -type f)" ] || die "the package has a configuration"
 
@@ -142,8 +150,10 @@ grep -q 'still names filter-scanwatch' "$scratch/dpkg.log" || die "no warning ab
 [ "$(ls "$wants" | grep scanwatch)" = scanwatch-postfix.path ] || die "enabled after the removal: $(ls "$wants")"
 left=$(in_root dpkg -L $name | grep -v '^/etc' | while read -r file; do [ -f "$root$file" ] && echo "$file"; done || true)
 [ -z "$left" ] || die "files after the removal: $left"
+mkdir -p "$root/var/lib/scanwatch-follow-postfix" "$root/var/lib/scanwatch-feeds" "$root/var/lib/scanwatch-forward"
 in_root dpkg -P $name >"$scratch/dpkg.log" 2>&1 || die "purge: $(cat "$scratch/dpkg.log")"
-for file in /etc/scanwatch /var/lib/scanwatch /var/lib/scanwatch-feeds /var/lib/scanwatch-forward /run/scanwatch; do
+for file in /etc/scanwatch /var/lib/scanwatch /var/lib/scanwatch-feeds /var/lib/scanwatch-forward \
+	/var/lib/scanwatch-follow-postfix /run/scanwatch; do
 	[ ! -e "$root$file" ] || die "$file remains after the purge"
 done
 say "removed and purged"

@@ -14,7 +14,7 @@ import (
 )
 
 // portFiles are the files of a Go port; see bsd.port.mk(5) and go-module(5).
-var portFiles = regexp.MustCompile(`^(Makefile|distinfo|modules\.inc|pkg/(DESCR|PLIST|README|[A-Za-z_][A-Za-z0-9_]*\.rc))$`)
+var portFiles = regexp.MustCompile(`^(Makefile|distinfo|pkg/(DESCR|PLIST|README|[A-Za-z_][A-Za-z0-9_]*\.rc))$`)
 
 // substituted are the variables that bsd.port.mk(5) replaces in the files of pkg, and V.
 var substituted = []string{"ARCH", "HOMEPAGE", "LOCALBASE", "LOCALSTATEDIR", "MACHINE_ARCH", "MAINTAINER", "PKGSTEM", "PREFIX", "RCDIR", "SYSCONFDIR", "TRUEPREFIX", "VARBASE", "V"}
@@ -46,13 +46,13 @@ func portProblems(name, text string, mode fs.FileMode) []string {
 		if strings.TrimRight(line, " \t") != line {
 			report("line %d: trailing space", n)
 		}
-		if len(line) > 80 && strings.Contains(line, " ") && name != "modules.inc" && name != "pkg/PLIST" {
+		if len(line) > 80 && strings.Contains(line, " ") && name != "pkg/PLIST" {
 			report("line %d: longer than 80 columns", n)
 		}
 		if line == "" && name == "pkg/PLIST" {
 			report("line %d: empty", n)
 		}
-		if name != "distinfo" && name != "modules.inc" && name != "pkg/PLIST" && fixedPath.MatchString(line) {
+		if name != "distinfo" && name != "pkg/PLIST" && fixedPath.MatchString(line) {
 			report("line %d: fixed path", n)
 		}
 		if m := assignment.FindStringSubmatch(line); m != nil && name == "Makefile" {
