@@ -163,8 +163,8 @@ func listen(dir string, mode fs.FileMode) (net.Listener, error) {
 	return l, nil
 }
 
-// ErrRunning means that another filter is using the state directory.
-var ErrRunning = errors.New("another filter-scanwatch is listening")
+// ErrRunning means that another front end is using the state directory.
+var ErrRunning = errors.New("another front end is listening")
 
 // Run serves clients on the socket in dir until ctx is done. If the socket cannot be
 // created or is removed, Run logs the error once and retries at the given interval.

@@ -3,6 +3,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -77,6 +78,10 @@ const logTime = time.Second
 // exists.
 const socketCheck = 5 * time.Second
 
+// claimEvery is the interval at which a filter tries to become the front end of its state
+// directory.
+const claimEvery = 250 * time.Millisecond
+
 // gcPercent is below Go's default to save memory. Frequent collections are cheap, because
 // most of the heap consists of tables without pointers. The value is set only after the
 // lists are loaded, so that collections do not delay the startup, for which smtpd waits.
@@ -122,6 +127,7 @@ type Engine struct {
 
 	policyVerbose bool // the configuration has log verbose
 
+	frontEnd *os.File      // keeps other front ends out of the state directory
 	stopLive func()        // stops background work
 	socket   chan struct{} // closed when the control socket is closed
 }
@@ -142,19 +148,51 @@ func (p *Engine) Phases() smtp.PhaseSet { return p.policies.asked }
 // Dir returns the state directory.
 func (p *Engine) Dir() string { return p.set.Store }
 
-var errInUse = errors.New("another process uses the state directory")
+// name returns the name of the front end.
+func (program *Program) name() string { return cmp.Or(program.FrontEnd, "smtpd") }
 
 // Alone returns an error, which it has logged, if another front end uses the state directory:
-// each would lack the other's bans and standing.
-func (p *Engine) Alone() error {
-	c, err := control.Dial(p.Dir())
-	if err != nil {
-		return nil
+// each would lack the other's bans and standing. Nothing has been written to the directory
+// before.
+func (p *Engine) Alone() (err error) {
+	_ = os.Mkdir(p.Dir(), 0o750)
+	switch p.frontEnd, err = control.Claim(p.Dir(), p.program.name()); {
+	case errors.Is(err, control.ErrHeld):
+		p.inUse()
+	case err != nil:
+		p.Log.Error("state directory unusable", "err", err)
 	}
-	defer c.Close()
-	status, _ := c.Status()
-	p.Log.Error("another front end uses the state directory", "statedir", p.Dir(), "pid", status.PID, "hint", "give each its own with -s, or stop the other one")
-	return errInUse
+	return err
+}
+
+// inUse logs which front end uses the state directory.
+func (p *Engine) inUse() {
+	other := control.Holder(p.Dir())
+	p.Log.Error("another front end uses the state directory", "statedir", p.Dir(), "program", other.Program(), "pid", other.PID, "hint", "give each its own with -s, or stop the other one")
+}
+
+// claim waits until no other front end uses the state directory. The filter before a restart of
+// smtpd may still be saving its records. If the disk fails, the engine runs without a claim.
+func (p *Engine) claim(live context.Context) {
+	if p.frontEnd != nil {
+		return
+	}
+	since, logged := time.Now(), false
+	for live.Err() == nil {
+		lock, err := control.Claim(p.Dir(), p.program.name())
+		if !errors.Is(err, control.ErrHeld) {
+			p.frontEnd = lock
+			return
+		}
+		if !logged && time.Since(since) > StopTime {
+			p.inUse()
+			logged = true
+		}
+		select {
+		case <-live.Done():
+		case <-time.After(claimEvery):
+		}
+	}
 }
 
 // setLevel sets the log level from the flags and the configuration.
@@ -302,6 +340,7 @@ func (p *Engine) start() {
 // serveControl serves the control socket.
 func (p *Engine) serveControl(live context.Context) {
 	_ = os.Mkdir(p.set.Store, 0o750) // the store also creates the directory, but later
+	p.claim(live)
 	checkState(p.set.Store, p.Log)
 	commands := slices.Concat(
 		control.StoreCommands(p.writer, p.flushSums, p.state.Flush),
