@@ -34,10 +34,13 @@ func TestImportLog(t *testing.T) {
 	for _, kind := range serverlog.Kinds {
 		dir := t.TempDir()
 		var before int
-		for range 2 {
+		for i := range 2 {
 			r, err := importLogs(t, kind.Name, dir, "../serverlog/testdata/"+kind.Name+".log")
 			if err != nil || r.Sessions == 0 || r.Unknown > 0 {
 				t.Fatalf("%s: %+v, %v", kind.Name, r, err)
+			}
+			if r.Known != i*r.Sessions {
+				t.Errorf("%s: import %d: %d of %d sessions already recorded", kind.Name, i+1, r.Known, r.Sessions)
 			}
 			all := records(t, dir)
 			if len(all) != r.Sessions || before > 0 && len(all) != before {
@@ -124,8 +127,12 @@ func TestImportLogRefuses(t *testing.T) {
 	if err := os.WriteFile(name, []byte("Nov 29 07:40:00 mx sshd[1]: x\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := importLogs(t, "postfix", t.TempDir(), name); err == nil || !strings.Contains(err.Error(), "no sessions of postfix found in 1 lines") {
+	if _, err := importLogs(t, "postfix", t.TempDir(), name); err == nil || !strings.Contains(err.Error(), "read "+name+": no sessions of postfix found in 1 lines") {
 		t.Error(err)
+	}
+	_, err := importLogs(t, "icewarp", t.TempDir(), name)
+	if want := name + ":1: Nov 29 07:40:00 mx sshd[1]: x"; err == nil || !strings.HasSuffix(err.Error(), want) {
+		t.Errorf("%v, want %s at the end", err, want)
 	}
 	if _, err := importLogs(t, "kumomta", t.TempDir(), filepath.Join(t.TempDir(), "missing")); !errors.Is(err, os.ErrNotExist) {
 		t.Error(err)
@@ -134,7 +141,7 @@ func TestImportLogRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	r, err := importLogs(t, "postfix", t.TempDir(), name)
-	if err != nil || r.Unknown != 1 || len(r.Samples) != 1 || r.TooLong != 1 || r.Sessions != 1 {
+	if err != nil || r.Unknown != 1 || len(r.Samples) != 1 || !strings.HasPrefix(r.Samples[0], name+":1: ") || r.TooLong != 1 || r.Sessions != 1 {
 		t.Errorf("%+v, %v", r, err)
 	}
 }
