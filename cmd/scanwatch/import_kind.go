@@ -70,6 +70,9 @@ func importKind(e *env, kind *serverlog.Kind, names []string) error {
 	for _, line := range r.Samples {
 		fmt.Fprintf(e.err, "scanwatch: not understood: %s\n", line)
 	}
+	if r.Undated {
+		fmt.Fprintln(e.err, "scanwatch: neither the lines nor the file name have a date; the sessions have the date at which the file was modified")
+	}
 	if r.TooLong > 0 {
 		fmt.Fprintf(e.err, "scanwatch: skipped %d lines of more than 64 KiB\n", r.TooLong)
 	}

@@ -72,6 +72,19 @@ func (r *Reader) Line(l *maillog.Line, stamped bool) bool {
 // Sample returns the start of a line as printable text.
 func Sample(line []byte) string { return text.Escape(clip(line, maxExample)) }
 
+// File starts the file with the given name, without its directory.
+func (r *Reader) File(name string) {
+	if t, ok := r.parser.(*transcript); ok {
+		t.file(name)
+	}
+}
+
+// Undated reports whether the date of the lines is only that of Options.Date.
+func (r *Reader) Undated() bool {
+	t, ok := r.parser.(*transcript)
+	return ok && t.dateless && !t.sure
+}
+
 // Tick plays the sessions that have ended by the given time.
 func (r *Reader) Tick(at time.Time) {
 	r.table.tick(at.UnixMicro())

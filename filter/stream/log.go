@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -24,10 +25,13 @@ type LogOptions struct {
 
 // A LogResult describes the import of logs.
 type LogResult struct {
-	serverlog.Counts           // the samples begin with their files and lines
-	Sessions, Known  int       // Known sessions were already recorded
-	TooLong          int       // lines of more than 64 KiB
-	Oldest, Newest   time.Time // when the oldest and newest sessions ended
+	serverlog.Counts     // the samples begin with their files and lines
+	Sessions, Known  int // Known sessions were already recorded
+	// Undated is set if the sessions have the date at which the first file was modified, because
+	// the log has none.
+	Undated        bool
+	TooLong        int       // lines of more than 64 KiB
+	Oldest, Newest time.Time // when the oldest and newest sessions ended
 }
 
 // progressLines is the number of lines between calls of LogOptions.Progress.
@@ -63,13 +67,14 @@ func ImportLog(logs []*maillog.Log, o LogOptions) (r LogResult, err error) {
 	err = record(o.Options, o.Kind.Name, &result, func(pipeline *filter.Pipeline) error {
 		reader := serverlog.New(o.Kind, pipeline, serverlog.Options{Zone: o.Zone, Date: logs[0].ModTime()})
 		for i := range logs {
+			reader.File(filepath.Base(logs[i].Name))
 			if err := r.read(logs, i, reader, &o); err != nil {
 				return fmt.Errorf("read %s: %w", logs[i].Name, err)
 			}
 		}
 		reader.Flush()
 		samples := r.Samples
-		r.Counts = reader.Counts()
+		r.Counts, r.Undated = reader.Counts(), reader.Undated()
 		r.Samples = samples
 		pipeline.Leave()
 		return nil

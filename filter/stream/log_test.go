@@ -145,3 +145,48 @@ func TestImportLogRefuses(t *testing.T) {
 		t.Errorf("%+v, %v", r, err)
 	}
 }
+
+// TestUndated checks which date the lines of IceWarp get: that of the greeting, then that in the
+// name of the file, and then that of its modification, which is reported.
+func TestUndated(t *testing.T) {
+	text, err := os.ReadFile("../serverlog/testdata/icewarp.log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	bare := bytes.ReplaceAll(text, []byte("; Fri, 13 Feb 2026 16:14:"), []byte(" ready "))
+	if bytes.Equal(bare, text) {
+		t.Fatal("no dates in the greetings")
+	}
+	for _, tt := range []struct {
+		name    string
+		text    []byte
+		day     string
+		undated bool
+	}{
+		{"s20260210-00.log", text, "2026-02-13", false},
+		{"s20260210-00.log", bare, "2026-02-10", false},
+		{"s120260210-01.log", bare, "2026-02-10", false},
+		{"smtp-2026-02-10.log.1", bare, "2026-02-10", false},
+		{"s20261310-00.log", bare, "2026-02-20", true},
+		{"smtp.log", bare, "2026-02-20", true},
+		{"smtp.log", text, "2026-02-13", false},
+	} {
+		dir, name := t.TempDir(), filepath.Join(t.TempDir(), tt.name)
+		if err := os.WriteFile(name, tt.text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		at := time.Date(2026, 2, 20, 23, 0, 0, 0, time.UTC)
+		if err := os.Chtimes(name, at, at); err != nil {
+			t.Fatal(err)
+		}
+		r, err := importLogs(t, "icewarp", dir, name)
+		if err != nil || r.Sessions != 2 || r.Undated != tt.undated {
+			t.Errorf("%s: %+v, %v", tt.name, r, err)
+		}
+		for _, rec := range records(t, dir) {
+			if day := rec.Start.UTC().Format(time.DateOnly); day != tt.day {
+				t.Errorf("%s: a session on %s, want %s", tt.name, day, tt.day)
+			}
+		}
+	}
+}
