@@ -93,3 +93,45 @@ func TestOneFrontEnd(t *testing.T) {
 		<-winner.ended
 	}
 }
+
+// TestErrorTransport checks that a recipient with Postfix's transport error counts as rejected
+// only if Postfix rejects it, and that the log shows the same.
+func TestErrorTransport(t *testing.T) {
+	for _, tt := range []struct {
+		reject, code string
+		counts       string
+	}{
+		{"no", "250", `"rcpt_ok":2,"rcpt_permfail":0`},
+		{"yes", "550", `"rcpt_ok":0,"rcpt_permfail":2`},
+	} {
+		t.Run("smtpd_reject_unlisted_recipient="+tt.reject, func(t *testing.T) {
+			s := newSite(t)
+			s.startMilter("mode observe\n")
+			s.startPostfix(s.recipe("Postfix") + "smtpd_client_port_logging = yes\nsmtpd_reject_unlisted_recipient = " + tt.reject + "\n" +
+				"transport_maps = inline:{ {closed@example.org=error:5.1.1 mailbox closed}, {bare@example.org=error:5.1.1} }\n")
+			session := scenario{src: "198.51.100.1", lines: []string{"EHLO mail.partner.example", mailLine, "RCPT TO:<closed@example.org>", "RCPT TO:<bare@example.org>", "QUIT"}}
+			replies := session.play(t)
+			for _, reply := range replies[3:5] {
+				if !strings.HasPrefix(reply, tt.code) {
+					t.Errorf("%q, want %s", replies, tt.code)
+				}
+			}
+			s.stopMilter()
+			if dump := cli.Run(t, s.path("state"), "dump", "--since", "2020-01-01"); !strings.Contains(dump, tt.counts) {
+				t.Errorf("milter: want %s: %s", tt.counts, dump)
+			}
+			filterproc.Eventually(t, "the log", func() bool {
+				log, _ := os.ReadFile(s.path("maillog"))
+				return strings.Contains(string(log), "disconnect from ")
+			})
+			log := filepath.Join(s.dir, "imported")
+			if err := os.Mkdir(log, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			cli.Run(t, log, "import", "postfix", s.path("maillog"))
+			if dump := cli.Run(t, log, "dump", "--since", "2020-01-01"); !strings.Contains(dump, tt.counts) {
+				t.Errorf("log: want %s: %s", tt.counts, dump)
+			}
+		})
+	}
+}
