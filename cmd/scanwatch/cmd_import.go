@@ -175,7 +175,7 @@ func importSmtpd(e *env, name string) error {
 	progress.Clear()
 	switch {
 	case errors.Is(err, store.ErrInUse):
-		return fmt.Errorf("import into %s: filter-scanwatch is running; stop smtpd first, or import into a new directory (-s)", dir.Path)
+		return fmt.Errorf("import into %s: a filter is running; stop it first, or import into a new directory (-s)", dir.Path)
 	case err != nil:
 		return fmt.Errorf("import %s into %s: %w", name, dir.Path, err)
 	}

@@ -26,7 +26,7 @@ import (
 var ErrNotRunning = errors.New("not running")
 
 // ErrNoSocket means that no process is listening on the companions' socket.
-var ErrNoSocket = errors.New("no socket for companions; restart smtpd if a companion was added, and see scanwatch status")
+var ErrNoSocket = errors.New("no socket for companions; restart the front end (smtpd, for a filter) if a companion was added, and see scanwatch status")
 
 // A Client sends commands to a running filter. A Client must not be used concurrently.
 type Client struct {

@@ -355,6 +355,31 @@ func TestDialErrors(t *testing.T) {
 	}
 }
 
+// TestRestart checks that errors name the program that the operator must restart.
+func TestRestart(t *testing.T) {
+	for program, want := range map[string]string{"": "restart smtpd after a change", "milter-scanwatch": "restart milter-scanwatch after a change"} {
+		dir := t.TempDir()
+		l, err := Listen(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := Server{Program: program, Commands: []Command{{"flush", 0, func(context.Context, *Answer, []string) error {
+			return errors.New("no; restart smtpd after a change")
+		}}}}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go s.Serve(ctx, l)
+		c, err := Dial(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if err := c.Flush(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v", program, err)
+		}
+	}
+}
+
 // TestClaim checks that a state directory has one front end, and that its name remains.
 func TestClaim(t *testing.T) {
 	dir := t.TempDir()

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -49,6 +50,15 @@ func (f FrontEnd) remedy() string {
 		return "start its service, see milter-scanwatch(8)"
 	}
 	return "start its service, see scanwatch-servers(7)"
+}
+
+// Restart replaces smtpd by another program in a message that asks the operator to restart it.
+// For smtpd, the program may be "".
+func Restart(message, program string) string {
+	if program == "" {
+		return message
+	}
+	return strings.ReplaceAll(message, "restart smtpd", "restart "+program)
 }
 
 // ErrHeld means that another front end is running in the state directory.

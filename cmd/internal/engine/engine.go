@@ -15,7 +15,6 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -349,7 +348,7 @@ func (p *Engine) serveControl(live context.Context) {
 		p.sharing.OperatorCommands(),
 		control.EraseCommands(control.Eraser{Dir: p.set.Store, Memory: p.memory, State: p.state, Store: p.writer, Sums: p.Pipeline.Sums.FlushAll, Now: p.eventTime}),
 	)
-	server := control.Server{Commands: commands, Log: p.Log}
+	server := control.Server{Commands: commands, Log: p.Log, Program: p.program.Server}
 	server.Run(live, p.set.Store, socketCheck)
 }
 
@@ -365,7 +364,7 @@ func (p *Engine) status() control.Status {
 	if p.companions != nil {
 		companions = p.companions.Status()
 		for i := range companions {
-			companions[i].Problem = restart(companions[i].Problem, p.program.Server)
+			companions[i].Problem = control.Restart(companions[i].Problem, p.program.Server)
 		}
 	}
 	var fleet *control.FleetStatus
@@ -455,14 +454,6 @@ func shippedLists(log *slog.Logger) func() *lookup.Lists {
 	})
 }
 
-// restart replaces the program that the operator must restart in a message for smtpd.
-func restart(message, server string) string {
-	if server == "" {
-		return message
-	}
-	return strings.ReplaceAll(message, "restart smtpd", "restart "+server)
-}
-
 // newLogger returns a logger without timestamps, which smtpd and syslog add. Messages name
 // the given server.
 func newLogger(w io.Writer, level slog.Leveler, server string) *slog.Logger {
@@ -473,7 +464,7 @@ func newLogger(w io.Writer, level slog.Leveler, server string) *slog.Logger {
 				return slog.Attr{}
 			}
 			if a.Value.Kind() == slog.KindString {
-				a.Value = slog.StringValue(restart(a.Value.String(), server))
+				a.Value = slog.StringValue(control.Restart(a.Value.String(), server))
 			}
 			return a
 		},
