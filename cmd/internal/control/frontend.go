@@ -39,7 +39,7 @@ func (f FrontEnd) Program() string {
 	return "scanwatch follow " + f.Name
 }
 
-// remedy says how to start the front end.
+// remedy returns the command or question that leads to a running front end.
 func (f FrontEnd) remedy() string {
 	switch f.Name {
 	case "":
@@ -64,7 +64,7 @@ func Restart(message, program string) string {
 // ErrHeld means that another front end is running in the state directory.
 var ErrHeld = errors.New("another front end uses the state directory")
 
-// Claim makes this process the front end of a state directory, until the returned file is
+// Claim registers this process as the front end of a state directory, until the returned file is
 // closed. If another process is the front end, the error is ErrHeld.
 func Claim(dir, name string) (lock *os.File, err error) {
 	err = owner.Do(dir, func() error {

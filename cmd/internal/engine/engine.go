@@ -170,8 +170,9 @@ func (p *Engine) inUse() {
 	p.Log.Error("another front end uses the state directory", "statedir", p.Dir(), "program", other.Program(), "pid", other.PID, "hint", "give each its own with -s, or stop the other one")
 }
 
-// claim waits until no other front end uses the state directory. The filter before a restart of
-// smtpd may still be saving its records. If the disk fails, the engine runs without a claim.
+// claim waits until no other front end uses the state directory. After a restart of smtpd,
+// the previous filter may still be saving its records. If the disk fails, the engine runs
+// without a claim.
 func (p *Engine) claim(live context.Context) {
 	if p.frontEnd != nil {
 		return
