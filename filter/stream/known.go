@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"scanwatch/store"
+	"scanwatch/store/history"
 )
 
 // maxDays is the number of days whose sessions a known holds. A log is in the order of time,
@@ -65,10 +66,11 @@ func (k *known) day(start time.Time) (map[knownKey]struct{}, error) {
 		return nil, err
 	}
 	d := knownDay{start, make(map[knownKey]struct{})}
-	err := k.reader.Each(start, start.Add(24*time.Hour), 0, func(r *store.Record) error {
+	note := func(r *store.Record) error {
 		d.keys[knownKey{r.End.UnixMicro(), r.ID}] = struct{}{}
 		return nil
-	})
+	}
+	err := history.Walk(&k.reader, start, start.Add(24*time.Hour), history.Visitor{Session: note, Sum: note})
 	if err != nil {
 		return nil, err
 	}

@@ -77,10 +77,6 @@ const logTime = time.Second
 // exists.
 const socketCheck = 5 * time.Second
 
-// claimEvery is the interval at which a filter tries to become the front end of its state
-// directory.
-const claimEvery = 250 * time.Millisecond
-
 // gcPercent is below Go's default to save memory. Frequent collections are cheap, because
 // most of the heap consists of tables without pointers. The value is set only after the
 // lists are loaded, so that collections do not delay the startup, for which smtpd waits.
@@ -157,42 +153,11 @@ func (p *Engine) Alone() (err error) {
 	_ = os.Mkdir(p.Dir(), 0o750)
 	switch p.frontEnd, err = control.Claim(p.Dir(), p.program.name()); {
 	case errors.Is(err, control.ErrHeld):
-		p.inUse()
+		inUse(p.Dir(), p.Log)
 	case err != nil:
 		p.Log.Error("state directory unusable", "err", err)
 	}
 	return err
-}
-
-// inUse logs which front end uses the state directory.
-func (p *Engine) inUse() {
-	other := control.Holder(p.Dir())
-	p.Log.Error("another front end uses the state directory", "statedir", p.Dir(), "program", other.Program(), "pid", other.PID, "hint", "give each its own with -s, or stop the other one")
-}
-
-// claim waits until no other front end uses the state directory. After a restart of smtpd,
-// the previous filter may still be saving its records. If the disk fails, the engine runs
-// without a claim.
-func (p *Engine) claim(live context.Context) {
-	if p.frontEnd != nil {
-		return
-	}
-	since, logged := time.Now(), false
-	for live.Err() == nil {
-		lock, err := control.Claim(p.Dir(), p.program.name())
-		if !errors.Is(err, control.ErrHeld) {
-			p.frontEnd = lock
-			return
-		}
-		if !logged && time.Since(since) > StopTime {
-			p.inUse()
-			logged = true
-		}
-		select {
-		case <-live.Done():
-		case <-time.After(claimEvery):
-		}
-	}
 }
 
 // setLevel sets the log level from the flags and the configuration.
@@ -340,7 +305,9 @@ func (p *Engine) start() {
 // serveControl serves the control socket.
 func (p *Engine) serveControl(live context.Context) {
 	_ = os.Mkdir(p.set.Store, 0o750) // the store also creates the directory, but later
-	p.claim(live)
+	if p.frontEnd == nil {
+		p.frontEnd = claim(live, p.Dir(), p.program.name(), p.Log)
+	}
 	checkState(p.set.Store, p.Log)
 	commands := slices.Concat(
 		control.StoreCommands(p.writer, p.flushSums, p.state.Flush),
