@@ -50,6 +50,7 @@ files=$(cd "$dest" && find . -type f | sed 's,^\./,,' | sort)
 size=$(du -sk --apparent-size "$dest" | cut -f1)
 mkdir "$dest/DEBIAN"
 sed "s/@VERSION@/$version/; s/@ARCH@/$arch/; s/@SIZE@/$size/" $from/control >"$dest/DEBIAN/control"
+install -m 644 $from/triggers "$dest/DEBIAN/"
 install -m 755 $from/postinst $from/prerm $from/postrm "$dest/DEBIAN/"
 (cd "$dest" && echo "$files" | xargs md5sum) >"$dest/DEBIAN/md5sums"
 

@@ -746,3 +746,19 @@ func decodeUntil(seconds uint64) time.Time {
 	}
 	return time.Unix(int64(min(seconds, maxUntil)), 0).UTC()
 }
+
+// MailServer returns the words for the mail server of a session with the given front end.
+func MailServer(frontEnd string) string {
+	if frontEnd == "" {
+		return "smtpd"
+	}
+	return "the mail server"
+}
+
+// ReportedBy names the mail server and the front end that reported a session.
+func ReportedBy(server, frontEnd string) string {
+	if server == "" {
+		return "by " + frontEnd
+	}
+	return "by " + server + " through " + frontEnd
+}

@@ -127,12 +127,15 @@ func runCheck(e *env, args []string) error {
 // checkServices prints warnings about the companions and the fleet. The filter starts despite these
 // problems.
 func checkServices(e *env, p *rules.Policy) {
+	filter, state, server := -1, "", ""
 	warn := func(pos rules.Pos, format string, args ...any) {
-		fmt.Fprintf(e.err, "%s: warning: %s\n", pos, fmt.Sprintf(format, args...))
+		fmt.Fprintf(e.err, "%s: warning: %s\n", pos, control.Restart(fmt.Sprintf(format, args...), server))
 	}
-	filter, state := -1, ""
 	if dir, err := e.stateDir(); err == nil {
 		state = dir.Path
+		if f := control.LatestFrontEnd(state); f.Name != "" && f.Name != "smtpd" {
+			server = f.Program()
+		}
 		if info, err := os.Stat(state); err == nil {
 			if s, ok := info.Sys().(*syscall.Stat_t); ok {
 				filter = int(s.Uid) // the state directory's owner is the filter's user

@@ -63,7 +63,7 @@ func runFsck(e *env, repair, asJSON bool) error {
 	if repair {
 		err = i.Repair(version, e.now(), visit)
 		if errors.Is(err, store.ErrInUse) {
-			return fmt.Errorf("nothing was repaired: %w; stop smtpd first, or repair a copy of the directory with -s", err)
+			return fmt.Errorf("nothing was repaired: %w; stop the filter first, or repair a copy of the directory with -s", err)
 		}
 	} else {
 		err = i.Each(visit)

@@ -175,11 +175,12 @@ func importSmtpd(e *env, name string) error {
 	progress.Clear()
 	switch {
 	case errors.Is(err, store.ErrInUse):
-		return fmt.Errorf("import into %s: filter-scanwatch is running; stop smtpd first, or import into a new directory (-s)", dir.Path)
+		return fmt.Errorf("import into %s: a filter is running; stop it first, or import into a new directory (-s)", dir.Path)
 	case err != nil:
 		return fmt.Errorf("import %s into %s: %w", name, dir.Path, err)
 	}
-	fmt.Fprintf(e.out, "lines     %d, %d skipped\nsessions  %d\n", r.Lines, r.Skipped, r.Sessions)
+	fmt.Fprintf(e.out, "lines     %d, %d skipped\n", r.Lines, r.Skipped)
+	printSessions(e, r.Sessions, r.Known)
 	fmt.Fprintf(e.out, "from      %s\nto        %s\n", r.Oldest.In(e.zone).Format(time.DateTime), r.Newest.In(e.zone).Format(time.DateTime))
 	if r.Skipped > 0 {
 		fmt.Fprintf(e.err, "scanwatch: skipped %d lines, the first is %v\n", r.Skipped, r.First)

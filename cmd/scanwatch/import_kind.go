@@ -64,10 +64,14 @@ func importKind(e *env, kind *serverlog.Kind, names []string) error {
 	case err != nil:
 		return fmt.Errorf("import into %s: %w", dir.Path, err)
 	}
-	fmt.Fprintf(e.out, "lines     %d, of which %d from %s and %d not understood\nsessions  %d\n", r.Lines, r.Used+r.Unknown, kind.Name, r.Unknown, r.Sessions)
+	fmt.Fprintf(e.out, "lines     %d, of which %d from %s and %d not understood\n", r.Lines, r.Used+r.Unknown, kind.Name, r.Unknown)
+	printSessions(e, r.Sessions, r.Known)
 	fmt.Fprintf(e.out, "from      %s\nto        %s\n", r.Oldest.In(e.zone).Format(time.DateTime), r.Newest.In(e.zone).Format(time.DateTime))
 	for _, line := range r.Samples {
 		fmt.Fprintf(e.err, "scanwatch: not understood: %s\n", line)
+	}
+	if r.Undated {
+		fmt.Fprintln(e.err, "scanwatch: neither the lines nor the file name have a date; the sessions have the date at which the file was modified")
 	}
 	if r.TooLong > 0 {
 		fmt.Fprintf(e.err, "scanwatch: skipped %d lines of more than 64 KiB\n", r.TooLong)
@@ -77,4 +81,14 @@ func importKind(e *env, kind *serverlog.Kind, names []string) error {
 			keep.In(e.zone).Format(time.DateOnly))
 	}
 	return nil
+}
+
+// printSessions prints the number of sessions in an import, of which some may have been recorded
+// before.
+func printSessions(e *env, all, known int) {
+	again := ""
+	if known > 0 {
+		again = fmt.Sprintf(", %d already recorded", known)
+	}
+	fmt.Fprintf(e.out, "sessions  %d%s\n", all, again)
 }

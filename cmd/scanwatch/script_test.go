@@ -141,12 +141,13 @@ func pipeToNobody(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// mkstore fills a state directory.
+// mkstore fills a state directory, like a filter that has stopped.
 func mkstore(dir string) int {
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
 	fill(w, now.Add(-26*time.Hour), 0x10)
 	fill(w, now.Add(-time.Hour), 0x20)
-	if err := w.Close(); err != nil {
+	err := w.Close()
+	if err = errors.Join(err, os.WriteFile(filepath.Join(dir, "front-end"), []byte("smtpd 1\n"), 0o640)); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}

@@ -300,6 +300,26 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// TestErrorTransport checks that a recipient that Postfix has accepted does not count as refused,
+// although its transport is error.
+func TestErrorTransport(t *testing.T) {
+	for _, c := range []struct {
+		host, text string
+		want       smtp.Result
+	}{
+		{"5.1.1 mailbox closed", "joe@example.org", smtp.ResultOK},
+		{"5.1.1", "joe@example.org", smtp.ResultOK},
+		{"", "joe", smtp.ResultPermfail}, // Sendmail 8.18
+		{"5.7.1", "Contact postmaster@example.org first", smtp.ResultPermfail},
+	} {
+		s := newSession()
+		s.macros = macros{"rcpt_mailer": "error", "rcpt_host": c.host, "rcpt_addr": c.text}
+		if e := s.recipient([]byte("joe@example.org"), 0); e.Result != c.want {
+			t.Errorf("%s %s: %v", c.host, c.text, e.Result)
+		}
+	}
+}
+
 // TestTexts checks the addresses of arguments, and that passwords in unknown commands are
 // masked.
 func TestTexts(t *testing.T) {

@@ -186,8 +186,12 @@ func (s *session) sender(addr []byte, at int64) *smtp.Event {
 
 // refused reports whether the server has already refused the recipient: the macro
 // rcpt_mailer is then error, rcpt_host is the enhanced status code (RFC 3463), and rcpt_addr
-// the text.
-func (s *session) refused() bool { return s.macros["rcpt_mailer"] == "error" }
+// the text. If rcpt_addr is an address, Postfix has accepted the recipient, and its transport
+// is error.
+func (s *session) refused() bool {
+	text := s.macros["rcpt_addr"]
+	return s.macros["rcpt_mailer"] == "error" && (!strings.Contains(text, "@") || strings.Contains(text, " "))
+}
 
 func (s *session) recipient(addr []byte, at int64) *smtp.Event {
 	e := s.begin(smtp.EventRcpt, at)

@@ -26,7 +26,8 @@ type Counts struct {
 	Samples []string `json:"samples,omitempty"`
 }
 
-const maxSamples = 3
+// MaxSamples is the maximum number of samples.
+const MaxSamples = 3
 
 // A Reader reads the lines of a log and plays the sessions in it. A Reader must not be used
 // concurrently.
@@ -45,8 +46,9 @@ func New(kind *Kind, sink Sink, o Options) *Reader {
 	return &Reader{table: t, parser: kind.make(t)}
 }
 
-// Line reads a line. stamped is set if the line has a syslog prefix.
-func (r *Reader) Line(l *maillog.Line, stamped bool) {
+// Line reads a line, and reports whether the parser understands it. stamped is set if the line
+// has a syslog prefix.
+func (r *Reader) Line(l *maillog.Line, stamped bool) bool {
 	r.counts.Lines++
 	v := unknown
 	if !r.table.kind.Syslog {
@@ -60,10 +62,27 @@ func (r *Reader) Line(l *maillog.Line, stamped bool) {
 		r.counts.Used++
 	case unknown:
 		r.counts.Unknown++
-		if len(r.counts.Samples) < maxSamples {
-			r.counts.Samples = append(r.counts.Samples, text.Escape(clip(l.Raw, maxExample)))
+		if len(r.counts.Samples) < MaxSamples {
+			r.counts.Samples = append(r.counts.Samples, Sample(l.Raw))
 		}
 	}
+	return v != unknown
+}
+
+// Sample returns the start of a line as printable text.
+func Sample(line []byte) string { return text.Escape(clip(line, maxExample)) }
+
+// File starts the file with the given name, without its directory.
+func (r *Reader) File(name string) {
+	if t, ok := r.parser.(*transcript); ok {
+		t.file(name)
+	}
+}
+
+// Undated reports whether the date of the lines is only that of Options.Date.
+func (r *Reader) Undated() bool {
+	t, ok := r.parser.(*transcript)
+	return ok && t.dateless && !t.sure
 }
 
 // Tick plays the sessions that have ended by the given time.

@@ -3,6 +3,7 @@ package serverlog
 import (
 	"bytes"
 	"math"
+	"regexp"
 	"strconv"
 	"time"
 
@@ -37,6 +38,7 @@ type transcript struct {
 	zone *time.Location
 	day  time.Time // date of lines that have only a time
 	last int64     // microseconds since the start of day
+	sure bool      // day is not a guess from the time of the file
 	key  []byte    // reused
 }
 
@@ -227,6 +229,25 @@ func (t *transcript) replied(s *session, at int64, reply []byte) {
 	k.moved = true
 }
 
+// dateInName matches the date in the name of a file, as in s20260213-00.log. The number of the
+// server may precede it.
+var dateInName = regexp.MustCompile(`(20\d\d)-?([01]\d)-?([0-3]\d)(?:\D|$)`)
+
+// file starts a file. Lines without a date get the date in its name. Without one, the first file
+// gets the date of its modification, and other files continue the previous one.
+func (t *transcript) file(name string) {
+	if !t.dateless {
+		return
+	}
+	m := dateInName.FindStringSubmatch(name)
+	if m == nil {
+		return
+	}
+	if day, err := time.ParseInLocation("20060102", m[1]+m[2]+m[3], t.zone); err == nil {
+		t.day, t.last, t.sure = day, 0, true
+	}
+}
+
 // greeted reads the server's name and the date from its greeting.
 func (t *transcript) greeted(s *session, text []byte) {
 	name, rest, _ := bytes.Cut(text, []byte(" "))
@@ -247,7 +268,7 @@ func (t *transcript) dated(at time.Time) {
 	day := time.Date(at.Year(), at.Month(), at.Day(), 0, 0, 0, 0, zone)
 	if t.dateless {
 		t.shift(day.UnixMicro() - t.day.UnixMicro())
-		t.zone, t.day = zone, day
+		t.zone, t.day, t.sure = zone, day, true
 	}
 }
 

@@ -36,7 +36,8 @@ type Options struct {
 // A Result describes an import.
 type Result struct {
 	Counts
-	Sessions       int       // recorded sessions
+	Sessions       int       // sessions in the input
+	Known          int       // sessions that were already recorded
 	Oldest, Newest time.Time // when the oldest and newest sessions ended; zero if there are none
 }
 
@@ -67,11 +68,21 @@ func record(o Options, frontEnd string, r *Result, play func(*filter.Pipeline) e
 		return errors.Join(err, w.Close())
 	}
 	defer func() { err = errors.Join(err, w.Close()) }()
+	flush := func() error { return w.Flush(context.Background()) }
+	recorded := newKnown(o.Dir, w, flush)
+	var failed error
 	pipeline, err := newPipeline(o, frontEnd, func(end time.Time, id uint64, value []byte) {
 		if r.Sessions++; r.Sessions%batch == 0 {
-			_ = w.Flush(context.Background()) // the final Flush returns the error
+			_ = flush() // the final Flush returns the error
 		}
-		w.Add(end, id, value)
+		switch again, err := recorded.add(end, id); {
+		case err != nil:
+			failed = err
+		case again:
+			r.Known++
+		default:
+			w.Add(end, id, value)
+		}
 		if r.Oldest.IsZero() || end.Before(r.Oldest) {
 			r.Oldest = end
 		}
@@ -88,7 +99,7 @@ func record(o Options, frontEnd string, r *Result, play func(*filter.Pipeline) e
 	if err := play(pipeline); err != nil {
 		return err
 	}
-	if err := w.Flush(context.Background()); err != nil {
+	if err := errors.Join(failed, flush()); err != nil {
 		return err
 	}
 	if n := w.Status().Dropped.Total(); n > 0 {

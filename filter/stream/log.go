@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -24,8 +25,11 @@ type LogOptions struct {
 
 // A LogResult describes the import of logs.
 type LogResult struct {
-	serverlog.Counts
-	Sessions       int
+	serverlog.Counts     // the samples begin with their files and lines
+	Sessions, Known  int // Known sessions were already recorded
+	// Undated is set if the sessions have the date at which the first file was modified, because
+	// the log has none.
+	Undated        bool
 	TooLong        int       // lines of more than 64 KiB
 	Oldest, Newest time.Time // when the oldest and newest sessions ended
 }
@@ -64,20 +68,36 @@ func ImportLog(logs []*maillog.Log, o LogOptions) (r LogResult, err error) {
 	err = record(o.Options, o.Kind.Name, &result, func(pipeline *filter.Pipeline) error {
 		reader := serverlog.New(o.Kind, pipeline, serverlog.Options{Zone: o.Zone, Date: logs[0].ModTime()})
 		for i := range logs {
+			reader.File(filepath.Base(logs[i].Name))
 			if err := r.read(logs, i, reader, &o); err != nil {
 				return fmt.Errorf("read %s: %w", logs[i].Name, err)
 			}
 		}
 		reader.Flush()
-		r.Counts = reader.Counts()
+		samples := r.Samples
+		r.Counts, r.Undated = reader.Counts(), reader.Undated()
+		r.Samples = samples
 		pipeline.Leave()
 		return nil
 	})
-	r.Sessions, r.Oldest, r.Newest = result.Sessions, result.Oldest, result.Newest
+	r.Sessions, r.Known, r.Oldest, r.Newest = result.Sessions, result.Known, result.Oldest, result.Newest
 	if err == nil && r.Sessions == 0 {
-		err = fmt.Errorf("read log: no sessions of %s found in %d lines", o.Kind.Name, r.Lines)
+		err = r.foreign(logs, o.Kind)
 	}
 	return r, err
+}
+
+// foreign returns the error for logs without sessions, which may be of another kind.
+func (r *LogResult) foreign(logs []*maillog.Log, kind *serverlog.Kind) error {
+	names := logs[0].Name
+	if n := len(logs) - 1; n > 0 {
+		names += fmt.Sprintf(" and %d more", n)
+	}
+	hint := ""
+	if len(r.Samples) > 0 {
+		hint = "; not understood: " + r.Samples[0]
+	}
+	return fmt.Errorf("read %s: no sessions of %s found in %d lines%s", names, kind.Name, r.Lines, hint)
 }
 
 // read reads a log.
@@ -92,9 +112,11 @@ func (r *LogResult) read(logs []*maillog.Log, i int, reader *serverlog.Reader, o
 			r.TooLong++
 			continue
 		case err != nil:
-			return err
+			return fmt.Errorf("line %d: %w", n, err)
 		}
-		reader.Line(&line, stamped)
+		if !reader.Line(&line, stamped) && len(r.Samples) < serverlog.MaxSamples {
+			r.Samples = append(r.Samples, fmt.Sprintf("%s:%d: %s", l.Name, n, serverlog.Sample(line.Raw)))
+		}
 		if n%progressLines == 0 && o.Progress != nil {
 			var done, total int64
 			for j, l := range logs {

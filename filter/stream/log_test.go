@@ -34,10 +34,13 @@ func TestImportLog(t *testing.T) {
 	for _, kind := range serverlog.Kinds {
 		dir := t.TempDir()
 		var before int
-		for range 2 {
+		for i := range 2 {
 			r, err := importLogs(t, kind.Name, dir, "../serverlog/testdata/"+kind.Name+".log")
 			if err != nil || r.Sessions == 0 || r.Unknown > 0 {
 				t.Fatalf("%s: %+v, %v", kind.Name, r, err)
+			}
+			if r.Known != i*r.Sessions {
+				t.Errorf("%s: import %d: %d of %d sessions already recorded", kind.Name, i+1, r.Known, r.Sessions)
 			}
 			all := records(t, dir)
 			if len(all) != r.Sessions || before > 0 && len(all) != before {
@@ -125,8 +128,12 @@ func TestImportLogRefuses(t *testing.T) {
 	if err := os.WriteFile(name, []byte("Nov 29 07:40:00 mx sshd[1]: x\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := importLogs(t, "postfix", t.TempDir(), name); err == nil || !strings.Contains(err.Error(), "no sessions of postfix found in 1 lines") {
+	if _, err := importLogs(t, "postfix", t.TempDir(), name); err == nil || !strings.Contains(err.Error(), "read "+name+": no sessions of postfix found in 1 lines") {
 		t.Error(err)
+	}
+	_, err := importLogs(t, "icewarp", t.TempDir(), name)
+	if want := name + ":1: Nov 29 07:40:00 mx sshd[1]: x"; err == nil || !strings.HasSuffix(err.Error(), want) {
+		t.Errorf("%v, want %s at the end", err, want)
 	}
 	if _, err := importLogs(t, "kumomta", t.TempDir(), filepath.Join(t.TempDir(), "missing")); !errors.Is(err, os.ErrNotExist) {
 		t.Error(err)
@@ -135,7 +142,52 @@ func TestImportLogRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	r, err := importLogs(t, "postfix", t.TempDir(), name)
-	if err != nil || r.Unknown != 1 || len(r.Samples) != 1 || r.TooLong != 1 || r.Sessions != 1 {
+	if err != nil || r.Unknown != 1 || len(r.Samples) != 1 || !strings.HasPrefix(r.Samples[0], name+":1: ") || r.TooLong != 1 || r.Sessions != 1 {
 		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// TestUndated checks which date the lines of IceWarp get: that of the greeting, then that in the
+// name of the file, and then that of its modification, which is reported.
+func TestUndated(t *testing.T) {
+	text, err := os.ReadFile("../serverlog/testdata/icewarp.log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	bare := bytes.ReplaceAll(text, []byte("; Fri, 13 Feb 2026 16:14:"), []byte(" ready "))
+	if bytes.Equal(bare, text) {
+		t.Fatal("no dates in the greetings")
+	}
+	for _, tt := range []struct {
+		name    string
+		text    []byte
+		day     string
+		undated bool
+	}{
+		{"s20260210-00.log", text, "2026-02-13", false},
+		{"s20260210-00.log", bare, "2026-02-10", false},
+		{"s120260210-01.log", bare, "2026-02-10", false},
+		{"smtp-2026-02-10.log.1", bare, "2026-02-10", false},
+		{"s20261310-00.log", bare, "2026-02-20", true},
+		{"smtp.log", bare, "2026-02-20", true},
+		{"smtp.log", text, "2026-02-13", false},
+	} {
+		dir, name := t.TempDir(), filepath.Join(t.TempDir(), tt.name)
+		if err := os.WriteFile(name, tt.text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		at := time.Date(2026, 2, 20, 23, 0, 0, 0, time.UTC)
+		if err := os.Chtimes(name, at, at); err != nil {
+			t.Fatal(err)
+		}
+		r, err := importLogs(t, "icewarp", dir, name)
+		if err != nil || r.Sessions != 2 || r.Undated != tt.undated {
+			t.Errorf("%s: %+v, %v", tt.name, r, err)
+		}
+		for _, rec := range records(t, dir) {
+			if day := rec.Start.UTC().Format(time.DateOnly); day != tt.day {
+				t.Errorf("%s: a session on %s, want %s", tt.name, day, tt.day)
+			}
+		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"scanwatch/internal/smtp"
 	"scanwatch/internal/text"
 	"scanwatch/rules"
+	"scanwatch/store"
 )
 
 // summarize fills in the state, the cause and the remedy.
@@ -30,7 +31,7 @@ func (a *Answer) summarize(zone *time.Location) {
 			a.Undo = h.Remedies[0].Do + ", " + h.Remedies[0].Text
 		}
 	} else {
-		a.Cause = a.bySmtpd()
+		a.Cause = a.byMailServer()
 		if len(a.Hosts) > 0 && len(a.Hosts[0].Remedies) > 0 && strings.HasPrefix(a.Cause, exempted) {
 			r := a.Hosts[0].Remedies[0]
 			a.Undo = r.Do + ", " + r.Text
@@ -257,12 +258,12 @@ func (s *Session) otherList(r *Rule, e *finding.Finding) bool {
 	return name != "" && !named(*e) && slices.ContainsFunc(s.Evidence, named)
 }
 
-// bySmtpd describes the newest rejection by smtpd itself.
-func (a *Answer) bySmtpd() string {
+// byMailServer describes the newest rejection by the mail server itself.
+func (a *Answer) byMailServer() string {
 	for _, s := range a.Sessions {
 		for _, line := range s.Summary {
 			if strings.Contains(line, byServer) {
-				return "smtpd, not a rule: " + line
+				return store.MailServer(s.FrontEnd) + ", not a rule: " + line
 			}
 		}
 	}

@@ -98,7 +98,7 @@ func (w *query) session(r *store.Record) *Session {
 	s := &Session{Session: sessionID(r.ID), Start: text.At(r.Start), End: text.At(r.End), Local: r.Local, Erased: r.Erased,
 		RDNS: text.Escape(r.RDNS), FCrDNS: r.FCrDNS.String(), Summary: []string{}, Omitted: r.Omitted, Sessions: r.Sessions, Server: text.Escape(r.Server), FrontEnd: text.Escape(r.FrontEnd)}
 	if s.FrontEnd != "" {
-		s.Summary = append(s.Summary, fmt.Sprintf("reported by %s through %s", s.Server, s.FrontEnd))
+		s.Summary = append(s.Summary, "reported "+store.ReportedBy(s.Server, s.FrontEnd))
 	}
 	if len(r.Sketch) > 0 {
 		var all sketch.Sketch
@@ -231,8 +231,8 @@ func until(s *store.Step) string {
 // exempted introduces the pass statement for a client on which no rule decided.
 const exempted = "no rule applied; the current policy has "
 
-// byServer introduces the first recipient that smtpd rejected.
-const byServer = "; first by smtpd: "
+// byServer introduces the first recipient that the mail server itself rejected.
+const byServer = "; first by "
 
 // summarize writes the summary.
 func (s *sessionReader) summarize() {
@@ -243,7 +243,7 @@ func (s *sessionReader) summarize() {
 	if n := c.RcptPermfail + c.RcptTempfail; n > 0 {
 		first := ""
 		if s.refused != "" {
-			first = byServer + s.refused
+			first = byServer + store.MailServer(s.FrontEnd) + ": " + s.refused
 		}
 		s.add("%d of %d recipients rejected or deferred%s", n, n+c.RcptOK, first)
 	}
@@ -264,7 +264,7 @@ func (s *sessionReader) summarize() {
 		s.add("no rule matched")
 	}
 	if s.r.Sessions == 0 {
-		s.add("%s", endings[s.r.Ending])
+		s.add("%s", strings.Replace(endings[s.r.Ending], "smtpd", store.MailServer(s.FrontEnd), 1))
 	}
 }
 
@@ -272,6 +272,7 @@ func (s *sessionReader) summarize() {
 // name.
 var unknownName = smtp.FCrDNSUnknown.String()
 
+// endings describes how a session with smtpd ended.
 var endings = map[smtp.Ending]string{
 	smtp.EndingUnknown:  "the end of the session is unknown",
 	smtp.EndingQuit:     "the client sent QUIT",

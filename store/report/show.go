@@ -28,8 +28,11 @@ func Show(w io.Writer, v *View, zone *time.Location) error {
 	if v.Dst != "" {
 		head("To", "%s", v.Dst)
 	}
+	if v.Front != "" {
+		head("Reported", "%s", store.ReportedBy(v.Server, v.Front))
+	}
 	head("Start", "%s", v.Start.In(zone).Format("2006-01-02 15:04:05.000 -0700"))
-	head("End", "after %s: %s", duration(Seconds(v.End.Sub(v.Start.Time))), endings(v.Ending))
+	head("End", "after %s: %s", duration(Seconds(v.End.Sub(v.Start.Time))), endings(v.Ending, store.MailServer(v.Front)))
 	c := &v.Counts
 	head("Commands", "%d, of which %d failed and %d were unknown", c.Commands, c.Failed, c.Unknown)
 	head("Mail", "%s accepted; recipients: %d accepted, %d rejected, %d deferred", text.Plural(c.Mails, "message"), c.RcptOK, c.RcptPermfail, c.RcptTempfail)
@@ -141,18 +144,19 @@ func (v *View) from() string {
 	return fmt.Sprintf("%s, %s (fcrdns %s)", host, v.RDNS, v.FCrDNS)
 }
 
-func endings(ending string) string {
+// endings describes how a session ended.
+func endings(ending, server string) string {
 	switch ending {
 	case "quit":
 		return "the client sent QUIT"
 	case "dropped":
 		return "the client closed the connection"
 	case "timeout":
-		return "smtpd timed out"
+		return server + " timed out"
 	case "rejected":
-		return "smtpd or a filter closed the connection"
+		return server + " or a filter closed the connection"
 	case "stopped":
-		return "smtpd stopped"
+		return server + " stopped"
 	case "closed":
 		return "the ending was not reported"
 	case "partial":
@@ -182,7 +186,7 @@ var kinds = [...]func(*viewStep) []string{
 	store.KindRollback: func(*viewStep) []string { return []string{"-- transaction without a message"} },
 	store.KindCommand:  func(s *viewStep) []string { return s.exchange(s.text) },
 	store.KindInput:    func(s *viewStep) []string { return s.exchange("(invalid input)") },
-	store.KindTimeout:  func(*viewStep) []string { return []string{"-- smtpd timed out"} },
+	store.KindTimeout:  func(*viewStep) []string { return []string{"-- timeout"} },
 	store.KindQuit:     func(s *viewStep) []string { return s.exchange("QUIT") },
 	store.KindFinding: func(s *viewStep) []string {
 		f := Finding{s.at, s.text, s.org, s.by, s.match, s.confidence, s.arg, s.times}

@@ -33,7 +33,16 @@ echo mx.example.org >"$root/etc/mailname"
 rm -rf "$root/var/spool/smtpd" "$root/var/lib/scanwatch"
 
 cp "$package" "$root/tmp/package.deb"
+# A host with another mail server lacks the user opensmtpd. If smtpd is installed
+# later, the package then creates the state directory.
+cp "$root/etc/passwd" "$scratch/passwd"
+sed -i '/^opensmtpd:/d' "$root/etc/passwd"
 in_root dpkg -i /tmp/package.deb >"$scratch/dpkg.log" 2>&1 || die "install: $(cat "$scratch/dpkg.log")"
+[ ! -e "$root/var/lib/scanwatch" ] || die "a state directory without its user"
+grep '^_sw' "$root/etc/passwd" >>"$scratch/passwd"
+cp "$scratch/passwd" "$root/etc/passwd"
+in_root dpkg-trigger --by-package=opensmtpd /usr/sbin/smtpd || die "trigger"
+in_root dpkg --triggers-only -a >>"$scratch/dpkg.log" 2>&1 || die "trigger: $(cat "$scratch/dpkg.log")"
 [ "$(in_root stat -c '%U %a' /var/lib/scanwatch)" = "opensmtpd 750" ] || die "owner or mode of the state directory"
 version=$(has)
 [ "$(in_root scanwatch -V)" = "scanwatch ${version%-*}" ] || die "scanwatch -V prints $(in_root scanwatch -V)"

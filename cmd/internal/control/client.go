@@ -23,10 +23,10 @@ import (
 )
 
 // ErrNotRunning means that no process is listening on the control socket.
-var ErrNotRunning = errors.New("filter-scanwatch is not running; is smtpd up, and does smtpd.conf name the filter?")
+var ErrNotRunning = errors.New("not running")
 
 // ErrNoSocket means that no process is listening on the companions' socket.
-var ErrNoSocket = errors.New("no socket for companions; restart smtpd if a companion was added, and see scanwatch status")
+var ErrNoSocket = errors.New("no socket for companions; restart the front end (smtpd, for a filter) if a companion was added, and see scanwatch status")
 
 // A Client sends commands to a running filter. A Client must not be used concurrently.
 type Client struct {
@@ -46,7 +46,8 @@ func Dial(dir string) (*Client, error) {
 	})
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return nil, fmt.Errorf("%w (no process listens on %s)", ErrNotRunning, path)
+		f := LatestFrontEnd(dir)
+		return nil, fmt.Errorf("%s is %w; %s (no process listens on %s)", f.Program(), ErrNotRunning, f.remedy(), path)
 	case errors.Is(err, fs.ErrPermission):
 		return nil, fmt.Errorf("connect to the filter: %w; run this as root, or join the group of the directory", err)
 	case err != nil:

@@ -307,8 +307,13 @@ func TestDialErrors(t *testing.T) {
 	for _, c := range []struct {
 		name, greet, want string
 		running           bool
+		frontEnd          string // content of the file; a process that has ended wrote it
 	}{
-		{name: "no server", want: "filter-scanwatch is not running"},
+		{name: "imported records", want: "the front end is not running; none has used this directory"},
+		{name: "smtpd", frontEnd: "smtpd 12\n", want: "filter-scanwatch is not running; is smtpd up"},
+		{name: "milter", frontEnd: "milter 12\n", want: "milter-scanwatch is not running; start its service, see milter-scanwatch(8)"},
+		{name: "log", frontEnd: "postfix 12\n", want: "scanwatch follow postfix is not running; start its service, see scanwatch-servers(7)"},
+		{name: "hostile name", frontEnd: "\x1b[2J 12\n", want: "none has used this directory"},
 		{name: "another version", running: true, greet: "scanwatch-control 2\n", want: "update the older of the two"},
 		{name: "something else", running: true, greet: "220 mx.example.org ESMTP\x1b\n", want: `"220 mx.example.org ESMTP\x1b"`},
 		{name: "closed immediately", running: true, want: "too many clients"},
@@ -319,6 +324,9 @@ func TestDialErrors(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer os.RemoveAll(dir)
+			if err := os.WriteFile(filepath.Join(dir, frontEndFile), []byte(c.frontEnd), 0o600); err != nil {
+				t.Fatal(err)
+			}
 			if c.running {
 				l, err := net.Listen("unix", SocketPath(dir))
 				if err != nil {
@@ -344,6 +352,64 @@ func TestDialErrors(t *testing.T) {
 				t.Errorf("%v: ErrNotRunning is wrong", err)
 			}
 		})
+	}
+}
+
+// TestRestart checks that errors name the program that the operator must restart.
+func TestRestart(t *testing.T) {
+	for program, want := range map[string]string{"": "restart smtpd after a change", "milter-scanwatch": "restart milter-scanwatch after a change"} {
+		dir := t.TempDir()
+		l, err := Listen(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := Server{Program: program, Commands: []Command{{"flush", 0, func(context.Context, *Answer, []string) error {
+			return errors.New("no; restart smtpd after a change")
+		}}}}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go s.Serve(ctx, l)
+		c, err := Dial(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if err := c.Flush(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v", program, err)
+		}
+	}
+}
+
+// TestClaim checks that a state directory has one front end, and that its name remains.
+func TestClaim(t *testing.T) {
+	dir := t.TempDir()
+	if f := LatestFrontEnd(dir); f != (FrontEnd{}) {
+		t.Errorf("unused directory: %+v", f)
+	}
+	for _, name := range []string{"postfix", "smtpd"} { // the second name is shorter
+		lock, err := Claim(dir, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Claim(dir, "milter"); !errors.Is(err, ErrHeld) {
+			t.Errorf("a second front end: %v", err)
+		}
+		if f := Holder(dir); f != (FrontEnd{name, os.Getpid()}) {
+			t.Errorf("%s: %+v", name, f)
+		}
+		lock.Close()
+		if f := LatestFrontEnd(dir); f.Name != name {
+			t.Errorf("after %s: %+v", name, f)
+		}
+	}
+	if err := os.Remove(filepath.Join(dir, frontEndFile)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/etc/hostname", filepath.Join(dir, frontEndFile)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Claim(dir, "milter"); err == nil || errors.Is(err, ErrHeld) {
+		t.Errorf("a link: %v", err)
 	}
 }
 

@@ -45,6 +45,8 @@ type Server struct {
 	// all clients may use all commands, and access is controlled by the permissions of
 	// the socket and its directory.
 	Companions *Companions
+	// Program is the program that the operator restarts, or "" for smtpd.
+	Program string
 
 	mu      sync.Mutex
 	clients map[net.Conn]*peer
@@ -163,8 +165,8 @@ func listen(dir string, mode fs.FileMode) (net.Listener, error) {
 	return l, nil
 }
 
-// ErrRunning means that another filter is using the state directory.
-var ErrRunning = errors.New("another filter-scanwatch is listening")
+// ErrRunning means that another front end is using the state directory.
+var ErrRunning = errors.New("another front end is listening")
 
 // Run serves clients on the socket in dir until ctx is done. If the socket cannot be
 // created or is removed, Run logs the error once and retries at the given interval.
@@ -286,7 +288,7 @@ func (s *Server) admit(ctx context.Context, conn net.Conn) (who *peer, ok bool) 
 	if s.Companions != nil {
 		var err error
 		if who, err = s.Companions.peerOf(conn); err != nil {
-			_, _ = (&Answer{conn: conn, until: time.Now().Add(refusalTime)}).Write([]byte(refusal + err.Error() + "\n"))
+			_, _ = (&Answer{conn: conn, until: time.Now().Add(refusalTime)}).Write([]byte(refusal + Restart(err.Error(), s.Program) + "\n"))
 			return nil, false
 		}
 	}
@@ -348,7 +350,7 @@ func (s *Server) client(ctx context.Context, conn net.Conn, who *peer) {
 			if a.begun {
 				return
 			}
-			if a.JSON(errorAnswer{err.Error(), errors.Is(err, store.ErrFinished)}) != nil {
+			if a.JSON(errorAnswer{Restart(err.Error(), s.Program), errors.Is(err, store.ErrFinished)}) != nil {
 				return
 			}
 		}

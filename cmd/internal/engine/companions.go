@@ -82,7 +82,7 @@ func (p *Engine) joinFleet() {
 		p.sharing.Fingerprint = r.key.Fingerprint()
 		return
 	}
-	p.sharing.Problem = restart(p.sharing.Problem, p.program.Server)
+	p.sharing.Problem = control.Restart(p.sharing.Problem, p.program.Server)
 	p.Log.Warn("not in the fleet", "because", p.sharing.Problem)
 }
 
@@ -91,7 +91,7 @@ func (p *Engine) serveCompanions(live context.Context) {
 	if p.runDir == "" {
 		return
 	}
-	server := control.Server{Log: p.Log, Companions: p.companions, Commands: []control.Command{
+	server := control.Server{Log: p.Log, Companions: p.companions, Program: p.program.Server, Commands: []control.Command{
 		control.BansCommand(p.memory.Bans, p.state, p.eventTime, p.sparing, p.policies.enforced),
 		p.companions.NoteCommand(),
 		control.WatchCommand(&p.watchers),

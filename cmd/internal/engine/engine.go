@@ -3,6 +3,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -14,7 +15,6 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -122,6 +122,7 @@ type Engine struct {
 
 	policyVerbose bool // the configuration has log verbose
 
+	frontEnd *os.File      // keeps other front ends out of the state directory
 	stopLive func()        // stops background work
 	socket   chan struct{} // closed when the control socket is closed
 }
@@ -142,19 +143,21 @@ func (p *Engine) Phases() smtp.PhaseSet { return p.policies.asked }
 // Dir returns the state directory.
 func (p *Engine) Dir() string { return p.set.Store }
 
-var errInUse = errors.New("another process uses the state directory")
+// name returns the name of the front end.
+func (program *Program) name() string { return cmp.Or(program.FrontEnd, "smtpd") }
 
 // Alone returns an error if another front end uses the state directory, because each would lack the
-// other's bans and standing. The error is already logged.
-func (p *Engine) Alone() error {
-	c, err := control.Dial(p.Dir())
-	if err != nil {
-		return nil
+// other's bans and standing. The error is already logged, and nothing was written to the
+// directory.
+func (p *Engine) Alone() (err error) {
+	_ = os.Mkdir(p.Dir(), 0o750)
+	switch p.frontEnd, err = control.Claim(p.Dir(), p.program.name()); {
+	case errors.Is(err, control.ErrHeld):
+		inUse(p.Dir(), p.Log)
+	case err != nil:
+		p.Log.Error("state directory unusable", "err", err)
 	}
-	defer c.Close()
-	status, _ := c.Status()
-	p.Log.Error("another front end uses the state directory", "statedir", p.Dir(), "pid", status.PID, "hint", "give each its own with -s, or stop the other one")
-	return errInUse
+	return err
 }
 
 // setLevel sets the log level from the flags and the configuration.
@@ -300,6 +303,9 @@ func (p *Engine) start() {
 // serveControl serves the control socket.
 func (p *Engine) serveControl(live context.Context) {
 	_ = os.Mkdir(p.set.Store, 0o750) // the store also creates the directory, but later
+	if p.frontEnd == nil {
+		p.frontEnd = claim(live, p.Dir(), p.program.name(), p.Log)
+	}
 	checkState(p.set.Store, p.Log)
 	commands := slices.Concat(
 		control.StoreCommands(p.writer, p.flushSums, p.state.Flush),
@@ -308,7 +314,7 @@ func (p *Engine) serveControl(live context.Context) {
 		p.sharing.OperatorCommands(),
 		control.EraseCommands(control.Eraser{Dir: p.set.Store, Memory: p.memory, State: p.state, Store: p.writer, Sums: p.Pipeline.Sums.FlushAll, Now: p.eventTime}),
 	)
-	server := control.Server{Commands: commands, Log: p.Log}
+	server := control.Server{Commands: commands, Log: p.Log, Program: p.program.Server}
 	server.Run(live, p.set.Store, socketCheck)
 }
 
@@ -324,7 +330,7 @@ func (p *Engine) status() control.Status {
 	if p.companions != nil {
 		companions = p.companions.Status()
 		for i := range companions {
-			companions[i].Problem = restart(companions[i].Problem, p.program.Server)
+			companions[i].Problem = control.Restart(companions[i].Problem, p.program.Server)
 		}
 	}
 	var fleet *control.FleetStatus
@@ -414,14 +420,6 @@ func shippedLists(log *slog.Logger) func() *lookup.Lists {
 	})
 }
 
-// restart names server instead of smtpd in a message that asks for a restart.
-func restart(message, server string) string {
-	if server == "" {
-		return message
-	}
-	return strings.ReplaceAll(message, "restart smtpd", "restart "+server)
-}
-
 // newLogger returns a logger without timestamps, which smtpd and syslog add. Messages name
 // the given server.
 func newLogger(w io.Writer, level slog.Leveler, server string) *slog.Logger {
@@ -432,7 +430,7 @@ func newLogger(w io.Writer, level slog.Leveler, server string) *slog.Logger {
 				return slog.Attr{}
 			}
 			if a.Value.Kind() == slog.KindString {
-				a.Value = slog.StringValue(restart(a.Value.String(), server))
+				a.Value = slog.StringValue(control.Restart(a.Value.String(), server))
 			}
 			return a
 		},

@@ -64,7 +64,7 @@ const maxNotes = 10
 func (p *policies) note(c *config.Config, problem string) {
 	p.stateMu.Lock()
 	defer p.stateMu.Unlock()
-	p.state.File, p.state.Problem = p.file, restart(problem, p.server)
+	p.state.File, p.state.Problem = p.file, control.Restart(problem, p.server)
 	if c != nil {
 		p.state.Mode, p.state.Rules = c.Policy.Mode.String(), len(c.Policy.Rules())
 		p.state.Notes = slices.Clone(c.Notes[:min(len(c.Notes), maxNotes)])
@@ -211,7 +211,7 @@ func (p *policies) complain(err error) {
 // its file has become empty.
 func (p *policies) reload(forced bool) error {
 	if p.file == "" {
-		return errors.New(restart("the filter was started without a configuration; if there is one now, restart smtpd", p.server))
+		return errors.New(control.Restart("the filter was started without a configuration; if there is one now, restart smtpd", p.server))
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -106,7 +106,9 @@ func (s *Source) Read(quiet bool) (*Report, error) {
 	defer r.Close()
 	a := &Report{source: s, counts: report.NewCollector(memory.Number), site: s.site(nil)}
 	var problems []string
-	if r.Down != nil && len(r.Problems()) == 0 { // if there are problems, they include the reason
+	// If there are problems, they include the reason. A directory of imported records has no
+	// front end that should run.
+	if r.Down != nil && len(r.Problems()) == 0 && control.LatestFrontEnd(s.Dir.Path).Name != "" {
 		problems = append(problems, r.Down.Error())
 	}
 	if r.Client != nil {

@@ -165,7 +165,7 @@ func (d *Dir) State(buckets []string, visit func(store.Entry) error) error {
 
 // ErrNoState is returned if state.db is missing from a directory that a filter has used.
 var ErrNoState = errors.New("state.db is missing: all bans, standing and counters are lost or were never copied here; restore the file " +
-	"from a backup while smtpd is stopped, or " + control.LossRemedy)
+	"from a backup while the filter is stopped, or " + control.LossRemedy)
 
 // CheckState returns ErrNoState if state.db is missing from a directory that a filter has
 // used.
@@ -219,7 +219,7 @@ func (d *Dir) OpenState(program string) (*memory.Memory, *store.State, error) {
 	})
 	if err := file.Flush(context.Background()); err != nil {
 		if errors.Is(err, store.ErrInUse) {
-			err = fmt.Errorf("%w; try again, or stop smtpd first", err)
+			err = fmt.Errorf("%w; try again, or stop the filter first", err)
 		}
 		return nil, nil, errors.Join(err, file.Close())
 	}
