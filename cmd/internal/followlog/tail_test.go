@@ -112,6 +112,29 @@ func TestTail(t *testing.T) {
 	}
 }
 
+// TestDatedFiles checks a server that starts a file a day: a symbolic link names the latest one.
+func TestDatedFiles(t *testing.T) {
+	dir := t.TempDir()
+	link, today, tomorrow := filepath.Join(dir, "latest"), filepath.Join(dir, "s20261201.log"), filepath.Join(dir, "s20261202.log")
+	add(t, today, "")
+	point := func(file string) {
+		t.Helper()
+		if err := errors.Join(os.Symlink(file, link+".new"), os.Rename(link+".new", link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	point(today)
+	w := start(t, link, nil)
+	add(t, today, "one\n")
+	w.expect(t, "one")
+	add(t, tomorrow, "three\n")
+	point(tomorrow)
+	add(t, today, "two\n") // the end of a session of the day before
+	w.expect(t, "two", "three")
+	add(t, tomorrow, "four\n")
+	w.expect(t, "four")
+}
+
 // TestLongLine checks that a line that is too long is skipped, in bounded memory.
 func TestLongLine(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "log")
