@@ -58,6 +58,15 @@ var contestants = []contestant{
 func (s *site) mailServer(extra string) {
 	s.authenticate(s.path("auth"))
 	s.services = fmt.Sprintf("192.0.2.25:587 inet n - n - - smtpd -o syslog_name=postfix/submission -o smtpd_sasl_auth_enable=yes -o smtpd_sasl_type=dovecot -o smtpd_sasl_path=%s\n", s.path("auth"))
+	s.t.Cleanup(func() { // after the end of Postfix: the next one uses the same port
+		filterproc.Eventually(s.t, "a free port", func() bool {
+			c, err := net.Dial("tcp", server)
+			if err == nil {
+				c.Close()
+			}
+			return err != nil
+		})
+	})
 	s.startPostfix("smtpd_relay_restrictions = permit_mynetworks, permit_sasl_authenticated, defer_unauth_destination\n" +
 		"smtpd_error_sleep_time = 1s\nsmtpd_client_connection_count_limit = 50\n" + extra)
 	filterproc.Eventually(s.t, "the log", func() bool { _, err := os.Stat(s.path("maillog")); return err == nil })
