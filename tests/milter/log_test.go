@@ -195,11 +195,17 @@ func zombie(pid int) bool {
 	return strings.HasPrefix(state, "Z")
 }
 
-// startFollow starts scanwatch follow.
+// startFollow starts scanwatch follow with a rule.
 func (s *site) startFollow(kind, file string) *exec.Cmd {
 	s.t.Helper()
 	s.write("follow.conf", "mode enforce\nlog verbose\nrule harvest phase end match evidence harvest ban 1h\n")
-	follow := exec.Command(smtpd.Bin("scanwatch"), "-f", s.path("follow.conf"), "-s", s.path("followed"), "follow", kind, s.path(file))
+	return s.follow("follow.conf", kind, file)
+}
+
+// follow starts scanwatch follow.
+func (s *site) follow(conf, kind, file string) *exec.Cmd {
+	s.t.Helper()
+	follow := exec.Command(smtpd.Bin("scanwatch"), "-f", s.path(conf), "-s", s.path("followed"), "follow", kind, s.path(file))
 	log := filterproc.LogFile(s.t, follow)
 	if err := follow.Start(); err != nil {
 		s.t.Fatal(err)

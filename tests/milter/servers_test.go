@@ -58,6 +58,8 @@ type site struct {
 	log    func() string
 	// services are additional Postfix services.
 	services string
+	// screened adds postscreen(8), which screens clients for smtpd(8) of Postfix.
+	screened bool
 }
 
 func (s *site) path(name string) string { return filepath.Join(s.dir, name) }
@@ -252,7 +254,11 @@ func (s *site) startPostfix(extra string) {
 		}
 	}
 	s.write("postfix/main.cf", fmt.Sprintf(mainCF, s.dir, root)+extra)
-	s.write("postfix/master.cf", masterCF+s.services)
+	master := masterCF
+	if s.screened {
+		master = strings.Replace(master, "- smtpd\n", "1 postscreen\nsmtpd pass - - n - - smtpd\ndnsblog unix - - n - 0 dnsblog\ntlsproxy unix - - n - 0 tlsproxy\n", 1)
+	}
+	s.write("postfix/master.cf", master+s.services)
 	s.run(root, "maillog", root+"/usr/lib/postfix/sbin/master", "-c", s.path("postfix"), "-d")
 }
 
