@@ -13,7 +13,9 @@
 // earlier ones.
 //
 // A host whose rows are false cannot affect clients that have standing, friends and users
-// of other hosts; see package decide. It can still do this, until the operator drops it:
+// of other hosts; see package decide. Its bans have no effect before this standing is known,
+// and firewalls contain them only after a rejection here; see memory.Bans.Rejected. The host
+// can still do this, until the operator drops it:
 //
 //   - It can ban as many unknown clients as Limits.Rows allows, for Limits.Duration,
 //     because it chooses the times of its bans.
