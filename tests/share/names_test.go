@@ -62,8 +62,7 @@ func TestWrongKeyWasFirst(t *testing.T) {
 	filterproc.Eventually(t, "mx2 rejects the client", b.turnsAway("198.51.100.1"))
 }
 
-// TestSameName checks that the bans of a host replace those of another one that has used its
-// name.
+// TestSameName checks that a host restores its bans after another host has used its name.
 func TestSameName(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, newServer(t, "redis"))

@@ -162,7 +162,7 @@ func loaded(ctx context.Context, b *memory.Bans, s State, start time.Time) error
 	return fmt.Errorf("the bans on disk are not loaded yet: %w", cmp.Or(err, errors.New("try again")))
 }
 
-// allBans returns the prefixes of all enforced bans, except those that are withheld.
+// allBans returns the prefixes of all enforced bans that are not withheld.
 func allBans(b *memory.Bans, now func() int64) (all []netip.Prefix) {
 	at := time.UnixMicro(now())
 	b.Each(func(ban memory.Ban) {

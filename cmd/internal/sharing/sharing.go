@@ -347,8 +347,8 @@ func (s *Service) enter(ctx context.Context) (err error) {
 	return nil
 }
 
-// readOwn reads the rows of this host in the server, and records those that the server must
-// receive again. Rows that another host with the same name has written are disputed.
+// readOwn reads the rows of this host in the server, and records the rows that the server
+// must receive again. Rows that another host with the same name has written are disputed.
 func (s *Service) readOwn(ctx context.Context) error {
 	there := make(map[string]share.Stamp)
 	err := s.server.snapshot(ctx, s.fleet.Name, func(rows []share.Row) {
@@ -611,7 +611,7 @@ func (s *Service) maintain(ctx context.Context) error {
 const sameName = "another host has the same name, or companion share runs twice on this host; change the statement fleet, or stop the second service"
 
 // announce announces this host. A full server rejects that, but answers questions. When another
-// host with the same name has left, the rows of this host replace those of the other one.
+// host with the same name has left, this host restores its rows.
 func (s *Service) announce(ctx context.Context) error {
 	kept, other, err := s.server.alive(ctx)
 	refused := s.unannounced != nil
