@@ -43,6 +43,7 @@ func (f *fleet) take(i int, at time.Time) {
 	if _, err := f.sites[i].memory.Incoming(f.replicas[i].Changed(1<<20, at), 0, at.UnixMicro()); err != nil {
 		f.t.Fatal(err)
 	}
+	f.sites[i].memory.Bans.HaveStanding()
 }
 
 // send passes rows of host i to all other hosts.

@@ -92,7 +92,7 @@ func whyOptions(e *env, f *whyFlags, dir *statedir.Dir, r *statedir.Records) (wh
 		o.Match = f.Match
 	}
 	mode := dir.Mode()
-	o.Mode, o.ModeText = mode.Word, mode.String(e.zone)
+	o.Mode, o.ModeText, o.Waiting = mode.Word, mode.String(e.zone), mode.Waiting
 	var err error
 	if o.Lists, err = lookup.Builtin(); err != nil {
 		return o, err

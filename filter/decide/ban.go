@@ -123,6 +123,9 @@ func (d *Decider) exempt(s Subject, rule *rules.Rule, at int64) string {
 func (d *Decider) returned(s Subject, at int64) (enforced bool) {
 	b := s.State.Ban
 	enforced = d.Policy.Mode == rules.Enforce && !b.Observe && d.applies(s, b, at)
+	if enforced && b.Origin != "" {
+		d.Memory.Bans.Rejected(b)
+	}
 	d.out = append(d.out, smtp.Outcome{
 		Kind: smtp.OutcomeReturn, Time: at, Rule: b.Rule, Phase: smtp.PhaseConnect, Decision: smtp.Disconnect,
 		Enforced: enforced, Until: b.Until, BanSession: b.Session, Origin: b.Origin,
@@ -130,14 +133,14 @@ func (d *Decider) returned(s Subject, at int64) (enforced bool) {
 	return enforced
 }
 
-// applies reports whether a ban affects s. A ban from another host never overrides an
-// exemption on this host, even if it is manual. It has no effect before the known
-// clients have been loaded from disk, or if it includes an address of this host.
+// applies reports whether a ban affects s. The rules and the operator of another host do not
+// override exemptions here. Their bans have no effect before the clients with standing are
+// known, here and on other hosts, nor if they include an address of this host.
 func (d *Decider) applies(s Subject, b *memory.Ban, at int64) bool {
 	if b.Origin == "" {
 		return b.Manual || d.exempt(s, d.rule(b.Rule), at) == ""
 	}
-	if !d.Memory.Bans.Loaded() || d.Own != nil && d.Own(b.Prefix) || s.Dst.IsValid() && b.Prefix.Contains(s.Dst.Addr()) {
+	if d.Memory.Bans.Waiting() || d.Own != nil && d.Own(b.Prefix) || s.Dst.IsValid() && b.Prefix.Contains(s.Dst.Addr()) {
 		return false
 	}
 	return d.exempt(s, nil, at) == ""

@@ -316,13 +316,17 @@ func TestReturn(t *testing.T) {
 		b.d.Memory.Bans.Add(&b.client, memory.BanRequest{Ladder: []time.Duration{day}, Rule: "r", Session: 9}, now)
 	}
 	manual := func(b *bench) { b.d.Memory.Bans.AddPrefix(netip.PrefixFrom(b.client.Addr, 32), day, "r", now) }
-	foreign := func(b *bench) {
+	early := func(b *bench) {
 		other := memory.New()
 		other.Announce()
 		other.Bans.AddPrefix(netip.PrefixFrom(b.client.Addr, 32), day, "r", now)
 		if _, err := b.d.Memory.Incoming([]memory.Foreign{{Entry: other.Outgoing(1, 0)[0], Origin: "mx1"}}, 0, now); err != nil {
 			t.Fatal(err)
 		}
+	}
+	foreign := func(b *bench) {
+		early(b)
+		b.d.Memory.Bans.HaveStanding()
 	}
 	for _, tt := range []struct {
 		name   string
@@ -345,6 +349,8 @@ func TestReturn(t *testing.T) {
 		{"another host's ban", "enforce", foreign, func(*bench) {}, true, "return r enforced"},
 		{"another host's ban of a known client", "enforce", foreign, func(b *bench) { b.trust(rules.StandingKnown) }, false, "return r"},
 		{"another host's ban before the known clients are read", "enforce", foreign, func(b *bench) { b.d.Memory.Expect() }, false, "return r"},
+		{"another host's ban before the standing on other hosts has arrived", "enforce", early, func(*bench) {}, false, "return r"},
+		{"another host's ban in observe mode", "observe", foreign, func(*bench) {}, false, "return r"},
 		{"another host's ban that includes an address of this host", "enforce", foreign, func(b *bench) {
 			b.d.Own = func(p netip.Prefix) bool { return p.Contains(b.client.Addr) }
 		}, false, "return r"},
@@ -358,6 +364,11 @@ func TestReturn(t *testing.T) {
 		b.d.Remember(b.subject())
 		if a := b.ask(smtp.PhaseConnect, ""); strings.HasPrefix(a, "disconnect 421 4.7.1 Banned until") != tt.answer || !slices.Equal(b.told(), []string{tt.told}) {
 			t.Errorf("%s: %q, %q", tt.name, a, b.told())
+		}
+		// Firewalls must not contain another host's ban that has not been enforced here.
+		ban, _ := b.d.Memory.Bans.Enforced(netip.PrefixFrom(b.client.Addr, 32), now)
+		if withheld := ban.Origin != "" && !tt.answer; ban.Withheld != withheld {
+			t.Errorf("%s: withheld from firewalls: %t, want %t", tt.name, ban.Withheld, withheld)
 		}
 	}
 }

@@ -18,6 +18,8 @@ type Bans struct {
 	// ranges the prefixes in which another host has ended all bans.
 	freed  []Freed
 	ranges []rangeUnban
+	// standing is set once the standing on other hosts has arrived; see HaveStanding.
+	standing bool
 }
 
 // A ban is a row in Bans. Times are in seconds since 1970.
@@ -42,7 +44,8 @@ const (
 	banRevoked                       // ended by the operator
 	banForeign                       // imposed or ended on another host
 	banListed                        // rests on a listing in a DNS list
-	banWithin                        // an unban that includes all hosts and networks in the prefix
+	banWithin                        // an unban also of all hosts and networks in the prefix
+	banRejected                      // of another host: this filter has rejected a client because of it
 )
 
 // keepBan is the time in seconds for which a ban is kept after its end.
@@ -94,6 +97,9 @@ type Ban struct {
 	Revoked  bool         `json:"revoked,omitempty"` // ended by the operator
 	Listed   bool         `json:"listed,omitempty"`  // rests on a listing in a DNS list
 	Origin   string       `json:"origin,omitempty"`  // other host that imposed or ended the ban
+	// Withheld is set for a ban of another host that firewalls and exports must not contain;
+	// see Bans.Rejected.
+	Withheld bool `json:"-"`
 }
 
 // On names the other host that imposed the ban, as in " on mx1". On returns "" for a
@@ -146,7 +152,11 @@ type BanRequest struct {
 	Listed  bool // the rule matched because of a listing in a DNS list
 }
 
-func (b *Bans) export(p netip.Prefix, row ban) Ban { return b.rules.export(&b.clock, p, row) }
+func (b *Bans) export(p netip.Prefix, row ban) Ban {
+	e := b.rules.export(&b.clock, p, row)
+	e.Withheld = e.Withheld || b.waiting(&row)
+	return e
+}
 
 // Add bans the host of c and returns the resulting ban. Each consecutive offence moves
 // to the ladder's next duration. An offence is consecutive if it occurs within a day
@@ -408,12 +418,15 @@ func (b *Bans) Each(visit func(Ban)) {
 type BanCount struct {
 	Active   int `json:"active"`   // bans not in Observed
 	Observed int `json:"observed"` // bans that are not enforced
+	// Waiting is the part of Active that other hosts have imposed and that is not enforced
+	// before the standing on other hosts has arrived.
+	Waiting int `json:"waiting,omitempty"`
 }
 
 // Count returns the number of active bans. Expired bans and offences without a ban are
 // not counted.
 func (b *Bans) Count(now int64) (n BanCount) {
-	at := b.clock.row(now)
+	at, waiting := b.clock.row(now), b.Waiting()
 	add := func(row ban) {
 		switch row.settle(at); {
 		case !row.active(at):
@@ -421,6 +434,9 @@ func (b *Bans) Count(now int64) (n BanCount) {
 			n.Observed++
 		default:
 			n.Active++
+			if waiting && row.flags&banForeign != 0 {
+				n.Waiting++
+			}
 		}
 	}
 	each(&b.mu, &b.hosts, func(_ Host, row ban) (ban, bool) { return row, true }, add)
@@ -520,6 +536,7 @@ func (n *ruleNames) export(c *clock, p netip.Prefix, b ban) Ban {
 		Observe: b.flags&banObserved != 0, Manual: b.flags&banManual != 0, Revoked: b.flags&banRevoked != 0,
 		Listed: b.flags&banListed != 0,
 	}
+	out.Withheld = b.flags&(banForeign|banRejected) == banForeign
 	if out.Origin, out.Rule = splitOrigin(n.list[b.rule]); out.Revoked && b.flags&banForeign == 0 {
 		out.Origin = "" // this host has revoked another host's ban
 	}

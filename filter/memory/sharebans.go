@@ -70,7 +70,7 @@ func (b *Bans) readForeign(key, value []byte, origin string, by int64) (p netip.
 		return p, row, false
 	}
 	rule := names.list[row.rule]
-	row.flags &^= banForeign
+	row.flags &^= banForeign | banRejected
 	row.shift(by)
 	row.last, row.attempts = 0, 0
 	if origin == "" {
@@ -159,6 +159,9 @@ func (old ban) accept(known bool, n *arrival) (result ban, replaced, freed bool)
 		return row, true, false
 	case old.flags&banForeign != 0: // replaces the earlier row of other hosts
 		row.times, row.repeats = old.times, old.repeats
+		if old.rule == row.rule && (old.since == row.since || old.session != 0 && old.session == row.session) {
+			row.flags |= old.flags & banRejected // the same ban
+		}
 		if old.until == row.until && old.since == row.since && old.rule == row.rule && old.flags == row.flags {
 			return old, false, false
 		}
@@ -327,7 +330,7 @@ func (b *ban) revoke(at uint32) {
 	if b.flags&banForeign != 0 {
 		b.flags &^= banForeign | banObserved // other hosts must receive the unban
 	}
-	b.flags &^= banWithin
+	b.flags &^= banWithin | banRejected
 	b.flags |= banRevoked
 }
 

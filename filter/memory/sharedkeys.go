@@ -1,9 +1,13 @@
 package memory
 
-import "slices"
+import (
+	"bytes"
+	"slices"
+)
 
-// ValidKey reports whether a row of a shared bucket can have the key. A deleted row has
-// no value, so only its key can be checked.
+// ValidKey reports whether a row of a shared bucket can have the key. The deletion of a row
+// has no value, so that only its key can be checked. A row has a single valid key: hosts
+// would otherwise choose different ones of several rows with the same meaning.
 func (m Merger) ValidKey(bucket string, key []byte) bool {
 	return slices.ContainsFunc(m.tables, func(t sharedTable) bool {
 		return t.bucketName() == bucket && t.validKey(key)
@@ -12,17 +16,17 @@ func (m Merger) ValidKey(bucket string, key []byte) bool {
 
 func (sharedHostBans) validKey(key []byte) bool {
 	p, ok := readPrefix(key)
-	return ok && isSource(p)
+	return ok && isSource(p) && bytes.Equal(prefixKey(hostIn(p).Prefix()), key)
 }
 
 func (sharedNetworkBans) validKey(key []byte) bool {
 	p, ok := readPrefix(key)
-	return ok && !isSource(p)
+	return ok && !isSource(p) && !p.Addr().Is4In6() && bytes.Equal(prefixKey(p), key)
 }
 
 func (t sharedRows[K, V]) validKey(key []byte) bool {
-	_, _, ok := t.decode(key, t.value(*new(V)))
-	return ok
+	k, _, ok := t.decode(key, t.value(*new(V)))
+	return ok && bytes.Equal(t.key(k), key)
 }
 
 // SameBan reports whether two rows of the bucket BansBucket with the same key are about

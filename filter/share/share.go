@@ -12,9 +12,10 @@
 // ends all bans that were imposed without knowledge of any unban, regardless of wrong
 // clocks. A host that knows an unban is assumed to know all unbans with earlier stamps.
 //
-// A host that sends false rows cannot affect other hosts' friends, users, or clients
-// with standing; see package decide. Until the operator drops the host, it can do the
-// following:
+// A host whose rows are false cannot affect clients that have standing, friends and users
+// of other hosts; see package decide. Its bans have no effect before this standing is known,
+// and firewalls contain them only after a rejection here; see memory.Bans.Rejected. The host
+// can still do this, until the operator drops it:
 //
 //   - Ban as many unknown clients as Limits.Rows allows, for up to Limits.Duration.
 //     Limits.Bans does not help, because the host chooses the start times of its bans.

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"scanwatch/filter/memory"
 	"scanwatch/internal/finding"
 	"scanwatch/internal/prefix"
 	"scanwatch/internal/smtp"
@@ -43,6 +44,8 @@ func (a *Answer) summarize(zone *time.Location) {
 		a.State = fmt.Sprintf("%s is banned until %s", prefix.String(b.Prefix), day(b.Until))
 		if a.observes() {
 			a.State += ", but not rejected in observe mode"
+		} else if a.waits(b) {
+			a.State += ", but " + memory.NotEnforced
 		}
 		if n := len(bans) - 1; n > 0 {
 			a.State += ", and " + text.Plural(n, "other host")
@@ -72,7 +75,10 @@ func (a *Answer) summarize(zone *time.Location) {
 // observes reports whether the filter currently enforces nothing.
 func (a *Answer) observes() bool { return a.Mode == rules.Observe.String() }
 
-// observed returns an active ban that the filter does not enforce, or nil.
+// waits reports whether an active ban is not enforced because another host has imposed it.
+func (a *Answer) waits(b *Ban) bool { return a.waiting && b.On() != "" }
+
+// observed returns an active ban that is not enforced, or nil.
 func (a *Answer) observed() *Ban {
 	for _, h := range a.Hosts {
 		for i := range h.Bans {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"scanwatch/filter/memory"
 	"scanwatch/internal/prefix"
 	"scanwatch/internal/smtp"
 	"scanwatch/internal/text"
@@ -244,6 +245,8 @@ func (p *printer) logins(a *Answer) {
 			line += "; not banned"
 		case b.Observe || a.observes():
 			line += "; banned until " + p.time(b.Until) + ", but not rejected (observed)"
+		case a.waits(b):
+			line += "; banned until " + p.time(b.Until) + ", but " + memory.NotEnforced
 		default:
 			line += fmt.Sprintf("; banned until %s by %s: scanwatch unban %s", p.time(b.Until), b.cause(), prefix.String(b.Prefix))
 		}

@@ -50,13 +50,15 @@ type Options struct {
 	// Mode is the filter's mode, observe or enforce, and ModeText describes it. Both
 	// are empty if the mode is unknown.
 	Mode, ModeText string
-	Notes          []string // further reasons why the answer is incomplete
-	Now            time.Time
-	Zone           *time.Location
-	Since          time.Time // only sessions that ended at this time or later
-	Until          time.Time // only sessions that ended before this time; zero: no limit
-	// Match reports whether a session has the other properties that the operator selected. If Match
-	// is nil, all sessions are selected.
+	// Waiting is set if bans of other hosts are not enforced yet; see memory.Bans.Waiting.
+	Waiting bool
+	Notes   []string // further reasons why the answer is incomplete
+	Now     time.Time
+	Zone    *time.Location
+	Since   time.Time // only sessions that ended at this time or later
+	Until   time.Time // only sessions that ended before this time; zero for all
+	// Match reports whether a session is selected by other properties. If Match is nil,
+	// all sessions are selected.
 	Match func(*store.Record) bool
 	All   bool // all sessions, not only the newest 20
 	Limit int  // maximum number of sessions; 20 if Limit is 0
@@ -85,6 +87,7 @@ type Answer struct {
 	Notes    []string   `json:"notes"` // why the answer is incomplete
 
 	mode    string // Mode in words
+	waiting bool   // Options.Waiting
 	records int    // matching records: sessions and aggregates
 }
 
@@ -140,7 +143,7 @@ func Find(q *Question, o Options) (*Answer, error) {
 	if err := w.identify(); err != nil {
 		return nil, err
 	}
-	w.answer = Answer{Schema: text.Schema, Mode: o.Mode, mode: o.ModeText, Question: q.String(), Kinds: q.kinds, Sessions: []*Session{}, Deciding: []*Session{}, Hosts: []*Host{}, Notes: []string{}}
+	w.answer = Answer{Schema: text.Schema, Mode: o.Mode, mode: o.ModeText, waiting: o.Waiting, Question: q.String(), Kinds: q.kinds, Sessions: []*Session{}, Deciding: []*Session{}, Hosts: []*Host{}, Notes: []string{}}
 	w.answer.Notes = append(w.answer.Notes, o.Notes...)
 	if q.is("sender") || q.is("recipient") || q.is("user") {
 		q.hash(o.Dir)

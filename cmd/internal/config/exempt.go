@@ -10,8 +10,9 @@ import (
 
 // Reasons for exempting a host, as shown to operators.
 const (
-	ReasonFriend = "exempt by a pass statement"
-	ReasonOwn    = "addresses of this host"
+	ReasonFriend  = "exempt by a pass statement"
+	ReasonOwn     = "addresses of this host"
+	ReasonGateway = "gateways"
 )
 
 // Exempt is the set of hosts that firewalls and other servers must not block, regardless of bans
@@ -22,7 +23,8 @@ type Exempt struct {
 	all    lookup.Prefixes[string]
 }
 
-// NewExempt returns the hosts that a policy exempts, and the addresses of the local host.
+// NewExempt returns the hosts that a policy exempts, its gateways, and the addresses of the
+// local host.
 // The policy may be nil.
 func NewExempt(policy *rules.Policy, own []netip.Addr) *Exempt {
 	e := &Exempt{policy: policy}
@@ -32,6 +34,9 @@ func NewExempt(policy *rules.Policy, own []netip.Addr) *Exempt {
 	if policy != nil {
 		for _, p := range policy.OwnAddresses {
 			e.Add(p, ReasonOwn)
+		}
+		for _, p := range policy.Gateways {
+			e.Add(p, ReasonGateway)
 		}
 	}
 	return e

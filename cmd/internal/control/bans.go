@@ -162,11 +162,11 @@ func loaded(ctx context.Context, b *memory.Bans, s State, start time.Time) error
 	return fmt.Errorf("the bans on disk are not loaded yet: %w", cmp.Or(err, errors.New("try again")))
 }
 
-// allBans returns the prefixes of all enforced bans.
+// allBans returns the prefixes of all enforced bans that are not withheld.
 func allBans(b *memory.Bans, now func() int64) (all []netip.Prefix) {
 	at := time.UnixMicro(now())
 	b.Each(func(ban memory.Ban) {
-		if !ban.Observe && !ban.Expired(at) {
+		if !ban.Observe && !ban.Withheld && !ban.Expired(at) {
 			all = append(all, ban.Prefix)
 		}
 	})
@@ -188,7 +188,7 @@ func sendBans(a *Answer, list BanList, all []netip.Prefix, b *memory.Bans, now i
 	}
 	for _, p := range all {
 		e := BanEntry{Prefix: p}
-		if ban, ok := b.Enforced(p, now); ok {
+		if ban, ok := b.Enforced(p, now); ok && !ban.Withheld {
 			e.Seconds = max((ban.Until.UnixMicro()-now)/1e6, 1)
 			e.Rule, e.Spared = ban.Rule+ban.On(), spared(p)
 			if ban.Session != 0 {

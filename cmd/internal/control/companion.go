@@ -42,7 +42,7 @@ var commandsOf = map[rules.Role][]string{
 	rules.RoleLookup: {"questions", "facts"},
 
 	rules.RoleForward: {"watch", "spared"},
-	rules.RoleShare:   {"fleet", "rows", "foreign", "hosts", "dropped", "disown"},
+	rules.RoleShare:   {"fleet", "rows", "foreign", "hosts", "dropped", "disown", "complete"},
 }
 
 // Companions is the set of configured companions and their state. The zero value is an

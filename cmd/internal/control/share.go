@@ -121,6 +121,7 @@ func (s *Sharing) Commands() []Command {
 		{"hosts", 2, s.setHosts},
 		{"dropped", 2, s.dropped},
 		{"disown", 1, s.disown},
+		{"complete", 0, s.complete},
 	}
 }
 
@@ -137,8 +138,11 @@ func (s *Sharing) fleet(_ context.Context, a *Answer, args []string) error {
 	case args[0] != s.Fingerprint:
 		return fmt.Errorf("the filter was started with another fleet key (%s); restart smtpd", s.Fingerprint)
 	}
+	if !s.Memory.Bans.Loaded() {
+		return memory.ErrNotLoaded // the number of waiting bans is still unknown
+	}
 	s.Memory.Announce() // before the companion sends rows of other hosts
-	return a.JSON(struct{}{})
+	return a.JSON(fleetAnswer{s.Memory.Bans.Count(s.Now()).Waiting})
 }
 
 const maxSkew = 1 << 31
@@ -330,6 +334,9 @@ func (s *Sharing) imported(_ context.Context, a *Answer, args []string) error {
 			s.files[h.Name] = h
 		}
 	}
+	if !s.Companion { // otherwise, most standing comes from the companion
+		s.Memory.Bans.HaveStanding()
+	}
 	return a.JSON(struct{}{})
 }
 
@@ -344,6 +351,12 @@ func (s *Sharing) forgetFile(host string) {
 func (s *Sharing) disown(_ context.Context, a *Answer, args []string) error {
 	s.forgetFile(args[0])
 	return a.JSON(Dropped{args[0], s.Memory.Disown(args[0])})
+}
+
+// complete is called when the filter has received the rows of all other hosts.
+func (s *Sharing) complete(_ context.Context, a *Answer, _ []string) error {
+	s.Memory.Bans.HaveStanding()
+	return a.JSON(struct{}{})
 }
 
 // known returns an error if there is no other host with this name.
@@ -461,10 +474,20 @@ func Disown(c *Client, hosts []string) error {
 	return nil
 }
 
-// Fleet returns an error if the filter has another key than the companion.
-func Fleet(c *Client, fingerprint string) error {
-	return c.ask(new(struct{}), "fleet", fingerprint)
+type fleetAnswer struct {
+	Waiting int `json:"waiting"`
 }
+
+// Fleet returns an error if the filter has another key than the companion. waiting reports
+// whether the filter has bans of other hosts that it does not enforce yet.
+func Fleet(c *Client, fingerprint string) (waiting bool, err error) {
+	var answer fleetAnswer
+	err = c.ask(&answer, "fleet", fingerprint)
+	return answer.Waiting > 0, err
+}
+
+// SendComplete announces that the filter has received the rows of all other hosts.
+func SendComplete(c *Client) error { return c.ask(new(struct{}), "complete") }
 
 // Rows returns the rows of this host that have changed since the previous call, or all if
 // all is set. Times in rows are times of this host's clock plus skew, in seconds.

@@ -167,7 +167,46 @@ func (p *Engine) withdraw(list *rules.Lookup, listed []netip.Addr) {
 	p.Log.Warn("listings withdrawn", "lookup", list.Name, "listings", len(listed), "unbanned", bans)
 }
 
-// networksWithStanding finds the networks that contain a host with recent mail or a recent login.
+// withholdInterval is the time between two checks of the bans of other hosts that are in
+// firewalls.
+const withholdInterval = 10 * time.Second
+
+// withholdExempt removes bans of other hosts from firewalls and exports after their hosts
+// have become exempt.
+func (p *Engine) withholdExempt(live context.Context) {
+	tick := time.NewTicker(withholdInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-live.Done():
+			return
+		case <-tick.C:
+		}
+		p.withhold()
+	}
+}
+
+func (p *Engine) withhold() {
+	var all []netip.Prefix
+	now := time.UnixMicro(p.eventTime())
+	p.memory.Bans.Each(func(b memory.Ban) {
+		if b.Origin != "" && !b.Withheld && !b.Expired(now) {
+			all = append(all, b.Prefix)
+		}
+	})
+	if len(all) == 0 {
+		return
+	}
+	spared := p.sparing(all)
+	for _, q := range all {
+		if spared(q) {
+			p.memory.Bans.Withhold(q)
+		}
+	}
+}
+
+// networksWithStanding determines which of the given networks have a host with recent
+// mail or a recent login, or one that is exempt because of its standing on another host.
 func (p *Engine) networksWithStanding(all []netip.Prefix, now int64) map[netip.Prefix]bool {
 	standing := map[netip.Prefix]bool{}
 	var bits [2][129]bool // prefix lengths in use, by address family
@@ -180,10 +219,10 @@ func (p *Engine) networksWithStanding(all []netip.Prefix, now int64) map[netip.P
 	if len(standing) == 0 {
 		return nil
 	}
-	p.memory.Peers.Each(now, func(peer memory.Peer) {
-		a := peer.Prefix.Addr()
+	add := func(host netip.Prefix) {
+		a := host.Addr()
 		for n, used := range bits[family(a)] {
-			if !used || n > peer.Prefix.Bits() {
+			if !used || n > host.Bits() {
 				continue
 			}
 			if q, err := a.Prefix(n); err == nil {
@@ -192,6 +231,8 @@ func (p *Engine) networksWithStanding(all []netip.Prefix, now int64) map[netip.P
 				}
 			}
 		}
-	})
+	}
+	p.memory.Peers.Each(now, func(peer memory.Peer) { add(peer.Prefix) })
+	p.memory.Peers.Elsewhere(now, add)
 	return standing
 }

@@ -140,8 +140,77 @@ pass match src <partners>
 	}
 }
 
-// TestSparedHost checks that a host that is exempt only by its name, or by a DNS list's answer, is
-// not reported.
+// elsewhere hands a ban of the host mx3, and mail that mx2 has accepted earlier, to p.
+func elsewhere(t *testing.T, p *Engine, prefix string, mail ...string) {
+	t.Helper()
+	now := p.eventTime()
+	for host, change := range map[string]func(*memory.Memory){
+		"mx2": func(m *memory.Memory) {
+			for _, a := range mail {
+				m.Peers.Delivered(&memory.Client{Addr: netip.MustParseAddr(a)}, memory.Delivery{Messages: 1, Senders: []string{"example.org"}}, now-2*24*int64(time.Hour/time.Microsecond))
+			}
+		},
+		"mx3": func(m *memory.Memory) {
+			if prefix != "" {
+				m.Bans.AddPrefix(netip.MustParsePrefix(prefix), time.Hour, "r", now)
+			}
+		},
+	} {
+		other := memory.New()
+		other.Announce()
+		change(other)
+		var rows []memory.Foreign
+		for _, e := range other.Outgoing(100, 0) {
+			rows = append(rows, memory.Foreign{Entry: e, Origin: host})
+		}
+		if _, err := p.memory.Incoming(rows, 0, now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.memory.Bans.HaveStanding()
+}
+
+// TestExemptLater checks that another host's ban, after it has been enforced here, is removed
+// from firewalls when its hosts become exempt by their address, and that bans of networks are
+// never added.
+func TestExemptLater(t *testing.T) {
+	for _, c := range []struct {
+		name, ban, config string
+		mail              []string
+		withheld          bool
+	}{
+		{"not exempt", "198.51.100.7/32", "", nil, false},
+		{"known elsewhere", "198.51.100.7/32", "", []string{"198.51.100.7"}, true},
+		{"another client known elsewhere", "198.51.100.7/32", "", []string{"198.51.100.8"}, false},
+		{"a host in the /64 known elsewhere", "2001:db8:1::/64", "", []string{"2001:db8:1::25"}, true},
+		{"a /64 of unknown hosts", "2001:db8:1::/64", "", []string{"2001:db8:2::25"}, false},
+		{"a gateway", "198.51.100.7/32", "gateway 198.51.100.7\n", nil, true},
+		{"an own address", "198.51.100.7/32", "own-address 198.51.100.7\n", nil, true},
+		{"a network", "198.51.100.0/24", "", nil, true},
+	} {
+		p := withCompanions(t, c.config)
+		q := netip.MustParsePrefix(c.ban)
+		elsewhere(t, p, c.ban)
+		ban, ok := p.memory.Bans.Enforced(q, p.eventTime())
+		if !ok || !ban.Withheld {
+			t.Fatalf("%s: before a rejection: %+v", c.name, ban)
+		}
+		p.memory.Bans.Rejected(&ban)
+		elsewhere(t, p, "", c.mail...)
+		_, before, _ := p.memory.Bans.Changed(0)
+		p.withhold()
+		if ban, ok = p.memory.Bans.Enforced(q, p.eventTime()); !ok || ban.Withheld != c.withheld {
+			t.Errorf("%s: %+v", c.name, ban)
+		}
+		changed, _, _ := p.memory.Bans.Changed(before)
+		if sent := len(changed) > 0; sent != (c.withheld && q.Bits() != 24) {
+			t.Errorf("%s: firewalls are updated: %t", c.name, sent)
+		}
+	}
+}
+
+// TestSparedHost checks that a host is not reported which is exempt only by a name, or by an
+// answer of a DNS list.
 func TestSparedHost(t *testing.T) {
 	p := withCompanions(t, `companion lookup user 12345
 lookup wl allowlist "wl.example.org" codes 127.0.0.2

@@ -33,6 +33,8 @@ const (
 	reasonMail     = "hosts whose mail was accepted recently"
 	reasonLogin    = "hosts with a recent login"
 	reasonObserved = "bans in observe mode"
+	reasonWithheld = "bans of other hosts for which this filter has rejected no client"
+	reasonWaiting  = "bans of other hosts, whose standing has not arrived"
 	reasonFurther  = "sessions of further hosts"
 	reasonFuture   = "sessions dated in the future, recorded while the clock was wrong"
 	reasonMany     = "addresses that many hosts share"
@@ -260,14 +262,26 @@ func (b *builder) addBan(ban *memory.Ban) {
 	case !b.Bans, ban.Expired(b.now), !b.Selector.HasPrefix(ban.Prefix), !b.Selector.HasRule([]byte(ban.Rule)):
 	case ban.Observe:
 		b.omitted[reasonObserved]++
+	case ban.Withheld:
+		b.omitted[reasonWithheld]++
 	default:
 		b.banned[ban.Prefix] = ban
 		b.around.Add(ban.Prefix, true)
 	}
 }
 
-// readRecords reads all sessions that ended at or after from. Sessions outside the selected period
-// serve only to identify exempt hosts.
+// omitWaiting omits the bans of other hosts, which the filter does not enforce yet.
+func (b *builder) omitWaiting() {
+	for p, ban := range b.banned {
+		if ban.Origin != "" {
+			delete(b.banned, p)
+			b.omitted[reasonWaiting]++
+		}
+	}
+}
+
+// readRecords reads all sessions that ended at or after from. Sessions outside the
+// selected period serve only to identify exempt hosts.
 func (b *builder) readRecords(from time.Time) error {
 	r, err := b.Dir.Open()
 	if err != nil {
@@ -283,6 +297,9 @@ func (b *builder) readRecords(from time.Time) error {
 			return err
 		}
 		b.known.unwritten = uint64(max(status.Live.Summed, 0))
+		if status.Bans.Waiting > 0 {
+			b.omitWaiting()
+		}
 	}
 	r.Warn(b.Warn)
 	ruled := false

@@ -91,8 +91,8 @@ func (b *builder) checkComplete(recent time.Time) error {
 		day := k.lost.Format(time.DateOnly)
 		return fmt.Errorf("state.db was lost or is incomplete since %s, and earlier bans are missing; to export the others, add --accept-loss %s", day, day)
 	case !b.Found:
-		// The filter itself rejects these hosts, whether or not it still has their mail in its
-		// table.
+		// The filter itself has rejected these hosts, also for a ban of another host,
+		// even if it no longer knows their mail.
 		return nil
 	case k.records == 0 && k.rows == 0:
 		return fmt.Errorf("%s has no sessions; name another directory with -s", b.Dir.Path)

@@ -9,6 +9,7 @@ import (
 
 	"scanwatch/cmd/internal/control"
 	"scanwatch/filter/dnslist"
+	"scanwatch/filter/memory"
 	"scanwatch/filter/share"
 	"scanwatch/internal/prefix"
 	"scanwatch/internal/text"
@@ -96,6 +97,9 @@ func PrintStatus(w io.Writer, s *control.Status, zone *time.Location) {
 	bans := fmt.Sprintf("%d active", s.Bans.Active)
 	if s.Bans.Active > 0 && s.Config.Mode != rules.Enforce.String() {
 		bans += ", not enforced in observe mode"
+	}
+	if n := s.Bans.Waiting; n > 0 {
+		bans += fmt.Sprintf(", %d of other hosts %s", n, memory.NotEnforced)
 	}
 	if n := s.Bans.Observed; n > 0 {
 		bans += fmt.Sprintf(", %d observed", n)

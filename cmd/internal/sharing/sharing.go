@@ -35,8 +35,19 @@ const (
 	// expireEvery is the interval at which expired rows are removed.
 	expireEvery = 10 * time.Minute
 
+	// filterPause is the time between two attempts to connect to the filter. It does not
+	// grow, because bans of other hosts have no effect in a filter without a companion.
+	filterPause = 2 * time.Second
+	// The time between two attempts to connect to the server grows from firstPause to
+	// lastPause.
 	firstPause = time.Second
 	lastPause  = 30 * time.Second
+	// claimPause is the time after which a host that has never used the fleet's key claims a
+	// server without a key.
+	claimPause = 10 * time.Minute
+	// returnTime is the time after which all hosts that run have sent their rows to a server
+	// that has lost them.
+	returnTime = lastPause + 2*upkeep
 
 	rowsPerRequest = 5000
 )
@@ -64,21 +75,33 @@ type Service struct {
 	sent   uint64 // number of the latest message
 	// wrong contains the problem of each host whose messages cannot be used.
 	wrong   map[string]string
-	learned bool // all hosts' rows have been read at least once
-	synced  bool // the filter has received all rows and sent its own
-	// mismatch is set once the fleet's key was found to differ from this host's key. A host with a
-	// wrong key must not set the key on a server that has lost all data.
-	mismatch bool
-	refused  error // the server's error if it has rejected this host's latest rows, or nil
-	// unannounced is the server's error if it has rejected this host's latest announcement.
+	learned bool // the rows of all hosts have been read at least once
+	whole   bool // so have the rows of all names in the server's set
+	// returned is the time at which all other hosts have sent their rows again, if the server
+	// had just lost them when this companion started.
+	returned time.Time
+	synced   bool // the filter has received all rows and sent its own
+	// waiting is set if the filter had bans of other hosts before it received any rows.
+	waiting bool
+	// confirmed is set once the filter knows that it has the standing on all hosts.
+	confirmed bool
+	// mismatch is the time at which the fleet last had another key than this host; see
+	// mayClaim.
+	mismatch time.Time
+	refused  error // the server has refused the latest rows of this host; nil if not
+	// unannounced is set if the server has refused the latest announcement of this host.
 	unannounced error
 	latest      map[string]position // latest message of each host
-	next        struct{ send, upkeep, expire time.Time }
-	status      string // latest logged error
+	next        struct{ connect, send, upkeep, expire time.Time }
+	pause       time.Duration // before the next attempt to connect to the server
+	away        error         // the latest error of a connection to the server
+	status      string        // latest error in the log
 	// rejected is set while the filter answers requests with errors.
 	rejected bool
 	// announced is set after the first announcement of this run.
 	announced bool
+	// rival is set while another companion announces a host with the name of this one.
+	rival bool
 }
 
 // A position is a message's number in a run.
@@ -118,24 +141,24 @@ func (s *Service) skewSeconds() int64 { return int64(s.skew.Round(time.Second) /
 // Run exchanges rows until ctx is done.
 func (s *Service) Run(ctx context.Context) {
 	defer s.disconnect()
-	for pause := firstPause; ctx.Err() == nil; {
+	for ctx.Err() == nil {
 		err := s.exchange(ctx)
 		if ctx.Err() != nil {
 			return
 		}
-		if err != nil && s.server != nil && err.Error() != s.status {
-			pause = firstPause // the server is back, but the filter has closed the idle connection
-		}
 		s.report(err)
 		if err == nil { // read has waited
-			pause = firstPause
+			s.pause = 0
 			continue
+		}
+		wait := filterPause
+		if s.server == nil {
+			wait = min(wait, time.Until(s.next.connect))
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(pause):
+		case <-time.After(wait):
 		}
-		pause = min(2*pause, lastPause)
 	}
 }
 
@@ -193,7 +216,7 @@ func (s *Service) disconnect() {
 func (s *Service) dropFilter() {
 	if s.filter != nil {
 		s.filter.Close()
-		s.filter, s.synced = nil, false
+		s.filter, s.synced, s.confirmed = nil, false, false
 	}
 }
 
@@ -213,12 +236,20 @@ func (s *Service) dropServer() {
 	}
 }
 
-// exchange connects if necessary, waits for other hosts' rows, and sends this host's rows when due.
-// An error of the server leaves the connection to the filter open, and vice versa.
+// failServer disconnects from the server after an error, for a while.
+func (s *Service) failServer(what string, err error) error {
+	s.dropServer()
+	s.pause = min(max(2*s.pause, firstPause), lastPause)
+	s.next.connect, s.away = time.Now().Add(s.pause), err
+	return fmt.Errorf("%s: %w", what, remedy(err))
+}
+
+// exchange connects as far as necessary, waits for the rows of other hosts, and sends this
+// host's rows when it is time. An error of the server does not disturb the connection to
+// the filter, and vice versa.
 func (s *Service) exchange(ctx context.Context) error {
 	if err := s.connectServer(ctx); err != nil {
-		s.dropServer()
-		return errors.Join(fmt.Errorf("server: %w", remedy(err)), s.connectFilter())
+		return errors.Join(err, s.connectFilter())
 	}
 	if err := s.connectFilter(); err != nil {
 		return err
@@ -228,20 +259,17 @@ func (s *Service) exchange(ctx context.Context) error {
 	}
 	all, err := s.server.read(ctx, max(min(time.Until(s.next.send), interval), time.Millisecond))
 	if err != nil {
-		s.dropServer()
-		return fmt.Errorf("read from the server: %w", remedy(err))
+		return s.failServer("read from the server", err)
 	}
 	if err := measure(ctx, s); err != nil { // before the times in these rows are converted
-		s.dropServer()
-		return fmt.Errorf("server: %w", remedy(err))
+		return s.failServer("server", err)
 	}
 	for i := range all {
 		s.server.heard[all[i].host] = time.Now()
 		s.apply(&all[i])
 		if s.missed(&all[i]) {
 			if err := s.learn(ctx, all[i].host); err != nil {
-				s.dropServer()
-				return fmt.Errorf("read from the server: %w", err)
+				return s.failServer("read from the server", err)
 			}
 		}
 	}
@@ -259,23 +287,41 @@ func (s *Service) exchange(ctx context.Context) error {
 	s.refused = nil
 	if err := s.publish(ctx); err != nil {
 		if _, answered := valkey.IsValkeyErr(err); !answered {
-			s.dropServer()
-			return fmt.Errorf("write to the server: %w", err)
+			return s.failServer("write to the server", err)
 		}
 		s.refused = fmt.Errorf("write to the server: %w", remedy(err)) // for example, the server is full; reading continues
 	}
 	return s.maintain(ctx)
 }
 
-func (s *Service) connectServer(ctx context.Context) (err error) {
+// connectServer connects to the server if it is time.
+func (s *Service) connectServer(ctx context.Context) error {
 	if s.server != nil {
 		return nil
 	}
-	if text, err := password(s.password); err == nil { // the password may have changed, but may be unreadable for this user
+	if time.Now().Before(s.next.connect) {
+		return fmt.Errorf("server: %w", remedy(s.away))
+	}
+	if err := s.enter(ctx); err != nil {
+		return s.failServer("server", err)
+	}
+	return nil
+}
+
+// mayClaim reports whether the key of this host may become that of a server without a key.
+// A host with a wrong key must not claim a server that has lost all keys. But the hosts of a
+// fleet must not wait for each other for ever after one with a wrong key has claimed it.
+func (s *Service) mayClaim() bool { return s.learned || time.Since(s.mismatch) > claimPause }
+
+// enter connects to the server, announces this host, and reads all rows.
+func (s *Service) enter(ctx context.Context) (err error) {
+	if text, err := password(s.password); err == nil { // it may have changed, but the user may be unable to read it
 		s.options.Password = text
 	}
-	if s.server, err = connect(ctx, s.options, s.key, s.fleet.Name, s.run, !s.mismatch); err != nil {
-		s.mismatch = s.mismatch || errors.Is(err, errKey)
+	if s.server, err = connect(ctx, s.options, s.key, s.fleet.Name, s.run, s.mayClaim()); err != nil {
+		if errors.Is(err, errKey) {
+			s.mismatch = time.Now()
+		}
 		return err
 	}
 	if err := measure(ctx, s); err != nil {
@@ -285,9 +331,26 @@ func (s *Service) connectServer(ctx context.Context) (err error) {
 	if err := s.announce(ctx); err != nil { // before the rows are read, so that a later loss of rows is noticed
 		return err
 	}
-	// This host's rows are read first, so that its earlier marks and stamps are known.
-	there := make(map[string]share.Stamp) // this host's rows in the server
-	err = s.server.snapshot(ctx, s.fleet.Name, func(rows []share.Row) {
+	// This host's rows come first, so that its earlier marks and stamps are known.
+	if err := s.readOwn(ctx); err != nil {
+		return err
+	}
+	if err := discover(ctx, s); err != nil {
+		return err
+	}
+	if !s.learned {
+		s.returned = time.Now().Add(min(max(returnTime-s.now().Sub(s.server.claimed), 0), returnTime))
+	}
+	s.learned = true
+	s.next.upkeep = time.Time{}
+	return nil
+}
+
+// readOwn reads the rows of this host in the server, and records the rows that the server
+// must receive again. Rows that another host with the same name has written are disputed.
+func (s *Service) readOwn(ctx context.Context) error {
+	there := make(map[string]share.Stamp)
+	err := s.server.snapshot(ctx, s.fleet.Name, func(rows []share.Row) {
 		s.apply(&received{host: s.fleet.Name, message: message{rows: rows}})
 		for i := range rows {
 			there[field(&rows[i])] = rows[i].Stamp
@@ -297,12 +360,7 @@ func (s *Service) connectServer(ctx context.Context) (err error) {
 		return err
 	}
 	delete(s.server.last, s.fleet.Name)
-	if err := discover(ctx, s); err != nil {
-		return err
-	}
-	s.learned = true
 	s.keep(slices.DeleteFunc(s.replica.Rows(s.fleet.Name), func(r share.Row) bool { return there[field(&r)] >= r.Stamp }))
-	s.next.upkeep = time.Time{}
 	return nil
 }
 
@@ -378,6 +436,7 @@ func discover(ctx context.Context, s *Service) error {
 			delete(s.server.last, h)
 		}
 	}
+	s.whole = s.whole || s.server.cursor == 0
 	return nil
 }
 
@@ -423,23 +482,36 @@ func (s *Service) connectFilter() (err error) {
 		err = s.filter.Note(s.name, 0, 0, control.ErrStarting)
 	}
 	if err == nil {
-		err = control.Fleet(s.filter, s.key.Fingerprint())
+		s.waiting, err = control.Fleet(s.filter, s.key.Fingerprint())
 	}
 	if err == nil && s.learned {
 		err = s.sync()
 	}
 	if err != nil {
-		s.dropFilter()
+		return s.failFilter("connect to the filter", err)
 	}
+	return nil
+}
+
+// sync prepares for the exchange with a filter that was restarted: it has lost the rows of
+// other hosts, and has not sent its own. When it has the rows of all hosts, it starts to
+// enforce the bans of other hosts. If it has loaded such bans from disk and the server has just
+// lost its rows, it waits until the other hosts have sent them again.
+func (s *Service) sync() error {
+	if !s.synced {
+		if err := s.resend(); err != nil {
+			return err
+		}
+	}
+	if s.confirmed || !s.whole || s.waiting && time.Now().Before(s.returned) {
+		return nil
+	}
+	err := control.SendComplete(s.filter)
+	s.confirmed = err == nil
 	return err
 }
 
-// sync prepares for a filter that was restarted: it has lost the other hosts' rows, and has not yet
-// sent its own.
-func (s *Service) sync() error {
-	if s.synced {
-		return nil
-	}
+func (s *Service) resend() error {
 	if err := control.Disown(s.filter, s.fleet.Ignore); err != nil {
 		return err
 	}
@@ -524,8 +596,7 @@ func (s *Service) maintain(ctx context.Context) error {
 	}
 	s.next.upkeep = time.Now().Add(upkeep)
 	if err := s.upkeep(ctx); err != nil {
-		s.dropServer()
-		return fmt.Errorf("server: %w", remedy(err))
+		return s.failServer("server", err)
 	}
 	if err := control.SendHosts(s.filter, s.hosts()); err != nil {
 		s.dropFilter()
@@ -534,7 +605,11 @@ func (s *Service) maintain(ctx context.Context) error {
 	return nil
 }
 
-// announce announces this host. A full server rejects the announcement, but still answers queries.
+// sameName is the problem of a host whose name another companion announces.
+const sameName = "another host has the same name, or companion share runs twice on this host; change the statement fleet, or stop the second service"
+
+// announce announces this host. A full server rejects that, but answers questions. When another
+// host with the same name has left, this host restores its rows.
 func (s *Service) announce(ctx context.Context) error {
 	kept, other, err := s.server.alive(ctx)
 	refused := s.unannounced != nil
@@ -545,13 +620,19 @@ func (s *Service) announce(ctx context.Context) error {
 	if s.unannounced = nil; err != nil {
 		return err
 	}
-	if other && s.announced {
-		s.wrong[s.fleet.Name] = "another host has the same name; change the statement fleet"
+	left := s.rival && !other
+	if s.rival = other && s.announced; s.rival {
+		s.wrong[s.fleet.Name] = sameName
 	} else {
 		delete(s.wrong, s.fleet.Name)
 	}
 	s.announced = true
-	if !kept || refused { // without announcements, a loss of rows goes unnoticed
+	if left {
+		if err := s.readOwn(ctx); err != nil {
+			return err
+		}
+	}
+	if !kept || refused { // without announcements, a loss of the rows goes unnoticed
 		s.keep(s.replica.Rows(s.fleet.Name))
 	}
 	return nil

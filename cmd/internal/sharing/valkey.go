@@ -27,7 +27,8 @@ import (
 // Keys in Valkey. The braces put all keys into one slot of a cluster, so that a single command can
 // read several streams.
 //
-//	{scanwatch}:key          fingerprint of the fleet's key
+//	{scanwatch}:key          fingerprint of the fleet's key, and the time in seconds
+//	                         since 1970 at which a host has set it
 //	{scanwatch}:hosts        set of the names of the hosts
 //	{scanwatch}:rows:HOST    hash of the rows of a host, each a message
 //	{scanwatch}:log:HOST     stream of the changes of a host, each a message
@@ -70,7 +71,8 @@ type server struct {
 	heard map[string]time.Time
 	// announced is set after the first announcement on this connection.
 	announced bool
-	cursor    uint64              // position in the set of hosts
+	claimed   time.Time           // time of the server at which a host has claimed it
+	cursor    uint64              // of the set of hosts
 	strange   map[string]struct{} // names without a valid message whose rows have been read
 }
 
@@ -174,32 +176,53 @@ func connect(ctx context.Context, o valkey.ClientOption, key fleetkey.Key, self 
 
 func (s *server) close() { s.client.Close() }
 
-// errKey means that the fleet uses another key.
-var errKey = errors.New("the other hosts use another fleet key")
+// ErrKey is the error if the fleet has another key. ErrNoKey is the error if it had another
+// one before the server lost it.
+var (
+	errKey   = errors.New("the other hosts use another fleet key")
+	errNoKey = errors.New("the other hosts use another fleet key; waiting until one of them is back")
+)
 
 // check compares this host's key with the fleet's key. The first host that may claim the fleet sets
 // the fleet's key.
 func (s *server) check(ctx context.Context, claim bool) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	own := s.key.Fingerprint()
-	fleet, err := s.client.Do(ctx, s.client.B().Get().Key(fingerprintKey).Build()).ToString()
+	get := s.client.B().Get().Key(fingerprintKey).Build().Pin()
+	text, err := s.client.Do(ctx, get).ToString()
 	if valkey.IsValkeyNil(err) && claim {
-		set := s.client.Do(ctx, s.client.B().Set().Key(fingerprintKey).Value(own).Nx().Build()).Error()
-		if set == nil || !valkey.IsValkeyNil(set) {
-			return set
+		if err := s.claim(ctx); err != nil {
+			return err
 		}
-		fleet, err = s.client.Do(ctx, s.client.B().Get().Key(fingerprintKey).Build()).ToString()
+		text, err = s.client.Do(ctx, get).ToString()
 	}
+	own := s.key.Fingerprint()
+	fleet, seconds, _ := strings.Cut(text, " ")
 	switch {
 	case valkey.IsValkeyNil(err):
-		return fmt.Errorf("%w; waiting until one of them is back", errKey)
+		return errNoKey
 	case err != nil:
 		return err
 	case fleet != own:
 		return fmt.Errorf("%w: %.40q, this host has %s; copy the key file from another host", errKey, fleet, own)
 	}
+	since, _ := strconv.ParseInt(seconds, 10, 64) // without a valid time, the claim is old
+	s.claimed = time.Unix(since, 0)
 	return nil
+}
+
+// claim sets the key of the fleet, unless another host has done so.
+func (s *server) claim(ctx context.Context) error {
+	ahead, err := s.skew(ctx)
+	if err != nil {
+		return err
+	}
+	value := s.key.Fingerprint() + " " + strconv.FormatInt(time.Now().Add(ahead).Unix(), 10)
+	err = s.client.Do(ctx, s.client.B().Set().Key(fingerprintKey).Value(value).Nx().Build()).Error()
+	if valkey.IsValkeyNil(err) {
+		return nil
+	}
+	return err
 }
 
 const (

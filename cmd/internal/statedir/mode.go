@@ -14,6 +14,8 @@ type Mode struct {
 	Halted  bool      // the operator has stopped enforcement
 	Until   time.Time // end of the halt; zero if only the operator ends it
 	Running bool      // reported by a running filter
+	// Waiting is set if bans of other hosts are not enforced yet; see memory.Bans.Waiting.
+	Waiting bool
 }
 
 // Mode returns the running filter's mode. If no filter is running, Mode returns the mode
@@ -23,7 +25,9 @@ func (d *Dir) Mode() Mode {
 	if client, err := control.Dial(d.Path); err == nil {
 		defer client.Close()
 		if s, err := client.Status(); err == nil {
-			return ModeOf(&s.Config)
+			m := ModeOf(&s.Config)
+			m.Waiting = s.Bans.Waiting > 0
+			return m
 		}
 	}
 	var m Mode

@@ -1,0 +1,201 @@
+//go:build linux
+
+package share
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"scanwatch/tests/internal/filterproc"
+	"scanwatch/tests/internal/smtpd"
+)
+
+// knows lets h know a client, from the log of mail on earlier days.
+func (h *host) knows(addr string) {
+	h.t.Helper()
+	log := filepath.Join(h.t.TempDir(), "maillog")
+	var text strings.Builder
+	for day := range 3 {
+		at := time.Now().AddDate(0, 0, day-4).UTC().Format("2006-01-02T15:04:05Z")
+		id := fmt.Sprintf("f%015x", day+1)
+		for _, event := range []string{
+			"connected address=" + addr + " host=mail.sender.example",
+			"message msgid=0000000" + fmt.Sprint(day) + " size=100 nrcpt=1 proto=ESMTP",
+			"envelope evpid=0000000" + fmt.Sprint(day) + "00000001 from=<joe@sender.example> to=<bob@example.org>",
+			"disconnected reason=quit",
+		} {
+			fmt.Fprintf(&text, "%s mx smtpd[1]: %s smtp %s\n", at, id, event)
+		}
+	}
+	if err := os.WriteFile(log, []byte(text.String()), 0o600); err != nil {
+		h.t.Fatal(err)
+	}
+	h.scanwatch("import", "smtpd-log", log)
+}
+
+// bannedOn3 returns three hosts, of which mx3 has banned a client known to mx2 and an unknown
+// one. mx1 lets the known one in, and has written the bans to disk.
+func bannedOn3(t *testing.T, f *fleet, more string) (mx1 *host, known, unknown string) {
+	t.Helper()
+	known, unknown = "198.51.100.7", "198.51.100.8"
+	a, b, c := f.host("mx1", more), f.host("mx2", ""), f.host("mx3", "")
+	b.knows(known)
+	filterproc.Eventually(t, "mx1 has the standing", func() bool { return strings.Contains(a.scanwatch("status"), "host      mx2: 1 row,") })
+	c.ban(known)
+	c.ban(unknown)
+	filterproc.Eventually(t, "mx1 has both bans", func() bool { return strings.Contains(a.scanwatch("status"), "host      mx3: 2 rows") })
+	filterproc.Eventually(t, "mx1 rejects the unknown client", a.turnsAway(unknown))
+	if !a.lets(known)() {
+		t.Fatal("mx1 rejects the known client")
+	}
+	a.scanwatch("flush")
+	return a, known, unknown
+}
+
+// rejectsOnly waits until h rejects one client, and checks that it lets another one in all the
+// time.
+func (h *host) rejectsOnly(unknown, known string) {
+	h.t.Helper()
+	filterproc.Eventually(h.t, h.name+" rejects the unknown client", func() bool {
+		if answer := h.come(known); answer != "proceed" {
+			h.t.Fatalf("%s rejects the client that is known on another host: %s", h.name, answer)
+		}
+		return h.turnsAway(unknown)()
+	})
+	if answer := h.come(known); answer != "proceed" {
+		h.t.Fatalf("%s rejects the client that is known on another host: %s", h.name, answer)
+	}
+}
+
+const waiting = "2 of other hosts not enforced: waiting for the standing of other hosts"
+
+// TestRestartedFilter checks that bans of other hosts on disk affect no client that is known
+// on another host, even if a service is away after a restart of the filter.
+func TestRestartedFilter(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, "redis")
+	f := newFleet(t, s)
+	a, known, unknown := bannedOn3(t, f, "")
+	a.filter.End(0)
+	a.startFilter()
+	a.rejectsOnly(unknown, known)
+
+	s.stop() // the companion still has the rows
+	a.filter.End(0)
+	a.startFilter()
+	a.rejectsOnly(unknown, known)
+
+	_ = a.companion.Process.Kill()
+	_ = a.companion.Wait()
+	a.filter.End(0)
+	a.startFilter()
+	check := func() {
+		t.Helper()
+		if !a.lets(known)() || !a.lets(unknown)() {
+			t.Error("a ban of another host is enforced without its standing")
+		}
+		if out := a.scanwatch("status"); !strings.Contains(out, waiting) {
+			t.Error(out)
+		}
+		if out := a.scanwatch("why", unknown); !strings.Contains(strings.Join(strings.Fields(out), " "), "but not enforced: waiting for the standing of other hosts") {
+			t.Error(out)
+		}
+	}
+	check()
+	a.startCompanion()
+	filterproc.Eventually(t, "the companion names the server", a.problem("companion share: server:"))
+	check()
+
+	s.start() // without rows; mx2 and mx3 send theirs at any time
+	a.rejectsOnly(unknown, known)
+}
+
+// TestFilesAfterRestart checks that bans from files have no effect after a restart until the
+// files are imported again.
+func TestFilesAfterRestart(t *testing.T) {
+	f := newFleet(t, nil)
+	a, b, c := f.alone("mx1"), f.alone("mx2"), f.alone("mx3")
+	known, unknown := "198.51.100.7", "198.51.100.8"
+	b.knows(known)
+	c.ban(known)
+	c.ban(unknown)
+	files := []string{"facts", "import", b.export(f), c.export(f)}
+	check := func(what string, rejects bool) {
+		t.Helper()
+		if !a.lets(known)() || a.turnsAway(unknown)() != rejects {
+			t.Error(what, a.scanwatch("status"))
+		}
+	}
+	a.scanwatch(files...)
+	check("after an import", true)
+	a.scanwatch("flush")
+	a.filter.End(0)
+	a.startFilter()
+	check("after a restart", false)
+	a.scanwatch(files...)
+	check("after another import", true)
+}
+
+// TestFirewallOfForeignBans checks that a firewall and an export contain only the bans of other
+// hosts that the filter has enforced, and no exempt client.
+func TestFirewallOfForeignBans(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, newServer(t, "redis"))
+	dir := filepath.Join(f.dir, "out")
+	const user = 54322
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chown(dir, user, user); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "bans")
+	a, known, unknown := bannedOn3(t, f, fmt.Sprintf("gateway 198.51.100.9\ncompanion sync user %d to file %q format plain\n", user, file))
+	sync := exec.Command(smtpd.Bin("scanwatch"), "sync", "-f", a.etc)
+	filterproc.LogFile(t, sync)
+	if err := sync.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = sync.Process.Kill(); _ = sync.Wait() })
+	blocked := func(want string) func() bool {
+		return func() bool {
+			text, _ := os.ReadFile(file)
+			return strings.Join(strings.Fields(string(text)), " ") == want
+		}
+	}
+	filterproc.Eventually(t, "the firewall has the unknown client", blocked(unknown))
+	exported := func() string { return strings.Join(strings.Fields(a.scanwatch("export", "plain")), " ") }
+	if got := exported(); got != unknown {
+		t.Errorf("exported: %s", got)
+	}
+
+	b := f.host("mx4", "")
+	b.ban("198.51.100.9")    // a gateway
+	b.ban("198.51.101.0/24") // a network
+	b.ban("198.51.100.10")   // has not connected yet
+	filterproc.Eventually(t, "mx1 has all bans", func() bool { return strings.Contains(a.scanwatch("status"), "host      mx4: 3 rows") })
+	filterproc.Eventually(t, "mx1 rejects a client in the network", a.turnsAway("198.51.101.1"))
+	for _, addr := range []string{"198.51.100.9", known} {
+		if !a.lets(addr)() {
+			t.Errorf("%s is rejected", addr)
+		}
+	}
+	if a.scanwatch("flush"); exported() != unknown || !blocked(unknown)() {
+		t.Errorf("exported: %s", exported())
+	}
+	if !a.turnsAway("198.51.100.10")() {
+		t.Error("the ban of the address has no effect")
+	}
+	filterproc.Eventually(t, "the firewall has both clients", blocked(unknown+" 198.51.100.10"))
+
+	b.knows("198.51.100.10")
+	filterproc.Eventually(t, "the firewall has only the unknown client", blocked(unknown))
+	if a.scanwatch("flush"); exported() != unknown {
+		t.Errorf("exported: %s", exported())
+	}
+}
