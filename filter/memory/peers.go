@@ -87,7 +87,7 @@ func newPeers(s *shared) *Peers {
 		},
 		decode:  readPeer,
 		merge:   mergePeers,
-		combine: combinePeers, higher: higherPeers,
+		combine: combinePeers, higher: higherPeers, reduce: reducePeer,
 		newest: func(_ peerKey, p peer) int64 {
 			return int64(max(p.first, p.good, p.login, p.bad, p.wrote)) * daySeconds
 		},
@@ -329,23 +329,21 @@ func (t *Peers) Standing(c *Client, now int64) (s Standing) {
 	return s
 }
 
-// elsewhere sets the standing of a client that is known on another host. An address that
-// many hosts share has none, as here.
+// elsewhere sets the standing of a client that is known on another host.
 func (t *Peers) elsewhere(keys [2]peerKey, at uint32, s *Standing) {
 	for i, by := range [...]string{"host", "domain"} {
 		p, origin, ok := t.rows.other(keys[i], at)
-		if !ok || keys[i].kind == 0 || i == 1 && countShort(p.senders[:]) >= manyForeign {
+		if !ok || keys[i].kind == 0 {
 			continue
 		}
-		if i == 0 && p.many() {
+		if i == 0 && p.senders == manyElsewhere {
 			s.Many, s.Origin = true, t.hosts.list[origin]
-			return
 		}
 		earned := p.standing(&t.clock, at)
 		if earned.Level == rules.StandingNone && (i == 0 || !within(p.wrote, at, peerDays)) {
 			continue
 		}
-		s.Level, s.By, s.Origin = rules.StandingKnown, by, t.hosts.list[origin]
+		s.Level, s.By, s.Origin, s.Many = rules.StandingKnown, by, t.hosts.list[origin], false
 		s.Messages, s.Days, s.First, s.Last = earned.Messages, earned.Days, earned.First, earned.Last
 		if earned.Level == rules.StandingNone {
 			s.By, s.Last = "correspondent", t.clock.day(p.wrote)

@@ -298,8 +298,14 @@ func (t sharedRows[K, V]) receive(f *Foreign, by int64, now uint32) bool {
 		return true
 	}
 	k, v, ok := t.decode(f.Key, f.Value)
-	if !ok {
+	switch {
+	case !ok:
 		return false
+	case !t.effective(k, &v):
+		if !f.Partial {
+			delete(t.foreign, k)
+		}
+		return true
 	}
 	t.schema.shift(k, &v, by)
 	if t.foreign == nil {
@@ -350,7 +356,7 @@ func combine[K comparable, V any](t *table[K, V], key []byte, values [][]byte, n
 	found := false
 	for _, value := range values {
 		key, v, ok := t.decode(key, value)
-		if !ok || t.evictionScore(key, v, now) < 0 {
+		if !ok || t.evictionScore(key, v, now) < 0 || !t.effective(key, &v) {
 			continue
 		}
 		if k = key; found {
@@ -531,12 +537,43 @@ func combineSprays(_ sprayKey, r *spray, other spray) {
 	}
 }
 
-// combinePeers merges the rows of two hosts. Several hosts may have received mail on the
-// same day, so days are not added.
+// effective reduces the row of a single other host to its effect here, and reports whether
+// there is one; see schema.reduce.
+func (t *table[K, V]) effective(k K, v *V) bool {
+	return t.reduce == nil || t.reduce(k, v)
+}
+
+// manyElsewhere is the value of peer.senders in a reduced row if many hosts share the
+// address.
+var manyElsewhere = [manySenders]uint16{1, 1, 1, 1, 1}
+
+// reducePeer reduces a row to the standing that its host grants, so that no host can take
+// away the standing that another one grants.
+func reducePeer(k peerKey, p *peer) bool {
+	switch {
+	case p.senders == manyElsewhere: // already reduced
+		return true
+	case k.kind == peerDomain && countShort(p.senders[:]) >= manyForeign:
+		return false
+	case k.kind == peerHost && p.many():
+		p.senders, p.messages, p.days = manyElsewhere, 0, 0
+	default:
+		p.senders = [manySenders]uint16{}
+	}
+	p.helos = [manyGreetings]uint16{}
+	return true
+}
+
+// combinePeers unites the reduced rows of two hosts. Several hosts may have received mail on
+// the same day, so days are not added.
 func combinePeers(_ peerKey, p *peer, other peer) {
 	days := max(p.days, other.days)
+	senders := p.senders
+	if other.senders == manyElsewhere {
+		senders = manyElsewhere
+	}
 	mergePeers(p, other)
-	p.days = days
+	p.days, p.senders = days, senders
 }
 
 // deleteAll deletes the rows of this and of other hosts for which del returns true.
