@@ -19,7 +19,7 @@ import (
 // rows of other hosts are kept apart, are not written to disk, and have less weight than
 // the rows of this host:
 //
-//   - Counts of other hosts can double the count of this host, but cannot replace it; see
+//   - Counts of other hosts can triple the count of this host, but cannot replace it; see
 //     together. Otherwise, a single host with wrong counts could make all hosts reject a
 //     legitimate client.
 //   - Offences on other hosts do not lengthen the bans of this host.

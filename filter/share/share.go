@@ -19,10 +19,12 @@
 //     because it chooses the times of its bans.
 //   - It can revoke the bans of all hosts, also those in a range. Each later offence leads to a new ban. Other
 //     hosts may learn of that ban maxAhead later.
-//   - It can let clients be known, but not trusted, and mailboxes exist. Rules then treat
-//     an attacker more leniently.
-//   - It can double the counts of clients with more than memory.Alone events, and let
-//     mailboxes be probed that two other networks have requested.
+//   - It can let clients be known, but not trusted. Bans of other hosts then do not apply to
+//     an attacker.
+//   - It can let mailboxes exist on another host, so that no mailbox counts as probed and one
+//     rejected recipient of a client a day does not count.
+//   - It can triple the counts of clients with more than memory.Alone events, and let
+//     mailboxes be probed that a single other network has requested.
 //   - It can displace rows of other hosts, but none of this host except short bans.
 //
 // Rows of a host whose clock is ahead by more than maxAhead are omitted until their time
@@ -98,9 +100,12 @@ const (
 	keepDeleted = 48 * time.Hour
 	// keepProblem is the time for which a host's omitted rows are reported.
 	keepProblem = time.Hour
-	maxValue    = 128
-	maxKey      = 256
-	maxName     = 64
+	// minRefused is the number of missing mailboxes after which those that a host accepts
+	// count. A host that accepts all recipients, such as a backup server, has none.
+	minRefused = 20
+	maxValue   = 128
+	maxKey     = 256
+	maxName    = 64
 )
 
 type rowKey struct{ bucket, key string }
@@ -139,6 +144,8 @@ type origin struct {
 	wrong   time.Time                     // time of the latest omission
 	victims map[string]*victims           // by bucket; see evict
 	short   bool                          // rows are missing because all hosts together have too many
+	refused int                           // rows of mailboxes that have never accepted mail
+	selects bool                          // mailboxes that the host accepts count; see selective
 }
 
 // Values of HostStatus.By.
@@ -552,6 +559,9 @@ func (g *register) minute() int64 { return g.ban.Since / 60 }
 // crosses the limit, all bans of this minute must be computed again.
 func (r *Replica) count(key rowKey, g *register, n int) {
 	o := g.origin
+	if accepted, ok := memory.AcceptsMailbox(key.bucket, g.value); ok && !accepted {
+		o.refused += n
+	}
 	if !g.isBan() || o.Name == r.self {
 		return
 	}
@@ -581,6 +591,33 @@ func (r *Replica) count(key rowKey, g *register, n int) {
 	}
 }
 
+// selective finds out which hosts have shown that they refuse unknown recipients. If that has
+// changed, their rows of mailboxes must be computed again.
+func selective(r *Replica) {
+	other := make(map[*origin]bool)
+	for _, o := range r.hosts {
+		if selects := o.refused >= minRefused; selects != o.selects {
+			o.selects, other[o] = selects, true
+		}
+	}
+	if len(other) == 0 {
+		return
+	}
+	for key, w := range r.rows {
+		for i := range w.registers {
+			if g := &w.registers[i]; other[g.origin] && g.accepted(key) {
+				r.changed[key] = struct{}{}
+			}
+		}
+	}
+}
+
+// accepted reports whether the register is about a mailbox that its host accepts.
+func (g *register) accepted(key rowKey) bool {
+	accepted, _ := memory.AcceptsMailbox(key.bucket, g.value)
+	return accepted
+}
+
 // isBan reports whether the register holds a ban or an offence, as opposed to an unban or
 // another row.
 func (g *register) isBan() bool { return g.ban.Prefix.IsValid() && !g.ban.Revoked }
@@ -607,6 +644,7 @@ func (r *Replica) unbanned(key rowKey) (s Stamp) {
 // Changed returns up to n rows of the other hosts taken together that have changed. now is
 // the current time. Between Resend and Complete, it does not return bans of this host.
 func (r *Replica) Changed(n int, now time.Time) (out []memory.Foreign) {
+	selective(r)
 	for key := range r.changed {
 		if len(out) == n {
 			return out
@@ -698,7 +736,7 @@ func (r *Replica) together(key rowKey, w *row, now time.Time) (value []byte, nam
 	var last Stamp
 	for i := range w.registers {
 		g := &w.registers[i]
-		if g.origin.Name == r.self || g.value == "" {
+		if g.origin.Name == r.self || g.value == "" || g.accepted(key) && !g.origin.selects {
 			continue
 		}
 		if values = append(values, []byte(g.value)); g.stamp > last {
