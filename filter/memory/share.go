@@ -222,7 +222,9 @@ func (m *Memory) Origins() map[string]int {
 	return byHost
 }
 
-// Disown deletes the rows of another host, and returns their number. Its unbans remain.
+// Disown deletes the rows of another host, and returns their number. Its unbans remain. A ban
+// of this host that a longer one of the other host has replaced returns with the next rows of
+// a server.
 func (m *Memory) Disown(origin string) (n int) {
 	locked := func(t sharedTable) int {
 		m.mu.Lock()

@@ -130,7 +130,7 @@ func (old ban) accept(known bool, n *arrival) (result ban, replaced, freed bool)
 	ownUnban := known && old.flags&(banRevoked|banForeign) == banRevoked
 	unban := row.flags&banRevoked != 0
 	switch {
-	case sentBack && (n.changed || ownUnban), n.unsent && ownUnban:
+	case sentBack && (n.changed && !old.vacated() || ownUnban), n.unsent && ownUnban:
 		// The row does not know the latest change. If that is an unban, it also ends the
 		// bans of other hosts that do not know it.
 		return old, false, false
@@ -180,6 +180,30 @@ func (b *Bans) echo(f *Foreign, old *ban, known bool) bool {
 		return b.kept || known && old.flags&banForeign == 0
 	}
 	return f.Origin == "" && !f.Partial && b.kept && !known
+}
+
+// vacate removes the ban of another host from a row, and reports whether there were offences
+// on this host. They remain, and the row receives the ban that the other host had replaced.
+func (b *ban) vacate() bool {
+	b.until, b.session, b.rule, b.attempts, b.flags = b.since, 0, 0, 0, banForeign
+	return b.times > 0
+}
+
+// vacated reports whether vacate has been called.
+func (b *ban) vacated() bool {
+	return b.flags == banForeign && b.until == b.since && b.rule == 0 && b.since != 0
+}
+
+// ours returns f as a row of this host that has been sent back, if it is a ban of this host
+// for which the row old is vacated. After a restart of the companion, such a row has the name
+// of this host.
+func (b *Bans) ours(f *Foreign, old *ban, known bool) *Foreign {
+	if b.name == "" || f.Origin != b.name || !known || !old.vacated() {
+		return f
+	}
+	own := *f
+	own.Origin = ""
+	return &own
 }
 
 // unbannedRange reports whether an unban of a range also ends the ban of p in n.
@@ -346,6 +370,7 @@ func (s sharedHostBans) receive(f *Foreign, by int64, now uint32) bool {
 	}
 	k := hostIn(p)
 	old, known := s.hosts.live(k, now)
+	f = s.ours(f, &old, known)
 	if s.echo(f, &old, known) {
 		if s.hosts.outgoing != nil {
 			s.hosts.outgoing[k] = true
@@ -438,7 +463,11 @@ func (s sharedHostBans) count(mu *sync.Mutex, add func(host string)) {
 func (s sharedHostBans) disown(origin string) (n int) {
 	for k, row := range s.hosts.rows {
 		if s.rules.imposed(&row) == origin {
-			s.hosts.del(k)
+			if row.vacate() {
+				s.hosts.touch(k, row)
+			} else {
+				s.hosts.del(k)
+			}
 			s.log.add(k.Prefix())
 			n++
 		}
@@ -487,6 +516,7 @@ func (s sharedNetworkBans) receive(f *Foreign, by int64, now uint32) bool {
 	}
 	t := &s.networks
 	old, known := t.rows[p]
+	f = s.ours(f, &old, known)
 	if s.echo(f, &old, known) {
 		if t.outgoing != nil {
 			t.outgoing[p] = true
@@ -556,7 +586,11 @@ func (s sharedNetworkBans) count(mu *sync.Mutex, add func(host string)) {
 func (s sharedNetworkBans) disown(origin string) (n int) {
 	for p, row := range s.networks.rows {
 		if s.rules.imposed(&row) == origin {
-			s.networks.del(p)
+			if row.vacate() {
+				s.networks.touch(p, row)
+			} else {
+				s.networks.del(p)
+			}
 			s.log.add(p)
 			n++
 		}
