@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"scanwatch/filter/memory"
+	"scanwatch/rules"
 	"scanwatch/tests/simulate"
 )
 
@@ -66,4 +67,57 @@ func TestMailboxesElsewhere(t *testing.T) {
 			}
 		}
 	})
+}
+
+// loggedIn returns a session with a login.
+func loggedIn(at time.Time, addr string) simulate.Session {
+	return visitor(at, addr, "", say(simulate.Ehlo, "laptop"), say(simulate.StartTLS, ""), say(simulate.Auth, "alice"), say(simulate.Quit, ""))
+}
+
+// TestOfficeElsewhere checks that an office is not banned earlier because its users reach
+// several hosts, or because another host claims that logins failed.
+func TestOfficeElsewhere(t *testing.T) {
+	const office = "198.51.100.10"
+	user := func(i int) string { return fmt.Sprintf("user%d", i) }
+	// banned returns the number of users that fail to log in from office before it is banned.
+	banned := func(f *fleet) int {
+		for i := range 12 {
+			at := monday.Add(time.Duration(i+1) * time.Minute)
+			f.one(i%len(f.sites), guesses(at, office, user(i)))
+			for _, s := range f.sites {
+				if b, ok := s.memory.Bans.Enforced(netip.MustParsePrefix(office+"/32"), at.UnixMicro()); ok && b.Origin == "" {
+					return i + 1
+				}
+			}
+		}
+		return 0
+	}
+	alone := newFleet(t, 1)
+	alone.one(0, loggedIn(monday, office))
+	want := banned(alone)
+	if want == 0 {
+		t.Fatal("the office is never banned")
+	}
+	split := newFleet(t, 2)
+	split.one(1, loggedIn(monday, office))
+	// The host with the login counts only what it has seen, and the other one is one user late.
+	if n := banned(split); n != want+1 {
+		t.Errorf("banned after %d users on two hosts, want %d", n, want+1)
+	}
+
+	claims := newFleet(t, 2)
+	claims.sites[1].memory.Counters.Watch(claims.sites[0].policy.Needs().Windows)
+	for i := range 40 {
+		c := &memory.Client{Addr: netip.MustParseAddr(office), User: fmt.Appendf(nil, "other%d", i)}
+		claims.sites[1].memory.Logins.Failed(c, monday.UnixMicro())
+		claims.sites[1].memory.Counters.Add(c, rules.AuthFailure, monday.UnixMicro())
+	}
+	claims.one(0, loggedIn(monday, office))
+	for i := range want - 1 {
+		claims.one(0, guesses(monday.Add(time.Duration(i+1)*time.Minute), office, user(i)))
+	}
+	at := monday.Add(time.Hour)
+	if o := claims.one(0, loggedIn(at, office)); o.Disconnected {
+		t.Errorf("another host's claims have banned an office: %+v", o)
+	}
 }

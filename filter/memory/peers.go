@@ -246,6 +246,12 @@ func (t *Peers) hasLogin(c *Client, at uint32) bool {
 	return ok && within(p.login, at, loginDays)
 }
 
+// loginElsewhere is hasLogin for other hosts.
+func (t *Peers) loginElsewhere(c *Client, at uint32) bool {
+	p, _, ok := t.rows.other(peerKey{c.Host(), peerLogin}, at)
+	return ok && within(p.login, at, loginDays)
+}
+
 func (t *Peers) domainKey(domain string) peerKey {
 	return peerKey{Host{lo: t.hash('d', []byte(domain))}, peerDomain}
 }

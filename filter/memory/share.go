@@ -22,6 +22,8 @@ import (
 //   - Counts of other hosts can triple the count of this host, but cannot replace it; see
 //     together. Otherwise, a single host with wrong counts could make all hosts reject a
 //     legitimate client.
+//   - A login on another host exempts nothing. Failed logins on other hosts then count only
+//     against the threshold for an address with logins.
 //   - Offences on other hosts do not lengthen the bans of this host.
 //   - Mail to other hosts makes a client known, never trusted.
 
@@ -124,10 +126,10 @@ type sharedTable interface {
 func sharedTables(m *Memory) []sharedTable {
 	return []sharedTable{
 		sharedHostBans{m.Bans}, sharedNetworkBans{m.Bans},
-		sharedRows[peerKey, peer]{&m.Peers.rows, &m.hosts, func(k peerKey) bool { return k.kind == peerLogin }},
-		sharedRows[counterKey, counter]{&m.Counters.rows, &m.hosts, nil},
-		sharedRows[uint64, recipient]{&m.Recipients.rows, &m.hosts, nil},
-		sharedRows[sprayKey, spray]{&m.Logins.sprays, &m.hosts, nil},
+		sharedRows[peerKey, peer]{&m.Peers.rows, &m.hosts},
+		sharedRows[counterKey, counter]{&m.Counters.rows, &m.hosts},
+		sharedRows[uint64, recipient]{&m.Recipients.rows, &m.hosts},
+		sharedRows[sprayKey, spray]{&m.Logins.sprays, &m.hosts},
 	}
 }
 
@@ -241,8 +243,6 @@ func (m *Memory) Disown(origin string) (n int) {
 type sharedRows[K comparable, V any] struct {
 	*table[K, V]
 	hosts *hostNames
-	// private reports whether other hosts must not receive a row. It may be nil.
-	private func(K) bool
 }
 
 func (t sharedRows[K, V]) announce() {
@@ -261,7 +261,7 @@ func announce[K comparable, V any](outgoing map[K]bool, rows map[K]V) {
 }
 
 func (t sharedRows[K, V]) send(n int, by int64, put func(key, value []byte)) (left int) {
-	return send(t.table, n, by, put, func(k K, _ *V) bool { return t.private == nil || !t.private(k) })
+	return send(t.table, n, by, put, func(K, *V) bool { return true })
 }
 
 // send sends the changed rows of a table for which own returns true.
