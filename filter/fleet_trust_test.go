@@ -121,3 +121,47 @@ func TestOfficeElsewhere(t *testing.T) {
 		t.Errorf("another host's claims have banned an office: %+v", o)
 	}
 }
+
+// TestExcusesElsewhere checks that a standing on another host exempts a client from the bans
+// of other hosts, but from no ban for what this host has seen.
+func TestExcusesElsewhere(t *testing.T) {
+	const addr = "198.51.100.40"
+	// cut returns the number of sessions with a failed login until the client is banned.
+	cut := func(f *fleet) (n int) {
+		for n < 40 {
+			n++
+			if o := f.one(0, guesses(monday.Add(time.Duration(n)*time.Minute), addr, fmt.Sprintf("user%d", n))); o.Disconnected {
+				return n
+			}
+		}
+		return n
+	}
+	want := cut(newFleet(t, 1))
+	if want == 40 {
+		t.Fatal("the client is never banned")
+	}
+	for _, tt := range []struct {
+		name    string
+		senders int
+	}{{"known", 1}, {"many", 5}} {
+		t.Run(tt.name, func(t *testing.T) {
+			f := newFleet(t, 3)
+			c := &memory.Client{Addr: netip.MustParseAddr(addr)}
+			for i := range 5 {
+				c.Helo = fmt.Appendf(nil, "mail%d.example", i)
+				f.sites[1].memory.Peers.Delivered(c, memory.Delivery{Messages: 1, Senders: []string{fmt.Sprintf("sender%d.example", i%tt.senders)}}, monday.Add(time.Duration(i-9)*day).UnixMicro())
+			}
+			f.sites[2].memory.Bans.Add(c, memory.BanRequest{Ladder: []time.Duration{time.Minute}, Rule: "elsewhere"}, monday.UnixMicro())
+			f.exchange(monday)
+			if o := f.one(0, visitor(monday.Add(time.Second), addr, "", say(simulate.Ehlo, "mail.example"), say(simulate.Quit, ""))); o.Disconnected {
+				t.Errorf("the ban of another host applies: %+v", o)
+			}
+			if excuse, elsewhere := f.sites[0].memory.Peers.ExcuseFrom(c, monday.UnixMicro()); excuse != tt.name || !elsewhere {
+				t.Errorf("excuse %q, elsewhere %v", excuse, elsewhere)
+			}
+			if n := cut(f); n != want {
+				t.Errorf("cut after %d sessions, want %d", n, want)
+			}
+		})
+	}
+}

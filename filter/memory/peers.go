@@ -380,8 +380,19 @@ func (p *peer) standing(c *clock, at uint32) (s Standing) {
 // share the address, and "login" after a recent login from the address. For any other
 // known client, the reason is the client's standing.
 func (t *Peers) Excuse(c *Client, now int64) string {
-	switch s := t.Standing(c, now); {
-	case s.Many:
+	reason, _ := t.ExcuseFrom(c, now)
+	return reason
+}
+
+// ExcuseFrom is Excuse that also reports whether the reason is known only from other hosts.
+func (t *Peers) ExcuseFrom(c *Client, now int64) (reason string, elsewhere bool) {
+	s := t.Standing(c, now)
+	return s.excuse(), s.Origin != "" && s.Login.IsZero()
+}
+
+func (s *Standing) excuse() string {
+	switch {
+	case s.Many && (s.Origin == "" || s.Login.IsZero()):
 		return "many"
 	case !s.Login.IsZero():
 		return "login"
