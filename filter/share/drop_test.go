@@ -73,3 +73,33 @@ func TestDropRestores(t *testing.T) {
 		}
 	}
 }
+
+// TestWithdrawnListing checks that the withdrawal of a listing on one host ends the ban that
+// rests on it on all hosts, and no ban of another host.
+func TestWithdrawnListing(t *testing.T) {
+	client := &memory.Client{Addr: netip.MustParseAddr("192.0.2.1")}
+	for _, length := range []time.Duration{time.Hour, 7 * 24 * time.Hour} {
+		for _, other := range []bool{false, true} {
+			t.Run(fmt.Sprint(length, " other ban ", other), func(t *testing.T) {
+				f := newFleet(t, "mx1", "mx2", "mx3")
+				if other {
+					f.ban(f.hosts[1], "192.0.2.1")
+					f.exchange()
+				}
+				at := f.now.UnixMicro()
+				f.hosts[0].memory.Bans.Add(client, memory.BanRequest{Ladder: []time.Duration{length}, Rule: "listed", Session: 8, Listed: true}, at)
+				f.exchange()
+				f.exchange()
+				f.now = f.now.Add(time.Minute)
+				f.hosts[0].memory.Bans.RevokeListed(client.Addr, func(memory.Ban) bool { return true }, f.now.UnixMicro())
+				f.exchange()
+				f.exchange()
+				for _, h := range f.hosts {
+					if b, ok := h.banned(f.now, "192.0.2.1"); ok != other || ok && b.Rule != "harvest" {
+						t.Errorf("%s: %v %+v", h.name, ok, b)
+					}
+				}
+			})
+		}
+	}
+}
