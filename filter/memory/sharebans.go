@@ -143,8 +143,8 @@ func (old ban) accept(known bool, n *arrival) (result ban, replaced, freed bool)
 		old.flags |= banWithin // a later unban of the range
 		old.until = max(old.until, min(row.until, n.at+unbanAhead))
 		return old, true, false
-	case unban && (n.partial || sentBack) && known && old.since > row.until:
-		return old, false, false // the ban is later than the unban
+	case unban && (n.partial || sentBack) && known && old.after(&row):
+		return old, false, false
 	case unban:
 		row.until = min(row.until, n.at+unbanAhead)
 		row.since = min(row.since, row.until)
@@ -167,6 +167,13 @@ func (old ban) accept(known bool, n *arrival) (result ban, replaced, freed bool)
 		result.last, result.attempts, result.times = old.last, old.attempts, row.times
 	}
 	return result, result != old, false
+}
+
+// after reports whether a ban is later than an unban. In the same second, only the ban that
+// the unban has ended is earlier; its row keeps the session and the start of that ban.
+func (b *ban) after(unban *ban) bool {
+	same := b.session != 0 && b.session == unban.session || b.since == unban.since
+	return b.since > unban.until || b.since == unban.until && !same
 }
 
 // echo reports whether a row is one of this host that it must not take back, because it has a
@@ -194,11 +201,11 @@ func (b *ban) vacated() bool {
 	return b.flags == banForeign && b.until == b.since && b.rule == 0 && b.since != 0
 }
 
-// ours returns f as a row of this host that has been sent back, if it is a ban of this host
-// for which the row old is vacated. After a restart of the companion, such a row has the name
-// of this host.
+// ours returns f as a row of this host that has been sent back, if it is a ban for which the
+// row old is vacated, or an unban that this host lacks because its state is from a backup.
+// After a restart of the companion, such a row has the name of this host.
 func (b *Bans) ours(f *Foreign, old *ban, known bool) *Foreign {
-	if b.name == "" || f.Origin != b.name || !known || !old.vacated() {
+	if b.name == "" || f.Origin != b.name || !known || !old.vacated() && !f.unban() {
 		return f
 	}
 	own := *f
@@ -291,11 +298,15 @@ func endWithin(b *Bans, ranges []rangeUnban, now int64) (freed []Freed) {
 	return freed
 }
 
+// unban reports whether a row of a ban is an unban.
+func (f *Foreign) unban() bool {
+	return len(f.Value) >= banSize && banFlags(f.Value[banSize-1])&banRevoked != 0
+}
+
 // end ends a ban of this host because of another host's unban, unless f has the unban. It
 // reports whether it did.
 func (b *ban) end(f *Foreign, at uint32) bool {
-	unban := len(f.Value) >= banSize && banFlags(f.Value[banSize-1])&banRevoked != 0
-	if b.flags&(banForeign|banRevoked) != 0 || unban {
+	if b.flags&(banForeign|banRevoked) != 0 || f.unban() {
 		return false
 	}
 	b.revoke(at)

@@ -446,3 +446,29 @@ func TestForeignBanOnDisk(t *testing.T) {
 		t.Errorf("%q", seen)
 	}
 }
+
+// TestUnbanAfterBackup checks that a host whose state was restored from a backup receives its
+// own unban from the server, and that a later ban remains.
+func TestUnbanAfterBackup(t *testing.T) {
+	for _, prefix := range []string{"192.0.2.1/32", "192.0.2.0/24"} {
+		p := netip.MustParsePrefix(prefix)
+		for _, later := range []bool{false, true} {
+			m := sharing()
+			m.UseName("mx1")
+			m.Bans.AddPrefix(p, 24*time.Hour, "x", at(0))
+			backup := restart(m, "mx1", time.Minute)
+			m.Bans.Revoke(p, false, at(time.Minute))
+			f := from(m, "mx1")[0]
+			if later {
+				backup.Bans.AddPrefix(p, time.Hour, "y", at(time.Minute))
+			}
+			incoming(t, backup, time.Hour/2, f)
+			if ok := enforced(backup, prefix, time.Hour/2); ok != later {
+				t.Errorf("%s, later ban %v: banned %v", prefix, later, ok)
+			}
+			if b, ok := backup.Bans.Enforced(p, at(time.Hour/2)); ok && b.Origin != "" {
+				t.Errorf("%+v", b)
+			}
+		}
+	}
+}
