@@ -137,12 +137,7 @@ func (old ban) accept(known bool, n *arrival) (result ban, replaced, freed bool)
 	case sentBack && known && !unban && old.flags&banForeign == 0:
 		return old, false, false // this host knows its own ban best
 	case unban && old.flags&banRevoked != 0:
-		if row.flags&banWithin == 0 || old.flags&banWithin != 0 && row.until <= old.until {
-			return old, false, false
-		}
-		old.flags |= banWithin // a later unban of the range
-		old.until = max(old.until, min(row.until, n.at+unbanAhead))
-		return old, true, false
+		return old.again(n)
 	case unban && (n.partial || sentBack) && known && old.after(&row):
 		return old, false, false
 	case unban:
@@ -168,6 +163,27 @@ func (old ban) accept(known bool, n *arrival) (result ban, replaced, freed bool)
 	}
 	return result, result != old, false
 }
+
+// again is accept for an unban that follows another one. A later one also clears the counts,
+// and other hosts do not receive it from here.
+func (old ban) again(n *arrival) (result ban, replaced, freed bool) {
+	until, within := min(n.row.until, n.at+unbanAhead), n.row.flags&banWithin
+	freed = until > old.until+sameUnban || n.partial && until > old.until
+	if !freed && within <= old.flags&banWithin || within < old.flags&banWithin {
+		return old, false, false // the same unban, or that of only one of the bans in the range
+	}
+	if freed {
+		old.rule = n.row.rule
+		old.flags |= banForeign
+	}
+	old.flags |= within
+	old.until = max(old.until, until)
+	return old, true, freed
+}
+
+// sameUnban is the time in seconds by which the same unban may seem to be later, because times
+// are converted between the clocks of hosts. In files they are not converted.
+const sameUnban = 2
 
 // after reports whether a ban is later than an unban. In the same second, only the ban that
 // the unban has ended is earlier; its row keeps the session and the start of that ban.
@@ -213,11 +229,12 @@ func (b *Bans) ours(f *Foreign, old *ban, known bool) *Foreign {
 	return &own
 }
 
-// unbannedRange reports whether an unban of a range also ends the ban of p in n.
+// unbannedRange reports whether an unban of a range also ends the ban of p in n. A ban in the
+// same second remains: it may be later, and the operator would not notice its loss.
 func unbannedRange(b *Bans, n *arrival) bool {
 	p := n.prefix
 	ends := func(row ban) bool {
-		return row.flags&banWithin != 0 && row.flags&banRevoked != 0 && n.row.since <= row.until
+		return row.flags&banWithin != 0 && row.flags&banRevoked != 0 && n.row.since < row.until
 	}
 	if n.row.flags&(banRevoked|banForeign) != banForeign {
 		return false
@@ -267,7 +284,7 @@ func endWithin(b *Bans, ranges []rangeUnban, now int64) (freed []Freed) {
 	end := func(p netip.Prefix, row *ban) (f Freed, ok bool) {
 		for i := range ranges {
 			r := &ranges[i]
-			if p == r.prefix || p.Bits() < r.prefix.Bits() || !r.prefix.Contains(p.Addr()) || row.since > r.until || !row.active(at) {
+			if p == r.prefix || p.Bits() < r.prefix.Bits() || !r.prefix.Contains(p.Addr()) || row.since >= r.until || !row.active(at) {
 				continue
 			}
 			foreign := row.flags & banForeign
