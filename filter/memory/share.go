@@ -86,7 +86,7 @@ type Foreign struct {
 	Partial bool
 	// Seen is the time of the latest unban of the prefix that the host of a ban knew, in
 	// seconds since 1970, or 0 if it is unknown. An unban that this host knows stays in effect
-	// against earlier bans.
+	// against earlier bans. In the deletion of a friend's ban, it is the time of the unban.
 	Seen int64
 }
 

@@ -405,6 +405,7 @@ func (s sharedHostBans) receive(f *Foreign, by int64, now uint32) bool {
 		}
 		return true
 	}
+	old = s.rules.seenBy(f, old)
 	before := old
 	if f.Ended && known && old.end(f, now) {
 		s.hosts.put(k, old, now)
@@ -412,8 +413,12 @@ func (s sharedHostBans) receive(f *Foreign, by int64, now uint32) bool {
 		s.freed = append(s.freed, Freed{p, f.Origin})
 	}
 	if len(f.Value) == 0 {
-		if known && s.rules.deletes(f, &old) {
-			s.hosts.del(k)
+		if known && s.rules.deletes(f, &old, by) {
+			if row, ok := old.unbanned(f, by); ok {
+				s.hosts.touch(k, row)
+			} else {
+				s.hosts.del(k)
+			}
 			s.log.add(p)
 		}
 		return true
@@ -457,13 +462,46 @@ func (n *ruleNames) imposed(b *ban) string {
 }
 
 // deletes reports whether a row without a value deletes a ban.
-func (n *ruleNames) deletes(f *Foreign, b *ban) bool {
+func (n *ruleNames) deletes(f *Foreign, b *ban, by int64) bool {
 	origin := n.imposed(b)
+	if strings.HasPrefix(f.Origin, FriendPrefix) && f.Seen != 0 && int64(b.since) > f.Seen+by { // the friend has unbanned an earlier ban
+		return false
+	}
 	return origin != "" && (f.Origin == "" && !f.Partial || f.Origin == origin)
 }
 
 // FriendPrefix begins the names of hosts that do not belong to the fleet.
 const FriendPrefix = "friend."
+
+// friendUnban returns the friend that has unbanned its own ban b, or "". The unban only ends
+// bans of the same friend, such as those in its older files.
+func (n *ruleNames) friendUnban(b *ban) string {
+	origin, _ := splitOrigin(n.list[b.rule])
+	if b.flags&(banRevoked|banForeign) != banRevoked|banForeign || !strings.HasPrefix(origin, FriendPrefix) {
+		return ""
+	}
+	return origin
+}
+
+// unbanned returns b after a friend has unbanned it, or false if f is not such a row.
+func (b ban) unbanned(f *Foreign, by int64) (ban, bool) {
+	if !strings.HasPrefix(f.Origin, FriendPrefix) || f.Seen == 0 {
+		return b, false
+	}
+	b.until = uint32(max(f.Seen+by, int64(b.since)))
+	b.flags = b.flags&^banWithin | banRevoked
+	return b, true
+}
+
+// seenBy returns the row b as the host of f sees it: the unban of another host's friend is an
+// ended ban.
+func (n *ruleNames) seenBy(f *Foreign, b ban) ban {
+	if friend := n.friendUnban(&b); friend != "" && friend != f.Origin {
+		b.flags &^= banRevoked
+		b.until = b.since
+	}
+	return b
+}
 
 // keeps reports whether the ban b has precedence over the row of another host than that
 // which imposed b. The unban of a friend must not end b, and a partial row does not include
@@ -551,6 +589,7 @@ func (s sharedNetworkBans) receive(f *Foreign, by int64, now uint32) bool {
 		}
 		return true
 	}
+	old = s.rules.seenBy(f, old)
 	before := old
 	if f.Ended && known && old.end(f, now) {
 		t.put(p, old)
@@ -558,8 +597,12 @@ func (s sharedNetworkBans) receive(f *Foreign, by int64, now uint32) bool {
 		s.freed = append(s.freed, Freed{p, f.Origin})
 	}
 	if len(f.Value) == 0 {
-		if known && s.rules.deletes(f, &old) {
-			t.del(p)
+		if known && s.rules.deletes(f, &old, by) {
+			if row, ok := old.unbanned(f, by); ok {
+				t.touch(p, row)
+			} else {
+				t.del(p)
+			}
 			s.log.add(p)
 		}
 		return true
