@@ -100,7 +100,7 @@ func TestOfficeElsewhere(t *testing.T) {
 	}
 	split := newFleet(t, 2)
 	split.one(1, loggedIn(monday, office))
-	// The host with the login counts only what it has seen, and the other one is one user late.
+	// The host with the login counts only its own sessions, and the other is a user late.
 	if n := banned(split); n != want+1 {
 		t.Errorf("banned after %d users on two hosts, want %d", n, want+1)
 	}
@@ -123,7 +123,7 @@ func TestOfficeElsewhere(t *testing.T) {
 }
 
 // TestExcusesElsewhere checks that a standing on another host exempts a client from the bans
-// of other hosts, but from no ban for what this host has seen.
+// of other hosts, but from no ban of this host.
 func TestExcusesElsewhere(t *testing.T) {
 	const addr = "198.51.100.40"
 	// cut returns the number of sessions with a failed login until the client is banned.

@@ -109,7 +109,7 @@ func (d *Decider) exempt(s Subject, rule *rules.Rule, at int64) string {
 	excuse, elsewhere := d.Memory.Peers.ExcuseFrom(s.Client, at)
 	switch {
 	case rule != nil && elsewhere:
-		return "" // what other hosts say does not exempt from what this host has seen itself
+		return "" // other hosts cannot exempt clients from bans of this host
 	case rule == nil || excuse == "":
 	case excuse == "login" && rule.Has(rules.AuthSpray) && d.Memory.Logins.Sprays(s.Client, at):
 		return "" // one user's login does not exempt a source at which many other logins failed
