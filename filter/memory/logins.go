@@ -164,7 +164,7 @@ func (t *Logins) limit(c *Client, at uint32) int {
 	return sprayAt
 }
 
-// users returns the number of users of a source. If it has logged in on this host, claims of
+// users returns the number of users of a source. After a login on this host, claims of
 // other hosts do not count.
 func (t *Logins) users(c *Client, r sprayRow, at uint32) int {
 	if t.peers.hasLogin(c, at) {

@@ -170,7 +170,7 @@ func (old ban) again(n *arrival) (result ban, replaced, freed bool) {
 	until, within := min(n.row.until, n.at+unbanAhead), n.row.flags&banWithin
 	freed = until > old.until+sameUnban || n.partial && until > old.until
 	if !freed && within <= old.flags&banWithin || within < old.flags&banWithin {
-		return old, false, false // the same unban, or that of only one of the bans in the range
+		return old, false, false // the same unban, or an unban of a single ban in the range
 	}
 	if freed {
 		old.rule = n.row.rule
