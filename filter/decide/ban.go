@@ -106,8 +106,10 @@ func (d *Decider) exempt(s Subject, rule *rules.Rule, at int64) string {
 	case s.Friend:
 		return "friend"
 	}
-	excuse := d.Memory.Peers.Excuse(s.Client, at)
+	excuse, elsewhere := d.Memory.Peers.ExcuseFrom(s.Client, at)
 	switch {
+	case rule != nil && elsewhere:
+		return "" // other hosts cannot exempt clients from bans of this host
 	case rule == nil || excuse == "":
 	case excuse == "login" && rule.Has(rules.AuthSpray) && d.Memory.Logins.Sprays(s.Client, at):
 		return "" // one user's login does not exempt a source at which many other logins failed

@@ -79,7 +79,7 @@ func (st *State) classify(c *Case) RcptClass {
 			return RcptRoute
 		}
 		return RcptRelay
-	case ev.Result != smtp.ResultPermfail || ev.Cause == smtp.CauseOrder, c.Memory.Recipients.Known(ev.Addr, ev.Time):
+	case ev.Result != smtp.ResultPermfail || ev.Cause == smtp.CauseOrder, c.Memory.Recipients.Lagging(c.Client, ev.Addr, ev.Time):
 		return RcptUnclear
 	case c.Authed:
 		st.missing(c)

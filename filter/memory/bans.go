@@ -325,8 +325,9 @@ func (b *Bans) Revoke(p netip.Prefix, within bool, now int64) (ended []Ban) {
 	return ended
 }
 
-// RevokeListed ends those bans of the client at a that rest on a listing in a DNS list,
-// if refuted returns true for them.
+// RevokeListed ends the bans of the client at a that rest on a listing in a DNS list and for
+// which refuted returns true. These bans count as expired, not as revoked: an unban would also
+// end the bans of other hosts. They do not count as offences.
 func (b *Bans) RevokeListed(a netip.Addr, refuted func(Ban) bool, now int64) (ended []Ban) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -340,10 +341,13 @@ func (b *Bans) RevokeListed(a netip.Addr, refuted func(Ban) bool, now int64) (en
 		if row.flags&(banListed|banForeign) != banListed || !refuted(b.export(k.Prefix(), row)) {
 			continue
 		}
-		if e, ok := b.revoked(k.Prefix(), &row, at); ok {
-			b.hosts.put(k, row, at)
-			ended = append(ended, e)
+		if !row.active(at) {
+			continue
 		}
+		row.until, row.times = max(at, row.since), 0
+		b.hosts.put(k, row, at)
+		b.log.add(k.Prefix())
+		ended = append(ended, b.export(k.Prefix(), row))
 	}
 	return ended
 }

@@ -11,6 +11,7 @@ import (
 // Counters holds the sliding-window counters used by policy conditions.
 type Counters struct {
 	*shared
+	peers   *Peers
 	rows    table[counterKey, counter]
 	watched []rules.Window
 }
@@ -31,8 +32,8 @@ type counterKey struct {
 	by       rules.Key
 }
 
-func newCounters(s *shared) *Counters {
-	return &Counters{shared: s, rows: newTable(s, schema[counterKey, counter]{
+func newCounters(s *shared, peers *Peers) *Counters {
+	return &Counters{shared: s, peers: peers, rows: newTable(s, schema[counterKey, counter]{
 		name: "counters", bucket: "counters", limit: maxCounters, evictionScore: counterScore,
 		key: func(k counterKey) []byte {
 			key := be.AppendUint32(number(k.subject), k.window)
@@ -206,9 +207,19 @@ func (t *Counters) Count(c *Client, w rules.Window, now int64) (sum int, ok bool
 	at := t.clock.row(now)
 	n, _ := t.rows.get(k)
 	n.advance(k.slot(at))
-	others, _, _ := t.rows.other(k, at)
+	others, _, ok := t.rows.other(k, at)
+	if !ok || w.By == rules.BySrc && t.ownLogins(c, w.Evidence, at) {
+		return n.sum(), true
+	}
 	others.advance(k.slot(at))
 	return together(n.sum(), others.sum()), true
+}
+
+// ownLogins reports whether only failed logins on this host count, because the address has
+// logged in, here or on another host. The latter counts most of the failures of such an
+// address once an hour, unlike other hosts.
+func (t *Counters) ownLogins(c *Client, e rules.Evidence, at uint32) bool {
+	return e&(rules.AuthFailure|rules.AuthSpray|rules.AuthUnsupported) != 0 && (t.peers.hasLogin(c, at) || t.peers.loginElsewhere(c, at))
 }
 
 // Halve halves the counts of e for the host of c.

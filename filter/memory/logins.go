@@ -127,6 +127,7 @@ func (t *Logins) Failed(c *Client, now int64) (kind string, sure bool) {
 	at := t.clock.row(now)
 	user := t.hash('u', c.User)
 	known := t.peers.hasLogin(c, at)
+	limit := t.limit(c, at)
 	k := pairKey(c, user)
 	p, _ := t.pairs.live(k, at)
 	if !known || p.hour != at/3600 {
@@ -139,13 +140,13 @@ func (t *Logins) Failed(c *Client, now int64) (kind string, sure bool) {
 	p.hour = at / 3600
 	t.pairs.put(k, p, at)
 
-	users := t.add(sprayKey{c.Host().number(), usersOfSource}, short(user), at)
-	wide := t.add(sprayKey{network(c.Addr), usersOfNet}, short(user), at)
-	nets := t.add(sprayKey{user, netsOfUser}, short(network(c.Addr)), at)
+	users := t.users(c, t.add(sprayKey{c.Host().number(), usersOfSource}, short(user), at), at)
+	wide := t.everywhere(t.add(sprayKey{network(c.Addr), usersOfNet}, short(user), at), at)
+	nets := t.everywhere(t.add(sprayKey{user, netsOfUser}, short(network(c.Addr)), at), at)
 	switch {
-	case !known && users >= sprayAt, users >= sprayMax:
+	case users >= limit:
 		return "users", true
-	case !known && nets >= sprayAt:
+	case !known && nets >= limit:
 		return "networks", p.sessions > 1
 	case !known && wide >= sprayMax:
 		return "users", false
@@ -153,12 +154,32 @@ func (t *Logins) Failed(c *Client, now int64) (kind string, sure bool) {
 	return "", false
 }
 
-// LoggedIn records a login as c.User from the network of c. It returns the number of
-// networks, at most sprayMax, from which the user has logged in within an hour.
+// limit returns the number of users or networks that make a spray. A login on another host
+// raises it as well: the failures there count here, so that the conduct of an office would
+// otherwise count more if its users reach several hosts.
+func (t *Logins) limit(c *Client, at uint32) int {
+	if t.peers.hasLogin(c, at) || t.peers.loginElsewhere(c, at) {
+		return sprayMax
+	}
+	return sprayAt
+}
+
+// users returns the number of users of a source. After a login on this host, claims of
+// other hosts do not count.
+func (t *Logins) users(c *Client, r sprayRow, at uint32) int {
+	if t.peers.hasLogin(c, at) {
+		return r.count()
+	}
+	return t.everywhere(r, at)
+}
+
+// LoggedIn records a login as c.User from the network of c. LoggedIn returns from how
+// many networks the user has logged in within an hour, at most sprayMax.
 func (t *Logins) LoggedIn(c *Client, now int64) int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.add(sprayKey{t.hash('u', c.User), netsOfAccount}, short(network(c.Addr)), t.clock.row(now))
+	at := t.clock.row(now)
+	return t.everywhere(t.add(sprayKey{t.hash('u', c.User), netsOfAccount}, short(network(c.Addr)), at), at)
 }
 
 // Sent records a sender address used by c.User. It returns the number of distinct
@@ -166,7 +187,8 @@ func (t *Logins) LoggedIn(c *Client, now int64) int {
 func (t *Logins) Sent(c *Client, sender []byte, now int64) int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.add(sprayKey{t.hash('u', c.User), sendersOfAccount}, short(t.hash('s', sender)), t.clock.row(now))
+	at := t.clock.row(now)
+	return t.everywhere(t.add(sprayKey{t.hash('u', c.User), sendersOfAccount}, short(t.hash('s', sender)), at), at)
 }
 
 // Sprays reports whether many users' logins have failed from the host of c. Successful
@@ -176,7 +198,7 @@ func (t *Logins) Sprays(c *Client, now int64) bool {
 	defer t.mu.Unlock()
 	k, at := sprayKey{c.Host().number(), usersOfSource}, t.clock.row(now)
 	r, ok := t.sprays.live(k, at)
-	return ok && t.everywhere(k, r, at) >= sprayMax
+	return ok && t.users(c, sprayRow{k, r}, at) >= sprayMax
 }
 
 // Wrote records a recipient of c.User's mail, and returns the number of recipients
@@ -225,15 +247,21 @@ func (t *Logins) forget(freed func(host uint64) bool, network uint64) {
 
 func pairKey(c *Client, user uint64) uint64 { return mix(c.Host().number(), user) }
 
-// add adds a user or network to a spray, and returns the number of distinct values.
-func (t *Logins) add(k sprayKey, hash uint16, at uint32) int {
+// A sprayRow is a row with its key.
+type sprayRow struct {
+	key sprayKey
+	spray
+}
+
+// add adds a user or network to a spray, and returns the row.
+func (t *Logins) add(k sprayKey, hash uint16, at uint32) sprayRow {
 	r, ok := t.sprays.live(k, at)
 	if !ok || r.since > at+sprayWindow[k.kind] { // the clock was wrong
 		r = spray{since: at}
 	}
 	for i, s := range r.seen {
 		if s == hash {
-			return t.everywhere(k, r, at)
+			return sprayRow{k, r}
 		}
 		if s == 0 {
 			r.seen[i] = hash
@@ -241,15 +269,15 @@ func (t *Logins) add(k sprayKey, hash uint16, at uint32) int {
 		}
 	}
 	t.sprays.put(k, r, at)
-	return t.everywhere(k, r, at)
+	return sprayRow{k, r}
 }
 
-// everywhere returns the number of distinct values in this host's row and the other
-// hosts' row with the same key, at most sprayMax; see Multiple.
-func (t *Logins) everywhere(k sprayKey, r spray, at uint32) int {
+// everywhere returns the number of distinct values in a row and in the row of other hosts
+// with the same key, at most sprayMax; see Multiple.
+func (t *Logins) everywhere(r sprayRow, at uint32) int {
 	own := r.count()
-	if others, _, ok := t.sprays.other(k, at); ok {
-		combineSprays(k, &r, others)
+	if others, _, ok := t.sprays.other(r.key, at); ok {
+		combineSprays(r.key, &r.spray, others)
 	}
 	return together(own, r.count()-own)
 }

@@ -99,7 +99,8 @@ type bucket interface {
 // New returns empty tables with a new key.
 func New() *Memory {
 	s := newShared()
-	peers, counters := newPeers(s), newCounters(s)
+	peers := newPeers(s)
+	counters := newCounters(s, peers)
 	m := &Memory{
 		Bans: newBans(s), Counters: counters, Peers: peers, Recipients: newRecipients(s),
 		Logins: newLogins(s, peers, counters), Domains: newDomains(s), Days: newDays(s), shared: s,

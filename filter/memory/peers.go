@@ -87,7 +87,7 @@ func newPeers(s *shared) *Peers {
 		},
 		decode:  readPeer,
 		merge:   mergePeers,
-		combine: combinePeers, higher: higherPeers,
+		combine: combinePeers, higher: higherPeers, reduce: reducePeer,
 		newest: func(_ peerKey, p peer) int64 {
 			return int64(max(p.first, p.good, p.login, p.bad, p.wrote)) * daySeconds
 		},
@@ -246,6 +246,12 @@ func (t *Peers) hasLogin(c *Client, at uint32) bool {
 	return ok && within(p.login, at, loginDays)
 }
 
+// loginElsewhere is hasLogin for other hosts.
+func (t *Peers) loginElsewhere(c *Client, at uint32) bool {
+	p, _, ok := t.rows.other(peerKey{c.Host(), peerLogin}, at)
+	return ok && within(p.login, at, loginDays)
+}
+
 func (t *Peers) domainKey(domain string) peerKey {
 	return peerKey{Host{lo: t.hash('d', []byte(domain))}, peerDomain}
 }
@@ -329,23 +335,21 @@ func (t *Peers) Standing(c *Client, now int64) (s Standing) {
 	return s
 }
 
-// elsewhere sets the standing of a client that is known on another host. As on this
-// host, an address that many hosts share has no standing.
+// elsewhere sets the standing of a client that is known on another host.
 func (t *Peers) elsewhere(keys [2]peerKey, at uint32, s *Standing) {
 	for i, by := range [...]string{"host", "domain"} {
 		p, origin, ok := t.rows.other(keys[i], at)
-		if !ok || keys[i].kind == 0 || i == 1 && countShort(p.senders[:]) >= manyForeign {
+		if !ok || keys[i].kind == 0 {
 			continue
 		}
-		if i == 0 && p.many() {
+		if i == 0 && p.senders == manyElsewhere {
 			s.Many, s.Origin = true, t.hosts.list[origin]
-			return
 		}
 		earned := p.standing(&t.clock, at)
 		if earned.Level == rules.StandingNone && (i == 0 || !within(p.wrote, at, peerDays)) {
 			continue
 		}
-		s.Level, s.By, s.Origin = rules.StandingKnown, by, t.hosts.list[origin]
+		s.Level, s.By, s.Origin, s.Many = rules.StandingKnown, by, t.hosts.list[origin], false
 		s.Messages, s.Days, s.First, s.Last = earned.Messages, earned.Days, earned.First, earned.Last
 		if earned.Level == rules.StandingNone {
 			s.By, s.Last = "correspondent", t.clock.day(p.wrote)
@@ -376,8 +380,19 @@ func (p *peer) standing(c *clock, at uint32) (s Standing) {
 // many hosts share the address, and "login" after a recent login from the address. For
 // any other known client, the reason is the client's standing.
 func (t *Peers) Excuse(c *Client, now int64) string {
-	switch s := t.Standing(c, now); {
-	case s.Many:
+	reason, _ := t.ExcuseFrom(c, now)
+	return reason
+}
+
+// ExcuseFrom is Excuse that also reports whether the reason is known only from other hosts.
+func (t *Peers) ExcuseFrom(c *Client, now int64) (reason string, elsewhere bool) {
+	s := t.Standing(c, now)
+	return s.excuse(), s.Origin != "" && s.Login.IsZero()
+}
+
+func (s *Standing) excuse() string {
+	switch {
+	case s.Many && (s.Origin == "" || s.Login.IsZero()):
 		return "many"
 	case !s.Login.IsZero():
 		return "login"

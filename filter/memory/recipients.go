@@ -35,6 +35,8 @@ type ask struct {
 	n     uint16
 }
 
+const recipientsBucket = "recipients"
+
 const (
 	// askWindow is the time within which a host's repeated requests for a mailbox count
 	// once. A mailing list that ignores rejections sends every message to its former
@@ -49,7 +51,7 @@ func newRecipients(s *shared) *Recipients {
 	return &Recipients{
 		shared: s, delimiter: '+',
 		rows: newTable(s, schema[uint64, recipient]{
-			name: "recipients", bucket: "recipients", limit: maxRecipients, evictionScore: recipientScore,
+			name: "recipients", bucket: recipientsBucket, limit: maxRecipients, evictionScore: recipientScore,
 			key: number,
 			value: func(r recipient) []byte {
 				accepted := byte(0)
@@ -82,6 +84,15 @@ func readRecipient(key, v []byte) (k uint64, r recipient, ok bool) {
 	r.day, r.accepted = be.Uint16(v), v[2] != 0
 	readWords(v[3:], r.networks[:])
 	return k, r, true
+}
+
+// AcceptsMailbox reports whether a shared row is about a mailbox that its host accepts. ok is
+// false for rows about anything else.
+func AcceptsMailbox(bucket, value string) (accepted, ok bool) {
+	if bucket != recipientsBucket || len(value) < 3 {
+		return false, false
+	}
+	return value[2] != 0, true
 }
 
 func readAsk(key, v []byte) (k uint64, a ask, ok bool) {
@@ -140,20 +151,42 @@ func (t *Recipients) Accepted(rcpt []byte, now int64) {
 	}
 }
 
-// Known reports whether mail for rcpt has been accepted. A mailbox may exist without
-// being known.
+// Known reports whether mail for rcpt has been accepted on this host. A mailbox may exist
+// without being known. Claims of other hosts do not count, because no rule about counts
+// applies to a known mailbox, and a harvest would then not be cut.
 func (t *Recipients) Known(rcpt []byte, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	k, at := t.mailbox(rcpt), t.clock.row(now)
-	r, ok := t.rows.live(k, at)
-	return ok && r.accepted || t.acceptedElsewhere(k, at)
+	r, ok := t.rows.live(t.mailbox(rcpt), t.clock.row(now))
+	return ok && r.accepted
 }
 
 // acceptedElsewhere reports whether another host has accepted mail for a mailbox.
 func (t *Recipients) acceptedElsewhere(k uint64, at uint32) bool {
 	r, _, ok := t.rows.other(k, at)
 	return ok && r.accepted
+}
+
+// Lagging reports whether the rejection of rcpt does not count as a missing mailbox: mail for
+// it was accepted here earlier or, once a day for each host, on another host. The list of
+// users may be older on this host, but another host's claims must not hide a harvest.
+func (t *Recipients) Lagging(c *Client, rcpt []byte, now int64) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	k, at := t.mailbox(rcpt), t.clock.row(now)
+	if r, ok := t.rows.live(k, at); ok && r.accepted {
+		return true
+	}
+	if !t.acceptedElsewhere(k, at) {
+		return false
+	}
+	once := mix(c.Host().number(), t.hash('l', nil))
+	a, ok := t.asks.get(once)
+	if !ok || rest(a.since, daySeconds, at) < 0 {
+		a = ask{since: at, n: short(k)}
+		t.asks.put(once, a, at)
+	}
+	return a.n == short(k) // the retry of a message counts as the same request
 }
 
 // Refused records that the mail server rejected an unknown client's recipient. The row

@@ -19,11 +19,13 @@ import (
 // their other rows are kept in a separate map, are not written to disk, and have less
 // weight than this host's rows:
 //
-//   - Other hosts' counts can at most triple this host's count, but cannot replace it;
-//     see together. Otherwise, a single host with wrong counts could cause all hosts to
-//     reject a legitimate client.
-//   - Offences on other hosts do not lengthen the bans that this host imposes.
-//   - A client with mail to other hosts is known, but never trusted.
+//   - Counts of other hosts can triple the count of this host, but cannot replace it; see
+//     together. Otherwise, a single host with wrong counts could make all hosts reject a
+//     legitimate client.
+//   - A login on another host exempts nothing. Failed logins on other hosts then count only
+//     against the threshold for an address with logins.
+//   - Offences on other hosts do not lengthen the bans of this host.
+//   - Mail to other hosts makes a client known, never trusted.
 
 // A foreignRow is a row of other hosts.
 type foreignRow[V any] struct {
@@ -82,9 +84,9 @@ type Foreign struct {
 	// Partial is set if the row comes only from Origin. Earlier rows with the same key
 	// from other hosts then remain.
 	Partial bool
-	// Seen is the time of the prefix's latest unban known to the host that imposed a
-	// ban, in seconds since 1970, or 0 if it is unknown. A later unban known to this
-	// host overrides the ban.
+	// Seen is the time of the latest unban of the prefix that the host of a ban knew, in
+	// seconds since 1970, or 0 if it is unknown. An unban that this host knows stays in effect
+	// against earlier bans. In the deletion of a friend's ban, it is the time of the unban.
 	Seen int64
 }
 
@@ -124,10 +126,10 @@ type sharedTable interface {
 func sharedTables(m *Memory) []sharedTable {
 	return []sharedTable{
 		sharedHostBans{m.Bans}, sharedNetworkBans{m.Bans},
-		sharedRows[peerKey, peer]{&m.Peers.rows, &m.hosts, func(k peerKey) bool { return k.kind == peerLogin }},
-		sharedRows[counterKey, counter]{&m.Counters.rows, &m.hosts, nil},
-		sharedRows[uint64, recipient]{&m.Recipients.rows, &m.hosts, nil},
-		sharedRows[sprayKey, spray]{&m.Logins.sprays, &m.hosts, nil},
+		sharedRows[peerKey, peer]{&m.Peers.rows, &m.hosts},
+		sharedRows[counterKey, counter]{&m.Counters.rows, &m.hosts},
+		sharedRows[uint64, recipient]{&m.Recipients.rows, &m.hosts},
+		sharedRows[sprayKey, spray]{&m.Logins.sprays, &m.hosts},
 	}
 }
 
@@ -223,7 +225,9 @@ func (m *Memory) Origins() map[string]int {
 	return byHost
 }
 
-// Disown deletes the rows of another host, and returns their number. Its unbans remain.
+// Disown deletes the rows of another host, and returns their number. Its unbans remain. A ban
+// of this host that a longer one of the other host has replaced returns with the next rows of
+// a server.
 func (m *Memory) Disown(origin string) (n int) {
 	locked := func(t sharedTable) int {
 		m.mu.Lock()
@@ -240,8 +244,6 @@ func (m *Memory) Disown(origin string) (n int) {
 type sharedRows[K comparable, V any] struct {
 	*table[K, V]
 	hosts *hostNames
-	// private reports whether a row must not be sent to other hosts. It may be nil.
-	private func(K) bool
 }
 
 func (t sharedRows[K, V]) announce() {
@@ -260,7 +262,7 @@ func announce[K comparable, V any](outgoing map[K]bool, rows map[K]V) {
 }
 
 func (t sharedRows[K, V]) send(n int, by int64, put func(key, value []byte)) (left int) {
-	return send(t.table, n, by, put, func(k K, _ *V) bool { return t.private == nil || !t.private(k) })
+	return send(t.table, n, by, put, func(K, *V) bool { return true })
 }
 
 // send sends the changed rows of a table for which own returns true.
@@ -299,8 +301,14 @@ func (t sharedRows[K, V]) receive(f *Foreign, by int64, now uint32) bool {
 		return true
 	}
 	k, v, ok := t.decode(f.Key, f.Value)
-	if !ok {
+	switch {
+	case !ok:
 		return false
+	case !t.effective(k, &v):
+		if !f.Partial {
+			delete(t.foreign, k)
+		}
+		return true
 	}
 	t.schema.shift(k, &v, by)
 	if t.foreign == nil {
@@ -351,7 +359,7 @@ func combine[K comparable, V any](t *table[K, V], key []byte, values [][]byte, n
 	found := false
 	for _, value := range values {
 		key, v, ok := t.decode(key, value)
-		if !ok || t.evictionScore(key, v, now) < 0 {
+		if !ok || t.evictionScore(key, v, now) < 0 || !t.effective(key, &v) {
 			continue
 		}
 		if k = key; found {
@@ -533,12 +541,43 @@ func combineSprays(_ sprayKey, r *spray, other spray) {
 	}
 }
 
-// combinePeers merges the rows of two hosts. Several hosts may have received mail on
-// the same day, so their numbers of days are not added.
+// effective reduces the row of a single other host to its effect here, and reports whether
+// there is one; see schema.reduce.
+func (t *table[K, V]) effective(k K, v *V) bool {
+	return t.reduce == nil || t.reduce(k, v)
+}
+
+// manyElsewhere is the value of peer.senders in a reduced row if many hosts share the
+// address.
+var manyElsewhere = [manySenders]uint16{1, 1, 1, 1, 1}
+
+// reducePeer reduces a row to the standing that its host grants, so that no host can take
+// away the standing that another one grants.
+func reducePeer(k peerKey, p *peer) bool {
+	switch {
+	case p.senders == manyElsewhere: // already reduced
+		return true
+	case k.kind == peerDomain && countShort(p.senders[:]) >= manyForeign:
+		return false
+	case k.kind == peerHost && p.many():
+		p.senders, p.messages, p.days = manyElsewhere, 0, 0
+	default:
+		p.senders = [manySenders]uint16{}
+	}
+	p.helos = [manyGreetings]uint16{}
+	return true
+}
+
+// combinePeers unites the reduced rows of two hosts. Several hosts may have received mail on
+// the same day, so days are not added.
 func combinePeers(_ peerKey, p *peer, other peer) {
 	days := max(p.days, other.days)
+	senders := p.senders
+	if other.senders == manyElsewhere {
+		senders = manyElsewhere
+	}
 	mergePeers(p, other)
-	p.days = days
+	p.days, p.senders = days, senders
 }
 
 // deleteAll deletes this host's and other hosts' rows for which del returns true.

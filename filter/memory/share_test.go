@@ -66,7 +66,7 @@ func TestOutgoing(t *testing.T) {
 		{"a ban of a network", func() { m.Bans.AddPrefix(netip.MustParsePrefix("198.51.100.0/24"), time.Hour, "x", at(0)) }, []string{"bans true"}},
 		{"an unban of a network", func() { m.Bans.Revoke(netip.MustParsePrefix("198.51.100.0/24"), false, at(0)) }, []string{"bans true"}},
 		{"mail", func() { m.Peers.Delivered(c, Delivery{Messages: 1}, at(0)) }, []string{"peers true"}},
-		{"a login", func() { m.Logins.Succeeded(c, at(0)) }, nil},
+		{"a login", func() { m.Logins.Succeeded(c, at(0)) }, []string{"peers true"}},
 		{"a rejected recipient", func() { m.Recipients.Refused(c, []byte("x@example.org"), at(0)) }, []string{"recipients true"}},
 		{"a failed login", func() { m.Logins.Failed(who("192.0.2.1"), at(0)) }, []string{"counters true", "counters true", "sprays true", "sprays true", "sprays true"}},
 		{"an unban", func() {

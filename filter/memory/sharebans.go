@@ -134,22 +134,16 @@ func (old ban) accept(known bool, n *arrival) (result ban, replaced, freed bool)
 	ownUnban := known && old.flags&(banRevoked|banForeign) == banRevoked
 	unban := row.flags&banRevoked != 0
 	switch {
-	case sentBack && (n.changed || ownUnban), n.unsent && ownUnban:
-		// The row was sent before the latest change on this host. If that change is an
-		// unban, it also ends the bans that other hosts imposed without knowing the
-		// unban.
+	case sentBack && (n.changed && !old.vacated() || ownUnban), n.unsent && ownUnban:
+		// The row does not know the latest change. If that is an unban, it also ends the
+		// bans of other hosts that do not know it.
 		return old, false, false
 	case sentBack && known && !unban && old.flags&banForeign == 0:
 		return old, false, false // this host knows its own ban best
 	case unban && old.flags&banRevoked != 0:
-		if row.flags&banWithin == 0 || old.flags&banWithin != 0 && row.until <= old.until {
-			return old, false, false
-		}
-		old.flags |= banWithin // a later unban of the range
-		old.until = max(old.until, min(row.until, n.at+unbanAhead))
-		return old, true, false
-	case unban && (n.partial || sentBack) && known && old.since > row.until:
-		return old, false, false // the ban is later than the unban
+		return old.again(n)
+	case unban && (n.partial || sentBack) && known && old.after(&row):
+		return old, false, false
 	case unban:
 		row.until = min(row.until, n.at+unbanAhead)
 		row.since = min(row.since, row.until)
@@ -177,9 +171,37 @@ func (old ban) accept(known bool, n *arrival) (result ban, replaced, freed bool)
 	return result, result != old, false
 }
 
-// echo reports whether a row is an old copy of this host's own row that must be
-// ignored. Either this host still has a row with that key, or it has deleted the row,
-// because its state was not lost. This host then sends the row or the deletion again.
+// again is accept for an unban that follows another one. A later one also clears the counts,
+// and other hosts do not receive it from here.
+func (old ban) again(n *arrival) (result ban, replaced, freed bool) {
+	until, within := min(n.row.until, n.at+unbanAhead), n.row.flags&banWithin
+	freed = until > old.until+sameUnban || n.partial && until > old.until
+	if !freed && within <= old.flags&banWithin || within < old.flags&banWithin {
+		return old, false, false // the same unban, or an unban of a single ban in the range
+	}
+	if freed {
+		old.rule = n.row.rule
+		old.flags |= banForeign
+	}
+	old.flags |= within
+	old.until = max(old.until, until)
+	return old, true, freed
+}
+
+// sameUnban is the time in seconds by which the same unban may seem to be later, because times
+// are converted between the clocks of hosts. In files they are not converted.
+const sameUnban = 2
+
+// after reports whether a ban is later than an unban. In the same second, only the ban that
+// the unban has ended is earlier; its row keeps the session and the start of that ban.
+func (b *ban) after(unban *ban) bool {
+	same := b.session != 0 && b.session == unban.session || b.since == unban.since
+	return b.since > unban.until || b.since == unban.until && !same
+}
+
+// echo reports whether a row is one of this host that it must not take back, because it has a
+// row of its own, or has not lost its state and therefore deleted the row. Other hosts must
+// then receive the row or the deletion again.
 func (b *Bans) echo(f *Foreign, old *ban, known bool) bool {
 	switch {
 	case len(f.Value) == 0 || b.name == "":
@@ -190,11 +212,36 @@ func (b *Bans) echo(f *Foreign, old *ban, known bool) bool {
 	return f.Origin == "" && !f.Partial && b.kept && !known
 }
 
-// unbannedRange reports whether the ban in n has been ended by an unban of a range.
+// vacate removes the ban of another host from a row, and reports whether there were offences
+// on this host. They remain, and the row receives the ban that the other host had replaced.
+func (b *ban) vacate() bool {
+	b.until, b.session, b.rule, b.attempts, b.flags = b.since, 0, 0, 0, banForeign
+	return b.times > 0
+}
+
+// vacated reports whether vacate has been called.
+func (b *ban) vacated() bool {
+	return b.flags == banForeign && b.until == b.since && b.rule == 0 && b.since != 0
+}
+
+// ours returns f as a row of this host that has been sent back, if it is a ban for which the
+// row old is vacated, or an unban that this host lacks because its state is from a backup.
+// After a restart of the companion, such a row has the name of this host.
+func (b *Bans) ours(f *Foreign, old *ban, known bool) *Foreign {
+	if b.name == "" || f.Origin != b.name || !known || !old.vacated() && !f.unban() {
+		return f
+	}
+	own := *f
+	own.Origin = ""
+	return &own
+}
+
+// unbannedRange reports whether an unban of a range also ends the ban of p in n. A ban in the
+// same second remains: it may be later, and the operator would not notice its loss.
 func unbannedRange(b *Bans, n *arrival) bool {
 	p := n.prefix
 	ends := func(row ban) bool {
-		return row.flags&banWithin != 0 && row.flags&banRevoked != 0 && n.row.since <= row.until
+		return row.flags&banWithin != 0 && row.flags&banRevoked != 0 && n.row.since < row.until
 	}
 	if n.row.flags&(banRevoked|banForeign) != banForeign {
 		return false
@@ -244,7 +291,7 @@ func endWithin(b *Bans, ranges []rangeUnban, now int64) (freed []Freed) {
 	end := func(p netip.Prefix, row *ban) (f Freed, ok bool) {
 		for i := range ranges {
 			r := &ranges[i]
-			if p == r.prefix || p.Bits() < r.prefix.Bits() || !r.prefix.Contains(p.Addr()) || row.since > r.until || !row.active(at) {
+			if p == r.prefix || p.Bits() < r.prefix.Bits() || !r.prefix.Contains(p.Addr()) || row.since >= r.until || !row.active(at) {
 				continue
 			}
 			foreign := row.flags & banForeign
@@ -275,11 +322,15 @@ func endWithin(b *Bans, ranges []rangeUnban, now int64) (freed []Freed) {
 	return freed
 }
 
-// end ends a ban that this host imposed, because another host has unbanned the prefix.
-// If f itself is the unban, end does nothing. end reports whether it ended the ban.
+// unban reports whether a row of a ban is an unban.
+func (f *Foreign) unban() bool {
+	return len(f.Value) >= banSize && banFlags(f.Value[banSize-1])&banRevoked != 0
+}
+
+// end ends a ban of this host because of another host's unban, unless f has the unban. It
+// reports whether it did.
 func (b *ban) end(f *Foreign, at uint32) bool {
-	unban := len(f.Value) >= banSize && banFlags(f.Value[banSize-1])&banRevoked != 0
-	if b.flags&(banForeign|banRevoked) != 0 || unban {
+	if b.flags&(banForeign|banRevoked) != 0 || f.unban() {
 		return false
 	}
 	b.revoke(at)
@@ -354,12 +405,14 @@ func (s sharedHostBans) receive(f *Foreign, by int64, now uint32) bool {
 	}
 	k := hostIn(p)
 	old, known := s.hosts.live(k, now)
+	f = s.ours(f, &old, known)
 	if s.echo(f, &old, known) {
 		if s.hosts.outgoing != nil {
 			s.hosts.outgoing[k] = true
 		}
 		return true
 	}
+	old = s.rules.seenBy(f, old)
 	before := old
 	if f.Ended && known && old.end(f, now) {
 		s.hosts.put(k, old, now)
@@ -367,8 +420,12 @@ func (s sharedHostBans) receive(f *Foreign, by int64, now uint32) bool {
 		s.freed = append(s.freed, Freed{p, f.Origin})
 	}
 	if len(f.Value) == 0 {
-		if known && s.rules.deletes(f, &old) {
-			s.hosts.del(k)
+		if known && s.rules.deletes(f, &old, by) {
+			if row, ok := old.unbanned(f, by); ok {
+				s.hosts.touch(k, row)
+			} else {
+				s.hosts.del(k)
+			}
 			s.log.add(p)
 		}
 		return true
@@ -411,18 +468,51 @@ func (n *ruleNames) imposed(b *ban) string {
 	return origin
 }
 
-// deletes reports whether f, which has no value, deletes the ban b.
-func (n *ruleNames) deletes(f *Foreign, b *ban) bool {
+// deletes reports whether a row without a value deletes a ban.
+func (n *ruleNames) deletes(f *Foreign, b *ban, by int64) bool {
 	origin := n.imposed(b)
+	if strings.HasPrefix(f.Origin, FriendPrefix) && f.Seen != 0 && int64(b.since) > f.Seen+by { // the friend has unbanned an earlier ban
+		return false
+	}
 	return origin != "" && (f.Origin == "" && !f.Partial || f.Origin == origin)
 }
 
 // FriendPrefix is the prefix of the names of hosts outside the fleet.
 const FriendPrefix = "friend."
 
-// keeps reports whether the ban b takes precedence over row, which comes from a host
-// that did not impose b. A friend's unban must not end b. A partial row must not
-// shorten b, because it was not merged with b.
+// friendUnban returns the friend that has unbanned its own ban b, or "". The unban only ends
+// bans of the same friend, such as those in its older files.
+func (n *ruleNames) friendUnban(b *ban) string {
+	origin, _ := splitOrigin(n.list[b.rule])
+	if b.flags&(banRevoked|banForeign) != banRevoked|banForeign || !strings.HasPrefix(origin, FriendPrefix) {
+		return ""
+	}
+	return origin
+}
+
+// unbanned returns b after a friend has unbanned it, or false if f is not such a row.
+func (b ban) unbanned(f *Foreign, by int64) (ban, bool) {
+	if !strings.HasPrefix(f.Origin, FriendPrefix) || f.Seen == 0 {
+		return b, false
+	}
+	b.until = uint32(max(f.Seen+by, int64(b.since)))
+	b.flags = b.flags&^banWithin | banRevoked
+	return b, true
+}
+
+// seenBy returns the row b as the host of f sees it: the unban of another host's friend is an
+// ended ban.
+func (n *ruleNames) seenBy(f *Foreign, b ban) ban {
+	if friend := n.friendUnban(&b); friend != "" && friend != f.Origin {
+		b.flags &^= banRevoked
+		b.until = b.since
+	}
+	return b
+}
+
+// keeps reports whether the ban b has precedence over the row of another host than that
+// which imposed b. The unban of a friend must not end b, and a partial row does not include
+// b, so that its ban must not shorten b.
 func (n *ruleNames) keeps(f *Foreign, b, row *ban, now uint32) bool {
 	origin := n.imposed(b)
 	if !b.active(now) || origin == f.Origin {
@@ -446,7 +536,11 @@ func (s sharedHostBans) count(mu *sync.Mutex, add func(host string)) {
 func (s sharedHostBans) disown(origin string) (n int) {
 	for k, row := range s.hosts.rows {
 		if s.rules.imposed(&row) == origin {
-			s.hosts.del(k)
+			if row.vacate() {
+				s.hosts.touch(k, row)
+			} else {
+				s.hosts.del(k)
+			}
 			s.log.add(k.Prefix())
 			n++
 		}
@@ -495,12 +589,14 @@ func (s sharedNetworkBans) receive(f *Foreign, by int64, now uint32) bool {
 	}
 	t := &s.networks
 	old, known := t.rows[p]
+	f = s.ours(f, &old, known)
 	if s.echo(f, &old, known) {
 		if t.outgoing != nil {
 			t.outgoing[p] = true
 		}
 		return true
 	}
+	old = s.rules.seenBy(f, old)
 	before := old
 	if f.Ended && known && old.end(f, now) {
 		t.put(p, old)
@@ -508,8 +604,12 @@ func (s sharedNetworkBans) receive(f *Foreign, by int64, now uint32) bool {
 		s.freed = append(s.freed, Freed{p, f.Origin})
 	}
 	if len(f.Value) == 0 {
-		if known && s.rules.deletes(f, &old) {
-			t.del(p)
+		if known && s.rules.deletes(f, &old, by) {
+			if row, ok := old.unbanned(f, by); ok {
+				t.touch(p, row)
+			} else {
+				t.del(p)
+			}
 			s.log.add(p)
 		}
 		return true
@@ -564,7 +664,11 @@ func (s sharedNetworkBans) count(mu *sync.Mutex, add func(host string)) {
 func (s sharedNetworkBans) disown(origin string) (n int) {
 	for p, row := range s.networks.rows {
 		if s.rules.imposed(&row) == origin {
-			s.networks.del(p)
+			if row.vacate() {
+				s.networks.touch(p, row)
+			} else {
+				s.networks.del(p)
+			}
 			s.log.add(p)
 			n++
 		}

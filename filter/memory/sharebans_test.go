@@ -448,3 +448,88 @@ func TestForeignBanOnDisk(t *testing.T) {
 		t.Errorf("%q", seen)
 	}
 }
+
+// TestUnbanAfterBackup checks that a host whose state was restored from a backup receives its
+// own unban from the server, and that a later ban remains.
+func TestUnbanAfterBackup(t *testing.T) {
+	for _, prefix := range []string{"192.0.2.1/32", "192.0.2.0/24"} {
+		p := netip.MustParsePrefix(prefix)
+		for _, later := range []bool{false, true} {
+			m := sharing()
+			m.UseName("mx1")
+			m.Bans.AddPrefix(p, 24*time.Hour, "x", at(0))
+			backup := restart(m, "mx1", time.Minute)
+			m.Bans.Revoke(p, false, at(time.Minute))
+			f := from(m, "mx1")[0]
+			if later {
+				backup.Bans.AddPrefix(p, time.Hour, "y", at(time.Minute))
+			}
+			incoming(t, backup, time.Hour/2, f)
+			if ok := enforced(backup, prefix, time.Hour/2); ok != later {
+				t.Errorf("%s, later ban %v: banned %v", prefix, later, ok)
+			}
+			if b, ok := backup.Bans.Enforced(p, at(time.Hour/2)); ok && b.Origin != "" {
+				t.Errorf("%+v", b)
+			}
+		}
+	}
+}
+
+// TestSecondUnban checks that another unban of the same prefix also clears the counts, and
+// ends the bans from before it in old files. A repeated unban has no effect.
+func TestSecondUnban(t *testing.T) {
+	const prefix = "192.0.2.1/32"
+	p := netip.MustParsePrefix(prefix)
+	window := rules.Window{Evidence: rules.AuthFailure, Window: day, By: rules.BySrc}
+	for _, partial := range []bool{false, true} {
+		m := sharing()
+		count := func() int {
+			n, _ := m.Counters.Count(who("192.0.2.1"), window, at(5*time.Hour))
+			return n
+		}
+		unban := func(when time.Duration) {
+			f := unbanRow(p, false, "mx2", when)
+			f.Partial = partial
+			incoming(t, m, when+time.Second, f)
+		}
+		unban(time.Hour)
+		m.Logins.Failed(who("192.0.2.1"), at(2*time.Hour))
+		unban(time.Hour)
+		if n := count(); n != 1 {
+			t.Errorf("partial %v: the same unban: %d failures", partial, n)
+		}
+		unban(3 * time.Hour)
+		if n := count(); n != 0 {
+			t.Errorf("partial %v: the second unban: %d failures", partial, n)
+		}
+		f := banRow(p, 2*time.Hour, 24*time.Hour)
+		f.Partial, f.Origin = true, "mx2"
+		incoming(t, m, 4*time.Hour, f)
+		if enforced(m, prefix, 4*time.Hour) {
+			t.Errorf("partial %v: a ban from before the second unban", partial)
+		}
+	}
+}
+
+// TestUnbanWithinSameSecond checks that a ban in the second of an unban of its range remains,
+// because it may be later.
+func TestUnbanWithinSameSecond(t *testing.T) {
+	for _, tt := range []struct {
+		since time.Duration
+		want  bool
+	}{{time.Hour - time.Second, false}, {time.Hour, true}} {
+		for _, unbanFirst := range []bool{false, true} {
+			m := sharing()
+			ban, unban := banRow(netip.MustParsePrefix("192.0.2.1/32"), tt.since, 24*time.Hour), unbanRow(netip.MustParsePrefix("192.0.2.0/24"), true, "mx3", time.Hour)
+			ban.Origin = "mx2"
+			if unbanFirst {
+				incoming(t, m, time.Hour, unban, ban)
+			} else {
+				incoming(t, m, time.Hour, ban, unban)
+			}
+			if got := enforced(m, "192.0.2.1/32", time.Hour+time.Minute); got != tt.want {
+				t.Errorf("ban %v before the unban, unban first %v: banned %v", time.Hour-tt.since, unbanFirst, got)
+			}
+		}
+	}
+}

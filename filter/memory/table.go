@@ -34,6 +34,9 @@ type schema[K comparable, V any] struct {
 	// higher is like combine, but for rows that may already include each other, because
 	// the same rows may be merged repeatedly.
 	higher func(k K, v *V, other V)
+	// reduce, if set, reduces the row of a single other host to its effect here. It returns
+	// false if there is none.
+	reduce func(k K, v *V) bool
 	// newest returns the latest time in a row of a shared table, in seconds since 1970.
 	newest func(k K, v V) int64
 }

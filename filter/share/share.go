@@ -17,15 +17,17 @@
 // and firewalls contain them only after a rejection here; see memory.Bans.Rejected. The host
 // can still do this, until the operator drops it:
 //
-//   - Ban as many unknown clients as Limits.Rows allows, for up to Limits.Duration.
-//     Limits.Bans does not help, because the host chooses the start times of its bans.
-//   - Revoke the bans of all hosts, even whole ranges. Each later offence leads to a
-//     new ban, but other hosts may receive that ban only after maxAhead.
-//   - Make clients known, but not trusted, and make missing mailboxes appear to exist.
-//     Rules then treat an attacker more leniently.
-//   - Triple the counts of clients with more than memory.Alone events, and make a
-//     mailbox that two networks have requested count as probed.
-//   - Displace other hosts' rows, but none of this host's except short bans.
+//   - It can ban as many unknown clients as Limits.Rows allows, for Limits.Duration,
+//     because it chooses the times of its bans.
+//   - It can revoke the bans of all hosts, also those in a range. Each later offence leads to a new ban. Other
+//     hosts may learn of that ban maxAhead later.
+//   - It can let clients be known, but not trusted. Bans of other hosts then do not apply to
+//     an attacker.
+//   - It can let mailboxes exist on another host, so that no mailbox counts as probed and one
+//     rejected recipient of a client a day does not count.
+//   - It can triple the counts of clients with more than memory.Alone events, and let
+//     mailboxes be probed that a single other network has requested.
+//   - It can displace rows of other hosts, but none of this host except short bans.
 //
 // If a host's clock is ahead by more than maxAhead, its rows are omitted until their
 // time has come. If a host loses its registers while the service that carries them
@@ -102,9 +104,12 @@ const (
 	keepDeleted = 48 * time.Hour
 	// keepProblem is the time for which the omission of a host's rows is reported.
 	keepProblem = time.Hour
-	maxValue    = 128
-	maxKey      = 256
-	maxName     = 64
+	// minRefused is the number of missing mailboxes after which those that a host accepts
+	// count. A host that accepts all recipients, such as a backup server, has none.
+	minRefused = 20
+	maxValue   = 128
+	maxKey     = 256
+	maxName    = 64
 )
 
 type rowKey struct{ bucket, key string }
@@ -143,7 +148,9 @@ type origin struct {
 	heard   time.Time                     // time of the latest call of Apply
 	wrong   time.Time                     // time of the latest omission
 	victims map[string]*victims           // by bucket; see evict
-	short   bool                          // rows are missing because all hosts together have too many rows
+	short   bool                          // rows are missing because all hosts together have too many
+	refused int                           // rows of mailboxes that have never accepted mail
+	selects bool                          // mailboxes that the host accepts count; see selective
 }
 
 // Values of HostStatus.By.
@@ -565,6 +572,9 @@ func (g *register) minute() int64 { return g.ban.Since / 60 }
 // minute are merged again.
 func (r *Replica) count(key rowKey, g *register, n int) {
 	o := g.origin
+	if accepted, ok := memory.AcceptsMailbox(key.bucket, g.value); ok && !accepted {
+		o.refused += n
+	}
 	if !g.isBan() || o.Name == r.self {
 		return
 	}
@@ -594,8 +604,35 @@ func (r *Replica) count(key rowKey, g *register, n int) {
 	}
 }
 
-// isBan reports whether the register holds a ban or an offence, rather than an unban or
-// a row of another table.
+// selective finds out which hosts have shown that they refuse unknown recipients. If that has
+// changed, their rows of mailboxes must be computed again.
+func selective(r *Replica) {
+	other := make(map[*origin]bool)
+	for _, o := range r.hosts {
+		if selects := o.refused >= minRefused; selects != o.selects {
+			o.selects, other[o] = selects, true
+		}
+	}
+	if len(other) == 0 {
+		return
+	}
+	for key, w := range r.rows {
+		for i := range w.registers {
+			if g := &w.registers[i]; other[g.origin] && g.accepted(key) {
+				r.changed[key] = struct{}{}
+			}
+		}
+	}
+}
+
+// accepted reports whether the register is about a mailbox that its host accepts.
+func (g *register) accepted(key rowKey) bool {
+	accepted, _ := memory.AcceptsMailbox(key.bucket, g.value)
+	return accepted
+}
+
+// isBan reports whether the register holds a ban or an offence, as opposed to an unban or
+// another row.
 func (g *register) isBan() bool { return g.ban.Prefix.IsValid() && !g.ban.Revoked }
 
 // unban returns the stamp of the latest unban that the register's host knew or made.
@@ -621,6 +658,7 @@ func (r *Replica) unbanned(key rowKey) (s Stamp) {
 // current time. Between Resend and Complete, Changed does not return bans that this
 // host imposed.
 func (r *Replica) Changed(n int, now time.Time) (out []memory.Foreign) {
+	selective(r)
 	for key := range r.changed {
 		if len(out) == n {
 			return out
@@ -716,7 +754,7 @@ func (r *Replica) together(key rowKey, w *row, now time.Time) (value []byte, nam
 	var last Stamp
 	for i := range w.registers {
 		g := &w.registers[i]
-		if g.origin.Name == r.self || g.value == "" {
+		if g.origin.Name == r.self || g.value == "" || g.accepted(key) && !g.origin.selects {
 			continue
 		}
 		if values = append(values, []byte(g.value)); g.stamp > last {

@@ -302,9 +302,10 @@ func Merge(self string, l share.Limits, own iter.Seq[kv.Entry], files []*File, n
 		if err != nil {
 			return nil, nil, err
 		}
+		unbans := f.unbans()
 		for i := range some {
 			if some[i].Value == nil {
-				some[i].Origin = f.Host
+				some[i].Origin, some[i].Seen = f.Host, unbans[string(some[i].Key)]
 			}
 		}
 		rows, hosts = append(rows, some...), append(hosts, status...)
@@ -353,7 +354,18 @@ func deletions(rows []memory.Foreign, files []*File) (all []memory.Foreign) {
 	return all
 }
 
-// befriended returns the bans in the file. An unban is returned as a deleted ban.
+// unbans returns the times of the unbans in the file, in seconds since 1970.
+func (f *File) unbans() map[string]int64 {
+	times := make(map[string]int64)
+	for i := range f.Rows {
+		if row := &f.Rows[i]; revoked(row) {
+			times[row.Key] = row.Stamp.Time().Unix()
+		}
+	}
+	return times
+}
+
+// befriended returns the bans in the file. An unban becomes the deletion of a ban.
 func (f *File) befriended() *File {
 	other := &File{Host: f.Host}
 	for _, row := range f.Rows {

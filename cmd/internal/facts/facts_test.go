@@ -35,16 +35,17 @@ func TestExchange(t *testing.T) {
 	m.UseKey(key.State())
 	m.Bans.Add(client("192.0.2.1"), memory.BanRequest{Ladder: []time.Duration{time.Hour}, Rule: "harvest"}, noon.UnixMicro())
 	m.Recipients.Accepted([]byte("joe@example.org"), noon.UnixMicro())
+	m.Peers.Delivered(client("192.0.2.2"), memory.Delivery{Messages: 1}, noon.UnixMicro())
 	all := export(t, m, Exporter{Host: "mx1", Key: key, Names: true})
 	if !bytes.Contains(all, []byte(`"ban":{"prefix":"192.0.2.1/32","since":"2026-12-01T12:00:00.000000Z","until":"2026-12-01T13:00:00.000000Z","rule":"harvest"}`)) || bytes.Contains(all, []byte("joe")) {
 		t.Fatalf("%s", all)
 	}
 	f, err := Read(bytes.NewReader(all), key, key.Fingerprint())
-	if err != nil || f.Host != "mx1" || len(f.Rows) != 2 || f.Omitted != 0 {
+	if err != nil || f.Host != "mx1" || len(f.Rows) != 3 || f.Omitted != 0 {
 		t.Fatalf("%+v %v", f, err)
 	}
 	rows, hosts, err := Merge("mx2", share.DefaultLimits(), slices.Values([]kv.Entry(nil)), []*File{f}, noon)
-	if err != nil || len(rows) != 2 || len(hosts) != 1 || hosts[0].Problem != "" {
+	if err != nil || len(rows) != 3 || len(hosts) != 1 || hosts[0].Problem != "" {
 		t.Fatal(rows, hosts, err)
 	}
 	other := memory.New()
@@ -52,14 +53,17 @@ func TestExchange(t *testing.T) {
 	if _, err := other.Incoming(rows, 0, noon.UnixMicro()); err != nil {
 		t.Fatal(err)
 	}
-	if b, ok := other.Bans.Banned(client("192.0.2.1"), noon.UnixMicro()); !ok || b.Origin != "mx1" || !other.Recipients.Known([]byte("joe@example.org"), noon.UnixMicro()) {
+	if b, ok := other.Bans.Banned(client("192.0.2.1"), noon.UnixMicro()); !ok || b.Origin != "mx1" {
 		t.Fatal(b, ok)
+	}
+	if s := other.Peers.Standing(client("192.0.2.2"), noon.Add(24*time.Hour).UnixMicro()); s.Origin != "mx1" {
+		t.Errorf("%+v", s)
 	}
 	if _, _, err := Merge("mx1", share.DefaultLimits(), slices.Values([]kv.Entry(nil)), []*File{f}, noon); err == nil {
 		t.Error("a host believes another one with its name")
 	}
-	// Another operator hashes names with another key.
-	if f, err := Read(bytes.NewReader(all), key, ""); err != nil || len(f.Rows) != 1 || f.Omitted != 1 {
+	// Another operator has another key for names.
+	if f, err := Read(bytes.NewReader(all), key, ""); err != nil || len(f.Rows) != 1 || f.Omitted != 2 {
 		t.Errorf("%+v %v", f, err)
 	}
 	// A ban that starts in the same second as an unban counts as ended.
@@ -232,4 +236,63 @@ func FuzzRead(f *testing.F) {
 			_, _, _ = Merge("mx2", share.DefaultLimits(), slices.Values([]kv.Entry(nil)), []*File{file}, noon)
 		}
 	})
+}
+
+// TestFriendsOldFile checks that an old file of a friend does not restore a ban that the friend
+// has ended, and that the unban affects no ban of another host and no later ban of the friend.
+func TestFriendsOldFile(t *testing.T) {
+	key := fleetkey.New()
+	for _, prefix := range []string{"192.0.2.1/32", "192.0.2.0/24"} {
+		p := netip.MustParsePrefix(prefix)
+		here, friend, fleet := memory.New(), memory.New(), memory.New()
+		file := func(m *memory.Memory, host string) []byte { return export(t, m, Exporter{Host: host, Key: key}) }
+		take := func(data []byte, friendly bool) {
+			t.Helper()
+			f, err := Read(bytes.NewReader(data), key, "")
+			if err == nil && friendly {
+				err = f.Befriend()
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			rows, _, err := Merge("mx1", share.DefaultLimits(), slices.Values([]kv.Entry(nil)), []*File{f}, noon.Add(time.Hour))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := here.Incoming(rows, 0, noon.Add(time.Hour).UnixMicro()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		check := func(what, origin string) {
+			t.Helper()
+			if b, ok := here.Bans.Enforced(p, noon.Add(time.Hour).UnixMicro()); ok != (origin != "") || ok && b.Origin != origin {
+				t.Errorf("%s, %s: %v %+v", prefix, what, ok, b)
+			}
+		}
+		friend.Bans.AddPrefix(p, 24*time.Hour, "x", noon.UnixMicro())
+		banned := file(friend, "pal")
+		friend.Bans.Revoke(p, false, noon.Add(time.Minute).UnixMicro())
+		unbanned := file(friend, "pal")
+		friend.Bans.AddPrefix(p, 24*time.Hour, "x", noon.Add(2*time.Minute).UnixMicro())
+		again := file(friend, "pal")
+		fleet.Bans.AddPrefix(p, 12*time.Hour, "y", noon.UnixMicro())
+
+		take(banned, true)
+		check("a ban", "friend.pal")
+		take(unbanned, true)
+		check("an unban", "")
+		take(banned, true)
+		check("the old file", "")
+		take(again, true)
+		check("a later ban", "friend.pal")
+		take(unbanned, true)
+		check("the old unban", "friend.pal")
+		friend.Bans.Revoke(p, false, noon.Add(3*time.Minute).UnixMicro())
+		take(file(friend, "pal"), true)
+		check("another unban", "")
+		take(file(fleet, "mx2"), false)
+		check("a ban of another host", "mx2")
+		take(file(friend, "pal"), true)
+		check("the unban after a ban of another host", "mx2")
+	}
 }

@@ -1,0 +1,68 @@
+package memory
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"scanwatch/rules"
+)
+
+// delivered returns the state of a host that has received mail of the senders from c.
+func delivered(c *Client, senders ...string) *Memory {
+	m := sharing()
+	for i := range max(len(senders), 1) {
+		one := *c
+		one.Helo = fmt.Appendf(nil, "h%d.example", i)
+		m.Peers.Delivered(&one, Delivery{Messages: 1, Senders: senders[min(i, len(senders)):]}, at(time.Duration(i-9)*day))
+	}
+	return m
+}
+
+// TestStandingIsNotTakenAway checks that no row of one host takes away the standing that the
+// row of another one grants.
+func TestStandingIsNotTakenAway(t *testing.T) {
+	many := []string{"a.example", "b.example", "c.example", "d.example", "e.example"}
+	client := func(addr string) *Client { return named(addr, "mx.sender.example") }
+	for _, tt := range []struct {
+		name     string
+		good     *Memory
+		evil     *Memory
+		together rules.Standing
+		alone    rules.Standing // with the rows of evil only
+		many     bool           // the same
+	}{
+		{"an address that many share", delivered(who("192.0.2.1"), "sender.example"), delivered(who("192.0.2.1"), many...), rules.StandingKnown, rules.StandingNone, true},
+		{"a domain that many share", delivered(client("192.0.2.7"), "sender.example"), delivered(client("192.0.2.8"), append(many, "sender.example")...), rules.StandingKnown, rules.StandingNone, false},
+		{"some senders each", delivered(client("192.0.2.7"), "sender.example", "a.example", "b.example"), delivered(client("192.0.2.8"), "sender.example", "c.example", "d.example"), rules.StandingKnown, rules.StandingKnown, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			good, evil := from(tt.good, "mx2"), from(tt.evil, "mx9")
+			check := func(how string, want rules.Standing, many bool, list ...Foreign) {
+				t.Helper()
+				m := sharing()
+				incoming(t, m, 0, list...)
+				if s := m.Peers.Standing(client("192.0.2.1"), at(0)); s.Level != want || s.Many != many {
+					t.Errorf("%s: %+v", how, s)
+				}
+			}
+			check("alone", tt.alone, tt.many, evil...)
+			for _, order := range [][][]Foreign{{good, evil}, {evil, good}} {
+				var partial, together []Foreign
+				rows := map[string][][]byte{}
+				for _, f := range append(append([]Foreign{}, order[0]...), order[1]...) {
+					rows[string(f.Key)] = append(rows[string(f.Key)], f.Value)
+					f.Partial = true
+					partial = append(partial, f)
+				}
+				for _, f := range append(append([]Foreign{}, order[0]...), order[1]...) {
+					f.Value = NewMerger().Combine(f.Bucket, f.Key, rows[string(f.Key)], at(0)/1e6)
+					f.Value = NewMerger().Combine(f.Bucket, f.Key, [][]byte{f.Value, f.Value}, at(0)/1e6)
+					together = append(together, f)
+				}
+				check("files", tt.together, false, partial...)
+				check("server", tt.together, false, together...)
+			}
+		})
+	}
+}

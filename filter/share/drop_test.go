@@ -1,0 +1,105 @@
+package share
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"scanwatch/filter/memory"
+)
+
+// TestDropRestores checks that a host which is dropped gives back the bans of other hosts that
+// it has replaced by longer ones, and that nothing is sent: the bans remain on all hosts.
+func TestDropRestores(t *testing.T) {
+	client := &memory.Client{Addr: netip.MustParseAddr("192.0.2.1")}
+	for _, prefix := range []string{"192.0.2.1/32", "192.0.2.0/24"} {
+		for _, restarted := range []bool{false, true} {
+			t.Run(fmt.Sprint(prefix, " restarted ", restarted), func(t *testing.T) {
+				p := netip.MustParsePrefix(prefix)
+				f := newFleet(t, "mx1", "mx2", "mx3")
+				one, two, three := f.hosts[0], f.hosts[1], f.hosts[2]
+				for _, h := range f.hosts {
+					h.memory.UseName(h.name)
+				}
+				if p.IsSingleIP() {
+					f.ban(one, "192.0.2.1")
+				} else {
+					one.memory.Bans.AddPrefix(p, time.Hour, "harvest", f.now.UnixMicro())
+				}
+				f.exchange()
+				f.now = f.now.Add(time.Minute)
+				two.memory.Bans.AddPrefix(p, 3*time.Hour, "longer", f.now.UnixMicro())
+				f.exchange()
+				ban := func(h *host, rule, origin string) {
+					t.Helper()
+					if b, ok := h.memory.Bans.Banned(client, f.now.UnixMicro()); !ok || b.Rule != rule || b.Origin != origin {
+						t.Errorf("%s: %v %+v", h.name, ok, b)
+					}
+				}
+				ban(one, "longer", "mx2")
+				if restarted { // the companion reads its rows from the server
+					fresh := New("mx1", DefaultLimits())
+					for _, name := range []string{"mx1", "mx2", "mx3"} {
+						if err := fresh.Apply(name, one.replica.Rows(name), f.now); err != nil {
+							t.Fatal(err)
+						}
+					}
+					one.replica = fresh
+					one.replica.Resend()
+					f.receive(one)
+					one.memory.Announce()
+					one.replica.OwnAgain(one.memory.Outgoing(1000, 0), f.now)
+					one.replica.Complete()
+					f.receive(one)
+					ban(one, "longer", "mx2")
+				}
+				for _, h := range []*host{three, one} {
+					h.memory.Disown("mx2")
+					h.replica.Drop("mx2", f.now)
+					f.exchange()
+				}
+				ban(one, "harvest", "")
+				ban(three, "harvest", "mx1")
+				if rows := f.send(one); len(rows) > 0 {
+					t.Errorf("sent: %+v", rows)
+				}
+				f.now = f.now.Add(90 * time.Minute)
+				f.ban(one, "192.0.2.1")
+				if b, _ := one.memory.Bans.Banned(client, f.now.UnixMicro()); p.IsSingleIP() && b.Times != 2 {
+					t.Errorf("the second offence: %+v", b)
+				}
+			})
+		}
+	}
+}
+
+// TestWithdrawnListing checks that the withdrawal of a listing on one host ends the ban that
+// rests on it on all hosts, and no ban of another host.
+func TestWithdrawnListing(t *testing.T) {
+	client := &memory.Client{Addr: netip.MustParseAddr("192.0.2.1")}
+	for _, length := range []time.Duration{time.Hour, 7 * 24 * time.Hour} {
+		for _, other := range []bool{false, true} {
+			t.Run(fmt.Sprint(length, " other ban ", other), func(t *testing.T) {
+				f := newFleet(t, "mx1", "mx2", "mx3")
+				if other {
+					f.ban(f.hosts[1], "192.0.2.1")
+					f.exchange()
+				}
+				at := f.now.UnixMicro()
+				f.hosts[0].memory.Bans.Add(client, memory.BanRequest{Ladder: []time.Duration{length}, Rule: "listed", Session: 8, Listed: true}, at)
+				f.exchange()
+				f.exchange()
+				f.now = f.now.Add(time.Minute)
+				f.hosts[0].memory.Bans.RevokeListed(client.Addr, func(memory.Ban) bool { return true }, f.now.UnixMicro())
+				f.exchange()
+				f.exchange()
+				for _, h := range f.hosts {
+					if b, ok := h.banned(f.now, "192.0.2.1"); ok != other || ok && b.Rule != "harvest" {
+						t.Errorf("%s: %v %+v", h.name, ok, b)
+					}
+				}
+			})
+		}
+	}
+}
