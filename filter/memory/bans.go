@@ -304,10 +304,10 @@ func (b *Bans) Revoke(p netip.Prefix, within bool, now int64) (ended []Ban) {
 	p = widen(p)
 	at := b.clock.row(now)
 	add := func(e Ban) { ended = append(ended, e) }
-	b.revokeNetworks(p, within, at, add)
+	revokeNetworks(b, p, within, at, add)
 	switch {
 	case p.IsSingleIP():
-		b.revokeHost(hostIn(p), at, add)
+		revokeHost(b, hostIn(p), at, add)
 		return ended
 	case !within && !isSource(p):
 		return ended
@@ -362,7 +362,7 @@ func (b *Bans) revoked(p netip.Prefix, row *ban, at uint32) (e Ban, ok bool) {
 	return b.export(p, *row), true
 }
 
-func (b *Bans) revokeNetworks(p netip.Prefix, within bool, at uint32, add func(Ban)) {
+func revokeNetworks(b *Bans, p netip.Prefix, within bool, at uint32, add func(Ban)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for q, row := range b.networks.rows {
@@ -376,7 +376,7 @@ func (b *Bans) revokeNetworks(p netip.Prefix, within bool, at uint32, add func(B
 	}
 }
 
-func (b *Bans) revokeHost(k Host, at uint32, add func(Ban)) {
+func revokeHost(b *Bans, k Host, at uint32, add func(Ban)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	row, _ := b.hosts.get(k)
@@ -412,7 +412,7 @@ func (b *Bans) Covering(a netip.Addr, now int64) (list []Ban) {
 // Each calls visit for every ban, even if expired, in no particular order. Offences
 // without a ban are omitted.
 func (b *Bans) Each(visit func(Ban)) {
-	for _, e := range b.networkList() {
+	for _, e := range networkList(b) {
 		visit(e)
 	}
 	each(&b.mu, &b.hosts, func(k Host, row ban) (Ban, bool) { return b.export(k.Prefix(), row), row.banned() }, visit)
@@ -452,7 +452,7 @@ func (b *Bans) Count(now int64) (n BanCount) {
 	return n
 }
 
-func (b *Bans) networkList() (list []Ban) {
+func networkList(b *Bans) (list []Ban) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for p, row := range b.networks.rows {

@@ -75,7 +75,7 @@ func (m *Memory) eraseHosts(p netip.Prefix, hosts map[uint64]bool, bans bool, at
 		return true
 	})
 	if !dry {
-		m.Bans.logEnded(ended)
+		logEnded(m.Bans, ended)
 	}
 	eraseNetworks(m, p, kept, dry, out)
 	erase(&m.mu, &m.Peers.rows, dry, out, func(k peerKey, _ peer) bool { return k.kind != peerDomain && p.Contains(k.host.Prefix().Addr()) })
@@ -125,7 +125,7 @@ func eraseNetworks(m *Memory, p netip.Prefix, kept func(*ban) bool, dry bool, ou
 }
 
 // logEnded adds the prefixes of ended bans to the log that Changed reads.
-func (b *Bans) logEnded(ended []netip.Prefix) {
+func logEnded(b *Bans, ended []netip.Prefix) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, p := range ended {

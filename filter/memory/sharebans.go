@@ -202,7 +202,7 @@ func (b *ban) after(unban *ban) bool {
 // echo reports whether a row is one of this host that it must not take back, because it has a
 // row of its own, or has not lost its state and therefore deleted the row. Other hosts must
 // then receive the row or the deletion again.
-func (b *Bans) echo(f *Foreign, old *ban, known bool) bool {
+func echo(b *Bans, f *Foreign, old *ban, known bool) bool {
 	switch {
 	case len(f.Value) == 0 || b.name == "":
 		return false
@@ -227,7 +227,7 @@ func (b *ban) vacated() bool {
 // ours returns f as a row of this host that has been sent back, if it is a ban for which the
 // row old is vacated, or an unban that this host lacks because its state is from a backup.
 // After a restart of the companion, such a row has the name of this host.
-func (b *Bans) ours(f *Foreign, old *ban, known bool) *Foreign {
+func ours(b *Bans, f *Foreign, old *ban, known bool) *Foreign {
 	if b.name == "" || f.Origin != b.name || !known || !old.vacated() && !f.unban() {
 		return f
 	}
@@ -405,8 +405,8 @@ func (s sharedHostBans) receive(f *Foreign, by int64, now uint32) bool {
 	}
 	k := hostIn(p)
 	old, known := s.hosts.live(k, now)
-	f = s.ours(f, &old, known)
-	if s.echo(f, &old, known) {
+	f = ours(s.Bans, f, &old, known)
+	if echo(s.Bans, f, &old, known) {
 		if s.hosts.outgoing != nil {
 			s.hosts.outgoing[k] = true
 		}
@@ -589,8 +589,8 @@ func (s sharedNetworkBans) receive(f *Foreign, by int64, now uint32) bool {
 	}
 	t := &s.networks
 	old, known := t.rows[p]
-	f = s.ours(f, &old, known)
-	if s.echo(f, &old, known) {
+	f = ours(s.Bans, f, &old, known)
+	if echo(s.Bans, f, &old, known) {
 		if t.outgoing != nil {
 			t.outgoing[p] = true
 		}

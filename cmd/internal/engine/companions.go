@@ -173,7 +173,7 @@ const withholdInterval = 10 * time.Second
 
 // withholdExempt removes bans of other hosts from firewalls and exports after their hosts
 // have become exempt.
-func (p *Engine) withholdExempt(live context.Context) {
+func withholdExempt(live context.Context, p *Engine) {
 	tick := time.NewTicker(withholdInterval)
 	defer tick.Stop()
 	for {
@@ -182,11 +182,11 @@ func (p *Engine) withholdExempt(live context.Context) {
 			return
 		case <-tick.C:
 		}
-		p.withhold()
+		withhold(p)
 	}
 }
 
-func (p *Engine) withhold() {
+func withhold(p *Engine) {
 	var all []netip.Prefix
 	now := time.UnixMicro(p.eventTime())
 	p.memory.Bans.Each(func(b memory.Ban) {

@@ -198,7 +198,7 @@ func TestExemptLater(t *testing.T) {
 		p.memory.Bans.Rejected(&ban)
 		elsewhere(t, p, "", c.mail...)
 		_, before, _ := p.memory.Bans.Changed(0)
-		p.withhold()
+		withhold(p)
 		if ban, ok = p.memory.Bans.Enforced(q, p.eventTime()); !ok || ban.Withheld != c.withheld {
 			t.Errorf("%s: %+v", c.name, ban)
 		}

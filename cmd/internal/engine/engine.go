@@ -297,7 +297,7 @@ func (p *Engine) start() {
 	p.socket = make(chan struct{})
 	safego.Loop(p.Log, "the control socket", func() { p.serveControl(live) }, func() { close(p.socket) })
 	safego.Loop(p.Log, "the socket of the companions", func() { p.serveCompanions(live) }, nil)
-	safego.Loop(p.Log, "withholding bans of exempt hosts", func() { p.withholdExempt(live) }, nil)
+	safego.Loop(p.Log, "withholding bans of exempt hosts", func() { withholdExempt(live, p) }, nil)
 	p.Log.Info("started", "version", p.program.Version, "statedir", p.set.Store)
 }
 

@@ -94,17 +94,7 @@ func PrintStatus(w io.Writer, s *control.Status, zone *time.Location) {
 	if st.Sealing != "" {
 		line("sealing", "%s", st.Sealing)
 	}
-	bans := fmt.Sprintf("%d active", s.Bans.Active)
-	if s.Bans.Active > 0 && s.Config.Mode != rules.Enforce.String() {
-		bans += ", not enforced in observe mode"
-	}
-	if n := s.Bans.Waiting; n > 0 {
-		bans += fmt.Sprintf(", %d of other hosts %s", n, memory.NotEnforced)
-	}
-	if n := s.Bans.Observed; n > 0 {
-		bans += fmt.Sprintf(", %d observed", n)
-	}
-	line("bans", "%s", bans)
+	line("bans", "%s", bansLine(s))
 	line("standing", "%s known, %d trusted", text.Plural(s.Standing.Known, "host"), s.Standing.Trusted)
 	for _, p := range s.Standing.Gateways {
 		line("gateway?", "many hosts share %s: list it as gateway", prefix.String(p))
@@ -134,6 +124,20 @@ func PrintStatus(w io.Writer, s *control.Status, zone *time.Location) {
 		}
 		line("state", "%s", row)
 	}
+}
+
+func bansLine(s *control.Status) string {
+	bans := fmt.Sprintf("%d active", s.Bans.Active)
+	if s.Bans.Active > 0 && s.Config.Mode != rules.Enforce.String() {
+		bans += ", not enforced in observe mode"
+	}
+	if n := s.Bans.Waiting; n > 0 {
+		bans += fmt.Sprintf(", %d of other hosts %s", n, memory.NotEnforced)
+	}
+	if n := s.Bans.Observed; n > 0 {
+		bans += fmt.Sprintf(", %d observed", n)
+	}
+	return bans
 }
 
 // delayed returns the number of delayed replies as text.

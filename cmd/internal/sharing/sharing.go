@@ -237,7 +237,7 @@ func (s *Service) dropServer() {
 }
 
 // failServer disconnects from the server after an error, for a while.
-func (s *Service) failServer(what string, err error) error {
+func failServer(s *Service, what string, err error) error {
 	s.dropServer()
 	s.pause = min(max(2*s.pause, firstPause), lastPause)
 	s.next.connect, s.away = time.Now().Add(s.pause), err
@@ -259,17 +259,17 @@ func (s *Service) exchange(ctx context.Context) error {
 	}
 	all, err := s.server.read(ctx, max(min(time.Until(s.next.send), interval), time.Millisecond))
 	if err != nil {
-		return s.failServer("read from the server", err)
+		return failServer(s, "read from the server", err)
 	}
 	if err := measure(ctx, s); err != nil { // before the times in these rows are converted
-		return s.failServer("server", err)
+		return failServer(s, "server", err)
 	}
 	for i := range all {
 		s.server.heard[all[i].host] = time.Now()
 		s.apply(&all[i])
-		if s.missed(&all[i]) {
+		if missed(s, &all[i]) {
 			if err := s.learn(ctx, all[i].host); err != nil {
-				return s.failServer("read from the server", err)
+				return failServer(s, "read from the server", err)
 			}
 		}
 	}
@@ -287,7 +287,7 @@ func (s *Service) exchange(ctx context.Context) error {
 	s.refused = nil
 	if err := s.publish(ctx); err != nil {
 		if _, answered := valkey.IsValkeyErr(err); !answered {
-			return s.failServer("write to the server", err)
+			return failServer(s, "write to the server", err)
 		}
 		s.refused = fmt.Errorf("write to the server: %w", remedy(err)) // for example, the server is full; reading continues
 	}
@@ -302,8 +302,8 @@ func (s *Service) connectServer(ctx context.Context) error {
 	if time.Now().Before(s.next.connect) {
 		return fmt.Errorf("server: %w", remedy(s.away))
 	}
-	if err := s.enter(ctx); err != nil {
-		return s.failServer("server", err)
+	if err := enter(ctx, s); err != nil {
+		return failServer(s, "server", err)
 	}
 	return nil
 }
@@ -311,14 +311,14 @@ func (s *Service) connectServer(ctx context.Context) error {
 // mayClaim reports whether the key of this host may become that of a server without a key.
 // A host with a wrong key must not claim a server that has lost all keys. But the hosts of a
 // fleet must not wait for each other for ever after one with a wrong key has claimed it.
-func (s *Service) mayClaim() bool { return s.learned || time.Since(s.mismatch) > claimPause }
+func mayClaim(s *Service) bool { return s.learned || time.Since(s.mismatch) > claimPause }
 
 // enter connects to the server, announces this host, and reads all rows.
-func (s *Service) enter(ctx context.Context) (err error) {
+func enter(ctx context.Context, s *Service) (err error) {
 	if text, err := password(s.password); err == nil { // it may have changed, but the user may be unable to read it
 		s.options.Password = text
 	}
-	if s.server, err = connect(ctx, s.options, s.key, s.fleet.Name, s.run, s.mayClaim()); err != nil {
+	if s.server, err = connect(ctx, s.options, s.key, s.fleet.Name, s.run, mayClaim(s)); err != nil {
 		if errors.Is(err, errKey) {
 			s.mismatch = time.Now()
 		}
@@ -332,7 +332,7 @@ func (s *Service) enter(ctx context.Context) (err error) {
 		return err
 	}
 	// This host's rows come first, so that its earlier marks and stamps are known.
-	if err := s.readOwn(ctx); err != nil {
+	if err := readOwn(ctx, s); err != nil {
 		return err
 	}
 	if err := discover(ctx, s); err != nil {
@@ -348,7 +348,7 @@ func (s *Service) enter(ctx context.Context) (err error) {
 
 // readOwn reads the rows of this host in the server, and records the rows that the server
 // must receive again. Rows that another host with the same name has written are disputed.
-func (s *Service) readOwn(ctx context.Context) error {
+func readOwn(ctx context.Context, s *Service) error {
 	there := make(map[string]share.Stamp)
 	err := s.server.snapshot(ctx, s.fleet.Name, func(rows []share.Row) {
 		s.apply(&received{host: s.fleet.Name, message: message{rows: rows}})
@@ -371,7 +371,7 @@ func unusable(err error) bool {
 
 // missed reports whether a host's earlier messages are missing. The server keeps only the latest
 // messages.
-func (s *Service) missed(m *received) bool {
+func missed(s *Service, m *received) bool {
 	if m.err != nil {
 		return false
 	}
@@ -596,7 +596,7 @@ func (s *Service) maintain(ctx context.Context) error {
 	}
 	s.next.upkeep = time.Now().Add(upkeep)
 	if err := s.upkeep(ctx); err != nil {
-		return s.failServer("server", err)
+		return failServer(s, "server", err)
 	}
 	if err := control.SendHosts(s.filter, s.hosts()); err != nil {
 		s.dropFilter()
@@ -628,7 +628,7 @@ func (s *Service) announce(ctx context.Context) error {
 	}
 	s.announced = true
 	if left {
-		if err := s.readOwn(ctx); err != nil {
+		if err := readOwn(ctx, s); err != nil {
 			return err
 		}
 	}
