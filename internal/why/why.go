@@ -281,7 +281,7 @@ func (w *query) findSessions() error {
 	}
 	w.decideUser(otherwise)
 	if unnamed > 0 && w.q.onlyUser() {
-		w.note("aggregates contain %s without the name of the user; some may be of this user", text.Plural(unnamed, "login attempt"))
+		w.note("aggregates contain %s without the name of the user; some may be this user's", text.Plural(unnamed, "login attempt"))
 	}
 	if w.answer.records == 0 && w.q.is("session") {
 		if err := w.noteUnnamed(); err != nil {

@@ -77,11 +77,11 @@ func LoadPolicy(file string) (*config.Config, error) {
 		return nil, fmt.Errorf("a table of exempt hosts is not available: %s", strings.Join(c.Notes, "; "))
 	}
 	if c.Empty() {
-		return nil, fmt.Errorf("the exempt hosts are unknown: the configuration %s is empty; if this is intended, write a comment into it", file)
+		return nil, fmt.Errorf("the exempt hosts are unknown: the configuration %s is empty; if this is intended, write a comment in it", file)
 	}
 	for _, name := range c.Blank {
 		if c.Policy.PassesUseTable(name) {
-			return nil, fmt.Errorf("the exempt hosts are unknown: the file of the table <%s> is empty; if this is intended, write a comment into it", name)
+			return nil, fmt.Errorf("the exempt hosts are unknown: the file of the table <%s> is empty; if this is intended, write a comment in it", name)
 		}
 	}
 	return c, nil
