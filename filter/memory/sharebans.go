@@ -136,7 +136,7 @@ func (old ban) accept(known bool, n *arrival) (result ban, replaced, freed bool)
 	switch {
 	case sentBack && (n.changed && !old.vacated() || ownUnban), n.unsent && ownUnban:
 		// The row does not know the latest change. If that is an unban, it also ends the
-		// bans of other hosts that do not know it.
+		// bans by other hosts that do not know it.
 		return old, false, false
 	case sentBack && known && !unban && old.flags&banForeign == 0:
 		return old, false, false // this host knows its own ban best

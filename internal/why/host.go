@@ -358,9 +358,9 @@ func (w *query) exemptByMail(h *Host, c *client) {
 	}
 	switch {
 	case st.Many && st.Origin != "":
-		h.exempt("standing", true, "many hosts share the address on %s: no bans of other hosts", h.Standing.On)
+		h.exempt("standing", true, "many hosts share the address on %s: no bans by other hosts", h.Standing.On)
 	case st.Origin != "":
-		h.exempt("standing", true, "known (%s): no bans of other hosts, and doubled thresholds", made)
+		h.exempt("standing", true, "known (%s): no bans by other hosts, and doubled thresholds", made)
 	case st.Many:
 		h.exempt("standing", true, "many hosts share the address: no bans, and no standing")
 	case st.Level == rules.StandingTrusted:

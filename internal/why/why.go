@@ -50,7 +50,7 @@ type Options struct {
 	// Mode is the filter's mode, observe or enforce, and ModeText describes it. Both
 	// are empty if the mode is unknown.
 	Mode, ModeText string
-	// Waiting is set if bans of other hosts are not enforced yet; see memory.Bans.Waiting.
+	// Waiting is set if bans by other hosts are not enforced yet; see memory.Bans.Waiting.
 	Waiting bool
 	Notes   []string // further reasons why the answer is incomplete
 	Now     time.Time
