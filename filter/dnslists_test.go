@@ -249,7 +249,7 @@ func TestListNotAsked(t *testing.T) {
 	}
 }
 
-// TestListNoCompanion checks that requests do not wait if no companion runs, or if the
+// TestListNoCompanion checks that requests do not wait if no companion is running, or if the
 // policy has no hold.
 func TestListNoCompanion(t *testing.T) {
 	b := newListBench(t, listPolicy)

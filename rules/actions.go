@@ -123,7 +123,7 @@ func decide(d smtp.Decision, text bool) func(*line, *Rule) *Error {
 			return nil
 		}
 		if !text {
-			return l.errorf(t.pos, "only reject and disconnect have a text", "%s has no text", d)
+			return l.errorf(t.pos, "only reject and disconnect take a reply text", "%s takes no text", d)
 		}
 		l.at++
 		if wrong := checkText(t.text); wrong != "" {

@@ -79,7 +79,7 @@ func (k *checker) result() (warnings Errors, err error) {
 	return k.warnings, nil
 }
 
-// A declared describes a name declared by a statement.
+// declared describes a name declared by a statement.
 type declared struct {
 	pos  Pos
 	used bool
@@ -311,7 +311,7 @@ func (k *checker) rule(r *Rule) {
 		k.errorf(r.Pos, "", "rule %s accepts a host and bans it", r.Name)
 	}
 	if r.Decides && r.Decision == smtp.Reject && strings.HasPrefix(r.Text, "421") {
-		k.warnf(r.Pos, "use disconnect, or another code", "smtpd closes the connection after 421: reject acts as disconnect")
+		k.warnf(r.Pos, "use disconnect, or a different code", "smtpd closes the connection after 421: reject acts as disconnect")
 	}
 	if c := unproven(r.Conds); c != nil && (refuses || len(r.Ban) > 0) {
 		k.warnf(c.Pos, "add fcrdns", "a reverse DNS name proves nothing without fcrdns")

@@ -354,7 +354,7 @@ func checkCompanions(k *checker) {
 		if before, ok := targets[target]; ok {
 			hint := ""
 			if c.Target == ForwardURL {
-				hint = "write the second URL into a file, and name that: to url \"/etc/scanwatch/hook.url\""
+				hint = "write the second URL to a file, and name the file: to url \"/etc/scanwatch/hook.url\""
 			}
 			k.errorf(c.Pos, hint, "this target is a duplicate of %s", before)
 		}

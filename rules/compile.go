@@ -310,7 +310,7 @@ func (p *Policy) InMode(m Mode) *Policy {
 	return &other
 }
 
-// Only returns a copy of p without rules other than the named one. All pass statements,
+// Only returns a copy of p whose only rule is the named one. All pass statements,
 // weights and tables are kept. If the named rule does not exist, Only returns nil.
 func (p *Policy) Only(name string) *Policy {
 	other := *p

@@ -71,7 +71,7 @@ func unusableURL(s string) string {
 	case u.Hostname() == "":
 		return "the URL has no host"
 	case u.User != nil:
-		return "a URL may not contain a password: write the key into a file, and name that with `key`"
+		return "a URL may not contain a password: write the key to a file, and name the file with `key`"
 	case u.Fragment != "":
 		return "a URL has no fragment (#)"
 	}

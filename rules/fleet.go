@@ -181,7 +181,7 @@ func unusableServer(s string) string {
 	case u.User != nil:
 		return "the configuration contains no passwords; add: login \"name\" password \"file\""
 	case u.Hostname() == "" || u.RawQuery != "" || u.Fragment != "":
-		return "a server has only a name, a port and a database number"
+		return "a server's URL may contain only a host, a port and a database number after the scheme"
 	}
 	if path := strings.Trim(u.Path, "/"); path != "" {
 		if n, err := strconv.Atoi(path); err != nil || n < 0 || n > 1000 {

@@ -101,7 +101,7 @@ func (c *Companion) parseForward(l *line) (err *Error) {
 		}
 	}
 	if err == nil && c.Target == ForwardAbuse && f.Key == "" {
-		return l.errorf(l.end(), "write the key of your account into a file, and add: key \"file\"", "abuseipdb needs a key")
+		return l.errorf(l.end(), "write your account's key to a file, and add: key \"file\"", "abuseipdb needs a key")
 	}
 	return err
 }
@@ -120,7 +120,7 @@ func (c *Companion) unusableDestination() string {
 	case err != nil || !slices.Contains([]string{"udp", "tcp", "tls"}, u.Scheme):
 		return "a syslog server begins with udp://, tcp:// or tls://"
 	case u.Hostname() == "" || u.User != nil || u.RawQuery != "" || strings.Trim(u.Path, "/") != "":
-		return "a syslog server has only a name and a port"
+		return "a syslog server's URL may contain only a host and an optional port after the scheme"
 	}
 	return unusablePort(u)
 }

@@ -311,7 +311,7 @@ func checkLookups(k *checker) {
 		}
 		for _, p := range l.Ignore {
 			if slices.ContainsFunc(l.Codes, func(c netip.Prefix) bool { return c.Bits() <= p.Bits() && c.Contains(p.Addr()) }) {
-				k.warnf(l.Pos, "remove it from `codes` or from `ignore`", "the ignored code %s of lookup %s means that a host is listed", prefix.String(p), l.Name)
+				k.warnf(l.Pos, "remove it from `codes` or from `ignore`", "the code %s that lookup %s ignores is also covered by `codes`", prefix.String(p), l.Name)
 			}
 		}
 	}
@@ -341,7 +341,7 @@ func beforeAnswers(k *checker, r *Rule) {
 			return false
 		})
 		if i >= 0 && l.Hold == 0 {
-			k.warnf(r.Conds[i].Pos, "add to lookup "+l.Name+": hold 400ms", "rule %s precedes most answers of the list %s", r.Name, l.Name)
+			k.warnf(r.Conds[i].Pos, "add to lookup "+l.Name+": hold 400ms", "rule %s is usually evaluated before the list %s has answered", r.Name, l.Name)
 		}
 	}
 }

@@ -293,7 +293,7 @@ func (l *line) expand() *Error {
 			return l.errorf(t.pos, hint, "unknown macro %s", t)
 		}
 		if len(out) > maxTokens {
-			return l.errorf(t.pos, tooLong, "the line is too long after the expansion of macros")
+			return l.errorf(t.pos, tooLong, "the line is too long after macro expansion")
 		}
 	}
 	l.toks = out
@@ -368,7 +368,7 @@ func (l *line) name(what string) (string, *Error) {
 	case !isName(t.text):
 		return "", l.errorf(t.pos, nameHint, "`%s` is not a valid %s name", t, what)
 	case l.reserved[t.text] && conditionByWord(t.text) == nil: // the name is probably missing
-		return "", l.errorf(t.pos, "choose another name", "`%s` is a keyword and cannot be a %s name", t, what)
+		return "", l.errorf(t.pos, "choose a different name", "`%s` is a keyword and cannot be a %s name", t, what)
 	}
 	return t.text, nil
 }

@@ -212,7 +212,7 @@ func TestLimits(t *testing.T) {
 	tests := []struct{ name, src, want string }{
 		{"a big file", strings.Repeat("#", maxFile+1), "a configuration file may not exceed 1048576 bytes"},
 		{"a long line", "table <t> { " + strings.Repeat("x ", maxTokens+1) + "}", "the line has more than"},
-		{"a macro bomb", bomb(), "too long after the expansion of macros"},
+		{"a macro bomb", bomb(), "too long after macro expansion"},
 		{"many errors", strings.Repeat("x\n", 1000), "is not a statement"},
 		{"deep braces", "x = " + strings.Repeat("{", 19000), "this macro has no value"},
 		{"many tags", tags(), "more than 64 different tags"},

@@ -193,7 +193,7 @@ func (l *line) file(t *TableDecl) *Error {
 	if err == nil && f.URL != "" && f.Format == "" {
 		// A download's format must be given. It cannot be detected from the content,
 		// which may be an error message.
-		err = l.errorf(at.pos, "write before it for example: format addresses", "a downloaded file needs a format")
+		err = l.errorf(at.pos, "put the format before the URL, for example: format addresses", "a downloaded file needs a format")
 	}
 	t.Files = append(t.Files, f)
 	return err

@@ -40,7 +40,7 @@ func countedOnce(k *checker, c *Cond) {
 	if slices.Contains(alwaysLow, e) {
 		hint = "use `score evidence " + e + " ...`"
 	}
-	k.warnf(c.Pos, hint, "this %s matches: evidence %s is counted once in a session", never(c), e)
+	k.warnf(c.Pos, hint, "this %s matches: evidence %s is counted only once per session", never(c), e)
 }
 
 // never returns "never" for a condition that is always false, and "always" if it is
@@ -117,7 +117,7 @@ func widePrefix(k *checker, v Value) {
 		widest = 19
 	}
 	if a := v.Prefix.Addr(); v.Prefix.Bits() > 0 && v.Prefix.Bits() < widest && !a.IsPrivate() {
-		k.warnf(v.Pos, "write the networks that are intended", "%s is wider than /%d, the largest network that registries allocate", v.Prefix, widest)
+		k.warnf(v.Pos, "write the networks that you mean", "%s is wider than /%d, the largest network that registries allocate", v.Prefix, widest)
 	}
 }
 
@@ -367,7 +367,7 @@ func hitsUsers(k *checker, r *Rule) {
 		}
 	}
 	if cause != nil {
-		k.warnf(cause.Pos, "add `on` a listener of port 25, or use phase mail-from: users have logged in by then",
+		k.warnf(cause.Pos, "add `on` with a listener on port 25, or use phase mail-from: users have logged in by then",
 			"rule %s also rejects users before they log in: `%s` is usual for home connections", r.Name, cause)
 	}
 }

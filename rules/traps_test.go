@@ -14,7 +14,7 @@ func TestTraps(t *testing.T) {
 		first     string
 		bad, good []string
 	}{
-		{"counted once in a session", "", []string{
+		{"counted once per session", "", []string{
 			"rule a phase mail-from match count syntax-error > 3 disconnect",
 			"rule a phase mail-from match count helo-unqualified > 1 reject",
 			"rule a phase rcpt-to match count harvest > 5 reject",

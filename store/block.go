@@ -302,7 +302,7 @@ type table[T any] struct {
 	classes     int       // number of values of the columns of classes; 0 without such columns
 }
 
-// A decoded is a decoded column of numbers or of texts.
+// decoded is a decoded column of numbers or of texts.
 type decoded struct {
 	exists  bool
 	numbers column.Numbers

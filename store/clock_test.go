@@ -103,7 +103,7 @@ func TestReferenceTime(t *testing.T) {
 			t.Errorf("%s: %s, want %s", c.name, got, c.want)
 		}
 	}
-	// Without the file, the end of the newest day is the last trusted time.
+	// Without the clock file, the end of the newest day is the last trusted time.
 	if err := w.k.directory.remove(clockFile); err != nil {
 		t.Fatal(err)
 	}

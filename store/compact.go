@@ -96,7 +96,7 @@ func (s *State) compactNow() error {
 	}
 	both := s.k.size() + used/8*10 + 1<<20
 	if both > s.o.MaxSize {
-		return fmt.Errorf("compact %s: %w for a copy; the deleted rows are overwritten later", s.path, errNoRoom)
+		return fmt.Errorf("compact %s: %w for a copy; the deleted rows will be overwritten later", s.path, errNoRoom)
 	}
 	if s.o.Room != nil {
 		if err := s.o.Room(both); err != nil {

@@ -23,8 +23,9 @@ type days struct {
 	apart   []string // files of sealing in the reserved room
 }
 
-// limit returns the maximum size of a segment. When a segment is full, the next part of
-// the day begins. A sealed copy needs at most as much room as the rows.
+// limit returns the maximum size of a segment. When a segment is full, a new
+// segment is started as the next part of the day. A sealed copy needs at most as much room
+// as the rows.
 func (d *days) limit() int64 { return max(d.budget.bytes/16, MinBudget/8) }
 
 // prepare creates and locks the directory. If the lock is new, it also prunes.

@@ -24,7 +24,7 @@ const (
 	HealthOK      Health = "ok"
 	HealthDamaged Health = "corrupt"      // Repair quarantines it
 	HealthNewer   Health = "newer schema" // written by a newer version
-	HealthOlder   Health = "older schema" // written by an older version in another format
+	HealthOlder   Health = "older schema" // written by an older version in a different format
 	HealthInUse   Health = "in use"       // a filter has locked the file and provides no copy
 	HealthUnread  Health = "unreadable"   // access is denied
 	HealthMissing Health = "missing"      // state.db, although a filter has used the directory; no Inspector returns it
@@ -49,7 +49,7 @@ type File struct {
 	Oldest  text.Time      `json:"oldest,omitzero"`   // end of the first session
 	Newest  text.Time      `json:"newest,omitzero"`   // end of the last session
 	Dropped *Dropped       `json:"dropped,omitempty"` // for a segment: dropped while it was written
-	Loss    bool           `json:"loss,omitempty"`    // for a segment: a corrupt file may have lost records of the day
+	Loss    bool           `json:"loss,omitempty"`    // for a segment: records of this day may have been lost to a corrupt file
 	Tables  map[string]int `json:"tables,omitempty"`  // for state.db: number of rows
 	Done    string         `json:"done,omitempty"`    // actions of Repair
 
@@ -224,7 +224,7 @@ func (i *Inspector) segment(d *directory, s Segment) *File {
 	if s.Quarantined {
 		f.Health = HealthAside
 		if !strings.HasSuffix(s.Name, salvagedMark) {
-			f.Problem = "its readable records are not salvaged"
+			f.Problem = "its readable records have not been salvaged"
 		}
 		return f
 	}

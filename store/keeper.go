@@ -89,7 +89,7 @@ func (k *keeper) request(ctx context.Context, to chan<- chan error, verb string)
 	}
 }
 
-// close stops the goroutine, waits for it, and returns the remaining problem.
+// close stops the goroutine, waits for it to end, and returns the remaining problem.
 func (k *keeper) close() error {
 	k.closing.Do(func() { close(k.stop) })
 	<-k.done

@@ -85,7 +85,7 @@ func rewriteSealed(d *directory, s Segment, o sealing, edit Edit) (changed int, 
 	return changed, sealError(err)
 }
 
-// rewriteRows is like rewriteSealed, for a segment of rows whose content is in.
+// rewriteRows is like rewriteSealed, but for a segment of rows. in holds its content.
 func rewriteRows(d *directory, in *rows, o sealing, edit Edit) (changed int, err error) {
 	if changed, err = in.editEach(edit, func(_, _ []byte, to *Record) error { return nil }); err != nil || changed == 0 {
 		return 0, err
@@ -206,7 +206,7 @@ func rewriteFile(d *directory, s Segment, o sealing, edit Edit) (changed int, er
 	return rewriteRows(d, in.src.(*rows), o, edit)
 }
 
-// A rewriting is a request to the goroutine of a Writer.
+// rewriting is a request to the goroutine of a Writer.
 type rewriting struct {
 	name  string
 	edit  Edit

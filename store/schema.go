@@ -89,7 +89,7 @@ var (
 var ErrNewer = errors.New("written by a newer version of scanwatch; update this program to read it")
 
 // ErrOlder is returned for a segment with an unsupported older schema.
-var ErrOlder = errors.New("written by an older version of scanwatch in another format; export its records with that version, then move the state directory away")
+var ErrOlder = errors.New("written by an older version of scanwatch in a different format; export its records with that version, then move the state directory away")
 
 // ErrInUse is returned for a file or directory that another process has locked.
 var ErrInUse = errors.New("in use by another process")

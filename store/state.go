@@ -212,7 +212,7 @@ func (s *State) run() {
 func stateHint(err error) string {
 	switch {
 	case errors.Is(err, bolterrors.ErrMaxSizeReached):
-		return "remove the file while the filter runs: it is rewritten from memory without free pages"
+		return "remove the file while the filter is running: it is rewritten from memory without free pages"
 	case errors.Is(err, ErrOlder):
 		return "the filter continues without this state; it creates a new one in a new directory"
 	case errors.Is(err, ErrNewer):

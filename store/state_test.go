@@ -1054,7 +1054,7 @@ func TestStateFull(t *testing.T) {
 			t.Fatalf("flush: %v, want %v", err, bolterrors.ErrMaxSizeReached)
 		}
 	}
-	if log.count("unavailable, keeping state in memory") != 1 || log.count("remove the file while the filter runs") != 1 {
+	if log.count("unavailable, keeping state in memory") != 1 || log.count("remove the file while the filter is running") != 1 {
 		t.Errorf("log: %s", log)
 	}
 	if st := s.Status(); !st.Open || st.Bytes > 1<<20 {

@@ -65,7 +65,7 @@ func listenUnix(path, group string) (_ net.Listener, err error) {
 	return l, nil
 }
 
-// removeStale removes a socket on which no process listens.
+// removeStale removes a socket on which no process is listening.
 func removeStale(path string) error {
 	if info, err := os.Lstat(path); err != nil || info.Mode().Type() != fs.ModeSocket {
 		return nil // if path is another kind of file, Listen returns the error
@@ -74,7 +74,7 @@ func removeStale(path string) error {
 	switch {
 	case err == nil:
 		c.Close()
-		return fmt.Errorf("another process listens on %s", path)
+		return fmt.Errorf("another process is listening on %s", path)
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return os.Remove(path)
 	}

@@ -103,7 +103,7 @@ func checkFleet(e *env, p *rules.Policy, filter int, warn func(rules.Pos, string
 		}
 	}
 	if f.Observe {
-		fmt.Fprintln(e.out, "bans of other hosts are observed, and not enforced")
+		fmt.Fprintln(e.out, "bans by other hosts are observed, and not enforced")
 	}
 	if share == nil {
 		return // scanwatch facts can replace the companion

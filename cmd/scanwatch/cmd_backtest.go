@@ -47,7 +47,7 @@ func newBacktest(e *env) *cobra.Command {
 
 func runBacktest(e *env, f *backtestFlags, args []string) error {
 	if f.preset != "" && len(args) > 0 {
-		return usage("backtest: FILE and --policy exclude each other")
+		return usage("backtest: FILE and --policy are mutually exclusive")
 	}
 	if err := checkSelector(e, &f.Selector); err != nil {
 		return err

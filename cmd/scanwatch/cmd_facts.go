@@ -31,7 +31,7 @@ func newFacts(e *env) *cobra.Command {
 	var f factsFlags
 	c := &cobra.Command{
 		Use:   "facts",
-		Short: "Exchange shared state with other hosts as files.",
+		Short: "Exchange shared state with other hosts in files.",
 		Long: "Write the state that this host shares to a file, or read the files of other\n" +
 			"hosts. A job that copies the files replaces the server that scanwatch share\n" +
 			"needs.",
@@ -55,8 +55,8 @@ func newFacts(e *env) *cobra.Command {
 		Short: "Read the files of other hosts.",
 		Long: "Pass the rows in the files of other hosts to the running filter. The files must\n" +
 			"have been written by scanwatch facts export with the same key. Rows whose names\n" +
-			"are hashed with another key are omitted. Rows of hosts whose files are not given\n" +
-			"remain.",
+			"are hashed with a different key are omitted. Rows of hosts whose files are not\n" +
+			"given remain.",
 		Example: "  scanwatch facts import /var/spool/scanwatch/mx2.facts\n  scanwatch facts import --key friends.key bans.facts",
 		Args:    argsBetween(1, maxFactFiles),
 		RunE:    func(_ *cobra.Command, args []string) error { return runFactsImport(e, &f, args) },
@@ -189,7 +189,7 @@ func runFactsImport(e *env, f *factsFlags, names []string) error {
 			e.note(fmt.Sprintf("%s omitted: %s is this host", name, one.Host))
 			continue
 		case one.Omitted > 0:
-			e.note(fmt.Sprintf("%s: %s with names that are hashed with another key omitted", name, text.Plural(one.Omitted, "row")))
+			e.note(fmt.Sprintf("%s: %s with names that are hashed with a different key omitted", name, text.Plural(one.Omitted, "row")))
 		}
 		if clock := one.Clock(e.now()); clock != "" {
 			e.warn(name + ": " + clock)

@@ -18,7 +18,7 @@ func newForget(e *env) *cobra.Command {
 		Use:   "forget [--yes] [--bans] [--json] ADDRESS|PREFIX|MAILBOX|USER",
 		Short: "Remove a person from the records and the state.",
 		Long: "Remove a person from records, sealed days and state. Without --yes, only print\n" +
-			"what would be removed. Sessions from the address lose all names and texts; in\n" +
+			"what would be removed. Sessions from the address lose all names and text; in\n" +
 			"other sessions the name is replaced. Totals remain. An IPv6 address stands for\n" +
 			"its /64. The filter may be running.",
 		Example: "  scanwatch forget 192.0.2.1\n  scanwatch forget --yes erin@example.org",

@@ -112,7 +112,7 @@ func fileState(f *store.File) string {
 		state += fmt.Sprintf("; %d records affected", f.Bad)
 	}
 	if f.Loss {
-		state += "; a corrupt file may have lost records of the day"
+		state += "; records of this day may have been lost to a corrupt file"
 	}
 	if f.Done != "" {
 		state += "; " + f.Done

@@ -91,8 +91,8 @@ func newImportLog(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "smtpd-log [--dry-run] [--again] [--json] FILE ...|-",
 		Short: "Learn the correspondents in smtpd's mail log.",
-		Long: "Read the mail log that smtpd writes to syslog, and make the hosts that delivered\n" +
-			"mail and the domains to which users wrote known to the filter. The filter may be\n" +
+		Long: "Read the mail log that smtpd writes to syslog, and record in the state which\n" +
+			"hosts delivered mail and which domains users wrote to. The filter may be\n" +
 			"running. Files may be in any order, overlap, and be compressed with gzip, bzip2\n" +
 			"or zstd; - is standard input. A second import of the same lines adds nothing.",
 		Example: "  scanwatch import smtpd-log --dry-run /var/log/maillog*\n" +

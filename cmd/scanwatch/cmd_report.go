@@ -132,7 +132,7 @@ func newReportReturns(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "returns [--since WHEN] [--json] [SELECTOR ...]",
 		Short: "Report hosts that reconnected after a ban or a finding.",
-		Long: "Report the hosts that reconnected, by kind of evidence, within an hour, a\n" +
+		Long: "For each kind of evidence, report how many hosts reconnected within an hour, a\n" +
 			"day, a week and 30 days, and suggest a duration for bans. The default period is\n" +
 			"the whole history.",
 		Example: "  scanwatch report returns\n  scanwatch report returns --since 90d --json",

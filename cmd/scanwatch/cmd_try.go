@@ -61,8 +61,8 @@ func newTest(e *env) *cobra.Command {
 		Use:   "test [--enforce] {--src ADDRESS ... | --stream FILE}",
 		Short: "Test a policy with one session.",
 		Long: "Apply a policy to a session and print findings, rules and replies. The session\n" +
-			"has the commands of the options, in their order, and ends with a message if a\n" +
-			"recipient is accepted. The default policy is that of the configuration.",
+			"has the commands given by the options, in that order, and ends with a message if\n" +
+			"a recipient is accepted. The default policy is that of the configuration.",
 		Example: "  scanwatch test --policy standard --enforce --src 192.0.2.1 --helo ylmf-pc\n" +
 			"  scanwatch test --stream session.in --session 5a1f9c2e00c0ffee",
 		RunE: func(*cobra.Command, []string) error { return runTest(e, &f) },

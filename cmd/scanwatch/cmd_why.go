@@ -27,7 +27,7 @@ func newWhy(e *env) *cobra.Command {
 		Use:   "why [--as KIND] [--all] [--json | --letter] [SELECTOR ...] ARG",
 		Short: "Explain decisions about a client and how to undo them.",
 		Long: "Explain decisions, their evidence and the exemptions of a client. ARG is\n" +
-			"a session id or its beginning, a line of a bounce with the id, an address or\n" +
+			"a session id or its beginning, a line from a bounce with the id, an address or\n" +
 			"prefix, the mailbox of a sender or recipient, a user, a host name or a greeting.\n" +
 			"@DOMAIN is any mailbox in the domain. 20 sessions are printed, rejected\n" +
 			"ones first.",

@@ -107,7 +107,7 @@ func newForwardFilter(t *testing.T, dir, conf string) *forwardFilter {
 	}
 }
 
-// watched waits until the companion watches the events. The time limit of go test ends the loop.
+// watched waits until the companion is watching for events. The time limit of go test ends the loop.
 func (f *forwardFilter) watched() {
 	for f.fan.Watching() == 0 {
 		runtime.Gosched()

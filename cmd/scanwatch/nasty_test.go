@@ -35,8 +35,8 @@ var (
 )
 
 // nastyOutputs lists every output that can include text from clients: each command in each format.
-// In arguments, $N is replaced by a hostile text, $ID by the id of a session with that text, and
-// $DIR by a directory whose files contain hostile texts.
+// In arguments, $N is replaced with hostile text, $ID with the ID of a session containing that text,
+// and $DIR with a directory whose files contain hostile text.
 var nastyOutputs = []struct {
 	args   string
 	format format

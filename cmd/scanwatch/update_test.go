@@ -272,7 +272,7 @@ func TestUpdateConfiguration(t *testing.T) {
 	for text, want := range map[string]string{
 		`table <a> file "a" feed spamhaus`:                           ":1:11: feed spamhaus is not in the catalogue; see scanwatch update --list",
 		`table <a> file "a" feed dbip-asn`:                           ":1:11: feed dbip-asn is a database; use it with asn or country",
-		`table <a> file "a" feed abuseipdb`:                          ":1:11: feed abuseipdb needs a key: write it into a file and add: key \"file\"",
+		`table <a> file "a" feed abuseipdb`:                          ":1:11: feed abuseipdb needs a key: write it to a file and add: key \"file\"",
 		`table <a> file "a" feed spamhaus-drop4 every 10m`:           ":1:11: feed spamhaus-drop4 allows one request every 1h",
 		`table <a> file "a" format bogus url "https://example.org/"`: ":1:11: unknown format \"bogus\"; the formats are:",
 		`asn "a" feed spamhaus-asndrop`:                              ":1:1: feed spamhaus-asndrop has the format spamhaus-asndrop; asn and country need a database, tables a list",

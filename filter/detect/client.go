@@ -156,7 +156,7 @@ func flood(c *Case) {
 	}
 }
 
-// changedGreeting reports a client that greets again under another name.
+// changedGreeting reports a client that greets again under a different name.
 func changedGreeting(c *Case) {
 	if c.greets() && c.NewHelo && len(c.PrevHelo) > 0 {
 		c.find(Finding{Evidence: rules.HeloChanged, By: "helo", Proof: c.Helo, Match: string(c.PrevHelo), Confidence: Medium})
@@ -197,7 +197,7 @@ func (c *Case) provenWord() bool {
 }
 
 // forged returns the confidence that an unproven greeting is forged. confidence is the
-// confidence that the name in the greeting belongs to another owner.
+// confidence that the name in the greeting belongs to a different owner.
 //
 // If the reverse DNS name is truncated or was not reported, it proves nothing, and
 // forged returns "". If the client has no proven name, the confidence is at most
@@ -274,7 +274,7 @@ func forgedGreeting(c *Case) {
 	}
 }
 
-// foreignName reports a greeting whose name belongs to another owner. A greeting with a
+// foreignName reports a greeting whose name belongs to a different owner. A greeting with a
 // local domain is always reported. Greetings with the name of a host in a local domain,
 // or of a known sender's host, are reported only if the client has no reverse DNS name.
 // Otherwise, the client may be a user's rented server that greets with a host name in

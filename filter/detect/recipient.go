@@ -105,8 +105,8 @@ func (st *State) classify(c *Case) RcptClass {
 // missing counts a recipient that does not exist. Recipients of bounces are counted
 // separately, because a bounce may go to a forged sender address.
 //
-// A recipient requested repeatedly within 30 days counts once. A mailing list that
-// ignores rejections sends every message to its former members.
+// A recipient requested repeatedly within 30 days counts once. For example, a mailing
+// list that ignores rejections keeps sending to mailboxes that no longer exist.
 func (st *State) missing(c *Case) {
 	if st.Repeated = c.Memory.Recipients.Asked(c.Client, c.Event.Addr, c.Event.Time); st.Repeated {
 		return

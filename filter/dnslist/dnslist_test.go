@@ -51,7 +51,7 @@ func codes(list ...string) (all []netip.Addr) {
 	return all
 }
 
-// states returns the states of all lists about a.
+// states returns the state of each list's answer about a.
 func (b *bench) states(a netip.Addr) string {
 	b.Helper()
 	text := ""

@@ -259,7 +259,7 @@ func (f *originFile) lookup(addr netip.Addr) (Origin, error) {
 	return origin, nil
 }
 
-var errChanging = errors.New("changed while it was read; the filter reads it again")
+var errChanging = errors.New("changed while it was read; the filter will read it again")
 
 // readOrigins reads the file at path and returns its FileInfo.
 func readOrigins(path string) (*originFile, fs.FileInfo, error) {

@@ -54,7 +54,7 @@ func (x *export) next(l *Log) (line line, err error) {
 	}
 }
 
-// set stores the value of a field if it is used.
+// set stores the value of a field that this package uses.
 func (x *export) set(name string, value []byte) {
 	switch name {
 	case "__REALTIME_TIMESTAMP":

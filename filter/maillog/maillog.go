@@ -92,7 +92,7 @@ type Options struct {
 	Progress func(read, total int64)
 }
 
-// progressLines is the number of lines between calls of Options.Progress.
+// progressLines is the number of lines between calls to Options.Progress.
 const progressLines = 50_000
 
 // Read reads logs in chronological order and closes them. To save memory, only logs

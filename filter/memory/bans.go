@@ -327,7 +327,7 @@ func (b *Bans) Revoke(p netip.Prefix, within bool, now int64) (ended []Ban) {
 
 // RevokeListed ends the bans of the client at a that rest on a listing in a DNS list and for
 // which refuted returns true. These bans count as expired, not as revoked: an unban would also
-// end the bans of other hosts. They do not count as offences.
+// end the bans by other hosts. They do not count as offences.
 func (b *Bans) RevokeListed(a netip.Addr, refuted func(Ban) bool, now int64) (ended []Ban) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -217,7 +217,7 @@ func (r clockRows) restore(key, value []byte, _ uint32) bool {
 	return ok
 }
 
-// A stored is the clock's decoded row: the time of the rows, the offset, the former
+// stored is the clock's decoded row: the time of the rows, the offset, the former
 // offset, and the points without their monotonic times.
 type stored struct {
 	own, offset, former int64
@@ -390,7 +390,7 @@ func (r *Reader) Lost(e kv.Entry) (lost time.Time, ok bool) {
 	return r.clock.day(at), at != 0
 }
 
-// Peer decodes a row of the peers bucket. Peer returns false if the row is not about a
+// Peer decodes a row from the peers bucket. Peer returns false if the row is not about a
 // host, or if the host has neither recent mail nor a recent login.
 func (r *Reader) Peer(key, value []byte) (Peer, bool) {
 	k, p, ok := readPeer(key, value)

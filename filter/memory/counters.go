@@ -263,7 +263,7 @@ func (t *Counters) counterKey(c *Client, w *rules.Window) counterKey {
 	return counterKey{t.subject(c, w.Evidence, w.By), uint32(w.Window / time.Second), uint8(w.Evidence.Index()), w.By}
 }
 
-// subject returns the number of the host, network, domain or user to which an event
+// subject returns the number of the host, network, domain or user towards which an event
 // counts, or 0. Events in an authenticated session are attributed only to its user.
 // Other events are attributed to the host and its network, or to the host and its
 // domain if it has its own proven name.

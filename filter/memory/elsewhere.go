@@ -28,7 +28,7 @@ func (b *Bans) HaveStanding() {
 	}
 }
 
-// Waiting reports whether bans of other hosts have no effect, because the bans on disk have
+// Waiting reports whether bans by other hosts have no effect, because the bans on disk have
 // not been loaded, or because the standing on other hosts has not arrived.
 func (b *Bans) Waiting() bool {
 	b.mu.Lock()

@@ -9,7 +9,7 @@ type forgotten struct {
 	// day is the day of the latest mail or login of a dropped host; 0 if there is none.
 	day uint16
 	// lost is the latest day on which rows of bans or peers were missing from the file;
-	// 0 if there is none. A missing file of an earlier run counts as a loss.
+	// 0 if there is none. A missing file from an earlier run counts as a loss.
 	lost uint16
 
 	read, dirty bool // read: the row has been read; dirty: the row must be written

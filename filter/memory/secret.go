@@ -16,7 +16,7 @@ type shared struct {
 	key      [16]byte // key of the hashes
 	keyDirty bool
 	fixed    bool // the key is that of UseKey
-	rekeyed  bool // the stored rows have hashes with another key
+	rekeyed  bool // the stored rows have hashes with a different key
 	unread   bool // the stored rows have not been read yet
 	clock    clock
 	hosts    hostNames
@@ -31,7 +31,7 @@ type hostName struct {
 	// name. After such a loss, other hosts can send its rows back until it first sends
 	// its own.
 	kept    bool
-	renamed bool // other hosts know the stored rows under another name
+	renamed bool // other hosts know the stored rows under a different name
 }
 
 // The keys of rows.
@@ -100,7 +100,7 @@ func (m *Memory) Key() [16]byte {
 }
 
 // UseKey sets the key of the hashes, which then replaces the key in the stored rows.
-// Rows whose hashes depend on another key are dropped. UseKey must be called before
+// Rows whose hashes depend on a different key are dropped. UseKey must be called before
 // Load.
 func (m *Memory) UseKey(key [16]byte) {
 	m.mu.Lock()
@@ -114,7 +114,7 @@ func (m *Memory) UseKey(key [16]byte) {
 
 // UseName sets the name under which other hosts know this host. If the host was
 // renamed, or its state is a copy of another host's, other hosts know the stored rows
-// under another name. The stored counts are then dropped. Otherwise, other hosts would
+// under a different name. The stored counts are then dropped. Otherwise, other hosts would
 // count them twice, and this host would receive them back as another host's. UseName
 // must be called before Load.
 func (s *shared) UseName(name string) {

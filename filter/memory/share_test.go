@@ -379,7 +379,7 @@ func TestForeignUnban(t *testing.T) {
 	}
 }
 
-// TestRoomForOwnBans checks that bans of other hosts do not evict this host's bans.
+// TestRoomForOwnBans checks that bans by other hosts do not evict this host's bans.
 func TestRoomForOwnBans(t *testing.T) {
 	here := New()
 	here.Limit(AllBytes / 1000)

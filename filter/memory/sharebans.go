@@ -62,7 +62,7 @@ func (n *ruleNames) sending(b *ban) {
 // maxSentName is the maximum length of the rule name or reason that other hosts receive.
 const maxSentName = 64
 
-// readForeign decodes a row of another host. A row without an origin is this host's
+// readForeign decodes a row from another host. A row without an origin is this host's
 // own, sent back by the server.
 func (b *Bans) readForeign(key, value []byte, origin string, by int64) (p netip.Prefix, row ban, ok bool) {
 	var names ruleNames
@@ -136,7 +136,7 @@ func (old ban) accept(known bool, n *arrival) (result ban, replaced, freed bool)
 	switch {
 	case sentBack && (n.changed && !old.vacated() || ownUnban), n.unsent && ownUnban:
 		// The row does not know the latest change. If that is an unban, it also ends the
-		// bans of other hosts that do not know it.
+		// bans by other hosts that do not know it.
 		return old, false, false
 	case sentBack && known && !unban && old.flags&banForeign == 0:
 		return old, false, false // this host knows its own ban best
@@ -327,8 +327,9 @@ func (f *Foreign) unban() bool {
 	return len(f.Value) >= banSize && banFlags(f.Value[banSize-1])&banRevoked != 0
 }
 
-// end ends a ban of this host because of another host's unban, unless f has the unban. It
-// reports whether it did.
+// end ends a ban that this host imposed, because another host has unbanned the prefix. If f
+// is itself the unban, end leaves the ban alone, because accept replaces it. end reports
+// whether it ended the ban.
 func (b *ban) end(f *Foreign, at uint32) bool {
 	if b.flags&(banForeign|banRevoked) != 0 || f.unban() {
 		return false
@@ -438,7 +439,7 @@ func (s sharedHostBans) receive(f *Foreign, by int64, now uint32) bool {
 		return true
 	}
 	if !known && len(s.hosts.rows) >= s.hosts.limit/maxForeign {
-		return true // bans of other hosts must not evict this host's bans
+		return true // bans by other hosts must not evict this host's bans
 	}
 	n.changed, n.unsent = s.hosts.outgoing[k]
 	if result, replaced, freed := old.accept(known, &n); replaced {

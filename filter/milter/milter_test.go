@@ -219,8 +219,8 @@ disconnect closed`
 	}
 }
 
-// TestDisconnect checks that a client that must be disconnected is refused after that,
-// also after a permanent reply, with which mail servers keep the connection.
+// TestDisconnect checks that a client that must be disconnected is refused after that, even
+// after a permanent reply, after which mail servers keep the connection open.
 func TestDisconnect(t *testing.T) {
 	r := &recorder{answers: map[smtp.Phase][]smtp.Answer{smtp.PhaseConnect: {{Decision: smtp.Disconnect, Text: "554 5.7.1 No scanning"}, {Decision: smtp.Disconnect, Text: "450 4.7.1 Later"}}}}
 	c := serve(t, r)
@@ -320,8 +320,8 @@ func TestErrorTransport(t *testing.T) {
 	}
 }
 
-// TestTexts checks the addresses of arguments, and that passwords in unknown commands are
-// masked.
+// TestTexts checks how addresses are parsed from arguments, and that passwords in unknown
+// commands are masked.
 func TestTexts(t *testing.T) {
 	for arg, want := range map[string]string{
 		"<a@example.net>": "a@example.net", "<>": "", `<"a>b"@example.net>`: `"a>b"@example.net`, "a@example.net": "a@example.net",

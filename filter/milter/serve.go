@@ -38,7 +38,7 @@ type Server struct {
 	// Now returns the time of events; nil means time.Now.
 	Now func() time.Time
 
-	mu    sync.Mutex // held during calls of Sink
+	mu    sync.Mutex // held during calls to Sink
 	site  string
 	conns sync.WaitGroup
 	ended map[net.Conn]struct{}

@@ -20,7 +20,7 @@ type session struct {
 	user   string // of the latest login
 	mail   bool   // a transaction is open
 	server string // name of the mail server
-	// greeted is set by HELO and EHLO, also if they are rejected.
+	// greeted is set by HELO and EHLO, even if they are rejected.
 	greeted  bool
 	redactor smtpd.UnknownRedactor
 	// repeated is set if the command is handled again after a wait, and waited if it

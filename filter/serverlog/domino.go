@@ -72,8 +72,8 @@ func (d *domino) time(s string) (int64, bool) {
 	return 0, false
 }
 
-// dominoForms lists the lines with more than an address. The text of other lines may be that of a
-// message, so each form is at the start.
+// dominoForms lists the lines with more than an address. Each form must be at the start of a line,
+// because other lines may contain text from messages.
 var dominoForms = []struct {
 	start string
 	read  func(d *domino, at int64, rest []byte)

@@ -19,7 +19,7 @@ type exim struct {
 	closing []closing
 }
 
-// A closing is a session whose connection was closed. If the client has not sent MAIL, a line
+// closing is a session whose connection was closed. If the client has not sent MAIL, a line
 // with its commands follows.
 type closing struct {
 	session *session
@@ -130,7 +130,7 @@ func (x *exim) about(at int64, line []byte) {
 			_, after, _ = bytes.Cut(after, []byte(" "))
 			rest = append([]byte(" "), after...)
 		}
-		// A local message has no H=, but other fields may contain such a text.
+		// A local message has no H=, but other fields may contain that string.
 		client, ok := bytes.CutPrefix(rest, []byte(" H="))
 		if !ok {
 			return

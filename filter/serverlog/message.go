@@ -41,7 +41,7 @@ type messages struct {
 
 func newMessages(t *table) messages { return messages{table: t, rows: make(map[string]*message)} }
 
-// add adds a message that a session has begun.
+// add adds a message that a session has started.
 func (m *messages) add(host, id []byte, s *session) {
 	if len(id) == 0 || m.get(host, id) != nil {
 		return

@@ -195,7 +195,7 @@ var mailRefusals = []struct {
 func (m *sendmail) ruleset(l *maillog.Line, _, rest []byte) {
 	i := bytes.Index(rest, []byte(", reject="))
 	if i < 0 || bytes.Count(rest, []byte(", relay=")) != 1 {
-		return // an address with such a text
+		return // an address with such a string
 	}
 	head, reply := rest[:i], rest[i+len(", reject="):]
 	s := m.client(l, field(head, "relay="))

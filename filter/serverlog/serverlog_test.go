@@ -312,7 +312,7 @@ func TestWrongTime(t *testing.T) {
 	}
 }
 
-// TestBatchAgain checks that a batch of KumoMTA that is sent again does not count twice.
+// TestBatchAgain checks that a batch that KumoMTA sends twice counts only once.
 func TestBatchAgain(t *testing.T) {
 	log := sample(t, ByName("kumomta"))
 	_, once := read(ByName("kumomta"), log)

@@ -15,11 +15,11 @@ import (
 // A dialect is the form of a server's transcript: a log with the lines of client and server.
 type dialect struct {
 	// split returns the time of a line, what identifies its session, and the rest. The
-	// address of the client may be in each line.
+	// client's address may be in each line.
 	split          func(t *transcript, raw []byte) (at int64, key, addr, rest []byte, ok bool)
 	client, server []byte // start of their lines
 	// connected and closed are parts of the lines at the start and the end of a session.
-	// The address of the client follows connected, unless it is in each line.
+	// The client's address follows connected, unless every line has it.
 	connected, closed []byte
 	// dateless is set if the lines have no date.
 	dateless bool

@@ -9,7 +9,7 @@ import (
 	"scanwatch/filter/memory"
 )
 
-// TestDropRestores checks that a host which is dropped gives back the bans of other hosts that
+// TestDropRestores checks that a host which is dropped gives back the bans by other hosts that
 // it has replaced by longer ones, and that nothing is sent: the bans remain on all hosts.
 func TestDropRestores(t *testing.T) {
 	client := &memory.Client{Addr: netip.MustParseAddr("192.0.2.1")}

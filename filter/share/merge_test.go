@@ -55,7 +55,7 @@ func randomRows(r *rand.Rand, name string) (out []Row) {
 	return out
 }
 
-// all returns all rows from repeated calls of Changed.
+// all returns all rows from repeated calls to Changed.
 func all(r *Replica) string {
 	r.Resend()
 	r.Complete()

@@ -255,8 +255,9 @@ func hasSecret(line []byte) bool {
 // maxParts limits how many bytes hasParts searches.
 const maxParts = 4096
 
-// hasParts reports whether line contains one of secretParts. The line is searched
-// twice: unchanged, and with backspaces applied.
+// hasParts reports whether line contains one of secretParts. The line is searched twice,
+// in upper case and without punctuation that could hide a word: once with backspaces
+// dropped, and once with them applied.
 func hasParts(line []byte) bool {
 	var a, b [maxParts]byte
 	raw, typed := a[:0], b[:0]

@@ -77,7 +77,7 @@ func (r *Redactor) exchange(line []byte) {
 type UnknownRedactor struct{ seen bool } // a line belonged to a login
 
 // Line returns the part of a line that may be shown, and the line's verb. If the client
-// has not greeted, a line in another protocol may be shown. Otherwise, only the first
+// has not greeted, a line in a different protocol may be shown. Otherwise, only the first
 // word may be shown if it may be a command.
 func (r *UnknownRedactor) Line(line []byte, first bool) ([]byte, smtp.Verb) {
 	line = bytes.TrimRight(line, " \t")

@@ -18,7 +18,7 @@ type waiter struct {
 	due time.Time
 }
 
-// park makes the current request wait. It returns false if the request must not wait.
+// park suspends the current request. It returns false if the request must not wait.
 func (s *server) park(wait time.Duration) bool {
 	if s.options.Wake == nil || len(s.waiters) >= MaxHeld {
 		return false

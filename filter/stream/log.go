@@ -34,7 +34,7 @@ type LogResult struct {
 	Oldest, Newest time.Time // when the oldest and newest sessions ended
 }
 
-// progressLines is the number of lines between calls of LogOptions.Progress.
+// progressLines is the number of lines between calls to LogOptions.Progress.
 const progressLines = 50_000
 
 // OpenLogs opens logs and returns them oldest first. ImportLog reads and closes them.

@@ -220,7 +220,8 @@ func (s *Session) auth(ev *smtp.Event) {
 // maxFailed is the maximum number of user names in Session.Failed.
 const maxFailed = 8
 
-// failed counts a failed command that was not counted for an EventReply.
+// failed counts a failed command without a reply code. Commands with a code are counted for
+// their EventReply.
 func (s *Session) failed(ev *smtp.Event) {
 	if ev.Result != smtp.ResultOK && ev.Code == 0 {
 		s.Counts.Failed++

@@ -223,7 +223,7 @@ func notEvaluated(s *filter.Settings, notes []string) []string {
 		list = append(list, "asn: the configuration has no database of AS numbers")
 	}
 	if n.Country && s.Country == nil && s.ASN == nil {
-		list = append(list, "country: the configuration has no database of countries")
+		list = append(list, "country: the configuration has no country database")
 	}
 	for _, note := range notes {
 		list = append(list, text.Escape(note))

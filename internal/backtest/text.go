@@ -88,7 +88,7 @@ func (p *printer) gaps(r *Result) {
 		p.say(2, "%s incomplete: %s omitted", text.Plural(h.Cut, "session"), text.Plural(h.Omitted, "step"))
 	}
 	if h.Ended > 0 {
-		p.say(2, "%s rejected by a rule when recorded; this policy would not reject %d of them, and their continuation is unknown", text.Plural(h.Ended, "session"), h.Resumed)
+		p.say(2, "%s rejected by a rule when recorded; this policy would not reject %d of them, and how they would have continued is unknown", text.Plural(h.Ended, "session"), h.Resumed)
 	}
 	if h.EndingNo > 0 {
 		p.say(2, "%s with an unknown ending: rules for the phase end did not apply", text.Plural(h.EndingNo, "session"))

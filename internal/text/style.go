@@ -21,13 +21,13 @@ const (
 	reset  = "\x1b[0m"
 )
 
-// Title returns a heading.
+// Title styles a heading.
 func (s Style) Title(text string) string { return s.paint(bold, text) }
 
-// Alarm returns text about a problem.
+// Alarm styles text about a problem.
 func (s Style) Alarm(text string) string { return s.paint(red, text) }
 
-// Notice returns text that needs attention.
+// Notice styles text that needs attention.
 func (s Style) Notice(text string) string { return s.paint(yellow, text) }
 
 func (s Style) paint(sequence, text string) string {

@@ -113,7 +113,7 @@ func (s *Script) SetLists(lists []*rules.Lookup) error {
 		}
 		listed, known := lists[i].Judge(answer)
 		if !known {
-			return fmt.Errorf("--listed %q: not the codes of lookup %s, so that the answer is unknown", step.Text, name)
+			return fmt.Errorf("--listed %q: lookup %s does not have all of these codes, so the answer would be unknown", step.Text, name)
 		}
 		a := store.Step{Kind: store.KindListed, Text: []byte(name), Match: []byte(lists[i].Zone), Result: smtp.ResultOK}
 		if listed {

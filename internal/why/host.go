@@ -278,7 +278,7 @@ func (h *Host) client() (c client) {
 	return c
 }
 
-// assess adds exemptions and remedies if the host was rejected or banned.
+// assess adds exemptions and remedies to h if the host was rejected or banned.
 func (w *query) assess(h *Host) {
 	h.trim()
 	slices.Reverse(h.History)
@@ -313,7 +313,8 @@ func (w *query) assess(h *Host) {
 	w.addRemedies(h, friend)
 }
 
-// exemptByName adds an exemption if the host's name is in <known-senders>.
+// exemptByName adds the exemption for <known-senders>, noting whether it applies. It adds
+// nothing if the policy does not use the table.
 func (w *query) exemptByName(h *Host, c *client) {
 	switch {
 	case w.Policy != nil && !strings.Contains(w.Policy.String(), " rdns <known-senders>"):
@@ -340,7 +341,7 @@ type Standing struct {
 	On       string `json:"on,omitempty"`   // other host on which the standing was earned
 }
 
-// exemptByMail adds an exemption if the host has earned standing.
+// exemptByMail sets the host's standing and adds the exemption for it, noting whether it applies.
 func (w *query) exemptByMail(h *Host, c *client) {
 	st := w.memory.Peers.Standing(&c.peer, w.Now.UnixMicro())
 	h.Standing = &Standing{Level: st.Level.String(), By: st.By, Messages: st.Messages, Days: st.Days, Many: st.Many, On: text.Escape(st.Origin)}
@@ -357,9 +358,9 @@ func (w *query) exemptByMail(h *Host, c *client) {
 	}
 	switch {
 	case st.Many && st.Origin != "":
-		h.exempt("standing", true, "many hosts share the address on %s: no bans of other hosts", h.Standing.On)
+		h.exempt("standing", true, "many hosts share the address on %s: no bans by other hosts", h.Standing.On)
 	case st.Origin != "":
-		h.exempt("standing", true, "known (%s): no bans of other hosts, and doubled thresholds", made)
+		h.exempt("standing", true, "known (%s): no bans by other hosts, and doubled thresholds", made)
 	case st.Many:
 		h.exempt("standing", true, "many hosts share the address: no bans, and no standing")
 	case st.Level == rules.StandingTrusted:
@@ -371,7 +372,8 @@ func (w *query) exemptByMail(h *Host, c *client) {
 	}
 }
 
-// exemptByLogin adds an exemption if a user has logged in from the host.
+// exemptByLogin adds the exemption for hosts from which a user has logged in, noting whether it
+// applies.
 func (w *query) exemptByLogin(h *Host, c *client) {
 	switch st := w.memory.Peers.Standing(&c.peer, w.Now.UnixMicro()); {
 	case h.Logins > 0:

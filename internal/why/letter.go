@@ -33,7 +33,7 @@ var advice = []struct{ evidence, text string }{
 	{"account-abuse", "The password of the account is probably known to others. Please change it."},
 	{"relay-probe", "The recipients are not in our domains, and this server relays mail only for its own users."},
 	{"listed", "A DNS block list contains the address. Please remove the cause, and ask the operator of the list to remove the address."},
-	{"cloud", "Please send mail through the relay of your provider, or publish a name of your own for the address."},
+	{"cloud", "Please send mail through your provider's relay, or publish your own reverse DNS name for the address."},
 	{"scanner", "If this is a scan for research, please exclude our networks."},
 }
 
@@ -101,7 +101,7 @@ func (s *Session) reason(r *Rule) string {
 	}
 	reason := "The reason: this host "
 	if r.Now == assumed {
-		reason = "The rule at that time is not recorded. According to the current rule, the reason is: this host "
+		reason = "The rule at that time was not recorded. According to the current rule, the reason is: this host "
 	}
 	for i := range s.Evidence {
 		e := &s.Evidence[i]
@@ -112,7 +112,7 @@ func (s *Session) reason(r *Rule) string {
 		case r.Text == "" && e.Confidence != "high":
 			continue
 		case r.Text == "":
-			reason = "The rule is not recorded. The record of the session shows that this host "
+			reason = "The rule was not recorded. The session's record shows that this host "
 		}
 		for _, row := range advice {
 			if row.evidence == e.Evidence || strings.HasSuffix(row.evidence, "-") && strings.HasPrefix(e.Evidence, row.evidence) {
@@ -130,12 +130,12 @@ func (s *Session) reason(r *Rule) string {
 // banState describes how long the host's ban remains.
 func (a *Answer) banState(s *Session, zone *time.Location) string {
 	if a.observes() {
-		return "This server rejects nothing at present, so a new attempt is possible."
+		return "This server rejects nothing at present, so you can try again."
 	}
 	if h := a.host(s); h != nil {
 		for _, b := range (&Answer{Hosts: []*Host{h}}).banned() {
 			return fmt.Sprintf("The address %s is banned until %s.", prefix.String(b.Prefix), b.Until.In(zone).Format("2006-01-02 15:04 -0700"))
 		}
 	}
-	return "The address is not banned now, so a new attempt is possible."
+	return "The address is not banned now, so you can try again."
 }

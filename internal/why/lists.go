@@ -191,7 +191,7 @@ func (a *adviser) late() {
 				case l.Hold < rules.MaxHold:
 					a.remedy(fmt.Sprintf("lookup %s ... hold %dms", l.Name, rules.MaxHold.Milliseconds()), "in %s: add hold, so that clients wait for the answer", a.where(l.Pos))
 				default:
-					a.remedy("scanwatch status", "shows why lookup %s does not answer in time", l.Name)
+					a.remedy("scanwatch status", "shows why lookup %s is not answering in time", l.Name)
 				}
 			}
 		}
@@ -227,7 +227,7 @@ func (a *adviser) exempt() {
 	a.remedy("remove "+text.Escape(a.newest.pass.String()), "in %s: rules then apply to the client", a.where(a.newest.pass.Pos))
 }
 
-// exemptByPass adds an exemption by a pass statement.
+// exemptByPass adds the exemption by the matching pass statement p.
 func (h *Host) exemptByPass(p *rules.Pass) {
 	h.exempt("pass", true, "a pass statement matches: %s", text.Escape(p.String()))
 }

@@ -124,7 +124,7 @@ var (
 	// sessionForm matches a session id or its first digits, possibly in brackets, as at
 	// the end of a reply.
 	sessionForm = regexp.MustCompile(`^\[?([0-9A-Fa-f]{6,16})\]?$`)
-	// sessionInLine matches a session id within a line, such as a line of a bounce or
+	// sessionInLine matches a session id within a line, such as a line from a bounce or
 	// log.
 	sessionInLine = regexp.MustCompile(`(?:^|[^0-9A-Za-z])([0-9A-Fa-f]{16})(?:[^0-9A-Za-z]|$)`)
 )

@@ -332,7 +332,7 @@ func (w *query) addText(rule *Rule) {
 	}()
 	now, exists := w.now[rule.Rule]
 	then := w.texts[rule.ref]
-	if !strings.HasPrefix(then, "rule "+rule.Rule+" ") { // no text was recorded, or another text has the same reference
+	if !strings.HasPrefix(then, "rule "+rule.Rule+" ") { // no text was recorded, or a different text has the same reference
 		if rule.BannedIn != manual && exists {
 			rule.Now, rule.Text = assumed, text.Escape(now)
 		}

@@ -154,9 +154,9 @@ func (p *printer) rules(list []Rule) {
 		switch {
 		case r.BannedIn != "":
 		case r.Now == assumed:
-			p.line("", "(the current rule of this name; its text at that time is not recorded)")
+			p.line("", "(the current rule of this name; its text at that time was not recorded)")
 		case r.Now == "changed":
-			p.line("", "(the current policy has another text)")
+			p.line("", "(the current policy has a different text)")
 		case r.Now == "gone":
 			p.line("", "(not in the current policy)")
 		}

@@ -50,7 +50,7 @@ type Options struct {
 	// Mode is the filter's mode, observe or enforce, and ModeText describes it. Both
 	// are empty if the mode is unknown.
 	Mode, ModeText string
-	// Waiting is set if bans of other hosts are not enforced yet; see memory.Bans.Waiting.
+	// Waiting is set if bans by other hosts are not enforced yet; see memory.Bans.Waiting.
 	Waiting bool
 	Notes   []string // further reasons why the answer is incomplete
 	Now     time.Time
@@ -281,7 +281,7 @@ func (w *query) findSessions() error {
 	}
 	w.decideUser(otherwise)
 	if unnamed > 0 && w.q.onlyUser() {
-		w.note("aggregates contain %s without the name of the user; some may be of this user", text.Plural(unnamed, "login attempt"))
+		w.note("aggregates contain %s without the name of the user; some may be this user's", text.Plural(unnamed, "login attempt"))
 	}
 	if w.answer.records == 0 && w.q.is("session") {
 		if err := w.noteUnnamed(); err != nil {

@@ -285,8 +285,8 @@ func TestLetter(t *testing.T) {
 		conf      string
 		want      []string
 	}{
-		{"text not recorded", "00000000000000a0", whyConf, []string{"The rule at that time is not recorded. According to the current rule, the reason is: this host uses the greeting of a known botnet"}},
-		{"text unknown", "00000000000000a0", "", []string{"The rule is not recorded. The record of the session shows that this host uses the greeting of a known botnet"}},
+		{"text not recorded", "00000000000000a0", whyConf, []string{"The rule at that time was not recorded. According to the current rule, the reason is: this host uses the greeting of a known botnet"}},
+		{"text unknown", "00000000000000a0", "", []string{"The rule was not recorded. The session's record shows that this host uses the greeting of a known botnet"}},
 		{"ban", "00000000000000b2", whyConf, []string{"the host 203.0.113.77 connected", "    421 4.7.1 Banned [00000000000000b1]\n",
 			"this host uses the greeting of a known botnet", "is banned until 2026-11-03 11:00 +0000", "The reference is 00000000000000b1."}},
 		{"greeting", "00000000000000b1", whyConf, []string{"which greeted as \"ylmf-pc\", connected", "    554 5.7.1 This greeting"}},
@@ -634,7 +634,7 @@ func TestUserOfManyHosts(t *testing.T) {
 	}
 	for _, want := range []string{"1 login from 1 host, the last on 2026-11-02 11:30 +0000 from 198.51.100.7; at least 10000 other hosts only failed",
 		"Cause: the server rejected a password from such a host, the last on 2026-11-02 11:40 +0000",
-		"aggregates contain 33 login attempts without the name of the user; some may be of this user"} {
+		"aggregates contain 33 login attempts without the name of the user; some may be this user's"} {
 		if !strings.Contains(strings.Join(strings.Fields(out), " "), want) {
 			t.Errorf("no %q in\n%s", want, out)
 		}

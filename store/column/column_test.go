@@ -18,7 +18,7 @@ func texts(all ...string) *Buffer {
 	return t
 }
 
-// many returns the results of n calls of f.
+// many returns the results of n calls to f.
 func many[T any](n int, f func(i int) T) []T {
 	all := make([]T, n)
 	for i := range all {

@@ -36,7 +36,7 @@ type offence struct {
 }
 
 // offences lists the tokens of rules.Tokens that are offences. Bad names, rejected
-// messages and abandoned sessions are not offences. Account abuse is not an offence of
+// messages and abandoned sessions are not offences. Account abuse is not an offence by
 // the address. A failed login is an offence only if the host is banned, because logins
 // from a phone with an old password also fail.
 var offences = []offence{

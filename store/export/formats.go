@@ -46,7 +46,7 @@ func Formats() []Format {
 		{Name: "csv", Short: "comma-separated values with a heading", Load: "any spreadsheet", Ends: nextFile, write: writeCSV},
 		{Name: "pf", Short: "table file of pf", Load: "pfctl -t scanwatch -T replace -f FILE", Ends: "with the next file; --diff prints pfctl commands", write: writePF, change: changePF("pfctl -q -t scanwatch")},
 		{Name: "pf-anchor", Short: "anchor of pf with its rule", Load: "pfctl -a scanwatch -f FILE", Ends: "with the next file; --diff prints pfctl commands", write: writePFAnchor, change: changePF("pfctl -q -a scanwatch -t scanwatch")},
-		{Name: "nft", Short: "separate table of nftables with timeouts", Load: "nft -f FILE", Ends: "at their timeout, or with --diff", Disjoint: true, EndsItself: true, Renew: true, Whole: true, write: writeNFT, change: changeNFT},
+		{Name: "nft", Short: "separate nftables table with timeouts", Load: "nft -f FILE", Ends: "at their timeout, or with --diff", Disjoint: true, EndsItself: true, Renew: true, Whole: true, write: writeNFT, change: changeNFT},
 		{Name: "ipset", Short: "sets for ipset with timeouts", Load: "ipset restore < FILE", Ends: "at their timeout, or with --diff", EndsItself: true, Renew: true, Whole: true, longest: maxIPSetTimeout * time.Second, write: writeIPSet, change: changeIPSet},
 		{Name: "iptables", Short: "separate chain of iptables", Load: "iptables-restore --noflush FILE", Ends: "with the next file, or with --diff", Only: 32, Renew: true, Whole: true, write: writeIPTables, change: changeIPTables},
 		{Name: "ip6tables", Short: "separate chain of ip6tables", Load: "ip6tables-restore --noflush FILE", Ends: "with the next file, or with --diff", Only: 128, Renew: true, Whole: true, write: writeIPTables, change: changeIPTables},

@@ -11,7 +11,7 @@ import (
 type Metric struct {
 	Name    string // ends in _total for a counter
 	Help    string
-	Counter bool // a counter since the start of the filter, not a gauge
+	Counter bool // a counter since the filter started, not a gauge
 	Samples []Sample
 }
 

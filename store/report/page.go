@@ -12,7 +12,7 @@ import (
 	"scanwatch/internal/text"
 )
 
-// pageText is the template of the page. It has no script and no external reference.
+// pageText is the template of the page. It has no scripts and no external references.
 //
 //go:embed page.html
 var pageText string

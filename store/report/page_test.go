@@ -265,7 +265,7 @@ func TestMail(t *testing.T) {
 		name string
 		s    *Summary
 	}{
-		{"mail", refusing(t, 10, "filter-scanwatch is not running (no process listens on /var/lib/scanwatch/control.sock)")},
+		{"mail", refusing(t, 10, "filter-scanwatch is not running (no process is listening on /var/lib/scanwatch/control.sock)")},
 		{"mail-top-1", refusing(t, 1)},
 		{"mail-empty", NewCollector(memory.Number).Summary(noon.Add(-24*time.Hour), noon, 10, nil)},
 	} {

@@ -276,7 +276,7 @@ func TestReport(t *testing.T) {
 		s    *Summary
 	}{
 		{"report", summary(t, 10)},
-		{"report-top-1", summary(t, 1, "filter-scanwatch is not running (no process listens on /var/lib/scanwatch/control.sock)", "12 sessions were dropped and are not in this report (full=12)")},
+		{"report-top-1", summary(t, 1, "filter-scanwatch is not running (no process is listening on /var/lib/scanwatch/control.sock)", "12 sessions were dropped and are not in this report (full=12)")},
 		{"report-empty", NewCollector(memory.Number).Summary(noon.Add(-24*time.Hour), noon, 10, []string{"no sessions were recorded in this time"})},
 	} {
 		t.Run(c.name, func(t *testing.T) {

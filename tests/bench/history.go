@@ -120,7 +120,7 @@ func renamed(dst []byte, r *store.Record, name []byte) []byte {
 	return dst
 }
 
-// A reading is a command that reads records.
+// reading is a command that reads records.
 type reading struct {
 	what   string
 	cold   bool

@@ -138,7 +138,7 @@ func (b *bench) lookupStatus(state string) (s lookupStatus, err error) {
 	return s, err
 }
 
-// lookupReady waits until the companion uses its DNS list.
+// lookupReady waits until the companion is using its DNS list.
 func (b *bench) lookupReady(state string) error {
 	for range 1000 {
 		if s, err := b.lookupStatus(state); err == nil && len(s.Companions) == 1 && s.Companions[0].Entries == 1 {

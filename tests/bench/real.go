@@ -57,7 +57,7 @@ func (b *bench) settings(registered map[string]bool) []setting {
 	}
 }
 
-// A served is the result for a setting in one run.
+// served is the result for a setting in one run.
 type served struct {
 	Sessions    int
 	Took        time.Duration

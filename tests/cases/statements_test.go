@@ -51,7 +51,7 @@ func TestStatements(t *testing.T) {
 	Run(t, list)
 }
 
-// play returns a check with the statement's preset, or with standard.
+// play returns a check that runs under the statement's preset, or under standard if it names none.
 func play(f func(s *Server)) []Case { return []Case{{Play: f}} }
 
 // under returns a check with lines added to the policy.

@@ -13,8 +13,8 @@ const (
 	sumNames      = 8   // distinct greetings in an aggregate
 )
 
-// A record describes a record that the filter must write: a session, or an aggregate of
-// several sessions.
+// A record is one that the filter is expected to write: for a single session, or for an
+// aggregate of several.
 type record struct {
 	sum      bool
 	end      int64 // end of the last session

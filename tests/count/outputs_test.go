@@ -18,7 +18,7 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// A dumped holds the fields of a record that dump prints and the test counts. The map of users
+// dumped holds the fields of a record that dump prints and the test counts. The map of users
 // counts attempts. All other maps count sessions.
 type dumped struct {
 	ID, Src, Ban                                string
@@ -51,7 +51,7 @@ type elements struct {
 	Transactions []struct{ Recipients []tallied }
 }
 
-// A tallied is an element of a list.
+// tallied is an element of a list.
 type tallied struct {
 	Name, User, Evidence, Rule, Domain, Address, Result string
 	Enforced                                            bool

@@ -12,7 +12,7 @@ import (
 	"scanwatch/tests/internal/cli"
 )
 
-// A printed is a report that scanwatch has printed.
+// printed is a report that scanwatch has printed.
 type printed struct {
 	Remote, Authenticated, Local     totals
 	Addresses, Aggregated, Unwritten int

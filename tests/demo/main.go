@@ -64,7 +64,7 @@ func demo(filter, dir, then string, v smtpd.Version) (err error) {
 			err = e
 		}
 	}()
-	fmt.Printf("OpenSMTPD %s runs on %s port %d, in a separate network. Clients:\n\n", v.Name, smtpd.Addr4, smtpd.PortMX)
+	fmt.Printf("OpenSMTPD %s is listening on %s port %d, in a separate network. Clients:\n\n", v.Name, smtpd.Addr4, smtpd.PortMX)
 	for _, sc := range smtpd.Scenarios {
 		for _, play := range plays {
 			if sc.Name != play || sc.NeedsTLS && !v.TLS {

@@ -129,7 +129,7 @@ var loginRows = []toolRow{
 	{name: "30 hosts, two passwords each", best: 60, play: func(t *testing.T, s *smtpd.Server) string {
 		return number(passwords(t, s, 60, func(i int) string { return fmt.Sprintf("198.18.%d.9", i%30) }, "laptop.x.example"))
 	}},
-	// Postfix permits no message. smtpd does not report bytes that arrive before the greeting. The
+	// Postfix lets none of these messages through. smtpd does not report bytes that arrive before the greeting. The
 	// commands' pace alone does not distinguish an early talker from a nearby client.
 	{name: "early talker, 10 messages", best: 10, slow: true, play: func(t *testing.T, s *smtpd.Server) string {
 		n := 0

@@ -424,7 +424,7 @@ func together(s *smtpd.Server, list []attack, first int) error {
 	return nil
 }
 
-// notStarted starts the result of suffers if the server does not start.
+// notStarted is the prefix of the string that suffers returns if the server fails to start.
 const notStarted = "does not start: "
 
 // suffers starts a server, runs attacks concurrently, and describes the damage. Without damage, the
@@ -447,7 +447,7 @@ func suffers(o smtpd.Options, list []attack, first int, well func(*smtpd.Server)
 	case err == nil && s.Alive():
 		return ""
 	case !s.Alive():
-		return "smtpd ends: " + lastWords(s.Log())
+		return "smtpd exits: " + lastWords(s.Log())
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return "hangs"
 	default:
@@ -603,7 +603,7 @@ func TestBlame(t *testing.T) {
 	}
 	server := func() smtpd.Options { return smtpd.Options{Version: v, Filters: []smtpd.Filter{f}} }
 	got := blame(server, round, 0, deliver)
-	if len(round) != 3 || len(got) != 1 || !strings.HasPrefix(got[0], "IPv6, vanish: smtpd ends") {
+	if len(round) != 3 || len(got) != 1 || !strings.HasPrefix(got[0], "IPv6, vanish: smtpd exits") {
 		t.Errorf("of %d attacks, these cause damage: %q", len(round), got)
 	}
 }

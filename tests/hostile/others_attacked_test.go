@@ -66,7 +66,7 @@ func local(o smtpd.Options) string {
 	}
 	defer func() { _ = s.Stop() }()
 	if err := errors.Join(s.Sendmail(strings.NewReader("Subject: x\n\nx\n"), "alice@example.org"), deliver(s)); err != nil || !s.Alive() {
-		return "smtpd ends: " + lastWords(s.Log())
+		return "smtpd exits: " + lastWords(s.Log())
 	}
 	return ""
 }

@@ -6,7 +6,7 @@ import (
 	"scanwatch/filter/events"
 )
 
-// Events returns events with a hostile text in every field.
+// Events returns events with hostile text in every field.
 func Events(at time.Time) (all []events.Event) {
 	for i, text := range Texts() {
 		s := text.Text

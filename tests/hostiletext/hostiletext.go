@@ -1,7 +1,7 @@
-// Package hostiletext contains texts with which clients attack programs that display logs and
-// reports. A hostile text controls a terminal, forges a log line, runs as a spreadsheet formula,
+// Package hostiletext contains strings with which clients attack programs that display logs and
+// reports. Hostile text controls a terminal, forges a log line, runs as a spreadsheet formula,
 // breaks out of a format, or is invisible. Package hostiletext fills a state directory with hostile
-// texts, and checks the output of programs.
+// text, and checks the output of programs.
 //
 // A new output format needs a row in a test's table. That test must call [Store], and check the
 // output with [Terminal], [JSON] or [CSV].
@@ -19,13 +19,13 @@ import (
 	"unicode/utf8"
 )
 
-// A Text is a hostile text with a name.
+// A Text is a named piece of hostile text.
 type Text struct{ Name, Text string }
 
 // Forged is the start of a forged line.
 const Forged = "FORGED"
 
-// Texts returns all hostile texts.
+// Texts returns all pieces of hostile text.
 func Texts() []Text {
 	return []Text{
 		// The following texts control a terminal.

@@ -188,7 +188,7 @@ func (s *site) startExim() {
 	s.run(root, "exim/mainlog", root+"/usr/sbin/exim4", "-bdf", "-C", s.path("exim.conf"))
 }
 
-// zombie reports whether a process has exited but is not yet reaped.
+// zombie reports whether a process has exited but has not yet been reaped.
 func zombie(pid int) bool {
 	stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	_, state, _ := strings.Cut(string(stat), ") ")

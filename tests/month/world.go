@@ -32,8 +32,8 @@ const Days = 30
 // New.
 var Start = time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
 
-// day returns the time of day d.
-func day(d int, of time.Duration) time.Time { return Start.AddDate(0, 0, d).Add(of) }
+// day returns the time that is the given offset after the start of day d.
+func day(d int, offset time.Duration) time.Time { return Start.AddDate(0, 0, d).Add(offset) }
 
 // end returns the end of the month. After the end, only retries follow.
 func end() time.Time { return day(Days, 0) }

@@ -36,7 +36,7 @@ var hostile = []string{
 	"\x1b[31m\u202eright to left",
 }
 
-// A tested is a page with the expected numbers in its cells by weekday and hour. The numbers count
+// tested is a page with the expected numbers in its cells by weekday and hour. The numbers count
 // all sessions, and sessions with findings.
 type tested struct {
 	html  []byte
@@ -53,7 +53,7 @@ func zone(t *testing.T) *time.Location {
 	return zone
 }
 
-// page returns a report on clients that send hostile texts.
+// page returns a report on clients that send hostile text.
 func page(t *testing.T) tested {
 	t.Helper()
 	noon := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)

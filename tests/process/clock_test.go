@@ -77,7 +77,7 @@ func (s *play) barred(hosts ...simulate.Host) {
 	}
 }
 
-// state states that there are n bans of a week, also in an export. The host with mail must be
+// state states that there are n week-long bans, in the state and in an export. The host with mail must be
 // trusted.
 func (s *play) state(when string, n int) {
 	s.Connect(host("192.0.2.200", "", "-")).Leave() // the answer follows all earlier events

@@ -14,7 +14,7 @@ import (
 )
 
 // TestExportExempts checks that an export either exempts the same hosts as the running filter, or
-// fails. The test exports without the filter's configuration, with another configuration, and after
+// fails. The test exports without the filter's configuration, with a different configuration, and after
 // a file of exempt hosts has become empty.
 func TestExportExempts(t *testing.T) {
 	dir := t.TempDir()
@@ -71,7 +71,7 @@ func TestExportExempts(t *testing.T) {
 	p.End(0)
 
 	// After a restart, the filter does not know the file's previous content.
-	const empty = "the file of the table <partners> is empty; if this is intended, write a comment into it"
+	const empty = "the file of the table <partners> is empty; if this is intended, write a comment in it"
 	write(friends, "")
 	p = filterproc.Start(t, "-f", conf, "-s", state)
 	if status, stderr := export("-f", conf); status != 1 || !strings.Contains(stderr, empty) {

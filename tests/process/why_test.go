@@ -44,7 +44,7 @@ func TestWhyShowsTheRuleThatDecided(t *testing.T) {
 	p.End(0)
 	for _, out := range []string{live, cli.Run(t, dir, "-f", conf, "why", "192.0.2.1")} {
 		flat := strings.Join(strings.Fields(out), " ")
-		if !strings.Contains(flat, "text "+first+" (the current policy has another text)") || !strings.Contains(flat, "text "+second+" ! ") {
+		if !strings.Contains(flat, "text "+first+" (the current policy has a different text)") || !strings.Contains(flat, "text "+second+" ! ") {
 			t.Errorf("why:\n%s", out)
 		}
 	}

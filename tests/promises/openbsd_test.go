@@ -56,7 +56,7 @@ var outside = map[string]map[string]string{
 	},
 }
 
-// TestImports checks that the programs import only known functions of libc on OpenBSD.
+// TestImports checks that the programs import only known functions from OpenBSD's libc.
 func TestImports(t *testing.T) {
 	dir := t.TempDir()
 	have := promised(t)["promises"]

@@ -81,7 +81,7 @@ func TestServerFails(t *testing.T) {
 	s.cli("hset", "{scanwatch}:rows:mx9", "x", strings.Repeat("garbage ", 100))
 	s.cli("set", "{scanwatch}:alive:mx2", "1")
 	filterproc.Eventually(t, "mx2 names the garbage of mx9", func() bool {
-		return strings.Contains(b.scanwatch("status", "--json"), "authenticated with another fleet key")
+		return strings.Contains(b.scanwatch("status", "--json"), "authenticated with a different fleet key")
 	})
 	a.ban("198.51.100.4")
 	everywhere("198.51.100.4")
@@ -192,7 +192,7 @@ func (s *server) sentinel() int {
 	return watcher.port
 }
 
-// TestSabotage corrupts a host's keys, and checks that a host with another fleet key waits when the
+// TestSabotage corrupts a host's keys, and checks that a host with a different fleet key waits when the
 // server loses its keys.
 func TestSabotage(t *testing.T) {
 	t.Parallel()
@@ -210,7 +210,7 @@ func TestSabotage(t *testing.T) {
 
 	f.key = f.newKey("other.key")
 	wrong := f.host("mx3", "")
-	filterproc.Eventually(t, "mx3 names the problem", wrong.problem("the other hosts use another fleet key"))
+	filterproc.Eventually(t, "mx3 names the problem", wrong.problem("the other hosts use a different fleet key"))
 	for _, h := range []*host{a, b} {
 		_ = h.companion.Process.Kill()
 		_ = h.companion.Wait()

@@ -38,7 +38,7 @@ func TestNewKeyOnlyInCompanion(t *testing.T) {
 	a.startCompanion()
 	filterproc.Eventually(t, "mx1 names the problem", func() bool {
 		out := strings.Join(strings.Fields(a.scanwatch("status")), " ")
-		return strings.Contains(out, "PROBLEM companion share: connect to the filter: ask the filter for fleet: the filter was started with another fleet key")
+		return strings.Contains(out, "PROBLEM companion share: connect to the filter: ask the filter for fleet: the filter was started with a different fleet key")
 	})
 }
 
@@ -54,7 +54,7 @@ func TestWrongKeyWasFirst(t *testing.T) {
 	s.start()
 	s.cli("set", "{scanwatch}:key", "deadbeef-deadbeef")
 	for _, h := range []*host{a, b} {
-		filterproc.Eventually(t, h.name+" names the key", h.reports("the other hosts use another fleet key: "))
+		filterproc.Eventually(t, h.name+" names the key", h.reports("the other hosts use a different fleet key: "))
 	}
 	s.stop()
 	s.start()

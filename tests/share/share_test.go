@@ -305,5 +305,5 @@ func TestWrongKey(t *testing.T) {
 	filterproc.Eventually(t, "mx1 shares", a.problem("companion share: running, 0 entries, last success"))
 	f.key = f.newKey("other.key")
 	b := f.host("mx2", "")
-	filterproc.Eventually(t, "mx2 names the problem", b.problem("the other hosts use another fleet key"))
+	filterproc.Eventually(t, "mx2 names the problem", b.problem("the other hosts use a different fleet key"))
 }

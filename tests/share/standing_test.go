@@ -74,7 +74,7 @@ func (h *host) rejectsOnly(unknown, known string) {
 
 const waiting = "2 of other hosts not enforced: waiting for the standing of other hosts"
 
-// TestRestartedFilter checks that bans of other hosts on disk affect no client that is known
+// TestRestartedFilter checks that bans by other hosts on disk affect no client that is known
 // on another host, even if a service is away after a restart of the filter.
 func TestRestartedFilter(t *testing.T) {
 	t.Parallel()

@@ -28,7 +28,7 @@ func (h *host) export(f *fleet, args ...string) string {
 	return file
 }
 
-// restart restarts the filter with another configuration.
+// restart restarts the filter with a different configuration.
 func (h *host) restart(config string) {
 	h.t.Helper()
 	h.filter.End(0)
@@ -135,7 +135,7 @@ func TestReload(t *testing.T) {
 		t.Error(err, out)
 	}
 	a.restart(config)
-	if out := a.scanwatch("status"); !strings.Contains(out, ", bans of other hosts are only observed, ignoring mx8, mx9\n") {
+	if out := a.scanwatch("status"); !strings.Contains(out, ", bans by other hosts are only observed, ignoring mx8, mx9\n") {
 		t.Error(out)
 	}
 }

@@ -72,7 +72,7 @@ func Guess(a Attack) iter.Seq[Session] {
 	})
 }
 
-// bot returns a greeting that infected computers use.
+// bot returns a random HELO name like those sent by infected computers.
 func bot(r *rand.Rand) string {
 	b := make([]byte, 6+r.IntN(4))
 	for i := range b {

@@ -1,6 +1,6 @@
 package simulate
 
-// This file generates the stream. The session whose clock is earliest continues first.
+// This file generates the stream. The session whose clock is furthest behind always runs next.
 // Each request is answered before any session continues.
 
 import (
@@ -56,7 +56,7 @@ func Play(h smtpd.Handler, phases []smtpd.ID, sessions iter.Seq[Session]) ([]Out
 	return outcomes, err
 }
 
-// A hurried is a Handler that answers immediately and reports the skipped delay.
+// hurried is a Handler that answers immediately and reports the skipped delay.
 type hurried struct {
 	smtpd.Handler
 	hold *time.Duration

@@ -78,7 +78,7 @@ func loadAllowed(s rules.Source) (rules.Table, error) {
 			continue
 		}
 		if row.Kind != "rdns" && row.Kind != "helo" {
-			return nil, fmt.Errorf("line %d of the list is not of a name", row.Line)
+			return nil, fmt.Errorf("line %d of the list does not match a name", row.Line)
 		}
 		if expr, ok := strings.CutPrefix(row.Value, "/"); ok {
 			patterns = append(patterns, lookup.Pattern[struct{}]{Expr: strings.TrimSuffix(expr, "/")})

@@ -111,7 +111,7 @@ func (s *site) check(err error) {
 	}
 }
 
-// loadNFT loads the ruleset of nftables.
+// loadNFT loads the manual's nftables ruleset.
 func (s *site) loadNFT() {
 	s.t.Helper()
 	cmd := exec.Command("nft", "-f", "-")

@@ -111,7 +111,7 @@ func (c *Config) load(s rules.Source, lists *lookup.Lists, before *Config) (rule
 	}
 	if r.Len() == 0 && blank(f) {
 		c.Blank = append(c.Blank, s.Table)
-		c.note("table <%s>: %s is empty; if this is intended, write a comment into it", s.Table, file)
+		c.note("table <%s>: %s is empty; if this is intended, write a comment in it", s.Table, file)
 	}
 	if n := r.Refused.Total; n > 0 {
 		c.note("table <%s>: %s: %d of %d entries rejected, the first: %v; see scanwatch import --check", s.Table, file, n, n+r.Len(), r.Refused.First[0])

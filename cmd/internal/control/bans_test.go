@@ -71,12 +71,12 @@ func TestCompanionProblems(t *testing.T) {
 		companion   CompanionStatus
 		early, late string
 	}{
-		{"never seen", CompanionStatus{}, "", "does not run"},
+		{"never seen", CompanionStatus{}, "", "is not running"},
 		{"starting", CompanionStatus{Seen: text.At(noon), Error: ErrStarting.Error()}, "", ": starting"},
 		{"working", CompanionStatus{Seen: text.At(noon), Done: text.At(noon)}, "", ""},
 		{"failing", CompanionStatus{Seen: text.At(noon), Error: "no such set"}, ": no such set", ": no such set"},
 		{"unable", CompanionStatus{Problem: "no such user"}, ": no such user", ": no such user"},
-		{"gone", CompanionStatus{Seen: text.At(start.Add(-time.Second))}, "does not run", "does not run"},
+		{"gone", CompanionStatus{Seen: text.At(start.Add(-time.Second))}, "is not running", "is not running"},
 	} {
 		s := Status{Started: text.At(start), Companions: []CompanionStatus{c.companion}}
 		if got := strings.Join(s.CompanionProblems(noon), "\n"); !strings.Contains(got, c.late) || c.late == "" && got != "" {

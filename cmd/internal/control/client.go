@@ -47,7 +47,7 @@ func Dial(dir string) (*Client, error) {
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		f := LatestFrontEnd(dir)
-		return nil, fmt.Errorf("%s is %w; %s (no process listens on %s)", f.Program(), ErrNotRunning, f.remedy(), path)
+		return nil, fmt.Errorf("%s is %w; %s (no process is listening on %s)", f.Program(), ErrNotRunning, f.remedy(), path)
 	case errors.Is(err, fs.ErrPermission):
 		return nil, fmt.Errorf("connect to the filter: %w; run this as root, or join the group of the directory", err)
 	case err != nil:

@@ -103,7 +103,7 @@ func (s *Status) CompanionProblems(now time.Time) (all []string) {
 			all = append(all, fmt.Sprintf("companion %s: %s", c.Name, c.Problem))
 		case early && (c.Seen.IsZero() || c.Error == ErrStarting.Error()):
 		case !c.Running(now):
-			all = append(all, fmt.Sprintf("companion %s does not run; start its service as the user %s", c.Name, c.User))
+			all = append(all, fmt.Sprintf("companion %s is not running; start its service as the user %s", c.Name, c.User))
 		case c.Error != "":
 			all = append(all, fmt.Sprintf("companion %s: %s", c.Name, c.Error))
 		}

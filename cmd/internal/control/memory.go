@@ -141,7 +141,7 @@ func saved(ctx context.Context, s State) string {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
 	if err := s.Flush(ctx); err != nil {
-		return fmt.Sprintf("this takes effect now, but is lost when the filter stops, because the state cannot be written: %v", err)
+		return fmt.Sprintf("this takes effect now, but will be lost when the filter stops, because the state cannot be written: %v", err)
 	}
 	return ""
 }

@@ -199,12 +199,12 @@ type Live struct {
 	Summed   int64 `json:"summed"`   // ended sessions in aggregates that are not yet written
 }
 
-// FleetStatus describes this host as one of several.
+// FleetStatus describes this host as a member of a fleet.
 type FleetStatus struct {
 	Name    string `json:"name"`
 	Key     string `json:"key,omitempty"`     // fingerprint
 	Problem string `json:"problem,omitempty"` // reason why this host cannot share rows
-	// Observe is set if bans of other hosts are not enforced, and Ignore lists the hosts
+	// Observe is set if bans by other hosts are not enforced, and Ignore lists the hosts
 	// from which nothing is used.
 	Observe bool     `json:"observe,omitempty"`
 	Ignore  []string `json:"ignore,omitempty"`

@@ -136,7 +136,7 @@ func (s *Sharing) fleet(_ context.Context, a *Answer, args []string) error {
 	case s.Problem != "":
 		return errors.New(s.Problem)
 	case args[0] != s.Fingerprint:
-		return fmt.Errorf("the filter was started with another fleet key (%s); restart smtpd", s.Fingerprint)
+		return fmt.Errorf("the filter was started with a different fleet key (%s); restart smtpd", s.Fingerprint)
 	}
 	if !s.Memory.Bans.Loaded() {
 		return memory.ErrNotLoaded // the number of waiting bans is still unknown
@@ -233,7 +233,7 @@ func (s *Sharing) incoming(a *Answer, args []string, partial bool) error {
 	freed, err := s.Memory.Incoming(list, skew, s.Now())
 	s.logFreed(freed)
 	if err != nil { // the valid rows have been received; an error would make the companion send all again for ever
-		s.Log.Warn("invalid row of another host, skipped", "err", err)
+		s.Log.Warn("invalid row from another host, skipped", "err", err)
 	}
 	return a.JSON(struct{}{})
 }
@@ -392,7 +392,7 @@ func (s *Sharing) drop(ctx context.Context, a *Answer, args []string) error {
 	}
 	d := &drop{host: args[0], done: make(chan int, 1)}
 	if !s.add(d) {
-		return errors.New("the companion share does not answer")
+		return fmt.Errorf("the companion share is not answering: %d requests are already waiting", maxDrops)
 	}
 	defer s.remove(d)
 	select {
@@ -478,8 +478,8 @@ type fleetAnswer struct {
 	Waiting int `json:"waiting"`
 }
 
-// Fleet returns an error if the filter has another key than the companion. waiting reports
-// whether the filter has bans of other hosts that it does not enforce yet.
+// Fleet returns an error if the filter and the companion have different keys. waiting reports
+// whether the filter has bans by other hosts that it does not enforce yet.
 func Fleet(c *Client, fingerprint string) (waiting bool, err error) {
 	var answer fleetAnswer
 	err = c.ask(&answer, "fleet", fingerprint)

@@ -131,7 +131,7 @@ func TestHosts(t *testing.T) {
 	check("after mx3 is ignored", "mx2 5 server, mx4 0 server")
 }
 
-// TestUnbannedByOthers checks that the filter logs the unbans of other hosts once, and in a
+// TestUnbannedByOthers checks that the filter logs the unbans by other hosts once, and in a
 // single line.
 func TestUnbannedByOthers(t *testing.T) {
 	var log bytes.Buffer
@@ -157,7 +157,7 @@ func TestInvalidRow(t *testing.T) {
 	if err := SendForeign(c, 0, rows); err != nil {
 		t.Fatal(err)
 	}
-	if n := s.Memory.Bans.Count(noon.UnixMicro()).Active; n != 2 || !strings.Contains(log.String(), "invalid row of another host, skipped") {
+	if n := s.Memory.Bans.Count(noon.UnixMicro()).Active; n != 2 || !strings.Contains(log.String(), "invalid row from another host, skipped") {
 		t.Errorf("%d of 2 valid bans: %s", n, log.String())
 	}
 }

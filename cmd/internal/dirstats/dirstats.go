@@ -41,7 +41,7 @@ type Stats struct {
 	PerDay      int64           `json:"bytes_per_day"`    // growth in the last rateDays; 0 if unknown
 	Days        float64         `json:"days"`             // days until the budget is used up at this growth
 	Dropped     store.Dropped   `json:"dropped"`          // sessions dropped while the segments were written
-	Recent      *store.Dropped  `json:"dropped_since"`    // sessions dropped since the start of the filter; nil if it is not running
+	Recent      *store.Dropped  `json:"dropped_since"`    // sessions dropped since the filter started; nil if it is not running
 	Memory      []memory.Status `json:"memory,omitempty"` // tables of the running filter
 	Counted     []memory.Day    `json:"counted"`          // all sessions by day, recorded or not
 	Loss        string          `json:"loss,omitempty"`   // a missing or recently lost state.db, with the remedy
@@ -242,11 +242,11 @@ func (s *Stats) totals(w io.Writer) {
 	}
 	line(w, "dropped", "%s", dropped(s.Dropped))
 	if s.Recent != nil {
-		line(w, "", "%s since the start of the filter", dropped(*s.Recent))
+		line(w, "", "%s since the filter started", dropped(*s.Recent))
 	}
 	for _, m := range s.Memory {
 		if m.Evicted > 0 {
-			line(w, "evicted", "%d rows of %s since the start of the filter; the limit is %d", m.Evicted, m.Table, m.Limit)
+			line(w, "evicted", "%d rows of %s since the filter started; the limit is %d", m.Evicted, m.Table, m.Limit)
 		}
 	}
 }

@@ -285,7 +285,7 @@ func (f *fileList) unusable(err error) {
 	f.log.Warn("zone file unusable, keeping its previous entries", attrs...)
 }
 
-var errNoAddresses = errors.New("the file has no addresses; if this is intended, write a comment into it")
+var errNoAddresses = errors.New("the file has no addresses; if this is intended, write a comment in it")
 
 func (f *fileList) load() (*lookup.Prefixes[struct{}], error) {
 	file, err := feed.Open(f.path)

@@ -74,8 +74,8 @@ func (s *Server) Listen() error {
 // bindProblem adds a remedy to an error from bind(2).
 func bindProblem(err error) error {
 	for number, remedy := range map[syscall.Errno]string{
-		syscall.EADDRINUSE:    "another name server uses it: set port of companion serve, and let the resolver forward the zones to this port",
-		syscall.EADDRNOTAVAIL: "list addresses of this host after listen",
+		syscall.EADDRINUSE:    "another name server is using it: set the port of companion serve, and let the resolver forward the zones to this port",
+		syscall.EADDRNOTAVAIL: "list this host's addresses after listen",
 		syscall.EACCES:        "start the service as root or with the capability CAP_NET_BIND_SERVICE, or set a port above 1023",
 	} {
 		if errors.Is(err, number) {

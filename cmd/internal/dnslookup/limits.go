@@ -9,9 +9,9 @@ import (
 // Limits of a list's queries.
 const (
 	defaultRate = 1  // average number of queries per second
-	burst       = 60 // seconds' queries that may be sent together
-	// first is the number of seconds' queries allowed immediately after a start. It is small, so
-	// that a service that restarts repeatedly does not exceed the rate.
+	burst       = 60 // queries that may be sent together, in seconds at the average rate
+	// first is the burst allowed immediately after a start. It is small, so that a service that
+	// restarts repeatedly does not exceed the rate.
 	first = 5
 	// Clients in one network may use at most 1/share of the rate.
 	share    = 4

@@ -11,10 +11,11 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// Lifetimes of answers without a useful TTL.
 const (
+	// negativeTTL is the lifetime of a negative answer without an SOA record.
 	negativeTTL = 5 * time.Minute
-	maxTTL      = 24 * time.Hour
+	// maxTTL is the longest lifetime of any answer.
+	maxTTL = 24 * time.Hour
 )
 
 // maxAddresses is the maximum number of addresses in a response. No list returns more codes for an

@@ -167,11 +167,11 @@ func (p *Engine) withdraw(list *rules.Lookup, listed []netip.Addr) {
 	p.Log.Warn("listings withdrawn", "lookup", list.Name, "listings", len(listed), "unbanned", bans)
 }
 
-// withholdInterval is the time between two checks of the bans of other hosts that are in
+// withholdInterval is the time between two checks of the bans by other hosts that are in
 // firewalls.
 const withholdInterval = 10 * time.Second
 
-// withholdExempt removes bans of other hosts from firewalls and exports after their hosts
+// withholdExempt removes bans by other hosts from firewalls and exports after their hosts
 // have become exempt.
 func withholdExempt(live context.Context, p *Engine) {
 	tick := time.NewTicker(withholdInterval)

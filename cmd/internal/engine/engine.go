@@ -93,8 +93,8 @@ type Engine struct {
 	// Wake receives a value after a DNS list has answered.
 	Wake chan struct{}
 
-	// Source, if set, describes the log that the front end follows. Read lists files that the front
-	// end reads inside the sandbox. Prepare sets Source and Read.
+	// Source, if set, describes the log that the front end follows. Read lists the files that the
+	// front end reads inside the sandbox. Prepare sets Source and Read.
 	Source func() *control.SourceStatus
 	Read   []string
 

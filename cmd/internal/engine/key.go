@@ -14,7 +14,7 @@ const keyRetry = 30 * time.Second
 
 // useKey calls use with the hash key in the state directory. If the key is missing or the
 // disk times out, useKey calls use with a new key instead, because smtpd is waiting. The
-// returned function saves the new key. If another key has been saved by then, the
+// returned function saves the new key. If a different key has been saved by then, the
 // function calls use with that key.
 func useKey(dir string, use func(key []byte), log *slog.Logger) func(context.Context) {
 	key, ok := withTimeout(log, "reading the key", diskTimeout, func() []byte {

@@ -33,8 +33,8 @@ const (
 	reasonMail     = "hosts whose mail was accepted recently"
 	reasonLogin    = "hosts with a recent login"
 	reasonObserved = "bans in observe mode"
-	reasonWithheld = "bans of other hosts for which this filter has rejected no client"
-	reasonWaiting  = "bans of other hosts, whose standing has not arrived"
+	reasonWithheld = "bans by other hosts for which this filter has rejected no client"
+	reasonWaiting  = "bans by other hosts, whose standing has not arrived"
 	reasonFurther  = "sessions of further hosts"
 	reasonFuture   = "sessions dated in the future, recorded while the clock was wrong"
 	reasonMany     = "addresses that many hosts share"
@@ -77,11 +77,11 @@ func LoadPolicy(file string) (*config.Config, error) {
 		return nil, fmt.Errorf("a table of exempt hosts is not available: %s", strings.Join(c.Notes, "; "))
 	}
 	if c.Empty() {
-		return nil, fmt.Errorf("the exempt hosts are unknown: the configuration %s is empty; if this is intended, write a comment into it", file)
+		return nil, fmt.Errorf("the exempt hosts are unknown: the configuration %s is empty; if this is intended, write a comment in it", file)
 	}
 	for _, name := range c.Blank {
 		if c.Policy.PassesUseTable(name) {
-			return nil, fmt.Errorf("the exempt hosts are unknown: the file of the table <%s> is empty; if this is intended, write a comment into it", name)
+			return nil, fmt.Errorf("the exempt hosts are unknown: the file of the table <%s> is empty; if this is intended, write a comment in it", name)
 		}
 	}
 	return c, nil
@@ -270,7 +270,7 @@ func (b *builder) addBan(ban *memory.Ban) {
 	}
 }
 
-// omitWaiting omits the bans of other hosts, which the filter does not enforce yet.
+// omitWaiting omits the bans by other hosts, which the filter does not enforce yet.
 func (b *builder) omitWaiting() {
 	for p, ban := range b.banned {
 		if ban.Origin != "" {

@@ -86,7 +86,7 @@ func (b *builder) checkComplete(recent time.Time) error {
 	k := &b.known
 	switch {
 	case b.Bans && k.rows == 0:
-		return fmt.Errorf("%s has no bans: state.db is missing or empty; name another directory with -s, or start the filter once", b.Dir.Path)
+		return fmt.Errorf("%s has no bans: state.db is missing or empty; name a different directory with -s, or start the filter once", b.Dir.Path)
 	case b.Bans && k.lostBans(b.now) && k.lost.After(b.AcceptLoss):
 		day := k.lost.Format(time.DateOnly)
 		return fmt.Errorf("state.db was lost or is incomplete since %s, and earlier bans are missing; to export the others, add --accept-loss %s", day, day)
@@ -95,7 +95,7 @@ func (b *builder) checkComplete(recent time.Time) error {
 		// even if it no longer knows their mail.
 		return nil
 	case k.records == 0 && k.rows == 0:
-		return fmt.Errorf("%s has no sessions; name another directory with -s", b.Dir.Path)
+		return fmt.Errorf("%s has no sessions; name a different directory with -s", b.Dir.Path)
 	}
 	if n := b.recorded(); k.records == 0 && n > 0 {
 		return fmt.Errorf("%d sessions of this period were recorded and are missing", n)
@@ -315,7 +315,7 @@ func (b *builder) checkFilter(s *control.Status) error {
 		}
 	}
 	if s.Config.Digest != b.Policy.Digest() {
-		return fmt.Errorf("the exempt hosts are unknown: the running filter uses another version of %s or of its tables; "+
+		return fmt.Errorf("the exempt hosts are unknown: the running filter uses a different version of %s or of its tables; "+
 			"see scanwatch check, and load it with scanwatch reload", b.Policy.File)
 	}
 	return nil

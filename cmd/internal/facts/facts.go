@@ -125,7 +125,7 @@ type File struct {
 	Host string
 	Time time.Time
 	Rows []share.Row
-	// Omitted counts rows with names hashed with another key.
+	// Omitted counts rows with names hashed with a different key.
 	Omitted int
 	// Friend is set if the host does not belong to the fleet; see Befriend.
 	Friend bool
@@ -203,7 +203,7 @@ func read(r io.Reader, key fleetkey.Key, own string, check bool) (*File, error) 
 	}
 }
 
-// endOf returns the last line, or nil if b is another line.
+// endOf returns b as the last line of a file, or nil if b is not the last line.
 func endOf(b []byte) *end {
 	if !bytes.HasPrefix(b, []byte(`{"rows":`)) {
 		return nil
@@ -236,7 +236,7 @@ func (f *File) check(e *end, rows int, code hash.Hash, in *bufio.Reader) error {
 	want, err := hex.DecodeString(e.Code)
 	switch _, more := in.ReadByte(); {
 	case err != nil || !hmac.Equal(want, code.Sum(nil)):
-		return errors.New("authenticated with another key, or changed")
+		return errors.New("authenticated with a different key, or changed")
 	case e.Rows != rows:
 		return fmt.Errorf("%d of %d rows", rows, e.Rows)
 	case more == nil:

@@ -62,7 +62,7 @@ func TestExchange(t *testing.T) {
 	if _, _, err := Merge("mx1", share.DefaultLimits(), slices.Values([]kv.Entry(nil)), []*File{f}, noon); err == nil {
 		t.Error("a host believes another one with its name")
 	}
-	// Another operator has another key for names.
+	// Another operator hashes names with a different key.
 	if f, err := Read(bytes.NewReader(all), key, ""); err != nil || len(f.Rows) != 1 || f.Omitted != 2 {
 		t.Errorf("%+v %v", f, err)
 	}
@@ -189,7 +189,7 @@ func TestWithoutCode(t *testing.T) {
 	b.WriteString(`{"rows":100000,"code":"00"}` + "\n")
 	r := bytes.NewReader(b.Bytes())
 	if n := testing.AllocsPerRun(1, func() {
-		if _, err := Read(r, fleetkey.New(), ""); err == nil || !strings.Contains(err.Error(), "another key") {
+		if _, err := Read(r, fleetkey.New(), ""); err == nil || !strings.Contains(err.Error(), "a different key") {
 			t.Error(err)
 		}
 		r.Reset(b.Bytes())

@@ -160,7 +160,7 @@ func entriesOf(list *feed.Result) map[any]bool {
 }
 
 // checkNames returns an error if a name or suffix in a list covers this host, or a public suffix
-// such as com or co.uk. A name without a dot is probably a word from a file of another kind.
+// such as com or co.uk. A name without a dot is probably a word from a different kind of file.
 func (f *Feed) checkNames(o Options, names []string) error {
 	for _, entry := range names {
 		name := strings.TrimPrefix(strings.TrimPrefix(entry, "*"), ".")

@@ -83,7 +83,7 @@ func (f *Feed) from(d rules.Download, pos rules.Pos) error {
 	case d.Every != 0 && d.Every < p.Least:
 		return fmt.Errorf("feed %s allows one request every %s", d.Feed, text.Duration(p.Least))
 	case p.Header != "" && f.KeyFile == "":
-		return fmt.Errorf("feed %s needs a key: write it into a file and add: key \"file\"", d.Feed)
+		return fmt.Errorf("feed %s needs a key: write it to a file and add: key \"file\"", d.Feed)
 	}
 	f.URL, f.Least, f.Header = p.URL, p.Least, p.Header
 	return nil

@@ -142,7 +142,7 @@ func TestDoubts(t *testing.T) {
 			w.(http.Flusher).Flush()
 			panic(http.ErrAbortHandler)
 		}, Failed, "incomplete: the connection ended after"},
-		{"no answer", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, Failed, "closed the connection without an answer"},
+		{"no answer", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, Failed, "closed the connection without answering"},
 		{"cut in chunks", func(w http.ResponseWriter, _ *http.Request) {
 			io.WriteString(w, list(0, 80))
 			w.(http.Flusher).Flush()

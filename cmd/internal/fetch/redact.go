@@ -57,7 +57,7 @@ func redact(s string, secrets []string) string {
 	return b.String()
 }
 
-// A redactedError is an error with another text.
+// A redactedError is an error with a different text.
 type redactedError struct {
 	error
 	text string

@@ -57,7 +57,7 @@ func (f *Feed) url(now time.Time) string {
 func (f *Feed) key() (header [2]string, err error) {
 	if f.KeyFile == "" {
 		if f.Header != "" {
-			return header, errors.New("the provider needs a key: write it into a file that only this user can read, and add to the statement: key \"file\"")
+			return header, errors.New("the provider needs a key: write it to a file that only this user can read, and add to the statement: key \"file\"")
 		}
 		return header, nil
 	}
@@ -211,7 +211,7 @@ func explain(ctx context.Context, err error, req *http.Request) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, io.EOF):
-		return errors.New("the server closed the connection without an answer")
+		return errors.New("the server closed the connection without answering")
 	case errors.As(err, &wrapped):
 		err = wrapped.Err
 	}
@@ -221,7 +221,7 @@ func explain(ctx context.Context, err error, req *http.Request) error {
 // Remedy adds a remedy to err if its cause has one.
 func Remedy(err, cause error) error {
 	if errors.As(cause, new(x509.UnknownAuthorityError)) {
-		return fmt.Errorf("%w; to trust a private authority, set SSL_CERT_FILE, see ENVIRONMENT in scanwatch(8)", err)
+		return fmt.Errorf("%w; to trust a private CA, set SSL_CERT_FILE; see ENVIRONMENT in scanwatch(8)", err)
 	}
 	return err
 }

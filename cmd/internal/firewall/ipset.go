@@ -42,7 +42,7 @@ func (s *set) creation() string {
 	return fmt.Sprintf("ipset create %s %s family %s timeout 0 maxelem %d", s.name, kind, family, 2*defaultMax)
 }
 
-// suits returns an error if line, from the output of ipset list, describes a set of another kind.
+// suits returns an error if line, from the output of ipset list, describes a different kind of set.
 func (s *set) suits(line []byte) error {
 	has, is := strings.CutPrefix(string(line), "create "+s.name+" ")
 	want := strings.Fields(strings.TrimPrefix(s.creation(), "ipset create "+s.name+" "))[:4] // kind, family and timeout

@@ -48,7 +48,7 @@ const forever = time.Duration(1<<63 - 1)
 type entry struct {
 	prefix  netip.Prefix
 	left    time.Duration
-	renewed bool   // the target has the entry with another end time
+	renewed bool   // the target has the entry with a different end time
 	reason  string // set only if the target shows it
 }
 

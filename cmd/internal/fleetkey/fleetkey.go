@@ -1,5 +1,5 @@
 // Package fleetkey reads and creates the key that all hosts of a fleet share. Only hosts with the
-// same key produce the same hashes of names, and messages with another key are rejected.
+// same key produce the same hashes of names, and messages with a different key are rejected.
 package fleetkey
 
 import (

@@ -152,7 +152,7 @@ func (f *Front) follow(ctx context.Context, e *engine.Engine) {
 }
 
 // advance reads the lines that have been added, and reports whether there are more. At the end
-// of the file, it goes on in the next one and plays the sessions that are idle.
+// of the file, it continues with the next one and plays the sessions that are idle.
 func (f *Front) advance(now time.Time) (more bool, err error) {
 	f.stamps.Newest(now)
 	before := f.reader.Counts().Lines

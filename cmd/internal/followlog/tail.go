@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	// patience is the number of calls of next before a new file is used.
+	// patience is the number of calls to next before a new file is used.
 	patience = 8
 	// maxLine is the maximum length of a line, in bytes. The rest of a longer line is skipped.
 	maxLine = 64 << 10
@@ -25,8 +25,8 @@ const (
 	headSize = 256
 )
 
-// A Position is a position in a log. It is saved, so that a restart goes on where the last
-// run ended.
+// A Position is a position in a log. It is saved, so that a restart continues where the
+// last run ended.
 type Position struct {
 	Inode  uint64
 	Offset int64  // after the last complete line
@@ -88,8 +88,8 @@ type tail struct {
 	buf  []byte // incomplete line
 	skip bool   // the rest of a line that is too long
 	rest bool   // file is an old file, which is read to its end before the one with the name
-	// waits is the number of calls of next since the name belongs to another file. Before it
-	// reopens its log, the mail server goes on writing to the old one.
+	// waits is the number of calls to next since the name started to refer to a different file. The
+	// mail server keeps writing to the old file until it reopens its log.
 	waits int
 
 	tooLong int
@@ -97,7 +97,7 @@ type tail struct {
 	changed int  // rotations and truncations
 }
 
-// open opens the log. With a saved position, it goes on there, in the file that then had the
+// open opens the log. With a saved position, it continues there, in the file that then had the
 // name. Without one, it starts at the end.
 func (t *tail) open(saved *Position) error {
 	f, err := openRegular(t.name)
@@ -136,7 +136,7 @@ func (t *tail) open(saved *Position) error {
 	return err
 }
 
-// toLineStart skips the rest of a line if the end of the file is within one.
+// toLineStart arranges for the rest of the current line to be skipped if the position is within one.
 func (t *tail) toLineStart() error {
 	var last [1]byte
 	if _, err := t.file.ReadAt(last[:], t.pos.Offset-1); err != nil {
@@ -191,7 +191,7 @@ func (p *Position) is(f *os.File) bool {
 // maxRotated is the maximum number of files among which a rotated file is looked for.
 const maxRotated = 1000
 
-// rotated finds the file with the saved position under another name, which begins with that
+// rotated finds the file with the saved position under a different name, which begins with that
 // of the log.
 func (t *tail) rotated(saved *Position) *os.File {
 	dir, err := os.Open(filepath.Dir(t.name))

@@ -10,13 +10,13 @@ import (
 	"testing"
 )
 
-// A watched is a tail with the lines it has read.
+// watched is a tail that keeps the lines it has read.
 type watched struct {
 	tail
 	lines []string
 }
 
-// step reads until nothing is left, also in a new file.
+// step reads until nothing is left, including in a new file.
 func (w *watched) step(t *testing.T) {
 	t.Helper()
 	for range 2 * patience {
@@ -147,7 +147,7 @@ func TestLongLine(t *testing.T) {
 	}
 }
 
-// TestResume checks that a restart goes on at the saved position, also after a rotation.
+// TestResume checks that a restart resumes at the saved position, even after a rotation.
 func TestResume(t *testing.T) {
 	dir := t.TempDir()
 	name, state := filepath.Join(dir, "mail.log"), t.TempDir()

@@ -166,8 +166,8 @@ func TestDroppedGaps(t *testing.T) {
 	}
 }
 
-// TestReportWaits checks that each host with waiting reports has only one, and none if the host
-// becomes exempt. The pause between reports starts at the delivery.
+// TestReportWaits checks that a host never has more than one report waiting, that the report is not
+// delivered if the host has become exempt, and that the pause between reports starts at the delivery.
 func TestReportWaits(t *testing.T) {
 	c, r := forAbuse(t), newReceiver(t)
 	h := newHub(t, c)
@@ -476,7 +476,7 @@ func TestReportOnce(t *testing.T) {
 		}
 		panic(http.ErrAbortHandler)
 	}}
-	if err := f.deliver(t.Context(), e, data); !errors.Is(err, errRejected) || !strings.Contains(err.Error(), "is not sent again") || !saved() {
+	if err := f.deliver(t.Context(), e, data); !errors.Is(err, errRejected) || !strings.Contains(err.Error(), "will not be sent again") || !saved() {
 		t.Errorf("no answer: %v", err)
 	}
 	f.queue.remove(e, true)

@@ -412,7 +412,7 @@ func (f *Forwarder) deliverReport(ctx context.Context, a netip.Addr, data []byte
 	err := f.to.deliver(ctx, data)
 	switch {
 	case errors.As(err, new(unansweredError)):
-		return fmt.Errorf("%w: %w; AbuseIPDB may have accepted the report, which is not sent again", errRejected, err)
+		return fmt.Errorf("%w: %w; AbuseIPDB may have accepted the report, which will not be sent again", errRejected, err)
 	case err != nil && !errors.Is(err, errRejected):
 		f.reporter.setReported(a, time.Time{})
 	}

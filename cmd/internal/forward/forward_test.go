@@ -416,7 +416,7 @@ func (h *hub) start() {
 	h.stop = func() { cancel(); <-done }
 }
 
-// watched waits until the service watches the events.
+// watched waits until the service is watching for events.
 func (h *hub) watched(t *testing.T) { until(t, func() bool { return h.fan.Watching() == 1 }) }
 
 func (h *hub) unwatched(t *testing.T) { until(t, func() bool { return h.fan.Watching() == 0 }) }

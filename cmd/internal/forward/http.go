@@ -184,7 +184,7 @@ func (w *webhook) address() (address string, err error) {
 	case u.Scheme != "https":
 		return "", fmt.Errorf("%s: the URL does not begin with https://", where)
 	case u.User != nil:
-		return "", fmt.Errorf("%s: a URL may not contain a password; write a header into a file, and name that with `header`", where)
+		return "", fmt.Errorf("%s: a URL may not contain a password; write a header to a file, and name the file with `header`", where)
 	}
 	return address, nil
 }

@@ -56,7 +56,7 @@ type Console struct {
 	paused   bool
 	selected key    // the zero key selects the first row
 	message  string // result of a command, shown until the next key
-	question string // shown until y or another key is pressed
+	question string // shown until y or any other key is pressed
 	command  []string
 	asked    int // counts requested explanations, so that an outdated one is dropped
 }

@@ -139,7 +139,7 @@ func walk(ctx context.Context, r *statedir.Records, from, until time.Time, visit
 }
 
 // reread replaces the View's data with the last hour's records and the state. The hour
-// ends at the time of the call, which is returned. Events that arrive during the call are
+// ends at the time of the call, and reread returns that time. Events that arrive during the call are
 // queued.
 func (f *Feed) reread(ctx context.Context, begun time.Time) (end time.Time) {
 	end = f.Dir.Now()

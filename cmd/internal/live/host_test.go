@@ -16,8 +16,8 @@ func TestHostLine(t *testing.T) {
 			Rows: 1, Last: at.Add(-90 * time.Second), By: share.ByServer, Heard: at.Add(-5 * time.Second)},
 		"mx2: 7 rows, latest change 0s ago, from a file written 1h ago, 3 omitted; too many bans\\x1b[0m": {
 			Rows: 7, Last: at.Add(time.Minute), By: share.ByFile, Heard: at.Add(-time.Hour), Omitted: 3, Problem: "too many bans\x1b[0m"},
-		"mx2: 0 rows, not heard on the server; authenticated with another fleet key": {By: share.ByServer, Problem: "authenticated with another fleet key"},
-		"mx2: 2 rows, received before the start of the filter":                       {Rows: 2},
+		"mx2: 0 rows, not heard on the server; authenticated with a different fleet key": {By: share.ByServer, Problem: "authenticated with a different fleet key"},
+		"mx2: 2 rows, received before the start of the filter":                           {Rows: 2},
 	} {
 		h.Name = "mx2"
 		if got := hostLine(&h, at); got != want {
@@ -30,7 +30,7 @@ func TestHostLine(t *testing.T) {
 func TestFleetLine(t *testing.T) {
 	for want, f := range map[string]control.FleetStatus{
 		"this host is mx1, fingerprint of the key unknown":                                                       {Name: "mx1"},
-		"this host is mx1, fingerprint of the key a-b, bans of other hosts are only observed, ignoring mx8, mx9": {Name: "mx1", Key: "a-b", Observe: true, Ignore: []string{"mx8", "mx9"}},
+		"this host is mx1, fingerprint of the key a-b, bans by other hosts are only observed, ignoring mx8, mx9": {Name: "mx1", Key: "a-b", Observe: true, Ignore: []string{"mx8", "mx9"}},
 	} {
 		if got := fleetLine(&f); got != want {
 			t.Errorf("%s, want %s", got, want)

@@ -14,8 +14,8 @@ func TestCompanionLine(t *testing.T) {
 	now := time.Now()
 	done := time.Date(2026, 11, 2, 12, 0, 0, 0, time.UTC)
 	for want, c := range map[string]control.CompanionStatus{
-		"not seen since the start of the filter":                        {},
-		"running, 1 entry":                                              {Seen: text.At(now), Entries: 1},
+		"not seen since the filter started": {},
+		"running, 1 entry":                  {Seen: text.At(now), Entries: 1},
 		"running, 0 entries, last success 2026-11-02 12:00:00, 12 lost": {Seen: text.At(now), Done: text.At(done), Lost: 12},
 	} {
 		c.Name = "forward url"

@@ -170,7 +170,7 @@ func lookupLine(l *dnslist.ListStatus) string {
 func fleetLine(f *control.FleetStatus) string {
 	line := "this host is " + text.Escape(f.Name) + ", fingerprint of the key " + cmp.Or(text.Escape(f.Key), "unknown")
 	if f.Observe {
-		line += ", bans of other hosts are only observed"
+		line += ", bans by other hosts are only observed"
 	}
 	if len(f.Ignore) > 0 {
 		line += ", ignoring " + text.Escape(strings.Join(f.Ignore, ", "))
@@ -209,7 +209,7 @@ func companionLine(c *control.CompanionStatus, zone *time.Location) string {
 	line := text.Escape(c.Name) + ": "
 	switch {
 	case c.Seen.IsZero():
-		return line + "not seen since the start of the filter"
+		return line + "not seen since the filter started"
 	case c.Running(time.Now()):
 		line += "running, " + text.Plural(c.Entries, "entry", "entries")
 	default:

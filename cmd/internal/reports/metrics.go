@@ -93,13 +93,13 @@ func filterMetrics(dir *statedir.Dir) (all []report.Metric, budget int64) {
 	if err != nil {
 		return []report.Metric{gauge("up", upHelp, one(0))}, dir.Limits().Budget
 	}
-	dropped := counter("sessions_dropped", "Sessions that were not recorded since the start of the filter, by reason.")
+	dropped := counter("sessions_dropped", "Sessions that were not recorded since the filter started, by reason.")
 	for i, n := range status.Store.Dropped {
 		dropped.Samples = append(dropped.Samples, with("reason", store.Reasons[i], float64(n)))
 	}
 	rows := gauge("memory_rows", "Rows in a table of the state.")
 	limit := gauge("memory_rows_limit", "Maximum number of rows in a table of the state.")
-	evicted := counter("memory_evicted", "Rows that were evicted since the start of the filter because the table was full.")
+	evicted := counter("memory_evicted", "Rows that were evicted since the filter started because the table was full.")
 	for _, m := range status.Memory {
 		rows.Samples = append(rows.Samples, with("table", m.Table, float64(m.Rows)))
 		limit.Samples = append(limit.Samples, with("table", m.Table, float64(m.Limit)))
@@ -110,8 +110,8 @@ func filterMetrics(dir *statedir.Dir) (all []report.Metric, budget int64) {
 		gauge("up", upHelp, one(1)),
 		gauge("info", "Version of the running filter and mode of its policy.", report.Sample{Labels: []string{"version", status.Program, "mode", status.Config.Mode}, Value: 1}),
 		gauge("start_time_seconds", "Start of the filter in seconds since 1970.", one(seconds(status.Started.Time))),
-		counter("sessions_recorded", "Sessions that were recorded since the start of the filter.", one(float64(st.Added))),
-		counter("sessions_written", "Sessions that were written to disk since the start of the filter.", one(float64(st.Committed))),
+		counter("sessions_recorded", "Sessions that were recorded since the filter started.", one(float64(st.Added))),
+		counter("sessions_written", "Sessions that were written to disk since the filter started.", one(float64(st.Committed))),
 		dropped,
 		gauge("buffer_bytes", "Memory used by sessions that have not yet been written.", one(float64(st.Buffered))),
 		gauge("buffer_limit_bytes", "Maximum memory for sessions that have not yet been written.", one(float64(st.Buffer))),

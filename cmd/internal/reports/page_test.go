@@ -21,7 +21,7 @@ import (
 	"scanwatch/store/report"
 )
 
-// fillDays writes sessions of different hosts for the days before now. days lists the
+// fillDays writes sessions from different hosts for the days up to now. days gives the
 // number of sessions per day, latest day first. Every tenth session delivers a message.
 func fillDays(t *testing.T, dir string, days ...int) {
 	t.Helper()

@@ -234,10 +234,10 @@ func statusProblems(s *control.Status, zone *time.Location) (problems []string) 
 	add := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
 	since := func(t time.Time) string { return t.In(zone).Format(time.DateTime) }
 	if s.Store.Error != "" {
-		add("sessions cannot be written since %s: %s", since(s.Store.Since.Time), s.Store.Error)
+		add("sessions have not been written since %s: %s", since(s.Store.Since.Time), s.Store.Error)
 	}
 	if s.State.Error != "" {
-		add("state.db cannot be written since %s: %s", since(s.State.Since.Time), s.State.Error)
+		add("state.db has not been written since %s: %s", since(s.State.Since.Time), s.State.Error)
 	}
 	if problem := s.StateLost(time.Now()); problem != "" {
 		add("%s", problem)

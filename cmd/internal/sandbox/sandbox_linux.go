@@ -164,14 +164,14 @@ func denials(arch uint32, families []uint32) []unix.SockFilter {
 		least = unix.BPF_JMP | unix.BPF_JGE | unix.BPF_K
 		end   = unix.BPF_RET | unix.BPF_K
 
-		x32 = 0x40000000 // on amd64, another numbering of the same calls
+		x32 = 0x40000000 // on amd64, different numbers for the same calls
 	)
 	// Jumps are relative to the next instruction. The last instruction allows the call, and the
 	// instruction before it denies the call.
 	n := uint8(len(families))
 	program := []unix.SockFilter{
 		{Code: load, K: audit},
-		{Code: equal, K: arch, Jf: n + 7}, // deny calls made for another architecture
+		{Code: equal, K: arch, Jf: n + 7}, // deny calls made for a different architecture
 		{Code: load, K: number},
 		{Code: least, K: x32, Jt: n + 5},
 		{Code: equal, K: unix.SYS_EXECVE, Jt: n + 4},

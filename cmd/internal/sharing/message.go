@@ -28,7 +28,7 @@ const codeSize = 32
 const maxMessage = 1 << 20
 
 var (
-	errWrongKey = errors.New("authenticated with another fleet key")
+	errWrongKey = errors.New("authenticated with a different fleet key")
 	errInvalid  = errors.New("invalid message")
 )
 

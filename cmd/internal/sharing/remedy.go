@@ -10,7 +10,7 @@ import (
 var remedies = []struct{ part, remedy string }{
 	{"WRONGPASS", "compare login and password with the users of the server"},
 	{"NOAUTH", "add login and password to companion share"},
-	{"NOPERM", "give the user of the server the permissions in SEVERAL SERVERS of scanwatch(8)"},
+	{"NOPERM", "give the server's user the permissions in SEVERAL SERVERS of scanwatch(8)"},
 	{"OOM ", "raise maxmemory of the server"},
 	{"first record does not look like a TLS handshake", "the port has no TLS; use the port of tls-port, or valkey://"},
 	{"certificate signed by unknown authority", "name the file of the authority's certificate with ca"},

@@ -36,7 +36,7 @@ const (
 	expireEvery = 10 * time.Minute
 
 	// filterPause is the time between two attempts to connect to the filter. It does not
-	// grow, because bans of other hosts have no effect in a filter without a companion.
+	// grow, because bans by other hosts have no effect in a filter without a companion.
 	filterPause = 2 * time.Second
 	// The time between two attempts to connect to the server grows from firstPause to
 	// lastPause.
@@ -81,7 +81,7 @@ type Service struct {
 	// had just lost them when this companion started.
 	returned time.Time
 	synced   bool // the filter has received all rows and sent its own
-	// waiting is set if the filter had bans of other hosts before it received any rows.
+	// waiting is set if the filter had bans by other hosts before it received any rows.
 	waiting bool
 	// confirmed is set once the filter knows that it has the standing on all hosts.
 	confirmed bool
@@ -495,7 +495,7 @@ func (s *Service) connectFilter() (err error) {
 
 // sync prepares for the exchange with a filter that was restarted: it has lost the rows of
 // other hosts, and has not sent its own. When it has the rows of all hosts, it starts to
-// enforce the bans of other hosts. If it has loaded such bans from disk and the server has just
+// enforce the bans by other hosts. If it has loaded such bans from disk and the server has just
 // lost its rows, it waits until the other hosts have sent them again.
 func (s *Service) sync() error {
 	if !s.synced {

@@ -176,11 +176,11 @@ func connect(ctx context.Context, o valkey.ClientOption, key fleetkey.Key, self 
 
 func (s *server) close() { s.client.Close() }
 
-// ErrKey is the error if the fleet has another key. ErrNoKey is the error if it had another
-// one before the server lost it.
+// errKey means that the fleet uses a different key. errNoKey means that the fleet used a different
+// key before the server lost it.
 var (
-	errKey   = errors.New("the other hosts use another fleet key")
-	errNoKey = errors.New("the other hosts use another fleet key; waiting until one of them is back")
+	errKey   = errors.New("the other hosts use a different fleet key")
+	errNoKey = errors.New("the other hosts use a different fleet key; waiting until one of them is back")
 )
 
 // check compares this host's key with the fleet's key. The first host that may claim the fleet sets

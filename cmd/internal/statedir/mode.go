@@ -14,7 +14,7 @@ type Mode struct {
 	Halted  bool      // the operator has stopped enforcement
 	Until   time.Time // end of the halt; zero if only the operator ends it
 	Running bool      // reported by a running filter
-	// Waiting is set if bans of other hosts are not enforced yet; see memory.Bans.Waiting.
+	// Waiting is set if bans by other hosts are not enforced yet; see memory.Bans.Waiting.
 	Waiting bool
 }
 

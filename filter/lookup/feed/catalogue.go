@@ -51,7 +51,7 @@ var catalogue = []Published{
 	{Name: "spamhaus-asndrop", URL: "https://www.spamhaus.org/drop/asndrop.json", Format: "spamhaus-asndrop",
 		Least: time.Hour, Terms: spamhausTerms, Credit: spamhausCredit},
 	{Name: "blocklist-de-mail", URL: "https://lists.blocklist.de/lists/mail.txt", Format: "blocklist-de",
-		Least: 6 * time.Hour, Terms: "free of charge; attackers of the last 48 hours", Credit: "https://www.blocklist.de"},
+		Least: 6 * time.Hour, Terms: "free of charge; attackers seen in the last 48 hours", Credit: "https://www.blocklist.de"},
 	{Name: "abuseipdb", URL: "https://api.abuseipdb.com/api/v2/blacklist", Format: "abuseipdb",
 		Least: 6 * time.Hour, Header: "Key", Terms: "free account with five requests a day; no redistribution", Credit: "https://www.abuseipdb.com"},
 	{Name: "dshield", URL: "https://feeds.dshield.org/block.txt", Format: "dshield",

@@ -1,4 +1,4 @@
-// Milter is an empty milter on github.com/d--j/go-milter. Milter continues each session, and
+// Milter is an empty milter based on github.com/d--j/go-milter. Milter continues each session, and
 // requests no message text. Milter's argument is the path of a Unix socket.
 package main
 

@@ -342,7 +342,7 @@ var Scenarios = []Scenario{
 			closed("Pipelining not supported")),
 	},
 	{
-		Name: "tls-hello", About: "a TLS ClientHello on the port for mail",
+		Name: "tls-hello", About: "a TLS ClientHello on port 25",
 		Sessions: one("203.0.113.43", reads(220), sends(clientHello), hangsUp),
 	},
 	{

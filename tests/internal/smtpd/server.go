@@ -725,7 +725,7 @@ func (s *Server) KillFilter() error {
 		return err
 	}
 	if len(pids) != 1 {
-		return fmt.Errorf("kill the filter: %d processes run %s", len(pids), s.main)
+		return fmt.Errorf("kill filter: %d processes are running %s, want 1", len(pids), s.main)
 	}
 	group, err := syscall.Getpgid(pids[0])
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 
 // EnvTrace names the environment variable with a directory for traces. If it is set, the
 // programs of [Bin] run under strace(1), which writes the system calls of each process to
-// a file of the directory. See tests/promises.
+// a file in the directory. See tests/promises.
 const EnvTrace = "SCANWATCH_TRACE"
 
 // untraced lists system calls that are frequent and that every process may use. Tracing

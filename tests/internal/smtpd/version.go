@@ -59,7 +59,7 @@ func Check(v Version) error {
 	}
 	_, err := os.Stat(filepath.Join(v.dir(), "usr/sbin/smtpd"))
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("no root for OpenSMTPD %s: run tests/roots.sh %s", v.Name, v.Root)
+		return fmt.Errorf("no root directory for OpenSMTPD %s: run tests/roots.sh %s", v.Name, v.Root)
 	}
 	return err
 }
