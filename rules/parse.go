@@ -10,7 +10,7 @@ import (
 	"scanwatch/internal/text"
 )
 
-// Limits of a configuration, which exceed any reasonable need. They also bound the time
+// Limits on a configuration, set well above any reasonable need. They also bound the time
 // spent on a file that is not a configuration.
 const (
 	maxFile   = 1 << 20 // size of a file, in bytes

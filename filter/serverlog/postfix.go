@@ -90,7 +90,7 @@ var forms = []form{
 	{"Verified TLS connection established from ", (*postfix).tls},
 }
 
-// unused lists the starts of lines that are no facts about a session.
+// unused lists the prefixes of lines that say nothing about a session.
 var unused = [][]byte{
 	[]byte("reject_warning: "), []byte("warn: "), []byte("hold: "), []byte("discard: "), []byte("filter: "), []byte("redirect: "), []byte("permit: "),
 	[]byte("fatal: "), []byte("error: "), []byte("panic: "), []byte("statistics: "), []byte("TLS "), []byte("SSL_accept"), []byte("setting up TLS"),

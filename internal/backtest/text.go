@@ -110,7 +110,7 @@ func (p *printer) unknown(r *Result) {
 		if u.Rule == "pass" {
 			statement = "pass statement"
 		}
-		p.say(2, "%s: condition unknown %s, the mailbox was recorded as a hash (see privacy in scanwatch.conf(5)): %s", statement, text.Plural(u.Times, "time"), text.Escape(u.Condition))
+		p.say(2, "%s: condition unknown %s, because the mailbox was recorded as a hash (see privacy in scanwatch.conf(5)): %s", statement, text.Plural(u.Times, "time"), text.Escape(u.Condition))
 	}
 }
 

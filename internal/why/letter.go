@@ -32,7 +32,7 @@ var advice = []struct{ evidence, text string }{
 	{"auth-", "A device or program uses a wrong password. Please correct it, or remove the account from the device."},
 	{"account-abuse", "The password of the account is probably known to others. Please change it."},
 	{"relay-probe", "The recipients are not in our domains, and this server relays mail only for its own users."},
-	{"listed", "A DNS block list contains the address. Please remove the cause, and ask the operator of the list to remove the address."},
+	{"listed", "A DNS block list contains the address. Please fix the cause, and ask the operator of the list to remove the address."},
 	{"cloud", "Please send mail through your provider's relay, or publish your own reverse DNS name for the address."},
 	{"scanner", "If this is a scan for research, please exclude our networks."},
 }

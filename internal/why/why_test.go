@@ -340,7 +340,7 @@ func TestListed(t *testing.T) {
 		t.Errorf("cause: %s", a.Cause)
 	}
 	var b strings.Builder
-	if err := a.Letter(&b, time.UTC); err != nil || !strings.Contains(strings.ReplaceAll(b.String(), "\n", " "), "The list bl.example.net contains the address. Please remove the cause") {
+	if err := a.Letter(&b, time.UTC); err != nil || !strings.Contains(strings.ReplaceAll(b.String(), "\n", " "), "The list bl.example.net contains the address. Please fix the cause") {
 		t.Errorf("%v\n%s", err, b.String())
 	}
 }

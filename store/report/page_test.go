@@ -223,7 +223,7 @@ func fill(v reflect.Value, text string) {
 	}
 }
 
-// refusing returns the summary of the sample with possible false positives. A rule
+// refusing adds possible false positives to the sample and returns its summary. A rule
 // rejects a host with accepted mail, an unknown host, and a user.
 func refusing(t *testing.T, top int, problems ...string) *Summary {
 	t.Helper()

@@ -42,7 +42,7 @@ func (w *World) office(k *Kind) {
 	})
 }
 
-// movedOffice plays an office whose address has changed. On the first morning, five users mistype.
+// movedOffice plays an office whose address has changed. On the first morning, five users mistype their passwords.
 // Some users retry immediately, and some an hour later.
 func (w *World) movedOffice(k *Kind) {
 	for i := range 4 {

@@ -80,7 +80,7 @@ func TestExportExempts(t *testing.T) {
 	if log := p.End(0); !strings.Contains(log, "table <partners>: "+friends+" is empty") {
 		t.Errorf("log: %s", log)
 	}
-	if status, stderr := export(); status != 0 || !strings.Contains(stderr, "no configuration: no host is exempt by a pass statement") {
+	if status, stderr := export(); status != 0 || !strings.Contains(stderr, "no configuration: no host is exempted by a pass statement") {
 		t.Errorf("without the filter and its configuration: status %d: %s", status, stderr)
 	}
 }

@@ -89,7 +89,7 @@ func networkOf(a netip.Addr) netip.Prefix {
 	return p
 }
 
-// After several consecutive errors, a list is paused. After a failed test, a list is tested again
+// After several consecutive errors, a list is paused. A list that fails a test is tested again
 // after a pause.
 const (
 	maxErrors  = 5

@@ -344,7 +344,7 @@ func (b *builder) readRecords(from time.Time) error {
 	case ruled:
 		return errors.New("the exempt hosts are unknown: the records contain rule decisions, but no configuration was found; name it with -f")
 	case b.Policy == nil && r.Client == nil:
-		b.Warn("no configuration: no host is exempt by a pass statement; if the filter has one, name it with -f")
+		b.Warn("no configuration: no host is exempted by a pass statement; if the filter has a configuration, name it with -f")
 	}
 	switch {
 	case incomplete && b.Found:

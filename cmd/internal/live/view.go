@@ -22,7 +22,7 @@ import (
 
 // Limits on data that clients control.
 const (
-	maxSources = 4096 // when exceeded, the longest inactive sources move to others
+	maxSources = 4096 // when exceeded, the sources that have been inactive longest are counted in d.others
 	maxEntries = 1024 // events per list
 	maxBans    = 4096
 	maxPending = 8192 // events that arrive while the records are being read
@@ -148,7 +148,8 @@ func (d *data) source(addr netip.Addr, rdns []byte, f smtp.FCrDNS) *source {
 	return s
 }
 
-// evict moves the longest inactive quarter of the sources to others.
+// evict removes the quarter of the sources that have been inactive longest, and adds their
+// counts to d.others.
 func (d *data) evict() {
 	all := slices.SortedFunc(maps.Values(d.sources), func(a, b *source) int {
 		return cmp.Or(a.last.Compare(b.last), a.prefix.Compare(b.prefix))

@@ -34,7 +34,7 @@ func isComment(line string) bool {
 	return strings.HasPrefix(line, "#") || strings.HasPrefix(line, ";") || strings.HasPrefix(line, "//")
 }
 
-// entries iterates over the lines with an entry, without comments and surrounding
+// entries iterates over the lines that hold an entry, stripped of comments and surrounding
 // spaces. The first comment becomes the result's notice.
 func (c *collector) entries(content []byte) iter.Seq2[int, string] {
 	return func(yield func(int, string) bool) {
