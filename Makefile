@@ -25,6 +25,8 @@ GO = go
 RELEASEGO = go1.26.11
 # "make debs" builds these packages, and "make deb GOARCH=arm64" one of them.
 DEBARCHS = arm64 amd64
+# Architectures of make cross.
+ARCHS = amd64 arm64
 FUZZTIME = 60s
 # Builds are reproducible: the output does not depend on the directory.
 GOBUILD = CGO_ENABLED=0 ${GO} build -trimpath -buildvcs=false \
@@ -61,7 +63,7 @@ completions: scanwatch
 
 # Build the programs for each system with a package of OpenSMTPD, in cross/.
 cross:
-	for os in linux openbsd freebsd netbsd; do for arch in amd64 arm64; do \
+	for os in linux openbsd freebsd netbsd; do for arch in ${ARCHS}; do \
 		GOOS=$$os GOARCH=$$arch; export GOOS GOARCH; echo $$os/$$arch; \
 		${GOBUILD} -o cross/$$os-$$arch/ ./cmd/filter-scanwatch ./cmd/milter-scanwatch ./cmd/scanwatch || exit; done; done
 
