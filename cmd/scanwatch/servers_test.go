@@ -124,8 +124,8 @@ func TestUsers(t *testing.T) {
 			t.Errorf("%s has the users %q, the services have %q", name, got, want)
 		}
 	}
-	port := users(read("ports/mail/*/pkg/PLIST"), `(?m)^@newuser (_sw\w+):`)
-	if services := users(read("ports/mail/*/pkg/*.rc"), `daemon_user="(\w+)"`); len(services) == 0 || !subset(services, port) || !subset(port, want) {
+	port := users(read("ports/mail/*/*/pkg/PLIST"), `(?m)^@newuser (_sw\w+):`)
+	if services := users(read("ports/mail/*/*/pkg/*.rc"), `daemon_user="(\w+)"`); len(services) == 0 || !subset(services, port) || !subset(port, want) {
 		t.Errorf("the port creates %q, its services run as %q", port, services)
 	}
 	for _, m := range regexp.MustCompile(`companion(?: Cm)? (\w+) user (_sw\w+)`).FindAllStringSubmatch(read("man/*.[578]")+read("README.md"), -1) {

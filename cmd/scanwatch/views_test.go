@@ -121,6 +121,10 @@ func foreignBans(m *memory.Memory, c *memory.Client, at int64) error {
 		rows = append(rows, memory.Foreign{Entry: e, Origin: "mx1"})
 	}
 	_, err := m.Incoming(rows, 0, at)
+	m.Bans.HaveStanding()
+	if ban, ok := m.Bans.Enforced(netip.PrefixFrom(c.Addr, c.Addr.BitLen()), at); ok {
+		m.Bans.Rejected(&ban) // exports omit the ban before
+	}
 	return err
 }
 
@@ -136,10 +140,11 @@ func TestForeignBans(t *testing.T) {
 		{"bans --rule guess", "guess on mx1"},
 		{"bans --json --rule guess", `"rule":"guess","times":0,"attempts":0,"origin":"mx1"`},
 		{"export json --bans", `guess on mx1`},
+		{"export json --bans -v", "omitted 1: bans by other hosts for which this filter has rejected no client"},
 		{"why 192.0.2.201", "Cause: rule guess on mx1"},
 	} {
 		var stdout, stderr bytes.Buffer
-		if program(&stderr).main(append([]string{"-s", dir, "-f", conf}, strings.Fields(c.args)...), &stdout); !strings.Contains(stdout.String(), c.want) {
+		if program(&stderr).main(append([]string{"-s", dir, "-f", conf}, strings.Fields(c.args)...), &stdout); !strings.Contains(stdout.String()+stderr.String(), c.want) {
 			t.Errorf("%s: no %q in\n%s%s", c.args, c.want, &stdout, &stderr)
 		}
 	}
