@@ -276,9 +276,9 @@ func (s *State) failed(err error) bool {
 	if errors.Is(err, bolterrors.ErrMaxSizeReached) || errors.Is(err, errBudget) || errors.Is(err, ErrInUse) {
 		return false // the file is intact
 	}
-	ours := !s.k.replaced()
+	usable := !s.k.replaced()
 	s.k.release(err)
-	return isDamaged(err) && (!ours || s.quarantine(err) == nil)
+	return isDamaged(err) && (!usable || s.quarantine(err) == nil)
 }
 
 // commit writes the batch. Entries outside bbolt's limits are dropped, because they would

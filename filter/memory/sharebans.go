@@ -224,10 +224,10 @@ func (b *ban) vacated() bool {
 	return b.flags == banForeign && b.until == b.since && b.rule == 0 && b.since != 0
 }
 
-// ours returns f as a row of this host that has been sent back, if it is a ban for which the
+// ownCopy returns f as a row of this host that has been sent back, if it is a ban for which the
 // row old is vacated, or an unban that this host lacks because its state is from a backup.
 // After a restart of the companion, such a row has the name of this host.
-func ours(b *Bans, f *Foreign, old *ban, known bool) *Foreign {
+func ownCopy(b *Bans, f *Foreign, old *ban, known bool) *Foreign {
 	if b.name == "" || f.Origin != b.name || !known || !old.vacated() && !f.unban() {
 		return f
 	}
@@ -406,7 +406,7 @@ func (s sharedHostBans) receive(f *Foreign, by int64, now uint32) bool {
 	}
 	k := hostIn(p)
 	old, known := s.hosts.live(k, now)
-	f = ours(s.Bans, f, &old, known)
+	f = ownCopy(s.Bans, f, &old, known)
 	if echo(s.Bans, f, &old, known) {
 		if s.hosts.outgoing != nil {
 			s.hosts.outgoing[k] = true
@@ -590,7 +590,7 @@ func (s sharedNetworkBans) receive(f *Foreign, by int64, now uint32) bool {
 	}
 	t := &s.networks
 	old, known := t.rows[p]
-	f = ours(s.Bans, f, &old, known)
+	f = ownCopy(s.Bans, f, &old, known)
 	if echo(s.Bans, f, &old, known) {
 		if t.outgoing != nil {
 			t.outgoing[p] = true

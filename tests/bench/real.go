@@ -146,17 +146,17 @@ func (b *bench) serve(v smtpd.Version, set setting) (n served, err error) {
 			own[pid] = true
 		}
 	}
-	cpu := func() (total, ours time.Duration) {
+	cpu := func() (total, filters time.Duration) {
 		for _, pid := range pids {
 			t := cpuOf(pid)
 			if total += t; own[pid] {
-				ours += t
+				filters += t
 			}
 		}
-		return total, ours
+		return total, filters
 	}
 	time.Sleep(b.settle) // wait for the message to be delivered
-	total, ours := cpu()
+	total, filters := cpu()
 	began := time.Now()
 	counts := make([]int, len(clients))
 	if err := all(func(i int) error {
@@ -172,7 +172,7 @@ func (b *bench) serve(v smtpd.Version, set setting) (n served, err error) {
 	}
 	n.Took = time.Since(began)
 	n.Total, n.Ours = cpu()
-	n.Total, n.Ours = n.Total-total, n.Ours-ours
+	n.Total, n.Ours = n.Total-total, n.Ours-filters
 	for _, c := range counts {
 		n.Sessions += c
 	}
@@ -236,18 +236,18 @@ func (b *bench) real() error {
 	}
 	pace := func(n served) float64 { return float64(n.Sessions) / n.Took.Seconds() }
 	total := func(n served) float64 { return n.Total.Seconds() * 1e6 / float64(n.Sessions) }
-	ours := func(n served) float64 { return n.Ours.Seconds() * 1e6 / float64(n.Sessions) }
+	filters := func(n served) float64 { return n.Ours.Seconds() * 1e6 / float64(n.Sessions) }
 
 	w := tabwriter.NewWriter(b.out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(w, "\nreal smtpd 7.9, EHLO+QUIT\tsessions/s\tCPU us/session\tof the filter\t")
 	for _, set := range b.settings(nil) {
-		fmt.Fprintf(w, "%s\t%.0f\t%.0f\t%.1f\t\n", set.name, get(set.name, pace), get(set.name, total), get(set.name, ours))
+		fmt.Fprintf(w, "%s\t%.0f\t%.0f\t%.1f\t\n", set.name, get(set.name, pace), get(set.name, total), get(set.name, filters))
 	}
 	w.Flush()
 	b.goalAtLeast("smtpd: sessions/s, on / null with the same events", ratio(on, nullSame, pace), 0.97)
 	b.goal("smtpd: CPU of all, on / null with the same events", ratio(on, nullSame, total), 1.06)
 	b.goalAtLeast("smtpd: sessions/s, on / its own regex list", ratio(on, ownList, pace), 20)
-	b.goal("smtpd: the filter's part of all CPU", ratio(on, on, total)*get(on, ours)/get(on, total), 0.08)
+	b.goal("smtpd: the filter's part of all CPU", ratio(on, on, total)*get(on, filters)/get(on, total), 0.08)
 	return nil
 }
 

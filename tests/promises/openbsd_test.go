@@ -45,14 +45,14 @@ var outside = map[string]map[string]string{
 		"execve": "the runtime's package syscall", "setrlimit": "the start of the runtime", "unveil": "before pledge",
 		"setuid": "gives up root", "setgid": "gives up root", "setgroups": "gives up root",
 		"mlock": "an option of bbolt", "munlock": "an option of bbolt",
+		"seteuid": "works as the owner before the sandbox", "setegid": "works as the owner before the sandbox",
 	},
 	"milter-scanwatch": {
-		"lchown": "the socket of the milter, before the sandbox", "seteuid": "works as the owner", "setegid": "works as the owner",
+		"lchown": "the milter's socket, before the sandbox",
 	},
 	"scanwatch": {
 		"fork": "commands without a sandbox run programs", "setpgid": "with fork", "setsid": "with fork", "ptrace": "with fork",
-		"chroot": "with fork", "setpriority": "reports, without a sandbox", "seteuid": "root works as the owner",
-		"setegid": "root works as the owner",
+		"chroot": "with fork", "setpriority": "reports, without a sandbox",
 	},
 }
 
