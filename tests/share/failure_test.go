@@ -318,7 +318,7 @@ func TestRemedies(t *testing.T) {
 	for h, want := range map[*host]string{
 		start("mx1", "\"valkey://127.0.0.1:%d\"", tls):                                              "use valkeys://",
 		start("mx2", "\"valkeys://127.0.0.1:%d\" ca %q", plain.port, cert):                          "if the port has no TLS",
-		start("mx3", "\"valkeys://127.0.0.1:%d\"", tls):                                             "certificate of its authority with ca",
+		start("mx3", "\"valkeys://127.0.0.1:%d\"", tls):                                             "authority's certificate with ca",
 		start("mx4", "\"valkey://127.0.0.1:%d\"", locked.port):                                      "add login and password",
 		start("mx5", "\"valkey://127.0.0.1:%d\" login \"mx1\" password %q", limited.port, password): "permissions in SEVERAL SERVERS",
 	} {
