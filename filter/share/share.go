@@ -19,8 +19,8 @@
 //
 //   - It can ban as many unknown clients as Limits.Rows allows, for Limits.Duration,
 //     because it chooses the times of its bans.
-//   - It can revoke the bans of all hosts, also those in a range. Each later offence leads to a new ban. Other
-//     hosts may learn of that ban maxAhead later.
+//   - It can revoke the bans of all hosts, even whole ranges. Each later offence leads to a
+//     new ban, but other hosts may receive that ban only after maxAhead.
 //   - It can let clients be known, but not trusted. Bans of other hosts then do not apply to
 //     an attacker.
 //   - It can let mailboxes exist on another host, so that no mailbox counts as probed and one
@@ -104,7 +104,7 @@ const (
 	keepDeleted = 48 * time.Hour
 	// keepProblem is the time for which the omission of a host's rows is reported.
 	keepProblem = time.Hour
-	// minRefused is the number of missing mailboxes after which those that a host accepts
+	// minRefused is the number of missing mailboxes after which a host's accepted mailboxes
 	// count. A host that accepts all recipients, such as a backup server, has none.
 	minRefused = 20
 	maxValue   = 128

@@ -87,7 +87,7 @@ type tail struct {
 	pos  Position
 	buf  []byte // incomplete line
 	skip bool   // the rest of a line that is too long
-	rest bool   // file is an old file, which is read to its end before the one with the name
+	rest bool   // file is an old file, which is read to its end before the file that now has the name
 	// waits is the number of calls to next since the name started to refer to a different file. The
 	// mail server keeps writing to the old file until it reopens its log.
 	waits int
@@ -178,7 +178,7 @@ func head(f *os.File, n int) (int, string) {
 	return n, hex.EncodeToString(h.Sum(nil))
 }
 
-// is reports whether a file is the one with the position.
+// is reports whether a file has the position.
 func (p *Position) is(f *os.File) bool {
 	info, err := f.Stat()
 	if err != nil || info.Size() < p.Offset || inode(f) != p.Inode {
@@ -279,7 +279,7 @@ func (t *tail) read(line func([]byte)) (more bool, err error) {
 	return true, nil
 }
 
-// truncated reports whether the file is no longer the one that was read: it is shorter, or its
+// truncated reports whether the file has changed since it was read: it is shorter, or its
 // first bytes differ.
 func (t *tail) truncated() bool {
 	info, err := t.file.Stat()
