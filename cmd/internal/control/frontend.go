@@ -26,28 +26,26 @@ type FrontEnd struct {
 	PID  int
 }
 
+// frontEnds maps the names to the command line that starts the front end, and to the command or
+// question that leads to a running one. Other names are kinds of followed logs.
+var frontEnds = map[string]struct{ program, remedy string }{
+	"":       {"the front end", "none has used this directory: does smtpd.conf name the filter, or does the service of another front end use another directory?"},
+	"smtpd":  {"filter-scanwatch", "is smtpd up, and does smtpd.conf name the filter?"},
+	"milter": {"milter-scanwatch", "start its service, see milter-scanwatch(8)"},
+}
+
 // Program returns the command line that starts the front end.
 func (f FrontEnd) Program() string {
-	switch f.Name {
-	case "":
-		return "the front end"
-	case "smtpd":
-		return "filter-scanwatch"
-	case "milter":
-		return "milter-scanwatch"
+	if row, ok := frontEnds[f.Name]; ok {
+		return row.program
 	}
 	return "scanwatch follow " + f.Name
 }
 
 // remedy returns the command or question that leads to a running front end.
 func (f FrontEnd) remedy() string {
-	switch f.Name {
-	case "":
-		return "none has used this directory: does smtpd.conf name the filter, or does the service of another front end use another directory?"
-	case "smtpd":
-		return "is smtpd up, and does smtpd.conf name the filter?"
-	case "milter":
-		return "start its service, see milter-scanwatch(8)"
+	if row, ok := frontEnds[f.Name]; ok {
+		return row.remedy
 	}
 	return "start its service, see scanwatch-servers(7)"
 }
