@@ -73,9 +73,10 @@ cross-test:
 		GOOS=$$os CGO_ENABLED=0 ${GO} test -c -trimpath -ldflags "-s -w" -o /dev/null ./cmd/... ./filter/... ./rules/... ./store/... ./internal/... || exit; done
 
 # Run the tests of CI: each real smtpd with the core scenario, all other tests
-# with the newest one. Needs root. The first run creates private Debian systems.
+# with the newest one. Many tests wait for timers: run four packages at a time. Needs
+# root. The first run creates private Debian systems.
 test: roots man
-	${GO} test -count=1 -timeout 30m ./...
+	${GO} test -count=1 -p 4 -timeout 30m ./...
 
 # Run all tests on all versions of smtpd, long simulations and measurements, then
 # the fuzz targets and the mutation test. See tests/README.md.
