@@ -429,6 +429,21 @@ func BenchmarkLines(b *testing.B) {
 	}
 }
 
+// TestSameSecond checks that sessions of the same client, process and second have different
+// identifiers, even if a session that started earlier ends between them.
+func TestSameSecond(t *testing.T) {
+	log := `Nov 29 07:42:59 mx postfix/smtpd[303]: connect from unknown[203.0.113.23]
+Nov 29 07:43:00 mx postfix/smtpd[302]: connect from news.example.net[203.0.113.22]
+Nov 29 07:43:00 mx postfix/smtpd[302]: disconnect from news.example.net[203.0.113.22] ehlo=1 quit=1 commands=2
+Nov 29 07:43:00 mx postfix/smtpd[303]: disconnect from unknown[203.0.113.23] ehlo=1 quit=1 commands=2
+Nov 29 07:43:00 mx postfix/smtpd[302]: connect from news.example.net[203.0.113.22]
+Nov 29 07:43:00 mx postfix/smtpd[302]: disconnect from news.example.net[203.0.113.22] ehlo=1 quit=1 commands=2
+`
+	if _, rec := read(ByName("postfix"), []byte(log)); len(rec.ids) != 3 {
+		t.Errorf("%d identifiers of 3 sessions:\n%s", len(rec.ids), rec.b.String())
+	}
+}
+
 // TestLateMessage checks that the lines of a message after its session was played change
 // nothing.
 func TestLateMessage(t *testing.T) {

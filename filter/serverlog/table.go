@@ -34,9 +34,8 @@ type table struct {
 	now   int64 // newest time in the log
 	clock func() time.Time
 
-	serial uint64 // of the latest session
-	seenAt int64  // start of the sessions in seen
-	seen   map[uint64]bool
+	serial uint64            // of the latest session
+	seen   map[uint64]uint64 // recent identifiers, each with the next one to try
 
 	held     int // bytes of the sessions that have not been played
 	maxHeld  int
@@ -47,7 +46,7 @@ type table struct {
 }
 
 func newTable(kind *Kind, sink Sink) *table {
-	return &table{kind: kind, clock: time.Now, maxHeld: maxHeld, play: player{sink: sink}, rows: make(map[string]*session), seen: make(map[uint64]bool)}
+	return &table{kind: kind, clock: time.Now, maxHeld: maxHeld, play: player{sink: sink}, rows: make(map[string]*session), seen: make(map[uint64]uint64)}
 }
 
 // Steps of the log's clock. Smaller steps back occur when processes write at the same time.
@@ -121,15 +120,15 @@ func (t *table) newID(s *session) uint64 {
 		_, _ = h.Write([]byte(part))
 		_, _ = h.Write([]byte{0})
 	}
-	if s.start != t.seenAt || len(t.seen) > maxOpen {
+	if len(t.seen) > maxOpen {
 		clear(t.seen)
-		t.seenAt = s.start
 	}
-	id := h.Sum64()
-	for t.seen[id] || id == 0 {
-		id++
+	hash := h.Sum64()
+	id := hash
+	for id == 0 || t.seen[id] != 0 {
+		id = cmp.Or(t.seen[id], id+1)
 	}
-	t.seen[id] = true
+	t.seen[id], t.seen[hash] = id+1, id+1
 	return id
 }
 
