@@ -98,7 +98,7 @@ var Tokens = []Token{
 	{UnknownCommand, "unknown-command", "sends unknown commands", smtp.PhaseHelo},
 	{SyntaxError, "syntax-error", "sends commands with invalid arguments", smtp.PhaseHelo},
 	{Pipelining, "pipelining", "sends commands without waiting for replies", smtp.PhaseHelo},
-	{EarlyTalker, "early-talker", "speaks before the greeting of the server", smtp.PhaseMailFrom},
+	{EarlyTalker, "early-talker", "speaks before the server's greeting", smtp.PhaseMailFrom},
 	{RelayProbe, "relay-probe", "tries to relay to a domain that is not local", smtp.PhaseRcptTo},
 	{UnknownRecipient, "unknown-recipient", "writes to a recipient that does not exist", smtp.PhaseRcptTo},
 	{Harvest, "harvest", "tries many recipients that do not exist", smtp.PhaseRcptTo},
@@ -110,7 +110,7 @@ var Tokens = []Token{
 	{Abandoned, "abandoned", "disconnects in the middle of a transaction", smtp.PhaseEnd},
 	{Flood, "flood", "has too many concurrent sessions", smtp.PhaseConnect},
 	{Backscatter, "backscatter", "sends bounces to recipients that do not exist", smtp.PhaseRcptTo},
-	{RecipientFlood, "recipient-flood", "asks for further recipients after many were rejected", smtp.PhaseRcptTo},
+	{RecipientFlood, "recipient-flood", "tries further recipients after many have been rejected", smtp.PhaseRcptTo},
 	{AccountAbuse, "account-abuse", "uses an account that may be stolen", smtp.PhaseMailFrom},
 	{Listed, "listed", "is in a DNS block list", smtp.PhaseConnect},
 }

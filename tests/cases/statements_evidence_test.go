@@ -27,7 +27,7 @@ func thresholdRows() []statement {
 			s.Evidence(c, "relay-probe", "")
 			s.None(c, "unknown-recipient")
 		})},
-		{"thresholds", "Until the filter knows a local domain, the finding is unknown-recipient with low confidence and the word undecided", seen(func(s *Server) {
+		{"thresholds", "Until the filter knows a local domain, the finding is unknown-recipient with low confidence, and its match is undecided", seen(func(s *Server) {
 			for _, to := range []string{"nobody@example.org", "joe@foreign.example"} {
 				c := s.Ask(unnamed1, manner{}, to)
 				s.Evidence(c, "unknown-recipient", "low")
@@ -52,7 +52,7 @@ func thresholdRows() []statement {
 			s.Accepted(s.each(10, minute, manner{Null: true}, same(unnamed1))...)
 			s.Answers(5, s.repeat(6, minute, func(i int) *simulate.Client { return s.Ask(unnamed1, manner{}, simulate.Words("v", i, 1)...) })...)
 		})},
-		{"thresholds", "Hosts in at least three other networks have tried this recipient, each within 30 days of the previous host. The sessions of these hosts had no accepted recipient", seen(probedNetworks)},
+		{"thresholds", "Hosts in at least three other networks have tried this recipient, each within 30 days of the previous one, in sessions without an accepted recipient", seen(probedNetworks)},
 		{"thresholds", "The recipient has never accepted mail", seen(probedNetworks)},
 		{"thresholds", "Bounces do not count", seen(func(s *Server) {
 			s.Earlier()
@@ -82,7 +82,7 @@ func thresholdRows() []statement {
 				s.Evidence(c, "early-talker", confidence)
 			}
 		})},
-		{"thresholds", "A well-behaved client nearby may look the same, so use this evidence only in scores or together with other evidence", []Case{{Presets: []string{"standard", "tight"}, Play: func(s *Server) {
+		{"thresholds", "A well-behaved client nearby may look the same, so use this evidence only in scores or in combination with other evidence", []Case{{Presets: []string{"standard", "tight"}, Play: func(s *Server) {
 			s.Earlier()
 			for range 5 {
 				c := s.paced("203.0.113.1", 9, .1, 60)
@@ -107,7 +107,7 @@ func thresholdRows() []statement {
 			s.nowhere("carol", 10)
 			s.None(s.moved("carol", 1), "account-abuse")
 		})},
-		{"thresholds", "The evidence concerns the account, never the address. Only rules with an auth condition act on account-abuse", append(under("rule abuse phase { mail-from, rcpt-to } match evidence account-abuse reject ban 1h", func(s *Server) {
+		{"thresholds", "The evidence concerns the account, never the address. Only rules with an auth condition can act on account-abuse", append(under("rule abuse phase { mail-from, rcpt-to } match evidence account-abuse reject ban 1h", func(s *Server) {
 			s.Earlier()
 			c := s.nowhere("carol", 12)
 			s.Accepted(c)
@@ -204,7 +204,7 @@ func harvestRows() []statement {
 		return s.Ask(h, manner{}, append(ours(before...), simulate.Words(at("w%d-", s.Sessions()), 0, n)...)...)
 	}
 	return []statement{
-		{"thresholds", "A session is a directory harvest in any of these cases", seen(func(s *Server) {
+		{"thresholds", "A session counts as a directory harvest in any of the following cases", seen(func(s *Server) {
 			s.Earlier()
 			s.Evidence(ask(s, unnamed1, 5), "harvest", "high")
 		})},
@@ -349,7 +349,7 @@ func loginRows() []statement {
 				s.Check(s.failures(h) == tt.left, "%v: %d failures are left, want %d", tt, s.failures(h), tt.left)
 			}
 		})},
-		{"thresholds", "If any user has logged in from the address within the last 30 days, each user's failures count once per hour", lines(failures, func(s *Server) {
+		{"thresholds", "If any user has logged in from the address within the last 30 days, each user's failures count only once per hour", lines(failures, func(s *Server) {
 			h := laptop("203.0.113.10")
 			s.Login(h, "alice", 0, true)
 			s.Wait(30 * day)
@@ -385,7 +385,7 @@ func loginRows() []statement {
 			}
 			s.Evidence(s.Guess(h, "user7"), "auth-spray", "high")
 		})},
-		{"thresholds", "The confidence is low if one user fails to log in from five networks within a day, because the user may have mistyped the password. The confidence is also low if eight users fail to log in from one network within an hour", seen(func(s *Server) {
+		{"thresholds", "The confidence is low in two other cases: if one user fails to log in from five networks within a day, perhaps because of a mistyped password, and if eight users fail to log in from one network within an hour", seen(func(s *Server) {
 			for i := range 4 {
 				s.None(s.Guess(bare(at("198.18.%d.9", i), "x.example"), "office"), "auth-spray")
 				s.Wait(5 * hour)
@@ -408,7 +408,7 @@ func loginRows() []statement {
 			}
 			s.Evidence(s.Guess(laptop("203.0.113.10"), "user8"), "auth-spray", "high")
 		})},
-		{"thresholds", "If a host returns to an attacked user, the confidence is high", seen(func(s *Server) {
+		{"thresholds", "If a host tries the attacked user in a second session, the confidence is high", seen(func(s *Server) {
 			for i := range 5 {
 				s.Guess(bare(at("198.18.%d.9", i), "x.example"), "office")
 			}

@@ -391,7 +391,7 @@ func scoreRows() (rows []statement) {
 			c.Pipelined()
 			return unnamed1
 		}},
-		{presets, "early-talker", "40", "speaks before the greeting of the server", false, func(s *Server) simulate.Host {
+		{presets, "early-talker", "40", "speaks before the server's greeting", false, func(s *Server) simulate.Host {
 			h := unnamed1
 			h.Pace = []time.Duration{50 * time.Microsecond, 120 * time.Millisecond}
 			return s.sends(h)

@@ -63,15 +63,15 @@ func ruleRows() []statement {
 		{"Presets", "All presets start in observe mode", play(threePresets)},
 		{"Presets", "Record only", only("open", play(recordOnly))},
 		{"Presets", "Reject only clients that are proven not to deliver mail", play(unusual)},
-		{"Presets", "Ban directory harvests and scanners for a day, and attack tools for a week. Ban brute-force password attacks for ten minutes at first, then longer", play(firstBans)},
+		{"Presets", "Ban directory harvests and scanners for a day, and attack tools for a week. Ban brute-force password attacks for ten minutes at first, and then for longer", play(firstBans)},
 		{"Presets", "Also reject servers without a proper greeting, and rented hosts without a proven name", only("tight", play(tightRejects))},
-		{"Presets", "The thresholds are lower. The greeting is delayed by two seconds for unknown clients", append(only("tight", append(play(wait), play(guessLimits)...)), only("standard", play(guessLimits))...)},
+		{"Presets", "The thresholds are lower, and the greeting is delayed by two seconds for unknown clients", append(only("tight", append(play(wait), play(guessLimits)...)), only("standard", play(guessLimits))...)},
 
-		{"Rules", "At each phase the filter evaluates the rules of that phase in order", lines("rule later phase rcpt-to match src 203.0.113.0/24"+rejects+"A\"\nrule b phase mail-from match mail-from \"b@\""+rejects+"B\"\nrule c phase mail-from match src 203.0.113.0/24"+rejects+"C\"", func(s *Server) {
+		{"Rules", "In each phase, the filter evaluates the rules for that phase in order", lines("rule later phase rcpt-to match src 203.0.113.0/24"+rejects+"A\"\nrule b phase mail-from match mail-from \"b@\""+rejects+"B\"\nrule c phase mail-from match src 203.0.113.0/24"+rejects+"C\"", func(s *Server) {
 			s.replies(s.Deliver(unnamed1, "b@x.example", "alice"), "550 5.7.1 B")
 			s.replies(s.Deliver(unnamed1, "a@x.example", "alice"), "550 5.7.1 C")
 		})},
-		{"Rules", "Evaluation stops at the first matching rule with a decision", lines("rule a phase rcpt-to match rcpt-to \"alice@\" proceed\nrule b phase rcpt-to match src 203.0.113.0/24"+rejects+"B\"", func(s *Server) {
+		{"Rules", "Evaluation stops at the first matching rule that has a decision", lines("rule a phase rcpt-to match rcpt-to \"alice@\" proceed\nrule b phase rcpt-to match src 203.0.113.0/24"+rejects+"B\"", func(s *Server) {
 			s.Accepted(s.Deliver(unnamed1, "joe@x.example", "alice"))
 			s.replies(s.Deliver(unnamed1, "joe@x.example", "bob"), "550 5.7.1 B")
 		})},
@@ -97,7 +97,7 @@ func ruleRows() []statement {
 				s.Decides(tt.no, "!asn 1", tt.f)
 			}
 		})},
-		{"Rules", "For example, a condition is unknown if there is no asn file, a table is not loaded or DNS did not answer", play(func(s *Server) {
+		{"Rules", "For example, a condition is unknown if there is no asn file, if a table has not been loaded, or if DNS did not answer", play(func(s *Server) {
 			for _, condition := range []string{"asn 1", "src <late>", "fcrdns", "rdns .example"} {
 				s.Decides(false, condition, rules.Facts{FCrDNS: smtp.FCrDNSError})
 				s.Decides(false, "!"+condition, rules.Facts{FCrDNS: smtp.FCrDNSError})
@@ -110,7 +110,7 @@ func ruleRows() []statement {
 		})},
 		{"Rules", "Decisions other than proceed remain in force in later phases, even if the client greets again or starts another message", lines("rule a phase mail-from match helo \"bad.example\""+rejects+"A\"\nrule b phase mail-from match helo \"well.example\" proceed\nrule c phase rcpt-to match evidence helo-unqualified"+rejects+"C\"", remains)},
 		{"Rules", "A decision is lifted when the client logs in or a pass statement matches", lines("pass match rcpt-to \"postmaster@\"\nrule a phase helo match helo \"bad.example\""+rejects+"A\"\nrule c phase rcpt-to match evidence helo-unqualified"+rejects+"C\"", ends)},
-		{"Rules", "Some decisions apply to the current command only; Decisions of rules without a condition; Decisions of rules with a condition on mail-from, rcpt-to, auth or tls; Decisions of rules that count recipients", play(func(s *Server) {
+		{"Rules", "Some decisions apply to the current command only; Decisions of rules that have no condition; Decisions of rules that have a condition on mail-from, rcpt-to, auth or tls; Decisions of rules that count recipients", play(func(s *Server) {
 			for _, condition := range []string{"any", "mail-from \"joe@\"", "rcpt-to \"alice@\"", "auth", "tls", "count unknown-recipient > 3", "evidence rdns-missing rcpt-to \"alice@\""} {
 				s.Sticks(false, smtp.PhaseRcptTo, condition)
 			}
@@ -118,7 +118,7 @@ func ruleRows() []statement {
 				s.Sticks(true, smtp.PhaseRcptTo, condition)
 			}
 		})},
-		{"Rules", "Rejecting one recipient therefore does not affect other recipients", lines("rule a phase rcpt-to match rcpt-to \"bob@\""+rejects+"A\"", func(s *Server) {
+		{"Rules", "Rejecting one recipient therefore does not affect the others", lines("rule a phase rcpt-to match rcpt-to \"bob@\""+rejects+"A\"", func(s *Server) {
 			c := s.Deliver(unnamed1, "joe@x.example", "alice", "bob", "carol")
 			s.Check(len(c.Refusals()) == 1 && c.Mails() == 1, "%d rejections", len(c.Refusals()))
 		})},
@@ -238,7 +238,7 @@ func banRows() []statement {
 			s.Check(c.Barred && c.Closed, "the host is not disconnected")
 			s.Rejected("connect", c)
 		})},
-		{"Bans", "The reply gives the end of the ban, the rule and the session that caused the ban", under(trial("1h"), func(s *Server) {
+		{"Bans", "The reply gives the end of the ban, and the rule and the session that caused it", under(trial("1h"), func(s *Server) {
 			first := s.offend(unnamed1)
 			s.hello(unnamed1)
 			text := answers(s.hello(unnamed1))
@@ -246,15 +246,15 @@ func banRows() []statement {
 				s.Check(strings.Contains(text, part), "the reply %q has no %s", text, part)
 			}
 		})},
-		{"Bans", "For bans of up to two days, the reply code is 421, so that a legitimate server queues its mail and retries", banned("2d", "421")},
-		{"Bans", "For longer bans, the reply code is 554, so that the sender receives a bounce", append(banned("49h", "554"), banned("366d", "554")...)},
+		{"Bans", "For bans of up to two days, the reply code is 421, so a legitimate server queues its mail and retries", banned("2d", "421")},
+		{"Bans", "For longer bans, the reply code is 554, so the sender receives a bounce", append(banned("49h", "554"), banned("366d", "554")...)},
 		{"Bans", "Every ban expires", append(under(trial("1h"), expires), under(trial("366d"), expires)...)},
-		{"Bans", "Offences are consecutive if each occurs within a day of the end of the previous ban. After a ban of more than six hours, this limit is four times the length of the ban", under(trial("{ 10m, 2d, 3d }"), func(s *Server) {
+		{"Bans", "Offences are consecutive if each occurs within a day of the end of the previous ban. After a ban of more than six hours, this period is four times the ban's length", under(trial("{ 10m, 2d, 3d }"), func(s *Server) {
 			s.ladder([]time.Duration{0, day, 8 * day, 12 * day}, []time.Duration{10 * minute, 2 * day, 3 * day, 3 * day})
 			s.ladder([]time.Duration{0, day + time.Second}, []time.Duration{10 * minute, 10 * minute})
 			s.ladder([]time.Duration{0, day, 8*day + time.Second}, []time.Duration{10 * minute, 2 * day, 10 * minute})
 		})},
-		{"Bans", "The source of an offence is the IPv4 address or the IPv6 /64", under(trial("1h"), func(s *Server) {
+		{"Bans", "The source of an offence is the client's IPv4 address or IPv6 /64", under(trial("1h"), func(s *Server) {
 			s.offend(unnamed1)
 			s.offend(bare("2001:db8:7:7::1", "x.example"))
 			s.offend(greets("2001:db8:9:9::1", "2001-db8-9-9--1.dyn.isp.example", "x.example"))
@@ -262,7 +262,7 @@ func banRows() []statement {
 				s.Check(s.hello(bare(addr, "x.example")).Barred == want, "%s is banned: %v", addr, !want)
 			}
 		})},
-		{"Bans", "If an IPv6 host has its own proven name, the source is its single address, because hosting providers divide a /64 among many customers", under(trial("1h"), func(s *Server) {
+		{"Bans", "If an IPv6 host has its own proven name, the source is its single address, because some hosting providers divide a /64 among many customers", under(trial("1h"), func(s *Server) {
 			h := named("2001:db8:7:7::1", "mail.evil.example")
 			s.offend(h)
 			s.Check(s.hello(h).Barred, "the host is not banned")
@@ -285,12 +285,12 @@ func banRows() []statement {
 				s.Wait(2 * day)
 			}
 		})},
-		{"Bans", "A session with an accepted recipient is not banned, because old mailing lists also have recipients that do not exist", lines("rule count phase rcpt-to match count unknown-recipient > 2 reject ban 1h", func(s *Server) {
+		{"Bans", "A session with an accepted recipient does not cause such a ban, because old mailing lists also have recipients that do not exist", lines("rule count phase rcpt-to match count unknown-recipient > 2 reject ban 1h", func(s *Server) {
 			s.Earlier()
 			s.Deliver(named1, "joe@x.example", append(former(9), "alice")...)
 			s.Bans(named1, 0)
 		})},
-		{"Bans", "Bans by rules that count recipients take effect at the end of the session", lines("rule count phase rcpt-to match count unknown-recipient > 2 reject ban 1h", func(s *Server) {
+		{"Bans", "If a rule counts recipients, its ban takes effect at the end of the session", lines("rule count phase rcpt-to match count unknown-recipient > 2 reject ban 1h", func(s *Server) {
 			s.Earlier()
 			c := s.Connect(unnamed1)
 			c.Ehlo()
@@ -302,7 +302,7 @@ func banRows() []statement {
 			c.Quit()
 			s.Bans(unnamed1, hour)
 		})},
-		{"Bans", "A session commits no offence if most of its recipients exist", lines("rule count phase rcpt-to match count unknown-recipient > 2 reject ban 1h", func(s *Server) {
+		{"Bans", "If most of a session's recipients exist, it does not count as an offence", lines("rule count phase rcpt-to match count unknown-recipient > 2 reject ban 1h", func(s *Server) {
 			s.History(partner, 4, day)
 			s.Deliver(partner, "joe@partner.example", slices.Concat(mailboxes[:10], former(9))...)
 			s.Check(s.standing(partner).Offence.IsZero(), "a list is an offence")
@@ -373,7 +373,7 @@ func banRows() []statement {
 			s.Check(len(s.Logged(`^exempt src=198.51.100.124 rule=trial reason=known`)) == 1, "the reason is not logged")
 			s.Check(s.acted(c, func(a act) bool { return a.kind == store.KindBan && a.exempt == "known" }), "the reason is not recorded")
 		})},
-		{"Bans", "A ban is observed, not enforced, if its rule is marked observe or the filter is in observe mode. Observed bans are logged and stored. An observed ban never rejects a client, even if the mode changes later", append(
+		{"Bans", "A ban is observed, not enforced, if its rule is marked observe or the filter is in observe mode. Observed bans are logged and stored, but never cause a client to be rejected, even if the mode changes later", append(
 			[]Case{{Lines: "mode observe\n" + trial("1h"), Play: observed}}, lines(strings.Replace(trial("1h"), "trial", "trial observe", 1), observed)...)},
 		{"Bans", "scanwatch(8) lists, adds and removes bans", play(func(s *Server) {
 			manual, err := os.ReadFile("../../man/scanwatch.8")

@@ -15,7 +15,7 @@ import (
 
 func standingRows() []statement {
 	return []statement{
-		{"Standing", "A client's standing is based on its accepted mail", play(func(s *Server) {
+		{"Standing", "A client's standing is based on the mail accepted from it", play(func(s *Server) {
 			s.Stands(partner, "none")
 			s.Deliver(partner, "joe@partner.example", "nobody")
 			s.hello(partner)
@@ -26,8 +26,8 @@ func standingRows() []statement {
 			s.Stands(partner, "known")
 			s.Stands(bare("198.51.100.125", "x.example"), "none")
 		})},
-		{"Standing", "Each host has its own standing. The host's registered domain also earns standing if FCrDNS passes and the greeting or the sender is in the same domain", play(byDomain)},
-		{"Standing", "A domain whose hosts send mail for many other domains belongs to a provider and has no standing", play(func(s *Server) {
+		{"Standing", "Each host has its own standing. Its registered domain also earns standing if FCrDNS passes and the greeting or the sender is in the same domain", play(byDomain)},
+		{"Standing", "If a domain's hosts send mail for many other domains, it is considered to be a provider's and has no standing", play(func(s *Server) {
 			for i := range 4 {
 				s.Deliver(named(at("198.51.100.%d", 40+i), at("out%d.hoster.example", i)), at("joe@customer%d.example", i), "alice")
 				s.Wait(day)
@@ -39,7 +39,7 @@ func standingRows() []statement {
 			}
 			s.Stands(named("198.51.100.43", "out3.hoster.example"), "known") // the host itself
 		})},
-		{"Standing", "Only ordinary mail counts. Ordinary mail has a non-null sender, and at least one recipient that is not a role account such as postmaster. Mail that a pass statement exempts does not count", lines("pass match rcpt-to \"bob@\"\nrule x phase rcpt-to match rcpt-to \"none@\" reject", func(s *Server) {
+		{"Standing", "Only ordinary mail counts, which has a non-null sender and at least one recipient that is not a role account such as postmaster. Mail exempted by a pass statement does not count", lines("pass match rcpt-to \"bob@\"\nrule x phase rcpt-to match rcpt-to \"none@\" reject", func(s *Server) {
 			for i, tt := range []struct{ from, to, want string }{
 				{"joe@x.example", "alice", "known"}, {"", "alice", "none"}, {"joe@x.example", "postmaster", "none"}, {"joe@x.example", "abuse", "none"},
 				{"joe@x.example", "hostmaster", "none"}, {"joe@x.example", "bob", "none"},
@@ -52,7 +52,7 @@ func standingRows() []statement {
 			}
 		})},
 		{"Standing", "Ordinary mail was accepted on an earlier day within the last 400 days, or authenticated users of this server write to the domain", play(knownSince)},
-		{"Standing", "Rules do not ban a known client, except for logins. Recipient thresholds are doubled for known clients", append(under(trial("1h"), knownNotBanned), play(func(s *Server) {
+		{"Standing", "Rules do not ban a known client, except for failed logins, and recipient thresholds are doubled for it", append(under(trial("1h"), knownNotBanned), play(func(s *Server) {
 			s.History(named1, 1, 26*hour)
 			s.Answers(11, s.each(12, minute, manner{}, same(named1))...)
 		})...)},
@@ -67,7 +67,7 @@ func standingRows() []statement {
 			s.replies(c, "450")
 			s.NotBanned(c)
 		})...)},
-		{"Standing", "An offence is evidence of abuse, or a match on a rule with ban", append(under(trial("1h"), func(s *Server) {
+		{"Standing", "Evidence of abuse, or a match on a rule with ban, is an offence", append(under(trial("1h"), func(s *Server) {
 			s.offends(func(h simulate.Host) { s.offend(h) })
 		}), play(func(s *Server) {
 			s.offends(func(h simulate.Host) { s.Ask(h, manner{}, simulate.Foreign(0, 1)...) })
@@ -76,7 +76,7 @@ func standingRows() []statement {
 			s.Ask(partner, manner{}, simulate.Words("w", 0, 4)...) // no abuse
 			s.Check(s.standing(partner).Offence.IsZero(), "four unknown recipients are an offence")
 		})...)},
-		{"Standing", "An offence halves the counted messages and days, at most once a day. After an offence, a client is not trusted for 30 days", under(trial("1h"), halves)},
+		{"Standing", "Offences halve the counted messages and days, at most once a day. After an offence, a client is not trusted for 30 days", under(trial("1h"), halves)},
 		{"Standing", "When the filter starts, standing is unknown until the state has been read", under(trial("1h"), func(s *Server) {
 			s.Stands(partner, "none")
 			s.memory.Expect()
@@ -85,7 +85,7 @@ func standingRows() []statement {
 			s.Temporary(c)
 			s.NotBanned(c)
 		})},
-		{"Standing", "If a client's standing prevents a decision, the filter logs and records this", under(trial("1h"), func(s *Server) {
+		{"Standing", "If a client's standing prevents a decision, the filter logs and records the fact", under(trial("1h"), func(s *Server) {
 			s.History(partner, 14, day)
 			c := s.offend(partner)
 			s.Accepted(c)

@@ -15,7 +15,7 @@ import (
 // sections lists the manual's sections in which each sentence needs a row. The values are the
 // section's first line and the line after the section.
 var sections = map[string][2]string{
-	"Rules":      {"At each phase the filter evaluates", ".Ss Phases"},
+	"Rules":      {"In each phase, the filter evaluates", ".Ss Phases"},
 	"Bans":       {".Ss Bans", ".Ss Standing"},
 	"Standing":   {".Ss Standing", ".Ss Evidence"},
 	"thresholds": {"Detection thresholds:", ".Ss Presets"},

@@ -163,7 +163,7 @@ func TestDependencies(t *testing.T) {
 	}
 	filter := strings.Fields(run(t, project, []string{"CGO_ENABLED=0"}, "go", "list", "-deps", "-f", "{{with .Module}}{{if not .Main}}{{.Path}}{{end}}{{end}}", programs[0]))
 	slices.Sort(filter)
-	want := fmt.Sprintf("contain %d modules of other projects, and `filter-scanwatch` alone contains %d.", len(linked(t, systems...)), len(slices.Compact(filter)))
+	want := fmt.Sprintf("contain %d modules from other projects, and `filter-scanwatch` alone contains %d.", len(linked(t, systems...)), len(slices.Compact(filter)))
 	if readme := strings.Join(strings.Fields(read(t, project+"/README.md")), " "); !strings.Contains(readme, want) {
 		t.Errorf("README.md does not have %q", want)
 	}
