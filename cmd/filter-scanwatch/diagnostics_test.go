@@ -131,7 +131,7 @@ func cmpErr(err, other error) error {
 	return other
 }
 
-// logged returns the argument of call that is the message, or nil if call does not log.
+// logged returns call's message argument, or nil if call does not log.
 func logged(call *ast.CallExpr) ast.Expr {
 	at := func(i int) ast.Expr {
 		if i < len(call.Args) {

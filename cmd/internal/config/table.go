@@ -19,7 +19,7 @@ import (
 	"scanwatch/rules"
 )
 
-// A table is a rules.Table that was loaded from a file or shipped list.
+// A table is a rules.Table that was loaded from a file or a shipped list.
 type table struct {
 	prefixes lookup.Prefixes[struct{}]
 	names    lookup.Names[struct{}]

@@ -3,9 +3,9 @@
 // file.
 //
 // The package parses and writes DNS messages itself. A response copies its question byte
-// for byte, and names in the response are offsets into that question. Such a response
-// preserves the case of letters and needs no compression table. The tests check the
-// messages with the parser from golang.org/x/net/dns/dnsmessage.
+// for byte, and names in the response are offsets into that question. A response
+// therefore preserves the case of letters and needs no compression table. The tests
+// check the messages with the parser from golang.org/x/net/dns/dnsmessage.
 package dnsbl
 
 import (

@@ -190,7 +190,8 @@ func (s *Service) start(ctx context.Context, a netip.Addr, id string) {
 	}
 }
 
-// compare finds the filter's lists, given by their IDs, that are defined differently here.
+// compare finds which of the filter's lists, given by their IDs, are defined differently
+// here.
 func (s *Service) compare(ids []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -355,7 +355,7 @@ func (z *list) probe(ctx context.Context, via, family int) (cause string) {
 }
 
 // recheck checks the list again if listings have counted since the latest check. On a server with
-// few clients, no later listing would cause a check.
+// few clients, there may be no later listing to cause a check.
 func (z *list) recheck(ctx context.Context) {
 	for via := range z.upstreams {
 		for family := range 2 {
@@ -597,7 +597,7 @@ func changed(before, err error) bool {
 }
 
 // news reports whether a test's result must be logged, because the list or the resolver was
-// disabled or enabled. A successful test that a doubt has triggered is not logged.
+// disabled or enabled. A successful test triggered by a doubt is not logged.
 func news(before, err error) (disabled, enabled bool) {
 	doubt := func(err error) bool { return errors.Is(err, errSuspect) || errors.Is(err, errNoAnswer) }
 	return changed(before, err) && !doubt(err), err == nil && before != nil && !doubt(before)

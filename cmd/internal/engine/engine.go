@@ -146,8 +146,8 @@ func (p *Engine) Dir() string { return p.set.Store }
 // name returns the name of the front end.
 func (program *Program) name() string { return cmp.Or(program.FrontEnd, "smtpd") }
 
-// Alone returns an error if another front end uses the state directory, because each would lack the
-// other's bans and standing. The error is already logged, and nothing was written to the
+// Alone returns an error if another front end is using the state directory, because each would lack
+// the other's bans and standing. The error is already logged, and nothing was written to the
 // directory.
 func (p *Engine) Alone() (err error) {
 	_ = os.Mkdir(p.Dir(), 0o750)

@@ -54,8 +54,8 @@ type Options struct {
 	Private    bool
 	Confidence int           // minimum rank; see export.Confidence
 	TTL        time.Duration // lifetime of entries for findings
-	// AcceptLoss is the last day for which the operator accepts losses. Up to that day, records may
-	// be missing. Bans imposed before that day may also be missing.
+	// AcceptLoss is the last day for which the operator accepts losses. Records up to that day may
+	// be missing, and so may bans imposed before it.
 	AcceptLoss time.Time
 	Progress   *output.Progress
 	Warn       func(string) // called for each read error

@@ -29,8 +29,8 @@ type header struct {
 	Schema int       `json:"schema"`
 	Host   string    `json:"host"`
 	Time   text.Time `json:"time"`
-	// Names is the fingerprint of the key that hashes names. Names is empty if the file contains
-	// only bans.
+	// Names is the fingerprint of the key with which names are hashed, or empty if the file
+	// contains only bans.
 	Names string `json:"names,omitempty"`
 }
 
@@ -141,8 +141,8 @@ func (f *File) Befriend() error {
 	return nil
 }
 
-// Clock describes an error of the host's clock that the file's time shows, or returns "". A file
-// may be of any age, so only a clock that is ahead can be detected.
+// Clock describes an error in the host's clock that the file's time reveals, or returns "". A
+// file may be of any age, so only a clock that is ahead can be detected.
 func (f *File) Clock(now time.Time) string {
 	switch d := f.Time.Sub(now); {
 	case d > maxAhead:

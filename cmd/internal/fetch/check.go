@@ -23,9 +23,10 @@ const (
 	growth = 3
 )
 
-// maxSpace is the largest address space of a list. A list may cover growth times smallSpace
-// regardless of the previous list. The units are IPv4 addresses and IPv6 /32 networks. The
-// catalogue's largest feeds, which list clouds, need less than half of the limits.
+// maxSpace is the largest address space that a list may cover. A list may cover growth
+// times smallSpace regardless of the previous list. The units are IPv4 addresses and IPv6
+// /32 networks. The catalogue's largest feeds, which list clouds, need less than half of
+// the limits.
 var (
 	maxSpace   = space{1 << 28, 1 << 16} // a sixteenth of IPv4; an IPv6 /16
 	smallSpace = space{1 << 20, 1 << 8}  // a /12; an IPv6 /24
@@ -180,7 +181,7 @@ func (f *Feed) checkNames(o Options, names []string) error {
 	return nil
 }
 
-// missing returns the number of entries that only the second set contains.
+// missing returns the number of entries that are only in the second set.
 func missing(in, from map[any]bool) (n int) {
 	for e := range from {
 		if !in[e] {

@@ -1,7 +1,7 @@
 // Package fetch downloads lists and databases for `scanwatch update`.
 //
 // A list decides which mail is rejected, so a wrong list is worse than an old one. If there is any
-// doubt about a new file, the previous file remains. A complete new file is renamed to replace the
+// doubt about a new file, the previous file is kept. A complete new file is renamed to replace the
 // old one, so readers always see a single version.
 package fetch
 

@@ -314,7 +314,7 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// TestAnySize checks that the result gives the time from which --any-size is possible.
+// TestAnySize checks that the result gives the time from which --any-size can be used.
 func TestAnySize(t *testing.T) {
 	s := newSite(t)
 	s.answer = says(list(0, 100))
@@ -506,7 +506,7 @@ func TestWrongClock(t *testing.T) {
 	}
 }
 
-// TestStale checks how feeds without success are described.
+// TestStale checks the descriptions of feeds that have not been updated for too long.
 func TestStale(t *testing.T) {
 	day := 24 * time.Hour
 	for _, c := range []struct {
@@ -773,7 +773,8 @@ func TestKey(t *testing.T) {
 	}
 }
 
-// TestPlaces checks the errors for files that cannot be written, before any request is sent.
+// TestPlaces checks that files that cannot be written cause errors before any request is
+// sent.
 func TestPlaces(t *testing.T) {
 	for name, c := range map[string]struct {
 		prepare func(f *Feed)
