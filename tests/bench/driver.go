@@ -162,8 +162,8 @@ func (c *child) drained() {
 }
 
 // offered plays the stream at a fixed number of requests per second. It returns the response times,
-// each measured from when the request is due. A request is sent in a single write with the reports
-// that precede it.
+// each measured from the time at which the request was due. A request is sent in a single write
+// with the reports that precede it.
 func (c *child) offered(s *stream, rate int) ([]time.Duration, error) {
 	// Do all work on a single thread, because switching goroutines would cost as much as
 	// the work being measured. Threads can sleep with a precision of a few microseconds.

@@ -24,8 +24,8 @@ import (
 // lookupUser is the user ID of the companion. The user needs no account.
 const lookupUser = 4004
 
-// lookups measures response times at a fixed rate. Runs with a DNS list, on whose answers no
-// request waits, alternate with runs without a list.
+// lookups measures response times at a fixed rate. Runs with a DNS list, whose answers no
+// request waits for, alternate with runs without a list.
 func (b *bench) lookups() error {
 	server, err := net.ListenPacket("udp4", "127.0.0.1:0")
 	if err != nil {

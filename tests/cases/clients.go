@@ -147,7 +147,7 @@ func former(n int) (local []string) {
 	return local
 }
 
-// Login plays a user that first tries wrong passwords. If right is set, the user eventually logs in
+// Login plays a user who first tries wrong passwords. If right is set, the user eventually logs in
 // and sends a message.
 func (s *Server) Login(h simulate.Host, user string, wrong int, right bool) *simulate.Client {
 	if h.Port == 0 {
@@ -174,7 +174,7 @@ func (s *Server) Login(h simulate.Host, user string, wrong int, right bool) *sim
 // laptop returns a user's host.
 func laptop(addr string) simulate.Host { return greets(addr, "dsl-5.isp.example", "laptop") }
 
-// Harvests requests n unknown mailboxes, per of them in each session.
+// Harvests requests n unknown mailboxes, with per of them in each session.
 func (s *Server) Harvests(h simulate.Host, n, per int) (cs []*simulate.Client) {
 	for i := 0; i < n; i += per {
 		cs = append(cs, s.Ask(h, simulate.Manner{Sender: "s@evil.example"}, simulate.Words("name", i, min(per, n-i))...))

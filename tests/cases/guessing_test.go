@@ -13,7 +13,7 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// repeat plays n sessions, one after each interval every.
+// repeat plays n sessions at the interval every.
 func (s *Server) repeat(n int, every time.Duration, play func(i int) *simulate.Client) (cs []*simulate.Client) {
 	for i := range n {
 		cs = append(cs, play(i))

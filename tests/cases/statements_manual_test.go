@@ -1,6 +1,6 @@
 package cases
 
-// This file checks the sections Presets, Rules, Bans and Standing of the manual.
+// This file checks the manual's sections Presets, Rules, Bans and Standing.
 
 import (
 	"fmt"

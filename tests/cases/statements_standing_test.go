@@ -1,6 +1,6 @@
 package cases
 
-// This file checks the section Standing of the manual.
+// This file checks the manual's section Standing.
 
 import (
 	"fmt"

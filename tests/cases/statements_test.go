@@ -62,7 +62,7 @@ func lines(policy string, f func(s *Server)) []Case {
 	return []Case{{Lines: "mode enforce\n" + policy + "\n", Play: f}}
 }
 
-// edited returns a check with a policy in which old is replaced by with.
+// edited returns a check with a policy in which with replaces old.
 func edited(old, with string, f func(s *Server)) []Case {
 	return []Case{{Edit: func(text string) string { return strings.ReplaceAll(text, old, with) }, Play: f}}
 }

@@ -120,7 +120,7 @@ func lists() (first, next *export.List) {
 	return first, next
 }
 
-// Addresses that must be found in the lists, or must not be.
+// Addresses that the lists must contain, or must not contain.
 var (
 	inFirst = []string{"192.0.2.1", "192.0.2.2", "198.51.97.9", "198.51.99.255", "2001:db8::77", "2001:db8:3:ffff::1"}
 	inNext  = []string{"192.0.2.1", "192.0.2.3", "198.51.97.9", "198.51.99.255", "2001:db8::77"}

@@ -59,7 +59,8 @@ const maxNames = 4
 // hostOf returns the address, or the first address of its /64.
 func hostOf(a netip.Addr) netip.Addr { return memory.Source(a.Unmap()).Addr() }
 
-// A report is a host's report. A report contains neither recipients nor text from clients.
+// A report is a report on one host. A report contains neither recipients nor text from
+// clients.
 type report struct {
 	IP         netip.Addr `json:"ip"`
 	Categories []int      `json:"categories"`
@@ -293,7 +294,7 @@ func (r *reporter) exemptAt(src netip.Addr, at time.Time) {
 	r.exempt[src] = later(r.exempt[src], at)
 }
 
-// lose drops all evidence, because the missing events may exempt any host.
+// lose drops all evidence, because the missing events may have exempted any host.
 func (r *reporter) lose(losses) { r.dropAll() }
 
 // lost returns the number of reports that were dropped since the previous call.

@@ -158,8 +158,8 @@ func (w *window) lost() losses {
 	return l
 }
 
-// take returns a batch with the given losses and the events since the previous call. Without events
-// and losses, it returns nil.
+// take returns a batch with the given losses and the events since the previous call. If there are
+// none, it returns nil.
 func (w *window) take(now time.Time, lost losses) *Batch {
 	w.mu.Lock()
 	defer w.mu.Unlock()

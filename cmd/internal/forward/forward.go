@@ -486,7 +486,7 @@ func (f *Forwarder) rests() bool {
 	return false
 }
 
-// At most 1<<maxSkipped windows lie between two batches without events.
+// There are at most 1<<maxSkipped windows between two batches without events.
 const maxSkipped = 6
 
 // news returns the number of events in an entry, minus the events that an earlier log line has

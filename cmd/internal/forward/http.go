@@ -247,7 +247,7 @@ type writer struct {
 // writeGrace is the default of writer.grace.
 const writeGrace = time.Second
 
-// errStuck means that the reader of a pipe does not read a batch.
+// errStuck means that the reader of a pipe is not reading a batch.
 var errStuck = errors.New("standard output is not read")
 
 func (w *writer) deliver(ctx context.Context, data []byte) error {

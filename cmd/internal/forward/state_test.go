@@ -209,7 +209,7 @@ func TestNoDirectory(t *testing.T) {
 	}
 }
 
-// TestSlowServer checks that a request without a response ends, with a clear error.
+// TestSlowServer checks that a request without a response ends with a clear error.
 func TestSlowServer(t *testing.T) {
 	r := newReceiver(t)
 	w := &webhook{client: newClient(r.roots, "scanwatch/test", time.Now), url: r.URL}
@@ -277,7 +277,7 @@ func TestNamedFiles(t *testing.T) {
 }
 
 // TestExcusesInGaps checks that a gap in the events drops and counts earlier evidence and reports,
-// because the missing events may exempt any host.
+// because the missing events may have exempted any host.
 func TestExcusesInGaps(t *testing.T) {
 	c := forAbuse(t)
 	h := newHub(t, c)
