@@ -35,8 +35,8 @@ func (w *World) container(k *Kind) {
 	})
 }
 
-// movedDomain plays a server with outdated data. The server sends mail to a domain that has moved
-// elsewhere.
+// movedDomain plays a server that, because its data is outdated, sends mail to a domain that has
+// moved elsewhere.
 func (w *World) movedDomain(k *Kind) {
 	h := host(w.net()(54), "mail.oldpartner.example")
 	w.Go("moved", Start, func(a *Actor) {

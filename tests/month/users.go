@@ -80,7 +80,7 @@ func (w *World) telephone(k *Kind) {
 	}
 }
 
-// mistyping plays users that need up to twelve attempts.
+// mistyping plays users who need up to twelve attempts.
 func (w *World) mistyping(k *Kind) {
 	at := w.net()
 	for i := range 8 {
@@ -95,7 +95,7 @@ func (w *World) mistyping(k *Kind) {
 	}
 }
 
-// traveller plays a user that mistypes in six networks on one day.
+// traveller plays a user who mistypes in six networks on one day.
 func (w *World) traveller(k *Kind) {
 	for i := range 2 {
 		w.Go(fmt.Sprint("traveller ", i), day(9+10*i, 6*time.Hour), func(a *Actor) {

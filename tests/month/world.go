@@ -63,8 +63,8 @@ type World struct {
 // actors' counts.
 type Records struct{ Sessions, Mails, RcptOK, AuthFail, AuthPass int }
 
-// New returns a month with a preset. If the preset has the suffix " observe", the mode is observe,
-// otherwise enforce.
+// New returns a month with a preset. If the preset has the suffix " observe", the mode is observe;
+// without the suffix, it is enforce.
 func New(preset string, seed uint64) (*World, error) {
 	preset, observe := strings.CutSuffix(preset, " observe")
 	text, err := simulate.PresetText(preset)

@@ -1,7 +1,7 @@
 //go:build linux
 
 // Package promises checks that the sandbox on OpenBSD allows all operations of the filter
-// and the companions. Tests of other packages run under strace(1), and each system call in
+// and the companions. Other packages' tests run under strace(1), and each system call in
 // the sandbox is compared with pledge(2) and unveil(2).
 package promises
 
@@ -66,7 +66,7 @@ type process struct {
 
 var listens = regexp.MustCompile(`sun_path="([^"@]+)"`)
 
-// confined returns the process of a trace, or nil if it had no sandbox.
+// confined returns the process in a trace, or nil if the process had no sandbox.
 func confined(trace string) *process {
 	p := &process{files: make(map[string]string), closed: make(map[string]bool)}
 	calls := parse(trace)
@@ -132,7 +132,7 @@ func (p *process) allows(file string, need rune, inspect bool) bool {
 }
 
 // denied returns the file operations of a call that unveil(2) would deny, except for files
-// that Linux denied too.
+// that Linux also denied.
 func (p *process) denied(c call) []string {
 	var problems []string
 	check := func(file, needs string) {

@@ -395,7 +395,7 @@ func recipe(t *testing.T, server string) string {
 }
 
 // mainCF is Postfix's configuration without the block list, with the test's directories. A Postfix
-// process caches answers of block lists until it exits.
+// process caches answers from block lists until it exits.
 const mainCF = `compatibility_level = 3.6
 queue_directory = %[1]s/queue
 data_directory = %[1]s/data

@@ -24,7 +24,7 @@ func (h *host) accepts(g filterproc.Guest) bool {
 	return !slices.ContainsFunc(h.play(g), func(answer string) bool { return answer != "proceed" })
 }
 
-// barrier waits until each host has received all rows of the other hosts.
+// barrier waits until each host has received all rows from the other hosts.
 func barrier(t *testing.T, n int, hosts []*host) {
 	t.Helper()
 	for i, h := range hosts {

@@ -615,7 +615,7 @@ func (d *day) laptop(addr netip.Addr) host {
 	return host{addr: addr, rdns: name, fcrdns: "pass", helo: pick(d, names), domain: Domain, rtt: d.between(15*time.Millisecond, 90*time.Millisecond), tls: true, words: Ehlo}
 }
 
-// login generates a session of a user that mistypes the password a few times. If right is set, the
+// login generates a session of a user who mistypes the password a few times. If right is set, the
 // user eventually logs in and sends a message. Otherwise the user gives up.
 func (d *day) login(h *host, at time.Time, user string, wrong int, right bool) {
 	s := d.session(h, at, 587).greet()

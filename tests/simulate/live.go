@@ -154,8 +154,8 @@ type Host struct {
 type Result string
 
 // Failed means a wrong password, or a command that is not allowed. Unknown and Deferred
-// are answers from the server, and Refused is one from the filter. Gone means that the
-// connection had already ended.
+// are answers from the server, and Refused is an answer from the filter. Gone means
+// that the connection had already ended.
 const (
 	Accepted Result = "ok"
 	NoSuch   Result = "unknown"
@@ -176,7 +176,7 @@ type Client struct {
 	Tries  int // passwords checked by the server
 }
 
-// An Asked is a requested recipient and the result.
+// An Asked is a requested recipient and its result.
 type Asked struct {
 	Rcpt   string
 	Result Result

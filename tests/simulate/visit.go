@@ -51,7 +51,7 @@ type tx struct {
 	junk     bool
 }
 
-// A wait is why a visit is waiting.
+// A wait is the reason why a visit is waiting.
 type wait uint8
 
 const (
@@ -61,8 +61,7 @@ const (
 
 func newVisit(p *player, s *Session, n uint64) *visit {
 	v := &visit{Session: s, p: p, now: s.Start.UnixMicro()}
-	// smtpd generates ids from a counter and a random number. Here the random number is
-	// constant.
+	// smtpd generates ids from a counter and a random number, which is constant here.
 	v.id = n<<32 | mix(n)>>32
 	v.outcome = &Outcome{Label: s.Label, Session: v.id, Src: s.Src}
 	v.resume, v.stop = iter.Pull(v.play)

@@ -29,7 +29,7 @@ import (
 )
 
 // phases lists the default phases. The list omits auth and data-line, because their requests
-// contain passwords and messages. smtpd never sends wiz and help.
+// contain passwords and messages. smtpd never sends wiz or help.
 const phases = "connect,helo,ehlo,starttls,mail-from,rcpt-to,data,commit,rset,noop,quit"
 
 func main() {

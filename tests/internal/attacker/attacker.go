@@ -1,6 +1,6 @@
 //go:build linux
 
-// Package attacker plays a user that attacks root while root works in the user's directory. While a
+// Package attacker plays a user who attacks root while root works in the user's directory. While a
 // program runs, the user keeps replacing files and directories with links to root's files.
 package attacker
 
@@ -101,8 +101,8 @@ func (s *Stage) look() string {
 }
 
 // During calls f while the user keeps swapping each name in Dir with a link to the corresponding
-// target. The call is repeated until names were swapped during enough calls. None of root's files
-// may change.
+// target. The call is repeated until names have been swapped during enough calls. None of root's
+// files may change.
 func (s *Stage) During(rounds int, names, targets []string, f func()) {
 	s.T.Helper()
 	var stop atomic.Bool

@@ -61,7 +61,7 @@ func plain(a Account) string { return encode("\x00" + a.User + "\x00" + a.Passwo
 const UserAgent = "User-Agent: Expanse, a Palo Alto Networks company, searches across the global IPv4 space multiple times per day to identify customers' presences on the Internet. " +
 	"If you would like to be excluded from our scans, please send IP addresses/domains to: scaninfo@paloaltonetworks.com"
 
-// A Scenario shows a typical behaviour of remote hosts.
+// A Scenario shows typical behaviour by remote hosts.
 type Scenario struct {
 	Name     string
 	About    string // description to show to users
