@@ -192,7 +192,7 @@ func fill(w *store.Writer, at time.Time, first uint64) {
 		store.Step{Kind: store.KindFinding, Text: []byte("botnet-helo"), Arg: []byte("ylmf-pc"), By: []byte("helo"), Match: []byte("ylmf-pc"), Confidence: []byte("high")})
 }
 
-// runFilter runs a filter without smtpd. runFilter records a few sessions and serves the
+// runFilter runs a filter without smtpd. It records a few sessions and serves the
 // control socket until it is stopped.
 func runFilter(dir string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)

@@ -115,7 +115,7 @@ func (c *child) memory(key string) int64 {
 }
 
 // full plays the stream at full speed for at least the given time, while reading the
-// answers. full returns the number of rounds played.
+// answers, and returns the number of rounds played.
 func (c *child) full(s *stream, atLeast time.Duration) (rounds int, took time.Duration, err error) {
 	var want atomic.Int64 // expected answers; set before the last round, when answers are outstanding
 	want.Store(math.MaxInt64)

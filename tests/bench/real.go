@@ -68,7 +68,7 @@ type served struct {
 // connections.
 var clients = []string{"198.51.100.10", "198.51.100.11", "198.51.100.12", "198.51.100.13"}
 
-// inside is run by the second process. inside prints the result for each setting and run.
+// inside is run by the second process, and prints the result for each setting and run.
 func (b *bench) inside() error {
 	if err := smtpd.Enter(); err != nil {
 		return err

@@ -96,8 +96,8 @@ func (s *Server) History(h simulate.Host, n int, every time.Duration) {
 	}
 }
 
-// Earlier delivers a message from another server. The message shows the filter that the domain is
-// local and that the mailbox exists.
+// Earlier delivers a message from another server, which shows the filter that the domain is local
+// and that the mailbox exists.
 func (s *Server) Earlier() { s.Message(named("203.0.113.9", "mx.earlier.example")) }
 
 // Learn delivers ordinary mail for some days.

@@ -178,7 +178,7 @@ func (s *Server) stop() {
 	s.stopped()
 }
 
-// Close ends the case. Close returns errors from the filter, not failed statements.
+// Close ends the case. It returns errors from the filter, not failed statements.
 func (s *Server) Close() error {
 	s.stop()
 	return s.err

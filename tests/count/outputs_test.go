@@ -19,7 +19,7 @@ import (
 )
 
 // dumped holds the fields of a record that dump prints and the test counts. The map of users
-// counts attempts. All other maps count sessions.
+// counts attempts, and all other maps count sessions.
 type dumped struct {
 	ID, Src, Ban                                string
 	Start, End                                  int64

@@ -160,7 +160,7 @@ func (r *run) flush() {
 	r.ledger.flush()
 }
 
-// stop ends the filter as smtpd does. The filter then records the open sessions.
+// stop ends the filter as smtpd does, so that it records the open sessions.
 func (r *run) stop() {
 	r.t.Helper()
 	r.sync()

@@ -241,8 +241,8 @@ func within(prefixes []netip.Prefix) func(string) bool {
 	}
 }
 
-// asks returns a script that runs a command for each address. The script prints "yes
-// ADDRESS" if the command succeeds.
+// asks returns a script that runs a command for each address, and prints "yes ADDRESS"
+// if the command succeeds.
 func asks(command4, command6 string) string {
 	var b strings.Builder
 	for _, a := range slices.Concat(inFirst, inNext, inNone) {

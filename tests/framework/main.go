@@ -1,5 +1,5 @@
 // Framework is a filter that uses github.com/poolpOrg/OpenSMTPD-framework, for comparison
-// with package filter. Framework writes every decoded event to stderr in the format of
+// with package filter. It writes every decoded event to stderr in the format of
 // filter.Event.String, and answers every request with proceed.
 package main
 

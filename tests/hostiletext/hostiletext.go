@@ -111,9 +111,9 @@ func Texts() []Text {
 	}
 }
 
-// Terminal checks that out is safe for a terminal. The text must be UTF-8. Line feed and
-// tab are the only permitted control characters. Direction marks, invisible characters
-// and forged lines are errors.
+// Terminal checks that out is safe for a terminal. The text must be UTF-8, and line feed
+// and tab are the only permitted control characters. Direction marks, invisible
+// characters and forged lines are errors.
 func Terminal(out []byte) error {
 	var errs []error
 	for n, line := range bytes.Split(out, []byte("\n")) {

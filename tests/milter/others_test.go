@@ -364,7 +364,7 @@ type match struct {
 	all     map[string]*history
 }
 
-// open starts a session. open returns nil if the client is banned.
+// open starts a session, or returns nil if the client is banned.
 func (m *match) open(t *testing.T, v *visitor, n int) *client {
 	src := v.sources[n%len(v.sources)]
 	if m.refused(src) {

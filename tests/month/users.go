@@ -42,8 +42,8 @@ func (w *World) office(k *Kind) {
 	})
 }
 
-// movedOffice plays an office whose address has changed. On the first morning, five users mistype their passwords.
-// Some users retry immediately, and some an hour later.
+// movedOffice plays an office whose address has changed. On the first morning, five users mistype
+// their passwords, and retry either immediately or an hour later.
 func (w *World) movedOffice(k *Kind) {
 	for i := range 4 {
 		h := simulate.Host{Src: w.net()(34), RDNS: fmt.Sprintf("office%d.firm.example", i)}

@@ -109,8 +109,8 @@ func resolve(at, name string) string {
 	return filepath.Join(strings.TrimSuffix(dir, ">"), name)
 }
 
-// allows reports whether unveil(2) allows an operation. The most specific path decides.
-// Directories on the way to a path may be inspected.
+// allows reports whether unveil(2) allows an operation, which the most specific path
+// decides. Directories on the way to a path may be inspected.
 func (p *process) allows(file string, need rune, inspect bool) bool {
 	for dir := file; ; dir = filepath.Dir(dir) {
 		if permissions, ok := p.files[dir]; ok {

@@ -53,8 +53,9 @@ func Labels() (labels []string) {
 	return labels
 }
 
-// Day returns about n sessions of a day that starts at Midnight, ordered by time. The same seed
-// always results in the same sessions. The kinds with a fixed number add about 2,000 sessions.
+// Day returns about n sessions of a day that starts at Midnight, plus about 2,000 of the
+// kinds with a fixed number, ordered by time. The same seed always results in the same
+// sessions.
 func Day(seed uint64, n int) iter.Seq[Session] {
 	d := &day{Rand: rand.New(rand.NewPCG(seed, 1))}
 	for _, c := range cast {

@@ -14,9 +14,9 @@ import (
 	"scanwatch/filter/smtpd"
 )
 
-// A Live is a simulated server whose clients are Go code. A Live runs on the caller's goroutine,
-// with smtpd.Serve as a coroutine that continues whenever a client waits for an answer. The clock
-// is advanced by clients' commands and by WaitUntil.
+// A Live is a simulated server whose clients are Go code. It runs on the caller's goroutine, with
+// smtpd.Serve as a coroutine that continues whenever a client waits for an answer. The clock is
+// advanced by clients' commands and by WaitUntil.
 type Live struct {
 	// Exists reports whether a local part in Domain is a mailbox. The local part is in
 	// lower case and has no subaddress. All other recipients are unknown. Only

@@ -23,7 +23,7 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// A Milter is a pipeline with its front end for milters. A Milter implements smtpd.Handler for
+// A Milter is a pipeline with its front end for milters. It implements smtpd.Handler for
 // NewLive. Commands that Postfix does not report to a milter are omitted.
 type Milter struct {
 	*filter.Pipeline

@@ -19,8 +19,8 @@ import (
 	"scanwatch/store"
 )
 
-// Record plays sessions through the filter with the preset standard in enforce mode.
-// Record returns the records in key order.
+// Record plays sessions through the filter with the preset standard in enforce mode,
+// and returns the records in key order.
 func Record(sessions iter.Seq[Session]) (all []store.Record, err error) {
 	text, err := PresetText("standard")
 	if err != nil {

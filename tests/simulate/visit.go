@@ -416,7 +416,7 @@ func (v *visit) result() string {
 	return "permfail"
 }
 
-// ask sends a request if the handler has registered for the phase. ask reports whether
+// ask sends a request if the handler has registered for the phase, and reports whether
 // the client may continue. A client that may not continue has received the reply, and may
 // have been disconnected.
 func (v *visit) ask(phase smtpd.ID, fields ...string) bool {
@@ -480,7 +480,7 @@ func (v *visit) hear(answer []byte) error {
 	case (v.decision == "reject" || v.decision == "disconnect") && len(f) == 5 && len(f[4]) > 4 && (f[4][0] == '4' || f[4][0] == '5'):
 		v.text = f[4]
 	default:
-		return fmt.Errorf("answer to session %s: smtpd does not take %.200q", want, answer)
+		return fmt.Errorf("answer to session %s: smtpd does not accept %.200q", want, answer)
 	}
 	return nil
 }

@@ -63,7 +63,7 @@ type Config struct {
 	strict bool
 }
 
-// A stamp identifies a file's version. A missing file has a zero stamp.
+// A stamp identifies a file's version. It is zero if the file is missing.
 type stamp struct {
 	size int64
 	time time.Time
@@ -350,7 +350,7 @@ func (c *Config) MarkSeen(broken *Config) {
 // ones.
 func (c *Config) Files() []string { return slices.Sorted(maps.Keys(c.files)) }
 
-// Detail returns the text of err with a final newline. The text of a policy error
+// Detail returns the text of err with a final newline. For a policy error, the text
 // includes the line, a caret and a hint.
 func Detail(err error) string {
 	switch e := err.(type) {

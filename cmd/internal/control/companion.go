@@ -145,7 +145,7 @@ func RunDirProblem(dir, state string, filter int) string {
 	info, err := os.Stat(dir)
 	switch {
 	case err != nil:
-		return fmt.Sprintf("%v; create it, owned by the user of the filter, and restart smtpd", err)
+		return fmt.Sprintf("%v; create it, owned by the filter's user, and restart smtpd", err)
 	case !info.IsDir():
 		return dir + " is not a directory"
 	case info.Mode()&0o022 != 0:
@@ -373,7 +373,7 @@ func (c *Companions) note(p *peer, name string, entries int, lost uint64, proble
 		return one.Name == name && (p == nil || p.all || one.known && one.uid == p.uid)
 	})
 	if i < 0 {
-		return fmt.Errorf("no companion %q in the configuration of the filter", name)
+		return fmt.Errorf("no companion %q in the filter's configuration", name)
 	}
 	if p != nil {
 		p.name = name

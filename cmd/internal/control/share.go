@@ -400,7 +400,7 @@ func (s *Sharing) drop(ctx context.Context, a *Answer, args []string) error {
 		s.forget(d.host)
 		return a.JSON(Dropped{d.host, max(n, rows)})
 	case <-time.After(dropPatience):
-		return fmt.Errorf("the companion share has not answered within %v; does it run?", dropPatience)
+		return fmt.Errorf("the companion share has not answered within %v; is it running?", dropPatience)
 	case <-ctx.Done():
 		return ctx.Err()
 	}

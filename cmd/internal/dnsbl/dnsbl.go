@@ -3,9 +3,9 @@
 // file.
 //
 // The package parses and writes DNS messages itself. A response copies its question byte
-// for byte, and names in the response are offsets into that question. A response
-// therefore preserves the case of letters and needs no compression table. The tests
-// check the messages with the parser from golang.org/x/net/dns/dnsmessage.
+// for byte, and names in the response are offsets into that question. Responses
+// therefore preserve the case of letters and need no compression table. The tests check
+// the messages with the parser from golang.org/x/net/dns/dnsmessage.
 package dnsbl
 
 import (
@@ -118,8 +118,8 @@ func (s *Server) readFiles() {
 	}
 }
 
-// Apply implements follow.Apply for the zone of bans. Apply returns the number of entries
-// in all zones, and an error if any zone's file is unusable.
+// Apply implements follow.Apply for the zone of bans. It returns the number of entries in
+// all zones, and an error if any zone's file is unusable.
 func (s *Server) Apply(_ context.Context, l control.BanList, entries []control.BanEntry) (int, error) {
 	if s.HasBans() {
 		s.bans.apply(l, entries)

@@ -26,8 +26,7 @@ const (
 
 // A list holds the addresses in a zone. All methods may be called concurrently.
 type list interface {
-	// find returns the entry that lists an address. find sets the entry's text only if wantText is
-	// set.
+	// find returns the entry that lists an address, with its text only if wantText is set.
 	find(a netip.Addr, wantText bool) (e entry, ok bool)
 	// overlaps reports whether p may contain a listed address.
 	overlaps(p netip.Prefix) bool

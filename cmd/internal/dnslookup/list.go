@@ -107,7 +107,7 @@ type upstream struct {
 	distrust time.Time     // until then, the resolver may cache false listings
 }
 
-// A list is a DNS list with its limits. A list's methods may be called concurrently.
+// A list is a DNS list with its limits. Its methods may be called concurrently.
 type list struct {
 	*rules.Lookup
 	id   string
@@ -210,8 +210,8 @@ func checkKey(name string, info fs.FileInfo) error {
 	return nil
 }
 
-// CheckKey returns an error if the companion, which runs as the user uid, cannot use a list's key.
-// CheckKey does not read the key. Services started by root can also use keys that belong to root.
+// CheckKey returns an error if the companion, which runs as the user uid, cannot use a list's key,
+// but does not read the key. Services started by root can also use keys that belong to root.
 func CheckKey(l *rules.Lookup, uid uint32) error {
 	if l.Key == "" {
 		return nil
@@ -287,8 +287,7 @@ func causeOf(err error) string {
 	return causeFailure
 }
 
-// take counts a query about a client. take returns the reason why the list must not be asked now,
-// or "".
+// take counts a query about a client, or returns the reason why the list must not be asked now.
 func (z *list) take(a netip.Addr) string {
 	z.mu.Lock()
 	defer z.mu.Unlock()

@@ -168,7 +168,7 @@ func (p *Engine) setLevel() {
 	}
 }
 
-// build creates the engine. build waits only for files on the local disk, because smtpd accepts no
+// build creates the engine. It waits only for files on the local disk, because smtpd accepts no
 // connections until its filters are registered. The state directory is opened in the background.
 func build(program *Program, s Settings, stderr io.Writer) (*Engine, error) {
 	p := &Engine{program: program, Settings: s, logs: newQueue(stderr), level: new(slog.LevelVar), memory: memory.New(), started: time.Now().UTC(), lookups: dnslist.New(), Wake: make(chan struct{}, 1)}
@@ -225,7 +225,7 @@ func (p *Engine) toSyslog() {
 	}
 	w, err := openSyslog(logSocket, p.program.Name)
 	if err != nil {
-		p.Log.Warn("no connection to syslog, logging to standard error; restart smtpd when syslogd runs", "err", err)
+		p.Log.Warn("no connection to syslog, logging to standard error; restart smtpd when syslogd is running", "err", err)
 		return
 	}
 	p.logs.use(w)

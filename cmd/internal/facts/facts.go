@@ -245,8 +245,8 @@ func (f *File) check(e *end, rows int, code hash.Hash, in *bufio.Reader) error {
 	return nil
 }
 
-// add adds a row. The row's stamp is the time of the ban or unban; otherwise it is the file's time.
-// A ban that starts in the same second as an unban counts as ended.
+// add adds a row. The stamp of a ban or unban is its own time, and that of any other row is the
+// file's time. A ban that starts in the same second as an unban counts as ended.
 func (f *File) add(b []byte, h *header, own string) error {
 	var one line
 	if err := strict(b, &one); err != nil {
@@ -279,8 +279,8 @@ func revoked(r *share.Row) bool {
 	return ok && r.Bucket == memory.BansBucket && b.Revoked
 }
 
-// Merge merges other hosts' rows. own contains this host's rows. Merge returns the rows for the
-// filter and the other hosts' status. The rows are partial, because other files may have been read
+// Merge merges other hosts' rows with own, this host's rows. It returns the rows for the filter
+// and the other hosts' status. The rows are partial, because other files may have been read
 // earlier.
 func Merge(self string, l share.Limits, own iter.Seq[kv.Entry], files []*File, now time.Time) (rows []memory.Foreign, hosts []share.HostStatus, err error) {
 	mine := &File{Host: self}

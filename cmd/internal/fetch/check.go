@@ -39,7 +39,7 @@ const maxASNs = 8192
 const rejectedPart = 10
 
 // check returns a doubtError if the new file must not replace old, which is nil if there is no old
-// file. check records the new file's numbers in r.
+// file. It records the new file's numbers in r.
 func (f *Feed) check(o Options, old, content []byte, r *Result) error {
 	if f.Format == feed.Database {
 		return f.checkDatabase(o, old, content, r)

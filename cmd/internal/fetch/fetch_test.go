@@ -892,7 +892,7 @@ func TestLinks(t *testing.T) {
 	}
 }
 
-// TestKill kills an update before each change of a file. TestKill checks that the file is complete,
+// TestKill kills an update before each change to a file, and checks that the file is complete,
 // whether old or new, and that the next update succeeds.
 func TestKill(t *testing.T) {
 	self, err := os.Executable()

@@ -59,7 +59,7 @@ const maxNames = 4
 // hostOf returns the address, or the first address of its /64.
 func hostOf(a netip.Addr) netip.Addr { return memory.Source(a.Unmap()).Addr() }
 
-// A report is a report on one host. A report contains neither recipients nor text from
+// A report is a report on one host. It contains neither recipients nor text from
 // clients.
 type report struct {
 	IP         netip.Addr `json:"ip"`
@@ -75,8 +75,8 @@ func (r *report) hosts() []control.Names {
 	return append([]control.Names{{Addr: r.IP}}, r.Names[:min(len(r.Names), maxNames)]...)
 }
 
-// A reporter collects the hosts to report. The keys of its maps are results of hostOf. A reporter
-// may be used concurrently.
+// A reporter collects the hosts to report, and may be used concurrently. The keys of its maps are
+// results of hostOf.
 type reporter struct {
 	file  string // stores the times of reports and exemptions
 	queue *queue // of the reports

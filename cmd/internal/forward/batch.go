@@ -77,7 +77,7 @@ type kind struct {
 	event, prefix, evidence, confidence, rule, phase, decision, would, tag, reason string
 }
 
-// A window collects events. A window may be used concurrently.
+// A window collects events, and may be used concurrently.
 type window struct {
 	host string
 

@@ -224,8 +224,8 @@ func (f *Forwarder) watchOnce(ctx context.Context, started func()) error {
 	})
 }
 
-// flush moves a window's events to the queue. Without a queue, flush sends them to the destination.
-// flush logs and returns the error.
+// flush moves a window's events to the queue or, if there is no queue, sends them to the
+// destination. It logs and returns the error.
 func (f *Forwarder) flush(ctx context.Context) error {
 	if f.reporter != nil {
 		f.report(ctx)

@@ -65,7 +65,7 @@ func newClient(roots *x509.CertPool, agent string, now func() time.Time) *client
 	}}
 }
 
-// post sends a request, and returns the start of the response. post returns nil if the server has
+// post sends a request, and returns the start of the response. The error is nil if the server has
 // accepted the request.
 func (c *client) post(req *http.Request) (reply []byte, err error) {
 	if req.Header.Get("User-Agent") == "" { // the header file may set User-Agent

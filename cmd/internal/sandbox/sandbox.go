@@ -121,7 +121,7 @@ func (r *Report) Attrs() []any {
 	}
 }
 
-// Covers reports whether the sandbox allows reading file, after following symbolic links. Covers
+// Covers reports whether the sandbox allows reading file, after following symbolic links. It
 // returns false for a file that was added to the configuration after Enter.
 func (r *Report) Covers(file string) bool {
 	if r == nil || !r.Files {

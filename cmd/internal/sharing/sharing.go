@@ -107,7 +107,7 @@ type Service struct {
 // A position is a message's number in a run.
 type position struct{ run, number uint64 }
 
-// New returns a Service. New reads the key and the password.
+// New reads the key and the password, and returns a Service.
 func New(c *rules.Companion, f *rules.Fleet, runDir string, log *slog.Logger) (*Service, error) {
 	key, err := fleetkey.Read(f.Key)
 	if err != nil {

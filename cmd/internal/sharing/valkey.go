@@ -77,7 +77,7 @@ type server struct {
 	strange   map[string]struct{} // names without a valid message whose rows have been read
 }
 
-// options returns the client library's options. options reads the password file and the
+// options returns the client library's options. It reads the password file and the
 // certificates.
 func options(s *rules.Share) (valkey.ClientOption, error) {
 	o := valkey.ClientOption{

@@ -201,7 +201,7 @@ func (d *Dir) Loss() string {
 }
 
 // OpenState opens state.db unless a filter is running. A filter that is started later
-// waits for the file. The caller must close the State.
+// waits for the file, so the caller must close the State.
 func (d *Dir) OpenState(program string) (*memory.Memory, *store.State, error) {
 	m, now := memory.New(), d.Now()
 	limit := min(d.Limits().Budget/2, memory.AllBytes) // like the filter

@@ -20,7 +20,7 @@ import (
 	"scanwatch/tests/internal/require"
 )
 
-// UID is the user's id. The user has no account.
+// UID is the ID of the user, who has no account.
 const UID = 54321
 
 // A Stage is a pair of directories, one owned by the user and one by root.
