@@ -64,8 +64,8 @@ func runPolicy(e *env, args []string, asText, privacy bool) error {
 	return describePolicy(e, tree, privacy)
 }
 
-// describePolicy prints a description of a policy. If privacy is set, it prints what data
-// the filter stores under that policy instead.
+// describePolicy prints a description of a policy. If privacy is set, it instead prints
+// what data the filter stores under that policy.
 func describePolicy(e *env, tree *rules.Config, privacy bool) error {
 	p, _, err := rules.Compile(tree, rules.Options{})
 	if err != nil {

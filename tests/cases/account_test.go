@@ -1,6 +1,6 @@
 package cases
 
-// This file contains cases about stolen accounts. The presets do not reject authenticated clients,
+// This file contains test cases for stolen accounts. The presets do not reject authenticated clients,
 // so the tests check the evidence. Rules that use the evidence must work or cause an error.
 
 import (

@@ -1,6 +1,6 @@
 package cases
 
-// This file contains cases about messages with the null sender (RFC 5321 section 4.5.5). They are
+// This file contains test cases for messages with the null sender (RFC 5321 section 4.5.5). They are
 // either bounces of forged mail or sender verification.
 
 import (

@@ -1,6 +1,6 @@
 package cases
 
-// This file contains cases about brute force. The filter cannot answer AUTH, and rejects a client
+// This file contains test cases for brute force. The filter cannot answer AUTH, and rejects a client
 // only at the next connection. Each limit is the number of passwords that the server answers before
 // the client is rejected.
 

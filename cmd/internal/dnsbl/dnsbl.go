@@ -268,9 +268,8 @@ func (z *zone) apex(buf []byte, q *query, at int, serial uint32, negative func(r
 	return r
 }
 
-// nameServer answers a query for the name of the server. If the server also listens on
-// other addresses, loopback addresses are omitted, because they are useless to other
-// hosts.
+// nameServer answers a query for the server's name. If the server also listens on other
+// addresses, loopback addresses are omitted, because they are useless to other hosts.
 func (s *Server) nameServer(buf []byte, q *query, z *zone, negative func(rcode) response) response {
 	var kind uint16
 	r := q.begin(buf, noError, true)

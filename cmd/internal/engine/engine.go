@@ -51,10 +51,10 @@ type Program struct {
 	// registers the policy's phases at startup.
 	AnyPhase bool
 	// Prepare, if set, opens the front end's sockets before the sandbox restricts the process. If
-	// Prepare fails, it has logged the error, and the program exits.
+	// Prepare fails, it logs the error itself, and the program exits.
 	Prepare func(e *Engine) error
-	// Serve passes events to the pipeline until the mail server stops. If Serve fails, it has
-	// logged the error, and the exit status is 1.
+	// Serve passes events to the pipeline until the mail server stops. If Serve fails, it
+	// logs the error itself, and the exit status is 1.
 	Serve func(e *Engine) error
 }
 

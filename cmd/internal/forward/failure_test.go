@@ -444,8 +444,8 @@ func TestReflectedRequest(t *testing.T) {
 	}
 }
 
-// TestReportOnce checks that a report is not sent again if the response is missing, that its time
-// is on disk before AbuseIPDB responds, and that a temporary rejection leaves the report in the
+// TestReportOnce checks that a report is not sent again if there is no response, that its time is
+// on disk before AbuseIPDB responds, and that a temporary rejection leaves the report in the
 // queue.
 func TestReportOnce(t *testing.T) {
 	r, companion := newReceiver(t), forAbuse(t)
