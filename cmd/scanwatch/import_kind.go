@@ -83,7 +83,7 @@ func importKind(e *env, kind *serverlog.Kind, names []string) error {
 	return nil
 }
 
-// printSessions prints the number of sessions in an import, of which some may have been recorded
+// printSessions prints the number of sessions in an import, some of which may have been recorded
 // before.
 func printSessions(e *env, all, known int) {
 	again := ""

@@ -16,7 +16,7 @@ import (
 	"scanwatch/store"
 )
 
-// rateDays is the number of days before the last session from which the growth rate is
+// rateDays is the number of days before the last session over which the growth rate is
 // calculated.
 const rateDays = 7
 

@@ -327,7 +327,7 @@ func TestRate(t *testing.T) {
 }
 
 // TestStartRate checks that a service that restarts repeatedly exceeds the rate by at most a few
-// seconds' worth of queries, and that the queries of tests also count.
+// seconds' worth of queries, and that tests' queries also count.
 func TestStartRate(t *testing.T) {
 	l := *lookup
 	l.Rate = 10

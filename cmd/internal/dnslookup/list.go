@@ -162,7 +162,7 @@ func (z *list) disable(err error) error {
 }
 
 // maxZone is the maximum length of a zone in bytes. A query's name is at most 253 bytes long, and
-// an IPv6 address takes up to 64.
+// an IPv6 address takes up to 64 of them.
 const maxZone = 253 - 64
 
 // maxKey is the maximum length of a DNS label in bytes.
@@ -230,7 +230,7 @@ func CheckKey(l *rules.Lookup, uid uint32) error {
 	return nil
 }
 
-// ask returns the list's answer about an address.
+// ask returns the list's answer for an address.
 func (z *list) ask(ctx context.Context, a netip.Addr) dnslist.Answer {
 	answer := dnslist.Answer{Addr: a, List: z.id}
 	client := a.Unmap()

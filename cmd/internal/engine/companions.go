@@ -147,7 +147,7 @@ func (p *Engine) sparedHost(h control.Names) bool {
 }
 
 // withdraw ends the bans that rest on listings that a list has withdrawn. A ban imposed more than
-// dnslist.MaxTTL ago rests on an earlier answer of the list.
+// dnslist.MaxTTL ago rests on an earlier answer from the list.
 func (p *Engine) withdraw(list *rules.Lookup, listed []netip.Addr) {
 	now, policy := p.eventTime(), p.policies.policy()
 	if policy == nil {

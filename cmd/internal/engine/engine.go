@@ -45,7 +45,8 @@ type Program struct {
 	Usage    string
 	// Flags, if set, adds flags to the common flags of all front ends.
 	Flags func(*flag.FlagSet)
-	// Server is the program that the operator restarts so that all settings take effect.
+	// Server is the program that the operator must restart for all settings to take
+	// effect.
 	Server string
 	// AnyPhase is set if the front end sends requests in all phases. Otherwise, the front end
 	// registers the policy's phases at startup.
@@ -66,8 +67,9 @@ type Settings struct {
 	verbose bool
 }
 
-// StopTime limits how long the filter saves its last records after the mail server has stopped. If
-// the mail server is restarted, a new filter may already be waiting for the state directory.
+// StopTime limits how long the filter may spend saving its last records after the mail server has
+// stopped. If the mail server is restarted, a new filter may already be waiting for the state
+// directory.
 const StopTime = 10 * time.Second
 
 // logTime limits the time for writing the last log messages, after the records are saved.
@@ -79,7 +81,7 @@ const socketCheck = 5 * time.Second
 
 // gcPercent is below Go's default to save memory. Frequent collections are cheap, because
 // most of the heap consists of tables without pointers. The value is set only after the
-// lists are loaded, so that collections do not delay the startup, for which smtpd waits.
+// lists are loaded, so that collections do not delay startup, during which smtpd waits.
 const gcPercent = 50
 
 // An Engine is a running filter.

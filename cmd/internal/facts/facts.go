@@ -63,7 +63,7 @@ const (
 
 	maxLine = 4096
 	maxRows = 1_000_000
-	// maxAhead is the maximum lead of another host's clock without a warning.
+	// maxAhead is how far another host's clock may be ahead without a warning.
 	maxAhead = 5 * time.Second
 )
 
@@ -153,7 +153,7 @@ func (f *File) Clock(now time.Time) string {
 	return ""
 }
 
-// maxAge is the maximum age of a file without a note.
+// maxAge is the age beyond which a file causes a note.
 const maxAge = time.Hour
 
 // Read reads and checks a file. If own is not empty, it is the fingerprint of the key with which

@@ -16,7 +16,7 @@ import (
 	"scanwatch/internal/prefix"
 )
 
-// Limits of a plausible change: a new file has at least half and at most three times as many
+// Limits on a plausible change: a new file has at least half and at most three times as many
 // entries.
 const (
 	shrink = 2

@@ -92,7 +92,7 @@ type Result struct {
 	AnySize time.Time `json:"any_size,omitzero"`
 }
 
-// step is called before each change of a file. Tests replace step to end the process there.
+// step is called before each change to a file. Tests replace step to end the process there.
 var step = func(string) {}
 
 // Run updates one feed.

@@ -483,7 +483,7 @@ func TestIntervals(t *testing.T) {
 	}
 }
 
-// TestWrongClock checks that updates continue after the clock was wrong.
+// TestWrongClock checks that updates continue after the clock has been wrong.
 func TestWrongClock(t *testing.T) {
 	for _, state := range []string{
 		`{"url": %q, "attempt": "2040-01-01T00:00:00Z"}`,

@@ -341,8 +341,8 @@ func (k *Keeper) plan(now time.Duration) (remove []netip.Prefix, add []entry) {
 			e.renewed = present
 			add = append(add, e)
 		case !wanted && (present || !k.all && p.IsSingleIP()):
-			// Remove hosts even if the list lacks them, because it may have been read
-			// while the kernel was resizing the set.
+			// Remove hosts even if the list lacks them, because the list may have been
+			// read while the kernel was resizing the set.
 			remove = append(remove, p)
 		}
 	}

@@ -363,7 +363,7 @@ func dropBefore(times map[netip.Addr]time.Time, before time.Time) {
 }
 
 // stored drops the evidence against a host whose report is now in the queue. If the evidence was
-// dropped since the call of due, stored drops the report.
+// dropped since the call to due, stored drops the report.
 func (r *reporter) stored(a netip.Addr) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -447,7 +447,7 @@ func (a *abuseIPDB) deliver(ctx context.Context, data []byte) error {
 }
 
 // aboutAddress reports whether a negative response concerns only the report's address. In that
-// case, reports of other addresses need not wait.
+// case, reports on other addresses need not wait.
 func aboutAddress(reply []byte) bool {
 	var answer struct {
 		Errors []struct{ Source struct{ Parameter string } }

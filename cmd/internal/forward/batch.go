@@ -33,7 +33,8 @@ type Batch struct {
 	// Dropped is the number of events lost since the previous batch.
 	Dropped uint64 `json:"dropped"`
 	// Gaps is the number of lost connections to the filter since the previous batch, plus the
-	// number of service starts except the first. How many events were missed in a gap is unknown.
+	// number of service starts except the first. It is unknown how many events were missed in a
+	// gap.
 	Gaps uint64 `json:"gaps"`
 }
 

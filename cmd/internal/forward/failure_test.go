@@ -228,7 +228,7 @@ func TestReportWaits(t *testing.T) {
 }
 
 // TestExemptByName checks that a host is not reported if one of its proven names is exempt when
-// the report is due, or becomes exempt while the report waits.
+// the report is due, or becomes exempt while the report is waiting.
 func TestExemptByName(t *testing.T) {
 	r := newReceiver(t)
 	for name, c := range map[string]struct {

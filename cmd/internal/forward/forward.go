@@ -370,13 +370,13 @@ func (f *Forwarder) spared(a netip.Addr, names ...control.Names) (spared bool, e
 	return spared, err
 }
 
-// errSpared means that a host became exempt while its report waited.
+// errSpared means that a host became exempt while its report was waiting.
 var errSpared = errors.New("the host is exempt")
 
 // errObserve means that the filter is in observe mode, in which nothing is reported.
 var errObserve = errors.New("the filter is in mode observe")
 
-// deliver delivers an entry of the queue.
+// deliver delivers an entry from the queue.
 func (f *Forwarder) deliver(ctx context.Context, e entry, data []byte) error {
 	var r report
 	if f.reporter == nil {

@@ -244,7 +244,7 @@ type writer struct {
 	stuck bool          // a call of Write is blocked
 }
 
-// writeGrace is the default of writer.grace.
+// writeGrace is the default for writer.grace.
 const writeGrace = time.Second
 
 // errStuck means that the reader of a pipe is not reading a batch.

@@ -326,7 +326,7 @@ func (q *queue) removeAt(i int) {
 	q.entries = slices.Delete(q.entries, i, i+1)
 }
 
-// removeReports removes the reports of the hosts that selected selects. If lost is set,
+// removeReports removes the reports on the hosts that selected selects. If lost is set,
 // removeReports counts the reports as dropped.
 func (q *queue) removeReports(selected func(netip.Addr) bool, lost bool) {
 	q.mu.Lock()
@@ -362,7 +362,7 @@ func (q *queue) first() (e entry, data []byte, ok bool, err error) {
 	return e, data, true, err
 }
 
-// noResources lists errors of open(2) after which a later attempt may succeed.
+// noResources lists errors from open(2) after which a later attempt may succeed.
 var noResources = []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM}
 
 func readFile(name string) ([]byte, error) {

@@ -379,7 +379,7 @@ func TestUnban(t *testing.T) {
 }
 
 // TestManyHosts checks that hosts without reportable evidence, and hosts that share a /64, leave
-// room for the reports of other hosts.
+// room for reports on other hosts.
 func TestManyHosts(t *testing.T) {
 	r := newReporter(&queue{dir: t.TempDir()})
 	a := netip.MustParseAddr("2001:db8::1")
@@ -439,8 +439,8 @@ func TestFutureEvidence(t *testing.T) {
 	}
 }
 
-// TestDuplicateReport checks that a response about one report's address does not delay the reports
-// of other addresses.
+// TestDuplicateReport checks that a response about one report's address does not delay reports on
+// other addresses.
 func TestDuplicateReport(t *testing.T) {
 	r, c := newReceiver(t), forAbuse(t)
 	a := &abuseIPDB{client: newClient(r.roots, "", time.Now), url: r.URL, key: c.Forward.Key}

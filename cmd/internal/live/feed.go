@@ -96,7 +96,7 @@ func (f *Feed) poll(ctx context.Context) error {
 const settled = 10 * time.Second
 
 // renew reads the records, and then new records every minute, because accepted sessions cause no
-// events. It spends at most a hundredth of the time on reading.
+// events. It spends at most a hundredth of its time reading.
 func (f *Feed) renew(ctx context.Context, begun time.Time) {
 	from := f.reread(ctx, begun)
 	for pause := time.Minute; ; {

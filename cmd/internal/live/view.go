@@ -257,7 +257,7 @@ func proofOf(e *events.Event) smtp.FCrDNS {
 	return smtp.FCrDNSFail
 }
 
-// event adds an event of the filter.
+// event adds an event from the filter.
 func (d *data) event(e *events.Event) {
 	if p, err := netip.ParsePrefix(e.Prefix); err == nil {
 		d.ban(p.Masked(), e)

@@ -107,7 +107,7 @@ func (s *Source) Read(quiet bool) (*Report, error) {
 	a := &Report{source: s, counts: report.NewCollector(memory.Number), site: s.site(nil)}
 	var problems []string
 	// If there are problems, they already include the reason. A directory of imported
-	// records has no front end that should run.
+	// records has no front end that should be running.
 	if r.Down != nil && len(r.Problems()) == 0 && control.LatestFrontEnd(s.Dir.Path).Name != "" {
 		problems = append(problems, r.Down.Error())
 	}

@@ -89,7 +89,7 @@ type Service struct {
 	// host's; see mayClaim.
 	mismatch time.Time
 	refused  error // the server has refused the latest rows of this host; nil if not
-	// unannounced is set if the server has refused the latest announcement of this host.
+	// unannounced is set if the server has refused this host's latest announcement.
 	unannounced error
 	latest      map[string]position // latest message of each host
 	next        struct{ connect, send, upkeep, expire time.Time }
@@ -384,7 +384,7 @@ func missed(s *Service, m *received) bool {
 	return known && m.number > 1
 }
 
-// maxDrift is the maximum change of skew that does not count as a clock correction.
+// maxDrift is the maximum change in skew that does not count as a clock correction.
 const maxDrift = 2 * time.Second
 
 // measure compares the clocks of the server and this host.

@@ -312,7 +312,7 @@ type received struct {
 	err error
 }
 
-// read waits for other hosts' messagesfor at most the given time.
+// read waits for other hosts' messages for at most the given time.
 func (s *server) read(ctx context.Context, wait time.Duration) ([]received, error) {
 	if len(s.last) == 0 {
 		select {

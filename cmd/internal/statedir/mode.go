@@ -50,7 +50,7 @@ func ModeOf(c *control.Config) Mode {
 	return m
 }
 
-// Observes reports whether the filter enforces nothing.
+// Observes reports whether the filter only observes.
 func (m *Mode) Observes() bool { return m.Word == rules.Observe.String() }
 
 // String describes the mode, with times in zone, or returns "" if the mode is unknown.
