@@ -2,7 +2,7 @@
 
 package main
 
-// The driver runs a filter as a child process on a socket, like smtpd.
+// The driver runs a filter as a child process on a socket, as smtpd does.
 
 import (
 	"bufio"
@@ -77,7 +77,7 @@ func (c *child) failed(err error) error {
 	return fmt.Errorf("%s: %w; %v; it said:\n%s", c.name, err, c.cmd.Wait(), c.stderr.String())
 }
 
-// stop closes the filter's input and waits for it to exit, like smtpd.
+// stop closes the filter's input and waits for the filter to exit, as smtpd does.
 func (c *child) stop() error {
 	c.conn.Close()
 	// Ignore errors from frameworks, which may treat the end of input as an error.

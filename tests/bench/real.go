@@ -36,7 +36,7 @@ const (
 )
 
 // smallest is the smallest useful set of registrations. Its events report the source, the
-// recipients and the result. Its request allows bans to take effect.
+// recipients and the result, and its request allows bans to take effect.
 var smallest = []string{
 	"report|smtp-in|link-connect", "report|smtp-in|link-identify", "report|smtp-in|link-auth", "report|smtp-in|link-disconnect",
 	"report|smtp-in|tx-rcpt", "filter|smtp-in|connect",
@@ -125,8 +125,8 @@ func (b *bench) serve(v smtpd.Version, set setting) (n served, err error) {
 		wait.Wait()
 		return errors.Join(errs...)
 	}
-	// Each client sends mail before the measurement. The clients remain unknown, because only mail
-	// from earlier days makes a client known.
+	// Each client sends mail before the measurement, but remains unknown, because only mail from
+	// earlier days makes a client known.
 	if err := all(func(i int) error {
 		return visits(s, i, "MAIL FROM:<a@example.net>", "RCPT TO:<"+smtpd.Recipients[0]+"@"+smtpd.Domain+">", "DATA", "Subject: x\r\n\r\nHello.\r\n.")
 	}); err != nil {

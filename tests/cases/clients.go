@@ -63,8 +63,7 @@ func ours(local ...string) (to []string) {
 }
 
 // Deliver sends a message to local parts in one session. The server rejects a local part
-// that ends with =, although the mailbox exists. A local part that ends with ~ is
-// deferred.
+// that ends with =, although the mailbox exists, and defers one that ends with ~.
 func (s *Server) Deliver(h simulate.Host, from string, local ...string) *simulate.Client {
 	c := s.Connect(h)
 	c.Ehlo()

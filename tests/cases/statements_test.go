@@ -280,7 +280,7 @@ func unusual(s *Server) {
 	s.Check(len(s.Logged(`^session would=junk src=203.0.113.55 `)) == 0, "a message with 60 points would be marked")
 }
 
-// sixty sends a message that has 60 points.
+// sixty sends a message that scores 60 points.
 func (s *Server) sixty() *simulate.Client {
 	h := greets("203.0.113.55", "gw.partner.example", "exchange-1")
 	h.Pace = []time.Duration{50 * time.Microsecond, 120 * time.Millisecond}

@@ -217,7 +217,7 @@ func (r *run) compareDump(p period, records []*record) {
 	}
 }
 
-// sorted returns records in the order of their ends.
+// sorted returns records in the order in which they ended.
 func sorted(records []*record) []*record {
 	records = slices.Clone(records)
 	slices.SortFunc(records, func(a, b *record) int {

@@ -125,7 +125,7 @@ func served(t *testing.T, s *smtpd.Server, from, helo, sender string) string {
 	return sender
 }
 
-// arrived waits until messages are delivered. No message may be marked as junk.
+// arrived waits until messages are delivered, none of which may be marked as junk.
 func arrived(t *testing.T, s *smtpd.Server, senders ...string) {
 	t.Helper()
 	for _, sender := range senders {

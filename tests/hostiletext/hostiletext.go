@@ -1,6 +1,6 @@
 // Package hostiletext contains strings with which clients attack programs that display logs and
 // reports. Hostile text may control a terminal, forge a log line, run as a spreadsheet formula,
-// break out of a format, or be invisible. Package hostiletext fills a state directory with hostile
+// break out of a format, or be invisible. The package also fills a state directory with hostile
 // text, and checks the output of programs.
 //
 // A new output format needs a row in a test's table. That test must call [Store], and check the

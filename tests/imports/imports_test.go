@@ -15,8 +15,9 @@ import (
 
 const module = "scanwatch/"
 
-// A rule forbids packages to depend on other packages, directly or through other packages of this
-// module. A pattern that ends in "/..." includes the named package and all packages below it.
+// A rule forbids packages from depending on other packages, directly or through other packages of
+// this module. A pattern that ends in "/..." includes the named package and all packages below
+// it.
 type rule struct {
 	from, not []string
 	reason    string

@@ -96,7 +96,7 @@ func (c *client) greet(helo string) string {
 	return c.say("EHLO", "EHLO "+helo)
 }
 
-// result returns the result of a reply.
+// result converts a reply to a result.
 func result(reply string) int {
 	switch {
 	case strings.HasPrefix(reply, "2"), strings.HasPrefix(reply, "3"):

@@ -22,7 +22,7 @@ func (w *World) applications(k *Kind) {
 	}
 }
 
-// container plays a server that changes its greeting after some weeks.
+// container plays a server that changes its greeting after a few weeks.
 func (w *World) container(k *Kind) {
 	h := host(w.net()(53), "mail.family.example")
 	w.Go("container", Start, func(a *Actor) {

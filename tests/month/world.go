@@ -1,6 +1,6 @@
 // Package month plays a mail server's month through the filter's pipeline on a simulated clock. The
-// month has many kinds of legitimate senders, users and attackers. Package month counts the
-// messages and logins that the filter delayed or rejected, and each attacker's results.
+// month has many kinds of legitimate senders, users and attackers. The package counts the messages
+// and logins that the filter delayed or rejected, and each attacker's results.
 //
 // The actors react to each reply. Mail servers retry as the standards require, and attackers
 // continue. The same seed results in the same plan under every policy.

@@ -59,8 +59,9 @@ func linked(t *testing.T, systems ...string) []string {
 }
 
 // TestArchive checks that two repositories with the same files and commit time produce
-// the same source archive, and that the checksums match the archive. Without a network
-// and without a module cache, the oldest suitable Go builds the programs from it.
+// the same source archive, and that the checksums match the archive. The oldest
+// suitable Go must be able to build the programs from the archive without a network or
+// a module cache.
 func TestArchive(t *testing.T) {
 	require.Full(t)
 	needs(t, "make", "openssl", "sha256sum", "unshare")

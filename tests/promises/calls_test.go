@@ -160,8 +160,8 @@ var sockopts = map[string]string{
 	"SOL_TCP TCP_KEEPIDLE": absent, "SOL_TCP TCP_KEEPINTVL": absent, "SOL_TCP TCP_KEEPCNT": absent,
 }
 
-// promises returns the promises that a call needs. Each element lists promises of which
-// one suffices. ok is false for an unknown call.
+// promises returns the promises that a call needs. Each element lists promises, any one
+// of which suffices. ok is false for an unknown call.
 func (c call) promises() (needs []string, ok bool) {
 	need := ""
 	switch c.name {

@@ -36,7 +36,7 @@ var roles = map[string]string{
 	"scanwatch update":  "clientPromises",
 }
 
-// promised returns the string constants of sandbox_openbsd.go.
+// promised returns the string constants in sandbox_openbsd.go.
 func promised(t *testing.T) map[string][]string {
 	t.Helper()
 	file, err := parser.ParseFile(token.NewFileSet(), "../../cmd/internal/sandbox/sandbox_openbsd.go", nil, 0)

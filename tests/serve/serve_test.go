@@ -299,7 +299,8 @@ func TestRoot(t *testing.T) {
 	}
 }
 
-// TestRBLDNSD checks that a zone from a file contains the same addresses as rbldnsd serves.
+// TestRBLDNSD checks that a zone from a file contains the same addresses that rbldnsd
+// serves.
 func TestRBLDNSD(t *testing.T) {
 	require.Program(t, "rbldnsd")
 	s := start(t, zones)

@@ -671,7 +671,7 @@ func (d *day) users(n int) {
 	}
 }
 
-// office generates 25 users that share an address and log in all day. At night, before the users
+// office generates 25 users who share an address and log in all day. At night, before the users
 // log in, a phone with an old password connects.
 func (d *day) office(int) {
 	addr := d.net()(44)

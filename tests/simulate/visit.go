@@ -452,7 +452,7 @@ func (v *visit) ask(phase smtpd.ID, fields ...string) bool {
 		v.report(smtpd.FilterResponse, name, v.decision)
 		return true
 	}
-	// smtpd treats a reject with code 421 as a disconnect.
+	// smtpd treats a rejection with code 421 as a disconnect.
 	hangUp := v.decision == "disconnect" || strings.HasPrefix(v.text, "421")
 	decision := v.decision
 	if hangUp {

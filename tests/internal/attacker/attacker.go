@@ -109,8 +109,8 @@ func (s *Stage) During(rounds int, names, targets []string, f func()) {
 	var swaps atomic.Int64
 	done := make(chan error)
 	go func() {
-		// Only the current thread has the user's rights. The thread ends with the
-		// goroutine.
+		// Only the current thread, which ends with the goroutine, has the user's
+		// rights.
 		runtime.LockOSThread()
 		for _, call := range [][4]uintptr{
 			{unix.SYS_SETGROUPS, 0, 0, 0},

@@ -515,7 +515,7 @@ func (s *Server) Sendmail(stdin io.Reader, args ...string) error {
 	return nil
 }
 
-// Dial connects to a port of the server. from is the client's address, by default 127.0.0.1. from
+// Dial connects to a port of the server. from is the client's address, by default 127.0.0.1, and
 // must not be one of the server's addresses. Loopback addresses reach the server on loopback, and
 // all others reach it on Addr4 or Addr6. smtpd queues five connections, and further concurrent
 // connections must wait for retransmissions.
