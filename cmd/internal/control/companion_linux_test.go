@@ -43,7 +43,7 @@ const (
 	syncUser, serveUser, stranger, forwardUser, lookUser = 4001, 4002, 4003, 4004, 4005
 )
 
-// lookups contains the answers of DNS lists in the tests.
+// lookups holds the DNS lists' answers in the tests.
 var lookups = dnslist.New()
 
 // serveCompanions starts a server for companions that offers all of the filter's
