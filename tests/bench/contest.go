@@ -58,7 +58,7 @@ func goBuild(program, path string) []string {
 }
 
 // build builds the programs. Contestants whose tools are missing are logged and
-// skipped, unless SCANWATCH_NO_SKIP=1 makes that an error.
+// skipped, but are an error if SCANWATCH_NO_SKIP is 1.
 func (b *bench) build() error {
 	return b.buildAll(append([]contestant{{name: "scanwatch", build: command}}, contestants...))
 }

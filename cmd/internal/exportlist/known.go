@@ -300,8 +300,8 @@ func partsOf(all []store.Segment) map[dayNumber]dayFiles {
 	return days
 }
 
-// checkFilter returns an error if the running filter's exemptions differ from those of this
-// export, because its configuration or a table's contents differ.
+// checkFilter returns an error if the running filter's exemptions differ from this
+// export's, because its configuration or a table's contents differ.
 func (b *builder) checkFilter(s *control.Status) error {
 	switch {
 	case s.Config.File == "":

@@ -244,9 +244,9 @@ func failServer(s *Service, what string, err error) error {
 	return fmt.Errorf("%s: %w", what, remedy(err))
 }
 
-// exchange makes any missing connection, waits for other hosts' rows, and sends this
-// host's rows when they are due. An error on the server does not affect the connection to
-// the filter, and vice versa.
+// exchange establishes any missing connection, waits for other hosts' rows, and sends
+// this host's rows when they are due. An error on the server does not affect the
+// connection to the filter, and vice versa.
 func (s *Service) exchange(ctx context.Context) error {
 	if err := s.connectServer(ctx); err != nil {
 		return errors.Join(err, s.connectFilter())
