@@ -24,7 +24,7 @@ var systems = []string{"linux", "openbsd", "freebsd", "netbsd"}
 // programs lists the programs' packages.
 var programs = []string{"./cmd/filter-scanwatch", "./cmd/milter-scanwatch", "./cmd/scanwatch"}
 
-// repository returns a clone of the project in a new directory with the files of the
+// repository returns a clone of the project in a new directory with the files from the
 // work tree, committed at a given time.
 func repository(t *testing.T) string {
 	t.Helper()
@@ -60,8 +60,8 @@ func linked(t *testing.T, systems ...string) []string {
 
 // TestArchive checks that two repositories with the same files and commit time produce
 // the same source archive, and that the checksums match the archive. The oldest
-// suitable Go must be able to build the programs from the archive without a network or
-// a module cache.
+// suitable version of Go must be able to build the programs from the archive without a
+// network or a module cache.
 func TestArchive(t *testing.T) {
 	require.Full(t)
 	needs(t, "make", "openssl", "sha256sum", "unshare")
@@ -112,7 +112,7 @@ func TestArchive(t *testing.T) {
 	}
 }
 
-// oldest returns the oldest Go that builds the project.
+// oldest returns the oldest version of Go that builds the project.
 func oldest(t *testing.T) string {
 	t.Helper()
 	m := regexp.MustCompile(`(?m)^go (\d\S+)$`).FindStringSubmatch(read(t, project+"/go.mod"))

@@ -132,7 +132,7 @@ const frame = `<!DOCTYPE html><link rel="icon" href="data:,"><style>iframe{borde
 	const wide = all(d, 'body *').filter(x => !x.closest('svg') && !x.closest('.scroll') &&
 		right(x) > (x.parentElement.closest('section') ? right(x.closest('section')) - (x.closest('.numbers') ? 0 : 8) : w.innerWidth) + 0.5);
 
-	// Contrast as defined by WCAG 2.
+	// The following functions compute contrast as defined by WCAG 2.
 	const rgba = text => { const n = text.match(/[\d.]+/g).map(Number); return n.length < 4 ? [...n, 1] : n; };
 	const light = c => { const [r, g, b] = c.slice(0, 3).map(v => { v /= 255; return v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4; }); return .2126 * r + .7152 * g + .0722 * b; };
 	const ratio = (a, b) => { const [x, y] = [light(rgba(a)), light(rgba(b))].sort((x, y) => y - x); return (x + .05) / (y + .05); };
@@ -150,7 +150,7 @@ const frame = `<!DOCTYPE html><link rel="icon" href="data:,"><style>iframe{borde
 		const cell = x.tagName == 'text' && x.parentElement.querySelector(':scope > rect');
 		check(x, x.tagName == 'text' ? w.getComputedStyle(x).fill : w.getComputedStyle(x).color, cell ? w.getComputedStyle(cell).fill : paper(x));
 	}
-	// The bars and cells that carry information.
+	// Check the bars and cells that carry information.
 	const weak = [];
 	for (const x of all(d, 'rect.calm, rect.hot')) {
 		const r = ratio(w.getComputedStyle(x).fill, paper(x));

@@ -211,7 +211,7 @@ func sendBans(a *Answer, list BanList, all []netip.Prefix, b *memory.Bans, now i
 }
 
 // Bans returns the changes to the bans since a generation, or all bans. If there are no
-// changes, Bans waits for one, for at most MaxWait. Generation 0 returns all bans
+// changes, Bans waits at most MaxWait for one. Generation 0 returns all bans
 // immediately.
 func (c *Client) Bans(generation uint64, wait time.Duration) (list BanList, entries []BanEntry, err error) {
 	if err := c.ask(&list, "bans", strconv.FormatUint(generation, 10), strconv.Itoa(int(wait/time.Second))); err != nil {

@@ -293,8 +293,8 @@ func (s *Server) nameServer(buf []byte, q *query, z *zone, negative func(rcode) 
 
 func (r *response) empty() bool { return binary.BigEndian.Uint16(r.buf[answers:]) == 0 }
 
-// soa adds the SOA record of the zone whose name starts at an offset. The record's TTL is
-// also the TTL of negative answers (RFC 2308).
+// soa adds the SOA record of the zone whose name starts at the given offset. The record's
+// TTL is also the TTL of negative answers (RFC 2308).
 func (r *response) soa(s section, at int, ttl, serial uint32) {
 	r.record(s, at, typeSOA, ttl, func(b []byte) []byte {
 		b = appendPointer(append(b, nameServer...), at)

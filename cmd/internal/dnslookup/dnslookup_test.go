@@ -890,7 +890,7 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// TestSlowList checks that a list that does not answer does not delay other lists.
+// TestSlowList checks that a list that is not answering does not delay other lists.
 func TestSlowList(t *testing.T) {
 	slow, fast := *lookup, *lookup
 	slow.Name, fast.Name = "slow", "fast"

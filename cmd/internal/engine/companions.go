@@ -146,8 +146,8 @@ func (p *Engine) sparedHost(h control.Names) bool {
 	return policy != nil && policy.Passes(&f)
 }
 
-// withdraw ends the bans that rest on listings that a list has withdrawn. A ban imposed more than
-// dnslist.MaxTTL ago rests on an earlier answer from the list.
+// withdraw ends the bans that are based on listings that a list has withdrawn. A ban imposed more
+// than dnslist.MaxTTL ago is based on an earlier answer from the list.
 func (p *Engine) withdraw(list *rules.Lookup, listed []netip.Addr) {
 	now, policy := p.eventTime(), p.policies.policy()
 	if policy == nil {

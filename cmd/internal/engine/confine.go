@@ -79,8 +79,9 @@ func (p *policies) enterSandbox(set rules.Settings, runDir string, read []string
 	p.log.Log(context.Background(), level, "sandbox", p.closed.Attrs()...)
 }
 
-// giveUpRoot switches a filter that runs as root to the state directory's owner. Otherwise the
-// owner could replace files in the directory with links and make root write to other files.
+// giveUpRoot switches a filter that is running as root to the state directory's owner.
+// Otherwise the owner could replace files in the directory with links and make root write to
+// other files.
 func giveUpRoot(dir string, log *slog.Logger) {
 	if os.Geteuid() != 0 {
 		return

@@ -270,7 +270,7 @@ func (b *builder) addBan(ban *memory.Ban) {
 	}
 }
 
-// omitWaiting omits the bans by other hosts, which the filter does not enforce yet.
+// omitWaiting omits other hosts' bans, which the filter does not enforce yet.
 func (b *builder) omitWaiting() {
 	for p, ban := range b.banned {
 		if ban.Origin != "" {

@@ -1,4 +1,4 @@
-// Package facts writes and reads the rows that a host shares as a file: JSON lines with an
+// Package facts writes and reads files with the rows that a host shares: JSON lines with an
 // authentication code at the end. Hosts that copy such files to each other, for example with
 // rsync(1), need no server.
 package facts

@@ -295,8 +295,8 @@ func (f *Forwarder) closeQueue() {
 	}
 }
 
-// report moves due reports to the queue, unless the host is exempt. If the filter does not answer,
-// the reports are kept.
+// report moves due reports to the queue, unless the host is exempt. If the filter is not
+// answering, the reports are kept.
 func (f *Forwarder) report(ctx context.Context) {
 	f.countDropped()
 	if err := f.reporter.saveExempt(); err != nil {

@@ -36,7 +36,7 @@ const (
 	expireEvery = 10 * time.Minute
 
 	// filterPause is the time between two attempts to connect to the filter. It does not
-	// grow, because bans by other hosts have no effect in a filter without a companion.
+	// grow, because other hosts' bans have no effect in a filter without a companion.
 	filterPause = 2 * time.Second
 	// The time between two attempts to connect to the server grows from firstPause to
 	// lastPause.
@@ -221,7 +221,7 @@ func (s *Service) dropFilter() {
 }
 
 // failFilter disconnects from the filter after an error. If the filter has answered, the error is
-// sent as the status, because the next connection would fail in the same way.
+// sent as the status, because the next connection would fail as well.
 func (s *Service) failFilter(what string, err error) error {
 	err = fmt.Errorf("%s: %w", what, err)
 	s.rejected = s.filter != nil && s.note(err) == nil
