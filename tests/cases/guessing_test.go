@@ -1,8 +1,8 @@
 package cases
 
 // This file contains test cases for brute force. The filter cannot answer AUTH, and rejects a client
-// only at the next connection. Each limit is the number of passwords that the server answers before
-// the client is rejected.
+// only at the next connection. Each limit is the number of password attempts that the server
+// answers before the client is rejected.
 
 import (
 	"fmt"

@@ -391,7 +391,7 @@ func (s *Server) AtMost(n int, cs []*simulate.Client, known ...string) {
 	s.Check(got <= n, "learned about %d mailboxes; the limit is %d", got, n)
 }
 
-// tried returns the number of passwords that the server answered.
+// tried returns the number of password attempts that the server answered.
 func tried(cs ...*simulate.Client) (n int) {
 	for _, c := range cs {
 		n += c.Tries
@@ -399,7 +399,7 @@ func tried(cs ...*simulate.Client) (n int) {
 	return n
 }
 
-// Tried asserts that the server answered at most n passwords from cs.
+// Tried asserts that the server answered at most n password attempts by cs.
 func (s *Server) Tried(n int, cs []*simulate.Client) {
 	s.Check(tried(cs...) <= n, "%d passwords were answered; the limit is %d", tried(cs...), n)
 }

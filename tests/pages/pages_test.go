@@ -25,7 +25,7 @@ import (
 	"scanwatch/tests/internal/require"
 )
 
-// hostile lists texts that have an effect unless they are escaped.
+// hostile lists strings that have an effect unless they are escaped.
 var hostile = []string{
 	`</title><script>parent.harmed=1</script>`,
 	`"><img src=/fetched onerror=parent.harmed=2>`,

@@ -875,7 +875,7 @@ func TestRetest(t *testing.T) {
 }
 
 // TestRefused checks that an unreachable resolver always causes the same error text. With the
-// client's port, the texts would differ.
+// client's port, the text would differ.
 func TestRefused(t *testing.T) {
 	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {

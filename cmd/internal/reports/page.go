@@ -86,7 +86,7 @@ func setBanned(sources []report.Source, bans []memory.Ban) {
 	}
 }
 
-// A BanHost identifies a banned host. All texts are printable.
+// A BanHost identifies a banned host. All its text is printable.
 type BanHost struct {
 	Name string // latest reverse DNS name; empty if there is none or hosts in a /64 have different names
 	Org  string // organisation; empty if unknown
