@@ -450,8 +450,8 @@ func TestFacts(t *testing.T) {
 	}
 }
 
-// TestUnknownFilterUser checks that any owner of a directory is accepted if the user of the
-// filter is unknown, because the filter has not run yet.
+// TestUnknownFilterUser checks that any owner of a directory is accepted if the filter's
+// user is unknown, because the filter has not run yet.
 func TestUnknownFilterUser(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.Chmod(dir, 0o755); err != nil {

@@ -58,7 +58,7 @@ func LookupCommands(t *dnslist.Table) []Command {
 	}
 }
 
-// allAddrs is the address in an answer that makes all listings of a list unknown.
+// allAddrs is the address in an answer that makes all of a list's listings unknown.
 const allAddrs = "*"
 
 // parseAnswer parses ADDRESS;LIST;CODES;SECONDS.

@@ -56,7 +56,7 @@ package control
 //	                  address is not listed, or ? and a cause if that is unknown. Answers
 //	                  without a question are counted and have no effect
 //	spared ADDRESS    reports whether an export would omit the host
-//	fleet FINGERPRINT succeeds if the filter uses the key of the fleet with this fingerprint
+//	fleet FINGERPRINT succeeds if the filter uses the fleet key with this fingerprint
 //	rows SKEW HOW     returns the rows of the state that other hosts must receive:
 //	                  {"entries":N,"more":BOOL,"drop":[HOST,...]} and N lines with a
 //	                  bucket, a key and a value, see package memory. HOW is all or
@@ -145,7 +145,8 @@ type Status struct {
 	Companions []CompanionStatus `json:"companions,omitempty"`
 	// Lookups is the status of the DNS lists in the configuration.
 	Lookups []dnslist.ListStatus `json:"lookups,omitempty"`
-	// Fleet is the name of this host and the fleet's key; nil without the statement.
+	// Fleet is the name of this host and the fleet's key; nil without a fleet
+	// statement.
 	Fleet *FleetStatus `json:"fleet,omitempty"`
 	// Hosts is the status of the other hosts that share their state.
 	Hosts []share.HostStatus `json:"hosts,omitempty"`

@@ -407,7 +407,7 @@ func (s *Sharing) drop(ctx context.Context, a *Answer, args []string) error {
 	}
 }
 
-// forget corrects the status of a host until the companion reports it again.
+// forget corrects a host's status until the companion reports it again.
 func (s *Sharing) forget(host string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -490,8 +490,8 @@ func Fleet(c *Client, fingerprint string) (waiting bool, err error) {
 // SendComplete announces that the filter has received the rows of all other hosts.
 func SendComplete(c *Client) error { return c.ask(new(struct{}), "complete") }
 
-// Rows returns the rows of this host that have changed since the previous call, or all
-// rows if all is set. Times in rows are times of this host's clock plus skew, in seconds.
+// Rows returns this host's rows that have changed since the previous call, or all rows if
+// all is set. Times in rows are by this host's clock, plus skew in seconds.
 func Rows(c *Client, skew int64, all bool) (list RowList, rows []kv.Entry, err error) {
 	how := changes
 	if all {
@@ -596,7 +596,7 @@ func SendHosts(c *Client, hosts []share.HostStatus) error {
 	return nil
 }
 
-// SendDropped announces that the rows of a host have been dropped.
+// SendDropped announces that a host's rows have been dropped.
 func SendDropped(c *Client, host string, rows int) error {
 	return c.ask(new(struct{}), "dropped", host, strconv.Itoa(rows))
 }

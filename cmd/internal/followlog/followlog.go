@@ -171,8 +171,8 @@ func (f *Front) advance(now time.Time) (more bool, err error) {
 	return more, err
 }
 
-// idle advances the clock of the log by the time since the latest line. This host's clock
-// may differ.
+// idle advances the log's clock by the time since the latest line. This host's clock may
+// differ.
 func (f *Front) idle(now time.Time) {
 	if f.last > 0 {
 		f.reader.Tick(time.UnixMicro(f.last).Add(now.Sub(f.fed)))

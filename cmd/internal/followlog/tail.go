@@ -18,7 +18,7 @@ import (
 const (
 	// patience is the number of calls to next before a new file is used.
 	patience = 8
-	// maxLine is the maximum length of a line, in bytes. The rest of a longer line is skipped.
+	// maxLine is the maximum length of a line in bytes. The rest of a longer line is skipped.
 	maxLine = 64 << 10
 	// headSize is the number of bytes at the start of a file that identify it, in addition
 	// to its inode: after copytruncate, the inode is the same.
@@ -34,7 +34,7 @@ type Position struct {
 	Length int    // number of bytes in Head
 }
 
-// PositionFile is the name of the file with the position, in the state directory.
+// PositionFile is the name of the file in the state directory that stores the position.
 const PositionFile = "position"
 
 func (p Position) String() string {
