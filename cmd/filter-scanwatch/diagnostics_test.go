@@ -34,7 +34,7 @@ var passedOn = []string{
 // scanwatch(8).
 var companionDirs = []string{"../internal/dnsbl", "../internal/dnslookup", "../internal/firewall", "../internal/follow", "../internal/followlog", "../internal/forward", "../internal/sharing"}
 
-// milterDir is the package with milter-scanwatch(8)'s front end.
+// milterDir is the directory of milter-scanwatch(8)'s front end.
 const milterDir = "../../filter/milter"
 
 // TestDiagnostics checks that DIAGNOSTICS in the manuals lists every message that the

@@ -62,7 +62,7 @@ const (
 // mailbox hostmaster@ZONE (RFC 2142).
 var nameServer, responsible = []byte("\x02ns"), []byte("\x0ahostmaster")
 
-// A presence states whether a name exists, and whether it has records.
+// A presence describes whether a name exists, and whether it has records.
 type presence int
 
 const (

@@ -46,7 +46,7 @@ const (
 	DefaultTimeout = time.Minute
 )
 
-// Options are the inputs of Run.
+// Options holds the inputs to Run.
 type Options struct {
 	Now    func() time.Time
 	Own    []netip.Prefix // addresses and networks that no list may contain

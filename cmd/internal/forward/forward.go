@@ -25,7 +25,7 @@ import (
 	"scanwatch/rules"
 )
 
-// Options are the inputs of New.
+// Options holds the inputs to New.
 type Options struct {
 	RunDir string // directory of the filter's socket
 	Stdout io.Writer
