@@ -34,12 +34,11 @@ var passedOn = []string{
 // scanwatch(8).
 var companionDirs = []string{"../internal/dnsbl", "../internal/dnslookup", "../internal/firewall", "../internal/follow", "../internal/followlog", "../internal/forward", "../internal/sharing"}
 
-// milterDir is the package of the front end of milter-scanwatch(8).
+// milterDir is the directory of milter-scanwatch(8)'s front end.
 const milterDir = "../../filter/milter"
 
 // TestDiagnostics checks that DIAGNOSTICS in the manuals lists every message that the
-// filter or a companion can log. The test finds the messages in the log calls of the
-// source.
+// filter or a companion can log. The test finds the messages in the source's log calls.
 func TestDiagnostics(t *testing.T) {
 	for _, c := range []struct {
 		page  string
@@ -131,7 +130,7 @@ func cmpErr(err, other error) error {
 	return other
 }
 
-// logged returns the argument of call that is the message, or nil if call does not log.
+// logged returns call's message argument, or nil if call does not log.
 func logged(call *ast.CallExpr) ast.Expr {
 	at := func(i int) ast.Expr {
 		if i < len(call.Args) {

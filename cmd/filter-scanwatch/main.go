@@ -70,7 +70,8 @@ func stopOnSignal(e *engine.Engine) {
 			return
 		}
 		// A read from stdin cannot be interrupted unless stdin is a socket. Save the records
-		// without waiting for the read. The timeout limits the delay if the disk does not answer.
+		// without waiting for the read. The timeout limits the delay if the disk is not
+		// responding.
 		saved := make(chan error, 1)
 		safego.Go(e.Log, "saving the last records", func() { saved <- e.Save() })
 		select {

@@ -14,7 +14,7 @@ import (
 )
 
 // listen opens the milter's socket, such as unix:/run/scanwatch/milter.sock or inet:127.0.0.1:9900.
-// If a group's name or number is given, the group may connect to the Unix socket.
+// If a group is given by name or number, it may connect to the Unix socket.
 func listen(socket, group string) (net.Listener, error) {
 	network, address, _ := strings.Cut(socket, ":")
 	switch network {
@@ -43,8 +43,8 @@ func listenUnix(path, group string) (_ net.Listener, err error) {
 		return nil, err
 	}
 	_ = os.Mkdir(filepath.Dir(path), 0o755) // on a temporary file system, each boot removes the directory
-	// The umask sets the mode. The directory's owner could replace the socket by a link, and chmod
-	// would follow the link.
+	// The umask sets the mode. The directory's owner could replace the socket with a link, and
+	// chmod would follow the link.
 	umask := 0o177
 	if gid >= 0 {
 		umask = 0o117

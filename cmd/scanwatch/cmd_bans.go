@@ -157,7 +157,7 @@ func offence(b *memory.Ban) string {
 	return text.Ordinal(b.Times)
 }
 
-// left returns the time until a ban ends, or why it has ended.
+// left returns the time until a ban ends, or the reason why it has ended.
 func left(b *memory.Ban, now time.Time) string {
 	switch {
 	case b.Revoked:

@@ -135,7 +135,7 @@ func TestCompletionScripts(t *testing.T) {
 	}
 }
 
-// askBash completes a command line in bash. askBash defines the function from
+// askBash completes a command line in bash. It defines the function from
 // bash-completion that the completion script calls.
 const askBash = `
 _get_comp_words_by_ref() { words=("${COMP_WORDS[@]}"); cword=$COMP_CWORD; cur=${words[cword]}; prev=${words[cword-1]}; }

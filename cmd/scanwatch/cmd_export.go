@@ -231,8 +231,8 @@ func noExempt(e *env, name string, err error) error {
 	return fmt.Errorf("nothing was exported: %w", err)
 }
 
-// writeExport writes the list, or the changes to it. writeExport returns the number of
-// entries that the format cannot express.
+// writeExport writes the list, or the changes to it, and returns the number of entries
+// that the format cannot express.
 func writeExport(e *env, f *exportFlags, format *export.Format, list *export.List, before *export.State) (dropped int, err error) {
 	var after *export.State
 	write := func(w io.Writer) (err error) {

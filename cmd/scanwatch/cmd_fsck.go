@@ -99,7 +99,7 @@ func runFsck(e *env, repair, asJSON bool) error {
 	return cmp.Or(err, missing)
 }
 
-// fileState describes the condition of a file.
+// fileState describes a file's condition.
 func fileState(f *store.File) string {
 	state := string(f.Health)
 	if f.Live {

@@ -122,7 +122,7 @@ func importLog(e *env, o mailimport.Options, asJSON bool) error {
 	r, err := mailimport.Import(o)
 	progress.Clear()
 	if missing := (*fs.PathError)(nil); errors.As(err, &missing) && errors.Is(err, fs.ErrNotExist) && slices.Contains(o.Files, missing.Path) {
-		// Since Debian 12, there is no mail log file by default.
+		// Debian has had no mail log file by default since version 12.
 		return fmt.Errorf("import mail log: %w; if smtpd logs to the journal: journalctl -u opensmtpd -o export | scanwatch import smtpd-log -", err)
 	}
 	if err != nil {

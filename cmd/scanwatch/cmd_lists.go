@@ -57,7 +57,7 @@ func completeLists(_ *cobra.Command, args []string, _ string) ([]string, cobra.S
 	return listNames, cobra.ShellCompDirectiveNoFileComp
 }
 
-// A listRow is a row of an included list in the output of "--format json". A row's
+// A listRow is a row of an included list in the output of "--format json". Its
 // confidence may depend on its age.
 type listRow struct {
 	List       string `json:"list"`

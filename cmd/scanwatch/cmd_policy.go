@@ -17,7 +17,7 @@ func newPolicy(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "policy [--print|--privacy] [FILE|PRESET]",
 		Short: "Describe a policy in plain English.",
-		Long: "Describe what a configuration rejects and exempts, as a text for users. PRESET\n" +
+		Long: "Describe what a configuration rejects and exempts, as text for users. PRESET\n" +
 			"is open, standard or tight. The default is the configuration of the filter.",
 		Example:           "  scanwatch policy --privacy\n  scanwatch policy --print standard > /etc/scanwatch/scanwatch.conf",
 		Args:              argsBetween(0, 1),
@@ -64,8 +64,8 @@ func runPolicy(e *env, args []string, asText, privacy bool) error {
 	return describePolicy(e, tree, privacy)
 }
 
-// describePolicy prints a description of a policy. If privacy is set, it prints what data
-// the filter stores under that policy instead.
+// describePolicy prints a description of a policy. If privacy is set, it instead prints
+// what data the filter stores under that policy.
 func describePolicy(e *env, tree *rules.Config, privacy bool) error {
 	p, _, err := rules.Compile(tree, rules.Options{})
 	if err != nil {

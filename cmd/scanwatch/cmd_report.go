@@ -21,7 +21,7 @@ import (
 )
 
 // pageMode is the mode of new HTML pages. Other users must not be able to read the pages,
-// because they show mail addresses of users.
+// because they show users' mail addresses.
 const pageMode = 0o640
 
 // pageLines is the default maximum length of a list on the page. Initially, the page

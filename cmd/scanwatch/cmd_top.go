@@ -92,7 +92,7 @@ func orgOf(row *lookup.Row) string {
 	return row.Org
 }
 
-// output runs a command as if it were entered on the command line. output returns the
+// output runs a command as if it were entered on the command line, and returns the
 // command's output, warnings and error.
 func (e *env) output(args ...string) string {
 	var out bytes.Buffer

@@ -468,8 +468,7 @@ func TestExportSum(t *testing.T) {
 }
 
 // TestExportRules checks exports without a configuration or a running filter. An export
-// must fail if the records contain decisions by rules. Manual bans are not such
-// decisions.
+// must fail if the records contain decisions by rules; manual bans do not count.
 func TestExportRules(t *testing.T) {
 	for _, c := range []struct {
 		step   store.Step

@@ -125,7 +125,7 @@ func BenchmarkExport(b *testing.B) {
 	}
 }
 
-// A visitOf describes a session to record. The session has a finding unless evidence is
+// A visitOf describes a session to record, which has a finding unless evidence is
 // empty.
 type visitOf struct {
 	src, rdns, evidence string

@@ -18,8 +18,8 @@ import (
 	"testing"
 )
 
-// TestForwardKills checks that each batch on disk survives a kill of the process at a random point,
-// and that the next process starts.
+// TestForwardKills checks that each batch on disk survives when the process is killed at a random
+// point, and that the next process starts.
 func TestForwardKills(t *testing.T) { forwardKills(t, 5) }
 
 // A killedBatch is the content of a batch from a killed process.

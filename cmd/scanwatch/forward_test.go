@@ -144,7 +144,7 @@ func forwardDir(t *testing.T, statement string, files map[string]string) (dir, c
 	return dir, conf
 }
 
-// sendEvents sends findings and bans of two hosts, one of which the filter exempts.
+// sendEvents sends findings and bans for two hosts, one of which the filter exempts.
 func (f *forwardFilter) sendEvents(hosts ...string) {
 	for _, host := range hosts {
 		src := netip.MustParseAddr(host)

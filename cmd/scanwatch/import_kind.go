@@ -71,7 +71,7 @@ func importKind(e *env, kind *serverlog.Kind, names []string) error {
 		fmt.Fprintf(e.err, "scanwatch: not understood: %s\n", line)
 	}
 	if r.Undated {
-		fmt.Fprintln(e.err, "scanwatch: neither the lines nor the file name have a date; the sessions have the date at which the file was modified")
+		fmt.Fprintln(e.err, "scanwatch: neither the lines nor the file name contain a date; the sessions are dated by the file's modification time")
 	}
 	if r.TooLong > 0 {
 		fmt.Fprintf(e.err, "scanwatch: skipped %d lines of more than 64 KiB\n", r.TooLong)
@@ -83,7 +83,7 @@ func importKind(e *env, kind *serverlog.Kind, names []string) error {
 	return nil
 }
 
-// printSessions prints the number of sessions in an import, of which some may have been recorded
+// printSessions prints the number of sessions in an import, some of which may have been recorded
 // before.
 func printSessions(e *env, all, known int) {
 	again := ""

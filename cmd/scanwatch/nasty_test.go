@@ -362,7 +362,7 @@ func TestNastyLive(t *testing.T) {
 		if asJSON {
 			args, check = append(args, "--json"), jsonValues
 		}
-		// Send each event only when the previous one has been printed.
+		// Send each event only after the previous one has been printed.
 		r, out := io.Pipe()
 		begun := make(chan bool, 1)
 		go func() {

@@ -134,7 +134,7 @@ func prepare(e *env, cmd *cobra.Command) {
 	}
 }
 
-// helpTemplate is the template for help texts, which are at most 80 columns wide.
+// helpTemplate is the template for help text, which is at most 80 columns wide.
 const helpTemplate = `{{.Short}}
 
 Usage:{{if .HasParent}}

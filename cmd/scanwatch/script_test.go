@@ -106,7 +106,7 @@ func TestScript(t *testing.T) {
 				data[size+40] ^= 1
 				ts.Check(os.WriteFile(args[0], data, 0o640))
 			},
-			// mkconf writes test.conf with a fleet statement, whose options are given, and another
+			// mkconf writes test.conf with a fleet statement with the given options, and another
 			// statement.
 			"mkconf": func(ts *testscript.TestScript, _ bool, args []string) {
 				text := fmt.Sprintf("rundir %q\nfleet \"mx1\" key %q %s\n", ts.MkAbs("."), ts.MkAbs("fleet.key"), strings.Join(args, "\n"))
@@ -192,7 +192,7 @@ func fill(w *store.Writer, at time.Time, first uint64) {
 		store.Step{Kind: store.KindFinding, Text: []byte("botnet-helo"), Arg: []byte("ylmf-pc"), By: []byte("helo"), Match: []byte("ylmf-pc"), Confidence: []byte("high")})
 }
 
-// runFilter runs a filter without smtpd. runFilter records a few sessions and serves the
+// runFilter runs a filter without smtpd. It records a few sessions and serves the
 // control socket until it is stopped.
 func runFilter(dir string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)

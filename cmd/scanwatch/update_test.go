@@ -134,7 +134,7 @@ func (in *internet) command(t *testing.T, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// says returns a handler that responds with a text of known length.
+// says returns a handler that responds with text of known length.
 func says(text string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Length", fmt.Sprint(len(text)))

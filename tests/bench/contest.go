@@ -57,8 +57,8 @@ func goBuild(program, path string) []string {
 	return []string{"go", "build", "-trimpath", "-ldflags", "-s -w", "-o", "DIR/" + program, path}
 }
 
-// build builds the programs. build logs and skips contestants whose tools are missing.
-// With SCANWATCH_NO_SKIP=1, missing tools are an error.
+// build builds the programs. Contestants whose tools are missing are logged and
+// skipped, but are an error if SCANWATCH_NO_SKIP is 1.
 func (b *bench) build() error {
 	return b.buildAll(append([]contestant{{name: "scanwatch", build: command}}, contestants...))
 }

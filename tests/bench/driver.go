@@ -2,7 +2,7 @@
 
 package main
 
-// The driver runs a filter as a child process on a socket, like smtpd.
+// The driver runs a filter as a child process on a socket, as smtpd does.
 
 import (
 	"bufio"
@@ -77,7 +77,7 @@ func (c *child) failed(err error) error {
 	return fmt.Errorf("%s: %w; %v; it said:\n%s", c.name, err, c.cmd.Wait(), c.stderr.String())
 }
 
-// stop closes the filter's input and waits for it to exit, like smtpd.
+// stop closes the filter's input and waits for the filter to exit, as smtpd does.
 func (c *child) stop() error {
 	c.conn.Close()
 	// Ignore errors from frameworks, which may treat the end of input as an error.
@@ -115,7 +115,7 @@ func (c *child) memory(key string) int64 {
 }
 
 // full plays the stream at full speed for at least the given time, while reading the
-// answers. full returns the number of rounds played.
+// answers, and returns the number of rounds played.
 func (c *child) full(s *stream, atLeast time.Duration) (rounds int, took time.Duration, err error) {
 	var want atomic.Int64 // expected answers; set before the last round, when answers are outstanding
 	want.Store(math.MaxInt64)
@@ -162,8 +162,8 @@ func (c *child) drained() {
 }
 
 // offered plays the stream at a fixed number of requests per second. It returns the response times,
-// each measured from when the request is due. A request is sent in a single write with the reports
-// that precede it.
+// each measured from the time at which the request was due. A request is sent in a single write
+// with the reports that precede it.
 func (c *child) offered(s *stream, rate int) ([]time.Duration, error) {
 	// Do all work on a single thread, because switching goroutines would cost as much as
 	// the work being measured. Threads can sleep with a precision of a few microseconds.

@@ -21,11 +21,11 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// lookupUser is the user ID of the companion. The user needs no account.
+// lookupUser is the companion's user ID, which needs no account.
 const lookupUser = 4004
 
-// lookups measures response times at a fixed rate. Runs with a DNS list, on whose answers no
-// request waits, alternate with runs without a list.
+// lookups measures response times at a fixed rate. Runs with a DNS list, whose answers no
+// request waits for, alternate with runs without a list.
 func (b *bench) lookups() error {
 	server, err := net.ListenPacket("udp4", "127.0.0.1:0")
 	if err != nil {
@@ -80,8 +80,8 @@ func (b *bench) lookups() error {
 	return nil
 }
 
-// lookupRun measures a run with the given configuration. lookupRun returns the response times and
-// the number of questions about clients.
+// lookupRun measures a run with the given configuration, and returns the response times and the
+// number of questions about clients.
 func (b *bench) lookupRun(conf string, rate int) (took []time.Duration, asked uint64, err error) {
 	r, err := b.run(contestant{name: on, args: []string{"DIR/filter-scanwatch", "-f", "DIR/" + conf, "-s", "STATE"}}, nil)
 	if err != nil {
@@ -146,7 +146,7 @@ func (b *bench) lookupReady(state string) error {
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-	return errors.New("the companion does not use its list")
+	return errors.New("the companion is not using its list")
 }
 
 // answerQueries is the DNS list's name server. The test address and one host in ten are listed.

@@ -1,6 +1,6 @@
 //go:build linux
 
-// Bench measures the cost of the filter and, with the same input, of other filters. Bench
+// Bench measures the cost of the filter and, with the same input, of other filters. It
 // prints the tables that are explained in README.md in this directory.
 package main
 
@@ -43,7 +43,7 @@ func main() {
 	span := flag.Duration("span", 2*time.Second, "duration of one measurement")
 	parts := flag.String("parts", "", "only these: "+strings.Join(partNames(), ","))
 	mixes := flag.String("mixes", strings.Join(allMixes, ","), "mixes at full speed")
-	only := flag.String("only", "", "only these contestants, by the names in the tables, with ; between them")
+	only := flag.String("only", "", "measure only these contestants, named as in the tables and separated by ;")
 	inside := flag.String("inside", "", "used by the program itself")
 	flag.Parse()
 	b := &bench{mixes: strings.Split(*mixes, ","), log: os.Stderr, out: os.Stdout, missing: map[string]bool{}, quick: *quick, pairs: *pairs, span: *span, settle: 1200 * time.Millisecond}
@@ -149,9 +149,9 @@ func (b *bench) conditions() {
 	fmt.Fprintf(b.out, "%s, Linux %s, %d cores, %s, load %s; medians of %d\n", time.Now().UTC().Format("2006-01-02 15:04 MST"),
 		unix.ByteSliceToString(u.Release[:]), runtime.NumCPU(), runtime.Version(), strings.Join(strings.Fields(string(load))[:3], " "), b.pairs)
 	if nice, err := unix.Getpriority(unix.PRIO_PROCESS, 0); os.Geteuid() == 0 && err == nil && nice == 20 {
-		// A high priority reduces interference from other processes. New threads and
-		// processes inherit the priority. If the caller has used nice(1), keep that
-		// priority. For the default priority, the system call returns 20.
+		// A high priority, which new threads and processes inherit, reduces
+		// interference from other processes. If the caller has used nice(1), keep that
+		// priority. The system call returns 20 for the default priority.
 		threads, _ := os.ReadDir("/proc/self/task")
 		for _, t := range threads {
 			if tid, err := strconv.Atoi(t.Name()); err == nil {

@@ -36,7 +36,7 @@ const (
 )
 
 // smallest is the smallest useful set of registrations. Its events report the source, the
-// recipients and the result. Its request allows bans to take effect.
+// recipients and the result, and its request allows bans to take effect.
 var smallest = []string{
 	"report|smtp-in|link-connect", "report|smtp-in|link-identify", "report|smtp-in|link-auth", "report|smtp-in|link-disconnect",
 	"report|smtp-in|tx-rcpt", "filter|smtp-in|connect",
@@ -68,7 +68,7 @@ type served struct {
 // connections.
 var clients = []string{"198.51.100.10", "198.51.100.11", "198.51.100.12", "198.51.100.13"}
 
-// inside is run by the second process. inside prints the result for each setting and run.
+// inside is run by the second process, and prints the result for each setting and run.
 func (b *bench) inside() error {
 	if err := smtpd.Enter(); err != nil {
 		return err
@@ -125,8 +125,8 @@ func (b *bench) serve(v smtpd.Version, set setting) (n served, err error) {
 		wait.Wait()
 		return errors.Join(errs...)
 	}
-	// Each client sends mail before the measurement. The clients remain unknown, because only mail
-	// from earlier days makes a client known.
+	// Each client sends mail before the measurement, but remains unknown, because only mail from
+	// earlier days makes a client known.
 	if err := all(func(i int) error {
 		return visits(s, i, "MAIL FROM:<a@example.net>", "RCPT TO:<"+smtpd.Recipients[0]+"@"+smtpd.Domain+">", "DATA", "Subject: x\r\n\r\nHello.\r\n.")
 	}); err != nil {

@@ -96,7 +96,8 @@ func (b *bench) sealing() error {
 }
 
 // sealingRun measures a run with a copy of the state directory. If busy is set, sealing
-// must last for the whole measurement. Only a quick measurement tolerates an earlier end.
+// must last for the whole measurement. Only in a quick measurement may sealing end
+// earlier.
 func (b *bench) sealingRun(dir string, busy bool, rate, sources int, registered map[string]bool) (*sealingRun, error) {
 	state, err := os.MkdirTemp(b.dir, "state-")
 	if err != nil {

@@ -30,7 +30,7 @@ const (
 var delay = regexp.MustCompile(`(?m)^rule .* delay \d+s.*\n`)
 
 // configure writes the configurations to dir, which filters see under the name seen. bare.conf is
-// on.conf without the lists. prompt.conf is on.conf without the delay for unknown clients.
+// on.conf without the lists, prompt.conf is on.conf without the delay for unknown clients, and
 // none.conf has no rules.
 func configure(dir, seen string) error {
 	policy, err := rules.ReadyPolicy("tight")

@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-// shareUser is the user ID of the companions. The user needs no account.
+// shareUser is the companions' user ID, which needs no account.
 const shareUser = 4005
 
 // peerRate is the number of requests per second to the other host.
@@ -152,5 +152,5 @@ func (b *bench) shares(state string) error {
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-	return errors.New("the companion does not share the state")
+	return errors.New("the companion is not sharing the state")
 }

@@ -134,8 +134,8 @@ func harvest(recipients int) script {
 	}
 }
 
-// A stream holds the lines of complete sessions. A cut is the offset at which a request ends. The
-// tokens of requests are 0, 1, and so on.
+// A stream holds the lines of complete sessions. A cut is the offset at which a request ends, and
+// the tokens of requests are 0, 1, and so on.
 type stream struct {
 	data     []byte
 	cuts     []int // ends of the requests in data
@@ -169,7 +169,7 @@ func (s *stream) again(round int) {
 }
 
 // A recipe describes a stream. New sessions start until the given number of sessions or
-// requests is reached. The stream ends when all sessions have ended.
+// requests is reached, and the stream ends when all sessions have ended.
 type recipe struct {
 	mix        string
 	registered map[string]bool // as report|smtp-in|link-connect

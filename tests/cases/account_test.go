@@ -1,6 +1,6 @@
 package cases
 
-// This file contains cases about stolen accounts. The presets do not reject authenticated clients,
+// This file contains test cases for stolen accounts. The presets do not reject authenticated clients,
 // so the tests check the evidence. Rules that use the evidence must work or cause an error.
 
 import (
@@ -43,8 +43,8 @@ func (s *Server) ordinary(user string) (cs []*simulate.Client) {
 	return cs
 }
 
-// stolen plays the abuse of an account. Several networks log in within a minute and forge senders.
-// Half of the recipients do not exist.
+// stolen plays the abuse of an account. Several networks log in within a minute and forge senders,
+// and half of the recipients do not exist.
 func (s *Server) stolen(user string, networks int) (cs []*simulate.Client) {
 	for k := range networks {
 		cs = append(cs, s.member(bare(at("198.18.%d.9", 10+k), "laptop"), user, 5, func(i int) string { return fmt.Sprintf("winner%d@lottery.example", i) }, func(i int) []string {

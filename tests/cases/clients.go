@@ -63,8 +63,7 @@ func ours(local ...string) (to []string) {
 }
 
 // Deliver sends a message to local parts in one session. The server rejects a local part
-// that ends with =, although the mailbox exists. A local part that ends with ~ is
-// deferred.
+// that ends with =, although the mailbox exists, and defers one that ends with ~.
 func (s *Server) Deliver(h simulate.Host, from string, local ...string) *simulate.Client {
 	c := s.Connect(h)
 	c.Ehlo()
@@ -96,8 +95,8 @@ func (s *Server) History(h simulate.Host, n int, every time.Duration) {
 	}
 }
 
-// Earlier delivers a message from another server. The message shows the filter that the domain is
-// local and that the mailbox exists.
+// Earlier delivers a message from another server, which shows the filter that the domain is local
+// and that the mailbox exists.
 func (s *Server) Earlier() { s.Message(named("203.0.113.9", "mx.earlier.example")) }
 
 // Learn delivers ordinary mail for some days.
@@ -147,7 +146,7 @@ func former(n int) (local []string) {
 	return local
 }
 
-// Login plays a user that first tries wrong passwords. If right is set, the user eventually logs in
+// Login plays a user who first tries wrong passwords. If right is set, the user eventually logs in
 // and sends a message.
 func (s *Server) Login(h simulate.Host, user string, wrong int, right bool) *simulate.Client {
 	if h.Port == 0 {
@@ -174,7 +173,7 @@ func (s *Server) Login(h simulate.Host, user string, wrong int, right bool) *sim
 // laptop returns a user's host.
 func laptop(addr string) simulate.Host { return greets(addr, "dsl-5.isp.example", "laptop") }
 
-// Harvests requests n unknown mailboxes, per of them in each session.
+// Harvests requests n unknown mailboxes, with per of them in each session.
 func (s *Server) Harvests(h simulate.Host, n, per int) (cs []*simulate.Client) {
 	for i := 0; i < n; i += per {
 		cs = append(cs, s.Ask(h, simulate.Manner{Sender: "s@evil.example"}, simulate.Words("name", i, min(per, n-i))...))

@@ -1,6 +1,6 @@
 package cases
 
-// This file contains cases about names that the resolver does not find, or that smtpd
+// This file contains test cases for names that the resolver does not find, or that smtpd
 // truncates to 64 bytes.
 
 import (

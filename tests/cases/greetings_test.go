@@ -1,6 +1,6 @@
 package cases
 
-// This file contains cases about legitimate servers and programs with an unusual
+// This file contains test cases for legitimate servers and programs with an unusual
 // greeting. A client may greet with a name other than its own (RFC 5321 section 4.1.4).
 
 import (

@@ -1,8 +1,8 @@
 package cases
 
-// This file contains cases about brute force. The filter cannot answer AUTH, and rejects a client
-// only at the next connection. Each limit is the number of passwords that the server answers before
-// the client is rejected.
+// This file contains test cases for brute force. The filter cannot answer AUTH, and rejects a client
+// only at the next connection. Each limit is the number of password attempts that the server
+// answers before the client is rejected.
 
 import (
 	"fmt"
@@ -13,7 +13,7 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// repeat plays n sessions, one after each interval every.
+// repeat plays n sessions at the interval every.
 func (s *Server) repeat(n int, every time.Duration, play func(i int) *simulate.Client) (cs []*simulate.Client) {
 	for i := range n {
 		cs = append(cs, play(i))

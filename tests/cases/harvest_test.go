@@ -1,6 +1,6 @@
 package cases
 
-// This file contains cases about directory harvests from one host or network. Each limit is the
+// This file contains test cases for directory harvests from one host or network. Each limit is the
 // number of mailboxes that an attacker may verify.
 
 import (
@@ -155,7 +155,7 @@ func (s *Server) limits(cs []*simulate.Client, first, then int) {
 	}
 }
 
-// noticed states that c's record has evidence of a harvest.
+// noticed asserts that c's record has evidence of a harvest.
 func (s *Server) noticed(c *simulate.Client) {
 	got := s.Tokens(c)
 	s.Check(slices.ContainsFunc(got, func(token string) bool {

@@ -1,6 +1,7 @@
 package cases
 
-// This file contains cases about the filter's state for a host, a mailbox and an address.
+// This file contains test cases for the filter's state about a host, a mailbox and an
+// address.
 
 import (
 	"fmt"

@@ -1,6 +1,6 @@
 package cases
 
-// This file contains cases about mailing lists, newsletters, forums and notices with former
+// This file contains test cases for mailing lists, newsletters, forums and notices with former
 // recipients.
 
 import (
@@ -19,7 +19,7 @@ var (
 	members = []string{"alice", "bob", "carol", "dave"}
 )
 
-// delivered states that the members receive the message, and that the host is not banned.
+// delivered asserts that the members receive the message, and that the host is not banned.
 func delivered(s *Server, c *simulate.Client) {
 	s.Delivered(c)
 	s.NotBanned(c)

@@ -1,6 +1,6 @@
 package cases
 
-// This file contains cases about legitimate hosts that share an address, a network or a
+// This file contains test cases for legitimate hosts that share an address, a network or a
 // name with an attacker.
 
 import (

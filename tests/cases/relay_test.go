@@ -1,8 +1,8 @@
 package cases
 
-// This file contains cases about relay probes. A relay probe is a recipient in a foreign domain
+// This file contains test cases for relay probes. A relay probe is a recipient in a foreign domain
 // from a client that has not logged in. The server rejects each recipient. Each limit is the number
-// of recipients that the server itself answers.
+// of recipients to which the server itself replies.
 
 import (
 	"fmt"
@@ -12,7 +12,8 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// probed states that the server answered at most n recipients in foreign domains.
+// probed asserts that the server itself replied to at most n recipients in foreign
+// domains.
 func (s *Server) probed(n int, cs ...*simulate.Client) {
 	got := 0
 	for _, c := range cs {

@@ -1,6 +1,6 @@
 // Package cases tests how the presets treat legitimate and hostile clients. Each case is
 // a small program that plays clients against the filter's pipeline on a simulated clock,
-// and states conditions that must be true.
+// and asserts conditions that must be true.
 //
 // The server's domain is example.org. The documentation networks represent routable networks.
 package cases
@@ -42,7 +42,7 @@ type Server struct {
 	*simulate.Live
 	Preset    string
 	Mailboxes []string
-	// Fails lists the statements that proved false.
+	// Fails lists the assertions that failed.
 	Fails []string
 
 	c       *Case
@@ -103,7 +103,7 @@ func start(c *Case, preset string, milter bool) (*Server, error) {
 	return s, s.begin(begins, 0)
 }
 
-// Over returns a server whose filter is a process. Statements about records and bans are ignored,
+// Over returns a server whose filter is a process. Assertions about records and bans are ignored,
 // because only the process has them.
 func Over(l *simulate.Live) *Server {
 	s := &Server{Live: l, Mailboxes: slices.Concat([]string{"postmaster", "abuse"}, mailboxes)}
@@ -178,7 +178,7 @@ func (s *Server) stop() {
 	s.stopped()
 }
 
-// Close ends the case. Close returns errors from the filter, not failed statements.
+// Close ends the case. It returns errors from the filter, not failed assertions.
 func (s *Server) Close() error {
 	s.stop()
 	return s.err
@@ -226,7 +226,7 @@ func (s *Server) Fail(format string, args ...any) {
 	s.Fails = append(s.Fails, fmt.Sprintf(format, args...))
 }
 
-// Check reports a statement if ok is false.
+// Check reports an assertion as failed if ok is false.
 func (s *Server) Check(ok bool, format string, args ...any) {
 	if !ok {
 		s.Fail(format, args...)
@@ -244,14 +244,14 @@ func answers(c *simulate.Client) string {
 	return strings.Join(texts[:min(2, len(texts))], "; ")
 }
 
-// Accepted states that the filter rejected nothing.
+// Accepted asserts that the filter rejected nothing.
 func (s *Server) Accepted(cs ...*simulate.Client) {
 	for _, c := range cs {
 		s.Check(len(c.Refusals()) == 0, "%s was rejected: %s", who(c), answers(c))
 	}
 }
 
-// Rejected states that the filter rejected each of cs. If phase is not empty, the
+// Rejected asserts that the filter rejected each of cs. If phase is not empty, the
 // rejection must be in that phase.
 func (s *Server) Rejected(phase string, cs ...*simulate.Client) {
 	for _, c := range cs {
@@ -260,7 +260,7 @@ func (s *Server) Rejected(phase string, cs ...*simulate.Client) {
 	}
 }
 
-// Temporary states that all negative answers to cs are temporary.
+// Temporary asserts that all negative answers to cs are temporary.
 func (s *Server) Temporary(cs ...*simulate.Client) {
 	for _, c := range cs {
 		bad := slices.ContainsFunc(c.Refusals(), func(r simulate.Refusal) bool { return r.Text[0] == '5' })
@@ -268,7 +268,7 @@ func (s *Server) Temporary(cs ...*simulate.Client) {
 	}
 }
 
-// Delivered states that at least one message was accepted.
+// Delivered asserts that at least one message was accepted.
 func (s *Server) Delivered(cs ...*simulate.Client) {
 	for _, c := range cs {
 		s.Check(c.Mails() > 0, "no message of %s was accepted: %s", who(c), answers(c))
@@ -286,7 +286,7 @@ func (s *Server) bans() (list []memory.Ban) {
 	return list
 }
 
-// NotBanned states that no rule banned the hosts of cs.
+// NotBanned asserts that no rule banned the hosts of cs.
 func (s *Server) NotBanned(cs ...*simulate.Client) {
 	for _, b := range s.bans() {
 		for _, c := range cs {
@@ -298,7 +298,7 @@ func (s *Server) NotBanned(cs ...*simulate.Client) {
 	}
 }
 
-// Banned states that a rule banned each host of cs.
+// Banned asserts that a rule banned each host of cs.
 func (s *Server) Banned(cs ...*simulate.Client) {
 	list := s.bans()
 	for _, c := range cs {
@@ -310,7 +310,7 @@ func (s *Server) Banned(cs ...*simulate.Client) {
 // blame lists evidence of misbehaviour. All other evidence describes unusual properties.
 var blame = strings.Fields("scanner botnet-helo helo-own-name helo-own-address helo-forged harvest relay-probe auth-spray early-talker campaign flood talks-http talks-ssh talks-tls talks-binary")
 
-// Fair states that legitimate clients received no negative answer and no ban. Their records must
+// Fair asserts that legitimate clients received no negative answer and no ban. Their records must
 // not contain high-confidence evidence of misbehaviour.
 func (s *Server) Fair(cs ...*simulate.Client) {
 	s.Accepted(cs...)
@@ -318,7 +318,7 @@ func (s *Server) Fair(cs ...*simulate.Client) {
 	s.NotBlamed(cs...)
 }
 
-// NotBlamed states that no record contains high-confidence evidence of misbehaviour.
+// NotBlamed asserts that no record contains high-confidence evidence of misbehaviour.
 func (s *Server) NotBlamed(cs ...*simulate.Client) {
 	for _, c := range cs {
 		for _, f := range s.findings(c) {
@@ -346,7 +346,7 @@ func (s *Server) Tokens(cs ...*simulate.Client) (list []string) {
 	return slices.Compact(list)
 }
 
-// Evidence states that c's record has the token. If confidence is not empty, the finding must have
+// Evidence asserts that c's record has the token. If confidence is not empty, the finding must have
 // that confidence.
 func (s *Server) Evidence(c *simulate.Client, token, confidence string) {
 	ok := slices.ContainsFunc(s.findings(c), func(f finding) bool {
@@ -355,7 +355,7 @@ func (s *Server) Evidence(c *simulate.Client, token, confidence string) {
 	s.Check(ok, "%s has no evidence %s %s, only %v", who(c), token, confidence, s.findings(c))
 }
 
-// Organisation states that c's record has the token with the organisation's name.
+// Organisation asserts that c's record has the token with the organisation's name.
 func (s *Server) Organisation(c *simulate.Client, token, org string) {
 	ok := slices.ContainsFunc(s.findings(c), func(f finding) bool { return f.token == token && strings.Contains(f.org, org) })
 	s.Check(ok, "%s has no evidence %s of %s, only %v", who(c), token, org, s.findings(c))
@@ -385,13 +385,13 @@ func told(cs []*simulate.Client, known ...string) int {
 	return len(seen)
 }
 
-// AtMost states that cs learned about at most n mailboxes.
+// AtMost asserts that cs learned about at most n mailboxes.
 func (s *Server) AtMost(n int, cs []*simulate.Client, known ...string) {
 	got := told(cs, known...)
 	s.Check(got <= n, "learned about %d mailboxes; the limit is %d", got, n)
 }
 
-// tried returns the number of passwords that the server answered.
+// tried returns the number of password attempts that the server answered.
 func tried(cs ...*simulate.Client) (n int) {
 	for _, c := range cs {
 		n += c.Tries
@@ -399,12 +399,12 @@ func tried(cs ...*simulate.Client) (n int) {
 	return n
 }
 
-// Tried states that the server answered at most n passwords from cs.
+// Tried asserts that the server answered at most n password attempts by cs.
 func (s *Server) Tried(n int, cs []*simulate.Client) {
 	s.Check(tried(cs...) <= n, "%d passwords were answered; the limit is %d", tried(cs...), n)
 }
 
-// Shut states that c was rejected before it could log in or send mail.
+// Shut asserts that c was rejected before it could log in or send mail.
 func (s *Server) Shut(c *simulate.Client) {
 	s.Check(len(c.Refusals()) > 0 && c.Tries == 0 && c.Mails() == 0, "%s was not rejected first: %s", who(c), answers(c))
 }

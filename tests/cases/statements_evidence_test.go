@@ -419,7 +419,7 @@ func loginRows() []statement {
 	}
 }
 
-// lowSpray states that the record has the evidence auth-spray, but only with low
+// lowSpray asserts that the record has the evidence auth-spray, but only with low
 // confidence.
 func (s *Server) lowSpray(c *simulate.Client) {
 	s.Evidence(c, "auth-spray", "low")

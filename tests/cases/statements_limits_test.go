@@ -111,7 +111,7 @@ func limitRows() []statement {
 	}
 }
 
-// ladder plays an offence after each ban's end, and states the lengths of the new bans.
+// ladder plays an offence after each ban's end, and checks the lengths of the new bans.
 func (s *Server) ladder(after, want []time.Duration) {
 	h := bare(at("203.0.113.%d", 100+s.Sessions()%100), "x.example")
 	end := s.Now().Add(minute)

@@ -1,6 +1,6 @@
 package cases
 
-// This file checks the sections Presets, Rules, Bans and Standing of the manual.
+// This file checks the manual's sections Presets, Rules, Bans and Standing.
 
 import (
 	"fmt"
@@ -38,7 +38,7 @@ func (s *Server) eval(policy string, f rules.Facts) rules.Verdict {
 	return rules.Verdict{}
 }
 
-// Decides states whether a rule with a condition decides.
+// Decides checks whether a rule with a condition decides.
 func (s *Server) Decides(want bool, condition string, f rules.Facts) {
 	f.Src = netip.MustParseAddr("203.0.113.50")
 	f.Phase = smtp.PhaseMailFrom
@@ -46,7 +46,7 @@ func (s *Server) Decides(want bool, condition string, f rules.Facts) {
 	s.Check((v.Act.Rule != nil) == want, "%s decides: %v", condition, !want)
 }
 
-// Sticks states whether a decision remains active.
+// Sticks checks whether a decision remains active.
 func (s *Server) Sticks(want bool, phase smtp.Phase, condition string) {
 	f := rules.Facts{Phase: phase, Src: netip.MustParseAddr("203.0.113.50"), Helo: []byte("x"), MailFrom: []byte("joe@x.example"), RcptTo: []byte("alice@example.org"), Evidence: rules.RDNSMissing, TLS: true}
 	f.Counts[rules.UnknownRecipient.Index()] = 9
@@ -125,7 +125,7 @@ func ruleRows() []statement {
 	}
 }
 
-// replies states the text of the first rejection.
+// replies checks the text of the first rejection.
 func (s *Server) replies(c *simulate.Client, text string) {
 	r := c.Refusals()
 	s.Check(len(r) > 0 && strings.HasPrefix(r[0].Text, text), "the reply to %s is %q, want %q", who(c), answers(c), text)
@@ -406,7 +406,7 @@ func expires(s *Server) {
 	s.Check(!s.Connect(unnamed1).Barred, "the ban did not end")
 }
 
-// exempt states that an offence of h causes no ban, for the given reason.
+// exempt asserts that an offence of h causes no ban, for the given reason.
 func (s *Server) exempt(h simulate.Host, reason string) {
 	before := len(s.Logged(`^exempt src=\S+ rule=trial reason=` + reason))
 	s.Rejected("ehlo", s.offend(h))

@@ -1,6 +1,6 @@
 package cases
 
-// This file checks the section Standing of the manual.
+// This file checks the manual's section Standing.
 
 import (
 	"fmt"
@@ -136,7 +136,7 @@ func knownSince(s *Server) {
 	s.Stands(bare("203.0.113.71", "mx3.partner.example"), "none")
 }
 
-// trustedSince sends messages on several days, and states the resulting standing.
+// trustedSince sends messages on several days, and checks the resulting standing.
 func trustedSince(s *Server) {
 	for i, tt := range []struct {
 		days  []int // of the messages
@@ -208,7 +208,7 @@ func aboutConduct(s *Server) {
 	}
 }
 
-// offends states that play is an offence.
+// offends asserts that play is an offence.
 func (s *Server) offends(play func(h simulate.Host)) {
 	h := named("198.51.100.60", "mail.other.example")
 	s.History(h, 4, day)

@@ -62,7 +62,7 @@ func lines(policy string, f func(s *Server)) []Case {
 	return []Case{{Lines: "mode enforce\n" + policy + "\n", Play: f}}
 }
 
-// edited returns a check with a policy in which old is replaced by with.
+// edited returns a check with a policy in which with replaces old.
 func edited(old, with string, f func(s *Server)) []Case {
 	return []Case{{Edit: func(text string) string { return strings.ReplaceAll(text, old, with) }, Play: f}}
 }
@@ -93,7 +93,7 @@ func answered(cs ...*simulate.Client) (n int) {
 	return n
 }
 
-// Answers states that the server itself rejected exactly n recipients of cs, and that the filter
+// Answers asserts that the server itself rejected exactly n recipients of cs, and that the filter
 // rejected further recipients.
 func (s *Server) Answers(n int, cs ...*simulate.Client) {
 	asked := 0
@@ -108,12 +108,12 @@ func (s *Server) each(n int, every time.Duration, m manner, host func(int) simul
 	return s.Bursts(n, 1, every, m, host)
 }
 
-// None states that c's record lacks the token.
+// None asserts that c's record lacks the token.
 func (s *Server) None(c *simulate.Client, token string) {
 	s.Check(!slices.Contains(s.Tokens(c), token), "%s has evidence %s", who(c), token)
 }
 
-// Finds states that c's record has the token exactly if want is set.
+// Finds asserts that c's record has the token exactly if want is set.
 func (s *Server) Finds(want bool, c *simulate.Client, token, confidence string) {
 	if want {
 		s.Evidence(c, token, confidence)
@@ -143,7 +143,7 @@ func (s *Server) standing(h simulate.Host) memory.Standing {
 	return s.memory.Peers.Standing(peer(h), s.Now().UnixMicro())
 }
 
-// Stands states a host's standing: none, known or trusted.
+// Stands checks a host's standing: none, known or trusted.
 func (s *Server) Stands(h simulate.Host, want string) {
 	got := s.standing(h)
 	s.Check(got.Level.String() == want, "%v is %v on %v, want %s: %+v", h.Src, got.Level, s.Now(), want, got)
@@ -159,7 +159,7 @@ func (s *Server) ban(h simulate.Host) (last memory.Ban) {
 	return last
 }
 
-// Bans states the length of a host's newest ban. Length 0 means that there is no ban.
+// Bans checks the length of a host's newest ban. Length 0 means that there is no ban.
 func (s *Server) Bans(h simulate.Host, want time.Duration) {
 	b := s.ban(h)
 	s.Check(b.Until.Sub(b.Since) == want, "%v is banned for %v by %s, want %v", h.Src, b.Until.Sub(b.Since), b.Rule, want)
@@ -280,7 +280,7 @@ func unusual(s *Server) {
 	s.Check(len(s.Logged(`^session would=junk src=203.0.113.55 `)) == 0, "a message with 60 points would be marked")
 }
 
-// sixty sends a message that has 60 points.
+// sixty sends a message that scores 60 points.
 func (s *Server) sixty() *simulate.Client {
 	h := greets("203.0.113.55", "gw.partner.example", "exchange-1")
 	h.Pace = []time.Duration{50 * time.Microsecond, 120 * time.Millisecond}

@@ -125,8 +125,8 @@ func sentences(t *testing.T) map[string][]string {
 	return all
 }
 
-// TestStatementsComplete checks that each sentence of the manual and of the presets is in a row. A
-// row must not contain other sentences.
+// TestStatementsComplete checks that each sentence in the manual and in the presets is quoted in a
+// row. A row must not contain other sentences.
 func TestStatementsComplete(t *testing.T) {
 	all := sentences(t)
 	rows := make(map[string]bool)

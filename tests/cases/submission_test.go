@@ -1,6 +1,6 @@
 package cases
 
-// This file contains cases about users on the submission ports. Users log in from any
+// This file contains test cases for users on the submission ports. Users log in from any
 // computer, and occasionally with a wrong password.
 
 import (
@@ -11,7 +11,7 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// loggedIn states that users logged in and sent a message.
+// loggedIn asserts that users logged in and sent a message.
 func loggedIn(s *Server, cs ...*simulate.Client) {
 	s.Fair(cs...)
 	s.Delivered(cs...)

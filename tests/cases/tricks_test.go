@@ -1,6 +1,6 @@
 package cases
 
-// This file contains cases about attackers that imitate a mail server during a harvest, or try to
+// This file contains test cases for attackers that imitate a mail server during a harvest, or try to
 // acquire standing.
 
 import (

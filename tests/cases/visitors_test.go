@@ -1,6 +1,6 @@
 package cases
 
-// This file contains cases about scanners, rented hosts, false greetings and programs
+// This file contains test cases for scanners, rented hosts, false greetings and programs
 // that do not speak SMTP.
 
 import (

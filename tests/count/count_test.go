@@ -88,9 +88,8 @@ func (p *period) has(r *record) bool {
 	return !end.Before(p.since) && (p.until.IsZero() || end.Before(p.until))
 }
 
-// periods returns the periods to compare. The periods are the whole stream, each day, and parts of
-// sealed and open days. Further periods start or end within an aggregate, at its end, or one
-// microsecond later.
+// periods returns the periods to compare: the whole stream, each day, and parts of sealed and open
+// days. Further periods start or end within an aggregate, at its end, or one microsecond later.
 func (r *run) periods() (list []period) {
 	day := func(n int) time.Time { return begin.AddDate(0, 0, n) }
 	list = append(list, period{"everything", begin.AddDate(-1, 0, 0), time.Time{}})

@@ -63,7 +63,7 @@ func leaveMail(s *script) {
 	s.disconnect()
 }
 
-// harvest tries a few recipients that do not exist. Five unknown recipients are a
+// harvest tries a few recipients that do not exist. Five unknown recipients count as a
 // directory harvest.
 func harvest(s *script, h *host) {
 	s.ehlo(helo(h))
@@ -111,8 +111,8 @@ func deliver(s *script, h *host) {
 	s.quit()
 }
 
-// guess fails to log in as users that no other host tries. Six users from one host are
-// evidence of a spray.
+// guess tries to log in, and fails, as users that no other host tries. Six users from
+// one host are evidence of a spray.
 func guess(users int) func(*script, *host) {
 	return func(s *script, h *host) {
 		s.ehlo(helo(h))

@@ -19,7 +19,7 @@ import (
 )
 
 // dumped holds the fields of a record that dump prints and the test counts. The map of users
-// counts attempts. All other maps count sessions.
+// counts attempts, and all other maps count sessions.
 type dumped struct {
 	ID, Src, Ban                                string
 	Start, End                                  int64
@@ -217,7 +217,7 @@ func (r *run) compareDump(p period, records []*record) {
 	}
 }
 
-// sorted returns records in the order of their ends.
+// sorted returns records in the order in which they ended.
 func sorted(records []*record) []*record {
 	records = slices.Clone(records)
 	slices.SortFunc(records, func(a, b *record) int {

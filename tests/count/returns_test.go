@@ -12,7 +12,7 @@ import (
 )
 
 // A returnRow counts the hosts of a class. For each period, it counts the hosts that were observed
-// for at least this long, and the hosts that returned within this time.
+// for at least that long, and the hosts that returned within it.
 type returnRow struct {
 	Hosts             int
 	Watched, Returned map[string]int

@@ -27,7 +27,7 @@ rule http phase end match evidence talks-http ban { 30m, 30m }
 rule watched observe phase rcpt-to match evidence relay-probe reject "550 5.7.1 No"
 `
 
-// flushEvery is the number of sessions between two flushes. The filter's buffer must have room for
+// flushEvery is the number of sessions between flushes. The filter's buffer must have room for
 // them.
 const flushEvery = 10_000
 
@@ -76,7 +76,8 @@ func (r *run) start() {
 // mark is the session id of requests that mark a place in the stream.
 const mark = "00000000ffffffff"
 
-// answers checks that the filter answers disconnect exactly to requests with an odd token.
+// answers checks that the filter answers disconnect if, and only if, the request's token
+// is odd.
 func answers(t *testing.T, lines *bufio.Reader, synced, gone chan struct{}) {
 	defer close(gone)
 	wrong := 0
@@ -159,7 +160,7 @@ func (r *run) flush() {
 	r.ledger.flush()
 }
 
-// stop ends the filter as smtpd does. The filter then records the open sessions.
+// stop ends the filter as smtpd does, so that it records the open sessions.
 func (r *run) stop() {
 	r.t.Helper()
 	r.sync()

@@ -197,8 +197,8 @@ func (w *world) start(v visit) *script {
 	return s
 }
 
-// offence bans a script's source at the line at which the filter bans it. The filter bans for an
-// attack tool's greeting, or at the end of a session that spoke HTTP.
+// offence bans a script's source at the line at which the filter bans it. The filter imposes a
+// ban for an attack tool's greeting, or at the end of a session in which the client spoke HTTP.
 func (w *world) offence(s *script, l *line) {
 	rule := ""
 	switch kind := kindOf(s); {

@@ -104,7 +104,7 @@ func (x *caller) message(from string, to ...string) (told int, accepted bool) {
 	return told, x.say("Subject: from %s\r\n\r\nHello.\r\n.", from) == 250
 }
 
-// password tries a password after EHLO and STARTTLS. The result is the reply code.
+// password tries a password after EHLO and STARTTLS, and returns the reply code.
 func (x *caller) password(user, password string) int {
 	x.say("AUTH LOGIN")
 	x.say("%s", base64.StdEncoding.EncodeToString([]byte(user)))
@@ -124,7 +124,7 @@ func submission(t *testing.T, s *smtpd.Server, from, helo string) *caller {
 	return x
 }
 
-// asks plays a session with recipients. The result is the number of smtpd's own replies.
+// asks plays a session with recipients, and returns the number of smtpd's own replies.
 func asks(t *testing.T, s *smtpd.Server, from, sender string, to ...string) int {
 	x := call(t, s, from, smtpd.PortMX)
 	defer x.quit()

@@ -19,7 +19,7 @@ import (
 
 // TestEarlyTalker measures how often the filter recognises clients that speak before the greeting,
 // and clients that wait for it. The network paths have different delays, and the machine is idle or
-// busy. The rates depend on the machine. The test logs the rates, and fails only if the evidence is
+// busy. The rates depend on the machine, so the test logs them, and fails only if the evidence is
 // useless.
 func TestEarlyTalker(t *testing.T) {
 	const runs = 100

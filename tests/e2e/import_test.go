@@ -209,7 +209,7 @@ func checkImport(t *testing.T, version smtpd.Version, log string) {
 	}
 	live.Stop(t, s)
 	for _, host := range []string{"198.51.100.10", "203.0.113.20", "2001:db8::10", "198.51.100.12", "198.51.100.17"} {
-		// Mail of the same day does not yet make a host known.
+		// Mail from the same day does not yet make a host known.
 		if out := cli.Run(t, s.State(), "why", host); !strings.Contains(out, "for mail accepted on earlier days (") || strings.Contains(out, "(0 accepted") {
 			t.Errorf("why %s: %s", host, out)
 		}

@@ -52,7 +52,7 @@ func TestMailLogForFail2ban(t *testing.T) {
 			} {
 				visit(t, s, v.from, v.helo)
 			}
-			// While smtpd stops, it does not log the filters' lines.
+			// While smtpd is stopping, it does not log the filters' lines.
 			if err := s.Eventually("the last line is logged", func() bool {
 				return strings.Contains(s.Log(), "session decision=proceed src=203.0.113.9 ") || strings.Contains(s.Log(), "session decision=reject src=203.0.113.9 ")
 			}); err != nil {

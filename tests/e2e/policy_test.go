@@ -157,7 +157,7 @@ func TestStandardPolicy(t *testing.T) {
 	}
 }
 
-// visit plays a session with mail for alice. The results are the first rejected command and the
+// visit plays a session with mail for alice, and returns the first rejected command and the
 // reply to it.
 func visit(t *testing.T, s *smtpd.Server, from, helo string) (at, reply string) {
 	t.Helper()

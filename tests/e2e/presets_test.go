@@ -125,7 +125,7 @@ func served(t *testing.T, s *smtpd.Server, from, helo, sender string) string {
 	return sender
 }
 
-// arrived waits until messages are delivered. No message may be marked as junk.
+// arrived waits until messages are delivered, none of which may be marked as junk.
 func arrived(t *testing.T, s *smtpd.Server, senders ...string) {
 	t.Helper()
 	for _, sender := range senders {
@@ -297,7 +297,7 @@ func TestStolenAccountOnTheWire(t *testing.T) {
 					n, last = member(thief, bob, "winner@lottery.example", "alice", "carol", "mailuser")
 					sent += n
 				}
-				// The first of the eight networks is the user's home.
+				// The first of the eight networks is the user's home network.
 				if sent == 0 || sent > 7*3 || len(last.texts) == 0 || !strings.HasPrefix(last.texts[0], "450 4.7.1 This account sends unusual mail") {
 					t.Errorf("the thief sent %d of 36 messages, then %q", sent, last.texts)
 				}

@@ -95,7 +95,7 @@ var harvestRows = []toolRow{
 	}},
 }
 
-// asksOnce plays n sessions with one unknown recipient each. The result is the number of smtpd's
+// asksOnce plays n sessions with one unknown recipient each, and returns the number of smtpd's
 // own replies.
 func asksOnce(t *testing.T, s *smtpd.Server, from string, n int) (told int) {
 	for i := range n {
@@ -154,7 +154,7 @@ var loginRows = []toolRow{
 	}},
 }
 
-// passwords tries a wrong password in each of n sessions. The result is the number of passwords to
+// passwords tries a wrong password in each of n sessions, and returns the number of passwords to
 // which smtpd replied.
 func passwords(t *testing.T, s *smtpd.Server, n int, from func(i int) string, helo string) (tried int) {
 	for i := range n {
@@ -167,7 +167,7 @@ func passwords(t *testing.T, s *smtpd.Server, n int, from func(i int) string, he
 	return tried
 }
 
-// early sends EHLO before the greeting, and then a message. The result reports whether smtpd
+// early sends EHLO before the greeting, and then a message, and reports whether smtpd
 // accepted the message.
 func early(t *testing.T, s *smtpd.Server, from string) bool {
 	c, err := s.Dial(from, smtpd.PortMX)

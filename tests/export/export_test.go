@@ -120,7 +120,7 @@ func lists() (first, next *export.List) {
 	return first, next
 }
 
-// Addresses that must be found in the lists, or must not be.
+// Addresses that the lists must contain, or must not contain.
 var (
 	inFirst = []string{"192.0.2.1", "192.0.2.2", "198.51.97.9", "198.51.99.255", "2001:db8::77", "2001:db8:3:ffff::1"}
 	inNext  = []string{"192.0.2.1", "192.0.2.3", "198.51.97.9", "198.51.99.255", "2001:db8::77"}
@@ -241,8 +241,8 @@ func within(prefixes []netip.Prefix) func(string) bool {
 	}
 }
 
-// asks returns a script that runs a command for each address. The script prints "yes
-// ADDRESS" if the command succeeds.
+// asks returns a script that runs a command for each address, and prints "yes ADDRESS"
+// if the command succeeds.
 func asks(command4, command6 string) string {
 	var b strings.Builder
 	for _, a := range slices.Concat(inFirst, inNext, inNone) {
@@ -557,8 +557,8 @@ func TestFail2banModes(t *testing.T) {
 	}
 }
 
-// repetitions holds half an hour's log lines. The lines report repeated sessions of rejected hosts,
-// and sessions of hosts that no rule has rejected.
+// repetitions holds half an hour's log lines, which report repeated sessions of rejected hosts, and
+// sessions of hosts that no rule has rejected.
 const repetitions = `Nov 21 10:31:02 mx smtpd[4711]: scanwatch: sessions rule=bh src=203.0.113.10 more=5 within=10m
 Nov 21 10:31:02 mx smtpd[4711]: scanwatch: sessions kind=observed rule=bh src=203.0.113.11 more=5 within=10m
 Nov 21 10:31:02 mx smtpd[4711]: scanwatch: sessions kind=withheld rule=bh src=203.0.113.12 more=5 within=10m

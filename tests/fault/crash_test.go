@@ -42,8 +42,8 @@ func killNine(t *testing.T, kills int) {
 		// An answer to the next session means that the filter has processed the previous one.
 		var done atomic.Int64
 		asked := make(chan int)
-		// Limit the sessions between two flushes, because the filter drops records if too many wait
-		// for the disk.
+		// Limit the sessions between flushes, because the filter drops records if too many wait for
+		// the disk.
 		room := make(chan struct{}, 2000)
 		go func() {
 			w := bufio.NewWriter(p.Server)

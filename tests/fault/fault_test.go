@@ -105,8 +105,8 @@ func TestDiskErrors(t *testing.T) {
 	}
 }
 
-// These ioctls from linux/fs.h freeze and thaw a file system. Writes to a frozen file system wait.
-// LVM, SAN and VM snapshots freeze file systems.
+// These ioctls from linux/fs.h freeze and thaw a file system, as LVM, SAN and VM snapshots do.
+// Writes to a frozen file system wait.
 const (
 	fiFreeze = 0xC0045877
 	fiThaw   = 0xC0045878
@@ -335,8 +335,8 @@ func TestMemoryLimit(t *testing.T) {
 	p.End(0)
 }
 
-// TestUnreadAnswers checks that the filter stops reading while smtpd reads no answers. The filter's
-// memory must not grow during this time. Afterwards the filter must answer every request in order.
+// TestUnreadAnswers checks that the filter stops reading while smtpd reads no answers. Its memory
+// must not grow during this time, and afterwards it must answer every request in order.
 func TestUnreadAnswers(t *testing.T) {
 	p := filterproc.Start(t, "-s", t.TempDir())
 	const most = 200_000

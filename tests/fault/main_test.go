@@ -1,8 +1,8 @@
 //go:build linux
 
-// Package fault tests faults in the filter's environment. Disks, file descriptors, memory, the
-// clock, the log or the process fail. The filter must answer every request, and must record
-// sessions again once the fault has ended.
+// Package fault tests faults in the filter's environment. The disk, the clock, the log or the
+// process fails, or file descriptors or memory run out. The filter must answer every request,
+// and must record sessions again once the fault has ended.
 package fault
 
 import (

@@ -66,8 +66,8 @@ func registered(in []byte) []byte {
 }
 
 // TestPeer checks that the framework and this project's reader decode the same fields in all
-// recorded streams. The golden file lists the streams on which the framework exits or decodes other
-// fields. The differences in this file are the reasons for a separate reader.
+// recorded streams. The golden file lists the streams on which the framework exits or decodes
+// different fields. The differences in this file are the reason for having a separate reader.
 func TestPeer(t *testing.T) {
 	peer := filepath.Join(t.TempDir(), "framework")
 	if out, err := exec.Command("go", "build", "-o", peer, ".").CombinedOutput(); err != nil {

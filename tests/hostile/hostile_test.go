@@ -48,8 +48,7 @@ func sendAll(c *smtpd.Client, data string) {
 	}
 }
 
-// greeted reads the greeting and sends lines. The result reports whether smtpd replied to all
-// lines.
+// greeted reads the greeting, sends lines, and reports whether smtpd replied to all of them.
 func greeted(c *smtpd.Client, lines ...string) bool {
 	if r, err := c.ReadReply(); err != nil || r.Code != 220 {
 		return false
@@ -150,7 +149,7 @@ func attacks() []attack {
 		sends("a megabyte of line ends", strings.Repeat("\r\n", 1<<19)),
 		sends("pipes for a megabyte", strings.Repeat("|", 1<<20)+"\r\n"),
 
-		// The following attacks use unusual line ends.
+		// The following attacks use unusual line endings.
 		sends("bare CR", "EHLO a.example.net\rMAIL FROM:<a@b>\rQUIT\r"),
 		sends("bare LF", "EHLO a.example.net\n"),
 		sends("NUL in HELO", "HELO a\x00b.example.net|x\r\n"),
@@ -278,7 +277,7 @@ func attacks() []attack {
 	// Send each hostile text in every argument.
 	for _, text := range hostiletext.Texts() {
 		s := text.Text
-		// A text that contains a line end is more than one command.
+		// Text that contains a line ending is more than one command.
 		all = append(all, attack{name: "text: " + text.Name, heard: !strings.Contains(s, "\n"), do: func(c *smtpd.Client) {
 			greeted(c)
 			for _, line := range []string{"HELO " + s, "EHLO " + s + ".example.net", "EHLO mail.example.net", "MAIL FROM:<" + s + "@example.net>", "RSET", "MAIL FROM:<a@" + s + ">",
@@ -336,7 +335,8 @@ func accepted(s *smtpd.Server) error {
 				return false
 			}
 			for line := range strings.Lines(string(head[:n])) {
-				// A listening socket (state 0A) has its pending connections in the receive queue.
+				// The receive queue of a listening socket (state 0A) consists of its pending
+				// connections.
 				if f := strings.Fields(line); len(f) > 4 && f[3] == "0A" && !strings.HasSuffix(f[4], ":00000000") {
 					return false
 				}
@@ -427,8 +427,8 @@ func together(s *smtpd.Server, list []attack, first int) error {
 // notStarted is the prefix of the string that suffers returns if the server fails to start.
 const notStarted = "does not start: "
 
-// suffers starts a server, runs attacks concurrently, and describes the damage. Without damage, the
-// result is empty.
+// suffers starts a server, runs attacks concurrently, and describes the damage, or returns "" if
+// there is none.
 func suffers(o smtpd.Options, list []attack, first int, well func(*smtpd.Server) error) string {
 	s, err := smtpd.Start(o)
 	if err != nil {

@@ -15,9 +15,10 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// TestIdleClients checks clients that stop at each step until smtpd times out. The timeout of 300
-// seconds is fixed. A clock that runs 100 times faster shortens smtpd's timers. Each session must
-// be recorded with its ending, and no session may remain open.
+// TestIdleClients checks clients that fall silent, each at a different step, until smtpd times
+// out. The timeout is fixed at 300 seconds, so smtpd's timers are shortened by a clock that
+// runs 100 times faster. Each session must be recorded with its ending, and no session may
+// remain open.
 func TestIdleClients(t *testing.T) {
 	clock := filepath.Join(t.TempDir(), "clock.so")
 	if out, err := exec.Command("cc", "-Wall", "-O2", "-fPIC", "-shared", "-o", clock, "../fastclock/clock.c").CombinedOutput(); err != nil {

@@ -1,7 +1,7 @@
 //go:build linux
 
 // Package hostile runs clients' attacks on real OpenSMTPD servers. smtpd and the filter must
-// survive. Every request must get exactly one answer.
+// survive, and every request must get exactly one answer.
 package hostile
 
 import (

@@ -1,6 +1,6 @@
 // Package hostiletext contains strings with which clients attack programs that display logs and
-// reports. Hostile text controls a terminal, forges a log line, runs as a spreadsheet formula,
-// breaks out of a format, or is invisible. Package hostiletext fills a state directory with hostile
+// reports. Hostile text may control a terminal, forge a log line, run as a spreadsheet formula,
+// break out of a format, or be invisible. The package also fills a state directory with hostile
 // text, and checks the output of programs.
 //
 // A new output format needs a row in a test's table. That test must call [Store], and check the
@@ -28,7 +28,7 @@ const Forged = "FORGED"
 // Texts returns all pieces of hostile text.
 func Texts() []Text {
 	return []Text{
-		// The following texts control a terminal.
+		// The following strings control a terminal.
 		{"window title", "\x1b]0;owned\x07"},
 		{"clear and colour", "\x1b[2J\x1b[1;31mred"},
 		{"clipboard", "\x1b]52;c;cm0gLXJmIC8=\x07"},
@@ -41,7 +41,7 @@ func Texts() []Text {
 		{"shift out", "\x0e\x0f\x1bc"},
 		{"nul", "a\x00b"},
 		{"all controls", "\x01\x02\x03\x04\x05\x06\x07\x08\x0b\x0c\x0e\x0f\x10\x11\x12\x13\x14\x15\x16\x17\x18\x19\x1a\x1b\x1c\x1d\x1e\x1f\x7f"},
-		// The following texts forge log lines and replies.
+		// The following strings forge log lines and replies.
 		{"line feed", "x\n" + Forged + " level=ERROR msg=\"all is lost\""},
 		{"line end", "x\r\n" + Forged + " finding evidence=scanner src=192.0.2.99 confidence=high"},
 		{"line separators", "x\u2028" + Forged + "\u2029" + Forged + "\u0085" + Forged + "\v" + Forged + "\f"},
@@ -50,7 +50,7 @@ func Texts() []Text {
 		{"filter answer", "x\nfilter-result|0000000000000001|0000000000000002|disconnect|550 " + Forged},
 		{"pipes", "a|b||c|"},
 		{"tab", "a\tb\tc"},
-		// The following texts run in a spreadsheet.
+		// The following strings run in a spreadsheet.
 		{"formula", "=cmd|' /C calc'!A0"},
 		{"formula plus", "+1+cmd|' /C calc'!A0"},
 		{"formula minus", "-1-cmd|' /C calc'!A0"},
@@ -64,7 +64,7 @@ func Texts() []Text {
 		{"formula next row", "a\"\r\n=cmd(),\"b"},
 		{"separators", "a,b;c\td"},
 		{"quotes", `"'` + "`" + `""''`},
-		// The following texts are markup, shell commands or format directives.
+		// The following strings are markup, shell commands or format directives.
 		{"script", "<script>alert(1)</script>"},
 		{"attribute", `"><img src=x onerror=alert(1)>`},
 		{"entity", "&lt;b&gt;&#27;&amp;amp;"},
@@ -80,7 +80,7 @@ func Texts() []Text {
 		{"format", "%s%n%x%p%%%!d(MISSING)"},
 		{"metric", "a\"} 1\n" + Forged + "{b=\"\\"},
 		{"comment", "x # y */ -- <!-- ]]>"},
-		// The following texts contain invisible characters.
+		// The following strings contain invisible characters.
 		{"right to left", "\u202egnp.exe\u202c"},
 		{"isolate", "\u2066x\u2067y\u2068z\u2069\u061c\u200e\u200f"},
 		{"zero width", "a\u200bb\u200cc\u200dd\u2060e\ufefff\u180eg\u00adh"},
@@ -103,7 +103,7 @@ func Texts() []Text {
 		{"surrogates", "\xed\xa0\xbd\xed\xb8\x80"},
 		{"beyond", "\xf4\x90\x80\x80"},
 		{"latin 1", "caf\xe9"},
-		// The following texts are long.
+		// The following strings are long.
 		{"long", strings.Repeat("A", 2000)},
 		{"long escapes", strings.Repeat("\x1b[31m", 400)},
 		{"long in bytes", strings.Repeat("\xff", 2000)},
@@ -111,9 +111,9 @@ func Texts() []Text {
 	}
 }
 
-// Terminal checks that out is safe for a terminal. The text must be UTF-8. Line feed and
-// tab are the only permitted control characters. Direction marks, invisible characters
-// and forged lines are errors.
+// Terminal checks that out is safe for a terminal. The text must be UTF-8, and line feed
+// and tab are the only permitted control characters. Direction marks, invisible
+// characters and forged lines are errors.
 func Terminal(out []byte) error {
 	var errs []error
 	for n, line := range bytes.Split(out, []byte("\n")) {

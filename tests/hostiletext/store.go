@@ -27,9 +27,9 @@ func SessionID(i int) string { return fmt.Sprintf("%016x", firstID+i) }
 // Addr returns the source of the session with text number i.
 func Addr(i int) netip.Addr { return netip.AddrFrom4([4]byte{203, 0, 113, byte(i + 1)}) }
 
-// Store creates a state directory with a session for each text. The session contains the text in
-// every field of every kind of step. The directory also has bans that contain the texts. All events
-// lie in the half hour before now.
+// Store creates a state directory with a session for each text, which contains the text in every
+// field of every kind of step. The directory also includes bans with the texts. All events lie
+// in the half hour before now.
 func Store(dir string, now time.Time) error {
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
 	m := memory.New()

@@ -15,8 +15,9 @@ import (
 
 const module = "scanwatch/"
 
-// A rule forbids packages to depend on other packages, directly or through other packages of this
-// module. A pattern that ends in "/..." includes the named package and all packages below it.
+// A rule forbids packages from depending on other packages, directly or through other packages of
+// this module. A pattern that ends in "/..." includes the named package and all packages below
+// it.
 type rule struct {
 	from, not []string
 	reason    string
@@ -36,11 +37,11 @@ var rules = []rule{
 	{[]string{"cmd/internal/follow", "cmd/internal/firewall", "cmd/internal/forward"}, []string{"cmd/internal/statedir", "cmd/internal/exportlist"}, "companions know the running filter only, and may not read its files"},
 }
 
-// future lists packages that rules name although the packages do not exist yet.
+// future lists packages that are named in rules but do not exist yet.
 var future = []string{"filter/follow/..."}
 
-// pendingPackages lists packages that rules name and that are being written. If strict is set, a
-// missing package is a failure.
+// pendingPackages lists packages that are named in rules and are still being written. If strict
+// is set, a missing package is a failure.
 var pendingPackages = []string{}
 
 // pending lists dependencies that break a rule and will be removed. If strict is set, an entry that

@@ -70,7 +70,7 @@ func newBench(t *testing.T, port int, conf string) *bench {
 	return b
 }
 
-// start starts the companion and waits until it uses n lists.
+// start starts the companion and waits until it is using n lists.
 func (b *bench) start(n int) {
 	b.Helper()
 	b.launch()

@@ -58,7 +58,7 @@ func TestServer(t *testing.T) {
 	}
 }
 
-// visit sends a message. visit returns the reply that rejects the message, or "".
+// visit sends a message, and returns the reply that rejects it, or "".
 func visit(t *testing.T, s *smtpd.Server, from string) string {
 	t.Helper()
 	c, err := s.Dial(from, smtpd.PortMX)

@@ -18,7 +18,8 @@ import (
 
 // unboundArgs returns the command that runs a validating resolver on a port. The resolver asks
 // rbldnsd about bl.example.org and white.example.org, which are not signed. The list
-// dnssec.example.org is signed, and contains 192.0.2.7. The signature of 192.0.2.8 is wrong.
+// dnssec.example.org is signed and contains 192.0.2.7, and its signature for 192.0.2.8 is
+// wrong.
 func unboundArgs(t *testing.T, port int) []string {
 	t.Helper()
 	require.Program(t, "unbound")

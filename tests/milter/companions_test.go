@@ -20,7 +20,7 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// Users of the companions, who need no accounts.
+// These are the companions' users, who need no accounts.
 const (
 	syncUser  = "4001"
 	serveUser = "4002"
@@ -59,7 +59,7 @@ func (s *site) as(uid uint32, caps []uintptr, program string, args ...string) (l
 	return log
 }
 
-// TestManualCompanions follows the example of scanwatch-servers(7): the companions of
+// TestManualCompanions follows the example in scanwatch-servers(7): the companions of
 // milter-scanwatch carry out a ban in the firewall and in a block list, each as its own user.
 func TestManualCompanions(t *testing.T) {
 	if _, err := exec.LookPath("nft"); err != nil {

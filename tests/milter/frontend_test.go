@@ -16,7 +16,7 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// A rival is a front end that wants the state directory of others.
+// A rival is one of several front ends that compete for a state directory.
 type rival struct {
 	*exec.Cmd
 	program string
@@ -24,7 +24,7 @@ type rival struct {
 	ended   chan struct{}
 }
 
-// rivals starts eight front ends at the same moment in one state directory.
+// rivals starts eight front ends at the same moment in the same state directory.
 func rivals(t *testing.T, dir string) (all []*rival) {
 	t.Helper()
 	state, log := filepath.Join(dir, "state"), filepath.Join(dir, "mail.log")
@@ -54,8 +54,8 @@ func rivals(t *testing.T, dir string) (all []*rival) {
 	return all
 }
 
-// TestOneFrontEnd checks that exactly one of several front ends runs that start at the same
-// moment, even if the previous one was killed, and that the others name it.
+// TestOneFrontEnd checks that if several front ends start at the same moment, exactly one
+// of them runs, even if the previous one was killed, and that the others name it.
 func TestOneFrontEnd(t *testing.T) {
 	dir := t.TempDir()
 	for range 3 {

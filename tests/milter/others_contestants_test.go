@@ -22,13 +22,13 @@ import (
 	"scanwatch/tests/internal/require"
 )
 
-// A contestant is a program that protects the Postfix of a site.
+// A contestant is a program that protects a site's Postfix.
 type contestant struct {
 	name string
 	// begin starts the contestant and Postfix.
 	begin func(*site)
-	// bans returns the banned addresses. The test refuses their connections, as a firewall
-	// does.
+	// bans returns the banned addresses. The test refuses connections from them, as a
+	// firewall does.
 	bans    func(*site) map[string]bool
 	process string // of the contestant
 }
@@ -54,7 +54,7 @@ var contestants = []contestant{
 	{"scanwatch follow", func(s *site) { s.mailServer(""); startFollowing(s) }, followBans, "scanwatch"},
 }
 
-// mailServer starts Postfix with the limits of its defaults, and with logins on port 587.
+// mailServer starts Postfix with its default limits, and with logins on port 587.
 func (s *site) mailServer(extra string) {
 	s.authenticate(s.path("auth"))
 	s.services = fmt.Sprintf("192.0.2.25:587 inet n - n - - smtpd -o syslog_name=postfix/submission -o smtpd_sasl_auth_enable=yes -o smtpd_sasl_type=dovecot -o smtpd_sasl_path=%s\n", s.path("auth"))
@@ -122,8 +122,8 @@ func daemon(s *site, library bool, name string, args ...string) func() string {
 	return log
 }
 
-// startFail2ban starts fail2ban with the jails of its package, which write banned addresses to a
-// file.
+// startFail2ban starts fail2ban with the jails from its package, which write banned addresses to
+// a file.
 func startFail2ban(s *site) {
 	s.t.Helper()
 	program := require.Program(s.t, "fail2ban-server")
@@ -141,7 +141,8 @@ func startFail2ban(s *site) {
 	})
 }
 
-// fail2banBans returns the bans of both jails. A sentinel is banned by both.
+// fail2banBans returns the addresses that either jail has banned. A sentinel is
+// included once both jails have banned it.
 func fail2banBans(s *site) map[string]bool {
 	text, _ := os.ReadFile(s.path("banned"))
 	bans, count := map[string]bool{}, map[string]int{}
@@ -182,7 +183,7 @@ $1/usr/bin/cscli -c config.yaml bouncers add test -k ` + bouncerKey
 
 const bouncerKey = "0123456789abcdef0123456789abcdef"
 
-// startCrowdSec starts CrowdSec with the collection for Postfix in its package.
+// startCrowdSec starts CrowdSec with the collection for Postfix from its package.
 func startCrowdSec(s *site) {
 	s.t.Helper()
 	root := s.consumers("/usr/bin/crowdsec")
@@ -197,7 +198,7 @@ func startCrowdSec(s *site) {
 	filterproc.Eventually(s.t, "CrowdSec", func() bool { return strings.Contains(log(), "Starting processing data") })
 }
 
-// crowdsecBans asks as a bouncer does.
+// crowdsecBans requests the bans as a bouncer does.
 func crowdsecBans(s *site) map[string]bool {
 	req, err := http.NewRequest(http.MethodGet, "http://127.0.0.1:8080/v1/decisions/stream?startup=true", nil)
 	if err != nil {
@@ -220,7 +221,7 @@ func crowdsecBans(s *site) map[string]bool {
 	return bans
 }
 
-// startRspamd starts Rspamd with the configuration of its package.
+// startRspamd starts Rspamd with the configuration from its package.
 func startRspamd(s *site) {
 	s.t.Helper()
 	root := s.consumers("/usr/bin/rspamd")
@@ -287,7 +288,7 @@ func followBans(s *site) map[string]bool {
 	return bans
 }
 
-// marked counts the messages of each client in the queue that a content filter marked as spam.
+// marked counts each client's messages in the queue that a content filter has marked as spam.
 func marked(s *site) map[string]int {
 	from, n := regexp.MustCompile(`Received: from [^\n]*\[([0-9.]+)\]`), map[string]int{}
 	_ = filepath.WalkDir(s.path("queue"), func(path string, d fs.DirEntry, _ error) error {
@@ -302,7 +303,8 @@ func marked(s *site) map[string]int {
 	return n
 }
 
-// cpuSeconds returns the CPU time of the processes with a name in the namespace of the test.
+// cpuSeconds returns the CPU time of the processes with the given name in the test's
+// namespace.
 func cpuSeconds(name string) float64 {
 	own, _ := os.Readlink("/proc/self/ns/net")
 	all, _ := filepath.Glob("/proc/[0-9]*/stat")

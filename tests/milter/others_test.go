@@ -31,12 +31,12 @@ type visitor struct {
 	name    string
 	hostile bool
 	sources []string // used in turn
-	// hop is the number of sources between two attempts at a message.
+	// hop is the number of sources between attempts to deliver a message.
 	hop int
-	// port is the port of the server; the default is 25.
+	// port is the server's port; the default is 25.
 	port string
-	// count is the number of sessions of a hostile visitor, and of messages of another. A
-	// visitor that is not hostile repeats a message that was not accepted.
+	// count is a hostile visitor's number of sessions, or any other visitor's number of
+	// messages. A visitor that is not hostile retries a message that was not accepted.
 	count, atOnce int
 	// greeted limits the gain to the number of sessions that reached smtpd.
 	greeted bool
@@ -51,7 +51,7 @@ const (
 	rejected = -1
 )
 
-// A client is a session of a visitor.
+// A client is one of a visitor's sessions.
 type client struct {
 	conn  net.Conn
 	in    *bufio.Reader
@@ -88,7 +88,7 @@ func (c *client) say(name, line string) string {
 	return c.read(name)
 }
 
-// greet reads the greeting of the server and sends EHLO.
+// greet reads the server's greeting and sends EHLO.
 func (c *client) greet(helo string) string {
 	if r := c.read("connect"); result(r) != accepted {
 		return r
@@ -96,7 +96,7 @@ func (c *client) greet(helo string) string {
 	return c.say("EHLO", "EHLO "+helo)
 }
 
-// result returns the result of a reply.
+// result converts a reply to a result.
 func result(reply string) int {
 	switch {
 	case strings.HasPrefix(reply, "2"), strings.HasPrefix(reply, "3"):
@@ -107,7 +107,8 @@ func result(reply string) int {
 	return deferred // also a connection that ended
 }
 
-// send sends a message to an existing mailbox and others, and returns the result for the former.
+// send sends a message to an existing mailbox and to others, and returns the result for the
+// existing one.
 func (c *client) send(from, text string, others ...string) int {
 	if r := result(c.say("MAIL", "MAIL FROM:<"+from+">")); r != accepted {
 		return r
@@ -129,7 +130,7 @@ func (c *client) login(password string) string {
 	return c.say("AUTH", "AUTH PLAIN "+map[bool]string{true: "AGpvZQByaWdodA==", false: "AGpvZQB3cm9uZw=="}[password == "right"])
 }
 
-// pour sends text, without waiting, and reads the replies to the named commands.
+// pour sends text without waiting, and then reads the replies to the named commands.
 func (c *client) pour(text string, names ...string) (replies []string) {
 	_, _ = io.WriteString(c.conn, text)
 	for _, name := range names {
@@ -354,7 +355,7 @@ type history struct {
 	messages []delivery
 }
 
-// A delivery has the result of the last of its tries.
+// A delivery has the result of its last attempt.
 type delivery struct{ tries, result int }
 
 // A match is the server with one contestant.
@@ -363,7 +364,7 @@ type match struct {
 	all     map[string]*history
 }
 
-// open starts a session. It returns nil if the client is banned.
+// open starts a session, or returns nil if the client is banned.
 func (m *match) open(t *testing.T, v *visitor, n int) *client {
 	src := v.sources[n%len(v.sources)]
 	if m.refused(src) {
@@ -378,7 +379,7 @@ func (m *match) open(t *testing.T, v *visitor, n int) *client {
 	return c
 }
 
-// round plays a visitor's sessions of a round.
+// round plays a visitor's sessions in a round.
 func (m *match) round(t *testing.T, v *visitor, h *history, n int) {
 	play := func(message, try, source int) (r int) {
 		c := m.open(t, v, source)
@@ -525,8 +526,8 @@ func legitimate(alone, h *history) string {
 	return strings.Join(cell, ", ")
 }
 
-// play plays all visitors with a contestant, and returns their histories and the CPU time of
-// the contestant.
+// play plays all visitors with a contestant, and returns their histories and the
+// contestant's CPU time.
 func (o *contestant) play(t *testing.T) (map[string]*history, string) {
 	s := newSite(t)
 	hosts := "127.0.0.1 localhost\n192.0.2.25 mx.example.org\n"

@@ -58,7 +58,7 @@ type site struct {
 	log    func() string
 	// services are additional Postfix services.
 	services string
-	// screened adds postscreen(8), which screens clients for smtpd(8) of Postfix.
+	// screened adds postscreen(8), which screens clients for Postfix's smtpd(8).
 	screened bool
 }
 
@@ -116,7 +116,7 @@ func newSiteIn(t *testing.T, suite string) *site {
 	return s
 }
 
-// bind mounts a file or directory at another place for the duration of the test.
+// bind mounts a file or directory at a different path for the duration of the test.
 func (s *site) bind(from, to string) {
 	s.t.Helper()
 	if err := syscall.Mount(from, to, "", syscall.MS_BIND, ""); err != nil {
@@ -239,7 +239,7 @@ proxymap unix - - n - - proxymap
 tlsmgr unix - - n 1000? 1 tlsmgr
 `
 
-// startPostfix starts a real Postfix. The text extra is added to its configuration.
+// startPostfix starts a real Postfix. extra is added to its configuration.
 func (s *site) startPostfix(extra string) {
 	s.t.Helper()
 	root := s.consumers("/usr/lib/postfix/sbin/master")

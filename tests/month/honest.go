@@ -176,8 +176,8 @@ func (w *World) lists(k *Kind) {
 	}
 }
 
-// newLists plays mailing lists that start in the middle of the month. Half of the members
-// have left.
+// newLists plays mailing lists that start in the middle of the month, and half of whose
+// members have left.
 func (w *World) newLists(k *Kind) {
 	at := w.net()
 	for i := range 4 {

@@ -18,8 +18,8 @@ type Kind struct {
 	// Later is the reason why standard may delay messages from this kind. If no message may be
 	// delayed, Later is empty.
 	Later string
-	// Ban is the reason why hosts of this kind may be banned for some minutes. Such a ban must not
-	// reject a login or a message.
+	// Ban is the reason why hosts of this kind may be banned for a few minutes. Such a ban must
+	// not reject a login or a message.
 	Ban string
 	// Tight is the reason why tight may reject messages from this kind.
 	Tight string
@@ -281,7 +281,7 @@ func (w *World) trouble(h simulate.Host) simulate.Host {
 	return h
 }
 
-// Login plays a user that mistypes the password a few times. If right is set, the user eventually
+// Login plays a user who mistypes the password a few times. If right is set, the user eventually
 // logs in and sends a message.
 func (a *Actor) Login(k *Kind, h simulate.Host, user string, wrong int, right bool) {
 	if h.Port == 0 {

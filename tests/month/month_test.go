@@ -14,7 +14,7 @@ var write = flag.String("tables", "", "write the tables to this file")
 
 var presets = []string{"open", "standard", "tight"}
 
-// play plays a month with each preset. The results are the tables and the broken promises.
+// play plays a month with each preset, and returns the tables and the broken promises.
 func play(t *testing.T, seed uint64) (tables string, failures []string) {
 	t.Helper()
 	var worlds []*month.World

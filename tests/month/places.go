@@ -22,7 +22,7 @@ func (w *World) applications(k *Kind) {
 	}
 }
 
-// container plays a server that changes its greeting after some weeks.
+// container plays a server that changes its greeting after a few weeks.
 func (w *World) container(k *Kind) {
 	h := host(w.net()(53), "mail.family.example")
 	w.Go("container", Start, func(a *Actor) {
@@ -35,8 +35,8 @@ func (w *World) container(k *Kind) {
 	})
 }
 
-// movedDomain plays a server with outdated data. The server sends mail to a domain that has moved
-// elsewhere.
+// movedDomain plays a server that, because its data is outdated, sends mail to a domain that has
+// moved elsewhere.
 func (w *World) movedDomain(k *Kind) {
 	h := host(w.net()(54), "mail.oldpartner.example")
 	w.Go("moved", Start, func(a *Actor) {

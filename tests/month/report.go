@@ -15,8 +15,8 @@ import (
 	"scanwatch/filter/memory"
 )
 
-// countBans counts rules' bans of legitimate hosts. A ban of a /64 that contains an attacker does
-// not count.
+// countBans counts the bans that rules imposed on legitimate hosts. A ban on a /64 that contains
+// an attacker does not count.
 func (w *World) countBans() {
 	w.memory.Bans.Each(func(b memory.Ban) {
 		if b.Manual || b.Observe {

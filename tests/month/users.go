@@ -42,8 +42,8 @@ func (w *World) office(k *Kind) {
 	})
 }
 
-// movedOffice plays an office whose address has changed. On the first morning, five users mistype their passwords.
-// Some users retry immediately, and some an hour later.
+// movedOffice plays an office whose address has changed. On the first morning, five users mistype
+// their passwords, and retry either immediately or an hour later.
 func (w *World) movedOffice(k *Kind) {
 	for i := range 4 {
 		h := simulate.Host{Src: w.net()(34), RDNS: fmt.Sprintf("office%d.firm.example", i)}
@@ -80,7 +80,7 @@ func (w *World) telephone(k *Kind) {
 	}
 }
 
-// mistyping plays users that need up to twelve attempts.
+// mistyping plays users who need up to twelve attempts.
 func (w *World) mistyping(k *Kind) {
 	at := w.net()
 	for i := range 8 {
@@ -95,7 +95,7 @@ func (w *World) mistyping(k *Kind) {
 	}
 }
 
-// traveller plays a user that mistypes in six networks on one day.
+// traveller plays a user who mistypes in six networks on one day.
 func (w *World) traveller(k *Kind) {
 	for i := range 2 {
 		w.Go(fmt.Sprint("traveller ", i), day(9+10*i, 6*time.Hour), func(a *Actor) {

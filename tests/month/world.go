@@ -1,6 +1,6 @@
 // Package month plays a mail server's month through the filter's pipeline on a simulated clock. The
-// month has many kinds of legitimate senders, users and attackers. Package month counts the
-// messages and logins that the filter delayed or rejected, and each attacker's results.
+// month has many kinds of legitimate senders, users and attackers. The package counts the messages
+// and logins that the filter delayed or rejected, and each attacker's results.
 //
 // The actors react to each reply. Mail servers retry as the standards require, and attackers
 // continue. The same seed results in the same plan under every policy.
@@ -63,8 +63,8 @@ type World struct {
 // actors' counts.
 type Records struct{ Sessions, Mails, RcptOK, AuthFail, AuthPass int }
 
-// New returns a month with a preset. If the preset has the suffix " observe", the mode is observe,
-// otherwise enforce.
+// New returns a month with a preset. If the preset has the suffix " observe", the mode is observe;
+// without the suffix, it is enforce.
 func New(preset string, seed uint64) (*World, error) {
 	preset, observe := strings.CutSuffix(preset, " observe")
 	text, err := simulate.PresetText(preset)

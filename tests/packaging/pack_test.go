@@ -29,7 +29,7 @@ const (
 	port    = project + "/ports/mail/opensmtpd-filters/scanwatch"
 )
 
-// version is the version in the Makefile, from which all others follow.
+// version is the version in the Makefile, from which all others are derived.
 var version = makefileVersion()
 
 func makefileVersion() string {
@@ -118,8 +118,8 @@ func installed(t *testing.T, dir string) (files []string) {
 	return files
 }
 
-// TestVersions checks that the other files with the version have that of the Makefile, and
-// that both changelogs have the date of the release.
+// TestVersions checks that all other files give the same version as the Makefile, and that
+// both changelogs give the release date.
 func TestVersions(t *testing.T) {
 	for name, want := range map[string]string{
 		project + "/packaging/debian/changelog": `^opensmtpd-filter-scanwatch \(` + version + `-\d+\) `,
@@ -268,7 +268,7 @@ func TestDebian(t *testing.T) {
 			bytesOf[name] = data
 		}
 	}
-	// Without the slow compression. lintian accepts only some kinds.
+	// Avoid the slow compression. lintian accepts only some kinds.
 	edit := func(dir, name string, f func(string) string) {
 		name = filepath.Join(dir, "packaging", name)
 		if err := os.WriteFile(name, []byte(f(read(t, name))), 0o644); err != nil {
@@ -319,8 +319,8 @@ func TestDebian(t *testing.T) {
 	}
 }
 
-// checkContents checks that the programs in a package are for the machine, which the name of
-// the package contains, and that the file copyright has licences for each module in them.
+// checkContents checks that a package's programs are built for the machine in the package's
+// name, and that the copyright file includes the licence of each module in them.
 func checkContents(t *testing.T, name string, machine elf.Machine) {
 	t.Helper()
 	dir := t.TempDir()
@@ -355,8 +355,8 @@ func checkContents(t *testing.T, name string, machine elf.Machine) {
 	}
 }
 
-// TestUnits checks that the companions' services have few rights. The score of systemd-analyze(1),
-// in tenths, measures the rights.
+// TestUnits checks that the companions' services have few rights. The rights are measured by the
+// score of systemd-analyze(1), in tenths.
 func TestUnits(t *testing.T) {
 	needs(t, "systemd-analyze")
 	units, err := filepath.Glob(filepath.Join(project, "packaging/systemd/*.service"))

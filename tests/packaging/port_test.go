@@ -13,10 +13,11 @@ import (
 	"testing"
 )
 
-// portFiles are the files of a Go port; see bsd.port.mk(5) and go-module(5).
+// portFiles lists the files of a Go port; see bsd.port.mk(5) and go-module(5).
 var portFiles = regexp.MustCompile(`^(Makefile|distinfo|pkg/(DESCR|PLIST|README|[A-Za-z_][A-Za-z0-9_]*\.rc))$`)
 
-// substituted are the variables that bsd.port.mk(5) replaces in the files of pkg, and V.
+// substituted lists the variables that bsd.port.mk(5) replaces in the files of pkg, and
+// V.
 var substituted = []string{"ARCH", "HOMEPAGE", "LOCALBASE", "LOCALSTATEDIR", "MACHINE_ARCH", "MAINTAINER", "PKGSTEM", "PREFIX", "RCDIR", "SYSCONFDIR", "TRUEPREFIX", "VARBASE", "V"}
 
 var (
@@ -25,7 +26,8 @@ var (
 	assignment = regexp.MustCompile(`^([A-Z_]+)\s*[?:!]?=`)
 )
 
-// portProblems returns what portcheck(1) of OpenBSD reports for a file of the port.
+// portProblems returns the problems that OpenBSD's portcheck(1) reports for a file of
+// the port.
 func portProblems(name, text string, mode fs.FileMode) []string {
 	var problems []string
 	report := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
@@ -71,7 +73,7 @@ func portProblems(name, text string, mode fs.FileMode) []string {
 }
 
 // TestPort checks the port as portcheck(1) does, and that it is written like the other
-// ports in mail/opensmtpd-filters: their Makefile.inc sets the name of the package.
+// ports in mail/opensmtpd-filters, whose Makefile.inc sets the package's name.
 func TestPort(t *testing.T) {
 	needs(t, "bmake")
 	err := filepath.WalkDir(port, func(path string, d fs.DirEntry, err error) error {

@@ -17,13 +17,13 @@ import (
 	"scanwatch/tests/internal/require"
 )
 
-// systems are the systems of make cross.
+// systems lists the systems of make cross.
 var systems = []string{"linux", "openbsd", "freebsd", "netbsd"}
 
-// programs are the packages of the programs.
+// programs lists the programs' packages.
 var programs = []string{"./cmd/filter-scanwatch", "./cmd/milter-scanwatch", "./cmd/scanwatch"}
 
-// repository returns a clone of the project in a new directory with the files of the
+// repository returns a clone of the project in a new directory with the files from the
 // work tree, committed at a given time.
 func repository(t *testing.T) string {
 	t.Helper()
@@ -57,8 +57,8 @@ func linked(t *testing.T, systems ...string) []string {
 	return slices.Sorted(maps.Keys(all))
 }
 
-// TestArchive checks that two repositories with the same files and time of the commit
-// produce the same source archive, and that the checksums match the archive.
+// TestArchive checks that two repositories with the same files and commit time produce
+// the same source archive, and that the checksums match the archive.
 func TestArchive(t *testing.T) {
 	require.Full(t)
 	needs(t, "make", "openssl", "sha256sum", "unshare")
@@ -101,7 +101,7 @@ func unpacked(t *testing.T, dist string) string {
 	return filepath.Join(top, name)
 }
 
-// oldest returns the oldest Go that builds the project.
+// oldest returns the oldest version of Go that builds the project.
 func oldest(t *testing.T) string {
 	t.Helper()
 	m := regexp.MustCompile(`(?m)^go (\d\S+)$`).FindStringSubmatch(read(t, project+"/go.mod"))
@@ -111,8 +111,8 @@ func oldest(t *testing.T) string {
 	return "go" + m[1]
 }
 
-// TestOldestGo checks that go.mod requires no newer Go than the programs' modules,
-// and that the README names this version and these modules.
+// TestOldestGo checks that go.mod requires no newer version of Go than the programs'
+// modules do, and that the README names this version and these modules.
 func TestOldestGo(t *testing.T) {
 	out := run(t, project, []string{"CGO_ENABLED=0"}, append([]string{"go", "list", "-deps", "-f", "{{with .Module}}{{if not .Main}}{{.Path}} go{{.GoVersion}}{{end}}{{end}}"}, programs...)...)
 	var need []string
@@ -139,8 +139,8 @@ func TestOldestGo(t *testing.T) {
 	}
 }
 
-// TestDependencies checks that DECISIONS.md has a reason for each module of go.mod, and
-// that the README has the right numbers.
+// TestDependencies checks that DECISIONS.md gives a reason for each module in go.mod,
+// and that the README gives the right numbers.
 func TestDependencies(t *testing.T) {
 	_, table, ok := strings.Cut(read(t, project+"/DECISIONS.md"), "\n## Dependencies\n")
 	if !ok {
@@ -154,7 +154,7 @@ func TestDependencies(t *testing.T) {
 	}
 	direct := strings.Fields(run(t, project, nil, "go", "list", "-m", "-f", "{{if not (or .Main .Indirect)}}{{.Path}}{{end}}", "all"))
 	for _, module := range direct {
-		// Further modules of a row lack the first part of the path.
+		// If a row lists several modules, only the first has the complete path.
 		_, short, _ := strings.Cut(module, "/")
 		_, shorter, _ := strings.Cut(short, "/")
 		if !listed[module] && !listed[short] && !listed[shorter] {

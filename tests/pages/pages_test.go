@@ -25,7 +25,7 @@ import (
 	"scanwatch/tests/internal/require"
 )
 
-// hostile lists texts that have an effect unless they are escaped.
+// hostile lists strings that have an effect unless they are escaped.
 var hostile = []string{
 	`</title><script>parent.harmed=1</script>`,
 	`"><img src=/fetched onerror=parent.harmed=2>`,
@@ -132,7 +132,7 @@ const frame = `<!DOCTYPE html><link rel="icon" href="data:,"><style>iframe{borde
 	const wide = all(d, 'body *').filter(x => !x.closest('svg') && !x.closest('.scroll') &&
 		right(x) > (x.parentElement.closest('section') ? right(x.closest('section')) - (x.closest('.numbers') ? 0 : 8) : w.innerWidth) + 0.5);
 
-	// Contrast as defined by WCAG 2.
+	// The following functions compute contrast as defined by WCAG 2.
 	const rgba = text => { const n = text.match(/[\d.]+/g).map(Number); return n.length < 4 ? [...n, 1] : n; };
 	const light = c => { const [r, g, b] = c.slice(0, 3).map(v => { v /= 255; return v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4; }); return .2126 * r + .7152 * g + .0722 * b; };
 	const ratio = (a, b) => { const [x, y] = [light(rgba(a)), light(rgba(b))].sort((x, y) => y - x); return (x + .05) / (y + .05); };
@@ -150,7 +150,7 @@ const frame = `<!DOCTYPE html><link rel="icon" href="data:,"><style>iframe{borde
 		const cell = x.tagName == 'text' && x.parentElement.querySelector(':scope > rect');
 		check(x, x.tagName == 'text' ? w.getComputedStyle(x).fill : w.getComputedStyle(x).color, cell ? w.getComputedStyle(cell).fill : paper(x));
 	}
-	// The bars and cells that carry information.
+	// Check the bars and cells that carry information.
 	const weak = [];
 	for (const x of all(d, 'rect.calm, rect.hot')) {
 		const r = ratio(w.getComputedStyle(x).fill, paper(x));
@@ -233,8 +233,8 @@ func show(t *testing.T, chromium string, page []byte, width int, dark bool) (got
 }
 
 // TestBrowser checks the page in Chromium. The page must not load a resource or run a script, and
-// must fit the window's width. The page must follow the reader's colour scheme with the contrast of
-// WCAG 2 AA. The headings, links, filters and cells must be correct.
+// must fit the window's width. It must follow the reader's colour scheme with the contrast of WCAG
+// 2 AA. The headings, links, filters and cells must be correct.
 func TestBrowser(t *testing.T) {
 	require.Full(t)
 	chromium := require.Program(t, "chromium")

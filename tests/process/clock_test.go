@@ -77,8 +77,8 @@ func (s *play) barred(hosts ...simulate.Host) {
 	}
 }
 
-// state states that there are n week-long bans, in the state and in an export. The host with mail must be
-// trusted.
+// state asserts that there are n week-long bans, in the state and in an export. The host with mail
+// must be trusted.
 func (s *play) state(when string, n int) {
 	s.Connect(host("192.0.2.200", "", "-")).Leave() // the answer follows all earlier events
 	s.Check(strings.Contains(s.scanwatch("status"), "1 host known, 1 trusted") || strings.Contains(s.scanwatch("status"), "0 hosts known, 1 trusted"), "%s: status %s", when, s.scanwatch("status"))

@@ -14,9 +14,8 @@ import (
 	"scanwatch/tests/internal/filterproc"
 )
 
-// TestForget checks that a running filter in its sandbox removes a person. The person is removed
-// from the state, from aggregates in memory and from today's records. Afterwards the filter must
-// continue to record.
+// TestForget checks that a running filter in its sandbox removes a person from the state, from
+// aggregates in memory and from today's records. Afterwards the filter must continue to record.
 func TestForget(t *testing.T) {
 	const person, other = "203.0.113.7", "198.51.100.9"
 	dir, conf := t.TempDir(), filepath.Join(t.TempDir(), "scanwatch.conf")

@@ -16,8 +16,8 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// TestSignals checks that SIGTERM records all sessions and ends the filter like the end
-// of its input. SIGHUP must not end the filter.
+// TestSignals checks that SIGTERM records all sessions and ends the filter as the end
+// of its input does. SIGHUP must not end the filter.
 func TestSignals(t *testing.T) {
 	dir := t.TempDir()
 	p := filterproc.Start(t, "-s", dir)

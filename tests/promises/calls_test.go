@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// A call is a system call in a trace of strace(1).
+// A call is a system call in a strace(1) trace.
 type call struct {
 	name, args, result string
 }
@@ -20,7 +20,7 @@ var (
 	quoted     = regexp.MustCompile(`"((?:[^"\\]|\\.)*)"`)
 )
 
-// parse returns the calls of a trace. Calls without a result, such as exit, and calls that
+// parse returns the calls in a trace. Calls without a result, such as exit, and calls that
 // the end of the process interrupted have an empty result.
 func parse(trace string) []call {
 	var calls []call
@@ -67,9 +67,9 @@ func (c call) arg(i int) string {
 // absent means that the programs do not make the call on OpenBSD.
 const absent = "absent"
 
-// simple maps each call of Linux to the promise that the corresponding call of OpenBSD
-// needs, as in pledge(2) and kern_pledge.c. A call that needs one of several promises has
-// them all. Calls that tests/internal/smtpd does not trace need stdio only.
+// simple maps each Linux call to the promise that the corresponding OpenBSD call needs,
+// as in pledge(2) and kern_pledge.c. If any one of several promises suffices, the entry
+// lists them all. Calls that tests/internal/smtpd does not trace need only stdio.
 var simple = map[string]string{
 	"clone":             "stdio", // a thread: __tfork
 	"close":             "stdio",
@@ -150,7 +150,8 @@ var openFlags = []struct{ flag, promise string }{
 // families maps address families to promises.
 var families = map[string]string{"AF_UNIX": "unix", "AF_INET": "inet", "AF_INET6": "inet"}
 
-// sockopts maps options of setsockopt to promises, as pledge_sockopt in kern_pledge.c.
+// sockopts maps options of setsockopt to promises, like pledge_sockopt in
+// kern_pledge.c.
 var sockopts = map[string]string{
 	"SOL_SOCKET SO_RCVBUF": "stdio", "SOL_SOCKET SO_SNDBUF": "unix inet", "SOL_SOCKET SO_REUSEADDR": "unix inet",
 	"SOL_SOCKET SO_BROADCAST": "unix inet", "SOL_SOCKET SO_KEEPALIVE": "unix inet",
@@ -159,8 +160,8 @@ var sockopts = map[string]string{
 	"SOL_TCP TCP_KEEPIDLE": absent, "SOL_TCP TCP_KEEPINTVL": absent, "SOL_TCP TCP_KEEPCNT": absent,
 }
 
-// promises returns the promises that a call needs. Each element lists promises of which
-// one suffices. ok is false for an unknown call.
+// promises returns the promises that a call needs. Each element lists promises, any one
+// of which suffices. ok is false for an unknown call.
 func (c call) promises() (needs []string, ok bool) {
 	need := ""
 	switch c.name {

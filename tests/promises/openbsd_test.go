@@ -12,9 +12,9 @@ import (
 	"testing"
 )
 
-// imports maps each function of libc that the programs import on OpenBSD to the promise
-// that its system calls need. The rest of the programs makes no system calls, because
-// OpenBSD accepts them from libc only.
+// imports maps each libc function that the programs import on OpenBSD to the promise
+// that the function's system calls need. The programs make no other system calls,
+// because OpenBSD accepts system calls only from libc.
 var imports = map[string]string{
 	"__errno": "stdio", "__thrsleep": "stdio", "__thrwakeup": "stdio", "arc4random_buf": "stdio", "clock_gettime": "stdio",
 	"close": "stdio", "dup": "stdio", "dup2": "stdio", "dup3": "stdio", "exit": "stdio", "fchdir": "stdio", "fcntl": "stdio",

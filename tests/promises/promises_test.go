@@ -1,7 +1,7 @@
 //go:build linux
 
 // Package promises checks that the sandbox on OpenBSD allows all operations of the filter
-// and the companions. Tests of other packages run under strace(1), and each system call in
+// and the companions. Other packages' tests run under strace(1), and each system call in
 // the sandbox is compared with pledge(2) and unveil(2).
 package promises
 
@@ -36,7 +36,7 @@ var roles = map[string]string{
 	"scanwatch update":  "clientPromises",
 }
 
-// promised returns the string constants of sandbox_openbsd.go.
+// promised returns the string constants in sandbox_openbsd.go.
 func promised(t *testing.T) map[string][]string {
 	t.Helper()
 	file, err := parser.ParseFile(token.NewFileSet(), "../../cmd/internal/sandbox/sandbox_openbsd.go", nil, 0)
@@ -66,7 +66,7 @@ type process struct {
 
 var listens = regexp.MustCompile(`sun_path="([^"@]+)"`)
 
-// confined returns the process of a trace, or nil if it had no sandbox.
+// confined returns the process in a trace, or nil if the process had no sandbox.
 func confined(trace string) *process {
 	p := &process{files: make(map[string]string), closed: make(map[string]bool)}
 	calls := parse(trace)
@@ -109,8 +109,8 @@ func resolve(at, name string) string {
 	return filepath.Join(strings.TrimSuffix(dir, ">"), name)
 }
 
-// allows reports whether unveil(2) allows an operation. The most specific path decides.
-// Directories on the way to a path may be inspected.
+// allows reports whether unveil(2) allows an operation, which the most specific path
+// decides. Directories on the way to a path may be inspected.
 func (p *process) allows(file string, need rune, inspect bool) bool {
 	for dir := file; ; dir = filepath.Dir(dir) {
 		if permissions, ok := p.files[dir]; ok {
@@ -132,7 +132,7 @@ func (p *process) allows(file string, need rune, inspect bool) bool {
 }
 
 // denied returns the file operations of a call that unveil(2) would deny, except for files
-// that Linux denied too.
+// that Linux also denied.
 func (p *process) denied(c call) []string {
 	var problems []string
 	check := func(file, needs string) {

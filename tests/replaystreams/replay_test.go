@@ -20,8 +20,8 @@ import (
 var request = regexp.MustCompile(`(?m)^filter\|[^|]*\|[^|]*\|smtp-in\|([^|]*)\|([0-9a-f]{16})\|([0-9a-f]{16})\|(.*)$`)
 
 // TestReplay runs the filter with every recorded stream. The filter must answer each
-// request once, log only findings and exit with status 0. The filter must also write one
-// record for each session.
+// request once, log only findings, write one record for each session, and exit with
+// status 0.
 func TestReplay(t *testing.T) {
 	names, err := filepath.Glob("../streams/*/*.in")
 	if err != nil || len(names) < 160 {

@@ -17,7 +17,7 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// TestSandbox checks all file accesses of a running filter in its sandbox. The filter creates its
+// TestSandbox checks all file accesses by a running filter in its sandbox. The filter creates its
 // state directory, and reads files that are replaced. A file outside the sandbox is logged.
 func TestSandbox(t *testing.T) {
 	dir := t.TempDir()

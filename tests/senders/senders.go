@@ -50,8 +50,8 @@ func All() (list []Sender) {
 	return list
 }
 
-// Variants yields s and variants of it. The variants differ in letter case, have a trailing dot, or
-// have names that DNS does not return or confirm.
+// Variants yields s and variants of it, which differ in letter case, have a trailing dot, or have
+// names that DNS does not return or confirm.
 func (s Sender) Variants() iter.Seq[Sender] {
 	return func(yield func(Sender) bool) {
 		upper, dot, unconfirmed, nameless := s, s, s, s

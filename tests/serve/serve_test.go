@@ -299,7 +299,8 @@ func TestRoot(t *testing.T) {
 	}
 }
 
-// TestRBLDNSD checks that a zone from a file contains the same addresses as rbldnsd serves.
+// TestRBLDNSD checks that a zone from a file contains the same addresses that rbldnsd
+// serves.
 func TestRBLDNSD(t *testing.T) {
 	require.Program(t, "rbldnsd")
 	s := start(t, zones)
@@ -395,7 +396,7 @@ func recipe(t *testing.T, server string) string {
 }
 
 // mainCF is Postfix's configuration without the block list, with the test's directories. A Postfix
-// process caches answers of block lists until it exits.
+// process caches answers from block lists until it exits.
 const mainCF = `compatibility_level = 3.6
 queue_directory = %[1]s/queue
 data_directory = %[1]s/data

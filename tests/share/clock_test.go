@@ -22,7 +22,7 @@ type clockProxy struct {
 	shift atomic.Int64 // seconds
 }
 
-// timeReply matches the reply to TIME. No other reply has this form.
+// timeReply matches the reply to TIME, which is the only reply of this form.
 var timeReply = regexp.MustCompile(`\*2\r\n\$10\r\n(\d{10})\r\n(\$\d\r\n\d+\r\n)`)
 
 func newClockProxy(t *testing.T, s *server) *clockProxy {

@@ -15,7 +15,7 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// knows lets h know a client, from the log of mail on earlier days.
+// knows makes a client known to h, by importing a log of mail on earlier days.
 func (h *host) knows(addr string) {
 	h.t.Helper()
 	log := filepath.Join(h.t.TempDir(), "maillog")
@@ -39,7 +39,7 @@ func (h *host) knows(addr string) {
 }
 
 // bannedOn3 returns three hosts, of which mx3 has banned a client known to mx2 and an unknown
-// one. mx1 lets the known one in, and has written the bans to disk.
+// one. mx1 accepts the known one, and has written the bans to disk.
 func bannedOn3(t *testing.T, f *fleet, more string) (mx1 *host, known, unknown string) {
 	t.Helper()
 	known, unknown = "198.51.100.7", "198.51.100.8"
@@ -57,8 +57,8 @@ func bannedOn3(t *testing.T, f *fleet, more string) (mx1 *host, known, unknown s
 	return a, known, unknown
 }
 
-// rejectsOnly waits until h rejects one client, and checks that it lets another one in all the
-// time.
+// rejectsOnly waits until h rejects one client, and checks that h accepts another client
+// throughout.
 func (h *host) rejectsOnly(unknown, known string) {
 	h.t.Helper()
 	filterproc.Eventually(h.t, h.name+" rejects the unknown client", func() bool {
@@ -74,8 +74,8 @@ func (h *host) rejectsOnly(unknown, known string) {
 
 const waiting = "2 of other hosts not enforced: waiting for the standing of other hosts"
 
-// TestRestartedFilter checks that bans by other hosts on disk affect no client that is known
-// on another host, even if a service is away after a restart of the filter.
+// TestRestartedFilter checks that other hosts' bans on disk affect no client that is known
+// on another host, even if a service is not running after a restart of the filter.
 func TestRestartedFilter(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, "redis")
@@ -141,8 +141,8 @@ func TestFilesAfterRestart(t *testing.T) {
 	check("after another import", true)
 }
 
-// TestFirewallOfForeignBans checks that a firewall and an export contain only the bans of other
-// hosts that the filter has enforced, and no exempt client.
+// TestFirewallOfForeignBans checks that a firewall and an export contain another host's ban
+// only if the filter has enforced it, and contain no exempt client.
 func TestFirewallOfForeignBans(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, newServer(t, "redis"))

@@ -24,7 +24,7 @@ func (h *host) accepts(g filterproc.Guest) bool {
 	return !slices.ContainsFunc(h.play(g), func(answer string) bool { return answer != "proceed" })
 }
 
-// barrier waits until each host has received all rows of the other hosts.
+// barrier waits until each host has received all rows from the other hosts.
 func barrier(t *testing.T, n int, hosts []*host) {
 	t.Helper()
 	for i, h := range hosts {
@@ -36,9 +36,9 @@ func barrier(t *testing.T, n int, hosts []*host) {
 	}
 }
 
-// TestTogether plays the same clients to three hosts that share their state, in turn, and to a
-// single host. The only difference is that a client's first memory.Alone recipients on a host count
-// only there.
+// TestTogether plays the same clients against three hosts that share their state, in turn, and
+// against a single host. The only difference is that a client's first memory.Alone recipients on a
+// host count only there.
 func TestTogether(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, newServer(t, "valkey"))

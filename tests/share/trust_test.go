@@ -78,7 +78,7 @@ func TestIgnore(t *testing.T) {
 	}
 }
 
-// TestDropFiles drops the rows of a host without a companion.
+// TestDropFiles checks that a host's rows can be dropped without a companion.
 func TestDropFiles(t *testing.T) {
 	f := newFleet(t, nil)
 	a, b := f.alone("mx1"), f.alone("mx2")

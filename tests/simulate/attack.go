@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// An Attack is distributed. Each session comes from a different network. After 256 networks, other
+// An Attack is distributed: each session comes from a different network. After 256 networks, other
 // hosts in the same networks continue.
 type Attack struct {
 	Seed     uint64

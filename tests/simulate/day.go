@@ -53,8 +53,9 @@ func Labels() (labels []string) {
 	return labels
 }
 
-// Day returns about n sessions of a day that starts at Midnight, ordered by time. The same seed
-// always results in the same sessions. The kinds with a fixed number add about 2,000 sessions.
+// Day returns about n sessions of a day that starts at Midnight, plus about 2,000 of the
+// kinds with a fixed number, ordered by time. The same seed always results in the same
+// sessions.
 func Day(seed uint64, n int) iter.Seq[Session] {
 	d := &day{Rand: rand.New(rand.NewPCG(seed, 1))}
 	for _, c := range cast {
@@ -615,7 +616,7 @@ func (d *day) laptop(addr netip.Addr) host {
 	return host{addr: addr, rdns: name, fcrdns: "pass", helo: pick(d, names), domain: Domain, rtt: d.between(15*time.Millisecond, 90*time.Millisecond), tls: true, words: Ehlo}
 }
 
-// login generates a session of a user that mistypes the password a few times. If right is set, the
+// login generates a session of a user who mistypes the password a few times. If right is set, the
 // user eventually logs in and sends a message. Otherwise the user gives up.
 func (d *day) login(h *host, at time.Time, user string, wrong int, right bool) {
 	s := d.session(h, at, 587).greet()
@@ -670,7 +671,7 @@ func (d *day) users(n int) {
 	}
 }
 
-// office generates 25 users that share an address and log in all day. At night, before the users
+// office generates 25 users who share an address and log in all day. At night, before the users
 // log in, a phone with an old password connects.
 func (d *day) office(int) {
 	addr := d.net()(44)

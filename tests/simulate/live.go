@@ -14,9 +14,9 @@ import (
 	"scanwatch/filter/smtpd"
 )
 
-// A Live is a simulated server whose clients are Go code. A Live runs on the caller's goroutine,
-// with smtpd.Serve as a coroutine that continues whenever a client waits for an answer. The clock
-// is advanced by clients' commands and by WaitUntil.
+// A Live is a simulated server whose clients are Go code. It runs on the caller's goroutine, with
+// smtpd.Serve as a coroutine that continues whenever a client waits for an answer. The clock is
+// advanced by clients' commands and by WaitUntil.
 type Live struct {
 	// Exists reports whether a local part in Domain is a mailbox. The local part is in
 	// lower case and has no subaddress. All other recipients are unknown. Only
@@ -154,8 +154,8 @@ type Host struct {
 type Result string
 
 // Failed means a wrong password, or a command that is not allowed. Unknown and Deferred
-// are answers from the server, and Refused is one from the filter. Gone means that the
-// connection had already ended.
+// are answers from the server, and Refused is an answer from the filter. Gone means
+// that the connection had already ended.
 const (
 	Accepted Result = "ok"
 	NoSuch   Result = "unknown"
@@ -176,7 +176,7 @@ type Client struct {
 	Tries  int // passwords checked by the server
 }
 
-// An Asked is a requested recipient and the result.
+// An Asked is a requested recipient and its result.
 type Asked struct {
 	Rcpt   string
 	Result Result

@@ -121,7 +121,8 @@ func (c *Client) Told(visit func(local string)) {
 	}
 }
 
-// Relayed returns the number of recipients in foreign domains that the server itself answered.
+// Relayed returns the number of recipients in foreign domains to which the server itself
+// replied.
 func (c *Client) Relayed() (n int) {
 	for _, r := range c.Asked {
 		at := strings.LastIndexByte(r.Rcpt, '@')

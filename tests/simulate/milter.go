@@ -23,7 +23,7 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// A Milter is a pipeline with its front end for milters. A Milter implements smtpd.Handler for
+// A Milter is a pipeline with its front end for milters. It implements smtpd.Handler for
 // NewLive. Commands that Postfix does not report to a milter are omitted.
 type Milter struct {
 	*filter.Pipeline
@@ -65,7 +65,7 @@ func NewMilter(o filter.Options) *Milter {
 	return m
 }
 
-// Stop stops the front end and the pipeline, as the program does. Stop returns the first protocol
+// Stop stops the front end and the pipeline, as the program does, and returns the first protocol
 // violation.
 func (m *Milter) Stop() error {
 	m.stop()
@@ -158,7 +158,7 @@ func (m *Milter) at(ev *smtpd.Event) *milterSession {
 	return m.sessions[ev.Session]
 }
 
-// resolved maps results of FCrDNS to Postfix's words.
+// resolved maps FCrDNS results to Postfix's words.
 var resolved = map[string]string{"pass": "OK", "fail": "FORGED", "error": "TEMP"}
 
 func (m *Milter) connect(ev *smtpd.Event) {

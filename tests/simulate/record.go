@@ -19,8 +19,8 @@ import (
 	"scanwatch/store"
 )
 
-// Record plays sessions through the filter with the preset standard in enforce mode.
-// Record returns the records in key order.
+// Record plays sessions through the filter with the preset standard in enforce mode,
+// and returns the records in key order.
 func Record(sessions iter.Seq[Session]) (all []store.Record, err error) {
 	text, err := PresetText("standard")
 	if err != nil {
@@ -47,7 +47,7 @@ func Record(sessions iter.Seq[Session]) (all []store.Record, err error) {
 	return all, failed
 }
 
-// Mixed returns n sessions from 5,000 hosts. apart is the time between sessions. Of every 100
+// Mixed returns n sessions from 5,000 hosts. apart is the time between sessions. In every 100
 // sessions, 70 deliver mail, 29 send no mail, and one requests 10 unknown recipients.
 func Mixed(n int, apart time.Duration) iter.Seq[Session] {
 	return func(yield func(Session) bool) {

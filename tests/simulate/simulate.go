@@ -1,4 +1,4 @@
-// Package simulate plays scripted SMTP sessions against a smtpd.Handler, imitating
+// Package simulate plays scripted SMTP sessions against an smtpd.Handler, imitating
 // OpenSMTPD 7.9. The simulation sends the same lines in the same order and obeys the
 // answers. Clients react like mail servers. Time passes on the sessions' own clock, so
 // that a day takes only seconds. The same sessions always result in the same lines.
@@ -46,7 +46,7 @@ type Step struct {
 // Kind is the kind of a Step.
 type Kind uint8
 
-// A script that does not end with Quit ends as if with Drop.
+// A script that does not end with Quit ends as if it ended with Drop.
 const (
 	Ehlo Kind = iota + 1
 	Helo

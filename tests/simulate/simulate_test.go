@@ -80,8 +80,8 @@ var normal = func() func(string) string {
 	}
 }()
 
-// asked lists the phases in recorded streams. asked excludes auth and data-line, for
-// which no filter should register.
+// asked lists the phases in recorded streams, except auth and data-line, for which no
+// filter should register.
 var asked = []smtpd.ID{
 	smtpd.PhaseConnect, smtpd.PhaseHelo, smtpd.PhaseEhlo, smtpd.PhaseStartTLS, smtpd.PhaseMailFrom, smtpd.PhaseRcptTo,
 	smtpd.PhaseData, smtpd.PhaseRset, smtpd.PhaseQuit, smtpd.PhaseNoop, smtpd.PhaseCommit,

@@ -51,7 +51,7 @@ type tx struct {
 	junk     bool
 }
 
-// A wait is why a visit is waiting.
+// A wait is the reason why a visit is waiting.
 type wait uint8
 
 const (
@@ -61,8 +61,7 @@ const (
 
 func newVisit(p *player, s *Session, n uint64) *visit {
 	v := &visit{Session: s, p: p, now: s.Start.UnixMicro()}
-	// smtpd generates ids from a counter and a random number. Here the random number is
-	// constant.
+	// smtpd generates ids from a counter and a random number, which is constant here.
 	v.id = n<<32 | mix(n)>>32
 	v.outcome = &Outcome{Label: s.Label, Session: v.id, Src: s.Src}
 	v.resume, v.stop = iter.Pull(v.play)
@@ -417,7 +416,7 @@ func (v *visit) result() string {
 	return "permfail"
 }
 
-// ask sends a request if the handler has registered for the phase. ask reports whether
+// ask sends a request if the handler has registered for the phase, and reports whether
 // the client may continue. A client that may not continue has received the reply, and may
 // have been disconnected.
 func (v *visit) ask(phase smtpd.ID, fields ...string) bool {
@@ -453,7 +452,7 @@ func (v *visit) ask(phase smtpd.ID, fields ...string) bool {
 		v.report(smtpd.FilterResponse, name, v.decision)
 		return true
 	}
-	// smtpd treats a reject with code 421 as a disconnect.
+	// smtpd treats a rejection with code 421 as a disconnect.
 	hangUp := v.decision == "disconnect" || strings.HasPrefix(v.text, "421")
 	decision := v.decision
 	if hangUp {
@@ -481,7 +480,7 @@ func (v *visit) hear(answer []byte) error {
 	case (v.decision == "reject" || v.decision == "disconnect") && len(f) == 5 && len(f[4]) > 4 && (f[4][0] == '4' || f[4][0] == '5'):
 		v.text = f[4]
 	default:
-		return fmt.Errorf("answer to session %s: smtpd does not take %.200q", want, answer)
+		return fmt.Errorf("answer to session %s: smtpd does not accept %.200q", want, answer)
 	}
 	return nil
 }

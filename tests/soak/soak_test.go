@@ -30,7 +30,7 @@ var (
 	soakDays     = flag.Float64("soak.days", 1.5, "simulated days in TestSoak")
 )
 
-// soakFlush is the number of sessions between two flushes. At most soakFlush records are in the
+// soakFlush is the number of sessions between flushes. At most soakFlush records are in the
 // filter's memory.
 const soakFlush = 10_000
 

@@ -52,7 +52,7 @@ func sources(t *testing.T, visit func(dir string, f *ast.File, fset *token.FileS
 	}
 }
 
-// receiver returns the type name of a method's receiver. For a function, receiver returns "".
+// receiver returns the type name of a method's receiver, or "" for a function.
 func receiver(f *ast.FuncDecl) string {
 	if f.Recv == nil {
 		return ""

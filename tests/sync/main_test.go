@@ -1,7 +1,8 @@
 //go:build linux
 
-// Package sync runs the filter and the companion `scanwatch sync` with a network namespace's
-// firewall. The companion runs as a separate user, and its only capability is CAP_NET_ADMIN.
+// Package sync runs the filter and the companion `scanwatch sync` against the firewall in a
+// network namespace. The companion runs as a separate user, and its only capability is
+// CAP_NET_ADMIN.
 package sync
 
 import (

@@ -330,8 +330,7 @@ func TestSync(t *testing.T) {
 	s.scanwatch("mode", "policy")
 	s.has(func() []string { return want })
 
-	// The entries remain when the companion ends. The next companion continues with the remaining
-	// entries.
+	// The entries remain when the companion ends, and the next companion continues with them.
 	s.check(s.companion.Process.Signal(syscall.SIGTERM))
 	if err := s.companion.Wait(); err != nil {
 		t.Errorf("SIGTERM: %v\n%s", err, s.log())
@@ -437,8 +436,7 @@ func TestKills(t *testing.T) {
 // envTrespass lists the directories for trespass, separated by colons.
 const envTrespass = "SCANWATCH_TRESPASS"
 
-// trespass runs as the companion's user. trespass prints each command and file that the user may
-// use.
+// trespass runs as the companion's user, and prints each command and file that the user may use.
 func trespass(dirs string) {
 	run, state, _ := strings.Cut(dirs, ":")
 	for _, command := range []string{"bans 0 0", "note x 0 -", "status", "flush", "segments", "snapshot x", "days", "reload careful", "reload forced", "state",

@@ -1,5 +1,5 @@
-// Teefilter runs between smtpd and a filter. Teefilter registers further phases for the filter, so
-// that smtpd sends requests in these phases. Teefilter forwards both streams otherwise unchanged.
+// Teefilter runs between smtpd and a filter. It registers further phases for the filter, so that
+// smtpd sends requests in these phases, but otherwise forwards both streams unchanged.
 //
 //	teefilter [-phases PHASE,...] [-tee DIR] [-times FILE] [-apart DURATION] FILTER [ARGUMENT ...]
 //
@@ -29,7 +29,7 @@ import (
 )
 
 // phases lists the default phases. The list omits auth and data-line, because their requests
-// contain passwords and messages. smtpd never sends wiz and help.
+// contain passwords and messages. smtpd never sends wiz or help.
 const phases = "connect,helo,ehlo,starttls,mail-from,rcpt-to,data,commit,rset,noop,quit"
 
 func main() {
@@ -95,7 +95,8 @@ func run(command []string, stdin io.Reader, stdout io.Writer, tee, times string,
 		return 0, err
 	}
 	go func() {
-		// An error means that the filter has ended or is ending. The filter's status is the result.
+		// An error means that the filter has ended or is ending, in which case its status is the
+		// result.
 		_, _ = io.Copy(toFilter, stdin)
 		_ = in.Close()
 	}()

@@ -11,8 +11,8 @@ import (
 	"scanwatch/store"
 )
 
-// Add adds a record's numbers to all, by source and hour. Add interprets records and aggregates
-// according to the format's description. Add also counts the ids of sessions with a ban, and of
+// Add adds a record's numbers to all, by source and hour. It interprets records and aggregates
+// according to the format's description. It also counts the ids of sessions with a ban, and of
 // sessions for which rejected returns true.
 func Add(all map[string]int, r *store.Record, rejected func(id uint64) bool) error {
 	source := r.Src.Addr()

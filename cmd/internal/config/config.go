@@ -51,7 +51,7 @@ type Config struct {
 	// Kept lists the tables that keep their previous entries because their files cannot
 	// be used.
 	Kept []string
-	// Blank contains the tables whose files contain only white space, perhaps because their entries
+	// Blank lists the tables whose files contain only white space, perhaps because their entries
 	// were lost.
 	Blank []string
 
@@ -63,7 +63,7 @@ type Config struct {
 	strict bool
 }
 
-// A stamp identifies a file's version. A missing file has a zero stamp.
+// A stamp identifies a file's version. It is zero if the file is missing.
 type stamp struct {
 	size int64
 	time time.Time
@@ -97,16 +97,16 @@ func Find(file string) string {
 }
 
 // Load loads the configuration from file. If strict is set, an unusable table or database is an
-// error. Otherwise there is only a note, because a broken download must not disable a policy. The
-// table of the same name in before, the previous configuration, then remains in use. If before is
-// nil or lacks the table, conditions on that table are unknown. If Load returns an error, the
-// Config has no policy and can only detect changes to its files.
+// error. Otherwise, Load only adds a note, because a broken download must not disable a policy.
+// The table then keeps its entries from before, the previous configuration. If before is nil or
+// lacks the table, conditions on that table are unknown. If Load returns an error, the Config
+// has no policy and can only detect changes to its files.
 func Load(file string, lists *lookup.Lists, before *Config, strict bool) (*Config, error) {
 	return newConfig(file).loadAll(lists, before, strict)
 }
 
 // Reload reloads before's configuration file, like Load without strict. If forced is set,
-// a table becomes empty if its file is empty.
+// a table whose file is empty becomes empty.
 func Reload(before *Config, lists *lookup.Lists, forced bool) (*Config, error) {
 	c := newConfig(before.File)
 	c.forced = forced
@@ -115,7 +115,7 @@ func Reload(before *Config, lists *lookup.Lists, forced bool) (*Config, error) {
 
 func (c *Config) loadAll(lists *lookup.Lists, before *Config, strict bool) (*Config, error) {
 	c.strict = strict
-	// Files from external sources must not be able to cause a panic.
+	// A file from an external source must not be able to crash the process.
 	err := safego.Run(func() error {
 		tree, err := rules.Parse(c.File, c.read)
 		if err != nil {
@@ -224,7 +224,7 @@ func (c *Config) checkFields(tree *rules.Config) {
 }
 
 // Empty reports whether the configuration file contains only white space, for example
-// after the disk was full.
+// because the disk was full when the file was written.
 func (c *Config) Empty() bool { return strings.TrimSpace(c.text[c.File]) == "" }
 
 // Digest returns a hash of the configuration files and of the tables that exempt hosts.
@@ -276,15 +276,15 @@ func (c *Config) read(name string) ([]byte, error) {
 }
 
 // maxConfig limits the number of bytes read from a configuration file. Package rules has
-// a lower limit and reports the error.
+// a lower limit, and reports files that exceed it.
 const maxConfig = 2 << 20
 
 func (c *Config) note(format string, args ...any) {
 	c.Notes = append(c.Notes, fmt.Sprintf(format, args...))
 }
 
-// Tables returns the number of entries in each table that comes from a file or shipped
-// list.
+// Tables returns the number of entries in each table that comes from a file or from a
+// shipped list.
 func (c *Config) Tables() map[string]int {
 	sizes := make(map[string]int)
 	for source, t := range c.tables {
@@ -350,7 +350,7 @@ func (c *Config) MarkSeen(broken *Config) {
 // ones.
 func (c *Config) Files() []string { return slices.Sorted(maps.Keys(c.files)) }
 
-// Detail returns the text of err with a final newline. The text of a policy error
+// Detail returns the text of err with a final newline. For a policy error, the text
 // includes the line, a caret and a hint.
 func Detail(err error) string {
 	switch e := err.(type) {

@@ -40,8 +40,8 @@ func prefixes(n int) string {
 	return b.String()
 }
 
-// TestDownload checks a feed's format, the error about a file that is not yet downloaded, and that
-// the table survives a change of the interval.
+// TestDownload checks a feed's format, the error for a file that has not been downloaded yet, and
+// that the table survives a change to the interval.
 func TestDownload(t *testing.T) {
 	lists := builtinLists(t)
 	dir := t.TempDir()
@@ -153,7 +153,7 @@ func TestEmptyTable(t *testing.T) {
 	}
 }
 
-// TestBlankTable checks that a table file that contains only white space causes a note,
+// TestBlankTable checks that a table file containing only white space causes a note,
 // because its entries may have been lost. A comment in the file prevents the note.
 func TestBlankTable(t *testing.T) {
 	dir := t.TempDir()

@@ -45,7 +45,7 @@ func asn(number uint32) mmdbtype.Map {
 	return mmdbtype.Map{"autonomous_system_number": mmdbtype.Uint32(number)}
 }
 
-// TestWrongDatabase checks that a database without a field that its statement needs causes a
+// TestWrongDatabase checks that a database lacking a field that its statement needs causes a
 // warning at the statement's position.
 func TestWrongDatabase(t *testing.T) {
 	dir := t.TempDir()

@@ -10,7 +10,7 @@ import (
 )
 
 // FuzzLoad checks that loading any configuration and table returns either a policy or an
-// error with a position. A valid configuration must load again.
+// error with a position. Loading a valid configuration again must succeed.
 func FuzzLoad(f *testing.F) {
 	lists := builtinLists(f)
 	list := []byte("192.0.2.0/24\n2001:db8::/32\nscan.example.net\n")

@@ -19,7 +19,7 @@ import (
 	"scanwatch/rules"
 )
 
-// A table is a rules.Table that was loaded from a file or shipped list.
+// A table is a rules.Table that was loaded from a file or a shipped list.
 type table struct {
 	prefixes lookup.Prefixes[struct{}]
 	names    lookup.Names[struct{}]
@@ -142,8 +142,8 @@ func (c *Config) load(s rules.Source, lists *lookup.Lists, before *Config) (rule
 	return t, nil
 }
 
-// Format returns the format of the table's file, as named in package feed. The format is empty if
-// it must be detected.
+// Format returns the format of the table's file, as named in package feed, or "" if the format
+// must be detected.
 func Format(s rules.Source) (string, error) {
 	if s.Feed == "" || s.Format != "" {
 		return strings.TrimSpace(s.Format + " " + s.Param), nil

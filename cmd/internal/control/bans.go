@@ -26,9 +26,9 @@ const pollBans = 100 * time.Millisecond
 // A BanList describes the bans that follow it in the answer to "bans".
 type BanList struct {
 	Generation uint64 `json:"generation"` // for the next request
-	// Full is set if all bans that are not listed have ended.
+	// Full is set if the list is complete: any ban not listed has ended.
 	Full bool `json:"full"`
-	// Enforced is false in observe mode, in which no ban is in force.
+	// Enforced is false in observe mode, when no bans are in force.
 	Enforced bool `json:"enforced"`
 	// Entries is the number of lines that follow.
 	Entries int `json:"entries"`
@@ -134,15 +134,15 @@ type sparedAnswer struct {
 }
 
 // Spared reports whether a companion must not act against a host, and whether the filter is in
-// mode observe.
+// observe mode.
 func (c *Client) Spared(host Names) (spared, observe bool, err error) {
 	var a sparedAnswer
 	err = c.ask(&a, "spared", host.Addr.String(), "="+url.QueryEscape(host.RDNS), "="+url.QueryEscape(host.Helo))
 	return a.Spared, a.Observe, err
 }
 
-// loadPatience is the time after startup in which errors in reading the bans from disk
-// are considered temporary.
+// loadPatience is the time after startup in which errors reading the bans from disk are
+// considered temporary.
 const loadPatience = 2 * time.Minute
 
 // loaded waits until the bans on disk are loaded. Without the wait, companions would lift
@@ -211,7 +211,7 @@ func sendBans(a *Answer, list BanList, all []netip.Prefix, b *memory.Bans, now i
 }
 
 // Bans returns the changes to the bans since a generation, or all bans. If there are no
-// changes, Bans waits for one, at most for MaxWait. Generation 0 returns all bans
+// changes, Bans waits at most MaxWait for one. Generation 0 returns all bans
 // immediately.
 func (c *Client) Bans(generation uint64, wait time.Duration) (list BanList, entries []BanEntry, err error) {
 	if err := c.ask(&list, "bans", strconv.FormatUint(generation, 10), strconv.Itoa(int(wait/time.Second))); err != nil {

@@ -62,8 +62,8 @@ func TestBansWithoutDisk(t *testing.T) {
 }
 
 // TestCompanionProblems checks that a companion that is not running is reported as a
-// problem. In the first minute after the filter starts, none must be reported, because
-// companions have yet to reconnect.
+// problem. In the first minute after the filter starts, no problem must be reported,
+// because companions have yet to reconnect.
 func TestCompanionProblems(t *testing.T) {
 	start := noon.Add(-silent)
 	for _, c := range []struct {

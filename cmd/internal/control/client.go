@@ -28,7 +28,7 @@ var ErrNotRunning = errors.New("not running")
 // ErrNoSocket means that no process is listening on the companions' socket.
 var ErrNoSocket = errors.New("no socket for companions; restart the front end (smtpd, for a filter) if a companion was added, and see scanwatch status")
 
-// A Client sends commands to a running filter. A Client must not be used concurrently.
+// A Client sends commands to a running filter, and must not be used concurrently.
 type Client struct {
 	conn net.Conn
 	in   *bufio.Reader
@@ -102,8 +102,8 @@ func (c *Client) Status() (s Status, err error) {
 // Flush makes the filter write all earlier records to disk.
 func (c *Client) Flush() error { return c.ask(nil, "flush") }
 
-// Reload makes the filter reload its configuration. If forced is set, a table becomes
-// empty if its file is empty. The result includes notes about tables and databases.
+// Reload makes the filter reload its configuration. If forced is set, a table whose
+// file is empty becomes empty. The result includes notes about tables and databases.
 func (c *Client) Reload(forced bool) (a Config, err error) {
 	how := Careful
 	if forced {
@@ -167,7 +167,7 @@ func (c *Client) Ban(p netip.Prefix, d time.Duration, reason string) (b Banned, 
 	return b, err
 }
 
-// Unban revokes the ban of p, or all bans within p.
+// Unban revokes the ban on p, or all bans within p.
 func (c *Client) Unban(p netip.Prefix, within bool) (b Banned, err error) {
 	how := Exact
 	if within {
@@ -224,7 +224,7 @@ func (c *Client) ask(a any, words ...string) error {
 const maxAnswer = 4 << 20
 
 // line reads an answer. The server limits how long a command may take, and the client
-// waits for longer than that.
+// waits longer than that.
 func (c *Client) line() (string, error) { return c.lineWithin(copyTimeout + writeTimeout) }
 
 func (c *Client) lineWithin(limit time.Duration) (string, error) {

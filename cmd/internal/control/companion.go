@@ -22,10 +22,10 @@ import (
 )
 
 // DefaultRunDir is the directory for the companions' socket. Companions run as users that
-// must enter this directory, but not the state directory. The package creates the
-// directory, because the filter does not run as root. On OpenBSD, /var/run is unsuitable:
-// the package's scripts would have to recreate the directory after each boot, but smtpd
-// starts before them.
+// must be able to enter this directory, but not the state directory. The package creates
+// the directory, because the filter does not run as root. On OpenBSD, /var/run is
+// unsuitable: the package's scripts would have to recreate the directory after each boot,
+// but smtpd starts before them.
 func DefaultRunDir() string {
 	if runtime.GOOS == "linux" {
 		return "/run/scanwatch"
@@ -38,7 +38,7 @@ func DefaultRunDir() string {
 var commandsOf = map[rules.Role][]string{
 	rules.RoleSync:  {"bans"},
 	rules.RoleServe: {"bans"},
-	// Its answers have an effect only if the filter has asked the question.
+	// The companion's answers have an effect only if the filter has asked the question.
 	rules.RoleLookup: {"questions", "facts"},
 
 	rules.RoleForward: {"watch", "spared"},
@@ -70,8 +70,8 @@ type CompanionStatus struct {
 	Seen    text.Time `json:"seen,omitzero"`
 	Done    text.Time `json:"done,omitzero"`
 	Entries int       `json:"entries"` // bans that the companion has put into effect
-	// Lost is the number of events that the destination will never receive, since the start of
-	// the service.
+	// Lost is the number of events since the service started that the destination will never
+	// receive.
 	Lost  uint64 `json:"lost,omitempty"`
 	Error string `json:"error,omitempty"`
 }
@@ -86,8 +86,8 @@ func (c *CompanionStatus) Running(now time.Time) bool { return now.Sub(c.Seen.Ti
 // ErrStarting is the result that a companion announces before it has another result.
 var ErrStarting = errors.New("starting")
 
-// ErrNoResult is the result that a companion announces if there is neither a success nor an
-// error since its previous note. The status shows the time of the latest success.
+// ErrNoResult is the result that a companion announces if there has been neither a success
+// nor an error since its previous note. The status shows the time of the latest success.
 var ErrNoResult = errors.New("no result")
 
 // noResult is the word of ErrNoResult in the command note.
@@ -111,8 +111,8 @@ func (s *Status) CompanionProblems(now time.Time) (all []string) {
 	return all
 }
 
-// NewCompanions looks up the users that the companions run as. NewCompanions must be
-// called before the filter enters its sandbox.
+// NewCompanions looks up the users that the companions run as. It must be called before
+// the filter enters its sandbox.
 func NewCompanions(list []*rules.Companion) *Companions {
 	c := DisabledCompanions(list, "")
 	for _, one := range c.list {
@@ -145,7 +145,7 @@ func RunDirProblem(dir, state string, filter int) string {
 	info, err := os.Stat(dir)
 	switch {
 	case err != nil:
-		return fmt.Sprintf("%v; create it, owned by the user of the filter, and restart smtpd", err)
+		return fmt.Sprintf("%v; create it, owned by the filter's user, and restart smtpd", err)
 	case !info.IsDir():
 		return dir + " is not a directory"
 	case info.Mode()&0o022 != 0:
@@ -213,7 +213,7 @@ type peer struct {
 
 // turns limits the time that a user's companions may spend on expensive lists, which
 // would otherwise slow down mail. Complete lists and lists with networks are expensive. A
-// user can spend fullBurst immediately, and 1/fullShare of the time in the long run.
+// user may spend fullBurst immediately, and in the long run 1/fullShare of the time.
 type turns struct {
 	mu   sync.Mutex
 	free time.Duration // time after the start when all time spent is made up for
@@ -262,8 +262,8 @@ func (p *peer) turn(ctx context.Context) (done func(), err error) {
 // started is the reference point for durations.
 var started = time.Now()
 
-// peerOf identifies the user that a client runs as. peerOf returns an error for users
-// without a role.
+// peerOf identifies the user that a client runs as, or returns an error if the user has
+// no role.
 func (c *Companions) peerOf(conn net.Conn) (*peer, error) {
 	raw, ok := conn.(syscall.Conn)
 	if !ok {
@@ -373,7 +373,7 @@ func (c *Companions) note(p *peer, name string, entries int, lost uint64, proble
 		return one.Name == name && (p == nil || p.all || one.known && one.uid == p.uid)
 	})
 	if i < 0 {
-		return fmt.Errorf("no companion %q in the configuration of the filter", name)
+		return fmt.Errorf("no companion %q in the filter's configuration", name)
 	}
 	if p != nil {
 		p.name = name
@@ -387,8 +387,8 @@ func (c *Companions) note(p *peer, name string, entries int, lost uint64, proble
 }
 
 // Note announces a companion and its latest result. lost is the number of events that their
-// destination will never receive. problem is nil after a success, and ErrNoResult without a new
-// result.
+// destination will never receive. problem is nil after a success, and ErrNoResult if there is
+// no new result.
 func (c *Client) Note(name string, entries int, lost uint64, problem error) error {
 	words := "-"
 	if problem == ErrNoResult {

@@ -43,7 +43,7 @@ const (
 	syncUser, serveUser, stranger, forwardUser, lookUser = 4001, 4002, 4003, 4004, 4005
 )
 
-// lookups contains the answers of DNS lists in the tests.
+// lookups holds the DNS lists' answers in the tests.
 var lookups = dnslist.New()
 
 // serveCompanions starts a server for companions that offers all of the filter's
@@ -450,8 +450,8 @@ func TestFacts(t *testing.T) {
 	}
 }
 
-// TestUnknownFilterUser checks that any owner of a directory is accepted if the user of the
-// filter is unknown, because the filter has not run yet.
+// TestUnknownFilterUser checks that any owner of a directory is accepted if the filter's
+// user is unknown, because the filter has not run yet.
 func TestUnknownFilterUser(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.Chmod(dir, 0o755); err != nil {

@@ -237,7 +237,7 @@ func TestConversation(t *testing.T) {
 	}
 }
 
-// TestProtocol checks that the protocol is as documented in the manual.
+// TestProtocol checks that the protocol matches the manual.
 func TestProtocol(t *testing.T) {
 	dir, w := serve(t)
 	add(w, 1)
@@ -380,7 +380,8 @@ func TestRestart(t *testing.T) {
 	}
 }
 
-// TestClaim checks that a state directory has one front end, and that its name remains.
+// TestClaim checks that a state directory has only one front end at a time, and that
+// the front end's name remains after it ends.
 func TestClaim(t *testing.T) {
 	dir := t.TempDir()
 	if f := LatestFrontEnd(dir); f != (FrontEnd{}) {

@@ -116,7 +116,7 @@ func parseSubject(arg string) (who erase.Subject, err error) {
 // escapeSubject encodes a subject as a command argument.
 func escapeSubject(who erase.Subject) string { return url.QueryEscape(who.String()) }
 
-// Forget removes a person from the filter's state. Forget also makes the filter write all
+// Forget removes a person from the filter's state. It also makes the filter write all
 // records that may mention the person to disk.
 func (c *Client) Forget(who erase.Subject, bans bool) (a Forgotten, err error) {
 	how := KeepBans

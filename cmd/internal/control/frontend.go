@@ -16,7 +16,8 @@ import (
 )
 
 // frontEndFile is the name of a file in the state directory. The running front end holds a
-// flock(2) on it, which ends with the process. The name and process ID in the file remain.
+// flock(2) on it, which ends with the process, whereas the name and process ID in the file
+// remain.
 const frontEndFile = "front-end"
 
 // A FrontEnd is the latest front end of a state directory. The zero value means that none has
@@ -26,8 +27,8 @@ type FrontEnd struct {
 	PID  int
 }
 
-// frontEnds maps the names to the command line that starts the front end, and to the command or
-// question that leads to a running one. Other names are kinds of followed logs.
+// frontEnds maps each front end's name to the command line that starts it, and to the remedy, a
+// command or question, if it is not running. Other names are kinds of followed logs.
 var frontEnds = map[string]struct{ program, remedy string }{
 	"":       {"the front end", "none has used this directory: does smtpd.conf name the filter, or does the service of another front end use another directory?"},
 	"smtpd":  {"filter-scanwatch", "is smtpd up, and does smtpd.conf name the filter?"},
@@ -42,7 +43,7 @@ func (f FrontEnd) Program() string {
 	return "scanwatch follow " + f.Name
 }
 
-// remedy returns the command or question that leads to a running front end.
+// remedy returns the remedy, a command or question, if the front end is not running.
 func (f FrontEnd) remedy() string {
 	if row, ok := frontEnds[f.Name]; ok {
 		return row.remedy
@@ -50,8 +51,8 @@ func (f FrontEnd) remedy() string {
 	return "start its service, see scanwatch-servers(7)"
 }
 
-// Restart replaces smtpd by another program in a message that asks the operator to restart it.
-// For smtpd, the program may be "".
+// Restart replaces smtpd with another program in a message that asks the operator to restart
+// it. For smtpd, the program may be "".
 func Restart(message, program string) string {
 	if program == "" {
 		return message

@@ -21,8 +21,8 @@ const ModeFile = "mode"
 // maxModeFile is the maximum length of ModeFile in bytes.
 const maxModeFile = 100
 
-// A Halt is an operator's command to observe only, regardless of the configured mode. A
-// Halt survives restarts.
+// A Halt is an operator's command to observe only, regardless of the configured mode.
+// It survives restarts.
 type Halt struct {
 	On    bool
 	Until time.Time // zero if the halt lasts until the operator ends it
@@ -31,8 +31,8 @@ type Halt struct {
 // Active reports whether h is in effect at the given time.
 func (h Halt) Active(now time.Time) bool { return h.On && (h.Until.IsZero() || now.Before(h.Until)) }
 
-// ReadHalt reads the halt in a state directory. For an invalid file, ReadHalt returns an
-// unlimited halt, because the file exists only if the operator requested a halt.
+// ReadHalt reads the halt in a state directory. If the file is invalid, ReadHalt returns
+// an unlimited halt, because the file exists only if the operator requested a halt.
 func ReadHalt(dir string) (Halt, error) {
 	// Do not follow a symbolic link, and do not block on a FIFO.
 	f, err := os.OpenFile(filepath.Join(dir, ModeFile), os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)

@@ -95,8 +95,8 @@ func learnCommand(m *memory.Memory, now func() int64) Command {
 	return Command{"learn", 1, func(_ context.Context, a *Answer, args []string) error {
 		var facts []Fact
 		for s := range strings.SplitSeq(args[0], ",") {
-			// Use the later of two clocks, because the event clock advances only when
-			// there are sessions.
+			// Use the later of the two clocks, because the event clock advances only
+			// when there are sessions.
 			f, err := parseFact(s, max(now(), time.Now().UnixMicro()))
 			if err != nil {
 				return fmt.Errorf("parse %.80q: %w", s, err)

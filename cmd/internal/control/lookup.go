@@ -20,7 +20,7 @@ type questionsAnswer struct {
 // Facts is the result of facts.
 type Facts struct {
 	Accepted int `json:"accepted"`
-	// Refused is the number of answers to questions that the filter has not asked.
+	// Refused is the number of answers to questions that the filter never asked.
 	Refused int `json:"refused"`
 }
 
@@ -58,7 +58,7 @@ func LookupCommands(t *dnslist.Table) []Command {
 	}
 }
 
-// allAddrs is the address in an answer that makes all listings of a list unknown.
+// allAddrs is the address in an answer that makes all of a list's listings unknown.
 const allAddrs = "*"
 
 // parseAnswer parses ADDRESS;LIST;CODES;SECONDS.
@@ -115,7 +115,7 @@ func formatAnswer(a *dnslist.Answer) string {
 }
 
 // Questions returns the next questions about clients, and the IDs of all lists of the filter.
-// It waits for the first question or a change of the lists.
+// It waits for the first question or a change to the lists.
 func Questions(c *Client, wait time.Duration) (all []dnslist.Question, lists []string, err error) {
 	var a questionsAnswer
 	err = c.ask(&a, "questions", strconv.Itoa(int(wait/time.Second)))

@@ -87,8 +87,8 @@ func MemoryCommands(m *memory.Memory, s State, now func() int64, enforced func()
 	}
 }
 
-// unbanCommand returns the command that revokes bans. The command also resets the banned
-// hosts' counters.
+// unbanCommand returns the command that revokes bans and also resets the banned hosts'
+// counters.
 func unbanCommand(m *memory.Memory, s State, now func() int64, changed func(memory.Ban)) Command {
 	return Command{"unban", 2, func(ctx context.Context, a *Answer, args []string) error {
 		p, _, err := prefix.Parse(args[0])

@@ -44,32 +44,32 @@ package control
 //	                  watch. A slow client receives the number of missed events or is
 //	                  disconnected.
 //	bans GENERATION SECONDS
-//	                  answers the changes of the bans since the generation, or all
-//	                  bans, after at most SECONDS without a change: see BanList. A line
+//	                  answers with the changes to the bans since the generation, or with
+//	                  all bans, within SECONDS if nothing changes: see BanList. A line
 //	                  for each BanEntry follows, and then {"end":true,"entries":N}.
-//	                  A companion that often asks for all bans waits for them
-//	questions SECONDS answers {"questions":[{"src":ADDRESS,"lists":[LIST,...]},...]}, after
-//	                  at most SECONDS without a question: the addresses about which the
+//	                  A companion that often asks for all bans has to wait for them
+//	questions SECONDS returns {"questions":[{"src":ADDRESS,"lists":[LIST,...]},...]}, within
+//	                  SECONDS if there are no questions: the addresses about which the
 //	                  companion must ask DNS lists
-//	facts FACTS       answers to questions, separated by commas:
-//	                  ADDRESS;LIST;CODES;SECONDS. CODES are separated by /, - if the
+//	facts FACTS       passes on answers to questions, separated by commas:
+//	                  ADDRESS;LIST;CODES;SECONDS. CODES are separated by /, or are - if the
 //	                  address is not listed, or ? and a cause if that is unknown. Answers
 //	                  without a question are counted and have no effect
-//	spared ADDRESS    answers whether an export would omit the host
-//	fleet FINGERPRINT succeeds if the filter uses the key of the fleet with this fingerprint
-//	rows SKEW HOW     answers the rows of the state that other hosts must receive:
+//	spared ADDRESS    reports whether an export would omit the host
+//	fleet FINGERPRINT succeeds if the filter uses the fleet key with this fingerprint
+//	rows SKEW HOW     returns the rows of the state that other hosts must receive:
 //	                  {"entries":N,"more":BOOL,"drop":[HOST,...]} and N lines with a
 //	                  bucket, a key and a value, see package memory. HOW is all or
 //	                  changes. SKEW is the number of seconds that are added to times
-//	foreign SKEW ROWS sets rows of other hosts, separated by commas:
+//	foreign SKEW ROWS sets rows from other hosts, separated by commas:
 //	                  TABLE;KEY;VALUE;HOST, with KEY and VALUE in base64url
-//	partial SKEW ROWS is foreign for rows that are not the rows of all other hosts
+//	partial SKEW ROWS is like foreign, but for rows from only some of the other hosts
 //	imported LIST     sets the status of hosts whose files have been imported
 //	hosts HOW LIST    sets the status of other hosts; HOW is first or more, LIST is a
 //	                  JSON array, escaped as in a URL
-//	drop HOST         waits until the companion has dropped the rows of another host;
+//	drop HOST         waits until the companion has dropped another host's rows;
 //	                  dropped HOST ROWS is the companion's answer
-//	disown HOST       deletes the filter's rows of another host
+//	disown HOST       deletes the filter's rows from another host
 //	note NAME ENTRIES ERROR
 //	                  announces a companion and its latest result; ERROR begins with
 //	                  - and is escaped as in a URL
@@ -145,7 +145,8 @@ type Status struct {
 	Companions []CompanionStatus `json:"companions,omitempty"`
 	// Lookups is the status of the DNS lists in the configuration.
 	Lookups []dnslist.ListStatus `json:"lookups,omitempty"`
-	// Fleet is the name of this host and the fleet's key; nil without the statement.
+	// Fleet is the name of this host and the fleet's key; nil without a fleet
+	// statement.
 	Fleet *FleetStatus `json:"fleet,omitempty"`
 	// Hosts is the status of the other hosts that share their state.
 	Hosts []share.HostStatus `json:"hosts,omitempty"`
@@ -205,7 +206,7 @@ type FleetStatus struct {
 	Key     string `json:"key,omitempty"`     // fingerprint
 	Problem string `json:"problem,omitempty"` // reason why this host cannot share rows
 	// Observe is set if bans by other hosts are not enforced, and Ignore lists the hosts
-	// from which nothing is used.
+	// whose rows are not used.
 	Observe bool     `json:"observe,omitempty"`
 	Ignore  []string `json:"ignore,omitempty"`
 }
@@ -213,8 +214,8 @@ type FleetStatus struct {
 // maxNamedHosts is the maximum number of hosts that FleetProblems names.
 const maxNamedHosts = 10
 
-// FleetProblems returns the problems of this host as one of a fleet, and those of the other
-// hosts that are not already a problem of the companion.
+// FleetProblems returns this host's problems as a member of a fleet, and those of the other
+// hosts that the companion does not already report.
 func (s *Status) FleetProblems() (all []string) {
 	if s.Fleet != nil && s.Fleet.Problem != "" {
 		all = append(all, "fleet: "+s.Fleet.Problem)
@@ -240,7 +241,7 @@ func (s *Status) FleetProblems() (all []string) {
 type Banned struct {
 	Bans []memory.Ban `json:"bans"` // the new ban, or the revoked bans
 	Note string       `json:"note,omitempty"`
-	// Elsewhere is set if this host has no ban of the prefix, and other hosts must end their bans.
+	// Elsewhere is set if this host has no ban on the prefix, but other hosts must end their bans.
 	Elsewhere bool `json:"elsewhere,omitempty"`
 }
 
@@ -252,7 +253,7 @@ type Config struct {
 	Halted *Halted `json:"halted,omitempty"`
 	Rules  int     `json:"rules"`
 	// Problem is the reason why the filter does not use the current configuration file,
-	// or not all of it.
+	// or uses only part of it.
 	Problem string `json:"problem,omitempty"`
 	// Notes lists the first few problems with configured tables and databases.
 	Notes []string `json:"notes,omitempty"`

@@ -32,8 +32,8 @@ type Command struct {
 	Name string
 	Args int // number of arguments
 	// Run writes the answer. If Run returns an error, the server sends the error to the
-	// client. If a part of the answer has been sent, the server closes the connection
-	// instead.
+	// client. If part of the answer has already been sent, the server closes the
+	// connection instead.
 	Run func(ctx context.Context, a *Answer, args []string) error
 }
 

@@ -29,7 +29,8 @@ type Sharing struct {
 	Companion bool
 	// Problem is the reason why this host cannot share rows, or "".
 	Problem string
-	// Fingerprint is that of the fleet's key. It is compared with that of the companion.
+	// Fingerprint is the fingerprint of the fleet's key, which is compared with the
+	// companion's.
 	Fingerprint string
 	Log         *slog.Logger
 
@@ -39,7 +40,7 @@ type Sharing struct {
 	drops []*drop                     // in the order of the commands
 }
 
-// A drop is a command of the operator that waits for the companion.
+// A drop is an operator's command that is waiting for the companion.
 type drop struct {
 	host string
 	sent bool
@@ -49,7 +50,7 @@ type drop struct {
 // maxRows is the maximum number of rows in an answer to rows.
 const maxRows = 20_000
 
-// maxDrops is the maximum number of commands that wait for the companion.
+// maxDrops is the maximum number of commands waiting for the companion.
 const maxDrops = 100
 
 // dropPatience limits how long a command waits for the companion.
@@ -77,7 +78,7 @@ type sharedRow struct {
 }
 
 // Hosts returns the other hosts: those that the companion knows, those whose files have
-// been imported, and the ones with rows in the state.
+// been imported, and those with rows in the state.
 func (s *Sharing) Hosts() []share.HostStatus {
 	list, files := s.said()
 	if s.Fingerprint == "" && len(files) == 0 {
@@ -101,7 +102,7 @@ func (s *Sharing) Hosts() []share.HostStatus {
 	return list
 }
 
-// said returns copies of what the companion and the imports have said about hosts.
+// said returns copies of the hosts' status, as sent by the companion and by imports.
 func (s *Sharing) said() ([]share.HostStatus, map[string]share.HostStatus) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -112,7 +113,7 @@ func (s *Sharing) said() ([]share.HostStatus, map[string]share.HostStatus) {
 	return slices.Clone(s.hosts), files
 }
 
-// Commands returns the commands of the companion share.
+// Commands returns the commands for the companion share.
 func (s *Sharing) Commands() []Command {
 	return []Command{
 		{"fleet", 1, s.fleet},
@@ -125,12 +126,12 @@ func (s *Sharing) Commands() []Command {
 	}
 }
 
-// OperatorCommands returns the commands of the operator.
+// OperatorCommands returns the commands for the operator.
 func (s *Sharing) OperatorCommands() []Command {
 	return []Command{{"drop", 1, s.drop}, {"partial", 2, s.partial}, {"imported", 1, s.imported}, {"disown", 1, s.disown}}
 }
 
-// fleet compares the key of the companion with that of the filter.
+// fleet compares the companion's key with the filter's.
 func (s *Sharing) fleet(_ context.Context, a *Answer, args []string) error {
 	switch {
 	case s.Problem != "":
@@ -241,7 +242,7 @@ func (s *Sharing) incoming(a *Answer, args []string, partial bool) error {
 // maxLogged is the maximum number of prefixes in a log line.
 const maxLogged = 10
 
-// logFreed logs the bans that other hosts have ended, in a single line.
+// logFreed logs, in a single line, the bans that other hosts have ended.
 func (s *Sharing) logFreed(freed []memory.Freed) {
 	if len(freed) == 0 {
 		return
@@ -317,7 +318,7 @@ func parseHosts(arg string) ([]share.HostStatus, error) {
 	return list, nil
 }
 
-// imported records the hosts of imported files.
+// imported records the hosts whose files have been imported.
 func (s *Sharing) imported(_ context.Context, a *Answer, args []string) error {
 	list, err := parseHosts(args[0])
 	if err != nil {
@@ -340,14 +341,14 @@ func (s *Sharing) imported(_ context.Context, a *Answer, args []string) error {
 	return a.JSON(struct{}{})
 }
 
-// forgetFile forgets the file of a host.
+// forgetFile removes the status of a host's file.
 func (s *Sharing) forgetFile(host string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.files, host)
 }
 
-// disown deletes the filter's rows of a host.
+// disown deletes the filter's rows from a host.
 func (s *Sharing) disown(_ context.Context, a *Answer, args []string) error {
 	s.forgetFile(args[0])
 	return a.JSON(Dropped{args[0], s.Memory.Disown(args[0])})
@@ -379,8 +380,8 @@ func (s *Sharing) known(name string) error {
 // maxNamed is the maximum number of hosts in an error.
 const maxNamed = 20
 
-// drop waits until the companion has dropped the rows of a host. Without a companion, only
-// the filter has rows.
+// drop waits until the companion has dropped a host's rows. Without a companion, only the
+// filter has rows.
 func (s *Sharing) drop(ctx context.Context, a *Answer, args []string) error {
 	if err := s.known(args[0]); err != nil {
 		return err
@@ -400,13 +401,13 @@ func (s *Sharing) drop(ctx context.Context, a *Answer, args []string) error {
 		s.forget(d.host)
 		return a.JSON(Dropped{d.host, max(n, rows)})
 	case <-time.After(dropPatience):
-		return fmt.Errorf("the companion share has not answered within %v; does it run?", dropPatience)
+		return fmt.Errorf("the companion share has not answered within %v; is it running?", dropPatience)
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 }
 
-// forget corrects the status of a host until the companion reports it again.
+// forget corrects a host's status until the companion reports it again.
 func (s *Sharing) forget(host string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -458,13 +459,13 @@ type Dropped struct {
 	Rows int    `json:"rows"`
 }
 
-// Drop drops everything that another host has said.
+// Drop drops all data from another host.
 func Drop(c *Client, host string) (d Dropped, err error) {
 	err = c.ask(&d, "drop", host)
 	return d, err
 }
 
-// Disown deletes the filter's rows of hosts that it ignores.
+// Disown deletes the filter's rows from hosts that it ignores.
 func Disown(c *Client, hosts []string) error {
 	for _, host := range hosts {
 		if err := c.ask(new(Dropped), "disown", host); err != nil {
@@ -489,8 +490,8 @@ func Fleet(c *Client, fingerprint string) (waiting bool, err error) {
 // SendComplete announces that the filter has received the rows of all other hosts.
 func SendComplete(c *Client) error { return c.ask(new(struct{}), "complete") }
 
-// Rows returns the rows of this host that have changed since the previous call, or all if
-// all is set. Times in rows are times of this host's clock plus skew, in seconds.
+// Rows returns this host's rows that have changed since the previous call, or all rows if
+// all is set. Times in rows are by this host's clock, plus skew in seconds.
 func Rows(c *Client, skew int64, all bool) (list RowList, rows []kv.Entry, err error) {
 	how := changes
 	if all {
@@ -513,12 +514,13 @@ func Rows(c *Client, skew int64, all bool) (list RowList, rows []kv.Entry, err e
 	return list, rows, nil
 }
 
-// SendForeign sends rows of other hosts. Each has the information of all other hosts.
+// SendForeign sends rows from other hosts. Each row combines the information from all
+// other hosts.
 func SendForeign(c *Client, skew int64, rows []memory.Foreign) error {
 	return sendRows(c, "foreign", skew, rows)
 }
 
-// SendPartial sends rows of some of the other hosts; see memory.Foreign.
+// SendPartial sends rows from some of the other hosts; see memory.Foreign.
 func SendPartial(c *Client, rows []memory.Foreign) error { return sendRows(c, "partial", 0, rows) }
 
 func sendRows(c *Client, command string, skew int64, rows []memory.Foreign) error {
@@ -594,7 +596,7 @@ func SendHosts(c *Client, hosts []share.HostStatus) error {
 	return nil
 }
 
-// SendDropped announces that the rows of a host have been dropped.
+// SendDropped announces that a host's rows have been dropped.
 func SendDropped(c *Client, host string, rows int) error {
 	return c.ask(new(struct{}), "dropped", host, strconv.Itoa(rows))
 }

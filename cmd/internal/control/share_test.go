@@ -53,8 +53,8 @@ func (noDisk) Flush(context.Context) error { return nil }
 
 func (noDisk) Snapshot() (*store.Snapshot, error) { return nil, errors.New("no disk") }
 
-// TestUnbanOnOtherHosts checks that other hosts receive an unban even if nothing is banned
-// here, or only some of their bans.
+// TestUnbanOnOtherHosts checks that other hosts receive an unban even if this host has
+// none of their bans, or only some of them.
 func TestUnbanOnOtherHosts(t *testing.T) {
 	for _, tt := range []struct {
 		prefix string
@@ -83,7 +83,7 @@ func TestUnbanOnOtherHosts(t *testing.T) {
 	}
 }
 
-// bans returns the bans of n clients, as another host sends them.
+// bans returns bans on n clients, as another host sends them.
 func bans(n int, revoked bool) (rows []memory.Foreign) {
 	m := memory.New()
 	m.Announce()
@@ -100,8 +100,8 @@ func bans(n int, revoked bool) (rows []memory.Foreign) {
 	return rows
 }
 
-// TestHosts checks that the status names hosts of the companion, of imported files, and of
-// rows in the state.
+// TestHosts checks that the status names the hosts known from the companion, from imported
+// files, and from rows in the state.
 func TestHosts(t *testing.T) {
 	s, c := sharing(t, slog.New(slog.DiscardHandler))
 	check := func(what, want string) {
@@ -131,8 +131,8 @@ func TestHosts(t *testing.T) {
 	check("after mx3 is ignored", "mx2 5 server, mx4 0 server")
 }
 
-// TestUnbannedByOthers checks that the filter logs the unbans by other hosts once, and in a
-// single line.
+// TestUnbannedByOthers checks that the filter logs other hosts' unbans once, in a single
+// line.
 func TestUnbannedByOthers(t *testing.T) {
 	var log bytes.Buffer
 	_, c := sharing(t, slog.New(slog.NewTextHandler(&log, nil)))
@@ -176,7 +176,8 @@ func TestForeignBeforeLoad(t *testing.T) {
 	}
 }
 
-// TestSeenUnban checks that a ban of a host that knew the unban of this host arrives.
+// TestSeenUnban checks that the filter accepts a ban from a host that already knew of
+// this host's unban.
 func TestSeenUnban(t *testing.T) {
 	s, c := sharing(t, slog.New(slog.DiscardHandler))
 	p := netip.MustParsePrefix("192.0.2.0/32")
@@ -194,8 +195,8 @@ func TestSeenUnban(t *testing.T) {
 	}
 }
 
-// TestFleetProblems checks the problems of a fleet in the status, without those that the
-// companion has already announced.
+// TestFleetProblems checks that the status lists a fleet's problems, except those that
+// the companion has already announced.
 func TestFleetProblems(t *testing.T) {
 	s := Status{
 		Started: text.At(noon), Fleet: &FleetStatus{Problem: "no key"}, Companions: []CompanionStatus{{Error: "host mx2: wrong key"}},

@@ -16,7 +16,7 @@ import (
 const anything = "-"
 
 // maxWatchers is the maximum number of clients that watch on one socket. Operators and
-// companions do not exclude each other.
+// companions have separate limits.
 const maxWatchers = events.MaxWatchers / 2
 
 var errWatched = errors.New("client disconnected")
@@ -68,9 +68,9 @@ func WatchCommand(f *events.Fan) Command {
 	}}
 }
 
-// whenGone calls leave when the client sends anything or closes its side. whenGone
-// removes the read deadline, because a watching client may be silent for days. The caller
-// must call stop.
+// whenGone calls leave when the client sends anything or closes its side. It removes the
+// read deadline, because a watching client may be silent for days. The caller must call
+// stop.
 func (a *Answer) whenGone(leave func()) (stop func(), err error) {
 	if err := a.conn.SetReadDeadline(time.Time{}); err != nil {
 		return nil, err

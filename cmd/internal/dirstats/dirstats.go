@@ -16,7 +16,7 @@ import (
 	"scanwatch/store"
 )
 
-// rateDays is the number of days before the last session from which the growth rate is
+// rateDays is the number of days before the last session over which the growth rate is
 // calculated.
 const rateDays = 7
 
@@ -47,8 +47,8 @@ type Stats struct {
 	Loss        string          `json:"loss,omitempty"`   // a missing or recently lost state.db, with the remedy
 }
 
-// Collect reads all files in dir. Collect calls warn if a running filter cannot first
-// write out its buffered sessions.
+// Collect reads all files in dir. It calls warn if a running filter cannot first write
+// out its buffered sessions.
 func Collect(dir *statedir.Dir, warn func(string)) (*Stats, error) {
 	i, err := dir.Inspector()
 	if err != nil {

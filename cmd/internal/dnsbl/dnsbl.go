@@ -3,9 +3,9 @@
 // file.
 //
 // The package parses and writes DNS messages itself. A response copies its question byte
-// for byte, and names in the response are offsets into that question. Such a response
-// preserves the case of letters and needs no compression table. The tests check the
-// messages with the parser from golang.org/x/net/dns/dnsmessage.
+// for byte, and names in the response are offsets into that question. Responses
+// therefore preserve the case of letters and need no compression table. The tests check
+// the messages with the parser from golang.org/x/net/dns/dnsmessage.
 package dnsbl
 
 import (
@@ -118,8 +118,8 @@ func (s *Server) readFiles() {
 	}
 }
 
-// Apply implements follow.Apply for the zone of bans. Apply returns the number of entries
-// in all zones, and an error if any zone's file is unusable.
+// Apply implements follow.Apply for the zone of bans. It returns the number of entries in
+// all zones, and an error if any zone's file is unusable.
 func (s *Server) Apply(_ context.Context, l control.BanList, entries []control.BanEntry) (int, error) {
 	if s.HasBans() {
 		s.bans.apply(l, entries)
@@ -268,9 +268,8 @@ func (z *zone) apex(buf []byte, q *query, at int, serial uint32, negative func(r
 	return r
 }
 
-// nameServer answers a query for the name of the server. If the server also listens on
-// other addresses, loopback addresses are omitted, because they are useless to other
-// hosts.
+// nameServer answers a query for the server's name. If the server also listens on other
+// addresses, loopback addresses are omitted, because they are useless to other hosts.
 func (s *Server) nameServer(buf []byte, q *query, z *zone, negative func(rcode) response) response {
 	var kind uint16
 	r := q.begin(buf, noError, true)
@@ -294,8 +293,8 @@ func (s *Server) nameServer(buf []byte, q *query, z *zone, negative func(rcode) 
 
 func (r *response) empty() bool { return binary.BigEndian.Uint16(r.buf[answers:]) == 0 }
 
-// soa adds the SOA record of the zone whose name starts at an offset. The record's TTL is
-// also the TTL of negative answers (RFC 2308).
+// soa adds the SOA record of the zone whose name starts at the given offset. The record's
+// TTL is also the TTL of negative answers (RFC 2308).
 func (r *response) soa(s section, at int, ttl, serial uint32) {
 	r.record(s, at, typeSOA, ttl, func(b []byte) []byte {
 		b = appendPointer(append(b, nameServer...), at)

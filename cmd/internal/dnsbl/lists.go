@@ -201,7 +201,7 @@ func (b *builtin) state() (time.Time, int, bool) { return b.loaded, b.size, true
 
 // A fileList holds the addresses in a file. If a new version of the file is unusable, the previous
 // entries remain in effect. To empty the list, reduce the file to a comment. A completely empty
-// file is unusable, because its entries may have been lost.
+// file is considered unusable, because its entries may have been lost.
 type fileList struct {
 	path string
 	log  *slog.Logger

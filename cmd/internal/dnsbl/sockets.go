@@ -16,8 +16,8 @@ import (
 	"scanwatch/internal/safego"
 )
 
-// Limits for TCP clients. TCP clients are few, because resolvers use TCP only after a truncated
-// response.
+// Limits for TCP clients. There are few TCP clients, because resolvers use TCP only after a
+// truncated response.
 const (
 	maxClients   = 64
 	maxOfNetwork = 8

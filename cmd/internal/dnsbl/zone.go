@@ -26,8 +26,7 @@ const (
 
 // A list holds the addresses in a zone. All methods may be called concurrently.
 type list interface {
-	// find returns the entry that lists an address. find sets the entry's text only if wantText is
-	// set.
+	// find returns the entry that lists an address, with its text only if wantText is set.
 	find(a netip.Addr, wantText bool) (e entry, ok bool)
 	// overlaps reports whether p may contain a listed address.
 	overlaps(p netip.Prefix) bool
@@ -63,7 +62,7 @@ const (
 // mailbox hostmaster@ZONE (RFC 2142).
 var nameServer, responsible = []byte("\x02ns"), []byte("\x0ahostmaster")
 
-// A presence states whether a name exists, and whether it has records.
+// A presence describes whether a name exists, and whether it has records.
 type presence int
 
 const (

@@ -59,8 +59,8 @@ type Service struct {
 	stale []string // names of lists that the filter defines differently
 }
 
-// New returns a service. New reads the keys. Without resolvers in the configuration, New uses the
-// system's resolvers. If a list's key is unusable, the list is disabled.
+// New reads the keys and returns a service. A list whose key is unusable is disabled. If no
+// resolvers are configured, New uses the system's.
 func New(c *rules.Companion, lookups []*rules.Lookup, runDir string, log *slog.Logger) (*Service, error) {
 	s := &Service{runDir: runDir, name: c.Name(), port: uint16(cmp.Or(c.Port, 53)), log: log, lists: map[string]*list{}, answers: make(chan dnslist.Answer, maxAnswers)}
 	dns := &resolver{timeout: timeout}
@@ -190,7 +190,8 @@ func (s *Service) start(ctx context.Context, a netip.Addr, id string) {
 	}
 }
 
-// compare finds the filter's lists, given by their IDs, that are defined differently here.
+// compare finds which of the filter's lists, given by their IDs, are defined differently
+// here.
 func (s *Service) compare(ids []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -326,8 +326,8 @@ func TestRate(t *testing.T) {
 	}
 }
 
-// TestStartRate checks that a service that restarts repeatedly exceeds the rate by a few seconds'
-// queries at most, and that the queries of tests also count.
+// TestStartRate checks that a service that restarts repeatedly exceeds the rate by at most a few
+// seconds' worth of queries, and that tests' queries also count.
 func TestStartRate(t *testing.T) {
 	l := *lookup
 	l.Rate = 10
@@ -874,8 +874,8 @@ func TestRetest(t *testing.T) {
 	})
 }
 
-// TestRefused checks that an unreachable resolver always causes the same error text. The client's
-// port would make the texts differ.
+// TestRefused checks that an unreachable resolver always causes the same error text. With the
+// client's port, the text would differ.
 func TestRefused(t *testing.T) {
 	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
@@ -890,7 +890,7 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// TestSlowList checks that a list that does not answer does not delay other lists.
+// TestSlowList checks that a list that is not answering does not delay other lists.
 func TestSlowList(t *testing.T) {
 	slow, fast := *lookup, *lookup
 	slow.Name, fast.Name = "slow", "fast"

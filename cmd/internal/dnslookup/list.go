@@ -107,7 +107,7 @@ type upstream struct {
 	distrust time.Time     // until then, the resolver may cache false listings
 }
 
-// A list is a DNS list with its limits. A list's methods may be called concurrently.
+// A list is a DNS list with its limits. Its methods may be called concurrently.
 type list struct {
 	*rules.Lookup
 	id   string
@@ -162,7 +162,7 @@ func (z *list) disable(err error) error {
 }
 
 // maxZone is the maximum length of a zone in bytes. A query's name is at most 253 bytes long, and
-// an IPv6 address takes up to 64.
+// an IPv6 address takes up to 64 of them.
 const maxZone = 253 - 64
 
 // maxKey is the maximum length of a DNS label in bytes.
@@ -210,8 +210,8 @@ func checkKey(name string, info fs.FileInfo) error {
 	return nil
 }
 
-// CheckKey returns an error if the companion, which runs as the user uid, cannot use a list's key.
-// CheckKey does not read the key. Services started by root can also use keys that belong to root.
+// CheckKey returns an error if the companion, which runs as the user uid, cannot use a list's key,
+// but does not read the key. Services started by root can also use keys that belong to root.
 func CheckKey(l *rules.Lookup, uid uint32) error {
 	if l.Key == "" {
 		return nil
@@ -230,7 +230,7 @@ func CheckKey(l *rules.Lookup, uid uint32) error {
 	return nil
 }
 
-// ask returns the list's answer about an address.
+// ask returns the list's answer for an address.
 func (z *list) ask(ctx context.Context, a netip.Addr) dnslist.Answer {
 	answer := dnslist.Answer{Addr: a, List: z.id}
 	client := a.Unmap()
@@ -287,8 +287,7 @@ func causeOf(err error) string {
 	return causeFailure
 }
 
-// take counts a query about a client. take returns the reason why the list must not be asked now,
-// or "".
+// take counts a query about a client, or returns the reason why the list must not be asked now.
 func (z *list) take(a netip.Addr) string {
 	z.mu.Lock()
 	defer z.mu.Unlock()
@@ -355,7 +354,7 @@ func (z *list) probe(ctx context.Context, via, family int) (cause string) {
 }
 
 // recheck checks the list again if listings have counted since the latest check. On a server with
-// few clients, no later listing would cause a check.
+// few clients, there may be no later listing to cause a check.
 func (z *list) recheck(ctx context.Context) {
 	for via := range z.upstreams {
 		for family := range 2 {
@@ -597,7 +596,7 @@ func changed(before, err error) bool {
 }
 
 // news reports whether a test's result must be logged, because the list or the resolver was
-// disabled or enabled. A successful test that a doubt has triggered is not logged.
+// disabled or enabled. A successful test triggered by a doubt is not logged.
 func news(before, err error) (disabled, enabled bool) {
 	doubt := func(err error) bool { return errors.Is(err, errSuspect) || errors.Is(err, errNoAnswer) }
 	return changed(before, err) && !doubt(err), err == nil && before != nil && !doubt(before)

@@ -33,13 +33,13 @@ var (
 	errNoServer = errors.New("no resolver")
 )
 
-// A resolver asks DNS servers. A resolver's methods may be called concurrently.
+// A resolver asks DNS servers. Its methods may be called concurrently.
 type resolver struct {
 	servers []netip.AddrPort
 	timeout time.Duration
 }
 
-// ask asks the servers with the given indexes in turn. ask returns a name's addresses, the server
+// ask asks the servers with the given indexes in turn, and returns a name's addresses, the server
 // asked last, and the number of queries sent. Errors contain the server's address, but not the
 // name.
 func (r *resolver) ask(ctx context.Context, use []int, name string) (resp response, via, queries int, err error) {

@@ -121,7 +121,7 @@ func packets(all ...dnsmessage.Message) (list [][]byte) {
 	return list
 }
 
-// prefixed returns a message in TCP form, with its length.
+// prefixed returns a message as sent over TCP, preceded by its length.
 func prefixed(m dnsmessage.Message) [][]byte {
 	b := packets(m)[0]
 	return [][]byte{append(binary.BigEndian.AppendUint16(nil, uint16(len(b))), b...)}

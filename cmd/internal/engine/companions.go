@@ -33,7 +33,8 @@ func (p *Engine) prepareCompanions() {
 		problem    string
 	}
 	r, ok := withTimeout(p.Log, "preparing the companions", diskTimeout, func() result {
-		// The package creates the directory, but on a temporary file system each boot removes it.
+		// The package creates the directory, but if it is on a temporary file system, it is lost
+		// at each boot.
 		if os.Mkdir(p.runDir, 0o755) == nil {
 			_ = os.Chmod(p.runDir, 0o755) // regardless of the umask
 		}
@@ -145,8 +146,8 @@ func (p *Engine) sparedHost(h control.Names) bool {
 	return policy != nil && policy.Passes(&f)
 }
 
-// withdraw ends the bans that rest on listings that a list has withdrawn. A ban imposed more than
-// dnslist.MaxTTL ago rests on an earlier answer of the list.
+// withdraw ends the bans that are based on listings that a list has withdrawn. A ban imposed more
+// than dnslist.MaxTTL ago is based on an earlier answer from the list.
 func (p *Engine) withdraw(list *rules.Lookup, listed []netip.Addr) {
 	now, policy := p.eventTime(), p.policies.policy()
 	if policy == nil {
@@ -167,12 +168,12 @@ func (p *Engine) withdraw(list *rules.Lookup, listed []netip.Addr) {
 	p.Log.Warn("listings withdrawn", "lookup", list.Name, "listings", len(listed), "unbanned", bans)
 }
 
-// withholdInterval is the time between two checks of the bans by other hosts that are in
+// withholdInterval is the interval between checks of other hosts' bans that are in
 // firewalls.
 const withholdInterval = 10 * time.Second
 
-// withholdExempt removes bans by other hosts from firewalls and exports after their hosts
-// have become exempt.
+// withholdExempt removes other hosts' bans from firewalls and exports once the banned
+// hosts have become exempt.
 func withholdExempt(live context.Context, p *Engine) {
 	tick := time.NewTicker(withholdInterval)
 	defer tick.Stop()

@@ -140,7 +140,7 @@ pass match src <partners>
 	}
 }
 
-// elsewhere hands a ban of the host mx3, and mail that mx2 has accepted earlier, to p.
+// elsewhere gives p a ban from the host mx3, and mail that mx2 accepted earlier.
 func elsewhere(t *testing.T, p *Engine, prefix string, mail ...string) {
 	t.Helper()
 	now := p.eventTime()
@@ -171,8 +171,8 @@ func elsewhere(t *testing.T, p *Engine, prefix string, mail ...string) {
 }
 
 // TestExemptLater checks that another host's ban, after it has been enforced here, is removed
-// from firewalls when its hosts become exempt by their address, and that bans of networks are
-// never added.
+// from firewalls when the banned hosts become exempt by address, and that bans on networks
+// are never added.
 func TestExemptLater(t *testing.T) {
 	for _, c := range []struct {
 		name, ban, config string
@@ -209,8 +209,8 @@ func TestExemptLater(t *testing.T) {
 	}
 }
 
-// TestSparedHost checks that a host is not reported which is exempt only by a name, or by an
-// answer of a DNS list.
+// TestSparedHost checks that a host is not reported if it is exempt only by a name, or by a
+// DNS list's answer.
 func TestSparedHost(t *testing.T) {
 	p := withCompanions(t, `companion lookup user 12345
 lookup wl allowlist "wl.example.org" codes 127.0.0.2

@@ -42,9 +42,9 @@ func withTimeout[T any](log *slog.Logger, what string, timeout time.Duration, f 
 // configuration require, and logs the restrictions. The front end also reads the given files. No other goroutine may access the
 // disk during the call.
 func (p *policies) enterSandbox(set rules.Settings, runDir string, read []string) {
-	// Run without a sandbox if the disk does not answer, because waiting would block the
-	// mail server. Entering the sandbox later is not an option, because the whole process
-	// would block until the disk answers; see Enter.
+	// Run without a sandbox if the disk is not responding, because waiting would block
+	// the mail server. Entering the sandbox later is not an option, because the whole
+	// process would block until the disk answers; see Enter.
 	without := func() {
 		p.log.Warn("no sandbox: disk timeout; restart smtpd when the disk answers")
 	}
@@ -79,8 +79,9 @@ func (p *policies) enterSandbox(set rules.Settings, runDir string, read []string
 	p.log.Log(context.Background(), level, "sandbox", p.closed.Attrs()...)
 }
 
-// giveUpRoot switches a filter that runs as root to the state directory's owner. Otherwise the
-// owner could replace files in the directory with links and make root write to other files.
+// giveUpRoot switches a filter that is running as root to the state directory's owner.
+// Otherwise the owner could replace files in the directory with links and make root write to
+// other files.
 func giveUpRoot(dir string, log *slog.Logger) {
 	if os.Geteuid() != 0 {
 		return

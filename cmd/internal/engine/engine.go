@@ -45,16 +45,17 @@ type Program struct {
 	Usage    string
 	// Flags, if set, adds flags to the common flags of all front ends.
 	Flags func(*flag.FlagSet)
-	// Server is the program that the operator restarts so that all settings take effect.
+	// Server is the program that the operator must restart for all settings to take
+	// effect.
 	Server string
 	// AnyPhase is set if the front end sends requests in all phases. Otherwise, the front end
 	// registers the policy's phases at startup.
 	AnyPhase bool
 	// Prepare, if set, opens the front end's sockets before the sandbox restricts the process. If
-	// Prepare fails, it has logged the error, and the program exits.
+	// Prepare fails, it logs the error itself, and the program exits.
 	Prepare func(e *Engine) error
-	// Serve passes events to the pipeline until the mail server stops. If Serve fails, it has
-	// logged the error, and the exit status is 1.
+	// Serve passes events to the pipeline until the mail server stops. If Serve fails, it
+	// logs the error itself, and the exit status is 1.
 	Serve func(e *Engine) error
 }
 
@@ -66,8 +67,9 @@ type Settings struct {
 	verbose bool
 }
 
-// StopTime limits how long the filter saves its last records after the mail server has stopped. If
-// the mail server is restarted, a new filter may already be waiting for the state directory.
+// StopTime limits how long the filter may spend saving its last records after the mail server has
+// stopped. If the mail server is restarted, a new filter may already be waiting for the state
+// directory.
 const StopTime = 10 * time.Second
 
 // logTime limits the time for writing the last log messages, after the records are saved.
@@ -79,7 +81,7 @@ const socketCheck = 5 * time.Second
 
 // gcPercent is below Go's default to save memory. Frequent collections are cheap, because
 // most of the heap consists of tables without pointers. The value is set only after the
-// lists are loaded, so that collections do not delay the startup, for which smtpd waits.
+// lists are loaded, so that collections do not delay startup, during which smtpd waits.
 const gcPercent = 50
 
 // An Engine is a running filter.
@@ -146,8 +148,8 @@ func (p *Engine) Dir() string { return p.set.Store }
 // name returns the name of the front end.
 func (program *Program) name() string { return cmp.Or(program.FrontEnd, "smtpd") }
 
-// Alone returns an error if another front end uses the state directory, because each would lack the
-// other's bans and standing. The error is already logged, and nothing was written to the
+// Alone returns an error if another front end is using the state directory, because each would lack
+// the other's bans and standing. The error is already logged, and nothing was written to the
 // directory.
 func (p *Engine) Alone() (err error) {
 	_ = os.Mkdir(p.Dir(), 0o750)
@@ -168,7 +170,7 @@ func (p *Engine) setLevel() {
 	}
 }
 
-// build creates the engine. build waits only for files on the local disk, because smtpd accepts no
+// build creates the engine. It waits only for files on the local disk, because smtpd accepts no
 // connections until its filters are registered. The state directory is opened in the background.
 func build(program *Program, s Settings, stderr io.Writer) (*Engine, error) {
 	p := &Engine{program: program, Settings: s, logs: newQueue(stderr), level: new(slog.LevelVar), memory: memory.New(), started: time.Now().UTC(), lookups: dnslist.New(), Wake: make(chan struct{}, 1)}
@@ -225,7 +227,7 @@ func (p *Engine) toSyslog() {
 	}
 	w, err := openSyslog(logSocket, p.program.Name)
 	if err != nil {
-		p.Log.Warn("no connection to syslog, logging to standard error; restart smtpd when syslogd runs", "err", err)
+		p.Log.Warn("no connection to syslog, logging to standard error; restart smtpd when syslogd is running", "err", err)
 		return
 	}
 	p.logs.use(w)

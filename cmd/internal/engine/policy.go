@@ -43,7 +43,7 @@ type policies struct {
 	mu     sync.Mutex          // held during a reload
 	config *config.Config
 	closed *sandbox.Report // nil without a sandbox
-	// companions and fleet are the texts of the companion and fleet statements, which take effect
+	// companions and fleet hold the text of the companion and fleet statements, which take effect
 	// only at startup.
 	companions, fleet string
 	zones             string // text of the zone statements in the latest configuration

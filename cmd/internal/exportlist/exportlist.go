@@ -54,8 +54,8 @@ type Options struct {
 	Private    bool
 	Confidence int           // minimum rank; see export.Confidence
 	TTL        time.Duration // lifetime of entries for findings
-	// AcceptLoss is the last day for which the operator accepts losses. Up to that day, records may
-	// be missing. Bans imposed before that day may also be missing.
+	// AcceptLoss is the last day for which the operator accepts losses. Records up to that day may
+	// be missing, and so may bans imposed before it.
 	AcceptLoss time.Time
 	Progress   *output.Progress
 	Warn       func(string) // called for each read error
@@ -270,7 +270,7 @@ func (b *builder) addBan(ban *memory.Ban) {
 	}
 }
 
-// omitWaiting omits the bans by other hosts, which the filter does not enforce yet.
+// omitWaiting omits other hosts' bans, which the filter does not enforce yet.
 func (b *builder) omitWaiting() {
 	for p, ban := range b.banned {
 		if ban.Origin != "" {
@@ -473,8 +473,8 @@ func Passes(c *config.Config, rec *store.Record) *rules.Pass {
 	return c.Policy.Eval(Facts(c, rec)).Pass
 }
 
-// Facts returns the facts about the session's client at connect, without the answers of DNS lists.
-// The session's source must be known.
+// Facts returns the facts about the session's client at connect, excluding DNS lists' answers. The
+// session's source must be known.
 func Facts(c *config.Config, rec *store.Record) *rules.Facts {
 	addr := rec.Src.Addr().Unmap()
 	f := &rules.Facts{Phase: smtp.PhaseConnect, Now: rec.Start, Session: rec.ID, Src: addr, Dst: rec.Dst,

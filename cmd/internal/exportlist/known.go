@@ -91,8 +91,8 @@ func (b *builder) checkComplete(recent time.Time) error {
 		day := k.lost.Format(time.DateOnly)
 		return fmt.Errorf("state.db was lost or is incomplete since %s, and earlier bans are missing; to export the others, add --accept-loss %s", day, day)
 	case !b.Found:
-		// The filter itself has rejected these hosts, also for a ban of another host,
-		// even if it no longer knows their mail.
+		// The filter itself has rejected these hosts, perhaps because of another host's
+		// ban, even if it no longer knows about their mail.
 		return nil
 	case k.records == 0 && k.rows == 0:
 		return fmt.Errorf("%s has no sessions; name a different directory with -s", b.Dir.Path)
@@ -300,8 +300,8 @@ func partsOf(all []store.Segment) map[dayNumber]dayFiles {
 	return days
 }
 
-// checkFilter returns an error if the running filter exempts other hosts than this export would,
-// because its configuration or a table's contents differ.
+// checkFilter returns an error if the running filter's exemptions differ from this
+// export's, because its configuration or a table's contents differ.
 func (b *builder) checkFilter(s *control.Status) error {
 	switch {
 	case s.Config.File == "":

@@ -1,4 +1,4 @@
-// Package facts writes and reads the rows that a host shares as a file: JSON lines with an
+// Package facts writes and reads files with the rows that a host shares: JSON lines with an
 // authentication code at the end. Hosts that copy such files to each other, for example with
 // rsync(1), need no server.
 package facts
@@ -29,8 +29,8 @@ type header struct {
 	Schema int       `json:"schema"`
 	Host   string    `json:"host"`
 	Time   text.Time `json:"time"`
-	// Names is the fingerprint of the key that hashes names. Names is empty if the file contains
-	// only bans.
+	// Names is the fingerprint of the key with which names are hashed, or empty if the file
+	// contains only bans.
 	Names string `json:"names,omitempty"`
 }
 
@@ -63,7 +63,7 @@ const (
 
 	maxLine = 4096
 	maxRows = 1_000_000
-	// maxAhead is the maximum lead of another host's clock without a warning.
+	// maxAhead is how far another host's clock may be ahead without a warning.
 	maxAhead = 5 * time.Second
 )
 
@@ -141,8 +141,8 @@ func (f *File) Befriend() error {
 	return nil
 }
 
-// Clock describes an error of the host's clock that the file's time shows, or returns "". A file
-// may be of any age, so only a clock that is ahead can be detected.
+// Clock describes an error in the host's clock that the file's time reveals, or returns "". A
+// file may be of any age, so only a clock that is ahead can be detected.
 func (f *File) Clock(now time.Time) string {
 	switch d := f.Time.Sub(now); {
 	case d > maxAhead:
@@ -153,7 +153,7 @@ func (f *File) Clock(now time.Time) string {
 	return ""
 }
 
-// maxAge is the maximum age of a file without a note.
+// maxAge is the age beyond which a file causes a note.
 const maxAge = time.Hour
 
 // Read reads and checks a file. If own is not empty, it is the fingerprint of the key with which
@@ -245,8 +245,8 @@ func (f *File) check(e *end, rows int, code hash.Hash, in *bufio.Reader) error {
 	return nil
 }
 
-// add adds a row. The row's stamp is the time of the ban or unban; otherwise it is the file's time.
-// A ban that starts in the same second as an unban counts as ended.
+// add adds a row. The stamp of a ban or unban is its own time, and that of any other row is the
+// file's time. A ban that starts in the same second as an unban counts as ended.
 func (f *File) add(b []byte, h *header, own string) error {
 	var one line
 	if err := strict(b, &one); err != nil {
@@ -279,8 +279,8 @@ func revoked(r *share.Row) bool {
 	return ok && r.Bucket == memory.BansBucket && b.Revoked
 }
 
-// Merge merges other hosts' rows. own contains this host's rows. Merge returns the rows for the
-// filter and the other hosts' status. The rows are partial, because other files may have been read
+// Merge merges other hosts' rows with own, this host's rows. It returns the rows for the filter
+// and the other hosts' status. The rows are partial, because other files may have been read
 // earlier.
 func Merge(self string, l share.Limits, own iter.Seq[kv.Entry], files []*File, now time.Time) (rows []memory.Foreign, hosts []share.HostStatus, err error) {
 	mine := &File{Host: self}

@@ -238,8 +238,8 @@ func FuzzRead(f *testing.F) {
 	})
 }
 
-// TestFriendsOldFile checks that an old file of a friend does not restore a ban that the friend
-// has ended, and that the unban affects no ban of another host and no later ban of the friend.
+// TestFriendsOldFile checks that a friend's old file does not restore a ban that the friend has
+// ended, and that the unban affects no ban by another host and no later ban by the friend.
 func TestFriendsOldFile(t *testing.T) {
 	key := fleetkey.New()
 	for _, prefix := range []string{"192.0.2.1/32", "192.0.2.0/24"} {

@@ -16,16 +16,17 @@ import (
 	"scanwatch/internal/prefix"
 )
 
-// Limits of a plausible change: a new file has at least half and at most three times as many
+// Limits on a plausible change: a new file has at least half and at most three times as many
 // entries.
 const (
 	shrink = 2
 	growth = 3
 )
 
-// maxSpace is the largest address space of a list. A list may cover growth times smallSpace
-// regardless of the previous list. The units are IPv4 addresses and IPv6 /32 networks. The
-// catalogue's largest feeds, which list clouds, need less than half of the limits.
+// maxSpace is the largest address space that a list may cover. A list may cover growth
+// times smallSpace regardless of the previous list. The units are IPv4 addresses and IPv6
+// /32 networks. The catalogue's largest feeds, which list clouds, need less than half of
+// the limits.
 var (
 	maxSpace   = space{1 << 28, 1 << 16} // a sixteenth of IPv4; an IPv6 /16
 	smallSpace = space{1 << 20, 1 << 8}  // a /12; an IPv6 /24
@@ -38,7 +39,7 @@ const maxASNs = 8192
 const rejectedPart = 10
 
 // check returns a doubtError if the new file must not replace old, which is nil if there is no old
-// file. check records the new file's numbers in r.
+// file. It records the new file's numbers in r.
 func (f *Feed) check(o Options, old, content []byte, r *Result) error {
 	if f.Format == feed.Database {
 		return f.checkDatabase(o, old, content, r)
@@ -180,7 +181,7 @@ func (f *Feed) checkNames(o Options, names []string) error {
 	return nil
 }
 
-// missing returns the number of entries that only the second set contains.
+// missing returns the number of entries that are only in the second set.
 func missing(in, from map[any]bool) (n int) {
 	for e := range from {
 		if !in[e] {

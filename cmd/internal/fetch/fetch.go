@@ -1,7 +1,7 @@
 // Package fetch downloads lists and databases for `scanwatch update`.
 //
 // A list decides which mail is rejected, so a wrong list is worse than an old one. If there is any
-// doubt about a new file, the previous file remains. A complete new file is renamed to replace the
+// doubt about a new file, the previous file is kept. A complete new file is renamed to replace the
 // old one, so readers always see a single version.
 package fetch
 
@@ -46,7 +46,7 @@ const (
 	DefaultTimeout = time.Minute
 )
 
-// Options are the inputs of Run.
+// Options holds the inputs to Run.
 type Options struct {
 	Now    func() time.Time
 	Own    []netip.Prefix // addresses and networks that no list may contain
@@ -92,7 +92,7 @@ type Result struct {
 	AnySize time.Time `json:"any_size,omitzero"`
 }
 
-// step is called before each change of a file. Tests replace step to end the process there.
+// step is called before each change to a file. Tests replace step to end the process there.
 var step = func(string) {}
 
 // Run updates one feed.

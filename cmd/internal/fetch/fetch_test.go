@@ -314,7 +314,7 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// TestAnySize checks that the result gives the time from which --any-size is possible.
+// TestAnySize checks that the result gives the time from which --any-size can be used.
 func TestAnySize(t *testing.T) {
 	s := newSite(t)
 	s.answer = says(list(0, 100))
@@ -483,7 +483,7 @@ func TestIntervals(t *testing.T) {
 	}
 }
 
-// TestWrongClock checks that updates continue after the clock was wrong.
+// TestWrongClock checks that updates continue after the clock has been wrong.
 func TestWrongClock(t *testing.T) {
 	for _, state := range []string{
 		`{"url": %q, "attempt": "2040-01-01T00:00:00Z"}`,
@@ -506,7 +506,7 @@ func TestWrongClock(t *testing.T) {
 	}
 }
 
-// TestStale checks how feeds without success are described.
+// TestStale checks the descriptions of feeds that have not been updated for too long.
 func TestStale(t *testing.T) {
 	day := 24 * time.Hour
 	for _, c := range []struct {
@@ -773,7 +773,8 @@ func TestKey(t *testing.T) {
 	}
 }
 
-// TestPlaces checks the errors for files that cannot be written, before any request is sent.
+// TestPlaces checks that files that cannot be written cause errors before any request is
+// sent.
 func TestPlaces(t *testing.T) {
 	for name, c := range map[string]struct {
 		prepare func(f *Feed)
@@ -891,7 +892,7 @@ func TestLinks(t *testing.T) {
 	}
 }
 
-// TestKill kills an update before each change of a file. TestKill checks that the file is complete,
+// TestKill kills an update before each change to a file, and checks that the file is complete,
 // whether old or new, and that the next update succeeds.
 func TestKill(t *testing.T) {
 	self, err := os.Executable()

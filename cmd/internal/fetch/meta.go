@@ -69,7 +69,8 @@ func readMeta(p *owner.Place, now time.Time) meta {
 	return m
 }
 
-// A feed is stale after three intervals without success, but at the earliest after three days.
+// A feed is stale after three intervals without success, but not before three days have
+// passed.
 const (
 	staleIntervals = 3
 	leastStale     = 3 * 24 * time.Hour

@@ -17,7 +17,7 @@ const (
 // publicHeaders lists request headers that contain no secrets.
 var publicHeaders = []string{"Accept", "Content-Type", "If-Modified-Since", "If-None-Match", "User-Agent"}
 
-// Redacted returns err with a text that other users may read. The server chooses parts of the text,
+// Redacted returns err with text that other users may read. The server chooses parts of the text,
 // and may repeat the request in it. The text is therefore escaped and at most 300 bytes long, and
 // contains no part of the URL's path or of a secret header.
 func Redacted(err error, req *http.Request) error {
@@ -57,7 +57,7 @@ func redact(s string, secrets []string) string {
 	return b.String()
 }
 
-// A redactedError is an error with a different text.
+// A redactedError is an error whose text has been replaced.
 type redactedError struct {
 	error
 	text string

@@ -66,7 +66,7 @@ func (f *Feed) key() (header [2]string, err error) {
 
 // ReadHeader returns the name and value of a header, read from a file that no other user can read.
 // If name is not empty, the file may contain only the value. Errors do not contain the file's text:
-// a key without a name may have a colon, and would be mistaken for a header.
+// a key without a name may contain a colon, and would be mistaken for a header.
 func ReadHeader(file, name string) (header [2]string, err error) {
 	content, err := ReadKey(file)
 	if err != nil {

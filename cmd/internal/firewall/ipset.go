@@ -99,8 +99,8 @@ func (s *ipset) explain(err error, one *set) error {
 	return err
 }
 
-// change applies changes one per line. With -exist, ipset updates the timeout of entries
-// that exist, and ignores the removal of entries that have expired.
+// change applies changes, one per line. With -exist, ipset updates the timeout of
+// entries that exist, and ignores the removal of entries that have expired.
 func (s *ipset) change(ctx context.Context, remove []netip.Prefix, add []entry) error {
 	var b bytes.Buffer
 	w := bufio.NewWriter(&b)

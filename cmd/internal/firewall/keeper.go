@@ -36,8 +36,8 @@ const (
 	tolerance = 3 * time.Second
 )
 
-// Limits on a Keeper's memory use. Above memoryLimit, garbage is collected more often.
-// After a list of more than manyEntries, garbage is collected immediately.
+// Limits on a Keeper's memory use. Garbage is collected more often above memoryLimit,
+// and immediately after a list of more than manyEntries.
 const (
 	memoryLimit = 48 << 20
 	manyEntries = 10_000
@@ -305,13 +305,13 @@ func (k *Keeper) excess() error {
 	return fmt.Errorf("%d of %d bans are in effect, those that end last; raise max", k.most, len(k.bans))
 }
 
-// within returns the ban of p, and whether the limit allows it.
+// within returns the ban on p, and whether the limit allows it.
 func (k *Keeper) within(p netip.Prefix) (ban, bool) {
 	b, ok := k.bans[p]
 	return b, ok && (!k.limited || later(place{b.until, p}, k.last) <= 0)
 }
 
-// wanted returns the ban of p, and whether p must be in the target.
+// wanted returns the ban on p, and whether p must be in the target.
 func (k *Keeper) wanted(p netip.Prefix) (ban, bool) {
 	b, ok := k.within(p)
 	if !ok || !k.target.disjoint || p.IsSingleIP() {
@@ -341,8 +341,8 @@ func (k *Keeper) plan(now time.Duration) (remove []netip.Prefix, add []entry) {
 			e.renewed = present
 			add = append(add, e)
 		case !wanted && (present || !k.all && p.IsSingleIP()):
-			// Remove hosts even if the list lacks them, because it may have been read
-			// while the kernel was resizing the set.
+			// Remove hosts even if the list lacks them, because the list may have been
+			// read while the kernel was resizing the set.
 			remove = append(remove, p)
 		}
 	}

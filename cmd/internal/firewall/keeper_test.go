@@ -122,9 +122,9 @@ func keeper(f *fake, most int, edit func(*target)) *Keeper {
 		func() time.Duration { return f.now })
 }
 
-// TestKeeper checks that the target follows the bans. TestKeeper covers additions,
-// changed end times, removals, exempt hosts, expiry, nested networks, entries added by
-// other programs, and observe mode.
+// TestKeeper checks that the target follows the bans through additions, changed end
+// times, removals, exempt hosts, expiry, nested networks, entries added by other
+// programs, and observe mode.
 func TestKeeper(t *testing.T) {
 	var f fake
 	k := keeper(&f, 0, nil)

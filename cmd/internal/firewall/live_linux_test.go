@@ -76,7 +76,7 @@ func (n *network) send(from, text string) {
 	}
 }
 
-// accepts reports whether the server receives a packet from a host. accepts waits until a
+// accepts reports whether the server receives a packet from a host. It waits until a
 // later packet arrives from a host that is never banned.
 func (n *network) accepts(from string) bool {
 	n.t.Helper()

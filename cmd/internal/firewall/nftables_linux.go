@@ -81,7 +81,7 @@ func (n *nftables) ask(f func(*netlink) error) (err error) {
 }
 
 // intact compares the handles of the table and its sets, which change when the ruleset is
-// reloaded. intact returns an error if a set is missing or has the wrong properties.
+// reloaded. It returns an error if a set is missing or has the wrong properties.
 func (n *nftables) intact(context.Context, func() int) (bool, error) {
 	var handles []uint64
 	err := n.ask(func(c *netlink) (err error) {

@@ -47,7 +47,8 @@ type Front struct {
 	source control.SourceStatus
 }
 
-// Prepare opens the log. Before, it checks that no other front end uses the state directory.
+// Prepare opens the log. Before that, it checks that no other front end is using the state
+// directory.
 func (f *Front) Prepare(e *engine.Engine) error {
 	if err := e.Alone(); err != nil {
 		return err
@@ -161,7 +162,7 @@ func (f *Front) advance(now time.Time) (more bool, err error) {
 		f.fed, f.last = now, f.reader.Last()
 	}
 	if !more && err == nil {
-		// The old file may have got lines before it was renamed.
+		// The old file may have received lines before it was renamed.
 		if more, err = f.tail.next(); !more {
 			f.idle(now)
 		}
@@ -170,8 +171,8 @@ func (f *Front) advance(now time.Time) (more bool, err error) {
 	return more, err
 }
 
-// idle advances the clock of the log by the time since the latest line. The clock of this
-// host may differ.
+// idle advances the log's clock by the time since the latest line. This host's clock may
+// differ.
 func (f *Front) idle(now time.Time) {
 	if f.last > 0 {
 		f.reader.Tick(time.UnixMicro(f.last).Add(now.Sub(f.fed)))

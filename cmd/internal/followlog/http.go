@@ -27,8 +27,8 @@ const (
 	requestTime = 30 * time.Second
 )
 
-// listen opens the socket for records, such as http:127.0.0.1:8025. Records have no proof of
-// their origin, so only this host may send them.
+// listen opens the socket for records, such as http:127.0.0.1:8025. Records carry no proof
+// of their origin, so only this host may send them.
 func listen(file string) (net.Listener, error) {
 	text := strings.TrimPrefix(file, httpPrefix)
 	addr, err := netip.ParseAddrPort(text)

@@ -18,10 +18,10 @@ import (
 const (
 	// patience is the number of calls to next before a new file is used.
 	patience = 8
-	// maxLine is the maximum length of a line, in bytes. The rest of a longer line is skipped.
+	// maxLine is the maximum length of a line in bytes. The rest of a longer line is skipped.
 	maxLine = 64 << 10
-	// headSize is the number of bytes at the start of a file that identify it, besides its
-	// inode: after copytruncate, the inode is the same.
+	// headSize is the number of bytes at the start of a file that identify it, in addition
+	// to its inode: after copytruncate, the inode is the same.
 	headSize = 256
 )
 
@@ -34,7 +34,7 @@ type Position struct {
 	Length int    // number of bytes in Head
 }
 
-// PositionFile is the name of the file with the position, in the state directory.
+// PositionFile is the name of the file in the state directory that stores the position.
 const PositionFile = "position"
 
 func (p Position) String() string {
@@ -66,7 +66,7 @@ func (p Position) Save(dir string) error {
 	return err
 }
 
-// ReadPosition reads the saved position. Without one, the error is fs.ErrNotExist.
+// ReadPosition reads the saved position. If there is none, the error is fs.ErrNotExist.
 func ReadPosition(dir string) (Position, error) {
 	f, err := os.OpenFile(filepath.Join(dir, PositionFile), os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
 	if err != nil {
@@ -97,8 +97,8 @@ type tail struct {
 	changed int  // rotations and truncations
 }
 
-// open opens the log. With a saved position, it continues there, in the file that then had the
-// name. Without one, it starts at the end.
+// open opens the log. If a position was saved, it continues there, in the file that then had
+// the name. If not, it starts at the end.
 func (t *tail) open(saved *Position) error {
 	f, err := openRegular(t.name)
 	if err != nil && (saved == nil || !errors.Is(err, fs.ErrNotExist)) {
@@ -161,7 +161,7 @@ func (t *tail) use(f *os.File) {
 	t.identify()
 }
 
-// identify notes the first bytes of the file, as far as they exist.
+// identify records the hash of the file's first bytes.
 func (t *tail) identify() {
 	if t.pos.Length == headSize {
 		return
@@ -169,7 +169,7 @@ func (t *tail) identify() {
 	t.pos.Length, t.pos.Head = head(t.file, headSize)
 }
 
-// head returns the hash of the first bytes of a file, at most n.
+// head returns the length and hash of a file's first bytes, at most n.
 func head(f *os.File, n int) (int, string) {
 	var b [headSize]byte
 	n, _ = f.ReadAt(b[:n], 0)
@@ -178,7 +178,7 @@ func head(f *os.File, n int) (int, string) {
 	return n, hex.EncodeToString(h.Sum(nil))
 }
 
-// is reports whether a file has the position.
+// is reports whether f is the file to which the position refers.
 func (p *Position) is(f *os.File) bool {
 	info, err := f.Stat()
 	if err != nil || info.Size() < p.Offset || inode(f) != p.Inode {
@@ -188,11 +188,11 @@ func (p *Position) is(f *os.File) bool {
 	return n == p.Length && sum == p.Head
 }
 
-// maxRotated is the maximum number of files among which a rotated file is looked for.
+// maxRotated is the maximum number of files that are searched for a rotated file.
 const maxRotated = 1000
 
-// rotated finds the file with the saved position under a different name, which begins with that
-// of the log.
+// rotated finds the file with the saved position under a different name, which begins with the
+// log's name.
 func (t *tail) rotated(saved *Position) *os.File {
 	dir, err := os.Open(filepath.Dir(t.name))
 	if err != nil {
@@ -243,8 +243,8 @@ func inode(f *os.File) uint64 {
 	return 0
 }
 
-// maxRead is the maximum number of bytes that read reads, so that other work is done in
-// between.
+// maxRead is the maximum number of bytes that read reads at a time, so that other work
+// can be done in between.
 const maxRead = 1 << 20
 
 // read calls line for the complete lines that have been added, and reports whether there are

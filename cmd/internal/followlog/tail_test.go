@@ -70,7 +70,8 @@ func start(t *testing.T, name string, saved *Position) *watched {
 	return w
 }
 
-// TestTail checks that each line is read once, through half lines, rotation and truncation.
+// TestTail checks that each line is read once, across incomplete lines, rotation and
+// truncation.
 func TestTail(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "mail.log")
 	add(t, name, "past\n")
@@ -112,7 +113,8 @@ func TestTail(t *testing.T) {
 	}
 }
 
-// TestDatedFiles checks a server that starts a file a day: a symbolic link names the latest one.
+// TestDatedFiles checks a server that starts a new file each day, with a symbolic link to the
+// latest one.
 func TestDatedFiles(t *testing.T) {
 	dir := t.TempDir()
 	link, today, tomorrow := filepath.Join(dir, "latest"), filepath.Join(dir, "s20261201.log"), filepath.Join(dir, "s20261202.log")

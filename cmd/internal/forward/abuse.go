@@ -59,7 +59,8 @@ const maxNames = 4
 // hostOf returns the address, or the first address of its /64.
 func hostOf(a netip.Addr) netip.Addr { return memory.Source(a.Unmap()).Addr() }
 
-// A report is a host's report. A report contains neither recipients nor text from clients.
+// A report is a report on one host. It contains neither recipients nor text from
+// clients.
 type report struct {
 	IP         netip.Addr `json:"ip"`
 	Categories []int      `json:"categories"`
@@ -74,8 +75,8 @@ func (r *report) hosts() []control.Names {
 	return append([]control.Names{{Addr: r.IP}}, r.Names[:min(len(r.Names), maxNames)]...)
 }
 
-// A reporter collects the hosts to report. The keys of its maps are results of hostOf. A reporter
-// may be used concurrently.
+// A reporter collects the hosts to report, and may be used concurrently. The keys of its maps are
+// results of hostOf.
 type reporter struct {
 	file  string // stores the times of reports and exemptions
 	queue *queue // of the reports
@@ -293,7 +294,7 @@ func (r *reporter) exemptAt(src netip.Addr, at time.Time) {
 	r.exempt[src] = later(r.exempt[src], at)
 }
 
-// lose drops all evidence, because the missing events may exempt any host.
+// lose drops all evidence, because the missing events may have exempted any host.
 func (r *reporter) lose(losses) { r.dropAll() }
 
 // lost returns the number of reports that were dropped since the previous call.
@@ -362,7 +363,7 @@ func dropBefore(times map[netip.Addr]time.Time, before time.Time) {
 }
 
 // stored drops the evidence against a host whose report is now in the queue. If the evidence was
-// dropped since the call of due, stored drops the report.
+// dropped since the call to due, stored drops the report.
 func (r *reporter) stored(a netip.Addr) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -446,7 +447,7 @@ func (a *abuseIPDB) deliver(ctx context.Context, data []byte) error {
 }
 
 // aboutAddress reports whether a negative response concerns only the report's address. In that
-// case, reports of other addresses need not wait.
+// case, reports on other addresses need not wait.
 func aboutAddress(reply []byte) bool {
 	var answer struct {
 		Errors []struct{ Source struct{ Parameter string } }

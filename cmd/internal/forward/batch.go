@@ -33,7 +33,8 @@ type Batch struct {
 	// Dropped is the number of events lost since the previous batch.
 	Dropped uint64 `json:"dropped"`
 	// Gaps is the number of lost connections to the filter since the previous batch, plus the
-	// number of service starts except the first. How many events were missed in a gap is unknown.
+	// number of service starts except the first. It is unknown how many events were missed in a
+	// gap.
 	Gaps uint64 `json:"gaps"`
 }
 
@@ -77,7 +78,7 @@ type kind struct {
 	event, prefix, evidence, confidence, rule, phase, decision, would, tag, reason string
 }
 
-// A window collects events. A window may be used concurrently.
+// A window collects events, and may be used concurrently.
 type window struct {
 	host string
 
@@ -158,8 +159,8 @@ func (w *window) lost() losses {
 	return l
 }
 
-// take returns a batch with the given losses and the events since the previous call. Without events
-// and losses, it returns nil.
+// take returns a batch with the given losses and the events since the previous call. If there are
+// none, it returns nil.
 func (w *window) take(now time.Time, lost losses) *Batch {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -228,7 +228,7 @@ func TestReportWaits(t *testing.T) {
 }
 
 // TestExemptByName checks that a host is not reported if one of its proven names is exempt when
-// the report is due, or becomes exempt while the report waits.
+// the report is due, or becomes exempt while the report is waiting.
 func TestExemptByName(t *testing.T) {
 	r := newReceiver(t)
 	for name, c := range map[string]struct {
@@ -444,8 +444,8 @@ func TestReflectedRequest(t *testing.T) {
 	}
 }
 
-// TestReportOnce checks that a report is not sent again if the response is missing, that its time
-// is on disk before AbuseIPDB responds, and that a temporary rejection leaves the report in the
+// TestReportOnce checks that a report is not sent again if there is no response, that its time is
+// on disk before AbuseIPDB responds, and that a temporary rejection leaves the report in the
 // queue.
 func TestReportOnce(t *testing.T) {
 	r, companion := newReceiver(t), forAbuse(t)

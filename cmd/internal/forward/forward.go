@@ -25,7 +25,7 @@ import (
 	"scanwatch/rules"
 )
 
-// Options are the inputs of New.
+// Options holds the inputs to New.
 type Options struct {
 	RunDir string // directory of the filter's socket
 	Stdout io.Writer
@@ -224,8 +224,8 @@ func (f *Forwarder) watchOnce(ctx context.Context, started func()) error {
 	})
 }
 
-// flush moves a window's events to the queue. Without a queue, flush sends them to the destination.
-// flush logs and returns the error.
+// flush moves a window's events to the queue or, if there is no queue, sends them to the
+// destination. It logs and returns the error.
 func (f *Forwarder) flush(ctx context.Context) error {
 	if f.reporter != nil {
 		f.report(ctx)
@@ -295,8 +295,8 @@ func (f *Forwarder) closeQueue() {
 	}
 }
 
-// report moves due reports to the queue, unless the host is exempt. If the filter does not answer,
-// the reports are kept.
+// report moves due reports to the queue, unless the host is exempt. If the filter is not
+// answering, the reports are kept.
 func (f *Forwarder) report(ctx context.Context) {
 	f.countDropped()
 	if err := f.reporter.saveExempt(); err != nil {
@@ -370,13 +370,13 @@ func (f *Forwarder) spared(a netip.Addr, names ...control.Names) (spared bool, e
 	return spared, err
 }
 
-// errSpared means that a host became exempt while its report waited.
+// errSpared means that a host became exempt while its report was waiting.
 var errSpared = errors.New("the host is exempt")
 
 // errObserve means that the filter is in observe mode, in which nothing is reported.
 var errObserve = errors.New("the filter is in mode observe")
 
-// deliver delivers an entry of the queue.
+// deliver delivers an entry from the queue.
 func (f *Forwarder) deliver(ctx context.Context, e entry, data []byte) error {
 	var r report
 	if f.reporter == nil {
@@ -486,7 +486,7 @@ func (f *Forwarder) rests() bool {
 	return false
 }
 
-// At most 1<<maxSkipped windows lie between two batches without events.
+// There are at most 1<<maxSkipped windows between two batches without events.
 const maxSkipped = 6
 
 // news returns the number of events in an entry, minus the events that an earlier log line has

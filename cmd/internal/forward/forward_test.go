@@ -475,8 +475,8 @@ func total(t *testing.T, got []received) (counted, dropped uint64, gaps uint64) 
 	return counted, dropped, gaps
 }
 
-// TestForward checks that each event arrives or is counted as dropped, even though the server fails
-// in every way, and the service and the filter restart.
+// TestForward checks that each event arrives or is counted as dropped, even if the server fails in
+// every possible way, and the service and the filter restart.
 func TestForward(t *testing.T) {
 	c := &rules.Companion{Role: rules.RoleForward, User: strconv.Itoa(os.Getuid()), Target: rules.ForwardURL,
 		Forward: rules.Forward{Queue: t.TempDir()}}

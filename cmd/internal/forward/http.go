@@ -65,7 +65,7 @@ func newClient(roots *x509.CertPool, agent string, now func() time.Time) *client
 	}}
 }
 
-// post sends a request, and returns the start of the response. post returns nil if the server has
+// post sends a request, and returns the start of the response. The error is nil if the server has
 // accepted the request.
 func (c *client) post(req *http.Request) (reply []byte, err error) {
 	if req.Header.Get("User-Agent") == "" { // the header file may set User-Agent
@@ -244,10 +244,10 @@ type writer struct {
 	stuck bool          // a call of Write is blocked
 }
 
-// writeGrace is the default of writer.grace.
+// writeGrace is the default for writer.grace.
 const writeGrace = time.Second
 
-// errStuck means that the reader of a pipe does not read a batch.
+// errStuck means that the reader of a pipe is not reading a batch.
 var errStuck = errors.New("standard output is not read")
 
 func (w *writer) deliver(ctx context.Context, data []byte) error {

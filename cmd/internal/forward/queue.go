@@ -112,7 +112,7 @@ func openQueue(dir string) (q *queue, err error) {
 		return nil, fmt.Errorf("open the queue: %w", err)
 	}
 	defer p.Close()
-	unlock, err := p.Lock("another process of the companion uses the queue, stop it first")
+	unlock, err := p.Lock("another process of the companion is using the queue; stop it first")
 	if err != nil {
 		return nil, err
 	}
@@ -214,7 +214,7 @@ func (q *queue) lostEvents() uint64 {
 	return q.missing
 }
 
-// close unlocks the queue. close returns an error if the losses are not on disk.
+// close unlocks the queue, and returns an error if the losses are not on disk.
 func (q *queue) close() error {
 	defer q.unlock()
 	defer q.counts.Close()
@@ -326,7 +326,7 @@ func (q *queue) removeAt(i int) {
 	q.entries = slices.Delete(q.entries, i, i+1)
 }
 
-// removeReports removes the reports of the hosts that selected selects. If lost is set,
+// removeReports removes the reports on the hosts that selected selects. If lost is set,
 // removeReports counts the reports as dropped.
 func (q *queue) removeReports(selected func(netip.Addr) bool, lost bool) {
 	q.mu.Lock()
@@ -346,7 +346,7 @@ func (q *queue) removeReports(selected func(netip.Addr) bool, lost bool) {
 // path returns an entry's path.
 func (q *queue) path(e entry) string { return filepath.Join(q.dir, e.name) }
 
-// first returns the oldest entry. Without entries, first returns false. If the error is not
+// first returns the oldest entry, or false if there are no entries. If the error is not
 // errRejected, the entry may be readable later.
 func (q *queue) first() (e entry, data []byte, ok bool, err error) {
 	q.mu.Lock()
@@ -362,7 +362,7 @@ func (q *queue) first() (e entry, data []byte, ok bool, err error) {
 	return e, data, true, err
 }
 
-// noResources lists errors of open(2) after which a later attempt may succeed.
+// noResources lists errors from open(2) after which a later attempt may succeed.
 var noResources = []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM}
 
 func readFile(name string) ([]byte, error) {

@@ -209,7 +209,7 @@ func TestNoDirectory(t *testing.T) {
 	}
 }
 
-// TestSlowServer checks that a request without a response ends, with a clear error.
+// TestSlowServer checks that a request without a response ends with a clear error.
 func TestSlowServer(t *testing.T) {
 	r := newReceiver(t)
 	w := &webhook{client: newClient(r.roots, "scanwatch/test", time.Now), url: r.URL}
@@ -277,7 +277,7 @@ func TestNamedFiles(t *testing.T) {
 }
 
 // TestExcusesInGaps checks that a gap in the events drops and counts earlier evidence and reports,
-// because the missing events may exempt any host.
+// because the missing events may have exempted any host.
 func TestExcusesInGaps(t *testing.T) {
 	c := forAbuse(t)
 	h := newHub(t, c)
@@ -379,7 +379,7 @@ func TestUnban(t *testing.T) {
 }
 
 // TestManyHosts checks that hosts without reportable evidence, and hosts that share a /64, leave
-// room for the reports of other hosts.
+// room for reports on other hosts.
 func TestManyHosts(t *testing.T) {
 	r := newReporter(&queue{dir: t.TempDir()})
 	a := netip.MustParseAddr("2001:db8::1")
@@ -439,8 +439,8 @@ func TestFutureEvidence(t *testing.T) {
 	}
 }
 
-// TestDuplicateReport checks that a response about one report's address does not delay the reports
-// of other addresses.
+// TestDuplicateReport checks that a response about one report's address does not delay reports on
+// other addresses.
 func TestDuplicateReport(t *testing.T) {
 	r, c := newReceiver(t), forAbuse(t)
 	a := &abuseIPDB{client: newClient(r.roots, "", time.Now), url: r.URL, key: c.Forward.Key}

@@ -67,7 +67,7 @@ func (s *syslog) deliver(ctx context.Context, data []byte) error {
 	return conn.Close()
 }
 
-// dial connects to the server. dial reports whether the connection is a stream.
+// dial connects to the server, and reports whether the connection is a stream.
 func (s *syslog) dial(ctx context.Context) (conn net.Conn, stream bool, err error) {
 	d := &net.Dialer{}
 	if strings.HasPrefix(s.address, "/") {

@@ -136,7 +136,8 @@ func TestTransports(t *testing.T) {
 			}
 		}
 	}
-	// Without the server, the batch is kept. An unknown certificate authority is an error.
+	// While the server is not running, the batch is kept. An unknown certificate authority
+	// is an error.
 	if err := (&syslog{address: socket + ".none"}).deliver(context.Background(), syslogBatch()); err == nil {
 		t.Error("no error without a socket")
 	}

@@ -8,7 +8,7 @@ import (
 )
 
 // keptSessions is the number of recent sessions with selected evidence that a Choice stores.
-// Decisions on these sessions are also selected. The filter uses the same number.
+// Decisions on these sessions are also selected, and the filter uses the same number.
 const keptSessions = 64
 
 // A Choice selects events. The filter itself can select only by one token and one prefix,

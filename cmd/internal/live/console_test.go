@@ -200,7 +200,7 @@ func TestConsoleSelection(t *testing.T) {
 }
 
 // TestConsoleHostile checks that text from the network can neither control the terminal
-// nor act as markup. TestConsoleHostile covers every section at many screen sizes.
+// nor act as markup. It covers every section at many screen sizes.
 func TestConsoleHostile(t *testing.T) {
 	v := hostileView()
 	v.event(&events.Event{Event: "finding", Time: now.Add(time.Second), Session: 1, Src: netip.MustParseAddr("192.0.2.1"), RDNS: []byte("[red::b]x[-].example"),

@@ -51,7 +51,7 @@ func (a *activity) hour(now time.Time) (n int) {
 }
 
 // levels lists the characters of a sparkline. Each character represents twice as many events as the
-// previous one. The scale is fixed, so that lines can be compared.
+// previous one, and the scale is fixed, so that lines can be compared.
 var levels = []rune(" ▁▂▃▄▅▆▇█")
 
 // spark draws the hour before now as a sparkline, oldest first. cells must divide 60.
@@ -95,9 +95,9 @@ func (c *counts) seen(t time.Time) {
 	}
 }
 
-// part returns the evidence that has the given rank. Rank 0 is the worst. Ranks follow the order of
-// confidence. At each level of confidence, behaviour that no mail server shows comes before other
-// evidence.
+// part returns the evidence that has the given rank, of which 0 is the worst. Ranks follow the
+// order of confidence, and at each level of confidence, behaviour that no mail server shows comes
+// before other evidence.
 func (c *counts) part(rank int) rules.Evidence {
 	if rank%2 == 0 {
 		return c.evidence[rank/2] & detect.Abuse

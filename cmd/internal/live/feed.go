@@ -95,8 +95,8 @@ func (f *Feed) poll(ctx context.Context) error {
 // settled is the time after which an ended session's record is on disk.
 const settled = 10 * time.Second
 
-// renew reads the records, and then new records every minute, because accepted sessions cause no
-// events. renew spends at most a hundredth of the time on reading.
+// renew reads the records, and then reads new ones every minute, because accepted sessions cause
+// no events. It spends at most a hundredth of its time reading.
 func (f *Feed) renew(ctx context.Context, begun time.Time) {
 	from := f.reread(ctx, begun)
 	for pause := time.Minute; ; {

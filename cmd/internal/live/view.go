@@ -132,8 +132,8 @@ func newData(zone *time.Location, org func(netip.Addr) string, since time.Time) 
 	return &data{zone: zone, org: org, since: since, sources: map[netip.Prefix]*source{}, bans: map[netip.Prefix]*memory.Ban{}}
 }
 
-// source returns the source for an address, adding it if it is new. source also stores
-// the reverse DNS name.
+// source returns the source for an address, adding it if it is new, and stores its
+// reverse DNS name.
 func (d *data) source(addr netip.Addr, rdns []byte, f smtp.FCrDNS) *source {
 	p := memory.Identify(addr, rdns, f).Prefix()
 	s := d.sources[p]
@@ -257,7 +257,7 @@ func proofOf(e *events.Event) smtp.FCrDNS {
 	return smtp.FCrDNSFail
 }
 
-// event adds an event of the filter.
+// event adds an event from the filter.
 func (d *data) event(e *events.Event) {
 	if p, err := netip.ParsePrefix(e.Prefix); err == nil {
 		d.ban(p.Masked(), e)
@@ -356,7 +356,7 @@ func (d *data) standing(s *source, now time.Time) string {
 	return "-"
 }
 
-// A View holds the data shown by scanwatch top. A View may be used concurrently.
+// A View holds the data shown by scanwatch top, and may be used concurrently.
 type View struct {
 	zone *time.Location
 	now  func() time.Time

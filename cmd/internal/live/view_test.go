@@ -242,7 +242,7 @@ func TestWithoutAddress(t *testing.T) {
 	c.shows("Ban 192.0.2.7 for a day? y/n")
 }
 
-// TestStanding checks that a ban of a host or its network is shown instead of the
+// TestStanding checks that a ban on a host or its network is shown instead of the
 // standing.
 func TestStanding(t *testing.T) {
 	v := newView()

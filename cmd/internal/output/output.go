@@ -66,9 +66,9 @@ func (p *Progress) Clear() {
 	}
 }
 
-// StyleOf returns the style for text written to w. The text is as wide as the terminal. Otherwise,
-// the width is the value of the environment variable COLUMNS, or 80. Colours are used on terminals
-// unless NO_COLOR is set (no-color.org).
+// StyleOf returns the style for text written to w. On a terminal, the text is as wide as the
+// terminal. Otherwise, the width is the value of the environment variable COLUMNS, or 80. Colours
+// are used on terminals unless NO_COLOR is set (no-color.org).
 func StyleOf(w io.Writer) text.Style {
 	s := text.Style{Columns: 80}
 	if n, err := strconv.Atoi(os.Getenv("COLUMNS")); err == nil {

@@ -99,8 +99,8 @@ func Do(dir string, f func() error) error {
 }
 
 // DoFile calls f with the rights of the user who can replace the target of a file, which need not
-// exist. If another user can change a link on the path, f runs with the rights of the user of the
-// file's directory, and the link is followed without root's rights.
+// exist. If another user can change a link on the path, f runs with the rights of the directory's
+// user, and the link is followed without root's rights.
 func DoFile(name string, f func() error) error {
 	if os.Geteuid() != 0 {
 		return f()

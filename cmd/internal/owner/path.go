@@ -209,8 +209,8 @@ func replaced(dir *os.Root, name string) error {
 	return fmt.Errorf("open %s: was replaced while it was opened; try again", filepath.Join(dir.Name(), name))
 }
 
-// Regular returns information on the file. If the file does not exist, the error is
-// fs.ErrNotExist. A file that is not regular is also an error.
+// Regular returns information on the file, or an error if the file is not regular. The
+// error is fs.ErrNotExist if there is no file.
 func (p *Place) Regular() (fs.FileInfo, error) {
 	info, err := p.Lstat(p.Name)
 	if err == nil && !info.Mode().IsRegular() {

@@ -88,7 +88,7 @@ func todayMetrics(days []memory.Day, now time.Time) []report.Metric {
 // filterMetrics returns metrics for the filter and the disk budget. If the filter is not
 // running, some metrics are missing.
 func filterMetrics(dir *statedir.Dir) (all []report.Metric, budget int64) {
-	const upHelp = "Whether the filter runs and answers."
+	const upHelp = "Whether the filter is running and answering."
 	status, err := askStatus(dir)
 	if err != nil {
 		return []report.Metric{gauge("up", upHelp, one(0))}, dir.Limits().Budget

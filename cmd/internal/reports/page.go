@@ -86,7 +86,7 @@ func setBanned(sources []report.Source, bans []memory.Ban) {
 	}
 }
 
-// A BanHost identifies a banned host. All texts are printable.
+// A BanHost identifies a banned host. All its text is printable.
 type BanHost struct {
 	Name string // latest reverse DNS name; empty if there is none or hosts in a /64 have different names
 	Org  string // organisation; empty if unknown
@@ -188,7 +188,7 @@ func (s *Source) recordedBefore(at time.Time) (yes bool, err error) {
 }
 
 // places returns a function that looks up an address in the configured databases, or nil
-// if there are none. places also returns the databases' problems.
+// if there are none. It also returns the databases' problems.
 func (s *Source) places() (func(netip.Addr) report.Place, []string) {
 	var problems []string
 	settings := &s.Dir.Settings

@@ -50,7 +50,7 @@ func fillDays(t *testing.T, dir string, days ...int) {
 // corrupt overwrites a file.
 func corrupt(name string) error { return os.WriteFile(name, []byte("This is not a database."), 0o644) }
 
-// ban bans a host in the state of dir.
+// ban bans a host in dir's state.
 func ban(t *testing.T, dir string, hosts map[string]bool) {
 	t.Helper()
 	m := memory.New()

@@ -103,7 +103,7 @@ func shortDir(t *testing.T) string {
 	return dir
 }
 
-// TestNotLost checks that sessions which end during a report are not counted as lost.
+// TestNotLost checks that sessions that end during a report are not counted as lost.
 func TestNotLost(t *testing.T) {
 	dir, b := shortDir(t), new(busy)
 	b.serve(t, dir)

@@ -106,8 +106,8 @@ func (s *Source) Read(quiet bool) (*Report, error) {
 	defer r.Close()
 	a := &Report{source: s, counts: report.NewCollector(memory.Number), site: s.site(nil)}
 	var problems []string
-	// If there are problems, they include the reason. A directory of imported records has no
-	// front end that should run.
+	// If there are problems, they already include the reason. A directory of imported
+	// records has no front end that should be running.
 	if r.Down != nil && len(r.Problems()) == 0 && control.LatestFrontEnd(s.Dir.Path).Name != "" {
 		problems = append(problems, r.Down.Error())
 	}

@@ -24,7 +24,8 @@ type Paths struct {
 	Look []string
 	// Log is the socket of syslogd(8), or empty if the process does not need it.
 	Log string
-	// Run is the directory for the companions' socket, or empty without companions.
+	// Run is the directory for the companions' socket, or empty if there are no
+	// companions.
 	Run string
 	// Connect lists the sockets of other processes to which the process connects.
 	Connect []string
@@ -121,7 +122,7 @@ func (r *Report) Attrs() []any {
 	}
 }
 
-// Covers reports whether the sandbox allows reading file, after following symbolic links. Covers
+// Covers reports whether the sandbox allows reading file, after following symbolic links. It
 // returns false for a file that was added to the configuration after Enter.
 func (r *Report) Covers(file string) bool {
 	if r == nil || !r.Files {

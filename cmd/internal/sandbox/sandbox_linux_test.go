@@ -207,7 +207,7 @@ func paths(dir string) Paths {
 const threads = 3
 
 // helper runs all attempts on threads that existed before Enter, because Enter might fail
-// to restrict them. helper prints a line for each attempt on each thread.
+// to restrict them. It prints a line for each attempt on each thread.
 func helper(dir string, confine bool) {
 	var ready, all sync.WaitGroup
 	begin, turn := make(chan struct{}), make(chan struct{}, 1) // the threads take turns

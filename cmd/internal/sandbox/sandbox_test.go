@@ -26,8 +26,8 @@ func TestWithin(t *testing.T) {
 	}
 }
 
-// TestState checks that Prepare creates the state directory. If that is impossible, the
-// parent directory must be granted. The root directory must never be granted.
+// TestState checks that Prepare creates the state directory or, if that is impossible,
+// grants the parent directory. The root directory must never be granted.
 func TestState(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")

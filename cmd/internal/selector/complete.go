@@ -9,7 +9,7 @@ import (
 	"scanwatch/rules"
 )
 
-// Complete registers completions for flag values. Complete must be called after Register.
+// Complete registers completions for flag values, and must be called after Register.
 // ruleNames returns the names of rules.
 func Complete(cmd *cobra.Command, ruleNames func() []string) {
 	tokens := func() []string { return append(Tokens(), AnyEvidence) }

@@ -224,7 +224,7 @@ func TestMatch(t *testing.T) {
 	}
 }
 
-// TestHasPrefix checks that selecting an address also selects a ban of its network.
+// TestHasPrefix checks that selecting an address also selects a ban on its network.
 func TestHasPrefix(t *testing.T) {
 	s, err := parse(t, "--src", "192.0.2.1")
 	if err != nil {

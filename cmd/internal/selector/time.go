@@ -10,7 +10,7 @@ import (
 	"scanwatch/internal/localday"
 )
 
-// TimeForms describes the times accepted by ParseTime, for help texts.
+// TimeForms describes the times accepted by ParseTime, for help text.
 const TimeForms = "90m, 1d12h, 2w, 12mo or 1y ago, today, yesterday, 2026-11-29, \"2026-11-29 12:00\", or RFC 3339"
 
 // maxYears is the longest span in years.

@@ -15,7 +15,7 @@ type guard struct {
 	replies
 }
 
-// Read reads from the connection. Read fails as soon as a reply exceeds a limit.
+// Read reads from the connection, and fails as soon as a reply exceeds a limit.
 func (g *guard) Read(b []byte) (int, error) {
 	n, err := g.Conn.Read(b)
 	if bad := g.add(b[:n]); bad != nil {

@@ -54,7 +54,7 @@ type found struct {
 }
 
 // discover searches the server for hosts. Known hosts come first. Hosts that have recently
-// announced themselves follow, and are recorded as heard.
+// announced themselves come next, and are recorded as heard.
 func (s *server) discover(ctx context.Context, known []string) (f found, err error) {
 	names, err := s.names(ctx)
 	if err != nil {

@@ -5,10 +5,10 @@ import (
 	"strings"
 )
 
-// remedies maps parts of error texts to remedies. Texts are compared because the server's errors
-// have no types, and the client library hides the types of TLS errors.
+// remedies maps parts of error messages to remedies. Messages are compared because the server's
+// errors have no types, and the client library hides the types of TLS errors.
 var remedies = []struct{ part, remedy string }{
-	{"WRONGPASS", "compare login and password with the users of the server"},
+	{"WRONGPASS", "compare login and password with the server's users"},
 	{"NOAUTH", "add login and password to companion share"},
 	{"NOPERM", "give the server's user the permissions in SEVERAL SERVERS of scanwatch(8)"},
 	{"OOM ", "raise maxmemory of the server"},

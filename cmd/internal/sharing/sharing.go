@@ -36,7 +36,7 @@ const (
 	expireEvery = 10 * time.Minute
 
 	// filterPause is the time between two attempts to connect to the filter. It does not
-	// grow, because bans by other hosts have no effect in a filter without a companion.
+	// grow, because other hosts' bans have no effect in a filter without a companion.
 	filterPause = 2 * time.Second
 	// The time between two attempts to connect to the server grows from firstPause to
 	// lastPause.
@@ -45,8 +45,8 @@ const (
 	// claimPause is the time after which a host that has never used the fleet's key claims a
 	// server without a key.
 	claimPause = 10 * time.Minute
-	// returnTime is the time after which all hosts that run have sent their rows to a server
-	// that has lost them.
+	// returnTime is the time after which all running hosts have sent their rows again to a
+	// server that has lost them.
 	returnTime = lastPause + 2*upkeep
 
 	rowsPerRequest = 5000
@@ -77,19 +77,19 @@ type Service struct {
 	wrong   map[string]string
 	learned bool // the rows of all hosts have been read at least once
 	whole   bool // so have the rows of all names in the server's set
-	// returned is the time at which all other hosts have sent their rows again, if the server
-	// had just lost them when this companion started.
+	// returned is the time by which all other hosts will have sent their rows again, if the
+	// server had just lost them when this companion started.
 	returned time.Time
 	synced   bool // the filter has received all rows and sent its own
 	// waiting is set if the filter had bans by other hosts before it received any rows.
 	waiting bool
-	// confirmed is set once the filter knows that it has the standing on all hosts.
+	// confirmed is set once the filter knows that it has received all hosts' standing.
 	confirmed bool
-	// mismatch is the time at which the fleet last had another key than this host; see
-	// mayClaim.
+	// mismatch is the time at which the fleet last had a different key from this
+	// host's; see mayClaim.
 	mismatch time.Time
 	refused  error // the server has refused the latest rows of this host; nil if not
-	// unannounced is set if the server has refused the latest announcement of this host.
+	// unannounced is set if the server has refused this host's latest announcement.
 	unannounced error
 	latest      map[string]position // latest message of each host
 	next        struct{ connect, send, upkeep, expire time.Time }
@@ -100,14 +100,14 @@ type Service struct {
 	rejected bool
 	// announced is set after the first announcement of this run.
 	announced bool
-	// rival is set while another companion announces a host with the name of this one.
+	// rival is set while another companion announces a host with this host's name.
 	rival bool
 }
 
 // A position is a message's number in a run.
 type position struct{ run, number uint64 }
 
-// New returns a Service. New reads the key and the password.
+// New reads the key and the password, and returns a Service.
 func New(c *rules.Companion, f *rules.Fleet, runDir string, log *slog.Logger) (*Service, error) {
 	key, err := fleetkey.Read(f.Key)
 	if err != nil {
@@ -221,7 +221,7 @@ func (s *Service) dropFilter() {
 }
 
 // failFilter disconnects from the filter after an error. If the filter has answered, the error is
-// sent as the status, because the next connection would fail in the same way.
+// sent as the status, because the next connection would fail as well.
 func (s *Service) failFilter(what string, err error) error {
 	err = fmt.Errorf("%s: %w", what, err)
 	s.rejected = s.filter != nil && s.note(err) == nil
@@ -236,7 +236,7 @@ func (s *Service) dropServer() {
 	}
 }
 
-// failServer disconnects from the server after an error, for a while.
+// failServer disconnects from the server for a while after an error.
 func failServer(s *Service, what string, err error) error {
 	s.dropServer()
 	s.pause = min(max(2*s.pause, firstPause), lastPause)
@@ -244,9 +244,9 @@ func failServer(s *Service, what string, err error) error {
 	return fmt.Errorf("%s: %w", what, remedy(err))
 }
 
-// exchange connects as far as necessary, waits for the rows of other hosts, and sends this
-// host's rows when it is time. An error of the server does not disturb the connection to
-// the filter, and vice versa.
+// exchange establishes any missing connection, waits for other hosts' rows, and sends
+// this host's rows when they are due. An error on the server does not affect the
+// connection to the filter, and vice versa.
 func (s *Service) exchange(ctx context.Context) error {
 	if err := s.connectServer(ctx); err != nil {
 		return errors.Join(err, s.connectFilter())
@@ -294,7 +294,7 @@ func (s *Service) exchange(ctx context.Context) error {
 	return s.maintain(ctx)
 }
 
-// connectServer connects to the server if it is time.
+// connectServer connects to the server when an attempt is due.
 func (s *Service) connectServer(ctx context.Context) error {
 	if s.server != nil {
 		return nil
@@ -308,9 +308,10 @@ func (s *Service) connectServer(ctx context.Context) error {
 	return nil
 }
 
-// mayClaim reports whether the key of this host may become that of a server without a key.
-// A host with a wrong key must not claim a server that has lost all keys. But the hosts of a
-// fleet must not wait for each other for ever after one with a wrong key has claimed it.
+// mayClaim reports whether this host's key may become the key of a server that has none. A
+// host with a wrong key must not claim a server that has lost all keys. But a fleet's
+// hosts must not wait for each other forever after a host with a wrong key has claimed the
+// server.
 func mayClaim(s *Service) bool { return s.learned || time.Since(s.mismatch) > claimPause }
 
 // enter connects to the server, announces this host, and reads all rows.
@@ -346,7 +347,7 @@ func enter(ctx context.Context, s *Service) (err error) {
 	return nil
 }
 
-// readOwn reads the rows of this host in the server, and records the rows that the server
+// readOwn reads this host's rows from the server, and records the rows that the server
 // must receive again. Rows that another host with the same name has written are disputed.
 func readOwn(ctx context.Context, s *Service) error {
 	there := make(map[string]share.Stamp)
@@ -383,14 +384,14 @@ func missed(s *Service, m *received) bool {
 	return known && m.number > 1
 }
 
-// maxDrift is the maximum change of skew that does not count as a clock correction.
+// maxDrift is the maximum change in skew that does not count as a clock correction.
 const maxDrift = 2 * time.Second
 
 // measure compares the clocks of the server and this host.
 //
 // Rows contain the server's time. If either clock is corrected, the times in this host's earlier
 // rows are wrong, so all its rows are sent again. The filter converted the other hosts' rows when
-// they arrived. Those rows remain right until their hosts send them again. Smaller changes are
+// they arrived. Those rows remain correct until their hosts send them again. Smaller changes are
 // ignored: they do not matter, but would change all rows.
 func measure(ctx context.Context, s *Service) error {
 	skew, err := s.server.skew(ctx)
@@ -494,9 +495,9 @@ func (s *Service) connectFilter() (err error) {
 }
 
 // sync prepares for the exchange with a filter that was restarted: it has lost the rows of
-// other hosts, and has not sent its own. When it has the rows of all hosts, it starts to
-// enforce the bans by other hosts. If it has loaded such bans from disk and the server has just
-// lost its rows, it waits until the other hosts have sent them again.
+// other hosts, and has not sent its own. Once the filter has all hosts' rows, it starts to
+// enforce other hosts' bans. If it has loaded such bans from disk and the server has just lost
+// its rows, it waits until the other hosts have sent them again.
 func (s *Service) sync() error {
 	if !s.synced {
 		if err := s.resend(); err != nil {
@@ -608,8 +609,8 @@ func (s *Service) maintain(ctx context.Context) error {
 // sameName is the problem of a host whose name another companion announces.
 const sameName = "another host has the same name, or companion share runs twice on this host; change the statement fleet, or stop the second service"
 
-// announce announces this host. A full server rejects that, but answers questions. When another
-// host with the same name has left, this host restores its rows.
+// announce announces this host. A full server rejects announcements, but still answers queries.
+// When another host with the same name has left, this host restores its rows.
 func (s *Service) announce(ctx context.Context) error {
 	kept, other, err := s.server.alive(ctx)
 	refused := s.unannounced != nil

@@ -67,7 +67,8 @@ type server struct {
 	self   string
 	run    uint64            // of this companion
 	last   map[string]string // id of each other host's latest message
-	// heard contains when each other host was last heard, by this host's clock.
+	// heard holds the time, by this host's clock, at which each other host was last
+	// heard.
 	heard map[string]time.Time
 	// announced is set after the first announcement on this connection.
 	announced bool
@@ -76,7 +77,7 @@ type server struct {
 	strange   map[string]struct{} // names without a valid message whose rows have been read
 }
 
-// options returns the client library's options. options reads the password file and the
+// options returns the client library's options. It reads the password file and the
 // certificates.
 func options(s *rules.Share) (valkey.ClientOption, error) {
 	o := valkey.ClientOption{
@@ -311,7 +312,7 @@ type received struct {
 	err error
 }
 
-// read waits for other hosts' messages, at most for the given time.
+// read waits for other hosts' messages for at most the given time.
 func (s *server) read(ctx context.Context, wait time.Duration) ([]received, error) {
 	if len(s.last) == 0 {
 		select {

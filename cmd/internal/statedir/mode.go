@@ -50,11 +50,10 @@ func ModeOf(c *control.Config) Mode {
 	return m
 }
 
-// Observes reports whether the filter enforces nothing.
+// Observes reports whether the filter only observes.
 func (m *Mode) Observes() bool { return m.Word == rules.Observe.String() }
 
-// String describes the mode, with times in zone. String returns "" if the mode is
-// unknown.
+// String describes the mode, with times in zone, or returns "" if the mode is unknown.
 func (m *Mode) String(zone *time.Location) string {
 	switch {
 	case m.Word == "":

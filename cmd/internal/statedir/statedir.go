@@ -80,7 +80,7 @@ func (d *Dir) Open() (*Records, error) {
 
 // Written opens the records that are already on disk. The last few seconds' sessions and unfinished
 // aggregates are missing. Unlike Open, Written does not make the filter write its aggregates.
-// Aggregates that are written too often would save no space. The caller must call Close.
+// Aggregates written too often would save no space. The caller must call Close.
 func (d *Dir) Written() (*Records, error) {
 	lowerPriority()
 	if err := d.check(); err != nil {
@@ -113,7 +113,8 @@ func (r *Records) Close() {
 	}
 }
 
-// Warn calls f for each problem in reading the records, including earlier ones.
+// Warn calls f for each problem encountered in reading the records, including earlier
+// ones.
 func (r *Records) Warn(f func(string)) {
 	r.warn = f
 	for _, p := range r.problems {
@@ -200,7 +201,7 @@ func (d *Dir) Loss() string {
 }
 
 // OpenState opens state.db unless a filter is running. A filter that is started later
-// waits for the file. The caller must close the State.
+// waits for the file, so the caller must close the State.
 func (d *Dir) OpenState(program string) (*memory.Memory, *store.State, error) {
 	m, now := memory.New(), d.Now()
 	limit := min(d.Limits().Budget/2, memory.AllBytes) // like the filter

@@ -24,8 +24,8 @@ var now = time.Date(2026, 11, 2, 12, 0, 0, 0, time.UTC)
 
 func clock() time.Time { return now }
 
-// record records a session from src. If sender is not empty, the session delivers a
-// message. If user is not empty, the user logs in.
+// record records a session from src. The session delivers a message if sender is not
+// empty, and includes a login if user is not empty.
 func record(w *store.Writer, ago time.Duration, src, sender, user string) {
 	var steps []byte
 	r := &store.Record{Start: now.Add(-ago), End: now.Add(-ago), Src: netip.MustParseAddrPort(src + ":25")}

@@ -1,5 +1,5 @@
 // Framework is a minimal filter based on github.com/poolpOrg/OpenSMTPD-framework.
-// Framework answers every request with proceed. Its arguments are registrations such as
+// It answers every request with proceed. Its arguments are registrations such as
 // report|smtp-in|link-connect.
 package main
 

@@ -1,5 +1,5 @@
-// Milter is an empty milter based on github.com/d--j/go-milter. Milter continues each session, and
-// requests no message text. Milter's argument is the path of a Unix socket.
+// Milter is an empty milter based on github.com/d--j/go-milter. It continues each session, and
+// requests no message text. Its argument is the path of a Unix socket.
 package main
 
 import (

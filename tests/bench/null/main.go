@@ -1,5 +1,5 @@
-// Null is a minimal filter for comparison. Null answers every request with proceed. Its
-// arguments are registrations such as report|smtp-in|link-connect.
+// Null is a minimal filter for comparison, which answers every request with proceed.
+// Its arguments are registrations such as report|smtp-in|link-connect.
 package main
 
 import (

@@ -1,6 +1,6 @@
 //go:build linux
 
-// Package attacker plays a user that attacks root while root works in the user's directory. While a
+// Package attacker plays a user who attacks root while root works in the user's directory. While a
 // program runs, the user keeps replacing files and directories with links to root's files.
 package attacker
 
@@ -20,7 +20,7 @@ import (
 	"scanwatch/tests/internal/require"
 )
 
-// UID is the user's id. The user has no account.
+// UID is the ID of the user, who has no account.
 const UID = 54321
 
 // A Stage is a pair of directories, one owned by the user and one by root.
@@ -101,16 +101,16 @@ func (s *Stage) look() string {
 }
 
 // During calls f while the user keeps swapping each name in Dir with a link to the corresponding
-// target. The call is repeated until names were swapped during enough calls. None of root's files
-// may change.
+// target. The call is repeated until names have been swapped during enough calls. None of root's
+// files may change.
 func (s *Stage) During(rounds int, names, targets []string, f func()) {
 	s.T.Helper()
 	var stop atomic.Bool
 	var swaps atomic.Int64
 	done := make(chan error)
 	go func() {
-		// Only the current thread has the user's rights. The thread ends with the
-		// goroutine.
+		// Only the current thread, which ends with the goroutine, has the user's
+		// rights.
 		runtime.LockOSThread()
 		for _, call := range [][4]uintptr{
 			{unix.SYS_SETGROUPS, 0, 0, 0},

@@ -50,8 +50,8 @@ func GuestOf(i, strangers int) Guest {
 	return g
 }
 
-// Stream writes the lines that smtpd sends for g. The session starts at the time at, in
-// microseconds. Stream returns the end of the session and the number of requests.
+// Stream writes the lines that smtpd sends for g, whose session starts at the time at,
+// in microseconds. It returns the end of the session and the number of requests.
 func (g *Guest) Stream(w *bufio.Writer, at int64, asked map[string]bool) (end int64, requests int) {
 	report := func(format string, args ...any) {
 		at += 20_000

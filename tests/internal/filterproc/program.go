@@ -63,7 +63,8 @@ func Eventually(t *testing.T, what string, cond func() bool) {
 	}
 }
 
-// LogFile redirects a command's log to a file. The returned function reads the file.
+// LogFile redirects a command's log to a file, and returns a function that reads the
+// file.
 func LogFile(t *testing.T, cmd *exec.Cmd) (read func() string) {
 	t.Helper()
 	f, err := os.Create(filepath.Join(t.TempDir(), "log"))

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Visits generates complete sessions from different addresses. Each session has one request and one
+// Visits generates complete sessions from different addresses, each with one request and one
 // rejected recipient.
 type Visits struct{ N int }
 

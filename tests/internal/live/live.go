@@ -70,8 +70,8 @@ func Stop(t *testing.T, s *smtpd.Server) {
 	}
 }
 
-// Configured writes a configuration and other files for the filter. Configured returns
-// the filter and the server's directory.
+// Configured writes a configuration and other files for the filter, and returns the
+// filter and the server's directory.
 func Configured(t *testing.T, config string, files map[string][]byte) (smtpd.Filter, string) {
 	t.Helper()
 	dir := StateDir(t)

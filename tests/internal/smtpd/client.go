@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-// A Client is an SMTP connection. A Client sends raw bytes and records the dialogue.
+// A Client is an SMTP connection that sends raw bytes and records the dialogue.
 type Client struct {
 	Dialogue Dialogue
 

@@ -3,8 +3,8 @@
 //
 // Each version has its own Debian root, created by tests/roots.sh. The servers and their
 // clients share a network namespace in which every address is local, so that clients can
-// use any IPv4 or IPv6 address. A small DNS server knows the hosts used by the test. No
-// packets leave the namespace, and nothing remains when the program ends.
+// use any IPv4 or IPv6 address. A small DNS server answers for the hosts used by the
+// test. No packets leave the namespace, and nothing remains when the program ends.
 //
 // An example of a test:
 //

@@ -38,9 +38,9 @@ func networkNamespace() string {
 	return ns
 }
 
-// inside reports whether the program runs in the namespace. inside compares the variable with the
-// current network namespace, so that an accidentally exported variable does not make the tests
-// change the machine's network.
+// inside reports whether the program is running in the namespace. It compares the variable with
+// the current network namespace, so that an accidentally exported variable does not make the
+// tests change the machine's network.
 func inside() bool {
 	outside := os.Getenv(envOutside)
 	return outside != "" && outside != networkNamespace()
@@ -100,7 +100,7 @@ func setUp() error {
 	return nil
 }
 
-// Main is the body of a TestMain. Main builds the given packages as static programs for
+// Main is the body of a TestMain. It builds the given packages as static programs for
 // [Bin], enters the namespace and runs the tests. If Enter fails, Main logs the error and
 // runs the tests anyway. [Require] then skips or fails each test that needs a server.
 func Main(m *testing.M, packages ...string) {

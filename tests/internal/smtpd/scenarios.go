@@ -61,7 +61,7 @@ func plain(a Account) string { return encode("\x00" + a.User + "\x00" + a.Passwo
 const UserAgent = "User-Agent: Expanse, a Palo Alto Networks company, searches across the global IPv4 space multiple times per day to identify customers' presences on the Internet. " +
 	"If you would like to be excluded from our scans, please send IP addresses/domains to: scaninfo@paloaltonetworks.com"
 
-// A Scenario shows a typical behaviour of remote hosts.
+// A Scenario shows typical behaviour by remote hosts.
 type Scenario struct {
 	Name     string
 	About    string // description to show to users
@@ -267,8 +267,8 @@ func submission(steps ...step) []Session {
 }
 
 // clientHello is the start of a TLS connection, which scanners send to any port.
-// clientHello consists of record and handshake headers, version, random, no session and
-// one cipher suite. There is no LF, because smtpd reads lines.
+// It consists of record and handshake headers, version, random, no session and one
+// cipher suite. It contains no LF, because smtpd reads lines.
 const clientHello = "\x16\x03\x01\x00\x2f\x01\x00\x00\x2b\x03\x03" +
 	"\x9b\x1c\x7e\x52\x88\x31\xd4\xaf\x60\x05\xf3\x2e\xc1\x77\x19\xb0\x44\xe8\x5d\x93\x26\xfa\x68\x0c\xa7\x3b\xde\x81\x15\x4f\xc2\x99" +
 	"\x00\x00\x02\xc0\x2f\x01\x00\x00\x00"

@@ -368,8 +368,8 @@ func (s *Server) run() error {
 		s.cmd.Env = append(s.cmd.Env, "LD_PRELOAD="+s.preload)
 	}
 	s.cmd.SysProcAttr.Setpgid = true
-	// The kernel kills smtpd when this program dies. The kernel sends the signal when the thread
-	// that started smtpd ends, so the thread must be locked.
+	// The kernel kills smtpd when this program dies. It sends the signal when the thread that
+	// started smtpd ends, so the thread must be locked.
 	s.cmd.SysProcAttr.Pdeathsig = syscall.SIGTERM
 	s.ended = make(chan struct{})
 	started := make(chan error)
@@ -440,8 +440,8 @@ func listening(ports []int) bool {
 	return true
 }
 
-// Eventually waits until cond returns true. Eventually returns an error if smtpd exits or
-// the time limit is reached. what describes cond.
+// Eventually waits until cond returns true. It returns an error if smtpd exits or the
+// time limit is reached. what describes cond.
 func (s *Server) Eventually(what string, cond func() bool) error {
 	deadline := time.Now().Add(patience)
 	for {
@@ -487,7 +487,7 @@ func (s *Server) Log() string {
 	return string(data)
 }
 
-// FilterLog returns the lines that the named filter wrote to standard error. FilterLog
+// FilterLog returns the lines that the named filter wrote to standard error. It
 // excludes smtpd's own lines, which contain passwords from rejected commands.
 func (s *Server) FilterLog(name string) string {
 	var b strings.Builder
@@ -499,7 +499,7 @@ func (s *Server) FilterLog(name string) string {
 	return b.String()
 }
 
-// State returns the directory on this machine that filters see as StateDir. The directory
+// State returns the directory on this machine that filters see as StateDir, and that
 // belongs to the filters' user.
 func (s *Server) State() string { return filepath.Join(s.Dir, "state") }
 
@@ -515,9 +515,9 @@ func (s *Server) Sendmail(stdin io.Reader, args ...string) error {
 	return nil
 }
 
-// Dial connects to a port of the server. from is the client's address, by default 127.0.0.1. from
+// Dial connects to a port of the server. from is the client's address, by default 127.0.0.1, and
 // must not be one of the server's addresses. Loopback addresses reach the server on loopback, and
-// all others reach it on Addr4 or Addr6. smtpd queues five connections. Further concurrent
+// all others reach it on Addr4 or Addr6. smtpd queues five connections, and further concurrent
 // connections must wait for retransmissions.
 func (s *Server) Dial(from string, port int) (*Client, error) {
 	if from == "" {
@@ -565,7 +565,7 @@ func bindAnywhere(network, _ string, conn syscall.RawConn) error {
 	return err
 }
 
-// Stop stops the server and waits until smtpd and the filters exit. Stop returns an error
+// Stop stops the server and waits until smtpd and the filters exit. It returns an error
 // if smtpd exited earlier (ErrEnded), exits with an error, or leaves a process running,
 // which is then killed. A second Stop does nothing.
 func (s *Server) Stop() error {

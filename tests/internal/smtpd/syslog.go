@@ -19,8 +19,8 @@ type syslogd struct {
 	done chan error
 }
 
-// startSyslog listens on a socket. startSyslog replaces a stale socket, because the
-// caller holds the lock for the root.
+// startSyslog listens on a socket, replacing any stale socket, because the caller holds
+// the lock for the root.
 func startSyslog(path string, w io.Writer) (*syslogd, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err

@@ -17,8 +17,8 @@ type Version struct {
 	TLS  bool   // supports TLS, and therefore AUTH
 }
 
-// Versions lists all versions. OpenSMTPD 6.8 fails every TLS handshake with the OpenSSL 3
-// of Debian 12, but the build from Debian 11 works.
+// Versions lists all versions. OpenSMTPD 6.8 fails every TLS handshake with Debian 12's
+// OpenSSL 3, but the build from Debian 11 works.
 var Versions = []Version{
 	{Name: "6.8", Root: "bookworm"},
 	{Name: "6.8-tls", Root: "bullseye", TLS: true},

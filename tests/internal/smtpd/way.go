@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// Far delays data by rtt/2 in each direction. Far does not use netem, which the kernel of
-// a test machine may lack. Opening the connection is not delayed.
+// Far delays data by rtt/2 in each direction, but does not delay the opening of the
+// connection. It does not use netem, which a test machine's kernel may lack.
 func (c *Client) Far(rtt time.Duration) {
 	if rtt == 0 {
 		return
@@ -35,7 +35,7 @@ type parcel struct {
 	err  error
 }
 
-// send writes the parcels. send returns when the connection is closed, or when nothing
+// send writes the parcels. It returns when the connection is closed, or when nothing
 // has been written within a client's time limit.
 func (p *way) send() {
 	idle := time.NewTimer(patience)

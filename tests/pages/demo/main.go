@@ -1,5 +1,5 @@
 // Demo writes the state directory of a filter that has run for four weeks. The records contain
-// legitimate mail and attacks from tests/month. Demo also writes a configuration and a database of
+// legitimate mail and attacks from tests/month. It also writes a configuration and a database of
 // networks. The screenshot in README.md shows these data.
 package main
 
@@ -75,7 +75,7 @@ func run(dir, mode string, now time.Time) error {
 	return play(state, mode, now)
 }
 
-// play plays the month until now. The last days are the busiest days.
+// play plays the month until now. The last days are the busiest.
 func play(state, mode string, now time.Time) error {
 	month.Start = now.Truncate(24*time.Hour).AddDate(0, 0, 1-month.Days)
 	preset := "standard"

@@ -36,7 +36,7 @@ func record(stdin io.Reader, stdout, out io.Writer, events, phases []string) err
 	in := bufio.NewReader(stdin)
 	for {
 		line, err := in.ReadBytes('\n')
-		// Write the line before the answer. A test that notices the answer will then find
+		// Write the line before the answer, so that a test that sees the answer will find
 		// the line.
 		if _, err := out.Write(line); err != nil {
 			return err
