@@ -17,7 +17,7 @@ type numbers struct {
 }
 
 // allMixes lists the mixes of sessions that are played at full speed.
-var allMixes = []string{"mix", "delivery", "scan", "harvest-50", "harvest-500"}
+var allMixes = []string{"mix", "delivery", "scan", "attacks", "harvest-50", "harvest-500"}
 
 // speed measures all contestants at full speed.
 func (b *bench) speed() error {

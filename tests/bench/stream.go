@@ -37,6 +37,7 @@ var mixes = map[string][]kind{
 	"harvest-500": {{harvest(500), 100}},
 	"visit":       {{visit, 100}},
 	"mix":         {{delivery, 70}, {scan, 29}, {harvest(10), 1}},
+	"attacks":     {{guess(5), 40}, {scan, 30}, {harvest(10), 20}, {delivery, 10}},
 }
 
 // hosts is the number of hosts.
@@ -134,6 +135,24 @@ func harvest(recipients int) script {
 	}
 }
 
+// guess generates a session with failed logins.
+func guess(logins int) script {
+	return func(n int) []step {
+		s := connect(n)
+		for i := range logins {
+			s = say(s, "protocol-client", "AUTH LOGIN")
+			s = ask(s, "auth", "auth", "LOGIN")
+			s = say(s, "protocol-server", "334 VXNlcm5hbWU6")
+			s = say(s, "protocol-client", "********")
+			s = say(s, "protocol-server", "334 UGFzc3dvcmQ6")
+			s = say(s, "protocol-client", "********")
+			s = say(s, "link-auth", fmt.Sprintf("fail|user%d", (n+i)%500))
+			s = say(s, "protocol-server", "535 5.7.8 Authentication failed")
+		}
+		return quit(s)
+	}
+}
+
 // A stream holds the lines of complete sessions. A cut is the offset at which a request ends, and
 // the tokens of requests are 0, 1, and so on.
 type stream struct {
@@ -202,11 +221,11 @@ func (r recipe) make() *stream {
 	for _, k := range kinds {
 		total += k.share
 	}
-	for _, st := range []string{"link-connect", "link-greeting", "link-identify", "link-disconnect", "tx-begin", "tx-mail", "tx-rcpt", "tx-envelope",
+	for _, st := range []string{"link-connect", "link-greeting", "link-identify", "link-auth", "link-disconnect", "tx-begin", "tx-mail", "tx-rcpt", "tx-envelope",
 		"tx-data", "tx-commit", "tx-rollback", "tx-reset", "protocol-client", "protocol-server", "filter-response"} {
 		report[st] = r.registered["report|smtp-in|"+st]
 	}
-	for _, st := range []string{"connect", "ehlo", "mail-from", "rcpt-to", "data", "commit", "quit"} {
+	for _, st := range []string{"connect", "ehlo", "auth", "mail-from", "rcpt-to", "data", "commit", "quit"} {
 		filter[st] = r.registered["filter|smtp-in|"+st]
 	}
 	next := func() *session {
