@@ -1,6 +1,6 @@
 //go:build !race
 
-// The race detector allocates memory itself.
+// The race detector itself allocates memory.
 
 package filter_test
 
@@ -23,7 +23,7 @@ import (
 
 // allocations returns the number of allocations caused by the lines of in. The lines go
 // through the real reader, parser and pipeline, with the tight preset enforced. Setup
-// and growing tables are not counted.
+// and table growth are not counted.
 func allocations(t *testing.T, in []byte, record func(time.Time, uint64, []byte)) float64 {
 	t.Helper()
 	text, err := rules.ReadyPolicy("tight")

@@ -22,8 +22,8 @@ func (a *allowTable) MatchName(b []byte) bool {
 
 // TestAllowedSendersPass checks that no preset in enforce mode rejects a known sender
 // in any phase. The shipped list contains the sender's reverse DNS name or its
-// greeting. A host that uses a known sender's greeting has a cloud provider's generic
-// name.
+// greeting. For a sender known by its greeting, the host's reverse DNS name is a cloud
+// provider's generic one.
 func TestAllowedSendersPass(t *testing.T) {
 	allow := new(allowTable)
 	for _, row := range lists.Rows() {

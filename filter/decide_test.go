@@ -327,7 +327,7 @@ type discard struct{}
 
 func (discard) Write(b []byte) (int, error) { return len(b), nil }
 
-// distinct returns n rejected recipients.
+// distinct returns lines that reject n different recipients.
 func distinct(n int) (lines []string) {
 	for i := range n {
 		lines = append(lines, fmt.Sprintf("refused gone%d@example.org", i))

@@ -1,6 +1,6 @@
 package filter
 
-// This file handles the DNS lists' answers about unknown clients.
+// This file applies DNS lists' answers to unknown clients.
 
 import (
 	"net/netip"
@@ -22,7 +22,7 @@ func consult(p *Pipeline, s *session, at int64) {
 }
 
 // unknownClient reports whether the lists may be asked about a client. The client must
-// have no standing, ban or exemption, and a public address.
+// have a public address, and no standing, ban or exemption.
 func unknownClient(p *Pipeline, s *session, at int64) bool {
 	t := &s.track
 	if t.Exempt() || t.Internal || t.Gateway || s.decide.Ban != nil || !dnslist.Public(t.Src.Addr()) {
@@ -63,8 +63,8 @@ func withdraw(p *Pipeline, s *session) {
 // change the policy's effect.
 func listed(p *Pipeline, s *session, ev *smtp.Event) (wait time.Duration) {
 	policy := p.settings.Policy
-	// The client may have logged in since it connected. Answers to earlier questions
-	// are still facts.
+	// The client may have logged in since it connected. Answers to earlier
+	// questions remain valid.
 	asks := unknownClient(p, s, ev.Time)
 	if asks {
 		p.facts = p.o.Lookups.Ask(s.track.Src.Addr(), true, p.facts[:0])
@@ -114,8 +114,8 @@ func takeAnswers(p *Pipeline, s *session, ev *smtp.Event) {
 	}
 }
 
-// lastAnswers adds the answers that have arrived since the last request. The rules for
-// the end of the session and the record use them.
+// lastAnswers adds the answers that have arrived since the last request. These answers
+// are used by the rules for the end of the session, and recorded.
 func lastAnswers(p *Pipeline, s *session, at int64) {
 	withdraw(p, s)
 	if !s.asking || p.settings == nil {

@@ -223,7 +223,7 @@ func (b *listBench) listings(r *store.Record) string {
 	return strings.Join(all, "; ")
 }
 
-// TestListNotAsked checks about which clients no list is asked.
+// TestListNotAsked checks which clients the lists are not asked about.
 func TestListNotAsked(t *testing.T) {
 	b := newListBench(t, listPolicy)
 	known, banned := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
@@ -425,8 +425,8 @@ func TestListLog(t *testing.T) {
 	}
 }
 
-// TestListReplay checks that a replay uses the recorded answers, and that a list
-// without a recorded answer is unknown.
+// TestListReplay checks that a replay uses the recorded answers, and that an answer is
+// unknown if none was recorded.
 func TestListReplay(t *testing.T) {
 	b := newListBench(t, listPolicy)
 	for i, codes := range [][]string{{"127.0.0.2"}, nil, {"127.0.0.77"}} {

@@ -143,7 +143,7 @@ func TestNothingLearnedFromFriends(t *testing.T) {
 }
 
 // TestUserUnderAttack checks that a user who mistypes a password is not rejected while
-// other networks brute-force the account.
+// the account is being brute-forced from other networks.
 func TestUserUnderAttack(t *testing.T) {
 	s := readySite(t, "standard")
 	login := func(at time.Time, addr string, steps ...simulate.Step) simulate.Session {
@@ -206,8 +206,8 @@ func TestBoughtName(t *testing.T) {
 	}
 }
 
-// TestGuessesAmongRepeats checks that a harvest is found even if an existing recipient
-// precedes each missing one.
+// TestGuessesAmongRepeats checks that a harvest is detected even if an existing
+// recipient precedes each missing one.
 func TestGuessesAmongRepeats(t *testing.T) {
 	for _, name := range []string{"standard", "tight"} {
 		s := readySite(t, name)
@@ -249,7 +249,7 @@ func TestBanEnds(t *testing.T) {
 	}
 }
 
-// TestFloodOfOurHouse checks that the tight preset's flood rule does not match hosts in
+// TestFloodOfOurHouse checks that the tight preset's flood rule does not match hosts on
 // the local network.
 func TestFloodOfOurHouse(t *testing.T) {
 	s := readySite(t, "tight")

@@ -1,8 +1,8 @@
 // Package filter implements the pipeline that processes events of SMTP sessions.
 //
 // A front end, such as filter/smtpd, supplies the events. Package track updates the
-// facts about the session. Package detect gathers evidence. Package decide applies the
-// policy. Package journal records the event and its outcomes.
+// facts about the session, package detect gathers evidence, package decide applies the
+// policy, and package journal records the event and its outcomes.
 //
 // Data flows in one direction, and no stage calls an earlier stage. Only this package
 // imports all stages.
@@ -29,8 +29,8 @@ import (
 	"scanwatch/store"
 )
 
-// Options holds the inputs and outputs of a Pipeline. No function may block or retain
-// its arguments.
+// Options holds the inputs and outputs of a Pipeline. None of the functions may block
+// or retain its arguments.
 type Options struct {
 	// Record receives the encoded record of an ended session or an aggregate. The
 	// sessions in an aggregate ended up to an hour ago. If Sums.Flush calls Record, it
@@ -50,22 +50,23 @@ type Options struct {
 	Watch func(*events.Event)
 	// Lists returns the shipped lists. Its first call may block.
 	Lists func() *lookup.Lists
-	// Memory is the state kept across sessions. If Memory is nil, the pipeline starts
-	// with empty state.
+	// Memory is the state kept across sessions. If Memory is nil, the pipeline
+	// starts without any state.
 	Memory *memory.Memory
-	// Hasher returns the hasher of mailboxes and possible passwords. Without a hasher,
-	// mailboxes and user names are recorded unhashed.
+	// Hasher returns the hasher for mailboxes and possible passwords. Without a
+	// hasher, mailboxes and user names are recorded unhashed.
 	Hasher func() *privacy.Hasher
 	// Hashed enables the hashed privacy level until Use is called.
 	Hashed bool
-	// OwnAddrs lists the addresses of this host.
+	// OwnAddrs lists this host's addresses.
 	OwnAddrs []netip.Addr
-	// Budget is the disk budget in bytes. To stay within the budget, sessions of floods
-	// are added to aggregates. If Budget is 0, every session gets its own record.
+	// Budget is the disk budget in bytes. To stay within the budget, the pipeline
+	// adds sessions in floods to aggregates. If Budget is 0, every session gets its
+	// own record.
 	Budget int64
 	// Recorded means that events come from records, in which names may be hashed.
 	Recorded bool
-	// Lookups stores the answers of DNS lists. It may be nil.
+	// Lookups stores DNS lists' answers. It may be nil.
 	Lookups *dnslist.Table
 	// Trace, if set, is called for each evaluation of the policy. The facts are valid
 	// only during the call.
@@ -101,7 +102,7 @@ type Pipeline struct {
 	answer smtp.Event     // reused
 }
 
-// New returns a Pipeline without sessions that only observes.
+// New returns a Pipeline that has no sessions and only observes.
 func New(o Options) *Pipeline {
 	p := &Pipeline{o: o, memory: o.Memory, table: newTable()}
 	if p.memory == nil {
@@ -125,7 +126,7 @@ func (p *Pipeline) Use(settings *Settings) { p.next.Store(settings) }
 // Open returns the number of open sessions. Open is safe for concurrent use.
 func (p *Pipeline) Open() int64 { return p.table.count.Load() }
 
-// Site sets the name of the mail server: for smtpd, the site name in smtpd.conf(5).
+// Site sets the mail server's name, which for smtpd is the site name in smtpd.conf(5).
 func (p *Pipeline) Site(name string) {
 	p.site.Admin = []byte(name)
 	p.journal.Site(p.site.Admin)
@@ -187,7 +188,7 @@ func (p *Pipeline) Ask(ev *smtp.Event) smtp.Answer {
 }
 
 // spare notifies the watchers that a pass statement has matched a request in a session
-// with findings or a ban. Companion processes must then not report the client.
+// with findings or a ban. From then on, companion processes must not report the client.
 func spare(p *Pipeline, s *session, at int64) {
 	if p.o.Watch == nil || s.spared || !s.decide.Exempted || !s.detect.Has() && s.decide.Banned == nil {
 		return
@@ -305,7 +306,7 @@ func (p *Pipeline) admit(s *session, ev *smtp.Event, f *detect.Finding) {
 	p.journal.Outcome(&s.track, &s.journal, &p.out)
 }
 
-// write records the outcomes of the policy.
+// write records the policy's outcomes.
 func (p *Pipeline) write(s *session, outcomes []smtp.Outcome) {
 	for i := range outcomes {
 		o := &outcomes[i]
@@ -430,8 +431,8 @@ func (p *Pipeline) Stop() {
 	}
 }
 
-// Leave records the sessions that are still open when a stream ends. The stream ended
-// these sessions, not the client.
+// Leave records the sessions that are still open when a stream ends. These sessions
+// were cut off by the end of the stream, not ended by their clients.
 func (p *Pipeline) Leave() {
 	for _, s := range p.table.live {
 		p.close(s, smtp.EndingUnknown, s.journal.Last())
@@ -439,7 +440,7 @@ func (p *Pipeline) Leave() {
 	p.journal.Flush(p.clock, false)
 }
 
-// Cut records an open session. How the session ended is not treated as evidence.
+// Cut records an open session. The way the session ended is not treated as evidence.
 func (p *Pipeline) Cut(id uint64, how smtp.Ending, at int64) {
 	if s := p.table.session(id); s != nil {
 		p.close(s, how, at)

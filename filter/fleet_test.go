@@ -46,7 +46,7 @@ func (f *fleet) take(i int, at time.Time) {
 	f.sites[i].memory.Bans.HaveStanding()
 }
 
-// send passes rows of host i to all other hosts.
+// send passes host i's rows to all other hosts.
 func (f *fleet) send(i int, rows []share.Row, at time.Time) {
 	f.t.Helper()
 	for j, r := range f.replicas {
@@ -115,7 +115,7 @@ func guesses(at time.Time, addr string, users ...string) simulate.Session {
 
 // TestThreeHosts checks that three hosts together react to an attack like a single
 // host. The table gives the first session that each host rejects or disconnects. A host
-// adds other hosts' counts only from its own second event on; see memory.Alone.
+// adds other hosts' counts only from its own second event onwards; see memory.Alone.
 func TestThreeHosts(t *testing.T) {
 	harvest := func(n int) func(i int, at time.Time) simulate.Session {
 		return func(i int, at time.Time) simulate.Session { return asks(at, "198.51.100.7", "", n, i) }

@@ -11,11 +11,12 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// TestMailboxesElsewhere checks that mailboxes which another host accepts, or pretends to
-// accept, do not hide a harvest here. A sender whose recipient this host does not know yet is
-// exempt once.
+// TestMailboxesElsewhere checks that mailboxes that another host accepts, or pretends
+// to accept, do not hide a harvest here. A sender whose recipient this host does not
+// know yet is exempt once.
 func TestMailboxesElsewhere(t *testing.T) {
-	// cut returns the number of recipients that one client can probe, one in each session.
+	// cut returns the number of recipients that one client can probe, one per
+	// session.
 	cut := func(f *fleet, addr string) (n int) {
 		for n < 40 {
 			if o := f.one(0, visitor(monday.Add(time.Duration(n)*time.Minute), addr, "", say(simulate.Ehlo, "mail.sender.example"), say(simulate.Mail, "spam@example.net"),
@@ -74,12 +75,13 @@ func loggedIn(at time.Time, addr string) simulate.Session {
 	return visitor(at, addr, "", say(simulate.Ehlo, "laptop"), say(simulate.StartTLS, ""), say(simulate.Auth, "alice"), say(simulate.Quit, ""))
 }
 
-// TestOfficeElsewhere checks that an office is not banned earlier because its users reach
-// several hosts, or because another host claims that logins failed.
+// TestOfficeElsewhere checks that an office is not banned earlier because its users log
+// in to several hosts, or because another host claims that logins failed.
 func TestOfficeElsewhere(t *testing.T) {
 	const office = "198.51.100.10"
 	user := func(i int) string { return fmt.Sprintf("user%d", i) }
-	// banned returns the number of users that fail to log in from office before it is banned.
+	// banned returns the number of users who fail to log in from office before it
+	// is banned.
 	banned := func(f *fleet) int {
 		for i := range 12 {
 			at := monday.Add(time.Duration(i+1) * time.Minute)
@@ -100,7 +102,8 @@ func TestOfficeElsewhere(t *testing.T) {
 	}
 	split := newFleet(t, 2)
 	split.one(1, loggedIn(monday, office))
-	// The host with the login counts only its own sessions, and the other is a user late.
+	// The host with the login counts only its own sessions. The other host bans the
+	// office one user later than a single host would.
 	if n := banned(split); n != want+1 {
 		t.Errorf("banned after %d users on two hosts, want %d", n, want+1)
 	}
@@ -122,11 +125,12 @@ func TestOfficeElsewhere(t *testing.T) {
 	}
 }
 
-// TestExcusesElsewhere checks that a standing on another host exempts a client from the bans
-// of other hosts, but from no ban of this host.
+// TestExcusesElsewhere checks that standing on another host exempts a client from other
+// hosts' bans, but not from this host's bans.
 func TestExcusesElsewhere(t *testing.T) {
 	const addr = "198.51.100.40"
-	// cut returns the number of sessions with a failed login until the client is banned.
+	// cut returns the number of sessions with a failed login before the client is
+	// banned.
 	cut := func(f *fleet) (n int) {
 		for n < 40 {
 			n++

@@ -102,9 +102,10 @@ func (p *Pipeline) learnRcpt(s *session, ev *smtp.Event) {
 		if !s.detect.Repeated {
 			p.memory.Counters.Add(&p.client, evidence, ev.Time)
 		}
-		// Recipients rejected because of old mailing lists or backscatter must not be
-		// recorded as probed. Known clients, and clients with existing recipients, may
-		// have old mailing lists. Backscatter goes to forged senders.
+		// Recipients rejected because of old mailing lists or backscatter must
+		// not be recorded as probed. Known clients, and clients with existing
+		// recipients, may have old mailing lists. Backscatter is sent to forged
+		// senders.
 		if s.track.Counts.RcptOK == 0 && len(sender) > 0 && p.decider.Standing(p.subject(s), ev.Time) == rules.StandingNone {
 			p.memory.Recipients.Refused(&p.client, ev.Addr, ev.Time)
 		}
@@ -112,7 +113,7 @@ func (p *Pipeline) learnRcpt(s *session, ev *smtp.Event) {
 }
 
 // learnAccount records an authenticated session's behaviour for its account, and the
-// domains to which the user sends mail.
+// domains that the user sends mail to.
 func (p *Pipeline) learnAccount(s *session, ev *smtp.Event) {
 	if ev.Kind != smtp.EventRcpt {
 		return
@@ -127,9 +128,9 @@ func (p *Pipeline) learnAccount(s *session, ev *smtp.Event) {
 	}
 }
 
-// senderDomain returns a sender's registered domain, or the whole domain if there is
-// none. The result is cached, because most transactions in a session have the same
-// sender domain.
+// senderDomain returns a sender's registered domain, or the whole domain if it has no
+// registered domain. The result is cached, because most transactions in a session have
+// the same sender domain.
 func (s *session) senderDomain(sender []byte) string {
 	domain, _ := detect.Domain(sender)
 	if s.registered != "" && bytes.Equal(s.sender, domain) {

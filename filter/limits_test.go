@@ -131,7 +131,7 @@ func TestOneSourceAgain(t *testing.T) {
 }
 
 // FuzzFold checks that no order or content of events causes a panic or leaves a session
-// open, that each request is answered once, and that each session has one readable
+// open, that each request is answered once, and that each session yields one readable
 // record. The policy is in enforce mode.
 func FuzzFold(f *testing.F) {
 	for seed := range uint64(4) {

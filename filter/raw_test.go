@@ -111,7 +111,8 @@ func TestRefusedPostmaster(t *testing.T) {
 	}
 }
 
-// TestReloadEndsDecisions checks that decisions end when their policy is replaced.
+// TestReloadEndsDecisions checks that decisions no longer apply once their policy has
+// been replaced.
 func TestReloadEndsDecisions(t *testing.T) {
 	p0 := policy(t, "mode enforce\nrule x phase helo match src 192.0.2.1 reject \"550 5.7.1 no\"\n")
 	p1 := policy(t, "mode observe\nrule x phase helo match src 192.0.2.1 reject \"550 5.7.1 no\"\n")
@@ -128,7 +129,8 @@ func TestReloadEndsDecisions(t *testing.T) {
 	}
 }
 
-// TestReloadEndsTags checks that tags end when their policy is replaced.
+// TestReloadEndsTags checks that a new policy's tags are logged even if the previous
+// policy has set a tag.
 func TestReloadEndsTags(t *testing.T) {
 	p0 := policy(t, "mode enforce\nrule x phase helo match src 192.0.2.1 tag first\n")
 	p1 := policy(t, "mode enforce\nrule y phase mail-from match src 192.0.2.1 tag second\n")
@@ -176,8 +178,9 @@ func TestEvidenceAfterManyFailures(t *testing.T) {
 	}
 }
 
-// TestForeignDomain checks that recipients in a domain without accepted mail are relay
-// probes. The first few may count as missing instead, because the domain may be new.
+// TestForeignDomain checks that recipients in a domain without accepted mail count as
+// relay probes. The first few may count as missing instead, because the domain may be
+// new.
 func TestForeignDomain(t *testing.T) {
 	p := policy(t, "mode enforce\nrule relay phase rcpt-to match count relay-probe > 3 disconnect \"421 4.7.0 No relaying here\"\n")
 	l := with("R protocol-client|MAIL FROM:<a@b.example>", "F mail-from|a@b.example", "R protocol-server|250 ok", "R tx-mail|31f211ba|ok|a@b.example",
@@ -193,7 +196,7 @@ func TestForeignDomain(t *testing.T) {
 	}
 }
 
-// TestProvenGreeting checks that a proven greeting is not forged.
+// TestProvenGreeting checks that a proven greeting is not treated as forged.
 func TestProvenGreeting(t *testing.T) {
 	p := policy(t, "mode enforce\nrule f phase rcpt-to match evidence helo-forged reject \"550 5.7.1 no\"\n")
 	a, _, _, _ := raw(t, []*rules.Policy{p}, "R link-connect|mail.customer.example|pass|198.51.100.9:4000|192.0.2.25:25", "R protocol-server|220 mx.example.org ESMTP",

@@ -489,7 +489,7 @@ rule slow phase rcpt-to match count unknown-recipient > 2 in 1d by prefix reject
 	}
 }
 
-// TestFlood checks how many concurrent sessions of a source make a flood.
+// TestFlood checks how many concurrent sessions from a source count as a flood.
 func TestFlood(t *testing.T) {
 	s := newSite(t, "mode enforce\nrule flood phase connect match evidence flood disconnect \"421 4.7.0 Too many\"\nrule soft observe phase connect match count flood > 30 disconnect\n")
 	var list []simulate.Session

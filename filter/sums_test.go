@@ -148,7 +148,7 @@ func TestFloodsAgree(t *testing.T) {
 		}
 	}
 
-	// The counters of the day must agree with the generator's outcomes.
+	// The day's counters must agree with the generator's outcomes.
 	day := map[memory.DayCounter]int{}
 	for _, d := range mem.Days.List() {
 		for f := memory.DaySessions; f <= memory.DayAuthFail; f++ {

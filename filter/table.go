@@ -24,7 +24,7 @@ type session struct {
 	asking  bool   // DNS lists have been asked about the client, and some have not answered
 	waiting bool   // a request waits for a list, and the stages before the decision have handled it
 	parked  int64  // time of the latest decision that a request waits
-	// listings is the number of withdrawals of DNS lists that the session's facts
+	// listings is the number of DNS list withdrawals that the session's facts
 	// already reflect; see dnslist.Table.Withdrawals.
 	listings uint32
 	waited   time.Duration // sum of the waits of all requests
@@ -68,7 +68,8 @@ func newTable() table {
 	return table{live: make(map[uint64]*session), sources: make(map[uint64]*source)}
 }
 
-// session returns an open session, or nil. It tries the previous event's session first.
+// session returns an open session, or nil. session tries the previous event's session
+// first.
 func (t *table) session(id uint64) *session {
 	if t.last == nil || t.last.track.ID != id {
 		t.last = t.live[id]

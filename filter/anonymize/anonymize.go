@@ -20,8 +20,8 @@ import (
 	"scanwatch/store"
 )
 
-// Record appends the encoded copy of r to dst. refs maps the reference of a rule's text
-// to the reference of its anonymized copy. If a step of r is corrupt, the copy ends
+// Record appends the encoded copy of r to dst. refs maps each reference to a rule's
+// text to a reference to the anonymized copy. If a step of r is corrupt, the copy ends
 // before that step, and Record returns an error.
 func (a *Anonymizer) Record(dst []byte, r *store.Record, refs func(uint32) uint32) ([]byte, error) {
 	c := *r
@@ -191,7 +191,7 @@ func (a *Anonymizer) value(word string, v *rules.Value) {
 }
 
 // Line anonymizes a command or other input. The first word and protocol keywords are
-// kept. Addresses in MAIL and RCPT are replaced as in Mailbox. The copy matches the
+// kept. Addresses in MAIL and RCPT are replaced as by Mailbox. The copy matches the
 // same list rows as the original and yields the same evidence.
 func (a *Anonymizer) Line(line []byte) []byte {
 	row, language := a.lists.Line(line), smtp.Sniff(line)

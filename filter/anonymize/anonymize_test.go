@@ -163,7 +163,7 @@ func TestWordsDiffer(t *testing.T) {
 	}
 }
 
-// options returns pipeline options under which all records are appended to a slice.
+// options returns the options of a pipeline that appends its records to a slice.
 func options(t testing.TB, lists *lookup.Lists, to *[]*store.Record) filter.Options {
 	m := memory.New()
 	m.Load(slices.Values([]store.Entry{{Bucket: "secret", Key: []byte("hash"), Value: []byte("0123456789abcdef")}}), simulate.Midnight.UnixMicro())
@@ -247,7 +247,7 @@ func copyOf(t testing.TB, a *anonymize.Anonymizer, records []*store.Record) (all
 	return all, values
 }
 
-// streams calls each with every recorded stream and its records.
+// streams calls each for every recorded stream, passing the stream's records.
 func streams(t testing.TB, lists *lookup.Lists, each func(name string, in []byte, records []*store.Record)) {
 	names, err := filepath.Glob("../../tests/streams/*/*.in")
 	if more := os.Getenv("SCANWATCH_STREAMS"); more != "" { // streams of a site, for example

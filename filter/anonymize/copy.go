@@ -32,8 +32,8 @@ type Copied struct {
 }
 
 // Copy writes an anonymized copy of the records to the output directory, which must be
-// empty or not exist. The directory is accessible only to its owner. The texts of the
-// rules that verdicts refer to are copied as well. Copy sets r.Rules.
+// empty or not exist. The directory is accessible only to its owner. The texts of rules
+// that verdicts refer to are copied as well. Copy sets r.Rules.
 func Copy(r *store.Reader, out string, o CopyOptions) (c Copied, err error) {
 	budget := int64(1 << 30)
 	if segments, err := store.Segments(r.Dir); err == nil { // an error means no records

@@ -15,7 +15,7 @@ import (
 	"scanwatch/store"
 )
 
-// TestCopy checks that a copy preserves the numbers of sessions, messages and findings,
+// TestCopy checks that a copy preserves the number of sessions, messages and findings,
 // and that Copy writes only to an empty directory.
 func TestCopy(t *testing.T) {
 	lists := builtin(t)

@@ -49,8 +49,8 @@ func (a *Anonymizer) mac(kind string, text []byte) (sum [sha256.Size]byte) {
 	return sum
 }
 
-// word returns a 60-bit hash in letters, ignoring the case of text. Digits are avoided,
-// because digits in a name can be evidence.
+// word returns a 60-bit hash of text, spelled in letters. The case of text is ignored.
+// Digits are avoided, because a digit in a name can be evidence.
 func (a *Anonymizer) word(kind string, text []byte) []byte {
 	sum := a.mac(kind, bytes.ToLower(text))
 	b := make([]byte, 15)
@@ -62,7 +62,7 @@ func (a *Anonymizer) word(kind string, text []byte) []byte {
 
 // Addr anonymizes an address. Addr keeps the network (/24, or /48 for IPv6) and hashes
 // the host part. Different addresses in a /24 get different copies. The copy matches
-// the same list row as the address. An address that has its own row is kept.
+// the same list row as the original. An address that has its own row is kept.
 func (a *Anonymizer) Addr(addr netip.Addr) netip.Addr {
 	if !addr.IsValid() || addr.IsUnspecified() || addr.IsLoopback() {
 		return addr
@@ -102,8 +102,8 @@ func (a *Anonymizer) Prefix(p netip.Prefix) netip.Prefix {
 	return netip.PrefixFrom(a.Addr(p.Addr()), p.Bits()).Masked()
 }
 
-// literal anonymizes an address, bare or as a literal (RFC 5321 section 4.1.3). If name
-// is not an address, literal returns nil.
+// literal anonymizes an address, either bare or as a literal (RFC 5321 section 4.1.3).
+// If name is not an address, literal returns nil.
 func (a *Anonymizer) literal(name []byte) []byte {
 	m := literals.FindSubmatch(name)
 	if m == nil {
@@ -118,7 +118,7 @@ func (a *Anonymizer) literal(name []byte) []byte {
 
 var literals = regexp.MustCompile(`^(\[?(?i:IPv6:)?)([0-9A-Fa-f:.]+)(?:%[^\]]*)?(\]?)$`)
 
-// facts are a name's properties that count as evidence, or rule evidence out.
+// facts are the properties of a name that are evidence or rule out evidence.
 type facts struct {
 	rows    [7]*lookup.Row
 	generic bool // derived from an address
@@ -290,7 +290,7 @@ func (a *Anonymizer) user(name []byte) []byte {
 	return a.word("user", name)
 }
 
-// pieces splits a mail address into privacy hashes, separators of routes and details,
+// pieces splits a mail address into privacy hashes, separators for routes and details,
 // and other text.
 var pieces = regexp.MustCompile(`hash:[0-9a-f]{16}|[%!@,:+]|[^%!@,:+]+`)
 

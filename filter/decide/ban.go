@@ -9,9 +9,9 @@ import (
 	"scanwatch/rules"
 )
 
-// bans imposes the bans of rules, and reports bans that are only observed. Bans by
-// rules that count recipients are delayed until the session ends. If a trusted client's
-// ban is withheld, its behaviour still counts as an offence.
+// bans imposes the bans required by rules, and reports those that are only observed.
+// Bans by rules that count recipients are delayed until the session ends. If a trusted
+// client's ban is withheld, the client's behaviour still counts as an offence.
 func (d *Decider) bans(s Subject, at int64, v *rules.Verdict) {
 	last := &s.State.last
 	if o := decided(v); o.Rule != nil && len(o.Rule.Ban) > 0 && o.BanRule == nil && !v.Unsure && !v.Waiting {
@@ -30,8 +30,7 @@ func (d *Decider) bans(s Subject, at int64, v *rules.Verdict) {
 	}
 }
 
-// decided returns the enforced decision of v if there is one, otherwise the observed
-// one.
+// decided returns v's enforced decision, or its observed decision if none is enforced.
 func decided(v *rules.Verdict) *rules.Outcome {
 	if v.Act.Rule != nil {
 		return &v.Act
@@ -39,9 +38,10 @@ func decided(v *rules.Verdict) *rules.Outcome {
 	return &v.Would
 }
 
-// late imposes the bans of rules that count recipients when the session ends. If the
-// server accepted any recipient, no ban is imposed, because old mailing lists contain
-// dead addresses. If most recipients exist, the session is not even an offence.
+// late is called at the end of a session and imposes the bans required by rules that
+// count recipients. If the server accepted any recipient, no ban is imposed, because
+// old mailing lists contain dead addresses. If most recipients exist, the session is
+// not even an offence.
 func (d *Decider) late(s Subject, at int64) {
 	last := &s.State.last
 	if s.Case.Mixed() || s.Case.Unknown.N+s.Case.Bounced.N+s.Case.Held.N == 0 {
@@ -74,8 +74,9 @@ func (d *Decider) ban(s Subject, at int64, o *rules.Outcome, last **rules.Rule, 
 	if out.Exempt == "" {
 		b := d.Memory.Bans.Add(s.Client, memory.BanRequest{Ladder: o.Ban, Rule: o.BanRule.Name, Session: s.ID, Observe: !enforced, Listed: d.restsOnListing(s, o.BanRule)}, at)
 		if o.BanRule.Has(rules.AuthFailure) {
-			// A ban halves the failure count. Otherwise, a phone's next failure with an
-			// old password would ban its whole office again.
+			// A ban halves the failure count. Otherwise, the next time a
+			// phone tried an old password, its whole office would be banned
+			// again.
 			d.Memory.Counters.Halve(s.Client, rules.AuthFailure, at)
 		}
 		if !b.Until.After(b.Since) {
@@ -87,14 +88,14 @@ func (d *Decider) ban(s Subject, at int64, o *rules.Outcome, last **rules.Rule, 
 	d.out = append(d.out, out)
 }
 
-// restsOnListing reports whether a rule can match because a DNS list contains the client. The
-// list may withdraw its listing; see memory.Bans.RevokeListed.
+// restsOnListing reports whether a rule can match because the client is on a DNS list.
+// The list may later withdraw the listing; see memory.Bans.RevokeListed.
 func (d *Decider) restsOnListing(s Subject, rule *rules.Rule) bool {
 	return slices.ContainsFunc(s.Listings, func(l smtp.Listing) bool { return l.Listed && d.Policy.RestsOn(rule, l.Name) })
 }
 
-// exempt returns why rule must not ban s, or "". For an existing ban whose rule is no
-// longer in the policy, rule is nil.
+// exempt returns why rule must not ban s, or "". The rule of an existing ban is nil if
+// it is no longer in the policy.
 func (d *Decider) exempt(s Subject, rule *rules.Rule, at int64) string {
 	switch {
 	case s.Authed:
@@ -120,8 +121,8 @@ func (d *Decider) exempt(s Subject, rule *rules.Rule, at int64) string {
 }
 
 // returned reports that a banned client has reconnected. enforced reports whether the
-// client must be disconnected. With an observed ban, in observe mode, or if s is
-// exempt, the client stays connected.
+// client must be disconnected. The client stays connected if the ban is only observed,
+// if the policy is in observe mode, or if s is exempt.
 func (d *Decider) returned(s Subject, at int64) (enforced bool) {
 	b := s.State.Ban
 	enforced = d.Policy.Mode == rules.Enforce && !b.Observe && d.applies(s, b, at)
@@ -135,9 +136,10 @@ func (d *Decider) returned(s Subject, at int64) (enforced bool) {
 	return enforced
 }
 
-// applies reports whether a ban affects s. The rules and the operator of another host do not
-// override exemptions here. Their bans have no effect before the clients with standing are
-// known, here and on other hosts, nor if they include an address of this host.
+// applies reports whether a ban affects s. Rules and operators on other hosts do not
+// override exemptions on this host. Their bans have no effect if they include one of
+// this host's addresses, or until the clients with standing are known both here and on
+// the other hosts.
 func (d *Decider) applies(s Subject, b *memory.Ban, at int64) bool {
 	if b.Origin == "" {
 		return b.Manual || d.exempt(s, d.rule(b.Rule), at) == ""
@@ -148,7 +150,7 @@ func (d *Decider) applies(s Subject, b *memory.Ban, at int64) bool {
 	return d.exempt(s, nil, at) == ""
 }
 
-// rule looks up the rule that a ban names. It returns nil if there is none.
+// rule returns the rule that a ban names, or nil if there is none.
 func (d *Decider) rule(name string) *rules.Rule {
 	for _, r := range d.Policy.Rules() {
 		if r.Name == name {
@@ -159,8 +161,8 @@ func (d *Decider) rule(name string) *rules.Rule {
 }
 
 // shortBan is the longest ban with a temporary reply code. A legitimate server keeps
-// retrying until such a ban ends: RFC 5321 section 4.5.4.1 requires retries for four to
-// five days. Longer bans get a permanent code, so that the sender receives a bounce
+// retrying until a short ban ends: RFC 5321 section 4.5.4.1 requires retries for four
+// to five days. Longer bans get a permanent code, so that the sender receives a bounce
 // immediately.
 const shortBan = 48 * time.Hour
 

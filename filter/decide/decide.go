@@ -14,7 +14,7 @@ import (
 	"scanwatch/rules"
 )
 
-// State holds the decisions on a session so far.
+// State holds the decisions made about a session so far.
 type State struct {
 	Score    int            // sum of the points added by rules
 	Ban      *memory.Ban    // enforced or observed ban of the client; nil for almost all clients
@@ -62,7 +62,7 @@ type Decider struct {
 	Refs     map[*rules.Rule]uint32
 	Memory   *memory.Memory
 	Recorded bool // events come from records, in which names may be hashed
-	// Own, if set, reports whether a prefix includes an address of this host.
+	// Own, if set, reports whether a prefix includes one of this host's addresses.
 	Own func(netip.Prefix) bool
 	// Trace, if set, is called for each evaluation of the policy. The facts are valid
 	// only during the call.
@@ -85,7 +85,7 @@ func (d *Decider) Use(policy *rules.Policy, refs map[*rules.Rule]uint32) {
 	}
 }
 
-// A Subject is a session about which the Decider decides.
+// A Subject is the session that a decision is about.
 type Subject struct {
 	*track.Session
 	Case   *detect.State
@@ -127,10 +127,9 @@ func (d *Decider) Track(s Subject, ev *smtp.Event) {
 // Passed reports whether a pass statement matches the current RCPT's recipient.
 func (st *State) Passed() bool { return st.passing.rcpt }
 
-// ExemptReason returns the reason why exports omit the client. The reason is "pass" if
-// a pass statement exempts the client when it connects, or has matched one of its
-// requests. Otherwise, ExemptReason returns the result of memory.Peers.Excuse, which
-// may be "".
+// ExemptReason returns why exports omit the client. The reason is "pass" if a pass
+// statement exempted the client when it connected, or has matched one of its requests.
+// Otherwise, ExemptReason returns the result of memory.Peers.Excuse, which may be "".
 func (d *Decider) ExemptReason(s Subject, at int64) string {
 	switch {
 	case !s.Src.IsValid():
@@ -192,7 +191,7 @@ func (d *Decider) exempts(st *State, phase smtp.Phase) bool {
 	return d.Policy == nil || (phase == smtp.PhaseData || phase == smtp.PhaseCommit) && st.passing.tx && !st.passing.other
 }
 
-// request returns the facts for an evaluation of a request.
+// request returns the facts for evaluating a request.
 func (d *Decider) request(s Subject, ev *smtp.Event) *rules.Facts {
 	f := d.fill(s, ev.Phase, ev.Time)
 	if ev.Phase == smtp.PhaseRcptTo {
@@ -201,8 +200,8 @@ func (d *Decider) request(s Subject, ev *smtp.Event) *rules.Facts {
 	return f
 }
 
-// Awaits returns the lists in missing whose answers may change the answer to a request; see
-// rules.Awaits.
+// Awaits returns the lists in missing whose answers could change the answer to a
+// request; see rules.Awaits.
 func (d *Decider) Awaits(s Subject, ev *smtp.Event, missing rules.ListSet) rules.ListSet {
 	if d.exempts(s.State, ev.Phase) {
 		return 0
@@ -218,7 +217,7 @@ func (d *Decider) Awaits(s Subject, ev *smtp.Event, missing rules.ListSet) rules
 // End evaluates the rules for the end of a session. The client can no longer be
 // answered, but it can be banned. Counts from earlier sessions matter only if this
 // session adds to them. Otherwise, any session would renew a ban, and an attacker's ban
-// would hit other users of the address; see Count.
+// would affect other users of the address; see Count.
 func (d *Decider) End(s Subject, at int64) []smtp.Outcome {
 	d.out = d.out[:0]
 	if s.State.Barred {
@@ -263,8 +262,8 @@ func (st *State) stick(s *track.Session, v *rules.Verdict) rules.Outcome {
 	return act
 }
 
-// compose returns the reply that contains a rule's text. A repeatedly rejected client
-// gets the same reply, so the reply is cached.
+// compose returns the reply that contains a rule's text. The reply is cached, because a
+// client that is rejected repeatedly gets the same reply each time.
 func (st *State) compose(text string, id uint64) string {
 	if st.reply == nil || text != st.reply.text {
 		st.reply = &composition{text, rules.Reply(text, id)}
@@ -363,8 +362,8 @@ func (d *Decider) tag(st *State, at int64, phase smtp.Phase, tags rules.TagSet) 
 	}
 }
 
-// withheld reports a decision that was withheld because of the client's standing.
-// Consecutive decisions of the same rule are reported once.
+// withheld reports that a decision was withheld because of the client's standing.
+// Consecutive decisions by the same rule are reported once.
 func (d *Decider) withheld(s Subject, at int64, phase smtp.Phase, v *rules.Verdict) {
 	o := &v.Withheld
 	rule := o.Rule

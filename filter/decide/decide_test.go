@@ -114,7 +114,7 @@ func (b *bench) told() (list []string) {
 	return list
 }
 
-// TestShield checks the effect of a rule on clients of each standing.
+// TestShield checks the effect of a rule on clients with each standing.
 func TestShield(t *testing.T) {
 	const none, known, trusted = rules.StandingNone, rules.StandingKnown, rules.StandingTrusted
 	const list = `rule r phase rcpt-to match src 192.0.2.0/24 reject "550 5.7.1 no" ban 1d`
@@ -164,7 +164,7 @@ func TestShield(t *testing.T) {
 	}
 }
 
-// TestWithheldOnce checks that consecutive withheld decisions of a rule are reported
+// TestWithheldOnce checks that consecutive withheld decisions by a rule are reported
 // once, even if a later rule makes a decision.
 func TestWithheldOnce(t *testing.T) {
 	b := newBench(t, "mode enforce\nrule a phase rcpt-to match src 192.0.2.0/24 disconnect\nrule b phase rcpt-to match rcpt-to \"trap@\" reject \"550 5.7.1 trap\"\n")
@@ -206,8 +206,8 @@ func TestSticky(t *testing.T) {
 	}
 }
 
-// TestPass checks that a pass statement exempts only its recipient, and that the
-// message is exempt if all recipients pass.
+// TestPass checks that a pass statement exempts only the matching recipient, and that
+// the message is exempt if all recipients pass.
 func TestPass(t *testing.T) {
 	const policy = "mode enforce\npass match rcpt-to \"postmaster@\"\nrule r phase rcpt-to match rcpt-to \"trap@\" reject \"550 5.7.1 no\"\nrule d phase { data, commit } match mail-from \"joe@example.net\" reject \"550 5.7.1 content\"\n"
 	const no = "reject 550 5.7.1 content"

@@ -1,6 +1,6 @@
 package detect
 
-// This file holds the detectors that examine the address and names of the client.
+// This file holds the detectors that examine the client's address and names.
 
 import (
 	"bytes"
@@ -42,12 +42,13 @@ func reverseDNS(c *Case) {
 }
 
 // nameUnreported reports whether the server has reported neither a name nor its
-// absence, as is the case with some logs.
+// absence, as happens with some logs.
 func (c *Case) nameUnreported() bool { return len(c.RDNS) == 0 && c.FCrDNS == smtp.FCrDNSUnknown }
 
 // listedAddress reports an address in the shipped lists. A name that passes FCrDNS
-// takes precedence. If it belongs to a scanner, listedName reports the scanner. If the
-// name shows that another customer now uses the rented address, the confidence is low.
+// takes precedence. If the proven name belongs to a scanner, listedName reports the
+// scanner. If the name shows that another customer now uses the rented address, the
+// confidence is low.
 func listedAddress(c *Case) {
 	row := c.Lists.Addr(c.Src.Addr())
 	if row == nil {
@@ -96,7 +97,7 @@ func (c *Case) names() (scanner, cloud *lookup.Row, exempt bool) {
 
 // listedAS reports an AS number in the shipped lists. Clients with a truncated name are
 // ignored. A provider of rented hosts may also run mail servers, but a truncated name
-// does not identify them.
+// does not show whether the client is one.
 func listedAS(c *Case) {
 	if !c.ASNKnown || c.RDNSCut {
 		return
@@ -113,7 +114,7 @@ func listedAS(c *Case) {
 	c.findRow(cloud, "asn", proof, "")
 }
 
-// blockListed reports a listing in a DNS block list. DNS answers can be forged, so the
+// blockListed reports a listing on a DNS block list. DNS answers can be forged, so the
 // confidence is never high.
 func blockListed(c *Case) {
 	if c.Event.Result == smtp.ResultFail {
@@ -156,7 +157,7 @@ func flood(c *Case) {
 	}
 }
 
-// changedGreeting reports a client that greets again under a different name.
+// changedGreeting reports a client that greets again with a different name.
 func changedGreeting(c *Case) {
 	if c.greets() && c.NewHelo && len(c.PrevHelo) > 0 {
 		c.find(Finding{Evidence: rules.HeloChanged, By: "helo", Proof: c.Helo, Match: string(c.PrevHelo), Confidence: Medium})
@@ -172,7 +173,7 @@ func (c *Case) greets() bool {
 }
 
 // anyName reports whether the client may greet with any name. Local users' mail clients
-// greet with the name of their computer.
+// greet with their computer's name.
 func (c *Case) anyName() bool { return c.Internal || c.Submission }
 
 // provenHelo reports whether FCrDNS proves that the client may use its greeting. The
@@ -196,8 +197,9 @@ func (c *Case) provenWord() bool {
 	return dot && len(label) > 0 && bytes.EqualFold(label, c.Helo)
 }
 
-// forged returns the confidence that an unproven greeting is forged. confidence is the
-// confidence that the name in the greeting belongs to a different owner.
+// forged returns the confidence that an unproven greeting is forged. The confidence
+// argument is the confidence that the name in the greeting belongs to a different
+// owner.
 //
 // If the reverse DNS name is truncated or was not reported, it proves nothing, and
 // forged returns "". If the client has no proven name, the confidence is at most
@@ -336,7 +338,7 @@ func rejectedGreeting(c *Case) {
 	c.find(Finding{Evidence: evidence, By: "helo", Proof: c.Event.Text, Confidence: Medium})
 }
 
-// literal parses an address, bare or as a literal (RFC 5321 section 4.1.3).
+// literal parses an address, either bare or as a literal (RFC 5321 section 4.1.3).
 func literal(b []byte) (netip.Addr, bool) {
 	if n := len(b); n > 1 && b[0] == '[' && b[n-1] == ']' {
 		b = b[1 : n-1]

@@ -72,15 +72,15 @@ const (
 	fail = smtp.FCrDNSFail
 	dead = smtp.FCrDNSError
 
-	// Both names are from Exchange Online. smtpd has truncated cut; the other name has
-	// exactly 64 bytes.
+	// Both names are from Exchange Online. smtpd truncated cut; the other name is
+	// exactly 64 bytes long.
 	cut   = "mail-switzerlandnorthazon11020113.outbound.protection.outlook.co"
 	whole = "mail-northcentralusazlp170100001.outbound.protection.outlook.com"
 )
 
 // TestProofOfGreetings checks that a proven name exempts a greeting with the same
-// owner, that a truncated name proves nothing, and that no confidence is high after a
-// DNS failure.
+// owner, that a truncated name proves nothing, and that the confidence is never high
+// after a DNS failure.
 func TestProofOfGreetings(t *testing.T) {
 	lists := builtin(t)
 	for _, tt := range []struct {
@@ -127,7 +127,7 @@ func TestProofOfGreetings(t *testing.T) {
 	}
 }
 
-// TestClassesOfGreetings checks that tools are found on every listener, and that a
+// TestClassesOfGreetings checks that tools are detected on every listener, and that a
 // common computer name gets low confidence. On a submission listener, or as the proven
 // name's first label, a computer name is not evidence.
 func TestClassesOfGreetings(t *testing.T) {

@@ -75,8 +75,8 @@ func rejectedCommand(c *Case) {
 }
 
 // pipelining reports input that arrived before smtpd replied to an earlier command. If
-// there was no earlier command, the client has sent a script of commands or another
-// protocol in one packet.
+// there was no earlier command, the client has sent several commands, or spoken another
+// protocol, in its first packet.
 func pipelining(c *Case) {
 	if c.Event.Cause != smtp.CausePipelining {
 		return
@@ -135,9 +135,9 @@ func failedLogin(c *Case) {
 	}
 }
 
-// spray reports a source that tries many users, or that tries a user who is attacked
-// from many networks. The confidence is low if the source may be legitimate. The user
-// under attack, or another user in the network, may have mistyped a password.
+// spray reports a source that tries to log in as many users, or as a user who is being
+// attacked from many networks. The confidence is low if the source may be legitimate:
+// the user under attack, or another user in the network, may have mistyped a password.
 func spray(c *Case) {
 	if c.Event.Result != smtp.ResultFail || c.Spray.Match == "" {
 		return
@@ -151,10 +151,10 @@ func spray(c *Case) {
 
 // ending reports a client that disconnected during a transaction, or that never sent
 // mail. Clients that were rejected or delivered mail are ignored, because they had no
-// reason to continue. A server whose log does not show how a session ended does not
-// show a rejected MAIL or a failed login either. The client may have sent both,
-// followed by QUIT, so the confidence is low. If the ending is partial, the absence of
-// a command proves nothing.
+// reason to continue. If a server's log does not show how a session ended, it does not
+// show rejected MAIL commands or failed logins either. The client may have tried either
+// before QUIT, so the confidence is low. If the ending is partial, the absence of a
+// command proves nothing.
 func ending(c *Case) {
 	end, confidence := c.Event.Ending, High
 	if end == smtp.EndingClosed {

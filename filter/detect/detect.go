@@ -57,13 +57,13 @@ type State struct {
 }
 
 // Mixed reports whether most of the requested mailboxes exist. Missing mailboxes are
-// then not an offence, because newsletters and mailing lists often have former members.
-// Rules may still reject these recipients.
+// then not an offence, because newsletters and mailing lists often still include former
+// members. Rules may still reject these recipients.
 func (st *State) Mixed() bool { return st.Accepted.N > st.Unknown.N+st.Bounced.N }
 
 // Hold counts a recipient that a rule rejected because too many recipients do not
-// exist. flood reports whether the rejected recipients count as a flood. They do not if
-// most recipients exist, as when a newsletter is delivered.
+// exist. flood reports whether the rejected recipients count as a flood. The rejected
+// recipients are not a flood if most recipients exist, as is usual for a newsletter.
 func (st *State) Hold(mailbox uint64) (flood bool) {
 	st.Held.add(mailbox)
 	return st.Held.N+st.Unknown.N+st.Bounced.N > st.Accepted.N
@@ -86,8 +86,8 @@ func (st *State) Has() bool {
 	return (st.Evidence|st.Weak)&^(rules.RDNSMissing|rules.FCrDNSFail) != 0
 }
 
-// Abuse is the evidence of behaviour that no mail server shows. It is an offence if the
-// confidence is medium or high.
+// Abuse is evidence of behaviour that mail servers never exhibit. The behaviour is an
+// offence if the confidence is medium or high.
 const Abuse = rules.Scanner | rules.BotnetHelo | foreign | rules.Harvest | rules.RelayProbe | rules.AuthSpray
 
 // CountedPerEvent is the evidence counted across sessions on every event. Other
@@ -111,7 +111,7 @@ func (st *State) Add(f *Finding) bool {
 	return true
 }
 
-// A Case is the input of a detector. A detector may change only its own fields in
+// A Case is the input to a detector. A detector may change only its own fields in
 // State.
 type Case struct {
 	*track.Session
@@ -181,7 +181,7 @@ var byKind = func() (all [smtp.NumKinds][]*detector) {
 	return all
 }()
 
-// Wants reports whether Run does anything for events of a kind.
+// Wants reports whether Run does anything for events of the given kind.
 func Wants(kind smtp.Kind) bool { return observed&(1<<kind) != 0 || len(byKind[kind]) > 0 }
 
 func (s sessions) include(authed bool) bool { return s == anySession || (s == authenticated) == authed }

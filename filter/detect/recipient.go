@@ -103,7 +103,7 @@ func (st *State) classify(c *Case) RcptClass {
 }
 
 // missing counts a recipient that does not exist. Recipients of bounces are counted
-// separately, because a bounce may go to a forged sender address.
+// separately, because a bounce may be sent to a forged address.
 //
 // A recipient requested repeatedly within 30 days counts once. For example, a mailing
 // list that ignores rejections keeps sending to mailboxes that no longer exist.
@@ -125,7 +125,8 @@ func (st *State) missing(c *Case) {
 
 func (c *Case) mailbox() uint64 { return c.Memory.Recipients.Mailbox(c.Event.Addr) }
 
-// Missing reports whether the recipient does not exist according to the mail server.
+// Missing reports whether the mail server has reported that the recipient does not
+// exist.
 func (r RcptClass) Missing() bool { return r == RcptUnknown || r == RcptUndecided }
 
 // Domain returns the domain of a recipient. routed reports whether the address is in
@@ -198,7 +199,7 @@ func recipient(c *Case) {
 }
 
 // confidence returns the confidence that a rejected recipient does not exist. If the
-// server's reply is unknown, a filter may have rejected the recipient for another
+// server's reply is unknown, a filter may have rejected the recipient for some other
 // reason.
 func (c *Case) confidence() string {
 	if c.Event.Code == 0 {
@@ -215,8 +216,8 @@ const (
 )
 
 // harvest reports a directory harvest. The thresholds are doubled for known clients,
-// which may have outdated mailing lists. Recipients that a rule rejected because too
-// many do not exist are counted as missing.
+// which may have outdated mailing lists. If a rule has rejected recipients because too
+// many do not exist, the rejected recipients also count as missing.
 func harvest(c *Case) {
 	st := c.State
 	if c.Event.Kind == smtp.EventRequest && c.Event.Phase != smtp.PhaseRcptTo || st.Evidence.Has(rules.Harvest) {
@@ -245,9 +246,9 @@ func harvest(c *Case) {
 	c.find(f)
 }
 
-// A session in which a rule has rejected floodOfRecipients recipients, because too many
-// do not exist, is a flood. It must be ended, because the replies show the client which
-// mailboxes exist.
+// floodOfRecipients is the number of recipients that a rule must reject, because too
+// many do not exist, before the session counts as a flood. A flood must be ended,
+// because the replies show the client which mailboxes exist.
 const floodOfRecipients = 10
 
 // recipientFlood reports a client that continues after floodOfRecipients rejections.
@@ -258,8 +259,8 @@ func recipientFlood(c *Case) {
 }
 
 // probedRecipient reports a missing recipient that hosts in other networks have
-// requested. The mailbox may be new, so a client with a proven name may request it
-// once, unless it requests other missing recipients.
+// requested as well. The mailbox may be new, so a client with a proven name may request
+// it once, unless it requests other missing recipients.
 func probedRecipient(c *Case) {
 	ev, st := c.Event, c.State
 	request := ev.Kind == smtp.EventRequest

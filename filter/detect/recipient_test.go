@@ -79,15 +79,15 @@ func (b *bench) rcpt(rcpt string, result smtp.Result, code uint32) {
 
 func (b *bench) missing(rcpt string) { b.rcpt(rcpt, smtp.ResultPermfail, 550) }
 
-// many calls do with n different recipients.
+// many calls do for each of n different recipients.
 func many(n int, do func(rcpt string)) {
 	for i := range n {
 		do(fmt.Sprintf("user%d@example.org", i))
 	}
 }
 
-// TestClasses checks how each outcome of RCPT is classified, and the resulting
-// evidence.
+// TestClasses checks how each outcome of RCPT is classified, and which evidence it
+// yields.
 func TestClasses(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -130,7 +130,7 @@ func TestClasses(t *testing.T) {
 	}
 }
 
-// TestHarvest checks how many missing recipients make a harvest.
+// TestHarvest checks how many missing recipients count as a harvest.
 func TestHarvest(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -243,8 +243,8 @@ func TestAccountAbuse(t *testing.T) {
 	}
 }
 
-// networks logs in from n networks, in a separate session each. b holds the last
-// session afterwards.
+// networks logs in from n networks, using a separate session for each. Afterwards, b
+// holds the last session.
 func networks(b *bench, n int) {
 	for i := range n {
 		b.track, b.state = track.Session{}, State{}

@@ -24,7 +24,7 @@ var update = flag.Bool("update", false, "rewrite the golden file")
 const accuses = rules.Scanner | rules.BotnetHelo | rules.HeloOwnName | rules.HeloOwnAddress | rules.HeloForged
 
 // TestLegitimateSenders checks five variants of each legitimate sender against all
-// shipped lists. No variant may have evidence with high confidence. If the name is
+// shipped lists. No variant may yield evidence with high confidence. If the name is
 // proven, all evidence must have low confidence. testdata/senders.golden lists the
 // matching rows.
 func TestLegitimateSenders(t *testing.T) {

@@ -25,7 +25,8 @@ func (s *Site) Internal(a netip.Addr) bool {
 	return s.OwnAddr(a) || a.IsLoopback() || a.IsPrivate() || a.IsLinkLocalUnicast()
 }
 
-// OwnAddr reports whether a is an address of this host or an own-address of the policy.
+// OwnAddr reports whether a is one of this host's addresses or one of the policy's
+// own-address statements.
 func (s *Site) OwnAddr(a netip.Addr) bool {
 	if s.Addrs[a] {
 		return true
@@ -40,8 +41,8 @@ func (s *Site) OwnAddr(a netip.Addr) bool {
 	return false
 }
 
-// OwnName reports whether name is one of the server's names, which are in its greeting,
-// in smtpd.conf(5), and in own-name statements.
+// OwnName reports whether name is one of the server's names, which come from its
+// greeting, smtpd.conf(5) and own-name statements.
 func (s *Site) OwnName(name []byte) bool {
 	if len(name) == 0 {
 		return false
@@ -70,8 +71,7 @@ func (s *Site) LocalDomain(domain []byte) (local, sure bool) {
 	return s.Memory.Domains.Local(domain), false
 }
 
-// OwnIn reports whether a prefix includes an address of this host or an own-address of the
-// policy.
+// OwnIn reports whether a prefix includes an address for which OwnAddr is true.
 func (s *Site) OwnIn(p netip.Prefix) bool {
 	for a := range s.Addrs {
 		if p.Contains(a) {

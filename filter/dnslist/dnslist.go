@@ -34,18 +34,19 @@ const (
 	// MinTTL and MaxTTL limit how long an answer is used.
 	MinTTL = time.Minute
 	MaxTTL = time.Hour
-	// answerTime is the time within which the companion must answer a question. After
-	// that time, the question may be asked again.
+	// answerTime is the time within which the companion must answer a question.
+	// After that, the question may be asked again.
 	answerTime = 10 * time.Second
-	// gather is the time for which Questions collects questions, unless requests wait
-	// for the answers. It reduces the number of context switches.
+	// gather is the time that Questions spends collecting questions, unless
+	// requests are waiting for the answers. Collecting questions reduces the number
+	// of context switches.
 	gather = 20 * time.Millisecond
 	// absence is the time after which the companion is considered stopped if it does
 	// not fetch questions.
 	absence = 5 * time.Second
 )
 
-// A State is the state of a question.
+// A State is a question's state.
 type State uint8
 
 // The states. A list whose answer is Unknown has no effect.
@@ -56,7 +57,7 @@ const (
 	Listed
 )
 
-// A Fact is the state of a question to a list.
+// A Fact is the state of a list's question about an address.
 type Fact struct {
 	List  *rules.Lookup
 	State State
@@ -64,7 +65,7 @@ type Fact struct {
 	n     uint8
 }
 
-// Event returns the answer as an event in the session and at the time of at.
+// Event returns the answer as an event with the session and time of at.
 func (f *Fact) Event(at *smtp.Event) smtp.Event {
 	ev := smtp.Event{Kind: smtp.EventListed, Time: at.Time, Session: at.Session, Name: []byte(f.List.Name), Word: []byte(f.List.Zone), Result: smtp.ResultOK}
 	if f.State != Listed {
@@ -130,15 +131,15 @@ func sourceOf(a netip.Addr) netip.Addr {
 	return p.Addr()
 }
 
-// Causes lists the reasons why an answer is unknown.
+// Causes lists the possible causes of an unknown answer.
 var Causes = []string{"timeout", "failure", "code", "rate", "disabled", lost}
 
-// lost is the cause if a question's row was evicted, or the companion has not answered
-// in time.
+// lost is the cause if a question's row was evicted or the companion did not answer in
+// time.
 const lost = "lost"
 
-// ListStatus counts a list's questions and answers since the filter's start. Each
-// question that was asked is answered, pending or lost.
+// ListStatus counts a list's questions and answers since the filter started. Each
+// question is eventually answered or lost; until then, it is pending.
 type ListStatus struct {
 	Name    string            `json:"name"`
 	Zone    string            `json:"zone"`
@@ -158,9 +159,9 @@ type ListStatus struct {
 type Table struct {
 	// Wake is called after each answer. It must not block.
 	Wake func()
-	// Withdraw is called with the addresses of the listings that a list has withdrawn.
+	// Withdraw is called with the addresses whose listings a list has withdrawn.
 	Withdraw func(list *rules.Lookup, listed []netip.Addr)
-	// Now returns the time since the start of the table. It is replaced in tests.
+	// Now returns the time since the table was created. Tests replace it.
 	Now func() time.Duration
 
 	withdrawals atomic.Uint32
@@ -296,7 +297,7 @@ func (t *Table) answers(r *row, now time.Duration, facts []Fact) (all []Fact, co
 
 // Ask appends the state of each list's answer about a to facts. If the companion is
 // running, Ask asks the lists that have no valid answer. again must be set for a
-// session's later requests, so that a dropped question counts only once.
+// session's later requests, so that a dropped question is counted only once.
 func (t *Table) Ask(a netip.Addr, again bool, facts []Fact) []Fact {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -365,8 +366,8 @@ func (t *Table) find(a netip.Addr) *row {
 
 // replace returns a new row for a, which replaces the row whose answers expire first.
 // If a's source already has maxOfSource rows, the new row replaces one with a listed
-// address, because the list may contain the whole source. If no address of the source
-// is listed, replace returns nil.
+// address, because the list may cover the whole source. If no address of the source is
+// listed, replace returns nil.
 func (t *Table) replace(a netip.Addr, now time.Duration) *row {
 	set, source := t.set(a), sourceOf(a)
 	var oldest, listed *row
@@ -410,8 +411,8 @@ type Question struct {
 	Lists []string   `json:"lists"` // see rules.Lookup.ID
 }
 
-// Questions returns the next questions. It waits for the first question until ctx ends,
-// the given time has passed, or the lists change.
+// Questions returns the next questions. It waits for the first question until ctx is
+// done, the given time has passed, or the lists change.
 func (t *Table) Questions(ctx context.Context, wait time.Duration) []Question {
 	t.mu.Lock()
 	t.readers++
@@ -449,14 +450,15 @@ func (t *Table) Questions(ctx context.Context, wait time.Duration) []Question {
 	}
 }
 
-// urgent reports whether any list has a hold, so that requests wait for its answer.
+// urgent reports whether any list has a hold, in which case requests wait for its
+// answer.
 func (t *Table) urgent() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return slices.ContainsFunc(t.lists, func(l *rules.Lookup) bool { return l.Hold > 0 })
 }
 
-// next removes questions from the queue. done reports whether there are any questions,
+// next removes questions from the queue. done reports whether there are any questions
 // or the lists have changed.
 func (t *Table) next() (all []Question, done bool) {
 	t.mu.Lock()
@@ -558,7 +560,7 @@ func (t *Table) Answer(a Answer) error {
 }
 
 // drop removes the listings of the list with the given ID, even if they have expired.
-// It returns the addresses and the list, or nil if the list does not exist.
+// drop returns the addresses and the list, or nil if the list does not exist.
 func (t *Table) drop(id string) (list *rules.Lookup, listed []netip.Addr) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

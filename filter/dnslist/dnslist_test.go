@@ -311,7 +311,7 @@ func TestBounded(t *testing.T) {
 }
 
 // TestSource checks that each address has its own answer, and that a client cannot
-// cause questions about many addresses of a /64, unless they are listed.
+// cause questions about many addresses in a /64, unless they are listed.
 func TestSource(t *testing.T) {
 	b := newBench(t, zen, white)
 	b.questions()
@@ -339,7 +339,7 @@ func TestSource(t *testing.T) {
 	answer(0, "zen")
 	answer(1, "zen")
 	b.want(address(many), "unknown unknown ")
-	// The next address replaces the row of a listed address.
+	// The next address replaces a listed address's row.
 	answer(2, "zen", "127.0.0.2")
 	b.want(address(many), "pending pending ")
 	b.want(address(2), "unknown unknown ")
@@ -379,7 +379,7 @@ func TestDropped(t *testing.T) {
 	}
 }
 
-// TestChanged checks that a change of the lists wakes the companion, and that each new
+// TestChanged checks that a change to the lists wakes the companion, and that each new
 // policy wakes the waiting requests.
 func TestChanged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

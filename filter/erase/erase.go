@@ -1,6 +1,6 @@
 // Package erase removes a person from records. Sessions from the person's addresses
 // lose their source and all names and text. Times, counts, findings and decisions are
-// kept, so that totals do not change. In other sessions, only the person's names are
+// kept, so totals do not change. In other sessions, only the person's names are
 // replaced.
 package erase
 
@@ -77,7 +77,7 @@ func parse(arg string) (s Subject, err error) {
 	case len(name) == 0:
 		return s, fmt.Errorf("%q is not an address, prefix, mailbox or user", arg)
 	case len(name) > maxName:
-		return s, fmt.Errorf("a name of %d bytes is longer than %d", len(name), maxName)
+		return s, fmt.Errorf("the name has %d bytes; the limit is %d", len(name), maxName)
 	case at == 0 || at == len(name)-1:
 		return s, fmt.Errorf("%q is not a mailbox such as user@example.org", arg)
 	case at > 0 && mailbox.IsRole(name[:at]) || at < 0 && mailbox.IsRole(name):
@@ -124,13 +124,14 @@ func (s Subject) String() string {
 	return text.Escape(s.name)
 }
 
-// Prefix returns the subject's addresses. It is invalid if the subject is a name.
+// Prefix returns the subject's addresses, or an invalid prefix if the subject is a
+// name.
 func (s Subject) Prefix() netip.Prefix { return s.prefix }
 
 // IsMailbox reports whether the subject is a mailbox.
 func (s Subject) IsMailbox() bool { return bytes.IndexByte(s.name, '@') > 0 }
 
-// Rows returns which rows of the state to erase.
+// Rows selects the rows to erase from the state.
 func (s Subject) Rows(bans bool) memory.Erasure {
 	e := memory.Erasure{Prefix: s.prefix, User: s.name, Bans: bans}
 	if s.IsMailbox() {
@@ -266,8 +267,8 @@ const numTexts = 4
 // proofs maps the source of a proof to the place where the proof may hold a user name.
 var proofs = map[string]place{"auth": alone, "memory": alone, "rcpt": alone, "command": argument, "reply": brackets}
 
-// fields returns the texts of a step that can hold a name. In a verdict or ban, the
-// text is a rule's name or the operator's reason instead.
+// fields returns the texts of a step that can hold a name. In verdicts and bans, the
+// text is instead the name of a rule or the operator's reason.
 func fields(s *store.Step) [numTexts - 1]field {
 	all := [numTexts - 1]field{{nil, nowhere, 1}, {&s.Reply, brackets, 2}, {&s.Match, nowhere, 3}}
 	switch s.Kind {
@@ -283,7 +284,7 @@ func fields(s *store.Step) [numTexts - 1]field {
 	return all
 }
 
-// mentions reports whether the record of another client mentions the person.
+// mentions reports whether another client's record mentions the person.
 func (e *Eraser) mentions(r *store.Record) (found bool) {
 	if from, _ := e.find(r.RDNS, 0, nowhere); from >= 0 {
 		return true
@@ -320,7 +321,7 @@ func (e *Eraser) replace(s *store.Step) {
 
 // replaced returns b with each of the person's names replaced by Marker. If replacing
 // the names would more than double a text, the whole text becomes Marker. Otherwise, a
-// client could send many short names, and the record would exceed its maximum size. The
+// client could make the record exceed its maximum size by sending many short names. The
 // result is valid until the next call with the same buffer number.
 func (e *Eraser) replaced(b []byte, buf int, at place) []byte {
 	from, to := e.find(b, 0, at)
@@ -471,8 +472,8 @@ func inAddress(c byte) bool {
 	return '0' <= c && c <= '9' || 'a' <= c|0x20 && c|0x20 <= 'f' || c == '.' || c == ':'
 }
 
-// findWord returns the index of word in b at or after at, or -1. Both must be in lower
-// case.
+// findWord returns the index of word in b at or after at, or -1. word and b must be in
+// lower case.
 func findWord(b, word []byte, at int) int {
 	for i := at; ; {
 		n := bytes.Index(b[i:], word)
@@ -494,7 +495,7 @@ func inWord(b []byte, i int) bool {
 }
 
 // inWordBefore reports whether the character before i belongs to the name at i. In
-// bounce senders, the recipient may follow several kinds of characters.
+// bounce addresses, the recipient may follow several kinds of characters.
 func inWordBefore(b []byte, i int) bool {
 	return nameByte(b[i-1]) && strings.IndexByte("+=-", b[i-1]) < 0 || b[i-1] == '.' && i > 1 && nameByte(b[i-2])
 }

@@ -129,7 +129,8 @@ func TestReplaced(t *testing.T) {
 	}
 }
 
-// TestUserIsAWord checks that text is kept where the user name is an ordinary word.
+// TestUserIsAWord checks that a user name is kept in text where it may be an ordinary
+// word.
 func TestUserIsAWord(t *testing.T) {
 	r, _ := record(t, "192.0.2.1",
 		store.Step{Kind: store.KindHelo, Text: []byte("user")},
@@ -163,7 +164,7 @@ func record(t *testing.T, src string, all ...store.Step) (store.Record, []byte) 
 	return got, value
 }
 
-// shown returns the texts of a record.
+// shown returns a record's texts.
 func shown(r *store.Record) string {
 	if r == nil {
 		return ""

@@ -12,8 +12,8 @@ import (
 	"unicode/utf8"
 )
 
-// decode decodes a line, including the newline. The test fails if the line has bytes
-// other than printable ASCII, unknown keys, or text after the object.
+// decode decodes a line, including the newline. The test fails if the line contains
+// bytes other than printable ASCII, unknown keys, or text after the object.
 func decode(t *testing.T, text []byte) object {
 	t.Helper()
 	body, ended := bytes.CutSuffix(text, []byte("\n"))
@@ -127,7 +127,7 @@ func TestAppendEventIsComplete(t *testing.T) {
 	}
 }
 
-// reason returns text as escaped in an event's line.
+// reason returns text escaped as in an event's line.
 func reason(text string) string {
 	line := appendEvent(nil, &Event{Reason: text})
 	_, line, _ = bytes.Cut(line, []byte(`"reason":"`))
@@ -224,7 +224,7 @@ func readable(value string) string {
 	return string(kept)
 }
 
-// FuzzEvent checks the lines of events with hostile text.
+// FuzzEvent checks the lines for events that contain hostile text.
 func FuzzEvent(f *testing.F) {
 	f.Add("host.example.org", []byte("mail.example.org"), uint64(1), []byte{192, 0, 2, 1}, "", int64(1767355200))
 	f.Fuzz(func(t *testing.T, text string, network []byte, session uint64, src []byte, zone string, seconds int64) {

@@ -33,8 +33,8 @@ type Fan struct {
 
 // A Choice selects events. The zero Choice selects all events.
 type Choice struct {
-	// Evidence selects findings with this token. It also selects later events in the
-	// latest 64 sessions with such a finding.
+	// Evidence selects findings with this token. It also selects later events in
+	// the 64 most recent sessions in which the token was found.
 	Evidence string
 	// Src selects events that concern a client within this prefix, or a network that
 	// overlaps it.

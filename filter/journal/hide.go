@@ -8,7 +8,7 @@ import (
 
 // A hider hashes mailboxes and possible passwords in records. Each method has its own
 // buffer, because a step may need the results of several methods. A result is valid
-// until the next call of the same method.
+// until the next call to the same method.
 type hider struct {
 	hasher *privacy.Hasher // nil disables hashing
 	all    bool            // hash the local part of every mailbox
@@ -34,7 +34,7 @@ func (h *hider) text(b []byte) []byte { return h.mailboxesIn(1, b) }
 func (h *hider) line(b []byte) []byte { return h.mailboxesIn(2, b) }
 
 // reply returns a reply's text, with mailboxes hashed as the privacy level requires.
-// Servers repeat mailboxes in replies.
+// Servers may repeat mailboxes in replies.
 func (h *hider) reply(b []byte) []byte { return h.mailboxesIn(3, b) }
 
 func (h *hider) mailboxesIn(buf int, b []byte) []byte {

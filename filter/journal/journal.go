@@ -15,7 +15,8 @@ import (
 	"scanwatch/store"
 )
 
-// Options holds the outputs of a Journal. No function may block or retain its argument.
+// Options holds the outputs of a Journal. None of the functions may block or retain its
+// arguments.
 type Options struct {
 	// Record receives the encoded record of an ended session or an aggregate. If
 	// Sums.Flush calls Record, it runs in the goroutine of Flush's caller.
@@ -69,9 +70,9 @@ const (
 // New returns a Journal.
 func New(o Options) *Journal { return &Journal{o: o} }
 
-// Limit sets the disk budget in bytes. To stay within the budget, sessions of floods
-// are added to aggregates. With a budget of 0, every session gets its own record. Limit
-// must be called before the first event.
+// Limit sets the disk budget in bytes. To stay within the budget, the journal adds
+// sessions in floods to aggregates. With a budget of 0, every session gets its own
+// record. Limit must be called before the first event.
 func (j *Journal) Limit(budget int64) { j.sums.begin(budget, j.o.Record) }
 
 // Hide sets the privacy level. If hashed is set, the local part of every mailbox is
@@ -91,8 +92,8 @@ func (j *Journal) Begin(st *State, at int64) {
 	j.bytes += cap(st.steps)
 }
 
-// Release frees the buffers of an ended session for reuse. Buffers that are larger than
-// an ordinary session needs are dropped.
+// Release frees the buffers of an ended session for reuse. Buffers larger than an
+// ordinary session needs are discarded.
 func (j *Journal) Release(st *State) {
 	j.bytes -= cap(st.steps)
 	if cap(st.steps) > 1024 {
@@ -268,8 +269,8 @@ func (j *Journal) Outcome(s *track.Session, st *State, o *smtp.Outcome) {
 			return
 		}
 	}
-	// A ban is never a repetition of an earlier line, because the earlier ban has ended
-	// or was revoked.
+	// A ban never repeats an earlier line, because the earlier ban must have ended
+	// or been revoked.
 	key := logKey{kind: &w.repeated, what: w.what(o), form: form(o)}
 	if ban && key.form == "" && j.log.acted.allow(o.Time, 1) || (!ban || key.form != "") && j.log.allow(s, key, o.Time) {
 		j.log.line = w.line(j.log.line[:0], s, o)
@@ -326,7 +327,7 @@ func (j *Journal) End(s *track.Session, st *State, c Close) (whole bool) {
 
 func clip(b []byte, most int) []byte { return b[:min(len(b), most)] }
 
-// Site sets the name of the mail server.
+// Site sets the mail server's name.
 func (j *Journal) Site(name []byte) { j.server = name }
 
 // Last returns when the newest step was recorded, in microseconds since 1970.

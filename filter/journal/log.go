@@ -11,8 +11,8 @@ import (
 )
 
 // A logger keeps clients from filling the log. Only the first of several identical
-// lines about a source is logged. The number of repetitions is logged at the end of a
-// window. A rate limit applies to all lines together.
+// lines about a source is logged, and the number of repetitions is logged at the end of
+// a window. A rate limit applies to all lines together.
 type logger struct {
 	line  []byte // scratch
 	lines map[uint64]repeats
@@ -24,7 +24,7 @@ type logger struct {
 	acted limiter  // rate limit of decisions and bans, which findings cannot displace
 }
 
-// Limits of the log.
+// Limits on the log.
 const (
 	logWindow    = 10 * time.Minute
 	maxLogged    = 20_000 // number of windows
@@ -64,8 +64,8 @@ type repeats struct {
 	addr netip.Addr
 }
 
-// allow reports whether a line about s with the given key must be logged. allow fills
-// in the source of the key.
+// allow reports whether a line about s with the given key must be logged. allow also
+// fills in the key's source.
 func (l *logger) allow(s *track.Session, k logKey, at int64) bool {
 	if s.Src.IsValid() {
 		k.src = memory.Number(s.Src.Addr())
@@ -151,7 +151,8 @@ func (l *logger) unlogged(log func([]byte), now int64, all bool) {
 	}
 }
 
-// A limiter allows a burst of lines and then a steady rate. It measures time by events.
+// A limiter allows a burst of lines and then a steady rate. A limiter takes the time
+// from events.
 type limiter struct {
 	tokens  float64
 	last    int64

@@ -11,10 +11,9 @@ import (
 	"scanwatch/store"
 )
 
-// A writer holds the functions for one kind of outcome, which becomes a step in the
-// record, an event for watchers, and a log line. Other programs parse log lines, so the
-// first words and the order of keys must not change. Each line ends with the session
-// id.
+// A writer holds the functions that turn one kind of outcome into a step in the record,
+// an event for watchers, and a log line. Other programs parse log lines, so the first
+// words and the order of keys must not change. Each line ends with the session id.
 type writer struct {
 	step    func(*Journal, *smtp.Outcome, *store.Step)
 	event   func(*smtp.Outcome, *events.Event)
@@ -194,7 +193,7 @@ func banLine(b []byte, s *track.Session, o *smtp.Outcome) []byte {
 	return b
 }
 
-// source returns the client's address in its logged form.
+// source returns the client's address as it is logged.
 func source(s *track.Session) []byte {
 	if s.Local {
 		return []byte("local")

@@ -10,8 +10,8 @@ import (
 )
 
 // A summary collects the outcomes of a session, which are logged in one line. A session
-// is logged if a rule or ban made a decision, if a rule set a tag, or if there is
-// evidence of medium or high confidence.
+// is logged if a rule or ban led to a decision, if a rule set a tag, or if there is
+// evidence with medium or high confidence.
 type summary struct {
 	evidence []byte // token:confidence, separated by commas
 	tags     []byte // separated by commas
@@ -25,7 +25,7 @@ type summary struct {
 	// session.
 	banned, observed bool
 
-	// The most severe enforced decision if there is one, otherwise the most severe
+	// The most severe enforced decision if there is one, or else the most severe
 	// observed decision.
 	decided  bool
 	enforced bool

@@ -48,9 +48,9 @@ const (
 	idCost    = 16 // in memory and on disk
 )
 
-// Sums records floods in bounded space. Some sessions get their own record. All others
-// are added to the aggregate of their source and hour. Flush and Unwritten are safe for
-// concurrent use. The fields before mu belong to the journal's goroutine.
+// Sums records floods in bounded space. Some sessions get their own record, and all
+// others are added to the aggregate for their source and hour. Flush and Unwritten are
+// safe for concurrent use. The fields before mu belong to the journal's goroutine.
 type Sums struct {
 	budget int64 // if 0, every session gets its own record
 	record func(end time.Time, id uint64, value []byte)
@@ -80,7 +80,7 @@ type Sums struct {
 }
 
 // A sum aggregates the sessions of one source in one hour. The common aggregate
-// combines the sessions of several sources.
+// combines several sources' sessions.
 type sum struct {
 	source  uint64
 	record  store.Record
@@ -98,9 +98,10 @@ func (c *cost) add(memory, disk int) { c.memory, c.disk = c.memory+int64(memory)
 
 // A tally counts identical steps in the sessions of an aggregate.
 type tally struct {
-	// id is the hash of the fields that identify the tally. Tallies with the same group
-	// count a session only once. group is the hash of the same fields, but without the
-	// organisation for evidence, and without the rule's text for a verdict.
+	// id is the hash of the fields that identify the tally. Together, tallies with
+	// the same group count a session only once. group is the hash of the same
+	// fields except the organisation (for evidence) or the rule's text (for a
+	// verdict).
 	id, group          uint64
 	step               []byte // encoded example of the step
 	times, count, most uint32
@@ -132,7 +133,7 @@ func (p *Sums) begin(budget int64, record func(time.Time, uint64, []byte)) {
 	p.first, p.open, p.seed = make(map[uint64]uint8), make(map[uint64]*sum), maphash.MakeSeed()
 }
 
-// payer returns the counter to which the bytes of the session's own record are charged.
+// payer returns the counter that is charged with the bytes of the session's own record.
 // It returns nil if the session must be added to an aggregate.
 func (p *Sums) payer(r *store.Record, c *Close) *int64 {
 	if p.budget == 0 || !r.Src.IsValid() || r.Counts.AuthPass > 0 {

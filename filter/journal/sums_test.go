@@ -51,7 +51,7 @@ func play(t testing.TB, budget int64) *player {
 	return p
 }
 
-// end ends a one-second session with the given steps. It returns true if the session
+// end ends a one-second session with the given steps, and reports whether the session
 // gets its own record.
 func (p *player) end(src string, at time.Time, counts track.Counts, c Close, steps ...store.Step) bool {
 	var st State
@@ -154,7 +154,7 @@ func TestRule(t *testing.T) {
 	}
 }
 
-// flood plays so many sessions from a source that later sessions are aggregated.
+// flood plays enough sessions from a source for later ones to be aggregated.
 func (p *player) flood(src string) {
 	for range firstSessions {
 		p.end(src, noon, track.Counts{}, Close{})
@@ -246,8 +246,8 @@ func TestOncePerSession(t *testing.T) {
 	}
 }
 
-// TestNameless checks that an aggregate does not count a greeting without a name as a
-// further name.
+// TestNameless checks that an aggregate does not count a greeting without a name as
+// another name.
 func TestNameless(t *testing.T) {
 	p := play(t, 512<<20)
 	for range firstSessions + 3 {
@@ -262,7 +262,7 @@ func TestNameless(t *testing.T) {
 }
 
 // TestFullTallies checks that the number of names in an aggregate is bounded. Names
-// beyond the limit are counted together. Counts of evidence and rules stay exact.
+// beyond the limit are counted together. Counts of evidence and rules remain exact.
 func TestFullTallies(t *testing.T) {
 	p := play(t, 1<<30)
 	const src, n = "198.51.100.1:25", 40

@@ -36,8 +36,8 @@ type Origin struct {
 // use.
 //
 // Origins reads the file into memory. If the file were mapped instead, truncating it
-// would kill the process with SIGBUS, and smtpd with it. It uses as much memory as the
-// file's size, and twice that during a refresh.
+// would kill the process with SIGBUS, and smtpd with it. Origins therefore needs as
+// much memory as the file is large, and twice as much during a refresh.
 //
 // Lookup may be called concurrently, even during Refresh. No lock is needed, because
 // each lookup keeps its own reference to the database.
@@ -143,8 +143,8 @@ func (o *Origins) Lookup(addr netip.Addr) (origin Origin, ok bool) {
 	if addr.Is6() && file.reader.Metadata.IPVersion == 4 {
 		return Origin{}, false
 	}
-	// The reader should tolerate corrupt files, but if it panicked, the filter would
-	// end.
+	// The reader should tolerate corrupt files, but if it panicked, the filter
+	// would exit.
 	defer func() {
 		if recover() != nil {
 			o.failures.Add(1)
@@ -172,8 +172,8 @@ func (o *Origins) State() OriginState {
 	return state
 }
 
-// An originFile is a database in memory. The reader of an originFile has no open file
-// and need not be closed.
+// An originFile is a database in memory. Its reader holds no open file and need not be
+// closed.
 type originFile struct {
 	reader *maxminddb.Reader
 	bytes  int
@@ -316,8 +316,8 @@ func openOrigins(content []byte) (file *originFile, err error) {
 	return nil, errors.Join(append([]error{err}, tried...)...)
 }
 
-// CheckOrigins returns the state of a database with the given content, or the reason why
-// Origins cannot use it.
+// CheckOrigins returns the state of a database with the given content, or why Origins
+// cannot use it.
 func CheckOrigins(content []byte) (OriginState, error) {
 	file, err := openOrigins(content)
 	if err != nil {

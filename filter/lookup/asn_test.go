@@ -22,7 +22,7 @@ import (
 
 var databaseBuilt = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
-// database returns a database of the given networks.
+// database returns a database containing the given networks.
 func database(tb testing.TB, options mmdbwriter.Options, networks map[string]mmdbtype.Map) []byte {
 	tb.Helper()
 	options.BuildEpoch = databaseBuilt.Unix()

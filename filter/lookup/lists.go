@@ -36,8 +36,8 @@ const (
 	KnownSenders = "known-senders" // known senders, even if their name or network is suspicious
 )
 
-// Evidence that the code refers to. All other evidence is only text in the lists, so
-// new classes of rows need no code.
+// Evidence tokens used in the code. All other tokens are only text in the lists, so new
+// classes of rows need no code.
 const (
 	scanner    = "scanner"
 	cloud      = "cloud"
@@ -59,9 +59,9 @@ type Row struct {
 	Class string
 	Kind  string // cidr, asn, rdns, helo or useragent-or-command
 	Value string // text to match
-	// Evidence is the evidence token of a match. A match with a row without a token
-	// proves nothing alone: legitimate hosts also match the row, or its meaning depends
-	// on other facts.
+	// Evidence is the evidence token of a match. If a row has no token, a match
+	// alone proves nothing: the row also matches legitimate hosts, or the meaning
+	// of a match depends on other facts.
 	Evidence   string
 	Confidence string // high, medium or low, as of Date; see ConfidenceAt
 	Date       string // date of the newest source that states the fact: 2006-01-02
@@ -75,9 +75,9 @@ type Row struct {
 // providers reassign addresses within days.
 const rentedDays = 90
 
-// Rented reports whether the row is about a rented address, or two aggregated ones. A
-// rented address is in a hosting provider's network. A network that a scanning
-// organisation publishes as its own is not rented.
+// Rented reports whether the row is about a rented address, or about two aggregated
+// addresses. A rented address is in a hosting provider's network. A network that a
+// scanning organisation publishes as its own is not rented.
 func (r *Row) Rented() bool { return !r.expires.IsZero() }
 
 // ConfidenceAt returns the row's confidence at time t. After 90 days, the confidence of
@@ -157,10 +157,10 @@ func (l *Lists) ScannerMail(name []byte) bool {
 	return row != nil && (row.Class == "scanner-mail" || row.Class == "scanner" && hostname.ForMail(name))
 }
 
-// Word returns the row of a greeting that many computers use, or nil. The greeting is a
-// popular name, a system's default name, or a name reserved for examples. A common
-// greeting shows that the client has no proper name configured, which also happens to
-// legitimate clients.
+// Word returns the row about a greeting that many computers use, or nil. The greeting
+// is a popular name, a system's default name, or a name reserved for examples. A common
+// greeting shows that the client has no proper name configured, which is also true of
+// some legitimate clients.
 func (l *Lists) Word(name []byte) *Row {
 	return l.words.find(bytes.TrimSuffix(name, []byte(".")))
 }
@@ -270,7 +270,7 @@ func newLists(rows []*Row) (*Lists, error) {
 	return l, nil
 }
 
-// rowPattern returns the pattern if value is a pattern in slashes.
+// rowPattern returns the pattern if value is a pattern between slashes.
 func rowPattern(row *Row) (expr string, ok bool) {
 	expr, ok = strings.CutPrefix(row.Value, "/")
 	if !ok {
@@ -359,8 +359,8 @@ var confidences = map[string]int{"low": 1, "medium": 2, "high": 3}
 
 const strongest = 0
 
-// strength ranks rows by evidence: first the identity of a client, then the form of its
-// commands, then none.
+// strength ranks rows by evidence: first evidence from a client's identity, then from
+// the form of its commands, then none.
 func strength(row *Row) int {
 	switch {
 	case row.Evidence == "":

@@ -507,8 +507,8 @@ func TestOneOwnerOfAPrefix(t *testing.T) {
 	}
 }
 
-// TestHostersAreGeneric checks that package hostname and the lists have the same names
-// of hosting providers.
+// TestHostersAreGeneric checks that package hostname and the lists name the same
+// hosting providers.
 func TestHostersAreGeneric(t *testing.T) {
 	for _, row := range builtin(t).Rows() {
 		if row.List != Clouds || row.Kind != "rdns" || strings.HasPrefix(row.Value, "/") || row.Value == ".ovh.net" || row.Value == ".cloudapp.azure.com" {

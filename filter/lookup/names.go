@@ -22,13 +22,13 @@ const maxNameBytes = 255
 //	*.example.org      every name below example.org
 //
 // A suffix matches whole labels: .example.org does not cover badexample.org. ASCII case
-// and one trailing dot are ignored. As in greetings, names may include any bytes but
+// and one trailing dot are ignored. As in greetings, names may include any bytes except
 // spaces and control characters.
 type Names[V any] struct {
 	nodes  map[string]nameNode // by name, without a leading "." or "*."
 	values []V
-	// labels is the largest number of labels in an entry. It bounds the time to look up
-	// a hostile name with a hundred labels.
+	// labels is the largest number of labels in an entry. labels bounds the time
+	// needed to look up a hostile name with a hundred labels.
 	labels int
 }
 
@@ -137,7 +137,7 @@ func lowerByte(c byte) byte {
 	return c
 }
 
-// lowerASCII is strings.ToLower for ASCII; other bytes are unchanged.
+// lowerASCII is like strings.ToLower, but leaves bytes other than ASCII unchanged.
 func lowerASCII(s string) string {
 	b := []byte(s)
 	for i := range b {

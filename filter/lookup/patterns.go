@@ -16,14 +16,14 @@ type Pattern[V any] struct {
 	Value V
 }
 
-// Patterns finds the first expression in a list that matches. A nil *Patterns matches
+// Patterns finds the first matching expression in a list. A nil *Patterns matches
 // nothing.
 type Patterns[V any] struct {
 	exprs  []*regexp.Regexp
 	values []V
-	// needed lists lower-case texts for each expression, or is nil. Any match of the
-	// expression contains at least one of its texts. Most names contain none of the
-	// texts, so the expression need not be evaluated.
+	// needed lists lower-case texts for each expression, or is nil. Any match of
+	// the expression contains at least one of its texts. Most names contain none of
+	// the texts, so the expression need not be evaluated for them.
 	needed [][][]byte
 }
 
@@ -92,7 +92,7 @@ func appendLower(dst, text []byte) (lower []byte, ascii bool) {
 }
 
 // literals returns lower-case texts, at least one of which occurs in any match of the
-// expression. It returns nil if there are none.
+// expression, or nil if there are none.
 func literals(re *syntax.Regexp) (list [][]byte) {
 	switch re.Op {
 	case syntax.OpLiteral:

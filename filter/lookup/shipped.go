@@ -18,8 +18,8 @@ import (
 var asnTable string
 
 // ShippedASN returns the number of the AS that announces addr, if the AS is a listed
-// scanner or hosting provider. The embedded table is read in place. The table is as old
-// as the release, so the operator's database should take precedence.
+// scanner or hosting provider. The embedded table, which is read in place, is as old as
+// the release, so the operator's database should take precedence.
 func ShippedASN(addr netip.Addr) (number uint32, ok bool) {
 	var key uint64
 	family := 0

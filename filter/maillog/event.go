@@ -17,7 +17,7 @@ const (
 	rejected // recipient rejected permanently
 )
 
-// An event is a parsed line from smtpd. The slices of an event point into the line.
+// An event is a parsed line from smtpd. Its slices point into the line.
 type event struct {
 	kind           kind
 	session        uint64
@@ -40,7 +40,7 @@ var others = map[string][]string{
 }
 
 // parseEvent parses the text that smtpd logged, without the program name. ok is false
-// if a session's line is invalid, for example truncated.
+// if a line about a session is malformed, for example because it was truncated.
 func parseEvent(text []byte) (e event, ok bool) {
 	var rest []byte
 	if e.session, rest, ok = cutHex(text, 16); !ok || len(rest) == 0 || rest[0] != ' ' {
@@ -122,8 +122,8 @@ func (e *event) parseMessage(s []byte) (ok bool) {
 	return ok && bytes.HasPrefix(s, []byte(" size=")) && bytes.Contains(s, []byte(" proto="))
 }
 
-// parseAddresses parses "evpid=EVPID from=<SENDER> to=<RECIPIENT>" and returns what
-// follows. smtpd rejects addresses that contain "<", ">" or a space.
+// parseAddresses parses "evpid=EVPID from=<SENDER> to=<RECIPIENT>" and returns the rest
+// of the line. smtpd rejects addresses that contain "<", ">" or a space.
 func (e *event) parseAddresses(s []byte) (rest []byte, ok bool) {
 	if s, ok = bytes.CutPrefix(s, []byte("evpid=")); !ok {
 		return nil, false

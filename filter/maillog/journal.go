@@ -18,8 +18,9 @@ type export struct {
 	fields                   int
 }
 
-// next returns the next entry. A field is "NAME=VALUE". A binary field is NAME, a line
-// end, the length in 8 bytes, the value, and a line end. An empty line ends an entry.
+// next returns the next entry. A field is "NAME=VALUE". A binary field is NAME, a
+// newline, the length in 8 bytes, the value, and another newline. An empty line ends an
+// entry.
 func (x *export) next(l *Log) (line line, err error) {
 	*x = export{host: x.host[:0], program: x.program[:0], pid: x.pid[:0], text: x.text[:0]}
 	for {

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// A line is a parsed log line. The slices of a line point into the log's buffer.
+// A line is a parsed log line. Its slices point into the log's buffer.
 type line struct {
 	at      int64 // microseconds since 1970
 	host    []byte
@@ -21,7 +21,7 @@ func (l *line) smtpd() bool {
 	return string(l.program) == "smtpd" || string(l.program) == "opensmtpd"
 }
 
-// A clock converts the times in a log.
+// A clock converts the times in a log to microseconds since 1970.
 type clock struct {
 	zone *time.Location // time zone of times without a UTC offset
 	year int            // year of the latest RFC 3164 time; 0 before the first line
@@ -29,8 +29,8 @@ type clock struct {
 	newest int64
 
 	month, day int // date of the latest RFC 3164 time
-	// hour is the latest RFC 3164 time up to the hour. base is the start of that hour
-	// in microseconds.
+	// hour is the latest RFC 3164 time, truncated to the hour. base is the start of
+	// that hour in microseconds.
 	hour [9]byte
 	base int64
 }
@@ -100,7 +100,7 @@ func cutPriority(s []byte) (rest []byte, version bool) {
 	return bytes.CutPrefix(s, []byte("1 "))
 }
 
-// parse5424 parses what follows the version in an RFC 5424 line.
+// parse5424 parses the part of an RFC 5424 line that follows the version.
 func parse5424(s []byte) (l line) {
 	var ok bool
 	if l.at, s, ok = cutISO(s, time.UTC); !ok {

@@ -41,9 +41,10 @@ const lineLimit = 64 << 10
 var errTooLong = errors.New("line too long")
 
 // Open opens the named files, and detects their formats and the times of their first
-// lines. The name - means standard input. If times have no year, the latest possible
-// year is assumed. It depends on the file's modification time, or on the current time
-// for standard input. The caller must call Read or CloseAll.
+// lines. The name - means standard input. If the times have no year, the latest
+// possible year is assumed. The latest possible year is inferred from the file's
+// modification time, or from the current time for standard input. The caller must call
+// Read or CloseAll.
 func Open(names []string, stdin io.Reader, now time.Time, zone *time.Location) (logs []*Log, err error) {
 	for i, name := range names {
 		l := &Log{Name: name, index: i, file: io.NopCloser(stdin), clock: clock{zone: zone, newest: now.UnixMicro()}}
@@ -76,7 +77,7 @@ func (l *Log) openFile(now time.Time) error {
 	return nil
 }
 
-// regular checks that a file is regular, and notes its size and age.
+// regular checks that a file is regular, and records its size and age.
 func (l *Log) regular(file *os.File, now time.Time) error {
 	info, err := file.Stat()
 	switch {
@@ -172,8 +173,8 @@ func (c *counter) Read(p []byte) (int, error) {
 }
 
 // survey finds the time of the first line. For RFC 3164 times, survey reads the whole
-// log to infer the year. It determines the year of the last line, and subtracts one for
-// each change from December to January.
+// log to infer the year. survey determines the year of the last line, and subtracts one
+// for each change from December to January.
 func (l *Log) survey() error {
 	err := l.scan()
 	l.read.Store(0)

@@ -50,7 +50,7 @@ func file(t *testing.T, name string, data []byte, modified time.Time) string {
 	return path
 }
 
-// TestRecorded checks the facts found in logs of several smtpd versions.
+// TestRecorded checks the facts found in logs from several smtpd versions.
 func TestRecorded(t *testing.T) {
 	names, _ := filepath.Glob("testdata/*.log")
 	if len(names) != 4 {
@@ -226,8 +226,8 @@ func TestRotated(t *testing.T) {
 	}
 }
 
-// TestYears checks that the year is inferred from a file's modification time, even with
-// a leap day or a change of year in the file.
+// TestYears checks that the year is inferred from a file's modification time, even if
+// the file includes a leap day or a change of year.
 func TestYears(t *testing.T) {
 	for _, test := range []struct {
 		name     string
@@ -272,8 +272,8 @@ func TestPipe(t *testing.T) {
 	}
 }
 
-// TestBzip2 checks a bzip2 file. The file is in testdata, because Go's library cannot
-// write this format.
+// TestBzip2 checks a bzip2 file. The file is in testdata, because Go's standard library
+// cannot write this format.
 func TestBzip2(t *testing.T) {
 	data, err := base64.StdEncoding.DecodeString("QlpoOTFBWSZTWQF88moAAGNfgAAQQAF/90IDTAo/9/9QMAEMgEqTEekEbI0U8oeppkPQnlPFDAGmho0YjIBoANDAqqmJppiNNA000AaAANYXre" +
 		"Dg2Dp+q69OTGcwg5LOwbhXRNf4pUxsloPCtEUFmKpIaSUjVl8iIyEkmJSmQ4E08VhOqonILpgzEUpDapQI8paQk5Gsjtia6SS6+VoO79g8Z96g" +
@@ -288,7 +288,7 @@ func TestBzip2(t *testing.T) {
 	}
 }
 
-// TestJournal checks journal exports, whose fields may include line ends.
+// TestJournal checks journal exports, whose fields may include newlines.
 func TestJournal(t *testing.T) {
 	var b bytes.Buffer
 	entry := func(message string) {
@@ -322,7 +322,7 @@ func TestFiles(t *testing.T) {
 		file(t, "log.zst", []byte("\x28\xb5\x2f\xfd..."), now):           "reserved bit",
 		file(t, "log.gz", []byte("\x1f\x8b..."), now):                    "read ",
 		file(t, "log.bz2", []byte("BZh91AY&SY"), now):                    "read ",
-		file(t, "other", []byte("Nov 21 10:31:02 mx sshd[1]: x\n"), now): "no lines of smtpd",
+		file(t, "other", []byte("Nov 21 10:31:02 mx sshd[1]: x\n"), now): "no lines from smtpd",
 		file(t, "long", bytes.Repeat([]byte{'x'}, 200_000), now):         "",
 		t.TempDir():                           "not a regular file",
 		filepath.Join(t.TempDir(), "missing"): "no such file",

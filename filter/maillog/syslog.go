@@ -21,8 +21,8 @@ type Line struct {
 // A Syslog parses the prefixes of syslog lines in the order of the log.
 type Syslog struct{ clock clock }
 
-// NewSyslog returns a Syslog. Times without a UTC offset are in the given zone. Times without
-// a year are at most a day after newest.
+// NewSyslog returns a Syslog. Times without a UTC offset are in the given zone. Times
+// without a year are assumed to be at most a day after newest.
 func NewSyslog(zone *time.Location, newest time.Time) *Syslog {
 	return &Syslog{clock{zone: zone, newest: newest.UnixMicro()}}
 }
@@ -39,7 +39,7 @@ func (s *Syslog) Parse(raw []byte) (l Line, ok bool) {
 	return Line{At: parsed.at, Host: parsed.host, Program: parsed.program, PID: parsed.pid, Text: parsed.text, Raw: raw}, true
 }
 
-// ErrTooLong is returned by Next for a line of more than 64 KiB, which is skipped.
+// ErrTooLong is returned by Next for a line longer than 64 KiB, which is skipped.
 var ErrTooLong = errTooLong
 
 // Next returns the next line. ok is false if the line is not a syslog line. At the end of
@@ -56,7 +56,7 @@ func (l *Log) Next() (line Line, ok bool, err error) {
 	return Line{At: parsed.at, Host: parsed.host, Program: parsed.program, PID: parsed.pid, Text: parsed.text, Raw: l.raw}, true, nil
 }
 
-// NextRaw returns the next line of a log that syslogd(8) has not written.
+// NextRaw returns the next line of a log that was not written by syslogd(8).
 func (l *Log) NextRaw() ([]byte, error) {
 	if l.in == nil {
 		if err := l.begin(); err != nil {
@@ -69,8 +69,8 @@ func (l *Log) NextRaw() ([]byte, error) {
 	return l.raw, err
 }
 
-// Read returns the number of bytes read, before decompression, and the file's size, or
-// 0 if it is unknown.
+// Read returns the number of bytes read, before decompression, and the file's size,
+// which is 0 if it is unknown.
 func (l *Log) Read() (read, size int64) { return l.read.Load(), l.size }
 
 // First returns the time of a syslog's first line, in microseconds since 1970. For a
@@ -86,7 +86,8 @@ func (l *Log) First() int64 {
 // passed to Open or OpenRaw.
 func (l *Log) ModTime() time.Time { return time.UnixMicro(l.clock.newest) }
 
-// OpenRaw opens a log that syslogd(8) has not written. The name - means standard input.
+// OpenRaw opens a log that was not written by syslogd(8). The name - means standard
+// input.
 func OpenRaw(name string, stdin io.Reader, now time.Time) (*Log, error) {
 	l := &Log{Name: name, file: io.NopCloser(stdin), clock: clock{zone: time.UTC, newest: now.UnixMicro()}}
 	if name == "-" {

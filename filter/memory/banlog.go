@@ -6,7 +6,7 @@ import (
 )
 
 // maxBanLog is the maximum number of changes in the log. At 500 bans a second, the log
-// covers 16 seconds. A slower reader receives all bans again.
+// covers 16 seconds. A reader that misses more changes receives all bans again.
 const maxBanLog = 8192
 
 // banLog holds the latest changes to bans, so that a reader need not copy the whole
@@ -36,8 +36,8 @@ func (l *banLog) restart() {
 	l.first, l.ring = l.next, l.ring[:0]
 }
 
-// Restart causes all readers of Changed to read all bans again. A change of the
-// filter's mode requires this, for example.
+// Restart causes all readers of Changed to read all bans again. Restart is called when
+// the filter's mode changes, for example.
 func (b *Bans) Restart() {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -29,8 +29,8 @@ type ban struct {
 	attempts     uint16 // connections during the latest ban
 	rule         uint16 // index into ruleNames
 	session      uint64
-	// repeats is the time until which an offence is consecutive; see repeatsUntil. It
-	// is set only in rows of other hosts' bans.
+	// repeats is the time until which an offence is consecutive; see repeatsUntil.
+	// repeats is set only in rows of other hosts' bans.
 	repeats uint32
 	times   uint8 // consecutive offences on this host, including this one
 	flags   banFlags
@@ -48,7 +48,7 @@ const (
 	banRejected                      // of another host: this filter has rejected a client because of it
 )
 
-// keepBan is the time in seconds for which a ban is kept after its end.
+// keepBan is the retention period of a ban after it ends, in seconds.
 const keepBan = 90 * daySeconds
 
 // An offence counts as consecutive for inRow seconds after a ban. After a long ban, the
@@ -97,8 +97,8 @@ type Ban struct {
 	Revoked  bool         `json:"revoked,omitempty"` // ended by the operator
 	Listed   bool         `json:"listed,omitempty"`  // rests on a listing in a DNS list
 	Origin   string       `json:"origin,omitempty"`  // other host that imposed or ended the ban
-	// Withheld is set for a ban of another host that firewalls and exports must not contain;
-	// see Bans.Rejected.
+	// Withheld is set for another host's ban that firewalls and exports must not
+	// include; see Bans.Rejected.
 	Withheld bool `json:"-"`
 }
 
@@ -140,11 +140,11 @@ func (b *Ban) Affects(host netip.Prefix) bool {
 	return b.Prefix.Bits() < 64 || b.Prefix == host
 }
 
-// A BanRequest asks for a ban.
+// A BanRequest is a request for a ban.
 type BanRequest struct {
-	// Ladder lists the ban durations for consecutive offences. The last duration also
-	// applies to all later offences. With a duration of 0, the offence is counted but
-	// does not lead to a ban.
+	// Ladder lists the ban durations for consecutive offences. The last duration
+	// also applies to all later offences. If the duration is 0, the offence is
+	// counted but does not lead to a ban.
 	Ladder  []time.Duration
 	Rule    string
 	Session uint64
@@ -159,9 +159,9 @@ func (b *Bans) export(p netip.Prefix, row ban) Ban {
 }
 
 // Add bans the host of c and returns the resulting ban. Each consecutive offence moves
-// to the ladder's next duration. An offence is consecutive if it occurs within a day
-// after the end of the previous ban. After a ban of more than six hours, the limit is
-// four times that ban's length.
+// the host to the ladder's next duration. An offence is consecutive if it occurs within
+// a day after the end of the previous ban. After a ban of more than six hours, the
+// limit is four times that ban's length.
 //
 // If a ban is already active, the ban that ends later applies. An observed ban never
 // replaces an enforced one.
@@ -239,8 +239,8 @@ func (b *Bans) Banned(c *Client, now int64) (Ban, bool) {
 func (b *ban) active(at uint32) bool { return b.until > at && b.flags&banRevoked == 0 }
 
 // repeatsUntil returns the time until which another offence on this host is
-// consecutive. The row of another host's ban stores the time for this host's previous
-// ban, so that claims of other hosts do not lengthen bans here.
+// consecutive. The row with another host's ban stores the time for this host's previous
+// ban, so that claims by other hosts do not lengthen bans here.
 func (b *ban) repeatsUntil() int64 {
 	if b.flags&banForeign != 0 {
 		return int64(b.repeats)
@@ -250,7 +250,7 @@ func (b *ban) repeatsUntil() int64 {
 }
 
 // inherit copies the count of consecutive offences from this host's own ban to the row
-// of another host's ban.
+// with another host's ban.
 func (b *ban) inherit(own *ban) {
 	if own.flags&banRevoked == 0 && own.flags&banObserved == b.flags&banObserved {
 		b.times, b.repeats = own.times, uint32(min(own.repeatsUntil(), math.MaxUint32))
@@ -268,7 +268,7 @@ func (b *ban) connected(at uint32, active bool) {
 }
 
 // AddPrefix manually bans a host or network. An IPv6 address is widened to its /64.
-// AddPrefix returns false if there are too many bans of networks.
+// AddPrefix returns false if there are too many network bans.
 func (b *Bans) AddPrefix(p netip.Prefix, d time.Duration, reason string, now int64) (Ban, bool) {
 	p = widen(p)
 	b.mu.Lock()
@@ -325,9 +325,9 @@ func (b *Bans) Revoke(p netip.Prefix, within bool, now int64) (ended []Ban) {
 	return ended
 }
 
-// RevokeListed ends the bans of the client at a that rest on a listing in a DNS list and for
-// which refuted returns true. These bans count as expired, not as revoked: an unban would also
-// end the bans by other hosts. They do not count as offences.
+// RevokeListed ends those bans of the client at a that rest on a DNS list and for which
+// refuted returns true. These bans do not count as offences. They count as expired
+// rather than revoked, because an unban would also end bans by other hosts.
 func (b *Bans) RevokeListed(a netip.Addr, refuted func(Ban) bool, now int64) (ended []Ban) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -397,7 +397,7 @@ func (b *Bans) addresses(p netip.Prefix) map[uint64]bool {
 	return set
 }
 
-// Covering returns the active bans of networks that contain a.
+// Covering returns the active bans of the networks that contain a.
 func (b *Bans) Covering(a netip.Addr, now int64) (list []Ban) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -422,8 +422,8 @@ func (b *Bans) Each(visit func(Ban)) {
 type BanCount struct {
 	Active   int `json:"active"`   // bans not in Observed
 	Observed int `json:"observed"` // bans that are not enforced
-	// Waiting is the part of Active that other hosts have imposed and that is not enforced
-	// before the standing on other hosts has arrived.
+	// Waiting is the number of active bans that were imposed by other hosts and are
+	// not enforced until the standing on other hosts has arrived.
 	Waiting int `json:"waiting,omitempty"`
 }
 

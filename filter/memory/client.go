@@ -20,8 +20,8 @@ type Client struct {
 	// Account is set once the session is authenticated. The behaviour of an
 	// authenticated session is attributed to the user, never to the address.
 	Account bool
-	// Shared is set if many hosts share the address, which is private or a gateway's. A
-	// shared address has no standing.
+	// Shared is set if many hosts share the address because it is private or
+	// belongs to a gateway. A shared address has no standing.
 	Shared bool
 }
 
@@ -61,7 +61,7 @@ func (h Host) wide() Host {
 	return Host{hi: h.hi}
 }
 
-// Prefix returns the addresses of the host.
+// Prefix returns the host's addresses.
 func (h Host) Prefix() netip.Prefix {
 	if h.hi == 0 {
 		var b [4]byte
@@ -135,8 +135,8 @@ func isSource(p netip.Prefix) bool {
 	return p.Addr().Is4() && p.Bits() == 32 || p.Addr().Is6() && p.Bits() >= 64
 }
 
-// widen returns the prefix that a manual ban of p covers: the /64 of an IPv6 address,
-// otherwise p itself.
+// widen returns the prefix that a manual ban of p covers: the /64 of a single IPv6
+// address, or p itself for anything else.
 func widen(p netip.Prefix) netip.Prefix {
 	if p.Addr().Is6() && p.Bits() > 64 {
 		p = netip.PrefixFrom(p.Addr(), 64)
@@ -151,7 +151,7 @@ func short(n uint64) uint16 {
 	return max(uint16(n>>48), 1)
 }
 
-// addShort adds a hash to a list of distinct hashes, which has a fixed length.
+// addShort adds a hash to a list of distinct hashes with a fixed length.
 func addShort(list []uint16, hash uint16) {
 	for i, s := range list {
 		if s == 0 {
@@ -195,7 +195,7 @@ func seconds(micros int64) uint32 { return uint32(max(micros, 0) / 1e6) }
 
 const daySeconds = 24 * 3600
 
-// dayOf returns the day in days since 1970.
+// dayOf returns the day, counted in days since 1970.
 func dayOf(now uint32) uint16 { return uint16(now / daySeconds) }
 
 // ageScore returns the eviction score of a row that was last used on the given day and

@@ -22,23 +22,23 @@ const (
 	clockPoints = 4
 )
 
-// A clock converts the time of events to the time used in rows. The system clock may be
-// wrong for a while: a machine without a battery boots in 1970 or in another year.
-// While the clock is wrong, bans and standing must not expire, and bans must keep their
-// length.
+// A clock converts event times to row times, which are the times used in rows. The
+// system clock may be wrong for a while: without a battery, a machine may boot with its
+// clock in 1970 or some other year. While the clock is wrong, bans and standing must
+// not expire, and bans must keep their length.
 //
 // If the system clock steps back by more than clockJump, or forward by more than
-// clockPause, the time of the rows does not change. The step is added to the offset.
-// When the system clock is corrected, the opposite step is subtracted again.
+// clockPause, the row time does not change. Instead, the step is added to the offset,
+// and subtracted again when the system clock is corrected.
 //
-// A smaller step forward may be time that has actually passed, for example if the
-// machine was off for a week. The time of the rows then steps forward too. If the
-// system clock steps back within clockDoubt, so does the time of the rows. Until
-// clockDoubt has passed, rows do not expire.
+// A smaller step forward may reflect time that has actually passed, for example if the
+// machine was off for a week. In this case, the row time also steps forward. If the
+// system clock steps back within clockDoubt, so does the row time. Until clockDoubt has
+// passed, rows do not expire.
 //
 // Until Follow is called or the clock's row is loaded, events and rows use the same
-// time. Replayed sessions have gaps, which are not steps. All fields but offset require
-// the lock.
+// time. Replayed sessions have gaps, which are not steps. All fields except offset
+// require the lock.
 type clock struct {
 	offset atomic.Int64 // time of events minus time of rows, in microseconds
 
@@ -60,16 +60,16 @@ type clock struct {
 	monotonic func() time.Time // time.Now, except in tests
 }
 
-// A clockPoint is the time of the rows and the offset at a given monotonic time.
+// A clockPoint is the row time and the offset at a given monotonic time.
 type clockPoint struct {
 	own, offset int64
 	at          time.Time
 }
 
-// row converts a time of events to the time of rows.
+// row converts an event time to a row time.
 func (c *clock) row(event int64) uint32 { return seconds(event - c.offset.Load()) }
 
-// event converts a time of rows to the time of events.
+// event converts a row time to an event time.
 func (c *clock) event(row uint32) time.Time {
 	return time.UnixMicro(int64(row)*1e6 + c.offset.Load()).UTC()
 }
@@ -79,7 +79,7 @@ func (c *clock) day(row uint16) time.Time {
 	return dayTime(dayOf(uint32(max(int64(row)*daySeconds+c.offset.Load()/1e6+daySeconds/2, 0))))
 }
 
-// expected returns the time of events at the monotonic time now, assuming that the
+// expected returns the event time expected at the monotonic time now, assuming that the
 // system clock has not stepped since the latest event.
 func (c *clock) expected(now time.Time) int64 {
 	return c.last + max(now.Sub(c.seen).Microseconds(), 0)
@@ -147,7 +147,7 @@ func (c *clock) past(at uint32) uint32 {
 	return at
 }
 
-// Follow lets Tick advance the clock of the rows. After Follow, events must be in
+// Follow lets Tick advance the rows' clock. After Follow, events must be in
 // chronological order.
 func (m *Memory) Follow() {
 	m.mu.Lock()
@@ -165,10 +165,10 @@ func (m *Memory) Tick(event int64) {
 	}
 }
 
-// Now returns the current time on the clock of the events, or fallback before the first
-// event. A clock loaded from disk does not know how long the filter was stopped. If
-// there was no event since such a load, Now therefore treats fallback as the time of an
-// event.
+// Now returns the current time on the events' clock, or fallback before the first
+// event. A clock loaded from disk does not account for the time during which the filter
+// was stopped. If there has been no event since the clock was loaded, Now therefore
+// treats fallback as the time of an event.
 func (m *Memory) Now(fallback int64) int64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -217,8 +217,8 @@ func (r clockRows) restore(key, value []byte, _ uint32) bool {
 	return ok
 }
 
-// stored is the clock's decoded row: the time of the rows, the offset, the former
-// offset, and the points without their monotonic times.
+// stored is the clock's decoded row: the row time, the offset, the former offset, and
+// the points without their monotonic times.
 type stored struct {
 	own, offset, former int64
 	points              []clockPoint
@@ -318,8 +318,8 @@ func (b *ban) settle(at uint32) bool {
 	return true
 }
 
-// After the time of the rows has been set back, settleBans corrects bans that start in
-// the future.
+// settleBans corrects bans that start in the future because the row time has been set
+// back.
 func (m *Memory) settleBans() {
 	now, due := m.settling()
 	if due {
@@ -367,8 +367,8 @@ func ValidBan(key, value []byte) bool {
 	return ok
 }
 
-// Ban decodes a row of the bans bucket. Ban returns false if the row is invalid or
-// holds no ban.
+// Ban decodes a row of the bans bucket. Ban returns false if the row is invalid or does
+// not hold a ban.
 func (r *Reader) Ban(key, value []byte) (Ban, bool) {
 	var names ruleNames
 	p, row, ok := names.read(key, value)

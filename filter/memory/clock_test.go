@@ -252,7 +252,7 @@ func TestAbuseWhileAhead(t *testing.T) {
 }
 
 // TestCommandBeforeTheFirstEvent checks that a manual ban keeps its length if it is
-// imposed before the first event after a restart. The cases are an outage, a wrong
+// imposed before the first event after a restart. The test covers an outage, a wrong
 // clock and a replayed stream.
 func TestCommandBeforeTheFirstEvent(t *testing.T) {
 	for _, c := range []struct {

@@ -17,7 +17,7 @@ type Counters struct {
 }
 
 // A counter has six slots, each for a sixth of its window. Events older than the window
-// never count. An event may expire up to a sixth of the window too early.
+// never count, but an event may expire up to a sixth of the window too early.
 type counter struct {
 	head  uint32 // number of the newest slot, counted from 1970
 	slots [slotsPerWindow]uint16
@@ -135,7 +135,8 @@ func (n *counter) merge(old counter) {
 	}
 }
 
-// Watch sets the windows in which events are counted. A new window starts at 0.
+// Watch sets the windows in which events are counted. A new window starts with a count
+// of 0.
 func (t *Counters) Watch(windows []rules.Window) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -189,11 +190,11 @@ func (t *Counters) add(c *Client, e rules.Evidence, n int, at uint32) {
 	}
 }
 
-// Count returns the number of occurrences within a window, including some that other
-// hosts counted; see Multiple. The count is 0 if the window counts by a kind of subject
-// to which the session's events are never attributed; see subject. ok is false if the
-// window is not watched, or if the subject is still unknown, such as the user before a
-// login.
+// Count returns the number of occurrences within a window, including a limited number
+// counted by other hosts; see Multiple. The count is 0 if the window counts by a kind
+// of subject that the session's events are never attributed to; see subject. ok is
+// false if the window is not watched, or if the subject is still unknown, such as the
+// user before a login.
 func (t *Counters) Count(c *Client, w rules.Window, now int64) (sum int, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -215,9 +216,9 @@ func (t *Counters) Count(c *Client, w rules.Window, now int64) (sum int, ok bool
 	return together(n.sum(), others.sum()), true
 }
 
-// ownLogins reports whether only failed logins on this host count, because the address has
-// logged in, here or on another host. The latter counts most of the failures of such an
-// address once an hour, unlike other hosts.
+// ownLogins reports whether only failed logins on this host count, because a user has
+// logged in from the address, here or on another host. Only a host with a login from
+// the address counts each user's failures at most once an hour; see Logins.Failed.
 func (t *Counters) ownLogins(c *Client, e rules.Evidence, at uint32) bool {
 	return e&(rules.AuthFailure|rules.AuthSpray|rules.AuthUnsupported) != 0 && (t.peers.hasLogin(c, at) || t.peers.loginElsewhere(c, at))
 }
@@ -240,7 +241,7 @@ func (t *Counters) Halve(c *Client, e rules.Evidence, now int64) {
 	}
 }
 
-// forget deletes the counts for a network and for every host for which freed returns
+// forget deletes the counts for a network and for each host for which freed returns
 // true.
 func (t *Counters) forget(freed func(host uint64) bool, network uint64) {
 	t.mu.Lock()

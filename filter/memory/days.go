@@ -9,15 +9,15 @@ import (
 	"scanwatch/rules"
 )
 
-// Days is the table of daily counters (UTC, by the time of events). The table keeps the
-// latest dayKeep days that had sessions, regardless of the retention of session
-// records.
+// Days is the table of daily counters. Days are in UTC and follow event times. The
+// table keeps the latest dayKeep days that had sessions, regardless of the retention of
+// session records.
 type Days struct {
 	*shared
 	rows table[uint16, *dayCounters]
 }
 
-// dayKeep is longer than session records are kept.
+// dayKeep exceeds the retention of session records.
 const dayKeep = 400
 
 // A DayCounter is one of the counters kept for each day.
@@ -44,7 +44,7 @@ const (
 // DayEvidence returns the counter for sessions with evidence e.
 func DayEvidence(e rules.Evidence) DayCounter { return dayEvidence + DayCounter(e.Index()) }
 
-// dayNames lists the names of the counters, which are also used on disk.
+// dayNames lists the counters' names, which are also used on disk.
 var dayNames = func() (names [numDayCounters]string) {
 	copy(names[:], []string{"sessions", "local", "authenticated", "found", "refused", "whole", "summed",
 		"mails", "rcpt-ok", "rcpt-permfail", "rcpt-tempfail", "auth-fail"})
@@ -114,8 +114,8 @@ func (t *Days) Add(e *Ended, now int64) {
 	}
 }
 
-// dropOldest drops the oldest day from a full table. Days are not dropped because of
-// their age, as the clock may be wrong.
+// dropOldest drops the oldest day from a full table. Days are never dropped because of
+// their age, since the clock may be wrong.
 func (t *Days) dropOldest() {
 	for len(t.rows.rows) >= dayKeep {
 		t.rows.del(slices.Min(slices.Collect(maps.Keys(t.rows.rows))))
@@ -128,7 +128,7 @@ type Day struct {
 	Counters map[string]uint64 `json:"counters"` // by name, without zeros; "evidence " and the token for DayEvidence
 }
 
-// Of returns one of the counters of d.
+// Of returns one of d's counters.
 func (d *Day) Of(c DayCounter) uint64 { return d.Counters[c.String()] }
 
 // List returns all days, oldest first.
@@ -160,8 +160,8 @@ func ReadDay(key, value []byte) (Day, bool) {
 	return d, ok
 }
 
-// eachCounter decodes a value made of names and numbers. Each name is preceded by a
-// byte with its length.
+// eachCounter decodes a value made up of names and numbers. Each name is preceded by
+// its length in one byte.
 func eachCounter(v []byte, visit func(name []byte, n uint64)) (ok bool) {
 	for len(v) > 0 {
 		at := 1 + int(v[0])

@@ -8,7 +8,7 @@ type Domains struct {
 	name []byte // scratch
 }
 
-// A domain remains local for domainDays days after its latest mail.
+// A domain remains local for domainDays days after it last received mail.
 const domainDays = 400
 
 func newDomains(s *shared) *Domains {

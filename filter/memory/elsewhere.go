@@ -6,19 +6,20 @@ import (
 	"scanwatch/rules"
 )
 
-// Bans of other hosts are written to disk, but the standing of clients on other hosts is
-// not. After a start of the filter, these bans have no effect before this standing has
-// arrived. Otherwise, they would affect clients that are exempt.
+// Other hosts' bans are written to disk, but the clients' standing on these hosts is
+// not. After the filter starts, the bans therefore have no effect until the standing
+// has arrived. Otherwise, they would affect clients that are exempt.
 //
-// A firewall, a DNS zone and an export cannot exempt a client by its name or its login. They
-// therefore contain another host's ban only after this filter has rejected a client because
-// of it, and until the address becomes exempt. Bans of networks are not included.
+// Firewalls, DNS zones and exports cannot exempt a client by its name or login. They
+// therefore include another host's ban only after this filter has rejected a client
+// because of it, and only until the address becomes exempt. Other hosts' bans of
+// networks are never included.
 
 // NotEnforced describes the bans for which Bans.Waiting is true.
 const NotEnforced = "not enforced: waiting for the standing of other hosts"
 
-// HaveStanding records that the standing that clients have on other hosts has arrived since
-// the start of the filter.
+// HaveStanding records that clients' standing on other hosts has arrived since the
+// filter started.
 func (b *Bans) HaveStanding() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -28,28 +29,29 @@ func (b *Bans) HaveStanding() {
 	}
 }
 
-// Waiting reports whether bans by other hosts have no effect, because the bans on disk have
-// not been loaded, or because the standing on other hosts has not arrived.
+// Waiting reports whether bans by other hosts have no effect yet, because the bans on
+// disk have not been loaded or because the standing on other hosts has not arrived.
 func (b *Bans) Waiting() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.unread || !b.standing
 }
 
-// waiting reports whether the row is that of another host's ban that has no effect yet.
+// waiting reports whether the row holds another host's ban that has no effect yet.
 func (b *Bans) waiting(row *ban) bool {
 	return row.flags&banForeign != 0 && (b.unread || !b.standing)
 }
 
-// Rejected records that the filter has rejected a client because of the ban e of another
-// host. It has no effect on bans of networks.
+// Rejected records that the filter has rejected a client because of e, another host's
+// ban. Rejected has no effect on network bans.
 func (b *Bans) Rejected(e *Ban) { setRejected(b, e.Prefix, e.Origin, true) }
 
 // Withhold removes another host's ban from firewalls and exports, until the filter rejects
 // a client again.
 func (b *Bans) Withhold(p netip.Prefix) { setRejected(b, p, "", false) }
 
-// setRejected changes the ban of p by the host origin or, if that is empty, by any other.
+// setRejected sets or clears the rejected flag of origin's ban of p, or of any other
+// host's ban of p if origin is empty.
 func setRejected(b *Bans, p netip.Prefix, origin string, rejected bool) {
 	if !isSource(p) {
 		return

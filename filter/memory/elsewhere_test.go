@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// rowsFor returns the rows of m for others.
+// rowsFor returns m's rows as other hosts receive them.
 func rowsFor(m *Memory, origin string) (rows []Foreign) {
 	for _, e := range m.Outgoing(100, 0) {
 		rows = append(rows, Foreign{Entry: e, Origin: origin})
@@ -15,8 +15,9 @@ func rowsFor(m *Memory, origin string) (rows []Foreign) {
 	return rows
 }
 
-// TestRejectedBan checks how long firewalls may contain another host's ban of which this
-// filter has rejected the client, and that no host can claim that this filter has done so.
+// TestRejectedBan checks how long firewalls may contain another host's ban after this
+// filter has rejected the client because of it, and that no other host can claim that
+// rejection.
 func TestRejectedBan(t *testing.T) {
 	p := netip.MustParsePrefix("198.51.100.7/32")
 	now := time.Date(2026, 11, 3, 12, 0, 0, 0, time.UTC).UnixMicro()

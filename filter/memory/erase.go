@@ -21,8 +21,8 @@ type Erasure struct {
 type Erased struct {
 	// Rows counts the rows by table, as in Status.
 	Rows map[string]int `json:"rows"`
-	// Kept lists the active bans that remain. Bans of networks that contain the prefix
-	// are not included.
+	// Kept lists the active bans that remain. Bans of larger networks that contain
+	// the prefix are not included.
 	Kept []Ban `json:"kept_bans,omitempty"`
 }
 
@@ -36,7 +36,7 @@ type Erased struct {
 // Copies of other hosts' rows are also deleted here. The other hosts keep these rows,
 // and send them again when they change.
 //
-// A deleted host does not count as a dropped one; see Peers.Forgotten.
+// A deleted host does not count as dropped; see Peers.Forgotten.
 func (m *Memory) Erase(e Erasure, now int64, dry bool) Erased {
 	out := Erased{Rows: make(map[string]int)}
 	at := m.clock.row(now)
@@ -80,7 +80,8 @@ func (m *Memory) eraseHosts(p netip.Prefix, hosts map[uint64]bool, bans bool, at
 	eraseNetworks(m, p, kept, dry, out)
 	erase(&m.mu, &m.Peers.rows, dry, out, func(k peerKey, _ peer) bool { return k.kind != peerDomain && p.Contains(k.host.Prefix().Addr()) })
 	has := func(n uint64) bool { return hosts[n] || inPrefix(n, p) }
-	// The counts of a network with other hosts do not describe a single person.
+	// If a network also includes other hosts, its counts do not describe a single
+	// person.
 	whole := p.Bits() <= 24 || p.Addr().Is6() && p.Bits() <= 48
 	erase(&m.mu, &m.Counters.rows, dry, out, func(k counterKey, _ counter) bool {
 		return k.by == rules.BySrc && has(k.subject) || whole && k.by == rules.ByPrefix && inPrefix(k.subject, p)
@@ -168,7 +169,7 @@ func erase[K comparable, V any](mu *sync.Mutex, t *table[K, V], dry bool, out *E
 	}
 }
 
-// eraseForeign is erase for the rows of other hosts.
+// eraseForeign is like erase, but for other hosts' rows.
 func eraseForeign[K comparable, V any](mu *sync.Mutex, t *table[K, V], dry bool, want func(K, V) bool) (n int) {
 	mu.Lock()
 	defer mu.Unlock()

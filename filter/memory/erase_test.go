@@ -13,7 +13,7 @@ import (
 )
 
 // known returns tables with rows about a host, its user and the user's mailbox, and
-// rows about others.
+// rows about other users.
 func known(addr, name string) *Memory {
 	m := New()
 	m.Load(func(func(kv.Entry) bool) {}, at(0))

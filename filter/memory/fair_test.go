@@ -11,8 +11,8 @@ import (
 
 const day = 24 * time.Hour
 
-// TestAbusersEvictNoSender checks that rows of abusive hosts do not evict a host that
-// sends one message a year.
+// TestAbusersEvictNoSender checks that rows about abusive hosts do not evict a host
+// that sends one message a year.
 func TestAbusersEvictNoSender(t *testing.T) {
 	m := New()
 	yearly := who("192.0.2.1")
@@ -112,7 +112,7 @@ func TestSprayAfterWrongClock(t *testing.T) {
 }
 
 // TestKnownAfterWrongClock checks that mail does not lower a client's standing while
-// the clock is at 1970.
+// the clock is set to 1970.
 func TestKnownAfterWrongClock(t *testing.T) {
 	m := New()
 	w := who("203.0.113.5")

@@ -3,13 +3,15 @@ package memory
 import "time"
 
 // forgotten describes the hosts dropped from the table of peers. The table is bounded,
-// so a host without a row may have sent mail. Its row is the last in the bucket, so a
-// reader that reaches it has read all peers.
+// so a host without a row may have sent mail. The last row in the bucket holds this
+// description, so a reader that reaches that row has read all peers.
 type forgotten struct {
-	// day is the day of the latest mail or login of a dropped host; 0 if there is none.
+	// day is the day of a dropped host's latest mail or login, or 0 if there is
+	// none.
 	day uint16
-	// lost is the latest day on which rows of bans or peers were missing from the file;
-	// 0 if there is none. A missing file from an earlier run counts as a loss.
+	// lost is the latest day on which rows of bans or peers were missing from the
+	// file, or 0 if there is none. A missing file from an earlier run counts as a
+	// loss.
 	lost uint16
 
 	read, dirty bool // read: the row has been read; dirty: the row must be written

@@ -154,9 +154,9 @@ func (t *Logins) Failed(c *Client, now int64) (kind string, sure bool) {
 	return "", false
 }
 
-// limit returns the number of users or networks that make a spray. A login on another host
-// raises it as well: the failures there count here, so that the conduct of an office would
-// otherwise count more if its users reach several hosts.
+// limit returns the number of users or networks that make a spray. A login on another
+// host raises this number as well: failures on that host also count here, so an
+// office's failures would otherwise weigh more if its users log in to several hosts.
 func (t *Logins) limit(c *Client, at uint32) int {
 	if t.peers.hasLogin(c, at) || t.peers.loginElsewhere(c, at) {
 		return sprayMax
@@ -164,8 +164,8 @@ func (t *Logins) limit(c *Client, at uint32) int {
 	return sprayAt
 }
 
-// users returns the number of users of a source. After a login on this host, claims of
-// other hosts do not count.
+// users returns a source's number of users. After a login on this host, claims by other
+// hosts do not count.
 func (t *Logins) users(c *Client, r sprayRow, at uint32) int {
 	if t.peers.hasLogin(c, at) {
 		return r.count()
@@ -173,8 +173,8 @@ func (t *Logins) users(c *Client, r sprayRow, at uint32) int {
 	return t.everywhere(r, at)
 }
 
-// LoggedIn records a login as c.User from the network of c. LoggedIn returns from how
-// many networks the user has logged in within an hour, at most sprayMax.
+// LoggedIn records a login as c.User from the network of c. LoggedIn returns the number
+// of networks from which the user has logged in within an hour, at most sprayMax.
 func (t *Logins) LoggedIn(c *Client, now int64) int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -191,8 +191,8 @@ func (t *Logins) Sent(c *Client, sender []byte, now int64) int {
 	return t.everywhere(t.add(sprayKey{t.hash('u', c.User), sendersOfAccount}, short(t.hash('s', sender)), at), at)
 }
 
-// Sprays reports whether many users' logins have failed from the host of c. Successful
-// logins by other users do not exempt the host.
+// Sprays reports whether logins as many different users have failed from the host of c.
+// Successful logins by other users do not exempt the host.
 func (t *Logins) Sprays(c *Client, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -227,7 +227,8 @@ func (t *Logins) Abuse(c *Client, now int64) {
 	}
 }
 
-// Abused reports whether abuse of the account c.User has been recorded within a day.
+// Abused reports whether the account c.User has been recorded as abused within the last
+// day.
 func (t *Logins) Abused(c *Client, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -235,8 +236,7 @@ func (t *Logins) Abused(c *Client, now int64) bool {
 	return ok
 }
 
-// forget deletes the sprays of a network and of every host for which freed returns
-// true.
+// forget deletes the sprays of a network and of each host for which freed returns true.
 func (t *Logins) forget(freed func(host uint64) bool, network uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -272,7 +272,7 @@ func (t *Logins) add(k sprayKey, hash uint16, at uint32) sprayRow {
 	return sprayRow{k, r}
 }
 
-// everywhere returns the number of distinct values in a row and in the row of other hosts
+// everywhere returns the number of distinct values in a row and in the other hosts' row
 // with the same key, at most sprayMax; see Multiple.
 func (t *Logins) everywhere(r sprayRow, at uint32) int {
 	own := r.count()

@@ -157,7 +157,7 @@ func TestAccounts(t *testing.T) {
 	}
 }
 
-// TestSubjects checks to which subjects events are attributed. An account's events
+// TestSubjects checks which subjects events are attributed to. An account's events
 // count only for its user. If a host has a proven name, its events count for the host
 // and its domain instead of its network.
 func TestSubjects(t *testing.T) {

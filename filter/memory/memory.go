@@ -9,8 +9,8 @@
 // All tables share a lock, which is held for a few microseconds. All methods are safe
 // for concurrent use.
 //
-// Times are in microseconds since 1970 on the clock of smtpd's events. That clock may
-// be wrong, so rows use a different one; see clock.
+// Times are in microseconds since 1970 on the clock that smtpd uses for its events.
+// That clock may be wrong, so rows use a different one; see clock.
 package memory
 
 // The rows by bucket. Numbers are big-endian. Hashes depend on the key stored in the
@@ -105,15 +105,15 @@ func New() *Memory {
 		Bans: newBans(s), Counters: counters, Peers: peers, Recipients: newRecipients(s),
 		Logins: newLogins(s, peers, counters), Domains: newDomains(s), Days: newDays(s), shared: s,
 	}
-	// The clock comes first, because other rows depend on it. The secret is the key of
-	// the hashes in other rows. The row about dropped peers must be on disk before the
-	// rows of these peers are deleted.
+	// The clock comes first, because other rows depend on it. The secret is the key
+	// for the hashes in other rows. The row about dropped peers must be on disk
+	// before the rows of these peers are deleted.
 	m.buckets = []bucket{clockRows{m}, secret{m}, &m.Bans.hosts, &m.Bans.networks, forgottenRow{m.Peers}, &m.Peers.rows, &m.Counters.rows, &m.Recipients.rows, &m.Recipients.asks,
 		&m.Logins.pairs, &m.Logins.sprays, &m.Logins.accounts, &m.Domains.rows, &m.Days.rows}
 	return m
 }
 
-// Limit reduces the maximum number of rows of all tables in proportion, so that the
+// Limit reduces the maximum number of rows of all tables proportionally, so that the
 // tables use at most the given number of bytes on disk instead of AllBytes. Limit must
 // be called while the tables are empty.
 func (m *Memory) Limit(bytes int64) {
@@ -185,8 +185,8 @@ func (m *Memory) changed(b bucket, n int, list *[]kv.Entry) (left int) {
 	})
 }
 
-// Rewrite causes Changes to return all rows again. It is called after the file was
-// lost.
+// Rewrite causes Changes to return all rows again. Rewrite is called after the file has
+// been lost.
 func (m *Memory) Rewrite() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -197,7 +197,7 @@ func (m *Memory) Rewrite() {
 
 // Load merges stored rows into the rows added since startup. Expired rows are marked
 // for deletion, and invalid rows are ignored. The clock's row must come first. If
-// Follow was called and the clock has no row, now must be the latest time that has
+// Follow has been called and the clock has no row, now must be the latest time that has
 // certainly passed.
 func (m *Memory) Load(entries iter.Seq[kv.Entry], now int64) {
 	some := make([]kv.Entry, 0, chunk)
@@ -258,7 +258,7 @@ func (m *Memory) load(e *kv.Entry, now int64) {
 	}
 }
 
-// Expect announces that Load will be called with the rows of an earlier run of the
+// Expect announces that Load will be called with the rows from an earlier run of the
 // filter. Until then, the tables are incomplete. If Load does not receive the last row
 // of the peers bucket, rows were lost; see Peers.Forgotten.
 func (m *Memory) Expect() {

@@ -2,8 +2,8 @@ package memory
 
 import "net/netip"
 
-// networkBans holds the manual bans of networks. A lookup of an address tries each
-// prefix length in use, and returns the narrowest ban.
+// networkBans holds the manual network bans. A lookup of an address tries each prefix
+// length in use, and returns the narrowest ban.
 type networkBans struct {
 	rows  map[netip.Prefix]ban
 	bits  [2][129]int // rows by family and prefix length

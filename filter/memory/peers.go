@@ -17,7 +17,7 @@ type Peers struct {
 	forgotten forgotten
 }
 
-// KnownClients is the name under which Status lists Peers.
+// KnownClients is the name that Status uses for Peers.
 const KnownClients = "known clients"
 
 type peerKey struct {
@@ -66,8 +66,8 @@ const (
 	trustedSpread   = 10 // days from the first to the latest message
 )
 
-// Minimum numbers for an address that many hosts share, such as a gateway's, or a
-// domain that many owners share, such as a provider's.
+// Minimum numbers for an address to count as shared by many hosts, such as a gateway's,
+// or for a domain to count as shared by many owners, such as a provider's.
 const (
 	manySenders   = 5 // sender domains
 	manyGreetings = 3
@@ -168,8 +168,8 @@ func (t *Peers) Delivered(c *Client, d Delivery, now int64) {
 	defer t.mu.Unlock()
 	at := t.clock.row(now)
 	t.deliver(hostKey(c), c, d, at)
-	// The mail also counts for the domain of the client's name, if the sender or the
-	// greeting is in this domain.
+	// The mail also counts for the domain of the client's name if the sender or the
+	// greeting is in that domain.
 	if c.Domain != "" && (slices.Contains(d.Senders, c.Domain) || RegisteredDomain(c.Helo) == c.Domain) {
 		t.deliver(t.domainKey(c.Domain), c, d, at)
 	}
@@ -212,8 +212,8 @@ func (t *Peers) WroteTo(domain string, now int64) {
 	}
 }
 
-// Misbehaved records an offence of c. The offence halves the numbers of messages and
-// days of c and its domain, and keeps them from being trusted for badDays.
+// Misbehaved records an offence of c. The offence halves the message and day counts of
+// c and its domain, and keeps both from being trusted for badDays.
 func (t *Peers) Misbehaved(c *Client, now int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -246,7 +246,7 @@ func (t *Peers) hasLogin(c *Client, at uint32) bool {
 	return ok && within(p.login, at, loginDays)
 }
 
-// loginElsewhere is hasLogin for other hosts.
+// loginElsewhere is like hasLogin, but for logins on other hosts.
 func (t *Peers) loginElsewhere(c *Client, at uint32) bool {
 	p, _, ok := t.rows.other(peerKey{c.Host(), peerLogin}, at)
 	return ok && within(p.login, at, loginDays)
@@ -259,7 +259,7 @@ func (t *Peers) domainKey(domain string) peerKey {
 // hostKey returns the key for the client's address.
 func hostKey(c *Client) peerKey { return peerKey{HostOf(c.Addr, true), peerHost} }
 
-// keys returns the keys of the client's rows for its host and its domain. If the client
+// keys returns the keys of the rows about the client's host and domain. If the client
 // cannot have one of the rows, that row's key is zero.
 func (t *Peers) keys(c *Client) (keys [2]peerKey) {
 	keys[0] = hostKey(c)
@@ -270,9 +270,9 @@ func (t *Peers) keys(c *Client) (keys [2]peerKey) {
 }
 
 // RegisteredDomain returns the registered domain of a host name, or "" if a provider
-// has derived the name, because the customer does not own the domain. A call needs
-// about a microsecond and allocates memory, so call RegisteredDomain only once per
-// session.
+// has derived the name from the address, because the customer then does not own the
+// domain. A call takes about a microsecond and allocates memory, so call
+// RegisteredDomain only once per session.
 func RegisteredDomain(name []byte) string {
 	if hostname.Generic(name) {
 		return ""
@@ -376,15 +376,16 @@ func (p *peer) standing(c *clock, at uint32) (s Standing) {
 	return s
 }
 
-// Excuse returns the reason why rules must not ban c, or "". The reason is "many" if
-// many hosts share the address, and "login" after a recent login from the address. For
-// any other known client, the reason is the client's standing.
+// Excuse returns why rules must not ban c, or "". The reason is "many" if many hosts
+// share the address, and "login" after a recent login from the address. For any other
+// known client, the reason is the client's standing.
 func (t *Peers) Excuse(c *Client, now int64) string {
 	reason, _ := t.ExcuseFrom(c, now)
 	return reason
 }
 
-// ExcuseFrom is Excuse that also reports whether the reason is known only from other hosts.
+// ExcuseFrom is like Excuse, but also reports whether the reason is known only from
+// other hosts.
 func (t *Peers) ExcuseFrom(c *Client, now int64) (reason string, elsewhere bool) {
 	s := t.Standing(c, now)
 	return s.excuse(), s.Origin != "" && s.Login.IsZero()

@@ -38,9 +38,9 @@ type ask struct {
 const recipientsBucket = "recipients"
 
 const (
-	// askWindow is the time within which a host's repeated requests for a mailbox count
-	// once. A mailing list that ignores rejections sends every message to its former
-	// members.
+	// askWindow is the time within which a host's repeated requests for a mailbox
+	// count once. A mailing list that ignores rejections keeps sending messages to
+	// its former members.
 	askWindow = 30 * daySeconds
 	// freeAsks is the number of probed mailboxes that a domain's hosts may request each
 	// day without a finding.
@@ -151,9 +151,10 @@ func (t *Recipients) Accepted(rcpt []byte, now int64) {
 	}
 }
 
-// Known reports whether mail for rcpt has been accepted on this host. A mailbox may exist
-// without being known. Claims of other hosts do not count, because no rule about counts
-// applies to a known mailbox, and a harvest would then not be cut.
+// Known reports whether mail for rcpt has been accepted on this host. A mailbox may
+// exist without being known. Claims by other hosts do not count: rules about counts do
+// not apply to known mailboxes, so a false claim could keep a harvest from being
+// stopped.
 func (t *Recipients) Known(rcpt []byte, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -167,9 +168,10 @@ func (t *Recipients) acceptedElsewhere(k uint64, at uint32) bool {
 	return ok && r.accepted
 }
 
-// Lagging reports whether the rejection of rcpt does not count as a missing mailbox: mail for
-// it was accepted here earlier or, once a day for each host, on another host. The list of
-// users may be older on this host, but another host's claims must not hide a harvest.
+// Lagging reports whether the rejection of rcpt must not count as a missing mailbox,
+// because mail for rcpt was accepted earlier on this host or, once a day for each
+// client, on another host. This host's list of users may be older than the other
+// host's, but another host's claims must not hide a harvest.
 func (t *Recipients) Lagging(c *Client, rcpt []byte, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -189,8 +191,8 @@ func (t *Recipients) Lagging(c *Client, rcpt []byte, now int64) bool {
 	return a.n == short(k) // the retry of a message counts as the same request
 }
 
-// Refused records that the mail server rejected an unknown client's recipient. The row
-// of a recipient with accepted mail does not change.
+// Refused records that the mail server rejected an unknown client's recipient. If mail
+// for the recipient has been accepted, the recipient's row does not change.
 func (t *Recipients) Refused(c *Client, rcpt []byte, now int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -218,9 +220,8 @@ func (t *Recipients) Asked(c *Client, rcpt []byte, now int64) bool {
 	return t.again(k, at)
 }
 
-// Held records that a rule rejected the recipient rcpt of c. It reports whether the
-// same recipient was already rejected within askWindow, as happens when mail servers
-// retry.
+// Held records that a rule rejected c's recipient rcpt. It reports whether the same
+// recipient was already rejected within askWindow, as happens when mail servers retry.
 func (t *Recipients) Held(c *Client, rcpt []byte, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -238,8 +239,8 @@ func (t *Recipients) again(k uint64, at uint32) bool {
 }
 
 // Probed reports whether at least distinctAt networks, not counting c's own, have
-// requested rcpt, which has never existed. Networks seen only by other hosts count at
-// most Multiple times as much as the networks seen here.
+// requested rcpt, which has never existed. Networks seen only by other hosts can add at
+// most Multiple times the number of networks seen here.
 func (t *Recipients) Probed(c *Client, rcpt []byte, now int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -255,9 +256,9 @@ func (t *Recipients) Probed(c *Client, rcpt []byte, now int64) bool {
 }
 
 // Excused records a request for a probed mailbox, and reports whether the request is
-// exempt. The mailbox may be new, so only requests of clients with a proven name are
-// exempt. Each pair of sender and recipient is exempt once. All hosts of a domain
-// together have at most freeAsks exempt requests a day.
+// exempt. The mailbox may be new, so only requests from clients with a proven name are
+// exempt. Each pair of sender and recipient is exempt once. Together, the hosts of a
+// domain get at most freeAsks exempt requests a day.
 func (t *Recipients) Excused(c *Client, sender, rcpt []byte, now int64) bool {
 	if c.Domain == "" {
 		return false

@@ -88,8 +88,8 @@ func TestAsked(t *testing.T) {
 }
 
 // TestExcused checks which requests for a probed mailbox are exempt. A host with a
-// proven name has one exempt request for each pair of sender and recipient, and its
-// domain has five a day.
+// proven name gets one exempt request for each pair of sender and recipient, and its
+// domain gets five a day.
 func TestExcused(t *testing.T) {
 	m := New()
 	ask := func(c *Client, sender, rcpt string, d time.Duration) bool {

@@ -23,13 +23,13 @@ type shared struct {
 	hostName
 }
 
-// hostName is the name under which other hosts know this host.
+// hostName is the name by which other hosts know this host.
 type hostName struct {
 	name      string // empty outside a fleet
 	nameDirty bool
-	// kept is set unless this host has lost the rows that other hosts know under this
-	// name. After such a loss, other hosts can send its rows back until it first sends
-	// its own.
+	// kept is set unless this host has lost the rows that other hosts know under
+	// this name. After the loss, other hosts can send its rows back until it first
+	// sends its own.
 	kept    bool
 	renamed bool // other hosts know the stored rows under a different name
 }
@@ -47,8 +47,8 @@ func newShared() *shared {
 }
 
 // hash returns a keyed hash of text, ignoring case. The same text has a different hash
-// for each purpose. Only the first 256 bytes are hashed, because mail addresses are not
-// longer.
+// for each purpose. Only the first 256 bytes are hashed, because mail addresses are no
+// longer than that.
 func (s *shared) hash(purpose byte, text []byte) uint64 {
 	var b [16 + 1 + 256]byte
 	n := copy(b[:], s.key[:])
@@ -92,16 +92,15 @@ func (s secret) changes(n int, put func(key, value []byte)) (left int) {
 	return n
 }
 
-// Key returns the key of the hashes.
+// Key returns the hash key.
 func (m *Memory) Key() [16]byte {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.key
 }
 
-// UseKey sets the key of the hashes, which then replaces the key in the stored rows.
-// Rows whose hashes depend on a different key are dropped. UseKey must be called before
-// Load.
+// UseKey sets the hash key, which then replaces the key in the stored rows. Rows whose
+// hashes depend on a different key are dropped. UseKey must be called before Load.
 func (m *Memory) UseKey(key [16]byte) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -112,18 +111,18 @@ func (m *Memory) UseKey(key [16]byte) {
 	}
 }
 
-// UseName sets the name under which other hosts know this host. If the host was
-// renamed, or its state is a copy of another host's, other hosts know the stored rows
-// under a different name. The stored counts are then dropped. Otherwise, other hosts would
-// count them twice, and this host would receive them back as another host's. UseName
-// must be called before Load.
+// UseName sets the name by which other hosts know this host. If the host was renamed,
+// or its state is a copy of another host's, other hosts know the stored rows under a
+// different name. In that case, the stored counts are dropped. Otherwise, other hosts
+// would count them twice, and this host would receive them back as another host's.
+// UseName must be called before Load.
 func (s *shared) UseName(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.name, s.nameDirty = name, true
 }
 
-// restoreName compares the stored name.
+// restoreName compares the stored name with the current one.
 func (n *hostName) restoreName(stored string) {
 	if n.kept = stored == n.name; n.kept {
 		n.nameDirty = false

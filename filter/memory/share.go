@@ -19,28 +19,29 @@ import (
 // their other rows are kept in a separate map, are not written to disk, and have less
 // weight than this host's rows:
 //
-//   - Counts of other hosts can triple the count of this host, but cannot replace it; see
-//     together. Otherwise, a single host with wrong counts could make all hosts reject a
-//     legitimate client.
-//   - A login on another host exempts nothing. Failed logins on other hosts then count only
-//     against the threshold for an address with logins.
-//   - Offences on other hosts do not lengthen the bans of this host.
-//   - Mail to other hosts makes a client known, never trusted.
+//   - Other hosts' counts can triple this host's count, but cannot replace it; see
+//     together. Otherwise, a single host with wrong counts could make all hosts reject
+//     a legitimate client.
+//   - A login on another host does not exempt a client, but failed logins on other
+//     hosts then count only towards the threshold for addresses with logins.
+//   - Offences on other hosts do not lengthen this host's bans.
+//   - Mail to other hosts can make a client known, but never trusted.
 
-// A foreignRow is a row of other hosts.
+// A foreignRow is a row received from other hosts.
 type foreignRow[V any] struct {
 	row    V
 	origin uint16 // number of the host with the latest information; see hostNames
 	merged bool   // includes partial rows of several hosts; see Foreign
 }
 
-// maxForeign limits the rows of other hosts to a table's maximum number of rows divided
-// by maxForeign.
+// maxForeign divides a table's maximum number of rows to give the limit on other hosts'
+// rows.
 const maxForeign = 2
 
-// Multiple limits the weight of other hosts' counts: at most Multiple times this host's
-// count is added to it, and nothing up to a count of Alone. If a client's events are
-// spread evenly over three hosts, each of them then has the full count.
+// Multiple limits the weight of other hosts' counts: they add at most Multiple times
+// this host's own count, and nothing if that count is at most Alone. If a client's
+// events are spread evenly over three hosts, each of the hosts therefore reaches the
+// full count.
 const Multiple = 2
 
 // Alone is the highest count to which nothing is added, so that a single mistake never
@@ -48,7 +49,7 @@ const Multiple = 2
 // to reject a client after its first unknown recipient.
 const Alone = 1
 
-// together adds the limited count of other hosts to this host's own.
+// together adds the other hosts' count, within the limit, to this host's own.
 func together(own, others int) int {
 	if own <= Alone {
 		return own
@@ -56,7 +57,7 @@ func together(own, others int) int {
 	return own + min(others, Multiple*own)
 }
 
-// hostNames numbers the names of other hosts.
+// hostNames numbers other hosts' names.
 type hostNames struct {
 	list []string
 }
@@ -75,8 +76,9 @@ func (n *hostNames) number(name string) uint16 {
 	return uint16(len(n.list) - 1)
 }
 
-// A Foreign is a row of other hosts. A Foreign without a value means that other hosts
-// have no row with this key. If Origin is set, only a ban imposed by Origin is deleted.
+// A Foreign is a row received from other hosts. A Foreign without a value means that
+// other hosts have no row with this key. If Origin is set, only a ban imposed by Origin
+// is deleted.
 type Foreign struct {
 	kv.Entry
 	Origin string // name of the host with the latest information
@@ -84,9 +86,10 @@ type Foreign struct {
 	// Partial is set if the row comes only from Origin. Earlier rows with the same key
 	// from other hosts then remain.
 	Partial bool
-	// Seen is the time of the latest unban of the prefix that the host of a ban knew, in
-	// seconds since 1970, or 0 if it is unknown. An unban that this host knows stays in effect
-	// against earlier bans. In the deletion of a friend's ban, it is the time of the unban.
+	// For a ban, Seen is the time of the latest unban of the prefix that the ban's
+	// host knew of, in seconds since 1970, or 0 if it is unknown. An unban that
+	// this host knows of remains in effect against earlier bans. For the deletion
+	// of a friend's ban, Seen is the time of the unban.
 	Seen int64
 }
 
@@ -96,16 +99,19 @@ type Freed struct {
 	Origin string // name of the host; empty if it is unknown
 }
 
-// A sharedTable is a table whose rows hosts share. All methods but count require the lock.
+// A sharedTable is a table whose rows are shared among hosts. All methods but count
+// require the lock.
 type sharedTable interface {
 	bucketName() string
-	// announce marks all rows of this host as changed. Later changes are marked as well.
+	// announce marks all of this host's rows as changed. Later changes are marked
+	// as well.
 	announce()
-	// send calls put for up to n changed rows of this host, and returns n minus the
-	// number of calls. The value of a deleted row is nil. by is added to the times.
+	// send calls put for up to n of this host's changed rows, and returns n minus
+	// the number of calls. The value of a deleted row is nil. by is added to the
+	// times.
 	send(n int, by int64, put func(key, value []byte)) (left int)
-	// receive sets the row of other hosts, or deletes it if f has no value. by is added
-	// to the times. receive reports whether the row is valid.
+	// receive sets the other hosts' row, or deletes it if f has no value. by is
+	// added to the times. receive reports whether the row is valid.
 	receive(f *Foreign, by int64, now uint32) bool
 	// combine merges rows with the same key. It returns nil if no row is valid, or if
 	// all rows have expired.
@@ -114,12 +120,12 @@ type sharedTable interface {
 	valid(key, value []byte, latest uint32) bool
 	// validKey reports whether the key is valid for this table.
 	validKey(key []byte) bool
-	// foreignRows returns the number of rows of other hosts.
+	// foreignRows returns the number of other hosts' rows.
 	foreignRows() int
-	// count calls add with the host of each row of other hosts. It must be called
-	// without the lock, and takes the lock only briefly.
+	// count calls add with the host of each row received from other hosts. It must
+	// be called without the lock, and takes the lock only briefly.
 	count(mu *sync.Mutex, add func(host string))
-	// disown deletes the rows of another host and returns their number.
+	// disown deletes another host's rows and returns their number.
 	disown(origin string) int
 }
 
@@ -133,8 +139,8 @@ func sharedTables(m *Memory) []sharedTable {
 	}
 }
 
-// Announce causes Outgoing to return all rows of this host, followed by all rows that
-// change later. After the start of the filter, Announce must be called before Incoming.
+// Announce causes Outgoing to return all of this host's rows, followed by all rows that
+// change later. After the filter starts, Announce must be called before Incoming.
 // Otherwise, another host's ban could replace an unban that this host has not sent yet.
 func (m *Memory) Announce() {
 	m.mu.Lock()
@@ -144,7 +150,7 @@ func (m *Memory) Announce() {
 	}
 }
 
-// Outgoing returns up to n rows of this host that have changed since Outgoing last
+// Outgoing returns up to n of this host's rows that have changed since Outgoing last
 // returned them. The value of a deleted row is nil. The times in rows are event times
 // plus skew, in seconds.
 func (m *Memory) Outgoing(n int, skew int64) (list []kv.Entry) {
@@ -170,12 +176,12 @@ func outgoing(m *Memory, t sharedTable, n int, skew int64, list *[]kv.Entry) (le
 	})
 }
 
-// Incoming sets the rows of other hosts, and returns the prefixes whose bans these
-// hosts have ended. Each row replaces the earlier one with the same key, unless it is
-// partial. Invalid rows are skipped and cause an error. A ban without an Origin was
-// imposed by this host and sent back. Skew is subtracted from the times in rows; see
-// Outgoing. Until the rows on disk are loaded, Incoming sets no rows, because the
-// stored rows may include unbans.
+// Incoming sets other hosts' rows, and returns the prefixes whose bans these hosts have
+// ended. Each row replaces the earlier one with the same key, unless it is partial.
+// Invalid rows are skipped and cause an error. A ban without an Origin was imposed by
+// this host and sent back. Skew is subtracted from the times in rows; see Outgoing.
+// Until the rows on disk are loaded, Incoming sets no rows, because the stored rows may
+// include unbans.
 func (m *Memory) Incoming(list []Foreign, skew, now int64) (all []Freed, last error) {
 	if !m.Bans.Loaded() {
 		return nil, ErrNotLoaded
@@ -216,7 +222,7 @@ func receive(m *Memory, list []Foreign, skew, now int64) (freed []Freed, ranges 
 	return m.Bans.freed, m.Bans.ranges, err
 }
 
-// Origins returns the number of rows of each other host.
+// Origins returns the number of rows received from each other host.
 func (m *Memory) Origins() map[string]int {
 	byHost := make(map[string]int)
 	for _, t := range sharedTables(m) {
@@ -225,9 +231,9 @@ func (m *Memory) Origins() map[string]int {
 	return byHost
 }
 
-// Disown deletes the rows of another host, and returns their number. Its unbans remain. A ban
-// of this host that a longer one of the other host has replaced returns with the next rows of
-// a server.
+// Disown deletes another host's rows and returns their number. The other host's unbans
+// remain. If one of its bans has replaced a shorter ban by this host, the shorter ban
+// returns with the next rows from a server.
 func (m *Memory) Disown(origin string) (n int) {
 	locked := func(t sharedTable) int {
 		m.mu.Lock()
@@ -327,7 +333,7 @@ func (t sharedRows[K, V]) receive(f *Foreign, by int64, now uint32) bool {
 	return true
 }
 
-// makeForeignRoom samples a few rows of other hosts, and deletes the expired ones. If
+// makeForeignRoom samples a few of other hosts' rows, and deletes the expired ones. If
 // the table is still full, it also deletes the sampled row with the lowest score.
 func (t *table[K, V]) makeForeignRoom(now uint32) {
 	var least K
@@ -418,8 +424,8 @@ func NewMerger() Merger {
 }
 
 // Combine merges the valid rows of several hosts with the same key. The result does not
-// depend on the order of the rows. It is nil if no row is valid, or if all have expired
-// by now, in seconds since 1970.
+// depend on the order of the rows. Combine returns nil if no row is valid, or if all
+// rows have expired by now, in seconds since 1970.
 func (m Merger) Combine(bucket string, key []byte, values [][]byte, now int64) []byte {
 	m.bans.rules.reset()
 	values = slices.SortedFunc(slices.Values(values), bytes.Compare)
@@ -447,8 +453,8 @@ func (m Merger) Valid(bucket string, key, value []byte, latest int64) bool {
 	})
 }
 
-// LimitBan returns a row of bans with a ban of at most d. If observe is set, the ban is
-// not enforced. The row must be valid.
+// LimitBan returns a copy of a ban's row, in which the ban lasts at most d. If observe
+// is set, the ban is not enforced. The row must be valid.
 func LimitBan(value []byte, d time.Duration, observe bool) []byte {
 	value = slices.Clone(value)
 	since, until := be.Uint32(value), be.Uint32(value[4:])
@@ -459,7 +465,7 @@ func LimitBan(value []byte, d time.Duration, observe bool) []byte {
 	return value
 }
 
-// A BanRow describes a shared row of bans.
+// A BanRow describes a shared row of the bans bucket.
 type BanRow struct {
 	Prefix       netip.Prefix
 	Since, Until int64 // seconds since 1970
@@ -498,8 +504,8 @@ func higherCounters(_ counterKey, c *counter, other counter) {
 	}
 }
 
-// higherPeers is combinePeers, but keeps the higher number of messages instead of the
-// sum.
+// higherPeers is like combinePeers, but keeps the higher number of messages instead of
+// the sum.
 func higherPeers(k peerKey, p *peer, other peer) {
 	messages := max(p.messages, other.messages)
 	combinePeers(k, p, other)
@@ -541,8 +547,8 @@ func combineSprays(_ sprayKey, r *spray, other spray) {
 	}
 }
 
-// effective reduces the row of a single other host to its effect here, and reports whether
-// there is one; see schema.reduce.
+// effective reduces another host's row to its effect here, and reports whether it has
+// any effect; see schema.reduce.
 func (t *table[K, V]) effective(k K, v *V) bool {
 	return t.reduce == nil || t.reduce(k, v)
 }
@@ -551,8 +557,8 @@ func (t *table[K, V]) effective(k K, v *V) bool {
 // address.
 var manyElsewhere = [manySenders]uint16{1, 1, 1, 1, 1}
 
-// reducePeer reduces a row to the standing that its host grants, so that no host can take
-// away the standing that another one grants.
+// reducePeer reduces a row to the standing that its host grants, so that no host can
+// take away standing granted by another.
 func reducePeer(k peerKey, p *peer) bool {
 	switch {
 	case p.senders == manyElsewhere: // already reduced
@@ -568,8 +574,8 @@ func reducePeer(k peerKey, p *peer) bool {
 	return true
 }
 
-// combinePeers unites the reduced rows of two hosts. Several hosts may have received mail on
-// the same day, so days are not added.
+// combinePeers combines the reduced rows of two hosts. Several hosts may have received
+// mail on the same day, so days are not added.
 func combinePeers(_ peerKey, p *peer, other peer) {
 	days := max(p.days, other.days)
 	senders := p.senders

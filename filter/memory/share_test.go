@@ -11,7 +11,7 @@ import (
 	"scanwatch/rules"
 )
 
-// sharing returns tables with a fixed key whose changes other hosts receive.
+// sharing returns tables with a fixed key, whose changes are sent to other hosts.
 func sharing() *Memory {
 	m := New()
 	m.Load(slices.Values([]kv.Entry{{Bucket: "secret", Key: []byte("hash"), Value: make([]byte, 16)}}), at(0))
@@ -41,7 +41,7 @@ func describe(list []kv.Entry) (out []string) {
 	return out
 }
 
-// TestOutgoing checks which changes are sent, and that each is sent once.
+// TestOutgoing checks which changes are sent, and that each is sent only once.
 func TestOutgoing(t *testing.T) {
 	c := who("192.0.2.1")
 	c.User = []byte("alice")
@@ -179,7 +179,7 @@ func TestForeignRows(t *testing.T) {
 	}
 }
 
-// TestEraseForeign checks that an erasure includes the rows of other hosts.
+// TestEraseForeign checks that an erasure includes other hosts' rows.
 func TestEraseForeign(t *testing.T) {
 	from, to := sharing(), sharing()
 	c := who("192.0.2.1")
@@ -202,8 +202,8 @@ func TestEraseForeign(t *testing.T) {
 	}
 }
 
-// TestTimes checks that times are converted if the clocks of hosts differ, or if the clock
-// of a host is known to be wrong.
+// TestTimes checks that times are converted if hosts' clocks differ, or if a host's
+// clock is known to be wrong.
 func TestTimes(t *testing.T) {
 	from, to := sharing(), sharing()
 	from.clock.offset.Store(-(48 * time.Hour).Microseconds()) // rows are two days later than events
@@ -290,8 +290,8 @@ func TestForeignBans(t *testing.T) {
 	}
 }
 
-// TestUnbanAhead checks that an unban ends a ban immediately, even if the clock of the
-// host that sent it is ahead, and clears the counts only once.
+// TestUnbanAhead checks that an unban ends a ban immediately, even if the sending
+// host's clock is ahead, and clears the counts only once.
 func TestUnbanAhead(t *testing.T) {
 	p := netip.MustParsePrefix("192.0.2.1/32")
 	here, there := sharing(), sharing()
@@ -355,8 +355,9 @@ func TestCombineCounters(t *testing.T) {
 	}
 }
 
-// TestForeignUnban checks that this host's unban of another host's ban lasts, is sent,
-// and counts as this host's own, even if the ban was only observed.
+// TestForeignUnban checks that this host's unban of another host's ban persists, is
+// sent to other hosts, and counts as this host's own, even if the ban was only
+// observed.
 func TestForeignUnban(t *testing.T) {
 	p := netip.MustParsePrefix("192.0.2.1/32")
 	for _, observe := range []bool{false, true} {
@@ -409,7 +410,7 @@ func TestRoomForOwnBans(t *testing.T) {
 	}
 }
 
-// foreignRows returns the number of rows of other hosts, except bans.
+// foreignRows returns the number of other hosts' rows, except bans.
 func foreignRows(m *Memory) (n int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -473,7 +474,8 @@ func TestPartial(t *testing.T) {
 	}
 }
 
-// TestCountWithoutUnbans checks that a ban with an unban in the future is not active.
+// TestCountWithoutUnbans checks that a ban whose unban is in the future does not count
+// as active.
 func TestCountWithoutUnbans(t *testing.T) {
 	m := sharing()
 	p := netip.MustParsePrefix("192.0.2.1/32")

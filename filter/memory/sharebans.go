@@ -12,11 +12,11 @@ import (
 //
 // An unban on another host also ends the ban here, even if the ban was imposed here.
 // The row then keeps the time of the unban. If the same unban arrives again, it has no
-// effect. Nor does an earlier ban that arrives from an old file, from a backup of the
-// server, or from a host that does not know the unban. An unban of a range also ends
-// the bans in it.
+// effect. The same is true of an earlier ban that arrives in an old file, from a backup
+// of the server, or from a host that does not know of the unban. An unban of a range
+// also ends the bans in it.
 
-// originMark separates the name of another host from the name of its rule.
+// originMark separates another host's name from the name of its rule.
 const originMark = "\x00"
 
 func splitOrigin(rule string) (origin, name string) {
@@ -26,8 +26,8 @@ func splitOrigin(rule string) (origin, name string) {
 	return "", rule
 }
 
-// maxForeignNames is the number of rule names, of all hosts, above which the rule names
-// in other hosts' rows are omitted.
+// maxForeignNames is the total number of rule names above which the names in other
+// hosts' rows are omitted.
 const maxForeignNames = 1 << 14
 
 func (n *ruleNames) foreign(origin, rule string) uint16 {
@@ -83,8 +83,8 @@ func (b *Bans) readForeign(key, value []byte, origin string, by int64) (p netip.
 	return p, row, true
 }
 
-// An arrival is a row received from another host, or a row of this host that was sent
-// back.
+// An arrival is a row received from another host, or one of this host's own rows that
+// was sent back.
 type arrival struct {
 	prefix  netip.Prefix
 	row     ban
@@ -97,12 +97,12 @@ type arrival struct {
 	seen int64
 }
 
-// seenSlack is the number of seconds by which Foreign.Seen may precede the time of the
-// unban, in case a clock was wrong and then corrected.
+// seenSlack is the number of seconds that Foreign.Seen may precede the time of the
+// unban, in case a clock was wrong and has since been corrected.
 const seenSlack = 6 * 3600
 
-// unbanAhead is the maximum number of seconds by which another host's unban may be in
-// the future.
+// unbanAhead is the maximum number of seconds that another host's unban may be in the
+// future.
 const unbanAhead = 30 * 60
 
 // arrival decodes a received row with a value. It returns false if the row is invalid.
@@ -135,8 +135,8 @@ func (old ban) accept(known bool, n *arrival) (result ban, replaced, freed bool)
 	unban := row.flags&banRevoked != 0
 	switch {
 	case sentBack && (n.changed && !old.vacated() || ownUnban), n.unsent && ownUnban:
-		// The row does not know the latest change. If that is an unban, it also ends the
-		// bans by other hosts that do not know it.
+		// The row's host did not know of the latest change. If that change was
+		// an unban, it also ends bans by other hosts that do not know of it.
 		return old, false, false
 	case sentBack && known && !unban && old.flags&banForeign == 0:
 		return old, false, false // this host knows its own ban best
@@ -171,8 +171,8 @@ func (old ban) accept(known bool, n *arrival) (result ban, replaced, freed bool)
 	return result, result != old, false
 }
 
-// again is accept for an unban that follows another one. A later one also clears the counts,
-// and other hosts do not receive it from here.
+// again is accept for an unban that follows another unban. A later unban also clears
+// the counts, but this host does not send it to other hosts.
 func (old ban) again(n *arrival) (result ban, replaced, freed bool) {
 	until, within := min(n.row.until, n.at+unbanAhead), n.row.flags&banWithin
 	freed = until > old.until+sameUnban || n.partial && until > old.until
@@ -188,20 +188,21 @@ func (old ban) again(n *arrival) (result ban, replaced, freed bool) {
 	return old, true, freed
 }
 
-// sameUnban is the time in seconds by which the same unban may seem to be later, because times
-// are converted between the clocks of hosts. In files they are not converted.
+// sameUnban is the number of seconds by which the same unban may appear to be later,
+// because times are converted between hosts' clocks. Times in files are not converted.
 const sameUnban = 2
 
-// after reports whether a ban is later than an unban. In the same second, only the ban that
-// the unban has ended is earlier; its row keeps the session and the start of that ban.
+// after reports whether a ban is later than an unban. In the same second, only the ban
+// that the unban ended is earlier; the unban's row keeps that ban's session and start.
 func (b *ban) after(unban *ban) bool {
 	same := b.session != 0 && b.session == unban.session || b.since == unban.since
 	return b.since > unban.until || b.since == unban.until && !same
 }
 
-// echo reports whether a row is one of this host that it must not take back, because it has a
-// row of its own, or has not lost its state and therefore deleted the row. Other hosts must
-// then receive the row or the deletion again.
+// echo reports whether a row is one of this host's own that was sent back and must be
+// ignored. Either this host still has its own row, or its state is intact and it has
+// therefore deleted the row. Other hosts must then receive the row or the deletion
+// again.
 func echo(b *Bans, f *Foreign, old *ban, known bool) bool {
 	switch {
 	case len(f.Value) == 0 || b.name == "":
@@ -212,8 +213,9 @@ func echo(b *Bans, f *Foreign, old *ban, known bool) bool {
 	return f.Origin == "" && !f.Partial && b.kept && !known
 }
 
-// vacate removes the ban of another host from a row, and reports whether there were offences
-// on this host. They remain, and the row receives the ban that the other host had replaced.
+// vacate removes another host's ban from a row, and reports whether there were offences
+// on this host. The offences remain. If the other host's ban had replaced a ban by this
+// host, that ban is restored when it arrives; see ownCopy.
 func (b *ban) vacate() bool {
 	b.until, b.session, b.rule, b.attempts, b.flags = b.since, 0, 0, 0, banForeign
 	return b.times > 0
@@ -224,9 +226,9 @@ func (b *ban) vacated() bool {
 	return b.flags == banForeign && b.until == b.since && b.rule == 0 && b.since != 0
 }
 
-// ownCopy returns f as a row of this host that has been sent back, if it is a ban for which the
-// row old is vacated, or an unban that this host lacks because its state is from a backup.
-// After a restart of the companion, such a row has the name of this host.
+// ownCopy returns f as one of this host's own rows that was sent back, if f is a ban
+// for which the row old is vacated, or an unban that this host lacks because its state
+// is from a backup. After the companion has restarted, f carries this host's name.
 func ownCopy(b *Bans, f *Foreign, old *ban, known bool) *Foreign {
 	if b.name == "" || f.Origin != b.name || !known || !old.vacated() && !f.unban() {
 		return f
@@ -281,8 +283,8 @@ func arrived(b *Bans, p netip.Prefix, row *ban, f *Foreign, freed bool) {
 	}
 }
 
-// endWithin ends the bans in ranges that other hosts have unbanned, except bans that
-// started after the unban.
+// endWithin ends the bans within ranges that other hosts have unbanned, except bans
+// that started after the unban.
 func endWithin(b *Bans, ranges []rangeUnban, now int64) (freed []Freed) {
 	if len(ranges) == 0 {
 		return nil
@@ -322,7 +324,7 @@ func endWithin(b *Bans, ranges []rangeUnban, now int64) (freed []Freed) {
 	return freed
 }
 
-// unban reports whether a row of a ban is an unban.
+// unban reports whether f, which must be the row of a ban, is an unban.
 func (f *Foreign) unban() bool {
 	return len(f.Value) >= banSize && banFlags(f.Value[banSize-1])&banRevoked != 0
 }
@@ -373,7 +375,7 @@ func (b *Bans) Disclaim(p netip.Prefix, within bool, now int64) bool {
 }
 
 // revoke ends a ban. The unban must not be earlier than the ban, which may start in the
-// future if the clock of its host is ahead.
+// future if its host's clock is ahead.
 func (b *ban) revoke(at uint32) {
 	if b.since == 0 {
 		b.since = at
@@ -478,11 +480,11 @@ func (n *ruleNames) deletes(f *Foreign, b *ban, by int64) bool {
 	return origin != "" && (f.Origin == "" && !f.Partial || f.Origin == origin)
 }
 
-// FriendPrefix is the prefix of the names of hosts outside the fleet.
+// FriendPrefix begins the names of hosts outside the fleet.
 const FriendPrefix = "friend."
 
-// friendUnban returns the friend that has unbanned its own ban b, or "". The unban only ends
-// bans of the same friend, such as those in its older files.
+// friendUnban returns the friend that has unbanned its own ban b, or "". The unban ends
+// only bans by the same friend, such as those in its older files.
 func (n *ruleNames) friendUnban(b *ban) string {
 	origin, _ := splitOrigin(n.list[b.rule])
 	if b.flags&(banRevoked|banForeign) != banRevoked|banForeign || !strings.HasPrefix(origin, FriendPrefix) {
@@ -491,7 +493,8 @@ func (n *ruleNames) friendUnban(b *ban) string {
 	return origin
 }
 
-// unbanned returns b after a friend has unbanned it, or false if f is not such a row.
+// unbanned returns b after a friend has unbanned it, or false if f is not the row of a
+// friend's unban.
 func (b ban) unbanned(f *Foreign, by int64) (ban, bool) {
 	if !strings.HasPrefix(f.Origin, FriendPrefix) || f.Seen == 0 {
 		return b, false
@@ -501,8 +504,8 @@ func (b ban) unbanned(f *Foreign, by int64) (ban, bool) {
 	return b, true
 }
 
-// seenBy returns the row b as the host of f sees it: the unban of another host's friend is an
-// ended ban.
+// seenBy returns the row b as the host of f sees it: an unban by another host's friend
+// counts as an ended ban.
 func (n *ruleNames) seenBy(f *Foreign, b ban) ban {
 	if friend := n.friendUnban(&b); friend != "" && friend != f.Origin {
 		b.flags &^= banRevoked
@@ -511,9 +514,9 @@ func (n *ruleNames) seenBy(f *Foreign, b ban) ban {
 	return b
 }
 
-// keeps reports whether the ban b has precedence over the row of another host than that
-// which imposed b. The unban of a friend must not end b, and a partial row does not include
-// b, so that its ban must not shorten b.
+// keeps reports whether the ban b takes precedence over a row from a host other than
+// the one that imposed b. A friend's unban must not end b. A partial row does not
+// include b, so its ban must not shorten b.
 func (n *ruleNames) keeps(f *Foreign, b, row *ban, now uint32) bool {
 	origin := n.imposed(b)
 	if !b.active(now) || origin == f.Origin {

@@ -27,14 +27,14 @@ func incoming(t *testing.T, m *Memory, now time.Duration, list ...Foreign) {
 	}
 }
 
-// banRow returns a row of another host with a ban that starts at since.
+// banRow returns another host's row with a ban that starts at since.
 func banRow(p netip.Prefix, since, length time.Duration) Foreign {
 	m := sharing()
 	m.Bans.AddPrefix(p, length, "x", at(since))
 	return from(m, "mx1")[0]
 }
 
-// unbanRow returns a row of another host with an unban.
+// unbanRow returns another host's row with an unban.
 func unbanRow(p netip.Prefix, within bool, origin string, now time.Duration) Foreign {
 	m := sharing()
 	m.UseKey([16]byte{1})
@@ -64,7 +64,7 @@ func restart(m *Memory, name string, now time.Duration) *Memory {
 }
 
 // TestUnbanLasts checks that an earlier ban never replaces an unban, regardless of
-// which host made the unban and where the ban comes from.
+// which host issued the unban and where the ban comes from.
 func TestUnbanLasts(t *testing.T) {
 	partial := func(f *Foreign) { f.Partial = true }
 	for _, tt := range []struct {
@@ -130,8 +130,8 @@ func TestUnbanInOldFile(t *testing.T) {
 }
 
 // TestUnbanOfAheadBan checks that an unban is not earlier than its ban if the ban
-// starts in the future, because the clock of its host is ahead. Readers of files have
-// no other way to order the two.
+// starts in the future because its host's clock is ahead. Readers of files have no
+// other way to order the two.
 func TestUnbanOfAheadBan(t *testing.T) {
 	for _, prefix := range []string{"192.0.2.1/32", "192.0.2.0/24"} {
 		p := netip.MustParsePrefix(prefix)
@@ -160,8 +160,8 @@ func TestUnbanOfAheadBan(t *testing.T) {
 	}
 }
 
-// TestUnbanWithin checks that an unban of a range ends the earlier bans in the range
-// that another host has imposed, and no others.
+// TestUnbanWithin checks that another host's unban of a range ends the earlier bans in
+// the range, but no other bans.
 func TestUnbanWithin(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -203,7 +203,7 @@ func TestUnbanWithin(t *testing.T) {
 			if len(sent) > 0 == tt.want {
 				t.Errorf("the unban is sent: %v", sent)
 			}
-			// A third host receives both rows in any order.
+			// A third host may receive the two rows in either order.
 			incoming(t, other, now, row)
 			incoming(t, other, now, f)
 			if got := enforced(other, tt.banned, now); got != tt.want {
@@ -237,7 +237,7 @@ func TestLaterUnbanWithin(t *testing.T) {
 }
 
 // TestEcho checks that a host with intact state ignores the server's copies of its
-// rows, and that rows which the host has deleted are also deleted on the server.
+// rows, and that rows that the host has deleted are also deleted on the server.
 func TestEcho(t *testing.T) {
 	for _, prefix := range []string{"192.0.2.1/32", "192.0.2.0/24"} {
 		p := netip.MustParsePrefix(prefix)
@@ -407,8 +407,8 @@ func TestManyElsewhere(t *testing.T) {
 	}
 }
 
-// TestIncomingBeforeLoad checks that no row of another host is set before the stored
-// unbans are loaded.
+// TestIncomingBeforeLoad checks that no rows from other hosts are set before the stored
+// unbans have been loaded.
 func TestIncomingBeforeLoad(t *testing.T) {
 	p := netip.MustParsePrefix("192.0.2.1/32")
 	old := sharing()
@@ -427,8 +427,8 @@ func TestIncomingBeforeLoad(t *testing.T) {
 	}
 }
 
-// TestForeignBanOnDisk checks that the time until which this host's offences are
-// consecutive, kept in another host's ban, is shifted with the clock.
+// TestForeignBanOnDisk checks that another host's ban keeps the time until which this
+// host's offences are consecutive, and that this time is shifted with the clock.
 func TestForeignBanOnDisk(t *testing.T) {
 	var b ban
 	b.flags, b.since, b.until, b.repeats = banForeign, 1000, 2000, 3000
@@ -475,8 +475,8 @@ func TestUnbanAfterBackup(t *testing.T) {
 	}
 }
 
-// TestSecondUnban checks that another unban of the same prefix also clears the counts, and
-// ends the bans from before it in old files. A repeated unban has no effect.
+// TestSecondUnban checks that a second unban of a prefix also clears the counts, and
+// ends earlier bans from old files. A repeated unban has no effect.
 func TestSecondUnban(t *testing.T) {
 	const prefix = "192.0.2.1/32"
 	p := netip.MustParsePrefix(prefix)
@@ -511,8 +511,8 @@ func TestSecondUnban(t *testing.T) {
 	}
 }
 
-// TestUnbanWithinSameSecond checks that a ban in the second of an unban of its range remains,
-// because it may be later.
+// TestUnbanWithinSameSecond checks that a ban imposed in the same second as an unban of
+// its range remains, because the ban may be later.
 func TestUnbanWithinSameSecond(t *testing.T) {
 	for _, tt := range []struct {
 		since time.Duration

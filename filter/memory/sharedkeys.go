@@ -5,9 +5,9 @@ import (
 	"slices"
 )
 
-// ValidKey reports whether a row of a shared bucket can have the key. The deletion of a row
-// has no value, so that only its key can be checked. A row has a single valid key: hosts
-// would otherwise choose different ones of several rows with the same meaning.
+// ValidKey reports whether a row of a shared bucket can have the key. A deletion has no
+// value, so only its key can be checked. A row has a single valid key; otherwise,
+// several rows could have the same meaning, and hosts would choose different ones.
 func (m Merger) ValidKey(bucket string, key []byte) bool {
 	return slices.ContainsFunc(m.tables, func(t sharedTable) bool {
 		return t.bucketName() == bucket && t.validKey(key)

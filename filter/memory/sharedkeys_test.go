@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestOneKeyOfARow checks that a row has only one valid key. With several, hosts would keep
-// different ones of the rows.
+// TestOneKeyOfARow checks that a row has only one valid key. If it had several, hosts
+// would keep different rows.
 func TestOneKeyOfARow(t *testing.T) {
 	m := NewMerger()
 	for key, want := range map[string]bool{

@@ -8,7 +8,8 @@ import (
 	"scanwatch/rules"
 )
 
-// delivered returns the state of a host that has received mail of the senders from c.
+// delivered returns the state of a host that has received mail with the given senders
+// from c.
 func delivered(c *Client, senders ...string) *Memory {
 	m := sharing()
 	for i := range max(len(senders), 1) {
@@ -19,8 +20,8 @@ func delivered(c *Client, senders ...string) *Memory {
 	return m
 }
 
-// TestStandingIsNotTakenAway checks that no row of one host takes away the standing that the
-// row of another one grants.
+// TestStandingIsNotTakenAway checks that no host's row takes away the standing that
+// another host's row grants.
 func TestStandingIsNotTakenAway(t *testing.T) {
 	many := []string{"a.example", "b.example", "c.example", "d.example", "e.example"}
 	client := func(addr string) *Client { return named(addr, "mx.sender.example") }

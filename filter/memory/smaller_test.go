@@ -21,7 +21,7 @@ func fillBans(m *Memory, n int) {
 	}
 }
 
-// TestFewerRows checks that every row that no longer fits into smaller tables is also
+// TestFewerRows checks that rows that no longer fit into smaller tables are also
 // deleted from the file.
 func TestFewerRows(t *testing.T) {
 	large := New()

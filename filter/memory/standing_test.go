@@ -8,7 +8,7 @@ import (
 	"scanwatch/rules"
 )
 
-// mails describes a client's mail on some days.
+// mails describes a client's mail on certain days.
 type mails struct {
 	c       *Client
 	days    []int
@@ -110,7 +110,7 @@ func TestProviderDomain(t *testing.T) {
 	}
 }
 
-// TestMany checks that an address has no standing if it sends mail of five sender
+// TestMany checks that an address has no standing if it sends mail from five sender
 // domains, with three greetings, on three days.
 func TestMany(t *testing.T) {
 	for _, tt := range []struct {

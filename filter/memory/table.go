@@ -23,8 +23,8 @@ type schema[K comparable, V any] struct {
 	// merge merges a stored row into a row added since startup. If merge is nil, the
 	// stored row is ignored.
 	merge func(live *V, stored V)
-	// shift adds a number of seconds to the times in a row. A table without times has
-	// no shift.
+	// shift adds a number of seconds to the times in a row. For a table without
+	// times, shift is nil.
 	shift func(k K, v *V, by int64)
 	// dropped, if set, is called for each row that is evicted or has expired.
 	dropped func(k K, v V)
@@ -34,8 +34,8 @@ type schema[K comparable, V any] struct {
 	// higher is like combine, but for rows that may already include each other, because
 	// the same rows may be merged repeatedly.
 	higher func(k K, v *V, other V)
-	// reduce, if set, reduces the row of a single other host to its effect here. It returns
-	// false if there is none.
+	// reduce, if set, reduces another host's row to its effect here. It returns
+	// false if the row has no effect.
 	reduce func(k K, v *V) bool
 	// newest returns the latest time in a row of a shared table, in seconds since 1970.
 	newest func(k K, v V) int64
@@ -54,11 +54,11 @@ type table[K comparable, V any] struct {
 	evicted uint64
 	peak    int // maximum number of rows since the map was allocated
 
-	// outgoing lists the keys of this host's rows that other hosts must receive. The
-	// value reports whether the row has changed since the previous call of
-	// Memory.Outgoing, rather than only been announced. outgoing is nil if rows are not
-	// shared. Evicted and expired rows are removed, so outgoing is never larger than
-	// twice the table.
+	// outgoing lists the keys of this host's rows that other hosts must receive.
+	// The value reports whether the row has changed since the previous call to
+	// Memory.Outgoing, rather than only been announced. outgoing is nil if rows are
+	// not shared. Evicted and expired rows are removed, so outgoing is never larger
+	// than twice the table.
 	outgoing map[K]bool
 	foreign  map[K]foreignRow[V] // rows of other hosts
 
@@ -271,14 +271,14 @@ func (t *table[K, V]) restoreRow(k K, v V, now uint32) {
 	delete(t.dirty, k)
 }
 
-// each calls visit for each row for which export returns true, with the exported value.
-// export is called with the lock held. visit is called without the lock. Rows added
-// during the call may be skipped.
+// each calls visit with the exported value of each row for which export returns true.
+// export is called with the lock held, and visit without it. Rows added during the call
+// may be skipped.
 func each[K comparable, V, E any](mu *sync.Mutex, t *table[K, V], export func(K, V) (E, bool), visit func(E)) {
 	eachIn(mu, func() map[K]V { return t.rows }, export, visit)
 }
 
-// eachIn is each for a map. rows is called with the lock held.
+// eachIn is like each, but for a map. rows is called with the lock held.
 func eachIn[K comparable, V, E any](mu *sync.Mutex, rows func() map[K]V, export func(K, V) (E, bool), visit func(E)) {
 	var next func() (K, V, bool)
 	var stop func()

@@ -9,7 +9,7 @@ import (
 )
 
 // TestManualBanOfAddress checks that manually banning an IPv6 address bans its /64, and
-// that a manual unban ends the bans of the /64 and all hosts in it.
+// that a manual unban ends the bans of the /64 and of all hosts in it.
 func TestManualBanOfAddress(t *testing.T) {
 	one := netip.MustParsePrefix("2001:db8::25/128")
 	own, nameless := named("2001:db8::25", "mail.example.org"), who("2001:db8::77")

@@ -18,7 +18,8 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// A recorder records events, and answers requests with the answers that the test has set for the phase.
+// A recorder records events, and answers requests with the test's answers for the
+// phase.
 type recorder struct {
 	mu      sync.Mutex
 	lines   []string
@@ -219,8 +220,9 @@ disconnect closed`
 	}
 }
 
-// TestDisconnect checks that a client that must be disconnected is refused after that, even
-// after a permanent reply, after which mail servers keep the connection open.
+// TestDisconnect checks that all further commands of a client that must be disconnected
+// are refused, even after a permanent reply, after which mail servers keep the
+// connection open.
 func TestDisconnect(t *testing.T) {
 	r := &recorder{answers: map[smtp.Phase][]smtp.Answer{smtp.PhaseConnect: {{Decision: smtp.Disconnect, Text: "554 5.7.1 No scanning"}, {Decision: smtp.Disconnect, Text: "450 4.7.1 Later"}}}}
 	c := serve(t, r)
@@ -300,8 +302,8 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// TestErrorTransport checks that a recipient that Postfix has accepted does not count as refused,
-// although its transport is error.
+// TestErrorTransport checks that a recipient that Postfix has accepted does not count
+// as refused, even though its transport is error.
 func TestErrorTransport(t *testing.T) {
 	for _, c := range []struct {
 		host, text string
@@ -342,8 +344,8 @@ func TestTexts(t *testing.T) {
 	}
 }
 
-// TestSecrets checks that no line of a refused login, and no message text after a refused DATA,
-// is reported.
+// TestSecrets checks that neither the lines of a refused login nor message text after a
+// refused DATA is reported.
 func TestSecrets(t *testing.T) {
 	r := new(recorder)
 	c := serve(t, r)
@@ -372,7 +374,7 @@ func TestSecrets(t *testing.T) {
 	}
 }
 
-// TestNames checks that events follow the name of the server of their session.
+// TestNames checks that events follow the name of their session's server.
 func TestNames(t *testing.T) {
 	r := new(recorder)
 	s := &Server{Sink: r, Log: slog.New(slog.DiscardHandler)}
@@ -416,8 +418,9 @@ func TestMacros(t *testing.T) {
 	}
 }
 
-// TestEnds checks that a session has an unknown ending if the mail server stops, and that it
-// has not ended if the server of this package stops: rules at the end must not ban for either.
+// TestEnds checks that a session's ending is unknown if the mail server stops, and that
+// the session has not ended if this package's server stops. In neither case may rules
+// for the end of the session impose a ban.
 func TestEnds(t *testing.T) {
 	for _, stop := range []bool{false, true} {
 		r := new(recorder)

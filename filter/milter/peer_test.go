@@ -30,8 +30,8 @@ func (w waiter) Event(e *smtp.Event) {
 	}
 }
 
-// TestPeer checks the protocol with another implementation of the mail server's side, over a
-// Unix socket and over TCP.
+// TestPeer checks the protocol against another implementation of the mail server's
+// side, over a Unix socket and over TCP.
 func TestPeer(t *testing.T) {
 	for _, network := range []string{"unix", "tcp"} {
 		t.Run(network, func(t *testing.T) {

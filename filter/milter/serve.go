@@ -35,7 +35,7 @@ type Server struct {
 	Log  *slog.Logger
 	// Held, if set, is updated with the number of delayed answers.
 	Held *atomic.Int64
-	// Now returns the time of events; nil means time.Now.
+	// Now returns the current time. If Now is nil, time.Now is used.
 	Now func() time.Time
 
 	mu    sync.Mutex // held during calls to Sink
@@ -51,15 +51,15 @@ const (
 	MaxHold = 20 * time.Second
 	// MaxHeld is the maximum number of delayed answers. Further answers are not delayed.
 	MaxHeld = 500
-	// MaxConns is the maximum number of connections. Mail servers continue without the
-	// filter in further ones.
+	// MaxConns is the maximum number of connections. On further connections, mail
+	// servers continue without the filter.
 	MaxConns = 5000
 	// poll is the interval at which a request that waits for a fact is repeated.
 	poll = 10 * time.Millisecond
 )
 
-// Serve answers mail servers until ctx ends. It then closes all connections, so that the
-// mail servers continue without the filter.
+// Serve answers mail servers until ctx is done. It then closes all connections, so that
+// the mail servers continue without the filter.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	stop := context.AfterFunc(ctx, func() {
 		l.Close()
@@ -103,7 +103,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 
 var errTooMany = errors.New("too many connections")
 
-// track notes an open or closed connection. It returns false if there are too many.
+// track records that a connection was opened or closed. It returns false if too many
+// connections are open.
 func (s *Server) track(c net.Conn, open bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -120,15 +121,16 @@ func (s *Server) track(c net.Conn, open bool) bool {
 	return true
 }
 
-// once logs a kind of problem once, so that a broken mail server cannot fill the log.
+// once logs each kind of problem only once, so that a broken mail server cannot fill
+// the log.
 func (s *Server) once(kind, msg string, err error) {
 	if _, again := s.said.LoadOrStore(kind, true); !again {
 		s.Log.Warn(msg, "err", err)
 	}
 }
 
-// conn answers the commands of a connection, which may have several sessions one after the
-// other.
+// conn answers the commands of a connection, which may carry several consecutive
+// sessions.
 func (s *Server) conn(ctx context.Context, rw io.ReadWriter) error {
 	w := newWire(rw)
 	p, err := w.read()
@@ -149,7 +151,7 @@ func (s *Server) conn(ctx context.Context, rw io.ReadWriter) error {
 		return err
 	}
 	one := &conversation{server: s, wire: w, session: newSession()}
-	// Without a QUIT, the mail server or this process has stopped.
+	// If there was no QUIT, the mail server or this process has stopped.
 	defer func() {
 		if ctx.Err() == nil {
 			one.end(smtp.EndingUnknown)
@@ -181,11 +183,12 @@ type conversation struct {
 	wire    *wire
 	session *session
 	// refusal is the reply to all further commands, because the client must be
-	// disconnected. The mail server disconnects it only if the code is 421.
+	// disconnected. The mail server disconnects the client only if the reply's code
+	// is 421.
 	refusal string
 }
 
-// handlers maps the commands to functions. Each returns the answer to the client.
+// handlers maps commands to functions, each of which returns the answer to the client.
 var handlers = map[byte]func(*conversation, []byte, int64) smtp.Answer{
 	cmdConnect: (*conversation).connect,
 	cmdHelo:    (*conversation).helo,
@@ -194,7 +197,7 @@ var handlers = map[byte]func(*conversation, []byte, int64) smtp.Answer{
 	cmdData:    (*conversation).data,
 	cmdEOM:     (*conversation).message,
 	cmdUnknown: (*conversation).unknown,
-	// The mail server sends these only if it does not negotiate.
+	// A mail server sends these only if it has not negotiated.
 	cmdHeader: nothing, cmdEOH: nothing, cmdBody: nothing,
 }
 
@@ -246,7 +249,7 @@ func (c *conversation) command(ctx context.Context, p packet) error {
 	return c.answer(p.command, a)
 }
 
-// macros adds the macros of a command. The macros of an earlier recipient are removed.
+// macros adds the macros of a command. An earlier recipient's macros are removed.
 func (c *conversation) macros(command byte, data []byte) {
 	if command == cmdRcpt {
 		for _, name := range [...]string{"rcpt_mailer", "rcpt_host", "rcpt_addr"} {
@@ -272,8 +275,8 @@ func (c *conversation) locked(f func(at int64)) {
 	}
 }
 
-// name sets the name of the mail server for the next events. Several servers may use one
-// socket.
+// name sets the mail server's name for the following events. Several servers may use
+// the same socket.
 func (s *Server) name(name string) {
 	if name != "" && name != s.site {
 		s.site = name
@@ -314,7 +317,8 @@ var validReply = regexp.MustCompile(`^[45][0-9][0-9] .`)
 // maxText is the maximum length of a reply (RFC 5321 section 4.5.3.1.5).
 const maxText = 500
 
-// replyOf returns the reply to the client. To be disconnected, it must have the code 421.
+// replyOf returns the reply to the client. To disconnect the client, the reply must
+// have the code 421.
 func replyOf(a smtp.Answer) string {
 	text := a.Text
 	if !validReply.MatchString(text) {
@@ -358,7 +362,8 @@ func (c *conversation) filtered(phase smtp.Phase, a smtp.Answer, at int64) {
 	c.server.Sink.Event(e)
 }
 
-// refused returns the answer to a command after the client should have been disconnected.
+// refused returns the answer to a command if the client should already have been
+// disconnected.
 func (c *conversation) refused() (a smtp.Answer, ok bool) {
 	return smtp.Answer{Decision: smtp.Disconnect, Text: c.refusal}, c.refusal != ""
 }

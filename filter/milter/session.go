@@ -10,8 +10,8 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// A session translates the commands of one SMTP session to events. doc.go lists the facts that
-// mail servers do not report.
+// A session translates the commands of an SMTP session into events. doc.go lists the
+// facts that mail servers do not report.
 type session struct {
 	id     uint64
 	open   bool
@@ -23,8 +23,8 @@ type session struct {
 	// greeted is set by HELO and EHLO, even if they are rejected.
 	greeted  bool
 	redactor smtpd.UnknownRedactor
-	// repeated is set if the command is handled again after a wait, and waited if it
-	// cannot wait any longer.
+	// repeated is set if the command is handled again after a wait, and waited is
+	// set if the command cannot wait any longer.
 	repeated, waited bool
 	ev               smtp.Event
 }
@@ -44,7 +44,7 @@ func (s *session) begin(kind smtp.Kind, at int64) *smtp.Event {
 	return &s.ev
 }
 
-// connect parses the command of a connection: the name of the client, its family, port and
+// connect parses the command for a new connection: the client's name, family, port and
 // address.
 func (s *session) connect(data []byte, at int64) *smtp.Event {
 	s.open = true
@@ -79,8 +79,7 @@ func firstOf(all ...string) string {
 	return ""
 }
 
-// addrPort parses an address, which may have the prefix of an IPv6 address (RFC 5321
-// section 4.1.3).
+// addrPort parses an address, which may have the prefix IPv6: (RFC 5321 section 4.1.3).
 func addrPort(text string, port uint16) netip.AddrPort {
 	a, err := netip.ParseAddr(strings.Trim(strings.TrimPrefix(text, "IPv6:"), "[]"))
 	if err != nil {
@@ -89,13 +88,13 @@ func addrPort(text string, port uint16) netip.AddrPort {
 	return netip.AddrPortFrom(a.Unmap().WithZone(""), port)
 }
 
-// resolve maps the values of the macro client_resolve.
+// resolve maps the values of the macro client_resolve to FCrDNS results.
 var resolve = map[string]smtp.FCrDNS{
 	"OK": smtp.FCrDNSPass, "FORGED": smtp.FCrDNSFail, "FAIL": smtp.FCrDNSFail, "TEMP": smtp.FCrDNSError,
 }
 
-// reverse returns the reverse DNS name of the client and the result of FCrDNS. Without
-// proof, the name of the command is an address in brackets or the word unknown.
+// reverse returns the client's reverse DNS name and the FCrDNS result. For an unproven
+// name, the command has an address in brackets or the word unknown instead.
 func (s *session) reverse(name []byte) ([]byte, smtp.FCrDNS) {
 	result, known := resolve[s.macros["client_resolve"]]
 	ptr := s.macros["client_ptr"]
@@ -113,14 +112,14 @@ func (s *session) reverse(name []byte) ([]byte, smtp.FCrDNS) {
 	return nil, result
 }
 
-// refusedConnection describes a rejection instead of the server's greeting.
+// refusedConnection describes a rejection sent in place of the server's greeting.
 func (s *session) refusedConnection(text string, at int64) *smtp.Event {
 	e := s.begin(smtp.EventGreeting, at)
 	e.Code, _ = codeOf(text)
 	return e
 }
 
-// line describes a command of the client. The line itself is unknown.
+// line describes a command from the client. The line itself is unknown.
 func (s *session) line(verb smtp.Verb, at int64) *smtp.Event {
 	e := s.begin(smtp.EventLine, at)
 	e.Verb = verb
@@ -134,7 +133,7 @@ func (s *session) request(phase smtp.Phase, at int64, name, addr []byte) *smtp.E
 	return e
 }
 
-// helo describes an accepted greeting. The command may have been HELO.
+// helo describes an accepted greeting. The client may have sent HELO instead of EHLO.
 func (s *session) helo(name []byte, at int64) *smtp.Event {
 	s.greeted = true
 	e := s.begin(smtp.EventHelo, at)
@@ -176,7 +175,7 @@ func mailbox(data []byte) []byte {
 	return smtpd.Argument(addr, maxPath)
 }
 
-// sender describes an accepted MAIL. Whether the server accepts it is known later.
+// sender describes an accepted MAIL. The server may still reject it.
 func (s *session) sender(addr []byte, at int64) *smtp.Event {
 	s.mail = true
 	e := s.begin(smtp.EventMail, at)
@@ -184,10 +183,10 @@ func (s *session) sender(addr []byte, at int64) *smtp.Event {
 	return e
 }
 
-// refused reports whether the server has already refused the recipient: the macro
-// rcpt_mailer is then error, rcpt_host is the enhanced status code (RFC 3463), and rcpt_addr
-// the text. If rcpt_addr is an address, Postfix has accepted the recipient, and its transport
-// is error.
+// refused reports whether the server has already refused the recipient: if so, the
+// macro rcpt_mailer is error, rcpt_host is the enhanced status code (RFC 3463), and
+// rcpt_addr is the text. If rcpt_addr is an address, Postfix has accepted the
+// recipient, and its transport is error.
 func (s *session) refused() bool {
 	text := s.macros["rcpt_addr"]
 	return s.macros["rcpt_mailer"] == "error" && (!strings.Contains(text, "@") || strings.Contains(text, " "))
@@ -214,11 +213,12 @@ func (s *session) recipient(addr []byte, at int64) *smtp.Event {
 	return e
 }
 
-// refusals maps the status codes (RFC 3463) of refusals that concern the recipient to their
-// causes, if the text fits. Any other refusal may concern the client, for example by a block
-// list, and must not be evidence of a harvest. Postfix evaluates restrictions of the client,
-// the greeting and the sender at RCPT (smtpd_delay_reject), and gives 5.1.1 with the
-// administrator's text for a transport that is blocked.
+// refusals maps the status codes (RFC 3463) of refusals that concern the recipient to
+// their causes, if the text matches. Any other refusal may concern the client, for
+// example because of a block list, and must not be evidence of a harvest. Postfix
+// evaluates restrictions on the client, the greeting and the sender at RCPT
+// (smtpd_delay_reject), and replies with 5.1.1 and the administrator's text if a
+// transport is blocked.
 var refusals = map[string]struct {
 	cause smtp.Cause
 	text  func(string) bool // nil for any text
@@ -236,9 +236,10 @@ func (s *session) data(at int64) *smtp.Event {
 	return e
 }
 
-// unknown describes a command that the server does not know, or does not offer. A line in a
-// transaction may be message text: if the server refuses DATA, it does not report so, and the
-// client may not have waited for the reply. unknown then returns nil.
+// unknown describes a command that the server does not know or does not offer. In a
+// transaction, unknown returns nil, because the line may be message text: the server
+// does not report that it refused DATA, and the client may not have waited for the
+// reply.
 func (s *session) unknown(data []byte, at int64) *smtp.Event {
 	line, _, _ := cut(data)
 	text, verb := s.redactor.Line(line, !s.greeted)

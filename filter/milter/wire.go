@@ -11,8 +11,9 @@ import (
 	"time"
 )
 
-// A packet is its length in four bytes, big-endian and without these four, a byte that is
-// the command, and data. The names follow libmilter (mfdef.h of Sendmail 8.18).
+// A packet consists of its length in four big-endian bytes, which do not count towards
+// the length, a command byte, and data. The names follow libmilter (mfdef.h of Sendmail
+// 8.18).
 
 // Commands of the mail server.
 const (
@@ -49,25 +50,27 @@ const (
 	noHeaders   = 0x20
 	noEOH       = 0x40
 	rejectedToo = 0x800 // refused recipients
-	// noReplies are the commands that need no answer. They are not requested.
+	// noReplies are the flags that suppress answers to commands. They are not
+	// requested.
 	noReplies = 0x1000 | 0x2000 | 0x4000 | 0x8000 | 0x10000 | 0x20000 | 0x40000 | 0x80000
 )
 
-// canListMacros is the action of asking for macros.
+// canListMacros is the flag that allows a milter to request macros.
 const canListMacros = 0x100
 
-// version is the version of the protocol, of Sendmail 8.14 and Postfix 2.6. Older mail servers
-// do not report refused recipients.
+// version is the protocol version, which Sendmail 8.14 and Postfix 2.6 introduced.
+// Older mail servers do not report refused recipients.
 const version = 6
 
 const (
-	// maxPacket is the maximum length of a packet. Longer ones would be headers, which are
-	// never requested.
+	// maxPacket is the maximum length of a packet. Only headers could be longer,
+	// and they are never requested.
 	maxPacket = 64 << 10
 	maxMacro  = 256 // length of a value
 	// keptBuffer is the length of the buffer that a connection keeps.
 	keptBuffer = 4 << 10
-	// maxPause is the time within which a packet must be complete. It may begin at any time.
+	// maxPause is the time within which a packet must be complete. A packet may
+	// begin at any time.
 	maxPause = time.Minute
 )
 
@@ -122,8 +125,8 @@ func (w *wire) read() (p packet, err error) {
 	return packet{w.buf[0], w.buf[1:]}, nil
 }
 
-// write writes a packet in one call: with a second one, the kernel would wait for the
-// acknowledgement of the first.
+// write writes a packet in one call. Before a second call's data, the kernel would wait
+// for an acknowledgement of the first.
 func (w *wire) write(command byte, data ...[]byte) error {
 	n := 1
 	for _, d := range data {
@@ -141,10 +144,11 @@ func (w *wire) write(command byte, data ...[]byte) error {
 // cut returns the text before the next NUL, and the rest.
 func cut(data []byte) (text, rest []byte, ok bool) { return bytes.Cut(data, []byte{0}) }
 
-// macros are the values of the macros before a command.
+// macros holds the values of the macros sent before a command.
 type macros map[string]string
 
-// parse adds the macros of a packet that are needed. A mail server may send others.
+// parse adds those macros in a packet that are needed. A mail server may also send
+// others.
 func (m macros) parse(data []byte) {
 	for {
 		name, rest, ok := cut(data)
@@ -159,7 +163,8 @@ func (m macros) parse(data []byte) {
 	}
 }
 
-// macrosOf lists the macros that are needed, by the stage of SMFIM_* in libmilter.
+// macrosOf lists the macros that are needed at each stage, numbered as SMFIM_* in
+// libmilter.
 var macrosOf = []struct {
 	stage uint32
 	names string

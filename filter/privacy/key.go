@@ -12,8 +12,8 @@ import (
 
 // KeyFile is the name of the key file in the state directory (mode 0600).
 //
-// The key has its own file for three reasons. Operators may copy the other files or
-// make them readable to a group. The file state.db may be lost and created again. The
+// The key has its own file for three reasons: operators may copy the other files or
+// make them readable to a group, state.db may be lost and created again, and the
 // running filter locks state.db.
 const KeyFile = "key"
 
@@ -77,7 +77,7 @@ func writeKey(dir string, key []byte) (err error) {
 }
 
 // syncDir syncs dir. Otherwise, a power failure could remove the key after records with
-// its hashes have been written.
+// hashes that depend on it have been written.
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {

@@ -17,13 +17,13 @@ const (
 // LikePassword reports whether a user name may be a password entered in the wrong
 // field.
 //
-// A plain name is not treated as a password, even after a domain and a backslash. A
-// mail address with a plain local part is not treated as a password either. A plain
-// name has one to four short words.
+// A plain name is not treated as a password, even after a domain and a backslash, nor
+// is a mail address with a plain local part. A plain name consists of one to four short
+// words.
 //
-// A word is made of letters of one case, possibly with a capital first letter and up to
-// two digits at the end. Anything else may be a password. So may a common password, and
-// a name that mixes lower case, upper case and digits.
+// A word consists of letters in one case, possibly with an initial capital and up to
+// two digits at the end. Anything else may be a password, as may a common password or a
+// name that mixes lower case, upper case and digits.
 func LikePassword(name []byte) bool {
 	if len(name) == 0 {
 		return false

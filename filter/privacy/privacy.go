@@ -126,7 +126,7 @@ func quote(text []byte) int {
 
 // ends reports whether c ends a mailbox. The equals sign and the apostrophe do not end
 // a mailbox, because a local part may contain them (RFC 5321 section 4.1.2). Bounce
-// senders contain equals signs.
+// addresses contain equals signs.
 func ends(c byte) bool {
 	return c <= ' ' || c == 0x7f || bytes.IndexByte([]byte(`<>()",;`), c) >= 0
 }
@@ -160,7 +160,8 @@ var commands = []struct {
 	{"RCPT", "TO", false}, {"VRFY", "", false}, {"EXPN", "", false},
 }
 
-// arguments returns the index of the arguments of a command that takes a mailbox, or 0.
+// arguments returns the index at which the arguments of a command that takes a mailbox
+// start, or 0.
 func arguments(line []byte) int {
 	blanks := len(line) - len(bytes.TrimLeft(line, " \t"))
 	verb := letters(line, blanks)

@@ -116,7 +116,7 @@ func (v *playback) filterNext(s *store.Step) {
 func (n *next) refused() bool { return n.filtered && n.filter.Decision >= smtp.Reject }
 
 // resumed reports whether a rule of this filter rejected the recorded step. If the
-// policy now accepts the step, its command's effect is unknown.
+// policy now accepts the step, the effect of the step's command is unknown.
 func (n *next) resumed() bool { return n.ours && n.refused() }
 
 // decided reports whether the recorded decision was made by a filter in the given
@@ -173,7 +173,7 @@ func (v *playback) text(s *store.Step) []byte {
 }
 
 // lost counts a message that was accepted when recorded but is now rejected. If some is
-// set, other recipients still get the message.
+// set, other recipients still receive the message.
 func (v *playback) lost(t *transaction, some bool) {
 	m := Message{Sender: t.sender, Rcpts: t.was, Some: some, Refusal: t.why}
 	if some {
@@ -220,7 +220,7 @@ func lose(p *Player, v *playback) {
 	v.loseOmitted()
 }
 
-// loseOmitted counts the messages whose steps were omitted from the record as lost.
+// loseOmitted counts as lost the messages whose steps were omitted from the record.
 func (v *playback) loseOmitted() {
 	for range min(max(int(v.rec.Counts.Mails)-int(v.done.Mails)-v.lostAll, 0), maxPadded) {
 		v.out.Lost = append(v.out.Lost, Message{Unknown: true, Refusal: v.out.Refusal})

@@ -2,7 +2,7 @@ package replay
 
 import "scanwatch/store"
 
-// waiting is a record that waits to be replayed.
+// waiting is a record that is waiting to be replayed.
 type waiting struct {
 	store.Record
 	seq   uint64

@@ -1,11 +1,11 @@
 // Package replay replays recorded sessions through a policy.
 //
-// The package turns each record back into events and requests. A filter.Pipeline
-// receives the events in chronological order. The package acts on the answers as a mail
-// server would. Counters, bans and standing develop as in live operation.
+// The package turns each record back into events and requests, and passes them to a
+// filter.Pipeline in chronological order. It acts on the answers as a mail server
+// would, so counters, bans and standing develop as in live operation.
 //
-// A record holds less than the original events. The following facts are therefore
-// assumed or approximate:
+// A record holds less information than the original events. The following facts are
+// therefore assumed or approximate:
 //
 //   - The server's name, which is taken from sessions that greeted with it.
 //   - The time and text of commands without a step (RSET, NOOP, STARTTLS, and
@@ -38,13 +38,13 @@ type Options struct {
 	Filter filter.Options
 	// Done is called for each ended session. The Outcome is valid only during the call.
 	Done func(*Outcome)
-	// Answered, if set, is called for each answer of the policy.
+	// Answered, if set, is called for each answer from the policy.
 	Answered func(session uint64, phase smtp.Phase, a smtp.Answer)
 	// Skipped, if set, is called for each recorded step that can no longer happen under
 	// the policy.
 	Skipped func(*store.Step)
 	// AskRefused means that the policy is also asked about commands that a filter
-	// rejected. By default, the policy is not asked about such commands, because
+	// rejected. By default, the policy is not asked about these commands, because
 	// another filter may have rejected them first.
 	AskRefused bool
 }
@@ -83,8 +83,8 @@ type Message struct {
 }
 
 const (
-	// window is the minimum time between a session's start and the end of the latest
-	// record added. Only then is the session replayed.
+	// window is how long after a session's start the latest record added must end
+	// before the session is replayed.
 	window = 10 * time.Minute
 	// maxWaiting limits the total size of waiting records in bytes.
 	maxWaiting = 64 << 20
@@ -122,8 +122,8 @@ func New(o Options) *Player {
 	return p
 }
 
-// watch stores a decision's rule. It is called only once for consecutive decisions of
-// the same rule.
+// watch stores a decision's rule. watch is called only once for consecutive decisions
+// by the same rule.
 func (p *Player) watch(e *events.Event) {
 	if e.Event == "verdict" && e.Decision != "" && p.cur != nil {
 		p.cur.rule, p.cur.banned = e.Rule, !e.Until.IsZero()

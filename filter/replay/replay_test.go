@@ -58,10 +58,10 @@ func (emptyTable) MatchAddr(netip.Addr) bool { return false }
 func (emptyTable) MatchName([]byte) bool     { return false }
 func (emptyTable) MatchASN(uint32) bool      { return false }
 
-// options returns pipeline options under which all records are appended to a slice.
+// options returns the options of a pipeline that appends its records to a slice.
 func options(t testing.TB, lists *lookup.Lists, to *[]*store.Record) filter.Options {
-	// Names may have the same short hash. With the same key, the same collisions occur
-	// in the replay.
+	// Different names may have the same short hash. With the same key, the same
+	// collisions occur in the replay.
 	m := memory.New()
 	m.Load(slices.Values([]store.Entry{{Bucket: "secret", Key: []byte("hash"), Value: []byte("0123456789abcdef")}}), simulate.Midnight.UnixMicro())
 	return filter.Options{
@@ -147,7 +147,7 @@ func same(t *testing.T, records, back []*store.Record, tell int) (differ int) {
 	return differ
 }
 
-// lossy lists the streams whose replay differs, and why.
+// lossy lists the streams whose replay differs, with the reasons.
 var lossy = map[string]string{
 	"concurrent-200":          "records have the time of the result of RCPT, and all requests came before the first result: counts over sessions differ",
 	"auth-submission":         "the lines of an AUTH exchange have no steps, and another reply is the first of its kind",
@@ -214,7 +214,7 @@ func (r registered) Decide(ev *smtpd.Event) smtp.Answer {
 	return r.Filter.Decide(ev)
 }
 
-// day returns a day of legitimate clients, a directory harvest and a brute-force
+// day returns a day with legitimate clients, a directory harvest and a brute-force
 // attack.
 func day(n int) iter.Seq[simulate.Session] {
 	return simulate.Merge(simulate.Day(1, n), simulate.Merge(
@@ -230,8 +230,8 @@ func live(t testing.TB, lists *lookup.Lists, p *rules.Policy, sessions iter.Seq[
 	return liveWith(t, options(t, lists, &records), p, sessions, &records)
 }
 
-// liveWith is like live, with other options. The Record function in the options must
-// append to all.
+// liveWith is like live, but with the given options. The Record function in the options
+// must append to all.
 func liveWith(t testing.TB, o filter.Options, p *rules.Policy, sessions iter.Seq[simulate.Session], all *[]*store.Record) []*store.Record {
 	t.Helper()
 	table := simulate.NewFilter(o)
@@ -244,9 +244,9 @@ func liveWith(t testing.TB, o filter.Options, p *rules.Policy, sessions iter.Seq
 	return *all
 }
 
-// TestSame checks that replaying a busy day under the policy of the recording yields
-// the same decisions. No mail may be lost, and no session may continue after a recorded
-// rejection.
+// TestSame checks that replaying a busy day under the policy in effect when it was
+// recorded yields the same decisions. No mail may be lost, and no session may continue
+// after a recorded rejection.
 func TestSame(t *testing.T) {
 	lists := builtin(t)
 	for _, ready := range []string{"standard", "tight"} {

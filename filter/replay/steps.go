@@ -49,7 +49,7 @@ func play(p *Player, v *playback) {
 	}
 }
 
-// listed replays the answer of a DNS list. Lists are not asked again.
+// listed replays a DNS list's answer. Lists are not asked again.
 func listed(p *Player, v *playback, s *store.Step) {
 	e := p.event(v, smtp.EventListed)
 	e.Name, e.Text, e.Word, e.Result = s.Text, s.Arg, s.Match, s.Result
@@ -301,7 +301,8 @@ func quit(p *Player, v *playback, _ *store.Step) {
 const (
 	// maxExamples is the maximum number of failed commands that a record describes.
 	maxExamples = 20
-	// maxPadded is the maximum number of commands without steps replayed per session.
+	// maxPadded is the maximum number of commands without steps that are replayed
+	// per session.
 	maxPadded = 10_000
 )
 
@@ -318,7 +319,7 @@ func padFailed(p *Player, v *playback) {
 	}
 }
 
-// pad replays commands that have no steps before the session ends.
+// pad is called before the session ends, and replays the commands that have no steps.
 func pad(p *Player, v *playback) {
 	if v.padded || v.gone {
 		return

@@ -8,8 +8,8 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// A domino parses the console log of HCL Domino. The address of the client identifies the
-// session: Domino does not log a port.
+// A domino parses the console log of HCL Domino. A session is identified by the
+// client's address, because Domino does not log ports.
 type domino struct {
 	*table
 	zone *time.Location
@@ -18,8 +18,9 @@ type domino struct {
 
 func newDomino(t *table) parser { return &domino{table: t, zone: t.zone} }
 
-// dominoTimes lists the forms of the time, which depends on the settings of the system. With
-// a slash, the month comes first; with a hyphen or a dot, the day.
+// dominoTimes lists the time formats, which depend on the system's settings. In formats
+// with slashes, the month comes first; in formats with hyphens or dots, the day comes
+// first.
 var dominoTimes = []string{"01/02/2006 03:04:05 PM", "01/02/2006 15:04:05", "2006-01-02 15:04:05", "02-01-2006 15:04:05", "02.01.2006 15:04:05", "2006/01/02 15:04:05"}
 
 func (d *domino) line(l *maillog.Line) verdict {
@@ -72,8 +73,8 @@ func (d *domino) time(s string) (int64, bool) {
 	return 0, false
 }
 
-// dominoForms lists the lines with more than an address. Each form must be at the start of a line,
-// because other lines may contain text from messages.
+// dominoForms lists the lines that contain more than an address. Each form must be at
+// the start of a line, because other lines may contain text from messages.
 var dominoForms = []struct {
 	start string
 	read  func(d *domino, at int64, rest []byte)

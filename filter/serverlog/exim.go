@@ -10,8 +10,8 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// An exim parses mainlog of Exim. A session is identified by the address of the client and, if
-// it is logged, the port.
+// An exim parses Exim's mainlog. A session is identified by the client's address and,
+// if it is logged, the port.
 type exim struct {
 	*table
 	zone    *time.Location
@@ -19,8 +19,8 @@ type exim struct {
 	closing []closing
 }
 
-// closing is a session whose connection was closed. If the client has not sent MAIL, a line
-// with its commands follows.
+// closing is a session whose connection has been closed. If the client did not send
+// MAIL, a line listing its commands follows.
 type closing struct {
 	session *session
 	serial  uint64
@@ -29,8 +29,9 @@ type closing struct {
 
 func newExim(t *table) parser { return &exim{table: t, zone: t.zone} }
 
-// An eximForm is a form of line: its start, and the words before the client, if they are not at
-// the start. Clients choose parts of lines, so the position of the client must be certain.
+// An eximForm describes a form of line by its start and, if the client comes later, the
+// words before the client. Clients choose parts of lines, so the client's position must
+// be certain.
 type eximForm struct {
 	start, client string
 	read          func(x *exim, at int64, s *session, line []byte)
@@ -38,7 +39,7 @@ type eximForm struct {
 	command func(x *exim, at int64, s *session, command, rest []byte)
 }
 
-// eximForms lists the lines about a client. The first one that fits is used.
+// eximForms lists the lines about a client. The first form that matches a line is used.
 var eximForms = []eximForm{
 	{start: "H=", read: (*exim).acl},
 	{start: "no MAIL in SMTP connection from ", read: (*exim).noMail},
@@ -63,8 +64,8 @@ var aclForms = []eximForm{
 	{start: " rejected during MIME ACL", read: eximPolicy(smtp.PhaseCommit)},
 }
 
-// acl handles a rejection. The first of its words outside quotes decides, because clients choose
-// the addresses.
+// acl handles a rejection. Only the first " rejected " outside quotes counts, because
+// clients choose the addresses, and may quote them.
 func (x *exim) acl(at int64, s *session, line []byte) {
 	rest := line
 	for !bytes.HasPrefix(rest, []byte(" rejected ")) {
@@ -141,9 +142,10 @@ func (x *exim) about(at int64, line []byte) {
 	}
 }
 
-// afterCommand handles a line with a command in quotes before the client. The command, and a
-// part of it in the reason, may contain text like that of a client, so only one address may be
-// in such a place.
+// afterCommand handles a line with a command in quotes before the client. The command,
+// and any part of it that the reason repeats, may contain text that looks like a
+// client. The line is therefore ignored if it appears to name clients with different
+// addresses.
 func (x *exim) afterCommand(at int64, f *eximForm, line []byte) {
 	var found eximClient
 	place := -1
@@ -189,8 +191,9 @@ func outside(s []byte, c byte) int {
 	return len(s)
 }
 
-// An eximClient is a client as Exim writes it: NAME (GREETING) [ADDRESS]:PORT. The name is
-// there if it resolves to the address, and the greeting if it differs from the name.
+// An eximClient is a client as Exim writes it: NAME (GREETING) [ADDRESS]:PORT. The name
+// is present if it resolves to the address, and the greeting is present if it differs
+// from the name.
 type eximClient struct {
 	client
 	helo []byte
@@ -219,7 +222,7 @@ func eximHost(s []byte) (c eximClient, ok bool) {
 	return c, ok && c.addr.IsValid()
 }
 
-// session returns the session of a client.
+// session returns a client's session.
 func (x *exim) session(at int64, c eximClient) *session {
 	x.key = c.addr.AppendTo(x.key[:0])
 	s := x.get(x.key, at)
@@ -234,7 +237,7 @@ func (x *exim) session(at int64, c eximClient) *session {
 	return s
 }
 
-// value returns the text after a mark up to a space.
+// value returns the text between a mark and the next space.
 func value(line []byte, mark string) []byte {
 	i := bytes.Index(line, []byte(mark))
 	if i < 0 {
@@ -286,7 +289,8 @@ func (x *exim) rcpt(at int64, s *session, line []byte) {
 	s.rcptRefused(at, bare(addr), code, reason, rejected)
 }
 
-// eximUser notes the user in the field A=, which precedes all text that the client chose.
+// eximUser records the user from the field A=, which precedes all text chosen by the
+// client.
 func (s *session) eximUser(at int64, fields []byte) {
 	if user := value(fields, " A="); user != nil && s.user == "" {
 		_, name, _ := bytes.Cut(user, []byte(":"))
@@ -295,8 +299,8 @@ func (s *session) eximUser(at int64, fields []byte) {
 	}
 }
 
-// received handles "ID <= SENDER H=... P=esmtp S=1234 ... for RECIPIENTS". The recipients need
-// the log selector received_recipients.
+// received handles "ID <= SENDER H=... P=esmtp S=1234 ... for RECIPIENTS". Recipients
+// are logged only with the log selector received_recipients.
 func (x *exim) received(at int64, s *session, sender, rest []byte) {
 	if string(sender) == "<>" {
 		sender = nil
@@ -372,8 +376,8 @@ func closed(how smtp.Ending) func(*exim, int64, *session, []byte) {
 // maxClosing is the maximum number of sessions that wait for their commands.
 const maxClosing = 10_000
 
-// close ends a session a little later. Only if the log shows MAIL is it known that the client
-// has sent it.
+// close schedules the end of a session for a little later. The client is known to have
+// sent MAIL only if the log shows it.
 func (x *exim) close(at int64, s *session, how smtp.Ending) {
 	s.ending, s.partial = how, s.count[smtp.VerbMail] == 0
 	if len(x.closing) >= maxClosing {
@@ -382,7 +386,7 @@ func (x *exim) close(at int64, s *session, how smtp.Ending) {
 	x.closing = append(x.closing, closing{s, s.serial, at})
 }
 
-// expire ends the sessions that have waited.
+// expire ends the sessions that have waited long enough.
 func (x *exim) expire(now int64) {
 	n := 0
 	for ; n < len(x.closing) && now-x.closing[n].at > 2*second; n++ {

@@ -6,8 +6,8 @@ import (
 )
 
 // object calls visit for the members of a JSON object. It reports whether the object is
-// complete. Values are not checked further, because checking all fields of a record takes
-// longer than everything else.
+// complete. Values are not checked further, because checking all fields of a record
+// would take longer than all other work.
 func object(b []byte, visit func(key, value []byte)) bool {
 	b = space(b)
 	if len(b) == 0 || b[0] != '{' {

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// TestObject checks the members of objects, and that incomplete text is noticed.
+// TestObject checks the members of objects, and that incomplete text is detected.
 func TestObject(t *testing.T) {
 	for text, ok := range map[string]bool{
 		`{}`: true, ` { "a" : 1 , "b":"x\"}\\" } `: true, `{"a":{"b":[1,{"c":"]"}]},"d":null}`: true, `{"a":-1.5e3,"b":true}`: true,

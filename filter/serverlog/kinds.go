@@ -1,10 +1,10 @@
-// Package serverlog is the front end for the logs of mail servers. It parses lines and plays
-// the sessions in them, each when it has ended.
+// Package serverlog is the front end for mail servers' logs. It parses lines, and plays
+// each session once it has ended.
 //
-// An accusation needs more proof than an excuse. A session is therefore played as a whole:
-// accepted recipients come before rejected ones, and a command that the log does not show
-// is no evidence. Kinds lists the facts that each log cannot show. For all kinds, the
-// following is unknown:
+// Accusing a client requires more proof than excusing it. A session is therefore played
+// as a whole: accepted recipients come before rejected ones, and a command missing from
+// the log is not evidence. Kinds lists the facts that each kind of log does not show.
+// For all kinds, the following is unknown:
 //
 //   - how many sessions a client has open at the same time
 //   - the pace of commands
@@ -22,15 +22,16 @@ type Kind struct {
 	Short string // the log and its server
 	// Unknown lists the facts that the log does not show.
 	Unknown []string
-	// Tried is set if the parser was tested with logs that the server wrote. Otherwise, the
-	// published format was the only source.
+	// Tried is set if the parser was tested with logs written by the server.
+	// Otherwise, the published format was the only source.
 	Tried bool
 	// Syslog is set if the lines have a syslog prefix.
 	Syslog bool
-	// idle is the time without a line after which a session has ended, in microseconds.
+	// idle is the time without a line after which a session is considered ended, in
+	// microseconds.
 	idle int64
-	// quiet is the ending of such a session. It is unknown if the log shows the end of each
-	// session.
+	// quiet is the ending of a session that was idle for so long. The ending is
+	// unknown if the log shows how each session ends.
 	quiet smtp.Ending
 
 	make func(*table) parser
@@ -46,7 +47,7 @@ type parser interface {
 	line(*maillog.Line) verdict
 }
 
-// A verdict is whether a parser understands a line.
+// A verdict is the result of parsing a line.
 type verdict uint8
 
 const (

@@ -11,8 +11,8 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// A kumo parses the records of KumoMTA, one JSON object a line. The records of a session have
-// the same session_id.
+// A kumo parses the records of KumoMTA, one JSON object per line. The records of a
+// session have the same session_id.
 type kumo struct {
 	*table
 	record kumoRecord         // reused
@@ -163,11 +163,12 @@ func (k *kumo) line(l *maillog.Line) verdict {
 	return used
 }
 
-// maxRecent is the number of records after which the older half of the known ones is dropped.
+// maxRecent is the number of records in each half of the recent records. If the newer
+// half is full, the older half is dropped.
 const maxRecent = 50_000
 
-// again reports whether the same record was among the latest ones. KumoMTA sends a batch again
-// if it does not get an answer.
+// again reports whether the record is among the recent ones. KumoMTA sends a batch
+// again if it does not receive an answer.
 func (k *kumo) again(record []byte) bool {
 	h := fnv.New64a()
 	_, _ = h.Write(record)
@@ -182,7 +183,7 @@ func (k *kumo) again(record []byte) bool {
 	return false
 }
 
-// kumoTime parses seconds since 1970 or a time as in RFC 3339.
+// kumoTime parses seconds since 1970 or an RFC 3339 time.
 func kumoTime(raw []byte) (at int64, ok bool) {
 	if n := number(raw); n > 0 && n < 1<<40 {
 		return int64(n) * second, true

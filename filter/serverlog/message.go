@@ -13,13 +13,13 @@ const (
 	// grace is how long an ended session waits for the lines of its messages, in
 	// microseconds of the log.
 	grace = 10 * second
-	// maxMessages and maxRecipients limit the messages that wait.
+	// maxMessages and maxRecipients limit the messages that are waiting.
 	maxMessages   = 20_000
 	maxRecipients = 50
 )
 
-// A message is a message in the queue of a server whose log shows senders and recipients
-// after the session.
+// A message is a queued message of a server that logs senders and recipients after the
+// session.
 type message struct {
 	session *session
 	serial  uint64 // of the session, which may have been played and reused
@@ -61,7 +61,7 @@ func (m *messages) get(host, id []byte) *message {
 	return m.rows[string(m.key)]
 }
 
-// expire gives up messages that have waited too long after their session.
+// expire gives up on messages that have waited too long after the end of their session.
 func (m *messages) expire(now int64) {
 	for len(m.order) > 0 {
 		one := m.rows[m.order[0]]
@@ -70,7 +70,8 @@ func (m *messages) expire(now int64) {
 				if now-one.since <= grace {
 					return
 				}
-				// The session goes on: look at its message again later.
+				// The session is still open, so check its message again
+				// later.
 				m.order = append(m.order[1:], m.order[0])
 				one.since = now
 				continue
@@ -110,7 +111,7 @@ func (m *messages) done(key string, ok bool) {
 	}
 }
 
-// delivery handles a line of a queue identifier: from=, to= or removed.
+// delivery handles a line about a queue identifier: from=, to= or removed.
 func (p *postfix) delivery(l *maillog.Line) {
 	id, rest := cutID(l.Text)
 	one := p.messages.get(l.Host, id)
@@ -147,8 +148,8 @@ func (m *message) qmgr(s []byte) {
 	m.nrcpt = min(max(m.nrcpt, 0), maxRecipients)
 }
 
-// to parses "RECIPIENT>, orig_to=<ORIGINAL>, relay=...". The original recipient is the one of
-// the session.
+// to parses "RECIPIENT>, orig_to=<ORIGINAL>, relay=...". The original recipient is the
+// one that the client named in the session.
 func (m *message) to(s []byte) {
 	addr, rest, ok := bytes.Cut(s, []byte(">, "))
 	if !ok {

@@ -10,25 +10,26 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// A postfix parses the log of Postfix. Its smtpd processes serve one client at a time, so
-// their process number identifies the session.
+// A postfix parses the log of Postfix. Each smtpd process serves one client at a time,
+// so its process number identifies the session.
 type postfix struct {
 	*table
 	key      []byte // reused
 	messages messages
-	// unproven is the latest warning about a client whose name is not confirmed, which
-	// precedes its session.
+	// unproven holds the latest warning of each process about a client whose name
+	// is not confirmed. The warning precedes the client's session.
 	unproven map[string]unproven
 }
 
-// An unproven name is the name in DNS of a client's address that does not resolve to it.
+// An unproven name is a client's reverse DNS name that does not resolve to the client's
+// address.
 type unproven struct {
 	addr   netip.Addr
 	name   string
 	result smtp.FCrDNS
 }
 
-// maxUnproven is the maximum number of names kept. Each process has at most one.
+// maxUnproven is the maximum number of names kept, at most one for each process.
 const maxUnproven = 10_000
 
 func newPostfix(t *table) parser {
@@ -37,7 +38,7 @@ func newPostfix(t *table) parser {
 	return p
 }
 
-// A service is the last part of the program's name, after a slash.
+// service returns the last part of the program's name, after the last slash.
 func service(program []byte) []byte { return program[bytes.LastIndexByte(program, '/')+1:] }
 
 func (p *postfix) line(l *maillog.Line) verdict {
@@ -63,13 +64,14 @@ func (p *postfix) keyOf(l *maillog.Line) []byte {
 	return p.key
 }
 
-// A form is a form of line: the words that the line starts with, after a queue identifier.
+// A form describes a kind of line by the words that it starts with, after any queue
+// identifier.
 type form struct {
 	start string
 	read  func(p *postfix, l *maillog.Line, id, rest []byte) bool
 }
 
-// forms lists the lines of smtpd. The first one that fits is used.
+// forms lists the lines of smtpd. The first form that matches a line is used.
 var forms = []form{
 	{"connect from ", (*postfix).connect},
 	{"disconnect from ", (*postfix).disconnect},
@@ -90,7 +92,7 @@ var forms = []form{
 	{"Verified TLS connection established from ", (*postfix).tls},
 }
 
-// unused lists the prefixes of lines that say nothing about a session.
+// unused lists the prefixes of lines that are irrelevant to sessions.
 var unused = [][]byte{
 	[]byte("reject_warning: "), []byte("warn: "), []byte("hold: "), []byte("discard: "), []byte("filter: "), []byte("redirect: "), []byte("permit: "),
 	[]byte("fatal: "), []byte("error: "), []byte("panic: "), []byte("statistics: "), []byte("TLS "), []byte("SSL_accept"), []byte("setting up TLS"),
@@ -139,7 +141,7 @@ type client struct {
 	addr netip.AddrPort
 }
 
-// cutClient cuts a client off. Names do not contain brackets.
+// cutClient cuts off a client. Names do not contain brackets.
 func cutClient(s []byte) (c client, rest []byte, ok bool) {
 	i := bytes.IndexByte(s, '[')
 	if i < 1 || i > maxName {
@@ -163,12 +165,13 @@ func cutClient(s []byte) (c client, rest []byte, ok bool) {
 	return c, rest, c.addr.IsValid() || string(addr) == "unknown"
 }
 
-// same reports whether the client is that of the session.
+// same reports whether c is the session's client.
 func (s *session) same(c client) bool {
 	return s.src.Addr() == c.addr.Addr() && (s.src.Port() == c.addr.Port() || c.addr.Port() == 0 || s.src.Port() == 0)
 }
 
-// session returns the session of a line. If the log lacks its start, the session begins here.
+// session returns the session to which a line belongs. If the log lacks the session's
+// start, the session begins with this line.
 func (p *postfix) session(l *maillog.Line, c client) *session {
 	s := p.get(p.keyOf(l), l.At)
 	if s != nil && s.same(c) {
@@ -195,7 +198,7 @@ func (p *postfix) begin(l *maillog.Line, c client) *session {
 	return s
 }
 
-// submission means a listener for users.
+// submission is the local address recorded for a listener for users.
 var submission = netip.AddrPortFrom(netip.IPv4Unspecified(), 587)
 
 func (p *postfix) connect(l *maillog.Line, _, rest []byte) bool {
@@ -229,7 +232,8 @@ func ended(how smtp.Ending) func(*postfix, *maillog.Line, []byte, []byte) bool {
 	}
 }
 
-// counter is a counter at the end of a session, such as rcpt=1/4: accepted and all commands.
+// counter is a counter logged at the end of a session. For example, rcpt=1/4 means that
+// one of four commands was accepted.
 type counter struct{ ok, all int }
 
 // counted maps the names of counters to verbs.
@@ -289,11 +293,11 @@ func parseCounter(value []byte) (c counter) {
 	return c
 }
 
-// counters adds the commands that have no line of their own.
+// counters adds the commands that are not logged individually.
 func (s *session) counters() {
 	n, at := s.totals, s.last
-	// AUTH without a line about a password was refused before one was checked, unless a
-	// milter or a broken connection ended it.
+	// An AUTH without a line about a password was refused before any password was
+	// checked, unless a milter or a broken connection ended it.
 	refused := n[smtp.VerbAuth].all - n[smtp.VerbAuth].ok - s.failedLogins()
 	if s.hung {
 		refused--
@@ -340,9 +344,9 @@ func (s *session) failedLogins() (n int) {
 	return n
 }
 
-// ready adds what the counters show beyond the lines. The names of recipients that were
-// accepted without a delivery are unknown, but they must not be missing beside the rejected
-// ones.
+// ready adds the commands that only the counters show. The names of recipients that
+// were accepted without a delivery are unknown, but these recipients must count
+// alongside the rejected ones.
 func ready(s *session) {
 	if s.totals != nil {
 		s.unnamed = min(s.totals[smtp.VerbRcpt].ok, maxSteps)
@@ -359,7 +363,8 @@ func ready(s *session) {
 	}
 }
 
-// client handles an accepted recipient, with the client's user.
+// client handles the line about a session's accepted recipient, which may also name the
+// user.
 func (p *postfix) client(l *maillog.Line, id, rest []byte) bool {
 	c, rest, ok := cutClient(rest)
 	if !ok {
@@ -387,8 +392,8 @@ type rejection struct {
 	hasSender                               bool
 }
 
-// parseRejection parses "RCPT from CLIENT: 550 5.1.1 <ARG>: TEXT; from=<> to=<> proto= helo=<>".
-// Clients choose the addresses, so the fields are looked for from the end.
+// parseRejection parses "RCPT from CLIENT: 550 5.1.1 <ARG>: TEXT; from=<> to=<> proto=
+// helo=<>". Clients choose the addresses, so the fields are parsed from the end.
 func parseRejection(s []byte) (r rejection, ok bool) {
 	command, rest, ok := bytes.Cut(s, []byte(" from "))
 	if !ok {
@@ -428,7 +433,8 @@ func cutField(s []byte, start string) (rest, value []byte, ok bool) {
 // comma separates the fields of postscreen.
 var comma = []byte{','}
 
-// milterReject handles a rejection by a milter, possibly that of scanwatch. It is no evidence.
+// milterReject handles a rejection by a milter, possibly scanwatch's own. A milter's
+// rejection is not evidence.
 func milterReject(p *postfix, l *maillog.Line, _, rest []byte) bool {
 	return p.rejected(l, rest, true)
 }
@@ -477,15 +483,15 @@ func (p *postfix) rejected(l *maillog.Line, rest []byte, milter bool) bool {
 	return true
 }
 
-// codeAnd returns a reply with its code.
+// codeAnd returns a reply preceded by its code.
 func codeAnd(code uint32, reply []byte) []byte {
 	return append(strconv.AppendUint(nil, uint64(code), 10), append([]byte{' '}, clip(reply, maxExample)...)...)
 }
 
-// refusals lists the replies to RCPT that concern the recipient. Any other reply may concern
-// the client, for example by a block list, and must not be evidence of a harvest: Postfix
-// evaluates restrictions of the client, the greeting and the sender at RCPT
-// (smtpd_delay_reject).
+// refusals lists the replies to RCPT that concern the recipient. Any other reply may
+// concern the client, for example because of a block list, and must not be evidence of
+// a harvest: Postfix evaluates restrictions on the client, the greeting and the sender
+// at RCPT (smtpd_delay_reject).
 var refusals = []struct {
 	status, text string
 	cause        smtp.Cause
@@ -539,7 +545,7 @@ func (p *postfix) warning(l *maillog.Line, _, rest []byte) bool {
 	return true
 }
 
-// noPassword lists the reasons for which AUTH fails without a wrong password.
+// noPassword lists the reasons for a failed AUTH other than a wrong password.
 var noPassword = []string{
 	"bad protocol / cancel", "authentication aborted", "Invalid authentication mechanism", "Connection lost", "generic failure",
 	"no mechanism available", "Temporary authentication failure", "encryption needed",

@@ -8,7 +8,7 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// screenWords maps the words that begin a line of postscreen to their functions, which receive
+// screenWords maps the words that begin postscreen's lines to functions, which receive
 // the text before and after [ADDRESS]:PORT.
 var screenWords = map[string]func(p *postfix, l *maillog.Line, s *session, head, tail []byte){
 	"CONNECT":     nil,
@@ -29,8 +29,8 @@ var screenWords = map[string]func(p *postfix, l *maillog.Line, s *session, head,
 	"BDAT":        nil,
 }
 
-// postscreen handles a line of postscreen, one process for all clients. The address and port
-// of the client identify the session.
+// postscreen handles a line from postscreen, a single process that serves all clients.
+// A session is identified by the client's address and port.
 func (p *postfix) postscreen(l *maillog.Line) verdict {
 	word, rest, _ := bytes.Cut(l.Text, []byte(" "))
 	word = bytes.TrimSuffix(word, []byte(":"))
@@ -73,7 +73,7 @@ func (p *postfix) screenEnd(l *maillog.Line, s *session, _, _ []byte) {
 	p.end(s, l.At, smtp.EndingPartial)
 }
 
-// screenPass ends the session of postscreen: smtpd logs the rest of it.
+// screenPass ends the session in postscreen, because smtpd logs the rest.
 func (p *postfix) screenPass(_ *maillog.Line, s *session, _, _ []byte) {
 	if len(s.steps) == 0 {
 		p.forget(s)
@@ -89,8 +89,8 @@ func (p *postfix) screenForeign(l *maillog.Line, s *session, _, tail []byte) {
 	}
 }
 
-// screenCommand handles "COMMAND PIPELINING from [ADDRESS]:PORT after EHLO: TEXT". Limits on
-// time, number and length are no evidence.
+// screenCommand handles "COMMAND PIPELINING from [ADDRESS]:PORT after EHLO: TEXT".
+// Exceeding a limit on time, number or length is not evidence.
 func (p *postfix) screenCommand(l *maillog.Line, s *session, head, tail []byte) {
 	if !bytes.HasPrefix(head, []byte("PIPELINING")) {
 		return

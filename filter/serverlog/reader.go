@@ -72,14 +72,14 @@ func (r *Reader) Line(l *maillog.Line, stamped bool) bool {
 // Sample returns the start of a line as printable text.
 func Sample(line []byte) string { return text.Escape(clip(line, maxExample)) }
 
-// File starts the file with the given name, without its directory.
+// File announces the start of a file, with the file's name but not its directory.
 func (r *Reader) File(name string) {
 	if t, ok := r.parser.(*transcript); ok {
 		t.file(name)
 	}
 }
 
-// Undated reports whether the date of the lines is only that of Options.Date.
+// Undated reports whether the lines have no date other than Options.Date.
 func (r *Reader) Undated() bool {
 	t, ok := r.parser.(*transcript)
 	return ok && t.dateless && !t.sure
@@ -99,7 +99,7 @@ func (r *Reader) Flush() { r.table.flush() }
 // Last returns the newest time in the log, in microseconds since 1970.
 func (r *Reader) Last() int64 { return r.table.now }
 
-// Counts returns what has been read so far.
+// Counts describes the lines read so far.
 func (r *Reader) Counts() Counts {
 	c := r.counts
 	c.Sessions, c.Lost = r.table.sessions, r.table.lost

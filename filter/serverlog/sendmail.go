@@ -11,8 +11,9 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// A sendmail parses the log of Sendmail, which starts a process for each client. Lines about
-// recipients do not name the client or the sender, which follow in the line from=.
+// A sendmail parses the log of Sendmail, which starts a process for each client. Lines
+// about recipients do not name the client or the sender, which follow in a line with
+// from=.
 type sendmail struct {
 	*table
 	key      []byte // reused
@@ -24,12 +25,12 @@ func newSendmail(t *table) parser {
 	return &sendmail{table: t, messages: newMessages(t)}
 }
 
-// mailPrograms lists the names under which Sendmail receives mail.
+// mailPrograms lists the program names that Sendmail logs when it receives mail.
 var mailPrograms = []string{"sendmail", "sm-mta", "sendmail-mta"}
 
-// A mailForm is a form of line, recognised by its start or, if inside is set, by the text after
-// the client at the start. Clients choose parts of lines, so the position of the client must be
-// certain.
+// A mailForm is a form of line, recognised by its start or, if inside is set, by the
+// text after the client at the start. Clients choose parts of lines, so the client's
+// position must be certain.
 type mailForm struct {
 	text   string
 	inside bool
@@ -104,8 +105,8 @@ func (m *sendmail) session(l *maillog.Line) *session {
 	return s
 }
 
-// client returns the session of a line about a client, "NAME [ADDRESS]" or "[ADDRESS]". A process
-// number may be used again for another client.
+// client returns the session for a line about a client, "NAME [ADDRESS]" or
+// "[ADDRESS]". A process number may be reused for a different client.
 func (m *sendmail) client(l *maillog.Line, who []byte) *session {
 	s := m.session(l)
 	if addr := relayOf(who); addr.IsValid() && s.src.IsValid() && addr != s.src {
@@ -139,8 +140,8 @@ func relayOf(who []byte) netip.AddrPort {
 	return address(addr, nil)
 }
 
-// seen notes the client of a session. Sendmail says that a name may be forged if it does not
-// resolve to the address.
+// seen records a session's client. Sendmail marks a name that does not resolve to the
+// address as possibly forged.
 func (s *session) seen(text []byte) {
 	if s.src.IsValid() {
 		return
@@ -254,8 +255,9 @@ func (m *sendmail) userUnknown(l *maillog.Line, _, rest []byte) {
 	}
 }
 
-// from handles the end of a transaction: "<SENDER>, size=18, class=0, nrcpts=1, msgid=<>,
-// proto=ESMTP, daemon=MTA, relay=CLIENT". Without msgid, there was no message.
+// from handles the end of a transaction: "<SENDER>, size=18, class=0, nrcpts=1,
+// msgid=<>, proto=ESMTP, daemon=MTA, relay=CLIENT". If msgid is missing, there was no
+// message.
 func (m *sendmail) from(l *maillog.Line, id, rest []byte) {
 	i := bytes.Index(rest, []byte(", size="))
 	relay := field(rest, "relay=")
@@ -300,8 +302,8 @@ func (m *sendmail) from(l *maillog.Line, id, rest []byte) {
 	s.mark = len(s.steps)
 }
 
-// to handles a delivery: "<A>,<B>, delay=, ..., stat=Sent". It proves that the message was
-// accepted.
+// to handles a delivery: "<A>,<B>, delay=, ..., stat=Sent". A delivery proves that the
+// message was accepted.
 func (m *sendmail) to(l *maillog.Line, id, rest []byte) {
 	one := m.messages.get(l.Host, id)
 	list, rest, ok := bytes.Cut(rest, []byte(", "))
@@ -325,8 +327,8 @@ func (m *sendmail) to(l *maillog.Line, id, rest []byte) {
 	}
 }
 
-// authFailure handles "MECHANISM): REASON, user=USER, relay=CLIENT". Sendmail before version
-// 8.16 does not name the user.
+// authFailure handles "MECHANISM): REASON, user=USER, relay=CLIENT". Versions of
+// Sendmail before 8.16 do not log the user.
 func (m *sendmail) authFailure(l *maillog.Line, _, rest []byte) {
 	s := m.client(l, field(rest, "relay="))
 	if bytes.Contains(rest, []byte("cancel")) || bytes.Contains(rest, []byte("generic failure")) || bytes.Contains(rest, []byte("no mechanism available")) {
@@ -362,7 +364,7 @@ func (m *sendmail) unknownCommand(l *maillog.Line, _, rest []byte) {
 	}
 }
 
-// octal replaces the escapes with which Sendmail writes control characters.
+// octal decodes the octal escapes that Sendmail writes for control characters.
 func octal(s []byte) (out []byte) {
 	for i := 0; i < len(s); i++ {
 		if s[i] == '\\' && i+3 < len(s) {
@@ -377,7 +379,7 @@ func octal(s []byte) (out []byte) {
 	return out
 }
 
-// milterPhases maps the actions of a milter to phases.
+// milterPhases maps a milter's actions to phases.
 var milterPhases = map[string]smtp.Phase{
 	"connect": smtp.PhaseConnect, "helo": smtp.PhaseHelo, "mail": smtp.PhaseMailFrom, "rcpt": smtp.PhaseRcptTo,
 	"data": smtp.PhaseData, "header": smtp.PhaseCommit, "eoh": smtp.PhaseCommit, "body": smtp.PhaseCommit, "eom": smtp.PhaseCommit,

@@ -117,7 +117,8 @@ func sample(t testing.TB, kind *Kind) []byte {
 	return log
 }
 
-// TestSamples checks the events of a log of each kind, and that no secret is in them.
+// TestSamples checks the events from a log of each kind, and that the events contain no
+// secrets.
 func TestSamples(t *testing.T) {
 	for _, kind := range Kinds {
 		t.Run(kind.Name, func(t *testing.T) {
@@ -152,7 +153,8 @@ func TestSamples(t *testing.T) {
 	}
 }
 
-// TestIdentifiers checks that a log that is read again has the same sessions.
+// TestIdentifiers checks that sessions have the same identifiers if a log is read
+// again.
 func TestIdentifiers(t *testing.T) {
 	for _, kind := range Kinds {
 		_, a := read(kind, sample(t, kind))
@@ -214,8 +216,8 @@ func TestInjection(t *testing.T) {
 	}
 }
 
-// TestChosenText checks sessions in which the client chose text that looks like a part of the
-// log's line.
+// TestChosenText checks sessions in which the client chose text that looks like part of
+// a log line.
 func TestChosenText(t *testing.T) {
 	for _, c := range []struct {
 		name, kind, log string
@@ -256,8 +258,8 @@ func TestChosenText(t *testing.T) {
 	}
 }
 
-// TestOtherClient checks that a process number or queue identifier that is used again does not
-// charge the first client with the second client's conduct.
+// TestOtherClient checks that one client's conduct is not attributed to another client
+// if a process number or queue identifier is reused.
 func TestOtherClient(t *testing.T) {
 	var sendmail strings.Builder
 	sendmail.WriteString("Nov 29 10:00:00 mx sm-mta[777]: AAA000001: from=<a@good.example>, size=18, class=0, nrcpts=1, msgid=<1@good.example>, proto=ESMTP, daemon=MTA, relay=mail.good.example [198.51.100.50]\n")
@@ -322,7 +324,8 @@ func TestBatchAgain(t *testing.T) {
 	}
 }
 
-// TestLateReplies checks that a transcript with commands before their replies is incomplete.
+// TestLateReplies checks that a session is treated as incomplete if commands precede
+// their replies in the transcript.
 func TestLateReplies(t *testing.T) {
 	_, rec := read(ByName("icewarp"), []byte(`203.0.113.48   [0968] 10:14:01 Connected, local IP=192.0.2.25:25
 203.0.113.48   [0968] 10:14:02 <<< EHLO x.example
@@ -336,7 +339,7 @@ func TestLateReplies(t *testing.T) {
 	}
 }
 
-// TestSize checks that long sessions that stay open have a limit together.
+// TestSize checks that the total size of long sessions that remain open is limited.
 func TestSize(t *testing.T) {
 	var log strings.Builder
 	name := strings.Repeat("x", 200)
@@ -377,7 +380,7 @@ func TestKinds(t *testing.T) {
 	}
 }
 
-// FuzzLines checks that no line ends the process, and that every session is closed.
+// FuzzLines checks that no line crashes the process, and that every session is closed.
 func FuzzLines(f *testing.F) {
 	for i, kind := range Kinds {
 		for line := range bytes.Lines(sample(f, kind)) {
@@ -402,7 +405,7 @@ type discard struct{}
 func (discard) Site(string)       {}
 func (discard) Event(*smtp.Event) {}
 
-// BenchmarkLines measures the lines a second of each kind.
+// BenchmarkLines measures the reading speed for each kind of log.
 func BenchmarkLines(b *testing.B) {
 	for _, kind := range Kinds {
 		b.Run(kind.Name, func(b *testing.B) {
@@ -444,8 +447,8 @@ Nov 29 07:43:00 mx postfix/smtpd[302]: disconnect from news.example.net[203.0.11
 	}
 }
 
-// TestLateMessage checks that the lines of a message after its session was played change
-// nothing.
+// TestLateMessage checks that lines about a message have no effect once the message's
+// session has been played.
 func TestLateMessage(t *testing.T) {
 	log := `Nov 29 07:43:00 mx postfix/smtpd[302]: connect from news.example.net[203.0.113.22]
 Nov 29 07:43:01 mx postfix/smtpd[302]: AA11BB22CC33: client=news.example.net[203.0.113.22]

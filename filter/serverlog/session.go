@@ -9,7 +9,7 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// Limits of a session. Further steps are omitted.
+// Limits on a session. Further steps are omitted.
 const (
 	maxSteps   = 300
 	maxText    = 32 << 10 // bytes
@@ -20,7 +20,7 @@ const (
 
 func clip(b []byte, most int) []byte { return b[:min(len(b), most)] }
 
-// A session is a session that has not been played yet.
+// A session is an SMTP session that has not been played yet.
 type session struct {
 	key         string
 	name        string // first key
@@ -59,8 +59,8 @@ type session struct {
 
 const numVerbs = int(smtp.VerbExchange) + 1
 
-// A step is an event in a session. Its class determines the order in which the steps of a
-// log are played that shows acceptance later than rejection.
+// A step is an event in a session. If a log shows acceptance later than rejection, the
+// class of a step determines when the step is played.
 type step struct {
 	kind   smtp.Kind
 	verb   smtp.Verb
@@ -82,7 +82,7 @@ const (
 	atEnd
 )
 
-// A span is a part of a session's text.
+// A span is part of a session's text.
 type span struct{ from, to uint16 }
 
 // keep copies b to the session's text.
@@ -115,7 +115,7 @@ func (s *session) grow(by int) {
 	*s.held += by
 }
 
-// greet adds a greeting, unless it is the latest one.
+// greet adds a greeting, unless it repeats the latest one.
 func (s *session) greet(at int64, name []byte, verb smtp.Verb) {
 	if len(name) == 0 || string(name) == string(s.helo) {
 		return
@@ -189,8 +189,8 @@ type player struct {
 
 // A Sink receives the events of sessions, which are valid only during the call.
 type Sink interface {
-	// Site is called before the events of a session if the name of its server differs from
-	// that of the session before.
+	// Site is called before a session's events if the server's name differs from
+	// that in the previous session.
 	Site(name string)
 	Event(*smtp.Event)
 }
@@ -221,7 +221,7 @@ func (p *player) play(s *session) {
 	p.sink.Event(e)
 }
 
-// lineless lists the kinds of events that no line of the client causes.
+// lineless lists the kinds of events that are not caused by a line from the client.
 var lineless = [smtp.NumKinds]bool{smtp.EventCommit: true, smtp.EventRollback: true, smtp.EventInput: true, smtp.EventFilter: true, smtp.EventTimeout: true}
 
 // step reports the client's line, the server's reply and the outcome of a step.

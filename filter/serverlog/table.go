@@ -11,8 +11,8 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// maxOpen is the maximum number of sessions that have not been played. If there are more, the
-// one without a line for the longest time is played.
+// maxOpen is the maximum number of sessions that have not been played. If there are
+// more, the session that has been idle the longest is played.
 const maxOpen = 20_000
 
 // maxHeld limits the size of the sessions that have not been played, in bytes.
@@ -41,7 +41,7 @@ type table struct {
 	maxHeld  int
 	sessions int // played
 	lost     int // played because there were too many
-	// ready, if set, adds the last steps of a session that is played.
+	// ready, if set, adds the last steps to a session before it is played.
 	ready func(*session)
 }
 
@@ -56,9 +56,9 @@ const (
 	restart  = 120 * minute // an earlier line had a wrong time, or another file follows
 )
 
-// tick notes the time of a line, plays the sessions that are idle, and returns the time to use
-// for the line. One line with a wrong time must not end the sessions of the following lines, so
-// the time of a session never goes back by more than a minute.
+// tick records the time of a line, plays the sessions that are idle, and returns the
+// time to use for the line. One line with a wrong time must not end the sessions of the
+// following lines, so the time of a session never goes back by more than a minute.
 func (t *table) tick(at int64) int64 {
 	switch {
 	case at-t.clock().UnixMicro() > ahead:
@@ -80,7 +80,7 @@ func (t *table) tick(at int64) int64 {
 	return at
 }
 
-// open starts a session. An open session with the same key has ended unnoticed.
+// open starts a session. Any open session with the same key must have ended unnoticed.
 func (t *table) open(key []byte, at int64, server []byte, src netip.AddrPort) *session {
 	if s := t.rows[string(key)]; s != nil {
 		t.finish(s)
@@ -101,7 +101,7 @@ func (t *table) open(key []byte, at int64, server []byte, src netip.AddrPort) *s
 	return s
 }
 
-// unused returns a session without content.
+// unused returns an empty session.
 func (t *table) unused() *session {
 	n := len(t.free)
 	if n == 0 {
@@ -113,7 +113,8 @@ func (t *table) unused() *session {
 	return s
 }
 
-// newID returns the identifier of a session, which is the same when the log is read again.
+// newID returns the identifier of a session, which remains the same if the log is read
+// again.
 func (t *table) newID(s *session) uint64 {
 	h := fnv.New64a()
 	for _, part := range [...]string{t.kind.Name, s.server, s.name, strconv.FormatInt(s.start, 10), s.src.String()} {
@@ -143,7 +144,7 @@ func (t *table) shift(by int64) {
 	}
 }
 
-// get returns an open session, and notes that it has a line.
+// get returns an open session, and records the time of its latest line.
 func (t *table) get(key []byte, at int64) *session {
 	s := t.rows[string(key)]
 	if s != nil {
@@ -160,7 +161,8 @@ func (t *table) touch(s *session, at int64) {
 	}
 }
 
-// end notes how a session ended. It is played when no message is waiting.
+// end records how a session ended. The session is played once none of its messages are
+// waiting.
 func (t *table) end(s *session, at int64, how smtp.Ending) {
 	s.last, s.ending, s.ended = max(s.last, at), how, true
 	if s.waiting == 0 {
@@ -248,8 +250,8 @@ func (t *table) remove(s *session) {
 	s.prev, s.next = nil, nil
 }
 
-// address parses an address, which may have the prefix of an IPv6 address (RFC 5321 section
-// 4.1.3), and a port.
+// address parses an address, which may have the prefix IPv6: (RFC 5321 section 4.1.3),
+// and a port.
 func address(addr, port []byte) netip.AddrPort {
 	a, err := netip.ParseAddr(strings.TrimPrefix(string(addr), "IPv6:"))
 	if err != nil {

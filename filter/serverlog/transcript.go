@@ -12,14 +12,15 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// A dialect is the form of a server's transcript: a log with the lines of client and server.
+// A dialect describes the form of a server's transcript, which is a log of the lines
+// sent by client and server.
 type dialect struct {
-	// split returns the time of a line, what identifies its session, and the rest. The
-	// client's address may be in each line.
+	// split returns a line's time, the key of its session, the client's address if
+	// the line includes it, and the rest of the line.
 	split          func(t *transcript, raw []byte) (at int64, key, addr, rest []byte, ok bool)
 	client, server []byte // start of their lines
-	// connected and closed are parts of the lines at the start and the end of a session.
-	// The client's address follows connected, unless every line has it.
+	// connected and closed are parts of the lines that start and end a session. The
+	// client's address follows connected, unless every line has it.
 	connected, closed []byte
 	// dateless is set if the lines have no date.
 	dateless bool
@@ -31,7 +32,7 @@ var (
 	postal  = dialect{split: splitPostal, client: []byte("<= "), server: []byte("=> "), connected: []byte("Connection opened from "), closed: []byte("Connection closed")}
 )
 
-// A transcript parses a transcript.
+// A transcript is a parser for transcripts.
 type transcript struct {
 	*table
 	dialect
@@ -63,8 +64,8 @@ type talk struct {
 	data    bool // the client sends a message
 	quit    bool
 	moved   bool // the server has sent a reply after the greeting
-	// first and firstAt are the code and the time of a reply whose last line is still to come.
-	// A log may omit that line.
+	// first and firstAt are the code and the time of a reply whose last line has
+	// not been read yet. A log may omit that line.
 	first   uint32
 	firstAt int64
 }
@@ -106,8 +107,8 @@ func (t *transcript) line(l *maillog.Line) verdict {
 	return used
 }
 
-// session returns the session of a line. If its start is missing, the address must be in the
-// line.
+// session returns the session to which a line belongs. If the session's start is
+// missing, the line must include the address.
 func (t *transcript) session(key []byte, at int64, addr []byte) *session {
 	if s := t.get(key, at); s != nil || addr == nil {
 		return s
@@ -140,7 +141,7 @@ func endpoint(s []byte) (addr, port []byte) {
 	return s, nil
 }
 
-// said handles a line of the client. Lines of a message are ignored.
+// said handles a line from the client. Message text is ignored.
 func (s *session) said(line []byte) {
 	t := s.talk
 	if t.data {
@@ -192,7 +193,7 @@ func argument(line []byte, verb smtp.Verb) []byte {
 	return nil
 }
 
-// replied handles a line of the server.
+// replied handles a line from the server.
 func (t *transcript) replied(s *session, at int64, reply []byte) {
 	code := codeOf(reply)
 	k := s.talk
@@ -229,12 +230,13 @@ func (t *transcript) replied(s *session, at int64, reply []byte) {
 	k.moved = true
 }
 
-// dateInName matches the date in the name of a file, as in s20260213-00.log. The number of the
-// server may precede it.
+// dateInName matches the date in a file's name, as in s20260213-00.log. The server's
+// number may precede the date.
 var dateInName = regexp.MustCompile(`(20\d\d)-?([01]\d)-?([0-3]\d)(?:\D|$)`)
 
-// file starts a file. Lines without a date get the date in its name. Without one, the first file
-// gets the date of its modification, and other files continue the previous one.
+// file starts a file. Lines without a date get the date in the file's name. If the name
+// has no date either, the first file gets its modification date, and each later file
+// continues from the previous one.
 func (t *transcript) file(name string) {
 	if !t.dateless {
 		return
@@ -289,7 +291,7 @@ var outcomes = map[smtp.Verb]func(s *session, at int64, code uint32, text []byte
 	smtp.VerbData: dataOutcome, smtp.VerbQuit: quitOutcome, smtp.VerbStartTLS: tlsOutcome, smtp.VerbRset: rsetOutcome,
 }
 
-// outcome handles the server's reply to the latest line of the client.
+// outcome handles the server's reply to the client's latest line.
 func (s *session) outcome(at int64, code uint32, text []byte) {
 	if f := outcomes[s.talk.verb]; f != nil {
 		f(s, at, code, text)
@@ -338,8 +340,9 @@ func rcptOutcome(s *session, at int64, code uint32, text []byte) {
 	s.rcptRefused(at, s.talk.arg, code, text, inOrder)
 }
 
-// rcptRefused adds a rejected recipient. Servers also reject clients and senders at RCPT, which
-// must not be evidence of a harvest, so the text must name the recipient.
+// rcptRefused adds a rejected recipient. Servers also reject clients and senders at
+// RCPT. These rejections must not be evidence of a harvest, so the reply's text must
+// refer to the recipient.
 func (s *session) rcptRefused(at int64, addr []byte, code uint32, text []byte, class uint8) {
 	cause := smtpd.CauseOf(smtp.VerbRcpt, code, text)
 	if cause == smtp.CauseRecipient && !namesRecipient(text) || code < 500 && cause != smtp.CauseRelay {
@@ -349,7 +352,7 @@ func (s *session) rcptRefused(at int64, addr []byte, code uint32, text []byte, c
 	s.rcpt(at, addr, code, text, cause, class)
 }
 
-// recipientWords lists words in replies for a recipient that does not exist.
+// recipientWords lists words used in replies about recipients that do not exist.
 var recipientWords = []string{
 	"5.1.1", "no such user", "unknown user", "user unknown", "no such recipient", "does not exist", "unknown recipient", "recipient unknown", "invalid recipient",
 	"no such mailbox", "mailbox not found", "mailbox unavailable", "unrouteable address", "not a valid mailbox", "user not found", "authentication required",
@@ -408,8 +411,8 @@ func rsetOutcome(s *session, at int64, _ uint32, _ []byte) {
 	s.add(step{kind: smtp.EventRollback, at: at})
 }
 
-// splitIceWarp splits "ADDRESS [THREAD] 16:14:01 REST". The date is that of the server's
-// greetings.
+// splitIceWarp splits "ADDRESS [THREAD] 16:14:01 REST". The date is taken from the
+// server's greetings.
 func splitIceWarp(t *transcript, raw []byte) (at int64, key, addr, rest []byte, ok bool) {
 	addr, rest, ok = bytes.Cut(raw, []byte(" "))
 	if !ok {
@@ -444,9 +447,9 @@ func (t *transcript) keyOf(parts ...[]byte) []byte {
 	return t.key
 }
 
-// splitMDaemon splits "Sat 2014-07-26 12:58:47.123: 05: [514116] REST". The level is optional.
-// Lines without the number of the session are not understood, because lines of several sessions
-// alternate.
+// splitMDaemon splits "Sat 2014-07-26 12:58:47.123: 05: [514116] REST". The level is
+// optional. Lines without a session number cannot be attributed, because the lines of
+// different sessions are interleaved.
 func splitMDaemon(t *transcript, raw []byte) (at int64, key, addr, rest []byte, ok bool) {
 	if len(raw) < 25 || raw[3] != ' ' {
 		return 0, nil, nil, nil, false
@@ -464,8 +467,8 @@ func splitMDaemon(t *transcript, raw []byte) (at int64, key, addr, rest []byte, 
 	return 0, nil, nil, nil, false
 }
 
-// splitPostal splits "[smtp.1:14] [2017-05-15T10:25:12.762] DEBUG -- : [D9WT5N] REST". REST
-// has escape sequences for colours.
+// splitPostal splits "[smtp.1:14] [2017-05-15T10:25:12.762] DEBUG -- : [D9WT5N] REST".
+// REST contains escape sequences for colours.
 func splitPostal(t *transcript, raw []byte) (at int64, key, addr, rest []byte, ok bool) {
 	_, rest, ok = bytes.Cut(raw, []byte("] ["))
 	stamp, rest, ok2 := bytes.Cut(rest, []byte("]"))

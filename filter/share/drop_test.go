@@ -9,8 +9,9 @@ import (
 	"scanwatch/filter/memory"
 )
 
-// TestDropRestores checks that a host which is dropped gives back the bans by other hosts that
-// it has replaced by longer ones, and that nothing is sent: the bans remain on all hosts.
+// TestDropRestores checks that dropping a host restores other hosts' bans that the
+// dropped host had replaced with longer ones, and that nothing is sent, because the
+// bans remain on all hosts.
 func TestDropRestores(t *testing.T) {
 	client := &memory.Client{Addr: netip.MustParseAddr("192.0.2.1")}
 	for _, prefix := range []string{"192.0.2.1/32", "192.0.2.0/24"} {
@@ -74,8 +75,8 @@ func TestDropRestores(t *testing.T) {
 	}
 }
 
-// TestWithdrawnListing checks that the withdrawal of a listing on one host ends the ban that
-// rests on it on all hosts, and no ban of another host.
+// TestWithdrawnListing checks that if a listing is withdrawn on one host, that host's
+// ban based on the listing ends on all hosts, and no other host's ban ends.
 func TestWithdrawnListing(t *testing.T) {
 	client := &memory.Client{Addr: netip.MustParseAddr("192.0.2.1")}
 	for _, length := range []time.Duration{time.Hour, 7 * 24 * time.Hour} {

@@ -186,7 +186,7 @@ func FuzzApply(f *testing.F) {
 	})
 }
 
-// TestRandomRows repeats the check of FuzzApply with randomly changed valid rows.
+// TestRandomRows repeats FuzzApply's check with randomly changed valid rows.
 func TestRandomRows(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 4))
 	l := DefaultLimits()
@@ -316,8 +316,8 @@ func TestPoison(t *testing.T) {
 	}
 }
 
-// TestRateIsOverFewerBans checks that bans count again as soon as their minute no
-// longer has more bans than the limit.
+// TestRateIsOverFewerBans checks that bans count again once their minute no longer has
+// more bans than the limit.
 func TestRateIsOverFewerBans(t *testing.T) {
 	l := DefaultLimits()
 	l.Bans = 2
@@ -414,8 +414,8 @@ func TestLongBanAfterUnban(t *testing.T) {
 	}
 }
 
-// TestClockFarAhead checks that a host sends its rows again after its clock was years
-// ahead.
+// TestClockFarAhead checks that a host sends its rows again after its clock has been
+// years ahead.
 func TestClockFarAhead(t *testing.T) {
 	f := newFleet(t, "mx1", "mx2")
 	f.hosts[0].skew = 10 * 365 * 24 * time.Hour
@@ -438,7 +438,7 @@ func TestClockFarAhead(t *testing.T) {
 	}
 }
 
-// TestMissed checks that rows with a stamp in the future are read again when that time
+// TestMissed checks that rows with a stamp in the future are read again once that time
 // has come.
 func TestMissed(t *testing.T) {
 	r := New("self", DefaultLimits())

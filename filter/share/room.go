@@ -91,8 +91,8 @@ func makeRoom(r *Replica, o *origin, one *Row, now time.Time) string {
 	return ""
 }
 
-// makeOwnRoom makes room for a row of this host, and reports whether it succeeded. If a
-// ban or unban does not fit, Crowded reports the problem.
+// makeOwnRoom makes room for one of this host's rows, and reports whether it succeeded.
+// If a ban or unban does not fit, Crowded reports the problem.
 func makeOwnRoom(r *Replica, self *origin, e *kv.Entry, now time.Time) bool {
 	n, _ := worth(e.Bucket, string(e.Key), string(e.Value), now)
 	if self.tables[e.Bucket] < r.limits.Rows || evict(r, self, e.Bucket, n-1, now) {
@@ -105,12 +105,12 @@ func makeOwnRoom(r *Replica, self *origin, e *kv.Entry, now time.Time) bool {
 	return false
 }
 
-// If this host has too many bans or unbans to send, Crowded returns a description of
-// the problem. Otherwise, it returns "".
+// Crowded returns a description of the problem if this host has too many bans or unbans
+// to send. Otherwise, it returns "".
 func (r *Replica) Crowded() string { return r.crowded.problem }
 
-// If there may be room now, Retry clears the problem that Crowded reports, and returns
-// true. The memory must then send all its rows again.
+// Retry reports whether there may be room now and, if so, clears the problem that
+// Crowded reports. If Retry returns true, the memory must send all its rows again.
 func (r *Replica) Retry(now time.Time) bool {
 	if r.crowded.problem == "" || now.Sub(r.crowded.since).Abs() < evictEvery {
 		return false

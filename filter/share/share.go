@@ -7,27 +7,30 @@
 // registers of all hosts; see memory.Merger.
 //
 // Bans need an additional rule, because one host may unban a prefix that another host
-// has banned. Each ban carries the stamp of the prefix's latest unban that its host
-// knew at that time. The ban counts only if there is no later unban. An unban therefore
-// ends all bans that were imposed without knowledge of any unban, regardless of wrong
-// clocks. A host that knows an unban is assumed to know all unbans with earlier stamps.
+// has banned. Each ban carries the stamp of the prefix's latest unban that the ban's
+// host knew of at that time. The ban counts only if there is no later unban. An unban
+// therefore ends all bans that were imposed without knowledge of any unban, regardless
+// of wrong clocks. A host that knows of an unban is assumed to know of all unbans with
+// earlier stamps.
 //
-// A host whose rows are false cannot affect clients that have standing, friends and users
-// of other hosts; see package decide. Its bans have no effect before this standing is known,
-// and firewalls contain them only after a rejection here; see memory.Bans.Rejected. The host
-// can still do this, until the operator drops it:
+// A host that sends false rows cannot affect other hosts' friends, users and clients
+// with standing; see package decide. Its bans have no effect until this standing is
+// known, and firewalls include them only after a rejection here; see
+// memory.Bans.Rejected. Until the operator drops the host, it can still do the
+// following:
 //
 //   - It can ban as many unknown clients as Limits.Rows allows, for Limits.Duration,
 //     because it chooses the times of its bans.
 //   - It can revoke the bans of all hosts, even whole ranges. Each later offence leads to a
 //     new ban, but other hosts may receive that ban only after maxAhead.
-//   - It can let clients be known, but not trusted. Bans of other hosts then do not apply to
-//     an attacker.
-//   - It can let mailboxes exist on another host, so that no mailbox counts as probed and one
-//     rejected recipient of a client a day does not count.
-//   - It can triple the counts of clients with more than memory.Alone events, and let
-//     mailboxes be probed that a single other network has requested.
-//   - It can displace rows of other hosts, but none of this host except short bans.
+//   - It can make clients known, but not trusted. Other hosts' bans then do not apply
+//     to an attacker.
+//   - It can claim to accept mail for mailboxes, so that no mailbox counts as probed,
+//     and so that one rejected recipient of each client a day does not count.
+//   - It can triple the counts of clients with more than memory.Alone events, and make
+//     mailboxes count as probed if a single other network has requested them.
+//   - It can displace other hosts' rows, but none of this host's rows except short
+//     bans.
 //
 // If a host's clock is ahead by more than maxAhead, its rows are omitted until their
 // time has come. If a host loses its registers while the service that carries them
@@ -68,8 +71,8 @@ type Row struct {
 	Value       string // empty if the host has deleted the row
 }
 
-// DropBucket is the bucket of the marks that Drop sets. The key of a mark is the name
-// of the dropped host.
+// DropBucket is the bucket of the marks that Drop sets. A mark's key is the dropped
+// host's name.
 const DropBucket = "drop"
 
 // Limits restrict the effect of other hosts' registers.
@@ -91,18 +94,20 @@ func DefaultLimits() Limits {
 }
 
 const (
-	// maxAhead is the maximum time by which another host's clock may be ahead of this
-	// host's. Two clocks that are wrong by ten minutes can be twenty minutes apart.
+	// maxAhead is the maximum amount of time that another host's clock may be ahead
+	// of this host's. Two clocks that are wrong by ten minutes can be twenty
+	// minutes apart.
 	maxAhead = 30 * time.Minute
-	// maxOwnAhead is the maximum time by which this host's stamps may be ahead of its
-	// clock. If the clock is set back by more, the rows get new stamps. If it is set
-	// back by less, other hosts omit the rows until the time of their stamps; see
-	// Missed.
+	// maxOwnAhead is the maximum amount of time that this host's stamps may be
+	// ahead of its clock. If the clock is set back by more, the rows get new
+	// stamps. If it is set back by less, other hosts omit the rows until the time
+	// in their stamps; see Missed.
 	maxOwnAhead = 24 * time.Hour
-	// keepDeleted is the time for which deleted rows are kept, so that an earlier
-	// register that arrives late does not restore them.
+	// keepDeleted is the retention period of deleted rows. They are kept so that an
+	// earlier register that arrives late does not restore them.
 	keepDeleted = 48 * time.Hour
-	// keepProblem is the time for which the omission of a host's rows is reported.
+	// keepProblem is the time during which the omission of a host's rows is
+	// reported.
 	keepProblem = time.Hour
 	// minRefused is the number of missing mailboxes after which a host's accepted mailboxes
 	// count. A host that accepts all recipients, such as a backup server, has none.
@@ -136,7 +141,7 @@ type row struct {
 // has.
 const unsent = 1
 
-// origin is a host.
+// origin is a host whose registers the Replica holds.
 type origin struct {
 	HostStatus
 	tables  map[string]int                // rows by bucket
@@ -164,8 +169,8 @@ type HostStatus struct {
 	Name string    `json:"name"`
 	Rows int       `json:"rows"`
 	Last time.Time `json:"last,omitzero"` // latest stamp
-	// Heard is the time at which the host was last known to be running, or the time of
-	// its file. By is the way in which its rows arrived: ByServer, ByFile or, if it is
+	// Heard is the time at which the host was last known to be running, or the time
+	// of its file. By is how its rows arrived: ByServer, ByFile or, if it is
 	// unknown, "".
 	Heard time.Time `json:"heard,omitzero"`
 	By    string    `json:"by,omitempty"`
@@ -255,8 +260,8 @@ func (r *Replica) stamp(key rowKey, now time.Time) Stamp {
 
 // correct removes registers whose stamps are too far in the future, because this host's
 // clock was wrong. This host's registers get new stamps and are returned, because other
-// hosts have omitted them. Other hosts' registers would otherwise take precedence over
-// their later ones.
+// hosts have omitted them. Other hosts' registers are removed because they would take
+// precedence over the same hosts' later registers.
 func correct(r *Replica, now time.Time) (out []Row) {
 	latest := At(now.Add(maxOwnAhead))
 	for _, o := range r.hosts {
@@ -295,13 +300,13 @@ func (r *Replica) remove(key rowKey, w *row, del func(*register) bool) {
 	})
 }
 
-// Own records changed rows of this host, and returns the registers that other hosts
-// must receive. Before the call, the memory must have processed all rows from Changed.
+// Own records this host's changed rows, and returns the registers that other hosts must
+// receive. Before the call, the memory must have processed all rows from Changed.
 func (r *Replica) Own(entries []kv.Entry, now time.Time) []Row { return own(r, entries, now, false) }
 
 // OwnAgain is like Own, but for a Replica that has lost its registers. It is unknown
-// which unbans this host knew when it imposed a ban, so the ban is compared with unbans
-// by its start time.
+// which unbans this host knew of when it imposed a ban, so the ban is compared with
+// unbans by its start time.
 func (r *Replica) OwnAgain(entries []kv.Entry, now time.Time) []Row {
 	return own(r, entries, now, true)
 }
@@ -348,8 +353,8 @@ func confirm(r *Replica, key rowKey) {
 	}
 }
 
-// repeat returns those rows of this host for which a different register in its name was
-// received; see disputed.
+// repeat returns those of this host's rows for which a different register in its name
+// was received; see disputed.
 func repeat(r *Replica, now time.Time) (out []Row) {
 	self := r.hosts[r.self]
 	for key := range r.again {
@@ -421,7 +426,7 @@ func (r *Replica) Apply(name string, rows []Row, now time.Time) error {
 	return nil
 }
 
-// disputed reports whether this host's memory has sent the row itself, so that the
+// disputed reports whether this host's own memory has sent the row, so that the
 // received register must be ignored. If the two differ, the row is sent again with a
 // later stamp; see Own.
 func disputed(r *Replica, one *Row) bool {
@@ -472,7 +477,7 @@ func (r *Replica) Missed(now time.Time) (names []string) {
 
 const maxHosts = 1000
 
-// implausible returns the reason why a register must be omitted, or "".
+// implausible returns why a register must be omitted, or "".
 func (r *Replica) implausible(o *origin, one *Row, now time.Time) string {
 	ahead := maxAhead
 	if o.Name == r.self {
@@ -562,9 +567,9 @@ func (g *register) before(other *register) bool {
 	return cmp.Or(cmp.Compare(g.stamp, other.stamp), cmp.Compare(g.seen, other.seen), cmp.Compare(g.value, other.value)) < 0
 }
 
-// minute returns the minute in which the register's ban starts. It is not derived from
-// the stamp, because a host that has lost its registers sends all its bans with new
-// stamps.
+// minute returns the minute in which the register's ban starts. The minute is not
+// derived from the stamp, because a host that has lost its registers sends all its bans
+// with new stamps.
 func (g *register) minute() int64 { return g.ban.Since / 60 }
 
 // count adds a ban to the set of bans that start in the same minute. If n is negative,
@@ -604,8 +609,8 @@ func (r *Replica) count(key rowKey, g *register, n int) {
 	}
 }
 
-// selective finds out which hosts have shown that they refuse unknown recipients. If that has
-// changed, their rows of mailboxes must be computed again.
+// selective finds out which hosts have shown that they refuse unknown recipients. If
+// that has changed for a host, its mailbox rows must be computed again.
 func selective(r *Replica) {
 	other := make(map[*origin]bool)
 	for _, o := range r.hosts {
@@ -635,7 +640,8 @@ func (g *register) accepted(key rowKey) bool {
 // another row.
 func (g *register) isBan() bool { return g.ban.Prefix.IsValid() && !g.ban.Revoked }
 
-// unban returns the stamp of the latest unban that the register's host knew or made.
+// unban returns the stamp of the latest unban that the register's host knew of or
+// issued.
 func (g *register) unban() Stamp {
 	if g.ban.Revoked {
 		return g.stamp
@@ -683,8 +689,8 @@ func (r *Replica) Changed(n int, now time.Time) (out []memory.Foreign) {
 	return out
 }
 
-// pass reports whether there is a later unban than the memory knows, and records that
-// the memory now knows it.
+// pass reports whether there is an unban later than any that the memory knows of, and
+// records that the memory now knows of it.
 func pass(r *Replica, key rowKey, w *row) (ended bool) {
 	own, _ := r.register(key, r.hosts[r.self])
 	unban := r.unbanned(key)
@@ -714,14 +720,14 @@ func hash(r *Replica, value []byte, origin string) uint64 {
 	return max(maphash.String(r.seed, origin+"\x00"+string(value)), unsent+1)
 }
 
-// shared reports whether the row has registers of other hosts.
+// shared reports whether the row has other hosts' registers.
 func (w *row) shared(self string) bool {
 	return slices.ContainsFunc(w.registers, func(g register) bool { return g.origin.Name != self })
 }
 
-// echo reports whether a row is a ban that this host imposed. Its memory may have a
-// later version of the ban, for example one that ends earlier, so the memory must send
-// its rows first.
+// echo reports whether a row is a ban that this host imposed. This host's memory may
+// have a later version of the ban, for example one that ends earlier, so the memory
+// must send its rows first.
 func echo(r *Replica, key rowKey, value []byte, origin string) bool {
 	if key.bucket != memory.BansBucket || value == nil || origin != "" && origin != r.self {
 		return false
@@ -734,8 +740,8 @@ func echo(r *Replica, key rowKey, value []byte, origin string) bool {
 // If the memory has lost some of this host's bans, Changed then returns them.
 func (r *Replica) Complete() { r.holding = false }
 
-// Resend causes Changed to return all rows again. It is called if the memory has lost
-// them.
+// Resend causes Changed to return all rows again. Resend is called if the memory has
+// lost its rows.
 func (r *Replica) Resend() {
 	r.holding = true
 	for key, w := range r.rows {
@@ -744,7 +750,7 @@ func (r *Replica) Resend() {
 	}
 }
 
-// together returns the merged row of the other hosts, and the name of the host with the
+// together returns the other hosts' merged row, and the name of the host with the
 // latest register.
 func (r *Replica) together(key rowKey, w *row, now time.Time) (value []byte, name string) {
 	if key.bucket == memory.BansBucket {
@@ -764,7 +770,8 @@ func (r *Replica) together(key rowKey, w *row, now time.Time) (value []byte, nam
 	return r.merger.Combine(key.bucket, []byte(key.key), values, now.Unix()), name
 }
 
-// togetherBan is together for bans. The name is empty if this host imposed the ban.
+// togetherBan is like together, but for bans. The name is empty if this host imposed
+// the ban.
 func (r *Replica) togetherBan(key rowKey, w *row, now time.Time) (value []byte, name string) {
 	unban := r.unbanned(key)
 	var own, revoked *register
@@ -808,10 +815,10 @@ func (r *Replica) togetherBan(key rowKey, w *row, now time.Time) (value []byte, 
 // mine reports whether a register is from this host's memory.
 func mine(r *Replica, g *register) bool { return g.origin.Name == r.self && g.sent }
 
-// Drop removes all rows received from another host. It returns their number and the
-// mark that this host must keep. The mark also covers omitted rows with a stamp in the
-// future, which would otherwise count later. Until that time, new rows from the host do
-// not count either, because they cannot be distinguished from the dropped ones.
+// Drop removes all rows received from another host. Drop returns the number of rows and
+// the mark that this host must keep. The mark also covers omitted rows with a stamp in
+// the future, which would otherwise count later. Until that time, new rows from the
+// host do not count either, because they cannot be distinguished from the dropped ones.
 func (r *Replica) Drop(name string, now time.Time) (rows int, mark Row) {
 	if name == r.self {
 		return 0, Row{}
@@ -853,7 +860,7 @@ func (r *Replica) Rows(name string) (out []Row) {
 	return out
 }
 
-// Expire deletes expired registers, and returns the expired registers of this host.
+// Expire deletes expired registers, and returns those that belonged to this host.
 func (r *Replica) Expire(now time.Time) (own []Row) {
 	deleted := At(now.Add(-keepDeleted))
 	for key, w := range r.rows {

@@ -54,7 +54,7 @@ func (f *fleet) receive(h *host) {
 	}
 }
 
-// send returns the changed rows of h.
+// send returns h's changed rows.
 func (f *fleet) send(h *host) []Row {
 	return h.replica.Own(h.memory.Outgoing(1<<20, 0), h.clock(f.now))
 }
@@ -121,8 +121,8 @@ func TestBanAndUnban(t *testing.T) {
 	}
 }
 
-// TestWideUnban checks that an unban ends another host's ban even if its network is
-// larger than other hosts may ban, and that an unban of a range ends the bans in it.
+// TestWideUnban checks that an unban ends another host's ban even if the banned network
+// is larger than other hosts may ban, and that an unban of a range ends the bans in it.
 func TestWideUnban(t *testing.T) {
 	f := newFleet(t, "mx1", "mx2", "mx3")
 	for _, h := range f.hosts {
@@ -161,8 +161,9 @@ func TestWideUnban(t *testing.T) {
 	}
 }
 
-// TestServerLosesUnban checks that hosts that know an unban keep it in effect even if
-// the server and the replicas have lost it, and the host that made it is not running.
+// TestServerLosesUnban checks that hosts that know of an unban keep it in effect even
+// if the server and the replicas have lost it and the host that issued it is not
+// running.
 func TestServerLosesUnban(t *testing.T) {
 	f := newFleet(t, "mx1", "mx2", "mx3")
 	f.ban(f.hosts[0], "192.0.2.1")
@@ -186,7 +187,7 @@ func TestServerLosesUnban(t *testing.T) {
 }
 
 // TestUnbanUnknownToHost checks that if a host has missed an unban and lost its
-// registers, its ban does not take effect again on a host that knows the unban.
+// registers, its ban does not take effect again on a host that knows of the unban.
 func TestUnbanUnknownToHost(t *testing.T) {
 	f := newFleet(t, "mx1", "mx2", "mx3")
 	mx1, mx3 := f.hosts[0], f.hosts[2]

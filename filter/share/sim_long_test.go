@@ -4,7 +4,7 @@ package share
 
 import "testing"
 
-// TestManyHosts is TestHosts with 200 hosts.
+// TestManyHosts repeats TestHosts with 200 hosts.
 func TestManyHosts(t *testing.T) {
 	var total simCount
 	for seed := range uint64(1000) {

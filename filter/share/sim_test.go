@@ -34,8 +34,8 @@ type sim struct {
 	stream   []batch
 	trimmed  int // batches that the stream no longer holds
 
-	// known is the set of a prefix's bans and unbans that a host knew when it sent a
-	// register. Each event is a bit.
+	// known is the set of a prefix's bans and unbans that a host knew of when it
+	// sent a register. Each event is represented by a bit.
 	known map[registerID]uint64
 	bans  map[rowKey][]event
 	count simCount
@@ -106,7 +106,7 @@ func newSim(t *testing.T, seed uint64, hosts int) *sim {
 	return s
 }
 
-// startFilter starts a filter that knows only what is on disk.
+// startFilter starts a filter that has only the state on disk.
 func (s *sim) startFilter(n *node) {
 	n.memory = memory.New()
 	n.memory.Counters.Watch([]rules.Window{simWindow, simSite})
@@ -142,8 +142,8 @@ func (s *sim) startCompanion(n *node) {
 	n.replica.Resend()
 }
 
-// apply passes registers to the replica, and records the unbans that the host now
-// knows.
+// apply passes registers to the replica, and records the unbans that the host now knows
+// of.
 func (s *sim) apply(n *node, origin string, rows []Row) {
 	if err := n.replica.Apply(origin, rows, n.clock(s.now)); err != nil {
 		s.t.Fatal(err)
@@ -493,7 +493,7 @@ func (s *sim) checkRegisters() {
 	}
 }
 
-// checkBans checks that all hosts agree about a prefix, and that no ban has survived a
+// checkBans checks that all hosts agree on a prefix, and that no ban has survived a
 // later unban.
 func (s *sim) checkBans(key rowKey) {
 	var p netip.Prefix
@@ -509,8 +509,8 @@ func (s *sim) checkBans(key rowKey) {
 			ends = true
 		}
 	}
-	// A ban may remain if no unban followed it. A ban whose host knew no unban may
-	// remain only if there was no unban at all.
+	// A ban may remain if no unban followed it. A ban whose host knew of no unban
+	// may remain only if there was no unban at all.
 	may := false
 	for i, e := range s.bans[key] {
 		may = may || !e.until.IsZero() && ended>>i&1 == 0 && (unbans == 0 || e.knew&unbans != 0)

@@ -91,8 +91,8 @@ func (c *command) cause() smtp.Cause {
 	return smtp.CauseNone
 }
 
-// relayDenied reports whether another mail server's reply means that it does not relay
-// to the recipient. smtpd has only one reply for all recipients that it does not
+// relayDenied reports whether another mail server's reply means that it refuses to
+// relay to the recipient. smtpd has only one reply for all recipients that it does not
 // accept.
 func relayDenied(reply []byte) bool {
 	reason := Reason(reply)
@@ -104,8 +104,9 @@ func relayDenied(reply []byte) bool {
 	return false
 }
 
-// Reason returns the text of a reply after the recipient that it repeats, because the client
-// chose the recipient: Postfix writes "<RECIPIENT>: " and Sendmail "<RECIPIENT>... ".
+// Reason returns the part of a reply's text that follows the repeated recipient, which
+// was chosen by the client: Postfix writes "<RECIPIENT>: " and Sendmail "<RECIPIENT>...
+// ".
 func Reason(reply []byte) []byte {
 	for _, end := range [...]string{">: ", ">... "} {
 		if i := bytes.LastIndex(reply, []byte(end)); i >= 0 {

@@ -4,9 +4,9 @@
 // DNS.
 //
 // smtpd exits if a filter exits or writes an unexpected line. Without a response, the
-// session hangs forever. Only Serve therefore writes to the output. Serve sends exactly
-// one response to each request, even if the Handler fails. If smtpd cannot handle a
-// response, Serve replaces it with the closest valid one.
+// session hangs forever. Therefore, only Serve writes to the output. Serve sends
+// exactly one response to each request, even if the Handler fails. If smtpd cannot
+// handle a response, Serve replaces it with the closest valid one.
 //
 // # Guarantees
 //
@@ -23,7 +23,7 @@
 //     response to a disconnected client, because smtpd still waits for the response.
 //   - A request that waits for a fact keeps a copy of its line. At most MaxHeld
 //     requests wait, each for at most MaxWait. A separate goroutine asks the Handler
-//     again. A lock keeps it from running while lines are handled.
+//     again; a lock keeps it from running while lines are handled.
 //   - A Handler does not block: data for the disk, the log and watchers goes into
 //     bounded buffers. Locks are released with defer, even after a panic.
 //   - A panic in another goroutine does not end the process: package safego starts
@@ -32,5 +32,5 @@
 // The tests of package safego check the source code for the last two guarantees.
 //
 // If smtpd does not read responses, Serve blocks in a write and does not read further
-// lines. smtpd then buffers its lines. It never waits for a filter to read.
+// lines. smtpd, which never waits for a filter to read, then buffers its lines.
 package smtpd

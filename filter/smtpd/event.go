@@ -7,7 +7,7 @@ import (
 	"strconv"
 )
 
-// Version is a version of the protocol. Every line states its version.
+// Version is a version of the protocol. Every line includes the version.
 type Version struct{ Major, Minor int }
 
 // Newest is the newest supported protocol version. Later minor versions are parsed as
@@ -72,8 +72,8 @@ type spec struct {
 	quirk   func(Version, *Event)
 	request bool
 
-	// junk reports whether the junk decision is valid in the phase, and refuse whether
-	// reject and disconnect are.
+	// junk reports whether the junk decision is valid in the phase. refuse reports
+	// whether reject and disconnect are valid.
 	junk, refuse bool
 }
 
@@ -149,14 +149,14 @@ func (id ID) String() string {
 	return "unknown"
 }
 
-// IsPhase reports whether id is a phase. An event with such an id must be answered.
+// IsPhase reports whether id is a phase. An event whose id is a phase must be answered.
 func (id ID) IsPhase() bool { return id < numIDs && specs[id].request }
 
 // maxFields is the maximum number of fields after the session and token.
 const maxFields = 4
 
-// An Event is a line from smtpd: a report or a request. The fields of an Event are
-// slices of the input buffer, and are valid only until the Handler returns.
+// An Event is a line from smtpd: a report or a request. Its fields are slices of the
+// input buffer, and are valid only until the Handler returns.
 type Event struct {
 	ID      ID
 	Out     bool // smtpd is the client of this connection (smtp-out)

@@ -284,8 +284,9 @@ func (f *FrontEnd) server(c *conn, ev *Event) {
 	}
 	if !cmd.waiting {
 		if code >= 400 {
-			// smtpd has rejected the input itself and is closing the connection, for
-			// example because a command came before the reply to the previous one.
+			// smtpd itself has rejected the input and is closing the
+			// connection, for example because a command came before the
+			// reply to the previous one.
 			c.hungUp = true
 			e := f.begin(c, smtp.EventInput, ev.Time)
 			e.Code, e.Reply, e.Cause = code, clip(text, maxExample), InputCauseOf(text)

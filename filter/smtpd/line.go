@@ -27,7 +27,7 @@ func newLines(r io.Reader) *lines {
 
 // next returns the next complete line in the buffer, without its LF. The line is valid
 // until fill is called. cut reports whether the line was truncated. If ok is false,
-// call fill before the next call.
+// call fill before calling next again.
 func (l *lines) next() (line []byte, cut, ok bool) {
 	for {
 		i := bytes.IndexByte(l.buf[l.scanned:l.end], '\n')

@@ -122,10 +122,10 @@ func (s *smtpd) Write(b []byte) (int, error) {
 	}
 }
 
-// playOnce runs a random conversation with a chaotic Handler. It includes requests,
-// reports, clients that disconnect during a delay, invalid lines and pauses. The input
-// may end at any point. Each complete request must be answered exactly once and in
-// time, by the clock of the synctest bubble.
+// playOnce runs a random conversation with a chaotic Handler. The conversation includes
+// requests, reports, clients that disconnect during a delay, invalid lines and pauses.
+// The input may end at any point. Each complete request must be answered exactly once
+// and in time, by the clock of the synctest bubble.
 func playOnce(t *testing.T, seed uint64) {
 	rnd := rand.New(rand.NewPCG(seed, 2))
 	var script strings.Builder

@@ -10,8 +10,8 @@ import (
 	"testing/iotest"
 )
 
-// FuzzLines checks that the reader returns the lines between LFs, regardless of their
-// length and of the size of reads. A line that is too long is truncated.
+// FuzzLines checks that the reader returns the lines between LFs, regardless of the
+// lengths of lines and the sizes of reads. A line that is too long is truncated.
 func FuzzLines(f *testing.F) {
 	f.Add([]byte("one\ntwo\r\n\n\nlast"), uint16(1), uint32(0))
 	f.Add([]byte("|\n\x00\xff\n"), uint16(3), uint32(maxLine-2))

@@ -142,8 +142,8 @@ func secretAfterControl(line []byte) int {
 	return 0
 }
 
-// Argument returns a greeting or an address without credentials. These
-// may follow a control character or appear in a parameter.
+// Argument returns a greeting or an address without credentials. Credentials may follow
+// a control character or appear in a parameter.
 func Argument(name []byte, most int) []byte {
 	if i := secretAfterControl(name); i > 0 {
 		name = name[:i-1]
@@ -154,8 +154,8 @@ func Argument(name []byte, most int) []byte {
 	return clip(name, most)
 }
 
-// Greeting returns a greeting like [Argument], without an AUTH command that the client wrote on
-// the same line.
+// Greeting is like [Argument], but also removes an AUTH command that the client wrote
+// on the same line as its greeting.
 func Greeting(name []byte, most int) []byte {
 	for i := 0; i+6 <= len(name); i++ {
 		if (name[i] == ' ' || name[i] == '\t') && hasPrefixFold(name[i+1:], "AUTH") && (name[i+5] == ' ' || name[i+5] == '\t') {

@@ -34,7 +34,7 @@ func (r *Redactor) Line(line []byte) (shown []byte, verb smtp.Verb) {
 	return shown, verb
 }
 
-// Reply notes the code of the server's reply to the latest line.
+// Reply records the code of the server's reply to the latest line.
 func (r *Redactor) Reply(verb smtp.Verb, code uint32) {
 	r.st.inExchange = code == 334
 	r.st.noData = verb == smtp.VerbData && code >= 400
@@ -72,8 +72,9 @@ func (r *Redactor) exchange(line []byte) {
 }
 
 // An UnknownRedactor removes secrets from lines that a mail server does not recognise
-// as commands. It is used for servers that report neither AUTH nor replies. An
-// unrecognised line may belong to a login, or to a message after a rejected DATA.
+// as commands. An UnknownRedactor is used for servers that report neither AUTH nor
+// replies. An unrecognised line may belong to a login, or to a message after a rejected
+// DATA.
 type UnknownRedactor struct{ seen bool } // a line belonged to a login
 
 // Line returns the part of a line that may be shown, and the line's verb. If the client
@@ -109,8 +110,8 @@ func RedactUnknown(line []byte) []byte {
 
 const digits64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
 
-// likeCredentials reports whether a line may be base64, as in a login (RFC 4954). Short words
-// of capitals are commands.
+// likeCredentials reports whether a line may be base64, as in a login (RFC 4954). Short
+// words in capitals are treated as commands.
 func likeCredentials(line []byte) bool {
 	const long = 8
 	return len(line) >= 4 && len(bytes.Trim(line, digits64)) == 0 && (len(line) >= long || len(line)%4 == 0 && len(bytes.Trim(line, digits64[:26])) > 0)

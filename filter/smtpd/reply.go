@@ -7,7 +7,7 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// Allowed returns d if it is valid in the phase, otherwise the closest valid decision.
+// Allowed returns d if it is valid in the phase, or else the closest valid decision.
 // smtpd exits on an invalid decision.
 func Allowed(d smtp.Decision, phase ID) smtp.Decision {
 	s := &specs[phase]
@@ -26,7 +26,7 @@ func Allowed(d smtp.Decision, phase ID) smtp.Decision {
 // at 16,300 bytes.
 const maxText = 500
 
-// maxAnswer is the maximum length of a response in bytes. smtpd's input buffer has 64
+// maxAnswer is the maximum length of a response in bytes. smtpd's input buffer is 64
 // KiB, and a longer line makes its lookup process loop forever.
 const maxAnswer = 65535
 

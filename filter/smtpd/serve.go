@@ -52,8 +52,8 @@ type Options struct {
 }
 
 // Serve reads smtpd's lines from in, and writes registrations and responses to out.
-// Serve returns nil at the end of in: smtpd closes it when it shuts down. An error on
-// in or out means that smtpd has exited.
+// Serve returns nil at the end of in, which smtpd closes when it shuts down. An error
+// on in or out means that smtpd has exited.
 //
 // Serve sends exactly one response to each valid request before it handles the next
 // line. If Decide panics, the response is proceed.
@@ -126,7 +126,7 @@ func (s *server) batch() (again bool) {
 	}
 }
 
-// recovered recovers from a panic of the Handler, and answers the current request. It
+// recovered recovers from a panic in the Handler, and answers the current request. It
 // must be deferred. If again is not nil, it is set after a panic.
 func (s *server) recovered(again *bool) {
 	r := recover()
@@ -143,8 +143,8 @@ func (s *server) recovered(again *bool) {
 	s.once("panic", "bug: handling %v: %v; the session continues without the filter\n%s", s.ev.ID, r, stack)
 }
 
-// lineHead returns the fields of a line up to its session. Later fields may contain a
-// password, for example after a line feed in a user name.
+// lineHead returns the fields of a line that precede its session. Later fields may
+// contain a password, for example after a line feed in a user name.
 func lineHead(line []byte) []byte {
 	if !bytes.HasPrefix(line, []byte("report|")) && !bytes.HasPrefix(line, []byte("filter|")) {
 		return nil

@@ -7,7 +7,7 @@ import (
 	"scanwatch/internal/safego"
 )
 
-// MaxWait is the maximum time for which a request waits for a fact.
+// MaxWait is the maximum time that a request waits for a fact.
 const MaxWait = 500 * time.Millisecond
 
 // A waiter is a request that waits for a fact. The Handler is asked again after each

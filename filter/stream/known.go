@@ -9,8 +9,8 @@ import (
 	"scanwatch/store/history"
 )
 
-// maxDays is the number of days whose sessions a known holds. A log is in the order of time,
-// apart from sessions that end late.
+// maxDays is the number of days whose sessions a known holds. A log is in chronological
+// order, except for sessions that end late.
 const maxDays = 3
 
 // A known finds sessions that are already recorded.

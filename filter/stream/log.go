@@ -27,8 +27,8 @@ type LogOptions struct {
 type LogResult struct {
 	serverlog.Counts     // the samples begin with their files and lines
 	Sessions, Known  int // Known sessions were already recorded
-	// Undated is set if the sessions have the date at which the first file was modified, because
-	// the log has none.
+	// Undated is set if the sessions are dated by the first file's modification
+	// time, because the log has no dates.
 	Undated        bool
 	TooLong        int       // lines of more than 64 KiB
 	Oldest, Newest time.Time // when the oldest and newest sessions ended

@@ -147,8 +147,8 @@ func TestImportLogRefuses(t *testing.T) {
 	}
 }
 
-// TestUndated checks which date the lines of IceWarp get: that of the greeting, then that in the
-// name of the file, and then that of its modification, which is reported.
+// TestUndated checks how IceWarp's lines are dated: by the server's greeting, the
+// file's name or, failing both, the file's modification time, which is reported.
 func TestUndated(t *testing.T) {
 	text, err := os.ReadFile("../serverlog/testdata/icewarp.log")
 	if err != nil {

@@ -1,9 +1,9 @@
 // Package stream imports recorded streams. A stream holds the lines that smtpd sends to
 // a filter (smtpd-filters(7)), recorded with tee(1), for example.
 //
-// The filter's own code handles the sessions, with the times in the stream. Their
-// records are written to a state directory. No rules are evaluated, and no clients are
-// banned.
+// The filter's own code handles the sessions, with the times in the stream. The
+// sessions' records are written to a state directory. No rules are evaluated, and no
+// clients are banned.
 package stream
 
 import (
@@ -23,7 +23,7 @@ const (
 	maxLead = 100
 )
 
-// Counts holds the numbers of lines and runs in a stream.
+// Counts holds the number of lines and runs in a stream.
 type Counts struct {
 	Lines   int   // includes skipped lines
 	Runs    int   // runs of smtpd; each begins with a handshake

@@ -193,7 +193,7 @@ func (s *Session) helo(ev *smtp.Event) {
 }
 
 // greet applies a greeting. Greeting again with the same name, for example after
-// STARTTLS, changes nothing.
+// STARTTLS, has no effect.
 func (s *Session) greet(name []byte, own bool) {
 	s.NewHelo = len(s.Helo) == 0 || !bytes.Equal(s.Helo, name)
 	if own && len(s.Helo) > 0 && !bytes.EqualFold(s.Helo, name) {
@@ -312,8 +312,8 @@ func (t *Transaction) reset() { *t = Transaction{Sender: t.Sender[:0]} }
 // or has no address.
 func (s *Session) Exempt() bool { return s.Local || s.Authed || s.Friend || !s.Src.IsValid() }
 
-// ProvenName returns the reverse DNS name if it passes FCrDNS and is complete,
-// otherwise nil.
+// ProvenName returns the reverse DNS name if it passes FCrDNS and is complete, and nil
+// otherwise.
 func (s *Session) ProvenName() []byte {
 	if s.FCrDNS == smtp.FCrDNSPass && !s.RDNSCut {
 		return s.RDNS

@@ -183,7 +183,7 @@ func TestTableFiles(t *testing.T) {
 		{"names of friends", pass, "192.0.2.7\nmail.partner.example\n", "scanwatch.conf:1:11: warning: table <t>: name \"mail.partner.example\" of its file is never compared"},
 		{"only names", pass, "mail.partner.example\n", "scanwatch.conf:2:6: warning: this never matches: src needs an address, and table <t> has none"},
 		{"host bits", drop, "192.0.2.7\n198.51.100.9/24\n", "line 2: 198.51.100.9/24: bits after the prefix length are ignored: 198.51.100.0/24"},
-		{"an address in a remark", drop, "192.0.2.7 was 192.0.2.9\n", "line 1: 192.0.2.9: ignored, because it is a part of a remark"},
+		{"an address in a remark", drop, "192.0.2.7 was 192.0.2.9\n", "line 1: 192.0.2.9: ignored, because it is part of a remark"},
 		{"a wide network", drop, "192.0.2.7\n8.8.8.0/7\n", "line 2: 8.8.8.0/7: wider than /8"},
 		{"AS numbers as countries", "country \"nosuch\"\n" + strings.Replace(drop, "src", "country", 1), "AS64496\n", "country needs a country code, and table <t> has none"},
 	} {

@@ -21,8 +21,8 @@ type Published struct {
 	Credit string
 }
 
-// Catalogue returns the known feeds. Only publishers with HTTPS are included, because
-// an attacker on the path could change a file sent without it.
+// Catalogue returns the known feeds. Only publishers that offer HTTPS are included,
+// because an attacker on the path could alter a file sent over plain HTTP.
 func Catalogue() []Published { return slices.Clone(catalogue) }
 
 // Find returns the feed with the given name.
@@ -35,7 +35,7 @@ func Find(name string) (Published, bool) {
 }
 
 const (
-	spamhausTerms  = "free of charge with credit; keep date and copyright in the file; once a day is enough"
+	spamhausTerms  = "free of charge with attribution; keep the date and copyright in the file; once a day is enough"
 	spamhausCredit = "The Spamhaus Project, https://www.spamhaus.org/drop/"
 	dbipTerms      = "CC BY 4.0: pages that show results must link to db-ip.com"
 	dbipCredit     = "IP Geolocation by DB-IP, https://db-ip.com"
@@ -61,7 +61,7 @@ var catalogue = []Published{
 	{Name: "cins", URL: "https://cinsscore.com/list/ci-badguys.txt", Format: "cins",
 		Least: 6 * time.Hour, Terms: "own use only", Credit: "CINS Army, https://cinsscore.com"},
 	{Name: "emerging-threats", URL: "https://rules.emergingthreats.net/fwrules/emerging-Block-IPs.txt", Format: "emerging-threats",
-		Least: 6 * time.Hour, Terms: "includes Spamhaus DROP and DShield with their terms", Credit: "Emerging Threats, https://rules.emergingthreats.net"},
+		Least: 6 * time.Hour, Terms: "includes Spamhaus DROP and DShield, whose terms apply", Credit: "Emerging Threats, https://rules.emergingthreats.net"},
 	{Name: "aws-ec2", URL: "https://ip-ranges.amazonaws.com/ip-ranges.json", Format: "aws service EC2",
 		Least: 6 * time.Hour, Terms: "published by the owner of the networks", Credit: "Amazon Web Services"},
 	{Name: "google-cloud", URL: "https://www.gstatic.com/ipranges/cloud.json", Format: "google",

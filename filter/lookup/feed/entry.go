@@ -38,7 +38,7 @@ func (c *collector) judge(f *Format) error {
 		r.Warnings.add(Problem{Why: "the list is empty"})
 		return nil
 	case r.Len() == 0 && r.Refused.Total > 0:
-		return fmt.Errorf("none of %d entries is valid, the first: %s", r.Refused.Total, r.Refused.First[0])
+		return fmt.Errorf("none of %d entries is valid; the first: %s", r.Refused.Total, r.Refused.First[0])
 	case r.Len() == 0:
 		return errors.New("no entries; the file may be an error page or truncated")
 	case c.malformed > r.Len():
@@ -49,7 +49,7 @@ func (c *collector) judge(f *Format) error {
 }
 
 // wants reports whether the format's option selects an entry with the given values. It
-// counts entries that are not selected.
+// counts the entries that are not selected.
 func (c *collector) wants(values ...string) bool {
 	if c.value == All || slices.Contains(values, c.value) {
 		return true
@@ -254,7 +254,7 @@ func isLocal(p netip.Prefix) bool {
 	})
 }
 
-// isUsed reports whether p has an address that a host on the internet can have.
+// isUsed reports whether p contains an address that a host on the internet can have.
 func isUsed(p netip.Prefix) bool {
 	if p.Addr().Is4() {
 		return p.Bits() < unused.Bits() || !unused.Contains(p.Addr())

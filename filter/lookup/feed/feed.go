@@ -16,7 +16,8 @@ import (
 	"time"
 )
 
-// Limits on a file. A larger file causes an error. A longer line is a rejected entry.
+// Limits on a file. A file that is too large causes an error, and a line that is too
+// long is rejected as an entry.
 const (
 	MaxBytes   = 64 << 20
 	MaxLine    = 4096    // bytes in a line, for line-based formats
@@ -87,8 +88,8 @@ func (p *Problems) add(problem Problem) {
 // diagnostics.
 func Parse(r io.Reader, format string) (*Result, error) { return parse(r, format, false) }
 
-// ParseExempt is like Parse for a list of exempt hosts, in which local addresses are
-// allowed.
+// ParseExempt is like Parse, but for a list of exempt hosts, in which local addresses
+// are allowed.
 func ParseExempt(r io.Reader, format string) (*Result, error) { return parse(r, format, true) }
 
 func parse(r io.Reader, format string, private bool) (*Result, error) {
@@ -163,7 +164,7 @@ func chooseFormat(text string, content []byte) (*Format, string, error) {
 				return f, f.Default, nil
 			}
 		}
-		return nil, "", errors.New("format of the file not recognized; specify the format")
+		return nil, "", errors.New("file format not recognized; specify the format")
 	}
 	var names []string
 	for i := range formats {

@@ -46,7 +46,7 @@ var formats = []Format{
 		sniff: hasAny(`"ipAddress"`, "IP,Categories,", "ipAddress,"), parse: parseAbuseIPDB},
 	{Name: "misp", Help: "a MISP warning list", Option: "key", Default: "list",
 		sniff: has(`"matching_attributes"`), parse: parseJSON},
-	{Name: "json", Help: "any JSON: every text in it that is an address or a prefix", Option: "key", Default: All,
+	{Name: "json", Help: "any JSON: every string that is an address or prefix", Option: "key", Default: All,
 		sniff: isJSON, parse: parseJSON},
 	{Name: "nft", Help: "nftables definitions",
 		sniff: hasLine("define "), parse: parseNFT},
@@ -58,11 +58,11 @@ var formats = []Format{
 		sniff: sniffGeofeed, parse: parseGeofeed},
 	{Name: "csv", Help: "comma-separated columns; addresses are in the column with a title such as ip or prefix, or in the first column",
 		sniff: sniffCSV, parse: parseCSV},
-	{Name: "asn-list", Help: "AS numbers, one a line, with or without AS, text or CSV",
+	{Name: "asn-list", Help: "AS numbers, one per line, with or without the prefix AS, as text or CSV",
 		sniff: sniffASNList, parse: parseASNList},
 
-	// The following formats look like plain lists and cannot be detected. In files with
-	// one of these formats, only addresses are valid entries.
+	// The following formats look like plain lists and cannot be detected. In a file
+	// in one of these formats, only addresses are valid entries.
 	{Name: "digitalocean", Help: "DigitalOcean's google.csv, a geofeed", parse: parseGeofeed},
 	{Name: "blocklist-de", Help: "blocklist.de: addresses", parse: parseAddresses},
 	{Name: "mxroute", Help: "MXroute's botnet.list: addresses", parse: parseAddresses},
@@ -70,7 +70,7 @@ var formats = []Format{
 	{Name: "emerging-threats", Help: "Emerging Threats block list: addresses and prefixes", parse: parseAddresses},
 	{Name: "addresses", Help: "addresses, prefixes and ranges, followed by any text", parse: parseAddresses},
 
-	{Name: "plain", Help: "addresses, prefixes, AS numbers and names, one a line",
+	{Name: "plain", Help: "addresses, prefixes, AS numbers and names, one per line",
 		sniff: func([]byte) bool { return true }, parse: parsePlain},
 }
 

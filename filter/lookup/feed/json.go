@@ -116,7 +116,7 @@ func parseDropLines(c *collector, content []byte, take func(int, dropLine) bool)
 		}
 		c.notice(line.Copyright)
 		if line.Records != nil && *line.Records != count {
-			c.incomplete(number, fmt.Sprintf("according to the metadata the list has %d entries, but it has %d", *line.Records, count))
+			c.incomplete(number, fmt.Sprintf("the metadata gives %d entries, but the list has %d", *line.Records, count))
 		}
 	}
 	if !complete {

@@ -17,7 +17,7 @@ import (
 	"scanwatch/internal/prefix"
 )
 
-// lines iterates over the numbered lines of a file, without line ends.
+// lines iterates over the numbered lines of a file, without line endings.
 func lines(content []byte) iter.Seq2[int, string] {
 	return func(yield func(int, string) bool) {
 		for number := 1; len(content) > 0; number++ {
@@ -104,7 +104,8 @@ func (c *collector) leading(number int, line string) bool {
 	return true
 }
 
-// leadingWords adds the entries at the start of a part, and returns what follows them.
+// leadingWords adds the entries at the start of a part, and returns the rest of the
+// part.
 func (c *collector) leadingWords(number int, part string) (rest string) {
 	rest = strings.TrimSpace(part)
 	for rest != "" {
@@ -151,7 +152,7 @@ func leadingRange(text string) (list []netip.Prefix, length int) {
 func (c *collector) doubtRemark(number int, remark string) {
 	for word := range strings.FieldsFuncSeq(remark, isGap) {
 		if _, _, err := prefix.Parse(word); err == nil {
-			c.doubt(number, word, "ignored, because it is a part of a remark; write it on a separate line")
+			c.doubt(number, word, "ignored, because it is part of a remark; write it on a separate line")
 			return
 		}
 	}
@@ -169,8 +170,8 @@ func parseAddresses(c *collector, content []byte) error {
 }
 
 // parsePlain adds the addresses and AS numbers at the start of each line, or the name
-// on the line. A name must be the only word on its line, because any prose would
-// otherwise be a list of names.
+// on the line. A name must be the only word on its line, because prose would otherwise
+// be read as a list of names.
 func parsePlain(c *collector, content []byte) error {
 	for number, line := range c.entries(content) {
 		word, more := firstWord(line)

@@ -12,7 +12,7 @@
 //	  ranges: gap to the previous range, length minus one (varints), index of the
 //	  AS number (byte)
 //
-// Integers are big-endian. Addresses and lengths count units of 64 addresses for IPv4
+// Integers are big-endian. Addresses and lengths are in units of 64 addresses for IPv4,
 // and of a /64 for IPv6. A block has 64 ranges, and its first gap is 0. Two IPv6
 // prefixes longer than /64 are omitted.
 package main
