@@ -41,7 +41,7 @@ type Options struct {
 	Progress func(sessions int, at time.Time)
 }
 
-// Unknown conditions are counted in one of sampleOf sessions.
+// Unknown conditions are counted in one out of every sampleOf sessions.
 const sampleOf = 16
 
 // batchSize is the number of records replayed before the results are compared.
@@ -97,7 +97,8 @@ func Run(o Options) (*Result, error) {
 	return c.finish(), nil
 }
 
-// play replays the records in batches. While a batch is replayed, the next one is read.
+// play replays the records in batches. The next batch is read while the current
+// one is being replayed.
 func (c *collector) play(runs []*run) error {
 	batches, done := make(chan []store.Record), make(chan struct{})
 	go func() {
@@ -146,8 +147,9 @@ func (c *collector) playBatch(runs []*run, batch []store.Record, last bool) {
 	c.compare(runs)
 }
 
-// compare counts the sessions that end differently in the two runs. A session may end at different
-// times in the two runs. An ending waits until the other run has reached it.
+// compare counts the sessions that end differently in the two runs. A session
+// may end at different times in the two runs, so the ending that is reached
+// first waits for the other one.
 func (c *collector) compare(runs []*run) {
 	d := c.result.Against
 	if d == nil {

@@ -304,8 +304,8 @@ func (b *LostBy) add(o *replay.Outcome) {
 	addExample(&b.Sessions, o)
 }
 
-// source returns an address as text. The text is empty for sessions over the local
-// socket and for the group of further hosts.
+// source returns an address as text. The text is empty for sessions over the
+// local socket and for the group of all other hosts.
 func source(a netip.Addr) string {
 	if !a.IsValid() {
 		return ""

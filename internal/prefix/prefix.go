@@ -13,7 +13,7 @@ import (
 // Parse parses an address or a prefix: 192.0.2.1, 192.0.2.0/24, 2001:db8::1,
 // [2001:db8::1] or 2001:db8::/32. An address becomes a prefix with a single address,
 // and an IPv4-mapped IPv6 address becomes IPv4. Zones, ranges and ports are not
-// allowed. Parse clears the host bits; dropped reports whether any was set.
+// allowed. Parse clears the host bits; dropped reports whether any were set.
 func Parse(s string) (p netip.Prefix, dropped bool, err error) {
 	host, length, hasLength := strings.Cut(s, "/")
 	if inner, ok := strings.CutPrefix(host, "["); ok && strings.HasSuffix(inner, "]") {
@@ -80,7 +80,7 @@ func Range(first, last netip.Addr) (list []netip.Prefix) {
 	return list
 }
 
-// end returns the last address of p.
+// end returns the last address in p.
 func end(p netip.Prefix) netip.Addr {
 	b := p.Addr().AsSlice()
 	for i := p.Bits(); i < len(b)*8; i++ {
@@ -121,8 +121,8 @@ func String(p netip.Prefix) string {
 	return p.String()
 }
 
-// Local returns the addresses of this host's interfaces, or nil if the system does not
-// list them.
+// Local returns the addresses of this host's interfaces, or nil if the system
+// cannot list them.
 func Local() []netip.Addr {
 	var local []netip.Addr
 	addrs, _ := net.InterfaceAddrs() // on error, the list is empty

@@ -1,4 +1,5 @@
-// Package smtp defines the events of an SMTP session, a mail server's requests, and the answers.
+// Package smtp defines the events in an SMTP session, the mail server's
+// requests, and the answers to them.
 //
 // A front end translates its mail server's protocol to the types of this package, and
 // all other packages use only these types. Package smtp imports no other package of the
@@ -117,7 +118,7 @@ type Answer struct {
 	// Text is the reply to the client if the decision is Reject or Disconnect: a code
 	// that begins with 4 or 5, a space, and a line of printable ASCII.
 	Text string
-	// Hold delays the answer. The front end limits the delay.
+	// Hold delays the answer. The front end limits how long.
 	Hold time.Duration
 	// Wait, if positive, means that the answer depends on a fact that is still unknown. The front
 	// end asks again when the fact is available, or after this time, with Event.Waited set.

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// A Style sets the output's width, and whether colours are used.
+// A Style determines the output's width and whether colours are used.
 type Style struct {
 	Columns int
 	Colour  bool

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// A unit is a unit of time or size with its letter.
+// A unit is a unit of time or size and its letter.
 type unit struct {
 	letter byte
 	n      int64
@@ -85,7 +85,8 @@ func ShortDuration(d time.Duration) string {
 	return "0s"
 }
 
-// ShortSize returns n bytes rounded to the largest possible unit: 700, 2.5K, 12M.
+// ShortSize returns n bytes rounded, in the largest unit that n reaches: 700,
+// 2.5K, 12M.
 func ShortSize(n int64) string {
 	for _, u := range sizeUnits {
 		switch {

@@ -87,8 +87,8 @@ func (w *Writer) Close() error {
 const Schema = 1
 
 // JSON writes v as a JSON value and a line feed. The characters < and > are not
-// escaped, because they are frequent in SMTP. If indent is empty, the value is written
-// on one line.
+// escaped, because they are common in SMTP. If indent is empty, the value is
+// written on one line.
 func JSON(w io.Writer, v any, indent string) error {
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)

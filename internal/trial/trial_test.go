@@ -51,8 +51,8 @@ var (
 	rcpt  = Step{"rcpt", "bob@example.org"}
 )
 
-// TestScript checks which requests a server makes in a scripted session. The steps
-// after a rejection must not happen.
+// TestScript checks which requests a server makes in a scripted session. No
+// steps may follow a rejection.
 func TestScript(t *testing.T) {
 	message := []string{"connect proceed", "helo proceed", "mail-from proceed", "rcpt-to proceed", "data proceed", "commit proceed"}
 	for _, c := range []struct {

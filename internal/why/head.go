@@ -72,10 +72,11 @@ func (a *Answer) summarize(zone *time.Location) {
 	}
 }
 
-// observes reports whether the filter currently enforces nothing.
+// observes reports whether the filter is in observe mode.
 func (a *Answer) observes() bool { return a.Mode == rules.Observe.String() }
 
-// waits reports whether an active ban is not enforced because another host has imposed it.
+// waits reports whether an active ban is not enforced because another host
+// imposed it.
 func (a *Answer) waits(b *Ban) bool { return a.waiting && b.On() != "" }
 
 // observed returns an active ban that is not enforced, or nil.
@@ -253,8 +254,8 @@ func (s *Session) because(r *Rule) string {
 	return ""
 }
 
-// otherList reports whether e is about a DNS list that the rule does not name, while another
-// finding is about one that it does name.
+// otherList reports whether e is about a DNS list that the rule does not name,
+// although another finding is about one that it does name.
 func (s *Session) otherList(r *Rule, e *finding.Finding) bool {
 	named := func(f finding.Finding) bool {
 		name, _ := f.DNSList()
@@ -334,7 +335,7 @@ func (s *Session) shape() string {
 // maxIDs is the maximum number of ids printed for similar sessions.
 const maxIDs = 3
 
-// similar writes the ids of all sessions in g except the first one.
+// similar writes the ids of all sessions in g except the first.
 func (p *printer) similar(g *group) {
 	n := len(g.others)
 	if n == 0 {

@@ -107,7 +107,7 @@ func (x *hostIndex) add(p netip.Prefix) *Host {
 }
 
 // findHosts adds the hosts of the sessions, and the banned hosts that match the
-// question. The standing of the hosts is also loaded.
+// question. The hosts' standing is also loaded.
 func (w *query) findHosts() error {
 	x := &hostIndex{&w.answer, map[netip.Prefix]*Host{}}
 	if l := w.answer.Logins; l != nil {
@@ -144,8 +144,8 @@ func (w *query) findHosts() error {
 	return err
 }
 
-// addKnown adds the queried host if it has accepted mail in the state but no recorded session, for
-// example after an import of the mail log.
+// addKnown adds the queried host if the state lists accepted mail from it but
+// no session is recorded, for example after the mail log was imported.
 func (w *query) addKnown(x *hostIndex) {
 	p := w.q.prefix
 	if len(w.answer.Hosts) > 0 || !p.IsValid() || !p.IsSingleIP() && p != memory.Source(p.Addr()) {
@@ -200,7 +200,7 @@ func (h *Host) trim() {
 // hostKinds is the set of step kinds that Host.add reads.
 var hostKinds = store.KindsOf(store.KindVerdict, store.KindBan)
 
-// add counts a session of h.
+// add counts a session from h.
 func (h *Host) add(r *store.Record) {
 	h.Sessions += r.Many()
 	end := r.End.UTC()
@@ -231,14 +231,16 @@ func (h *Host) add(r *store.Record) {
 	h.WhileBanned += min(banned, r.Many())
 }
 
-// onlyManual reports whether h was banned by the operator but never by a rule. A manual ban from
-// another host has the same exemptions as this host's rules.
+// onlyManual reports whether h was banned by the operator but never by a rule.
+// A manual ban from another host is subject to the same exemptions as this
+// host's rules.
 func (h *Host) onlyManual() bool {
 	return len(h.History) == 0 && len(h.Bans) > 0 && !slices.ContainsFunc(h.Bans, func(b Ban) bool { return !b.Manual || b.Origin != "" })
 }
 
-// passFor returns the pass statement that matches a client, or nil. A client banned by another host
-// may match a pass statement of this host, even if this host has no recorded session of it.
+// passFor returns the pass statement that matches a client, or nil. A client
+// banned by another host may match a pass statement on this host, even if this
+// host has recorded no session with the client.
 func passFor(w *query, h *Host, c *client) *rules.Pass {
 	switch {
 	case h.newest != nil:

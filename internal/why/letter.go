@@ -12,8 +12,8 @@ import (
 	"scanwatch/rules"
 )
 
-// letterColumns is the maximum width of a line in the letter. RFC 3676 section 4.2 allows 78
-// columns.
+// letterColumns is the maximum line width in the letter. RFC 3676 section 4.2
+// allows 78 columns.
 const letterColumns = 72
 
 // advice explains to the client's postmaster how to avoid the evidence. The first
@@ -91,7 +91,7 @@ func (a *Answer) Letter(w io.Writer, zone *time.Location) error {
 	return err
 }
 
-// reason describes the evidence for a decision, and a remedy for the sender.
+// reason describes the evidence for a decision and the sender's remedy.
 func (s *Session) reason(r *Rule) string {
 	if r.BannedIn == manual {
 		return "The postmaster has banned the address."
@@ -127,7 +127,7 @@ func (s *Session) reason(r *Rule) string {
 	return "The reason is a rule of this site about such clients. " + otherAdvice
 }
 
-// banState describes how long the host's ban remains.
+// banState reports until when the host is banned.
 func (a *Answer) banState(s *Session, zone *time.Location) string {
 	if a.observes() {
 		return "This server rejects nothing at present, so you can try again."

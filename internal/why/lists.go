@@ -198,7 +198,7 @@ func (a *adviser) late() {
 	}
 }
 
-// listed adds the remedy for decisions that rest on a listing.
+// listed adds the remedy for decisions based on a listing.
 func (a *adviser) listed() {
 	for _, s := range a.sessions {
 		if !slices.ContainsFunc(s.Rules, func(r Rule) bool { return r.dependsOnLists(a.policy) }) {

@@ -34,8 +34,9 @@ func identity(r *store.Record) netip.Prefix {
 	return memory.Identify(r.Src.Addr(), r.RDNS, r.FCrDNS).Prefix()
 }
 
-// identify determines whether the question is about a host with a proven name. The newest session
-// from the address decides. Without a session, a ban of exactly this address decides.
+// identify determines whether the question is about a host with a proven name.
+// The newest session from the address decides. If there is none, a ban on
+// exactly this address decides.
 func (w *query) identify() error {
 	q := w.q
 	if !q.addr.IsValid() {

@@ -35,7 +35,8 @@ type kind struct {
 	name string
 	like []string // earlier kinds with the same syntax
 	// fits reports whether a question's text has this kind's syntax, and stores the parsed value.
-	// Once a kind fits, Parse tries a later kind only if its like field names the kind that fits.
+	// Once a kind fits, Parse tries a later kind only if the later kind's like
+	// field names the one that fits.
 	fits   func(*Question) bool
 	strict bool // with --as, text without this syntax is an error
 	head   func(*Question, *store.Record) bool
@@ -124,13 +125,13 @@ var (
 	// sessionForm matches a session id or its first digits, possibly in brackets, as at
 	// the end of a reply.
 	sessionForm = regexp.MustCompile(`^\[?([0-9A-Fa-f]{6,16})\]?$`)
-	// sessionInLine matches a session id within a line, such as a line from a bounce or
-	// log.
+	// sessionInLine matches a session id within a line, for example from a
+	// bounce or a log.
 	sessionInLine = regexp.MustCompile(`(?:^|[^0-9A-Za-z])([0-9A-Fa-f]{16})(?:[^0-9A-Za-z]|$)`)
 )
 
-// ParseSession parses a session id, which may be part of a longer line, such as a line
-// of a bounce.
+// ParseSession parses a session id, which may be part of a longer line, for
+// example from a bounce.
 func ParseSession(text string) (uint64, bool) {
 	id, short, ok := parseSession([]byte(text))
 	return id, ok && short == 0
@@ -150,7 +151,7 @@ func parseSession(text []byte) (id uint64, short int, ok bool) {
 	return id, 16 - len(m[1]), err == nil
 }
 
-// id reports whether id is q's session id, or starts with its digits.
+// id reports whether id is q's session id or starts with q's digits.
 func (q *Question) id(id uint64) bool { return id>>(4*q.short) == q.session }
 
 // parseHosts parses an address, a prefix, or an address with a port. An IPv6 address

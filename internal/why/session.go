@@ -57,8 +57,9 @@ type Rule struct {
 	Text      string `json:"text,omitempty"`       // rule text at the time of the decision
 	Now       string `json:"now,omitempty"`        // state of the rule in the current policy: "same", "changed", "gone" or "assumed"
 	CountedBy string `json:"counted_by,omitempty"` // key by which sessions are counted
-	// Unanswered contains the names of DNS lists that had not answered, separated by commas. The
-	// rejection is temporary, because a pass statement may exempt the client.
+	// Unanswered lists the DNS lists that had not answered, separated by
+	// commas. The rejection is temporary, because a pass statement may exempt
+	// the client.
 	Unanswered string `json:"unanswered,omitempty"`
 
 	// BannedIn is the id of the session that led to the ban of this session, or
@@ -220,7 +221,7 @@ func (s *sessionReader) filter(st *store.Step) {
 	}
 }
 
-// until returns when a ban ends, or "" if the ban was withheld.
+// until returns the end of a ban, or "" if the ban was withheld.
 func until(s *store.Step) string {
 	if s.Until.IsZero() {
 		return ""
@@ -228,7 +229,7 @@ func until(s *store.Step) string {
 	return s.Until.UTC().Format(text.TimeLayout)
 }
 
-// exempted introduces the pass statement for a client on which no rule decided.
+// exempted introduces the pass statement for a client that no rule acted on.
 const exempted = "no rule applied; the current policy has "
 
 // byServer introduces the first recipient that the mail server itself rejected.
@@ -300,8 +301,8 @@ func outcome(s *store.Step) string {
 	return strings.TrimSpace(result)
 }
 
-// rule adds a decision that was made the given number of times. If the session already has the same
-// decision, only its count grows. rule returns the index of the decision.
+// rule adds a decision that was made the given number of times. If the session
+// already has the same decision, only its count is increased.
 func (s *Session) rule(rule Rule, times int) int {
 	for i := range s.Rules {
 		have := s.Rules[i]

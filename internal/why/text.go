@@ -123,7 +123,8 @@ func (p *printer) session(s *Session, kinds bool) {
 	p.line("details", "scanwatch show %s", s.Session)
 }
 
-// rules writes the decisions, each rule's text after its last decision.
+// rules writes the decisions, with each rule's text after its last
+// decision.
 func (p *printer) rules(list []Rule) {
 	for i := range list {
 		r := &list[i]

@@ -15,11 +15,12 @@ import (
 	"scanwatch/store"
 )
 
-// maxLoginHosts limits how many hosts with only failed logins of the user are counted.
+// maxLoginHosts is the maximum number of counted hosts that have only failed
+// logins by the user.
 const maxLoginHosts = 10_000
 
-// Logins describes the logins of the user in question. A host with only failed logins may be an
-// attacker, and its ban does not affect the user.
+// Logins describes the logins by the user in question. A host with only failed
+// logins may be an attacker, and its ban does not affect the user.
 type Logins struct {
 	Passed int        `json:"passed"`
 	Failed int        `json:"failed"`
@@ -27,11 +28,13 @@ type Logins struct {
 	Others int        `json:"other_hosts"` // hosts with only failed logins
 	Last   *text.Time `json:"last,omitempty"`
 	From   string     `json:"from,omitempty"` // host of the last successful login; empty for an aggregate of many hosts
-	// AtLeast is set if maxLoginHosts was exceeded, so that the numbers are lower bounds.
+	// AtLeast is set if maxLoginHosts was exceeded; the numbers are then lower
+	// bounds.
 	AtLeast bool `json:"at_least,omitempty"`
-	// Tried lists hosts with failed logins, at most maxHosts. Hosts from which the user
-	// has logged in come first, so that banned attackers do not hide them. Banned hosts
-	// follow, and then all other hosts. In each group, the latest failure comes first.
+	// Tried lists up to maxHosts hosts with failed logins. Hosts from which the
+	// user has logged in come first, so that banned attackers do not hide them.
+	// Banned hosts follow, and then all other hosts. In each group, the latest
+	// failure comes first.
 	Tried  []*LoginHost `json:"tried"`
 	More   int          `json:"more_tried,omitempty"`
 	Limits []string     `json:"limits"` // consequences of failed logins under the current policy

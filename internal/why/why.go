@@ -1,5 +1,5 @@
-// Package why explains the recorded decisions on a client. An explanation lists the rules, the
-// evidence, the exemptions and the remedies.
+// Package why explains the recorded decisions about a client. An explanation
+// lists the rules, the evidence, the exemptions and the remedies.
 package why
 
 import (
@@ -294,9 +294,9 @@ func (w *query) findSessions() error {
 	return nil
 }
 
-// decideUser restricts the question to a user if all sessions match only as logins. If otherwise is
-// set, another session matches in a different way, and the answer describes the decisions on that
-// session.
+// decideUser restricts the question to a user if all sessions match only as
+// logins. If otherwise is set, another session matches as something else, and
+// the answer describes the decisions about that session.
 func (w *query) decideUser(otherwise bool) {
 	l := w.answer.Logins
 	switch {
@@ -431,8 +431,8 @@ func (w *query) noteGaps() error {
 }
 
 // findBan finds the session that led to a ban, and adds it to the answer. Several
-// sessions may share an id, because smtpd may repeat ids after a restart. The right
-// session is the same client's newest session before s.
+// sessions may share an id, because smtpd may repeat ids after a restart. The
+// session that led to the ban is the same client's newest session before s.
 func (w *query) findBan(s *Session, rule *Rule, bans map[uint64][]store.Record) {
 	list := bans[rule.ban]
 	for i := len(list) - 1; i >= 0; i-- {

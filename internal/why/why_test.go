@@ -327,8 +327,8 @@ func TestLetter(t *testing.T) {
 	}
 }
 
-// TestListed checks that the cause and the letter name the rule's DNS list, without an account key
-// in its zone.
+// TestListed checks that the cause and the letter name the rule's DNS list, but
+// not an account key in its zone.
 func TestListed(t *testing.T) {
 	listing := func(match, code string) finding.Finding {
 		return finding.Finding{Evidence: "listed", By: "dns", Match: match, Proof: code, Confidence: "medium"}
@@ -610,8 +610,9 @@ func TestFriends(t *testing.T) {
 	}
 }
 
-// TestUserOfManyHosts checks that a user's hosts are found among very many others. Beyond
-// maxLoginHosts, the number of hosts is a lower bound. A note counts the logins in aggregates.
+// TestUserOfManyHosts checks that a user's hosts are found among a large number
+// of other hosts. Beyond maxLoginHosts, the number of hosts is a lower bound. A
+// note counts the logins in aggregates.
 func TestUserOfManyHosts(t *testing.T) {
 	dir := t.TempDir()
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
