@@ -11,8 +11,8 @@ import (
 	"scanwatch/internal/text"
 )
 
-// An action is a row in the table of actions. Decisions are listed first, because they
-// are written first in a rule.
+// An action is a row in the table of actions. Decisions come first, because
+// they are written first in a rule.
 type action struct {
 	word, alias string
 	args        string
@@ -54,8 +54,9 @@ var actions = []action{
 		print: func(r *Rule) string { return "ban " + braces(durations(r.Ban, text.Duration)) }},
 }
 
-// parseBan parses the durations of bans for consecutive offences. Only the first
-// duration may be 0s. The first offence is then counted, but does not lead to a ban.
+// parseBan parses the durations of bans for consecutive offences. Only the
+// first duration may be 0s. The first offence is then counted but does not lead
+// to a ban.
 func parseBan(l *line, r *Rule) *Error {
 	return l.each(func() *Error {
 		t := l.peek()

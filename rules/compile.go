@@ -106,8 +106,8 @@ type Options struct {
 	Load func(Source) (Table, error)
 }
 
-// A Source is the origin of a table's entries: a file, or the shipped list with the
-// table's name.
+// A Source is the origin of a table's entries: a file, or the shipped list that
+// has the table's name.
 type Source struct {
 	Table   string
 	Builtin bool
@@ -343,8 +343,8 @@ func (p *Policy) Rules() []*Rule {
 }
 
 // Submission reports whether the listener dst is for users' mail clients, which may
-// greet with any name. A submission listener has port 465 or 587 (RFC 8314, RFC 6409),
-// or is named submission.
+// greet with any name. A listener is a submission listener if its port is 465
+// or 587 (RFC 8314, RFC 6409) or its name is submission.
 func (p *Policy) Submission(dst netip.AddrPort) bool {
 	if dst.Port() == 465 || dst.Port() == 587 {
 		return true
@@ -383,7 +383,7 @@ type Needs struct {
 	Names    bool // senders, recipients or users, which may be hashed in records
 }
 
-// A Window describes a count across sessions, as used in a rule.
+// A Window describes a count across sessions that a rule uses.
 type Window struct {
 	Evidence Evidence
 	Window   time.Duration

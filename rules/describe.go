@@ -28,9 +28,9 @@ var decisionSays = [...]string{
 	smtp.Disconnect: "is rejected and disconnected",
 }
 
-// Describe writes an explanation of the policy, in plain English, for senders of mail.
-// It lists the exempt clients, the reasons and durations of rejections, and the
-// contact.
+// Describe writes a plain English explanation of the policy for senders of
+// mail. It lists the exempt clients, the reasons for rejections, their
+// durations, and the contact.
 func (p *Policy) Describe(w io.Writer) error {
 	d := &describer{Policy: p}
 	d.title("Mail that this server rejects")
@@ -282,7 +282,7 @@ func (d *describer) points() {
 	d.para("Evidence that is likely but not proven counts half.")
 }
 
-// durations writes the durations of rejections.
+// durations writes how long rejections last.
 func (d *describer) durations(rules []*Rule) {
 	var sticky, once, temporary, bans bool
 	for _, r := range rules {

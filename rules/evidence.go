@@ -115,8 +115,8 @@ var Tokens = []Token{
 	{Listed, "listed", "is in a DNS block list", smtp.PhaseConnect},
 }
 
-// conduct is the evidence about how a client behaves. All other evidence is about the
-// client's name, address, AS or country.
+// conduct is the evidence of a client's behaviour. All other evidence is about
+// the client's name, address, AS or country.
 const conduct = BotnetHelo | TalksHTTP | TalksSSH | TalksTLS | TalksBinary | UnknownCommand | SyntaxError | Pipelining | EarlyTalker |
 	RelayProbe | UnknownRecipient | Harvest | ProbedRecipient | AuthFailure | AuthUnsupported | AuthSpray | NoMail | Abandoned |
 	Flood | Backscatter | AccountAbuse | HeloChanged | RecipientFlood

@@ -24,7 +24,7 @@ type Forward struct {
 	Rate   int // requests or messages a minute; 0 for the default
 }
 
-// The destinations of `companion forward`, and the meaning of their arguments.
+// The destinations of `companion forward` and the meaning of their arguments.
 const (
 	ForwardURL    = "url"
 	ForwardSyslog = "syslog"

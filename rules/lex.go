@@ -50,8 +50,8 @@ var quotes = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
 
 func quote(s string) string { return `"` + quotes.Replace(s) + `"` }
 
-// slash encloses a regular expression in slashes, and escapes the slashes in it. A `\`
-// and the character after it are kept.
+// slash encloses a regular expression in slashes and escapes the slashes in it.
+// A `\` and the character after it are kept.
 func slash(re string) string {
 	var b strings.Builder
 	b.WriteByte('/')
@@ -181,7 +181,7 @@ func (l *lexer) token() (token, *Error) {
 	case c == '/':
 		return l.regex(t)
 	case strings.HasPrefix(l.rest, "<>"):
-		// The null sender does not need quotes.
+		// The null sender needs no quotes.
 		t.kind, t.text = stringToken, "<>"
 		l.advance(2)
 		return t, nil

@@ -166,8 +166,8 @@ func trimDot(b []byte) []byte {
 	return b
 }
 
-// ask returns Yes if one of c's tables matches. Otherwise, it returns Unknown if a
-// table is not loaded, and No if all tables are loaded.
+// ask returns Yes if one of c's tables matches, Unknown if none does but
+// one is not loaded, and No otherwise.
 func (c *cond) ask(match func(Table) bool) Truth {
 	answer := No
 	for _, t := range c.tables {
@@ -295,7 +295,7 @@ func matchStanding(least Standing) func(*cond, *Facts) Truth {
 // ofRecipients is the evidence whose counts are numbers of recipients.
 const ofRecipients = UnknownRecipient | Backscatter | RelayProbe | ProbedRecipient | Harvest
 
-// spares reports whether counts of e do not apply to the current recipient. Counts of
+// spares reports whether counts of e ignore the current recipient. Counts of
 // nonexistent recipients must not affect mail to existing mailboxes.
 func (f *Facts) spares(e Evidence) bool {
 	return f.Phase == smtp.PhaseRcptTo && f.RcptKnown && e&ofRecipients != 0
@@ -349,8 +349,8 @@ func (c *cond) recorded(f *Facts, b []byte) Truth {
 }
 
 // hidden reports whether p may match the unhashed form of a hashed address in domain.
-// The rare case of a hashed role account with a detail is ignored. Otherwise, all
-// conditions on role accounts would be unknown.
+// The rare case of a hashed role account with a detail is ignored. Conditions
+// on role accounts would otherwise all be unknown.
 func (p pattern) hidden(domain []byte) bool {
 	switch {
 	case p.part == domainPart:

@@ -376,8 +376,8 @@ func TestDistance(t *testing.T) {
 	}
 }
 
-// TestParseStore checks that the store statement is read from a configuration with
-// errors.
+// TestParseStore checks that the store statement can be read from a
+// configuration with errors.
 func TestParseStore(t *testing.T) {
 	for text, want := range map[string]Settings{
 		"store \"/tmp/x\" keep 30d\nrule bad\n": {Store: "/tmp/x", Keep: 30 * day},

@@ -70,8 +70,8 @@ func (p *Policy) Friends(within netip.Prefix) Truth {
 	return answer
 }
 
-// friends contains the networks and tables in which Friends searches. They are
-// collected once, because the filter calls Friends for each unknown client.
+// friends holds the networks and tables that Friends searches, collected
+// once because the filter calls Friends for each unknown client.
 type friends struct {
 	prefixes []netip.Prefix
 	tables   []Table // an element is nil if the table is not loaded

@@ -21,7 +21,7 @@ const (
 
 var classNames = [numClasses]string{"address", "AS number", "name", "country code"}
 
-// Contents counts a table's entries of each class, and gives an example.
+// Contents counts a table's entries by class and gives an example of each.
 type Contents [numClasses]struct {
 	Total   int
 	Example string
@@ -79,7 +79,7 @@ type use struct {
 	rule bool // the condition is in a rule
 }
 
-// exempts reports whether a table is used, but only in exemptions.
+// exempts reports whether a table is used, and only in exemptions.
 func exempts(k *checker, name string) bool {
 	t := k.tables[name]
 	return len(t.uses) > 0 && name != "local-domains" && !slices.ContainsFunc(t.uses, func(u use) bool { return u.rule })

@@ -20,8 +20,9 @@ func recorded(sessions iter.Seq[simulate.Session]) []store.Record {
 	return all
 }
 
-// attacked returns the sessions of a day in which a legitimate server is the target of
-// a directory harvest and a brute-force attack. The sessions have 15 steps on average.
+// attacked returns a day's sessions in which a legitimate server is the target
+// of a directory harvest and a brute-force attack. The sessions have 15 steps
+// on average.
 var attacked = sync.OnceValue(func() []store.Record {
 	attack := simulate.Attack{Seed: 1, Start: simulate.Midnight, Every: 24 * time.Hour / 20_000, Sessions: 20_000, Each: 10}
 	harvest := simulate.Harvest(attack)

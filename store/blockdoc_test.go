@@ -34,8 +34,8 @@ func docRecords(t *testing.T) []Record {
 	}
 }
 
-// dump returns an annotated hex dump of a block. It decodes the header without package
-// column.
+// dump returns an annotated hex dump of a block. It decodes the header without
+// using package column.
 func dump(t *testing.T, value []byte) string {
 	t.Helper()
 	var r column.Reader

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// exactGaps is the number of a session's gaps that are stored exactly.
+// exactGaps is the number of gaps in a session that are stored exactly.
 const exactGaps = 5
 
 // A stepClock encodes or decodes the step times of a session.

@@ -121,8 +121,8 @@ type spare struct {
 	size int64
 }
 
-// sparesOf returns the quarantined copies of state.db and the salvaged segments. Files
-// that were quarantined first come first.
+// sparesOf returns the quarantined copies of state.db and the salvaged
+// segments. The files that were quarantined first come first.
 func sparesOf(state *directory, copies []fs.FileInfo, sessions *directory, all []Segment) (list []spare) {
 	for _, c := range copies {
 		list = append(list, spare{state, c.Name(), c.Size()})
@@ -161,8 +161,8 @@ func (b *budget) expiry(d *directory, s *Segment, oldest time.Time) time.Time {
 	return day
 }
 
-// files returns the segments in d and the size of the store's files. The size excludes
-// the files in apart. It also excludes files that do not belong to the store, which
+// files returns the segments in d and the size of the store's files. The size
+// excludes the files in apart, and files that do not belong to the store, which
 // prune cannot remove.
 func (b *budget) files(d *directory, apart []string) (all []Segment, total int64, err error) {
 	files, err := d.files()

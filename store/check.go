@@ -12,8 +12,8 @@ import (
 
 // bbolt trusts its file. A flipped bit can cause an endless loop over a page, a read
 // outside its mapping, or a panic in a transaction with locks held. checkFile therefore
-// checks all pages before bbolt maps the file. It reads the file nearly in order, so
-// that an uncached file is read at disk speed.
+// checks all pages before bbolt maps the file. It reads the file nearly in
+// order, so an uncached file is read at disk speed.
 //
 // It does not detect changed bytes in values, because bbolt has no checksums for data.
 // Decode handles corrupt values.
@@ -284,7 +284,7 @@ func (c *checker) freelist(id uint64) error {
 	return nil
 }
 
-// tree checks a page and all pages below that page. A key below least is corrupt.
+// tree checks a page and all pages below it. A key below least is corrupt.
 func (c *checker) tree(id uint64, depth int, least []byte) error {
 	if depth == 0 {
 		return damaged("page %d is too deep", id)

@@ -32,8 +32,9 @@ func (s *State) maxSize() int64 {
 
 // If the copy is small enough, compact replaces the file with a copy without free
 // pages. Random additions and deletions can leave three quarters of a file unused, and
-// bbolt never returns free pages to the system. Together, the old and the new file do
-// not exceed the maximum size of a file, unless the old file alone already exceeds it.
+// bbolt never returns free pages to the system. The old and new files together
+// do not exceed the maximum size of a file, unless the old file alone already
+// exceeds it.
 func (s *State) compact() error {
 	size := s.k.size()
 	if size < s.o.MaxSize/8*5 {
@@ -84,8 +85,8 @@ func (s *State) Compact(ctx context.Context) error {
 	return s.k.request(ctx, s.compacts, "compact")
 }
 
-// compactNow is Compact in the goroutine of s. Together, the old and the new file do
-// not exceed the maximum size of a file.
+// compactNow does the work of Compact in s's goroutine. The old and new files
+// together do not exceed the maximum size of a file.
 func (s *State) compactNow() error {
 	if err := s.write(); err != nil {
 		return err

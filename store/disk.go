@@ -24,8 +24,8 @@ type days struct {
 }
 
 // limit returns the maximum size of a segment. When a segment is full, a new
-// segment is started as the next part of the day. A sealed copy needs at most as much room
-// as the rows.
+// segment is started as the next part of the day. A sealed copy needs no more
+// room than the rows.
 func (d *days) limit() int64 { return max(d.budget.bytes/16, MinBudget/8) }
 
 // prepare creates and locks the directory. If the lock is new, it also prunes.
@@ -37,7 +37,7 @@ func (d *days) prepare() error {
 	return err
 }
 
-// pruneAfter prunes if err is nil, and otherwise returns err.
+// pruneAfter returns err, or prunes if err is nil.
 func (d *days) pruneAfter(err error) error {
 	if err != nil {
 		return err
@@ -194,7 +194,7 @@ func (w *Writer) batch(day time.Time) (size, count int) {
 	return size, count
 }
 
-// openDay opens the last part of a day, or creates a part.
+// openDay opens the last part of a day, or creates a new part.
 func (d *days) openDay(day time.Time) error {
 	last, part, err := d.lastPart(day)
 	if err != nil {
@@ -214,8 +214,8 @@ func (d *days) openDay(day time.Time) error {
 	case isDamaged(err):
 		_ = d.k.quarantine(last.Name, err) // logged
 	case errors.Is(err, ErrInUse):
-		// A reader holds the lock, because another filter would have locked the
-		// directory.
+		// The lock is held by a reader, because another filter would have
+		// locked the directory.
 	case errors.Is(err, ErrNewer), errors.Is(err, ErrOlder):
 		d.k.log.Warn("segment of another version, starting the next part", "err", err)
 	case errors.Is(err, fs.ErrNotExist):

@@ -71,7 +71,7 @@ func ReadFile(dir string, kinds Kinds, f func(*Record) error) error {
 // index with the key and position of each block, and the number of index entries.
 type PlainFile struct{ Name string }
 
-// Write writes records and returns the size of the file.
+// Write writes records and returns the file's size.
 func (p PlainFile) Write(all []Record) (int64, error) {
 	f, err := os.Create(p.Name)
 	if err != nil {

@@ -70,8 +70,8 @@ type Inspector struct {
 	Budget   int64                                // maximum bytes of all files for Repair; 0 for no limit
 }
 
-// Each calls visit for each file, starting with the segments, oldest first. It returns
-// the first error of visit.
+// Each calls visit for each file, starting with the segments, oldest first. It
+// returns the first error returned by visit.
 func (i *Inspector) Each(visit func(*File) error) error {
 	p, err := openPlaces(i.Dir)
 	if err != nil {

@@ -89,7 +89,8 @@ func (k *keeper) request(ctx context.Context, to chan<- chan error, verb string)
 	}
 }
 
-// close stops the goroutine, waits for it to end, and returns the remaining problem.
+// close stops the goroutine, waits for it to end, and returns any remaining
+// problem.
 func (k *keeper) close() error {
 	k.closing.Do(func() { close(k.stop) })
 	<-k.done
@@ -211,7 +212,7 @@ func (k *keeper) lockDirectory() (fresh bool, err error) {
 	return true, nil
 }
 
-// openDirectory opens the directory, and creates it if necessary.
+// openDirectory opens the directory, creating it if necessary.
 func (k *keeper) openDirectory() (*directory, error) {
 	if err := os.Mkdir(k.state, 0o750); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
@@ -266,8 +267,8 @@ func (k *keeper) size() int64 {
 	return 0
 }
 
-// replaced reports whether the open file's name now refers to a different file, or to
-// none.
+// replaced reports whether the open file's name now refers to a different file
+// or no longer exists.
 func (k *keeper) replaced() bool {
 	have, err := k.open.file.Stat()
 	if err != nil {

@@ -32,8 +32,8 @@ const (
 // program version to write into new files.
 //
 // Repair quarantines a corrupt state.db. If only some rows of state.db are invalid,
-// Repair replaces the file with a copy without these rows. If there is no room for a
-// copy on the disk or in the budget, the file remains in place.
+// Repair replaces the file with a copy without these rows. If there is no room
+// for a copy on disk or in the budget, the file remains in place.
 func (i *Inspector) Repair(program string, now time.Time, visit func(*File) error) error {
 	p, err := openPlaces(i.Dir)
 	if err != nil {
@@ -259,8 +259,8 @@ func leftInPlace(err error) error {
 	return err
 }
 
-// within calls write with the maximum size of a file's copy: the free part of the
-// budget.
+// within calls write with the maximum size of a file's copy, which is the free
+// part of the budget.
 func (r *repairing) within(size int64, write func(limit int64) error) error {
 	most := 2*size + 16<<20 // new pages may contain fewer records
 	tried := int64(leastRoom)
@@ -384,9 +384,9 @@ func salvageBlocks(d *directory, s, part Segment, other *otherCopy, o sealing) (
 	return out.records, err
 }
 
-// salvage copies the records of a block to out, except records that other has. The copied
-// records lack the values of corrupt columns; see block.lenient. A block whose keys are
-// corrupt is lost.
+// salvage copies a block's records to out, except records that other has. The
+// copied records lack the values of corrupt columns; see block.lenient. A block
+// whose keys are corrupt is lost.
 func (s *sealedFile) salvage(info *blockInfo, out *sealWriter, other *otherCopy) error {
 	var b decodedBlock
 	err := s.check(info, &b)
@@ -488,7 +488,7 @@ func readable(key, value []byte) (part []byte, complete bool, err error) {
 	return part, complete, err
 }
 
-// readableSteps is like readable, and also returns the number of steps in part.
+// readableSteps is like readable but also returns the number of steps in part.
 func readableSteps(key, value []byte) (part []byte, steps int, complete bool, err error) {
 	r, err := Decode(key, value)
 	if err != nil {

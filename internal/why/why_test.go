@@ -861,7 +861,7 @@ func (emptyTable) MatchAddr(netip.Addr) bool { return false }
 func (emptyTable) MatchName([]byte) bool     { return false }
 func (emptyTable) MatchASN(uint32) bool      { return false }
 
-// TestSumsCount checks that an aggregate counts as all the sessions that it contains.
+// TestSumsCount checks that an aggregate counts as all of its sessions.
 func TestSumsCount(t *testing.T) {
 	dir := t.TempDir()
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})

@@ -48,7 +48,8 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// A Buffer is a column of texts that is not yet encoded. The zero value is empty.
+// A Buffer is a column of texts that has not been encoded yet. The zero value
+// is empty.
 type Buffer struct {
 	data []byte
 	ends []uint32 // the end of each text in data
@@ -158,7 +159,7 @@ func (n *Numbers) At(i int) uint64 {
 	return n.low + n.eight[i]
 }
 
-// Max returns the largest of the first values numbers.
+// Max returns the largest number in the column, whose length is values.
 func (n *Numbers) Max(values int) uint64 {
 	switch {
 	case n.width == 0 || values == 0:
@@ -349,6 +350,6 @@ func signedSpan(v []uint64) (low uint64, width int) {
 	return uint64(least), (bits.Len64(uint64(most)-uint64(least)) + 7) / 8
 }
 
-// ErrCorrupt is returned for a block or column that was not written by a Writer, or was
-// changed later.
+// ErrCorrupt is returned for a block or column that was not written by a Writer
+// or has since been changed.
 var ErrCorrupt = errors.New("corrupt block")

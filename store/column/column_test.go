@@ -168,7 +168,8 @@ func TestDamage(t *testing.T) {
 	}
 }
 
-// TestMemory checks that a hostile block cannot allocate more memory than MaxBytes.
+// TestMemory checks that decoding a hostile block never allocates more memory
+// than MaxBytes.
 func TestMemory(t *testing.T) {
 	w := NewWriter()
 	v := many(MaxValues, func(i int) uint64 { return uint64(i&1) << 56 })

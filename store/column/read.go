@@ -21,7 +21,7 @@ type Reader struct {
 	lengths Numbers
 }
 
-// An entry describes a column in the directory of a block.
+// An entry describes a column in a block's directory.
 type entry struct {
 	name   []byte
 	typ    byte
@@ -76,7 +76,7 @@ func (r *Reader) Open(block []byte) error {
 	return nil
 }
 
-// Rows returns the number of rows of the table.
+// Rows returns the number of rows in the table.
 func (r *Reader) Rows() int { return r.rows }
 
 // Len returns the number of columns.
@@ -85,7 +85,7 @@ func (r *Reader) Len() int { return len(r.columns) }
 // Name returns the name of column i.
 func (r *Reader) Name(i int) []byte { return r.columns[i].name }
 
-// Values returns the number of values of column i.
+// Values returns the number of values in column i.
 func (r *Reader) Values(i int) int { return r.columns[i].values }
 
 // check returns an error if column i has a different type or a wrong checksum.

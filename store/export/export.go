@@ -30,7 +30,7 @@ type Entry struct {
 	Confidence   string       `json:"confidence"`       // high, medium or low
 	Reason       string       `json:"reason,omitempty"` // the rule of the ban, or the operator's reason for a manual ban
 	Expires      time.Time    `json:"expires"`
-	// Listed is set if a ban rests on a listing in a DNS list.
+	// Listed is set if a ban is based on a listing in a DNS list.
 	Listed bool `json:"-"`
 }
 
@@ -65,8 +65,8 @@ func (l *List) Sort() {
 	l.Entries = slices.CompactFunc(l.Entries, func(a, b Entry) bool { return a.Prefix == b.Prefix })
 }
 
-// Disjoint drops entries that other entries cover. If a dropped entry ends later than
-// the covering entry, a later list contains it again.
+// Disjoint drops entries that other entries cover. If a dropped entry ends
+// later than the covering entry, it reappears in a later list.
 func (l *List) Disjoint() {
 	out := l.Entries[:0]
 	for _, e := range l.Entries {
@@ -78,9 +78,9 @@ func (l *List) Disjoint() {
 	l.Entries = out
 }
 
-// Aggregate drops entries that other entries cover, and merges pairs of entries that
-// are the two halves of a network. It neither adds an address nor extends an entry. A
-// merged network expires when the first of its halves expires.
+// Aggregate drops entries that other entries cover and merges pairs of entries
+// that are the two halves of a network. It neither adds an address nor extends
+// an entry. A merged network expires when the first of its halves expires.
 func (l *List) Aggregate() {
 	var out []Entry
 	for _, e := range l.Entries {
@@ -149,7 +149,7 @@ func (e *Entry) join(b *Entry, parent netip.Prefix) {
 // utc formats t for formats that do not prescribe a layout.
 func utc(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05Z") }
 
-// left returns the remaining time of e in seconds, at least 1.
+// left returns e's remaining time in seconds, which is at least 1.
 func (e *Entry) left(at time.Time) int64 { return max(int64(e.Expires.Sub(at)/time.Second), 1) }
 
 // why returns the reasons for e as plain text.

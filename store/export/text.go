@@ -14,7 +14,7 @@ import (
 	"scanwatch/internal/text"
 )
 
-// This file contains the formats for humans, spreadsheets and scripts.
+// This file contains the formats for people, spreadsheets and scripts.
 
 func writePlain(w *bufio.Writer, l *List) {
 	for i := range l.Entries {

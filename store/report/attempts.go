@@ -115,8 +115,8 @@ func appendLower(dst, text []byte) []byte {
 	return dst
 }
 
-// clientTried counts a source's rejected recipients in a domain, over all addresses of
-// the source.
+// clientTried counts a source's rejected recipients in a domain, across all of
+// the source's addresses.
 type clientTried struct{ client, domain, refused, sessions, most uint32 }
 
 // byClient returns the counts, sorted by source and domain.

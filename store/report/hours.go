@@ -3,7 +3,8 @@ package report
 import "time"
 
 // Hours counts sessions by day of the week, starting with Monday, and by local hour.
-// When daylight saving time ends, the sessions of the repeated hour are added together.
+// When daylight saving time ends, sessions from both occurrences of the
+// repeated hour are added together.
 type Hours [7][24]Hour
 
 // An Hour counts the sessions that ended in one hour of the week.

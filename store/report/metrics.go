@@ -15,7 +15,8 @@ type Metric struct {
 	Samples []Sample
 }
 
-// A Sample is a value with its labels. Labels alternates names and printable values.
+// A Sample is a value with its labels. Labels holds alternating names and
+// printable values.
 type Sample struct {
 	Labels []string
 	Value  float64

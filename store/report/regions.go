@@ -7,7 +7,7 @@ import (
 	"scanwatch/internal/text"
 )
 
-// A Place is the network and the country of an address. Unknown fields are empty. The
+// A Place is an address's network and country. Unknown fields are empty. The
 // text may be hostile.
 type Place struct {
 	AS      string // number, such as AS64500

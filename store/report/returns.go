@@ -139,8 +139,8 @@ func (c *Returns) Add(r *store.Record) error {
 	})
 }
 
-// skip counts an aggregate's findings if the aggregate has many sources, so that the
-// hosts are unknown. Local sessions have no findings.
+// skip counts an aggregate's findings if the aggregate has many sources, in
+// which case the hosts are unknown. Local sessions have no findings.
 func (c *Returns) skip(r *store.Record) error {
 	return r.Steps(func(s *store.Step) bool {
 		if s.Kind == store.KindFinding && string(s.Confidence) != "low" || s.Kind == store.KindBan && s.Exempt == "" {
@@ -164,8 +164,8 @@ func (e *returnEntry) connects(r *store.Record) {
 	}
 }
 
-// precede moves the time at which the host was found back to at, when an earlier
-// session in the aggregate r ended.
+// precede moves the time at which the host was found back to at, the end of an
+// earlier session in the aggregate r.
 func (e *returnEntry) precede(at int64, r *store.Record) {
 	if at >= e.at {
 		return

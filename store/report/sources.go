@@ -39,8 +39,8 @@ func (s *source) add(n *source) {
 	s.rdns, s.abuse, s.named = cmp.Or(s.rdns, n.rdns), s.abuse || n.abuse, s.named || n.named
 }
 
-// good reports whether the source belongs in the list of accepted mail. A source that
-// behaves as no mail server does is not listed there.
+// good reports whether the source belongs in the list of accepted mail. A
+// source that behaves in a way that no mail server does is not listed there.
 func (s *source) good() bool { return s.mails > 0 && !s.abuse }
 
 // sources counts the sessions of each address and the number of sources.
@@ -198,9 +198,9 @@ func (s *source) totals() Totals {
 		RcptPermfail: int(s.rcptPermfail), RcptTempfail: int(s.rcptTempfail), AuthFail: int(s.authFail), AuthRefused: int(s.authRefused)}
 }
 
-// list returns at most top sources, and the number of omitted sources. Sources are
-// sorted by the two numbers that by returns, highest first, and then by address.
-// Sources for which the first number is 0 are ignored.
+// list returns at most top sources and the number of omitted sources. Sources
+// are sorted by the two numbers that by returns, highest first, and then by
+// address. Sources for which the first number is 0 are ignored.
 func (l *clients) list(top int, by func(*source) (int, int)) (list []Source, more int) {
 	all := make([]uint32, 0, len(l.all))
 	for i := range l.all {
@@ -221,15 +221,16 @@ func (l *clients) list(top int, by func(*source) (int, int)) (list []Source, mor
 	return list, more
 }
 
-// first returns the first top elements of all in the order of compare, and the number of
-// further elements.
+// first returns the first top elements of all in the order of compare, and the
+// number of remaining elements.
 func first[T any](all []T, top int, compare func(a, b T) int) (list []T, more int) {
 	slices.SortFunc(all, compare)
 	n := min(top, len(all))
 	return all[:n], len(all) - n
 }
 
-// networks returns the first top networks and the number of further networks.
+// networks returns the first top networks and the number of remaining
+// networks.
 func (l *clients) networks(top int) (list []Network, more int) {
 	type network struct{ client, addresses, sessions, found uint32 }
 	all := make([]network, 0, len(l.all)) // growing it would take five times the memory

@@ -79,7 +79,7 @@ type suspect struct {
 	last              int64 // microseconds since 1970
 }
 
-// A refusal counts the sessions of a record that a rule has rejected, or would have
+// A refusal counts the sessions of a record that a rule rejected or would have
 // rejected.
 type refusal struct {
 	rule               []byte
@@ -200,8 +200,8 @@ func (d *suspect) reason(src *source, rdns []byte) string {
 	return ""
 }
 
-// listSuspects returns the first top possible false positives, the number of further
-// entries, and the number of hosts.
+// listSuspects returns the first top possible false positives, the number of
+// remaining entries, and the number of hosts.
 func (l *lists) listSuspects(top int) (list []SuspectRefusal, more int, hosts SuspectHosts) {
 	type listed struct {
 		suspect uint32
@@ -296,7 +296,7 @@ func (c *Collector) countRule(s *store.Step, effect int) {
 	c.count(&r.numbers[effect], &r.last[effect], s)
 }
 
-// list returns the first top rules and the number of further rules.
+// list returns the first top rules and the number of remaining rules.
 func (l *ruleList) list(top int) (list []Rule, more int) {
 	list = []Rule{}
 	for i := range l.all {

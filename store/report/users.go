@@ -24,8 +24,8 @@ const (
 )
 
 // An attack has at least attackFailures failed logins, or failed logins from at least
-// attackNetworks networks. A user in a hotel whose device has an old password causes
-// fewer failures.
+// attackNetworks networks. A hotel guest whose device has an old password
+// causes fewer failures.
 const (
 	attackFailures = 10
 	attackNetworks = 3
@@ -49,7 +49,7 @@ type user struct {
 	lastLogin  time.Time
 }
 
-// A userNetwork counts the logins of a user from a network.
+// A userNetwork counts a user's logins from one network.
 type userNetwork struct {
 	failed, logins uint32
 	last           time.Time
@@ -153,8 +153,8 @@ type UserSummary struct {
 	Since    Time     `json:"since"`
 	Until    Time     `json:"until"`
 	Problems []string `json:"problems"`
-	// Attacked lists the users with failed logins from networks from which they have
-	// never logged in, by the number of networks, highest first.
+	// Attacked lists the users with failed logins from networks from which they
+	// have never logged in, sorted by the number of networks, highest first.
 	Attacked  []AttackedUser `json:"attacked"`
 	Active    []ActiveUser   `json:"active"` // users who logged in, by number of messages, highest first
 	More      map[string]int `json:"more"`
@@ -172,7 +172,7 @@ type AttackedUser struct {
 	Last     Time   `json:"last"`               // end of the last session with a failure
 }
 
-// An ActiveUser counts the logins and messages of a user.
+// An ActiveUser counts a user's logins and messages.
 type ActiveUser struct {
 	User       string   `json:"user"`
 	Logins     int      `json:"logins"`

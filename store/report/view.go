@@ -62,14 +62,14 @@ type RecipientTally struct {
 	Most     uint32 `json:"most"` // in one session
 }
 
-// A Tag is a tag that a rule has set.
+// A Tag is a tag set by a rule.
 type Tag struct {
 	At    Seconds `json:"at"`
 	Tag   string  `json:"tag"`
 	Phase string  `json:"phase"`
 }
 
-// A Ban is a ban that a rule has imposed or would have imposed.
+// A Ban is a ban that a rule imposed or would have imposed.
 type Ban struct {
 	At       Seconds `json:"at"`
 	Rule     string  `json:"rule"`
