@@ -310,10 +310,10 @@ type Rewritten struct {
 	Err     error  // the reason why the file was not rewritten
 }
 
-// Rewrite replaces records of all segments and calls visit with each result. It locks
-// the directory of sessions, and returns ErrInUse if a filter is using it. Each file is
-// replaced with a complete copy, for which the budget must have room. program is the
-// program version to write into the copies.
+// Rewrite replaces records of all segments and calls visit with each result. It
+// locks the directory of sessions and returns ErrInUse if a filter is using it.
+// Each file is replaced with a complete copy, for which the budget must have
+// room. program is the program version to write into the copies.
 func (i *Inspector) Rewrite(program string, now time.Time, edit Edit, visit func(*Rewritten)) error {
 	p, err := openPlaces(i.Dir)
 	if err != nil || p.sessions == nil {

@@ -1,8 +1,8 @@
 package store
 
-// A segment stores the text of each rule that its verdicts refer to. The text thus
-// remains available after a configuration change, and expires together with the
-// verdicts.
+// A segment stores the text of each rule that its verdicts refer to. The text
+// therefore remains available after a configuration change and expires together
+// with the verdicts.
 
 import (
 	"crypto/sha256"

@@ -11,8 +11,9 @@ import (
 	"time"
 )
 
-// withBoth records n sessions of a day, and leaves both the rows and the sealed
-// segment, as a crash may do. damageRows and damageSealed corrupt the files.
+// withBoth records n sessions from one day and leaves both the rows and the
+// sealed segment, as a crash may do. damageRows and damageSealed corrupt the
+// files.
 func withBoth(t *testing.T, n int, damageRows, damageSealed func([]byte)) (dir string) {
 	t.Helper()
 	dir = recorded(t, noon, n)

@@ -14,9 +14,9 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// sealBatch is the size of the blocks in a commit in bytes. Each bbolt commit copies
-// the previous commit's last blocks and leaves the old pages unused, so large commits
-// produce smaller files.
+// sealBatch is the total size in bytes of the blocks in a commit. Each bbolt
+// commit copies the previous commit's last blocks and leaves the old pages
+// unused, so large commits produce smaller files.
 const sealBatch = 8 << 20
 
 // A sealWriter writes a sealed segment under a temporary name.
@@ -82,7 +82,7 @@ func (w *sealWriter) add(r *Record) (complete bool, err error) {
 	return true, w.flush()
 }
 
-// flush completes a block with the records that were added since the last block.
+// flush completes a block with the records added since the last block.
 func (w *sealWriter) flush() error {
 	if w.encoder.rows() == 0 {
 		return nil
@@ -94,7 +94,7 @@ func (w *sealWriter) flush() error {
 	return w.put(b)
 }
 
-// put adds a block after the records that were added so far.
+// put adds a block after the records added so far.
 func (w *sealWriter) put(b sealedBlock) error {
 	if err := w.flush(); err != nil {
 		return err
@@ -252,7 +252,7 @@ func sealError(err error) error {
 	return err
 }
 
-// copyRows copies the readable records, and returns the number of corrupt ones.
+// copyRows copies the readable records and returns the number of corrupt ones.
 func copyRows(out *sealWriter, in *rows, pause func(time.Duration) error) (cut int, err error) {
 	from := time.Now()
 	var rec Record

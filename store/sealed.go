@@ -230,8 +230,8 @@ type sealedFile struct {
 	broken error       // the first error in the structure of the file, or nil
 }
 
-// openSealed opens a sealed segment and reads its index. Blocks are read only if entries
-// of the index are lost.
+// openSealed opens a sealed segment and reads its index. Blocks are read only
+// if index entries are lost.
 func openSealed(d *directory, info Segment) (*sealedFile, error) {
 	file, err := d.open(info.Name, os.O_RDONLY)
 	if err != nil {
@@ -321,8 +321,8 @@ func (s *sealedFile) read(at, size int64, buf []byte) ([]byte, error) {
 	return buf, nil
 }
 
-// match completes the blocks with the entries of the index. match reads blocks without
-// an entry, to learn their keys.
+// match completes the blocks with the index entries, and reads blocks without
+// an entry to learn their keys.
 func (s *sealedFile) match(entries map[recordKey][]byte) error {
 	var b decodedBlock
 	for i := range s.blocks {
@@ -429,7 +429,7 @@ func (b *block) appendKeys(dst []recordKey) []recordKey {
 }
 
 // each calls f with the number and the records of each block. It verifies all
-// checksums, and returns the first error of a block or of f.
+// checksums and returns the first error from a block or from f.
 func (s *sealedFile) each(f func(i int, b *decodedBlock) error) error {
 	var b decodedBlock
 	for i := range s.blocks {
@@ -443,7 +443,7 @@ func (s *sealedFile) each(f func(i int, b *decodedBlock) error) error {
 	return nil
 }
 
-// check loads a block, and verifies its checksum and index entry.
+// check loads a block and verifies its checksum and index entry.
 func (s *sealedFile) check(info *blockInfo, b *decodedBlock) error {
 	if err := s.load(info, b, AllKinds); err != nil || info.bare {
 		return err

@@ -43,9 +43,9 @@ func sealingWriter(dir string) {
 	}
 }
 
-// killed starts the test program with the given environment, kills it at a random time
-// after at most the given number of lines of output, and returns the last number that
-// the program printed.
+// killed starts the test program with the given environment, kills it at a
+// random time within the given number of lines of output, and returns the last
+// number that the program printed.
 func killed(t *testing.T, lines, last int, env ...string) int {
 	t.Helper()
 	self, err := os.Executable()
@@ -80,8 +80,9 @@ func killed(t *testing.T, lines, last int, env ...string) int {
 	return last
 }
 
-// TestSealKill checks that a Writer that is killed during sealing loses no flushed
-// session. Readers get each session once. The next start removes temporary files.
+// TestSealKill checks that a Writer killed during sealing loses no flushed
+// session. Readers get each session once. The next start removes temporary
+// files.
 func TestSealKill(t *testing.T) {
 	dir := t.TempDir()
 	rounds := sealKillRounds

@@ -19,8 +19,8 @@ const (
 	// fillPercent is high because keys are appended.
 	fillPercent = 0.9
 
-	// allocSize is the number of bytes by which a file grows. A smaller value would
-	// save space on a quiet day, but cost an additional sync.
+	// allocSize is the number of bytes by which a file grows. A smaller value
+	// would save space on a quiet day but require an additional sync.
 	allocSize = 256 << 10
 
 	// lockTimeout limits bbolt to one attempt to lock a file, without waiting.

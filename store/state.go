@@ -56,16 +56,17 @@ type StateOptions struct {
 	Every   time.Duration // write interval; 5 s if 0
 	MaxSize int64         // maximum size of the file in bytes; 256 MiB if 0
 
-	// Load is called once, in the background, with all entries of the file. An entry is
-	// valid until the next entry. Entries can contain any bytes, because bbolt has no
-	// checksums for data. If the file is corrupt, the sequence ends early.
+	// Load is called once, in the background, with all entries of the file.
+	// Each entry is valid only until the next one. Entries can contain any
+	// bytes, because bbolt has no checksums for data. If the file is corrupt,
+	// the sequence ends early.
 	Load func(iter.Seq[Entry])
 	// Changes returns at most n entries that have changed since the last call. The
 	// State owns the returned entries. Changes is called in the background, after Load.
 	Changes func(n int) []Entry
 	// Rewrite is called after Load if the file is new or was replaced. After Rewrite,
-	// Changes must return all entries again. Entries in the file that Changes does not
-	// return remain.
+	// Changes must return all entries again. Entries in the file that Changes
+	// does not return are kept.
 	Rewrite func()
 
 	// Room, if not nil, is called in the background before the file grows. bytes is the
@@ -86,9 +87,10 @@ const firstStateSchema = 2
 // directory has a file for every released schema.
 var migrations []func(*bbolt.Tx) error
 
-// A State stores rows in one file, across sessions. Only a background goroutine accesses
-// the file, so that a slow or failing disk does not block a caller. The State holds one
-// batch of unwritten changes, and the owner of the rows holds all other changes.
+// A State stores rows that outlast sessions in one file. Only a background
+// goroutine accesses the file, so that a slow or failing disk does not block a
+// caller. The State holds one batch of unwritten changes, and the owner of the
+// rows holds all other changes.
 type State struct {
 	path string
 	o    StateOptions
@@ -145,11 +147,11 @@ func OpenState(dir string, o StateOptions) *State {
 	return s
 }
 
-// Flush writes all changes, and returns any write error.
+// Flush writes all changes and returns any write error.
 func (s *State) Flush(ctx context.Context) error { return s.k.flush(ctx) }
 
-// Close writes the last changes and releases the file. Every call returns the error
-// of that write.
+// Close writes the last changes and releases the file. Every call returns that
+// write's error.
 func (s *State) Close() error {
 	if err := s.k.close(); err != nil {
 		return fmt.Errorf("write %s: %w", s.path, err)
@@ -157,7 +159,7 @@ func (s *State) Close() error {
 	return nil
 }
 
-// Status returns the status of the State.
+// Status returns the State's status.
 func (s *State) Status() StateStatus {
 	size := s.k.size()
 	s.k.mu.Lock()
@@ -296,8 +298,8 @@ func (s *State) commit() (dropped int, err error) {
 	return dropped, err
 }
 
-// putEntries writes or deletes entries. It drops entries outside bbolt's limits, and
-// returns their number.
+// putEntries writes or deletes entries. It drops entries outside bbolt's limits
+// and returns their number.
 func putEntries(tx *bbolt.Tx, batch []Entry) (dropped int, err error) {
 	for i := range batch {
 		e := &batch[i]
@@ -400,7 +402,7 @@ func (s *State) create() (*segment, error) {
 	return seg, nil
 }
 
-// load passes all entries to the function Load.
+// load passes all entries to the Load function.
 func (s *State) load() (err error) {
 	if s.o.Load == nil {
 		return nil

@@ -15,8 +15,8 @@ import (
 )
 
 // endlessState changes entries, flushes, and prints the number of rounds, until the
-// process is killed. Each round adds some entries, changes one entry, and deletes an
-// entry of the previous round.
+// process is killed. Each round adds some entries, changes one entry, and
+// deletes an entry from the previous round.
 func endlessState(dir string) {
 	rounds := -1
 	var batch []Entry

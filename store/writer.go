@@ -51,8 +51,8 @@ type Options struct {
 // callers nor cause calls to fail. Records wait in a bounded buffer, and failed writes
 // are retried. If the buffer is full, records are dropped and counted.
 //
-// A record belongs to the day on which its session ended. If today's segment already
-// exists, it also receives late records of the previous day.
+// A record belongs to the day on which its session ended. If today's segment
+// already exists, it also receives late records from the previous day.
 type Writer struct {
 	o Options
 	k keeper // of the current segment
@@ -174,13 +174,14 @@ func (w *Writer) take(end time.Time, id uint64, value []byte) (wake bool) {
 	return true
 }
 
-// Flush writes all records that were added before the call, and returns any write
-// error.
+// Flush writes all records that were added before the call and returns any
+// write error.
 func (w *Writer) Flush(ctx context.Context) error { return w.k.flush(ctx) }
 
-// Close writes all records that were added, and stops the Writer. Records that cannot
-// be written, and records added later, are dropped. The error contains the cause and
-// the number of dropped records. Only the first call returns the error.
+// Close writes all records that were added and stops the Writer. Records that
+// cannot be written, and records added later, are dropped. The error contains
+// the cause and the number of dropped records. Only the first call returns the
+// error.
 func (w *Writer) Close() error {
 	w.mu.Lock()
 	again := w.closed
@@ -195,7 +196,7 @@ func (w *Writer) Close() error {
 	return fmt.Errorf("%w; lost sessions: %s", err, w.drops)
 }
 
-// Status returns the state of the Writer.
+// Status returns the Writer's status.
 func (w *Writer) Status() Status {
 	s := w.diskStatus()
 	s.Bytes += w.k.size()
@@ -298,7 +299,7 @@ func (w *Writer) run() {
 	}
 }
 
-// buffered returns the number of records that wait in the active buffer.
+// buffered returns the number of records waiting in the active buffer.
 func (w *Writer) buffered() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()

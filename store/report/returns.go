@@ -301,7 +301,7 @@ func (s *ReturnSummary) JSON(w io.Writer) error {
 	return text.JSON(w, s, "  ")
 }
 
-// Text writes the summary as text of 80 columns, with times in zone.
+// Text writes the summary as text 80 columns wide, with times in zone.
 func (s *ReturnSummary) Text(w io.Writer, zone *time.Location) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Returning hosts, from %s to %s\n", s.Since.In(zone).Format("2006-01-02 15:04"), s.Until.In(zone).Format("2006-01-02 15:04 -0700"))

@@ -173,7 +173,7 @@ networks are ours. We answer on the address that whois has for them.
 [YOUR NAME, YOUR SITE]
 `
 
-// Text writes the summary as text of 80 columns, with times in zone.
+// Text writes the summary as text 80 columns wide, with times in zone.
 func (s *ScannerSummary) Text(w io.Writer, zone *time.Location) error {
 	var b strings.Builder
 	const layout = "2006-01-02 15:04"
