@@ -358,7 +358,7 @@ func TestListDescribe(t *testing.T) {
 		t.Fatal(err)
 	}
 	if text := strings.Join(strings.Fields(b.String()), " "); !strings.Contains(text, "is in the DNS list `zen`: it is rejected") ||
-		!strings.Contains(text, "is in the DNS list `white`. The DNS list `white` is list.example.net. Without an answer of the list, rules about DNS lists reject the host only temporarily.") || !strings.Contains(text, "The DNS list `zen` is zen.example.org.") {
+		!strings.Contains(text, "is in the DNS list `white`. The DNS list `white` is list.example.net. If the list has not answered, rules about DNS lists reject the host only temporarily.") || !strings.Contains(text, "The DNS list `zen` is zen.example.org.") {
 		t.Error(text)
 	}
 }

@@ -194,7 +194,7 @@ func (p *parser) line(lx *lexer, tokens []token) (Statement, *Error) {
 		}
 	}
 	if hint := replacement(first.text, ""); hint != "" {
-		return nil, l.errorf(first.pos, hint, "`%s` is a statement of an earlier version", first)
+		return nil, l.errorf(first.pos, hint, "`%s` is a statement from an earlier version", first)
 	}
 	var words []string
 	for _, s := range p.statements {

@@ -71,7 +71,7 @@ func putRules(tx *bbolt.Tx, rules *ruleTexts) error {
 	}
 	meta := tx.Bucket(bucketMeta)
 	if meta == nil {
-		return damaged("the bucket of meta data is missing")
+		return damaged("the metadata bucket is missing")
 	}
 	for ref, text := range rules.text {
 		key := []byte(ruleName(ref))

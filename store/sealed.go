@@ -414,7 +414,7 @@ func (b *decodedBlock) decode(value []byte, info *blockInfo, kinds Kinds) error 
 	case n == 0 || !slices.IsSortedFunc(b.keys, recordKey.compare):
 		return damaged("block %s: records out of order", info.name())
 	case !info.bare && (b.keys[0] != info.first || b.keys[n-1] != info.last || uint32(n) != info.records):
-		return damaged("block %s: other records than in the index", info.name())
+		return damaged("block %s: records differ from the index", info.name())
 	}
 	return nil
 }
@@ -460,7 +460,7 @@ func (s *sealedFile) check(info *blockInfo, b *decodedBlock) error {
 	})
 	missing := slices.ContainsFunc(hashes, func(h uint64) bool { return !info.may(h) })
 	if err == nil && (missing || sum.sessions != info.sessions || sum.messages != info.messages) {
-		err = damaged("block %s: other totals than in the index", info.name())
+		err = damaged("block %s: totals differ from the index", info.name())
 	}
 	return err
 }

@@ -270,7 +270,7 @@ func (s *segment) commit(records []byte, drops Dropped, rules *ruleTexts) error 
 		}
 		b := tx.Bucket(bucketSessions)
 		if b == nil {
-			return damaged("the bucket of sessions is missing")
+			return damaged("the sessions bucket is missing")
 		}
 		b.FillPercent = fillPercent
 		for len(records) > 0 {
@@ -294,7 +294,7 @@ func addDropped(tx *bbolt.Tx, drops Dropped) error {
 	}
 	meta := tx.Bucket(bucketMeta)
 	if meta == nil {
-		return damaged("the bucket of meta data is missing")
+		return damaged("the metadata bucket is missing")
 	}
 	old := readDropped(meta.Get)
 	for r, n := range drops {
@@ -320,7 +320,7 @@ func readDropped(get func([]byte) []byte) (d Dropped) {
 // checkSchema returns an error if this program cannot read the segment.
 func checkSchema(tx *bbolt.Tx) error {
 	if tx.Bucket(bucketSessions) == nil {
-		return damaged("the bucket of sessions is missing")
+		return damaged("the sessions bucket is missing")
 	}
 	n, err := schemaOf(tx, schema)
 	if err == nil {
@@ -334,7 +334,7 @@ func checkSchema(tx *bbolt.Tx) error {
 func schemaOf(tx *bbolt.Tx, known int) (int, error) {
 	meta := tx.Bucket(bucketMeta)
 	if meta == nil {
-		return 0, damaged("the bucket of meta data is missing")
+		return 0, damaged("the metadata bucket is missing")
 	}
 	v := meta.Get(keySchema)
 	if len(v) != 2 || v[0] == 0 && v[1] == 0 {

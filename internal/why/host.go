@@ -403,7 +403,7 @@ func (w *query) addRemedies(h *Host, friend bool) {
 	}
 	h.Remedies = append(h.Remedies, w.befriend(h.Prefix))
 	if w.Policy != nil && !strings.Contains(w.Policy.String(), "pass from <friends>") {
-		h.Remedies = append(h.Remedies, Remedy{"pass from <friends>", "in " + w.File + ": add this statement, it is missing"})
+		h.Remedies = append(h.Remedies, Remedy{"pass from <friends>", "in " + w.File + ": this statement is missing; add it"})
 	}
 	advice.listed()
 }

@@ -281,7 +281,7 @@ var endings = map[smtp.Ending]string{
 	smtp.EndingTimeout:  "smtpd timed out",
 	smtp.EndingRejected: "smtpd or a filter closed the connection",
 	smtp.EndingStopped:  "smtpd stopped",
-	smtp.EndingClosed:   "the connection was closed, by which side is unknown",
+	smtp.EndingClosed:   "the connection was closed; which side closed it is unknown",
 	smtp.EndingPartial:  "the session has ended; the log shows only some of its commands",
 }
 

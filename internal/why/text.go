@@ -150,7 +150,7 @@ func (p *printer) rules(list []Rule) {
 			p.line("text", "%s", r.Text)
 		}
 		if r.CountedBy != "" {
-			p.line("", "(counts over several sessions by %s; the evidence below is of this session only)", r.CountedBy)
+			p.line("", "(counts over several sessions by %s; the evidence below is from this session only)", r.CountedBy)
 		}
 		switch {
 		case r.BannedIn != "":

@@ -135,14 +135,14 @@ func (a *Answer) summarizeUser(day func(time.Time) string) {
 	if l.AtLeast {
 		least = "at least "
 	}
-	a.State = fmt.Sprintf("no login of this user in the records, %s from %s%s", text.Plural(l.Failed, "failed attempt"), least, text.Plural(l.Others, "host"))
+	a.State = fmt.Sprintf("no logins by this user in the records, %s from %s%s", text.Plural(l.Failed, "failed attempt"), least, text.Plural(l.Others, "host"))
 	a.Cause, a.Undo = "the server rejected each password", "nothing to undo"
 	if l.Passed > 0 {
 		a.State = fmt.Sprintf("%s from %s, the last on %s from %s", text.Plural(l.Passed, "login"), text.Plural(l.Hosts, "host"), day(l.Last.Time), cmp.Or(l.From, "one of many hosts"))
 		if l.Others > 0 {
 			a.State += fmt.Sprintf("; %s%s only failed", least, text.Plural(l.Others, "other host"))
 		}
-		a.Cause = "no failed login from a host with a login of the user"
+		a.Cause = "no failed logins from hosts from which the user has logged in"
 		if !l.wrong.IsZero() {
 			a.Cause = "the server rejected a password from such a host, the last on " + day(l.wrong)
 		}
@@ -236,7 +236,7 @@ func (p *printer) logins(a *Answer) {
 		return
 	}
 	if len(l.Tried) > 0 {
-		fmt.Fprintln(p.w, "Hosts with failed logins of the user")
+		fmt.Fprintln(p.w, "Hosts with failed logins by the user")
 	}
 	for _, h := range l.Tried {
 		line := fmt.Sprintf("%s: %s, the last on %s", prefix.String(h.Prefix), text.Plural(h.Failed, "failed login"), p.time(h.Last.Time))

@@ -277,11 +277,11 @@ func (w *query) findSessions() error {
 		w.note("records contain hashed addresses, and their key %s cannot be read; run scanwatch as the owner of the key or as root", filepath.Join(w.Dir, privacy.KeyFile))
 	}
 	if summed > 0 && (w.q.is("sender") || w.q.is("recipient")) && !bytes.HasPrefix(w.q.text, []byte("@")) {
-		w.note("%s in aggregates, which contain no senders, and only the domains of recipients; search for @DOMAIN, or for the address of the client", text.Plural(summed, "session is", "sessions are"))
+		w.note("%s in aggregates, which contain no senders, and only the domains of recipients; search for @DOMAIN, or for the client's address", text.Plural(summed, "session is", "sessions are"))
 	}
 	w.decideUser(otherwise)
 	if unnamed > 0 && w.q.onlyUser() {
-		w.note("aggregates contain %s without the name of the user; some may be this user's", text.Plural(unnamed, "login attempt"))
+		w.note("aggregates contain %s without the user's name; some may be this user's", text.Plural(unnamed, "login attempt"))
 	}
 	if w.answer.records == 0 && w.q.is("session") {
 		if err := w.noteUnnamed(); err != nil {
@@ -326,9 +326,9 @@ func (w *query) noteUnnamed() error {
 	})
 	switch {
 	case rejected > 0:
-		w.note("or it is one of %s in aggregates, whose ids are not recorded; search for the address of the client", text.Plural(rejected, "rejected session", "rejected sessions"))
+		w.note("or it is one of %s in aggregates, whose ids are not recorded; search for the client's address", text.Plural(rejected, "rejected session", "rejected sessions"))
 	case summed > 0:
-		w.note("or it is one of %s in aggregates, which contain the ids of rejected sessions only; search for the address of the client", text.Plural(summed, "session", "sessions"))
+		w.note("or it is one of %s in aggregates, which contain the ids of rejected sessions only; search for the client's address", text.Plural(summed, "session", "sessions"))
 	}
 	return err
 }

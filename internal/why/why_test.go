@@ -477,7 +477,7 @@ func TestUserIsNotTheAttacker(t *testing.T) {
 		"erin": {State: "1 login from 1 host, the last on 2026-11-02 09:00 +0000 from 192.0.2.9; 1 other host only failed; 1 of these hosts is banned now", Cause: "the server rejected a password from such a host, the last on 2026-11-02 11:00 +0000",
 			Undo: "scanwatch unban ADDRESS, if the user is at one of the banned hosts below"},
 		"frank": {State: banned + ", from which the user logged in, is banned until ", Undo: "scanwatch unban " + banned},
-		"grace": {State: "no login of this user in the records, 1 failed attempt from 1 host", Cause: "the server rejected each password", Undo: "nothing to undo"},
+		"grace": {State: "no logins by this user in the records, 1 failed attempt from 1 host", Cause: "the server rejected each password", Undo: "nothing to undo"},
 	} {
 		a, out := ask(t, user, "user", options(t, dir, whyConf))
 		if !strings.HasPrefix(a.State, want.State) || want.Cause != "" && a.Cause != want.Cause || a.Undo != want.Undo {
@@ -501,7 +501,7 @@ func TestUserWithoutKind(t *testing.T) {
 		t.Fatal(err)
 	}
 	a, out := ask(t, "Erin", "", options(t, dir, whyConf))
-	if a.Logins == nil || a.Logins.Failed != 1 || !slices.Equal(a.Kinds, []string{"user"}) || !strings.HasPrefix(a.State, "no login of this user") {
+	if a.Logins == nil || a.Logins.Failed != 1 || !slices.Equal(a.Kinds, []string{"user"}) || !strings.HasPrefix(a.State, "no logins by this user") {
 		t.Errorf("%s", out)
 	}
 	a, out = ask(t, "office", "", options(t, dir, whyConf))
@@ -635,7 +635,7 @@ func TestUserOfManyHosts(t *testing.T) {
 	}
 	for _, want := range []string{"1 login from 1 host, the last on 2026-11-02 11:30 +0000 from 198.51.100.7; at least 10000 other hosts only failed",
 		"Cause: the server rejected a password from such a host, the last on 2026-11-02 11:40 +0000",
-		"aggregates contain 33 login attempts without the name of the user; some may be this user's"} {
+		"aggregates contain 33 login attempts without the user's name; some may be this user's"} {
 		if !strings.Contains(strings.Join(strings.Fields(out), " "), want) {
 			t.Errorf("no %q in\n%s", want, out)
 		}
@@ -842,7 +842,7 @@ func TestSum(t *testing.T) {
 				t.Errorf("%s: no %q in\n%s", c.arg, want, out)
 			}
 		}
-		if c.arg == "00000000000000ee" && !slices.Contains(a.Notes, "or it is one of 397 rejected sessions in aggregates, whose ids are not recorded; search for the address of the client") {
+		if c.arg == "00000000000000ee" && !slices.Contains(a.Notes, "or it is one of 397 rejected sessions in aggregates, whose ids are not recorded; search for the client's address") {
 			t.Errorf("notes %q", a.Notes)
 		}
 		if c.want == nil && (!a.Empty() || !slices.ContainsFunc(a.Notes, func(n string) bool { return strings.HasPrefix(n, "400 sessions are in aggregates, ") })) {
@@ -887,7 +887,7 @@ func TestSumWithoutIDs(t *testing.T) {
 		t.Fatal(err)
 	}
 	a, _ := ask(t, "00000000000000ee", "", options(t, dir, ""))
-	if want := "or it is one of 29 sessions in aggregates, which contain the ids of rejected sessions only; search for the address of the client"; !a.Empty() || !slices.Contains(a.Notes, want) {
+	if want := "or it is one of 29 sessions in aggregates, which contain the ids of rejected sessions only; search for the client's address"; !a.Empty() || !slices.Contains(a.Notes, want) {
 		t.Errorf("notes %q", a.Notes)
 	}
 }

@@ -42,8 +42,8 @@ type offence struct {
 var offences = []offence{
 	{"scanner", []int{14}, "scans mail servers", false},
 	{"botnet-helo", []int{20, 18}, "greets as a known attack tool does", false},
-	{"helo-own-name", []int{17}, "greets with the name of the server it talks to", false},
-	{"helo-own-address", []int{17}, "greets with the address of the server it talks to", false},
+	{"helo-own-name", []int{17}, "greets with the name of the server that it connects to", false},
+	{"helo-own-address", []int{17}, "greets with the address of the server that it connects to", false},
 	{"helo-forged", []int{17}, "greets with a name that is not its own", false},
 	{"talks-http", []int{14}, "speaks HTTP to a mail server", false},
 	{"talks-ssh", []int{14}, "speaks SSH to a mail server", false},

@@ -72,7 +72,7 @@ type pageSection struct {
 func (p *Page) HTML(w io.Writer, zone *time.Location) error {
 	t, err := template.New("page").Parse(pageText)
 	if err != nil {
-		return fmt.Errorf("parse the template of the page: %w", err)
+		return fmt.Errorf("parse the page's template: %w", err)
 	}
 	var b bytes.Buffer // a failed template must not cause partial output
 	if err := t.Execute(&b, p.view(zone)); err != nil {

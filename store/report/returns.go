@@ -342,7 +342,7 @@ func (s *ReturnSummary) Text(w io.Writer, zone *time.Location) error {
 	b.WriteByte('\n')
 	wrap(&b, fmt.Sprintf("The shares refer to hosts that were watched for at least the given time. The suggested ban is the shortest after which fewer than %d%% more returned. A suggestion requires %d hosts.", int(fewMore*100), minHosts), 0)
 	if open {
-		wrap(&b, ">= means that hosts still returned in the last step: a longer ban may be worth it.", 0)
+		wrap(&b, ">= means that hosts still returned in the last step: a longer ban may be worthwhile.", 0)
 	}
 	if short {
 		wrap(&b, "* The history is shorter than 30d.", 0)

@@ -21,7 +21,7 @@ const maxRefusals = 8
 const (
 	SuspectLogin    = "the client had authenticated"
 	SuspectMessages = "other messages from it were accepted"
-	SuspectClean    = "it passes FCrDNS, without evidence of high confidence"
+	SuspectClean    = "it passes FCrDNS and has no high-confidence evidence"
 	SuspectReturn   = "it passes FCrDNS and returned, as a mailing list does"
 )
 

@@ -283,7 +283,7 @@ func (s *UserSummary) Text(w io.Writer, zone *time.Location) error {
 const maxUserColumn = 32
 
 // attackedText explains the list of attacked users.
-const attackedText = "Users with 10 failed logins, or failed logins from 3 networks (/24, IPv6 /48), in networks without a login of the user."
+const attackedText = "Users with 10 failed logins, or failed logins from 3 networks (/24, IPv6 /48), in networks from which the user has never logged in."
 
 // writeAttacked lists accounts under attack.
 func writeAttacked(l *lines, all []AttackedUser, more int) {
