@@ -11,7 +11,7 @@ import (
 )
 
 // A Role is the task of a companion. A companion is a scanwatch(8) command that
-// runs as a service with its own user.
+// runs as a service under a separate user.
 type Role string
 
 // Roles of companions.

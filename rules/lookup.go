@@ -347,9 +347,9 @@ func beforeAnswers(k *checker, r *Rule) {
 	}
 }
 
-// usesLookup checks a condition on DNS lists. A listing in a block list is no
-// reason to exempt a client, and a listing in an allowlist is no reason to
-// reject it.
+// usesLookup checks a condition on DNS lists. A listing in a block list is
+// not a reason to exempt a client, and a listing in an allowlist is not a
+// reason to reject it.
 func usesLookup(k *checker, c *Cond, ofRule bool) {
 	for _, v := range c.Values {
 		l := k.listed[v.Text]

@@ -127,7 +127,7 @@ func (d *directory) rename(from, to string) error {
 	return nil
 }
 
-// own gives a file created by root to the directory's owner.
+// own changes the owner of a file created by root to the directory's owner.
 func (d *directory) own(f *os.File) error {
 	if os.Geteuid() != 0 {
 		return nil

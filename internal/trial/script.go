@@ -19,7 +19,7 @@ type Step struct{ Kind, Text string }
 
 // stepKinds lists the kinds of steps, each with a template for the recorded
 // step, which lacks only the argument. If several kinds share a store.Kind, the
-// last one also stands for all results that are not listed.
+// last one also represents all results that are not listed.
 var stepKinds = []struct {
 	name string
 	step store.Step

@@ -36,7 +36,7 @@ type kind struct {
 	like []string // earlier kinds with the same syntax
 	// fits reports whether a question's text has this kind's syntax, and stores the parsed value.
 	// Once a kind fits, Parse tries a later kind only if the later kind's like
-	// field names the one that fits.
+	// field names the kind that fits.
 	fits   func(*Question) bool
 	strict bool // with --as, text without this syntax is an error
 	head   func(*Question, *store.Record) bool
