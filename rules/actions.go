@@ -55,8 +55,8 @@ var actions = []action{
 }
 
 // parseBan parses the durations of bans for consecutive offences. Only the
-// first duration may be 0s. The first offence is then counted but does not lead
-// to a ban.
+// first duration may be 0s, in which case the first offence is counted but
+// does not lead to a ban.
 func parseBan(l *line, r *Rule) *Error {
 	return l.each(func() *Error {
 		t := l.peek()

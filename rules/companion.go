@@ -48,8 +48,8 @@ type Companion struct {
 	Role Role
 	User string // name or number of the user that the process runs as
 
-	// Target and Argument describe a sync companion's target. Max is the maximum number
-	// of entries. If Max is 0, the default applies.
+	// Target and Argument describe a sync companion's target. Max is the
+	// maximum number of entries, or 0 for the default.
 	Target, Argument string
 	Format           string
 	Reload           []string

@@ -25,7 +25,8 @@ type Settings struct {
 	OwnAddresses []netip.Prefix
 	Gateways     []netip.Prefix // addresses shared by many hosts
 	Delimiter    byte           // character between a mailbox and its detail; + if not set
-	// RunDir is the directory of the companions' socket. It is empty if not set.
+	// RunDir is the directory of the companions' socket, or empty if it is
+	// not set.
 	RunDir     string
 	Companions []*Companion
 	Zones      []*Zone
@@ -119,7 +120,7 @@ type Source struct {
 	Exempts bool // the table is used only for exemptions
 }
 
-// A Policy is a compiled configuration. A Policy is read-only and safe for concurrent
+// A Policy is a compiled configuration. It is read-only and safe for concurrent
 // use.
 type Policy struct {
 	Settings
@@ -310,8 +311,9 @@ func (p *Policy) InMode(m Mode) *Policy {
 	return &other
 }
 
-// Only returns a copy of p whose only rule is the named one. All pass statements,
-// weights and tables are kept. If the named rule does not exist, Only returns nil.
+// Only returns a copy of p whose only rule is the named one, with all pass
+// statements, weights and tables. If the named rule does not exist, Only
+// returns nil.
 func (p *Policy) Only(name string) *Policy {
 	other := *p
 	other.rules, other.phases = nil, [smtp.NumPhases][]int{}

@@ -6,8 +6,8 @@ import (
 	"unicode/utf8"
 )
 
-// Pos is a position in a configuration file. Lines and columns start at 1. Each
-// character is one column, even a tab.
+// Pos is a position in a configuration file. Lines and columns start at 1,
+// and each character is one column, even a tab.
 type Pos struct {
 	File   string
 	Line   int

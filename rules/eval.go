@@ -34,7 +34,7 @@ type Verdict struct {
 	Phase smtp.Phase
 	// Pass is the pass statement that matched, or nil. If Pass is set, no rule applies.
 	Pass *Pass
-	// Act is the outcome to enforce. Act is empty in observe mode.
+	// Act is the outcome to enforce, which is empty in observe mode.
 	Act Outcome
 	// Would is the outcome that is only observed: in observe mode, the
 	// outcome of all rules; in enforce mode, the outcome of the rules

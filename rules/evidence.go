@@ -1,12 +1,13 @@
 // Package rules implements the evidence tokens and the policy language of
 // scanwatch.conf(5).
 //
-// Parse parses a file into a tree. Check finds errors and likely mistakes in the tree.
-// Compile compiles the tree into a Policy. In each phase of a session, the Policy
-// evaluates the Facts and returns a Verdict.
+// Parse parses a file into a tree, Check finds errors and likely mistakes
+// in the tree, and Compile compiles the tree into a Policy. In each phase
+// of a session, the Policy evaluates the Facts and returns a Verdict.
 //
-// The package does not depend on the protocol, the clock or the disk. Callers pass
-// functions that read files. Facts holds counts and the results of lookups.
+// The package does not depend on the protocol, the clock or the disk:
+// callers pass functions that read files, and Facts holds counts and the
+// results of lookups.
 package rules
 
 import (

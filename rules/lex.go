@@ -19,7 +19,7 @@ const (
 	signToken               // one of { } , = > !
 )
 
-// A token is a word in a line. The text of a token has no quotes or escapes.
+// A token is a word in a line. Its text has no quotes or escapes.
 type token struct {
 	kind kind
 	text string

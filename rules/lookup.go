@@ -35,8 +35,8 @@ type Lookup struct {
 const KeyMark = "{key}"
 
 const (
-	// MaxLookups is the maximum number of lists. Each list is queried about
-	// each unknown client.
+	// MaxLookups is the maximum number of lists, each of which is queried
+	// about each unknown client.
 	MaxLookups    = 8
 	maxLookupRate = 1000
 	minHold       = 10 * time.Millisecond

@@ -55,7 +55,8 @@ const (
 	localPart
 )
 
-// A pattern is a name, suffix, glob or regular expression. The text is in lower case.
+// A pattern is a name, suffix, glob or regular expression. Its text is in lower
+// case.
 type pattern struct {
 	part   part
 	suffix bool // text starts with a dot, and also matches the names below the domain
@@ -134,7 +135,8 @@ func equalFold(text string, b []byte) bool {
 	return true
 }
 
-// matchGlob reports whether b matches glob. A `*` matches any number of bytes.
+// matchGlob reports whether b matches glob, in which a `*` matches any
+// number of bytes.
 func matchGlob(glob string, b []byte) bool {
 	g, i, star, mark := 0, 0, -1, 0
 	for i < len(b) {

@@ -24,10 +24,10 @@ const (
 
 const tooLong = `write long lists as a table: table <name> file "..."`
 
-// Parse parses a configuration file and the files it includes. Files are read with
-// readFile, for example os.ReadFile. The error is of type Errors and lists all
-// errors and all unreadable files. Parse does not check the Config; see Check
-// and Compile.
+// Parse parses a configuration file and the files it includes. It reads files
+// with readFile, for example os.ReadFile. The error is of type Errors and lists
+// all errors and all unreadable files. Parse does not check the Config; see
+// Check and Compile.
 func Parse(name string, readFile func(name string) ([]byte, error)) (*Config, error) {
 	p := &parser{readFile: readFile, reserved: reserved(), statements: statements}
 	c := p.file(name, nil)
@@ -308,8 +308,8 @@ func (l *line) end() Pos {
 	return t.pos
 }
 
-// peek returns the next token without consuming it. At the end of the line, peek
-// returns an empty sign.
+// peek returns the next token without consuming it, or an empty sign at the
+// end of the line.
 func (l *line) peek() token {
 	if l.at < len(l.toks) {
 		return l.toks[l.at]

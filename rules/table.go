@@ -30,7 +30,8 @@ func (t *inline) MatchName(b []byte) bool { return matchAny(t.c.names, trimDot(b
 
 func (t *inline) MatchASN(n uint32) bool { return slices.Contains(t.c.as, n) }
 
-// sources holds the sources of a table. An element is nil if its source is not loaded.
+// sources holds a table's sources, with nil for each source that is not
+// loaded.
 type sources []Table
 
 func (s sources) any(match func(Table) bool) bool {
@@ -102,8 +103,8 @@ func (p *Policy) PassesKnown() bool {
 	return !slices.Contains(list, nil)
 }
 
-// PassesUseTable reports whether a pass statement uses the table. The result is true
-// for <friends>, which always exempts clients.
+// PassesUseTable reports whether a pass statement uses the table. It returns
+// true for <friends>, which always exempts clients.
 func (p *Policy) PassesUseTable(name string) bool {
 	return name == "friends" || slices.ContainsFunc(p.passes, func(s pass) bool {
 		return slices.ContainsFunc(s.tree.Conds, func(c *Cond) bool {

@@ -44,8 +44,8 @@ func (c *Contents) AddName(name string) {
 	c.Add(class, 1, name)
 }
 
-// asks maps conditions to the classes of entries that they use. A condition that is not
-// listed uses names.
+// asks maps conditions to the classes of entries that they use; a condition
+// that is not listed uses names.
 var asks = map[string][]ValueClass{"src": {Addresses}, "asn": {Numbers}, "country": {Codes}}
 
 func asked(word string) []ValueClass {

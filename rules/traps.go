@@ -16,12 +16,12 @@ import (
 // condTraps lists functions that check a single condition.
 var condTraps = []func(*checker, *Cond){countedOnce, lowOnly, noUser, misshapenValues, noCountry, tooWide}
 
-// pairTraps lists functions that check two conditions of a statement. Each function is
-// called for every pair, in both orders.
+// pairTraps lists functions that check two conditions of a statement; each
+// is called for every pair, in both orders.
 var pairTraps = []func(*checker, *Cond, *Cond){failedAndLoggedIn, namelessAndNamed, excluded, listedAndKnown}
 
-// perEvent lists evidence that is counted at each event. Other evidence is counted once
-// per session.
+// perEvent lists evidence that is counted at each event; other evidence is
+// counted once per session.
 var perEvent = []string{"unknown-recipient", "backscatter", "recipient-flood", "relay-probe", "unknown-command", "auth-failure", "auth-unsupported", "flood"}
 
 // alwaysLow lists evidence that always has low confidence and therefore matches

@@ -72,8 +72,8 @@ func (s Standing) AtLeast(least Standing) Truth {
 	return truth(s >= least)
 }
 
-// Truth is the result of a condition. The zero Truth is Unknown: the condition cannot
-// be evaluated. Neither the condition nor its negation matches in that case.
+// Truth is the result of a condition. The zero Truth is Unknown: the condition
+// cannot be evaluated, and neither it nor its negation matches.
 type Truth uint8
 
 // The results of a condition.
@@ -105,8 +105,8 @@ func truth(b bool) Truth {
 	return No
 }
 
-// Key is the property by which a count groups sessions. Sessions with the same value
-// are counted together.
+// Key is the property by which a count groups sessions: sessions with the
+// same value are counted together.
 type Key uint8
 
 // Keys for counting.

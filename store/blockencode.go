@@ -117,8 +117,8 @@ func (c *columns[T]) add(t *T) (size int) {
 	return size
 }
 
-// flush writes the columns and discards all values. Fields with few
-// combinations of values are stored as classes.
+// flush writes the columns and discards all values. It stores fields with
+// few combinations of values as classes.
 func (c *columns[T]) flush(w *column.Writer, j *joiner, names *columnNames) {
 	j.reset(c.n)
 	joined := j.joined[:0]

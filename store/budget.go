@@ -122,7 +122,7 @@ type spare struct {
 }
 
 // sparesOf returns the quarantined copies of state.db and the salvaged
-// segments. The files that were quarantined first come first.
+// segments, in the order in which they were quarantined.
 func sparesOf(state *directory, copies []fs.FileInfo, sessions *directory, all []Segment) (list []spare) {
 	for _, c := range copies {
 		list = append(list, spare{state, c.Name(), c.Size()})
@@ -142,10 +142,10 @@ func quarantinedAt(name string) string {
 	return at
 }
 
-// expiry returns the day on which a segment's retention starts. Normally, this is the
-// segment's own day. If the clock was wrong, it is the trusted day on which the segment
-// was created. To find that day, only segments of expired or future days are opened,
-// and only once.
+// expiry returns the day on which a segment's retention starts. Normally, this
+// is the segment's own day, but if the clock was wrong, it is the trusted day
+// on which the segment was created. To find that day, only segments of expired
+// or future days are opened, and only once.
 func (b *budget) expiry(d *directory, s *Segment, oldest time.Time) time.Time {
 	if s.Quarantined || !s.Day.Before(oldest) && !s.Day.After(b.clock.believed.Add(clockJump)) {
 		return s.Day

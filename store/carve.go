@@ -35,8 +35,8 @@ func openMark(v []byte) []byte {
 	return v[:markSize]
 }
 
-// carve searches the whole file for blocks, including unused pages. An unused page can
-// contain a second copy of a block.
+// carve searches the whole file for blocks, including unused pages, which
+// can contain second copies of blocks.
 func (s *sealedFile) carve() error {
 	info, err := s.file.Stat()
 	if err != nil {

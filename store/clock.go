@@ -34,9 +34,9 @@ type clock struct {
 	written  time.Time // the time in the file
 }
 
-// read returns a time that has certainly been reached. If the clock is trusted, this is
-// the current time. Otherwise, it is not later than the last trusted time. all lists
-// the segments in d.
+// read returns a time that has certainly been reached. If the clock is trusted,
+// this is the current time; if not, it is no later than the last trusted time.
+// all lists the segments in d.
 func (c *clock) read(d *directory, all []Segment) time.Time {
 	now := c.now()
 	if c.believed.IsZero() {

@@ -12,9 +12,9 @@ const (
 	compactBatch = 4 << 20
 )
 
-// oversized reports whether the file exceeds the maximum size. An oversized file was
-// written with a larger maximum. No room in the budget is reserved for it until it is
-// compacted.
+// oversized reports whether the file exceeds the maximum size. An oversized
+// file was written with a larger maximum, and no room in the budget is reserved
+// for it until it is compacted.
 func (s *State) oversized() bool { return s.k.size() > s.o.MaxSize }
 
 // maxSize returns the maximum size that the file can have after the batch is committed.
@@ -119,7 +119,8 @@ func usedBytes(s *segment) (used int64, err error) {
 	return used, err
 }
 
-// copyFile copies the rows to a new file, and renames it to the open file's name.
+// copyFile copies the rows to a new file and renames it to the open file's
+// name.
 func (s *State) copyFile() (*segment, error) {
 	f, err := s.k.directory.create(StateFile + newSuffix)
 	if err != nil {

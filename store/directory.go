@@ -51,7 +51,7 @@ func (d *directory) failed(op, file string, err error) error {
 	return &fs.PathError{Op: op, Path: d.name(file), Err: inner}
 }
 
-// sub opens a directory in d. A symbolic link is an error.
+// sub opens a directory in d. It returns an error for a symbolic link.
 func (d *directory) sub(name string) (*directory, error) {
 	path := d.name(name)
 	named, err := d.root.Lstat(name)

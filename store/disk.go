@@ -11,7 +11,8 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// days manages the segments of a Writer. Only the background goroutine uses days.
+// days manages the segments of a Writer. It is used only by the background
+// goroutine.
 type days struct {
 	k       *keeper // keeps the open segment
 	budget  budget
@@ -28,7 +29,7 @@ type days struct {
 // room than the rows.
 func (d *days) limit() int64 { return max(d.budget.bytes/16, MinBudget/8) }
 
-// prepare creates and locks the directory. If the lock is new, it also prunes.
+// prepare creates and locks the directory. It also prunes if the lock is new.
 func (d *days) prepare() error {
 	fresh, err := d.k.lockDirectory()
 	if fresh {
@@ -66,8 +67,8 @@ func (d *days) prune(room int64) error {
 	return err
 }
 
-// Reserve reserves bytes of the budget for the State's files. It returns when the bytes
-// are free.
+// Reserve reserves bytes of the budget for the State's files and returns
+// when they are free.
 func (w *Writer) Reserve(bytes int64) error {
 	r := reservation{bytes, make(chan error, 1)}
 	select {

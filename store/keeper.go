@@ -67,7 +67,7 @@ func (k *keeper) start(run func()) {
 	safego.Loop(k.log, "the writer of "+k.name, run, func() { close(k.done) })
 }
 
-// flush requests a write from the goroutine, and returns any write error.
+// flush requests a write from the goroutine and returns any write error.
 func (k *keeper) flush(ctx context.Context) error { return k.request(ctx, k.flushes, "flush") }
 
 // request sends a request to the goroutine and returns its error. verb names the
@@ -114,8 +114,8 @@ func (k *keeper) current() *segment {
 	return k.open
 }
 
-// snapshot returns a consistent copy of the open file. It returns ErrFinished if the
-// open file has a different name.
+// snapshot returns a consistent copy of the open file, or ErrFinished if
+// the open file has a different name.
 func (k *keeper) snapshot(name string) (*Snapshot, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -169,7 +169,8 @@ func cause(err error) string {
 	}
 }
 
-// pause returns the time to wait after an attempt. After a success, it returns idle.
+// pause returns the time to wait after an attempt, which is idle after a
+// success.
 func (k *keeper) pause(err error, idle time.Duration) time.Duration {
 	switch {
 	case err == nil:

@@ -10,7 +10,7 @@ import (
 // A corrupt file may have lost records from its day. The quarantined file is
 // not lasting proof of the loss, because it may be removed to stay within the
 // budget or by the operator. Another segment of the day is therefore marked
-// with "loss". The mark expires only with the day's records.
+// with "loss", a mark that expires only with the day's records.
 
 // markLoss marks the day of a segment as one that may have lost records.
 func (s *segment) markLoss(at time.Time) error {

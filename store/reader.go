@@ -44,8 +44,8 @@ type Reader struct {
 	// text.
 	Rules map[uint32]string
 
-	// Only, if not nil, selects records. The Reader does not read blocks without selected
-	// records.
+	// Only, if not nil, selects records. Blocks without selected records are
+	// not read.
 	Only *Selection
 
 	// Searched is the number of sessions that the last call read, or skipped because of
@@ -309,7 +309,7 @@ type source interface {
 	close()
 }
 
-// next moves to the next record. It returns false at the end.
+// next moves to the next record, or returns false at the end.
 func (c *cursor) next() (ok bool, err error) {
 	c.key, c.ok, err = c.src.next()
 	return c.ok, err
@@ -468,7 +468,7 @@ func tempFile() (*os.File, error) {
 	return f, nil
 }
 
-// openReadOnly locks, checks and maps a file. It closes the file on error.
+// openReadOnly locks, checks and maps a file, and closes it on error.
 func openReadOnly(f *os.File) (*bbolt.DB, error) {
 	// Lock the file first, because a file that is being written would not pass the
 	// check. bbolt locks the file again.

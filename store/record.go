@@ -135,7 +135,7 @@ func (r *Record) Steps(visit func(*Step) bool) error {
 	return c.Err()
 }
 
-// Cursor returns a Cursor at the first step of r. The Cursor is valid while r is valid.
+// Cursor returns a Cursor at the first step of r. It is valid while r is valid.
 func (r *Record) Cursor() Cursor {
 	c := Cursor{id: r.ID, rest: r.steps, skip: r.skip}
 	if r.block != nil {
@@ -234,8 +234,8 @@ type Step struct {
 	First uint64
 }
 
-// PhaseName returns the name of the phase. For an unknown phase, it returns the mail
-// server's word.
+// PhaseName returns the name of the phase, or the mail server's word for an
+// unknown phase.
 func (s *Step) PhaseName() string {
 	if s.Phase >= smtp.NumPhases && len(s.Arg) > 0 {
 		return string(s.Arg)
@@ -243,8 +243,8 @@ func (s *Step) PhaseName() string {
 	return s.Phase.String()
 }
 
-// DecisionName returns the name of the decision. For an unknown decision, it returns
-// the filter's word.
+// DecisionName returns the name of the decision, or the filter's word for
+// an unknown decision.
 func (s *Step) DecisionName() string {
 	if s.Kind == KindFilter && len(s.Text) > 0 {
 		return string(s.Text)

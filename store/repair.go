@@ -1,8 +1,8 @@
 package store
 
 // This file repairs a state directory. Repair deletes only incomplete files left by a
-// crash. Like the filter, Repair quarantines corrupt segments. It copies their readable
-// records to a new part of the day.
+// crash. Like the filter, Repair quarantines corrupt segments, and it copies
+// their readable records to a new part of the day.
 
 import (
 	"bytes"
@@ -27,9 +27,9 @@ const (
 	leastRoom    = 64 << 10                // of the budget for a copy
 )
 
-// Repair checks the files like Each, repairs them, and calls visit with each result. It
-// locks the directory, and returns ErrInUse if a filter is using it. program is the
-// program version to write into new files.
+// Repair checks the files like Each, repairs them, and calls visit with each
+// result. It locks the directory and returns ErrInUse if a filter is using it.
+// program is the program version to write into new files.
 //
 // Repair quarantines a corrupt state.db. If only some rows of state.db are invalid,
 // Repair replaces the file with a copy without these rows. If there is no room
@@ -525,8 +525,8 @@ func nextPart(d *directory, day time.Time) (Segment, error) {
 	return Segment{Name: segmentFile(day, part), Day: day, Part: part}, nil
 }
 
-// replaceState replaces state.db with a copy without the invalid rows. The original is
-// renamed to aside.
+// replaceState replaces state.db with a copy without the invalid rows, and
+// renames the original to aside.
 func (i *Inspector) replaceState(d *directory, aside string) error {
 	in, err := d.open(StateFile, os.O_RDONLY)
 	if err != nil {

@@ -14,8 +14,8 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// found inspects or repairs a state directory, and returns the state of each file, keyed
-// by name.
+// found inspects or repairs a state directory and returns the state of each
+// file, keyed by name.
 func found(t *testing.T, dir string, repair bool) map[string]File {
 	t.Helper()
 	i := Inspector{Dir: dir, Decode: true, Tables: []string{"bans", "peers"}, Row: func(e Entry) error {

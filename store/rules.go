@@ -56,8 +56,8 @@ func (r *ruleTexts) with(texts []string) *ruleTexts {
 	return next
 }
 
-// Rules sets the rule texts of a policy. Rules must be called before the policy is used.
-// The Writer adds the texts to the segments.
+// Rules sets the rule texts of a policy, which the Writer adds to the segments.
+// Rules must be called before the policy is used.
 func (w *Writer) Rules(texts []string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

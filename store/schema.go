@@ -47,7 +47,7 @@ package store
 // but were written late. A segment does not contain sessions from later days,
 // so a reader of sessions since a given time can skip segments by name. Keys
 // are ordered by the end of the session. A repeated commit can write a session
-// to two parts of a day. The two copies have the same key and value.
+// to two parts of a day; the two copies have the same key and value.
 //
 // Numbers in bbolt's own pages are in the machine's byte order.
 

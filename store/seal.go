@@ -187,9 +187,9 @@ type sealResult struct {
 // errNoRoom is returned if a copy would exceed its maximum size.
 var errNoRoom = errors.New("the budget has no room")
 
-// seal replaces a finished segment's rows with a sealed segment. After a crash, either
-// only the rows or both files exist. If both files exist, readers use the sealed
-// segment. Rows with corrupt records are quarantined.
+// seal replaces a finished segment's rows with a sealed segment. After a crash,
+// either only the rows or both files exist; if both exist, readers use the
+// sealed segment. Rows with corrupt records are quarantined.
 func seal(d *directory, s Segment, o sealing) (res sealResult, err error) {
 	res.Segment = s
 	if sealedWhole(d, s) {

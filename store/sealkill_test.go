@@ -17,8 +17,9 @@ import (
 	"time"
 )
 
-// sealingWriter adds a session per hour until the process is killed. After each flush,
-// it prints the number of flushed sessions. The Writer seals the days that have ended.
+// sealingWriter adds a session per hour until the process is killed, and prints
+// the number of flushed sessions after each flush. The Writer seals the days
+// that have ended.
 func sealingWriter(dir string) {
 	first, _ := strconv.Atoi(os.Getenv("SCANWATCH_TEST_FIRST"))
 	var now atomic.Int64

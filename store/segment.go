@@ -143,7 +143,8 @@ func createFile(d *directory, info Segment, limit int64, schema int, program str
 	return s, nil
 }
 
-// commitFile renames a complete file to its final name. The file may still be open.
+// commitFile renames a complete file, which may still be open, to its final
+// name.
 func commitFile(d *directory, name string) error {
 	if err := d.rename(name+newSuffix, name); err != nil {
 		_ = d.remove(name + newSuffix)

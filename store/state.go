@@ -45,7 +45,7 @@ const (
 	stateQuarantined = 3         // maximum number of quarantined files; a failing disk produces many
 )
 
-// An Entry is a row of the state. A nil Value deletes the row.
+// An Entry is a row of the state; a nil Value deletes the row.
 type Entry = kv.Entry
 
 // StateOptions are the settings of a State.
@@ -78,8 +78,8 @@ type StateOptions struct {
 	migrations []func(*bbolt.Tx) error
 }
 
-// firstStateSchema is the first schema of state.db that this program reads. The rows of
-// schema 1 were different.
+// firstStateSchema is the first schema of state.db that this program reads;
+// the rows of schema 1 were different.
 const firstStateSchema = 2
 
 // migrations[i] converts a file from schema firstStateSchema+i to the next schema. The
@@ -169,8 +169,8 @@ func (s *State) Status() StateStatus {
 	return st
 }
 
-// Snapshot returns a consistent copy of the file. It returns ErrFinished if the file is
-// not open.
+// Snapshot returns a consistent copy of the file, or ErrFinished if the
+// file is not open.
 func (s *State) Snapshot() (*Snapshot, error) { return s.k.snapshot(StateFile) }
 
 // WriteTo writes a consistent copy of the file; see Snapshot.
@@ -422,8 +422,8 @@ func (s *State) load() (err error) {
 	return err
 }
 
-// quarantine quarantines a corrupt file, and removes the oldest quarantined files if
-// there are too many.
+// quarantine quarantines a corrupt file and removes the oldest quarantined
+// files if there are too many.
 func (s *State) quarantine(reason error) error {
 	s.lost = true
 	if err := s.k.quarantine(StateFile, reason); err != nil {

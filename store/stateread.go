@@ -15,12 +15,12 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// entries iterates over the entries of buckets. It stops at an error, which it stores
-// in failed.
+// entries iterates over the entries of buckets, copying them from bbolt in
+// batches. It stops at an error, which it stores in failed.
 //
-// It copies batches of entries from bbolt. A fault in the mapping must not unwind
-// through the caller, whose locks would remain held. Conversely, a panic in the caller
-// must not be treated as corruption.
+// A fault in the mapping must not unwind through the caller, whose locks would
+// remain held. Conversely, a panic in the caller must not be treated as
+// corruption.
 func (s *segment) entries(buckets []string, failed *error) iter.Seq[Entry] {
 	return func(yield func(Entry) bool) {
 		var buf, last []byte

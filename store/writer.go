@@ -104,9 +104,9 @@ type Status struct {
 	SealError   string    `json:"seal_error,omitempty"` // the last error of sealing, until a segment is sealed
 }
 
-// Open starts a Writer on the state directory dir. It creates the directory, but not
-// its parents. Open returns immediately and never fails. If an operation fails, the
-// error is logged and the operation is retried.
+// Open starts a Writer on the state directory dir. It creates the directory but
+// not its parents. Open returns immediately and never fails. If an operation
+// fails, the error is logged and the operation is retried.
 func Open(dir string, o Options) *Writer {
 	if o.Budget == 0 {
 		o.Budget = DefaultBudget
@@ -222,12 +222,12 @@ func (w *Writer) diskStatus() Status {
 // Segments returns the segments on disk.
 func (w *Writer) Segments() ([]Segment, error) { return Segments(w.days.budget.dir) }
 
-// Snapshot returns a consistent copy of the open segment. It returns ErrFinished if the
-// open segment has a different name.
+// Snapshot returns a consistent copy of the open segment, or ErrFinished if
+// the open segment has a different name.
 func (w *Writer) Snapshot(name string) (*Snapshot, error) { return w.k.snapshot(name) }
 
-// ErrFinished is returned for a segment that is not open. The caller can read the file
-// instead.
+// ErrFinished is returned for a segment that is not open, whose file the
+// caller can read instead.
 var ErrFinished = errors.New("no segment of this name is being written; read the file")
 
 // run is the background goroutine.

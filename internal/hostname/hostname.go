@@ -117,8 +117,8 @@ func isDefault(name []byte) bool {
 }
 
 // isWordAndNumber reports whether the first label of name is word followed by a number of at least
-// two digits. If word is empty, any label matches. If word is anyNumber, any label with a digit
-// matches.
+// two digits. If word is empty, any label matches; if word is anyNumber, any
+// label with a digit matches.
 func isWordAndNumber(name []byte, word string) bool {
 	if word == "" {
 		return true

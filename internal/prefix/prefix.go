@@ -11,9 +11,10 @@ import (
 )
 
 // Parse parses an address or a prefix: 192.0.2.1, 192.0.2.0/24, 2001:db8::1,
-// [2001:db8::1] or 2001:db8::/32. An address becomes a prefix with a single address,
-// and an IPv4-mapped IPv6 address becomes IPv4. Zones, ranges and ports are not
-// allowed. Parse clears the host bits; dropped reports whether any were set.
+// [2001:db8::1] or 2001:db8::/32. An address becomes a prefix that covers only
+// this address, and an IPv4-mapped IPv6 address becomes IPv4. Zones, ranges and
+// ports are not allowed. Parse clears the host bits; dropped reports whether
+// any were set.
 func Parse(s string) (p netip.Prefix, dropped bool, err error) {
 	host, length, hasLength := strings.Cut(s, "/")
 	if inner, ok := strings.CutPrefix(host, "["); ok && strings.HasSuffix(inner, "]") {
@@ -90,8 +91,8 @@ func end(p netip.Prefix) netip.Addr {
 	return a
 }
 
-// ParseLogged is like Parse, for text copied from a log. An address may have a port, which is
-// ignored.
+// ParseLogged is like Parse, for text copied from a log. It ignores a port
+// after an address.
 func ParseLogged(s string) (p netip.Prefix, dropped bool, err error) {
 	if a, err := netip.ParseAddrPort(s); err == nil {
 		s = a.Addr().String()

@@ -48,13 +48,13 @@ func Go(log *slog.Logger, name string, f func()) {
 	go func() { _ = once(log, name, "not restarted", f) }()
 }
 
-// Limits on the pause after a panic. The pause doubles with each further panic.
+// Limits on the pause after a panic, which doubles with each further panic.
 const (
 	pauseFirst = time.Second
 	pauseLast  = 30 * time.Second
 )
 
-// Loop calls f in a new goroutine, and calls it again after each panic. When f
+// Loop calls f in a new goroutine and calls it again after each panic. When f
 // returns, done is called unless done is nil. Only the first panic is logged.
 func Loop(log *slog.Logger, name string, f, done func()) { loop(log, name, f, done, pauseFirst) }
 

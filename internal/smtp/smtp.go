@@ -197,7 +197,8 @@ func name(names []string, i int) string {
 	return fmt.Sprintf("unknown(%d)", i)
 }
 
-// index returns the index of word in names, or -1. The empty word is never found.
+// index returns the index of word in names, or -1 if word is empty or not
+// in names.
 func index(names []string, word string) int {
 	for i, n := range names {
 		if n == word && word != "" {

@@ -41,8 +41,8 @@ func (s Style) paint(sequence, text string) string {
 const continued = "             "
 
 // Table writes rows with aligned columns. If a row is too wide, its last cells continue
-// on further lines. The first row holds the headings. Headings that do not fit are
-// omitted.
+// on further lines. The first row holds the headings; headings that do not fit
+// are omitted.
 func (s Style) Table(w io.Writer, rows [][]string) {
 	var b strings.Builder
 	Table(&b, rows)

@@ -153,7 +153,8 @@ const scriptID = 1
 
 var scriptStart = time.Unix(1_000_000_000, 0).UTC()
 
-// scriptPace is the time between two steps. The pace does not affect the evidence.
+// scriptPace is the time between two steps, which does not affect the
+// evidence.
 const scriptPace = 10 * time.Millisecond
 
 // A scriptRecorder turns a script into a record.

@@ -224,8 +224,8 @@ func (q *Question) host(name []byte) bool {
 	return false
 }
 
-// selection selects the records that can match q. If any record can match, selection
-// returns nil.
+// selection selects the records that can match q. It returns nil if any record
+// can match.
 func (q *Question) selection() *store.Selection {
 	var only store.Selection
 	for _, k := range q.kinds {

@@ -430,9 +430,10 @@ func (w *query) noteGaps() error {
 	return nil
 }
 
-// findBan finds the session that led to a ban, and adds it to the answer. Several
-// sessions may share an id, because smtpd may repeat ids after a restart. The
-// session that led to the ban is the same client's newest session before s.
+// findBan finds the session that led to a ban and adds it to the answer.
+// Several sessions may share an id, because smtpd may repeat ids after a
+// restart. The session that led to the ban is the same client's newest session
+// before s.
 func (w *query) findBan(s *Session, rule *Rule, bans map[uint64][]store.Record) {
 	list := bans[rule.ban]
 	for i := len(list) - 1; i >= 0; i-- {

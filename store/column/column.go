@@ -1,6 +1,7 @@
-// Package column encodes tables of named columns as blocks of bytes. A column consists of
-// numbers or texts. Each column is compressed separately and has its own checksum. A
-// reader decodes only the columns that it needs, and skips unknown columns.
+// Package column encodes tables of named columns as blocks of bytes. Each
+// column consists of numbers or texts, is compressed separately, and has its
+// own checksum. A reader decodes only the columns that it needs, and skips
+// unknown columns.
 //
 // docs/sealed-days.md describes the encoding.
 package column
@@ -251,7 +252,7 @@ func (w *Writer) Finish(dst []byte, rows int) []byte {
 	return dst
 }
 
-// entry adds a column to the directory. The column's data starts at from.
+// entry adds a column whose data starts at from to the directory.
 func (w *Writer) entry(name string, typ byte, values, from int) {
 	w.count++
 	w.dir = append(binary.AppendUvarint(w.dir, uint64(len(name))), name...)

@@ -122,7 +122,8 @@ func sample() []byte {
 	return w.Finish(nil, 100)
 }
 
-// decode decodes all columns of a block, and returns the number of corrupt columns.
+// decode decodes all columns of a block and returns the number of corrupt
+// columns.
 func decode(block []byte) (columns, corrupt int, err error) {
 	var r Reader
 	if err := r.Open(block); err != nil {

@@ -32,7 +32,7 @@ func (d *Dictionary) Add(text []byte) uint32 {
 	return *slot - 1
 }
 
-// find returns the slot of a text. The slot contains 0 if the text is new.
+// find returns the slot of a text, which contains 0 if the text is new.
 func (d *Dictionary) find(text []byte) *uint32 {
 	mask := len(d.slots) - 1
 	for i := int(maphash.Bytes(d.seed, text)) & mask; ; i = (i + 1) & mask {

@@ -55,8 +55,8 @@ func compare(a, b netip.Prefix) int {
 	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
 }
 
-// Sort sorts the entries and drops expired entries. For duplicate prefixes, Sort keeps
-// the entry with the latest end.
+// Sort sorts the entries and drops the expired ones. For duplicate prefixes,
+// Sort keeps the entry with the latest end.
 func (l *List) Sort() {
 	l.Entries = slices.DeleteFunc(l.Entries, func(e Entry) bool { return !e.Expires.After(l.Made) })
 	slices.SortStableFunc(l.Entries, func(a, b Entry) int {

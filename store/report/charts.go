@@ -225,8 +225,8 @@ func (s *Summary) timeChart(zone *time.Location) *timeChart {
 	return c
 }
 
-// timeLabels returns at most ten labels. A narrow screen shows half of the labels. Spans
-// of hours have labels at round hours.
+// timeLabels returns at most ten labels, half of which are shown on a narrow
+// screen. Spans of hours have labels at round hours.
 func timeLabels(spans []Span, step time.Duration, zone *time.Location) (labels []timeLabel) {
 	const most = 10
 	n := len(spans)

@@ -12,7 +12,8 @@ import (
 	"scanwatch/internal/text"
 )
 
-// pageText is the template of the page. It has no scripts and no external references.
+// pageText is the page's template, which has no scripts and no external
+// references.
 //
 //go:embed page.html
 var pageText string
@@ -23,7 +24,8 @@ const (
 	pageTime   = "Mon 2 Jan 2006 15:04"
 )
 
-// stamp formats a time in a table. The year is omitted if it equals the page's year.
+// stamp formats a time in a table, omitting the year if it equals the
+// page's year.
 func (p *Page) stamp(t time.Time, zone *time.Location) cell {
 	layout := "2 Jan 15:04"
 	if t = t.In(zone); t.Year() != p.Until.In(zone).Year() {
@@ -56,7 +58,8 @@ type tile struct {
 	Hot         bool
 }
 
-// A pageSection is a section of the page. Exactly one of its contents is set.
+// A pageSection is a section of the page. Exactly one of Time, Week and Table
+// is set.
 type pageSection struct {
 	ID, Title string
 	Notes     []string

@@ -23,7 +23,7 @@ type Region struct {
 	Totals
 }
 
-// regions returns the sources' AS numbers and countries, and adds the numbers of
+// regions returns the sources' AS numbers and countries and adds the numbers of
 // omitted entries to more. Without a database, it returns nil.
 func regions(l *clients, locate func(netip.Addr) Place, top int, more map[string]int) (as, countries []Region) {
 	if locate == nil {

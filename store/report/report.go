@@ -254,8 +254,8 @@ func (s *Summary) JSON(w io.Writer) error {
 	return text.JSON(w, s, "  ")
 }
 
-// addressCount returns the number of addresses as text. If the number is exact, it
-// returns exact.
+// addressCount returns the number of addresses as text, or exact if the
+// number is exact.
 func (s *Summary) addressCount(exact string) string {
 	if s.AddressesError == 0 {
 		return exact
@@ -301,7 +301,8 @@ func (k *NotKept) text() string {
 		text.Plural(k.Sessions, "session"), text.Plural(k.Days, "day"), text.Plural(k.Mails, "message"))
 }
 
-// wrap writes s in lines of at most 80 columns. All lines after the first are indented.
+// wrap writes s in lines of at most 80 columns, indenting all lines after
+// the first.
 func wrap(b *strings.Builder, s string, indent int) { wrapTo(b, s, indent, 80) }
 
 func wrapTo(b *strings.Builder, s string, indent, columns int) {

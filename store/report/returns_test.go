@@ -200,8 +200,8 @@ func TestReturnsAgreeWithPairs(t *testing.T) {
 func TestReturnsOfSums(t *testing.T) {
 	at := func(minutes int) time.Time { return noon.Add(time.Duration(minutes) * time.Minute) }
 	micros := func(minutes int) uint64 { return uint64(minutes) * 60e6 }
-	// sum returns an aggregate of sessions from minute 10 to 50. One of its sessions has
-	// a finding.
+	// sum returns an aggregate of sessions from minute 10 to 50, one of
+	// which has a finding.
 	sum := func(lastStart, first int, confidence string) *store.Record {
 		s := finding("harvest", confidence)
 		s.Times, s.First = 1, micros(first-10)

@@ -122,8 +122,8 @@ type ScannerSource struct {
 	Last    Time   `json:"last"`
 }
 
-// Summary returns the report. contacts maps organisations to their opt-outs. If it is
-// nil, the report lists no opt-outs.
+// Summary returns the report. contacts maps organisations to their opt-outs. If
+// contacts is nil, the report lists no opt-outs.
 func (c *Scanners) Summary(since, until time.Time, problems []string, contacts map[string]OptOut) *ScannerSummary {
 	s := &ScannerSummary{Schema: text.Schema, Since: text.At(since), Until: text.At(until), Problems: append([]string{}, problems...), Scanners: []Scanner{}, NotListed: c.dropped, OptOut: contacts != nil}
 	for org, o := range c.orgs {

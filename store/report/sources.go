@@ -53,8 +53,8 @@ type sources struct {
 	common *sketch.Sketch // of aggregates without an address; nil if there are none
 }
 
-// add sets a record's source, and counts the record for that source. It returns false
-// if there are too many sources.
+// add sets a record's source and counts the record for that source. It returns
+// false if there are too many sources.
 func (l *sources) add(n *current) bool {
 	if !n.Src.IsValid() {
 		if n.sum && len(n.Sketch) > 0 {

@@ -48,7 +48,8 @@ type SuspectHosts struct {
 	Observed int `json:"observed"` // only observed
 }
 
-// String describes the hosts in a line of text. It returns "" if there are no hosts.
+// String describes the hosts in a line of text, or returns "" if there are
+// no hosts.
 func (h SuspectHosts) String() string {
 	switch {
 	case h.Observed == 0 && h.Refused == 0:

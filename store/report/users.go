@@ -236,7 +236,8 @@ func (u *user) view(name string) (attacked AttackedUser, active ActiveUser) {
 	return attacked, active
 }
 
-// networks formats the number of networks, and marks a number that is only a lower bound.
+// networks formats the number of networks and marks a number that is only a
+// lower bound.
 func (u *AttackedUser) networks() string {
 	n := text.Thousands(u.Networks)
 	if u.AtLeast {
