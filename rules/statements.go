@@ -282,7 +282,7 @@ func parseInclude(l *line) (Statement, *Error) {
 	return inc, nil
 }
 
-// parseRule parses the conditions and actions of a rule in any order. Rule.String
+// parseRule parses a rule's conditions and actions in any order. Rule.String
 // writes conditions and actions in the order used in the manual.
 func parseRule(l *line) (Statement, *Error) {
 	r := &Rule{Pos: l.toks[0].pos}

@@ -245,7 +245,7 @@ func (b *block) wants(kinds []byte) bool {
 	return false
 }
 
-// A blockCursor iterates over the steps of a record in a block.
+// A blockCursor iterates over a record's steps in a block.
 type blockCursor struct {
 	b     *block
 	kinds []byte // of the steps

@@ -79,7 +79,7 @@ func dump(t *testing.T, value []byte) string {
 	return b.String()
 }
 
-// shown returns the values of a column as text.
+// shown returns a column's values as text.
 func shown(t *testing.T, r *column.Reader, i int) (all []string) {
 	t.Helper()
 	var n column.Numbers

@@ -8,7 +8,7 @@ import (
 // exactGaps is the number of gaps in a session that are stored exactly.
 const exactGaps = 5
 
-// A stepClock encodes or decodes the step times of a session.
+// A stepClock encodes or decodes a session's step times.
 //
 // A code represents the gap between two steps. There are 16 codes for each power of
 // two, and code 0 means no gap. A remainder makes each of the first exactGaps

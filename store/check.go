@@ -21,8 +21,8 @@ import (
 // The layout is version 2 of bbolt's format, in the machine's byte order. The
 // header of a page has 16 bytes: id u64, flags u16, count u16, overflow u32. An
 // element has 16 bytes. A branch element is pos u32, ksize u32, pgid u64. A
-// leaf element is flags u32, pos u32, ksize u32, vsize u32. pos is the offset
-// of the key from the start of the element.
+// leaf element is flags u32, pos u32, ksize u32, vsize u32. pos is the key's
+// offset from the start of the element.
 const (
 	boltMagic   = 0xED0CDAED
 	boltVersion = 2

@@ -35,7 +35,7 @@ type clock struct {
 }
 
 // read returns a time that has certainly been reached. If the clock is trusted,
-// this is the current time; if not, it is no later than the last trusted time.
+// this is the current time; if not, it is not later than the last trusted time.
 // all lists the segments in d.
 func (c *clock) read(d *directory, all []Segment) time.Time {
 	now := c.now()

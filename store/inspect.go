@@ -251,12 +251,12 @@ func (i *Inspector) segment(d *directory, s Segment) *File {
 	return f
 }
 
-// losses copies the recorded losses of a segment from its metadata.
+// losses copies a segment's recorded losses from its metadata.
 func (f *File) losses(meta metadata) {
 	*f.Dropped, f.Loss = readDropped(meta.get), meta.get(keyLoss) != nil
 }
 
-// records checks the records of a segment.
+// records checks a segment's records.
 func (i *Inspector) records(f *File, c *cursor) error {
 	rec := Record{step: new(Step)}
 	for {

@@ -298,7 +298,7 @@ type cursor struct {
 	oldest  recordKey // the first of them
 }
 
-// A source iterates over the selected records of a segment in order.
+// A source iterates over a segment's selected records in order.
 type source interface {
 	// next moves to the next record and returns its key. It returns false at the end,
 	// or after an error that ends the segment.

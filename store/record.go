@@ -35,7 +35,7 @@ type Record struct {
 	// Omitted is the number of steps that were not recorded because the record reached
 	// its maximum size. Counts includes these steps.
 	Omitted uint32
-	// Sessions is the number of sessions in an aggregate, and 0 in other
+	// Sessions is the number of sessions in an aggregate, or 0 in other
 	// records. An aggregate combines sessions from one source in one hour.
 	// Start belongs to the first session; End and ID belong to the last
 	// session. Counts are exact totals, and Src has no port. The steps of an
@@ -43,8 +43,8 @@ type Record struct {
 	Sessions uint32
 	Found    uint32 // number of Sessions with a finding
 	Rejected uint32 // number of Sessions that a rule or ban rejected
-	// LastStart is the time between the first and the latest start in an aggregate, in
-	// microseconds.
+	// LastStart is the time in microseconds between the first and the latest
+	// start in an aggregate.
 	LastStart uint64
 	// Sketch estimates the number of sources in an aggregate of several sources; see
 	// internal/sketch. An aggregate with a Sketch has no Src.
@@ -144,7 +144,7 @@ func (r *Record) Cursor() Cursor {
 	return c
 }
 
-// A Cursor iterates over the steps of a record.
+// A Cursor iterates over a record's steps.
 type Cursor struct {
 	id   uint64
 	rest []byte

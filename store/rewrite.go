@@ -30,10 +30,10 @@ func (edit Edit) edited(r *Record) (*Record, error) {
 	return to, nil
 }
 
-// rewriteSealed replaces records of a sealed segment and returns the number of
-// replaced records. The new file contains no bytes of the replaced records.
-// Blocks without replaced records are copied. rewriteSealed returns an error if
-// a block is corrupt, because the block could contain records to replace.
+// rewriteSealed replaces records in a sealed segment and returns their number.
+// The new file contains no bytes of the replaced records. Blocks without
+// replaced records are copied. rewriteSealed returns an error if a block is
+// corrupt, because the block could contain records to replace.
 func rewriteSealed(d *directory, s Segment, o sealing, edit Edit) (changed int, err error) {
 	in, err := openSealed(d, s)
 	if err != nil {
@@ -218,10 +218,10 @@ type rewritten struct {
 	err     error
 }
 
-// Rewrite replaces records of a segment and returns the number of replaced
-// records. It first writes records that were added earlier. Rewrite waits until
-// no segment is being sealed, because rewriting and sealing share the reserved
-// room. If the segment was removed after it was listed, Rewrite returns 0.
+// Rewrite replaces records in a segment and returns their number. It first
+// writes records that were added earlier. Rewrite waits until no segment is
+// being sealed, because rewriting and sealing share the reserved room. If the
+// segment was removed after it was listed, Rewrite returns 0.
 func (w *Writer) Rewrite(ctx context.Context, name string, edit Edit) (changed int, err error) {
 	r := rewriting{name, edit, make(chan rewritten, 1)}
 	select {

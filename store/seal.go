@@ -328,7 +328,7 @@ func finished(all []Segment, reached time.Time) (list []Segment) {
 	return list
 }
 
-// sealAfter is the time between the end of a day and the sealing of its last segment.
-// Sessions that end late are still added to that segment until the Writer opens the
-// next one.
+// sealAfter is the time after the end of a day at which its last segment is
+// sealed. Sessions that end late are still added to that segment until the
+// Writer opens the next one.
 const sealAfter = 2 * time.Hour

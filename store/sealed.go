@@ -419,7 +419,7 @@ func (b *decodedBlock) decode(value []byte, info *blockInfo, kinds Kinds) error 
 	return nil
 }
 
-// appendKeys appends the keys of the records.
+// appendKeys appends the records' keys.
 func (b *block) appendKeys(dst []recordKey) []recordKey {
 	for row := range b.rows() {
 		end, id := b.key(row)

@@ -217,7 +217,8 @@ func (c *collector) addUnknown(t *rules.Trace, sampled bool) {
 	}
 }
 
-// notEvaluated lists the conditions of a policy that cannot be evaluated from records.
+// notEvaluated lists the policy's conditions that cannot be evaluated from
+// records.
 func notEvaluated(s *filter.Settings, notes []string) []string {
 	list := []string{}
 	n := s.Policy.Needs()

@@ -65,7 +65,8 @@ func (s *Sums) add(r *store.Record) {
 	s.Failed += int(r.Counts.AuthFail) + int(r.Counts.AuthRefused)
 }
 
-// LostMail describes the accepted messages of a host that the policy would have rejected.
+// LostMail describes a host's accepted messages that the policy would have
+// rejected.
 type LostMail struct {
 	Src      string    `json:"src,omitempty"`
 	RDNS     string    `json:"rdns,omitempty"`

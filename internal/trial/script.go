@@ -84,10 +84,10 @@ func NewScript(src, dst, rdns, fcrdns string, steps []Step) (*Script, error) {
 	return s, checkOrder(steps)
 }
 
-// SetLists sets the DNS lists of the policy. SetLists returns an error if a
-// listed step's text is not LIST=CODE,CODE. The text LIST=none means that the
-// client is not listed. If a listed step precedes all other steps, the answer
-// is known when the client connects.
+// SetLists sets the policy's DNS lists. SetLists returns an error if a listed
+// step's text is not LIST=CODE,CODE. The text LIST=none means that the client
+// is not listed. If a listed step precedes all other steps, the answer is
+// known when the client connects.
 func (s *Script) SetLists(lists []*rules.Lookup) error {
 	s.answers = map[string]store.Step{}
 	for _, step := range s.steps {

@@ -23,7 +23,7 @@ const (
 	loginAge = 30 * 24 * time.Hour
 )
 
-// A Host summarizes all records of a host or network.
+// A Host summarizes all records about a host or network.
 type Host struct {
 	Standing    *Standing    `json:"standing,omitempty"`
 	Prefix      netip.Prefix `json:"prefix"`
@@ -106,7 +106,7 @@ func (x *hostIndex) add(p netip.Prefix) *Host {
 	return h
 }
 
-// findHosts adds the hosts of the sessions, and the banned hosts that match the
+// findHosts adds the sessions' hosts and the banned hosts that match the
 // question. The hosts' standing is also loaded.
 func (w *query) findHosts() error {
 	x := &hostIndex{&w.answer, map[netip.Prefix]*Host{}}

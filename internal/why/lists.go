@@ -42,7 +42,8 @@ func (s *sessionReader) listed(st *store.Step) {
 	}
 }
 
-// learn adds the facts of a step that pass statements on DNS lists may also need.
+// learn adds the facts from a step that pass statements on DNS lists may also
+// need.
 func (s *sessionReader) learn(st *store.Step) {
 	if s.facts == nil {
 		return

@@ -62,9 +62,9 @@ type Rule struct {
 	// the client.
 	Unanswered string `json:"unanswered,omitempty"`
 
-	// BannedIn is the id of the session that led to the ban of this session, or
-	// "manual" if the operator imposed the ban. Kept reports whether that session's
-	// record still exists.
+	// BannedIn is the id of the session that led to this session's ban, or
+	// "manual" if the operator imposed the ban. Kept reports whether that
+	// session's record still exists.
 	//
 	// BannedOn is the name of the other host that imposed the ban and has that record.
 	BannedIn string `json:"banned_in,omitempty"`
@@ -82,7 +82,7 @@ const assumed = "assumed"
 // manual is the value of Rule.BannedIn for a ban imposed by the operator.
 const manual = "manual"
 
-// A sessionReader describes the steps of a session.
+// A sessionReader describes a session's steps.
 type sessionReader struct {
 	*query
 	*Session
@@ -323,8 +323,8 @@ func (s *Session) rule(rule Rule, times int) int {
 // counted matches a condition of a rule that counts across sessions.
 var counted = regexp.MustCompile(` count [^ ]+ > [0-9]+ in [0-9]+[a-z] by ([a-z]+)`)
 
-// addText adds the text of a rule at the time of its decision, and compares it with the
-// current policy. If no text was recorded, the current text is added.
+// addText adds a rule's text at the time of its decision and compares it with
+// the current policy. If no text was recorded, the current text is added.
 func (w *query) addText(rule *Rule) {
 	defer func() {
 		if !rule.dependsOnLists(w.Policy) {

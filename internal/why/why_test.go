@@ -28,7 +28,7 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-// now is the time of all tests.
+// now is the time in all tests.
 var now = time.Date(2026, 11, 2, 12, 0, 0, 0, time.UTC)
 
 const (

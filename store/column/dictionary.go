@@ -2,7 +2,7 @@ package column
 
 import "hash/maphash"
 
-// A Dictionary numbers the distinct texts of a column in the order in which they are
+// A Dictionary numbers a column's distinct texts in the order in which they are
 // added. Adding a text again allocates no memory. The zero value is empty.
 type Dictionary struct {
 	words Buffer

@@ -214,8 +214,8 @@ func (r *Reader) numbers(p *parser, values int, n *Numbers) {
 	}
 }
 
-// merge sets each number from its bytes in planes, the first of which holds
-// the lowest bytes.
+// merge sets each number from its bytes in planes, starting with the lowest
+// bytes.
 func merge[N uint32 | uint64](v []N, planes [][]byte) {
 	if len(planes) == 0 {
 		clear(v)

@@ -21,7 +21,7 @@ const (
 	maxAttempts = 3 // domains of an Attempt
 )
 
-// tried counts the rejected recipients of a source in a domain.
+// tried counts a source's rejected recipients in a domain.
 type tried struct {
 	refused, sessions uint32
 	last, now, most   uint32 // the last record, its number of recipients, and the maximum for one session

@@ -123,8 +123,8 @@ func NewTotals() *Collector {
 	return c
 }
 
-// NewCollector returns an empty Collector. number maps an address to the number of its
-// source, as in the sketches of aggregates.
+// NewCollector returns an empty Collector. number maps an address to its
+// source's number, as in the sketches of aggregates.
 func NewCollector(number func(netip.Addr) uint64) *Collector {
 	c := NewTotals()
 	c.steps = allSteps

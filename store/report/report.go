@@ -145,7 +145,7 @@ type Name struct {
 	Evidence string `json:"evidence,omitempty"` // for an organisation: the first evidence that identified it
 }
 
-// A Source counts the sessions of a source.
+// A Source counts a source's sessions.
 type Source struct {
 	Address      string `json:"address"` // or the /64 of several IPv6 addresses
 	RDNS         string `json:"rdns,omitempty"`
@@ -158,7 +158,7 @@ type Source struct {
 	Totals
 }
 
-// An Attempt counts the rejected recipients of a source.
+// An Attempt counts a source's rejected recipients.
 type Attempt struct {
 	Address  string   `json:"address"` // as in Source
 	RDNS     string   `json:"rdns,omitempty"`

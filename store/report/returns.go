@@ -61,7 +61,7 @@ type Returns struct {
 	dropped int
 }
 
-// A returnEntry is a host in a class. The entries of a host form a linked list.
+// A returnEntry is a host in a class. A host's entries form a linked list.
 type returnEntry struct {
 	class uint8
 	next  int32         // index of the next entry; -1 at the end

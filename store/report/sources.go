@@ -221,8 +221,8 @@ func (l *clients) list(top int, by func(*source) (int, int)) (list []Source, mor
 	return list, more
 }
 
-// first returns the first top elements of all in the order of compare, and the
-// number of remaining elements.
+// first returns the first top elements of all in the order given by compare,
+// and the number of remaining elements.
 func first[T any](all []T, top int, compare func(a, b T) int) (list []T, more int) {
 	slices.SortFunc(all, compare)
 	n := min(top, len(all))

@@ -182,9 +182,9 @@ func (c *Collector) addSuspects() {
 }
 
 // reason returns the reason why d's host may be legitimate, or "". A host with evidence
-// of scanning is not legitimate, even if the confidence is not high. A mailing list
-// that keeps returning has a reason in every period, although a long period includes
-// the evidence that led to its ban.
+// of scanning is not legitimate, even if the confidence is not high. A mailing
+// list that keeps returning has a reason in every period, even if a long period
+// includes the evidence that led to its ban.
 func (d *suspect) reason(src *source, rdns []byte) string {
 	switch {
 	case d.login:

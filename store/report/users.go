@@ -64,7 +64,7 @@ func (c *Users) Visitor() history.Visitor {
 	return history.Visitor{Kinds: store.KindsOf(store.KindAuth), Session: c.Add, Sum: c.Add}
 }
 
-// Add counts the logins of a record. r is not retained.
+// Add counts a record's logins. r is not retained.
 func (c *Users) Add(r *store.Record) error {
 	if r.Counts.AuthPass == 0 && r.Counts.AuthFail == 0 {
 		return nil

@@ -97,7 +97,7 @@ type viewStep struct {
 	times, count, most         uint32
 }
 
-// Counts are the counters of a session.
+// Counts are a session's counters.
 type Counts struct {
 	Commands     uint32 `json:"commands"`
 	Unknown      uint32 `json:"unknown"`
