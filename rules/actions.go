@@ -183,7 +183,7 @@ func printTags(r *Rule) string {
 	return text
 }
 
-// A Keyword describes a word of the policy language, for manuals and help.
+// A Keyword describes a word in the policy language, for manuals and help.
 type Keyword struct {
 	Kind string // statement, condition, action, phase, key
 	Word string
@@ -233,11 +233,12 @@ func (r *Rule) answer() string {
 	return ""
 }
 
-// sticky reports whether the decision of r applies to the rest of the session. A
-// decision is sticky if no fact in its rule's conditions can change during the session.
-// The client cannot escape a sticky decision with another HELO or another transaction.
-// Decisions about one sender or recipient apply only in their phase. A proceed decision
-// is never sticky, because other phases have separate rules.
+// sticky reports whether r's decision applies to the rest of the session. A
+// decision is sticky if no fact in its rule's conditions can change during the
+// session. The client cannot escape a sticky decision with another HELO or
+// another transaction. Decisions about one sender or recipient apply only in
+// their phase. A proceed decision is never sticky, because other phases have
+// separate rules.
 func (r *Rule) sticky() bool {
 	if !r.Decides || r.Decision == smtp.Proceed || len(r.Conds) == 0 {
 		return false

@@ -143,9 +143,9 @@ func Nearest(wrong string, words []string) string {
 	return best
 }
 
-// distance returns the number of typing mistakes between a and b. A mistake is an
-// inserted, omitted or changed letter, or two swapped neighbours. The algorithm is
-// optimal string alignment.
+// distance returns the number of typing errors between a and b. A typing
+// error is an inserted, omitted or changed letter, or two swapped neighbours.
+// The algorithm is optimal string alignment.
 func distance(a, b string) int {
 	if len(a) > 64 || len(b) > 64 {
 		return max(len(a), len(b))

@@ -279,8 +279,8 @@ func (p *Policy) Passes(f *Facts) bool {
 	return v.Pass != nil
 }
 
-// pass stores the matching pass statement in v. If none matches, pass stores why one
-// may still match.
+// pass stores the matching pass statement in v. If none matches, pass stores
+// the reason why one may still match.
 func (p *Policy) pass(f *Facts, v *Verdict) {
 	for i := range p.passes {
 		s := &p.passes[i]
@@ -348,7 +348,7 @@ type CondTrace struct {
 // the phase.
 func (p *Policy) Explain(f *Facts) (Verdict, []Trace) { return p.explain(f, true) }
 
-// Answers returns the same traces as Explain, but without the texts of the facts.
+// Answers returns the same traces as Explain, but without the facts' texts.
 func (p *Policy) Answers(f *Facts) []Trace {
 	_, traces := p.explain(f, false)
 	return traces
@@ -412,8 +412,9 @@ func trace(s Statement, conds []cond, listeners uint64, f *Facts, facts bool) Tr
 	return t
 }
 
-// Reason returns the conditions of r, each with its fact. f must be the argument of the
-// latest Eval. Text from the network is quoted and truncated.
+// Reason returns the conditions of r, each with its fact. f must be the
+// argument of the latest call to Eval. Text from the network is quoted and
+// truncated.
 func (r *Rule) Reason(f *Facts) string {
 	var b strings.Builder
 	for i, c := range r.Conds {

@@ -20,9 +20,9 @@ import (
 // Evidence is a set of evidence tokens, one bit each.
 type Evidence uint64
 
-// The tokens. The names of tokens are stable, because they appear in logs, rules,
-// records and exports. Their numbers may change, because they are used only within the
-// process.
+// The tokens. Token names are stable, because they appear in logs, rules,
+// records and exports. Token numbers may change, because they are used only
+// within the process.
 const (
 	Scanner Evidence = 1 << iota
 	Cloud

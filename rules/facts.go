@@ -30,7 +30,7 @@ type Facts struct {
 	// maximum on this system (64 bytes on Linux). A truncated name proves nothing.
 	RDNSCut bool
 	Helo    []byte // argument of HELO or EHLO
-	// MailFrom and RcptTo are addresses without brackets and parameters.
+	// MailFrom and RcptTo are addresses without brackets or parameters.
 	// MailFrom is valid from the mail-from phase onwards and is empty for the
 	// null sender. RcptTo is valid in the rcpt-to phase.
 	MailFrom []byte

@@ -21,9 +21,9 @@ type Lookup struct {
 	Name  string
 	Allow bool   // a listing is a reason to exempt a client, not evidence
 	Zone  string // may contain KeyMark once, instead of a label
-	// Codes lists the return codes, addresses in the list's answers, that mean that a
-	// host is listed. Ignore lists codes that the list may also return but that
-	// have no meaning.
+	// Codes lists the return codes (addresses in the list's answers) that mean
+	// that a host is listed. Ignore lists codes that the list may also return
+	// but that have no meaning.
 	Codes, Ignore []netip.Prefix
 	Key           string        // file that contains the label for KeyMark; empty without a key
 	Rate          int           // maximum number of questions in a second on average; 0 for the default

@@ -335,8 +335,9 @@ func matchHelo(c *cond, f *Facts) Truth {
 func matchMailFrom(c *cond, f *Facts) Truth { return c.recorded(f, f.MailFrom) }
 func matchRcptTo(c *cond, f *Facts) Truth   { return c.recorded(f, f.RcptTo) }
 
-// recorded compares c with a mail address whose local part may be hashed. Domains and
-// role accounts are never hashed, so conditions on them are still known.
+// recorded compares c with a mail address whose local part may be hashed.
+// Domains and role accounts are never hashed, so conditions on them can still
+// be evaluated.
 func (c *cond) recorded(f *Facts, b []byte) Truth {
 	answer := c.address(b)
 	if answer != No || !f.Recorded || !mailbox.Hashed(b) {

@@ -265,7 +265,7 @@ func (l *line) errorf(pos Pos, hint, format string, args ...any) *Error {
 }
 
 // expand replaces the current token with the tokens of a macro if it names one.
-// The macro's tokens are reported at the position of its name.
+// Errors in the macro's tokens are reported at the position of its name.
 func (l *line) expand() *Error {
 	out := l.toks[:l.at:l.at]
 	for _, t := range l.toks[l.at:] {

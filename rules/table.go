@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// inline is a table whose entries are in the configuration. The entries are searched
-// linearly, so long lists should be in files.
+// inline is a table whose entries are in the configuration. The entries are
+// searched linearly, so long lists belong in files.
 type inline struct {
 	c        cond
 	contents Contents

@@ -298,7 +298,7 @@ func (r *Rule) String() string {
 	return text
 }
 
-// conds returns the text of conditions, with a space before each.
+// conds returns the text of conditions, each preceded by a space.
 func conds(cs []*Cond) string {
 	if len(cs) == 0 {
 		return " any"

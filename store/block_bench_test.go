@@ -64,8 +64,8 @@ func BenchmarkSeal(b *testing.B) {
 	}
 }
 
-// BenchmarkReadBlocks measures reading the sessions in blocks, with only some kinds of
-// steps.
+// BenchmarkReadBlocks measures reading sessions in blocks with only some kinds
+// of steps.
 func BenchmarkReadBlocks(b *testing.B) {
 	for _, l := range loads {
 		for _, of := range []struct {

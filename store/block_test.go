@@ -252,7 +252,7 @@ func TestBlockOfABlock(t *testing.T) {
 	}
 }
 
-// TestEmptyBlock checks blocks without records, and records without fields.
+// TestEmptyBlock checks blocks without records and records without fields.
 func TestEmptyBlock(t *testing.T) {
 	if all := unsealed(t, newBlockEncoder().finish(nil), AllKinds); len(all) != 0 {
 		t.Errorf("%d records", len(all))

@@ -103,8 +103,8 @@ func shown(t *testing.T, r *column.Reader, i int) (all []string) {
 	return all
 }
 
-// TestSealedDaysDoc checks that the example in docs/sealed-days.md is the output of the
-// encoder. The document must name every column and every kind of step.
+// TestSealedDaysDoc checks that the example in docs/sealed-days.md is the
+// encoder's output. The document must name every column and every kind of step.
 func TestSealedDaysDoc(t *testing.T) {
 	content, err := os.ReadFile(docFile)
 	if err != nil {

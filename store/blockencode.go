@@ -192,7 +192,7 @@ type joiner struct {
 	numbers map[uint64]uint32
 }
 
-// reset starts with n rows in one class.
+// reset starts again with n rows in a single class.
 func (j *joiner) reset(n int) {
 	j.index = append(j.index[:0], make([]uint64, n)...)
 	j.first = append(j.first[:0], 0)

@@ -144,8 +144,8 @@ func quarantinedAt(name string) string {
 
 // expiry returns the day on which a segment's retention starts. Normally, this
 // is the segment's own day, but if the clock was wrong, it is the trusted day
-// on which the segment was created. To find that day, only segments of expired
-// or future days are opened, and only once.
+// on which the segment was created. To find that day, only segments from
+// expired or future days are opened, and only once.
 func (b *budget) expiry(d *directory, s *Segment, oldest time.Time) time.Time {
 	if s.Quarantined || !s.Day.Before(oldest) && !s.Day.After(b.clock.believed.Add(clockJump)) {
 		return s.Day

@@ -18,8 +18,8 @@ import (
 // It does not detect changed bytes in values, because bbolt has no checksums for data.
 // Decode handles corrupt values.
 //
-// The layout is version 2 of bbolt's format, in the machine's byte order. The
-// header of a page has 16 bytes: id u64, flags u16, count u16, overflow u32. An
+// The layout is version 2 of bbolt's format, in the machine's byte order. A
+// page's header has 16 bytes: id u64, flags u16, count u16, overflow u32. An
 // element has 16 bytes. A branch element is pos u32, ksize u32, pgid u64. A
 // leaf element is flags u32, pos u32, ksize u32, vsize u32. pos is the key's
 // offset from the start of the element.
@@ -125,7 +125,7 @@ func (c *checker) tolerate(err error) error {
 	return err
 }
 
-// meta selects one of the two meta pages in the same way as bbolt.
+// meta selects one of the two meta pages as bbolt does.
 func (c *checker) meta(size int64) (root, freelist uint64, err error) {
 	var best uint64
 	found := false

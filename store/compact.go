@@ -107,7 +107,7 @@ func (s *State) compactNow() error {
 	return s.useCopy()
 }
 
-// usedBytes returns the number of bytes in use in the pages of s.
+// usedBytes returns the number of bytes in use in s's pages.
 func usedBytes(s *segment) (used int64, err error) {
 	err = s.view(func(tx *bbolt.Tx) error {
 		return tx.ForEach(func(_ []byte, b *bbolt.Bucket) error {

@@ -174,8 +174,9 @@ func (w *Writer) commitTo(s *segment) (size int, err error) {
 func (d *days) path(name string) string { return filepath.Join(d.k.path(), name) }
 
 // belongs reports whether a record belongs in the segment of the given day.
-// This includes late records from the previous day. A record of any other day
-// means that the clock was changed or that an old stream is being replayed.
+// This includes late records from the previous day. A record from any other
+// day means that the clock was changed or that an old stream is being
+// replayed.
 func belongs(record, open time.Time) bool {
 	late := open.Sub(record)
 	return late >= 0 && late <= 24*time.Hour

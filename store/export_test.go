@@ -67,8 +67,9 @@ func ReadFile(dir string, kinds Kinds, f func(*Record) error) error {
 	return nil
 }
 
-// A PlainFile is a sealed segment without bbolt. The file consists of all blocks, the
-// index with the key and position of each block, and the number of index entries.
+// A PlainFile stores a sealed segment without bbolt. The file consists of all
+// blocks, the index with the key and position of each block, and the number of
+// index entries.
 type PlainFile struct{ Name string }
 
 // Write writes records and returns the file's size.

@@ -24,9 +24,9 @@ const (
 	closeWait  = 200 * time.Millisecond
 )
 
-// A keeper keeps one bbolt file open for a background goroutine. The file is a Writer's
-// current segment, or a State's file. A keeper locks the directory, logs each failure
-// once, takes snapshots, and quarantines corrupt files.
+// A keeper keeps one bbolt file open for a background goroutine. The file is a
+// Writer's current segment or a State's file. A keeper locks the directory,
+// logs each failure once, takes snapshots, and quarantines corrupt files.
 type keeper struct {
 	keeperOptions
 
@@ -279,7 +279,7 @@ func (k *keeper) replaced() bool {
 	return err != nil || !os.SameFile(have, now)
 }
 
-// release closes the open file. err is the reason, and may be nil.
+// release closes the open file. err is the reason and may be nil.
 func (k *keeper) release(err error) {
 	s := k.current()
 	k.use(nil)

@@ -48,9 +48,9 @@ type Reader struct {
 	// not read.
 	Only *Selection
 
-	// Searched is the number of sessions that the last call read, or skipped because of
-	// Only. Oldest is the end of the oldest of these sessions. Both include blocks that
-	// are partly outside the call's period.
+	// Searched is the number of sessions that the last call read or skipped
+	// because of Only. Oldest is the end of the oldest of these sessions. Both
+	// include blocks that are partly outside the call's period.
 	Searched int
 	Oldest   time.Time
 
@@ -243,7 +243,7 @@ func (r *Reader) each(q query, f func(*Record) error) error {
 	return nil
 }
 
-// older sets Oldest to the time of k if it is earlier.
+// older sets Oldest to k's time if that is earlier.
 func (r *Reader) older(k recordKey) {
 	if t := k.time(); r.Oldest.IsZero() || t.Before(r.Oldest) {
 		r.Oldest = t

@@ -85,7 +85,8 @@ func (r *Record) Clone() Record {
 	return c
 }
 
-// WithSteps returns a copy of r with other steps, as encoded by AppendStep.
+// WithSteps returns a copy of r with different steps, as encoded by
+// AppendStep.
 func (r *Record) WithSteps(steps []byte) Record {
 	c := *r
 	c.steps, c.block, c.skip = steps, nil, 0
@@ -572,7 +573,7 @@ func (r *Record) decode(key, value []byte) error {
 	return nil
 }
 
-// Add adds the counts of another session without overflow.
+// Add adds another session's counts without overflowing.
 func (c *Counts) Add(o *Counts) {
 	from := o.fields()
 	for i, to := range c.fields() {
@@ -580,7 +581,8 @@ func (c *Counts) Add(o *Counts) {
 	}
 }
 
-// Many returns the number of sessions in an aggregate, and 1 for other records.
+// Many returns the number of sessions in an aggregate, or 1 for any other
+// record.
 func (r *Record) Many() int { return max(int(r.Sessions), 1) }
 
 func (c *Counts) decode(b []byte) error {

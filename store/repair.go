@@ -27,9 +27,9 @@ const (
 	leastRoom    = 64 << 10                // of the budget for a copy
 )
 
-// Repair checks the files like Each, repairs them, and calls visit with each
-// result. It locks the directory and returns ErrInUse if a filter is using it.
-// program is the program version to write into new files.
+// Repair checks the files as Each does, repairs them, and calls visit with
+// each result. It locks the directory and returns ErrInUse if a filter is
+// using it. program is the program version to write into new files.
 //
 // Repair quarantines a corrupt state.db. If only some rows of state.db are invalid,
 // Repair replaces the file with a copy without these rows. If there is no room

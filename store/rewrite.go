@@ -16,8 +16,8 @@ import (
 )
 
 // An Edit returns a record's replacement, or nil if the record remains unchanged. The
-// replacement must have the same key. It may alias the record, and is valid until the
-// next call. A record may be passed to an Edit more than once.
+// replacement must have the same key. It may alias the record and is valid
+// until the next call. A record may be passed to an Edit more than once.
 type Edit func(*Record) *Record
 
 // edited returns the result of edit. It returns an error if the replacement has a

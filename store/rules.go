@@ -21,7 +21,8 @@ const (
 )
 
 // RuleRef returns the value of Step.Rule for a rule's text: four bytes of the text's
-// SHA-256 hash, but never 0. The value only distinguishes versions of one rule.
+// SHA-256 hash, but never 0. The value need only distinguish versions of the
+// same rule.
 func RuleRef(text string) uint32 {
 	sum := sha256.Sum256([]byte(text))
 	return max(binary.BigEndian.Uint32(sum[:]), 1)

@@ -285,9 +285,9 @@ func copyRows(out *sealWriter, in *rows, pause func(time.Duration) error) (cut i
 	}
 }
 
-// SealDays seals the finished segments of a state directory that no filter is using. A
-// segment is finished if its day has ended by now, or if it is full. SealDays returns
-// the number of segments that it has sealed.
+// SealDays seals the finished segments of a state directory that no filter is
+// using. A segment is finished if its day has ended by now or if it is full.
+// SealDays returns the number of segments that it has sealed.
 func SealDays(dir, program string, now time.Time) (n int, err error) {
 	d, err := openSessions(dir)
 	if err != nil {

@@ -428,7 +428,7 @@ func (b *block) appendKeys(dst []recordKey) []recordKey {
 	return dst
 }
 
-// each calls f with the number and the records of each block. It verifies all
+// each calls f with each block's number and records. It verifies all
 // checksums and returns the first error from a block or from f.
 func (s *sealedFile) each(f func(i int, b *decodedBlock) error) error {
 	var b decodedBlock

@@ -72,7 +72,7 @@ func pauseSealing(w *Writer, took time.Duration) error {
 	}
 }
 
-// sealDone handles the result of sealing a segment, and starts sealing the next
+// sealDone handles the result of sealing a segment and starts sealing the next
 // one. A segment that cannot be sealed remains unchanged until the next
 // attempt, an hour later.
 func (w *Writer) sealDone(r *sealResult) {

@@ -247,7 +247,7 @@ func (s *segment) view(f func(*bbolt.Tx) error) error {
 	})
 }
 
-// release closes the segment. err is the reason, and may be nil.
+// release closes the segment. err is the reason and may be nil.
 func (s *segment) release(err error) {
 	if isDamaged(err) {
 		s.file.Close() // db.Close may never return; the mapping leaks

@@ -435,8 +435,8 @@ func (s *State) quarantine(reason error) error {
 	return nil
 }
 
-// extraRoom is the number of bytes by which a file may exceed its limit while rows are
-// deleted, because deleting rows also needs room.
+// extraRoom is the number of bytes by which a file may exceed its limit while
+// rows are deleted, because deleting rows also requires room.
 const extraRoom = 32 << 20
 
 // openStateFile opens an existing file for writing and migrates it.

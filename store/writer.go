@@ -132,7 +132,8 @@ func Open(dir string, o Options) *Writer {
 		sealed: make(chan sealResult, 1),
 
 		rewrites: make(chan rewriting),
-		// The system allocates the buffers' memory only when it is first written.
+		// The system allocates the buffers' memory only when it is first
+		// written to.
 		active:  buffer{data: make([]byte, 0, o.Buffer/2)},
 		pending: buffer{data: make([]byte, 0, o.Buffer/2)},
 		status:  Status{Dir: filepath.Join(dir, sessionsDir), Buffer: o.Buffer, Budget: o.Budget},
@@ -154,8 +155,8 @@ func (w *Writer) Add(end time.Time, id uint64, value []byte) {
 	}
 }
 
-// take buffers a record, or counts it as dropped. wake reports whether the background
-// goroutine must be woken.
+// take buffers a record or counts it as dropped. wake reports whether the
+// background goroutine must be woken.
 func (w *Writer) take(end time.Time, id uint64, value []byte) (wake bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -179,7 +180,7 @@ func (w *Writer) take(end time.Time, id uint64, value []byte) (wake bool) {
 func (w *Writer) Flush(ctx context.Context) error { return w.k.flush(ctx) }
 
 // Close writes all records that were added and stops the Writer. Records that
-// cannot be written, and records added later, are dropped. The error contains
+// cannot be written and records added later are dropped. The error contains
 // the cause and the number of dropped records. Only the first call returns the
 // error.
 func (w *Writer) Close() error {

@@ -36,8 +36,8 @@ type Options struct {
 	// Match reports whether the report includes a session. If Match is nil, all
 	// sessions are included.
 	Match func(*store.Record) bool
-	// Progress is called after each batch with its number of sessions and the end of
-	// the last session.
+	// Progress is called after each batch with the number of sessions in the
+	// batch and the end of its last session.
 	Progress func(sessions int, at time.Time)
 }
 
@@ -148,8 +148,8 @@ func (c *collector) playBatch(runs []*run, batch []store.Record, last bool) {
 }
 
 // compare counts the sessions that end differently in the two runs. A session
-// may end at different times in the two runs, so the ending that is reached
-// first waits for the other one.
+// may end at different times in the two runs, so the first ending to be
+// reached waits for the other.
 func (c *collector) compare(runs []*run) {
 	d := c.result.Against
 	if d == nil {

@@ -89,8 +89,8 @@ type LostBy struct {
 	Sessions []string `json:"examples"`
 }
 
-// Accepted describes a host's accepted mail in all records, except for mail of users
-// who logged in.
+// Accepted describes a host's accepted mail in all records, except for mail
+// from users who logged in.
 type Accepted struct {
 	Messages uint32 `json:"messages"`
 	Days     uint32 `json:"days"` // days with messages, in UTC

@@ -54,8 +54,8 @@ func customer(name []byte) int {
 }
 
 // Generic reports whether a provider has derived a host name from an address or a
-// number, as in static.1-2-3-4.clients.example.net or vmi123456.example.net. The
-// customer did not choose such a name, and does not own its domain.
+// number, as in static.1-2-3-4.clients.example.net or vmi123456.example.net.
+// The customer did not choose such a name and does not own its domain.
 func Generic(name []byte) bool {
 	if len(name) == 0 || len(name) > maxName {
 		return false

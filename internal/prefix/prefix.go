@@ -12,7 +12,7 @@ import (
 
 // Parse parses an address or a prefix: 192.0.2.1, 192.0.2.0/24, 2001:db8::1,
 // [2001:db8::1] or 2001:db8::/32. An address becomes a prefix that covers only
-// this address, and an IPv4-mapped IPv6 address becomes IPv4. Zones, ranges and
+// that address, and an IPv4-mapped IPv6 address becomes IPv4. Zones, ranges and
 // ports are not allowed. Parse clears the host bits; dropped reports whether
 // any were set.
 func Parse(s string) (p netip.Prefix, dropped bool, err error) {
@@ -103,8 +103,8 @@ func ParseLogged(s string) (p netip.Prefix, dropped bool, err error) {
 // mappedBits is the length of ::ffff:0:0/96 (RFC 4291 section 2.5.5.2).
 const mappedBits = 96
 
-// Unmap clears the host bits of p, and converts an IPv4-mapped prefix to IPv4. If p is
-// invalid, the result is the zero prefix.
+// Unmap clears the host bits of p and converts an IPv4-mapped prefix to IPv4.
+// If p is invalid, the result is the zero prefix.
 func Unmap(p netip.Prefix) netip.Prefix {
 	p = p.Masked()
 	if p.Addr().Is4In6() && p.Bits() >= mappedBits {

@@ -22,7 +22,7 @@ type PanicError struct {
 
 func (e *PanicError) Error() string { return fmt.Sprintf("bug: %v", e.Value) }
 
-// Stack returns a log attribute with the stack of a PanicError. For any other error,
+// Stack returns a log attribute with a PanicError's stack. For any other error,
 // the attribute is empty, and log handlers omit it.
 func Stack(err error) slog.Attr {
 	var p *PanicError

@@ -28,8 +28,8 @@ func (s *Sketch) Add(item uint64) {
 	*r = max(*r, byte(bits.LeadingZeros64(h<<indexBits|1<<(indexBits-1)))+1)
 }
 
-// Merge adds the items of another Sketch, given by its registers. Merge does nothing if
-// the length of registers is not Size.
+// Merge adds the items in another Sketch, given by its registers. Merge does
+// nothing if the length of registers is not Size.
 func (s *Sketch) Merge(registers []byte) {
 	if len(registers) != Size {
 		return

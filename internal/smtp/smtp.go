@@ -120,8 +120,9 @@ type Answer struct {
 	Text string
 	// Hold delays the answer. The front end limits how long.
 	Hold time.Duration
-	// Wait, if positive, means that the answer depends on a fact that is still unknown. The front
-	// end asks again when the fact is available, or after this time, with Event.Waited set.
+	// Wait, if positive, means that the answer depends on a fact that is still
+	// unknown. The front end asks again when the fact becomes available, or
+	// after this time, with Event.Waited set.
 	Wait time.Duration
 }
 

@@ -74,7 +74,7 @@ type Request struct {
 	at time.Time
 }
 
-// A Rule shows how a statement of the policy was evaluated.
+// A Rule shows how a policy statement was evaluated.
 type Rule struct {
 	Rule       string   `json:"rule"`
 	Outcome    string   `json:"outcome"`

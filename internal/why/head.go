@@ -165,8 +165,8 @@ func (a *Answer) decision() (newest *Session, decision *Rule) {
 	return newest, decision
 }
 
-// origin returns the session and the decision that led to the ban of s. If the origin
-// is unknown, or if r is not a ban, origin returns s and r.
+// origin returns the session and the decision that led to s's ban. If the
+// origin is unknown, or if r is not a ban, origin returns s and r.
 func (a *Answer) origin(s *Session, r *Rule) (*Session, *Rule) {
 	for _, other := range slices.Concat(a.Sessions, a.Deciding) {
 		if other.Session != r.BannedIn || other.source != s.source || other.Start.After(s.Start.Time) {
@@ -181,7 +181,7 @@ func (a *Answer) origin(s *Session, r *Rule) (*Session, *Rule) {
 	return s, r
 }
 
-// findOrigin looks up the other host that imposed the ban of s.
+// findOrigin looks up the other host that imposed s's ban.
 func (a *Answer) findOrigin(s *Session, r *Rule) {
 	h := a.host(s)
 	if r.BannedIn == "" || r.Kept || h == nil {

@@ -61,9 +61,9 @@ func (s *sessionReader) learn(st *store.Step) {
 	}
 }
 
-// findPass looks for the pass statement of the current policy that matches in a phase. After
-// connect, only statements on DNS lists count, because other statements may exempt only one
-// message.
+// findPass looks for the current policy's pass statement that matches in a
+// phase. After connect, only statements on DNS lists count, because other
+// statements may exempt only one message.
 func (s *sessionReader) findPass(phase smtp.Phase) {
 	if s.pass != nil {
 		return
@@ -169,7 +169,8 @@ func (a *Answer) sessionsOf(h *Host) (all []*Session) {
 	return all
 }
 
-// An adviser adds remedies for decisions on a host that depended on DNS lists.
+// An adviser adds remedies for decisions about a host that depended on DNS
+// lists.
 type adviser struct {
 	*Host
 	sessions []*Session // of the host

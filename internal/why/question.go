@@ -156,7 +156,7 @@ func (q *Question) id(id uint64) bool { return id>>(4*q.short) == q.session }
 
 // parseHosts parses an address, a prefix, or an address with a port. An IPv6 address
 // may be in brackets; an IPv4 address in brackets is a greeting and is not accepted.
-// For a single IPv6 address, the address itself is also returned.
+// For a single IPv6 address, the address itself is returned as well.
 func parseHosts(s string) (p netip.Prefix, one netip.Addr, ok bool) {
 	if inner, ok := strings.CutPrefix(s, "["); ok && strings.Contains(inner, ":") {
 		s = strings.TrimSuffix(inner, "]")
@@ -198,8 +198,8 @@ func (q *Question) mailbox(address []byte) bool {
 	return equal(q.text) || slices.ContainsFunc(q.hashes, equal)
 }
 
-// hash computes the hashes of q's mailbox or user, with the key in the state directory.
-// If q is itself a hash, no key is needed.
+// hash computes the hashes of q's mailbox or user, using the key in the state
+// directory. If q is itself a hash, no key is needed.
 func (q *Question) hash(dir string) {
 	if mailbox.Hashed(q.text) {
 		q.hashes = [][]byte{q.text}

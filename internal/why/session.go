@@ -320,7 +320,7 @@ func (s *Session) rule(rule Rule, times int) int {
 	return len(s.Rules) - 1
 }
 
-// counted matches a condition of a rule that counts across sessions.
+// counted matches a rule's condition that counts across sessions.
 var counted = regexp.MustCompile(` count [^ ]+ > [0-9]+ in [0-9]+[a-z] by ([a-z]+)`)
 
 // addText adds a rule's text at the time of its decision and compares it with

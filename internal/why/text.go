@@ -187,7 +187,7 @@ func (p *printer) rule(r *Rule) {
 	}
 }
 
-// until converts a recorded time to the time zone of the output.
+// until converts a recorded time to the output's time zone.
 func (p *printer) until(s string) string {
 	if t, err := time.Parse(time.RFC3339, s); err == nil {
 		return p.time(t)

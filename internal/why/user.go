@@ -96,7 +96,8 @@ func (w *query) countLogins(r *store.Record) {
 	})
 }
 
-// unnamedLogins returns how many logins in an aggregate have no recorded user.
+// unnamedLogins returns the number of logins in an aggregate that have no
+// recorded user.
 func unnamedLogins(r *store.Record) (n int) {
 	_ = r.Steps(func(s *store.Step) bool {
 		if s.Kind == store.KindAuth && len(s.Text) == 0 {
@@ -229,7 +230,8 @@ func (w *query) limits(l *Logins) {
 	}
 }
 
-// logins writes the hosts with failed logins, and the consequences of failed logins.
+// logins writes the hosts with failed logins and the consequences of failed
+// logins.
 func (p *printer) logins(a *Answer) {
 	l := a.Logins
 	if l == nil {

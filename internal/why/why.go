@@ -204,8 +204,9 @@ func rejections(r *store.Record) (would, enforced bool) {
 	return would, enforced
 }
 
-// observed returns a lower bound for an aggregate's sessions that rules would have rejected. The
-// bound is the largest number of sessions that a single rule would have rejected.
+// observed returns a lower bound on the number of an aggregate's sessions that
+// rules would have rejected. The bound is the largest number of sessions that a
+// single rule would have rejected.
 func observed(r *store.Record) (n int) {
 	_ = r.Steps(func(s *store.Step) bool { // Session reports the damage
 		if s.Kind == store.KindVerdict && s.Decision >= smtp.Reject && s.Exempt == "" && !s.Enforced {

@@ -397,8 +397,8 @@ func TestAllowlist(t *testing.T) {
 
 var passText = regexp.MustCompile(`(?m)^pass match .*$`)
 
-// TestUnanswered checks how the answer explains a temporary rejection, and its remedy, if a list in
-// a pass statement had not answered.
+// TestUnanswered checks how the answer explains a temporary rejection and its
+// remedy if a list in a pass statement had not answered.
 func TestUnanswered(t *testing.T) {
 	bl, wl := answerOf("bl", smtp.ResultFail), answerOf("wl", smtp.ResultOK)
 	found := store.Step{Kind: store.KindFinding, Text: raw("listed"), By: raw("dns"), Match: raw("bl bl.example.org"), Arg: raw("127.0.0.2"), Confidence: raw("medium")}
@@ -580,8 +580,8 @@ func TestNamedHost(t *testing.T) {
 	}
 }
 
-// TestMode checks that the answer gives the filter's mode, and does not claim a rejection in
-// observe mode.
+// TestMode checks that the answer gives the filter's mode and does not claim a
+// rejection in observe mode.
 func TestMode(t *testing.T) {
 	o := options(t, whyStore(t), whyConf)
 	o.Mode, o.ModeText = "observe", "observe, by the operator"
@@ -612,7 +612,7 @@ func TestFriends(t *testing.T) {
 
 // TestUserOfManyHosts checks that a user's hosts are found among a large number
 // of other hosts. Beyond maxLoginHosts, the number of hosts is a lower bound. A
-// note counts the logins in aggregates.
+// note gives the number of logins in aggregates.
 func TestUserOfManyHosts(t *testing.T) {
 	dir := t.TempDir()
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})

@@ -329,8 +329,8 @@ func (w *Writer) putRun(b []byte) {
 	w.data = append(append(w.data, modeStored), b...)
 }
 
-// span returns the lowest value, and the width in bytes of the difference between the
-// largest and the lowest value.
+// span returns the lowest value and the width in bytes of the difference
+// between the largest and lowest values.
 func span(v []uint64) (low uint64, width int) {
 	if len(v) == 0 {
 		return 0, 0

@@ -244,8 +244,8 @@ func FuzzReader(f *testing.F) {
 	f.Fuzz(func(_ *testing.T, block []byte) { readAll(block) })
 }
 
-// FuzzColumn is like FuzzReader, but changes the data of only one column, and corrects
-// the checksums.
+// FuzzColumn is like FuzzReader, but changes the data of only one column and
+// corrects the checksums.
 func FuzzColumn(f *testing.F) {
 	var r Reader
 	if err := r.Open(sample()); err != nil {

@@ -210,7 +210,8 @@ func (f *Format) Write(w io.Writer, l *List) (dropped int, err error) {
 	return dropped, b.Flush()
 }
 
-// fit returns the entries that the format can express, and the number of other entries.
+// fit returns the entries that the format can express and the number of other
+// entries.
 func (f *Format) fit(l *List) (*List, int) {
 	some := &List{Made: l.Made, Entries: make([]Entry, 0, len(l.Entries))}
 	for i := range l.Entries {
@@ -235,7 +236,7 @@ func (f *Format) takes(e *Entry) bool {
 	return true
 }
 
-// heading writes comment lines with the origin and use of a file.
+// heading writes comment lines with a file's origin and use.
 func heading(w *bufio.Writer, mark string, f string, l *List, more ...string) {
 	fmt.Fprintf(w, "%s scanwatch export %s, made %s, %d entries\n", mark, f, utc(l.Made), len(l.Entries))
 	for _, line := range more {

@@ -22,7 +22,7 @@ type Visitor struct {
 	// Kinds is the set of step kinds that Session and Sum need. Records may
 	// also have steps of other kinds, which other visitors need.
 	Kinds store.Kinds
-	// Session is called for each record of one session.
+	// Session is called for each record of a single session.
 	Session func(*store.Record) error
 	// Sum is called for each aggregate. An aggregate holds the totals and
 	// tallies of many sessions. If its Src is invalid, the aggregate covers

@@ -356,7 +356,7 @@ func (c *Collector) finding(s *store.Step) {
 	n.worst.merge(found)
 }
 
-// Locate sets the function that looks up the place of an address. Without this
+// Locate sets the function that looks up an address's place. Without this
 // function, the report has no lists of AS numbers and countries.
 func (c *Collector) Locate(place func(netip.Addr) Place) { c.locate = place }
 

@@ -173,7 +173,8 @@ func change(now, before int) string {
 	return c + " (" + sign + text.Thousands(int(math.Round(share))) + " %)"
 }
 
-// comparison returns a sentence about the previous period, and a table of its figures.
+// comparison returns a sentence about the previous period and a table of its
+// figures.
 func (p *Page) comparison(zone *time.Location) (string, *table) {
 	b := &p.Before
 	if b.Missing != "" {

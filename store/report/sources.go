@@ -29,7 +29,7 @@ type source struct {
 	named   bool   // IPv6 host with a proven name, which is not grouped with others in its /64
 }
 
-// add adds the counts of another address.
+// add adds another address's counts.
 func (s *source) add(n *source) {
 	s.sessions, s.found, s.mails = s.sessions+n.sessions, s.found+n.found, s.mails+n.mails
 	s.rcptOK, s.rcptPermfail, s.rcptTempfail = s.rcptOK+n.rcptOK, s.rcptPermfail+n.rcptPermfail, s.rcptTempfail+n.rcptTempfail
@@ -159,7 +159,7 @@ func (c *Collector) clients() *clients {
 	return h
 }
 
-// count returns the number of sources, and the maximum error in percent with a
+// count returns the number of sources and the maximum error in percent with a
 // probability of 98 %. If the number is exact, percent is 0.
 func (l *clients) count() (n, percent int) {
 	n = len(l.all)
