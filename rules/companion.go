@@ -59,7 +59,7 @@ type Companion struct {
 	Forward Forward
 	Share   Share // of share
 
-	// Listen lists the addresses of a serve companion.
+	// Listen lists the addresses on which a serve companion listens.
 	Listen []netip.Addr
 	Port   int // 53 if not set
 	Allow  []netip.Prefix

@@ -154,7 +154,7 @@ func longer(a, b []time.Duration) bool {
 	return len(a) > 0 && (len(b) == 0 || a[0] > b[0])
 }
 
-// apply adds the effects of r to o.
+// apply adds r's effects to o.
 func (o *Outcome) apply(r *rule, temporary bool) {
 	o.Delay = max(o.Delay, r.tree.Delay)
 	if longer(r.ladder, o.Ban) {

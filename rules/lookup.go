@@ -220,7 +220,7 @@ func Question(a netip.Addr, zone string) string {
 	return b.String() + zone
 }
 
-// listing returns the answer of the named list, or nil.
+// listing returns the named list's answer, or nil.
 func (f *Facts) listing(name string) *smtp.Listing {
 	for i := range f.Listings {
 		if f.Listings[i].Name == name {

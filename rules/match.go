@@ -160,7 +160,7 @@ func matchGlob(glob string, b []byte) bool {
 	return g == len(glob)
 }
 
-// trimDot removes the trailing dot of an absolute name.
+// trimDot removes the trailing dot from an absolute name.
 func trimDot(b []byte) []byte {
 	if len(b) > 1 && b[len(b)-1] == '.' {
 		return b[:len(b)-1]

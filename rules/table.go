@@ -12,7 +12,7 @@ type inline struct {
 	contents Contents
 }
 
-// Contents returns the number of entries of each class.
+// Contents returns the number of entries in each class.
 func (t *inline) Contents() Contents { return t.contents }
 
 func (t *inline) MatchAddr(a netip.Addr) bool {

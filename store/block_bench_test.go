@@ -30,7 +30,7 @@ var attacked = sync.OnceValue(func() []store.Record {
 	return recorded(simulate.Merge(simulate.Day(1, 20_000), simulate.Merge(harvest, simulate.Guess(attack))))
 })
 
-// mixed returns sessions in the proportions of tests/bench.
+// mixed returns sessions in the same proportions as tests/bench.
 var mixed = sync.OnceValue(func() []store.Record {
 	all := recorded(simulate.Mixed(100_000, 7*time.Millisecond))
 	for i := range all {

@@ -30,7 +30,7 @@ func newBlockEncoder() *blockEncoder {
 	return e
 }
 
-// rows returns the number of records since the last finish.
+// rows returns the number of records since the last call to finish.
 func (e *blockEncoder) rows() int { return e.n }
 
 // bytes returns the approximate size of the records before compression.

@@ -157,7 +157,7 @@ func (k *keeper) report(err error) {
 	k.cause, k.problem = cause(err), err.Error()
 }
 
-// cause returns the text of the innermost error. Each cause is logged once, even if
+// cause returns the innermost error's text. Each cause is logged once, even if
 // several operations fail because of it.
 func cause(err error) string {
 	for {

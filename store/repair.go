@@ -280,8 +280,9 @@ func (r *repairing) within(size int64, write func(limit int64) error) error {
 	return errNoRoom
 }
 
-// room returns the free bytes of the budget. To free need bytes, room removes temporary
-// files, and then spare files in the order in which they were quarantined.
+// room returns the number of free bytes in the budget. To free need bytes, room
+// removes temporary files, and then spare files in the order in which they were
+// quarantined.
 func (r *repairing) room(need int64) (free int64, err error) {
 	if r.Budget == 0 {
 		return math.MaxInt64, nil

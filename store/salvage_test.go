@@ -158,7 +158,7 @@ func TestRepairWithoutRoom(t *testing.T) {
 	}
 }
 
-// filesIn returns the size of all files in a directory.
+// filesIn returns the total size of all files in a directory.
 func filesIn(t *testing.T, dir string) (total int64) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, e os.DirEntry, err error) error {

@@ -60,7 +60,7 @@ func (k recordKey) time() time.Time { return time.UnixMicro(int64(k.end)) }
 
 func (r *Record) key() recordKey { return recordKey{uint64(r.End.UnixMicro()), r.ID} }
 
-// A blockInfo is an entry of the block index.
+// A blockInfo is an entry in the block index.
 type blockInfo struct {
 	first, last recordKey
 	records     uint32

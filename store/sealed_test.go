@@ -210,9 +210,9 @@ func TestFilter(t *testing.T) {
 	}
 }
 
-// TestSealedDamage flips bytes at random positions of a sealed segment. A Reader must
-// report the damage and return only records that were written. A repair must remove the
-// damage without losing readable records.
+// TestSealedDamage flips bytes at random positions in a sealed segment. A
+// Reader must report the damage and return only records that were written. A
+// repair must remove the damage without losing readable records.
 func TestSealedDamage(t *testing.T) {
 	const n = 9000
 	dir := recorded(t, noon, n)

@@ -330,8 +330,8 @@ func checkSchema(tx *bbolt.Tx) error {
 	return err
 }
 
-// schemaOf returns a file's schema. It returns ErrNewer if the schema is newer than
-// known.
+// schemaOf returns a file's schema. It returns ErrNewer if the schema is newer
+// than any that this program knows.
 func schemaOf(tx *bbolt.Tx, known int) (int, error) {
 	meta := tx.Bucket(bucketMeta)
 	if meta == nil {

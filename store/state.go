@@ -232,8 +232,8 @@ func (s *State) write() error {
 			return err
 		}
 		if len(s.batch) == 0 && s.o.Changes != nil {
-			// Each entry of a commit uses up to one page. A small file must have room for
-			// the pages of a batch.
+			// Each entry in a commit uses up to one page. A small file must
+			// have room for the pages of a batch.
 			s.batch = s.o.Changes(int(min(stateBatch, max(s.o.MaxSize/(64<<10), 1))))
 		}
 		if len(s.batch) == 0 {

@@ -171,8 +171,8 @@ func (w *scriptRecorder) add(s store.Step) {
 	w.steps = store.AppendStep(w.steps, &s, scriptPace)
 }
 
-// record returns the record of the session without a policy. A transaction with an accepted
-// recipient ends with a message.
+// record returns the record that the session would have without a policy. A
+// transaction with an accepted recipient ends with a message.
 func (s *Script) record() (*store.Record, error) {
 	w := &scriptRecorder{}
 	greeted := false

@@ -315,7 +315,7 @@ type group struct {
 	others []*Session
 }
 
-// shape returns a text that is equal for similar sessions.
+// shape returns a text that is the same for all similar sessions.
 func (s *Session) shape() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %s %s %q %v %v", s.Src, s.RDNS, s.FCrDNS, s.Helo, s.Sessions > 0, s.Damage != "")

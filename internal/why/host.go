@@ -87,7 +87,7 @@ type Remedy struct {
 	Text string `json:"text"`
 }
 
-// A hostIndex maps prefixes to the hosts of an answer.
+// A hostIndex maps prefixes to the hosts in an answer.
 type hostIndex struct {
 	a     *Answer
 	hosts map[netip.Prefix]*Host // nil for hosts beyond the limit
@@ -434,7 +434,7 @@ func (w *query) befriend(p netip.Prefix) Remedy {
 	return Remedy{"add " + host + " to the table <friends>", "file " + text.Escape(where) + ", then run scanwatch reload: exempts the host permanently"}
 }
 
-// table returns a table of the current policy, or nil.
+// table returns a table from the current policy, or nil.
 func (w *query) table(name string) rules.Table {
 	if w.Policy == nil {
 		return nil

@@ -159,7 +159,7 @@ func (h *Host) remedy(do, format string, args ...any) {
 	}
 }
 
-// sessionsOf returns the sessions of h in the answer.
+// sessionsOf returns h's sessions in the answer.
 func (a *Answer) sessionsOf(h *Host) (all []*Session) {
 	for _, s := range slices.Concat(a.Sessions, a.Deciding) {
 		if s.source == h.Prefix {
@@ -229,7 +229,7 @@ func (a *adviser) exempt() {
 	a.remedy("remove "+text.Escape(a.newest.pass.String()), "in %s: rules then apply to the client", a.where(a.newest.pass.Pos))
 }
 
-// exemptByPass adds the exemption by the matching pass statement p.
+// exemptByPass adds the exemption granted by the matching pass statement p.
 func (h *Host) exemptByPass(p *rules.Pass) {
 	h.exempt("pass", true, "a pass statement matches: %s", text.Escape(p.String()))
 }

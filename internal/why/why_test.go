@@ -159,7 +159,7 @@ func options(t testing.TB, dir, conf string) Options {
 	return o
 }
 
-// ask returns the answer, and the answer as text.
+// ask returns the answer, both as a value and as text.
 func ask(t testing.TB, arg, kind string, o Options) (*Answer, string) {
 	t.Helper()
 	q, err := Parse(arg, kind)
@@ -612,7 +612,7 @@ func TestFriends(t *testing.T) {
 
 // TestUserOfManyHosts checks that a user's hosts are found among a large number
 // of other hosts. Beyond maxLoginHosts, the number of hosts is a lower bound. A
-// note gives the number of logins in aggregates.
+// note reports the number of logins in aggregates.
 func TestUserOfManyHosts(t *testing.T) {
 	dir := t.TempDir()
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})

@@ -23,7 +23,7 @@ const (
 	maxName   = 64       // bytes of a name
 )
 
-// magic starts each block. Its last byte is the version of the encoding.
+// magic starts each block. Its last byte is the encoding's version.
 const magic = "SWB\x01"
 
 // Types of columns.

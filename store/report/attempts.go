@@ -81,9 +81,9 @@ func (c *Collector) rcpt(s *store.Step) {
 	t.refused += count
 }
 
-// find sets the domain of a recipient. An address without a domain is local. find
-// returns false at the limit, and for the domains that an aggregate counts without
-// naming them.
+// find sets a recipient's domain. An address without a domain is local. find
+// returns false at the limit, and for the domains that an aggregate counts
+// without naming them.
 func (a *attempts) find(n *current, recipient []byte) bool {
 	d := &n.domain
 	domain := recipient[bytes.LastIndexByte(recipient, '@')+1:]

@@ -188,8 +188,8 @@ func (c *Collector) Add(r *store.Record) error {
 	return c.addRemote()
 }
 
-// addAuthenticated counts the rejections of a session with a login. No other list
-// includes sessions with a login.
+// addAuthenticated counts the rejections in a session with a login. No other
+// list includes sessions with a login.
 func (c *Collector) addAuthenticated() error {
 	if c.lists == nil {
 		return nil

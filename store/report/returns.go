@@ -202,7 +202,7 @@ type ReturnSummary struct {
 	NotFollowed int         `json:"not_followed"` // findings over the memory limit, or in an aggregate of many sources
 }
 
-// A ReturnRow counts the hosts of a class.
+// A ReturnRow counts the hosts in a class.
 type ReturnRow struct {
 	Of     string         `json:"of"` // banned, "banned, observed only", "any finding", or a token
 	Hosts  int            `json:"hosts"`

@@ -105,7 +105,7 @@ type ScannerSummary struct {
 	OptOut bool `json:"-"` // include the opt-outs
 }
 
-// A Scanner counts the sessions of an organisation.
+// A Scanner counts an organisation's sessions.
 type Scanner struct {
 	Organisation string          `json:"organisation"`
 	Sessions     int             `json:"sessions"`
@@ -116,7 +116,7 @@ type Scanner struct {
 	OptOut       *OptOut         `json:"opt_out,omitempty"`
 }
 
-// A ScannerSource is an address of a Scanner.
+// A ScannerSource is one of a Scanner's addresses.
 type ScannerSource struct {
 	Address string `json:"address"`
 	Last    Time   `json:"last"`

@@ -15,7 +15,7 @@ import (
 	"scanwatch/internal/text"
 )
 
-// A source counts the sessions of an address.
+// A source counts the sessions from an address.
 type source struct {
 	sessions, found, mails, rcptOK, rcptPermfail, rcptTempfail, authFail, authRefused uint32
 

@@ -280,7 +280,7 @@ func (s *UserSummary) Text(w io.Writer, zone *time.Location) error {
 	return err
 }
 
-// maxUserColumn is the width of the column with users.
+// maxUserColumn is the width of the user column.
 const maxUserColumn = 32
 
 // attackedText explains the list of attacked users.

@@ -260,7 +260,7 @@ func NewView(r *store.Record) *View {
 	return v
 }
 
-// addStep adds a step to the lists of the View.
+// addStep adds a step to the View's lists.
 func (v *View) addStep(s *viewStep) {
 	answer := Answer{s.result, s.code, s.reply}
 	switch s.kind {
