@@ -22,7 +22,7 @@ type budget struct {
 	created map[string]time.Time // results of expiry
 }
 
-// usage describes the disk usage after pruning.
+// usage describes disk usage after pruning.
 type usage struct {
 	segments, sealed, quarantined int
 	bytes                         int64 // excludes the open segment and the segment that is being sealed

@@ -284,7 +284,8 @@ func (c *checker) freelist(id uint64) error {
 	return nil
 }
 
-// tree checks a page and all pages below it. A key below least is corrupt.
+// tree checks a page and all pages below it. A key less than least is
+// corrupt.
 func (c *checker) tree(id uint64, depth int, least []byte) error {
 	if depth == 0 {
 		return damaged("page %d is too deep", id)

@@ -137,5 +137,5 @@ func (a *Answer) banState(s *Session, zone *time.Location) string {
 			return fmt.Sprintf("The address %s is banned until %s.", prefix.String(b.Prefix), b.Until.In(zone).Format("2006-01-02 15:04 -0700"))
 		}
 	}
-	return "The address is not banned now, so you can try again."
+	return "The address is not currently banned, so you can try again."
 }

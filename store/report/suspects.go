@@ -119,9 +119,10 @@ func (c *Collector) refusal(s *store.Step) {
 	}
 }
 
-// observed returns the number of sessions in the record that were not rejected, but
-// would have been rejected by a rule that was only observed. For an aggregate, the
-// number is a lower bound, because several rules may apply to the same sessions.
+// observed returns the number of sessions in the record that were not rejected
+// but would have been rejected by a rule that was only observed. For an
+// aggregate, the number is a lower bound, because several rules may apply to
+// the same sessions.
 func (n *current) observed() (most int) {
 	for i := range n.refusals[:n.rules] {
 		most = max(most, n.refusals[i].observed)
@@ -183,8 +184,8 @@ func (c *Collector) addSuspects() {
 
 // reason returns the reason why d's host may be legitimate, or "". A host with evidence
 // of scanning is not legitimate, even if the confidence is not high. A mailing
-// list that keeps returning has a reason in every period, even if a long period
-// includes the evidence that led to its ban.
+// list that keeps returning has a reason in any period, even one that is long
+// enough to include the evidence that led to its ban.
 func (d *suspect) reason(src *source, rdns []byte) string {
 	switch {
 	case d.login:
