@@ -291,7 +291,7 @@ func TestLetter(t *testing.T) {
 			"this host uses the greeting of a known botnet", "is banned until 2026-11-03 11:00 +0000", "The reference is 00000000000000b1."}},
 		{"greeting", "00000000000000b1", whyConf, []string{"which greeted as \"ylmf-pc\", connected", "    554 5.7.1 This greeting"}},
 		{"manual", "2001:db8:1::4", whyConf, []string{"The postmaster has banned the address."}},
-		{"hostile", "00000000000000c1", whyConf, []string{"The server rejected it.", "not banned now"}},
+		{"hostile", "00000000000000c1", whyConf, []string{"The server rejected it.", "not currently banned"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			a, _ := ask(t, c.arg, "", options(t, dir, c.conf))
