@@ -11,8 +11,8 @@ import (
 	"scanwatch/internal/text"
 )
 
-// An action is a row in the table of actions. Decisions are listed first, because they
-// are written first in a rule.
+// An action is a row in the table of actions. Decisions come first, because
+// they are written first in a rule.
 type action struct {
 	word, alias string
 	args        string
@@ -54,8 +54,9 @@ var actions = []action{
 		print: func(r *Rule) string { return "ban " + braces(durations(r.Ban, text.Duration)) }},
 }
 
-// parseBan parses the durations of bans for consecutive offences. Only the first
-// duration may be 0s. The first offence is then counted, but does not lead to a ban.
+// parseBan parses the durations of bans for consecutive offences. Only the
+// first duration may be 0s, in which case the first offence is counted but
+// does not lead to a ban.
 func parseBan(l *line, r *Rule) *Error {
 	return l.each(func() *Error {
 		t := l.peek()
@@ -182,7 +183,7 @@ func printTags(r *Rule) string {
 	return text
 }
 
-// A Keyword describes a word of the policy language, for manuals and help.
+// A Keyword describes a word in the policy language, for manuals and help.
 type Keyword struct {
 	Kind string // statement, condition, action, phase, key
 	Word string
@@ -232,11 +233,12 @@ func (r *Rule) answer() string {
 	return ""
 }
 
-// sticky reports whether the decision of r applies to the rest of the session. A
-// decision is sticky if no fact in its rule's conditions can change during the session.
-// The client cannot escape a sticky decision with another HELO or another transaction.
-// Decisions about one sender or recipient apply only in their phase. A proceed decision
-// is never sticky, because other phases have separate rules.
+// sticky reports whether r's decision applies to the rest of the session. A
+// decision is sticky if no fact in its rule's conditions can change during the
+// session. The client cannot escape a sticky decision with another HELO or
+// another transaction. Decisions about one sender or recipient apply only in
+// their phase. A proceed decision is never sticky, because other phases have
+// separate rules.
 func (r *Rule) sticky() bool {
 	if !r.Decides || r.Decision == smtp.Proceed || len(r.Conds) == 0 {
 		return false

@@ -204,8 +204,8 @@ func (k *checker) suggest(wrong string, names map[string]*declared, example stri
 	return didYouMean(wrong, slices.Sorted(maps.Keys(names)))
 }
 
-// conds checks conditions, except whether their facts are known in the rule's phases;
-// see phase.
+// conds checks conditions, but not whether their facts are known in the rule's
+// phases; see phase.
 func (k *checker) conds(cs []*Cond, ofRule bool) {
 	for _, c := range cs {
 		for _, v := range c.Values {
@@ -352,7 +352,7 @@ func (k *checker) phase(r *Rule, c *Cond) {
 	}
 }
 
-// known describes the phases in which a fact is known.
+// known names the phases in which a fact is known.
 func known(first, last smtp.Phase) string {
 	switch {
 	case first == smtp.PhaseEnd:
@@ -363,8 +363,8 @@ func known(first, last smtp.Phase) string {
 	return "it is known from phase " + first.String()
 }
 
-// scores warns of a score that no condition uses, and of a condition on a score that is
-// always 0.
+// scores warns of a score that no condition uses and of a condition on a score
+// that is always 0.
 func (k *checker) scores() {
 	var looks *Cond
 	for _, r := range k.rules {
@@ -471,7 +471,7 @@ func (c *Cond) same(w *Cond) bool {
 		})
 }
 
-// maxCompare is the maximum number of pairs of values that Check compares to find a
+// maxCompare is the maximum number of pairs of values that Check compares for a
 // single warning.
 const maxCompare = 10000
 

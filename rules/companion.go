@@ -10,8 +10,8 @@ import (
 	"scanwatch/internal/text"
 )
 
-// A Role is the task of a companion. A companion is a scanwatch(8) command that runs as
-// a service under a separate user.
+// A Role is the task of a companion. A companion is a scanwatch(8) command that
+// runs as a service under a separate user.
 type Role string
 
 // Roles of companions.
@@ -48,8 +48,8 @@ type Companion struct {
 	Role Role
 	User string // name or number of the user that the process runs as
 
-	// Target and Argument describe a sync companion's target. Max is the maximum number
-	// of entries. If Max is 0, the default applies.
+	// Target and Argument describe a sync companion's target. Max is the
+	// maximum number of entries, or 0 for the default.
 	Target, Argument string
 	Format           string
 	Reload           []string
@@ -59,7 +59,7 @@ type Companion struct {
 	Forward Forward
 	Share   Share // of share
 
-	// Listen lists the addresses of a serve companion.
+	// Listen lists the addresses on which a serve companion listens.
 	Listen []netip.Addr
 	Port   int // 53 if not set
 	Allow  []netip.Prefix
@@ -164,8 +164,8 @@ func (c *Companion) parseListen(l *line) (err *Error) {
 			return l.errorf(l.toks[l.at-1].pos, "", "a companion listens on addresses, not on networks")
 		}
 		if p.Addr().IsUnspecified() {
-			// On a wildcard address, a UDP response might be sent from a different
-			// address than the one queried.
+			// On a wildcard address, a UDP response might be sent from an
+			// address other than the one queried.
 			return l.errorf(l.toks[l.at-1].pos, "name the addresses of this host", "a companion cannot listen on %s", p.Addr())
 		}
 		c.Listen = append(c.Listen, p.Addr())
@@ -181,7 +181,7 @@ func (c *Companion) parseListen(l *line) (err *Error) {
 	return err
 }
 
-// broadcast is the address of all hosts in the local network (RFC 919).
+// broadcast is the address of all hosts on the local network (RFC 919).
 var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 
 // parseResolvers parses a lookup companion's resolvers.
@@ -250,9 +250,9 @@ func parseZone(l *line) (Statement, *Error) {
 	return z, err
 }
 
-// isZoneName reports whether s is a valid zone name. The labels of a zone name are made
-// of letters, digits, `-` and `_`. A query prepends up to 64 characters of an address
-// to the zone name (RFC 5782).
+// isZoneName reports whether s is a valid zone name. The labels of a zone name
+// consist of letters, digits, `-` and `_`. A query prepends up to 64 characters
+// of an address to the zone name (RFC 5782).
 func isZoneName(s string) bool {
 	if len(s) > 180 || !strings.Contains(s, ".") {
 		return false
@@ -335,7 +335,7 @@ func listOf[T interface{ String() string }](all []T) string {
 	return braces(words)
 }
 
-// checkCompanions checks the dependencies between the statements about companions.
+// checkCompanions checks the dependencies between statements about companions.
 func checkCompanions(k *checker) {
 	var serve *Companion
 	once := map[Role]Pos{}

@@ -25,7 +25,8 @@ type Settings struct {
 	OwnAddresses []netip.Prefix
 	Gateways     []netip.Prefix // addresses shared by many hosts
 	Delimiter    byte           // character between a mailbox and its detail; + if not set
-	// RunDir is the directory of the companions' socket. It is empty if not set.
+	// RunDir is the directory of the companions' socket, or empty if it is
+	// not set.
 	RunDir     string
 	Companions []*Companion
 	Zones      []*Zone
@@ -106,8 +107,8 @@ type Options struct {
 	Load func(Source) (Table, error)
 }
 
-// A Source is the origin of a table's entries: a file, or the shipped list with the
-// table's name.
+// A Source is the origin of a table's entries: a file, or the shipped list that
+// has the table's name.
 type Source struct {
 	Table   string
 	Builtin bool
@@ -119,7 +120,7 @@ type Source struct {
 	Exempts bool // the table is used only for exemptions
 }
 
-// A Policy is a compiled configuration. A Policy is read-only and safe for concurrent
+// A Policy is a compiled configuration. It is read-only and safe for concurrent
 // use.
 type Policy struct {
 	Settings
@@ -310,8 +311,9 @@ func (p *Policy) InMode(m Mode) *Policy {
 	return &other
 }
 
-// Only returns a copy of p whose only rule is the named one. All pass statements,
-// weights and tables are kept. If the named rule does not exist, Only returns nil.
+// Only returns a copy of p whose only rule is the named one, with all pass
+// statements, weights and tables. If the named rule does not exist, Only
+// returns nil.
 func (p *Policy) Only(name string) *Policy {
 	other := *p
 	other.rules, other.phases = nil, [smtp.NumPhases][]int{}
@@ -343,8 +345,8 @@ func (p *Policy) Rules() []*Rule {
 }
 
 // Submission reports whether the listener dst is for users' mail clients, which may
-// greet with any name. A submission listener has port 465 or 587 (RFC 8314, RFC 6409),
-// or is named submission.
+// greet with any name. A listener is a submission listener if its port is 465
+// or 587 (RFC 8314, RFC 6409) or its name is submission.
 func (p *Policy) Submission(dst netip.AddrPort) bool {
 	if dst.Port() == 465 || dst.Port() == 587 {
 		return true
@@ -383,7 +385,7 @@ type Needs struct {
 	Names    bool // senders, recipients or users, which may be hashed in records
 }
 
-// A Window describes a count across sessions, as used in a rule.
+// A Window describes a count across sessions that a rule uses.
 type Window struct {
 	Evidence Evidence
 	Window   time.Duration

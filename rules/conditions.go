@@ -185,9 +185,9 @@ func parseCount(l *line, c *Cond) *Error {
 	return nil
 }
 
-// span returns the first and last phase in which c is known. A list of evidence is
-// known once any of its tokens is possible. For a negated list, all tokens must be
-// possible.
+// span returns the first and last phase in which c is known. A list of evidence
+// is known as soon as any of its tokens is possible. A negated list is known
+// only when all of its tokens are possible.
 func (c *Cond) span() (first, last smtp.Phase) {
 	row := conditionByWord(c.Word)
 	first, last = row.from, row.to
@@ -211,7 +211,7 @@ func (c *Cond) span() (first, last smtp.Phase) {
 	return first, last
 }
 
-// sayWord returns a function that describes a condition that has no values.
+// sayWord returns a function that describes a condition without values.
 func sayWord(text string) func(*Cond) string { return func(*Cond) string { return text } }
 
 // sayValues returns a function that describes a condition with values. before precedes

@@ -28,9 +28,9 @@ var decisionSays = [...]string{
 	smtp.Disconnect: "is rejected and disconnected",
 }
 
-// Describe writes an explanation of the policy, in plain English, for senders of mail.
-// It lists the exempt clients, the reasons and durations of rejections, and the
-// contact.
+// Describe writes a plain English explanation of the policy for senders of
+// mail. It lists the exempt clients, the reasons for rejections, their
+// durations, and the contact.
 func (p *Policy) Describe(w io.Writer) error {
 	d := &describer{Policy: p}
 	d.title("Mail that this server rejects")
@@ -64,7 +64,7 @@ func (p *Policy) Describe(w io.Writer) error {
 		}
 		item += "." + d.tables(s.Conds)
 		if slices.ContainsFunc(s.Conds, func(c *Cond) bool { return c.Word == "listed" }) {
-			item += " Without an answer of the list, rules about DNS lists reject the host only temporarily."
+			item += " If the list has not answered, rules about DNS lists reject the host only temporarily."
 		}
 		d.item(item)
 	}
@@ -89,7 +89,7 @@ func (p *Policy) Describe(w io.Writer) error {
 			contact = p.Contact
 		}
 		d.para("Every rejection ends with a reference of sixteen letters and digits, such as [0123456789abcdef]. Send it to " + contact +
-			", from another mail account or by other means if necessary. With the reference the postmaster can find the reason and revoke the rejection.")
+			", from another mail account or by other means if necessary. With the reference, the postmaster can find the reason and revoke the rejection.")
 	}
 	_, err := io.WriteString(w, strings.TrimPrefix(d.out.String(), "\n"))
 	return err
@@ -282,7 +282,7 @@ func (d *describer) points() {
 	d.para("Evidence that is likely but not proven counts half.")
 }
 
-// durations writes the durations of rejections.
+// durations writes how long rejections last.
 func (d *describer) durations(rules []*Rule) {
 	var sticky, once, temporary, bans bool
 	for _, r := range rules {
@@ -297,7 +297,7 @@ func (d *describer) durations(rules []*Rule) {
 		temporary = temporary || strings.HasPrefix(r.answer(), "4")
 	}
 	if sticky {
-		d.item("If a host is rejected for its properties or its behaviour, that ends when it disconnects. It may reconnect immediately, and the policy is applied again.")
+		d.item("If a host is rejected for its properties or its behaviour, the rejection ends when it disconnects. It may reconnect immediately, and the policy is applied again.")
 	}
 	if once {
 		d.item("If a message is rejected for its sender or for a recipient, only this sender or recipient is rejected.")

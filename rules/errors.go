@@ -6,8 +6,8 @@ import (
 	"unicode/utf8"
 )
 
-// Pos is a position in a configuration file. Lines and columns start at 1. Each
-// character is one column, even a tab.
+// Pos is a position in a configuration file. Lines and columns start at 1,
+// and each character is one column, even a tab.
 type Pos struct {
 	File   string
 	Line   int
@@ -33,8 +33,8 @@ func (e *Error) Error() string {
 	return e.Pos.String() + ": " + e.Msg
 }
 
-// Detail returns the error, its line, a caret below the column, and the hint. Each line
-// ends with a newline.
+// Detail returns the error, its line, a caret below the column, and the hint.
+// Each line ends with a line feed.
 func (e *Error) Detail() string {
 	var b strings.Builder
 	b.WriteString(e.Error() + "\n")
@@ -114,8 +114,8 @@ func (es Errors) Detail() string {
 	return b.String()
 }
 
-// didYouMean returns a hint with the word most similar to the wrong word. If no word is
-// similar, the hint lists all of them.
+// didYouMean returns a hint with the word most similar to the wrong one, or
+// with all words if none is similar.
 func didYouMean(wrong string, words []string) string {
 	if best := Nearest(wrong, words); best != "" {
 		return "did you mean `" + best + "`?"
@@ -143,9 +143,9 @@ func Nearest(wrong string, words []string) string {
 	return best
 }
 
-// distance returns the number of typing mistakes between a and b. A mistake is an
-// inserted, omitted or changed letter, or two swapped neighbours. The algorithm is
-// optimal string alignment.
+// distance returns the number of typing errors between a and b. A typing
+// error is an inserted, omitted or changed letter, or two swapped neighbours.
+// The algorithm is optimal string alignment.
 func distance(a, b string) int {
 	if len(a) > 64 || len(b) > 64 {
 		return max(len(a), len(b))
@@ -171,7 +171,8 @@ func distance(a, b string) int {
 	return last[len(b)]
 }
 
-// A removedWord is a word of an earlier version of the language, with its replacement.
+// A removedWord is a word from an earlier version of the language, with its
+// replacement.
 type removedWord struct {
 	word, arg string // if arg is empty, any argument
 	hint      string

@@ -15,10 +15,10 @@ type Outcome struct {
 	Rule     *Rule // rule that made the decision, or nil
 	Decision smtp.Decision
 	Text     string // reply of Reject and Disconnect, without the reference; see Reply
-	// Sticky reports whether the decision applies to the rest of the session. The
-	// caller must repeat a sticky decision in every later phase that allows it. A
-	// sticky decision is not repeated if a pass statement matches or the client has
-	// logged in. A more severe decision of Eval replaces the sticky decision.
+	// Sticky reports whether the decision applies to the rest of the session.
+	// The caller must repeat a sticky decision in every later phase that allows
+	// it, unless a pass statement matches or the client has logged in. A more
+	// severe decision by Eval replaces the sticky decision.
 	Sticky bool
 	Delay  time.Duration // how long to delay the answer
 	// Ban lists the durations of bans for the source's consecutive offences.
@@ -34,16 +34,17 @@ type Verdict struct {
 	Phase smtp.Phase
 	// Pass is the pass statement that matched, or nil. If Pass is set, no rule applies.
 	Pass *Pass
-	// Act is the outcome to enforce. Act is empty in observe mode.
+	// Act is the outcome to enforce, which is empty in observe mode.
 	Act Outcome
-	// Would is the outcome that is only observed. In observe mode, it is the outcome of
-	// all rules. In enforce mode, it is the outcome of the rules marked observe.
+	// Would is the outcome that is only observed: in observe mode, the
+	// outcome of all rules; in enforce mode, the outcome of the rules
+	// marked observe.
 	Would Outcome
 	// Withheld is the outcome of the first rule whose decision was withheld because of
 	// the client's standing.
 	Withheld Outcome
 	// Unsure reports whether a pass statement is undecided because a table is not
-	// loaded. Decisions are then temporary, and no client is banned.
+	// loaded. Decisions are then temporary and no client is banned.
 	Unsure bool
 	// Waiting reports whether a pass statement depends on a DNS list that has not
 	// answered. Decisions based on other lists are then temporary.
@@ -55,7 +56,7 @@ type Verdict struct {
 	Tags         TagSet
 }
 
-// TagSet is a set of tags; see Policy.TagNames.
+// A TagSet is a set of tags; see Policy.TagNames.
 type TagSet uint64
 
 // maxTags is the maximum number of different tags in a policy.
@@ -72,11 +73,12 @@ func (p *Policy) TagNames(s TagSet) (names []string) {
 }
 
 // Eval evaluates the policy on f in phase f.Phase. If a pass statement matches, no rule
-// applies. Otherwise the rules are evaluated in order until one makes a decision. The
-// effects of earlier matching rules also count.
+// applies. Otherwise the rules are evaluated in order until one makes a
+// decision. The effects of earlier matching rules also apply.
 //
 // Rules marked observe make no decision, and their scores and tags do not count.
-// Observe mode therefore reports exactly the decisions of enforce mode.
+// The decisions reported in observe mode are therefore exactly those made in
+// enforce mode.
 //
 // If a pass statement is undecided because a table is not loaded, decisions are
 // temporary. If it is undecided because a DNS list has not answered, decisions based on
@@ -133,8 +135,8 @@ func (p *Policy) Eval(f *Facts) (v Verdict) {
 	return v
 }
 
-// or combines the effects of two outcomes, and keeps o's decision. If o has no
-// decision, it uses the other outcome's decision.
+// or combines the effects of two outcomes. The decision is o's, or other's
+// if o has none.
 func (o Outcome) or(other Outcome) Outcome {
 	if o.Rule == nil {
 		o.Rule, o.Decision, o.Text, o.Sticky = other.Rule, other.Decision, other.Text, other.Sticky
@@ -146,12 +148,13 @@ func (o Outcome) or(other Outcome) Outcome {
 	return o
 }
 
-// longer reports whether the first duration in a is longer than the first in b.
+// longer reports whether the first duration in a is longer than the first one
+// in b.
 func longer(a, b []time.Duration) bool {
 	return len(a) > 0 && (len(b) == 0 || a[0] > b[0])
 }
 
-// apply adds the effects of r to o.
+// apply adds r's effects to o.
 func (o *Outcome) apply(r *rule, temporary bool) {
 	o.Delay = max(o.Delay, r.tree.Delay)
 	if longer(r.ladder, o.Ban) {
@@ -198,7 +201,7 @@ func (r *Rule) Counts() bool {
 	})
 }
 
-// Has reports whether a condition of r checks or counts any of e.
+// Has reports whether a condition of r checks or counts any evidence in e.
 func (r *Rule) Has(e Evidence) bool {
 	return slices.ContainsFunc(r.Conds, func(c *Cond) bool {
 		return (c.Word == "count" || c.Word == "evidence") && !c.Not &&
@@ -207,8 +210,8 @@ func (r *Rule) Has(e Evidence) bool {
 }
 
 // countsRecipients reports whether c counts recipients. A condition that counts
-// recipients depends on the current recipient, because it ignores a recipient that is
-// known to exist.
+// recipients depends on the current recipient, because it does not count
+// recipients that are known to exist.
 func (c *Cond) countsRecipients() bool {
 	return c.Word == "count" && TokenByName(c.Values[0].Text).Evidence&ofRecipients != 0
 }
@@ -233,7 +236,7 @@ func (r *Rule) shield() shield {
 	return s
 }
 
-// prepare computes the session's listeners and score for all rules.
+// prepare computes the session's listeners and score once for all rules.
 func prepare(p *Policy, f *Facts) {
 	f.listeners = 0
 	for i, l := range p.listeners {
@@ -276,8 +279,8 @@ func (p *Policy) Passes(f *Facts) bool {
 	return v.Pass != nil
 }
 
-// pass stores the matching pass statement in v. If none matches, pass stores why one
-// may still match.
+// pass stores the matching pass statement in v. If none matches, pass stores
+// the reason why one may still match.
 func (p *Policy) pass(f *Facts, v *Verdict) {
 	for i := range p.passes {
 		s := &p.passes[i]
@@ -345,7 +348,7 @@ type CondTrace struct {
 // the phase.
 func (p *Policy) Explain(f *Facts) (Verdict, []Trace) { return p.explain(f, true) }
 
-// Answers returns the same traces as Explain, but without the texts of the facts.
+// Answers returns the same traces as Explain, but without the facts' texts.
 func (p *Policy) Answers(f *Facts) []Trace {
 	_, traces := p.explain(f, false)
 	return traces
@@ -409,8 +412,9 @@ func trace(s Statement, conds []cond, listeners uint64, f *Facts, facts bool) Tr
 	return t
 }
 
-// Reason returns the conditions of r, each with its fact. f must be the argument of the
-// latest Eval. Text from the network is quoted and truncated.
+// Reason returns the conditions of r, each with its fact. f must be the
+// argument of the latest call to Eval. Text from the network is quoted and
+// truncated.
 func (r *Rule) Reason(f *Facts) string {
 	var b strings.Builder
 	for i, c := range r.Conds {

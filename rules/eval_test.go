@@ -239,8 +239,9 @@ func TestConditions(t *testing.T) {
 	}
 }
 
-// TestConditionsBeforeTheirPhase checks that conditions are unknown before the phase in
-// which their facts become known. Only pass statements can have such conditions.
+// TestConditionsBeforeTheirPhase checks that a condition is unknown before the
+// phase in which its fact becomes known. Only pass statements can have such
+// conditions.
 func TestConditionsBeforeTheirPhase(t *testing.T) {
 	for _, cond := range []string{"helo x", "mail-from x", "rcpt-to x", "auth", "tls", "evidence helo-own-name", "count harvest > 0"} {
 		for _, not := range []string{"", "!"} {

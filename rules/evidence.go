@@ -1,12 +1,13 @@
 // Package rules implements the evidence tokens and the policy language of
 // scanwatch.conf(5).
 //
-// Parse parses a file into a tree. Check finds errors and likely mistakes in the tree.
-// Compile compiles the tree into a Policy. In each phase of a session, the Policy
-// evaluates the Facts and returns a Verdict.
+// Parse parses a file into a tree, Check finds errors and likely mistakes
+// in the tree, and Compile compiles the tree into a Policy. In each phase
+// of a session, the Policy evaluates the Facts and returns a Verdict.
 //
-// The package does not depend on the protocol, the clock or the disk. Callers pass
-// functions that read files. Facts holds counts and the results of lookups.
+// The package does not depend on the protocol, the clock or the disk:
+// callers pass functions that read files, and Facts holds counts and the
+// results of lookups.
 package rules
 
 import (
@@ -19,9 +20,9 @@ import (
 // Evidence is a set of evidence tokens, one bit each.
 type Evidence uint64
 
-// The tokens. The names of tokens are stable, because they appear in logs, rules,
-// records and exports. Their numbers may change, because they are used only within the
-// process.
+// The tokens. Token names are stable, because they appear in logs, rules,
+// records and exports. Token numbers may change, because they are used only
+// within the process.
 const (
 	Scanner Evidence = 1 << iota
 	Cloud
@@ -115,8 +116,8 @@ var Tokens = []Token{
 	{Listed, "listed", "is in a DNS block list", smtp.PhaseConnect},
 }
 
-// conduct is the evidence about how a client behaves. All other evidence is about the
-// client's name, address, AS or country.
+// conduct is the evidence of a client's behaviour. All other evidence is about
+// the client's name, address, AS or country.
 const conduct = BotnetHelo | TalksHTTP | TalksSSH | TalksTLS | TalksBinary | UnknownCommand | SyntaxError | Pipelining | EarlyTalker |
 	RelayProbe | UnknownRecipient | Harvest | ProbedRecipient | AuthFailure | AuthUnsupported | AuthSpray | NoMail | Abandoned |
 	Flood | Backscatter | AccountAbuse | HeloChanged | RecipientFlood

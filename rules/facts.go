@@ -15,9 +15,9 @@ type Facts struct {
 	Now     time.Time
 	Session uint64
 
-	// Local is set for a session over smtpd's local socket, and Auth for a session of
-	// an authenticated user. Only rules with a condition on auth apply to local and
-	// authenticated sessions.
+	// Local is set for a session over smtpd's local socket, and Auth for an
+	// authenticated user's session. Only rules with a condition on auth apply
+	// to local and authenticated sessions.
 	Local bool
 	Auth  bool
 	User  []byte // authenticated user; empty if unknown
@@ -30,9 +30,9 @@ type Facts struct {
 	// maximum on this system (64 bytes on Linux). A truncated name proves nothing.
 	RDNSCut bool
 	Helo    []byte // argument of HELO or EHLO
-	// MailFrom and RcptTo are addresses without brackets and parameters. MailFrom is
-	// valid from the mail-from phase onwards, and is empty for the null sender. RcptTo
-	// is valid in the rcpt-to phase.
+	// MailFrom and RcptTo are addresses without brackets or parameters.
+	// MailFrom is valid from the mail-from phase onwards and is empty for the
+	// null sender. RcptTo is valid in the rcpt-to phase.
 	MailFrom []byte
 	RcptTo   []byte
 	TLS      bool
@@ -45,8 +45,8 @@ type Facts struct {
 	Country  string // two capital letters; empty if unknown
 
 	// Evidence holds the evidence with high or medium confidence, and Weak the evidence
-	// with low confidence. Conditions on weak evidence are unknown, and weak evidence
-	// counts half in a score.
+	// with low confidence. Conditions on weak evidence are unknown, and weak
+	// evidence adds only half of its points to a score.
 	Evidence Evidence
 	Weak     Evidence
 	// Counts holds the number of times each token occurred in this session, by
@@ -57,8 +57,8 @@ type Facts struct {
 	Standing Standing
 	// Failed lists the user names of failed logins. The list may be incomplete.
 	Failed [][]byte
-	// RcptKnown reports whether RcptTo is known to exist. Counts of missing recipients
-	// do not apply to a recipient that is known to exist.
+	// RcptKnown reports whether RcptTo is known to exist. Counts of missing
+	// recipients do not include a recipient that is known to exist.
 	RcptKnown bool
 	// Window, if set, counts events across sessions.
 	Window Counter

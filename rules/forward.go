@@ -24,7 +24,7 @@ type Forward struct {
 	Rate   int // requests or messages a minute; 0 for the default
 }
 
-// The destinations of `companion forward`, and the meaning of their arguments.
+// The destinations of `companion forward` and the meaning of their arguments.
 const (
 	ForwardURL    = "url"
 	ForwardSyslog = "syslog"
@@ -47,8 +47,8 @@ func ForwardTargets() (words []string) {
 	return words
 }
 
-// ForwardBodies lists the formats of requests to a URL. The first format is the
-// default.
+// ForwardBodies lists the formats of requests to a URL, the first of which
+// is the default.
 var ForwardBodies = []string{"json", "chat", "text", "kafka"}
 
 // The limits of Forward.

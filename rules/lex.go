@@ -19,7 +19,7 @@ const (
 	signToken               // one of { } , = > !
 )
 
-// A token is a word in a line. The text of a token has no quotes or escapes.
+// A token is a word in a line. Its text has no quotes or escapes.
 type token struct {
 	kind kind
 	text string
@@ -50,8 +50,8 @@ var quotes = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
 
 func quote(s string) string { return `"` + quotes.Replace(s) + `"` }
 
-// slash encloses a regular expression in slashes, and escapes the slashes in it. A `\`
-// and the character after it are kept.
+// slash encloses a regular expression in slashes and escapes the slashes in it.
+// A `\` and the character after it are kept.
 func slash(re string) string {
 	var b strings.Builder
 	b.WriteByte('/')
@@ -181,7 +181,7 @@ func (l *lexer) token() (token, *Error) {
 	case c == '/':
 		return l.regex(t)
 	case strings.HasPrefix(l.rest, "<>"):
-		// The null sender does not need quotes.
+		// The null sender needs no quotes.
 		t.kind, t.text = stringToken, "<>"
 		l.advance(2)
 		return t, nil

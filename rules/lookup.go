@@ -21,22 +21,22 @@ type Lookup struct {
 	Name  string
 	Allow bool   // a listing is a reason to exempt a client, not evidence
 	Zone  string // may contain KeyMark once, instead of a label
-	// Codes lists the return codes, addresses in the list's answers, that mean that a
-	// host is listed. Ignore lists the codes that the list may also return but that
-	// have no meaning.
+	// Codes lists the return codes (addresses in the list's answers) that mean
+	// that a host is listed. Ignore lists codes that the list may also return
+	// but that have no meaning.
 	Codes, Ignore []netip.Prefix
 	Key           string        // file that contains the label for KeyMark; empty without a key
 	Rate          int           // maximum number of questions in a second on average; 0 for the default
 	Hold          time.Duration // maximum wait for an answer; 0 for no wait
 }
 
-// KeyMark is the placeholder in a zone that the companion replaces with the key. The
-// configuration does not contain the key.
+// KeyMark is the placeholder in a zone that the companion replaces with the
+// key, so the configuration does not contain the key.
 const KeyMark = "{key}"
 
 const (
-	// MaxLookups is the maximum number of lists. Each unknown client causes a question
-	// to each list.
+	// MaxLookups is the maximum number of lists, each of which is queried
+	// about each unknown client.
 	MaxLookups    = 8
 	maxLookupRate = 1000
 	minHold       = 10 * time.Millisecond
@@ -47,8 +47,8 @@ const (
 var (
 	lookupKinds = []string{"dnsbl", "allowlist"}
 	loopback4   = netip.MustParsePrefix("127.0.0.0/8")
-	// errorCodes contains the codes that report an error, for example that the list
-	// rejects a public resolver's questions.
+	// errorCodes lists the codes that report an error, for example that the
+	// list rejects queries from a public resolver.
 	errorCodes = netip.MustParsePrefix("127.255.255.0/24")
 	notListed  = netip.MustParseAddr("127.0.0.1") // RFC 5782 section 5
 )
@@ -141,8 +141,8 @@ func parseHold(l *line) (time.Duration, *Error) {
 }
 
 // ID returns the list's name and a digest of its definition. The filter and the
-// companion may have read different configurations. An answer to a question about one
-// definition must not count for another.
+// companion may have read different configurations, and an answer to a query
+// about one definition must not count for the other.
 func (s *Lookup) ID() string {
 	definition := *s
 	definition.Rate, definition.Hold = 0, 0
@@ -181,8 +181,9 @@ func codeList(list []netip.Prefix) string {
 }
 
 // Judge reports whether the addresses in an answer mean that a host is listed. known is
-// false if an address is not one of the list's codes. The whole answer is then ignored,
-// because it may be an error, or come from a resolver that replaces negative answers.
+// false if an address is not one of the list's codes. The whole answer is then
+// ignored, because it may be an error or come from a resolver that replaces
+// negative answers.
 func (s *Lookup) Judge(answer []netip.Addr) (listed, known bool) {
 	in := func(list []netip.Prefix, a netip.Addr) bool {
 		return slices.ContainsFunc(list, func(p netip.Prefix) bool { return p.Contains(a) })
@@ -203,8 +204,9 @@ func IsCode(a netip.Addr) bool {
 	return loopback4.Contains(a) && !errorCodes.Contains(a) && a != notListed
 }
 
-// Question returns the name to query in order to ask a zone's list about an address
-// (RFC 5782 sections 2.1 and 2.4). An IPv4-mapped IPv6 address is treated as IPv6.
+// Question returns the name to query when asking a zone's list about an address
+// (RFC 5782 sections 2.1 and 2.4). An IPv4-mapped IPv6 address is treated as
+// IPv6.
 func Question(a netip.Addr, zone string) string {
 	var b strings.Builder
 	ip := a.AsSlice()
@@ -218,7 +220,7 @@ func Question(a netip.Addr, zone string) string {
 	return b.String() + zone
 }
 
-// listing returns the answer of the named list, or nil.
+// listing returns the named list's answer, or nil.
 func (f *Facts) listing(name string) *smtp.Listing {
 	for i := range f.Listings {
 		if f.Listings[i].Name == name {
@@ -252,9 +254,8 @@ func (p *Policy) RestsOn(r *Rule, list string) bool {
 	})
 }
 
-// matchListed returns Yes if one of the condition's lists contains the client.
-// Otherwise, it returns Unknown if a list has not answered, and No if all lists have
-// answered.
+// matchListed returns Yes if one of the condition's lists contains the client,
+// Unknown if none does but one has not answered, and No if all have answered.
 func matchListed(c *cond, f *Facts) Truth {
 	answer := No
 	for _, v := range c.tree.Values {
@@ -346,8 +347,9 @@ func beforeAnswers(k *checker, r *Rule) {
 	}
 }
 
-// usesLookup checks a condition on DNS lists. A listing in a block list is not a reason
-// to exempt a client, and a listing in an allowlist is not a reason to reject it.
+// usesLookup checks a condition on DNS lists. A listing in a block list is
+// not a reason to exempt a client, and a listing in an allowlist is not a
+// reason to reject it.
 func usesLookup(k *checker, c *Cond, ofRule bool) {
 	for _, v := range c.Values {
 		l := k.listed[v.Text]
@@ -458,13 +460,14 @@ type query struct {
 	f        *Facts
 	missing  ListSet
 	evidence ListSet // missing lists whose listings are evidence
-	// The final score will be between low and high. It depends on the lists in scored.
+	// The final score will be between low and high, depending on the lists
+	// in scored.
 	low, high int
 	scored    ListSet
 }
 
-// add adds points to the score. If lists is not empty, the points depend on the answers
-// of these lists.
+// add adds points to the score. If lists is not empty, the points depend on
+// these lists' answers.
 func (q *query) add(points int, lists ListSet) {
 	if lists == 0 || points < 0 {
 		q.low += points
@@ -477,8 +480,8 @@ func (q *query) add(points int, lists ListSet) {
 	}
 }
 
-// all reports whether all conditions may match. If the result depends on missing
-// answers, lists contains the lists that must answer.
+// all reports whether all conditions may match. If the result depends on
+// missing answers, lists holds the lists that must answer.
 func (q *query) all(conds []cond) (may bool, lists ListSet) {
 	for i := range conds {
 		answer, of := q.eval(&conds[i])

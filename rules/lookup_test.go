@@ -83,8 +83,8 @@ score evidence listed 20
 	}
 }
 
-// TestWaitingPass checks that while a pass statement depends on a DNS list without an
-// answer, only decisions based on lists are temporary.
+// TestWaitingPass checks that while a pass statement depends on a DNS list that
+// has not answered, only decisions based on lists are temporary.
 func TestWaitingPass(t *testing.T) {
 	p := compile(t, lookups+`mode enforce
 pass match listed white fcrdns
@@ -358,12 +358,13 @@ func TestListDescribe(t *testing.T) {
 		t.Fatal(err)
 	}
 	if text := strings.Join(strings.Fields(b.String()), " "); !strings.Contains(text, "is in the DNS list `zen`: it is rejected") ||
-		!strings.Contains(text, "is in the DNS list `white`. The DNS list `white` is list.example.net. Without an answer of the list, rules about DNS lists reject the host only temporarily.") || !strings.Contains(text, "The DNS list `zen` is zen.example.org.") {
+		!strings.Contains(text, "is in the DNS list `white`. The DNS list `white` is list.example.net. If the list has not answered, rules about DNS lists reject the host only temporarily.") || !strings.Contains(text, "The DNS list `zen` is zen.example.org.") {
 		t.Error(text)
 	}
 }
 
-// TestListPrivacy checks that the description for users names the lists that are asked.
+// TestListPrivacy checks that the description for users names the lists that
+// are queried.
 func TestListPrivacy(t *testing.T) {
 	var b strings.Builder
 	if err := compile(t, lookups).DescribePrivacy(&b, nil); err != nil {
@@ -374,7 +375,7 @@ func TestListPrivacy(t *testing.T) {
 	}
 }
 
-// TestQuestions checks the names in questions against the examples in RFC 5782.
+// TestQuestions checks the queried names against the examples in RFC 5782.
 func TestQuestions(t *testing.T) {
 	for a, want := range map[string]string{
 		"192.0.2.99":                "99.2.0.192.bad.example.com",

@@ -55,7 +55,8 @@ const (
 	localPart
 )
 
-// A pattern is a name, suffix, glob or regular expression. The text is in lower case.
+// A pattern is a name, suffix, glob or regular expression. Its text is in lower
+// case.
 type pattern struct {
 	part   part
 	suffix bool // text starts with a dot, and also matches the names below the domain
@@ -134,7 +135,8 @@ func equalFold(text string, b []byte) bool {
 	return true
 }
 
-// matchGlob reports whether b matches glob. A `*` matches any number of bytes.
+// matchGlob reports whether b matches glob, in which a `*` matches any
+// number of bytes.
 func matchGlob(glob string, b []byte) bool {
 	g, i, star, mark := 0, 0, -1, 0
 	for i < len(b) {
@@ -158,7 +160,7 @@ func matchGlob(glob string, b []byte) bool {
 	return g == len(glob)
 }
 
-// trimDot removes the trailing dot of an absolute name.
+// trimDot removes the trailing dot from an absolute name.
 func trimDot(b []byte) []byte {
 	if len(b) > 1 && b[len(b)-1] == '.' {
 		return b[:len(b)-1]
@@ -166,8 +168,8 @@ func trimDot(b []byte) []byte {
 	return b
 }
 
-// ask returns Yes if one of c's tables matches. Otherwise, it returns Unknown if a
-// table is not loaded, and No if all tables are loaded.
+// ask returns Yes if one of c's tables matches, Unknown if none does but
+// one is not loaded, and No otherwise.
 func (c *cond) ask(match func(Table) bool) Truth {
 	answer := No
 	for _, t := range c.tables {
@@ -295,7 +297,7 @@ func matchStanding(least Standing) func(*cond, *Facts) Truth {
 // ofRecipients is the evidence whose counts are numbers of recipients.
 const ofRecipients = UnknownRecipient | Backscatter | RelayProbe | ProbedRecipient | Harvest
 
-// spares reports whether counts of e do not apply to the current recipient. Counts of
+// spares reports whether counts of e ignore the current recipient. Counts of
 // nonexistent recipients must not affect mail to existing mailboxes.
 func (f *Facts) spares(e Evidence) bool {
 	return f.Phase == smtp.PhaseRcptTo && f.RcptKnown && e&ofRecipients != 0
@@ -333,8 +335,9 @@ func matchHelo(c *cond, f *Facts) Truth {
 func matchMailFrom(c *cond, f *Facts) Truth { return c.recorded(f, f.MailFrom) }
 func matchRcptTo(c *cond, f *Facts) Truth   { return c.recorded(f, f.RcptTo) }
 
-// recorded compares c with a mail address whose local part may be hashed. Domains and
-// role accounts are never hashed, so conditions on them are still known.
+// recorded compares c with a mail address whose local part may be hashed.
+// Domains and role accounts are never hashed, so conditions on them can still
+// be evaluated.
 func (c *cond) recorded(f *Facts, b []byte) Truth {
 	answer := c.address(b)
 	if answer != No || !f.Recorded || !mailbox.Hashed(b) {
@@ -349,8 +352,8 @@ func (c *cond) recorded(f *Facts, b []byte) Truth {
 }
 
 // hidden reports whether p may match the unhashed form of a hashed address in domain.
-// The rare case of a hashed role account with a detail is ignored. Otherwise, all
-// conditions on role accounts would be unknown.
+// The rare case of a hashed role account with a detail is ignored. Conditions
+// on role accounts would otherwise all be unknown.
 func (p pattern) hidden(domain []byte) bool {
 	switch {
 	case p.part == domainPart:

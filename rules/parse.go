@@ -10,8 +10,8 @@ import (
 	"scanwatch/internal/text"
 )
 
-// Limits on a configuration, set well above any reasonable need. They also bound the time
-// spent on a file that is not a configuration.
+// Limits on a configuration, set well above any reasonable need. They also
+// limit the time spent on a file that is not a configuration.
 const (
 	maxFile   = 1 << 20 // size of a file, in bytes
 	maxFiles  = 64      // number of include files
@@ -24,9 +24,10 @@ const (
 
 const tooLong = `write long lists as a table: table <name> file "..."`
 
-// Parse parses a configuration file and the files it includes. Files are read with
-// readFile, for example os.ReadFile. The error is of type Errors, and lists all errors
-// and all unreadable files. Parse does not check the Config; see Check and Compile.
+// Parse parses a configuration file and the files it includes. It reads files
+// with readFile, for example os.ReadFile. The error is of type Errors and lists
+// all errors and all unreadable files. Parse does not check the Config; see
+// Check and Compile.
 func Parse(name string, readFile func(name string) ([]byte, error)) (*Config, error) {
 	p := &parser{readFile: readFile, reserved: reserved(), statements: statements}
 	c := p.file(name, nil)
@@ -193,7 +194,7 @@ func (p *parser) line(lx *lexer, tokens []token) (Statement, *Error) {
 		}
 	}
 	if hint := replacement(first.text, ""); hint != "" {
-		return nil, l.errorf(first.pos, hint, "`%s` is a statement of an earlier version", first)
+		return nil, l.errorf(first.pos, hint, "`%s` is a statement from an earlier version", first)
 	}
 	var words []string
 	for _, s := range p.statements {
@@ -251,7 +252,7 @@ func (p *parser) macro(l *line) (Statement, *Error) {
 	return m, nil
 }
 
-// A line is the parser's state in a logical line.
+// A line is the parser's state within a logical line.
 type line struct {
 	*parser
 	lexer *lexer
@@ -263,8 +264,8 @@ func (l *line) errorf(pos Pos, hint, format string, args ...any) *Error {
 	return &Error{Pos: pos, Msg: fmt.Sprintf(format, args...), Hint: hint, Source: l.lexer.source(pos)}
 }
 
-// expand replaces the current token with the tokens of a macro if it names one. The
-// macro's tokens take the position of its name.
+// expand replaces the current token with the tokens of a macro if it names one.
+// Errors in the macro's tokens are reported at the position of its name.
 func (l *line) expand() *Error {
 	out := l.toks[:l.at:l.at]
 	for _, t := range l.toks[l.at:] {
@@ -307,8 +308,8 @@ func (l *line) end() Pos {
 	return t.pos
 }
 
-// peek returns the next token without consuming it. At the end of the line, peek
-// returns an empty sign.
+// peek returns the next token without consuming it, or an empty sign at the
+// end of the line.
 func (l *line) peek() token {
 	if l.at < len(l.toks) {
 		return l.toks[l.at]
@@ -322,7 +323,7 @@ func (l *line) next() token {
 	return t
 }
 
-// accept consumes the next token if its text is the given one.
+// accept consumes the next token if it has the given text.
 func (l *line) accept(text string) bool {
 	if l.at < len(l.toks) && l.toks[l.at].is(text) {
 		l.at++
@@ -353,7 +354,7 @@ func (l *line) done() *Error {
 	return l.errorf(l.peek().pos, "", "unexpected `%s` after the end of the statement", l.peek())
 }
 
-// isValue reports whether t may be a value, rather than a sign or a keyword.
+// isValue reports whether t may be a value rather than a sign or a keyword.
 func (l *line) isValue(t token) bool {
 	return t.kind != signToken && (t.kind != wordToken || !l.reserved[t.text])
 }

@@ -118,7 +118,7 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// TestParseTree checks the fields of the tree, because printing could hide wrong
+// TestParseTree checks the tree's fields, because printing could hide wrong
 // fields.
 func TestParseTree(t *testing.T) {
 	c := mustParse(t, `rule r observe on mx phase { helo, data } match !count harvest > 5 in 1h by asn evidence cloud reject "450 4.7.1 x" ban 1d`)
@@ -376,8 +376,8 @@ func TestDistance(t *testing.T) {
 	}
 }
 
-// TestParseStore checks that the store statement is read from a configuration with
-// errors.
+// TestParseStore checks that the store statement can be read from a
+// configuration with errors.
 func TestParseStore(t *testing.T) {
 	for text, want := range map[string]Settings{
 		"store \"/tmp/x\" keep 30d\nrule bad\n": {Store: "/tmp/x", Keep: 30 * day},

@@ -20,7 +20,7 @@ type Retention struct {
 // publication describes the data that is sent to others.
 func publication(p *Policy) (list []string) {
 	if slices.ContainsFunc(p.Zones, func(z *Zone) bool { return z.Bans }) {
-		list = append(list, "Other mail servers can query by DNS whether a host is banned here, and for what reason.")
+		list = append(list, "Other mail servers can find out through DNS whether a host is banned here, and why.")
 	}
 	if p.Fleet != nil {
 		list = append(list, "Other mail servers of this site receive the addresses of banned hosts with the reasons for their bans, the addresses of hosts that have sent mail, and counts. They receive the names of mailboxes, users and domains only as keyed hashes.")
@@ -39,7 +39,7 @@ func publication(p *Policy) (list []string) {
 // publication describes the data that a forward companion's destination receives.
 func (c *Companion) publication() string {
 	if c.Target == ForwardAbuse {
-		return "The addresses of hosts that attack this server are reported to AbuseIPDB, with the kind and the time of the attack."
+		return "The addresses of hosts that attack this server are reported to AbuseIPDB, with the kind and time of the attack."
 	}
 	receiver, data := "Another program of this site", "the addresses, names and greetings of suspicious hosts, and the decisions about them."
 	if slices.Contains(plainBodies, c.Forward.Body) {
@@ -62,11 +62,11 @@ var plainBodies = []string{"chat", "text"}
 func (p *Policy) DescribePrivacy(w io.Writer, kept []Retention) error {
 	d := &describer{Policy: p}
 	d.title("Data stored about connections to this mail server")
-	d.para("A program of this mail server records connections to find scanners and attacks, and to answer questions about rejected mail. For each connection from another host or device it stores:")
+	d.para("A program on this mail server records connections to find scanners and attacks, and to answer questions about rejected mail. For each connection from another host or device it stores:")
 	for _, item := range []string{
 		"the time, and the address and name of the host",
 		"the commands and replies: the greeting, senders, recipients and user names",
-		"the size of messages, and the decisions of the program and its rules",
+		"the sizes of messages, and the decisions made by the program and its rules",
 	} {
 		d.item(item)
 	}
@@ -88,7 +88,7 @@ func (p *Policy) DescribePrivacy(w io.Writer, kept []Retention) error {
 	for _, k := range kept {
 		d.item(k.What + ": " + text.DurationWords(k.For))
 	}
-	d.para("The log of the mail server is kept separately.")
+	d.para("The mail server's log is kept separately.")
 	if others := publication(p); len(others) > 0 {
 		d.title("Publication")
 		for _, text := range others {

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestRemovedWords checks that the error for a word of an earlier version names its
-// replacement. Errors in other lines are still reported.
+// TestRemovedWords checks that the error for a word from an earlier version
+// names its replacement, and that errors in other lines are still reported.
 func TestRemovedWords(t *testing.T) {
 	for line, want := range map[string]string{
 		"privacy default":     "privacy default is now: privacy full",

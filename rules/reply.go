@@ -27,8 +27,9 @@ func Temporary(text string, d smtp.Decision) string {
 	return code + text
 }
 
-// Reply adds the session id to text, as a reference for a rejected sender to quote. The
-// id replaces `$session`, or is appended in brackets. Empty text stays empty.
+// Reply adds the session id to text as a reference that a rejected sender
+// can quote. The id replaces `$session` or is appended in brackets. Empty
+// text stays empty.
 func Reply(text string, session uint64) string {
 	id := fmt.Sprintf("%016x", session)
 	switch {

@@ -191,8 +191,8 @@ func (l *line) file(t *TableDecl) *Error {
 		f.Download, err = l.download()
 	}
 	if err == nil && f.URL != "" && f.Format == "" {
-		// A download's format must be given. It cannot be detected from the content,
-		// which may be an error message.
+		// A download's format must be given, because it cannot be detected
+		// from the content, which may be an error message.
 		err = l.errorf(at.pos, "put the format before the URL, for example: format addresses", "a downloaded file needs a format")
 	}
 	t.Files = append(t.Files, f)
@@ -282,7 +282,7 @@ func parseInclude(l *line) (Statement, *Error) {
 	return inc, nil
 }
 
-// parseRule parses the conditions and actions of a rule in any order. Rule.String
+// parseRule parses a rule's conditions and actions in any order. Rule.String
 // writes conditions and actions in the order used in the manual.
 func parseRule(l *line) (Statement, *Error) {
 	r := &Rule{Pos: l.toks[0].pos}
@@ -406,7 +406,8 @@ func (l *line) unknownPart(t token) *Error {
 	if conditionByWord(t.text) != nil || t.is("!") {
 		return l.errorf(t.pos, "all conditions follow `match` together", "unexpected `%s`", t)
 	}
-	// Suggest only a similar condition, because the list of all conditions is long.
+	// Suggest only similar conditions, because the list of all conditions is
+	// long.
 	if hint := didYouMean(t.text, conditionWords()); strings.HasPrefix(hint, "did") {
 		return l.errorf(t.pos, hint, "`%s` is neither an action nor a condition", t)
 	}

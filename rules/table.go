@@ -5,14 +5,14 @@ import (
 	"slices"
 )
 
-// inline is a table whose entries are in the configuration. The entries are searched
-// linearly, so long lists should be in files.
+// inline is a table whose entries are in the configuration. The entries are
+// searched linearly, so long lists belong in files.
 type inline struct {
 	c        cond
 	contents Contents
 }
 
-// Contents returns the number of entries of each class.
+// Contents returns the number of entries in each class.
 func (t *inline) Contents() Contents { return t.contents }
 
 func (t *inline) MatchAddr(a netip.Addr) bool {
@@ -30,7 +30,8 @@ func (t *inline) MatchName(b []byte) bool { return matchAny(t.c.names, trimDot(b
 
 func (t *inline) MatchASN(n uint32) bool { return slices.Contains(t.c.as, n) }
 
-// sources holds the sources of a table. An element is nil if its source is not loaded.
+// sources holds a table's sources, with nil for each source that is not
+// loaded.
 type sources []Table
 
 func (s sources) any(match func(Table) bool) bool {
@@ -70,8 +71,8 @@ func (p *Policy) Friends(within netip.Prefix) Truth {
 	return answer
 }
 
-// friends contains the networks and tables in which Friends searches. They are
-// collected once, because the filter calls Friends for each unknown client.
+// friends holds the networks and tables that Friends searches, collected
+// once because the filter calls Friends for each unknown client.
 type friends struct {
 	prefixes []netip.Prefix
 	tables   []Table // an element is nil if the table is not loaded
@@ -102,8 +103,8 @@ func (p *Policy) PassesKnown() bool {
 	return !slices.Contains(list, nil)
 }
 
-// PassesUseTable reports whether a pass statement uses the table. The result is true
-// for <friends>, which always exempts clients.
+// PassesUseTable reports whether a pass statement uses the table. It returns
+// true for <friends>, which always exempts clients.
 func (p *Policy) PassesUseTable(name string) bool {
 	return name == "friends" || slices.ContainsFunc(p.passes, func(s pass) bool {
 		return slices.ContainsFunc(s.tree.Conds, func(c *Cond) bool {

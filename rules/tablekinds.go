@@ -21,7 +21,7 @@ const (
 
 var classNames = [numClasses]string{"address", "AS number", "name", "country code"}
 
-// Contents counts a table's entries of each class, and gives an example.
+// Contents counts a table's entries by class and gives an example of each.
 type Contents [numClasses]struct {
 	Total   int
 	Example string
@@ -44,8 +44,8 @@ func (c *Contents) AddName(name string) {
 	c.Add(class, 1, name)
 }
 
-// asks maps conditions to the classes of entries that they use. A condition that is not
-// listed uses names.
+// asks maps conditions to the classes of entries that they use; a condition
+// that is not listed uses names.
 var asks = map[string][]ValueClass{"src": {Addresses}, "asn": {Numbers}, "country": {Codes}}
 
 func asked(word string) []ValueClass {
@@ -79,7 +79,7 @@ type use struct {
 	rule bool // the condition is in a rule
 }
 
-// exempts reports whether a table is used, but only in exemptions.
+// exempts reports whether a table is used, and only in exemptions.
 func exempts(k *checker, name string) bool {
 	t := k.tables[name]
 	return len(t.uses) > 0 && name != "local-domains" && !slices.ContainsFunc(t.uses, func(u use) bool { return u.rule })

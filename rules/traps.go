@@ -16,16 +16,16 @@ import (
 // condTraps lists functions that check a single condition.
 var condTraps = []func(*checker, *Cond){countedOnce, lowOnly, noUser, misshapenValues, noCountry, tooWide}
 
-// pairTraps lists functions that check two conditions of a statement. Each function is
-// called for every pair, in both orders.
+// pairTraps lists functions that check two conditions of a statement; each
+// is called for every pair, in both orders.
 var pairTraps = []func(*checker, *Cond, *Cond){failedAndLoggedIn, namelessAndNamed, excluded, listedAndKnown}
 
-// perEvent lists evidence that is counted at each event. Other evidence is counted once
-// per session.
+// perEvent lists evidence that is counted at each event; other evidence is
+// counted once per session.
 var perEvent = []string{"unknown-recipient", "backscatter", "recipient-flood", "relay-probe", "unknown-command", "auth-failure", "auth-unsupported", "flood"}
 
-// alwaysLow lists evidence that always has low confidence, and therefore matches no
-// condition and is not counted.
+// alwaysLow lists evidence that always has low confidence and therefore matches
+// no condition and is not counted.
 var alwaysLow = []string{"syntax-error"}
 
 // notOfUsers lists evidence for which no user name is known.
@@ -92,8 +92,8 @@ func needsAuth(k *checker, r *Rule) {
 	}
 }
 
-// tooWide warns of a pattern that matches all names, and of a prefix wider than any
-// site's or provider's network.
+// tooWide warns of a pattern that matches all names and of a prefix wider than
+// any site's or provider's network.
 func tooWide(k *checker, c *Cond) {
 	for _, v := range c.Values {
 		switch {
@@ -132,7 +132,8 @@ func noCountry(k *checker, c *Cond) {
 	}
 }
 
-// misshapenValues warns of a value whose form the condition's fact never has.
+// misshapenValues warns of a value in a form that the condition's fact never
+// has.
 func misshapenValues(k *checker, c *Cond) {
 	for _, v := range c.Values {
 		if why, hint := misshapen(c.Word, v); why != "" {
@@ -141,7 +142,7 @@ func misshapenValues(k *checker, c *Cond) {
 	}
 }
 
-// A shape describes a form of values that some conditions' facts never have.
+// A shape is a form of value that some conditions' facts never have.
 type shape struct {
 	words     []string
 	has       func(name string) bool
@@ -163,8 +164,8 @@ func isAddress(s string) bool {
 
 func isNetwork(s string) bool { return strings.Contains(s, "/") && isAddress(s) }
 
-// misshapen returns why the given condition never matches v, and a hint. Both strings
-// are empty if the condition may match.
+// misshapen returns the reason why the given condition never matches v, and a
+// hint. Both strings are empty if the condition may match.
 func misshapen(word string, v Value) (why, hint string) {
 	if v.Kind != TextValue {
 		return "", ""
@@ -242,8 +243,8 @@ func namelessAndNamed(k *checker, nameless, named *Cond) {
 	}
 }
 
-// listedAndKnown warns of a condition on DNS lists if another condition requires a
-// standing at which the lists are not asked.
+// listedAndKnown warns of a condition on DNS lists if another condition
+// requires a standing at which the lists are not queried.
 func listedAndKnown(k *checker, listed, standing *Cond) {
 	if listed.Word == "listed" && !standing.Not && slices.Contains([]string{"known", "trusted"}, standing.Word) {
 		k.warnf(listed.Pos, "", "this never matches: DNS lists are only asked about clients that are not `%s`", standing)
@@ -293,7 +294,7 @@ func (v Value) single(word string) bool {
 	return false
 }
 
-// chosen lists conditions whose facts any client can choose.
+// chosen lists conditions on facts that any client can choose.
 var chosen = []string{"mail-from", "helo", "fcrdns", "tls"}
 
 // unprovenPass warns of a pass statement that any client can match by choosing its

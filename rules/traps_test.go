@@ -220,7 +220,7 @@ func TestTraps(t *testing.T) {
 	}
 }
 
-// errorOf returns the warnings about the lines after the first lines.
+// errorOf returns the warnings about the lines that follow line first.
 func errorOf(all Errors, first int) error {
 	var later Errors
 	for _, e := range all {

@@ -37,8 +37,8 @@ func (c *Config) String() string {
 	return b.String()
 }
 
-// All iterates over the statements of c and the files it includes, in order. Each
-// statement comes with its file's Config.
+// All iterates over the statements of c and the files it includes, in order.
+// Each statement comes with the Config of its file.
 func (c *Config) All() iter.Seq2[*Config, Statement] {
 	return func(yield func(*Config, Statement) bool) { c.visit(yield) }
 }
@@ -298,7 +298,7 @@ func (r *Rule) String() string {
 	return text
 }
 
-// conds returns the text of conditions, with a space before each.
+// conds returns the text of conditions, each preceded by a space.
 func conds(cs []*Cond) string {
 	if len(cs) == 0 {
 		return " any"

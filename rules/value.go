@@ -13,8 +13,8 @@ import (
 	"scanwatch/internal/prefix"
 )
 
-// A valueFunc parses a value. If the value is invalid, the string is an error, possibly
-// followed by a hint on a second line.
+// A valueFunc parses a value. If the value is invalid, the returned string is
+// an error, possibly followed by a hint on a second line.
 type valueFunc func(token) (Value, string)
 
 // values parses a value or a list of values.
@@ -175,7 +175,7 @@ func tableValue(t token) (Value, string) {
 				return v, ""
 			}
 		}
-		// No host name ends with a number, so the value is a mistyped address.
+		// No host name ends in a number, so the value is a mistyped address.
 		last := t.text[strings.LastIndexByte(t.text, '.')+1:]
 		_, err := strconv.Atoi(last)
 		if err == nil || strings.ContainsAny(t.text, ":/") && !strings.ContainsAny(t.text, "[@*") {

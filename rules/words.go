@@ -28,7 +28,7 @@ var modeNames = [...]string{"observe", "enforce"}
 
 func (m Mode) String() string { return name(modeNames[:], int(m)) }
 
-// Log sets the destination and the level of the log.
+// Log sets the log's destination and level.
 type Log struct {
 	Syslog  bool // log to syslog(3) instead of standard error
 	Verbose bool // also log findings, decisions and progress
@@ -47,9 +47,9 @@ var privacyNames = [...]string{"full", "hashed"}
 
 func (p Privacy) String() string { return name(privacyNames[:], int(p)) }
 
-// Standing is the degree of trust that a client has earned by its accepted mail. The
-// zero Standing means that the standing is unknown, because the state is not loaded
-// yet.
+// Standing is the degree of trust that a client has earned with its accepted
+// mail. The zero Standing means that the standing is unknown, because the state
+// is not loaded yet.
 type Standing uint8
 
 // Levels of standing.
@@ -64,7 +64,7 @@ var standingNames = [...]string{"unknown", "none", "known", "trusted"}
 
 func (s Standing) String() string { return name(standingNames[:], int(s)) }
 
-// AtLeast reports whether the standing s is as high as least, or higher.
+// AtLeast reports whether the standing s is at least as high as least.
 func (s Standing) AtLeast(least Standing) Truth {
 	if s == StandingUnknown {
 		return Unknown
@@ -72,8 +72,8 @@ func (s Standing) AtLeast(least Standing) Truth {
 	return truth(s >= least)
 }
 
-// Truth is the result of a condition. The zero Truth is Unknown: the condition cannot
-// be evaluated. Neither the condition nor its negation then matches.
+// Truth is the result of a condition. The zero Truth is Unknown: the condition
+// cannot be evaluated, and neither it nor its negation matches.
 type Truth uint8
 
 // The results of a condition.
@@ -105,8 +105,8 @@ func truth(b bool) Truth {
 	return No
 }
 
-// Key is the property by which a count groups sessions. Sessions with the same value
-// are counted together.
+// Key is the property by which a count groups sessions: sessions with the
+// same value are counted together.
 type Key uint8
 
 // Keys for counting.

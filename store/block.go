@@ -19,8 +19,8 @@ type block struct {
 
 	// If lenient is set, open accepts corrupt columns other than key columns. lossy
 	// reports whether any column was corrupt, and poor whether a record column was
-	// corrupt. A lossy block lacks a field of all records, all steps of a kind, or
-	// exact step times.
+	// corrupt. A lossy block lacks a field in all records, all steps of a kind,
+	// or exact step times.
 	lenient, lossy, poor bool
 	inexact              bool // columns of times are lost
 
@@ -29,7 +29,7 @@ type block struct {
 	turn   int // increases with each new cursor
 }
 
-// A place identifies a step of a record, and its position in the columns.
+// A place identifies a record's step and its position in the columns.
 type place struct {
 	row, step int
 	next      [numKinds]uint32 // in the columns of each kind
@@ -124,8 +124,8 @@ func (b *block) open(value []byte, kinds Kinds) error {
 	return nil
 }
 
-// lose discards the values of a corrupt column. It returns false for a key column,
-// because every block needs its keys.
+// lose discards the values of a corrupt column. It returns false for a key
+// column, because a block is useless without its keys.
 func (b *block) lose(id columnID) bool {
 	b.lossy = true
 	switch {
@@ -157,7 +157,8 @@ func (b *block) noSteps() {
 	}
 }
 
-// readableSteps returns the number of a record's steps, without steps of lost kinds.
+// readableSteps returns the number of a record's steps, excluding steps of lost
+// kinds.
 func (b *block) readableSteps(row int) (n int) {
 	for _, k := range b.kinds.At(row) {
 		if b.wanted.Has(Kind(k)) {
@@ -174,7 +175,7 @@ func checkValues(r *column.Reader, i, n int) error {
 	return nil
 }
 
-// readKinds decodes the kinds of all steps, and counts them.
+// readKinds decodes and counts the kinds of all steps.
 func (b *block) readKinds() error {
 	for i := range b.r.Len() {
 		if string(b.r.Name(i)) != columnKinds {
@@ -244,7 +245,7 @@ func (b *block) wants(kinds []byte) bool {
 	return false
 }
 
-// A blockCursor iterates over the steps of a record in a block.
+// A blockCursor iterates over a record's steps in a block.
 type blockCursor struct {
 	b     *block
 	kinds []byte // of the steps
@@ -289,7 +290,7 @@ func (c *blockCursor) next(s *Step) bool {
 	return false
 }
 
-// A table holds the decoded columns of the records, or of one kind of steps.
+// A table holds the decoded columns of the records or of one kind of step.
 type table[T any] struct {
 	fields []field[T]
 	n      int            // number of rows
@@ -379,7 +380,7 @@ func (t *table[T]) lose(id columnID) {
 	}
 }
 
-// finish prepares the table for get, after all columns are decoded.
+// finish prepares the table for get after all columns have been decoded.
 func (t *table[T]) finish() error {
 	for range t.classes - 1 {
 		t.bases = append(t.bases, t.bases[0])

@@ -20,8 +20,9 @@ func recorded(sessions iter.Seq[simulate.Session]) []store.Record {
 	return all
 }
 
-// attacked returns the sessions of a day in which a legitimate server is the target of
-// a directory harvest and a brute-force attack. The sessions have 15 steps on average.
+// attacked returns a day's sessions in which a legitimate server is the target
+// of a directory harvest and a brute-force attack. The sessions have 15 steps
+// on average.
 var attacked = sync.OnceValue(func() []store.Record {
 	attack := simulate.Attack{Seed: 1, Start: simulate.Midnight, Every: 24 * time.Hour / 20_000, Sessions: 20_000, Each: 10}
 	harvest := simulate.Harvest(attack)
@@ -29,7 +30,7 @@ var attacked = sync.OnceValue(func() []store.Record {
 	return recorded(simulate.Merge(simulate.Day(1, 20_000), simulate.Merge(harvest, simulate.Guess(attack))))
 })
 
-// mixed returns sessions in the proportions of tests/bench.
+// mixed returns sessions in the same proportions as tests/bench.
 var mixed = sync.OnceValue(func() []store.Record {
 	all := recorded(simulate.Mixed(100_000, 7*time.Millisecond))
 	for i := range all {
@@ -63,8 +64,8 @@ func BenchmarkSeal(b *testing.B) {
 	}
 }
 
-// BenchmarkReadBlocks measures reading the sessions in blocks, with only some kinds of
-// steps.
+// BenchmarkReadBlocks measures reading sessions in blocks with only some kinds
+// of steps.
 func BenchmarkReadBlocks(b *testing.B) {
 	for _, l := range loads {
 		for _, of := range []struct {

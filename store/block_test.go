@@ -56,7 +56,7 @@ func fill(v reflect.Value, n int) {
 	}
 }
 
-// allSet reports the first exported field of a struct that is zero.
+// allSet fails the test if an exported field of a struct is zero.
 func allSet(t *testing.T, v any) {
 	t.Helper()
 	s := reflect.ValueOf(v)
@@ -83,7 +83,7 @@ func encoded(t testing.TB, r Record, all ...Step) Record {
 	return got
 }
 
-// plain returns a copy of the exported fields and the steps of r.
+// plain returns a copy of r's exported fields and steps.
 func plain(t testing.TB, r *Record) (Record, []Step) {
 	t.Helper()
 	var all []Step
@@ -123,7 +123,7 @@ func sealed(t testing.TB, all ...Record) []byte {
 	return value
 }
 
-// unsealed returns the records of a block with their steps of the given kinds.
+// unsealed returns a block's records with their steps of the given kinds.
 func unsealed(t testing.TB, value []byte, kinds Kinds) (all []Record) {
 	t.Helper()
 	b, err := openBlock(value, kinds)
@@ -252,7 +252,7 @@ func TestBlockOfABlock(t *testing.T) {
 	}
 }
 
-// TestEmptyBlock checks blocks without records, and records without fields.
+// TestEmptyBlock checks blocks without records and records without fields.
 func TestEmptyBlock(t *testing.T) {
 	if all := unsealed(t, newBlockEncoder().finish(nil), AllKinds); len(all) != 0 {
 		t.Errorf("%d records", len(all))
@@ -264,7 +264,7 @@ func TestEmptyBlock(t *testing.T) {
 	}
 }
 
-// TestUnknownColumns checks that columns of a newer version are skipped.
+// TestUnknownColumns checks that columns from a newer version are skipped.
 func TestUnknownColumns(t *testing.T) {
 	all := mixedRecords(t, 50)
 	e := newBlockEncoder()
@@ -305,7 +305,7 @@ func TestDamagedColumn(t *testing.T) {
 }
 
 // TestStepTimes checks that decoded times never decrease. The first gaps are exact.
-// Later times may be too early by at most 1/16 of the longest gap so far.
+// A later time may be too early by at most 1/16 of the longest gap so far.
 func TestStepTimes(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
 	for range 2000 {

@@ -34,8 +34,8 @@ func docRecords(t *testing.T) []Record {
 	}
 }
 
-// dump returns an annotated hex dump of a block. It decodes the header without package
-// column.
+// dump returns an annotated hex dump of a block. It decodes the header without
+// using package column.
 func dump(t *testing.T, value []byte) string {
 	t.Helper()
 	var r column.Reader
@@ -79,7 +79,7 @@ func dump(t *testing.T, value []byte) string {
 	return b.String()
 }
 
-// shown returns the values of a column as text.
+// shown returns a column's values as text.
 func shown(t *testing.T, r *column.Reader, i int) (all []string) {
 	t.Helper()
 	var n column.Numbers
@@ -103,8 +103,8 @@ func shown(t *testing.T, r *column.Reader, i int) (all []string) {
 	return all
 }
 
-// TestSealedDaysDoc checks that the example in docs/sealed-days.md is the output of the
-// encoder. The document must name every column and every kind of step.
+// TestSealedDaysDoc checks that the example in docs/sealed-days.md is the
+// encoder's output. The document must name every column and every kind of step.
 func TestSealedDaysDoc(t *testing.T) {
 	content, err := os.ReadFile(docFile)
 	if err != nil {

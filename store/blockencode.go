@@ -30,7 +30,7 @@ func newBlockEncoder() *blockEncoder {
 	return e
 }
 
-// rows returns the number of records since the last finish.
+// rows returns the number of records since the last call to finish.
 func (e *blockEncoder) rows() int { return e.n }
 
 // bytes returns the approximate size of the records before compression.
@@ -79,7 +79,8 @@ func (e *blockEncoder) finish(dst []byte) []byte {
 	return dst
 }
 
-// columns holds the values of all fields of records, or of one kind of steps.
+// columns holds the values of all fields of the records or of one kind of
+// step.
 type columns[T any] struct {
 	fields []field[T]
 	n      int      // number of values of each field
@@ -116,8 +117,8 @@ func (c *columns[T]) add(t *T) (size int) {
 	return size
 }
 
-// flush writes the columns and removes all values. Fields with few combinations of
-// values are stored as classes.
+// flush writes the columns and discards all values. It stores fields with
+// few combinations of values as classes.
 func (c *columns[T]) flush(w *column.Writer, j *joiner, names *columnNames) {
 	j.reset(c.n)
 	joined := j.joined[:0]
@@ -191,7 +192,7 @@ type joiner struct {
 	numbers map[uint64]uint32
 }
 
-// reset starts with n rows in one class.
+// reset starts again with n rows in a single class.
 func (j *joiner) reset(n int) {
 	j.index = append(j.index[:0], make([]uint64, n)...)
 	j.first = append(j.first[:0], 0)
@@ -226,7 +227,8 @@ func (j *joiner) add(v *values) bool {
 	return true
 }
 
-// identify numbers the distinct values of v. It stops when they exceed the limit.
+// identify numbers the distinct values in v, and stops when there are more
+// than the limit.
 func (j *joiner) identify(v *values) (distinct int) {
 	j.ids = j.ids[:0]
 	j.words.Reset()

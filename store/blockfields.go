@@ -11,8 +11,8 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// A field is a column of a block. It has a number or a text for each record, or for each
-// step of one kind.
+// A field is a column of a block. It has a number or a text for each record or
+// for each step of one kind.
 type field[T any] struct {
 	name    string
 	num     func(*T) uint64 // nil for a text
@@ -22,7 +22,7 @@ type field[T any] struct {
 	setText func(*T, []byte)                 // may keep its argument
 }
 
-// integer is any type of number that a column can contain.
+// integer is any type of number that a column can hold.
 type integer interface {
 	~uint8 | ~uint32 | ~uint64
 }
@@ -154,7 +154,7 @@ const (
 	columnClass = "class" // of records and of each kind: the class of each
 )
 
-// numKinds is the number of kinds that a block can contain.
+// numKinds is the number of kinds that a block can hold.
 const numKinds = 32
 
 // kindNames maps kinds to the prefixes of column names.
@@ -165,7 +165,7 @@ var kindNames = [numKinds]string{
 	KindListed: "listed",
 }
 
-// columnNames lists the column names of records, or of one kind of steps.
+// columnNames holds the column names of the records or of one kind of step.
 type columnNames struct {
 	at    string   // of steps
 	index string   // the class of each

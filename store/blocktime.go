@@ -5,15 +5,15 @@ import (
 	"time"
 )
 
-// exactGaps is the number of a session's gaps that are stored exactly.
+// exactGaps is the number of gaps in a session that are stored exactly.
 const exactGaps = 5
 
-// A stepClock encodes or decodes the step times of a session.
+// A stepClock encodes or decodes a session's step times.
 //
 // A code represents the gap between two steps. There are 16 codes for each power of
-// two, and code 0 means no gap. A remainder makes each of the first exactGaps gaps
-// exact. Later gaps are rounded by at most 1/16. A decoded time is never later than the
-// true time.
+// two, and code 0 means no gap. A remainder makes each of the first exactGaps
+// gaps exact, and later gaps are rounded by at most 1/16. A decoded time is
+// never later than the true time.
 type stepClock struct {
 	gaps  int
 	at    uint64 // decoded time of the last step
@@ -56,8 +56,8 @@ func (t *stepClock) encode(at time.Duration) (code, rest uint64, exact bool) {
 // maxMicros is the maximum time of a step in microseconds.
 const maxMicros = 1 << 40
 
-// gapCode returns the code of a gap. A code consists of the five highest bits and their
-// position.
+// gapCode returns the code of a gap, which consists of the gap's five
+// highest bits and their position.
 func gapCode(gap uint64) uint64 {
 	if gap < 16 {
 		return gap

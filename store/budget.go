@@ -22,7 +22,7 @@ type budget struct {
 	created map[string]time.Time // results of expiry
 }
 
-// usage describes the disk usage after pruning.
+// usage describes disk usage after pruning.
 type usage struct {
 	segments, sealed, quarantined int
 	bytes                         int64 // excludes the open segment and the segment that is being sealed
@@ -121,8 +121,8 @@ type spare struct {
 	size int64
 }
 
-// sparesOf returns the quarantined copies of state.db and the salvaged segments. Files
-// that were quarantined first come first.
+// sparesOf returns the quarantined copies of state.db and the salvaged
+// segments, in the order in which they were quarantined.
 func sparesOf(state *directory, copies []fs.FileInfo, sessions *directory, all []Segment) (list []spare) {
 	for _, c := range copies {
 		list = append(list, spare{state, c.Name(), c.Size()})
@@ -142,10 +142,10 @@ func quarantinedAt(name string) string {
 	return at
 }
 
-// expiry returns the day on which a segment's retention starts. Normally, this is the
-// segment's own day. If the clock was wrong, it is the trusted day on which the segment
-// was created. To find that day, only segments of expired or future days are opened,
-// and only once.
+// expiry returns the day on which a segment's retention starts. Normally, this
+// is the segment's own day, but if the clock was wrong, it is the trusted day
+// on which the segment was created. To find that day, only segments from
+// expired or future days are opened, and only once.
 func (b *budget) expiry(d *directory, s *Segment, oldest time.Time) time.Time {
 	if s.Quarantined || !s.Day.Before(oldest) && !s.Day.After(b.clock.believed.Add(clockJump)) {
 		return s.Day
@@ -161,8 +161,8 @@ func (b *budget) expiry(d *directory, s *Segment, oldest time.Time) time.Time {
 	return day
 }
 
-// files returns the segments in d and the size of the store's files. The size excludes
-// the files in apart. It also excludes files that do not belong to the store, which
+// files returns the segments in d and the size of the store's files. The size
+// excludes the files in apart, and files that do not belong to the store, which
 // prune cannot remove.
 func (b *budget) files(d *directory, apart []string) (all []Segment, total int64, err error) {
 	files, err := d.files()

@@ -1,9 +1,9 @@
 package store
 
-// This file finds the blocks of a sealed segment whose pages are corrupt. A client may
-// send text that looks like a block. Each block is therefore preceded by its file's
-// mark, which consists of 16 random bytes. The mark is chosen after the sessions have
-// ended, so no client can send it.
+// This file finds blocks in a sealed segment whose pages are corrupt. A client
+// may send text that looks like a block. Each block is therefore preceded by
+// its file's mark, which consists of 16 random bytes. The mark is chosen after
+// the sessions have ended, so no client can send it.
 
 import (
 	"bytes"
@@ -35,8 +35,8 @@ func openMark(v []byte) []byte {
 	return v[:markSize]
 }
 
-// carve searches the whole file for blocks, including unused pages. An unused page can
-// contain a second copy of a block.
+// carve searches the whole file for blocks, including unused pages, which
+// can contain second copies of blocks.
 func (s *sealedFile) carve() error {
 	info, err := s.file.Stat()
 	if err != nil {
@@ -102,9 +102,9 @@ func (s *sealedFile) findMeta() error {
 }
 
 // findMark returns the most frequent mark in leaf pages, or nil if it finds none. It is
-// called if the mark in the metadata is lost. Pages start at multiples of the page
-// size, with their own number. The number contains zero bytes, so a client's text
-// cannot look like a page.
+// called if the mark in the metadata is lost. Pages start at multiples of the
+// page size and begin with their own number. The number contains zero bytes, so
+// a client's text cannot look like a page.
 func (s *sealedFile) findMark(size int64) (mark []byte, err error) {
 	pageSize, err := pageSizeOf(s.file, size)
 	if err != nil {

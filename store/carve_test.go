@@ -19,8 +19,8 @@ func forgedBlock(end time.Time, id uint64) []byte {
 	return e.finish(nil)
 }
 
-// recordedText records sessions with incompressible text. Some sessions include the
-// given text.
+// recordedText records sessions with incompressible text, some of which
+// include the given text.
 func recordedText(t *testing.T, n int, text []byte) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
@@ -123,8 +123,8 @@ func TestForgedBlocks(t *testing.T) {
 	}
 }
 
-// TestCarvedBlockOfAnotherDay checks that carve ignores a block with records of another
-// day.
+// TestCarvedBlockOfAnotherDay checks that carve ignores a block with records
+// from a different day.
 func TestCarvedBlockOfAnotherDay(t *testing.T) {
 	dir := recorded(t, noon, 100)
 	sealDays(t, dir)

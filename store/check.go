@@ -12,17 +12,17 @@ import (
 
 // bbolt trusts its file. A flipped bit can cause an endless loop over a page, a read
 // outside its mapping, or a panic in a transaction with locks held. checkFile therefore
-// checks all pages before bbolt maps the file. It reads the file nearly in order, so
-// that an uncached file is read at disk speed.
+// checks all pages before bbolt maps the file. It reads the file nearly in
+// order, so an uncached file is read at disk speed.
 //
 // It does not detect changed bytes in values, because bbolt has no checksums for data.
 // Decode handles corrupt values.
 //
-// The layout is version 2 of bbolt's format, in the byte order of the machine. The header
-// of a page has 16 bytes: id u64, flags u16, count u16, overflow u32. An element has 16
-// bytes. A branch element is pos u32, ksize u32, pgid u64. A leaf element is flags u32,
-// pos u32, ksize u32, vsize u32. pos is the offset of the key from the start of the
-// element.
+// The layout is version 2 of bbolt's format, in the machine's byte order. A
+// page's header has 16 bytes: id u64, flags u16, count u16, overflow u32. An
+// element has 16 bytes. A branch element is pos u32, ksize u32, pgid u64. A
+// leaf element is flags u32, pos u32, ksize u32, vsize u32. pos is the key's
+// offset from the start of the element.
 const (
 	boltMagic   = 0xED0CDAED
 	boltVersion = 2
@@ -125,7 +125,7 @@ func (c *checker) tolerate(err error) error {
 	return err
 }
 
-// meta selects one of the two meta pages in the same way as bbolt.
+// meta selects one of the two meta pages as bbolt does.
 func (c *checker) meta(size int64) (root, freelist uint64, err error) {
 	var best uint64
 	found := false
@@ -284,7 +284,8 @@ func (c *checker) freelist(id uint64) error {
 	return nil
 }
 
-// tree checks a page and all pages below that page. A key below least is corrupt.
+// tree checks a page and all pages below it. A key less than least is
+// corrupt.
 func (c *checker) tree(id uint64, depth int, least []byte) error {
 	if depth == 0 {
 		return damaged("page %d is too deep", id)

@@ -34,9 +34,9 @@ type clock struct {
 	written  time.Time // the time in the file
 }
 
-// read returns a time that has certainly been reached. If the clock is trusted, this is
-// the current time. Otherwise, it is not later than the last trusted time. all lists
-// the segments in d.
+// read returns a time that has certainly been reached. If the clock is trusted,
+// this is the current time; if not, it is not later than the last trusted time.
+// all lists the segments in d.
 func (c *clock) read(d *directory, all []Segment) time.Time {
 	now := c.now()
 	if c.believed.IsZero() {
@@ -101,8 +101,8 @@ func lastTrusted(d *directory, all []Segment, now time.Time) time.Time {
 	return at
 }
 
-// doubt returns the last trusted time if the clock is not trusted, and otherwise a zero
-// time.
+// doubt returns the last trusted time if the clock is not trusted, or the zero
+// time if it is.
 func (c *clock) doubt() time.Time {
 	if c.doubted.IsZero() {
 		return time.Time{}
@@ -117,7 +117,8 @@ func (s *segment) markDoubt(at time.Time) error {
 	})
 }
 
-// createdInDoubt returns the trusted time that markDoubt has stored, or a zero time.
+// createdInDoubt returns the trusted time stored by markDoubt, or the zero
+// time.
 func createdInDoubt(d *directory, s *Segment) (at time.Time, err error) {
 	f, err := d.open(s.Name, os.O_RDONLY)
 	if err != nil {

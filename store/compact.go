@@ -12,9 +12,9 @@ const (
 	compactBatch = 4 << 20
 )
 
-// oversized reports whether the file exceeds the maximum size. An oversized file was
-// written with a larger maximum. No room in the budget is reserved for it until it is
-// compacted.
+// oversized reports whether the file exceeds the maximum size. An oversized
+// file was written with a larger maximum, and no room in the budget is reserved
+// for it until it is compacted.
 func (s *State) oversized() bool { return s.k.size() > s.o.MaxSize }
 
 // maxSize returns the maximum size that the file can have after the batch is committed.
@@ -32,8 +32,9 @@ func (s *State) maxSize() int64 {
 
 // If the copy is small enough, compact replaces the file with a copy without free
 // pages. Random additions and deletions can leave three quarters of a file unused, and
-// bbolt never returns free pages to the system. Together, the old and the new file do
-// not exceed the maximum size of a file, unless the old file alone already exceeds it.
+// bbolt never returns free pages to the system. The old and new files together
+// do not exceed the maximum size of a file, unless the old file alone already
+// exceeds it.
 func (s *State) compact() error {
 	size := s.k.size()
 	if size < s.o.MaxSize/8*5 {
@@ -84,8 +85,8 @@ func (s *State) Compact(ctx context.Context) error {
 	return s.k.request(ctx, s.compacts, "compact")
 }
 
-// compactNow is Compact in the goroutine of s. Together, the old and the new file do
-// not exceed the maximum size of a file.
+// compactNow does the work of Compact in s's goroutine. The old and new files
+// together do not exceed the maximum size of a file.
 func (s *State) compactNow() error {
 	if err := s.write(); err != nil {
 		return err
@@ -106,7 +107,7 @@ func (s *State) compactNow() error {
 	return s.useCopy()
 }
 
-// usedBytes returns the number of bytes in use in the pages of s.
+// usedBytes returns the number of bytes in use in s's pages.
 func usedBytes(s *segment) (used int64, err error) {
 	err = s.view(func(tx *bbolt.Tx) error {
 		return tx.ForEach(func(_ []byte, b *bbolt.Bucket) error {
@@ -118,7 +119,8 @@ func usedBytes(s *segment) (used int64, err error) {
 	return used, err
 }
 
-// copyFile copies the rows to a new file, and renames it to the open file's name.
+// copyFile copies the rows to a new file and renames it to the open file's
+// name.
 func (s *State) copyFile() (*segment, error) {
 	f, err := s.k.directory.create(StateFile + newSuffix)
 	if err != nil {

@@ -90,7 +90,8 @@ func (o *otherCopy) excludes(key recordKey) bool {
 	return slices.ContainsFunc(o.whole, func(b blockInfo) bool { return b.first.compare(key) < 0 && key.compare(b.last) < 0 })
 }
 
-// overlaps reports whether the other file has a record whose key is in a block's range.
+// overlaps reports whether the other file has a record whose key is within a
+// block's range.
 func (o *otherCopy) overlaps(b *blockInfo) bool {
 	if o == nil {
 		return false

@@ -51,7 +51,7 @@ func (d *directory) failed(op, file string, err error) error {
 	return &fs.PathError{Op: op, Path: d.name(file), Err: inner}
 }
 
-// sub opens a directory in d. A symbolic link is an error.
+// sub opens a directory in d. It returns an error for a symbolic link.
 func (d *directory) sub(name string) (*directory, error) {
 	path := d.name(name)
 	named, err := d.root.Lstat(name)
@@ -127,7 +127,7 @@ func (d *directory) rename(from, to string) error {
 	return nil
 }
 
-// own changes the owner of a file that root has created to the directory's owner.
+// own changes the owner of a file created by root to the directory's owner.
 func (d *directory) own(f *os.File) error {
 	if os.Geteuid() != 0 {
 		return nil
@@ -156,7 +156,7 @@ func (d *directory) lock() (*os.File, error) {
 	return f, nil
 }
 
-// sync writes the directory entries to the disk.
+// sync writes the directory entries to disk.
 func (d *directory) sync() error {
 	f, err := d.root.Open(".")
 	if err != nil {
@@ -237,7 +237,7 @@ func segmentsOf(files []fs.FileInfo) (all []Segment) {
 	return all
 }
 
-// removeTemporary removes the temporary files that a crash has left, even one during a
+// removeTemporary removes temporary files left by a crash, even by one during a
 // repair.
 func (d *directory) removeTemporary() error {
 	files, err := d.files()

@@ -11,7 +11,8 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// days manages the segments of a Writer. Only the background goroutine uses days.
+// days manages the segments of a Writer. It is used only by the background
+// goroutine.
 type days struct {
 	k       *keeper // keeps the open segment
 	budget  budget
@@ -24,11 +25,11 @@ type days struct {
 }
 
 // limit returns the maximum size of a segment. When a segment is full, a new
-// segment is started as the next part of the day. A sealed copy needs at most as much room
-// as the rows.
+// segment is started as the next part of the day. A sealed copy needs no more
+// room than the rows.
 func (d *days) limit() int64 { return max(d.budget.bytes/16, MinBudget/8) }
 
-// prepare creates and locks the directory. If the lock is new, it also prunes.
+// prepare creates and locks the directory. It also prunes if the lock is new.
 func (d *days) prepare() error {
 	fresh, err := d.k.lockDirectory()
 	if fresh {
@@ -37,7 +38,7 @@ func (d *days) prepare() error {
 	return err
 }
 
-// pruneAfter prunes if err is nil, and otherwise returns err.
+// pruneAfter returns err, or prunes if err is nil.
 func (d *days) pruneAfter(err error) error {
 	if err != nil {
 		return err
@@ -66,8 +67,8 @@ func (d *days) prune(room int64) error {
 	return err
 }
 
-// Reserve reserves bytes of the budget for the State's files. It returns when the bytes
-// are free.
+// Reserve reserves bytes of the budget for the State's files and returns
+// when they are free.
 func (w *Writer) Reserve(bytes int64) error {
 	r := reservation{bytes, make(chan error, 1)}
 	select {
@@ -172,9 +173,10 @@ func (w *Writer) commitTo(s *segment) (size int, err error) {
 
 func (d *days) path(name string) string { return filepath.Join(d.k.path(), name) }
 
-// belongs reports whether a record belongs in the segment of the given day. This
-// includes late records of the previous day. A record of any other day means that the
-// clock was changed or that an old stream is being replayed.
+// belongs reports whether a record belongs in the segment of the given day.
+// This includes late records from the previous day. A record from any other
+// day means that the clock was changed or that an old stream is being
+// replayed.
 func belongs(record, open time.Time) bool {
 	late := open.Sub(record)
 	return late >= 0 && late <= 24*time.Hour
@@ -194,7 +196,7 @@ func (w *Writer) batch(day time.Time) (size, count int) {
 	return size, count
 }
 
-// openDay opens the last part of a day, or creates a part.
+// openDay opens the last part of a day, or creates a new part.
 func (d *days) openDay(day time.Time) error {
 	last, part, err := d.lastPart(day)
 	if err != nil {
@@ -214,8 +216,8 @@ func (d *days) openDay(day time.Time) error {
 	case isDamaged(err):
 		_ = d.k.quarantine(last.Name, err) // logged
 	case errors.Is(err, ErrInUse):
-		// A reader holds the lock, because another filter would have locked the
-		// directory.
+		// The lock is held by a reader, because another filter would have
+		// locked the directory.
 	case errors.Is(err, ErrNewer), errors.Is(err, ErrOlder):
 		d.k.log.Warn("segment of another version, starting the next part", "err", err)
 	case errors.Is(err, fs.ErrNotExist):

@@ -67,11 +67,12 @@ func ReadFile(dir string, kinds Kinds, f func(*Record) error) error {
 	return nil
 }
 
-// A PlainFile is a sealed segment without bbolt. The file consists of all blocks, the
-// index with the key and position of each block, and the number of index entries.
+// A PlainFile stores a sealed segment without bbolt. The file consists of all
+// blocks, the index with the key and position of each block, and the number of
+// index entries.
 type PlainFile struct{ Name string }
 
-// Write writes records and returns the size of the file.
+// Write writes records and returns the file's size.
 func (p PlainFile) Write(all []Record) (int64, error) {
 	f, err := os.Create(p.Name)
 	if err != nil {

@@ -70,8 +70,8 @@ type Inspector struct {
 	Budget   int64                                // maximum bytes of all files for Repair; 0 for no limit
 }
 
-// Each calls visit for each file, starting with the segments, oldest first. It returns
-// the first error of visit.
+// Each calls visit for each file, starting with the segments, oldest first. It
+// returns the first error returned by visit.
 func (i *Inspector) Each(visit func(*File) error) error {
 	p, err := openPlaces(i.Dir)
 	if err != nil {
@@ -251,12 +251,12 @@ func (i *Inspector) segment(d *directory, s Segment) *File {
 	return f
 }
 
-// losses copies the recorded losses of a segment from its metadata.
+// losses copies a segment's recorded losses from its metadata.
 func (f *File) losses(meta metadata) {
 	*f.Dropped, f.Loss = readDropped(meta.get), meta.get(keyLoss) != nil
 }
 
-// records checks the records of a segment.
+// records checks a segment's records.
 func (i *Inspector) records(f *File, c *cursor) error {
 	rec := Record{step: new(Step)}
 	for {

@@ -24,9 +24,9 @@ const (
 	closeWait  = 200 * time.Millisecond
 )
 
-// A keeper keeps one bbolt file open for a background goroutine. The file is a Writer's
-// current segment, or a State's file. A keeper locks the directory, logs each failure
-// once, takes snapshots, and quarantines corrupt files.
+// A keeper keeps one bbolt file open for a background goroutine. The file is a
+// Writer's current segment or a State's file. A keeper locks the directory,
+// logs each failure once, takes snapshots, and quarantines corrupt files.
 type keeper struct {
 	keeperOptions
 
@@ -67,7 +67,7 @@ func (k *keeper) start(run func()) {
 	safego.Loop(k.log, "the writer of "+k.name, run, func() { close(k.done) })
 }
 
-// flush requests a write from the goroutine, and returns any write error.
+// flush requests a write from the goroutine and returns any write error.
 func (k *keeper) flush(ctx context.Context) error { return k.request(ctx, k.flushes, "flush") }
 
 // request sends a request to the goroutine and returns its error. verb names the
@@ -89,7 +89,8 @@ func (k *keeper) request(ctx context.Context, to chan<- chan error, verb string)
 	}
 }
 
-// close stops the goroutine, waits for it to end, and returns the remaining problem.
+// close stops the goroutine, waits for it to end, and returns any remaining
+// problem.
 func (k *keeper) close() error {
 	k.closing.Do(func() { close(k.stop) })
 	<-k.done
@@ -113,8 +114,8 @@ func (k *keeper) current() *segment {
 	return k.open
 }
 
-// snapshot returns a consistent copy of the open file. It returns ErrFinished if the
-// open file has a different name.
+// snapshot returns a consistent copy of the open file, or ErrFinished if
+// the open file has a different name.
 func (k *keeper) snapshot(name string) (*Snapshot, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -156,7 +157,7 @@ func (k *keeper) report(err error) {
 	k.cause, k.problem = cause(err), err.Error()
 }
 
-// cause returns the text of the innermost error. Each cause is logged once, even if
+// cause returns the innermost error's text. Each cause is logged once, even if
 // several operations fail because of it.
 func cause(err error) string {
 	for {
@@ -168,7 +169,8 @@ func cause(err error) string {
 	}
 }
 
-// pause returns the time to wait after an attempt. After a success, it returns idle.
+// pause returns the time to wait after an attempt, which is idle after a
+// success.
 func (k *keeper) pause(err error, idle time.Duration) time.Duration {
 	switch {
 	case err == nil:
@@ -211,7 +213,7 @@ func (k *keeper) lockDirectory() (fresh bool, err error) {
 	return true, nil
 }
 
-// openDirectory opens the directory, and creates it if necessary.
+// openDirectory opens the directory, creating it if necessary.
 func (k *keeper) openDirectory() (*directory, error) {
 	if err := os.Mkdir(k.state, 0o750); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
@@ -266,8 +268,8 @@ func (k *keeper) size() int64 {
 	return 0
 }
 
-// replaced reports whether the open file's name now refers to a different file, or to
-// none.
+// replaced reports whether the open file's name now refers to a different file
+// or no longer exists.
 func (k *keeper) replaced() bool {
 	have, err := k.open.file.Stat()
 	if err != nil {
@@ -277,7 +279,7 @@ func (k *keeper) replaced() bool {
 	return err != nil || !os.SameFile(have, now)
 }
 
-// release closes the open file. err is the reason, and may be nil.
+// release closes the open file. err is the reason and may be nil.
 func (k *keeper) release(err error) {
 	s := k.current()
 	k.use(nil)

@@ -43,8 +43,8 @@ func endlessWriter(dir string) {
 	}
 }
 
-// TestKill kills a Writer at many points in time. All records that were reported as
-// flushed must exist, and no file may be corrupt.
+// TestKill kills a Writer at many different times. All records that were
+// reported as flushed must exist, and no file may be corrupt.
 func TestKill(t *testing.T) {
 	self, err := os.Executable()
 	if err != nil {

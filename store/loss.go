@@ -7,12 +7,12 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// A corrupt file may have lost records of its day. The quarantined file is not a
-// lasting proof of the loss, because it may be removed to stay within the budget, or by
-// the operator. Another segment of the day is therefore marked with "loss". The mark
-// expires only with the day's records.
+// A corrupt file may have lost records from its day. The quarantined file is
+// not lasting proof of the loss, because it may be removed to stay within the
+// budget or by the operator. Another segment of the day is therefore marked
+// with "loss", a mark that expires only with the day's records.
 
-// markLoss marks the day of a segment as one that may have lost records.
+// markLoss marks a segment's day as one that may have lost records.
 func (s *segment) markLoss(at time.Time) error {
 	return s.update(func(tx *bbolt.Tx) error {
 		return tx.Bucket(bucketMeta).Put(keyLoss, binary.BigEndian.AppendUint64(nil, uint64(at.UnixMicro())))

@@ -12,8 +12,8 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// lossy removes the quarantined files, and returns the days that a Reader reports as
-// lossy.
+// lossy removes the quarantined files and returns the days that a Reader
+// reports as lossy.
 func lossy(t *testing.T, dir string) []string {
 	t.Helper()
 	for _, name := range segmentNames(t, dir) {
@@ -35,8 +35,8 @@ func lossy(t *testing.T, dir string) []string {
 	return slices.Compact(days)
 }
 
-// TestLossRemains checks that a loss of records remains known while the day has files,
-// even if the quarantined file was removed.
+// TestLossRemains checks that a loss of records is still reported while the day
+// has files, even after the quarantined file has been removed.
 func TestLossRemains(t *testing.T) {
 	step := func(b []byte) {
 		i := bytes.LastIndex(b, []byte("user1@example.org"))
@@ -104,8 +104,8 @@ func TestLossRemains(t *testing.T) {
 	}
 }
 
-// TestLossOfWriter checks that a loss of records remains known if a Writer has
-// quarantined the file.
+// TestLossOfWriter checks that a loss of records is still reported after a
+// Writer has quarantined the file.
 func TestLossOfWriter(t *testing.T) {
 	t.Run("the open day", func(t *testing.T) {
 		dir := recorded(t, noon, 100)

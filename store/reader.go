@@ -23,8 +23,8 @@ type Reader struct {
 
 	// Snapshot writes a consistent copy of a segment that a filter is writing. It
 	// returns ErrFinished if the segment has since been finished. If Snapshot is nil,
-	// the Reader cannot read segments that a filter is writing. Each calls Snapshot in
-	// another goroutine.
+	// the Reader cannot read segments that a filter is writing. Each calls
+	// Snapshot in a different goroutine.
 	Snapshot func(w io.Writer, name string) error
 
 	// Problem, if not nil, is called for each unreadable segment and for each segment
@@ -35,42 +35,43 @@ type Reader struct {
 	// read in the last call.
 	Dropped Dropped
 
-	// Lossy is the set of days that may have lost records in a corrupt file. Each call
-	// sets Lossy according to the segments that it reads.
+	// Lossy is the set of days that may have lost records because of a corrupt
+	// file. Each call sets Lossy according to the segments that it reads.
 	Lossy []time.Time
 
-	// Rules, if not nil, receives the rule texts of the segments by RuleRef. Rule texts
-	// come from the operator, so only a forged file contains hostile text.
+	// Rules, if not nil, receives the segments' rule texts, keyed by RuleRef.
+	// Rule texts come from the operator, so only a forged file contains hostile
+	// text.
 	Rules map[uint32]string
 
-	// Only, if not nil, selects records. The Reader does not read blocks without selected
-	// records.
+	// Only, if not nil, selects records. Blocks without selected records are
+	// not read.
 	Only *Selection
 
-	// Searched is the number of sessions that the last call read, or skipped because of
-	// Only. Oldest is the end of the oldest of these sessions. Both include blocks that
-	// are partly outside the call's period.
+	// Searched is the number of sessions that the last call read or skipped
+	// because of Only. Oldest is the end of the oldest of these sessions. Both
+	// include blocks that are partly outside the call's period.
 	Searched int
 	Oldest   time.Time
 
-	// Unread is the number of segments that the last call could not read. Corrupt and
-	// quarantined segments do not count.
+	// Unread is the number of segments that the last call could not read.
+	// Corrupt and quarantined segments are not counted.
 	Unread int
 }
 
 // Each calls f for each session that ended at or after since and before until. Sessions
 // are ordered by their end, except after clock changes. A zero time means no limit.
 // Only steps of the given kinds are read. The record and its text are valid until f
-// returns. Each returns the first error of f.
+// returns. Each returns the first error returned by f.
 func (r *Reader) Each(since, until time.Time, kinds Kinds, f func(*Record) error) error {
 	q := newQuery(since, until, kinds)
 	q.only = r.Only
 	return r.each(q, f)
 }
 
-// Find returns the sessions with the given id, oldest first. The result includes
-// aggregates that cover a session with the id. The result may have several sessions,
-// because different runs of smtpd may have used the same id.
+// Find returns the sessions with the given id, oldest first. The result
+// includes aggregates that cover a session with this id. There may be several
+// sessions, because different runs of smtpd may have used the same id.
 func (r *Reader) Find(id uint64) ([]Record, error) {
 	var found []Record
 	q := newQuery(time.Time{}, time.Time{}, AllKinds)
@@ -121,7 +122,7 @@ type query struct {
 
 func newQuery(since, until time.Time, kinds Kinds) query {
 	q := query{kinds: kinds, spare: make(spareBlocks, 4)}
-	// Round the limits up, because keys contain whole microseconds.
+	// Round the limits up, because keys hold whole microseconds.
 	micros := func(t time.Time) uint64 {
 		return uint64(max(t.Add(time.Microsecond-time.Nanosecond).UnixMicro(), 0))
 	}
@@ -136,7 +137,7 @@ func newQuery(since, until time.Time, kinds Kinds) query {
 	return q
 }
 
-// ends reports whether a key follows the selected keys.
+// ends reports whether a key comes after all selected keys.
 func (q *query) ends(k recordKey) bool { return q.to != recordKey{} && k.compare(q.to) >= 0 }
 
 func (r *Reader) problem(segment string, err error) {
@@ -145,8 +146,8 @@ func (r *Reader) problem(segment string, err error) {
 	}
 }
 
-// badRecords counts the invalid records of each segment, so that each segment causes
-// only one problem.
+// badRecords counts the invalid records of each segment, so that only one
+// problem is reported for each segment.
 type badRecords struct {
 	segments []string
 	count    []int
@@ -242,15 +243,15 @@ func (r *Reader) each(q query, f func(*Record) error) error {
 	return nil
 }
 
-// older sets Oldest to the time of k if it is earlier.
+// older sets Oldest to k's time if that is earlier.
 func (r *Reader) older(k recordKey) {
 	if t := k.time(); r.Oldest.IsZero() || t.Before(r.Oldest) {
 		r.Oldest = t
 	}
 }
 
-// segments opens the directory of sessions and lists the segments that can have records
-// since a key. It reports quarantined segments as problems.
+// segments opens the directory of sessions and lists the segments that can have
+// records from a key onwards. It reports quarantined segments as problems.
 func (r *Reader) segments(from recordKey) (*directory, []Segment, error) {
 	d, err := openSessions(r.Dir)
 	if err != nil {
@@ -297,7 +298,7 @@ type cursor struct {
 	oldest  recordKey // the first of them
 }
 
-// A source iterates over the selected records of a segment in order.
+// A source iterates over a segment's selected records in order.
 type source interface {
 	// next moves to the next record and returns its key. It returns false at the end,
 	// or after an error that ends the segment.
@@ -308,7 +309,7 @@ type source interface {
 	close()
 }
 
-// next moves to the next record. It returns false at the end.
+// next moves to the next record, or returns false at the end.
 func (c *cursor) next() (ok bool, err error) {
 	c.key, c.ok, err = c.src.next()
 	return c.ok, err
@@ -350,7 +351,7 @@ type result[T any] struct {
 	err   error
 }
 
-// background calls f in a goroutine and returns a channel with the result.
+// background calls f in a goroutine and returns a channel for the result.
 func background[T any](f func() (T, error)) <-chan result[T] {
 	c := make(chan result[T], 1)
 	go func() { // safe: it always sends
@@ -364,9 +365,9 @@ func background[T any](f func() (T, error)) <-chan result[T] {
 	return c
 }
 
-// opened returns the cursor of a segment at its first selected record. It returns nil
-// if the segment has no selected records or was removed after it was listed. err is the
-// error of openAhead.
+// opened returns a cursor at a segment's first selected record. It returns nil
+// if the segment has no selected records or was removed after it was listed.
+// err is the error of openAhead.
 func (r *Reader) opened(info Segment, c *cursor, err error) (*cursor, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -467,7 +468,7 @@ func tempFile() (*os.File, error) {
 	return f, nil
 }
 
-// openReadOnly locks, checks and maps a file. It closes the file on error.
+// openReadOnly locks, checks and maps a file, and closes it on error.
 func openReadOnly(f *os.File) (*bbolt.DB, error) {
 	// Lock the file first, because a file that is being written would not pass the
 	// check. bbolt locks the file again.

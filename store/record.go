@@ -28,23 +28,23 @@ type Record struct {
 	FCrDNS smtp.FCrDNS
 	Ending smtp.Ending
 	Local  bool // from smtpd's local socket; Src and Dst are invalid
-	// Erased means that the operator has removed the source, and all the client's names
-	// and text. Src is then invalid.
+	// Erased is set if the operator has removed the source and all the client's
+	// names and text. Src is then invalid.
 	Erased bool
 	Counts Counts
 	// Omitted is the number of steps that were not recorded because the record reached
 	// its maximum size. Counts includes these steps.
 	Omitted uint32
-	// Sessions is the number of sessions in an aggregate, and 0 in other records. An
-	// aggregate combines sessions of one source and hour. Start belongs to the first
-	// session, and End and ID belong to the last session. Counts are exact totals, and
-	// Src has no port. The steps of an aggregate are tallies without a time: see
-	// Step.Times.
+	// Sessions is the number of sessions in an aggregate, or 0 in other
+	// records. An aggregate combines sessions from one source in one hour.
+	// Start belongs to the first session; End and ID belong to the last
+	// session. Counts are exact totals, and Src has no port. The steps of an
+	// aggregate are tallies without a time: see Step.Times.
 	Sessions uint32
 	Found    uint32 // number of Sessions with a finding
 	Rejected uint32 // number of Sessions that a rule or ban rejected
-	// LastStart is the time between the first and the latest start in an aggregate, in
-	// microseconds.
+	// LastStart is the time in microseconds between the first and the latest
+	// start in an aggregate.
 	LastStart uint64
 	// Sketch estimates the number of sources in an aggregate of several sources; see
 	// internal/sketch. An aggregate with a Sketch has no Src.
@@ -75,7 +75,7 @@ type Counts struct {
 	AuthRefused  uint32 // rejected AUTH commands
 }
 
-// Clone returns a copy of r without aliases.
+// Clone returns a copy of r that shares no memory with it.
 func (r *Record) Clone() Record {
 	c := *r
 	c.steps, c.block, c.step = r.encodedSteps(), nil, nil
@@ -85,7 +85,8 @@ func (r *Record) Clone() Record {
 	return c
 }
 
-// WithSteps returns a copy of r with other steps, as encoded by AppendStep.
+// WithSteps returns a copy of r with different steps, as encoded by
+// AppendStep.
 func (r *Record) WithSteps(steps []byte) Record {
 	c := *r
 	c.steps, c.block, c.skip = steps, nil, 0
@@ -106,7 +107,8 @@ func (r *Record) encodedSteps() []byte {
 	return steps
 }
 
-// Size returns the approximate memory in bytes that a Clone of r uses.
+// Size returns the approximate number of bytes of memory that a Clone of r
+// uses.
 func (r *Record) Size() int {
 	n := 384 + len(r.RDNS) + len(r.Sketch) + len(r.steps)
 	if r.block != nil {
@@ -134,7 +136,7 @@ func (r *Record) Steps(visit func(*Step) bool) error {
 	return c.Err()
 }
 
-// Cursor returns a Cursor at the first step of r. The Cursor is valid while r is valid.
+// Cursor returns a Cursor at the first step of r. It is valid while r is valid.
 func (r *Record) Cursor() Cursor {
 	c := Cursor{id: r.ID, rest: r.steps, skip: r.skip}
 	if r.block != nil {
@@ -143,7 +145,7 @@ func (r *Record) Cursor() Cursor {
 	return c
 }
 
-// A Cursor iterates over the steps of a record.
+// A Cursor iterates over a record's steps.
 type Cursor struct {
 	id   uint64
 	rest []byte
@@ -233,8 +235,8 @@ type Step struct {
 	First uint64
 }
 
-// PhaseName returns the name of the phase. For an unknown phase, it returns the mail
-// server's word.
+// PhaseName returns the name of the phase, or the mail server's word for an
+// unknown phase.
 func (s *Step) PhaseName() string {
 	if s.Phase >= smtp.NumPhases && len(s.Arg) > 0 {
 		return string(s.Arg)
@@ -242,8 +244,8 @@ func (s *Step) PhaseName() string {
 	return s.Phase.String()
 }
 
-// DecisionName returns the name of the decision. For an unknown decision, it returns
-// the filter's word.
+// DecisionName returns the name of the decision, or the filter's word for
+// an unknown decision.
 func (s *Step) DecisionName() string {
 	if s.Kind == KindFilter && len(s.Text) > 0 {
 		return string(s.Text)
@@ -272,10 +274,10 @@ const (
 	KindQuit     Kind = 13 // the client sent QUIT
 	KindFinding  Kind = 14 // Text: evidence, Arg: proof, Org, By, Match, Confidence
 	KindVerdict  Kind = 15 // the policy decided. Text: rule or reason of the ban, Phase, Decision, Enforced, Exempt, Banned, Session, Rule
-	// KindFilter is the decision of this or another filter: Phase, Decision, and the
-	// parameter in Reply. For an unknown phase, Phase is smtp.NumPhases and Arg is the
-	// mail server's word. For an unknown decision, Decision is Proceed and Text is the
-	// filter's word.
+	// KindFilter is a decision by this or another filter: Phase, Decision, and
+	// the parameter in Reply. For an unknown phase, Phase is smtp.NumPhases and
+	// Arg is the mail server's word. For an unknown decision, Decision is
+	// Proceed and Text is the filter's word.
 	KindFilter Kind = 16
 	KindTag    Kind = 17 // a rule tagged the session. Text: tag, Phase
 	KindBan    Kind = 18 // a rule banned the host. Text: rule, Prefix, Until, Enforced, Exempt, Rule
@@ -284,8 +286,9 @@ const (
 	// client contains.
 	KindReference Kind = 19
 	// KindListed is a DNS list's answer about the source. Text is the list's name,
-	// Match the zone, and Arg the return codes. Result is fail if a block list contains
-	// the source, pass if an allowlist does, and otherwise ok.
+	// Match the zone, and Arg the return codes. Result is fail if a block list
+	// contains the source, pass if an allowlist does, and ok if the list does
+	// not contain it.
 	KindListed Kind = 20
 )
 
@@ -341,9 +344,9 @@ const (
 	stepFirst      = 26
 )
 
-// KeySize is the length of a key in bytes. A key consists of the session's end in
-// microseconds since 1970, and its id, both big-endian. Keys start with the end of the
-// session, so that new records are appended, which is cheap.
+// KeySize is the length of a key in bytes. A key consists of the session's end
+// in microseconds since 1970 and its id, both big-endian. Keys start with the
+// session's end, so new records are appended, which is cheap.
 const KeySize = 16
 
 // AppendKey appends the key of the session with the given end and id.
@@ -570,7 +573,7 @@ func (r *Record) decode(key, value []byte) error {
 	return nil
 }
 
-// Add adds the counts of another session without overflow.
+// Add adds another session's counts without overflowing.
 func (c *Counts) Add(o *Counts) {
 	from := o.fields()
 	for i, to := range c.fields() {
@@ -578,7 +581,8 @@ func (c *Counts) Add(o *Counts) {
 	}
 }
 
-// Many returns the number of sessions in an aggregate, and 1 for other records.
+// Many returns the number of sessions in an aggregate, or 1 for any other
+// record.
 func (r *Record) Many() int { return max(int(r.Sessions), 1) }
 
 func (c *Counts) decode(b []byte) error {
@@ -747,7 +751,8 @@ func decodeUntil(seconds uint64) time.Time {
 	return time.Unix(int64(min(seconds, maxUntil)), 0).UTC()
 }
 
-// MailServer returns the words for the mail server of a session with the given front end.
+// MailServer returns the name to print for the mail server of a session with
+// the given front end.
 func MailServer(frontEnd string) string {
 	if frontEnd == "" {
 		return "smtpd"

@@ -1,8 +1,8 @@
 package store
 
 // This file repairs a state directory. Repair deletes only incomplete files left by a
-// crash. Like the filter, Repair quarantines corrupt segments. It copies their readable
-// records to a new part of the day.
+// crash. Like the filter, Repair quarantines corrupt segments, and it copies
+// their readable records to a new part of the day.
 
 import (
 	"bytes"
@@ -27,13 +27,13 @@ const (
 	leastRoom    = 64 << 10                // of the budget for a copy
 )
 
-// Repair checks the files like Each, repairs them, and calls visit with each result. It
-// locks the directory, and returns ErrInUse if a filter is using it. program is the
-// program version to write into new files.
+// Repair checks the files as Each does, repairs them, and calls visit with
+// each result. It locks the directory and returns ErrInUse if a filter is
+// using it. program is the program version to write into new files.
 //
 // Repair quarantines a corrupt state.db. If only some rows of state.db are invalid,
-// Repair replaces the file with a copy without these rows. If there is no room for a
-// copy on the disk or in the budget, the file remains in place.
+// Repair replaces the file with a copy without these rows. If there is no room
+// for a copy on disk or in the budget, the file remains in place.
 func (i *Inspector) Repair(program string, now time.Time, visit func(*File) error) error {
 	p, err := openPlaces(i.Dir)
 	if err != nil {
@@ -259,8 +259,8 @@ func leftInPlace(err error) error {
 	return err
 }
 
-// within calls write with the maximum size of a file's copy: the free part of the
-// budget.
+// within calls write with the maximum size of a file's copy, which is the free
+// part of the budget.
 func (r *repairing) within(size int64, write func(limit int64) error) error {
 	most := 2*size + 16<<20 // new pages may contain fewer records
 	tried := int64(leastRoom)
@@ -280,8 +280,9 @@ func (r *repairing) within(size int64, write func(limit int64) error) error {
 	return errNoRoom
 }
 
-// room returns the free bytes of the budget. To free need bytes, room removes temporary
-// files, and then spare files in the order in which they were quarantined.
+// room returns the number of free bytes in the budget. To free need bytes, room
+// removes temporary files, and then spare files in the order in which they were
+// quarantined.
 func (r *repairing) room(need int64) (free int64, err error) {
 	if r.Budget == 0 {
 		return math.MaxInt64, nil
@@ -384,9 +385,9 @@ func salvageBlocks(d *directory, s, part Segment, other *otherCopy, o sealing) (
 	return out.records, err
 }
 
-// salvage copies the records of a block to out, except records that other has. The copied
-// records lack the values of corrupt columns; see block.lenient. A block whose keys are
-// corrupt is lost.
+// salvage copies a block's records to out, except records that other has. The
+// copied records lack the values of corrupt columns; see block.lenient. A block
+// whose keys are corrupt is lost.
 func (s *sealedFile) salvage(info *blockInfo, out *sealWriter, other *otherCopy) error {
 	var b decodedBlock
 	err := s.check(info, &b)
@@ -488,7 +489,7 @@ func readable(key, value []byte) (part []byte, complete bool, err error) {
 	return part, complete, err
 }
 
-// readableSteps is like readable, and also returns the number of steps in part.
+// readableSteps is like readable but also returns the number of steps in part.
 func readableSteps(key, value []byte) (part []byte, steps int, complete bool, err error) {
 	r, err := Decode(key, value)
 	if err != nil {
@@ -525,8 +526,8 @@ func nextPart(d *directory, day time.Time) (Segment, error) {
 	return Segment{Name: segmentFile(day, part), Day: day, Part: part}, nil
 }
 
-// replaceState replaces state.db with a copy without the invalid rows. The original is
-// renamed to aside.
+// replaceState replaces state.db with a copy without the invalid rows, and
+// renames the original to aside.
 func (i *Inspector) replaceState(d *directory, aside string) error {
 	in, err := d.open(StateFile, os.O_RDONLY)
 	if err != nil {

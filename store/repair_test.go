@@ -14,8 +14,8 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// found inspects or repairs a state directory, and returns the state of each file, keyed
-// by name.
+// found inspects or repairs a state directory and returns the state of each
+// file, keyed by name.
 func found(t *testing.T, dir string, repair bool) map[string]File {
 	t.Helper()
 	i := Inspector{Dir: dir, Decode: true, Tables: []string{"bans", "peers"}, Row: func(e Entry) error {
@@ -38,7 +38,7 @@ func found(t *testing.T, dir string, repair bool) map[string]File {
 	return all
 }
 
-// filled creates a state directory with n sessions of a day.
+// filled creates a state directory with n sessions from one day.
 func filled(t *testing.T, n int) (dir, path string) {
 	t.Helper()
 	dir = t.TempDir()
@@ -283,8 +283,8 @@ func FuzzScan(f *testing.F) {
 	})
 }
 
-// TestRepairKeepsHeads checks that a record with an invalid step is salvaged with the
-// steps before it.
+// TestRepairKeepsHeads checks that a record with an invalid step is salvaged
+// with the steps that precede it.
 func TestRepairKeepsHeads(t *testing.T) {
 	dir := t.TempDir()
 	w, _ := openTest(t, dir, Options{})

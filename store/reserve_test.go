@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// TestReserveOfAnother checks that a State waits, and loses no changes, while the
-// previous filter still holds the lock on the sessions. The previous filter does not
-// know about the reservation.
+// TestReserveOfAnother checks that a State waits and loses no changes while the
+// previous filter still holds the lock on the sessions. The previous filter
+// does not know about the reservation.
 func TestReserveOfAnother(t *testing.T) {
 	dir := t.TempDir()
 	first, _ := openTest(t, dir, Options{})

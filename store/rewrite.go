@@ -16,8 +16,8 @@ import (
 )
 
 // An Edit returns a record's replacement, or nil if the record remains unchanged. The
-// replacement must have the same key. It may alias the record, and is valid until the
-// next call. A record may be passed to an Edit more than once.
+// replacement must have the same key. It may alias the record and is valid
+// until the next call. A record may be passed to an Edit more than once.
 type Edit func(*Record) *Record
 
 // edited returns the result of edit. It returns an error if the replacement has a
@@ -30,9 +30,9 @@ func (edit Edit) edited(r *Record) (*Record, error) {
 	return to, nil
 }
 
-// rewriteSealed replaces records of a sealed segment, and returns the number of
-// replaced records. The new file contains no bytes of the replaced records. Blocks
-// without replaced records are copied. rewriteSealed returns an error if a block is
+// rewriteSealed replaces records in a sealed segment and returns their number.
+// The new file contains no bytes of the replaced records. Blocks without
+// replaced records are copied. rewriteSealed returns an error if a block is
 // corrupt, because the block could contain records to replace.
 func rewriteSealed(d *directory, s Segment, o sealing, edit Edit) (changed int, err error) {
 	in, err := openSealed(d, s)
@@ -206,7 +206,7 @@ func rewriteFile(d *directory, s Segment, o sealing, edit Edit) (changed int, er
 	return rewriteRows(d, in.src.(*rows), o, edit)
 }
 
-// rewriting is a request to the goroutine of a Writer.
+// rewriting is a request to a Writer's goroutine.
 type rewriting struct {
 	name  string
 	edit  Edit
@@ -218,10 +218,10 @@ type rewritten struct {
 	err     error
 }
 
-// Rewrite replaces records of a segment, and returns the number of replaced records. It
-// first writes records that were added earlier. Rewrite waits until no segment is being
-// sealed, because rewriting and sealing share the reserved room. If the segment was
-// removed after it was listed, Rewrite returns 0.
+// Rewrite replaces records in a segment and returns their number. It first
+// writes records that were added earlier. Rewrite waits until no segment is
+// being sealed, because rewriting and sealing share the reserved room. If the
+// segment was removed after it was listed, Rewrite returns 0.
 func (w *Writer) Rewrite(ctx context.Context, name string, edit Edit) (changed int, err error) {
 	r := rewriting{name, edit, make(chan rewritten, 1)}
 	select {
@@ -310,10 +310,10 @@ type Rewritten struct {
 	Err     error  // the reason why the file was not rewritten
 }
 
-// Rewrite replaces records of all segments and calls visit with each result. It locks
-// the directory of sessions, and returns ErrInUse if a filter is using it. Each file is
-// replaced with a complete copy, for which the budget must have room. program is the
-// program version to write into the copies.
+// Rewrite replaces records of all segments and calls visit with each result. It
+// locks the directory of sessions and returns ErrInUse if a filter is using it.
+// Each file is replaced with a complete copy, for which the budget must have
+// room. program is the program version to write into the copies.
 func (i *Inspector) Rewrite(program string, now time.Time, edit Edit, visit func(*Rewritten)) error {
 	p, err := openPlaces(i.Dir)
 	if err != nil || p.sessions == nil {

@@ -26,8 +26,8 @@ func erasing(which func(*Record) bool) Edit {
 	}
 }
 
-// TestRewrite checks that a rewrite replaces some records and all their bytes, and copies
-// the other records and blocks.
+// TestRewrite checks that a rewrite replaces some records, leaves none of their
+// bytes, and copies the other records and blocks.
 func TestRewrite(t *testing.T) {
 	const n, which = 9000, 5005
 	for _, sealed := range []bool{false, true} {
@@ -101,9 +101,9 @@ func TestRewrite(t *testing.T) {
 
 func foundFiles(t *testing.T, dir string) map[string]File { return found(t, dir, false) }
 
-// TestRewriteBlocks checks that a rewrite copies blocks without replaced records, and
-// removes the bytes of replaced blocks. A corrupt block must cause an error, because
-// the block could contain records to replace.
+// TestRewriteBlocks checks that a rewrite copies blocks without replaced
+// records and removes the bytes of replaced blocks. A corrupt block must cause
+// an error, because the block could contain records to replace.
 func TestRewriteBlocks(t *testing.T) {
 	dir := recorded(t, noon, 9000)
 	sealDays(t, dir)
@@ -325,7 +325,7 @@ func TestRewriteDirectory(t *testing.T) {
 	}
 }
 
-// rewriter repeatedly rewrites a directory, and prints a line for each file.
+// rewriter repeatedly rewrites a directory and prints a line for each file.
 func rewriter(dir string) {
 	fmt.Println("ready")
 	turn := os.Getenv("SCANWATCH_TEST_FIRST")

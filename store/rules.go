@@ -1,8 +1,8 @@
 package store
 
-// A segment stores the text of each rule that its verdicts refer to. The text thus
-// remains available after a configuration change, and expires together with the
-// verdicts.
+// A segment stores the text of each rule that its verdicts refer to. The text
+// therefore remains available after a configuration change and expires together
+// with the verdicts.
 
 import (
 	"crypto/sha256"
@@ -21,7 +21,8 @@ const (
 )
 
 // RuleRef returns the value of Step.Rule for a rule's text: four bytes of the text's
-// SHA-256 hash, but never 0. The value only distinguishes versions of one rule.
+// SHA-256 hash, but never 0. The value need only distinguish versions of the
+// same rule.
 func RuleRef(text string) uint32 {
 	sum := sha256.Sum256([]byte(text))
 	return max(binary.BigEndian.Uint32(sum[:]), 1)
@@ -56,8 +57,8 @@ func (r *ruleTexts) with(texts []string) *ruleTexts {
 	return next
 }
 
-// Rules sets the rule texts of a policy. Rules must be called before the policy is used.
-// The Writer adds the texts to the segments.
+// Rules sets the rule texts of a policy, which the Writer adds to the segments.
+// Rules must be called before the policy is used.
 func (w *Writer) Rules(texts []string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -71,7 +72,7 @@ func putRules(tx *bbolt.Tx, rules *ruleTexts) error {
 	}
 	meta := tx.Bucket(bucketMeta)
 	if meta == nil {
-		return damaged("the bucket of meta data is missing")
+		return damaged("the metadata bucket is missing")
 	}
 	for ref, text := range rules.text {
 		key := []byte(ruleName(ref))

@@ -11,8 +11,9 @@ import (
 	"time"
 )
 
-// withBoth records n sessions of a day, and leaves both the rows and the sealed
-// segment, as a crash may do. damageRows and damageSealed corrupt the files.
+// withBoth records n sessions from one day and leaves both the rows and the
+// sealed segment, as a crash may do. damageRows and damageSealed corrupt the
+// files.
 func withBoth(t *testing.T, n int, damageRows, damageSealed func([]byte)) (dir string) {
 	t.Helper()
 	dir = recorded(t, noon, n)
@@ -157,7 +158,7 @@ func TestRepairWithoutRoom(t *testing.T) {
 	}
 }
 
-// filesIn returns the size of all files in a directory.
+// filesIn returns the total size of all files in a directory.
 func filesIn(t *testing.T, dir string) (total int64) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, e os.DirEntry, err error) error {

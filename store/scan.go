@@ -105,9 +105,9 @@ func (s *scanner) overflow(page []byte, id int64) (more int64) {
 // maxMetaKey is greater than the length of any key in a segment.
 const maxMetaKey = 64
 
-// isLeaf reports whether a page with a corrupt header is a leaf page of a segment. The
-// elements of a leaf page are adjacent, and have increasing keys that a segment can
-// contain.
+// isLeaf reports whether a page with a corrupt header is a leaf page of a
+// segment. The elements of a leaf page are adjacent and have increasing keys
+// that a segment can contain.
 func (s *scanner) isLeaf(page []byte) bool {
 	all := elementsOf(page)
 	if len(all) == 0 {
@@ -132,8 +132,8 @@ func (s *scanner) isLeaf(page []byte) bool {
 var knownKeys = []string{string(bucketMeta), string(bucketSessions), string(bucketBlocks), string(bucketIndex),
 	string(keySchema), string(keyCreated), string(keyProgram), string(keyDoubt), keyDropped, keyRule, keyMark, keyBlocks}
 
-// isMeta reports whether a key starts with one of knownKeys. The key of a record starts
-// with a zero byte, and therefore never matches.
+// isMeta reports whether a key starts with one of knownKeys. A record's key
+// starts with a zero byte and therefore never matches.
 func isMeta(key []byte) bool {
 	return slices.ContainsFunc(knownKeys, func(k string) bool { return bytes.HasPrefix(key, []byte(k)) })
 }

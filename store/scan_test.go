@@ -240,7 +240,8 @@ func TestRepairKeepsMetadata(t *testing.T) {
 	}
 }
 
-// recordsOf reads all records in dir. It also returns the number of truncated records.
+// recordsOf reads all records in dir and also returns the number of
+// truncated records.
 func recordsOf(t *testing.T, dir string) (all []Record, cut int) {
 	t.Helper()
 	err := (&Reader{Dir: dir, Problem: func(string, error) {}}).Each(time.Time{}, time.Time{}, AllKinds, func(r *Record) error {

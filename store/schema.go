@@ -1,6 +1,6 @@
-// Package store stores SMTP sessions and the state of the filter on disk. Sessions are
-// recorded in segments, files that cover one UTC day or a part of it. The state is kept
-// in state.db.
+// Package store stores SMTP sessions and the filter's state on disk. Sessions
+// are recorded in segments, files that cover one UTC day or a part of it. The
+// state is kept in state.db.
 //
 // A Writer and a State write in the background, so that no caller waits for the disk. A
 // Reader reads records whether or not a Writer is running. An Inspector checks and
@@ -44,12 +44,12 @@ package store
 //	          value  the message Session of record.proto
 //
 // A segment contains sessions that ended on its day, and sessions that ended earlier
-// but were written late. A segment does not contain sessions of later days, so a reader
-// of sessions since a given time can skip segments by name. Keys are ordered by the end
-// of the session. A repeated commit can write a session to two parts of a day. The two
-// copies have the same key and value.
+// but were written late. A segment does not contain sessions from later days,
+// so a reader of sessions since a given time can skip segments by name. Keys
+// are ordered by the end of the session. A repeated commit can write a session
+// to two parts of a day; the two copies have the same key and value.
 //
-// Numbers in bbolt's own pages are in the byte order of the machine.
+// Numbers in bbolt's own pages are in the machine's byte order.
 
 import (
 	"cmp"
@@ -151,8 +151,9 @@ func compareSegments(a, b Segment) int {
 
 func utcDay(t time.Time) time.Time { return t.UTC().Truncate(24 * time.Hour) }
 
-// Segments returns the segments of the state directory dir, oldest first. The result
-// includes quarantined segments. All other files, and symbolic links, are ignored.
+// Segments returns the segments in the state directory dir, oldest first. The
+// result includes quarantined segments. All other files, and symbolic links,
+// are ignored.
 func Segments(dir string) ([]Segment, error) {
 	d, err := openSessions(dir)
 	if err != nil {

@@ -16,10 +16,10 @@ import (
 	"time"
 )
 
-// TestSchemas opens a state directory of every schema that this program reads, and
-// continues to write to it. Each directory was written by a program version with that
-// schema. For a new schema, add a directory to testdata. Do not change existing
-// directories.
+// TestSchemas opens a state directory with each schema that this program can
+// read, and continues to write to it. Each directory was written by a program
+// version with that schema. For a new schema, add a directory to testdata. Do
+// not change existing directories.
 func TestSchemas(t *testing.T) {
 	if binary.NativeEndian.Uint16([]byte{1, 0}) != 1 {
 		t.Skip("SKIPPED, NOT TESTED: bbolt's files are in the byte order of the machine, and these are in another")
@@ -140,8 +140,9 @@ func TestOlderState(t *testing.T) {
 	}
 }
 
-// TestOlderSchema checks that records of schema 1 are neither read nor changed. Every
-// reader must report the remedy, and new records must be written to another segment.
+// TestOlderSchema checks that records of schema 1 are neither read nor changed.
+// Every reader must report the remedy, and new records must be written to a
+// different segment.
 func TestOlderSchema(t *testing.T) {
 	if binary.NativeEndian.Uint16([]byte{1, 0}) != 1 {
 		t.Skip("SKIPPED, NOT TESTED: bbolt's files are in the byte order of the machine, and these are in another")
@@ -185,7 +186,7 @@ func TestOlderSchema(t *testing.T) {
 	}
 }
 
-// unpackAll unpacks a directory of testdata.
+// unpackAll unpacks a directory in testdata.
 func unpackAll(t *testing.T, name, dir string) {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join("testdata", name, "*.gz"))

@@ -14,9 +14,9 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// sealBatch is the size of the blocks in a commit in bytes. Each bbolt commit copies
-// the previous commit's last blocks and leaves the old pages unused, so large commits
-// produce smaller files.
+// sealBatch is the total size in bytes of the blocks in a commit. Each bbolt
+// commit copies the previous commit's last blocks and leaves the old pages
+// unused, so large commits produce smaller files.
 const sealBatch = 8 << 20
 
 // A sealWriter writes a sealed segment under a temporary name.
@@ -82,7 +82,7 @@ func (w *sealWriter) add(r *Record) (complete bool, err error) {
 	return true, w.flush()
 }
 
-// flush completes a block with the records that were added since the last block.
+// flush completes a block with the records added since the last block.
 func (w *sealWriter) flush() error {
 	if w.encoder.rows() == 0 {
 		return nil
@@ -94,7 +94,7 @@ func (w *sealWriter) flush() error {
 	return w.put(b)
 }
 
-// put adds a block after the records that were added so far.
+// put adds a block after the records added so far.
 func (w *sealWriter) put(b sealedBlock) error {
 	if err := w.flush(); err != nil {
 		return err
@@ -187,9 +187,9 @@ type sealResult struct {
 // errNoRoom is returned if a copy would exceed its maximum size.
 var errNoRoom = errors.New("the budget has no room")
 
-// seal replaces a finished segment's rows with a sealed segment. After a crash, either
-// only the rows or both files exist. If both files exist, readers use the sealed
-// segment. Rows with corrupt records are quarantined.
+// seal replaces a finished segment's rows with a sealed segment. After a crash,
+// either only the rows or both files exist; if both exist, readers use the
+// sealed segment. Rows with corrupt records are quarantined.
 func seal(d *directory, s Segment, o sealing) (res sealResult, err error) {
 	res.Segment = s
 	if sealedWhole(d, s) {
@@ -252,7 +252,7 @@ func sealError(err error) error {
 	return err
 }
 
-// copyRows copies the readable records, and returns the number of corrupt ones.
+// copyRows copies the readable records and returns the number of corrupt ones.
 func copyRows(out *sealWriter, in *rows, pause func(time.Duration) error) (cut int, err error) {
 	from := time.Now()
 	var rec Record
@@ -285,9 +285,9 @@ func copyRows(out *sealWriter, in *rows, pause func(time.Duration) error) (cut i
 	}
 }
 
-// SealDays seals the finished segments of a state directory that no filter is using. A
-// segment is finished if its day has ended by now, or if it is full. SealDays returns
-// the number of segments that it has sealed.
+// SealDays seals the finished segments of a state directory that no filter is
+// using. A segment is finished if its day has ended by now or if it is full.
+// SealDays returns the number of segments that it has sealed.
 func SealDays(dir, program string, now time.Time) (n int, err error) {
 	d, err := openSessions(dir)
 	if err != nil {
@@ -328,7 +328,7 @@ func finished(all []Segment, reached time.Time) (list []Segment) {
 	return list
 }
 
-// sealAfter is the time between the end of a day and the sealing of its last segment.
-// Sessions that end late are still added to that segment until the Writer opens the
-// next one.
+// sealAfter is the time after the end of a day at which its last segment is
+// sealed. Sessions that end late are still added to that segment until the
+// Writer opens the next one.
 const sealAfter = 2 * time.Hour

@@ -60,7 +60,7 @@ func (k recordKey) time() time.Time { return time.UnixMicro(int64(k.end)) }
 
 func (r *Record) key() recordKey { return recordKey{uint64(r.End.UnixMicro()), r.ID} }
 
-// A blockInfo is an entry of the block index.
+// A blockInfo is an entry in the block index.
 type blockInfo struct {
 	first, last recordKey
 	records     uint32
@@ -230,8 +230,8 @@ type sealedFile struct {
 	broken error       // the first error in the structure of the file, or nil
 }
 
-// openSealed opens a sealed segment and reads its index. Blocks are read only if entries
-// of the index are lost.
+// openSealed opens a sealed segment and reads its index. Blocks are read only
+// if index entries are lost.
 func openSealed(d *directory, info Segment) (*sealedFile, error) {
 	file, err := d.open(info.Name, os.O_RDONLY)
 	if err != nil {
@@ -321,8 +321,8 @@ func (s *sealedFile) read(at, size int64, buf []byte) ([]byte, error) {
 	return buf, nil
 }
 
-// match completes the blocks with the entries of the index. match reads blocks without
-// an entry, to learn their keys.
+// match completes the blocks with the index entries, and reads blocks without
+// an entry to learn their keys.
 func (s *sealedFile) match(entries map[recordKey][]byte) error {
 	var b decodedBlock
 	for i := range s.blocks {
@@ -414,12 +414,12 @@ func (b *decodedBlock) decode(value []byte, info *blockInfo, kinds Kinds) error 
 	case n == 0 || !slices.IsSortedFunc(b.keys, recordKey.compare):
 		return damaged("block %s: records out of order", info.name())
 	case !info.bare && (b.keys[0] != info.first || b.keys[n-1] != info.last || uint32(n) != info.records):
-		return damaged("block %s: other records than in the index", info.name())
+		return damaged("block %s: records differ from the index", info.name())
 	}
 	return nil
 }
 
-// appendKeys appends the keys of the records.
+// appendKeys appends the records' keys.
 func (b *block) appendKeys(dst []recordKey) []recordKey {
 	for row := range b.rows() {
 		end, id := b.key(row)
@@ -428,8 +428,8 @@ func (b *block) appendKeys(dst []recordKey) []recordKey {
 	return dst
 }
 
-// each calls f with the number and the records of each block. It verifies all
-// checksums, and returns the first error of a block or of f.
+// each calls f with each block's number and records. It verifies all
+// checksums and returns the first error from a block or from f.
 func (s *sealedFile) each(f func(i int, b *decodedBlock) error) error {
 	var b decodedBlock
 	for i := range s.blocks {
@@ -443,7 +443,7 @@ func (s *sealedFile) each(f func(i int, b *decodedBlock) error) error {
 	return nil
 }
 
-// check loads a block, and verifies its checksum and index entry.
+// check loads a block and verifies its checksum and index entry.
 func (s *sealedFile) check(info *blockInfo, b *decodedBlock) error {
 	if err := s.load(info, b, AllKinds); err != nil || info.bare {
 		return err
@@ -460,7 +460,7 @@ func (s *sealedFile) check(info *blockInfo, b *decodedBlock) error {
 	})
 	missing := slices.ContainsFunc(hashes, func(h uint64) bool { return !info.may(h) })
 	if err == nil && (missing || sum.sessions != info.sessions || sum.messages != info.messages) {
-		err = damaged("block %s: other totals than in the index", info.name())
+		err = damaged("block %s: totals differ from the index", info.name())
 	}
 	return err
 }

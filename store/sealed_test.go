@@ -80,7 +80,7 @@ func sealDays(t testing.TB, dir string) {
 	}
 }
 
-// describe returns the whole content of a record as text.
+// describe returns a record's entire content as text.
 func describe(r *Record) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%x %d %d %s %s %q %v %v %d %d %d:", r.ID, r.Start.UnixMicro(), r.End.UnixMicro(), r.Src, r.Dst, r.RDNS, r.FCrDNS, r.Counts, r.Omitted, r.Sessions, r.Found)
@@ -175,14 +175,16 @@ func foundIDs(t *testing.T, dir string, id uint64) (all []string) {
 	return all
 }
 
-// TestBlockMagic checks that blocks start with the bytes for which carve searches.
+// TestBlockMagic checks that blocks start with the bytes that carve searches
+// for.
 func TestBlockMagic(t *testing.T) {
 	if b := column.NewWriter().Finish(nil, 0); !bytes.HasPrefix(b, []byte(blockMagic)) {
 		t.Errorf("a block starts with %q", b[:4])
 	}
 }
 
-// TestFilter checks that a Bloom filter contains its values, and few other values.
+// TestFilter checks that a Bloom filter contains its values but few other
+// values.
 func TestFilter(t *testing.T) {
 	var hashes []uint64
 	for i := range uint64(5000) {
@@ -208,9 +210,9 @@ func TestFilter(t *testing.T) {
 	}
 }
 
-// TestSealedDamage flips bytes at random positions of a sealed segment. A Reader must
-// report the damage and return only records that were written. A repair must remove the
-// damage without losing readable records.
+// TestSealedDamage flips bytes at random positions in a sealed segment. A
+// Reader must report the damage and return only records that were written. A
+// repair must remove the damage without losing readable records.
 func TestSealedDamage(t *testing.T) {
 	const n = 9000
 	dir := recorded(t, noon, n)

@@ -10,7 +10,8 @@ import (
 )
 
 // sealPause is the ratio between the pause after each block and the time spent on the
-// block. Sealing thus uses only a fifth of a processor, and does not delay requests.
+// block. Sealing therefore uses only a fifth of a processor and does not delay
+// requests.
 const sealPause = 4
 
 // errStopped ends the sealing of a segment when the Writer is closed.
@@ -71,8 +72,9 @@ func pauseSealing(w *Writer, took time.Duration) error {
 	}
 }
 
-// sealDone handles the result of sealing a segment, and starts sealing the next one. A
-// segment that cannot be sealed remains unchanged until the next attempt in an hour.
+// sealDone handles the result of sealing a segment and starts sealing the next
+// one. A segment that cannot be sealed remains unchanged until the next
+// attempt, an hour later.
 func (w *Writer) sealDone(r *sealResult) {
 	w.days.sealing, w.days.apart = Segment{}, nil
 	err := r.err
@@ -106,7 +108,7 @@ func setSealError(w *Writer, err error) {
 	}
 }
 
-// sealStop waits briefly for the end of sealing when the Writer is closed.
+// sealStop waits briefly for sealing to end when the Writer is closed.
 func (w *Writer) sealStop() {
 	if w.days.sealing.Name == "" {
 		return

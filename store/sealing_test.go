@@ -254,9 +254,9 @@ func TestSealWithoutRoom(t *testing.T) {
 	}
 }
 
-// TestSealDamagedRows checks that rows with a corrupt page are quarantined, that the
-// intact records of rows with corrupt records are sealed while the rows are kept, and
-// that rows of another schema remain unchanged.
+// TestSealDamagedRows checks that rows with a corrupt page are quarantined,
+// that the intact records of rows with corrupt records are sealed while the
+// rows are kept, and that rows with a different schema remain unchanged.
 func TestSealDamagedRows(t *testing.T) {
 	for _, c := range []struct {
 		name    string

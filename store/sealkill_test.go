@@ -17,8 +17,9 @@ import (
 	"time"
 )
 
-// sealingWriter adds a session per hour until the process is killed. After each flush,
-// it prints the number of flushed sessions. The Writer seals the days that have ended.
+// sealingWriter adds a session per hour until the process is killed, and prints
+// the number of flushed sessions after each flush. The Writer seals the days
+// that have ended.
 func sealingWriter(dir string) {
 	first, _ := strconv.Atoi(os.Getenv("SCANWATCH_TEST_FIRST"))
 	var now atomic.Int64
@@ -43,9 +44,9 @@ func sealingWriter(dir string) {
 	}
 }
 
-// killed starts the test program with the given environment, kills it at a random time
-// after at most the given number of lines of output, and returns the last number that
-// the program printed.
+// killed starts the test program with the given environment, kills it at a
+// random time within the given number of lines of output, and returns the last
+// number that the program printed.
 func killed(t *testing.T, lines, last int, env ...string) int {
 	t.Helper()
 	self, err := os.Executable()
@@ -80,8 +81,9 @@ func killed(t *testing.T, lines, last int, env ...string) int {
 	return last
 }
 
-// TestSealKill checks that a Writer that is killed during sealing loses no flushed
-// session. Readers get each session once. The next start removes temporary files.
+// TestSealKill checks that a Writer killed during sealing loses no flushed
+// session. Readers get each session once. The next start removes temporary
+// files.
 func TestSealKill(t *testing.T) {
 	dir := t.TempDir()
 	rounds := sealKillRounds

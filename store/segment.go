@@ -19,8 +19,8 @@ const (
 	// fillPercent is high because keys are appended.
 	fillPercent = 0.9
 
-	// allocSize is the number of bytes by which a file grows. A smaller value would
-	// save space on a quiet day, but cost an additional sync.
+	// allocSize is the number of bytes by which a file grows. A smaller value
+	// would save space on a quiet day but require an additional sync.
 	allocSize = 256 << 10
 
 	// lockTimeout limits bbolt to one attempt to lock a file, without waiting.
@@ -143,7 +143,8 @@ func createFile(d *directory, info Segment, limit int64, schema int, program str
 	return s, nil
 }
 
-// commitFile renames a complete file to its final name. The file may still be open.
+// commitFile renames a complete file, which may still be open, to its final
+// name.
 func commitFile(d *directory, name string) error {
 	if err := d.rename(name+newSuffix, name); err != nil {
 		_ = d.remove(name + newSuffix)
@@ -246,7 +247,7 @@ func (s *segment) view(f func(*bbolt.Tx) error) error {
 	})
 }
 
-// release closes the segment. err is the reason, and may be nil.
+// release closes the segment. err is the reason and may be nil.
 func (s *segment) release(err error) {
 	if isDamaged(err) {
 		s.file.Close() // db.Close may never return; the mapping leaks
@@ -270,7 +271,7 @@ func (s *segment) commit(records []byte, drops Dropped, rules *ruleTexts) error 
 		}
 		b := tx.Bucket(bucketSessions)
 		if b == nil {
-			return damaged("the bucket of sessions is missing")
+			return damaged("the sessions bucket is missing")
 		}
 		b.FillPercent = fillPercent
 		for len(records) > 0 {
@@ -294,7 +295,7 @@ func addDropped(tx *bbolt.Tx, drops Dropped) error {
 	}
 	meta := tx.Bucket(bucketMeta)
 	if meta == nil {
-		return damaged("the bucket of meta data is missing")
+		return damaged("the metadata bucket is missing")
 	}
 	old := readDropped(meta.Get)
 	for r, n := range drops {
@@ -320,7 +321,7 @@ func readDropped(get func([]byte) []byte) (d Dropped) {
 // checkSchema returns an error if this program cannot read the segment.
 func checkSchema(tx *bbolt.Tx) error {
 	if tx.Bucket(bucketSessions) == nil {
-		return damaged("the bucket of sessions is missing")
+		return damaged("the sessions bucket is missing")
 	}
 	n, err := schemaOf(tx, schema)
 	if err == nil {
@@ -329,12 +330,12 @@ func checkSchema(tx *bbolt.Tx) error {
 	return err
 }
 
-// schemaOf returns a file's schema. It returns ErrNewer if the schema is newer than
-// known.
+// schemaOf returns a file's schema. It returns ErrNewer if the schema is newer
+// than any that this program knows.
 func schemaOf(tx *bbolt.Tx, known int) (int, error) {
 	meta := tx.Bucket(bucketMeta)
 	if meta == nil {
-		return 0, damaged("the bucket of meta data is missing")
+		return 0, damaged("the metadata bucket is missing")
 	}
 	v := meta.Get(keySchema)
 	if len(v) != 2 || v[0] == 0 && v[1] == 0 {

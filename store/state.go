@@ -45,7 +45,7 @@ const (
 	stateQuarantined = 3         // maximum number of quarantined files; a failing disk produces many
 )
 
-// An Entry is a row of the state. A nil Value deletes the row.
+// An Entry is a row of the state; a nil Value deletes the row.
 type Entry = kv.Entry
 
 // StateOptions are the settings of a State.
@@ -56,16 +56,17 @@ type StateOptions struct {
 	Every   time.Duration // write interval; 5 s if 0
 	MaxSize int64         // maximum size of the file in bytes; 256 MiB if 0
 
-	// Load is called once, in the background, with all entries of the file. An entry is
-	// valid until the next entry. Entries can contain any bytes, because bbolt has no
-	// checksums for data. If the file is corrupt, the sequence ends early.
+	// Load is called once, in the background, with all entries of the file.
+	// Each entry is valid only until the next one. Entries can contain any
+	// bytes, because bbolt has no checksums for data. If the file is corrupt,
+	// the sequence ends early.
 	Load func(iter.Seq[Entry])
 	// Changes returns at most n entries that have changed since the last call. The
 	// State owns the returned entries. Changes is called in the background, after Load.
 	Changes func(n int) []Entry
 	// Rewrite is called after Load if the file is new or was replaced. After Rewrite,
-	// Changes must return all entries again. Entries in the file that Changes does not
-	// return remain.
+	// Changes must return all entries again. Entries in the file that Changes
+	// does not return are kept.
 	Rewrite func()
 
 	// Room, if not nil, is called in the background before the file grows. bytes is the
@@ -77,8 +78,8 @@ type StateOptions struct {
 	migrations []func(*bbolt.Tx) error
 }
 
-// firstStateSchema is the first schema of state.db that this program reads. The rows of
-// schema 1 were different.
+// firstStateSchema is the first schema of state.db that this program reads;
+// the rows of schema 1 were different.
 const firstStateSchema = 2
 
 // migrations[i] converts a file from schema firstStateSchema+i to the next schema. The
@@ -86,9 +87,10 @@ const firstStateSchema = 2
 // directory has a file for every released schema.
 var migrations []func(*bbolt.Tx) error
 
-// A State stores rows in one file, across sessions. Only a background goroutine accesses
-// the file, so that a slow or failing disk does not block a caller. The State holds one
-// batch of unwritten changes, and the owner of the rows holds all other changes.
+// A State stores rows that outlast sessions in one file. Only a background
+// goroutine accesses the file, so that a slow or failing disk does not block a
+// caller. The State holds one batch of unwritten changes, and the owner of the
+// rows holds all other changes.
 type State struct {
 	path string
 	o    StateOptions
@@ -145,11 +147,11 @@ func OpenState(dir string, o StateOptions) *State {
 	return s
 }
 
-// Flush writes all changes, and returns any write error.
+// Flush writes all changes and returns any write error.
 func (s *State) Flush(ctx context.Context) error { return s.k.flush(ctx) }
 
-// Close writes the last changes and releases the file. Every call returns the error
-// of that write.
+// Close writes the last changes and releases the file. Every call returns that
+// write's error.
 func (s *State) Close() error {
 	if err := s.k.close(); err != nil {
 		return fmt.Errorf("write %s: %w", s.path, err)
@@ -157,7 +159,7 @@ func (s *State) Close() error {
 	return nil
 }
 
-// Status returns the status of the State.
+// Status returns the State's status.
 func (s *State) Status() StateStatus {
 	size := s.k.size()
 	s.k.mu.Lock()
@@ -167,8 +169,8 @@ func (s *State) Status() StateStatus {
 	return st
 }
 
-// Snapshot returns a consistent copy of the file. It returns ErrFinished if the file is
-// not open.
+// Snapshot returns a consistent copy of the file, or ErrFinished if the
+// file is not open.
 func (s *State) Snapshot() (*Snapshot, error) { return s.k.snapshot(StateFile) }
 
 // WriteTo writes a consistent copy of the file; see Snapshot.
@@ -230,8 +232,8 @@ func (s *State) write() error {
 			return err
 		}
 		if len(s.batch) == 0 && s.o.Changes != nil {
-			// Each entry of a commit uses up to one page. A small file must have room for
-			// the pages of a batch.
+			// Each entry in a commit uses up to one page. A small file must
+			// have room for the pages of a batch.
 			s.batch = s.o.Changes(int(min(stateBatch, max(s.o.MaxSize/(64<<10), 1))))
 		}
 		if len(s.batch) == 0 {
@@ -296,8 +298,8 @@ func (s *State) commit() (dropped int, err error) {
 	return dropped, err
 }
 
-// putEntries writes or deletes entries. It drops entries outside bbolt's limits, and
-// returns their number.
+// putEntries writes or deletes entries. It drops entries outside bbolt's limits
+// and returns their number.
 func putEntries(tx *bbolt.Tx, batch []Entry) (dropped int, err error) {
 	for i := range batch {
 		e := &batch[i]
@@ -400,7 +402,7 @@ func (s *State) create() (*segment, error) {
 	return seg, nil
 }
 
-// load passes all entries to the function Load.
+// load passes all entries to the Load function.
 func (s *State) load() (err error) {
 	if s.o.Load == nil {
 		return nil
@@ -420,8 +422,8 @@ func (s *State) load() (err error) {
 	return err
 }
 
-// quarantine quarantines a corrupt file, and removes the oldest quarantined files if
-// there are too many.
+// quarantine quarantines a corrupt file and removes the oldest quarantined
+// files if there are too many.
 func (s *State) quarantine(reason error) error {
 	s.lost = true
 	if err := s.k.quarantine(StateFile, reason); err != nil {
@@ -433,8 +435,8 @@ func (s *State) quarantine(reason error) error {
 	return nil
 }
 
-// extraRoom is the number of bytes by which a file may exceed its limit while rows are
-// deleted, because deleting rows also needs room.
+// extraRoom is the number of bytes by which a file may exceed its limit while
+// rows are deleted, because deleting rows also requires room.
 const extraRoom = 32 << 20
 
 // openStateFile opens an existing file for writing and migrates it.

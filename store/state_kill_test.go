@@ -15,8 +15,8 @@ import (
 )
 
 // endlessState changes entries, flushes, and prints the number of rounds, until the
-// process is killed. Each round adds some entries, changes one entry, and deletes an
-// entry of the previous round.
+// process is killed. Each round adds some entries, changes one entry, and
+// deletes an entry from the previous round.
 func endlessState(dir string) {
 	rounds := -1
 	var batch []Entry
@@ -56,8 +56,8 @@ func endlessState(dir string) {
 	}
 }
 
-// TestStateKill kills a process with a State at many points in time. All flushed
-// entries must be on disk, and no file may be corrupt.
+// TestStateKill kills a process with a State at many different times. All
+// flushed entries must be on disk, and no file may be corrupt.
 func TestStateKill(t *testing.T) {
 	if dir := os.Getenv("SCANWATCH_TEST_STATE"); dir != "" {
 		endlessState(dir)

@@ -23,7 +23,7 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// An owner stores rows like the tables of the filter. A changed row is dirty until
+// An owner stores rows like the filter's tables. A changed row is dirty until
 // Changes has returned it. Loading entries holds the lock.
 type owner struct {
 	mu       sync.Mutex
@@ -1060,7 +1060,7 @@ func TestStateFull(t *testing.T) {
 	if st := s.Status(); !st.Open || st.Bytes > 1<<20 {
 		t.Errorf("status %+v", st)
 	}
-	// After the owner has deleted entries, the remedy given in the log works.
+	// The remedy given in the log works after the owner has deleted entries.
 	for name := range o.all() {
 		if name > "peers/1" {
 			o.remove(name)

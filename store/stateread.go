@@ -15,12 +15,12 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// entries iterates over the entries of buckets. It stops at an error, which it stores
-// in failed.
+// entries iterates over the entries of buckets, copying them from bbolt in
+// batches. It stops at an error, which it stores in failed.
 //
-// It copies batches of entries from bbolt. A fault in the mapping must not unwind
-// through the caller, whose locks would remain held. Conversely, a panic in the caller
-// must not be treated as corruption.
+// A fault in the mapping must not unwind through the caller, whose locks would
+// remain held. Conversely, a panic in the caller must not be treated as
+// corruption.
 func (s *segment) entries(buckets []string, failed *error) iter.Seq[Entry] {
 	return func(yield func(Entry) bool) {
 		var buf, last []byte
@@ -66,10 +66,11 @@ func (s *segment) entries(buckets []string, failed *error) iter.Seq[Entry] {
 	}
 }
 
-// ReadState calls visit for each entry of the given buckets of state.db in the state
-// directory dir. It does not change the file. If a filter has the file open, ReadState
-// reads a copy that live writes, or returns ErrInUse if live is nil. The entry is valid
-// until visit returns. ReadState returns the first error of visit.
+// ReadState calls visit for each entry in the given buckets of state.db in the
+// state directory dir. It does not change the file. If a filter has the file
+// open, ReadState reads a copy that live writes, or returns ErrInUse if live is
+// nil. The entry is valid until visit returns. ReadState returns the first
+// error returned by visit.
 func ReadState(dir string, buckets []string, live func(io.Writer) error, visit func(Entry) error) error {
 	path := filepath.Join(dir, StateFile)
 	db, file, err := openState(dir, live)
@@ -116,8 +117,8 @@ func Used(dir string) bool {
 	return len(all) > 0 || err != nil && !errors.Is(err, os.ErrNotExist)
 }
 
-// StateMissing reports whether a filter has used the state directory dir, but its
-// state.db is missing.
+// StateMissing reports whether a filter has used the state directory dir but
+// its state.db is missing.
 func StateMissing(dir string) bool {
 	_, err := os.Lstat(filepath.Join(dir, StateFile))
 	return errors.Is(err, os.ErrNotExist) && Used(dir)

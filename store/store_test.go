@@ -503,8 +503,8 @@ func TestSymbolicLinkIsRefused(t *testing.T) {
 	}
 }
 
-// TestSessionsElsewhereAreRefused checks that if a symbolic link replaces the directory
-// of sessions, no files are changed elsewhere.
+// TestSessionsElsewhereAreRefused checks that files elsewhere are not changed
+// if a symbolic link replaces the directory of sessions.
 func TestSessionsElsewhereAreRefused(t *testing.T) {
 	dir, elsewhere := t.TempDir(), t.TempDir()
 	old := filepath.Join(elsewhere, "2001-01-01.db")

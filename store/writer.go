@@ -51,8 +51,8 @@ type Options struct {
 // callers nor cause calls to fail. Records wait in a bounded buffer, and failed writes
 // are retried. If the buffer is full, records are dropped and counted.
 //
-// A record belongs to the day on which its session ended. If today's segment already
-// exists, it also receives late records of the previous day.
+// A record belongs to the day on which its session ended. If today's segment
+// already exists, it also receives late records from the previous day.
 type Writer struct {
 	o Options
 	k keeper // of the current segment
@@ -104,9 +104,9 @@ type Status struct {
 	SealError   string    `json:"seal_error,omitempty"` // the last error of sealing, until a segment is sealed
 }
 
-// Open starts a Writer on the state directory dir. It creates the directory, but not
-// its parents. Open returns immediately and never fails. If an operation fails, the
-// error is logged and the operation is retried.
+// Open starts a Writer on the state directory dir. It creates the directory but
+// not its parents. Open returns immediately and never fails. If an operation
+// fails, the error is logged and the operation is retried.
 func Open(dir string, o Options) *Writer {
 	if o.Budget == 0 {
 		o.Budget = DefaultBudget
@@ -132,7 +132,8 @@ func Open(dir string, o Options) *Writer {
 		sealed: make(chan sealResult, 1),
 
 		rewrites: make(chan rewriting),
-		// The system allocates the buffers' memory only when it is first written.
+		// The system allocates the buffers' memory only when it is first
+		// written to.
 		active:  buffer{data: make([]byte, 0, o.Buffer/2)},
 		pending: buffer{data: make([]byte, 0, o.Buffer/2)},
 		status:  Status{Dir: filepath.Join(dir, sessionsDir), Buffer: o.Buffer, Budget: o.Budget},
@@ -154,8 +155,8 @@ func (w *Writer) Add(end time.Time, id uint64, value []byte) {
 	}
 }
 
-// take buffers a record, or counts it as dropped. wake reports whether the background
-// goroutine must be woken.
+// take buffers a record or counts it as dropped. wake reports whether the
+// background goroutine must be woken.
 func (w *Writer) take(end time.Time, id uint64, value []byte) (wake bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -174,13 +175,14 @@ func (w *Writer) take(end time.Time, id uint64, value []byte) (wake bool) {
 	return true
 }
 
-// Flush writes all records that were added before the call, and returns any write
-// error.
+// Flush writes all records that were added before the call and returns any
+// write error.
 func (w *Writer) Flush(ctx context.Context) error { return w.k.flush(ctx) }
 
-// Close writes all records that were added, and stops the Writer. Records that cannot
-// be written, and records added later, are dropped. The error contains the cause and
-// the number of dropped records. Only the first call returns the error.
+// Close writes all records that were added and stops the Writer. Records that
+// cannot be written and records added later are dropped. The error contains
+// the cause and the number of dropped records. Only the first call returns the
+// error.
 func (w *Writer) Close() error {
 	w.mu.Lock()
 	again := w.closed
@@ -195,7 +197,7 @@ func (w *Writer) Close() error {
 	return fmt.Errorf("%w; lost sessions: %s", err, w.drops)
 }
 
-// Status returns the state of the Writer.
+// Status returns the Writer's status.
 func (w *Writer) Status() Status {
 	s := w.diskStatus()
 	s.Bytes += w.k.size()
@@ -221,12 +223,12 @@ func (w *Writer) diskStatus() Status {
 // Segments returns the segments on disk.
 func (w *Writer) Segments() ([]Segment, error) { return Segments(w.days.budget.dir) }
 
-// Snapshot returns a consistent copy of the open segment. It returns ErrFinished if the
-// open segment has a different name.
+// Snapshot returns a consistent copy of the open segment, or ErrFinished if
+// the open segment has a different name.
 func (w *Writer) Snapshot(name string) (*Snapshot, error) { return w.k.snapshot(name) }
 
-// ErrFinished is returned for a segment that is not open. The caller can read the file
-// instead.
+// ErrFinished is returned for a segment that is not open, whose file the
+// caller can read instead.
 var ErrFinished = errors.New("no segment of this name is being written; read the file")
 
 // run is the background goroutine.
@@ -298,7 +300,7 @@ func (w *Writer) run() {
 	}
 }
 
-// buffered returns the number of records that wait in the active buffer.
+// buffered returns the number of records waiting in the active buffer.
 func (w *Writer) buffered() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()

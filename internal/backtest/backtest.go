@@ -36,12 +36,12 @@ type Options struct {
 	// Match reports whether the report includes a session. If Match is nil, all
 	// sessions are included.
 	Match func(*store.Record) bool
-	// Progress is called after each batch with its number of sessions and the end of
-	// the last session.
+	// Progress is called after each batch with the number of sessions in the
+	// batch and the end of its last session.
 	Progress func(sessions int, at time.Time)
 }
 
-// Unknown conditions are counted in one of sampleOf sessions.
+// Unknown conditions are counted in one out of every sampleOf sessions.
 const sampleOf = 16
 
 // batchSize is the number of records replayed before the results are compared.
@@ -97,7 +97,8 @@ func Run(o Options) (*Result, error) {
 	return c.finish(), nil
 }
 
-// play replays the records in batches. While a batch is replayed, the next one is read.
+// play replays the records in batches. The next batch is read while the current
+// one is being replayed.
 func (c *collector) play(runs []*run) error {
 	batches, done := make(chan []store.Record), make(chan struct{})
 	go func() {
@@ -146,8 +147,9 @@ func (c *collector) playBatch(runs []*run, batch []store.Record, last bool) {
 	c.compare(runs)
 }
 
-// compare counts the sessions that end differently in the two runs. A session may end at different
-// times in the two runs. An ending waits until the other run has reached it.
+// compare counts the sessions that end differently in the two runs. A session
+// may end at different times in the two runs, so the first ending to be
+// reached waits for the other.
 func (c *collector) compare(runs []*run) {
 	d := c.result.Against
 	if d == nil {
@@ -215,7 +217,8 @@ func (c *collector) addUnknown(t *rules.Trace, sampled bool) {
 	}
 }
 
-// notEvaluated lists the conditions of a policy that cannot be evaluated from records.
+// notEvaluated lists the policy's conditions that cannot be evaluated from
+// records.
 func notEvaluated(s *filter.Settings, notes []string) []string {
 	list := []string{}
 	n := s.Policy.Needs()

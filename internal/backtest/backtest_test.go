@@ -30,8 +30,8 @@ func settings(t *testing.T, text string) *filter.Settings {
 	return &filter.Settings{Policy: p.InMode(rules.Enforce)}
 }
 
-// A testSession is a session to record. The position of a session in the list
-// determines its id, and its time in minutes.
+// A testSession is a session to record. A session's position in the list
+// determines its id and its time in minutes.
 type testSession struct {
 	day                   int
 	src, helo, rdns, user string
@@ -101,7 +101,7 @@ func play(t *testing.T, sessions []testSession, o Options) *Result {
 	return r
 }
 
-// day lists a session of each kind.
+// day lists one session of each kind.
 var day = []testSession{
 	{src: "192.0.2.1", helo: "mail.example.net", rdns: "mail.example.net", sender: "a@example.net", rcpts: []string{"x@example.org"}},
 	{src: "192.0.2.1", helo: "mail.example.net", rdns: "mail.example.net", sender: "b@EXAMPLE.net", rcpts: []string{"x@example.org", "y@example.org"}},
@@ -190,7 +190,7 @@ func TestKnown(t *testing.T) {
 	}
 }
 
-// TestNotEvaluated checks that conditions are listed if they cannot be evaluated.
+// TestNotEvaluated checks that conditions that cannot be evaluated are listed.
 func TestNotEvaluated(t *testing.T) {
 	r := play(t, nil, Options{Name: "x", Notes: []string{"odd \x1b"}, Test: settings(t, "rule a phase connect match asn AS64500 disconnect\nrule b phase connect match country XX disconnect\nrule c phase connect delay 2s match !seen-good\nrule d phase rcpt-to match count unknown-recipient > 3 in 7d reject\n")})
 	for _, want := range []string{"asn: ", "country: ", `odd \x1b`, "known: ", "longest window is 7d", "delay: "} {

@@ -21,7 +21,8 @@ func cpuTime() time.Duration {
 }
 
 // BenchmarkRun replays sealed days through the standard preset. The mix load is generated as in
-// tests/bench. The attacks load is a normal day of a mail server, plus a directory harvest.
+// tests/bench. The attacks load is a mail server's normal day plus a directory
+// harvest.
 func BenchmarkRun(b *testing.B) {
 	attack := simulate.Attack{Seed: 1, Start: simulate.Midnight, Every: 24 * time.Hour / 20_000, Sessions: 20_000, Each: 10}
 	for _, load := range []struct {

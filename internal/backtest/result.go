@@ -65,7 +65,8 @@ func (s *Sums) add(r *store.Record) {
 	s.Failed += int(r.Counts.AuthFail) + int(r.Counts.AuthRefused)
 }
 
-// LostMail describes the accepted messages of a host that the policy would have rejected.
+// LostMail describes a host's accepted messages that the policy would have
+// rejected.
 type LostMail struct {
 	Src      string    `json:"src,omitempty"`
 	RDNS     string    `json:"rdns,omitempty"`
@@ -88,8 +89,8 @@ type LostBy struct {
 	Sessions []string `json:"examples"`
 }
 
-// Accepted describes a host's accepted mail in all records, except for mail of users
-// who logged in.
+// Accepted describes a host's accepted mail in all records, except for mail
+// from users who logged in.
 type Accepted struct {
 	Messages uint32 `json:"messages"`
 	Days     uint32 `json:"days"` // days with messages, in UTC
@@ -304,8 +305,8 @@ func (b *LostBy) add(o *replay.Outcome) {
 	addExample(&b.Sessions, o)
 }
 
-// source returns an address as text. The text is empty for sessions over the local
-// socket and for the group of further hosts.
+// source returns an address as text. The text is empty for sessions over the
+// local socket and for the group of all other hosts.
 func source(a netip.Addr) string {
 	if !a.IsValid() {
 		return ""

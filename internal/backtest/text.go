@@ -75,7 +75,7 @@ func (p *printer) head(r *Result) {
 	p.unknown(r)
 }
 
-// gaps writes the gaps in the history, and their causes.
+// gaps writes the gaps in the history and their causes.
 func (p *printer) gaps(r *Result) {
 	h := &r.Hidden
 	if r.Sums.Sessions > 0 {

@@ -28,8 +28,8 @@ type Finding struct {
 	Source       string `json:"source,omitempty"` // origin of the row
 }
 
-// New returns the finding in a step of session r, including the row of the shipped list
-// that matched.
+// New returns the finding in a step of session r, including the matching row of
+// the shipped list.
 func New(lists *lookup.Lists, r *store.Record, step *store.Step) Finding {
 	p := text.Escape[[]byte]
 	f := Finding{

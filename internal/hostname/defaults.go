@@ -3,8 +3,8 @@ package hostname
 // anyNumber is the value for default names whose first label has a digit.
 const anyNumber = "0"
 
-// defaults lists suffixes of default names, which providers give to their customers'
-// hosts.
+// defaults lists the suffixes of the default names that providers give to their
+// customers' hosts.
 //
 // The value is the word before the number in the first label of a default name, or
 // anyNumber. If only customers' hosts have names with the suffix, the value is empty,
@@ -91,8 +91,8 @@ var defaults = map[string]string{
 
 // chosen lists suffixes that are missing from the public suffix list and below which
 // customers choose the names. The value is the number of labels between the suffix and
-// the customer's domain. The value is 1, for example, if the name of a region precedes
-// the suffix.
+// the customer's domain. The value is 1, for example, if a region's name
+// precedes the suffix.
 var chosen = map[string]int{
 	"cloudapp.azure.com": 1,
 	"mooo.com":           0,

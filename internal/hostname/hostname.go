@@ -1,6 +1,6 @@
-// Package hostname analyses host names. The package finds the registered domain of a
-// name, and detects names that a provider has derived from an address or a number. No
-// function sends DNS queries.
+// Package hostname analyses host names. The package finds a name's registered
+// domain and detects names that a provider has derived from an address or a
+// number. No function sends DNS queries.
 package hostname
 
 import (
@@ -14,9 +14,9 @@ import (
 // list and this package's tables of providers, whose customers each have a separate
 // domain.
 //
-// Registered returns "" for a public suffix, a name without a dot, and an empty name. A
-// call needs about a microsecond and allocates memory, so call Registered only once per
-// session.
+// Registered returns "" for a public suffix, a name without a dot, and an empty
+// name. A call takes about a microsecond and allocates memory, so call
+// Registered only once per session.
 func Registered(name []byte) string {
 	if bytes.IndexByte(name, '.') < 0 || len(name) > maxName {
 		return ""
@@ -54,8 +54,8 @@ func customer(name []byte) int {
 }
 
 // Generic reports whether a provider has derived a host name from an address or a
-// number, as in static.1-2-3-4.clients.example.net or vmi123456.example.net. The
-// customer did not choose such a name, and does not own its domain.
+// number, as in static.1-2-3-4.clients.example.net or vmi123456.example.net.
+// The customer did not choose such a name and does not own its domain.
 func Generic(name []byte) bool {
 	if len(name) == 0 || len(name) > maxName {
 		return false
@@ -117,8 +117,8 @@ func isDefault(name []byte) bool {
 }
 
 // isWordAndNumber reports whether the first label of name is word followed by a number of at least
-// two digits. If word is empty, any label matches. If word is anyNumber, any label with a digit
-// matches.
+// two digits. If word is empty, any label matches; if word is anyNumber, any
+// label with a digit matches.
 func isWordAndNumber(name []byte, word string) bool {
 	if word == "" {
 		return true
@@ -154,8 +154,9 @@ func isNumbered(name []byte) bool {
 	return !mailWords[string(bytes.TrimRight(word, "-"))]
 }
 
-// ForMail reports whether a name has a mail server's word below its registered domain,
-// possibly with a number, as in mx1.example.org or o1.email.example.org.
+// ForMail reports whether a label below a name's registered domain is typical
+// of mail servers, possibly with a number, as in mx1.example.org or
+// o1.email.example.org.
 func ForMail(name []byte) bool {
 	var b [maxName]byte
 	if len(name) > maxName {
@@ -170,15 +171,17 @@ func ForMail(name []byte) bool {
 	return false
 }
 
-// mailWords lists the first words in names of mail servers.
+// mailWords lists the labels, without a number, that are typical of mail
+// servers.
 var mailWords = map[string]bool{
 	"mail": true, "mx": true, "mta": true, "smtp": true, "out": true, "relay": true, "mout": true, "email": true, "mailer": true,
 	"mailout": true, "outbound": true, "lists": true, "bounce": true, "bounces": true, "mailgw": true, "postfix": true, "exchange": true,
 	"zimbra": true, "sendgrid": true, "mailgun": true, "newsletter": true, "alerts": true,
 }
 
-// isLine reports whether a name belongs to an access line such as DSL. Such a name contains a word
-// of lineWords, and its first label has a number, possibly an address in hexadecimal.
+// isLine reports whether a name belongs to an access line, such as a DSL
+// line. Such a name contains a word from lineWords, and its first label
+// contains a number, possibly an address in hexadecimal.
 func isLine(name []byte) bool {
 	label, _, _ := bytes.Cut(name, []byte{'.'})
 	if countDigits(label) == 0 {

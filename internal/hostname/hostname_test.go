@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// TestGeneric checks names derived by providers, and names chosen by owners.
+// TestGeneric checks names derived by providers and names chosen by owners.
 func TestGeneric(t *testing.T) {
 	generic := `
 		static.2.1.46.78.clients.your-server.de STATIC.2.1.46.78.Clients.Your-Server.DE. dedi1234.your-server.de

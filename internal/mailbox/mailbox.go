@@ -3,13 +3,15 @@ package mailbox
 
 import "bytes"
 
-// HashPrefix starts every hash, and 16 hexadecimal digits follow. A hash replaces a local part or a
-// user name. smtpd accepts no colon in an unquoted local part (RFC 5321 section 4.1.2), so a hash
-// cannot be confused with a real local part.
+// HashPrefix begins every hash and is followed by 16 hexadecimal digits. A hash
+// replaces a local part or a user name. smtpd accepts no colon in an unquoted
+// local part (RFC 5321 section 4.1.2), so a hash cannot be confused with a real
+// local part.
 const HashPrefix = "hash:"
 
-// HashBytes is the length of a hash in bytes, before it is converted to hexadecimal.
-// The length suffices to distinguish all addresses that a site ever receives.
+// HashBytes is the length of a hash in bytes before it is converted to
+// hexadecimal. This is long enough to distinguish all the addresses that a site
+// will ever receive.
 const HashBytes = 8
 
 const hashLen = len(HashPrefix) + 2*HashBytes

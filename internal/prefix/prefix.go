@@ -11,9 +11,10 @@ import (
 )
 
 // Parse parses an address or a prefix: 192.0.2.1, 192.0.2.0/24, 2001:db8::1,
-// [2001:db8::1] or 2001:db8::/32. An address becomes a prefix with a single address,
-// and an IPv4-mapped IPv6 address becomes IPv4. Zones, ranges and ports are not
-// allowed. Parse clears the host bits; dropped reports whether any was set.
+// [2001:db8::1] or 2001:db8::/32. An address becomes a prefix that covers only
+// that address, and an IPv4-mapped IPv6 address becomes IPv4. Zones, ranges and
+// ports are not allowed. Parse clears the host bits; dropped reports whether
+// any were set.
 func Parse(s string) (p netip.Prefix, dropped bool, err error) {
 	host, length, hasLength := strings.Cut(s, "/")
 	if inner, ok := strings.CutPrefix(host, "["); ok && strings.HasSuffix(inner, "]") {
@@ -80,7 +81,7 @@ func Range(first, last netip.Addr) (list []netip.Prefix) {
 	return list
 }
 
-// end returns the last address of p.
+// end returns the last address in p.
 func end(p netip.Prefix) netip.Addr {
 	b := p.Addr().AsSlice()
 	for i := p.Bits(); i < len(b)*8; i++ {
@@ -90,8 +91,8 @@ func end(p netip.Prefix) netip.Addr {
 	return a
 }
 
-// ParseLogged is like Parse, for text copied from a log. An address may have a port, which is
-// ignored.
+// ParseLogged is like Parse, for text copied from a log. It ignores a port
+// after an address.
 func ParseLogged(s string) (p netip.Prefix, dropped bool, err error) {
 	if a, err := netip.ParseAddrPort(s); err == nil {
 		s = a.Addr().String()
@@ -102,8 +103,8 @@ func ParseLogged(s string) (p netip.Prefix, dropped bool, err error) {
 // mappedBits is the length of ::ffff:0:0/96 (RFC 4291 section 2.5.5.2).
 const mappedBits = 96
 
-// Unmap clears the host bits of p, and converts an IPv4-mapped prefix to IPv4. If p is
-// invalid, the result is the zero prefix.
+// Unmap clears the host bits of p and converts an IPv4-mapped prefix to IPv4.
+// If p is invalid, the result is the zero prefix.
 func Unmap(p netip.Prefix) netip.Prefix {
 	p = p.Masked()
 	if p.Addr().Is4In6() && p.Bits() >= mappedBits {
@@ -121,8 +122,8 @@ func String(p netip.Prefix) string {
 	return p.String()
 }
 
-// Local returns the addresses of this host's interfaces, or nil if the system does not
-// list them.
+// Local returns the addresses of this host's interfaces, or nil if the system
+// cannot list them.
 func Local() []netip.Addr {
 	var local []netip.Addr
 	addrs, _ := net.InterfaceAddrs() // on error, the list is empty

@@ -1,7 +1,7 @@
 // Package safego recovers panics.
 //
 // A panic in any goroutine ends the whole process, and smtpd shuts down when a filter
-// exits. The filter therefore starts its goroutines with this package.
+// exits. The filter therefore starts its goroutines through this package.
 //
 // The package imports no other package of the program.
 package safego
@@ -22,7 +22,7 @@ type PanicError struct {
 
 func (e *PanicError) Error() string { return fmt.Sprintf("bug: %v", e.Value) }
 
-// Stack returns a log attribute with the stack of a PanicError. For any other error,
+// Stack returns a log attribute with a PanicError's stack. For any other error,
 // the attribute is empty, and log handlers omit it.
 func Stack(err error) slog.Attr {
 	var p *PanicError
@@ -48,14 +48,14 @@ func Go(log *slog.Logger, name string, f func()) {
 	go func() { _ = once(log, name, "not restarted", f) }()
 }
 
-// Limits of the pause after a panic. The pause doubles with each further panic.
+// Limits on the pause after a panic, which doubles with each further panic.
 const (
 	pauseFirst = time.Second
 	pauseLast  = 30 * time.Second
 )
 
-// Loop calls f in a new goroutine, and calls it again after each panic. When f returns,
-// done is called unless it is nil. Only the first panic is logged.
+// Loop calls f in a new goroutine and calls it again after each panic. When f
+// returns, done is called unless done is nil. Only the first panic is logged.
 func Loop(log *slog.Logger, name string, f, done func()) { loop(log, name, f, done, pauseFirst) }
 
 func loop(log *slog.Logger, name string, f, done func(), pause time.Duration) {

@@ -94,8 +94,8 @@ func TestGoroutines(t *testing.T) {
 }
 
 // TestLocks checks that a panic cannot leave a lock held: either the lock is released
-// by defer, or no function is called while it is held. If a lock were never released,
-// the goroutine that answers would wait forever.
+// by defer, or no function is called while it is held. If a lock were never
+// released, the goroutine that answers requests would wait for it forever.
 func TestLocks(t *testing.T) {
 	locks := 0
 	for _, s := range sources(t) {
@@ -136,7 +136,7 @@ func isLock(n ast.Node, names ...string) bool {
 	return false
 }
 
-// held returns why a panic could leave the lock held, or "".
+// held returns the reason why a panic could leave the lock held, or "".
 func held(stmts []ast.Stmt) (why string) {
 	if len(stmts) > 0 {
 		if d, ok := stmts[0].(*ast.DeferStmt); ok && isLock(d.Call, "Unlock", "RUnlock") {

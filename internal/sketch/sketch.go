@@ -11,7 +11,8 @@ const (
 	indexBits = 12
 	rankBits  = 64 - indexBits
 
-	// Size is the number of registers, and the length of an encoded Sketch in bytes.
+	// Size is the number of registers and the length of an encoded Sketch in
+	// bytes.
 	Size = 1 << indexBits
 )
 
@@ -27,8 +28,8 @@ func (s *Sketch) Add(item uint64) {
 	*r = max(*r, byte(bits.LeadingZeros64(h<<indexBits|1<<(indexBits-1)))+1)
 }
 
-// Merge adds the items of another Sketch, given by its registers. Merge does nothing if
-// the length of registers is not Size.
+// Merge adds the items in another Sketch, given by its registers. Merge does
+// nothing if the length of registers is not Size.
 func (s *Sketch) Merge(registers []byte) {
 	if len(registers) != Size {
 		return
@@ -84,7 +85,7 @@ func tau(x float64) float64 {
 
 // hash is the finalizer of SplitMix64. The hash has no key, because sketches from different filters
 // and days are merged. A client with very many addresses can therefore inflate the estimate.
-// Readers know the number of sessions, and the estimate cannot exceed it.
+// Readers know the number of sessions and limit the estimate to it.
 func hash(x uint64) uint64 {
 	x += 0x9e3779b97f4a7c15
 	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// TestError checks the error of the estimate for random items and for consecutive
+// TestError checks the estimate's error for random items and for consecutive
 // addresses.
 func TestError(t *testing.T) {
 	const runs = 40

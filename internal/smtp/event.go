@@ -13,8 +13,8 @@ const (
 	// EventGreeting is the server's first reply: Code; for code 220 also Name, the
 	// server's name.
 	EventGreeting
-	// EventLine is a line from the client: Verb, Text (redacted). An event with the
-	// outcome of the command follows.
+	// EventLine is a line from the client: Verb, Text (redacted). An event with
+	// the command's outcome follows.
 	EventLine
 	// EventReply is the complete reply to a line: Verb, Code, Cause.
 	EventReply

@@ -1,4 +1,5 @@
-// Package smtp defines the events of an SMTP session, a mail server's requests, and the answers.
+// Package smtp defines the events in an SMTP session, the mail server's
+// requests, and the answers to them.
 //
 // A front end translates its mail server's protocol to the types of this package, and
 // all other packages use only these types. Package smtp imports no other package of the
@@ -117,10 +118,11 @@ type Answer struct {
 	// Text is the reply to the client if the decision is Reject or Disconnect: a code
 	// that begins with 4 or 5, a space, and a line of printable ASCII.
 	Text string
-	// Hold delays the answer. The front end limits the delay.
+	// Hold delays the answer. The front end limits how long.
 	Hold time.Duration
-	// Wait, if positive, means that the answer depends on a fact that is still unknown. The front
-	// end asks again when the fact is available, or after this time, with Event.Waited set.
+	// Wait, if positive, means that the answer depends on a fact that is still
+	// unknown. The front end asks again when the fact becomes available, or
+	// after this time, with Event.Waited set.
 	Wait time.Duration
 }
 
@@ -196,7 +198,8 @@ func name(names []string, i int) string {
 	return fmt.Sprintf("unknown(%d)", i)
 }
 
-// index returns the index of word in names, or -1. The empty word is never found.
+// index returns the index of word in names, or -1 if word is empty or not
+// in names.
 func index(names []string, word string) int {
 	for i, n := range names {
 		if n == word && word != "" {

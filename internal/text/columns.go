@@ -109,8 +109,9 @@ func wrap(s string, columns, indent int, fold bool) string {
 	return out.String()
 }
 
-// breakPoint returns where to break a line that is wider than columns. The first part ends at index
-// end, and the next line starts at index next.
+// breakPoint returns the position at which to break a line that is wider than
+// columns. The first part ends at index end, and the next line starts at index
+// next.
 func breakPoint(line string, columns int, fold bool) (end, next int) {
 	begin := len(line) - len(strings.TrimLeft(line, " "))
 	w, full, space := 0, len(line), 0

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// A Style sets the output's width, and whether colours are used.
+// A Style determines the output's width and whether colours are used.
 type Style struct {
 	Columns int
 	Colour  bool
@@ -40,9 +40,9 @@ func (s Style) paint(sequence, text string) string {
 // continued indents a continuation line of a row.
 const continued = "             "
 
-// Table writes rows with aligned columns. If a row is too wide, its last cells continue
-// on further lines. The first row holds the headings. Headings that do not fit are
-// omitted.
+// Table writes rows with aligned columns. If a row is too wide, its last cells
+// continue on the following lines. The first row holds the headings; headings
+// that do not fit are omitted.
 func (s Style) Table(w io.Writer, rows [][]string) {
 	var b strings.Builder
 	Table(&b, rows)

@@ -1,5 +1,6 @@
 // Package text formats text for operators. The package escapes hostile text, wraps
-// lines, and formats numbers with units. No other package of this module is imported.
+// lines, and formats numbers with units. The package imports no other package
+// of this module.
 package text
 
 import (
@@ -151,7 +152,7 @@ func Percent[N ~int | ~int64 | ~uint32 | ~uint64](part, whole N, decimals int) s
 	return strconv.FormatFloat(100*float64(part)/float64(whole), 'f', decimals, 64) + "%"
 }
 
-// Thousands returns n with a comma between groups of three digits.
+// Thousands returns n with commas between groups of three digits.
 func Thousands(n int) string {
 	s := strconv.Itoa(n)
 	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {

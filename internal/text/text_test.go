@@ -126,8 +126,9 @@ func TestWrap(t *testing.T) {
 	}
 }
 
-// FuzzEscape checks that Escape is reversible and escapes all invisible characters, and
-// that Fold, Cut and Pad never exceed their number of columns.
+// FuzzEscape checks that Escape is reversible and escapes all invisible
+// characters, and that Fold, Cut and Pad never exceed the given number of
+// columns.
 func FuzzEscape(f *testing.F) {
 	for _, hostile := range hostiletext.Texts() {
 		f.Add([]byte(hostile.Text))

@@ -5,8 +5,8 @@ import "time"
 // A Time is a time in JSON output.
 type Time struct{ time.Time }
 
-// TimeLayout is the layout of a Time: RFC 3339 in UTC with six decimal places. The
-// length is fixed, so that times sort as text.
+// TimeLayout is the layout of a Time: RFC 3339 in UTC with six decimal places.
+// The length is fixed, so times sort as text.
 const TimeLayout = "2006-01-02T15:04:05.000000Z"
 
 // MarshalJSON encodes t in TimeLayout.

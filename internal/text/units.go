@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// A unit is a unit of time or size with its letter.
+// A unit is a unit of time or size and its letter.
 type unit struct {
 	letter byte
 	n      int64
@@ -49,8 +49,9 @@ func parseUnits(s string, units []unit) (int64, bool) {
 	return 0, false
 }
 
-// Duration returns d in a form that ParseDuration accepts. The argument must be a whole number of
-// seconds. Duration uses the largest unit that leaves no remainder, but never weeks.
+// Duration returns d, which must be a whole number of seconds, in a form
+// that ParseDuration accepts. Duration uses the largest unit that leaves no
+// remainder, but never weeks.
 func Duration(d time.Duration) string {
 	if d == 0 {
 		return "0s"
@@ -85,7 +86,8 @@ func ShortDuration(d time.Duration) string {
 	return "0s"
 }
 
-// ShortSize returns n bytes rounded to the largest possible unit: 700, 2.5K, 12M.
+// ShortSize returns n bytes rounded, in the largest unit that n reaches: 700,
+// 2.5K, 12M.
 func ShortSize(n int64) string {
 	for _, u := range sizeUnits {
 		switch {
@@ -98,8 +100,8 @@ func ShortSize(n int64) string {
 	return strconv.FormatInt(n, 10)
 }
 
-// Size returns n bytes in a form that ParseSize accepts. The argument must be a whole number of
-// KiB. Size uses the largest unit that leaves no remainder.
+// Size returns n bytes, which must be a whole number of KiB, in a form that
+// ParseSize accepts. Size uses the largest unit that leaves no remainder.
 func Size(n int64) string {
 	n, u := inUnits(n, sizeUnits)
 	return strconv.FormatInt(n, 10) + string(u.letter)

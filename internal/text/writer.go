@@ -66,9 +66,9 @@ func (w *Writer) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// Close writes the remaining bytes of an incomplete character. The underlying writer is not closed.
-// Close does not touch the underlying writer if there are no remaining bytes, because another
-// goroutine may be blocked in it.
+// Close writes the remaining bytes of an incomplete character, but does not
+// close the underlying writer. If there are no remaining bytes, Close does not
+// touch the underlying writer, because another goroutine may be blocked in it.
 func (w *Writer) Close() error {
 	if len(w.rest) == 0 {
 		return nil
@@ -87,8 +87,8 @@ func (w *Writer) Close() error {
 const Schema = 1
 
 // JSON writes v as a JSON value and a line feed. The characters < and > are not
-// escaped, because they are frequent in SMTP. If indent is empty, the value is written
-// on one line.
+// escaped, because they are common in SMTP. If indent is empty, the value is
+// written on one line.
 func JSON(w io.Writer, v any, indent string) error {
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)

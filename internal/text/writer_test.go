@@ -11,7 +11,7 @@ import (
 	"scanwatch/tests/hostiletext"
 )
 
-// through returns the output of a Writer for the given pieces.
+// through returns a Writer's output for input in the given pieces.
 func through(t testing.TB, pieces ...[]byte) string {
 	t.Helper()
 	var out bytes.Buffer
@@ -48,8 +48,8 @@ func TestWriter(t *testing.T) {
 	}
 }
 
-// FuzzWriter checks that the output is safe, does not depend on how the input is divided, and keeps
-// the meaning of escaped JSON.
+// FuzzWriter checks that the output is safe, does not depend on how the input
+// is split, and keeps the meaning of escaped JSON.
 func FuzzWriter(f *testing.F) {
 	for _, hostile := range hostiletext.Texts() {
 		f.Add([]byte(hostile.Text), uint8(3), uint8(1))

@@ -13,12 +13,13 @@ import (
 	"scanwatch/store"
 )
 
-// A Step is an action of the client, or an answer of the server, in a Script. Kind is a name from
-// StepKinds.
+// A Step is an action by the client or an answer by the server in a Script.
+// Kind is a name from StepKinds.
 type Step struct{ Kind, Text string }
 
-// stepKinds lists the kinds of steps, each with a template of the recorded step that lacks the
-// argument. If several kinds share a store.Kind, the last one also represents all other results.
+// stepKinds lists the kinds of steps, each with a template for the recorded
+// step, which lacks only the argument. If several kinds share a store.Kind, the
+// last one also represents all results that are not listed.
 var stepKinds = []struct {
 	name string
 	step store.Step
@@ -83,9 +84,10 @@ func NewScript(src, dst, rdns, fcrdns string, steps []Step) (*Script, error) {
 	return s, checkOrder(steps)
 }
 
-// SetLists sets the DNS lists of the policy. SetLists returns an error if the text of a step listed
-// is not LIST=CODE,CODE. The text LIST=none means that the client is not listed. If a listed step
-// precedes all other steps, the answer is known when the client connects.
+// SetLists sets the policy's DNS lists. SetLists returns an error if a listed
+// step's text is not LIST=CODE,CODE. The text LIST=none means that the client
+// is not listed. If a listed step precedes all other steps, the answer is
+// known when the client connects.
 func (s *Script) SetLists(lists []*rules.Lookup) error {
 	s.answers = map[string]store.Step{}
 	for _, step := range s.steps {
@@ -151,7 +153,8 @@ const scriptID = 1
 
 var scriptStart = time.Unix(1_000_000_000, 0).UTC()
 
-// scriptPace is the time between two steps. The pace does not affect the evidence.
+// scriptPace is the time between two steps, which does not affect the
+// evidence.
 const scriptPace = 10 * time.Millisecond
 
 // A scriptRecorder turns a script into a record.
@@ -168,8 +171,8 @@ func (w *scriptRecorder) add(s store.Step) {
 	w.steps = store.AppendStep(w.steps, &s, scriptPace)
 }
 
-// record returns the record of the session without a policy. A transaction with an accepted
-// recipient ends with a message.
+// record returns the record that the session would have without a policy. A
+// transaction with an accepted recipient ends with a message.
 func (s *Script) record() (*store.Record, error) {
 	w := &scriptRecorder{}
 	greeted := false

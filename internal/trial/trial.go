@@ -1,5 +1,6 @@
-// Package trial explains a policy's decisions on individual sessions. The sessions come from a
-// script or a recorded stream, and are replayed by package replay.
+// Package trial explains a policy's decisions on individual sessions. The
+// sessions come from a script or a recorded stream and are replayed by package
+// replay.
 package trial
 
 import (
@@ -35,8 +36,8 @@ type Options struct {
 	script *Script // nil for a stream
 }
 
-// A Session describes a replayed session and all decisions on it. All text is
-// printable.
+// A Session describes a replayed session and all decisions about it. All text
+// is printable.
 type Session struct {
 	Session    string            `json:"session"`
 	Mode       string            `json:"mode"`
@@ -53,7 +54,7 @@ type Session struct {
 	NotReached []string          `json:"not_reached,omitempty"` // steps of a script that could not happen
 }
 
-// A Request is a request and the policy's decision.
+// A Request is a request and the policy's decision on it.
 type Request struct {
 	Phase      string            `json:"phase"`
 	About      string            `json:"about,omitempty"`    // argument of the command
@@ -73,7 +74,7 @@ type Request struct {
 	at time.Time
 }
 
-// A Rule shows how a statement of the policy was evaluated.
+// A Rule shows how a policy statement was evaluated.
 type Rule struct {
 	Rule       string   `json:"rule"`
 	Outcome    string   `json:"outcome"`
@@ -155,7 +156,8 @@ func Play(s *Script, o Options) error {
 	return t.err
 }
 
-// PlayStream records and replays the sessions in a smtpd-filters(7) stream.
+// PlayStream records and replays the sessions in an smtpd-filters(7)
+// stream.
 func PlayStream(in io.Reader, o Options) error {
 	t := newTrial(o)
 	recorder := filter.New(filter.Options{
@@ -354,8 +356,9 @@ func (t *trial) recorded(end time.Time, id uint64, value []byte) {
 	}
 }
 
-// place adds a finding to the first request whose evidence includes it. Time does not identify the
-// request: a finding about a reply has the time of one request, but belongs to the next request.
+// place adds a finding to the first request whose evidence includes it. The
+// time does not identify the request: a finding about a reply carries the time
+// of one request but belongs to the next.
 func (s *Session) place(f finding.Finding, at time.Time) {
 	for _, r := range s.Phases {
 		if !r.at.Before(at) && (slices.Contains(r.Evidence, f.Evidence) || slices.Contains(r.Weak, f.Evidence)) {

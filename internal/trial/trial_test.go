@@ -37,7 +37,7 @@ func options(t *testing.T, policy string, to *[]*Session) Options {
 // matches.
 const everyPhase = "rule all phase { connect, helo, mail-from, rcpt-to, data, commit } match src 203.0.113.250 disconnect\n"
 
-// outline returns the phases of a session with their decisions.
+// outline returns a session's phases with their decisions.
 func outline(s *Session) (list []string) {
 	for _, r := range s.Phases {
 		list = append(list, r.Phase+" "+r.Decision)
@@ -51,8 +51,8 @@ var (
 	rcpt  = Step{"rcpt", "bob@example.org"}
 )
 
-// TestScript checks which requests a server makes in a scripted session. The steps
-// after a rejection must not happen.
+// TestScript checks which requests a server makes in a scripted session. No
+// steps may follow a rejection.
 func TestScript(t *testing.T) {
 	message := []string{"connect proceed", "helo proceed", "mail-from proceed", "rcpt-to proceed", "data proceed", "commit proceed"}
 	for _, c := range []struct {

@@ -17,7 +17,8 @@ import (
 	"scanwatch/store"
 )
 
-// fleetStore returns a state directory with bans and standing of other hosts.
+// fleetStore returns a state directory with bans and standing from other
+// hosts.
 func fleetStore(t *testing.T) (dir string) {
 	dir = t.TempDir()
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})

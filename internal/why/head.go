@@ -72,10 +72,11 @@ func (a *Answer) summarize(zone *time.Location) {
 	}
 }
 
-// observes reports whether the filter currently enforces nothing.
+// observes reports whether the filter is in observe mode.
 func (a *Answer) observes() bool { return a.Mode == rules.Observe.String() }
 
-// waits reports whether an active ban is not enforced because another host has imposed it.
+// waits reports whether an active ban is not enforced because another host
+// imposed it.
 func (a *Answer) waits(b *Ban) bool { return a.waiting && b.On() != "" }
 
 // observed returns an active ban that is not enforced, or nil.
@@ -164,8 +165,8 @@ func (a *Answer) decision() (newest *Session, decision *Rule) {
 	return newest, decision
 }
 
-// origin returns the session and the decision that led to the ban of s. If the origin
-// is unknown, or if r is not a ban, origin returns s and r.
+// origin returns the session and the decision that led to s's ban. If the
+// origin is unknown, or if r is not a ban, origin returns s and r.
 func (a *Answer) origin(s *Session, r *Rule) (*Session, *Rule) {
 	for _, other := range slices.Concat(a.Sessions, a.Deciding) {
 		if other.Session != r.BannedIn || other.source != s.source || other.Start.After(s.Start.Time) {
@@ -180,7 +181,7 @@ func (a *Answer) origin(s *Session, r *Rule) (*Session, *Rule) {
 	return s, r
 }
 
-// findOrigin looks up the other host that imposed the ban of s.
+// findOrigin looks up the other host that imposed s's ban.
 func (a *Answer) findOrigin(s *Session, r *Rule) {
 	h := a.host(s)
 	if r.BannedIn == "" || r.Kept || h == nil {
@@ -253,8 +254,8 @@ func (s *Session) because(r *Rule) string {
 	return ""
 }
 
-// otherList reports whether e is about a DNS list that the rule does not name, while another
-// finding is about one that it does name.
+// otherList reports whether e is about a DNS list that the rule does not name,
+// although another finding is about one that it does name.
 func (s *Session) otherList(r *Rule, e *finding.Finding) bool {
 	named := func(f finding.Finding) bool {
 		name, _ := f.DNSList()
@@ -314,7 +315,7 @@ type group struct {
 	others []*Session
 }
 
-// shape returns a text that is equal for similar sessions.
+// shape returns a text that is the same for all similar sessions.
 func (s *Session) shape() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %s %s %q %v %v", s.Src, s.RDNS, s.FCrDNS, s.Helo, s.Sessions > 0, s.Damage != "")
@@ -334,7 +335,7 @@ func (s *Session) shape() string {
 // maxIDs is the maximum number of ids printed for similar sessions.
 const maxIDs = 3
 
-// similar writes the ids of all sessions in g except the first one.
+// similar writes the ids of all sessions in g except the first.
 func (p *printer) similar(g *group) {
 	n := len(g.others)
 	if n == 0 {

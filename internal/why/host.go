@@ -23,7 +23,7 @@ const (
 	loginAge = 30 * 24 * time.Hour
 )
 
-// A Host summarizes all records of a host or network.
+// A Host summarizes all records about a host or network.
 type Host struct {
 	Standing    *Standing    `json:"standing,omitempty"`
 	Prefix      netip.Prefix `json:"prefix"`
@@ -87,7 +87,7 @@ type Remedy struct {
 	Text string `json:"text"`
 }
 
-// A hostIndex maps prefixes to the hosts of an answer.
+// A hostIndex maps prefixes to the hosts in an answer.
 type hostIndex struct {
 	a     *Answer
 	hosts map[netip.Prefix]*Host // nil for hosts beyond the limit
@@ -106,8 +106,8 @@ func (x *hostIndex) add(p netip.Prefix) *Host {
 	return h
 }
 
-// findHosts adds the hosts of the sessions, and the banned hosts that match the
-// question. The standing of the hosts is also loaded.
+// findHosts adds the sessions' hosts and the banned hosts that match the
+// question. The hosts' standing is also loaded.
 func (w *query) findHosts() error {
 	x := &hostIndex{&w.answer, map[netip.Prefix]*Host{}}
 	if l := w.answer.Logins; l != nil {
@@ -144,8 +144,8 @@ func (w *query) findHosts() error {
 	return err
 }
 
-// addKnown adds the queried host if it has accepted mail in the state but no recorded session, for
-// example after an import of the mail log.
+// addKnown adds the queried host if the state lists accepted mail from it but
+// no session is recorded, for example after the mail log was imported.
 func (w *query) addKnown(x *hostIndex) {
 	p := w.q.prefix
 	if len(w.answer.Hosts) > 0 || !p.IsValid() || !p.IsSingleIP() && p != memory.Source(p.Addr()) {
@@ -200,7 +200,7 @@ func (h *Host) trim() {
 // hostKinds is the set of step kinds that Host.add reads.
 var hostKinds = store.KindsOf(store.KindVerdict, store.KindBan)
 
-// add counts a session of h.
+// add counts a session from h.
 func (h *Host) add(r *store.Record) {
 	h.Sessions += r.Many()
 	end := r.End.UTC()
@@ -231,14 +231,16 @@ func (h *Host) add(r *store.Record) {
 	h.WhileBanned += min(banned, r.Many())
 }
 
-// onlyManual reports whether h was banned by the operator but never by a rule. A manual ban from
-// another host has the same exemptions as this host's rules.
+// onlyManual reports whether h was banned by the operator but never by a rule.
+// A manual ban from another host is subject to the same exemptions as this
+// host's rules.
 func (h *Host) onlyManual() bool {
 	return len(h.History) == 0 && len(h.Bans) > 0 && !slices.ContainsFunc(h.Bans, func(b Ban) bool { return !b.Manual || b.Origin != "" })
 }
 
-// passFor returns the pass statement that matches a client, or nil. A client banned by another host
-// may match a pass statement of this host, even if this host has no recorded session of it.
+// passFor returns the pass statement that matches a client, or nil. A client
+// banned by another host may match a pass statement on this host, even if this
+// host has recorded no session with the client.
 func passFor(w *query, h *Host, c *client) *rules.Pass {
 	switch {
 	case h.newest != nil:
@@ -401,7 +403,7 @@ func (w *query) addRemedies(h *Host, friend bool) {
 	}
 	h.Remedies = append(h.Remedies, w.befriend(h.Prefix))
 	if w.Policy != nil && !strings.Contains(w.Policy.String(), "pass from <friends>") {
-		h.Remedies = append(h.Remedies, Remedy{"pass from <friends>", "in " + w.File + ": add this statement, it is missing"})
+		h.Remedies = append(h.Remedies, Remedy{"pass from <friends>", "in " + w.File + ": this statement is missing; add it"})
 	}
 	advice.listed()
 }
@@ -432,7 +434,7 @@ func (w *query) befriend(p netip.Prefix) Remedy {
 	return Remedy{"add " + host + " to the table <friends>", "file " + text.Escape(where) + ", then run scanwatch reload: exempts the host permanently"}
 }
 
-// table returns a table of the current policy, or nil.
+// table returns a table from the current policy, or nil.
 func (w *query) table(name string) rules.Table {
 	if w.Policy == nil {
 		return nil

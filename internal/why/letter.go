@@ -12,8 +12,8 @@ import (
 	"scanwatch/rules"
 )
 
-// letterColumns is the maximum width of a line in the letter. RFC 3676 section 4.2 allows 78
-// columns.
+// letterColumns is the maximum line width in the letter. RFC 3676 section 4.2
+// allows 78 columns.
 const letterColumns = 72
 
 // advice explains to the client's postmaster how to avoid the evidence. The first
@@ -23,22 +23,22 @@ var advice = []struct{ evidence, text string }{
 	{"helo-", "Please configure your server to greet with its own full host name, such as mail.example.org, and publish that name in DNS."},
 	{"botnet-helo", "Please check the host for malware, or configure your server to greet with its own full host name."},
 	{"rdns-missing", "Please publish a reverse DNS name (PTR) for the address, and an address record for that name."},
-	{"fcrdns-fail", "Please publish an address record for the reverse DNS name of the address, so that both agree."},
-	{"unknown-recipient", "Please remove the addresses that do not exist from your list."},
-	{"harvest", "Please remove the addresses that do not exist from your list."},
-	{"recipient-flood", "Please remove the addresses that do not exist from your list."},
-	{"probed-recipient", "Please check that the address of the recipient is right."},
+	{"fcrdns-fail", "Please publish an address record for the address's reverse DNS name, so that the two agree."},
+	{"unknown-recipient", "Please remove nonexistent addresses from your list."},
+	{"harvest", "Please remove nonexistent addresses from your list."},
+	{"recipient-flood", "Please remove nonexistent addresses from your list."},
+	{"probed-recipient", "Please check that the recipient's address is correct."},
 	{"backscatter", "Your server bounces messages with forged senders. Please reject such messages in the SMTP session."},
-	{"auth-", "A device or program uses a wrong password. Please correct it, or remove the account from the device."},
-	{"account-abuse", "The password of the account is probably known to others. Please change it."},
+	{"auth-", "A device or program is using a wrong password. Please correct the password, or remove the account from the device."},
+	{"account-abuse", "The account's password is probably known to others. Please change it."},
 	{"relay-probe", "The recipients are not in our domains, and this server relays mail only for its own users."},
-	{"listed", "A DNS block list contains the address. Please fix the cause, and ask the operator of the list to remove the address."},
+	{"listed", "A DNS block list contains the address. Please fix the cause, and ask the list's operator to remove the address."},
 	{"cloud", "Please send mail through your provider's relay, or publish your own reverse DNS name for the address."},
-	{"scanner", "If this is a scan for research, please exclude our networks."},
+	{"scanner", "If this is a research scan, please exclude our networks."},
 }
 
 // otherAdvice applies if no row matches.
-const otherAdvice = "Please check the mail program or server on this host for a fault or malware."
+const otherAdvice = "Please check the mail program or server on this host for faults or malware."
 
 // Letter writes a reply to a sender who complains about the newest rejection in a. The
 // reply is in plain English, reveals nothing that the sender does not know, and does
@@ -86,12 +86,12 @@ func (a *Answer) Letter(w io.Writer, zone *time.Location) error {
 	if r.BannedIn != "" && r.BannedIn != manual {
 		reference = r.BannedIn // as in the reply
 	}
-	para("If you think that this is a mistake, please answer this message. The reference is %s.", reference)
+	para("If you think that this is a mistake, please reply to this message. The reference is %s.", reference)
 	_, err := io.WriteString(w, strings.TrimSuffix(b.String(), "\n"))
 	return err
 }
 
-// reason describes the evidence for a decision, and a remedy for the sender.
+// reason describes the evidence for a decision and the sender's remedy.
 func (s *Session) reason(r *Rule) string {
 	if r.BannedIn == manual {
 		return "The postmaster has banned the address."
@@ -127,15 +127,15 @@ func (s *Session) reason(r *Rule) string {
 	return "The reason is a rule of this site about such clients. " + otherAdvice
 }
 
-// banState describes how long the host's ban remains.
+// banState reports until when the host is banned.
 func (a *Answer) banState(s *Session, zone *time.Location) string {
 	if a.observes() {
-		return "This server rejects nothing at present, so you can try again."
+		return "This server is not rejecting anything at present, so you can try again."
 	}
 	if h := a.host(s); h != nil {
 		for _, b := range (&Answer{Hosts: []*Host{h}}).banned() {
 			return fmt.Sprintf("The address %s is banned until %s.", prefix.String(b.Prefix), b.Until.In(zone).Format("2006-01-02 15:04 -0700"))
 		}
 	}
-	return "The address is not banned now, so you can try again."
+	return "The address is not currently banned, so you can try again."
 }

@@ -42,7 +42,8 @@ func (s *sessionReader) listed(st *store.Step) {
 	}
 }
 
-// learn adds the facts of a step that pass statements on DNS lists may also need.
+// learn adds the facts from a step that pass statements on DNS lists may also
+// need.
 func (s *sessionReader) learn(st *store.Step) {
 	if s.facts == nil {
 		return
@@ -60,9 +61,9 @@ func (s *sessionReader) learn(st *store.Step) {
 	}
 }
 
-// findPass looks for the pass statement of the current policy that matches in a phase. After
-// connect, only statements on DNS lists count, because other statements may exempt only one
-// message.
+// findPass looks for the current policy's pass statement that matches in a
+// phase. After connect, only statements on DNS lists count, because other
+// statements may exempt only one message.
 func (s *sessionReader) findPass(phase smtp.Phase) {
 	if s.pass != nil {
 		return
@@ -158,7 +159,7 @@ func (h *Host) remedy(do, format string, args ...any) {
 	}
 }
 
-// sessionsOf returns the sessions of h in the answer.
+// sessionsOf returns h's sessions in the answer.
 func (a *Answer) sessionsOf(h *Host) (all []*Session) {
 	for _, s := range slices.Concat(a.Sessions, a.Deciding) {
 		if s.source == h.Prefix {
@@ -168,7 +169,8 @@ func (a *Answer) sessionsOf(h *Host) (all []*Session) {
 	return all
 }
 
-// An adviser adds remedies for decisions on a host that depended on DNS lists.
+// An adviser adds remedies for decisions about a host that depended on DNS
+// lists.
 type adviser struct {
 	*Host
 	sessions []*Session // of the host
@@ -198,7 +200,7 @@ func (a *adviser) late() {
 	}
 }
 
-// listed adds the remedy for decisions that rest on a listing.
+// listed adds the remedy for decisions based on a listing.
 func (a *adviser) listed() {
 	for _, s := range a.sessions {
 		if !slices.ContainsFunc(s.Rules, func(r Rule) bool { return r.dependsOnLists(a.policy) }) {
@@ -227,7 +229,7 @@ func (a *adviser) exempt() {
 	a.remedy("remove "+text.Escape(a.newest.pass.String()), "in %s: rules then apply to the client", a.where(a.newest.pass.Pos))
 }
 
-// exemptByPass adds the exemption by the matching pass statement p.
+// exemptByPass adds the exemption granted by the matching pass statement p.
 func (h *Host) exemptByPass(p *rules.Pass) {
 	h.exempt("pass", true, "a pass statement matches: %s", text.Escape(p.String()))
 }

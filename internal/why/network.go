@@ -14,8 +14,9 @@ import (
 	"scanwatch/store/history"
 )
 
-// An Apart describes the other hosts in the /64 of an IPv6 host. The filter identifies a host with
-// a proven name by its full address. Hosts without a proven name in the same /64 count as one host.
+// An Apart describes the other hosts in an IPv6 host's /64. The filter
+// identifies a host with a proven name by its full address. Hosts without a
+// proven name in the same /64 count as one host.
 type Apart struct {
 	Prefix   netip.Prefix `json:"prefix"`
 	Sessions int          `json:"sessions"`      // sessions of the other hosts
@@ -23,7 +24,7 @@ type Apart struct {
 	Ban      *Ban         `json:"ban,omitempty"` // active ban of the /64, which does not affect the host
 }
 
-// maxApart limits the hosts with proven names in an answer.
+// maxApart limits the number of hosts with proven names in an answer.
 const maxApart = 3
 
 // identity returns the addresses that the filter treats as the session's host.
@@ -34,8 +35,9 @@ func identity(r *store.Record) netip.Prefix {
 	return memory.Identify(r.Src.Addr(), r.RDNS, r.FCrDNS).Prefix()
 }
 
-// identify determines whether the question is about a host with a proven name. The newest session
-// from the address decides. Without a session, a ban of exactly this address decides.
+// identify determines whether the question is about a host with a proven name.
+// The newest session from the address decides. If there is none, a ban on
+// exactly this address decides.
 func (w *query) identify() error {
 	q := w.q
 	if !q.addr.IsValid() {

@@ -35,7 +35,8 @@ type kind struct {
 	name string
 	like []string // earlier kinds with the same syntax
 	// fits reports whether a question's text has this kind's syntax, and stores the parsed value.
-	// Once a kind fits, Parse tries a later kind only if its like field names the kind that fits.
+	// Once a kind fits, Parse tries a later kind only if the later kind's like
+	// field names the kind that fits.
 	fits   func(*Question) bool
 	strict bool // with --as, text without this syntax is an error
 	head   func(*Question, *store.Record) bool
@@ -124,13 +125,13 @@ var (
 	// sessionForm matches a session id or its first digits, possibly in brackets, as at
 	// the end of a reply.
 	sessionForm = regexp.MustCompile(`^\[?([0-9A-Fa-f]{6,16})\]?$`)
-	// sessionInLine matches a session id within a line, such as a line from a bounce or
-	// log.
+	// sessionInLine matches a session id within a line, for example from a
+	// bounce or a log.
 	sessionInLine = regexp.MustCompile(`(?:^|[^0-9A-Za-z])([0-9A-Fa-f]{16})(?:[^0-9A-Za-z]|$)`)
 )
 
-// ParseSession parses a session id, which may be part of a longer line, such as a line
-// of a bounce.
+// ParseSession parses a session id, which may be part of a longer line, for
+// example from a bounce.
 func ParseSession(text string) (uint64, bool) {
 	id, short, ok := parseSession([]byte(text))
 	return id, ok && short == 0
@@ -150,12 +151,12 @@ func parseSession(text []byte) (id uint64, short int, ok bool) {
 	return id, 16 - len(m[1]), err == nil
 }
 
-// id reports whether id is q's session id, or starts with its digits.
+// id reports whether id is q's session id or starts with q's digits.
 func (q *Question) id(id uint64) bool { return id>>(4*q.short) == q.session }
 
 // parseHosts parses an address, a prefix, or an address with a port. An IPv6 address
 // may be in brackets; an IPv4 address in brackets is a greeting and is not accepted.
-// For a single IPv6 address, the address itself is also returned.
+// For a single IPv6 address, the address itself is returned as well.
 func parseHosts(s string) (p netip.Prefix, one netip.Addr, ok bool) {
 	if inner, ok := strings.CutPrefix(s, "["); ok && strings.Contains(inner, ":") {
 		s = strings.TrimSuffix(inner, "]")
@@ -197,8 +198,8 @@ func (q *Question) mailbox(address []byte) bool {
 	return equal(q.text) || slices.ContainsFunc(q.hashes, equal)
 }
 
-// hash computes the hashes of q's mailbox or user, with the key in the state directory.
-// If q is itself a hash, no key is needed.
+// hash computes the hashes of q's mailbox or user, using the key in the state
+// directory. If q is itself a hash, no key is needed.
 func (q *Question) hash(dir string) {
 	if mailbox.Hashed(q.text) {
 		q.hashes = [][]byte{q.text}
@@ -223,8 +224,8 @@ func (q *Question) host(name []byte) bool {
 	return false
 }
 
-// selection selects the records that can match q. If any record can match, selection
-// returns nil.
+// selection selects the records that can match q. It returns nil if any record
+// can match.
 func (q *Question) selection() *store.Selection {
 	var only store.Selection
 	for _, k := range q.kinds {

@@ -57,13 +57,14 @@ type Rule struct {
 	Text      string `json:"text,omitempty"`       // rule text at the time of the decision
 	Now       string `json:"now,omitempty"`        // state of the rule in the current policy: "same", "changed", "gone" or "assumed"
 	CountedBy string `json:"counted_by,omitempty"` // key by which sessions are counted
-	// Unanswered contains the names of DNS lists that had not answered, separated by commas. The
-	// rejection is temporary, because a pass statement may exempt the client.
+	// Unanswered lists the DNS lists that had not answered, separated by
+	// commas. The rejection is temporary, because a pass statement may exempt
+	// the client.
 	Unanswered string `json:"unanswered,omitempty"`
 
-	// BannedIn is the id of the session that led to the ban of this session, or
-	// "manual" if the operator imposed the ban. Kept reports whether that session's
-	// record still exists.
+	// BannedIn is the id of the session that led to this session's ban, or
+	// "manual" if the operator imposed the ban. Kept reports whether that
+	// session's record still exists.
 	//
 	// BannedOn is the name of the other host that imposed the ban and has that record.
 	BannedIn string `json:"banned_in,omitempty"`
@@ -81,7 +82,7 @@ const assumed = "assumed"
 // manual is the value of Rule.BannedIn for a ban imposed by the operator.
 const manual = "manual"
 
-// A sessionReader describes the steps of a session.
+// A sessionReader describes a session's steps.
 type sessionReader struct {
 	*query
 	*Session
@@ -220,7 +221,7 @@ func (s *sessionReader) filter(st *store.Step) {
 	}
 }
 
-// until returns when a ban ends, or "" if the ban was withheld.
+// until returns the end of a ban, or "" if the ban was withheld.
 func until(s *store.Step) string {
 	if s.Until.IsZero() {
 		return ""
@@ -228,7 +229,7 @@ func until(s *store.Step) string {
 	return s.Until.UTC().Format(text.TimeLayout)
 }
 
-// exempted introduces the pass statement for a client on which no rule decided.
+// exempted introduces the pass statement for a client that no rule acted on.
 const exempted = "no rule applied; the current policy has "
 
 // byServer introduces the first recipient that the mail server itself rejected.
@@ -280,7 +281,7 @@ var endings = map[smtp.Ending]string{
 	smtp.EndingTimeout:  "smtpd timed out",
 	smtp.EndingRejected: "smtpd or a filter closed the connection",
 	smtp.EndingStopped:  "smtpd stopped",
-	smtp.EndingClosed:   "the connection was closed, by which side is unknown",
+	smtp.EndingClosed:   "the connection was closed; which side closed it is unknown",
 	smtp.EndingPartial:  "the session has ended; the log shows only some of its commands",
 }
 
@@ -300,8 +301,8 @@ func outcome(s *store.Step) string {
 	return strings.TrimSpace(result)
 }
 
-// rule adds a decision that was made the given number of times. If the session already has the same
-// decision, only its count grows. rule returns the index of the decision.
+// rule adds a decision that was made the given number of times. If the session
+// already has the same decision, only its count is increased.
 func (s *Session) rule(rule Rule, times int) int {
 	for i := range s.Rules {
 		have := s.Rules[i]
@@ -319,11 +320,11 @@ func (s *Session) rule(rule Rule, times int) int {
 	return len(s.Rules) - 1
 }
 
-// counted matches a condition of a rule that counts across sessions.
+// counted matches a rule's condition that counts across sessions.
 var counted = regexp.MustCompile(` count [^ ]+ > [0-9]+ in [0-9]+[a-z] by ([a-z]+)`)
 
-// addText adds the text of a rule at the time of its decision, and compares it with the
-// current policy. If no text was recorded, the current text is added.
+// addText adds a rule's text at the time of its decision and compares it with
+// the current policy. If no text was recorded, the current text is added.
 func (w *query) addText(rule *Rule) {
 	defer func() {
 		if !rule.dependsOnLists(w.Policy) {

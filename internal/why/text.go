@@ -123,7 +123,8 @@ func (p *printer) session(s *Session, kinds bool) {
 	p.line("details", "scanwatch show %s", s.Session)
 }
 
-// rules writes the decisions, each rule's text after its last decision.
+// rules writes the decisions, with each rule's text after its last
+// decision.
 func (p *printer) rules(list []Rule) {
 	for i := range list {
 		r := &list[i]
@@ -149,7 +150,7 @@ func (p *printer) rules(list []Rule) {
 			p.line("text", "%s", r.Text)
 		}
 		if r.CountedBy != "" {
-			p.line("", "(counts over several sessions by %s; the evidence below is of this session only)", r.CountedBy)
+			p.line("", "(counts over several sessions by %s; the evidence below is from this session only)", r.CountedBy)
 		}
 		switch {
 		case r.BannedIn != "":
@@ -186,7 +187,7 @@ func (p *printer) rule(r *Rule) {
 	}
 }
 
-// until converts a recorded time to the time zone of the output.
+// until converts a recorded time to the output's time zone.
 func (p *printer) until(s string) string {
 	if t, err := time.Parse(time.RFC3339, s); err == nil {
 		return p.time(t)

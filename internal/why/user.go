@@ -15,11 +15,12 @@ import (
 	"scanwatch/store"
 )
 
-// maxLoginHosts limits how many hosts with only failed logins of the user are counted.
+// maxLoginHosts is the maximum number of counted hosts that have only failed
+// logins by the user.
 const maxLoginHosts = 10_000
 
-// Logins describes the logins of the user in question. A host with only failed logins may be an
-// attacker, and its ban does not affect the user.
+// Logins describes the logins by the user in question. A host with only failed
+// logins may be an attacker, and its ban does not affect the user.
 type Logins struct {
 	Passed int        `json:"passed"`
 	Failed int        `json:"failed"`
@@ -27,11 +28,13 @@ type Logins struct {
 	Others int        `json:"other_hosts"` // hosts with only failed logins
 	Last   *text.Time `json:"last,omitempty"`
 	From   string     `json:"from,omitempty"` // host of the last successful login; empty for an aggregate of many hosts
-	// AtLeast is set if maxLoginHosts was exceeded, so that the numbers are lower bounds.
+	// AtLeast is set if maxLoginHosts was exceeded; the numbers are then lower
+	// bounds.
 	AtLeast bool `json:"at_least,omitempty"`
-	// Tried lists hosts with failed logins, at most maxHosts. Hosts from which the user
-	// has logged in come first, so that banned attackers do not hide them. Banned hosts
-	// follow, and then all other hosts. In each group, the latest failure comes first.
+	// Tried lists up to maxHosts hosts with failed logins. Hosts from which the
+	// user has logged in come first, so that banned attackers do not hide them,
+	// followed by banned hosts and then all other hosts. In each group, the
+	// latest failure comes first.
 	Tried  []*LoginHost `json:"tried"`
 	More   int          `json:"more_tried,omitempty"`
 	Limits []string     `json:"limits"` // consequences of failed logins under the current policy
@@ -93,7 +96,8 @@ func (w *query) countLogins(r *store.Record) {
 	})
 }
 
-// unnamedLogins returns how many logins in an aggregate have no recorded user.
+// unnamedLogins returns the number of logins in an aggregate that have no
+// recorded user.
 func unnamedLogins(r *store.Record) (n int) {
 	_ = r.Steps(func(s *store.Step) bool {
 		if s.Kind == store.KindAuth && len(s.Text) == 0 {
@@ -132,14 +136,14 @@ func (a *Answer) summarizeUser(day func(time.Time) string) {
 	if l.AtLeast {
 		least = "at least "
 	}
-	a.State = fmt.Sprintf("no login of this user in the records, %s from %s%s", text.Plural(l.Failed, "failed attempt"), least, text.Plural(l.Others, "host"))
+	a.State = fmt.Sprintf("no logins by this user in the records, %s from %s%s", text.Plural(l.Failed, "failed attempt"), least, text.Plural(l.Others, "host"))
 	a.Cause, a.Undo = "the server rejected each password", "nothing to undo"
 	if l.Passed > 0 {
 		a.State = fmt.Sprintf("%s from %s, the last on %s from %s", text.Plural(l.Passed, "login"), text.Plural(l.Hosts, "host"), day(l.Last.Time), cmp.Or(l.From, "one of many hosts"))
 		if l.Others > 0 {
 			a.State += fmt.Sprintf("; %s%s only failed", least, text.Plural(l.Others, "other host"))
 		}
-		a.Cause = "no failed login from a host with a login of the user"
+		a.Cause = "no failed logins from hosts from which the user has logged in"
 		if !l.wrong.IsZero() {
 			a.Cause = "the server rejected a password from such a host, the last on " + day(l.wrong)
 		}
@@ -226,14 +230,15 @@ func (w *query) limits(l *Logins) {
 	}
 }
 
-// logins writes the hosts with failed logins, and the consequences of failed logins.
+// logins writes the hosts with failed logins and the consequences of failed
+// logins.
 func (p *printer) logins(a *Answer) {
 	l := a.Logins
 	if l == nil {
 		return
 	}
 	if len(l.Tried) > 0 {
-		fmt.Fprintln(p.w, "Hosts with failed logins of the user")
+		fmt.Fprintln(p.w, "Hosts with failed logins by the user")
 	}
 	for _, h := range l.Tried {
 		line := fmt.Sprintf("%s: %s, the last on %s", prefix.String(h.Prefix), text.Plural(h.Failed, "failed login"), p.time(h.Last.Time))

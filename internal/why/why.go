@@ -1,5 +1,5 @@
-// Package why explains the recorded decisions on a client. An explanation lists the rules, the
-// evidence, the exemptions and the remedies.
+// Package why explains the recorded decisions about a client. An explanation
+// lists the rules, the evidence, the exemptions and the remedies.
 package why
 
 import (
@@ -204,8 +204,9 @@ func rejections(r *store.Record) (would, enforced bool) {
 	return would, enforced
 }
 
-// observed returns a lower bound for an aggregate's sessions that rules would have rejected. The
-// bound is the largest number of sessions that a single rule would have rejected.
+// observed returns a lower bound on the number of an aggregate's sessions that
+// rules would have rejected. The bound is the largest number of sessions that a
+// single rule would have rejected.
 func observed(r *store.Record) (n int) {
 	_ = r.Steps(func(s *store.Step) bool { // Session reports the damage
 		if s.Kind == store.KindVerdict && s.Decision >= smtp.Reject && s.Exempt == "" && !s.Enforced {
@@ -277,11 +278,11 @@ func (w *query) findSessions() error {
 		w.note("records contain hashed addresses, and their key %s cannot be read; run scanwatch as the owner of the key or as root", filepath.Join(w.Dir, privacy.KeyFile))
 	}
 	if summed > 0 && (w.q.is("sender") || w.q.is("recipient")) && !bytes.HasPrefix(w.q.text, []byte("@")) {
-		w.note("%s in aggregates, which contain no senders, and only the domains of recipients; search for @DOMAIN, or for the address of the client", text.Plural(summed, "session is", "sessions are"))
+		w.note("%s in aggregates, which contain no senders, and only the domains of recipients; search for @DOMAIN, or for the client's address", text.Plural(summed, "session is", "sessions are"))
 	}
 	w.decideUser(otherwise)
 	if unnamed > 0 && w.q.onlyUser() {
-		w.note("aggregates contain %s without the name of the user; some may be this user's", text.Plural(unnamed, "login attempt"))
+		w.note("aggregates contain %s without the user's name; some may be this user's", text.Plural(unnamed, "login attempt"))
 	}
 	if w.answer.records == 0 && w.q.is("session") {
 		if err := w.noteUnnamed(); err != nil {
@@ -294,9 +295,9 @@ func (w *query) findSessions() error {
 	return nil
 }
 
-// decideUser restricts the question to a user if all sessions match only as logins. If otherwise is
-// set, another session matches in a different way, and the answer describes the decisions on that
-// session.
+// decideUser restricts the question to a user if all sessions match only as
+// logins. If otherwise is set, another session matches as something else, and
+// the answer describes the decisions about that session.
 func (w *query) decideUser(otherwise bool) {
 	l := w.answer.Logins
 	switch {
@@ -326,9 +327,9 @@ func (w *query) noteUnnamed() error {
 	})
 	switch {
 	case rejected > 0:
-		w.note("or it is one of %s in aggregates, whose ids are not recorded; search for the address of the client", text.Plural(rejected, "rejected session", "rejected sessions"))
+		w.note("or it is one of %s in aggregates, whose ids are not recorded; search for the client's address", text.Plural(rejected, "rejected session", "rejected sessions"))
 	case summed > 0:
-		w.note("or it is one of %s in aggregates, which contain the ids of rejected sessions only; search for the address of the client", text.Plural(summed, "session", "sessions"))
+		w.note("or it is one of %s in aggregates, which contain the ids of rejected sessions only; search for the client's address", text.Plural(summed, "session", "sessions"))
 	}
 	return err
 }
@@ -430,9 +431,10 @@ func (w *query) noteGaps() error {
 	return nil
 }
 
-// findBan finds the session that led to a ban, and adds it to the answer. Several
-// sessions may share an id, because smtpd may repeat ids after a restart. The right
-// session is the same client's newest session before s.
+// findBan finds the session that led to a ban and adds it to the answer.
+// Several sessions may share an id, because smtpd may repeat ids after a
+// restart. The session that led to the ban is the same client's newest session
+// before s.
 func (w *query) findBan(s *Session, rule *Rule, bans map[uint64][]store.Record) {
 	list := bans[rule.ban]
 	for i := len(list) - 1; i >= 0; i-- {

@@ -28,7 +28,7 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-// now is the time of all tests.
+// now is the time in all tests.
 var now = time.Date(2026, 11, 2, 12, 0, 0, 0, time.UTC)
 
 const (
@@ -159,7 +159,7 @@ func options(t testing.TB, dir, conf string) Options {
 	return o
 }
 
-// ask returns the answer, and the answer as text.
+// ask returns the answer, both as a value and as text.
 func ask(t testing.TB, arg, kind string, o Options) (*Answer, string) {
 	t.Helper()
 	q, err := Parse(arg, kind)
@@ -291,7 +291,7 @@ func TestLetter(t *testing.T) {
 			"this host uses the greeting of a known botnet", "is banned until 2026-11-03 11:00 +0000", "The reference is 00000000000000b1."}},
 		{"greeting", "00000000000000b1", whyConf, []string{"which greeted as \"ylmf-pc\", connected", "    554 5.7.1 This greeting"}},
 		{"manual", "2001:db8:1::4", whyConf, []string{"The postmaster has banned the address."}},
-		{"hostile", "00000000000000c1", whyConf, []string{"The server rejected it.", "not banned now"}},
+		{"hostile", "00000000000000c1", whyConf, []string{"The server rejected it.", "not currently banned"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			a, _ := ask(t, c.arg, "", options(t, dir, c.conf))
@@ -327,8 +327,8 @@ func TestLetter(t *testing.T) {
 	}
 }
 
-// TestListed checks that the cause and the letter name the rule's DNS list, without an account key
-// in its zone.
+// TestListed checks that the cause and the letter name the rule's DNS list, but
+// not an account key in its zone.
 func TestListed(t *testing.T) {
 	listing := func(match, code string) finding.Finding {
 		return finding.Finding{Evidence: "listed", By: "dns", Match: match, Proof: code, Confidence: "medium"}
@@ -397,8 +397,8 @@ func TestAllowlist(t *testing.T) {
 
 var passText = regexp.MustCompile(`(?m)^pass match .*$`)
 
-// TestUnanswered checks how the answer explains a temporary rejection, and its remedy, if a list in
-// a pass statement had not answered.
+// TestUnanswered checks how the answer explains a temporary rejection and its
+// remedy if a list in a pass statement had not answered.
 func TestUnanswered(t *testing.T) {
 	bl, wl := answerOf("bl", smtp.ResultFail), answerOf("wl", smtp.ResultOK)
 	found := store.Step{Kind: store.KindFinding, Text: raw("listed"), By: raw("dns"), Match: raw("bl bl.example.org"), Arg: raw("127.0.0.2"), Confidence: raw("medium")}
@@ -477,7 +477,7 @@ func TestUserIsNotTheAttacker(t *testing.T) {
 		"erin": {State: "1 login from 1 host, the last on 2026-11-02 09:00 +0000 from 192.0.2.9; 1 other host only failed; 1 of these hosts is banned now", Cause: "the server rejected a password from such a host, the last on 2026-11-02 11:00 +0000",
 			Undo: "scanwatch unban ADDRESS, if the user is at one of the banned hosts below"},
 		"frank": {State: banned + ", from which the user logged in, is banned until ", Undo: "scanwatch unban " + banned},
-		"grace": {State: "no login of this user in the records, 1 failed attempt from 1 host", Cause: "the server rejected each password", Undo: "nothing to undo"},
+		"grace": {State: "no logins by this user in the records, 1 failed attempt from 1 host", Cause: "the server rejected each password", Undo: "nothing to undo"},
 	} {
 		a, out := ask(t, user, "user", options(t, dir, whyConf))
 		if !strings.HasPrefix(a.State, want.State) || want.Cause != "" && a.Cause != want.Cause || a.Undo != want.Undo {
@@ -501,7 +501,7 @@ func TestUserWithoutKind(t *testing.T) {
 		t.Fatal(err)
 	}
 	a, out := ask(t, "Erin", "", options(t, dir, whyConf))
-	if a.Logins == nil || a.Logins.Failed != 1 || !slices.Equal(a.Kinds, []string{"user"}) || !strings.HasPrefix(a.State, "no login of this user") {
+	if a.Logins == nil || a.Logins.Failed != 1 || !slices.Equal(a.Kinds, []string{"user"}) || !strings.HasPrefix(a.State, "no logins by this user") {
 		t.Errorf("%s", out)
 	}
 	a, out = ask(t, "office", "", options(t, dir, whyConf))
@@ -580,8 +580,8 @@ func TestNamedHost(t *testing.T) {
 	}
 }
 
-// TestMode checks that the answer gives the filter's mode, and does not claim a rejection in
-// observe mode.
+// TestMode checks that the answer gives the filter's mode and does not claim a
+// rejection in observe mode.
 func TestMode(t *testing.T) {
 	o := options(t, whyStore(t), whyConf)
 	o.Mode, o.ModeText = "observe", "observe, by the operator"
@@ -610,8 +610,9 @@ func TestFriends(t *testing.T) {
 	}
 }
 
-// TestUserOfManyHosts checks that a user's hosts are found among very many others. Beyond
-// maxLoginHosts, the number of hosts is a lower bound. A note counts the logins in aggregates.
+// TestUserOfManyHosts checks that a user's hosts are found among a large number
+// of other hosts. Beyond maxLoginHosts, the number of hosts is a lower bound. A
+// note reports the number of logins in aggregates.
 func TestUserOfManyHosts(t *testing.T) {
 	dir := t.TempDir()
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
@@ -634,7 +635,7 @@ func TestUserOfManyHosts(t *testing.T) {
 	}
 	for _, want := range []string{"1 login from 1 host, the last on 2026-11-02 11:30 +0000 from 198.51.100.7; at least 10000 other hosts only failed",
 		"Cause: the server rejected a password from such a host, the last on 2026-11-02 11:40 +0000",
-		"aggregates contain 33 login attempts without the name of the user; some may be this user's"} {
+		"aggregates contain 33 login attempts without the user's name; some may be this user's"} {
 		if !strings.Contains(strings.Join(strings.Fields(out), " "), want) {
 			t.Errorf("no %q in\n%s", want, out)
 		}
@@ -841,7 +842,7 @@ func TestSum(t *testing.T) {
 				t.Errorf("%s: no %q in\n%s", c.arg, want, out)
 			}
 		}
-		if c.arg == "00000000000000ee" && !slices.Contains(a.Notes, "or it is one of 397 rejected sessions in aggregates, whose ids are not recorded; search for the address of the client") {
+		if c.arg == "00000000000000ee" && !slices.Contains(a.Notes, "or it is one of 397 rejected sessions in aggregates, whose ids are not recorded; search for the client's address") {
 			t.Errorf("notes %q", a.Notes)
 		}
 		if c.want == nil && (!a.Empty() || !slices.ContainsFunc(a.Notes, func(n string) bool { return strings.HasPrefix(n, "400 sessions are in aggregates, ") })) {
@@ -860,7 +861,7 @@ func (emptyTable) MatchAddr(netip.Addr) bool { return false }
 func (emptyTable) MatchName([]byte) bool     { return false }
 func (emptyTable) MatchASN(uint32) bool      { return false }
 
-// TestSumsCount checks that an aggregate counts as all the sessions that it contains.
+// TestSumsCount checks that an aggregate counts as all of its sessions.
 func TestSumsCount(t *testing.T) {
 	dir := t.TempDir()
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
@@ -886,7 +887,7 @@ func TestSumWithoutIDs(t *testing.T) {
 		t.Fatal(err)
 	}
 	a, _ := ask(t, "00000000000000ee", "", options(t, dir, ""))
-	if want := "or it is one of 29 sessions in aggregates, which contain the ids of rejected sessions only; search for the address of the client"; !a.Empty() || !slices.Contains(a.Notes, want) {
+	if want := "or it is one of 29 sessions in aggregates, which contain the ids of rejected sessions only; search for the client's address"; !a.Empty() || !slices.Contains(a.Notes, want) {
 		t.Errorf("notes %q", a.Notes)
 	}
 }

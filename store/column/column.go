@@ -1,6 +1,7 @@
-// Package column encodes tables of named columns as blocks of bytes. A column consists of
-// numbers or texts. Each column is compressed separately and has its own checksum. A
-// reader decodes only the columns that it needs, and skips unknown columns.
+// Package column encodes tables of named columns as blocks of bytes. Each
+// column consists of numbers or texts, is compressed separately, and has its
+// own checksum. A reader decodes only the columns that it needs, and skips
+// unknown columns.
 //
 // docs/sealed-days.md describes the encoding.
 package column
@@ -22,7 +23,7 @@ const (
 	maxName   = 64       // bytes of a name
 )
 
-// magic starts each block. Its last byte is the version of the encoding.
+// magic starts each block. Its last byte is the encoding's version.
 const magic = "SWB\x01"
 
 // Types of columns.
@@ -48,7 +49,8 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// A Buffer is a column of texts that is not yet encoded. The zero value is empty.
+// A Buffer is a column of texts that has not been encoded yet. The zero value
+// is empty.
 type Buffer struct {
 	data []byte
 	ends []uint32 // the end of each text in data
@@ -158,7 +160,7 @@ func (n *Numbers) At(i int) uint64 {
 	return n.low + n.eight[i]
 }
 
-// Max returns the largest of the first values numbers.
+// Max returns the largest number in the column, whose length is values.
 func (n *Numbers) Max(values int) uint64 {
 	switch {
 	case n.width == 0 || values == 0:
@@ -250,7 +252,7 @@ func (w *Writer) Finish(dst []byte, rows int) []byte {
 	return dst
 }
 
-// entry adds a column to the directory. The column's data starts at from.
+// entry adds a column whose data starts at from to the directory.
 func (w *Writer) entry(name string, typ byte, values, from int) {
 	w.count++
 	w.dir = append(binary.AppendUvarint(w.dir, uint64(len(name))), name...)
@@ -327,8 +329,8 @@ func (w *Writer) putRun(b []byte) {
 	w.data = append(append(w.data, modeStored), b...)
 }
 
-// span returns the lowest value, and the width in bytes of the difference between the
-// largest and the lowest value.
+// span returns the lowest value and the width in bytes of the difference
+// between the largest and lowest values.
 func span(v []uint64) (low uint64, width int) {
 	if len(v) == 0 {
 		return 0, 0
@@ -349,6 +351,6 @@ func signedSpan(v []uint64) (low uint64, width int) {
 	return uint64(least), (bits.Len64(uint64(most)-uint64(least)) + 7) / 8
 }
 
-// ErrCorrupt is returned for a block or column that was not written by a Writer, or was
-// changed later.
+// ErrCorrupt is returned for a block or column that was not written by a Writer
+// or has since been changed.
 var ErrCorrupt = errors.New("corrupt block")

@@ -122,7 +122,8 @@ func sample() []byte {
 	return w.Finish(nil, 100)
 }
 
-// decode decodes all columns of a block, and returns the number of corrupt columns.
+// decode decodes all columns of a block and returns the number of corrupt
+// columns.
 func decode(block []byte) (columns, corrupt int, err error) {
 	var r Reader
 	if err := r.Open(block); err != nil {
@@ -168,7 +169,8 @@ func TestDamage(t *testing.T) {
 	}
 }
 
-// TestMemory checks that a hostile block cannot allocate more memory than MaxBytes.
+// TestMemory checks that decoding a hostile block never allocates more memory
+// than MaxBytes.
 func TestMemory(t *testing.T) {
 	w := NewWriter()
 	v := many(MaxValues, func(i int) uint64 { return uint64(i&1) << 56 })
@@ -242,8 +244,8 @@ func FuzzReader(f *testing.F) {
 	f.Fuzz(func(_ *testing.T, block []byte) { readAll(block) })
 }
 
-// FuzzColumn is like FuzzReader, but changes the data of only one column, and corrects
-// the checksums.
+// FuzzColumn is like FuzzReader, but changes the data of only one column and
+// corrects the checksums.
 func FuzzColumn(f *testing.F) {
 	var r Reader
 	if err := r.Open(sample()); err != nil {

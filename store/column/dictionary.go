@@ -2,7 +2,7 @@ package column
 
 import "hash/maphash"
 
-// A Dictionary numbers the distinct texts of a column in the order in which they are
+// A Dictionary numbers a column's distinct texts in the order in which they are
 // added. Adding a text again allocates no memory. The zero value is empty.
 type Dictionary struct {
 	words Buffer
@@ -32,7 +32,7 @@ func (d *Dictionary) Add(text []byte) uint32 {
 	return *slot - 1
 }
 
-// find returns the slot of a text. The slot contains 0 if the text is new.
+// find returns the slot of a text, which contains 0 if the text is new.
 func (d *Dictionary) find(text []byte) *uint32 {
 	mask := len(d.slots) - 1
 	for i := int(maphash.Bytes(d.seed, text)) & mask; ; i = (i + 1) & mask {

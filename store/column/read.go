@@ -11,8 +11,8 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// A Reader decodes the columns of a block. It reuses its buffers for the next block.
-// The zero value is ready to use.
+// A Reader decodes the columns of a block and reuses its buffers for the
+// next block. The zero value is ready to use.
 type Reader struct {
 	columns []entry
 	left    int // bytes that the columns may still take
@@ -21,7 +21,7 @@ type Reader struct {
 	lengths Numbers
 }
 
-// An entry describes a column in the directory of a block.
+// An entry describes a column in a block's directory.
 type entry struct {
 	name   []byte
 	typ    byte
@@ -30,8 +30,8 @@ type entry struct {
 	data   []byte
 }
 
-// decoder is safe for concurrent use. It never writes more than fits into the
-// destination.
+// decoder is safe for concurrent use and never writes more than fits into
+// the destination.
 var decoder = func() *zstd.Decoder {
 	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxMemory(MaxBytes),
 		zstd.WithDecodeAllCapLimit(true), zstd.IgnoreChecksum(true))
@@ -76,7 +76,7 @@ func (r *Reader) Open(block []byte) error {
 	return nil
 }
 
-// Rows returns the number of rows of the table.
+// Rows returns the number of rows in the table.
 func (r *Reader) Rows() int { return r.rows }
 
 // Len returns the number of columns.
@@ -85,7 +85,7 @@ func (r *Reader) Len() int { return len(r.columns) }
 // Name returns the name of column i.
 func (r *Reader) Name(i int) []byte { return r.columns[i].name }
 
-// Values returns the number of values of column i.
+// Values returns the number of values in column i.
 func (r *Reader) Values(i int) int { return r.columns[i].values }
 
 // check returns an error if column i has a different type or a wrong checksum.
@@ -214,7 +214,7 @@ func (r *Reader) numbers(p *parser, values int, n *Numbers) {
 	}
 }
 
-// merge sets each number from its bytes in planes. The first plane holds the lowest
+// merge sets each number from its bytes in planes, starting with the lowest
 // bytes.
 func merge[N uint32 | uint64](v []N, planes [][]byte) {
 	if len(planes) == 0 {
@@ -232,8 +232,8 @@ func merge[N uint32 | uint64](v []N, planes [][]byte) {
 	}
 }
 
-// sum replaces differences by their sums. Each difference is stored relative to the
-// lowest difference. The first difference is 0.
+// sum replaces differences, which are stored relative to the lowest
+// difference, with their sums. The first difference is 0.
 func sum(v []uint64, low uint64) {
 	total := uint64(0)
 	for i := range v {

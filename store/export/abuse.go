@@ -20,8 +20,8 @@ import (
 // address.
 const reportAgain = 15 * time.Minute
 
-// maxReports is the maximum number of hosts in a report. AbuseIPDB rejects reports
-// of more than 10,000 lines, including the heading.
+// maxReports is the maximum number of hosts in a report. AbuseIPDB rejects
+// reports with more than 10,000 lines, including the heading.
 const maxReports = 9_999
 
 // reportUntil is the maximum age of a reported offence.
@@ -42,8 +42,8 @@ type offence struct {
 var offences = []offence{
 	{"scanner", []int{14}, "scans mail servers", false},
 	{"botnet-helo", []int{20, 18}, "greets as a known attack tool does", false},
-	{"helo-own-name", []int{17}, "greets with the name of the server it talks to", false},
-	{"helo-own-address", []int{17}, "greets with the address of the server it talks to", false},
+	{"helo-own-name", []int{17}, "greets with the name of the server that it connects to", false},
+	{"helo-own-address", []int{17}, "greets with the address of the server that it connects to", false},
 	{"helo-forged", []int{17}, "greets with a name that is not its own", false},
 	{"talks-http", []int{14}, "speaks HTTP to a mail server", false},
 	{"talks-ssh", []int{14}, "speaks SSH to a mail server", false},
@@ -62,9 +62,10 @@ func offencesOf(e *Entry) (categories []int, words []string) {
 	return Offences(e.Evidence, e.Kind == Ban && !e.Listed)
 }
 
-// Offences returns AbuseIPDB's categories and the descriptions of the offences in the
-// evidence against a host. banned must not be set for a ban that rests on a listing in
-// a DNS list: the list can be wrong about a phone with an old password.
+// Offences returns AbuseIPDB's categories and the descriptions of the offences
+// in the evidence against a host. banned must not be set for a ban based on a
+// listing in a DNS list: the list can be wrong about a phone with an old
+// password.
 func Offences(evidence []string, banned bool) (categories []int, words []string) {
 	for i := range offences {
 		o := &offences[i]

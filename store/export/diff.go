@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// A State is the set of entries that a consumer has received. The next changes are
-// relative to it.
+// A State is the set of entries that a consumer has received. The next changes
+// are relative to this set.
 type State struct {
 	Format  string
 	Entries []ExportedEntry

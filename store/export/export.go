@@ -30,7 +30,7 @@ type Entry struct {
 	Confidence   string       `json:"confidence"`       // high, medium or low
 	Reason       string       `json:"reason,omitempty"` // the rule of the ban, or the operator's reason for a manual ban
 	Expires      time.Time    `json:"expires"`
-	// Listed is set if a ban rests on a listing in a DNS list.
+	// Listed is set if a ban is based on a listing in a DNS list.
 	Listed bool `json:"-"`
 }
 
@@ -55,8 +55,8 @@ func compare(a, b netip.Prefix) int {
 	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
 }
 
-// Sort sorts the entries and drops expired entries. For duplicate prefixes, Sort keeps
-// the entry with the latest end.
+// Sort sorts the entries and drops the expired ones. For duplicate prefixes,
+// Sort keeps the entry with the latest end.
 func (l *List) Sort() {
 	l.Entries = slices.DeleteFunc(l.Entries, func(e Entry) bool { return !e.Expires.After(l.Made) })
 	slices.SortStableFunc(l.Entries, func(a, b Entry) int {
@@ -65,8 +65,8 @@ func (l *List) Sort() {
 	l.Entries = slices.CompactFunc(l.Entries, func(a, b Entry) bool { return a.Prefix == b.Prefix })
 }
 
-// Disjoint drops entries that other entries cover. If a dropped entry ends later than
-// the covering entry, a later list contains it again.
+// Disjoint drops entries that other entries cover. If a dropped entry ends
+// later than the covering entry, it reappears in a later list.
 func (l *List) Disjoint() {
 	out := l.Entries[:0]
 	for _, e := range l.Entries {
@@ -78,9 +78,9 @@ func (l *List) Disjoint() {
 	l.Entries = out
 }
 
-// Aggregate drops entries that other entries cover, and merges pairs of entries that
-// are the two halves of a network. It neither adds an address nor extends an entry. A
-// merged network expires when the first of its halves expires.
+// Aggregate drops entries that other entries cover and merges pairs of entries
+// that are the two halves of a network. It neither adds an address nor extends
+// an entry. A merged network expires when the first of its halves expires.
 func (l *List) Aggregate() {
 	var out []Entry
 	for _, e := range l.Entries {
@@ -149,7 +149,7 @@ func (e *Entry) join(b *Entry, parent netip.Prefix) {
 // utc formats t for formats that do not prescribe a layout.
 func utc(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05Z") }
 
-// left returns the remaining time of e in seconds, at least 1.
+// left returns e's remaining time in seconds, which is at least 1.
 func (e *Entry) left(at time.Time) int64 { return max(int64(e.Expires.Sub(at)/time.Second), 1) }
 
 // why returns the reasons for e as plain text.
@@ -210,7 +210,8 @@ func (f *Format) Write(w io.Writer, l *List) (dropped int, err error) {
 	return dropped, b.Flush()
 }
 
-// fit returns the entries that the format can express, and the number of other entries.
+// fit returns the entries that the format can express and the number of other
+// entries.
 func (f *Format) fit(l *List) (*List, int) {
 	some := &List{Made: l.Made, Entries: make([]Entry, 0, len(l.Entries))}
 	for i := range l.Entries {
@@ -235,7 +236,7 @@ func (f *Format) takes(e *Entry) bool {
 	return true
 }
 
-// heading writes comment lines with the origin and use of a file.
+// heading writes comment lines with a file's origin and use.
 func heading(w *bufio.Writer, mark string, f string, l *List, more ...string) {
 	fmt.Fprintf(w, "%s scanwatch export %s, made %s, %d entries\n", mark, f, utc(l.Made), len(l.Entries))
 	for _, line := range more {

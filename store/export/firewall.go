@@ -88,8 +88,8 @@ func writeNFT(w *bufio.Writer, l *List) {
 		"\t\tip6 saddr @ban6 tcp dport { 25, 465, 587 } counter drop\n\t}\n}\n")
 }
 
-// changeNFT adds each element before deleting it. Otherwise, nft would reject the whole
-// file if the element had just expired.
+// changeNFT adds each element before deleting it. nft would otherwise reject
+// the whole file if the element had just expired.
 func changeNFT(w *bufio.Writer, c *Changes) {
 	element := func(verb, v string, p netip.Prefix, more string) {
 		fmt.Fprintf(w, "%s element inet scanwatch ban%s { %s%s }\n", verb, v, p, more)
@@ -203,7 +203,7 @@ func ipBatch(w *bufio.Writer, v, verb string, entries []Entry) {
 	fmt.Fprint(w, "END\n")
 }
 
-// The following format is for route(8) of OpenBSD.
+// The following format is for OpenBSD's route(8).
 
 func writeBSDRoute(w *bufio.Writer, l *List) {
 	heading(w, "#", "bsd-route", l, "sh FILE; --diff deletes routes")

@@ -38,7 +38,7 @@ type Format struct {
 const nextFile = "with the next file, which replaces this one"
 
 // Formats returns all formats. A new format needs a row and a function that writes a
-// List. If a format supports changes, its row also needs the function change.
+// List. If it supports changes, the row also needs a change function.
 func Formats() []Format {
 	return []Format{
 		{Name: "plain", Short: "one address or network a line", Load: "cat FILE", Ends: nextFile, write: writePlain, change: changePlain},

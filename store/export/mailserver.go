@@ -33,7 +33,7 @@ func (e *Entry) reply(made time.Time) (code, status, text string) {
 	return code, status, "Banned until " + e.Expires.UTC().Format("2006-01-02 15:04") + " UTC"
 }
 
-// The following format is for cidr_table(5) of Postfix.
+// The following format is for Postfix's cidr_table(5).
 
 func writePostfix(w *bufio.Writer, l *List) {
 	heading(w, "#", "postfix", l, "in main.cf: smtpd_client_restrictions = check_client_access cidr:FILE")
@@ -44,8 +44,8 @@ func writePostfix(w *bufio.Writer, l *List) {
 	}
 }
 
-// Sendmail's access map matches complete octets or groups from the left. A /22 is
-// therefore written as four /24 networks.
+// Sendmail's access map matches complete octets or groups from the left, so
+// a /22 is written as four /24 networks.
 
 func writeSendmail(w *bufio.Writer, l *List) {
 	heading(w, "#", "sendmail", l, "makemap hash FILE.db < FILE; in sendmail.mc:", "FEATURE(`access_db', `hash -T<TMPF> -o FILE')")

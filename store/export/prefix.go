@@ -15,8 +15,8 @@ func families(entries []Entry, f func(v string, entries []Entry)) {
 	f("6", entries[n:])
 }
 
-// expand divides p into networks, and calls f for each of them. The prefix length of
-// each network is a multiple of unit.
+// expand divides p into networks whose prefix lengths are multiples of
+// unit, and calls f for each of them.
 func expand(p netip.Prefix, unit int, f func(netip.Prefix)) {
 	bits := (p.Bits() + unit - 1) / unit * unit
 	q := netip.PrefixFrom(p.Addr(), bits)

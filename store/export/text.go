@@ -14,7 +14,8 @@ import (
 	"scanwatch/internal/text"
 )
 
-// This file contains the formats for humans, spreadsheets and scripts.
+// This file contains the formats for human readers, spreadsheets and
+// scripts.
 
 func writePlain(w *bufio.Writer, l *List) {
 	for i := range l.Entries {

@@ -19,13 +19,14 @@ type Records interface {
 // A Visitor reads records. Session and Sum are required. A record and its text are
 // valid until Session or Sum returns.
 type Visitor struct {
-	// Kinds is the set of step kinds that Session and Sum need. Records may also have
-	// steps of other kinds that other visitors need.
+	// Kinds is the set of step kinds that Session and Sum need. Records may
+	// also have steps of other kinds, which other visitors need.
 	Kinds store.Kinds
-	// Session is called for each record of one session.
+	// Session is called for each record of a single session.
 	Session func(*store.Record) error
-	// Sum is called for each aggregate. An aggregate has the totals and tallies of many
-	// sessions. If its Src is invalid, the aggregate covers many sources.
+	// Sum is called for each aggregate. An aggregate holds the totals and
+	// tallies of many sessions. If its Src is invalid, the aggregate covers
+	// many sources.
 	Sum func(*store.Record) error
 }
 
@@ -33,8 +34,9 @@ type Visitor struct {
 var ErrStop = errors.New("stop")
 
 // Walk calls all visitors for each record of a session that ended at or after since and
-// before until, in one pass. A zero time means no limit. Walk returns the first error
-// of a visitor. If the directory has no records, Walk returns nil.
+// before until, in one pass. A zero time means no limit. Walk returns the first
+// error returned by a visitor. If the directory has no records, Walk returns
+// nil.
 func Walk(r Records, since, until time.Time, all ...Visitor) error {
 	for i := range all {
 		if all[i].Session == nil || all[i].Sum == nil {

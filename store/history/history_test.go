@@ -41,7 +41,7 @@ func visitor(seen *[]string, name string) Visitor {
 	return Visitor{Session: note("session"), Sum: note("sum")}
 }
 
-// TestWalk checks that all visitors get all records of the period.
+// TestWalk checks that all visitors receive all records in the period.
 func TestWalk(t *testing.T) {
 	r := &store.Reader{Dir: write(t, 0, 7, 0)}
 	for _, c := range []struct {
@@ -60,7 +60,8 @@ func TestWalk(t *testing.T) {
 	}
 }
 
-// TestErrors checks that Walk returns the first error of a visitor, and nil for ErrStop.
+// TestErrors checks that Walk returns a visitor's first error, and nil for
+// ErrStop.
 func TestErrors(t *testing.T) {
 	r := &store.Reader{Dir: write(t, 0, 0)}
 	failure := fmt.Errorf("fails: %w", fs.ErrNotExist)

@@ -21,7 +21,7 @@ const (
 	maxAttempts = 3 // domains of an Attempt
 )
 
-// tried counts the rejected recipients of a source in a domain.
+// tried counts a source's rejected recipients in a domain.
 type tried struct {
 	refused, sessions uint32
 	last, now, most   uint32 // the last record, its number of recipients, and the maximum for one session
@@ -81,9 +81,9 @@ func (c *Collector) rcpt(s *store.Step) {
 	t.refused += count
 }
 
-// find sets the domain of a recipient. An address without a domain is local. find
-// returns false at the limit, and for the domains that an aggregate counts without
-// naming them.
+// find sets a recipient's domain. An address without a domain is local. find
+// returns false at the limit, and for the domains that an aggregate counts
+// without naming them.
 func (a *attempts) find(n *current, recipient []byte) bool {
 	d := &n.domain
 	domain := recipient[bytes.LastIndexByte(recipient, '@')+1:]
@@ -115,8 +115,8 @@ func appendLower(dst, text []byte) []byte {
 	return dst
 }
 
-// clientTried counts a source's rejected recipients in a domain, over all addresses of
-// the source.
+// clientTried counts a source's rejected recipients in a domain, across all of
+// the source's addresses.
 type clientTried struct{ client, domain, refused, sessions, most uint32 }
 
 // byClient returns the counts, sorted by source and domain.

@@ -9,8 +9,8 @@ import (
 	"scanwatch/internal/text"
 )
 
-// plotHeight is the maximum height of a chart's bars in CSS pixels. Widths are in
-// percent, so that text has the same size on a phone.
+// plotHeight is the maximum height of a chart's bars in CSS pixels. Widths are
+// percentages, so text has the same size on a phone.
 const plotHeight = 150
 
 // A timeChart has a bar for each span of time.
@@ -133,7 +133,7 @@ func newWeekChart(h *Hours) *weekChart {
 	return c
 }
 
-// short formats a number with at most four characters.
+// short formats a number in at most four characters.
 func short(n int) string {
 	switch {
 	case n < 1000:
@@ -225,8 +225,8 @@ func (s *Summary) timeChart(zone *time.Location) *timeChart {
 	return c
 }
 
-// timeLabels returns at most ten labels. A narrow screen shows half of the labels. Spans
-// of hours have labels at round hours.
+// timeLabels returns at most ten labels, half of which are shown on a narrow
+// screen. Spans of hours have labels at round hours.
 func timeLabels(spans []Span, step time.Duration, zone *time.Location) (labels []timeLabel) {
 	const most = 10
 	n := len(spans)

@@ -123,8 +123,8 @@ func NewTotals() *Collector {
 	return c
 }
 
-// NewCollector returns an empty Collector. number maps an address to the number of its
-// source, as in the sketches of aggregates.
+// NewCollector returns an empty Collector. number maps an address to its
+// source's number, as in the sketches of aggregates.
 func NewCollector(number func(netip.Addr) uint64) *Collector {
 	c := NewTotals()
 	c.steps = allSteps
@@ -188,8 +188,8 @@ func (c *Collector) Add(r *store.Record) error {
 	return c.addRemote()
 }
 
-// addAuthenticated counts the rejections of a session with a login. No other list
-// includes sessions with a login.
+// addAuthenticated counts the rejections in a session with a login. No other
+// list includes sessions with a login.
 func (c *Collector) addAuthenticated() error {
 	if c.lists == nil {
 		return nil
@@ -211,7 +211,7 @@ func (c *Collector) addAuthenticated() error {
 	return err
 }
 
-// countLogin counts the sessions with a login for the address of the current record.
+// countLogin counts the sessions with a login for the current record's address.
 func (c *Collector) countLogin() {
 	if !c.now.Src.IsValid() {
 		return
@@ -297,7 +297,8 @@ func (c *Collector) countName(n *names, what string, text []byte, s *store.Step)
 	return i
 }
 
-// Flags for evidence with a special meaning for possible false positives.
+// Flags for evidence that is treated specially in the search for possible
+// false positives.
 const (
 	// evidenceWeak marks evidence that does not distinguish attackers. Rejected clients
 	// deliver no mail, and many legitimate servers have bad greetings.
@@ -355,12 +356,12 @@ func (c *Collector) finding(s *store.Step) {
 	n.worst.merge(found)
 }
 
-// Locate sets the function that looks up the place of an address. Without this
+// Locate sets the function that looks up an address's place. Without this
 // function, the report has no lists of AS numbers and countries.
 func (c *Collector) Locate(place func(netip.Addr) Place) { c.locate = place }
 
-// For each source, the evidence with the highest confidence is listed. If the
-// confidence is equal, the more severe evidence is listed.
+// For each source, the evidence with the highest confidence is listed or,
+// if the confidence is equal, the more severe evidence.
 const (
 	severityShift = 8
 	severityMask  = 3
@@ -400,7 +401,8 @@ func rank(confidence []byte, severity uint32) uint8 {
 	return 1 + uint8(severity)
 }
 
-// merge replaces w's evidence and organisation with o's if o's have a higher rank.
+// merge replaces w's evidence and organisation with o's if o's evidence has a
+// higher rank.
 func (w *worst) merge(o worst) {
 	if o.orgRank > w.orgRank {
 		w.org, w.orgRank = o.org, o.orgRank

@@ -24,9 +24,9 @@ type entry[K comparable, V any] struct {
 
 const pageEntries = 1 << 10
 
-// A slot of a hash table stores 1 + the number of an entry in the lower bits. The upper
-// bits store a part of the hash, which avoids most comparisons with other entries. A
-// slot of 0 is free.
+// A slot of a hash table stores 1 + the number of an entry in the lower bits.
+// The upper bits store part of the hash, which avoids most comparisons with
+// other entries. A slot of 0 is free.
 type slot uint32
 
 const slotBits = 18 // more than all limits

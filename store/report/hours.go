@@ -3,7 +3,8 @@ package report
 import "time"
 
 // Hours counts sessions by day of the week, starting with Monday, and by local hour.
-// When daylight saving time ends, the sessions of the repeated hour are added together.
+// When daylight saving time ends, sessions from both occurrences of the
+// repeated hour are added together.
 type Hours [7][24]Hour
 
 // An Hour counts the sessions that ended in one hour of the week.
@@ -12,8 +13,8 @@ type Hour struct {
 	Covered         bool // the period includes a part of the hour
 }
 
-// hours adds up the sessions of quarters for each hour of the week, in the time zone of
-// since. It returns nil if there are no sessions.
+// hours adds up the sessions in quarters for each hour of the week, in the time
+// zone of since. It returns nil if there are no sessions.
 func hours(quarters map[int64]*Span, since, until time.Time) *Hours {
 	if len(quarters) == 0 {
 		return nil
@@ -24,7 +25,7 @@ func hours(quarters map[int64]*Span, since, until time.Time) *Hours {
 		cell := at(time.Unix(number*int64(quarter/time.Second), 0).In(since.Location()))
 		cell.Sessions, cell.Found, cell.Covered = cell.Sessions+q.Sessions, cell.Found+q.Found, true
 	}
-	// Eight days cover all hours of the week, regardless of changes of the clock.
+	// Eight days cover all hours of the week, regardless of clock changes.
 	if last := until.Add(-8 * 24 * time.Hour); since.Before(last) {
 		since = last.In(since.Location())
 	}

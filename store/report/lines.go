@@ -8,7 +8,7 @@ import (
 	"scanwatch/internal/text"
 )
 
-// lines collects lines of text of a limited width.
+// lines collects lines of text with a limited width.
 type lines struct {
 	strings.Builder
 	style text.Style

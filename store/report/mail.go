@@ -13,8 +13,8 @@ import (
 // columns.
 const mailColumns = 72
 
-// Empty reports whether the summary has no problem, possible false positive, finding
-// or decision of a rule.
+// Empty reports whether the summary has no problems, possible false positives,
+// findings or rule decisions.
 func (s *Summary) Empty() bool {
 	return len(s.Problems) == 0 && s.Aggregated == 0 && s.NotKept.Sessions == 0 && len(s.Suspects) == 0 && len(s.Rules) == 0 && s.Remote.Found == 0
 }
@@ -29,8 +29,8 @@ func troubles(s *Summary) []string {
 	return all
 }
 
-// Mail writes the summary as a message of 72 columns. The message contains problems,
-// possible false positives and findings. Times are in zone.
+// Mail writes the summary as a message 72 columns wide. The message contains
+// problems, possible false positives and findings. Times are in zone.
 func (s *Summary) Mail(w io.Writer, zone *time.Location) error {
 	l := plainLines(mailColumns, zone)
 	const layout = "2006-01-02 15:04"

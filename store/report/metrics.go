@@ -15,7 +15,8 @@ type Metric struct {
 	Samples []Sample
 }
 
-// A Sample is a value with its labels. Labels alternates names and printable values.
+// A Sample is a value with its labels. Labels holds alternating names and
+// printable values.
 type Sample struct {
 	Labels []string
 	Value  float64
@@ -63,7 +64,7 @@ func Metrics(w io.Writer, all []Metric) error {
 func (s *Summary) Metrics() []Metric {
 	const day = "scanwatch_last_day_"
 	one := func(n int) []Sample { return []Sample{{nil, float64(n)}} }
-	decided := Metric{Name: day + "rule_sessions", Help: "Sessions of the last 24 hours in which a rule had an effect, of the most frequent rules."}
+	decided := Metric{Name: day + "rule_sessions", Help: "Sessions in the last 24 hours in which a rule had an effect, for the most frequent rules."}
 	for _, r := range s.Rules {
 		for _, d := range []struct {
 			action string
@@ -75,7 +76,7 @@ func (s *Summary) Metrics() []Metric {
 	return []Metric{
 		{Name: "scanwatch_problems", Help: "Problems in a report about the last 24 hours.", Samples: one(len(s.Problems))},
 		{Name: day + "addresses", Help: "Addresses of other hosts in the last 24 hours.", Samples: one(s.Addresses)},
-		{Name: day + "possible_false_positives", Help: "Hosts of the last 24 hours that may be false positives, by whether a rejection was enforced.", Samples: []Sample{
+		{Name: day + "possible_false_positives", Help: "Hosts in the last 24 hours that may be false positives, by whether a rejection was enforced.", Samples: []Sample{
 			{[]string{"action", "enforced"}, float64(s.SuspectHosts.Refused)}, {[]string{"action", "observed"}, float64(s.SuspectHosts.Observed)}}},
 		decided,
 	}

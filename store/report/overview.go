@@ -52,7 +52,7 @@ type Bans struct {
 	Problem string      // the reason why the bans are unknown
 }
 
-// An ActiveBan is a ban of a host or network that has not ended.
+// An ActiveBan is a ban on a host or network that has not ended yet.
 type ActiveBan struct {
 	Prefix   string
 	Name     string // reverse DNS name and organisation; may be empty

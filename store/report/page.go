@@ -12,7 +12,8 @@ import (
 	"scanwatch/internal/text"
 )
 
-// pageText is the template of the page. It has no scripts and no external references.
+// pageText is the page's template, which has no scripts and no external
+// references.
 //
 //go:embed page.html
 var pageText string
@@ -23,7 +24,8 @@ const (
 	pageTime   = "Mon 2 Jan 2006 15:04"
 )
 
-// stamp formats a time in a table. The year is omitted if it equals the page's year.
+// stamp formats a time in a table, omitting the year if it equals the
+// page's year.
 func (p *Page) stamp(t time.Time, zone *time.Location) cell {
 	layout := "2 Jan 15:04"
 	if t = t.In(zone); t.Year() != p.Until.In(zone).Year() {
@@ -56,7 +58,8 @@ type tile struct {
 	Hot         bool
 }
 
-// A pageSection is a section of the page. Exactly one of its contents is set.
+// A pageSection is a section of the page. Exactly one of Time, Week and Table
+// is set.
 type pageSection struct {
 	ID, Title string
 	Notes     []string
@@ -72,7 +75,7 @@ type pageSection struct {
 func (p *Page) HTML(w io.Writer, zone *time.Location) error {
 	t, err := template.New("page").Parse(pageText)
 	if err != nil {
-		return fmt.Errorf("parse the template of the page: %w", err)
+		return fmt.Errorf("parse the page's template: %w", err)
 	}
 	var b bytes.Buffer // a failed template must not cause partial output
 	if err := t.Execute(&b, p.view(zone)); err != nil {
@@ -170,7 +173,8 @@ func change(now, before int) string {
 	return c + " (" + sign + text.Thousands(int(math.Round(share))) + " %)"
 }
 
-// comparison returns a sentence about the previous period, and a table of its figures.
+// comparison returns a sentence about the previous period and a table of its
+// figures.
 func (p *Page) comparison(zone *time.Location) (string, *table) {
 	b := &p.Before
 	if b.Missing != "" {

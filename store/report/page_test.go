@@ -46,8 +46,8 @@ func paged(t *testing.T) *Page {
 	return p
 }
 
-// empty returns a page for a period without sessions, without information about the
-// filter.
+// empty returns a page for a period without sessions and without information
+// about the filter.
 func empty() *Page {
 	return &Page{Summary: NewCollector(memory.Number).Summary(noon.Add(-24*time.Hour), noon, 10, nil), Site: Site{Made: noon},
 		Bans: Bans{Problem: "state.db is corrupt"}, Before: Before{Missing: "the records do not reach back to 2026-10-30 12:00"}}

@@ -135,8 +135,8 @@ func TestScanning(t *testing.T) {
 	if got, want := strings.Join(line(s.GoodMail), "; "), "192.0.2.5 0/1 2 0; 192.0.2.3 1/1 1 0 helo-word"; got != want {
 		t.Errorf("legitimate mail: %s, want %s", got, want)
 	}
-	// A ban of the second host would reject mail, and a ban of the first host would
-	// reject a user.
+	// A ban on the second host would reject mail, and a ban on the first host
+	// would reject a user.
 	out := strings.Join(strings.Fields(inText(t, s)), " ")
 	for _, want := range []string{"harvest 192.0.2.1 (Cloud Ltd), 1 login of users ", "talks-http 192.0.2.4 1 message accepted "} {
 		if !strings.Contains(out, want) {
@@ -184,8 +184,8 @@ func TestRejections(t *testing.T) {
 	}
 }
 
-// TestRejectionsOfBan checks that all sessions that a ban rejected are a single entry,
-// even if they exceed the list's limit.
+// TestRejectionsOfBan checks that all sessions that a ban rejected form a
+// single entry, even if they exceed the list's limit.
 func TestRejectionsOfBan(t *testing.T) {
 	banned := rejected("tight", true)
 	banned.Banned, banned.Session, banned.Phase = true, 0xdef, smtp.PhaseConnect
@@ -210,8 +210,8 @@ func TestRejectionsOfBan(t *testing.T) {
 	}
 }
 
-// TestErased checks that the report counts the sessions of erased addresses separately,
-// and not as items beyond a memory limit.
+// TestErased checks that the report counts the sessions of erased addresses
+// separately and not as items beyond a memory limit.
 func TestErased(t *testing.T) {
 	erased := session(t, 1, "192.0.2.1", noon, mail("(erased)"), rcpt("(erased)", smtp.ResultPermfail, 0, ""), rejected("harvest", true))
 	erased.Src, erased.Erased = netip.AddrPort{}, true

@@ -50,7 +50,7 @@ func (p *Page) suspects(zone *time.Location) pageSection {
 	return pageSection{ID: "doubts", Title: "Possible false positives", Decisions: true, Table: t, Notes: []string{note}}
 }
 
-// scanning returns the section of the hosts with findings.
+// scanning returns the section on hosts with findings.
 func (p *Page) scanning(zone *time.Location) pageSection {
 	s := p.Summary
 	refused, observed := anyDecided(s.Scanning)
@@ -83,7 +83,7 @@ func anyDecided(all []Source) (refused, observed bool) {
 	return refused, observed
 }
 
-// goodMail returns the section of the hosts with accepted mail.
+// goodMail returns the section on hosts with accepted mail.
 func (p *Page) goodMail(zone *time.Location) pageSection {
 	s := p.Summary
 	refused, observed := anyDecided(s.GoodMail)
@@ -102,7 +102,7 @@ func (p *Page) goodMail(zone *time.Location) pageSection {
 		Notes: []string{"Hosts by the number of accepted messages. Hosts with high-confidence evidence that no mail server would show are omitted."}}
 }
 
-// bans returns the section of the active bans.
+// bans returns the section on active bans.
 func (p *Page) bans(zone *time.Location) pageSection {
 	t := &table{Caption: "Active bans", Wide: true, Heads: heads("host", "rule", "time left", "until", "#offence", "#connections since"), More: p.Bans.More, Empty: "No host is banned."}
 	if p.Bans.Problem != "" {
@@ -133,7 +133,7 @@ func (p *Page) bans(zone *time.Location) pageSection {
 	return c
 }
 
-// rejections returns the section of the latest rejections.
+// rejections returns the section on the latest rejections.
 func (p *Page) rejections(zone *time.Location) pageSection {
 	s := p.Summary
 	t := &table{Caption: "Latest rejections", Wide: true, Heads: heads("time", "host", "sender and recipient", "decision", "reference"), More: s.More["rejections"],
@@ -226,7 +226,7 @@ func (p *Page) counted() []pageSection {
 	}
 }
 
-// attacks returns the sections of attacks.
+// attacks returns the sections on attacks.
 func (p *Page) attacks(zone *time.Location) []pageSection {
 	s := p.Summary
 	accounts := &table{Caption: "Accounts under attack", Heads: heads("user", "#failed", "#networks", "#own logins", "last failure"), More: s.More["attacked_accounts"]}
@@ -263,7 +263,7 @@ func (p *Page) attacks(zone *time.Location) []pageSection {
 	return all
 }
 
-// rules returns the section of the rules.
+// rules returns the section on rules.
 func (p *Page) rules() pageSection {
 	s := p.Summary
 	t := &table{Caption: "Rules", Heads: heads("rule", "#enforced", "#observed", "#bans", "#exempt"), More: s.More["rules"]}
@@ -275,7 +275,7 @@ func (p *Page) rules() pageSection {
 		Notes: []string{"Sessions that a rule decided, enforced or observed; bans; and decisions and bans withheld from exempt hosts."}}
 }
 
-// returns returns the section of returning hosts.
+// returns returns the section on returning hosts.
 func (p *Page) returns(zone *time.Location) pageSection {
 	c := pageSection{ID: "returns", Title: "Returning hosts"}
 	r := p.Returns

@@ -37,9 +37,9 @@ type tableRow struct {
 	Cells []cell
 }
 
-// A cell holds the text of a table cell. Sub is a second line of text. Width and Found
-// are the lengths of bars in percent, or empty. A Long cell uses the full width of narrow
-// screens.
+// A cell holds the text of a table cell. Sub is a second line of text. Width
+// and Found are the lengths of bars as percentages, or empty. A Long cell uses
+// the full width of narrow screens.
 type cell struct {
 	Text, Sub    string
 	Code         bool
@@ -146,8 +146,8 @@ func (t *table) filter(first int) {
 	}
 }
 
-// bar adds a row with a bar for value and a shorter bar for found. A value of top has the
-// full length.
+// bar adds a row with a bar for value and a shorter bar for found. A value
+// equal to top has a bar of full length.
 func (t *table) bar(name, sub string, value, found, top int, further ...any) {
 	c := cell{Text: name, Sub: sub, Width: text.Percent(value, max(top, 1), 1), Found: text.Percent(found, max(top, 1), 1)}
 	t.add("", append([]any{c}, further...)...)

@@ -7,7 +7,7 @@ import (
 	"scanwatch/internal/text"
 )
 
-// A Place is the network and the country of an address. Unknown fields are empty. The
+// A Place is an address's network and country. Unknown fields are empty. The
 // text may be hostile.
 type Place struct {
 	AS      string // number, such as AS64500
@@ -23,7 +23,7 @@ type Region struct {
 	Totals
 }
 
-// regions returns the sources' AS numbers and countries, and adds the numbers of
+// regions returns the sources' AS numbers and countries and adds the numbers of
 // omitted entries to more. Without a database, it returns nil.
 func regions(l *clients, locate func(netip.Addr) Place, top int, more map[string]int) (as, countries []Region) {
 	if locate == nil {

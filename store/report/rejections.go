@@ -16,9 +16,9 @@ const maxLatest = 1_000
 // ErasedAddress replaces the source of a session whose address the operator has erased.
 const ErasedAddress = "an erased address"
 
-// A Rejection is a session that a rule or ban rejected or would have rejected. A single
-// Rejection, for the last session, represents an aggregate, or all sessions that one
-// ban rejected.
+// A Rejection is a session that a rule or ban rejected or would have rejected.
+// An aggregate is represented by a single Rejection for its last session, as
+// are all sessions that one ban rejected.
 type Rejection struct {
 	Session   string `json:"session"`   // id
 	Reference string `json:"reference"` // id in the reply: of a banned client, the session that caused the ban
@@ -60,7 +60,7 @@ type rejection struct {
 	rule, rdns, sender, recipient []byte
 }
 
-// add adds the rejection of the current record, if the record has one.
+// add adds the rejection in the current record, if there is one.
 func (l *latest) add(n *current) {
 	if n.rejection.rule == nil {
 		return
@@ -89,9 +89,9 @@ func (l *latest) add(n *current) {
 	}
 }
 
-// list returns the latest top rejections, and the number of further stored rejections.
-// All sessions that one ban rejected are a single entry, because a banned host could
-// otherwise fill the list.
+// list returns the latest top rejections and the number of remaining stored
+// rejections. All sessions that one ban rejected form a single entry, because a
+// banned host could otherwise fill the list.
 func (l *latest) list(top int) (list []Rejection, more int) {
 	type cause struct {
 		src       netip.Addr

@@ -145,7 +145,7 @@ type Name struct {
 	Evidence string `json:"evidence,omitempty"` // for an organisation: the first evidence that identified it
 }
 
-// A Source counts the sessions of a source.
+// A Source counts a source's sessions.
 type Source struct {
 	Address      string `json:"address"` // or the /64 of several IPv6 addresses
 	RDNS         string `json:"rdns,omitempty"`
@@ -158,7 +158,7 @@ type Source struct {
 	Totals
 }
 
-// An Attempt counts the rejected recipients of a source.
+// An Attempt counts a source's rejected recipients.
 type Attempt struct {
 	Address  string   `json:"address"` // as in Source
 	RDNS     string   `json:"rdns,omitempty"`
@@ -254,8 +254,8 @@ func (s *Summary) JSON(w io.Writer) error {
 	return text.JSON(w, s, "  ")
 }
 
-// addressCount returns the number of addresses as text. If the number is exact, it
-// returns exact.
+// addressCount returns the number of addresses as text, or exact if the
+// number is exact.
 func (s *Summary) addressCount(exact string) string {
 	if s.AddressesError == 0 {
 		return exact
@@ -301,7 +301,8 @@ func (k *NotKept) text() string {
 		text.Plural(k.Sessions, "session"), text.Plural(k.Days, "day"), text.Plural(k.Mails, "message"))
 }
 
-// wrap writes s in lines of at most 80 columns. All lines after the first are indented.
+// wrap writes s in lines of at most 80 columns, indenting all lines after
+// the first.
 func wrap(b *strings.Builder, s string, indent int) { wrapTo(b, s, indent, 80) }
 
 func wrapTo(b *strings.Builder, s string, indent, columns int) {

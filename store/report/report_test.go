@@ -43,7 +43,8 @@ func golden(t *testing.T, name string, got []byte) {
 	}
 }
 
-// record encodes a record like the filter and decodes it like a reader.
+// record encodes a record as the filter does and decodes it as a reader
+// does.
 func record(t testing.TB, r store.Record, steps ...store.Step) *store.Record {
 	t.Helper()
 	var b []byte

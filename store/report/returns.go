@@ -61,7 +61,7 @@ type Returns struct {
 	dropped int
 }
 
-// A returnEntry is a host in a class. The entries of a host form a linked list.
+// A returnEntry is a host in a class. A host's entries form a linked list.
 type returnEntry struct {
 	class uint8
 	next  int32         // index of the next entry; -1 at the end
@@ -139,8 +139,8 @@ func (c *Returns) Add(r *store.Record) error {
 	})
 }
 
-// skip counts an aggregate's findings if the aggregate has many sources, so that the
-// hosts are unknown. Local sessions have no findings.
+// skip counts an aggregate's findings if the aggregate has many sources, in
+// which case the hosts are unknown. Local sessions have no findings.
 func (c *Returns) skip(r *store.Record) error {
 	return r.Steps(func(s *store.Step) bool {
 		if s.Kind == store.KindFinding && string(s.Confidence) != "low" || s.Kind == store.KindBan && s.Exempt == "" {
@@ -164,8 +164,8 @@ func (e *returnEntry) connects(r *store.Record) {
 	}
 }
 
-// precede moves the time at which the host was found back to at, when an earlier
-// session in the aggregate r ended.
+// precede moves the time at which the host was found back to at, the end of an
+// earlier session in the aggregate r.
 func (e *returnEntry) precede(at int64, r *store.Record) {
 	if at >= e.at {
 		return
@@ -202,7 +202,7 @@ type ReturnSummary struct {
 	NotFollowed int         `json:"not_followed"` // findings over the memory limit, or in an aggregate of many sources
 }
 
-// A ReturnRow counts the hosts of a class.
+// A ReturnRow counts the hosts in a class.
 type ReturnRow struct {
 	Of     string         `json:"of"` // banned, "banned, observed only", "any finding", or a token
 	Hosts  int            `json:"hosts"`
@@ -301,7 +301,7 @@ func (s *ReturnSummary) JSON(w io.Writer) error {
 	return text.JSON(w, s, "  ")
 }
 
-// Text writes the summary as text of 80 columns, with times in zone.
+// Text writes the summary as text 80 columns wide, with times in zone.
 func (s *ReturnSummary) Text(w io.Writer, zone *time.Location) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Returning hosts, from %s to %s\n", s.Since.In(zone).Format("2006-01-02 15:04"), s.Until.In(zone).Format("2006-01-02 15:04 -0700"))
@@ -342,7 +342,7 @@ func (s *ReturnSummary) Text(w io.Writer, zone *time.Location) error {
 	b.WriteByte('\n')
 	wrap(&b, fmt.Sprintf("The shares refer to hosts that were watched for at least the given time. The suggested ban is the shortest after which fewer than %d%% more returned. A suggestion requires %d hosts.", int(fewMore*100), minHosts), 0)
 	if open {
-		wrap(&b, ">= means that hosts still returned in the last step: a longer ban may be worth it.", 0)
+		wrap(&b, ">= means that hosts still returned in the last step: a longer ban may be worthwhile.", 0)
 	}
 	if short {
 		wrap(&b, "* The history is shorter than 30d.", 0)

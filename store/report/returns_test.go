@@ -35,10 +35,10 @@ var (
 	sparedStep   = store.Step{Kind: store.KindBan, Text: []byte("r"), Exempt: "mail"}
 )
 
-// returning returns the sessions of a hundred days. Of 100 banned hosts, 40 return
-// after half an hour, 20 after six hours, and 4 after ten days. Another 100 hosts
-// harvest and return every three days. Another 50 hosts first appeared yesterday, and a
-// few hosts have too short a history.
+// returning returns a hundred days of sessions. Of 100 banned hosts, 40 return
+// after half an hour, 20 after six hours, and 4 after ten days. Another 100
+// hosts harvest and return every three days. Another 50 hosts first appeared
+// yesterday, and a few hosts have too short a history.
 func returning(t testing.TB) (all []*store.Record, until time.Time) {
 	from := noon.Add(-100 * day)
 	add := func(i int, at time.Time, steps ...store.Step) {
@@ -200,8 +200,8 @@ func TestReturnsAgreeWithPairs(t *testing.T) {
 func TestReturnsOfSums(t *testing.T) {
 	at := func(minutes int) time.Time { return noon.Add(time.Duration(minutes) * time.Minute) }
 	micros := func(minutes int) uint64 { return uint64(minutes) * 60e6 }
-	// sum returns an aggregate of sessions from minute 10 to 50. One of its sessions has
-	// a finding.
+	// sum returns an aggregate of sessions from minute 10 to 50, one of
+	// which has a finding.
 	sum := func(lastStart, first int, confidence string) *store.Record {
 		s := finding("harvest", confidence)
 		s.Times, s.First = 1, micros(first-10)

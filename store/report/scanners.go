@@ -105,7 +105,7 @@ type ScannerSummary struct {
 	OptOut bool `json:"-"` // include the opt-outs
 }
 
-// A Scanner counts the sessions of an organisation.
+// A Scanner counts an organisation's sessions.
 type Scanner struct {
 	Organisation string          `json:"organisation"`
 	Sessions     int             `json:"sessions"`
@@ -116,14 +116,14 @@ type Scanner struct {
 	OptOut       *OptOut         `json:"opt_out,omitempty"`
 }
 
-// A ScannerSource is an address of a Scanner.
+// A ScannerSource is one of a Scanner's addresses.
 type ScannerSource struct {
 	Address string `json:"address"`
 	Last    Time   `json:"last"`
 }
 
-// Summary returns the report. contacts maps organisations to their opt-outs. If it is
-// nil, the report lists no opt-outs.
+// Summary returns the report. contacts maps organisations to their opt-outs. If
+// contacts is nil, the report lists no opt-outs.
 func (c *Scanners) Summary(since, until time.Time, problems []string, contacts map[string]OptOut) *ScannerSummary {
 	s := &ScannerSummary{Schema: text.Schema, Since: text.At(since), Until: text.At(until), Problems: append([]string{}, problems...), Scanners: []Scanner{}, NotListed: c.dropped, OptOut: contacts != nil}
 	for org, o := range c.orgs {
@@ -173,7 +173,7 @@ networks are ours. We answer on the address that whois has for them.
 [YOUR NAME, YOUR SITE]
 `
 
-// Text writes the summary as text of 80 columns, with times in zone.
+// Text writes the summary as text 80 columns wide, with times in zone.
 func (s *ScannerSummary) Text(w io.Writer, zone *time.Location) error {
 	var b strings.Builder
 	const layout = "2006-01-02 15:04"

@@ -12,8 +12,8 @@ import (
 	"scanwatch/store"
 )
 
-// visits returns sessions of known organisations, and of clients that only use an
-// organisation's name.
+// visits returns sessions from known organisations and from clients that only
+// use an organisation's name.
 func visits(t *testing.T) *Scanners {
 	t.Helper()
 	c := NewScanners()
@@ -104,8 +104,8 @@ func TestScannersAreBounded(t *testing.T) {
 	}
 }
 
-// TestScannersOfSums checks that an aggregate of many sources adds sessions, but no
-// addresses.
+// TestScannersOfSums checks that an aggregate of many sources adds sessions but
+// no addresses.
 func TestScannersOfSums(t *testing.T) {
 	c := NewScanners()
 	finding := foundStep("scanner", "high")

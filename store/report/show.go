@@ -88,7 +88,7 @@ func (v *View) lines(s *viewStep) []string {
 	return kinds[store.KindNone](s)
 }
 
-// tallies renders those kinds of tallies in an aggregate that look different from
+// tallies renders the kinds of tallies in an aggregate that look different from
 // single steps.
 var tallies = [...]func(*viewStep) string{
 	store.KindHelo: func(s *viewStep) string {

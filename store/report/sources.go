@@ -15,7 +15,7 @@ import (
 	"scanwatch/internal/text"
 )
 
-// A source counts the sessions of an address.
+// A source counts the sessions from an address.
 type source struct {
 	sessions, found, mails, rcptOK, rcptPermfail, rcptTempfail, authFail, authRefused uint32
 
@@ -29,7 +29,7 @@ type source struct {
 	named   bool   // IPv6 host with a proven name, which is not grouped with others in its /64
 }
 
-// add adds the counts of another address.
+// add adds another address's counts.
 func (s *source) add(n *source) {
 	s.sessions, s.found, s.mails = s.sessions+n.sessions, s.found+n.found, s.mails+n.mails
 	s.rcptOK, s.rcptPermfail, s.rcptTempfail = s.rcptOK+n.rcptOK, s.rcptPermfail+n.rcptPermfail, s.rcptTempfail+n.rcptTempfail
@@ -39,8 +39,8 @@ func (s *source) add(n *source) {
 	s.rdns, s.abuse, s.named = cmp.Or(s.rdns, n.rdns), s.abuse || n.abuse, s.named || n.named
 }
 
-// good reports whether the source belongs in the list of accepted mail. A source that
-// behaves as no mail server does is not listed there.
+// good reports whether the source belongs in the list of accepted mail. A
+// source that behaves in a way that no mail server does is not listed there.
 func (s *source) good() bool { return s.mails > 0 && !s.abuse }
 
 // sources counts the sessions of each address and the number of sources.
@@ -53,8 +53,8 @@ type sources struct {
 	common *sketch.Sketch // of aggregates without an address; nil if there are none
 }
 
-// add sets a record's source, and counts the record for that source. It returns false
-// if there are too many sources.
+// add sets a record's source and counts the record for that source. It returns
+// false if there are too many sources.
 func (l *sources) add(n *current) bool {
 	if !n.Src.IsValid() {
 		if n.sum && len(n.Sketch) > 0 {
@@ -159,7 +159,7 @@ func (c *Collector) clients() *clients {
 	return h
 }
 
-// count returns the number of sources, and the maximum error in percent with a
+// count returns the number of sources and the maximum error in percent with a
 // probability of 98 %. If the number is exact, percent is 0.
 func (l *clients) count() (n, percent int) {
 	n = len(l.all)
@@ -198,9 +198,9 @@ func (s *source) totals() Totals {
 		RcptPermfail: int(s.rcptPermfail), RcptTempfail: int(s.rcptTempfail), AuthFail: int(s.authFail), AuthRefused: int(s.authRefused)}
 }
 
-// list returns at most top sources, and the number of omitted sources. Sources are
-// sorted by the two numbers that by returns, highest first, and then by address.
-// Sources for which the first number is 0 are ignored.
+// list returns at most top sources and the number of omitted sources. Sources
+// are sorted by the two numbers that by returns, highest first, and then by
+// address. Sources for which the first number is 0 are ignored.
 func (l *clients) list(top int, by func(*source) (int, int)) (list []Source, more int) {
 	all := make([]uint32, 0, len(l.all))
 	for i := range l.all {
@@ -221,15 +221,16 @@ func (l *clients) list(top int, by func(*source) (int, int)) (list []Source, mor
 	return list, more
 }
 
-// first returns the first top elements of all in the order of compare, and the number of
-// further elements.
+// first returns the first top elements of all in the order given by compare,
+// and the number of remaining elements.
 func first[T any](all []T, top int, compare func(a, b T) int) (list []T, more int) {
 	slices.SortFunc(all, compare)
 	n := min(top, len(all))
 	return all[:n], len(all) - n
 }
 
-// networks returns the first top networks and the number of further networks.
+// networks returns the first top networks and the number of remaining
+// networks.
 func (l *clients) networks(top int) (list []Network, more int) {
 	type network struct{ client, addresses, sessions, found uint32 }
 	all := make([]network, 0, len(l.all)) // growing it would take five times the memory

@@ -15,7 +15,7 @@ import (
 	"scanwatch/store"
 )
 
-// tally returns a step of an aggregate.
+// tally returns a step in an aggregate.
 func tally(s store.Step, times, count, most uint32) store.Step {
 	s.Times, s.Count, s.Most = times, count, most
 	return s
@@ -56,8 +56,8 @@ func TestSums(t *testing.T) {
 	c := NewCollector(memory.Number)
 	visitor := c.Visitor()
 	for _, r := range []*store.Record{
-		// The aggregate has 1,000 sessions of a harvester. A rule rejected 300 of them,
-		// and a ban rejected 700.
+		// The aggregate has 1,000 sessions from a harvester. A rule rejected
+		// 300 of them, and a ban rejected 700.
 		sum(t, "192.0.2.1", store.Record{Sessions: 1000, Found: 300, Rejected: 1000, Counts: store.Counts{RcptPermfail: 11_415, RcptOK: 3}},
 			tally(helo("a.example.net"), 600, 0, 0), tally(helo("b.example.net"), 390, 0, 0), tally(helo(""), 10, 0, 0),
 			tally(rcpt("@example.org", smtp.ResultPermfail, 0, ""), 300, 11_400, 50),

@@ -21,7 +21,7 @@ const maxRefusals = 8
 const (
 	SuspectLogin    = "the client had authenticated"
 	SuspectMessages = "other messages from it were accepted"
-	SuspectClean    = "it passes FCrDNS, without evidence of high confidence"
+	SuspectClean    = "it passes FCrDNS and has no high-confidence evidence"
 	SuspectReturn   = "it passes FCrDNS and returned, as a mailing list does"
 )
 
@@ -48,7 +48,8 @@ type SuspectHosts struct {
 	Observed int `json:"observed"` // only observed
 }
 
-// String describes the hosts in a line of text. It returns "" if there are no hosts.
+// String describes the hosts in a line of text, or returns "" if there are
+// no hosts.
 func (h SuspectHosts) String() string {
 	switch {
 	case h.Observed == 0 && h.Refused == 0:
@@ -79,7 +80,7 @@ type suspect struct {
 	last              int64 // microseconds since 1970
 }
 
-// A refusal counts the sessions of a record that a rule has rejected, or would have
+// A refusal counts the sessions of a record that a rule rejected or would have
 // rejected.
 type refusal struct {
 	rule               []byte
@@ -118,9 +119,10 @@ func (c *Collector) refusal(s *store.Step) {
 	}
 }
 
-// observed returns the number of sessions in the record that were not rejected, but
-// would have been rejected by a rule that was only observed. For an aggregate, the
-// number is a lower bound, because several rules may apply to the same sessions.
+// observed returns the number of sessions in the record that were not rejected
+// but would have been rejected by a rule that was only observed. For an
+// aggregate, the number is a lower bound, because several rules may apply to
+// the same sessions.
 func (n *current) observed() (most int) {
 	for i := range n.refusals[:n.rules] {
 		most = max(most, n.refusals[i].observed)
@@ -181,9 +183,9 @@ func (c *Collector) addSuspects() {
 }
 
 // reason returns the reason why d's host may be legitimate, or "". A host with evidence
-// of scanning is not legitimate, even if the confidence is not high. A mailing list
-// that keeps returning has a reason in every period, although a long period includes
-// the evidence that led to its ban.
+// of scanning is not legitimate, even if the confidence is not high. A mailing
+// list that keeps returning has a reason in any period, even one that is long
+// enough to include the evidence that led to its ban.
 func (d *suspect) reason(src *source, rdns []byte) string {
 	switch {
 	case d.login:
@@ -200,8 +202,8 @@ func (d *suspect) reason(src *source, rdns []byte) string {
 	return ""
 }
 
-// listSuspects returns the first top possible false positives, the number of further
-// entries, and the number of hosts.
+// listSuspects returns the first top possible false positives, the number of
+// remaining entries, and the number of hosts.
 func (l *lists) listSuspects(top int) (list []SuspectRefusal, more int, hosts SuspectHosts) {
 	type listed struct {
 		suspect uint32
@@ -296,7 +298,7 @@ func (c *Collector) countRule(s *store.Step, effect int) {
 	c.count(&r.numbers[effect], &r.last[effect], s)
 }
 
-// list returns the first top rules and the number of further rules.
+// list returns the first top rules and the number of remaining rules.
 func (l *ruleList) list(top int) (list []Rule, more int) {
 	list = []Rule{}
 	for i := range l.all {

@@ -21,7 +21,7 @@ func rejected(rule string, enforced bool) store.Step {
 	return store.Step{Kind: store.KindVerdict, Text: []byte(rule), Phase: smtp.PhaseRcptTo, Decision: smtp.Reject, Enforced: enforced}
 }
 
-// A visit is a session of a host with a verified name.
+// A visit is a session from a host with a verified name.
 type visit struct {
 	src, rdns string
 	ago       time.Duration

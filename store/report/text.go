@@ -109,8 +109,8 @@ func (s *Summary) textTotals(l *lines) {
 	}
 }
 
-// decidedColumns returns the headings and cells of the columns for decisions. It omits
-// a column in which all numbers are 0.
+// decidedColumns returns the headings and cells of the columns for decisions.
+// Columns in which all numbers are 0 are omitted.
 func decidedColumns(all []Source) (heads []string, cells func(*Source) []string) {
 	refused, observed := anyDecided(all)
 	if refused {

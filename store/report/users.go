@@ -24,8 +24,8 @@ const (
 )
 
 // An attack has at least attackFailures failed logins, or failed logins from at least
-// attackNetworks networks. A user in a hotel whose device has an old password causes
-// fewer failures.
+// attackNetworks networks. A hotel guest whose device has an old password
+// causes fewer failures.
 const (
 	attackFailures = 10
 	attackNetworks = 3
@@ -49,7 +49,7 @@ type user struct {
 	lastLogin  time.Time
 }
 
-// A userNetwork counts the logins of a user from a network.
+// A userNetwork counts a user's logins from one network.
 type userNetwork struct {
 	failed, logins uint32
 	last           time.Time
@@ -64,7 +64,7 @@ func (c *Users) Visitor() history.Visitor {
 	return history.Visitor{Kinds: store.KindsOf(store.KindAuth), Session: c.Add, Sum: c.Add}
 }
 
-// Add counts the logins of a record. r is not retained.
+// Add counts a record's logins. r is not retained.
 func (c *Users) Add(r *store.Record) error {
 	if r.Counts.AuthPass == 0 && r.Counts.AuthFail == 0 {
 		return nil
@@ -153,8 +153,8 @@ type UserSummary struct {
 	Since    Time     `json:"since"`
 	Until    Time     `json:"until"`
 	Problems []string `json:"problems"`
-	// Attacked lists the users with failed logins from networks from which they have
-	// never logged in, by the number of networks, highest first.
+	// Attacked lists the users with failed logins from networks from which they
+	// have never logged in, sorted by the number of networks, highest first.
 	Attacked  []AttackedUser `json:"attacked"`
 	Active    []ActiveUser   `json:"active"` // users who logged in, by number of messages, highest first
 	More      map[string]int `json:"more"`
@@ -172,7 +172,7 @@ type AttackedUser struct {
 	Last     Time   `json:"last"`               // end of the last session with a failure
 }
 
-// An ActiveUser counts the logins and messages of a user.
+// An ActiveUser counts a user's logins and messages.
 type ActiveUser struct {
 	User       string   `json:"user"`
 	Logins     int      `json:"logins"`
@@ -236,7 +236,8 @@ func (u *user) view(name string) (attacked AttackedUser, active ActiveUser) {
 	return attacked, active
 }
 
-// networks formats the number of networks, and marks a number that is only a lower bound.
+// networks formats the number of networks and marks a number that is only a
+// lower bound.
 func (u *AttackedUser) networks() string {
 	n := text.Thousands(u.Networks)
 	if u.AtLeast {
@@ -279,11 +280,11 @@ func (s *UserSummary) Text(w io.Writer, zone *time.Location) error {
 	return err
 }
 
-// maxUserColumn is the width of the column with users.
+// maxUserColumn is the width of the user column.
 const maxUserColumn = 32
 
 // attackedText explains the list of attacked users.
-const attackedText = "Users with 10 failed logins, or failed logins from 3 networks (/24, IPv6 /48), in networks without a login of the user."
+const attackedText = "Users with 10 failed logins, or failed logins from 3 networks (/24, IPv6 /48), in networks from which the user has never logged in."
 
 // writeAttacked lists accounts under attack.
 func writeAttacked(l *lines, all []AttackedUser, more int) {

@@ -62,14 +62,14 @@ type RecipientTally struct {
 	Most     uint32 `json:"most"` // in one session
 }
 
-// A Tag is a tag that a rule has set.
+// A Tag is a tag set by a rule.
 type Tag struct {
 	At    Seconds `json:"at"`
 	Tag   string  `json:"tag"`
 	Phase string  `json:"phase"`
 }
 
-// A Ban is a ban that a rule has imposed or would have imposed.
+// A Ban is a ban that a rule imposed or would have imposed.
 type Ban struct {
 	At       Seconds `json:"at"`
 	Rule     string  `json:"rule"`
@@ -97,7 +97,7 @@ type viewStep struct {
 	times, count, most         uint32
 }
 
-// Counts are the counters of a session.
+// Counts are a session's counters.
 type Counts struct {
 	Commands     uint32 `json:"commands"`
 	Unknown      uint32 `json:"unknown"`
@@ -260,7 +260,7 @@ func NewView(r *store.Record) *View {
 	return v
 }
 
-// addStep adds a step to the lists of the View.
+// addStep adds a step to the View's lists.
 func (v *View) addStep(s *viewStep) {
 	answer := Answer{s.result, s.code, s.reply}
 	switch s.kind {
