@@ -81,11 +81,13 @@ func newPeople(t *testing.T) *people {
 	return p
 }
 
+var peopleKey = bytes.Repeat([]byte{9}, 32)
+
 func privacyKey(dir string) ([]byte, error) {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return nil, err
 	}
-	return privacy.SaveKey(dir, bytes.Repeat([]byte{9}, 32))
+	return privacy.SaveKey(dir, peopleKey)
 }
 
 func finding() []store.Step {
@@ -171,7 +173,7 @@ func (p *people) search(words ...string) (found []string) {
 	p.t.Helper()
 	look := func(name string, b []byte) {
 		for _, w := range words {
-			if bytes.Contains(bytes.ToLower(b), []byte(w)) {
+			if bytes.Contains(b, []byte(w)) || bytes.Contains(bytes.ToLower(b), []byte(w)) { // ToLower replaces bytes that are not UTF-8
 				found = append(found, fmt.Sprintf("%q in %s", w, name))
 			}
 		}
@@ -228,6 +230,7 @@ func rawAddr(addr string) string {
 // nothing. After the removal, the person must not occur in any file, not even in compressed
 // columns. Totals, and the data of all other users and senders, must remain.
 func TestForgetFiles(t *testing.T) {
+	hashed := strings.ToLower(string(privacy.New(peopleKey).Mailbox(nil, []byte(personMail))))
 	for _, c := range []struct {
 		who, out string
 		gone     []string
@@ -237,14 +240,16 @@ func TestForgetFiles(t *testing.T) {
 		{personAddr + "/32", "sessions  123 ", []string{personAddr, rawAddr(personAddr), "person.example"}, ""},
 		{"203.0.113.0/24", "sessions  123 sessions from this network", []string{personAddr, rawAddr(personAddr), "person.example"}, ""},
 		{strings.ToUpper(personUser), "names     3 sessions", []string{personUser + "\x00", "vrfy " + personUser}, personAddr},
-		{personMail, "names     3 sessions", []string{personMail, personUser + "+", "hash:"}, personAddr},
+		{personMail, "names     3 sessions", []string{personMail, personUser + "+", hashed}, personAddr},
 		{"ev\\x1b[31mil\\r\\n@example.org", "names     3 sessions", []string{"ev\x1b", "mil\r\n@"}, personAddr},
 	} {
 		t.Run(c.who, func(t *testing.T) {
 			p := newPeople(t)
 			p.stop()
-			if len(p.search(c.gone[0])) == 0 && c.gone[0] != personUser+"\x00" {
-				t.Fatalf("%q is not in the files before", c.gone[0])
+			for _, w := range c.gone {
+				if len(p.search(w)) == 0 && w != personUser+"\x00" {
+					t.Fatalf("%q is not in the files before", w)
+				}
 			}
 			_, before, _ := p.run("report", "--since", "7d", "--only", "evidence,rules")
 			digest := p.digest()
