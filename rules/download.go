@@ -71,7 +71,7 @@ func unusableURL(s string) string {
 	case u.Hostname() == "":
 		return "the URL has no host"
 	case u.User != nil:
-		return "a URL may not contain a password: write the key to a file, and name the file with `key`"
+		return "the URL must not contain a password: put the key in a file, and give its path with `key`"
 	case u.Fragment != "":
 		return "a URL has no fragment (#)"
 	}

@@ -87,7 +87,7 @@ var Tokens = []Token{
 	{HeloOwnAddress, "helo-own-address", "greets with the address of this server", smtp.PhaseHelo},
 	{HeloForged, "helo-forged", "greets with a forged name", smtp.PhaseHelo},
 	{HeloLocalhost, "helo-localhost", "greets as localhost", smtp.PhaseHelo},
-	{HeloWord, "helo-word", "greets with a word or name that many computers have", smtp.PhaseHelo},
+	{HeloWord, "helo-word", "greets with a generic word or a common computer name", smtp.PhaseHelo},
 	{HeloInvalid, "helo-invalid", "greets with an invalid name", smtp.PhaseHelo},
 	{HeloChanged, "helo-changed", "greets with different names in one session", smtp.PhaseHelo},
 	{RDNSMissing, "rdns-missing", "has no reverse DNS name", smtp.PhaseConnect},

@@ -52,8 +52,8 @@ func TestReadyPolicies(t *testing.T) {
 	if _, err := ReadyPolicy("lax"); err == nil {
 		t.Error("there is a policy lax")
 	}
-	// asks returns the facts about an unknown client's request for a recipient
-	// after n earlier requests.
+	// asks returns the facts for an RCPT TO from an unknown client for which the
+	// evidence has already been counted n times.
 	asks := func(dns smtp.FCrDNS, e Evidence, by Key, n int) Facts {
 		f := Facts{Phase: smtp.PhaseRcptTo, Helo: []byte("mx.example.com"), FCrDNS: dns, Standing: StandingNone, Window: window{e, by, n}}
 		f.Counts[e.Index()] = uint32(n)

@@ -19,8 +19,8 @@ import (
 // Decode handles corrupt values.
 //
 // The layout is version 2 of bbolt's format, in the machine's byte order. A
-// page's header has 16 bytes: id u64, flags u16, count u16, overflow u32. An
-// element has 16 bytes. A branch element is pos u32, ksize u32, pgid u64. A
+// page header is 16 bytes: id u64, flags u16, count u16, overflow u32. An
+// element is 16 bytes. A branch element is pos u32, ksize u32, pgid u64. A
 // leaf element is flags u32, pos u32, ksize u32, vsize u32. pos is the key's
 // offset from the start of the element.
 const (

@@ -262,7 +262,7 @@ func rewriteNow(w *Writer, r *rewriting) (done rewritten) {
 func (d *days) rewrite(r *rewriting, o sealing) (changed int, err error) {
 	s, ok := parseSegment(r.name)
 	if !ok || s.Quarantined {
-		return 0, fmt.Errorf("rewrite %.80q: is not a segment", r.name)
+		return 0, fmt.Errorf("rewrite %.80q: not a segment", r.name)
 	}
 	if d.k.directory == nil {
 		return 0, errors.New("the directory cannot be written")

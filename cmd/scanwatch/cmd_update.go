@@ -31,7 +31,7 @@ func newUpdate(e *env) *cobra.Command {
 	var f updateFlags
 	cmd := &cobra.Command{
 		Use:   "update [--now] [--any-size] [--dry-run] [-q] [--json] [NAME ...]",
-		Short: "Download the configuration's lists and databases.",
+		Short: "Download the configured lists and databases.",
 		Long: "Download the files in scanwatch.conf(5) that have url or feed, if their\n" +
 			"intervals have elapsed. NAME is a table, asn or country. A file is replaced only\n" +
 			"if the new one is complete and plausible; the filter loads it within ten\n" +

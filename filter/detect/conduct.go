@@ -150,7 +150,7 @@ func spray(c *Case) {
 }
 
 // ending reports a client that disconnected during a transaction, or that never sent
-// mail. Clients that were rejected or delivered mail are ignored, because they had no
+// mail. Clients that delivered mail or were rejected are ignored, because they had no
 // reason to continue. If a server's log does not show how a session ended, it does not
 // show rejected MAIL commands or failed logins either. The client may have tried either
 // before QUIT, so the confidence is low. If the ending is partial, the absence of a

@@ -31,8 +31,8 @@ type schema[K comparable, V any] struct {
 	// combine merges the rows of several hosts with the same key, in any order. Tables
 	// without combine are not shared.
 	combine func(k K, v *V, other V)
-	// higher is like combine, but for rows that may already include each other, because
-	// the same rows may be merged repeatedly.
+	// higher is like combine, but merging the same row again has no effect: it keeps the
+	// higher of two counts instead of adding them.
 	higher func(k K, v *V, other V)
 	// reduce, if set, reduces another host's row to its effect here. It returns
 	// false if the row has no effect.

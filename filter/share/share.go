@@ -636,8 +636,8 @@ func (g *register) accepted(key rowKey) bool {
 	return accepted
 }
 
-// isBan reports whether the register holds a ban or an offence, as opposed to an unban or
-// another row.
+// isBan reports whether the register holds a ban or an offence, rather than an unban or
+// some other kind of row.
 func (g *register) isBan() bool { return g.ban.Prefix.IsValid() && !g.ban.Revoked }
 
 // unban returns the stamp of the latest unban that the register's host knew of or

@@ -177,7 +177,8 @@ func indexAuthParameter(line []byte) int {
 	return -1
 }
 
-// maskAuth masks AUTH=value and everything after it.
+// maskAuth masks the value of an AUTH parameter and everything after it, unless the line ends
+// with AUTH=<>.
 func maskAuth(line []byte) []byte {
 	if i := indexAuthParameter(line); i >= 0 && string(line[i+6:]) != "<>" {
 		return append(line[:i+6], smtp.Masked...)

@@ -14,7 +14,7 @@ import (
 // maxFindings is the maximum number of findings printed for a session.
 const maxFindings = 8
 
-// Text writes a for a terminal, with times in zone.
+// Text writes the answer to w, formatted for a terminal, with times in zone.
 func (a *Answer) Text(w io.Writer, zone *time.Location) {
 	p := printer{w, zone}
 	p.head(a)

@@ -371,7 +371,7 @@ func scoreRows() (rows []statement) {
 		{"standard", "cloud", "10", "is a rented host of a cloud provider", true, rented},
 		{"tight", "cloud", "20", "is a rented host of a cloud provider", true, rented},
 		{presets, "helo-unqualified", "20", "greets with a name without a dot", false, greeting("exchange")},
-		{presets, "helo-word", "20", "greets with a name that many computers have", true, greeting("mail.example.com")},
+		{presets, "helo-word", "20", "greets with a common computer name", true, greeting("mail.example.com")},
 		{"standard", "helo-bare-address", "30", "greets with an address without brackets", false, greeting("203.0.113.9")},
 		{"standard", "helo-localhost", "30", "greets as localhost", false, greeting("localhost")},
 		{"standard", "helo-invalid", "30", "greets with an invalid name", false, func(s *Server) simulate.Host {

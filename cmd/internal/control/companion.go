@@ -87,7 +87,8 @@ func (c *CompanionStatus) Running(now time.Time) bool { return now.Sub(c.Seen.Ti
 var ErrStarting = errors.New("starting")
 
 // ErrNoResult is the result that a companion announces if there has been neither a success
-// nor an error since its previous note. The status shows the time of the latest success.
+// nor an error since its previous note. In that case, the status still shows the time of the
+// latest success.
 var ErrNoResult = errors.New("no result")
 
 // noResult is the word of ErrNoResult in the command note.

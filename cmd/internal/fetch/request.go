@@ -78,7 +78,7 @@ func ReadHeader(file, name string) (header [2]string, err error) {
 	}
 	header = [2]string{strings.TrimSpace(given), strings.TrimSpace(value)}
 	if !isToken(header[0]) || header[1] == "" {
-		return [2]string{}, fmt.Errorf("%s: write one line with a header and the key, such as Authorization: Bearer key", file)
+		return [2]string{}, fmt.Errorf("%s: must contain one line with a header name and the key, such as Authorization: Bearer KEY", file)
 	}
 	if slices.Contains(protocolHeaders, http.CanonicalHeaderKey(header[0])) {
 		return [2]string{}, fmt.Errorf("%s, line 1: the header %s belongs to the protocol and cannot carry a key", file, header[0])

@@ -314,7 +314,7 @@ func TestSignature(t *testing.T) {
 		os.Chmod(filepath.Join(dir, name), 0o600)
 	}
 	os.WriteFile(filepath.Join(dir, "header"), []byte("abc/x=:y\n"), 0o600)
-	if err := w.deliver(t.Context(), batch); err == nil || !strings.Contains(err.Error(), "write one line with a header") || strings.Contains(err.Error(), "abc") {
+	if err := w.deliver(t.Context(), batch); err == nil || !strings.Contains(err.Error(), "must contain one line with a header name") || strings.Contains(err.Error(), "abc") {
 		t.Errorf("a key as a header: %v", err)
 	}
 	os.WriteFile(filepath.Join(dir, "header"), []byte("X-Key: abc\n"), 0o600)

@@ -184,7 +184,7 @@ func (w *webhook) address() (address string, err error) {
 	case u.Scheme != "https":
 		return "", fmt.Errorf("%s: the URL does not begin with https://", where)
 	case u.User != nil:
-		return "", fmt.Errorf("%s: a URL may not contain a password; write a header to a file, and name the file with `header`", where)
+		return "", fmt.Errorf("%s: the URL must not contain a password; put an Authorization header in a file, and give its path with `header`", where)
 	}
 	return address, nil
 }

@@ -210,7 +210,7 @@ type errReader struct{ err error }
 func (r errReader) Read([]byte) (int, error) { return 0, r.err }
 
 func TestParseLimits(t *testing.T) {
-	// repeat returns a reader that repeats a line without storing the repetitions.
+	// repeat returns a reader for copies of a line with a total of at least size bytes.
 	repeat := func(line string, size int) io.Reader {
 		return strings.NewReader(strings.Repeat(line, size/len(line)+1))
 	}
