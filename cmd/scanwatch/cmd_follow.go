@@ -26,7 +26,7 @@ func newFollow(e *env) *cobra.Command {
 			"the file, and later continues where it stopped; - is standard input. KumoMTA can\n" +
 			"send its records by HTTP. With --milter, milter-scanwatch receives the failed\n" +
 			"logins, pipelining and endings that Postfix logs.",
-		Example:           "  scanwatch follow postfix /var/log/mail.log\n  scanwatch follow --milter postfix /var/log/mail.log\n  scanwatch follow kumomta http:127.0.0.1:8025",
+		Example:           "  scanwatch follow postfix /var/log/mail.log\n  scanwatch follow kumomta http:127.0.0.1:8025",
 		Args:              argsBetween(2, 2),
 		ValidArgsFunction: completeKind,
 		RunE: func(_ *cobra.Command, args []string) error {

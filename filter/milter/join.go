@@ -126,8 +126,9 @@ const (
 	maxSkew = 5 * time.Second
 	// maxLate is the age in which a session of the log still has an effect.
 	maxLate = 10 * time.Minute
-	// maxWaiting is the maximum number of waiting sessions, of either kind.
+	// maxWaiting is the maximum number of waiting sessions of the milter.
 	maxWaiting = 5000
+	maxLogged  = 1000 // sessions of the log, which need up to 20 kilobytes each
 	maxJoined  = 4096 // identifiers of sessions of the log, which may be read again
 )
 
@@ -190,7 +191,7 @@ func (s *Server) Join(l *Logged) bool {
 			}
 			return
 		}
-		if len(j.logged) >= maxWaiting {
+		if len(j.logged) >= maxLogged {
 			s.alone(j.logged[0], at)
 			j.logged, j.came = j.logged[1:], j.came[1:]
 		}
@@ -200,7 +201,7 @@ func (s *Server) Join(l *Logged) bool {
 }
 
 // decisive reports whether the log shows how a session ended. Otherwise, more may follow:
-// postscreen(8) and smtpd(8) log the same session one after the other.
+// postscreen(8) and smtpd(8) log the same session in turn.
 func decisive(e smtp.Ending) bool { return e != smtp.EndingUnknown && e != smtp.EndingPartial }
 
 // part ends a session, or lets it wait for the log if one is read.
@@ -269,7 +270,9 @@ func (s *Server) alone(l *Logged, at int64) {
 	if len(l.Facts) == 0 || !l.Src.IsValid() {
 		return
 	}
-	s.name(l.Server)
+	if s.site == "" { // the name in the log may be shorter
+		s.name(l.Server)
+	}
 	p := &parted{id: l.ID, end: min(l.End, at)}
 	e := p.event(smtp.EventConnect)
 	e.Time, e.Src, e.Dst, e.RDNS, e.FCrDNS = min(l.Start, p.end), l.Src, l.Dst, l.RDNS, l.FCrDNS

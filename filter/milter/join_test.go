@@ -31,14 +31,14 @@ func newJoiner() *joiner {
 
 var joinSrc = netip.MustParseAddrPort("192.0.2.1:1025")
 
-// ends ends a session that has begun a second ago.
+// ends ends a session that started a second ago.
 func (j *joiner) ends(id uint64, how smtp.Ending) {
 	j.locked("", func(at int64) {
 		j.part(&parted{id: id, src: joinSrc, start: at - sec, end: at, ending: how, spoke: true}, at)
 	})
 }
 
-// logged returns a session of the log, which has begun a second ago, with failed logins.
+// logged returns a session of the log, which started a second ago, with failed logins.
 func (j *joiner) logged(id uint64, how smtp.Ending, failed int) *Logged {
 	l := &Logged{ID: id, Src: joinSrc, Start: j.at - sec, End: j.at, Ending: how}
 	for range failed {
@@ -143,7 +143,7 @@ func TestJoin(t *testing.T) {
 			j.Join(l)
 			j.stop()
 		}, ""},
-		{"what the milter knows", func(j *joiner) {
+		{"facts known to the milter", func(j *joiner) {
 			l := j.logged(7, smtp.EndingQuit, 0)
 			l.Facts = []Fact{{Kind: smtp.EventRcpt, Result: smtp.ResultPermfail}, {Kind: smtp.EventCommand, Cause: smtp.CauseUnknown}, {Kind: smtp.EventConnect}, {Kind: smtp.EventDisconnect}}
 			j.Alive()
@@ -173,10 +173,10 @@ func TestJoinLimit(t *testing.T) {
 		t.Errorf("%d sessions are reported, %d are waiting, %d have parted", got, len(j.Server.joins.parted), len(j.parted))
 	}
 	j = newJoiner()
-	for i := range maxWaiting + 3 {
+	for i := range maxJoined + 3 {
 		j.Join(j.logged(uint64(i), smtp.EndingQuit, 1))
 	}
-	if got := strings.Count(j.since(), "disconnect"); got != 3 || len(j.joins.logged) != maxWaiting || len(j.joins.came) != maxWaiting || len(j.joins.ids) != maxJoined {
+	if got := strings.Count(j.since(), "disconnect"); got != maxJoined+3-maxLogged || len(j.joins.logged) != maxLogged || len(j.joins.came) != maxLogged || len(j.joins.ids) != maxJoined {
 		t.Errorf("%d sessions are reported, %d are waiting", got, len(j.joins.logged))
 	}
 }

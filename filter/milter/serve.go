@@ -38,7 +38,8 @@ type Server struct {
 	// Now returns the time of events; nil means time.Now.
 	Now func() time.Time
 	// Parted, if set, is called for each session that has ended and whose EventDisconnect will
-	// follow, possibly with other events, when the log has been read. Calls are like those of Sink.
+	// follow, possibly with other events, when the log has been read. Parted and Sink are never
+	// called concurrently.
 	Parted func(id uint64)
 
 	mu    sync.Mutex // held during calls to Sink

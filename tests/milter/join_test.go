@@ -78,8 +78,8 @@ func guess(src string, n int) *scenario {
 	return s
 }
 
-// guesser tries 50 passwords, and then sees whether it is banned.
-func guesser(t *testing.T, s *site, src string) {
+// bruteForce tries 50 passwords, and checks that the client is then banned.
+func bruteForce(t *testing.T, s *site, src string) {
 	t.Helper()
 	for range 5 {
 		for i, r := range guess(src, 10).play(t) {
@@ -125,7 +125,7 @@ func playJoin(t *testing.T, suite string) {
 				stop = s.feed()
 			}
 			s.fed()
-			guesser(t, s, attacker)
+			bruteForce(t, s, attacker)
 			for _, one := range []*scenario{
 				{src: user, lines: append(guess("", 9).lines[:10], login("joe", "right"), "QUIT")},
 				{src: silent},
@@ -171,7 +171,7 @@ func TestJoinWithoutPorts(t *testing.T) {
 	s.startPostfix(s.withLogins())
 	stop := s.feed()
 	s.fed()
-	guesser(t, s, "203.0.113.50")
+	bruteForce(t, s, "203.0.113.50")
 	filterproc.Eventually(t, "the problem in the status", func() bool { return strings.Contains(s.status(), `"problem":"no client ports; `) })
 	if n := strings.Count(stop(syscall.SIGTERM), "log has no client ports"); n != 1 {
 		t.Errorf("the problem was logged %d times", n)
@@ -228,7 +228,7 @@ func TestJoinRestart(t *testing.T) {
 	}
 }
 
-// TestJoinObserve checks that in observe mode a guesser is reported, but not rejected, and that a
+// TestJoinObserve checks that in observe mode a brute-force attack is reported, but not rejected, and that a
 // client with a successful login is not banned.
 func TestJoinObserve(t *testing.T) {
 	const attacker, user = "203.0.113.50", "203.0.113.51"

@@ -152,7 +152,7 @@ type Status struct {
 	Fleet *FleetStatus `json:"fleet,omitempty"`
 	// Hosts is the status of the other hosts that share their state.
 	Hosts []share.HostStatus `json:"hosts,omitempty"`
-	// Source is the log that the filter follows; nil if a mail server feeds it.
+	// Source is the log that scanwatch follow reads, also for a milter; nil without it.
 	Source *SourceStatus `json:"source,omitempty"`
 	// Sandbox describes the active restrictions in the same words as the log.
 	Sandbox string `json:"sandbox,omitempty"`

@@ -54,6 +54,9 @@ type Front struct {
 // Prepare opens the log. Before, it checks that no other front end uses the state directory.
 func (f *Front) Prepare(e *engine.Engine) error {
 	if err := e.Alone(); err != nil {
+		if f.Kind.Name == "postfix" && control.LatestFrontEnd(e.Dir()).Name == "milter" {
+			e.Log.Warn("log of the milter's server: use scanwatch follow --milter")
+		}
 		return err
 	}
 	e.Source = f.status
@@ -188,7 +191,7 @@ func (f *Front) advance(now time.Time) (more bool, err error) {
 			f.idle(now)
 		}
 	}
-	f.tell()
+	f.refresh()
 	return more, err
 }
 
@@ -277,7 +280,7 @@ func (f *Front) consume(ctx context.Context, lines <-chan []byte, next chan<- st
 		case now := <-ticker.C:
 			f.stamps.Newest(now)
 			f.idle(now)
-			f.tell()
+			f.refresh()
 		}
 	}
 }
@@ -308,8 +311,8 @@ func (f *Front) measure() {
 	}
 }
 
-// tell updates the status, also that of the milter.
-func (f *Front) tell() {
+// refresh updates the status, also that of the milter.
+func (f *Front) refresh() {
 	f.measure()
 	if f.link != nil {
 		f.link.alive(*f.status())

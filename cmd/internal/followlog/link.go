@@ -22,7 +22,7 @@ type link struct {
 	ctx    context.Context // ends when the command must end
 	client *control.Client // nil while there is no connection
 	failed string          // latest error that was logged
-	told   time.Time       // when the milter received the status
+	sent   time.Time       // when the milter received the status
 	// portless is set if the latest session in the log has no client port, and warned if that was
 	// logged.
 	portless, warned bool
@@ -65,10 +65,10 @@ const portsHint = "add smtpd_client_port_logging = yes to main.cf, and run postf
 
 // alive sends the status of the log from time to time.
 func (k *link) alive(s control.SourceStatus) {
-	if time.Since(k.told) < aliveEvery {
+	if time.Since(k.sent) < aliveEvery {
 		return
 	}
-	k.told = time.Now()
+	k.sent = time.Now()
 	if s.Problem == "" && k.portless {
 		s.Problem = "no client ports; " + portsHint
 	}
