@@ -103,12 +103,26 @@ func (t *table) open(id uint64, src netip.AddrPort) *session {
 	return s
 }
 
-func (t *table) close(s *session) {
-	if s.source != nil {
-		if s.source.live--; s.source.live == 0 {
-			delete(t.sources, memory.Number(s.track.Src.Addr()))
-		}
+// Part notes that the client of a session has disconnected, although EventDisconnect follows later.
+// The session no longer counts as concurrent.
+func Part(p *Pipeline, id uint64) {
+	if s := p.table.session(id); s != nil {
+		p.table.part(s)
 	}
+}
+
+func (t *table) part(s *session) {
+	if s.source == nil {
+		return
+	}
+	if s.source.live--; s.source.live == 0 {
+		delete(t.sources, memory.Number(s.track.Src.Addr()))
+	}
+	s.source = nil
+}
+
+func (t *table) close(s *session) {
+	t.part(s)
 	delete(t.live, s.track.ID)
 	t.last = nil
 	t.count.Store(int64(len(t.live)))

@@ -9,11 +9,13 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"sync/atomic"
 	"syscall"
 
 	"scanwatch/cmd/internal/config"
 	"scanwatch/cmd/internal/control"
 	"scanwatch/cmd/internal/engine"
+	"scanwatch/filter"
 	"scanwatch/filter/milter"
 	"scanwatch/store"
 )
@@ -52,6 +54,8 @@ func main() {
 type front struct {
 	socket, group string
 	listener      net.Listener
+	server        atomic.Pointer[milter.Server] // nil before it serves
+	log           control.Log                   // of the mail server
 }
 
 func (f *front) flags(flags *flag.FlagSet) {
@@ -67,14 +71,33 @@ func (f *front) prepare(e *engine.Engine) (err error) {
 	if f.listener, err = listen(f.socket, f.group); err != nil {
 		e.Log.Error("mail servers cannot connect", "err", err)
 	}
+	e.Source, e.Commands = f.log.Status, f.log.Commands(f.alive, f.session)
 	return err
+}
+
+// alive notes that scanwatch follow reads the log of the mail server. It returns false if the server
+// does not serve.
+func (f *front) alive() bool {
+	s := f.server.Load()
+	return s != nil && s.Alive()
+}
+
+// session adds the facts of a session in the log. It returns false if the server does not serve.
+func (f *front) session(facts string) (bool, error) {
+	s := f.server.Load()
+	l, err := milter.Decode(facts)
+	if s == nil || err != nil {
+		return false, err
+	}
+	return s.Join(l), nil
 }
 
 // serve answers mail servers until SIGTERM.
 func (f *front) serve(e *engine.Engine) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	server := milter.Server{Sink: e.Pipeline, Log: e.Log, Held: &e.Delayed}
+	server := &milter.Server{Sink: e.Pipeline, Log: e.Log, Held: &e.Delayed, Parted: func(id uint64) { filter.Part(e.Pipeline, id) }}
+	f.server.Store(server)
 	err := server.Serve(ctx, f.listener)
 	if err != nil {
 		e.Log.Error("mail servers cannot connect", "err", err)

@@ -7,13 +7,16 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"scanwatch/cmd/internal/control"
 	"scanwatch/cmd/internal/engine"
 	"scanwatch/cmd/internal/followlog"
+	"scanwatch/cmd/internal/owner"
+	"scanwatch/cmd/internal/sandbox"
 	"scanwatch/filter/serverlog"
 )
 
 func newFollow(e *env) *cobra.Command {
-	var verbose, open bool
+	var verbose, open, milter bool
 	cmd := &cobra.Command{
 		Use:   "follow KIND FILE|-|http:ADDRESS:PORT",
 		Short: "Follow the log of another mail server.",
@@ -21,7 +24,8 @@ func newFollow(e *env) *cobra.Command {
 			"rules for the end of a session, until terminated. The kinds are:\n" + kindList() + "\n" +
 			"This is a service with its own state directory. It first starts at the end of\n" +
 			"the file, and later continues where it stopped; - is standard input. KumoMTA can\n" +
-			"send its records by HTTP.",
+			"send its records by HTTP. With --milter, milter-scanwatch receives the failed\n" +
+			"logins, pipelining and endings that Postfix logs.",
 		Example:           "  scanwatch follow postfix /var/log/mail.log\n  scanwatch follow kumomta http:127.0.0.1:8025",
 		Args:              argsBetween(2, 2),
 		ValidArgsFunction: completeKind,
@@ -30,10 +34,18 @@ func newFollow(e *env) *cobra.Command {
 			if kind == nil {
 				return usage("follow %q: unknown kind; see scanwatch follow --help", args[0])
 			}
-			return runFollow(e, &followlog.Front{Kind: kind, File: args[1], Stdin: os.Stdin, Zone: e.zone}, verbose, open)
+			front := &followlog.Front{Kind: kind, File: args[1], Stdin: os.Stdin, Zone: e.zone}
+			switch {
+			case milter && kind.Name != "postfix":
+				return usage("follow --milter %s: only the log of postfix has the facts", kind.Name)
+			case milter:
+				return followForMilter(e, front, open)
+			}
+			return runFollow(e, front, verbose, open)
 		},
 	}
 	cmd.Flags().BoolVar(&verbose, "verbose", false, "also log each finding and decision, start and stop")
+	cmd.Flags().BoolVar(&milter, "milter", false, "send facts to milter-scanwatch, which uses the state directory")
 	cmd.Flags().BoolVar(&open, "no-sandbox", false, "disable the sandbox")
 	return cmd
 }
@@ -56,6 +68,31 @@ func completeKind(cmd *cobra.Command, args []string, word string) ([]string, cob
 		return kindNames(), cobra.ShellCompDirectiveNoFileComp
 	}
 	return completeFiles(cmd, args, word)
+}
+
+// followForMilter sends the facts in a log to the milter of the state directory. The milter may start
+// later, but only its user may change the directory.
+func followForMilter(e *env, front *followlog.Front, open bool) error {
+	dir, err := e.stateDir()
+	if err != nil {
+		return err
+	}
+	log := serviceLog(e.err)
+	if front.Open(dir.Path, log) != nil {
+		return statusError{exitFailure, errFollow}
+	}
+	u, err := owner.Of(dir.Path)
+	if err == nil && u != nil {
+		err = u.Become()
+	}
+	if err != nil {
+		return err
+	}
+	if !open {
+		confine(log, sandbox.Paths{Change: []string{dir.Path}, Connect: []string{control.SocketPath(dir.Path)}, Read: front.Files()})
+	}
+	front.ServeMilter()
+	return nil
 }
 
 func runFollow(e *env, front *followlog.Front, verbose, open bool) error {

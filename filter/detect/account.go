@@ -23,11 +23,11 @@ const (
 )
 
 // account reports an account whose use suggests that it was stolen. The evidence is
-// also reported at each login to the account during the following day.
+// also reported at each login to the account during the following day. A log may omit the user.
 func account(c *Case) {
 	st, ev := c.State, c.Event
 	f := Finding{Evidence: rules.AccountAbuse, By: "auth", Proof: c.User, Confidence: Medium}
-	if !c.Authed || st.Evidence.Has(f.Evidence) {
+	if !c.Authed || len(c.User) == 0 || st.Evidence.Has(f.Evidence) {
 		return
 	}
 	logins := c.Memory.Logins

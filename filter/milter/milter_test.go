@@ -285,7 +285,9 @@ func TestRefusals(t *testing.T) {
 		{"5.1.1", "", smtp.CauseRecipient},                               // Sendmail
 		{"5.1.1", "5.1.1 Did you mean gmail.example?", smtp.CauseFilter}, // a transport that the administrator has blocked
 		{"5.1.10", "Recipient address rejected: Domain x.example does not accept mail (nullMX)", smtp.CauseFilter},
-		{"5.7.1", "Relay access denied", smtp.CauseRecipient},
+		{"5.7.1", "Relay access denied", smtp.CauseRelay},
+		{"4.7.1", "Relay access denied", smtp.CauseRelay},
+		{"4.7.1", "Client host rejected: cannot find your hostname", smtp.CauseFilter},
 		{"5.1.3", "Bad recipient address syntax", smtp.CauseSyntax},
 		{"5.7.1", "Service unavailable; Client host [192.0.2.1] blocked using bl.example.org", smtp.CauseFilter},
 		{"5.7.1", "Recipient address rejected: SPF fail", smtp.CauseFilter},

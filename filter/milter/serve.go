@@ -37,9 +37,14 @@ type Server struct {
 	Held *atomic.Int64
 	// Now returns the current time. If Now is nil, time.Now is used.
 	Now func() time.Time
+	// Parted, if set, is called for each session that has ended and whose EventDisconnect will
+	// follow, possibly with other events, when the log has been read. Parted and Sink are never
+	// called concurrently.
+	Parted func(id uint64)
 
 	mu    sync.Mutex // held during calls to Sink
 	site  string
+	joins joins
 	conns sync.WaitGroup
 	ended map[net.Conn]struct{}
 	said  sync.Map // kinds of problems that have been logged
@@ -61,7 +66,7 @@ const (
 // Serve answers mail servers until ctx is done. It then closes all connections, so that
 // the mail servers continue without the filter.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	stop := context.AfterFunc(ctx, func() {
+	closing := context.AfterFunc(ctx, func() {
 		l.Close()
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -69,8 +74,10 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 			c.Close()
 		}
 	})
-	defer stop()
+	defer closing()
+	defer s.stop()
 	defer s.conns.Wait()
+	safego.Go(s.Log, "ending sessions that wait for the log", func() { s.expireAll(ctx) })
 	for {
 		c, err := l.Accept()
 		if ctx.Err() != nil {
@@ -98,6 +105,20 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 				s.once("conn", "connection of the mail server ended", err)
 			}
 		})
+	}
+}
+
+// expireAll ends the sessions that have waited too long for the log, until ctx ends.
+func (s *Server) expireAll(ctx context.Context) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			s.expire(JoinWait)
+		}
 	}
 }
 
@@ -259,16 +280,19 @@ func (c *conversation) macros(command byte, data []byte) {
 	c.session.macros.parse(data)
 }
 
-// locked calls f with the time of the event. Events are in the order of their times.
-func (c *conversation) locked(f func(at int64)) {
-	s := c.server
+// locked calls f with the time of the event.
+func (c *conversation) locked(f func(at int64)) { c.server.locked(c.session.server, f) }
+
+// locked calls f with the current time while no other event is reported. site is the name of the
+// mail server, if known.
+func (s *Server) locked(site string, f func(at int64)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now
 	if s.Now != nil {
 		now = s.Now
 	}
-	s.name(c.session.server)
+	s.name(site)
 	err := safego.Run(func() error { f(now().UnixMicro()); return nil })
 	if err != nil {
 		s.once("panic", "bug: the session continues without the filter", err)
@@ -538,11 +562,11 @@ func (c *conversation) end(how smtp.Ending) {
 		if c.session.mail {
 			c.server.Sink.Event(c.session.begin(smtp.EventRollback, at))
 		}
-		e := c.session.begin(smtp.EventDisconnect, at)
-		e.Ending = how
+		s := c.session
+		p := &parted{id: s.id, server: s.server, src: s.src, start: s.start, end: at, ending: how, spoke: s.spoke, mail: s.sent, login: s.user != ""}
 		if c.refusal != "" {
-			e.Ending = smtp.EndingRejected
+			p.ending = smtp.EndingRejected
 		}
-		c.server.Sink.Event(e)
+		c.server.part(p, at)
 	})
 }

@@ -15,10 +15,14 @@ import (
 type session struct {
 	id     uint64
 	open   bool
+	src    netip.AddrPort
+	start  int64  // time of the connection
 	macros macros // of all commands so far
 	tls    bool
 	user   string // of the latest login
 	mail   bool   // a transaction is open
+	spoke  bool   // the client has sent a command
+	sent   bool   // the client has sent MAIL
 	server string // name of the mail server
 	// greeted is set by HELO and EHLO, even if they are rejected.
 	greeted  bool
@@ -64,6 +68,7 @@ func (s *session) connect(data []byte, at int64) *smtp.Event {
 		text, _, _ := cut(rest[2:])
 		e.Src = addrPort(string(text), port)
 	}
+	s.src, s.start = e.Src, at
 	e.RDNS, e.FCrDNS = s.reverse(name)
 	port, _ := strconv.ParseUint(s.macros["daemon_port"], 10, 16)
 	e.Dst = addrPort(firstOf(s.macros["daemon_addr"], s.macros["if_addr"]), uint16(port))
@@ -121,6 +126,7 @@ func (s *session) refusedConnection(text string, at int64) *smtp.Event {
 
 // line describes a command from the client. The line itself is unknown.
 func (s *session) line(verb smtp.Verb, at int64) *smtp.Event {
+	s.spoke, s.sent = true, s.sent || verb == smtp.VerbMail
 	e := s.begin(smtp.EventLine, at)
 	e.Verb = verb
 	return e
@@ -226,9 +232,12 @@ var refusals = map[string]struct {
 	"5.1.1": {smtp.CauseRecipient, func(text string) bool {
 		return strings.Contains(text, "User unknown") || !strings.Contains(text, " ") // Sendmail gives no text
 	}},
-	"5.7.1": {smtp.CauseRecipient, func(text string) bool { return strings.Contains(text, "Relay access denied") }},
+	"5.7.1": {smtp.CauseRelay, relayDenied},
+	"4.7.1": {smtp.CauseRelay, relayDenied}, // defer_unauth_destination, the default
 	"5.1.3": {cause: smtp.CauseSyntax},
 }
+
+func relayDenied(text string) bool { return strings.Contains(text, "Relay access denied") }
 
 func (s *session) data(at int64) *smtp.Event {
 	e := s.begin(smtp.EventData, at)

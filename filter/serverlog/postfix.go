@@ -306,6 +306,9 @@ func (s *session) counters() {
 	if s.refused || s.partial {
 		cause = smtp.CauseNone
 	}
+	if n[smtp.VerbAuth].ok > 0 && s.user == "" { // the log names the user only with a message
+		s.login(at, nil, smtp.ResultPass)
+	}
 	for range min(max(refused, 0), maxSteps) {
 		code := uint32(503)
 		if cause == smtp.CauseNone {
@@ -379,7 +382,9 @@ func (p *postfix) client(l *maillog.Line, id, rest []byte) bool {
 		}
 	}
 	s.unnamed = max(s.unnamed, 1)
-	p.messages.add(l.Host, id, s)
+	if !p.prompt {
+		p.messages.add(l.Host, id, s)
+	}
 	return true
 }
 

@@ -13,6 +13,9 @@ type Options struct {
 	Zone *time.Location
 	// Date is the date of the first line, for logs whose lines have no date.
 	Date time.Time
+	// Prompt is set if a session must be played when it ends, and not only after its messages have
+	// been delivered. Postfix only.
+	Prompt bool
 }
 
 // Counts describes the lines that a Reader has read.
@@ -40,7 +43,7 @@ type Reader struct {
 // New returns a Reader that plays sessions to sink.
 func New(kind *Kind, sink Sink, o Options) *Reader {
 	t := newTable(kind, sink)
-	t.zone = o.Zone
+	t.zone, t.prompt = o.Zone, o.Prompt
 	y, m, d := o.Date.In(o.Zone).Date()
 	t.date = time.Date(y, m, d, 0, 0, 0, 0, o.Zone)
 	return &Reader{table: t, parser: kind.make(t)}

@@ -463,3 +463,29 @@ Nov 29 09:43:03 mx postfix/smtpd[303]: disconnect from unknown[203.0.113.23] ehl
 		t.Errorf("%+v\n%s", c, rec.b.String())
 	}
 }
+
+// TestLogins checks that a login counts even if the log does not name the user, and that Prompt does
+// not wait for messages.
+func TestLogins(t *testing.T) {
+	log := `Nov 29 07:40:00 mx postfix/smtpd[1]: connect from unknown[203.0.113.1]:1025
+Nov 29 07:40:01 mx postfix/smtpd[1]: warning: unknown[203.0.113.1]:1025: SASL PLAIN authentication failed: UGFzc3dvcmQ6, sasl_username=joe
+Nov 29 07:40:02 mx postfix/smtpd[1]: 4B1C2D3E4F: client=unknown[203.0.113.1]:1025
+Nov 29 07:40:02 mx postfix/smtpd[1]: disconnect from unknown[203.0.113.1]:1025 ehlo=1 auth=1/2 mail=1 rcpt=1 quit=1 commands=5/6
+`
+	for _, prompt := range []bool{false, true} {
+		rec := newRecorder()
+		r := New(ByName("postfix"), rec, Options{Zone: time.UTC, Date: newest, Prompt: prompt})
+		stamps := maillog.NewSyslog(time.UTC, newest)
+		for line := range strings.Lines(log) {
+			l, ok := stamps.Parse([]byte(strings.TrimSuffix(line, "\n")))
+			r.Line(&l, ok)
+		}
+		if ended := rec.kinds[smtp.EventDisconnect] == 1; ended != prompt {
+			t.Errorf("prompt %t: ended %t", prompt, ended)
+		}
+		r.Flush()
+		if got := rec.b.String(); !strings.Contains(got, "auth \"joe\" fail\n") || !strings.Contains(got, "auth pass\n") || rec.kinds[smtp.EventAuth] != 2 {
+			t.Error(got)
+		}
+	}
+}

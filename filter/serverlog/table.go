@@ -23,16 +23,18 @@ const maxFree = 1000
 
 // A table holds the sessions that have not been played.
 type table struct {
-	kind  *Kind
-	zone  *time.Location // of times without a UTC offset
-	date  time.Time      // of the first line
-	play  player
-	rows  map[string]*session
-	first *session // without a line for the longest time
-	last  *session
-	free  []*session
-	now   int64 // newest time in the log
-	clock func() time.Time
+	kind *Kind
+	zone *time.Location // of times without a UTC offset
+	date time.Time      // of the first line
+	// prompt is set if sessions do not wait for their messages.
+	prompt bool
+	play   player
+	rows   map[string]*session
+	first  *session // without a line for the longest time
+	last   *session
+	free   []*session
+	now    int64 // newest time in the log
+	clock  func() time.Time
 
 	serial uint64            // of the latest session
 	seen   map[uint64]uint64 // recent identifiers, each with the next one to try

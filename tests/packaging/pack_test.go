@@ -382,7 +382,7 @@ func TestInstances(t *testing.T) {
 	if err := os.Symlink("scanwatch-forward@.service", filepath.Join(units, "scanwatch-forward@url.service")); err != nil {
 		t.Fatal(err)
 	}
-	for _, unit := range []string{"scanwatch-serve.service", "scanwatch-lookup.service", "scanwatch-share.service", "scanwatch-forward@url.service", "scanwatch-update.service", "scanwatch-update.timer"} {
+	for _, unit := range []string{"scanwatch-milter-log.service", "scanwatch-serve.service", "scanwatch-lookup.service", "scanwatch-share.service", "scanwatch-forward@url.service", "scanwatch-update.service", "scanwatch-update.timer"} {
 		verify(unit)
 	}
 	page := strings.ReplaceAll(read(t, project+"/man/scanwatch.8"), `\e`, `\`)

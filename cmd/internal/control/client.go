@@ -34,13 +34,20 @@ type Client struct {
 	in   *bufio.Reader
 }
 
-// Dial connects to the filter whose state directory is dir.
-func Dial(dir string) (*Client, error) {
+// Dial connects to the filter whose state directory is dir. It connects as the owner of the
+// directory, who could replace the socket with a link to another socket.
+func Dial(dir string) (*Client, error) { return dialAs(dir, owner.Do) }
+
+// DialAsOwner is Dial for a process that already has the rights of the owner only. It is possible
+// inside a sandbox.
+func DialAsOwner(dir string) (*Client, error) {
+	return dialAs(dir, func(_ string, f func() error) error { return f() })
+}
+
+func dialAs(dir string, as func(string, func() error) error) (*Client, error) {
 	path := SocketPath(dir)
 	var conn net.Conn
-	// Connect as the owner of the directory, who could replace the socket with a link to
-	// another socket.
-	err := owner.Do(dir, func() (err error) {
+	err := as(dir, func() (err error) {
 		conn, err = net.DialTimeout("unix", path, 5*time.Second)
 		return err
 	})

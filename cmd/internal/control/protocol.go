@@ -36,6 +36,9 @@ package control
 //	log WORD          sets the log level: brief or verbose
 //	mode WORD SECONDS observes only for this time, or until revoked if it is 0, if
 //	                  WORD is observe; WORD policy is the mode of the configuration
+//	source STATUS     sets the status of the log that is read for a milter: a SourceStatus
+//	session FACTS     adds the facts of an ended session in that log; see milter.Logged.
+//	                  Both are JSON in base64url, and exist only in milter-scanwatch
 //	watch EVIDENCE PREFIX
 //	                  answers {}, and then with a line for each event with this
 //	                  evidence token from this network, in the format of package
@@ -150,7 +153,7 @@ type Status struct {
 	Fleet *FleetStatus `json:"fleet,omitempty"`
 	// Hosts is the status of the other hosts that share their state.
 	Hosts []share.HostStatus `json:"hosts,omitempty"`
-	// Source is the log that the filter follows; nil if a mail server feeds it.
+	// Source is the log that scanwatch follow reads, also for a milter; nil without it.
 	Source *SourceStatus `json:"source,omitempty"`
 	// Sandbox describes the active restrictions in the same words as the log.
 	Sandbox string `json:"sandbox,omitempty"`

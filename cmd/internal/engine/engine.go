@@ -99,6 +99,8 @@ type Engine struct {
 	// front end reads inside the sandbox. Prepare sets Source and Read.
 	Source func() *control.SourceStatus
 	Read   []string
+	// Commands are additional commands of the control socket. Prepare sets them.
+	Commands []control.Command
 
 	program *Program
 	level   *slog.LevelVar
@@ -316,6 +318,7 @@ func (p *Engine) serveControl(live context.Context) {
 		control.MemoryCommands(p.memory, p.state, p.eventTime, p.policies.enforced, p.banned),
 		p.sharing.OperatorCommands(),
 		control.EraseCommands(control.Eraser{Dir: p.set.Store, Memory: p.memory, State: p.state, Store: p.writer, Sums: p.Pipeline.Sums.FlushAll, Now: p.eventTime}),
+		p.Commands,
 	)
 	server := control.Server{Commands: commands, Log: p.Log, Program: p.program.Server}
 	server.Run(live, p.set.Store, socketCheck)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"log/slog"
 	"net"
 	"os/signal"
 	"path/filepath"
@@ -35,6 +36,9 @@ type Front struct {
 	Zone  *time.Location
 
 	listener net.Listener // with http:
+	dir      string       // state directory
+	log      *slog.Logger
+	link     *link // to the milter; nil if this is the front end
 
 	tail   tail
 	reader *serverlog.Reader
@@ -51,46 +55,60 @@ type Front struct {
 // directory.
 func (f *Front) Prepare(e *engine.Engine) error {
 	if err := e.Alone(); err != nil {
-		return err
-	}
-	f.source = control.SourceStatus{Kind: f.Kind.Name, File: f.File}
-	e.Source = f.status
-	if f.File == "-" {
-		return nil
-	}
-	if strings.HasPrefix(f.File, httpPrefix) {
-		var err error
-		if f.listener, err = listen(f.File); err != nil {
-			e.Log.Error("records cannot be received", "err", err)
+		if f.Kind.Name == "postfix" && control.LatestFrontEnd(e.Dir()).Name == "milter" {
+			e.Log.Warn("log of the milter's server: use scanwatch follow --milter")
 		}
 		return err
 	}
-	path, err := filepath.Abs(f.File)
+	e.Source = f.status
+	err := f.Open(e.Dir(), e.Log)
+	e.Read = append(e.Read, f.Files()...)
+	return err
+}
+
+// Open opens the log. dir is the state directory. If Open fails, it has logged the error.
+func (f *Front) Open(dir string, log *slog.Logger) (err error) {
+	f.dir, f.log = dir, log
+	f.source = control.SourceStatus{Kind: f.Kind.Name, File: f.File}
+	if strings.HasPrefix(f.File, httpPrefix) {
+		if f.listener, err = listen(f.File); err != nil {
+			log.Error("records cannot be received", "err", err)
+		}
+		return err
+	}
+	if f.File == "-" {
+		return nil
+	}
+	if f.tail.name, err = filepath.Abs(f.File); err == nil {
+		err = f.open()
+	}
 	if err != nil {
-		return err
+		log.Error("log unreadable", "err", err)
 	}
-	f.tail.name = path
-	e.Read = append(e.Read, path)
-	if err := f.open(e); err != nil {
-		e.Log.Error("log unreadable", "err", err)
-		return err
+	return err
+}
+
+// Files returns the files that the front end reads inside the sandbox.
+func (f *Front) Files() []string {
+	if f.tail.name == "" {
+		return nil
 	}
-	return nil
+	return []string{f.tail.name}
 }
 
 // open opens the log at the saved position.
-func (f *Front) open(e *engine.Engine) error {
-	saved, err := ReadPosition(e.Dir())
+func (f *Front) open() error {
+	saved, err := ReadPosition(f.dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return f.tail.open(nil)
 	case err != nil:
-		e.Log.Warn("position of the log unreadable, starting at its end", "err", err)
+		f.log.Warn("position of the log unreadable, starting at its end", "err", err)
 		return f.tail.open(nil)
 	}
 	err = f.tail.open(&saved)
 	if f.tail.lost {
-		e.Log.Warn("log replaced while it was not followed, lines may be lost", "file", f.File)
+		f.log.Warn("log replaced while it was not followed, lines may be lost", "file", f.File)
 	}
 	return err
 }
@@ -98,23 +116,30 @@ func (f *Front) open(e *engine.Engine) error {
 // Serve passes the sessions in the log to the pipeline until SIGTERM, or until the end of
 // standard input.
 func (f *Front) Serve(e *engine.Engine) error {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
-	f.begin(e.Pipeline)
-	switch {
-	case f.listener != nil:
-		f.post(ctx, e)
-	case f.File == "-":
-		f.pipe(ctx, e)
-	default:
-		f.follow(ctx, e)
-	}
-	f.reader.Flush()
+	f.serve(e.Pipeline)
 	return nil
 }
 
+func (f *Front) serve(sink serverlog.Sink) {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	if f.link != nil {
+		f.link.ctx = ctx
+	}
+	f.begin(sink)
+	switch {
+	case f.listener != nil:
+		f.post(ctx)
+	case f.File == "-":
+		f.pipe(ctx)
+	default:
+		f.follow(ctx)
+	}
+	f.reader.Flush()
+}
+
 func (f *Front) begin(sink serverlog.Sink) {
-	f.reader = serverlog.New(f.Kind, sink, serverlog.Options{Zone: f.Zone, Date: time.Now()})
+	f.reader = serverlog.New(f.Kind, sink, serverlog.Options{Zone: f.Zone, Date: time.Now(), Prompt: f.link != nil})
 	f.stamps = maillog.NewSyslog(f.Zone, time.Now())
 }
 
@@ -128,16 +153,16 @@ func (f *Front) line(raw []byte) {
 }
 
 // follow follows the file.
-func (f *Front) follow(ctx context.Context, e *engine.Engine) {
+func (f *Front) follow(ctx context.Context) {
 	ticker := time.NewTicker(poll)
 	defer ticker.Stop()
 	saved, at := f.tail.pos, time.Now()
 	for {
 		more, err := f.advance(time.Now())
-		f.report(e, err)
+		f.report(err)
 		if now := time.Now(); f.tail.pos != saved && (now.Sub(at) >= saveEvery || ctx.Err() != nil) {
 			saved, at = f.tail.pos, now
-			f.save(e)
+			f.save()
 		}
 		if ctx.Err() != nil {
 			return
@@ -167,7 +192,7 @@ func (f *Front) advance(now time.Time) (more bool, err error) {
 			f.idle(now)
 		}
 	}
-	f.measure()
+	f.refresh()
 	return more, err
 }
 
@@ -180,13 +205,13 @@ func (f *Front) idle(now time.Time) {
 }
 
 // report logs a new error.
-func (f *Front) report(e *engine.Engine, err error) {
+func (f *Front) report(err error) {
 	message := ""
 	if err != nil {
 		message = err.Error()
 	}
 	if message != "" && message != f.failed {
-		e.Log.Warn("log unreadable, trying again", "err", message)
+		f.log.Warn("log unreadable, trying again", "err", message)
 	}
 	f.failed = message
 	f.mu.Lock()
@@ -194,16 +219,19 @@ func (f *Front) report(e *engine.Engine, err error) {
 	f.source.Problem = message
 }
 
-func (f *Front) save(e *engine.Engine) {
-	if err := f.tail.pos.Save(e.Dir()); err != nil {
-		e.Log.Warn("position of the log not saved", "err", err)
+func (f *Front) save() {
+	if f.link != nil && f.link.unsent {
+		return // the session must be read again
+	}
+	if err := f.tail.pos.Save(f.dir); err != nil {
+		f.log.Warn("position of the log not saved", "err", err)
 	}
 }
 
 // pipe reads standard input to its end.
-func (f *Front) pipe(ctx context.Context, e *engine.Engine) {
+func (f *Front) pipe(ctx context.Context) {
 	lines, next := make(chan []byte), make(chan struct{})
-	safego.Go(e.Log, "reading standard input", func() {
+	safego.Go(f.log, "reading standard input", func() {
 		defer close(lines)
 		in := bufio.NewReaderSize(f.Stdin, maxLine)
 		for {
@@ -253,7 +281,7 @@ func (f *Front) consume(ctx context.Context, lines <-chan []byte, next chan<- st
 		case now := <-ticker.C:
 			f.stamps.Newest(now)
 			f.idle(now)
-			f.measure()
+			f.refresh()
 		}
 	}
 }
@@ -281,6 +309,14 @@ func (f *Front) measure() {
 	s.Position, s.Behind, s.Rotations = f.tail.pos.Offset, max(size-f.tail.pos.Offset, 0), f.tail.changed
 	if f.last > 0 {
 		s.Last = text.At(time.UnixMicro(f.last))
+	}
+}
+
+// refresh updates the status, also that of the milter.
+func (f *Front) refresh() {
+	f.measure()
+	if f.link != nil {
+		f.link.alive(*f.status())
 	}
 }
 

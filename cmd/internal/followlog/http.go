@@ -14,7 +14,6 @@ import (
 	"strings"
 	"time"
 
-	"scanwatch/cmd/internal/engine"
 	"scanwatch/internal/safego"
 )
 
@@ -39,15 +38,15 @@ func listen(file string) (net.Listener, error) {
 }
 
 // post reads the records in requests until the context ends.
-func (f *Front) post(ctx context.Context, e *engine.Engine) {
+func (f *Front) post(ctx context.Context) {
 	lines := make(chan []byte)
 	server := http.Server{
 		Handler: receiver(lines), ReadTimeout: requestTime, WriteTimeout: requestTime, IdleTimeout: 2 * requestTime, MaxHeaderBytes: 16 << 10,
 		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, 0),
 	}
-	safego.Go(e.Log, "receiving records", func() {
+	safego.Go(f.log, "receiving records", func() {
 		if err := server.Serve(f.listener); !errors.Is(err, http.ErrServerClosed) {
-			e.Log.Error("records no longer received", "err", err)
+			f.log.Error("records no longer received", "err", err)
 		}
 	})
 	f.consume(ctx, lines, nil)

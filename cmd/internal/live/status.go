@@ -41,6 +41,9 @@ func Problems(s *control.Status, zone *time.Location) (all []string) {
 	if problem := s.StateLost(time.Now()); problem != "" {
 		add("%s", problem)
 	}
+	if s.Source != nil && s.Source.Problem != "" {
+		add("log of the mail server: %s", s.Source.Problem)
+	}
 	if s.Config.Problem != "" {
 		add("configuration: %s", s.Config.Problem)
 	}
