@@ -224,8 +224,8 @@ func (d *Decider) End(s Subject, at int64) []smtp.Outcome {
 		return nil
 	}
 	s.State.under(d.Policy)
-	d.late(s, at)
 	if !d.end {
+		d.late(s, at)
 		return d.out
 	}
 	f := d.fill(s, smtp.PhaseEnd, at)
@@ -233,6 +233,7 @@ func (d *Decider) End(s Subject, at int64) []smtp.Outcome {
 	d.tag(s.State, at, smtp.PhaseEnd, v.Tags)
 	d.withheld(s, at, smtp.PhaseEnd, &v)
 	d.bans(s, at, &v)
+	d.late(s, at) // includes bans by rules of the end phase
 	d.trace(s, f, smtp.Answer{})
 	return d.out
 }

@@ -310,6 +310,23 @@ func TestEnd(t *testing.T) {
 	}
 }
 
+// TestCountAtEnd checks that a rule that counts recipients when the session ends bans the
+// client, unless the server has accepted a recipient.
+func TestCountAtEnd(t *testing.T) {
+	const policy = "mode enforce\nrule unknown phase end match count unknown-recipient > 5 in 1h by src ban 1h\n"
+	for accepted, want := range map[uint32][]string{0: {"ban unknown enforced"}, 1: nil} {
+		b := newBench(t, policy)
+		for range 20 {
+			b.d.Memory.Counters.Add(&b.client, rules.UnknownRecipient, now)
+		}
+		b.track.Counts.RcptPermfail, b.case_.Unknown.N, b.case_.Accepted.N = 1, 1, accepted
+		b.outcomes = b.d.End(b.subject(), now)
+		if !slices.Equal(b.told(), want) {
+			t.Errorf("%d accepted: outcomes %q, want %q", accepted, b.told(), want)
+		}
+	}
+}
+
 // TestReturn checks which banned clients are disconnected when they reconnect.
 func TestReturn(t *testing.T) {
 	rule := func(b *bench) {
