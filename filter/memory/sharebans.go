@@ -458,7 +458,11 @@ func (s sharedHostBans) valid(key, value []byte, latest uint32) bool {
 	return ok && b.since <= b.until && b.since <= latest
 }
 
+func (sharedHostBans) room() int { return 0 }
+
 func (sharedHostBans) foreignRows() int { return 0 }
+
+func (sharedHostBans) displaced() map[uint16]int { return nil }
 
 // imposed returns the other host that imposed a ban, or "".
 func (n *ruleNames) imposed(b *ban) string {
@@ -656,7 +660,11 @@ func (s sharedNetworkBans) valid(key, value []byte, latest uint32) bool {
 	return ok && !isSource(p) && b.since <= b.until && b.since <= latest
 }
 
+func (sharedNetworkBans) room() int { return 0 }
+
 func (sharedNetworkBans) foreignRows() int { return 0 }
+
+func (sharedNetworkBans) displaced() map[uint16]int { return nil }
 
 func (s sharedNetworkBans) count(mu *sync.Mutex, add func(host string)) {
 	countBans(&s.rules, mu, func() map[netip.Prefix]ban { return s.networks.rows }, add)
