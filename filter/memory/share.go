@@ -436,6 +436,9 @@ func (b *BanRow) Active(now int64) bool { return !b.Revoked && b.Until > now }
 // BansBucket is the bucket whose rows ReadBan decodes.
 const BansBucket = bansBucket
 
+// PeersBucket is the bucket of clients with a standing.
+const PeersBucket = peersBucket
+
 // ReadBan decodes a row of the bucket BansBucket.
 func ReadBan(key, value []byte) (BanRow, bool) {
 	var names ruleNames

@@ -27,10 +27,11 @@
 //     rejected recipient of a client a day does not count.
 //   - It can triple the counts of clients with more than memory.Alone events, and let
 //     mailboxes be probed that a single other network has requested.
-//   - It can displace rows of other hosts, but none of this host except short bans.
+//   - It can displace rows of hosts that have more rows than it has, but none of this host
+//     except short bans.
 //
-// If a host's clock is ahead by more than maxAhead, its rows are omitted until their
-// time has come. If a host loses its registers while the service that carries them
+// If a host's clock is ahead by more than maxAhead, its rows, except those of clients, are
+// omitted until their time has come. If a host loses its registers while the service that carries them
 // loses its copy, deletions that some hosts have not received are lost.
 package share
 
@@ -94,8 +95,8 @@ const (
 	// maxAhead is the maximum time by which another host's clock may be ahead of this
 	// host's. Two clocks that are wrong by ten minutes can be twenty minutes apart.
 	maxAhead = 30 * time.Minute
-	// maxOwnAhead is the maximum time by which this host's stamps may be ahead of its
-	// clock. If the clock is set back by more, the rows get new stamps. If it is set
+	// maxOwnAhead is the maximum time by which this host's stamps, and those of other hosts'
+	// clients, may be ahead of its clock. If the clock is set back by more, the rows get new stamps. If it is set
 	// back by less, other hosts omit the rows until the time of their stamps; see
 	// Missed.
 	maxOwnAhead = 24 * time.Hour
@@ -133,8 +134,12 @@ type row struct {
 }
 
 // unsent is the value of row.sent if it is unknown which version of the row the memory
-// has.
-const unsent = 1
+// has. dropped is the value if a host with the row was dropped, so that the memory may have
+// deleted the row although another host has it.
+const (
+	unsent  = 1
+	dropped = 2
+)
 
 // origin is a host.
 type origin struct {
@@ -183,8 +188,10 @@ type Replica struct {
 	merger  memory.Merger
 	rows    map[rowKey]*row
 	total   int
+	others  map[string]int // rows with registers of other hosts, by bucket
+	room    map[string]int // maximum of others; see Room
 	hosts   map[string]*origin
-	changed map[rowKey]struct{} // keys of which Changed must compute the row
+	changed changes             // rows that Changed must compute
 	again   map[rowKey]struct{} // keys of rows of this host that must be sent again
 	seed    maphash.Seed
 	// holding is set from Resend until Complete.
@@ -196,11 +203,21 @@ type Replica struct {
 	}
 }
 
+// changes contains keys of rows: first those of bans, then those of all other rows.
+type changes [2]map[rowKey]struct{}
+
+func (c *changes) of(key rowKey) map[rowKey]struct{} {
+	if key.bucket == memory.BansBucket {
+		return c[0]
+	}
+	return c[1]
+}
+
 // New returns a Replica of the host with the given name.
 func New(self string, l Limits) *Replica {
 	r := &Replica{
-		self: self, limits: l, merger: memory.NewMerger(), rows: make(map[rowKey]*row),
-		hosts: make(map[string]*origin), changed: make(map[rowKey]struct{}), again: make(map[rowKey]struct{}), evicted: make(map[rowKey]struct{}), seed: maphash.MakeSeed(),
+		self: self, limits: l, merger: memory.NewMerger(), rows: make(map[rowKey]*row), others: make(map[string]int),
+		hosts: make(map[string]*origin), changed: changes{make(map[rowKey]struct{}), make(map[rowKey]struct{})}, again: make(map[rowKey]struct{}), evicted: make(map[rowKey]struct{}), seed: maphash.MakeSeed(),
 	}
 	r.host(self)
 	return r
@@ -282,6 +299,13 @@ func correct(r *Replica, now time.Time) (out []Row) {
 
 // remove deletes the registers of a row for which del returns true.
 func (r *Replica) remove(key rowKey, w *row, del func(*register) bool) {
+	if w.shared(r.self) {
+		defer func() {
+			if !w.shared(r.self) {
+				r.others[key.bucket]--
+			}
+		}()
+	}
 	w.registers = slices.DeleteFunc(w.registers, func(g register) bool {
 		if !del(&g) {
 			return false
@@ -290,7 +314,7 @@ func (r *Replica) remove(key rowKey, w *row, del func(*register) bool) {
 		g.origin.tables[key.bucket]--
 		r.total--
 		r.count(key, &g, -1)
-		r.changed[key] = struct{}{}
+		r.changed.of(key)[key] = struct{}{}
 		return true
 	})
 }
@@ -343,7 +367,7 @@ func confirm(r *Replica, key rowKey) {
 	for i := range r.rows[key].registers {
 		if g := &r.rows[key].registers[i]; g.origin.Name == r.self && !g.sent {
 			g.sent = true
-			r.changed[key] = struct{}{}
+			r.changed.of(key)[key] = struct{}{}
 		}
 	}
 }
@@ -375,7 +399,7 @@ func returnBan(r *Replica, key rowKey, now time.Time) {
 		return
 	}
 	w.sent = unsent
-	r.changed[key] = struct{}{}
+	r.changed.of(key)[key] = struct{}{}
 }
 
 // Apply records registers received from a host. Registers in this host's name restore
@@ -457,9 +481,8 @@ func (o *origin) missed(s Stamp) {
 // because their time has come or because there is room. All registers of these hosts
 // must be applied again.
 func (r *Replica) Missed(now time.Time) (names []string) {
-	room := r.total < r.limits.Total-r.limits.Total/10
 	for name, o := range r.hosts {
-		if o.ahead != 0 && o.ahead <= At(now.Add(maxAhead)) || o.short && room {
+		if o.ahead != 0 && o.ahead <= At(now.Add(maxAhead)) || o.short && roomy(r) {
 			if o.ahead <= At(now.Add(maxAhead)) {
 				o.ahead = 0
 			}
@@ -475,8 +498,8 @@ const maxHosts = 1000
 // implausible returns the reason why a register must be omitted, or "".
 func (r *Replica) implausible(o *origin, one *Row, now time.Time) string {
 	ahead := maxAhead
-	if o.Name == r.self {
-		ahead = maxOwnAhead
+	if o.Name == r.self || one.Bucket == memory.PeersBucket {
+		ahead = maxOwnAhead // a client with a standing must not be rejected because a clock was wrong
 	}
 	latest := At(now.Add(ahead))
 	switch {
@@ -542,6 +565,9 @@ func (r *Replica) put(o *origin, one *Row, sent bool) bool {
 	i, found := slices.BinarySearchFunc(w.registers, o.Name, func(g register, name string) int { return cmp.Compare(g.origin.Name, name) })
 	switch {
 	case !found:
+		if o.Name != r.self && !w.shared(r.self) {
+			r.others[key.bucket]++
+		}
 		w.registers = slices.Insert(w.registers, i, g)
 		o.Rows++
 		o.tables[key.bucket]++
@@ -553,7 +579,7 @@ func (r *Replica) put(o *origin, one *Row, sent bool) bool {
 		w.registers[i] = g
 	}
 	r.count(key, &g, 1)
-	r.changed[key] = struct{}{}
+	r.changed.of(key)[key] = struct{}{}
 	return true
 }
 
@@ -599,7 +625,7 @@ func (r *Replica) count(key rowKey, g *register, n int) {
 	}
 	if after != before {
 		for key := range bans {
-			r.changed[key] = struct{}{}
+			r.changed.of(key)[key] = struct{}{}
 		}
 	}
 }
@@ -619,7 +645,7 @@ func selective(r *Replica) {
 	for key, w := range r.rows {
 		for i := range w.registers {
 			if g := &w.registers[i]; other[g.origin] && g.accepted(key) {
-				r.changed[key] = struct{}{}
+				r.changed.of(key)[key] = struct{}{}
 			}
 		}
 	}
@@ -654,12 +680,18 @@ func (r *Replica) unbanned(key rowKey) (s Stamp) {
 	return s
 }
 
-// Changed returns up to n merged rows of the other hosts that have changed. now is the
-// current time. Between Resend and Complete, Changed does not return bans that this
+// Changed returns up to n merged rows of the other hosts that have changed. Bans come last,
+// so that the standing of their clients is known when they take effect. now is the current
+// time. Between Resend and Complete, Changed does not return bans that this
 // host imposed.
 func (r *Replica) Changed(n int, now time.Time) (out []memory.Foreign) {
 	selective(r)
-	for key := range r.changed {
+	out = changed(r, r.changed[1], n, now)
+	return append(out, changed(r, r.changed[0], n-len(out), now)...)
+}
+
+func changed(r *Replica, keys map[rowKey]struct{}, n int, now time.Time) (out []memory.Foreign) {
+	for key := range keys {
 		if len(out) == n {
 			return out
 		}
@@ -668,7 +700,7 @@ func (r *Replica) Changed(n int, now time.Time) (out []memory.Foreign) {
 		if r.holding && echo(r, key, value, origin) {
 			continue
 		}
-		delete(r.changed, key)
+		delete(keys, key)
 		sent, ended := w.sent, pass(r, key, w)
 		w.sent = hash(r, value, origin)
 		switch {
@@ -705,18 +737,18 @@ func (w *row) seen() int64 {
 	return int64(s >> 16 / 1000)
 }
 
-// hash returns a row's hash, which never equals unsent. The hash of a row without a
+// hash returns a row's hash, which never equals unsent or dropped. The hash of a row without a
 // value is 0.
 func hash(r *Replica, value []byte, origin string) uint64 {
 	if value == nil {
 		return 0
 	}
-	return max(maphash.String(r.seed, origin+"\x00"+string(value)), unsent+1)
+	return max(maphash.String(r.seed, origin+"\x00"+string(value)), dropped+1)
 }
 
 // shared reports whether the row has registers of other hosts.
 func (w *row) shared(self string) bool {
-	return slices.ContainsFunc(w.registers, func(g register) bool { return g.origin.Name != self })
+	return w != nil && slices.ContainsFunc(w.registers, func(g register) bool { return g.origin.Name != self })
 }
 
 // echo reports whether a row is a ban that this host imposed. Its memory may have a
@@ -740,7 +772,7 @@ func (r *Replica) Resend() {
 	r.holding = true
 	for key, w := range r.rows {
 		w.sent, w.passed = unsent, 0
-		r.changed[key] = struct{}{}
+		r.changed.of(key)[key] = struct{}{}
 	}
 }
 
@@ -830,7 +862,11 @@ func (r *Replica) mark(name string, s Stamp) bool {
 	}
 	o.mark, o.Omitted, o.Problem, o.ahead = s, 0, "", 0
 	for key, w := range r.rows {
+		before := len(w.registers)
 		r.remove(key, w, func(g *register) bool { return g.origin == o && g.stamp <= s })
+		if len(w.registers) < before {
+			w.sent = dropped
+		}
 	}
 	return true
 }
@@ -871,7 +907,7 @@ func (r *Replica) Expire(now time.Time) (own []Row) {
 		})
 		if len(w.registers) == 0 && w.sent == 0 {
 			delete(r.rows, key)
-			delete(r.changed, key)
+			delete(r.changed.of(key), key)
 		}
 	}
 	for key := range r.evicted {
