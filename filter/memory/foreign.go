@@ -137,7 +137,7 @@ func (t *table[K, V]) other(k K, now uint32) (v V, origin uint16, ok bool) {
 		case score < 0:
 			continue
 		case ok:
-			t.schema.higher(k, &v, f.row)
+			v = t.union(k, v, f.row)
 		default:
 			v, ok = f.row, true
 		}
@@ -146,6 +146,12 @@ func (t *table[K, V]) other(k K, now uint32) (v V, origin uint16, ok bool) {
 		}
 	}
 	return v, origin, ok
+}
+
+// union is schema.higher that allocates memory only when it is called, not for every event.
+func (t *table[K, V]) union(k K, v, other V) V {
+	t.schema.higher(k, &v, other)
+	return v
 }
 
 // elsewhereRows stores the rows of other hosts' clients, so that the standing of these clients
