@@ -247,8 +247,9 @@ func unbannedRange(b *Bans, n *arrival) bool {
 		return false
 	}
 	if isSource(p) && hostIn(p) != hostIn(p).wide() {
-		if row, ok := b.hosts.get(hostIn(p).wide()); ok && ends(row) {
-			return true
+		wide := hostIn(p).wide()
+		if row, ok := b.hosts.get(wide); ok && ends(row) {
+			return sendAgain(b, wide.Prefix(), row, n)
 		}
 	}
 	for bits := p.Bits() - 1; bits >= 0; bits-- {
@@ -257,7 +258,7 @@ func unbannedRange(b *Bans, n *arrival) bool {
 		}
 		q, err := p.Addr().Prefix(bits)
 		if row, ok := b.networks.rows[q]; err == nil && ok && ends(row) {
-			return true
+			return sendAgain(b, q, row, n)
 		}
 	}
 	return false
@@ -435,7 +436,7 @@ func (s sharedHostBans) receive(f *Foreign, by int64, now uint32) bool {
 	if !ok {
 		return false
 	}
-	if known && s.rules.keeps(f, &old, &n.row, now) || known && n.stale(&before) || unbannedRange(s.Bans, &n) {
+	if known && s.rules.keeps(f, &old, &n.row, now) || known && n.stale(&before) && sendAgain(s.Bans, p, before, &n) || unbannedRange(s.Bans, &n) {
 		return true
 	}
 	if !known && len(s.hosts.rows) >= s.hosts.limit/maxForeign {
@@ -623,7 +624,7 @@ func (s sharedNetworkBans) receive(f *Foreign, by int64, now uint32) bool {
 	if !ok {
 		return false
 	}
-	if known && s.rules.keeps(f, &old, &n.row, now) || known && n.stale(&before) || unbannedRange(s.Bans, &n) {
+	if known && s.rules.keeps(f, &old, &n.row, now) || known && n.stale(&before) && sendAgain(s.Bans, p, before, &n) || unbannedRange(s.Bans, &n) {
 		return true
 	}
 	if !known && f.Origin != "" && len(t.rows) >= maxNetworkBans/maxForeign {
