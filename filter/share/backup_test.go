@@ -54,7 +54,9 @@ func TestUnbanSurvivesLosses(t *testing.T) {
 				mx1.memory = memory.New()
 				mx1.memory.UseKey([16]byte{1})
 				mx1.memory.UseName("mx1")
-				slices.SortStableFunc(backup, func(a, b kv.Entry) int { return slices.Index(memory.Buckets(), a.Bucket) - slices.Index(memory.Buckets(), b.Bucket) })
+				slices.SortStableFunc(backup, func(a, b kv.Entry) int {
+					return slices.Index(memory.Buckets(), a.Bucket) - slices.Index(memory.Buckets(), b.Bucket)
+				})
 				mx1.memory.Load(slices.Values(backup), f.now.UnixMicro())
 				if _, ok := mx1.memory.Bans.Enforced(p, f.now.UnixMicro()); !ok {
 					t.Fatal("the backup has no ban")

@@ -37,7 +37,7 @@ func TestManual(t *testing.T) {
 	require.Program(t, "openssl")
 	dir := t.TempDir()
 	certificate(t, dir)
-	users := exec.Command("sh", "-euc", manualBlock(t, "This script creates the user file, and a file for each password:"))
+	users := exec.Command("sh", "-euc", manualBlock(t, "This script creates the file with the users, and a file for each password:"))
 	users.Dir = dir
 	if out, err := users.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
