@@ -271,6 +271,7 @@ func TestBans(t *testing.T) {
 			b.filter.End(0)
 			b.startFilter()
 			f.server.start()
+			f.claimed(time.Unix(1, 0))
 			for _, h := range []*host{a, b, c} {
 				filterproc.Eventually(t, h.name+" rejects the client", h.turnsAway("198.51.100.8"))
 			}

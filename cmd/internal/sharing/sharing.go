@@ -611,6 +611,9 @@ func (s *Service) maintain(ctx context.Context) error {
 	if err := s.upkeep(ctx); err != nil {
 		return failServer(s, "server", err)
 	}
+	if err := s.handOver(); err != nil { // so that the status counts no rows that the filter lacks
+		return s.failFilter("rows for the filter", err)
+	}
 	if err := control.SendHosts(s.filter, s.hosts()); err != nil {
 		s.dropFilter()
 		return fmt.Errorf("status for the filter: %w", err)
