@@ -201,7 +201,7 @@ func runFactsImport(e *env, f *factsFlags, names []string) error {
 		return err
 	}
 	err = e.ask(func(c *control.Client) error {
-		if err := control.Disown(c, fleet.Ignore); err != nil {
+		if err := control.DisownAll(c, fleet.Ignore); err != nil {
 			return err
 		}
 		if err := control.SendPartial(c, rows); err != nil {

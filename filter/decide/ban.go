@@ -131,7 +131,7 @@ func (d *Decider) returned(s Subject, at int64) (enforced bool) {
 	}
 	d.out = append(d.out, smtp.Outcome{
 		Kind: smtp.OutcomeReturn, Time: at, Rule: b.Rule, Phase: smtp.PhaseConnect, Decision: smtp.Disconnect,
-		Enforced: enforced, Until: b.Until, BanSession: b.Session, Origin: b.Origin,
+		Enforced: enforced, Until: b.Until, BanSession: b.Session, Origin: b.Origin, Exempt: d.spared(s, b, at),
 	})
 	return enforced
 }

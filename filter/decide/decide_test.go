@@ -355,23 +355,23 @@ func TestReturn(t *testing.T) {
 	}{
 		{"ban", "enforce", rule, func(*bench) {}, true, "return r enforced"},
 		{"observe mode", "observe", rule, func(*bench) {}, false, "return r"},
-		{"known since", "enforce", rule, func(b *bench) { b.trust(rules.StandingKnown) }, false, "return r"},
+		{"known since", "enforce", rule, func(b *bench) { b.trust(rules.StandingKnown) }, false, "return r exempt=known"},
 		{"known since, a rule even for trusted clients", "enforce\nrule r even trusted phase connect match src 203.0.113.9 disconnect ban 1d", rule, func(b *bench) { b.trust(rules.StandingKnown) }, true, "return r enforced"},
 		{"a login since", "enforce", rule, func(b *bench) {
 			c := b.client
 			c.User = []byte("carol")
 			b.d.Memory.Logins.Succeeded(&c, now)
-		}, false, "return r"},
-		{"a gateway since", "enforce", rule, func(b *bench) { b.track.Gateway = true }, false, "return r"},
+		}, false, "return r exempt=login"},
+		{"a gateway since", "enforce", rule, func(b *bench) { b.track.Gateway = true }, false, "return r exempt=gateway"},
 		{"another host's ban", "enforce", foreign, func(*bench) {}, true, "return r enforced"},
-		{"another host's ban of a known client", "enforce", foreign, func(b *bench) { b.trust(rules.StandingKnown) }, false, "return r"},
-		{"another host's ban before the known clients are read", "enforce", foreign, func(b *bench) { b.d.Memory.Expect() }, false, "return r"},
-		{"another host's ban before the standing on other hosts has arrived", "enforce", early, func(*bench) {}, false, "return r"},
+		{"another host's ban of a known client", "enforce", foreign, func(b *bench) { b.trust(rules.StandingKnown) }, false, "return r exempt=known"},
+		{"another host's ban before the known clients are read", "enforce", foreign, func(b *bench) { b.d.Memory.Expect() }, false, "return r exempt=waiting"},
+		{"another host's ban before the standing on other hosts has arrived", "enforce", early, func(*bench) {}, false, "return r exempt=waiting"},
 		{"another host's ban in observe mode", "observe", foreign, func(*bench) {}, false, "return r"},
 		{"another host's ban that includes an address of this host", "enforce", foreign, func(b *bench) {
 			b.d.Own = func(p netip.Prefix) bool { return p.Contains(b.client.Addr) }
-		}, false, "return r"},
-		{"another host's ban that includes the address of the listener", "enforce", foreign, func(b *bench) { b.track.Dst = netip.AddrPortFrom(b.client.Addr, 25) }, false, "return r"},
+		}, false, "return r exempt=own-address"},
+		{"another host's ban that includes the address of the listener", "enforce", foreign, func(b *bench) { b.track.Dst = netip.AddrPortFrom(b.client.Addr, 25) }, false, "return r exempt=own-address"},
 		{"manual ban of an own address", "enforce", manual, func(b *bench) { b.d.Own = func(netip.Prefix) bool { return true } }, true, "return r enforced"},
 		{"manual ban of a gateway", "enforce", manual, func(b *bench) { b.track.Gateway = true }, true, "return r enforced"},
 	} {

@@ -138,6 +138,7 @@ func returnLine(b []byte, s *track.Session, o *smtp.Outcome) []byte {
 	b = appendPair(b, "rule", []byte(o.Rule))
 	b = appendPair(b, "phase", []byte(o.Phase.String()))
 	b = appendPair(b, "banned-until", o.Until.AppendFormat(nil, time.RFC3339))
+	b = appendFilled(b, "withheld", []byte(o.Exempt))
 	return appendFilled(b, "origin", []byte(o.Origin))
 }
 

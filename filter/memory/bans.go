@@ -16,10 +16,9 @@ type Bans struct {
 	log      banLog
 	// receive appends to freed the prefixes that another host has unbanned, and to
 	// ranges the prefixes in which another host has ended all bans.
-	freed  []Freed
-	ranges []rangeUnban
-	// standing is set once the standing on other hosts has arrived; see HaveStanding.
-	standing bool
+	freed    []Freed
+	ranges   []rangeUnban
+	standing bool // see HaveStanding
 }
 
 // A ban is a row in Bans. Times are in seconds since 1970.

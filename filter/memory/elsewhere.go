@@ -6,9 +6,9 @@ import (
 	"scanwatch/rules"
 )
 
-// Other hosts' bans are written to disk, but the clients' standing on these hosts is
-// not. After the filter starts, the bans therefore have no effect until the standing
-// has arrived. Otherwise, they would affect clients that are exempt.
+// Bans of other hosts and the standing that clients have on other hosts are written to disk.
+// Until this standing has arrived for the first time, these bans have no effect. Otherwise,
+// they would affect clients that are exempt.
 //
 // Firewalls, DNS zones and exports cannot exempt a client by its name or login. They
 // therefore include another host's ban only after this filter has rejected a client
@@ -18,8 +18,8 @@ import (
 // NotEnforced describes the bans for which Bans.Waiting is true.
 const NotEnforced = "not enforced: waiting for the standing of other hosts"
 
-// HaveStanding records that clients' standing on other hosts has arrived since the
-// filter started.
+// HaveStanding records that bans by other hosts take effect, because there is no server from
+// which the standing on other hosts could arrive; see Memory.Complete for a server.
 func (b *Bans) HaveStanding() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -29,17 +29,20 @@ func (b *Bans) HaveStanding() {
 	}
 }
 
-// Waiting reports whether bans by other hosts have no effect yet, because the bans on
-// disk have not been loaded or because the standing on other hosts has not arrived.
+// Waiting reports whether bans by other hosts have no effect, because the bans on disk have
+// not been loaded, or because the standing on other hosts has never arrived.
 func (b *Bans) Waiting() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.unread || !b.standing
+	return b.waits()
 }
 
-// waiting reports whether the row holds another host's ban that has no effect yet.
+// waits is Waiting with the lock held.
+func (b *Bans) waits() bool { return b.unread || !b.standing && !b.complete }
+
+// waiting reports whether the row is that of another host's ban that has no effect yet.
 func (b *Bans) waiting(row *ban) bool {
-	return row.flags&banForeign != 0 && (b.unread || !b.standing)
+	return row.flags&banForeign != 0 && b.waits()
 }
 
 // Rejected records that the filter has rejected a client because of e, another host's
@@ -73,9 +76,9 @@ func setRejected(b *Bans, p netip.Prefix, origin string, rejected bool) {
 // shared by many hosts there.
 func (t *Peers) Elsewhere(now int64, visit func(netip.Prefix)) {
 	at := t.clock.row(now)
-	eachIn(&t.mu, func() map[peerKey]foreignRow[peer] { return t.rows.foreign },
-		func(k peerKey, f foreignRow[peer]) (netip.Prefix, bool) {
+	eachIn(&t.mu, func() map[foreignKey[peerKey]]foreignRow[peer] { return t.rows.foreign.rows },
+		func(k foreignKey[peerKey], f foreignRow[peer]) (netip.Prefix, bool) {
 			standing := f.row.many() || f.row.standing(&t.clock, at).Level >= rules.StandingKnown
-			return k.host.Prefix(), k.kind == peerHost && standing
+			return k.key.host.Prefix(), k.key.kind == peerHost && standing
 		}, visit)
 }

@@ -169,21 +169,6 @@ func erase[K comparable, V any](mu *sync.Mutex, t *table[K, V], dry bool, out *E
 	}
 }
 
-// eraseForeign is like erase, but for other hosts' rows.
-func eraseForeign[K comparable, V any](mu *sync.Mutex, t *table[K, V], dry bool, want func(K, V) bool) (n int) {
-	mu.Lock()
-	defer mu.Unlock()
-	for k, f := range t.foreign {
-		if !want(k, f.row) {
-			continue
-		}
-		if n++; !dry {
-			delete(t.foreign, k)
-		}
-	}
-	return n
-}
-
 func (t *table[K, V]) delAll(mu *sync.Mutex, keys []K) {
 	mu.Lock()
 	defer mu.Unlock()

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"scanwatch/internal/kv"
 	"scanwatch/rules"
 	"scanwatch/store"
 )
@@ -28,7 +29,7 @@ func TestFits(t *testing.T) {
 	m.Counters.Watch([]rules.Window{{Evidence: rules.Harvest, Window: 24 * time.Hour, By: rules.BySrc}, {Evidence: rules.UnknownRecipient, Window: time.Hour, By: rules.ByPrefix}})
 	dir := t.TempDir()
 	s := store.OpenState(dir, store.StateOptions{Buckets: Buckets(), MaxSize: *fitsBytes, Every: time.Hour, Changes: m.Changes, Rewrite: m.Rewrite})
-	rule := strings.Repeat("r", 60)
+	rule, name := strings.Repeat("r", 60), strings.Repeat("n", 64)
 	rng := rand.New(rand.NewPCG(1, 2))
 	rows := m.Bans.hosts.limit
 	for round := range *fitsRounds {
@@ -47,6 +48,11 @@ func TestFits(t *testing.T) {
 			m.Logins.Wrote(&w, now)
 			m.Domains.Learn(fmt.Appendf(nil, "d%d.example.org", n), now)
 			m.Bans.Add(&w, BanRequest{Ladder: []time.Duration{day}, Rule: rule}, now)
+			elsewhere := peer{first: dayOf(m.clock.row(now)) - 1, good: dayOf(m.clock.row(now)), messages: 1, days: 1}
+			key := m.Peers.rows.key(hostKey(&w))
+			if _, err := m.Incoming([]Foreign{{Entry: kv.Entry{Bucket: peersBucket, Key: key, Value: m.Peers.rows.value(elsewhere)}, Origin: name}}, 0, now); err != nil {
+				t.Fatal(err)
+			}
 		}
 		if err := s.Flush(context.Background()); err != nil {
 			t.Fatalf("round %d: %v", round, err)

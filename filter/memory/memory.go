@@ -27,6 +27,10 @@ package memory
 //	                                            times 2), greetings (3 times 2; 2 each)
 //	           0xff                             latest day of a dropped row, day of the latest loss
 //	                                            of bans or peers (2 each)
+//	elsewhere  key in peers, then the name      the first 30 bytes as in peers, then the name of the
+//	           of the host if the row is from   host with the latest information
+//	           its file
+//	           0xff                             1, once the rows of all hosts have arrived
 //	counters   subject (8), window in seconds   number of the newest slot (4), six slots (2 each)
 //	           (4), rules.Key, space, evidence
 //	recipients hash (8)                         day (2), accepted (1), networks (4 times 2)
@@ -105,10 +109,10 @@ func New() *Memory {
 		Bans: newBans(s), Counters: counters, Peers: peers, Recipients: newRecipients(s),
 		Logins: newLogins(s, peers, counters), Domains: newDomains(s), Days: newDays(s), shared: s,
 	}
-	// The clock comes first, because other rows depend on it. The secret is the key
-	// for the hashes in other rows. The row about dropped peers must be on disk
-	// before the rows of these peers are deleted.
-	m.buckets = []bucket{clockRows{m}, secret{m}, &m.Bans.hosts, &m.Bans.networks, forgottenRow{m.Peers}, &m.Peers.rows, &m.Counters.rows, &m.Recipients.rows, &m.Recipients.asks,
+	// The clock comes first, because other rows depend on it. The secret is the key of
+	// the hashes in other rows. The row about dropped peers must be on disk before the
+	// rows of these peers are deleted.
+	m.buckets = []bucket{clockRows{m}, secret{m}, &m.Bans.hosts, &m.Bans.networks, forgottenRow{m.Peers}, &m.Peers.rows, elsewhereRows{&m.Peers.rows, s}, &m.Counters.rows, &m.Recipients.rows, &m.Recipients.asks,
 		&m.Logins.pairs, &m.Logins.sprays, &m.Logins.accounts, &m.Domains.rows, &m.Days.rows}
 	return m
 }

@@ -94,6 +94,7 @@ func newPeers(s *shared) *Peers {
 		shift:   shiftPeer,
 		dropped: t.forgotten.drop,
 	})
+	t.rows.foreign.dirty = make(map[foreignKey[peerKey]]bool)
 	return t
 }
 

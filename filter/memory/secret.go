@@ -20,6 +20,8 @@ type shared struct {
 	unread   bool // the stored rows have not been read yet
 	clock    clock
 	hosts    hostNames
+	// complete is set once the standing on other hosts has arrived; see Memory.Complete.
+	complete, completeDirty bool
 	hostName
 }
 
@@ -167,7 +169,8 @@ func dropHashes(m *Memory) {
 	m.Logins.pairs.deleteFunc(all)
 	m.Logins.sprays.deleteFunc(func(sprayKey) bool { return true })
 	m.Logins.accounts.deleteFunc(all)
-	m.Peers.rows.deleteFunc(func(k peerKey) bool { return k.kind == peerDomain })
+	deleteAll(&m.Peers.rows, func(k peerKey) bool { return k.kind == peerDomain })
+	m.complete, m.completeDirty = false, m.complete || m.completeDirty
 	for k, p := range m.Peers.rows.rows {
 		p.senders, p.helos = [manySenders]uint16{}, [manyGreetings]uint16{}
 		m.Peers.rows.put(k, p, 0)

@@ -16,8 +16,8 @@ import (
 // The hosts of a fleet share their rows. Each host sends only rows about its own
 // sessions, so that no session is counted twice. Package share merges the other hosts'
 // rows into one row for each key. Other hosts' bans are added to the table of bans. All
-// their other rows are kept in a separate map, are not written to disk, and have less
-// weight than this host's rows:
+// their other rows are kept in separate maps, of which only that of clients is written to
+// disk, and have less weight than this host's rows:
 //
 //   - Other hosts' counts can triple this host's count, but cannot replace it; see
 //     together. Otherwise, a single host with wrong counts could make all hosts reject
@@ -27,15 +27,8 @@ import (
 //   - Offences on other hosts do not lengthen this host's bans.
 //   - Mail to other hosts can make a client known, but never trusted.
 
-// A foreignRow is a row received from other hosts.
-type foreignRow[V any] struct {
-	row    V
-	origin uint16 // number of the host with the latest information; see hostNames
-	merged bool   // includes partial rows of several hosts; see Foreign
-}
-
-// maxForeign divides a table's maximum number of rows to give the limit on other hosts'
-// rows.
+// maxForeign limits the rows of other hosts to a table's maximum number of rows divided
+// by maxForeign.
 const maxForeign = 2
 
 // Multiple limits the weight of other hosts' counts: they add at most Multiple times
@@ -83,8 +76,8 @@ type Foreign struct {
 	kv.Entry
 	Origin string // name of the host with the latest information
 	Ended  bool   // another host's unban, which this host does not know yet, has ended this host's ban
-	// Partial is set if the row comes only from Origin. Earlier rows with the same key
-	// from other hosts then remain.
+	// Partial is set if the row comes from a file of Origin. Rows with the same key from
+	// other hosts then remain.
 	Partial bool
 	// For a ban, Seen is the time of the latest unban of the prefix that the ban's
 	// host knew of, in seconds since 1970, or 0 if it is unknown. An unban that
@@ -120,10 +113,16 @@ type sharedTable interface {
 	valid(key, value []byte, latest uint32) bool
 	// validKey reports whether the key is valid for this table.
 	validKey(key []byte) bool
-	// foreignRows returns the number of other hosts' rows.
+	// room returns the maximum number of other hosts' rows, or 0 if bans are stored together
+	// with those of this host.
+	room() int
+	// foreignRows returns the number of rows of other hosts.
 	foreignRows() int
-	// count calls add with the host of each row received from other hosts. It must
-	// be called without the lock, and takes the lock only briefly.
+	// displaced returns the number of rows of each other host that were deleted because the
+	// table was full.
+	displaced() map[uint16]int
+	// count calls add with the host of each row of other hosts. It must be called
+	// without the lock, and takes the lock only briefly.
 	count(mu *sync.Mutex, add func(host string))
 	// disown deletes another host's rows and returns their number.
 	disown(origin string) int
@@ -298,61 +297,35 @@ func send[K comparable, V any](t *table[K, V], n int, by int64, put func(key, va
 }
 
 func (t sharedRows[K, V]) receive(f *Foreign, by int64, now uint32) bool {
+	value := f.Value
+	if len(value) == 0 {
+		value = t.value(*new(V))
+	}
+	k, v, ok := t.decode(f.Key, value)
+	at := foreignKey[K]{key: k}
 	switch {
 	case len(f.Value) == 0 && f.Partial:
 		return true
-	case len(f.Value) == 0:
-		k, _, _ := t.decode(f.Key, t.value(*new(V)))
-		delete(t.foreign, k)
-		return true
+	case f.Partial:
+		at.file = t.hosts.number(f.Origin) + 1
 	}
-	k, v, ok := t.decode(f.Key, f.Value)
 	switch {
+	case len(f.Value) == 0:
+		t.foreign.del(at)
+		return true
 	case !ok:
 		return false
 	case !t.effective(k, &v):
-		if !f.Partial {
-			delete(t.foreign, k)
-		}
+		t.foreign.del(at)
 		return true
 	}
 	t.schema.shift(k, &v, by)
-	if t.foreign == nil {
-		t.foreign = make(map[K]foreignRow[V])
+	row := foreignRow[V]{v, t.hosts.number(f.Origin)}
+	if _, had := t.foreign.rows[at]; !had {
+		t.makeForeignRoom(row.origin, now)
 	}
-	old, had := t.foreign[k]
-	if !had {
-		t.makeForeignRoom(now)
-	}
-	row := foreignRow[V]{row: v, origin: t.hosts.number(f.Origin)}
-	if had && f.Partial && (old.merged || old.origin != row.origin) && t.evictionScore(k, old.row, now) >= 0 {
-		row.merged = true
-		t.schema.higher(k, &row.row, old.row)
-	}
-	t.foreign[k] = row
+	t.foreign.set(at, row)
 	return true
-}
-
-// makeForeignRoom samples a few of other hosts' rows, and deletes the expired ones. If
-// the table is still full, it also deletes the sampled row with the lowest score.
-func (t *table[K, V]) makeForeignRoom(now uint32) {
-	var least K
-	var lowest int64
-	n := 0
-	for k, f := range t.foreign {
-		switch score := t.evictionScore(k, f.row, now); {
-		case score < 0:
-			delete(t.foreign, k)
-		case n == 0 || score < lowest:
-			least, lowest = k, score
-		}
-		if n++; n == samples {
-			break
-		}
-	}
-	if len(t.foreign) >= t.limit/maxForeign {
-		delete(t.foreign, least)
-	}
 }
 
 func (t sharedRows[K, V]) combine(key []byte, values [][]byte, now uint32) []byte {
@@ -385,30 +358,19 @@ func (t sharedRows[K, V]) valid(key, value []byte, latest uint32) bool {
 	return ok && t.newest(k, v) <= int64(latest)
 }
 
-func (t sharedRows[K, V]) foreignRows() int { return len(t.table.foreign) }
+func (t sharedRows[K, V]) room() int { return t.table.room() }
+
+func (t sharedRows[K, V]) foreignRows() int { return len(t.foreign.rows) }
+
+func (t sharedRows[K, V]) displaced() map[uint16]int { return t.foreign.displaced }
 
 func (t sharedRows[K, V]) count(mu *sync.Mutex, add func(host string)) {
-	eachIn(mu, func() map[K]foreignRow[V] { return t.table.foreign },
-		func(_ K, f foreignRow[V]) (string, bool) { return t.hosts.list[f.origin], true }, add)
+	eachIn(mu, func() map[foreignKey[K]]foreignRow[V] { return t.foreign.rows },
+		func(_ foreignKey[K], f foreignRow[V]) (string, bool) { return t.hosts.list[f.origin], true }, add)
 }
 
 func (t sharedRows[K, V]) disown(origin string) (n int) {
-	for k, f := range t.table.foreign {
-		if f.merged || t.hosts.list[f.origin] == origin { // a merged row may include a row from origin
-			delete(t.table.foreign, k)
-			n++
-		}
-	}
-	return n
-}
-
-// other returns the other hosts' row for k, unless it has expired.
-func (t *table[K, V]) other(k K, now uint32) (v V, origin uint16, ok bool) {
-	f, ok := t.foreign[k]
-	if !ok || t.evictionScore(k, f.row, now) < 0 {
-		return v, 0, false
-	}
-	return f.row, f.origin, true
+	return t.foreign.deleteFunc(func(_ foreignKey[K], f *foreignRow[V]) bool { return t.hosts.list[f.origin] == origin })
 }
 
 // A Merger merges rows of several hosts. It is not safe for concurrent use.
@@ -479,6 +441,9 @@ func (b *BanRow) Active(now int64) bool { return !b.Revoked && b.Until > now }
 
 // BansBucket is the bucket whose rows ReadBan decodes.
 const BansBucket = bansBucket
+
+// PeersBucket is the bucket of clients with a standing.
+const PeersBucket = peersBucket
 
 // ReadBan decodes a row of the bucket BansBucket.
 func ReadBan(key, value []byte) (BanRow, bool) {
@@ -584,14 +549,4 @@ func combinePeers(_ peerKey, p *peer, other peer) {
 	}
 	mergePeers(p, other)
 	p.days, p.senders = days, senders
-}
-
-// deleteAll deletes this host's and other hosts' rows for which del returns true.
-func deleteAll[K comparable, V any](t *table[K, V], del func(K) bool) {
-	t.deleteFunc(del)
-	for k := range t.foreign {
-		if del(k) {
-			delete(t.foreign, k)
-		}
-	}
 }

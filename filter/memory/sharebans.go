@@ -249,8 +249,9 @@ func unbannedRange(b *Bans, n *arrival) bool {
 		return false
 	}
 	if isSource(p) && hostIn(p) != hostIn(p).wide() {
-		if row, ok := b.hosts.get(hostIn(p).wide()); ok && ends(row) {
-			return true
+		wide := hostIn(p).wide()
+		if row, ok := b.hosts.get(wide); ok && ends(row) {
+			return sendAgain(b, wide.Prefix(), row, n)
 		}
 	}
 	for bits := p.Bits() - 1; bits >= 0; bits-- {
@@ -259,7 +260,7 @@ func unbannedRange(b *Bans, n *arrival) bool {
 		}
 		q, err := p.Addr().Prefix(bits)
 		if row, ok := b.networks.rows[q]; err == nil && ok && ends(row) {
-			return true
+			return sendAgain(b, q, row, n)
 		}
 	}
 	return false
@@ -437,7 +438,7 @@ func (s sharedHostBans) receive(f *Foreign, by int64, now uint32) bool {
 	if !ok {
 		return false
 	}
-	if known && s.rules.keeps(f, &old, &n.row, now) || known && n.stale(&before) || unbannedRange(s.Bans, &n) {
+	if known && s.rules.keeps(f, &old, &n.row, now) || known && n.stale(&before) && sendAgain(s.Bans, p, before, &n) || unbannedRange(s.Bans, &n) {
 		return true
 	}
 	if !known && len(s.hosts.rows) >= s.hosts.limit/maxForeign {
@@ -460,7 +461,11 @@ func (s sharedHostBans) valid(key, value []byte, latest uint32) bool {
 	return ok && b.since <= b.until && b.since <= latest
 }
 
+func (sharedHostBans) room() int { return 0 }
+
 func (sharedHostBans) foreignRows() int { return 0 }
+
+func (sharedHostBans) displaced() map[uint16]int { return nil }
 
 // imposed returns the other host that imposed a ban, or "".
 func (n *ruleNames) imposed(b *ban) string {
@@ -622,7 +627,7 @@ func (s sharedNetworkBans) receive(f *Foreign, by int64, now uint32) bool {
 	if !ok {
 		return false
 	}
-	if known && s.rules.keeps(f, &old, &n.row, now) || known && n.stale(&before) || unbannedRange(s.Bans, &n) {
+	if known && s.rules.keeps(f, &old, &n.row, now) || known && n.stale(&before) && sendAgain(s.Bans, p, before, &n) || unbannedRange(s.Bans, &n) {
 		return true
 	}
 	if !known && f.Origin != "" && len(t.rows) >= maxNetworkBans/maxForeign {
@@ -659,7 +664,11 @@ func (s sharedNetworkBans) valid(key, value []byte, latest uint32) bool {
 	return ok && !isSource(p) && b.since <= b.until && b.since <= latest
 }
 
+func (sharedNetworkBans) room() int { return 0 }
+
 func (sharedNetworkBans) foreignRows() int { return 0 }
+
+func (sharedNetworkBans) displaced() map[uint16]int { return nil }
 
 func (s sharedNetworkBans) count(mu *sync.Mutex, add func(host string)) {
 	countBans(&s.rules, mu, func() map[netip.Prefix]ban { return s.networks.rows }, add)

@@ -60,7 +60,7 @@ type table[K comparable, V any] struct {
 	// not shared. Evicted and expired rows are removed, so outgoing is never larger
 	// than twice the table.
 	outgoing map[K]bool
-	foreign  map[K]foreignRow[V] // rows of other hosts
+	foreign  foreignTable[K, V] // rows of other hosts
 
 	// next iterates over the rows that remain to be written while all rows are
 	// rewritten. Otherwise, next is nil.
@@ -69,7 +69,7 @@ type table[K comparable, V any] struct {
 }
 
 func newTable[K comparable, V any](s *shared, c schema[K, V]) table[K, V] {
-	return table[K, V]{schema: c, clock: &s.clock, rows: make(map[K]V), dirty: make(map[K]bool)}
+	return table[K, V]{schema: c, clock: &s.clock, rows: make(map[K]V), dirty: make(map[K]bool), foreign: newForeignTable[K, V]()}
 }
 
 func (t *table[K, V]) bucketName() string { return t.bucket }

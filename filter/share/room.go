@@ -58,8 +58,8 @@ func worth(bucket, key, value string, now time.Time) (n int, until int64) {
 // makeRoom makes room for a register. If it cannot, it returns the reason.
 //
 // A host with too many rows in a table loses the rows with the lowest value. If all
-// hosts together have too many rows, the host with the most rows loses some, so that a
-// few hosts cannot displace the other hosts' rows.
+// hosts together have too many rows, in all tables or in one of them, the host with the
+// most rows loses some, so that a few hosts cannot displace the other hosts' rows.
 func makeRoom(r *Replica, o *origin, one *Row, now time.Time) string {
 	if _, known := r.register(rowKey{one.Bucket, one.Key}, o); known || one.Bucket == DropBucket {
 		return ""
@@ -69,30 +69,73 @@ func makeRoom(r *Replica, o *origin, one *Row, now time.Time) string {
 			return fmt.Sprintf("more than %d rows of table %s", r.limits.Rows, one.Bucket)
 		}
 	}
-	if r.total < r.limits.Total {
-		return ""
-	}
-	most := o
-	for _, h := range r.hosts {
-		if h.Rows > most.Rows && h.Name != r.self {
-			most = h
+	if limit := r.room[one.Bucket]; limit > 0 && o.Name != r.self && !r.rows[rowKey{one.Bucket, one.Key}].shared(r.self) {
+		full := func() bool { return r.others[one.Bucket] >= limit }
+		if problem := displace(r, o, one.Bucket, full, fmt.Sprintf("%d rows of table %s", limit, one.Bucket), now); problem != "" {
+			return problem
 		}
 	}
-	problem := fmt.Sprintf("all hosts together have more than %d rows, and this host has the most", r.limits.Total)
-	most.short = true
-	if most == o {
-		return problem
+	full := func() bool { return r.total >= r.limits.Total }
+	return displace(r, o, "", full, fmt.Sprintf("%d rows", r.limits.Total), now)
+}
+
+// displace makes room for a register of o, or for none if o is nil, while full returns true. The
+// other host with the most rows in the bucket loses registers. An empty bucket means all buckets.
+func displace(r *Replica, o *origin, bucket string, full func() bool, limit string, now time.Time) string {
+	rows := func(h *origin) int {
+		if bucket == "" {
+			return h.Rows
+		}
+		return h.tables[bucket]
 	}
-	if !evict(r, most, "", worthUnban, now) {
-		o.short = true
-		return fmt.Sprintf("all hosts together have more than %d rows", r.limits.Total)
+	for full() {
+		most := o
+		for _, h := range r.hosts {
+			if h.Name != r.self && (most == nil || rows(h) > rows(most)) {
+				most = h
+			}
+		}
+		if most == nil {
+			return ""
+		}
+		most.short = true
+		problem := "all hosts together have more than " + limit
+		if most != o && !evict(r, most, bucket, worthUnban, now) {
+			if o != nil {
+				o.short = true
+			}
+			return problem
+		}
+		if problem += ", and this host has the most"; most == o {
+			return problem
+		}
+		most.omit(problem, now)
 	}
-	most.omit(problem, now)
 	return ""
 }
 
-// makeOwnRoom makes room for one of this host's rows, and reports whether it succeeded.
-// If a ban or unban does not fit, Crowded reports the problem.
+// Room sets the maximum number of rows with registers of other hosts, by bucket. The memory of
+// this host has no room for more.
+func Room(r *Replica, room map[string]int, now time.Time) {
+	r.room = room
+	for bucket, limit := range room {
+		full := func() bool { return r.others[bucket] > limit }
+		displace(r, nil, bucket, full, fmt.Sprintf("%d rows of table %s", limit, bucket), now)
+	}
+}
+
+// roomy reports whether omitted rows may now fit.
+func roomy(r *Replica) bool {
+	for bucket, limit := range r.room {
+		if r.others[bucket] >= limit-limit/10 {
+			return false
+		}
+	}
+	return r.total < r.limits.Total-r.limits.Total/10
+}
+
+// makeOwnRoom makes room for a row of this host, and reports whether it succeeded. If a
+// ban or unban does not fit, Crowded reports the problem.
 func makeOwnRoom(r *Replica, self *origin, e *kv.Entry, now time.Time) bool {
 	n, _ := worth(e.Bucket, string(e.Key), string(e.Value), now)
 	if self.tables[e.Bucket] < r.limits.Rows || evict(r, self, e.Bucket, n-1, now) {

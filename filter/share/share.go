@@ -23,17 +23,17 @@
 //     because it chooses the times of its bans.
 //   - It can revoke the bans of all hosts, even whole ranges. Each later offence leads to a
 //     new ban, but other hosts may receive that ban only after maxAhead.
-//   - It can make clients known, but not trusted. Other hosts' bans then do not apply
-//     to an attacker.
-//   - It can claim to accept mail for mailboxes, so that no mailbox counts as probed,
-//     and so that one rejected recipient of each client a day does not count.
-//   - It can triple the counts of clients with more than memory.Alone events, and make
-//     mailboxes count as probed if a single other network has requested them.
-//   - It can displace other hosts' rows, but none of this host's rows except short
-//     bans.
+//   - It can let clients be known, but not trusted. Bans of other hosts then do not apply to
+//     an attacker.
+//   - It can let mailboxes exist on another host, so that no mailbox counts as probed and one
+//     rejected recipient of a client a day does not count.
+//   - It can triple the counts of clients with more than memory.Alone events, and let
+//     mailboxes be probed that a single other network has requested.
+//   - It can displace rows of hosts that have more rows than it has, but none of this host
+//     except short bans.
 //
-// If a host's clock is ahead by more than maxAhead, its rows are omitted until their
-// time has come. If a host loses its registers while the service that carries them
+// If a host's clock is ahead by more than maxAhead, its rows, except those of clients, are
+// omitted until their time has come. If a host loses its registers while the service that carries them
 // loses its copy, deletions that some hosts have not received are lost.
 package share
 
@@ -98,10 +98,10 @@ const (
 	// of this host's. Two clocks that are wrong by ten minutes can be twenty
 	// minutes apart.
 	maxAhead = 30 * time.Minute
-	// maxOwnAhead is the maximum amount of time that this host's stamps may be
-	// ahead of its clock. If the clock is set back by more, the rows get new
-	// stamps. If it is set back by less, other hosts omit the rows until the time
-	// in their stamps; see Missed.
+	// maxOwnAhead is the maximum time by which this host's stamps, and those of other hosts'
+	// clients, may be ahead of its clock. If the clock is set back by more, the rows get new stamps. If it is set
+	// back by less, other hosts omit the rows until the time of their stamps; see
+	// Missed.
 	maxOwnAhead = 24 * time.Hour
 	// keepDeleted is the retention period of deleted rows. They are kept so that an
 	// earlier register that arrives late does not restore them.
@@ -138,8 +138,12 @@ type row struct {
 }
 
 // unsent is the value of row.sent if it is unknown which version of the row the memory
-// has.
-const unsent = 1
+// has. dropped is the value if a host with the row was dropped, so that the memory may have
+// deleted the row although another host has it.
+const (
+	unsent  = 1
+	dropped = 2
+)
 
 // origin is a host whose registers the Replica holds.
 type origin struct {
@@ -188,8 +192,10 @@ type Replica struct {
 	merger  memory.Merger
 	rows    map[rowKey]*row
 	total   int
+	others  map[string]int // rows with registers of other hosts, by bucket
+	room    map[string]int // maximum of others; see Room
 	hosts   map[string]*origin
-	changed map[rowKey]struct{} // keys of which Changed must compute the row
+	changed changes             // rows that Changed must compute
 	again   map[rowKey]struct{} // keys of rows of this host that must be sent again
 	seed    maphash.Seed
 	// holding is set from Resend until Complete.
@@ -201,11 +207,21 @@ type Replica struct {
 	}
 }
 
+// changes contains keys of rows: first those of bans, then those of all other rows.
+type changes [2]map[rowKey]struct{}
+
+func (c *changes) of(key rowKey) map[rowKey]struct{} {
+	if key.bucket == memory.BansBucket {
+		return c[0]
+	}
+	return c[1]
+}
+
 // New returns a Replica of the host with the given name.
 func New(self string, l Limits) *Replica {
 	r := &Replica{
-		self: self, limits: l, merger: memory.NewMerger(), rows: make(map[rowKey]*row),
-		hosts: make(map[string]*origin), changed: make(map[rowKey]struct{}), again: make(map[rowKey]struct{}), evicted: make(map[rowKey]struct{}), seed: maphash.MakeSeed(),
+		self: self, limits: l, merger: memory.NewMerger(), rows: make(map[rowKey]*row), others: make(map[string]int),
+		hosts: make(map[string]*origin), changed: changes{make(map[rowKey]struct{}), make(map[rowKey]struct{})}, again: make(map[rowKey]struct{}), evicted: make(map[rowKey]struct{}), seed: maphash.MakeSeed(),
 	}
 	r.host(self)
 	return r
@@ -287,6 +303,13 @@ func correct(r *Replica, now time.Time) (out []Row) {
 
 // remove deletes the registers of a row for which del returns true.
 func (r *Replica) remove(key rowKey, w *row, del func(*register) bool) {
+	if w.shared(r.self) {
+		defer func() {
+			if !w.shared(r.self) {
+				r.others[key.bucket]--
+			}
+		}()
+	}
 	w.registers = slices.DeleteFunc(w.registers, func(g register) bool {
 		if !del(&g) {
 			return false
@@ -295,7 +318,7 @@ func (r *Replica) remove(key rowKey, w *row, del func(*register) bool) {
 		g.origin.tables[key.bucket]--
 		r.total--
 		r.count(key, &g, -1)
-		r.changed[key] = struct{}{}
+		r.changed.of(key)[key] = struct{}{}
 		return true
 	})
 }
@@ -348,7 +371,7 @@ func confirm(r *Replica, key rowKey) {
 	for i := range r.rows[key].registers {
 		if g := &r.rows[key].registers[i]; g.origin.Name == r.self && !g.sent {
 			g.sent = true
-			r.changed[key] = struct{}{}
+			r.changed.of(key)[key] = struct{}{}
 		}
 	}
 }
@@ -380,7 +403,7 @@ func returnBan(r *Replica, key rowKey, now time.Time) {
 		return
 	}
 	w.sent = unsent
-	r.changed[key] = struct{}{}
+	r.changed.of(key)[key] = struct{}{}
 }
 
 // Apply records registers received from a host. Registers in this host's name restore
@@ -462,9 +485,8 @@ func (o *origin) missed(s Stamp) {
 // because their time has come or because there is room. All registers of these hosts
 // must be applied again.
 func (r *Replica) Missed(now time.Time) (names []string) {
-	room := r.total < r.limits.Total-r.limits.Total/10
 	for name, o := range r.hosts {
-		if o.ahead != 0 && o.ahead <= At(now.Add(maxAhead)) || o.short && room {
+		if o.ahead != 0 && o.ahead <= At(now.Add(maxAhead)) || o.short && roomy(r) {
 			if o.ahead <= At(now.Add(maxAhead)) {
 				o.ahead = 0
 			}
@@ -480,8 +502,8 @@ const maxHosts = 1000
 // implausible returns why a register must be omitted, or "".
 func (r *Replica) implausible(o *origin, one *Row, now time.Time) string {
 	ahead := maxAhead
-	if o.Name == r.self {
-		ahead = maxOwnAhead
+	if o.Name == r.self || one.Bucket == memory.PeersBucket {
+		ahead = maxOwnAhead // a client with a standing must not be rejected because a clock was wrong
 	}
 	latest := At(now.Add(ahead))
 	switch {
@@ -547,6 +569,9 @@ func (r *Replica) put(o *origin, one *Row, sent bool) bool {
 	i, found := slices.BinarySearchFunc(w.registers, o.Name, func(g register, name string) int { return cmp.Compare(g.origin.Name, name) })
 	switch {
 	case !found:
+		if o.Name != r.self && !w.shared(r.self) {
+			r.others[key.bucket]++
+		}
 		w.registers = slices.Insert(w.registers, i, g)
 		o.Rows++
 		o.tables[key.bucket]++
@@ -558,7 +583,7 @@ func (r *Replica) put(o *origin, one *Row, sent bool) bool {
 		w.registers[i] = g
 	}
 	r.count(key, &g, 1)
-	r.changed[key] = struct{}{}
+	r.changed.of(key)[key] = struct{}{}
 	return true
 }
 
@@ -604,7 +629,7 @@ func (r *Replica) count(key rowKey, g *register, n int) {
 	}
 	if after != before {
 		for key := range bans {
-			r.changed[key] = struct{}{}
+			r.changed.of(key)[key] = struct{}{}
 		}
 	}
 }
@@ -624,7 +649,7 @@ func selective(r *Replica) {
 	for key, w := range r.rows {
 		for i := range w.registers {
 			if g := &w.registers[i]; other[g.origin] && g.accepted(key) {
-				r.changed[key] = struct{}{}
+				r.changed.of(key)[key] = struct{}{}
 			}
 		}
 	}
@@ -660,12 +685,18 @@ func (r *Replica) unbanned(key rowKey) (s Stamp) {
 	return s
 }
 
-// Changed returns up to n merged rows of the other hosts that have changed. now is the
-// current time. Between Resend and Complete, Changed does not return bans that this
+// Changed returns up to n merged rows of the other hosts that have changed. Bans come last,
+// so that the standing of their clients is known when they take effect. now is the current
+// time. Between Resend and Complete, Changed does not return bans that this
 // host imposed.
 func (r *Replica) Changed(n int, now time.Time) (out []memory.Foreign) {
 	selective(r)
-	for key := range r.changed {
+	out = changed(r, r.changed[1], n, now)
+	return append(out, changed(r, r.changed[0], n-len(out), now)...)
+}
+
+func changed(r *Replica, keys map[rowKey]struct{}, n int, now time.Time) (out []memory.Foreign) {
+	for key := range keys {
 		if len(out) == n {
 			return out
 		}
@@ -674,7 +705,7 @@ func (r *Replica) Changed(n int, now time.Time) (out []memory.Foreign) {
 		if r.holding && echo(r, key, value, origin) {
 			continue
 		}
-		delete(r.changed, key)
+		delete(keys, key)
 		sent, ended := w.sent, pass(r, key, w)
 		w.sent = hash(r, value, origin)
 		switch {
@@ -711,18 +742,18 @@ func (w *row) seen() int64 {
 	return int64(s >> 16 / 1000)
 }
 
-// hash returns a row's hash, which never equals unsent. The hash of a row without a
+// hash returns a row's hash, which never equals unsent or dropped. The hash of a row without a
 // value is 0.
 func hash(r *Replica, value []byte, origin string) uint64 {
 	if value == nil {
 		return 0
 	}
-	return max(maphash.String(r.seed, origin+"\x00"+string(value)), unsent+1)
+	return max(maphash.String(r.seed, origin+"\x00"+string(value)), dropped+1)
 }
 
 // shared reports whether the row has other hosts' registers.
 func (w *row) shared(self string) bool {
-	return slices.ContainsFunc(w.registers, func(g register) bool { return g.origin.Name != self })
+	return w != nil && slices.ContainsFunc(w.registers, func(g register) bool { return g.origin.Name != self })
 }
 
 // echo reports whether a row is a ban that this host imposed. This host's memory may
@@ -746,7 +777,7 @@ func (r *Replica) Resend() {
 	r.holding = true
 	for key, w := range r.rows {
 		w.sent, w.passed = unsent, 0
-		r.changed[key] = struct{}{}
+		r.changed.of(key)[key] = struct{}{}
 	}
 }
 
@@ -837,7 +868,11 @@ func (r *Replica) mark(name string, s Stamp) bool {
 	}
 	o.mark, o.Omitted, o.Problem, o.ahead = s, 0, "", 0
 	for key, w := range r.rows {
+		before := len(w.registers)
 		r.remove(key, w, func(g *register) bool { return g.origin == o && g.stamp <= s })
+		if len(w.registers) < before {
+			w.sent = dropped
+		}
 	}
 	return true
 }
@@ -878,7 +913,7 @@ func (r *Replica) Expire(now time.Time) (own []Row) {
 		})
 		if len(w.registers) == 0 && w.sent == 0 {
 			delete(r.rows, key)
-			delete(r.changed, key)
+			delete(r.changed.of(key), key)
 		}
 	}
 	for key := range r.evicted {

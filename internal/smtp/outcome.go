@@ -17,7 +17,7 @@ const (
 	// Tokens, Score, Repeat, Exempt.
 	OutcomeVerdict
 	// OutcomeReturn is a connection from a banned client: Rule, Phase, Decision,
-	// Enforced, Until, BanSession, Origin.
+	// Enforced, Until, BanSession, Origin, Exempt.
 	OutcomeReturn
 	// OutcomeTag is a tag set by a rule: Tag, Phase.
 	OutcomeTag

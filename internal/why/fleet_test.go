@@ -13,7 +13,6 @@ import (
 
 	"scanwatch/filter/memory"
 	"scanwatch/internal/smtp"
-	"scanwatch/rules"
 	"scanwatch/store"
 )
 
@@ -27,6 +26,9 @@ func fleetStore(t *testing.T) (dir string) {
 	}
 	whyAdd(w, time.Hour, 0xe2, "203.0.113.66", store.Record{Ending: smtp.EndingRejected}, returned(0xee))
 	whyAdd(w, time.Hour, 0xe3, "203.0.113.67", store.Record{Ending: smtp.EndingRejected}, returned(0))
+	known := returned(0)
+	known.Enforced, known.Exempt = false, "known"
+	whyAdd(w, time.Hour, 0xe4, "203.0.113.71", store.Record{Ending: smtp.EndingQuit}, known)
 	err := w.Close()
 
 	at := now.Add(-2 * time.Hour).UnixMicro()
@@ -36,6 +38,8 @@ func fleetStore(t *testing.T) (dir string) {
 	other.Bans.AddPrefix(netip.MustParsePrefix("203.0.113.67/32"), 24*time.Hour, "botnet", at)
 	other.Bans.AddPrefix(netip.MustParsePrefix("203.0.113.68/32"), 24*time.Hour, "error", at)
 	other.Bans.AddPrefix(netip.MustParsePrefix("203.0.113.70/32"), 24*time.Hour, "own partner", at)
+	client := memory.Client{Addr: netip.MustParseAddr("203.0.113.71")}
+	other.Bans.AddPrefix(netip.MustParsePrefix("203.0.113.71/32"), 24*time.Hour, "botnet", at)
 	other.Bans.Revoke(netip.MustParsePrefix("203.0.113.68/32"), false, at)
 	m := memory.New()
 	state := store.OpenState(dir, store.StateOptions{Buckets: memory.Buckets(), Program: "test", Changes: m.Changes, Rewrite: m.Rewrite,
@@ -44,16 +48,24 @@ func fleetStore(t *testing.T) (dir string) {
 	for _, e := range other.Outgoing(100, 0) {
 		rows = append(rows, memory.Foreign{Entry: e, Origin: "mx1"})
 	}
+	third := memory.New()
+	third.Announce()
+	for day := range 3 {
+		third.Peers.Delivered(&client, memory.Delivery{Messages: 1}, now.AddDate(0, 0, day-5).UnixMicro())
+	}
+	for _, e := range third.Outgoing(100, 0) {
+		rows = append(rows, memory.Foreign{Entry: e, Origin: "mx2"})
+	}
 	_, incoming := m.Incoming(rows, 0, at)
 	err = errors.Join(err, incoming, state.Flush(context.Background()), state.Close())
-	if err != nil || len(rows) != 4 {
+	if err != nil || len(rows) != 6 {
 		t.Fatal(len(rows), err)
 	}
 	return dir
 }
 
-// TestFleet checks that answers name the other host that imposed or revoked a ban, and the host
-// that recorded the session that led to the ban.
+// TestFleet checks that answers name the other host that imposed or revoked a ban, the host that
+// recorded the session that led to the ban, and the host on which the client is known.
 func TestFleet(t *testing.T) {
 	dir := fleetStore(t)
 	for _, c := range []struct{ name, arg, conf string }{
@@ -62,6 +74,7 @@ func TestFleet(t *testing.T) {
 		{"fleet-manual", "203.0.113.67", ""},
 		{"fleet-pass", "203.0.113.70", "pass match src 203.0.113.70\n"},
 		{"fleet-revoked", "203.0.113.68", ""},
+		{"fleet-known", "203.0.113.71", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, out := ask(t, c.arg, "", options(t, dir, whyConf+c.conf))
@@ -80,26 +93,5 @@ func TestFleet(t *testing.T) {
 	var b strings.Builder
 	if err := a.Letter(&b, time.UTC); err != nil || !strings.Contains(b.String(), "Another mail server of this site has banned the address.") || strings.Contains(b.String(), "mx1") {
 		t.Errorf("letter: %v\n%s", err, &b)
-	}
-}
-
-// TestFleetStanding checks that an exemption names the other host where the standing was earned.
-func TestFleetStanding(t *testing.T) {
-	other := memory.New()
-	other.Announce()
-	c := memory.Client{Addr: netip.MustParseAddr("203.0.113.69")}
-	for day := range 3 {
-		other.Peers.Delivered(&c, memory.Delivery{Messages: 1}, now.AddDate(0, 0, day-5).UnixMicro())
-	}
-	w := &query{Options: options(t, t.TempDir(), whyConf), memory: memory.New()}
-	for _, e := range other.Outgoing(100, 0) {
-		if _, err := w.memory.Incoming([]memory.Foreign{{Entry: e, Origin: "mx1"}}, 0, now.UnixMicro()); err != nil {
-			t.Fatal(err)
-		}
-	}
-	h := &Host{Prefix: netip.MustParsePrefix("203.0.113.69/32"), accused: true}
-	w.assess(h)
-	if h.Standing.Level != rules.StandingKnown.String() || h.Standing.On != "mx1" || !strings.Contains(h.Exemptions[2].Text, "known (on mx1: 3 accepted messages") {
-		t.Errorf("%+v %+v", h.Standing, h.Exemptions)
 	}
 }

@@ -46,6 +46,8 @@ func (a *Answer) summarize(zone *time.Location) {
 			a.State += ", but not rejected in observe mode"
 		} else if a.waits(b) {
 			a.State += ", but " + memory.NotEnforced
+		} else if a.spares(b) {
+			a.State += ", but exempt"
 		}
 		if n := len(bans) - 1; n > 0 {
 			a.State += ", and " + text.Plural(n, "other host")
@@ -78,6 +80,14 @@ func (a *Answer) observes() bool { return a.Mode == rules.Observe.String() }
 // waits reports whether an active ban is not enforced because another host
 // imposed it.
 func (a *Answer) waits(b *Ban) bool { return a.waiting && b.On() != "" }
+
+// spares reports whether an active ban is not enforced because another host has imposed it and
+// the banned host is exempt.
+func (a *Answer) spares(b *Ban) bool {
+	return b.On() != "" && slices.ContainsFunc(a.Hosts, func(h *Host) bool {
+		return b.Affects(h.Prefix) && slices.ContainsFunc(h.Exemptions, func(x Exemption) bool { return x.Holds && x.By != "known-senders" })
+	})
+}
 
 // observed returns an active ban that is not enforced, or nil.
 func (a *Answer) observed() *Ban {
@@ -210,7 +220,10 @@ func (s *Session) cause(r *Rule) string {
 	case r.BannedIn != "":
 		line = "the ban by rule " + r.Rule + r.on() + " in session " + r.BannedIn
 	}
-	if !r.Enforced {
+	switch {
+	case r.Exempt != "":
+		line += " (withheld: " + r.Exempt + ")"
+	case !r.Enforced:
 		line += " (observed only)"
 	}
 	if r.Phases != "" {

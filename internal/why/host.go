@@ -130,7 +130,7 @@ func (w *query) findHosts() error {
 	}
 	var rows []store.Entry
 	reader := memory.NewReader(w.Now)
-	err := w.Rows([]string{"clock", "secret", "peers", "bans"}, func(en store.Entry) error {
+	err := w.Rows([]string{"clock", "secret", "peers", "elsewhere", "bans"}, func(en store.Entry) error {
 		reader.Clock(en)
 		if en.Bucket != "bans" {
 			rows = append(rows, store.Entry{Bucket: en.Bucket, Key: slices.Clone(en.Key), Value: slices.Clone(en.Value)})

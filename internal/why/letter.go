@@ -71,6 +71,8 @@ func (a *Answer) Letter(w io.Writer, zone *time.Location) error {
 	}
 	para("On %s, the host %s%s connected to our mail server.", at.Format("2006-01-02 at 15:04 -0700"), name, greeting)
 	switch {
+	case r.Exempt != "":
+		para("It was not rejected, because it is exempt from the rule. If a message is missing, there is another reason.")
 	case !r.Enforced:
 		para("It was not rejected: the rule is only on trial. If a message is missing, there is another reason.")
 	case r.Reply != "":

@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -27,7 +28,7 @@ import (
 // cli sends a command to the server.
 func (s *server) cli(args ...string) string {
 	s.t.Helper()
-	cmd := exec.Command(require.Program(s.t, "redis-cli"), append([]string{"-p", fmt.Sprint(s.port)}, args...)...)
+	cmd := exec.Command(require.Program(s.t, "redis-cli"), slices.Concat([]string{"-p", fmt.Sprint(s.port)}, s.more, args)...)
 	out, err := cmd.CombinedOutput()
 	if err != nil || strings.HasPrefix(string(out), "ERR") {
 		s.t.Fatalf("redis-cli %v: %v: %s", args, err, out)
@@ -70,6 +71,7 @@ func TestServerFails(t *testing.T) {
 	everywhere("198.51.100.3")
 
 	s.cli("flushall")
+	f.claimed(time.Unix(1, 0))
 	c := f.host("mx3", "") // the companion reads the rows that other hosts write again
 	for i := range 3 {
 		addr := fmt.Sprintf("198.51.100.%d", i+1)
@@ -143,21 +145,23 @@ func TestConnections(t *testing.T) {
 	for _, c := range []struct {
 		name, to string // PORT is replaced by the server's port
 		args     []string
+		more     []string // arguments of redis-cli
 		prepare  func(*server) (port int)
 	}{
-		{"socket", fmt.Sprintf("%q", socket), []string{"--unixsocket", socket, "--unixsocketperm", "777"}, nil},
-		{"tls", fmt.Sprintf(`"valkeys://127.0.0.1:PORT" ca %q`, cert), []string{"--tls-cert-file", cert, "--tls-key-file", key, "--tls-ca-cert-file", cert, "--tls-auth-clients", "no"}, nil},
-		{"login", fmt.Sprintf(`"redis://127.0.0.1:PORT/1" login "mx1" password %q`, password), []string{"--user", "mx1", "on", ">secret", "~*", "+@all", "--user", "default", "off"}, nil},
-		{"password", fmt.Sprintf(`{ "valkey://127.0.0.1:PORT" } password %q`, password), []string{"--requirepass", "secret"}, nil},
-		{"cluster", `"valkey://127.0.0.1:PORT"`, []string{"--cluster-enabled", "yes", "--cluster-config-file", filepath.Join(dir, "nodes.conf")}, func(s *server) int {
+		{"socket", fmt.Sprintf("%q", socket), []string{"--unixsocket", socket, "--unixsocketperm", "777"}, nil, nil},
+		{"tls", fmt.Sprintf(`"valkeys://127.0.0.1:PORT" ca %q`, cert), []string{"--tls-cert-file", cert, "--tls-key-file", key, "--tls-ca-cert-file", cert, "--tls-auth-clients", "no"}, []string{"--tls", "--cacert", cert}, nil},
+		{"login", fmt.Sprintf(`"redis://127.0.0.1:PORT/1" login "mx1" password %q`, password), []string{"--user", "mx1", "on", ">secret", "~*", "+@all", "--user", "default", "off"}, []string{"--user", "mx1", "--pass", "secret", "--no-auth-warning", "-n", "1"}, nil},
+		{"password", fmt.Sprintf(`{ "valkey://127.0.0.1:PORT" } password %q`, password), []string{"--requirepass", "secret"}, []string{"-a", "secret", "--no-auth-warning"}, nil},
+		{"cluster", `"valkey://127.0.0.1:PORT"`, []string{"--cluster-enabled", "yes", "--cluster-config-file", filepath.Join(dir, "nodes.conf")}, nil, func(s *server) int {
 			s.cli("cluster", "addslotsrange", "0", "16383")
 			filterproc.Eventually(s.t, "the cluster is ready", func() bool { return strings.Contains(s.cli("cluster", "info"), "cluster_state:ok") })
 			return s.port
 		}},
-		{"sentinel", `"valkey://127.0.0.1:PORT" sentinel "mymaster"`, nil, (*server).sentinel},
+		{"sentinel", `"valkey://127.0.0.1:PORT" sentinel "mymaster"`, nil, nil, (*server).sentinel},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := newServer(t, "redis")
+			s.more = c.more
 			if c.args != nil {
 				s.stop()
 				if s.args = append(s.args, c.args...); c.name == "tls" {

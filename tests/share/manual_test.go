@@ -37,7 +37,7 @@ func TestManual(t *testing.T) {
 	require.Program(t, "openssl")
 	dir := t.TempDir()
 	certificate(t, dir)
-	users := exec.Command("sh", "-euc", manualBlock(t, "This script creates the user file, and a file for each password:"))
+	users := exec.Command("sh", "-euc", manualBlock(t, "This script creates the file with the users, and a file for each password:"))
 	users.Dir = dir
 	if out, err := users.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
@@ -57,6 +57,11 @@ func TestManual(t *testing.T) {
 	s := &server{t: t, port: port, args: []string{require.Program(t, "redis-server"), conf, "--dir", dir}}
 	s.start()
 	t.Cleanup(s.stop)
+	secret, err := os.ReadFile(filepath.Join(dir, "mx1.password"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.more = []string{"--tls", "--cacert", filepath.Join(dir, "cert.pem"), "--user", "mx1", "--pass", strings.TrimSpace(string(secret)), "--no-auth-warning"}
 	f := newFleet(t, s)
 	var hosts []*host
 	for _, name := range []string{"mx1", "mx2", "mx3"} {

@@ -28,26 +28,34 @@ const companionUser = 54321
 type server struct {
 	t    *testing.T
 	args []string // the command
+	more []string // further arguments of redis-cli
 	port int
 	cmd  *exec.Cmd
 }
 
-// servers lists the commands that start a server.
+// servers lists the commands that start a server, each with a directory of its own.
 var servers = map[string]func(*testing.T) []string{
-	"redis": func(t *testing.T) []string { return []string{require.Program(t, "redis-server")} },
+	"redis": func(t *testing.T) []string {
+		return []string{require.Program(t, "redis-server"), "--dir", t.TempDir()}
+	},
 	"valkey": func(t *testing.T) []string {
 		root := smtpd.RootDir("trixie")
 		if _, err := os.Stat(filepath.Join(root, "usr/bin/valkey-server")); err != nil {
 			require.Missing(t, "%v", err)
 		}
-		return []string{"chroot", root, "valkey-server"}
+		dir, err := os.MkdirTemp(filepath.Join(root, "tmp"), "valkey")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = os.RemoveAll(dir) })
+		return []string{"chroot", root, "valkey-server", "--dir", filepath.Join("/tmp", filepath.Base(dir))}
 	},
 }
 
 func newServer(t *testing.T, kind string, more ...string) *server {
 	t.Helper()
 	s := &server{t: t, port: freePort(t)}
-	s.args = append(servers[kind](t), "--bind", "127.0.0.1", "--port", fmt.Sprint(s.port), "--save", "", "--appendonly", "no", "--dir", "/tmp")
+	s.args = append(servers[kind](t), "--bind", "127.0.0.1", "--port", fmt.Sprint(s.port), "--save", "", "--appendonly", "no")
 	s.args = append(s.args, more...)
 	s.start()
 	t.Cleanup(s.stop)
@@ -104,6 +112,7 @@ type fleet struct {
 	server *server
 	to     string // server in the configuration, with its options
 	key    string
+	print  string // the key's fingerprint
 }
 
 func newFleet(t *testing.T, s *server) *fleet {
@@ -122,6 +131,13 @@ func newFleet(t *testing.T, s *server) *fleet {
 		}
 	}
 	f.key = f.newKey("fleet.key")
+	out, err := exec.Command(smtpd.Bin("scanwatch"), "key", "--show", f.key).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f.print, _, _ = strings.Cut(string(out), " "); s != nil {
+		f.claimed(time.Unix(1, 0))
+	}
 	return f
 }
 
@@ -132,6 +148,15 @@ func (f *fleet) newKey(name string) string {
 		f.t.Fatalf("%v: %s", err, out)
 	}
 	return key
+}
+
+// claimed gives the server the fleet's key, as if a host had done so at the given time. The
+// members of a new fleet wait for each other after that time.
+func (f *fleet) claimed(at time.Time) {
+	f.t.Helper()
+	if out := f.server.cli("set", "{scanwatch}:key", fmt.Sprint(f.print, " ", at.Unix())); out != "OK\n" {
+		f.t.Fatal(out)
+	}
 }
 
 // alone starts a host without a companion.
@@ -246,6 +271,7 @@ func TestBans(t *testing.T) {
 			b.filter.End(0)
 			b.startFilter()
 			f.server.start()
+			f.claimed(time.Unix(1, 0))
 			for _, h := range []*host{a, b, c} {
 				filterproc.Eventually(t, h.name+" rejects the client", h.turnsAway("198.51.100.8"))
 			}

@@ -72,10 +72,9 @@ func (h *host) rejectsOnly(unknown, known string) {
 	}
 }
 
-const waiting = "2 of other hosts not enforced: waiting for the standing of other hosts"
-
-// TestRestartedFilter checks that other hosts' bans on disk affect no client that is known
-// on another host, even if a service is not running after a restart of the filter.
+// TestRestartedFilter checks that bans by other hosts are enforced after a restart of the filter,
+// but affect no client that is known on another host, even if the service, the server and that
+// host are away, or the server has lost its rows.
 func TestRestartedFilter(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, "redis")
@@ -90,55 +89,70 @@ func TestRestartedFilter(t *testing.T) {
 	a.startFilter()
 	a.rejectsOnly(unknown, known)
 
-	_ = a.companion.Process.Kill()
-	_ = a.companion.Wait()
+	a.killCompanion()
 	a.filter.End(0)
 	a.startFilter()
-	check := func() {
-		t.Helper()
-		if !a.lets(known)() || !a.lets(unknown)() {
-			t.Error("a ban of another host is enforced without its standing")
-		}
-		if out := a.scanwatch("status"); !strings.Contains(out, waiting) {
-			t.Error(out)
-		}
-		if out := a.scanwatch("why", unknown); !strings.Contains(strings.Join(strings.Fields(out), " "), "but not enforced: waiting for the standing of other hosts") {
-			t.Error(out)
-		}
+	a.rejectsOnly(unknown, known)
+	if out := strings.Join(strings.Fields(a.scanwatch("why", known)), " "); !strings.Contains(out, ", but exempt") || !strings.Contains(out, "[x] known (on mx2: ") {
+		t.Error(out)
 	}
-	check()
 	a.startCompanion()
 	filterproc.Eventually(t, "the companion names the server", a.problem("companion share: server:"))
-	check()
+	a.rejectsOnly(unknown, known)
 
 	s.start() // without rows; mx2 and mx3 send theirs at any time
 	a.rejectsOnly(unknown, known)
+	filterproc.Eventually(t, "mx1 hears mx3", a.problem("host      mx3: 2 rows"))
+	a.rejectsOnly(unknown, known)
 }
 
-// TestFilesAfterRestart checks that bans from files have no effect after a restart until the
-// files are imported again.
+// TestNewMember checks that a new member of a fleet enforces no ban before the other hosts have
+// had time to send their standing to a server that has just lost its rows.
+func TestNewMember(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, newServer(t, "redis"))
+	c := f.host("mx3", "")
+	c.ban("198.51.100.8")
+	f.claimed(time.Now())
+	a := f.host("mx1", "")
+	filterproc.Eventually(t, "mx1 has the ban", func() bool { return strings.Contains(a.scanwatch("bans"), "198.51.100.8") })
+	if !a.lets("198.51.100.8")() || !a.problem("1 of other hosts not enforced: waiting for the standing of other hosts")() {
+		t.Error(a.scanwatch("status"))
+	}
+	if out := a.scanwatch("why", "198.51.100.8"); !strings.Contains(strings.Join(strings.Fields(out), " "), "but not enforced: waiting for the standing of other hosts") {
+		t.Error(out)
+	}
+	f.claimed(time.Unix(1, 0))
+	a.killCompanion()
+	a.startCompanion()
+	filterproc.Eventually(t, "mx1 rejects the client", a.turnsAway("198.51.100.8"))
+}
+
+// TestFilesAfterRestart checks that bans and standing from files remain in effect after a restart,
+// without another import and after the import of a friend's file.
 func TestFilesAfterRestart(t *testing.T) {
 	f := newFleet(t, nil)
-	a, b, c := f.alone("mx1"), f.alone("mx2"), f.alone("mx3")
+	a, b, c, friend := f.alone("mx1"), f.alone("mx2"), f.alone("mx3"), f.alone("pal")
 	known, unknown := "198.51.100.7", "198.51.100.8"
 	b.knows(known)
 	c.ban(known)
 	c.ban(unknown)
-	files := []string{"facts", "import", b.export(f), c.export(f)}
-	check := func(what string, rejects bool) {
+	friend.ban("192.0.2.1")
+	check := func(what string) {
 		t.Helper()
-		if !a.lets(known)() || a.turnsAway(unknown)() != rejects {
+		if !a.lets(known)() || !a.turnsAway(unknown)() {
 			t.Error(what, a.scanwatch("status"))
 		}
 	}
-	a.scanwatch(files...)
-	check("after an import", true)
+	a.scanwatch("facts", "import", b.export(f), c.export(f))
+	check("after an import")
 	a.scanwatch("flush")
 	a.filter.End(0)
 	a.startFilter()
-	check("after a restart", false)
-	a.scanwatch(files...)
-	check("after another import", true)
+	check("after a restart")
+	key := f.newKey("friends.key")
+	a.scanwatch("facts", "import", "--key", key, friend.export(f, "--bans", "--key", key))
+	check("after an import of a friend's file")
 }
 
 // TestFirewallOfForeignBans checks that a firewall and an export contain another host's ban

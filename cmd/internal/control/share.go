@@ -84,6 +84,19 @@ func (s *Sharing) Hosts() []share.HostStatus {
 	if s.Fingerprint == "" && len(files) == 0 {
 		return list // counting the rows is of no use without other hosts
 	}
+	list = s.listed(list, files)
+	displaced := s.Memory.Displaced()
+	for i := range list {
+		if h := &list[i]; h.Problem == "" && displaced[h.Name] > 0 {
+			h.Omitted = displaced[h.Name]
+			h.Problem = "all hosts together have too many rows, and this host has the most"
+		}
+	}
+	return list
+}
+
+// listed adds the hosts in files, and those with rows in the state, to a list.
+func (s *Sharing) listed(list []share.HostStatus, files map[string]share.HostStatus) []share.HostStatus {
 	rows := s.Memory.Origins()
 	for _, h := range list {
 		delete(rows, h.Name) // the companion knows all rows of its hosts
@@ -140,10 +153,10 @@ func (s *Sharing) fleet(_ context.Context, a *Answer, args []string) error {
 		return fmt.Errorf("the filter was started with a different fleet key (%s); restart smtpd", s.Fingerprint)
 	}
 	if !s.Memory.Bans.Loaded() {
-		return memory.ErrNotLoaded // the number of waiting bans is still unknown
+		return memory.ErrNotLoaded // it is still unknown whether bans wait
 	}
 	s.Memory.Announce() // before the companion sends rows of other hosts
-	return a.JSON(fleetAnswer{s.Memory.Bans.Count(s.Now()).Waiting})
+	return a.JSON(Limits{s.Memory.Bans.Waiting(), s.Memory.Room()})
 }
 
 const maxSkew = 1 << 31
@@ -335,9 +348,6 @@ func (s *Sharing) imported(_ context.Context, a *Answer, args []string) error {
 			s.files[h.Name] = h
 		}
 	}
-	if !s.Companion { // otherwise, most standing comes from the companion
-		s.Memory.Bans.HaveStanding()
-	}
 	return a.JSON(struct{}{})
 }
 
@@ -356,7 +366,7 @@ func (s *Sharing) disown(_ context.Context, a *Answer, args []string) error {
 
 // complete is called when the filter has received the rows of all other hosts.
 func (s *Sharing) complete(_ context.Context, a *Answer, _ []string) error {
-	s.Memory.Bans.HaveStanding()
+	s.Memory.Complete()
 	return a.JSON(struct{}{})
 }
 
@@ -380,16 +390,15 @@ func (s *Sharing) known(name string) error {
 // maxNamed is the maximum number of hosts in an error.
 const maxNamed = 20
 
-// drop waits until the companion has dropped a host's rows. Without a companion, only the
-// filter has rows.
+// drop waits until the companion has dropped the rows of a host. The companion also deletes the
+// filter's rows, because it must then send those that other hosts have as well. Without an answer,
+// nothing has changed. Without a companion, only the filter has rows.
 func (s *Sharing) drop(ctx context.Context, a *Answer, args []string) error {
 	if err := s.known(args[0]); err != nil {
 		return err
 	}
-	s.forgetFile(args[0])
-	n := s.Memory.Disown(args[0])
 	if !s.Companion {
-		return a.JSON(Dropped{args[0], n})
+		return s.disown(ctx, a, args)
 	}
 	d := &drop{host: args[0], done: make(chan int, 1)}
 	if !s.add(d) {
@@ -399,9 +408,12 @@ func (s *Sharing) drop(ctx context.Context, a *Answer, args []string) error {
 	select {
 	case rows := <-d.done:
 		s.forget(d.host)
-		return a.JSON(Dropped{d.host, max(n, rows)})
+		return a.JSON(Dropped{d.host, rows})
 	case <-time.After(dropPatience):
-		return fmt.Errorf("the companion share has not answered within %v; is it running?", dropPatience)
+		if s.remove(d); d.sent {
+			return fmt.Errorf("the companion share is still dropping the rows; run scanwatch share drop %s again", d.host)
+		}
+		return fmt.Errorf("the companion share has not answered within %v; does it run?", dropPatience)
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -465,26 +477,35 @@ func Drop(c *Client, host string) (d Dropped, err error) {
 	return d, err
 }
 
-// Disown deletes the filter's rows from hosts that it ignores.
-func Disown(c *Client, hosts []string) error {
+// Disown deletes the filter's rows of a host.
+func Disown(c *Client, host string) (d Dropped, err error) {
+	err = c.ask(&d, "disown", host)
+	return d, err
+}
+
+// DisownAll deletes the filter's rows of hosts that it ignores.
+func DisownAll(c *Client, hosts []string) error {
 	for _, host := range hosts {
-		if err := c.ask(new(Dropped), "disown", host); err != nil {
+		if _, err := Disown(c, host); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-type fleetAnswer struct {
-	Waiting int `json:"waiting"`
+// Limits is the answer to "fleet".
+type Limits struct {
+	// Waiting is set if the standing on other hosts has never arrived, so that the filter does
+	// not enforce their bans yet.
+	Waiting bool `json:"waiting"`
+	// Room is the maximum number of other hosts' rows, by bucket.
+	Room map[string]int `json:"room"`
 }
 
-// Fleet returns an error if the filter and the companion have different keys. waiting reports
-// whether the filter has bans by other hosts that it does not enforce yet.
-func Fleet(c *Client, fingerprint string) (waiting bool, err error) {
-	var answer fleetAnswer
-	err = c.ask(&answer, "fleet", fingerprint)
-	return answer.Waiting > 0, err
+// Fleet returns an error if the filter and the companion have different keys.
+func Fleet(c *Client, fingerprint string) (l Limits, err error) {
+	err = c.ask(&l, "fleet", fingerprint)
+	return l, err
 }
 
 // SendComplete announces that the filter has received the rows of all other hosts.

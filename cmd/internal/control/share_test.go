@@ -2,12 +2,14 @@ package control
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -127,7 +129,7 @@ func TestHosts(t *testing.T) {
 	check("files", "mx2 3 file, mx3 0 file")
 	must(SendHosts(c, []share.HostStatus{{Name: "mx2", Rows: 5, By: share.ByServer}, {Name: "mx4", By: share.ByServer}}))
 	check("companion", "mx2 5 server, mx4 0 server, mx3 0 file")
-	must(Disown(c, []string{"mx3"}))
+	must(DisownAll(c, []string{"mx3"}))
 	check("after mx3 is ignored", "mx2 5 server, mx4 0 server")
 }
 
@@ -223,4 +225,72 @@ func TestImportedIsBounded(t *testing.T) {
 	if err := SendImported(c, list); err != nil || len(s.Hosts()) != maxHosts {
 		t.Error(len(s.Hosts()), err)
 	}
+}
+
+// TestFailedDrop checks that a drop without an answer of the companion changes nothing, and that
+// one with an answer deletes only the rows of the dropped host.
+func TestFailedDrop(t *testing.T) {
+	s, c := sharing(t, slog.New(slog.DiscardHandler))
+	s.Companion = true
+	if err := cmp.Or(SendForeign(c, 0, bans(3, false)), SendImported(c, []share.HostStatus{{Name: "mx2"}, {Name: "mx3"}})); err != nil {
+		t.Fatal(err)
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := s.drop(gone, &Answer{}, []string{"mx2"}); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if n := s.Memory.Origins()["mx2"]; n != 3 || len(s.Hosts()) != 2 || len(s.pending()) != 0 {
+		t.Errorf("%d rows, hosts %+v", n, s.Hosts())
+	}
+	operator := connect(t, &Server{Commands: s.OperatorCommands(), Log: s.Log})
+	answer := make(chan error)
+	go func() {
+		d, err := Drop(operator, "mx2")
+		if err == nil && d.Rows != 3 {
+			err = fmt.Errorf("%d rows", d.Rows)
+		}
+		answer <- err
+	}()
+	var list RowList
+	for len(list.Drop) == 0 { // the companion
+		var err error
+		if list, _, err = Rows(c, 0, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d, err := Disown(c, list.Drop[0])
+	if err == nil {
+		err = SendDropped(c, d.Host, d.Rows)
+	}
+	if err = cmp.Or(err, <-answer); err != nil || s.Memory.Origins()["mx2"] != 0 {
+		t.Error(err, s.Memory.Origins())
+	}
+}
+
+// TestComplete checks when bans by other hosts take effect, and the limits that the companion
+// receives.
+func TestComplete(t *testing.T) {
+	s, c := sharing(t, slog.New(slog.DiscardHandler))
+	check := func(what string, waiting bool) {
+		t.Helper()
+		l, err := Fleet(c, "a-b")
+		if err != nil || l.Waiting != waiting || l.Room[memory.PeersBucket] == 0 {
+			t.Errorf("%s: %+v, %v", what, l, err)
+		}
+	}
+	check("start", true)
+	if err := cmp.Or(SendPartial(c, bans(1, false)), SendImported(c, []share.HostStatus{{Name: "mx2"}})); err != nil {
+		t.Fatal(err)
+	}
+	check("an import", true)
+	if err := SendComplete(c); err != nil {
+		t.Fatal(err)
+	}
+	check("all rows of the server", false)
+	stored := s.Memory.Changes(1000)
+	s.Memory = memory.New()
+	s.Memory.Load(slices.Values(stored), noon.UnixMicro())
+	c = connect(t, &Server{Commands: s.Commands(), Log: s.Log})
+	check("a restart", false)
 }

@@ -60,6 +60,9 @@ func (p *Engine) prepareCompanions() {
 func (p *Engine) joinFleet() {
 	p.sharing = &control.Sharing{Memory: p.memory, Now: p.eventTime, Log: p.Log}
 	p.sharing.Companion = slices.ContainsFunc(p.set.Companions, func(c *rules.Companion) bool { return c.Role == rules.RoleShare })
+	if !p.sharing.Companion { // files contain the bans and the standing on their hosts
+		p.memory.Bans.HaveStanding()
+	}
 	if p.set.Fleet == nil {
 		p.sharing.Problem = "the filter was started without the statement fleet; restart smtpd"
 		return

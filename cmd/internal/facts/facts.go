@@ -15,6 +15,7 @@ import (
 	"io"
 	"iter"
 	"net/netip"
+	"slices"
 	"time"
 
 	"scanwatch/cmd/internal/fleetkey"
@@ -315,7 +316,16 @@ func Merge(self string, l share.Limits, own iter.Seq[kv.Entry], files []*File, n
 		if err != nil {
 			return nil, nil, err
 		}
-		rows, hosts = append(rows, deletions(some, fleet[1:])...), append(hosts, status...)
+		rows, hosts = append(rows, deletions(ofTable(some, true), fleet[1:])...), append(hosts, status...)
+	}
+	// Only bans of several hosts influence each other. All other rows remain those of one host,
+	// so that dropping a host does not affect the rows of other hosts.
+	for _, f := range fleet[1:] {
+		some, _, err := merge(l, []*File{{Host: self}, f}, now)
+		if err != nil {
+			return nil, nil, err
+		}
+		rows = append(rows, ofTable(some, false)...)
 	}
 	for i := range rows {
 		rows[i].Partial = true
@@ -329,6 +339,11 @@ func Merge(self string, l share.Limits, own iter.Seq[kv.Entry], files []*File, n
 		}
 	}
 	return rows, hosts, nil
+}
+
+// ofTable returns the rows that are bans, or all others.
+func ofTable(rows []memory.Foreign, bans bool) []memory.Foreign {
+	return slices.DeleteFunc(rows, func(f memory.Foreign) bool { return (f.Bucket == memory.BansBucket) != bans })
 }
 
 // deletions repeats each deletion for every host whose file has the row, so that bans from hosts

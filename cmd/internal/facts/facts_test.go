@@ -296,3 +296,38 @@ func TestFriendsOldFile(t *testing.T) {
 		check("the unban after a ban of another host", "mx2")
 	}
 }
+
+// TestStandingOfEachFile checks that files imported together leave the standing that each host
+// grants separate, so that dropping one host does not take away the standing on another one.
+func TestStandingOfEachFile(t *testing.T) {
+	key, yesterday := fleetkey.New(), noon.Add(-24*time.Hour).UnixMicro()
+	var files []*File
+	for _, host := range []string{"mx2", "mx3"} {
+		m := memory.New()
+		m.UseKey(key.State())
+		m.Peers.Delivered(client("192.0.2.2"), memory.Delivery{Messages: 1}, yesterday)
+		f, err := Read(bytes.NewReader(export(t, m, Exporter{Host: host, Key: key, Names: true})), key, key.Fingerprint())
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, f)
+	}
+	rows, _, err := Merge("mx1", share.DefaultLimits(), slices.Values([]kv.Entry(nil)), files, noon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := memory.New()
+	m.UseKey(key.State())
+	if _, err := m.Incoming(rows, 0, noon.UnixMicro()); err != nil {
+		t.Fatal(err)
+	}
+	for _, host := range []string{"mx3", "mx2"} {
+		if s := m.Peers.Standing(client("192.0.2.2"), noon.UnixMicro()); s.Origin == "" {
+			t.Errorf("before dropping %s: %+v", host, s)
+		}
+		m.Disown(host)
+	}
+	if s := m.Peers.Standing(client("192.0.2.2"), noon.UnixMicro()); s.Origin != "" {
+		t.Errorf("%+v", s)
+	}
+}

@@ -81,7 +81,7 @@ type Service struct {
 	// server had just lost them when this companion started.
 	returned time.Time
 	synced   bool // the filter has received all rows and sent its own
-	// waiting is set if the filter had bans by other hosts before it received any rows.
+	// waiting is set if the filter has never had the standing on other hosts.
 	waiting bool
 	// confirmed is set once the filter knows that it has received all hosts' standing.
 	confirmed bool
@@ -483,7 +483,10 @@ func (s *Service) connectFilter() (err error) {
 		err = s.filter.Note(s.name, 0, 0, control.ErrStarting)
 	}
 	if err == nil {
-		s.waiting, err = control.Fleet(s.filter, s.key.Fingerprint())
+		var limits control.Limits
+		limits, err = control.Fleet(s.filter, s.key.Fingerprint())
+		s.waiting = limits.Waiting
+		share.Room(s.replica, limits.Room, s.now())
 	}
 	if err == nil && s.learned {
 		err = s.sync()
@@ -494,10 +497,10 @@ func (s *Service) connectFilter() (err error) {
 	return nil
 }
 
-// sync prepares for the exchange with a filter that was restarted: it has lost the rows of
-// other hosts, and has not sent its own. Once the filter has all hosts' rows, it starts to
-// enforce other hosts' bans. If it has loaded such bans from disk and the server has just lost
-// its rows, it waits until the other hosts have sent them again.
+// sync prepares for the exchange with a filter that was restarted: it lacks rows of other
+// hosts, and has not sent its own. When it has had the rows of all hosts for the first time, it
+// starts to enforce the bans by other hosts. If the server has just lost its rows, it waits until
+// the other hosts have sent them again.
 func (s *Service) sync() error {
 	if !s.synced {
 		if err := s.resend(); err != nil {
@@ -513,7 +516,7 @@ func (s *Service) sync() error {
 }
 
 func (s *Service) resend() error {
-	if err := control.Disown(s.filter, s.fleet.Ignore); err != nil {
+	if err := control.DisownAll(s.filter, s.fleet.Ignore); err != nil {
 		return err
 	}
 	s.replica.Resend()
@@ -550,14 +553,7 @@ func (s *Service) receive(all bool, own func([]kv.Entry, time.Time) []share.Row)
 		}
 		s.keep(own(rows, s.now()))
 		for _, host := range list.Drop {
-			n, mark := s.replica.Drop(host, s.now())
-			if host != s.fleet.Name {
-				s.keep([]share.Row{mark})
-			}
-			if err := s.handOver(); err != nil {
-				return err
-			}
-			if err := control.SendDropped(s.filter, host, n); err != nil {
+			if err := s.drop(host); err != nil {
 				return err
 			}
 		}
@@ -566,6 +562,23 @@ func (s *Service) receive(all bool, own func([]kv.Entry, time.Time) []share.Row)
 		}
 		all = false
 	}
+}
+
+// drop drops the rows of a host, here and in the filter, which then receives the rows that
+// other hosts have as well.
+func (s *Service) drop(host string) error {
+	n, mark := s.replica.Drop(host, s.now())
+	if host != s.fleet.Name {
+		s.keep([]share.Row{mark})
+	}
+	d, err := control.Disown(s.filter, host)
+	if err != nil {
+		return err
+	}
+	if err := s.handOver(); err != nil {
+		return err
+	}
+	return control.SendDropped(s.filter, host, max(n, d.Rows))
 }
 
 // keep stores rows that must be sent to the server.
@@ -598,6 +611,9 @@ func (s *Service) maintain(ctx context.Context) error {
 	s.next.upkeep = time.Now().Add(upkeep)
 	if err := s.upkeep(ctx); err != nil {
 		return failServer(s, "server", err)
+	}
+	if err := s.handOver(); err != nil { // so that the status counts no rows that the filter lacks
+		return s.failFilter("rows for the filter", err)
 	}
 	if err := control.SendHosts(s.filter, s.hosts()); err != nil {
 		s.dropFilter()

@@ -1,0 +1,99 @@
+package share
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"scanwatch/filter/memory"
+	"scanwatch/internal/kv"
+)
+
+// TestUnbanSurvivesLosses checks that an unban remains in effect on all hosts after its host was
+// restored from a backup while the server lost its rows, and that later offences lead to bans.
+func TestUnbanSurvivesLosses(t *testing.T) {
+	for _, tt := range []struct {
+		ban, unban string
+		within     bool
+	}{
+		{"192.0.2.1/32", "192.0.2.1/32", false},
+		{"192.0.2.0/24", "192.0.2.0/24", false},
+		{"192.0.2.1/32", "192.0.2.0/24", true},
+		{"2001:db8::/64", "2001:db8::7/128", false},
+	} {
+		for _, restarted := range []bool{false, true} { // the companions of the other hosts
+			t.Run(fmt.Sprint(tt.unban, " restarted ", restarted), func(t *testing.T) {
+				p := netip.MustParsePrefix(tt.ban)
+				f := newFleet(t, "mx1", "mx2", "mx3")
+				for _, h := range f.hosts {
+					h.memory.UseKey([16]byte{1})
+					h.memory.UseName(h.name)
+				}
+				mx1 := f.hosts[0]
+				mx1.memory.Bans.AddPrefix(p, 24*time.Hour, "x", f.now.UnixMicro())
+				f.exchange()
+				backup := mx1.memory.Changes(1 << 20)
+				f.now = f.now.Add(time.Minute)
+				if u := netip.MustParsePrefix(tt.unban); tt.within || u != p {
+					mx1.memory.Bans.Revoke(u, tt.within, f.now.UnixMicro())
+					mx1.memory.Bans.Disclaim(u, tt.within, f.now.UnixMicro())
+				} else {
+					mx1.memory.Bans.Revoke(u, false, f.now.UnixMicro())
+				}
+				f.exchange()
+				f.exchange()
+				f.now = f.now.Add(time.Minute)
+				for i, h := range f.hosts {
+					if i > 0 && !restarted {
+						continue
+					}
+					h.replica, h.inbox = New(h.name, DefaultLimits()), nil
+				}
+				mx1.memory = memory.New()
+				mx1.memory.UseKey([16]byte{1})
+				mx1.memory.UseName("mx1")
+				slices.SortStableFunc(backup, func(a, b kv.Entry) int {
+					return slices.Index(memory.Buckets(), a.Bucket) - slices.Index(memory.Buckets(), b.Bucket)
+				})
+				mx1.memory.Load(slices.Values(backup), f.now.UnixMicro())
+				if _, ok := mx1.memory.Bans.Enforced(p, f.now.UnixMicro()); !ok {
+					t.Fatal("the backup has no ban")
+				}
+				newcomer := newFleet(t, "mx4").hosts[0]
+				f.hosts = append(f.hosts, newcomer)
+				for i, h := range f.hosts {
+					h.memory.Announce()
+					rows := h.replica.OwnAgain(h.memory.Outgoing(1<<20, 0), f.now)
+					if !restarted && i > 0 {
+						rows = h.replica.Rows(h.name)
+					}
+					for _, other := range f.hosts {
+						if other != h && len(rows) > 0 {
+							other.inbox = append(other.inbox, batch{h.name, rows})
+						}
+					}
+				}
+				for range 4 {
+					f.now = f.now.Add(time.Second)
+					f.exchange()
+				}
+				check := func(want bool) {
+					t.Helper()
+					for _, h := range f.hosts {
+						if b, ok := h.memory.Bans.Enforced(p, f.now.UnixMicro()); ok != want {
+							t.Errorf("%s: banned %t, %+v", h.name, ok, b)
+						}
+					}
+				}
+				check(false)
+				f.now = f.now.Add(time.Minute)
+				f.hosts[2].memory.Bans.AddPrefix(p, time.Hour, "new", f.now.UnixMicro())
+				f.exchange()
+				f.exchange()
+				check(true)
+			})
+		}
+	}
+}
