@@ -69,7 +69,7 @@ func (d *Decider) ban(s Subject, at int64, o *rules.Outcome, last **rules.Rule, 
 	*last, s.State.Offence = o.BanRule, true
 	out := smtp.Outcome{
 		Kind: smtp.OutcomeBan, Time: at, Rule: o.BanRule.Name, RuleRef: d.Refs[o.BanRule],
-		Prefix: s.Client.Host().Prefix(), Exempt: d.exempt(s, o.BanRule, at),
+		Prefix: s.Client.Host().Prefix(), Exempt: d.exempt(s, o.BanRule, false, at),
 	}
 	if out.Exempt == "" {
 		b := d.Memory.Bans.Add(s.Client, memory.BanRequest{Ladder: o.Ban, Rule: o.BanRule.Name, Session: s.ID, Observe: !enforced, Listed: d.restsOnListing(s, o.BanRule)}, at)
@@ -94,8 +94,8 @@ func (d *Decider) restsOnListing(s Subject, rule *rules.Rule) bool {
 }
 
 // exempt returns why rule must not ban s, or "". For an existing ban whose rule is no
-// longer in the policy, rule is nil.
-func (d *Decider) exempt(s Subject, rule *rules.Rule, at int64) string {
+// longer in the policy, rule is nil. For a ban by another host, foreign is set and rule nil.
+func (d *Decider) exempt(s Subject, rule *rules.Rule, foreign bool, at int64) string {
 	switch {
 	case s.Authed:
 		return "login"
@@ -108,7 +108,7 @@ func (d *Decider) exempt(s Subject, rule *rules.Rule, at int64) string {
 	}
 	excuse, elsewhere := d.Memory.Peers.ExcuseFrom(s.Client, at)
 	switch {
-	case rule != nil && elsewhere:
+	case elsewhere && !foreign:
 		return "" // other hosts cannot exempt clients from bans of this host
 	case rule == nil || excuse == "":
 	case excuse == "login" && rule.Has(rules.AuthSpray) && d.Memory.Logins.Sprays(s.Client, at):
@@ -119,18 +119,21 @@ func (d *Decider) exempt(s Subject, rule *rules.Rule, at int64) string {
 	return excuse
 }
 
-// returned reports that a banned client has reconnected. enforced reports whether the
-// client must be disconnected. With an observed ban, in observe mode, or if s is
-// exempt, the client stays connected.
-func (d *Decider) returned(s Subject, at int64) (enforced bool) {
-	b := s.State.Ban
-	enforced = d.Policy.Mode == rules.Enforce && !b.Observe && d.applies(s, b, at)
-	if enforced && b.Origin != "" {
-		d.Memory.Bans.Rejected(b)
+// returned reports that a banned client has reconnected. It returns the ban because of which
+// the client must be disconnected: the first that is enforced and applies. Bans of this host come
+// first, and bans by other hosts do not affect them. returned returns nil if there is none:
+// with an observed ban, in observe mode, or if s is exempt, the client stays connected.
+func (d *Decider) returned(s Subject, at int64) (enforced *memory.Ban) {
+	b := &s.State.Bans[0]
+	for i := range s.State.Bans {
+		if one := &s.State.Bans[i]; d.Policy.Mode == rules.Enforce && !one.Observe && d.applies(s, one, at) {
+			b, enforced = one, one
+			break
+		}
 	}
 	d.out = append(d.out, smtp.Outcome{
 		Kind: smtp.OutcomeReturn, Time: at, Rule: b.Rule, Phase: smtp.PhaseConnect, Decision: smtp.Disconnect,
-		Enforced: enforced, Until: b.Until, BanSession: b.Session, Origin: b.Origin,
+		Enforced: enforced != nil, Until: b.Until, BanSession: b.Session, Origin: b.Origin,
 	})
 	return enforced
 }
@@ -138,14 +141,23 @@ func (d *Decider) returned(s Subject, at int64) (enforced bool) {
 // applies reports whether a ban affects s. The rules and the operator of another host do not
 // override exemptions here. Their bans have no effect before the clients with standing are
 // known, here and on other hosts, nor if they include an address of this host.
+//
+// Firewalls then contain another host's ban that affects s, but not one from which s is exempt.
 func (d *Decider) applies(s Subject, b *memory.Ban, at int64) bool {
 	if b.Origin == "" {
-		return b.Manual || d.exempt(s, d.rule(b.Rule), at) == ""
+		return b.Manual || d.exempt(s, d.rule(b.Rule), false, at) == ""
 	}
 	if d.Memory.Bans.Waiting() || d.Own != nil && d.Own(b.Prefix) || s.Dst.IsValid() && b.Prefix.Contains(s.Dst.Addr()) {
 		return false
 	}
-	return d.exempt(s, nil, at) == ""
+	if d.exempt(s, nil, true, at) != "" {
+		d.Memory.Bans.Withhold(b.Prefix)
+		return false
+	}
+	if s.FCrDNS != smtp.FCrDNSError { // otherwise, the client may be exempt by its name
+		d.Memory.Bans.Rejected(b, at)
+	}
+	return true
 }
 
 // rule looks up the rule that a ban names. It returns nil if there is none.

@@ -15,7 +15,7 @@ import (
 
 // The hosts of a fleet share their rows. Each host sends only rows about its own
 // sessions, so that no session is counted twice. Package share merges the other hosts'
-// rows into one row for each key. Other hosts' bans are added to the table of bans. All
+// rows into one row for each key. Other hosts' bans have a book of their own; see Bans. All
 // their other rows are kept in a separate map, are not written to disk, and have less
 // weight than this host's rows:
 //
@@ -24,7 +24,7 @@ import (
 //     legitimate client.
 //   - A login on another host exempts nothing. Failed logins on other hosts then count only
 //     against the threshold for an address with logins.
-//   - Offences on other hosts do not lengthen the bans of this host.
+//   - Bans and offences on other hosts do not affect the bans of this host.
 //   - Mail to other hosts makes a client known, never trusted.
 
 // A foreignRow is a row of other hosts.
@@ -125,7 +125,7 @@ type sharedTable interface {
 
 func sharedTables(m *Memory) []sharedTable {
 	return []sharedTable{
-		sharedHostBans{m.Bans}, sharedNetworkBans{m.Bans},
+		sharedBans{m.Bans},
 		sharedRows[peerKey, peer]{&m.Peers.rows, &m.hosts},
 		sharedRows[counterKey, counter]{&m.Counters.rows, &m.hosts},
 		sharedRows[uint64, recipient]{&m.Recipients.rows, &m.hosts},
@@ -225,9 +225,7 @@ func (m *Memory) Origins() map[string]int {
 	return byHost
 }
 
-// Disown deletes the rows of another host, and returns their number. Its unbans remain. A ban
-// of this host that a longer one of the other host has replaced returns with the next rows of
-// a server.
+// Disown deletes the rows of another host, and returns their number. Its unbans remain.
 func (m *Memory) Disown(origin string) (n int) {
 	locked := func(t sharedTable) int {
 		m.mu.Lock()
@@ -470,9 +468,6 @@ type BanRow struct {
 
 // Active reports whether a ban is active.
 func (b *BanRow) Active(now int64) bool { return !b.Revoked && b.Until > now }
-
-// BansBucket is the bucket whose rows ReadBan decodes.
-const BansBucket = bansBucket
 
 // ReadBan decodes a row of the bucket BansBucket.
 func ReadBan(key, value []byte) (BanRow, bool) {
