@@ -122,8 +122,15 @@ func (d *Decider) exempt(s Subject, rule *rules.Rule, foreign bool, at int64) st
 // returned reports that a banned client has reconnected. It returns the ban because of which
 // the client must be disconnected: the first that is enforced and applies. Bans of this host come
 // first, and bans by other hosts do not affect them. returned returns nil if there is none:
-// with an observed ban, in observe mode, or if s is exempt, the client stays connected.
-func (d *Decider) returned(s Subject, at int64) (enforced *memory.Ban) {
+// with an observed ban, in observe mode, or if s is exempt, the client stays connected. If a pass
+// statement matches, nothing is reported.
+func (d *Decider) returned(s Subject, pass bool, at int64) (enforced *memory.Ban) {
+	if pass {
+		for i := range s.State.Bans {
+			d.Memory.Bans.Withhold(s.State.Bans[i].Prefix)
+		}
+		return nil
+	}
 	b := &s.State.Bans[0]
 	for i := range s.State.Bans {
 		if one := &s.State.Bans[i]; d.Policy.Mode == rules.Enforce && !one.Observe && d.applies(s, one, at) {

@@ -152,8 +152,8 @@ func (d *Decider) Ask(s Subject, ev *smtp.Event) (smtp.Answer, []smtp.Outcome) {
 	st.passing.rcpt = v.Pass != nil && phase == smtp.PhaseRcptTo
 	st.Exempted = st.Exempted || v.Pass != nil
 	d.tag(st, ev.Time, phase, v.Tags)
-	if len(st.Bans) > 0 && phase == smtp.PhaseConnect && v.Pass == nil && !s.Exempt() {
-		if b := d.returned(s, ev.Time); b != nil {
+	if len(st.Bans) > 0 && phase == smtp.PhaseConnect && !s.Exempt() {
+		if b := d.returned(s, v.Pass != nil, ev.Time); b != nil {
 			st.Barred, st.Refused, s.TurnedAway = true, true, true
 			reply := banReply(b, s.ID)
 			if v.Unsure {

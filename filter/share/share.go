@@ -27,7 +27,7 @@
 //     rejected recipient of a client a day does not count.
 //   - It can triple the counts of clients with more than memory.Alone events, and let
 //     mailboxes be probed that a single other network has requested.
-//   - It can displace rows of other hosts, but none of this host except short bans.
+//   - It can displace rows of other hosts, but none of this host.
 //
 // If a host's clock is ahead by more than maxAhead, its rows are omitted until their
 // time has come. If a host loses its registers while the service that carries them
