@@ -25,7 +25,7 @@ func consult(p *Pipeline, s *session, at int64) {
 // have a public address, and no standing, ban or exemption.
 func unknownClient(p *Pipeline, s *session, at int64) bool {
 	t := &s.track
-	if t.Exempt() || t.Internal || t.Gateway || s.decide.Ban != nil || !dnslist.Public(t.Src.Addr()) {
+	if t.Exempt() || t.Internal || t.Gateway || len(s.decide.Bans) > 0 || !dnslist.Public(t.Src.Addr()) {
 		return false
 	}
 	if p.decider.Standing(p.subject(s), at) != rules.StandingNone {

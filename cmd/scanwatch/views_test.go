@@ -123,7 +123,7 @@ func foreignBans(m *memory.Memory, c *memory.Client, at int64) error {
 	_, err := m.Incoming(rows, 0, at)
 	m.Bans.HaveStanding()
 	if ban, ok := m.Bans.Enforced(netip.PrefixFrom(c.Addr, c.Addr.BitLen()), at); ok {
-		m.Bans.Rejected(&ban) // exports omit the ban before
+		m.Bans.Rejected(&ban, at) // exports omit the ban before
 	}
 	return err
 }
@@ -140,7 +140,7 @@ func TestForeignBans(t *testing.T) {
 		{"bans --rule guess", "guess on mx1"},
 		{"bans --json --rule guess", `"rule":"guess","times":0,"attempts":0,"origin":"mx1"`},
 		{"export json --bans", `guess on mx1`},
-		{"export json --bans -v", "omitted 1: bans by other hosts for which this filter has rejected no client"},
+		{"export json --bans -v", "omitted 1: bans by other hosts for which this filter has rejected no client in the last day"},
 		{"why 192.0.2.201", "Cause: rule guess on mx1"},
 	} {
 		var stdout, stderr bytes.Buffer

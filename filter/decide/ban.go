@@ -69,7 +69,7 @@ func (d *Decider) ban(s Subject, at int64, o *rules.Outcome, last **rules.Rule, 
 	*last, s.State.Offence = o.BanRule, true
 	out := smtp.Outcome{
 		Kind: smtp.OutcomeBan, Time: at, Rule: o.BanRule.Name, RuleRef: d.Refs[o.BanRule],
-		Prefix: s.Client.Host().Prefix(), Exempt: d.exempt(s, o.BanRule, at),
+		Prefix: s.Client.Host().Prefix(), Exempt: d.exempt(s, o.BanRule, false, at),
 	}
 	if out.Exempt == "" {
 		b := d.Memory.Bans.Add(s.Client, memory.BanRequest{Ladder: o.Ban, Rule: o.BanRule.Name, Session: s.ID, Observe: !enforced, Listed: d.restsOnListing(s, o.BanRule)}, at)
@@ -94,9 +94,9 @@ func (d *Decider) restsOnListing(s Subject, rule *rules.Rule) bool {
 	return slices.ContainsFunc(s.Listings, func(l smtp.Listing) bool { return l.Listed && d.Policy.RestsOn(rule, l.Name) })
 }
 
-// exempt returns why rule must not ban s, or "". The rule of an existing ban is nil if
-// it is no longer in the policy.
-func (d *Decider) exempt(s Subject, rule *rules.Rule, at int64) string {
+// exempt returns why rule must not ban s, or "". For an existing ban whose rule is no
+// longer in the policy, rule is nil. For a ban by another host, foreign is set and rule nil.
+func (d *Decider) exempt(s Subject, rule *rules.Rule, foreign bool, at int64) string {
 	switch {
 	case s.Authed:
 		return "login"
@@ -109,7 +109,7 @@ func (d *Decider) exempt(s Subject, rule *rules.Rule, at int64) string {
 	}
 	excuse, elsewhere := d.Memory.Peers.ExcuseFrom(s.Client, at)
 	switch {
-	case rule != nil && elsewhere:
+	case elsewhere && !foreign:
 		return "" // other hosts cannot exempt clients from bans of this host
 	case rule == nil || excuse == "":
 	case excuse == "login" && rule.Has(rules.AuthSpray) && d.Memory.Logins.Sprays(s.Client, at):
@@ -120,34 +120,44 @@ func (d *Decider) exempt(s Subject, rule *rules.Rule, at int64) string {
 	return excuse
 }
 
-// returned reports that a banned client has reconnected. enforced reports whether the
-// client must be disconnected. The client stays connected if the ban is only observed,
-// if the policy is in observe mode, or if s is exempt.
-func (d *Decider) returned(s Subject, at int64) (enforced bool) {
-	b := s.State.Ban
-	enforced = d.Policy.Mode == rules.Enforce && !b.Observe && d.applies(s, b, at)
-	if enforced && b.Origin != "" {
-		d.Memory.Bans.Rejected(b)
+// returned reports that a banned client has reconnected. It returns the ban because of which
+// the client must be disconnected: the first that is enforced and applies. Bans of this host come
+// first, and bans by other hosts do not affect them. returned returns nil if there is none:
+// with an observed ban, in observe mode, or if s is exempt, the client stays connected. If a pass
+// statement matches, nothing is reported.
+func (d *Decider) returned(s Subject, pass bool, at int64) (enforced *memory.Ban) {
+	if pass {
+		for i := range s.State.Bans {
+			d.Memory.Bans.Withhold(s.State.Bans[i].Prefix)
+		}
+		return nil
+	}
+	b := &s.State.Bans[0]
+	for i := range s.State.Bans {
+		if one := &s.State.Bans[i]; d.Policy.Mode == rules.Enforce && !one.Observe && d.applies(s, one, at) {
+			b, enforced = one, one
+			break
+		}
 	}
 	d.out = append(d.out, smtp.Outcome{
 		Kind: smtp.OutcomeReturn, Time: at, Rule: b.Rule, Phase: smtp.PhaseConnect, Decision: smtp.Disconnect,
-		Enforced: enforced, Until: b.Until, BanSession: b.Session, Origin: b.Origin, Exempt: d.spared(s, b, at),
+		Enforced: enforced != nil, Until: b.Until, BanSession: b.Session, Origin: b.Origin, Exempt: d.spared(s, b, at),
 	})
 	return enforced
 }
 
-// applies reports whether a ban affects s. Rules and operators on other hosts do not
-// override exemptions on this host. Their bans have no effect if they include one of
-// this host's addresses, or until the clients with standing are known both here and on
-// the other hosts.
+// applies reports whether a ban affects s; see spared. Firewalls then contain another host's
+// ban that affects s, but not one from which s is exempt.
 func (d *Decider) applies(s Subject, b *memory.Ban, at int64) bool {
-	if b.Origin == "" {
-		return b.Manual || d.exempt(s, d.rule(b.Rule), at) == ""
+	why := d.spared(s, b, at)
+	switch {
+	case b.Origin == "" || why == waitingForStanding || why == ownAddress:
+	case why != "":
+		d.Memory.Bans.Withhold(b.Prefix)
+	case s.FCrDNS != smtp.FCrDNSError: // otherwise, the client may be exempt by its name
+		d.Memory.Bans.Rejected(b, at)
 	}
-	if d.Memory.Bans.Waiting() || d.Own != nil && d.Own(b.Prefix) || s.Dst.IsValid() && b.Prefix.Contains(s.Dst.Addr()) {
-		return false
-	}
-	return d.exempt(s, nil, at) == ""
+	return why == ""
 }
 
 // rule returns the rule that a ban names, or nil if there is none.

@@ -17,8 +17,8 @@ import (
 // State holds the decisions made about a session so far.
 type State struct {
 	Score    int            // sum of the points added by rules
-	Ban      *memory.Ban    // enforced or observed ban of the client; nil for almost all clients
-	Barred   bool           // disconnected because of Ban
+	Bans     []memory.Ban   // active bans of the client, see memory.Bans.Banned; nil for almost all clients
+	Barred   bool           // disconnected because of a ban
 	Refused  bool           // the client or one of its commands was rejected
 	Junked   bool           // a message was marked as junk
 	Banned   *rules.Rule    // rule of the latest ban in this session
@@ -94,14 +94,10 @@ type Subject struct {
 	Live   uint32 // open sessions from the same source
 }
 
-// Remember looks up the ban of a client that has just connected.
+// Remember looks up the bans of a client that has just connected.
 func (d *Decider) Remember(s Subject) {
-	if s.Exempt() {
-		return
-	}
-	if b, ok := d.Memory.Bans.Banned(s.Client, s.Start); ok {
-		ban := b // a pointer to b itself would cost every client an allocation
-		s.State.Ban = &ban
+	if !s.Exempt() {
+		s.State.Bans = d.Memory.Bans.Banned(s.Client, s.Start)
 	}
 }
 
@@ -155,13 +151,15 @@ func (d *Decider) Ask(s Subject, ev *smtp.Event) (smtp.Answer, []smtp.Outcome) {
 	st.passing.rcpt = v.Pass != nil && phase == smtp.PhaseRcptTo
 	st.Exempted = st.Exempted || v.Pass != nil
 	d.tag(st, ev.Time, phase, v.Tags)
-	if st.Ban != nil && phase == smtp.PhaseConnect && v.Pass == nil && !s.Exempt() && d.returned(s, ev.Time) {
-		st.Barred, st.Refused, s.TurnedAway = true, true, true
-		reply := banReply(st.Ban, s.ID)
-		if v.Unsure {
-			reply = rules.Temporary(reply, smtp.Disconnect)
+	if len(st.Bans) > 0 && phase == smtp.PhaseConnect && !s.Exempt() {
+		if b := d.returned(s, v.Pass != nil, ev.Time); b != nil {
+			st.Barred, st.Refused, s.TurnedAway = true, true, true
+			reply := banReply(b, s.ID)
+			if v.Unsure {
+				reply = rules.Temporary(reply, smtp.Disconnect)
+			}
+			return smtp.Answer{Decision: smtp.Disconnect, Text: reply}, d.out
 		}
-		return smtp.Answer{Decision: smtp.Disconnect, Text: reply}, d.out
 	}
 	act := st.stick(s.Session, &v)
 	d.withheld(s, ev.Time, phase, &v)

@@ -156,7 +156,7 @@ func TestShield(t *testing.T) {
 			if want := tt.name != "list, trusted"; b.state.Offence != want {
 				t.Errorf("offence %v", b.state.Offence)
 			}
-			_, banned := b.d.Memory.Bans.Banned(&b.client, now)
+			_, banned := first(b.d.Memory.Bans.Banned(&b.client, now))
 			if want := slices.Contains(tt.told, "ban r enforced"); banned != want {
 				t.Errorf("banned %v", banned)
 			}
@@ -384,9 +384,180 @@ func TestReturn(t *testing.T) {
 		}
 		// Firewalls must not contain another host's ban that has not been enforced here.
 		ban, _ := b.d.Memory.Bans.Enforced(netip.PrefixFrom(b.client.Addr, 32), now)
-		if withheld := ban.Origin != "" && !tt.answer; ban.Withheld != withheld {
-			t.Errorf("%s: withheld from firewalls: %t, want %t", tt.name, ban.Withheld, withheld)
+		if in := ban.Origin == "" || tt.answer; ban.Firewall.IsZero() == in {
+			t.Errorf("%s: in firewalls: %t, want %t", tt.name, !in, in)
 		}
+	}
+}
+
+// peers returns the rows of another host to which the client has sent mail or, if a domain is
+// given, another client in this domain.
+func (b *bench) peers(domain string) (rows []memory.Foreign) {
+	other := memory.New()
+	other.Announce()
+	other.UseKey(b.d.Memory.Key())
+	c, sender := b.client, "example.net"
+	if domain != "" {
+		c.Addr, c.Domain, sender = netip.MustParseAddr("198.51.100.77"), domain, domain
+	}
+	other.Peers.Delivered(&c, memory.Delivery{Messages: 1, Senders: []string{sender}}, now-(2*day).Microseconds())
+	for _, e := range other.Outgoing(10, 0) {
+		rows = append(rows, memory.Foreign{Entry: e, Origin: "mx2"})
+	}
+	return rows
+}
+
+// bannedBy returns a row of another host with a ban of p.
+func bannedBy(origin string, p netip.Prefix, length time.Duration) memory.Foreign {
+	other := memory.New()
+	other.Announce()
+	other.Bans.AddPrefix(p, length, "r", now)
+	return memory.Foreign{Entry: other.Outgoing(1, 0)[0], Origin: origin}
+}
+
+func (b *bench) receive(rows ...memory.Foreign) {
+	b.Helper()
+	if _, err := b.d.Memory.Incoming(rows, 0, now); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// TestOwnBan checks that a longer ban by another host, which does not apply to the client, does not
+// affect a ban of this host.
+func TestOwnBan(t *testing.T) {
+	const policy = "mode enforce\nrule guess phase end match count auth-failure > 5 in 1h by src ban 1h\nrule harvest phase end match count harvest > 5 in 1h by src ban 1h\n"
+	rule := func(name string) func(*bench) {
+		return func(b *bench) {
+			b.d.Memory.Bans.Add(&b.client, memory.BanRequest{Ladder: []time.Duration{time.Hour}, Rule: name}, now)
+		}
+	}
+	manual := func(b *bench) {
+		b.d.Memory.Bans.AddPrefix(netip.PrefixFrom(b.client.Addr, 32), time.Hour, "enough", now)
+	}
+	network := func(b *bench) {
+		b.d.Memory.Bans.AddPrefix(netip.MustParsePrefix("192.0.2.0/24"), time.Hour, "enough", now)
+	}
+	elsewhere := func(b *bench) { b.receive(b.peers("")...); b.d.Memory.Bans.HaveStanding() }
+	for _, tt := range []struct {
+		name   string
+		ban    func(*bench)
+		change func(*bench)
+	}{
+		{"a brute-force ban, known on another host", rule("guess"), elsewhere},
+		{"a harvest ban, known on another host", rule("harvest"), elsewhere},
+		{"a ban by a former rule, known on another host", rule("former"), elsewhere},
+		{"a manual ban, known on another host", manual, elsewhere},
+		{"a manual ban of the network, known on another host", network, elsewhere},
+		{"a brute-force ban, known here", rule("guess"), func(b *bench) { b.trust(rules.StandingKnown); b.d.Memory.Bans.HaveStanding() }},
+		{"a manual ban, known here", manual, func(b *bench) { b.trust(rules.StandingKnown); b.d.Memory.Bans.HaveStanding() }},
+		{"before the standing has arrived", rule("harvest"), func(*bench) {}},
+		{"an own address in the other host's ban", rule("harvest"), func(b *bench) {
+			b.d.Memory.Bans.HaveStanding()
+			b.d.Own = func(netip.Prefix) bool { return true }
+		}},
+	} {
+		for _, foreign := range []string{"192.0.2.1/32", "192.0.2.0/24"} {
+			for _, first := range []bool{false, true} {
+				b := newBench(t, policy)
+				p := netip.MustParsePrefix(foreign)
+				row := bannedBy("mx3", p, 10*day)
+				if first {
+					b.receive(row)
+				}
+				tt.ban(b)
+				b.receive(row)
+				tt.change(b)
+				b.d.Remember(b.subject())
+				if a := b.ask(smtp.PhaseConnect, ""); !strings.HasPrefix(a, "disconnect 421 4.7.1 Banned until") {
+					t.Errorf("%s, ban of %s on mx3: %q", tt.name, foreign, a)
+				}
+				if o := b.outcomes[0]; !o.Enforced || o.Origin != "" {
+					t.Errorf("%s, ban of %s on mx3: %+v", tt.name, foreign, o)
+				}
+				// Firewalls contain this host's ban.
+				in := 0
+				b.d.Memory.Bans.Each(func(ban memory.Ban) {
+					if e, ok := b.d.Memory.Bans.Enforced(ban.Prefix, now); ok && e.Origin == "" && e.Firewall.UnixMicro() == now+time.Hour.Microseconds() {
+						in++
+					}
+				})
+				if in == 0 {
+					t.Errorf("%s, ban of %s on mx3: this host's ban is not in firewalls", tt.name, foreign)
+				}
+			}
+		}
+	}
+}
+
+// TestOwnBanOverridesExemption checks that the client is tested against each ban: an exemption from
+// the longest one does not end the others.
+func TestOwnBanOverridesExemption(t *testing.T) {
+	b := newBench(t, "mode enforce\n")
+	b.trust(rules.StandingKnown)
+	b.d.Memory.Bans.Add(&b.client, memory.BanRequest{Ladder: []time.Duration{10 * day}, Rule: "harvest"}, now)
+	b.d.Memory.Bans.AddPrefix(netip.MustParsePrefix("192.0.2.0/24"), time.Hour, "enough", now)
+	b.d.Remember(b.subject())
+	if a := b.ask(smtp.PhaseConnect, ""); !strings.Contains(a, "(enough)") {
+		t.Errorf("%q", a)
+	}
+}
+
+// TestFirewall checks how long firewalls contain another host's ban after a rejection: for a day,
+// and only until an exempt client connects from the address.
+func TestFirewall(t *testing.T) {
+	connect := func(b *bench, name string, result smtp.FCrDNS) string {
+		b.state, b.client.Domain = State{}, ""
+		b.track.RDNS, b.track.FCrDNS = []byte(name), result
+		if result == smtp.FCrDNSPass {
+			b.client.Domain = "sender.example"
+		}
+		b.d.Remember(b.subject())
+		return b.ask(smtp.PhaseConnect, "")
+	}
+	for _, tt := range []struct{ name, policy, host string }{
+		{"known on another host", "", "mx7.sender.example"},
+		{"matched by a pass statement", "pass match rdns \"*.passed.example\" fcrdns pass\n", "mx.passed.example"},
+	} {
+		b := newBench(t, "mode enforce\n"+tt.policy)
+		p := netip.PrefixFrom(b.client.Addr, 32)
+		ends := func() time.Duration {
+			ban, ok := b.d.Memory.Bans.Enforced(p, now)
+			if !ok || ban.Firewall.IsZero() {
+				return 0
+			}
+			return time.Duration(ban.Firewall.UnixMicro()-now) * time.Microsecond
+		}
+		b.receive(append(b.peers("sender.example"), bannedBy("mx3", p, 10*day))...)
+		b.d.Memory.Bans.HaveStanding()
+		for _, step := range []struct {
+			host     string
+			fcrdns   smtp.FCrDNS
+			rejected bool
+			firewall time.Duration
+		}{
+			{tt.host, smtp.FCrDNSPass, false, 0},
+			{"", smtp.FCrDNSError, true, 0},
+			{"", smtp.FCrDNSFail, true, day},
+			{tt.host, smtp.FCrDNSPass, false, 0},
+			{"", smtp.FCrDNSFail, true, day},
+		} {
+			if a := connect(b, step.host, step.fcrdns); strings.HasPrefix(a, "disconnect") != step.rejected || ends() != step.firewall {
+				t.Errorf("%s, host %q, FCrDNS %v: %q, in firewalls for %v", tt.name, step.host, step.fcrdns, a, ends())
+			}
+		}
+	}
+	// A ban of an IPv6 /64 may include exempt hosts.
+	b := newBench(t, "mode enforce\n")
+	b.client.Addr = netip.MustParseAddr("2001:db8::1")
+	b.track.Src = netip.AddrPortFrom(b.client.Addr, 4000)
+	p := netip.MustParsePrefix("2001:db8::/64")
+	b.receive(bannedBy("mx3", p, 10*day))
+	b.d.Memory.Bans.HaveStanding()
+	if a := connect(b, "", smtp.FCrDNSFail); !strings.HasPrefix(a, "disconnect") {
+		t.Errorf("an unknown client in the /64: %q", a)
+	}
+	if ban, ok := b.d.Memory.Bans.Enforced(p, now); !ok || !ban.Firewall.IsZero() {
+		t.Errorf("the /64 is in firewalls: %+v", ban)
 	}
 }
 
@@ -399,7 +570,7 @@ func TestObservedOffence(t *testing.T) {
 		if a := b.rcpt("bob@example.org"); a != "proceed" || !slices.Equal(b.told(), []string{"verdict r reject", "ban r"}) {
 			t.Errorf("%s: %q, %q", policy, a, b.told())
 		}
-		if ban, ok := b.d.Memory.Bans.Banned(&b.client, now); !ok || !ban.Observe {
+		if ban, ok := first(b.d.Memory.Bans.Banned(&b.client, now)); !ok || !ban.Observe {
 			t.Errorf("%s: %+v", policy, ban)
 		}
 	}
@@ -443,7 +614,7 @@ func TestLateBan(t *testing.T) {
 		if a, want := b.rcpt("bob@example.org"), map[string]string{"enforce": "reject 450 4.7.1 no", "observe": "proceed"}[tt.mode]; a != want {
 			t.Errorf("%s: %q", tt.name, a)
 		}
-		if _, banned := b.d.Memory.Bans.Banned(&b.client, now); banned || b.state.Offence {
+		if _, banned := first(b.d.Memory.Bans.Banned(&b.client, now)); banned || b.state.Offence {
 			t.Errorf("%s: banned before the end", tt.name)
 		}
 		b.case_.Unknown.N, b.case_.Accepted.N = tt.missing, tt.accepted
@@ -452,4 +623,12 @@ func TestLateBan(t *testing.T) {
 			t.Errorf("%s: outcomes %q, want %q; offence %v", tt.name, b.told(), tt.told, b.state.Offence)
 		}
 	}
+}
+
+// first returns the first ban, if any.
+func first(list []memory.Ban) (b memory.Ban, ok bool) {
+	if len(list) == 0 {
+		return b, false
+	}
+	return list[0], true
 }

@@ -1,10 +1,6 @@
 package decide
 
-import (
-	"cmp"
-
-	"scanwatch/filter/memory"
-)
+import "scanwatch/filter/memory"
 
 // Reasons why a ban by another host does not affect a client that is not exempt.
 const (
@@ -13,14 +9,20 @@ const (
 )
 
 // spared returns why a ban does not affect s, or "".
+//
+// The rules and the operator of another host do not override exemptions here. Their bans have
+// no effect before the clients with standing are known, here and on other hosts, nor if they
+// include an address of this host.
 func (d *Decider) spared(s Subject, b *memory.Ban, at int64) string {
 	switch {
-	case d.applies(s, b, at):
+	case b.Origin == "" && b.Manual:
 		return ""
 	case b.Origin == "":
-		return d.exempt(s, d.rule(b.Rule), at)
+		return d.exempt(s, d.rule(b.Rule), false, at)
 	case d.Memory.Bans.Waiting():
 		return waitingForStanding
+	case d.Own != nil && d.Own(b.Prefix) || s.Dst.IsValid() && b.Prefix.Contains(s.Dst.Addr()):
+		return ownAddress
 	}
-	return cmp.Or(d.exempt(s, nil, at), ownAddress)
+	return d.exempt(s, nil, true, at)
 }

@@ -74,18 +74,21 @@ func (b *Bans) Changed(since uint64) (changed []netip.Prefix, generation uint64,
 	return changed, l.next, true
 }
 
-// Enforced returns the active, enforced ban of exactly p.
-func (b *Bans) Enforced(p netip.Prefix, now int64) (Ban, bool) {
+// Enforced returns the active, enforced ban of exactly p. If this host and another one have
+// banned p, Enforced returns the ban that remains in firewalls for longer.
+func (b *Bans) Enforced(p netip.Prefix, now int64) (e Ban, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	at := b.clock.row(now)
-	row, ok := b.networks.rows[p]
-	if isSource(p) {
-		row, ok = b.hosts.get(hostIn(p))
+	for _, k := range []*book{&b.own, &b.others} {
+		row, known := k.get(p)
+		row.settle(at)
+		if !known || !row.active(at) || row.flags&banObserved != 0 {
+			continue
+		}
+		if one := b.export(p, row); !ok || one.Firewall.After(e.Firewall) {
+			e, ok = one, true
+		}
 	}
-	row.settle(at)
-	if !ok || !row.active(at) || row.flags&banObserved != 0 {
-		return Ban{}, false
-	}
-	return b.export(p, row), true
+	return e, ok
 }

@@ -1,19 +1,20 @@
 package memory
 
 import (
-	"math"
 	"net/netip"
+	"slices"
 	"time"
 )
 
-// Bans is the table of banned hosts and networks. An expired ban is kept for keepBan,
-// so that the host's next ban can be longer.
+// Bans holds the banned hosts and networks. The bans and unbans of this host are kept apart
+// from the bans of other hosts, so that neither replaces the other. An expired ban is kept
+// for keepBan, so that the host's next ban can be longer.
 type Bans struct {
 	*shared
-	hosts    table[Host, ban]
-	networks networkBans
-	rules    ruleNames
-	log      banLog
+	own    book // also holds the unbans of other hosts
+	others book // bans of other hosts; see sharebans.go
+	rules  ruleNames
+	log    banLog
 	// receive appends to freed the prefixes that another host has unbanned, and to
 	// ranges the prefixes in which another host has ended all bans.
 	freed    []Freed
@@ -28,11 +29,9 @@ type ban struct {
 	attempts     uint16 // connections during the latest ban
 	rule         uint16 // index into ruleNames
 	session      uint64
-	// repeats is the time until which an offence is consecutive; see repeatsUntil.
-	// repeats is set only in rows of other hosts' bans.
-	repeats uint32
-	times   uint8 // consecutive offences on this host, including this one
-	flags   banFlags
+	rejected     uint32 // of another host's ban: the time until which firewalls contain it; see Rejected
+	times        uint8  // consecutive offences on this host, including this one
+	flags        banFlags
 }
 
 type banFlags uint8
@@ -44,7 +43,6 @@ const (
 	banForeign                       // imposed or ended on another host
 	banListed                        // rests on a listing in a DNS list
 	banWithin                        // an unban also of all hosts and networks in the prefix
-	banRejected                      // of another host: this filter has rejected a client because of it
 )
 
 // keepBan is the retention period of a ban after it ends, in seconds.
@@ -55,29 +53,22 @@ const keepBan = 90 * daySeconds
 // ban.
 const inRow = daySeconds
 
-// bansBucket names the bucket that stores the bans of hosts and networks.
-const bansBucket = "bans"
+// BansBucket is the bucket with the bans of this host, and OthersBucket that with the bans of
+// other hosts.
+const (
+	BansBucket   = "bans"
+	OthersBucket = "otherbans"
+)
 
 func banScore[K any](_ K, b ban, now uint32) int64 { return int64(b.until) + keepBan - int64(now) }
 
 func newBans(s *shared) *Bans {
 	b := &Bans{shared: s, log: newBanLog(), rules: newRuleNames()}
-	b.hosts = newTable(s, schema[Host, ban]{
-		name: "bans", bucket: bansBucket, limit: maxBans, evictionScore: banScore[Host],
-		key:   func(k Host) []byte { return prefixKey(k.Prefix()) },
-		value: b.rules.value,
-		decode: func(key, value []byte) (Host, ban, bool) {
-			p, row, ok := b.rules.read(key, value)
-			if !ok || !isSource(p) {
-				return Host{}, ban{}, false
-			}
-			return hostIn(p), row, true
-		},
-		shift:   func(_ Host, row *ban, by int64) { row.shift(by) },
-		merge:   mergeBans,
-		combine: func(_ Host, row *ban, other ban) { mergeBans(row, other) },
-	})
-	b.networks = networkBans{rows: make(map[netip.Prefix]ban), rules: &b.rules}
+	// Earlier versions kept the bans of other hosts in the same bucket.
+	own := func(row *ban) bool { return row.flags&(banForeign|banRevoked) != banForeign }
+	b.own = newBook(s, &b.rules, "bans", BansBucket, maxBans, maxNetworkBans, own)
+	foreign := func(row *ban) bool { return row.flags&banForeign != 0 }
+	b.others = newBook(s, &b.rules, "bans by other hosts", OthersBucket, maxBans/maxForeign, maxNetworkBans/maxForeign, foreign)
 	return b
 }
 
@@ -96,9 +87,9 @@ type Ban struct {
 	Revoked  bool         `json:"revoked,omitempty"` // ended by the operator
 	Listed   bool         `json:"listed,omitempty"`  // rests on a listing in a DNS list
 	Origin   string       `json:"origin,omitempty"`  // other host that imposed or ended the ban
-	// Withheld is set for another host's ban that firewalls and exports must not
-	// include; see Bans.Rejected.
-	Withheld bool `json:"-"`
+	// Firewall is the time until which firewalls and exports may contain the ban. It is zero if
+	// they must not contain it; see Bans.Rejected.
+	Firewall time.Time `json:"-"`
 }
 
 // On names the other host that imposed the ban, as in " on mx1". On returns "" for a
@@ -153,7 +144,9 @@ type BanRequest struct {
 
 func (b *Bans) export(p netip.Prefix, row ban) Ban {
 	e := b.rules.export(&b.clock, p, row)
-	e.Withheld = e.Withheld || b.waiting(&row)
+	if b.waiting(&row) {
+		e.Firewall = time.Time{}
+	}
 	return e
 }
 
@@ -168,7 +161,7 @@ func (b *Bans) Add(c *Client, r BanRequest, now int64) Ban {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	k, at := c.Host(), b.clock.row(now)
-	old, known := b.hosts.live(k, at)
+	old, known := b.own.hosts.live(k, at)
 	old.settle(at)
 	row := ban{since: at, last: old.last, rule: b.rules.number(r.Rule), session: r.Session, times: 1}
 	if r.Observe {
@@ -180,7 +173,7 @@ func (b *Bans) Add(c *Client, r BanRequest, now int64) Ban {
 	sameMode := old.flags&banObserved == row.flags&banObserved
 	active := known && old.active(at)
 	switch {
-	case active && sameMode && old.flags&banForeign == 0: // another offence while a ban is active
+	case active && sameMode: // another offence while a ban is active
 		row.since, row.times, row.attempts = old.since, max(old.times, 1), old.attempts
 	case active && r.Observe:
 		return b.export(k.Prefix(), old)
@@ -189,71 +182,69 @@ func (b *Bans) Add(c *Client, r BanRequest, now int64) Ban {
 	}
 	row.until = at + uint32(r.Ladder[min(int(row.times), len(r.Ladder))-1]/time.Second)
 	if active && sameMode && old.until >= row.until {
-		if old.flags&banForeign != 0 { // the offence counts for the next ban
-			old.inherit(&row)
-			b.hosts.put(k, old, at)
-		}
 		return b.export(k.Prefix(), old)
 	}
-	b.hosts.put(k, row, at)
+	b.own.hosts.put(k, row, at)
 	b.log.add(k.Prefix())
 	return b.export(k.Prefix(), row)
 }
 
-// Banned returns the active ban of c, enforced or observed, and records a connection. A
-// rule's ban of a /64 does not apply to hosts with proven names in that /64. A manual
-// ban of a /64 applies to all its hosts.
-func (b *Bans) Banned(c *Client, now int64) (Ban, bool) {
+// Banned returns the active bans of c, enforced or observed, and records a connection. The
+// bans of this host come first, then those of other hosts. Among each, enforced bans come
+// first, in the order of their ends, latest first. A rule's ban of a /64 does not apply to
+// hosts with proven names in that /64. A manual ban of a /64 applies to all its hosts.
+func (b *Bans) Banned(c *Client, now int64) (list []Ban) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	at := b.clock.row(now)
-	k := c.Host()
-	row, ok := b.hosts.get(k)
-	row.settle(at)
-	if wide := k.wide(); wide != k && (!ok || !row.active(at)) {
-		w, found := b.hosts.get(wide)
-		if w.settle(at); found && w.flags&banManual != 0 && w.active(at) {
-			k, row, ok = wide, w, true
+	for _, k := range []*book{&b.own, &b.others} {
+		n := len(list)
+		list = appendCovering(list, b, k, c, at)
+		if len(list) > n+1 {
+			slices.SortStableFunc(list[n:], before)
 		}
 	}
-	if ok {
-		ok = row.active(at)
-		row.connected(at, ok)
-		b.hosts.touch(k, row)
+	return list
+}
+
+// appendCovering appends the active bans in a book that affect c, and records a connection.
+func appendCovering(list []Ban, b *Bans, k *book, c *Client, at uint32) []Ban {
+	h := c.Host()
+	if row, ok := k.connect(h, false, at); ok {
+		list = append(list, b.export(h.Prefix(), row))
 	}
-	// A manual ban of the network overrides a shorter ban of the host.
-	if p, wide, found := b.networks.lookup(c.Addr, at); found && (!ok || row.flags&banObserved != 0 || row.until < wide.until) {
-		wide.connected(at, true)
-		b.networks.touch(p, wide)
-		return b.export(p, wide), true
+	if wide := h.wide(); wide != h {
+		if row, ok := k.connect(wide, true, at); ok {
+			list = append(list, b.export(wide.Prefix(), row))
+		}
 	}
-	if !ok {
-		return Ban{}, false
+	if p, row, ok := k.networks.lookup(c.Addr, at); ok {
+		row.connected(at, true)
+		k.networks.touch(p, row)
+		list = append(list, b.export(p, row))
 	}
-	return b.export(k.Prefix(), row), true
+	return list
+}
+
+// before compares two bans of a client in the order of Banned.
+func before(a, b Ban) int {
+	switch {
+	case a.Observe == b.Observe:
+		return b.Until.Compare(a.Until)
+	case a.Observe:
+		return 1
+	}
+	return -1
 }
 
 // active reports whether a row holds a ban that has not ended. A revoked ban is
 // inactive even if the time of the unban is in the future.
 func (b *ban) active(at uint32) bool { return b.until > at && b.flags&banRevoked == 0 }
 
-// repeatsUntil returns the time until which another offence on this host is
-// consecutive. The row with another host's ban stores the time for this host's previous
-// ban, so that claims by other hosts do not lengthen bans here.
+// repeatsUntil returns the time until which another offence is consecutive.
 func (b *ban) repeatsUntil() int64 {
-	if b.flags&banForeign != 0 {
-		return int64(b.repeats)
-	}
 	length := int64(b.until) - int64(b.since)
 	return int64(b.until) + max(inRow, 4*length)
-}
-
-// inherit copies the count of consecutive offences from this host's own ban to the row
-// with another host's ban.
-func (b *ban) inherit(own *ban) {
-	if own.flags&banRevoked == 0 && own.flags&banObserved == b.flags&banObserved {
-		b.times, b.repeats = own.times, uint32(min(own.repeatsUntil(), math.MaxUint32))
-	}
 }
 
 // banned reports whether the row holds a ban, rather than only an offence.
@@ -274,54 +265,78 @@ func (b *Bans) AddPrefix(p netip.Prefix, d time.Duration, reason string, now int
 	defer b.mu.Unlock()
 	at := b.clock.row(now)
 	row := ban{since: at, until: at + uint32(d/time.Second), rule: b.rules.number(reason), times: 1, flags: banManual}
-	if isSource(p) {
-		k := hostIn(p)
-		if old, ok := b.hosts.get(k); ok {
-			row.last = old.last
-			if old.flags&banObserved == 0 && !old.active(at) {
-				row.times = min(old.times, 254) + 1
-			} else if old.flags&banObserved == 0 {
-				row.times = max(old.times, 1) // the operator changes the active ban
-			}
+	if old, ok := b.own.get(p); ok && isSource(p) {
+		row.last = old.last
+		if old.flags&banObserved == 0 && !old.active(at) {
+			row.times = min(old.times, 254) + 1
+		} else if old.flags&banObserved == 0 {
+			row.times = max(old.times, 1) // the operator changes the active ban
 		}
-		b.hosts.put(k, row, at)
-		b.log.add(k.Prefix())
-		return b.export(k.Prefix(), row), true
 	}
-	if !b.networks.makeRoom(p, at) {
+	if !b.own.put(p, row, at) {
 		return Ban{}, false
 	}
-	b.networks.put(p, row)
 	b.log.add(p)
 	return b.export(p, row), true
 }
 
-// Revoke ends the active ban of a host or network and returns it. If within is set,
-// Revoke ends all active bans in p. For an IPv6 address, Revoke ends all active bans in
-// its /64. Bans of larger networks that contain p remain in effect.
+// Revoke ends the active bans of a host or network, including those of other hosts, and
+// returns them. If within is set, Revoke ends all active bans in p. For an IPv6 address,
+// Revoke ends all active bans in its /64. Bans of larger networks that contain p remain in
+// effect.
 func (b *Bans) Revoke(p netip.Prefix, within bool, now int64) (ended []Ban) {
 	p = widen(p)
 	at := b.clock.row(now)
-	add := func(e Ban) { ended = append(ended, e) }
-	revokeNetworks(b, p, within, at, add)
-	switch {
-	case p.IsSingleIP():
-		revokeHost(b, hostIn(p), at, add)
-		return ended
-	case !within && !isSource(p):
-		return ended
+	inside := func(q netip.Prefix) bool {
+		return q == p || (within || isSource(p)) && q.Bits() >= p.Bits() && p.Contains(q.Addr())
 	}
-	each(&b.mu, &b.hosts, func(k Host, row ban) (e Ban, ok bool) {
-		q := k.Prefix()
-		if !p.Contains(q.Addr()) {
-			return e, false
+	revoked := func(k *book) (list []Ban) {
+		revoke := func(q netip.Prefix, row ban) (e Ban, ok bool) {
+			if !inside(q) || !row.active(at) {
+				return e, false
+			}
+			return b.revoke(k, q, row, at), true
 		}
-		if e, ok = b.revoked(q, &row, at); ok {
-			b.hosts.put(k, row, at)
+		add := func(e Ban) { list = append(list, e) }
+		if p.Addr().Is4() && isSource(p) || !within && !isSource(p) {
+			revokeOne(b, k, p, revoke, add)
+		} else {
+			visitBook(b.shared, k, revoke, add)
 		}
-		return e, ok
-	}, add)
-	return ended
+		return list
+	}
+	others := revoked(&b.others)
+	return append(revoked(&b.own), others...)
+}
+
+// revokeOne revokes the ban of exactly p.
+func revokeOne(b *Bans, k *book, p netip.Prefix, revoke func(netip.Prefix, ban) (Ban, bool), add func(Ban)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if row, ok := k.get(p); ok {
+		if e, ok := revoke(p, row); ok {
+			add(e)
+		}
+	}
+}
+
+// revoke ends an active ban in a book and returns it. The book of this host then holds the
+// unban, which other hosts must receive. If this host also has an active ban of p, that ban must
+// be revoked next.
+func (b *Bans) revoke(k *book, p netip.Prefix, row ban, at uint32) Ban {
+	row.revoke(at)
+	own, known := b.own.get(p)
+	if k == &b.others {
+		k.del(p)
+		if known && own.flags&banRevoked != 0 {
+			row.until = max(row.until, own.until+1) // other hosts must not take it for the earlier unban
+		}
+	}
+	if k == &b.own || !known || !own.active(at) {
+		b.own.put(p, row, at)
+	}
+	b.log.add(p)
+	return b.export(p, row)
 }
 
 // RevokeListed ends those bans of the client at a that rest on a DNS list and for which
@@ -336,53 +351,16 @@ func (b *Bans) RevokeListed(a netip.Addr, refuted func(Ban) bool, now int64) (en
 		hosts = hosts[:1]
 	}
 	for _, k := range hosts {
-		row, _ := b.hosts.get(k)
-		if row.flags&(banListed|banForeign) != banListed || !refuted(b.export(k.Prefix(), row)) {
-			continue
-		}
-		if !row.active(at) {
+		row, _ := b.own.hosts.get(k)
+		if row.flags&banListed == 0 || !row.active(at) || !refuted(b.export(k.Prefix(), row)) {
 			continue
 		}
 		row.until, row.times = max(at, row.since), 0
-		b.hosts.put(k, row, at)
+		b.own.hosts.put(k, row, at)
 		b.log.add(k.Prefix())
 		ended = append(ended, b.export(k.Prefix(), row))
 	}
 	return ended
-}
-
-// revoked ends the ban of p if it is active, and returns it.
-func (b *Bans) revoked(p netip.Prefix, row *ban, at uint32) (e Ban, ok bool) {
-	if !row.active(at) {
-		return e, false
-	}
-	row.revoke(at)
-	b.log.add(p)
-	return b.export(p, *row), true
-}
-
-func revokeNetworks(b *Bans, p netip.Prefix, within bool, at uint32, add func(Ban)) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for q, row := range b.networks.rows {
-		if q != p && (!within || q.Bits() < p.Bits() || !p.Contains(q.Addr())) {
-			continue
-		}
-		if e, ok := b.revoked(q, &row, at); ok {
-			b.networks.put(q, row)
-			add(e)
-		}
-	}
-}
-
-func revokeHost(b *Bans, k Host, at uint32, add func(Ban)) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	row, _ := b.hosts.get(k)
-	if e, ok := b.revoked(k.Prefix(), &row, at); ok {
-		b.hosts.put(k, row, at)
-		add(e)
-	}
 }
 
 // addresses returns the numbers of the banned hosts in p that are identified by a
@@ -392,7 +370,10 @@ func (b *Bans) addresses(p netip.Prefix) map[uint64]bool {
 	if p.Addr().Is4() {
 		return set
 	}
-	each(&b.mu, &b.hosts, func(k Host, _ ban) (uint64, bool) { return k.number(), k != k.wide() && p.Contains(k.Prefix().Addr()) }, func(n uint64) { set[n] = true })
+	number := func(k Host, _ ban) (uint64, bool) { return k.number(), k != k.wide() && p.Contains(k.Prefix().Addr()) }
+	for _, k := range []*book{&b.own, &b.others} {
+		each(&b.mu, &k.hosts, number, func(n uint64) { set[n] = true })
+	}
 	return set
 }
 
@@ -400,9 +381,11 @@ func (b *Bans) addresses(p netip.Prefix) map[uint64]bool {
 func (b *Bans) Covering(a netip.Addr, now int64) (list []Ban) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for p, row := range b.networks.rows {
-		if p.Contains(a) && row.active(b.clock.row(now)) {
-			list = append(list, b.export(p, row))
+	for _, k := range []*book{&b.own, &b.others} {
+		for p, row := range k.networks.rows {
+			if p.Contains(a) && row.active(b.clock.row(now)) {
+				list = append(list, b.export(p, row))
+			}
 		}
 	}
 	return list
@@ -411,10 +394,9 @@ func (b *Bans) Covering(a netip.Addr, now int64) (list []Ban) {
 // Each calls visit for every ban, even if expired, in no particular order. Offences
 // without a ban are omitted.
 func (b *Bans) Each(visit func(Ban)) {
-	for _, e := range networkList(b) {
-		visit(e)
-	}
-	each(&b.mu, &b.hosts, func(k Host, row ban) (Ban, bool) { return b.export(k.Prefix(), row), row.banned() }, visit)
+	export := func(p netip.Prefix, row ban) (Ban, bool) { return b.export(p, row), row.banned() }
+	visitBook(b.shared, &b.own, export, visit)
+	visitBook(b.shared, &b.others, export, visit)
 }
 
 // BanCount counts active bans.
@@ -442,43 +424,22 @@ func (b *Bans) Count(now int64) (n BanCount) {
 			}
 		}
 	}
-	each(&b.mu, &b.hosts, func(_ Host, row ban) (ban, bool) { return row, true }, add)
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, row := range b.networks.rows {
-		add(row)
-	}
+	same := func(_ netip.Prefix, row ban) (ban, bool) { return row, true }
+	visitBook(b.shared, &b.own, same, add)
+	visitBook(b.shared, &b.others, same, add)
 	return n
-}
-
-func networkList(b *Bans) (list []Ban) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for p, row := range b.networks.rows {
-		list = append(list, b.export(p, row))
-	}
-	return list
 }
 
 // settle corrects bans that start in the future.
 func (b *Bans) settle(at uint32) {
-	b.settleNetworks(at)
-	each(&b.mu, &b.hosts, func(k Host, row ban) (none struct{}, _ bool) {
-		if row.settle(at) {
-			b.hosts.put(k, row, at)
-		}
-		return none, false
-	}, func(struct{}) {})
-}
-
-func (b *Bans) settleNetworks(at uint32) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.log.restart()
-	for p, row := range b.networks.rows {
-		if row.settle(at) {
-			b.networks.put(p, row)
-		}
+	b.Restart()
+	for _, k := range []*book{&b.own, &b.others} {
+		visitBook(b.shared, k, func(p netip.Prefix, row ban) (none struct{}, _ bool) {
+			if row.settle(at) {
+				k.put(p, row, at)
+			}
+			return none, false
+		}, func(struct{}) {})
 	}
 }
 
@@ -486,7 +447,7 @@ func (b *ban) shift(by int64) {
 	shiftTime(&b.since, by)
 	shiftTime(&b.until, by)
 	shiftTime(&b.last, by)
-	shiftTime(&b.repeats, by)
+	shiftTime(&b.rejected, by)
 }
 
 // mergeBans merges a stored ban into a ban imposed since startup. The ban that ends
@@ -539,7 +500,13 @@ func (n *ruleNames) export(c *clock, p netip.Prefix, b ban) Ban {
 		Observe: b.flags&banObserved != 0, Manual: b.flags&banManual != 0, Revoked: b.flags&banRevoked != 0,
 		Listed: b.flags&banListed != 0,
 	}
-	out.Withheld = b.flags&(banForeign|banRejected) == banForeign
+	switch {
+	case out.Revoked:
+	case b.flags&banForeign == 0:
+		out.Firewall = out.Until
+	case b.rejected != 0 && p.IsSingleIP():
+		out.Firewall = c.event(min(b.until, b.rejected))
+	}
 	if out.Origin, out.Rule = splitOrigin(n.list[b.rule]); out.Revoked && b.flags&banForeign == 0 {
 		out.Origin = "" // this host has revoked another host's ban
 	}
@@ -559,7 +526,7 @@ func (n *ruleNames) value(b ban) (value []byte) {
 	value = be.AppendUint64(value, b.session)
 	value = append(value, b.times, byte(b.flags))
 	if b.flags&banForeign != 0 {
-		value = be.AppendUint32(value, b.repeats)
+		value = be.AppendUint32(value, b.rejected)
 	}
 	return append(value, n.list[b.rule]...)
 }
@@ -578,7 +545,7 @@ func (n *ruleNames) read(key, v []byte) (p netip.Prefix, b ban, ok bool) {
 		if len(rule) < 4 {
 			return p, ban{}, false
 		}
-		b.repeats, rule = be.Uint32(rule), rule[4:]
+		b.rejected, rule = be.Uint32(rule), rule[4:]
 	}
 	b.rule = n.number(string(rule))
 	return p, b, true

@@ -10,7 +10,7 @@ import (
 
 // holds reports whether an enforced ban applies to c.
 func holds(m *Memory, c *Client, d time.Duration) bool {
-	b, ok := m.Bans.Banned(c, at(d))
+	b, ok := first(m.Bans.Banned(c, at(d)))
 	return ok && !b.Observe
 }
 
@@ -94,7 +94,7 @@ func TestBan(t *testing.T) {
 	t.Run("observed", func(t *testing.T) {
 		m := New()
 		m.Bans.Add(a, observed, at(0))
-		if b, ok := m.Bans.Banned(a, at(1)); !ok || !b.Observe {
+		if b, ok := first(m.Bans.Banned(a, at(1))); !ok || !b.Observe {
 			t.Errorf("%+v %v", b, ok)
 		}
 		if b := m.Bans.Add(a, request, at(time.Minute)); b.Observe || b.Times != 1 || !holds(m, a, time.Hour) {
@@ -110,10 +110,10 @@ func TestBan(t *testing.T) {
 		if b, ok := m.Bans.AddPrefix(p, time.Hour, "enough", at(0)); !ok || !b.Manual {
 			t.Errorf("%+v", b)
 		}
-		if b, ok := m.Bans.Banned(a, at(time.Minute)); !ok || b.Prefix != p || b.Rule != "enough" || b.Attempts != 1 {
+		if b, ok := first(m.Bans.Banned(a, at(time.Minute))); !ok || b.Prefix != p || b.Rule != "enough" || b.Attempts != 1 {
 			t.Errorf("%+v", b)
 		}
-		if _, ok := m.Bans.Banned(who("192.0.3.1"), at(time.Minute)); ok {
+		if _, ok := first(m.Bans.Banned(who("192.0.3.1"), at(time.Minute))); ok {
 			t.Error("banned a neighbour")
 		}
 		m.Bans.Add(a, request, at(time.Minute))
@@ -188,4 +188,12 @@ func TestIdentity(t *testing.T) {
 			t.Errorf("%s: %+v, want %v", tt.c.Addr, s, tt.want)
 		}
 	}
+}
+
+// first returns the first ban, if any.
+func first(list []Ban) (b Ban, ok bool) {
+	if len(list) == 0 {
+		return b, false
+	}
+	return list[0], true
 }

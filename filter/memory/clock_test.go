@@ -82,7 +82,7 @@ func (w *world) fill() {
 func (w *world) left(c *Client) (left time.Duration) {
 	w.t.Helper()
 	event := time.UnixMicro(w.event())
-	if b, ok := w.m.Bans.Banned(c, w.event()); ok {
+	if b, ok := first(w.m.Bans.Banned(c, w.event())); ok {
 		left = b.Until.Sub(event)
 	}
 	w.disk.take(w.m)

@@ -10,10 +10,11 @@ import (
 // Until this standing has arrived for the first time, these bans have no effect. Otherwise,
 // they would affect clients that are exempt.
 //
-// Firewalls, DNS zones and exports cannot exempt a client by its name or login. They
-// therefore include another host's ban only after this filter has rejected a client
-// because of it, and only until the address becomes exempt. Other hosts' bans of
-// networks are never included.
+// A firewall, a DNS zone and an export cannot exempt a client by its name or its login. They
+// therefore contain another host's ban of an address only for a day after this filter has
+// rejected a client because of it, and no longer than until the address becomes exempt or an
+// exempt client connects. Other hosts' bans of networks and of an IPv6 /64, which may include
+// exempt clients, are not included.
 
 // NotEnforced describes the bans for which Bans.Waiting is true.
 const NotEnforced = "not enforced: waiting for the standing of other hosts"
@@ -45,30 +46,36 @@ func (b *Bans) waiting(row *ban) bool {
 	return row.flags&banForeign != 0 && b.waits()
 }
 
-// Rejected records that the filter has rejected a client because of e, another host's
-// ban. Rejected has no effect on network bans.
-func (b *Bans) Rejected(e *Ban) { setRejected(b, e.Prefix, e.Origin, true) }
+// inFirewalls is the time in seconds for which firewalls contain another host's ban after a
+// rejection. The filter then checks again whether the client is exempt.
+const inFirewalls = daySeconds
 
-// Withhold removes another host's ban from firewalls and exports, until the filter rejects
-// a client again.
-func (b *Bans) Withhold(p netip.Prefix) { setRejected(b, p, "", false) }
-
-// setRejected sets or clears the rejected flag of origin's ban of p, or of any other
-// host's ban of p if origin is empty.
-func setRejected(b *Bans, p netip.Prefix, origin string, rejected bool) {
-	if !isSource(p) {
-		return
-	}
+// Rejected records that the filter has rejected a client because of the ban e of another
+// host. It has no effect on bans of networks and of an IPv6 /64.
+func (b *Bans) Rejected(e *Ban, now int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	k := hostIn(p)
-	row, _ := b.hosts.get(k)
-	by := b.rules.imposed(&row)
-	if by == "" || origin != "" && by != origin || row.flags&banRejected != 0 == rejected {
+	at := b.clock.row(now)
+	row, ok := b.others.get(e.Prefix)
+	if !ok || !e.Prefix.IsSingleIP() || b.rules.imposed(&row) != e.Origin || row.rejected > at {
 		return
 	}
-	row.flags ^= banRejected
-	b.hosts.touch(k, row)
+	row.rejected = at + inFirewalls
+	b.others.touch(e.Prefix, row)
+	b.log.add(e.Prefix)
+}
+
+// Withhold removes another host's ban of p from firewalls and exports, until the filter rejects
+// a client again.
+func (b *Bans) Withhold(p netip.Prefix) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	row, ok := b.others.get(p)
+	if !ok || row.rejected == 0 {
+		return
+	}
+	row.rejected = 0
+	b.others.touch(p, row)
 	b.log.add(p)
 }
 

@@ -47,7 +47,7 @@ func TestRejectedBan(t *testing.T) {
 		if !ok {
 			t.Fatal("the ban has ended")
 		}
-		return ban.Withheld
+		return ban.Firewall.IsZero()
 	}
 	steps := []struct {
 		name     string
@@ -55,14 +55,14 @@ func TestRejectedBan(t *testing.T) {
 		withheld bool
 	}{
 		{"not rejected yet", func() {}, true},
-		{"rejected", func() { ban, _ := m.Bans.Enforced(p, now); m.Bans.Rejected(&ban) }, false},
+		{"rejected", func() { ban, _ := m.Bans.Enforced(p, now); m.Bans.Rejected(&ban, now) }, false},
 		{"the same row again", func() { receive(m, first) }, false},
 		{"rejected because of an earlier ban", func() {
 			ban, _ := m.Bans.Enforced(p, now)
 			receive(m, from("mx3", 2*time.Hour, now+1e6))
-			m.Bans.Rejected(&ban)
+			m.Bans.Rejected(&ban, now)
 		}, true},
-		{"rejected again", func() { ban, _ := m.Bans.Enforced(p, now); m.Bans.Rejected(&ban) }, false},
+		{"rejected again", func() { ban, _ := m.Bans.Enforced(p, now); m.Bans.Rejected(&ban, now) }, false},
 		{"stored and loaded", func() {
 			stored := m.Changes(1000)
 			m = New()
@@ -75,7 +75,8 @@ func TestRejectedBan(t *testing.T) {
 		{"exempt", func() { m.Bans.Withhold(p) }, true},
 		{"a forged row", func() {
 			row := from("mx2", 3*time.Hour, now+2e6)[0]
-			row.Value[banSize-1] |= byte(banRejected)
+			row.Value[banSize-1] |= byte(banForeign)
+			row.Value = slices.Insert(row.Value, banSize, 0xff, 0xff, 0xff, 0xff) // ban.rejected
 			receive(m, []Foreign{row})
 		}, true},
 		{"this host's own ban", func() { m.Bans.AddPrefix(p, 4*time.Hour, "r", now) }, false},

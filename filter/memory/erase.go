@@ -60,24 +60,26 @@ func (m *Memory) Erase(e Erasure, now int64, dry bool) Erased {
 func (m *Memory) eraseHosts(p netip.Prefix, hosts map[uint64]bool, bans bool, at uint32, dry bool, out *Erased) {
 	active := func(b *ban) bool { return b.until > at && b.flags&banObserved == 0 }
 	kept := func(b *ban) bool { return !bans && active(b) }
-	var ended []netip.Prefix
-	erase(&m.mu, &m.Bans.hosts, dry, out, func(k Host, b ban) bool {
-		if !p.Contains(k.Prefix().Addr()) {
-			return false
+	for _, k := range []*book{&m.Bans.own, &m.Bans.others} {
+		var ended []netip.Prefix
+		erase(&m.mu, &k.hosts, dry, out, func(h Host, b ban) bool {
+			if !p.Contains(h.Prefix().Addr()) {
+				return false
+			}
+			if kept(&b) {
+				out.Kept = append(out.Kept, m.Bans.export(h.Prefix(), b))
+				return false
+			}
+			if active(&b) {
+				ended = append(ended, h.Prefix())
+			}
+			return true
+		})
+		if !dry {
+			logEnded(m.Bans, ended)
 		}
-		if kept(&b) {
-			out.Kept = append(out.Kept, m.Bans.export(k.Prefix(), b))
-			return false
-		}
-		if active(&b) {
-			ended = append(ended, k.Prefix())
-		}
-		return true
-	})
-	if !dry {
-		logEnded(m.Bans, ended)
+		eraseNetworks(m, &k.networks, p, kept, dry, out)
 	}
-	eraseNetworks(m, p, kept, dry, out)
 	erase(&m.mu, &m.Peers.rows, dry, out, func(k peerKey, _ peer) bool { return k.kind != peerDomain && p.Contains(k.host.Prefix().Addr()) })
 	has := func(n uint64) bool { return hosts[n] || inPrefix(n, p) }
 	// If a network also includes other hosts, its counts do not describe a single
@@ -104,10 +106,9 @@ func numbers(m *Memory, p netip.Prefix) map[uint64]bool {
 }
 
 // eraseNetworks deletes the bans of the networks in p.
-func eraseNetworks(m *Memory, p netip.Prefix, kept func(*ban) bool, dry bool, out *Erased) {
+func eraseNetworks(m *Memory, n *networkBans, p netip.Prefix, kept func(*ban) bool, dry bool, out *Erased) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	n := &m.Bans.networks
 	for _, q := range slices.Collect(maps.Keys(n.rows)) {
 		b := n.rows[q]
 		switch {

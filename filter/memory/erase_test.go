@@ -108,7 +108,7 @@ func TestEraseBans(t *testing.T) {
 	if !maps.Equal(got.Rows, map[string]int{"bans": 2}) || len(got.Kept) != 2 {
 		t.Errorf("%+v", got)
 	}
-	if _, ok := m.Bans.Banned(who("192.0.2.1"), at(time.Minute)); !ok {
+	if _, ok := first(m.Bans.Banned(who("192.0.2.1"), at(time.Minute))); !ok {
 		t.Error("an active ban has ended")
 	}
 	e.Bans = true
@@ -126,7 +126,7 @@ func TestEraseBans(t *testing.T) {
 		t.Errorf("Changed returns %v", changed)
 	}
 	for _, a := range []string{"192.0.2.1", "192.0.2.65"} {
-		if b, ok := m.Bans.Banned(who(a), at(time.Minute)); !ok || b.Prefix.Bits() != 16 {
+		if b, ok := first(m.Bans.Banned(who(a), at(time.Minute))); !ok || b.Prefix.Bits() != 16 {
 			t.Errorf("%s: %+v", a, b)
 		}
 	}

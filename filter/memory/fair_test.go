@@ -40,7 +40,7 @@ func TestBansMergeWithDisk(t *testing.T) {
 	m := New()
 	m.Bans.Add(a, BanRequest{Ladder: []time.Duration{day}, Rule: "y"}, at(time.Hour))
 	d.load(m, at(2*time.Hour))
-	if b, ok := m.Bans.Banned(a, at(2*time.Hour)); !ok || b.Observe {
+	if b, ok := first(m.Bans.Banned(a, at(2*time.Hour))); !ok || b.Observe {
 		t.Errorf("an observed ban replaced an enforced one: %+v %v", b, ok)
 	}
 
@@ -53,7 +53,7 @@ func TestBansMergeWithDisk(t *testing.T) {
 	m = New()
 	m.Bans.Add(a, BanRequest{Ladder: []time.Duration{time.Hour}, Rule: "x"}, at(36*time.Hour))
 	d.load(m, at(36*time.Hour))
-	if b, ok := m.Bans.Banned(a, at(36*time.Hour)); !ok || b.Times < 3 {
+	if b, ok := first(m.Bans.Banned(a, at(36*time.Hour))); !ok || b.Times < 3 {
 		t.Errorf("number of bans lost: %+v %v", b, ok)
 	}
 }
@@ -65,7 +65,7 @@ func TestNetworkBanHolds(t *testing.T) {
 	m := New()
 	m.Bans.AddPrefix(netip.MustParsePrefix("203.0.113.0/24"), 30*day, "by the postmaster", at(0))
 	m.Bans.Add(a, BanRequest{Ladder: []time.Duration{time.Hour}, Rule: "x"}, at(0))
-	if b, ok := m.Bans.Banned(a, at(time.Minute)); !ok || !b.Manual {
+	if b, ok := first(m.Bans.Banned(a, at(time.Minute))); !ok || !b.Manual {
 		t.Errorf("got %+v, want the manual ban", b)
 	}
 }

@@ -66,7 +66,7 @@ func TestForgotten(t *testing.T) {
 		}
 		bad = append(bad, e)
 	}
-	badBan := append([]kv.Entry{{Bucket: bansBucket, Key: []byte("x")}}, rows...)
+	badBan := append([]kv.Entry{{Bucket: BansBucket, Key: []byte("x")}}, rows...)
 	for name, rows := range map[string][]kv.Entry{"cut": cut, "bad": bad, "bad ban": badBan, "empty": nil} {
 		m := New()
 		m.Expect()
@@ -127,7 +127,7 @@ func TestCheckerIncomplete(t *testing.T) {
 			end = e
 		}
 	}
-	for _, bucket := range []string{"", bansBucket, peersBucket} {
+	for _, bucket := range []string{"", BansBucket, peersBucket} {
 		check := Checker()
 		broken := bucket != ""
 		if broken {

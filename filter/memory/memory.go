@@ -20,8 +20,10 @@ package memory
 //	secret     "hash"                           16 bytes
 //	           "name"                           the name of this host in its fleet
 //	bans       length of the prefix (1 byte),   since, until, last (4 each), attempts (2), session (8),
-//	           address (4 or 16)                times (1), flags (1), in a ban by another host the
-//	                                            time of repeatsUntil (4), then the rule
+//	           address (4 or 16)                times (1), flags (1), 0 (4) if another host has
+//	                                            ended the ban, then the rule
+//	otherbans  as in bans                       as in bans, but ban.rejected instead of 0, then the
+//	                                            other host, 0 and the rule
 //	peers      kind (1), host (16) or hash      days of the first and last mail, last login, offence
 //	           (8 zeros, 8)                     and mail of our users, messages, days, senders (5
 //	                                            times 2), greetings (3 times 2; 2 each)
@@ -112,7 +114,7 @@ func New() *Memory {
 	// The clock comes first, because other rows depend on it. The secret is the key of
 	// the hashes in other rows. The row about dropped peers must be on disk before the
 	// rows of these peers are deleted.
-	m.buckets = []bucket{clockRows{m}, secret{m}, &m.Bans.hosts, &m.Bans.networks, forgottenRow{m.Peers}, &m.Peers.rows, elsewhereRows{&m.Peers.rows, s}, &m.Counters.rows, &m.Recipients.rows, &m.Recipients.asks,
+	m.buckets = []bucket{clockRows{m}, secret{m}, &m.Bans.own.hosts, &m.Bans.own.networks, &m.Bans.others.hosts, &m.Bans.others.networks, forgottenRow{m.Peers}, &m.Peers.rows, elsewhereRows{&m.Peers.rows, s}, &m.Counters.rows, &m.Recipients.rows, &m.Recipients.asks,
 		&m.Logins.pairs, &m.Logins.sprays, &m.Logins.accounts, &m.Domains.rows, &m.Days.rows}
 	return m
 }
@@ -123,7 +125,7 @@ func New() *Memory {
 func (m *Memory) Limit(bytes int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, limit := range []*int{&m.Bans.hosts.limit, &m.Peers.rows.limit, &m.Counters.rows.limit, &m.Recipients.rows.limit,
+	for _, limit := range []*int{&m.Bans.own.hosts.limit, &m.Bans.others.hosts.limit, &m.Peers.rows.limit, &m.Counters.rows.limit, &m.Recipients.rows.limit,
 		&m.Recipients.asks.limit, &m.Logins.pairs.limit, &m.Logins.sprays.limit, &m.Domains.rows.limit} {
 		*limit = int(min(int64(*limit), max(int64(*limit)*bytes/AllBytes, 100)))
 	}
@@ -239,7 +241,9 @@ func (m *Memory) Load(entries iter.Seq[kv.Entry], now int64) {
 
 // provesAbsence reports whether exports take a missing row in the bucket as proof that
 // a host has no ban or no standing.
-func provesAbsence(bucket string) bool { return bucket == peersBucket || bucket == bansBucket }
+func provesAbsence(bucket string) bool {
+	return bucket == peersBucket || bucket == BansBucket || bucket == OthersBucket
+}
 
 // load merges a stored row, and requires the lock.
 func (m *Memory) load(e *kv.Entry, now int64) {

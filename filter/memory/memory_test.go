@@ -148,6 +148,11 @@ func fill(m *Memory) {
 	}
 	m.Days.Add(&Ended{Found: true, Refused: true, Evidence: rules.Harvest | rules.Flood, Mails: 1, RcptOK: 70_000}, at(0))
 	m.Bans.AddPrefix(netip.MustParsePrefix("2001:db8::/32"), time.Hour, "my reason", at(0))
+	for _, p := range []string{"192.0.2.200/32", "2001:db8:1::/48"} {
+		if _, err := m.Incoming([]Foreign{banRow(netip.MustParsePrefix(p), 0, time.Hour)}, 0, at(0)); err != nil {
+			panic(err)
+		}
+	}
 	m.Recipients.Accepted([]byte("b@example.org"), at(0))
 	m.Domains.Learn([]byte("example.org"), at(0))
 	m.Peers.Delivered(named("203.0.113.1", "a.example.com"), Delivery{3, []string{"example.com"}}, at(0))
@@ -310,7 +315,7 @@ func TestLimits(t *testing.T) {
 	win := rules.Window{Evidence: rules.Harvest, Window: time.Hour, By: rules.BySrc}
 	m := New()
 	m.Counters.Watch([]rules.Window{win})
-	m.Counters.rows.limit, m.Bans.hosts.limit, m.Peers.rows.limit, m.Recipients.rows.limit, m.Domains.rows.limit = 1000, 1000, 1000, 1000, 1000
+	m.Counters.rows.limit, m.Bans.own.hosts.limit, m.Peers.rows.limit, m.Recipients.rows.limit, m.Domains.rows.limit = 1000, 1000, 1000, 1000, 1000
 	busy := who("192.0.2.1")
 	for range 1000 {
 		m.Counters.Add(busy, rules.Harvest, at(0))
@@ -367,7 +372,7 @@ func BenchmarkBanned(b *testing.B) {
 func BenchmarkLoad(b *testing.B) {
 	const n = 500_000
 	entries := make([]kv.Entry, n)
-	hosts := New().Bans.hosts
+	hosts := New().Bans.own.hosts
 	row := ban{since: seconds(at(0)), until: seconds(at(time.Hour)), times: 1}
 	for i := range entries {
 		a := netip.AddrFrom4([4]byte{byte(10 + i>>16), byte(i >> 8), byte(i), 1})
@@ -377,8 +382,8 @@ func BenchmarkLoad(b *testing.B) {
 	for b.Loop() {
 		m := New()
 		m.Load(slices.Values(entries), at(time.Minute))
-		if len(m.Bans.hosts.rows) != n {
-			b.Fatal(len(m.Bans.hosts.rows))
+		if len(m.Bans.own.hosts.rows) != n {
+			b.Fatal(len(m.Bans.own.hosts.rows))
 		}
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/ban")

@@ -2,13 +2,18 @@ package memory
 
 import "net/netip"
 
-// networkBans holds the manual network bans. A lookup of an address tries each prefix
-// length in use, and returns the narrowest ban.
+// networkBans holds bans of networks. Only operators ban networks. A lookup of an address
+// tries each prefix length in use, and returns the narrowest ban.
 type networkBans struct {
 	rows  map[netip.Prefix]ban
 	bits  [2][129]int // rows by family and prefix length
 	dirty map[netip.Prefix]struct{}
+	limit int // maximum number of rows
 	rules *ruleNames
+	read  func(key, value []byte) (netip.Prefix, ban, bool)
+	name  string // name in Status
+	// bucket is the name of the bucket on disk.
+	bucket string
 	// outgoing lists the bans that other hosts must receive; see table. It is nil if bans
 	// are not shared.
 	outgoing map[netip.Prefix]bool
@@ -21,9 +26,9 @@ func family(a netip.Addr) int {
 	return 1
 }
 
-func (n *networkBans) bucketName() string { return bansBucket }
+func (n *networkBans) bucketName() string { return n.bucket }
 
-func (n *networkBans) status() Status { return Status{"network bans", len(n.rows), maxNetworkBans, 0} }
+func (n *networkBans) status() Status { return Status{n.name, len(n.rows), n.limit, 0} }
 
 func (n *networkBans) has(p netip.Prefix) bool { _, ok := n.rows[p]; return ok }
 
@@ -38,6 +43,11 @@ func (n *networkBans) put(p netip.Prefix, b ban) {
 // touch changes an existing row without sending it to other hosts again.
 func (n *networkBans) touch(p netip.Prefix, b ban) {
 	n.rows[p] = b
+	n.mark(p)
+}
+
+// mark causes changes to return the row of p.
+func (n *networkBans) mark(p netip.Prefix) {
 	if n.dirty == nil {
 		n.dirty = make(map[netip.Prefix]struct{})
 	}
@@ -52,10 +62,7 @@ func (n *networkBans) del(p netip.Prefix) {
 }
 
 func (n *networkBans) changed(p netip.Prefix) {
-	if n.dirty == nil {
-		n.dirty = make(map[netip.Prefix]struct{})
-	}
-	n.dirty[p] = struct{}{}
+	n.mark(p)
 	if n.outgoing != nil {
 		n.outgoing[p] = true
 	}
@@ -83,15 +90,15 @@ func (n *networkBans) lookup(a netip.Addr, now uint32) (netip.Prefix, ban, bool)
 // makeRoom drops expired bans from a full table. It reports whether there is room for a
 // ban of p.
 func (n *networkBans) makeRoom(p netip.Prefix, now uint32) bool {
-	if n.has(p) || len(n.rows) < maxNetworkBans {
+	if n.has(p) || len(n.rows) < n.limit {
 		return true
 	}
 	for p, b := range n.rows {
-		if b.until+keepBan < now || b.until <= now && len(n.rows) >= maxNetworkBans {
+		if b.until+keepBan < now || b.until <= now && len(n.rows) >= n.limit {
 			n.del(p)
 		}
 	}
-	return len(n.rows) < maxNetworkBans
+	return len(n.rows) < n.limit
 }
 
 func (n *networkBans) shift(by int64) {
@@ -124,11 +131,13 @@ func (n *networkBans) changes(count int, put func(key, value []byte)) (left int)
 }
 
 func (n *networkBans) restore(key, value []byte, now uint32) bool {
-	p, b, ok := n.rules.read(key, value)
-	if !ok || isSource(p) {
+	p, b, ok := n.read(key, value)
+	switch {
+	case !ok || isSource(p):
 		return false
-	}
-	if banScore(p, b, now) >= 0 && !n.has(p) && len(n.rows) < maxNetworkBans {
+	case banScore(p, b, now) < 0:
+		n.mark(p) // deletes the row
+	case !n.has(p) && len(n.rows) < n.limit:
 		n.put(p, b)
 		delete(n.dirty, p)
 	}

@@ -15,7 +15,7 @@ import (
 
 // The hosts of a fleet share their rows. Each host sends only rows about its own
 // sessions, so that no session is counted twice. Package share merges the other hosts'
-// rows into one row for each key. Other hosts' bans are added to the table of bans. All
+// rows into one row for each key. Other hosts' bans have a book of their own; see Bans. All
 // their other rows are kept in separate maps, of which only that of clients is written to
 // disk, and have less weight than this host's rows:
 //
@@ -24,7 +24,7 @@ import (
 //     a legitimate client.
 //   - A login on another host does not exempt a client, but failed logins on other
 //     hosts then count only towards the threshold for addresses with logins.
-//   - Offences on other hosts do not lengthen this host's bans.
+//   - Bans and offences on other hosts do not affect this host's bans.
 //   - Mail to other hosts can make a client known, but never trusted.
 
 // maxForeign limits the rows of other hosts to a table's maximum number of rows divided
@@ -130,7 +130,7 @@ type sharedTable interface {
 
 func sharedTables(m *Memory) []sharedTable {
 	return []sharedTable{
-		sharedHostBans{m.Bans}, sharedNetworkBans{m.Bans},
+		sharedBans{m.Bans},
 		sharedRows[peerKey, peer]{&m.Peers.rows, &m.hosts},
 		sharedRows[counterKey, counter]{&m.Counters.rows, &m.hosts},
 		sharedRows[uint64, recipient]{&m.Recipients.rows, &m.hosts},
@@ -230,9 +230,7 @@ func (m *Memory) Origins() map[string]int {
 	return byHost
 }
 
-// Disown deletes another host's rows and returns their number. The other host's unbans
-// remain. If one of its bans has replaced a shorter ban by this host, the shorter ban
-// returns with the next rows from a server.
+// Disown deletes the rows of another host, and returns their number. Its unbans remain.
 func (m *Memory) Disown(origin string) (n int) {
 	locked := func(t sharedTable) int {
 		m.mu.Lock()
@@ -438,9 +436,6 @@ type BanRow struct {
 
 // Active reports whether a ban is active.
 func (b *BanRow) Active(now int64) bool { return !b.Revoked && b.Until > now }
-
-// BansBucket is the bucket whose rows ReadBan decodes.
-const BansBucket = bansBucket
 
 // PeersBucket is the bucket of clients with a standing.
 const PeersBucket = peersBucket

@@ -156,21 +156,22 @@ func TestForeignRows(t *testing.T) {
 			standing++
 		}
 	}
-	if standing != 50 || len(disk) != standing+1 {
+	if standing != 50 || len(disk) != standing+1 || !slices.ContainsFunc(disk, func(e kv.Entry) bool { return e.Bucket == OthersBucket }) {
 		t.Errorf("on disk: %v", describe(disk))
 	}
 	again := New()
 	again.Load(slices.Values(disk), at(time.Minute))
-	if b, ok := again.Bans.Banned(who("192.0.2.1"), at(time.Minute)); !ok || b.Origin != "mx1" || b.Rule != "harvest" {
+	if b, ok := first(again.Bans.Banned(who("192.0.2.1"), at(time.Minute))); !ok || b.Origin != "mx1" || b.Rule != "harvest" {
 		t.Errorf("after a restart: %+v", b)
 	}
 	again.Announce()
 	if list := again.Outgoing(100, 0); len(list) != 0 {
 		t.Errorf("another host's ban is sent: %v", describe(list))
 	}
-	// There is always room for the operator's bans.
+	// There is always room for the operator's bans. Unbans of other hosts are stored with them.
 	from.Outgoing(1000, 0)
 	from.Bans.AddPrefix(netip.MustParsePrefix("10.0.0.0/24"), time.Hour, "x", at(0))
+	from.Bans.Revoke(netip.MustParsePrefix("10.0.0.0/24"), false, at(0))
 	f := Foreign{Entry: from.Outgoing(1, 0)[0], Origin: "evil"}
 	var list []Foreign
 	for i := range maxNetworkBans {
@@ -180,7 +181,7 @@ func TestForeignRows(t *testing.T) {
 	if _, err := to.Incoming(list, 0, at(0)); err != nil {
 		t.Fatal(err)
 	}
-	if n := len(to.Bans.networks.rows); n != maxNetworkBans/maxForeign {
+	if n := len(to.Bans.own.networks.rows); n != maxNetworkBans/maxForeign {
 		t.Errorf("%d networks", n)
 	}
 }
@@ -241,7 +242,8 @@ func TestInvalidForeign(t *testing.T) {
 	}
 }
 
-// TestForeignBans checks how another host's row changes a ban that this host imposed.
+// TestForeignBans checks how another host's row changes a ban that this host imposed. Only an
+// unban does.
 func TestForeignBans(t *testing.T) {
 	p := netip.MustParsePrefix("192.0.2.1/32")
 	ban := func(m *Memory, d time.Duration) { m.Bans.AddPrefix(p, d, "x", at(0)) }
@@ -256,7 +258,7 @@ func TestForeignBans(t *testing.T) {
 		origin string
 	}{
 		{"no ban here", func(*Memory) {}, func(m *Memory) { ban(m, time.Hour) }, nil, time.Hour, "mx1"},
-		{"a shorter ban here", func(m *Memory) { ban(m, time.Hour) }, func(m *Memory) { ban(m, 2*time.Hour) }, nil, 2 * time.Hour, "mx1"},
+		{"a shorter ban here", func(m *Memory) { ban(m, time.Hour) }, func(m *Memory) { ban(m, 2*time.Hour) }, nil, time.Hour, ""},
 		{"a longer ban here", func(m *Memory) { ban(m, 2*time.Hour) }, func(m *Memory) { ban(m, time.Hour) }, nil, 2 * time.Hour, ""},
 		{"a longer ban that has ended", func(m *Memory) { ban(m, 2*time.Hour); sent(m) }, func(m *Memory) { ban(m, time.Hour) }, func(f *Foreign) { f.Ended = true }, time.Hour, "mx1"},
 		{"a ban that has ended, and no row", func(m *Memory) { ban(m, time.Hour) }, func(m *Memory) { ban(m, time.Hour) }, func(f *Foreign) { f.Ended, f.Value = true, nil }, 0, ""},
@@ -319,7 +321,7 @@ func TestUnbanAhead(t *testing.T) {
 			t.Errorf("the unban arrived %d times: %d, want %d", i+1, n, want)
 		}
 	}
-	if b, ok := here.Bans.Banned(c, at(time.Second)); ok {
+	if b, ok := first(here.Bans.Banned(c, at(time.Second))); ok {
 		t.Errorf("%+v", b)
 	}
 }
@@ -390,7 +392,7 @@ func TestForeignUnban(t *testing.T) {
 func TestRoomForOwnBans(t *testing.T) {
 	here := New()
 	here.Limit(AllBytes / 1000)
-	limit := here.Bans.hosts.limit
+	limit := here.Bans.own.hosts.limit
 	for i := range 20 {
 		here.Bans.Add(who(fmt.Sprintf("192.0.2.%d", i)), BanRequest{Ladder: hours, Rule: "guess"}, at(0))
 	}
@@ -407,11 +409,11 @@ func TestRoomForOwnBans(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range 20 {
-		if _, ok := here.Bans.Banned(who(fmt.Sprintf("192.0.2.%d", i)), at(time.Second)); !ok {
+		if _, ok := first(here.Bans.Banned(who(fmt.Sprintf("192.0.2.%d", i)), at(time.Second))); !ok {
 			t.Fatalf("ban %d was evicted", i)
 		}
 	}
-	if n := len(here.Bans.hosts.rows); n > limit/maxForeign {
+	if n := len(here.Bans.others.hosts.rows); n != limit/maxForeign {
 		t.Errorf("%d of %d rows", n, limit)
 	}
 }

@@ -6,15 +6,13 @@ import (
 	"sync"
 )
 
-// Another host's ban is stored as an ordinary row, so that all readers of bans see it.
-// The names of that host and its rule are stored together. If both hosts have banned a
-// client, the row holds the ban that ends later.
+// The bans of other hosts are kept in Bans.others. The merged row of a prefix replaces the
+// previous one. The names of the other host and its rule are stored together.
 //
-// An unban on another host also ends the ban here, even if the ban was imposed here.
-// The row then keeps the time of the unban. If the same unban arrives again, it has no
-// effect. The same is true of an earlier ban that arrives in an old file, from a backup
-// of the server, or from a host that does not know of the unban. An unban of a range
-// also ends the bans in it.
+// An unban on another host also ends the ban here, even if this host imposed it. Bans.own
+// then keeps the time of the unban. If the same unban arrives again, it has no effect. Nor
+// does an earlier ban that arrives from an old file, from a backup of the server, or from a
+// host that does not know the unban. An unban of a range also ends the bans in it.
 
 // originMark separates another host's name from the name of its rule.
 const originMark = "\x00"
@@ -70,7 +68,8 @@ func (b *Bans) readForeign(key, value []byte, origin string, by int64) (p netip.
 		return p, row, false
 	}
 	rule := names.list[row.rule]
-	row.flags &^= banForeign | banRejected
+	row.flags &^= banForeign
+	row.rejected = 0
 	row.shift(by)
 	row.last, row.attempts = 0, 0
 	if origin == "" {
@@ -78,7 +77,7 @@ func (b *Bans) readForeign(key, value []byte, origin string, by int64) (p netip.
 		return p, row, true
 	}
 	row.flags |= banForeign
-	row.times, row.repeats = 0, 0 // only this host's offences count here
+	row.times = 0 // only this host's offences count here
 	row.rule = b.rules.foreign(origin, strings.ReplaceAll(rule, originMark, ""))
 	return p, row, true
 }
@@ -126,17 +125,17 @@ func (n *arrival) stale(unban *ban) bool {
 	return n.seen == 0 || n.seen+seenSlack < int64(unban.until)
 }
 
-// accept returns the row that results from old and the arrival. replaced is set if the
-// result differs from old, and freed if the arrival is a new unban.
+// accept returns the row of this host that results from old and an arrival, which is either an
+// unban or a ban of this host that was sent back. replaced is set if the result differs from
+// old, and freed if the arrival is a new unban.
 func (old ban) accept(known bool, n *arrival) (result ban, replaced, freed bool) {
 	row := n.row
 	sentBack := row.flags&banForeign == 0
-	ownUnban := known && old.flags&(banRevoked|banForeign) == banRevoked
 	unban := row.flags&banRevoked != 0
 	switch {
-	case sentBack && (n.changed && !old.vacated() || ownUnban), n.unsent && ownUnban:
-		// The row's host did not know of the latest change. If that change was
-		// an unban, it also ends bans by other hosts that do not know of it.
+	case sentBack && (n.changed || known && old.ownUnban()), n.unsent && known && old.ownUnban():
+		// The row does not know the latest change. If that is an unban, it also ends the
+		// bans by other hosts that do not know it.
 		return old, false, false
 	case sentBack && known && !unban && old.flags&banForeign == 0:
 		return old, false, false // this host knows its own ban best
@@ -149,30 +148,15 @@ func (old ban) accept(known bool, n *arrival) (result ban, replaced, freed bool)
 		row.since = min(row.since, row.until)
 		row.last = old.last
 		return row, true, true
-	case !known, sentBack && old.flags&banForeign != 0:
-		return row, true, false
-	case old.flags&banForeign != 0: // replaces the earlier row of other hosts
-		row.times, row.repeats = old.times, old.repeats
-		if old.rule == row.rule && (old.since == row.since || old.session != 0 && old.session == row.session) {
-			row.flags |= old.flags & banRejected // the same ban
-		}
-		if old.until == row.until && old.since == row.since && old.rule == row.rule && old.flags == row.flags {
-			return old, false, false
-		}
-		row.last, row.attempts = old.last, old.attempts
-		return row, true, false
 	}
-	row.inherit(&old)
-	result = old
-	mergeBans(&result, row)
-	if result.rule == row.rule && result.until == row.until {
-		result.last, result.attempts, result.times = old.last, old.attempts, row.times
-	}
-	return result, result != old, false
+	return row, true, false
 }
 
-// again is accept for an unban that follows another unban. A later unban also clears
-// the counts, but this host does not send it to other hosts.
+// ownUnban reports whether the row holds an unban of this host.
+func (b *ban) ownUnban() bool { return b.flags&(banRevoked|banForeign) == banRevoked }
+
+// again is accept for an unban that follows another one. A later one also clears the counts,
+// and other hosts do not receive it from here.
 func (old ban) again(n *arrival) (result ban, replaced, freed bool) {
 	until, within := min(n.row.until, n.at+unbanAhead), n.row.flags&banWithin
 	freed = until > old.until+sameUnban || n.partial && until > old.until
@@ -213,24 +197,11 @@ func echo(b *Bans, f *Foreign, old *ban, known bool) bool {
 	return f.Origin == "" && !f.Partial && b.kept && !known
 }
 
-// vacate removes another host's ban from a row, and reports whether there were offences
-// on this host. The offences remain. If the other host's ban had replaced a ban by this
-// host, that ban is restored when it arrives; see ownCopy.
-func (b *ban) vacate() bool {
-	b.until, b.session, b.rule, b.attempts, b.flags = b.since, 0, 0, 0, banForeign
-	return b.times > 0
-}
-
-// vacated reports whether vacate has been called.
-func (b *ban) vacated() bool {
-	return b.flags == banForeign && b.until == b.since && b.rule == 0 && b.since != 0
-}
-
-// ownCopy returns f as one of this host's own rows that was sent back, if f is a ban
-// for which the row old is vacated, or an unban that this host lacks because its state
-// is from a backup. After the companion has restarted, f carries this host's name.
-func ownCopy(b *Bans, f *Foreign, old *ban, known bool) *Foreign {
-	if b.name == "" || f.Origin != b.name || !known || !old.vacated() && !f.unban() {
+// sentBackUnban returns f as a row of this host that has been sent back, if it is an unban that this
+// host lacks because its state is from a backup. After a restart of the companion, such a row
+// has the name of this host.
+func sentBackUnban(b *Bans, f *Foreign, known bool) *Foreign {
+	if b.name == "" || f.Origin != b.name || !known || !f.unban() {
 		return f
 	}
 	own := *f
@@ -245,21 +216,18 @@ func unbannedRange(b *Bans, n *arrival) bool {
 	ends := func(row ban) bool {
 		return row.flags&banWithin != 0 && row.flags&banRevoked != 0 && n.row.since < row.until
 	}
-	if n.row.flags&(banRevoked|banForeign) != banForeign {
-		return false
-	}
 	if isSource(p) && hostIn(p) != hostIn(p).wide() {
 		wide := hostIn(p).wide()
-		if row, ok := b.hosts.get(wide); ok && ends(row) {
+		if row, ok := b.own.hosts.get(wide); ok && ends(row) {
 			return sendAgain(b, wide.Prefix(), row, n)
 		}
 	}
 	for bits := p.Bits() - 1; bits >= 0; bits-- {
-		if b.networks.bits[family(p.Addr())][bits] == 0 {
+		if b.own.networks.bits[family(p.Addr())][bits] == 0 {
 			continue
 		}
 		q, err := p.Addr().Prefix(bits)
-		if row, ok := b.networks.rows[q]; err == nil && ok && ends(row) {
+		if row, ok := b.own.networks.rows[q]; err == nil && ok && ends(row) {
 			return sendAgain(b, q, row, n)
 		}
 	}
@@ -291,37 +259,34 @@ func endWithin(b *Bans, ranges []rangeUnban, now int64) (freed []Freed) {
 		return nil
 	}
 	at := b.clock.row(now)
-	end := func(p netip.Prefix, row *ban) (f Freed, ok bool) {
+	within := func(p netip.Prefix, row *ban) *rangeUnban {
 		for i := range ranges {
-			r := &ranges[i]
-			if p == r.prefix || p.Bits() < r.prefix.Bits() || !r.prefix.Contains(p.Addr()) || row.since >= r.until || !row.active(at) {
-				continue
-			}
-			foreign := row.flags & banForeign
-			row.revoke(at)
-			row.flags |= foreign
-			b.log.add(p)
-			return Freed{p, r.origin}, true
-		}
-		return f, false
-	}
-	locked := func() {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		for p, row := range b.networks.rows {
-			if f, ok := end(p, &row); ok {
-				b.networks.put(p, row)
-				freed = append(freed, f)
+			if r := &ranges[i]; p != r.prefix && p.Bits() >= r.prefix.Bits() && r.prefix.Contains(p.Addr()) && row.since < r.until && row.active(at) {
+				return r
 			}
 		}
+		return nil
 	}
-	locked()
-	each(&b.mu, &b.hosts, func(k Host, row ban) (f Freed, ok bool) {
-		if f, ok = end(k.Prefix(), &row); ok {
-			b.hosts.put(k, row, at)
+	add := func(f Freed) { freed = append(freed, f) }
+	visitBook(b.shared, &b.own, func(p netip.Prefix, row ban) (f Freed, ok bool) {
+		r := within(p, &row)
+		if r == nil {
+			return f, false
 		}
-		return f, ok
-	}, func(f Freed) { freed = append(freed, f) })
+		row.revoke(at)
+		b.own.put(p, row, at)
+		b.log.add(p)
+		return Freed{p, r.origin}, true
+	}, add)
+	visitBook(b.shared, &b.others, func(p netip.Prefix, row ban) (f Freed, ok bool) {
+		r := within(p, &row)
+		if r == nil {
+			return f, false
+		}
+		b.others.del(p) // the unban of the range remains
+		b.log.add(p)
+		return Freed{p, r.origin}, true
+	}, add)
 	return freed
 }
 
@@ -357,21 +322,16 @@ func (b *Bans) Disclaim(p netip.Prefix, within bool, now int64) bool {
 	if within && !p.IsSingleIP() || isSource(p) && p.Addr().Is6() {
 		extent = banWithin
 	}
-	if !isSource(p) {
-		row := b.networks.rows[p]
-		if !b.networks.makeRoom(p, at) {
-			return false
-		}
-		row.revoke(at)
-		row.flags |= extent
-		b.networks.put(p, row)
-		return true
-	}
-	k := hostIn(p)
-	row, _ := b.hosts.get(k)
+	row, _ := b.own.get(p)
 	row.revoke(at)
 	row.flags |= extent
-	b.hosts.put(k, row, at)
+	if !b.own.put(p, row, at) {
+		return false
+	}
+	if _, ok := b.others.get(p); ok {
+		b.others.del(p)
+		b.log.add(p)
+	}
 	return true
 }
 
@@ -385,87 +345,196 @@ func (b *ban) revoke(at uint32) {
 	if b.flags&banForeign != 0 {
 		b.flags &^= banForeign | banObserved // other hosts must receive the unban
 	}
-	b.flags &^= banWithin | banRejected
+	b.flags &^= banWithin
+	b.rejected = 0
 	b.flags |= banRevoked
 }
 
-type sharedHostBans struct{ *Bans }
+// sharedBans shares the bans and unbans of this host, and receives those of other hosts.
+type sharedBans struct{ *Bans }
 
-func (sharedHostBans) bucketName() string { return bansBucket }
+func (sharedBans) bucketName() string { return BansBucket }
 
-func (s sharedHostBans) announce() { sharedRows[Host, ban]{table: &s.hosts}.announce() }
+func (s sharedBans) announce() {
+	h, n := &s.own.hosts, &s.own.networks
+	if h.outgoing == nil {
+		h.outgoing, n.outgoing = make(map[Host]bool), make(map[netip.Prefix]bool)
+	}
+	announce(h.outgoing, h.rows)
+	announce(n.outgoing, n.rows)
+}
 
-func (s sharedHostBans) send(n int, by int64, put func(key, value []byte)) (left int) {
-	return send(&s.hosts, n, by, put, func(_ Host, b *ban) bool {
+func (s sharedBans) send(n int, by int64, put func(key, value []byte)) (left int) {
+	n = send(&s.own.hosts, n, by, put, func(_ Host, b *ban) bool {
 		s.rules.sending(b)
 		return ownBan(b)
 	})
+	t := &s.own.networks
+	for p := range t.outgoing {
+		if n <= 0 {
+			return n
+		}
+		delete(t.outgoing, p)
+		row, ok := t.rows[p]
+		switch {
+		case !ok:
+			put(prefixKey(p), nil)
+		case !ownBan(&row):
+			continue
+		default:
+			s.rules.sending(&row)
+			row.shift(by)
+			put(prefixKey(p), s.rules.value(row))
+		}
+		n--
+	}
+	return n
 }
 
-func (s sharedHostBans) receive(f *Foreign, by int64, now uint32) bool {
+func (s sharedBans) receive(f *Foreign, by int64, now uint32) bool {
 	p, ok := readPrefix(f.Key)
-	if !ok || !isSource(p) {
+	if !ok {
 		return false
 	}
-	k := hostIn(p)
-	old, known := s.hosts.live(k, now)
-	f = ownCopy(s.Bans, f, &old, known)
+	old, known := s.own.live(p, now)
+	f = sentBackUnban(s.Bans, f, known)
 	if echo(s.Bans, f, &old, known) {
-		if s.hosts.outgoing != nil {
-			s.hosts.outgoing[k] = true
-		}
+		s.own.resend(p)
 		return true
 	}
-	old = s.rules.seenBy(f, old)
 	before := old
 	if f.Ended && known && old.end(f, now) {
-		s.hosts.put(k, old, now)
+		s.own.put(p, old, now)
 		s.log.add(p)
 		s.freed = append(s.freed, Freed{p, f.Origin})
 	}
 	if len(f.Value) == 0 {
-		if known && s.rules.deletes(f, &old, by) {
-			if row, ok := old.unbanned(f, by); ok {
-				s.hosts.touch(k, row)
-			} else {
-				s.hosts.del(k)
-			}
-			s.log.add(p)
-		}
+		deleteForeign(s.Bans, p, f, by)
 		return true
 	}
 	n, ok := s.arrival(f, by, now)
 	if !ok {
 		return false
 	}
-	if known && s.rules.keeps(f, &old, &n.row, now) || known && n.stale(&before) && sendAgain(s.Bans, p, before, &n) || unbannedRange(s.Bans, &n) {
-		return true
-	}
-	if !known && len(s.hosts.rows) >= s.hosts.limit/maxForeign {
-		return true // bans by other hosts must not evict this host's bans
-	}
-	n.changed, n.unsent = s.hosts.outgoing[k]
-	if result, replaced, freed := old.accept(known, &n); replaced {
-		s.hosts.put(k, result, now)
-		arrived(s.Bans, p, &result, f, freed)
+	n.changed, n.unsent = s.own.outgoing(p)
+	switch {
+	case n.row.flags&(banForeign|banRevoked) != banForeign:
+		receiveOwn(s.Bans, f, &n, old, known)
+	case known && n.stale(&before) && sendAgain(s.Bans, p, before, &n), known && n.unsent && old.ownUnban(), unbannedRange(s.Bans, &n):
+		// An unban that this host knows has ended the ban.
+	default:
+		receiveForeign(s.Bans, f, &n)
 	}
 	return true
 }
 
-func (s sharedHostBans) combine(key []byte, values [][]byte, now uint32) []byte {
-	return combine(&s.hosts, key, values, now)
+// receiveOwn handles an unban, or a row of this host that was sent back. An unban also ends the
+// bans by other hosts, except that of a friend or in a file if it is later.
+func receiveOwn(b *Bans, f *Foreign, n *arrival, old ban, known bool) {
+	p := n.prefix
+	if strings.HasPrefix(f.Origin, FriendPrefix) {
+		return // a friend cannot end bans of other hosts
+	}
+	if other, ok := b.others.get(p); ok && n.row.flags&banRevoked != 0 {
+		origin, _ := splitOrigin(b.rules.list[other.rule])
+		if !n.partial && !strings.HasPrefix(origin, FriendPrefix) || other.active(n.at) && !other.after(&n.row) {
+			b.others.del(p)
+			b.log.add(p)
+		}
+	}
+	if !known && f.Origin != "" && !b.own.room(p) {
+		return
+	}
+	if result, replaced, freed := old.accept(known, n); replaced && b.own.put(p, result, n.at) {
+		arrived(b, p, &result, f, freed)
+	}
 }
 
-func (s sharedHostBans) valid(key, value []byte, latest uint32) bool {
-	_, b, ok := s.hosts.decode(key, value)
+// receiveForeign handles a ban by another host.
+func receiveForeign(b *Bans, f *Foreign, n *arrival) {
+	p, row := n.prefix, n.row
+	old, known := b.others.live(p, n.at)
+	if known && (b.rules.keeps(f, &old, &row, n.at) || b.rules.unbannedBy(f, &old) && n.stale(&old)) {
+		return
+	}
+	if known && old.rule == row.rule && (old.since == row.since || old.session != 0 && old.session == row.session) { // the same ban
+		row.rejected = old.rejected
+	}
+	row.last, row.attempts = old.last, old.attempts
+	if known && old == row {
+		return
+	}
+	if b.others.put(p, row, n.at) {
+		b.log.add(p)
+	}
+}
+
+// deleteForeign handles a row without a value, which deletes another host's ban.
+func deleteForeign(b *Bans, p netip.Prefix, f *Foreign, by int64) {
+	row, known := b.others.get(p)
+	if !known || !b.rules.deletes(f, &row, by) {
+		return
+	}
+	if unban, ok := row.unbanned(f, by); ok {
+		b.others.touch(p, unban)
+	} else {
+		b.others.del(p)
+	}
+	b.log.add(p)
+}
+
+func (s sharedBans) combine(key []byte, values [][]byte, now uint32) (sum []byte) {
+	var latest ban
+	for _, value := range values {
+		p, row, ok := s.rules.read(key, value)
+		if !ok || banScore(p, row, now) < 0 {
+			continue
+		}
+		if sum == nil {
+			latest = row
+		} else {
+			mergeBans(&latest, row)
+		}
+		sum = s.rules.value(latest)
+	}
+	return sum
+}
+
+func (s sharedBans) valid(key, value []byte, latest uint32) bool {
+	_, b, ok := s.rules.read(key, value)
 	return ok && b.since <= b.until && b.since <= latest
 }
 
-func (sharedHostBans) room() int { return 0 }
+func (sharedBans) room() int { return 0 }
 
-func (sharedHostBans) foreignRows() int { return 0 }
+func (sharedBans) foreignRows() int { return 0 }
 
-func (sharedHostBans) displaced() map[uint16]int { return nil }
+func (sharedBans) displaced() map[uint16]int { return nil }
+
+// count calls add with the host of each ban that another host imposed.
+func (s sharedBans) count(_ *sync.Mutex, add func(host string)) {
+	visitBook(s.shared, &s.others, func(_ netip.Prefix, row ban) (string, bool) {
+		origin := s.rules.imposed(&row)
+		return origin, origin != ""
+	}, add)
+}
+
+func (s sharedBans) disown(origin string) (n int) {
+	del := func(p netip.Prefix, row ban) {
+		if s.rules.imposed(&row) == origin {
+			s.others.del(p)
+			s.log.add(p)
+			n++
+		}
+	}
+	for k, row := range s.others.hosts.rows {
+		del(k.Prefix(), row)
+	}
+	for p, row := range s.others.networks.rows {
+		del(p, row)
+	}
+	return n
+}
 
 // imposed returns the other host that imposed a ban, or "".
 func (n *ruleNames) imposed(b *ban) string {
@@ -509,14 +578,11 @@ func (b ban) unbanned(f *Foreign, by int64) (ban, bool) {
 	return b, true
 }
 
-// seenBy returns the row b as the host of f sees it: an unban by another host's friend
-// counts as an ended ban.
-func (n *ruleNames) seenBy(f *Foreign, b ban) ban {
-	if friend := n.friendUnban(&b); friend != "" && friend != f.Origin {
-		b.flags &^= banRevoked
-		b.until = b.since
-	}
-	return b
+// unbannedBy reports whether b is the unban of the friend that has sent f. The unban of another
+// friend does not affect its ban.
+func (n *ruleNames) unbannedBy(f *Foreign, b *ban) bool {
+	friend := n.friendUnban(b)
+	return friend != "" && friend == f.Origin
 }
 
 // keeps reports whether the ban b takes precedence over a row from a host other than
@@ -528,163 +594,4 @@ func (n *ruleNames) keeps(f *Foreign, b, row *ban, now uint32) bool {
 		return false
 	}
 	return strings.HasPrefix(f.Origin, FriendPrefix) || f.Partial && origin != "" && row.flags&banRevoked == 0 && row.until <= b.until
-}
-
-// countBans calls add with the host of each ban that another host imposed.
-func countBans[K comparable](n *ruleNames, mu *sync.Mutex, rows func() map[K]ban, add func(host string)) {
-	eachIn(mu, rows, func(_ K, row ban) (string, bool) {
-		origin := n.imposed(&row)
-		return origin, origin != ""
-	}, add)
-}
-
-func (s sharedHostBans) count(mu *sync.Mutex, add func(host string)) {
-	countBans(&s.rules, mu, func() map[Host]ban { return s.hosts.rows }, add)
-}
-
-func (s sharedHostBans) disown(origin string) (n int) {
-	for k, row := range s.hosts.rows {
-		if s.rules.imposed(&row) == origin {
-			if row.vacate() {
-				s.hosts.touch(k, row)
-			} else {
-				s.hosts.del(k)
-			}
-			s.log.add(k.Prefix())
-			n++
-		}
-	}
-	return n
-}
-
-type sharedNetworkBans struct{ *Bans }
-
-func (sharedNetworkBans) bucketName() string { return bansBucket }
-
-func (s sharedNetworkBans) announce() {
-	n := &s.networks
-	if n.outgoing == nil {
-		n.outgoing = make(map[netip.Prefix]bool)
-	}
-	announce(n.outgoing, n.rows)
-}
-
-func (s sharedNetworkBans) send(n int, by int64, put func(key, value []byte)) (left int) {
-	for p := range s.networks.outgoing {
-		if n <= 0 {
-			return n
-		}
-		delete(s.networks.outgoing, p)
-		row, ok := s.networks.rows[p]
-		switch {
-		case !ok:
-			put(prefixKey(p), nil)
-		case !ownBan(&row):
-			continue
-		default:
-			s.rules.sending(&row)
-			row.shift(by)
-			put(prefixKey(p), s.rules.value(row))
-		}
-		n--
-	}
-	return n
-}
-
-func (s sharedNetworkBans) receive(f *Foreign, by int64, now uint32) bool {
-	p, ok := readPrefix(f.Key)
-	if !ok || isSource(p) {
-		return false
-	}
-	t := &s.networks
-	old, known := t.rows[p]
-	f = ownCopy(s.Bans, f, &old, known)
-	if echo(s.Bans, f, &old, known) {
-		if t.outgoing != nil {
-			t.outgoing[p] = true
-		}
-		return true
-	}
-	old = s.rules.seenBy(f, old)
-	before := old
-	if f.Ended && known && old.end(f, now) {
-		t.put(p, old)
-		s.log.add(p)
-		s.freed = append(s.freed, Freed{p, f.Origin})
-	}
-	if len(f.Value) == 0 {
-		if known && s.rules.deletes(f, &old, by) {
-			if row, ok := old.unbanned(f, by); ok {
-				t.touch(p, row)
-			} else {
-				t.del(p)
-			}
-			s.log.add(p)
-		}
-		return true
-	}
-	n, ok := s.arrival(f, by, now)
-	if !ok {
-		return false
-	}
-	if known && s.rules.keeps(f, &old, &n.row, now) || known && n.stale(&before) && sendAgain(s.Bans, p, before, &n) || unbannedRange(s.Bans, &n) {
-		return true
-	}
-	if !known && f.Origin != "" && len(t.rows) >= maxNetworkBans/maxForeign {
-		return true // leaves room for bans of this host's operator
-	}
-	n.changed, n.unsent = t.outgoing[p]
-	if result, replaced, freed := old.accept(known, &n); replaced && t.makeRoom(p, now) {
-		t.put(p, result)
-		arrived(s.Bans, p, &result, f, freed)
-	}
-	return true
-}
-
-func (s sharedNetworkBans) combine(key []byte, values [][]byte, now uint32) []byte {
-	var sum []byte
-	var latest ban
-	for _, value := range values {
-		p, row, ok := s.rules.read(key, value)
-		if !ok || isSource(p) || banScore(p, row, now) < 0 {
-			continue
-		}
-		if sum == nil {
-			latest = row
-		} else {
-			mergeBans(&latest, row)
-		}
-		sum = s.rules.value(latest)
-	}
-	return sum
-}
-
-func (s sharedNetworkBans) valid(key, value []byte, latest uint32) bool {
-	p, b, ok := s.rules.read(key, value)
-	return ok && !isSource(p) && b.since <= b.until && b.since <= latest
-}
-
-func (sharedNetworkBans) room() int { return 0 }
-
-func (sharedNetworkBans) foreignRows() int { return 0 }
-
-func (sharedNetworkBans) displaced() map[uint16]int { return nil }
-
-func (s sharedNetworkBans) count(mu *sync.Mutex, add func(host string)) {
-	countBans(&s.rules, mu, func() map[netip.Prefix]ban { return s.networks.rows }, add)
-}
-
-func (s sharedNetworkBans) disown(origin string) (n int) {
-	for p, row := range s.networks.rows {
-		if s.rules.imposed(&row) == origin {
-			if row.vacate() {
-				s.networks.touch(p, row)
-			} else {
-				s.networks.del(p)
-			}
-			s.log.add(p)
-			n++
-		}
-	}
-	return n
 }

@@ -336,9 +336,6 @@ func TestOffencesElsewhere(t *testing.T) {
 	ladder := []time.Duration{10 * time.Minute, time.Hour, 4 * time.Hour, 100 * time.Hour}
 	offend := func(m *Memory, now time.Duration) time.Duration {
 		b := m.Bans.Add(c, BanRequest{Ladder: ladder, Rule: "guess"}, at(now))
-		if b.Origin != "" {
-			return 0
-		}
 		return b.Until.Sub(b.Since)
 	}
 	for _, tt := range []struct {
@@ -355,7 +352,8 @@ func TestOffencesElsewhere(t *testing.T) {
 		{"an offence long ago", []time.Duration{0}, 40 * time.Hour, time.Hour, 42 * time.Hour, 10 * time.Minute},
 		{"a long ban elsewhere", []time.Duration{0}, time.Hour, 50 * time.Hour, 52 * time.Hour, 10 * time.Minute},
 		{"an active ban elsewhere", []time.Duration{0}, time.Hour, 2 * time.Hour, 150 * time.Minute, time.Hour},
-		{"an active, longer ban elsewhere", nil, 0, 50 * time.Hour, time.Hour, 0},
+		{"an active, longer ban elsewhere", nil, 0, 50 * time.Hour, time.Hour, 10 * time.Minute},
+		{"an active, longer ban elsewhere after an offence here", []time.Duration{0}, 0, 50 * time.Hour, time.Hour, time.Hour},
 	} {
 		m := sharing()
 		for _, e := range tt.earlier {
@@ -367,19 +365,12 @@ func TestOffencesElsewhere(t *testing.T) {
 			incoming(t, m, tt.since, f)
 		}
 		m = restart(m, "", tt.since)
-		if b, _ := m.Bans.Enforced(netip.MustParsePrefix("192.0.2.1/32"), at(tt.since)); b.Times > len(tt.earlier) {
+		if b, _ := m.Bans.others.get(netip.MustParsePrefix("192.0.2.1/32")); b.times > 0 {
 			t.Errorf("%s: %+v", tt.name, b)
 		}
 		if d := offend(m, tt.now); d != tt.want {
 			t.Errorf("%s: banned for %v, want %v", tt.name, d, tt.want)
 		}
-	}
-	// An offence during another host's ban counts for the next ban.
-	m := sharing()
-	incoming(t, m, 0, banRow(netip.MustParsePrefix("192.0.2.1/32"), 0, 2*time.Hour))
-	offend(m, time.Minute)
-	if d := offend(m, 3*time.Hour); d != time.Hour {
-		t.Errorf("the second offence: banned for %v", d)
 	}
 }
 
@@ -427,25 +418,51 @@ func TestIncomingBeforeLoad(t *testing.T) {
 	}
 }
 
-// TestForeignBanOnDisk checks that another host's ban keeps the time until which this
-// host's offences are consecutive, and that this time is shifted with the clock.
+// TestForeignBanOnDisk checks that another host's ban is stored with the name of that host,
+// apart from the bans of this host, and that its times follow the clock.
 func TestForeignBanOnDisk(t *testing.T) {
 	var b ban
-	b.flags, b.since, b.until, b.repeats = banForeign, 1000, 2000, 3000
-	b.shift(50)
-	if b.repeatsUntil() != 3050 || b.until != 2050 {
+	b.flags, b.since, b.until, b.rejected = banForeign, 1000, 2000, 3000
+	if b.shift(50); b.rejected != 3050 || b.until != 2050 {
 		t.Errorf("%+v", b)
 	}
-	m := sharing()
-	incoming(t, m, 0, banRow(netip.MustParsePrefix("192.0.2.1/32"), 0, time.Hour))
-	var seen []byte
-	for _, e := range m.Changes(100) {
-		if e.Bucket == bansBucket {
-			seen = e.Value
+	for _, prefix := range []string{"192.0.2.1/32", "192.0.2.0/24"} {
+		m := sharing()
+		p := netip.MustParsePrefix(prefix)
+		m.Bans.AddPrefix(p, time.Hour, "x", at(0))
+		incoming(t, m, 0, banRow(p, 0, time.Hour))
+		rows := map[string][]byte{}
+		for _, e := range m.Changes(100) {
+			rows[e.Bucket] = e.Value
+		}
+		if own, other := rows[BansBucket], rows[OthersBucket]; len(own) == 0 || bytes.Contains(own, []byte("mx1")) || !bytes.Contains(other, []byte("mx1"+originMark)) {
+			t.Errorf("%s: %q, %q", prefix, own, other)
 		}
 	}
-	if !bytes.Contains(seen, []byte("mx1"+originMark)) {
-		t.Errorf("%q", seen)
+}
+
+// TestEarlierLayout checks that another host's ban in the bucket of this host's bans, where
+// earlier versions stored it, is deleted, and that other rows remain.
+func TestEarlierLayout(t *testing.T) {
+	for _, prefix := range []string{"192.0.2.1/32", "192.0.2.0/24"} {
+		p := netip.MustParsePrefix(prefix)
+		for _, tt := range []struct {
+			flags banFlags
+			keep  bool
+		}{{banForeign, false}, {banForeign | banRevoked, true}, {banManual, true}, {banRevoked, true}} {
+			m := New()
+			names := newRuleNames()
+			row := ban{since: uint32(at(0) / 1e6), until: uint32(at(time.Hour) / 1e6), rule: names.number("r"), flags: tt.flags, rejected: 7}
+			m.Load(slices.Values([]kv.Entry{{Bucket: BansBucket, Key: prefixKey(p), Value: names.value(row)}}), at(0))
+			got, ok := m.Bans.own.get(p)
+			if ok != tt.keep || ok && (got.flags != tt.flags || got.until != row.until) {
+				t.Errorf("%s, flags %b: %+v, %v", prefix, tt.flags, got, ok)
+			}
+			deleted := slices.ContainsFunc(m.Changes(100), func(e kv.Entry) bool { return e.Bucket == BansBucket && e.Value == nil })
+			if deleted == tt.keep {
+				t.Errorf("%s, flags %b: deleted from the file: %v", prefix, tt.flags, deleted)
+			}
+		}
 	}
 }
 

@@ -14,14 +14,15 @@ func (m Merger) ValidKey(bucket string, key []byte) bool {
 	})
 }
 
-func (sharedHostBans) validKey(key []byte) bool {
+func (sharedBans) validKey(key []byte) bool {
 	p, ok := readPrefix(key)
-	return ok && isSource(p) && bytes.Equal(prefixKey(hostIn(p).Prefix()), key)
-}
-
-func (sharedNetworkBans) validKey(key []byte) bool {
-	p, ok := readPrefix(key)
-	return ok && !isSource(p) && !p.Addr().Is4In6() && bytes.Equal(prefixKey(p), key)
+	if !ok || p.Addr().Is4In6() {
+		return false
+	}
+	if isSource(p) {
+		p = hostIn(p).Prefix()
+	}
+	return bytes.Equal(prefixKey(p), key)
 }
 
 func (t sharedRows[K, V]) validKey(key []byte) bool {

@@ -43,7 +43,7 @@ func TestFewerRows(t *testing.T) {
 			}
 		}
 	}
-	if want := len(small.Bans.hosts.rows) + 2; len(disk) != want { // plus the hash key and the last row of the peers
+	if want := len(small.Bans.own.hosts.rows) + 2; len(disk) != want { // plus the hash key and the last row of the peers
 		t.Errorf("%d rows on disk, %d in memory", len(disk), want)
 	}
 }

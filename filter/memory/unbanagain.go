@@ -7,14 +7,9 @@ import "net/netip"
 // the ban have both lost the unban, for example because they were restored from a backup.
 // In files, this host's rows do not include unbans of other hosts.
 func sendAgain(b *Bans, p netip.Prefix, unban ban, n *arrival) bool {
-	switch {
-	case n.partial || unban.flags&banForeign == 0:
-	case isSource(p):
+	if !n.partial && unban.flags&banForeign != 0 {
 		unban.flags &^= banForeign
-		b.hosts.put(hostIn(p), unban, n.at)
-	default:
-		unban.flags &^= banForeign
-		b.networks.put(p, unban)
+		b.own.put(p, unban, n.at)
 	}
 	return true
 }

@@ -3,16 +3,16 @@ package share
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
 	"scanwatch/filter/memory"
 )
 
-// TestDropRestores checks that dropping a host restores other hosts' bans that the
-// dropped host had replaced with longer ones, and that nothing is sent, because the
-// bans remain on all hosts.
-func TestDropRestores(t *testing.T) {
+// TestDropKeepsOwn checks that another host's longer ban affects no ban of this host, and that
+// nothing is sent when that host is dropped: the earlier bans remain on all hosts.
+func TestDropKeepsOwn(t *testing.T) {
 	client := &memory.Client{Addr: netip.MustParseAddr("192.0.2.1")}
 	for _, prefix := range []string{"192.0.2.1/32", "192.0.2.0/24"} {
 		for _, restarted := range []bool{false, true} {
@@ -32,13 +32,18 @@ func TestDropRestores(t *testing.T) {
 				f.now = f.now.Add(time.Minute)
 				two.memory.Bans.AddPrefix(p, 3*time.Hour, "longer", f.now.UnixMicro())
 				f.exchange()
-				ban := func(h *host, rule, origin string) {
+				bans := func(h *host, want ...string) {
 					t.Helper()
-					if b, ok := h.memory.Bans.Banned(client, f.now.UnixMicro()); !ok || b.Rule != rule || b.Origin != origin {
-						t.Errorf("%s: %v %+v", h.name, ok, b)
+					var got []string
+					for _, b := range h.memory.Bans.Banned(client, f.now.UnixMicro()) {
+						got = append(got, b.Rule+b.On())
+					}
+					if !slices.Equal(got, want) {
+						t.Errorf("%s: %q, want %q", h.name, got, want)
 					}
 				}
-				ban(one, "longer", "mx2")
+				bans(one, "harvest", "longer on mx2")
+				bans(three, "longer on mx2")
 				if restarted { // the companion reads its rows from the server
 					fresh := New("mx1", DefaultLimits())
 					for _, name := range []string{"mx1", "mx2", "mx3"} {
@@ -53,21 +58,22 @@ func TestDropRestores(t *testing.T) {
 					one.replica.OwnAgain(one.memory.Outgoing(1000, 0), f.now)
 					one.replica.Complete()
 					f.receive(one)
-					ban(one, "longer", "mx2")
+					bans(one, "harvest", "longer on mx2")
 				}
 				for _, h := range []*host{three, one} {
 					h.memory.Disown("mx2")
+					bans(one, map[bool][]string{true: {"harvest"}, false: {"harvest", "longer on mx2"}}[h == one]...)
 					h.replica.Drop("mx2", f.now)
 					f.exchange()
 				}
-				ban(one, "harvest", "")
-				ban(three, "harvest", "mx1")
+				bans(one, "harvest")
+				bans(three, "harvest on mx1")
 				if rows := f.send(one); len(rows) > 0 {
 					t.Errorf("sent: %+v", rows)
 				}
 				f.now = f.now.Add(90 * time.Minute)
 				f.ban(one, "192.0.2.1")
-				if b, _ := one.memory.Bans.Banned(client, f.now.UnixMicro()); p.IsSingleIP() && b.Times != 2 {
+				if b, _ := first(one.memory.Bans.Banned(client, f.now.UnixMicro())); p.IsSingleIP() && b.Times != 2 {
 					t.Errorf("the second offence: %+v", b)
 				}
 			})

@@ -135,6 +135,7 @@ type row struct {
 	registers []register // sorted by name of the host
 	sent      uint64     // hash of what Changed has returned, or unsent
 	passed    Stamp      // latest unban that the host's memory knows
+	own       bool       // the host's memory knows its own ban
 }
 
 // unsent is the value of row.sent if it is unknown which version of the row the memory
@@ -359,11 +360,28 @@ func own(r *Replica, entries []kv.Entry, now time.Time, fresh bool) (out []Row) 
 				out = append(out, one)
 			}
 		}
-		if ban {
-			returnBan(r, key, now)
+		if w := r.rows[key]; w != nil && ban {
+			w.own = true
+			returnBan(r, key, w, now)
 		}
 	}
 	return out
+}
+
+// returnBan is called after the memory has sent a ban or an unban. Changed must return the merged
+// row again after an unban, because the memory has ignored bans of other hosts that the unban
+// could have ended, and after a ban that has ended.
+func returnBan(r *Replica, key rowKey, w *row, now time.Time) {
+	own, _ := r.register(key, r.hosts[r.self])
+	if !own.ban.Revoked && (!own.isBan() || own.seen >= r.unbanned(key)) {
+		return
+	}
+	if value, origin, _ := r.together(key, w, now); value != nil && origin == "" {
+		w.sent = hash(r, value, origin)
+		return
+	}
+	w.sent = unsent
+	r.changed.of(key)[key] = struct{}{}
 }
 
 // confirm marks this host's register as sent by its memory.
@@ -389,21 +407,6 @@ func repeat(r *Replica, now time.Time) (out []Row) {
 		}
 	}
 	return out
-}
-
-// returnBan is called after the memory has sent a ban. If the merged row differs from
-// that ban, returnBan causes Changed to return the merged row to the memory.
-func returnBan(r *Replica, key rowKey, now time.Time) {
-	w := r.rows[key]
-	if w == nil {
-		return
-	}
-	if value, origin := r.together(key, w, now); value != nil && origin == "" {
-		w.sent = hash(r, value, origin)
-		return
-	}
-	w.sent = unsent
-	r.changed.of(key)[key] = struct{}{}
 }
 
 // Apply records registers received from a host. Registers in this host's name restore
@@ -685,10 +688,10 @@ func (r *Replica) unbanned(key rowKey) (s Stamp) {
 	return s
 }
 
-// Changed returns up to n merged rows of the other hosts that have changed. Bans come last,
-// so that the standing of their clients is known when they take effect. now is the current
-// time. Between Resend and Complete, Changed does not return bans that this
-// host imposed.
+// Changed returns up to n merged rows of the other hosts that have changed, or n+1. Bans come
+// last, so that the standing of their clients is known when they take effect. now is the current
+// time. A ban that this host imposed, but has lost, is returned without an Origin. Between Resend
+// and Complete, Changed does not return bans that this host imposed.
 func (r *Replica) Changed(n int, now time.Time) (out []memory.Foreign) {
 	selective(r)
 	out = changed(r, r.changed[1], n, now)
@@ -697,24 +700,31 @@ func (r *Replica) Changed(n int, now time.Time) (out []memory.Foreign) {
 
 func changed(r *Replica, keys map[rowKey]struct{}, n int, now time.Time) (out []memory.Foreign) {
 	for key := range keys {
-		if len(out) == n {
+		if len(out) >= n {
 			return out
 		}
 		w := r.rows[key]
-		value, origin := r.together(key, w, now)
+		value, origin, own := r.together(key, w, now)
 		if r.holding && echo(r, key, value, origin) {
 			continue
 		}
-		delete(keys, key)
+		if own == nil || w.own || !r.holding {
+			delete(keys, key)
+		}
 		sent, ended := w.sent, pass(r, key, w)
 		w.sent = hash(r, value, origin)
+		add := func(value []byte, origin string, ended bool) {
+			e := kv.Entry{Bucket: key.bucket, Key: []byte(key.key), Value: value}
+			out = append(out, memory.Foreign{Entry: e, Origin: origin, Ended: ended, Seen: w.seen()})
+		}
 		switch {
 		case value == nil && sent == unsent && !w.shared(r.self):
 		case w.sent != sent || ended:
-			out = append(out, memory.Foreign{
-				Entry:  kv.Entry{Bucket: key.bucket, Key: []byte(key.key), Value: value},
-				Origin: origin, Ended: ended, Seen: w.seen(),
-			})
+			add(value, origin, ended)
+		}
+		if own != nil && !w.own && !r.holding {
+			w.own = true
+			add(own, "", false)
 		}
 	}
 	return out
@@ -756,11 +766,10 @@ func (w *row) shared(self string) bool {
 	return w != nil && slices.ContainsFunc(w.registers, func(g register) bool { return g.origin.Name != self })
 }
 
-// echo reports whether a row is a ban that this host imposed. This host's memory may
-// have a later version of the ban, for example one that ends earlier, so the memory
-// must send its rows first.
+// echo reports whether a row is a ban in the name of this host. Its memory may have imposed the
+// ban, so the memory must send its rows first.
 func echo(r *Replica, key rowKey, value []byte, origin string) bool {
-	if key.bucket != memory.BansBucket || value == nil || origin != "" && origin != r.self {
+	if key.bucket != memory.BansBucket || value == nil || origin != r.self {
 		return false
 	}
 	b, _ := memory.ReadBan([]byte(key.key), value)
@@ -776,14 +785,14 @@ func (r *Replica) Complete() { r.holding = false }
 func (r *Replica) Resend() {
 	r.holding = true
 	for key, w := range r.rows {
-		w.sent, w.passed = unsent, 0
+		w.sent, w.passed, w.own = unsent, 0, false
 		r.changed.of(key)[key] = struct{}{}
 	}
 }
 
-// together returns the other hosts' merged row, and the name of the host with the
-// latest register.
-func (r *Replica) together(key rowKey, w *row, now time.Time) (value []byte, name string) {
+// together returns the merged row of the other hosts, the name of the host with the latest
+// register, and the ban that this host imposed, if any.
+func (r *Replica) together(key rowKey, w *row, now time.Time) (value []byte, name string, own []byte) {
 	if key.bucket == memory.BansBucket {
 		return r.togetherBan(key, w, now)
 	}
@@ -798,14 +807,14 @@ func (r *Replica) together(key rowKey, w *row, now time.Time) (value []byte, nam
 			last, name = g.stamp, g.origin.Name
 		}
 	}
-	return r.merger.Combine(key.bucket, []byte(key.key), values, now.Unix()), name
+	return r.merger.Combine(key.bucket, []byte(key.key), values, now.Unix()), name, nil
 }
 
-// togetherBan is like together, but for bans. The name is empty if this host imposed
-// the ban.
-func (r *Replica) togetherBan(key rowKey, w *row, now time.Time) (value []byte, name string) {
+// togetherBan is together for bans. The merged row is an unban if it has ended all bans. Its
+// name is empty if this host made the unban.
+func (r *Replica) togetherBan(key rowKey, w *row, now time.Time) (value []byte, name string, own []byte) {
 	unban := r.unbanned(key)
-	var own, revoked *register
+	var revoked *register
 	var values [][]byte
 	var until int64
 	for i := range w.registers {
@@ -817,7 +826,7 @@ func (r *Replica) togetherBan(key rowKey, w *row, now time.Time) (value []byte, 
 		case !g.isBan():
 		case g.seen < unban:
 		case mine(r, g):
-			own = g
+			own = []byte(g.value)
 		case len(g.origin.minutes[g.minute()]) > r.limits.Bans:
 		default:
 			v := memory.LimitBan([]byte(g.value), r.limits.Duration, r.limits.Observe)
@@ -826,21 +835,16 @@ func (r *Replica) togetherBan(key rowKey, w *row, now time.Time) (value []byte, 
 			}
 		}
 	}
-	together := r.merger.Combine(key.bucket, []byte(key.key), values, now.Unix())
-	others, _ := memory.ReadBan([]byte(key.key), together)
-	switch {
-	case own != nil && (r.limits.Observe || own.ban.Until >= others.Until):
-		return []byte(own.value), ""
-	case together != nil:
-		return together, name
-	case revoked == nil:
-		return nil, ""
-	case revoked.ban.Revoked && mine(r, revoked):
-		return []byte(revoked.value), ""
-	case revoked.ban.Revoked:
-		return []byte(revoked.value), revoked.origin.Name
+	if value = r.merger.Combine(key.bucket, []byte(key.key), values, now.Unix()); value != nil {
+		return value, name, own
 	}
-	return nil, ""
+	switch {
+	case own != nil || revoked == nil || !revoked.ban.Revoked:
+		return nil, "", own
+	case mine(r, revoked):
+		return []byte(revoked.value), "", nil
+	}
+	return []byte(revoked.value), revoked.origin.Name, nil
 }
 
 // mine reports whether a register is from this host's memory.

@@ -319,3 +319,11 @@ func TestReturning(t *testing.T) {
 		t.Error("the client escapes the ban")
 	}
 }
+
+// first returns the first ban, if any.
+func first(list []memory.Ban) (b memory.Ban, ok bool) {
+	if len(list) == 0 {
+		return b, false
+	}
+	return list[0], true
+}

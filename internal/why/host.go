@@ -33,7 +33,7 @@ type Host struct {
 	Logins      int          `json:"logins"`
 	LastLogin   *text.Time   `json:"last_login,omitempty"`
 	WhileBanned int          `json:"rejected_by_ban"` // sessions rejected because of a ban
-	Bans        []Ban        `json:"bans"`            // bans in state.db, latest end first
+	Bans        []Ban        `json:"bans"`            // bans in state.db, in the order of trim
 	History     []BanEvent   `json:"history"`         // bans in the records, newest first
 	Exemptions  []Exemption  `json:"exemptions"`
 	Remedies    []Remedy     `json:"undo"`
@@ -130,9 +130,9 @@ func (w *query) findHosts() error {
 	}
 	var rows []store.Entry
 	reader := memory.NewReader(w.Now)
-	err := w.Rows([]string{"clock", "secret", "peers", "elsewhere", "bans"}, func(en store.Entry) error {
+	err := w.Rows([]string{"clock", "secret", "peers", "elsewhere", memory.BansBucket, memory.OthersBucket}, func(en store.Entry) error {
 		reader.Clock(en)
-		if en.Bucket != "bans" {
+		if en.Bucket != memory.BansBucket && en.Bucket != memory.OthersBucket {
 			rows = append(rows, store.Entry{Bucket: en.Bucket, Key: slices.Clone(en.Key), Value: slices.Clone(en.Value)})
 		} else if b, ok := reader.Ban(en.Key, en.Value); ok {
 			w.addBan(x, b)
@@ -189,10 +189,20 @@ func (w *query) addBan(x *hostIndex, b memory.Ban) {
 	}
 }
 
-// trim sorts the bans by end, latest first, and keeps the first maxBans.
+// trim sorts the bans, and keeps the first maxBans. The active bans of this host come first, then
+// those of other hosts, and among each the ban that ends last.
 func (h *Host) trim() {
+	group := func(b *Ban) int {
+		switch {
+		case b.Expired || b.Revoked:
+			return 2
+		case b.Origin != "":
+			return 1
+		}
+		return 0
+	}
 	slices.SortFunc(h.Bans, func(a, b Ban) int {
-		return cmp.Or(b.Until.Compare(a.Until), cmp.Compare(b.Prefix.Bits(), a.Prefix.Bits()), a.Prefix.Addr().Compare(b.Prefix.Addr()))
+		return cmp.Or(cmp.Compare(group(&a), group(&b)), b.Until.Compare(a.Until), cmp.Compare(b.Prefix.Bits(), a.Prefix.Bits()), a.Prefix.Addr().Compare(b.Prefix.Addr()))
 	})
 	h.Bans = h.Bans[:min(len(h.Bans), maxBans)]
 }
@@ -389,8 +399,8 @@ func (w *query) exemptByLogin(h *Host, c *client) {
 
 // addRemedies adds the commands and configuration lines that undo decisions on h.
 func (w *query) addRemedies(h *Host, friend bool) {
-	for _, b := range h.Bans {
-		if !b.Expired {
+	for i, b := range h.Bans {
+		if !b.Expired && !slices.ContainsFunc(h.Bans[:i], func(other Ban) bool { return other.Prefix == b.Prefix }) {
 			h.Remedies = append(h.Remedies, Remedy{"scanwatch unban " + prefix.String(b.Prefix), unbanned(&b, w.Policy)})
 		}
 	}

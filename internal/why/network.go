@@ -53,7 +53,7 @@ func (w *query) identify() error {
 		return err
 	}
 	rows := memory.NewReader(w.Now)
-	return w.Rows([]string{"clock", "bans"}, func(en store.Entry) error {
+	return w.Rows([]string{"clock", memory.BansBucket, memory.OthersBucket}, func(en store.Entry) error {
 		if rows.Clock(en) {
 			return nil
 		}

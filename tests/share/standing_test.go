@@ -213,3 +213,63 @@ func TestFirewallOfForeignBans(t *testing.T) {
 		t.Errorf("exported: %s", exported())
 	}
 }
+
+// TestOwnBans checks that longer bans by another host, which do not apply to clients known on a
+// third host, do not switch off bans of this host: by a rule, by the operator, in exports, and after
+// a restart without the server. It also checks that a firewall does not contain another host's ban
+// once an exempt client has connected from the address.
+func TestOwnBans(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, newServer(t, "redis"))
+	const known, unnamed = "198.51.100.7", "203.0.113.9"
+	a, b, c := f.host("mx1", `table <named> { .passed.example }
+pass match rdns <named> fcrdns pass
+rule guess phase end match count auth-unsupported > 2 in 1d by src ban 1h
+`), f.host("mx2", ""), f.host("mx3", "")
+	b.knows(known)
+	filterproc.Eventually(t, "mx1 has the standing", func() bool { return strings.Contains(a.scanwatch("status"), "host      mx2: 1 row,") })
+	for _, p := range []string{known, "198.51.100.0/24", unnamed} {
+		c.scanwatch("ban", "--force", "--for", "96h", p)
+	}
+	filterproc.Eventually(t, "mx1 rejects a banned client", a.turnsAway(unnamed))
+	if !a.lets(known)() {
+		t.Fatal("mx1 rejects a client that is known on mx2")
+	}
+	exported := func() string {
+		a.scanwatch("flush")
+		return strings.Join(strings.Fields(a.scanwatch("export", "plain")), " ")
+	}
+	if got := exported(); got != unnamed {
+		t.Errorf("exported: %s", got)
+	}
+	named := filterproc.Guest{Src: unnamed, Port: 25, Helo: "mx.passed.example", Mail: true}
+	if answer := a.play(named)[0]; answer != "proceed" {
+		t.Error(answer)
+	}
+	if got := exported(); got != "" {
+		t.Errorf("exported after an exempt client has connected: %s", got)
+	}
+	for range 3 {
+		a.play(filterproc.Guest{Src: known, Port: 25, Helo: "mx.example.net", Auth: true})
+	}
+	check := func(when string) {
+		t.Helper()
+		if !a.turnsAway(known)() {
+			t.Errorf("%s: the ban of mx1 has no effect: %s", when, a.scanwatch("bans"))
+		}
+		if got := exported(); got != known {
+			t.Errorf("%s: exported: %s", when, got)
+		}
+	}
+	check("a ban by a rule")
+	if out := a.scanwatch("why", known); !strings.Contains(out, "by rule guess in session") || !strings.Contains(out, "manual on mx3") {
+		t.Error(out)
+	}
+	f.server.stop()
+	a.killCompanion()
+	a.filter.End(0)
+	a.startFilter()
+	check("after a restart, without the server")
+	a.ban(known)
+	check("a manual ban")
+}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"net/url"
 	"slices"
@@ -162,15 +163,25 @@ func loaded(ctx context.Context, b *memory.Bans, s State, start time.Time) error
 	return fmt.Errorf("the bans on disk are not loaded yet: %w", cmp.Or(err, errors.New("try again")))
 }
 
-// allBans returns the prefixes of all enforced bans that are not withheld.
+// allBans returns the prefixes of all enforced bans that firewalls may contain.
 func allBans(b *memory.Bans, now func() int64) (all []netip.Prefix) {
 	at := time.UnixMicro(now())
+	others := make(map[netip.Prefix]bool) // banned by other hosts
 	b.Each(func(ban memory.Ban) {
-		if !ban.Observe && !ban.Withheld && !ban.Expired(at) {
+		switch {
+		case ban.Observe || !ban.Firewall.After(at):
+		case ban.Origin != "":
+			others[ban.Prefix] = true
+		default:
 			all = append(all, ban.Prefix)
 		}
 	})
-	return all
+	if len(others) > 0 {
+		for _, p := range all {
+			delete(others, p)
+		}
+	}
+	return slices.AppendSeq(all, maps.Keys(others))
 }
 
 // chunk is the number of bytes per write.
@@ -188,8 +199,8 @@ func sendBans(a *Answer, list BanList, all []netip.Prefix, b *memory.Bans, now i
 	}
 	for _, p := range all {
 		e := BanEntry{Prefix: p}
-		if ban, ok := b.Enforced(p, now); ok && !ban.Withheld {
-			e.Seconds = max((ban.Until.UnixMicro()-now)/1e6, 1)
+		if ban, ok := b.Enforced(p, now); ok && ban.Firewall.UnixMicro() > now {
+			e.Seconds = max((ban.Firewall.UnixMicro()-now)/1e6, 1)
 			e.Rule, e.Spared = ban.Rule+ban.On(), spared(p)
 			if ban.Session != 0 {
 				e.Session = fmt.Sprintf("%016x", ban.Session)

@@ -129,7 +129,7 @@ func unbanCommand(m *memory.Memory, s State, now func() int64, changed func(memo
 func shortened(m *memory.Memory, p netip.Prefix, d time.Duration, now int64) (note string) {
 	at := time.UnixMicro(now)
 	m.Bans.Each(func(b memory.Ban) {
-		if b.Prefix == p && !b.Observe && !b.Revoked && b.Until.After(at.Add(d)) {
+		if b.Prefix == p && b.Origin == "" && !b.Observe && !b.Revoked && b.Until.After(at.Add(d)) {
 			note = fmt.Sprintf("it replaces the ban by %s until %s, which is longer", text.Escape(b.Rule), b.Until.Format("2006-01-02 15:04 MST"))
 		}
 	})

@@ -194,7 +194,7 @@ func withhold(p *Engine) {
 	var all []netip.Prefix
 	now := time.UnixMicro(p.eventTime())
 	p.memory.Bans.Each(func(b memory.Ban) {
-		if b.Origin != "" && !b.Withheld && !b.Expired(now) {
+		if b.Origin != "" && b.Firewall.After(now) {
 			all = append(all, b.Prefix)
 		}
 	})

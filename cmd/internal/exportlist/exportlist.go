@@ -33,7 +33,7 @@ const (
 	reasonMail     = "hosts whose mail was accepted recently"
 	reasonLogin    = "hosts with a recent login"
 	reasonObserved = "bans in observe mode"
-	reasonWithheld = "bans by other hosts for which this filter has rejected no client"
+	reasonWithheld = "bans by other hosts for which this filter has rejected no client in the last day"
 	reasonWaiting  = "bans by other hosts, whose standing has not arrived"
 	reasonFurther  = "sessions of further hosts"
 	reasonFuture   = "sessions dated in the future, recorded while the clock was wrong"
@@ -153,7 +153,7 @@ func Build(o Options) (*export.List, map[string]int, error) {
 func (b *builder) list() *export.List {
 	l := &export.List{Made: b.now}
 	for p, ban := range b.banned {
-		entry := export.Entry{Prefix: p, Kind: export.Ban, First: ban.Since, Last: ban.Last, Confidence: "high", Reason: ban.Rule + ban.On(), Expires: ban.Until, Listed: ban.Listed}
+		entry := export.Entry{Prefix: p, Kind: export.Ban, First: ban.Since, Last: ban.Last, Confidence: "high", Reason: ban.Rule + ban.On(), Expires: ban.Firewall, Listed: ban.Listed}
 		if h := b.hosts[p]; h != nil {
 			h.fill(&entry, b.Confidence)
 		}
@@ -163,7 +163,7 @@ func (b *builder) list() *export.List {
 		if h.found.After(b.now) {
 			h.found = b.now // the session was recorded with a wrong clock
 		}
-		if h.found.IsZero() || b.banned[p] != nil && b.banned[p].Until.After(h.found.Add(b.TTL)) {
+		if h.found.IsZero() || b.banned[p] != nil && b.banned[p].Firewall.After(h.found.Add(b.TTL)) {
 			continue
 		}
 		entry := export.Entry{Prefix: p, Kind: export.Found, Expires: h.found.Add(b.TTL)}
@@ -219,11 +219,11 @@ func (b *builder) readState() error {
 	var rows []store.Entry
 	var corrupt error
 	reader := memory.NewReader(b.now)
-	err := b.Dir.State([]string{"clock", "secret", "peers", "bans", "days"}, func(en store.Entry) error {
+	err := b.Dir.State([]string{"clock", "secret", "peers", memory.BansBucket, memory.OthersBucket, "days"}, func(en store.Entry) error {
 		b.known.rows++
 		reader.Clock(en)
 		switch en.Bucket {
-		case "bans":
+		case memory.BansBucket, memory.OthersBucket:
 			ban, ok := reader.Ban(en.Key, en.Value)
 			switch {
 			case ok:
@@ -256,13 +256,15 @@ func (b *builder) readState() error {
 	return nil
 }
 
-// addBan adds an active ban if the options select it.
+// addBan adds an active ban if the options select it. Bans of this host, which come first, take
+// precedence over bans by other hosts.
 func (b *builder) addBan(ban *memory.Ban) {
 	switch {
 	case !b.Bans, ban.Expired(b.now), !b.Selector.HasPrefix(ban.Prefix), !b.Selector.HasRule([]byte(ban.Rule)):
 	case ban.Observe:
 		b.omitted[reasonObserved]++
-	case ban.Withheld:
+	case b.banned[ban.Prefix] != nil:
+	case !ban.Firewall.After(b.now):
 		b.omitted[reasonWithheld]++
 	default:
 		b.banned[ban.Prefix] = ban

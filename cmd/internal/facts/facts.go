@@ -395,6 +395,14 @@ func (f *File) befriended() *File {
 	return other
 }
 
+func (f *File) entries() (list []kv.Entry) {
+	for i := range f.Rows {
+		row := &f.Rows[i]
+		list = append(list, kv.Entry{Bucket: row.Bucket, Key: []byte(row.Key), Value: []byte(row.Value)})
+	}
+	return list
+}
+
 // merge merges the hosts' rows. files starts with this host's file. A ban that starts after an
 // unban counts as imposed with knowledge of the unban, unless the unban ended the same ban. In that
 // case, the clock of the host that imposed the ban is ahead.
@@ -424,5 +432,6 @@ func merge(l share.Limits, files []*File, now time.Time) ([]memory.Foreign, []sh
 			return nil, nil, err
 		}
 	}
+	r.Own(files[0].entries(), now) // the filter knows these rows
 	return r.Changed(r.Len()+1, now), r.Hosts(), nil
 }

@@ -177,9 +177,9 @@ func (f *Feed) read(ctx context.Context, begun, end time.Time) (*data, error) {
 func (f *Feed) state(now time.Time, ban func(memory.Ban)) (*memory.Memory, error) {
 	var rows []store.Entry
 	reader := memory.NewReader(now)
-	err := f.Dir.State([]string{"clock", "secret", "peers", "bans"}, func(en store.Entry) error {
+	err := f.Dir.State([]string{"clock", "secret", "peers", memory.BansBucket, memory.OthersBucket}, func(en store.Entry) error {
 		reader.Clock(en)
-		if en.Bucket != "bans" {
+		if en.Bucket != memory.BansBucket && en.Bucket != memory.OthersBucket {
 			rows = append(rows, store.Entry{Bucket: en.Bucket, Key: slices.Clone(en.Key), Value: slices.Clone(en.Value)})
 		} else if b, ok := reader.Ban(en.Key, en.Value); ok && !b.Expired(now) {
 			ban(b)

@@ -119,7 +119,7 @@ func PrintStatus(w io.Writer, s *control.Status, zone *time.Location) {
 			continue
 		}
 		row := fmt.Sprintf("%d of %d %s", m.Rows, m.Limit, m.Table)
-		if m.Table == "bans" || m.Table == "network bans" {
+		if strings.Contains(m.Table, "bans") {
 			row = fmt.Sprintf("%d of %d rows of %s, including expired bans and offences", m.Rows, m.Limit, m.Table)
 		}
 		if m.Evicted > 0 {

@@ -287,7 +287,12 @@ func (d *data) ban(p netip.Prefix, e *events.Event) {
 	}
 }
 
+// addBan adds a ban. If another host has banned the same prefix as this host, the ban of this
+// host remains.
 func (d *data) addBan(b memory.Ban) {
+	if old := d.bans[b.Prefix]; old != nil && old.Origin == "" && b.Origin != "" {
+		return
+	}
 	if d.bans[b.Prefix] == nil && len(d.bans) >= maxBans {
 		maps.DeleteFunc(d.bans, func(_ netip.Prefix, old *memory.Ban) bool { return old.Expired(b.Since) })
 	}

@@ -62,10 +62,11 @@ func organisation(locate func(netip.Addr) report.Place) func(netip.Addr) string 
 	return func(a netip.Addr) string { return locate(a).Org }
 }
 
-// SortBans sorts bans, newest first.
+// SortBans sorts bans, newest first. Bans of this host precede those of other hosts that started
+// at the same time.
 func SortBans(list []memory.Ban) {
 	slices.SortFunc(list, func(a, b memory.Ban) int {
-		return cmp.Or(b.Since.Compare(a.Since), a.Prefix.Addr().Compare(b.Prefix.Addr()), cmp.Compare(a.Prefix.Bits(), b.Prefix.Bits()))
+		return cmp.Or(b.Since.Compare(a.Since), a.Prefix.Addr().Compare(b.Prefix.Addr()), cmp.Compare(a.Prefix.Bits(), b.Prefix.Bits()), cmp.Compare(a.Origin, b.Origin))
 	})
 }
 

@@ -274,7 +274,7 @@ func (d *Dir) flush() error {
 // Bans returns the bans accepted by want.
 func (d *Dir) Bans(want func(*memory.Ban) bool) (list []memory.Ban, err error) {
 	rows := memory.NewReader(d.Now())
-	err = d.State([]string{"clock", "bans"}, func(en store.Entry) error {
+	err = d.State([]string{"clock", memory.BansBucket, memory.OthersBucket}, func(en store.Entry) error {
 		if rows.Clock(en) {
 			return nil
 		}
