@@ -9,7 +9,7 @@ type foreignRow[V any] struct {
 }
 
 // A foreignKey identifies a row of other hosts. Rows from the server already include all
-// its hosts. Each file has rows of its own, so that neither the server nor another file can
+// its hosts. Each file has separate rows, so that neither the server nor another file can
 // replace them.
 type foreignKey[K comparable] struct {
 	key  K
@@ -89,7 +89,7 @@ func add(numbers map[uint16]int, k uint16, n int) {
 // room is the maximum number of other hosts' rows.
 func (t *table[K, V]) room() int { return t.limit / maxForeign }
 
-// makeForeignRoom makes room for a row of origin. It samples a few rows and deletes the
+// makeForeignRoom prepares the table for a row of origin. It samples a few rows and deletes the
 // expired ones. If the table is full, it also deletes a row of the host with the most rows,
 // which may be origin, so that no host can displace the rows of a host with fewer rows.
 func (t *table[K, V]) makeForeignRoom(origin uint16, now uint32) {

@@ -110,7 +110,7 @@ func TestStandingOnDisk(t *testing.T) {
 	}
 }
 
-// TestSourcesAreSeparate checks that neither the server nor another file takes away the
+// TestSourcesAreSeparate checks that neither the server nor another file removes the
 // standing in a file.
 func TestSourcesAreSeparate(t *testing.T) {
 	c := who("192.0.2.1")

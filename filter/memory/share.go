@@ -113,8 +113,8 @@ type sharedTable interface {
 	valid(key, value []byte, latest uint32) bool
 	// validKey reports whether the key is valid for this table.
 	validKey(key []byte) bool
-	// room returns the maximum number of other hosts' rows, or 0 if bans are stored together
-	// with those of this host.
+	// room returns the maximum number of other hosts' rows, or 0 if they are in the table of
+	// this host.
 	room() int
 	// foreignRows returns the number of rows of other hosts.
 	foreignRows() int

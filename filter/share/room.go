@@ -79,7 +79,7 @@ func makeRoom(r *Replica, o *origin, one *Row, now time.Time) string {
 	return displace(r, o, "", full, fmt.Sprintf("%d rows", r.limits.Total), now)
 }
 
-// displace makes room for a register of o, or for none if o is nil, while full returns true. The
+// displace ensures that there is room for a register of o, or for none if o is nil, while full returns true. The
 // other host with the most rows in the bucket loses registers. An empty bucket means all buckets.
 func displace(r *Replica, o *origin, bucket string, full func() bool, limit string, now time.Time) string {
 	rows := func(h *origin) int {

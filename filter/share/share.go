@@ -32,7 +32,7 @@
 //   - It can displace rows of hosts that have more rows than it has, but none of this host
 //     except short bans.
 //
-// If a host's clock is ahead by more than maxAhead, its rows, except those of clients, are
+// If a host's clock is ahead by more than maxAhead, its rows, except rows of clients, are
 // omitted until their time has come. If a host loses its registers while the service that carries them
 // loses its copy, deletions that some hosts have not received are lost.
 package share
@@ -98,8 +98,8 @@ const (
 	// of this host's. Two clocks that are wrong by ten minutes can be twenty
 	// minutes apart.
 	maxAhead = 30 * time.Minute
-	// maxOwnAhead is the maximum time by which this host's stamps, and those of other hosts'
-	// clients, may be ahead of its clock. If the clock is set back by more, the rows get new stamps. If it is set
+	// maxOwnAhead is the maximum time by which this host's stamps, and the stamps of
+	// other hosts' clients, may be ahead of its clock. If the clock is set back by more, the rows get new stamps. If it is set
 	// back by less, other hosts omit the rows until the time of their stamps; see
 	// Missed.
 	maxOwnAhead = 24 * time.Hour
@@ -208,7 +208,7 @@ type Replica struct {
 	}
 }
 
-// changes contains keys of rows: first those of bans, then those of all other rows.
+// changes contains keys of rows: bans, and all other rows.
 type changes [2]map[rowKey]struct{}
 
 func (c *changes) of(key rowKey) map[rowKey]struct{} {

@@ -33,7 +33,7 @@ type server struct {
 	cmd  *exec.Cmd
 }
 
-// servers lists the commands that start a server, each with a directory of its own.
+// servers lists the commands that start a server, each with a separate directory.
 var servers = map[string]func(*testing.T) []string{
 	"redis": func(t *testing.T) []string {
 		return []string{require.Program(t, "redis-server"), "--dir", t.TempDir()}
@@ -150,7 +150,7 @@ func (f *fleet) newKey(name string) string {
 	return key
 }
 
-// claimed gives the server the fleet's key, as if a host had done so at the given time. The
+// claimed sets the fleet's key in the server, as if a host had done so at the given time. The
 // members of a new fleet wait for each other after that time.
 func (f *fleet) claimed(at time.Time) {
 	f.t.Helper()

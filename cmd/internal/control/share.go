@@ -95,7 +95,7 @@ func (s *Sharing) Hosts() []share.HostStatus {
 	return list
 }
 
-// listed adds the hosts in files, and those with rows in the state, to a list.
+// listed adds the hosts in files, and the hosts with rows in the state, to a list.
 func (s *Sharing) listed(list []share.HostStatus, files map[string]share.HostStatus) []share.HostStatus {
 	rows := s.Memory.Origins()
 	for _, h := range list {
@@ -391,7 +391,7 @@ func (s *Sharing) known(name string) error {
 const maxNamed = 20
 
 // drop waits until the companion has dropped the rows of a host. The companion also deletes the
-// filter's rows, because it must then send those that other hosts have as well. Without an answer,
+// filter's rows, because it must then send the rows of other hosts again. Without an answer,
 // nothing has changed. Without a companion, only the filter has rows.
 func (s *Sharing) drop(ctx context.Context, a *Answer, args []string) error {
 	if err := s.known(args[0]); err != nil {

@@ -318,8 +318,8 @@ func Merge(self string, l share.Limits, own iter.Seq[kv.Entry], files []*File, n
 		}
 		rows, hosts = append(rows, deletions(ofTable(some, true), fleet[1:])...), append(hosts, status...)
 	}
-	// Only bans of several hosts influence each other. All other rows remain those of one host,
-	// so that dropping a host does not affect the rows of other hosts.
+	// Only bans of several hosts influence each other. All other rows remain separate, so
+	// that dropping a host does not affect the rows of other hosts.
 	for _, f := range fleet[1:] {
 		some, _, err := merge(l, []*File{{Host: self}, f}, now)
 		if err != nil {

@@ -553,7 +553,7 @@ func (s *Service) receive(all bool, own func([]kv.Entry, time.Time) []share.Row)
 		}
 		s.keep(own(rows, s.now()))
 		for _, host := range list.Drop {
-			if err := s.drop(host); err != nil {
+			if err := drop(s, host); err != nil {
 				return err
 			}
 		}
@@ -566,7 +566,7 @@ func (s *Service) receive(all bool, own func([]kv.Entry, time.Time) []share.Row)
 
 // drop drops the rows of a host, here and in the filter, which then receives the rows that
 // other hosts have as well.
-func (s *Service) drop(host string) error {
+func drop(s *Service, host string) error {
 	n, mark := s.replica.Drop(host, s.now())
 	if host != s.fleet.Name {
 		s.keep([]share.Row{mark})
