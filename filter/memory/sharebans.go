@@ -421,6 +421,12 @@ func (s sharedBans) receive(f *Foreign, by int64, now uint32) bool {
 	case known && (n.stale(&before) || n.unsent && old.ownUnban()), unbannedRange(s.Bans, &n):
 		// An unban that this host knows has ended the ban.
 	default:
+		if known && old.ownUnban() && !n.partial {
+			// The unban has been sent. If this host sent it again, for example after a
+			// correction of the clock, it would count as later than the ban.
+			old.flags |= banForeign
+			s.own.touch(p, old)
+		}
 		receiveForeign(s.Bans, f, &n)
 	}
 	return true
@@ -578,13 +584,12 @@ func (n *ruleNames) unbannedBy(f *Foreign, b *ban) bool {
 	return friend != "" && friend == f.Origin
 }
 
-// keeps reports whether the ban b has precedence over the row of another host than that
-// which imposed b. The unban of a friend must not end b, and a partial row does not include
-// b, so that its ban must not shorten b.
+// keeps reports whether another host's ban b has precedence over the ban in row, which a different
+// host has imposed. A friend's ban does not replace b. A partial row does not include b, so that
+// its ban must not shorten b.
 func (n *ruleNames) keeps(f *Foreign, b, row *ban, now uint32) bool {
-	origin := n.imposed(b)
-	if !b.active(now) || origin == f.Origin {
+	if !b.active(now) || n.imposed(b) == f.Origin {
 		return false
 	}
-	return strings.HasPrefix(f.Origin, FriendPrefix) || f.Partial && origin != "" && row.flags&banRevoked == 0 && row.until <= b.until
+	return strings.HasPrefix(f.Origin, FriendPrefix) || f.Partial && row.until <= b.until
 }
