@@ -302,6 +302,9 @@ func (b *ban) end(f *Foreign, at uint32) bool {
 	}
 	b.revoke(at)
 	b.flags |= banForeign
+	if len(f.Value) > 0 { // the ban in f is later than the unban, and must not count as earlier
+		b.until = b.since
+	}
 	return true
 }
 
