@@ -304,6 +304,9 @@ func (b *ban) end(f *Foreign, at uint32) bool {
 	}
 	b.revoke(at)
 	b.flags |= banForeign
+	if len(f.Value) > 0 { // the ban in f is later than the unban, and must not count as earlier
+		b.until = b.since
+	}
 	return true
 }
 
@@ -423,6 +426,12 @@ func (s sharedBans) receive(f *Foreign, by int64, now uint32) bool {
 	case known && n.stale(&before) && sendAgain(s.Bans, p, before, &n), known && n.unsent && old.ownUnban(), unbannedRange(s.Bans, &n):
 		// An unban that this host knows has ended the ban.
 	default:
+		if known && old.ownUnban() && !n.partial {
+			// The unban has been sent. If this host sent it again, for example after a
+			// correction of the clock, it would count as later than the ban.
+			old.flags |= banForeign
+			s.own.touch(p, old)
+		}
 		receiveForeign(s.Bans, f, &n)
 	}
 	return true
@@ -585,13 +594,12 @@ func (n *ruleNames) unbannedBy(f *Foreign, b *ban) bool {
 	return friend != "" && friend == f.Origin
 }
 
-// keeps reports whether the ban b takes precedence over a row from a host other than
-// the one that imposed b. A friend's unban must not end b. A partial row does not
-// include b, so its ban must not shorten b.
+// keeps reports whether another host's ban b has precedence over the ban in row, which a different
+// host has imposed. A friend's ban does not replace b. A partial row does not include b, so that
+// its ban must not shorten b.
 func (n *ruleNames) keeps(f *Foreign, b, row *ban, now uint32) bool {
-	origin := n.imposed(b)
-	if !b.active(now) || origin == f.Origin {
+	if !b.active(now) || n.imposed(b) == f.Origin {
 		return false
 	}
-	return strings.HasPrefix(f.Origin, FriendPrefix) || f.Partial && origin != "" && row.flags&banRevoked == 0 && row.until <= b.until
+	return strings.HasPrefix(f.Origin, FriendPrefix) || f.Partial && row.until <= b.until
 }

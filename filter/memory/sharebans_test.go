@@ -550,3 +550,60 @@ func TestUnbanWithinSameSecond(t *testing.T) {
 		}
 	}
 }
+
+// TestBooks checks that a ban of this host and another host's ban of the same prefix are listed,
+// counted and stored separately, that neither shortens the other, that firewalls contain the longer
+// one, and that an unban ends both.
+func TestBooks(t *testing.T) {
+	c := who("192.0.2.1")
+	for _, prefix := range []string{"192.0.2.1/32", "192.0.2.0/24"} {
+		p := netip.MustParsePrefix(prefix)
+		for _, foreign := range []bool{false, true} { // the unban is another host's
+			m := sharing()
+			m.Bans.HaveStanding()
+			incoming(t, m, 0, banRow(p, 0, 9*time.Hour))
+			m.Bans.AddPrefix(p, time.Hour, "own", at(0))
+			incoming(t, m, 0, banRow(p, 0, 8*time.Hour))
+			list := func() (rules []string) {
+				m.Bans.Each(func(b Ban) { rules = append(rules, b.Rule+b.On()+" "+b.Until.Sub(b.Since).String()) })
+				return rules
+			}
+			want := []string{"own 1h0m0s", "x on mx1 8h0m0s"}
+			if got := list(); !slices.Equal(got, want) || m.Bans.Count(at(time.Minute)) != (BanCount{Active: 2}) {
+				t.Errorf("%s: %q, %+v", prefix, got, m.Bans.Count(at(time.Minute)))
+			}
+			bans := m.Bans.Banned(c, at(time.Minute))
+			if len(bans) != 2 || bans[0].Origin != "" || bans[1].Origin != "mx1" {
+				t.Errorf("%s: %+v", prefix, bans)
+			}
+			end := time.Hour
+			m.Bans.Rejected(&bans[1], at(time.Minute))
+			if p.IsSingleIP() {
+				end = 8 * time.Hour
+			}
+			if b, _ := m.Bans.Enforced(p, at(time.Minute)); b.Firewall.UnixMicro() != at(end) {
+				t.Errorf("%s: in firewalls until %v", prefix, b.Firewall)
+			}
+			m.Bans.Withhold(p)
+			if b, _ := m.Bans.Enforced(p, at(time.Minute)); b.Firewall.UnixMicro() != at(time.Hour) {
+				t.Errorf("%s: in firewalls until %v after an exempt client has connected", prefix, b.Firewall)
+			}
+			m = restart(m, "", time.Minute)
+			if got := list(); !slices.Equal(got, want) {
+				t.Errorf("%s: after a restart: %q", prefix, got)
+			}
+			if bans := m.Bans.Banned(c, at(2*time.Hour)); len(bans) != 1 || bans[0].Origin != "mx1" {
+				t.Errorf("%s: after the end of this host's ban: %+v", prefix, bans)
+			}
+			if foreign {
+				incoming(t, m, 10*time.Minute, unbanRow(p, false, "mx2", 10*time.Minute))
+			} else if ended := m.Bans.Revoke(p, false, at(10*time.Minute)); len(ended) != 2 || ended[0].Rule != "own" || ended[1].Rule != "x" {
+				t.Errorf("%s: revoked %+v", prefix, ended)
+			}
+			incoming(t, m, 11*time.Minute, banRow(p, 0, 9*time.Hour))
+			if bans := m.Bans.Banned(c, at(12*time.Minute)); len(bans) > 0 {
+				t.Errorf("%s, other host's unban %v: still banned: %+v", prefix, foreign, bans)
+			}
+		}
+	}
+}

@@ -6,8 +6,12 @@ import "net/netip"
 // true. A ban that the unban has ended arrives from a server only if the server and the host of
 // the ban have both lost the unban, for example because they were restored from a backup.
 // In files, this host's rows do not include unbans of other hosts.
+//
+// An unban of all hosts in a network, or of a prefix with a later ban, is not sent again: it
+// would count as later than the bans that it has not ended.
 func sendAgain(b *Bans, p netip.Prefix, unban ban, n *arrival) bool {
-	if !n.partial && unban.flags&banForeign != 0 {
+	later, ok := b.others.get(p)
+	if !n.partial && unban.flags&banForeign != 0 && (isSource(p) || unban.flags&banWithin == 0) && !(ok && later.active(n.at)) {
 		unban.flags &^= banForeign
 		b.own.put(p, unban, n.at)
 	}

@@ -368,14 +368,10 @@ func own(r *Replica, entries []kv.Entry, now time.Time, fresh bool) (out []Row) 
 	return out
 }
 
-// returnBan is called after the memory has sent a ban or an unban. Changed must return the merged
-// row again after an unban, because the memory has ignored bans of other hosts that the unban
-// could have ended, and after a ban that has ended.
+// returnBan is called after the memory has sent a ban or an unban. Changed then returns the merged
+// row again, because the memory may have deleted it after an unban, or ignored it until the unban
+// was sent.
 func returnBan(r *Replica, key rowKey, w *row, now time.Time) {
-	own, _ := r.register(key, r.hosts[r.self])
-	if !own.ban.Revoked && (!own.isBan() || own.seen >= r.unbanned(key)) {
-		return
-	}
 	if value, origin, _ := r.together(key, w, now); value != nil && origin == "" {
 		w.sent = hash(r, value, origin)
 		return
