@@ -419,7 +419,7 @@ func loginRows() []statement {
 			}
 			s.Evidence(s.Guess(h, "member0"), "auth-spray", "high")
 		})},
-		{"thresholds", "Three other users, or as many as have logged in, are enough if each has failed 20 times", seen(func(s *Server) {
+		{"thresholds", "At such an address, three other users are enough if each has failed 20 times, or as many as have logged in if that is more", seen(func(s *Server) {
 			for i, tt := range []struct{ logins, most int }{{1, 3}, {3, 3}, {5, 5}} {
 				h := laptop(at("203.0.113.%d", 10+i))
 				for j := range tt.logins {
