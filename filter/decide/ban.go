@@ -73,11 +73,16 @@ func (d *Decider) ban(s Subject, at int64, o *rules.Outcome, last **rules.Rule, 
 	}
 	if out.Exempt == "" {
 		b := d.Memory.Bans.Add(s.Client, memory.BanRequest{Ladder: o.Ban, Rule: o.BanRule.Name, Session: s.ID, Observe: !enforced, Listed: d.restsOnListing(s, o.BanRule)}, at)
-		if o.BanRule.Has(rules.AuthFailure) {
-			// A ban halves the failure count. Otherwise, the next time a
-			// phone tried an old password, its whole office would be banned
-			// again.
-			d.Memory.Counters.Halve(s.Client, rules.AuthFailure, at)
+		// A ban halves the counts of failed logins and ends a spray. Otherwise, the
+		// next time a phone tried an old password, its whole office would be
+		// banned again.
+		for _, e := range [...]rules.Evidence{rules.AuthFailure, rules.AuthUnsupported} {
+			if o.BanRule.Has(e) {
+				d.Memory.Counters.Halve(s.Client, e, at)
+			}
+		}
+		if o.BanRule.Has(rules.AuthSpray) {
+			d.Memory.Logins.Restart(s.Client, at)
 		}
 		if !b.Until.After(b.Since) {
 			return // the offence counts but leads to no ban
@@ -112,7 +117,7 @@ func (d *Decider) exempt(s Subject, rule *rules.Rule, foreign bool, at int64) st
 	case elsewhere && !foreign:
 		return "" // other hosts cannot exempt clients from bans of this host
 	case rule == nil || excuse == "":
-	case excuse == "login" && rule.Has(rules.AuthSpray) && d.Memory.Logins.Sprays(s.Client, at):
+	case excuse == "login" && rule.Has(rules.AuthFailure|rules.AuthSpray) && d.Memory.Logins.Sprays(s.Client, at):
 		return "" // one user's login does not exempt a source at which many other logins failed
 	case excuse != "login" && excuse != "many" && (rule.EvenTrusted || rule.Has(rules.AuthFailure|rules.AuthSpray|rules.AuthUnsupported)):
 		return "" // accepted mail does not exempt a source from brute-force bans

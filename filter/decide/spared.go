@@ -1,6 +1,9 @@
 package decide
 
-import "scanwatch/filter/memory"
+import (
+	"scanwatch/filter/memory"
+	"scanwatch/rules"
+)
 
 // Reasons why a ban by another host does not affect a client that is not exempt.
 const (
@@ -18,7 +21,12 @@ func (d *Decider) spared(s Subject, b *memory.Ban, at int64) string {
 	case b.Origin == "" && b.Manual:
 		return ""
 	case b.Origin == "":
-		return d.exempt(s, d.rule(b.Rule), false, at)
+		rule := d.rule(b.Rule)
+		why := d.exempt(s, rule, false, at)
+		if why == "login" && !s.Authed && rule != nil && rule.Has(rules.AuthSpray) {
+			return "" // the ban ended the spray, but the login did not prevent it
+		}
+		return why
 	case d.Memory.Bans.Waiting():
 		return waitingForStanding
 	case d.Own != nil && d.Own(b.Prefix) || s.Dst.IsValid() && b.Prefix.Contains(s.Dst.Addr()):

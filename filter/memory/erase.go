@@ -89,7 +89,7 @@ func (m *Memory) eraseHosts(p netip.Prefix, hosts map[uint64]bool, bans bool, at
 		return k.by == rules.BySrc && has(k.subject) || whole && k.by == rules.ByPrefix && inPrefix(k.subject, p)
 	})
 	erase(&m.mu, &m.Logins.sprays, dry, out, func(k sprayKey, _ spray) bool {
-		return k.kind == usersOfSource && has(k.subject) || whole && k.kind == usersOfNet && inPrefix(k.subject, p)
+		return k.kind.ofHost() && has(k.subject) || whole && k.kind == usersOfNet && inPrefix(k.subject, p)
 	})
 }
 
@@ -140,7 +140,7 @@ func eraseUser(m *Memory, user []byte, dry bool, out *Erased) {
 	u := userHash(m, user)
 	erase(&m.mu, &m.Counters.rows, dry, out, func(k counterKey, _ counter) bool { return k.by == rules.ByUser && k.subject == u })
 	erase(&m.mu, &m.Logins.sprays, dry, out, func(k sprayKey, _ spray) bool {
-		return k.kind >= netsOfUser && k.subject == u
+		return !k.kind.ofHost() && k.kind != usersOfNet && k.subject == u
 	})
 	erase(&m.mu, &m.Logins.accounts, dry, out, func(k uint64, _ ask) bool { return k == mix(u, 1) || k == mix(u, 2) })
 }

@@ -136,6 +136,123 @@ func TestSpray(t *testing.T) {
 	}
 }
 
+// TestMembers checks which failed logins are a spray from a host from which users have
+// logged in.
+func TestMembers(t *testing.T) {
+	m := keyed()
+	const office = "192.0.2.1"
+	fails := func(user string, d time.Duration) bool {
+		kind, sure := m.Logins.Failed(as(office, user), at(d))
+		if sprays := m.Logins.Sprays(as(office, user), at(d)); sure != (kind == "users") || sure != sprays {
+			t.Errorf("%s: %q %v, Sprays %v", user, kind, sure, sprays)
+		}
+		return sure
+	}
+	login := func(n int) {
+		for i := range n {
+			m.Logins.Succeeded(as(office, fmt.Sprint("member", i)), at(0))
+		}
+	}
+	until := func(prefix string, d time.Duration) int {
+		for i := range 2 * maxSeen {
+			if fails(fmt.Sprint(prefix, i), d) {
+				return i + 1
+			}
+		}
+		return 0
+	}
+	for _, tt := range []struct{ users, want int }{{0, sprayAt}, {1, sprayMax}, {5, 10}, {maxSeen + 8, maxSeen}} {
+		m = keyed()
+		login(tt.users)
+		if n := until("x", time.Minute); n != tt.want {
+			t.Errorf("%d users: a spray after %d others, want %d", tt.users, n, tt.want)
+		}
+		m.Logins.Restart(as(office, "x0"), at(time.Hour))
+		want := tt.want
+		if tt.users == 0 {
+			want = 1 // without logins, a spray continues
+		}
+		if n := until("y", time.Hour); n != want {
+			t.Errorf("%d users: after a ban, a spray after %d others, want %d", tt.users, n, want)
+		}
+	}
+	m = keyed()
+	login(5)
+	for i := range 100 {
+		if fails(fmt.Sprint("Member", i%5, "+x@example.org"), time.Minute) {
+			t.Fatal("users of the host are a spray")
+		}
+	}
+	for i := range 9 {
+		fails(fmt.Sprint("x", i, "@example.org"), time.Minute)
+	}
+	m.Logins.Succeeded(as(office, "X0"), at(time.Minute))
+	for i := 9; i < 12; i++ { // eight to eleven other users
+		if fails(fmt.Sprint("x", i), time.Minute) {
+			t.Error("another name of a user who logged in still counts")
+		}
+	}
+	if !fails("x12", time.Minute) {
+		t.Error("twelve users are not a spray from a host with six users")
+	}
+}
+
+// TestGuessed checks that a host's own login does not allow it to guess other users.
+func TestGuessed(t *testing.T) {
+	m := keyed()
+	c := func(user string) *Client { return as("192.0.2.1", user) }
+	m.Logins.Succeeded(c("own"), at(0))
+	tries := func() (n int) {
+		for i := range 200 {
+			n++
+			if kind, _ := m.Logins.Failed(c(fmt.Sprint(i%3)), at(time.Minute)); kind != "" {
+				break
+			}
+		}
+		return n
+	}
+	if n := tries(); n != guessedUsers*guessedAt {
+		t.Errorf("a spray after %d failures", n)
+	}
+	m.Logins.Restart(c("0"), at(time.Minute))
+	if m.Logins.Sprays(c("0"), at(time.Minute)) {
+		t.Error("the spray continues after a ban")
+	}
+	if n := tries(); n != guessedUsers*guessedAt {
+		t.Errorf("after a ban, a spray after %d failures", n)
+	}
+	m.Logins.Restart(c("0"), at(time.Minute))
+	for range 1000 {
+		for _, user := range []string{"0", "1", "own"} {
+			if kind, _ := m.Logins.Failed(c(user), at(time.Hour)); kind != "" {
+				t.Fatal("two users and the owner are a spray")
+			}
+		}
+	}
+}
+
+// TestLoginRows checks that rows of older versions, and rows of all lengths, can be read.
+func TestLoginRows(t *testing.T) {
+	m := keyed()
+	if _, p, ok := readPair(number(1), []byte{0, 1, 0, 0, 0, 2, 0, 3, 0, 4}); !ok || p != (pair{failed: 1, hour: 2, sessions: 3, session: 4}) {
+		t.Errorf("pair %v %v", p, ok)
+	}
+	for n := range maxSeen + 2 {
+		r := spray{since: 7}
+		for i := range min(n, maxSeen) {
+			r.seen[i] = uint16(i + 1)
+		}
+		v := m.Logins.sprays.value(r)
+		if n == maxSeen+1 {
+			v = append(v, 0, 1)
+		}
+		k, got, ok := readSpray(m.Logins.sprays.key(sprayKey{9, loginsOfSource}), v)
+		if ok != (n <= maxSeen) || ok && (got != r || k != sprayKey{9, loginsOfSource}) {
+			t.Errorf("%d values: %v %v %v", n, k, got, ok)
+		}
+	}
+}
+
 // TestAccounts checks how many distinct networks and sender addresses of an account are
 // counted in an hour.
 func TestAccounts(t *testing.T) {

@@ -106,10 +106,10 @@ type bucket interface {
 func New() *Memory {
 	s := newShared()
 	peers := newPeers(s)
-	counters := newCounters(s, peers)
+	counters, recipients := newCounters(s, peers), newRecipients(s)
 	m := &Memory{
-		Bans: newBans(s), Counters: counters, Peers: peers, Recipients: newRecipients(s),
-		Logins: newLogins(s, peers, counters), Domains: newDomains(s), Days: newDays(s), shared: s,
+		Bans: newBans(s), Counters: counters, Peers: peers, Recipients: recipients,
+		Logins: newLogins(s, peers, counters, recipients), Domains: newDomains(s), Days: newDays(s), shared: s,
 	}
 	// The clock comes first, because other rows depend on it. The secret is the key of
 	// the hashes in other rows. The row about dropped peers must be on disk before the

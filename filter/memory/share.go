@@ -265,7 +265,7 @@ func announce[K comparable, V any](outgoing map[K]bool, rows map[K]V) {
 }
 
 func (t sharedRows[K, V]) send(n int, by int64, put func(key, value []byte)) (left int) {
-	return send(t.table, n, by, put, func(K, *V) bool { return true })
+	return send(t.table, n, by, put, func(k K, _ *V) bool { return t.shares(k) })
 }
 
 // send sends the changed rows of a table for which own returns true.
@@ -510,7 +510,7 @@ func combineSprays(_ sprayKey, r *spray, other spray) {
 // effective reduces another host's row to its effect here, and reports whether it has
 // any effect; see schema.reduce.
 func (t *table[K, V]) effective(k K, v *V) bool {
-	return t.reduce == nil || t.reduce(k, v)
+	return t.shares(k) && (t.reduce == nil || t.reduce(k, v))
 }
 
 // manyElsewhere is the value of peer.senders in a reduced row if many hosts share the

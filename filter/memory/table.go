@@ -37,6 +37,8 @@ type schema[K comparable, V any] struct {
 	// reduce, if set, reduces another host's row to its effect here. It returns
 	// false if the row has no effect.
 	reduce func(k K, v *V) bool
+	// private, if set, reports whether the row of k is not shared.
+	private func(k K) bool
 	// newest returns the latest time in a row of a shared table, in seconds since 1970.
 	newest func(k K, v V) int64
 }
@@ -103,10 +105,12 @@ func (t *table[K, V]) put(k K, v V, now uint32) {
 	if _, ok := t.dirty[k]; !ok {
 		t.dirty[k] = had
 	}
-	if t.outgoing != nil {
+	if t.outgoing != nil && t.shares(k) {
 		t.outgoing[k] = true
 	}
 }
+
+func (t *table[K, V]) shares(k K) bool { return t.private == nil || !t.private(k) }
 
 // touch changes an existing row without sending it to other hosts again.
 func (t *table[K, V]) touch(k K, v V) {
@@ -160,7 +164,7 @@ func (t *table[K, V]) drop(k K, v V) {
 
 func (t *table[K, V]) del(k K) {
 	delete(t.rows, k)
-	if t.outgoing != nil {
+	if t.outgoing != nil && t.shares(k) {
 		t.outgoing[k] = true
 	}
 	if onDisk, ok := t.dirty[k]; ok && !onDisk {

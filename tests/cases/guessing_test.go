@@ -137,6 +137,42 @@ func TestSubmissionGuessing(t *testing.T) {
 	Run(t, list)
 }
 
+// TestOwnAccount checks attackers who log in to their own account from the attacking address, or from
+// an address with other users.
+func TestOwnAccount(t *testing.T) {
+	h := laptop("203.0.113.60")
+	login := func(s *Server, users int) {
+		for i := range users {
+			s.Accepted(s.Login(h, at("own%d", i), 0, true))
+		}
+		s.Wait(hour)
+	}
+	var list []Case
+	for _, tt := range []struct{ users, guessed, most int }{{1, 3, 300}, {1, 6, 300}, {1, 40, 150}, {3, 6, 300}, {10, 20, 900}} {
+		list = append(list, Case{Name: fmt.Sprintf("%d accounts, guesses %d users in turn for a day", tt.users, tt.guessed), Play: func(s *Server) {
+			login(s, tt.users)
+			cs := s.repeat(700, 2*minute, func(i int) *simulate.Client {
+				if i%30 == 0 {
+					s.Login(h, "own0", 0, true)
+				}
+				return s.guessAs(h, at("user%d", i%tt.guessed), 5)
+			})
+			s.Tried(tt.most, cs)
+			s.Banned(cs[0])
+		}})
+	}
+	list = append(list, Case{Name: "sprays from its own address", Play: func(s *Server) {
+		login(s, 1)
+		cs := s.repeat(9, minute, func(i int) *simulate.Client { return s.Guess(h, at("user%d", i)) })
+		s.Shut(cs[8])
+		s.Banned(cs[0])
+	}}, Case{Name: "sprays from its own address for three days", Play: func(s *Server) {
+		login(s, 1)
+		s.Tried(60, s.repeat(216, 20*minute, func(i int) *simulate.Client { return s.Guess(h, at("user%d", i)) }))
+	}})
+	Run(t, list)
+}
+
 // TestDistributedGuessing checks a distributed attack on one account. The attacking hosts
 // must be recognised in the first round, and the owner of the account must be able to log
 // in.

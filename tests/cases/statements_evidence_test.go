@@ -364,6 +364,20 @@ func loginRows() []statement {
 			s.guess(h, 15)
 			s.Check(s.failures(h) == 18, "%d failures after 31 days", s.failures(h))
 		})},
+		{"thresholds", "Names of the same mailbox, such as alice, alice+news and alice@example.org, count as one user", lines(failures, func(s *Server) {
+			h := laptop("203.0.113.10")
+			names := []string{"alice", "Alice+news", "alice@example.org", "ALICE@EXAMPLE.ORG"}
+			s.Guess(h, names...)
+			s.Check(s.failures(h) == 4, "%d failures", s.failures(h))
+			s.Login(h, "alice", 0, true)
+			s.Check(s.failures(h) == 0, "%d failures are left", s.failures(h))
+			s.Guess(h, strings.Fields("bob bob+news bob@example.org")...)
+			s.Check(s.failures(h) == 1, "%d failures in an hour", s.failures(h))
+		})},
+		{"thresholds", "The presets count failures by address only, so many addresses that each try a few passwords for the same user are not banned", play(func(s *Server) {
+			s.Tried(960, s.repeat(960, 90*time.Second, func(i int) *simulate.Client { return s.Guess(bare(at("203.0.113.%d", 100+i%40), "x.example"), "bob") }))
+			s.NotBanned(s.Guess(bare("203.0.113.100", "x.example"), "bob"))
+		})},
 		{"thresholds", "Five users failed to log in from one address within a day", seen(func(s *Server) {
 			spray := func(addr string, n int, every time.Duration) (c *simulate.Client) {
 				for i := range n {
@@ -376,14 +390,65 @@ func loginRows() []statement {
 			s.Evidence(spray("198.51.100.11", 5, 5*hour), "auth-spray", "high")
 			s.None(spray("192.0.2.12", 5, 6*hour+minute), "auth-spray")
 		})},
-		{"thresholds", "The threshold is eight users for an address from which a user has recently logged in", seen(func(s *Server) {
+		{"thresholds", "The threshold is higher for an address from which users have logged in within the last 30 days: eight users, or twice as many as have logged in, but at most 32", seen(func(s *Server) {
+			for i, tt := range []struct{ logins, most int }{{1, 8}, {4, 8}, {5, 10}, {16, 32}, {20, 32}} {
+				h := laptop(at("203.0.113.%d", 10+i))
+				for j := range tt.logins {
+					s.Login(h, at("member%d", j), 0, true)
+				}
+				s.Wait(30 * day)
+				for j := range tt.most - 1 {
+					s.None(s.Guess(h, at("user%d", j)), "auth-spray")
+				}
+				s.Evidence(s.Guess(h, "another"), "auth-spray", "high")
+			}
+		})},
+		{"thresholds", "The last 32 users who have logged in from an address do not count there, however often they fail", seen(func(s *Server) {
 			h := laptop("203.0.113.10")
-			s.Login(h, "alice", 0, true)
-			s.Wait(30 * day)
-			for i := range 7 {
+			for i := range 33 {
+				s.Login(h, at("member%d", i), 0, true)
+			}
+			for range 25 {
+				for i := range 32 {
+					s.None(s.Guess(h, at("member%d", 1+i)), "auth-spray")
+				}
+				s.Wait(minute)
+			}
+			for i := range 31 {
 				s.None(s.Guess(h, at("user%d", i)), "auth-spray")
 			}
-			s.Evidence(s.Guess(h, "user7"), "auth-spray", "high")
+			s.Evidence(s.Guess(h, "member0"), "auth-spray", "high")
+		})},
+		{"thresholds", "At such an address, three other users are enough if each has failed 20 times, or as many as have logged in if that is more", seen(func(s *Server) {
+			for i, tt := range []struct{ logins, most int }{{1, 3}, {3, 3}, {5, 5}} {
+				h := laptop(at("203.0.113.%d", 10+i))
+				for j := range tt.logins {
+					s.Login(h, at("member%d", j), 0, true)
+				}
+				for j := range tt.most - 1 {
+					s.None(s.guessAs(h, at("user%d", j), 30), "auth-spray")
+				}
+				s.None(s.guessAs(h, "another", 19), "auth-spray")
+				s.Evidence(s.guessAs(h, "another", 1), "auth-spray", "high")
+			}
+		})},
+		{"thresholds", "After a ban of such an address, counting starts again", play(func(s *Server) {
+			h := laptop("203.0.113.10")
+			s.Login(h, "alice", 0, true)
+			for _, d := range []time.Duration{10 * minute, hour, day} {
+				for i := range 8 {
+					s.Accepted(s.Guess(h, at("user%d", i)))
+				}
+				s.Bans(h, d)
+				s.Shut(s.Guess(h, "user0"))
+				s.Wait(d)
+			}
+			for range 2 {
+				s.Accepted(s.guessAs(h, "office", 20), s.guessAs(h, "scan", 20), s.guessAs(h, "backup", 19), s.guessAs(h, "backup", 1))
+				s.Bans(h, day)
+				s.Shut(s.Guess(h, "backup"))
+				s.Wait(day)
+			}
 		})},
 		{"thresholds", "The confidence is low in two other cases: if one user fails to log in from five networks within a day, perhaps because of a mistyped password, and if eight users fail to log in from one network within an hour", seen(func(s *Server) {
 			for i := range 4 {
@@ -426,6 +491,11 @@ func (s *Server) lowSpray(c *simulate.Client) {
 	for _, f := range s.findings(c) {
 		s.Check(f.token != "auth-spray" || f.confidence == "low", "%v", f)
 	}
+}
+
+// guessAs plays a session with n wrong passwords for a user.
+func (s *Server) guessAs(h simulate.Host, user string, n int) *simulate.Client {
+	return s.Guess(h, slices.Repeat([]string{user}, n)...)
 }
 
 // failures returns the number of an address's failed logins in 7 days.

@@ -333,7 +333,7 @@ func banRows() []statement {
 				s.exempt(bare(addr, "x.example"), "local")
 			}
 		})},
-		{"Bans", "Hosts from which a user has logged in within the last 30 days, except by rules about auth-spray", under(trial("1h"), func(s *Server) {
+		{"Bans", "Hosts from which a user has logged in within the last 30 days, except for a password spray", under(trial("1h"), func(s *Server) {
 			h := bare("203.0.113.82", "x.example")
 			s.Login(laptop("203.0.113.82"), "alice", 0, true)
 			s.exempt(h, "login")
@@ -349,6 +349,7 @@ func banRows() []statement {
 				s.Guess(other, at("user%d", i))
 			}
 			s.Bans(other, 10*minute)
+			s.Shut(s.Login(other, "alice", 0, true)) // the ban ended the spray, but remains active
 		})},
 		{"Bans", "Known and trusted clients, except by rules about logins or rules marked even trusted", append(under("", func(s *Server) {
 			s.History(partner, 28, 12*hour)

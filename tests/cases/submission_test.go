@@ -42,6 +42,110 @@ func TestComputers(t *testing.T) {
 	Run(t, list)
 }
 
+// TestOffice checks that an office whose users log in keeps its logins and its mail, even if other
+// logins from its address fail.
+func TestOffice(t *testing.T) {
+	office := greets("198.51.100.34", "office.firm.example", "laptop")
+	server := named("198.51.100.34", "office.firm.example")
+	settled := func(s *Server, users, days int) (staff []string) {
+		s.Earlier()
+		for i := range users {
+			staff = append(staff, at("member%d", i))
+		}
+		for range days {
+			for _, u := range staff {
+				loggedIn(s, s.Login(office, u, 0, true))
+				s.Wait(minute)
+			}
+			s.Wait(22 * hour)
+		}
+		return staff
+	}
+	works := func(s *Server, user string) {
+		cs := []*simulate.Client{s.Login(office, user, 0, true), s.Message(server)}
+		s.Accepted(cs...)
+		s.Delivered(cs...)
+	}
+	var list []Case
+	for _, users := range []int{10, 25, 40} {
+		list = append(list, Case{Name: fmt.Sprintf("%d users, eight old phones, one of which retries for two days", users), Play: func(s *Server) {
+			staff := settled(s, users, 3)
+			for i := range 8 {
+				s.Login(office, at("former%d", i), 1, false)
+			}
+			for i := range 48 {
+				s.Wait(30 * minute)
+				s.Login(office, "former1", 1, false)
+				s.Wait(30 * minute)
+				works(s, staff[i%users])
+			}
+		}}, Case{Name: fmt.Sprintf("%d users whose phones keep their old passwords", users), Play: func(s *Server) {
+			staff := settled(s, users, 1)
+			for i := range 6 * 12 {
+				for j, u := range staff {
+					if i%3 == j%3 {
+						s.Login(office, u, 1, false)
+					}
+				}
+				if i%12 == 11 {
+					works(s, staff[i/12])
+				}
+				s.Wait(5 * minute)
+			}
+		}})
+	}
+	for _, name := range []string{"%s@example.org", "%s+phone", "%s@EXAMPLE.org"} {
+		for _, days := range []int{0, 2} {
+			list = append(list, Case{Name: fmt.Sprintf("ten users, %d days known, log in after an attempt as %s", days, fmt.Sprintf(name, "user")), Play: func(s *Server) {
+				staff := settled(s, 10, days)
+				if days == 0 {
+					staff = strings.Fields("alice bob carol dave erin frank grace heidi ivan judy")
+				}
+				for range 3 {
+					for _, u := range staff {
+						s.Login(office, fmt.Sprintf(name, u), 1, false)
+						loggedIn(s, s.Login(office, u, 0, true))
+						s.Wait(10 * minute)
+					}
+					s.Wait(22 * hour)
+				}
+			}})
+		}
+	}
+	list = append(list, Case{Name: "a campus where another user mistypes and leaves each hour", Play: func(s *Server) {
+		staff := settled(s, 13, 1)
+		for i := range 72 {
+			s.Login(office, at("guest%d", i), 1, false)
+			s.Wait(30 * minute)
+			works(s, staff[i%len(staff)])
+			s.Wait(30 * minute)
+		}
+	}}, Case{Name: "one user, and another user's device that retries all day while five users mistype", Play: func(s *Server) {
+		staff := settled(s, 1, 1)
+		for i := range 288 {
+			s.Login(office, "former", 1, false)
+			if i%48 == 0 {
+				s.Login(office, at("guest%d", i), 3, false)
+			}
+			s.Wait(5 * minute)
+		}
+		works(s, staff[0])
+	}}, Case{Name: "eight users of one mistype at once, and then one of them hourly", Play: func(s *Server) {
+		staff := settled(s, 1, 1)
+		for i := range 8 {
+			s.Login(office, at("guest%d", i), 1, false)
+		}
+		s.Bans(office, 10*minute)
+		s.Wait(10 * minute)
+		for range 24 {
+			works(s, staff[0])
+			s.Login(office, "guest1", 1, false)
+			s.Wait(hour)
+		}
+	}})
+	Run(t, list)
+}
+
 // TestMistakes checks that users with wrong passwords are not locked out.
 func TestMistakes(t *testing.T) {
 	office := greets("198.51.100.34", "office.firm.example", "laptop")
