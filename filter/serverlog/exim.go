@@ -283,9 +283,7 @@ func (x *exim) rcpt(at int64, s *session, line []byte) {
 	}
 	reason := bytes.TrimPrefix(rest[len(addr):], []byte(": "))
 	s.eximUser(at, head)
-	if !s.open || !bytes.Equal(s.sender, clip(sender, maxPath)) {
-		s.mail(at, sender, rejected)
-	}
+	s.mailAgain(at, sender)
 	s.rcptRefused(at, bare(addr), code, reason, rejected)
 }
 

@@ -208,9 +208,7 @@ func (s *session) kumoRejection(at int64, r *kumoRecord) {
 	}
 	switch verb {
 	case smtp.VerbRcpt:
-		if !s.open || string(s.sender) != r.sender {
-			s.mail(at, []byte(r.sender), rejected)
-		}
+		s.mailAgain(at, []byte(r.sender))
 		s.rcptRefused(at, argument(line, verb), code, text, rejected)
 	case smtp.VerbAuth:
 		s.talk = new(talk)

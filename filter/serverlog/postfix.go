@@ -3,6 +3,7 @@ package serverlog
 import (
 	"bytes"
 	"net/netip"
+	"slices"
 	"strconv"
 
 	"scanwatch/filter/maillog"
@@ -352,6 +353,9 @@ func (s *session) failedLogins() (n int) {
 // alongside the rejected ones.
 func ready(s *session) {
 	if s.totals != nil {
+		if s.totals[smtp.VerbMail].all == 1 { // a single transaction
+			s.steps = slices.DeleteFunc(s.steps, func(st step) bool { return st.again })
+		}
 		s.unnamed = min(s.totals[smtp.VerbRcpt].ok, maxSteps)
 		s.counters()
 	}
@@ -480,8 +484,8 @@ func (p *postfix) rejected(l *maillog.Line, rest []byte, milter bool) bool {
 	case smtp.PhaseMailFrom:
 		s.mailFailed(l.At, r.sender, r.code, r.reply, cause)
 	case smtp.PhaseRcptTo:
-		if r.hasSender && (!s.open || !bytes.Equal(s.sender, clip(r.sender, maxPath))) {
-			s.mail(l.At, r.sender, rejected)
+		if r.hasSender {
+			s.mailAgain(l.At, r.sender)
 		}
 		s.rcpt(l.At, r.recipient, r.code, r.reply, cause, rejected)
 	}

@@ -489,3 +489,32 @@ Nov 29 07:40:02 mx postfix/smtpd[1]: disconnect from unknown[203.0.113.1]:1025 e
 		}
 	}
 }
+
+// TestBounces checks that consecutive rejected bounces are separate transactions, unless the log
+// proves that they were one.
+func TestBounces(t *testing.T) {
+	reject := "Nov 29 07:40:01 mx postfix/smtpd[1]: NOQUEUE: reject: RCPT from unknown[203.0.113.1]: 550 5.1.1 <x%[1]d@example.org>: Recipient address rejected: User unknown in local recipient table; from=<> to=<x%[1]d@example.org> proto=ESMTP helo=<x>\n"
+	const disconnect = "Nov 29 07:40:02 mx postfix/smtpd[1]: disconnect from unknown[203.0.113.1] ehlo=1 mail=%d rcpt=0/4 quit=1 commands=%d/%d\n"
+	for _, c := range []struct {
+		name, kind, line, last string
+		mails                  int
+	}{
+		{"postfix with four transactions", "postfix", reject, fmt.Sprintf(disconnect, 4, 6, 10), 4},
+		{"postfix with one transaction", "postfix", reject, fmt.Sprintf(disconnect, 1, 3, 7), 1},
+		{"postfix without counters", "postfix", reject, "Nov 29 07:40:02 mx postfix/smtpd[1]: disconnect from unknown[203.0.113.1]\n", 4},
+		{"exim", "exim", "2026-11-29 07:50:03 H=(x) [203.0.113.1]:40002 F=<> rejected RCPT <x%d@example.org>: Unrouteable address\n", "", 4},
+		{"exim with a sender", "exim", "2026-11-29 07:50:03 H=(x) [203.0.113.1]:40002 F=<a@b.example> rejected RCPT <x%d@example.org>: Unrouteable address\n", "", 1},
+		{"kumomta", "kumomta", `{"type":"Rejection","sender":"","response":{"code":550,"content":"5.1.1 no such user","command":"RCPT TO:<f%d@example.org>"},"peer_address":{"name":"x","addr":"203.0.113.1"},"timestamp":1795600100,"session_id":"b"}` + "\n", "", 4},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var log strings.Builder
+			for i := range 4 {
+				fmt.Fprintf(&log, c.line, i)
+			}
+			_, rec := read(ByName(c.kind), []byte(log.String()+c.last))
+			if rec.kinds[smtp.EventMail] != c.mails || rec.kinds[smtp.EventRcpt] != 4 {
+				t.Errorf("%d transactions, want %d:\n%s", rec.kinds[smtp.EventMail], c.mails, rec.b.String())
+			}
+		})
+	}
+}

@@ -1,6 +1,7 @@
 package serverlog
 
 import (
+	"bytes"
 	"net/netip"
 	"slices"
 	"unsafe"
@@ -71,6 +72,9 @@ type step struct {
 	at     int64
 	a, b   span // argument, reply
 	size   uint64
+	// again is set if the step may repeat the previous MAIL. The log shows no separate
+	// command.
+	again bool
 }
 
 // Classes of steps.
@@ -151,6 +155,19 @@ func (s *session) mail(at int64, sender []byte, class uint8) {
 	s.add(step{kind: smtp.EventMail, verb: smtp.VerbMail, result: smtp.ResultOK, class: class, at: at, a: s.keep(smtpd.Argument(sender, maxPath), maxPath)})
 }
 
+// mailAgain adds the sender of a rejected recipient, for logs that do not show where a
+// transaction starts. Recipients with the same sender belong to one transaction, except
+// those of the null sender: a bounce to several recipients is evidence, but several
+// bounces are not.
+func (s *session) mailAgain(at int64, sender []byte) {
+	switch sender = clip(sender, maxPath); {
+	case !s.open || !bytes.Equal(s.sender, sender):
+		s.mail(at, sender, rejected)
+	case len(sender) == 0:
+		s.add(step{kind: smtp.EventMail, result: smtp.ResultOK, class: rejected, at: at, again: true})
+	}
+}
+
 // mailFailed adds a rejected MAIL.
 func (s *session) mailFailed(at int64, sender []byte, code uint32, reply []byte, cause smtp.Cause) {
 	s.add(step{kind: smtp.EventMail, verb: smtp.VerbMail, result: resultOf(code), cause: cause, code: code, at: at, a: s.keep(smtpd.Argument(sender, maxPath), maxPath), b: s.keep(reply, maxExample)})
@@ -226,7 +243,7 @@ var lineless = [smtp.NumKinds]bool{smtp.EventCommit: true, smtp.EventRollback: t
 
 // step reports the client's line, the server's reply and the outcome of a step.
 func (p *player) step(s *session, st *step, at int64) {
-	if !lineless[st.kind] && !(st.kind == smtp.EventTLS && st.verb != smtp.VerbStartTLS) {
+	if !lineless[st.kind] && !st.again && !(st.kind == smtp.EventTLS && st.verb != smtp.VerbStartTLS) {
 		e := p.event(s, smtp.EventLine, at)
 		e.Verb = st.verb
 		p.sink.Event(e)
