@@ -326,7 +326,7 @@ func (x *exim) early(at int64, s *session, line []byte) {
 	if i := bytes.Index(line, []byte(` input="`)); i >= 0 {
 		reply = append(append(reply, ": "...), smtpd.Redact(bytes.TrimSuffix(line[i+len(` input="`):], []byte(`"`)))...)
 	}
-	s.add(step{kind: smtp.EventInput, cause: smtp.CausePipelining, at: at, b: s.keep(reply, maxExample)})
+	s.add(step{kind: smtp.EventInput, cause: smtp.CausePipelining, at: at}, nil, clip(reply, maxExample))
 }
 
 func (x *exim) protocolError(at int64, s *session, command, rest []byte) {

@@ -224,7 +224,7 @@ func ended(how smtp.Ending) func(*postfix, *maillog.Line, []byte, []byte) bool {
 		verb := smtpd.VerbOf(word)
 		s.hung = verb == smtp.VerbAuth
 		if how == smtp.EndingTimeout {
-			s.add(step{kind: smtp.EventTimeout, at: l.At, class: atEnd})
+			s.add(step{kind: smtp.EventTimeout, at: l.At, class: atEnd}, nil, nil)
 		}
 		if s.open && verb != smtp.VerbMail && verb != smtp.VerbRcpt && verb != smtp.VerbData && !bytes.HasPrefix(word, []byte("DATA")) {
 			s.partial = true // the transaction may have ended before
@@ -310,7 +310,7 @@ func (s *session) counters() {
 	if n[smtp.VerbAuth].ok > 0 && s.user == "" { // the log names the user only with a message
 		s.login(at, nil, smtp.ResultPass)
 	}
-	for range min(max(refused, 0), maxSteps) {
+	for range min(max(refused, 0), maxAlike) {
 		code := uint32(503)
 		if cause == smtp.CauseNone {
 			code = 535
@@ -322,19 +322,19 @@ func (s *session) counters() {
 	if n[smtp.VerbAuth].all > 0 {
 		text = []byte(smtp.Masked)
 	}
-	for range min(max(n[smtp.VerbUnknown].all-s.count[smtp.VerbUnknown], 0), maxSteps) {
+	for range min(max(n[smtp.VerbUnknown].all-s.count[smtp.VerbUnknown], 0), maxAlike) {
 		s.command(at, smtp.VerbUnknown, text, 500, nil, smtp.CauseUnknown)
 	}
 	for _, verb := range [...]smtp.Verb{smtp.VerbHelo, smtp.VerbEhlo, smtp.VerbMail, smtp.VerbData, smtp.VerbRset, smtp.VerbNoop, smtp.VerbNames} {
-		for range min(max(n[verb].all-s.count[verb], 0), maxSteps) {
+		for range min(max(n[verb].all-s.count[verb], 0), maxAlike) {
 			s.did(at, verb)
 		}
 	}
 	if n[smtp.VerbStartTLS].ok > 0 && s.count[smtp.VerbStartTLS] == 0 {
-		s.add(step{kind: smtp.EventTLS, verb: smtp.VerbStartTLS, at: at})
+		s.add(step{kind: smtp.EventTLS, verb: smtp.VerbStartTLS, at: at}, nil, nil)
 	}
 	if n[smtp.VerbQuit].ok > 0 {
-		s.add(step{kind: smtp.EventQuit, verb: smtp.VerbQuit, at: at, class: atEnd})
+		s.add(step{kind: smtp.EventQuit, verb: smtp.VerbQuit, at: at, class: atEnd}, nil, nil)
 	}
 }
 
@@ -356,7 +356,7 @@ func ready(s *session) {
 		if s.totals[smtp.VerbMail].all == 1 { // a single transaction
 			s.steps = slices.DeleteFunc(s.steps, func(st step) bool { return st.again })
 		}
-		s.unnamed = min(s.totals[smtp.VerbRcpt].ok, maxSteps)
+		s.unnamed = min(s.totals[smtp.VerbRcpt].ok, maxAlike)
 		s.counters()
 	}
 	named := 0
@@ -624,7 +624,7 @@ func (p *postfix) pipelining(l *maillog.Line, _, rest []byte) bool {
 	text = bytes.TrimPrefix(text, []byte(": "))
 	reply := append([]byte("improper command pipelining after "), clip(word, 20)...)
 	reply = append(append(reply, ": "...), smtpd.Redact(text)...)
-	s.add(step{kind: smtp.EventInput, cause: smtp.CausePipelining, at: l.At, b: s.keep(reply, maxExample)})
+	s.add(step{kind: smtp.EventInput, cause: smtp.CausePipelining, at: l.At}, nil, clip(reply, maxExample))
 	return true
 }
 
@@ -637,6 +637,6 @@ func (p *postfix) tls(l *maillog.Line, _, rest []byte) bool {
 	s := p.session(l, c)
 	version, cipher, _ := bytes.Cut(bytes.TrimPrefix(rest, []byte(": ")), []byte(" with cipher "))
 	cipher, _, _ = bytes.Cut(cipher, []byte(" "))
-	s.add(step{kind: smtp.EventTLS, verb: smtp.VerbStartTLS, at: l.At, a: s.keep(append(append(bytes.Clone(version), ':'), cipher...), maxExample)})
+	s.add(step{kind: smtp.EventTLS, verb: smtp.VerbStartTLS, at: l.At}, clip(append(append(bytes.Clone(version), ':'), cipher...), maxExample), nil)
 	return true
 }

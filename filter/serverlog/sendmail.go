@@ -122,8 +122,7 @@ func (m *sendmail) client(l *maillog.Line, who []byte) *session {
 		s = m.open(m.key, l.At, l.Host, client{}.addr)
 		s.partial = true
 		for _, st := range pending {
-			st.a, st.b = s.keep(text[st.a.from:st.a.to], maxPath), s.keep(text[st.b.from:st.b.to], maxExample)
-			s.add(st)
+			s.add(st, text[st.a.from:st.a.to], text[st.b.from:st.b.to])
 		}
 	}
 	s.seen(who)
@@ -353,7 +352,7 @@ func (m *sendmail) startTLS(l *maillog.Line, _, rest []byte) {
 	rest = append([]byte(", "), rest...)
 	s := m.client(l, field(rest, "relay="))
 	text := append(append(bytes.Clone(field(rest, "version=")), ':'), field(rest, "cipher=")...)
-	s.add(step{kind: smtp.EventTLS, verb: smtp.VerbStartTLS, at: l.At, a: s.keep(text, maxExample)})
+	s.add(step{kind: smtp.EventTLS, verb: smtp.VerbStartTLS, at: l.At}, clip(text, maxExample), nil)
 }
 
 // unknownCommand handles the line that Sendmail logs when it sends an unknown command to a
@@ -417,7 +416,7 @@ func (m *sendmail) early(l *maillog.Line, _, rest []byte) {
 			s.did(l.At, smtp.VerbHelo)
 		}
 	}
-	s.add(step{kind: smtp.EventInput, cause: smtp.CausePipelining, at: l.At, b: s.keep([]byte("improper command pipelining "+when), maxExample)})
+	s.add(step{kind: smtp.EventInput, cause: smtp.CausePipelining, at: l.At}, nil, clip([]byte("improper command pipelining "+when), maxExample))
 }
 
 // lost handles "CLIENT to MTA after STATE".

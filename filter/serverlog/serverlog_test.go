@@ -186,7 +186,7 @@ func TestBounds(t *testing.T) {
 		fmt.Fprintf(&log, "Nov 29 07:40:00 mx postfix/smtpd[1]: NOQUEUE: reject: RCPT from unknown[203.0.113.1]: 550 5.1.1 <x%d@example.org>: Recipient address rejected: User unknown; from=<a@b.example> to=<x%d@example.org> proto=ESMTP helo=<x>\n", i, i)
 	}
 	_, rec = read(ByName("postfix"), log.Bytes())
-	if n := rec.kinds[smtp.EventRcpt]; n < maxSteps/2 || n > maxSteps {
+	if n := rec.kinds[smtp.EventRcpt]; n < maxAlike/2 || n > maxAlike {
 		t.Errorf("%d recipients", n)
 	}
 }
@@ -343,9 +343,9 @@ func TestLateReplies(t *testing.T) {
 func TestSize(t *testing.T) {
 	var log strings.Builder
 	name := strings.Repeat("x", 200)
-	const limit = 1 << 20
-	for i := range limit / (maxText / 2) {
-		for j := range 2 * maxText / len(name) {
+	const limit, size = 1 << 20, 64 << 10 // of all sessions, and of a session
+	for i := range limit / (size / 2) {
+		for j := range 2 * size / len(name) {
 			fmt.Fprintf(&log, "2026-11-29 10:00:00 H=(x) [10.%d.%d.1] F=<a@b.example> rejected RCPT <%s%d@example.org>: Unrouteable address\n", i>>8, i&255, name, j)
 		}
 	}
@@ -353,7 +353,7 @@ func TestSize(t *testing.T) {
 	r.table.maxHeld = limit
 	for line := range strings.Lines(log.String()) {
 		r.Line(&maillog.Line{Raw: []byte(strings.TrimSuffix(line, "\n"))}, false)
-		if r.table.held > limit+2*maxText {
+		if r.table.held > limit+2*size {
 			t.Fatalf("%d bytes", r.table.held)
 		}
 	}
@@ -514,6 +514,62 @@ func TestBounces(t *testing.T) {
 			_, rec := read(ByName(c.kind), []byte(log.String()+c.last))
 			if rec.kinds[smtp.EventMail] != c.mails || rec.kinds[smtp.EventRcpt] != 4 {
 				t.Errorf("%d transactions, want %d:\n%s", rec.kinds[smtp.EventMail], c.mails, rec.b.String())
+			}
+		})
+	}
+}
+
+// TestFiller checks that harmless commands do not use up the space for evidence.
+func TestFiller(t *testing.T) {
+	long := strings.Repeat("x", 200)
+	for _, c := range []struct {
+		name, kind, start string
+		fillers           []string
+		guess, want       string
+		guesses           int
+	}{
+		{"rejected senders", "exim", "", []string{"2026-11-29 07:50:03 H=(x) [203.0.113.1]:40002 F=<" + long + "%[1]d@b.example> rejected RCPT <" + long + "%[1]d@example.org>: Sender verify failed\n"},
+			"2026-11-29 07:50:04 H=(x) [203.0.113.1]:40002 F=<a@b.example> rejected RCPT <guess%d@example.org>: Unrouteable address\n", "cause=recipient", 200},
+		{"one recipient", "exim", "", []string{"2026-11-29 07:50:03 H=(x) [203.0.113.1]:40002 F=<a@b.example> rejected RCPT <x@example.org>: Unrouteable address\n"},
+			"2026-11-29 07:50:04 H=(x) [203.0.113.1]:40002 F=<a@b.example> rejected RCPT <guess%d@example.org>: Unrouteable address\n", "<guess", 100},
+		{"senders", "icewarp", "203.0.113.1   [0968] 10:14:01 Connected, local IP=192.0.2.25:25\n", []string{
+			"203.0.113.1   [0968] 10:14:02 <<< MAIL FROM:<" + long + "%d@b.example>\n", "203.0.113.1   [0968] 10:14:02 >>> 250 2.1.0 ok\n",
+			"203.0.113.1   [0968] 10:14:02 <<< RSET\n", "203.0.113.1   [0968] 10:14:02 >>> 250 2.0.0 ok\n"},
+			"203.0.113.1   [0968] 10:14:02 <<< RCPT TO:<guess%d@example.org>\n203.0.113.1   [0968] 10:14:02 >>> 550 5.1.1 User unknown\n", "cause=recipient", 200},
+		{"NOOP", "icewarp", "203.0.113.1   [0968] 10:14:01 Connected, local IP=192.0.2.25:25\n", []string{"203.0.113.1   [0968] 10:14:02 <<< NOOP\n", "203.0.113.1   [0968] 10:14:02 >>> 250 2.0.0 ok\n"},
+			"203.0.113.1   [0968] 10:14:02 <<< AUTH PLAIN AGEAYg==\n203.0.113.1   [0968] 10:14:02 >>> 535 5.7.8 failed\n", "auth ", 100},
+		{"DATA", "kumomta", "", []string{`{"type":"Rejection","sender":"","response":{"code":503,"content":"bad sequence %d","command":"DATA"},"peer_address":{"name":"x","addr":"203.0.113.1"},"timestamp":1795600100,"session_id":"b"}` + "\n"},
+			`{"type":"Rejection","sender":"a@b.example","response":{"code":550,"content":"5.1.1 no such user","command":"RCPT TO:<f%d@example.org>"},"peer_address":{"name":"x","addr":"203.0.113.1"},"timestamp":1795600100,"session_id":"b"}` + "\n", "cause=recipient", 200},
+		{"bad senders", "sendmail", "Nov 29 07:40:00 mx sm-mta[1]: NOQUEUE: connect from [203.0.113.1]\n", []string{"Nov 29 07:40:00 mx sm-mta[1]: 6AT7DYqF020891: ruleset=check_mail, arg1=<a%[1]d@b.invalid>, relay=[203.0.113.1], reject=553 5.1.8 <a%[1]d@b.invalid>... Domain of sender address a%[1]d@b.invalid does not exist\n"},
+			"Nov 29 07:40:01 mx sm-mta[1]: 6AT7DYqF020891: <guess%d@example.org>... User unknown\n", "cause=recipient", 200},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var log strings.Builder
+			log.WriteString(c.start)
+			for i := range 2000 {
+				for _, line := range c.fillers {
+					if strings.Contains(line, "%") {
+						line = fmt.Sprintf(line, i)
+					}
+					log.WriteString(line)
+				}
+			}
+			for i := range c.guesses {
+				line := c.guess
+				if strings.Contains(line, "%") {
+					line = fmt.Sprintf(line, i)
+				}
+				log.WriteString(line)
+			}
+			if c.kind == "sendmail" {
+				log.WriteString("Nov 29 07:40:02 mx sm-mta[1]: 6AT7DYqF020891: from=<a@b.example>, size=0, class=0, nrcpts=0, proto=ESMTP, daemon=MTA, relay=[203.0.113.1]\n")
+			}
+			r, rec := read(ByName(c.kind), []byte(log.String()))
+			if got := strings.Count(rec.b.String(), c.want); got != c.guesses {
+				t.Errorf("%d guesses, want %d", got, c.guesses)
+			}
+			if r.Counts().Sessions != 1 {
+				t.Errorf("%d sessions", r.Counts().Sessions)
 			}
 		})
 	}

@@ -394,7 +394,7 @@ func dataOutcome(s *session, at int64, code uint32, text []byte) {
 
 func quitOutcome(s *session, at int64, _ uint32, _ []byte) {
 	s.talk.quit = true
-	s.add(step{kind: smtp.EventQuit, verb: smtp.VerbQuit, at: at})
+	s.add(step{kind: smtp.EventQuit, verb: smtp.VerbQuit, at: at}, nil, nil)
 }
 
 func tlsOutcome(s *session, at int64, code uint32, text []byte) {
@@ -402,13 +402,13 @@ func tlsOutcome(s *session, at int64, code uint32, text []byte) {
 		otherOutcome(s, at, code, text)
 		return
 	}
-	s.add(step{kind: smtp.EventTLS, verb: smtp.VerbStartTLS, at: at})
+	s.add(step{kind: smtp.EventTLS, verb: smtp.VerbStartTLS, at: at}, nil, nil)
 }
 
 func rsetOutcome(s *session, at int64, _ uint32, _ []byte) {
 	s.open = false
 	s.did(at, smtp.VerbRset)
-	s.add(step{kind: smtp.EventRollback, at: at})
+	s.add(step{kind: smtp.EventRollback, at: at}, nil, nil)
 }
 
 // splitIceWarp splits "ADDRESS [THREAD] 16:14:01 REST". The date is taken from the
