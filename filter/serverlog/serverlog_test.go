@@ -574,3 +574,33 @@ func TestFiller(t *testing.T) {
 		})
 	}
 }
+
+// TestReasons checks that only rejections because of the recipient are evidence.
+func TestReasons(t *testing.T) {
+	for reason, cause := range map[string]string{
+		"rejected because 185.1.1.20 is in a black list at zen.spamhaus.org": "filter",
+		"Sender domain does not exist":                                       "filter",
+		"HELO name m3.example does not exist in DNS":                         "filter",
+		"SPF: not permitted; unknown user agent":                             "filter",
+		"5.1.8 envelope sender's mailbox unavailable":                        "filter",
+		"185.1.1.20 is not welcome here":                                     "filter",
+		"could not verify: response to \"RCPT TO:<a@b.example>\" from mx.b.example [192.0.2.9] was: 550 5.1.1 User unknown":   "filter",
+		"could not verify: response to \"RCPT TO:<a@b.example>\" from mx.b.example [192.0.2.9] was: 554 Relay access denied":  "filter",
+		"response to \"RCPT TO:<blocked.sender@example.org>\" from store.example.org [192.0.2.9] was: 550 5.1.1 User unknown": "recipient",
+		"<blocked.sender@example.org>: no such user":        "recipient",
+		"5.1.1 User unknown":                                "recipient",
+		"Unrouteable address":                               "recipient",
+		"relay not permitted":                               "relay",
+		"<blocked.sender@example.org>: Relay access denied": "relay",
+	} {
+		for kind, log := range map[string]string{
+			"exim":    "2026-11-29 07:50:03 H=(x) [203.0.113.1]:40002 F=<a@b.example> rejected RCPT <blocked.sender@example.org>: " + reason + "\n",
+			"icewarp": "203.0.113.1   [0968] 10:14:01 <<< RCPT TO:<blocked.sender@example.org>\n203.0.113.1   [0968] 10:14:01 >>> 550 " + reason + "\n",
+		} {
+			_, rec := read(ByName(kind), []byte(log))
+			if got := rec.b.String(); !strings.Contains(got, "permfail 550 cause="+cause+" ") {
+				t.Errorf("%s: %s: want cause %s:\n%s", kind, reason, cause, got)
+			}
+		}
+	}
+}
