@@ -604,3 +604,33 @@ func TestReasons(t *testing.T) {
 		}
 	}
 }
+
+// TestEximGreetings checks greetings and senders that contain parts of a line of Exim.
+func TestEximGreetings(t *testing.T) {
+	const (
+		connect = "2026-11-29 07:50:00 SMTP connection from [203.0.113.1]:40002 (TCP/IP connection count = 1)\n"
+		victim  = "2026-11-29 07:50:00 SMTP connection from [192.0.2.9]:25 (TCP/IP connection count = 2)\n"
+		reject  = "2026-11-29 07:50:03 H=(%s) [203.0.113.1]:40002 F=<%s> rejected RCPT <gone@example.org>: Unrouteable address\n"
+		unknown = `rcpt "gone@example.org" <gone@example.org> permfail 550 cause=recipient`
+	)
+	for _, c := range []struct{ name, log, want, never string }{
+		{"an address", connect + fmt.Sprintf(reject, "a) [192.0.2.9]:25 (b", "a@b.example"), unknown, "src=192.0.2.9"},
+		{"a rejection", connect + fmt.Sprintf(reject, "a) [192.0.2.9]:25 F=<x@y.example> rejected RCPT <z@example.org>: Unrouteable address (b", "a@b.example"), unknown, `rcpt "z@`},
+		{"an address, and the connection is not logged", fmt.Sprintf(reject, "a) [192.0.2.9]:25 (b", "a@b.example"), "", "src=192.0.2.9"},
+		{"an address with an open connection", connect + victim + fmt.Sprintf(reject, "a) [192.0.2.9]:25 (b", "a@b.example"), "", "gone@"},
+		{"a false connection", "2026-11-29 07:50:00 SMTP connection from (a) [192.0.2.9]:25 (TCP/IP connection count = 1) (b) [203.0.113.1]:40002 closed by QUIT\n" +
+			fmt.Sprintf(reject, "a) [192.0.2.9]:25 (b", "a@b.example"), "", "src=192.0.2.9"},
+		{"an address in the sender", connect + fmt.Sprintf(reject, "x", `") [192.0.2.9]:25 F=<"@b.example`), unknown, "src=192.0.2.9"},
+		{"a rejection without an address", fmt.Sprintf(reject, "y F=<> rejected RCPT <postmaster@example.org>: z", "a@b.example"), unknown, "mail <>"},
+		{"a quote", fmt.Sprintf(reject, `y"`, "a@b.example"), unknown, ""},
+		{"a login", `2026-11-29 07:50:04 1vPAAA-000000001-0001 <= a@b.example H=(x A=plain:admin) [203.0.113.1]:40002 P=esmtp S=1204` + "\n", "commit", "auth"},
+		{"a failed login", `2026-11-29 07:50:04 plain authenticator failed for (x: 535 (set_id=admin)) [203.0.113.1]:40002: 535 Incorrect authentication data (set_id=a (set_id=bob))` + "\n", `auth "a (set_id=bob)" fail`, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, rec := read(ByName("exim"), []byte(c.log))
+			if got := rec.b.String(); !strings.Contains(got, c.want) || c.never != "" && strings.Contains(got, c.never) {
+				t.Errorf("want %q, never %q:\n%s", c.want, c.never, got)
+			}
+		})
+	}
+}

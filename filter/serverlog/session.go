@@ -46,19 +46,22 @@ type session struct {
 	size  int  // of steps and text, in bytes
 	held  *int // size of all sessions of the table
 
-	helo    []byte             // latest greeting
-	sender  []byte             // sender of the latest step
-	open    bool               // a transaction is open
-	refused bool               // the server's policy or a milter has rejected a command
-	hung    bool               // the client left during a login
-	user    string             // who is logged in
-	mark    int                // steps before belong to earlier transactions
-	unnamed int                // accepted recipients, with or without a name
-	count   [numVerbs]int      // steps by verb
-	totals  *[numVerbs]counter // counters of Postfix; nil before the end
-	talk    *talk              // of a transcript
-	prev    *session           // less recently used
-	next    *session           // more recently used
+	helo    []byte // latest greeting
+	sender  []byte // sender of the latest step
+	open    bool   // a transaction is open
+	refused bool   // the server's policy or a milter has rejected a command
+	hung    bool   // the client left during a login
+	// connected is set if the log shows that the address connected, in a line without
+	// text chosen by the client. Exim only.
+	connected bool
+	user      string             // who is logged in
+	mark      int                // steps before belong to earlier transactions
+	unnamed   int                // accepted recipients, with or without a name
+	count     [numVerbs]int      // steps by verb
+	totals    *[numVerbs]counter // counters of Postfix; nil before the end
+	talk      *talk              // of a transcript
+	prev      *session           // less recently used
+	next      *session           // more recently used
 }
 
 const numVerbs = int(smtp.VerbExchange) + 1
