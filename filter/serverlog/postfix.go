@@ -470,7 +470,7 @@ func (p *postfix) rejected(l *maillog.Line, rest []byte, milter bool) bool {
 	phase, known := phases[string(r.command)]
 	cause := smtp.CauseFilter
 	if !milter {
-		cause = causeOf(r.command, r.code, r.reply)
+		cause = r.cause()
 	}
 	switch {
 	case !known: // VRFY, ETRN and others
@@ -497,38 +497,69 @@ func codeAnd(code uint32, reply []byte) []byte {
 	return append(strconv.AppendUint(nil, uint64(code), 10), append([]byte{' '}, clip(reply, maxExample)...)...)
 }
 
-// refusals lists the replies to RCPT that concern the recipient. Any other reply may
-// concern the client, for example because of a block list, and must not be evidence of
-// a harvest: Postfix evaluates restrictions on the client, the greeting and the sender
-// at RCPT (smtpd_delay_reject).
+// refusals lists the replies to RCPT that concern the recipient, by the status code and
+// the start of the text after the recipient. Any other reply may concern the client,
+// for example because of a block list, and must not be evidence of a harvest: Postfix
+// evaluates restrictions on the client, the greeting and the sender at RCPT
+// (smtpd_delay_reject).
 var refusals = []struct {
 	status, text string
 	cause        smtp.Cause
 }{
-	{"", "Relay access denied", smtp.CauseRelay},
-	{"5.1.1 ", "User unknown", smtp.CauseRecipient},
+	{"5.7.1 ", "Relay access denied", smtp.CauseRelay},
+	{"4.7.1 ", "Relay access denied", smtp.CauseRelay},
+	{"5.1.1 ", "Recipient address rejected: User unknown", smtp.CauseRecipient},
 	{"5.1.1 ", "Recipient address rejected: undeliverable", smtp.CauseRecipient},
-	{"4.1.1 ", "User unknown", smtp.CauseRecipient},
+	{"4.1.1 ", "Recipient address rejected: User unknown", smtp.CauseRecipient},
 	{"5.1.3 ", "", smtp.CauseSyntax},
 }
 
-// causeOf returns why Postfix rejected a command.
-func causeOf(command []byte, code uint32, reply []byte) smtp.Cause {
-	switch string(command) {
+// cause returns why Postfix rejected a command.
+func (r *rejection) cause() smtp.Cause {
+	switch string(r.command) {
 	case "RCPT":
-		for _, r := range refusals {
-			if bytes.HasPrefix(reply, []byte(r.status)) && bytes.Contains(smtpd.Reason(reply), []byte(r.text)) {
-				return r.cause
+		text := r.text()
+		for _, one := range refusals {
+			if bytes.HasPrefix(r.reply, []byte(one.status)) && bytes.HasPrefix(text, []byte(one.text)) {
+				return one.cause
 			}
 		}
 	case "MAIL":
-		if code == 552 || code == 501 {
+		if r.code == 552 || r.code == 501 {
 			return smtp.CauseNone
 		}
 	case "VRFY", "ETRN":
 		return smtp.CauseNone
 	}
 	return smtp.CauseFilter
+}
+
+// text returns the text of a reply "5.1.1 <RECIPIENT>: TEXT", or nil if the reply is not
+// about the recipient. Postfix writes the recipient with or without its quotes.
+func (r *rejection) text() []byte {
+	_, rest, _ := bytes.Cut(r.reply, []byte(" <"))
+	for _, addr := range [...][]byte{r.recipient, unquoted(r.recipient)} {
+		if text, ok := bytes.CutPrefix(rest, addr); ok && bytes.HasPrefix(text, []byte(">: ")) {
+			return text[len(">: "):]
+		}
+	}
+	return nil
+}
+
+// unquoted returns an address without the quotes of its local part (RFC 5321 section
+// 4.1.2).
+func unquoted(addr []byte) (out []byte) {
+	i := bytes.LastIndexByte(addr, '@')
+	if i < 2 || addr[0] != '"' || addr[i-1] != '"' {
+		return addr
+	}
+	for j := 1; j < i-1; j++ {
+		if addr[j] == '\\' && j+1 < i-1 {
+			j++
+		}
+		out = append(out, addr[j])
+	}
+	return append(out, addr[i:]...)
 }
 
 // warning handles a failed login, and ignores other warnings.
