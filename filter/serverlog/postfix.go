@@ -297,14 +297,15 @@ func parseCounter(value []byte) (c counter) {
 // counters adds the commands that are not logged individually.
 func (s *session) counters() {
 	n, at := s.totals, s.last
-	// An AUTH without a line about a password was refused before any password was
-	// checked, unless a milter or a broken connection ended it.
-	refused := n[smtp.VerbAuth].all - n[smtp.VerbAuth].ok - s.failedLogins()
+	// An AUTH without a line was refused before any password was checked, unless a
+	// milter or a broken connection ended it. A listener for users offers AUTH, so
+	// its reason is unknown.
+	refused := n[smtp.VerbAuth].all - n[smtp.VerbAuth].ok - s.failed
 	if s.hung {
 		refused--
 	}
 	cause := smtp.CauseUnsupported
-	if s.refused || s.partial {
+	if s.refused || s.partial || s.dst == submission {
 		cause = smtp.CauseNone
 	}
 	if n[smtp.VerbAuth].ok > 0 && s.user == "" { // the log names the user only with a message
@@ -336,16 +337,6 @@ func (s *session) counters() {
 	if n[smtp.VerbQuit].ok > 0 {
 		s.add(step{kind: smtp.EventQuit, verb: smtp.VerbQuit, at: at, class: atEnd}, nil, nil)
 	}
-}
-
-// failedLogins returns the number of failed logins.
-func (s *session) failedLogins() (n int) {
-	for i := range s.steps {
-		if st := &s.steps[i]; st.verb == smtp.VerbAuth && !(st.kind == smtp.EventAuth && st.result == smtp.ResultPass) {
-			n++
-		}
-	}
-	return n
 }
 
 // ready adds the commands that only the counters show. The names of recipients that
@@ -562,15 +553,25 @@ func unquoted(addr []byte) (out []byte) {
 	return append(out, addr[i:]...)
 }
 
-// warning handles a failed login, and ignores other warnings.
+// warning handles a failed AUTH, and ignores other warnings. It reads "CLIENT: SASL
+// MECHANISM authentication failed: REASON", the same with "aborted", or "AUTH command
+// rate limit exceeded: 11 from CLIENT for service smtp".
 func (p *postfix) warning(l *maillog.Line, _, rest []byte) bool {
-	head, reason, ok := bytes.Cut(rest, []byte(" authentication failed: "))
-	c, head, ok2 := cutClient(head)
-	mech, ok3 := bytes.CutPrefix(head, []byte(": SASL "))
-	if !ok || !ok2 || !ok3 {
+	limit, isLimit := bytes.CutPrefix(rest, []byte("AUTH command rate limit exceeded: "))
+	if isLimit {
+		_, rest, _ = bytes.Cut(limit, []byte(" from "))
+	}
+	c, rest, ok := cutClient(rest)
+	rest, isLogin := bytes.CutPrefix(rest, []byte(": SASL "))
+	if !ok || !isLogin && !isLimit {
 		return true
 	}
 	s := p.session(l, c)
+	mech, reason, failed := bytes.Cut(rest, []byte(" authentication failed: "))
+	if isLimit || !failed {
+		s.command(l.At, smtp.VerbAuth, []byte("AUTH"), 450, nil, smtp.CauseNone)
+		return true
+	}
 	reason, user, _ := bytes.Cut(reason, []byte(", sasl_username="))
 	if string(user) == "(unavailable)" {
 		user = nil

@@ -643,3 +643,31 @@ func TestEximGreetings(t *testing.T) {
 		})
 	}
 }
+
+// TestRefusedAuth checks that a refused AUTH is evidence only if the log shows no reason, and users do
+// not log in on the listener.
+func TestRefusedAuth(t *testing.T) {
+	for _, c := range []struct {
+		name, program, line string
+		unsupported         int
+	}{
+		{"without a reason", "postfix/smtpd", "", 1},
+		{"listener for users", "postfix/submission/smtpd", "", 0},
+		{"rate limit", "postfix/smtpd", "warning: AUTH command rate limit exceeded: 11 from office.example[198.51.100.20]:2501 for service smtp", 0},
+		{"aborted", "postfix/smtpd", "warning: office.example[198.51.100.20]:2501: SASL LOGIN authentication aborted", 0},
+		{"wrong password", "postfix/smtpd", "warning: office.example[198.51.100.20]:2501: SASL LOGIN authentication failed: x, sasl_username=a", 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var log strings.Builder
+			for _, line := range []string{"connect from office.example[198.51.100.20]:2501", c.line, "disconnect from office.example[198.51.100.20]:2501 ehlo=1 auth=0/1 quit=1 commands=2/3"} {
+				if line != "" {
+					fmt.Fprintf(&log, "Nov 29 07:40:00 mx %s[1]: %s\n", c.program, line)
+				}
+			}
+			_, rec := read(ByName("postfix"), []byte(log.String()))
+			if got := strings.Count(rec.b.String(), "cause=unsupported"); got != c.unsupported || rec.kinds[smtp.EventCommand]+rec.kinds[smtp.EventAuth] != 1 {
+				t.Errorf("%d unsupported, want %d:\n%s", got, c.unsupported, rec.b.String())
+			}
+		})
+	}
+}

@@ -51,6 +51,7 @@ type session struct {
 	open    bool   // a transaction is open
 	refused bool   // the server's policy or a milter has rejected a command
 	hung    bool   // the client left during a login
+	failed  int    // AUTH commands that failed, with a line in the log
 	// connected is set if the log shows that the address connected, in a line without
 	// text chosen by the client. Exim only.
 	connected bool
@@ -161,11 +162,17 @@ func (s *session) greet(at int64, name []byte, verb smtp.Verb) {
 
 // login adds a login attempt. The user may be unknown.
 func (s *session) login(at int64, user []byte, result smtp.Result) {
+	if result == smtp.ResultFail {
+		s.failed++
+	}
 	s.add(step{kind: smtp.EventAuth, verb: smtp.VerbAuth, result: result, at: at}, clip(user, maxName), nil)
 }
 
 // command adds a failed command, with its redacted text.
 func (s *session) command(at int64, verb smtp.Verb, line []byte, code uint32, reply []byte, cause smtp.Cause) {
+	if verb == smtp.VerbAuth {
+		s.failed++
+	}
 	s.add(step{kind: smtp.EventCommand, verb: verb, cause: cause, code: code, at: at}, clip(line, maxExample), clip(reply, maxExample))
 }
 
