@@ -281,13 +281,22 @@ func (x *exim) session(at int64, c eximClient) *session {
 	return s
 }
 
+// after returns the text after a mark outside quoted strings, or nil. Clients choose the
+// names in a certificate, which are quoted.
+func after(line []byte, mark string) []byte {
+	for len(line) > 0 {
+		if text, ok := bytes.CutPrefix(line, []byte(mark)); ok {
+			return text
+		}
+		line = line[1:]
+		line = line[outside(line, ' '):]
+	}
+	return nil
+}
+
 // value returns the text between a mark and the next space.
 func value(line []byte, mark string) []byte {
-	i := bytes.Index(line, []byte(mark))
-	if i < 0 {
-		return nil
-	}
-	v, _, _ := bytes.Cut(line[i+len(mark):], []byte(" "))
+	v, _, _ := bytes.Cut(after(line, mark), []byte(" "))
 	return v
 }
 
@@ -300,18 +309,16 @@ func (x *exim) loginFailed(at int64, s *session, rest []byte) {
 	s.login(at, bytes.TrimSuffix(user, []byte(")")), smtp.ResultFail)
 }
 
-// rcpt handles "H=... F=<SENDER> [temporarily ]rejected RCPT <RECIPIENT>: REASON". Clients
-// choose the sender and the recipient, and both may contain these words in quotes.
+// rcpt handles "... F=<SENDER> [A=METHOD:USER ][temporarily ]rejected RCPT <RECIPIENT>: REASON".
+// Clients choose the sender and the recipient, and both may contain these words in
+// quotes.
 func (x *exim) rcpt(at int64, s *session, line []byte) {
-	head, rest, ok := bytes.Cut(line, []byte(" F=<"))
-	if !ok {
-		return
-	}
+	rest := after(line, " F=<")
 	i := outside(rest, '>')
 	sender, rest := rest[:i], bytes.TrimPrefix(rest[i:], []byte(">"))
-	rest, temporary := bytes.CutPrefix(rest, []byte(" temporarily"))
-	rest, ok = bytes.CutPrefix(rest, []byte(" rejected RCPT "))
-	if !ok {
+	fields, rest, ok := bytes.Cut(rest, []byte(" rejected RCPT "))
+	fields, temporary := bytes.CutSuffix(fields, []byte(" temporarily"))
+	if !ok || len(fields) > 0 && !bytes.HasPrefix(fields, []byte(" A=")) {
 		return
 	}
 	code := uint32(550)
@@ -323,13 +330,12 @@ func (x *exim) rcpt(at int64, s *session, line []byte) {
 		addr = rest[:min(outside(rest, '>')+1, len(rest))]
 	}
 	reason := bytes.TrimPrefix(rest[len(addr):], []byte(": "))
-	s.eximUser(at, head)
+	s.eximUser(at, fields)
 	s.mailAgain(at, sender)
 	s.rcptRefused(at, bare(addr), code, reason, rejected)
 }
 
-// eximUser records the user from the field A=, which precedes all text chosen by the
-// client.
+// eximUser records the user from the field A=.
 func (s *session) eximUser(at int64, fields []byte) {
 	if user := value(fields, " A="); user != nil && s.user == "" {
 		_, name, _ := bytes.Cut(user, []byte(":"))

@@ -633,6 +633,8 @@ func TestEximGreetings(t *testing.T) {
 		{"a rejection without an address", fmt.Sprintf(reject, "y F=<> rejected RCPT <postmaster@example.org>: z", "a@b.example"), unknown, "mail <>"},
 		{"a quote", fmt.Sprintf(reject, `y"`, "a@b.example"), unknown, ""},
 		{"a login", `2026-11-29 07:50:04 1vPAAA-000000001-0001 <= a@b.example H=(x A=plain:admin) [203.0.113.1]:40002 P=esmtp S=1204` + "\n", "commit", "auth"},
+		{"a user", "2026-11-29 07:50:03 H=(x) [203.0.113.1]:40002 F=<a@b.example> A=plain:bob rejected RCPT <gone@example.org>: Unrouteable address\n", "auth \"bob\" pass\n   mail \"a@b.example\" <a@b.example> ok\n   " + unknown, ""},
+		{"a user in a certificate", `2026-11-29 07:50:04 1vPAAA-000000001-0001 <= a@b.example H=(x) [203.0.113.1]:40002 P=esmtps X=TLS1.3:x:256 DN="CN=a A=plain:admin" S=1204` + "\n", "commit", "auth"},
 		{"a failed login", `2026-11-29 07:50:04 plain authenticator failed for (x: 535 (set_id=admin)) [203.0.113.1]:40002: 535 Incorrect authentication data (set_id=a (set_id=bob))` + "\n", `auth "a (set_id=bob)" fail`, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
