@@ -684,3 +684,44 @@ func TestRefusedAuth(t *testing.T) {
 		})
 	}
 }
+
+// TestLogTimezone checks lines of Exim with log_timezone.
+func TestLogTimezone(t *testing.T) {
+	log := "2026-11-29 09:50:03 +0200 [16930] H=(x) [203.0.113.1]:40002 F=<a@b.example> rejected RCPT <gone@example.org>: Unrouteable address\n"
+	if _, rec := read(ByName("exim"), []byte(log)); !strings.Contains(rec.b.String(), "== 2026-11-29 07:50:03.000 src=203.0.113.1:40002") || rec.kinds[smtp.EventRcpt] != 1 {
+		t.Error(rec.b.String())
+	}
+}
+
+// TestManyMessages checks that the messages that are waiting are limited, even if their sessions
+// remain open or a queue identifier is reused.
+func TestManyMessages(t *testing.T) {
+	r := New(ByName("postfix"), discard{}, Options{Zone: time.UTC, Date: newest})
+	stamps := maillog.NewSyslog(time.UTC, newest)
+	line := func(format string, args ...any) {
+		l, ok := stamps.Parse(fmt.Appendf(nil, "Nov 29 07:40:00 mx postfix/"+format, args...))
+		r.Line(&l, ok)
+	}
+	m := &r.parser.(*postfix).messages
+	for i := range 3 * maxMessages {
+		line("smtpd[%d]: A%06X: client=unknown[203.0.113.1]", i/(2*maxAlike), i)
+	}
+	if n := len(m.rows); n != maxMessages || len(m.order) > 2*maxMessages+1 {
+		t.Errorf("%d messages, %d in order", n, len(m.order))
+	}
+	for range 3 * maxMessages {
+		line("smtpd[1]: B000001: client=unknown[203.0.113.1]")
+		line("qmgr[1]: B000001: removed")
+	}
+	if n := len(m.order); n > 2*maxMessages+1 {
+		t.Errorf("%d in order", n)
+	}
+	for i := range 3 * maxAlike {
+		line("smtpd[2]: C%06X: client=unknown[203.0.113.2]", i)
+	}
+	for _, s := range r.table.rows {
+		if s.waiting > maxAlike {
+			t.Errorf("%d messages of a session", s.waiting)
+		}
+	}
+}
