@@ -113,6 +113,26 @@ func TestTail(t *testing.T) {
 	}
 }
 
+// TestRotatedTwice checks that no file is lost if the log is rotated again before the old file has
+// been read to its end.
+func TestRotatedTwice(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "mail.log")
+	add(t, name, "past\n")
+	w := start(t, name, nil)
+	add(t, name, "one\n")
+	w.expect(t, "one")
+	for _, step := range []struct{ old, line string }{{".1", "two\n"}, {".2", "three\n"}} {
+		if err := os.Rename(name, name+step.old); err != nil {
+			t.Fatal(err)
+		}
+		add(t, name, step.line)
+		if more, err := w.next(); more || err != nil {
+			t.Fatal(more, err)
+		}
+	}
+	w.expect(t, "two", "three")
+}
+
 // TestDatedFiles checks a server that starts a new file each day, with a symbolic link to the
 // latest one.
 func TestDatedFiles(t *testing.T) {
