@@ -329,6 +329,9 @@ func (p *Engine) flushSums(context.Context) error {
 	return safego.Run(func() error { p.Pipeline.Sums.Flush(); return nil })
 }
 
+// Flush writes the records of the sessions that have ended to disk.
+func (p *Engine) Flush(ctx context.Context) error { return p.writer.Flush(ctx) }
+
 // status describes the running filter.
 func (p *Engine) status() control.Status {
 	_, lost := p.memory.Peers.Forgotten()

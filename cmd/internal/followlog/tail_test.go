@@ -1,8 +1,10 @@
 package followlog
 
 import (
+	"context"
 	"errors"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -224,5 +226,21 @@ func TestOpenErrors(t *testing.T) {
 		if _, err := ParsePosition(text); err == nil {
 			t.Errorf("%q is a position", text)
 		}
+	}
+}
+
+// TestSave checks that the position is saved only after the records of the lines before it.
+func TestSave(t *testing.T) {
+	f := &Front{dir: t.TempDir(), log: slog.New(slog.DiscardHandler)}
+	flushed := false
+	f.flush = func(context.Context) error {
+		_, err := ReadPosition(f.dir)
+		flushed = errors.Is(err, fs.ErrNotExist)
+		return nil
+	}
+	f.tail.pos = Position{Inode: 1, Offset: 2, Length: 3, Head: "a"}
+	f.save()
+	if got, err := ReadPosition(f.dir); !flushed || err != nil || got != f.tail.pos {
+		t.Errorf("flushed before %t, position %v, %v", flushed, got, err)
 	}
 }
