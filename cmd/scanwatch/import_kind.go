@@ -76,6 +76,9 @@ func importKind(e *env, kind *serverlog.Kind, names []string) error {
 	if r.TooLong > 0 {
 		fmt.Fprintf(e.err, "scanwatch: skipped %d lines of more than 64 KiB\n", r.TooLong)
 	}
+	for _, name := range r.Cut {
+		fmt.Fprintf(e.err, "scanwatch: %s: the end of the compressed file is missing; import it again when it is complete\n", name)
+	}
 	if keep := e.now().Add(-set.Keep); r.Oldest.Before(keep) {
 		fmt.Fprintf(e.err, "scanwatch: the filter removes sessions older than %s at its next start; to keep them, raise `store ... keep` first\n",
 			keep.In(e.zone).Format(time.DateOnly))

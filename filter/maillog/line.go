@@ -254,7 +254,8 @@ func cutFraction(s []byte) (micros int64, rest []byte, ok bool) {
 }
 
 // cutISO cuts off an RFC 3339 time and the space after it. The offset may be written as
-// "+0100". A time without an offset is in the given zone.
+// "+0100", and Exim's log_timezone writes a space before it. A time without an offset is
+// in the given zone.
 func cutISO(s []byte, zone *time.Location) (at int64, rest []byte, ok bool) {
 	if len(s) < 20 || s[4] != '-' || s[7] != '-' || s[10] != 'T' && s[10] != ' ' {
 		return 0, nil, false
@@ -274,6 +275,11 @@ func cutISO(s []byte, zone *time.Location) (at int64, rest []byte, ok bool) {
 	word, rest, ok := bytes.Cut(s, []byte(" "))
 	if !ok {
 		return 0, nil, false
+	}
+	if next, after, ok := bytes.Cut(rest, []byte(" ")); ok && len(word) == 0 {
+		if _, ok := zoneOffset(next); ok {
+			word, rest = next, after
+		}
 	}
 	offset := int64(0)
 	switch {

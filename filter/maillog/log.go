@@ -33,6 +33,7 @@ type Log struct {
 
 	raw       []byte // latest line
 	lineBytes int
+	cut       bool // the end of the compressed file is missing
 }
 
 // lineLimit is the maximum length of a line, in bytes.
@@ -247,7 +248,8 @@ func (l *Log) next() (line line, err error) {
 	return line, err
 }
 
-// readLine reads a line into raw. Lines that exceed the limit are skipped.
+// readLine reads a line into raw. Lines that exceed the limit are skipped. If the end of a
+// compressed file is missing, its last complete line is the last.
 func (l *Log) readLine() error {
 	s, err := l.in.ReadSlice('\n')
 	l.lineBytes += len(s)
@@ -256,6 +258,9 @@ func (l *Log) readLine() error {
 		long = true
 		s, err = l.in.ReadSlice('\n')
 		l.lineBytes += len(s)
+	}
+	if l.cut = errors.Is(err, io.ErrUnexpectedEOF); l.cut {
+		return io.EOF
 	}
 	if err != nil && (!errors.Is(err, io.EOF) || l.lineBytes == 0) {
 		return err

@@ -165,6 +165,8 @@ func (r *reader) take(l *Log, limit int64) (more bool, err error) {
 	for {
 		line, err := l.next()
 		switch {
+		case errors.Is(err, io.EOF) && l.cut:
+			return false, io.ErrUnexpectedEOF
 		case errors.Is(err, io.EOF):
 			return false, nil
 		case errors.Is(err, errTooLong):

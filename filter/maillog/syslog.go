@@ -69,6 +69,10 @@ func (l *Log) NextRaw() ([]byte, error) {
 	return l.raw, err
 }
 
+// Cut reports whether the log has been read to its end, and the end of the compressed file
+// is missing. For example, the server is still writing the file.
+func (l *Log) Cut() bool { return l.cut }
+
 // Read returns the number of bytes read, before decompression, and the file's size,
 // which is 0 if it is unknown.
 func (l *Log) Read() (read, size int64) { return l.read.Load(), l.size }

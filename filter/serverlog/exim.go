@@ -2,6 +2,7 @@ package serverlog
 
 import (
 	"bytes"
+	"net/netip"
 	"strconv"
 	"time"
 
@@ -34,7 +35,7 @@ func newExim(t *table) parser { return &exim{table: t, zone: t.zone} }
 // be certain.
 type eximForm struct {
 	start, client string
-	read          func(x *exim, at int64, s *session, line []byte)
+	read          func(x *exim, at int64, s *session, rest []byte) // rest follows the client
 	// command is called instead of read if the form has a command before the client.
 	command func(x *exim, at int64, s *session, command, rest []byte)
 }
@@ -115,15 +116,15 @@ func (x *exim) about(at int64, line []byte) {
 			x.afterCommand(at, f, rest)
 			return
 		}
-		if c, ok := eximHost(rest); ok {
-			f.read(x, at, x.session(at, c), line)
+		if c, rest, ok := x.host(rest); ok {
+			f.read(x, at, x.session(at, c), rest)
 		}
 		return
 	}
 	_, rest, _ := bytes.Cut(line, []byte(" "))
 	if client, ok := bytes.CutPrefix(rest, []byte("authenticator failed for ")); ok {
-		if c, ok := eximHost(client); ok {
-			x.loginFailed(at, x.session(at, c), client)
+		if c, rest, ok := x.host(client); ok {
+			x.loginFailed(at, x.session(at, c), rest)
 		}
 	} else if message, ok := bytes.CutPrefix(rest, []byte("<= ")); ok {
 		sender, rest := cutSender(message)
@@ -136,7 +137,7 @@ func (x *exim) about(at int64, line []byte) {
 		if !ok {
 			return
 		}
-		if c, ok := eximHost(client); ok {
+		if c, rest, ok := x.host(client); ok {
 			x.received(at, x.session(at, c), sender, rest)
 		}
 	}
@@ -155,8 +156,9 @@ func (x *exim) afterCommand(at int64, f *eximForm, line []byte) {
 			break
 		}
 		i += next
-		c, ok := eximHost(line[i+len(f.client):])
-		if ok && place >= 0 && c.addr != found.addr {
+		after := line[i+len(f.client):]
+		c, _, ok := x.host(after)
+		if ok && place >= 0 && c.addr != found.addr || !ok && bytes.HasPrefix(after, []byte("(")) {
 			return
 		}
 		if ok && place < 0 {
@@ -199,27 +201,69 @@ type eximClient struct {
 	helo []byte
 }
 
-// eximHost parses the client at the start of s.
-func eximHost(s []byte) (c eximClient, ok bool) {
+// host parses the client at the start of s, and returns the rest of the line.
+func (x *exim) host(s []byte) (c eximClient, rest []byte, ok bool) {
 	s = bytes.TrimPrefix(s, []byte("H="))
 	if len(s) > 0 && s[0] != '(' && s[0] != '[' {
 		if c.name, s, ok = bytes.Cut(s, []byte(" ")); !ok {
-			return c, false
+			return c, nil, false
 		}
 	}
-	if len(s) > 0 && s[0] == '(' { // the client chose it, and it may be an address in brackets
-		i := bytes.Index(s, []byte(") ["))
+	if len(s) > 0 && s[0] == '(' {
+		i := x.greetingEnd(s)
 		if i < 0 {
-			return c, false
+			return c, nil, false
 		}
 		c.helo, s = s[1:i], s[i+2:]
 	}
+	c.addr, rest = eximAddress(s)
+	return c, rest, c.addr.IsValid()
+}
+
+// eximAddress cuts off an address in brackets, with its port.
+func eximAddress(s []byte) (addr netip.AddrPort, rest []byte) {
 	if len(s) == 0 || s[0] != '[' {
-		return c, false
+		return addr, nil
 	}
-	one, _, ok := cutClient(append([]byte("x"), s...))
-	c.addr = one.addr
-	return c, ok && c.addr.IsValid()
+	c, rest, _ := cutClient(append([]byte("x"), s...))
+	return c.addr, rest
+}
+
+// greetingEnd returns the index of the parenthesis that ends the greeting at the start of
+// s, or -1 if it is uncertain. If Exim accepts any greeting, the greeting may contain an
+// address, and so may later parts of the line. The client is then the one address and
+// port that has an open connection.
+func (x *exim) greetingEnd(s []byte) int {
+	first, open := -1, -1
+	var client, opened netip.AddrPort
+	certain := true
+	for i := 0; ; i++ {
+		next := bytes.Index(s[i:], []byte(") ["))
+		if next < 0 {
+			break
+		}
+		i += next
+		addr, _ := eximAddress(s[i+2:])
+		if !addr.IsValid() {
+			continue
+		}
+		if first < 0 {
+			first, client = i, addr
+		}
+		certain = certain && addr == client
+		if one := x.rows[string(addr.AppendTo(x.key[:0]))]; one != nil && one.connected && addr.Port() != 0 {
+			if open >= 0 && addr != opened {
+				return -1
+			}
+			if open < 0 {
+				open, opened = i, addr
+			}
+		}
+	}
+	if certain {
+		return first
+	}
+	return open
 }
 
 // session returns a client's session.
@@ -237,40 +281,44 @@ func (x *exim) session(at int64, c eximClient) *session {
 	return s
 }
 
+// after returns the text after a mark outside quoted strings, or nil. Clients choose the
+// names in a certificate, which are quoted.
+func after(line []byte, mark string) []byte {
+	for len(line) > 0 {
+		if text, ok := bytes.CutPrefix(line, []byte(mark)); ok {
+			return text
+		}
+		line = line[1:]
+		line = line[outside(line, ' '):]
+	}
+	return nil
+}
+
 // value returns the text between a mark and the next space.
 func value(line []byte, mark string) []byte {
-	i := bytes.Index(line, []byte(mark))
-	if i < 0 {
-		return nil
-	}
-	v, _, _ := bytes.Cut(line[i+len(mark):], []byte(" "))
+	v, _, _ := bytes.Cut(after(line, mark), []byte(" "))
 	return v
 }
 
-func (x *exim) loginFailed(at int64, s *session, line []byte) {
-	if !bytes.Contains(line, []byte(": 535 ")) {
+func (x *exim) loginFailed(at int64, s *session, rest []byte) {
+	reason, user, _ := bytes.Cut(rest, []byte(" (set_id=")) // the user is the rest of the line
+	if !bytes.Contains(reason, []byte(": 535 ")) {
 		s.command(at, smtp.VerbAuth, []byte("AUTH"), 454, nil, smtp.CauseNone)
 		return
 	}
-	var user []byte
-	if i := bytes.LastIndex(line, []byte(" (set_id=")); i >= 0 {
-		user = bytes.TrimSuffix(line[i+len(" (set_id="):], []byte(")"))
-	}
-	s.login(at, user, smtp.ResultFail)
+	s.login(at, bytes.TrimSuffix(user, []byte(")")), smtp.ResultFail)
 }
 
-// rcpt handles "H=... F=<SENDER> [temporarily ]rejected RCPT <RECIPIENT>: REASON". Clients
-// choose the sender and the recipient, and both may contain these words in quotes.
+// rcpt handles "... F=<SENDER> [A=METHOD:USER ][temporarily ]rejected RCPT <RECIPIENT>: REASON".
+// Clients choose the sender and the recipient, and both may contain these words in
+// quotes.
 func (x *exim) rcpt(at int64, s *session, line []byte) {
-	head, rest, ok := bytes.Cut(line, []byte(" F=<"))
-	if !ok {
-		return
-	}
+	rest := after(line, " F=<")
 	i := outside(rest, '>')
 	sender, rest := rest[:i], bytes.TrimPrefix(rest[i:], []byte(">"))
-	rest, temporary := bytes.CutPrefix(rest, []byte(" temporarily"))
-	rest, ok = bytes.CutPrefix(rest, []byte(" rejected RCPT "))
-	if !ok {
+	fields, rest, ok := bytes.Cut(rest, []byte(" rejected RCPT "))
+	fields, temporary := bytes.CutSuffix(fields, []byte(" temporarily"))
+	if !ok || len(fields) > 0 && !bytes.HasPrefix(fields, []byte(" A=")) {
 		return
 	}
 	code := uint32(550)
@@ -282,15 +330,12 @@ func (x *exim) rcpt(at int64, s *session, line []byte) {
 		addr = rest[:min(outside(rest, '>')+1, len(rest))]
 	}
 	reason := bytes.TrimPrefix(rest[len(addr):], []byte(": "))
-	s.eximUser(at, head)
-	if !s.open || !bytes.Equal(s.sender, clip(sender, maxPath)) {
-		s.mail(at, sender, rejected)
-	}
+	s.eximUser(at, fields)
+	s.mailAgain(at, sender)
 	s.rcptRefused(at, bare(addr), code, reason, rejected)
 }
 
-// eximUser records the user from the field A=, which precedes all text chosen by the
-// client.
+// eximUser records the user from the field A=.
 func (s *session) eximUser(at int64, fields []byte) {
 	if user := value(fields, " A="); user != nil && s.user == "" {
 		_, name, _ := bytes.Cut(user, []byte(":"))
@@ -323,12 +368,12 @@ func (x *exim) received(at int64, s *session, sender, rest []byte) {
 }
 
 // early handles a client that did not wait for the server's greeting.
-func (x *exim) early(at int64, s *session, line []byte) {
+func (x *exim) early(at int64, s *session, rest []byte) {
 	reply := []byte("improper command pipelining before the greeting")
-	if i := bytes.Index(line, []byte(` input="`)); i >= 0 {
-		reply = append(append(reply, ": "...), smtpd.Redact(bytes.TrimSuffix(line[i+len(` input="`):], []byte(`"`)))...)
+	if i := bytes.Index(rest, []byte(` input="`)); i >= 0 {
+		reply = append(append(reply, ": "...), smtpd.Redact(bytes.TrimSuffix(rest[i+len(` input="`):], []byte(`"`)))...)
 	}
-	s.add(step{kind: smtp.EventInput, cause: smtp.CausePipelining, at: at, b: s.keep(reply, maxExample)})
+	s.add(step{kind: smtp.EventInput, cause: smtp.CausePipelining, at: at}, nil, clip(reply, maxExample))
 }
 
 func (x *exim) protocolError(at int64, s *session, command, rest []byte) {
@@ -350,9 +395,9 @@ func (x *exim) syntaxError(at int64, s *session, command, rest []byte) {
 
 // noMail handles "no MAIL in SMTP connection from CLIENT D=10s C=EHLO,STARTTLS,QUIT", which
 // lists all commands.
-func (x *exim) noMail(at int64, s *session, line []byte) {
+func (x *exim) noMail(at int64, s *session, rest []byte) {
 	how := s.ending
-	for name := range bytes.SplitSeq(value(line, " C="), []byte(",")) {
+	for name := range bytes.SplitSeq(value(rest, " C="), []byte(",")) {
 		verb := smtpd.VerbOf(name)
 		if s.count[verb] == 0 && len(name) > 0 {
 			s.did(at, verb)
@@ -398,18 +443,20 @@ func (x *exim) expire(now int64) {
 }
 
 // connection handles "SMTP connection from CLIENT lost" and "closed by QUIT".
-func (x *exim) connection(at int64, s *session, line []byte) {
+func (x *exim) connection(at int64, s *session, rest []byte) {
 	switch {
-	case bytes.HasSuffix(line, []byte(" closed by QUIT")):
+	case bytes.HasPrefix(rest, []byte(" (TCP/IP connection count = ")):
+		s.connected = len(s.helo) == 0
+	case bytes.HasSuffix(rest, []byte(" closed by QUIT")):
 		x.close(at, s, smtp.EndingQuit)
-	case bytes.Contains(line, []byte(" lost")):
+	case bytes.Contains(rest, []byte(" lost")):
 		x.close(at, s, smtp.EndingDropped)
 	}
 }
 
 // dropped handles "SMTP call from CLIENT dropped: too many ...".
-func (x *exim) dropped(at int64, s *session, line []byte) {
-	if bytes.Contains(line, []byte(" dropped: too many ")) {
+func (x *exim) dropped(at int64, s *session, rest []byte) {
+	if bytes.Contains(rest, []byte(" dropped: too many ")) {
 		x.close(at, s, smtp.EndingRejected)
 	}
 }

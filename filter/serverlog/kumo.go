@@ -2,7 +2,6 @@ package serverlog
 
 import (
 	"encoding/json"
-	"hash/fnv"
 	"strconv"
 	"time"
 
@@ -15,13 +14,10 @@ import (
 // session have the same session_id.
 type kumo struct {
 	*table
-	record kumoRecord         // reused
-	recent [2]map[uint64]bool // hashes of the latest records; the second half is older
+	record kumoRecord // reused
 }
 
-func newKumo(t *table) parser {
-	return &kumo{table: t, recent: [2]map[uint64]bool{make(map[uint64]bool), nil}}
-}
+func newKumo(t *table) parser { return &kumo{table: t} }
 
 // A kumoRecord is a record of type Reception or Rejection. Fields that are not needed are
 // omitted.
@@ -128,9 +124,6 @@ func (k *kumo) line(l *maillog.Line) verdict {
 	if r.kind != "Reception" && r.kind != "Rejection" {
 		return foreign // deliveries and bounces
 	}
-	if k.again(l.Raw) {
-		return used
-	}
 	at, ok := kumoTime(r.at)
 	addr, port := endpoint([]byte(r.addr))
 	src := address(addr, port)
@@ -163,26 +156,6 @@ func (k *kumo) line(l *maillog.Line) verdict {
 	return used
 }
 
-// maxRecent is the number of records in each half of the recent records. If the newer
-// half is full, the older half is dropped.
-const maxRecent = 50_000
-
-// again reports whether the record is among the recent ones. KumoMTA sends a batch
-// again if it does not receive an answer.
-func (k *kumo) again(record []byte) bool {
-	h := fnv.New64a()
-	_, _ = h.Write(record)
-	id := h.Sum64()
-	if k.recent[0][id] || k.recent[1][id] {
-		return true
-	}
-	if len(k.recent[0]) >= maxRecent {
-		k.recent[0], k.recent[1] = make(map[uint64]bool), k.recent[0]
-	}
-	k.recent[0][id] = true
-	return false
-}
-
 // kumoTime parses seconds since 1970 or an RFC 3339 time.
 func kumoTime(raw []byte) (at int64, ok bool) {
 	if n := number(raw); n > 0 && n < 1<<40 {
@@ -208,9 +181,7 @@ func (s *session) kumoRejection(at int64, r *kumoRecord) {
 	}
 	switch verb {
 	case smtp.VerbRcpt:
-		if !s.open || string(s.sender) != r.sender {
-			s.mail(at, []byte(r.sender), rejected)
-		}
+		s.mailAgain(at, []byte(r.sender))
 		s.rcptRefused(at, argument(line, verb), code, text, rejected)
 	case smtp.VerbAuth:
 		s.talk = new(talk)

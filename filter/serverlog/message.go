@@ -13,7 +13,8 @@ const (
 	// grace is how long an ended session waits for the lines of its messages, in
 	// microseconds of the log.
 	grace = 10 * second
-	// maxMessages and maxRecipients limit the messages that are waiting.
+	// maxMessages and maxRecipients limit the messages that are waiting, and maxAlike
+	// those of a session.
 	maxMessages   = 20_000
 	maxRecipients = 50
 )
@@ -21,6 +22,7 @@ const (
 // A message is a queued message of a server that logs senders and recipients after the
 // session.
 type message struct {
+	key     string
 	session *session
 	serial  uint64 // of the session, which may have been played and reused
 	since   int64
@@ -36,22 +38,29 @@ type messages struct {
 	table *table
 	rows  map[string]*message // by host and identifier
 	key   []byte              // reused
-	order []string            // oldest first; may contain identifiers that are done
+	order []*message          // oldest first; may contain messages that are done
 }
 
 func newMessages(t *table) messages { return messages{table: t, rows: make(map[string]*message)} }
 
 // add adds a message that a session has started.
 func (m *messages) add(host, id []byte, s *session) {
-	if len(id) == 0 || m.get(host, id) != nil {
+	if len(id) == 0 || s.waiting >= maxAlike || m.get(host, id) != nil {
 		return
 	}
-	if len(m.rows) >= maxMessages {
-		m.expire(m.table.now + 2*grace)
-	}
 	key := string(m.key)
-	m.rows[key] = &message{session: s, serial: s.serial, since: m.table.now}
-	m.order = append(m.order, key)
+	if len(m.order) > 2*maxMessages {
+		m.order = slices.DeleteFunc(m.order, func(one *message) bool { return m.rows[one.key] != one })
+	}
+	for len(m.rows) >= maxMessages {
+		if one := m.order[0]; m.rows[one.key] == one {
+			m.done(one.key, false)
+		}
+		m.order = m.order[1:]
+	}
+	one := &message{key: key, session: s, serial: s.serial, since: m.table.now}
+	m.rows[key] = one
+	m.order = append(m.order, one)
 	s.waiting++
 }
 
@@ -64,22 +73,21 @@ func (m *messages) get(host, id []byte) *message {
 // expire gives up on messages that have waited too long after the end of their session.
 func (m *messages) expire(now int64) {
 	for len(m.order) > 0 {
-		one := m.rows[m.order[0]]
-		if one != nil {
+		if one := m.order[0]; m.rows[one.key] == one {
 			if s := one.session; s.serial == one.serial && !s.ended && now-s.last <= m.table.kind.idle {
 				if now-one.since <= grace {
 					return
 				}
 				// The session is still open, so check its message again
 				// later.
-				m.order = append(m.order[1:], m.order[0])
+				m.order = append(m.order[1:], one)
 				one.since = now
 				continue
 			}
 			if now-max(one.since, one.session.last) <= grace {
 				return
 			}
-			m.done(m.order[0], false)
+			m.done(one.key, false)
 		}
 		m.order = m.order[1:]
 	}

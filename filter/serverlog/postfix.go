@@ -3,6 +3,7 @@ package serverlog
 import (
 	"bytes"
 	"net/netip"
+	"slices"
 	"strconv"
 
 	"scanwatch/filter/maillog"
@@ -223,7 +224,7 @@ func ended(how smtp.Ending) func(*postfix, *maillog.Line, []byte, []byte) bool {
 		verb := smtpd.VerbOf(word)
 		s.hung = verb == smtp.VerbAuth
 		if how == smtp.EndingTimeout {
-			s.add(step{kind: smtp.EventTimeout, at: l.At, class: atEnd})
+			s.add(step{kind: smtp.EventTimeout, at: l.At, class: atEnd}, nil, nil)
 		}
 		if s.open && verb != smtp.VerbMail && verb != smtp.VerbRcpt && verb != smtp.VerbData && !bytes.HasPrefix(word, []byte("DATA")) {
 			s.partial = true // the transaction may have ended before
@@ -296,20 +297,21 @@ func parseCounter(value []byte) (c counter) {
 // counters adds the commands that are not logged individually.
 func (s *session) counters() {
 	n, at := s.totals, s.last
-	// An AUTH without a line about a password was refused before any password was
-	// checked, unless a milter or a broken connection ended it.
-	refused := n[smtp.VerbAuth].all - n[smtp.VerbAuth].ok - s.failedLogins()
+	// An AUTH without a line was refused before any password was checked, unless a
+	// milter or a broken connection ended it. A listener for users offers AUTH, so
+	// its reason is unknown.
+	refused := n[smtp.VerbAuth].all - n[smtp.VerbAuth].ok - s.failed
 	if s.hung {
 		refused--
 	}
 	cause := smtp.CauseUnsupported
-	if s.refused || s.partial {
+	if s.refused || s.partial || s.dst == submission {
 		cause = smtp.CauseNone
 	}
 	if n[smtp.VerbAuth].ok > 0 && s.user == "" { // the log names the user only with a message
 		s.login(at, nil, smtp.ResultPass)
 	}
-	for range min(max(refused, 0), maxSteps) {
+	for range min(max(refused, 0), maxAlike) {
 		code := uint32(503)
 		if cause == smtp.CauseNone {
 			code = 535
@@ -321,30 +323,20 @@ func (s *session) counters() {
 	if n[smtp.VerbAuth].all > 0 {
 		text = []byte(smtp.Masked)
 	}
-	for range min(max(n[smtp.VerbUnknown].all-s.count[smtp.VerbUnknown], 0), maxSteps) {
+	for range min(max(n[smtp.VerbUnknown].all-s.count[smtp.VerbUnknown], 0), maxAlike) {
 		s.command(at, smtp.VerbUnknown, text, 500, nil, smtp.CauseUnknown)
 	}
 	for _, verb := range [...]smtp.Verb{smtp.VerbHelo, smtp.VerbEhlo, smtp.VerbMail, smtp.VerbData, smtp.VerbRset, smtp.VerbNoop, smtp.VerbNames} {
-		for range min(max(n[verb].all-s.count[verb], 0), maxSteps) {
+		for range min(max(n[verb].all-s.count[verb], 0), maxAlike) {
 			s.did(at, verb)
 		}
 	}
 	if n[smtp.VerbStartTLS].ok > 0 && s.count[smtp.VerbStartTLS] == 0 {
-		s.add(step{kind: smtp.EventTLS, verb: smtp.VerbStartTLS, at: at})
+		s.add(step{kind: smtp.EventTLS, verb: smtp.VerbStartTLS, at: at}, nil, nil)
 	}
 	if n[smtp.VerbQuit].ok > 0 {
-		s.add(step{kind: smtp.EventQuit, verb: smtp.VerbQuit, at: at, class: atEnd})
+		s.add(step{kind: smtp.EventQuit, verb: smtp.VerbQuit, at: at, class: atEnd}, nil, nil)
 	}
-}
-
-// failedLogins returns the number of failed logins.
-func (s *session) failedLogins() (n int) {
-	for i := range s.steps {
-		if st := &s.steps[i]; st.verb == smtp.VerbAuth && !(st.kind == smtp.EventAuth && st.result == smtp.ResultPass) {
-			n++
-		}
-	}
-	return n
 }
 
 // ready adds the commands that only the counters show. The names of recipients that
@@ -352,7 +344,10 @@ func (s *session) failedLogins() (n int) {
 // alongside the rejected ones.
 func ready(s *session) {
 	if s.totals != nil {
-		s.unnamed = min(s.totals[smtp.VerbRcpt].ok, maxSteps)
+		if s.totals[smtp.VerbMail].all == 1 { // a single transaction
+			s.steps = slices.DeleteFunc(s.steps, func(st step) bool { return st.again })
+		}
+		s.unnamed = min(s.totals[smtp.VerbRcpt].ok, maxAlike)
 		s.counters()
 	}
 	named := 0
@@ -466,7 +461,7 @@ func (p *postfix) rejected(l *maillog.Line, rest []byte, milter bool) bool {
 	phase, known := phases[string(r.command)]
 	cause := smtp.CauseFilter
 	if !milter {
-		cause = causeOf(r.command, r.code, r.reply)
+		cause = r.cause()
 	}
 	switch {
 	case !known: // VRFY, ETRN and others
@@ -480,8 +475,8 @@ func (p *postfix) rejected(l *maillog.Line, rest []byte, milter bool) bool {
 	case smtp.PhaseMailFrom:
 		s.mailFailed(l.At, r.sender, r.code, r.reply, cause)
 	case smtp.PhaseRcptTo:
-		if r.hasSender && (!s.open || !bytes.Equal(s.sender, clip(r.sender, maxPath))) {
-			s.mail(l.At, r.sender, rejected)
+		if r.hasSender {
+			s.mailAgain(l.At, r.sender)
 		}
 		s.rcpt(l.At, r.recipient, r.code, r.reply, cause, rejected)
 	}
@@ -493,32 +488,35 @@ func codeAnd(code uint32, reply []byte) []byte {
 	return append(strconv.AppendUint(nil, uint64(code), 10), append([]byte{' '}, clip(reply, maxExample)...)...)
 }
 
-// refusals lists the replies to RCPT that concern the recipient. Any other reply may
-// concern the client, for example because of a block list, and must not be evidence of
-// a harvest: Postfix evaluates restrictions on the client, the greeting and the sender
-// at RCPT (smtpd_delay_reject).
+// refusals lists the replies to RCPT that concern the recipient, by the status code and
+// the start of the text after the recipient. Any other reply may concern the client,
+// for example because of a block list, and must not be evidence of a harvest: Postfix
+// evaluates restrictions on the client, the greeting and the sender at RCPT
+// (smtpd_delay_reject).
 var refusals = []struct {
 	status, text string
 	cause        smtp.Cause
 }{
-	{"", "Relay access denied", smtp.CauseRelay},
-	{"5.1.1 ", "User unknown", smtp.CauseRecipient},
+	{"5.7.1 ", "Relay access denied", smtp.CauseRelay},
+	{"4.7.1 ", "Relay access denied", smtp.CauseRelay},
+	{"5.1.1 ", "Recipient address rejected: User unknown", smtp.CauseRecipient},
 	{"5.1.1 ", "Recipient address rejected: undeliverable", smtp.CauseRecipient},
-	{"4.1.1 ", "User unknown", smtp.CauseRecipient},
+	{"4.1.1 ", "Recipient address rejected: User unknown", smtp.CauseRecipient},
 	{"5.1.3 ", "", smtp.CauseSyntax},
 }
 
-// causeOf returns why Postfix rejected a command.
-func causeOf(command []byte, code uint32, reply []byte) smtp.Cause {
-	switch string(command) {
+// cause returns why Postfix rejected a command.
+func (r *rejection) cause() smtp.Cause {
+	switch string(r.command) {
 	case "RCPT":
-		for _, r := range refusals {
-			if bytes.HasPrefix(reply, []byte(r.status)) && bytes.Contains(smtpd.Reason(reply), []byte(r.text)) {
-				return r.cause
+		text := r.text()
+		for _, one := range refusals {
+			if bytes.HasPrefix(r.reply, []byte(one.status)) && bytes.HasPrefix(text, []byte(one.text)) {
+				return one.cause
 			}
 		}
 	case "MAIL":
-		if code == 552 || code == 501 {
+		if r.code == 552 || r.code == 501 {
 			return smtp.CauseNone
 		}
 	case "VRFY", "ETRN":
@@ -527,15 +525,53 @@ func causeOf(command []byte, code uint32, reply []byte) smtp.Cause {
 	return smtp.CauseFilter
 }
 
-// warning handles a failed login, and ignores other warnings.
+// text returns the text of a reply "5.1.1 <RECIPIENT>: TEXT", or nil if the reply is not
+// about the recipient. Postfix writes the recipient with or without its quotes.
+func (r *rejection) text() []byte {
+	_, rest, _ := bytes.Cut(r.reply, []byte(" <"))
+	for _, addr := range [...][]byte{r.recipient, unquoted(r.recipient)} {
+		if text, ok := bytes.CutPrefix(rest, addr); ok && bytes.HasPrefix(text, []byte(">: ")) {
+			return text[len(">: "):]
+		}
+	}
+	return nil
+}
+
+// unquoted returns an address without the quotes of its local part (RFC 5321 section
+// 4.1.2).
+func unquoted(addr []byte) (out []byte) {
+	i := bytes.LastIndexByte(addr, '@')
+	if i < 2 || addr[0] != '"' || addr[i-1] != '"' {
+		return addr
+	}
+	for j := 1; j < i-1; j++ {
+		if addr[j] == '\\' && j+1 < i-1 {
+			j++
+		}
+		out = append(out, addr[j])
+	}
+	return append(out, addr[i:]...)
+}
+
+// warning handles a failed AUTH, and ignores other warnings. It reads "CLIENT: SASL
+// MECHANISM authentication failed: REASON", the same with "aborted", or "AUTH command
+// rate limit exceeded: 11 from CLIENT for service smtp".
 func (p *postfix) warning(l *maillog.Line, _, rest []byte) bool {
-	head, reason, ok := bytes.Cut(rest, []byte(" authentication failed: "))
-	c, head, ok2 := cutClient(head)
-	mech, ok3 := bytes.CutPrefix(head, []byte(": SASL "))
-	if !ok || !ok2 || !ok3 {
+	limit, isLimit := bytes.CutPrefix(rest, []byte("AUTH command rate limit exceeded: "))
+	if isLimit {
+		_, rest, _ = bytes.Cut(limit, []byte(" from "))
+	}
+	c, rest, ok := cutClient(rest)
+	rest, isLogin := bytes.CutPrefix(rest, []byte(": SASL "))
+	if !ok || !isLogin && !isLimit {
 		return true
 	}
 	s := p.session(l, c)
+	mech, reason, failed := bytes.Cut(rest, []byte(" authentication failed: "))
+	if isLimit || !failed {
+		s.command(l.At, smtp.VerbAuth, []byte("AUTH"), 450, nil, smtp.CauseNone)
+		return true
+	}
 	reason, user, _ := bytes.Cut(reason, []byte(", sasl_username="))
 	if string(user) == "(unavailable)" {
 		user = nil
@@ -620,7 +656,7 @@ func (p *postfix) pipelining(l *maillog.Line, _, rest []byte) bool {
 	text = bytes.TrimPrefix(text, []byte(": "))
 	reply := append([]byte("improper command pipelining after "), clip(word, 20)...)
 	reply = append(append(reply, ": "...), smtpd.Redact(text)...)
-	s.add(step{kind: smtp.EventInput, cause: smtp.CausePipelining, at: l.At, b: s.keep(reply, maxExample)})
+	s.add(step{kind: smtp.EventInput, cause: smtp.CausePipelining, at: l.At}, nil, clip(reply, maxExample))
 	return true
 }
 
@@ -633,6 +669,6 @@ func (p *postfix) tls(l *maillog.Line, _, rest []byte) bool {
 	s := p.session(l, c)
 	version, cipher, _ := bytes.Cut(bytes.TrimPrefix(rest, []byte(": ")), []byte(" with cipher "))
 	cipher, _, _ = bytes.Cut(cipher, []byte(" "))
-	s.add(step{kind: smtp.EventTLS, verb: smtp.VerbStartTLS, at: l.At, a: s.keep(append(append(bytes.Clone(version), ':'), cipher...), maxExample)})
+	s.add(step{kind: smtp.EventTLS, verb: smtp.VerbStartTLS, at: l.At}, clip(append(append(bytes.Clone(version), ':'), cipher...), maxExample), nil)
 	return true
 }

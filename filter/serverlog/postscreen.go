@@ -64,7 +64,7 @@ func (p *postfix) postscreen(l *maillog.Line) verdict {
 func (p *postfix) pregreet(l *maillog.Line, s *session, _, tail []byte) {
 	text := bytes.TrimPrefix(tail, []byte(": "))
 	reply := append([]byte("improper command pipelining before the greeting: "), smtpd.Redact(text)...)
-	s.add(step{kind: smtp.EventInput, cause: smtp.CausePipelining, at: l.At, b: s.keep(reply, maxExample)})
+	s.add(step{kind: smtp.EventInput, cause: smtp.CausePipelining, at: l.At}, nil, clip(reply, maxExample))
 }
 
 // screenEnd ends a session. postscreen may have disconnected the client itself, and does not
@@ -99,7 +99,7 @@ func (p *postfix) screenCommand(l *maillog.Line, s *session, head, tail []byte) 
 	s.did(l.At, smtpd.VerbOf(word))
 	reply := append([]byte("improper command pipelining after "), clip(word, 20)...)
 	reply = append(append(reply, ": "...), smtpd.Redact(text)...)
-	s.add(step{kind: smtp.EventInput, cause: smtp.CausePipelining, at: l.At, b: s.keep(reply, maxExample)})
+	s.add(step{kind: smtp.EventInput, cause: smtp.CausePipelining, at: l.At}, nil, clip(reply, maxExample))
 }
 
 // screenReject handles "NOQUEUE: reject: RCPT from [ADDRESS]:PORT: 550 5.7.1 ...". postscreen

@@ -3,6 +3,7 @@ package serverlog
 import (
 	"bytes"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strconv"
 
@@ -79,15 +80,26 @@ func (m *sendmail) line(l *maillog.Line) verdict {
 	return used // Sendmail has many other lines
 }
 
-// afterRelay returns the text after a client, "NAME [ADDRESS]" or "[ADDRESS]", at the start of
-// s, or nil.
+// afterRelay returns the text after a client at the start of s, or nil. The client is "NAME
+// [ADDRESS]" or "[ADDRESS]", and "USER@" may precede it.
 func afterRelay(s []byte) []byte {
 	i := bytes.IndexByte(s, '[')
 	j := bytes.IndexByte(s, ']')
-	if i < 0 || j < i || i > 0 && (s[i-1] != ' ' || bytes.ContainsFunc(s[:i-1], notInName)) {
+	if i < 0 || j < i {
+		return nil
+	}
+	user, name := cutIdent(s[:i])
+	if n := len(name); bytes.ContainsAny(user, " \"<>,:") || n > 0 && (name[n-1] != ' ' || bytes.ContainsFunc(name[:n-1], notInName)) {
 		return nil
 	}
 	return bytes.TrimPrefix(s[j+1:], []byte(" (may be forged)"))
+}
+
+// cutIdent splits "USER@NAME ". The user is the client's answer to a query according to RFC
+// 1413, and may contain "@".
+func cutIdent(s []byte) (user, name []byte) {
+	i := bytes.LastIndexByte(s, '@') + 1
+	return s[:i], s[i:]
 }
 
 func notInName(r rune) bool {
@@ -122,8 +134,7 @@ func (m *sendmail) client(l *maillog.Line, who []byte) *session {
 		s = m.open(m.key, l.At, l.Host, client{}.addr)
 		s.partial = true
 		for _, st := range pending {
-			st.a, st.b = s.keep(text[st.a.from:st.a.to], maxPath), s.keep(text[st.b.from:st.b.to], maxExample)
-			s.add(st)
+			s.add(st, text[st.a.from:st.a.to], text[st.b.from:st.b.to])
 		}
 	}
 	s.seen(who)
@@ -151,7 +162,8 @@ func (s *session) seen(text []byte) {
 	}
 	i := bytes.IndexByte(text, '[')
 	_, rest, _ := bytes.Cut(text[i:], []byte("]"))
-	if name := bytes.TrimSpace(text[:i]); len(name) > 0 && len(name) <= maxName {
+	_, name := cutIdent(text[:i])
+	if name = bytes.TrimSpace(name); len(name) > 0 && len(name) <= maxName {
 		s.rdns, s.fcrdns = append(s.rdns[:0], name...), smtp.FCrDNSPass
 		if bytes.Contains(rest, []byte("(may be forged)")) {
 			s.fcrdns = smtp.FCrDNSFail
@@ -192,8 +204,16 @@ var mailRefusals = []struct {
 	{"User unknown", smtp.CauseRecipient},
 }
 
+// quotedArg matches an address with a quoted local part, which may contain the names of
+// fields, and nothing else that the client could choose.
+var quotedArg = regexp.MustCompile(`^[a-z_]+, arg1=(<"(?:[^"\\]|\\.)*"@[0-9A-Za-z.-]+>), relay=`)
+
 // ruleset handles "check_rcpt, arg1=<ADDRESS>, relay=CLIENT, reject=550 5.7.1 TEXT".
 func (m *sendmail) ruleset(l *maillog.Line, _, rest []byte) {
+	quoted := quotedArg.FindSubmatch(rest)
+	if quoted != nil {
+		rest = bytes.ReplaceAll(rest, quoted[1], nil)
+	}
 	i := bytes.Index(rest, []byte(", reject="))
 	if i < 0 || bytes.Count(rest, []byte(", relay=")) != 1 {
 		return // an address with such a string
@@ -207,6 +227,9 @@ func (m *sendmail) ruleset(l *maillog.Line, _, rest []byte) {
 	name, arg, _ := bytes.Cut(head, []byte(", arg1="))
 	if j := bytes.LastIndex(arg, []byte(", relay=")); j >= 0 {
 		arg = arg[:j]
+	}
+	if quoted != nil {
+		arg = quoted[1]
 	}
 	text := bytes.TrimLeft(reply[3:], " ")
 	switch string(name) {
@@ -353,7 +376,7 @@ func (m *sendmail) startTLS(l *maillog.Line, _, rest []byte) {
 	rest = append([]byte(", "), rest...)
 	s := m.client(l, field(rest, "relay="))
 	text := append(append(bytes.Clone(field(rest, "version=")), ':'), field(rest, "cipher=")...)
-	s.add(step{kind: smtp.EventTLS, verb: smtp.VerbStartTLS, at: l.At, a: s.keep(text, maxExample)})
+	s.add(step{kind: smtp.EventTLS, verb: smtp.VerbStartTLS, at: l.At}, clip(text, maxExample), nil)
 }
 
 // unknownCommand handles the line that Sendmail logs when it sends an unknown command to a
@@ -417,7 +440,7 @@ func (m *sendmail) early(l *maillog.Line, _, rest []byte) {
 			s.did(l.At, smtp.VerbHelo)
 		}
 	}
-	s.add(step{kind: smtp.EventInput, cause: smtp.CausePipelining, at: l.At, b: s.keep([]byte("improper command pipelining "+when), maxExample)})
+	s.add(step{kind: smtp.EventInput, cause: smtp.CausePipelining, at: l.At}, nil, clip([]byte("improper command pipelining "+when), maxExample))
 }
 
 // lost handles "CLIENT to MTA after STATE".

@@ -186,7 +186,7 @@ func TestBounds(t *testing.T) {
 		fmt.Fprintf(&log, "Nov 29 07:40:00 mx postfix/smtpd[1]: NOQUEUE: reject: RCPT from unknown[203.0.113.1]: 550 5.1.1 <x%d@example.org>: Recipient address rejected: User unknown; from=<a@b.example> to=<x%d@example.org> proto=ESMTP helo=<x>\n", i, i)
 	}
 	_, rec = read(ByName("postfix"), log.Bytes())
-	if n := rec.kinds[smtp.EventRcpt]; n < maxSteps/2 || n > maxSteps {
+	if n := rec.kinds[smtp.EventRcpt]; n < maxAlike/2 || n > maxAlike {
 		t.Errorf("%d recipients", n)
 	}
 }
@@ -240,6 +240,27 @@ func TestChosenText(t *testing.T) {
 		{"a denial after the end of the recipient", "postfix",
 			`Nov 29 07:40:00 mx postfix/smtpd[1]: NOQUEUE: reject: RCPT from unknown[203.0.113.1]: 550 5.1.1 <"a>: Relay access denied; x"@example.org>: Recipient address rejected: User unknown in local recipient table; from=<a@b.example> to=<"a>: Relay access denied; x"@example.org> proto=ESMTP helo=<x>`,
 			"cause=recipient", "cause=relay"},
+		{"a denial in a recipient without quotes", "postfix",
+			`Nov 29 07:40:00 mx postfix/smtpd[1]: NOQUEUE: reject: RCPT from unknown[203.0.113.1]: 550 5.1.1 <a>: Relay access denied; "x@example.org>: Recipient address rejected: User unknown in local recipient table; from=<a@b.example> to=<"a>: Relay access denied; \"x"@example.org> proto=ESMTP helo=<x>`,
+			"cause=recipient", "cause=relay"},
+		{"another server's reply about the sender", "postfix",
+			`Nov 29 07:40:00 mx postfix/smtpd[1]: NOQUEUE: reject: RCPT from unknown[203.0.113.1]: 450 4.1.7 <s@b.example>: Sender address rejected: unverified address: host mx.b.example[198.51.100.77] said: 554 5.7.1 <s@b.example>: Relay access denied (in reply to RCPT TO command); from=<s@b.example> to=<real@example.org> proto=ESMTP helo=<x>`,
+			"cause=filter", "cause=relay"},
+		{"another server's reply about the recipient", "postfix",
+			`Nov 29 07:40:00 mx postfix/smtpd[1]: NOQUEUE: reject: RCPT from unknown[203.0.113.1]: 550 5.1.1 <gone@example.org>: Recipient address rejected: undeliverable address: host store.example.org[192.0.2.7] said: 550 5.1.1 <gone@example.org>: no such user (in reply to RCPT TO command); from=<a@b.example> to=<gone@example.org> proto=ESMTP helo=<x>`,
+			"cause=recipient", "cause=filter"},
+		{"fields in a quoted recipient", "sendmail",
+			`Nov 29 07:40:00 mx sm-mta[1]: 6AT7DYqF020891: ruleset=check_rcpt, arg1=<"a, relay=[192.0.2.9], reject=550 \">, relay="@far.example>, relay=[203.0.113.1], reject=550 5.7.1 <"a, relay=[192.0.2.9], reject=550 \">, relay="@far.example>... Relaying denied` + "\n" +
+				`Nov 29 07:40:02 mx sm-mta[1]: 6AT7DYqF020891: from=<a@b.example>, size=0, class=0, nrcpts=0, proto=ESMTP, daemon=MTA, relay=[203.0.113.1]`,
+			"cause=relay", "src=192.0.2.9"},
+		{"fields after a quoted recipient", "sendmail",
+			`Nov 29 07:40:00 mx sm-mta[1]: 6AT7DYqF020891: ruleset=check_rcpt, arg1=<"a"@far.example>, relay=[192.0.2.9], reject=550 5.7.1 x>, relay=[203.0.113.1], reject=550 5.7.1 <"a"@far.example>, relay=[192.0.2.9], reject=550 5.7.1 x>... Relaying denied`,
+			"", "src=192.0.2.9"},
+		{"a user in front of the client", "sendmail",
+			"Nov 29 07:40:00 mx sm-mta[1]: NOQUEUE: connect from root@[203.0.113.1]\nNov 29 07:40:01 mx sm-mta[1]: 6AT7DYqF020891: root@[203.0.113.1] did not issue MAIL/EXPN/VRFY/ETRN during connection to MTA",
+			"src=203.0.113.1:0 rdns= fcrdns=unknown", ""},
+		{"a user in front of the client's name", "sendmail",
+			"Nov 29 07:40:00 mx sm-mta[1]: NOQUEUE: connect from a@b@mail.b.example [203.0.113.1]", "rdns=mail.b.example fcrdns=pass", ""},
 		{"a login on the line of the greeting", "icewarp",
 			"203.0.113.48   [0968] 10:14:01 Connected, local IP=192.0.2.25:25\n203.0.113.48   [0968] 10:14:02 <<< EHLO x AUTH PLAIN AHVzZXIAU0VDUkVUMQ==\n203.0.113.48   [0968] 10:14:02 >>> 250 hi",
 			`helo "x"`, "AHVz"},
@@ -314,13 +335,12 @@ func TestWrongTime(t *testing.T) {
 	}
 }
 
-// TestBatchAgain checks that a batch that KumoMTA sends twice counts only once.
-func TestBatchAgain(t *testing.T) {
-	log := sample(t, ByName("kumomta"))
-	_, once := read(ByName("kumomta"), log)
-	_, twice := read(ByName("kumomta"), slices.Concat(log, log))
-	if once.b.String() != twice.b.String() {
-		t.Errorf("once\n%s\ntwice\n%s", once.b.String(), twice.b.String())
+// TestEqualRecords checks that equal records of KumoMTA count separately: their times have no
+// fractions of a second.
+func TestEqualRecords(t *testing.T) {
+	log := strings.Repeat(`{"type":"Rejection","sender":"","response":{"code":535,"content":"5.7.8 auth failed","command":"AUTH LOGIN"},"peer_address":{"name":"x","addr":"203.0.113.1"},"timestamp":1795600100,"session_id":"b"}`+"\n", 30)
+	if _, rec := read(ByName("kumomta"), []byte(log)); rec.kinds[smtp.EventAuth] != 30 {
+		t.Errorf("%d failed logins:\n%s", rec.kinds[smtp.EventAuth], rec.b.String())
 	}
 }
 
@@ -343,9 +363,9 @@ func TestLateReplies(t *testing.T) {
 func TestSize(t *testing.T) {
 	var log strings.Builder
 	name := strings.Repeat("x", 200)
-	const limit = 1 << 20
-	for i := range limit / (maxText / 2) {
-		for j := range 2 * maxText / len(name) {
+	const limit, size = 1 << 20, 64 << 10 // of all sessions, and of a session
+	for i := range limit / (size / 2) {
+		for j := range 2 * size / len(name) {
 			fmt.Fprintf(&log, "2026-11-29 10:00:00 H=(x) [10.%d.%d.1] F=<a@b.example> rejected RCPT <%s%d@example.org>: Unrouteable address\n", i>>8, i&255, name, j)
 		}
 	}
@@ -353,7 +373,7 @@ func TestSize(t *testing.T) {
 	r.table.maxHeld = limit
 	for line := range strings.Lines(log.String()) {
 		r.Line(&maillog.Line{Raw: []byte(strings.TrimSuffix(line, "\n"))}, false)
-		if r.table.held > limit+2*maxText {
+		if r.table.held > limit+2*size {
 			t.Fatalf("%d bytes", r.table.held)
 		}
 	}
@@ -486,6 +506,222 @@ Nov 29 07:40:02 mx postfix/smtpd[1]: disconnect from unknown[203.0.113.1]:1025 e
 		r.Flush()
 		if got := rec.b.String(); !strings.Contains(got, "auth \"joe\" fail\n") || !strings.Contains(got, "auth pass\n") || rec.kinds[smtp.EventAuth] != 2 {
 			t.Error(got)
+		}
+	}
+}
+
+// TestBounces checks that consecutive rejected bounces are separate transactions, unless the log
+// proves that they were one.
+func TestBounces(t *testing.T) {
+	reject := "Nov 29 07:40:01 mx postfix/smtpd[1]: NOQUEUE: reject: RCPT from unknown[203.0.113.1]: 550 5.1.1 <x%[1]d@example.org>: Recipient address rejected: User unknown in local recipient table; from=<> to=<x%[1]d@example.org> proto=ESMTP helo=<x>\n"
+	const disconnect = "Nov 29 07:40:02 mx postfix/smtpd[1]: disconnect from unknown[203.0.113.1] ehlo=1 mail=%d rcpt=0/4 quit=1 commands=%d/%d\n"
+	for _, c := range []struct {
+		name, kind, line, last string
+		mails                  int
+	}{
+		{"postfix with four transactions", "postfix", reject, fmt.Sprintf(disconnect, 4, 6, 10), 4},
+		{"postfix with one transaction", "postfix", reject, fmt.Sprintf(disconnect, 1, 3, 7), 1},
+		{"postfix without counters", "postfix", reject, "Nov 29 07:40:02 mx postfix/smtpd[1]: disconnect from unknown[203.0.113.1]\n", 4},
+		{"exim", "exim", "2026-11-29 07:50:03 H=(x) [203.0.113.1]:40002 F=<> rejected RCPT <x%d@example.org>: Unrouteable address\n", "", 4},
+		{"exim with a sender", "exim", "2026-11-29 07:50:03 H=(x) [203.0.113.1]:40002 F=<a@b.example> rejected RCPT <x%d@example.org>: Unrouteable address\n", "", 1},
+		{"kumomta", "kumomta", `{"type":"Rejection","sender":"","response":{"code":550,"content":"5.1.1 no such user","command":"RCPT TO:<f%d@example.org>"},"peer_address":{"name":"x","addr":"203.0.113.1"},"timestamp":1795600100,"session_id":"b"}` + "\n", "", 4},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var log strings.Builder
+			for i := range 4 {
+				fmt.Fprintf(&log, c.line, i)
+			}
+			_, rec := read(ByName(c.kind), []byte(log.String()+c.last))
+			if rec.kinds[smtp.EventMail] != c.mails || rec.kinds[smtp.EventRcpt] != 4 {
+				t.Errorf("%d transactions, want %d:\n%s", rec.kinds[smtp.EventMail], c.mails, rec.b.String())
+			}
+		})
+	}
+}
+
+// TestFiller checks that harmless commands do not use up the space for evidence.
+func TestFiller(t *testing.T) {
+	long := strings.Repeat("x", 200)
+	for _, c := range []struct {
+		name, kind, start string
+		fillers           []string
+		guess, want       string
+		guesses           int
+	}{
+		{"rejected senders", "exim", "", []string{"2026-11-29 07:50:03 H=(x) [203.0.113.1]:40002 F=<" + long + "%[1]d@b.example> rejected RCPT <" + long + "%[1]d@example.org>: Sender verify failed\n"},
+			"2026-11-29 07:50:04 H=(x) [203.0.113.1]:40002 F=<a@b.example> rejected RCPT <guess%d@example.org>: Unrouteable address\n", "cause=recipient", 200},
+		{"one recipient", "exim", "", []string{"2026-11-29 07:50:03 H=(x) [203.0.113.1]:40002 F=<a@b.example> rejected RCPT <x@example.org>: Unrouteable address\n"},
+			"2026-11-29 07:50:04 H=(x) [203.0.113.1]:40002 F=<a@b.example> rejected RCPT <guess%d@example.org>: Unrouteable address\n", "<guess", 100},
+		{"senders", "icewarp", "203.0.113.1   [0968] 10:14:01 Connected, local IP=192.0.2.25:25\n", []string{
+			"203.0.113.1   [0968] 10:14:02 <<< MAIL FROM:<" + long + "%d@b.example>\n", "203.0.113.1   [0968] 10:14:02 >>> 250 2.1.0 ok\n",
+			"203.0.113.1   [0968] 10:14:02 <<< RSET\n", "203.0.113.1   [0968] 10:14:02 >>> 250 2.0.0 ok\n"},
+			"203.0.113.1   [0968] 10:14:02 <<< RCPT TO:<guess%d@example.org>\n203.0.113.1   [0968] 10:14:02 >>> 550 5.1.1 User unknown\n", "cause=recipient", 200},
+		{"NOOP", "icewarp", "203.0.113.1   [0968] 10:14:01 Connected, local IP=192.0.2.25:25\n", []string{"203.0.113.1   [0968] 10:14:02 <<< NOOP\n", "203.0.113.1   [0968] 10:14:02 >>> 250 2.0.0 ok\n"},
+			"203.0.113.1   [0968] 10:14:02 <<< AUTH PLAIN AGEAYg==\n203.0.113.1   [0968] 10:14:02 >>> 535 5.7.8 failed\n", "auth ", 100},
+		{"DATA", "kumomta", "", []string{`{"type":"Rejection","sender":"","response":{"code":503,"content":"bad sequence %d","command":"DATA"},"peer_address":{"name":"x","addr":"203.0.113.1"},"timestamp":1795600100,"session_id":"b"}` + "\n"},
+			`{"type":"Rejection","sender":"a@b.example","response":{"code":550,"content":"5.1.1 no such user","command":"RCPT TO:<f%d@example.org>"},"peer_address":{"name":"x","addr":"203.0.113.1"},"timestamp":1795600100,"session_id":"b"}` + "\n", "cause=recipient", 200},
+		{"bad senders", "sendmail", "Nov 29 07:40:00 mx sm-mta[1]: NOQUEUE: connect from [203.0.113.1]\n", []string{"Nov 29 07:40:00 mx sm-mta[1]: 6AT7DYqF020891: ruleset=check_mail, arg1=<a%[1]d@b.invalid>, relay=[203.0.113.1], reject=553 5.1.8 <a%[1]d@b.invalid>... Domain of sender address a%[1]d@b.invalid does not exist\n"},
+			"Nov 29 07:40:01 mx sm-mta[1]: 6AT7DYqF020891: <guess%d@example.org>... User unknown\n", "cause=recipient", 200},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var log strings.Builder
+			log.WriteString(c.start)
+			for i := range 2000 {
+				for _, line := range c.fillers {
+					if strings.Contains(line, "%") {
+						line = fmt.Sprintf(line, i)
+					}
+					log.WriteString(line)
+				}
+			}
+			for i := range c.guesses {
+				line := c.guess
+				if strings.Contains(line, "%") {
+					line = fmt.Sprintf(line, i)
+				}
+				log.WriteString(line)
+			}
+			if c.kind == "sendmail" {
+				log.WriteString("Nov 29 07:40:02 mx sm-mta[1]: 6AT7DYqF020891: from=<a@b.example>, size=0, class=0, nrcpts=0, proto=ESMTP, daemon=MTA, relay=[203.0.113.1]\n")
+			}
+			r, rec := read(ByName(c.kind), []byte(log.String()))
+			if got := strings.Count(rec.b.String(), c.want); got != c.guesses {
+				t.Errorf("%d guesses, want %d", got, c.guesses)
+			}
+			if r.Counts().Sessions != 1 {
+				t.Errorf("%d sessions", r.Counts().Sessions)
+			}
+		})
+	}
+}
+
+// TestReasons checks that only rejections because of the recipient are evidence.
+func TestReasons(t *testing.T) {
+	for reason, cause := range map[string]string{
+		"rejected because 185.1.1.20 is in a black list at zen.spamhaus.org": "filter",
+		"Sender domain does not exist":                                       "filter",
+		"HELO name m3.example does not exist in DNS":                         "filter",
+		"SPF: not permitted; unknown user agent":                             "filter",
+		"5.1.8 envelope sender's mailbox unavailable":                        "filter",
+		"185.1.1.20 is not welcome here":                                     "filter",
+		"could not verify: response to \"RCPT TO:<a@b.example>\" from mx.b.example [192.0.2.9] was: 550 5.1.1 User unknown":   "filter",
+		"could not verify: response to \"RCPT TO:<a@b.example>\" from mx.b.example [192.0.2.9] was: 554 Relay access denied":  "filter",
+		"response to \"RCPT TO:<blocked.sender@example.org>\" from store.example.org [192.0.2.9] was: 550 5.1.1 User unknown": "recipient",
+		"<blocked.sender@example.org>: no such user":        "recipient",
+		"5.1.1 User unknown":                                "recipient",
+		"Unrouteable address":                               "recipient",
+		"relay not permitted":                               "relay",
+		"<blocked.sender@example.org>: Relay access denied": "relay",
+	} {
+		for kind, log := range map[string]string{
+			"exim":    "2026-11-29 07:50:03 H=(x) [203.0.113.1]:40002 F=<a@b.example> rejected RCPT <blocked.sender@example.org>: " + reason + "\n",
+			"icewarp": "203.0.113.1   [0968] 10:14:01 <<< RCPT TO:<blocked.sender@example.org>\n203.0.113.1   [0968] 10:14:01 >>> 550 " + reason + "\n",
+		} {
+			_, rec := read(ByName(kind), []byte(log))
+			if got := rec.b.String(); !strings.Contains(got, "permfail 550 cause="+cause+" ") {
+				t.Errorf("%s: %s: want cause %s:\n%s", kind, reason, cause, got)
+			}
+		}
+	}
+}
+
+// TestEximGreetings checks greetings and senders that contain parts of a line of Exim.
+func TestEximGreetings(t *testing.T) {
+	const (
+		connect = "2026-11-29 07:50:00 SMTP connection from [203.0.113.1]:40002 (TCP/IP connection count = 1)\n"
+		victim  = "2026-11-29 07:50:00 SMTP connection from [192.0.2.9]:25 (TCP/IP connection count = 2)\n"
+		reject  = "2026-11-29 07:50:03 H=(%s) [203.0.113.1]:40002 F=<%s> rejected RCPT <gone@example.org>: Unrouteable address\n"
+		unknown = `rcpt "gone@example.org" <gone@example.org> permfail 550 cause=recipient`
+	)
+	for _, c := range []struct{ name, log, want, never string }{
+		{"an address", connect + fmt.Sprintf(reject, "a) [192.0.2.9]:25 (b", "a@b.example"), unknown, "src=192.0.2.9"},
+		{"a rejection", connect + fmt.Sprintf(reject, "a) [192.0.2.9]:25 F=<x@y.example> rejected RCPT <z@example.org>: Unrouteable address (b", "a@b.example"), unknown, `rcpt "z@`},
+		{"an address, and the connection is not logged", fmt.Sprintf(reject, "a) [192.0.2.9]:25 (b", "a@b.example"), "", "src=192.0.2.9"},
+		{"an address with an open connection", connect + victim + fmt.Sprintf(reject, "a) [192.0.2.9]:25 (b", "a@b.example"), "", "gone@"},
+		{"a false connection", "2026-11-29 07:50:00 SMTP connection from (a) [192.0.2.9]:25 (TCP/IP connection count = 1) (b) [203.0.113.1]:40002 closed by QUIT\n" +
+			fmt.Sprintf(reject, "a) [192.0.2.9]:25 (b", "a@b.example"), "", "src=192.0.2.9"},
+		{"an address in the sender", connect + fmt.Sprintf(reject, "x", `") [192.0.2.9]:25 F=<"@b.example`), unknown, "src=192.0.2.9"},
+		{"a rejection without an address", fmt.Sprintf(reject, "y F=<> rejected RCPT <postmaster@example.org>: z", "a@b.example"), unknown, "mail <>"},
+		{"a quote", fmt.Sprintf(reject, `y"`, "a@b.example"), unknown, ""},
+		{"a login", `2026-11-29 07:50:04 1vPAAA-000000001-0001 <= a@b.example H=(x A=plain:admin) [203.0.113.1]:40002 P=esmtp S=1204` + "\n", "commit", "auth"},
+		{"a user", "2026-11-29 07:50:03 H=(x) [203.0.113.1]:40002 F=<a@b.example> A=plain:bob rejected RCPT <gone@example.org>: Unrouteable address\n", "auth \"bob\" pass\n   mail \"a@b.example\" <a@b.example> ok\n   " + unknown, ""},
+		{"a user in a certificate", `2026-11-29 07:50:04 1vPAAA-000000001-0001 <= a@b.example H=(x) [203.0.113.1]:40002 P=esmtps X=TLS1.3:x:256 DN="CN=a A=plain:admin" S=1204` + "\n", "commit", "auth"},
+		{"a failed login", `2026-11-29 07:50:04 plain authenticator failed for (x: 535 (set_id=admin)) [203.0.113.1]:40002: 535 Incorrect authentication data (set_id=a (set_id=bob))` + "\n", `auth "a (set_id=bob)" fail`, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, rec := read(ByName("exim"), []byte(c.log))
+			if got := rec.b.String(); !strings.Contains(got, c.want) || c.never != "" && strings.Contains(got, c.never) {
+				t.Errorf("want %q, never %q:\n%s", c.want, c.never, got)
+			}
+		})
+	}
+}
+
+// TestRefusedAuth checks that a refused AUTH is evidence only if the log shows no reason, and users do
+// not log in on the listener.
+func TestRefusedAuth(t *testing.T) {
+	for _, c := range []struct {
+		name, program, line string
+		unsupported         int
+	}{
+		{"without a reason", "postfix/smtpd", "", 1},
+		{"listener for users", "postfix/submission/smtpd", "", 0},
+		{"rate limit", "postfix/smtpd", "warning: AUTH command rate limit exceeded: 11 from office.example[198.51.100.20]:2501 for service smtp", 0},
+		{"aborted", "postfix/smtpd", "warning: office.example[198.51.100.20]:2501: SASL LOGIN authentication aborted", 0},
+		{"wrong password", "postfix/smtpd", "warning: office.example[198.51.100.20]:2501: SASL LOGIN authentication failed: x, sasl_username=a", 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var log strings.Builder
+			for _, line := range []string{"connect from office.example[198.51.100.20]:2501", c.line, "disconnect from office.example[198.51.100.20]:2501 ehlo=1 auth=0/1 quit=1 commands=2/3"} {
+				if line != "" {
+					fmt.Fprintf(&log, "Nov 29 07:40:00 mx %s[1]: %s\n", c.program, line)
+				}
+			}
+			_, rec := read(ByName("postfix"), []byte(log.String()))
+			if got := strings.Count(rec.b.String(), "cause=unsupported"); got != c.unsupported || rec.kinds[smtp.EventCommand]+rec.kinds[smtp.EventAuth] != 1 {
+				t.Errorf("%d unsupported, want %d:\n%s", got, c.unsupported, rec.b.String())
+			}
+		})
+	}
+}
+
+// TestLogTimezone checks lines of Exim with log_timezone.
+func TestLogTimezone(t *testing.T) {
+	log := "2026-11-29 09:50:03 +0200 [16930] H=(x) [203.0.113.1]:40002 F=<a@b.example> rejected RCPT <gone@example.org>: Unrouteable address\n"
+	if _, rec := read(ByName("exim"), []byte(log)); !strings.Contains(rec.b.String(), "== 2026-11-29 07:50:03.000 src=203.0.113.1:40002") || rec.kinds[smtp.EventRcpt] != 1 {
+		t.Error(rec.b.String())
+	}
+}
+
+// TestManyMessages checks that the messages that are waiting are limited, even if their sessions
+// remain open or a queue identifier is reused.
+func TestManyMessages(t *testing.T) {
+	r := New(ByName("postfix"), discard{}, Options{Zone: time.UTC, Date: newest})
+	stamps := maillog.NewSyslog(time.UTC, newest)
+	line := func(format string, args ...any) {
+		l, ok := stamps.Parse(fmt.Appendf(nil, "Nov 29 07:40:00 mx postfix/"+format, args...))
+		r.Line(&l, ok)
+	}
+	m := &r.parser.(*postfix).messages
+	for i := range 3 * maxMessages {
+		line("smtpd[%d]: A%06X: client=unknown[203.0.113.1]", i/(2*maxAlike), i)
+	}
+	if n := len(m.rows); n != maxMessages || len(m.order) > 2*maxMessages+1 {
+		t.Errorf("%d messages, %d in order", n, len(m.order))
+	}
+	for range 3 * maxMessages {
+		line("smtpd[1]: B000001: client=unknown[203.0.113.1]")
+		line("qmgr[1]: B000001: removed")
+	}
+	if n := len(m.order); n > 2*maxMessages+1 {
+		t.Errorf("%d in order", n)
+	}
+	for i := range 3 * maxAlike {
+		line("smtpd[2]: C%06X: client=unknown[203.0.113.2]", i)
+	}
+	for _, s := range r.table.rows {
+		if s.waiting > maxAlike {
+			t.Errorf("%d messages of a session", s.waiting)
 		}
 	}
 }

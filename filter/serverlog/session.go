@@ -1,6 +1,7 @@
 package serverlog
 
 import (
+	"bytes"
 	"net/netip"
 	"slices"
 	"unsafe"
@@ -9,12 +10,15 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// Limits on a session. Further steps are omitted.
+// Limits on a session.
 const (
-	maxSteps   = 300
-	maxText    = 32 << 10 // bytes
-	maxName    = 255      // RFC 5321 section 4.5.3.1.2
-	maxPath    = 256      // RFC 5321 section 4.5.3.1.3
+	// maxAlike is the maximum number of steps of a session with the same kind, result
+	// and cause, and half of it is the maximum of equal steps. Further steps are
+	// omitted. The limits are separate, so that harmless steps do not use up the
+	// space for evidence.
+	maxAlike   = 300
+	maxName    = 255 // RFC 5321 section 4.5.3.1.2
+	maxPath    = 256 // RFC 5321 section 4.5.3.1.3
 	maxExample = 200
 )
 
@@ -42,19 +46,23 @@ type session struct {
 	size  int  // of steps and text, in bytes
 	held  *int // size of all sessions of the table
 
-	helo    []byte             // latest greeting
-	sender  []byte             // sender of the latest step
-	open    bool               // a transaction is open
-	refused bool               // the server's policy or a milter has rejected a command
-	hung    bool               // the client left during a login
-	user    string             // who is logged in
-	mark    int                // steps before belong to earlier transactions
-	unnamed int                // accepted recipients, with or without a name
-	count   [numVerbs]int      // steps by verb
-	totals  *[numVerbs]counter // counters of Postfix; nil before the end
-	talk    *talk              // of a transcript
-	prev    *session           // less recently used
-	next    *session           // more recently used
+	helo    []byte // latest greeting
+	sender  []byte // sender of the latest step
+	open    bool   // a transaction is open
+	refused bool   // the server's policy or a milter has rejected a command
+	hung    bool   // the client left during a login
+	failed  int    // AUTH commands that failed, with a line in the log
+	// connected is set if the log shows that the address connected, in a line without
+	// text chosen by the client. Exim only.
+	connected bool
+	user      string             // who is logged in
+	mark      int                // steps before belong to earlier transactions
+	unnamed   int                // accepted recipients, with or without a name
+	count     [numVerbs]int      // steps by verb
+	totals    *[numVerbs]counter // counters of Postfix; nil before the end
+	talk      *talk              // of a transcript
+	prev      *session           // less recently used
+	next      *session           // more recently used
 }
 
 const numVerbs = int(smtp.VerbExchange) + 1
@@ -71,6 +79,9 @@ type step struct {
 	at     int64
 	a, b   span // argument, reply
 	size   uint64
+	// again is set if the step may repeat the previous MAIL. The log shows no separate
+	// command.
+	again bool
 }
 
 // Classes of steps.
@@ -83,31 +94,56 @@ const (
 )
 
 // A span is part of a session's text.
-type span struct{ from, to uint16 }
+type span struct{ from, to uint32 }
 
 // keep copies b to the session's text.
-func (s *session) keep(b []byte, most int) span {
-	b = clip(b, most)
-	if len(s.text)+len(b) > maxText {
-		return span{}
-	}
+func (s *session) keep(b []byte) span {
 	from := len(s.text)
 	s.text = append(s.text, b...)
 	s.grow(len(b))
-	return span{uint16(from), uint16(len(s.text))}
+	return span{uint32(from), uint32(len(s.text))}
 }
 
 func (s *session) get(p span) []byte { return s.text[p.from:p.to] }
 
-// add adds a step, unless the session has too many.
-func (s *session) add(st step) {
-	if len(s.steps) >= maxSteps {
-		s.partial = true
-		return
-	}
+// add adds a step with its argument and reply, unless the session has too many steps
+// that are alike.
+func (s *session) add(st step, a, b []byte) {
 	s.count[st.verb]++
+	if s.full(&st, a) {
+		s.partial = true
+		if st.kind != smtp.EventMail || st.result != smtp.ResultOK {
+			return
+		}
+		// The recipients that follow need their sender. An earlier sender without
+		// recipients is not needed.
+		if last := s.steps[len(s.steps)-1]; last.kind == st.kind && last.result == st.result {
+			s.steps = s.steps[:len(s.steps)-1]
+			s.grow(-int(unsafe.Sizeof(st)))
+			if int(last.b.to) == len(s.text) {
+				s.text = s.text[:last.a.from]
+				s.grow(int(last.a.from) - int(last.b.to))
+			}
+		}
+	}
+	st.a, st.b = s.keep(a), s.keep(b)
 	s.steps = append(s.steps, st)
 	s.grow(int(unsafe.Sizeof(st)))
+}
+
+// full reports whether the session has too many steps like st, with the argument a.
+func (s *session) full(st *step, a []byte) bool {
+	if len(s.steps) < maxAlike/2 {
+		return false
+	}
+	alike, equal := 0, false
+	for i := range s.steps {
+		if o := &s.steps[i]; o.kind == st.kind && o.result == st.result && o.cause == st.cause {
+			alike++
+			equal = equal || len(a) > 0 && bytes.Equal(s.get(o.a), a)
+		}
+	}
+	return alike >= maxAlike || alike >= maxAlike/2 && equal
 }
 
 func (s *session) grow(by int) {
@@ -121,55 +157,74 @@ func (s *session) greet(at int64, name []byte, verb smtp.Verb) {
 		return
 	}
 	s.helo = append(s.helo[:0], clip(name, maxName)...)
-	s.add(step{kind: smtp.EventHelo, verb: verb, result: smtp.ResultOK, at: at, a: s.keep(smtpd.Greeting(name, maxName), maxName)})
+	s.add(step{kind: smtp.EventHelo, verb: verb, result: smtp.ResultOK, at: at}, smtpd.Greeting(name, maxName), nil)
 }
 
 // login adds a login attempt. The user may be unknown.
 func (s *session) login(at int64, user []byte, result smtp.Result) {
-	s.add(step{kind: smtp.EventAuth, verb: smtp.VerbAuth, result: result, at: at, a: s.keep(user, maxName)})
+	if result == smtp.ResultFail {
+		s.failed++
+	}
+	s.add(step{kind: smtp.EventAuth, verb: smtp.VerbAuth, result: result, at: at}, clip(user, maxName), nil)
 }
 
 // command adds a failed command, with its redacted text.
 func (s *session) command(at int64, verb smtp.Verb, line []byte, code uint32, reply []byte, cause smtp.Cause) {
-	s.add(step{kind: smtp.EventCommand, verb: verb, cause: cause, code: code, at: at, a: s.keep(line, maxExample), b: s.keep(reply, maxExample)})
+	if verb == smtp.VerbAuth {
+		s.failed++
+	}
+	s.add(step{kind: smtp.EventCommand, verb: verb, cause: cause, code: code, at: at}, clip(line, maxExample), clip(reply, maxExample))
 }
 
 // did adds a command that the server has accepted.
 func (s *session) did(at int64, verb smtp.Verb) {
-	s.add(step{kind: smtp.EventLine, verb: verb, at: at})
+	s.add(step{kind: smtp.EventLine, verb: verb, at: at}, nil, nil)
 }
 
 // policy adds a rejection that does not depend on the recipient.
 func (s *session) policy(at int64, phase smtp.Phase, reply []byte) {
 	s.refused = true
-	s.add(step{kind: smtp.EventFilter, at: at, a: s.keep([]byte(phase.String()), maxName), b: s.keep(reply, maxExample)})
+	s.add(step{kind: smtp.EventFilter, at: at}, []byte(phase.String()), clip(reply, maxExample))
 }
 
 // mail adds the sender of a transaction.
 func (s *session) mail(at int64, sender []byte, class uint8) {
 	s.open, s.sender = true, append(s.sender[:0], clip(sender, maxPath)...)
-	s.add(step{kind: smtp.EventMail, verb: smtp.VerbMail, result: smtp.ResultOK, class: class, at: at, a: s.keep(smtpd.Argument(sender, maxPath), maxPath)})
+	s.add(step{kind: smtp.EventMail, verb: smtp.VerbMail, result: smtp.ResultOK, class: class, at: at}, smtpd.Argument(sender, maxPath), nil)
+}
+
+// mailAgain adds the sender of a rejected recipient, for logs that do not show where a
+// transaction starts. Recipients with the same sender belong to one transaction, except
+// those of the null sender: a bounce to several recipients is evidence, but several
+// bounces are not.
+func (s *session) mailAgain(at int64, sender []byte) {
+	switch sender = clip(sender, maxPath); {
+	case !s.open || !bytes.Equal(s.sender, sender):
+		s.mail(at, sender, rejected)
+	case len(sender) == 0:
+		s.add(step{kind: smtp.EventMail, result: smtp.ResultOK, class: rejected, at: at, again: true}, nil, nil)
+	}
 }
 
 // mailFailed adds a rejected MAIL.
 func (s *session) mailFailed(at int64, sender []byte, code uint32, reply []byte, cause smtp.Cause) {
-	s.add(step{kind: smtp.EventMail, verb: smtp.VerbMail, result: resultOf(code), cause: cause, code: code, at: at, a: s.keep(smtpd.Argument(sender, maxPath), maxPath), b: s.keep(reply, maxExample)})
+	s.add(step{kind: smtp.EventMail, verb: smtp.VerbMail, result: resultOf(code), cause: cause, code: code, at: at}, smtpd.Argument(sender, maxPath), clip(reply, maxExample))
 }
 
 // rcpt adds a recipient. If code is 0, the recipient was accepted.
 func (s *session) rcpt(at int64, addr []byte, code uint32, reply []byte, cause smtp.Cause, class uint8) {
-	st := step{kind: smtp.EventRcpt, verb: smtp.VerbRcpt, result: smtp.ResultOK, class: class, at: at, a: s.keep(smtpd.Argument(addr, maxPath), maxPath)}
+	st := step{kind: smtp.EventRcpt, verb: smtp.VerbRcpt, result: smtp.ResultOK, class: class, at: at}
 	if code != 0 {
-		st.result, st.code, st.cause, st.b = resultOf(code), code, cause, s.keep(reply, maxExample)
+		st.result, st.code, st.cause = resultOf(code), code, cause
 	}
-	s.add(st)
+	s.add(st, smtpd.Argument(addr, maxPath), clip(reply, maxExample))
 }
 
 // message adds the end of an accepted message.
 func (s *session) message(at int64, size uint64, class uint8) {
 	s.open = false
-	s.add(step{kind: smtp.EventData, verb: smtp.VerbData, result: smtp.ResultOK, class: class, at: at})
-	s.add(step{kind: smtp.EventCommit, class: class, at: at, size: size})
+	s.add(step{kind: smtp.EventData, verb: smtp.VerbData, result: smtp.ResultOK, class: class, at: at}, nil, nil)
+	s.add(step{kind: smtp.EventCommit, class: class, at: at, size: size}, nil, nil)
 }
 
 // resultOf returns the result of a rejected command.
@@ -226,7 +281,7 @@ var lineless = [smtp.NumKinds]bool{smtp.EventCommit: true, smtp.EventRollback: t
 
 // step reports the client's line, the server's reply and the outcome of a step.
 func (p *player) step(s *session, st *step, at int64) {
-	if !lineless[st.kind] && !(st.kind == smtp.EventTLS && st.verb != smtp.VerbStartTLS) {
+	if !lineless[st.kind] && !st.again && !(st.kind == smtp.EventTLS && st.verb != smtp.VerbStartTLS) {
 		e := p.event(s, smtp.EventLine, at)
 		e.Verb = st.verb
 		p.sink.Event(e)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"math"
 	"regexp"
+	"slices"
 	"strconv"
 	"time"
 
@@ -345,7 +346,8 @@ func rcptOutcome(s *session, at int64, code uint32, text []byte) {
 // refer to the recipient.
 func (s *session) rcptRefused(at int64, addr []byte, code uint32, text []byte, class uint8) {
 	cause := smtpd.CauseOf(smtp.VerbRcpt, code, text)
-	if cause == smtp.CauseRecipient && !namesRecipient(text) || code < 500 && cause != smtp.CauseRelay {
+	reason := recipientReason(text, addr)
+	if cause == smtp.CauseRecipient && !namesRecipient(text, reason) || cause == smtp.CauseRelay && namesOther(reason) || code < 500 && cause != smtp.CauseRelay {
 		cause = smtp.CauseFilter
 		s.policy(at, smtp.PhaseRcptTo, codeAnd(code, text))
 	}
@@ -354,21 +356,39 @@ func (s *session) rcptRefused(at int64, addr []byte, code uint32, text []byte, c
 
 // recipientWords lists words used in replies about recipients that do not exist.
 var recipientWords = []string{
-	"5.1.1", "no such user", "unknown user", "user unknown", "no such recipient", "does not exist", "unknown recipient", "recipient unknown", "invalid recipient",
+	"no such user", "unknown user", "user unknown", "no such recipient", "does not exist", "unknown recipient", "recipient unknown", "invalid recipient",
 	"no such mailbox", "mailbox not found", "mailbox unavailable", "unrouteable address", "not a valid mailbox", "user not found", "authentication required",
 }
 
-func namesRecipient(text []byte) bool {
-	if bytes.HasPrefix(text, []byte("5.1.1 ")) {
-		return true
+// otherWords lists words used in replies about the client, its greeting or the sender.
+// Such a reply may contain recipientWords, for example about the sender's mailbox.
+var otherWords = []string{"sender", "mail from", "helo", "ehlo", "client", "agent", "dns", "spf", "black", "blocked", "listed"}
+
+// recipientReason returns a reply's text in lower case, without the recipient, which the
+// client has chosen.
+func recipientReason(text, addr []byte) []byte {
+	text, addr = bytes.ToLower(clip(text, 4*maxPath)), bytes.ToLower(addr)
+	if bytes.IndexByte(addr, '@') < 0 {
+		return text
 	}
-	lower := bytes.ToLower(clip(smtpd.Reason(text), maxExample))
-	for _, w := range recipientWords {
-		if bytes.Contains(lower, []byte(w)) {
-			return true
-		}
-	}
-	return false
+	return bytes.ReplaceAll(text, addr, nil)
+}
+
+// namesRecipient reports whether a reply is about the recipient, and its status or text
+// proves that.
+func namesRecipient(text, reason []byte) bool {
+	return bytes.HasPrefix(text, []byte("5.1.1 ")) || containsAny(reason, recipientWords) && !namesOther(reason)
+}
+
+// namesOther reports whether a reply is about the client or the sender, or repeats
+// another server's reply about a different address.
+func namesOther(reason []byte) bool {
+	const rcpt = "rcpt to:<"
+	return containsAny(reason, otherWords) || bytes.Count(reason, []byte(rcpt)) > bytes.Count(reason, []byte(rcpt+">"))
+}
+
+func containsAny(s []byte, words []string) bool {
+	return slices.ContainsFunc(words, func(w string) bool { return bytes.Contains(s, []byte(w)) })
 }
 
 func authOutcome(s *session, at int64, code uint32, text []byte) {
@@ -394,7 +414,7 @@ func dataOutcome(s *session, at int64, code uint32, text []byte) {
 
 func quitOutcome(s *session, at int64, _ uint32, _ []byte) {
 	s.talk.quit = true
-	s.add(step{kind: smtp.EventQuit, verb: smtp.VerbQuit, at: at})
+	s.add(step{kind: smtp.EventQuit, verb: smtp.VerbQuit, at: at}, nil, nil)
 }
 
 func tlsOutcome(s *session, at int64, code uint32, text []byte) {
@@ -402,13 +422,13 @@ func tlsOutcome(s *session, at int64, code uint32, text []byte) {
 		otherOutcome(s, at, code, text)
 		return
 	}
-	s.add(step{kind: smtp.EventTLS, verb: smtp.VerbStartTLS, at: at})
+	s.add(step{kind: smtp.EventTLS, verb: smtp.VerbStartTLS, at: at}, nil, nil)
 }
 
 func rsetOutcome(s *session, at int64, _ uint32, _ []byte) {
 	s.open = false
 	s.did(at, smtp.VerbRset)
-	s.add(step{kind: smtp.EventRollback, at: at})
+	s.add(step{kind: smtp.EventRollback, at: at}, nil, nil)
 }
 
 // splitIceWarp splits "ADDRESS [THREAD] 16:14:01 REST". The date is taken from the

@@ -31,6 +31,7 @@ type LogResult struct {
 	// time, because the log has no dates.
 	Undated        bool
 	TooLong        int       // lines of more than 64 KiB
+	Cut            []string  // compressed files whose end is missing
 	Oldest, Newest time.Time // when the oldest and newest sessions ended
 }
 
@@ -107,6 +108,9 @@ func (r *LogResult) read(logs []*maillog.Log, i int, reader *serverlog.Reader, o
 		line, stamped, err := next(l, o.Kind)
 		switch {
 		case errors.Is(err, io.EOF):
+			if l.Cut() {
+				r.Cut = append(r.Cut, l.Name)
+			}
 			return nil
 		case errors.Is(err, maillog.ErrTooLong):
 			r.TooLong++

@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -119,6 +120,36 @@ func TestCompressed(t *testing.T) {
 	whole, err2 := importLogs(t, "postfix", t.TempDir(), "../serverlog/testdata/postfix.log")
 	if err != nil || err2 != nil || r.Sessions != whole.Sessions || r.Lines != whole.Lines {
 		t.Errorf("%+v, want %+v: %v, %v", r, whole, err, err2)
+	}
+}
+
+// TestCut checks that the lines of a compressed file are imported if its end is missing.
+func TestCut(t *testing.T) {
+	var log bytes.Buffer
+	for i := range 2000 {
+		fmt.Fprintf(&log, "2026-11-29 07:50:03 H=(x) [203.0.113.%d]:%d F=<a@b.example> rejected RCPT <x%d@example.org>: Unrouteable address\n", i%250, i+1024, i*i*7919)
+	}
+	for _, compress := range []func(io.Writer) io.WriteCloser{
+		func(w io.Writer) io.WriteCloser { return gzip.NewWriter(w) },
+		func(w io.Writer) io.WriteCloser {
+			z, err := zstd.NewWriter(w, zstd.WithWindowSize(1<<12))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return z
+		},
+	} {
+		var b bytes.Buffer
+		w := compress(&b)
+		_, err := w.Write(log.Bytes())
+		name := filepath.Join(t.TempDir(), "log")
+		if err := errors.Join(err, w.Close(), os.WriteFile(name, b.Bytes()[:b.Len()-100], 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		r, err := importLogs(t, "exim", t.TempDir(), name)
+		if err != nil || len(r.Cut) != 1 || r.Cut[0] != name || r.Sessions < 100 || r.Unknown > 0 {
+			t.Errorf("%+v, %v", r, err)
+		}
 	}
 }
 

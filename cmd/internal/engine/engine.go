@@ -313,7 +313,7 @@ func (p *Engine) serveControl(live context.Context) {
 	}
 	checkState(p.set.Store, p.Log)
 	commands := slices.Concat(
-		control.StoreCommands(p.writer, p.flushSums, p.state.Flush),
+		control.StoreCommands(p.writer, flushSums(p), p.state.Flush),
 		[]control.Command{p.policies.verb(), p.policies.modeCommand(), control.StatusCommand(p.status), control.WatchCommand(&p.watchers), control.LogCommand(p.level, p.Log)},
 		control.MemoryCommands(p.memory, p.state, p.eventTime, p.policies.enforced, p.banned),
 		p.sharing.OperatorCommands(),
@@ -324,10 +324,15 @@ func (p *Engine) serveControl(live context.Context) {
 	server.Run(live, p.set.Store, socketCheck)
 }
 
-// flushSums passes the aggregated sessions to the writer.
-func (p *Engine) flushSums(context.Context) error {
-	return safego.Run(func() error { p.Pipeline.Sums.Flush(); return nil })
+// flushSums returns a function that passes the aggregated sessions to the writer.
+func flushSums(p *Engine) func(context.Context) error {
+	return func(context.Context) error {
+		return safego.Run(func() error { p.Pipeline.Sums.Flush(); return nil })
+	}
 }
+
+// Flush writes the records of the sessions that have ended to disk.
+func (p *Engine) Flush(ctx context.Context) error { return p.writer.Flush(ctx) }
 
 // status describes the running filter.
 func (p *Engine) status() control.Status {

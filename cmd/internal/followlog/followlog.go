@@ -38,7 +38,8 @@ type Front struct {
 	listener net.Listener // with http:
 	dir      string       // state directory
 	log      *slog.Logger
-	link     *link // to the milter; nil if this is the front end
+	link     *link                       // to the milter; nil if this is the front end
+	flush    func(context.Context) error // writes the records to disk; may be nil
 
 	tail   tail
 	reader *serverlog.Reader
@@ -116,6 +117,7 @@ func (f *Front) open() error {
 // Serve passes the sessions in the log to the pipeline until SIGTERM, or until the end of
 // standard input.
 func (f *Front) Serve(e *engine.Engine) error {
+	f.flush = e.Flush
 	f.serve(e.Pipeline)
 	return nil
 }
@@ -219,9 +221,19 @@ func (f *Front) report(err error) {
 	f.source.Problem = message
 }
 
+// flushTime limits the time of writing the records before the position is saved.
+const flushTime = 5 * time.Second
+
+// save saves the position after the records of the lines before it, so that no session that
+// has ended is lost in a crash. The store reports its own errors.
 func (f *Front) save() {
 	if f.link != nil && f.link.unsent {
 		return // the session must be read again
+	}
+	if f.flush != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), flushTime)
+		_ = f.flush(ctx)
+		cancel()
 	}
 	if err := f.tail.pos.Save(f.dir); err != nil {
 		f.log.Warn("position of the log not saved", "err", err)

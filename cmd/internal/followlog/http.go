@@ -6,12 +6,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync"
 	"time"
 
 	"scanwatch/internal/safego"
@@ -41,7 +43,7 @@ func listen(file string) (net.Listener, error) {
 func (f *Front) post(ctx context.Context) {
 	lines := make(chan []byte)
 	server := http.Server{
-		Handler: receiver(lines), ReadTimeout: requestTime, WriteTimeout: requestTime, IdleTimeout: 2 * requestTime, MaxHeaderBytes: 16 << 10,
+		Handler: newReceiver(lines), ReadTimeout: requestTime, WriteTimeout: requestTime, IdleTimeout: 2 * requestTime, MaxHeaderBytes: 16 << 10,
 		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, 0),
 	}
 	safego.Go(f.log, "receiving records", func() {
@@ -53,32 +55,84 @@ func (f *Front) post(ctx context.Context) {
 	server.Close()
 }
 
-// receiver returns a handler that passes on the records in a request: JSON objects, or an
-// array of them. It answers when all records have been read.
-func receiver(lines chan<- []byte) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method != http.MethodPost {
-			http.Error(w, "use POST", http.StatusMethodNotAllowed)
+// A receiver is a handler that passes on the records in a request: JSON objects, or an
+// array of them. It answers when all records have been read. If the answer fails, KumoMTA
+// sends the records again, and these must not count twice.
+type receiver struct {
+	lines chan<- []byte
+
+	mu         sync.Mutex
+	unanswered map[uint64]int // number of records by hash
+}
+
+func newReceiver(lines chan<- []byte) *receiver {
+	return &receiver{lines: lines, unanswered: make(map[uint64]int)}
+}
+
+func (h *receiver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodPost {
+		http.Error(w, "use POST", http.StatusMethodNotAllowed)
+		return
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
+		http.Error(w, "request too large or incomplete", http.StatusBadRequest)
+		return
+	}
+	records, err := split(body)
+	if err != nil {
+		http.Error(w, "not JSON", http.StatusBadRequest)
+		return
+	}
+	for i, record := range records {
+		if h.again(record) {
+			continue
+		}
+		select {
+		case h.lines <- record:
+		case <-r.Context().Done():
+			h.expect(records[:i])
 			return
 		}
-		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-		if err != nil {
-			http.Error(w, "request too large or incomplete", http.StatusBadRequest)
-			return
+	}
+	if err := http.NewResponseController(w).Flush(); err != nil || r.Context().Err() != nil {
+		h.expect(records)
+	}
+}
+
+// maxUnanswered is the maximum number of records expected again.
+const maxUnanswered = 100_000
+
+// expect records that the records will be sent again.
+func (h *receiver) expect(records []json.RawMessage) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, record := range records {
+		if len(h.unanswered) >= maxUnanswered {
+			clear(h.unanswered)
 		}
-		records, err := split(body)
-		if err != nil {
-			http.Error(w, "not JSON", http.StatusBadRequest)
-			return
-		}
-		for _, record := range records {
-			select {
-			case lines <- record:
-			case <-r.Context().Done():
-				return
-			}
-		}
-	})
+		h.unanswered[hashOf(record)]++
+	}
+}
+
+// again reports whether the record was received in a request that was not answered.
+func (h *receiver) again(record []byte) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	id := hashOf(record)
+	n := h.unanswered[id]
+	if n > 1 {
+		h.unanswered[id] = n - 1
+	} else {
+		delete(h.unanswered, id)
+	}
+	return n > 0
+}
+
+func hashOf(record []byte) uint64 {
+	h := fnv.New64a()
+	_, _ = h.Write(record)
+	return h.Sum64()
 }
 
 // split splits a request into records.

@@ -1,6 +1,7 @@
 package followlog
 
 import (
+	"context"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -25,7 +26,7 @@ func TestReceiver(t *testing.T) {
 	} {
 		lines := make(chan []byte, 10)
 		w := httptest.NewRecorder()
-		receiver(lines).ServeHTTP(w, httptest.NewRequest(c.method, "/", strings.NewReader(c.body)))
+		newReceiver(lines).ServeHTTP(w, httptest.NewRequest(c.method, "/", strings.NewReader(c.body)))
 		close(lines)
 		var got []string
 		for line := range lines {
@@ -34,6 +35,40 @@ func TestReceiver(t *testing.T) {
 		if w.Code != c.status || !slices.Equal(got, c.want) {
 			t.Errorf("%s %.20q: status %d, records %q", c.method, c.body, w.Code, got)
 		}
+	}
+}
+
+// TestSentAgain checks that records count once if their request was not answered, and that equal
+// records count separately.
+func TestSentAgain(t *testing.T) {
+	const body = `{"a":1}{"a":1}{"b":2}`
+	lines := make(chan []byte)
+	h := newReceiver(lines)
+	post := func(ctx context.Context) chan struct{} {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(ctx, http.MethodPost, "/", strings.NewReader(body)))
+		}()
+		return done
+	}
+	for range 2 { // the second request sends the first record again
+		ctx, cancel := context.WithCancel(t.Context())
+		done := post(ctx)
+		got := string(<-lines)
+		cancel()
+		if <-done; got != `{"a":1}` {
+			t.Errorf("record %s", got)
+		}
+	}
+	for _, want := range [][]string{{`{"b":2}`}, {`{"a":1}`, `{"a":1}`, `{"b":2}`}} {
+		done := post(t.Context())
+		for _, one := range want {
+			if got := string(<-lines); got != one {
+				t.Errorf("record %s, want %s", got, one)
+			}
+		}
+		<-done
 	}
 }
 

@@ -90,7 +90,8 @@ type tail struct {
 	rest bool   // file is an old file, which is read to its end before the file that now has the name
 	// waits is the number of calls to next since the name started to refer to a different file. The
 	// mail server keeps writing to the old file until it reopens its log.
-	waits int
+	waits   int
+	pending []*os.File // files that have had the name since, oldest first
 
 	tooLong int
 	lost    bool // the file with the saved position no longer exists
@@ -326,27 +327,49 @@ func (t *tail) lines(chunk []byte, line func([]byte)) {
 	}
 }
 
-// next opens the file that now has the name, after the end of the old one has been read. It
-// reports whether there is one.
+// maxPending is the maximum number of files that wait to be read. Further rotations are
+// noticed later.
+const maxPending = 16
+
+// next continues with the next file that has had the name, after the end of the old one has
+// been read. It reports whether there is one.
 func (t *tail) next() (bool, error) {
-	info, err := os.Stat(t.name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil // between two steps of the rotation
-	}
-	if err != nil {
-		return false, err
-	}
-	if st, ok := info.Sys().(*syscall.Stat_t); ok && t.file != nil && uint64(st.Ino) == t.pos.Inode && !t.rest {
+	err := t.notice()
+	if len(t.pending) == 0 && err == nil {
 		return false, nil
 	}
 	if t.waits++; t.waits < patience && t.file != nil && !t.rest {
 		return false, nil
 	}
-	f, err := openRegular(t.name)
-	if err != nil {
+	if len(t.pending) == 0 {
 		return false, err
 	}
 	t.changed++
-	t.use(f)
+	t.use(t.pending[0])
+	t.pending = t.pending[1:]
 	return true, nil
+}
+
+// notice opens the file that now has the name, if it is a new one. It may be renamed before the
+// old file has been read.
+func (t *tail) notice() error {
+	info, err := os.Stat(t.name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // between two steps of the rotation
+	}
+	if err != nil {
+		return err
+	}
+	latest, known := t.pos.Inode, t.file != nil && !t.rest
+	if n := len(t.pending); n > 0 {
+		latest, known = inode(t.pending[n-1]), true
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && known && uint64(st.Ino) == latest || len(t.pending) >= maxPending {
+		return nil
+	}
+	f, err := openRegular(t.name)
+	if err == nil {
+		t.pending = append(t.pending, f)
+	}
+	return err
 }

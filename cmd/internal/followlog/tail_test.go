@@ -1,8 +1,10 @@
 package followlog
 
 import (
+	"context"
 	"errors"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -113,6 +115,26 @@ func TestTail(t *testing.T) {
 	}
 }
 
+// TestRotatedTwice checks that no file is lost if the log is rotated again before the old file has
+// been read to its end.
+func TestRotatedTwice(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "mail.log")
+	add(t, name, "past\n")
+	w := start(t, name, nil)
+	add(t, name, "one\n")
+	w.expect(t, "one")
+	for _, step := range []struct{ old, line string }{{".1", "two\n"}, {".2", "three\n"}} {
+		if err := os.Rename(name, name+step.old); err != nil {
+			t.Fatal(err)
+		}
+		add(t, name, step.line)
+		if more, err := w.next(); more || err != nil {
+			t.Fatal(more, err)
+		}
+	}
+	w.expect(t, "two", "three")
+}
+
 // TestDatedFiles checks a server that starts a new file each day, with a symbolic link to the
 // latest one.
 func TestDatedFiles(t *testing.T) {
@@ -204,5 +226,21 @@ func TestOpenErrors(t *testing.T) {
 		if _, err := ParsePosition(text); err == nil {
 			t.Errorf("%q is a position", text)
 		}
+	}
+}
+
+// TestSave checks that the position is saved only after the records of the lines before it.
+func TestSave(t *testing.T) {
+	f := &Front{dir: t.TempDir(), log: slog.New(slog.DiscardHandler)}
+	flushed := false
+	f.flush = func(context.Context) error {
+		_, err := ReadPosition(f.dir)
+		flushed = errors.Is(err, fs.ErrNotExist)
+		return nil
+	}
+	f.tail.pos = Position{Inode: 1, Offset: 2, Length: 3, Head: "a"}
+	f.save()
+	if got, err := ReadPosition(f.dir); !flushed || err != nil || got != f.tail.pos {
+		t.Errorf("flushed before %t, position %v, %v", flushed, got, err)
 	}
 }
