@@ -24,6 +24,7 @@ import (
 	"scanwatch/filter/memory"
 	"scanwatch/filter/privacy"
 	"scanwatch/filter/track"
+	"scanwatch/internal/prefix"
 	"scanwatch/internal/smtp"
 	"scanwatch/rules"
 	"scanwatch/store"
@@ -115,7 +116,7 @@ func New(o Options) *Pipeline {
 	for _, a := range o.OwnAddrs {
 		p.site.Addrs[a.Unmap()] = true
 	}
-	p.decider = decide.Decider{Memory: p.memory, Own: p.site.OwnIn, Recorded: o.Recorded, Trace: o.Trace}
+	p.decider = decide.Decider{Memory: p.memory, Own: p.site.OwnIn, Local: p.site.LocalDomain, Recorded: o.Recorded, Trace: o.Trace}
 	return p
 }
 
@@ -392,6 +393,7 @@ func (p *Pipeline) open(ev *smtp.Event) *session {
 	if old := p.table.session(ev.Session); old != nil {
 		p.close(old, smtp.EndingUnknown, ev.Time)
 	}
+	ev.Src = netip.AddrPortFrom(prefix.Embedded(ev.Src.Addr()), ev.Src.Port())
 	s := p.table.open(ev.Session, ev.Src)
 	if s == nil {
 		return nil

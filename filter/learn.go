@@ -93,7 +93,9 @@ func (p *Pipeline) learnRcpt(s *session, ev *smtp.Event) {
 			s.ordinary = s.senderDomain(sender)
 		}
 	case detect.RcptRoute, detect.RcptRelay, detect.RcptForeign:
-		p.memory.Counters.Add(&p.client, rules.RelayProbe, ev.Time)
+		if !s.detect.Repeated {
+			p.memory.Counters.Add(&p.client, rules.RelayProbe, ev.Time)
+		}
 	case detect.RcptUnknown, detect.RcptUndecided:
 		evidence := rules.UnknownRecipient
 		if s.track.Transaction.Null() {

@@ -201,12 +201,25 @@ func (r *Rule) Counts() bool {
 	})
 }
 
+// OfRecipients reports whether a condition of r is about the number of recipients that
+// a client has requested.
+func (r *Rule) OfRecipients() bool {
+	return r.Has(UnknownRecipient | Backscatter | RelayProbe | Harvest | RecipientFlood)
+}
+
 // Has reports whether a condition of r checks or counts any evidence in e.
 func (r *Rule) Has(e Evidence) bool {
-	return slices.ContainsFunc(r.Conds, func(c *Cond) bool {
-		return (c.Word == "count" || c.Word == "evidence") && !c.Not &&
-			slices.ContainsFunc(c.Values, func(v Value) bool { return TokenByName(v.Text).Evidence&e != 0 })
-	})
+	for _, c := range r.Conds {
+		if c.Not || c.Word != "count" && c.Word != "evidence" {
+			continue
+		}
+		for i := range c.Values { // a function literal would be allocated at each recipient
+			if TokenByName(c.Values[i].Text).Evidence&e != 0 {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // countsRecipients reports whether c counts recipients. A condition that counts

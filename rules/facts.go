@@ -60,6 +60,10 @@ type Facts struct {
 	// RcptKnown reports whether RcptTo is known to exist. Counts of missing
 	// recipients do not include a recipient that is known to exist.
 	RcptKnown bool
+	// RcptLocal reports whether RcptTo is in a local domain. It is unknown until a local
+	// domain is known. Counts of relay probes do not affect a local recipient, and a
+	// condition on a local part alone does not match a foreign one.
+	RcptLocal Truth
 	// Window, if set, counts events across sessions.
 	Window Counter
 	// Recorded reports whether mail addresses and user names come from a record, where

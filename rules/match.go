@@ -196,8 +196,8 @@ func (c *cond) name(b []byte) Truth {
 }
 
 // address compares c with a mail address. A table may list either the address or its
-// domain.
-func (c *cond) address(b []byte) Truth {
+// domain. If foreign is set, values that consist of a local part do not match.
+func (c *cond) address(b []byte, foreign bool) Truth {
 	local, domain := b, []byte(nil)
 	if i := bytes.LastIndexByte(b, '@'); i >= 0 {
 		local, domain = b[:i], trimDot(b[i+1:])
@@ -206,6 +206,9 @@ func (c *cond) address(b []byte) Truth {
 		p := &c.names[i]
 		if p.text == "<>" && len(b) == 0 {
 			return Yes
+		}
+		if foreign && p.part == localPart {
+			continue
 		}
 		what := b
 		switch p.part {
@@ -298,9 +301,10 @@ func matchStanding(least Standing) func(*cond, *Facts) Truth {
 const ofRecipients = UnknownRecipient | Backscatter | RelayProbe | ProbedRecipient | Harvest
 
 // spares reports whether counts of e ignore the current recipient. Counts of
-// nonexistent recipients must not affect mail to existing mailboxes.
+// nonexistent recipients must not affect mail to existing mailboxes, and counts of
+// foreign recipients must not affect mail to local ones.
 func (f *Facts) spares(e Evidence) bool {
-	return f.Phase == smtp.PhaseRcptTo && f.RcptKnown && e&ofRecipients != 0
+	return f.Phase == smtp.PhaseRcptTo && (f.RcptKnown && e&ofRecipients != 0 || f.RcptLocal == Yes && e == RelayProbe)
 }
 
 func matchCount(c *cond, f *Facts) Truth {
@@ -332,14 +336,18 @@ func matchHelo(c *cond, f *Facts) Truth {
 	return c.name(f.Helo)
 }
 
-func matchMailFrom(c *cond, f *Facts) Truth { return c.recorded(f, f.MailFrom) }
-func matchRcptTo(c *cond, f *Facts) Truth   { return c.recorded(f, f.RcptTo) }
+func matchMailFrom(c *cond, f *Facts) Truth { return c.recorded(f, f.MailFrom, false) }
 
-// recorded compares c with a mail address whose local part may be hashed.
+// A local part without a domain, such as postmaster@, is that of a local mailbox.
+// Otherwise, a pass statement for the postmaster would also exempt relay probes.
+func matchRcptTo(c *cond, f *Facts) Truth { return c.recorded(f, f.RcptTo, f.RcptLocal == No) }
+
+// recorded compares c with a mail address whose local part may be hashed. foreign is as
+// in address.
 // Domains and role accounts are never hashed, so conditions on them can still
 // be evaluated.
-func (c *cond) recorded(f *Facts, b []byte) Truth {
-	answer := c.address(b)
+func (c *cond) recorded(f *Facts, b []byte, foreign bool) Truth {
+	answer := c.address(b, foreign)
 	if answer != No || !f.Recorded || !mailbox.Hashed(b) {
 		return answer
 	}

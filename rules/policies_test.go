@@ -3,6 +3,7 @@ package rules
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -75,7 +76,10 @@ func TestReadyPolicies(t *testing.T) {
 		{"a likely scanner writes", Facts{Phase: smtp.PhaseData, Weak: Scanner}, "", "", ""},
 		{"a bot", Facts{Phase: smtp.PhaseHelo, Helo: []byte("ylmf-pc"), Evidence: BotnetHelo}, "", "botnet", "botnet"},
 		{"a bot that logged in is a user", Facts{Phase: smtp.PhaseMailFrom, Helo: []byte("ylmf-pc"), Evidence: BotnetHelo, Auth: true}, "", "", ""},
-		{"our own address", Facts{Phase: smtp.PhaseRcptTo, Evidence: HeloOwnAddress}, "", "our-name", "our-name"},
+		{"our own address", Facts{Phase: smtp.PhaseRcptTo, Evidence: HeloOwnAddress}, "", "our-address", "our-address"},
+		{"our own name and another proven one", Facts{Phase: smtp.PhaseRcptTo, Evidence: HeloOwnName, FCrDNS: pass}, "", "our-name", "our-name"},
+		{"our own name without another", Facts{Phase: smtp.PhaseRcptTo, Evidence: HeloOwnName, FCrDNS: fail}, "", "our-name-nameless", "our-name-nameless"},
+		{"our own name while DNS is down", Facts{Phase: smtp.PhaseRcptTo, Evidence: HeloOwnName, FCrDNS: smtp.FCrDNSError}, "", "our-name-nameless", "our-name-nameless"},
 		{"a browser", Facts{Phase: smtp.PhaseHelo, Evidence: TalksHTTP}, "", "no-smtp", "no-smtp"},
 		{"a bad greeting", Facts{Phase: smtp.PhaseRcptTo, Evidence: HeloBareAddress, FCrDNS: smtp.FCrDNSPass}, "", "", "greeting"},
 		{"a bad greeting at the postmaster", Facts{Phase: smtp.PhaseRcptTo, Evidence: HeloBareAddress, RcptTo: []byte("Postmaster@example.org")}, "", "pass", "pass"},
@@ -116,6 +120,8 @@ func TestReadyPolicies(t *testing.T) {
 		{"before the state is read", Facts{Phase: smtp.PhaseConnect, Evidence: Flood}, "", "", ""},
 		{"four relay probes", asks(fail, RelayProbe, BySrc, 4), "", "", "relay"},
 		{"ten relay probes", asks(fail, RelayProbe, BySrc, 10), "", "relay", "relay"},
+		{"ten relay probes, but this recipient is local", with(asks(fail, RelayProbe, BySrc, 10), func(f *Facts) { f.RcptLocal = Yes }), "", "", ""},
+		{"a bad greeting at a foreign postmaster", Facts{Phase: smtp.PhaseRcptTo, Evidence: HeloOwnAddress, RcptTo: []byte("postmaster@example.net"), RcptLocal: No}, "", "our-address", "our-address"},
 		{"guesses", ends(AuthFailure, 21), "", "guess", "guess"},
 		{"a few guesses", ends(AuthFailure, 10), "", "", ""},
 		{"AUTH attempts where AUTH is not offered", ends(AuthUnsupported, 4), "", "", "blind-login"},
@@ -141,6 +147,34 @@ func TestReadyPolicies(t *testing.T) {
 			if got != want {
 				t.Errorf("%s, %s: decided by %q, want %q", name, tt.name, got, want)
 			}
+		}
+	}
+}
+
+// TestBanLengths checks which rules of the presets ban for more than two days, which
+// means that the banned host gets a permanent code. The host may share its address with
+// a mail server, so other rules' bans must end before that server gives up.
+func TestBanLengths(t *testing.T) {
+	permanent := map[string]string{
+		"scanner": "the address is published, or the name is proven",
+		"botnet":  "only attack tools use the greeting",
+	}
+	for _, name := range PolicyNames() {
+		found := 0
+		for _, r := range readyPolicy(t, name).Rules() {
+			if len(r.Ban) == 0 {
+				continue
+			}
+			long := slices.Max(r.Ladder()) > 48*time.Hour
+			if long != (permanent[r.Name] != "") {
+				t.Errorf("%s: rule %s bans for up to %v", name, r.Name, slices.Max(r.Ladder()))
+			}
+			if long {
+				found++
+			}
+		}
+		if found != len(permanent) && name != "open" {
+			t.Errorf("%s: %d rules with long bans, want %d", name, found, len(permanent))
 		}
 	}
 }

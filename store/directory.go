@@ -171,6 +171,13 @@ func (d *directory) sync() error {
 
 // files returns the regular files in d, sorted by name.
 func (d *directory) files() ([]fs.FileInfo, error) {
+	all, err := d.entries()
+	return slices.DeleteFunc(all, func(info fs.FileInfo) bool { return !info.Mode().IsRegular() }), err
+}
+
+// entries returns everything in d except directories, sorted by name. Readers must not
+// ignore a segment that was replaced by a link or a pipe: open returns an error for it.
+func (d *directory) entries() ([]fs.FileInfo, error) {
 	f, err := d.root.Open(".")
 	if err != nil {
 		return nil, err
@@ -188,7 +195,7 @@ func (d *directory) files() ([]fs.FileInfo, error) {
 		case errors.Is(err, fs.ErrNotExist): // it has just been removed
 		case err != nil:
 			return nil, err
-		case info.Mode().IsRegular():
+		case !info.IsDir():
 			all = append(all, info)
 		}
 	}
@@ -206,9 +213,11 @@ func (d *directory) segments() ([]Segment, error) {
 func (d *directory) stableSegments() (all []Segment, err error) {
 	for i := range 10 {
 		last := all
-		if all, err = d.segments(); err != nil {
+		files, err := d.entries()
+		if err != nil {
 			return nil, err
 		}
+		all = segmentsOf(files)
 		if i > 0 && slices.EqualFunc(last, all, func(a, b Segment) bool { return a.Name == b.Name }) {
 			break
 		}

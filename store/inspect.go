@@ -117,10 +117,11 @@ func (p places) of(f *File) (*directory, string) {
 
 func (i *Inspector) each(p places, visit func(*File) error) error {
 	if p.sessions != nil {
-		all, err := p.sessions.segments()
+		files, err := p.sessions.entries()
 		if err != nil {
 			return fmt.Errorf("list recorded sessions: %w", err)
 		}
+		all := segmentsOf(files)
 		live := current(all)
 		for _, s := range all {
 			if s.Quarantined && !exists(p.sessions, s.Name) {
@@ -136,7 +137,7 @@ func (i *Inspector) each(p places, visit func(*File) error) error {
 		}
 	}
 	for _, d := range p.all() {
-		files, err := d.files()
+		files, err := d.entries()
 		if err != nil {
 			return fmt.Errorf("list the state directory: %w", err)
 		}

@@ -8,11 +8,45 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"go.etcd.io/bbolt"
 )
+
+// TestSpecialFiles checks that a link or a pipe in place of a data file is an error, also for readers.
+func TestSpecialFiles(t *testing.T) {
+	dir := t.TempDir()
+	w, _ := openTest(t, dir, Options{})
+	add(w, noon, 1)
+	flush(t, w)
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(filepath.Join(dir, sessionsDir, "2026-10-31.db"), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(filepath.Join(t.TempDir(), "other"), filepath.Join(dir, StateFile)); err != nil {
+		t.Fatal(err)
+	}
+	for _, repair := range []bool{false, true} {
+		files := found(t, dir, repair)
+		for name, want := range map[string]Health{"2026-10-31.db": HealthUnread, StateFile: HealthUnread, "2026-11-01.db": HealthOK} {
+			if got := files[name].Health; got != want {
+				t.Errorf("repair %v: %s is %q, want %q", repair, name, got, want)
+			}
+		}
+	}
+	d, err := openDirectory(filepath.Join(dir, sessionsDir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.root.Close()
+	if all, err := d.stableSegments(); len(all) != 2 || err != nil {
+		t.Errorf("a reader sees %d segments: %v", len(all), err)
+	}
+}
 
 // found inspects or repairs a state directory and returns the state of each
 // file, keyed by name.

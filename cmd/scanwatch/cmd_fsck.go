@@ -85,13 +85,13 @@ func runFsck(e *env, repair, asJSON bool) error {
 		e.warn(loss)
 	}
 	if !asJSON {
-		fmt.Fprintf(e.out, "%s, %s, %s, %d corrupt or unreadable\n", text.Plural(all, "file"), text.Plural(records, "record"), text.ShortSize(size), bad)
+		fmt.Fprintf(e.out, "%s, %s, %s, %d with errors\n", text.Plural(all, "file"), text.Plural(records, "record"), text.ShortSize(size), bad)
 	}
 	switch {
 	case bad > 0 && repair:
-		err = fmt.Errorf("%d of %d files are corrupt or unreadable", bad, all)
+		err = fmt.Errorf("%d of %d files have errors", bad, all)
 	case bad > 0:
-		err = fmt.Errorf("%d of %d files are corrupt or unreadable; --repair repairs corrupt files", bad, all)
+		err = fmt.Errorf("%d of %d files have errors; --repair repairs corrupt files", bad, all)
 	}
 	if err != nil && missing != nil {
 		return fmt.Errorf("%w; %w", err, missing)

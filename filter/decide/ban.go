@@ -10,24 +10,32 @@ import (
 )
 
 // bans imposes the bans required by rules, and reports those that are only observed.
-// Bans by rules that count recipients are delayed until the session ends. If a trusted
+// Bans by rules about recipients are delayed until the session ends. If a trusted
 // client's ban is withheld, the client's behaviour still counts as an offence.
 func (d *Decider) bans(s Subject, at int64, v *rules.Verdict) {
 	last := &s.State.last
 	if o := decided(v); o.Rule != nil && len(o.Rule.Ban) > 0 && o.BanRule == nil && !v.Unsure && !v.Waiting {
 		last.shielded = true
-		s.State.Offence = s.State.Offence || !o.Rule.Counts()
+		s.State.Offence = s.State.Offence || !o.Rule.OfRecipients()
 	}
-	if r := v.Act.BanRule; r != nil && r.Counts() {
-		last.late = r
+	if r := v.Act.BanRule; r != nil && r.OfRecipients() {
+		last.late = longer(last.late, r)
 	} else {
 		d.ban(s, at, &v.Act, &s.State.Banned, true)
 	}
-	if r := v.Would.BanRule; r != nil && r.Counts() {
-		last.wouldLate = r
+	if r := v.Would.BanRule; r != nil && r.OfRecipients() {
+		last.wouldLate = longer(last.wouldLate, r)
 	} else {
 		d.ban(s, at, &v.Would, &last.wouldBan, false)
 	}
+}
+
+// longer returns the rule with the longer first ban.
+func longer(a, b *rules.Rule) *rules.Rule {
+	if a != nil && a.Ladder()[0] >= b.Ladder()[0] {
+		return a
+	}
+	return b
 }
 
 // decided returns v's enforced decision, or its observed decision if none is enforced.
@@ -38,14 +46,14 @@ func decided(v *rules.Verdict) *rules.Outcome {
 	return &v.Would
 }
 
-// late is called at the end of a session and imposes the bans required by rules that
-// count recipients. If the server accepted any recipient, no ban is imposed, because
+// late is called at the end of a session and imposes the bans required by rules about
+// recipients. If the server accepted any recipient, no ban is imposed, because
 // old mailing lists contain dead addresses. If most recipients exist, the session is
 // not even an offence.
 func (d *Decider) late(s Subject, at int64) {
 	last := &s.State.last
-	if s.Case.Mixed() || s.Case.Unknown.N+s.Case.Bounced.N+s.Case.Held.N == 0 {
-		return // a session without missing recipients is probably a retry after a deferral
+	if s.Case.Mixed() || s.Case.Unknown.N+s.Case.Bounced.N+s.Case.Held.N+s.Case.Relay == 0 {
+		return // a session without new recipients of these kinds is probably a retry after a deferral
 	}
 	s.State.Offence = s.State.Offence || last.shielded || last.late != nil || last.wouldLate != nil
 	if s.Case.Accepted.N > 0 {

@@ -47,8 +47,8 @@ type decisions struct {
 	wouldBan *rules.Rule   // rule of the latest ban that was only observed
 	withheld *rules.Rule   // rule of the latest withheld decision
 	tags     rules.TagSet
-	// late and wouldLate are rules that count recipients. Their bans are delayed until
-	// the session ends.
+	// late and wouldLate are rules about the number of recipients. Their bans are
+	// delayed until the session ends.
 	late, wouldLate *rules.Rule
 	shielded        bool // the client's standing prevented a ban
 }
@@ -64,6 +64,8 @@ type Decider struct {
 	Recorded bool // events come from records, in which names may be hashed
 	// Own, if set, reports whether a prefix includes one of this host's addresses.
 	Own func(netip.Prefix) bool
+	// Local, if set, reports whether a domain is local. If sure is false, the domain may be new.
+	Local func(domain []byte) (local, sure bool)
 	// Trace, if set, is called for each evaluation of the policy. The facts are valid
 	// only during the call.
 	Trace func(*rules.Policy, *rules.Facts, smtp.Answer)
@@ -193,9 +195,26 @@ func (d *Decider) exempts(st *State, phase smtp.Phase) bool {
 func (d *Decider) request(s Subject, ev *smtp.Event) *rules.Facts {
 	f := d.fill(s, ev.Phase, ev.Time)
 	if ev.Phase == smtp.PhaseRcptTo {
-		f.RcptTo, f.RcptKnown = ev.Addr, d.Memory.Recipients.Known(ev.Addr, ev.Time)
+		f.RcptTo, f.RcptKnown, f.RcptLocal = ev.Addr, d.Memory.Recipients.Known(ev.Addr, ev.Time), d.local(ev.Addr)
 	}
 	return f
+}
+
+// local reports whether a recipient is in a local domain.
+func (d *Decider) local(rcpt []byte) rules.Truth {
+	if d.Local == nil {
+		return rules.Unknown
+	}
+	domain, routed := detect.Domain(rcpt)
+	switch local, sure := d.Local(domain); {
+	case routed:
+		return rules.No
+	case local || len(domain) == 0:
+		return rules.Yes
+	case sure || d.Memory.Domains.Known():
+		return rules.No
+	}
+	return rules.Unknown
 }
 
 // Awaits returns the lists in missing whose answers could change the answer to a
@@ -222,17 +241,15 @@ func (d *Decider) End(s Subject, at int64) []smtp.Outcome {
 		return nil
 	}
 	s.State.under(d.Policy)
-	if !d.end {
-		d.late(s, at)
-		return d.out
+	if d.end {
+		f := d.fill(s, smtp.PhaseEnd, at)
+		v := d.eval(s, f)
+		d.tag(s.State, at, smtp.PhaseEnd, v.Tags)
+		d.withheld(s, at, smtp.PhaseEnd, &v)
+		d.bans(s, at, &v)
+		d.trace(s, f, smtp.Answer{})
 	}
-	f := d.fill(s, smtp.PhaseEnd, at)
-	v := d.eval(s, f)
-	d.tag(s.State, at, smtp.PhaseEnd, v.Tags)
-	d.withheld(s, at, smtp.PhaseEnd, &v)
-	d.bans(s, at, &v)
-	d.late(s, at) // includes bans by rules of the end phase
-	d.trace(s, f, smtp.Answer{})
+	d.late(s, at)
 	return d.out
 }
 
@@ -309,6 +326,9 @@ func (d *Decider) Count(f *rules.Facts, e rules.Evidence, window time.Duration, 
 	return d.Memory.Counters.Count(d.asked, rules.Window{Evidence: e, Window: window, By: by}, f.Now.UnixMicro())
 }
 
+// repeatable is evidence that a retry may cause again. Retries are not counted.
+const repeatable = rules.UnknownRecipient | rules.Backscatter | rules.RelayProbe
+
 // fill returns the facts for an evaluation. The facts are valid until the next call.
 func (d *Decider) fill(s Subject, phase smtp.Phase, at int64) *rules.Facts {
 	f := &d.facts
@@ -325,7 +345,7 @@ func (d *Decider) fill(s Subject, phase smtp.Phase, at int64) *rules.Facts {
 	if s.Authed {
 		f.User = s.Login
 	}
-	for e := f.Evidence | f.Weak; e != 0; e &= e - 1 {
+	for e := (f.Evidence | f.Weak) &^ repeatable; e != 0; e &= e - 1 {
 		f.Counts[e.Index()] = 1
 	}
 	for _, c := range [...]struct {

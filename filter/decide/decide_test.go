@@ -118,7 +118,7 @@ func (b *bench) told() (list []string) {
 func TestShield(t *testing.T) {
 	const none, known, trusted = rules.StandingNone, rules.StandingKnown, rules.StandingTrusted
 	const list = `rule r phase rcpt-to match src 192.0.2.0/24 reject "550 5.7.1 no" ban 1d`
-	const conduct = `rule r phase rcpt-to match evidence harvest reject "550 5.7.1 no" ban 1d`
+	const conduct = `rule r phase rcpt-to match evidence probed-recipient reject "550 5.7.1 no" ban 1d`
 	const even = `rule r phase rcpt-to match src 192.0.2.0/24 even trusted reject "550 5.7.1 no" ban 1d`
 	const envelope = `rule r phase rcpt-to match mail-from "joe@example.net" reject "550 5.7.1 no" ban 1d`
 	for _, tt := range []struct {
@@ -132,9 +132,9 @@ func TestShield(t *testing.T) {
 		{"list, no standing", list, 0, none, "reject 550 5.7.1 no", []string{"verdict r reject enforced", "ban r enforced"}},
 		{"list, known", list, 0, known, "reject 550 5.7.1 no", []string{"verdict r reject enforced", "ban r enforced exempt=known"}},
 		{"list, trusted", list, 0, trusted, "proceed", []string{"verdict r reject exempt=trusted"}},
-		{"conduct, no standing", conduct, rules.Harvest, none, "reject 550 5.7.1 no", []string{"verdict r reject enforced", "ban r enforced"}},
-		{"conduct, known", conduct, rules.Harvest, known, "reject 550 5.7.1 no", []string{"verdict r reject enforced", "ban r enforced exempt=known"}},
-		{"conduct, trusted", conduct, rules.Harvest, trusted, "reject 450 4.7.1 no", []string{"verdict r reject enforced"}},
+		{"conduct, no standing", conduct, rules.ProbedRecipient, none, "reject 550 5.7.1 no", []string{"verdict r reject enforced", "ban r enforced"}},
+		{"conduct, known", conduct, rules.ProbedRecipient, known, "reject 550 5.7.1 no", []string{"verdict r reject enforced", "ban r enforced exempt=known"}},
+		{"conduct, trusted", conduct, rules.ProbedRecipient, trusted, "reject 450 4.7.1 no", []string{"verdict r reject enforced"}},
 		{"even trusted, known", even, 0, known, "reject 550 5.7.1 no", []string{"verdict r reject enforced", "ban r enforced"}},
 		{"even trusted, trusted", even, 0, trusted, "reject 550 5.7.1 no", []string{"verdict r reject enforced", "ban r enforced"}},
 		{"envelope, trusted", envelope, 0, trusted, "reject 550 5.7.1 no", []string{"verdict r reject enforced", "ban r enforced exempt=trusted"}},

@@ -39,11 +39,11 @@ type State struct {
 	Weak     rules.Evidence // only low confidence
 	Abused   bool           // the client has behaved as no mail server does
 
-	Relay       uint32 // recipients rejected because they are not local or have a source route
+	Relay       uint32 // distinct recipients rejected because they are not local or have a source route
 	Unsupported uint32 // AUTH commands on a listener without AUTH
 
 	Rcpt     RcptClass // class of the latest EventRcpt
-	Repeated bool      // the client had already requested the latest missing recipient
+	Repeated bool      // the client had already requested the latest missing or foreign recipient
 	Accepted mailboxes // accepted recipients
 	Unknown  mailboxes // missing recipients of mail with a sender address
 	Bounced  mailboxes // missing recipients of bounces

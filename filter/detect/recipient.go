@@ -74,7 +74,7 @@ func (st *State) classify(c *Case) RcptClass {
 	case ev.Cause == smtp.CauseSyntax:
 		return RcptSyntax
 	case ev.Cause == smtp.CauseRelay && !c.Authed:
-		st.Relay++
+		st.relay(c)
 		if routed {
 			return RcptRoute
 		}
@@ -85,13 +85,13 @@ func (st *State) classify(c *Case) RcptClass {
 		st.missing(c)
 		return RcptUnknown
 	case routed:
-		st.Relay++
+		st.relay(c)
 		return RcptRoute
 	case len(domain) > 0 && !local && sure:
-		st.Relay++
+		st.relay(c)
 		return RcptRelay
 	case len(domain) > 0 && !local && c.Memory.Domains.Known():
-		st.Relay++
+		st.relay(c)
 		return RcptForeign
 	}
 	st.missing(c)
@@ -100,6 +100,15 @@ func (st *State) classify(c *Case) RcptClass {
 	}
 	st.undecided = true
 	return RcptUndecided
+}
+
+// relay counts a recipient that is not local. Retries count once: anyone can publish an
+// MX record that points to this server, and the mail for that domain then stays in its
+// senders' queues for days.
+func (st *State) relay(c *Case) {
+	if st.Repeated = c.Memory.Recipients.Tried(c.Client, c.Event.Addr, c.Event.Time); !st.Repeated {
+		st.Relay++
+	}
 }
 
 // missing counts a recipient that does not exist. Recipients of bounces are counted
@@ -195,6 +204,9 @@ func recipient(c *Case) {
 	default:
 		return
 	}
+	if f.Evidence == rules.RelayProbe && c.State.Repeated {
+		f.Confidence = Low
+	}
 	c.find(f)
 }
 
@@ -216,8 +228,8 @@ const (
 )
 
 // harvest reports a directory harvest. The thresholds are doubled for known clients,
-// which may have outdated mailing lists. If a rule has rejected recipients because too
-// many do not exist, the rejected recipients also count as missing.
+// which may have outdated mailing lists. Recipients that a rule has rejected may
+// exist, so they are evidence with low confidence only.
 func harvest(c *Case) {
 	st := c.State
 	if c.Event.Kind == smtp.EventRequest && c.Event.Phase != smtp.PhaseRcptTo || st.Evidence.Has(rules.Harvest) {
@@ -228,6 +240,7 @@ func harvest(c *Case) {
 		factor = 2
 	}
 	missing, all := st.Unknown.N, st.Unknown.N+st.Held.N
+	share := func(n uint32) bool { return n >= harvestMixed*factor && 4*n >= 3*(n+st.Accepted.N) }
 	f := Finding{Evidence: rules.Harvest, By: "rcpt", Proof: c.Event.Addr, Confidence: High}
 	switch {
 	case st.undecided && missing >= harvestAll*factor && st.Accepted.N == 0:
@@ -236,8 +249,10 @@ func harvest(c *Case) {
 		f.Match, f.Confidence = "undecided", Medium
 	case missing >= harvestAll*factor && st.Accepted.N == 0 && !st.senders:
 		f.Match = "all"
-	case missing >= harvestAll && all >= harvestMixed*factor && 4*all >= 3*(all+st.Accepted.N):
+	case share(missing):
 		f.Match = "share"
+	case missing >= harvestAll && share(all):
+		f.Match, f.Confidence = "share", Low
 	case c.Transaction.Null() && st.tx.N >= harvestNull:
 		f.Match = "null-sender"
 	default:

@@ -172,7 +172,7 @@ func TestHarvest(t *testing.T) {
 				b.state.Hold(uint64(i + 1))
 			}
 			b.ask("next@example.org")
-		}, "share high"},
+		}, "share low"},
 		{"two in a bounce", func(b *bench) { b.mail(""); many(2, b.missing) }, ""},
 		{"three in a bounce", func(b *bench) { b.mail(""); many(3, b.missing) }, "null-sender high"},
 		{"many bounces with one recipient", func(b *bench) { many(30, func(r string) { b.mail(""); b.missing(r) }) }, ""},

@@ -32,7 +32,8 @@ func (c *Client) Host() Host { return HostOf(c.Addr, c.Domain != "" || c.Cut) }
 // because an IPv6 host can choose any address in its /64.
 //
 // An IPv6 host with a proven name is identified by its full address, because
-// hosting providers spread the addresses of one /64 over many customers.
+// hosting providers spread the addresses of one /64 over many customers. The same
+// applies to networks in which a /64 holds unrelated hosts; see scattered.
 type Host struct{ hi, lo uint64 }
 
 // HostOf returns the host with the given address. own must be true if the host has its
@@ -44,11 +45,15 @@ func HostOf(a netip.Addr, own bool) Host {
 	}
 	b := a.As16()
 	h := Host{hi: binary.BigEndian.Uint64(b[:8])}
-	if own {
+	if own || h.scattered() {
 		h.lo = binary.BigEndian.Uint64(b[8:])
 	}
 	return h
 }
+
+// scattered reports whether neighbouring addresses of h belong to unrelated hosts, as with
+// Teredo (RFC 4380) and NAT64 with a local prefix (RFC 8215).
+func (h Host) scattered() bool { return h.hi>>32 == 0x20010000 || h.hi>>16 == 0x64ff9b0001 }
 
 // hostIn returns the host of a prefix for which isSource is true.
 func hostIn(p netip.Prefix) Host { return HostOf(p.Addr(), p.Bits() == 128) }
@@ -127,7 +132,8 @@ func network(a netip.Addr) uint64 {
 	if a.Is4() {
 		return Number(a) &^ 0xff
 	}
-	return Number(a) &^ 0xffff
+	b := a.As16()
+	return be.Uint64(b[:8]) &^ 0xffff
 }
 
 // isSource reports whether p covers a single host, or only some of its addresses.

@@ -267,7 +267,7 @@ func (t *Counters) counterKey(c *Client, w *rules.Window) counterKey {
 // subject returns the number of the host, network, domain or user towards which an event
 // counts, or 0. Events in an authenticated session are attributed only to its user.
 // Other events are attributed to the host and its network, or to the host and its
-// domain if it has its own proven name.
+// domain if it has its own proven name. A provider's domain is not counted.
 func (t *Counters) subject(c *Client, e rules.Evidence, by rules.Key) uint64 {
 	if by == rules.ByUser {
 		if len(c.User) > 0 && (c.Account || e&(rules.AuthFailure|rules.AuthSpray) != 0) {
@@ -289,7 +289,7 @@ func (t *Counters) subject(c *Client, e rules.Evidence, by rules.Key) uint64 {
 			return network(c.Addr)
 		}
 	case rules.ByDomain:
-		if c.Domain != "" {
+		if c.Domain != "" && !t.peers.isProvider(c.Domain) {
 			return t.hash('d', []byte(c.Domain))
 		}
 	case rules.BySite:

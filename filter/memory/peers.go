@@ -253,6 +253,16 @@ func (t *Peers) loginElsewhere(c *Client, at uint32) bool {
 	return ok && within(p.login, at, loginDays)
 }
 
+// provider reports whether the row's hosts send mail for many other domains. The domain
+// is then probably a provider's, and its hosts belong to unrelated customers.
+func (p *peer) provider() bool { return countShort(p.senders[:]) >= manyForeign }
+
+// isProvider reports whether a registered domain is a provider's. It requires the lock.
+func (t *Peers) isProvider(domain string) bool {
+	p, ok := t.rows.get(t.domainKey(domain))
+	return ok && p.provider()
+}
+
 func (t *Peers) domainKey(domain string) peerKey {
 	return peerKey{Host{lo: t.hash('d', []byte(domain))}, peerDomain}
 }
@@ -313,7 +323,7 @@ func (t *Peers) Standing(c *Client, now int64) (s Standing) {
 	}
 	if s.Many = c.Shared || own.many(); s.Many {
 		s.Level = rules.StandingNone
-	} else if p, ok := t.rows.get(keys[1]); ok && keys[1].kind != 0 && countShort(p.senders[:]) < manyForeign {
+	} else if p, ok := t.rows.get(keys[1]); ok && keys[1].kind != 0 && !p.provider() {
 		if d := p.standing(&t.clock, at); d.Level > s.Level {
 			s.Level, s.By, s.Messages, s.Days, s.First, s.Last = d.Level, "domain", d.Messages, d.Days, d.First, d.Last
 		}

@@ -11,7 +11,7 @@ type Recipients struct {
 	*shared
 	rows table[uint64, recipient]
 	// asks counts the requests for missing mailboxes: by host and mailbox, and by
-	// sender and mailbox. It also counts each domain's exempt requests; see freeAsks.
+	// sender and mailbox. Foreign recipients are counted by host and address. It also counts each domain's exempt requests; see freeAsks.
 	asks      table[uint64, ask]
 	delimiter byte
 	base      []byte // scratch
@@ -218,6 +218,15 @@ func (t *Recipients) Asked(c *Client, rcpt []byte, now int64) bool {
 		k = mix(t.hash('u', c.User), t.mailbox(rcpt))
 	}
 	return t.again(k, at)
+}
+
+// Tried records that c requested rcpt, which is not local. It reports whether c had
+// already requested rcpt within askWindow. Addresses are compared byte by byte, because
+// the part after a delimiter may contain a route to another recipient.
+func (t *Recipients) Tried(c *Client, rcpt []byte, now int64) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.again(mix(c.Host().number(), t.hash('f', rcpt)), t.clock.row(now))
 }
 
 // Held records that a rule rejected c's recipient rcpt. It reports whether the same

@@ -12,7 +12,7 @@ import (
 
 // Parse parses an address or a prefix: 192.0.2.1, 192.0.2.0/24, 2001:db8::1,
 // [2001:db8::1] or 2001:db8::/32. An address becomes a prefix that covers only
-// that address, and an IPv4-mapped IPv6 address becomes IPv4. Zones, ranges and
+// that address. An IPv4-mapped address, or a NAT64 address, becomes IPv4. Zones, ranges and
 // ports are not allowed. Parse clears the host bits; dropped reports whether
 // any were set.
 func Parse(s string) (p netip.Prefix, dropped bool, err error) {
@@ -29,7 +29,7 @@ func Parse(s string) (p netip.Prefix, dropped bool, err error) {
 	case addr.Zone() != "":
 		return p, false, fmt.Errorf("%q has a zone; write %s", s, addr.WithZone(""))
 	case !hasLength:
-		addr = addr.Unmap()
+		addr = Embedded(addr.Unmap())
 		return netip.PrefixFrom(addr, addr.BitLen()), false, nil
 	}
 	bits, err := strconv.ParseUint(length, 10, 8)
@@ -98,6 +98,23 @@ func ParseLogged(s string) (p netip.Prefix, dropped bool, err error) {
 		s = a.Addr().String()
 	}
 	return Parse(s)
+}
+
+// nat64 is the prefix that translators put before IPv4 addresses (RFC 6052).
+var nat64 = netip.MustParsePrefix("64:ff9b::/96")
+
+// Embedded returns the IPv4 address of a client that connected through a NAT64 or SIIT
+// translator. All such clients are in one /64. Any other address, including one that
+// contains a private IPv4 address, is returned unchanged.
+func Embedded(a netip.Addr) netip.Addr {
+	if !nat64.Contains(a) {
+		return a
+	}
+	b := a.As16()
+	if v4 := netip.AddrFrom4([4]byte(b[12:])); v4.IsGlobalUnicast() && !v4.IsPrivate() {
+		return v4
+	}
+	return a
 }
 
 // mappedBits is the length of ::ffff:0:0/96 (RFC 4291 section 2.5.5.2).

@@ -37,6 +37,20 @@ func TestNeighbours(t *testing.T) {
 			fairMessage(s, named(addr, fmt.Sprintf("mail.family%d.example", i)))
 		}})
 	}
+	for _, network := range []string{"64:ff9b::cb00:71%02x", "64:ff9b:1:cb00::%x", "2001:0:4136:e378:8000:63bf:3fff:%x"} { // NAT64, NAT64 with a local prefix, Teredo
+		list = append(list, Case{Name: "unrelated hosts in a /64, " + network, Presets: []string{"standard"}, Play: func(s *Server) {
+			s.Earlier()
+			s.Bot(at(network, 9))
+			s.Harvests(bare(at(network, 10), "mail.x.example"), 9, 20)
+			for i := range 8 {
+				s.Guess(bare(at(network, 20+i), "pc.x.example"), fmt.Sprint("user", i))
+			}
+			s.Wait(hour)
+			fairMessage(s, bare(at(network, 30), "mail.family.example"))
+			s.Accepted(s.Login(laptop(at(network, 31)), "alice", 0, true))
+			s.Shut(s.hello(bare(at(network, 9), "other.example")))
+		}})
+	}
 	list = append(list, gatewayCases()...)
 	Run(t, list)
 }

@@ -18,6 +18,14 @@ func seen(f func(s *Server)) []Case { return lines("", f) }
 func thresholdRows() []statement {
 	return []statement{
 		{"thresholds", "Detection thresholds", seen(func(s *Server) { s.Accepted(s.Message(unnamed1)) })},
+		{"thresholds", "If a client repeats an attempt to relay within 30 days, the confidence is low", seen(func(s *Server) {
+			s.Earlier()
+			for _, confidence := range []string{"medium", "low"} {
+				s.Evidence(s.Ask(unnamed1, manner{}, simulate.Foreign(0, 1)...), "relay-probe", confidence)
+			}
+			s.Wait(31 * day)
+			s.Evidence(s.Ask(unnamed1, manner{}, simulate.Foreign(0, 1)...), "relay-probe", "medium")
+		})},
 		{"thresholds", "A rejected recipient counts as unknown if its domain is local, and otherwise as an attempt to relay", seen(func(s *Server) {
 			s.Earlier()
 			c := s.Ask(unnamed1, manner{}, simulate.Words("w", 0, 1)...)
@@ -216,19 +224,21 @@ func harvestRows() []statement {
 			s.None(s.Ask(unnamed1, manner{}, ours("x", "x", "y", "y", "z", "z")...), "harvest")
 			s.None(s.Separate(unnamed1, []string{"a@x.example", "b@x.example"}, invented(5)...), "harvest")
 		})},
-		{"thresholds", "The session has ten unknown or rejected recipients, at least three quarters of all its recipients", append(seen(func(s *Server) {
+		{"thresholds", "The session has ten unknown recipients, at least three quarters of all its recipients", seen(func(s *Server) {
 			s.Earlier()
 			s.None(ask(s, unnamed1, 9, "alice"), "harvest")
 			s.Evidence(ask(s, unnamed1, 10, "alice", "bob", "carol"), "harvest", "high")
 			s.None(ask(s, unnamed1, 10, "alice", "bob", "carol", "dave"), "harvest")
 			s.None(ask(s, unnamed1, 11, "alice", "bob", "carol", "dave"), "harvest")
 			s.Evidence(ask(s, unnamed1, 12, "alice", "bob", "carol", "dave"), "harvest", "high")
-		}), play(func(s *Server) { // rejected by the rules
+		})},
+		{"thresholds", "If recipients rejected by rules are needed for the threshold, the confidence is low", play(func(s *Server) {
 			s.Earlier()
 			s.None(ask(s, unnamed1, 9, "alice"), "harvest")
 			s.Wait(2 * day)
-			s.Evidence(ask(s, unnamed1, 10, "alice"), "harvest", "high")
-		})...)},
+			s.Evidence(ask(s, unnamed1, 10, "alice"), "harvest", "low")
+			s.Bans(unnamed1, 0)
+		})},
 		{"thresholds", "A transaction with the null sender has three unknown recipients, whereas a bounce has only one recipient", seen(func(s *Server) {
 			s.Earlier()
 			s.None(s.Ask(unnamed1, manner{Null: true}, simulate.Words("a", 0, 2)...), "harvest")

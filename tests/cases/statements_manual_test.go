@@ -262,6 +262,20 @@ func banRows() []statement {
 				s.Check(s.hello(bare(addr, "x.example")).Barred == want, "%s is banned: %v", addr, !want)
 			}
 		})},
+		{"Bans", "The same applies to Teredo and to NAT64 with a prefix in 64:ff9b:1::/48", under(trial("1h"), func(s *Server) {
+			s.offend(bare("2001:0:4136:e378:8000:63bf:3fff:1", "x.example"))
+			s.offend(bare("64:ff9b:1::cb00:7101", "x.example"))
+			for addr, want := range map[string]bool{"2001:0:4136:e378:8000:63bf:3fff:1": true, "2001:0:4136:e378:8000:63bf:3fff:2": false, "64:ff9b:1::cb00:7101": true, "64:ff9b:1::cb00:7102": false} {
+				s.Check(s.hello(bare(addr, "x.example")).Barred == want, "%s is banned: %v", addr, !want)
+			}
+		})},
+		{"Bans", "For an address in 64:ff9b::/96, the source is the IPv4 address in its last 32 bits, which also appears in records and conditions", under(trial("1h")+"\nrule other phase helo match src 203.0.113.9 disconnect", func(s *Server) {
+			s.offend(bare("64:ff9b::cb00:7101", "x.example"))
+			for addr, want := range map[string]bool{"203.0.113.1": true, "64:ff9b::cb00:7101": true, "64:ff9b::cb00:7102": false} {
+				s.Check(s.hello(bare(addr, "x.example")).Barred == want, "%s is banned: %v", addr, !want)
+			}
+			s.Rejected("ehlo", s.hello(bare("64:ff9b::cb00:7109", "x.example")))
+		})},
 		{"Bans", "If an IPv6 host has its own proven name, the source is its single address, because some hosting providers divide a /64 among many customers", under(trial("1h"), func(s *Server) {
 			h := named("2001:db8:7:7::1", "mail.evil.example")
 			s.offend(h)
@@ -290,7 +304,17 @@ func banRows() []statement {
 			s.Deliver(named1, "joe@x.example", append(former(9), "alice")...)
 			s.Bans(named1, 0)
 		})},
-		{"Bans", "If a rule counts recipients, its ban takes effect at the end of the session", lines("rule count phase rcpt-to match count unknown-recipient > 2 reject ban 1h", func(s *Server) {
+		{"Bans", "If a rule counts recipients, or has a condition on harvest or relay-probe evidence, its ban takes effect at the end of the session", append(lines("rule harvest phase rcpt-to match evidence harvest reject ban 1h\nrule relay phase rcpt-to match evidence relay-probe ban 1h", func(s *Server) {
+			s.Earlier()
+			for i, to := range [][]string{simulate.Words("w", 0, 12), simulate.Foreign(0, 12)} {
+				h := named(at("198.51.100.%d", 60+i), fmt.Sprintf("mail.x%d.example", i))
+				s.Ask(h, manner{}, append(ours("alice"), to...)...)
+				s.Bans(h, 0)
+				h = named(at("198.51.100.%d", 70+i), fmt.Sprintf("mail.y%d.example", i))
+				s.Ask(h, manner{}, to...)
+				s.Bans(h, hour)
+			}
+		}), lines("rule count phase rcpt-to match count unknown-recipient > 2 reject ban 1h", func(s *Server) {
 			s.Earlier()
 			c := s.Connect(unnamed1)
 			c.Ehlo()
@@ -301,7 +325,7 @@ func banRows() []statement {
 			s.Bans(unnamed1, 0)
 			c.Quit()
 			s.Bans(unnamed1, hour)
-		})},
+		})...)},
 		{"Bans", "If most of a session's recipients exist, it does not count as an offence", lines("rule count phase rcpt-to match count unknown-recipient > 2 reject ban 1h", func(s *Server) {
 			s.History(partner, 4, day)
 			s.Deliver(partner, "joe@partner.example", slices.Concat(mailboxes[:10], former(9))...)

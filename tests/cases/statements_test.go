@@ -243,7 +243,18 @@ func presetRows() []statement {
 		})},
 		{presets, "Greetings that only attack tools use, also on ports where users log in", play(tools)},
 		{presets, "Web browsers, SSH clients and other programs that do not speak SMTP, and clients that send commands without waiting for replies three times in an hour", play(otherProtocols)},
+		{presets, "A mail server may share their address, so its mail must pass between the bans", play(neighbour)},
 		{presets, "No other host has the name or the address of this server", play(ourName)},
+		{presets, "If the client has no proven name, the cause may be a DNS failure", play(func(s *Server) {
+			s.Earlier()
+			for _, h := range []simulate.Host{without(named("198.51.100.50", "mx.example.org"), "fail"), without(named("198.51.100.51", "mx.example.org"), "error")} {
+				h.Helo = "mx.example.org"
+				c := s.Message(h)
+				s.Rejected("rcpt-to", c)
+				s.Temporary(c)
+				s.NotBanned(c)
+			}
+		})},
 		{presets, "The rule decides at the recipient, so that the record contains the recipient and authenticated users are not affected", play(atRecipient)},
 		{"tight", "A greeting with the domain of a provider or of this server, from a host with another DNS name", play(forgedDomain)},
 		{"tight", "If the name is missing, the cause may be a DNS failure", play(func(s *Server) {

@@ -23,7 +23,7 @@ func TestCover(t *testing.T) {
 				c := s.Ask(h, manner{Before: func(j int) string { return fmt.Sprintf(cover, j) + "@example.org" }}, simulate.Words("plus", 0, 200)...)
 				s.Rejected("", c)
 				s.AtMost(10, []*simulate.Client{c})
-				s.Evidence(c, "harvest", "")
+				s.Evidence(c, "harvest", "low")
 			}})
 		}
 		list = append(list, Case{Name: fmt.Sprintf("alice+N before each, host %d", i), Play: func(s *Server) {
@@ -31,7 +31,7 @@ func TestCover(t *testing.T) {
 			c := s.Ask(h, manner{Before: func(j int) string { return fmt.Sprintf("alice+%d@example.org", j) }}, simulate.Words("plus", 0, 200)...)
 			s.Rejected("", c)
 			s.AtMost(10, []*simulate.Client{c}, "alice")
-			s.Evidence(c, "harvest", "")
+			s.Evidence(c, "harvest", "low")
 		}}, Case{Name: fmt.Sprintf("all mailboxes in turn, host %d", i), Play: func(s *Server) {
 			s.Mailboxes = append(s.Mailboxes, "kim", "leo", "mia", "noah")
 			s.Learn()
