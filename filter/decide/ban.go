@@ -80,14 +80,12 @@ func (d *Decider) ban(s Subject, at int64, o *rules.Outcome, last **rules.Rule, 
 		Prefix: s.Client.Host().Prefix(), Exempt: d.exempt(s, o.BanRule, false, at),
 	}
 	if out.Exempt == "" {
-		b := d.Memory.Bans.Add(s.Client, memory.BanRequest{Ladder: o.Ban, Rule: o.BanRule.Name, Session: s.ID, Observe: !enforced, Listed: d.restsOnListing(s, o.BanRule)}, at)
+		b := d.Memory.Bans.Add(s.Client, memory.BanRequest{Ladder: o.Ban, Rule: o.BanRule.Name, Session: s.ID, Observe: !enforced, Listed: restsOnListing(d, s, o.BanRule)}, at)
 		// A ban halves the counts of failed logins and ends a spray. Otherwise, the
 		// next time a phone tried an old password, its whole office would be
 		// banned again.
-		for _, e := range [...]rules.Evidence{rules.AuthFailure, rules.AuthUnsupported} {
-			if o.BanRule.Has(e) {
-				d.Memory.Counters.Halve(s.Client, e, at)
-			}
+		if o.BanRule.Has(rules.AuthFailure) {
+			d.Memory.Counters.Halve(s.Client, rules.AuthFailure, at)
 		}
 		if o.BanRule.Has(rules.AuthSpray) {
 			d.Memory.Logins.Restart(s.Client, at)
@@ -103,7 +101,7 @@ func (d *Decider) ban(s Subject, at int64, o *rules.Outcome, last **rules.Rule, 
 
 // restsOnListing reports whether a rule can match because the client is on a DNS list.
 // The list may later withdraw the listing; see memory.Bans.RevokeListed.
-func (d *Decider) restsOnListing(s Subject, rule *rules.Rule) bool {
+func restsOnListing(d *Decider, s Subject, rule *rules.Rule) bool {
 	return slices.ContainsFunc(s.Listings, func(l smtp.Listing) bool { return l.Listed && d.Policy.RestsOn(rule, l.Name) })
 }
 
@@ -173,9 +171,9 @@ func (d *Decider) applies(s Subject, b *memory.Ban, at int64) bool {
 	return why == ""
 }
 
-// rule returns the rule that a ban names, or nil if there is none.
-func (d *Decider) rule(name string) *rules.Rule {
-	for _, r := range d.Policy.Rules() {
+// ruleNamed returns the rule that a ban names, or nil if there is none.
+func ruleNamed(p *rules.Policy, name string) *rules.Rule {
+	for _, r := range p.Rules() {
 		if r.Name == name {
 			return r
 		}

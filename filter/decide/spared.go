@@ -21,7 +21,7 @@ func (d *Decider) spared(s Subject, b *memory.Ban, at int64) string {
 	case b.Origin == "" && b.Manual:
 		return ""
 	case b.Origin == "":
-		rule := d.rule(b.Rule)
+		rule := ruleNamed(d.Policy, b.Rule)
 		why := d.exempt(s, rule, false, at)
 		if why == "login" && !s.Authed && rule != nil && rule.Has(rules.AuthSpray) {
 			return "" // the ban ended the spray, but the login did not prevent it

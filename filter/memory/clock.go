@@ -320,14 +320,14 @@ func (b *ban) settle(at uint32) bool {
 
 // settleBans corrects bans that start in the future because the row time has been set
 // back.
-func (m *Memory) settleBans() {
-	now, due := m.settling()
+func settleBans(m *Memory) {
+	now, due := settling(m)
 	if due {
 		m.Bans.settle(now)
 	}
 }
 
-func (m *Memory) settling() (now uint32, due bool) {
+func settling(m *Memory) (now uint32, due bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	c := &m.clock

@@ -167,11 +167,11 @@ const chunk = 500
 
 // Changes returns up to n rows that have changed since Changes last returned them.
 func (m *Memory) Changes(n int) (list []kv.Entry) {
-	m.settleBans()
+	settleBans(m)
 	for _, b := range m.buckets {
 		for left := n - len(list); left > 0; {
 			some := min(left, chunk)
-			rest := m.changed(b, some, &list)
+			rest := changed(m, b, some, &list)
 			left -= some - rest
 			if rest > 0 {
 				break
@@ -183,7 +183,7 @@ func (m *Memory) Changes(n int) (list []kv.Entry) {
 
 // changed appends up to n changed rows of b to list, and returns n minus the number of
 // rows appended. The unlock is deferred, so that a panic also releases the lock.
-func (m *Memory) changed(b bucket, n int, list *[]kv.Entry) (left int) {
+func changed(m *Memory, b bucket, n int, list *[]kv.Entry) (left int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return b.changes(n, func(key, value []byte) {
