@@ -15,7 +15,7 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// TestSpecialFiles checks that a link or a pipe in place of a data file is an error, also for readers.
+// TestSpecialFiles checks that a link or a pipe that replaces a data file is an error, also for readers.
 func TestSpecialFiles(t *testing.T) {
 	dir := t.TempDir()
 	w, _ := openTest(t, dir, Options{})

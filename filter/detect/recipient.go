@@ -103,7 +103,7 @@ func (st *State) classify(c *Case) RcptClass {
 }
 
 // relay counts a recipient that is not local. Retries count once: anyone can publish an
-// MX record that points to this server, and the mail for that domain then stays in its
+// MX record that points to this server, and the mail for that domain then waits in its
 // senders' queues for days.
 func (st *State) relay(c *Case) {
 	if st.Repeated = c.Memory.Recipients.Tried(c.Client, c.Event.Addr, c.Event.Time); !st.Repeated {
