@@ -152,15 +152,15 @@ func (d *Decider) returned(s Subject, pass bool, at int64) (enforced *memory.Ban
 	}
 	d.out = append(d.out, smtp.Outcome{
 		Kind: smtp.OutcomeReturn, Time: at, Rule: b.Rule, Phase: smtp.PhaseConnect, Decision: smtp.Disconnect,
-		Enforced: enforced != nil, Until: b.Until, BanSession: b.Session, Origin: b.Origin, Exempt: d.spared(s, b, at),
+		Enforced: enforced != nil, Until: b.Until, BanSession: b.Session, Origin: b.Origin, Exempt: d.unaffected(s, b, at),
 	})
 	return enforced
 }
 
-// applies reports whether a ban affects s; see spared. Firewalls then contain another host's
+// applies reports whether a ban affects s; see unaffected. Firewalls then contain another host's
 // ban that affects s, but not one from which s is exempt.
 func (d *Decider) applies(s Subject, b *memory.Ban, at int64) bool {
-	why := d.spared(s, b, at)
+	why := d.unaffected(s, b, at)
 	switch {
 	case b.Origin == "" || why == waitingForStanding || why == ownAddress:
 	case why != "":

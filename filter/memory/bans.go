@@ -189,9 +189,9 @@ func (b *Bans) Add(c *Client, r BanRequest, now int64) Ban {
 	return b.export(k.Prefix(), row)
 }
 
-// Banned returns the active bans of c, enforced or observed, and records a connection. The
-// bans of this host come first, then those of other hosts. Among each, enforced bans come
-// first, in the order of their ends, latest first. A rule's ban of a /64 does not apply to
+// Banned returns the active bans of c, enforced or observed, and records a connection. This
+// host's bans come first, followed by other hosts' bans. Each group starts with the enforced
+// bans, and is sorted by end, latest first. A rule's ban of a /64 does not apply to
 // hosts with proven names in that /64. A manual ban of a /64 applies to all its hosts.
 func (b *Bans) Banned(c *Client, now int64) (list []Ban) {
 	b.mu.Lock()
@@ -280,7 +280,7 @@ func (b *Bans) AddPrefix(p netip.Prefix, d time.Duration, reason string, now int
 	return b.export(p, row), true
 }
 
-// Revoke ends the active bans of a host or network, including those of other hosts, and
+// Revoke ends the active bans of a host or network, including other hosts' bans, and
 // returns them. If within is set, Revoke ends all active bans in p. For an IPv6 address,
 // Revoke ends all active bans in its /64. Bans of larger networks that contain p remain in
 // effect.

@@ -2,8 +2,8 @@ package memory
 
 import "net/netip"
 
-// A book holds bans of hosts and networks: either those of this host, or those of other
-// hosts. All methods require the lock.
+// A book holds the bans of hosts and networks that either this host or other hosts have
+// imposed. All methods require the lock.
 type book struct {
 	hosts    table[Host, ban]
 	networks networkBans

@@ -353,7 +353,7 @@ func (b *ban) revoke(at uint32) {
 	b.flags |= banRevoked
 }
 
-// sharedBans shares the bans and unbans of this host, and receives those of other hosts.
+// sharedBans shares this host's bans and unbans, and receives other hosts' bans and unbans.
 type sharedBans struct{ *Bans }
 
 func (sharedBans) bucketName() string { return BansBucket }

@@ -62,8 +62,8 @@ func organisation(locate func(netip.Addr) report.Place) func(netip.Addr) string 
 	return func(a netip.Addr) string { return locate(a).Org }
 }
 
-// SortBans sorts bans, newest first. Bans of this host precede those of other hosts that started
-// at the same time.
+// SortBans sorts bans, newest first. Among bans that started at the same time, this host's
+// bans come first.
 func SortBans(list []memory.Ban) {
 	slices.SortFunc(list, func(a, b memory.Ban) int {
 		return cmp.Or(b.Since.Compare(a.Since), a.Prefix.Addr().Compare(b.Prefix.Addr()), cmp.Compare(a.Prefix.Bits(), b.Prefix.Bits()), cmp.Compare(a.Origin, b.Origin))

@@ -11,12 +11,12 @@ const (
 	ownAddress         = "own-address"
 )
 
-// spared returns why a ban does not affect s, or "".
+// unaffected returns why a ban does not affect s, or "".
 //
 // The rules and the operator of another host do not override exemptions here. Their bans have
 // no effect before the clients with standing are known, here and on other hosts, nor if they
 // include an address of this host.
-func (d *Decider) spared(s Subject, b *memory.Ban, at int64) string {
+func (d *Decider) unaffected(s Subject, b *memory.Ban, at int64) string {
 	switch {
 	case b.Origin == "" && b.Manual:
 		return ""
