@@ -80,13 +80,14 @@ func harvest(s *script, h *host) {
 }
 
 // relay tries recipients in one to three foreign domains. The observed rule matches at
-// the second recipient.
+// the second recipient. The recipients are new in each session, because repeated ones do
+// not count as probes.
 func relay(s *script, h *host) {
 	s.ehlo(helo(h))
 	s.mail("probe@sender.example")
 	n := 1 + h.visits%3
 	for i := range n {
-		s.rcpt(fmt.Sprintf("victim@d%d.elsewhere.example", (h.number+i)%5), "permfail")
+		s.rcpt(fmt.Sprintf("victim%x@d%d.elsewhere.example", s.id, (h.number+i)%5), "permfail")
 	}
 	s.found("relay-probe")
 	s.watched = n > 1
