@@ -71,7 +71,7 @@ var visitors = []struct {
 	{"spoofed scanner", "203.0.113.9", "scan-02.shadowserver.org", true, "mail.partner.example", "", "", "scanner", "Shadowserver Foundation"},
 	{"spoofed google", "203.0.113.10", "mail-1.google.com", true, "ylmf-pc", "EHLO", "554 5.7.1 ", "botnet-helo", "PushDo / Cutwail"},
 	{"amazon ses", "203.0.113.11", "a1-23.smtp-out.amazonses.com", false, "a1-23.smtp-out.amazonses.com", "", "", "", ""},
-	{"own name", "203.0.113.12", "", false, "mx.example.org", "RCPT", "550 5.7.1 ", "helo-own-name", ""},
+	{"own name", "203.0.113.12", "", false, "mx.example.org", "RCPT", "450 4.7.1 ", "helo-own-name", ""},
 	{"by AS number", "192.0.2.200", "", false, "mail.partner.example", "", "", "scanner", ""},
 	{"legitimate mail", "198.51.100.99", "mail.partner.example", false, "mail.partner.example", "", "", "", ""},
 }
