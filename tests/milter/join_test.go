@@ -31,6 +31,12 @@ const withPorts = "smtpd_client_port_logging = yes\n"
 // feed starts scanwatch follow --milter. stop ends it with a signal and returns its log.
 func (s *site) feed() (stop func(syscall.Signal) (log string)) {
 	s.t.Helper()
+	// Postfix creates the log when it writes the first line.
+	if f, err := os.OpenFile(s.path("maillog"), os.O_CREATE, 0o644); err != nil {
+		s.t.Fatal(err)
+	} else if err := f.Close(); err != nil {
+		s.t.Fatal(err)
+	}
 	cmd := exec.Command(smtpd.Bin("scanwatch"), "-s", s.path("state"), "follow", "--milter", "postfix", s.path("maillog"))
 	log := filterproc.LogFile(s.t, cmd)
 	if err := cmd.Start(); err != nil {
@@ -116,7 +122,6 @@ func playJoin(t *testing.T, suite string) {
 				if err := os.Mkdir(s.path("state"), 0o750); err != nil {
 					t.Fatal(err)
 				}
-				s.write("maillog", "")
 				stop = s.feed()
 			}
 			s.startMilter(conf(t, preset, "enforce"))

@@ -288,7 +288,8 @@ func TestLogs(t *testing.T) {
 			if followed := table(nil, logged(t, s.path("followed"), l.kind)); l.kind == "postfix" && followed != got {
 				t.Errorf("followed:\n%s\nimported:\n%s", followed, got)
 			}
-			if bans := cli.Run(t, s.path("followed"), "bans"); !strings.Contains(bans, "203.0.113.5") || strings.Contains(bans, "198.51.100.1 ") {
+			// Postfix and Sendmail accept the harvester's last recipient, so the session causes no ban.
+			if bans := cli.Run(t, s.path("followed"), "bans"); strings.Contains(bans, "203.0.113.5") != (l.kind == "exim") || strings.Contains(bans, "198.51.100.1 ") {
 				t.Errorf("bans:\n%s", bans)
 			}
 			compare(t, "testdata/log-"+l.kind+".golden", got)
