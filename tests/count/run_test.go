@@ -152,12 +152,29 @@ func (r *run) sync() {
 	}
 }
 
-// flush asks the filter to write all records, including this hour's aggregates.
+// flush asks the filter to write all records, including this hour's aggregates. It waits until
+// finished segments are sealed, because a loaded machine seals more slowly than the sessions
+// arrive. The budget then removes segments that are waiting.
 func (r *run) flush() {
 	r.t.Helper()
 	r.sync()
 	cli.Run(r.t, r.dir, "flush")
 	r.ledger.flush()
+	filterproc.Eventually(r.t, "sealing", func() bool { return r.storeStatus().Sealing == "" })
+}
+
+// A storeStatus is the part of scanwatch status that describes the store.
+type storeStatus struct {
+	Sealing   string
+	SealError string `json:"seal_error"`
+	Dropped   map[string]int
+}
+
+func (r *run) storeStatus() storeStatus {
+	r.t.Helper()
+	var s struct{ Store storeStatus }
+	cli.Decode(r.t, cli.Run(r.t, r.dir, "status", "--json"), &s)
+	return s.Store
 }
 
 // stop ends the filter as smtpd does, so that it records the open sessions.
@@ -205,23 +222,16 @@ func (r *run) clean(log string) {
 func (r *run) sealed(days int) {
 	r.t.Helper()
 	filterproc.Eventually(r.t, fmt.Sprintf("%d sealed days", days), func() bool {
-		var s struct {
-			Store struct {
-				Sealing   string
-				SealError string `json:"seal_error"`
-				Dropped   map[string]int
-			}
-		}
-		cli.Decode(r.t, cli.Run(r.t, r.dir, "status", "--json"), &s)
-		for reason, n := range s.Store.Dropped {
+		s := r.storeStatus()
+		for reason, n := range s.Dropped {
 			if n > 0 {
 				r.t.Fatalf("%d records were dropped: %s", n, reason)
 			}
 		}
-		if s.Store.SealError != "" {
-			r.t.Fatal(s.Store.SealError)
+		if s.SealError != "" {
+			r.t.Fatal(s.SealError)
 		}
-		if s.Store.Sealing != "" {
+		if s.Sealing != "" {
 			return false
 		}
 		for n := range days {
