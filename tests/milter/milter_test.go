@@ -219,6 +219,10 @@ func playScenarios(t *testing.T, suite string) {
 				start(s, s.recipe(name))
 				cli.Run(t, s.path("state"), "ban", "--for", "1h", "198.51.100.29")
 				replies := playAll(t)
+				if suite != "" && name == "Postfix" {
+					// Postfix 3.9 closes the connection if it notices the command in time.
+					delete(replies, "early talker")
+				}
 				s.idle()
 				log := s.stopMilter()
 				if strings.Contains(log, "bug") || strings.Contains(log, "level=ERROR") {
@@ -294,6 +298,9 @@ func (s *site) records() map[string]record {
 func table(replies map[string][]string, records map[string]record) string {
 	var b strings.Builder
 	for _, s := range scenarios {
+		if replies[s.name] == nil {
+			continue
+		}
 		fmt.Fprintf(&b, "== %s\n", s.name)
 		for _, r := range replies[s.name] {
 			fmt.Fprintf(&b, "   %s\n", r[strings.LastIndexByte(r, '\n')+1:])
