@@ -108,9 +108,11 @@ func relayDenied(reply []byte) bool {
 // was chosen by the client: Postfix writes "<RECIPIENT>: " and Sendmail "<RECIPIENT>...
 // ".
 func Reason(reply []byte) []byte {
-	for _, end := range [...]string{">: ", ">... "} {
-		if i := bytes.LastIndex(reply, []byte(end)); i >= 0 {
-			return reply[i+len(end):]
+	for i := bytes.LastIndexByte(reply, '>'); i >= 0; i = bytes.LastIndexByte(reply[:i], '>') {
+		for _, end := range [...]string{">: ", ">... "} {
+			if rest, ok := bytes.CutPrefix(reply[i:], []byte(end)); ok {
+				return rest
+			}
 		}
 	}
 	return reply
