@@ -62,7 +62,7 @@ func (s *sealedFile) carve() error {
 				break
 			}
 			from += i
-			if r.Open(buf[from+markSize:]) == nil { // the size is unknown; bytes after the block are harmless
+			if r.Open(buf[from+markSize:]) == nil { // Open ignores the bytes after the block, whose size is unknown
 				s.blocks = append(s.blocks, blockInfo{at: at + int64(from), size: int64(min(len(buf)-from, maxBlock)), bare: true})
 			}
 			from++

@@ -10,13 +10,13 @@ import (
 	"os"
 )
 
-// bbolt trusts its file. A flipped bit can cause an endless loop over a page, a read
-// outside its mapping, or a panic in a transaction with locks held. checkFile therefore
-// checks all pages before bbolt maps the file. It reads the file nearly in
-// order, so an uncached file is read at disk speed.
+// bbolt trusts its file. A flipped bit can cause an endless loop over a page, a read outside its
+// mapping, or a panic in a transaction with locks held. checkFile therefore checks all pages before
+// bbolt maps the file. It reads the file nearly in order, so an uncached file is read at disk
+// speed.
 //
-// It does not detect changed bytes in values, because bbolt has no checksums for data.
-// Decode handles corrupt values.
+// checkFile does not detect changed bytes in values, because bbolt has no checksums for data.
+// Decode detects corrupt values.
 //
 // The layout is version 2 of bbolt's format, in the machine's byte order. A
 // page header is 16 bytes: id u64, flags u16, count u16, overflow u32. An
@@ -239,7 +239,7 @@ func (c *checker) read(id, n uint64) ([]byte, error) {
 	}
 	ahead := int64(windowSize)
 	if c.visit != nil {
-		ahead = 0 // most of the file is not read
+		ahead = 0 // only a small part of the file is read
 	}
 	want := min(max(size, ahead), int64(c.pages)*c.pageSize-from)
 	if int64(cap(c.window)) < want {
@@ -284,8 +284,7 @@ func (c *checker) freelist(id uint64) error {
 	return nil
 }
 
-// tree checks a page and all pages below it. A key less than least is
-// corrupt.
+// tree checks a page and all pages below it. A key that is less than least is corrupt.
 func (c *checker) tree(id uint64, depth int, least []byte) error {
 	if depth == 0 {
 		return damaged("page %d is too deep", id)

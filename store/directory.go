@@ -175,8 +175,8 @@ func (d *directory) files() ([]fs.FileInfo, error) {
 	return slices.DeleteFunc(all, func(info fs.FileInfo) bool { return !info.Mode().IsRegular() }), err
 }
 
-// entries returns everything in d except directories, sorted by name. Readers must not
-// ignore a segment that was replaced by a link or a pipe: open returns an error for it.
+// entries returns everything in d except directories, sorted by name. If a segment was replaced by
+// a link or a pipe, the result includes it, so that the reader's call of open returns an error.
 func (d *directory) entries() ([]fs.FileInfo, error) {
 	f, err := d.root.Open(".")
 	if err != nil {
@@ -192,7 +192,7 @@ func (d *directory) entries() ([]fs.FileInfo, error) {
 	for _, name := range names {
 		info, err := d.root.Lstat(name)
 		switch {
-		case errors.Is(err, fs.ErrNotExist): // it has just been removed
+		case errors.Is(err, fs.ErrNotExist): // the file has just been removed
 		case err != nil:
 			return nil, err
 		case !info.IsDir():
@@ -208,8 +208,8 @@ func (d *directory) segments() ([]Segment, error) {
 	return segmentsOf(files), err
 }
 
-// stableSegments returns the segments in d, even while a Writer replaces rows with
-// sealed segments. A single directory listing could miss both files of a day.
+// stableSegments returns the segments in d. The result is complete even while a Writer replaces
+// segments of rows with sealed segments. A single directory listing could miss both files of a day.
 func (d *directory) stableSegments() (all []Segment, err error) {
 	for i := range 10 {
 		last := all
@@ -225,7 +225,7 @@ func (d *directory) stableSegments() (all []Segment, err error) {
 	return all, nil
 }
 
-// current returns all segments except rows that a sealed segment has replaced.
+// current returns all segments except segments of rows that a sealed segment has replaced.
 func current(all []Segment) []Segment {
 	sealed := make(map[string]bool)
 	for _, s := range all {
@@ -246,8 +246,7 @@ func segmentsOf(files []fs.FileInfo) (all []Segment) {
 	return all
 }
 
-// removeTemporary removes temporary files left by a crash, even by one during a
-// repair.
+// removeTemporary removes the temporary files of a crashed filter or of an interrupted repair.
 func (d *directory) removeTemporary() error {
 	files, err := d.files()
 	for _, f := range files {

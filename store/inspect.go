@@ -45,7 +45,7 @@ type File struct {
 	Problem string         `json:"problem,omitempty"` // the cause of a bad state
 	Live    bool           `json:"live,omitempty"`    // a filter is writing the file, and a copy was checked
 	Records int            `json:"records"`           // sessions, or rows of state.db
-	Bad     int            `json:"bad,omitempty"`     // invalid ones among Records
+	Bad     int            `json:"bad,omitempty"`     // invalid records, which are included in Records
 	Oldest  text.Time      `json:"oldest,omitzero"`   // end of the first session
 	Newest  text.Time      `json:"newest,omitzero"`   // end of the last session
 	Dropped *Dropped       `json:"dropped,omitempty"` // for a segment: dropped while it was written
@@ -63,7 +63,7 @@ type File struct {
 type Inspector struct {
 	Dir      string
 	Snapshot func(w io.Writer, name string) error // as in Reader
-	State    func(w io.Writer) error              // as in ReadState
+	State    func(w io.Writer) error              // writes a copy of state.db, as for ReadState
 	Tables   []string                             // the buckets of state.db
 	Row      func(Entry) error                    // checks a row; nil disables the check
 	Decode   bool                                 // check each record

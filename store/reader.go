@@ -105,8 +105,8 @@ func (s *Selection) has(r *Record) (found bool) {
 	return found
 }
 
-// mayHave reports whether a block may contain selected records. A block that is lost is
-// also selected, so that the error is reported.
+// mayHave reports whether a block may contain selected records. It also returns true for a lost
+// block, so that the reader reports the loss.
 func (s *Selection) mayHave(b *blockInfo) bool {
 	return b.lost != nil || slices.ContainsFunc(s.Sources, b.maySource) ||
 		slices.ContainsFunc(s.IDs, func(id uint64) bool { return b.may(hashID(id)) })
@@ -131,7 +131,7 @@ func newQuery(since, until time.Time, kinds Kinds) query {
 	}
 	if !until.IsZero() {
 		if q.to.end = micros(until); q.to.end == 0 {
-			q.to.id = 1 // a zero key means no limit
+			q.to.id = 1 // id 1, because a zero key means no limit
 		}
 	}
 	return q
@@ -294,8 +294,8 @@ type cursor struct {
 	ok   bool      // there is a current record
 	src  source
 
-	skipped uint64    // sessions of blocks that are not read
-	oldest  recordKey // the first of them
+	skipped uint64    // number of sessions in blocks that are not read
+	oldest  recordKey // key of the first skipped session
 }
 
 // A source iterates over a segment's selected records in order.
@@ -354,7 +354,7 @@ type result[T any] struct {
 // background calls f in a goroutine and returns a channel for the result.
 func background[T any](f func() (T, error)) <-chan result[T] {
 	c := make(chan result[T], 1)
-	go func() { // safe: it always sends
+	go func() { // safe: safego.Run recovers panics in f
 		var r result[T]
 		r.err = safego.Run(func() (err error) {
 			r.value, err = f()

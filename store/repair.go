@@ -22,9 +22,9 @@ import (
 
 const (
 	salvagedMark = ".salvaged"             // suffix of a quarantined file whose readable records are in another file
-	emptyMark    = ".empty" + salvagedMark // the same for a file without readable records
+	emptyMark    = ".empty" + salvagedMark // suffix of a quarantined file without readable records
 	salvageBatch = 5000                    // records per commit
-	leastRoom    = 64 << 10                // of the budget for a copy
+	leastRoom    = 64 << 10                // minimum room for a copy
 )
 
 // Repair checks the files as Each does, repairs them, and calls visit with
@@ -118,9 +118,9 @@ func (r *repairing) file(f *File) (done string, err error) {
 	return "quarantined as " + aside, d.sync()
 }
 
-// both repairs a corrupt sealed segment whose rows still exist. If the rows are intact,
-// they remain, and both copies only the records that the rows lack. If the rows are
-// also corrupt, both keeps the better copy of each record.
+// both repairs a part of a day for which two files exist: a corrupt sealed segment and the segment
+// of rows from which it was made. If the rows are intact, they remain, and both copies only the
+// records that they lack. If the rows are also corrupt, both keeps the better copy of each record.
 func (r *repairing) both(d *directory, sealed Segment, aside string) (done string, err error) {
 	rows := Segment{Name: segmentFile(sealed.Day, sealed.Part), Day: sealed.Day, Part: sealed.Part}
 	info, err := d.root.Lstat(rows.Name)
@@ -159,8 +159,8 @@ func (r *repairing) both(d *directory, sealed Segment, aside string) (done strin
 	return "quarantined as " + aside + more.mark + ", " + note, nil
 }
 
-// wholeKeys returns the keys of the intact records of rows. It also returns an error if
-// any record is corrupt, or has a key that index excludes.
+// wholeKeys returns the keys of the intact records in a segment of rows. It returns these keys and
+// an error if a record is corrupt or has a key that index excludes.
 func wholeKeys(d *directory, s Segment, index *otherCopy) (keys []recordKey, err error) {
 	f, err := d.open(s.Name, os.O_RDONLY)
 	if err != nil {
@@ -193,8 +193,8 @@ func wholeKeys(d *directory, s Segment, index *otherCopy) (keys []recordKey, err
 
 // salvaged is the result of a salvage.
 type salvaged struct {
-	part Segment // of the copied records
-	kept int     // their number
+	part Segment // the new part, with the copied records
+	kept int     // number of copied records
 	mark string  // appended to the name of the quarantined file
 }
 
@@ -229,7 +229,7 @@ func (r *repairing) salvage(d *directory, s Segment, aside string, other *otherC
 		}
 		mark = emptyMark
 		if !s.Sealed && exists(d, sealedName(s)) {
-			return nil // the copy of the sealed segment, which is next, has the mark of a loss
+			return nil // the sealed segment is copied next, and its copy gets the mark "loss"
 		}
 		return createLoss(d, part, o)
 	})
@@ -306,7 +306,7 @@ func (r *repairing) room(need int64) (free int64, err error) {
 			if _, ok := parseSegment(strings.TrimSuffix(f.Name(), newSuffix)); !ok {
 				continue
 			}
-			if free -= f.Size(); strings.HasSuffix(f.Name(), newSuffix) { // a crash has left it
+			if free -= f.Size(); strings.HasSuffix(f.Name(), newSuffix) { // temporary file left by a crash
 				list = append(list, spare{r.p.sessions, f.Name(), f.Size()})
 			}
 		}
@@ -325,7 +325,7 @@ func (r *repairing) room(need int64) (free int64, err error) {
 	return free, nil
 }
 
-// salvageRows copies the readable records of rows to the segment part. Records that
+// salvageRows copies the readable records of a segment of rows to the segment part. Records that
 // other already contains are omitted.
 func salvageRows(d *directory, s, part Segment, other *otherCopy, o sealing) (kept int, err error) {
 	in, err := d.open(s.Name, os.O_RDONLY)
@@ -406,7 +406,7 @@ func (s *sealedFile) salvage(info *blockInfo, out *sealWriter, other *otherCopy)
 	}
 	return b.each(func(r *Record) error {
 		if r.key().compare(out.last) <= 0 || other.has(r.key(), b.quality(r.row)) {
-			return nil // carve has found two blocks with it, or it is in another part
+			return nil // carve found two copies of the block, or other has the record
 		}
 		if b.lossy {
 			r.Omitted++ // the number of lost steps is unknown
@@ -438,7 +438,7 @@ func copyReadable(out *segment, in *os.File, size int64, day time.Time, other *o
 			for rest := cut.data; len(rest) > 0; {
 				var key, value []byte
 				key, value, rest = nextRecord(rest)
-				if b.Get(key) == nil { // an unused page can contain the whole record
+				if b.Get(key) == nil { // unless an unused page contained the whole record
 					if err := b.Put(key, value); err != nil {
 						return err
 					}

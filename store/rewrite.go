@@ -218,10 +218,9 @@ type rewritten struct {
 	err     error
 }
 
-// Rewrite replaces records in a segment and returns their number. It first
-// writes records that were added earlier. Rewrite waits until no segment is
-// being sealed, because rewriting and sealing share the reserved room. If the
-// segment was removed after it was listed, Rewrite returns 0.
+// Rewrite replaces records in a segment and returns their number. It first writes records that were
+// added earlier. Rewrite waits until no segment is being sealed, because rewriting and sealing use
+// the same reserved space. If the segment was removed after it was listed, Rewrite returns 0.
 func (w *Writer) Rewrite(ctx context.Context, name string, edit Edit) (changed int, err error) {
 	r := rewriting{name, edit, make(chan rewritten, 1)}
 	select {
@@ -255,7 +254,7 @@ func rewriteNow(w *Writer, r *rewriting) (done rewritten) {
 		done.changed, err = w.days.rewrite(r, sealing{limit: w.days.limit(), program: w.o.Program, now: w.o.Now()})
 		return err
 	})
-	_ = safego.Run(func() error { return w.days.pruneAfter(nil) }) // the next commit reports an error
+	_ = safego.Run(func() error { return w.days.pruneAfter(nil) }) // the next commit reports any error
 	return done
 }
 
@@ -267,7 +266,7 @@ func (d *days) rewrite(r *rewriting, o sealing) (changed int, err error) {
 	if d.k.directory == nil {
 		return 0, errors.New("the directory cannot be written")
 	}
-	if !s.Sealed && !exists(d.k.directory, s.Name) { // sealed since it was listed
+	if !s.Sealed && !exists(d.k.directory, s.Name) { // the segment has been sealed since it was listed
 		s.Name, s.Sealed = sealedName(s), true
 	}
 	room := d.limit() // for the copy; prune adds it again if segments are sealed

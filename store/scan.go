@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	salvagePage = 4096    // page size of a file without a page that has its number
+	salvagePage = 4096    // page size if no page contains its own number
 	salvageMost = 8 << 20 // maximum bytes of a page with its overflow pages
 )
 
@@ -252,7 +252,7 @@ func (s *scanner) metadata(key, value []byte) error {
 	switch {
 	case bytes.Equal(key, keySchema) && len(value) == 2:
 		switch n := binary.BigEndian.Uint16(value); {
-		case s.visit == nil: // of a sealed segment, whose schema is already known
+		case s.visit == nil: // sealed segment: the schema is already known
 		case n < schema:
 			return ErrOlder
 		case n > schema:
@@ -264,7 +264,7 @@ func (s *scanner) metadata(key, value []byte) error {
 		s.meta.doubt = time.UnixMicro(int64(binary.BigEndian.Uint64(value)))
 	case len(value) == 8 && bytes.HasPrefix(key, []byte(keyDropped)):
 		for r := range s.meta.dropped {
-			if string(key) == keyDropped+Reasons[r] { // the counter never decreases
+			if string(key) == keyDropped+Reasons[r] { // keep the highest value, because the counter never decreases
 				s.meta.dropped[r] = max(s.meta.dropped[r], binary.BigEndian.Uint64(value))
 			}
 		}

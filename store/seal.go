@@ -25,8 +25,8 @@ type sealWriter struct {
 	out     *segment
 	mark    []byte // see newMark
 	encoder *blockEncoder
-	info    blockInfo // of the records in encoder
-	hashes  []uint64  // of these records
+	info    blockInfo // index entry for the records in encoder
+	hashes  []uint64  // hashes of these records; see appendHashes
 	blocks  []sealedBlock
 	size    int // bytes of blocks
 	records int // in all blocks
@@ -53,7 +53,7 @@ func createSealed(d *directory, part Segment, meta metadata, o sealing) (*sealWr
 		b := tx.Bucket(bucketMeta)
 		for k, v := range meta {
 			switch k {
-			case string(keySchema), string(keyProgram), keyMark, keyBlocks: // of the original file
+			case string(keySchema), string(keyProgram), keyMark, keyBlocks: // the new file has its own values
 				continue
 			}
 			if err := b.Put([]byte(k), v); err != nil {
@@ -187,13 +187,13 @@ type sealResult struct {
 // errNoRoom is returned if a copy would exceed its maximum size.
 var errNoRoom = errors.New("the budget has no room")
 
-// seal replaces a finished segment's rows with a sealed segment. After a crash,
-// either only the rows or both files exist; if both exist, readers use the
-// sealed segment. Rows with corrupt records are quarantined.
+// seal replaces a finished segment of rows with a sealed segment. After a crash, either only the
+// rows or both files exist; if both exist, readers use the sealed segment. If the rows contain
+// corrupt records, seal quarantines the file.
 func seal(d *directory, s Segment, o sealing) (res sealResult, err error) {
 	res.Segment = s
 	if sealedWhole(d, s) {
-		return res, d.remove(s.Name) // a crash has prevented it
+		return res, d.remove(s.Name) // a crash prevented the removal of the rows
 	}
 	f, err := d.open(s.Name, os.O_RDONLY)
 	if err != nil {
@@ -203,7 +203,7 @@ func seal(d *directory, s Segment, o sealing) (res sealResult, err error) {
 	if err != nil {
 		return res, err
 	}
-	defer in.close() // keeps the lock, so that no Writer opens the rows until then
+	defer in.close() // holds the lock until then, so that no Writer opens the rows
 	out, err := createSealed(d, s, in.src.metadata(), o)
 	if err != nil {
 		return res, err

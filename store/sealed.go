@@ -15,13 +15,13 @@ import (
 	"time"
 )
 
-// A sealed segment stores the same sessions as its rows, in the same order, in blocks
-// of columns. A sealed segment is never changed, only replaced as a whole. For the file
+// A sealed segment replaces a segment of rows. It stores the same sessions in the same order, but
+// in blocks of columns. A sealed segment is never changed, only replaced as a whole. For the file
 // format, see docs/sealed-days.md.
 
 const (
 	blockRows  = 4000    // maximum records of a block
-	blockBytes = 2 << 20 // of these records before compression, for the encoder
+	blockBytes = 2 << 20 // maximum bytes of a block's records before compression
 	maxBlock   = 8 << 20 // maximum bytes of a block
 	maxRead    = 16 << 20
 	blockMagic = "SWB\x01" // the first bytes of a block, after the mark
@@ -65,7 +65,7 @@ type blockInfo struct {
 	first, last recordKey
 	records     uint32
 	sessions    uint64 // of all records
-	messages    uint64 // accepted in these sessions
+	messages    uint64 // messages accepted in these sessions
 	crc         uint32 // CRC-32C of the block
 	filter      []byte // see appendFilter
 
@@ -109,7 +109,7 @@ func (b *blockInfo) decode(v []byte) error {
 	return nil
 }
 
-// name returns the time at which the first session ended, which identifies the block in
+// name returns the time at which the block's first session ended. This time identifies the block in
 // errors.
 func (b *blockInfo) name() string { return b.first.time().UTC().Format("2006-01-02T15:04:05.000000Z") }
 
@@ -321,8 +321,8 @@ func (s *sealedFile) read(at, size int64, buf []byte) ([]byte, error) {
 	return buf, nil
 }
 
-// match completes the blocks with the index entries, and reads blocks without
-// an entry to learn their keys.
+// match assigns the index entries to the blocks. If a block has no entry, match reads the block to
+// obtain its keys.
 func (s *sealedFile) match(entries map[recordKey][]byte) error {
 	var b decodedBlock
 	for i := range s.blocks {

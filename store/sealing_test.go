@@ -254,9 +254,9 @@ func TestSealWithoutRoom(t *testing.T) {
 	}
 }
 
-// TestSealDamagedRows checks that rows with a corrupt page are quarantined,
-// that the intact records of rows with corrupt records are sealed while the
-// rows are kept, and that rows with a different schema remain unchanged.
+// TestSealDamagedRows checks the sealing of corrupt segments of rows. If a page is corrupt, the
+// segment must be quarantined. If only records are corrupt, the intact records must be sealed and
+// the segment of rows must be kept. A segment with a different schema must remain unchanged.
 func TestSealDamagedRows(t *testing.T) {
 	for _, c := range []struct {
 		name    string
@@ -333,7 +333,8 @@ func change(t *testing.T, path string, f func(*bbolt.Tx) error) {
 	}
 }
 
-// TestRowsAndSealed checks a day that has rows and a sealed segment after a crash.
+// TestRowsAndSealed checks a day that has both a segment of rows and a sealed segment after a
+// crash.
 func TestRowsAndSealed(t *testing.T) {
 	for _, c := range []struct {
 		name    string

@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	// fillPercent is high because keys are appended.
+	// fillPercent is high because keys are appended in order, so bbolt never splits a full page.
 	fillPercent = 0.9
 
 	// allocSize is the number of bytes by which a file grows. A smaller value
@@ -250,7 +250,7 @@ func (s *segment) view(f func(*bbolt.Tx) error) error {
 // release closes the segment. err is the reason and may be nil.
 func (s *segment) release(err error) {
 	if isDamaged(err) {
-		s.file.Close() // db.Close may never return; the mapping leaks
+		s.file.Close() // db.Close might never return, so the mapping leaks
 		return
 	}
 	_ = guard(s.db.Close) // all data is committed

@@ -142,7 +142,7 @@ func (r *rows) close() {
 	r.release(r.broken)
 }
 
-// blocks reads the records of a sealed segment. The next block is read and decoded in the
+// blocks reads the records of a sealed segment. It reads and decodes the next block in the
 // background.
 type blocks struct {
 	file    *sealedFile
@@ -151,7 +151,7 @@ type blocks struct {
 	ahead   <-chan result[*decodedBlock] // the next block; nil at the end
 	now     *decodedBlock                // the current block
 	row     int                          // the current record
-	end     int                          // the first record of the block that follows the selected ones
+	end     int                          // index of the first record after the selected ones
 	errs    []error                      // not reported yet
 }
 
@@ -212,7 +212,8 @@ func (b *blocks) fetch(to *decodedBlock) {
 	b.ahead = background(func() (*decodedBlock, error) { return to, b.file.load(info, to, b.query.kinds) })
 }
 
-// If blocks before the record cannot be read, next returns both an error and true.
+// next moves to the next record. If earlier blocks cannot be read, next returns both an error and
+// true.
 func (b *blocks) next() (key recordKey, ok bool, err error) {
 	for b.row++; b.row >= b.end; {
 		if b.ahead == nil {
@@ -220,7 +221,7 @@ func (b *blocks) next() (key recordKey, ok bool, err error) {
 		}
 		loaded := <-b.ahead
 		b.row, b.end = 0, 0
-		if loaded.value != nil { // without a panic
+		if loaded.value != nil { // nil after a panic
 			spare := b.now
 			b.now = loaded.value
 			b.fetch(spare)

@@ -87,10 +87,9 @@ const firstStateSchema = 2
 // directory has a file for every released schema.
 var migrations []func(*bbolt.Tx) error
 
-// A State stores rows that outlast sessions in one file. Only a background
-// goroutine accesses the file, so that a slow or failing disk does not block a
-// caller. The State holds one batch of unwritten changes, and the owner of the
-// rows holds all other changes.
+// A State stores the rows of state.db. Only a background goroutine accesses the file, so that a
+// slow or failing disk does not block a caller. The State holds one batch of unwritten changes, and
+// the owner of the rows holds all other changes.
 type State struct {
 	path string
 	o    StateOptions
@@ -239,7 +238,7 @@ func (s *State) write() error {
 		if len(s.batch) == 0 {
 			if s.oversized() {
 				s.wait = 0
-				return s.compact() // all superfluous rows have been deleted
+				return s.compact() // compact after all superfluous rows have been deleted
 			}
 			return nil
 		}

@@ -62,7 +62,7 @@ func (o *owner) load(all iter.Seq[Entry]) {
 			o.rows[name] = string(e.Value)
 		}
 	}
-	o.mu.Unlock() // a panic that unwinds through this function would leave the lock held
+	o.mu.Unlock() // if a panic unwinds through this function, the lock remains held
 }
 
 func (o *owner) changes(n int) (list []Entry) {

@@ -75,10 +75,10 @@ type Writer struct {
 	// Only the background goroutine accesses the following fields.
 	days       days
 	pending    buffer          // the buffer that is being written
-	rest       []byte          // the uncommitted part of pending
-	saved      Dropped         // the part of drops on disk
-	logged     Dropped         // the part of drops in the log
-	unsealed   map[string]bool // segments that cannot be sealed: forever, or until the next tick of prune
+	rest       []byte          // the part of pending that has not been committed
+	saved      Dropped         // the part of drops that is stored on disk
+	logged     Dropped         // the part of drops that has been logged
+	unsealed   map[string]bool // segments that cannot be sealed; true: forever; false: until the next tick of prune
 	sealFailed bool            // no segment can be sealed until the next tick
 	opened     string          // the open segment at the last call of sealNext
 	loggedAt   time.Time       // the time of the last log line about drops
@@ -227,8 +227,7 @@ func (w *Writer) Segments() ([]Segment, error) { return Segments(w.days.budget.d
 // the open segment has a different name.
 func (w *Writer) Snapshot(name string) (*Snapshot, error) { return w.k.snapshot(name) }
 
-// ErrFinished is returned for a segment that is not open, whose file the
-// caller can read instead.
+// ErrFinished is returned if the named segment is not open. The caller can read the file instead.
 var ErrFinished = errors.New("no segment of this name is being written; read the file")
 
 // run is the background goroutine.

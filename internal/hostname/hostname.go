@@ -190,7 +190,7 @@ func isLine(name []byte) bool {
 	for rest := name; ; {
 		end := bytes.IndexAny(rest, ".-")
 		if end < 0 {
-			return false // the rest is the top-level domain
+			return false // the remaining label is the top-level domain
 		}
 		if lineWords[string(bytes.TrimRight(rest[:end], "0123456789"))] {
 			return true

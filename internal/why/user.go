@@ -60,7 +60,7 @@ func (w *query) countLogins(r *store.Record) {
 		w.answer.Logins = l
 	}
 	host := identity(r)
-	_ = r.Steps(func(s *store.Step) bool { // session reports the damage
+	_ = r.Steps(func(s *store.Step) bool { // query.session reports corrupt steps
 		if s.Kind != store.KindAuth || !w.q.user(s.Text) {
 			return true
 		}
@@ -119,8 +119,8 @@ func (l *Logins) count() {
 	}
 }
 
-// summarizeUser answers a question about a user. Bans count only if the user has logged in from the
-// banned host.
+// summarizeUser answers a question about a user. A ban counts only if the user has logged in from
+// the banned host.
 func (a *Answer) summarizeUser(day func(time.Time) string) {
 	l := a.Logins
 	var own []*Ban

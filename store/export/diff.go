@@ -141,7 +141,7 @@ func (f *Format) changes(l *List, before *State) (*Changes, *State) {
 		full := f.limit > 0 && len(c.Add) >= f.limit
 		switch {
 		case !ok && full:
-			continue // exported with the next changes
+			continue // the next changes will include this entry
 		case !ok:
 			c.Add = append(c.Add, e)
 		case !full && f.again > 0 && e.Last.Sub(old.Last) >= f.again && l.Made.Sub(old.Reported) >= f.again:
@@ -149,7 +149,7 @@ func (f *Format) changes(l *List, before *State) (*Changes, *State) {
 		case f.again > 0:
 			now.Last, now.Reported = old.Last, old.Reported
 		case now.Expires.Before(e.Expires) && old.Expires.After(half) && !old.Expires.After(e.Expires):
-			now.Expires = old.Expires // it is renewed after half of the maximum
+			now.Expires = old.Expires // renew the entry when half of the maximum time remains
 		case f.Renew && !old.Expires.Equal(now.Expires):
 			remove(old)
 			c.Add = append(c.Add, e)

@@ -334,9 +334,8 @@ func TestLongTimeout(t *testing.T) {
 	}
 }
 
-// TestReportAgain checks that a host is reported at most every 15 minutes, counted from
-// the last report instead of the reported session, and that a host without an offence
-// is not reported.
+// TestReportAgain checks that a host is reported at most every 15 minutes. This time starts at the
+// last report, not at the reported session. A host without an offence must not be reported.
 func TestReportAgain(t *testing.T) {
 	f := FormatByName("abuseipdb")
 	var state *State

@@ -24,12 +24,12 @@ const (
 // tried counts a source's rejected recipients in a domain.
 type tried struct {
 	refused, sessions uint32
-	last, now, most   uint32 // the last record, its number of recipients, and the maximum for one session
+	last, now, most   uint32 // the last record, its number of recipients, and the maximum for one record
 }
 
 // attempts counts rejected recipients.
 type attempts struct {
-	domains names // of recipients; extra counts the accepted ones
+	domains names // the recipients' domains; extra is the number of accepted recipients
 	tried   entries[uint64, tried]
 }
 
@@ -62,7 +62,7 @@ func (c *Collector) rcpt(s *store.Step) {
 	}
 	t := d.tried
 	switch {
-	case t == nil && n.Erased: // without an address it is not in the list
+	case t == nil && n.Erased: // a source without an address is not listed
 		return
 	case t == nil:
 		c.dropped["attempts"] += int(count)
@@ -148,10 +148,9 @@ type attempt struct {
 	at                        int
 }
 
-// list splits the attempts into harvests, which are rejected recipients in local
-// domains, and relay probes, which are recipients in other domains. A domain is local
-// if a recipient in it was accepted from an unauthenticated client. list returns at
-// most top sources of each kind, and the number of omitted sources.
+// list returns at most top sources of each kind, and the number of omitted sources. Directory
+// harvests are rejected recipients in local domains, and relay probes are recipients in other
+// domains. A domain is local if a recipient in it was accepted from an unauthenticated client.
 func (a *attempts) list(top int, from *clients) (harvest, relay []Attempt, more [2]int) {
 	tried := a.byClient(from)
 	var all [2][]attempt
@@ -192,8 +191,7 @@ func (a *attempts) listOf(x *clientTried, from *clients) (list int, ok bool) {
 	return 1, true
 }
 
-// view converts x to the form that reports print. tried starts with the elements of x's
-// source.
+// view converts x to its printable form. tried starts with the elements of x's source.
 func (a *attempts) view(x attempt, list int, tried []clientTried, from *clients) Attempt {
 	src := from.view(x.client)
 	v := Attempt{Address: src.Address, RDNS: src.RDNS, Refused: int(x.refused), Sessions: min(int(x.sessions), src.Sessions)}

@@ -16,7 +16,7 @@ import (
 // Summary.NotListed. If all lists are full, they use about 50 MB, and Summary uses
 // another 10 MB.
 const (
-	maxSources  = 130_000 // in lists; more are only counted
+	maxSources  = 130_000 // listed sources; further sources are only counted
 	maxNames    = 100_000 // HELO names
 	maxDomains  = 50_000  // of recipients
 	maxOrgs     = 5_000
@@ -35,14 +35,14 @@ type Collector struct {
 	record     uint32 // number of the current record, from 1
 	now        current
 	steps      steps
-	visit      func(*store.Step) bool // of steps
+	visit      func(*store.Step) bool // counts a step
 	aggregated int                    // sessions in aggregates
 	erased     int                    // sessions whose address the operator has removed
-	days       spans[DayCount]        // by start
+	days       spans[DayCount]        // counters of days, by the day's start
 	daysUntil  time.Time              // when the day counters were read; zero: there are none
 	clock      func() time.Time       // for daysUntil
 	quarters   spans[Span]            // quarters of an hour
-	dropped    map[string]int         // sessions over a limit, by limit
+	dropped    map[string]int         // sessions that exceeded a limit, by name of the limit
 
 	remote, authenticated, local Totals
 
@@ -59,7 +59,7 @@ type lists struct {
 	rules    ruleList
 	suspects entries[suspectKey, suspect]
 	latest   latest
-	logins   map[address]uint32 // sessions with a login by address
+	logins   map[address]uint32 // by address: number of sessions with a login
 	users    *Users
 }
 
@@ -67,7 +67,7 @@ type lists struct {
 type current struct {
 	*store.Record
 	sum       bool
-	source    *source // nil if it has none, or over the limit
+	source    *source // nil if the record has no source, or if there are too many sources
 	number    uint32  // of source
 	found     bool
 	worst     worst
@@ -75,7 +75,7 @@ type current struct {
 	abuse     bool // evidence of behaviour that no mail server shows
 	byFilter  bool // a filter has rejected the next recipient
 	refusals  [maxRefusals]refusal
-	rules     int      // in refusals
+	rules     int      // number of elements in refusals
 	rejection decision // the last enforced rejection, or otherwise the last observed one
 	reference uint64   // the last reference to a rejected session of an aggregate
 	sender    []byte
@@ -165,7 +165,8 @@ func (c *Collector) Add(r *store.Record) error {
 	if r.Erased {
 		c.erased += r.Many()
 	}
-	// Aggregates are always counted, because most of their sessions end earlier.
+	// Always count aggregates, because most of an aggregate's sessions end before the aggregate
+	// does.
 	uncounted := !c.now.sum && !c.daysUntil.IsZero() && r.End.After(c.daysUntil) && !r.End.After(c.clock())
 	if day := c.days.at(r.End); day != nil && !uncounted {
 		day.Sessions += r.Many()
@@ -188,8 +189,8 @@ func (c *Collector) Add(r *store.Record) error {
 	return c.addRemote()
 }
 
-// addAuthenticated counts the rejections in a session with a login. No other
-// list includes sessions with a login.
+// addAuthenticated counts the rejections in a session with a login. Such a session is not counted
+// in any other list.
 func (c *Collector) addAuthenticated() error {
 	if c.lists == nil {
 		return nil
@@ -275,9 +276,9 @@ func (c *Collector) step(s *store.Step) bool {
 // times returns the number of sessions with a step.
 func times(s *store.Step) int { return max(int(s.Times), 1) }
 
-// count adds the number of sessions with a step to a counter. last is the number of the
-// record for which the counter was last increased, so that a session counts only once.
-// The tallies of an aggregate belong to different sessions.
+// count adds the number of sessions with a step to a counter. last is the number of the record that
+// last increased the counter, so that count counts a session only once. The tallies of an aggregate
+// belong to different sessions, so all of them are counted.
 func (c *Collector) count(counter *uint32, last *uint32, s *store.Step) {
 	if *last != c.record || c.now.sum {
 		*last = c.record
@@ -300,8 +301,8 @@ func (c *Collector) countName(n *names, what string, text []byte, s *store.Step)
 // Flags for evidence that is treated specially in the search for possible
 // false positives.
 const (
-	// evidenceWeak marks evidence that does not distinguish attackers. Rejected clients
-	// deliver no mail, and many legitimate servers have bad greetings.
+	// evidenceWeak marks evidence that legitimate clients also cause. For example, a rejected
+	// client delivers no mail, and many legitimate servers send bad greetings.
 	evidenceWeak = 1 << iota
 	// evidenceRecipients marks evidence that is also normal for mailing lists, because
 	// some members no longer have a mailbox.
@@ -344,7 +345,7 @@ func (c *Collector) finding(s *store.Step) {
 	n.abuse = n.abuse || high && e.extra&(evidenceWeak|evidenceRecipients) == 0
 	found := worst{rank: rank(s.Confidence, e.extra>>severityShift&severityMask), evidence: 1 + uint16(i)}
 	if len(s.Org) == 0 {
-		if n.sum && e.extra&evidenceNamed != 0 { // a full aggregate omits it
+		if n.sum && e.extra&evidenceNamed != 0 { // a full aggregate omits the organisation
 			c.dropped["organisations"] += times(s)
 		}
 	} else if o := c.countName(&c.orgs, "organisations", s.Org, s); o >= 0 {
@@ -360,8 +361,8 @@ func (c *Collector) finding(s *store.Step) {
 // function, the report has no lists of AS numbers and countries.
 func (c *Collector) Locate(place func(netip.Addr) Place) { c.locate = place }
 
-// For each source, the evidence with the highest confidence is listed or,
-// if the confidence is equal, the more severe evidence.
+// Each source is listed with its evidence of the highest confidence. If the confidence is equal,
+// the more severe evidence is listed.
 const (
 	severityShift = 8
 	severityMask  = 3
@@ -385,7 +386,7 @@ func severity(token string) uint32 {
 // worst holds a source's worst evidence and its organisation.
 type worst struct {
 	rank          uint8  // 0: none
-	orgRank       uint8  // of the evidence that named the organisation
+	orgRank       uint8  // rank of the evidence that named the organisation
 	evidence, org uint16 // 1 + index in the evidence and organisations of a Collector
 }
 
@@ -439,7 +440,7 @@ func (c *Collector) ban(s *store.Step) {
 
 func (c *Collector) greeting(s *store.Step) {
 	if len(s.Text) == 0 {
-		if c.now.sum { // further names
+		if c.now.sum { // names that a full aggregate does not list
 			c.dropped["HELO names"] += times(s)
 		}
 		return
@@ -463,7 +464,7 @@ type names struct {
 }
 
 type name struct {
-	text     uint32 // in texts
+	text     uint32 // number of the name in texts
 	sessions uint32
 	last     uint32 // the record that was last counted
 	// extra depends on the type of name. For evidence, extra is a set of flags. For an

@@ -47,7 +47,7 @@ func (t *entries[K, V]) at(i uint32) *entry[K, V] {
 // find returns the number of a key's entry. For a new key, it adds an entry, or returns
 // false at the limit.
 func (t *entries[K, V]) find(k K) (i uint32, ok bool) {
-	if int(t.n)*8 >= len(t.slots)*7 { // only a few of the entries in between are compared
+	if int(t.n)*8 >= len(t.slots)*7 { // a fuller table is still fast, because like avoids most comparisons
 		t.grow()
 	}
 	hash := t.hash(k)

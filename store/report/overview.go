@@ -56,7 +56,7 @@ type Bans struct {
 type ActiveBan struct {
 	Prefix   string
 	Name     string // reverse DNS name and organisation; may be empty
-	Rule     string // or the reason of the operator
+	Rule     string // name of the rule, or the operator's reason
 	On       string // the other host that imposed the ban, as in " on mx1"; empty for this host
 	Since    time.Time
 	Until    time.Time

@@ -6,10 +6,10 @@
 // and they contain only text that has passed text.Escape.
 //
 // The page draws its own charts. The maintained chart libraries for Go (gonum/plot,
-// go-analyze/charts) write SVG with fixed sizes and colours, which neither fits on a
-// phone nor follows the reader's colour scheme. Their charts also lack a title and
-// description for screen readers. gosvgchart follows the colour scheme, but scales text
-// with the width, and no other module imports it.
+// go-analyze/charts) write SVG with fixed sizes and colours. Such charts do not fit on a phone,
+// ignore the reader's colour scheme, and lack a title and description for screen readers.
+// gosvgchart follows the colour scheme, but scales text with the width, and no other module imports
+// it.
 package report
 
 import (
@@ -57,11 +57,11 @@ type Summary struct {
 	Schema    int      `json:"schema"` // text.Schema
 	Since     Time     `json:"since"`
 	Until     Time     `json:"until"`
-	Mode      string   `json:"mode,omitempty"`   // observe or enforce, now
-	Policy    string   `json:"policy,omitempty"` // describes the configuration, now
+	Mode      string   `json:"mode,omitempty"`   // current mode: observe or enforce
+	Policy    string   `json:"policy,omitempty"` // description of the current configuration
 	Problems  []string `json:"problems"`
-	Remote    Totals   `json:"remote"`    // unauthenticated clients, the only ones in the lists
-	Addresses int      `json:"addresses"` // of IPv6, the number of /64s
+	Remote    Totals   `json:"remote"`    // unauthenticated clients; the lists contain only these
+	Addresses int      `json:"addresses"` // number of addresses; all addresses of an IPv6 /64 count as one
 	// AddressesError is the maximum error of Addresses in percent, with a probability
 	// of 98 %. If the number is exact, AddressesError is 0.
 	AddressesError int              `json:"addresses_error,omitempty"`
@@ -69,7 +69,7 @@ type Summary struct {
 	Local          Totals           `json:"local"`
 	Aggregated     int              `json:"aggregated"`          // sessions in aggregates
 	Erased         int              `json:"erased,omitempty"`    // sessions whose address the operator has removed
-	Unwritten      int              `json:"unwritten,omitempty"` // sessions in aggregates that the filter will write
+	Unwritten      int              `json:"unwritten,omitempty"` // sessions in aggregates that the filter has not written yet
 	NotKept        NotKept          `json:"not_kept"`
 	Suspects       []SuspectRefusal `json:"possible_false_positives"` // rejections that may have affected legitimate mail
 	SuspectHosts   SuspectHosts     `json:"possible_false_positive_hosts"`
@@ -91,7 +91,7 @@ type Summary struct {
 	Auth           []Source         `json:"auth"`
 	Attacked       []AttackedUser   `json:"attacked_accounts"`
 	More           map[string]int   `json:"more"`       // number of omitted lines by list
-	NotListed      map[string]int   `json:"not_listed"` // items over the memory limits, which are only in the totals
+	NotListed      map[string]int   `json:"not_listed"` // items over the memory limits, which only the totals include
 }
 
 // NotKept counts the sessions on the report's days (UTC) whose records were removed or
@@ -112,7 +112,7 @@ type DayCount struct {
 // is the number of the last day's sessions that the filter has yet to write.
 func (c *Collector) Compare(days []DayCount, since time.Time, unwritten int) (n NotKept) {
 	for i, d := range days {
-		if d.Day.Before(since) || !c.daysUntil.IsZero() && d.Day.After(c.daysUntil) { // a wrong clock
+		if d.Day.Before(since) || !c.daysUntil.IsZero() && d.Day.After(c.daysUntil) { // outside the period, or the clock was wrong
 			continue
 		}
 		kept := c.days.get(d.Day)
@@ -150,7 +150,7 @@ type Source struct {
 	Address      string `json:"address"` // or the /64 of several IPv6 addresses
 	RDNS         string `json:"rdns,omitempty"`
 	Organisation string `json:"organisation,omitempty"`
-	Evidence     string `json:"evidence,omitempty"` // the worst
+	Evidence     string `json:"evidence,omitempty"` // the source's worst evidence
 	Logins       int    `json:"logins,omitempty"`   // sessions with a login, which are not in the other numbers
 	Last         Time   `json:"last"`               // end of the last session
 	Banned       Time   `json:"banned_until,omitzero"`
@@ -219,8 +219,8 @@ func (c *Collector) Summary(since, until time.Time, top int, problems []string) 
 	return s
 }
 
-// sessionsOf returns the top names with the most sessions, in descending order.
-// evidence is set for organisations.
+// sessionsOf returns the top names with the most sessions, in descending order. If n holds
+// organisations, evidence holds the evidence tokens; otherwise, evidence is nil.
 func (s *Summary) sessionsOf(list string, n *names, top int, evidence *names) []Name {
 	order := make([]uint32, len(n.list))
 	for i := range order {

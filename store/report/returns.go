@@ -98,7 +98,7 @@ func (c *Returns) Add(r *store.Record) error {
 	for i := head; i >= 0; i = c.entries[i].next {
 		c.entries[i].connects(r)
 	}
-	at := r.End.UnixMicro() // of the first session with a step
+	at := r.End.UnixMicro() // end of the aggregate's first session with the step
 	found := func(class int) {
 		if class < 0 {
 			c.dropped++
@@ -116,7 +116,7 @@ func (c *Returns) Add(r *store.Record) error {
 		}
 		e := returnEntry{uint8(class), head, at, never}
 		if r.Sessions > 0 {
-			e.connects(r) // in a later session of the aggregate
+			e.connects(r) // a later session of the aggregate is a return
 		}
 		c.entries = append(c.entries, e)
 		head = int32(len(c.entries) - 1)
@@ -150,10 +150,10 @@ func (c *Returns) skip(r *store.Record) error {
 	})
 }
 
-// connects sets the time of the return if r started after the host's first ban or
-// finding. Concurrent sessions are not returns. Only an aggregate's first and last
-// start are known. An aggregate covers an hour, so if the host was found during that
-// hour, both starts are within the shortest of returnSteps.
+// connects sets the time of the return if r started after the host's first ban or finding.
+// Concurrent sessions are not returns. Only the first and last start in an aggregate are known. An
+// aggregate covers one hour. If the host was found during that hour, both starts are therefore
+// within the shortest of returnSteps.
 func (e *returnEntry) connects(r *store.Record) {
 	after := r.Start.Sub(time.UnixMicro(e.at))
 	if after <= 0 && r.Sessions > 0 {

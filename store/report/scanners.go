@@ -80,7 +80,7 @@ func (c *Scanners) Add(r *store.Record) error {
 			o.Last.Time = r.End
 		}
 		if !r.Src.IsValid() {
-			return true // an aggregate of many sources
+			return true // an aggregate of many sources has no address
 		}
 		if seen, known := o.seen[r.Src.Addr()]; known || len(o.seen) < maxScannerSources {
 			if r.End.After(seen) {

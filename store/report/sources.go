@@ -48,9 +48,9 @@ type sources struct {
 	number func(netip.Addr) uint64
 	all    entries[address, source]
 	rdns   arena
-	more   distinct       // if there are more than in all
-	own    sketch.Sketch  // of records with an address
-	common *sketch.Sketch // of aggregates without an address; nil if there are none
+	more   distinct       // counts the sources if all is full
+	own    sketch.Sketch  // sources of records with an address
+	common *sketch.Sketch // sources of aggregates without an address; nil if there are none
 }
 
 // add sets a record's source and counts the record for that source. It returns
@@ -175,8 +175,8 @@ func (l *clients) count() (n, percent int) {
 	return n, percent
 }
 
-// address returns a source's address, or its prefix if the source has several
-// addresses. An aggregate of several addresses has the prefix's lowest address.
+// address returns a source's address, or its prefix if the source has several addresses. An
+// aggregate of several addresses is recorded with the lowest address of the prefix.
 func (c *client) address() string {
 	a := c.key.addr()
 	if a.Is6() && !c.named && (c.several || [8]byte(c.key[8:]) == [8]byte{}) {
@@ -277,7 +277,7 @@ const maxExact = 500_000
 type distinct struct {
 	n     int
 	set   []uint64 // by hash; 0: free
-	marks []uint64 // replaces set
+	marks []uint64 // bits that replace set above maxExact
 }
 
 const (

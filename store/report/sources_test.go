@@ -12,9 +12,8 @@ import (
 	"scanwatch/store"
 )
 
-// TestIPv6Sources checks that a client that changes its address within a /64 appears
-// only once in all lists, but that as possible false positives, its addresses are
-// listed separately.
+// TestIPv6Sources checks that a client that changes its address within a /64 appears only once in
+// each list. Only the list of possible false positives must contain each of its addresses.
 func TestIPv6Sources(t *testing.T) {
 	c := NewCollector(memory.Number)
 	add := func(r *store.Record) {

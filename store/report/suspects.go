@@ -73,8 +73,8 @@ type suspect struct {
 	refused, observed int
 	mails             int // accepted in the observed sessions
 	login             bool
-	unclean           bool // a session without a verified name, with evidence of high confidence or failed logins
-	proven            bool // a session with a verified name, without such evidence
+	unclean           bool // the host had a session with high-confidence evidence, failed logins, or no verified name
+	proven            bool // the host had a session with a verified name but no such evidence
 	sender            string
 	session           uint64
 	last              int64 // microseconds since 1970
@@ -106,7 +106,7 @@ func (c *Collector) refusal(s *store.Step) {
 	if s.Enforced {
 		to = &n.refusals[i].enforced
 	}
-	if n.sum { // other tallies of the rule belong to other sessions
+	if n.sum { // the rule's other tallies belong to other sessions
 		*to += times(s)
 	} else {
 		*to = 1
@@ -165,7 +165,7 @@ func (c *Collector) addSuspects() {
 		if one.enforced == 0 || n.sum {
 			d.observed += one.observed
 		}
-		if one.enforced == 0 { // in enforce mode there would be no such message
+		if one.enforced == 0 { // an enforced rejection would have prevented these messages
 			d.mails += int(n.Counts.Mails)
 		}
 		d.login = d.login || n.Counts.AuthPass > 0
@@ -182,10 +182,10 @@ func (c *Collector) addSuspects() {
 	}
 }
 
-// reason returns the reason why d's host may be legitimate, or "". A host with evidence
-// of scanning is not legitimate, even if the confidence is not high. A mailing
-// list that keeps returning has a reason in any period, even one that is long
-// enough to include the evidence that led to its ban.
+// reason returns the reason why d's host may be legitimate, or "". A host with evidence of scanning
+// is not legitimate, even if the confidence is not high. A mailing list that keeps returning needs
+// a reason even in a long period. Such a period may include the evidence that led to the list's
+// ban.
 func (d *suspect) reason(src *source, rdns []byte) string {
 	switch {
 	case d.login:
@@ -227,7 +227,7 @@ func (l *lists) listSuspects(top int) (list []SuspectRefusal, more int, hosts Su
 		e := t.at(all[i].suspect)
 		refused = refused || e.V.refused > 0
 		if i+1 < len(all) && t.at(all[i+1].suspect).key.src == e.key.src {
-			continue // the same host
+			continue // the next entry is about the same host
 		}
 		if refused {
 			hosts.Refused++

@@ -75,7 +75,7 @@ func (c *Users) Add(r *store.Record) error {
 			return true
 		}
 		n := max(int(s.Count), 1)
-		if len(s.Text) == 0 { // further users of an aggregate
+		if len(s.Text) == 0 { // users that a full aggregate does not list
 			c.dropped["logins of further users"] += n
 			return true
 		}

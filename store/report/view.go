@@ -115,7 +115,7 @@ type Counts struct {
 type Helo struct {
 	At   Seconds `json:"at"`
 	Verb string  `json:"verb,omitempty"`
-	Name string  `json:"name"` // empty for further names of an aggregate
+	Name string  `json:"name"` // empty for the names that a full aggregate does not list
 	Answer
 	Times uint32 `json:"sessions,omitempty"` // in an aggregate: number of sessions with the name
 }
@@ -124,7 +124,7 @@ type Helo struct {
 type Answer struct {
 	Result string `json:"result,omitempty"`
 	Code   uint32 `json:"code,omitempty"`
-	Reply  string `json:"reply,omitempty"` // only the first examples have it
+	Reply  string `json:"reply,omitempty"` // not recorded for every reply
 }
 
 // A Line is a line from the client or a property of its connection.
@@ -137,7 +137,7 @@ type Line struct {
 // An Auth is the result of a login attempt.
 type Auth struct {
 	At     Seconds `json:"at"`
-	User   string  `json:"user"` // empty for further users of an aggregate
+	User   string  `json:"user"` // empty for the users that a full aggregate does not list
 	Result string  `json:"result"`
 	Count  uint32  `json:"attempts,omitempty"` // in an aggregate
 	Times  uint32  `json:"sessions,omitempty"` // in an aggregate: number of sessions with the attempts
