@@ -19,8 +19,8 @@ type block struct {
 	kinds column.Texts
 
 	// If lenient is set, open accepts corrupt columns other than key columns. lossy reports whether
-	// any column was corrupt. poor reports whether a column with the values of records, not of
-	// steps, was corrupt. A lossy block lacks a field in all records, all steps of a kind, or exact
+	// any column was corrupt. poor reports whether a corrupt column contained values of records
+	// instead of steps. A lossy block lacks a field in all records, all steps of a kind, or exact
 	// step times.
 	lenient, lossy, poor bool
 	inexact              bool // a column of step times is lost
@@ -125,8 +125,8 @@ func (b *block) open(value []byte, kinds Kinds) error {
 	return nil
 }
 
-// lose discards the values of a corrupt column. It returns false for a key
-// column, because a block is useless without its keys.
+// lose discards the values of a corrupt column. lose returns false for a key column, because a
+// block is useless without its keys.
 func (b *block) lose(id columnID) bool {
 	b.lossy = true
 	switch {
@@ -217,7 +217,7 @@ func (b *block) record(i int, r *Record) {
 	r.block, r.row, r.skip, r.step = b, i, ^b.wanted, step
 }
 
-// seek finds the position of a record's step. It is fast if steps are read in order.
+// seek finds the position of a record's step. seek is fast if steps are read in order.
 func (b *block) seek(row, step int) {
 	p := &b.place
 	if p.row > row || p.row == row && p.step > step {
@@ -323,7 +323,7 @@ func newOwn[T any](f *field[T], d *decoded) own[T] {
 	return own[T]{f.setNum, f.setText, &d.numbers, &d.texts}
 }
 
-// set copies the value of row i to the field of to.
+// set copies the value of row i to the corresponding field of to.
 func (o *own[T]) set(i int, to *T) {
 	if o.setText != nil {
 		o.setText(to, o.texts.At(i))

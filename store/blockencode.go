@@ -227,7 +227,8 @@ func (j *joiner) add(v *values) bool {
 	return true
 }
 
-// identify numbers the distinct values in v. It stops when their number exceeds the limit.
+// identify numbers the distinct values in v. identify stops when there are more distinct values
+// than the limit.
 func (j *joiner) identify(v *values) (distinct int) {
 	j.ids = j.ids[:0]
 	j.words.Reset()

@@ -11,8 +11,8 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// A field is a column of a block. It has a number or a text for each record or
-// for each step of one kind.
+// A field describes a column of a block. The column has a number or a text for each record or for
+// each step of one kind.
 type field[T any] struct {
 	name    string
 	num     func(*T) uint64 // nil for a text
@@ -46,7 +46,7 @@ func octets[T any](name string, get func(*T) []byte, set func(*T, []byte)) field
 	return field[T]{name: name, text: func(dst []byte, t *T) []byte { return append(dst, get(t)...) }, setText: set}
 }
 
-// Indexes in recordFields of the fields that form a record's key.
+// Indexes of the key's fields in recordFields.
 const (
 	fieldEnd = iota
 	fieldID

@@ -30,9 +30,9 @@ type usage struct {
 
 var errBudget = errors.New("budget exceeded")
 
-// prune removes expired segments. Until room bytes of the budget are free, it also
-// removes spare files and then the oldest segments. room includes space for the open
-// segment and the files in apart, so prune does not count their current size.
+// prune removes expired segments. If fewer than room bytes of the budget are free, prune also
+// removes spare files, and then the oldest segments. room includes space for the open segment and
+// the files in apart, so prune does not count their current size.
 func (b *budget) prune(d *directory, open string, apart []string, room int64) (u usage, err error) {
 	state, err := openDirectory(b.dir)
 	if err != nil {
@@ -161,7 +161,8 @@ func (b *budget) expiry(d *directory, s *Segment, oldest time.Time) time.Time {
 }
 
 // files returns the segments in d and the size of the store's files. The size excludes the files in
-// apart. It also excludes files that do not belong to the store, because prune cannot remove them.
+// apart. The size also excludes files that do not belong to the store, because prune cannot remove
+// them.
 func (b *budget) files(d *directory, apart []string) (all []Segment, total int64, err error) {
 	files, err := d.files()
 	if err != nil {

@@ -21,9 +21,8 @@ const (
 // must not cause expiry or sealing. A clock that has jumped by more than clockJump is
 // therefore trusted only after clockDoubt on the monotonic clock.
 //
-// A file stores the last trusted time. The newest segment's date cannot replace it,
-// because a session that ends while the clock is wrong is recorded in a segment with
-// the wrong date.
+// A file stores the last trusted time. The newest segment's date cannot replace this file, because
+// a session that ends while the clock is wrong is recorded in a segment with the wrong date.
 type clock struct {
 	now func() time.Time
 
@@ -78,8 +77,8 @@ func (c *clock) write(d *directory, now time.Time) error {
 	return d.rename(clockFile+newSuffix, clockFile) // an old or empty file does no harm
 }
 
-// lastTrusted returns the time stored in the file. If the file is missing, it returns the end of
-// the newest segment's day, but at most now.
+// lastTrusted returns the time stored in the file. If the file is missing, lastTrusted returns the
+// end of the newest segment's day, but at most now.
 func lastTrusted(d *directory, all []Segment, now time.Time) time.Time {
 	if f, err := d.open(clockFile, os.O_RDONLY); err == nil {
 		defer f.Close()

@@ -78,8 +78,8 @@ func (o *otherCopy) has(key recordKey, steps int32) bool {
 	return ok && (o.steps == nil || o.steps[i] >= steps)
 }
 
-// excludes reports whether the other file proves that a record's key is corrupt. This
-// is the case if an intact block covers the key but does not contain it.
+// excludes reports whether the other file proves that a record's key is corrupt. The proof is an
+// intact block whose range includes the key, but which has no record with this key.
 func (o *otherCopy) excludes(key recordKey) bool {
 	if o == nil {
 		return false

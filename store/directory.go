@@ -11,9 +11,9 @@ import (
 	"syscall"
 )
 
-// A directory is an open directory. The store opens, renames and removes files relative
-// to the descriptor of their directory. If it used paths, the directory's owner could
-// replace a path element with a link and redirect operations by root.
+// A directory is an open directory. The store opens, renames and removes files relative to the
+// descriptor of their directory. With paths, the directory's owner could replace a path element
+// with a link, and thus redirect operations by root.
 type directory struct {
 	root *os.Root
 	path string // for messages
@@ -51,7 +51,7 @@ func (d *directory) failed(op, file string, err error) error {
 	return &fs.PathError{Op: op, Path: d.name(file), Err: inner}
 }
 
-// sub opens a directory in d. It returns an error for a symbolic link.
+// sub opens a directory in d. sub returns an error for a symbolic link.
 func (d *directory) sub(name string) (*directory, error) {
 	path := d.name(name)
 	named, err := d.root.Lstat(name)
@@ -74,8 +74,8 @@ func (d *directory) sub(name string) (*directory, error) {
 	return &directory{root, path}, nil
 }
 
-// open opens a regular file. It returns an error for any other type of file, including
-// a symbolic link. A link created during the call can lead only to a file in d.
+// open opens a regular file. open returns an error for any other type of file, including a symbolic
+// link. A link created during the call can lead only to a file in d.
 func (d *directory) open(name string, flag int) (*os.File, error) {
 	path := d.name(name)
 	if info, err := d.root.Lstat(name); err == nil && info.Mode().Type() == fs.ModeSymlink {

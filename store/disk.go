@@ -11,8 +11,7 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// days manages the segments of a Writer. It is used only by the background
-// goroutine.
+// days manages the segments of a Writer. Only the background goroutine uses it.
 type days struct {
 	k       *keeper // keeps the open segment
 	budget  budget
@@ -29,7 +28,7 @@ type days struct {
 // replaces.
 func (d *days) limit() int64 { return max(d.budget.bytes/16, MinBudget/8) }
 
-// prepare creates and locks the directory. It also prunes if the lock is new.
+// prepare creates and locks the directory. prepare also prunes if the lock is new.
 func (d *days) prepare() error {
 	fresh, err := d.k.lockDirectory()
 	if fresh {
@@ -67,7 +66,8 @@ func (d *days) prune(room int64) error {
 	return err
 }
 
-// Reserve reserves bytes of the budget for the State's files. It returns when this space is free.
+// Reserve reserves bytes of the budget for the State's files. Reserve returns when this space is
+// free.
 func (w *Writer) Reserve(bytes int64) error {
 	r := reservation{bytes, make(chan error, 1)}
 	select {
@@ -172,10 +172,9 @@ func (w *Writer) commitTo(s *segment) (size int, err error) {
 
 func (d *days) path(name string) string { return filepath.Join(d.k.path(), name) }
 
-// belongs reports whether a record belongs in the segment of the given day.
-// This includes late records from the previous day. A record from any other
-// day means that the clock was changed or that an old stream is being
-// replayed.
+// belongs reports whether a record belongs in the segment of the given day. Late records from the
+// previous day also belong in the segment. A record from any other day means that the clock was
+// changed or that an old stream is being replayed.
 func belongs(record, open time.Time) bool {
 	late := open.Sub(record)
 	return late >= 0 && late <= 24*time.Hour

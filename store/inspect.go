@@ -70,8 +70,8 @@ type Inspector struct {
 	Budget   int64                                // maximum bytes of all files for Repair; 0 for no limit
 }
 
-// Each calls visit for each file, starting with the segments, oldest first. It
-// returns the first error returned by visit.
+// Each calls visit for each file, starting with the segments, oldest first. Each returns the first
+// error returned by visit.
 func (i *Inspector) Each(visit func(*File) error) error {
 	p, err := openPlaces(i.Dir)
 	if err != nil {
@@ -160,8 +160,8 @@ func (i *Inspector) each(p places, visit func(*File) error) error {
 // and filter-scanwatch create temporary files with os.CreateTemp.
 var temporaryName = regexp.MustCompile(`^(?:key|mode)-\d+\.new$`)
 
-// other checks a file that is not a segment. It returns false if the file does not belong
-// to the store.
+// other checks a file that is not a segment. other returns false if the file does not belong to the
+// store.
 func (i *Inspector) other(f *File) bool {
 	name, inSessions := strings.CutPrefix(f.Name, sessionsDir+"/")
 	whole, temporary := strings.CutSuffix(name, newSuffix)

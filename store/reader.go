@@ -16,23 +16,22 @@ import (
 	"scanwatch/internal/safego"
 )
 
-// A Reader reads recorded sessions. It neither creates nor changes files in the state
+// A Reader reads recorded sessions. A Reader neither creates nor changes files in the state
 // directory.
 type Reader struct {
 	Dir string // the state directory
 
-	// Snapshot writes a consistent copy of a segment that a filter is writing. It
-	// returns ErrFinished if the segment has since been finished. If Snapshot is nil,
-	// the Reader cannot read segments that a filter is writing. Each calls
-	// Snapshot in a different goroutine.
+	// Snapshot writes a consistent copy of a segment that a filter is writing. Snapshot returns
+	// ErrFinished if the segment has since been finished. If Snapshot is nil, the Reader cannot
+	// read segments that a filter is writing. Each calls Snapshot in a different goroutine.
 	Snapshot func(w io.Writer, name string) error
 
 	// Problem, if not nil, is called for each unreadable segment and for each segment
 	// with invalid records. The Reader skips unreadable segments and invalid records.
 	Problem func(segment string, err error)
 
-	// Dropped counts the records that the filter dropped while it wrote the segments
-	// read in the last call.
+	// Dropped counts the records that the filter dropped. It covers the segments that the last call
+	// read.
 	Dropped Dropped
 
 	// Lossy is the set of days that may have lost records because of a corrupt
@@ -48,9 +47,9 @@ type Reader struct {
 	// not read.
 	Only *Selection
 
-	// Searched is the number of sessions that the last call read or skipped
-	// because of Only. Oldest is the end of the oldest of these sessions. Both
-	// include blocks that are partly outside the call's period.
+	// Searched is the number of sessions that the last call read or skipped because of Only. Oldest
+	// is the end of the oldest of these sessions. Searched and Oldest include blocks that are only
+	// partly in the call's period.
 	Searched int
 	Oldest   time.Time
 
@@ -105,8 +104,8 @@ func (s *Selection) has(r *Record) (found bool) {
 	return found
 }
 
-// mayHave reports whether a block may contain selected records. It also returns true for a lost
-// block, so that the reader reports the loss.
+// mayHave reports whether a block may contain selected records. mayHave also returns true for a
+// lost block, so that the reader reports the loss.
 func (s *Selection) mayHave(b *blockInfo) bool {
 	return b.lost != nil || slices.ContainsFunc(s.Sources, b.maySource) ||
 		slices.ContainsFunc(s.IDs, func(id uint64) bool { return b.may(hashID(id)) })
@@ -250,8 +249,8 @@ func (r *Reader) older(k recordKey) {
 	}
 }
 
-// segments opens the directory of sessions and lists the segments that can have
-// records from a key onwards. It reports quarantined segments as problems.
+// segments opens the directory of sessions and lists the segments that can have records from a key
+// onwards. segments reports quarantined segments as problems.
 func (r *Reader) segments(from recordKey) (*directory, []Segment, error) {
 	d, err := openSessions(r.Dir)
 	if err != nil {
@@ -300,8 +299,8 @@ type cursor struct {
 
 // A source iterates over a segment's selected records in order.
 type source interface {
-	// next moves to the next record and returns its key. It returns false at the end,
-	// or after an error that ends the segment.
+	// next moves to the next record and returns its key. next returns false at the end, or after an
+	// error that ends the segment.
 	next() (recordKey, bool, error)
 	// record decodes the current record.
 	record(*Record) error
@@ -365,9 +364,8 @@ func background[T any](f func() (T, error)) <-chan result[T] {
 	return c
 }
 
-// opened returns a cursor at a segment's first selected record. It returns nil
-// if the segment has no selected records or was removed after it was listed.
-// err is the error of openAhead.
+// opened returns a cursor at a segment's first selected record. opened returns nil if the segment
+// has no selected records or was removed after it was listed. err is the error of openAhead.
 func (r *Reader) opened(info Segment, c *cursor, err error) (*cursor, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil

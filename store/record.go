@@ -135,7 +135,7 @@ func (r *Record) Steps(visit func(*Step) bool) error {
 	return c.Err()
 }
 
-// Cursor returns a Cursor at the first step of r. It is valid while r is valid.
+// Cursor returns a Cursor at the first step of r. The Cursor is valid while r is valid.
 func (r *Record) Cursor() Cursor {
 	c := Cursor{id: r.ID, rest: r.steps, skip: r.skip}
 	if r.block != nil {
@@ -158,8 +158,8 @@ type Cursor struct {
 // NewCursor returns a Cursor over the output of AppendStep.
 func NewCursor(steps []byte) Cursor { return Cursor{rest: steps} }
 
-// Next sets s to the next step. It returns false at the end, or at a corrupt step, for
-// which Err then returns the error.
+// Next sets s to the next step. Next returns false at the end and at a corrupt step. After a
+// corrupt step, Err returns the error.
 func (c *Cursor) Next(s *Step) bool {
 	if c.block.b != nil {
 		return c.block.next(s)
@@ -228,9 +228,9 @@ type Step struct {
 	Times uint32 // number of sessions with this step
 	Count uint32 // KindRcpt, KindAuth: number of such steps
 	Most  uint32 // KindRcpt, KindAuth: maximum of Count in one session
-	// First is the time in microseconds from the aggregate's start to the end of its
-	// first session with this step. It is set only for KindFinding and KindBan. For
-	// KindFinding, sessions with more than low confidence take precedence.
+	// First is the time in microseconds from the aggregate's start to the end of its first session
+	// with this step. First is set only for KindFinding and KindBan. For KindFinding, sessions with
+	// more than low confidence take precedence.
 	First uint64
 }
 
@@ -712,8 +712,8 @@ func fieldError(b []byte) error {
 	return protowire.ParseError(n)
 }
 
-// micros returns n microseconds. It limits n, so that the sum over a record's steps
-// does not overflow.
+// micros returns n microseconds. micros limits n, so that the sum over a record's steps does not
+// overflow.
 func micros(n uint64) time.Duration {
 	return time.Duration(min(n, maxMicros)) * time.Microsecond
 }

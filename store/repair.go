@@ -27,9 +27,9 @@ const (
 	leastRoom    = 64 << 10                // minimum room for a copy
 )
 
-// Repair checks the files as Each does, repairs them, and calls visit with
-// each result. It locks the directory and returns ErrInUse if a filter is
-// using it. program is the program version to write into new files.
+// Repair checks the files as Each does, repairs them, and calls visit with each result. Repair
+// locks the directory and returns ErrInUse if a filter is using it. program is the program version
+// to write into new files.
 //
 // Repair quarantines a corrupt state.db. If only some rows of state.db are invalid,
 // Repair replaces the file with a copy without these rows. If there is no room
@@ -159,8 +159,8 @@ func (r *repairing) both(d *directory, sealed Segment, aside string) (done strin
 	return "quarantined as " + aside + more.mark + ", " + note, nil
 }
 
-// wholeKeys returns the keys of the intact records in a segment of rows. It returns these keys and
-// an error if a record is corrupt or has a key that index excludes.
+// wholeKeys returns the keys of the intact records in a segment of rows. If a record is corrupt, or
+// index excludes its key, wholeKeys returns an error in addition to the keys.
 func wholeKeys(d *directory, s Segment, index *otherCopy) (keys []recordKey, err error) {
 	f, err := d.open(s.Name, os.O_RDONLY)
 	if err != nil {
@@ -208,10 +208,9 @@ func (s salvaged) String() string {
 	return fmt.Sprintf("%d records salvaged into %s", s.kept, s.part.Name)
 }
 
-// salvage copies the readable records of the corrupt segment s to a new part of its
-// day, except records in other. It then renames s to aside and marks it as salvaged. A
-// crash before the rename leaves records in two parts of the day, which readers
-// tolerate. After an error, s remains.
+// salvage copies the readable records of the corrupt segment s to a new part of its day, except
+// records in other. salvage then renames s to aside and marks it as salvaged. A crash before the
+// rename leaves records in two parts of the day, which readers tolerate. After an error, s remains.
 func (r *repairing) salvage(d *directory, s Segment, aside string, other *otherCopy) (to salvaged, err error) {
 	part, err := nextPart(d, s.Day)
 	if err != nil {
@@ -259,7 +258,7 @@ func leftInPlace(err error) error {
 	return err
 }
 
-// within calls write with the maximum size of a file's copy, which is the free
+// within calls write with the maximum size that the copy of a file may have. This size is the free
 // part of the budget.
 func (r *repairing) within(size int64, write func(limit int64) error) error {
 	most := 2*size + 16<<20 // new pages may contain fewer records

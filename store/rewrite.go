@@ -15,13 +15,13 @@ import (
 	"scanwatch/internal/safego"
 )
 
-// An Edit returns a record's replacement, or nil if the record remains unchanged. The
-// replacement must have the same key. It may alias the record and is valid
-// until the next call. A record may be passed to an Edit more than once.
+// An Edit returns a record's replacement, or nil if the record remains unchanged. The replacement
+// must have the same key. The replacement may alias the record and is valid until the next call. A
+// record may be passed to an Edit more than once.
 type Edit func(*Record) *Record
 
-// edited returns the result of edit. It returns an error if the replacement has a
-// different key, because the record would be out of order.
+// edited returns the result of edit. edited returns an error if the replacement has a different
+// key, because the record would be out of order.
 func (edit Edit) edited(r *Record) (*Record, error) {
 	to := edit(r)
 	if to != nil && to.key() != r.key() {
@@ -114,7 +114,7 @@ func rewriteRows(d *directory, in *rows, o sealing, edit Edit) (changed int, err
 	return changed, commitFile(d, in.Name)
 }
 
-// copyTo copies the records to out, with replacements.
+// copyTo copies the records to out, replacing the edited ones.
 func (r *rows) copyTo(out *segment, edit Edit) error {
 	batch := buffer{data: make([]byte, 0, batchBytes+MaxValue+recordHead)}
 	flush := func() error {
@@ -218,9 +218,9 @@ type rewritten struct {
 	err     error
 }
 
-// Rewrite replaces records in a segment and returns their number. It first writes records that were
-// added earlier. Rewrite waits until no segment is being sealed, because rewriting and sealing use
-// the same reserved space. If the segment was removed after it was listed, Rewrite returns 0.
+// Rewrite replaces records in a segment and returns their number. Rewrite first writes records that
+// were added earlier. Rewrite waits until no segment is being sealed, because rewriting and sealing
+// use the same reserved space. If the segment was removed after it was listed, Rewrite returns 0.
 func (w *Writer) Rewrite(ctx context.Context, name string, edit Edit) (changed int, err error) {
 	r := rewriting{name, edit, make(chan rewritten, 1)}
 	select {
@@ -309,10 +309,10 @@ type Rewritten struct {
 	Err     error  // the reason why the file was not rewritten
 }
 
-// Rewrite replaces records of all segments and calls visit with each result. It
-// locks the directory of sessions and returns ErrInUse if a filter is using it.
-// Each file is replaced with a complete copy, for which the budget must have
-// room. program is the program version to write into the copies.
+// Rewrite replaces records of all segments and calls visit with each result. Rewrite locks the
+// directory of sessions and returns ErrInUse if a filter is using it. Each file is replaced with a
+// complete copy, for which the budget must have room. program is the program version to write into
+// the copies.
 func (i *Inspector) Rewrite(program string, now time.Time, edit Edit, visit func(*Rewritten)) error {
 	p, err := openPlaces(i.Dir)
 	if err != nil || p.sessions == nil {

@@ -151,8 +151,8 @@ type element struct {
 	from, key, to int // start and end of the key, and end of the value; possibly outside the page
 }
 
-// elementsOf returns the elements of a leaf page. The number of elements in the header
-// may be corrupt, but it can also be derived from the offset of the first key.
+// elementsOf returns the elements of a leaf page. The header's number of elements may be corrupt,
+// so elementsOf also derives this number from the offset of the first key.
 func elementsOf(page []byte) (all []element) {
 	n, most := int(order.Uint16(page[10:])), (len(page)-pageHeader)/pageElement
 	if most == 0 {
@@ -279,8 +279,8 @@ func (s *scanner) metadata(key, value []byte) error {
 	return nil
 }
 
-// pageSizeOf returns the page size of a corrupt file. If both meta pages are corrupt,
-// it returns the size at which the most pages have the right number.
+// pageSizeOf returns the page size of a corrupt file. If both meta pages are corrupt, it returns
+// the size for which most pages contain their own number.
 func pageSizeOf(f *os.File, size int64) (int64, error) {
 	const least, most = 1024, 1 << 16
 	c := checker{f: f}

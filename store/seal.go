@@ -69,8 +69,8 @@ func createSealed(d *directory, part Segment, meta metadata, o sealing) (*sealWr
 	return w, nil
 }
 
-// add adds a record, whose key must be greater than the previous key. It reports
-// whether a block is complete.
+// add adds a record, whose key must be greater than the previous key. add reports whether a block
+// is complete.
 func (w *sealWriter) add(r *Record) (complete bool, err error) {
 	w.encoder.add(r)
 	w.info.count(r)
@@ -129,9 +129,8 @@ func (w *sealWriter) commit() error {
 	return err
 }
 
-// finish writes the last blocks and the number of blocks, renames the file and returns
-// its size. It commits twice, so that each of bbolt's two meta pages leads to all
-// blocks.
+// finish writes the last blocks and the number of blocks, renames the file and returns its size.
+// finish commits twice, so that each of bbolt's two meta pages leads to all blocks.
 func (w *sealWriter) finish() (size int64, err error) {
 	err = w.flush()
 	if err == nil {

@@ -89,8 +89,8 @@ func (b *blockInfo) append(dst []byte) []byte {
 	return dst
 }
 
-// checksum returns the CRC-32C of an entry: its key, and its value after the first four
-// bytes.
+// checksum returns the CRC-32C of an entry. It covers the entry's key, and the value without its
+// first four bytes, which store the checksum.
 func (b *blockInfo) checksum(value []byte) uint32 {
 	return crc32.Update(crc32.Checksum(b.first.append(nil), castagnoli), castagnoli, value)
 }
@@ -144,7 +144,7 @@ func appendHashes(dst []uint64, r *Record) []uint64 {
 	return dst
 }
 
-// sourceBits returns the prefix lengths with which a is stored in a Bloom filter.
+// sourceBits returns the lengths of the prefixes of a that a Bloom filter contains.
 func sourceBits(a netip.Addr) []int {
 	if a.Unmap().Is4() {
 		return []int{32, 24}
@@ -154,7 +154,7 @@ func sourceBits(a netip.Addr) []int {
 
 func hashID(id uint64) uint64 { return mix(id) }
 
-// hashSource returns the hash of a's prefix of n bits.
+// hashSource returns the hash of the first n bits of a.
 func hashSource(a netip.Addr, n int) uint64 {
 	p, _ := a.Unmap().Prefix(n)
 	ip := p.Addr().As16()
@@ -428,8 +428,8 @@ func (b *block) appendKeys(dst []recordKey) []recordKey {
 	return dst
 }
 
-// each calls f with each block's number and records. It verifies all
-// checksums and returns the first error from a block or from f.
+// each calls f with each block's number and records. each verifies all checksums and returns the
+// first error from a block or from f.
 func (s *sealedFile) each(f func(i int, b *decodedBlock) error) error {
 	var b decodedBlock
 	for i := range s.blocks {

@@ -120,9 +120,9 @@ type StateStatus struct {
 	Dropped uint64    `json:"dropped,omitzero"` // entries outside bbolt's limits
 }
 
-// OpenState starts a State in the directory dir. It returns immediately and never
-// fails. If an operation fails, the error is logged and the operation is retried,
-// because the previous process may still have the file open after a restart.
+// OpenState starts a State in the directory dir. OpenState returns immediately and never fails. If
+// an operation fails, the error is logged and the operation is retried, because the previous
+// process may still have the file open after a restart.
 func OpenState(dir string, o StateOptions) *State {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -271,8 +271,8 @@ func (s *State) count(written, dropped int) {
 	}
 }
 
-// failed releases the file after err. It reports whether the file was corrupt and has
-// been quarantined.
+// failed releases the file after err. failed reports whether the file was corrupt and has been
+// quarantined.
 func (s *State) failed(err error) bool {
 	if errors.Is(err, bolterrors.ErrMaxSizeReached) || errors.Is(err, errBudget) || errors.Is(err, ErrInUse) {
 		return false // the file is intact
@@ -297,8 +297,8 @@ func (s *State) commit() (dropped int, err error) {
 	return dropped, err
 }
 
-// putEntries writes or deletes entries. It drops entries outside bbolt's limits
-// and returns their number.
+// putEntries writes or deletes entries. putEntries drops entries outside bbolt's limits and returns
+// their number.
 func putEntries(tx *bbolt.Tx, batch []Entry) (dropped int, err error) {
 	for i := range batch {
 		e := &batch[i]
@@ -324,7 +324,7 @@ func putEntries(tx *bbolt.Tx, batch []Entry) (dropped int, err error) {
 	return dropped, nil
 }
 
-// ready opens the file if it is not open or was replaced. It loads the file only once.
+// ready opens the file if it is not open or was replaced. ready loads the file only once.
 func (s *State) ready() error {
 	if s.k.open != nil && s.k.replaced() {
 		s.k.log.Warn("state.db removed or replaced, rewriting it", "file", s.path)
@@ -461,7 +461,7 @@ func openStateFile(d *directory, name string, maxSize int64, migrations []func(*
 	return seg, nil
 }
 
-// stateSchemaOf returns the schema of a state.db. It returns ErrNewer or ErrOlder if
+// stateSchemaOf returns the schema of a state.db. stateSchemaOf returns ErrNewer or ErrOlder if
 // this program cannot read the schema.
 func stateSchemaOf(tx *bbolt.Tx, migrations []func(*bbolt.Tx) error) (int, error) {
 	n, err := schemaOf(tx, firstStateSchema+len(migrations))

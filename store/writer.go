@@ -104,9 +104,9 @@ type Status struct {
 	SealError   string    `json:"seal_error,omitempty"` // the last error of sealing, until a segment is sealed
 }
 
-// Open starts a Writer on the state directory dir. It creates the directory but
-// not its parents. Open returns immediately and never fails. If an operation
-// fails, the error is logged and the operation is retried.
+// Open starts a Writer on the state directory dir. Open creates the directory but not its parents.
+// Open returns immediately and never fails. If an operation fails, the error is logged and the
+// operation is retried.
 func Open(dir string, o Options) *Writer {
 	if o.Budget == 0 {
 		o.Budget = DefaultBudget

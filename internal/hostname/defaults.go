@@ -89,9 +89,9 @@ var defaults = map[string]string{
 	"uudial.net": anyNumber,
 }
 
-// chosen lists suffixes below which customers choose the names, and which the public suffix list
-// lacks. The value is the number of labels between the suffix and the customer's domain. For
-// example, the value is 1 if the name of a region precedes the suffix.
+// chosen lists suffixes that are missing from the public suffix list. Customers choose the names
+// below these suffixes. The value is the number of labels between the suffix and the customer's
+// domain. For example, the value is 1 if the name of a region precedes the suffix.
 var chosen = map[string]int{
 	"cloudapp.azure.com": 1,
 	"mooo.com":           0,

@@ -90,8 +90,8 @@ func end(p netip.Prefix) netip.Addr {
 	return a
 }
 
-// ParseLogged is like Parse, for text copied from a log. It ignores a port
-// after an address.
+// ParseLogged is like Parse, for text copied from a log. ParseLogged ignores a port after an
+// address.
 func ParseLogged(s string) (p netip.Prefix, dropped bool, err error) {
 	if a, err := netip.ParseAddrPort(s); err == nil {
 		s = a.Addr().String()

@@ -18,8 +18,8 @@ import (
 type Step struct{ Kind, Text string }
 
 // stepKinds lists the kinds of steps. Each kind has a template, which is the recorded step without
-// its argument. If several kinds share a store.Kind, the last of these kinds also represents all
-// results that no other kind represents.
+// its argument. Kinds that share a store.Kind represent different results. The last of these kinds
+// also represents all remaining results.
 var stepKinds = []struct {
 	name string
 	step store.Step

@@ -267,8 +267,8 @@ func (s *Session) because(r *Rule) string {
 	return ""
 }
 
-// otherList reports whether e is about a DNS list that the rule does not name. It returns false
-// unless another finding of the session is about a list that the rule names.
+// otherList reports whether e is about a DNS list that the rule does not name. otherList returns
+// false unless another finding of the session is about a list that the rule names.
 func (s *Session) otherList(r *Rule, e *finding.Finding) bool {
 	named := func(f finding.Finding) bool {
 		name, _ := f.DNSList()

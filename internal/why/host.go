@@ -326,8 +326,8 @@ func (w *query) assess(h *Host) {
 	w.addRemedies(h, friend)
 }
 
-// exemptByName adds the exemption for <known-senders> and notes whether it applies. It adds nothing
-// if the policy does not use the table.
+// exemptByName adds the exemption for <known-senders> and notes whether it applies. exemptByName
+// adds nothing if the policy does not use the table.
 func (w *query) exemptByName(h *Host, c *client) {
 	switch {
 	case w.Policy != nil && !strings.Contains(w.Policy.String(), " rdns <known-senders>"):
@@ -354,8 +354,8 @@ type Standing struct {
 	On       string `json:"on,omitempty"`   // other host on which the standing was earned
 }
 
-// exemptByMail sets the host's standing. It adds the exemption for this standing and notes whether
-// the exemption applies.
+// exemptByMail sets the host's standing. exemptByMail adds the exemption for this standing and
+// notes whether the exemption applies.
 func (w *query) exemptByMail(h *Host, c *client) {
 	st := w.memory.Peers.Standing(&c.peer, w.Now.UnixMicro())
 	h.Standing = &Standing{Level: st.Level.String(), By: st.By, Messages: st.Messages, Days: st.Days, Many: st.Many, On: text.Escape(st.Origin)}

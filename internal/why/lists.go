@@ -42,8 +42,8 @@ func (s *sessionReader) listed(st *store.Step) {
 	}
 }
 
-// learn adds facts from a step. A pass statement with a condition on a DNS list may also have
-// conditions on these facts.
+// learn adds the facts from a step. A pass statement about a DNS list may have further conditions,
+// which need such facts.
 func (s *sessionReader) learn(st *store.Step) {
 	if s.facts == nil {
 		return
@@ -219,7 +219,7 @@ func (a *adviser) where(p rules.Pos) string {
 	return fmt.Sprintf("%s, line %d", text.Escape(cmp.Or(p.File, a.file)), p.Line)
 }
 
-// exempt handles a client that no rule has rejected. It adds an exemption that depends on a DNS
+// exempt handles a client that no rule has rejected. exempt adds an exemption that depends on a DNS
 // list, and the remedy for it.
 func (a *adviser) exempt() {
 	if a.newest == nil || a.newest.pass == nil || !onLists(a.newest.pass) {

@@ -36,8 +36,8 @@ func identity(r *store.Record) netip.Prefix {
 }
 
 // identify determines whether the question is about a host with a proven name. The newest recorded
-// session from the address determines this. If no session is recorded, identify checks for a ban of
-// exactly this address.
+// session from the address gives the answer. If no session is recorded, identify checks for a ban
+// of exactly this address.
 func (w *query) identify() error {
 	q := w.q
 	if !q.addr.IsValid() {

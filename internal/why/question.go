@@ -35,8 +35,8 @@ type kind struct {
 	name string
 	like []string // kinds earlier in the table with the same syntax
 	// fits reports whether a question's text has this kind's syntax, and stores the parsed value.
-	// After one kind fits, Parse tries a later kind only if that kind's like field names the kind
-	// that fits.
+	// After a kind fits, Parse tries only those later kinds whose like field contains the name of
+	// that kind.
 	fits   func(*Question) bool
 	strict bool // with --as, text without this syntax is an error
 	head   func(*Question, *store.Record) bool
@@ -224,8 +224,7 @@ func (q *Question) host(name []byte) bool {
 	return false
 }
 
-// selection selects the records that can match q. It returns nil if any record
-// can match.
+// selection selects the records that can match q. selection returns nil if any record can match.
 func (q *Question) selection() *store.Selection {
 	var only store.Selection
 	for _, k := range q.kinds {

@@ -57,8 +57,9 @@ type Rule struct {
 	Text      string `json:"text,omitempty"`       // rule text at the time of the decision
 	Now       string `json:"now,omitempty"`        // state of the rule in the current policy: "same", "changed", "gone" or "assumed"
 	CountedBy string `json:"counted_by,omitempty"` // key by which sessions are counted
-	// Unanswered lists the DNS lists that had not answered, separated by commas. If it is set, the
-	// rejection is temporary, because an answer may match a pass statement that exempts the client.
+	// Unanswered lists the DNS lists that had not answered, separated by commas. If Unanswered is
+	// set, the rejection is temporary, because an answer may match a pass statement that exempts
+	// the client.
 	Unanswered string `json:"unanswered,omitempty"`
 
 	// BannedIn is the id of the session that led to this session's ban, or

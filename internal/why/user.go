@@ -31,10 +31,9 @@ type Logins struct {
 	// AtLeast is set if maxLoginHosts was exceeded; the numbers are then lower
 	// bounds.
 	AtLeast bool `json:"at_least,omitempty"`
-	// Tried lists up to maxHosts hosts with failed logins. Hosts from which the
-	// user has logged in come first, so that banned attackers do not hide them,
-	// followed by banned hosts and then all other hosts. In each group, the
-	// latest failure comes first.
+	// Tried lists up to maxHosts hosts with failed logins. Hosts from which the user has logged in
+	// come first, so that banned attackers do not hide them. Banned hosts are next, and all other
+	// hosts are last. In each group, the latest failure comes first.
 	Tried  []*LoginHost `json:"tried"`
 	More   int          `json:"more_tried,omitempty"`
 	Limits []string     `json:"limits"` // consequences of failed logins under the current policy

@@ -47,7 +47,7 @@ type Options struct {
 	// Facts returns the facts about r's client at connect, without the answers of DNS lists. Facts
 	// is required if Policy is set.
 	Facts func(r *store.Record) *rules.Facts
-	// Mode is the filter's mode, observe or enforce, and ModeText describes it. Both
+	// Mode is the filter's mode, observe or enforce, and ModeText describes it. Mode and ModeText
 	// are empty if the mode is unknown.
 	Mode, ModeText string
 	// Waiting is set if bans by other hosts are not enforced yet; see memory.Bans.Waiting.

@@ -23,7 +23,7 @@ const (
 	maxName   = 64       // bytes of a name
 )
 
-// magic starts each block. Its last byte is the encoding's version.
+// magic starts each block. The last byte of magic is the encoding's version.
 const magic = "SWB\x01"
 
 // Types of columns.
@@ -252,7 +252,7 @@ func (w *Writer) Finish(dst []byte, rows int) []byte {
 	return dst
 }
 
-// entry adds a column whose data starts at from to the directory.
+// entry adds a column to the directory. The column's data starts at offset from.
 func (w *Writer) entry(name string, typ byte, values, from int) {
 	w.count++
 	w.dir = append(binary.AppendUvarint(w.dir, uint64(len(name))), name...)

@@ -214,8 +214,8 @@ func (r *Reader) numbers(p *parser, values int, n *Numbers) {
 	}
 }
 
-// merge sets each number from its bytes in planes, starting with the lowest
-// bytes.
+// merge combines bytes into numbers. The first plane contains the lowest byte of each number, the
+// second plane contains the next byte, and so on.
 func merge[N uint32 | uint64](v []N, planes [][]byte) {
 	if len(planes) == 0 {
 		clear(v)
@@ -232,8 +232,8 @@ func merge[N uint32 | uint64](v []N, planes [][]byte) {
 	}
 }
 
-// sum replaces differences, which are stored relative to the lowest
-// difference, with their sums. The first difference is 0.
+// sum replaces differences with their running totals. Each difference is stored minus low, the
+// lowest difference. The first number is always 0.
 func sum(v []uint64, low uint64) {
 	total := uint64(0)
 	for i := range v {

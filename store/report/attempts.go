@@ -14,9 +14,9 @@ const (
 	// harvestFrom is the minimum number of unknown recipients, in one local domain and
 	// one session, that counts as a directory harvest.
 	harvestFrom = 5
-	// harvestSlow is the minimum number of unknown recipients in the whole period that
-	// counts as a directory harvest, for a host without accepted mail. It detects hosts
-	// that test one recipient in each session.
+	// harvestSlow is the minimum number of unknown recipients in the whole period that counts as a
+	// directory harvest, for a host without accepted mail. harvestSlow detects hosts that test one
+	// recipient in each session.
 	harvestSlow = 20
 	maxAttempts = 3 // domains of an Attempt
 )
@@ -81,9 +81,8 @@ func (c *Collector) rcpt(s *store.Step) {
 	t.refused += count
 }
 
-// find sets a recipient's domain. An address without a domain is local. find
-// returns false at the limit, and for the domains that an aggregate counts
-// without naming them.
+// find sets a recipient's domain. An address without a domain is local. find returns false if there
+// are too many domains, or if an aggregate does not name the domain.
 func (a *attempts) find(n *current, recipient []byte) bool {
 	d := &n.domain
 	domain := recipient[bytes.LastIndexByte(recipient, '@')+1:]
@@ -141,8 +140,8 @@ func (a *attempts) byClient(from *clients) []clientTried {
 	return merged
 }
 
-// An attempt combines a source's adjacent clientTried elements, which start at index
-// at.
+// An attempt combines the clientTried elements of one source. These elements are adjacent and start
+// at index at.
 type attempt struct {
 	client, refused, sessions uint32
 	at                        int

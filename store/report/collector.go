@@ -140,8 +140,8 @@ func NewCollector(number func(netip.Addr) uint64) *Collector {
 	return c
 }
 
-// Visitor returns a visitor that adds all records to c. It returns an error for a
-// record with corrupt steps.
+// Visitor returns a visitor that adds all records to c. The visitor returns an error for a record
+// with corrupt steps.
 func (c *Collector) Visitor() history.Visitor {
 	kinds := c.steps.kinds()
 	if c.lists != nil {
@@ -286,7 +286,7 @@ func (c *Collector) count(counter *uint32, last *uint32, s *store.Step) {
 	}
 }
 
-// countName counts a name and returns its index, or -1 at the limit.
+// countName counts a name and returns its index, or -1 if there are too many names.
 func (c *Collector) countName(n *names, what string, text []byte, s *store.Step) int {
 	i := n.find(text)
 	if i < 0 {
@@ -493,7 +493,8 @@ func (n *names) printed(index uint16) string {
 	return text.Escape(n.text(int(index - 1)))
 }
 
-// find returns the index of a name, or -1 at the limit. A name may contain any bytes.
+// find returns the index of a name, or -1 if there are too many names. A name may contain any
+// bytes.
 func (n *names) find(text []byte) int {
 	text = text[:min(len(text), maxName)]
 	if len(n.list)*8 >= len(n.slots)*7 {
@@ -581,7 +582,7 @@ type arena struct {
 
 const chunkBytes = 1 << 16
 
-// add returns the number of a text, or 0 at the limit.
+// add returns the number of a text, or 0 if the arena is full.
 func (a *arena) add(text []byte) uint32 {
 	text = text[:min(len(text), 255)]
 	last := len(a.chunks) - 1

@@ -15,7 +15,7 @@ const (
 	maxFilters = 10    // page.html has a style rule for each filter
 )
 
-// A table is a table on the page.
+// A table holds the rows and filters of a table on the page.
 type table struct {
 	Caption string // description for screen readers
 	Heads   []head

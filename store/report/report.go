@@ -108,8 +108,8 @@ type DayCount struct {
 	Sessions, Mails int
 }
 
-// Compare counts the sessions without a record on the given days after since. unwritten
-// is the number of the last day's sessions that the filter has yet to write.
+// Compare counts the sessions that have no record. It considers only the given days after since.
+// unwritten is the number of the last day's sessions that the filter has yet to write.
 func (c *Collector) Compare(days []DayCount, since time.Time, unwritten int) (n NotKept) {
 	for i, d := range days {
 		if d.Day.Before(since) || !c.daysUntil.IsZero() && d.Day.After(c.daysUntil) { // outside the period, or the clock was wrong

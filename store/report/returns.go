@@ -15,8 +15,8 @@ import (
 	"scanwatch/store/history"
 )
 
-// returnSteps lists the periods within which returning hosts are counted. They are
-// usual ban lengths.
+// returnSteps lists the periods within which returning hosts are counted. These periods are usual
+// ban lengths.
 var returnSteps = [...]struct {
 	name string
 	time time.Duration
@@ -76,8 +76,8 @@ func NewReturns(source func(netip.Addr) uint64) *Returns {
 	return &Returns{source: source, limit: maxReturns, classes: []string{"banned", "banned, observed only", "any finding"}, hosts: map[uint64]int32{}}
 }
 
-// Visitor returns a visitor that adds all records to c. It returns an error for a
-// record with corrupt steps.
+// Visitor returns a visitor that adds all records to c. The visitor returns an error for a record
+// with corrupt steps.
 func (c *Returns) Visitor() history.Visitor {
 	return history.Visitor{Kinds: store.KindsOf(store.KindBan, store.KindFinding), Session: c.Add, Sum: c.Add}
 }
@@ -164,8 +164,8 @@ func (e *returnEntry) connects(r *store.Record) {
 	}
 }
 
-// precede moves the time at which the host was found back to at, the end of an
-// earlier session in the aggregate r.
+// precede changes the time at which the host was found to the earlier time at. A session in the
+// aggregate r ended at that time.
 func (e *returnEntry) precede(at int64, r *store.Record) {
 	if at >= e.at {
 		return
@@ -284,8 +284,8 @@ func (c *Returns) Summary(since, until time.Time, problems []string) *ReturnSumm
 	return s
 }
 
-// suggest sets the shortest ban after which few hosts would return. It considers only
-// hosts that were observed for the longest step.
+// suggest sets the shortest ban after which few hosts would return. suggest considers only hosts
+// that were observed for the longest step.
 func (r *ReturnRow) suggest(longest, watched int, returned [len(returnSteps)]int) {
 	for n := 0; n <= longest; n++ {
 		more := returned[longest] - returned[n]

@@ -53,8 +53,8 @@ type sources struct {
 	common *sketch.Sketch // sources of aggregates without an address; nil if there are none
 }
 
-// add sets a record's source and counts the record for that source. It returns
-// false if there are too many sources.
+// add sets a record's source and counts the record for that source. add returns false if there are
+// too many sources.
 func (l *sources) add(n *current) bool {
 	if !n.Src.IsValid() {
 		if n.sum && len(n.Sketch) > 0 {
@@ -198,9 +198,9 @@ func (s *source) totals() Totals {
 		RcptPermfail: int(s.rcptPermfail), RcptTempfail: int(s.rcptTempfail), AuthFail: int(s.authFail), AuthRefused: int(s.authRefused)}
 }
 
-// list returns at most top sources and the number of omitted sources. Sources
-// are sorted by the two numbers that by returns, highest first, and then by
-// address. Sources for which the first number is 0 are ignored.
+// list returns at most top sources and the number of omitted sources. The function by returns two
+// numbers. Sources are sorted by these numbers, highest first, and then by address. Sources for
+// which the first number is 0 are ignored.
 func (l *clients) list(top int, by func(*source) (int, int)) (list []Source, more int) {
 	all := make([]uint32, 0, len(l.all))
 	for i := range l.all {

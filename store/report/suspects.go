@@ -119,10 +119,9 @@ func (c *Collector) refusal(s *store.Step) {
 	}
 }
 
-// observed returns the number of sessions in the record that were not rejected
-// but would have been rejected by a rule that was only observed. For an
-// aggregate, the number is a lower bound, because several rules may apply to
-// the same sessions.
+// observed returns the number of sessions in the record that a rule would have rejected in enforce
+// mode. Rejected sessions are not counted. For an aggregate, the number is a lower bound, because
+// several rules may apply to the same sessions.
 func (n *current) observed() (most int) {
 	for i := range n.refusals[:n.rules] {
 		most = max(most, n.refusals[i].observed)
@@ -183,9 +182,8 @@ func (c *Collector) addSuspects() {
 }
 
 // reason returns the reason why d's host may be legitimate, or "". A host with evidence of scanning
-// is not legitimate, even if the confidence is not high. A mailing list that keeps returning needs
-// a reason even in a long period. Such a period may include the evidence that led to the list's
-// ban.
+// is not legitimate, even if the confidence is not high. A mailing list that keeps returning after
+// a ban has such a reason even if the period includes the evidence that led to the ban.
 func (d *suspect) reason(src *source, rdns []byte) string {
 	switch {
 	case d.login:
@@ -276,7 +274,7 @@ type ruleList struct {
 	all     []rule
 }
 
-// find returns the number of a rule, or false at the limit.
+// find returns the number of a rule, or false if there are too many rules.
 func (l *ruleList) find(name []byte) (uint32, bool) {
 	i, ok := l.numbers[string(name)]
 	if !ok && len(l.all) < maxRules {
