@@ -207,8 +207,8 @@ func same(t *testing.T, got, want *Record, kinds Kinds) {
 	}
 }
 
-// TestBlock checks that reading a record from rows and from a block gives the same
-// result. It covers all sets of kinds, Clone, and reused blocks.
+// TestBlock checks that reading a record from rows and from a block gives the same result. The test
+// covers all sets of kinds, Clone, and reused blocks.
 func TestBlock(t *testing.T) {
 	all := mixedRecords(t, 500)
 	value := sealed(t, all...)

@@ -105,7 +105,7 @@ func TestSealBothCorrupt(t *testing.T) {
 		t.Fatal(err)
 	}
 	i := bytes.LastIndex(b, []byte("user1@example.org"))
-	b[i-1] = 0x7f // the length of a text: the step is corrupt
+	b[i-1] = 0x7f // an invalid length of a text makes the step corrupt
 	if err := os.WriteFile(path, b, 0o640); err != nil {
 		t.Fatal(err)
 	}
@@ -194,7 +194,7 @@ func TestRepairKeepsBudget(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		clear(b[:8192]) // the meta pages: all blocks can be salvaged
+		clear(b[:8192]) // without the meta pages, all blocks can still be salvaged
 		if err := os.WriteFile(path, b, 0o640); err != nil {
 			t.Fatal(err)
 		}

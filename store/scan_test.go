@@ -137,7 +137,7 @@ func TestScanMisplacedKey(t *testing.T) {
 	whole := scannedKeys(t, b)
 	page := b[leafPages(b)[3]:][:4096]
 	e := elementsOf(page)[2]
-	page[e.from+4] ^= 1 // some minutes
+	page[e.from+4] ^= 1 // changes the time by some minutes
 	for key := range scannedKeys(t, b) {
 		if !whole[key] {
 			t.Errorf("a record at %s", key.time())
@@ -177,10 +177,9 @@ func TestRepairPageSizes(t *testing.T) {
 	}
 }
 
-// TestRepairKeepsMetadata checks that the metadata survives the loss of the meta pages,
-// in rows and in a sealed segment. The metadata contains rule texts, the numbers of
-// dropped records, and the mark of a wrong clock. Readers must find the metadata even
-// before the repair.
+// TestRepairKeepsMetadata checks that the metadata survives the loss of the meta pages, in a
+// segment of rows and in a sealed segment. The metadata contains rule texts, the numbers of dropped
+// records, and the mark of a wrong clock. Readers must find the metadata even before the repair.
 func TestRepairKeepsMetadata(t *testing.T) {
 	for _, texts := range []int{1, 60} { // the texts fit into the bucket's page, or need other pages
 		var rules []string
@@ -270,7 +269,7 @@ func TestRepairKeepsBetterCopy(t *testing.T) {
 					break
 				}
 				at += i
-				b[at-1] = 0x7f // the length of the text
+				b[at-1] = 0x7f // invalid length of the text
 				at++
 			}
 		},

@@ -236,7 +236,7 @@ func TestSealedDamage(t *testing.T) {
 		rnd := rand.New(rand.NewPCG(seed, 0))
 		b := bytes.Clone(whole)
 		at := rnd.IntN(len(b))
-		if round%4 == 0 { // pages and their heads are rarer
+		if round%4 == 0 { // change a page header more often than a random choice would
 			at = rnd.IntN(len(b)/4096)*4096 + rnd.IntN(64)
 		}
 		b[at] ^= byte(1 + rnd.IntN(255))

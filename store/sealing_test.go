@@ -22,7 +22,7 @@ func TestWriterSeals(t *testing.T) {
 	midnight := time.Date(2026, 11, 2, 0, 0, 0, 0, time.UTC)
 	for _, c := range []struct {
 		name  string
-		moves []clockMove // after sessions at noon of yesterday and today
+		moves []clockMove // sessions after the first two, which are at noon of yesterday and today
 		want  string
 	}{
 		{"today", nil, "2026-10-31.sealed.db 2026-11-01.db"},
@@ -261,7 +261,7 @@ func TestSealDamagedRows(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		damage  func(t *testing.T, path string)
-		want    string // segments
+		want    string // names of the segments
 		records int
 		log     string
 	}{
@@ -339,7 +339,7 @@ func TestRowsAndSealed(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		damage  string // the damaged file
-		repair  bool   // or start a Writer
+		repair  bool   // repair the directory; if false, start a Writer
 		want    string
 		problem bool
 	}{

@@ -213,7 +213,7 @@ func FuzzReadState(f *testing.F) {
 		}
 		var b bytes.Buffer
 		if err := WriteState(&b, s); err != nil {
-			t.Skip(err) // a year that JSON does not have
+			t.Skip(err) // JSON cannot express this year
 		}
 		again, err := ReadState(&b)
 		if err != nil || len(again.Entries) != len(s.Entries) {
@@ -308,9 +308,8 @@ func BenchmarkWrite(b *testing.B) {
 	}
 }
 
-// TestLongTimeout checks entries that exceed a consumer's maximum timeout. An export
-// must renew such an entry before it expires at the consumer, but most exports must
-// not.
+// TestLongTimeout checks entries that exceed a consumer's maximum timeout. Such an entry must be
+// renewed before it expires at the consumer. Most exports must not renew it.
 func TestLongTimeout(t *testing.T) {
 	const day = 24 * time.Hour
 	f := FormatByName("ipset")

@@ -29,7 +29,7 @@ func TestIPv6Sources(t *testing.T) {
 	for i := range 3 {
 		add(sum(t, fmt.Sprintf("2001:db8:1:2::%d", i+1), store.Record{Sessions: 3, Found: 1, Counts: failed}, missing, relayed))
 	}
-	add(sum(t, "2001:db8:1:2::", store.Record{Sessions: 40, Counts: failed}, missing)) // of several addresses
+	add(sum(t, "2001:db8:1:2::", store.Record{Sessions: 40, Counts: failed}, missing)) // an aggregate of several addresses
 	add(sum(t, "2001:db8:1:3::1", store.Record{Sessions: 1, Counts: store.Counts{Mails: 1, RcptOK: 1}}, local))
 	s := c.Summary(noon, noon, 10, nil)
 

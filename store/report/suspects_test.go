@@ -44,8 +44,8 @@ func suspects(t *testing.T, period time.Duration, all []visit) *Summary {
 	return c.Summary(noon.Add(-period), noon, 10, nil)
 }
 
-// TestSuspects checks that a rejected mailing list is listed for every period, and a
-// scanner for none.
+// TestSuspects checks that a rejected mailing list is listed for every period. A scanner must never
+// be listed.
 func TestSuspects(t *testing.T) {
 	const day = 24 * time.Hour
 	all := []visit{
