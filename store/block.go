@@ -323,7 +323,7 @@ func newOwn[T any](f *field[T], d *decoded) own[T] {
 	return own[T]{f.setNum, f.setText, &d.numbers, &d.texts}
 }
 
-// set copies the value of row i to the corresponding field of to.
+// set stores the value of row i in the record or step.
 func (o *own[T]) set(i int, to *T) {
 	if o.setText != nil {
 		o.setText(to, o.texts.At(i))
@@ -411,7 +411,7 @@ func (t *table[T]) value(field, i int) uint64 {
 	return t.each[field].numbers.At(i)
 }
 
-// get copies the values of row i to *to.
+// get stores the values of row i in *to.
 func (t *table[T]) get(i int, to *T) {
 	*to = t.bases[t.index.At(i)]
 	for j := range t.own {

@@ -58,10 +58,10 @@ type Reader struct {
 	Unread int
 }
 
-// Each calls f for each session that ended at or after since and before until. Sessions
-// are ordered by their end, except after clock changes. A zero time means no limit.
-// Only steps of the given kinds are read. The record and its text are valid until f
-// returns. Each returns the first error returned by f.
+// Each calls f for each session that ended in the period. The period includes since and excludes
+// until. Sessions are ordered by their end, except after clock changes. A zero time means no limit.
+// Only steps of the given kinds are read. The record and its text are valid until f returns. Each
+// returns the first error returned by f.
 func (r *Reader) Each(since, until time.Time, kinds Kinds, f func(*Record) error) error {
 	q := newQuery(since, until, kinds)
 	q.only = r.Only
@@ -329,8 +329,8 @@ func (c *cursor) after(others []*cursor) bool {
 
 func (c *cursor) close() { c.src.close() }
 
-// openAhead opens the first segment in all in the background, because checking rows
-// requires reading the whole file. If all is empty, it returns nil.
+// openAhead opens all[0] in the background, because checking a segment of rows requires reading the
+// whole file. If all is empty, openAhead returns nil.
 func (r *Reader) openAhead(d *directory, all []Segment, q query) <-chan result[*cursor] {
 	return background(func() (*cursor, error) {
 		if len(all) == 0 {

@@ -208,9 +208,10 @@ func (s salvaged) String() string {
 	return fmt.Sprintf("%d records salvaged into %s", s.kept, s.part.Name)
 }
 
-// salvage copies the readable records of the corrupt segment s to a new part of its day, except
-// records in other. salvage then renames s to aside and marks it as salvaged. A crash before the
-// rename leaves records in two parts of the day, which readers tolerate. After an error, s remains.
+// salvage copies the readable records of the corrupt segment s to a new part of its day. Records
+// that the other file already contains are omitted. The file s is then renamed to the name aside
+// and marked as salvaged. A crash before the rename leaves records in two parts of the day, which
+// readers tolerate. After an error, s remains.
 func (r *repairing) salvage(d *directory, s Segment, aside string, other *otherCopy) (to salvaged, err error) {
 	part, err := nextPart(d, s.Day)
 	if err != nil {
@@ -325,7 +326,7 @@ func (r *repairing) room(need int64) (free int64, err error) {
 }
 
 // salvageRows copies the readable records of a segment of rows to the segment part. Records that
-// other already contains are omitted.
+// the other file already contains are omitted.
 func salvageRows(d *directory, s, part Segment, other *otherCopy, o sealing) (kept int, err error) {
 	in, err := d.open(s.Name, os.O_RDONLY)
 	if err != nil {
@@ -350,9 +351,8 @@ func salvageRows(d *directory, s, part Segment, other *otherCopy, o sealing) (ke
 	return kept, errors.Join(err, d.remove(part.Name+newSuffix))
 }
 
-// salvageBlocks copies the readable blocks of a sealed segment, and the readable columns
-// of corrupt blocks, to the sealed segment of part. Records that other
-// already contains are omitted.
+// salvageBlocks copies the readable blocks of a sealed segment, and the readable columns of corrupt
+// blocks, to the sealed segment of part. Records that the other file already contains are omitted.
 func salvageBlocks(d *directory, s, part Segment, other *otherCopy, o sealing) (kept int, err error) {
 	in, err := openSealed(d, s)
 	if isDamaged(err) {
@@ -384,8 +384,8 @@ func salvageBlocks(d *directory, s, part Segment, other *otherCopy, o sealing) (
 	return out.records, err
 }
 
-// salvage copies a block's records to out, except records that other has. The
-// copied records lack the values of corrupt columns; see block.lenient. A block
+// salvage copies a block's records to the segment out. Records that the other file already contains
+// are omitted. The copied records lack the values of corrupt columns; see block.lenient. A block
 // whose keys are corrupt is lost.
 func (s *sealedFile) salvage(info *blockInfo, out *sealWriter, other *otherCopy) error {
 	var b decodedBlock
@@ -420,9 +420,9 @@ func exists(d *directory, name string) bool {
 	return err == nil
 }
 
-// copyReadable copies the readable records and metadata of a corrupt segment to out.
-// Records that other already contains are omitted. copyReadable returns the number of
-// records in out.
+// copyReadable copies the readable records and metadata of a corrupt segment to the segment out.
+// Records that the other file already contains are omitted. copyReadable returns the number of
+// records in the new segment.
 func copyReadable(out *segment, in *os.File, size int64, day time.Time, other *otherCopy) (kept int, err error) {
 	batch := func() buffer { return buffer{data: make([]byte, 0, salvageBatch*1024+MaxValue)} }
 	whole, cut := batch(), batch()

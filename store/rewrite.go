@@ -114,7 +114,7 @@ func rewriteRows(d *directory, in *rows, o sealing, edit Edit) (changed int, err
 	return changed, commitFile(d, in.Name)
 }
 
-// copyTo copies the records to out, replacing the edited ones.
+// copyTo copies the records to the segment out and replaces the edited records.
 func (r *rows) copyTo(out *segment, edit Edit) error {
 	batch := buffer{data: make([]byte, 0, batchBytes+MaxValue+recordHead)}
 	flush := func() error {

@@ -304,7 +304,7 @@ func (s *sealedFile) damage(err error) {
 	}
 }
 
-// read reads size bytes at offset at into buf.
+// read reads size bytes into buf. at is the offset in the file.
 func (s *sealedFile) read(at, size int64, buf []byte) ([]byte, error) {
 	if size > maxRead {
 		return nil, damaged("value of %d bytes, more than %d", size, maxRead)

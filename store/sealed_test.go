@@ -47,8 +47,8 @@ func variedRecord(n int, end time.Time) (*Record, []byte) {
 	return r, steps
 }
 
-// recorded writes n varied records, starting at from and 100 ms apart. It returns the
-// state directory.
+// recorded writes n varied records. The first record is at the time from, and the others follow at
+// intervals of 100 ms. It returns the state directory.
 func recorded(t testing.TB, from time.Time, n int) string {
 	t.Helper()
 	dir := t.TempDir()

@@ -23,7 +23,7 @@ func (m metadata) read(b *bbolt.Bucket) error {
 // get returns a value, as bbolt.Bucket.Get does.
 func (m metadata) get(key []byte) []byte { return m[string(key)] }
 
-// rules adds the rule texts to all.
+// rules adds the rule texts to the map all.
 func (m metadata) rules(all map[uint32]string) {
 	for k, v := range m {
 		if ref, ok := ruleKey([]byte(k)); ok {

@@ -192,8 +192,8 @@ func Find(q *Question, o Options) (*Answer, error) {
 	return &w.answer, nil
 }
 
-// rejections reports whether a session or an aggregate has a rejection by a rule.
-// enforced is set if the rejection was enforced, and would if it was only observed.
+// rejections reports whether a session or an aggregate has a rejection by a rule. rejections sets
+// enforced for an enforced rejection, and would for a rejection that was only observed.
 func rejections(r *store.Record) (would, enforced bool) {
 	_ = r.Steps(func(s *store.Step) bool { // query.session reports corrupt steps
 		if s.Kind == store.KindVerdict && s.Decision >= smtp.Reject && s.Exempt == "" {
@@ -296,8 +296,8 @@ func (w *query) findSessions() error {
 }
 
 // decideUser restricts the question to a user if all sessions match only because of logins. If
-// otherwise is set, another session matches for a different reason, and the answer describes the
-// decisions about that session.
+// otherwise is set, at least one session matches for a different reason. The answer then describes
+// the decisions about such sessions.
 func (w *query) decideUser(otherwise bool) {
 	l := w.answer.Logins
 	switch {

@@ -252,7 +252,7 @@ func (w *Writer) Finish(dst []byte, rows int) []byte {
 	return dst
 }
 
-// entry adds a column to the directory. The column's data starts at offset from.
+// entry adds a column to the directory. from is the offset at which the column's data starts.
 func (w *Writer) entry(name string, typ byte, values, from int) {
 	w.count++
 	w.dir = append(binary.AppendUvarint(w.dir, uint64(len(name))), name...)

@@ -12,9 +12,9 @@ import (
 	"scanwatch/internal/text"
 )
 
-// AbuseIPDB accepts bulk reports. The comments in a report are public. A comment
-// consists of a number and fixed sentences from this file. It never includes text from
-// the network, a recipient, or a local name or address.
+// AbuseIPDB accepts bulk reports. The comments in a report are public. A comment consists of a
+// number and fixed sentences from this file. A comment never includes text from the network, a
+// recipient, or a local name or address.
 
 // reportAgain is the minimum interval that AbuseIPDB requires between two reports of an
 // address.

@@ -108,8 +108,8 @@ type DayCount struct {
 	Sessions, Mails int
 }
 
-// Compare counts the sessions that have no record. It considers only the given days after since.
-// unwritten is the number of the last day's sessions that the filter has yet to write.
+// Compare counts the sessions that have no record. Days before since are ignored. unwritten is the
+// number of the last day's sessions that the filter has yet to write.
 func (c *Collector) Compare(days []DayCount, since time.Time, unwritten int) (n NotKept) {
 	for i, d := range days {
 		if d.Day.Before(since) || !c.daysUntil.IsZero() && d.Day.After(c.daysUntil) { // outside the period, or the clock was wrong
@@ -219,7 +219,7 @@ func (c *Collector) Summary(since, until time.Time, top int, problems []string) 
 	return s
 }
 
-// sessionsOf returns the top names with the most sessions, in descending order. If n holds
+// sessionsOf returns at most top names, in descending order of their sessions. If n holds
 // organisations, evidence holds the evidence tokens; otherwise, evidence is nil.
 func (s *Summary) sessionsOf(list string, n *names, top int, evidence *names) []Name {
 	order := make([]uint32, len(n.list))

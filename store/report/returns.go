@@ -164,8 +164,8 @@ func (e *returnEntry) connects(r *store.Record) {
 	}
 }
 
-// precede changes the time at which the host was found to the earlier time at. A session in the
-// aggregate r ended at that time.
+// precede sets an earlier time at which the host was found. This time, at, is the end of a session
+// in the aggregate r.
 func (e *returnEntry) precede(at int64, r *store.Record) {
 	if at >= e.at {
 		return

@@ -221,16 +221,15 @@ func (l *clients) list(top int, by func(*source) (int, int)) (list []Source, mor
 	return list, more
 }
 
-// first returns the first top elements of all in the order given by compare,
-// and the number of remaining elements.
+// first returns at most top elements of all, and the number of remaining elements. The returned
+// elements are the first ones in the order of compare.
 func first[T any](all []T, top int, compare func(a, b T) int) (list []T, more int) {
 	slices.SortFunc(all, compare)
 	n := min(top, len(all))
 	return all[:n], len(all) - n
 }
 
-// networks returns the first top networks and the number of remaining
-// networks.
+// networks returns at most top networks and the number of remaining networks.
 func (l *clients) networks(top int) (list []Network, more int) {
 	type network struct{ client, addresses, sessions, found uint32 }
 	all := make([]network, 0, len(l.all)) // growing it would take five times the memory

@@ -43,9 +43,8 @@ type Network struct {
 	Found     int    `json:"found"`
 }
 
-// timeline divides the period into spans of equal length. Days and hours are in the
-// time zone of since. A gap of more than 100 days before the first session is
-// omitted.
+// timeline divides the period into spans of equal length. Days and hours are in since's time zone.
+// A gap of more than 100 days before the first session is omitted.
 func (c *Collector) timeline(since, until time.Time) []Span {
 	spans := []Span{}
 	times := slices.Sorted(maps.Keys(c.quarters.all))
