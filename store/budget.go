@@ -143,8 +143,9 @@ func quarantinedAt(name string) string {
 }
 
 // expiry returns the day on which a segment's retention starts. Normally, this is the segment's own
-// day. If the clock was wrong, it is the trusted day on which the segment was created. To find that
-// day, expiry opens segments from expired or future days, each of them only once.
+// day. If the clock was wrong, the retention starts on the trusted day on which the segment was
+// created. To find that day, expiry opens segments from expired or future days, each of them only
+// once.
 func (b *budget) expiry(d *directory, s *Segment, oldest time.Time) time.Time {
 	if s.Quarantined || !s.Day.Before(oldest) && !s.Day.After(b.clock.believed.Add(clockJump)) {
 		return s.Day

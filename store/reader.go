@@ -30,8 +30,8 @@ type Reader struct {
 	// with invalid records. The Reader skips unreadable segments and invalid records.
 	Problem func(segment string, err error)
 
-	// Dropped counts the records that the filter dropped. It covers the segments that the last call
-	// read.
+	// Dropped counts the records that the filter dropped. Only segments that the last call read are
+	// considered.
 	Dropped Dropped
 
 	// Lossy is the set of days that may have lost records because of a corrupt

@@ -32,9 +32,8 @@ func (m metadata) rules(all map[uint32]string) {
 	}
 }
 
-// rows reads the records of a row segment. It copies records from bbolt in
-// batches to reduce the number of calls to guard. Only rows accesses the
-// mapping.
+// rows reads the records of a row segment. rows copies records from bbolt in batches to reduce the
+// number of calls to guard. Only rows accesses the mapping.
 type rows struct {
 	segment
 	tx    *bbolt.Tx

@@ -118,7 +118,7 @@ type Answer struct {
 	// Text is the reply to the client if the decision is Reject or Disconnect: a code
 	// that begins with 4 or 5, a space, and a line of printable ASCII.
 	Text string
-	// Hold delays the answer. The front end limits how long.
+	// Hold delays the answer. The front end limits the delay.
 	Hold time.Duration
 	// Wait, if positive, means that the answer depends on a fact that is still
 	// unknown. The front end asks again when the fact becomes available, or

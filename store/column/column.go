@@ -117,8 +117,8 @@ func (t *Texts) At(i int) []byte {
 	return nil
 }
 
-// Count calls visit for each text. If the column is indexed, it calls visit once for
-// each distinct text, with the number of occurrences.
+// Count calls visit for each text. If the column is indexed, Count calls visit once for each
+// distinct text, with the number of occurrences.
 func (t *Texts) Count(visit func(text []byte, times int)) {
 	if !t.indexed {
 		for _, w := range t.words {
@@ -274,8 +274,8 @@ func (w *Writer) putTexts(t *Buffer) {
 }
 
 // putNumbers appends the encoding, the first value if differences are stored, the lowest value, and
-// the width in bytes. A run follows for each byte of the width, starting with the lowest byte of
-// all values.
+// the width in bytes. One run follows for each byte of the width. The first run contains the lowest
+// byte of each value.
 func (w *Writer) putNumbers(v []uint64) {
 	low, width := span(v)
 	if len(v) > 1 && width > 1 {

@@ -114,9 +114,9 @@ func TestFormats(t *testing.T) {
 
 func first[T, U any](t T, _ U) T { return t }
 
-// TestAggregate checks Aggregate with random lists. The result must cover exactly the
-// listed addresses. No address may be listed for a longer time, and a network's two
-// halves must be merged.
+// TestAggregate checks Aggregate with random lists. The result must cover exactly the listed
+// addresses. No address may be listed for a longer time than before, and a network's two halves
+// must be merged.
 func TestAggregate(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for range 300 {

@@ -147,9 +147,10 @@ type attempt struct {
 	at                        int
 }
 
-// list returns at most top sources of each kind, and the number of omitted sources. Directory
-// harvests are rejected recipients in local domains, and relay probes are recipients in other
-// domains. A domain is local if a recipient in it was accepted from an unauthenticated client.
+// list returns the sources of each kind, and the number of omitted sources. top limits the length
+// of each list. Directory harvests are rejected recipients in local domains, and relay probes are
+// recipients in other domains. A domain is local if a recipient in it was accepted from an
+// unauthenticated client.
 func (a *attempts) list(top int, from *clients) (harvest, relay []Attempt, more [2]int) {
 	tried := a.byClient(from)
 	var all [2][]attempt

@@ -473,7 +473,7 @@ type name struct {
 	extra uint32
 }
 
-// newNames returns an empty names with room for limit names of the maximum length.
+// newNames returns an empty set of names. limit is the maximum number of names.
 func newNames(limit int) names {
 	return names{limit: limit, texts: arena{limit: limit*258 + 2*chunkBytes}}
 }

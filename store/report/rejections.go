@@ -88,9 +88,9 @@ func (l *latest) add(n *current) {
 	}
 }
 
-// list returns the latest rejections, at most top of them, and the number of remaining stored
-// rejections. All sessions that one ban rejected form a single entry, because a banned host could
-// otherwise fill the list.
+// list returns the latest rejections, and the number of remaining stored rejections. top limits the
+// length of the list. All sessions that one ban rejected form a single entry, because a banned host
+// could otherwise fill the list.
 func (l *latest) list(top int) (list []Rejection, more int) {
 	type cause struct {
 		src       netip.Addr

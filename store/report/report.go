@@ -168,8 +168,8 @@ type Attempt struct {
 	domains  int
 }
 
-// Summary returns the report. The list of evidence is complete. All other lists have at
-// most top lines.
+// Summary returns the report. The list of evidence is complete. top limits the length of each other
+// list.
 func (c *Collector) Summary(since, until time.Time, top int, problems []string) *Summary {
 	s := &Summary{
 		Schema: text.Schema,
@@ -219,8 +219,8 @@ func (c *Collector) Summary(since, until time.Time, top int, problems []string) 
 	return s
 }
 
-// sessionsOf returns at most top names, in descending order of their sessions. If n holds
-// organisations, evidence holds the evidence tokens; otherwise, evidence is nil.
+// sessionsOf returns the names in descending order of their sessions. top limits the length of the
+// list. If n holds organisations, evidence holds the evidence tokens; otherwise, evidence is nil.
 func (s *Summary) sessionsOf(list string, n *names, top int, evidence *names) []Name {
 	order := make([]uint32, len(n.list))
 	for i := range order {

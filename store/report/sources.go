@@ -198,9 +198,9 @@ func (s *source) totals() Totals {
 		RcptPermfail: int(s.rcptPermfail), RcptTempfail: int(s.rcptTempfail), AuthFail: int(s.authFail), AuthRefused: int(s.authRefused)}
 }
 
-// list returns at most top sources and the number of omitted sources. The function by returns two
-// numbers. Sources are sorted by these numbers, highest first, and then by address. Sources for
-// which the first number is 0 are ignored.
+// list returns the sources and the number of omitted sources. top limits the length of the list.
+// The function by returns two numbers. Sources are sorted by these numbers, highest first, and then
+// by address. Sources for which the first number is 0 are ignored.
 func (l *clients) list(top int, by func(*source) (int, int)) (list []Source, more int) {
 	all := make([]uint32, 0, len(l.all))
 	for i := range l.all {
@@ -221,15 +221,16 @@ func (l *clients) list(top int, by func(*source) (int, int)) (list []Source, mor
 	return list, more
 }
 
-// first returns at most top elements of all, and the number of remaining elements. The returned
-// elements are the first ones in the order of compare.
+// first returns the first elements of all in the order of compare, and the number of remaining
+// elements. top limits the length of the list.
 func first[T any](all []T, top int, compare func(a, b T) int) (list []T, more int) {
 	slices.SortFunc(all, compare)
 	n := min(top, len(all))
 	return all[:n], len(all) - n
 }
 
-// networks returns at most top networks and the number of remaining networks.
+// networks returns the networks and the number of omitted networks. top limits the length of the
+// list.
 func (l *clients) networks(top int) (list []Network, more int) {
 	type network struct{ client, addresses, sessions, found uint32 }
 	all := make([]network, 0, len(l.all)) // growing it would take five times the memory

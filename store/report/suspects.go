@@ -200,8 +200,8 @@ func (d *suspect) reason(src *source, rdns []byte) string {
 	return ""
 }
 
-// listSuspects returns at most top possible false positives, the number of remaining entries, and
-// the number of hosts.
+// listSuspects returns the possible false positives, the number of omitted entries, and the number
+// of hosts.
 func (l *lists) listSuspects(top int) (list []SuspectRefusal, more int, hosts SuspectHosts) {
 	type listed struct {
 		suspect uint32
@@ -296,7 +296,7 @@ func (c *Collector) countRule(s *store.Step, effect int) {
 	c.count(&r.numbers[effect], &r.last[effect], s)
 }
 
-// list returns at most top rules and the number of remaining rules.
+// list returns the rules and the number of omitted rules. top limits the length of the list.
 func (l *ruleList) list(top int) (list []Rule, more int) {
 	list = []Rule{}
 	for i := range l.all {

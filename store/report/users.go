@@ -184,7 +184,7 @@ type ActiveUser struct {
 	Last       Time     `json:"last"` // end of the last session with a login
 }
 
-// Summary returns the report. Lists have at most top lines.
+// Summary returns the report. top limits the length of each list.
 func (c *Users) Summary(since, until time.Time, top int, problems []string) *UserSummary {
 	s := &UserSummary{Schema: text.Schema, Since: text.At(since), Until: text.At(until), Problems: append([]string{}, problems...),
 		Attacked: []AttackedUser{}, Active: []ActiveUser{}, More: map[string]int{}, NotListed: c.dropped}
