@@ -358,7 +358,7 @@ func readBlock(t *testing.T, value []byte, kinds Kinds) {
 	}
 }
 
-// FuzzBlock checks that arbitrary bytes either decode to records or return an error.
+// FuzzBlock checks that decoding arbitrary bytes either succeeds or returns an error.
 func FuzzBlock(f *testing.F) {
 	f.Add(sealed(f, mixedRecords(f, 20)...), uint32(AllKinds))
 	f.Fuzz(func(t *testing.T, value []byte, kinds uint32) { readBlock(t, value, Kinds(kinds)) })

@@ -62,7 +62,7 @@ func (s *sealedFile) carve() error {
 				break
 			}
 			from += i
-			if r.Open(buf[from+markSize:]) == nil { // Open ignores the bytes after the block, whose size is unknown
+			if r.Open(buf[from+markSize:]) == nil { // the block's size is unknown, but Open ignores the bytes after the block
 				s.blocks = append(s.blocks, blockInfo{at: at + int64(from), size: int64(min(len(buf)-from, maxBlock)), bare: true})
 			}
 			from++

@@ -168,9 +168,9 @@ func (b *badRecords) report(problem func(string, error)) {
 	}
 }
 
-// each merges the records of all segments. All other functions read records through it.
-// Segments overlap only if records were written late. Usually, two segments are open:
-// the first for its records, and the next for its first key.
+// each merges the records of all segments. All other functions read records through each. Segments
+// overlap only if records were written late. Usually, two segments are open: the first for its
+// records, and the next for its first key.
 func (r *Reader) each(q query, f func(*Record) error) error {
 	r.Dropped, r.Lossy, r.Unread, r.Searched, r.Oldest = Dropped{}, nil, 0, 0, time.Time{}
 	var bad badRecords

@@ -28,9 +28,9 @@ type sealWriter struct {
 	info    blockInfo // index entry for the records in encoder
 	hashes  []uint64  // hashes of these records; see appendHashes
 	blocks  []sealedBlock
-	size    int // bytes of blocks
-	records int // in all blocks
-	count   int // of all blocks
+	size    int // total size of the blocks in bytes
+	records int // number of records in all blocks
+	count   int // number of blocks
 	last    recordKey
 }
 

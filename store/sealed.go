@@ -28,7 +28,7 @@ const (
 	markSize   = 16        // bytes of the mark of a file
 	indexHead  = 4 + KeySize + 4 + 8 + 8 + 4
 
-	filterBits   = 8 // for each value
+	filterBits   = 8 // bits per value in a Bloom filter
 	filterHashes = 5
 )
 
@@ -64,7 +64,7 @@ func (r *Record) key() recordKey { return recordKey{uint64(r.End.UnixMicro()), r
 type blockInfo struct {
 	first, last recordKey
 	records     uint32
-	sessions    uint64 // of all records
+	sessions    uint64 // number of sessions in all records
 	messages    uint64 // messages accepted in these sessions
 	crc         uint32 // CRC-32C of the block
 	filter      []byte // see appendFilter
@@ -378,7 +378,7 @@ func (s *sealedFile) has(key recordKey) bool {
 // A decodedBlock is a block in memory with its buffers.
 type decodedBlock struct {
 	block
-	keys []recordKey // of the records
+	keys []recordKey // keys of the records
 	buf  []byte      // the mark and the block
 }
 

@@ -42,7 +42,7 @@ type rows struct {
 	query query
 
 	key, value []byte // the current record, in buf
-	buf        []byte // records in the layout of a buffer
+	buf        []byte // records, encoded as in a buffer
 	rest       []byte // the records of buf after the current one
 	started    bool
 	end        bool
@@ -146,12 +146,12 @@ func (r *rows) close() {
 type blocks struct {
 	file    *sealedFile
 	query   query
-	pending []*blockInfo                 // the blocks after ahead
+	pending []*blockInfo                 // the blocks after the one in ahead
 	ahead   <-chan result[*decodedBlock] // the next block; nil at the end
 	now     *decodedBlock                // the current block
 	row     int                          // the current record
 	end     int                          // index of the first record after the selected ones
-	errs    []error                      // not reported yet
+	errs    []error                      // errors that have not been reported yet
 }
 
 // spareBlocks holds blocks whose buffers are free. Each open segment needs two blocks.

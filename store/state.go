@@ -113,7 +113,7 @@ type StateStatus struct {
 	Open    bool      `json:"open"`
 	Error   string    `json:"error,omitempty"` // the cause if the file cannot be read or written
 	Since   text.Time `json:"since,omitzero"`  // when the error started
-	Schema  int       `json:"schema"`          // of this program
+	Schema  int       `json:"schema"`          // schema that this program writes
 	Bytes   int64     `json:"bytes"`
 	Loaded  uint64    `json:"loaded"`           // entries read
 	Written uint64    `json:"written"`          // entries written

@@ -32,7 +32,7 @@ const (
 	batchBytes   = 512 << 10 // a batch must fit into a new segment
 	batchDelay   = time.Second
 
-	logEvery   = time.Minute // for messages that a client can cause
+	logEvery   = time.Minute // minimum interval between messages that a client can cause
 	pruneEvery = time.Hour
 )
 
@@ -55,7 +55,7 @@ type Options struct {
 // already exists, it also receives late records from the previous day.
 type Writer struct {
 	o Options
-	k keeper // of the current segment
+	k keeper // keeps the current segment open
 
 	wake   chan struct{} // signals new records; senders never block
 	rooms  chan reservation

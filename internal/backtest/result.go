@@ -23,7 +23,7 @@ type Result struct {
 	To           text.Time        `json:"to"`
 	Since        *text.Time       `json:"since,omitempty"`
 	Played       int              `json:"sessions"`
-	Selected     bool             `json:"selected,omitempty"` // the operator selected sessions by more than time
+	Selected     bool             `json:"selected,omitempty"` // the operator selected sessions by more than their time
 	Sessions     int              `json:"sessions_reported"`  // selected sessions that ended at Since or later
 	Hidden       Hidden           `json:"hidden"`
 	Dropped      uint64           `json:"dropped"`
@@ -363,7 +363,7 @@ func (c *collector) addStopped(o *replay.Outcome) {
 	addExample(&s.Sessions, o)
 }
 
-// add counts a session under the rules that rejected it.
+// add counts a session. tested and running name the rules that rejected it, if any.
 func (d *Difference) add(tested, running string) {
 	switch {
 	case tested != "" && running != "":

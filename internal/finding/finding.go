@@ -23,7 +23,7 @@ type Finding struct {
 	Match        string `json:"match,omitempty"`
 	Proof        string `json:"proof,omitempty"`
 	Confidence   string `json:"confidence,omitempty"`
-	List         string `json:"list,omitempty"`   // list shipped with scanwatch that matched
+	List         string `json:"list,omitempty"`   // name of the shipped list that matched
 	Line         int    `json:"line,omitempty"`   // line number in List
 	Source       string `json:"source,omitempty"` // origin of that line's data
 }

@@ -385,7 +385,7 @@ func severity(token string) uint32 {
 
 // worst holds a source's worst evidence and its organisation.
 type worst struct {
-	rank          uint8  // 0: none
+	rank          uint8  // 0: no evidence
 	orgRank       uint8  // rank of the evidence that named the organisation
 	evidence, org uint16 // 1 + index in the evidence and organisations of a Collector
 }
@@ -485,7 +485,7 @@ func (n *names) text(i int) []byte { return n.texts.get(n.list[i].text) }
 // aggregates.
 const maxName = 128
 
-// printed returns name index-1, or "" if index is 0.
+// printed returns the printable text of the name with the number index-1, or "" if index is 0.
 func (n *names) printed(index uint16) string {
 	if index == 0 {
 		return ""

@@ -45,7 +45,7 @@ type cell struct {
 	Code         bool
 	Time, Long   bool
 	Width, Found string
-	Level        string // of shade; empty: none
+	Level        string // shade of the cell; empty: none
 }
 
 // A filter shows only the rows that have its mark.

@@ -41,9 +41,8 @@ type decision struct {
 	cause    uint64 // the session that caused the ban of the client; 0 without one
 }
 
-// latest is a ring buffer of the latest rejections. If the buffer is full, the oldest
-// rejection is at next. A new rejection reuses the memory of the oldest rejection's
-// text.
+// latest is a ring buffer of the latest rejections. If the buffer is full, the oldest rejection is
+// at the index next. A new rejection reuses the memory of the oldest rejection's text.
 type latest struct {
 	all  []rejection
 	next int

@@ -281,7 +281,7 @@ type distinct struct {
 }
 
 const (
-	setBits  = 20 // at most half full
+	setBits  = 20 // size of set, which is at most half full
 	markBits = 23 // 40 million hashes have an error of 0.2 %
 )
 

@@ -64,7 +64,7 @@ func (h SuspectHosts) String() string {
 
 type suspectKey struct {
 	src  address
-	rule uint32 // in lists.rules
+	rule uint32 // number of the rule in lists.rules
 }
 
 func (k suspectKey) hash() uint64 { return mix(k.src.hash(), uint64(k.rule)) }
