@@ -16,7 +16,7 @@ import (
 // with a link, and thus redirect operations by root.
 type directory struct {
 	root *os.Root
-	path string // for messages
+	path string // path to show in messages
 }
 
 // openDirectory opens a directory. The last element of the path may be a symbolic link

@@ -288,7 +288,7 @@ func (s Segment) precedes(o Segment) bool {
 // A cursor points to a record of an open segment.
 type cursor struct {
 	info Segment
-	key  recordKey // of the current record
+	key  recordKey // key of the current record
 	last recordKey // the last key of the segment
 	ok   bool      // there is a current record
 	src  source

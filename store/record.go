@@ -55,7 +55,7 @@ type Record struct {
 
 	steps []byte // encoded, unless block is set
 	block *block // contains the steps
-	row   int    // in block
+	row   int    // number of the record in block
 	skip  Kinds  // steps that Steps and Cursor do not visit
 	step  *Step  // reused by Steps; may be nil
 }

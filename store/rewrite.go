@@ -269,7 +269,7 @@ func (d *days) rewrite(r *rewriting, o sealing) (changed int, err error) {
 	if !s.Sealed && !exists(d.k.directory, s.Name) { // the segment has been sealed since it was listed
 		s.Name, s.Sealed = sealedName(s), true
 	}
-	room := d.limit() // for the copy; prune adds it again if segments are sealed
+	room := d.limit() // room for the copy; prune adds the same room again if segments are sealed
 	if d.k.open != nil && !d.seal {
 		room *= 2
 	}

@@ -49,7 +49,7 @@ type scanner struct {
 	f              *os.File
 	size, pageSize int64
 	day            time.Time
-	visit          func(key, value []byte, steps int, whole bool) error // nil for metadata only
+	visit          func(key, value []byte, steps int, whole bool) error // nil if only the metadata is needed
 	meta           scanned
 }
 

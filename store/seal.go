@@ -179,7 +179,7 @@ type sealResult struct {
 	Segment
 	records int
 	cut     int   // records that were corrupt: they were omitted, or have only their first steps
-	size    int64 // of the sealed segment
+	size    int64 // size of the sealed segment
 	err     error // set by the caller of seal
 }
 

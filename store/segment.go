@@ -192,7 +192,7 @@ func newSegment(info Segment, f *os.File, limit int64) (*segment, error) {
 		return nil, err
 	}
 	db.AllocSize = allocSize
-	if info.Sealed { // it does not grow later, and is synced when it is complete
+	if info.Sealed { // a sealed segment does not grow later, and is synced when it is complete
 		db.AllocSize, db.NoSync, db.NoGrowSync = os.Getpagesize(), true, true
 	}
 	return &segment{Segment: info, db: db, file: f}, nil

@@ -359,7 +359,7 @@ func (s *State) openFile() error {
 	if _, err := s.k.lockDirectory(); err != nil {
 		return err
 	}
-	_ = s.k.directory.remove(StateFile + newSuffix) // a crash has left it
+	_ = s.k.directory.remove(StateFile + newSuffix) // temporary file left by a crash
 	seg, err := openStateFile(s.k.directory, StateFile, s.o.MaxSize, s.o.migrations)
 	if isDamaged(err) {
 		if err := s.quarantine(err); err != nil {

@@ -173,9 +173,9 @@ func (a *Answer) sessionsOf(h *Host) (all []*Session) {
 // lists.
 type adviser struct {
 	*Host
-	sessions []*Session // of the host
+	sessions []*Session // sessions of the host
 	policy   *rules.Policy
-	file     string // of the policy
+	file     string // name of the policy's file
 }
 
 func newAdviser(w *query, h *Host) *adviser {

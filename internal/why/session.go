@@ -50,7 +50,7 @@ type Rule struct {
 	Phases    string `json:"phases,omitempty"`
 	Decision  string `json:"decision"`        // name of a smtp.Decision, or "ban"
 	Enforced  bool   `json:"enforced"`        // false if the decision was only observed or the client is exempt
-	Reply     string `json:"reply,omitempty"` // as sent to the client
+	Reply     string `json:"reply,omitempty"` // reply as sent to the client
 	Until     string `json:"until,omitempty"` // end of the ban
 	Exempt    string `json:"exempt,omitempty"`
 	Times     int    `json:"times"`

@@ -18,7 +18,7 @@ import (
 const (
 	maxSources  = 130_000 // listed sources; further sources are only counted
 	maxNames    = 100_000 // HELO names
-	maxDomains  = 50_000  // of recipients
+	maxDomains  = 50_000  // domains of recipients
 	maxOrgs     = 5_000
 	maxTried    = 100_000 // pairs of a source and a domain
 	maxTokens   = 1_000
@@ -40,7 +40,7 @@ type Collector struct {
 	erased     int                    // sessions whose address the operator has removed
 	days       spans[DayCount]        // counters of days, by the day's start
 	daysUntil  time.Time              // when the day counters were read; zero: there are none
-	clock      func() time.Time       // for daysUntil
+	clock      func() time.Time       // system clock, compared with daysUntil
 	quarters   spans[Span]            // quarters of an hour
 	dropped    map[string]int         // sessions that exceeded a limit, by name of the limit
 
@@ -68,7 +68,7 @@ type current struct {
 	*store.Record
 	sum       bool
 	source    *source // nil if the record has no source, or if there are too many sources
-	number    uint32  // of source
+	number    uint32  // number of the source
 	found     bool
 	worst     worst
 	certain   bool // evidence of high confidence about behaviour
@@ -538,7 +538,7 @@ var textSeed = maphash.MakeSeed()
 // found without a search.
 type spans[T any] struct {
 	length, limit int64
-	all           map[int64]*T // by the number of the span since 1970
+	all           map[int64]*T // keyed by the number of the span since 1970
 	last          *T
 	number        int64
 }
@@ -609,10 +609,10 @@ func (a *arena) get(number uint32) []byte {
 // recipientDomain caches the domain of the previous recipient, because the next
 // recipient often has the same domain.
 type recipientDomain struct {
-	text   []byte // as written
+	text   []byte // domain as the client wrote it
 	number uint32
 	valid  bool
-	tried  *tried // by the source; nil if unknown
+	tried  *tried // counts for the source and this domain; nil if unknown
 }
 
 func (d *recipientDomain) is(text []byte) bool { return d.valid && bytes.Equal(d.text, text) }

@@ -63,7 +63,7 @@ type ActiveBan struct {
 	Times    int // consecutive offences, including this one
 	Attempts int // connections during the ban
 	Manual   bool
-	Observed bool // not enforced
+	Observed bool // the ban is not enforced
 }
 
 // Figures holds the main figures of a period, without local and authenticated sessions.

@@ -74,7 +74,7 @@ type Summary struct {
 	Suspects       []SuspectRefusal `json:"possible_false_positives"` // rejections that may have affected legitimate mail
 	SuspectHosts   SuspectHosts     `json:"possible_false_positive_hosts"`
 	Timeline       []Span           `json:"timeline"`
-	Hours          *Hours           `json:"-"` // nil without sessions
+	Hours          *Hours           `json:"-"` // nil if there are no sessions
 	Rules          []Rule           `json:"rules"`
 	Evidence       []Name           `json:"evidence"`
 	Organisations  []Name           `json:"organisations"`
@@ -142,12 +142,12 @@ type Rule struct {
 type Name struct {
 	Name     string `json:"name"`
 	Sessions int    `json:"sessions"`
-	Evidence string `json:"evidence,omitempty"` // for an organisation: the first evidence that identified it
+	Evidence string `json:"evidence,omitempty"` // for an organisation: the evidence that first identified it
 }
 
 // A Source counts a source's sessions.
 type Source struct {
-	Address      string `json:"address"` // or the /64 of several IPv6 addresses
+	Address      string `json:"address"` // an address, or the /64 of several IPv6 addresses
 	RDNS         string `json:"rdns,omitempty"`
 	Organisation string `json:"organisation,omitempty"`
 	Evidence     string `json:"evidence,omitempty"` // the source's worst evidence
@@ -160,7 +160,7 @@ type Source struct {
 
 // An Attempt counts a source's rejected recipients.
 type Attempt struct {
-	Address  string   `json:"address"` // as in Source
+	Address  string   `json:"address"` // address or /64, as in Source
 	RDNS     string   `json:"rdns,omitempty"`
 	Sessions int      `json:"sessions"` // an upper bound: a session may count for several domains
 	Refused  int      `json:"refused"`

@@ -236,7 +236,7 @@ func (s *ScannerSummary) optOut(b *strings.Builder, zone *time.Location) {
 		for i := range s.Scanners {
 			if o := &s.Scanners[i]; o.OptOut == nil {
 				about(o)
-				if len(o.Sources) > 0 { // not only in aggregates of many sources
+				if len(o.Sources) > 0 { // an aggregate of many sources has no addresses
 					fmt.Fprintf(b, "      whois %s | grep -i abuse\n", o.Sources[0].Address)
 				}
 			}

@@ -23,7 +23,7 @@ type source struct {
 
 	last    uint32 // end of the last session, in seconds since 1970
 	worst   worst
-	rdns    uint32 // in lists.rdns
+	rdns    uint32 // number of the name in lists.rdns
 	certain bool   // a record has evidence of high confidence about behaviour
 	abuse   bool   // a record has evidence of behaviour that no mail server shows
 	named   bool   // IPv6 host with a proven name, which is not grouped with others in its /64
@@ -109,7 +109,7 @@ func (l *sources) lookup(key address) *source {
 // A client is a listed source: an IPv4 address, an IPv6 address with its own proven
 // name, or all other addresses of a /64.
 type client struct {
-	*source          // of the address, or the total of several addresses
+	*source          // counts of the address, or totals of several addresses
 	key     *address // the lowest address
 	logins  uint32   // sessions with a login, which are not in the other numbers
 	several bool     // the source has several addresses
@@ -276,12 +276,12 @@ const maxExact = 500_000
 // estimated from the share of marked bits (linear counting).
 type distinct struct {
 	n     int
-	set   []uint64 // by hash; 0: free
+	set   []uint64 // hash table; 0: free slot
 	marks []uint64 // bits that replace set above maxExact
 }
 
 const (
-	setBits  = 20 // size of set, which is at most half full
+	setBits  = 20 // set has 1<<setBits slots and is at most half full
 	markBits = 23 // 40 million hashes have an error of 0.2 %
 )
 
@@ -295,7 +295,7 @@ func (d *distinct) add(h uint64) {
 	if d.set == nil {
 		d.set = make([]uint64, 1<<setBits)
 	}
-	h |= 1 // not 0
+	h |= 1 // a hash of 0 would mean a free slot
 	i := h >> (64 - setBits)
 	for d.set[i] != 0 {
 		if d.set[i] == h {

@@ -45,7 +45,7 @@ type SuspectRefusal struct {
 // SuspectHosts counts the hosts in the untruncated list of possible false positives.
 type SuspectHosts struct {
 	Refused  int `json:"rejected"`
-	Observed int `json:"observed"` // only observed
+	Observed int `json:"observed"` // hosts with only observed rejections
 }
 
 // String describes the hosts in a line of text, or returns "" if there are

@@ -31,8 +31,8 @@ var spanSteps = [...]struct {
 type Span struct {
 	Start    Time `json:"start"`
 	Sessions int  `json:"sessions"`
-	Found    int  `json:"found"`   // with a finding
-	Refused  int  `json:"refused"` // rejected by a rule or a ban
+	Found    int  `json:"found"`   // sessions with a finding
+	Refused  int  `json:"refused"` // sessions rejected by a rule or a ban
 }
 
 // A Network counts the sessions of an IPv4 /24 or an IPv6 /48.

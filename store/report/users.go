@@ -18,8 +18,8 @@ import (
 
 const (
 	maxUsers        = 50_000
-	maxUserNetworks = 1_000   // of one user
-	maxAllNetworks  = 300_000 // of all users
+	maxUserNetworks = 1_000   // networks of one user
+	maxAllNetworks  = 300_000 // networks of all users
 	listedNetworks  = 3
 )
 
@@ -34,7 +34,7 @@ const (
 // Users counts the logins of each user in bounded memory.
 type Users struct {
 	users    map[string]*user
-	networks int // of all users
+	networks int // number of networks of all users
 	dropped  map[string]int
 }
 
@@ -168,7 +168,7 @@ type AttackedUser struct {
 	Failed   int    `json:"failed"`
 	Networks int    `json:"networks"`
 	AtLeast  bool   `json:"at_least,omitempty"` // there are further networks
-	Logins   int    `json:"logins"`             // of the user, from any network
+	Logins   int    `json:"logins"`             // logins of the user, from any network
 	Last     Time   `json:"last"`               // end of the last session with a failure
 }
 
@@ -176,7 +176,7 @@ type AttackedUser struct {
 type ActiveUser struct {
 	User       string   `json:"user"`
 	Logins     int      `json:"logins"`
-	Failed     int      `json:"failed"` // from networks with a login of the user
+	Failed     int      `json:"failed"` // failed logins from networks with a login of the user
 	Networks   int      `json:"networks"`
 	From       []string `json:"from"` // the latest few networks
 	Messages   int      `json:"messages"`

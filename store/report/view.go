@@ -59,7 +59,7 @@ type RecipientTally struct {
 	Result   string `json:"result"`
 	Count    uint32 `json:"recipients"`
 	Sessions uint32 `json:"sessions"`
-	Most     uint32 `json:"most"` // in one session
+	Most     uint32 `json:"most"` // maximum in one session
 }
 
 // A Tag is a tag set by a rule.
@@ -139,7 +139,7 @@ type Auth struct {
 	At     Seconds `json:"at"`
 	User   string  `json:"user"` // empty for the users that a full aggregate does not list
 	Result string  `json:"result"`
-	Count  uint32  `json:"attempts,omitempty"` // in an aggregate
+	Count  uint32  `json:"attempts,omitempty"` // in an aggregate: number of attempts
 	Times  uint32  `json:"sessions,omitempty"` // in an aggregate: number of sessions with the attempts
 }
 
