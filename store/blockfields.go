@@ -145,7 +145,7 @@ func appendIP(dst []byte, a netip.AddrPort) []byte {
 	return append(dst, ip[:]...)
 }
 
-// Columns that are in neither recordFields nor stepFields.
+// These columns are in neither recordFields nor stepFields.
 const (
 	columnKinds = "kinds" // by record: the kinds of its steps, one byte for each step
 	columnExact = "exact" // by record: the number of exact gaps

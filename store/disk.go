@@ -11,7 +11,7 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// days manages the segments of a Writer. Only the background goroutine uses it.
+// days manages the segments of a Writer. Only the background goroutine uses days.
 type days struct {
 	k       *keeper // keeps the open segment
 	budget  budget

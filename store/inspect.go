@@ -287,7 +287,7 @@ func (f *File) count(n int, first, last recordKey) {
 	f.Newest = text.At(last.time().UTC())
 }
 
-// blocks checks a sealed segment. If Decode is not set, it checks only the index.
+// blocks checks a sealed segment. If Decode is not set, blocks checks only the index.
 func (i *Inspector) blocks(f *File, d *directory, s Segment) error {
 	file, err := openSealed(d, s)
 	if err != nil {

@@ -9,9 +9,9 @@ import (
 	"golang.org/x/net/publicsuffix"
 )
 
-// Registered returns the registered domain of a host name in lower case, for example example.org
-// for mx1.mail.example.org. The domain is derived from the public suffix list and from this
-// package's tables of providers. Each customer of such a provider has a separate domain.
+// Registered returns the registered domain of a host name in lower case. For mx1.mail.example.org,
+// this is example.org. The domain is derived from the public suffix list and from this package's
+// tables of providers. Each customer of such a provider has a separate domain.
 //
 // Registered returns "" for a public suffix, a name without a dot, and an empty
 // name. A call takes about a microsecond and allocates memory, so call

@@ -140,8 +140,8 @@ func (a *attempts) byClient(from *clients) []clientTried {
 	return merged
 }
 
-// An attempt combines the clientTried elements of one source. These elements are adjacent and start
-// at index at.
+// An attempt combines the clientTried elements of one source. at is the index of the first of these
+// adjacent elements.
 type attempt struct {
 	client, refused, sessions uint32
 	at                        int

@@ -454,8 +454,8 @@ func (c *Collector) filter(s *store.Step) {
 	c.now.byFilter = s.Phase == smtp.PhaseRcptTo && s.Decision >= smtp.Reject
 }
 
-// names counts sessions by name. Its entries contain no pointers, which the garbage
-// collector would have to follow.
+// names counts sessions by name. The entries contain no pointers, which the garbage collector would
+// have to follow.
 type names struct {
 	limit int
 	slots []slot
