@@ -6,34 +6,35 @@ import (
 	"scanwatch/store/column"
 )
 
-// A block holds decoded records, which alias the encoded value until the next open.
+// A block holds decoded records. Their text aliases the encoded value and is valid until the next
+// call of open.
 type block struct {
 	r     column.Reader
 	head  table[Record]
 	steps [numKinds]table[Step]
-	at    [numKinds]column.Numbers // codes of the gaps before the steps of each kind
-	exact column.Numbers           // the number of exact gaps of each record
-	rest  column.Numbers           // the remainders of exact gaps
-	rests int                      // the number of remainders
+	at    [numKinds]column.Numbers // by kind: the codes of the gaps before the steps; see stepClock
+	exact column.Numbers           // by record: the number of exact gaps
+	rest  column.Numbers           // the remainders of all exact gaps
+	rests int                      // number of remainders
 	kinds column.Texts
 
-	// If lenient is set, open accepts corrupt columns other than key columns. lossy
-	// reports whether any column was corrupt, and poor whether a record column was
-	// corrupt. A lossy block lacks a field in all records, all steps of a kind,
-	// or exact step times.
+	// If lenient is set, open accepts corrupt columns other than key columns. lossy reports whether
+	// any column was corrupt. poor reports whether a corrupt column contained values of records
+	// instead of steps. A lossy block lacks a field in all records, all steps of a kind, or exact
+	// step times.
 	lenient, lossy, poor bool
-	inexact              bool // columns of times are lost
+	inexact              bool // a column of step times is lost
 
 	wanted Kinds
 	place  place
-	turn   int // increases with each new cursor
+	turn   int // incremented for each new cursor
 }
 
 // A place identifies a record's step and its position in the columns.
 type place struct {
 	row, step int
-	next      [numKinds]uint32 // in the columns of each kind
-	rest      int              // the remainders of earlier records
+	next      [numKinds]uint32 // by kind: index of the next step
+	rest      int              // number of remainders in earlier records
 }
 
 // openBlock decodes the columns of records and of steps of the given kinds.
@@ -58,7 +59,7 @@ func (b *block) open(value []byte, kinds Kinds) error {
 		if kinds.Has(Kind(k)) {
 			b.steps[k].reset(stepFields)
 		} else {
-			b.steps[k].reset(nil) // a table takes 12 kB
+			b.steps[k].reset(nil) // a table uses 12 kB of memory
 		}
 	}
 	if err := b.r.Open(value); err != nil {
@@ -76,7 +77,7 @@ func (b *block) open(value []byte, kinds Kinds) error {
 	for i := range b.r.Len() {
 		id, ok := columnIDs[string(b.r.Name(i))]
 		if !ok {
-			continue // of a newer version
+			continue // a column added by a newer version
 		}
 		kinds = b.wanted
 		var err error
@@ -102,7 +103,7 @@ func (b *block) open(value []byte, kinds Kinds) error {
 			return err
 		}
 	}
-	if b.inexact { // the remainders would belong to other gaps
+	if b.inexact { // without all codes, remainders could be added to the wrong gaps
 		b.exact.Reset()
 		b.rest.Reset()
 		b.rests = 0
@@ -124,8 +125,8 @@ func (b *block) open(value []byte, kinds Kinds) error {
 	return nil
 }
 
-// lose discards the values of a corrupt column. It returns false for a key
-// column, because a block is useless without its keys.
+// lose discards the values of a corrupt column. lose returns false for a key column, because a
+// block is useless without its keys.
 func (b *block) lose(id columnID) bool {
 	b.lossy = true
 	switch {
@@ -148,7 +149,7 @@ func (b *block) lose(id columnID) bool {
 	return true
 }
 
-// noSteps removes all steps. A block whose kinds are corrupt has no readable steps.
+// noSteps removes all steps. If the column of kinds is corrupt, no step can be read.
 func (b *block) noSteps() {
 	b.lossy, b.wanted = true, 0
 	b.kinds.Reset()
@@ -157,8 +158,7 @@ func (b *block) noSteps() {
 	}
 }
 
-// readableSteps returns the number of a record's steps, excluding steps of lost
-// kinds.
+// readableSteps returns the number of a record's steps. Steps of lost kinds are not counted.
 func (b *block) readableSteps(row int) (n int) {
 	for _, k := range b.kinds.At(row) {
 		if b.wanted.Has(Kind(k)) {
@@ -210,14 +210,14 @@ func (b *block) key(i int) (end, id uint64) {
 	return b.head.value(fieldEnd, i), b.head.value(fieldID, i)
 }
 
-// record sets r to record i. r is valid until the next open.
+// record sets r to record i. r is valid until the next call of open.
 func (b *block) record(i int, r *Record) {
 	step := r.step
 	b.head.get(i, r)
 	r.block, r.row, r.skip, r.step = b, i, ^b.wanted, step
 }
 
-// seek finds the position of a record's step. It is fast if steps are read in order.
+// seek finds the position of a record's step. seek is fast if steps are read in order.
 func (b *block) seek(row, step int) {
 	p := &b.place
 	if p.row > row || p.row == row && p.step > step {
@@ -248,10 +248,10 @@ func (b *block) wants(kinds []byte) bool {
 // A blockCursor iterates over a record's steps in a block.
 type blockCursor struct {
 	b     *block
-	kinds []byte // of the steps
+	kinds []byte // kinds of the record's steps
 	row   int
-	step  int // the next one
-	turn  int // value of b.turn when this cursor last moved b; if b.turn differs, b has been moved
+	step  int // index of the next step
+	turn  int // value of b.turn when this cursor last used b; if b.turn differs, another cursor has used b
 	clock stepClock
 }
 
@@ -290,17 +290,18 @@ func (c *blockCursor) next(s *Step) bool {
 	return false
 }
 
-// A table holds the decoded columns of the records or of one kind of step.
+// A table holds the decoded columns of the records or of one kind of step. Rows with equal values
+// in some fields form a class, which stores these values only once.
 type table[T any] struct {
 	fields []field[T]
 	n      int            // number of rows
-	index  column.Numbers // the class of each row
-	bases  []T            // by class: the values of the fields that it determines
-	own    []own[T]       // the fields with a value for each row
+	index  column.Numbers // by row: its class
+	bases  []T            // by class: a row with the values that all rows of the class share
+	own    []own[T]       // fields that are stored for each row
 
-	each, class []decoded // by field
-	classless   bool      // the classes of rows are lost
-	classes     int       // number of values of the columns of classes; 0 without such columns
+	each, class []decoded // by field: the columns with a value for each row or for each class
+	classless   bool      // the column with the rows' classes is corrupt
+	classes     int       // number of classes; 0 if no column has values for classes
 }
 
 // decoded is a decoded column of numbers or of texts.
@@ -310,7 +311,7 @@ type decoded struct {
 	texts   column.Texts
 }
 
-// own is a field with a value for each row.
+// own is a field that is stored for each row.
 type own[T any] struct {
 	setNum  func(*T, uint64)
 	setText func(*T, []byte)
@@ -322,7 +323,7 @@ func newOwn[T any](f *field[T], d *decoded) own[T] {
 	return own[T]{f.setNum, f.setText, &d.numbers, &d.texts}
 }
 
-// set copies the value of row i to the field of to.
+// set stores the value of row i in the record or step.
 func (o *own[T]) set(i int, to *T) {
 	if o.setText != nil {
 		o.setText(to, o.texts.At(i))
@@ -410,7 +411,7 @@ func (t *table[T]) value(field, i int) uint64 {
 	return t.each[field].numbers.At(i)
 }
 
-// get copies the values of row i to *to.
+// get stores the values of row i in *to.
 func (t *table[T]) get(i int, to *T) {
 	*to = t.bases[t.index.At(i)]
 	for j := range t.own {

@@ -207,8 +207,8 @@ func same(t *testing.T, got, want *Record, kinds Kinds) {
 	}
 }
 
-// TestBlock checks that reading a record from rows and from a block gives the same
-// result. It covers all sets of kinds, Clone, and reused blocks.
+// TestBlock checks that reading a record from rows and from a block gives the same result. The test
+// covers all sets of kinds, Clone, and reused blocks.
 func TestBlock(t *testing.T) {
 	all := mixedRecords(t, 500)
 	value := sealed(t, all...)
@@ -358,7 +358,7 @@ func readBlock(t *testing.T, value []byte, kinds Kinds) {
 	}
 }
 
-// FuzzBlock checks that arbitrary bytes either decode to records or return an error.
+// FuzzBlock checks that decoding arbitrary bytes either succeeds or returns an error.
 func FuzzBlock(f *testing.F) {
 	f.Add(sealed(f, mixedRecords(f, 20)...), uint32(AllKinds))
 	f.Fuzz(func(t *testing.T, value []byte, kinds uint32) { readBlock(t, value, Kinds(kinds)) })

@@ -14,11 +14,11 @@ type blockEncoder struct {
 	head  columns[Record]
 	steps [numKinds]columns[Step]
 	kinds column.Buffer
-	at    [numKinds][]uint64 // codes of the gaps before the steps of a kind
-	exact []uint64           // the number of exact gaps of each record
+	at    [numKinds][]uint64 // by kind: codes of the gaps before the steps
+	exact []uint64           // by record: the number of exact gaps
 	rest  []uint64           // remainders of exact gaps
 	step  Step
-	list  []byte // kinds of the steps of a record
+	list  []byte // kinds of the current record's steps
 	join  joiner
 }
 
@@ -117,8 +117,8 @@ func (c *columns[T]) add(t *T) (size int) {
 	return size
 }
 
-// flush writes the columns and discards all values. It stores fields with
-// few combinations of values as classes.
+// flush writes the columns and discards all values. Fields with few combinations of values are
+// stored as classes; see joiner.
 func (c *columns[T]) flush(w *column.Writer, j *joiner, names *columnNames) {
 	j.reset(c.n)
 	joined := j.joined[:0]
@@ -178,13 +178,13 @@ const maxClasses = 256
 // A joiner divides rows into classes. All rows of a class have the same values in all
 // added fields.
 type joiner struct {
-	index []uint64 // the class of each value
-	first []uint32 // the first value of each class
+	index []uint64 // by row: its class
+	first []uint32 // by class: its first row
 	limit int
 
 	joined  []int
 	values  values
-	ids     []uint32 // of the field to add: the distinct value
+	ids     []uint32 // by row: number of the distinct value in the field to add
 	next    []uint64
 	begin   []uint32
 	pairs   []uint32
@@ -227,7 +227,7 @@ func (j *joiner) add(v *values) bool {
 	return true
 }
 
-// identify numbers the distinct values in v, and stops when there are more
+// identify numbers the distinct values in v. identify stops when there are more distinct values
 // than the limit.
 func (j *joiner) identify(v *values) (distinct int) {
 	j.ids = j.ids[:0]

@@ -11,13 +11,13 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// A field is a column of a block. It has a number or a text for each record or
-// for each step of one kind.
+// A field describes a column of a block. The column has a number or a text for each record or for
+// each step of one kind.
 type field[T any] struct {
 	name    string
 	num     func(*T) uint64 // nil for a text
 	setNum  func(*T, uint64)
-	own     bool                             // each record has its own value, never a class
+	own     bool                             // stored for each row, never for a class
 	text    func(dst []byte, from *T) []byte // appends the text
 	setText func(*T, []byte)                 // may keep its argument
 }
@@ -46,15 +46,15 @@ func octets[T any](name string, get func(*T) []byte, set func(*T, []byte)) field
 	return field[T]{name: name, text: func(dst []byte, t *T) []byte { return append(dst, get(t)...) }, setText: set}
 }
 
-// Indexes in recordFields of the fields that form a record's key.
+// Indexes of the key's fields in recordFields.
 const (
 	fieldEnd = iota
 	fieldID
 )
 
-// recordFields describes the columns with one value for each record. The end precedes the
-// duration, because the start is calculated from both. A block without durations has no
-// column for them.
+// recordFields describes the columns with one value for each record. The end precedes the duration,
+// because the start is calculated from both. If no record of a block has a duration, the block has
+// no column for it.
 var recordFields = []field[Record]{
 	fieldEnd: {name: "end", own: true, num: func(r *Record) uint64 { return uint64(r.End.UnixMicro()) },
 		setNum: func(r *Record, v uint64) { r.End = time.UnixMicro(int64(v)); r.Start = r.End }},
@@ -145,13 +145,13 @@ func appendIP(dst []byte, a netip.AddrPort) []byte {
 	return append(dst, ip[:]...)
 }
 
-// Columns that are in neither recordFields nor stepFields.
+// These columns are in neither recordFields nor stepFields.
 const (
-	columnKinds = "kinds" // the kinds of the steps of each record, a byte each
-	columnExact = "exact" // the number of exact gaps of each record
-	columnRest  = "rest"  // the remainders of all exact gaps: see stepClock
-	columnAt    = "at"    // of each kind: the codes of the gaps before the steps
-	columnClass = "class" // of records and of each kind: the class of each
+	columnKinds = "kinds" // by record: the kinds of its steps, one byte for each step
+	columnExact = "exact" // by record: the number of exact gaps
+	columnRest  = "rest"  // remainders of all exact gaps; see stepClock
+	columnAt    = "at"    // for each kind: the codes of the gaps before its steps
+	columnClass = "class" // for records and for each kind: the class of each row
 )
 
 // numKinds is the number of kinds that a block can hold.
@@ -167,14 +167,14 @@ var kindNames = [numKinds]string{
 
 // columnNames holds the column names of the records or of one kind of step.
 type columnNames struct {
-	at    string   // of steps
-	index string   // the class of each
-	each  []string // by field: one value for each
-	class []string // by field: one value for each class; empty if the field has none
+	at    string   // column of gaps before steps
+	index string   // column of the rows' classes
+	each  []string // by field: column with a value for each row
+	class []string // by field: column with a value for each class; empty if the field is never stored by class
 }
 
-// nameColumns returns the names of columns with a prefix. The column "rcpt.text" has a
-// value for each step, and "rcpt:text" for each class.
+// nameColumns returns the names of columns with a prefix. For example, the column "rcpt.text" has a
+// value for each step of the kind rcpt, and "rcpt:text" has a value for each class of these steps.
 func nameColumns[T any](prefix string, fields []field[T]) columnNames {
 	dot := prefix
 	if dot != "" {
@@ -208,7 +208,7 @@ var headNames, stepNames = func() (columnNames, [numKinds]columnNames) {
 type columnID struct {
 	kind  int // headColumn, or a Kind
 	role  columnRole
-	field int // of the table
+	field int // index in the table's fields
 }
 
 // headColumn is the kind for record columns.

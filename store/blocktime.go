@@ -5,7 +5,8 @@ import (
 	"time"
 )
 
-// exactGaps is the number of gaps in a session that are stored exactly.
+// exactGaps is the number of gaps in a session that are stored exactly. A gap is the time between
+// two steps.
 const exactGaps = 5
 
 // A stepClock encodes or decodes a session's step times.
@@ -16,8 +17,8 @@ const exactGaps = 5
 // never later than the true time.
 type stepClock struct {
 	gaps  int
-	at    uint64 // decoded time of the last step
-	truly uint64 // the same before encoding
+	at    uint64 // time of the last step, as the decoder calculates it
+	truly uint64 // exact time of the last step
 }
 
 // exact reports whether a gap with the given code has a remainder.
@@ -43,7 +44,7 @@ func (t *stepClock) encode(at time.Duration) (code, rest uint64, exact bool) {
 	code = gapCode(gap + behind)
 	if exact = t.exact(code); exact {
 		rest = gap - gapOf(code)
-	} else if gap <= behind { // keep it short
+	} else if gap <= behind { // catching up would make this short gap look long
 		if code = gapCode(gap); gapOf(code) < gap {
 			code++
 		}
@@ -56,8 +57,8 @@ func (t *stepClock) encode(at time.Duration) (code, rest uint64, exact bool) {
 // maxMicros is the maximum time of a step in microseconds.
 const maxMicros = 1 << 40
 
-// gapCode returns the code of a gap, which consists of the gap's five
-// highest bits and their position.
+// gapCode returns the code of a gap. The code consists of the gap's five highest bits and their
+// position.
 func gapCode(gap uint64) uint64 {
 	if gap < 16 {
 		return gap

@@ -19,7 +19,7 @@ type budget struct {
 	log   *slog.Logger
 
 	state   int64                // bytes reserved for state.db and its temporary file; 0 until the first reservation
-	created map[string]time.Time // results of expiry
+	created map[string]time.Time // by segment name: cached results of expiry
 }
 
 // usage describes disk usage after pruning.
@@ -30,9 +30,9 @@ type usage struct {
 
 var errBudget = errors.New("budget exceeded")
 
-// prune removes expired segments. Until room bytes of the budget are free, it also
-// removes spare files and then the oldest segments. room includes space for the open
-// segment and the files in apart, so prune does not count their current size.
+// prune removes expired segments. If fewer than room bytes of the budget are free, prune also
+// removes spare files, and then the oldest segments. room includes space for the open segment and
+// the files in apart, so prune does not count their current size.
 func (b *budget) prune(d *directory, open string, apart []string, room int64) (u usage, err error) {
 	state, err := openDirectory(b.dir)
 	if err != nil {
@@ -142,10 +142,10 @@ func quarantinedAt(name string) string {
 	return at
 }
 
-// expiry returns the day on which a segment's retention starts. Normally, this
-// is the segment's own day, but if the clock was wrong, it is the trusted day
-// on which the segment was created. To find that day, only segments from
-// expired or future days are opened, and only once.
+// expiry returns the day on which a segment's retention starts. Normally, this is the segment's own
+// day. If the clock was wrong, the retention starts on the trusted day on which the segment was
+// created. To find that day, expiry opens segments from expired or future days, each of them only
+// once.
 func (b *budget) expiry(d *directory, s *Segment, oldest time.Time) time.Time {
 	if s.Quarantined || !s.Day.Before(oldest) && !s.Day.After(b.clock.believed.Add(clockJump)) {
 		return s.Day
@@ -161,9 +161,9 @@ func (b *budget) expiry(d *directory, s *Segment, oldest time.Time) time.Time {
 	return day
 }
 
-// files returns the segments in d and the size of the store's files. The size
-// excludes the files in apart, and files that do not belong to the store, which
-// prune cannot remove.
+// files returns the segments in d and the size of the store's files. The size excludes the files in
+// apart. The size also excludes files that do not belong to the store, because prune cannot remove
+// them.
 func (b *budget) files(d *directory, apart []string) (all []Segment, total int64, err error) {
 	files, err := d.files()
 	if err != nil {
@@ -202,7 +202,7 @@ func (d *directory) stateFiles() (size int64, copies []fs.FileInfo, err error) {
 func (d *directory) trimCopies() (names []string) {
 	_, copies, err := d.stateFiles()
 	if err != nil {
-		return nil // at worst one file too many remains
+		return nil // one file too many may remain
 	}
 	for _, f := range copies[:max(0, len(copies)-stateQuarantined)] {
 		if d.remove(f.Name()) == nil {

@@ -10,7 +10,7 @@ import (
 // capacity.
 type buffer struct {
 	data []byte
-	n    int // records
+	n    int // number of records
 }
 
 const recordHead = KeySize + 4

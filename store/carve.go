@@ -62,7 +62,7 @@ func (s *sealedFile) carve() error {
 				break
 			}
 			from += i
-			if r.Open(buf[from+markSize:]) == nil { // the size is unknown; bytes after the block are harmless
+			if r.Open(buf[from+markSize:]) == nil { // the block's size is unknown, but Open ignores the bytes after the block
 				s.blocks = append(s.blocks, blockInfo{at: at + int64(from), size: int64(min(len(buf)-from, maxBlock)), bare: true})
 			}
 			from++
@@ -101,10 +101,10 @@ func (s *sealedFile) findMeta() error {
 	return nil
 }
 
-// findMark returns the most frequent mark in leaf pages, or nil if it finds none. It is
-// called if the mark in the metadata is lost. Pages start at multiples of the
-// page size and begin with their own number. The number contains zero bytes, so
-// a client's text cannot look like a page.
+// findMark returns the most frequent mark in leaf pages, or nil if it finds none. findMark is
+// called if the mark in the metadata is lost. Pages start at multiples of the page size and begin
+// with their own number. The number contains zero bytes, so a client's text cannot look like a
+// page.
 func (s *sealedFile) findMark(size int64) (mark []byte, err error) {
 	pageSize, err := pageSizeOf(s.file, size)
 	if err != nil {

@@ -43,7 +43,7 @@ func recordedText(t *testing.T, n int, text []byte) (dir string) {
 	return dir
 }
 
-// TestForgedBlocks checks that a client's text is never read as a block or a page. It
+// TestForgedBlocks checks that a client's text is never read as a block or a page. The test
 // corrupts various sets of pages in a sealed segment.
 func TestForgedBlocks(t *testing.T) {
 	if os.Getpagesize() != 4096 {
@@ -68,7 +68,7 @@ func TestForgedBlocks(t *testing.T) {
 	if bytes.Count(whole, forged) < n/100 {
 		t.Fatalf("%d copies of the forged block in the file", bytes.Count(whole, forged))
 	}
-	var heads []int // pages with a number
+	var heads []int // offsets of the pages that contain their own number
 	for at := 8192; at+4096 <= len(whole); at += 4096 {
 		if order.Uint64(whole[at:]) == uint64(at/4096) {
 			heads = append(heads, at)

@@ -10,13 +10,13 @@ import (
 	"os"
 )
 
-// bbolt trusts its file. A flipped bit can cause an endless loop over a page, a read
-// outside its mapping, or a panic in a transaction with locks held. checkFile therefore
-// checks all pages before bbolt maps the file. It reads the file nearly in
-// order, so an uncached file is read at disk speed.
+// bbolt trusts its file. A flipped bit can cause an endless loop over a page, a read outside its
+// mapping, or a panic in a transaction with locks held. checkFile therefore checks all pages before
+// bbolt maps the file. checkFile reads the file nearly in order, so an uncached file is read at
+// disk speed.
 //
-// It does not detect changed bytes in values, because bbolt has no checksums for data.
-// Decode handles corrupt values.
+// checkFile does not detect changed bytes in values, because bbolt has no checksums for data.
+// Decode detects corrupt values.
 //
 // The layout is version 2 of bbolt's format, in the machine's byte order. A
 // page header is 16 bytes: id u64, flags u16, count u16, overflow u32. An
@@ -85,9 +85,9 @@ func checkFile(f *os.File) error {
 	return c.tree(root, maxDepth, nil)
 }
 
-// walkFile calls visit for each value in a bbolt file, without reading the value. visit
-// receives the bucket, the key, and the value's offset and size. walkFile calls bad for
-// corrupt pages and elements. It returns an error if a read fails.
+// walkFile calls visit for each value in a bbolt file, without reading the value. visit receives
+// the bucket, the key, and the value's offset and size. walkFile calls bad for corrupt pages and
+// elements. walkFile returns an error if a read fails.
 func walkFile(f *os.File, visit func(bucket, key []byte, at, size int64), bad func(error)) error {
 	c := checker{f: f, visit: visit, bad: bad}
 	root, _, err := c.open()
@@ -150,8 +150,8 @@ func (c *checker) meta(size int64) (root, freelist uint64, err error) {
 		root, freelist, c.pages = order.Uint64(m[16:]), order.Uint64(m[32:]), order.Uint64(m[40:])
 		return nil
 	}
-	// The second meta page is one page after the first, but only a valid first meta
-	// page states the page size.
+	// The second meta page starts one page size after the first. Only a valid first meta page
+	// contains the page size.
 	if err := try(0); err != nil {
 		return 0, 0, err
 	}
@@ -186,8 +186,7 @@ type page struct {
 func (p *page) flags() uint16 { return order.Uint16(p.data[8:]) }
 func (p *page) count() uint64 { return uint64(order.Uint16(p.data[10:])) }
 
-// page returns the page with the given id. If visit is set, it does not read overflow
-// pages.
+// page returns the page with the given id. If visit is set, page does not read overflow pages.
 func (c *checker) page(id uint64) (page, error) {
 	head, err := c.read(id, 1)
 	if err != nil {
@@ -239,7 +238,7 @@ func (c *checker) read(id, n uint64) ([]byte, error) {
 	}
 	ahead := int64(windowSize)
 	if c.visit != nil {
-		ahead = 0 // most of the file is not read
+		ahead = 0 // only a small part of the file is read
 	}
 	want := min(max(size, ahead), int64(c.pages)*c.pageSize-from)
 	if int64(cap(c.window)) < want {
@@ -284,8 +283,7 @@ func (c *checker) freelist(id uint64) error {
 	return nil
 }
 
-// tree checks a page and all pages below it. A key less than least is
-// corrupt.
+// tree checks a page and all pages below it. A key that is less than least is corrupt.
 func (c *checker) tree(id uint64, depth int, least []byte) error {
 	if depth == 0 {
 		return damaged("page %d is too deep", id)
@@ -383,8 +381,8 @@ func (c *checker) leaf(p *page, depth int, least []byte) error {
 	return nil
 }
 
-// element checks the leaf element e at offset i and returns its key. For a bucket that
-// is not inline, it also returns the root page.
+// element checks the leaf element e at offset i and returns its key. For a bucket that is not
+// inline, element also returns the root page.
 func (c *checker) element(p *page, i int, e []byte, depth int, least []byte) (key []byte, root uint64, err error) {
 	flags, from := order.Uint32(e), uint64(pageHeader+i)+uint64(order.Uint32(e[4:]))
 	ksize, vsize := uint64(order.Uint32(e[8:])), uint64(order.Uint32(e[12:]))

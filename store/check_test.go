@@ -31,8 +31,8 @@ func segmentBytes(t testing.TB, n int) []byte {
 	return b
 }
 
-// readAll checks the segment b. If the check succeeds, it reads and writes the segment
-// with bbolt.
+// readAll checks the segment b. If the check succeeds, readAll reads and writes the segment with
+// bbolt.
 func readAll(t testing.TB, path string, b []byte) (records int, err error) {
 	t.Helper()
 	if err := os.WriteFile(path, b, 0o640); err != nil {
@@ -79,7 +79,7 @@ func TestFlippedBits(t *testing.T) {
 	for start := 0; start+page <= len(b); start += page {
 		kind := order.Uint16(b[start+8:])
 		if order.Uint64(b[start:]) != uint64(start/page) || kind == 0 {
-			continue // never written
+			continue // this page was never written
 		}
 		for at := start; at < start+pageHeader+2*pageElement; at++ {
 			bit := byte(1) << (at % 8)

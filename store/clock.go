@@ -10,9 +10,9 @@ import (
 )
 
 const (
-	clockJump  = 48 * time.Hour // a larger step, forward or back, is not trusted
-	clockDoubt = 24 * time.Hour // until this time has passed
-	clockEvery = time.Hour      // between two writes of the file
+	clockJump  = 48 * time.Hour // if the clock jumps forward or back by more than this, it is not trusted
+	clockDoubt = 24 * time.Hour // a clock that has jumped is trusted again after this time
+	clockEvery = time.Hour      // minimum time between two writes of the file
 	clockFile  = "clock"        // in the directory of sessions: the last trusted time
 )
 
@@ -21,22 +21,21 @@ const (
 // must not cause expiry or sealing. A clock that has jumped by more than clockJump is
 // therefore trusted only after clockDoubt on the monotonic clock.
 //
-// A file stores the last trusted time. The newest segment's date cannot replace it,
-// because a session that ends while the clock is wrong is recorded in a segment with
-// the wrong date.
+// A file stores the last trusted time. The newest segment's date cannot replace this file, because
+// a session that ends while the clock is wrong is recorded in a segment with the wrong date.
 type clock struct {
 	now func() time.Time
 
 	believed time.Time // the last trusted time; zero before the first call of read
-	latest   time.Time // the system clock at the latest reading ...
-	seen     time.Time // ... and the monotonic clock
-	doubted  time.Time // when the latest step was seen; zero if the clock is trusted
+	latest   time.Time // the system clock at the latest call of read
+	seen     time.Time // the monotonic clock at that call
+	doubted  time.Time // when the latest jump was noticed; zero if the clock is trusted
 	written  time.Time // the time in the file
 }
 
-// read returns a time that has certainly been reached. If the clock is trusted,
-// this is the current time; if not, it is not later than the last trusted time.
-// all lists the segments in d.
+// read returns a time that has certainly been reached. If the clock is trusted, read returns the
+// current time. Otherwise, the result is not later than the last trusted time. all lists the
+// segments in d.
 func (c *clock) read(d *directory, all []Segment) time.Time {
 	now := c.now()
 	if c.believed.IsZero() {
@@ -78,8 +77,8 @@ func (c *clock) write(d *directory, now time.Time) error {
 	return d.rename(clockFile+newSuffix, clockFile) // an old or empty file does no harm
 }
 
-// lastTrusted returns the time stored in the file. If the file is missing, it returns
-// the end of the newest day before now.
+// lastTrusted returns the time stored in the file. If the file is missing, lastTrusted returns the
+// end of the newest segment's day, but at most now.
 func lastTrusted(d *directory, all []Segment, now time.Time) time.Time {
 	if f, err := d.open(clockFile, os.O_RDONLY); err == nil {
 		defer f.Close()
@@ -141,9 +140,9 @@ func createdInDoubt(d *directory, s *Segment) (at time.Time, err error) {
 	return at, err
 }
 
-// ReferenceTime returns the time to assume for a state that does not store one. Normally,
-// this is now. If now differs from the last trusted time by more than two days, the clock
-// may be wrong, and ReferenceTime returns the last trusted time.
+// ReferenceTime returns the time to use for a state.db that stores no time. Normally, this is now.
+// If now differs from the last trusted time by more than two days, the clock may be wrong, and
+// ReferenceTime returns the last trusted time.
 func ReferenceTime(dir string, now time.Time) time.Time {
 	d, err := openSessions(dir)
 	if err != nil {

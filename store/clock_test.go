@@ -12,7 +12,7 @@ import (
 type clockMove struct {
 	at      time.Time
 	restart bool // restart the filter first
-	wait    bool // first wait until a step of the clock is trusted
+	wait    bool // first wait until a jump of the clock is trusted
 }
 
 // TestClock checks that no day expires too early because of a wrong clock, and that days
@@ -27,8 +27,8 @@ func TestClock(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name  string
-		moves []clockMove // after sessions at noon of yesterday and today
-		want  string      // days
+		moves []clockMove // sessions after the first two, which are at noon of yesterday and today
+		want  string      // days of the remaining files
 	}{
 		{"nothing", nil, "2026-10-31 2026-11-01"},
 		{"two days later", move(1, 2), "2026-11-01 2026-11-02 2026-11-03"},

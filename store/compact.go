@@ -8,20 +8,18 @@ import (
 )
 
 const (
-	compactEvery = 20 // commits between measurements of the free space, because each reads the whole file
+	compactEvery = 20 // number of commits between measurements of the free space, each of which reads the whole file
 	compactBatch = 4 << 20
 )
 
-// oversized reports whether the file exceeds the maximum size. An oversized
-// file was written with a larger maximum, and no room in the budget is reserved
-// for it until it is compacted.
+// oversized reports whether the file exceeds the maximum size because it was written with a larger
+// maximum. Until the file is compacted, the budget reserves no room for the excess.
 func (s *State) oversized() bool { return s.k.size() > s.o.MaxSize }
 
-// maxSize returns the maximum size that the file can have after the batch is committed.
-// bbolt writes changed pages to new locations, and each entry may change a different
-// page.
+// maxSize returns the maximum size of the file after the batch has been committed. bbolt writes
+// changed pages to new locations, and each entry may change a different page.
 func (s *State) maxSize() int64 {
-	const page = 8 << 10 // includes its share of the parent pages
+	const page = 8 << 10 // a leaf page and its share of the parent pages
 	grow := int64(allocSize)
 	for i := range s.batch {
 		grow += page + int64(len(s.batch[i].Key)+len(s.batch[i].Value))
@@ -30,11 +28,10 @@ func (s *State) maxSize() int64 {
 	return max(file, min(file+grow, s.o.MaxSize))
 }
 
-// If the copy is small enough, compact replaces the file with a copy without free
-// pages. Random additions and deletions can leave three quarters of a file unused, and
-// bbolt never returns free pages to the system. The old and new files together
-// do not exceed the maximum size of a file, unless the old file alone already
-// exceeds it.
+// compact replaces the file with a copy that has no free pages, if the copy is small enough. Random
+// additions and deletions can leave three quarters of a file unused, and bbolt never returns free
+// pages to the system. The old and new files together do not exceed the maximum size of a file,
+// unless the old file alone already exceeds it.
 func (s *State) compact() error {
 	size := s.k.size()
 	if size < s.o.MaxSize/8*5 {
@@ -48,7 +45,7 @@ func (s *State) compact() error {
 	if err != nil {
 		return unlessDamaged(err)
 	}
-	room := used/8*10 + 1<<20 // bbolt fills pages to nine tenths
+	room := used/8*10 + 1<<20 // bbolt fills pages to 90 percent
 	over := size > s.o.MaxSize
 	if room > s.o.MaxSize || !over && size+room > s.o.MaxSize {
 		return nil
@@ -146,8 +143,7 @@ func (s *State) copyFile() (*segment, error) {
 	return seg, nil
 }
 
-// unlessDamaged returns err, or nil for a corruption error, which the next commit
-// reports.
+// unlessDamaged returns err, or nil for a corruption error. The next commit reports the corruption.
 func unlessDamaged(err error) error {
 	if isDamaged(err) {
 		return nil

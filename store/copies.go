@@ -5,17 +5,17 @@ import (
 	"slices"
 )
 
-// If a day is salvaged from two files, an otherCopy describes the second file. It is
-// nil if there is only one.
+// An otherCopy describes the second file if a day is salvaged from two files. If there is only one
+// file, the *otherCopy is nil.
 type otherCopy struct {
-	keys  []recordKey // of its readable records, sorted
-	steps []int32     // by record: the readable steps, or wholeCopy; nil if all are whole
-	whole []blockInfo // the blocks of a sealed segment that are whole
+	keys  []recordKey // sorted keys of the file's readable records
+	steps []int32     // by record: number of readable steps, or wholeCopy; nil if all records are intact
+	whole []blockInfo // key ranges of the intact blocks in a sealed segment
 }
 
 const (
 	wholeCopy = math.MaxInt32
-	poorCopy  = -1 // columns of the record itself are lost
+	poorCopy  = -1 // columns of the record itself, not of its steps, are lost
 )
 
 // copiesIn describes the readable records of a corrupt sealed segment.
@@ -47,7 +47,7 @@ func copiesIn(d *directory, s Segment) (*otherCopy, error) {
 			return nil, err
 		}
 		for row, key := range b.keys {
-			if n := len(o.keys); n == 0 || key.compare(o.keys[n-1]) > 0 { // as in the salvage
+			if n := len(o.keys); n == 0 || key.compare(o.keys[n-1]) > 0 { // like the salvage, ignore a key that is not greater than the previous one
 				o.keys, o.steps = append(o.keys, key), append(o.steps, b.quality(row))
 			}
 		}
@@ -78,8 +78,8 @@ func (o *otherCopy) has(key recordKey, steps int32) bool {
 	return ok && (o.steps == nil || o.steps[i] >= steps)
 }
 
-// excludes reports whether the other file proves that a record's key is corrupt. This
-// is the case if an intact block covers the key but does not contain it.
+// excludes reports whether the other file proves that a record's key is corrupt. The proof is an
+// intact block whose range includes the key, but which has no record with this key.
 func (o *otherCopy) excludes(key recordKey) bool {
 	if o == nil {
 		return false

@@ -11,12 +11,12 @@ import (
 	"syscall"
 )
 
-// A directory is an open directory. The store opens, renames and removes files relative
-// to the descriptor of their directory. If it used paths, the directory's owner could
-// replace a path element with a link and redirect operations by root.
+// A directory is an open directory. The store opens, renames and removes files relative to the
+// descriptor of their directory. With paths, the directory's owner could replace a path element
+// with a link, and thus redirect operations by root.
 type directory struct {
 	root *os.Root
-	path string // for messages
+	path string // path to show in messages
 }
 
 // openDirectory opens a directory. The last element of the path may be a symbolic link
@@ -51,7 +51,7 @@ func (d *directory) failed(op, file string, err error) error {
 	return &fs.PathError{Op: op, Path: d.name(file), Err: inner}
 }
 
-// sub opens a directory in d. It returns an error for a symbolic link.
+// sub opens a directory in d. sub returns an error for a symbolic link.
 func (d *directory) sub(name string) (*directory, error) {
 	path := d.name(name)
 	named, err := d.root.Lstat(name)
@@ -74,8 +74,8 @@ func (d *directory) sub(name string) (*directory, error) {
 	return &directory{root, path}, nil
 }
 
-// open opens a regular file. It returns an error for any other type of file, including
-// a symbolic link. A link created during the call can lead only to a file in d.
+// open opens a regular file. open returns an error for any other type of file, including a symbolic
+// link. A link created during the call can lead only to a file in d.
 func (d *directory) open(name string, flag int) (*os.File, error) {
 	path := d.name(name)
 	if info, err := d.root.Lstat(name); err == nil && info.Mode().Type() == fs.ModeSymlink {
@@ -175,8 +175,8 @@ func (d *directory) files() ([]fs.FileInfo, error) {
 	return slices.DeleteFunc(all, func(info fs.FileInfo) bool { return !info.Mode().IsRegular() }), err
 }
 
-// entries returns everything in d except directories, sorted by name. Readers must not
-// ignore a segment that was replaced by a link or a pipe: open returns an error for it.
+// entries returns everything in d except directories, sorted by name. If a segment was replaced by
+// a link or a pipe, the result includes it, so that the reader's call of open returns an error.
 func (d *directory) entries() ([]fs.FileInfo, error) {
 	f, err := d.root.Open(".")
 	if err != nil {
@@ -192,7 +192,7 @@ func (d *directory) entries() ([]fs.FileInfo, error) {
 	for _, name := range names {
 		info, err := d.root.Lstat(name)
 		switch {
-		case errors.Is(err, fs.ErrNotExist): // it has just been removed
+		case errors.Is(err, fs.ErrNotExist): // the file has just been removed
 		case err != nil:
 			return nil, err
 		case !info.IsDir():
@@ -208,8 +208,8 @@ func (d *directory) segments() ([]Segment, error) {
 	return segmentsOf(files), err
 }
 
-// stableSegments returns the segments in d, even while a Writer replaces rows with
-// sealed segments. A single directory listing could miss both files of a day.
+// stableSegments returns the segments in d. The result is complete even while a Writer replaces
+// segments of rows with sealed segments. A single directory listing could miss both files of a day.
 func (d *directory) stableSegments() (all []Segment, err error) {
 	for i := range 10 {
 		last := all
@@ -225,7 +225,7 @@ func (d *directory) stableSegments() (all []Segment, err error) {
 	return all, nil
 }
 
-// current returns all segments except rows that a sealed segment has replaced.
+// current returns all segments except segments of rows that a sealed segment has replaced.
 func current(all []Segment) []Segment {
 	sealed := make(map[string]bool)
 	for _, s := range all {
@@ -246,8 +246,7 @@ func segmentsOf(files []fs.FileInfo) (all []Segment) {
 	return all
 }
 
-// removeTemporary removes temporary files left by a crash, even by one during a
-// repair.
+// removeTemporary removes the temporary files of a crashed filter or of an interrupted repair.
 func (d *directory) removeTemporary() error {
 	files, err := d.files()
 	for _, f := range files {

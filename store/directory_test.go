@@ -40,7 +40,7 @@ func TestRepairAgainstSwaps(t *testing.T) {
 	good[3*os.Getpagesize()] ^= 1
 	dir := filepath.Join(base, "state")
 	sessions, moved := filepath.Join(dir, sessionsDir), filepath.Join(dir, "moved")
-	var swaps sync.Mutex // held by each swap
+	var swaps sync.Mutex // held during each swap
 	var stop atomic.Bool
 	done := make(chan struct{})
 	go func() {

@@ -11,8 +11,7 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// days manages the segments of a Writer. It is used only by the background
-// goroutine.
+// days manages the segments of a Writer. Only the background goroutine uses days.
 type days struct {
 	k       *keeper // keeps the open segment
 	budget  budget
@@ -21,15 +20,15 @@ type days struct {
 
 	seal    bool     // there is room for a sealed segment
 	sealing Segment  // the segment that is being sealed; without a name if there is none
-	apart   []string // files of sealing in the reserved room
+	apart   []string // files of the sealing in progress, for which room is already reserved
 }
 
-// limit returns the maximum size of a segment. When a segment is full, a new
-// segment is started as the next part of the day. A sealed copy needs no more
-// room than the rows.
+// limit returns the maximum size of a segment. When a segment is full, a new segment is started as
+// the next part of the day. The sealed segment needs no more room than the segment of rows that it
+// replaces.
 func (d *days) limit() int64 { return max(d.budget.bytes/16, MinBudget/8) }
 
-// prepare creates and locks the directory. It also prunes if the lock is new.
+// prepare creates and locks the directory. prepare also prunes if the lock is new.
 func (d *days) prepare() error {
 	fresh, err := d.k.lockDirectory()
 	if fresh {
@@ -67,8 +66,8 @@ func (d *days) prune(room int64) error {
 	return err
 }
 
-// Reserve reserves bytes of the budget for the State's files and returns
-// when they are free.
+// Reserve reserves bytes of the budget for the State's files. Reserve returns when this space is
+// free.
 func (w *Writer) Reserve(bytes int64) error {
 	r := reservation{bytes, make(chan error, 1)}
 	select {
@@ -97,7 +96,7 @@ func (d *days) makeRoom(bytes int64) error {
 	return d.pruneAfter(nil)
 }
 
-// commitPending writes rest in batches.
+// commitPending writes all pending records in batches.
 func (w *Writer) commitPending() error {
 	for len(w.rest) > 0 {
 		n, err := w.commitBatch()
@@ -109,7 +108,7 @@ func (w *Writer) commitPending() error {
 	return nil
 }
 
-// commitBatch writes the first records of rest and returns their size.
+// commitBatch writes the first pending records and returns their size.
 func (w *Writer) commitBatch() (int, error) {
 	key, _, _ := nextRecord(w.rest)
 	day := utcDay(keyTime(key))
@@ -142,7 +141,7 @@ func (w *Writer) commitBatch() (int, error) {
 		}
 		w.k.release(err)
 		if isDamaged(err) {
-			_ = w.k.quarantine(open.Name, err) // logged
+			_ = w.k.quarantine(open.Name, err) // quarantine logs the error
 			if tries == 0 {
 				continue
 			}
@@ -173,10 +172,9 @@ func (w *Writer) commitTo(s *segment) (size int, err error) {
 
 func (d *days) path(name string) string { return filepath.Join(d.k.path(), name) }
 
-// belongs reports whether a record belongs in the segment of the given day.
-// This includes late records from the previous day. A record from any other
-// day means that the clock was changed or that an old stream is being
-// replayed.
+// belongs reports whether a record belongs in the segment of the given day. Late records from the
+// previous day also belong in the segment. A record from any other day means that the clock was
+// changed or that an old stream is being replayed.
 func belongs(record, open time.Time) bool {
 	late := open.Sub(record)
 	return late >= 0 && late <= 24*time.Hour
@@ -214,10 +212,10 @@ func (d *days) openDay(day time.Time) error {
 		d.k.use(s)
 		return d.prune(d.limit())
 	case isDamaged(err):
-		_ = d.k.quarantine(last.Name, err) // logged
+		_ = d.k.quarantine(last.Name, err) // quarantine logs the error
 	case errors.Is(err, ErrInUse):
-		// The lock is held by a reader, because another filter would have
-		// locked the directory.
+		// A reader holds the lock. It cannot be another filter, which would have locked the
+		// directory.
 	case errors.Is(err, ErrNewer), errors.Is(err, ErrOlder):
 		d.k.log.Warn("segment of another version, starting the next part", "err", err)
 	case errors.Is(err, fs.ErrNotExist):

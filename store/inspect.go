@@ -45,7 +45,7 @@ type File struct {
 	Problem string         `json:"problem,omitempty"` // the cause of a bad state
 	Live    bool           `json:"live,omitempty"`    // a filter is writing the file, and a copy was checked
 	Records int            `json:"records"`           // sessions, or rows of state.db
-	Bad     int            `json:"bad,omitempty"`     // invalid ones among Records
+	Bad     int            `json:"bad,omitempty"`     // invalid records, which are included in Records
 	Oldest  text.Time      `json:"oldest,omitzero"`   // end of the first session
 	Newest  text.Time      `json:"newest,omitzero"`   // end of the last session
 	Dropped *Dropped       `json:"dropped,omitempty"` // for a segment: dropped while it was written
@@ -63,15 +63,15 @@ type File struct {
 type Inspector struct {
 	Dir      string
 	Snapshot func(w io.Writer, name string) error // as in Reader
-	State    func(w io.Writer) error              // as in ReadState
+	State    func(w io.Writer) error              // writes a copy of state.db, as for ReadState
 	Tables   []string                             // the buckets of state.db
 	Row      func(Entry) error                    // checks a row; nil disables the check
 	Decode   bool                                 // check each record
 	Budget   int64                                // maximum bytes of all files for Repair; 0 for no limit
 }
 
-// Each calls visit for each file, starting with the segments, oldest first. It
-// returns the first error returned by visit.
+// Each calls visit for each file, starting with the segments, oldest first. Each returns the first
+// error returned by visit.
 func (i *Inspector) Each(visit func(*File) error) error {
 	p, err := openPlaces(i.Dir)
 	if err != nil {
@@ -160,8 +160,8 @@ func (i *Inspector) each(p places, visit func(*File) error) error {
 // and filter-scanwatch create temporary files with os.CreateTemp.
 var temporaryName = regexp.MustCompile(`^(?:key|mode)-\d+\.new$`)
 
-// other checks a file that is not a segment. It returns false if the file does not belong
-// to the store.
+// other checks a file that is not a segment. other returns false if the file does not belong to the
+// store.
 func (i *Inspector) other(f *File) bool {
 	name, inSessions := strings.CutPrefix(f.Name, sessionsDir+"/")
 	whole, temporary := strings.CutSuffix(name, newSuffix)
@@ -287,7 +287,7 @@ func (f *File) count(n int, first, last recordKey) {
 	f.Newest = text.At(last.time().UTC())
 }
 
-// blocks checks a sealed segment. If Decode is not set, it checks only the index.
+// blocks checks a sealed segment. If Decode is not set, blocks checks only the index.
 func (i *Inspector) blocks(f *File, d *directory, s Segment) error {
 	file, err := openSealed(d, s)
 	if err != nil {

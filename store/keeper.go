@@ -20,7 +20,7 @@ const (
 	retryFirst = time.Second
 	retryLast  = 30 * time.Second
 	retryInUse = 100 * time.Millisecond // the previous filter may still be stopping
-	inUseFor   = 30 * time.Second       // the maximum duration of that
+	inUseFor   = 30 * time.Second       // maximum time for the previous filter to stop
 	closeWait  = 200 * time.Millisecond
 )
 
@@ -169,8 +169,7 @@ func cause(err error) string {
 	}
 }
 
-// pause returns the time to wait after an attempt, which is idle after a
-// success.
+// pause returns the time to wait before the next attempt. After a success, this is idle.
 func (k *keeper) pause(err error, idle time.Duration) time.Duration {
 	switch {
 	case err == nil:
@@ -179,7 +178,7 @@ func (k *keeper) pause(err error, idle time.Duration) time.Duration {
 	case errors.Is(err, ErrNewer), errors.Is(err, ErrOlder): // only the operator can fix this
 		return retryLast
 	case errors.Is(err, ErrInUse) && time.Since(k.started) < inUseFor:
-		return retryInUse // another process could lock the directory first
+		return retryInUse // retry soon, before another process locks the directory
 	}
 	pause := k.retry
 	k.retry = min(2*k.retry, retryLast)

@@ -7,10 +7,10 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// A corrupt file may have lost records from its day. The quarantined file is
-// not lasting proof of the loss, because it may be removed to stay within the
-// budget or by the operator. Another segment of the day is therefore marked
-// with "loss", a mark that expires only with the day's records.
+// A corrupt file may have lost records from its day. The quarantined file is not lasting proof of
+// the loss, because the operator may remove it, and the filter may remove it to stay within the
+// budget. Another segment of the day is therefore marked with "loss", a mark that expires only with
+// the day's records.
 
 // markLoss marks a segment's day as one that may have lost records.
 func (s *segment) markLoss(at time.Time) error {

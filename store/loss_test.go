@@ -40,7 +40,7 @@ func lossy(t *testing.T, dir string) []string {
 func TestLossRemains(t *testing.T) {
 	step := func(b []byte) {
 		i := bytes.LastIndex(b, []byte("user1@example.org"))
-		b[i-1] = 0x7f // the length of a text
+		b[i-1] = 0x7f // invalid length of a text
 	}
 	for _, c := range []struct {
 		name   string

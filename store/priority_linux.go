@@ -16,5 +16,5 @@ const lowPriority = 10
 // separate priority. The thread ends with the goroutine, because it is never unlocked.
 func runWithLowPriority() {
 	runtime.LockOSThread()
-	_ = unix.Setpriority(unix.PRIO_PROCESS, 0, lowPriority) // after an error, it has the normal priority
+	_ = unix.Setpriority(unix.PRIO_PROCESS, 0, lowPriority) // after an error, the thread keeps the normal priority
 }

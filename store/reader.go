@@ -16,23 +16,22 @@ import (
 	"scanwatch/internal/safego"
 )
 
-// A Reader reads recorded sessions. It neither creates nor changes files in the state
+// A Reader reads recorded sessions. A Reader neither creates nor changes files in the state
 // directory.
 type Reader struct {
 	Dir string // the state directory
 
-	// Snapshot writes a consistent copy of a segment that a filter is writing. It
-	// returns ErrFinished if the segment has since been finished. If Snapshot is nil,
-	// the Reader cannot read segments that a filter is writing. Each calls
-	// Snapshot in a different goroutine.
+	// Snapshot writes a consistent copy of a segment that a filter is writing. Snapshot returns
+	// ErrFinished if the segment has since been finished. If Snapshot is nil, the Reader cannot
+	// read segments that a filter is writing. Each calls Snapshot in a different goroutine.
 	Snapshot func(w io.Writer, name string) error
 
 	// Problem, if not nil, is called for each unreadable segment and for each segment
 	// with invalid records. The Reader skips unreadable segments and invalid records.
 	Problem func(segment string, err error)
 
-	// Dropped counts the records that the filter dropped while it wrote the segments
-	// read in the last call.
+	// Dropped counts the records that the filter dropped. Only segments that the last call read are
+	// considered.
 	Dropped Dropped
 
 	// Lossy is the set of days that may have lost records because of a corrupt
@@ -48,9 +47,9 @@ type Reader struct {
 	// not read.
 	Only *Selection
 
-	// Searched is the number of sessions that the last call read or skipped
-	// because of Only. Oldest is the end of the oldest of these sessions. Both
-	// include blocks that are partly outside the call's period.
+	// Searched is the number of sessions that the last call read or skipped because of Only. Oldest
+	// is the end of the oldest of these sessions. Searched and Oldest include blocks that are only
+	// partly in the call's period.
 	Searched int
 	Oldest   time.Time
 
@@ -59,10 +58,10 @@ type Reader struct {
 	Unread int
 }
 
-// Each calls f for each session that ended at or after since and before until. Sessions
-// are ordered by their end, except after clock changes. A zero time means no limit.
-// Only steps of the given kinds are read. The record and its text are valid until f
-// returns. Each returns the first error returned by f.
+// Each calls f for each session that ended in the period. The period includes since and excludes
+// until. Sessions are ordered by their end, except after clock changes. A zero time means no limit.
+// Only steps of the given kinds are read. The record and its text are valid until f returns. Each
+// returns the first error returned by f.
 func (r *Reader) Each(since, until time.Time, kinds Kinds, f func(*Record) error) error {
 	q := newQuery(since, until, kinds)
 	q.only = r.Only
@@ -105,8 +104,8 @@ func (s *Selection) has(r *Record) (found bool) {
 	return found
 }
 
-// mayHave reports whether a block may contain selected records. A block that is lost is
-// also selected, so that the error is reported.
+// mayHave reports whether a block may contain selected records. mayHave also returns true for a
+// lost block, so that the reader reports the loss.
 func (s *Selection) mayHave(b *blockInfo) bool {
 	return b.lost != nil || slices.ContainsFunc(s.Sources, b.maySource) ||
 		slices.ContainsFunc(s.IDs, func(id uint64) bool { return b.may(hashID(id)) })
@@ -131,7 +130,7 @@ func newQuery(since, until time.Time, kinds Kinds) query {
 	}
 	if !until.IsZero() {
 		if q.to.end = micros(until); q.to.end == 0 {
-			q.to.id = 1 // a zero key means no limit
+			q.to.id = 1 // id 1, because a zero key means no limit
 		}
 	}
 	return q
@@ -169,9 +168,9 @@ func (b *badRecords) report(problem func(string, error)) {
 	}
 }
 
-// each merges the records of all segments. All other functions read records through it.
-// Segments overlap only if records were written late. Usually, two segments are open:
-// the first for its records, and the next for its first key.
+// each merges the records of all segments. All other functions read records through each. Segments
+// overlap only if records were written late. Usually, two segments are open: the first for its
+// records, and the next for its first key.
 func (r *Reader) each(q query, f func(*Record) error) error {
 	r.Dropped, r.Lossy, r.Unread, r.Searched, r.Oldest = Dropped{}, nil, 0, 0, time.Time{}
 	var bad badRecords
@@ -250,8 +249,8 @@ func (r *Reader) older(k recordKey) {
 	}
 }
 
-// segments opens the directory of sessions and lists the segments that can have
-// records from a key onwards. It reports quarantined segments as problems.
+// segments opens the directory of sessions and lists the segments that can have records from a key
+// onwards. segments reports quarantined segments as problems.
 func (r *Reader) segments(from recordKey) (*directory, []Segment, error) {
 	d, err := openSessions(r.Dir)
 	if err != nil {
@@ -289,19 +288,19 @@ func (s Segment) precedes(o Segment) bool {
 // A cursor points to a record of an open segment.
 type cursor struct {
 	info Segment
-	key  recordKey // of the current record
+	key  recordKey // key of the current record
 	last recordKey // the last key of the segment
 	ok   bool      // there is a current record
 	src  source
 
-	skipped uint64    // sessions of blocks that are not read
-	oldest  recordKey // the first of them
+	skipped uint64    // number of sessions in blocks that are not read
+	oldest  recordKey // key of the first skipped session
 }
 
 // A source iterates over a segment's selected records in order.
 type source interface {
-	// next moves to the next record and returns its key. It returns false at the end,
-	// or after an error that ends the segment.
+	// next moves to the next record and returns its key. next returns false at the end, or after an
+	// error that ends the segment.
 	next() (recordKey, bool, error)
 	// record decodes the current record.
 	record(*Record) error
@@ -330,8 +329,8 @@ func (c *cursor) after(others []*cursor) bool {
 
 func (c *cursor) close() { c.src.close() }
 
-// openAhead opens the first segment in all in the background, because checking rows
-// requires reading the whole file. If all is empty, it returns nil.
+// openAhead opens all[0] in the background, because checking a segment of rows requires reading the
+// whole file. If all is empty, openAhead returns nil.
 func (r *Reader) openAhead(d *directory, all []Segment, q query) <-chan result[*cursor] {
 	return background(func() (*cursor, error) {
 		if len(all) == 0 {
@@ -354,7 +353,7 @@ type result[T any] struct {
 // background calls f in a goroutine and returns a channel for the result.
 func background[T any](f func() (T, error)) <-chan result[T] {
 	c := make(chan result[T], 1)
-	go func() { // safe: it always sends
+	go func() { // safe: safego.Run recovers panics in f
 		var r result[T]
 		r.err = safego.Run(func() (err error) {
 			r.value, err = f()
@@ -365,9 +364,8 @@ func background[T any](f func() (T, error)) <-chan result[T] {
 	return c
 }
 
-// opened returns a cursor at a segment's first selected record. It returns nil
-// if the segment has no selected records or was removed after it was listed.
-// err is the error of openAhead.
+// opened returns a cursor at a segment's first selected record. opened returns nil if the segment
+// has no selected records or was removed after it was listed. err is the error of openAhead.
 func (r *Reader) opened(info Segment, c *cursor, err error) (*cursor, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil

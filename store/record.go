@@ -14,10 +14,9 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// A Record is a recorded SMTP session, with the numbers that reports need and the steps
-// in order. Text fields hold text from the client, up to a limit. This text is
-// untrusted and must be escaped on output. In a decoded Record, text aliases the
-// buffer.
+// A Record is a recorded SMTP session. It contains the numbers that reports need, and the steps in
+// order. Text fields hold text from the client, up to a limit. This text is untrusted and must be
+// escaped on output. The text of a decoded Record aliases the encoded value.
 type Record struct {
 	ID     uint64    // smtpd's session id; unique only within one run of smtpd
 	Start  time.Time // when the client connected
@@ -56,7 +55,7 @@ type Record struct {
 
 	steps []byte // encoded, unless block is set
 	block *block // contains the steps
-	row   int    // in block
+	row   int    // number of the record in block
 	skip  Kinds  // steps that Steps and Cursor do not visit
 	step  *Step  // reused by Steps; may be nil
 }
@@ -136,7 +135,7 @@ func (r *Record) Steps(visit func(*Step) bool) error {
 	return c.Err()
 }
 
-// Cursor returns a Cursor at the first step of r. It is valid while r is valid.
+// Cursor returns a Cursor at the first step of r. The Cursor is valid while r is valid.
 func (r *Record) Cursor() Cursor {
 	c := Cursor{id: r.ID, rest: r.steps, skip: r.skip}
 	if r.block != nil {
@@ -159,8 +158,8 @@ type Cursor struct {
 // NewCursor returns a Cursor over the output of AppendStep.
 func NewCursor(steps []byte) Cursor { return Cursor{rest: steps} }
 
-// Next sets s to the next step. It returns false at the end, or at a corrupt step, for
-// which Err then returns the error.
+// Next sets s to the next step. Next returns false at the end and at a corrupt step. After a
+// corrupt step, Err returns the error.
 func (c *Cursor) Next(s *Step) bool {
 	if c.block.b != nil {
 		return c.block.next(s)
@@ -204,7 +203,7 @@ type Step struct {
 	Arg    []byte
 	Result smtp.Result
 	Code   uint32 // SMTP reply code; 0 if unknown
-	Reply  []byte // text of the reply without the code; only the first examples have it
+	Reply  []byte // text of the reply without the code; not recorded for every step
 	Size   uint64 // bytes of an accepted message
 	MsgID  uint32 // smtpd's message id
 
@@ -223,15 +222,15 @@ type Step struct {
 	Match      []byte // the row or value that matched
 	Confidence []byte // high, medium or low
 
-	Rule uint32 // RuleRef of the rule's text; 0 without the text
+	Rule uint32 // RuleRef of the rule's text; 0 if no text was recorded
 
 	// The following fields are used only in aggregates' tallies; see record.proto.
 	Times uint32 // number of sessions with this step
 	Count uint32 // KindRcpt, KindAuth: number of such steps
 	Most  uint32 // KindRcpt, KindAuth: maximum of Count in one session
-	// First is the time in microseconds from the aggregate's start to the end of its
-	// first session with this step. It is set only for KindFinding and KindBan. For
-	// KindFinding, sessions with more than low confidence take precedence.
+	// First is the time in microseconds from the aggregate's start to the end of its first session
+	// with this step. First is set only for KindFinding and KindBan. For KindFinding, sessions with
+	// more than low confidence take precedence.
 	First uint64
 }
 
@@ -368,7 +367,7 @@ func AppendRecord(dst []byte, r *Record, steps []byte) []byte {
 	}
 	if r.Counts != (Counts{}) {
 		dst = protowire.AppendTag(dst, recCounts, protowire.BytesType)
-		dst = append(dst, 0) // room for the length: at most ten varints of 5 bytes
+		dst = append(dst, 0) // one byte for the length: at most ten varints of 5 bytes follow
 		at := len(dst)
 		for _, n := range r.Counts.fields() {
 			dst = protowire.AppendVarint(dst, uint64(*n))
@@ -392,7 +391,7 @@ func AppendRecord(dst []byte, r *Record, steps []byte) []byte {
 // since the start of the session. AppendStep ignores s.At.
 func AppendStep(dst []byte, s *Step, since time.Duration) []byte {
 	dst = protowire.AppendTag(dst, recSteps, protowire.BytesType)
-	dst = append(dst, 0, 0) // the length of a step has at most two bytes
+	dst = append(dst, 0, 0) // two bytes for the length of the step
 	at := len(dst)
 	dst = appendUint(dst, stepKind, uint64(s.Kind))
 	dst = appendUint(dst, stepAt, uint64(max(since, 0).Microseconds()))
@@ -667,9 +666,9 @@ func (s *Step) decode(b []byte) error {
 	return nil
 }
 
-// consume reads one field of any type. The caller ignores unknown fields. A tag of 0
-// means that b is corrupt, because no field has that tag; see fieldError. consume does
-// not return an error, because a fifth result would not fit into registers.
+// consume reads one field of any type. The caller ignores unknown fields. A tag of 0 means that b
+// is corrupt, because no field has that tag; see fieldError. consume does not return an error,
+// because a fifth result would not fit into registers.
 func consume(b []byte) (tag protowire.Number, num uint64, text, rest []byte) {
 	// Most steps only have fields with one-byte tags.
 	if len(b) >= 2 && b[0] < 0x80 {
@@ -713,8 +712,8 @@ func fieldError(b []byte) error {
 	return protowire.ParseError(n)
 }
 
-// micros returns n microseconds. It limits n, so that the sum over a record's steps
-// does not overflow.
+// micros returns n microseconds. micros limits n, so that the sum over a record's steps does not
+// overflow.
 func micros(n uint64) time.Duration {
 	return time.Duration(min(n, maxMicros)) * time.Microsecond
 }

@@ -22,14 +22,14 @@ import (
 
 const (
 	salvagedMark = ".salvaged"             // suffix of a quarantined file whose readable records are in another file
-	emptyMark    = ".empty" + salvagedMark // the same for a file without readable records
+	emptyMark    = ".empty" + salvagedMark // suffix of a quarantined file without readable records
 	salvageBatch = 5000                    // records per commit
-	leastRoom    = 64 << 10                // of the budget for a copy
+	leastRoom    = 64 << 10                // minimum room for a copy
 )
 
-// Repair checks the files as Each does, repairs them, and calls visit with
-// each result. It locks the directory and returns ErrInUse if a filter is
-// using it. program is the program version to write into new files.
+// Repair checks the files as Each does, repairs them, and calls visit with each result. Repair
+// locks the directory and returns ErrInUse if a filter is using it. program is the program version
+// to write into new files.
 //
 // Repair quarantines a corrupt state.db. If only some rows of state.db are invalid,
 // Repair replaces the file with a copy without these rows. If there is no room
@@ -118,9 +118,9 @@ func (r *repairing) file(f *File) (done string, err error) {
 	return "quarantined as " + aside, d.sync()
 }
 
-// both repairs a corrupt sealed segment whose rows still exist. If the rows are intact,
-// they remain, and both copies only the records that the rows lack. If the rows are
-// also corrupt, both keeps the better copy of each record.
+// both repairs a part of a day for which two files exist: a corrupt sealed segment and the segment
+// of rows from which it was made. If the rows are intact, they remain, and both copies only the
+// records that they lack. If the rows are also corrupt, both keeps the better copy of each record.
 func (r *repairing) both(d *directory, sealed Segment, aside string) (done string, err error) {
 	rows := Segment{Name: segmentFile(sealed.Day, sealed.Part), Day: sealed.Day, Part: sealed.Part}
 	info, err := d.root.Lstat(rows.Name)
@@ -159,8 +159,8 @@ func (r *repairing) both(d *directory, sealed Segment, aside string) (done strin
 	return "quarantined as " + aside + more.mark + ", " + note, nil
 }
 
-// wholeKeys returns the keys of the intact records of rows. It also returns an error if
-// any record is corrupt, or has a key that index excludes.
+// wholeKeys returns the keys of the intact records in a segment of rows. If a record is corrupt, or
+// index excludes its key, wholeKeys returns an error in addition to the keys.
 func wholeKeys(d *directory, s Segment, index *otherCopy) (keys []recordKey, err error) {
 	f, err := d.open(s.Name, os.O_RDONLY)
 	if err != nil {
@@ -193,8 +193,8 @@ func wholeKeys(d *directory, s Segment, index *otherCopy) (keys []recordKey, err
 
 // salvaged is the result of a salvage.
 type salvaged struct {
-	part Segment // of the copied records
-	kept int     // their number
+	part Segment // the new part, with the copied records
+	kept int     // number of copied records
 	mark string  // appended to the name of the quarantined file
 }
 
@@ -208,10 +208,10 @@ func (s salvaged) String() string {
 	return fmt.Sprintf("%d records salvaged into %s", s.kept, s.part.Name)
 }
 
-// salvage copies the readable records of the corrupt segment s to a new part of its
-// day, except records in other. It then renames s to aside and marks it as salvaged. A
-// crash before the rename leaves records in two parts of the day, which readers
-// tolerate. After an error, s remains.
+// salvage copies the readable records of the corrupt segment s to a new part of its day. Records
+// that the other file already contains are omitted. The file s is then renamed to the name aside
+// and marked as salvaged. A crash before the rename leaves records in two parts of the day, which
+// readers tolerate. After an error, s remains.
 func (r *repairing) salvage(d *directory, s Segment, aside string, other *otherCopy) (to salvaged, err error) {
 	part, err := nextPart(d, s.Day)
 	if err != nil {
@@ -229,7 +229,7 @@ func (r *repairing) salvage(d *directory, s Segment, aside string, other *otherC
 		}
 		mark = emptyMark
 		if !s.Sealed && exists(d, sealedName(s)) {
-			return nil // the copy of the sealed segment, which is next, has the mark of a loss
+			return nil // the sealed segment is copied next, and its copy gets the mark "loss"
 		}
 		return createLoss(d, part, o)
 	})
@@ -259,7 +259,7 @@ func leftInPlace(err error) error {
 	return err
 }
 
-// within calls write with the maximum size of a file's copy, which is the free
+// within calls write with the maximum size that the copy of a file may have. This size is the free
 // part of the budget.
 func (r *repairing) within(size int64, write func(limit int64) error) error {
 	most := 2*size + 16<<20 // new pages may contain fewer records
@@ -306,7 +306,7 @@ func (r *repairing) room(need int64) (free int64, err error) {
 			if _, ok := parseSegment(strings.TrimSuffix(f.Name(), newSuffix)); !ok {
 				continue
 			}
-			if free -= f.Size(); strings.HasSuffix(f.Name(), newSuffix) { // a crash has left it
+			if free -= f.Size(); strings.HasSuffix(f.Name(), newSuffix) { // temporary file left by a crash
 				list = append(list, spare{r.p.sessions, f.Name(), f.Size()})
 			}
 		}
@@ -325,8 +325,8 @@ func (r *repairing) room(need int64) (free int64, err error) {
 	return free, nil
 }
 
-// salvageRows copies the readable records of rows to the segment part. Records that
-// other already contains are omitted.
+// salvageRows copies the readable records of a segment of rows to the segment part. Records that
+// the other file already contains are omitted.
 func salvageRows(d *directory, s, part Segment, other *otherCopy, o sealing) (kept int, err error) {
 	in, err := d.open(s.Name, os.O_RDONLY)
 	if err != nil {
@@ -351,9 +351,8 @@ func salvageRows(d *directory, s, part Segment, other *otherCopy, o sealing) (ke
 	return kept, errors.Join(err, d.remove(part.Name+newSuffix))
 }
 
-// salvageBlocks copies the readable blocks of a sealed segment, and the readable columns
-// of corrupt blocks, to the sealed segment of part. Records that other
-// already contains are omitted.
+// salvageBlocks copies the readable blocks of a sealed segment, and the readable columns of corrupt
+// blocks, to the sealed segment of part. Records that the other file already contains are omitted.
 func salvageBlocks(d *directory, s, part Segment, other *otherCopy, o sealing) (kept int, err error) {
 	in, err := openSealed(d, s)
 	if isDamaged(err) {
@@ -385,8 +384,8 @@ func salvageBlocks(d *directory, s, part Segment, other *otherCopy, o sealing) (
 	return out.records, err
 }
 
-// salvage copies a block's records to out, except records that other has. The
-// copied records lack the values of corrupt columns; see block.lenient. A block
+// salvage copies a block's records to the segment out. Records that the other file already contains
+// are omitted. The copied records lack the values of corrupt columns; see block.lenient. A block
 // whose keys are corrupt is lost.
 func (s *sealedFile) salvage(info *blockInfo, out *sealWriter, other *otherCopy) error {
 	var b decodedBlock
@@ -406,7 +405,7 @@ func (s *sealedFile) salvage(info *blockInfo, out *sealWriter, other *otherCopy)
 	}
 	return b.each(func(r *Record) error {
 		if r.key().compare(out.last) <= 0 || other.has(r.key(), b.quality(r.row)) {
-			return nil // carve has found two blocks with it, or it is in another part
+			return nil // carve found two copies of the block, or other has the record
 		}
 		if b.lossy {
 			r.Omitted++ // the number of lost steps is unknown
@@ -421,9 +420,9 @@ func exists(d *directory, name string) bool {
 	return err == nil
 }
 
-// copyReadable copies the readable records and metadata of a corrupt segment to out.
-// Records that other already contains are omitted. copyReadable returns the number of
-// records in out.
+// copyReadable copies the readable records and metadata of a corrupt segment to the segment out.
+// Records that the other file already contains are omitted. copyReadable returns the number of
+// records in the new segment.
 func copyReadable(out *segment, in *os.File, size int64, day time.Time, other *otherCopy) (kept int, err error) {
 	batch := func() buffer { return buffer{data: make([]byte, 0, salvageBatch*1024+MaxValue)} }
 	whole, cut := batch(), batch()
@@ -438,7 +437,7 @@ func copyReadable(out *segment, in *os.File, size int64, day time.Time, other *o
 			for rest := cut.data; len(rest) > 0; {
 				var key, value []byte
 				key, value, rest = nextRecord(rest)
-				if b.Get(key) == nil { // an unused page can contain the whole record
+				if b.Get(key) == nil { // unless an unused page contained the whole record
 					if err := b.Put(key, value); err != nil {
 						return err
 					}

@@ -15,7 +15,8 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// TestSpecialFiles checks that a link or a pipe that replaces a data file is an error, also for readers.
+// TestSpecialFiles checks that a link or a pipe that replaces a data file is an error for repairs
+// and for readers.
 func TestSpecialFiles(t *testing.T) {
 	dir := t.TempDir()
 	w, _ := openTest(t, dir, Options{})
@@ -325,7 +326,7 @@ func TestRepairKeepsHeads(t *testing.T) {
 	for id := range uint64(3) {
 		_, v := sampleRecord(noon, id+1)
 		if id == 1 {
-			at := bytes.Index(v, []byte("a@example.net")) - 1 // the length of the sender
+			at := bytes.Index(v, []byte("a@example.net")) - 1 // position of the sender's length
 			v[at] = 0x7f
 		}
 		w.Add(noon, id+1, v)

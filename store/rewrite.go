@@ -15,13 +15,13 @@ import (
 	"scanwatch/internal/safego"
 )
 
-// An Edit returns a record's replacement, or nil if the record remains unchanged. The
-// replacement must have the same key. It may alias the record and is valid
-// until the next call. A record may be passed to an Edit more than once.
+// An Edit returns a record's replacement, or nil if the record remains unchanged. The replacement
+// must have the same key. The replacement may alias the record and is valid until the next call. A
+// record may be passed to an Edit more than once.
 type Edit func(*Record) *Record
 
-// edited returns the result of edit. It returns an error if the replacement has a
-// different key, because the record would be out of order.
+// edited returns the result of edit. edited returns an error if the replacement has a different
+// key, because the record would be out of order.
 func (edit Edit) edited(r *Record) (*Record, error) {
 	to := edit(r)
 	if to != nil && to.key() != r.key() {
@@ -114,7 +114,7 @@ func rewriteRows(d *directory, in *rows, o sealing, edit Edit) (changed int, err
 	return changed, commitFile(d, in.Name)
 }
 
-// copyTo copies the records to out, with replacements.
+// copyTo copies the records to the segment out and replaces the edited records.
 func (r *rows) copyTo(out *segment, edit Edit) error {
 	batch := buffer{data: make([]byte, 0, batchBytes+MaxValue+recordHead)}
 	flush := func() error {
@@ -218,10 +218,9 @@ type rewritten struct {
 	err     error
 }
 
-// Rewrite replaces records in a segment and returns their number. It first
-// writes records that were added earlier. Rewrite waits until no segment is
-// being sealed, because rewriting and sealing share the reserved room. If the
-// segment was removed after it was listed, Rewrite returns 0.
+// Rewrite replaces records in a segment and returns their number. Rewrite first writes records that
+// were added earlier. Rewrite waits until no segment is being sealed, because rewriting and sealing
+// use the same reserved space. If the segment was removed after it was listed, Rewrite returns 0.
 func (w *Writer) Rewrite(ctx context.Context, name string, edit Edit) (changed int, err error) {
 	r := rewriting{name, edit, make(chan rewritten, 1)}
 	select {
@@ -255,7 +254,7 @@ func rewriteNow(w *Writer, r *rewriting) (done rewritten) {
 		done.changed, err = w.days.rewrite(r, sealing{limit: w.days.limit(), program: w.o.Program, now: w.o.Now()})
 		return err
 	})
-	_ = safego.Run(func() error { return w.days.pruneAfter(nil) }) // the next commit reports an error
+	_ = safego.Run(func() error { return w.days.pruneAfter(nil) }) // the next commit reports any error
 	return done
 }
 
@@ -267,10 +266,10 @@ func (d *days) rewrite(r *rewriting, o sealing) (changed int, err error) {
 	if d.k.directory == nil {
 		return 0, errors.New("the directory cannot be written")
 	}
-	if !s.Sealed && !exists(d.k.directory, s.Name) { // sealed since it was listed
+	if !s.Sealed && !exists(d.k.directory, s.Name) { // the segment has been sealed since it was listed
 		s.Name, s.Sealed = sealedName(s), true
 	}
-	room := d.limit() // for the copy; prune adds it again if segments are sealed
+	room := d.limit() // room for the copy; prune adds the same room again if segments are sealed
 	if d.k.open != nil && !d.seal {
 		room *= 2
 	}
@@ -310,10 +309,10 @@ type Rewritten struct {
 	Err     error  // the reason why the file was not rewritten
 }
 
-// Rewrite replaces records of all segments and calls visit with each result. It
-// locks the directory of sessions and returns ErrInUse if a filter is using it.
-// Each file is replaced with a complete copy, for which the budget must have
-// room. program is the program version to write into the copies.
+// Rewrite replaces records of all segments and calls visit with each result. Rewrite locks the
+// directory of sessions and returns ErrInUse if a filter is using it. Each file is replaced with a
+// complete copy, for which the budget must have room. program is the program version to write into
+// the copies.
 func (i *Inspector) Rewrite(program string, now time.Time, edit Edit, visit func(*Rewritten)) error {
 	p, err := openPlaces(i.Dir)
 	if err != nil || p.sessions == nil {

@@ -342,8 +342,8 @@ func rewriter(dir string) {
 	os.Exit(0)
 }
 
-// TestRewriteKill checks that a killed rewrite leaves each file either old or new. The
-// next rewrite must replace the old files.
+// TestRewriteKill checks that a killed rewrite leaves each file either unchanged or completely
+// rewritten. The next rewrite must replace the old files.
 func TestRewriteKill(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.Mkdir(filepath.Join(dir, sessionsDir), 0o750); err != nil {

@@ -20,9 +20,8 @@ const (
 	maxRuleTexts = 128 << 10 // maximum bytes of all texts together
 )
 
-// RuleRef returns the value of Step.Rule for a rule's text: four bytes of the text's
-// SHA-256 hash, but never 0. The value need only distinguish versions of the
-// same rule.
+// RuleRef returns the value of Step.Rule for a rule's text: four bytes of the text's SHA-256 hash,
+// but never 0. The value only has to distinguish versions of the same rule.
 func RuleRef(text string) uint32 {
 	sum := sha256.Sum256([]byte(text))
 	return max(binary.BigEndian.Uint32(sum[:]), 1)

@@ -33,9 +33,9 @@ func want(t *testing.T, got map[uint32]string, texts ...string) {
 	}
 }
 
-// TestRules checks that each segment has the texts of both the old and the new policy,
-// because a session may end after a policy change, or on the next day. After a restart,
-// the Writer adds texts to a segment that already contains some.
+// TestRules checks that each segment has the texts of both the old and the new policy. A session
+// may end after a policy change, or on the next day. After a restart, the Writer must add texts to
+// a segment that already contains some.
 func TestRules(t *testing.T) {
 	dir := t.TempDir()
 	w, _ := openTest(t, dir, Options{})

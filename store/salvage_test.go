@@ -11,9 +11,8 @@ import (
 	"time"
 )
 
-// withBoth records n sessions from one day and leaves both the rows and the
-// sealed segment, as a crash may do. damageRows and damageSealed corrupt the
-// files.
+// withBoth records n sessions from one day and leaves both the segment of rows and the sealed
+// segment, as a crash may do. damageRows and damageSealed corrupt the files.
 func withBoth(t *testing.T, n int, damageRows, damageSealed func([]byte)) (dir string) {
 	t.Helper()
 	dir = recorded(t, noon, n)
@@ -36,7 +35,8 @@ func withBoth(t *testing.T, n int, damageRows, damageSealed func([]byte)) (dir s
 	return dir
 }
 
-// middle corrupts a block in the middle of a sealed segment, or a page of rows.
+// middle corrupts the middle of a file: a block of a sealed segment, or a page of a segment of
+// rows.
 func middle(b []byte) { clear(b[len(b)/2:][:300]) }
 
 // TestRepairBothCopies checks that a repair never discards a readable copy of a record in
@@ -47,7 +47,7 @@ func TestRepairBothCopies(t *testing.T) {
 		name         string
 		rows, sealed func([]byte)
 		least        int
-		files        []string // at the end, without the quarantined ones
+		files        []string // files at the end, except quarantined files
 	}{
 		{"the rows are intact", func([]byte) {}, middle, n, []string{"2026-11-01.db"}},
 		{"the rows have no page", func(b []byte) { clear(b) }, middle, n - 4000, []string{"2026-11-01.2.sealed.db"}},
@@ -94,8 +94,8 @@ func lastBlock(b []byte) {
 	clear(b[i+1000:][:300])
 }
 
-// TestSealBothCorrupt checks that a Writer keeps a corrupt sealed segment when it seals
-// the corrupt rows again.
+// TestSealBothCorrupt checks that a Writer keeps a corrupt sealed segment when it seals the corrupt
+// segment of rows again.
 func TestSealBothCorrupt(t *testing.T) {
 	const n = 9000
 	dir := withBoth(t, n, func([]byte) {}, func(b []byte) { clear(b[len(b)/2:][:300]) })
@@ -105,7 +105,7 @@ func TestSealBothCorrupt(t *testing.T) {
 		t.Fatal(err)
 	}
 	i := bytes.LastIndex(b, []byte("user1@example.org"))
-	b[i-1] = 0x7f // the length of a text: the step is corrupt
+	b[i-1] = 0x7f // an invalid length of a text makes the step corrupt
 	if err := os.WriteFile(path, b, 0o640); err != nil {
 		t.Fatal(err)
 	}
@@ -121,8 +121,8 @@ func TestSealBothCorrupt(t *testing.T) {
 	}
 }
 
-// TestRepairWithoutRoom checks that a corrupt day remains readable while the disk has no
-// room for salvaged records. A later repair with enough room must succeed.
+// TestRepairWithoutRoom checks that a corrupt day remains readable while the disk has no room for
+// the salvaged records. A later repair with enough room must succeed.
 func TestRepairWithoutRoom(t *testing.T) {
 	const n = 60_000
 	from := recorded(t, noon, n)
@@ -194,7 +194,7 @@ func TestRepairKeepsBudget(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		clear(b[:8192]) // the meta pages: all blocks can be salvaged
+		clear(b[:8192]) // without the meta pages, all blocks can still be salvaged
 		if err := os.WriteFile(path, b, 0o640); err != nil {
 			t.Fatal(err)
 		}

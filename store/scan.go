@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	salvagePage = 4096    // page size of a file without a page that has its number
+	salvagePage = 4096    // page size if no page contains its own number
 	salvageMost = 8 << 20 // maximum bytes of a page with its overflow pages
 )
 
@@ -49,7 +49,7 @@ type scanner struct {
 	f              *os.File
 	size, pageSize int64
 	day            time.Time
-	visit          func(key, value []byte, steps int, whole bool) error // nil for metadata only
+	visit          func(key, value []byte, steps int, whole bool) error // nil if only the metadata is needed
 	meta           scanned
 }
 
@@ -151,8 +151,8 @@ type element struct {
 	from, key, to int // start and end of the key, and end of the value; possibly outside the page
 }
 
-// elementsOf returns the elements of a leaf page. The number of elements in the header
-// may be corrupt, but it can also be derived from the offset of the first key.
+// elementsOf returns the elements of a leaf page. The header's number of elements may be corrupt,
+// so elementsOf also derives this number from the offset of the first key.
 func elementsOf(page []byte) (all []element) {
 	n, most := int(order.Uint16(page[10:])), (len(page)-pageHeader)/pageElement
 	if most == 0 {
@@ -252,7 +252,7 @@ func (s *scanner) metadata(key, value []byte) error {
 	switch {
 	case bytes.Equal(key, keySchema) && len(value) == 2:
 		switch n := binary.BigEndian.Uint16(value); {
-		case s.visit == nil: // of a sealed segment, whose schema is already known
+		case s.visit == nil: // sealed segment: the schema is already known
 		case n < schema:
 			return ErrOlder
 		case n > schema:
@@ -264,7 +264,7 @@ func (s *scanner) metadata(key, value []byte) error {
 		s.meta.doubt = time.UnixMicro(int64(binary.BigEndian.Uint64(value)))
 	case len(value) == 8 && bytes.HasPrefix(key, []byte(keyDropped)):
 		for r := range s.meta.dropped {
-			if string(key) == keyDropped+Reasons[r] { // the counter never decreases
+			if string(key) == keyDropped+Reasons[r] { // keep the highest value, because the counter never decreases
 				s.meta.dropped[r] = max(s.meta.dropped[r], binary.BigEndian.Uint64(value))
 			}
 		}
@@ -279,8 +279,8 @@ func (s *scanner) metadata(key, value []byte) error {
 	return nil
 }
 
-// pageSizeOf returns the page size of a corrupt file. If both meta pages are corrupt,
-// it returns the size at which the most pages have the right number.
+// pageSizeOf returns the page size of a corrupt file. If both meta pages are corrupt, it returns
+// the size for which most pages contain their own number.
 func pageSizeOf(f *os.File, size int64) (int64, error) {
 	const least, most = 1024, 1 << 16
 	c := checker{f: f}

@@ -137,7 +137,7 @@ func TestScanMisplacedKey(t *testing.T) {
 	whole := scannedKeys(t, b)
 	page := b[leafPages(b)[3]:][:4096]
 	e := elementsOf(page)[2]
-	page[e.from+4] ^= 1 // some minutes
+	page[e.from+4] ^= 1 // changes the time by some minutes
 	for key := range scannedKeys(t, b) {
 		if !whole[key] {
 			t.Errorf("a record at %s", key.time())
@@ -177,12 +177,11 @@ func TestRepairPageSizes(t *testing.T) {
 	}
 }
 
-// TestRepairKeepsMetadata checks that the metadata survives the loss of the meta pages,
-// in rows and in a sealed segment. The metadata contains rule texts, the numbers of
-// dropped records, and the mark of a wrong clock. Readers must find the metadata even
-// before the repair.
+// TestRepairKeepsMetadata checks that the metadata survives the loss of the meta pages, in a
+// segment of rows and in a sealed segment. The metadata contains rule texts, the numbers of dropped
+// records, and the mark of a wrong clock. Readers must find the metadata even before the repair.
 func TestRepairKeepsMetadata(t *testing.T) {
-	for _, texts := range []int{1, 60} { // in the page of the bucket, and in other pages
+	for _, texts := range []int{1, 60} { // the texts fit into the bucket's page, or need other pages
 		var rules []string
 		for i := range texts {
 			rules = append(rules, fmt.Sprintf("rule r%d phase connect match src 192.0.2.%d %s", i, i, strings.Repeat("x", 200)))
@@ -196,7 +195,7 @@ func TestRepairKeepsMetadata(t *testing.T) {
 			}
 			w.Add(noon, 1000, make([]byte, MaxValue+1))
 			flush(t, w)
-			add(w, noon.Add(time.Hour), 1001) // with the number of dropped records
+			add(w, noon.Add(time.Hour), 1001) // also writes the number of dropped records
 			flush(t, w)
 			if err := w.k.current().markDoubt(noon); err != nil {
 				t.Fatal(err)
@@ -270,7 +269,7 @@ func TestRepairKeepsBetterCopy(t *testing.T) {
 					break
 				}
 				at += i
-				b[at-1] = 0x7f // the length of the text
+				b[at-1] = 0x7f // invalid length of the text
 				at++
 			}
 		},
@@ -305,12 +304,12 @@ func TestRepairKeepsBetterCopy(t *testing.T) {
 					never++
 				}
 			}
-			// Only the rows contain the sessions of one block. Depending on the commits,
-			// a freed page may contain a second copy of a record whose id is corrupt.
+			// Only the segment of rows contains the sessions of one block. Depending on the
+			// commits, a freed page may contain a second copy of a record, with a corrupt id.
 			if twice := len(all) - len(ends); len(ends) != n || never > 0 || twice > 3 {
 				t.Errorf("%d records, %d of them twice, %d never took place; want %d", len(all), twice, never, n)
 			}
-			if cut > 110 { // in the block that only the rows have
+			if cut > 110 { // only the block that is missing from the sealed segment may lose steps
 				t.Errorf("%d records are cut", cut)
 			}
 		})

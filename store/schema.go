@@ -65,7 +65,7 @@ import (
 
 const (
 	schema       = 2 // schema 1 had different step numbers; this program does not read it
-	sealedSchema = 3 // of sealed segments; schema 2 had no marks
+	sealedSchema = 3 // schema of sealed segments; schema 2 had no marks
 	sessionsDir  = "sessions"
 	dayLayout    = "2006-01-02"
 	newSuffix    = ".new"
@@ -108,7 +108,7 @@ type Segment struct {
 	Day         time.Time `json:"day"`                   // midnight UTC of its day
 	Part        int       `json:"part"`                  // 1 for the first of the day
 	Size        int64     `json:"size"`                  // bytes
-	Sealed      bool      `json:"sealed,omitempty"`      // in blocks of columns, never written again
+	Sealed      bool      `json:"sealed,omitempty"`      // consists of blocks of columns, and is never written again
 	Quarantined bool      `json:"quarantined,omitempty"` // corrupt, not read
 }
 

@@ -56,7 +56,7 @@ func TestSchemas(t *testing.T) {
 				t.Errorf("%d sessions, %d steps, %d findings; want %d, %d, %d", sessions, steps, findings, c.sessions, c.steps, c.findings)
 			}
 
-			// Add to the records and the state in the same files.
+			// Add records and rows of state to the same files.
 			day := time.Date(2026, 11, 21, 23, 0, 0, 0, time.UTC)
 			now := func() time.Time { return day }
 			w := Open(dir, Options{Now: now})

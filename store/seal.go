@@ -25,12 +25,12 @@ type sealWriter struct {
 	out     *segment
 	mark    []byte // see newMark
 	encoder *blockEncoder
-	info    blockInfo // of the records in encoder
-	hashes  []uint64  // of these records
+	info    blockInfo // index entry for the records in encoder
+	hashes  []uint64  // hashes of these records; see appendHashes
 	blocks  []sealedBlock
-	size    int // bytes of blocks
-	records int // in all blocks
-	count   int // of all blocks
+	size    int // total size of the blocks in bytes
+	records int // number of records in all blocks
+	count   int // number of blocks
 	last    recordKey
 }
 
@@ -53,7 +53,7 @@ func createSealed(d *directory, part Segment, meta metadata, o sealing) (*sealWr
 		b := tx.Bucket(bucketMeta)
 		for k, v := range meta {
 			switch k {
-			case string(keySchema), string(keyProgram), keyMark, keyBlocks: // of the original file
+			case string(keySchema), string(keyProgram), keyMark, keyBlocks: // the new file has its own values
 				continue
 			}
 			if err := b.Put([]byte(k), v); err != nil {
@@ -69,8 +69,8 @@ func createSealed(d *directory, part Segment, meta metadata, o sealing) (*sealWr
 	return w, nil
 }
 
-// add adds a record, whose key must be greater than the previous key. It reports
-// whether a block is complete.
+// add adds a record, whose key must be greater than the previous key. add reports whether a block
+// is complete.
 func (w *sealWriter) add(r *Record) (complete bool, err error) {
 	w.encoder.add(r)
 	w.info.count(r)
@@ -129,9 +129,8 @@ func (w *sealWriter) commit() error {
 	return err
 }
 
-// finish writes the last blocks and the number of blocks, renames the file and returns
-// its size. It commits twice, so that each of bbolt's two meta pages leads to all
-// blocks.
+// finish writes the last blocks and the number of blocks, renames the file and returns its size.
+// finish commits twice, so that each of bbolt's two meta pages leads to all blocks.
 func (w *sealWriter) finish() (size int64, err error) {
 	err = w.flush()
 	if err == nil {
@@ -180,20 +179,20 @@ type sealResult struct {
 	Segment
 	records int
 	cut     int   // records that were corrupt: they were omitted, or have only their first steps
-	size    int64 // of the sealed segment
+	size    int64 // size of the sealed segment
 	err     error // set by the caller of seal
 }
 
 // errNoRoom is returned if a copy would exceed its maximum size.
 var errNoRoom = errors.New("the budget has no room")
 
-// seal replaces a finished segment's rows with a sealed segment. After a crash,
-// either only the rows or both files exist; if both exist, readers use the
-// sealed segment. Rows with corrupt records are quarantined.
+// seal replaces a finished segment of rows with a sealed segment. After a crash, either only the
+// rows or both files exist; if both exist, readers use the sealed segment. If the rows contain
+// corrupt records, seal quarantines the file.
 func seal(d *directory, s Segment, o sealing) (res sealResult, err error) {
 	res.Segment = s
 	if sealedWhole(d, s) {
-		return res, d.remove(s.Name) // a crash has prevented it
+		return res, d.remove(s.Name) // a crash prevented the removal of the rows
 	}
 	f, err := d.open(s.Name, os.O_RDONLY)
 	if err != nil {
@@ -203,7 +202,7 @@ func seal(d *directory, s Segment, o sealing) (res sealResult, err error) {
 	if err != nil {
 		return res, err
 	}
-	defer in.close() // keeps the lock, so that no Writer opens the rows until then
+	defer in.close() // holds the lock until then, so that no Writer opens the rows
 	out, err := createSealed(d, s, in.src.metadata(), o)
 	if err != nil {
 		return res, err

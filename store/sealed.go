@@ -15,20 +15,20 @@ import (
 	"time"
 )
 
-// A sealed segment stores the same sessions as its rows, in the same order, in blocks
-// of columns. A sealed segment is never changed, only replaced as a whole. For the file
+// A sealed segment replaces a segment of rows. It stores the same sessions in the same order, but
+// in blocks of columns. A sealed segment is never changed, only replaced as a whole. For the file
 // format, see docs/sealed-days.md.
 
 const (
 	blockRows  = 4000    // maximum records of a block
-	blockBytes = 2 << 20 // of these records before compression, for the encoder
+	blockBytes = 2 << 20 // maximum bytes of a block's records before compression
 	maxBlock   = 8 << 20 // maximum bytes of a block
 	maxRead    = 16 << 20
 	blockMagic = "SWB\x01" // the first bytes of a block, after the mark
 	markSize   = 16        // bytes of the mark of a file
 	indexHead  = 4 + KeySize + 4 + 8 + 8 + 4
 
-	filterBits   = 8 // for each value
+	filterBits   = 8 // bits per value in a Bloom filter
 	filterHashes = 5
 )
 
@@ -64,8 +64,8 @@ func (r *Record) key() recordKey { return recordKey{uint64(r.End.UnixMicro()), r
 type blockInfo struct {
 	first, last recordKey
 	records     uint32
-	sessions    uint64 // of all records
-	messages    uint64 // accepted in these sessions
+	sessions    uint64 // number of sessions in all records
+	messages    uint64 // messages accepted in these sessions
 	crc         uint32 // CRC-32C of the block
 	filter      []byte // see appendFilter
 
@@ -89,8 +89,8 @@ func (b *blockInfo) append(dst []byte) []byte {
 	return dst
 }
 
-// checksum returns the CRC-32C of an entry: its key, and its value after the first four
-// bytes.
+// checksum returns the CRC-32C of an entry. It covers the entry's key, and the value without its
+// first four bytes, which store the checksum.
 func (b *blockInfo) checksum(value []byte) uint32 {
 	return crc32.Update(crc32.Checksum(b.first.append(nil), castagnoli), castagnoli, value)
 }
@@ -109,7 +109,7 @@ func (b *blockInfo) decode(v []byte) error {
 	return nil
 }
 
-// name returns the time at which the first session ended, which identifies the block in
+// name returns the time at which the block's first session ended. This time identifies the block in
 // errors.
 func (b *blockInfo) name() string { return b.first.time().UTC().Format("2006-01-02T15:04:05.000000Z") }
 
@@ -144,7 +144,7 @@ func appendHashes(dst []uint64, r *Record) []uint64 {
 	return dst
 }
 
-// sourceBits returns the prefix lengths with which a is stored in a Bloom filter.
+// sourceBits returns the lengths of the prefixes of a that a Bloom filter contains.
 func sourceBits(a netip.Addr) []int {
 	if a.Unmap().Is4() {
 		return []int{32, 24}
@@ -154,7 +154,7 @@ func sourceBits(a netip.Addr) []int {
 
 func hashID(id uint64) uint64 { return mix(id) }
 
-// hashSource returns the hash of a's prefix of n bits.
+// hashSource returns the hash of the first n bits of a.
 func hashSource(a netip.Addr, n int) uint64 {
 	p, _ := a.Unmap().Prefix(n)
 	ip := p.Addr().As16()
@@ -304,7 +304,7 @@ func (s *sealedFile) damage(err error) {
 	}
 }
 
-// read reads size bytes at offset at into buf.
+// read reads size bytes into buf. at is the offset in the file.
 func (s *sealedFile) read(at, size int64, buf []byte) ([]byte, error) {
 	if size > maxRead {
 		return nil, damaged("value of %d bytes, more than %d", size, maxRead)
@@ -321,8 +321,8 @@ func (s *sealedFile) read(at, size int64, buf []byte) ([]byte, error) {
 	return buf, nil
 }
 
-// match completes the blocks with the index entries, and reads blocks without
-// an entry to learn their keys.
+// match assigns the index entries to the blocks. If a block has no entry, match reads the block to
+// obtain its keys.
 func (s *sealedFile) match(entries map[recordKey][]byte) error {
 	var b decodedBlock
 	for i := range s.blocks {
@@ -378,7 +378,7 @@ func (s *sealedFile) has(key recordKey) bool {
 // A decodedBlock is a block in memory with its buffers.
 type decodedBlock struct {
 	block
-	keys []recordKey // of the records
+	keys []recordKey // keys of the records
 	buf  []byte      // the mark and the block
 }
 
@@ -428,8 +428,8 @@ func (b *block) appendKeys(dst []recordKey) []recordKey {
 	return dst
 }
 
-// each calls f with each block's number and records. It verifies all
-// checksums and returns the first error from a block or from f.
+// each calls f with each block's number and records. each verifies all checksums and returns the
+// first error from a block or from f.
 func (s *sealedFile) each(f func(i int, b *decodedBlock) error) error {
 	var b decodedBlock
 	for i := range s.blocks {

@@ -47,8 +47,8 @@ func variedRecord(n int, end time.Time) (*Record, []byte) {
 	return r, steps
 }
 
-// recorded writes n varied records, starting at from and 100 ms apart. It returns the
-// state directory.
+// recorded writes n varied records. The first record is at the time from, and the others follow at
+// intervals of 100 ms. It returns the state directory.
 func recorded(t testing.TB, from time.Time, n int) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -236,7 +236,7 @@ func TestSealedDamage(t *testing.T) {
 		rnd := rand.New(rand.NewPCG(seed, 0))
 		b := bytes.Clone(whole)
 		at := rnd.IntN(len(b))
-		if round%4 == 0 { // pages and their heads are rarer
+		if round%4 == 0 { // change a page header more often than a random choice would
 			at = rnd.IntN(len(b)/4096)*4096 + rnd.IntN(64)
 		}
 		b[at] ^= byte(1 + rnd.IntN(255))

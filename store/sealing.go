@@ -35,7 +35,7 @@ func (w *Writer) startSeal() {
 	}
 	all, err := w.k.directory.segments()
 	if err != nil {
-		return // the next commit reports it
+		return // the next commit reports the error
 	}
 	list := slices.DeleteFunc(finished(all, w.days.budget.clock.read(w.k.directory, all)), func(s Segment) bool {
 		_, failed := w.unsealed[s.Name]
@@ -84,19 +84,19 @@ func (w *Writer) sealDone(r *sealResult) {
 		if r.cut > 0 {
 			w.k.log.Error("corrupt records, original quarantined", "segment", r.Name, "records", r.cut)
 		}
-	case errors.Is(err, errStopped), errors.Is(err, fs.ErrNotExist): // removed as the oldest segment
+	case errors.Is(err, errStopped), errors.Is(err, fs.ErrNotExist): // prune has removed the segment
 		err = nil
 	case isDamaged(err):
 		_ = w.k.quarantine(r.Name, err) // logged
 		err = errors.Join(err, w.days.createLoss(r.Day))
-	case errors.Is(err, ErrNewer), errors.Is(err, ErrOlder): // logged when it was opened
+	case errors.Is(err, ErrNewer), errors.Is(err, ErrOlder): // the error was logged when the file was opened
 		w.unsealed[r.Name], err = true, nil
 	default:
-		w.unsealed[r.Name], w.sealFailed = false, !errors.Is(err, errNoRoom) // other errors would affect all segments
+		w.unsealed[r.Name], w.sealFailed = false, !errors.Is(err, errNoRoom) // except for a lack of room, the error would affect all segments
 		w.k.log.Warn("segment not sealed, retrying in an hour", "segment", r.Name, "err", err, safego.Stack(err))
 	}
 	setSealError(w, err)
-	_ = safego.Run(func() error { return w.days.pruneAfter(nil) }) // the next commit reports an error
+	_ = safego.Run(func() error { return w.days.pruneAfter(nil) }) // the next commit reports any error
 	w.sealNext()
 }
 
@@ -115,6 +115,6 @@ func (w *Writer) sealStop() {
 	}
 	select {
 	case <-w.sealed:
-	case <-time.After(closeWait): // its temporary file is removed at the next start
+	case <-time.After(closeWait): // the temporary file is removed at the next start
 	}
 }

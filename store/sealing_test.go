@@ -22,7 +22,7 @@ func TestWriterSeals(t *testing.T) {
 	midnight := time.Date(2026, 11, 2, 0, 0, 0, 0, time.UTC)
 	for _, c := range []struct {
 		name  string
-		moves []clockMove // after sessions at noon of yesterday and today
+		moves []clockMove // sessions after the first two, which are at noon of yesterday and today
 		want  string
 	}{
 		{"today", nil, "2026-10-31.sealed.db 2026-11-01.db"},
@@ -254,14 +254,14 @@ func TestSealWithoutRoom(t *testing.T) {
 	}
 }
 
-// TestSealDamagedRows checks that rows with a corrupt page are quarantined,
-// that the intact records of rows with corrupt records are sealed while the
-// rows are kept, and that rows with a different schema remain unchanged.
+// TestSealDamagedRows checks the sealing of corrupt segments of rows. If a page is corrupt, the
+// segment must be quarantined. If only records are corrupt, the intact records must be sealed and
+// the segment of rows must be kept. A segment with a different schema must remain unchanged.
 func TestSealDamagedRows(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		damage  func(t *testing.T, path string)
-		want    string // segments
+		want    string // names of the segments
 		records int
 		log     string
 	}{
@@ -333,12 +333,13 @@ func change(t *testing.T, path string, f func(*bbolt.Tx) error) {
 	}
 }
 
-// TestRowsAndSealed checks a day that has rows and a sealed segment after a crash.
+// TestRowsAndSealed checks a day that has both a segment of rows and a sealed segment after a
+// crash.
 func TestRowsAndSealed(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		damage  string // the damaged file
-		repair  bool   // or start a Writer
+		repair  bool   // repair the directory; if false, start a Writer
 		want    string
 		problem bool
 	}{

@@ -44,9 +44,8 @@ func sealingWriter(dir string) {
 	}
 }
 
-// killed starts the test program with the given environment, kills it at a
-// random time within the given number of lines of output, and returns the last
-// number that the program printed.
+// killed starts the test program with the given environment. It kills the program at a random time
+// within the given number of lines of output, and returns the last number that the program printed.
 func killed(t *testing.T, lines, last int, env ...string) int {
 	t.Helper()
 	self, err := os.Executable()
@@ -170,8 +169,8 @@ func TestRepairKill(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			clear(b[len(b)/2:][:64])       // of a page or a block
-			b[16+40], b[4096+16+40] = 9, 9 // both meta pages
+			clear(b[len(b)/2:][:64])       // corrupt a page or a block
+			b[16+40], b[4096+16+40] = 9, 9 // corrupt both meta pages
 			if err := os.WriteFile(filepath.Join(dir, sessionsDir, name), b, 0o640); err != nil {
 				t.Fatal(err)
 			}

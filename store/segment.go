@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	// fillPercent is high because keys are appended.
+	// fillPercent is high because keys are appended in order, so bbolt never splits a full page.
 	fillPercent = 0.9
 
 	// allocSize is the number of bytes by which a file grows. A smaller value
@@ -78,8 +78,8 @@ func openBolt(f *os.File, o bbolt.Options) (db *bbolt.DB, err error) {
 	return db, nil
 }
 
-// openFile opens an existing file for writing. It locks the file, checks its pages, and
-// calls check to check its content.
+// openFile opens an existing file for writing. openFile locks the file, checks its pages, and calls
+// check to check its content.
 func openFile(d *directory, info Segment, limit int64, check func(*bbolt.Tx) error) (*segment, error) {
 	f, err := d.open(info.Name, os.O_RDWR)
 	if err != nil {
@@ -179,7 +179,7 @@ func createSessions(d *directory, info Segment, limit int64, program string, now
 	return createFile(d, info, limit, schema, program, now, bucketSessions)
 }
 
-// newSegment opens the database in f for writing. It closes f on error.
+// newSegment opens the database in f for writing. newSegment closes f on error.
 func newSegment(info Segment, f *os.File, limit int64) (*segment, error) {
 	db, err := openBolt(f, bbolt.Options{
 		FreelistType: bbolt.FreelistMapType,
@@ -192,7 +192,7 @@ func newSegment(info Segment, f *os.File, limit int64) (*segment, error) {
 		return nil, err
 	}
 	db.AllocSize = allocSize
-	if info.Sealed { // it does not grow later, and is synced when it is complete
+	if info.Sealed { // a sealed segment does not grow later, and is synced when it is complete
 		db.AllocSize, db.NoSync, db.NoGrowSync = os.Getpagesize(), true, true
 	}
 	return &segment{Segment: info, db: db, file: f}, nil
@@ -250,7 +250,7 @@ func (s *segment) view(f func(*bbolt.Tx) error) error {
 // release closes the segment. err is the reason and may be nil.
 func (s *segment) release(err error) {
 	if isDamaged(err) {
-		s.file.Close() // db.Close may never return; the mapping leaks
+		s.file.Close() // db.Close might never return, so the mapping leaks
 		return
 	}
 	_ = guard(s.db.Close) // all data is committed
@@ -330,8 +330,8 @@ func checkSchema(tx *bbolt.Tx) error {
 	return err
 }
 
-// schemaOf returns a file's schema. It returns ErrNewer if the schema is newer
-// than any that this program knows.
+// schemaOf returns a file's schema. schemaOf returns ErrNewer if the schema is newer than any that
+// this program knows.
 func schemaOf(tx *bbolt.Tx, known int) (int, error) {
 	meta := tx.Bucket(bucketMeta)
 	if meta == nil {

@@ -23,7 +23,7 @@ func (m metadata) read(b *bbolt.Bucket) error {
 // get returns a value, as bbolt.Bucket.Get does.
 func (m metadata) get(key []byte) []byte { return m[string(key)] }
 
-// rules adds the rule texts to all.
+// rules adds the rule texts to the map all.
 func (m metadata) rules(all map[uint32]string) {
 	for k, v := range m {
 		if ref, ok := ruleKey([]byte(k)); ok {
@@ -32,9 +32,8 @@ func (m metadata) rules(all map[uint32]string) {
 	}
 }
 
-// rows reads the records of a row segment. It copies records from bbolt in
-// batches to reduce the number of calls to guard. Only rows accesses the
-// mapping.
+// rows reads the records of a row segment. rows copies records from bbolt in batches to reduce the
+// number of calls to guard. Only rows accesses the mapping.
 type rows struct {
 	segment
 	tx    *bbolt.Tx
@@ -43,7 +42,7 @@ type rows struct {
 	query query
 
 	key, value []byte // the current record, in buf
-	buf        []byte // records in the layout of a buffer
+	buf        []byte // records, encoded as in a buffer
 	rest       []byte // the records of buf after the current one
 	started    bool
 	end        bool
@@ -142,17 +141,17 @@ func (r *rows) close() {
 	r.release(r.broken)
 }
 
-// blocks reads the records of a sealed segment. The next block is read and decoded in the
+// blocks reads the records of a sealed segment. It reads and decodes the next block in the
 // background.
 type blocks struct {
 	file    *sealedFile
 	query   query
-	pending []*blockInfo                 // the blocks after ahead
+	pending []*blockInfo                 // the blocks after the one in ahead
 	ahead   <-chan result[*decodedBlock] // the next block; nil at the end
 	now     *decodedBlock                // the current block
 	row     int                          // the current record
-	end     int                          // the first record of the block that follows the selected ones
-	errs    []error                      // not reported yet
+	end     int                          // index of the first record after the selected ones
+	errs    []error                      // errors that have not been reported yet
 }
 
 // spareBlocks holds blocks whose buffers are free. Each open segment needs two blocks.
@@ -212,7 +211,8 @@ func (b *blocks) fetch(to *decodedBlock) {
 	b.ahead = background(func() (*decodedBlock, error) { return to, b.file.load(info, to, b.query.kinds) })
 }
 
-// If blocks before the record cannot be read, next returns both an error and true.
+// next moves to the next record. If earlier blocks cannot be read, next returns both an error and
+// true.
 func (b *blocks) next() (key recordKey, ok bool, err error) {
 	for b.row++; b.row >= b.end; {
 		if b.ahead == nil {
@@ -220,7 +220,7 @@ func (b *blocks) next() (key recordKey, ok bool, err error) {
 		}
 		loaded := <-b.ahead
 		b.row, b.end = 0, 0
-		if loaded.value != nil { // without a panic
+		if loaded.value != nil { // nil after a panic
 			spare := b.now
 			b.now = loaded.value
 			b.fetch(spare)

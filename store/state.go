@@ -87,10 +87,9 @@ const firstStateSchema = 2
 // directory has a file for every released schema.
 var migrations []func(*bbolt.Tx) error
 
-// A State stores rows that outlast sessions in one file. Only a background
-// goroutine accesses the file, so that a slow or failing disk does not block a
-// caller. The State holds one batch of unwritten changes, and the owner of the
-// rows holds all other changes.
+// A State stores the rows of state.db. Only a background goroutine accesses the file, so that a
+// slow or failing disk does not block a caller. The State holds one batch of unwritten changes, and
+// the owner of the rows holds all other changes.
 type State struct {
 	path string
 	o    StateOptions
@@ -114,16 +113,16 @@ type StateStatus struct {
 	Open    bool      `json:"open"`
 	Error   string    `json:"error,omitempty"` // the cause if the file cannot be read or written
 	Since   text.Time `json:"since,omitzero"`  // when the error started
-	Schema  int       `json:"schema"`          // of this program
+	Schema  int       `json:"schema"`          // schema that this program writes
 	Bytes   int64     `json:"bytes"`
 	Loaded  uint64    `json:"loaded"`           // entries read
 	Written uint64    `json:"written"`          // entries written
 	Dropped uint64    `json:"dropped,omitzero"` // entries outside bbolt's limits
 }
 
-// OpenState starts a State in the directory dir. It returns immediately and never
-// fails. If an operation fails, the error is logged and the operation is retried,
-// because the previous process may still have the file open after a restart.
+// OpenState starts a State in the directory dir. OpenState returns immediately and never fails. If
+// an operation fails, the error is logged and the operation is retried, because the previous
+// process may still have the file open after a restart.
 func OpenState(dir string, o StateOptions) *State {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -239,7 +238,7 @@ func (s *State) write() error {
 		if len(s.batch) == 0 {
 			if s.oversized() {
 				s.wait = 0
-				return s.compact() // all superfluous rows have been deleted
+				return s.compact() // compact after all superfluous rows have been deleted
 			}
 			return nil
 		}
@@ -272,8 +271,8 @@ func (s *State) count(written, dropped int) {
 	}
 }
 
-// failed releases the file after err. It reports whether the file was corrupt and has
-// been quarantined.
+// failed releases the file after err. failed reports whether the file was corrupt and has been
+// quarantined.
 func (s *State) failed(err error) bool {
 	if errors.Is(err, bolterrors.ErrMaxSizeReached) || errors.Is(err, errBudget) || errors.Is(err, ErrInUse) {
 		return false // the file is intact
@@ -298,8 +297,8 @@ func (s *State) commit() (dropped int, err error) {
 	return dropped, err
 }
 
-// putEntries writes or deletes entries. It drops entries outside bbolt's limits
-// and returns their number.
+// putEntries writes or deletes entries. putEntries drops entries outside bbolt's limits and returns
+// their number.
 func putEntries(tx *bbolt.Tx, batch []Entry) (dropped int, err error) {
 	for i := range batch {
 		e := &batch[i]
@@ -325,7 +324,7 @@ func putEntries(tx *bbolt.Tx, batch []Entry) (dropped int, err error) {
 	return dropped, nil
 }
 
-// ready opens the file if it is not open or was replaced. It loads the file only once.
+// ready opens the file if it is not open or was replaced. ready loads the file only once.
 func (s *State) ready() error {
 	if s.k.open != nil && s.k.replaced() {
 		s.k.log.Warn("state.db removed or replaced, rewriting it", "file", s.path)
@@ -360,7 +359,7 @@ func (s *State) openFile() error {
 	if _, err := s.k.lockDirectory(); err != nil {
 		return err
 	}
-	_ = s.k.directory.remove(StateFile + newSuffix) // a crash has left it
+	_ = s.k.directory.remove(StateFile + newSuffix) // temporary file left by a crash
 	seg, err := openStateFile(s.k.directory, StateFile, s.o.MaxSize, s.o.migrations)
 	if isDamaged(err) {
 		if err := s.quarantine(err); err != nil {
@@ -462,7 +461,7 @@ func openStateFile(d *directory, name string, maxSize int64, migrations []func(*
 	return seg, nil
 }
 
-// stateSchemaOf returns the schema of a state.db. It returns ErrNewer or ErrOlder if
+// stateSchemaOf returns the schema of a state.db. stateSchemaOf returns ErrNewer or ErrOlder if
 // this program cannot read the schema.
 func stateSchemaOf(tx *bbolt.Tx, migrations []func(*bbolt.Tx) error) (int, error) {
 	n, err := schemaOf(tx, firstStateSchema+len(migrations))

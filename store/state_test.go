@@ -27,12 +27,12 @@ import (
 // Changes has returned it. Loading entries holds the lock.
 type owner struct {
 	mu       sync.Mutex
-	rows     map[string]string // by "bucket/key"
+	rows     map[string]string // keyed by "bucket/key"
 	dirty    map[string]bool
 	loads    int
 	rewrites int
 	largest  int    // maximum number of entries returned by Changes
-	onEntry  func() // during Load, with the lock held
+	onEntry  func() // called during Load while the lock is held
 }
 
 func newOwner() *owner { return &owner{rows: map[string]string{}, dirty: map[string]bool{}} }
@@ -62,7 +62,7 @@ func (o *owner) load(all iter.Seq[Entry]) {
 			o.rows[name] = string(e.Value)
 		}
 	}
-	o.mu.Unlock() // a panic that unwinds through this function would leave the lock held
+	o.mu.Unlock() // if a panic unwinds through this function, the lock remains held
 }
 
 func (o *owner) changes(n int) (list []Entry) {
@@ -611,7 +611,7 @@ func TestStateRemovedWhileOpen(t *testing.T) {
 			t.Fatal(err)
 		}
 		if i == 1 {
-			o.set("peers/a", "1") // otherwise there are no changes
+			o.set("peers/a", "1") // without this change, nothing would be written
 		}
 		flushState(t, s)
 		wantState(t, readState(t, dir, liveState(s)), o.all())

@@ -15,8 +15,8 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// entries iterates over the entries of buckets, copying them from bbolt in
-// batches. It stops at an error, which it stores in failed.
+// entries iterates over the entries of buckets, copying them from bbolt in batches. entries stops
+// at an error, which it stores in failed.
 //
 // A fault in the mapping must not unwind through the caller, whose locks would
 // remain held. Conversely, a panic in the caller must not be treated as
@@ -66,11 +66,10 @@ func (s *segment) entries(buckets []string, failed *error) iter.Seq[Entry] {
 	}
 }
 
-// ReadState calls visit for each entry in the given buckets of state.db in the
-// state directory dir. It does not change the file. If a filter has the file
-// open, ReadState reads a copy that live writes, or returns ErrInUse if live is
-// nil. The entry is valid until visit returns. ReadState returns the first
-// error returned by visit.
+// ReadState calls visit for each entry in the given buckets of state.db in the state directory dir.
+// ReadState does not change the file. If a filter has the file open, ReadState calls live to write
+// a copy, and reads the copy. If live is nil, ReadState then returns ErrInUse. The entry is valid
+// until visit returns. ReadState returns the first error returned by visit.
 func ReadState(dir string, buckets []string, live func(io.Writer) error, visit func(Entry) error) error {
 	path := filepath.Join(dir, StateFile)
 	db, file, err := openState(dir, live)

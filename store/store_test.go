@@ -839,7 +839,7 @@ func TestSnapshotDoesNotHoldUpTheWriter(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, s := range all { // including the session that the snapshot keeps from reusing space
+	for _, s := range all { // includes the segment in which the snapshot prevents the reuse of free space
 		if s.Size > w.days.limit() {
 			t.Errorf("%s has %d bytes, more than the %d of a segment", s.Name, s.Size, w.days.limit())
 		}
@@ -905,7 +905,7 @@ func TestConcurrentAddsAndFlushes(t *testing.T) {
 func TestParseSegment(t *testing.T) {
 	for _, c := range []struct {
 		name string
-		want string // day, part, damaged; empty if it is none
+		want string // day, part, damaged; empty if the name is invalid
 	}{
 		{"2026-11-01.db", "2026-11-01 1 false"},
 		{"2026-11-01.2.db", "2026-11-01 2 false"},

@@ -32,7 +32,7 @@ const (
 	batchBytes   = 512 << 10 // a batch must fit into a new segment
 	batchDelay   = time.Second
 
-	logEvery   = time.Minute // for messages that a client can cause
+	logEvery   = time.Minute // minimum interval between messages that a client can cause
 	pruneEvery = time.Hour
 )
 
@@ -55,7 +55,7 @@ type Options struct {
 // already exists, it also receives late records from the previous day.
 type Writer struct {
 	o Options
-	k keeper // of the current segment
+	k keeper // keeps the current segment open
 
 	wake   chan struct{} // signals new records; senders never block
 	rooms  chan reservation
@@ -75,10 +75,10 @@ type Writer struct {
 	// Only the background goroutine accesses the following fields.
 	days       days
 	pending    buffer          // the buffer that is being written
-	rest       []byte          // the uncommitted part of pending
-	saved      Dropped         // the part of drops on disk
-	logged     Dropped         // the part of drops in the log
-	unsealed   map[string]bool // segments that cannot be sealed: forever, or until the next tick of prune
+	rest       []byte          // the part of pending that has not been committed
+	saved      Dropped         // the part of drops that is stored on disk
+	logged     Dropped         // the part of drops that has been logged
+	unsealed   map[string]bool // segments that cannot be sealed; true: forever; false: until the next tick of prune
 	sealFailed bool            // no segment can be sealed until the next tick
 	opened     string          // the open segment at the last call of sealNext
 	loggedAt   time.Time       // the time of the last log line about drops
@@ -104,9 +104,9 @@ type Status struct {
 	SealError   string    `json:"seal_error,omitempty"` // the last error of sealing, until a segment is sealed
 }
 
-// Open starts a Writer on the state directory dir. It creates the directory but
-// not its parents. Open returns immediately and never fails. If an operation
-// fails, the error is logged and the operation is retried.
+// Open starts a Writer on the state directory dir. Open creates the directory but not its parents.
+// Open returns immediately and never fails. If an operation fails, the error is logged and the
+// operation is retried.
 func Open(dir string, o Options) *Writer {
 	if o.Budget == 0 {
 		o.Budget = DefaultBudget
@@ -227,8 +227,7 @@ func (w *Writer) Segments() ([]Segment, error) { return Segments(w.days.budget.d
 // the open segment has a different name.
 func (w *Writer) Snapshot(name string) (*Snapshot, error) { return w.k.snapshot(name) }
 
-// ErrFinished is returned for a segment that is not open, whose file the
-// caller can read instead.
+// ErrFinished is returned if the named segment is not open. The caller can read the file instead.
 var ErrFinished = errors.New("no segment of this name is being written; read the file")
 
 // run is the background goroutine.

@@ -147,9 +147,8 @@ func (c *collector) playBatch(runs []*run, batch []store.Record, last bool) {
 	c.compare(runs)
 }
 
-// compare counts the sessions that end differently in the two runs. A session
-// may end at different times in the two runs, so the first ending to be
-// reached waits for the other.
+// compare counts the sessions that end differently in the two runs. The runs may finish a session
+// in different batches, so compare keeps the first ending until the other run's ending is known.
 func (c *collector) compare(runs []*run) {
 	d := c.result.Against
 	if d == nil {
@@ -184,7 +183,7 @@ func (c *collector) reports(r *store.Record) bool {
 // trace counts unknown conditions in a sample of all sessions. Sessions with hashed
 // mailboxes are always counted.
 func (c *collector) trace(policy *rules.Policy, f *rules.Facts, _ smtp.Answer) {
-	sampled := f.Session*0x9e3779b97f4a7c15>>60 == 0 // the products are evenly distributed, unlike session ids
+	sampled := f.Session*0x9e3779b97f4a7c15>>60 == 0 // session ids are not evenly distributed, so multiply them first
 	hashed := c.names && (mailbox.Hashed(f.MailFrom) || mailbox.Hashed(f.RcptTo) || mailbox.Hashed(f.User))
 	if !sampled && !hashed {
 		return

@@ -23,12 +23,12 @@ type Result struct {
 	To           text.Time        `json:"to"`
 	Since        *text.Time       `json:"since,omitempty"`
 	Played       int              `json:"sessions"`
-	Selected     bool             `json:"selected,omitempty"` // the operator selected sessions by more than time
+	Selected     bool             `json:"selected,omitempty"` // the operator selected sessions by more than their time
 	Sessions     int              `json:"sessions_reported"`  // selected sessions that ended at Since or later
 	Hidden       Hidden           `json:"hidden"`
 	Dropped      uint64           `json:"dropped"`
 	Sums         Sums             `json:"sums"` // sessions in aggregates, which are not replayed
-	Late         int              `json:"late"` // sessions replayed after one that started later
+	Late         int              `json:"late"` // sessions replayed out of order, after a session that started later
 	NotEvaluated []string         `json:"not_evaluated"`
 	Unknown      []Unknown        `json:"unknown_conditions"` // counted in one of 16 sessions
 	Hashed       []Unknown        `json:"hashed"`             // unknown because records hold hashes
@@ -46,7 +46,7 @@ type Result struct {
 type Hidden struct {
 	Ended    int    `json:"ended"`                       // sessions that a rule rejected while they were recorded
 	Resumed  int    `json:"ended_otherwise"`             // sessions in Ended that the tested policy would not reject
-	Cut      int    `json:"sessions_with_steps_omitted"` // sessions with omitted steps
+	Cut      int    `json:"sessions_with_steps_omitted"` // sessions with steps that were not recorded
 	Omitted  uint64 `json:"steps_omitted"`
 	EndingNo int    `json:"endings_unknown"` // sessions with an unknown ending
 }
@@ -72,7 +72,7 @@ type LostMail struct {
 	RDNS     string    `json:"rdns,omitempty"`
 	Known    bool      `json:"known_host"`
 	Accepted Accepted  `json:"history"`
-	Some     int       `json:"some_recipients_only,omitempty"` // messages that other recipients still receive
+	Some     int       `json:"some_recipients_only,omitempty"` // messages that the policy would have rejected for some recipients but not for all
 	Messages int       `json:"messages"`
 	Rcpts    int       `json:"recipients"`
 	Domains  []string  `json:"sender_domains"`           // first 20 sender domains; empty for the null sender
@@ -89,8 +89,8 @@ type LostBy struct {
 	Sessions []string `json:"examples"`
 }
 
-// Accepted describes a host's accepted mail in all records, except for mail
-// from users who logged in.
+// Accepted describes a host's accepted mail in all records. Mail from users who logged in is not
+// counted.
 type Accepted struct {
 	Messages uint32 `json:"messages"`
 	Days     uint32 `json:"days"` // days with messages, in UTC
@@ -105,8 +105,8 @@ func (a *Accepted) add(r *store.Record) {
 	}
 }
 
-// known reports whether a host has delivered enough mail to be known. Rejecting an
-// unknown host's only message may be intended.
+// known reports whether a host has delivered enough mail to count as known. An operator may want to
+// reject the only message of an unknown host.
 func (a *Accepted) known() bool { return a.Days > 1 || a.Messages >= 10 }
 
 // A RejectedLogin is a group of authenticated sessions that the policy would have
@@ -353,7 +353,7 @@ func (c *collector) addStopped(o *replay.Outcome) {
 	s.Rejected += uint64(n.RcptPermfail)
 	s.Logins += uint64(n.AuthFail) + uint64(n.AuthRefused)
 	high := false
-	_ = o.Record.Steps(func(st *store.Step) bool { // steps after a corrupt one do not count
+	_ = o.Record.Steps(func(st *store.Step) bool { // ignore the steps after a corrupt step
 		high = st.Kind == store.KindFinding && string(st.Confidence) == "high"
 		return !high
 	})
@@ -363,7 +363,7 @@ func (c *collector) addStopped(o *replay.Outcome) {
 	addExample(&s.Sessions, o)
 }
 
-// add counts a session under the rules that rejected it.
+// add counts a session. tested and running name the rules that rejected it, if any.
 func (d *Difference) add(tested, running string) {
 	switch {
 	case tested != "" && running != "":

@@ -23,13 +23,13 @@ type Finding struct {
 	Match        string `json:"match,omitempty"`
 	Proof        string `json:"proof,omitempty"`
 	Confidence   string `json:"confidence,omitempty"`
-	List         string `json:"list,omitempty"`   // shipped list that matched
-	Line         int    `json:"line,omitempty"`   // line in the list
-	Source       string `json:"source,omitempty"` // origin of the row
+	List         string `json:"list,omitempty"`   // name of the shipped list that matched
+	Line         int    `json:"line,omitempty"`   // line number in List
+	Source       string `json:"source,omitempty"` // origin of that line's data
 }
 
-// New returns the finding in a step of session r, including the matching row of
-// the shipped list.
+// New returns the finding in a step of session r. If a shipped list matched, the finding includes
+// the list's row.
 func New(lists *lookup.Lists, r *store.Record, step *store.Step) Finding {
 	p := text.Escape[[]byte]
 	f := Finding{
@@ -53,8 +53,8 @@ func New(lists *lookup.Lists, r *store.Record, step *store.Step) Finding {
 	return f
 }
 
-// DNSList returns the name and the zone of the DNS list that f is about, or "". Any account key in
-// the zone is omitted.
+// DNSList returns the name and the zone of the DNS list that f is about, or "". If the zone
+// contains an account key, the key is omitted.
 func (f *Finding) DNSList() (name, zone string) {
 	if f.Evidence != rules.Listed.String() {
 		return "", ""

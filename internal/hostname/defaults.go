@@ -3,16 +3,16 @@ package hostname
 // anyNumber is the value for default names whose first label has a digit.
 const anyNumber = "0"
 
-// defaults lists the suffixes of the default names that providers give to their
-// customers' hosts.
+// defaults lists domain suffixes of providers that name their customers' hosts. A name that a
+// provider has chosen is called a default name.
 //
-// The value is the word before the number in the first label of a default name, or
-// anyNumber. If only customers' hosts have names with the suffix, the value is empty,
-// and the suffix is treated as a public suffix.
+// The value is the word before the number in the first label of a default name, or anyNumber. If
+// only customers' hosts have names with the suffix, the value is empty, and the suffix is treated
+// as a public suffix.
 //
-// The table includes the rdns rows in filter/lookup/intel/clouds.tsv; a test in package
-// lookup compares the two. Suffixes below which customers choose the names, such as
-// dynamic DNS suffixes, are not included.
+// The table includes the rdns rows in filter/lookup/intel/clouds.tsv; a test in package lookup
+// compares the two. Suffixes below which customers choose the names, such as dynamic DNS suffixes,
+// are not included.
 var defaults = map[string]string{
 	// Clouds and hosting providers.
 	"aeza.network":                         anyNumber,
@@ -89,10 +89,9 @@ var defaults = map[string]string{
 	"uudial.net": anyNumber,
 }
 
-// chosen lists suffixes that are missing from the public suffix list and below which
-// customers choose the names. The value is the number of labels between the suffix and
-// the customer's domain. The value is 1, for example, if a region's name
-// precedes the suffix.
+// chosen lists suffixes that are missing from the public suffix list. Customers choose the names
+// below these suffixes. The value is the number of labels between the suffix and the customer's
+// domain. For example, the value is 1 if the name of a region precedes the suffix.
 var chosen = map[string]int{
 	"cloudapp.azure.com": 1,
 	"mooo.com":           0,

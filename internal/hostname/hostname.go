@@ -9,10 +9,9 @@ import (
 	"golang.org/x/net/publicsuffix"
 )
 
-// Registered returns the registered domain of a host name in lower case, for example
-// example.org for mx1.mail.example.org. The domain is derived from the public suffix
-// list and this package's tables of providers, whose customers each have a separate
-// domain.
+// Registered returns the registered domain of a host name in lower case. For mx1.mail.example.org,
+// this is example.org. The domain is derived from the public suffix list and from this package's
+// tables of providers. Each customer of such a provider has a separate domain.
 //
 // Registered returns "" for a public suffix, a name without a dot, and an empty
 // name. A call takes about a microsecond and allocates memory, so call
@@ -190,7 +189,7 @@ func isLine(name []byte) bool {
 	for rest := name; ; {
 		end := bytes.IndexAny(rest, ".-")
 		if end < 0 {
-			return false // the rest is the top-level domain
+			return false // the remaining label is the top-level domain
 		}
 		if lineWords[string(bytes.TrimRight(rest[:end], "0123456789"))] {
 			return true

@@ -9,9 +9,8 @@ import "bytes"
 // local part.
 const HashPrefix = "hash:"
 
-// HashBytes is the length of a hash in bytes before it is converted to
-// hexadecimal. This is long enough to distinguish all the addresses that a site
-// will ever receive.
+// HashBytes is the length of a hash in bytes before it is converted to hexadecimal. A hash of this
+// length distinguishes all the addresses that a site will ever receive.
 const HashBytes = 8
 
 const hashLen = len(HashPrefix) + 2*HashBytes

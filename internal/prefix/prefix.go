@@ -10,11 +10,10 @@ import (
 	"strings"
 )
 
-// Parse parses an address or a prefix: 192.0.2.1, 192.0.2.0/24, 2001:db8::1,
-// [2001:db8::1] or 2001:db8::/32. An address becomes a prefix that covers only
-// that address. An IPv4-mapped address, or a NAT64 address, becomes IPv4. Zones, ranges and
-// ports are not allowed. Parse clears the host bits; dropped reports whether
-// any were set.
+// Parse parses an address or a prefix: 192.0.2.1, 192.0.2.0/24, 2001:db8::1, [2001:db8::1] or
+// 2001:db8::/32. An address becomes a prefix that covers only that address. An IPv4-mapped address,
+// or a NAT64 address, becomes IPv4. Zones, ranges and ports are not allowed. Parse clears the host
+// bits, and dropped reports whether any host bit was set.
 func Parse(s string) (p netip.Prefix, dropped bool, err error) {
 	host, length, hasLength := strings.Cut(s, "/")
 	if inner, ok := strings.CutPrefix(host, "["); ok && strings.HasSuffix(inner, "]") {
@@ -91,8 +90,8 @@ func end(p netip.Prefix) netip.Addr {
 	return a
 }
 
-// ParseLogged is like Parse, for text copied from a log. It ignores a port
-// after an address.
+// ParseLogged is like Parse, for text copied from a log. ParseLogged ignores a port after an
+// address.
 func ParseLogged(s string) (p netip.Prefix, dropped bool, err error) {
 	if a, err := netip.ParseAddrPort(s); err == nil {
 		s = a.Addr().String()
@@ -103,9 +102,9 @@ func ParseLogged(s string) (p netip.Prefix, dropped bool, err error) {
 // nat64 is the prefix that translators put before IPv4 addresses (RFC 6052).
 var nat64 = netip.MustParsePrefix("64:ff9b::/96")
 
-// Embedded returns the IPv4 address of a client that connected through a NAT64 or SIIT
-// translator. All such clients are in one /64. Any other address, including one that
-// contains a private IPv4 address, is returned unchanged.
+// Embedded returns the IPv4 address of a client that connected through a NAT64 or SIIT translator.
+// The IPv6 addresses of all such clients are in a single /64. Embedded returns any other address
+// unchanged, including an address that contains a private IPv4 address.
 func Embedded(a netip.Addr) netip.Addr {
 	if !nat64.Contains(a) {
 		return a
@@ -130,8 +129,8 @@ func Unmap(p netip.Prefix) netip.Prefix {
 	return p
 }
 
-// String returns p as an operator would write it: a prefix with a single address is
-// written as the address.
+// String returns p as an operator would write it. For a prefix that covers a single address, String
+// returns the address.
 func String(p netip.Prefix) string {
 	if p.IsSingleIP() {
 		return p.Addr().String()

@@ -19,9 +19,9 @@ const (
 // Each byte of a Sketch is a register. The zero Sketch is empty.
 type Sketch [Size]byte
 
-// Add adds an item. The upper 12 bits of the item's hash select a register. The item's
-// rank is the position of the first 1 in the remaining bits, and the register holds the
-// maximum rank of its items.
+// Add adds an item. The upper 12 bits of the item's hash select a register. The item's rank is the
+// position of the first 1 in the remaining bits. The register stores the highest rank of the items
+// added to it.
 func (s *Sketch) Add(item uint64) {
 	h := hash(item)
 	r := &s[h>>rankBits]
@@ -52,7 +52,7 @@ func (s *Sketch) Count() int {
 		z = (z + float64(n[k])) / 2
 	}
 	z += Size * sigma(float64(n[0])/Size)
-	return int(min(math.Round(Size/(2*math.Ln2)*Size/z), math.MaxInt32)) // MaxInt32 if z is 0
+	return int(min(math.Round(Size/(2*math.Ln2)*Size/z), math.MaxInt32)) // z is 0 if all registers are full
 }
 
 // sigma corrects for empty registers.
@@ -84,8 +84,8 @@ func tau(x float64) float64 {
 }
 
 // hash is the finalizer of SplitMix64. The hash has no key, because sketches from different filters
-// and days are merged. A client with very many addresses can therefore inflate the estimate.
-// Readers know the number of sessions and limit the estimate to it.
+// and days are merged. A client with very many addresses can therefore inflate the estimate. Code
+// that reads a sketch must limit the estimate to the number of sessions.
 func hash(x uint64) uint64 {
 	x += 0x9e3779b97f4a7c15
 	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9

@@ -100,7 +100,7 @@ const (
 
 // A Listing is a DNS list's answer about the client.
 type Listing struct {
-	Name   string // of the list
+	Name   string // name of the list
 	Listed bool
 	Codes  string // separated by commas; empty if the client is not listed
 }

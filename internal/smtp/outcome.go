@@ -47,7 +47,7 @@ type Outcome struct {
 	Enforced bool   // the decision took effect; always false in observe mode
 	Tokens   string // all evidence in the session, separated by commas
 	Score    int
-	Repeat   bool // the same rule made the same decision earlier in the session: recorded, not logged
+	Repeat   bool // the rule made the same decision earlier in the session; a repeated decision is recorded but not logged
 	Tag      string
 
 	Prefix     netip.Prefix
@@ -55,6 +55,6 @@ type Outcome struct {
 	Times      int    // number of bans of this prefix so far
 	BanSession uint64 // session that led to the ban; 0 for a manual ban
 	Origin     string // other host that imposed the ban
-	Listed     bool   // the ban rests on a DNS list's answer
+	Listed     bool   // the ban is based on a DNS list's answer
 	Exempt     string // why the ban or rejection does not apply, or why exports omit the client
 }

@@ -25,8 +25,8 @@ const (
 	PhaseRcptTo
 	PhaseData
 	PhaseCommit
-	// PhaseEnd is the end of the session, which is not a request. A rule can no longer
-	// answer the client, but can ban it.
+	// PhaseEnd is the end of the session. The mail server sends no request at this point, so a rule
+	// can ban the client but cannot answer it.
 	PhaseEnd
 	NumPhases
 )
@@ -118,7 +118,7 @@ type Answer struct {
 	// Text is the reply to the client if the decision is Reject or Disconnect: a code
 	// that begins with 4 or 5, a space, and a line of printable ASCII.
 	Text string
-	// Hold delays the answer. The front end limits how long.
+	// Hold delays the answer. The front end limits the delay.
 	Hold time.Duration
 	// Wait, if positive, means that the answer depends on a fact that is still
 	// unknown. The front end asks again when the fact becomes available, or
@@ -147,9 +147,9 @@ func (r Result) String() string { return name(resultNames[:], int(r)) }
 // ParseResult returns the Result with the given name, or ResultNone.
 func ParseResult(b []byte) Result { return Result(max(index(resultNames[:], string(b)), 0)) }
 
-// FCrDNS is the result of forward-confirmed reverse DNS. FCrDNS passes if the reverse
-// DNS name (PTR) of an address resolves to the address. A failure proves little: the
-// name may be missing, or a DNS server may be unavailable.
+// FCrDNS is the result of forward-confirmed reverse DNS. FCrDNS passes if the reverse DNS name
+// (PTR) of an address resolves to the address. A failure is only weak evidence, because the name
+// may be missing or a DNS server may be unavailable.
 type FCrDNS uint8
 
 // The FCrDNS results. The numbers are stored on disk and must never be changed or
@@ -184,7 +184,7 @@ const (
 	EndingRejected Ending = 4 // the server or a filter closed the connection
 	EndingStopped  Ending = 5 // the server stopped while the session was open
 	EndingClosed   Ending = 6 // the connection was closed, and it is unknown by which side
-	EndingPartial  Ending = 7 // the session has ended, but its source shows only some of its commands
+	EndingPartial  Ending = 7 // the session has ended, but the mail server's log shows only some of its commands
 )
 
 var endingNames = [...]string{"unknown", "quit", "dropped", "timeout", "rejected", "stopped", "closed", "partial"}

@@ -49,7 +49,7 @@ func Escape[T ~string | ~[]byte](hostile T) string {
 	return out.String()
 }
 
-// plain reports whether Escape is certain to leave b unchanged.
+// plain reports whether b certainly needs no escaping.
 func plain(b []byte) bool {
 	for _, c := range b {
 		if c < ' ' || c > '~' || c == '\\' {

@@ -7,9 +7,9 @@ import (
 	"unicode/utf8"
 )
 
-// A Writer protects a terminal from text that has not been escaped. Visible characters, line feeds
-// and tabs pass unchanged. Invalid UTF-8 becomes \xNN. Any other character becomes \uNNNN, which
-// has the same meaning in a JSON string.
+// A Writer protects a terminal from text that has not been escaped. It writes visible characters,
+// line feeds and tabs unchanged. Invalid UTF-8 becomes \xNN. Any other character becomes \uNNNN,
+// which has the same meaning in a JSON string.
 //
 // Callers should escape hostile text with Escape. The Writer protects against callers that do not,
 // and against hostile file names.
@@ -30,7 +30,7 @@ func (w *Writer) Write(p []byte) (int, error) {
 		from = append(w.rest, p...)
 		w.rest = nil
 	}
-	done := 0 // if a byte was escaped, buf holds the escaped form of from[:done]
+	done := 0 // once a byte has been escaped, buf holds the output for from[:done]
 	w.buf = w.buf[:0]
 	for i := 0; i < len(from); {
 		if c := from[i]; c >= ' ' && c <= '~' || c == '\n' || c == '\t' {
@@ -82,8 +82,8 @@ func (w *Writer) Close() error {
 	return err
 }
 
-// Schema is the version of the JSON objects that report, bans and why print. Schema changes if a
-// member is removed or its meaning changes, but not if a member is added.
+// Schema is the version of the JSON objects that report, bans and why print. Schema increases when
+// a member is removed or the meaning of a member changes. Adding a member does not change Schema.
 const Schema = 1
 
 // JSON writes v as a JSON value and a line feed. The characters < and > are not

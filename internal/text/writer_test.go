@@ -91,7 +91,7 @@ func BenchmarkWriter(b *testing.B) {
 // TestCloseWithoutRest checks that Close does not touch a blocked underlying writer if there are no
 // remaining bytes.
 func TestCloseWithoutRest(t *testing.T) {
-	r, to := io.Pipe() // no process reads
+	r, to := io.Pipe() // a pipe that no goroutine reads
 	defer r.Close()
 	if err := text.NewWriter(to).Close(); err != nil {
 		t.Error(err)

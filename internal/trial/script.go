@@ -17,9 +17,9 @@ import (
 // Kind is a name from StepKinds.
 type Step struct{ Kind, Text string }
 
-// stepKinds lists the kinds of steps, each with a template for the recorded
-// step, which lacks only the argument. If several kinds share a store.Kind, the
-// last one also represents all results that are not listed.
+// stepKinds lists the kinds of steps. Each kind has a template, which is the recorded step without
+// its argument. Kinds that share a store.Kind represent different results. The last of these kinds
+// also represents all remaining results.
 var stepKinds = []struct {
 	name string
 	step store.Step

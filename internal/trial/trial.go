@@ -51,7 +51,7 @@ type Session struct {
 	Standing   string            `json:"standing"`
 	Phases     []*Request        `json:"phases"`
 	Later      []finding.Finding `json:"later,omitempty"`       // findings after the last request
-	NotReached []string          `json:"not_reached,omitempty"` // steps of a script that could not happen
+	NotReached []string          `json:"not_reached,omitempty"` // steps of a script that were not replayed
 }
 
 // A Request is a request and the policy's decision on it.
@@ -68,7 +68,7 @@ type Request struct {
 	Reply      string            `json:"reply,omitempty"`
 	Delay      string            `json:"delay,omitempty"`
 	Earlier    bool              `json:"decided_earlier,omitempty"` // an earlier decision applies to the whole session
-	Would      string            `json:"would,omitempty"`           // decision in enforce mode, if it is not enforced
+	Would      string            `json:"would,omitempty"`           // decision in enforce mode; empty if the decision was enforced
 	WouldReply string            `json:"would_reply,omitempty"`
 
 	at time.Time
@@ -356,9 +356,9 @@ func (t *trial) recorded(end time.Time, id uint64, value []byte) {
 	}
 }
 
-// place adds a finding to the first request whose evidence includes it. The
-// time does not identify the request: a finding about a reply carries the time
-// of one request but belongs to the next.
+// place adds a finding to the first request whose evidence includes it. The finding's time does not
+// identify the request. For example, a finding about a reply has the time of one request but
+// belongs to the next request.
 func (s *Session) place(f finding.Finding, at time.Time) {
 	for _, r := range s.Phases {
 		if !r.at.Before(at) && (slices.Contains(r.Evidence, f.Evidence) || slices.Contains(r.Weak, f.Evidence)) {

@@ -64,8 +64,8 @@ func fleetStore(t *testing.T) (dir string) {
 	return dir
 }
 
-// TestFleet checks that answers name the other host that imposed or revoked a ban, the host that
-// recorded the session that led to the ban, and the host on which the client is known.
+// TestFleet checks that an answer names other hosts: the host that imposed or revoked a ban, the
+// host with the session that led to the ban, and the host on which the client is known.
 func TestFleet(t *testing.T) {
 	dir := fleetStore(t)
 	for _, c := range []struct{ name, arg, conf string }{

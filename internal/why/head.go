@@ -81,8 +81,8 @@ func (a *Answer) observes() bool { return a.Mode == rules.Observe.String() }
 // imposed it.
 func (a *Answer) waits(b *Ban) bool { return a.waiting && b.On() != "" }
 
-// spares reports whether an active ban is not enforced because another host has imposed it and
-// the banned host is exempt.
+// spares reports whether an active ban is not enforced because two conditions hold: another host
+// imposed the ban, and the banned host is exempt.
 func (a *Answer) spares(b *Ban) bool {
 	return b.On() != "" && slices.ContainsFunc(a.Hosts, func(h *Host) bool {
 		return b.Affects(h.Prefix) && slices.ContainsFunc(h.Exemptions, func(x Exemption) bool { return x.Holds && x.By != "known-senders" })
@@ -267,8 +267,8 @@ func (s *Session) because(r *Rule) string {
 	return ""
 }
 
-// otherList reports whether e is about a DNS list that the rule does not name,
-// although another finding is about one that it does name.
+// otherList reports whether e is about a DNS list that the rule does not name. otherList returns
+// false unless another finding of the session is about a list that the rule names.
 func (s *Session) otherList(r *Rule, e *finding.Finding) bool {
 	named := func(f finding.Finding) bool {
 		name, _ := f.DNSList()
@@ -328,7 +328,7 @@ type group struct {
 	others []*Session
 }
 
-// shape returns a text that is the same for all similar sessions.
+// shape returns a text that is identical for similar sessions.
 func (s *Session) shape() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %s %s %q %v %v", s.Src, s.RDNS, s.FCrDNS, s.Helo, s.Sessions > 0, s.Damage != "")

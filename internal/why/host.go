@@ -33,13 +33,13 @@ type Host struct {
 	Logins      int          `json:"logins"`
 	LastLogin   *text.Time   `json:"last_login,omitempty"`
 	WhileBanned int          `json:"rejected_by_ban"` // sessions rejected because of a ban
-	Bans        []Ban        `json:"bans"`            // bans in state.db, in the order of trim
+	Bans        []Ban        `json:"bans"`            // bans in state.db, as sorted by trim
 	History     []BanEvent   `json:"history"`         // bans in the records, newest first
 	Exemptions  []Exemption  `json:"exemptions"`
 	Remedies    []Remedy     `json:"undo"`
 
 	accused bool // a rule matched the host, or a ban exists
-	known   bool // the state has accepted mail, but there are no recorded sessions
+	known   bool // the state lists accepted mail from the host, but no session with the host is recorded
 	newest  *Session
 }
 
@@ -144,8 +144,8 @@ func (w *query) findHosts() error {
 	return err
 }
 
-// addKnown adds the queried host if the state lists accepted mail from it but
-// no session is recorded, for example after the mail log was imported.
+// addKnown adds the queried host if the state lists accepted mail from it but no session with it is
+// recorded. This is the case, for example, after the mail log was imported.
 func (w *query) addKnown(x *hostIndex) {
 	p := w.q.prefix
 	if len(w.answer.Hosts) > 0 || !p.IsValid() || !p.IsSingleIP() && p != memory.Source(p.Addr()) {
@@ -189,8 +189,9 @@ func (w *query) addBan(x *hostIndex, b memory.Ban) {
 	}
 }
 
-// trim sorts the bans, and keeps the first maxBans. The active bans of this host come first, then
-// those of other hosts, and among each the ban that ends last.
+// trim sorts the bans and keeps the first maxBans. This host's active bans come first, followed by
+// other hosts' active bans and then by ended bans. In each group, the ban that ends last comes
+// first.
 func (h *Host) trim() {
 	group := func(b *Ban) int {
 		switch {
@@ -325,8 +326,8 @@ func (w *query) assess(h *Host) {
 	w.addRemedies(h, friend)
 }
 
-// exemptByName adds the exemption for <known-senders>, noting whether it applies. It adds
-// nothing if the policy does not use the table.
+// exemptByName adds the exemption for <known-senders> and notes whether it applies. exemptByName
+// adds nothing if the policy does not use the table.
 func (w *query) exemptByName(h *Host, c *client) {
 	switch {
 	case w.Policy != nil && !strings.Contains(w.Policy.String(), " rdns <known-senders>"):
@@ -353,7 +354,8 @@ type Standing struct {
 	On       string `json:"on,omitempty"`   // other host on which the standing was earned
 }
 
-// exemptByMail sets the host's standing and adds the exemption for it, noting whether it applies.
+// exemptByMail sets the host's standing. exemptByMail adds the exemption for this standing and
+// notes whether the exemption applies.
 func (w *query) exemptByMail(h *Host, c *client) {
 	st := w.memory.Peers.Standing(&c.peer, w.Now.UnixMicro())
 	h.Standing = &Standing{Level: st.Level.String(), By: st.By, Messages: st.Messages, Days: st.Days, Many: st.Many, On: text.Escape(st.Origin)}
@@ -384,7 +386,7 @@ func (w *query) exemptByMail(h *Host, c *client) {
 	}
 }
 
-// exemptByLogin adds the exemption for hosts from which a user has logged in, noting whether it
+// exemptByLogin adds the exemption for hosts from which a user has logged in, and notes whether it
 // applies.
 func (w *query) exemptByLogin(h *Host, c *client) {
 	switch st := w.memory.Peers.Standing(&c.peer, w.Now.UnixMicro()); {

@@ -40,9 +40,9 @@ var advice = []struct{ evidence, text string }{
 // otherAdvice applies if no row matches.
 const otherAdvice = "Please check the mail program or server on this host for faults or malware."
 
-// Letter writes a reply to a sender who complains about the newest rejection in a. The
-// reply is in plain English, reveals nothing that the sender does not know, and does
-// not mention other clients, users or rules.
+// Letter writes a reply to a sender who complains about the newest rejection in the answer. The
+// reply is in plain English. The reply contains nothing that the sender does not already know, and
+// does not mention other clients, users or rules.
 func (a *Answer) Letter(w io.Writer, zone *time.Location) error {
 	s, r := a.decision()
 	if s == nil {
@@ -86,7 +86,7 @@ func (a *Answer) Letter(w io.Writer, zone *time.Location) error {
 	para("%s", a.banState(s, zone))
 	reference := s.Session
 	if r.BannedIn != "" && r.BannedIn != manual {
-		reference = r.BannedIn // as in the reply
+		reference = r.BannedIn // the SMTP reply contains this id
 	}
 	para("If you think that this is a mistake, please reply to this message. The reference is %s.", reference)
 	_, err := io.WriteString(w, strings.TrimSuffix(b.String(), "\n"))

@@ -42,8 +42,8 @@ func (s *sessionReader) listed(st *store.Step) {
 	}
 }
 
-// learn adds the facts from a step that pass statements on DNS lists may also
-// need.
+// learn adds the facts from a step. A pass statement about a DNS list may have further conditions,
+// which need such facts.
 func (s *sessionReader) learn(st *store.Step) {
 	if s.facts == nil {
 		return
@@ -61,9 +61,9 @@ func (s *sessionReader) learn(st *store.Step) {
 	}
 }
 
-// findPass looks for the current policy's pass statement that matches in a
-// phase. After connect, only statements on DNS lists count, because other
-// statements may exempt only one message.
+// findPass looks for the current policy's pass statement that matches in a phase. After the connect
+// phase, it considers only statements on DNS lists, because other statements may exempt only one
+// message.
 func (s *sessionReader) findPass(phase smtp.Phase) {
 	if s.pass != nil {
 		return
@@ -79,8 +79,8 @@ func onLists(p *rules.Pass) bool {
 	return slices.ContainsFunc(p.Conds, func(c *rules.Cond) bool { return c.Word == "listed" })
 }
 
-// unanswered returns the DNS lists that had not answered before a decision and whose answers may
-// exempt the client. The names are separated by commas.
+// unanswered returns the DNS lists whose answers could exempt the client but had not arrived when a
+// decision was made. The names are separated by commas.
 func (s *sessionReader) unanswered(phase smtp.Phase) string {
 	if s.facts == nil {
 		return ""
@@ -173,9 +173,9 @@ func (a *Answer) sessionsOf(h *Host) (all []*Session) {
 // lists.
 type adviser struct {
 	*Host
-	sessions []*Session // of the host
+	sessions []*Session // sessions of the host
 	policy   *rules.Policy
-	file     string // of the policy
+	file     string // name of the policy's file
 }
 
 func newAdviser(w *query, h *Host) *adviser {
@@ -219,8 +219,8 @@ func (a *adviser) where(p rules.Pos) string {
 	return fmt.Sprintf("%s, line %d", text.Escape(cmp.Or(p.File, a.file)), p.Line)
 }
 
-// exempt adds an exemption that depends on a DNS list, and its remedy, for a client that no rule
-// has rejected.
+// exempt handles a client that no rule has rejected. exempt adds an exemption that depends on a DNS
+// list, and the remedy for it.
 func (a *adviser) exempt() {
 	if a.newest == nil || a.newest.pass == nil || !onLists(a.newest.pass) {
 		return

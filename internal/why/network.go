@@ -14,9 +14,9 @@ import (
 	"scanwatch/store/history"
 )
 
-// An Apart describes the other hosts in an IPv6 host's /64. The filter
-// identifies a host with a proven name by its full address. Hosts without a
-// proven name in the same /64 count as one host.
+// An Apart describes the other hosts in an IPv6 host's /64. A name is proven if it passes FCrDNS.
+// The filter identifies a host with a proven name by its full address. Hosts without a proven name
+// in the same /64 count as one host.
 type Apart struct {
 	Prefix   netip.Prefix `json:"prefix"`
 	Sessions int          `json:"sessions"`      // sessions of the other hosts
@@ -35,9 +35,9 @@ func identity(r *store.Record) netip.Prefix {
 	return memory.Identify(r.Src.Addr(), r.RDNS, r.FCrDNS).Prefix()
 }
 
-// identify determines whether the question is about a host with a proven name.
-// The newest session from the address decides. If there is none, a ban on
-// exactly this address decides.
+// identify determines whether the question is about a host with a proven name. The newest recorded
+// session from the address gives the answer. If no session is recorded, identify checks for a ban
+// of exactly this address.
 func (w *query) identify() error {
 	q := w.q
 	if !q.addr.IsValid() {

@@ -26,17 +26,17 @@ type Question struct {
 	prefix  netip.Prefix
 	addr    netip.Addr // the IPv6 address if the question is about one IPv6 host, otherwise zero
 	hashes  [][]byte   // possible hashes of the mailbox or user; nil without the key
-	missed  bool       // a record has a hash that cannot be compared without the key
+	missed  bool       // a record has a hash, which cannot be compared without the key
 }
 
 // A kind is a way to interpret a question, for example as a user or a host name. Depending on its
 // kind, a question is compared with record headers or with steps.
 type kind struct {
 	name string
-	like []string // earlier kinds with the same syntax
+	like []string // kinds earlier in the table with the same syntax
 	// fits reports whether a question's text has this kind's syntax, and stores the parsed value.
-	// Once a kind fits, Parse tries a later kind only if the later kind's like
-	// field names the kind that fits.
+	// After a kind fits, Parse tries only those later kinds whose like field contains the name of
+	// that kind.
 	fits   func(*Question) bool
 	strict bool // with --as, text without this syntax is an error
 	head   func(*Question, *store.Record) bool
@@ -141,7 +141,7 @@ func ParseSession(text string) (uint64, bool) {
 // digits.
 func parseSession(text []byte) (id uint64, short int, ok bool) {
 	m := sessionForm.FindSubmatch(text)
-	if m == nil && bytes.ContainsAny(text, " [") { // only as a separate word: a label of a name can look like an id
+	if m == nil && bytes.ContainsAny(text, " [") { // an id within a line must be a separate word, because a label of a name can look like an id
 		m = sessionInLine.FindSubmatch(text)
 	}
 	if m == nil {
@@ -216,7 +216,7 @@ func (q *Question) user(name []byte) bool {
 	return bytes.EqualFold(name, q.text) || slices.ContainsFunc(q.hashes, func(hash []byte) bool { return bytes.EqualFold(name, hash) })
 }
 
-// host reports whether name is q's name or below it.
+// host reports whether name is q's host name or a name below it.
 func (q *Question) host(name []byte) bool {
 	if len(name) == len(q.text) || len(name) > len(q.text) && name[len(name)-len(q.text)-1] == '.' {
 		return bytes.EqualFold(name[len(name)-len(q.text):], q.text)
@@ -224,8 +224,7 @@ func (q *Question) host(name []byte) bool {
 	return false
 }
 
-// selection selects the records that can match q. It returns nil if any record
-// can match.
+// selection selects the records that can match q. selection returns nil if any record can match.
 func (q *Question) selection() *store.Selection {
 	var only store.Selection
 	for _, k := range q.kinds {
@@ -241,7 +240,7 @@ func (q *Question) selection() *store.Selection {
 	return &only
 }
 
-// match returns the kinds by which r matches q.
+// match returns the kinds (interpretations of q) that match r.
 func (q *Question) match(r *store.Record) (matched []string) {
 	steps := store.Kinds(0)
 	for _, k := range kinds {
@@ -257,7 +256,7 @@ func (q *Question) match(r *store.Record) (matched []string) {
 	if steps == 0 {
 		return matched
 	}
-	_ = r.Steps(func(s *store.Step) bool { // the answer reports the damage
+	_ = r.Steps(func(s *store.Step) bool { // query.session reports corrupt steps
 		for i := range kinds {
 			if k := &kinds[i]; steps.Has(s.Kind) && k.selects(q, s) && !slices.Contains(matched, k.name) {
 				matched = append(matched, k.name)

@@ -21,7 +21,7 @@ type Session struct {
 	Session  string            `json:"session"`
 	Start    text.Time         `json:"start"`
 	End      text.Time         `json:"end"`
-	Kinds    []string          `json:"as,omitempty"` // kinds by which the session matches the question
+	Kinds    []string          `json:"as,omitempty"` // interpretations of the question that match the session
 	Src      string            `json:"src,omitempty"`
 	Local    bool              `json:"local,omitempty"`
 	Erased   bool              `json:"erased,omitempty"` // the operator has removed the client's address and all names
@@ -50,15 +50,15 @@ type Rule struct {
 	Phases    string `json:"phases,omitempty"`
 	Decision  string `json:"decision"`        // name of a smtp.Decision, or "ban"
 	Enforced  bool   `json:"enforced"`        // false if the decision was only observed or the client is exempt
-	Reply     string `json:"reply,omitempty"` // as sent to the client
+	Reply     string `json:"reply,omitempty"` // reply as sent to the client
 	Until     string `json:"until,omitempty"` // end of the ban
 	Exempt    string `json:"exempt,omitempty"`
 	Times     int    `json:"times"`
 	Text      string `json:"text,omitempty"`       // rule text at the time of the decision
 	Now       string `json:"now,omitempty"`        // state of the rule in the current policy: "same", "changed", "gone" or "assumed"
 	CountedBy string `json:"counted_by,omitempty"` // key by which sessions are counted
-	// Unanswered lists the DNS lists that had not answered, separated by
-	// commas. The rejection is temporary, because a pass statement may exempt
+	// Unanswered lists the DNS lists that had not answered, separated by commas. If Unanswered is
+	// set, the rejection is temporary, because an answer may match a pass statement that exempts
 	// the client.
 	Unanswered string `json:"unanswered,omitempty"`
 
@@ -89,7 +89,7 @@ type sessionReader struct {
 	r        *store.Record
 	asked    []string       // outcomes of the commands that match the question
 	refused  string         // first recipient that smtpd rejected
-	enforced map[string]int // by phase, 1 plus the index in Rules of the latest enforced rule
+	enforced map[string]int // by phase: the index in Rules of the latest enforced rule, plus 1
 	facts    *rules.Facts   // facts so far; nil without a policy
 	byFilter bool           // a filter rejected the recipient in the next step
 }
@@ -229,10 +229,10 @@ func until(s *store.Step) string {
 	return s.Until.UTC().Format(text.TimeLayout)
 }
 
-// exempted introduces the pass statement for a client that no rule acted on.
+// exempted is printed before a pass statement if no rule acted on the client.
 const exempted = "no rule applied; the current policy has "
 
-// byServer introduces the first recipient that the mail server itself rejected.
+// byServer is printed before the mail server's name and its reply to the first rejected recipient.
 const byServer = "; first by "
 
 // summarize writes the summary.

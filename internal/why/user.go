@@ -31,10 +31,9 @@ type Logins struct {
 	// AtLeast is set if maxLoginHosts was exceeded; the numbers are then lower
 	// bounds.
 	AtLeast bool `json:"at_least,omitempty"`
-	// Tried lists up to maxHosts hosts with failed logins. Hosts from which the
-	// user has logged in come first, so that banned attackers do not hide them,
-	// followed by banned hosts and then all other hosts. In each group, the
-	// latest failure comes first.
+	// Tried lists up to maxHosts hosts with failed logins. Hosts from which the user has logged in
+	// come first, so that banned attackers do not hide them. Banned hosts are next, and all other
+	// hosts are last. In each group, the latest failure comes first.
 	Tried  []*LoginHost `json:"tried"`
 	More   int          `json:"more_tried,omitempty"`
 	Limits []string     `json:"limits"` // consequences of failed logins under the current policy
@@ -60,7 +59,7 @@ func (w *query) countLogins(r *store.Record) {
 		w.answer.Logins = l
 	}
 	host := identity(r)
-	_ = r.Steps(func(s *store.Step) bool { // session reports the damage
+	_ = r.Steps(func(s *store.Step) bool { // query.session reports corrupt steps
 		if s.Kind != store.KindAuth || !w.q.user(s.Text) {
 			return true
 		}
@@ -119,8 +118,8 @@ func (l *Logins) count() {
 	}
 }
 
-// summarizeUser answers a question about a user. Bans count only if the user has logged in from the
-// banned host.
+// summarizeUser answers a question about a user. A ban counts only if the user has logged in from
+// the banned host.
 func (a *Answer) summarizeUser(day func(time.Time) string) {
 	l := a.Logins
 	var own []*Ban

@@ -47,7 +47,7 @@ type Options struct {
 	// Facts returns the facts about r's client at connect, without the answers of DNS lists. Facts
 	// is required if Policy is set.
 	Facts func(r *store.Record) *rules.Facts
-	// Mode is the filter's mode, observe or enforce, and ModeText describes it. Both
+	// Mode is the filter's mode, observe or enforce, and ModeText describes it. Mode and ModeText
 	// are empty if the mode is unknown.
 	Mode, ModeText string
 	// Waiting is set if bans by other hosts are not enforced yet; see memory.Bans.Waiting.
@@ -77,7 +77,7 @@ type Answer struct {
 	Rejected int        `json:"rejected"`       // matching sessions with an enforced rejection by a rule
 	Observed int        `json:"observed"`       // matching sessions with only observed rejections by a rule
 	Sessions []*Session `json:"sessions"`       // rejected sessions first, and newest first within each group
-	Deciding []*Session `json:"deciding"`       // other sessions that led to the bans of Sessions
+	Deciding []*Session `json:"deciding"`       // sessions of the same clients that led to bans in Sessions
 	Hosts    []*Host    `json:"hosts"`
 	More     int        `json:"more_hosts,omitempty"`
 	Apart    *Apart     `json:"apart,omitempty"`  // other hosts in the /64, for a question about one IPv6 host
@@ -132,7 +132,7 @@ type query struct {
 // A match is a record that matches the question.
 type match struct {
 	store.Record
-	kinds    []string // kinds by which the record matches
+	kinds    []string // interpretations of the question that match the record
 	rejected bool     // a rule rejected the client, or would have in enforce mode
 }
 
@@ -175,7 +175,7 @@ func Find(q *Question, o Options) (*Answer, error) {
 	for _, list := range [][]*Session{w.answer.Sessions, w.answer.Deciding} {
 		for _, s := range list {
 			for i := range s.Rules {
-				if s.Rules[i].BannedOn == "" { // a rule of another host may have the same name
+				if s.Rules[i].BannedOn == "" { // the rule of another host may have the same name as a local rule
 					w.addText(&s.Rules[i])
 				}
 			}
@@ -192,10 +192,10 @@ func Find(q *Question, o Options) (*Answer, error) {
 	return &w.answer, nil
 }
 
-// rejections reports whether a session or an aggregate has a rejection by a rule.
-// enforced is set if the rejection was enforced, and would if it was only observed.
+// rejections reports whether a session or an aggregate has a rejection by a rule. rejections sets
+// enforced for an enforced rejection, and would for a rejection that was only observed.
 func rejections(r *store.Record) (would, enforced bool) {
-	_ = r.Steps(func(s *store.Step) bool { // Session reports the damage
+	_ = r.Steps(func(s *store.Step) bool { // query.session reports corrupt steps
 		if s.Kind == store.KindVerdict && s.Decision >= smtp.Reject && s.Exempt == "" {
 			would, enforced = would || !s.Enforced, enforced || s.Enforced
 		}
@@ -208,7 +208,7 @@ func rejections(r *store.Record) (would, enforced bool) {
 // rules would have rejected. The bound is the largest number of sessions that a
 // single rule would have rejected.
 func observed(r *store.Record) (n int) {
-	_ = r.Steps(func(s *store.Step) bool { // Session reports the damage
+	_ = r.Steps(func(s *store.Step) bool { // query.session reports corrupt steps
 		if s.Kind == store.KindVerdict && s.Decision >= smtp.Reject && s.Exempt == "" && !s.Enforced {
 			n = max(n, int(s.Times))
 		}
@@ -266,7 +266,7 @@ func (w *query) findSessions() error {
 	w.Reader.Only = w.q.selection()
 	noted := map[string]bool{}
 	w.Reader.Problem = func(segment string, err error) {
-		if line := fmt.Sprintf("%s: %v", segment, err); !noted[line] { // a second pass finds the same problem
+		if line := fmt.Sprintf("%s: %v", segment, err); !noted[line] { // a second pass may find the same problem
 			noted[line] = true
 			w.note("%s", line)
 		}
@@ -295,9 +295,9 @@ func (w *query) findSessions() error {
 	return nil
 }
 
-// decideUser restricts the question to a user if all sessions match only as
-// logins. If otherwise is set, another session matches as something else, and
-// the answer describes the decisions about that session.
+// decideUser restricts the question to a user if all sessions match only because of logins. If
+// otherwise is set, at least one session matches for a different reason. The answer then describes
+// the decisions about such sessions.
 func (w *query) decideUser(otherwise bool) {
 	l := w.answer.Logins
 	switch {
@@ -312,8 +312,8 @@ func (w *query) decideUser(otherwise bool) {
 	}
 }
 
-// noteUnnamed notes how many sessions are in aggregates that do not list their ids. The
-// note counts the rejected sessions, or all sessions if no session was rejected.
+// noteUnnamed notes how many sessions are in aggregates that do not list session ids. The note
+// counts the rejected sessions, or all sessions if no session was rejected.
 func (w *query) noteUnnamed() error {
 	summed, rejected := 0, 0
 	w.Reader.Only = nil
@@ -334,8 +334,8 @@ func (w *query) noteUnnamed() error {
 	return err
 }
 
-// addSessions adds the descriptions of the selected sessions, rejected ones first. Bans are keyed
-// by the ids of the sessions that led to them.
+// addSessions adds the descriptions of the selected sessions, rejected sessions first. The keys of
+// bans are the ids of the sessions that led to bans.
 func (w *query) addSessions() (bans map[uint64][]store.Record) {
 	bans = map[uint64][]store.Record{}
 	slices.Reverse(w.kept)
@@ -431,10 +431,9 @@ func (w *query) noteGaps() error {
 	return nil
 }
 
-// findBan finds the session that led to a ban and adds it to the answer.
-// Several sessions may share an id, because smtpd may repeat ids after a
-// restart. The session that led to the ban is the same client's newest session
-// before s.
+// findBan finds the session that led to a ban and adds it to the answer. Several sessions may have
+// the same id, because smtpd may repeat ids after a restart. findBan therefore looks for the same
+// client's newest session before s.
 func (w *query) findBan(s *Session, rule *Rule, bans map[uint64][]store.Record) {
 	list := bans[rule.ban]
 	for i := len(list) - 1; i >= 0; i-- {

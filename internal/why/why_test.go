@@ -175,8 +175,8 @@ func ask(t testing.TB, arg, kind string, o Options) (*Answer, string) {
 	return a, out.String()
 }
 
-// TestFind checks answers from today's records and from sealed days, of which only some
-// blocks are read.
+// TestFind checks answers from today's records and from sealed days. Only some blocks of a sealed
+// day are read.
 func TestFind(t *testing.T) {
 	dir, sealed := whyStore(t), whyStore(t)
 	if n, err := store.SealDays(sealed, "test", now.AddDate(0, 0, 2)); n == 0 || err != nil {
@@ -397,8 +397,8 @@ func TestAllowlist(t *testing.T) {
 
 var passText = regexp.MustCompile(`(?m)^pass match .*$`)
 
-// TestUnanswered checks how the answer explains a temporary rejection and its
-// remedy if a list in a pass statement had not answered.
+// TestUnanswered checks the explanation and the remedy for a temporary rejection. The rejection is
+// temporary because a list in a pass statement had not answered.
 func TestUnanswered(t *testing.T) {
 	bl, wl := answerOf("bl", smtp.ResultFail), answerOf("wl", smtp.ResultOK)
 	found := store.Step{Kind: store.KindFinding, Text: raw("listed"), By: raw("dns"), Match: raw("bl bl.example.org"), Arg: raw("127.0.0.2"), Confidence: raw("medium")}
@@ -432,8 +432,8 @@ func TestScoredListing(t *testing.T) {
 	}
 }
 
-// TestUser checks that a user's sessions are found even if the name is hashed because
-// it may be a password.
+// TestUser checks that a user's sessions are found even if the recorded name is a hash. A name is
+// hashed if it may be a password.
 func TestUser(t *testing.T) {
 	dir := t.TempDir()
 	key, err := privacy.SaveKey(dir, privacy.NewKey())
@@ -610,9 +610,9 @@ func TestFriends(t *testing.T) {
 	}
 }
 
-// TestUserOfManyHosts checks that a user's hosts are found among a large number
-// of other hosts. Beyond maxLoginHosts, the number of hosts is a lower bound. A
-// note reports the number of logins in aggregates.
+// TestUserOfManyHosts checks that a user's hosts are found among a large number of other hosts.
+// Beyond maxLoginHosts, the number of hosts is a lower bound. A note must report the number of
+// logins in aggregates.
 func TestUserOfManyHosts(t *testing.T) {
 	dir := t.TempDir()
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
@@ -861,7 +861,7 @@ func (emptyTable) MatchAddr(netip.Addr) bool { return false }
 func (emptyTable) MatchName([]byte) bool     { return false }
 func (emptyTable) MatchASN(uint32) bool      { return false }
 
-// TestSumsCount checks that an aggregate counts as all of its sessions.
+// TestSumsCount checks that each session in an aggregate is counted.
 func TestSumsCount(t *testing.T) {
 	dir := t.TempDir()
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})

@@ -23,7 +23,7 @@ const (
 	maxName   = 64       // bytes of a name
 )
 
-// magic starts each block. Its last byte is the encoding's version.
+// magic starts each block. The last byte of magic is the encoding's version.
 const magic = "SWB\x01"
 
 // Types of columns.
@@ -32,19 +32,19 @@ const (
 	typeTexts   = 2
 )
 
-// Modes of a run of bytes.
+// Encodings of a run of bytes.
 const (
-	modeConst  = 0 // the same byte
-	modeStored = 1 // the bytes
-	modeZstd   = 2 // a frame of Zstandard
+	modeConst  = 0 // one byte, repeated
+	modeStored = 1 // the bytes, uncompressed
+	modeZstd   = 2 // one Zstandard frame
 )
 
-// Modes of columns of numbers and texts.
+// Encodings of columns.
 const (
-	numbersPlain = 0 // each value, less the lowest
-	numbersDelta = 1 // each difference to the previous value, less the lowest
+	numbersPlain = 0 // each value minus the lowest value
+	numbersDelta = 1 // each difference from the previous value, minus the lowest difference
 	textsPlain   = 0 // each value
-	textsIndex   = 1 // the distinct values, and the index of the distinct value for each value
+	textsIndex   = 1 // the distinct values, followed by the index of each value in them
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -96,9 +96,9 @@ func (b *Buffer) At(i int) []byte {
 
 // Texts is a decoded column of texts. The zero value is a column of empty texts.
 type Texts struct {
-	words   [][]byte // one for each value, or the distinct values
+	words   [][]byte // all values, or only the distinct values if indexed is set
 	indexed bool
-	index   Numbers // with indexed: the position in words of each value
+	index   Numbers // index in words of each value, if indexed is set
 	values  int
 	data    []byte
 }
@@ -117,8 +117,8 @@ func (t *Texts) At(i int) []byte {
 	return nil
 }
 
-// Count calls visit for each text. If the column is indexed, it calls visit once for
-// each distinct text, with the number of occurrences.
+// Count calls visit for each text. If the column is indexed, Count calls visit once for each
+// distinct text, with the number of occurrences.
 func (t *Texts) Count(visit func(text []byte, times int)) {
 	if !t.indexed {
 		for _, w := range t.words {
@@ -138,10 +138,10 @@ func (t *Texts) Count(visit func(text []byte, times int)) {
 // Numbers is a decoded column of numbers. The zero value is a column of zeros.
 type Numbers struct {
 	low   uint64   // the lowest value
-	width int      // bytes of a value in memory: determines the field in use
-	one   []uint8  // values, less the lowest
-	four  []uint32 // the same
-	eight []uint64 // the same
+	width int      // bytes per value in memory, which determine the field in use
+	one   []uint8  // width 1: each value minus low
+	four  []uint32 // width 4: each value minus low
+	eight []uint64 // width 8: each value minus low
 }
 
 // Reset sets all numbers to 0.
@@ -195,7 +195,7 @@ func NewWriter() *Writer {
 	z, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false), zstd.WithLowerEncoderMem(true),
 		zstd.WithSingleSegment(true), zstd.WithWindowSize(1<<20), zstd.WithEncoderLevel(zstd.SpeedDefault))
 	if err != nil {
-		panic(err) // the options are constant
+		panic(err) // impossible: the options are constant
 	}
 	return &Writer{zstd: z}
 }
@@ -252,7 +252,7 @@ func (w *Writer) Finish(dst []byte, rows int) []byte {
 	return dst
 }
 
-// entry adds a column whose data starts at from to the directory.
+// entry adds a column to the directory. from is the offset at which the column's data starts.
 func (w *Writer) entry(name string, typ byte, values, from int) {
 	w.count++
 	w.dir = append(binary.AppendUvarint(w.dir, uint64(len(name))), name...)
@@ -273,9 +273,9 @@ func (w *Writer) putTexts(t *Buffer) {
 	w.putRun(t.data)
 }
 
-// putNumbers appends the mode, the first value for differences, the lowest value, and the
-// width in bytes. A run of bytes follows for each byte of the width, the lowest byte
-// first.
+// putNumbers appends the encoding, the first value if differences are stored, the lowest value, and
+// the width in bytes. One run follows for each byte of the width. The first run contains the lowest
+// byte of each value.
 func (w *Writer) putNumbers(v []uint64) {
 	low, width := span(v)
 	if len(v) > 1 && width > 1 {
@@ -307,7 +307,7 @@ func (w *Writer) putPlanes(v []uint64, low uint64, width int) {
 	}
 }
 
-// putRun appends a run of bytes in the shortest mode.
+// putRun appends a run of bytes in the shortest encoding.
 func (w *Writer) putRun(b []byte) {
 	same := true
 	for _, c := range b {

@@ -237,7 +237,7 @@ func readAll(block []byte) {
 	}
 }
 
-// FuzzReader checks that arbitrary bytes either decode to columns or return an error.
+// FuzzReader checks that decoding arbitrary bytes either succeeds or returns an error.
 func FuzzReader(f *testing.F) {
 	f.Add(sample())
 	f.Add([]byte(magic))

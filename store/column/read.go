@@ -15,7 +15,7 @@ import (
 // next block. The zero value is ready to use.
 type Reader struct {
 	columns []entry
-	left    int // bytes that the columns may still take
+	left    int // bytes of memory that further columns may use
 	rows    int
 	planes  [8][]byte
 	lengths Numbers
@@ -36,7 +36,7 @@ var decoder = func() *zstd.Decoder {
 	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxMemory(MaxBytes),
 		zstd.WithDecodeAllCapLimit(true), zstd.IgnoreChecksum(true))
 	if err != nil {
-		panic(err) // the options are constant
+		panic(err) // impossible: the options are constant
 	}
 	return d
 }()
@@ -88,7 +88,7 @@ func (r *Reader) Name(i int) []byte { return r.columns[i].name }
 // Values returns the number of values in column i.
 func (r *Reader) Values(i int) int { return r.columns[i].values }
 
-// check returns an error if column i has a different type or a wrong checksum.
+// check returns an error if column i does not have the type typ or has a wrong checksum.
 func (r *Reader) check(i int, typ byte) error {
 	e := &r.columns[i]
 	if e.typ != typ {
@@ -214,8 +214,8 @@ func (r *Reader) numbers(p *parser, values int, n *Numbers) {
 	}
 }
 
-// merge sets each number from its bytes in planes, starting with the lowest
-// bytes.
+// merge combines bytes into numbers. The first plane contains the lowest byte of each number, the
+// second plane contains the next byte, and so on.
 func merge[N uint32 | uint64](v []N, planes [][]byte) {
 	if len(planes) == 0 {
 		clear(v)
@@ -232,8 +232,8 @@ func merge[N uint32 | uint64](v []N, planes [][]byte) {
 	}
 }
 
-// sum replaces differences, which are stored relative to the lowest
-// difference, with their sums. The first difference is 0.
+// sum replaces differences with their running totals. Each difference is stored minus low, the
+// lowest difference. The first number is always 0.
 func sum(v []uint64, low uint64) {
 	total := uint64(0)
 	for i := range v {

@@ -12,9 +12,9 @@ import (
 	"scanwatch/internal/text"
 )
 
-// AbuseIPDB accepts bulk reports. The comments in a report are public. A comment
-// consists of a number and fixed sentences from this file. It never includes text from
-// the network, a recipient, or a local name or address.
+// AbuseIPDB accepts bulk reports. The comments in a report are public. A comment consists of a
+// number and fixed sentences from this file. A comment never includes text from the network, a
+// recipient, or a local name or address.
 
 // reportAgain is the minimum interval that AbuseIPDB requires between two reports of an
 // address.
@@ -35,10 +35,10 @@ type offence struct {
 	banned     bool // an offence only of banned hosts
 }
 
-// offences lists the tokens of rules.Tokens that are offences. Bad names, rejected
-// messages and abandoned sessions are not offences. Account abuse is not an offence by
-// the address. A failed login is an offence only if the host is banned, because logins
-// from a phone with an old password also fail.
+// offences lists the tokens of rules.Tokens that are offences. Bad names, rejected messages and
+// abandoned sessions are not offences. Account abuse is not an offence of the address. A failed
+// login is an offence only if the host is banned, because a phone with an outdated password also
+// causes failed logins.
 var offences = []offence{
 	{"scanner", []int{14}, "scans mail servers", false},
 	{"botnet-helo", []int{20, 18}, "greets as a known attack tool does", false},
@@ -62,10 +62,9 @@ func offencesOf(e *Entry) (categories []int, words []string) {
 	return Offences(e.Evidence, e.Kind == Ban && !e.Listed)
 }
 
-// Offences returns AbuseIPDB's categories and the descriptions of the offences
-// in the evidence against a host. banned must not be set for a ban based on a
-// listing in a DNS list: the list can be wrong about a phone with an old
-// password.
+// Offences returns AbuseIPDB's categories and the descriptions of the offences in the evidence
+// against a host. The caller must not set banned for a ban that is based on a DNS list: the list
+// may be wrong, and the host may be a phone with an outdated password.
 func Offences(evidence []string, banned bool) (categories []int, words []string) {
 	for i := range offences {
 		o := &offences[i]

@@ -22,9 +22,9 @@ type State struct {
 type ExportedEntry struct {
 	Prefix  netip.Prefix `json:"prefix"`
 	Expires time.Time    `json:"expires"`
-	// Last is the end of the entry's last session when the entry was exported. Reported
-	// is the time of that export. Both are set only by formats that export active
-	// entries repeatedly.
+	// Last is the end of the entry's last session when the entry was exported. Reported is the time
+	// of that export. Last and Reported are set only by formats that export active entries
+	// repeatedly.
 	Last     time.Time `json:"last,omitzero"`
 	Reported time.Time `json:"told,omitzero"`
 }
@@ -91,8 +91,9 @@ type Changes struct {
 // Changes reports whether the format supports changes.
 func (f *Format) Changes() bool { return f.change != nil }
 
-// WriteChanges writes the changes since the state before, which is nil for a new
-// consumer. It returns the consumer's new state and the number of dropped entries.
+// WriteChanges writes the changes since the consumer's previous state. before is that state, or nil
+// for a new consumer. WriteChanges returns the consumer's new state and the number of dropped
+// entries.
 func (f *Format) WriteChanges(w io.Writer, l *List, before *State) (after *State, dropped int, err error) {
 	if f.change == nil {
 		return nil, 0, fmt.Errorf("format %s has no changes: entries end %s", f.Name, f.Ends)
@@ -141,7 +142,7 @@ func (f *Format) changes(l *List, before *State) (*Changes, *State) {
 		full := f.limit > 0 && len(c.Add) >= f.limit
 		switch {
 		case !ok && full:
-			continue // exported with the next changes
+			continue // the next changes will include this entry
 		case !ok:
 			c.Add = append(c.Add, e)
 		case !full && f.again > 0 && e.Last.Sub(old.Last) >= f.again && l.Made.Sub(old.Reported) >= f.again:
@@ -149,7 +150,7 @@ func (f *Format) changes(l *List, before *State) (*Changes, *State) {
 		case f.again > 0:
 			now.Last, now.Reported = old.Last, old.Reported
 		case now.Expires.Before(e.Expires) && old.Expires.After(half) && !old.Expires.After(e.Expires):
-			now.Expires = old.Expires // it is renewed after half of the maximum
+			now.Expires = old.Expires // renew the entry when half of the maximum time remains
 		case f.Renew && !old.Expires.Equal(now.Expires):
 			remove(old)
 			c.Add = append(c.Add, e)

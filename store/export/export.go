@@ -78,9 +78,9 @@ func (l *List) Disjoint() {
 	l.Entries = out
 }
 
-// Aggregate drops entries that other entries cover and merges pairs of entries
-// that are the two halves of a network. It neither adds an address nor extends
-// an entry. A merged network expires when the first of its halves expires.
+// Aggregate drops entries that other entries cover and merges pairs of entries that are the two
+// halves of a network. Aggregate neither adds an address nor extends an entry. A merged network
+// expires when the first of its halves expires.
 func (l *List) Aggregate() {
 	var out []Entry
 	for _, e := range l.Entries {
@@ -196,8 +196,8 @@ func plain(s string) string {
 	return strings.TrimSpace(string(b))
 }
 
-// Write writes l in format f. It drops entries that f cannot express or that exceed f's
-// limit, and returns their number.
+// Write writes l in format f. Write drops entries that f cannot express or that exceed f's limit,
+// and returns their number.
 func (f *Format) Write(w io.Writer, l *List) (dropped int, err error) {
 	some, dropped := f.fit(l)
 	if over := len(some.Entries) - f.limit; f.limit > 0 && over > 0 { // drop the oldest

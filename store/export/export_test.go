@@ -114,9 +114,9 @@ func TestFormats(t *testing.T) {
 
 func first[T, U any](t T, _ U) T { return t }
 
-// TestAggregate checks Aggregate with random lists. The result must cover exactly the
-// listed addresses. No address may be listed for a longer time, and a network's two
-// halves must be merged.
+// TestAggregate checks Aggregate with random lists. The result must cover exactly the listed
+// addresses. No address may be listed for a longer time than before, and a network's two halves
+// must be merged.
 func TestAggregate(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for range 300 {
@@ -213,7 +213,7 @@ func FuzzReadState(f *testing.F) {
 		}
 		var b bytes.Buffer
 		if err := WriteState(&b, s); err != nil {
-			t.Skip(err) // a year that JSON does not have
+			t.Skip(err) // JSON cannot express this year
 		}
 		again, err := ReadState(&b)
 		if err != nil || len(again.Entries) != len(s.Entries) {
@@ -308,9 +308,8 @@ func BenchmarkWrite(b *testing.B) {
 	}
 }
 
-// TestLongTimeout checks entries that exceed a consumer's maximum timeout. An export
-// must renew such an entry before it expires at the consumer, but most exports must
-// not.
+// TestLongTimeout checks entries that exceed a consumer's maximum timeout. Such an entry must be
+// renewed before it expires at the consumer. Most exports must not renew it.
 func TestLongTimeout(t *testing.T) {
 	const day = 24 * time.Hour
 	f := FormatByName("ipset")
@@ -334,9 +333,8 @@ func TestLongTimeout(t *testing.T) {
 	}
 }
 
-// TestReportAgain checks that a host is reported at most every 15 minutes, counted from
-// the last report instead of the reported session, and that a host without an offence
-// is not reported.
+// TestReportAgain checks that a host is reported at most every 15 minutes. This time starts at the
+// last report, not at the reported session. A host without an offence must not be reported.
 func TestReportAgain(t *testing.T) {
 	f := FormatByName("abuseipdb")
 	var state *State

@@ -10,7 +10,7 @@ type Format struct {
 	Name  string
 	Short string // the consumer, in the help text
 	Load  string // the command that loads FILE, the output
-	Ends  string // when an entry ends at the consumer, after "entries end"
+	Ends  string // completes the sentence "entries end ...": when the consumer drops an entry
 
 	// Only is 32 if the format supports only IPv4, 128 if it supports only IPv6, and 0
 	// if it supports both.

@@ -12,7 +12,7 @@ import (
 
 // This file contains the formats for mail servers.
 
-// spamd.conf(5) reads this format with the method "file".
+// spamd-setup(8) reads this format if spamd.conf(5) specifies the method "file".
 
 func writeSpamd(w *bufio.Writer, l *List) {
 	heading(w, "#", "spamd", l, "spamd-setup -b; in spamd.conf, with scanwatch in the list all:",
@@ -22,9 +22,9 @@ func writeSpamd(w *bufio.Writer, l *List) {
 	}
 }
 
-// reply returns a mail server's reply to the host e. The reply is temporary if a
-// legitimate server would still be retrying when the entry ends (RFC 5321 section
-// 4.5.4.1), as in the filter's replies.
+// reply returns a mail server's reply to the host e. The reply is temporary if the entry ends while
+// a legitimate server would still be retrying (RFC 5321 section 4.5.4.1). The filter's replies
+// follow the same rule.
 func (e *Entry) reply(made time.Time) (code, status, text string) {
 	code, status = "554", "5.7.1"
 	if e.Expires.Sub(made) <= 48*time.Hour {

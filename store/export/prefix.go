@@ -32,7 +32,7 @@ func expand(p netip.Prefix, unit int, f func(netip.Prefix)) {
 	}
 }
 
-// parts splits p into numbers of unit bits, which are decimal for 8 bits and hexadecimal
+// parts splits p into numbers of unit bits. The numbers are decimal if unit is 8, and hexadecimal
 // otherwise.
 func parts(p netip.Prefix, unit int) (list []string) {
 	b := p.Addr().AsSlice()

@@ -35,7 +35,7 @@ func writeCrowdSec(w *bufio.Writer, l *List) {
 		if i > 0 {
 			fmt.Fprint(w, ",")
 		}
-		line, _ := json.Marshal(l.Entries[i].decision(l.Made)) // cannot fail: only strings
+		line, _ := json.Marshal(l.Entries[i].decision(l.Made)) // cannot fail, because all fields are strings
 		fmt.Fprintf(w, "\n%s", line)
 	}
 	fmt.Fprint(w, "\n]\n")

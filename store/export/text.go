@@ -59,7 +59,7 @@ func (e *Entry) json() jsonEntry {
 func writeJSON(w *bufio.Writer, l *List) {
 	out := json.NewEncoder(w)
 	for i := range l.Entries {
-		_ = out.Encode(l.Entries[i].json()) // w keeps the error
+		_ = out.Encode(l.Entries[i].json()) // w stores the error until it is flushed
 	}
 }
 

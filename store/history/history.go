@@ -33,10 +33,9 @@ type Visitor struct {
 // ErrStop ends a walk without an error.
 var ErrStop = errors.New("stop")
 
-// Walk calls all visitors for each record of a session that ended at or after since and
-// before until, in one pass. A zero time means no limit. Walk returns the first
-// error returned by a visitor. If the directory has no records, Walk returns
-// nil.
+// In one pass, Walk calls all visitors for each record of a session that ended in the period. The
+// period includes since and excludes until. A zero time means no limit. Walk returns the first
+// error returned by a visitor. If the directory has no records, Walk returns nil.
 func Walk(r Records, since, until time.Time, all ...Visitor) error {
 	for i := range all {
 		if all[i].Session == nil || all[i].Sum == nil {

@@ -50,7 +50,7 @@ func TestWalk(t *testing.T) {
 	}{
 		{time.Time{}, time.Time{}, []string{"a session 0", "b session 0", "a sum 1", "b sum 1", "a session 2", "b session 2"}},
 		{noon.Add(time.Second), noon.Add(2 * time.Minute), []string{"a sum 1", "b sum 1"}},
-		{time.Unix(-1, 0), noon.Add(time.Second), []string{"a session 0", "b session 0"}}, // a clock in 1970
+		{time.Unix(-1, 0), noon.Add(time.Second), []string{"a session 0", "b session 0"}}, // the clock shows 1970
 		{time.Time{}, time.Unix(-1, 0), nil},
 	} {
 		var seen []string

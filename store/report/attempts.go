@@ -14,9 +14,9 @@ const (
 	// harvestFrom is the minimum number of unknown recipients, in one local domain and
 	// one session, that counts as a directory harvest.
 	harvestFrom = 5
-	// harvestSlow is the minimum number of unknown recipients in the whole period that
-	// counts as a directory harvest, for a host without accepted mail. It detects hosts
-	// that test one recipient in each session.
+	// harvestSlow is the minimum number of unknown recipients in the whole period that counts as a
+	// directory harvest, for a host without accepted mail. harvestSlow detects hosts that test one
+	// recipient in each session.
 	harvestSlow = 20
 	maxAttempts = 3 // domains of an Attempt
 )
@@ -24,12 +24,12 @@ const (
 // tried counts a source's rejected recipients in a domain.
 type tried struct {
 	refused, sessions uint32
-	last, now, most   uint32 // the last record, its number of recipients, and the maximum for one session
+	last, now, most   uint32 // the last record, its number of recipients, and the maximum for one record
 }
 
 // attempts counts rejected recipients.
 type attempts struct {
-	domains names // of recipients; extra counts the accepted ones
+	domains names // the recipients' domains; extra is the number of accepted recipients
 	tried   entries[uint64, tried]
 }
 
@@ -62,7 +62,7 @@ func (c *Collector) rcpt(s *store.Step) {
 	}
 	t := d.tried
 	switch {
-	case t == nil && n.Erased: // without an address it is not in the list
+	case t == nil && n.Erased: // a source without an address is not listed
 		return
 	case t == nil:
 		c.dropped["attempts"] += int(count)
@@ -81,9 +81,8 @@ func (c *Collector) rcpt(s *store.Step) {
 	t.refused += count
 }
 
-// find sets a recipient's domain. An address without a domain is local. find
-// returns false at the limit, and for the domains that an aggregate counts
-// without naming them.
+// find sets a recipient's domain. An address without a domain is local. find returns false if there
+// are too many domains, or if an aggregate does not name the domain.
 func (a *attempts) find(n *current, recipient []byte) bool {
 	d := &n.domain
 	domain := recipient[bytes.LastIndexByte(recipient, '@')+1:]
@@ -141,17 +140,17 @@ func (a *attempts) byClient(from *clients) []clientTried {
 	return merged
 }
 
-// An attempt combines a source's adjacent clientTried elements, which start at index
-// at.
+// An attempt combines the clientTried elements of one source. at is the index of the first of these
+// adjacent elements.
 type attempt struct {
 	client, refused, sessions uint32
 	at                        int
 }
 
-// list splits the attempts into harvests, which are rejected recipients in local
-// domains, and relay probes, which are recipients in other domains. A domain is local
-// if a recipient in it was accepted from an unauthenticated client. list returns at
-// most top sources of each kind, and the number of omitted sources.
+// list returns the sources of each kind, and the number of omitted sources. top limits the length
+// of each list. Directory harvests are rejected recipients in local domains, and relay probes are
+// recipients in other domains. A domain is local if a recipient in it was accepted from an
+// unauthenticated client.
 func (a *attempts) list(top int, from *clients) (harvest, relay []Attempt, more [2]int) {
 	tried := a.byClient(from)
 	var all [2][]attempt
@@ -192,8 +191,7 @@ func (a *attempts) listOf(x *clientTried, from *clients) (list int, ok bool) {
 	return 1, true
 }
 
-// view converts x to the form that reports print. tried starts with the elements of x's
-// source.
+// view converts x to its printable form. tried starts with the elements of x's source.
 func (a *attempts) view(x attempt, list int, tried []clientTried, from *clients) Attempt {
 	src := from.view(x.client)
 	v := Attempt{Address: src.Address, RDNS: src.RDNS, Refused: int(x.refused), Sessions: min(int(x.sessions), src.Sessions)}

@@ -48,7 +48,7 @@ type weekChart struct {
 	Height      int
 	Labels      []timeLabel
 	Days        []weekDay
-	Most        string // the number of the darkest cell
+	Most        string // session count of the darkest cell
 	Table       *table
 }
 
@@ -61,7 +61,7 @@ type weekDay struct {
 type weekCell struct {
 	X, Center   string
 	Text, Title string
-	Level       string // of shade; empty if the hour is not in the period
+	Level       string // shade of the cell; empty if the hour is not in the period
 }
 
 // Heights of a weekChart's heading and rows in CSS pixels.
@@ -146,7 +146,7 @@ func short(n int) string {
 	return strconv.Itoa(n/1_000_000) + "M"
 }
 
-// ceiling returns a round number that is at least n, and whose half is also round.
+// ceiling returns a round number that is at least n. Half of the result is also a round number.
 func ceiling(n int) int {
 	for unit := 1; ; unit *= 10 {
 		for _, round := range []int{2, 4, 6, 8, 10} {

@@ -16,9 +16,9 @@ import (
 // Summary.NotListed. If all lists are full, they use about 50 MB, and Summary uses
 // another 10 MB.
 const (
-	maxSources  = 130_000 // in lists; more are only counted
+	maxSources  = 130_000 // listed sources; further sources are only counted
 	maxNames    = 100_000 // HELO names
-	maxDomains  = 50_000  // of recipients
+	maxDomains  = 50_000  // domains of recipients
 	maxOrgs     = 5_000
 	maxTried    = 100_000 // pairs of a source and a domain
 	maxTokens   = 1_000
@@ -35,14 +35,14 @@ type Collector struct {
 	record     uint32 // number of the current record, from 1
 	now        current
 	steps      steps
-	visit      func(*store.Step) bool // of steps
+	visit      func(*store.Step) bool // counts a step
 	aggregated int                    // sessions in aggregates
 	erased     int                    // sessions whose address the operator has removed
-	days       spans[DayCount]        // by start
+	days       spans[DayCount]        // counters of days, by the day's start
 	daysUntil  time.Time              // when the day counters were read; zero: there are none
-	clock      func() time.Time       // for daysUntil
+	clock      func() time.Time       // system clock, compared with daysUntil
 	quarters   spans[Span]            // quarters of an hour
-	dropped    map[string]int         // sessions over a limit, by limit
+	dropped    map[string]int         // sessions that exceeded a limit, by name of the limit
 
 	remote, authenticated, local Totals
 
@@ -59,7 +59,7 @@ type lists struct {
 	rules    ruleList
 	suspects entries[suspectKey, suspect]
 	latest   latest
-	logins   map[address]uint32 // sessions with a login by address
+	logins   map[address]uint32 // by address: number of sessions with a login
 	users    *Users
 }
 
@@ -67,15 +67,15 @@ type lists struct {
 type current struct {
 	*store.Record
 	sum       bool
-	source    *source // nil if it has none, or over the limit
-	number    uint32  // of source
+	source    *source // nil if the record has no source, or if there are too many sources
+	number    uint32  // number of the source
 	found     bool
 	worst     worst
 	certain   bool // evidence of high confidence about behaviour
 	abuse     bool // evidence of behaviour that no mail server shows
 	byFilter  bool // a filter has rejected the next recipient
 	refusals  [maxRefusals]refusal
-	rules     int      // in refusals
+	rules     int      // number of elements in refusals
 	rejection decision // the last enforced rejection, or otherwise the last observed one
 	reference uint64   // the last reference to a rejected session of an aggregate
 	sender    []byte
@@ -140,8 +140,8 @@ func NewCollector(number func(netip.Addr) uint64) *Collector {
 	return c
 }
 
-// Visitor returns a visitor that adds all records to c. It returns an error for a
-// record with corrupt steps.
+// Visitor returns a visitor that adds all records to c. The visitor returns an error for a record
+// with corrupt steps.
 func (c *Collector) Visitor() history.Visitor {
 	kinds := c.steps.kinds()
 	if c.lists != nil {
@@ -165,7 +165,8 @@ func (c *Collector) Add(r *store.Record) error {
 	if r.Erased {
 		c.erased += r.Many()
 	}
-	// Aggregates are always counted, because most of their sessions end earlier.
+	// Always count aggregates, because most of an aggregate's sessions end before the aggregate
+	// does.
 	uncounted := !c.now.sum && !c.daysUntil.IsZero() && r.End.After(c.daysUntil) && !r.End.After(c.clock())
 	if day := c.days.at(r.End); day != nil && !uncounted {
 		day.Sessions += r.Many()
@@ -188,8 +189,8 @@ func (c *Collector) Add(r *store.Record) error {
 	return c.addRemote()
 }
 
-// addAuthenticated counts the rejections in a session with a login. No other
-// list includes sessions with a login.
+// addAuthenticated counts the rejections in a session with a login. Such a session is not counted
+// in any other list.
 func (c *Collector) addAuthenticated() error {
 	if c.lists == nil {
 		return nil
@@ -275,9 +276,9 @@ func (c *Collector) step(s *store.Step) bool {
 // times returns the number of sessions with a step.
 func times(s *store.Step) int { return max(int(s.Times), 1) }
 
-// count adds the number of sessions with a step to a counter. last is the number of the
-// record for which the counter was last increased, so that a session counts only once.
-// The tallies of an aggregate belong to different sessions.
+// count adds the number of sessions with a step to a counter. last is the number of the record that
+// last increased the counter, so that count counts a session only once. The tallies of an aggregate
+// belong to different sessions, so all of them are counted.
 func (c *Collector) count(counter *uint32, last *uint32, s *store.Step) {
 	if *last != c.record || c.now.sum {
 		*last = c.record
@@ -285,7 +286,7 @@ func (c *Collector) count(counter *uint32, last *uint32, s *store.Step) {
 	}
 }
 
-// countName counts a name and returns its index, or -1 at the limit.
+// countName counts a name and returns its index, or -1 if there are too many names.
 func (c *Collector) countName(n *names, what string, text []byte, s *store.Step) int {
 	i := n.find(text)
 	if i < 0 {
@@ -300,8 +301,8 @@ func (c *Collector) countName(n *names, what string, text []byte, s *store.Step)
 // Flags for evidence that is treated specially in the search for possible
 // false positives.
 const (
-	// evidenceWeak marks evidence that does not distinguish attackers. Rejected clients
-	// deliver no mail, and many legitimate servers have bad greetings.
+	// evidenceWeak marks evidence that legitimate clients also cause. For example, a rejected
+	// client delivers no mail, and many legitimate servers send bad greetings.
 	evidenceWeak = 1 << iota
 	// evidenceRecipients marks evidence that is also normal for mailing lists, because
 	// some members no longer have a mailbox.
@@ -344,7 +345,7 @@ func (c *Collector) finding(s *store.Step) {
 	n.abuse = n.abuse || high && e.extra&(evidenceWeak|evidenceRecipients) == 0
 	found := worst{rank: rank(s.Confidence, e.extra>>severityShift&severityMask), evidence: 1 + uint16(i)}
 	if len(s.Org) == 0 {
-		if n.sum && e.extra&evidenceNamed != 0 { // a full aggregate omits it
+		if n.sum && e.extra&evidenceNamed != 0 { // a full aggregate omits the organisation
 			c.dropped["organisations"] += times(s)
 		}
 	} else if o := c.countName(&c.orgs, "organisations", s.Org, s); o >= 0 {
@@ -360,8 +361,8 @@ func (c *Collector) finding(s *store.Step) {
 // function, the report has no lists of AS numbers and countries.
 func (c *Collector) Locate(place func(netip.Addr) Place) { c.locate = place }
 
-// For each source, the evidence with the highest confidence is listed or,
-// if the confidence is equal, the more severe evidence.
+// Each source is listed with its evidence of the highest confidence. If the confidence is equal,
+// the more severe evidence is listed.
 const (
 	severityShift = 8
 	severityMask  = 3
@@ -384,8 +385,8 @@ func severity(token string) uint32 {
 
 // worst holds a source's worst evidence and its organisation.
 type worst struct {
-	rank          uint8  // 0: none
-	orgRank       uint8  // of the evidence that named the organisation
+	rank          uint8  // 0: no evidence
+	orgRank       uint8  // rank of the evidence that named the organisation
 	evidence, org uint16 // 1 + index in the evidence and organisations of a Collector
 }
 
@@ -439,7 +440,7 @@ func (c *Collector) ban(s *store.Step) {
 
 func (c *Collector) greeting(s *store.Step) {
 	if len(s.Text) == 0 {
-		if c.now.sum { // further names
+		if c.now.sum { // names that a full aggregate does not list
 			c.dropped["HELO names"] += times(s)
 		}
 		return
@@ -453,8 +454,8 @@ func (c *Collector) filter(s *store.Step) {
 	c.now.byFilter = s.Phase == smtp.PhaseRcptTo && s.Decision >= smtp.Reject
 }
 
-// names counts sessions by name. Its entries contain no pointers, which the garbage
-// collector would have to follow.
+// names counts sessions by name. The entries contain no pointers, which the garbage collector would
+// have to follow.
 type names struct {
 	limit int
 	slots []slot
@@ -463,7 +464,7 @@ type names struct {
 }
 
 type name struct {
-	text     uint32 // in texts
+	text     uint32 // number of the name in texts
 	sessions uint32
 	last     uint32 // the record that was last counted
 	// extra depends on the type of name. For evidence, extra is a set of flags. For an
@@ -472,7 +473,7 @@ type name struct {
 	extra uint32
 }
 
-// newNames returns an empty names with room for limit names of the maximum length.
+// newNames returns an empty set of names. limit is the maximum number of names.
 func newNames(limit int) names {
 	return names{limit: limit, texts: arena{limit: limit*258 + 2*chunkBytes}}
 }
@@ -484,7 +485,7 @@ func (n *names) text(i int) []byte { return n.texts.get(n.list[i].text) }
 // aggregates.
 const maxName = 128
 
-// printed returns name index-1, or "" if index is 0.
+// printed returns the printable text of the name with the number index-1, or "" if index is 0.
 func (n *names) printed(index uint16) string {
 	if index == 0 {
 		return ""
@@ -492,7 +493,8 @@ func (n *names) printed(index uint16) string {
 	return text.Escape(n.text(int(index - 1)))
 }
 
-// find returns the index of a name, or -1 at the limit. A name may contain any bytes.
+// find returns the index of a name, or -1 if there are too many names. A name may contain any
+// bytes.
 func (n *names) find(text []byte) int {
 	text = text[:min(len(text), maxName)]
 	if len(n.list)*8 >= len(n.slots)*7 {
@@ -536,7 +538,7 @@ var textSeed = maphash.MakeSeed()
 // found without a search.
 type spans[T any] struct {
 	length, limit int64
-	all           map[int64]*T // by the number of the span since 1970
+	all           map[int64]*T // keyed by the number of the span since 1970
 	last          *T
 	number        int64
 }
@@ -580,7 +582,7 @@ type arena struct {
 
 const chunkBytes = 1 << 16
 
-// add returns the number of a text, or 0 at the limit.
+// add returns the number of a text, or 0 if the arena is full.
 func (a *arena) add(text []byte) uint32 {
 	text = text[:min(len(text), 255)]
 	last := len(a.chunks) - 1
@@ -607,10 +609,10 @@ func (a *arena) get(number uint32) []byte {
 // recipientDomain caches the domain of the previous recipient, because the next
 // recipient often has the same domain.
 type recipientDomain struct {
-	text   []byte // as written
+	text   []byte // domain as the client wrote it
 	number uint32
 	valid  bool
-	tried  *tried // by the source; nil if unknown
+	tried  *tried // counts for the source and this domain; nil if unknown
 }
 
 func (d *recipientDomain) is(text []byte) bool { return d.valid && bytes.Equal(d.text, text) }

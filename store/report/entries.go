@@ -24,9 +24,8 @@ type entry[K comparable, V any] struct {
 
 const pageEntries = 1 << 10
 
-// A slot of a hash table stores 1 + the number of an entry in the lower bits.
-// The upper bits store part of the hash, which avoids most comparisons with
-// other entries. A slot of 0 is free.
+// The lower bits of a hash table's slot store the number of an entry, plus 1. The upper bits store
+// part of the hash, which avoids most comparisons with other entries. A slot of 0 is free.
 type slot uint32
 
 const slotBits = 18 // more than all limits
@@ -44,10 +43,10 @@ func (t *entries[K, V]) at(i uint32) *entry[K, V] {
 	return &t.pages[i/pageEntries][i%pageEntries]
 }
 
-// find returns the number of a key's entry. For a new key, it adds an entry, or returns
-// false at the limit.
+// find returns the number of a key's entry. For a new key, it adds an entry, or returns false if
+// there are too many entries.
 func (t *entries[K, V]) find(k K) (i uint32, ok bool) {
-	if int(t.n)*8 >= len(t.slots)*7 { // only a few of the entries in between are compared
+	if int(t.n)*8 >= len(t.slots)*7 { // a fuller table is still fast, because like avoids most comparisons
 		t.grow()
 	}
 	hash := t.hash(k)

@@ -13,8 +13,8 @@ type Hour struct {
 	Covered         bool // the period includes a part of the hour
 }
 
-// hours adds up the sessions in quarters for each hour of the week, in the time
-// zone of since. It returns nil if there are no sessions.
+// hours adds up the session counts of quarter-hours for each hour of the week. Hours are in since's
+// time zone. hours returns nil if there are no sessions.
 func hours(quarters map[int64]*Span, since, until time.Time) *Hours {
 	if len(quarters) == 0 {
 		return nil

@@ -20,8 +20,7 @@ func plainLines(columns int, zone *time.Location) *lines {
 	return &lines{style: text.Style{Columns: columns}, zone: zone}
 }
 
-// section starts a section if n, its number of lines, is positive. It reports whether
-// it did.
+// section starts a section of n lines. If n is 0, it writes nothing and returns false.
 func (l *lines) section(title string, n int) bool {
 	if n > 0 {
 		l.WriteString("\n" + l.style.Title(title) + "\n")

@@ -59,8 +59,8 @@ func Metrics(w io.Writer, all []Metric) error {
 	return err
 }
 
-// Metrics returns the metrics of a report on the last day. All metrics are gauges,
-// because the period moves. Labels may contain rule names, but never clients' text.
+// Metrics returns the metrics of a report on the last day. All metrics are gauges, because a value
+// can decrease when the period moves. Labels may contain rule names, but never clients' text.
 func (s *Summary) Metrics() []Metric {
 	const day = "scanwatch_last_day_"
 	one := func(n int) []Sample { return []Sample{{nil, float64(n)}} }

@@ -56,14 +56,14 @@ type Bans struct {
 type ActiveBan struct {
 	Prefix   string
 	Name     string // reverse DNS name and organisation; may be empty
-	Rule     string // or the reason of the operator
+	Rule     string // name of the rule, or the operator's reason
 	On       string // the other host that imposed the ban, as in " on mx1"; empty for this host
 	Since    time.Time
 	Until    time.Time
 	Times    int // consecutive offences, including this one
 	Attempts int // connections during the ban
 	Manual   bool
-	Observed bool // not enforced
+	Observed bool // the ban is not enforced
 }
 
 // Figures holds the main figures of a period, without local and authenticated sessions.

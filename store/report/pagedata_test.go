@@ -210,8 +210,8 @@ func TestRejectionsOfBan(t *testing.T) {
 	}
 }
 
-// TestErased checks that the report counts the sessions of erased addresses
-// separately and not as items beyond a memory limit.
+// TestErased checks that the report counts the sessions of erased addresses separately. Such
+// sessions must not count as items beyond a memory limit.
 func TestErased(t *testing.T) {
 	erased := session(t, 1, "192.0.2.1", noon, mail("(erased)"), rcpt("(erased)", smtp.ResultPermfail, 0, ""), rejected("harvest", true))
 	erased.Src, erased.Erased = netip.AddrPort{}, true

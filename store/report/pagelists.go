@@ -12,7 +12,7 @@ import (
 	"scanwatch/rules"
 )
 
-// decisions returns the cells for the columns whose names decided returns.
+// decisions returns the cells with rejected sessions. The function decided names their columns.
 func decisions(t *Totals, refused, observed bool) (cells []any) {
 	if refused {
 		cells = append(cells, t.Refused)
@@ -275,7 +275,7 @@ func (p *Page) rules() pageSection {
 		Notes: []string{"Sessions that a rule decided, enforced or observed; bans; and decisions and bans withheld from exempt hosts."}}
 }
 
-// returns returns the section on returning hosts.
+// returns creates the section on returning hosts.
 func (p *Page) returns(zone *time.Location) pageSection {
 	c := pageSection{ID: "returns", Title: "Returning hosts"}
 	r := p.Returns

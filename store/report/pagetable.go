@@ -12,17 +12,17 @@ const (
 	maxRows    = 1_000 // rows of a table on the page
 	firstRows  = 10    // rows that are shown first
 	fewRows    = 5     // rows that need no filter
-	maxFilters = 10    // page.html has a rule for each
+	maxFilters = 10    // page.html has a style rule for each filter
 )
 
-// A table is a table on the page.
+// A table holds the rows and filters of a table on the page.
 type table struct {
-	Caption string // for screen readers
+	Caption string // description for screen readers
 	Heads   []head
 	Rows    []tableRow
 	Filters []filter // the first is active
 	More    int
-	Wide    bool   // has many columns: a row is a card on narrow screens
+	Wide    bool   // the table has many columns, so each row is a card on narrow screens
 	Empty   string // replaces a table without rows
 }
 
@@ -45,7 +45,7 @@ type cell struct {
 	Code         bool
 	Time, Long   bool
 	Width, Found string
-	Level        string // of shade; empty: none
+	Level        string // shade of the cell; empty: none
 }
 
 // A filter shows only the rows that have its mark.

@@ -11,7 +11,7 @@ import (
 // text may be hostile.
 type Place struct {
 	AS      string // number, such as AS64500
-	Org     string // of the AS number
+	Org     string // name of the organisation that has the AS number
 	Country string // two letters
 }
 

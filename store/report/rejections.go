@@ -16,12 +16,11 @@ const maxLatest = 1_000
 // ErasedAddress replaces the source of a session whose address the operator has erased.
 const ErasedAddress = "an erased address"
 
-// A Rejection is a session that a rule or ban rejected or would have rejected.
-// An aggregate is represented by a single Rejection for its last session, as
-// are all sessions that one ban rejected.
+// A Rejection is a session that a rule or ban rejected or would have rejected. If it represents an
+// aggregate, or all sessions that one ban rejected, it describes the last of these sessions.
 type Rejection struct {
 	Session   string `json:"session"`   // id
-	Reference string `json:"reference"` // id in the reply: of a banned client, the session that caused the ban
+	Reference string `json:"reference"` // id in the reply; for a banned client, the session that caused the ban
 	End       Time   `json:"end"`
 	Address   string `json:"address,omitempty"`
 	Erased    bool   `json:"erased,omitempty"` // the operator has removed the address
@@ -31,7 +30,7 @@ type Rejection struct {
 	Rule      string `json:"rule"`
 	Phase     string `json:"phase"`
 	Enforced  bool   `json:"enforced"`
-	Sessions  int    `json:"sessions"` // 1, or the number of sessions of the aggregate or of the ban
+	Sessions  int    `json:"sessions"` // number of sessions in the aggregate or rejected by the ban; otherwise 1
 }
 
 // decision is a rejection in the current record.
@@ -42,9 +41,8 @@ type decision struct {
 	cause    uint64 // the session that caused the ban of the client; 0 without one
 }
 
-// latest is a ring buffer of the latest rejections. If the buffer is full, the oldest
-// rejection is at next. A new rejection reuses the memory of the oldest rejection's
-// text.
+// latest is a ring buffer of the latest rejections. If the buffer is full, the oldest rejection is
+// at the index next. A new rejection reuses the memory of the oldest rejection's text.
 type latest struct {
 	all  []rejection
 	next int
@@ -89,9 +87,9 @@ func (l *latest) add(n *current) {
 	}
 }
 
-// list returns the latest top rejections and the number of remaining stored
-// rejections. All sessions that one ban rejected form a single entry, because a
-// banned host could otherwise fill the list.
+// list returns the latest rejections, and the number of remaining stored rejections. top limits the
+// length of the list. All sessions that one ban rejected form a single entry, because a banned host
+// could otherwise fill the list.
 func (l *latest) list(top int) (list []Rejection, more int) {
 	type cause struct {
 		src       netip.Addr

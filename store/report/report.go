@@ -6,10 +6,10 @@
 // and they contain only text that has passed text.Escape.
 //
 // The page draws its own charts. The maintained chart libraries for Go (gonum/plot,
-// go-analyze/charts) write SVG with fixed sizes and colours, which neither fits on a
-// phone nor follows the reader's colour scheme. Their charts also lack a title and
-// description for screen readers. gosvgchart follows the colour scheme, but scales text
-// with the width, and no other module imports it.
+// go-analyze/charts) write SVG with fixed sizes and colours. Such charts do not fit on a phone,
+// ignore the reader's colour scheme, and lack a title and description for screen readers.
+// gosvgchart follows the colour scheme, but scales text with the width, and no other module imports
+// it.
 package report
 
 import (
@@ -57,11 +57,11 @@ type Summary struct {
 	Schema    int      `json:"schema"` // text.Schema
 	Since     Time     `json:"since"`
 	Until     Time     `json:"until"`
-	Mode      string   `json:"mode,omitempty"`   // observe or enforce, now
-	Policy    string   `json:"policy,omitempty"` // describes the configuration, now
+	Mode      string   `json:"mode,omitempty"`   // current mode: observe or enforce
+	Policy    string   `json:"policy,omitempty"` // description of the current configuration
 	Problems  []string `json:"problems"`
-	Remote    Totals   `json:"remote"`    // unauthenticated clients, the only ones in the lists
-	Addresses int      `json:"addresses"` // of IPv6, the number of /64s
+	Remote    Totals   `json:"remote"`    // unauthenticated clients; the lists contain only these
+	Addresses int      `json:"addresses"` // number of addresses; all addresses of an IPv6 /64 count as one
 	// AddressesError is the maximum error of Addresses in percent, with a probability
 	// of 98 %. If the number is exact, AddressesError is 0.
 	AddressesError int              `json:"addresses_error,omitempty"`
@@ -69,12 +69,12 @@ type Summary struct {
 	Local          Totals           `json:"local"`
 	Aggregated     int              `json:"aggregated"`          // sessions in aggregates
 	Erased         int              `json:"erased,omitempty"`    // sessions whose address the operator has removed
-	Unwritten      int              `json:"unwritten,omitempty"` // sessions in aggregates that the filter will write
+	Unwritten      int              `json:"unwritten,omitempty"` // sessions in aggregates that the filter has not written yet
 	NotKept        NotKept          `json:"not_kept"`
 	Suspects       []SuspectRefusal `json:"possible_false_positives"` // rejections that may have affected legitimate mail
 	SuspectHosts   SuspectHosts     `json:"possible_false_positive_hosts"`
 	Timeline       []Span           `json:"timeline"`
-	Hours          *Hours           `json:"-"` // nil without sessions
+	Hours          *Hours           `json:"-"` // nil if there are no sessions
 	Rules          []Rule           `json:"rules"`
 	Evidence       []Name           `json:"evidence"`
 	Organisations  []Name           `json:"organisations"`
@@ -91,7 +91,7 @@ type Summary struct {
 	Auth           []Source         `json:"auth"`
 	Attacked       []AttackedUser   `json:"attacked_accounts"`
 	More           map[string]int   `json:"more"`       // number of omitted lines by list
-	NotListed      map[string]int   `json:"not_listed"` // items over the memory limits, which are only in the totals
+	NotListed      map[string]int   `json:"not_listed"` // items over the memory limits, which only the totals include
 }
 
 // NotKept counts the sessions on the report's days (UTC) whose records were removed or
@@ -108,11 +108,11 @@ type DayCount struct {
 	Sessions, Mails int
 }
 
-// Compare counts the sessions without a record on the given days after since. unwritten
-// is the number of the last day's sessions that the filter has yet to write.
+// Compare counts the sessions that have no record. Days before since are ignored. unwritten is the
+// number of the last day's sessions that the filter has yet to write.
 func (c *Collector) Compare(days []DayCount, since time.Time, unwritten int) (n NotKept) {
 	for i, d := range days {
-		if d.Day.Before(since) || !c.daysUntil.IsZero() && d.Day.After(c.daysUntil) { // a wrong clock
+		if d.Day.Before(since) || !c.daysUntil.IsZero() && d.Day.After(c.daysUntil) { // outside the period, or the clock was wrong
 			continue
 		}
 		kept := c.days.get(d.Day)
@@ -142,15 +142,15 @@ type Rule struct {
 type Name struct {
 	Name     string `json:"name"`
 	Sessions int    `json:"sessions"`
-	Evidence string `json:"evidence,omitempty"` // for an organisation: the first evidence that identified it
+	Evidence string `json:"evidence,omitempty"` // for an organisation: the evidence that first identified it
 }
 
 // A Source counts a source's sessions.
 type Source struct {
-	Address      string `json:"address"` // or the /64 of several IPv6 addresses
+	Address      string `json:"address"` // an address, or the /64 of several IPv6 addresses
 	RDNS         string `json:"rdns,omitempty"`
 	Organisation string `json:"organisation,omitempty"`
-	Evidence     string `json:"evidence,omitempty"` // the worst
+	Evidence     string `json:"evidence,omitempty"` // the source's worst evidence
 	Logins       int    `json:"logins,omitempty"`   // sessions with a login, which are not in the other numbers
 	Last         Time   `json:"last"`               // end of the last session
 	Banned       Time   `json:"banned_until,omitzero"`
@@ -160,7 +160,7 @@ type Source struct {
 
 // An Attempt counts a source's rejected recipients.
 type Attempt struct {
-	Address  string   `json:"address"` // as in Source
+	Address  string   `json:"address"` // address or /64, as in Source
 	RDNS     string   `json:"rdns,omitempty"`
 	Sessions int      `json:"sessions"` // an upper bound: a session may count for several domains
 	Refused  int      `json:"refused"`
@@ -168,8 +168,8 @@ type Attempt struct {
 	domains  int
 }
 
-// Summary returns the report. The list of evidence is complete. All other lists have at
-// most top lines.
+// Summary returns the report. The list of evidence is complete. top limits the length of each other
+// list.
 func (c *Collector) Summary(since, until time.Time, top int, problems []string) *Summary {
 	s := &Summary{
 		Schema: text.Schema,
@@ -219,8 +219,8 @@ func (c *Collector) Summary(since, until time.Time, top int, problems []string) 
 	return s
 }
 
-// sessionsOf returns the top names with the most sessions, in descending order.
-// evidence is set for organisations.
+// sessionsOf returns the names in descending order of their sessions. top limits the length of the
+// list. If n holds organisations, evidence holds the evidence tokens; otherwise, evidence is nil.
 func (s *Summary) sessionsOf(list string, n *names, top int, evidence *names) []Name {
 	order := make([]uint32, len(n.list))
 	for i := range order {

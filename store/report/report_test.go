@@ -312,7 +312,7 @@ func TestReportDoesNotDependOnOrder(t *testing.T) {
 		for i := range order {
 			name := order[(start+i)%len(order)]
 			if name == "guess" || name == "scanner" {
-				continue // of one address, with and without a name
+				continue // both sessions have the same address, one with a name and one without
 			}
 			if err := c.Add(all[name]); err != nil {
 				t.Fatal(err)

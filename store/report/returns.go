@@ -15,8 +15,8 @@ import (
 	"scanwatch/store/history"
 )
 
-// returnSteps lists the periods within which returning hosts are counted. They are
-// usual ban lengths.
+// returnSteps lists the periods within which returning hosts are counted. These periods are usual
+// ban lengths.
 var returnSteps = [...]struct {
 	name string
 	time time.Duration
@@ -76,8 +76,8 @@ func NewReturns(source func(netip.Addr) uint64) *Returns {
 	return &Returns{source: source, limit: maxReturns, classes: []string{"banned", "banned, observed only", "any finding"}, hosts: map[uint64]int32{}}
 }
 
-// Visitor returns a visitor that adds all records to c. It returns an error for a
-// record with corrupt steps.
+// Visitor returns a visitor that adds all records to c. The visitor returns an error for a record
+// with corrupt steps.
 func (c *Returns) Visitor() history.Visitor {
 	return history.Visitor{Kinds: store.KindsOf(store.KindBan, store.KindFinding), Session: c.Add, Sum: c.Add}
 }
@@ -98,7 +98,7 @@ func (c *Returns) Add(r *store.Record) error {
 	for i := head; i >= 0; i = c.entries[i].next {
 		c.entries[i].connects(r)
 	}
-	at := r.End.UnixMicro() // of the first session with a step
+	at := r.End.UnixMicro() // end of the aggregate's first session with the step
 	found := func(class int) {
 		if class < 0 {
 			c.dropped++
@@ -116,7 +116,7 @@ func (c *Returns) Add(r *store.Record) error {
 		}
 		e := returnEntry{uint8(class), head, at, never}
 		if r.Sessions > 0 {
-			e.connects(r) // in a later session of the aggregate
+			e.connects(r) // a later session of the aggregate is a return
 		}
 		c.entries = append(c.entries, e)
 		head = int32(len(c.entries) - 1)
@@ -150,10 +150,10 @@ func (c *Returns) skip(r *store.Record) error {
 	})
 }
 
-// connects sets the time of the return if r started after the host's first ban or
-// finding. Concurrent sessions are not returns. Only an aggregate's first and last
-// start are known. An aggregate covers an hour, so if the host was found during that
-// hour, both starts are within the shortest of returnSteps.
+// connects sets the time of the return if r started after the host's first ban or finding.
+// Concurrent sessions are not returns. Only the first and last start in an aggregate are known. An
+// aggregate covers one hour. If the host was found during that hour, both starts are therefore
+// within the shortest of returnSteps.
 func (e *returnEntry) connects(r *store.Record) {
 	after := r.Start.Sub(time.UnixMicro(e.at))
 	if after <= 0 && r.Sessions > 0 {
@@ -164,8 +164,8 @@ func (e *returnEntry) connects(r *store.Record) {
 	}
 }
 
-// precede moves the time at which the host was found back to at, the end of an
-// earlier session in the aggregate r.
+// precede sets an earlier time at which the host was found. This time, at, is the end of a session
+// in the aggregate r.
 func (e *returnEntry) precede(at int64, r *store.Record) {
 	if at >= e.at {
 		return
@@ -284,8 +284,8 @@ func (c *Returns) Summary(since, until time.Time, problems []string) *ReturnSumm
 	return s
 }
 
-// suggest sets the shortest ban after which few hosts would return. It considers only
-// hosts that were observed for the longest step.
+// suggest sets the shortest ban after which few hosts would return. suggest considers only hosts
+// that were observed for the longest step.
 func (r *ReturnRow) suggest(longest, watched int, returned [len(returnSteps)]int) {
 	for n := 0; n <= longest; n++ {
 		more := returned[longest] - returned[n]

@@ -35,10 +35,10 @@ var (
 	sparedStep   = store.Step{Kind: store.KindBan, Text: []byte("r"), Exempt: "mail"}
 )
 
-// returning returns a hundred days of sessions. Of 100 banned hosts, 40 return
-// after half an hour, 20 after six hours, and 4 after ten days. Another 100
-// hosts harvest and return every three days. Another 50 hosts first appeared
-// yesterday, and a few hosts have too short a history.
+// returning returns a hundred days of sessions. Of 100 banned hosts, 40 return after half an hour,
+// 20 after six hours, and 4 after ten days. Another 100 hosts harvest and return every three days.
+// Another 50 hosts first appeared yesterday. A few further hosts appeared too recently to be
+// counted.
 func returning(t testing.TB) (all []*store.Record, until time.Time) {
 	from := noon.Add(-100 * day)
 	add := func(i int, at time.Time, steps ...store.Step) {

@@ -44,8 +44,8 @@ type scanner struct {
 // NewScanners returns an empty Scanners.
 func NewScanners() *Scanners { return &Scanners{orgs: map[string]*scanner{}} }
 
-// Visitor returns a visitor that adds all records to c. It returns an error for a
-// record with corrupt steps.
+// Visitor returns a visitor that adds all records to c. The visitor returns an error for a record
+// with corrupt steps.
 func (c *Scanners) Visitor() history.Visitor {
 	return history.Visitor{Kinds: store.KindsOf(store.KindFinding), Session: c.Add, Sum: c.Add}
 }
@@ -80,7 +80,7 @@ func (c *Scanners) Add(r *store.Record) error {
 			o.Last.Time = r.End
 		}
 		if !r.Src.IsValid() {
-			return true // an aggregate of many sources
+			return true // an aggregate of many sources has no address
 		}
 		if seen, known := o.seen[r.Src.Addr()]; known || len(o.seen) < maxScannerSources {
 			if r.End.After(seen) {
@@ -236,7 +236,7 @@ func (s *ScannerSummary) optOut(b *strings.Builder, zone *time.Location) {
 		for i := range s.Scanners {
 			if o := &s.Scanners[i]; o.OptOut == nil {
 				about(o)
-				if len(o.Sources) > 0 { // not only in aggregates of many sources
+				if len(o.Sources) > 0 { // an aggregate of many sources has no addresses
 					fmt.Fprintf(b, "      whois %s | grep -i abuse\n", o.Sources[0].Address)
 				}
 			}

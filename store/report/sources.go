@@ -23,7 +23,7 @@ type source struct {
 
 	last    uint32 // end of the last session, in seconds since 1970
 	worst   worst
-	rdns    uint32 // in lists.rdns
+	rdns    uint32 // number of the name in lists.rdns
 	certain bool   // a record has evidence of high confidence about behaviour
 	abuse   bool   // a record has evidence of behaviour that no mail server shows
 	named   bool   // IPv6 host with a proven name, which is not grouped with others in its /64
@@ -48,13 +48,13 @@ type sources struct {
 	number func(netip.Addr) uint64
 	all    entries[address, source]
 	rdns   arena
-	more   distinct       // if there are more than in all
-	own    sketch.Sketch  // of records with an address
-	common *sketch.Sketch // of aggregates without an address; nil if there are none
+	more   distinct       // counts the sources if all is full
+	own    sketch.Sketch  // sources of records with an address
+	common *sketch.Sketch // sources of aggregates without an address; nil if there are none
 }
 
-// add sets a record's source and counts the record for that source. It returns
-// false if there are too many sources.
+// add sets a record's source and counts the record for that source. add returns false if there are
+// too many sources.
 func (l *sources) add(n *current) bool {
 	if !n.Src.IsValid() {
 		if n.sum && len(n.Sketch) > 0 {
@@ -109,7 +109,7 @@ func (l *sources) lookup(key address) *source {
 // A client is a listed source: an IPv4 address, an IPv6 address with its own proven
 // name, or all other addresses of a /64.
 type client struct {
-	*source          // of the address, or the total of several addresses
+	*source          // counts of the address, or totals of several addresses
 	key     *address // the lowest address
 	logins  uint32   // sessions with a login, which are not in the other numbers
 	several bool     // the source has several addresses
@@ -175,8 +175,8 @@ func (l *clients) count() (n, percent int) {
 	return n, percent
 }
 
-// address returns a source's address, or its prefix if the source has several
-// addresses. An aggregate of several addresses has the prefix's lowest address.
+// address returns a source's address, or its prefix if the source has several addresses. An
+// aggregate of several addresses is recorded with the lowest address of the prefix.
 func (c *client) address() string {
 	a := c.key.addr()
 	if a.Is6() && !c.named && (c.several || [8]byte(c.key[8:]) == [8]byte{}) {
@@ -198,9 +198,9 @@ func (s *source) totals() Totals {
 		RcptPermfail: int(s.rcptPermfail), RcptTempfail: int(s.rcptTempfail), AuthFail: int(s.authFail), AuthRefused: int(s.authRefused)}
 }
 
-// list returns at most top sources and the number of omitted sources. Sources
-// are sorted by the two numbers that by returns, highest first, and then by
-// address. Sources for which the first number is 0 are ignored.
+// list returns the sources and the number of omitted sources. top limits the length of the list.
+// The function by returns two numbers. Sources are sorted by these numbers, highest first, and then
+// by address. Sources for which the first number is 0 are ignored.
 func (l *clients) list(top int, by func(*source) (int, int)) (list []Source, more int) {
 	all := make([]uint32, 0, len(l.all))
 	for i := range l.all {
@@ -221,16 +221,16 @@ func (l *clients) list(top int, by func(*source) (int, int)) (list []Source, mor
 	return list, more
 }
 
-// first returns the first top elements of all in the order given by compare,
-// and the number of remaining elements.
+// first returns the first elements of all in the order of compare, and the number of remaining
+// elements. top limits the length of the list.
 func first[T any](all []T, top int, compare func(a, b T) int) (list []T, more int) {
 	slices.SortFunc(all, compare)
 	n := min(top, len(all))
 	return all[:n], len(all) - n
 }
 
-// networks returns the first top networks and the number of remaining
-// networks.
+// networks returns the networks and the number of omitted networks. top limits the length of the
+// list.
 func (l *clients) networks(top int) (list []Network, more int) {
 	type network struct{ client, addresses, sessions, found uint32 }
 	all := make([]network, 0, len(l.all)) // growing it would take five times the memory
@@ -276,12 +276,12 @@ const maxExact = 500_000
 // estimated from the share of marked bits (linear counting).
 type distinct struct {
 	n     int
-	set   []uint64 // by hash; 0: free
-	marks []uint64 // replaces set
+	set   []uint64 // hash table; 0: free slot
+	marks []uint64 // bits that replace set above maxExact
 }
 
 const (
-	setBits  = 20 // at most half full
+	setBits  = 20 // set has 1<<setBits slots and is at most half full
 	markBits = 23 // 40 million hashes have an error of 0.2 %
 )
 
@@ -295,7 +295,7 @@ func (d *distinct) add(h uint64) {
 	if d.set == nil {
 		d.set = make([]uint64, 1<<setBits)
 	}
-	h |= 1 // not 0
+	h |= 1 // a hash of 0 would mean a free slot
 	i := h >> (64 - setBits)
 	for d.set[i] != 0 {
 		if d.set[i] == h {

@@ -12,9 +12,8 @@ import (
 	"scanwatch/store"
 )
 
-// TestIPv6Sources checks that a client that changes its address within a /64 appears
-// only once in all lists, but that as possible false positives, its addresses are
-// listed separately.
+// TestIPv6Sources checks that a client that changes its address within a /64 appears only once in
+// each list. Only the list of possible false positives must contain each of its addresses.
 func TestIPv6Sources(t *testing.T) {
 	c := NewCollector(memory.Number)
 	add := func(r *store.Record) {
@@ -30,7 +29,7 @@ func TestIPv6Sources(t *testing.T) {
 	for i := range 3 {
 		add(sum(t, fmt.Sprintf("2001:db8:1:2::%d", i+1), store.Record{Sessions: 3, Found: 1, Counts: failed}, missing, relayed))
 	}
-	add(sum(t, "2001:db8:1:2::", store.Record{Sessions: 40, Counts: failed}, missing)) // of several addresses
+	add(sum(t, "2001:db8:1:2::", store.Record{Sessions: 40, Counts: failed}, missing)) // an aggregate of several addresses
 	add(sum(t, "2001:db8:1:3::1", store.Record{Sessions: 1, Counts: store.Counts{Mails: 1, RcptOK: 1}}, local))
 	s := c.Summary(noon, noon, 10, nil)
 

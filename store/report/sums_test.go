@@ -230,9 +230,9 @@ func TestOrganisationsOfSums(t *testing.T) {
 	}
 }
 
-// TestNamesOfSums checks that the report gives a session the same names whether it has
-// a record or belongs to an aggregate, although aggregates truncate names. A greeting
-// without a name must not be counted.
+// TestNamesOfSums checks that the report shows the same names for a session with its own record and
+// for a session in an aggregate, although aggregates truncate names. A greeting without a name must
+// not be counted.
 func TestNamesOfSums(t *testing.T) {
 	long := strings.Repeat("a", 300)
 	in := store.Record{Src: netip.MustParseAddrPort("192.0.2.1:1"), Counts: store.Counts{RcptPermfail: 1}}

@@ -45,7 +45,7 @@ type SuspectRefusal struct {
 // SuspectHosts counts the hosts in the untruncated list of possible false positives.
 type SuspectHosts struct {
 	Refused  int `json:"rejected"`
-	Observed int `json:"observed"` // only observed
+	Observed int `json:"observed"` // hosts with only observed rejections
 }
 
 // String describes the hosts in a line of text, or returns "" if there are
@@ -64,7 +64,7 @@ func (h SuspectHosts) String() string {
 
 type suspectKey struct {
 	src  address
-	rule uint32 // in lists.rules
+	rule uint32 // number of the rule in lists.rules
 }
 
 func (k suspectKey) hash() uint64 { return mix(k.src.hash(), uint64(k.rule)) }
@@ -73,8 +73,8 @@ type suspect struct {
 	refused, observed int
 	mails             int // accepted in the observed sessions
 	login             bool
-	unclean           bool // a session without a verified name, with evidence of high confidence or failed logins
-	proven            bool // a session with a verified name, without such evidence
+	unclean           bool // the host had a session with high-confidence evidence, failed logins, or no verified name
+	proven            bool // the host had a session with a verified name but no such evidence
 	sender            string
 	session           uint64
 	last              int64 // microseconds since 1970
@@ -106,7 +106,7 @@ func (c *Collector) refusal(s *store.Step) {
 	if s.Enforced {
 		to = &n.refusals[i].enforced
 	}
-	if n.sum { // other tallies of the rule belong to other sessions
+	if n.sum { // the rule's other tallies belong to other sessions
 		*to += times(s)
 	} else {
 		*to = 1
@@ -119,10 +119,9 @@ func (c *Collector) refusal(s *store.Step) {
 	}
 }
 
-// observed returns the number of sessions in the record that were not rejected
-// but would have been rejected by a rule that was only observed. For an
-// aggregate, the number is a lower bound, because several rules may apply to
-// the same sessions.
+// observed returns the number of sessions in the record that a rule would have rejected in enforce
+// mode. Rejected sessions are not counted. For an aggregate, the number is a lower bound, because
+// several rules may apply to the same sessions.
 func (n *current) observed() (most int) {
 	for i := range n.refusals[:n.rules] {
 		most = max(most, n.refusals[i].observed)
@@ -165,7 +164,7 @@ func (c *Collector) addSuspects() {
 		if one.enforced == 0 || n.sum {
 			d.observed += one.observed
 		}
-		if one.enforced == 0 { // in enforce mode there would be no such message
+		if one.enforced == 0 { // an enforced rejection would have prevented these messages
 			d.mails += int(n.Counts.Mails)
 		}
 		d.login = d.login || n.Counts.AuthPass > 0
@@ -182,10 +181,9 @@ func (c *Collector) addSuspects() {
 	}
 }
 
-// reason returns the reason why d's host may be legitimate, or "". A host with evidence
-// of scanning is not legitimate, even if the confidence is not high. A mailing
-// list that keeps returning has a reason in any period, even one that is long
-// enough to include the evidence that led to its ban.
+// reason returns the reason why d's host may be legitimate, or "". A host with evidence of scanning
+// is not legitimate, even if the confidence is not high. A mailing list that keeps returning after
+// a ban has such a reason even if the period includes the evidence that led to the ban.
 func (d *suspect) reason(src *source, rdns []byte) string {
 	switch {
 	case d.login:
@@ -202,8 +200,8 @@ func (d *suspect) reason(src *source, rdns []byte) string {
 	return ""
 }
 
-// listSuspects returns the first top possible false positives, the number of
-// remaining entries, and the number of hosts.
+// listSuspects returns the possible false positives, the number of omitted entries, and the number
+// of hosts.
 func (l *lists) listSuspects(top int) (list []SuspectRefusal, more int, hosts SuspectHosts) {
 	type listed struct {
 		suspect uint32
@@ -227,7 +225,7 @@ func (l *lists) listSuspects(top int) (list []SuspectRefusal, more int, hosts Su
 		e := t.at(all[i].suspect)
 		refused = refused || e.V.refused > 0
 		if i+1 < len(all) && t.at(all[i+1].suspect).key.src == e.key.src {
-			continue // the same host
+			continue // the next entry is about the same host
 		}
 		if refused {
 			hosts.Refused++
@@ -276,7 +274,7 @@ type ruleList struct {
 	all     []rule
 }
 
-// find returns the number of a rule, or false at the limit.
+// find returns the number of a rule, or false if there are too many rules.
 func (l *ruleList) find(name []byte) (uint32, bool) {
 	i, ok := l.numbers[string(name)]
 	if !ok && len(l.all) < maxRules {
@@ -298,7 +296,7 @@ func (c *Collector) countRule(s *store.Step, effect int) {
 	c.count(&r.numbers[effect], &r.last[effect], s)
 }
 
-// list returns the first top rules and the number of remaining rules.
+// list returns the rules and the number of omitted rules. top limits the length of the list.
 func (l *ruleList) list(top int) (list []Rule, more int) {
 	list = []Rule{}
 	for i := range l.all {

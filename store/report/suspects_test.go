@@ -44,8 +44,8 @@ func suspects(t *testing.T, period time.Duration, all []visit) *Summary {
 	return c.Summary(noon.Add(-period), noon, 10, nil)
 }
 
-// TestSuspects checks that a rejected mailing list is listed for every period, and a
-// scanner for none.
+// TestSuspects checks that a rejected mailing list is listed for every period. A scanner must never
+// be listed.
 func TestSuspects(t *testing.T) {
 	const day = 24 * time.Hour
 	all := []visit{
@@ -55,8 +55,8 @@ func TestSuspects(t *testing.T) {
 		{"192.0.2.2", "lists.club.example", 50 * day, []store.Step{foundStep("unknown-recipient", "high"), foundStep("harvest", "high"), rejected("harvest", true)}},
 		{"192.0.2.2", "lists.club.example", 40 * day, []store.Step{rejected("harvest", true)}},
 		{"192.0.2.2", "lists.club.example", 2 * time.Hour, []store.Step{rejected("harvest", true)}},
-		// A provider's customer and a client that does not behave like a mail server have
-		// similar sessions.
+		// These hosts have similar sessions but are not legitimate: a provider's customer, and a
+		// client that does not behave like a mail server.
 		{"192.0.2.3", "192-0-2-3.dyn.example.net", 50 * day, []store.Step{foundStep("harvest", "high"), rejected("harvest", true)}},
 		{"192.0.2.3", "192-0-2-3.dyn.example.net", 40 * day, []store.Step{rejected("harvest", true)}},
 		{"192.0.2.4", "mail.example.net", 50 * day, []store.Step{foundStep("relay-probe", "high"), rejected("relay", true)}},

@@ -21,7 +21,7 @@ type TextOptions struct {
 
 // A textSection is a section of the text. Problems and totals do not form a section.
 type textSection struct {
-	name  string // for Only
+	name  string // name of the section in TextOptions.Only
 	write func(*Summary, *lines)
 }
 

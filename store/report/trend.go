@@ -31,8 +31,8 @@ var spanSteps = [...]struct {
 type Span struct {
 	Start    Time `json:"start"`
 	Sessions int  `json:"sessions"`
-	Found    int  `json:"found"`   // with a finding
-	Refused  int  `json:"refused"` // rejected by a rule or a ban
+	Found    int  `json:"found"`   // sessions with a finding
+	Refused  int  `json:"refused"` // sessions rejected by a rule or a ban
 }
 
 // A Network counts the sessions of an IPv4 /24 or an IPv6 /48.
@@ -43,9 +43,8 @@ type Network struct {
 	Found     int    `json:"found"`
 }
 
-// timeline divides the period into spans of equal length. Days and hours are in the
-// time zone of since. A gap of more than 100 days before the first session is
-// omitted.
+// timeline divides the period into spans of equal length. Days and hours are in since's time zone.
+// A gap of more than 100 days before the first session is omitted.
 func (c *Collector) timeline(since, until time.Time) []Span {
 	spans := []Span{}
 	times := slices.Sorted(maps.Keys(c.quarters.all))

@@ -18,8 +18,8 @@ import (
 
 const (
 	maxUsers        = 50_000
-	maxUserNetworks = 1_000   // of one user
-	maxAllNetworks  = 300_000 // of all users
+	maxUserNetworks = 1_000   // networks of one user
+	maxAllNetworks  = 300_000 // networks of all users
 	listedNetworks  = 3
 )
 
@@ -34,7 +34,7 @@ const (
 // Users counts the logins of each user in bounded memory.
 type Users struct {
 	users    map[string]*user
-	networks int // of all users
+	networks int // number of networks of all users
 	dropped  map[string]int
 }
 
@@ -58,8 +58,8 @@ type userNetwork struct {
 // NewUsers returns an empty Users.
 func NewUsers() *Users { return &Users{users: map[string]*user{}, dropped: map[string]int{}} }
 
-// Visitor returns a visitor that adds all records to c. It returns an error for a
-// record with corrupt steps.
+// Visitor returns a visitor that adds all records to c. The visitor returns an error for a record
+// with corrupt steps.
 func (c *Users) Visitor() history.Visitor {
 	return history.Visitor{Kinds: store.KindsOf(store.KindAuth), Session: c.Add, Sum: c.Add}
 }
@@ -75,7 +75,7 @@ func (c *Users) Add(r *store.Record) error {
 			return true
 		}
 		n := max(int(s.Count), 1)
-		if len(s.Text) == 0 { // further users of an aggregate
+		if len(s.Text) == 0 { // users that a full aggregate does not list
 			c.dropped["logins of further users"] += n
 			return true
 		}
@@ -168,7 +168,7 @@ type AttackedUser struct {
 	Failed   int    `json:"failed"`
 	Networks int    `json:"networks"`
 	AtLeast  bool   `json:"at_least,omitempty"` // there are further networks
-	Logins   int    `json:"logins"`             // of the user, from any network
+	Logins   int    `json:"logins"`             // logins of the user, from any network
 	Last     Time   `json:"last"`               // end of the last session with a failure
 }
 
@@ -176,7 +176,7 @@ type AttackedUser struct {
 type ActiveUser struct {
 	User       string   `json:"user"`
 	Logins     int      `json:"logins"`
-	Failed     int      `json:"failed"` // from networks with a login of the user
+	Failed     int      `json:"failed"` // failed logins from networks with a login of the user
 	Networks   int      `json:"networks"`
 	From       []string `json:"from"` // the latest few networks
 	Messages   int      `json:"messages"`
@@ -184,7 +184,7 @@ type ActiveUser struct {
 	Last       Time     `json:"last"` // end of the last session with a login
 }
 
-// Summary returns the report. Lists have at most top lines.
+// Summary returns the report. top limits the length of each list.
 func (c *Users) Summary(since, until time.Time, top int, problems []string) *UserSummary {
 	s := &UserSummary{Schema: text.Schema, Since: text.At(since), Until: text.At(until), Problems: append([]string{}, problems...),
 		Attacked: []AttackedUser{}, Active: []ActiveUser{}, More: map[string]int{}, NotListed: c.dropped}

@@ -59,7 +59,7 @@ type RecipientTally struct {
 	Result   string `json:"result"`
 	Count    uint32 `json:"recipients"`
 	Sessions uint32 `json:"sessions"`
-	Most     uint32 `json:"most"` // in one session
+	Most     uint32 `json:"most"` // maximum in one session
 }
 
 // A Tag is a tag set by a rule.
@@ -115,7 +115,7 @@ type Counts struct {
 type Helo struct {
 	At   Seconds `json:"at"`
 	Verb string  `json:"verb,omitempty"`
-	Name string  `json:"name"` // empty for further names of an aggregate
+	Name string  `json:"name"` // empty for the names that a full aggregate does not list
 	Answer
 	Times uint32 `json:"sessions,omitempty"` // in an aggregate: number of sessions with the name
 }
@@ -124,7 +124,7 @@ type Helo struct {
 type Answer struct {
 	Result string `json:"result,omitempty"`
 	Code   uint32 `json:"code,omitempty"`
-	Reply  string `json:"reply,omitempty"` // only the first examples have it
+	Reply  string `json:"reply,omitempty"` // not recorded for every reply
 }
 
 // A Line is a line from the client or a property of its connection.
@@ -137,9 +137,9 @@ type Line struct {
 // An Auth is the result of a login attempt.
 type Auth struct {
 	At     Seconds `json:"at"`
-	User   string  `json:"user"` // empty for further users of an aggregate
+	User   string  `json:"user"` // empty for the users that a full aggregate does not list
 	Result string  `json:"result"`
-	Count  uint32  `json:"attempts,omitempty"` // in an aggregate
+	Count  uint32  `json:"attempts,omitempty"` // in an aggregate: number of attempts
 	Times  uint32  `json:"sessions,omitempty"` // in an aggregate: number of sessions with the attempts
 }
 
