@@ -100,7 +100,6 @@ func pipelining(c *Case) {
 // gap also includes a round trip.
 //
 // If the round-trip time is very short, the first gap proves nothing.
-// If the round-trip time is very short, the first gap proves nothing.
 const (
 	earlyGap   = 1_000  // microseconds
 	earlyLater = 15_000 // later gaps must be at least this long

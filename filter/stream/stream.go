@@ -65,12 +65,12 @@ func Split(in io.Reader, run func(io.Reader) error) (Counts, error) {
 // A splitter reads the lines of each run in turn.
 type splitter struct {
 	in     *bufio.Reader
-	err    error // error from in
+	err    error  // error from in
 	counts Counts // counts of the lines read so far
 
 	line   []byte // latest line from smtpd, valid until next is called
 	rest   []byte // part of line that Read has not returned yet
-	events bool // the run has at least one line after its handshake
+	events bool   // the run has at least one line after its handshake
 	ended  bool   // line is the first line of the next run
 }
 
