@@ -86,8 +86,7 @@ func addressFirst(v Version, ev *Event) {
 }
 
 // userFirst swaps the fields of link-auth in lines of versions before 0.7. In these lines, the
-// result is last, after a user name that may contain
-// .
+// result is last, after a user name that may contain |.
 func userFirst(v Version, ev *Event) {
 	if v.Before(0, 7) {
 		ev.swapLast(0)
@@ -192,15 +191,12 @@ func (ev *Event) Make(id ID, time int64, session uint64, fields ...[]byte) {
 }
 
 // swapLast swaps field i and the next field, which is the last. Only the value that comes first in
-// the line may contain
-// , so the last
-// separates the two values.
+// the line may contain |, so the last | separates the two values.
 func (ev *Event) swapLast(i int) {
 	if ev.n != i+2 {
 		return
 	}
-	// parse has split the fields at the first
-	// , but this may be part of the first value.
+	// parse has split the fields at the first |, but this may be part of the first value.
 	first, last := ev.fields[i], ev.fields[i+1]
 	if j := bytes.LastIndexByte(last, '|'); j >= 0 {
 		whole := first[:len(first)+1+len(last)] // the two fields are adjacent in the line
@@ -254,8 +250,7 @@ func (ev *Event) parse(line []byte) error {
 	return nil
 }
 
-// cut splits b at the first
-// . found is false if there is none.
+// cut splits b at the first |. found is false if there is none.
 func cut(b []byte) (before, after []byte, found bool) {
 	if i := bytes.IndexByte(b, '|'); i >= 0 {
 		return b[:i], b[i+1:], true
