@@ -19,8 +19,8 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-// TestSamples parses each file in testdata and compares the detected format and the
-// result with a golden file.
+// TestSamples parses each file in testdata. It compares the detected format and the result with a
+// golden file.
 func TestSamples(t *testing.T) {
 	files, err := filepath.Glob("testdata/samples/*")
 	if err != nil {
@@ -210,7 +210,7 @@ type errReader struct{ err error }
 func (r errReader) Read([]byte) (int, error) { return 0, r.err }
 
 func TestParseLimits(t *testing.T) {
-	// repeat returns a reader for copies of a line with a total of at least size bytes.
+	// repeat returns a reader that repeats a line until there are at least size bytes.
 	repeat := func(line string, size int) io.Reader {
 		return strings.NewReader(strings.Repeat(line, size/len(line)+1))
 	}
@@ -297,7 +297,7 @@ func TestFormatsAreDescribed(t *testing.T) {
 	}
 }
 
-// FuzzParse checks that results are consistent for any file.
+// FuzzParse checks that the result is consistent for any file.
 func FuzzParse(f *testing.F) {
 	files, err := filepath.Glob("testdata/samples/*")
 	if err != nil {
