@@ -104,7 +104,7 @@ func TestParse(t *testing.T) {
  "web":{"v4":["198.51.100.0/24"],"v6":["2001:db8::/32"]},"domains":{"website":["*.example.org"]}}`
 	tests := []struct {
 		name, format, text string
-		want               string // result of describe, as one line with "; " between the parts
+		want               string // result of describe in one line; "; " separates the parts
 	}{
 		{"aws by default", "aws", aws, "format: aws; date: 2026-01-01T00:00:00Z; omitted: 1; prefix: 192.0.2.0/24"},
 		{"aws other service", "aws service AMAZON", aws, "format: aws; date: 2026-01-01T00:00:00Z; omitted: 1; prefix: 198.51.100.0/24"},
