@@ -1,6 +1,6 @@
 //go:build !race
 
-// The race detector itself allocates memory.
+// The race detector allocates memory, too.
 
 package filter_test
 
@@ -21,9 +21,9 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// allocations returns the number of allocations caused by the lines of in. The lines go
-// through the real reader, parser and pipeline, with the tight preset enforced. Setup
-// and table growth are not counted.
+// allocations returns the number of memory allocations for the lines in in. The real reader, parser
+// and pipeline process the lines with the preset "tight" in enforce mode. Allocations for setup and
+// for growing tables are not counted.
 func allocations(t *testing.T, in []byte, record func(time.Time, uint64, []byte)) float64 {
 	t.Helper()
 	text, err := rules.ReadyPolicy("tight")
@@ -58,17 +58,17 @@ func allocations(t *testing.T, in []byte, record func(time.Time, uint64, []byte)
 		})
 	}
 	const some, more = 1, 3
-	serve(more) // fill tables and buffers
+	serve(more) // this fills tables and buffers
 	few := serve(some)
 	return (serve(more) - few) / (more - some)
 }
 
-// TestEventsAllocateNothing checks that a new session causes only a few allocations,
-// and that the session's later lines and their answers cause none.
+// TestEventsAllocateNothing checks that a new session causes only a few memory allocations. All
+// further lines of the session, and their answers, must cause none.
 func TestEventsAllocateNothing(t *testing.T) {
-	const perSession = 20 // includes the domains of the client and its sender, which determine the standing
-	// Each element holds the lines of one event. A line that starts with "?" is a
-	// request; any other line is a report. A number replaces each #.
+	const perSession = 20 // includes the domains of the client and of its sender, which determine the standing
+	// Each element contains the lines of one event. A line that starts with "?" is a request, and
+	// any other line is a report. Each # is replaced by a number.
 	for _, c := range []struct {
 		name   string
 		events []string
@@ -116,8 +116,8 @@ func TestEventsAllocateNothing(t *testing.T) {
 				return b.Bytes()
 			}
 			none := func(time.Time, uint64, []byte) {}
-			// The records of the long sessions have reached their maximum size. Memory
-			// tables grow at random times, so use the minimum of three measurements.
+			// The records of the long sessions have reached their maximum size. Tables of the
+			// memory grow at random times, so the minimum of three measurements is used.
 			short := allocations(t, session(4), none)
 			for range 2 {
 				short = min(short, allocations(t, session(4), none))
@@ -126,7 +126,7 @@ func TestEventsAllocateNothing(t *testing.T) {
 				t.Errorf("a short session allocates %.1f times", short)
 			}
 			long, longer := allocations(t, session(4000), none), allocations(t, session(5000), none)
-			if longer > long+50 { // tables may grow; one allocation for each line would be 1,000 more
+			if longer > long+50 { // tables may grow, but one allocation per line would be 1,000 more
 				t.Errorf("with 4,000 of them a session allocates %.1f times, with 5,000 %.1f", long, longer)
 			}
 			t.Logf("%.1f and %.1f", long, longer)

@@ -10,7 +10,7 @@ import (
 	"scanwatch/rules"
 )
 
-// allowTable is the shipped list of known senders as a table of names.
+// An allowTable is the shipped list of known senders. It implements a table of names.
 type allowTable struct{ names lookup.Names[struct{}] }
 
 func (a *allowTable) MatchAddr(netip.Addr) bool { return false }
@@ -20,10 +20,9 @@ func (a *allowTable) MatchName(b []byte) bool {
 	return ok
 }
 
-// TestAllowedSendersPass checks that no preset in enforce mode rejects a known sender
-// in any phase. The shipped list contains the sender's reverse DNS name or its
-// greeting. For a sender known by its greeting, the host's reverse DNS name is a cloud
-// provider's generic one.
+// TestAllowedSendersPass checks that no preset in enforce mode rejects a known sender in any phase.
+// The sender's reverse DNS name or its greeting is in the shipped list. If it is the greeting, the
+// reverse DNS name is a generic one of a hosting provider.
 func TestAllowedSendersPass(t *testing.T) {
 	allow := new(allowTable)
 	for _, row := range lists.Rows() {

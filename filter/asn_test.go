@@ -1,6 +1,6 @@
 //go:build !(386 || arm || mips || mipsle)
 
-// The package that writes test databases does not compile where int has 32 bits.
+// The package that writes test databases does not compile on systems with 32-bit integers.
 
 package filter_test
 
@@ -23,11 +23,10 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// TestShippedASN checks that the AS numbers of rented hosts are known without a
-// database, and that an operator's database takes precedence for the addresses it
-// covers.
+// TestShippedASN checks that the AS numbers of rented hosts are known without a database. If the
+// operator's database contains an address, it takes precedence.
 func TestShippedASN(t *testing.T) {
-	const rented, moved = "3.131.215.38", "3.131.216.1" // Amazon addresses
+	const rented, moved = "3.131.215.38", "3.131.216.1" // addresses of Amazon
 	w, err := mmdbwriter.New(mmdbwriter.Options{DatabaseType: "GeoLite2-ASN"})
 	if err != nil {
 		t.Fatal(err)

@@ -37,15 +37,15 @@ func policy(t testing.TB, text string) *rules.Policy {
 	return p
 }
 
-// nothing is an empty table that replaces a shipped list.
+// nothing is an empty table. It replaces a shipped list.
 type nothing struct{}
 
 func (nothing) MatchAddr(netip.Addr) bool { return false }
 func (nothing) MatchName([]byte) bool     { return false }
 func (nothing) MatchASN(uint32) bool      { return false }
 
-// script plays a session and returns the answers to its requests, without the session
-// id. Each line is an abbreviated event or request:
+// script plays a session. It returns the answers to the requests without the session id. Each line
+// is a short form of an event or a request:
 //
 //	connect NAME FCRDNS     report and request
 //	ehlo NAME, mail ADDRESS, rcpt ADDRESS, data     request
@@ -230,8 +230,8 @@ rule notdrop phase connect match !src <drop> disconnect "554 5.7.1 no"`,
 	}
 }
 
-// TestOwnRefusalsAreNotCounted checks that a rule's rejections do not count towards the
-// rule's own condition.
+// TestOwnRefusalsAreNotCounted checks that recipients rejected by a rule do not add to the count
+// that the rule uses.
 func TestOwnRefusalsAreNotCounted(t *testing.T) {
 	in := strings.Join([]string{
 		event(1, "link-connect|00000000000000aa|x.example.net|pass|192.0.2.1:1|192.0.2.25:25"),
@@ -248,8 +248,7 @@ func TestOwnRefusalsAreNotCounted(t *testing.T) {
 	}
 }
 
-// TestTags checks that a tag is recorded and logged once, both in observe and in
-// enforce mode.
+// TestTags checks that a tag is recorded and logged once, both in observe mode and in enforce mode.
 func TestTags(t *testing.T) {
 	p := policy(t, "mode observe\nrule odd phase helo match helo \"ylmf-pc\" tag odd-one\n")
 	answers, records, log := script(t, p, "connect x.example.net pass", "ehlo ylmf-pc", "ehlo ylmf-pc")
@@ -264,8 +263,8 @@ func TestTags(t *testing.T) {
 	}
 }
 
-// TestRewrittenAuth checks that an AUTH argument that another filter has rewritten is
-// masked like a password.
+// TestRewrittenAuth checks that an argument of AUTH is masked like a password after another filter
+// has rewritten it.
 func TestRewrittenAuth(t *testing.T) {
 	records, log := play(t, []byte(strings.Join([]string{
 		event(1, "link-connect|00000000000000aa|x.example.net|pass|192.0.2.1:1|192.0.2.25:25"),
@@ -277,8 +276,8 @@ func TestRewrittenAuth(t *testing.T) {
 	}
 }
 
-// TestVerdictIsRecordedAndLogged checks that verdicts are recorded and logged, whether
-// they are enforced or only observed.
+// TestVerdictIsRecordedAndLogged checks that both enforced and observed verdicts are recorded and
+// logged.
 func TestVerdictIsRecordedAndLogged(t *testing.T) {
 	for _, c := range []struct{ mode, word string }{{"observe", "would=disconnect"}, {"enforce", "decision=disconnect"}} {
 		p := policy(t, "mode "+c.mode+"\nrule bots phase helo match evidence botnet-helo disconnect \"554 5.7.1 no\"\n")
@@ -327,7 +326,7 @@ type discard struct{}
 
 func (discard) Write(b []byte) (int, error) { return len(b), nil }
 
-// distinct returns lines that reject n different recipients.
+// distinct returns lines in which n different recipients are rejected.
 func distinct(n int) (lines []string) {
 	for i := range n {
 		lines = append(lines, fmt.Sprintf("refused gone%d@example.org", i))

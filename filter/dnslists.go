@@ -1,6 +1,6 @@
 package filter
 
-// This file applies DNS lists' answers to unknown clients.
+// This file adds answers from DNS lists to sessions of unknown clients.
 
 import (
 	"net/netip"
@@ -12,7 +12,7 @@ import (
 	"scanwatch/rules"
 )
 
-// consult asks the lists about a client that has just connected.
+// consult asks the DNS lists about a client that has just connected.
 func consult(p *Pipeline, s *session, at int64) {
 	if p.settings == nil || p.settings.Policy == nil || len(p.settings.Policy.Lookups) == 0 || !unknownClient(p, s, at) {
 		return
@@ -21,8 +21,8 @@ func consult(p *Pipeline, s *session, at int64) {
 	p.facts = p.o.Lookups.Ask(s.track.Src.Addr(), false, p.facts[:0])
 }
 
-// unknownClient reports whether the lists may be asked about a client. The client must
-// have a public address, and no standing, ban or exemption.
+// unknownClient reports whether the DNS lists may be asked about a client. The client must have a
+// public address. It must not have standing, a ban or an exemption.
 func unknownClient(p *Pipeline, s *session, at int64) bool {
 	t := &s.track
 	if t.Exempt() || t.Internal || t.Gateway || len(s.decide.Bans) > 0 || !dnslist.Public(t.Src.Addr()) {
@@ -35,8 +35,8 @@ func unknownClient(p *Pipeline, s *session, at int64) bool {
 	return p.settings.Policy.Friends(netip.PrefixFrom(a, a.BitLen())) == rules.No
 }
 
-// withdraw removes withdrawn listings from the facts about the session. Earlier
-// decisions remain unchanged.
+// withdraw removes listings that a DNS list has withdrawn from the facts about the session.
+// Decisions that were made earlier remain unchanged.
 func withdraw(p *Pipeline, s *session) {
 	if p.o.Lookups == nil || p.settings == nil || len(s.track.Listings) == 0 {
 		return
@@ -57,14 +57,13 @@ func withdraw(p *Pipeline, s *session) {
 	}
 }
 
-// listed adds the lists' new answers to the facts about the session. It returns how
-// long the request must wait for lists that have not answered. The request does not
-// wait in observe mode, if the client is no longer unknown, or if the answers would not
-// change the policy's effect.
+// listed adds the DNS lists' new answers to the facts about the session. It returns how long the
+// request must wait for missing answers. The request waits only in enforce mode, only if the client
+// is unknown, and only if a missing answer could change the policy's effect.
 func listed(p *Pipeline, s *session, ev *smtp.Event) (wait time.Duration) {
 	policy := p.settings.Policy
-	// The client may have logged in since it connected. Answers to earlier
-	// questions remain valid.
+	// A client that has logged in since it connected is no longer asked about, but earlier answers
+	// remain valid.
 	asks := unknownClient(p, s, ev.Time)
 	if asks {
 		p.facts = p.o.Lookups.Ask(s.track.Src.Addr(), true, p.facts[:0])
@@ -76,14 +75,14 @@ func listed(p *Pipeline, s *session, ev *smtp.Event) (wait time.Duration) {
 		return 0
 	}
 	since := time.Duration(ev.Time-s.track.Start) * time.Microsecond
-	if since < 0 { // the clock was set back
+	if since < 0 { // a negative value means that the clock was set back
 		return 0
 	}
-	since = max(since, s.waited) // limits all waits together, even if the clock is set back later
+	since = max(since, s.waited) // limits the sum of all waits, even if the clock is set back later
 	var missing rules.ListSet
 	for i := range p.facts {
-		// Until the next event, the table may still hold the lists of a different
-		// policy.
+		// If the policy was replaced, p.facts and policy.Lookups may contain different lists until
+		// the next event.
 		if f := &p.facts[i]; f.State == dnslist.Pending && f.List.Hold > since && i < len(policy.Lookups) && policy.Lookups[i].Name == f.List.Name {
 			missing |= 1 << i
 		}
@@ -114,8 +113,8 @@ func takeAnswers(p *Pipeline, s *session, ev *smtp.Event) {
 	}
 }
 
-// lastAnswers adds the answers that have arrived since the last request. These answers
-// are used by the rules for the end of the session, and recorded.
+// lastAnswers adds the answers that have arrived since the last request. The answers are recorded,
+// and the rules for the end of the session use them.
 func lastAnswers(p *Pipeline, s *session, at int64) {
 	withdraw(p, s)
 	if !s.asking || p.settings == nil {

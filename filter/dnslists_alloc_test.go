@@ -12,15 +12,15 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// TestListsAllocateNothing checks that neither questions about an unknown client nor
-// requests that wait for their answers allocate memory.
+// TestListsAllocateNothing checks that questions about an unknown client do not allocate memory.
+// Neither may requests that wait for the answers.
 func TestListsAllocateNothing(t *testing.T) {
 	const friends = "table <friends> { 198.51.100.3, 198.51.100.7 }\npass from { 203.0.113.9, <friends> }\npass match src 203.0.113.77 helo \"mx.example.net\"\n"
 	measure := func(policy string) float64 {
 		b := newListBench(t, policy)
 		now := dnslist.MaxTTL
 		b.lists.Now = func() time.Duration { return now }
-		b.lists.Questions(context.Background(), 0) // the companion is present
+		b.lists.Questions(context.Background(), 0) // the companion is running
 		n := 0
 		session := func() {
 			n++

@@ -22,8 +22,7 @@ import (
 	"scanwatch/store"
 )
 
-// A listBench is a pipeline whose policy uses DNS lists, with a companion that answers
-// its questions.
+// A listBench is a pipeline with a policy that uses DNS lists. Its companion answers the questions.
 type listBench struct {
 	*testing.T
 	policy  *rules.Policy
@@ -67,7 +66,7 @@ func newListBench(t *testing.T, text string) *listBench {
 	})
 	b.p.Use(&filter.Settings{Policy: b.policy})
 	b.lists.Use(b.policy.Lookups)
-	b.lists.Questions(context.Background(), 0) // the companion is present
+	b.lists.Questions(context.Background(), 0) // the companion is running
 	return b
 }
 
@@ -92,7 +91,7 @@ func (b *listBench) connect(src string) uint64 {
 	return b.next
 }
 
-// questions returns the filter's next questions, with the lists' names.
+// questions returns the next questions of the filter. They contain the names of the lists.
 func (b *listBench) questions() string {
 	return regexp.MustCompile("@[0-9a-f]+").ReplaceAllString(fmt.Sprint(b.lists.Questions(context.Background(), 0)), "")
 }
@@ -113,7 +112,7 @@ func (b *listBench) answer(src, list string, codes ...string) {
 	}
 }
 
-// ask sends a request after a pause, and returns the answer.
+// ask sends a request after a pause. It returns the answer.
 func (b *listBench) ask(id uint64, phase smtp.Phase, pause time.Duration, waited bool) string {
 	b.now += pause.Microseconds()
 	a := b.p.Ask(&smtp.Event{Kind: smtp.EventRequest, Time: b.now, Session: id, Phase: phase, Name: []byte("mail.example.net"), Addr: []byte("joe@example.net"), Waited: waited})
@@ -127,7 +126,7 @@ func (b *listBench) ask(id uint64, phase smtp.Phase, pause time.Duration, waited
 	return strings.TrimSpace(a.Decision.String() + " " + text)
 }
 
-// greet plays a greeting.
+// greet sends a greeting and its reply.
 func (b *listBench) greet(id uint64) {
 	for _, ev := range []smtp.Event{
 		{Kind: smtp.EventGreeting, Code: 220, Name: []byte("mx.example.org")},
@@ -142,17 +141,17 @@ func (b *listBench) end(id uint64) {
 	b.p.Event(&smtp.Event{Kind: smtp.EventDisconnect, Time: b.now, Session: id, Ending: smtp.EndingQuit})
 }
 
-// TestListAnswers checks the effect of each answer, and that a request waits for a list
-// no longer than the list's hold.
+// TestListAnswers checks the effect of each answer. It also checks that a request never waits
+// longer for a list than the list's hold.
 func TestListAnswers(t *testing.T) {
 	const src = "192.0.2.7"
 	for _, tt := range []struct {
 		name    string
 		answer  func(b *listBench)
-		waits   string // answer at helo, 100 ms after the start
+		waits   string // answer in the helo phase, 100 ms after the start
 		helo    string
 		rcpt    string
-		listing string // steps and findings in the record
+		listing string // steps and findings about lists in the record
 	}{
 		{"no answer", func(*listBench) {}, "wait 200ms", "proceed", "proceed", ""},
 		{"listed", func(b *listBench) { b.answer(src, "zen", "127.0.0.4"); b.answer(src, "white") }, "reject 550 5.7.1 Listed", "reject 550 5.7.1 Listed", "reject 550 5.7.1 Points",
@@ -164,7 +163,7 @@ func TestListAnswers(t *testing.T) {
 		{"two lists", func(b *listBench) {
 			b.answer(src, "zen", "127.0.0.2", "127.0.0.4")
 			b.answer(src, "other", "127.0.0.9")
-		}, "wait 100ms", "reject 450 4.7.1 Listed", "reject 450 4.7.1 Points", // temporary without an answer of white
+		}, "wait 100ms", "reject 450 4.7.1 Listed", "reject 450 4.7.1 Points", // temporary, because the list "white" has not answered
 			"zen 127.0.0.2,127.0.0.4 zen.example.org fail; listed 127.0.0.2,127.0.0.4 zen zen.example.org; other 127.0.0.9 bl.example.net fail; listed 127.0.0.9 other bl.example.net"},
 		{"allowed", func(b *listBench) { b.answer(src, "zen", "127.0.0.4"); b.answer(src, "white", "127.0.3.2") }, "proceed", "proceed", "proceed",
 			"zen 127.0.0.4 zen.example.org fail; listed 127.0.0.4 zen zen.example.org; white 127.0.3.2 list.example.net pass"},
@@ -179,7 +178,7 @@ func TestListAnswers(t *testing.T) {
 			if got := b.questions(); got != "[{192.0.2.7 [zen other white]}]" {
 				t.Errorf("questions %s", got)
 			}
-			// No rule in the connect phase needs a list.
+			// No rule in the connect phase depends on a list.
 			if got := b.ask(id, smtp.PhaseConnect, 0, false); got != "proceed" {
 				t.Errorf("connect: %s", got)
 			}
@@ -205,7 +204,7 @@ func TestListAnswers(t *testing.T) {
 	}
 }
 
-// listings returns a record's list answers and the findings about them.
+// listings returns the answers of lists in a record, and the findings about them.
 func (b *listBench) listings(r *store.Record) string {
 	var all []string
 	err := r.Steps(func(s *store.Step) bool {
@@ -223,7 +222,7 @@ func (b *listBench) listings(r *store.Record) string {
 	return strings.Join(all, "; ")
 }
 
-// TestListNotAsked checks which clients the lists are not asked about.
+// TestListNotAsked checks about which clients the lists are not asked.
 func TestListNotAsked(t *testing.T) {
 	b := newListBench(t, listPolicy)
 	known, banned := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
@@ -249,8 +248,8 @@ func TestListNotAsked(t *testing.T) {
 	}
 }
 
-// TestListNoCompanion checks that requests do not wait if no companion is running, or if the
-// policy has no hold.
+// TestListNoCompanion checks that requests do not wait if no companion is running, or if no list in
+// the policy has a hold.
 func TestListNoCompanion(t *testing.T) {
 	b := newListBench(t, listPolicy)
 	b.lists.Now = func() time.Duration { return time.Hour }
@@ -265,8 +264,8 @@ func TestListNoCompanion(t *testing.T) {
 	}
 }
 
-// TestListNoWait checks that requests do not wait for a list in observe mode, after a
-// login, or after the clock was set back.
+// TestListNoWait checks that requests do not wait for a list in observe mode, after a login, or
+// after the clock has been set back.
 func TestListNoWait(t *testing.T) {
 	const src = "192.0.2.7"
 	helo := func(b *listBench, id uint64) string { return b.ask(id, smtp.PhaseHelo, 0, false) }
@@ -285,7 +284,7 @@ func TestListNoWait(t *testing.T) {
 		t.Errorf("mode observe: %s", got)
 	}
 	b = newListBench(t, listPolicy)
-	b.p.Use(&filter.Settings{Policy: b.policy.InMode(rules.Observe)}) // as by scanwatch mode observe
+	b.p.Use(&filter.Settings{Policy: b.policy.InMode(rules.Observe)}) // "scanwatch mode observe" does the same
 	if got := helo(b, b.connect(src)); got != "proceed" {
 		t.Errorf("halted: %s", got)
 	}
@@ -313,8 +312,8 @@ func TestListNoWait(t *testing.T) {
 	}
 }
 
-// TestListWaitSum checks that a session's requests together wait no longer than the
-// hold, even if the clock is set back after each wait.
+// TestListWaitSum checks that the waits of a session's requests are together not longer than the
+// hold. This must hold even if the clock is set back after each wait.
 func TestListWaitSum(t *testing.T) {
 	b := newListBench(t, strings.NewReplacer("rule zen phase helo match", "rule zen phase { helo, mail-from, rcpt-to } match").Replace(listPolicy))
 	id := b.connect("192.0.2.7")
@@ -338,15 +337,15 @@ func TestListWaitSum(t *testing.T) {
 	}
 }
 
-// TestListNeeded checks that a request waits only for lists whose answers may change
-// the filter's decision.
+// TestListNeeded checks that a request waits for a list only if the answer may change the filter's
+// decision.
 func TestListNeeded(t *testing.T) {
 	const head = "mode enforce\ncompanion lookup user _swlookup\nlookup zen dnsbl \"zen.example.org\" codes 127.0.0.2 hold 300ms\n" +
 		"lookup white allowlist \"list.example.net\" codes 127.0.2.0/23 hold 200ms\n"
 	for _, tt := range []struct{ policy, want string }{
 		{"rule r phase helo match listed zen reject", "wait 300ms"},
 		{"rule r phase helo match listed zen fcrdns fail reject", "proceed"},
-		{"rule r phase helo match listed zen helo \"mail.example.net\" reject", "wait 300ms"}, // the name of this request
+		{"rule r phase helo match listed zen helo \"mail.example.net\" reject", "wait 300ms"}, // this request contains the name
 		{"rule r phase helo match listed zen helo \"mail.example.com\" reject", "proceed"},
 		{"rule r phase helo match listed zen evidence rdns-missing reject", "proceed"},
 		{"pass match listed white", "proceed"},
@@ -364,8 +363,8 @@ func TestListNeeded(t *testing.T) {
 	}
 }
 
-// TestListWaits checks that a waiting request is handled only once, so that findings
-// about its greeting and recipients do not count twice.
+// TestListWaits checks that a waiting request is handled only once. Otherwise, findings about its
+// greeting or recipient would be counted twice.
 func TestListWaits(t *testing.T) {
 	b := newListBench(t, listPolicy+"rule wait phase rcpt-to match listed other reject\nrule changed phase { helo, rcpt-to } match evidence helo-changed reject \"550 5.7.1 Changed\"\n")
 	id := b.connect("192.0.2.7")
@@ -388,8 +387,8 @@ func TestListWaits(t *testing.T) {
 	})
 }
 
-// TestListLate checks that an answer after a session's last request is recorded, and
-// that the rules for the end of the session use it.
+// TestListLate checks that an answer is recorded if it arrives after the session's last request.
+// The rules for the end of the session must use it.
 func TestListLate(t *testing.T) {
 	b := newListBench(t, listPolicy+"rule late phase end match listed other ban 1h\n")
 	for i, end := range []func(id uint64){b.end, func(uint64) { b.p.Stop() }} {
@@ -411,8 +410,8 @@ func TestListLate(t *testing.T) {
 	}
 }
 
-// TestListLog checks that the log reports listings in several lists as one kind of
-// evidence, and names the first list.
+// TestListLog checks that listings in several lists are logged as one kind of evidence. The log
+// line must contain the first list.
 func TestListLog(t *testing.T) {
 	b := newListBench(t, listPolicy)
 	id := b.connect("192.0.2.7")
@@ -425,13 +424,13 @@ func TestListLog(t *testing.T) {
 	}
 }
 
-// TestListReplay checks that a replay uses the recorded answers, and that an answer is
-// unknown if none was recorded.
+// TestListReplay checks that a replay uses the recorded answers. If no answer was recorded, it is
+// unknown.
 func TestListReplay(t *testing.T) {
 	b := newListBench(t, listPolicy)
 	for i, codes := range [][]string{{"127.0.0.2"}, nil, {"127.0.0.77"}} {
 		src := fmt.Sprintf("192.0.2.%d", 10+i)
-		b.end(b.connect(src)) // the answer comes after this session
+		b.end(b.connect(src)) // the answer arrives after this session has ended
 		b.questions()
 		b.answer(src, "zen", codes...)
 		id := b.connect(src)
@@ -473,15 +472,15 @@ func TestListReplay(t *testing.T) {
 	}
 }
 
-// TestWithdrawnListing checks that a ban names the listing that caused it, and that
-// later rules ignore withdrawn listings.
+// TestWithdrawnListing checks that a ban shows the listing that caused it, and that rules ignore a
+// listing after it has been withdrawn.
 func TestWithdrawnListing(t *testing.T) {
 	const src = "192.0.2.7"
 	for _, tt := range []struct {
 		rule     string
-		listed   bool   // the ban rests on a listing
-		ban      string // answer before the listing is withdrawn
-		withdraw string // answer after it
+		listed   bool   // the ban depends on a listing
+		ban      string // answer before the list withdraws the listing
+		withdraw string // answer after the list has withdrawn the listing
 	}{
 		{"match listed zen", true, "reject 550", "proceed"},
 		{"match evidence listed", true, "reject 550", "proceed"},
@@ -524,8 +523,8 @@ rule block phase rcpt-to `+tt.rule+` reject "550 5.7.1 No" ban 1d
 	}
 }
 
-// TestExemptAfterFinding checks that watchers are notified when a pass statement
-// matches a later request in a session with findings.
+// TestExemptAfterFinding checks that watchers receive an event when a pass statement matches a
+// request of a session that already has findings.
 func TestExemptAfterFinding(t *testing.T) {
 	b := newListBench(t, "mode enforce\ncompanion lookup user _swlookup\nlookup zen dnsbl \"zen.example.org\" codes 127.0.0.4\npass match mail-from \"joe@example.net\"\nrule r phase helo match listed zen junk\n")
 	var reasons []string
@@ -555,7 +554,7 @@ func TestExemptAfterFinding(t *testing.T) {
 	}
 }
 
-// first returns the first ban, if any.
+// first returns the first ban in the list. ok is false if there is none.
 func first(list []memory.Ban) (b memory.Ban, ok bool) {
 	if len(list) == 0 {
 		return b, false

@@ -38,8 +38,8 @@ func (s *site) report(t *testing.T, out []simulate.Outcome) {
 	}
 }
 
-// TestNeighbours checks that a host is neither rejected nor banned because of other
-// hosts in its /24 or /48.
+// TestNeighbours checks that a host is not rejected or banned because of other hosts in its /24 or
+// /48.
 func TestNeighbours(t *testing.T) {
 	for _, c := range [][2]string{{"203.0.113.66", "203.0.113.7"}, {"2001:db8:1:aaaa::1", "2001:db8:1:1::1"}} {
 		s := readySite(t, "standard")
@@ -61,8 +61,8 @@ func TestNeighbours(t *testing.T) {
 	}
 }
 
-// TestSharedServer checks that mail from a shared server is not rejected because of one
-// of its customers.
+// TestSharedServer checks that mail from a server with many customers is not rejected because of
+// one of them.
 func TestSharedServer(t *testing.T) {
 	for _, name := range []string{"standard", "tight"} {
 		t.Run(name, func(t *testing.T) {
@@ -73,10 +73,10 @@ func TestSharedServer(t *testing.T) {
 			for i := range 500 { // two months of legitimate mail
 				list = append(list, delivery(at.Add(time.Duration(i)*2*time.Hour), "203.0.113.5", "out1.hoster.example"))
 			}
-			list = append(list, asks(monday, "203.0.113.5", "out1.hoster.example", 11, 0))                  // one bad customer
-			list = append(list, asks(monday.Add(time.Hour), "203.0.113.5", "out1.hoster.example", 6, 1))    // the bad customer again
+			list = append(list, asks(monday, "203.0.113.5", "out1.hoster.example", 11, 0))                  // one customer requests missing recipients
+			list = append(list, asks(monday.Add(time.Hour), "203.0.113.5", "out1.hoster.example", 6, 1))    // the same customer
 			list = append(list, delivery(monday.Add(2*time.Hour), "203.0.113.5", "out1.hoster.example"))    // another customer
-			list = append(list, asks(monday.Add(26*time.Hour), "203.0.113.5", "out1.hoster.example", 6, 2)) // next day
+			list = append(list, asks(monday.Add(26*time.Hour), "203.0.113.5", "out1.hoster.example", 6, 2)) // the same customer on the next day
 			list = append(list, delivery(monday.Add(27*time.Hour), "203.0.113.5", "out1.hoster.example"))
 			list = append(list, asks(monday.Add(9*day), "203.0.113.5", "out1.hoster.example", 6, 3))
 			list = append(list, delivery(monday.Add(9*day+time.Hour), "203.0.113.5", "out1.hoster.example"))
@@ -90,9 +90,9 @@ func TestSharedServer(t *testing.T) {
 	}
 }
 
-// TestSharedServerRelays checks mail from a shared server while one of its customers
-// causes relay probes. The MX record of a foreign domain points to this host, so mail
-// to that domain counts as a relay probe.
+// TestSharedServerRelays checks mail from a server with many customers while one of them causes
+// relay probes. The relay probes are caused by the MX record of a foreign domain that points to
+// this host. Mail to this domain is not mail for a local domain.
 func TestSharedServerRelays(t *testing.T) {
 	text, _ := rules.ReadyPolicy("tight")
 	s := newSite(t, string(text)+"\ntable <local-domains> { \"example.org\" }\n")
@@ -104,7 +104,7 @@ func TestSharedServerRelays(t *testing.T) {
 	probe := func(at time.Time, n int) simulate.Session {
 		steps := []simulate.Step{say(simulate.Ehlo, "out1.hoster.example"), say(simulate.Mail, "joe@example.net")}
 		for i := range n {
-			steps = append(steps, wrong(simulate.Rcpt, fmt.Sprintf("u%d@evil.example.com", i))) // its MX record points to this server
+			steps = append(steps, wrong(simulate.Rcpt, fmt.Sprintf("u%d@evil.example.com", i))) // the MX record of this domain points to this host
 		}
 		return visitor(at, "203.0.113.5", "out1.hoster.example", append(steps, say(simulate.Quit, ""))...)
 	}
@@ -115,8 +115,8 @@ func TestSharedServerRelays(t *testing.T) {
 	}
 }
 
-// TestNothingLearnedFromLAN checks that mail from local hosts to a domain does not make
-// the domain count as local.
+// TestNothingLearnedFromLAN checks that a domain does not become local because hosts in the local
+// network send mail to it.
 func TestNothingLearnedFromLAN(t *testing.T) {
 	s := readySite(t, "tight")
 	s.learn()
@@ -128,9 +128,8 @@ func TestNothingLearnedFromLAN(t *testing.T) {
 	}
 }
 
-// TestNothingLearnedFromFriends checks that mail from friends to a domain does not make
-// the domain count as local. A friend is a public host that may relay (pass from
-// <friends>).
+// TestNothingLearnedFromFriends checks that a domain does not become local because friends send
+// mail to it. A friend is a public host that may relay (pass from <friends>).
 func TestNothingLearnedFromFriends(t *testing.T) {
 	text, _ := rules.ReadyPolicy("tight")
 	s := newSite(t, strings.Replace(string(text), "table <friends> { }", "table <friends> { 198.51.100.0/24 }", 1))
@@ -142,8 +141,8 @@ func TestNothingLearnedFromFriends(t *testing.T) {
 	}
 }
 
-// TestUserUnderAttack checks that a user who mistypes a password is not rejected while
-// the account is being brute-forced from other networks.
+// TestUserUnderAttack checks that a user who mistypes a password is not rejected while other
+// networks are guessing the user's password.
 func TestUserUnderAttack(t *testing.T) {
 	s := readySite(t, "standard")
 	login := func(at time.Time, addr string, steps ...simulate.Step) simulate.Session {
@@ -153,7 +152,7 @@ func TestUserUnderAttack(t *testing.T) {
 	for i, a := range []string{"203.0.113.1", "198.51.100.1", "192.0.2.200", "100.20.30.40"} {
 		list = append(list, login(monday.Add(time.Duration(i)*time.Hour), a, wrong(simulate.Auth, "alice"), say(simulate.Quit, "")))
 	}
-	// A user in a hotel mistypes a password once, and the mail client reconnects.
+	// A user in a hotel mistypes a password once. The mail program then reconnects.
 	list = append(list, login(monday.Add(20*time.Hour), "100.64.7.7", wrong(simulate.Auth, "alice"), say(simulate.Quit, "")))
 	list = append(list, login(monday.Add(20*time.Hour+time.Minute), "100.64.7.7", say(simulate.Auth, "alice"), say(simulate.Mail, "alice@example.org"), say(simulate.Rcpt, "x@example.com"), say(simulate.Data, ""), say(simulate.Quit, "")))
 	out := s.play(sessions(list...))
@@ -163,8 +162,8 @@ func TestUserUnderAttack(t *testing.T) {
 	}
 }
 
-// TestNeighbourOfGuesser checks that a user who mistypes a password is not rejected,
-// even if the logins of eight other users in the same /24 have failed within an hour.
+// TestNeighbourOfGuesser checks that a user who mistypes a password is not rejected because logins
+// of eight other users in the same /24 have failed within an hour.
 func TestNeighbourOfGuesser(t *testing.T) {
 	s := readySite(t, "standard")
 	login := func(at time.Time, addr string, steps ...simulate.Step) simulate.Session {
@@ -182,8 +181,8 @@ func TestNeighbourOfGuesser(t *testing.T) {
 	}
 }
 
-// TestBoughtName checks that one accepted message to the postmaster does not exempt a
-// directory harvest.
+// TestBoughtName checks that a directory harvest is detected although a message to the postmaster
+// was accepted before.
 func TestBoughtName(t *testing.T) {
 	for _, name := range []string{"standard", "tight"} {
 		s := readySite(t, name)
@@ -206,8 +205,8 @@ func TestBoughtName(t *testing.T) {
 	}
 }
 
-// TestGuessesAmongRepeats checks that a harvest is detected even if an existing
-// recipient precedes each missing one.
+// TestGuessesAmongRepeats checks that a harvest is detected even if the client requests an existing
+// recipient before each missing one.
 func TestGuessesAmongRepeats(t *testing.T) {
 	for _, name := range []string{"standard", "tight"} {
 		s := readySite(t, name)
@@ -223,7 +222,7 @@ func TestGuessesAmongRepeats(t *testing.T) {
 	}
 }
 
-// TestBanEnds checks that connecting during a ban does not extend it.
+// TestBanEnds checks that a ban is not extended if the client connects while it is banned.
 func TestBanEnds(t *testing.T) {
 	s := newSite(t, "mode enforce\nrule guess phase end match count auth-failure > 5 in 7d by src ban 1h\n")
 	login := func(at time.Time, steps ...simulate.Step) simulate.Session {
@@ -233,7 +232,7 @@ func TestBanEnds(t *testing.T) {
 	for i := range 6 {
 		list = append(list, login(monday.Add(time.Duration(i)*time.Minute), wrong(simulate.Auth, "alice"), say(simulate.Quit, "")))
 	}
-	for i := range 100 { // a phone that connects every half hour; the password is correct after the ban
+	for i := range 100 { // a phone connects every half hour; after the ban, its password is correct
 		list = append(list, login(monday.Add(time.Duration(i+1)*30*time.Minute), say(simulate.Auth, "alice"), say(simulate.Quit, "")))
 	}
 	out := s.play(sessions(list...))
@@ -249,8 +248,8 @@ func TestBanEnds(t *testing.T) {
 	}
 }
 
-// TestFloodOfOurHouse checks that the tight preset's flood rule does not match hosts on
-// the local network.
+// TestFloodOfOurHouse checks that the flood rule of the preset "tight" does not match hosts in the
+// local network.
 func TestFloodOfOurHouse(t *testing.T) {
 	s := readySite(t, "tight")
 	s.learn()
@@ -272,16 +271,15 @@ func TestFloodOfOurHouse(t *testing.T) {
 	}
 }
 
-// TestBansWithoutRules checks that manual bans are enforced even if the policy has no
-// rules.
+// TestBansWithoutRules checks that manual bans are enforced even if the policy contains no rules.
 func TestBansWithoutRules(t *testing.T) {
 	if p := smtpd.Requests(filter.Phases(policy(t, "mode enforce\n"))); len(p) == 0 {
 		t.Error("smtpd sends no requests: scanwatch ban reports a ban that is not enforced")
 	}
 }
 
-// TestCustomersOfOneHoster checks that a customer's mail does not improve the standing
-// of the hosting provider's other customers.
+// TestCustomersOfOneHoster checks that the mail of one customer does not improve the standing of
+// other customers of the same hosting provider.
 func TestCustomersOfOneHoster(t *testing.T) {
 	for _, d := range []string{"your-server.de", "contaboserver.net", "ovh.net", "hwclouds-dns.com", "secureserver.net", "vultrusercontent.com", "linodeusercontent.com", "amazonaws.com", "googleusercontent.com", "hostinger.com", "colocrossing.com", "t-ipconnect.de"} {
 		s := readySite(t, "standard")

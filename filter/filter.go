@@ -33,15 +33,15 @@ import (
 // Options holds the inputs and outputs of a Pipeline. None of the functions may block
 // or retain its arguments.
 type Options struct {
-	// Record receives the encoded record of an ended session or an aggregate. The
-	// sessions in an aggregate ended up to an hour ago. If Sums.Flush calls Record, it
-	// runs in the goroutine of Flush's caller.
+	// Record receives the encoded record of an ended session, or of an aggregate. An aggregate
+	// combines several sessions, which may have ended up to an hour ago. Record is also called by
+	// Sums.Flush, in the goroutine of Flush's caller.
 	Record func(end time.Time, id uint64, value []byte)
 	// FrontEnd is the name of the front end in records, or "" for smtpd. Records of other front
 	// ends also name the mail server.
 	FrontEnd string
-	// Clock, if set, is updated with the end of each session, in microseconds since
-	// 1970.
+	// Clock, if set, is updated whenever a session ends. Its value is the session's end in
+	// microseconds since 1970.
 	Clock *atomic.Int64
 	// Log receives one log line without LF.
 	Log func(line []byte)
@@ -54,18 +54,17 @@ type Options struct {
 	// Memory is the state kept across sessions. If Memory is nil, the pipeline
 	// starts without any state.
 	Memory *memory.Memory
-	// Hasher returns the hasher for mailboxes and possible passwords. Without a
-	// hasher, mailboxes and user names are recorded unhashed.
+	// Hasher returns the hasher for mailboxes and possible passwords. If it returns nil, mailboxes
+	// and user names are recorded unhashed.
 	Hasher func() *privacy.Hasher
-	// Hashed enables the hashed privacy level until Use is called.
+	// Hashed selects the privacy level "hashed" until Use is called.
 	Hashed bool
 	// OwnAddrs lists this host's addresses.
 	OwnAddrs []netip.Addr
-	// Budget is the disk budget in bytes. To stay within the budget, the pipeline
-	// adds sessions in floods to aggregates. If Budget is 0, every session gets its
-	// own record.
+	// Budget is the disk budget in bytes. During a flood, sessions are combined into aggregates to
+	// stay within the budget. If Budget is 0, every session gets its own record.
 	Budget int64
-	// Recorded means that events come from records, in which names may be hashed.
+	// Recorded means that the events come from stored records, in which names may be hashed.
 	Recorded bool
 	// Lookups stores DNS lists' answers. It may be nil.
 	Lookups *dnslist.Table
@@ -77,8 +76,8 @@ type Options struct {
 // Settings are the options that can change at run time.
 type Settings struct {
 	Policy  *rules.Policy
-	ASN     *lookup.Origins // nil: only the shipped AS numbers are known
-	Country *lookup.Origins // nil: countries are known only if ASN holds them
+	ASN     *lookup.Origins // nil: only AS numbers from the shipped lists are known
+	Country *lookup.Origins // nil: only countries from ASN are known
 }
 
 // A Pipeline tracks the open sessions. Only Use and Open are safe for concurrent use.
@@ -87,14 +86,14 @@ type Pipeline struct {
 
 	o        Options
 	next     atomic.Pointer[Settings]
-	settings *Settings // settings for the current event; nil to only observe
+	settings *Settings // settings for the current event; if nil, the pipeline only observes
 	site     detect.Site
 	memory   *memory.Memory
 	decider  decide.Decider
 	journal  *journal.Journal
 
 	table table
-	clock int64 // time of the newest event
+	clock int64 // time of the newest event in microseconds
 
 	found  detect.Case    // reused
 	client memory.Client  // client of the current event
@@ -103,7 +102,7 @@ type Pipeline struct {
 	answer smtp.Event     // reused
 }
 
-// New returns a Pipeline that has no sessions and only observes.
+// New returns a Pipeline that has no sessions. It only observes until Use is called.
 func New(o Options) *Pipeline {
 	p := &Pipeline{o: o, memory: o.Memory, table: newTable()}
 	if p.memory == nil {
@@ -124,10 +123,10 @@ func New(o Options) *Pipeline {
 // concurrent use.
 func (p *Pipeline) Use(settings *Settings) { p.next.Store(settings) }
 
-// Open returns the number of open sessions. Open is safe for concurrent use.
+// Open returns the number of open sessions. It is safe for concurrent use.
 func (p *Pipeline) Open() int64 { return p.table.count.Load() }
 
-// Site sets the mail server's name, which for smtpd is the site name in smtpd.conf(5).
+// Site sets the mail server's name. For smtpd, this is the site name in smtpd.conf(5).
 func (p *Pipeline) Site(name string) {
 	p.site.Admin = []byte(name)
 	p.journal.Site(p.site.Admin)
@@ -142,7 +141,7 @@ func (p *Pipeline) Event(ev *smtp.Event) {
 			return
 		}
 	} else if s = p.table.session(ev.Session); s == nil {
-		return // the session started before the filter, or too many sessions are open
+		return // the session started before the filter did, or too many sessions were open
 	}
 	if ev.Kind == smtp.EventDisconnect {
 		lastAnswers(p, s, ev.Time)
@@ -161,7 +160,7 @@ func (p *Pipeline) Ask(ev *smtp.Event) smtp.Answer {
 		return smtp.Answer{}
 	}
 	p.identify(s)
-	if !s.waiting { // otherwise the event has been applied
+	if !s.waiting { // a request that has waited was already applied to the session
 		s.track.Apply(ev)
 		p.identify(s)
 		p.detect(s, ev)
@@ -188,8 +187,8 @@ func (p *Pipeline) Ask(ev *smtp.Event) smtp.Answer {
 	return a
 }
 
-// spare notifies the watchers that a pass statement has matched a request in a session
-// with findings or a ban. From then on, companion processes must not report the client.
+// spare sends watchers the event "exempt" if a pass statement has matched a request, and the
+// session has findings or a ban. Companion processes must not report the client after this event.
 func spare(p *Pipeline, s *session, at int64) {
 	if p.o.Watch == nil || s.spared || !s.decide.Exempted || !s.detect.Has() && s.decide.Banned == nil {
 		return
@@ -198,7 +197,7 @@ func spare(p *Pipeline, s *session, at int64) {
 	p.o.Watch(&events.Event{Event: "exempt", Time: time.UnixMicro(at), Session: s.track.ID, Src: s.track.Src.Addr(), Reason: "pass"})
 }
 
-// take runs an event through the stages.
+// take passes an event through the stages.
 func (p *Pipeline) take(s *session, ev *smtp.Event) {
 	if ev.Kind == smtp.EventAuth {
 		if ev.Result == smtp.ResultPass {
@@ -228,8 +227,8 @@ func (p *Pipeline) take(s *session, ev *smtp.Event) {
 	}
 }
 
-// locate adds the facts about a new session's address. These facts come from the site,
-// and from the operator's tables and databases.
+// locate adds the facts about a new session's address. The facts come from the site, and from the
+// operator's tables and databases.
 func (o *Settings) locate(s *track.Session, site *detect.Site) {
 	if !s.Src.IsValid() {
 		return
@@ -263,7 +262,7 @@ func (o *Settings) locate(s *track.Session, site *detect.Site) {
 	}
 }
 
-// detect runs the detectors and writes out new findings.
+// detect runs the detectors and records new findings.
 func (p *Pipeline) detect(s *session, ev *smtp.Event) {
 	if !detect.Wants(ev.Kind) {
 		return
@@ -299,7 +298,7 @@ func (p *Pipeline) admit(s *session, ev *smtp.Event, f *detect.Finding) {
 	p.out = smtp.Outcome{
 		Kind: smtp.OutcomeFinding, Time: ev.Time, Evidence: f.Token(), Confidence: f.Confidence,
 		By: f.By, Proof: f.Proof, Org: f.Org, Match: f.Match,
-		Repeat: !added, // each list has its own finding in the record
+		Repeat: !added, // several lists may report the same evidence, and the record contains a finding for each
 	}
 	if p.o.Watch != nil && added {
 		p.out.Exempt = p.decider.ExemptReason(p.subject(s), ev.Time)
@@ -318,8 +317,8 @@ func (p *Pipeline) write(s *session, outcomes []smtp.Outcome) {
 	}
 }
 
-// ended evaluates the rules for the end of a session. Sessions are ignored if their
-// ending is unknown, or if they were still open when the mail server stopped.
+// ended evaluates the rules for the end of a session. It ignores a session whose ending is unknown,
+// and a session that was still open when the mail server stopped.
 func (p *Pipeline) ended(s *session, ev *smtp.Event) {
 	if ev.Ending == smtp.EndingStopped || ev.Ending == smtp.EndingUnknown || s.track.Exempt() || s.track.Internal || s.decide.Barred {
 		return
@@ -330,12 +329,12 @@ func (p *Pipeline) ended(s *session, ev *smtp.Event) {
 	p.judge(s, ev.Time)
 }
 
-// subject returns the decider's input.
+// subject returns the session's facts and state for the decider.
 func (p *Pipeline) subject(s *session) decide.Subject {
 	return decide.Subject{Session: &s.track, Case: &s.detect, State: &s.decide, Client: &p.client, Live: s.together()}
 }
 
-// identify sets the client to which memory attributes the event.
+// identify sets p.client, the client to which memory attributes the event.
 func (p *Pipeline) identify(s *session) {
 	t := &s.track
 	p.client = memory.Client{
@@ -344,8 +343,8 @@ func (p *Pipeline) identify(s *session) {
 	}
 }
 
-// begin handles the start of an event: it updates the clock and the settings, and
-// writes log lines and aggregates that are due.
+// begin prepares the pipeline for an event. It updates the clock and the settings, and writes the
+// log lines and aggregates that are due.
 func (p *Pipeline) begin(at int64) {
 	if at/1e6 != p.clock/1e6 {
 		p.memory.Tick(at)
@@ -399,13 +398,13 @@ func (p *Pipeline) open(ev *smtp.Event) *session {
 		return nil
 	}
 	p.journal.Begin(&s.journal, ev.Time)
-	p.hide() // the key may become available after the first session
+	p.hide() // the key for hashing may not have been available when the pipeline was created
 	return s
 }
 
 // close records s and removes it from the table.
 func (p *Pipeline) close(s *session, how smtp.Ending, at int64) {
-	lastAnswers(p, s, at) // for sessions that end without EventDisconnect
+	lastAnswers(p, s, at) // some sessions end without EventDisconnect
 	t, now := &s.track, at
 	at = max(at, t.Start)
 	if p.o.Clock != nil {
@@ -433,8 +432,8 @@ func (p *Pipeline) Stop() {
 	}
 }
 
-// Leave records the sessions that are still open when a stream ends. These sessions
-// were cut off by the end of the stream, not ended by their clients.
+// Leave records the sessions that are still open when a stream of events ends. The stream's end cut
+// off these sessions, so it is unknown how their clients would have ended them.
 func (p *Pipeline) Leave() {
 	for _, s := range p.table.live {
 		p.close(s, smtp.EndingUnknown, s.journal.Last())
@@ -442,14 +441,14 @@ func (p *Pipeline) Leave() {
 	p.journal.Flush(p.clock, false)
 }
 
-// Cut records an open session. The way the session ended is not treated as evidence.
+// Cut records an open session. How the session ended is not used as evidence.
 func (p *Pipeline) Cut(id uint64, how smtp.Ending, at int64) {
 	if s := p.table.session(id); s != nil {
 		p.close(s, how, at)
 	}
 }
 
-// Known reports whether an open session's client is known at a given time.
+// Known reports whether the client of an open session had standing at the given time.
 func (p *Pipeline) Known(id uint64, at int64) bool {
 	s := p.table.session(id)
 	if s == nil || !s.track.Src.IsValid() {
@@ -459,8 +458,9 @@ func (p *Pipeline) Known(id uint64, at int64) bool {
 	return p.memory.Peers.Standing(&p.client, at).Level >= rules.StandingKnown
 }
 
-// Phases returns the phases in which the policy needs requests from the mail server.
-// The connect phase is included if bans must be enforced or reported.
+// Phases returns the phases in which the policy needs requests from the mail server. The connect
+// phase is always included if the policy has rules, or is in enforce mode, because bans take effect
+// in this phase.
 func Phases(policy *rules.Policy) smtp.PhaseSet {
 	set := policy.Phases() & smtp.Answerable
 	if len(policy.Rules()) > 0 || policy.Mode == rules.Enforce {
@@ -469,8 +469,7 @@ func Phases(policy *rules.Policy) smtp.PhaseSet {
 	return set
 }
 
-// RuleTexts returns the texts of all rules in policy that verdicts and bans may refer
-// to.
+// RuleTexts returns the texts of all rules in policy. Verdicts and bans refer to these texts.
 func RuleTexts(policy *rules.Policy) (texts []string) {
 	for _, r := range policy.Rules() {
 		texts = append(texts, r.String())

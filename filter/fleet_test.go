@@ -15,7 +15,7 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// A fleet is a set of hosts that share their rows.
+// A fleet is a set of hosts that exchange their rows.
 type fleet struct {
 	t        *testing.T
 	sites    []*site
@@ -37,7 +37,7 @@ func newFleet(t *testing.T, hosts int) *fleet {
 	return f
 }
 
-// take passes the other hosts' rows to host i.
+// take passes the rows of the other hosts to host i.
 func (f *fleet) take(i int, at time.Time) {
 	f.t.Helper()
 	if _, err := f.sites[i].memory.Incoming(f.replicas[i].Changed(1<<20, at), 0, at.UnixMicro()); err != nil {
@@ -46,7 +46,7 @@ func (f *fleet) take(i int, at time.Time) {
 	f.sites[i].memory.Bans.HaveStanding()
 }
 
-// send passes host i's rows to all other hosts.
+// send passes the rows of host i to all other hosts.
 func (f *fleet) send(i int, rows []share.Row, at time.Time) {
 	f.t.Helper()
 	for j, r := range f.replicas {
@@ -70,8 +70,8 @@ func (f *fleet) exchange(at time.Time) {
 	}
 }
 
-// play plays one session on each host in turn. The hosts exchange their rows whenever
-// the time given in every has passed.
+// play plays the sessions on the hosts in turn, one session on each. Whenever the time every has
+// passed, the hosts exchange their rows.
 func (f *fleet) play(list []simulate.Session, every time.Duration) (out []simulate.Outcome) {
 	f.t.Helper()
 	last := list[0].Start
@@ -97,7 +97,7 @@ func (f *fleet) standing(i int, c *memory.Client, at time.Time) memory.Standing 
 	return f.sites[i].memory.Peers.Standing(c, at.UnixMicro())
 }
 
-// spread returns sessions at regular intervals.
+// spread returns n sessions at regular intervals.
 func spread(n int, every time.Duration, session func(i int, at time.Time) simulate.Session) (list []simulate.Session) {
 	for i := range n {
 		list = append(list, session(i, monday.Add(time.Duration(i)*every)))
@@ -113,9 +113,9 @@ func guesses(at time.Time, addr string, users ...string) simulate.Session {
 	return visitor(at, addr, "", steps...)
 }
 
-// TestThreeHosts checks that three hosts together react to an attack like a single
-// host. The table gives the first session that each host rejects or disconnects. A host
-// adds other hosts' counts only from its own second event onwards; see memory.Alone.
+// TestThreeHosts checks that three hosts together react to an attack in the same way as a single
+// host. The table contains the first session that each host rejects or disconnects. A host uses the
+// counts of other hosts only from the client's second event on this host onwards; see memory.Alone.
 func TestThreeHosts(t *testing.T) {
 	harvest := func(n int) func(i int, at time.Time) simulate.Session {
 		return func(i int, at time.Time) simulate.Session { return asks(at, "198.51.100.7", "", n, i) }
@@ -134,9 +134,9 @@ func TestThreeHosts(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
 		sessions []simulate.Session
-		one      int // first session that a single host refuses something
-		three    int // the same for three hosts that exchange after each session
-		second   int // the same for three hosts that exchange once a second
+		one      int // first session in which a single host rejects something
+		three    int // the same for three hosts that exchange rows after each session
+		second   int // the same for three hosts that exchange rows once a second
 		reason   string
 	}{
 		{"a harvest in one session", spread(6, time.Minute, harvest(6)), 0, 0, 0, "the evidence is in one session"},
@@ -163,7 +163,7 @@ func TestThreeHosts(t *testing.T) {
 	}
 }
 
-// TestFleetShares checks the effect of other hosts' rows.
+// TestFleetShares checks what the rows of other hosts change.
 func TestFleetShares(t *testing.T) {
 	t.Run("a ban and an unban", func(t *testing.T) {
 		f := newFleet(t, 3)
@@ -218,7 +218,7 @@ func TestFleetShares(t *testing.T) {
 		ask := func(i, n int) {
 			f.one(i, asks(monday.Add(time.Duration(n)*time.Hour), fmt.Sprintf("203.0.%d.9", n), "", 1, 0))
 		}
-		for n := range 6 { // other hosts add at most twice the two networks of each host
+		for n := range 6 { // the other hosts add at most twice the count of this host, which is two networks
 			ask(n%3, n+1)
 		}
 		c := &memory.Client{Addr: netip.MustParseAddr("192.0.2.9")}
@@ -230,9 +230,9 @@ func TestFleetShares(t *testing.T) {
 	})
 }
 
-// TestHostileHost checks that a host that sends false rows does not harm another host's
-// legitimate clients: a client with standing, a friend, a user, and an unknown client
-// with two mistyped recipients.
+// TestHostileHost checks that false rows from a hostile host do not harm legitimate clients of
+// another host. The clients are one with standing, a friend, a user, and an unknown client with two
+// mistyped recipients.
 func TestHostileHost(t *testing.T) {
 	now := monday.Add(-30 * time.Minute)
 	friends := "table <friends> { }"
@@ -246,15 +246,15 @@ func TestHostileHost(t *testing.T) {
 	))
 	clients := []string{"203.0.113.5", "203.0.113.6", "203.0.113.77", "203.0.113.8", "203.0.113.9"}
 
-	// The hostile host plays, with a separate memory, all the attacks that it
-	// attributes to others, so its rows are plausible.
+	// The hostile host has a separate memory. It plays the attacks of which it accuses others, so
+	// that its rows are plausible.
 	evil := f.sites[1].memory
 	evil.Counters.Watch(own.policy.Needs().Windows)
 	at := now.UnixMicro()
 	for _, addr := range append(clients, "203.0.113.10") {
 		c := &memory.Client{Addr: netip.MustParseAddr(addr), Helo: []byte("mail.sender.example"), User: []byte("alice")}
 		switch addr {
-		case "203.0.113.9": // a client with counts, but without a ban
+		case "203.0.113.9": // this client has counts but no ban
 		case "203.0.113.6", "203.0.113.77":
 			evil.Bans.AddPrefix(netip.PrefixFrom(c.Addr, 32), 24*time.Hour, "enough", at)
 		default:

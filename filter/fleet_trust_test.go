@@ -11,12 +11,11 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// TestMailboxesElsewhere checks that mailboxes that another host accepts, or pretends
-// to accept, do not hide a harvest here. A sender whose recipient this host does not
-// know yet is exempt once.
+// TestMailboxesElsewhere checks that a harvest on this host is detected even if another host
+// accepts the mailboxes, or claims to. A recipient that this host does not know yet may be
+// requested once.
 func TestMailboxesElsewhere(t *testing.T) {
-	// cut returns the number of recipients that one client can probe, one per
-	// session.
+	// cut returns the number of recipients that a client can probe if it requests one per session.
 	cut := func(f *fleet, addr string) (n int) {
 		for n < 40 {
 			if o := f.one(0, visitor(monday.Add(time.Duration(n)*time.Minute), addr, "", say(simulate.Ehlo, "mail.sender.example"), say(simulate.Mail, "spam@example.net"),
@@ -60,7 +59,7 @@ func TestMailboxesElsewhere(t *testing.T) {
 			other.Refused(&memory.Client{Addr: netip.MustParseAddr("203.0.113.9")}, fmt.Appendf(nil, "missing%d@example.org", i), at.UnixMicro())
 		}
 		f.exchange(at)
-		for i := range 12 { // senders of several networks, and their retries
+		for i := range 12 { // senders in several networks, which also retry
 			o := f.one(0, visitor(monday.Add(time.Duration(i)*time.Minute), fmt.Sprintf("198.51.%d.7", i%6), "", say(simulate.Ehlo, "mail.sender.example"), say(simulate.Mail, "joe@example.net"),
 				wrong(simulate.Rcpt, "new@example.org"), say(simulate.Quit, "")))
 			if o.Disconnected || o.RcptRefused > 0 {
@@ -75,13 +74,13 @@ func loggedIn(at time.Time, addr string) simulate.Session {
 	return visitor(at, addr, "", say(simulate.Ehlo, "laptop"), say(simulate.StartTLS, ""), say(simulate.Auth, "alice"), say(simulate.Quit, ""))
 }
 
-// TestOfficeElsewhere checks that an office is not banned earlier because its users log
-// in to several hosts, or because another host claims that logins failed.
+// TestOfficeElsewhere checks that an office is not banned earlier in two cases: its users log in to
+// several hosts, or another host claims that logins have failed.
 func TestOfficeElsewhere(t *testing.T) {
 	const office = "198.51.100.10"
 	user := func(i int) string { return fmt.Sprintf("user%d", i) }
-	// banned returns the number of users who fail to log in from office before it
-	// is banned.
+	// banned returns the number of users of the office whose logins fail before the office is
+	// banned.
 	banned := func(f *fleet) int {
 		for i := range 12 {
 			at := monday.Add(time.Duration(i+1) * time.Minute)
@@ -102,8 +101,8 @@ func TestOfficeElsewhere(t *testing.T) {
 	}
 	split := newFleet(t, 2)
 	split.one(1, loggedIn(monday, office))
-	// The host with the login counts only its own sessions. The other host bans the
-	// office one user later than a single host would.
+	// The host at which a login fails counts only its own sessions. The other host therefore bans
+	// the office one user later than a single host would.
 	if n := banned(split); n != want+1 {
 		t.Errorf("banned after %d users on two hosts, want %d", n, want+1)
 	}
@@ -125,12 +124,11 @@ func TestOfficeElsewhere(t *testing.T) {
 	}
 }
 
-// TestExcusesElsewhere checks that standing on another host exempts a client from other
-// hosts' bans, but not from this host's bans.
+// TestExcusesElsewhere checks a client with standing on another host. It must be exempt from bans
+// of other hosts, but not from bans of this host.
 func TestExcusesElsewhere(t *testing.T) {
 	const addr = "198.51.100.40"
-	// cut returns the number of sessions with a failed login before the client is
-	// banned.
+	// cut returns the number of sessions with a failed login before the client is banned.
 	cut := func(f *fleet) (n int) {
 		for n < 40 {
 			n++

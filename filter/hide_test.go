@@ -17,9 +17,9 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// unhidden returns all output produced for a session with a greeting and the given
-// lines, which are in raw's format. The session is played twice: once for its own
-// record, and once for an aggregate.
+// unhidden returns all output for a session with a greeting and the given lines, which are in the
+// format of raw. The session is played twice. The first one gets its own record, and the second is
+// added to an aggregate.
 func unhidden(t *testing.T, h *privacy.Hasher, lines []string, p *rules.Policy) string {
 	t.Helper()
 	var kept bytes.Buffer
@@ -29,7 +29,7 @@ func unhidden(t *testing.T, h *privacy.Hasher, lines []string, p *rules.Policy) 
 		Watch:  func(e *events.Event) { fmt.Fprintf(&kept, "event %+v rdns %s helo %s\n", *e, e.RDNS, e.Helo) },
 		Lists:  func() *lookup.Lists { return lists },
 		Hasher: func() *privacy.Hasher { return h },
-		Budget: 1, // the first record exceeds the budget
+		Budget: 1, // one record already exceeds this budget
 	})
 	table.Use(&filter.Settings{Policy: p})
 	lines = append([]string{"R link-connect|<unknown>|fail|192.0.2.1:4000|192.0.2.25:25", "R protocol-server|220 mx.example.org ESMTP OpenSMTPD",
@@ -55,8 +55,8 @@ func unhidden(t *testing.T, h *privacy.Hasher, lines []string, p *rules.Policy) 
 	return kept.String()
 }
 
-// TestNobodyInClear checks that no mailbox appears unhashed in records, logs or watch
-// events, even if text from a client, smtpd or another filter contains it.
+// TestNobodyInClear checks that records, logs and events for watchers contain no mailbox that is
+// not hashed. The mailbox may be in text from a client, smtpd or another filter.
 func TestNobodyInClear(t *testing.T) {
 	hasher := privacy.New(bytes.Repeat([]byte{7}, 32))
 	p := policy(t, "privacy hashed\nmode observe\ntable <local-domains> { \"example.org\" }\nrule all phase rcpt-to match helo \"mail.example.net\" reject ban 1d\nrule badhelo phase helo match !helo \"mail.example.net\" reject\n")
@@ -88,7 +88,7 @@ func TestNobodyInClear(t *testing.T) {
 		{"R protocol-client|EXPN\tjohn smith", "R protocol-server|502 5.5.1 no"},
 		{"R protocol-client|SEND FROM:<john.smith>", "R protocol-server|502 5.5.1 no"},
 		{"R protocol-client|To: j@example.org, \"a\\\"john\"@example.org (x) john.smith(y)@example.org", "R protocol-server|500 5.5.1 Invalid command: john.smith@example.org"},
-		// Replies to rewritten commands, and text from other filters.
+		// Replies to rewritten commands, and texts from other filters.
 		{"R protocol-client|DATA", "R filter-response|data|reject|550 not for john.smith@example.org", "R protocol-server|550 not for john.smith@example.org", "R tx-data|31f211ba|permfail"},
 		{"R protocol-client|DATA", "R protocol-server|554 not for <john.smith@example.org>", "R tx-data|31f211ba|permfail"},
 		{"R protocol-server|500 5.5.1 what, john.smith@example.org"},

@@ -13,14 +13,14 @@ import (
 	"scanwatch/rules"
 )
 
-// login records a login in memory. If a failed login is part of a password spray, the
-// result describes the spray.
+// login records a login in memory. If a failed login is part of a password spray, login returns a
+// description of the spray.
 func (p *Pipeline) login(s *session, ev *smtp.Event) (spray detect.Spray) {
 	switch t := &s.track; {
 	case t.Local || !t.Src.IsValid():
 	case ev.Result == smtp.ResultPass:
 		p.memory.Logins.Succeeded(&p.client, ev.Time)
-	case ev.Result == smtp.ResultFail && !t.Authed && len(ev.Name) == 0: // a log may omit the user: different users would be one
+	case ev.Result == smtp.ResultFail && !t.Authed && len(ev.Name) == 0: // some logs omit the user name, so different users cannot be distinguished
 		p.memory.Counters.Add(&p.client, rules.AuthFailure, ev.Time)
 	case ev.Result == smtp.ResultFail && !t.Authed:
 		spray.Match, spray.Sure = p.memory.Logins.Failed(&p.client, ev.Time)
@@ -67,7 +67,7 @@ func (p *Pipeline) learn(s *session, ev *smtp.Event) {
 	}
 }
 
-// maxSenders limits the sender domains of a session that count towards the client's
+// maxSenders is the maximum number of sender domains in a session that count towards the client's
 // standing.
 const maxSenders = 16
 
@@ -77,14 +77,14 @@ func (p *Pipeline) learnRcpt(s *session, ev *smtp.Event) {
 	switch s.detect.Rcpt {
 	case detect.RcptAccepted:
 		domain, _ := detect.Domain(ev.Addr)
-		if len(ev.Addr) == 0 { // a log may show only that a recipient was accepted
+		if len(ev.Addr) == 0 { // some logs show only that a recipient was accepted, but not the address
 			return
 		}
 		if s.decide.Passed() || s.track.Internal && p.memory.Domains.Known() && !p.memory.Domains.Local(domain) {
 			return
 		}
-		// Internal clients may send to any domain, so their recipients do not show
-		// which domains are local.
+		// Internal clients may send mail to any domain. An accepted recipient of such a client does
+		// not show that the recipient's domain is local.
 		if !s.track.Internal {
 			p.memory.Domains.Learn(domain, ev.Time)
 		}
@@ -104,18 +104,17 @@ func (p *Pipeline) learnRcpt(s *session, ev *smtp.Event) {
 		if !s.detect.Repeated {
 			p.memory.Counters.Add(&p.client, evidence, ev.Time)
 		}
-		// Recipients rejected because of old mailing lists or backscatter must
-		// not be recorded as probed. Known clients, and clients with existing
-		// recipients, may have old mailing lists. Backscatter is sent to forged
-		// senders.
+		// A missing recipient may come from an old mailing list, or from backscatter, which is sent
+		// to forged senders. Such a recipient must not be recorded as probed. Old mailing lists are
+		// likely if the client is known, or if other recipients of the session exist.
 		if s.track.Counts.RcptOK == 0 && len(sender) > 0 && p.decider.Standing(p.subject(s), ev.Time) == rules.StandingNone {
 			p.memory.Recipients.Refused(&p.client, ev.Addr, ev.Time)
 		}
 	}
 }
 
-// learnAccount records an authenticated session's behaviour for its account, and the
-// domains that the user sends mail to.
+// learnAccount records what an authenticated session does with its account. It also records the
+// domains to which the user sends mail.
 func (p *Pipeline) learnAccount(s *session, ev *smtp.Event) {
 	if ev.Kind != smtp.EventRcpt {
 		return
@@ -145,7 +144,7 @@ func (s *session) senderDomain(sender []byte) string {
 	return s.registered
 }
 
-// judge records an ended session's legitimate mail, or its offence.
+// judge records an ended session as an offence, or records its legitimate mail.
 func (p *Pipeline) judge(s *session, at int64) {
 	switch {
 	case s.detect.Abused || s.decide.Offence:

@@ -24,8 +24,8 @@ func event(at int, rest string) string {
 	return fmt.Sprintf("report|0.7|1795219327.%06d|smtp-in|%s\n", at, rest)
 }
 
-// TestLongSession checks that every command of a very long session is counted, and that
-// the session uses bounded memory and disk space.
+// TestLongSession checks that all commands of a very long session are counted. The session must use
+// only a limited amount of memory and disk space.
 func TestLongSession(t *testing.T) {
 	const n = 20_000
 	var in strings.Builder
@@ -72,8 +72,8 @@ func TestLongSession(t *testing.T) {
 	}
 }
 
-// TestFloodOfFindings checks that a scan from many hosts does not fill the mail log,
-// and that the number of unlogged sessions is logged.
+// TestFloodOfFindings checks that a scan from many hosts does not fill the mail log. The number of
+// sessions that are not logged must be logged.
 func TestFloodOfFindings(t *testing.T) {
 	var in strings.Builder
 	for i := range 3000 {
@@ -103,8 +103,8 @@ func TestFloodOfFindings(t *testing.T) {
 	}
 }
 
-// TestOneSourceAgain checks that identical sessions from a source are logged once in
-// ten minutes, followed by the number of repetitions.
+// TestOneSourceAgain checks that identical sessions from a source are logged once in ten minutes.
+// After that, their number is logged.
 func TestOneSourceAgain(t *testing.T) {
 	var in strings.Builder
 	for i := range 3000 {
@@ -130,9 +130,9 @@ func TestOneSourceAgain(t *testing.T) {
 	}
 }
 
-// FuzzFold checks that no order or content of events causes a panic or leaves a session
-// open, that each request is answered once, and that each session yields one readable
-// record. The policy is in enforce mode.
+// FuzzFold checks that no order or content of events causes a panic or leaves a session open. Each
+// request must be answered once, and each session must lead to one readable record. The policy is
+// in enforce mode.
 func FuzzFold(f *testing.F) {
 	for seed := range uint64(4) {
 		f.Add(seed, uint16(200))
@@ -202,7 +202,7 @@ func newBench(record func(time.Time, uint64, []byte)) *simulate.Filter {
 	return simulate.NewFilter(filter.Options{Record: record, Log: func([]byte) {}, Lists: func() *lookup.Lists { return lists }})
 }
 
-// BenchmarkFold measures reading, processing and encoding a session.
+// BenchmarkFold measures how long it takes to read, process and encode a session.
 func BenchmarkFold(b *testing.B) {
 	for _, name := range []string{"ehlo-delivery", "harvest-50-unknown", "concurrent-200"} {
 		b.Run(name, func(b *testing.B) {
@@ -210,7 +210,7 @@ func BenchmarkFold(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			// Keep only the registered reports.
+			// Keep only the reports that the filter registers.
 			var in []byte
 			for line := range bytes.Lines(raw) {
 				for _, id := range smtpd.Reports {
@@ -232,7 +232,7 @@ func BenchmarkFold(b *testing.B) {
 	}
 }
 
-// endless is a reader that repeats in n times without copying the data.
+// An endless is a reader that repeats in n times without copying it.
 type endless struct {
 	in    []byte
 	at, n int

@@ -10,10 +10,10 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// TestLogLevels checks the log lines of a session at each level. A session is logged
-// once: at its end, or when it is banned. With Verbose, each finding and decision is
-// logged as well. Friends, and sessions with only low-confidence evidence, are not
-// logged.
+// TestLogLevels checks the log lines for a session at each level. A session is logged once, when it
+// ends or when its client is banned. With Verbose, each finding and decision is also logged.
+// Sessions of friends are not logged. Neither are sessions in which all evidence has low
+// confidence.
 func TestLogLevels(t *testing.T) {
 	for _, tt := range []struct {
 		verbose bool
@@ -58,7 +58,8 @@ rule forged phase helo match evidence helo-unqualified reject
 	}
 }
 
-// TestLogOfBans checks that an observed ban does not replace a rejection in the log.
+// TestLogOfBans checks that a session with a rejection and an observed ban is logged with its
+// rejection.
 func TestLogOfBans(t *testing.T) {
 	const text = `mode enforce
 rule probe observe phase helo match evidence botnet-helo ban 7d
@@ -94,8 +95,8 @@ rule lost phase end match evidence talks-http ban 10m
 	}
 }
 
-// TestLogOfADay checks the length of the log after a day with attacks. Each session is
-// logged at most once, and a flood causes far fewer lines than sessions.
+// TestLogOfADay checks the length of the log after a day with attacks. Each session must be logged
+// at most once, and a flood must cause far fewer lines than it has sessions.
 func TestLogOfADay(t *testing.T) {
 	const n = 3500 // sessions of each kind
 	for _, tt := range []struct {

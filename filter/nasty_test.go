@@ -17,8 +17,8 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// TestNastyLog checks that hostile text from clients is escaped in the log, in events
-// and in answers to smtpd.
+// TestNastyLog checks that hostile text from clients is escaped in the log, in events and in
+// answers to smtpd.
 func TestNastyLog(t *testing.T) {
 	tight, err := rules.ReadyPolicy("tight")
 	if err != nil {

@@ -13,7 +13,8 @@ import (
 	"scanwatch/store"
 )
 
-// partSite returns a pipeline with a policy, and a function that reports an event.
+// partSite returns a pipeline with a policy, its records, and a function that passes an event to
+// the pipeline.
 func partSite(t *testing.T, text string) (p *filter.Pipeline, records *[]*store.Record, event func(smtp.Event)) {
 	t.Helper()
 	records = new([]*store.Record)
@@ -36,7 +37,7 @@ func partSite(t *testing.T, text string) (p *filter.Pipeline, records *[]*store.
 	}
 }
 
-// TestPart checks that sessions whose client has disconnected do not count as concurrent.
+// TestPart checks that a session no longer counts as open after its client has disconnected.
 func TestPart(t *testing.T) {
 	p, _, event := partSite(t, "mode enforce\nrule flood phase connect match evidence flood disconnect \"421 4.7.0 Too many\"\n")
 	src := netip.MustParseAddrPort("203.0.113.1:1025")
@@ -62,8 +63,8 @@ func TestPart(t *testing.T) {
 	}
 }
 
-// TestLoginWithoutName checks that logins of users that a log does not name are not taken for logins
-// of one user from many networks.
+// TestLoginWithoutName checks logins for which a log contains no user. They must not be treated as
+// logins of one user from many networks.
 func TestLoginWithoutName(t *testing.T) {
 	_, records, event := partSite(t, "mode enforce\n")
 	for i := range uint64(20) {

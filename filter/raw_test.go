@@ -17,8 +17,8 @@ import (
 	"scanwatch/store"
 )
 
-// raw plays smtpd's lines, which are abbreviated: "R event|..." is a report, "F
-// phase|..." is a request, and "USE n" switches to the nth policy.
+// raw plays lines of smtpd in a short form: "R event|..." is a report, and "F phase|..." is a
+// request. "USE n" switches to the policy with index n.
 func raw(t testing.TB, ps []*rules.Policy, lines ...string) (answers []string, recs []*store.Record, log []string, bytesOf []byte) {
 	const id = "00000000000000aa"
 	table := simulate.NewFilter(filter.Options{
@@ -70,7 +70,7 @@ var conn = []string{"R link-connect|mx.client.example|pass|192.0.2.1:4000|192.0.
 
 func with(more ...string) []string { return append(append([]string{}, conn...), more...) }
 
-// TestMistypedAuth checks that a mistyped AUTH is treated as AUTH.
+// TestMistypedAuth checks that a mistyped AUTH is recognised as AUTH.
 func TestMistypedAuth(t *testing.T) {
 	for _, l := range []string{"ATUH PLAIN AHVzZXIAcGFzcw==", "AUHT LOGIN dXNlcg==", "PLAIN AHVzZXIAcGFzcw==", "AUTG\bH PLAIN AHVzZXIAcGFzcw==", "XAUTH PLAIN AHVzZXIAcGFzcw=="} {
 		_, _, log, kept := raw(t, nil, with("R protocol-client|EHLO mx.client.example", "R link-identify|EHLO|mx.client.example", "R protocol-server|250 hi", "R protocol-client|"+l, "R protocol-server|500 5.5.1 Invalid command: Command unrecognized", "R link-disconnect")...)
@@ -80,7 +80,7 @@ func TestMistypedAuth(t *testing.T) {
 	}
 }
 
-// TestPasswordAfterMistypedAuth checks that lines after a mistyped AUTH are masked.
+// TestPasswordAfterMistypedAuth checks that the lines after a mistyped AUTH are masked.
 func TestPasswordAfterMistypedAuth(t *testing.T) {
 	for _, l := range []string{"AUHT LOGIN", "a1 AUTHENTICATE PLAIN", "USER bob", "a1 LOGIN {3}", "XAUTH LOGIN"} {
 		_, _, log, kept := raw(t, nil, with("R protocol-client|"+l, "R protocol-server|500 5.5.1 Invalid command: Command unrecognized", "R protocol-client|AHVzZXIAcGFzcw==", "R protocol-server|500 5.5.1 Invalid command: Command unrecognized", "R link-disconnect")...)
@@ -90,7 +90,8 @@ func TestPasswordAfterMistypedAuth(t *testing.T) {
 	}
 }
 
-// TestFilterThatEchoesAuth checks that a password is masked in another filter's reply.
+// TestFilterThatEchoesAuth checks that a password is masked if another filter repeats it in a
+// reply.
 func TestFilterThatEchoesAuth(t *testing.T) {
 	_, _, _, kept := raw(t, nil, with("R protocol-client|AUTH PLAIN ********", "R filter-response|auth|reject|550 no login with PLAIN AHVzZXIAcGFzcw== here", "R protocol-server|550 no login with PLAIN AHVzZXIAcGFzcw== here", "R link-disconnect")...)
 	if bytes.Contains(kept, []byte("AHVzZXIAcGFzcw")) {
@@ -98,7 +99,8 @@ func TestFilterThatEchoesAuth(t *testing.T) {
 	}
 }
 
-// TestRefusedPostmaster checks that a rejected recipient does not exempt the message.
+// TestRefusedPostmaster checks that a pass statement for a recipient that is rejected does not
+// exempt the message.
 func TestRefusedPostmaster(t *testing.T) {
 	p := policy(t, "mode enforce\npass match rcpt-to \"postmaster@\"\nrule x phase data match src 192.0.2.1 reject \"550 5.7.1 no\"\n")
 	a, _, _, _ := raw(t, []*rules.Policy{p}, with(
@@ -111,8 +113,8 @@ func TestRefusedPostmaster(t *testing.T) {
 	}
 }
 
-// TestReloadEndsDecisions checks that decisions no longer apply once their policy has
-// been replaced.
+// TestReloadEndsDecisions checks that a decision no longer applies after its policy has been
+// replaced.
 func TestReloadEndsDecisions(t *testing.T) {
 	p0 := policy(t, "mode enforce\nrule x phase helo match src 192.0.2.1 reject \"550 5.7.1 no\"\n")
 	p1 := policy(t, "mode observe\nrule x phase helo match src 192.0.2.1 reject \"550 5.7.1 no\"\n")
@@ -129,8 +131,8 @@ func TestReloadEndsDecisions(t *testing.T) {
 	}
 }
 
-// TestReloadEndsTags checks that a new policy's tags are logged even if the previous
-// policy has set a tag.
+// TestReloadEndsTags checks that a tag of a new policy is logged even if the previous policy had
+// set a tag.
 func TestReloadEndsTags(t *testing.T) {
 	p0 := policy(t, "mode enforce\nrule x phase helo match src 192.0.2.1 tag first\n")
 	p1 := policy(t, "mode enforce\nrule y phase mail-from match src 192.0.2.1 tag second\n")
@@ -140,8 +142,7 @@ func TestReloadEndsTags(t *testing.T) {
 	}
 }
 
-// TestRewrittenGreeting checks that a greeting that another filter has rewritten is not
-// evidence.
+// TestRewrittenGreeting checks that a greeting is not evidence if another filter has rewritten it.
 func TestRewrittenGreeting(t *testing.T) {
 	p := policy(t, "mode enforce\nrule x phase helo match evidence scanner reject \"550 5.7.1 no\"\n")
 	_, _, log, _ := raw(t, []*rules.Policy{p}, with("R protocol-client|EHLO mx.client.example", "F ehlo|mx.client.example", "R filter-response|ehlo|rewrite|other.example", "R link-identify|EHLO|other.example", "R protocol-server|250 ok", "R link-disconnect")...)
@@ -164,8 +165,8 @@ func TestRefusalsOfFilters(t *testing.T) {
 	}
 }
 
-// TestEvidenceAfterManyFailures checks that commands are evidence even if they are not
-// recorded as steps.
+// TestEvidenceAfterManyFailures checks that commands are evidence even if there are no steps for
+// them in the record.
 func TestEvidenceAfterManyFailures(t *testing.T) {
 	l := with()
 	for range 21 {
@@ -178,9 +179,9 @@ func TestEvidenceAfterManyFailures(t *testing.T) {
 	}
 }
 
-// TestForeignDomain checks that recipients in a domain without accepted mail count as
-// relay probes. The first few may count as missing instead, because the domain may be
-// new.
+// TestForeignDomain checks that recipients in a domain for which no mail was accepted count as
+// relay probes. The first few may count as missing instead, because the domain may be a new local
+// one.
 func TestForeignDomain(t *testing.T) {
 	p := policy(t, "mode enforce\nrule relay phase rcpt-to match count relay-probe > 3 disconnect \"421 4.7.0 No relaying here\"\n")
 	l := with("R protocol-client|MAIL FROM:<a@b.example>", "F mail-from|a@b.example", "R protocol-server|250 ok", "R tx-mail|31f211ba|ok|a@b.example",
@@ -196,7 +197,7 @@ func TestForeignDomain(t *testing.T) {
 	}
 }
 
-// TestProvenGreeting checks that a proven greeting is not treated as forged.
+// TestProvenGreeting checks that a proven greeting is not reported as forged.
 func TestProvenGreeting(t *testing.T) {
 	p := policy(t, "mode enforce\nrule f phase rcpt-to match evidence helo-forged reject \"550 5.7.1 no\"\n")
 	a, _, _, _ := raw(t, []*rules.Policy{p}, "R link-connect|mail.customer.example|pass|198.51.100.9:4000|192.0.2.25:25", "R protocol-server|220 mx.example.org ESMTP",
@@ -212,8 +213,8 @@ func TestProvenGreeting(t *testing.T) {
 	}
 }
 
-// TestOwnNameProven checks that a local host that uses address translation may greet
-// with this server's name.
+// TestOwnNameProven checks that a local host behind address translation may greet with this
+// server's name.
 func TestOwnNameProven(t *testing.T) {
 	p := policy(t, "mode enforce\nrule f phase rcpt-to match evidence { helo-own-name, helo-own-address } reject \"550 5.7.1 no\"\n")
 	a, _, _, _ := raw(t, []*rules.Policy{p}, "R link-connect|mx.example.org|pass|198.51.100.9:4000|10.0.0.5:25", "R protocol-server|220 mx.example.org ESMTP",
@@ -225,8 +226,8 @@ func TestOwnNameProven(t *testing.T) {
 	}
 }
 
-// TestCancelledAuth checks that a cancelled AUTH is not evidence of an unsupported
-// login.
+// TestCancelledAuth checks that an AUTH that the client has cancelled is not evidence of an
+// unsupported login.
 func TestCancelledAuth(t *testing.T) {
 	p := policy(t, "mode enforce\nrule f phase mail-from match count auth-unsupported > 1 reject \"550 5.7.1 no\"\n")
 	l := with()
@@ -240,7 +241,7 @@ func TestCancelledAuth(t *testing.T) {
 	}
 }
 
-// TestAuthUser checks rules that name an authenticated user.
+// TestAuthUser checks rules about a certain user who has logged in.
 func TestAuthUser(t *testing.T) {
 	p := policy(t, "mode enforce\nrule u phase mail-from match auth \"bob\" reject \"550 5.7.1 no\"\n")
 	a, _, _, _ := raw(t, []*rules.Policy{p}, with("R protocol-client|AUTH PLAIN ********", "R link-auth|pass|bob", "R protocol-server|235 ok", "R protocol-client|MAIL FROM:<a@b>", "F mail-from|a@b.example")...)
@@ -249,8 +250,8 @@ func TestAuthUser(t *testing.T) {
 	}
 }
 
-// TestHTTPForm checks that an HTML form sent to the wrong port is masked, because it
-// may hold a password.
+// TestHTTPForm checks that an HTML form that is sent to the wrong port is masked, because it may
+// contain a password.
 func TestHTTPForm(t *testing.T) {
 	_, _, log, kept := raw(t, nil, with("R protocol-client|POST /login HTTP/1.1", "R protocol-server|500 5.5.1 x", "R protocol-client|username=admin&password=hunter2", "R protocol-server|500 5.5.1 x", "R protocol-client|PASSWORD hunter2", "R protocol-server|500 5.5.1 x", "R link-disconnect")...)
 	if bytes.Contains(kept, []byte("hunter2")) || strings.Contains(strings.Join(log, ""), "hunter2") {
@@ -258,8 +259,8 @@ func TestHTTPForm(t *testing.T) {
 	}
 }
 
-// TestAuthAnywhere checks AUTH in a transaction, after STARTTLS, in unusual spellings
-// and in replies.
+// TestAuthAnywhere checks AUTH in a transaction, after STARTTLS, in unusual spellings, and in
+// replies.
 func TestAuthAnywhere(t *testing.T) {
 	// AUTH in a transaction, RCPT, a second AUTH, STARTTLS, and AUTH LOGIN with an
 	// initial response.
@@ -273,8 +274,8 @@ func TestAuthAnywhere(t *testing.T) {
 	}
 }
 
-// TestDisconnectedByFilter checks that a session that another filter disconnects ends
-// as rejected.
+// TestDisconnectedByFilter checks that the ending of a session is "rejected" if another filter has
+// disconnected the client.
 func TestDisconnectedByFilter(t *testing.T) {
 	_, recs, _, _ := raw(t, nil, with("R protocol-client|MAIL FROM:<a@b.example>", "R filter-response|mail-from|disconnect|550 5.7.1 bye", "R protocol-server|550 5.7.1 bye", "R link-disconnect")...)
 	if recs[0].Ending != smtp.EndingRejected {

@@ -21,7 +21,7 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// A site is a filter that handles many sessions in a row.
+// A site is a filter that handles many sessions one after the other.
 type site struct {
 	verbose bool
 	t       testing.TB
@@ -48,7 +48,8 @@ func readySite(t testing.TB, name string) *site {
 	return s
 }
 
-// play plays sessions and returns only the new records and log lines.
+// play plays sessions and returns their outcomes. After the call, s contains only the new records
+// and log lines.
 func (s *site) play(sessions iter.Seq[simulate.Session]) []simulate.Outcome {
 	s.t.Helper()
 	s.records, s.log, s.events = nil, nil, nil
@@ -77,7 +78,7 @@ func (s *site) play(sessions iter.Seq[simulate.Session]) []simulate.Outcome {
 	return outcomes
 }
 
-// restart restarts the filter, so that only the state on disk survives.
+// restart restarts the filter. Only the state on disk remains.
 func (s *site) restart(at time.Time) {
 	var disk []store.Entry
 	for _, e := range s.memory.Changes(1 << 20) {
@@ -97,8 +98,8 @@ func (s *site) restart(at time.Time) {
 	}, at.UnixMicro())
 }
 
-// findings returns a session's findings in order, with "rcpt" where the first recipient
-// was requested.
+// findings returns the findings of a session in order. The word "rcpt" marks the request for the
+// first recipient.
 func findings(t testing.TB, r *store.Record) (list []string) {
 	err := r.Steps(func(s *store.Step) bool {
 		switch s.Kind {
@@ -119,7 +120,7 @@ func findings(t testing.TB, r *store.Record) (list []string) {
 
 var monday = time.Date(2026, 11, 16, 9, 0, 0, 0, time.UTC)
 
-// visitor returns a session on port 25, or on port 587 if there is an AUTH step.
+// visitor returns a session on port 25. If there is an AUTH step, the session is on port 587.
 func visitor(at time.Time, addr, rdns string, steps ...simulate.Step) simulate.Session {
 	s := simulate.Session{Start: at, Src: netip.AddrPortFrom(netip.MustParseAddr(addr), 4000), Dst: netip.MustParseAddrPort("192.0.2.25:25"),
 		RDNS: rdns, FCrDNS: "pass", Steps: steps}
@@ -160,9 +161,9 @@ func (s *site) learn() {
 	s.play(sessions(delivery(monday.Add(-time.Hour), "198.51.100.200", "mx.example.net")))
 }
 
-// TestHarvestCut checks that the sixth of fifty unknown recipients ends the session,
-// and that the next connection is rejected. A mailing list with 51 recipients, three of
-// them mistyped, must not be affected.
+// TestHarvestCut checks that a session with fifty unknown recipients is ended at the sixth, and
+// that the next connection is rejected. A mailing list with 51 recipients, of which three are
+// mistyped, must not be rejected.
 func TestHarvestCut(t *testing.T) {
 	for _, name := range []string{"standard", "tight"} {
 		t.Run(name, func(t *testing.T) {
@@ -194,10 +195,10 @@ func TestHarvestCut(t *testing.T) {
 	}
 }
 
-// TestDistributedHarvest plays a harvest from thirty networks with eight recipients
-// each. The networks use the same list, consecutive parts of a list, or new recipients
-// every time. The golden file gives the evidence, and the number of sessions after
-// which an unknown client is recognised at its first recipient.
+// TestDistributedHarvest plays a harvest from thirty networks with eight recipients each. All
+// networks use the same list, or consecutive parts of a list, or new recipients every time. The
+// golden file contains the evidence. It also contains the number of sessions after which an unknown
+// client is recognised at its first recipient.
 func TestDistributedHarvest(t *testing.T) {
 	attack := simulate.Attack{Seed: 1, Start: monday, Every: 5 * time.Minute, Sessions: 30, Each: 8}
 	recipients := func(change func(session, step int, s *simulate.Step)) iter.Seq[simulate.Session] {
@@ -281,10 +282,10 @@ func TestDistributedHarvest(t *testing.T) {
 	}
 }
 
-// TestGuesser checks that the source of a brute-force attack on the submission port is
-// banned for ten minutes, and again after half as many further failures. Other users in
-// the network, users who mistype their password, and an office with a phone that has an
-// old password must not be affected.
+// TestGuesser checks that a client that guesses passwords on the submission port is banned for ten
+// minutes. After half as many further failures, it must be banned again. The following must not be
+// affected: other users in the network, users who mistype their password, and an office with a
+// phone that uses an old password.
 func TestGuesser(t *testing.T) {
 	s := readySite(t, "standard")
 	login := func(at time.Time, addr string, steps ...simulate.Step) simulate.Session {
@@ -300,7 +301,7 @@ func TestGuesser(t *testing.T) {
 		list = append(list, user(at.Add(time.Second), "198.51.100.8"))
 		at = at.Add(time.Minute)
 	}
-	var served []int // minutes in which the attacker was not rejected
+	var served []int // minutes in which the client was not rejected
 	for i, o := range s.play(sessions(list...)) {
 		switch {
 		case o.Src.Addr() == netip.MustParseAddr("198.51.100.8"):
@@ -315,8 +316,8 @@ func TestGuesser(t *testing.T) {
 	for i := range 20 { // count > 19 matches after the 20th failure
 		want = append(want, i)
 	}
-	// The ban ends after ten minutes. The ban halved the count, so ten more failures
-	// lead to the next ban, which lasts an hour.
+	// The ban ends after ten minutes. It has halved the count, so ten more failures lead to the
+	// next ban, which lasts an hour.
 	for i := range 10 {
 		want = append(want, 29+i)
 	}
@@ -351,8 +352,8 @@ func TestGuesser(t *testing.T) {
 	})
 }
 
-// TestBanAtTheEnd checks that a client whose commands have no phase is banned when its
-// session ends, and that in observe mode, the ban is only recorded.
+// TestBanAtTheEnd checks a client that sends only commands that have no phase. It must be banned
+// when its session ends. In observe mode, the ban is only recorded.
 func TestBanAtTheEnd(t *testing.T) {
 	const text = "rule lost phase end match evidence talks-http ban 3d\n"
 	browser := func(at time.Time) simulate.Session {
@@ -374,7 +375,7 @@ func TestBanAtTheEnd(t *testing.T) {
 			t.Errorf("events\n%q\ndo not have\n%q", s.events, want)
 		}
 	}
-	// The rejected session's record refers to the session that led to the ban.
+	// The record of the rejected session contains the id of the session that led to the ban.
 	found := false
 	for _, r := range s.records {
 		if r.ID == out[1].Session {
@@ -406,8 +407,7 @@ func TestBanAtTheEnd(t *testing.T) {
 	}
 }
 
-// TestExempt checks that a client with standing is not banned, and that the exemption
-// is logged.
+// TestExempt checks that a client with standing is not banned. The exemption must be logged.
 func TestExempt(t *testing.T) {
 	const text = "mode enforce\ntable <friends> { 203.0.113.77 }\nrule odd phase helo match helo \"odd\" ban 1d\n"
 	odd := func(at time.Time, addr, rdns string) simulate.Session {
@@ -452,8 +452,8 @@ func TestExempt(t *testing.T) {
 	}
 }
 
-// TestAfterRestart checks that bans, counts, standing, probed recipients and domains
-// survive a restart.
+// TestAfterRestart checks that bans, counts, standing, probed recipients and domains are still
+// known after a restart.
 func TestAfterRestart(t *testing.T) {
 	s := newSite(t, `mode enforce
 rule lost phase end match evidence talks-http ban 3d
@@ -489,7 +489,7 @@ rule slow phase rcpt-to match count unknown-recipient > 2 in 1d by prefix reject
 	}
 }
 
-// TestFlood checks how many concurrent sessions from a source count as a flood.
+// TestFlood checks how many open sessions from a source are a flood.
 func TestFlood(t *testing.T) {
 	s := newSite(t, "mode enforce\nrule flood phase connect match evidence flood disconnect \"421 4.7.0 Too many\"\nrule soft observe phase connect match count flood > 30 disconnect\n")
 	var list []simulate.Session
@@ -516,8 +516,7 @@ func TestFlood(t *testing.T) {
 	}
 }
 
-// TestVerdictsNameTheTextOfTheirRule checks that verdicts and bans refer to their
-// rule's text.
+// TestVerdictsNameTheTextOfTheirRule checks that verdicts and bans refer to the text of their rule.
 func TestVerdictsNameTheTextOfTheirRule(t *testing.T) {
 	s := newSite(t, "mode enforce\nrule botnet phase helo match evidence botnet-helo disconnect \"554 5.7.1 No\" ban 1d\n")
 	texts := filter.RuleTexts(s.policy)

@@ -10,12 +10,12 @@ import (
 	"scanwatch/filter/privacy"
 )
 
-// leaks lists the passwords of TestPasswordsNowhere in every form in which they could
-// leak.
+// leaks contains the passwords in TestPasswordsNowhere in all forms in which the output might
+// contain them.
 var leaks = []string{"hunter2", "monkey123", "Geheim", base64.StdEncoding.EncodeToString([]byte("\x00bob\x00hunter2")), base64.StdEncoding.EncodeToString([]byte("hunter2"))}
 
-// TestPasswordsNowhere checks that no record, log line or watch event reveals a
-// password, regardless of the line in which the client sends it.
+// TestPasswordsNowhere checks that no record, log line or event for watchers contains a password,
+// regardless of where the client sends it.
 func TestPasswordsNowhere(t *testing.T) {
 	plain, word := leaks[3], leaks[4]
 	const unknown = "R protocol-server|500 5.5.1 Invalid command: Command unrecognized"
@@ -27,7 +27,7 @@ func TestPasswordsNowhere(t *testing.T) {
 		return all
 	}
 	for _, lines := range [][]string{
-		// AUTH in or after another command.
+		// AUTH in another command, or after one.
 		{"R protocol-client|EHLO x\rAUTH PLAIN " + plain, "R link-identify|EHLO|x\rAUTH PLAIN " + plain, "R protocol-server|250 hello x\rAUTH PLAIN " + plain},
 		{"F ehlo|x\rAUTH PLAIN " + plain},
 		{"F ehlo|x\vAUTH PLAIN " + plain, "R protocol-client|EHLO x\vAUTH PLAIN " + plain, "R protocol-server|501 5.5.1 Invalid command: x\vAUTH PLAIN " + plain},
@@ -43,7 +43,7 @@ func TestPasswordsNowhere(t *testing.T) {
 		{"R protocol-client|AUTH LOGIN " + word, "R filter-response|auth|reject|535 no " + word, "R protocol-server|535 no " + word},
 		{"R protocol-client|AUTH LOGIN", "R protocol-server|503 5.5.1 no", "R protocol-client|" + word, unknown, "R protocol-client|hunter2", unknown},
 		client(plain), client(plain + "==\r"), client("XAUTH PLAIN "+plain, "hunter2"), client("AUTHENTICATE hunter2"),
-		// Other protocols.
+		// Lines in other protocols.
 		client(`{"username":"bob","password":"hunter2"}`), client(`{"user": "bob", "pwd": "hunter2"}`), client(`{"client_secret":"hunter2"}`), client(`["login", "bob", "hunter2"]`),
 		client("username=bob&password=hunter2"), client("u=bob&p_a_s_s=hunter2"), client("<name>password</name><value>hunter2</value>"),
 		client("POST /wp-login.php HTTP/1.1", "Host: mx.example.org", "", "log=bob&q=hunter2"), client("GET /?t=hunter2 HTTP/1.1"), client("GET http://bob:hunter2@x.example/ HTTP/1.1"),
@@ -70,7 +70,7 @@ func TestPasswordsNowhere(t *testing.T) {
 	}
 }
 
-// FuzzPasswordsNowhere checks that a password is masked wherever AUTH occurs in a line.
+// FuzzPasswordsNowhere checks that a password is masked, regardless of where in a line AUTH occurs.
 func FuzzPasswordsNowhere(f *testing.F) {
 	for _, s := range []string{"", "EHLO x\r", "NOOP ", "MAIL FROM:<a@b>\r", "x ", "DATA\r", "\x00", "HELO a\n"} {
 		f.Add([]byte(s), []byte(" PLAIN "))
@@ -84,7 +84,7 @@ func FuzzPasswordsNowhere(f *testing.F) {
 		upper := bytes.ToUpper(before)
 		if bytes.HasPrefix(bytes.TrimSpace(upper), []byte("MAIL")) || bytes.HasPrefix(bytes.TrimSpace(upper), []byte("RCPT")) {
 			if !bytes.ContainsAny(before, "\r") {
-				t.Skip() // the password is also part of the address
+				t.Skip() // the address also contains the password
 			}
 		}
 		const secret = "Zm9vYmFyNDcxMQ"

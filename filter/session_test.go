@@ -33,8 +33,8 @@ var lists = func() *lookup.Lists {
 
 const streams = "../tests/streams"
 
-// play passes a stream to a new pipeline. It returns the records in the order in which
-// the sessions started.
+// play passes a stream to a new pipeline. It returns the records in the order of the starts of
+// their sessions.
 func play(t testing.TB, in []byte) (records []*store.Record, log []string) {
 	t.Helper()
 	table := simulate.NewFilter(filter.Options{
@@ -62,14 +62,14 @@ func play(t testing.TB, in []byte) (records []*store.Record, log []string) {
 	return records, log
 }
 
-// render formats records as text, without fields that differ between runs: ids, times,
-// client ports, ciphers, and sizes that include them.
+// render formats records as text. It omits fields that differ between runs: ids, times, ports of
+// clients, ciphers, and sizes to which any of these contribute.
 func render(t testing.TB, records []*store.Record) string {
 	var b strings.Builder
 	for i, r := range records {
 		fcrdns := r.FCrDNS.String()
 		if string(r.RDNS) == "localhost" {
-			fcrdns = "-" // depends on the host where the stream was recorded
+			fcrdns = "-" // depends on the host on which the stream was recorded
 		}
 		fmt.Fprintf(&b, "%d: src=%v dst=%v rdns=%q fcrdns=%s local=%v ending=%v counts=%s", i+1, r.Src.Addr(), r.Dst, r.RDNS, fcrdns, r.Local, r.Ending, zero.ReplaceAllString(fmt.Sprintf("%+v", r.Counts), ""))
 		if r.Omitted > 0 {
@@ -94,7 +94,7 @@ func render(t testing.TB, records []*store.Record) string {
 			case store.KindVerdict:
 				s.Arg = fmt.Appendf(nil, "%v %v %v", s.Phase, s.Decision, s.Enforced)
 			}
-			for _, f := range [][]byte{s.Arg, s.Text} { // for a finding, the proof and the evidence
+			for _, f := range [][]byte{s.Arg, s.Text} { // in a finding, these are the proof and the evidence
 				if len(f) > 0 {
 					fmt.Fprintf(&b, " %q", f)
 				}
@@ -130,9 +130,8 @@ var kinds = []string{"none", "greeting", "helo", "tls", "auth", "mail", "rcpt", 
 
 var loopback = regexp.MustCompile(`(?m)^(report\|[^|]*\|[^|]*\|smtp-in\|link-connect\|[^|]*\|[^|]*\|[^|]*\|)127\.0\.0\.1:`)
 
-// TestStreams processes every recorded stream and compares the records with golden
-// files. If an older version of smtpd yields different facts, it has a separate golden
-// file.
+// TestStreams processes all recorded streams and compares the records with golden files. If the
+// facts from an older version of smtpd are different, there is a separate golden file for it.
 func TestStreams(t *testing.T) {
 	names, err := filepath.Glob(streams + "/7.9/*.in")
 	if err != nil || len(names) < 50 {
@@ -141,7 +140,7 @@ func TestStreams(t *testing.T) {
 	older, _ := filepath.Glob(streams + "/[67].[68]/*.in")
 	for _, name := range older {
 		if _, err := os.Stat(filepath.Join(streams, "7.9", filepath.Base(name))); err != nil {
-			names = append(names, name) // a stream that exists only for this version
+			names = append(names, name) // only this version has this stream
 		}
 	}
 	for _, name := range names {
@@ -156,8 +155,8 @@ func TestStreams(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				// The recorded clients ran on the server's own host, whose greetings
-				// are weaker evidence. Replace their address with an unknown client's.
+				// The recorded clients ran on the host of the server. Greetings from this host are
+				// weaker evidence. Therefore, replace the address by that of an unknown client.
 				records, _ := play(t, loopback.ReplaceAll(in, []byte("${1}203.0.113.9:")))
 				got := render(t, records)
 				golden := filepath.Join("testdata", scenario+".golden")
@@ -181,7 +180,8 @@ func TestStreams(t *testing.T) {
 	}
 }
 
-// TestReplayIsDeterministic checks that playing a stream twice yields the same bytes.
+// TestReplayIsDeterministic checks that the same stream leads to the same bytes when it is played
+// twice.
 func TestReplayIsDeterministic(t *testing.T) {
 	in, err := os.ReadFile(streams + "/7.9/concurrent-200.in")
 	if err != nil {
@@ -197,11 +197,11 @@ func TestReplayIsDeterministic(t *testing.T) {
 	}
 }
 
-// secrets lists the passwords in the AUTH streams, as the clients sent them.
+// secrets contains the passwords in the streams with AUTH as the clients have sent them.
 var secrets = []string{"cleartext-guess", "s3cret", "secret", "hunter2", "wrong", "passw"}
 
-// TestNoPasswords checks that no record or log line includes the text after AUTH,
-// whether plain or in base64. User names that smtpd reports may remain.
+// TestNoPasswords checks that no record or log line contains text that follows AUTH, either plain
+// or in base64. User names that smtpd has reported may remain.
 func TestNoPasswords(t *testing.T) {
 	word := regexp.MustCompile(`[A-Za-z0-9+/]{12,}={0,2}`)
 	for _, version := range []string{"6.8", "7.6", "7.9"} {

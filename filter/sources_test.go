@@ -18,8 +18,8 @@ import (
 
 var sources = flag.Int("sources", 400_000, "different sources for TestManySources")
 
-// strangers is a stream of short sessions. Each session comes from a new source and
-// requests a recipient that does not exist.
+// strangers is a stream of short sessions. Each session has a new source and requests a recipient
+// that does not exist.
 type strangers struct {
 	n, most int
 	rest    []byte
@@ -59,8 +59,8 @@ func (e *strangers) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// TestManySources checks that the state is bounded even if every session has a new
-// source. With -sources 5000000, the test measures the number given in the manual.
+// TestManySources checks that the size of the state is limited even if every session has a new
+// source. With -sources 5000000, it measures the number in the manual.
 func TestManySources(t *testing.T) {
 	text, err := rules.ReadyPolicy("tight")
 	if err != nil {
@@ -88,7 +88,7 @@ func TestManySources(t *testing.T) {
 		if err := smtpd.Serve(&strangers{n: from, most: to}, io.Discard, table, o); err != nil {
 			t.Fatal(err)
 		}
-		for len(mem.Changes(100_000)) > 0 { // as the writer of state.db does
+		for len(mem.Changes(100_000)) > 0 { // the writer of state.db does the same
 		}
 		return time.Since(begin) / time.Duration(to-from)
 	}

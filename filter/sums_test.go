@@ -24,7 +24,7 @@ import (
 	"scanwatch/tests/total"
 )
 
-// budgetedDay plays sessions under a budget. It returns the records, the state, and the
+// budgetedDay plays sessions with the given budget. It returns the records, the state and the
 // outcomes of the sessions.
 func budgetedDay(t *testing.T, budget int64, sessions iter.Seq[simulate.Session]) (records []store.Record, mem *memory.Memory, outcomes []simulate.Outcome) {
 	t.Helper()
@@ -71,7 +71,7 @@ func hammer(src string, begin time.Time, n int, every time.Duration) iter.Seq[si
 	}
 }
 
-// few replaces the sources of sessions with just n sources.
+// few changes the sources of sessions so that there are only n different sources.
 func few(n int, sessions iter.Seq[simulate.Session]) iter.Seq[simulate.Session] {
 	return func(yield func(simulate.Session) bool) {
 		i := 0
@@ -89,10 +89,9 @@ func few(n int, sessions iter.Seq[simulate.Session]) iter.Seq[simulate.Session] 
 	}
 }
 
-// TestFloodsAgree plays a day of floods twice: without a budget, so that each session
-// gets its own record, and with a budget, so that there are aggregates. All numbers
-// must agree for each source and hour. Each rejected session's id must be in a record
-// or an aggregate.
+// TestFloodsAgree plays a day of floods twice. Without a budget, each session gets its own record.
+// With a budget, there are aggregates. All numbers must be the same for each source and hour. The
+// id of each rejected session must be in a record or an aggregate.
 func TestFloodsAgree(t *testing.T) {
 	begin := time.Date(2026, 11, 2, 10, 0, 0, 0, time.UTC)
 	floods := func() iter.Seq[simulate.Session] {
@@ -134,8 +133,8 @@ func TestFloodsAgree(t *testing.T) {
 	}
 	wrong := 0
 	for k := range maps.Keys(want) {
-		// An aggregate names only the first few greetings and users, and counts the
-		// rest together.
+		// An aggregate contains only the first few greetings and users. It counts all others
+		// together.
 		if got[k] != want[k] && !strings.Contains(k, " helo ") && !strings.Contains(k, " auth ") {
 			if wrong++; wrong < 10 {
 				t.Errorf("%s: %d, want %d", k, got[k], want[k])
@@ -148,7 +147,7 @@ func TestFloodsAgree(t *testing.T) {
 		}
 	}
 
-	// The day's counters must agree with the generator's outcomes.
+	// The counters of the day must be the same as those of the generator.
 	day := map[memory.DayCounter]int{}
 	for _, d := range mem.Days.List() {
 		for f := memory.DaySessions; f <= memory.DayAuthFail; f++ {
@@ -170,11 +169,10 @@ func TestFloodsAgree(t *testing.T) {
 	}
 }
 
-// TestFloodInSums checks that a day's report is the same whether or not a flood was
-// aggregated.
+// TestFloodInSums checks that the report about a day does not change if a flood is aggregated.
 func TestFloodInSums(t *testing.T) {
 	begin := time.Date(2026, 11, 2, 10, 0, 0, 0, time.UTC)
-	const n = 3000 // sessions within a little over 4 hours
+	const n = 3000 // number of sessions in a little more than 4 hours
 	mixed := func() iter.Seq[simulate.Session] {
 		return simulate.Merge(simulate.Day(1, 2000), hammer("198.51.100.7:2525", begin, n, 5*time.Second))
 	}
@@ -200,13 +198,13 @@ func TestFloodInSums(t *testing.T) {
 			t.Errorf("session %016x differs from its record without a budget", r.ID)
 		}
 	}
-	// The generator finishes each session before it starts the next one. The clock may
-	// therefore go back to the previous hour, which starts a new aggregate.
+	// The generator finishes each session before it starts the next one. The time may therefore go
+	// back to the previous hour. This starts a new aggregate.
 	if sums < 5 || sums > 15 || kept < len(all)-n+5*20 || kept > len(all)-n+5*20+20 {
 		t.Errorf("%d aggregates and %d whole of %d", sums, kept, len(all))
 	}
 
-	// Both sets of records must yield the same report.
+	// Both sets of records must lead to the same report.
 	a, b := report.NewCollector(memory.Number), report.NewCollector(memory.Number)
 	for i := range all {
 		_ = a.Add(&all[i])
@@ -234,9 +232,8 @@ func TestFloodInSums(t *testing.T) {
 	}
 }
 
-// TestFloodFromEverywhere checks that a flood in which each session has a new source
-// uses only its share of the day's budget, and that every session and message is
-// counted.
+// TestFloodFromEverywhere checks a flood in which each session has a new source. It must use only
+// its share of the budget for a day, and all sessions and messages must be counted.
 func TestFloodFromEverywhere(t *testing.T) {
 	const n, budget = 60_000, 4 << 20
 	begin := time.Date(2026, 11, 2, 0, 0, 0, 0, time.UTC)
@@ -281,8 +278,8 @@ func TestFloodFromEverywhere(t *testing.T) {
 	if mails != came || counted[memory.DayMails] != uint64(came) {
 		t.Errorf("%d messages recorded and %d counted of %d", mails, counted[memory.DayMails], came)
 	}
-	// A rule bans the sources because of their greeting, so the sessions also use the
-	// share for sessions with a ban.
+	// A rule bans the sources because of their greeting. The sessions therefore also use the share
+	// for sessions with a ban.
 	if size > budget/2+budget/8+budget/16+24*10_000 {
 		t.Errorf("sessions without mail or login use %d bytes of a budget of %d", size, budget)
 	}
@@ -294,8 +291,8 @@ func TestFloodFromEverywhere(t *testing.T) {
 	}
 }
 
-// TestFloodOfMail checks that long sessions with a message cannot displace older
-// records, and that every message is counted. The client knows one valid mailbox.
+// TestFloodOfMail checks that long sessions with a message cannot displace older records, and that
+// all messages are counted. The client knows one valid mailbox.
 func TestFloodOfMail(t *testing.T) {
 	const n, budget = 2000, 4 << 20
 	begin := time.Date(2026, 11, 2, 0, 0, 0, 0, time.UTC)
@@ -336,8 +333,8 @@ func TestFloodOfMail(t *testing.T) {
 	}
 }
 
-// TestCrashOfSums checks that a crash loses only the aggregates of the current hour,
-// and that the day's counters give the number of missing sessions.
+// TestCrashOfSums checks that only the aggregates of the current hour are lost in a crash. The
+// number of missing sessions must be known from the counters of the day.
 func TestCrashOfSums(t *testing.T) {
 	begin := time.Date(2026, 11, 2, 10, 0, 0, 0, time.UTC)
 	text, err := rules.ReadyPolicy("standard")
@@ -362,8 +359,8 @@ func TestCrashOfSums(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The first hour has 60 sessions, and the second has 30. In each hour, 20 sessions
-	// get their own record.
+	// There are 60 sessions in the first hour and 30 in the second. In each hour, 20 of them get
+	// their own record.
 	missing := func() int {
 		var days []report.DayCount
 		for _, d := range mem.Days.List() {
@@ -379,8 +376,8 @@ func TestCrashOfSums(t *testing.T) {
 	}
 }
 
-// TestSumsOfADay checks that all sessions in an aggregate are from the same day, so
-// that a day's records can be compared with its counters.
+// TestSumsOfADay checks that all sessions in an aggregate are from the same day. Otherwise, the
+// records of a day could not be compared with its counters.
 func TestSumsOfADay(t *testing.T) {
 	begin := time.Date(2026, 11, 2, 23, 30, 0, 0, time.UTC)
 	records, mem, _ := budgetedDay(t, 1<<30, hammer("198.51.100.7:1", begin, 600, 5*time.Second))

@@ -20,19 +20,19 @@ type session struct {
 	journal journal.State
 	source  *source
 	domain  string // registered domain of the proven name; may be empty
-	spared  bool   // watchers know that a pass statement has matched a request
+	spared  bool   // watchers have received the event "exempt"
 	asking  bool   // DNS lists have been asked about the client, and some have not answered
-	waiting bool   // a request waits for a list, and the stages before the decision have handled it
-	parked  int64  // time of the latest decision that a request waits
-	// listings is the number of DNS list withdrawals that the session's facts
-	// already reflect; see dnslist.Table.Withdrawals.
+	waiting bool   // a request waits for a DNS list; the stages before the decision have already handled it
+	parked  int64  // time of the latest decision to let a request wait
+	// listings is the value of dnslist.Table.Withdrawals when the session's facts were last
+	// updated.
 	listings uint32
 	waited   time.Duration // sum of the waits of all requests
 
 	sender     []byte          // domain of the latest ordinary sender
 	registered string          // registered domain of sender
-	ordinary   string          // registered domain of the sender, if mail to a recipient of the transaction improves the standing
-	delivery   memory.Delivery // ordinary mail so far
+	ordinary   string          // registered domain of the sender, if mail to a recipient of the transaction improves the client's standing
+	delivery   memory.Delivery // ordinary mail in this session so far
 }
 
 // A source is a host with open sessions.
@@ -45,8 +45,8 @@ const maxSessions = 50_000
 // maxFree is the maximum number of unused sessions kept for reuse.
 const maxFree = 1000
 
-// together returns the number of open sessions from the source of s. Internal clients'
-// sessions are not counted.
+// together returns the number of open sessions from the source of s. Sessions of internal clients
+// are not counted.
 func (s *session) together() uint32 {
 	if s.track.Internal || s.source == nil {
 		return 0
@@ -68,7 +68,7 @@ func newTable() table {
 	return table{live: make(map[uint64]*session), sources: make(map[uint64]*source)}
 }
 
-// session returns an open session, or nil. session tries the previous event's session
+// session returns the open session with the given id, or nil. It tries the previous event's session
 // first.
 func (t *table) session(id uint64) *session {
 	if t.last == nil || t.last.track.ID != id {
@@ -103,8 +103,8 @@ func (t *table) open(id uint64, src netip.AddrPort) *session {
 	return s
 }
 
-// Part notes that the client of a session has disconnected, although EventDisconnect follows later.
-// The session no longer counts as concurrent.
+// Part records that the client of a session has disconnected. The session is no longer counted as
+// open, although its EventDisconnect follows later.
 func Part(p *Pipeline, id uint64) {
 	if s := p.table.session(id); s != nil {
 		p.table.part(s)

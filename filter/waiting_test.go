@@ -19,9 +19,8 @@ import (
 	"scanwatch/rules"
 )
 
-// TestWaitingSessions checks the answers to many sessions that wait for a list at the
-// same time. The list's answers arrive in another goroutine, so that the race detector
-// can check the locking.
+// TestWaitingSessions checks the answers if many sessions wait for a DNS list at the same time. The
+// answers of the list arrive in another goroutine, so that the race detector checks the locks.
 func TestWaitingSessions(t *testing.T) { synctest.Test(t, waitingSessions) }
 
 func waitingSessions(t *testing.T) {
@@ -49,8 +48,8 @@ func waitingSessions(t *testing.T) {
 	p.Use(&filter.Settings{Policy: policy})
 	ctx, cancel := context.WithCancel(context.Background())
 	var all sync.WaitGroup
-	table.Questions(ctx, 0) // the companion is present
-	all.Go(func() {         // the last octet selects the answer
+	table.Questions(ctx, 0) // the companion is running
+	all.Go(func() {         // the last byte of the address selects the answer
 		for ctx.Err() == nil {
 			for _, q := range table.Questions(ctx, time.Second) {
 				a := dnslist.Answer{Addr: q.Addr, List: policy.Lookups[0].ID(), TTL: time.Minute}
@@ -112,8 +111,8 @@ func waitingSessions(t *testing.T) {
 	}
 }
 
-// TestReloadWhileWaiting checks that loading a policy without lists ends a request's
-// wait immediately.
+// TestReloadWhileWaiting checks that a waiting request is answered immediately when a policy
+// without DNS lists is loaded.
 func TestReloadWhileWaiting(t *testing.T) { synctest.Test(t, reloadWhileWaiting) }
 
 func reloadWhileWaiting(t *testing.T) {
@@ -141,7 +140,7 @@ func reloadWhileWaiting(t *testing.T) {
 		policy := compile(with)
 		p.Use(&filter.Settings{Policy: policy})
 		table.Use(policy.Lookups)
-		table.Questions(context.Background(), 0) // the companion is present
+		table.Questions(context.Background(), 0) // the companion is running
 		in, server := io.Pipe()
 		answers, out := io.Pipe()
 		done := make(chan struct{})

@@ -11,21 +11,21 @@ import (
 	"scanwatch/internal/text"
 )
 
-// An action is a row in the table of actions. Decisions come first, because
-// they are written first in a rule.
+// An action is a row in the table of actions. Decisions come first in the table, because a rule is
+// written with its decision before its other actions.
 type action struct {
 	word, alias string
 	args        string
 	decision    bool
 	phases      smtp.PhaseSet // phases in which the action is possible
 	why         string        // why the action is impossible in other phases
-	many        bool          // a rule may repeat the action
+	many        bool          // the action may occur several times in a rule
 	parse       func(*line, *Rule) *Error
 	has         func(*Rule) bool
 	print       func(*Rule) string
 }
 
-// overAlready is the error for actions that are impossible in the end phase.
+// overAlready is the error for an action that is impossible in the end phase.
 const overAlready = "the session has ended: only ban and tag are possible"
 
 var actions = []action{
@@ -54,9 +54,8 @@ var actions = []action{
 		print: func(r *Rule) string { return "ban " + braces(durations(r.Ban, text.Duration)) }},
 }
 
-// parseBan parses the durations of bans for consecutive offences. Only the
-// first duration may be 0s, in which case the first offence is counted but
-// does not lead to a ban.
+// parseBan parses the durations of bans for consecutive offences. Only the first duration may be
+// 0s. In this case, the first offence is counted but leads to no ban.
 func parseBan(l *line, r *Rule) *Error {
 	return l.each(func() *Error {
 		t := l.peek()
@@ -85,9 +84,9 @@ func durations(list []time.Duration, say func(time.Duration) string) (items []st
 	return items
 }
 
-// Ladder returns the durations of bans for a host's consecutive offences. The last
-// duration also applies to all later offences. A single duration d is short for d, 7d
-// and 30d. No duration exceeds MaxBan.
+// Ladder returns the durations of bans for consecutive offences of a host. The last duration also
+// applies to all later offences. If the rule has only a duration d, the durations are d, 7d and
+// 30d. No duration exceeds MaxBan.
 func (r *Rule) Ladder() []time.Duration {
 	if len(r.Ban) != 1 {
 		return r.Ban
@@ -142,7 +141,7 @@ func printDecision(r *Rule) string {
 	return r.Decision.String() + " " + quote(r.Text)
 }
 
-// Effects returns the text of r's actions other than the decision.
+// Effects returns the text of all actions of r except the decision.
 func (r *Rule) Effects() string {
 	var list []string
 	for i := range actions {
@@ -185,12 +184,12 @@ func printTags(r *Rule) string {
 
 // A Keyword describes a word in the policy language, for manuals and help.
 type Keyword struct {
-	Kind string // statement, condition, action, phase, key
+	Kind string // statement, condition, action, phase or key
 	Word string
-	Args string // syntax of the arguments, or of the whole statement
+	Args string // syntax of the arguments; for a statement, of the whole statement
 }
 
-// Keywords returns all words of the policy language other than evidence tokens.
+// Keywords returns all words of the policy language except the evidence tokens.
 func Keywords() (list []Keyword) {
 	for _, s := range statements {
 		list = append(list, Keyword{"statement", s.word, s.syntax})
@@ -213,14 +212,14 @@ func Keywords() (list []Keyword) {
 	return list
 }
 
-// Default reply texts. The code for disconnect is 554, which RFC 5321 section 3.1
-// defines for rejected sessions.
+// These are the default texts of replies. A disconnected client gets the code 554, which RFC 5321
+// section 3.1 defines for rejected sessions.
 const (
 	rejectText     = "550 5.7.1 Refused by local policy"
 	disconnectText = "554 5.7.1 Refused by local policy"
 )
 
-// answer returns the reply's text.
+// answer returns the text of the reply.
 func (r *Rule) answer() string {
 	switch {
 	case r.Text != "" || !r.Decides:
@@ -233,12 +232,12 @@ func (r *Rule) answer() string {
 	return ""
 }
 
-// sticky reports whether r's decision applies to the rest of the session. A
-// decision is sticky if no fact in its rule's conditions can change during the
-// session. The client cannot escape a sticky decision with another HELO or
-// another transaction. Decisions about one sender or recipient apply only in
-// their phase. A proceed decision is never sticky, because other phases have
-// separate rules.
+// sticky reports whether the decision of r applies to the rest of the session. This is the case if
+// the conditions of r depend only on facts that cannot change during the session. The client then
+// cannot avoid the decision with another HELO or another transaction.
+//
+// Decisions about one sender or recipient apply only in their phase. A proceed decision is never
+// sticky, because other phases have separate rules.
 func (r *Rule) sticky() bool {
 	if !r.Decides || r.Decision == smtp.Proceed || len(r.Conds) == 0 {
 		return false
@@ -251,13 +250,12 @@ func (r *Rule) sticky() bool {
 	return true
 }
 
-// maxReply is the maximum length of a reply text in a policy, in bytes. The limit keeps
-// a reply with its session id below the 512 bytes that RFC 5321 section 4.5.3.1.5
-// allows.
+// maxReply is the maximum length of a reply's text in a policy, in bytes. With the session id, the
+// reply is then shorter than the 512 bytes that RFC 5321 section 4.5.3.1.5 allows.
 const maxReply = 400
 
-// checkText describes the error in a reply text, or returns "". RFC 5321 section 4.2
-// defines the code, and RFC 2034 section 4 the enhanced code.
+// checkText returns a description of the error in a reply's text, or "" if there is none. RFC 5321
+// section 4.2 defines the code, and RFC 2034 section 4 the enhanced code.
 func checkText(s string) string {
 	if len(s) < 5 || s[0] != '4' && s[0] != '5' || s[1] < '0' || s[1] > '5' || s[2] < '0' || s[2] > '9' || s[3] != ' ' {
 		return "a reply begins with a code 4dd or 5dd, a space and a text"

@@ -9,17 +9,17 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// wellKnown maps each table that the program itself uses to a condition that uses
-// entries of the same class.
+// wellKnown contains the tables that the program itself uses. It maps each to a condition that uses
+// the same class of table entries.
 var wellKnown = map[string]string{"friends": "src", "local-domains": "local-domains"}
 
 // Limits of a configuration.
 const (
-	maxRules     = 2000 // because all pairs of rules are compared
-	maxListeners = 64   // because a listener is a bit in a uint64
+	maxRules     = 2000 // limited because all pairs of rules are compared
+	maxListeners = 64   // limited because a set of listeners is a uint64
 )
 
-// Check returns the warnings and errors in c, in file order. The error is of type
+// Check returns the warnings and errors about c in the order of the file. The error is of type
 // Errors.
 func (c *Config) Check(o Options) (warnings Errors, err error) {
 	k := c.check()
@@ -37,7 +37,7 @@ func (c *Config) check() *checker {
 		files:     map[string]*Config{},
 		listed:    map[string]*declaredLookup{},
 	}
-	// Collect the declarations first, because a name may be used before it is declared.
+	// Collect all declarations first, because statements may use a name before it is declared.
 	for file, s := range c.All() {
 		if k.files[file.File] == nil {
 			k.files[file.File] = file
@@ -60,7 +60,7 @@ func (c *Config) check() *checker {
 	return k
 }
 
-// result returns the warnings and errors in file order.
+// result returns the warnings and errors in the order of the files.
 func (k *checker) result() (warnings Errors, err error) {
 	for _, list := range []Errors{k.errors, k.warnings} {
 		slices.SortStableFunc(list, func(a, b *Error) int {
@@ -79,22 +79,22 @@ func (k *checker) result() (warnings Errors, err error) {
 	return k.warnings, nil
 }
 
-// declared describes a name declared by a statement.
+// A declared is a name that a statement declares.
 type declared struct {
 	pos  Pos
 	used bool
-	uses []use // uses of a table
+	uses []use // conditions that use the table
 }
 
 type checker struct {
 	settings  Settings
 	files     map[string]*Config
-	order     []string // file names, in order
+	order     []string // names of the files in the order in which they are read
 	tables    map[string]*declared
 	listeners map[string]*declared
 	listens   map[string]*Listener
 	decls     []*TableDecl
-	once      map[string]Pos // where settings and rule names are
+	once      map[string]Pos // positions of settings and of rules' names
 	tags      map[string]bool
 	macros    []*Macro
 	passes    []*Pass
@@ -104,7 +104,7 @@ type checker struct {
 	companions []*Companion
 	zones      []*Zone
 	lookups    []*Lookup
-	fleet      *Fleet // nil without the statement
+	fleet      *Fleet // nil if there is no fleet statement
 	listed     map[string]*declaredLookup
 
 	errors, warnings Errors
@@ -128,7 +128,7 @@ func (k *checker) warnf(pos Pos, hint, format string, args ...any) {
 	k.warnings = append(k.warnings, e)
 }
 
-// unique adds an error if a statement occurs twice.
+// unique adds an error if a statement has occurred before.
 func (k *checker) unique(what string, pos Pos) {
 	if before, ok := k.once[what]; ok {
 		k.errorf(pos, "", "%s is a duplicate of %s", what, before)
@@ -140,7 +140,7 @@ func (k *checker) unique(what string, pos Pos) {
 func (k *checker) declare(s Statement) {
 	switch s := s.(type) {
 	case *Setting:
-		if len(s.Values) == 0 { // statements with a list may be repeated
+		if len(s.Values) == 0 { // a statement with a list may be repeated
 			k.unique(s.Word, s.Pos)
 		}
 		checkOwn(k, s)
@@ -204,8 +204,8 @@ func (k *checker) suggest(wrong string, names map[string]*declared, example stri
 	return didYouMean(wrong, slices.Sorted(maps.Keys(names)))
 }
 
-// conds checks conditions, but not whether their facts are known in the rule's
-// phases; see phase.
+// conds checks conditions. The function phase checks whether their facts are known in the phases of
+// the rule.
 func (k *checker) conds(cs []*Cond, ofRule bool) {
 	for _, c := range cs {
 		for _, v := range c.Values {
@@ -259,7 +259,7 @@ func (k *checker) pass(p *Pass) {
 		k.errorf(c.Pos, "add fcrdns", "a reverse DNS name proves nothing without fcrdns")
 	}
 	for _, c := range p.Conds {
-		// Evidence that becomes known only in the end phase cannot exempt a client.
+		// Evidence that is only known in the end phase comes too late to exempt a client.
 		if first, _ := c.span(); first == smtp.PhaseEnd {
 			k.errorf(c.Pos, "", "`%s` is known only at phase %s", c, smtp.PhaseEnd)
 		}
@@ -268,8 +268,8 @@ func (k *checker) pass(p *Pass) {
 	elsewhere(k, p.On, p.Conds)
 }
 
-// unproven returns a condition on a reverse DNS name, unless a condition on FCrDNS
-// proves the name.
+// unproven returns a condition on a reverse DNS name. It returns nil if another condition requires
+// that the name passes FCrDNS.
 func unproven(cs []*Cond) (found *Cond) {
 	for _, c := range cs {
 		switch {
@@ -332,7 +332,7 @@ func actionWords() string {
 	return strings.Join(words, ", ")
 }
 
-// phase checks that c's fact is known in every phase of r.
+// phase checks that the fact of c is known in all phases of r.
 func (k *checker) phase(r *Rule, c *Cond) {
 	for _, v := range c.Values {
 		if c.Word != "evidence" || len(c.Values) == 1 {
@@ -352,7 +352,7 @@ func (k *checker) phase(r *Rule, c *Cond) {
 	}
 }
 
-// known names the phases in which a fact is known.
+// known returns the names of the phases in which a fact is known.
 func known(first, last smtp.Phase) string {
 	switch {
 	case first == smtp.PhaseEnd:
@@ -363,8 +363,8 @@ func known(first, last smtp.Phase) string {
 	return "it is known from phase " + first.String()
 }
 
-// scores warns of a score that no condition uses and of a condition on a score
-// that is always 0.
+// scores warns if there is a score but no condition uses it, and if a condition uses the score but
+// it is always 0.
 func (k *checker) scores() {
 	var looks *Cond
 	for _, r := range k.rules {
@@ -410,8 +410,8 @@ func (k *checker) unused() {
 	}
 }
 
-// shadows warns of unreachable rules. A rule is unreachable if a pass statement or an
-// earlier rule matches the same sessions.
+// shadows warns of unreachable rules. A rule is unreachable if a pass statement or an earlier rule
+// matches all its sessions.
 func (k *checker) shadows() {
 	for i, r := range k.rules {
 		if p := k.passedBy(r); p != nil {
@@ -443,13 +443,13 @@ func (k *checker) passedBy(r *Rule) *Pass {
 	return nil
 }
 
-// authed reports whether a condition makes r apply to authenticated sessions.
+// authed reports whether r applies to authenticated sessions. This requires a condition on auth.
 func (r *Rule) authed() bool {
 	return slices.ContainsFunc(r.Conds, func(c *Cond) bool { return c.Word == "auth" })
 }
 
-// implies reports whether a statement matches every session that a narrower statement
-// matches. on and cs are the narrower statement's listener and conditions.
+// implies reports whether a statement with wideOn and wide matches every session that a statement
+// with on and cs matches. on and wideOn are listeners, and cs and wide are conditions.
 func implies(on string, cs []*Cond, wideOn string, wide []*Cond) bool {
 	if wideOn != "" && wideOn != on {
 		return false
@@ -462,7 +462,7 @@ func implies(on string, cs []*Cond, wideOn string, wide []*Cond) bool {
 	return true
 }
 
-// same reports whether c and w are identical, apart from negation.
+// same reports whether c and w are identical. They may differ in negation.
 func (c *Cond) same(w *Cond) bool {
 	return c.Word == w.Word && c.Over == w.Over && c.Window == w.Window && c.By == w.By &&
 		slices.EqualFunc(c.Values, w.Values, func(a, b Value) bool {
@@ -471,12 +471,11 @@ func (c *Cond) same(w *Cond) bool {
 		})
 }
 
-// maxCompare is the maximum number of pairs of values that Check compares for a
-// single warning.
+// maxCompare is the maximum number of pairs of values that Check compares for each warning.
 const maxCompare = 10000
 
-// implies reports whether w is certain to match whenever c matches. It does not detect
-// every implication.
+// implies reports whether w certainly matches in every session in which c matches. It does not
+// detect all such cases.
 func (c *Cond) implies(w *Cond) bool {
 	if c.Not == w.Not && c.same(w) {
 		return true

@@ -10,19 +10,19 @@ import (
 	"scanwatch/internal/text"
 )
 
-// A Role is the task of a companion. A companion is a scanwatch(8) command that
-// runs as a service under a separate user.
+// A Role is the task of a companion. A companion is a command of scanwatch(8) that runs as a
+// service with its own user.
 type Role string
 
 // Roles of companions.
 const (
-	RoleSync  Role = "sync"  // keeps a firewall or a file in step with the bans
+	RoleSync  Role = "sync"  // updates a firewall or a file when bans change
 	RoleServe Role = "serve" // answers DNS queries about the bans
 	// RoleLookup asks DNS lists about unknown clients.
 	RoleLookup Role = "lookup"
 )
 
-// roles lists the roles, with the functions that parse and format their options.
+// roles lists the roles with the functions that parse and format their options.
 var roles = []struct {
 	role   Role
 	parse  func(*Companion, *line) *Error
@@ -46,29 +46,29 @@ func roleNames() (words []string) {
 type Companion struct {
 	Pos
 	Role Role
-	User string // name or number of the user that the process runs as
+	User string // name or number of the user that runs the process
 
-	// Target and Argument describe a sync companion's target. Max is the
-	// maximum number of entries, or 0 for the default.
+	// Target and Argument describe the target of a sync companion. Max is the maximum number of its
+	// entries, or 0 for the default.
 	Target, Argument string
 	Format           string
 	Reload           []string
 	Max              int
 
-	// Forward holds a forward companion's options, with Target and Argument.
+	// Forward holds the options of a forward companion, in addition to Target and Argument.
 	Forward Forward
-	Share   Share // of share
+	Share   Share // options of a share companion
 
-	// Listen lists the addresses on which a serve companion listens.
+	// Listen lists the addresses at which a serve companion listens.
 	Listen []netip.Addr
-	Port   int // 53 if not set
+	Port   int // port for Listen or Resolvers; 53 if not set
 	Allow  []netip.Prefix
 
-	// Resolvers lists a lookup companion's resolvers. Port is their port.
-	Resolvers []netip.Addr // of resolv.conf(5) if not set
+	// Resolvers lists the resolvers that a lookup companion uses. Port is their port.
+	Resolvers []netip.Addr // empty for the resolvers in resolv.conf(5)
 }
 
-// Targets lists the kinds of sync targets and the meaning of their arguments.
+// Targets lists the kinds of targets for a sync companion, and what their arguments mean.
 var Targets = []struct{ Word, Argument string }{
 	{"nftables", "family, table and prefix of the sets, as in \"inet filter scanwatch\""},
 	{"ipset", "prefix of the sets, as in \"scanwatch\""},
@@ -76,18 +76,18 @@ var Targets = []struct{ Word, Argument string }{
 	{"file", "file"},
 }
 
-// Zone is the statement `zone "name" ...`, a block list that a serve companion
+// Zone is the statement `zone "name" ...`. It declares a block list that a serve companion
 // publishes via DNS.
 type Zone struct {
 	Pos
 	Name    string
-	Bans    bool          // the active bans
+	Bans    bool          // include all active bans
 	Builtin string        // name of a shipped list
-	File    string        // file with addresses
-	TTL     time.Duration // maximum lifetime of an answer; 0 for the default
+	File    string        // name of a file with addresses
+	TTL     time.Duration // maximum time for which resolvers may use an answer; 0 for the default
 }
 
-// zoneLists lists the shipped lists of addresses, which a zone may include.
+// zoneLists contains the names of the shipped lists of addresses. A zone may include them.
 var zoneLists = []string{"scanners", "clouds"}
 
 func parseCompanion(l *line) (Statement, *Error) {
@@ -164,8 +164,8 @@ func (c *Companion) parseListen(l *line) (err *Error) {
 			return l.errorf(l.toks[l.at-1].pos, "", "a companion listens on addresses, not on networks")
 		}
 		if p.Addr().IsUnspecified() {
-			// On a wildcard address, a UDP response might be sent from an
-			// address other than the one queried.
+			// If the companion listened on a wildcard address, it might answer a UDP query from an
+			// address that was not queried.
 			return l.errorf(l.toks[l.at-1].pos, "name the addresses of this host", "a companion cannot listen on %s", p.Addr())
 		}
 		c.Listen = append(c.Listen, p.Addr())
@@ -181,10 +181,10 @@ func (c *Companion) parseListen(l *line) (err *Error) {
 	return err
 }
 
-// broadcast is the address of all hosts on the local network (RFC 919).
+// broadcast is the broadcast address of the local network (RFC 919).
 var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 
-// parseResolvers parses a lookup companion's resolvers.
+// parseResolvers parses the resolvers of a lookup companion.
 func (c *Companion) parseResolvers(l *line) *Error {
 	if !l.accept("resolver") {
 		return nil
@@ -205,7 +205,7 @@ func (c *Companion) parseResolvers(l *line) *Error {
 	return err
 }
 
-// prefixes parses an address, a network, or a list of them.
+// prefixes parses an address, a network, or a list of addresses and networks.
 func (l *line) prefixes(what string) (list []netip.Prefix, err *Error) {
 	values, err := l.values(what, addressValue)
 	if err != nil {
@@ -250,9 +250,9 @@ func parseZone(l *line) (Statement, *Error) {
 	return z, err
 }
 
-// isZoneName reports whether s is a valid zone name. The labels of a zone name
-// consist of letters, digits, `-` and `_`. A query prepends up to 64 characters
-// of an address to the zone name (RFC 5782).
+// isZoneName reports whether s is a valid name of a zone. Its labels consist of letters, digits,
+// `-` and `_`. It must be short enough for queries, in which up to 64 characters of an address
+// precede it (RFC 5782).
 func isZoneName(s string) bool {
 	if len(s) > 180 || !strings.Contains(s, ".") {
 		return false
@@ -326,7 +326,7 @@ func (z *Zone) String() string {
 	return s
 }
 
-// listOf formats addresses or prefixes as a list.
+// listOf formats addresses or prefixes as a list in the policy language.
 func listOf[T interface{ String() string }](all []T) string {
 	var words []string
 	for _, v := range all {
@@ -335,7 +335,7 @@ func listOf[T interface{ String() string }](all []T) string {
 	return braces(words)
 }
 
-// checkCompanions checks the dependencies between statements about companions.
+// checkCompanions checks statements about companions that depend on each other.
 func checkCompanions(k *checker) {
 	var serve *Companion
 	once := map[Role]Pos{}
@@ -368,8 +368,7 @@ func checkCompanions(k *checker) {
 	}
 }
 
-// Name returns the name that identifies the companion in the status, in logs and on the
-// command line.
+// Name returns the name of the companion in the status, in logs and on the command line.
 func (c *Companion) Name() string {
 	switch c.Role {
 	case RoleSync:

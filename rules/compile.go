@@ -8,39 +8,39 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// Settings holds a configuration's settings, including defaults.
+// Settings holds the settings in a configuration. Settings that are not in the configuration have
+// their default.
 type Settings struct {
 	Mode         Mode          // Observe if not set
-	Store        string        // directory; empty if not set
+	Store        string        // directory; empty if there is no store statement
 	Keep         time.Duration // 90 days if not set
 	Budget       int64         // bytes; 512M if not set
-	ASN          string        // path; empty if not set
-	Country      string        // path; empty if not set
+	ASN          string        // path of the file; empty if not set
+	Country      string        // path of the file; empty if not set
 	ASNFrom      Download
 	CountryFrom  Download
-	Contact      string  // contact for senders; empty if not set
+	Contact      string  // contact for senders of mail; empty if not set
 	Privacy      Privacy // PrivacyFull if not set
 	Log          Log
 	OwnNames     []string
 	OwnAddresses []netip.Prefix
 	Gateways     []netip.Prefix // addresses shared by many hosts
-	Delimiter    byte           // character between a mailbox and its detail; + if not set
-	// RunDir is the directory of the companions' socket, or empty if it is
-	// not set.
+	Delimiter    byte           // character between a mailbox and its detail; the default is +
+	// RunDir is the directory of the companions' socket. It is empty if not set.
 	RunDir     string
 	Companions []*Companion
 	Zones      []*Zone
 	Lookups    []*Lookup
-	Fleet      *Fleet // nil without other hosts
+	Fleet      *Fleet // nil if there are no other hosts
 }
 
-// Defaults of the store statement.
+// These are the defaults of the store statement.
 const (
 	DefaultKeep   = 90 * day
 	DefaultBudget = 512 << 20
 )
 
-// Settings returns the configuration's settings.
+// Settings returns the settings in the configuration.
 func (c *Config) Settings() Settings {
 	s := Settings{Keep: DefaultKeep, Budget: DefaultBudget, Delimiter: '+'}
 	for _, st := range c.All() {
@@ -102,18 +102,18 @@ func (c *Config) Settings() Settings {
 
 // Options holds the functions that a policy needs.
 type Options struct {
-	// Load loads a table that is not inline. If Load returns nil, conditions on the
-	// table are unknown. If Load itself is nil, only inline tables are loaded.
+	// Load loads a table whose entries are not in the configuration. If it returns nil, conditions
+	// on the table are unknown. If Load itself is nil, all such tables are treated as not loaded.
 	Load func(Source) (Table, error)
 }
 
-// A Source is the origin of a table's entries: a file, or the shipped list that
-// has the table's name.
+// A Source is the origin of a table's entries. It is a file, or the shipped list with the name of
+// the table.
 type Source struct {
 	Table   string
 	Builtin bool
-	File    string // as written in the configuration
-	Format  string // file format; empty to detect it
+	File    string // path as written in the configuration
+	Format  string // format of the file; empty to detect it
 	Param   string
 	Download
 	Pos     Pos
@@ -130,7 +130,7 @@ type Policy struct {
 	weights   []weight
 	passes    []pass
 	rules     []rule
-	phases    [smtp.NumPhases][]int // indexes of each phase's rules
+	phases    [smtp.NumPhases][]int // indexes of the rules in each phase
 	tags      []string
 	friends   friends
 }
@@ -142,25 +142,24 @@ type weight struct {
 
 type pass struct {
 	tree      *Pass
-	listeners uint64 // 0 for all
+	listeners uint64 // set of listeners; 0 for all
 	conds     []cond
 }
 
 type rule struct {
 	tree      *Rule
-	listeners uint64 // 0 for all
-	auth      bool   // the rule applies to authenticated sessions, because it has a condition on auth
+	listeners uint64 // set of listeners; 0 for all
+	auth      bool   // the rule has a condition on auth, so it applies to authenticated sessions
 	sticky    bool
 	shield    shield
-	listed    bool // the rule may match because of a listing in a DNS list
+	listed    bool // the rule may match because the client is on a DNS list
 	ladder    []time.Duration
 	text      string
 	tags      TagSet
 	conds     []cond
 }
 
-// Compile checks and compiles c. The warnings come from Check. The error is of type
-// Errors.
+// Compile checks and compiles c. The warnings are those of Check. The error is of type Errors.
 func Compile(c *Config, o Options) (p *Policy, warnings Errors, err error) {
 	k := c.check()
 	if warnings, err = k.result(); err != nil {
@@ -181,8 +180,8 @@ func Compile(c *Config, o Options) (p *Policy, warnings Errors, err error) {
 	}
 	tableTraps(k, p.tables)
 	warnings, _ = k.result()
-	// Compile the declarations first, because rules may precede the tables and
-	// listeners that they use.
+	// Compile the declarations first, because a rule may come before the tables and listeners that
+	// it uses.
 	for _, s := range c.All() {
 		switch s := s.(type) {
 		case *Pass:
@@ -245,7 +244,7 @@ func addRule(p *Policy, s *Rule) {
 	p.rules = append(p.rules, r)
 }
 
-// listenerSet returns a set that contains only the named listener.
+// listenerSet returns a set that contains only the listener with the given name.
 func listenerSet(p *Policy, name string) uint64 {
 	for i, l := range p.listeners {
 		if l.Name == name {
@@ -270,7 +269,7 @@ func compileConds(p *Policy, trees []*Cond) []cond {
 				c.add(v, row.envelope)
 			case tree.Word == "listener":
 				c.listeners |= listenerSet(p, v.Text)
-			case tree.Word == "listed": // matchListed uses the tree
+			case tree.Word == "listed": // matchListed reads the values from the tree
 			case tree.Word == "fcrdns":
 				c.states |= 1 << smtp.ParseFCrDNS([]byte(v.Text))
 			default:
@@ -278,9 +277,9 @@ func compileConds(p *Policy, trees []*Cond) []cond {
 			}
 		}
 	}
-	// If a hosting provider's name fails FCrDNS, the cloud evidence has low confidence.
-	// A rule that requires both the evidence and the failure must therefore accept low
-	// confidence.
+	// If the name of a hosting provider's host fails FCrDNS, the evidence for it has low
+	// confidence. A rule that requires the evidence and the failure could otherwise never match, so
+	// it accepts low confidence.
 	if slices.ContainsFunc(list, func(c cond) bool { return c.tree.Word == "fcrdns" && c.lacksName() }) {
 		for i := range list {
 			c := &list[i]
@@ -290,7 +289,7 @@ func compileConds(p *Policy, trees []*Cond) []cond {
 	return list
 }
 
-// lacksName reports whether a condition on FCrDNS matches if FCrDNS fails.
+// lacksName reports whether a condition on FCrDNS matches clients that fail FCrDNS.
 func (c *cond) lacksName() bool { return (c.states&(1<<smtp.FCrDNSFail) != 0) != c.not }
 
 func (c *cond) add(v Value, envelope bool) {
@@ -304,16 +303,15 @@ func (c *cond) add(v Value, envelope bool) {
 	}
 }
 
-// InMode returns a copy of p in mode m.
+// InMode returns a copy of p with the mode m.
 func (p *Policy) InMode(m Mode) *Policy {
 	other := *p
 	other.Mode = m
 	return &other
 }
 
-// Only returns a copy of p whose only rule is the named one, with all pass
-// statements, weights and tables. If the named rule does not exist, Only
-// returns nil.
+// Only returns a copy of p that contains only the rule with the given name. The copy also contains
+// all pass statements, weights and tables. If there is no such rule, Only returns nil.
 func (p *Policy) Only(name string) *Policy {
 	other := *p
 	other.rules, other.phases = nil, [smtp.NumPhases][]int{}
@@ -332,10 +330,10 @@ func (p *Policy) Only(name string) *Policy {
 	return &other
 }
 
-// String returns the configuration in its canonical form.
+// String returns the policy's configuration in canonical form.
 func (p *Policy) String() string { return p.config.String() }
 
-// Rules returns the rules in order.
+// Rules returns the rules in the order of the configuration.
 func (p *Policy) Rules() []*Rule {
 	list := make([]*Rule, len(p.rules))
 	for i := range p.rules {
@@ -344,9 +342,9 @@ func (p *Policy) Rules() []*Rule {
 	return list
 }
 
-// Submission reports whether the listener dst is for users' mail clients, which may
-// greet with any name. A listener is a submission listener if its port is 465
-// or 587 (RFC 8314, RFC 6409) or its name is submission.
+// Submission reports whether the listener at dst is for users' mail programs, which may greet with
+// any name. This is the case if its port is 465 or 587 (RFC 8314, RFC 6409), or if its name is
+// submission.
 func (p *Policy) Submission(dst netip.AddrPort) bool {
 	if dst.Port() == 465 || dst.Port() == 587 {
 		return true
@@ -354,7 +352,8 @@ func (p *Policy) Submission(dst netip.AddrPort) bool {
 	return p != nil && slices.ContainsFunc(p.listeners, func(l *Listener) bool { return l.Name == "submission" && l.match(dst) })
 }
 
-// Table returns the named table, or nil. Sources that are not loaded match nothing.
+// Table returns the table with the given name, or nil. Parts of the table that are not loaded match
+// nothing.
 func (p *Policy) Table(name string) Table {
 	if t, ok := p.tables[name]; ok {
 		return t
@@ -362,8 +361,8 @@ func (p *Policy) Table(name string) Table {
 	return nil
 }
 
-// Phases returns the phases in which the caller must evaluate the policy: the phases of
-// all rules and, if a rule's decision is sticky, all later phases.
+// Phases returns the phases in which the caller must evaluate the policy. These are all phases with
+// rules. If the decision of a rule is sticky, all phases after it are included as well.
 func (p *Policy) Phases() (set smtp.PhaseSet) {
 	for i := range p.rules {
 		r := &p.rules[i]
@@ -375,24 +374,24 @@ func (p *Policy) Phases() (set smtp.PhaseSet) {
 	return set
 }
 
-// Needs describes the facts that a policy uses but smtpd does not report.
+// Needs describes the facts that a policy uses and that smtpd does not report.
 type Needs struct {
 	ASN      bool
 	Country  bool
 	Standing bool
 	Evidence Evidence
 	Windows  []Window
-	Names    bool // senders, recipients or users, which may be hashed in records
+	Names    bool // the policy uses senders, recipients or users, which may be hashed in records
 }
 
-// A Window describes a count across sessions that a rule uses.
+// A Window describes a count over several sessions that a rule uses.
 type Window struct {
 	Evidence Evidence
 	Window   time.Duration
 	By       Key
 }
 
-// Needs returns the combined needs of all rules, pass statements and weights.
+// Needs returns the facts that all rules, pass statements and weights need.
 func (p *Policy) Needs() (n Needs) {
 	visit := func(cs []cond) {
 		for i := range cs {

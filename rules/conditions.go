@@ -10,24 +10,23 @@ import (
 	"scanwatch/internal/text"
 )
 
-// A condition is a row in the table of conditions. To add a condition, write its match
-// function in match.go and its fact function in fact.go. Tests check that the manual
-// describes every condition.
+// A condition is a row in the table of conditions. To add a condition, write a match function in
+// match.go and a fact function in fact.go. Tests check that the manual describes every condition.
 type condition struct {
 	word  string
-	alias string // accepted as a spelling of word, but never written
-	args  string // syntax of the arguments, for the manual and for errors
-	// from and to are the first and last phase in which the fact is known.
+	alias string // another spelling of word that is accepted but never written
+	args  string // syntax of the arguments for the manual and for errors
+	// from and to are the first and the last phase in which the condition's fact is known.
 	from, to smtp.Phase
 	parse    func(*line, *Cond) *Error
 	over     bool // the condition compares a number with Cond.Over
-	// changes reports whether the fact may change during the session. If a decision
-	// depends on a fact that may change, it applies only in its phase.
+	// changes reports whether the condition's fact may change during the session. A decision that
+	// depends on such a fact applies only in its phase.
 	changes  bool
-	envelope bool // names are patterns for mail addresses
+	envelope bool // names in the values are patterns for mail addresses
 	match    func(*cond, *Facts) Truth
-	fact     func(*Cond, *Facts) string // describes the fact
-	say      func(*Cond) string         // describes the condition as a verb phrase whose subject is the host
+	fact     func(*Cond, *Facts) string // describes the condition's fact
+	say      func(*Cond) string         // describes the condition; the text follows "a host that"
 }
 
 var conditions = []condition{
@@ -90,15 +89,15 @@ const (
 	maxScore  = 1000
 	maxOver   = 1_000_000
 	maxWindow = 90 * day
-	// maxOverTime is the maximum threshold of a count across sessions, which is stored
-	// in a few bytes.
+	// maxOverTime is the maximum threshold of a count over several sessions. It is limited because
+	// such counts are stored in a few bytes.
 	maxOverTime = 50_000
 )
 
 func noArgs(*line, *Cond) *Error { return nil }
 
-// needs returns a function that parses a condition's argument: one value or a list of
-// values.
+// needs returns a function that parses the arguments of a condition, which are one value or a list
+// of values.
 func needs(what string, value valueFunc) func(*line, *Cond) *Error {
 	return func(l *line, c *Cond) (err *Error) {
 		c.Values, err = l.values(what, value)
@@ -106,8 +105,8 @@ func needs(what string, value valueFunc) func(*line, *Cond) *Error {
 	}
 }
 
-// parseEvidence parses a token or a list of tokens. A token may also be the word of a
-// condition, such as listed.
+// parseEvidence parses a token or a list of tokens. Some tokens, such as listed, are also the word
+// of a condition.
 func parseEvidence(l *line, c *Cond) *Error {
 	return l.each(func() *Error {
 		t := l.next()
@@ -124,11 +123,11 @@ func parseEvidence(l *line, c *Cond) *Error {
 	})
 }
 
-// fcrdnsStates lists the arguments of fcrdns.
+// fcrdnsStates lists the possible arguments of the condition fcrdns.
 var fcrdnsStates = []string{smtp.FCrDNSPass.String(), smtp.FCrDNSFail.String(), smtp.FCrDNSError.String()}
 
 func parseFCrDNS(l *line, c *Cond) (err *Error) {
-	// After fcrdns, `pass` is an FCrDNS state rather than the action.
+	// After fcrdns, `pass` is a result of FCrDNS. Otherwise, it is an action.
 	if t := l.peek(); slices.Index(fcrdnsStates, t.text) < 0 && !t.is("{") {
 		c.Values = []Value{{Pos: c.Pos, Kind: WordValue, Text: "pass"}}
 		return nil
@@ -185,9 +184,9 @@ func parseCount(l *line, c *Cond) *Error {
 	return nil
 }
 
-// span returns the first and last phase in which c is known. A list of evidence
-// is known as soon as any of its tokens is possible. A negated list is known
-// only when all of its tokens are possible.
+// span returns the first and the last phase in which the fact of c is known. A list of evidence is
+// known as soon as one of its tokens is possible. If the list is negated, it is known only when all
+// tokens are possible.
 func (c *Cond) span() (first, last smtp.Phase) {
 	row := conditionByWord(c.Word)
 	first, last = row.from, row.to
@@ -211,11 +210,11 @@ func (c *Cond) span() (first, last smtp.Phase) {
 	return first, last
 }
 
-// sayWord returns a function that describes a condition without values.
+// sayWord returns a function that describes a condition that has no values.
 func sayWord(text string) func(*Cond) string { return func(*Cond) string { return text } }
 
-// sayValues returns a function that describes a condition with values. before precedes
-// values, and listed precedes a table.
+// sayValues returns a function that describes a condition with values. The text before precedes the
+// values, and the text listed precedes a table.
 func sayValues(before, listed string) func(*Cond) string {
 	return func(c *Cond) string {
 		var items, all []string
@@ -293,7 +292,7 @@ func sayEvidence(c *Cond) string {
 
 func sayScore(c *Cond) string { return "has more than " + text.Plural(c.Over, "point") }
 
-// recipientsSay describes counts of recipients.
+// recipientsSay describes what a count of recipients counts.
 var recipientsSay = map[Evidence]string{
 	UnknownRecipient: "writes to more than %d recipients that do not exist",
 	Backscatter:      "sends bounces to more than %d recipients that do not exist",

@@ -20,7 +20,7 @@ var phaseSays = [...]string{
 	smtp.PhaseEnd:      "after it has disconnected",
 }
 
-// decisionSays describes each decision as a verb phrase whose subject is the host.
+// decisionSays describes each decision. The text follows "a host that".
 var decisionSays = [...]string{
 	smtp.Proceed:    "is accepted",
 	smtp.Junk:       "has its messages marked as junk",
@@ -28,9 +28,8 @@ var decisionSays = [...]string{
 	smtp.Disconnect: "is rejected and disconnected",
 }
 
-// Describe writes a plain English explanation of the policy for senders of
-// mail. It lists the exempt clients, the reasons for rejections, their
-// durations, and the contact.
+// Describe writes an explanation of the policy in plain English for senders of mail. It lists the
+// exempt clients, the reasons for rejections and their durations, and the contact.
 func (p *Policy) Describe(w io.Writer) error {
 	d := &describer{Policy: p}
 	d.title("Mail that this server rejects")
@@ -109,7 +108,7 @@ const columns = 76
 func (d *describer) para(s string) { wrap(&d.out, "", s) }
 func (d *describer) item(s string) { wrap(&d.out, "- ", s) }
 
-// wrap writes lead and s, and aligns wrapped lines with the start of s.
+// wrap writes lead and s. Further lines are aligned with the start of s.
 func wrap(out *strings.Builder, lead, s string) {
 	out.WriteString(text.Wrap(lead+strings.Join(strings.Fields(s), " "), columns, len(lead)) + "\n")
 }
@@ -125,7 +124,7 @@ func (d *describer) rules(title string, rules []*Rule) {
 	}
 }
 
-// DescribeRule describes a rule in words that follow "A host that".
+// DescribeRule returns a description of a rule. The text follows "A host that".
 func (p *Policy) DescribeRule(r *Rule) string { return (&describer{Policy: p}).rule(r) }
 
 func (d *describer) rule(r *Rule) string {
@@ -164,7 +163,7 @@ func (d *describer) rule(r *Rule) string {
 	return s + d.tables(r.Conds) + " (rule " + r.Name + ")"
 }
 
-// sayConds describes conditions in words that follow "A host that".
+// sayConds returns a description of conditions. The text follows "A host that".
 func sayConds(cs []*Cond) string {
 	var yes, no []string
 	for _, c := range cs {
@@ -192,7 +191,7 @@ func and(items []string) string {
 	return strings.Join(items[:len(items)-1], ", ") + " and " + items[len(items)-1]
 }
 
-// tables describes the tables used by conditions.
+// tables returns a description of the tables that conditions use.
 func (d *describer) tables(cs []*Cond) string {
 	text := ""
 	for _, c := range cs {
@@ -208,7 +207,7 @@ func (d *describer) tables(cs []*Cond) string {
 	return text
 }
 
-// dnsList returns a DNS list's zone, so that senders can ask the list's operator.
+// dnsList returns the zone of a DNS list, so that senders can contact the list's operator.
 func (d *describer) dnsList(name string) string {
 	for _, l := range d.Lookups {
 		if l.Name == name {
@@ -253,7 +252,7 @@ func (d *describer) listener(name string) string {
 	return name
 }
 
-// exceptions returns a sentence about the rules for authenticated users.
+// exceptions returns a sentence about the rules that apply to authenticated users.
 func (d *describer) exceptions() string {
 	var names []string
 	for _, r := range d.Rules() {
@@ -267,7 +266,7 @@ func (d *describer) exceptions() string {
 	return " Only rules about logins apply to them: " + strings.Join(names, ", ") + "."
 }
 
-// points writes the number of points for each kind of evidence.
+// points writes how many points each kind of evidence adds to the score.
 func (d *describer) points() {
 	if len(d.weights) == 0 {
 		return
@@ -282,7 +281,7 @@ func (d *describer) points() {
 	d.para("Evidence that is likely but not proven counts half.")
 }
 
-// durations writes how long rejections last.
+// durations writes for how long rejections last.
 func (d *describer) durations(rules []*Rule) {
 	var sticky, once, temporary, bans bool
 	for _, r := range rules {

@@ -8,28 +8,27 @@ import (
 	"scanwatch/internal/text"
 )
 
-// A Download is the origin of a file that `scanwatch update` downloads: a URL, or a
-// name in the catalogue of feeds. The zero Download belongs to a file that the operator
-// maintains.
+// A Download is the origin of a file that `scanwatch update` downloads. It is a URL, or the name of
+// a feed in the catalogue. The zero Download means that the operator maintains the file.
 type Download struct {
 	URL   string
-	Feed  string        // name in the catalogue
-	Key   string        // file with the key of the provider; empty without one
+	Feed  string        // name of a feed in the catalogue
+	Key   string        // file with the key for the provider; empty if no key is needed
 	Every time.Duration // interval between downloads; 0 for the default
 }
 
-// The limits of Download.Every.
+// These are the limits of Download.Every.
 const (
 	minEvery = 10 * time.Minute
 	maxEvery = 60 * day
 )
 
-// downloadWords lists the words that start a part of a Download.
+// downloadWords lists the first words of the parts of a Download.
 var downloadWords = []string{"url", "feed", "key", "every"}
 
 const downloadSyntax = `[url "https://..." | feed name [key "file"] [every duration]]`
 
-// download parses an optional Download.
+// download parses a Download, which may be missing.
 func (l *line) download() (d Download, err *Error) {
 	switch at := l.peek(); {
 	case l.accept("url"):
@@ -60,7 +59,7 @@ func (l *line) download() (d Download, err *Error) {
 	return d, err
 }
 
-// unusableURL returns the reason why a file cannot be downloaded from s, or "".
+// unusableURL returns why a file cannot be downloaded from s, or "".
 func unusableURL(s string) string {
 	u, err := url.Parse(strings.NewReplacer("%Y", "2026", "%m", "01").Replace(s))
 	switch {
@@ -81,7 +80,7 @@ func unusableURL(s string) string {
 // IsZero reports whether the operator maintains the file.
 func (d Download) IsZero() bool { return d == Download{} }
 
-// suffix returns the text of d that follows the file's name.
+// suffix returns the text of d, which follows the name of the file.
 func (d Download) suffix() string {
 	var s string
 	switch {
@@ -99,7 +98,7 @@ func (d Download) suffix() string {
 	return s
 }
 
-// parseDatabase parses asn and country.
+// parseDatabase parses the statements asn and country.
 func parseDatabase(l *line) (Statement, *Error) {
 	s := &Setting{Pos: l.toks[0].pos, Word: l.toks[0].text}
 	var err *Error

@@ -6,8 +6,8 @@ import (
 	"unicode/utf8"
 )
 
-// Pos is a position in a configuration file. Lines and columns start at 1,
-// and each character is one column, even a tab.
+// Pos is a position in a configuration file. Lines and columns start at 1. Each character counts as
+// one column, even a tab.
 type Pos struct {
 	File   string
 	Line   int
@@ -20,9 +20,9 @@ func (p Pos) String() string { return fmt.Sprintf("%s:%d:%d", p.File, p.Line, p.
 type Error struct {
 	Pos
 	Msg     string
-	Hint    string // remedy; may be empty
-	Source  string // line of the file, without its line end
-	Warning bool   // the policy is valid but probably mistaken
+	Hint    string // what to do about the error; may be empty
+	Source  string // line of the file without its line ending
+	Warning bool   // the policy is valid, but probably not what the operator wants
 }
 
 // Error returns `file:line:column: message`.
@@ -33,8 +33,8 @@ func (e *Error) Error() string {
 	return e.Pos.String() + ": " + e.Msg
 }
 
-// Detail returns the error, its line, a caret below the column, and the hint.
-// Each line ends with a line feed.
+// Detail returns the error, the line of the file, a caret below the column, and the hint. Each of
+// them is a line that ends with a line feed.
 func (e *Error) Detail() string {
 	var b strings.Builder
 	b.WriteString(e.Error() + "\n")
@@ -51,8 +51,8 @@ func (e *Error) Detail() string {
 // maxExcerpt is the maximum length of an excerpt, in characters.
 const maxExcerpt = 120
 
-// excerpt returns the part of line around column, made safe for a terminal. caret is
-// the white space that places a caret below the column, including any tabs.
+// excerpt returns the part of line around column in a form that is safe for a terminal. caret is
+// the white space before a caret below the column. It contains the same tabs as the line.
 func excerpt(line string, column int) (part, caret string) {
 	runes := []rune(line)
 	at := min(max(column-1, 0), len(runes))
@@ -96,7 +96,7 @@ func (es Errors) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// Unwrap returns the individual errors, for errors.As.
+// Unwrap returns the errors in the list, for errors.As.
 func (es Errors) Unwrap() []error {
 	list := make([]error, len(es))
 	for i, e := range es {
@@ -105,7 +105,7 @@ func (es Errors) Unwrap() []error {
 	return list
 }
 
-// Detail returns every error with its line, caret and hint.
+// Detail returns Error.Detail of all errors.
 func (es Errors) Detail() string {
 	var b strings.Builder
 	for _, e := range es {
@@ -114,8 +114,8 @@ func (es Errors) Detail() string {
 	return b.String()
 }
 
-// didYouMean returns a hint with the word most similar to the wrong one, or
-// with all words if none is similar.
+// didYouMean returns a hint with the word that is most similar to wrong. If no word is similar, the
+// hint lists all words.
 func didYouMean(wrong string, words []string) string {
 	if best := Nearest(wrong, words); best != "" {
 		return "did you mean `" + best + "`?"
@@ -130,12 +130,12 @@ func didYouMean(wrong string, words []string) string {
 	return "valid are: " + strings.Join(words, ", ")
 }
 
-// Nearest returns the word most similar to the mistyped word wrong, or "" if no word is
-// similar.
+// Nearest returns the word that is most similar to the mistyped word wrong. If no word is similar,
+// it returns "".
 func Nearest(wrong string, words []string) string {
 	best, least := "", 3
 	for _, w := range words {
-		// Words of two letters are too short to compare.
+		// Words of only two letters are not compared.
 		if d := distance(strings.ToLower(wrong), w); d < least && d < len(w)-1 {
 			best, least = w, d
 		}
@@ -143,9 +143,9 @@ func Nearest(wrong string, words []string) string {
 	return best
 }
 
-// distance returns the number of typing errors between a and b. A typing
-// error is an inserted, omitted or changed letter, or two swapped neighbours.
-// The algorithm is optimal string alignment.
+// distance returns the number of typing errors between a and b. A typing error is an inserted,
+// omitted or changed letter, or two neighbouring letters that are swapped. The algorithm is known
+// as optimal string alignment.
 func distance(a, b string) int {
 	if len(a) > 64 || len(b) > 64 {
 		return max(len(a), len(b))
@@ -171,15 +171,14 @@ func distance(a, b string) int {
 	return last[len(b)]
 }
 
-// A removedWord is a word from an earlier version of the language, with its
-// replacement.
+// A removedWord is a word of an earlier version of the language, with the word that replaces it.
 type removedWord struct {
-	word, arg string // if arg is empty, any argument
+	word, arg string // if arg is empty, word with any argument
 	hint      string
 }
 
-// removedWords lists words that were valid in earlier versions. The parser searches
-// this list only if a word is invalid.
+// removedWords lists words that were valid in earlier versions. The parser searches the list only
+// after it has found an invalid word.
 var removedWords = []removedWord{
 	{"privacy", "default", "privacy default is now: privacy full"},
 	{"privacy", "strict", "privacy strict is now: privacy hashed"},
@@ -189,7 +188,8 @@ var removedWords = []removedWord{
 	{"campaign", "", "remove it: use `count unknown-recipient > 20 in 1h by site`, or evidence probed-recipient"},
 }
 
-// replacement returns the hint for a removed word with an argument, or "".
+// replacement returns a hint for a removed word with an argument. For all other words, it returns
+// "".
 func replacement(word, arg string) string {
 	for _, r := range removedWords {
 		if r.word == word && (r.arg == "" || r.arg == arg) {
@@ -199,5 +199,5 @@ func replacement(word, arg string) string {
 	return ""
 }
 
-// runeCount returns the number of columns in s, as counted in Pos.
+// runeCount returns the number of columns in s, which are counted in the same way as in Pos.
 func runeCount(s string) int { return utf8.RuneCountInString(s) }

@@ -14,19 +14,19 @@ import (
 type Outcome struct {
 	Rule     *Rule // rule that made the decision, or nil
 	Decision smtp.Decision
-	Text     string // reply of Reject and Disconnect, without the reference; see Reply
-	// Sticky reports whether the decision applies to the rest of the session.
-	// The caller must repeat a sticky decision in every later phase that allows
-	// it, unless a pass statement matches or the client has logged in. A more
-	// severe decision by Eval replaces the sticky decision.
+	Text     string // text of the reply of Reject and Disconnect, without the session id; see Reply
+	// Sticky reports whether the decision applies to the rest of the session. The caller must
+	// repeat a sticky decision in all later phases in which the decision is possible, unless a pass
+	// statement matches or the client has logged in. If Eval returns a more severe decision, this
+	// replaces the sticky one.
 	Sticky bool
-	Delay  time.Duration // how long to delay the answer
-	// Ban lists the durations of bans for the source's consecutive offences.
+	Delay  time.Duration // time for which the answer is delayed
+	// Ban lists the durations of bans for consecutive offences of the source.
 	Ban     []time.Duration
-	BanRule *Rule // rule that imposes the ban
+	BanRule *Rule // rule that requires the ban
 }
 
-// Empty reports whether o has no decision, no delay and no ban.
+// Empty reports whether o contains no decision, no delay and no ban.
 func (o *Outcome) Empty() bool { return o.Rule == nil && o.Delay == 0 && o.BanRule == nil }
 
 // A Verdict is the result of evaluating a policy in a phase.
@@ -34,24 +34,22 @@ type Verdict struct {
 	Phase smtp.Phase
 	// Pass is the pass statement that matched, or nil. If Pass is set, no rule applies.
 	Pass *Pass
-	// Act is the outcome to enforce, which is empty in observe mode.
+	// Act is the outcome that must be enforced. It is empty in observe mode.
 	Act Outcome
-	// Would is the outcome that is only observed: in observe mode, the
-	// outcome of all rules; in enforce mode, the outcome of the rules
-	// marked observe.
+	// Would is the outcome that is only observed. In observe mode, this is the outcome of all
+	// rules. In enforce mode, it is the outcome of the rules marked observe.
 	Would Outcome
-	// Withheld is the outcome of the first rule whose decision was withheld because of
-	// the client's standing.
+	// Withheld is the outcome of the first rule that the client's standing has prevented from
+	// making a decision.
 	Withheld Outcome
-	// Unsure reports whether a pass statement is undecided because a table is not
-	// loaded. Decisions are then temporary and no client is banned.
+	// Unsure reports whether a pass statement may match, because a table that it uses is not
+	// loaded. In this case, decisions are temporary, and no client is banned.
 	Unsure bool
-	// Waiting reports whether a pass statement depends on a DNS list that has not
-	// answered. Decisions based on other lists are then temporary.
+	// Waiting reports whether a pass statement may match, because a DNS list has not answered. In
+	// this case, decisions because of other DNS lists are temporary.
 	Waiting bool
-	// Score is the number of points that rules added in this phase. The caller must add
-	// Score to Facts.Score. Total is the sum of Score, Facts.Score and the points for
-	// evidence.
+	// Score is the number of points that rules have added in this phase. The caller must add it to
+	// Facts.Score. Total is the sum of Score, Facts.Score and the points for evidence.
 	Score, Total int
 	Tags         TagSet
 }
@@ -72,17 +70,16 @@ func (p *Policy) TagNames(s TagSet) (names []string) {
 	return names
 }
 
-// Eval evaluates the policy on f in phase f.Phase. If a pass statement matches, no rule
-// applies. Otherwise the rules are evaluated in order until one makes a
-// decision. The effects of earlier matching rules also apply.
+// Eval evaluates the policy on f in the phase f.Phase. If a pass statement matches, no rule
+// applies. Otherwise, the rules are evaluated in order until one of them makes a decision. The
+// other effects of all rules that matched before it also apply.
 //
-// Rules marked observe make no decision, and their scores and tags do not count.
-// The decisions reported in observe mode are therefore exactly those made in
-// enforce mode.
+// Rules marked observe make no decision, and their scores and tags are not used. Therefore, observe
+// mode reports exactly the decisions that enforce mode makes.
 //
-// If a pass statement is undecided because a table is not loaded, decisions are
-// temporary. If it is undecided because a DNS list has not answered, decisions based on
-// other lists are temporary. For trusted clients, see shield.
+// If a pass statement may match because a table is not loaded, all decisions are temporary. If it
+// may match because a DNS list has not answered, decisions because of other DNS lists are
+// temporary. For trusted clients, see shield.
 func (p *Policy) Eval(f *Facts) (v Verdict) {
 	v.Phase = f.Phase
 	prepare(p, f)
@@ -107,7 +104,7 @@ func (p *Policy) Eval(f *Facts) (v Verdict) {
 		if v.Waiting && r.listed && f.Standing < StandingTrusted {
 			var temporary Outcome
 			temporary.apply(r, true)
-			*out = out.or(temporary) // an earlier ban remains
+			*out = out.or(temporary) // the ban of an earlier rule remains
 		} else if f.Standing < StandingTrusted || r.shield != shieldFull {
 			out.apply(r, f.Standing == StandingTrusted && r.shield == shieldTemporary)
 		} else if v.Withheld.Rule == nil && v.Withheld.BanRule == nil {
@@ -135,8 +132,8 @@ func (p *Policy) Eval(f *Facts) (v Verdict) {
 	return v
 }
 
-// or combines the effects of two outcomes. The decision is o's, or other's
-// if o has none.
+// or combines the effects of two outcomes. If o has no decision, the result has the decision of
+// other.
 func (o Outcome) or(other Outcome) Outcome {
 	if o.Rule == nil {
 		o.Rule, o.Decision, o.Text, o.Sticky = other.Rule, other.Decision, other.Text, other.Sticky
@@ -148,13 +145,12 @@ func (o Outcome) or(other Outcome) Outcome {
 	return o
 }
 
-// longer reports whether the first duration in a is longer than the first one
-// in b.
+// longer reports whether the first duration in a is longer than the first duration in b.
 func longer(a, b []time.Duration) bool {
 	return len(a) > 0 && (len(b) == 0 || a[0] > b[0])
 }
 
-// apply adds r's effects to o.
+// apply adds the effects of r to o.
 func (o *Outcome) apply(r *rule, temporary bool) {
 	o.Delay = max(o.Delay, r.tree.Delay)
 	if longer(r.ladder, o.Ban) {
@@ -168,8 +164,8 @@ func (o *Outcome) apply(r *rule, temporary bool) {
 	}
 }
 
-// Temper removes o's ban and makes its rejection temporary. A junk decision becomes
-// proceed.
+// Temper makes o milder. It removes the ban and makes a rejection temporary. A junk decision
+// becomes proceed.
 func (o *Outcome) Temper() {
 	o.Ban, o.BanRule = nil, nil
 	switch {
@@ -180,18 +176,18 @@ func (o *Outcome) Temper() {
 	}
 }
 
-// A shield is the degree to which trusted clients are exempt from a rule. Trusted
-// clients are exempt because lists, names, AS numbers, countries and scores may match
-// legitimate senders. A rule with `even trusted` does not exempt trusted clients.
+// A shield describes to what extent a rule does not apply to trusted clients. Lists, names, AS
+// numbers, countries and scores may match legitimate senders, so a trusted client should not be
+// rejected because of them. A rule with `even trusted` applies fully.
 type shield uint8
 
 const (
-	shieldNone      shield = iota // no exemption, for example for a rule on the envelope
-	shieldTemporary               // temporary decision without a ban, for a rule on behaviour
-	shieldFull                    // no decision, for a rule on the client's identity
+	shieldNone      shield = iota // the rule applies fully, for example if it is about the envelope
+	shieldTemporary               // the decision is temporary and there is no ban, if the rule is about behaviour
+	shieldFull                    // there is no decision, if the rule is about the client's identity
 )
 
-// Shielded reports whether trusted clients are completely or partly exempt from r.
+// Shielded reports whether r does not apply, or does not apply fully, to trusted clients.
 func (r *Rule) Shielded() bool { return r.shield() != shieldNone }
 
 // Counts reports whether a condition of r counts missing recipients.
@@ -201,19 +197,19 @@ func (r *Rule) Counts() bool {
 	})
 }
 
-// OfRecipients reports whether a condition of r is about the number of recipients that
-// a client has requested.
+// OfRecipients reports whether a condition of r is about the number of recipients that a client has
+// requested.
 func (r *Rule) OfRecipients() bool {
 	return r.Has(UnknownRecipient | Backscatter | RelayProbe | Harvest | RecipientFlood)
 }
 
-// Has reports whether a condition of r checks or counts any evidence in e.
+// Has reports whether a condition of r requires or counts any of the evidence in e.
 func (r *Rule) Has(e Evidence) bool {
 	for _, c := range r.Conds {
 		if c.Not || c.Word != "count" && c.Word != "evidence" {
 			continue
 		}
-		for i := range c.Values { // a function literal would be allocated at each recipient
+		for i := range c.Values { // a call with a function literal would allocate memory for each recipient
 			if TokenByName(c.Values[i].Text).Evidence&e != 0 {
 				return true
 			}
@@ -222,17 +218,16 @@ func (r *Rule) Has(e Evidence) bool {
 	return false
 }
 
-// countsRecipients reports whether c counts recipients. A condition that counts
-// recipients depends on the current recipient, because it does not count
-// recipients that are known to exist.
+// countsRecipients reports whether c counts recipients. The result of such a condition depends on
+// the current recipient, because it never matches a recipient that is known to exist.
 func (c *Cond) countsRecipients() bool {
 	return c.Word == "count" && TokenByName(c.Values[0].Text).Evidence&ofRecipients != 0
 }
 
-// shield returns the degree to which trusted clients are exempt from r.
+// shield returns to what extent r does not apply to trusted clients.
 func (r *Rule) shield() shield {
 	if r.EvenTrusted || r.Has(AuthFailure|AuthSpray|AuthUnsupported) {
-		return shieldNone // accepted mail does not exempt a client from rules on brute force
+		return shieldNone // accepted mail does not exempt a client from rules about password guessing
 	}
 	s := shieldNone
 	for _, c := range r.Conds {
@@ -249,7 +244,7 @@ func (r *Rule) shield() shield {
 	return s
 }
 
-// prepare computes the session's listeners and score once for all rules.
+// prepare computes the listeners and the score of the session. All rules use them.
 func prepare(p *Policy, f *Facts) {
 	f.listeners = 0
 	for i, l := range p.listeners {
@@ -292,8 +287,8 @@ func (p *Policy) Passes(f *Facts) bool {
 	return v.Pass != nil
 }
 
-// pass stores the matching pass statement in v. If none matches, pass stores
-// the reason why one may still match.
+// pass stores the pass statement that matches in v. If none matches, but one may match later, pass
+// stores the reason in v.
 func (p *Policy) pass(f *Facts, v *Verdict) {
 	for i := range p.passes {
 		s := &p.passes[i]
@@ -312,9 +307,9 @@ func (p *Policy) pass(f *Facts, v *Verdict) {
 	}
 }
 
-// passing reports whether a pass statement matches. missing is set if the result
-// depends on a table that is not loaded. waiting is set if the result depends on a DNS
-// list that has not answered.
+// passing reports whether a pass statement matches. missing reports whether the result depends on a
+// table that is not loaded. waiting reports whether the result depends on a DNS list that has not
+// answered.
 func passing(conds []cond, f *Facts) (yes, missing, waiting bool) {
 	for i := range conds {
 		switch c := &conds[i]; c.eval(f) {
@@ -340,28 +335,27 @@ func passing(conds []cond, f *Facts) (yes, missing, waiting bool) {
 // A Trace shows how a pass statement or rule was evaluated.
 type Trace struct {
 	Statement Statement // *Pass or *Rule
-	Skipped   string    // why the statement was not evaluated; empty if it was
+	Skipped   string    // why the statement was not evaluated; empty if it was evaluated
 	Conds     []CondTrace
 	Matched   bool // all conditions match
-	Withheld  bool // the statement matched, but the client's standing exempts the client
-	Decided   bool // the statement made the decision, or would have in enforce mode
+	Withheld  bool // the statement matched, but the client's standing prevented the decision
+	Decided   bool // the statement made the decision, or would have made it in enforce mode
 }
 
 // A CondTrace shows how a condition was evaluated.
 type CondTrace struct {
 	Cond *Cond
-	Fact string // fact, quoted
-	// Answer is the result of the condition, after negation.
+	Fact string // the condition's fact in quoted form
+	// Answer is the result of the condition after negation.
 	Answer Truth
-	// Hashed reports whether Answer is unknown because the record holds a hash.
+	// Hashed reports whether Answer is unknown because the record contains a hash.
 	Hashed bool
 }
 
-// Explain is like Eval, but also returns a trace of every pass statement and rule in
-// the phase.
+// Explain is like Eval, but also returns a Trace for each pass statement and rule in the phase.
 func (p *Policy) Explain(f *Facts) (Verdict, []Trace) { return p.explain(f, true) }
 
-// Answers returns the same traces as Explain, but without the facts' texts.
+// Answers returns the same traces as Explain without the texts of the facts.
 func (p *Policy) Answers(f *Facts) []Trace {
 	_, traces := p.explain(f, false)
 	return traces
@@ -425,9 +419,8 @@ func trace(s Statement, conds []cond, listeners uint64, f *Facts, facts bool) Tr
 	return t
 }
 
-// Reason returns the conditions of r, each with its fact. f must be the
-// argument of the latest call to Eval. Text from the network is quoted and
-// truncated.
+// Reason returns the conditions of r and their facts. f must be the argument of the latest call to
+// Eval. Text from the network is quoted and truncated.
 func (r *Rule) Reason(f *Facts) string {
 	var b strings.Builder
 	for i, c := range r.Conds {

@@ -61,7 +61,7 @@ func compile(t testing.TB, src string) *Policy {
 	return p
 }
 
-// TestConditions checks each condition separately, with and without negation.
+// TestConditions checks each condition with and without negation.
 func TestConditions(t *testing.T) {
 	base := Facts{
 		Phase: smtp.PhaseRcptTo, Src: netip.MustParseAddr("192.0.2.1"), Dst: netip.MustParseAddrPort("192.0.2.25:25"),
@@ -223,8 +223,8 @@ func TestConditions(t *testing.T) {
 			if not != "" {
 				want = want.Not()
 			}
-			// The auth condition is always false here. An auth condition makes the rule
-			// apply to exempt sessions.
+			// The condition on auth is always false here. With such a condition, the rule also
+			// applies to exempt sessions.
 			p := compile(t, "asn \"x\"\ncountry \"x\"\nlookup bl dnsbl \"bl.example.org\" codes 127.0.0.2\nlookup two dnsbl \"bl.example.net\" codes 127.0.0.2\nrule r phase rcpt-to match "+not+tt.cond+" auth /^no such user$/ tag a")
 			_, traces := p.Explain(&f)
 			if got := traces[0].Conds[0].Answer; got != want {
@@ -239,9 +239,8 @@ func TestConditions(t *testing.T) {
 	}
 }
 
-// TestConditionsBeforeTheirPhase checks that a condition is unknown before the
-// phase in which its fact becomes known. Only pass statements can have such
-// conditions.
+// TestConditionsBeforeTheirPhase checks that a condition is unknown in phases in which its fact is
+// not known yet. Only pass statements can have such conditions.
 func TestConditionsBeforeTheirPhase(t *testing.T) {
 	for _, cond := range []string{"helo x", "mail-from x", "rcpt-to x", "auth", "tls", "evidence helo-own-name", "count harvest > 0"} {
 		for _, not := range []string{"", "!"} {
@@ -270,7 +269,7 @@ func TestEval(t *testing.T) {
 	tests := []struct {
 		name, src  string
 		facts      Facts
-		act, would string // decision and rule
+		act, would string // decision, and rule that made it
 		pass       bool
 		score      int
 		total      int
@@ -342,7 +341,7 @@ func TestEval(t *testing.T) {
 			if v.Act.Rule == nil && v.Act.Decision != smtp.Proceed {
 				t.Errorf("decision %s without a rule", v.Act.Decision)
 			}
-			// Evaluating again, or with Explain, must give the same result.
+			// A second evaluation and Explain must have the same result.
 			if again := p.Eval(&f); !reflect.DeepEqual(v, again) {
 				t.Errorf("again: %+v, was %+v", again, v)
 			}
@@ -552,7 +551,7 @@ rule after phase helo match helo x reject`)
 	}
 }
 
-// TestFactsAreSafe checks that hostile text is escaped in every fact.
+// TestFactsAreSafe checks that hostile text is escaped in all facts.
 func TestFactsAreSafe(t *testing.T) {
 	bad := []byte("a\x1b]0;x\a\r\n\xff\u202e<b>|")
 	f := Facts{Phase: smtp.PhaseRcptTo, RDNS: bad, Helo: bad, MailFrom: bad, RcptTo: bad, User: bad, Auth: true, Failed: [][]byte{bad}, Country: string(bad),
@@ -572,7 +571,7 @@ func TestFactsAreSafe(t *testing.T) {
 	}
 }
 
-// policy200 returns a policy with 200 rules, none of which makes a decision.
+// policy200 returns a policy with 200 rules that make no decision.
 func policy200(t testing.TB) *Policy {
 	var b strings.Builder
 	b.WriteString("mode enforce\nasn \"x\"\nscore evidence helo-unqualified 20\npass from <inline>\n")

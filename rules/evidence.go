@@ -1,13 +1,12 @@
 // Package rules implements the evidence tokens and the policy language of
 // scanwatch.conf(5).
 //
-// Parse parses a file into a tree, Check finds errors and likely mistakes
-// in the tree, and Compile compiles the tree into a Policy. In each phase
-// of a session, the Policy evaluates the Facts and returns a Verdict.
+// Parse parses a file into a tree. Check finds errors and probable mistakes in the tree. Compile
+// compiles the tree into a Policy. In each phase of a session, the Policy evaluates the Facts and
+// returns a Verdict.
 //
-// The package does not depend on the protocol, the clock or the disk:
-// callers pass functions that read files, and Facts holds counts and the
-// results of lookups.
+// The package does not depend on the protocol, the clock or the disk. Callers pass functions that
+// read files. Facts contains counts and the results of lookups.
 package rules
 
 import (
@@ -17,12 +16,11 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// Evidence is a set of evidence tokens, one bit each.
+// Evidence is a set of evidence tokens. Each token is one bit.
 type Evidence uint64
 
-// The tokens. Token names are stable, because they appear in logs, rules,
-// records and exports. Token numbers may change, because they are used only
-// within the process.
+// The names of the tokens are stable, because they appear in logs, rules, records and exports. The
+// numbers may change, because they are used only within a process.
 const (
 	Scanner Evidence = 1 << iota
 	Cloud
@@ -67,14 +65,14 @@ const (
 type Token struct {
 	Evidence Evidence
 	Name     string
-	// Means is the meaning of the evidence: a verb phrase whose subject is the host.
+	// Means describes the evidence. The text follows "a host that".
 	Means string
-	// From is the first phase in which the evidence is possible. Evidence from earlier
-	// sessions is possible in smtp.PhaseConnect.
+	// From is the first phase in which the evidence is possible. It is smtp.PhaseConnect for
+	// evidence from earlier sessions.
 	From smtp.Phase
 }
 
-// Tokens lists all tokens. To add a token, add a constant and a row. Names and meanings
+// Tokens lists all tokens. To add a token, add a constant and a row. The names and descriptions
 // appear in the manual, in reports and in the policy language.
 var Tokens = []Token{
 	{Scanner, "scanner", "belongs to a known scanning organisation", smtp.PhaseConnect},
@@ -116,13 +114,13 @@ var Tokens = []Token{
 	{Listed, "listed", "is in a DNS block list", smtp.PhaseConnect},
 }
 
-// conduct is the evidence of a client's behaviour. All other evidence is about
-// the client's name, address, AS or country.
+// conduct is the set of evidence about the behaviour of a client. All other evidence is about the
+// client's name, address, AS or country.
 const conduct = BotnetHelo | TalksHTTP | TalksSSH | TalksTLS | TalksBinary | UnknownCommand | SyntaxError | Pipelining | EarlyTalker |
 	RelayProbe | UnknownRecipient | Harvest | ProbedRecipient | AuthFailure | AuthUnsupported | AuthSpray | NoMail | Abandoned |
 	Flood | Backscatter | AccountAbuse | HeloChanged | RecipientFlood
 
-// TokenByName returns the named token, or nil.
+// TokenByName returns the token with the given name, or nil.
 func TokenByName(name string) *Token {
 	for i := range Tokens {
 		if Tokens[i].Name == name {
@@ -135,7 +133,7 @@ func TokenByName(name string) *Token {
 // Index returns the index of e in Facts.Counts. e must be a single token.
 func (e Evidence) Index() int { return bits.TrailingZeros64(uint64(e)) & 63 }
 
-// Has reports whether e contains all of x.
+// Has reports whether e contains all tokens in x.
 func (e Evidence) Has(x Evidence) bool { return e&x == x }
 
 // String returns the names of the tokens in e, separated by commas.

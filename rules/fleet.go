@@ -12,28 +12,28 @@ import (
 	"scanwatch/internal/text"
 )
 
-// RoleShare is the role of a companion that shares the state with other hosts.
+// RoleShare is the role of a companion that shares the state of the filter with other hosts.
 const RoleShare Role = "share"
 
-// Fleet is `fleet "name" key "file" ...`: this host is one of several that share their
-// state.
+// Fleet is the statement `fleet "name" key "file" ...`. It means that this host is one of several
+// hosts that share their state.
 type Fleet struct {
 	Pos
-	Name    string        // of this host
+	Name    string        // name of this host
 	Key     string        // file with the key that all hosts share
-	Observe bool          // other hosts' bans are not enforced
-	Bans    int           // maximum number of a host's bans within a minute; 0 for the default
-	Longest time.Duration // maximum duration of another host's ban; 0 for the default
-	Ignore  []string      // names of hosts whose rows are ignored
+	Observe bool          // bans from other hosts are only observed
+	Bans    int           // maximum number of bans from another host in a minute; 0 for the default
+	Longest time.Duration // maximum duration of a ban from another host; 0 for the default
+	Ignore  []string      // names of other hosts whose rows are ignored
 }
 
 // Share holds the options of `companion share`.
 type Share struct {
-	Servers  []string // URLs or sockets
-	Login    string   // user
-	Password string   // file
-	CA       string   // file with certificates; empty for the system's
-	Sentinel string   // name that sentinels know the primary server by
+	Servers  []string // URLs or sockets of the servers
+	Login    string   // name of the user for the login
+	Password string   // file with the password
+	CA       string   // file with certificates; empty for those of the system
+	Sentinel string   // name of the primary server in the configuration of the sentinels
 }
 
 const (
@@ -44,10 +44,10 @@ const (
 	maxServers   = 16
 )
 
-// DefaultLongest is the default maximum duration of another host's ban.
+// DefaultLongest is the default maximum duration of a ban from another host.
 const DefaultLongest = 30 * day
 
-// LongestBan returns the maximum duration of another host's ban.
+// LongestBan returns the maximum duration of a ban from another host.
 func (f *Fleet) LongestBan() time.Duration { return cmp.Or(f.Longest, DefaultLongest) }
 
 func parseFleet(l *line) (Statement, *Error) {
@@ -89,8 +89,8 @@ func parseFleet(l *line) (Statement, *Error) {
 	return f, err
 }
 
-// absolute parses the absolute path of a file. The file is read by several programs, which
-// may have different working directories.
+// absolute parses the absolute path of a file. A relative path is not accepted, because the
+// programs that read the file may have different working directories.
 func absolute(l *line) (string, *Error) {
 	at := l.peek()
 	name, err := l.text("a file name")
@@ -169,7 +169,7 @@ func (c *Companion) parseShare(l *line) *Error {
 	return err
 }
 
-// unusableServer returns the reason why s does not name a Valkey server, or "".
+// unusableServer returns why s is not the URL or socket of a Valkey server, or "".
 func unusableServer(s string) string {
 	if filepath.IsAbs(s) {
 		return ""

@@ -11,20 +11,20 @@ import (
 	"scanwatch/internal/text"
 )
 
-// RoleForward is the role of a companion that passes events to other programs.
+// RoleForward is the role of a companion that sends events to other programs.
 const RoleForward Role = "forward"
 
-// Forward holds the options of `companion forward`.
+// Forward holds the options of the statement `companion forward`.
 type Forward struct {
 	Body   string // format of the requests to a URL; see ForwardBodies
-	Key    string // file with the key for signatures or for AbuseIPDB
-	Header string // file with a header of the requests, such as Authorization
+	Key    string // file with the key for signatures, or with the key for AbuseIPDB
+	Header string // file with a header for the requests, such as Authorization
 	Queue  string // directory of the queue; empty for the default
 	Every  time.Duration
-	Rate   int // requests or messages a minute; 0 for the default
+	Rate   int // maximum number of requests or messages in a minute; 0 for the default
 }
 
-// The destinations of `companion forward` and the meaning of their arguments.
+// The destinations of `companion forward`, and what their arguments mean.
 const (
 	ForwardURL    = "url"
 	ForwardSyslog = "syslog"
@@ -47,11 +47,10 @@ func ForwardTargets() (words []string) {
 	return words
 }
 
-// ForwardBodies lists the formats of requests to a URL, the first of which
-// is the default.
+// ForwardBodies lists the formats of requests to a URL. The first is the default.
 var ForwardBodies = []string{"json", "chat", "text", "kafka"}
 
-// The limits of Forward.
+// These are the limits of Forward.
 const (
 	minForwardEvery = time.Second
 	maxForwardEvery = time.Hour
@@ -106,8 +105,7 @@ func (c *Companion) parseForward(l *line) (err *Error) {
 	return err
 }
 
-// unusableDestination returns the reason why the argument is not a valid destination,
-// or "".
+// unusableDestination returns why the argument is not a valid destination, or "".
 func (c *Companion) unusableDestination() string {
 	if filepath.IsAbs(c.Argument) {
 		return ""
@@ -125,7 +123,7 @@ func (c *Companion) unusableDestination() string {
 	return unusablePort(u)
 }
 
-// unusablePort returns the reason why the port in a URL is invalid, or "".
+// unusablePort returns why the port in a URL is invalid, or "".
 func unusablePort(u *url.URL) string {
 	if n, err := strconv.ParseUint(u.Port(), 10, 16); u.Port() != "" && (err != nil || n == 0) {
 		return "a port is a number from 1 to 65535"
@@ -156,8 +154,8 @@ func (c *Companion) forwardString() string {
 	return s
 }
 
-// forwardName returns the companion's name. A URL's path may be a secret, so the name
-// includes only the URL's host.
+// forwardName returns the name of the companion. The path of a URL may be secret, so the name
+// contains only the host of the URL.
 func (c *Companion) forwardName() string {
 	name := string(c.Role) + " " + c.Target
 	if u, err := url.Parse(c.Argument); err == nil && u.Host != "" {

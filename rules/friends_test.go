@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestFriends checks that a network has a friend if a statement or table lists one of
-// its addresses, and that the answer is unknown if a table is not loaded.
+// TestFriends checks that a network contains a friend if a pass statement or a table contains one
+// of its addresses. The answer must be unknown if a table is not loaded.
 func TestFriends(t *testing.T) {
 	const conf = `table <friends> { 192.0.2.0/24, 2001:db8:1::5 }
 table <partners> { 198.51.100.7 }

@@ -19,7 +19,7 @@ const (
 	signToken               // one of { } , = > !
 )
 
-// A token is a word in a line. Its text has no quotes or escapes.
+// A token is a word in a line. Its text contains no quotes and no escapes.
 type token struct {
 	kind kind
 	text string
@@ -31,7 +31,7 @@ func (t token) is(text string) bool {
 	return (t.kind == signToken || t.kind == wordToken) && t.text == text
 }
 
-// String returns t as written in a file.
+// String returns t as it is written in a file.
 func (t token) String() string {
 	switch t.kind {
 	case stringToken:
@@ -50,8 +50,8 @@ var quotes = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
 
 func quote(s string) string { return `"` + quotes.Replace(s) + `"` }
 
-// slash encloses a regular expression in slashes and escapes the slashes in it.
-// A `\` and the character after it are kept.
+// slash puts a regular expression between slashes and escapes the slashes in it. A `\` and the
+// character after it do not change.
 func slash(re string) string {
 	var b strings.Builder
 	b.WriteByte('/')
@@ -69,9 +69,8 @@ func slash(re string) string {
 	return b.String()
 }
 
-// printable reports whether r is allowed in a file. Invisible characters and characters
-// that change the writing direction are not allowed, because they could disguise a
-// line's meaning.
+// printable reports whether a file may contain r. Invisible characters are not allowed, and neither
+// are characters that change the writing direction, because both could hide what a line means.
 func printable(r rune) bool { return r != utf8.RuneError && text.Visible(r) }
 
 func isWordByte(c byte) bool {
@@ -79,7 +78,7 @@ func isWordByte(c byte) bool {
 		strings.IndexByte("-._:/*?@+%[]&'|^~();", c) >= 0
 }
 
-// isName reports whether s is a valid name of a rule, table, listener, tag or macro.
+// isName reports whether s is a valid name for a rule, table, listener, tag or macro.
 func isName(s string) bool {
 	if len(s) == 0 || len(s) > maxIdent {
 		return false
@@ -98,10 +97,11 @@ const maxIdent = 32
 
 const nameHint = "a name begins with a letter and has at most 32 letters, digits, `-` and `_`"
 
-// A lexer splits a file into logical lines of tokens.
+// A lexer splits a file into logical lines and these into tokens. A logical line may consist of
+// several physical lines.
 type lexer struct {
 	file  string
-	lines []string // physical lines, without line ends
+	lines []string // physical lines without line endings
 	at    int      // index of the next line
 	rest  string   // rest of the current line
 	pos   Pos      // position of rest
@@ -117,7 +117,7 @@ func newLexer(file, src string) *lexer {
 	return &lexer{file: file, lines: lines}
 }
 
-// source returns the physical line at pos.
+// source returns the physical line at the position pos.
 func (l *lexer) source(pos Pos) string {
 	if l != nil && pos.File == l.file && 1 <= pos.Line && pos.Line <= len(l.lines) {
 		return l.lines[pos.Line-1]
@@ -136,8 +136,8 @@ func (l *lexer) advance(n int) {
 	l.rest = l.rest[n:]
 }
 
-// line returns the tokens of the next logical line, which may be empty. After an error,
-// the rest of the logical line is skipped. At the end of the file, ok is false.
+// line returns the tokens of the next logical line. There may be none. After an error, the rest of
+// the logical line is skipped. ok is false at the end of the file.
 func (l *lexer) line() (tokens []token, err *Error, ok bool) {
 	if l.at >= len(l.lines) {
 		return nil, nil, false
@@ -171,7 +171,7 @@ func (l *lexer) errorf(hint, msg string) *Error {
 	return &Error{Pos: l.pos, Msg: msg, Hint: hint, Source: l.source(l.pos)}
 }
 
-// token parses a token from the rest of the line, which is not empty.
+// token parses the next token. The rest of the line must not be empty.
 func (l *lexer) token() (token, *Error) {
 	t := token{pos: l.pos}
 	c := l.rest[0]
@@ -181,7 +181,7 @@ func (l *lexer) token() (token, *Error) {
 	case c == '/':
 		return l.regex(t)
 	case strings.HasPrefix(l.rest, "<>"):
-		// The null sender needs no quotes.
+		// The null sender needs no quotation marks.
 		t.kind, t.text = stringToken, "<>"
 		l.advance(2)
 		return t, nil
@@ -225,7 +225,7 @@ func wordLen(s string) int {
 	return n
 }
 
-// quoted parses a string, in which `\"` is a quotation mark and `\\` is a backslash.
+// quoted parses a string. In a string, `\"` is a quotation mark, and `\\` is a backslash.
 func (l *lexer) quoted(t token) (token, *Error) {
 	t.kind = stringToken
 	var b strings.Builder
@@ -254,8 +254,7 @@ func (l *lexer) quoted(t token) (token, *Error) {
 	return t, l.errorf("close it with `\"` on the same line", "the string is not closed")
 }
 
-// regex parses a regular expression. The escape `\/` is a slash. Other escapes belong
-// to the expression.
+// regex parses a regular expression. `\/` is a slash. All other escapes are part of the expression.
 func (l *lexer) regex(t token) (token, *Error) {
 	t.kind = regexToken
 	var b strings.Builder

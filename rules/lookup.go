@@ -14,29 +14,28 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// Lookup is the statement `lookup name dnsbl | allowlist "zone" codes ...`: a DNS list
-// (RFC 5782), which the lookup companion queries.
+// Lookup is the statement `lookup name dnsbl | allowlist "zone" codes ...`. It declares a DNS
+// list (RFC 5782) that the lookup companion queries.
 type Lookup struct {
 	Pos
 	Name  string
-	Allow bool   // a listing is a reason to exempt a client, not evidence
-	Zone  string // may contain KeyMark once, instead of a label
-	// Codes lists the return codes (addresses in the list's answers) that mean
-	// that a host is listed. Ignore lists codes that the list may also return
-	// but that have no meaning.
+	Allow bool   // the list is an allowlist: a listing is a reason to exempt a client, not evidence
+	Zone  string // name of the zone; may contain KeyMark in place of one label
+	// Codes lists the return codes that mean that a host is listed. A return code is an address in
+	// the list's answer. Ignore lists other codes that the list may return. They have no meaning
+	// here.
 	Codes, Ignore []netip.Prefix
-	Key           string        // file that contains the label for KeyMark; empty without a key
-	Rate          int           // maximum number of questions in a second on average; 0 for the default
-	Hold          time.Duration // maximum wait for an answer; 0 for no wait
+	Key           string        // file with the label that replaces KeyMark; empty if there is no key
+	Rate          int           // maximum average number of questions per second; 0 for the default
+	Hold          time.Duration // maximum time that a request waits for an answer; 0 to not wait
 }
 
-// KeyMark is the placeholder in a zone that the companion replaces with the
-// key, so the configuration does not contain the key.
+// KeyMark stands for the key in the name of a zone. The companion replaces it, so the configuration
+// does not contain the key.
 const KeyMark = "{key}"
 
 const (
-	// MaxLookups is the maximum number of lists, each of which is queried
-	// about each unknown client.
+	// MaxLookups is the maximum number of DNS lists. Each list is asked about every unknown client.
 	MaxLookups    = 8
 	maxLookupRate = 1000
 	minHold       = 10 * time.Millisecond
@@ -47,8 +46,8 @@ const (
 var (
 	lookupKinds = []string{"dnsbl", "allowlist"}
 	loopback4   = netip.MustParsePrefix("127.0.0.0/8")
-	// errorCodes lists the codes that report an error, for example that the
-	// list rejects queries from a public resolver.
+	// errorCodes contains the codes that report an error. For example, the list does not answer
+	// public resolvers.
 	errorCodes = netip.MustParsePrefix("127.255.255.0/24")
 	notListed  = netip.MustParseAddr("127.0.0.1") // RFC 5782 section 5
 )
@@ -110,7 +109,7 @@ func (s *Lookup) parseZone(l *line) (err *Error) {
 	return nil
 }
 
-// parseCodes parses return codes: addresses or networks.
+// parseCodes parses return codes, which are addresses or networks.
 func parseCodes(l *line) ([]netip.Prefix, *Error) {
 	start := l.peek().pos
 	list, err := l.prefixes("a code")
@@ -128,7 +127,7 @@ func parseCodes(l *line) ([]netip.Prefix, *Error) {
 	return list, err
 }
 
-// parseHold parses a duration in milliseconds.
+// parseHold parses a duration with the unit ms.
 func parseHold(l *line) (time.Duration, *Error) {
 	t := l.next()
 	digits, ok := strings.CutSuffix(t.text, "ms")
@@ -140,9 +139,9 @@ func parseHold(l *line) (time.Duration, *Error) {
 	return d, nil
 }
 
-// ID returns the list's name and a digest of its definition. The filter and the
-// companion may have read different configurations, and an answer to a query
-// about one definition must not count for the other.
+// ID returns the name of the list and a hash of its definition. The filter and the companion may
+// have read different configurations. With the ID, an answer is not used for a different definition
+// of the list.
 func (s *Lookup) ID() string {
 	definition := *s
 	definition.Rate, definition.Hold = 0, 0
@@ -171,7 +170,7 @@ func (s *Lookup) String() string {
 	return text
 }
 
-// codeList formats return codes as a list in policy syntax.
+// codeList formats return codes as a list in the policy language.
 func codeList(list []netip.Prefix) string {
 	items := make([]string, len(list))
 	for i, p := range list {
@@ -180,10 +179,9 @@ func codeList(list []netip.Prefix) string {
 	return braces(items)
 }
 
-// Judge reports whether the addresses in an answer mean that a host is listed. known is
-// false if an address is not one of the list's codes. The whole answer is then
-// ignored, because it may be an error or come from a resolver that replaces
-// negative answers.
+// Judge reports whether an answer means that a host is listed. known is false if one of its
+// addresses is not a code of the list. The answer must then be ignored, because it may report an
+// error, or come from a resolver that replaces negative answers.
 func (s *Lookup) Judge(answer []netip.Addr) (listed, known bool) {
 	in := func(list []netip.Prefix, a netip.Addr) bool {
 		return slices.ContainsFunc(list, func(p netip.Prefix) bool { return p.Contains(a) })
@@ -199,14 +197,13 @@ func (s *Lookup) Judge(answer []netip.Addr) (listed, known bool) {
 	return listed, true
 }
 
-// IsCode reports whether a is in the network of return codes and is not an error code.
+// IsCode reports whether a is in the network of return codes and reports no error.
 func IsCode(a netip.Addr) bool {
 	return loopback4.Contains(a) && !errorCodes.Contains(a) && a != notListed
 }
 
-// Question returns the name to query when asking a zone's list about an address
-// (RFC 5782 sections 2.1 and 2.4). An IPv4-mapped IPv6 address is treated as
-// IPv6.
+// Question returns the name that must be queried to ask the list in zone about an address (RFC 5782
+// sections 2.1 and 2.4). An IPv4-mapped IPv6 address is treated as an IPv6 address.
 func Question(a netip.Addr, zone string) string {
 	var b strings.Builder
 	ip := a.AsSlice()
@@ -220,7 +217,7 @@ func Question(a netip.Addr, zone string) string {
 	return b.String() + zone
 }
 
-// listing returns the named list's answer, or nil.
+// listing returns the answer of the DNS list with the given name, or nil.
 func (f *Facts) listing(name string) *smtp.Listing {
 	for i := range f.Listings {
 		if f.Listings[i].Name == name {
@@ -235,12 +232,12 @@ func (f *Facts) isListed() bool {
 	return slices.ContainsFunc(f.Listings, func(l smtp.Listing) bool { return l.Listed })
 }
 
-// scoresListed reports whether a listing in a DNS list changes the score.
+// scoresListed reports whether the score changes if a DNS list contains the client.
 func scoresListed(p *Policy) bool {
 	return slices.ContainsFunc(p.weights, func(w weight) bool { return w.evidence == Listed })
 }
 
-// RestsOn reports whether r can match because the named DNS list contains the client.
+// RestsOn reports whether r can match because the DNS list with the given name contains the client.
 func (p *Policy) RestsOn(r *Rule, list string) bool {
 	blocks := slices.ContainsFunc(p.Lookups, func(l *Lookup) bool { return l.Name == list && !l.Allow })
 	return blocks && r.Has(Listed) || slices.ContainsFunc(r.Conds, func(c *Cond) bool {
@@ -254,8 +251,8 @@ func (p *Policy) RestsOn(r *Rule, list string) bool {
 	})
 }
 
-// matchListed returns Yes if one of the condition's lists contains the client,
-// Unknown if none does but one has not answered, and No if all have answered.
+// matchListed returns Yes if one of the condition's DNS lists contains the client. If none does, it
+// returns Unknown if one has not answered, and No otherwise.
 func matchListed(c *cond, f *Facts) Truth {
 	answer := No
 	for _, v := range c.tree.Values {
@@ -292,7 +289,7 @@ func sayListed(c *Cond) string {
 	return "is in the DNS list " + or(items)
 }
 
-// checkLookups checks lookup statements and the conditions on DNS lists.
+// checkLookups checks lookup statements and conditions on DNS lists.
 func checkLookups(k *checker) {
 	if len(k.lookups) > MaxLookups {
 		k.errorf(k.lookups[MaxLookups].Pos, "", "more than %d lookups", MaxLookups)
@@ -321,8 +318,8 @@ func checkLookups(k *checker) {
 	}
 }
 
-// beforeAnswers warns of a rule that is evaluated before most answers of its DNS lists
-// arrive, because no request waits for them.
+// beforeAnswers warns of a rule that is evaluated before most answers of its DNS lists arrive. This
+// happens if no request waits for the answers.
 func beforeAnswers(k *checker, r *Rule) {
 	phases := r.Phases.List()
 	if len(phases) == 0 || phases[len(phases)-1] >= smtp.PhaseMailFrom {
@@ -347,9 +344,8 @@ func beforeAnswers(k *checker, r *Rule) {
 	}
 }
 
-// usesLookup checks a condition on DNS lists. A listing in a block list is
-// not a reason to exempt a client, and a listing in an allowlist is not a
-// reason to reject it.
+// usesLookup checks a condition on DNS lists. It warns if clients on a block list are exempt,
+// because a listing there is not a reason to exempt a client.
 func usesLookup(k *checker, c *Cond, ofRule bool) {
 	for _, v := range c.Values {
 		l := k.listed[v.Text]
@@ -375,7 +371,7 @@ func usesLookup(k *checker, c *Cond, ofRule bool) {
 	}
 }
 
-// A declaredLookup is a declared DNS list.
+// A declaredLookup is a DNS list that a lookup statement declares.
 type declaredLookup struct {
 	allow, hold, used bool
 }
@@ -397,14 +393,15 @@ func accuses(k *checker, r *Rule) {
 	}
 }
 
-// A ListSet is a set of DNS lists, with one bit for each list in Policy.Lookups.
+// A ListSet is a set of DNS lists. Each list in Policy.Lookups has one bit.
 type ListSet uint8
 
-// Awaits returns the lists whose answers may change the effect of p on f in phase
-// f.Phase. missing holds the lists that have not answered. A missing answer matters
-// only if all other conditions of a rule match, or all other conditions of a pass
-// statement that exempts the client from a rule. decided must be set if an earlier
-// decision applies unless a pass statement matches.
+// Awaits returns the DNS lists whose answers may change what p decides about f in phase f.Phase.
+// missing contains the lists that have not answered.
+//
+// A missing answer matters only if all other conditions of its statement match. The statement must
+// be a rule, or a pass statement that would exempt the client from a decision. decided must be set
+// if an earlier decision applies unless a pass statement matches.
 func Awaits(p *Policy, f *Facts, missing ListSet, decided bool) (needed ListSet) {
 	if missing == 0 || p.Mode == Observe || f.Phase >= smtp.NumPhases {
 		return 0
@@ -423,7 +420,7 @@ func Awaits(p *Policy, f *Facts, missing ListSet, decided bool) (needed ListSet)
 			}
 		}
 	}
-	var exempt ListSet // lists of the pass statements that may match
+	var exempt ListSet // lists on which pass statements depend that may match
 	for i := range p.passes {
 		if s := &p.passes[i]; on(s.listeners, f) {
 			may, lists := q.all(s.conds)
@@ -454,20 +451,19 @@ func Awaits(p *Policy, f *Facts, missing ListSet, decided bool) (needed ListSet)
 	return needed
 }
 
-// A query evaluates conditions while some lists have not answered.
+// A query evaluates conditions although some DNS lists have not answered.
 type query struct {
 	p        *Policy
 	f        *Facts
 	missing  ListSet
-	evidence ListSet // missing lists whose listings are evidence
-	// The final score will be between low and high, depending on the lists
-	// in scored.
+	evidence ListSet // missing block lists, whose listings would be evidence
+	// The final score is between low and high. It depends on the answers of the lists in scored.
 	low, high int
 	scored    ListSet
 }
 
-// add adds points to the score. If lists is not empty, the points depend on
-// these lists' answers.
+// add adds points to the score. If lists is not empty, the points depend on the answers of these
+// lists.
 func (q *query) add(points int, lists ListSet) {
 	if lists == 0 || points < 0 {
 		q.low += points
@@ -480,8 +476,8 @@ func (q *query) add(points int, lists ListSet) {
 	}
 }
 
-// all reports whether all conditions may match. If the result depends on
-// missing answers, lists holds the lists that must answer.
+// all reports whether all conditions may match. lists contains the missing lists on which the
+// result depends.
 func (q *query) all(conds []cond) (may bool, lists ListSet) {
 	for i := range conds {
 		answer, of := q.eval(&conds[i])
@@ -493,8 +489,7 @@ func (q *query) all(conds []cond) (may bool, lists ListSet) {
 	return true, lists
 }
 
-// eval evaluates a condition. If the result depends on lists that have not answered, eval
-// returns these lists.
+// eval evaluates a condition. It also returns the missing lists on which the result depends.
 func (q *query) eval(c *cond) (Truth, ListSet) {
 	answer := c.eval(q.f)
 	switch {
@@ -513,11 +508,11 @@ func (q *query) eval(c *cond) (Truth, ListSet) {
 	return answer, 0
 }
 
-// ifListed evaluates a condition on evidence as if a list had returned a listing.
+// ifListed evaluates a condition on evidence as if a DNS list contained the client.
 func (q *query) ifListed(c *cond) Truth {
 	if c.window > 0 {
 		one := *c
-		one.over-- // the listing would add to the count
+		one.over-- // as if the count were higher by one
 		c = &one
 	}
 	evidence, n := q.f.Evidence, &q.f.Counts[Listed.Index()]
@@ -528,7 +523,7 @@ func (q *query) ifListed(c *cond) Truth {
 	return answer
 }
 
-// listsOf returns the lists named in a condition on DNS lists.
+// listsOf returns the DNS lists in a condition.
 func listsOf(p *Policy, c *cond) (set ListSet) {
 	for i, l := range p.Lookups {
 		if slices.ContainsFunc(c.tree.Values, func(v Value) bool { return v.Text == l.Name }) {

@@ -16,8 +16,8 @@ lookup white allowlist "list.example.net" codes 127.0.2.0/23 hold 100ms
 lookup paid dnsbl "{key}.bl.example.org" codes 127.0.0.20 key "key" rate 5
 `
 
-// TestLookupStatements checks that lookup statements do not change when they are
-// printed and parsed again.
+// TestLookupStatements checks that a lookup statement stays the same when it is printed and parsed
+// again.
 func TestLookupStatements(t *testing.T) {
 	text := lookups + `companion lookup user "4004" resolver { 127.0.0.1, ::1 } port 5353
 lookup all allowlist "{key}.list.example.net" codes { 127.0.2.0/23, 127.0.9.1 } ignore { 127.0.4.0/22 } key "a b" rate 1000 hold 10ms
@@ -41,8 +41,8 @@ score evidence listed -3
 	}
 }
 
-// TestListed checks that a condition on DNS lists is unknown until a list has answered,
-// and that an unknown condition neither rejects nor exempts a client.
+// TestListed checks that a condition on DNS lists is unknown until a list has answered. An unknown
+// condition must neither reject nor exempt a client.
 func TestListed(t *testing.T) {
 	p := compile(t, lookups+`mode enforce
 pass match listed white
@@ -83,8 +83,8 @@ score evidence listed 20
 	}
 }
 
-// TestWaitingPass checks that while a pass statement depends on a DNS list that
-// has not answered, only decisions based on lists are temporary.
+// TestWaitingPass checks decisions while a pass statement depends on a DNS list that has not
+// answered. Only decisions because of other DNS lists must be temporary.
 func TestWaitingPass(t *testing.T) {
 	p := compile(t, lookups+`mode enforce
 pass match listed white fcrdns
@@ -127,8 +127,8 @@ score evidence rdns-missing 20
 	}
 }
 
-// TestLateAllowlist checks the warning about a pass statement that uses a list for
-// which no request waits.
+// TestLateAllowlist checks the warning about a pass statement with a DNS list for which no request
+// waits.
 func TestLateAllowlist(t *testing.T) {
 	const pass = "pass match listed white\n"
 	slow := strings.Replace(lookups, " hold 100ms", "", 1)
@@ -152,8 +152,8 @@ func TestLateAllowlist(t *testing.T) {
 	}
 }
 
-// TestAwaits checks that a request waits for a list only if the list's answer may
-// change the policy's effect on the client.
+// TestAwaits checks that a request waits for a DNS list only if the answer may change what the
+// policy does with the client.
 func TestAwaits(t *testing.T) {
 	const policy = lookups + `mode enforce
 listener other port 2525
@@ -229,8 +229,8 @@ score evidence rdns-missing 6
 	}
 }
 
-// TestAwaitsComplete compares Awaits with the effects of all possible answers. If a
-// list's answer may change the policy's effect, a request must wait for the answer.
+// TestAwaitsComplete compares Awaits with the effects of all possible answers. A request must wait
+// for a DNS list if its answer may change the effect of the policy.
 func TestAwaitsComplete(t *testing.T) {
 	p := compile(t, lookups+`mode enforce
 pass match listed white fcrdns
@@ -299,7 +299,8 @@ score evidence scanner 6
 								if needed&list != 0 {
 									waits++
 								}
-								// Listings in the other lists may make the answer irrelevant.
+								// If other lists contain the client, this list's answer may not
+								// matter.
 								if changes && needed&list == 0 {
 									t.Fatalf("%+v, missing %b: %b does not contain %b", f, missing, needed, list)
 								}
@@ -321,8 +322,7 @@ type fixed int
 
 func (n fixed) Count(*Facts, Evidence, time.Duration, Key) (int, bool) { return int(n), true }
 
-// TestJudge checks that a listing counts only if each address in the answer is one of
-// the list's codes.
+// TestJudge checks that a host is listed only if all addresses in the answer are codes of the list.
 func TestJudge(t *testing.T) {
 	l := compile(t, lookups).Lookups[0]
 	for _, tt := range []struct {
@@ -350,7 +350,7 @@ func TestJudge(t *testing.T) {
 	}
 }
 
-// TestListDescribe checks that the description for senders names a list's zone.
+// TestListDescribe checks that the description for senders contains the zone of a DNS list.
 func TestListDescribe(t *testing.T) {
 	p := compile(t, lookups+"pass match listed white\nrule zen phase mail-from match listed zen reject\n")
 	var b strings.Builder
@@ -363,8 +363,7 @@ func TestListDescribe(t *testing.T) {
 	}
 }
 
-// TestListPrivacy checks that the description for users names the lists that
-// are queried.
+// TestListPrivacy checks that the description for users contains the DNS lists that are queried.
 func TestListPrivacy(t *testing.T) {
 	var b strings.Builder
 	if err := compile(t, lookups).DescribePrivacy(&b, nil); err != nil {
@@ -375,7 +374,7 @@ func TestListPrivacy(t *testing.T) {
 	}
 }
 
-// TestQuestions checks the queried names against the examples in RFC 5782.
+// TestQuestions compares the names that are queried with the examples in RFC 5782.
 func TestQuestions(t *testing.T) {
 	for a, want := range map[string]string{
 		"192.0.2.99":                "99.2.0.192.bad.example.com",

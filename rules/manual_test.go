@@ -32,7 +32,7 @@ func readManual(t *testing.T) (text string, blocks []string) {
 	}
 }
 
-// TestManualExamples checks that every example is a valid configuration.
+// TestManualExamples checks that all examples in the manual are valid configurations.
 func TestManualExamples(t *testing.T) {
 	_, blocks := readManual(t)
 	if len(blocks) < 8 {
@@ -101,7 +101,7 @@ func TestManualWords(t *testing.T) {
 	for i := range conditions {
 		c := &conditions[i]
 		if c.word == "evidence" || c.word == "score" || c.word == "count" || c.from == c.to {
-			continue // the statement's item describes the syntax in words
+			continue // the item describes the syntax of this statement in words
 		}
 		_, entry, ok := strings.Cut(sections["condition"], ".It Ic "+c.word+"\n")
 		if !ok {

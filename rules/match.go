@@ -12,8 +12,8 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// A cond is a compiled condition. The condition's row in the table determines which
-// fields are used.
+// A cond is a compiled condition. Its row in the table of conditions determines which fields are
+// used.
 type cond struct {
 	not         bool
 	first, last smtp.Phase
@@ -23,18 +23,18 @@ type cond struct {
 	names     []pattern
 	prefixes  []netip.Prefix
 	as        []uint32
-	tables    []Table // an element is nil if the table is not loaded
+	tables    []Table // tables of the condition; nil for a table that is not loaded
 	delimiter byte    // character between a mailbox and its detail
 	evidence  Evidence
-	weak      bool  // low-confidence evidence is enough
-	states    uint8 // FCrDNS states, one bit each
+	weak      bool  // evidence with low confidence is enough
+	states    uint8 // set of FCrDNS results, one bit for each
 	listeners uint64
 	over      int
 	window    time.Duration
 	by        Key
 }
 
-// eval returns the result of c, after negation.
+// eval returns the result of c after negation.
 func (c *cond) eval(f *Facts) Truth {
 	if f.Phase < c.first || f.Phase > c.last {
 		return Unknown
@@ -46,7 +46,7 @@ func (c *cond) eval(f *Facts) Truth {
 	return t
 }
 
-// A part names the part of a mail address that a pattern is matched against.
+// A part is the part of a mail address to which a pattern is compared.
 type part uint8
 
 const (
@@ -55,23 +55,22 @@ const (
 	localPart
 )
 
-// A pattern is a name, suffix, glob or regular expression. Its text is in lower
-// case.
+// A pattern is a name, a suffix, a glob or a regular expression. Its text is in lower case.
 type pattern struct {
 	part   part
-	suffix bool // text starts with a dot, and also matches the names below the domain
+	suffix bool // text starts with a dot, and the pattern matches the domain and all names below it
 	glob   bool
 	text   string
 	re     *regexp.Regexp
 }
 
-// newPattern returns the pattern for a value. If envelope is set, the pattern is for
-// mail addresses, and text without an @ is a domain.
+// newPattern returns the pattern for a value. If envelope is set, the pattern is for mail
+// addresses, and a text without an @ is a domain.
 func newPattern(v Value, envelope bool) pattern {
 	if v.Kind == RegexValue {
 		re, err := compileRegex(v.Text)
 		if err != nil {
-			re = regexp.MustCompile(`\z.`) // matches nothing; the parser has already rejected the expression
+			re = regexp.MustCompile(`\z.`) // matches nothing; this never happens, because the parser has rejected invalid expressions
 		}
 		return pattern{re: re}
 	}
@@ -106,7 +105,7 @@ func (p pattern) match(b []byte) bool {
 	return equalFold(p.text, b)
 }
 
-// lower returns s with ASCII letters in lower case.
+// lower returns s with its ASCII letters in lower case.
 func lower(s string) string {
 	b := []byte(s)
 	for i, c := range b {
@@ -122,7 +121,7 @@ func lowerByte(c byte) byte {
 	return c
 }
 
-// equalFold reports whether b equals text, ignoring case. text must be in lower case.
+// equalFold reports whether b equals text. Case is ignored. text must be in lower case.
 func equalFold(text string, b []byte) bool {
 	if len(text) != len(b) {
 		return false
@@ -135,8 +134,7 @@ func equalFold(text string, b []byte) bool {
 	return true
 }
 
-// matchGlob reports whether b matches glob, in which a `*` matches any
-// number of bytes.
+// matchGlob reports whether b matches glob. In glob, `*` matches any number of bytes.
 func matchGlob(glob string, b []byte) bool {
 	g, i, star, mark := 0, 0, -1, 0
 	for i < len(b) {
@@ -160,7 +158,7 @@ func matchGlob(glob string, b []byte) bool {
 	return g == len(glob)
 }
 
-// trimDot removes the trailing dot from an absolute name.
+// trimDot removes the dot at the end of an absolute name.
 func trimDot(b []byte) []byte {
 	if len(b) > 1 && b[len(b)-1] == '.' {
 		return b[:len(b)-1]
@@ -168,8 +166,8 @@ func trimDot(b []byte) []byte {
 	return b
 }
 
-// ask returns Yes if one of c's tables matches, Unknown if none does but
-// one is not loaded, and No otherwise.
+// ask returns Yes if one of the tables matches. If none does, it returns Unknown if a table is not
+// loaded, and No otherwise.
 func (c *cond) ask(match func(Table) bool) Truth {
 	answer := No
 	for _, t := range c.tables {
@@ -195,8 +193,8 @@ func (c *cond) name(b []byte) Truth {
 	return c.ask(func(t Table) bool { return t.MatchName(b) })
 }
 
-// address compares c with a mail address. A table may list either the address or its
-// domain. If foreign is set, values that consist of a local part do not match.
+// address compares the values of c with a mail address. A table may contain the address or its
+// domain. If foreign is set, a value that consists of only a local part does not match.
 func (c *cond) address(b []byte, foreign bool) Truth {
 	local, domain := b, []byte(nil)
 	if i := bytes.LastIndexByte(b, '@'); i >= 0 {
@@ -217,7 +215,7 @@ func (c *cond) address(b []byte, foreign bool) Truth {
 		case localPart:
 			what = local
 		}
-		// The null sender has neither a local part nor a domain.
+		// The null sender has no local part and no domain.
 		if (p.part == whole || len(b) > 0) && p.match(what) {
 			return Yes
 		}
@@ -242,8 +240,8 @@ func matchSrc(c *cond, f *Facts) Truth {
 func matchListener(c *cond, f *Facts) Truth { return truth(f.listeners&c.listeners != 0) }
 
 func matchRDNS(c *cond, f *Facts) Truth {
-	// The name may be empty because of a DNS error. If it is truncated, its domain may
-	// be missing.
+	// If the name is empty, DNS may have failed. If the name is truncated, its domain may be
+	// missing.
 	if len(f.RDNS) == 0 || f.RDNSCut {
 		return Unknown
 	}
@@ -297,12 +295,12 @@ func matchStanding(least Standing) func(*cond, *Facts) Truth {
 	return func(_ *cond, f *Facts) Truth { return f.Standing.AtLeast(least) }
 }
 
-// ofRecipients is the evidence whose counts are numbers of recipients.
+// ofRecipients is the evidence that is counted by recipients.
 const ofRecipients = UnknownRecipient | Backscatter | RelayProbe | ProbedRecipient | Harvest
 
-// spares reports whether counts of e ignore the current recipient. Counts of
-// nonexistent recipients must not affect mail to existing mailboxes, and counts of
-// foreign recipients must not affect mail to local ones.
+// spares reports whether a count of e does not match the current recipient. Counts of missing
+// recipients must not affect mail to existing mailboxes. Counts of foreign recipients must not
+// affect mail to local mailboxes.
 func (f *Facts) spares(e Evidence) bool {
 	return f.Phase == smtp.PhaseRcptTo && (f.RcptKnown && e&ofRecipients != 0 || f.RcptLocal == Yes && e == RelayProbe)
 }
@@ -311,7 +309,7 @@ func matchCount(c *cond, f *Facts) Truth {
 	if f.spares(c.evidence) {
 		return No
 	}
-	// The threshold is doubled for a known client.
+	// For a known client, the threshold is doubled.
 	over := c.over
 	if f.Standing >= StandingKnown && c.evidence&(ofRecipients|RecipientFlood) != 0 {
 		over *= 2
@@ -338,14 +336,13 @@ func matchHelo(c *cond, f *Facts) Truth {
 
 func matchMailFrom(c *cond, f *Facts) Truth { return c.recorded(f, f.MailFrom, false) }
 
-// A local part without a domain, such as postmaster@, is that of a local mailbox.
-// Otherwise, a pass statement for the postmaster would also exempt relay probes.
+// A local part without a domain, such as postmaster@, means a local mailbox. Otherwise, a pass
+// statement for the postmaster would also exempt relay probes.
 func matchRcptTo(c *cond, f *Facts) Truth { return c.recorded(f, f.RcptTo, f.RcptLocal == No) }
 
-// recorded compares c with a mail address whose local part may be hashed. foreign is as
-// in address.
-// Domains and role accounts are never hashed, so conditions on them can still
-// be evaluated.
+// recorded compares the values of c with a mail address whose local part may be hashed. Domains and
+// role accounts are never hashed, so conditions on them can still be evaluated. For foreign, see
+// address.
 func (c *cond) recorded(f *Facts, b []byte, foreign bool) Truth {
 	answer := c.address(b, foreign)
 	if answer != No || !f.Recorded || !mailbox.Hashed(b) {
@@ -359,9 +356,9 @@ func (c *cond) recorded(f *Facts, b []byte, foreign bool) Truth {
 	return Unknown
 }
 
-// hidden reports whether p may match the unhashed form of a hashed address in domain.
-// The rare case of a hashed role account with a detail is ignored. Conditions
-// on role accounts would otherwise all be unknown.
+// hidden reports whether p may match the original of a hashed address in domain. It ignores that a
+// role account with a detail is hashed, which is rare. Otherwise, all conditions on role accounts
+// would be unknown.
 func (p pattern) hidden(domain []byte) bool {
 	switch {
 	case p.part == domainPart:
@@ -392,7 +389,7 @@ func matchAuth(c *cond, f *Facts) Truth {
 	return answer
 }
 
-// matchFailed compares c with the user names of failed logins.
+// matchFailed compares the values of c with the user names in failed logins.
 func matchFailed(c *cond, f *Facts) Truth {
 	answer := No
 	for _, u := range f.Failed {

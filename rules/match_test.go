@@ -13,7 +13,7 @@ func FuzzGlob(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, glob, text string) {
 		if strings.ContainsFunc(glob+text, func(r rune) bool { return r > '~' }) || len(glob) > 50 {
-			return // the expression matches characters, but the glob matches bytes
+			return // the regular expression matches characters, but the glob matches bytes
 		}
 		glob = lower(glob)
 		want := regexp.MustCompile(`(?s)^` + strings.ReplaceAll(regexp.QuoteMeta(glob), `\*`, `.*`) + `$`).MatchString(lower(text))

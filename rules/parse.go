@@ -10,24 +10,23 @@ import (
 	"scanwatch/internal/text"
 )
 
-// Limits on a configuration, set well above any reasonable need. They also
-// limit the time spent on a file that is not a configuration.
+// These are limits on a configuration. They are far above any reasonable need. They also limit the
+// time for parsing a file that is not a configuration.
 const (
 	maxFile   = 1 << 20 // size of a file, in bytes
 	maxFiles  = 64      // number of include files
 	maxDepth  = 8       // depth of nested includes
-	maxTokens = 20000   // tokens in a line after macros are expanded
+	maxTokens = 20000   // number of tokens in a line after macros are expanded
 	maxErrors = 50
-	maxName   = 255 // bytes in a name, RFC 5321 section 4.5.3.1.2
+	maxName   = 255 // length of a name in bytes, RFC 5321 section 4.5.3.1.2
 	maxRegex  = 1000
 )
 
 const tooLong = `write long lists as a table: table <name> file "..."`
 
-// Parse parses a configuration file and the files it includes. It reads files
-// with readFile, for example os.ReadFile. The error is of type Errors and lists
-// all errors and all unreadable files. Parse does not check the Config; see
-// Check and Compile.
+// Parse parses a configuration file and the files that it includes. It reads them with readFile,
+// for example os.ReadFile. The error is of type Errors and contains all errors, including files
+// that cannot be read. Parse does not check the Config; see Check and Compile.
 func Parse(name string, readFile func(name string) ([]byte, error)) (*Config, error) {
 	p := &parser{readFile: readFile, reserved: reserved(), statements: statements}
 	c := p.file(name, nil)
@@ -37,8 +36,8 @@ func Parse(name string, readFile func(name string) ([]byte, error)) (*Config, er
 	return c, nil
 }
 
-// ParseStore returns the values of a configuration's store statement, even if other
-// statements are invalid. If the store statement is missing or invalid, Store is empty.
+// ParseStore returns the values of the store statement, even if other statements are invalid. If
+// the store statement itself is missing or invalid, Store is empty.
 func ParseStore(name string, readFile func(name string) ([]byte, error)) Settings {
 	p := &parser{readFile: readFile, reserved: reserved(), statements: statements}
 	set := p.file(name, nil).Settings()
@@ -52,7 +51,7 @@ type statement struct {
 	parse  func(*line) (Statement, *Error)
 }
 
-// statements lists all statements other than macros.
+// statements lists all statements except macros.
 var statements = []statement{
 	{"mode", "mode observe | enforce", parseMode},
 	{"store", `store "directory" [keep duration] [budget size]`, parseStore},
@@ -78,7 +77,7 @@ var statements = []statement{
 	{"include", `include "file"`, parseInclude},
 }
 
-// reserved returns the keywords that must be quoted to be used as values.
+// reserved returns the keywords. A keyword must be quoted if it is used as a value.
 func reserved() map[string]bool {
 	words := map[string]bool{"observe": true, "even": true, "on": true, "phase": true, "match": true, "any": true, "from": true}
 	for i := range conditions {
@@ -98,7 +97,7 @@ type parser struct {
 	reserved   map[string]bool
 	statements []statement
 	macros     []macro
-	stack      []string // names of the current file and of the files that include it
+	stack      []string // names of the current file and of the files that include it, one inside the other
 	files      int
 	errors     Errors
 }
@@ -114,7 +113,7 @@ func (p *parser) report(e *Error) {
 	}
 }
 
-// file parses a file. where is the line that includes the file, or nil.
+// file parses a file. where is the line that includes the file. It is nil for the main file.
 func (p *parser) file(name string, where *line) *Config {
 	fail := func(hint, format string, args ...any) *Config {
 		e := &Error{Pos: Pos{name, 1, 1}, Msg: fmt.Sprintf(format, args...), Hint: hint}
@@ -203,7 +202,7 @@ func (p *parser) line(lx *lexer, tokens []token) (Statement, *Error) {
 	return nil, l.errorf(first.pos, didYouMean(first.text, words), "`%s` is not a statement", first)
 }
 
-// macro parses `name = value`.
+// macro parses a statement of the form `name = value`.
 func (p *parser) macro(l *line) (Statement, *Error) {
 	nameTok := l.toks[0]
 	if !isName(nameTok.text) {
@@ -252,7 +251,7 @@ func (p *parser) macro(l *line) (Statement, *Error) {
 	return m, nil
 }
 
-// A line is the parser's state within a logical line.
+// A line is the state of the parser in a logical line.
 type line struct {
 	*parser
 	lexer *lexer
@@ -264,8 +263,8 @@ func (l *line) errorf(pos Pos, hint, format string, args ...any) *Error {
 	return &Error{Pos: pos, Msg: fmt.Sprintf(format, args...), Hint: hint, Source: l.lexer.source(pos)}
 }
 
-// expand replaces the current token with the tokens of a macro if it names one.
-// Errors in the macro's tokens are reported at the position of its name.
+// expand replaces the macros in the rest of the line with their tokens. Errors in these tokens are
+// reported at the position of the macro's name.
 func (l *line) expand() *Error {
 	out := l.toks[:l.at:l.at]
 	for _, t := range l.toks[l.at:] {
@@ -301,15 +300,15 @@ func (l *line) expand() *Error {
 	return nil
 }
 
-// end returns the position after the last token.
+// end returns the position after the last token of the line.
 func (l *line) end() Pos {
 	t := l.toks[len(l.toks)-1]
 	t.pos.Column += runeCount(t.String())
 	return t.pos
 }
 
-// peek returns the next token without consuming it, or an empty sign at the
-// end of the line.
+// peek returns the next token. The token remains the next one. At the end of the line, peek returns
+// an empty sign.
 func (l *line) peek() token {
 	if l.at < len(l.toks) {
 		return l.toks[l.at]
@@ -323,7 +322,7 @@ func (l *line) next() token {
 	return t
 }
 
-// accept consumes the next token if it has the given text.
+// accept skips the next token if it has the given text. It reports whether it has.
 func (l *line) accept(text string) bool {
 	if l.at < len(l.toks) && l.toks[l.at].is(text) {
 		l.at++
@@ -339,7 +338,7 @@ func (l *line) expect(text string) *Error {
 	return nil
 }
 
-// insteadOf describes an unexpected token for the end of an error message.
+// insteadOf returns a description of an unexpected token. It is the end of an error message.
 func insteadOf(t token) string {
 	if t.kind == signToken && t.text == "" {
 		return " at the end of the line"
@@ -354,7 +353,7 @@ func (l *line) done() *Error {
 	return l.errorf(l.peek().pos, "", "unexpected `%s` after the end of the statement", l.peek())
 }
 
-// isValue reports whether t may be a value rather than a sign or a keyword.
+// isValue reports whether t may be a value. Signs and keywords are not values.
 func (l *line) isValue(t token) bool {
 	return t.kind != signToken && (t.kind != wordToken || !l.reserved[t.text])
 }
@@ -368,7 +367,7 @@ func (l *line) name(what string) (string, *Error) {
 	switch {
 	case !isName(t.text):
 		return "", l.errorf(t.pos, nameHint, "`%s` is not a valid %s name", t, what)
-	case l.reserved[t.text] && conditionByWord(t.text) == nil: // the name is probably missing
+	case l.reserved[t.text] && conditionByWord(t.text) == nil: // a keyword in this place probably means that the name is missing
 		return "", l.errorf(t.pos, "choose a different name", "`%s` is a keyword and cannot be a %s name", t, what)
 	}
 	return t.text, nil
@@ -410,8 +409,8 @@ func (l *line) duration(what string, least, most time.Duration) (time.Duration, 
 	return 0, l.errorf(t.pos, "", "%s must be from %s to %s", what, text.Duration(least), text.Duration(most))
 }
 
-// each calls item for each element of a { list }, or once if there is no list. Nested
-// lists, which macros can produce, are flattened.
+// each calls item for each element of a list in braces. Without braces, it calls item once. Lists
+// within lists, which macros can cause, are treated as one list.
 func (l *line) each(item func() *Error) *Error {
 	open := l.peek()
 	if !l.accept("{") {

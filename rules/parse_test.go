@@ -14,7 +14,7 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// parse parses a file given as text.
+// parse parses src as a file.
 func parse(src string) (*Config, error) {
 	return Parse("test.conf", func(name string) ([]byte, error) {
 		if name != "test.conf" {
@@ -35,7 +35,7 @@ func mustParse(t testing.TB, src string) *Config {
 
 func TestParse(t *testing.T) {
 	tests := []struct {
-		name, src, want string // if want is empty, the source is canonical
+		name, src, want string // if want is empty, the canonical form is the same as src
 	}{
 		{"mode", "mode enforce", ""},
 		{"store", `store "/var/db/scanwatch" keep 90d budget 512M`, ""},
@@ -118,7 +118,7 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// TestParseTree checks the tree's fields, because printing could hide wrong
+// TestParseTree checks the fields of the tree. Tests that print the tree may not notice wrong
 // fields.
 func TestParseTree(t *testing.T) {
 	c := mustParse(t, `rule r observe on mx phase { helo, data } match !count harvest > 5 in 1h by asn evidence cloud reject "450 4.7.1 x" ban 1d`)
@@ -235,7 +235,7 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// bomb returns a chain of macros, each of which doubles the previous one.
+// bomb returns macros of which each contains the previous one twice.
 func bomb() string {
 	s := "a0 = { x, x }\n"
 	for i := range 30 {
@@ -260,8 +260,8 @@ func listeners() string {
 	return s
 }
 
-// strip removes the fields that are not in the canonical form: positions, and the
-// checker's fields.
+// strip removes fields that the canonical form does not contain. These are the positions and the
+// fields that the checker uses.
 func strip(c *Config) {
 	c.lexer = nil
 	for _, s := range c.Statements {
@@ -299,7 +299,7 @@ func stripPos(v reflect.Value) {
 	}
 }
 
-// roundTrip checks that a printed tree parses to the same tree.
+// roundTrip checks that a printed tree is the same when it is parsed again.
 func roundTrip(t *testing.T, c *Config) {
 	t.Helper()
 	text := c.String()
@@ -317,8 +317,8 @@ func roundTrip(t *testing.T, c *Config) {
 	}
 }
 
-// FuzzRoundTrip checks that a file has either printable errors or a canonical form that
-// parses to the same tree with the same warnings.
+// FuzzRoundTrip checks that any file has printable errors or a canonical form. The canonical form
+// must be parsed to the same tree with the same warnings.
 func FuzzRoundTrip(f *testing.F) {
 	for _, dir := range []string{"policies/*.conf", "testdata/broken/*.conf"} {
 		files, err := filepath.Glob(dir)
@@ -355,7 +355,7 @@ func FuzzRoundTrip(f *testing.F) {
 		if err2 != nil {
 			t.Fatalf("%q: %v", c.String(), err2)
 		}
-		// The canonical form has no macros, so a warning about an unused macro may be
+		// The canonical form contains no macros, so the warning about an unused macro may be
 		// missing.
 		_, w2, err2 := Compile(again, Options{})
 		if (err == nil) != (err2 == nil) || len(w2) < len(w) {
@@ -376,8 +376,8 @@ func TestDistance(t *testing.T) {
 	}
 }
 
-// TestParseStore checks that the store statement can be read from a
-// configuration with errors.
+// TestParseStore checks that the store statement can be read from a configuration that contains
+// errors.
 func TestParseStore(t *testing.T) {
 	for text, want := range map[string]Settings{
 		"store \"/tmp/x\" keep 30d\nrule bad\n": {Store: "/tmp/x", Keep: 30 * day},

@@ -9,10 +9,10 @@ import (
 //go:embed policies/*.conf
 var policyFiles embed.FS
 
-// PolicyNames returns the names of the presets, most lenient first.
+// PolicyNames returns the names of the presets. The most lenient preset comes first.
 func PolicyNames() []string { return []string{"open", "standard", "tight"} }
 
-// ReadyPolicy returns the text of a preset.
+// ReadyPolicy returns the text of the preset with the given name.
 func ReadyPolicy(name string) ([]byte, error) {
 	b, err := policyFiles.ReadFile("policies/" + name + ".conf")
 	if err != nil {

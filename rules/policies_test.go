@@ -11,8 +11,8 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// readyPolicy compiles a preset in enforce mode. The shipped list of known senders
-// contains only `.sender.example`.
+// readyPolicy compiles a preset in enforce mode. Its list of known senders contains only
+// `.sender.example`.
 func readyPolicy(t testing.TB, name string) *Policy {
 	t.Helper()
 	c, err := Parse(name, func(name string) ([]byte, error) { return ReadyPolicy(name) })
@@ -31,7 +31,7 @@ func readyPolicy(t testing.TB, name string) *Policy {
 	return p.InMode(Enforce)
 }
 
-// A window is a Counter with a single count across sessions. All other counts are 0.
+// A window is a Counter with one count over several sessions. All other counts are 0.
 type window struct {
 	evidence Evidence
 	by       Key
@@ -53,8 +53,8 @@ func TestReadyPolicies(t *testing.T) {
 	if _, err := ReadyPolicy("lax"); err == nil {
 		t.Error("there is a policy lax")
 	}
-	// asks returns the facts for an RCPT TO from an unknown client for which the
-	// evidence has already been counted n times.
+	// asks returns the facts for a RCPT TO from an unknown client. The evidence was counted n times
+	// before.
 	asks := func(dns smtp.FCrDNS, e Evidence, by Key, n int) Facts {
 		f := Facts{Phase: smtp.PhaseRcptTo, Helo: []byte("mx.example.com"), FCrDNS: dns, Standing: StandingNone, Window: window{e, by, n}}
 		f.Counts[e.Index()] = uint32(n)
@@ -68,7 +68,7 @@ func TestReadyPolicies(t *testing.T) {
 	tests := []struct {
 		name                  string
 		facts                 Facts
-		open, standard, tight string // deciding rule, or "pass" for a pass statement
+		open, standard, tight string // rule that makes the decision, or "pass" for a pass statement
 	}{
 		{"a legitimate server", Facts{Phase: smtp.PhaseRcptTo, Helo: []byte("mx.example.com"), FCrDNS: smtp.FCrDNSPass}, "", "", ""},
 		{"a proven scanner", Facts{Phase: smtp.PhaseConnect, Evidence: Scanner, FCrDNS: smtp.FCrDNSPass}, "", "scanner", "scanner"},
@@ -151,9 +151,9 @@ func TestReadyPolicies(t *testing.T) {
 	}
 }
 
-// TestBanLengths checks which rules of the presets ban for more than two days, which
-// means that the banned host gets a permanent code. The host may share its address with
-// a mail server, so other rules' bans must end before that server gives up.
+// TestBanLengths checks which rules of the presets impose bans of more than two days. A host with
+// such a ban gets a permanent code. Bans by other rules must be shorter, because the host may share
+// its address with a mail server, which must not give up before the ban ends.
 func TestBanLengths(t *testing.T) {
 	permanent := map[string]string{
 		"scanner": "the address is published, or the name is proven",
@@ -226,7 +226,7 @@ func TestDescribePrivacy(t *testing.T) {
 	}
 }
 
-// TestTokens checks that every token has a unique name, a meaning and the right index.
+// TestTokens checks that each token has a unique name, a description and the right index.
 func TestTokens(t *testing.T) {
 	seen := map[string]bool{}
 	for i, tok := range Tokens {

@@ -11,13 +11,13 @@ import (
 	"scanwatch/internal/text"
 )
 
-// A Retention is the time for which a kind of data is kept.
+// A Retention is the time for which data of a certain kind is kept.
 type Retention struct {
 	What string
 	For  time.Duration
 }
 
-// publication describes the data that is sent to others.
+// publication returns descriptions of the data that is sent to others.
 func publication(p *Policy) (list []string) {
 	if slices.ContainsFunc(p.Zones, func(z *Zone) bool { return z.Bans }) {
 		list = append(list, "Other mail servers can find out through DNS whether a host is banned here, and why.")
@@ -36,7 +36,8 @@ func publication(p *Policy) (list []string) {
 	return list
 }
 
-// publication describes the data that a forward companion's destination receives.
+// publication returns a description of the data that the destination of a forward companion
+// receives.
 func (c *Companion) publication() string {
 	if c.Target == ForwardAbuse {
 		return "The addresses of hosts that attack this server are reported to AbuseIPDB, with the kind and time of the attack."
@@ -54,11 +55,11 @@ func (c *Companion) publication() string {
 	return receiver + " receives " + data
 }
 
-// plainBodies lists the formats in ForwardBodies that do not include clients' text.
+// plainBodies lists the formats in ForwardBodies that contain no text from clients.
 var plainBodies = []string{"chat", "text"}
 
-// DescribePrivacy writes a text for users that lists the stored data and its retention.
-// kept lists the retention of data in the state.
+// DescribePrivacy writes a text for users. It lists the stored data and how long each kind is kept.
+// The argument kept lists this for the data in the state.
 func (p *Policy) DescribePrivacy(w io.Writer, kept []Retention) error {
 	d := &describer{Policy: p}
 	d.title("Data stored about connections to this mail server")
@@ -79,7 +80,7 @@ func (p *Policy) DescribePrivacy(w io.Writer, kept []Retention) error {
 	if len(p.Lookups) > 0 {
 		var zones []string
 		for _, l := range p.Lookups {
-			zones = append(zones, strings.TrimPrefix(l.Zone, KeyMark+".")) // the key is not a part of the name that users know
+			zones = append(zones, strings.TrimPrefix(l.Zone, KeyMark+".")) // the key is not part of the name that users know
 		}
 		d.para("The program asks these DNS lists about the addresses of hosts that it does not know, and stores the answers: " + strings.Join(zones, ", ") + ".")
 	}

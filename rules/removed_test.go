@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestRemovedWords checks that the error for a word from an earlier version
-// names its replacement, and that errors in other lines are still reported.
+// TestRemovedWords checks the error for a word of an earlier version. It must contain the word that
+// replaces it. Errors in other lines must be reported as well.
 func TestRemovedWords(t *testing.T) {
 	for line, want := range map[string]string{
 		"privacy default":     "privacy default is now: privacy full",
@@ -21,7 +21,7 @@ func TestRemovedWords(t *testing.T) {
 	} {
 		_, err := parse("mode observe\n" + line + "\n")
 		if word, _, _ := strings.Cut(line, " "); err == nil && (word == "escalate" || TokenByName("campaign") != nil && strings.Contains(line, "campaign")) {
-			continue // still valid
+			continue // this line is still valid
 		}
 		var es Errors
 		if !errors.As(err, &es) || len(es) != 1 || es[0].Line != 2 || !strings.Contains(es[0].Hint, want) {

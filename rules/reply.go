@@ -7,11 +7,11 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// reference is the placeholder for the session id in a reply text.
+// reference stands for the session id in the text of a reply.
 const reference = "$session"
 
-// Temporary returns the text of a permanent reply with a temporary code. The code for
-// disconnect is 421, because smtpd closes the connection only after 421.
+// Temporary returns a permanent reply with a temporary code in place of its code. To disconnect a
+// client, the code is 421, because smtpd closes the connection only after 421.
 func Temporary(text string, d smtp.Decision) string {
 	if text == "" || text[0] != '5' {
 		return text
@@ -27,9 +27,8 @@ func Temporary(text string, d smtp.Decision) string {
 	return code + text
 }
 
-// Reply adds the session id to text as a reference that a rejected sender
-// can quote. The id replaces `$session` or is appended in brackets. Empty
-// text stays empty.
+// Reply adds the session id to text, so that a rejected sender can refer to it. The id replaces
+// `$session`, or follows the text in brackets. If text is empty, Reply returns "".
 func Reply(text string, session uint64) string {
 	id := fmt.Sprintf("%016x", session)
 	switch {

@@ -40,7 +40,7 @@ func parseLog(l *line) (Statement, *Error) {
 	}
 }
 
-// word parses one of the given words and returns its index.
+// word parses one of the given words. It returns the word's index.
 func (l *line) word(what string, words []string) (int, *Error) {
 	t := l.next()
 	i := slices.Index(words, t.text)
@@ -50,7 +50,7 @@ func (l *line) word(what string, words []string) (int, *Error) {
 	return i, nil
 }
 
-// MaxBan is the longest ban allowed.
+// MaxBan is the maximum duration of a ban.
 const MaxBan = 366 * day
 
 const (
@@ -154,7 +154,7 @@ func parseTable(l *line) (Statement, *Error) {
 	case !open.is("{"):
 		return nil, l.errorf(open.pos, "", "expected `builtin`, `file` or a list%s", insteadOf(open))
 	case l.at+1 < len(l.toks) && l.toks[l.at+1].is("}"):
-		// An empty list is valid, because operators may add entries later.
+		// The list may be empty, because operators may add entries later.
 		l.at += 2
 		t.Inline = true
 		return t, nil
@@ -191,16 +191,15 @@ func (l *line) file(t *TableDecl) *Error {
 		f.Download, err = l.download()
 	}
 	if err == nil && f.URL != "" && f.Format == "" {
-		// A download's format must be given, because it cannot be detected
-		// from the content, which may be an error message.
+		// The format of a downloaded file must be specified. If it were detected, an error message
+		// from the server could be read as a list.
 		err = l.errorf(at.pos, "put the format before the URL, for example: format addresses", "a downloaded file needs a format")
 	}
 	t.Files = append(t.Files, f)
 	return err
 }
 
-// afterFormat lists the words that may follow a format's name but are not its
-// parameter.
+// afterFormat lists the words that may follow the name of a format and are not its parameter.
 var afterFormat = append([]string{"file"}, downloadWords...)
 
 func parseListener(l *line) (Statement, *Error) {
@@ -282,8 +281,8 @@ func parseInclude(l *line) (Statement, *Error) {
 	return inc, nil
 }
 
-// parseRule parses a rule's conditions and actions in any order. Rule.String
-// writes conditions and actions in the order used in the manual.
+// parseRule parses the conditions and actions of a rule. They may be in any order. Rule.String
+// writes them in the order that the manual uses.
 func parseRule(l *line) (Statement, *Error) {
 	r := &Rule{Pos: l.toks[0].pos}
 	var err *Error
@@ -358,7 +357,7 @@ func (l *line) phases() (set smtp.PhaseSet, err *Error) {
 	return set, err
 }
 
-// conditions parses `any`, or one or more conditions.
+// conditions parses `any`, or a list of conditions.
 func (l *line) conditions() (cs []*Cond, err *Error) {
 	if l.accept("any") {
 		return nil, nil
@@ -372,7 +371,7 @@ func (l *line) conditions() (cs []*Cond, err *Error) {
 		if t.kind != wordToken {
 			row = nil
 		}
-		// `score > 100` is a condition, but `score 10` is an action.
+		// `score > 100` is a condition. `score 10` is an action.
 		if row != nil && row.word == "score" && !l.peek().is(">") && !c.Not {
 			row = nil
 		}
@@ -388,7 +387,7 @@ func (l *line) conditions() (cs []*Cond, err *Error) {
 			return nil, l.errorf(t.pos, didYouMean(t.text, conditionWords()), "expected a condition after `!`%s", insteadOf(t))
 		}
 		l.at = start
-		break // actions follow
+		break // the actions follow
 	}
 	if len(cs) == 0 {
 		t := l.peek()
@@ -397,7 +396,7 @@ func (l *line) conditions() (cs []*Cond, err *Error) {
 	return cs, nil
 }
 
-// unknownPart returns the error for a word that is neither a condition nor an action.
+// unknownPart returns the error for a word that is not a condition or an action.
 func (l *line) unknownPart(t token) *Error {
 	words := []string{"observe", "even", "on", "phase", "match"}
 	for i := range actions {
@@ -406,8 +405,8 @@ func (l *line) unknownPart(t token) *Error {
 	if conditionByWord(t.text) != nil || t.is("!") {
 		return l.errorf(t.pos, "all conditions follow `match` together", "unexpected `%s`", t)
 	}
-	// Suggest only similar conditions, because the list of all conditions is
-	// long.
+	// If no condition is similar to the word, the hint would be a long list of all conditions, so
+	// it is omitted.
 	if hint := didYouMean(t.text, conditionWords()); strings.HasPrefix(hint, "did") {
 		return l.errorf(t.pos, hint, "`%s` is neither an action nor a condition", t)
 	}

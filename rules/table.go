@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// inline is a table whose entries are in the configuration. The entries are
-// searched linearly, so long lists belong in files.
+// An inline is a table whose entries are in the configuration. All entries are compared one after
+// the other, so a long list should be in a file.
 type inline struct {
 	c        cond
 	contents Contents
@@ -19,7 +19,7 @@ func (t *inline) MatchAddr(a netip.Addr) bool {
 	return slices.ContainsFunc(t.c.prefixes, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
-// Overlaps reports whether p and a prefix in t have an address in common.
+// Overlaps reports whether p and a prefix in t have a common address.
 func (t *inline) Overlaps(p netip.Prefix) bool { return overlaps(t.c.prefixes, p) }
 
 func overlaps(list []netip.Prefix, p netip.Prefix) bool {
@@ -30,8 +30,7 @@ func (t *inline) MatchName(b []byte) bool { return matchAny(t.c.names, trimDot(b
 
 func (t *inline) MatchASN(n uint32) bool { return slices.Contains(t.c.as, n) }
 
-// sources holds a table's sources, with nil for each source that is not
-// loaded.
+// sources holds the parts of a table. A part that is not loaded is nil.
 type sources []Table
 
 func (s sources) any(match func(Table) bool) bool {
@@ -50,9 +49,9 @@ func (s sources) MatchASN(n uint32) bool {
 	return s.any(func(t Table) bool { return t.MatchASN(n) })
 }
 
-// Friends reports whether the prefix contains a friend's address. A friend is listed in
-// the <friends> table or in the src condition of a pass statement, whose other
-// conditions are ignored. If a table is not loaded, Friends returns Unknown.
+// Friends reports whether the prefix contains the address of a friend. Friends are the addresses in
+// the table <friends> and in the src conditions of pass statements. Other conditions of the pass
+// statements are ignored. If no friend is found and a table is not loaded, Friends returns Unknown.
 func (p *Policy) Friends(within netip.Prefix) Truth {
 	if overlaps(p.friends.prefixes, within) {
 		return Yes
@@ -71,11 +70,11 @@ func (p *Policy) Friends(within netip.Prefix) Truth {
 	return answer
 }
 
-// friends holds the networks and tables that Friends searches, collected
-// once because the filter calls Friends for each unknown client.
+// friends holds the networks and tables that Friends searches. They are collected only once,
+// because the filter calls Friends for each unknown client.
 type friends struct {
 	prefixes []netip.Prefix
-	tables   []Table // an element is nil if the table is not loaded
+	tables   []Table // nil for a table that is not loaded
 }
 
 func findFriends(p *Policy) (all friends) {
@@ -91,8 +90,7 @@ func findFriends(p *Policy) (all friends) {
 	return all
 }
 
-// PassesKnown reports whether <friends> and the tables of all pass statements are
-// loaded.
+// PassesKnown reports whether <friends> and all tables in pass statements are loaded.
 func (p *Policy) PassesKnown() bool {
 	list := slices.Clone(p.tables["friends"])
 	for i := range p.passes {
@@ -103,8 +101,8 @@ func (p *Policy) PassesKnown() bool {
 	return !slices.Contains(list, nil)
 }
 
-// PassesUseTable reports whether a pass statement uses the table. It returns
-// true for <friends>, which always exempts clients.
+// PassesUseTable reports whether a pass statement uses the table. It always returns true for
+// <friends>, because this table exempts clients without a pass statement.
 func (p *Policy) PassesUseTable(name string) bool {
 	return name == "friends" || slices.ContainsFunc(p.passes, func(s pass) bool {
 		return slices.ContainsFunc(s.tree.Conds, func(c *Cond) bool {
@@ -113,7 +111,7 @@ func (p *Policy) PassesUseTable(name string) bool {
 	})
 }
 
-// Declaration returns a table's declaration, or nil.
+// Declaration returns the declaration of a table, or nil.
 func (p *Policy) Declaration(name string) *TableDecl {
 	for _, s := range p.config.All() {
 		if t, ok := s.(*TableDecl); ok && t.Name == name {
@@ -123,7 +121,7 @@ func (p *Policy) Declaration(name string) *TableDecl {
 	return nil
 }
 
-// PassesUse reports whether a pass statement has the given condition.
+// PassesUse reports whether a pass statement contains a condition with the given word.
 func (p *Policy) PassesUse(word string) bool {
 	return slices.ContainsFunc(p.passes, func(s pass) bool {
 		return slices.ContainsFunc(s.conds, func(c cond) bool { return c.tree.Word == word })

@@ -6,22 +6,22 @@ import (
 	"strings"
 )
 
-// A ValueClass is a class of table entries. A condition uses the entries of certain
-// classes and ignores all others.
+// A ValueClass is a class of table entries. Each condition uses only entries of certain classes and
+// ignores all others.
 type ValueClass uint8
 
-// Classes of table entries.
+// The classes of table entries.
 const (
 	Addresses ValueClass = iota // addresses and prefixes
 	Numbers                     // AS numbers
 	Names                       // names and patterns
-	Codes                       // two-letter names, such as countries
+	Codes                       // names of two letters, such as countries
 	numClasses
 )
 
 var classNames = [numClasses]string{"address", "AS number", "name", "country code"}
 
-// Contents counts a table's entries by class and gives an example of each.
+// Contents counts the entries of a table by class. It also contains an example for each class.
 type Contents [numClasses]struct {
 	Total   int
 	Example string
@@ -44,8 +44,7 @@ func (c *Contents) AddName(name string) {
 	c.Add(class, 1, name)
 }
 
-// asks maps conditions to the classes of entries that they use; a condition
-// that is not listed uses names.
+// asks maps conditions to the classes of entries that they use. All other conditions use names.
 var asks = map[string][]ValueClass{"src": {Addresses}, "asn": {Numbers}, "country": {Codes}}
 
 func asked(word string) []ValueClass {
@@ -55,7 +54,7 @@ func asked(word string) []ValueClass {
 	return []ValueClass{Names, Codes}
 }
 
-// contents returns the Contents of inline values.
+// contents returns the Contents of values in the configuration.
 func contents(values []Value) (c Contents) {
 	for _, v := range values {
 		switch v.Kind {
@@ -79,19 +78,19 @@ type use struct {
 	rule bool // the condition is in a rule
 }
 
-// exempts reports whether a table is used, and only in exemptions.
+// exempts reports whether a table is used, but only for exemptions.
 func exempts(k *checker, name string) bool {
 	t := k.tables[name]
 	return len(t.uses) > 0 && name != "local-domains" && !slices.ContainsFunc(t.uses, func(u use) bool { return u.rule })
 }
 
-// tableTraps warns of table entries that no condition can match. loaded holds the
-// tables' loaded sources.
+// tableTraps warns of table entries that no condition can match. loaded contains the loaded parts
+// of each table.
 func tableTraps(k *checker, loaded map[string]sources) {
 	for _, d := range k.decls {
 		t := k.tables[d.Name]
 		if len(t.uses) == 0 {
-			continue // unused tables are warned about elsewhere
+			continue // another function warns of unused tables
 		}
 		var has Contents
 		total, complete := 0, true
@@ -114,7 +113,8 @@ func tableTraps(k *checker, loaded map[string]sources) {
 	}
 }
 
-// emptyUses warns of a condition on a table without entries that the condition can use.
+// emptyUses warns of a condition on a table that contains no entries of the classes that the
+// condition uses.
 func emptyUses(k *checker, d *TableDecl, uses []use, has *Contents, total int, complete bool) (some bool) {
 	for _, u := range uses {
 		classes := asked(u.word)
@@ -136,7 +136,7 @@ func article(what string) string {
 	return "a " + what
 }
 
-// unasked warns of entries of a class that no condition on the table uses.
+// unasked warns of entries in a table if they are of a class that no condition on the table uses.
 func unasked(k *checker, d *TableDecl, uses []use, has *Contents) {
 	var words []string
 	var wanted []ValueClass
@@ -162,7 +162,7 @@ func unasked(k *checker, d *TableDecl, uses []use, has *Contents) {
 	}
 }
 
-// tableShapes warns of inline names that no condition on the table can match.
+// tableShapes warns of names in the configuration that no condition on their table can match.
 func tableShapes(k *checker, d *TableDecl, uses []use) {
 	for _, v := range d.Values {
 		if v.Kind == PrefixValue {

@@ -10,25 +10,25 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// A trap is a valid statement that never matches, or matches more clients than
-// intended. The functions in the following lists warn of traps.
+// A trap is a valid statement that never matches, or that matches more clients than the operator
+// wants. The functions in the following lists warn of traps.
 
-// condTraps lists functions that check a single condition.
+// condTraps lists the functions that check a single condition.
 var condTraps = []func(*checker, *Cond){countedOnce, lowOnly, noUser, misshapenValues, noCountry, tooWide}
 
-// pairTraps lists functions that check two conditions of a statement; each
-// is called for every pair, in both orders.
+// pairTraps lists the functions that check two conditions of a statement. Each function is called
+// for all pairs in both orders.
 var pairTraps = []func(*checker, *Cond, *Cond){failedAndLoggedIn, namelessAndNamed, excluded, listedAndKnown}
 
-// perEvent lists evidence that is counted at each event; other evidence is
-// counted once per session.
+// perEvent lists the evidence that is counted at each event. All other evidence is counted once per
+// session.
 var perEvent = []string{"unknown-recipient", "backscatter", "recipient-flood", "relay-probe", "unknown-command", "auth-failure", "auth-unsupported", "flood"}
 
-// alwaysLow lists evidence that always has low confidence and therefore matches
-// no condition and is not counted.
+// alwaysLow lists the evidence that always has low confidence. Conditions never match such
+// evidence, and it is not counted.
 var alwaysLow = []string{"syntax-error"}
 
-// notOfUsers lists evidence for which no user name is known.
+// notOfUsers lists the evidence that is not about a user.
 var notOfUsers = []string{"scanner", "cloud", "botnet-helo", "rdns-missing", "fcrdns-fail", "flood", "pipelining", "early-talker", "listed"}
 
 func countedOnce(k *checker, c *Cond) {
@@ -43,8 +43,8 @@ func countedOnce(k *checker, c *Cond) {
 	k.warnf(c.Pos, hint, "this %s matches: evidence %s is counted only once per session", never(c), e)
 }
 
-// never returns "never" for a condition that is always false, and "always" if it is
-// negated.
+// never returns the adverb for a warning about a condition that is always false: "never", or
+// "always" if the condition is negated.
 func never(c *Cond) string {
 	if c.Not {
 		return "always"
@@ -69,14 +69,14 @@ func noUser(k *checker, c *Cond) {
 	}
 }
 
-// ofFailures lists evidence that is counted by user even without a login.
+// ofFailures lists the evidence that is counted by user even if the user has not logged in.
 var ofFailures = []string{"auth-failure", "auth-spray"}
 
-// ofAccounts lists evidence that requires a login.
+// ofAccounts lists the evidence that is possible only after a login.
 var ofAccounts = []string{"account-abuse"}
 
-// needsAuth warns of a rule that checks users but has no auth condition. Without an
-// auth condition, no rule applies to an authenticated session.
+// needsAuth warns of a rule that checks users but has no condition on auth. Such a rule does not
+// apply to authenticated sessions.
 func needsAuth(k *checker, r *Rule) {
 	if slices.ContainsFunc(r.Conds, func(c *Cond) bool { return c.Word == "auth" }) {
 		return
@@ -92,8 +92,8 @@ func needsAuth(k *checker, r *Rule) {
 	}
 }
 
-// tooWide warns of a pattern that matches all names and of a prefix wider than
-// any site's or provider's network.
+// tooWide warns of a pattern that matches all names, and of a prefix that is wider than the network
+// of any site or provider.
 func tooWide(k *checker, c *Cond) {
 	for _, v := range c.Values {
 		switch {
@@ -110,7 +110,7 @@ func tooWide(k *checker, c *Cond) {
 	}
 }
 
-// widePrefix warns of a prefix wider than the largest allocations.
+// widePrefix warns of a prefix that is wider than the largest networks that registries allocate.
 func widePrefix(k *checker, v Value) {
 	widest := 8
 	if v.Prefix.Addr().Is6() {
@@ -121,7 +121,7 @@ func widePrefix(k *checker, v Value) {
 	}
 }
 
-// retired maps codes that are not in ISO 3166 to their replacements.
+// retired maps country codes that are not in ISO 3166 to the codes that replace them.
 var retired = map[string]string{"UK": "GB", "EL": "GR", "AN": "CW", "YU": "RS"}
 
 func noCountry(k *checker, c *Cond) {
@@ -132,8 +132,7 @@ func noCountry(k *checker, c *Cond) {
 	}
 }
 
-// misshapenValues warns of a value in a form that the condition's fact never
-// has.
+// misshapenValues warns of a value whose form the condition's fact never has.
 func misshapenValues(k *checker, c *Cond) {
 	for _, v := range c.Values {
 		if why, hint := misshapen(c.Word, v); why != "" {
@@ -142,7 +141,7 @@ func misshapenValues(k *checker, c *Cond) {
 	}
 }
 
-// A shape is a form of value that some conditions' facts never have.
+// A shape is a form of value that the facts of some conditions never have.
 type shape struct {
 	words     []string
 	has       func(name string) bool
@@ -164,8 +163,8 @@ func isAddress(s string) bool {
 
 func isNetwork(s string) bool { return strings.Contains(s, "/") && isAddress(s) }
 
-// misshapen returns the reason why the given condition never matches v, and a
-// hint. Both strings are empty if the condition may match.
+// misshapen returns why a condition with the given word can never match v, and a hint. If the
+// condition can match, both are empty.
 func misshapen(word string, v Value) (why, hint string) {
 	if v.Kind != TextValue {
 		return "", ""
@@ -198,7 +197,7 @@ func checkOwn(k *checker, s *Setting) {
 
 var carrierNAT = netip.MustParsePrefix("100.64.0.0/10") // RFC 6598
 
-// checkPairs calls the pairTraps. It also warns of two conditions that require
+// checkPairs calls the functions in pairTraps. It also warns of two conditions that require
 // different values of the same fact.
 func checkPairs(k *checker, cs []*Cond) {
 	for i, a := range cs {
@@ -230,8 +229,8 @@ func failedAndLoggedIn(k *checker, failed, auth *Cond) {
 	k.warnf(auth.Pos, hint, "`%s` does not match failed logins", auth)
 }
 
-// namelessAndNamed warns of conditions that together require a proven name and its
-// absence.
+// namelessAndNamed warns of two conditions of which one requires a proven name and the other
+// requires that there is none.
 func namelessAndNamed(k *checker, nameless, named *Cond) {
 	if nameless.Word != "evidence" || nameless.Not || len(nameless.Values) > 1 || named.Not {
 		return
@@ -243,15 +242,15 @@ func namelessAndNamed(k *checker, nameless, named *Cond) {
 	}
 }
 
-// listedAndKnown warns of a condition on DNS lists if another condition
-// requires a standing at which the lists are not queried.
+// listedAndKnown warns of a condition on DNS lists together with a condition on standing, if DNS
+// lists are not asked about clients with this standing.
 func listedAndKnown(k *checker, listed, standing *Cond) {
 	if listed.Word == "listed" && !standing.Not && slices.Contains([]string{"known", "trusted"}, standing.Word) {
 		k.warnf(listed.Pos, "", "this never matches: DNS lists are only asked about clients that are not `%s`", standing)
 	}
 }
 
-// excluded warns of a condition that contradicts a negated condition.
+// excluded warns of a condition if a negated condition contradicts it.
 func excluded(k *checker, a, not *Cond) {
 	if a.Not || !not.Not || a.same(not) {
 		return
@@ -263,8 +262,8 @@ func excluded(k *checker, a, not *Cond) {
 	}
 }
 
-// disjoint reports whether no session can match both a and b. Conditions on a fact with
-// a single value are disjoint if they have no value in common.
+// disjoint reports whether no session can match both a and b. This is the case if their fact has a
+// single value and they have no common value.
 func disjoint(a, b *Cond) bool {
 	if a.Word != b.Word || len(a.Values)*len(b.Values) == 0 || len(a.Values)*len(b.Values) > maxCompare {
 		return false
@@ -279,8 +278,8 @@ func disjoint(a, b *Cond) bool {
 	return true
 }
 
-// single reports whether the fact of word has a single value. A fact with a single
-// value matches two values only if one of them includes the other.
+// single reports whether the fact of the condition word has a single value. In this case, the fact
+// can match two values only if one of them includes the other.
 func (v Value) single(word string) bool {
 	switch word {
 	case "src", "asn", "country", "fcrdns":
@@ -294,11 +293,11 @@ func (v Value) single(word string) bool {
 	return false
 }
 
-// chosen lists conditions on facts that any client can choose.
+// chosen lists the conditions on facts that every client can choose.
 var chosen = []string{"mail-from", "helo", "fcrdns", "tls"}
 
-// unprovenPass warns of a pass statement that any client can match by choosing its
-// sender or greeting.
+// unprovenPass warns of a pass statement that every client can match by choosing its sender or
+// greeting.
 func unprovenPass(k *checker, p *Pass) {
 	var forged *Cond
 	for _, c := range p.Conds {
@@ -317,14 +316,14 @@ func unprovenPass(k *checker, p *Pass) {
 	}
 }
 
-// beforeLogin is the set of phases before a user can log in.
+// beforeLogin is the set of phases in which a user cannot have logged in yet.
 var beforeLogin = smtp.Phases(smtp.PhaseConnect, smtp.PhaseHelo)
 
-// homely lists examples of home connections' reverse DNS names.
+// homely lists examples of reverse DNS names of home connections.
 var homely = []string{"p5dd0a1b2.dip0.t-ipconnect.de", "dsl-192-0-2-7.pool.isp.invalid", "dynamic-192-0-2-7.dyn.isp.invalid", "192-0-2-7.cable.dhcp.isp.invalid"}
 
-// usersHave maps conditions to functions that report whether users, who connect from
-// home and mobile networks, are likely to match.
+// usersHave maps conditions to functions. A function reports whether a condition probably matches
+// users, who connect from home and mobile networks.
 var usersHave = map[string]func(*checker, *Cond) bool{
 	"evidence": func(_ *checker, c *Cond) bool {
 		return slices.ContainsFunc(c.Values, func(v Value) bool { return v.Text == "rdns-missing" || v.Text == "fcrdns-fail" })
@@ -344,7 +343,7 @@ var usersHave = map[string]func(*checker, *Cond) bool{
 	},
 }
 
-// hitsUsers warns of a rule that rejects users' clients before they can log in.
+// hitsUsers warns of a rule that rejects mail programs of users before they can log in.
 func hitsUsers(k *checker, r *Rule) {
 	early := r.Phases
 	if !r.bans() {
@@ -364,7 +363,7 @@ func hitsUsers(k *checker, r *Rule) {
 		case has != nil && (!c.Not || c.Word == "fcrdns") && has(k, c):
 			cause = c
 		case !c.Not && c.Word != "fcrdns":
-			return // another condition limits the rule to some clients
+			return // another condition limits the rule to certain clients
 		}
 	}
 	if cause != nil {
@@ -376,7 +375,7 @@ func hitsUsers(k *checker, r *Rule) {
 // bans reports whether r bans clients.
 func (r *Rule) bans() bool { return actionByWord(token{text: "ban"}).has(r) }
 
-// elsewhere warns of a condition on a listener that differs from the statement's
+// elsewhere warns of a condition on a listener if the statement applies only to a different
 // listener.
 func elsewhere(k *checker, on string, cs []*Cond) {
 	mine := k.listens[on]
@@ -397,7 +396,7 @@ func (l *Listener) overlaps(x *Listener) bool {
 	return slices.ContainsFunc(l.Ports, port) && (len(l.Addresses) == 0 || len(x.Addresses) == 0 || slices.ContainsFunc(l.Addresses, addr))
 }
 
-// tooHigh warns of a condition on a score that no session can reach.
+// tooHigh warns of a condition on a score that is higher than any possible score.
 func tooHigh(k *checker) {
 	most := 0
 	for _, w := range k.weights {

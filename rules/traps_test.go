@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestTraps checks that Check warns of each bad line, at its position, and does not
-// warn of a good line. Each line is checked after its row's first lines.
+// TestTraps checks that Check warns of each bad line at its position, and does not warn of good
+// lines. Each line is checked together with the first lines of its row.
 func TestTraps(t *testing.T) {
 	const tables = "listener mx port 25\nlistener out port { 465, 587 }\n"
 	for _, c := range []struct {
@@ -220,7 +220,7 @@ func TestTraps(t *testing.T) {
 	}
 }
 
-// errorOf returns the warnings about the lines that follow line first.
+// errorOf returns the warnings about the lines that follow the line first.
 func errorOf(all Errors, first int) error {
 	var later Errors
 	for _, e := range all {

@@ -13,19 +13,19 @@ import (
 	"scanwatch/internal/text"
 )
 
-// Config is a parsed configuration file. String returns the text without comments and
-// with macros expanded. The text parses to the same tree.
+// Config is a parsed configuration file. String returns its text without comments and with macros
+// expanded. If this text is parsed, the result is the same tree.
 type Config struct {
 	File       string
 	Statements []Statement
 	lexer      *lexer
 }
 
-// Statement is a logical line: *Setting, *TableDecl, *Listener, *Pass, *Rule, *Weight,
+// Statement is a logical line. It is a *Setting, *TableDecl, *Listener, *Pass, *Rule, *Weight,
 // *Companion, *Zone, *Lookup, *Fleet, *Macro or *Include.
 type Statement interface {
 	Position() Pos
-	String() string // without the newline
+	String() string // text without the newline
 }
 
 // String returns the file in canonical form.
@@ -37,8 +37,8 @@ func (c *Config) String() string {
 	return b.String()
 }
 
-// All iterates over the statements of c and the files it includes, in order.
-// Each statement comes with the Config of its file.
+// All iterates over the statements of c and of the files that it includes, in the order of the
+// text. Each statement comes with the Config of its file.
 func (c *Config) All() iter.Seq2[*Config, Statement] {
 	return func(yield func(*Config, Statement) bool) { c.visit(yield) }
 }
@@ -55,52 +55,52 @@ func (c *Config) visit(yield func(*Config, Statement) bool) bool {
 	return true
 }
 
-// Macro is the statement `name = value`.
+// Macro is a statement of the form `name = value`.
 type Macro struct {
 	Pos
 	Name string
-	Text string // the value as written in a file
+	Text string // value as it is written in a file
 	used bool
 }
 
 // Include is the statement `include "file"`.
 type Include struct {
 	Pos
-	Path   string // as written in the configuration
+	Path   string // path as it is written in the configuration
 	Config *Config
 }
 
-// Setting is a statement that sets an option of the program. Word determines which
-// fields are used.
+// Setting is a statement that sets an option of the program. Word is its first word and determines
+// which fields are used.
 type Setting struct {
 	Pos
 	Word    string  // mode, store, asn, country, contact, privacy, log, own-name, own-address, gateway, delimiter, rundir
 	Mode    Mode    // mode
 	Privacy Privacy // privacy
 	Log     Log     // log
-	Text    string  // argument of store, rundir, asn and country (a path), contact (an address) and delimiter (a character)
+	Text    string  // argument of store, rundir, asn and country (a path), of contact (an address), or of delimiter (a character)
 	Values  []Value // own-name, own-address, gateway
 	Keep    time.Duration
-	Budget  int64 // budget in bytes
+	Budget  int64 // disk budget in bytes
 	Download
 }
 
-// TableDecl is the statement `table <name> ...`, a set of addresses, names and AS
+// TableDecl is the statement `table <name> ...`. It declares a set of addresses, names and AS
 // numbers.
 type TableDecl struct {
 	Pos
 	Name    string
-	Inline  bool    // the table has an inline list
-	Values  []Value // values in the inline list
+	Inline  bool    // the statement contains a list of values
+	Values  []Value // values in the list
 	Files   []File
-	Builtin bool // the table includes the shipped list of the same name
+	Builtin bool // the table includes the shipped list with the same name
 }
 
-// File is a file with table entries.
+// File is a file with entries of a table.
 type File struct {
 	Pos
 	Path   string
-	Format string // name of a feed format; empty to detect it
+	Format string // name of the file's format; empty to detect it
 	Param  string // parameter of the format; may be empty
 	Download
 }
@@ -110,14 +110,13 @@ type Listener struct {
 	Pos
 	Name      string
 	Ports     []uint16
-	Addresses []netip.Addr // empty for any
+	Addresses []netip.Addr // empty for any address
 }
 
-// Pass is the statement `pass ...`. No rule applies to a session that matches a pass
-// statement.
+// Pass is the statement `pass ...`. If a session matches a pass statement, no rule applies to it.
 type Pass struct {
 	Pos
-	On    string // listener; empty for all
+	On    string // name of the listener; empty for all
 	Conds []*Cond
 }
 
@@ -126,21 +125,21 @@ type Rule struct {
 	Pos
 	Name    string
 	Observe bool
-	// EvenTrusted means that trusted clients are not exempt from the rule.
+	// EvenTrusted means that the rule applies fully to trusted clients.
 	EvenTrusted bool
-	On          string // listener; empty for all
+	On          string // name of the listener; empty for all
 	Phases      smtp.PhaseSet
 	Conds       []*Cond
 
-	Decides  bool // Decision and Text are set
+	Decides  bool // the rule makes a decision, which is in Decision and Text
 	Decision smtp.Decision
-	Text     string // reply to the client; empty for the default
+	Text     string // text of the reply to the client; empty for the default
 	Score    int
 	Delay    time.Duration
-	Ban      []time.Duration // durations for consecutive offences; see Ladder
+	Ban      []time.Duration // durations of bans for consecutive offences; see Ladder
 	Tags     []string
 
-	actions []token // where actions are, for errors
+	actions []token // positions of the actions, for errors
 }
 
 // Weight is the statement `score evidence token n`.
@@ -150,15 +149,15 @@ type Weight struct {
 	Score int
 }
 
-// Cond is a condition of a rule. Word determines which fields are used; see the table
-// of conditions.
+// Cond is a condition of a rule or a pass statement. Word is its first word and determines which
+// fields are used; see the table of conditions.
 type Cond struct {
 	Pos
 	Not    bool
 	Word   string
 	Values []Value
-	Over   int           // threshold of score and count
-	Window time.Duration // window of count; 0 for the current session
+	Over   int           // threshold of score or count
+	Window time.Duration // time window of count; 0 for the current session
 	By     Key
 }
 
@@ -179,7 +178,7 @@ const (
 type Value struct {
 	Pos
 	Kind   ValueKind
-	Text   string // not set for PrefixValue and ASValue
+	Text   string // text of the value; not set for PrefixValue and ASValue
 	Prefix netip.Prefix
 	AS     uint32
 }
@@ -298,7 +297,7 @@ func (r *Rule) String() string {
 	return text
 }
 
-// conds returns the text of conditions, each preceded by a space.
+// conds returns the text of conditions. A space precedes each condition.
 func conds(cs []*Cond) string {
 	if len(cs) == 0 {
 		return " any"

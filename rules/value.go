@@ -13,8 +13,8 @@ import (
 	"scanwatch/internal/prefix"
 )
 
-// A valueFunc parses a value. If the value is invalid, the returned string is
-// an error, possibly followed by a hint on a second line.
+// A valueFunc parses a value. If the value is invalid, the returned string is an error message. A
+// second line of the string, if any, is a hint.
 type valueFunc func(token) (Value, string)
 
 // values parses a value or a list of values.
@@ -45,7 +45,7 @@ func (l *line) value(t token, value valueFunc) (Value, *Error) {
 	return v, nil
 }
 
-// nameValue parses a name, suffix, glob, regular expression or table.
+// nameValue parses a name, a suffix, a glob, a regular expression or a table.
 func nameValue(t token) (Value, string) {
 	switch t.kind {
 	case tableToken:
@@ -69,7 +69,7 @@ func nameValue(t token) (Value, string) {
 	return Value{Kind: TextValue, Text: t.text}, ""
 }
 
-// compileRegex compiles a case-insensitive regular expression.
+// compileRegex compiles a regular expression. The expression ignores case.
 func compileRegex(text string) (*regexp.Regexp, error) {
 	if text == "" {
 		return nil, fmt.Errorf("it is empty and matches everything")
@@ -166,8 +166,8 @@ func lookupValue(t token) (Value, string) {
 	return Value{Kind: WordValue, Text: t.text}, ""
 }
 
-// tableValue parses a value in an inline table: an address, an AS number that begins
-// with AS, or a name.
+// tableValue parses a value in an inline table, which is an address, an AS number that begins with
+// AS, or a name.
 func tableValue(t token) (Value, string) {
 	if t.kind == wordToken || t.kind == stringToken {
 		if len(t.text) > 2 && strings.EqualFold(t.text[:2], "AS") {
@@ -175,7 +175,7 @@ func tableValue(t token) (Value, string) {
 				return v, ""
 			}
 		}
-		// No host name ends in a number, so the value is a mistyped address.
+		// No host name ends in a number, so this value is an address with a typing error.
 		last := t.text[strings.LastIndexByte(t.text, '.')+1:]
 		_, err := strconv.Atoi(last)
 		if err == nil || strings.ContainsAny(t.text, ":/") && !strings.ContainsAny(t.text, "[@*") {

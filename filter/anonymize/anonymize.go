@@ -1,9 +1,9 @@
-// Package anonymize makes copies of records that can be published. Keyed hashes replace
-// mailboxes, host names and the host part of addresses. Equal names get equal hashes.
+// Package anonymize makes copies of records that can be published. It replaces mailboxes, host
+// names and the host parts of addresses with keyed hashes. Equal names get equal hashes.
 //
-// The detectors find the same evidence in a copy as in the original. Public suffixes,
-// /24 and /48 networks, and listed names and addresses are therefore kept. Reply codes,
-// times, session ids, and the names of rules, tables, tags and listeners are also kept.
+// A copy leads to the same evidence as the original. The package therefore keeps public suffixes,
+// the networks of addresses (/24 and /48), and all names and addresses in the shipped lists. It
+// also keeps reply codes, times, session ids, and the names of rules, tables, tags and listeners.
 package anonymize
 
 import (
@@ -20,9 +20,9 @@ import (
 	"scanwatch/store"
 )
 
-// Record appends the encoded copy of r to dst. refs maps each reference to a rule's
-// text to a reference to the anonymized copy. If a step of r is corrupt, the copy ends
-// before that step, and Record returns an error.
+// Record appends the encoded anonymized copy of r to dst. refs maps the reference to a rule's text
+// to the reference to the text's anonymized copy. If a step of r is corrupt, the copy ends before
+// this step, and Record returns an error.
 func (a *Anonymizer) Record(dst []byte, r *store.Record, refs func(uint32) uint32) ([]byte, error) {
 	c := *r
 	c.Src, c.Dst = a.addrPort(r.Src), a.addrPort(r.Dst)
@@ -41,9 +41,9 @@ func (a *Anonymizer) Record(dst []byte, r *store.Record, refs func(uint32) uint3
 	return store.AppendRecord(dst, &c, a.steps), err
 }
 
-// sketch returns a copy of a sketch with the same estimate. The key determines the
-// order of the registers in the copy. Without the key, the copy does not reveal whether
-// the sketch contains an address.
+// sketch returns a copy of a sketch that yields the same estimate. The key determines the order of
+// the registers in the copy. Readers without the key cannot find out whether the sketch contains a
+// certain address.
 func (a *Anonymizer) sketch(registers []byte) []byte {
 	if len(registers) != sketch.Size {
 		return nil
@@ -84,7 +84,7 @@ func (a *Anonymizer) step(s *store.Step, refs func(uint32) uint32) {
 	case store.KindVerdict:
 		s.Rule = refs(s.Rule)
 		if s.Banned && s.Session == 0 {
-			s.Text = a.hashWords(s.Text) // reason of a manual ban
+			s.Text = a.hashWords(s.Text) // the operator's reason for a manual ban
 		}
 	case store.KindBan:
 		s.Rule = refs(s.Rule)
@@ -98,7 +98,7 @@ func (a *Anonymizer) step(s *store.Step, refs func(uint32) uint32) {
 func (a *Anonymizer) proof(s *store.Step) []byte {
 	token := rules.TokenByName(string(s.Text))
 	switch by := string(s.By); {
-	case len(s.Arg) == 0, by == "asn", by == "dns": // an AS number, or codes of a DNS list
+	case len(s.Arg) == 0, by == "asn", by == "dns": // an AS number, or the return codes of a DNS list
 		return s.Arg
 	case token != nil && token.Evidence&(rules.AuthFailure|rules.AuthSpray) != 0:
 		return a.user(s.Arg)
@@ -117,7 +117,7 @@ func (a *Anonymizer) proof(s *store.Step) []byte {
 	return a.hashWords(s.Arg)
 }
 
-// parameter returns the anonymized parameter of a filter decision.
+// parameter returns the anonymized parameter of another filter's decision.
 func (a *Anonymizer) parameter(s *store.Step) []byte {
 	switch phase := string(s.Arg); {
 	case string(s.Text) != "rewrite":
@@ -136,7 +136,7 @@ var replyCodes = regexp.MustCompile(`^([245][0-9][0-9][ -]?)?([245]\.[0-9]{1,3}\
 // pipelining is the only reply text that counts as evidence.
 const pipelining = "Pipelining not supported"
 
-// reply returns the codes of a reply without its text, which may contain names.
+// reply returns the codes of a reply. It omits the text, which may contain names.
 func reply(text []byte) []byte {
 	if len(text) == 0 {
 		return nil
@@ -148,8 +148,8 @@ func reply(text []byte) []byte {
 	return append(bytes.Clone(replyCodes.Find(text)), rest...)
 }
 
-// Rule returns an anonymized copy of a rule's text, without the text of its reply. If
-// text is not a complete rule, the copy is empty.
+// Rule returns an anonymized copy of a rule. The text of the rule's reply is omitted. If text is
+// not a complete rule, Rule returns "".
 func (a *Anonymizer) Rule(text string) string {
 	if strings.ContainsAny(text, "\r\n") {
 		return ""
@@ -190,9 +190,9 @@ func (a *Anonymizer) value(word string, v *rules.Value) {
 	}
 }
 
-// Line anonymizes a command or other input. The first word and protocol keywords are
-// kept. Addresses in MAIL and RCPT are replaced as by Mailbox. The copy matches the
-// same list rows as the original and yields the same evidence.
+// Line anonymizes a command or other input from a client. It keeps the first word and protocol
+// keywords, and replaces addresses in MAIL and RCPT in the same way as Mailbox. The copy matches
+// the same rows of the lists and leads to the same evidence as the original.
 func (a *Anonymizer) Line(line []byte) []byte {
 	row, language := a.lists.Line(line), smtp.Sniff(line)
 	same := func(copied []byte) bool { return a.lists.Line(copied) == row && smtp.Sniff(copied) == language }
@@ -207,7 +207,7 @@ func (a *Anonymizer) Line(line []byte) []byte {
 	if copied := append(bytes.Clone(verb), a.shape(line[len(verb):], line)...); same(copied) {
 		return copied
 	}
-	if row != nil { // the row contains, for example, the name of a tool
+	if row != nil { // the row contains the name of a tool, for example
 		if at := a.pattern(row.Value).FindIndex(line); at != nil {
 			copied := append(a.hashWords(line[:at[0]]), line[at[0]:at[1]]...)
 			if copied = append(copied, a.hashWords(line[at[1]:])...); same(copied) {
@@ -223,11 +223,11 @@ var (
 	address = regexp.MustCompile(`^(?i:MAIL|RCPT)[^:]*:[ <]*([^ >]*)`)
 )
 
-// pattern returns the compiled regular expression of a list row.
+// pattern returns the compiled regular expression in a row of a list.
 func (a *Anonymizer) pattern(value string) *regexp.Regexp {
 	re := a.patterns[value]
 	if re == nil {
-		re = regexp.MustCompile(strings.TrimSuffix(strings.TrimPrefix(value, "/"), "/")) // cannot panic, because package lookup has checked the pattern
+		re = regexp.MustCompile(strings.TrimSuffix(strings.TrimPrefix(value, "/"), "/")) // cannot panic, because package lookup has already compiled the pattern
 		a.patterns[value] = re
 	}
 	return re

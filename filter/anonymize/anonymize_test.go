@@ -38,8 +38,8 @@ func builtin(t testing.TB) *lookup.Lists {
 	return lists
 }
 
-// TestAddr checks that the copy of an address is unique, differs from the original,
-// lies in the same network, and matches the same list row.
+// TestAddr checks the copy of an address. It must be unique, differ from the original, be in the
+// same network, and match the same row of the lists.
 func TestAddr(t *testing.T) {
 	lists := builtin(t)
 	a := anonymize.New(key, lists)
@@ -90,10 +90,10 @@ func TestAddr(t *testing.T) {
 	}
 }
 
-// TestForm checks which parts of a text are kept.
+// TestForm checks which parts of texts are kept.
 func TestForm(t *testing.T) {
 	a := anonymize.New(key, builtin(t))
-	const w = "[a-p]{15}" // a hash
+	const w = "[a-p]{15}" // form of a hash
 	for _, c := range []struct {
 		what     string
 		copy     func([]byte) []byte
@@ -142,8 +142,8 @@ func TestForm(t *testing.T) {
 	}
 }
 
-// TestWordsDiffer checks that names that differ by more than case have different
-// copies.
+// TestWordsDiffer checks that different names have different copies, unless they differ only in
+// case.
 func TestWordsDiffer(t *testing.T) {
 	a := anonymize.New(key, builtin(t))
 	seen := make(map[string]string)
@@ -163,7 +163,7 @@ func TestWordsDiffer(t *testing.T) {
 	}
 }
 
-// options returns the options of a pipeline that appends its records to a slice.
+// options returns options for a pipeline that appends its records to a slice.
 func options(t testing.TB, lists *lookup.Lists, to *[]*store.Record) filter.Options {
 	m := memory.New()
 	m.Load(slices.Values([]store.Entry{{Bucket: "secret", Key: []byte("hash"), Value: []byte("0123456789abcdef")}}), simulate.Midnight.UnixMicro())
@@ -183,7 +183,7 @@ func decode(t testing.TB, end time.Time, id uint64, value []byte) *store.Record 
 	return &r
 }
 
-// policy returns a preset in enforce mode, without local domains.
+// policy returns a preset in enforce mode. No local domains are known.
 func policy(t testing.TB, name, lines string) *rules.Policy {
 	t.Helper()
 	text, err := rules.ReadyPolicy(name)
@@ -201,8 +201,7 @@ func policy(t testing.TB, name, lines string) *rules.Policy {
 	return p.InMode(rules.Enforce)
 }
 
-// play replays records under a policy and returns the evidence and decisions of each
-// record.
+// play replays records under a policy. It returns the evidence and decisions for each record.
 func play(t testing.TB, lists *lookup.Lists, p *rules.Policy, records []*store.Record) []string {
 	var back []*store.Record
 	told := make(map[string]string)
@@ -234,7 +233,7 @@ func play(t testing.TB, lists *lookup.Lists, p *rules.Policy, records []*store.R
 
 func name(r *store.Record) string { return fmt.Sprintf("%016x %d", r.ID, r.Start.UnixMicro()) }
 
-// copyOf returns copies of the records, and their encodings.
+// copyOf returns anonymized copies of records, and their encodings.
 func copyOf(t testing.TB, a *anonymize.Anonymizer, records []*store.Record) (all []*store.Record, values [][]byte) {
 	for _, r := range records {
 		value, err := a.Record(nil, r, func(n uint32) uint32 { return n })
@@ -247,10 +246,10 @@ func copyOf(t testing.TB, a *anonymize.Anonymizer, records []*store.Record) (all
 	return all, values
 }
 
-// streams calls each for every recorded stream, passing the stream's records.
+// streams calls each with the records of every recorded stream.
 func streams(t testing.TB, lists *lookup.Lists, each func(name string, in []byte, records []*store.Record)) {
 	names, err := filepath.Glob("../../tests/streams/*/*.in")
-	if more := os.Getenv("SCANWATCH_STREAMS"); more != "" { // streams of a site, for example
+	if more := os.Getenv("SCANWATCH_STREAMS"); more != "" { // for example, streams that an operator has recorded
 		var others []string
 		others, err = filepath.Glob(more)
 		names = append(names, others...)
@@ -263,7 +262,7 @@ func streams(t testing.TB, lists *lookup.Lists, each func(name string, in []byte
 		if err != nil {
 			t.Fatal(err)
 		}
-		// The lists contain the example names, so replace them.
+		// The lists contain the domains for examples, so these are replaced by others.
 		in = []byte(strings.NewReplacer("example.org", "muster-firma.org", "example.net", "kunde-nebenan.net", "example.com", "sonst-wer.com",
 			"foreign.example", "opfer-haus.example", "sink.example", "senke-haus.example").Replace(string(in)))
 		var records []*store.Record
@@ -283,8 +282,8 @@ var (
 	hostNames = regexp.MustCompile(`[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+`)
 )
 
-// TestNothingLeft checks that no address, name or mailbox in the streams occurs in the
-// copies, except text that is in the lists.
+// TestNothingLeft checks that the copies contain no address, name or mailbox from the streams,
+// except those in the lists.
 func TestNothingLeft(t *testing.T) {
 	lists := builtin(t)
 	a := anonymize.New(key, lists)
@@ -313,7 +312,7 @@ func TestNothingLeft(t *testing.T) {
 			add(r.RDNS)
 			if r.Src.IsValid() && !r.Src.Addr().IsLoopback() {
 				originals = append(originals, r.Src.Addr().String())
-				// In a record, the length precedes the 4 or 16 bytes of an address.
+				// In a record, the length of an address precedes its 4 or 16 bytes.
 				ip := r.Src.Addr().AsSlice()
 				if bytes.Contains(all, append([]byte{2<<3 | 2, byte(len(ip) + 2)}, bytes.ToLower(ip)...)) {
 					t.Errorf("%s: the bytes of %v are in the copy", stream, r.Src)
@@ -336,7 +335,7 @@ func TestNothingLeft(t *testing.T) {
 		slices.Sort(originals)
 		for _, o := range slices.Compact(originals) {
 			if len(o) < 6 || !strings.ContainsAny(o, "abcdefghijklmnopqrstuvwxyz") && !strings.Contains(o, "192.0.2.") {
-				continue // too short to be a name, or a number in a reply
+				continue // too short for a name, or a number in a reply
 			}
 			local, _, _ := strings.Cut(o, "@")
 			if mailbox.IsRole(local) || known(o) {
@@ -344,7 +343,7 @@ func TestNothingLeft(t *testing.T) {
 			}
 			looked++
 			found := bytes.Contains(all, []byte(o))
-			if label, _, _ := strings.Cut(o, "."); found && len(label) < 3 { // a short text may happen to match the end of a hash
+			if label, _, _ := strings.Cut(o, "."); found && len(label) < 3 { // a very short text may equal the end of a hash by chance
 				found = regexp.MustCompile(`[^a-p]` + regexp.QuoteMeta(o)).Match(all)
 			}
 			if found {
@@ -357,8 +356,8 @@ func TestNothingLeft(t *testing.T) {
 	}
 }
 
-// TestSum checks the copy of an aggregate. The copy must not contain the network of a
-// ban or the reason for a manual ban.
+// TestSum checks the copy of an aggregate. It must not contain the network of a ban or the
+// operator's reason for a manual ban.
 func TestSum(t *testing.T) {
 	a := anonymize.New(key, builtin(t))
 	var sources sketch.Sketch
@@ -406,7 +405,7 @@ func TestSum(t *testing.T) {
 	}
 }
 
-// TestKnownByPart checks that only the part of a text that matches a list is kept.
+// TestKnownByPart checks that if a part of a text matches a list, only this part is kept.
 func TestKnownByPart(t *testing.T) {
 	lists := builtin(t)
 	a := anonymize.New(key, lists)
@@ -429,8 +428,8 @@ func TestKnownByPart(t *testing.T) {
 	}
 }
 
-// TestSameStreams checks that the copies of a stream yield the same evidence and
-// decisions as the original.
+// TestSameStreams checks that copies of streams lead to the same evidence and decisions as the
+// originals.
 func TestSameStreams(t *testing.T) {
 	lists := builtin(t)
 	a := anonymize.New(key, lists)
@@ -456,7 +455,7 @@ func compare(t *testing.T, what string, want, got []string) {
 	}
 }
 
-// TestSameDay repeats TestSameStreams for a simulated day of attacks.
+// TestSameDay does the same as TestSameStreams with a simulated day of attacks.
 func TestSameDay(t *testing.T) {
 	lists := builtin(t)
 	var records []*store.Record
@@ -482,7 +481,8 @@ func TestSameDay(t *testing.T) {
 	}
 }
 
-// FuzzName checks that copies are reproducible and match the same list rows.
+// FuzzName checks that copies of a name are always the same and match the same rows of the lists as
+// the name.
 func FuzzName(f *testing.F) {
 	lists := builtin(f)
 	for _, s := range []string{"mail.example.org", "WIN-AB12", "192-0-2-1.dyn.example.net", "a.b.co.uk", "x..y.", "\xc3\xa4.example", "[IPv6:::1]",

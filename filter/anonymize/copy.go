@@ -19,24 +19,24 @@ const batch = 5000
 
 // CopyOptions are the options of Copy.
 type CopyOptions struct {
-	Key     []byte // KeySize bytes
+	Key     []byte // key of KeySize bytes
 	Lists   *lookup.Lists
-	Program string                            // version for new files
+	Program string                            // program version in new files
 	Done    func(sessions int, end time.Time) // called after each record; may be nil
 }
 
 // Copied is the result of Copy.
 type Copied struct {
-	Sessions int // includes the sessions in aggregates
-	Corrupt  int // records whose copies end before a corrupt step
+	Sessions int // number of sessions, including those in aggregates
+	Corrupt  int // number of records with a corrupt step, whose copies end before this step
 }
 
-// Copy writes an anonymized copy of the records to the output directory, which must be
-// empty or not exist. The directory is accessible only to its owner. The texts of rules
-// that verdicts refer to are copied as well. Copy sets r.Rules.
+// Copy writes an anonymized copy of the records to the output directory, with the rule texts to
+// which verdicts refer. The directory must be empty or not exist. Only its owner can access it.
+// Copy sets r.Rules.
 func Copy(r *store.Reader, out string, o CopyOptions) (c Copied, err error) {
 	budget := int64(1 << 30)
-	if segments, err := store.Segments(r.Dir); err == nil { // an error means no records
+	if segments, err := store.Segments(r.Dir); err == nil { // an error means that there are no records
 		for _, s := range segments {
 			budget += 2 * s.Size // sufficient for any copy
 		}
@@ -45,7 +45,7 @@ func Copy(r *store.Reader, out string, o CopyOptions) (c Copied, err error) {
 		return c, err
 	}
 	a := New(o.Key, o.Lists)
-	var end atomic.Int64 // end of the latest session, and the clock of the writer, so that copies are stored under the days of the records
+	var end atomic.Int64 // end of the latest session; w uses it as the current time and therefore stores each copy under the day of its record
 	w := store.Open(out, store.Options{Budget: budget, Keep: 100 * 365 * 24 * time.Hour, Program: o.Program,
 		Now: func() time.Time { return time.UnixMicro(end.Load()) }})
 	defer func() { err = errors.Join(err, w.Close()) }()
@@ -70,7 +70,7 @@ func Copy(r *store.Reader, out string, o CopyOptions) (c Copied, err error) {
 		if o.Done != nil {
 			o.Done(rec.Many(), rec.End)
 		}
-		if records++; records%batch == 0 { // flush, because the queue of w is bounded
+		if records++; records%batch == 0 { // flush, because the queue of w has a limited length
 			return flush()
 		}
 		return nil
@@ -85,8 +85,8 @@ func Copy(r *store.Reader, out string, o CopyOptions) (c Copied, err error) {
 	return c, nil
 }
 
-// createDir creates a directory that only its owner can access. An existing empty
-// directory is also accepted.
+// createDir creates a directory that only its owner can access. It accepts an existing directory if
+// this is empty.
 func createDir(dir string) error {
 	err := os.Mkdir(dir, 0o700)
 	if !errors.Is(err, fs.ErrExist) {
@@ -106,11 +106,11 @@ func createDir(dir string) error {
 type ruleCopies struct {
 	writer     *store.Writer
 	anonymizer *Anonymizer
-	texts      map[uint32]string // maps a reference in the records to the text
-	refs       map[uint32]uint32 // maps a reference in the records to the reference in the copy; 0 without a text
+	texts      map[uint32]string // maps a reference in the records to a rule text
+	refs       map[uint32]uint32 // maps a reference in the records to the reference in the copy, or to 0 if there is no text
 }
 
-// ref returns the copy's reference for a rule text, given its reference in the records.
+// ref returns the reference in the copy that corresponds to a reference in the records.
 func (c *ruleCopies) ref(was uint32) uint32 {
 	ref, ok := c.refs[was]
 	if ok || was == 0 {

@@ -34,13 +34,13 @@ type Anonymizer struct {
 	patterns map[string]*regexp.Regexp
 }
 
-// New returns an Anonymizer with a key of KeySize bytes. Equal keys produce equal
+// New returns an Anonymizer with a key of KeySize bytes. The same key always produces the same
 // copies.
 func New(key []byte, lists *lookup.Lists) *Anonymizer {
 	return &Anonymizer{lists: lists, hash: hmac.New(sha256.New, key), names: make(map[string][]byte), patterns: make(map[string]*regexp.Regexp)}
 }
 
-// mac returns the keyed hash of text. Hashes of different kinds are unrelated.
+// mac returns the keyed hash of text. Hashes of the same text with different kinds are unrelated.
 func (a *Anonymizer) mac(kind string, text []byte) (sum [sha256.Size]byte) {
 	a.hash.Reset()
 	a.hash.Write([]byte(kind + "\x00"))
@@ -49,8 +49,8 @@ func (a *Anonymizer) mac(kind string, text []byte) (sum [sha256.Size]byte) {
 	return sum
 }
 
-// word returns a 60-bit hash of text, spelled in letters. The case of text is ignored.
-// Digits are avoided, because a digit in a name can be evidence.
+// word returns a 60-bit hash of text in lower-case letters. The case of text is ignored. The hash
+// contains no digits, because a digit in a name can be evidence.
 func (a *Anonymizer) word(kind string, text []byte) []byte {
 	sum := a.mac(kind, bytes.ToLower(text))
 	b := make([]byte, 15)
@@ -60,9 +60,9 @@ func (a *Anonymizer) word(kind string, text []byte) []byte {
 	return b
 }
 
-// Addr anonymizes an address. Addr keeps the network (/24, or /48 for IPv6) and hashes
-// the host part. Different addresses in a /24 get different copies. The copy matches
-// the same list row as the original. An address that has its own row is kept.
+// Addr anonymizes an address. It keeps the network (/24 for IPv4, /48 for IPv6) and hashes the host
+// part. Different addresses in a /24 get different copies. The copy matches the same row of the
+// lists as the original. An address with its own row is not changed.
 func (a *Anonymizer) Addr(addr netip.Addr) netip.Addr {
 	if !addr.IsValid() || addr.IsUnspecified() || addr.IsLoopback() {
 		return addr
@@ -71,7 +71,8 @@ func (a *Anonymizer) Addr(addr netip.Addr) netip.Addr {
 	row, from := a.lists.Addr(addr), addr
 	if addr.Is4() {
 		b := addr.As4()
-		// A random cycle through all hosts maps no host to itself.
+		// Each host is replaced by its successor in a random cycle, so no host is replaced by
+		// itself.
 		cycle := rand.New(rand.NewChaCha8(a.mac("net", b[:3]))).Perm(256)
 		next := make([]byte, 256)
 		for i, host := range cycle {
@@ -91,7 +92,7 @@ func (a *Anonymizer) Addr(addr netip.Addr) netip.Addr {
 	if addr = netip.AddrFrom16(b); a.lists.Addr(addr) == row {
 		return addr
 	}
-	return from // the row is more specific than /48
+	return from // the row is for a smaller network than the /48
 }
 
 // Prefix anonymizes a network.
@@ -102,8 +103,8 @@ func (a *Anonymizer) Prefix(p netip.Prefix) netip.Prefix {
 	return netip.PrefixFrom(a.Addr(p.Addr()), p.Bits()).Masked()
 }
 
-// literal anonymizes an address, either bare or as a literal (RFC 5321 section 4.1.3).
-// If name is not an address, literal returns nil.
+// literal anonymizes an address, which may be an address literal (RFC 5321 section 4.1.3). It
+// returns nil if name is not an address.
 func (a *Anonymizer) literal(name []byte) []byte {
 	m := literals.FindSubmatch(name)
 	if m == nil {
@@ -118,10 +119,10 @@ func (a *Anonymizer) literal(name []byte) []byte {
 
 var literals = regexp.MustCompile(`^(\[?(?i:IPv6:)?)([0-9A-Fa-f:.]+)(?:%[^\]]*)?(\]?)$`)
 
-// facts are the properties of a name that are evidence or rule out evidence.
+// facts are the properties of a name that lead to evidence or rule it out.
 type facts struct {
 	rows    [7]*lookup.Row
-	generic bool // derived from an address
+	generic bool // the name contains numbers that look like parts of an address
 	cut     bool // smtpd may have truncated the name
 	mail    bool // name of a mail host of a scanning organisation
 }
@@ -136,10 +137,10 @@ func (a *Anonymizer) facts(name []byte) (f facts) {
 	return f
 }
 
-// Name anonymizes a host name, domain or greeting. Name keeps the public suffix, or the
-// suffix found in a list row, and hashes all other labels. If the name's form is
-// evidence, Name replaces its letters and digits individually instead. A name that has
-// its own row is kept.
+// Name anonymizes a host name, domain or greeting. It keeps the public suffix, or a suffix that is
+// in a row of the lists, and hashes all other labels. If the form of the name is evidence, Name
+// instead replaces each letter with a letter and each digit with a digit. A name with its own row
+// is not changed.
 func (a *Anonymizer) Name(name []byte) []byte {
 	if len(name) == 0 {
 		return name
@@ -167,7 +168,7 @@ func (a *Anonymizer) name(name []byte) []byte {
 	if want.mail {
 		return bytes.Clone(whole)
 	}
-	row := suffix // longest suffix in a row
+	row := suffix // start of the longest suffix in a row
 	for _, r := range want.rows {
 		if r == nil {
 			continue
@@ -186,7 +187,7 @@ func (a *Anonymizer) name(name []byte) []byte {
 	switch {
 	case suffix == len(name):
 		first = formed
-	case want.generic || want.rows[3] != nil: // for example dsl.example.net
+	case want.generic || want.rows[3] != nil: // for example, dsl.example.net
 		first = join(a.shape(name[:domain], name), a.labels(name[domain:suffix], name[domain:]), name[suffix:])
 	}
 	copies := [][]byte{
@@ -208,14 +209,13 @@ func (a *Anonymizer) name(name []byte) []byte {
 	return hashed
 }
 
-// labels hashes the labels of a name. A label's hash also depends on the labels to its
-// right, so names in the same domain have copies in the same domain. Common words are
-// kept.
+// labels hashes the labels of a name. The hash of a label depends on all labels to its right, so
+// two names in one domain also have copies in one domain. Common words are kept.
 func (a *Anonymizer) labels(labels, name []byte) (dst []byte) {
 	for len(labels) > 0 {
 		label, rest, dot := bytes.Cut(labels, []byte{'.'})
 		if a.lists.Word(label) != nil {
-			dst = append(dst, label...) // evidence may depend on whether a greeting equals the first label of the name
+			dst = append(dst, label...) // evidence may depend on whether a greeting equals the first label of the reverse DNS name
 		} else if len(label) > 0 {
 			dst = append(dst, a.word("label", name)...)
 		}
@@ -227,8 +227,8 @@ func (a *Anonymizer) labels(labels, name []byte) (dst []byte) {
 	return dst
 }
 
-// suffixes returns where the public suffix and the registered domain of a name begin.
-// The name must not end with a dot. A name without a dot has no suffix.
+// suffixes returns the indexes at which the public suffix and the registered domain of a name
+// begin. The name must not end with a dot. A name without a dot has no public suffix.
 func suffixes(name []byte) (suffix, domain int) {
 	whole := string(bytes.ToLower(name))
 	if len(whole) > len(name) || !strings.Contains(whole, ".") {
@@ -241,19 +241,19 @@ func suffixes(name []byte) (suffix, domain int) {
 	return suffix, strings.LastIndexByte(whole[:max(suffix-1, 0)], '.') + 1
 }
 
-// keywords matches the words that are kept in names and lines: commands, and words in
-// list patterns. No keyword identifies a host or user. The letter x is a keyword
-// because it separates the numbers in names derived from addresses.
+// keywords matches the words that names and lines keep. They are commands, and words in the
+// patterns of the lists. No keyword identifies a host or user. The letter x is a keyword because it
+// separates the numbers in names that are derived from addresses.
 var keywords = regexp.MustCompile(`^(?i:http|rtsp|ssh|from|to|size|body|8bitmime|7bit|smtputf8|ret|hdrs|full|notify|never|orcpt|rfc822|plain|login|` +
 	`x|pppoe|dialup|dhcp|adsl|dyn|dynamic|broadband|catv|gprs|cdma|user|win|desktop|laptop|vps|ns|ip|ylmf|pc|diretorias|mglndd|auth)$`)
 
 var shapes = regexp.MustCompile(`[A-Za-z]+|[0-9]+|[^\x00-\x7f]+`)
 
-// shape replaces letters with letters and digits with digits, depending on the keyed
-// hash of whole. Keywords are kept.
+// shape replaces each letter in text with a letter and each digit with a digit. The keyed hash of
+// whole determines the replacements. Keywords are kept.
 func (a *Anonymizer) shape(text, whole []byte) []byte {
 	stream := rand.New(rand.NewChaCha8(a.mac("shape", bytes.ToLower(whole))))
-	letter := func() byte { return "abcdefghijklmnopqrstuvwyz"[stream.IntN(25)] } // not x: see keywords
+	letter := func() byte { return "abcdefghijklmnopqrstuvwyz"[stream.IntN(25)] } // x is missing because it is a keyword
 	return shapes.ReplaceAllFunc(text, func(word []byte) []byte {
 		if keywords.Match(word) {
 			return word
@@ -277,7 +277,7 @@ func (a *Anonymizer) shape(text, whole []byte) []byte {
 
 var words = regexp.MustCompile(`[A-Za-z0-9]+|[^\x00-\x7f]+`)
 
-// hashWords returns a copy of free text in which each word is hashed.
+// hashWords returns free text with each word replaced by a hash.
 func (a *Anonymizer) hashWords(text []byte) []byte {
 	return words.ReplaceAllFunc(text, func(word []byte) []byte { return a.word("word", word) })
 }
@@ -290,12 +290,12 @@ func (a *Anonymizer) user(name []byte) []byte {
 	return a.word("user", name)
 }
 
-// pieces splits a mail address into privacy hashes, separators for routes and details,
-// and other text.
+// pieces splits a mail address. The pieces are hashes made by package privacy, separators of routes
+// and details, and other text.
 var pieces = regexp.MustCompile(`hash:[0-9a-f]{16}|[%!@,:+]|[^%!@,:+]+`)
 
-// Mailbox anonymizes a mail address. The mailbox and its detail (RFC 5233) are hashed,
-// and each domain is replaced by its copy. The local parts of role accounts are kept.
+// Mailbox anonymizes a mail address. It hashes the local part and its detail (RFC 5233), and
+// replaces each domain with its anonymized copy. The local parts of role accounts are kept.
 func (a *Anonymizer) Mailbox(addr []byte) (dst []byte) {
 	at := bytes.LastIndexByte(addr, '@')
 	local, domain := addr, []byte(nil)
@@ -331,7 +331,7 @@ func (a *Anonymizer) Mailbox(addr []byte) (dst []byte) {
 	return dst
 }
 
-// domain anonymizes a domain, which may be a privacy hash.
+// domain anonymizes a domain. If the domain is a hash made by package privacy, it is hashed again.
 func (a *Anonymizer) domain(domain []byte) []byte {
 	if !mailbox.IsHash(domain) {
 		return a.Name(domain)

@@ -9,9 +9,9 @@ import (
 	"scanwatch/rules"
 )
 
-// bans imposes the bans required by rules, and reports those that are only observed.
-// Bans by rules about recipients are delayed until the session ends. If a trusted
-// client's ban is withheld, the client's behaviour still counts as an offence.
+// bans imposes the bans that rules require, and reports bans that are only observed. Bans by rules
+// about recipients are delayed until the session ends. A trusted client is not banned by some
+// rules, but its behaviour still counts as an offence.
 func (d *Decider) bans(s Subject, at int64, v *rules.Verdict) {
 	last := &s.State.last
 	if o := decided(v); o.Rule != nil && len(o.Rule.Ban) > 0 && o.BanRule == nil && !v.Unsure && !v.Waiting {
@@ -30,7 +30,7 @@ func (d *Decider) bans(s Subject, at int64, v *rules.Verdict) {
 	}
 }
 
-// longer returns the rule with the longer first ban.
+// longer returns the rule whose first ban is longer.
 func longer(a, b *rules.Rule) *rules.Rule {
 	if a != nil && a.Ladder()[0] >= b.Ladder()[0] {
 		return a
@@ -38,7 +38,7 @@ func longer(a, b *rules.Rule) *rules.Rule {
 	return b
 }
 
-// decided returns v's enforced decision, or its observed decision if none is enforced.
+// decided returns the enforced decision of v, or the observed decision if none is enforced.
 func decided(v *rules.Verdict) *rules.Outcome {
 	if v.Act.Rule != nil {
 		return &v.Act
@@ -46,14 +46,13 @@ func decided(v *rules.Verdict) *rules.Outcome {
 	return &v.Would
 }
 
-// late is called at the end of a session and imposes the bans required by rules about
-// recipients. If the server accepted any recipient, no ban is imposed, because
-// old mailing lists contain dead addresses. If most recipients exist, the session is
-// not even an offence.
+// late imposes the bans by rules about recipients when a session ends. If the server accepted any
+// recipient, the client is not banned, because old mailing lists contain addresses that no longer
+// exist. If most recipients exist, the session does not even count as an offence.
 func (d *Decider) late(s Subject, at int64) {
 	last := &s.State.last
 	if s.Case.Mixed() || s.Case.Unknown.N+s.Case.Bounced.N+s.Case.Held.N+s.Case.Relay == 0 {
-		return // a session without new recipients of these kinds is probably a retry after a deferral
+		return // no new recipient was rejected, so the session is probably a retry after a deferral
 	}
 	s.State.Offence = s.State.Offence || last.shielded || last.late != nil || last.wouldLate != nil
 	if s.Case.Accepted.N > 0 {
@@ -67,9 +66,9 @@ func (d *Decider) late(s Subject, at int64) {
 	}
 }
 
-// ban bans the host of s. Consecutive bans by the same rule are reported once; last
-// holds the rule of the previous ban. If the client is exempt, the exemption is
-// reported, so that the operator learns that the rule matched.
+// ban bans the host of s. last holds the rule of the previous ban, because consecutive bans by the
+// same rule are reported once. If the client is exempt, the exemption is reported, so that the
+// operator learns that the rule matched.
 func (d *Decider) ban(s Subject, at int64, o *rules.Outcome, last **rules.Rule, enforced bool) {
 	if o.BanRule == nil || *last == o.BanRule || !s.Src.IsValid() {
 		return
@@ -81,9 +80,8 @@ func (d *Decider) ban(s Subject, at int64, o *rules.Outcome, last **rules.Rule, 
 	}
 	if out.Exempt == "" {
 		b := d.Memory.Bans.Add(s.Client, memory.BanRequest{Ladder: o.Ban, Rule: o.BanRule.Name, Session: s.ID, Observe: !enforced, Listed: restsOnListing(d, s, o.BanRule)}, at)
-		// A ban halves the counts of failed logins and ends a spray. Otherwise, the
-		// next time a phone tried an old password, its whole office would be
-		// banned again.
+		// A ban halves the count of failed logins and ends a spray. Otherwise, a phone with an old
+		// password would get its whole office banned again at its next login.
 		if o.BanRule.Has(rules.AuthFailure) {
 			d.Memory.Counters.Halve(s.Client, rules.AuthFailure, at)
 		}
@@ -91,7 +89,7 @@ func (d *Decider) ban(s Subject, at int64, o *rules.Outcome, last **rules.Rule, 
 			d.Memory.Logins.Restart(s.Client, at)
 		}
 		if !b.Until.After(b.Since) {
-			return // the offence counts but leads to no ban
+			return // the rule counts the offence, but its ban has no duration
 		}
 		out.Prefix, out.Until, out.Times, out.Listed = b.Prefix, b.Until, b.Times, b.Listed
 	}
@@ -99,14 +97,15 @@ func (d *Decider) ban(s Subject, at int64, o *rules.Outcome, last **rules.Rule, 
 	d.out = append(d.out, out)
 }
 
-// restsOnListing reports whether a rule can match because the client is on a DNS list.
-// The list may later withdraw the listing; see memory.Bans.RevokeListed.
+// restsOnListing reports whether a rule may have matched only because the client is on a DNS list.
+// If the list withdraws the listing, such a ban is revoked; see memory.Bans.RevokeListed.
 func restsOnListing(d *Decider, s Subject, rule *rules.Rule) bool {
 	return slices.ContainsFunc(s.Listings, func(l smtp.Listing) bool { return l.Listed && d.Policy.RestsOn(rule, l.Name) })
 }
 
-// exempt returns why rule must not ban s, or "". For an existing ban whose rule is no
-// longer in the policy, rule is nil. For a ban by another host, foreign is set and rule nil.
+// exempt returns why s must not be banned by rule, or "" if it may be banned. rule is nil if the
+// policy no longer contains the rule of an existing ban. For a ban from another host, foreign is
+// set and rule is nil.
 func (d *Decider) exempt(s Subject, rule *rules.Rule, foreign bool, at int64) string {
 	switch {
 	case s.Authed:
@@ -121,21 +120,20 @@ func (d *Decider) exempt(s Subject, rule *rules.Rule, foreign bool, at int64) st
 	excuse, elsewhere := d.Memory.Peers.ExcuseFrom(s.Client, at)
 	switch {
 	case elsewhere && !foreign:
-		return "" // other hosts cannot exempt clients from bans of this host
+		return "" // the client has standing only on other hosts, which does not exempt it from bans of this host
 	case rule == nil || excuse == "":
 	case excuse == "login" && rule.Has(rules.AuthFailure|rules.AuthSpray) && d.Memory.Logins.Sprays(s.Client, at):
-		return "" // one user's login does not exempt a source at which many other logins failed
+		return "" // many other logins from this source failed, so one user's login does not exempt it
 	case excuse != "login" && excuse != "many" && (rule.EvenTrusted || rule.Has(rules.AuthFailure|rules.AuthSpray|rules.AuthUnsupported)):
-		return "" // accepted mail does not exempt a source from brute-force bans
+		return "" // accepted mail does not exempt a source from bans for password guessing
 	}
 	return excuse
 }
 
-// returned reports that a banned client has reconnected. It returns the ban because of which
-// the client must be disconnected: the first that is enforced and applies. Bans of this host come
-// first, and bans by other hosts do not affect them. returned returns nil if there is none:
-// with an observed ban, in observe mode, or if s is exempt, the client stays connected. If a pass
-// statement matches, nothing is reported.
+// returned reports that a banned client has reconnected. It returns the first enforced ban that
+// applies to the client, which must then be disconnected. Bans of this host come before bans of
+// other hosts. In observe mode, or if no enforced ban applies, returned returns nil. If a pass
+// statement matches, returned reports nothing.
 func (d *Decider) returned(s Subject, pass bool, at int64) (enforced *memory.Ban) {
 	if pass {
 		for i := range s.State.Bans {
@@ -157,21 +155,22 @@ func (d *Decider) returned(s Subject, pass bool, at int64) (enforced *memory.Ban
 	return enforced
 }
 
-// applies reports whether a ban affects s; see unaffected. Firewalls then contain another host's
-// ban that affects s, but not one from which s is exempt.
+// applies reports whether a ban affects s; see unaffected. It also records the result for bans of
+// other hosts. An export to a firewall includes such a ban only after it has rejected a client
+// here, and not while a client is exempt from it.
 func (d *Decider) applies(s Subject, b *memory.Ban, at int64) bool {
 	why := d.unaffected(s, b, at)
 	switch {
 	case b.Origin == "" || why == waitingForStanding || why == ownAddress:
 	case why != "":
 		d.Memory.Bans.Withhold(b.Prefix)
-	case s.FCrDNS != smtp.FCrDNSError: // otherwise, the client may be exempt by its name
+	case s.FCrDNS != smtp.FCrDNSError: // if DNS failed, the client may be exempt because of its name
 		d.Memory.Bans.Rejected(b, at)
 	}
 	return why == ""
 }
 
-// ruleNamed returns the rule that a ban names, or nil if there is none.
+// ruleNamed returns the rule of the policy with the given name, or nil.
 func ruleNamed(p *rules.Policy, name string) *rules.Rule {
 	for _, r := range p.Rules() {
 		if r.Name == name {
@@ -181,10 +180,9 @@ func ruleNamed(p *rules.Policy, name string) *rules.Rule {
 	return nil
 }
 
-// shortBan is the longest ban with a temporary reply code. A legitimate server keeps
-// retrying until a short ban ends: RFC 5321 section 4.5.4.1 requires retries for four
-// to five days. Longer bans get a permanent code, so that the sender receives a bounce
-// immediately.
+// shortBan is the maximum length of bans with a temporary reply code. RFC 5321 section 4.5.4.1
+// requires senders to retry for four to five days, so legitimate mail arrives after a short ban.
+// Longer bans get a permanent code, so that the sender receives a bounce immediately.
 const shortBan = 48 * time.Hour
 
 // banReply returns the reply to a banned client. The reply quotes the id of the session
@@ -200,8 +198,8 @@ func banReply(b *memory.Ban, id uint64) string {
 	return rules.Reply(code+" Banned until "+b.Until.Format("2006-01-02 15:04")+" UTC ("+printable(b.Rule)+")", id)
 }
 
-// printable replaces the characters of an operator's reason that are not allowed in a
-// reply.
+// printable returns an operator's reason for a ban in at most 100 characters. Characters that a
+// reply must not contain are replaced.
 func printable(s string) string {
 	b := []byte(s[:min(len(s), 100)])
 	for i, c := range b {

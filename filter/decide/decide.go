@@ -16,19 +16,19 @@ import (
 
 // State holds the decisions made about a session so far.
 type State struct {
-	Score    int            // sum of the points added by rules
-	Bans     []memory.Ban   // active bans of the client, see memory.Bans.Banned; nil for almost all clients
-	Barred   bool           // disconnected because of a ban
+	Score    int            // sum of the points that rules have added
+	Bans     []memory.Ban   // active bans of the client; see memory.Bans.Banned; almost always nil
+	Barred   bool           // the client was disconnected because of a ban
 	Refused  bool           // the client or one of its commands was rejected
 	Junked   bool           // a message was marked as junk
 	Banned   *rules.Rule    // rule of the latest ban in this session
-	Offence  bool           // a rule that bans or counts offences matched
-	Held     bool           // a rule rejected the latest requested recipient because too many do not exist
+	Offence  bool           // a rule matched that bans the client or counts an offence
+	Held     bool           // a rule rejected the latest requested recipient because too many recipients do not exist
 	Exempted bool           // a pass statement has matched a request
 	standing rules.Standing // client's standing at the first request
-	passing  passState      // pass statements that matched
+	passing  passState      // state of pass statements
 	last     decisions      // decisions under the current policy
-	reply    *composition   // nil for almost all sessions
+	reply    *composition   // almost always nil
 }
 
 type passState struct {
@@ -37,18 +37,18 @@ type passState struct {
 	other bool // an accepted recipient of the transaction matches no pass statement
 }
 
-// decisions holds the decisions made under one policy. Decisions are discarded when the
-// policy is replaced.
+// decisions holds the decisions that were made under one policy. When the policy is replaced, these
+// decisions are discarded.
 type decisions struct {
 	policy   *rules.Policy
 	sticky   rules.Outcome // decision that applies for the rest of the session
 	since    smtp.Phase    // first phase in which the sticky decision applies
 	told     *rules.Rule   // rule of the last verdict
-	wouldBan *rules.Rule   // rule of the latest ban that was only observed
-	withheld *rules.Rule   // rule of the latest withheld decision
+	wouldBan *rules.Rule   // rule of the latest observed ban
+	withheld *rules.Rule   // rule of the latest decision that was withheld because of the client's standing
 	tags     rules.TagSet
-	// late and wouldLate are rules about the number of recipients. Their bans are
-	// delayed until the session ends.
+	// late and wouldLate are rules about the number of recipients, for enforced and observed bans.
+	// These bans are delayed until the session ends.
 	late, wouldLate *rules.Rule
 	shielded        bool // the client's standing prevented a ban
 }
@@ -58,13 +58,14 @@ type composition struct{ text, reply string }
 
 // A Decider evaluates a policy. A Decider must not be used concurrently.
 type Decider struct {
-	Policy   *rules.Policy // nil to only observe, without rules
+	Policy   *rules.Policy // nil: only observe, without rules
 	Refs     map[*rules.Rule]uint32
 	Memory   *memory.Memory
-	Recorded bool // events come from records, in which names may be hashed
+	Recorded bool // the events come from stored records, in which names may be hashed
 	// Own, if set, reports whether a prefix includes one of this host's addresses.
 	Own func(netip.Prefix) bool
-	// Local, if set, reports whether a domain is local. If sure is false, the domain may be new.
+	// Local, if set, reports whether a domain is local. If sure is false, a domain that is not
+	// known to be local may be a new local domain.
 	Local func(domain []byte) (local, sure bool)
 	// Trace, if set, is called for each evaluation of the policy. The facts are valid
 	// only during the call.
@@ -73,12 +74,11 @@ type Decider struct {
 	needs rules.Needs
 	end   bool // Policy has rules for the end phase
 	facts rules.Facts
-	asked *memory.Client // client whose events Count counts; nil outside an evaluation
+	asked *memory.Client // client whose counts Count returns; nil if no evaluation is running
 	out   []smtp.Outcome
 }
 
-// Use sets the policy. refs maps each rule to the reference that identifies its text in
-// records.
+// Use sets the policy. refs maps each rule to a number that refers to the rule's text in records.
 func (d *Decider) Use(policy *rules.Policy, refs map[*rules.Rule]uint32) {
 	d.Policy, d.Refs, d.needs, d.end = policy, refs, rules.Needs{}, false
 	if policy != nil {
@@ -93,10 +93,10 @@ type Subject struct {
 	Case   *detect.State
 	State  *State
 	Client *memory.Client
-	Live   uint32 // open sessions from the same source
+	Live   uint32 // number of open sessions from the same source
 }
 
-// Remember looks up the bans of a client that has just connected.
+// Remember looks up the bans of a client that has just connected and stores them in the state.
 func (d *Decider) Remember(s Subject) {
 	if !s.Exempt() {
 		s.State.Bans = d.Memory.Bans.Banned(s.Client, s.Start)
@@ -125,9 +125,9 @@ func (d *Decider) Track(s Subject, ev *smtp.Event) {
 // Passed reports whether a pass statement matches the current RCPT's recipient.
 func (st *State) Passed() bool { return st.passing.rcpt }
 
-// ExemptReason returns why exports omit the client. The reason is "pass" if a pass
-// statement exempted the client when it connected, or has matched one of its requests.
-// Otherwise, ExemptReason returns the result of memory.Peers.Excuse, which may be "".
+// ExemptReason returns why the client is omitted from exports. The reason is "pass" if a pass
+// statement exempted the client when it connected, or has matched one of its requests. Otherwise,
+// the reason is the result of memory.Peers.Excuse, which may be "".
 func (d *Decider) ExemptReason(s Subject, at int64) string {
 	switch {
 	case !s.Src.IsValid():
@@ -166,7 +166,7 @@ func (d *Decider) Ask(s Subject, ev *smtp.Event) (smtp.Answer, []smtp.Outcome) {
 	act := st.stick(s.Session, &v)
 	d.withheld(s, ev.Time, phase, &v)
 	if phase == smtp.PhaseCommit && act.Decision == smtp.Junk {
-		act = rules.Outcome{} // already marked as junk, and smtpd exits if a filter answers junk at commit
+		act = rules.Outcome{} // the message is already marked as junk, and smtpd exits if a filter answers junk at commit
 	}
 	if v.Would.Rule != nil {
 		d.verdict(s, ev.Time, phase, &v.Would, false, &v)
@@ -185,13 +185,13 @@ func (d *Decider) Ask(s Subject, ev *smtp.Event) (smtp.Answer, []smtp.Outcome) {
 	return a, d.out
 }
 
-// exempts reports whether no rule applies in a phase, because there is no policy or
-// because pass statements match all recipients.
+// exempts reports whether no rule applies in a phase. This is the case if there is no policy, or if
+// pass statements match all recipients.
 func (d *Decider) exempts(st *State, phase smtp.Phase) bool {
 	return d.Policy == nil || (phase == smtp.PhaseData || phase == smtp.PhaseCommit) && st.passing.tx && !st.passing.other
 }
 
-// request returns the facts for evaluating a request.
+// request returns the facts that rules use to evaluate a request.
 func (d *Decider) request(s Subject, ev *smtp.Event) *rules.Facts {
 	f := d.fill(s, ev.Phase, ev.Time)
 	if ev.Phase == smtp.PhaseRcptTo {
@@ -217,8 +217,8 @@ func (d *Decider) local(rcpt []byte) rules.Truth {
 	return rules.Unknown
 }
 
-// Awaits returns the lists in missing whose answers could change the answer to a
-// request; see rules.Awaits.
+// Awaits returns the DNS lists in missing whose answers could change the answer to a request; see
+// rules.Awaits.
 func (d *Decider) Awaits(s Subject, ev *smtp.Event, missing rules.ListSet) rules.ListSet {
 	if d.exempts(s.State, ev.Phase) {
 		return 0
@@ -231,10 +231,9 @@ func (d *Decider) Awaits(s Subject, ev *smtp.Event, missing rules.ListSet) rules
 	return rules.Awaits(d.Policy, f, missing, last.sticky.Rule != nil && ev.Phase >= last.since)
 }
 
-// End evaluates the rules for the end of a session. The client can no longer be
-// answered, but it can be banned. Counts from earlier sessions matter only if this
-// session adds to them. Otherwise, any session would renew a ban, and an attacker's ban
-// would affect other users of the address; see Count.
+// End evaluates the rules for the end of a session. The client can no longer be answered, but it
+// can be banned. A count from earlier sessions is used only if this session adds to it; see Count.
+// Otherwise, every later session from the same address would renew the ban, even if another user's.
 func (d *Decider) End(s Subject, at int64) []smtp.Outcome {
 	d.out = d.out[:0]
 	if s.State.Barred {
@@ -253,16 +252,16 @@ func (d *Decider) End(s Subject, at int64) []smtp.Outcome {
 	return d.out
 }
 
-// under sets the policy, and discards decisions made under a different one.
+// under sets the policy. If the policy has changed, earlier decisions are discarded.
 func (st *State) under(policy *rules.Policy) {
 	if st.last.policy != policy {
 		st.last, st.Banned = decisions{policy: policy}, nil
 	}
 }
 
-// stick returns the more severe of the current and the sticky decision. A sticky
-// decision applies only from its own phase onwards, so that a client can start another
-// transaction after a rejected RCPT. Sticky decisions are ignored if a pass statement
+// stick returns the more severe of the current decision and the sticky one. A sticky decision
+// applies only in the phase in which it was made, and in later phases. After a rejected RCPT, a
+// client can therefore start another transaction. A sticky decision is ignored if a pass statement
 // matches or the client has logged in.
 func (st *State) stick(s *track.Session, v *rules.Verdict) rules.Outcome {
 	act := v.Act
@@ -278,8 +277,8 @@ func (st *State) stick(s *track.Session, v *rules.Verdict) rules.Outcome {
 	return act
 }
 
-// compose returns the reply that contains a rule's text. The reply is cached, because a
-// client that is rejected repeatedly gets the same reply each time.
+// compose returns the reply that contains a rule's text. It caches the reply, because a client that
+// is rejected repeatedly gets the same reply each time.
 func (st *State) compose(text string, id uint64) string {
 	if st.reply == nil || text != st.reply.text {
 		st.reply = &composition{text, rules.Reply(text, id)}
@@ -287,7 +286,7 @@ func (st *State) compose(text string, id uint64) string {
 	return st.reply.reply
 }
 
-// Standing returns the client's standing, which is constant during a session.
+// Standing returns the client's standing. The standing does not change during a session.
 func (d *Decider) Standing(s Subject, at int64) rules.Standing {
 	st := s.State
 	if st.standing == rules.StandingUnknown && s.Src.IsValid() {
@@ -301,7 +300,7 @@ func (d *Decider) eval(s Subject, f *rules.Facts) rules.Verdict {
 	v := d.Policy.Eval(f)
 	d.asked = nil
 	if r := v.Act.Rule; f.Standing == rules.StandingUnknown && s.Src.IsValid() && (r == nil || r.Shielded()) {
-		v.Act.Temper() // the state is not loaded yet and may exempt the client
+		v.Act.Temper() // until the state is loaded, it is unknown whether the client is exempt
 	}
 	s.State.Score += v.Score
 	return v
@@ -315,7 +314,8 @@ func (d *Decider) trace(s Subject, f *rules.Facts, a smtp.Answer) {
 	}
 }
 
-// Count implements rules.Counter.
+// Count implements rules.Counter. At the end of a session, it returns 0 if the session does not add
+// to the count.
 func (d *Decider) Count(f *rules.Facts, e rules.Evidence, window time.Duration, by rules.Key) (int, bool) {
 	if d.asked == nil {
 		return 0, false
@@ -326,7 +326,8 @@ func (d *Decider) Count(f *rules.Facts, e rules.Evidence, window time.Duration, 
 	return d.Memory.Counters.Count(d.asked, rules.Window{Evidence: e, Window: window, By: by}, f.Now.UnixMicro())
 }
 
-// repeatable is evidence that a retry may cause again. Retries are not counted.
+// repeatable is the evidence that a legitimate client's retry may cause again. Retries are not
+// counted.
 const repeatable = rules.UnknownRecipient | rules.Backscatter | rules.RelayProbe
 
 // fill returns the facts for an evaluation. The facts are valid until the next call.
@@ -369,7 +370,7 @@ func (d *Decider) fill(s Subject, phase smtp.Phase, at int64) *rules.Facts {
 	return f
 }
 
-// tag reports the tags set by rules, each once per session.
+// tag reports the tags that rules set. Each tag is reported once per session.
 func (d *Decider) tag(st *State, at int64, phase smtp.Phase, tags rules.TagSet) {
 	tags &^= st.last.tags
 	if tags == 0 {
@@ -381,8 +382,8 @@ func (d *Decider) tag(st *State, at int64, phase smtp.Phase, tags rules.TagSet) 
 	}
 }
 
-// withheld reports that a decision was withheld because of the client's standing.
-// Consecutive decisions by the same rule are reported once.
+// withheld reports a decision that was withheld because of the client's standing. If the same rule
+// makes several decisions in a row, only the first is reported.
 func (d *Decider) withheld(s Subject, at int64, phase smtp.Phase, v *rules.Verdict) {
 	o := &v.Withheld
 	rule := o.Rule

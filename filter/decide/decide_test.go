@@ -16,10 +16,10 @@ import (
 
 const day = 24 * time.Hour
 
-// now is the time of the sessions.
+// now is the time of the sessions in microseconds since 1970.
 const now = int64(1_795_000_000) * 1e6
 
-// A bench is a client's session and a Decider.
+// A bench is a Decider and the session of a client.
 type bench struct {
 	*testing.T
 	d        Decider
@@ -30,7 +30,7 @@ type bench struct {
 	outcomes []smtp.Outcome
 }
 
-// newBench returns a session from 192.0.2.1 under a policy whose table files are
+// newBench returns a session from 192.0.2.1 with a policy. The files of the policy's tables are
 // missing.
 func newBench(t *testing.T, policy string) *bench {
 	t.Helper()
@@ -52,7 +52,7 @@ func (b *bench) subject() Subject {
 	return Subject{Session: &b.track, Case: &b.case_, State: &b.state, Client: &b.client, Live: 1}
 }
 
-// ask returns the answer to a request, such as "reject 550 5.7.1 no".
+// ask returns the answer to a request in the form "reject 550 5.7.1 no".
 func (b *bench) ask(phase smtp.Phase, addr string) string {
 	ev := smtp.Event{Kind: smtp.EventRequest, Time: now, Phase: phase, Addr: []byte(addr), Name: []byte("mail.example.net")}
 	b.event(smtp.Event{Kind: smtp.EventLine})
@@ -62,20 +62,20 @@ func (b *bench) ask(phase smtp.Phase, addr string) string {
 	return strings.TrimSuffix(strings.TrimSpace(a.Decision.String()+" "+a.Text), " [0000000000000007]")
 }
 
-// event applies an event other than a request.
+// event applies an event that is not a request.
 func (b *bench) event(ev smtp.Event) {
 	b.track.Apply(&ev)
 	b.d.Track(b.subject(), &ev)
 }
 
-// mail sends MAIL. The server accepts the sender.
+// mail sends MAIL, which the server accepts.
 func (b *bench) mail(addr string) string {
 	a := b.ask(smtp.PhaseMailFrom, addr)
 	b.event(smtp.Event{Kind: smtp.EventMail, Addr: []byte(addr), Result: smtp.ResultOK})
 	return a
 }
 
-// rcpt sends RCPT. The server accepts the recipient unless a rule rejects it.
+// rcpt sends RCPT. The server accepts it unless a rule rejects it.
 func (b *bench) rcpt(addr string) string {
 	a := b.ask(smtp.PhaseRcptTo, addr)
 	if a == "proceed" {
@@ -95,7 +95,7 @@ func (b *bench) trust(level rules.Standing) {
 	}
 }
 
-// told describes the outcomes by kind, rule, decision, enforcement and exemption.
+// told describes outcomes by their kind, rule, decision, enforcement and exemption.
 func (b *bench) told() (list []string) {
 	kinds := map[smtp.OutcomeKind]string{smtp.OutcomeVerdict: "verdict", smtp.OutcomeBan: "ban", smtp.OutcomeReturn: "return", smtp.OutcomeTag: "tag"}
 	for _, o := range b.outcomes {
@@ -114,7 +114,7 @@ func (b *bench) told() (list []string) {
 	return list
 }
 
-// TestShield checks the effect of a rule on clients with each standing.
+// TestShield checks the effect of rules on clients with each level of standing.
 func TestShield(t *testing.T) {
 	const none, known, trusted = rules.StandingNone, rules.StandingKnown, rules.StandingTrusted
 	const list = `rule r phase rcpt-to match src 192.0.2.0/24 reject "550 5.7.1 no" ban 1d`
@@ -164,8 +164,8 @@ func TestShield(t *testing.T) {
 	}
 }
 
-// TestWithheldOnce checks that consecutive withheld decisions by a rule are reported
-// once, even if a later rule makes a decision.
+// TestWithheldOnce checks that several withheld decisions by the same rule are reported only once,
+// even if a later rule makes a decision.
 func TestWithheldOnce(t *testing.T) {
 	b := newBench(t, "mode enforce\nrule a phase rcpt-to match src 192.0.2.0/24 disconnect\nrule b phase rcpt-to match rcpt-to \"trap@\" reject \"550 5.7.1 trap\"\n")
 	b.trust(rules.StandingTrusted)
@@ -179,8 +179,8 @@ func TestWithheldOnce(t *testing.T) {
 	}
 }
 
-// TestSticky checks that a decision about the client applies in its own phase and all
-// later phases, but not in the earlier phases of the next transaction.
+// TestSticky checks that a decision about the client applies in its phase and in all later ones,
+// but not in earlier phases of the next transaction.
 func TestSticky(t *testing.T) {
 	const no = "reject 550 5.7.1 no"
 	b := newBench(t, "mode enforce\npass match rcpt-to \"postmaster@\"\nrule r phase rcpt-to match evidence helo-own-name reject \"550 5.7.1 no\"\n")
@@ -206,8 +206,8 @@ func TestSticky(t *testing.T) {
 	}
 }
 
-// TestPass checks that a pass statement exempts only the matching recipient, and that
-// the message is exempt if all recipients pass.
+// TestPass checks that a pass statement exempts only the recipient that it matches. If it matches
+// all recipients, it exempts the message as well.
 func TestPass(t *testing.T) {
 	const policy = "mode enforce\npass match rcpt-to \"postmaster@\"\nrule r phase rcpt-to match rcpt-to \"trap@\" reject \"550 5.7.1 no\"\nrule d phase { data, commit } match mail-from \"joe@example.net\" reject \"550 5.7.1 content\"\n"
 	const no = "reject 550 5.7.1 content"
@@ -248,8 +248,8 @@ func TestPass(t *testing.T) {
 	}
 }
 
-// TestUnsurePass checks that rejections are temporary, and that no client is banned,
-// while a pass statement's table is not loaded.
+// TestUnsurePass checks that rejections are temporary and no client is banned while the table of a
+// pass statement is not loaded.
 func TestUnsurePass(t *testing.T) {
 	const policy = "mode enforce\ntable <friends> file \"/nonexistent\"\n%\nrule r phase rcpt-to match src 192.0.2.0/24 disconnect \"554 5.7.1 no\" ban 1d\nrule j phase data match mail-from \"joe@example.net\" junk\n"
 	for _, tt := range []struct {
@@ -284,8 +284,8 @@ func TestUnsurePass(t *testing.T) {
 	}
 }
 
-// TestEnd checks that a count from earlier sessions leads to a ban only if this session
-// adds to it.
+// TestEnd checks that a count over earlier sessions leads to a ban only if this session adds to the
+// count.
 func TestEnd(t *testing.T) {
 	const policy = "mode enforce\nrule guess phase end match count auth-failure > 5 in 1h by src ban 1h\n"
 	for _, tt := range []struct {
@@ -310,8 +310,8 @@ func TestEnd(t *testing.T) {
 	}
 }
 
-// TestCountAtEnd checks that a rule that counts recipients when the session ends bans the
-// client, unless the server has accepted a recipient.
+// TestCountAtEnd checks rules that count recipients at the end of the session. They must ban the
+// client only if the server has accepted no recipient.
 func TestCountAtEnd(t *testing.T) {
 	const policy = "mode enforce\nrule unknown phase end match count unknown-recipient > 5 in 1h by src ban 1h\n"
 	for accepted, want := range map[uint32][]string{0: {"ban unknown enforced"}, 1: nil} {
@@ -327,7 +327,7 @@ func TestCountAtEnd(t *testing.T) {
 	}
 }
 
-// TestReturn checks which banned clients are disconnected when they reconnect.
+// TestReturn checks which banned clients are disconnected when they connect again.
 func TestReturn(t *testing.T) {
 	rule := func(b *bench) {
 		b.d.Memory.Bans.Add(&b.client, memory.BanRequest{Ladder: []time.Duration{day}, Rule: "r", Session: 9}, now)
@@ -382,7 +382,7 @@ func TestReturn(t *testing.T) {
 		if a := b.ask(smtp.PhaseConnect, ""); strings.HasPrefix(a, "disconnect 421 4.7.1 Banned until") != tt.answer || !slices.Equal(b.told(), []string{tt.told}) {
 			t.Errorf("%s: %q, %q", tt.name, a, b.told())
 		}
-		// Firewalls must not contain another host's ban that has not been enforced here.
+		// A ban by another host must not be in firewalls until it has been enforced here.
 		ban, _ := b.d.Memory.Bans.Enforced(netip.PrefixFrom(b.client.Addr, 32), now)
 		if in := ban.Origin == "" || tt.answer; ban.Firewall.IsZero() == in {
 			t.Errorf("%s: in firewalls: %t, want %t", tt.name, !in, in)
@@ -390,8 +390,8 @@ func TestReturn(t *testing.T) {
 	}
 }
 
-// peers returns the rows of another host to which the client has sent mail or, if a domain is
-// given, another client in this domain.
+// peers returns rows of another host. According to the rows, it has accepted mail from the client.
+// If a domain is given, the mail came from another client in this domain.
 func (b *bench) peers(domain string) (rows []memory.Foreign) {
 	other := memory.New()
 	other.Announce()
@@ -407,7 +407,7 @@ func (b *bench) peers(domain string) (rows []memory.Foreign) {
 	return rows
 }
 
-// bannedBy returns a row of another host with a ban of p.
+// bannedBy returns a row in which another host has banned p.
 func bannedBy(origin string, p netip.Prefix, length time.Duration) memory.Foreign {
 	other := memory.New()
 	other.Announce()
@@ -422,8 +422,8 @@ func (b *bench) receive(rows ...memory.Foreign) {
 	}
 }
 
-// TestOwnBan checks that a longer ban by another host, which does not apply to the client, does not
-// affect a ban of this host.
+// TestOwnBan checks a client that is banned by this host and exempt from a longer ban by another
+// host. It must still be disconnected because of the first ban.
 func TestOwnBan(t *testing.T) {
 	const policy = "mode enforce\nrule guess phase end match count auth-failure > 5 in 1h by src ban 1h\nrule harvest phase end match count harvest > 5 in 1h by src ban 1h\n"
 	rule := func(name string) func(*bench) {
@@ -474,7 +474,7 @@ func TestOwnBan(t *testing.T) {
 				if o := b.outcomes[0]; !o.Enforced || o.Origin != "" {
 					t.Errorf("%s, ban of %s on mx3: %+v", tt.name, foreign, o)
 				}
-				// Firewalls contain this host's ban.
+				// Firewalls must contain the ban of this host.
 				in := 0
 				b.d.Memory.Bans.Each(func(ban memory.Ban) {
 					if e, ok := b.d.Memory.Bans.Enforced(ban.Prefix, now); ok && e.Origin == "" && e.Firewall.UnixMicro() == now+time.Hour.Microseconds() {
@@ -489,8 +489,8 @@ func TestOwnBan(t *testing.T) {
 	}
 }
 
-// TestOwnBanOverridesExemption checks that the client is tested against each ban: an exemption from
-// the longest one does not end the others.
+// TestOwnBanOverridesExemption checks that each ban of a client is evaluated. An exemption from the
+// longest ban must not end the others.
 func TestOwnBanOverridesExemption(t *testing.T) {
 	b := newBench(t, "mode enforce\n")
 	b.trust(rules.StandingKnown)
@@ -502,8 +502,8 @@ func TestOwnBanOverridesExemption(t *testing.T) {
 	}
 }
 
-// TestFirewall checks how long firewalls contain another host's ban after a rejection: for a day,
-// and only until an exempt client connects from the address.
+// TestFirewall checks how long firewalls contain another host's ban after a rejection. They contain
+// it for a day, or until an exempt client connects from the address.
 func TestFirewall(t *testing.T) {
 	connect := func(b *bench, name string, result smtp.FCrDNS) string {
 		b.state, b.client.Domain = State{}, ""
@@ -546,7 +546,7 @@ func TestFirewall(t *testing.T) {
 			}
 		}
 	}
-	// A ban of an IPv6 /64 may include exempt hosts.
+	// A /64 may contain exempt hosts, so a ban of a /64 is not added to firewalls.
 	b := newBench(t, "mode enforce\n")
 	b.client.Addr = netip.MustParseAddr("2001:db8::1")
 	b.track.Src = netip.AddrPortFrom(b.client.Addr, 4000)
@@ -561,8 +561,8 @@ func TestFirewall(t *testing.T) {
 	}
 }
 
-// TestObservedOffence checks that a ban is recorded but not enforced in observe mode,
-// or by a rule marked observe.
+// TestObservedOffence checks that a ban is recorded but not enforced in observe mode. The same
+// applies to rules marked observe.
 func TestObservedOffence(t *testing.T) {
 	for _, policy := range []string{"mode observe\nrule r phase rcpt-to match src 192.0.2.0/24 reject ban 1d\n", "mode enforce\nrule r observe phase rcpt-to match src 192.0.2.0/24 reject ban 1d\n"} {
 		b := newBench(t, policy)
@@ -576,15 +576,15 @@ func TestObservedOffence(t *testing.T) {
 	}
 }
 
-// TestLateBan checks that a rule that counts recipients bans only when the session
-// ends, and only if no recipient was accepted.
+// TestLateBan checks that a rule that counts recipients bans a client only at the end of the
+// session, and only if no recipient was accepted.
 func TestLateBan(t *testing.T) {
 	const policy = "rule unknown phase rcpt-to match count unknown-recipient > 4 in 1h by src reject \"450 4.7.1 no\" ban { 0s, 1h }\n"
 	for _, tt := range []struct {
 		name              string
 		mode              string
 		missing, accepted uint32
-		earlier           int // earlier offences
+		earlier           int // number of earlier offences
 		standing          rules.Standing
 		told              []string
 		offence           bool
@@ -625,7 +625,7 @@ func TestLateBan(t *testing.T) {
 	}
 }
 
-// first returns the first ban, if any.
+// first returns the first ban in the list. ok is false if there is none.
 func first(list []memory.Ban) (b memory.Ban, ok bool) {
 	if len(list) == 0 {
 		return b, false

@@ -5,7 +5,7 @@ import (
 	"scanwatch/rules"
 )
 
-// Reasons why a ban by another host does not affect a client that is not exempt.
+// Reasons why a ban by another host has no effect on a client that is not exempt.
 const (
 	waitingForStanding = "waiting"
 	ownAddress         = "own-address"
@@ -13,9 +13,9 @@ const (
 
 // unaffected returns why a ban does not affect s, or "".
 //
-// The rules and the operator of another host do not override exemptions here. Their bans have
-// no effect before the clients with standing are known, here and on other hosts, nor if they
-// include an address of this host.
+// A ban from another host does not override this host's exemptions. It has no effect until the
+// standing of clients has been exchanged with the other hosts. It never has an effect if its prefix
+// includes an address of this host.
 func (d *Decider) unaffected(s Subject, b *memory.Ban, at int64) string {
 	switch {
 	case b.Origin == "" && b.Manual:
@@ -24,7 +24,7 @@ func (d *Decider) unaffected(s Subject, b *memory.Ban, at int64) string {
 		rule := ruleNamed(d.Policy, b.Rule)
 		why := d.exempt(s, rule, false, at)
 		if why == "login" && !s.Authed && rule != nil && rule.Has(rules.AuthSpray) {
-			return "" // the ban ended the spray, but the login did not prevent it
+			return "" // the login exempts the client only because the ban has ended the spray
 		}
 		return why
 	case d.Memory.Bans.Waiting():

@@ -1,7 +1,7 @@
 package detect
 
-// This file holds the detectors for stolen accounts. The behaviour of an authenticated
-// session is evidence against the account, never against the address.
+// This file holds the detectors for stolen accounts. What an authenticated client does is evidence
+// against the account, never against the client's address.
 
 import (
 	"scanwatch/internal/smtp"
@@ -12,9 +12,9 @@ var accountDetectors = []detector{
 	{"account", on(smtp.EventAuth, smtp.EventMail, smtp.EventRcpt), account, authenticated},
 }
 
-// An account is considered stolen if its use exceeds these thresholds within an hour or
-// a session. Legitimate users log in from only a few networks, but may use several
-// sender addresses in local domains.
+// An account is considered stolen if its use exceeds one of these thresholds within an hour or a
+// session. Legitimate users log in from only a few networks, but they may have several sender
+// addresses in local domains.
 const (
 	accountNetworks   = 8
 	accountSenders    = 8   // sender addresses in non-local domains
@@ -22,8 +22,8 @@ const (
 	accountRecipients = 500 // within an hour
 )
 
-// account reports an account whose use suggests that it was stolen. The evidence is
-// also reported at each login to the account during the following day. A log may omit the user.
+// account reports an account that is used like a stolen one. The evidence is reported again at each
+// login to the account during the following day. Some logs omit the user; then nothing is reported.
 func account(c *Case) {
 	st, ev := c.State, c.Event
 	f := Finding{Evidence: rules.AccountAbuse, By: "auth", Proof: c.User, Confidence: Medium}
@@ -44,7 +44,7 @@ func account(c *Case) {
 			f.Match = "senders"
 		}
 	case ev.Kind == smtp.EventRcpt && st.Unknown.N >= accountMissing:
-		f.Match = "recipients that do not exist" // counted per session, because a user may send to an old list
+		f.Match = "recipients that do not exist" // counted per session, because a user may send mail to an outdated list
 		c.find(f)
 		return
 	case ev.Kind == smtp.EventRcpt && st.Rcpt == RcptAccepted && logins.Wrote(c.Client, ev.Time) > accountRecipients:

@@ -28,9 +28,9 @@ var clientDetectors = []detector{
 	{"rejected greeting", on(smtp.EventHelo), rejectedGreeting, unauthenticated},
 }
 
-// reverseDNS reports a missing name, or a name that fails FCrDNS. A truncated name
-// always fails, so it is not reported. If both the name and the FCrDNS result are
-// missing, it is unknown whether the client has a name.
+// reverseDNS reports a client without a reverse DNS name, or with a name that fails FCrDNS. smtpd
+// truncates long names. A truncated name always fails, so it is not reported. If the server has
+// reported neither a name nor an FCrDNS result, the client may have a name, so nothing is reported.
 func reverseDNS(c *Case) {
 	switch {
 	case c.nameUnreported():
@@ -41,14 +41,14 @@ func reverseDNS(c *Case) {
 	}
 }
 
-// nameUnreported reports whether the server has reported neither a name nor its
-// absence, as happens with some logs.
+// nameUnreported reports whether the server has not reported if the client has a reverse DNS name.
+// Some logs lack this information.
 func (c *Case) nameUnreported() bool { return len(c.RDNS) == 0 && c.FCrDNS == smtp.FCrDNSUnknown }
 
-// listedAddress reports an address in the shipped lists. A name that passes FCrDNS
-// takes precedence. If the proven name belongs to a scanner, listedName reports the
-// scanner. If the name shows that another customer now uses the rented address, the
-// confidence is low.
+// listedAddress reports a client whose address is in the shipped lists. A name that passes FCrDNS
+// takes precedence over the address. If the proven name belongs to a scanner, listedName reports
+// the scanner instead. If the proven name shows that the rented address has a different customer
+// now, the confidence is low.
 func listedAddress(c *Case) {
 	row := c.Lists.Addr(c.Src.Addr())
 	if row == nil {
@@ -67,10 +67,10 @@ func listedAddress(c *Case) {
 	c.findRow(row, "cidr", nil, confidence)
 }
 
-// listedName reports a reverse DNS name in the shipped lists. The owner of an address
-// can choose any name, so a name that does not pass FCrDNS gets low confidence. A
-// truncated name proves nothing, because its last label may be incomplete. A hosting
-// provider's name shows that the host is rented, but says nothing about the customer.
+// listedName reports a client whose reverse DNS name is in the shipped lists. The owner of an
+// address can publish any name, so the confidence is low unless the name passes FCrDNS. A truncated
+// name is ignored, because its last label may be incomplete. A hosting provider's name shows that
+// the host is rented, but not who rents it, so the confidence is low.
 func listedName(c *Case) {
 	scanner, cloud, exempt := c.names()
 	if exempt {
@@ -84,9 +84,9 @@ func listedName(c *Case) {
 	c.findRow(cloud, "rdns", nil, Low)
 }
 
-// names returns the list rows that match the reverse DNS name. exempt reports whether
-// the proven name belongs to a listed legitimate sender, or to a scanning
-// organisation's mail host.
+// names returns the rows of the lists that match the reverse DNS name. exempt reports whether the
+// name is proven and belongs to a listed legitimate sender or to a mail host of a scanning
+// organisation.
 func (c *Case) names() (scanner, cloud *lookup.Row, exempt bool) {
 	if len(c.RDNS) == 0 || c.RDNSCut {
 		return nil, nil, false
@@ -95,9 +95,9 @@ func (c *Case) names() (scanner, cloud *lookup.Row, exempt bool) {
 	return scanner, cloud, c.FCrDNS == smtp.FCrDNSPass && (allow != nil || c.Lists.ScannerMail(c.RDNS))
 }
 
-// listedAS reports an AS number in the shipped lists. Clients with a truncated name are
-// ignored. A provider of rented hosts may also run mail servers, but a truncated name
-// does not show whether the client is one.
+// listedAS reports a client whose AS number is in the shipped lists. Providers of rented hosts may
+// also run mail servers. A truncated name does not show whether the client is such a server, so
+// clients with truncated names are ignored.
 func listedAS(c *Case) {
 	if !c.ASNKnown || c.RDNSCut {
 		return
@@ -114,7 +114,7 @@ func listedAS(c *Case) {
 	c.findRow(cloud, "asn", proof, "")
 }
 
-// blockListed reports a listing on a DNS block list. DNS answers can be forged, so the
+// blockListed reports that a DNS block list contains the client. DNS answers can be forged, so the
 // confidence is never high.
 func blockListed(c *Case) {
 	if c.Event.Result == smtp.ResultFail {
@@ -122,15 +122,15 @@ func blockListed(c *Case) {
 	}
 }
 
-// findRow reports a matching list row. A nonempty confidence overrides the row's
-// confidence.
+// findRow reports a row of a list that matches the client. If confidence is not empty, it replaces
+// the row's confidence.
 func (c *Case) findRow(row *lookup.Row, by string, proof []byte, confidence string) {
 	if row == nil {
 		return
 	}
 	token := rules.TokenByName(row.Evidence)
 	if token == nil {
-		return // a row without an evidence token proves nothing alone
+		return // a row without an evidence token is only used together with others
 	}
 	f := Finding{Evidence: token.Evidence, By: by, Proof: proof, Match: row.Value, Confidence: row.Confidence}
 	if confidence != "" {
@@ -140,14 +140,13 @@ func (c *Case) findRow(row *lookup.Row, by string, proof []byte, confidence stri
 		f.Confidence = Low // users also log in from listed networks
 	}
 	if f.Evidence&(rules.Scanner|rules.Cloud|rules.BotnetHelo) != 0 {
-		f.Org = row.Org // in other lists, the column does not name an organisation
+		f.Org = row.Org // other lists use this column for something else
 	}
 	c.find(f)
 }
 
-// FloodAt is the maximum number of sessions that a source may have open without being
-// reported as a flood. Postfix opens fewer than half as many connections to one
-// destination.
+// FloodAt is the maximum number of sessions that a source may have open without being reported as a
+// flood. Postfix opens fewer than 25 connections to one destination.
 const FloodAt = 50
 
 // flood reports a source with too many open sessions.
@@ -172,12 +171,12 @@ func (c *Case) greets() bool {
 	return c.Event.Result == smtp.ResultOK
 }
 
-// anyName reports whether the client may greet with any name. Local users' mail clients
-// greet with their computer's name.
+// anyName reports whether the client may greet with any name. For example, the mail programs of
+// local users greet with the name of their computer.
 func (c *Case) anyName() bool { return c.Internal || c.Submission }
 
-// provenHelo reports whether FCrDNS proves that the client may use its greeting. The
-// greeting and the proven name must have the same registered domain, and therefore the
+// provenHelo reports whether FCrDNS proves that the client may use the name in its greeting. This
+// is so if the name and the client's proven name have the same registered domain, and therefore the
 // same owner.
 func (c *Case) provenHelo() bool {
 	name := bytes.TrimRight(c.ProvenName(), ".")
@@ -197,14 +196,13 @@ func (c *Case) provenWord() bool {
 	return dot && len(label) > 0 && bytes.EqualFold(label, c.Helo)
 }
 
-// forged returns the confidence that an unproven greeting is forged. The confidence
-// argument is the confidence that the name in the greeting belongs to a different
-// owner.
+// forged returns the confidence that a greeting is forged. The greeting's name is one that the
+// client could not prove to be its own. The argument is the confidence that the name belongs to a
+// different owner.
 //
-// If the reverse DNS name is truncated or was not reported, it proves nothing, and
-// forged returns "". If the client has no proven name, the confidence is at most
-// medium, because DNS may have failed. The confidence is low if the unproven reverse
-// DNS name agrees with the greeting.
+// forged returns "" if the reverse DNS name is truncated or was not reported, because it then
+// proves nothing. If the client has no proven name, the confidence is at most medium, because DNS
+// may have failed. The confidence is low if the unproven reverse DNS name agrees with the greeting.
 func (c *Case) forged(confidence string) string {
 	switch {
 	case c.RDNSCut || c.nameUnreported():
@@ -217,7 +215,7 @@ func (c *Case) forged(confidence string) string {
 	return Medium
 }
 
-// listedGreeting reports a greeting in the shipped lists.
+// listedGreeting reports a greeting that is in the shipped lists.
 func listedGreeting(c *Case) {
 	if !c.greets() || !c.NewHelo {
 		return
@@ -241,7 +239,7 @@ func listedGreeting(c *Case) {
 		case !c.anyName() || row.Evidence == "botnet-helo" || row.Evidence == "scanner":
 			confidence := ""
 			if row.Evidence == "cloud" {
-				confidence = Low // as in listedName
+				confidence = Low // a provider's name does not show who rents the host
 			}
 			c.findRow(row, "helo", c.Helo, confidence)
 		}
@@ -261,7 +259,7 @@ func forgedGreeting(c *Case) {
 			confidence = Medium
 		}
 		if c.nameUnreported() {
-			confidence = Low // the name may be that of another host of the site
+			confidence = Low // another host of the site may have this name
 		}
 		if !c.provenHelo() {
 			c.find(Finding{Evidence: rules.HeloOwnName, By: "helo", Proof: c.Helo, Confidence: confidence})
@@ -276,11 +274,11 @@ func forgedGreeting(c *Case) {
 	}
 }
 
-// foreignName reports a greeting whose name belongs to a different owner. A greeting with a
-// local domain is always reported. Greetings with the name of a host in a local domain,
-// or of a known sender's host, are reported only if the client has no reverse DNS name.
-// Otherwise, the client may be a user's rented server that greets with a host name in
-// the user's domain.
+// foreignName reports a greeting with a name that belongs to a different owner. A greeting with a
+// local domain is always reported. A greeting with a host name in a local domain, or with the name
+// of a known sender's host, is reported only if the client has no reverse DNS name. With a reverse
+// DNS name, the client may be a server that a user rents and that greets with a host name in the
+// user's domain.
 func (c *Case) foreignName() (match, confidence string) {
 	if local, _ := c.Site.LocalDomain(c.Helo); local {
 		return "local domain", c.forged(Medium)
@@ -288,7 +286,7 @@ func (c *Case) foreignName() (match, confidence string) {
 	if len(c.RDNS) > 0 || c.nameUnreported() || bytes.IndexByte(c.Helo, '.') < 0 {
 		return "", ""
 	}
-	const parents = 6 // bounds the work: a hostile greeting has up to 127 labels
+	const parents = 6 // limits the work, because a client may greet with 127 labels
 	for rest, i := c.Helo, 0; i < parents; i++ {
 		_, parent, ok := bytes.Cut(rest, []byte{'.'})
 		if !ok || len(parent) == 0 {
@@ -305,9 +303,9 @@ func (c *Case) foreignName() (match, confidence string) {
 	return "", ""
 }
 
-// special lists networks whose addresses do not belong to a single host. Networks that
-// package netip recognizes are omitted. Documentation networks are also omitted,
-// because tests use them for remote hosts.
+// special lists networks whose addresses do not belong to a single host. It omits networks that
+// package netip recognizes. It also omits documentation networks, because tests use them for remote
+// hosts.
 var special = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"),
 	netip.MustParsePrefix("100.64.0.0/10"), // carrier-grade NAT (RFC 6598)

@@ -26,8 +26,8 @@ func TestRoutable(t *testing.T) {
 	}
 }
 
-// site returns a site whose server is mx.example.org at 192.0.2.25, with the local
-// domains example.org and firm.example.
+// site returns a site with the server mx.example.org at 192.0.2.25. Its local domains are
+// example.org and firm.example.
 func site() *Site {
 	m := memory.New()
 	m.Domains.Learn([]byte("example.org"), 1)
@@ -35,11 +35,11 @@ func site() *Site {
 	return &Site{Name: []byte("mx.example.org"), Memory: m, Addrs: map[netip.Addr]bool{netip.MustParseAddr("192.0.2.25"): true}}
 }
 
-// identify returns the findings when a client with the given names connects and greets.
-// A finding has the form "token/confidence".
+// identify returns the findings for a client with the given names that connects and greets. Each
+// has the form "token/confidence".
 func identify(t *testing.T, lists *lookup.Lists, src, rdns string, fcrdns smtp.FCrDNS, helo string, port uint16) (found []string) {
 	t.Helper()
-	s := &track.Session{Submission: port == 465 || port == 587} // as in rules.Policy.Submission
+	s := &track.Session{Submission: port == 465 || port == 587} // the same as rules.Policy.Submission
 	c := &Case{Session: s, State: new(State), Site: site(), Lists: lists, Client: new(memory.Client)}
 	c.Memory = c.Site.Memory
 	for _, ev := range []smtp.Event{
@@ -72,15 +72,15 @@ const (
 	fail = smtp.FCrDNSFail
 	dead = smtp.FCrDNSError
 
-	// Both names are from Exchange Online. smtpd truncated cut; the other name is
-	// exactly 64 bytes long.
+	// Both names belong to Exchange Online. The first was truncated by smtpd. The other has exactly
+	// 64 bytes.
 	cut   = "mail-switzerlandnorthazon11020113.outbound.protection.outlook.co"
 	whole = "mail-northcentralusazlp170100001.outbound.protection.outlook.com"
 )
 
-// TestProofOfGreetings checks that a proven name exempts a greeting with the same
-// owner, that a truncated name proves nothing, and that the confidence is never high
-// after a DNS failure.
+// TestProofOfGreetings checks the effect of a reverse DNS name on evidence about a greeting. If a
+// proven name has the same owner as the greeting, there is no evidence. A truncated name proves
+// nothing. If DNS has failed, the confidence is never high.
 func TestProofOfGreetings(t *testing.T) {
 	lists := builtin(t)
 	for _, tt := range []struct {
@@ -127,9 +127,9 @@ func TestProofOfGreetings(t *testing.T) {
 	}
 }
 
-// TestClassesOfGreetings checks that tools are detected on every listener, and that a
-// common computer name gets low confidence. On a submission listener, or as the proven
-// name's first label, a computer name is not evidence.
+// TestClassesOfGreetings checks that tools are detected on all listeners. Greetings with a common
+// computer name must have low confidence. Such a name is no evidence on a submission listener, or
+// if it is the first label of the proven name.
 func TestClassesOfGreetings(t *testing.T) {
 	lists := builtin(t)
 	for _, tt := range []struct {
@@ -168,8 +168,8 @@ func TestClassesOfGreetings(t *testing.T) {
 	}
 }
 
-// TestListedHosts checks the list rows of rented addresses, scanners' names and mail
-// hosts, and hosting providers' names.
+// TestListedHosts checks rows about rented addresses, about names and mail hosts of scanners, and
+// about names of hosting providers.
 func TestListedHosts(t *testing.T) {
 	lists := builtin(t)
 	for _, tt := range []struct {
@@ -177,9 +177,9 @@ func TestListedHosts(t *testing.T) {
 		fcrdns    smtp.FCrDNS
 		want      string
 	}{
-		{"147.185.132.7", "", fail, "cloud/high rdns-missing/high scanner/high"}, // a Palo Alto network announced by a cloud
+		{"147.185.132.7", "", fail, "cloud/high rdns-missing/high scanner/high"}, // network of Palo Alto that a hosting provider announces
 		{"147.185.132.7", "mail.family.example", pass, "cloud/high scanner/high"},
-		{"68.183.46.233", "", fail, "cloud/high rdns-missing/high scanner/high"}, // the row is not expired, because the test runs in 1970
+		{"68.183.46.233", "", fail, "cloud/high rdns-missing/high scanner/high"}, // the test runs in 1970, so the row has not expired
 		{"68.183.46.233", "mail.family.example", pass, "cloud/high scanner/low"},
 		{"68.183.46.233", "vmi1.contaboserver.net", pass, "cloud/high cloud/low scanner/high"},
 		{"71.6.135.131", "census1.shodan.io", pass, "cloud/high scanner/high"},

@@ -1,7 +1,7 @@
 package detect
 
-// This file holds the detectors for client behaviour: commands, pace, logins and
-// endings.
+// This file holds the detectors for client behaviour. They examine commands, pace, logins and the
+// end of the session.
 
 import (
 	"fmt"
@@ -29,7 +29,7 @@ var protocols = [...]rules.Evidence{
 	smtp.ProtocolBinary: rules.TalksBinary,
 }
 
-// foreign is the evidence of any protocol other than SMTP.
+// foreign is the evidence that a client speaks a protocol other than SMTP.
 const foreign = rules.TalksSSH | rules.TalksHTTP | rules.TalksTLS | rules.TalksBinary
 
 // otherProtocol reports a line in a protocol other than SMTP.
@@ -74,9 +74,9 @@ func rejectedCommand(c *Case) {
 	c.find(f)
 }
 
-// pipelining reports input that arrived before smtpd replied to an earlier command. If
-// there was no earlier command, the client has sent several commands, or spoken another
-// protocol, in its first packet.
+// pipelining reports that a client has sent input before smtpd replied to its earlier command. If
+// there was no earlier command, the client's first packet contains several commands or another
+// protocol.
 func pipelining(c *Case) {
 	if c.Event.Cause != smtp.CausePipelining {
 		return
@@ -84,7 +84,7 @@ func pipelining(c *Case) {
 	f := Finding{Evidence: rules.Pipelining, By: "reply", Proof: c.Event.Reply, Confidence: High}
 	switch {
 	case c.Submission:
-		f.Confidence = Low // a mail client may start TLS immediately, without STARTTLS
+		f.Confidence = Low // a mail program may start TLS immediately, without STARTTLS
 	case c.Counts.Commands == 0:
 		f.Match = "first"
 		c.State.Abused = true
@@ -94,16 +94,16 @@ func pipelining(c *Case) {
 
 // Limits for detecting a client that speaks before the server's greeting.
 //
-// smtpd reads the first command of an early talker within earlyGap of the greeting. The
-// gaps between later replies and commands are much longer, because they include a round
-// trip. A well-behaved client waits for the greeting, so its first gap also includes a
-// round trip.
+// If a client does not wait for the greeting, its first command is already there when smtpd sends
+// the greeting. smtpd then reads the command within earlyGap. The gaps between later replies and
+// commands are much longer, because they include a round trip. For a well-behaved client, the first
+// gap also includes a round trip.
 //
 // If the round-trip time is very short, the first gap proves nothing.
 const (
 	earlyGap   = 1_000  // microseconds
-	earlyLater = 15_000 // minimum of the later gaps
-	earlySure  = 4      // gaps needed for medium confidence, because a nearby host may be slow once or twice
+	earlyLater = 15_000 // later gaps must be at least this long
+	earlySure  = 4      // gaps needed for medium confidence; a nearby host may be slow once or twice
 )
 
 // earlyTalker reports a client that speaks before the server's greeting.
@@ -112,7 +112,7 @@ func earlyTalker(c *Case) {
 	if p.Last < 0 || p.Gaps < 2 || p.First > earlyGap || p.Least < earlyLater || c.Internal {
 		return
 	}
-	confidence := Medium // a well-behaved nearby client may have the same gaps
+	confidence := Medium // a nearby client that waits for the greeting may have the same gaps
 	if p.Gaps < earlySure {
 		confidence = Low
 	}
@@ -123,7 +123,7 @@ func earlyTalker(c *Case) {
 	}
 }
 
-// lacks reports whether the evidence of f is new in this session.
+// lacks reports whether st does not have the evidence of f yet.
 func (st *State) lacks(f *Finding) bool {
 	return !st.Evidence.Has(f.Evidence) && (f.Confidence != Low || !st.Weak.Has(f.Evidence))
 }
@@ -135,9 +135,9 @@ func failedLogin(c *Case) {
 	}
 }
 
-// spray reports a source that tries to log in as many users, or as a user who is being
-// attacked from many networks. The confidence is low if the source may be legitimate:
-// the user under attack, or another user in the network, may have mistyped a password.
+// spray reports a source that fails to log in as many different users, or as a user whose account
+// is under attack from many networks. The confidence is low if the source may be legitimate. For
+// example, the attacked user, or another user in the same network, may have mistyped a password.
 func spray(c *Case) {
 	if c.Event.Result != smtp.ResultFail || c.Spray.Match == "" {
 		return
@@ -149,12 +149,12 @@ func spray(c *Case) {
 	c.find(Finding{Evidence: rules.AuthSpray, By: "memory", Proof: c.User, Match: c.Spray.Match, Confidence: confidence})
 }
 
-// ending reports a client that disconnected during a transaction, or that never sent
-// mail. Clients that delivered mail or were rejected are ignored, because they had no
-// reason to continue. If a server's log does not show how a session ended, it does not
-// show rejected MAIL commands or failed logins either. The client may have tried either
-// before QUIT, so the confidence is low. If the ending is partial, the absence of a
-// command proves nothing.
+// ending reports a client that disconnected during a transaction, or that never tried to send mail.
+// Clients that delivered mail or were rejected are ignored, because they had no reason to continue.
+//
+// If a server's log does not show how a session ended, it also omits rejected MAIL commands and
+// failed logins. The client may have tried either, so the confidence is low. If only part of the
+// session is known, a missing command proves nothing.
 func ending(c *Case) {
 	end, confidence := c.Event.Ending, High
 	if end == smtp.EndingClosed {

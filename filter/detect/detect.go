@@ -1,6 +1,6 @@
-// Package detect gathers evidence against clients. A detector is a function that
-// reports findings, given the facts of a session and an event. The detectors variable
-// lists all detectors. The package neither makes decisions nor writes output.
+// Package detect gathers evidence against clients. A detector is a function that examines an event
+// and the facts about its session, and reports findings. The variable detectors lists all
+// detectors. The package neither makes decisions nor writes output.
 package detect
 
 import (
@@ -13,20 +13,20 @@ import (
 	"scanwatch/rules"
 )
 
-// A Finding is a kind of evidence with its proof.
+// A Finding is one kind of evidence against a client, with the proof for it.
 type Finding struct {
 	Evidence   rules.Evidence
 	By         string // source: rdns, cidr, asn, helo, command, reply, rcpt, auth, memory, pace, ending
 	Proof      []byte // text from the client; valid only during the call
 	Org        string // organisation, if known
-	Match      string // list row or word that matched
+	Match      string // row of a list, or word, that matched
 	Confidence string // high, medium or low
-	// Implied is set if the evidence follows from facts that every record includes.
-	// Implied findings are neither recorded nor logged.
+	// Implied is set if the evidence follows from facts that are in every record. Such a finding is
+	// neither recorded nor logged.
 	Implied bool
 }
 
-// Confidence levels. Evidence with low confidence alone proves nothing.
+// Confidence levels. Evidence with low confidence proves nothing unless there is other evidence.
 const (
 	High   = "high"
 	Medium = "medium"
@@ -35,35 +35,35 @@ const (
 
 // State holds the evidence gathered in a session and the detectors' counts.
 type State struct {
-	Evidence rules.Evidence // high or medium confidence
-	Weak     rules.Evidence // only low confidence
-	Abused   bool           // the client has behaved as no mail server does
+	Evidence rules.Evidence // evidence with high or medium confidence
+	Weak     rules.Evidence // evidence with only low confidence
+	Abused   bool           // the client has behaved as mail servers never do
 
 	Relay       uint32 // distinct recipients rejected because they are not local or have a source route
 	Unsupported uint32 // AUTH commands on a listener without AUTH
 
 	Rcpt     RcptClass // class of the latest EventRcpt
-	Repeated bool      // the client had already requested the latest missing or foreign recipient
+	Repeated bool      // the latest missing or foreign recipient was requested before
 	Accepted mailboxes // accepted recipients
 	Unknown  mailboxes // missing recipients of mail with a sender address
 	Bounced  mailboxes // missing recipients of bounces
-	Held     mailboxes // recipients rejected by a rule because too many do not exist
+	Held     mailboxes // recipients that a rule rejected because too many do not exist
 
 	tx        mailboxes // missing recipients of this transaction
 	sender    uint64    // hash of the sender of the latest missing recipient
 	senders   bool      // missing recipients had different senders
-	undecided bool      // a missing recipient may belong to a non-local domain
-	free      uint64    // probed mailbox that the client may request without evidence
+	undecided bool      // the domain of a missing recipient may not be local
+	free      uint64    // probed mailbox that the client may request once without evidence
 }
 
-// Mixed reports whether most of the requested mailboxes exist. Missing mailboxes are
-// then not an offence, because newsletters and mailing lists often still include former
-// members. Rules may still reject these recipients.
+// Mixed reports whether most of the requested mailboxes exist. If so, the missing mailboxes are not
+// an offence: lists of newsletters and mailing lists often still include former members. Rules may
+// still reject the missing recipients.
 func (st *State) Mixed() bool { return st.Accepted.N > st.Unknown.N+st.Bounced.N }
 
-// Hold counts a recipient that a rule rejected because too many recipients do not
-// exist. flood reports whether the rejected recipients count as a flood. The rejected
-// recipients are not a flood if most recipients exist, as is usual for a newsletter.
+// Hold counts a recipient that a rule rejected because too many recipients do not exist. flood
+// reports whether the rejected recipients count as a flood. They do not if most recipients exist,
+// as is usual for a newsletter.
 func (st *State) Hold(mailbox uint64) (flood bool) {
 	st.Held.add(mailbox)
 	return st.Held.N+st.Unknown.N+st.Bounced.N > st.Accepted.N
@@ -72,7 +72,7 @@ func (st *State) Hold(mailbox uint64) (flood bool) {
 // Token returns the evidence's name.
 func (f *Finding) Token() string { return tokens[f.Evidence.Index()] }
 
-// tokens lists evidence names by Evidence.Index.
+// tokens holds the name of each kind of evidence. The index is Evidence.Index.
 var tokens = func() (names [64]string) {
 	for _, t := range rules.Tokens {
 		names[t.Evidence.Index()] = t.Name
@@ -80,22 +80,23 @@ var tokens = func() (names [64]string) {
 	return names
 }()
 
-// Has reports whether st has evidence other than a missing or unproven reverse DNS
-// name. The record's header already describes the name.
+// Has reports whether st has any evidence other than a missing or unproven reverse DNS name. Every
+// record's header already shows the name.
 func (st *State) Has() bool {
 	return (st.Evidence|st.Weak)&^(rules.RDNSMissing|rules.FCrDNSFail) != 0
 }
 
-// Abuse is evidence of behaviour that mail servers never exhibit. The behaviour is an
-// offence if the confidence is medium or high.
+// Abuse is the set of evidence that mail servers never cause. Such evidence is an offence if its
+// confidence is medium or high.
 const Abuse = rules.Scanner | rules.BotnetHelo | foreign | rules.Harvest | rules.RelayProbe | rules.AuthSpray
 
-// CountedPerEvent is the evidence counted across sessions on every event. Other
-// evidence is counted once per session. Evidence with low confidence is never counted.
+// CountedPerEvent is the set of evidence that is counted at each event. All other evidence is
+// counted once per session. These counts cover all sessions of a client and do not include evidence
+// with low confidence.
 const CountedPerEvent = rules.UnknownRecipient | rules.Backscatter | rules.RecipientFlood | rules.RelayProbe | rules.AuthFailure | rules.AuthUnsupported | rules.UnknownCommand
 
-// Add adds the evidence of f to st. Add returns false if st already has the evidence
-// with at least the same confidence.
+// Add adds the evidence of f to st. It returns false if st already has this evidence with at least
+// the same confidence.
 func (st *State) Add(f *Finding) bool {
 	low := f.Confidence == Low
 	if st.Evidence.Has(f.Evidence) || low && st.Weak.Has(f.Evidence) {
@@ -111,8 +112,7 @@ func (st *State) Add(f *Finding) bool {
 	return true
 }
 
-// A Case is the input to a detector. A detector may change only its own fields in
-// State.
+// A Case is the input of a detector. Each detector may change only its own fields in State.
 type Case struct {
 	*track.Session
 	State  *State
@@ -126,12 +126,12 @@ type Case struct {
 	// Standing is the client's standing.
 	Standing rules.Standing
 
-	Findings []Finding // findings for the current event so far
+	Findings []Finding // findings that the current event has caused so far
 }
 
-// Spray describes the password spray that a failed login is part of.
+// Spray describes the password spray to which a failed login belongs.
 type Spray struct {
-	Match string // "users" or "networks"; empty for no spray
+	Match string // "users" or "networks"; empty if there is no spray
 	Sure  bool
 }
 
@@ -147,8 +147,8 @@ func on(list ...smtp.Kind) (k kinds) {
 	return k
 }
 
-// A detector is a row in clientDetectors, conductDetectors, recipientDetectors or
-// accountDetectors. Each of these tables is in the file with its detector functions.
+// A detector is a row in one of the tables clientDetectors, conductDetectors, recipientDetectors
+// and accountDetectors. Each table is in the same file as its detector functions.
 type detector struct {
 	name     string
 	on       kinds // kinds of events that it handles
@@ -181,13 +181,13 @@ var byKind = func() (all [smtp.NumKinds][]*detector) {
 	return all
 }()
 
-// Wants reports whether Run does anything for events of the given kind.
+// Wants reports whether Run may have an effect for events of the given kind.
 func Wants(kind smtp.Kind) bool { return observed&(1<<kind) != 0 || len(byKind[kind]) > 0 }
 
 func (s sessions) include(authed bool) bool { return s == anySession || (s == authenticated) == authed }
 
-// Run runs the detectors on c and appends their findings to c.Findings. Local sessions
-// and friends never have findings.
+// Run runs the detectors on c and appends their findings to c.Findings. Local sessions, and
+// sessions of clients in the table "friends", never have findings.
 func Run(c *Case) {
 	if c.State.observe(c); c.Local || c.Friend || !c.Src.IsValid() {
 		return

@@ -22,16 +22,16 @@ type RcptClass uint8
 
 // The classes of recipients.
 const (
-	RcptNone      RcptClass = iota // a filter decided, or the session is exempt
+	RcptNone      RcptClass = iota // a filter rejected the recipient, or the session is exempt
 	RcptAccepted                   // accepted, with a plain address
 	RcptRouted                     // accepted, with a source route
 	RcptSyntax                     // malformed
-	RcptUnclear                    // deferred, out of order, or accepted earlier, so the recipient may exist
+	RcptUnclear                    // the recipient may exist: it was deferred, sent out of order, or accepted earlier
 	RcptRoute                      // rejected, with a source route
 	RcptRelay                      // rejected, and the domain is certainly not local
-	RcptForeign                    // rejected, and the domain is probably not local, but may be new
+	RcptForeign                    // rejected, and the domain is probably not local, but may be a new local domain
 	RcptUnknown                    // rejected, and the domain is local
-	RcptUndecided                  // rejected, but no local domain is known, so the recipient may be missing or foreign
+	RcptUndecided                  // rejected, but no local domain is known; the recipient may be missing or foreign
 )
 
 // observed is the set of event kinds that observe handles.
@@ -102,20 +102,20 @@ func (st *State) classify(c *Case) RcptClass {
 	return RcptUndecided
 }
 
-// relay counts a recipient that is not local. Retries count once: anyone can publish an
-// MX record that points to this server, and the mail for that domain then waits in its
-// senders' queues for days.
+// relay counts a recipient whose domain is not local. Repeated requests for a recipient count once.
+// Anyone can publish an MX record that points to this server, and other servers then keep retrying
+// that domain's mail for days.
 func (st *State) relay(c *Case) {
 	if st.Repeated = c.Memory.Recipients.Tried(c.Client, c.Event.Addr, c.Event.Time); !st.Repeated {
 		st.Relay++
 	}
 }
 
-// missing counts a recipient that does not exist. Recipients of bounces are counted
-// separately, because a bounce may be sent to a forged address.
+// missing counts a recipient that does not exist. Recipients of bounces are counted separately,
+// because a bounce may be a reply to a message with a forged sender.
 //
-// A recipient requested repeatedly within 30 days counts once. For example, a mailing
-// list that ignores rejections keeps sending to mailboxes that no longer exist.
+// A recipient that is requested repeatedly within 30 days counts once. For example, a mailing list
+// that ignores rejections keeps sending to mailboxes that no longer exist.
 func (st *State) missing(c *Case) {
 	if st.Repeated = c.Memory.Recipients.Asked(c.Client, c.Event.Addr, c.Event.Time); st.Repeated {
 		return
@@ -134,8 +134,7 @@ func (st *State) missing(c *Case) {
 
 func (c *Case) mailbox() uint64 { return c.Memory.Recipients.Mailbox(c.Event.Addr) }
 
-// Missing reports whether the mail server has reported that the recipient does not
-// exist.
+// Missing reports whether the mail server has rejected the recipient because it does not exist.
 func (r RcptClass) Missing() bool { return r == RcptUnknown || r == RcptUndecided }
 
 // Domain returns the domain of a recipient. routed reports whether the address is in
@@ -151,17 +150,17 @@ func Domain(addr []byte) (domain []byte, routed bool) {
 	return addr[i+1:], routed
 }
 
-// mailboxes counts distinct mailboxes. Otherwise, repeated mail to an existing mailbox
-// could hide a dictionary attack, and repeated mail to a missing mailbox would look
-// like one.
+// mailboxes counts distinct mailboxes. If every request counted, repeated mail to an existing
+// mailbox could hide a dictionary attack, and repeated mail to a missing mailbox would look like a
+// dictionary attack.
 type mailboxes struct {
 	N    uint32
 	seen []uint64
 	next int
 }
 
-// maxSeen is the number of recent mailboxes that are stored. An older mailbox that is
-// requested again counts twice.
+// maxSeen is the number of recent mailboxes that are stored. If an older mailbox is requested
+// again, it counts twice.
 const maxSeen = 256
 
 func (m *mailboxes) add(box uint64) {
@@ -197,7 +196,7 @@ func recipient(c *Case) {
 	case RcptUndecided:
 		f.Evidence, f.Match, f.Confidence = rules.UnknownRecipient, "undecided", Low
 		if bytes.EqualFold(c.Transaction.Sender, c.Event.Addr) {
-			// A relay tester sends itself a message to check whether the message
+			// A relay tester often sends a message to itself, and then checks whether the message
 			// arrives.
 			f.Evidence, f.Match, f.Confidence = rules.RelayProbe, "self", Medium
 		}
@@ -210,9 +209,8 @@ func recipient(c *Case) {
 	c.find(f)
 }
 
-// confidence returns the confidence that a rejected recipient does not exist. If the
-// server's reply is unknown, a filter may have rejected the recipient for some other
-// reason.
+// confidence returns the confidence that a rejected recipient does not exist. If the server's reply
+// is unknown, a filter may have rejected the recipient for another reason.
 func (c *Case) confidence() string {
 	if c.Event.Code == 0 {
 		return Medium
@@ -227,9 +225,9 @@ const (
 	harvestNull  = 3  // one transaction with the null sender; a real bounce has only one recipient
 )
 
-// harvest reports a directory harvest. The thresholds are doubled for known clients,
-// which may have outdated mailing lists. Recipients that a rule has rejected may
-// exist, so they are evidence with low confidence only.
+// harvest reports a directory harvest. For known clients, the thresholds are doubled, because these
+// clients may have outdated mailing lists. A recipient that was rejected by a rule may exist, so
+// these rejections prove nothing with more than low confidence.
 func harvest(c *Case) {
 	st := c.State
 	if c.Event.Kind == smtp.EventRequest && c.Event.Phase != smtp.PhaseRcptTo || st.Evidence.Has(rules.Harvest) {
@@ -261,9 +259,9 @@ func harvest(c *Case) {
 	c.find(f)
 }
 
-// floodOfRecipients is the number of recipients that a rule must reject, because too
-// many do not exist, before the session counts as a flood. A flood must be ended,
-// because the replies show the client which mailboxes exist.
+// floodOfRecipients is the number of recipients that a rule rejects before the session counts as a
+// flood. The rule rejects them because too many recipients do not exist. The session must then end,
+// because further replies show the client which mailboxes exist.
 const floodOfRecipients = 10
 
 // recipientFlood reports a client that continues after floodOfRecipients rejections.
@@ -273,9 +271,9 @@ func recipientFlood(c *Case) {
 	}
 }
 
-// probedRecipient reports a missing recipient that hosts in other networks have
-// requested as well. The mailbox may be new, so a client with a proven name may request
-// it once, unless it requests other missing recipients.
+// probedRecipient reports a missing recipient that hosts in other networks have requested as well.
+// The mailbox may have been created since then. A client with a proven name may therefore request
+// such a recipient once, if it requests no other missing recipients.
 func probedRecipient(c *Case) {
 	ev, st := c.Event, c.State
 	request := ev.Kind == smtp.EventRequest

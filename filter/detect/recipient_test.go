@@ -15,8 +15,8 @@ import (
 
 const start = int64(1_795_000_000) * 1e6
 
-// A bench is a session with its facts, detectors and memory. The mailbox
-// alice@example.org is known.
+// A bench is a session with its facts, and the detectors' state and memory. alice@example.org is
+// known to exist.
 type bench struct {
 	track    track.Session
 	state    State
@@ -67,7 +67,7 @@ func (b *bench) mail(sender string) {
 	b.run(smtp.Event{Kind: smtp.EventMail, Addr: []byte(sender), Result: smtp.ResultOK})
 }
 
-// ask sends only the filter request for a recipient.
+// ask sends only the filter's request about a recipient.
 func (b *bench) ask(rcpt string) {
 	b.run(smtp.Event{Kind: smtp.EventRequest, Phase: smtp.PhaseRcptTo, Addr: []byte(rcpt)})
 }
@@ -79,15 +79,14 @@ func (b *bench) rcpt(rcpt string, result smtp.Result, code uint32) {
 
 func (b *bench) missing(rcpt string) { b.rcpt(rcpt, smtp.ResultPermfail, 550) }
 
-// many calls do for each of n different recipients.
+// many calls do with n different recipients.
 func many(n int, do func(rcpt string)) {
 	for i := range n {
 		do(fmt.Sprintf("user%d@example.org", i))
 	}
 }
 
-// TestClasses checks how each outcome of RCPT is classified, and which evidence it
-// yields.
+// TestClasses checks the class of each reply to RCPT, and the evidence that it leads to.
 func TestClasses(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -130,12 +129,12 @@ func TestClasses(t *testing.T) {
 	}
 }
 
-// TestHarvest checks how many missing recipients count as a harvest.
+// TestHarvest checks how many missing recipients are a harvest.
 func TestHarvest(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		run  func(b *bench)
-		want string // match and confidence, or empty for no finding
+		want string // match and confidence of the finding; empty for none
 	}{
 		{"four", func(b *bench) { many(4, b.missing) }, ""},
 		{"five", func(b *bench) { many(5, b.missing) }, "all high"},
@@ -197,12 +196,12 @@ func accept(b *bench, n int) {
 	}
 }
 
-// TestAccountAbuse checks the evidence of stolen accounts.
+// TestAccountAbuse checks the evidence for stolen accounts.
 func TestAccountAbuse(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		run  func(b *bench)
-		want string // match, or empty for no finding
+		want string // match of the finding; empty for none
 	}{
 		{"seven networks", func(b *bench) { networks(b, 7) }, ""},
 		{"eight networks", func(b *bench) { networks(b, 8) }, "networks"},
@@ -243,8 +242,8 @@ func TestAccountAbuse(t *testing.T) {
 	}
 }
 
-// networks logs in from n networks, using a separate session for each. Afterwards, b
-// holds the last session.
+// networks logs in from n networks with a separate session for each. After the call, b contains the
+// last session.
 func networks(b *bench, n int) {
 	for i := range n {
 		b.track, b.state = track.Session{}, State{}
@@ -259,8 +258,8 @@ func addresses(b *bench, n int, domain string) {
 	}
 }
 
-// TestProbedRecipient checks which clients may request a missing mailbox that hosts in
-// other networks have requested.
+// TestProbedRecipient checks which clients may request a missing mailbox that hosts in other
+// networks have requested before.
 func TestProbedRecipient(t *testing.T) {
 	const probed = "probed-recipient  medium"
 	for _, tt := range []struct {

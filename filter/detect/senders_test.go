@@ -20,13 +20,12 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden file")
 
-// accuses is evidence against the client's identity.
+// accuses is the evidence about the identity of a client.
 const accuses = rules.Scanner | rules.BotnetHelo | rules.HeloOwnName | rules.HeloOwnAddress | rules.HeloForged
 
-// TestLegitimateSenders checks five variants of each legitimate sender against all
-// shipped lists. No variant may yield evidence with high confidence. If the name is
-// proven, all evidence must have low confidence. testdata/senders.golden lists the
-// matching rows.
+// TestLegitimateSenders checks five variants of each legitimate sender with all shipped lists.
+// There must be no evidence with high confidence. If the sender's name is proven, the confidence of
+// all evidence must be low. testdata/senders.golden contains the rows that match.
 func TestLegitimateSenders(t *testing.T) {
 	lists := builtin(t)
 	var report strings.Builder
@@ -40,7 +39,7 @@ func TestLegitimateSenders(t *testing.T) {
 				if f.Evidence&accuses != 0 && (f.Confidence == High || f.Confidence == Medium && s.FCrDNS == "pass") {
 					t.Errorf("%s: %s with %s confidence, by %s %q of %s", &s, f.Token(), f.Confidence, f.By, f.Match, f.Org)
 				}
-				if variants == 1 && !f.Implied { // the sender exactly as in the table
+				if variants == 1 && !f.Implied { // the sender is the same as in the table
 					fmt.Fprintf(&report, "%d\t%s\t%s\t%s\t%s\t%s\t%s\n", s.Line, s.RDNS, s.Helo, f.Token(), f.Confidence, f.By, f.Match)
 				}
 			}
@@ -61,8 +60,8 @@ func TestLegitimateSenders(t *testing.T) {
 	}
 }
 
-// sweep returns the findings when a sender connects to port 25 and greets, a hundred
-// days after the newest list row was added.
+// sweep returns the findings for a sender that connects to port 25 and greets. The time is a
+// hundred days after the newest row was added.
 func sweep(lists *lookup.Lists, s *senders.Sender) []Finding {
 	session := new(track.Session)
 	c := &Case{Session: session, State: new(State), Site: site(), Lists: lists, Client: new(memory.Client)}

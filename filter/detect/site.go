@@ -18,14 +18,13 @@ type Site struct {
 	Memory *memory.Memory      // knows the learned local domains
 }
 
-// Internal reports whether a belongs to this host, or to a private or link-local
-// network (RFC 1918, RFC 4193), which the internet cannot reach. Internal clients may
-// greet with any name.
+// Internal reports whether a belongs to this host, or to a private or link-local network (RFC 1918,
+// RFC 4193) that the internet cannot reach. Internal clients may greet with any name.
 func (s *Site) Internal(a netip.Addr) bool {
 	return s.OwnAddr(a) || a.IsLoopback() || a.IsPrivate() || a.IsLinkLocalUnicast()
 }
 
-// OwnAddr reports whether a is one of this host's addresses or one of the policy's
+// OwnAddr reports whether a is an address of this host or an address in one of the policy's
 // own-address statements.
 func (s *Site) OwnAddr(a netip.Addr) bool {
 	if s.Addrs[a] {
@@ -41,8 +40,8 @@ func (s *Site) OwnAddr(a netip.Addr) bool {
 	return false
 }
 
-// OwnName reports whether name is one of the server's names, which come from its
-// greeting, smtpd.conf(5) and own-name statements.
+// OwnName reports whether name is one of the server's names. These are the name in its greeting,
+// the site name in smtpd.conf(5), and the names in own-name statements.
 func (s *Site) OwnName(name []byte) bool {
 	if len(name) == 0 {
 		return false
@@ -60,8 +59,9 @@ func (s *Site) OwnName(name []byte) bool {
 	return false
 }
 
-// LocalDomain reports whether this server accepts mail for domain. sure reports whether
-// the operator has listed all local domains, so that a negative answer is certain.
+// LocalDomain reports whether this server accepts mail for domain. sure reports whether the
+// operator has listed all local domains. If sure is false, a domain that is not known to be local
+// may still be local.
 func (s *Site) LocalDomain(domain []byte) (local, sure bool) {
 	if s.Policy != nil {
 		if table := s.Policy.Table("local-domains"); table != nil {

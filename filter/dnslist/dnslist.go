@@ -1,7 +1,7 @@
-// Package dnslist stores DNS lists' answers about clients' addresses. The filter itself
-// does not use the network. A separate process, the companion "lookup", fetches the
-// filter's questions over the control socket and returns the answers. The table has a
-// fixed size, so that clients cannot make it grow.
+// Package dnslist stores the answers of DNS lists about clients' addresses. The filter itself does
+// not use the network. Instead, the companion "lookup", a separate process, fetches questions from
+// the filter over the control socket and returns the answers. The table has a fixed size, so
+// clients cannot make it grow.
 package dnslist
 
 import (
@@ -21,35 +21,34 @@ import (
 
 // Limits of the table.
 const (
-	sets     = 2048 // a hash of an address selects a set
+	sets     = 2048 // number of sets; the hash of an address selects its set
 	ways     = 8    // rows of a set
 	maxQueue = 1024 // questions that wait for the companion
 	maxBatch = 64   // questions sent to the companion at a time
 	maxCodes = 3    // codes that are stored for an answer
 
-	// maxOfSource is the maximum number of addresses in a /64 with valid or pending
-	// answers. Beyond this number, a new address can only replace a listed one.
+	// maxOfSource is the maximum number of rows for the addresses of a /64. If a /64 has that many
+	// rows, a new address can only replace an address that is on a list.
 	maxOfSource = 4
 
-	// MinTTL and MaxTTL limit how long an answer is used.
+	// MinTTL and MaxTTL are the minimum and maximum time for which an answer is used.
 	MinTTL = time.Minute
 	MaxTTL = time.Hour
-	// answerTime is the time within which the companion must answer a question.
-	// After that, the question may be asked again.
+	// answerTime is the time in which the companion must answer a question. After this time, the
+	// question may be asked again.
 	answerTime = 10 * time.Second
-	// gather is the time that Questions spends collecting questions, unless
-	// requests are waiting for the answers. Collecting questions reduces the number
-	// of context switches.
+	// gather is the time that Questions waits for further questions after the first one. It reduces
+	// the number of context switches. If requests wait for the answers, Questions does not wait.
 	gather = 20 * time.Millisecond
-	// absence is the time after which the companion is considered stopped if it does
-	// not fetch questions.
+	// absence is the time without a request for questions after which the companion is considered
+	// stopped.
 	absence = 5 * time.Second
 )
 
-// A State is a question's state.
+// A State is the state of a question.
 type State uint8
 
-// The states. A list whose answer is Unknown has no effect.
+// The states of a question. If the answer is Unknown, the list has no effect.
 const (
 	Unknown State = iota
 	Pending       // the companion has not answered yet
@@ -57,15 +56,15 @@ const (
 	Listed
 )
 
-// A Fact is the state of a list's question about an address.
+// A Fact is the state of the question whether an address is on a list.
 type Fact struct {
 	List  *rules.Lookup
 	State State
-	codes [maxCodes][3]byte // the last three bytes of each code
+	codes [maxCodes][3]byte // the last three bytes of each return code
 	n     uint8
 }
 
-// Event returns the answer as an event with the session and time of at.
+// Event returns the answer as an event. Its session and time are those of at.
 func (f *Fact) Event(at *smtp.Event) smtp.Event {
 	ev := smtp.Event{Kind: smtp.EventListed, Time: at.Time, Session: at.Session, Name: []byte(f.List.Name), Word: []byte(f.List.Zone), Result: smtp.ResultOK}
 	if f.State != Listed {
@@ -90,17 +89,17 @@ type cell struct {
 	sent  bool // the companion has received the question
 	n     uint8
 	codes [maxCodes][3]byte
-	until uint32 // seconds after the start of the table
+	until uint32 // end of the answer's validity, in seconds since the table was created
 }
 
-// A row contains the answers about an address.
+// A row contains the answers of all lists about an address.
 type row struct {
 	addr  netip.Addr
 	cells [rules.MaxLookups]cell
 }
 
-// until returns the time at which the row's last answer or question expires, or 0 if
-// all have expired. n is the number of lists.
+// until returns the time at which the last of the row's answers or questions expires. It returns 0
+// if all have expired. n is the number of lists.
 func (r *row) until(n int, now time.Duration) (last uint32) {
 	for _, c := range r.cells[:n] {
 		if now < seconds(c.until) {
@@ -120,42 +119,40 @@ func (r *row) listed(lists []*rules.Lookup, now time.Duration) bool {
 	return false
 }
 
-// sourceOf returns the source of an address: the IPv4 address itself, or the first
-// address of the /64. A source can have only maxOfSource rows, because one client can
-// use all addresses of a /64.
+// sourceOf returns the source of an address. The source is the IPv4 address itself, or the first
+// address of the IPv6 /64. A source can have at most maxOfSource rows, because one client may use
+// all addresses of a /64.
 func sourceOf(a netip.Addr) netip.Addr {
-	if !a.Is6() { // the error of Prefix would cost allocations
+	if !a.Is6() { // for IPv4, Prefix would allocate an error
 		return a
 	}
 	p, _ := a.Prefix(64)
 	return p.Addr()
 }
 
-// Causes lists the possible causes of an unknown answer.
+// Causes lists the reasons why an answer can be unknown.
 var Causes = []string{"timeout", "failure", "code", "rate", "disabled", lost}
 
-// lost is the cause if a question's row was evicted or the companion did not answer in
-// time.
+// lost is the cause if the question's row was replaced or the companion did not answer in time.
 const lost = "lost"
 
-// ListStatus counts a list's questions and answers since the filter started. Each
-// question is eventually answered or lost; until then, it is pending.
+// ListStatus counts the questions to a list, and the list's answers, since the filter started. Each
+// question is pending until it is answered or lost.
 type ListStatus struct {
 	Name    string            `json:"name"`
 	Zone    string            `json:"zone"`
 	Asked   uint64            `json:"asked"`
 	Listed  uint64            `json:"listed"`
 	Absent  uint64            `json:"not_listed"`
-	Unknown map[string]uint64 `json:"unknown,omitempty"` // by cause
-	// Dropped is the number of questions that were not asked, because the queue or the
-	// table had no room.
+	Unknown map[string]uint64 `json:"unknown,omitempty"` // number of unknown answers by cause
+	// Dropped is the number of questions that were not asked because the queue or the table was
+	// full.
 	Dropped uint64 `json:"dropped,omitempty"`
-	// Withdrawn is the number of listings that were removed because the list failed a
-	// test.
+	// Withdrawn is the number of listings that were removed because the list failed a test.
 	Withdrawn uint64 `json:"withdrawn,omitempty"`
 }
 
-// A Table stores answers. Its methods may be called by any goroutine.
+// A Table stores the answers. Its methods are safe for concurrent use.
 type Table struct {
 	// Wake is called after each answer. It must not block.
 	Wake func()
@@ -168,18 +165,18 @@ type Table struct {
 
 	mu     sync.Mutex
 	lists  []*rules.Lookup
-	ids    []string // of lists
+	ids    []string // IDs of the lists
 	status []ListStatus
-	// withdrawn holds, for each list, the value of withdrawals after the list last
+	// withdrawn holds a value for each list: the counter withdrawals at the time when the list last
 	// withdrew its listings.
 	withdrawn [rules.MaxLookups]uint32
 	rows      []row // nil until there are lists
 	seed      maphash.Seed
 	queue     []netip.Addr
-	changed   bool          // the lists have changed since the latest answer of Questions
-	asked     chan struct{} // has a value while the queue is not empty or changed is set
-	readers   int           // companions that wait for questions
-	read      time.Duration // time of the latest request for questions; 0 for none
+	changed   bool          // the lists have changed since Questions last returned
+	asked     chan struct{} // receives a value when the queue is no longer empty or changed is set
+	readers   int           // number of companions that wait for questions
+	read      time.Duration // time at which a companion last requested questions; 0 for never
 }
 
 // New returns an empty Table.
@@ -188,8 +185,8 @@ func New() *Table {
 	return &Table{Wake: func() {}, Withdraw: func(*rules.Lookup, []netip.Addr) {}, Now: func() time.Duration { return time.Since(start) }, seed: maphash.MakeSeed(), asked: make(chan struct{}, 1)}
 }
 
-// Use sets the lists of a new policy. If the lists have changed, all answers are
-// dropped. Waiting requests are decided again.
+// Use sets the lists of a new policy. If the lists differ from the previous ones, all answers are
+// dropped, and requests that wait for answers are decided again.
 func (t *Table) Use(lists []*rules.Lookup) {
 	defer t.Wake()
 	t.mu.Lock()
@@ -208,7 +205,7 @@ func (t *Table) Use(lists []*rules.Lookup) {
 	if len(lists) > 0 {
 		t.rows = make([]row, sets*ways)
 	}
-	t.changed = true // the companion compares the lists
+	t.changed = true // wakes the companion, which compares the lists
 	t.ready()
 }
 
@@ -250,14 +247,14 @@ func (t *Table) Status() (all []ListStatus) {
 	return all
 }
 
-// Public reports whether a belongs to a host on the Internet. DNS lists have entries
-// only for public addresses.
+// Public reports whether a belongs to a host on the internet. DNS lists contain only public
+// addresses.
 func Public(a netip.Addr) bool {
 	return a.IsGlobalUnicast() && !a.IsPrivate() && !slices.ContainsFunc(notPublic, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
-// notPublic contains the networks that are not public, in addition to networks that package
-// netip recognizes. Tests use the documentation networks as the Internet.
+// notPublic contains networks that are not public and that package netip does not recognize.
+// Documentation networks are omitted, because tests use them as the internet.
 var notPublic = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"),
 	netip.MustParsePrefix("100.64.0.0/10"),
@@ -266,8 +263,7 @@ var notPublic = []netip.Prefix{
 	netip.MustParsePrefix("fec0::/10"),
 }
 
-// Answers appends the state of each list's answer about a to facts, without asking any
-// list.
+// Answers appends the state of each list's answer about a to facts. It does not ask any list.
 func (t *Table) Answers(a netip.Addr, facts []Fact) []Fact {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -278,8 +274,8 @@ func (t *Table) Answers(a netip.Addr, facts []Fact) []Fact {
 	return facts
 }
 
-// answers appends the state of each list's answer in a row, which may be nil. complete
-// reports whether each list has a valid answer or a pending question.
+// answers appends the state of each list's answer in the row r, which may be nil. complete reports
+// whether each list has either a valid answer or a pending question.
 func (t *Table) answers(r *row, now time.Duration, facts []Fact) (all []Fact, complete bool) {
 	complete = true
 	for i, l := range t.lists {
@@ -295,9 +291,9 @@ func (t *Table) answers(r *row, now time.Duration, facts []Fact) (all []Fact, co
 	return facts, complete
 }
 
-// Ask appends the state of each list's answer about a to facts. If the companion is
-// running, Ask asks the lists that have no valid answer. again must be set for a
-// session's later requests, so that a dropped question is counted only once.
+// Ask appends the state of each list's answer about a to facts. If the companion is running, Ask
+// also asks the lists that have no valid answer. again must be set unless this is the session's
+// first request, so that a dropped question is counted only once.
 func (t *Table) Ask(a netip.Addr, again bool, facts []Fact) []Fact {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -338,7 +334,7 @@ func (t *Table) Ask(a netip.Addr, again bool, facts []Fact) []Fact {
 
 func seconds(n uint32) time.Duration { return time.Duration(n) * time.Second }
 
-// until returns the time at which ttl has passed, rounded up to whole seconds.
+// until returns the time now+ttl, rounded up to whole seconds.
 func until(now, ttl time.Duration) uint32 { return uint32((now + ttl + time.Second - 1) / time.Second) }
 
 // present reports whether the companion is running.
@@ -346,14 +342,13 @@ func (t *Table) present(now time.Duration) bool {
 	return t.readers > 0 || t.read > 0 && now-t.read < absence
 }
 
-// set returns the set of rows that may contain a's row. All addresses of a source have
-// the same set.
+// set returns the set of rows in which the row of a must be. All addresses of a source share a set.
 func (t *Table) set(a netip.Addr) []row {
 	i := maphash.Comparable(t.seed, sourceOf(a)) % sets
 	return t.rows[i*ways : (i+1)*ways]
 }
 
-// find returns a's row, or nil.
+// find returns the row of a, or nil.
 func (t *Table) find(a netip.Addr) *row {
 	set := t.set(a)
 	for i := range set {
@@ -364,10 +359,10 @@ func (t *Table) find(a netip.Addr) *row {
 	return nil
 }
 
-// replace returns a new row for a, which replaces the row whose answers expire first.
-// If a's source already has maxOfSource rows, the new row replaces one with a listed
-// address, because the list may cover the whole source. If no address of the source is
-// listed, replace returns nil.
+// replace returns an empty row for a. It replaces the row whose answers expire first. If the source
+// of a already has maxOfSource rows, the new row must replace a row of this source with a listed
+// address, because the list may contain the whole source. If the source has no listed address,
+// replace returns nil.
 func (t *Table) replace(a netip.Addr, now time.Duration) *row {
 	set, source := t.set(a), sourceOf(a)
 	var oldest, listed *row
@@ -397,7 +392,7 @@ func (t *Table) replace(a netip.Addr, now time.Duration) *row {
 	return oldest
 }
 
-// lose counts a cell's pending question as lost.
+// lose counts a pending question of the cell as lost.
 func (t *Table) lose(list int, c *cell) {
 	if c.state == Pending {
 		t.status[list].Unknown[lost]++
@@ -405,14 +400,14 @@ func (t *Table) lose(list int, c *cell) {
 	}
 }
 
-// A Question asks lists about an address.
+// A Question asks DNS lists about an address.
 type Question struct {
 	Addr  netip.Addr `json:"src"`
-	Lists []string   `json:"lists"` // see rules.Lookup.ID
+	Lists []string   `json:"lists"` // IDs of the lists; see rules.Lookup.ID
 }
 
-// Questions returns the next questions. It waits for the first question until ctx is
-// done, the given time has passed, or the lists change.
+// Questions returns the next questions. If there are none, it waits until there is one, the lists
+// change, the given time has passed, or ctx is done.
 func (t *Table) Questions(ctx context.Context, wait time.Duration) []Question {
 	t.mu.Lock()
 	t.readers++
@@ -450,15 +445,14 @@ func (t *Table) Questions(ctx context.Context, wait time.Duration) []Question {
 	}
 }
 
-// urgent reports whether any list has a hold, in which case requests wait for its
-// answer.
+// urgent reports whether requests wait for the answers of any list.
 func (t *Table) urgent() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return slices.ContainsFunc(t.lists, func(l *rules.Lookup) bool { return l.Hold > 0 })
 }
 
-// next removes questions from the queue. done reports whether there are any questions
+// next removes questions from the queue and returns them. done reports whether there were questions
 // or the lists have changed.
 func (t *Table) next() (all []Question, done bool) {
 	t.mu.Lock()
@@ -469,7 +463,7 @@ func (t *Table) next() (all []Question, done bool) {
 		t.queue = t.queue[1:]
 		r := t.find(a)
 		if r == nil {
-			continue // evicted
+			continue // the row has been replaced
 		}
 		q := Question{Addr: a}
 		for i, id := range t.ids {
@@ -483,7 +477,7 @@ func (t *Table) next() (all []Question, done bool) {
 		}
 	}
 	if len(t.queue) == 0 {
-		t.queue = nil // the slice has moved in its array
+		t.queue = nil // frees the array of the slice
 	}
 	done = len(all) > 0 || t.changed
 	if t.changed = false; len(t.queue) == 0 {
@@ -495,17 +489,17 @@ func (t *Table) next() (all []Question, done bool) {
 	return all, done
 }
 
-// An Answer is a list's answer about an address.
+// An Answer is the answer of a list about an address.
 type Answer struct {
-	Addr  netip.Addr    // not valid if the list withdraws all its listings
+	Addr  netip.Addr    // invalid if the list withdraws all its listings
 	List  string        // ID of the list
 	Codes []netip.Addr  // empty if the address is not listed
-	TTL   time.Duration // for which the answer is valid
-	Cause string        // one of Causes if the answer is unknown
+	TTL   time.Duration // time for which the answer is valid
+	Cause string        // one of Causes if the answer is unknown, else empty
 }
 
-// Answer stores an answer. It returns ErrNotAsked if the question was not sent to the
-// companion, or has expired.
+// Answer stores an answer. It returns ErrNotAsked if the companion has not received the question,
+// or if the question has expired.
 func (t *Table) Answer(a Answer) error {
 	if err := a.check(); err != nil {
 		return err
@@ -559,8 +553,8 @@ func (t *Table) Answer(a Answer) error {
 	return nil
 }
 
-// drop removes the listings of the list with the given ID, even if they have expired.
-// drop returns the addresses and the list, or nil if the list does not exist.
+// drop removes all listings of the list with the given ID, including expired ones. It returns the
+// list and the addresses that were listed. list is nil if there is no list with this ID.
 func (t *Table) drop(id string) (list *rules.Lookup, listed []netip.Addr) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -581,11 +575,11 @@ func (t *Table) drop(id string) (list *rules.Lookup, listed []netip.Addr) {
 	return t.lists[n], listed
 }
 
-// Withdrawals returns a counter that increases each time a list withdraws its listings.
+// Withdrawals returns a counter that increases each time any list withdraws its listings.
 func (t *Table) Withdrawals() uint32 { return t.withdrawals.Load() }
 
-// WithdrawnSince reports whether the named list has withdrawn its listings since
-// Withdrawals returned n.
+// WithdrawnSince reports whether the named list has withdrawn its listings since Withdrawals
+// returned n.
 func (t *Table) WithdrawnSince(name string, n uint32) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -593,7 +587,7 @@ func (t *Table) WithdrawnSince(name string, n uint32) bool {
 	return i >= 0 && t.withdrawn[i] > n
 }
 
-// ErrNotAsked is returned for an answer to a question that is not pending.
+// ErrNotAsked is returned for an answer if its question is not pending.
 var ErrNotAsked = fmt.Errorf("the filter has not asked this question")
 
 func (a *Answer) check() error {

@@ -15,7 +15,7 @@ import (
 	"scanwatch/rules"
 )
 
-// bench is a Table whose clock the test controls.
+// A bench is a Table with a clock that the test sets.
 type bench struct {
 	*testing.T
 	*Table
@@ -51,7 +51,7 @@ func codes(list ...string) (all []netip.Addr) {
 	return all
 }
 
-// states returns the state of each list's answer about a.
+// states returns the states of the answers of all lists about a.
 func (b *bench) states(a netip.Addr) string {
 	b.Helper()
 	text := ""
@@ -61,16 +61,16 @@ func (b *bench) states(a netip.Addr) string {
 	return text
 }
 
-// digest matches the digest in a list's ID.
+// digest matches the hash in the ID of a list.
 var digest = regexp.MustCompile("@[0-9a-f]{8}")
 
-// questions returns the queued questions without waiting, with the lists' names instead
-// of their IDs. Afterwards, the companion counts as running.
+// questions returns the queued questions without waiting. They contain names of lists in place of
+// IDs. After the call, the companion is considered running.
 func (b *bench) questions() string {
 	return digest.ReplaceAllString(fmt.Sprint(b.Questions(context.Background(), 0)), "")
 }
 
-// Answer stores an answer that contains the list's name instead of its ID.
+// Answer stores an answer that contains the name of the list in place of its ID.
 func (b *bench) Answer(a Answer) error {
 	for _, l := range b.lists {
 		if l.Name == a.List {
@@ -87,11 +87,10 @@ func (b *bench) want(a netip.Addr, want string) {
 	}
 }
 
-// TestQuestion checks that a question is asked and answered once, and is asked again
-// when the answer has expired.
+// TestQuestion checks that a question is asked only once until its answer has expired.
 func TestQuestion(t *testing.T) {
 	b := newBench(t, zen, white)
-	b.want(host, "unknown unknown ") // without a companion
+	b.want(host, "unknown unknown ") // there is no companion
 	if q := b.questions(); q != "[]" {
 		t.Errorf("questions %s", q)
 	}
@@ -119,13 +118,13 @@ func TestQuestion(t *testing.T) {
 		t.Errorf("%d wakes", b.wakes)
 	}
 	b.now += MinTTL + time.Second
-	b.questions() // the companion is still present
+	b.questions() // the companion is still running
 	b.want(host, "listed pending ")
 	if q := b.questions(); q != "[{192.0.2.1 [white]}]" {
 		t.Errorf("questions after the end of an answer: %s", q)
 	}
 	b.now += answerTime + time.Second
-	b.want(host, "listed unknown ") // the companion has exited
+	b.want(host, "listed unknown ") // the companion has stopped
 	if err := b.Answer(Answer{Addr: host, List: "white"}); !errors.Is(err, ErrNotAsked) {
 		t.Errorf("a late answer: %v", err)
 	}
@@ -166,7 +165,7 @@ func TestNotAsked(t *testing.T) {
 	b.want(host, "listed ")
 }
 
-// TestUnknown checks that errors and undeclared codes are counted as unknown answers.
+// TestUnknown checks that errors, and codes that are not declared, are counted as unknown answers.
 func TestUnknown(t *testing.T) {
 	b := newBench(t, zen)
 	b.questions()
@@ -190,11 +189,11 @@ func TestUnknown(t *testing.T) {
 	}
 	b.now += MinTTL + time.Second
 	b.questions()
-	b.want(netip.MustParseAddr("192.0.2.0"), "pending ") // asked again
+	b.want(netip.MustParseAddr("192.0.2.0"), "pending ") // the question is asked again
 }
 
-// TestLost checks that each question increments exactly one counter, even if its row is
-// evicted or the companion exits.
+// TestLost checks that each question is counted exactly once, even if its row is replaced or the
+// companion stops.
 func TestLost(t *testing.T) {
 	b := newBench(t, zen, white)
 	sum := func() (all uint64) {
@@ -213,11 +212,11 @@ func TestLost(t *testing.T) {
 		return all
 	}
 	b.questions()
-	for i := range 50_000 { // more than the rows of the table
+	for i := range 50_000 { // more addresses than the table has rows
 		b.Ask(netip.AddrFrom4([4]byte{100, byte(i >> 16), byte(i >> 8), byte(i)}), false, nil)
 		if i%maxBatch == 0 {
 			for _, q := range b.Questions(context.Background(), 0) {
-				if q.Addr.As4()[3]%2 == 0 { // the others are lost
+				if q.Addr.As4()[3]%2 == 0 { // the other questions are lost
 					if err := b.Answer(Answer{Addr: q.Addr, List: "zen", TTL: time.Hour}); err != nil {
 						t.Fatal(err)
 					}
@@ -242,14 +241,14 @@ func TestLost(t *testing.T) {
 	b.want(host, "pending pending ")
 	b.now += answerTime + time.Second
 	b.questions()
-	b.want(host, "pending pending ") // asked again before the status
+	b.want(host, "pending pending ") // the questions are asked again before the status is read
 	b.now += answerTime + time.Second
 	if n := sum(); n != asked() {
 		t.Errorf("asked again: %d answers to %d questions", n, asked())
 	}
 }
 
-// TestIgnored checks that an answer with only ignored codes is not a listing.
+// TestIgnored checks that an answer with only ignored codes does not mean that the host is listed.
 func TestIgnored(t *testing.T) {
 	b := newBench(t, zen)
 	b.questions()
@@ -261,7 +260,7 @@ func TestIgnored(t *testing.T) {
 	b.want(host, "absent ")
 }
 
-// TestEvents checks the events that answers are converted to.
+// TestEvents checks the events for answers.
 func TestEvents(t *testing.T) {
 	b := newBench(t, zen, white)
 	b.questions()
@@ -282,7 +281,7 @@ func TestEvents(t *testing.T) {
 	}
 }
 
-// TestBounded checks that clients cannot make the table or its queue grow, and that
+// TestBounded checks that clients cannot make the table or its queue grow. It also checks that
 // dropped questions are counted.
 func TestBounded(t *testing.T) {
 	b := newBench(t, zen)
@@ -297,7 +296,7 @@ func TestBounded(t *testing.T) {
 	if s := b.Status()[0]; s.Asked != maxQueue || s.Dropped != many-maxQueue {
 		t.Errorf("%+v", s)
 	}
-	// A full table still accepts a new address.
+	// A new address replaces another one if the table is full.
 	for range maxQueue/maxBatch + 1 {
 		b.questions()
 	}
@@ -310,8 +309,8 @@ func TestBounded(t *testing.T) {
 	b.want(host, "pending ")
 }
 
-// TestSource checks that each address has its own answer, and that a client cannot
-// cause questions about many addresses in a /64, unless they are listed.
+// TestSource checks that each address has its own answer. It also checks that a client cannot cause
+// questions about many addresses in its /64, unless these are listed.
 func TestSource(t *testing.T) {
 	b := newBench(t, zen, white)
 	b.questions()
@@ -335,11 +334,11 @@ func TestSource(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	answer(0, "white", "127.0.0.2") // an allowlist does not list sources that send spam
+	answer(0, "white", "127.0.0.2") // a listing in an allowlist does not count here
 	answer(0, "zen")
 	answer(1, "zen")
 	b.want(address(many), "unknown unknown ")
-	// The next address replaces a listed address's row.
+	// The next address replaces the row of a listed address.
 	answer(2, "zen", "127.0.0.2")
 	b.want(address(many), "pending pending ")
 	b.want(address(2), "unknown unknown ")
@@ -353,11 +352,11 @@ func TestSource(t *testing.T) {
 	}
 	b.now += MaxTTL + time.Second
 	b.questions()
-	b.want(address(many), "pending pending ") // after the end of the others
+	b.want(address(many), "pending pending ") // the answers about the other addresses have expired
 }
 
-// TestDropped checks that a dropped question counts once per session, and only for
-// lists without an answer.
+// TestDropped checks that a dropped question is counted once per session, and only for lists that
+// have no answer.
 func TestDropped(t *testing.T) {
 	b := newBench(t, zen, white)
 	b.questions()
@@ -366,7 +365,7 @@ func TestDropped(t *testing.T) {
 	if err := b.Answer(Answer{Addr: host, List: "zen", TTL: time.Hour}); err != nil {
 		t.Error(err)
 	}
-	b.now += answerTime + time.Second // the question to white has expired
+	b.now += answerTime + time.Second // the question to the list "white" has expired
 	b.questions()
 	for i := range maxQueue {
 		b.Ask(netip.AddrFrom4([4]byte{100, 0, byte(i >> 8), byte(i)}), false, nil)
@@ -379,8 +378,8 @@ func TestDropped(t *testing.T) {
 	}
 }
 
-// TestChanged checks that a change to the lists wakes the companion, and that each new
-// policy wakes the waiting requests.
+// TestChanged checks that the companion wakes up if the lists change. Requests that wait must wake
+// up with each new policy.
 func TestChanged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, zen)
@@ -396,7 +395,7 @@ func TestChanged(t *testing.T) {
 		if ids := b.IDs(); len(ids) != 1 || ids[0] != white.ID() {
 			t.Errorf("%q", ids)
 		}
-		if b.Use([]*rules.Lookup{white}); b.wakes != 2 { // rules may have changed
+		if b.Use([]*rules.Lookup{white}); b.wakes != 2 { // the rules may have changed
 			t.Errorf("%d wakes", b.wakes)
 		}
 		b.Questions(context.Background(), time.Minute)
@@ -406,8 +405,7 @@ func TestChanged(t *testing.T) {
 	})
 }
 
-// TestUse checks that a reload drops the answers if the lists have changed, and keeps
-// them otherwise.
+// TestUse checks that a new policy drops the answers only if its lists are different.
 func TestUse(t *testing.T) {
 	b := newBench(t, zen)
 	b.questions()
@@ -425,8 +423,8 @@ func TestUse(t *testing.T) {
 	b.want(host, "")
 }
 
-// TestDefinition checks that an answer is ignored if a list with the same name has a
-// different definition.
+// TestDefinition checks that an answer is ignored if the list was defined differently when the
+// question was asked.
 func TestDefinition(t *testing.T) {
 	b := newBench(t, zen)
 	b.questions()
@@ -462,8 +460,8 @@ func TestDefinition(t *testing.T) {
 	}
 }
 
-// TestWithdrawn checks that the companion can withdraw one list's listings without
-// affecting other answers.
+// TestWithdrawn checks that the companion can withdraw the listings of one list. Answers of other
+// lists must not change.
 func TestWithdrawn(t *testing.T) {
 	b := newBench(t, zen, white)
 	b.questions()
@@ -510,7 +508,7 @@ func TestWithdrawn(t *testing.T) {
 	}
 }
 
-// TestPublic checks which addresses the lists are asked about.
+// TestPublic checks for which addresses the lists are asked.
 func TestPublic(t *testing.T) {
 	for a, want := range map[string]bool{
 		"192.0.2.1": true, "2001:db8::1": true, "10.0.0.1": false, "127.0.0.1": false, "169.254.1.1": false, "100.64.0.1": false,

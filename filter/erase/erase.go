@@ -1,6 +1,6 @@
-// Package erase removes a person from records. Sessions from the person's addresses
-// lose their source and all names and text. Times, counts, findings and decisions are
-// kept, so totals do not change. In other sessions, only the person's names are
+// Package erase removes a person from records. If a session came from one of the person's
+// addresses, its source and all its names and texts are removed. Times, counts, findings and
+// decisions are kept, so that totals do not change. In other sessions, only the person's names are
 // replaced.
 package erase
 
@@ -18,8 +18,8 @@ import (
 	"scanwatch/store"
 )
 
-// Marker replaces a name. smtpd accepts Marker neither as an unquoted mailbox nor as a
-// user name.
+// Marker replaces a name. smtpd accepts it neither as an unquoted mailbox nor as a user name, so it
+// cannot be confused with one.
 const Marker = "(erased)"
 
 // maxName is the maximum length of a name in bytes.
@@ -37,9 +37,9 @@ type Subject struct {
 	name   []byte       // in lower case; empty for a prefix
 }
 
-// Parse parses an address, a prefix, a mailbox or a user name. Names may be escaped, as
-// other commands print them. An IPv6 address is widened to its /64. A running filter
-// parses the result of String, and must get the same subject.
+// Parse parses an address, a prefix, a mailbox or a user name. A name may be escaped in the form
+// that other commands print. An IPv6 address is widened to its /64. If a filter is running, it
+// receives the result of String, and Parse must then return the same subject.
 func Parse(arg string) (Subject, error) {
 	s, err := parse(arg)
 	if err != nil {
@@ -86,8 +86,8 @@ func parse(arg string) (s Subject, err error) {
 	return Subject{name: lower(name)}, nil
 }
 
-// likePrefix reports whether arg can only be a misspelt address or prefix. A user name
-// may be a number, and a local part may include a slash.
+// likePrefix reports whether arg can only be an address or prefix with a typing error. A number
+// alone may also be a user name, and a local part may contain a slash.
 func likePrefix(arg string) bool {
 	if strings.Contains(arg, "@") {
 		return false
@@ -95,7 +95,7 @@ func likePrefix(arg string) bool {
 	return strings.Trim(arg, "0123456789./") == "" && strings.Contains(arg, ".") || strings.Contains(arg, "/") || strings.HasPrefix(arg, "[")
 }
 
-// unquoted removes unnecessary quotes from a local part.
+// unquoted removes quotes from a local part if they are not needed.
 func unquoted(name []byte) []byte {
 	at := bytes.LastIndexByte(name, '@')
 	if at < 3 || name[0] != '"' || name[at-1] != '"' {
@@ -108,15 +108,15 @@ func unquoted(name []byte) []byte {
 	return append(bytes.Clone(local), name[at:]...)
 }
 
-// Role reports whether the subject is a role account with a detail. Erasing a role
-// account with a detail would also erase the role account itself.
+// Role reports whether the subject is a role account with a detail. Such a subject cannot be erased
+// without erasing the role account itself.
 func (s Subject) Role(delimiter byte) bool {
 	base := mailbox.AppendBase(nil, s.name, delimiter)
 	at := bytes.LastIndexByte(base, '@')
 	return at > 0 && mailbox.IsRole(base[:at])
 }
 
-// String returns the subject, escaped so that Parse accepts it.
+// String returns the subject in an escaped form that Parse accepts.
 func (s Subject) String() string {
 	if s.prefix.IsValid() {
 		return prefix.String(s.prefix)
@@ -124,14 +124,13 @@ func (s Subject) String() string {
 	return text.Escape(s.name)
 }
 
-// Prefix returns the subject's addresses, or an invalid prefix if the subject is a
-// name.
+// Prefix returns the subject's addresses. If the subject is a name, the prefix is invalid.
 func (s Subject) Prefix() netip.Prefix { return s.prefix }
 
 // IsMailbox reports whether the subject is a mailbox.
 func (s Subject) IsMailbox() bool { return bytes.IndexByte(s.name, '@') > 0 }
 
-// Rows selects the rows to erase from the state.
+// Rows selects the rows of the state that must be erased.
 func (s Subject) Rows(bans bool) memory.Erasure {
 	e := memory.Erasure{Prefix: s.prefix, User: s.name, Bans: bans}
 	if s.IsMailbox() {
@@ -143,9 +142,9 @@ func (s Subject) Rows(bans bool) memory.Erasure {
 // An Eraser removes a person from records. An Eraser must not be used concurrently.
 type Eraser struct {
 	subject       Subject
-	words         [][]byte // other stored forms of the name, which occur nowhere else
-	user          []byte   // name that can be an ordinary word; see place
-	local, domain []byte   // mailbox; local has no detail, and domain begins with @
+	words         [][]byte // other forms in which the name is stored; these occur only as the person's name
+	user          []byte   // user name, which may also be an ordinary word; see place
+	local, domain []byte   // parts of the mailbox; local has no detail, and domain begins with @
 	delimiter     byte
 
 	record store.Record
@@ -154,8 +153,8 @@ type Eraser struct {
 	bufs   [numTexts][]byte
 }
 
-// New returns an Eraser. key is the state directory's hash key; without it, hashes are
-// kept. delimiter separates a mailbox from its detail.
+// New returns an Eraser. key is the hash key in the state directory. Without it, hashes of the name
+// are kept. delimiter separates a mailbox from its detail.
 func New(s Subject, key []byte, delimiter byte) *Eraser {
 	e := &Eraser{subject: s, delimiter: delimiter}
 	if len(s.name) == 0 {
@@ -165,7 +164,7 @@ func New(s Subject, key []byte, delimiter byte) *Eraser {
 		at := bytes.LastIndexByte(s.name, '@')
 		base := mailbox.AppendBase(nil, s.name, delimiter)
 		e.local, e.domain = base[:len(base)-len(s.name[at:])], s.name[at:]
-		verp := append(append(bytes.Clone(e.local), '='), e.domain[1:]...) // as in bounce senders
+		verp := append(append(bytes.Clone(e.local), '='), e.domain[1:]...) // the form of a recipient in the sender addresses of mailing lists
 		e.words = append(e.words, verp)
 		if bytes.ContainsFunc(e.local, func(r rune) bool { return r < 0x80 && endsLocal(byte(r)) }) {
 			e.words = append(e.words, s.name)
@@ -175,7 +174,7 @@ func New(s Subject, key []byte, delimiter byte) *Eraser {
 	}
 	if key != nil && !mailbox.Hashed(s.name) {
 		h := privacy.New(key)
-		if s.IsMailbox() { // first, because the hash of a mailbox begins with the other hash
+		if s.IsMailbox() { // must come first, because the hash of a mailbox begins with the hash of the word
 			e.words = append(e.words, h.Mailbox(nil, s.name))
 		}
 		e.words = append(e.words, h.Word(nil, s.name))
@@ -183,8 +182,8 @@ func New(s Subject, key []byte, delimiter byte) *Eraser {
 	return e
 }
 
-// Edit returns the record without the person, or nil if the record does not mention the
-// person. Edit is a store.Edit.
+// Edit returns the record without the person. If the record does not mention the person, it returns
+// nil. Edit is a store.Edit.
 func (e *Eraser) Edit(r *store.Record) *store.Record {
 	own := e.Own(r)
 	if !own && !e.mentions(r) {
@@ -218,8 +217,8 @@ func (e *Eraser) Own(r *store.Record) bool {
 	return e.subject.prefix.IsValid() && r.Src.IsValid() && e.subject.prefix.Contains(r.Src.Addr().Unmap())
 }
 
-// blank removes the names and text of a step. Evidence, decisions, results, numbers and
-// times are kept.
+// blank removes the names and texts of a step. It keeps evidence, decisions, results, numbers and
+// times.
 func blank(s *store.Step, sum bool) {
 	s.Reply, s.Match = nil, nil
 	switch s.Kind {
@@ -227,12 +226,12 @@ func blank(s *store.Step, sum bool) {
 		s.Text = nil
 	case store.KindRcpt:
 		if s.Text = []byte(Marker); sum {
-			s.Text = []byte("*") // represents further domains
+			s.Text = []byte("*") // stands for all further domains
 		}
 	case store.KindAuth, store.KindCommand:
 		s.Text = []byte(Marker)
 	case store.KindMail:
-		if len(s.Text) > 0 { // an empty text is the null sender
+		if len(s.Text) > 0 { // an empty text is kept, because it means the null sender
 			s.Text = []byte(Marker)
 		}
 	case store.KindFinding, store.KindListed:
@@ -242,33 +241,33 @@ func blank(s *store.Step, sum bool) {
 	}
 }
 
-// A place is a position at which a user name may occur in text. In all other positions,
-// text is kept, because a user name can also be an ordinary word such as mail.
+// A place is a position in a text at which a user name may occur. At other positions, the name is
+// kept, because a user name may also be an ordinary word such as mail.
 type place uint8
 
 const (
 	nowhere  place = iota
-	alone          // the text is the name
+	alone          // the whole text is the name
 	argument       // the name is a word of a command, but not the first
 	brackets       // the name is in angle brackets
 )
 
-// A field is text in a step that comes from a client or a server.
+// A field is a text in a step that comes from a client or a server.
 type field struct {
 	text *[]byte
 	at   place
-	buf  int // number of the buffer for a replacement
+	buf  int // number of the buffer for the replaced text
 }
 
-// numTexts is the number of buffers: one for the reverse DNS name, and one for each
-// field.
+// numTexts is the number of buffers. There is one for the reverse DNS name, and one for each field
+// of a step.
 const numTexts = 4
 
-// proofs maps the source of a proof to the place where the proof may hold a user name.
+// proofs maps the source of a finding to the place where its proof may contain a user name.
 var proofs = map[string]place{"auth": alone, "memory": alone, "rcpt": alone, "command": argument, "reply": brackets}
 
-// fields returns the texts of a step that can hold a name. In verdicts and bans, the
-// text is instead the name of a rule or the operator's reason.
+// fields returns the texts of a step that may contain a name. The text of a verdict or ban is the
+// name of a rule or the operator's reason, so it contains no user name.
 func fields(s *store.Step) [numTexts - 1]field {
 	all := [numTexts - 1]field{{nil, nowhere, 1}, {&s.Reply, brackets, 2}, {&s.Match, nowhere, 3}}
 	switch s.Kind {
@@ -284,12 +283,12 @@ func fields(s *store.Step) [numTexts - 1]field {
 	return all
 }
 
-// mentions reports whether another client's record mentions the person.
+// mentions reports whether a record of another client mentions the person.
 func (e *Eraser) mentions(r *store.Record) (found bool) {
 	if from, _ := e.find(r.RDNS, 0, nowhere); from >= 0 {
 		return true
 	}
-	_ = r.Steps(func(s *store.Step) bool { // the store reports a corrupt record
+	_ = r.Steps(func(s *store.Step) bool { // the error is ignored, because the store reports corrupt records
 		found = e.covers(s)
 		for _, f := range fields(s) {
 			if f.text != nil && !found {
@@ -302,7 +301,8 @@ func (e *Eraser) mentions(r *store.Record) (found bool) {
 	return found
 }
 
-// covers reports whether a ban in an aggregate of several sources covers the person.
+// covers reports whether the person's addresses are affected by a ban in an aggregate of several
+// sources.
 func (e *Eraser) covers(s *store.Step) bool {
 	p := e.subject.prefix
 	return s.Prefix.IsValid() && p.IsValid() && s.Prefix.Bits() >= p.Bits() && p.Contains(s.Prefix.Addr())
@@ -319,10 +319,10 @@ func (e *Eraser) replace(s *store.Step) {
 	}
 }
 
-// replaced returns b with each of the person's names replaced by Marker. If replacing
-// the names would more than double a text, the whole text becomes Marker. Otherwise, a
-// client could make the record exceed its maximum size by sending many short names. The
-// result is valid until the next call with the same buffer number.
+// replaced returns b with each of the person's names replaced by Marker. If this would more than
+// double the length of b, replaced returns only Marker. Otherwise, a client that sends many short
+// names could make the record exceed its maximum size. The result is valid until the next call with
+// the same buf.
 func (e *Eraser) replaced(b []byte, buf int, at place) []byte {
 	from, to := e.find(b, 0, at)
 	if from < 0 {
@@ -342,8 +342,8 @@ func (e *Eraser) replaced(b []byte, buf int, at place) []byte {
 	return out
 }
 
-// find returns the start and end of the first of the person's names in b at or after
-// start. If no name is found, from is -1.
+// find returns the start and end of the person's first name in b at or after start. If there is
+// none, from is -1.
 func (e *Eraser) find(b []byte, start int, at place) (from, to int) {
 	if len(b) == start {
 		return -1, 0
@@ -372,7 +372,7 @@ func (e *Eraser) find(b []byte, start int, at place) (from, to int) {
 	return from, to
 }
 
-// findUser returns the index of the user name at or after start, or -1.
+// findUser returns the index of the user name in b at or after start, or -1.
 func (e *Eraser) findUser(b []byte, start int, at place) int {
 	if at == nowhere {
 		return -1
@@ -393,7 +393,7 @@ func (e *Eraser) findUser(b []byte, start int, at place) int {
 	}
 }
 
-// findMailbox finds the mailbox with or without a detail.
+// findMailbox returns the position of the mailbox, with or without a detail.
 func (e *Eraser) findMailbox(b []byte, at int) (from, to int) {
 	for i := at; ; {
 		n := bytes.Index(b[i:], e.domain)
@@ -411,7 +411,7 @@ func (e *Eraser) findMailbox(b []byte, at int) (from, to int) {
 			from--
 		}
 		local := b[from:sign]
-		local = local[bytes.LastIndexByte(local, ':')+1:] // a source route, or TO:user@example.org
+		local = local[bytes.LastIndexByte(local, ':')+1:] // remove a source route, or TO: before the mailbox
 		if n := bytes.Index(local, []byte("auth=")); n == 0 {
 			local = local[5:]
 		}
@@ -426,10 +426,10 @@ func (e *Eraser) findMailbox(b []byte, at int) (from, to int) {
 	}
 }
 
-// endsLocal reports whether c ends an unquoted local part.
+// endsLocal reports whether c cannot be part of an unquoted local part.
 func endsLocal(c byte) bool { return c <= ' ' || c == 0x7f || strings.IndexByte(`<>(),;[]@`, c) >= 0 }
 
-// findAddress finds an address within the prefix.
+// findAddress returns the position of an address within the person's prefix.
 func (e *Eraser) findAddress(b []byte, at int) (from, to int) {
 	for i := at; i < len(b); {
 		if !inAddress(b[i]) {
@@ -448,10 +448,10 @@ func (e *Eraser) findAddress(b []byte, at int) (from, to int) {
 		}
 		from, to, next := i, end, end
 		if from >= 3 && bytes.EqualFold(b[from-3:from], []byte("IPv")) && bytes.HasPrefix(b[from:to], []byte("6:")) {
-			from += 2 // IPv6:2001:db8::1, as in a greeting
+			from += 2 // skip the start of an address literal, as in IPv6:2001:db8::1
 		}
 		for to > from && (b[to-1] == '.' || b[to-1] == ':' && !bytes.HasSuffix(b[from:to], []byte("::"))) {
-			to-- // punctuation
+			to-- // punctuation after the address
 		}
 		i = next
 		if dots < 3 && colons < 2 || to-from > 45 {
@@ -460,7 +460,7 @@ func (e *Eraser) findAddress(b []byte, at int) (from, to int) {
 		if a, err := netip.ParseAddr(string(b[from:to])); err == nil && e.subject.prefix.Contains(a.Unmap()) {
 			return from, to
 		}
-		// The text is an address with a port.
+		// The text may be an address with a port.
 		if a, err := netip.ParseAddrPort(string(b[from:to])); err == nil && e.subject.prefix.Contains(a.Addr().Unmap()) {
 			return from, to
 		}
@@ -472,8 +472,8 @@ func inAddress(c byte) bool {
 	return '0' <= c && c <= '9' || 'a' <= c|0x20 && c|0x20 <= 'f' || c == '.' || c == ':'
 }
 
-// findWord returns the index of word in b at or after at, or -1. word and b must be in
-// lower case.
+// findWord returns the index of word in b at or after at, or -1. Both word and b must be in lower
+// case.
 func findWord(b, word []byte, at int) int {
 	for i := at; ; {
 		n := bytes.Index(b[i:], word)
@@ -488,14 +488,15 @@ func findWord(b, word []byte, at int) int {
 	}
 }
 
-// inWord reports whether the character at i belongs to a name. A dot belongs to a name
-// only if another character of the name follows.
+// inWord reports whether the character at i continues a name. A dot continues a name only if
+// another character of the name follows.
 func inWord(b []byte, i int) bool {
 	return i < len(b) && (nameByte(b[i]) || b[i] == '.' && i+1 < len(b) && nameByte(b[i+1]))
 }
 
-// inWordBefore reports whether the character before i belongs to the name at i. In
-// bounce addresses, the recipient may follow several kinds of characters.
+// inWordBefore reports whether the character before i is part of the word that begins at i. The
+// characters +, = and - are not, because a recipient may follow them in the sender address of a
+// mailing list.
 func inWordBefore(b []byte, i int) bool {
 	return nameByte(b[i-1]) && strings.IndexByte("+=-", b[i-1]) < 0 || b[i-1] == '.' && i > 1 && nameByte(b[i-2])
 }

@@ -43,8 +43,8 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// TestParseAgain checks that Parse rejects a name if the result of String would be
-// parsed as a different person.
+// TestParseAgain checks that Parse rejects a name for which String returns a text that would be
+// parsed as another person.
 func TestParseAgain(t *testing.T) {
 	for _, arg := range []string{"<192.0.2.1>", `\x3192.0.2.1`, `10.0.0.0\x2f8`, "<<erin>>", "<<erin@example.org>>"} {
 		s, err := Parse(arg)
@@ -55,7 +55,7 @@ func TestParseAgain(t *testing.T) {
 	}
 }
 
-// TestRole checks that a role account with a detail is recognised.
+// TestRole checks that Role recognises a role account with a detail.
 func TestRole(t *testing.T) {
 	for arg, want := range map[string]bool{"postmaster+x@example.org": true, "Abuse+x+y@example.org": true, "erin+abuse@example.org": false, "abuse-x@example.org": false,
 		"postmaster.erin@example.org": false, "erin": false, "192.0.2.1": false} {
@@ -65,7 +65,7 @@ func TestRole(t *testing.T) {
 	}
 }
 
-// TestShortName checks that a session full of short names still fits into a record
+// TestShortName checks that the record of a session with very many short names is not too long
 // after the names have been replaced.
 func TestShortName(t *testing.T) {
 	var all []store.Step
@@ -86,7 +86,7 @@ func TestShortName(t *testing.T) {
 	}
 }
 
-// TestReplaced checks which names are replaced in text.
+// TestReplaced checks which names in a text are replaced.
 func TestReplaced(t *testing.T) {
 	key := bytes.Repeat([]byte{7}, 32)
 	h := privacy.New(key)
@@ -107,7 +107,7 @@ func TestReplaced(t *testing.T) {
 		{"erin@example.org", hash("erin@example.com"), ""},
 		{"erin", hash("erin"), "#"},
 		{"erin", "ERIN", "#"},
-		{"erin", "<erin>", ""}, // alone
+		{"erin", "<erin>", ""}, // the place is alone
 		{"erin", "erin@example.org", ""},
 		{"192.0.2.1", "192.0.2.1", "#"},
 		{"192.0.2.1", "[192.0.2.1]", "[#]"},
@@ -129,8 +129,7 @@ func TestReplaced(t *testing.T) {
 	}
 }
 
-// TestUserIsAWord checks that a user name is kept in text where it may be an ordinary
-// word.
+// TestUserIsAWord checks that a user name is kept at positions where it may be an ordinary word.
 func TestUserIsAWord(t *testing.T) {
 	r, _ := record(t, "192.0.2.1",
 		store.Step{Kind: store.KindHelo, Text: []byte("user")},
@@ -164,7 +163,7 @@ func record(t *testing.T, src string, all ...store.Step) (store.Record, []byte) 
 	return got, value
 }
 
-// shown returns a record's texts.
+// shown returns the texts in a record.
 func shown(r *store.Record) string {
 	if r == nil {
 		return ""
@@ -195,8 +194,8 @@ func sample(t *testing.T) (store.Record, []byte) {
 		store.Step{Kind: store.KindBan, Text: []byte("rule"), Prefix: netip.MustParsePrefix("192.0.2.1/32"), Until: until, Enforced: true})
 }
 
-// TestEditOwn checks that a session from the person's address keeps only its times,
-// counts, evidence and decisions.
+// TestEditOwn checks that only times, counts, evidence and decisions are kept in a session from the
+// person's address.
 func TestEditOwn(t *testing.T) {
 	r, value := sample(t)
 	got := New(subject(t, "192.0.2.1"), nil, '+').Edit(&r)
@@ -236,8 +235,8 @@ func steps(r *store.Record) (b []byte) {
 	return b
 }
 
-// TestEditOther checks that the person's name is replaced in other clients' sessions.
-// Other text, and sessions without the name, must not change.
+// TestEditOther checks that the person's name is replaced in the sessions of other clients. Other
+// texts must not change, and neither must sessions without the name.
 func TestEditOther(t *testing.T) {
 	r, _ := sample(t)
 	got := New(subject(t, "erin@example.org"), nil, '+').Edit(&r)

@@ -1,8 +1,8 @@
-// Package events streams findings and decisions to watchers on the control socket. Each
-// event is a line of JSON.
+// Package events sends findings and decisions to watchers on the control socket. Each event is a
+// line of JSON.
 //
-// A line is printable ASCII, regardless of the bytes that a client has sent, so it is
-// safe to print to a terminal.
+// A line contains only printable ASCII, even if a client has sent other bytes. It is therefore safe
+// to print it to a terminal.
 package events
 
 import (
@@ -22,38 +22,37 @@ const maxValue = 256
 // dropped is the keyword of the line that reports missed events.
 const dropped = "dropped"
 
-// An Event is a finding, a decision or a change to the bans. In the JSON line, keys
-// appear in the order of the fields, empty fields are omitted, and text is truncated to
-// 256 bytes.
+// An Event is a finding, a decision or a change to the bans. In JSON, keys appear in the order of
+// the fields, and empty fields are omitted. Texts are truncated to 256 bytes.
 type Event struct {
 	Event   string     // finding, verdict, tag, ban, unban
 	Time    time.Time  // if zero, Send sets the current time
-	Session uint64     // 0 for an event without a session, such as a manual ban
-	Src     netip.Addr // if invalid, the line contains "local" for a session, and otherwise no address
+	Session uint64     // 0 for an event that belongs to no session, such as a manual ban
+	Src     netip.Addr // if invalid, the line contains "local" if there is a session, and no address otherwise
 
 	Evidence   string
 	Confidence string
 	Org        string
 	By         string // source of the finding: a list, a pattern, a behaviour
-	Match      string // list row that matched
+	Match      string // row of a list that matched
 	Proof      string
 
-	RDNS   []byte // RDNS, FCrDNS and Helo come from the network
+	RDNS   []byte // RDNS and Helo come from the network
 	FCrDNS string // pass, fail, error
 	Helo   []byte
 
 	Rule     string
 	Phase    string
 	Decision string
-	Would    string // decision that was only observed
+	Would    string // observed decision
 	Tag      string
 	Until    time.Time // end of the ban
 	Prefix   string
-	Listed   bool // the ban rests on a listing in a DNS list
+	Listed   bool // the ban depends on the listing in a DNS list
 	Reason   string
 }
 
-// object is the JSON form of an Event, and of the line that reports dropped events.
+// object is the JSON form of an Event, or of the line with the number of dropped events.
 type object struct {
 	Event      string `json:"event"`
 	Time       stamp  `json:"time"`
@@ -80,7 +79,7 @@ type object struct {
 	Reason     string `json:"reason,omitempty"`
 }
 
-// appendEvent appends e as a line, including the newline.
+// appendEvent appends e as a line with its newline.
 func appendEvent(dst []byte, e *Event) []byte {
 	o := object{
 		Event: e.Event, Time: stamp(e.Time), Evidence: e.Evidence, Confidence: e.Confidence, Org: e.Org, By: e.By, Match: e.Match, Proof: e.Proof,
@@ -99,15 +98,15 @@ func appendEvent(dst []byte, e *Event) []byte {
 	return appendObject(dst, &o)
 }
 
-// appendDropped appends the line that reports n dropped events.
+// appendDropped appends a line that reports n dropped events.
 func appendDropped(dst []byte, at time.Time, n uint64) []byte {
 	return appendObject(dst, &object{Event: dropped, Time: stamp(at), Count: n})
 }
 
-// A stamp is a time printed with microseconds, so that lines sort by time.
+// A stamp is a time that is always printed with microseconds, so that lines can be sorted by time.
 type stamp time.Time
 
-// The range of times that RFC 3339 can express.
+// the first and last time that RFC 3339 can express
 var (
 	firstTime = time.Date(0, 1, 1, 0, 0, 0, 0, time.UTC)
 	lastTime  = time.Date(9999, 12, 31, 23, 59, 59, 999999000, time.UTC)
@@ -137,12 +136,12 @@ func appendObject(dst []byte, o *object) []byte {
 	var b bytes.Buffer
 	encoder := json.NewEncoder(&b)
 	encoder.SetEscapeHTML(false)
-	_ = encoder.Encode(o) // strings, numbers and stamps cause no error
+	_ = encoder.Encode(o) // strings, numbers and stamps never cause an error
 	return AppendASCII(dst, b.Bytes())
 }
 
-// AppendASCII appends JSON and escapes everything but printable ASCII. JSON strings may
-// include DEL, C1 controls and bidirectional marks.
+// AppendASCII appends JSON and escapes all characters except printable ASCII. JSON itself allows
+// DEL, C1 controls and bidirectional marks in strings.
 func AppendASCII(dst, text []byte) []byte {
 	for len(text) > 0 {
 		r, n := utf8.DecodeRune(text)
@@ -160,7 +159,7 @@ func AppendASCII(dst, text []byte) []byte {
 	return dst
 }
 
-// truncate shortens s to at most maxValue bytes without splitting a character.
+// truncate returns at most maxValue bytes of s, without splitting a character.
 func truncate(s string) string {
 	if len(s) <= maxValue {
 		return s
@@ -174,8 +173,8 @@ func truncate(s string) string {
 	return s[:n]
 }
 
-// Decode parses an event's line. If the line reports dropped events, n is their number.
-// Invalid UTF-8 in the original event has been replaced with U+FFFD.
+// Decode parses the line of an event. If the line reports dropped events, n is their number.
+// Invalid UTF-8 in the event's texts has been replaced by U+FFFD.
 func Decode(line []byte) (e Event, n uint64, err error) {
 	var o object
 	if err := json.Unmarshal(line, &o); err != nil {

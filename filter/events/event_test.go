@@ -12,8 +12,8 @@ import (
 	"unicode/utf8"
 )
 
-// decode decodes a line, including the newline. The test fails if the line contains
-// bytes other than printable ASCII, unknown keys, or text after the object.
+// decode decodes a line with its newline. The test fails if the line contains other bytes than
+// printable ASCII, unknown keys, or text after the JSON object.
 func decode(t *testing.T, text []byte) object {
 	t.Helper()
 	body, ended := bytes.CutSuffix(text, []byte("\n"))
@@ -47,7 +47,7 @@ func sample() *Event {
 	}
 }
 
-// TestAppendEvent checks the keys, their order, and the format of addresses.
+// TestAppendEvent checks the keys and their order, and the format of addresses.
 func TestAppendEvent(t *testing.T) {
 	const head = `{"event":"ban","time":"2026-01-02T12:00:00.001234Z"`
 	tests := []struct {
@@ -82,7 +82,7 @@ func TestAppendEvent(t *testing.T) {
 	}
 }
 
-// TestAppendEventIsComplete checks that the line covers every field of an Event.
+// TestAppendEventIsComplete checks that the line contains all fields of an Event.
 func TestAppendEventIsComplete(t *testing.T) {
 	var e Event
 	v := reflect.ValueOf(&e).Elem()
@@ -127,7 +127,7 @@ func TestAppendEventIsComplete(t *testing.T) {
 	}
 }
 
-// reason returns text escaped as in an event's line.
+// reason returns text escaped in the same way as in the line of an event.
 func reason(text string) string {
 	line := appendEvent(nil, &Event{Reason: text})
 	_, line, _ = bytes.Cut(line, []byte(`"reason":"`))
@@ -187,7 +187,8 @@ func TestLongValuesAreTruncated(t *testing.T) {
 	}
 }
 
-// TestTimesAreRFC3339 checks that times outside the range of RFC 3339 are clamped.
+// TestTimesAreRFC3339 checks that a time outside the range of RFC 3339 is replaced by the first or
+// last time in the range.
 func TestTimesAreRFC3339(t *testing.T) {
 	tests := []struct {
 		name string
@@ -209,8 +210,8 @@ func TestTimesAreRFC3339(t *testing.T) {
 	}
 }
 
-// readable returns the value that is expected after encoding and decoding. Invalid
-// bytes are replaced, and long text is truncated between characters.
+// readable returns the value that is expected after encoding and decoding. In this value, invalid
+// bytes are replaced, and long text is truncated between two characters.
 func readable(value string) string {
 	var kept []rune
 	for i := 0; i < len(value); {
@@ -224,7 +225,7 @@ func readable(value string) string {
 	return string(kept)
 }
 
-// FuzzEvent checks the lines for events that contain hostile text.
+// FuzzEvent checks the lines of events that contain hostile text.
 func FuzzEvent(f *testing.F) {
 	f.Add("host.example.org", []byte("mail.example.org"), uint64(1), []byte{192, 0, 2, 1}, "", int64(1767355200))
 	f.Fuzz(func(t *testing.T, text string, network []byte, session uint64, src []byte, zone string, seconds int64) {

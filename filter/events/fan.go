@@ -10,38 +10,38 @@ import (
 	"time"
 )
 
-// Limits that bound the cost of Send.
+// These limits bound the time and memory that Send needs.
 const (
 	MaxWatchers     = 8
 	maxQueue        = 64 << 10 // size of a watcher's queue in bytes
-	trackedSessions = 64       // sessions that an evidence watcher follows
+	trackedSessions = 64       // latest sessions that are followed for Choice.Evidence
 )
 
 // ErrWatchers is returned by Watch if there are already MaxWatchers watchers.
 var ErrWatchers = errors.New("too many watchers; end one of them")
 
-// A Fan passes events to watchers. Send never blocks: a slow watcher misses events and
-// receives their number instead. The zero Fan is ready to use. A Fan is safe for
-// concurrent use.
+// A Fan passes events to watchers. Send never waits for a slow watcher. Such a watcher misses
+// events and receives the number of missed events instead. The zero Fan is ready to use. A Fan is
+// safe for concurrent use.
 type Fan struct {
 	watching atomic.Int32 // number of watchers; if 0, Send does nothing
 
-	mu       sync.Mutex // held only for microseconds
+	mu       sync.Mutex // only held for microseconds
 	watchers []*Watcher
 	line     []byte // scratch
 }
 
 // A Choice selects events. The zero Choice selects all events.
 type Choice struct {
-	// Evidence selects findings with this token. It also selects later events in
-	// the 64 most recent sessions in which the token was found.
+	// Evidence selects findings with this evidence token. It also selects later events in the 64
+	// latest sessions with such a finding.
 	Evidence string
-	// Src selects events that concern a client within this prefix, or a network that
-	// overlaps it.
+	// Src selects events about a client in this prefix, or about a network that overlaps the
+	// prefix.
 	Src netip.Prefix
 }
 
-// A Watcher receives the events sent after Watch was called. A Watcher must not be used
+// A Watcher receives the events that are sent after Watch was called. A Watcher must not be used
 // concurrently.
 type Watcher struct {
 	fan    *Fan
@@ -51,11 +51,11 @@ type Watcher struct {
 	// The following fields are guarded by Fan.mu.
 	queue    []byte
 	missed   uint64
-	sessions [trackedSessions]uint64 // ring buffer of the latest sessions with the evidence
+	sessions [trackedSessions]uint64 // ring buffer of the latest sessions with the chosen evidence
 	next     int
 }
 
-// Send copies e to all watchers that select it.
+// Send copies e to all watchers whose choice includes it.
 func (f *Fan) Send(e *Event) {
 	if f.watching.Load() == 0 {
 		return
@@ -74,7 +74,8 @@ func (f *Fan) Send(e *Event) {
 			}
 			f.line = appendEvent(f.line, &stamped)
 		}
-		// The line that reports missed events must precede all later events.
+		// After a missed event, no event is queued until Next has reported the number of missed
+		// events.
 		if w.missed > 0 || len(w.queue)+len(f.line) > maxQueue {
 			w.missed++
 			continue
@@ -87,7 +88,7 @@ func (f *Fan) Send(e *Event) {
 	}
 }
 
-// Watch adds a watcher, or returns ErrWatchers. The caller must call Close.
+// Watch adds a watcher. It returns ErrWatchers if there are too many. The caller must call Close.
 func (f *Fan) Watch(c Choice) (*Watcher, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -113,9 +114,8 @@ func (w *Watcher) Close() {
 	}
 }
 
-// Next waits for events and returns complete lines, reusing the memory of the lines
-// argument. If the watcher missed events, the last line reports how many. Next returns
-// an error only if ctx is done.
+// Next waits for events and returns complete lines. It reuses the memory of lines. If the watcher
+// missed events, the last line contains their number. Next returns an error only if ctx is done.
 func (w *Watcher) Next(ctx context.Context, lines []byte) ([]byte, error) {
 	lines = lines[:0]
 	for {

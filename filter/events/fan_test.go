@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// sees returns a word for each event in a watcher's queue.
+// sees returns one word for each event in the queue of a watcher.
 func sees(t *testing.T, w *Watcher) (words []string) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -47,7 +47,7 @@ func TestFanChoice(t *testing.T) {
 		{Event: "d", Session: 2, Src: six, Rule: "x"},
 		{Event: "e", Prefix: "192.0.2.0/25"},
 		{Event: "f", Prefix: "bogus"},
-		{Event: "g", Session: 3}, // local
+		{Event: "g", Session: 3}, // a session over the local socket
 		{Event: "h", Session: 1, Src: netip.MustParseAddr("::ffff:192.0.2.1"), Evidence: "cloud"},
 	}
 	for _, c := range []struct {
@@ -82,8 +82,8 @@ func TestFanChoice(t *testing.T) {
 	}
 }
 
-// TestFanSlowWatcher checks that a slow watcher's queue is bounded. The watcher must
-// receive the number of missed events, and other watchers must not miss any.
+// TestFanSlowWatcher checks that the queue of a slow watcher is limited. The watcher must receive
+// the number of events that it has missed. Other watchers must miss none.
 func TestFanSlowWatcher(t *testing.T) {
 	var f Fan
 	slow, _ := f.Watch(Choice{})
@@ -143,7 +143,7 @@ func TestFanWatchers(t *testing.T) {
 	}
 }
 
-// TestDecode checks that Decode reverses the encoding.
+// TestDecode checks that Decode returns the event that was encoded.
 func TestDecode(t *testing.T) {
 	filled := Event{}
 	v := reflect.ValueOf(&filled).Elem()
@@ -156,7 +156,7 @@ func TestDecode(t *testing.T) {
 		}
 	}
 	filled.Session, filled.Src = 0xfedcba9876543210, netip.MustParseAddr("2001:db8::1")
-	at := sample().Time.Truncate(time.Microsecond) // precision of times in a line
+	at := sample().Time.Truncate(time.Microsecond) // times in a line have this precision
 	filled.Time, filled.Until = at, at
 	local := Event{Event: "x", Session: 1, Time: at, RDNS: []byte{}, Helo: []byte{}}
 	for _, e := range []Event{filled, local} {
@@ -190,7 +190,7 @@ func BenchmarkFanSend(b *testing.B) {
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
 				f.Send(e)
-				if i%100 == 0 { // empty the watchers' queues in time
+				if i%100 == 0 { // empty the queues before they are full
 					for _, w := range f.watchers {
 						w.queue = w.queue[:0]
 					}
@@ -200,7 +200,7 @@ func BenchmarkFanSend(b *testing.B) {
 	}
 }
 
-// FuzzDecode checks that a decoded event can be encoded and decoded again.
+// FuzzDecode checks that a decoded event stays the same if it is encoded and decoded again.
 func FuzzDecode(f *testing.F) {
 	f.Add(appendEvent(nil, sample()))
 	f.Add(appendDropped(nil, sample().Time, 7))

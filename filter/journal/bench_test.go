@@ -33,7 +33,7 @@ func harvestSteps(helo string) (b []byte) {
 	return b
 }
 
-// BenchmarkSum measures adding an ended session to an aggregate.
+// BenchmarkSum measures how long it takes to add an ended session to an aggregate.
 func BenchmarkSum(b *testing.B) {
 	j := New(Options{Record: func(time.Time, uint64, []byte) {}, Log: func([]byte) {}})
 	j.Limit(1 << 50)

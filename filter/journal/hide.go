@@ -6,9 +6,9 @@ import (
 	"scanwatch/filter/privacy"
 )
 
-// A hider hashes mailboxes and possible passwords in records. Each method has its own
-// buffer, because a step may need the results of several methods. A result is valid
-// until the next call to the same method.
+// A hider hashes mailboxes and possible passwords before they are recorded. Each of its methods has
+// a separate buffer, because a step may need the results of several methods. A result is valid
+// until the same method is called again.
 type hider struct {
 	hasher *privacy.Hasher // nil disables hashing
 	all    bool            // hash the local part of every mailbox
@@ -16,7 +16,8 @@ type hider struct {
 	buf [5][]byte
 }
 
-// mailbox returns a sender or recipient, hashed as the privacy level requires.
+// mailbox returns the address of a sender or recipient. It is hashed if the privacy level requires
+// this.
 func (h *hider) mailbox(addr []byte) []byte {
 	if h.hasher == nil || !h.all || len(addr) == 0 {
 		return addr
@@ -25,16 +26,16 @@ func (h *hider) mailbox(addr []byte) []byte {
 	return h.buf[0]
 }
 
-// text returns a name, with mailboxes hashed as the privacy level requires. Some
-// clients greet with a mailbox.
+// text returns a name. Mailboxes in the name are hashed if the privacy level requires this, because
+// some clients greet with a mailbox.
 func (h *hider) text(b []byte) []byte { return h.mailboxesIn(1, b) }
 
-// line returns a client's redacted line, with mailboxes hashed as the privacy level
-// requires.
+// line returns a client's redacted line. Mailboxes in the line are hashed if the privacy level
+// requires this.
 func (h *hider) line(b []byte) []byte { return h.mailboxesIn(2, b) }
 
-// reply returns a reply's text, with mailboxes hashed as the privacy level requires.
-// Servers may repeat mailboxes in replies.
+// reply returns the text of a reply. Servers may repeat mailboxes in replies, so the mailboxes are
+// hashed if the privacy level requires this.
 func (h *hider) reply(b []byte) []byte { return h.mailboxesIn(3, b) }
 
 func (h *hider) mailboxesIn(buf int, b []byte) []byte {
@@ -45,8 +46,8 @@ func (h *hider) mailboxesIn(buf int, b []byte) []byte {
 	return h.buf[buf]
 }
 
-// user returns a user name, hashed as the privacy level requires. A possible password
-// is hashed at every privacy level.
+// user returns a user name. It is hashed if it may be a password, or if the privacy level requires
+// this.
 func (h *hider) user(name []byte) []byte {
 	switch {
 	case h.hasher == nil || len(name) == 0:

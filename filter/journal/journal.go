@@ -18,13 +18,13 @@ import (
 // Options holds the outputs of a Journal. None of the functions may block or retain its
 // arguments.
 type Options struct {
-	// Record receives the encoded record of an ended session or an aggregate. If
-	// Sums.Flush calls Record, it runs in the goroutine of Flush's caller.
+	// Record receives the encoded record of an ended session, or of an aggregate of several
+	// sessions. Record is also called by Sums.Flush, in the goroutine of Flush's caller.
 	Record func(end time.Time, id uint64, value []byte)
 	// FrontEnd is the name of the front end in records, or "" for smtpd.
 	FrontEnd string
-	// Log receives a log line without LF. Suspicious sessions are logged when they end.
-	// Bans are logged immediately.
+	// Log receives a log line without LF. A suspicious session is logged when it ends. A ban is
+	// logged immediately.
 	Log func(line []byte)
 	// Verbose reports whether each finding, verdict and tag is logged. Nil means false.
 	Verbose func() bool
@@ -32,37 +32,37 @@ type Options struct {
 	Watch func(*events.Event)
 }
 
-// A Journal writes the records, log lines and watch events of all sessions. Only the
-// Sums of a Journal may be used concurrently.
+// A Journal writes the records, log lines and watch events of all sessions. Only its Sums are safe
+// for concurrent use.
 type Journal struct {
 	server []byte // name of the mail server
 	o      Options
 	hide   hider
 	sums   Sums
 	log    logger
-	bytes  int // capacity of all step buffers
+	bytes  int // total capacity of all step buffers in bytes
 	record []byte
 	step   store.Step
 	event  events.Event
-	words  []byte // buffer for the words of the current step
+	words  []byte // holds the words of the current step
 }
 
 // State is the unfinished record of an open session.
 type State struct {
 	steps    []byte // encoded by store.AppendStep
 	last     int64  // time of the newest step in microseconds since 1970
-	omitted  uint32 // steps that are not in the record
-	examples uint32 // failed commands
-	replies  uint64 // set of verb and code pairs whose reply text is already recorded
+	omitted  uint32 // number of steps that did not fit into the record
+	examples uint32 // number of failed commands recorded with their text
+	replies  uint64 // set of pairs of verb and code for which a reply's text is already recorded
 	summary  summary
 }
 
 // Limits on the data that clients can store in the journal.
 const (
-	maxSteps    = 64 << 10 // size of a session's steps in bytes ...
-	minSteps    = 2 << 10  // ... which shrinks to this while the steps of all sessions ...
-	maxAllSteps = 64 << 20 // ... exceed this number of bytes
-	maxExamples = 20       // failed commands per session that are recorded with their text
+	maxSteps    = 64 << 10 // size of a session's steps in bytes
+	minSteps    = 2 << 10  // the same limit while the steps of all sessions exceed maxAllSteps
+	maxAllSteps = 64 << 20 // total size of the steps of all sessions in bytes
+	maxExamples = 20       // number of failed commands per session that are recorded with their text
 	maxText     = 200      // length of a command or reply in bytes
 	maxUser     = 128      // length of a user name in bytes
 )
@@ -70,30 +70,28 @@ const (
 // New returns a Journal.
 func New(o Options) *Journal { return &Journal{o: o} }
 
-// Limit sets the disk budget in bytes. To stay within the budget, the journal adds
-// sessions in floods to aggregates. With a budget of 0, every session gets its own
-// record. Limit must be called before the first event.
+// Limit sets the disk budget in bytes. During a flood, the journal combines sessions into
+// aggregates to stay within the budget. If budget is 0, every session gets its own record. Limit
+// must be called before the first event.
 func (j *Journal) Limit(budget int64) { j.sums.begin(budget, j.o.Record) }
 
-// Hide sets the privacy level. If hashed is set, the local part of every mailbox is
-// hashed. User names that may be passwords are always hashed. A nil Hasher disables
-// hashing.
+// Hide sets the privacy level. If hashed is set, the local parts of all mailboxes are hashed. User
+// names that may be passwords are hashed in any case. If h is nil, nothing is hashed.
 func (j *Journal) Hide(h *privacy.Hasher, hashed bool) { j.hide.hasher, j.hide.all = h, hashed }
 
-// User returns a user name in its recorded form. A possible password is always hashed.
-// A mailbox is hashed if the privacy level requires it. The result is valid until the
-// next call.
+// User returns a user name as it is recorded. A name that may be a password is always hashed. A
+// mailbox is hashed if the privacy level requires this. The result is valid until the next call.
 func (j *Journal) User(name []byte) []byte { return j.hide.user(name) }
 
-// Begin prepares st for a new session, reusing buffers.
+// Begin prepares st for a new session. It reuses the buffers of st.
 func (j *Journal) Begin(st *State, at int64) {
 	st.summary.begin()
 	*st = State{steps: st.steps[:0], last: at, summary: st.summary}
 	j.bytes += cap(st.steps)
 }
 
-// Release frees the buffers of an ended session for reuse. Buffers larger than an
-// ordinary session needs are discarded.
+// Release makes the buffers of an ended session available for reuse. It discards buffers that are
+// larger than an ordinary session needs.
 func (j *Journal) Release(st *State) {
 	j.bytes -= cap(st.steps)
 	if cap(st.steps) > 1024 {
@@ -101,16 +99,16 @@ func (j *Journal) Release(st *State) {
 	}
 }
 
-// Buffered returns the capacity of all step buffers in bytes.
+// Buffered returns the total capacity of all step buffers in bytes.
 func (j *Journal) Buffered() int { return j.bytes }
 
-// Tick writes the counts of repeated log lines and the aggregates that are due.
+// Tick logs the numbers of repeated lines that are due, and writes the aggregates that are due.
 func (j *Journal) Tick(now int64) {
 	j.log.due(j.o.Log, now, false)
 	j.sums.tick(now)
 }
 
-// Sums returns the aggregates, which may be used concurrently.
+// Sums returns the aggregates. They are safe for concurrent use.
 func (j *Journal) Sums() *Sums { return &j.sums }
 
 // Flush writes all aggregates and, if logs is set, all pending log lines.
@@ -121,8 +119,7 @@ func (j *Journal) Flush(now int64, logs bool) {
 	j.sums.flush(true)
 }
 
-// Event records an event as a step of the session. Requests, lines and replies are not
-// recorded as steps.
+// Event records an event as a step of the session, unless it is a request, a line or a reply.
 func (j *Journal) Event(s *track.Session, st *State, ev *smtp.Event) {
 	write := steps[ev.Kind]
 	if write == nil {
@@ -134,8 +131,8 @@ func (j *Journal) Event(s *track.Session, st *State, ev *smtp.Event) {
 	}
 }
 
-// steps maps each recorded kind of event to the function that fills in its step. The
-// function returns false if the event is not recorded.
+// steps contains a function for each recorded kind of event. The function fills in the step. It
+// returns false if the event must not be recorded.
 var steps = [smtp.NumKinds]func(*Journal, *State, *smtp.Event, *store.Step) bool{
 	smtp.EventGreeting: func(_ *Journal, _ *State, ev *smtp.Event, s *store.Step) bool {
 		s.Kind = store.KindGreeting
@@ -175,7 +172,7 @@ var steps = [smtp.NumKinds]func(*Journal, *State, *smtp.Event, *store.Step) bool
 	},
 	smtp.EventCommand: func(j *Journal, st *State, ev *smtp.Event, s *store.Step) bool {
 		if st.examples++; st.examples > maxExamples {
-			return false // counted only in the header of the record
+			return false // only counted, in the header of the record
 		}
 		s.Kind, s.Text = store.KindCommand, j.hide.line(ev.Text)
 		return j.outcome(st, ev, s)
@@ -209,8 +206,8 @@ var steps = [smtp.NumKinds]func(*Journal, *State, *smtp.Event, *store.Step) bool
 	},
 }
 
-// outcome sets the code and reply of a failed command. The reply's text is recorded
-// only once per session for each verb and code.
+// outcome sets the code and the reply of a failed command. In each session, the text of a reply is
+// recorded only once for each verb and code.
 func (j *Journal) outcome(st *State, ev *smtp.Event, s *store.Step) bool {
 	if ev.Result == smtp.ResultOK {
 		return true
@@ -224,8 +221,7 @@ func (j *Journal) outcome(st *State, ev *smtp.Event, s *store.Step) bool {
 	return true
 }
 
-// add appends a step. Once the record has reached its maximum size, further steps are
-// only counted.
+// add appends a step to the record. If the record has its maximum size, add only counts the step.
 func (j *Journal) add(st *State, at int64, step *store.Step) {
 	if len(st.steps) > minSteps && (len(st.steps) > maxSteps || j.bytes > maxAllSteps) {
 		st.omitted++
@@ -237,13 +233,13 @@ func (j *Journal) add(st *State, at int64, step *store.Step) {
 	st.last = max(st.last, at)
 }
 
-// Outcome records and logs an outcome, and sends it to watchers.
+// Outcome records an outcome, logs it, and sends it to watchers.
 func (j *Journal) Outcome(s *track.Session, st *State, o *smtp.Outcome) {
 	w := &writers[o.Kind]
 	if len(o.Proof) > 0 {
 		o.Proof = j.hide.line(o.Proof)
 	}
-	if strings.IndexByte(o.Match, '@') >= 0 { // an earlier greeting
+	if strings.IndexByte(o.Match, '@') >= 0 { // the match is an earlier greeting, which may contain a mailbox
 		o.Match = string(j.hide.reply([]byte(o.Match)))
 	}
 	o.Helo = j.hide.text(s.Helo)
@@ -269,8 +265,8 @@ func (j *Journal) Outcome(s *track.Session, st *State, o *smtp.Outcome) {
 			return
 		}
 	}
-	// A ban never repeats an earlier line, because the earlier ban must have ended
-	// or been revoked.
+	// A ban is never a repetition, because a new ban requires that the earlier one has ended or was
+	// revoked.
 	key := logKey{kind: &w.repeated, what: w.what(o), form: form(o)}
 	if ban && key.form == "" && j.log.acted.allow(o.Time, 1) || (!ban || key.form != "") && j.log.allow(s, key, o.Time) {
 		j.log.line = w.line(j.log.line[:0], s, o)
@@ -302,8 +298,8 @@ type Close struct {
 	Banned  bool // a rule banned the source in this session
 }
 
-// End records an ended session and logs it. whole reports whether the session gets its
-// own record instead of being added to an aggregate.
+// End records an ended session and logs it. whole reports whether the session gets its own record.
+// Otherwise, it was added to an aggregate.
 func (j *Journal) End(s *track.Session, st *State, c Close) (whole bool) {
 	j.summarize(s, &st.summary, c.At)
 	r := store.Record{
@@ -330,5 +326,5 @@ func clip(b []byte, most int) []byte { return b[:min(len(b), most)] }
 // Site sets the mail server's name.
 func (j *Journal) Site(name []byte) { j.server = name }
 
-// Last returns when the newest step was recorded, in microseconds since 1970.
+// Last returns the time of the newest step, in microseconds since 1970.
 func (st *State) Last() int64 { return st.last }

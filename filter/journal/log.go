@@ -10,50 +10,49 @@ import (
 	"scanwatch/filter/track"
 )
 
-// A logger keeps clients from filling the log. Only the first of several identical
-// lines about a source is logged, and the number of repetitions is logged at the end of
-// a window. A rate limit applies to all lines together.
+// A logger prevents clients from filling the log. If several lines about a source are identical,
+// only the first is logged. The number of repetitions is logged at the end of a time window. All
+// lines together are subject to a rate limit.
 type logger struct {
 	line  []byte // scratch
 	lines map[uint64]repeats
 	seed  maphash.Seed
-	order []window // in the order in which they end
-	first int      // index into order
-	told  int64    // time of the last line that counted unlogged sessions
+	order []window // windows in the order in which they end
+	first int      // index of the first window in order
+	told  int64    // time of the last line with the number of sessions missing from the log
 	found limiter  // rate limit of lines without a decision
-	acted limiter  // rate limit of decisions and bans, which findings cannot displace
+	acted limiter  // separate rate limit for decisions and bans, so that findings cannot use it up
 }
 
 // Limits on the log.
 const (
 	logWindow    = 10 * time.Minute
-	maxLogged    = 20_000 // number of windows
-	maxLogBurst  = 200    // lines in a burst, after which maxLogPerSec applies
+	maxLogged    = 20_000 // maximum number of windows
+	maxLogBurst  = 200    // maximum number of lines in a burst; then maxLogPerSec applies
 	maxLogPerSec = 20
-	unloggedWait = time.Minute // minimum time between lines that count unlogged sessions
+	unloggedWait = time.Minute // minimum time between lines with the number of sessions missing from the log
 	maxValue     = 100         // length of a value in bytes
 )
 
-// repeated describes the line that counts repetitions: `PLURAL KEY=WHAT src=...
-// more=N`.
+// repeated describes the log line with the number of repetitions: `PLURAL KEY=WHAT src=... more=N`.
 type repeated struct {
 	plural, key string
-	act         bool // subject to the rate limit of decisions and bans
+	act         bool // the line is subject to the rate limit of decisions and bans
 }
 
-// A logKey identifies identical lines. Only the source in a key depends on the client.
+// A logKey is equal for identical lines. Only the source in the key depends on the client.
 type logKey struct {
 	src  uint64
 	kind *repeated
 	what string // evidence, rule or tag
-	form string // observed, withheld or exempt; empty if a decision is enforced
+	form string // why the decision has no effect: observed, withheld or exempt; empty if it is enforced
 }
 
 func (k *logKey) hash(seed maphash.Seed) uint64 {
 	return maphash.String(seed, k.what) ^ maphash.String(seed, k.kind.plural)*3 ^ maphash.String(seed, k.form)*5 ^ k.src*0x9e3779b97f4a7c15
 }
 
-// A window is the time during which repetitions of a line are counted but not logged.
+// A window is a period in which repetitions of a line are counted but not logged.
 type window struct {
 	key   logKey
 	until int64
@@ -64,8 +63,8 @@ type repeats struct {
 	addr netip.Addr
 }
 
-// allow reports whether a line about s with the given key must be logged. allow also
-// fills in the key's source.
+// allow reports whether a line about s with the given key must be logged. It also sets the source
+// in the key.
 func (l *logger) allow(s *track.Session, k logKey, at int64) bool {
 	if s.Src.IsValid() {
 		k.src = memory.Number(s.Src.Addr())
@@ -86,12 +85,12 @@ func (l *logger) allow(s *track.Session, k logKey, at int64) bool {
 	return l.limit(k.kind).allow(at, 1)
 }
 
-// due logs the number of repetitions for each window that has ended, or for every
-// window if all is set.
+// due logs the number of repetitions of each window that has ended. If all is set, it does so for
+// every window.
 func (l *logger) due(log func([]byte), now int64, all bool) {
 	for l.first < len(l.order) {
 		w := &l.order[l.first]
-		if !all && w.until > now && w.until <= now+2*logWindow.Microseconds() { // it can end later than that only if the clock was set back
+		if !all && w.until > now && w.until <= now+2*logWindow.Microseconds() { // if a window ends even later, the clock was set back, and the window is treated as ended
 			break
 		}
 		h := w.key.hash(l.seed)
@@ -133,8 +132,8 @@ func (l *logger) limit(kind *repeated) *limiter {
 	return &l.found
 }
 
-// unlogged logs the number of sessions that the rate limit kept out of the log, at most
-// once a minute. If all is set, it logs the number immediately.
+// unlogged logs how many sessions are missing from the log because of the rate limit. It does so at
+// most once a minute unless all is set.
 func (l *logger) unlogged(log func([]byte), now int64, all bool) {
 	if wait := now - l.told; !all && wait >= 0 && wait < unloggedWait.Microseconds() {
 		return
@@ -151,8 +150,8 @@ func (l *logger) unlogged(log func([]byte), now int64, all bool) {
 	}
 }
 
-// A limiter allows a burst of lines and then a steady rate. A limiter takes the time
-// from events.
+// A limiter allows a burst of lines, and after that a steady rate. Its clock is the time of the
+// events.
 type limiter struct {
 	tokens  float64
 	last    int64
@@ -183,8 +182,8 @@ func appendFilled(dst []byte, key string, value []byte) []byte {
 	return appendPair(dst, key, value)
 }
 
-// appendPair appends ` key=value`. A value with an unsafe character is quoted as an
-// ASCII Go string. An unquoted value could start a new line, forge a key, or send an
+// appendPair appends ` key=value`. If the value contains an unsafe character, it is quoted as a Go
+// string in ASCII. Without quotes, a value could start a new line, add a forged key, or send an
 // escape sequence to a terminal.
 func appendPair(dst []byte, key string, value []byte) []byte {
 	dst = append(append(append(dst, ' '), key...), '=')
@@ -195,8 +194,8 @@ func appendPair(dst []byte, key string, value []byte) []byte {
 	return strconv.AppendQuoteToASCII(dst, string(value))
 }
 
-// plain reports whether value needs no quotes: it is not empty, and none of its
-// characters is special in shells, logs or terminals.
+// plain reports whether value needs no quotes. This is the case if value is not empty and contains
+// no special characters of shells, logs or terminals.
 func plain(value []byte) bool {
 	for _, c := range value {
 		switch {

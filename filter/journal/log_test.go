@@ -10,9 +10,8 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// TestChangedDecisions checks that an enforced decision is logged even if the same
-// decision was observed or withheld in the last ten minutes, and that every ban is
-// logged.
+// TestChangedDecisions checks that an enforced decision is logged even if the same decision was
+// observed or withheld less than ten minutes before. It also checks that every ban is logged.
 func TestChangedDecisions(t *testing.T) {
 	var log []string
 	j := New(Options{Log: func(line []byte) { log = append(log, string(line)) }, Record: func(time.Time, uint64, []byte) {}})

@@ -11,13 +11,13 @@ import (
 	"scanwatch/store"
 )
 
-// A writer holds the functions that turn one kind of outcome into a step in the record,
-// an event for watchers, and a log line. Other programs parse log lines, so the first
-// words and the order of keys must not change. Each line ends with the session id.
+// A writer holds functions for one kind of outcome. They create a step of the record, an event for
+// watchers, and a log line. Other programs parse the log lines, so their first words and the order
+// of their keys must not change. Each line ends with the session id.
 type writer struct {
 	step    func(*Journal, *smtp.Outcome, *store.Step)
 	event   func(*smtp.Outcome, *events.Event)
-	summary func(*summary, *smtp.Outcome) // nil for bans, which are logged separately
+	summary func(*summary, *smtp.Outcome) // nil for bans, which are logged in separate lines
 	line    func([]byte, *track.Session, *smtp.Outcome) []byte
 
 	repeated repeated
@@ -35,7 +35,7 @@ var writers = [...]writer{
 	smtp.OutcomeBan: {banStep, banEvent, nil, banLine, repeated{"bans", "rule", true}, ruleOf},
 }
 
-// word returns s as bytes that are valid until the next outcome.
+// word returns s as bytes. They are valid until the next outcome.
 func (j *Journal) word(s string) []byte {
 	at := len(j.words)
 	j.words = append(j.words, s...)
@@ -44,8 +44,8 @@ func (j *Journal) word(s string) []byte {
 
 func ruleOf(o *smtp.Outcome) string { return o.Rule }
 
-// form returns why a decision or ban did not take effect, or "". Lines that differ in
-// form are not repetitions.
+// form returns why a decision or ban did not take effect, or "" if it did. Two lines with different
+// forms are not repetitions.
 func form(o *smtp.Outcome) string {
 	switch {
 	case o.Kind == smtp.OutcomeFinding, o.Kind == smtp.OutcomeTag:
@@ -94,7 +94,8 @@ func verdictStep(j *Journal, o *smtp.Outcome, s *store.Step) {
 	s.Exempt = o.Exempt
 }
 
-// If a banned client has connected, verdictEvent also sets Until.
+// verdictEvent fills in the event for a verdict. It also sets Until if a banned client has
+// connected.
 func verdictEvent(o *smtp.Outcome, e *events.Event) {
 	e.Event, e.Rule, e.Phase, e.Until, e.Reason = "verdict", o.Rule, o.Phase.String(), o.Until, o.Exempt
 	if o.Enforced {
@@ -104,7 +105,7 @@ func verdictEvent(o *smtp.Outcome, e *events.Event) {
 	}
 }
 
-// appendDecision appends the decision. The key shows whether the decision is enforced.
+// appendDecision appends the decision to b. The key shows whether the decision is enforced.
 func appendDecision(b []byte, o *smtp.Outcome) []byte {
 	key := "would"
 	if o.Enforced {
@@ -194,7 +195,7 @@ func banLine(b []byte, s *track.Session, o *smtp.Outcome) []byte {
 	return b
 }
 
-// source returns the client's address as it is logged.
+// source returns the client's address as it appears in the log.
 func source(s *track.Session) []byte {
 	if s.Local {
 		return []byte("local")

@@ -9,24 +9,24 @@ import (
 	"scanwatch/rules"
 )
 
-// A summary collects the outcomes of a session, which are logged in one line. A session
-// is logged if a rule or ban led to a decision, if a rule set a tag, or if there is
-// evidence with medium or high confidence.
+// A summary collects the outcomes of a session. They are logged in one line when the session ends.
+// A session is logged if a rule or ban led to a decision, if a rule set a tag, or if there is
+// evidence with at least medium confidence.
 type summary struct {
-	evidence []byte // token:confidence, separated by commas
+	evidence []byte // token:confidence pairs, separated by commas
 	tags     []byte // separated by commas
 	org      string // organisation of the client
-	listed   string // first DNS block list that contains the client, and its zone
-	proof    string // first evidence of high confidence, or of medium confidence if there is none
+	listed   string // first DNS block list that contains the client, and the zone of the list
+	proof    string // the first evidence with high confidence, or else the first with medium confidence
 	high     bool   // proof has high confidence
 	matters  bool
 
-	// The session led to an enforced or observed ban. The ban is logged instead of the
-	// session.
+	// banned and observed report whether the session led to an enforced or an observed ban. The ban
+	// is logged instead of the session.
 	banned, observed bool
 
-	// The most severe enforced decision if there is one, or else the most severe
-	// observed decision.
+	// The following fields describe the most severe enforced decision. If no decision is enforced,
+	// they describe the most severe observed decision.
 	decided  bool
 	enforced bool
 	decision smtp.Decision
@@ -72,8 +72,8 @@ func (m *summary) verdict(o *smtp.Outcome) {
 	m.rule, m.exempt, m.score, m.until = o.Rule, o.Exempt, o.Score, o.Until
 }
 
-// ban reports whether a ban must be logged. A session's first ban, the first enforced
-// ban after observed bans, and any ban of an exempt client are logged.
+// ban reports whether a ban must be logged. A session's first ban is logged, as is the first
+// enforced ban after observed bans. A ban that is withheld from an exempt client is always logged.
 func (m *summary) ban(o *smtp.Outcome) bool {
 	if o.Exempt != "" {
 		return true
@@ -86,16 +86,16 @@ func (m *summary) ban(o *smtp.Outcome) bool {
 // begin prepares m for a new session, reusing buffers.
 func (m *summary) begin() { *m = summary{evidence: m.evidence[:0], tags: m.tags[:0]} }
 
-// Log lines that count further suspicious sessions from a source.
+// These are the log lines with the number of further suspicious sessions from a source.
 var (
 	decidedAgain = repeated{"sessions", "rule", true}
 	foundAgain   = repeated{"sessions", "evidence", false}
 	taggedAgain  = repeated{"sessions", "tag", false}
 )
 
-// again returns the key shared by all repetitions of the line. If there was no
-// decision, the key contains only one kind of evidence, so that a client cannot cause a
-// line for each combination of evidence.
+// again returns the key that is the same for all repetitions of the line. Without a decision, the
+// key contains only one kind of evidence. Otherwise, a client could cause a separate line for each
+// combination of evidence.
 func (m *summary) again() logKey {
 	switch {
 	case m.decided:
@@ -106,7 +106,7 @@ func (m *summary) again() logKey {
 	return logKey{kind: &taggedAgain, what: string(m.tags)}
 }
 
-// line appends the line logged for an ended session.
+// line appends the log line of an ended session to b.
 func (m *summary) line(b []byte, s *track.Session, helo []byte) []byte {
 	b = append(b, "session"...)
 	key, decision := "decision", m.decision.String()
@@ -140,15 +140,15 @@ func (m *summary) appendEvidence(b []byte) []byte {
 	return appendFilled(b, "listed", []byte(m.listed))
 }
 
-// appendClient appends the client's names. helo is the greeting as logged.
+// appendClient appends the client's names to b. helo is the greeting in its logged form.
 func appendClient(b []byte, s *track.Session, helo []byte) []byte {
 	b = appendFilled(b, "helo", helo)
 	b = appendFilled(b, "rdns", s.RDNS)
 	return appendPair(b, "fcrdns", []byte(s.FCrDNS.String()))
 }
 
-// appendTokens appends ` key=value` for a value made of the filter's own words, which
-// need neither quotes nor a length limit.
+// appendTokens appends ` key=value`. The value consists of the filter's own words, so it needs
+// neither quotes nor a length limit.
 func appendTokens(b []byte, key string, value []byte) []byte {
 	if len(value) == 0 {
 		return b

@@ -15,60 +15,60 @@ import (
 	"scanwatch/store"
 )
 
-// Shares of the disk budget that may be used in a day (UTC); 8 means 1/8 of the budget.
+// These shares of the disk budget may be used per day (UTC). A value of 8 means 1/8 of the budget.
 // filter-scanwatch(8) describes the order in which the shares are used.
 const (
-	mailShare  = 2  // records of single sessions with accepted mail or a ban
-	firstShare = 8  // records of each source's first sessions in each hour
+	mailShare  = 2  // records of sessions with accepted mail or a ban
+	firstShare = 8  // records of the first sessions of each source in each hour
 	sumShare   = 16 // aggregates
-	idShare    = 32 // session ids in aggregates; once it is used up, aggregates omit ids
-	earlyShare = 64 // aggregates that Flush writes before their hour has ended
+	idShare    = 32 // session ids in aggregates; after that, aggregates contain no ids
+	earlyShare = 64 // aggregates that Flush writes before the end of their hour
 )
 
 const (
-	firstSessions = 20       // sessions of a source that get their own record in each hour
-	maxSources    = 50_000   // sources whose sessions are counted; all sessions of other sources get their own record
-	maxSums       = 5_000    // sources that get their own aggregate
-	fullHeld      = 8 << 20  // memory of all aggregates in bytes, above which no new aggregates are started for sources
-	maxHeld       = 12 << 20 // memory of all aggregates in bytes, above which the oldest one is written early
-	maxIDs        = 500      // ids in a source's aggregate
-	maxCommonIDs  = 4_096    // ids in the common aggregate; its sketch needs more memory than the ids
-	maxTallies    = 256      // tallies in an aggregate
+	firstSessions = 20       // number of sessions per source and hour that get their own record
+	maxSources    = 50_000   // number of sources whose sessions are counted; all sessions of other sources get their own record
+	maxSums       = 5_000    // number of sources with their own aggregate
+	fullHeld      = 8 << 20  // memory of all aggregates in bytes; if it is exceeded, no further source gets its own aggregate
+	maxHeld       = 12 << 20 // memory of all aggregates in bytes; if it is exceeded, the oldest aggregate is written early
+	maxIDs        = 500      // number of ids in a source's aggregate
+	maxCommonIDs  = 4_096    // number of ids in the common aggregate
+	maxTallies    = 256      // number of tallies in an aggregate
 	maxSumText    = 128      // length of each text in a tally, in bytes
-	writesPerTick = 16       // aggregates written during one event, because an answer must not wait for 5,000 of them
+	writesPerTick = 16       // aggregates written during one event; an answer must not wait until 5,000 are written
 
 	hourTime = int64(time.Hour / time.Microsecond)
 
-	// recordCost is the size of a record on disk in bytes, without its value.
+	// recordCost is the size of a record on disk in bytes, not including its value.
 	recordCost = store.KeySize + 24
 
-	// Upper bounds in bytes, without text and tallies.
+	// These are upper bounds in bytes. They do not include texts and tallies.
 	sumMemory = 512
 	sumDisk   = 210
-	idCost    = 16 // in memory and on disk
+	idCost    = 16 // per id, in memory and on disk
 )
 
-// Sums records floods in bounded space. Some sessions get their own record, and all
-// others are added to the aggregate for their source and hour. Flush and Unwritten are
-// safe for concurrent use. The fields before mu belong to the journal's goroutine.
+// Sums limits the disk space for records of floods. Some sessions get their own record. All others
+// are added to the aggregate for their source and hour. Flush and Unwritten are safe for concurrent
+// use. Fields before mu are used only by the journal's goroutine.
 type Sums struct {
 	budget int64 // if 0, every session gets its own record
 	record func(end time.Time, id uint64, value []byte)
 
-	hour  int64            // current hour since 1970
-	due   int64            // time at which tick next writes aggregates
-	first map[uint64]uint8 // sessions with their own record in this hour, by source
-	// Bytes of today's records: sessions with mail or a ban, first sessions, and
-	// sessions that do not count against the budget.
+	hour  int64            // current hour, in hours since 1970
+	due   int64            // time at which tick must write aggregates again
+	first map[uint64]uint8 // number of sessions with their own record in this hour, by source
+	// These fields count the bytes of today's records: sessions with mail or a ban, first sessions
+	// of sources, and sessions that are not charged to the budget.
 	mails, firsts, free int64
 
-	unwritten atomic.Int64 // sessions in aggregates that are still in memory
+	unwritten atomic.Int64 // number of sessions in aggregates that are still in memory
 
 	mu     sync.Mutex
-	open   map[uint64]*sum // aggregates of this hour by source
+	open   map[uint64]*sum // aggregates of the current hour, by source
 	queue  []*sum          // all aggregates in memory, oldest first
-	ended  int             // how many aggregates at the start of queue are from hours that have ended
-	common sum             // aggregate of all sources without their own
+	ended  int             // number of aggregates at the start of queue whose hour has ended
+	common sum             // aggregate for all sources that have none of their own
 	used   int64           // bytes of aggregates written today
 	ids    int64           // bytes of ids in today's written and open aggregates
 	cost   cost            // cost of the queued aggregates
@@ -79,41 +79,40 @@ type Sums struct {
 	domain [maxSumText]byte
 }
 
-// A sum aggregates the sessions of one source in one hour. The common aggregate
-// combines several sources' sessions.
+// A sum is the aggregate of one source's sessions in one hour. The common aggregate combines the
+// sessions of several sources.
 type sum struct {
 	source  uint64
 	record  store.Record
 	tallies []tally
 	ids     []uint64
-	sources *sketch.Sketch // nil except in the common aggregate
+	sources *sketch.Sketch // set only in the common aggregate
 	last    time.Time      // start of the latest session
 	cost    cost
 }
 
-// A cost is an upper bound on the aggregates' size in memory and on disk, in bytes.
+// A cost is an upper bound on the size of aggregates in memory and on disk, in bytes.
 type cost struct{ memory, disk int64 }
 
 func (c *cost) add(memory, disk int) { c.memory, c.disk = c.memory+int64(memory), c.disk+int64(disk) }
 
 // A tally counts identical steps in the sessions of an aggregate.
 type tally struct {
-	// id is the hash of the fields that identify the tally. Together, tallies with
-	// the same group count a session only once. group is the hash of the same
-	// fields except the organisation (for evidence) or the rule's text (for a
-	// verdict).
+	// id is a hash of the fields that distinguish the tally from others. group is a hash of the
+	// same fields without the organisation (for evidence) or the text of the rule (for a verdict).
+	// If several tallies have the same group, each session is counted in only one of them.
 	id, group          uint64
-	step               []byte // encoded example of the step
+	step               []byte // an encoded step as an example
 	times, count, most uint32
-	last, now          uint32 // number of the latest session, and how many such steps it has
+	last, now          uint32 // number of the latest session with such a step, and how many such steps it has
 	first              int64  // when the first session ended, in microseconds since 1970
 	kind               store.Kind
-	rank               uint8 // rank of the example's confidence
+	rank               uint8 // rank of the confidence in the example
 }
 
-// tallied limits the number of tallies of each kind in an aggregate. Beyond the limit,
-// the rest function changes each step so that all further steps share one tally. Kinds
-// without a rest function have no limit, because the policy determines their text.
+// tallied limits the number of tallies of each kind in an aggregate. When the limit is reached,
+// rest changes all further steps so that they share one tally. Kinds without rest need no limit,
+// because their text comes from the policy.
 var tallied = [store.KindReference]struct {
 	is   bool
 	most int
@@ -127,14 +126,14 @@ var tallied = [store.KindReference]struct {
 	store.KindBan:     {is: true},
 }
 
-// begin prepares p for the first session.
+// begin prepares p before the first session.
 func (p *Sums) begin(budget int64, record func(time.Time, uint64, []byte)) {
 	p.budget, p.record = budget, record
 	p.first, p.open, p.seed = make(map[uint64]uint8), make(map[uint64]*sum), maphash.MakeSeed()
 }
 
-// payer returns the counter that is charged with the bytes of the session's own record.
-// It returns nil if the session must be added to an aggregate.
+// payer returns the counter to which the bytes of the session's own record are charged. It returns
+// nil if the session must be added to an aggregate instead.
 func (p *Sums) payer(r *store.Record, c *Close) *int64 {
 	if p.budget == 0 || !r.Src.IsValid() || r.Counts.AuthPass > 0 {
 		return &p.free
@@ -157,7 +156,7 @@ func (p *Sums) payer(r *store.Record, c *Close) *int64 {
 	return &p.firsts
 }
 
-// roll ends the current hour and day if at is outside them.
+// roll starts a new hour or day if at is not in the current one.
 func (p *Sums) roll(at int64) {
 	hour := at / hourTime
 	if hour == p.hour {
@@ -184,7 +183,7 @@ func (p *Sums) tick(now int64) {
 	}
 }
 
-// writeSome writes some of the aggregates whose hour has ended, and returns how many
+// writeSome writes some of the aggregates whose hour has ended. It returns the number of those that
 // remain.
 func (p *Sums) writeSome() (rest int) {
 	p.mu.Lock()
@@ -195,8 +194,8 @@ func (p *Sums) writeSome() (rest int) {
 	return p.ended
 }
 
-// Flush writes the aggregates whose hour has ended. Until earlyShare is used up, Flush
-// also writes the current hour's aggregates.
+// Flush writes the aggregates whose hour has ended. If the share earlyShare has not been used up,
+// Flush also writes the aggregates of the current hour.
 func (p *Sums) Flush() { p.flush(false) }
 
 // FlushAll writes all aggregates.
@@ -211,8 +210,8 @@ func (p *Sums) flush(all bool) {
 	}
 }
 
-// end closes the current hour's aggregates early if all is set or earlyShare has not
-// been used up.
+// end treats the aggregates of the current hour as ended if all is set, or if the share earlyShare
+// has not been used up.
 func (p *Sums) end(all bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -232,7 +231,7 @@ func (p *Sums) writeFirst() {
 	m := p.queue[0]
 	p.queue[0] = nil
 	if p.queue = p.queue[1:]; len(p.queue) == 0 {
-		p.queue = nil // release the memory of the queue
+		p.queue = nil // frees the memory of the queue
 	}
 	p.ended = max(p.ended-1, 0)
 	if p.open[m.source] == m {
@@ -241,7 +240,7 @@ func (p *Sums) writeFirst() {
 	p.write(m)
 }
 
-// write writes and empties m. If m is empty, nothing is written.
+// write writes m and empties it. If m is already empty, nothing is written.
 func (p *Sums) write(m *sum) {
 	if m.record.Sessions == 0 {
 		return
@@ -250,7 +249,7 @@ func (p *Sums) write(m *sum) {
 	for i := range m.tallies {
 		t := &m.tallies[i]
 		if t.times == 0 {
-			continue // another tally of the group already counts the sessions
+			continue // the sessions are already counted by another tally of the group
 		}
 		if c := store.NewCursor(t.step); c.Next(&p.step) {
 			p.step.Times = t.times
@@ -320,7 +319,7 @@ func (p *Sums) add(r *store.Record, steps []byte, c *Close) {
 	}
 }
 
-// count adds a session's counters.
+// count adds the counters of a session to m.
 func (m *sum) count(r *store.Record, c *Close) {
 	to := &m.record
 	switch src := netip.AddrPortFrom(r.Src.Addr(), 0); {
@@ -362,9 +361,9 @@ func (m *sum) count(r *store.Record, c *Close) {
 	to.Counts.Add(&r.Counts)
 }
 
-// tally counts the steps of a session that ended at end, in microseconds since 1970.
+// tally counts the steps of a session. end is the session's end in microseconds since 1970.
 func (p *Sums) tally(m *sum, steps []byte, end int64, room bool) {
-	byFilter := false // a filter rejected the recipient in the next step
+	byFilter := false // whether a filter rejected the recipient of the next step
 	s := &p.step
 	for c := store.NewCursor(steps); c.Next(s); {
 		switch s.Kind {
@@ -372,9 +371,9 @@ func (p *Sums) tally(m *sum, steps []byte, end int64, room bool) {
 			byFilter = s.Phase == smtp.PhaseRcptTo && s.Decision >= smtp.Reject
 		case store.KindHelo:
 			if len(s.Text) == 0 {
-				continue // in a tally, an empty name means all further names
+				continue // a tally with an empty name counts all further names
 			}
-			s.Result = smtp.ResultNone // a name has one tally, regardless of the result
+			s.Result = smtp.ResultNone // one tally counts a name, regardless of the result
 		case store.KindRcpt:
 			rejected := byFilter
 			if byFilter = false; rejected || s.Result != smtp.ResultOK && s.Result != smtp.ResultPermfail {
@@ -389,7 +388,7 @@ func (p *Sums) tally(m *sum, steps []byte, end int64, room bool) {
 	}
 }
 
-// domainOf returns a mailbox's domain with the preceding @, in lower case, or nil.
+// domainOf returns the domain of a mailbox in lower case and with the preceding @, or nil.
 func (p *Sums) domainOf(addr []byte) []byte {
 	at := bytes.LastIndexByte(addr, '@')
 	if at < 0 || at == len(addr)-1 {
@@ -404,7 +403,7 @@ func (p *Sums) domainOf(addr []byte) []byte {
 	return p.domain[:n]
 }
 
-// tallyStep counts a step of a session that ended at end.
+// tallyStep counts a step of a session. end is the session's end.
 func (p *Sums) tallyStep(m *sum, s *store.Step, end int64, room bool) {
 	group, id := p.identify(s)
 	t, other, n := m.find(s.Kind, group, id)
@@ -417,7 +416,7 @@ func (p *Sums) tallyStep(m *sum, s *store.Step, end int64, room bool) {
 	if s.Kind == store.KindFinding {
 		rank = rankOf(s.Confidence)
 	}
-	first := t == nil || t.last != m.record.Sessions // first step of this tally in the session
+	first := t == nil || t.last != m.record.Sessions // whether this is the tally's first step in the session
 	if first && other != nil {
 		other.times--
 		other.last = 0
@@ -425,7 +424,7 @@ func (p *Sums) tallyStep(m *sum, s *store.Step, end int64, room bool) {
 	if t == nil {
 		room := cap(m.tallies)
 		m.tallies = append(m.tallies, tally{id: id, group: group, kind: s.Kind})
-		m.cost.add((cap(m.tallies)-room)*int(unsafe.Sizeof(tally{})), 24) // on disk, a tally's numbers take at most 24 bytes
+		m.cost.add((cap(m.tallies)-room)*int(unsafe.Sizeof(tally{})), 24) // the numbers of a tally take at most 24 bytes on disk
 		t = &m.tallies[len(m.tallies)-1]
 	}
 	if t.step == nil || t.rank == lowRank && rank > lowRank {
@@ -445,7 +444,7 @@ func (p *Sums) tallyStep(m *sum, s *store.Step, end int64, room bool) {
 	t.most = max(t.most, t.now)
 }
 
-// identify returns the group and id of the tally for a step.
+// identify returns the group and id of the tally that counts the step s.
 func (p *Sums) identify(s *store.Step) (group, id uint64) {
 	const prime = 0x9e3779b97f4a7c15
 	flags := uint64(s.Kind)<<16 | uint64(s.Result)<<8
@@ -466,7 +465,7 @@ func (p *Sums) identify(s *store.Step) (group, id uint64) {
 	return group, id
 }
 
-// find returns the tally t with this id, and the number n of tallies of its kind. other
+// find returns the tally with the given id as t, and the number of tallies of its kind as n. other
 // is a tally of the same group that already counts the session, or nil.
 func (m *sum) find(kind store.Kind, group, id uint64) (t, other *tally, n int) {
 	for i := range m.tallies {
@@ -485,7 +484,7 @@ func (m *sum) find(kind store.Kind, group, id uint64) (t, other *tally, n int) {
 	return t, other, n
 }
 
-// example returns the encoded fields of s that a tally keeps as an example.
+// example returns the encoded fields of s that a tally stores as its example.
 func (p *Sums) example(s *store.Step) []byte {
 	e := store.Step{
 		Kind: s.Kind, Text: s.Text, Org: s.Org, By: clip(s.By, maxSumText), Match: clip(s.Match, maxSumText), Confidence: clip(s.Confidence, maxSumText),
@@ -498,7 +497,7 @@ func (p *Sums) example(s *store.Step) []byte {
 
 const lowRank = 1
 
-// rankOf ranks confidence levels.
+// rankOf returns the rank of a confidence level.
 func rankOf(confidence []byte) uint8 {
 	switch string(confidence) {
 	case "high":

@@ -23,12 +23,12 @@ import (
 
 var noon = time.Date(2026, 11, 2, 12, 0, 0, 0, time.UTC)
 
-// A player feeds ended sessions to a Journal and stores the records.
+// A player passes ended sessions to a Journal and stores the resulting records.
 type player struct {
 	*Journal
 	mu      sync.Mutex
 	records []store.Record
-	bytes   int64 // size of all records
+	bytes   int64 // total size of the records
 	id      uint64
 }
 
@@ -51,7 +51,7 @@ func play(t testing.TB, budget int64) *player {
 	return p
 }
 
-// end ends a one-second session with the given steps, and reports whether the session
+// end ends a session that lasted a second and has the given steps. It reports whether the session
 // gets its own record.
 func (p *player) end(src string, at time.Time, counts track.Counts, c Close, steps ...store.Step) bool {
 	var st State
@@ -69,7 +69,7 @@ func (p *player) ended(src string, at time.Time, counts track.Counts, c Close, s
 	return p.End(&s, &State{steps: steps}, c)
 }
 
-// written returns the aggregates among the records written so far.
+// written returns the aggregates that were written so far.
 func (p *player) written() (all []*store.Record) {
 	for i := range p.records {
 		if p.records[i].Sessions > 0 {
@@ -101,11 +101,10 @@ func helo(name string) store.Step {
 
 var rejected = store.Step{Kind: store.KindVerdict, Text: []byte("r"), Phase: smtp.PhaseRcptTo, Decision: smtp.Reject, Enforced: true}
 
-// TestRule checks which sessions get their own record, as described in the manual.
+// TestRule checks which sessions get their own record. The manual describes the rules.
 func TestRule(t *testing.T) {
 	const budget = 1 << 20
-	// fill plays sessions from new sources until their own records have used up the
-	// share.
+	// fill ends sessions from new sources until their own records have used up the given share.
 	fill := func(p *player, share int64, counts track.Counts, c Close) {
 		t.Helper()
 		before := p.bytes
@@ -154,7 +153,7 @@ func TestRule(t *testing.T) {
 	}
 }
 
-// flood plays enough sessions from a source for later ones to be aggregated.
+// flood ends so many sessions from a source that its next sessions are added to an aggregate.
 func (p *player) flood(src string) {
 	for range firstSessions {
 		p.end(src, noon, track.Counts{}, Close{})
@@ -162,7 +161,7 @@ func (p *player) flood(src string) {
 	p.records = nil
 }
 
-// TestSum checks every field of an aggregate.
+// TestSum checks all fields of an aggregate.
 func TestSum(t *testing.T) {
 	p := play(t, 1<<30)
 	const src = "198.51.100.1:25"
@@ -201,7 +200,7 @@ func TestSum(t *testing.T) {
 	}
 	slices.Sort(got)
 	want := []string{
-		"14 harvest//by high/ enforced=false exempt= session=0 times=2 count=0 most=0 first=2000000", // the other session's finding has low confidence
+		"14 harvest//by high/ enforced=false exempt= session=0 times=2 count=0 most=0 first=2000000", // the finding in the other session has low confidence
 		"14 scanner//by medium/Org enforced=false exempt= session=0 times=1 count=0 most=0 first=1000000",
 		"15 r/// enforced=false exempt= session=0 times=1 count=0 most=0",
 		"15 r/// enforced=false exempt=trusted session=0 times=1 count=0 most=0",
@@ -226,8 +225,8 @@ func TestSum(t *testing.T) {
 	}
 }
 
-// TestOncePerSession checks that a session counts only once for an evidence token, even
-// if a later finding has another organisation and a higher confidence.
+// TestOncePerSession checks that an evidence token counts a session only once. This must hold even
+// if a later finding in the session has a different organisation and a higher confidence.
 func TestOncePerSession(t *testing.T) {
 	p := play(t, 1<<30)
 	const src = "198.51.100.1:25"
@@ -246,8 +245,7 @@ func TestOncePerSession(t *testing.T) {
 	}
 }
 
-// TestNameless checks that an aggregate does not count a greeting without a name as
-// another name.
+// TestNameless checks that a greeting without a name is not counted as a further name.
 func TestNameless(t *testing.T) {
 	p := play(t, 512<<20)
 	for range firstSessions + 3 {
@@ -261,8 +259,8 @@ func TestNameless(t *testing.T) {
 	}
 }
 
-// TestFullTallies checks that the number of names in an aggregate is bounded. Names
-// beyond the limit are counted together. Counts of evidence and rules remain exact.
+// TestFullTallies checks that the number of names in an aggregate is limited. All further names are
+// counted together. The counts of evidence and rules must remain exact.
 func TestFullTallies(t *testing.T) {
 	p := play(t, 1<<30)
 	const src, n = "198.51.100.1:25", 40
@@ -310,8 +308,8 @@ func TestFullTallies(t *testing.T) {
 	}
 }
 
-// TestIDs checks that aggregates list the id of every session that was rejected or led
-// to a ban, until the space reserved for ids is used up.
+// TestIDs checks that aggregates contain the ids of all sessions that were rejected or led to a
+// ban, until the share for ids is used up.
 func TestIDs(t *testing.T) {
 	const src, n = "198.51.100.1:25", 1800
 	p := play(t, 1<<30)
@@ -359,8 +357,7 @@ func TestIDs(t *testing.T) {
 	}
 }
 
-// TestIDsOfManySources checks that the aggregates of many sources do not use up the
-// space reserved for ids.
+// TestIDsOfManySources checks that the aggregates of many sources do not use up the share for ids.
 func TestIDsOfManySources(t *testing.T) {
 	const n, budget = 30_000, 16 << 20
 	p := play(t, budget)
@@ -383,8 +380,8 @@ func TestIDsOfManySources(t *testing.T) {
 	}
 }
 
-// TestCommonSum checks that sources beyond the limit share an aggregate, with exact
-// counts and an estimated number of sources.
+// TestCommonSum checks that all sources beyond the limit share one aggregate. Its counts must be
+// exact, and it must estimate the number of sources.
 func TestCommonSum(t *testing.T) {
 	const sources, each = 15_000, 3
 	p := play(t, 1<<40)
@@ -427,14 +424,14 @@ func TestCommonSum(t *testing.T) {
 	}
 }
 
-// onlySums marks the day's share for sources' first sessions as used up.
+// onlySums marks the share for the first sessions of sources as used up on the given day.
 func (p *player) onlySums(day time.Time) {
 	p.Tick(day.UnixMicro())
 	p.Sums().firsts = math.MaxInt64
 }
 
-// TestShareOfSums checks that aggregates use at most 1/16 of the budget, plus one
-// common aggregate per hour. The flood always uses new sources and new text.
+// TestShareOfSums checks that aggregates use at most 1/16 of the budget and one common aggregate
+// per hour. The sources and texts in the flood are always new.
 func TestShareOfSums(t *testing.T) {
 	for _, budget := range []int64{16 << 20, 256 << 20} {
 		const hours, perHour = 6, 10_000
@@ -458,7 +455,7 @@ func TestShareOfSums(t *testing.T) {
 	}
 }
 
-// TestMemoryOfSums checks how much memory the largest possible aggregates use.
+// TestMemoryOfSums checks how much memory the largest possible aggregates need.
 func TestMemoryOfSums(t *testing.T) {
 	heap := func() int64 {
 		var m runtime.MemStats
@@ -476,7 +473,7 @@ func TestMemoryOfSums(t *testing.T) {
 	var st State
 	for i := range 100_000 {
 		source := i / 2
-		if i%2 != 0 { // give some aggregates many sessions
+		if i%2 != 0 { // add many sessions to some aggregates
 			source = i % 7001
 		}
 		st.steps = st.steps[:0]
@@ -501,8 +498,8 @@ func TestMemoryOfSums(t *testing.T) {
 	runtime.KeepAlive(j)
 }
 
-// TestEndOfHour checks that after the end of an hour, each event writes a few of the
-// hour's aggregates, and that an aggregate never spans two hours or two days.
+// TestEndOfHour checks that after an hour has ended, each event causes a few of the hour's
+// aggregates to be written. All sessions in an aggregate must be from the same hour.
 func TestEndOfHour(t *testing.T) {
 	p := play(t, 1<<40)
 	const sources = 100
@@ -527,7 +524,7 @@ func TestEndOfHour(t *testing.T) {
 			t.Errorf("%+v", r)
 		}
 	}
-	// Setting back the clock also ends the hour.
+	// If the clock is set back, the hour also ends.
 	p.onlySums(time.UnixMicro(next))
 	p.end("11.0.0.1:1", time.UnixMicro(next), track.Counts{}, Close{})
 	p.Tick(at.UnixMicro())
@@ -536,8 +533,8 @@ func TestEndOfHour(t *testing.T) {
 	}
 }
 
-// TestFlush checks that Flush writes the current hour's aggregates up to a quarter of
-// their share. Concurrent calls neither lose a session nor write one twice.
+// TestFlush checks that Flush writes aggregates of the current hour until a quarter of their share
+// is used. It also checks that concurrent calls write each session exactly once.
 func TestFlush(t *testing.T) {
 	const src = "198.51.100.1:1"
 	p := play(t, 1<<40)
@@ -592,8 +589,7 @@ func TestFlush(t *testing.T) {
 	}
 }
 
-// TestSumOfNetwork checks that an aggregate with several addresses has their /64 as its
-// source.
+// TestSumOfNetwork checks that the source of an aggregate with several addresses is their /64.
 func TestSumOfNetwork(t *testing.T) {
 	for _, c := range []struct {
 		srcs []string
@@ -614,7 +610,8 @@ func TestSumOfNetwork(t *testing.T) {
 	}
 }
 
-// TestStepsOfManySessions compares aggregates with separate counts of random sessions.
+// TestStepsOfManySessions compares aggregates of random sessions with counts that are made
+// independently.
 func TestStepsOfManySessions(t *testing.T) {
 	random := newRandom(7)
 	refused := map[uint64]bool{}

@@ -19,11 +19,11 @@ import (
 	"github.com/oschwald/maxminddb-golang/v2"
 )
 
-// maxDatabaseBytes is the maximum size of a database, which is read into memory. Most
-// databases are 5 to 20 MB in size, and all known databases are smaller than the limit.
+// maxDatabaseBytes is the maximum size of a database, which is read into memory. Most databases
+// have 5 to 20 MB. All known databases are smaller than the limit.
 const maxDatabaseBytes = 512 << 20
 
-// An Origin is the database record for an address. Unknown fields are empty.
+// An Origin is the record of a database for an address. Unknown fields are empty.
 type Origin struct {
 	ASN     uint32       // AS number
 	Org     string       // organisation of the AS
@@ -31,30 +31,29 @@ type Origin struct {
 	Prefix  netip.Prefix // network of the address
 }
 
-// Origins looks up addresses in the operator's AS or country database. The file is a
-// MaxMind DB with the fields that MaxMind and DB-IP (ASN, ISP, Country, City) or IPinfo
-// use.
+// Origins looks up addresses in the operator's AS or country database. The file is a MaxMind DB.
+// Its fields are those of MaxMind and DB-IP (ASN, ISP, Country, City) or of IPinfo.
 //
-// Origins reads the file into memory. If the file were mapped instead, truncating it
-// would kill the process with SIGBUS, and smtpd with it. Origins therefore needs as
-// much memory as the file is large, and twice as much during a refresh.
+// Origins reads the file into memory. If the file were mapped instead, truncating it would kill the
+// process with SIGBUS, and smtpd would exit as well. Origins therefore needs as much memory as the
+// file is large, and twice as much during a refresh.
 //
-// Lookup may be called concurrently, even during Refresh. No lock is needed, because
-// each lookup keeps its own reference to the database.
+// Lookup may be called concurrently, even during Refresh. It needs no lock, because each lookup
+// keeps a reference to the database that it uses.
 type Origins struct {
 	path     string
 	current  atomic.Pointer[originFile]
 	failures atomic.Uint64
 
 	mu   sync.Mutex  // serializes Refresh
-	seen fs.FileInfo // file last tried; may be nil
+	seen fs.FileInfo // file that was tried last; may be nil
 	last string      // text of the last error
 }
 
 // OriginState describes the state of an AS or country database.
 type OriginState struct {
 	Path     string
-	Loaded   bool      // false if there is no database, in which case lookups fail
+	Loaded   bool      // false if there is no database; lookups then fail
 	Type     string    // database type in the metadata
 	Built    time.Time // build time in the metadata
 	Bytes    int       // size in memory
@@ -63,17 +62,16 @@ type OriginState struct {
 	Failures uint64    // lookups that failed because the file is corrupt
 }
 
-// NewOrigins returns an Origins for the file at path. Lookups fail until the first
-// Refresh.
+// NewOrigins returns an Origins for the file at path. Until Refresh has been called, all lookups
+// fail.
 func NewOrigins(path string) *Origins { return &Origins{path: path} }
 
 // Path returns the file's path.
 func (o *Origins) Path() string { return o.path }
 
-// Refresh reads the file if its size, modification time or inode has changed. changed
-// reports whether a new database was read. After an error, the previous database
-// remains in use. While the file stays the same, Refresh returns the same error only
-// once.
+// Refresh reads the file if its size, modification time or inode has changed. changed reports
+// whether a new database was read. After an error, the previous database remains in use. The same
+// error is returned only once, unless the file changes.
 func (o *Origins) Refresh() (changed bool, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -93,7 +91,7 @@ func (o *Origins) Refresh() (changed bool, err error) {
 	}
 	file, info, err := readOrigins(o.path)
 	if errors.Is(err, errChanging) {
-		o.seen = nil // retry even if the file stays the same
+		o.seen = nil // retry even if the file does not change
 		return false, o.once(fmt.Errorf("database %s: %w%s", o.path, err, o.consequence()))
 	}
 	o.seen, o.last = info, ""
@@ -104,8 +102,8 @@ func (o *Origins) Refresh() (changed bool, err error) {
 	return true, nil
 }
 
-// Next returns a refreshed copy of o, so that the caller can check the new database
-// before using it. If the file is unchanged or invalid, the copy shares o's database.
+// Next returns a refreshed copy of o. The caller can check the new database before using it. If the
+// file is unchanged or invalid, the copy uses the same database as o.
 func (o *Origins) Next() (*Origins, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -130,10 +128,9 @@ func (o *Origins) once(err error) error {
 	return nil
 }
 
-// Lookup returns the record for the network of addr. Lookup fails if there is no
-// database, if the record is corrupt, or if addr is IPv6 and the database covers only
-// IPv4. An Origin without an AS number means that the network is unannounced or
-// unknown.
+// Lookup returns the record for the network of addr. It fails if there is no database, if the
+// record is corrupt, or if addr is an IPv6 address and the database contains only IPv4. If the ASN
+// of the Origin is 0, no AS announces the network, or the AS is unknown.
 func (o *Origins) Lookup(addr netip.Addr) (origin Origin, ok bool) {
 	file := o.current.Load()
 	if file == nil || !addr.IsValid() {
@@ -143,8 +140,7 @@ func (o *Origins) Lookup(addr netip.Addr) (origin Origin, ok bool) {
 	if addr.Is6() && file.reader.Metadata.IPVersion == 4 {
 		return Origin{}, false
 	}
-	// The reader should tolerate corrupt files, but if it panicked, the filter
-	// would exit.
+	// The reader should tolerate corrupt files. If it panicked nevertheless, the filter would exit.
 	defer func() {
 		if recover() != nil {
 			o.failures.Add(1)
@@ -159,7 +155,7 @@ func (o *Origins) Lookup(addr netip.Addr) (origin Origin, ok bool) {
 	return origin, true
 }
 
-// State describes the database.
+// State returns the state of the database.
 func (o *Origins) State() OriginState {
 	state := OriginState{Path: o.path, Failures: o.failures.Load()}
 	if file := o.current.Load(); file != nil {
@@ -172,8 +168,7 @@ func (o *Origins) State() OriginState {
 	return state
 }
 
-// An originFile is a database in memory. Its reader holds no open file and need not be
-// closed.
+// An originFile is a database in memory. It has no open file and need not be closed.
 type originFile struct {
 	reader *maxminddb.Reader
 	bytes  int
@@ -181,15 +176,15 @@ type originFile struct {
 	has    originFields
 }
 
-// originFields reports which fields a database has.
+// originFields are the fields that a database has.
 type originFields struct{ asn, country bool }
 
-// An originSchema decodes a record in a vendor's format.
+// An originSchema decodes a record in the format of a vendor.
 type originSchema func(maxminddb.Result, originFields, *Origin) error
 
-// originSchemas are tried in this order. The type in the metadata is ignored, because a
-// local database can have any type. The geoip2 reader accepts only a fixed list of
-// types, which lacks IPinfo's, so Origins uses the maxminddb reader.
+// originSchemas are tried in this order. The type in the metadata is not used, because a local
+// database can have any type. The geoip2 reader accepts only a fixed list of types that does not
+// contain IPinfo's. Origins therefore uses the maxminddb reader.
 var originSchemas = []originSchema{maxMindSchema, ipinfoSchema}
 
 func maxMindSchema(r maxminddb.Result, has originFields, origin *Origin) error {
@@ -204,7 +199,7 @@ func maxMindSchema(r maxminddb.Result, has originFields, origin *Origin) error {
 		origin.ASN, origin.Org = uint32(as.AutonomousSystemNumber), as.AutonomousSystemOrganization
 	}
 	if has.country {
-		var place struct { // decode only the code; geoip2.Country would also decode names in eight languages
+		var place struct { // only the code is decoded; geoip2.Country would also decode names in eight languages
 			Country struct {
 				ISOCode string `maxminddb:"iso_code"`
 			} `maxminddb:"country"`
@@ -222,7 +217,7 @@ func ipinfoSchema(r maxminddb.Result, has originFields, origin *Origin) error {
 		ASN         string `maxminddb:"asn"`     // for example AS64496
 		Name        string `maxminddb:"name"`    // AS name in an AS database
 		ASName      string `maxminddb:"as_name"` // AS name in other databases
-		Country     string `maxminddb:"country"` // country code, or the name if CountryCode is set
+		Country     string `maxminddb:"country"` // country code, or the country's name if CountryCode is set
 		CountryCode string `maxminddb:"country_code"`
 	}
 	if err := r.Decode(&record); err != nil {
@@ -261,7 +256,7 @@ func (f *originFile) lookup(addr netip.Addr) (Origin, error) {
 
 var errChanging = errors.New("changed while it was read; the filter will read it again")
 
-// readOrigins reads the file at path and returns its FileInfo.
+// readOrigins reads the file at path. It also returns the file's FileInfo.
 func readOrigins(path string) (*originFile, fs.FileInfo, error) {
 	in, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // do not block on a FIFO
 	if err != nil {
@@ -294,7 +289,7 @@ func readOrigins(path string) (*originFile, fs.FileInfo, error) {
 
 // openOrigins opens a database in memory.
 func openOrigins(content []byte) (file *originFile, err error) {
-	defer func() { // the reader may panic, as in Lookup
+	defer func() { // the reader may panic; see Lookup
 		if v := recover(); v != nil {
 			file, err = nil, fmt.Errorf("corrupt: %v", v)
 		}
@@ -316,7 +311,7 @@ func openOrigins(content []byte) (file *originFile, err error) {
 	return nil, errors.Join(append([]error{err}, tried...)...)
 }
 
-// CheckOrigins returns the state of a database with the given content, or why Origins
+// CheckOrigins returns the state of a database with the given content, or an error if Origins
 // cannot use it.
 func CheckOrigins(content []byte) (OriginState, error) {
 	file, err := openOrigins(content)
@@ -328,7 +323,7 @@ func CheckOrigins(content []byte) (OriginState, error) {
 	return o.State(), nil
 }
 
-// probe reads the first records to find out which fields are available.
+// probe reads the first records to find out which fields the database has.
 func probe(reader *maxminddb.Reader, schema originSchema) (has originFields, err error) {
 	const enough = 1000
 	for _, want := range []originFields{{asn: true}, {country: true}} {

@@ -1,6 +1,6 @@
 //go:build !(386 || arm || mips || mipsle)
 
-// The package that writes test databases does not compile where int has 32 bits.
+// The package that writes test databases does not compile on systems with 32-bit integers.
 
 package lookup
 
@@ -22,11 +22,11 @@ import (
 
 var databaseBuilt = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
-// database returns a database containing the given networks.
+// database returns a database with the given networks.
 func database(tb testing.TB, options mmdbwriter.Options, networks map[string]mmdbtype.Map) []byte {
 	tb.Helper()
 	options.BuildEpoch = databaseBuilt.Unix()
-	options.IncludeReservedNetworks = true // documentation networks are reserved
+	options.IncludeReservedNetworks = true // the networks for documentation are reserved
 	tree, err := mmdbwriter.New(options)
 	if err != nil {
 		tb.Fatal(err)
@@ -62,7 +62,7 @@ func asnDatabase(tb testing.TB, org string) []byte {
 
 func writeFile(tb testing.TB, path string, content []byte) {
 	tb.Helper()
-	// Rename the file into place, as update programs do, so that the inode changes.
+	// Rename the file as update programs do, so that the inode changes.
 	if err := os.WriteFile(path+".new", content, 0o600); err != nil {
 		tb.Fatal(err)
 	}
@@ -198,7 +198,7 @@ func TestOriginsRefresh(t *testing.T) {
 		name    string
 		change  func()
 		changed bool
-		err     string // part of the error; empty if none
+		err     string // part of the error; empty if there is none
 		org     string
 	}{
 		{"nothing new", func() {}, false, "", "First"},
@@ -253,8 +253,8 @@ func TestOriginsRefresh(t *testing.T) {
 	}
 }
 
-// TestOriginsRefreshWhileLookingUp checks that lookups are unaffected when the file is
-// replaced. The test is useful only with -race.
+// TestOriginsRefreshWhileLookingUp checks that the file can be replaced during lookups. It is only
+// useful with -race.
 func TestOriginsRefreshWhileLookingUp(t *testing.T) {
 	o := openedOrigins(t, asnDatabase(t, "Example 0"))
 	content := [][]byte{asnDatabase(t, "Example 1"), asnDatabase(t, "Example 2")}
@@ -286,8 +286,8 @@ func TestOriginsRefreshWhileLookingUp(t *testing.T) {
 	readers.Wait()
 }
 
-// FuzzOrigins checks that a corrupt file may cause wrong or missing answers, but never
-// a panic.
+// FuzzOrigins checks that a corrupt file never causes a panic. Wrong or missing answers are
+// allowed.
 func FuzzOrigins(f *testing.F) {
 	good := asnDatabase(f, "Example")
 	f.Add(good, []byte{192, 0, 2, 1})

@@ -1,7 +1,6 @@
-// Package lookup finds addresses and names in in-memory tables: table files, the
-// shipped lists, and the ASes that announce addresses.
+// Package lookup finds addresses and names in tables in memory. There are tables from files, the
+// shipped lists, and databases of the ASes that announce addresses.
 //
-// The package knows nothing about sessions and rules, and sends no DNS queries. A table
-// must be filled by a single goroutine. Once filled, it is read-only and safe for
-// concurrent use.
+// The package does not depend on sessions or rules, and sends no DNS queries. Only one goroutine
+// may fill a table. After that, the table is read-only and safe for concurrent use.
 package lookup

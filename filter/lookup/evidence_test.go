@@ -7,8 +7,8 @@ import (
 	"scanwatch/rules"
 )
 
-// TestEvidenceIsKnownToRules checks that package rules, which package lookup does not
-// import, knows all evidence tokens in the lists.
+// TestEvidenceIsKnownToRules checks that package rules knows all evidence tokens in the lists.
+// Package lookup does not import package rules.
 func TestEvidenceIsKnownToRules(t *testing.T) {
 	l, err := lookup.Builtin()
 	if err != nil {

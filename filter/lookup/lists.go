@@ -28,16 +28,16 @@ var (
 	knownSendersTSV string
 )
 
-// Names of the shipped lists, as in Row.List.
+// These are the names of the shipped lists in Row.List.
 const (
 	Scanners     = "scanners"      // organisations that scan the internet
 	Clouds       = "clouds"        // hosting providers
 	BotnetHelo   = "botnet-helo"   // greetings of bots, tools and misconfigured clients
-	KnownSenders = "known-senders" // known senders, even if their name or network is suspicious
+	KnownSenders = "known-senders" // senders that are known to be legitimate, even if their name or network is suspicious
 )
 
-// Evidence tokens used in the code. All other tokens are only text in the lists, so new
-// classes of rows need no code.
+// The code uses these evidence tokens. All other tokens occur only in the lists, so a list may use
+// new tokens without a change to the code.
 const (
 	scanner    = "scanner"
 	cloud      = "cloud"
@@ -53,35 +53,34 @@ type Row struct {
 	Line     int    // line number; line 1 is the header
 	Org      string // organisation, tool or class of clients
 	Category string // commercial, academic, cloud, botnet, tester, legit-sender ...
-	// Class is the class of matching clients: scanner, scanner-mail (a scanning
-	// organisation's mail host), verifier, tester, tool, word, example, forged, hoster,
-	// access, massmailer, provider, sender, private, default or client.
+	// Class is the kind of client that the row matches: scanner, scanner-mail (a scanning
+	// organisation's mail host), verifier, tester, tool, word, example, forged, hoster, access,
+	// massmailer, provider, sender, private, default or client.
 	Class string
 	Kind  string // cidr, asn, rdns, helo or useragent-or-command
 	Value string // text to match
-	// Evidence is the evidence token of a match. If a row has no token, a match
-	// alone proves nothing: the row also matches legitimate hosts, or the meaning
-	// of a match depends on other facts.
+	// Evidence is the evidence token for clients that the row matches. If it is empty, a match
+	// alone proves nothing, because the row also matches legitimate hosts, or because the meaning
+	// of the match depends on other facts.
 	Evidence   string
 	Confidence string // high, medium or low, as of Date; see ConfidenceAt
-	Date       string // date of the newest source that states the fact: 2006-01-02
+	Date       string // date of the newest source for the fact, such as 2006-01-02
 	Source     string // source of the fact
 	Note       string // caveat; may be empty
 
 	expires time.Time // when the row expires; zero for never
 }
 
-// rentedDays is the lifetime of a row about a single rented address, in days. Hosting
-// providers reassign addresses within days.
+// rentedDays is the lifetime in days of a row about a single rented address. Hosting providers
+// often give an address to another customer within days.
 const rentedDays = 90
 
-// Rented reports whether the row is about a rented address, or about two aggregated
-// addresses. A rented address is in a hosting provider's network. A network that a
-// scanning organisation publishes as its own is not rented.
+// Rented reports whether the row is about one or two addresses in the network of a hosting
+// provider. If a scanning organisation publishes a network as its own, the network is not rented.
 func (r *Row) Rented() bool { return !r.expires.IsZero() }
 
-// ConfidenceAt returns the row's confidence at time t. After 90 days, the confidence of
-// a rented address is low.
+// ConfidenceAt returns the row's confidence at time t. A row about a rented address has low
+// confidence after 90 days.
 func (r *Row) ConfidenceAt(t time.Time) string {
 	if r.Rented() && t.After(r.expires) {
 		return "low"
@@ -91,9 +90,9 @@ func (r *Row) ConfidenceAt(t time.Time) string {
 
 // Lists holds the shipped lists. The lists and their rows are read-only.
 //
-// If several rows match, the best one is returned. Rows are compared by evidence,
-// length of the match, generality, and confidence, in this order. A row without
-// evidence comes last, and a row about an organisation comes before a general one.
+// If several rows match, the best one is returned. Rows are compared by evidence, then by the
+// length of the match, then by how specific they are, then by confidence. A row without evidence is
+// the last choice. A row about an organisation is better than a row about a tool.
 type Lists struct {
 	rows     []*Row // all rows in the order of the files
 	prefixes Prefixes[*Row]
@@ -105,8 +104,8 @@ type Lists struct {
 	lines                          *Patterns[*Row]
 }
 
-// Builtin parses the shipped lists, which takes a few milliseconds. Builtin returns an
-// error only if the embedded lists are invalid.
+// Builtin parses the shipped lists. This takes a few milliseconds. Builtin returns an error only if
+// the embedded lists are invalid.
 func Builtin() (*Lists, error) {
 	var rows []*Row
 	for _, list := range []struct{ name, file, text string }{
@@ -124,23 +123,23 @@ func Builtin() (*Lists, error) {
 	return newLists(rows)
 }
 
-// Rows returns all rows in file order.
+// Rows returns all rows in the order of the files.
 func (l *Lists) Rows() []*Row { return l.rows }
 
-// Addr returns the scanner row whose prefix covers addr, or nil.
+// Addr returns the row about a scanner whose prefix contains addr, or nil.
 func (l *Lists) Addr(addr netip.Addr) *Row {
 	row, _ := l.prefixes.Lookup(addr)
 	return row
 }
 
-// ASN returns the scanner row and the cloud row of an AS number. Either may be nil.
+// ASN returns the rows about a scanner and about a hosting provider with the given AS number.
+// Either may be nil.
 func (l *Lists) ASN(number uint32) (scanner, cloud *Row) {
 	return l.scannerASN[number], l.cloudASN[number]
 }
 
-// RDNS returns the rows that match a reverse DNS name. Any of the rows may be nil.
-// Without FCrDNS, a match proves nothing, because the owner of an address can set any
-// name.
+// RDNS returns the rows that match a reverse DNS name. Each of them may be nil. A match proves
+// nothing unless the name passes FCrDNS, because the owner of an address can publish any name.
 func (l *Lists) RDNS(name []byte) (scanner, cloud, allow *Row) {
 	name = bytes.TrimSuffix(name, []byte("."))
 	scanner, cloud, allow = l.scannerName.find(name), l.cloudName.find(name), l.allows.find(name)
@@ -150,30 +149,29 @@ func (l *Lists) RDNS(name []byte) (scanner, cloud, allow *Row) {
 	return scanner, cloud, allow
 }
 
-// ScannerMail reports whether name belongs to a scanning organisation's mail host,
-// which sends the organisation's mail, such as reports on scans.
+// ScannerMail reports whether name is the name of a scanning organisation's mail host. Such a host
+// sends the organisation's mail, for example reports about scans.
 func (l *Lists) ScannerMail(name []byte) bool {
 	row := l.scannerName.find(bytes.TrimSuffix(name, []byte(".")))
 	return row != nil && (row.Class == "scanner-mail" || row.Class == "scanner" && hostname.ForMail(name))
 }
 
-// Word returns the row about a greeting that many computers use, or nil. The greeting
-// is a popular name, a system's default name, or a name reserved for examples. A common
-// greeting shows that the client has no proper name configured, which is also true of
-// some legitimate clients.
+// Word returns the row about a greeting that many computers use, or nil. Such a greeting is a
+// popular name, the default name of a system, or a name reserved for examples. It shows that the
+// client's name was never configured, which is also true of some legitimate clients.
 func (l *Lists) Word(name []byte) *Row {
 	return l.words.find(bytes.TrimSuffix(name, []byte(".")))
 }
 
-// Helo returns the rows that match a greeting. bot is a row about a bot, a
-// misconfigured client or a forged name. scanner is a row about an organisation or tool
-// that tests servers. allow is a row about a known sender. Any of the rows may be nil.
+// Helo returns the rows that match a greeting. bot is a row about a bot, a misconfigured client or
+// a forged name. scanner is a row about an organisation or tool that tests servers. allow is a row
+// about a known sender. Each of them may be nil.
 //
-// A client can greet with any name, so allow exempts the client only from the evidence
-// that it is a rented host. For a forged name, allow is nil.
+// A client can greet with any name. The row allow therefore rules out only the evidence that the
+// client is a rented host. If the name is forged, allow is nil.
 //
-// An empty name means a greeting without a name. Helo must not be called for a client
-// that has not greeted.
+// If the client has sent a greeting without a name, name is empty. Helo must not be called for a
+// client that has not greeted.
 func (l *Lists) Helo(name []byte) (bot, scanner, allow *Row) {
 	name = bytes.TrimSuffix(name, []byte("."))
 	bot = l.botHelo.find(name)
@@ -188,8 +186,8 @@ func (l *Lists) Helo(name []byte) (bot, scanner, allow *Row) {
 	return bot, scanner, allow
 }
 
-// Line returns the row that matches a line from a client, or nil. A row without
-// evidence is only informative.
+// Line returns the row that matches a line from a client, or nil. A row without evidence only
+// describes the line.
 func (l *Lists) Line(line []byte) *Row {
 	row, _ := l.lines.Match(bytes.TrimLeft(line, " \t"))
 	return row
@@ -270,7 +268,7 @@ func newLists(rows []*Row) (*Lists, error) {
 	return l, nil
 }
 
-// rowPattern returns the pattern if value is a pattern between slashes.
+// rowPattern returns the regular expression if the row's value is one between slashes.
 func rowPattern(row *Row) (expr string, ok bool) {
 	expr, ok = strings.CutPrefix(row.Value, "/")
 	if !ok {
@@ -308,7 +306,7 @@ func (l *Lists) addASN(row *Row) error {
 	return nil
 }
 
-// age sets when a row about a rented address expires.
+// age sets the time at which a row about a rented address expires.
 func (l *Lists) age(row *Row) {
 	if row.Kind != "cidr" {
 		return
@@ -323,7 +321,7 @@ func (l *Lists) age(row *Row) {
 	}
 }
 
-// namesFor returns the table for an rdns or helo row.
+// namesFor returns the table that must contain a row of kind rdns or helo.
 func (l *Lists) namesFor(row *Row) (*greetings, error) {
 	if row.Kind == "rdns" {
 		tables := map[string]*greetings{Scanners: &l.scannerName, Clouds: &l.cloudName, KnownSenders: &l.allows}
@@ -343,14 +341,14 @@ func (l *Lists) namesFor(row *Row) (*greetings, error) {
 	return &l.botHelo, nil
 }
 
-// compareRows orders rows by preference, best first.
+// compareRows compares two rows. The better row comes first.
 func compareRows(a, b *Row) int {
 	return cmp.Or(
 		cmp.Compare(strength(a), strength(b)),
 		cmp.Compare(generality(a), generality(b)),
 		cmp.Compare(confidences[b.Confidence], confidences[a.Confidence]),
-		// A name may be in two lists. Prefer the row with its list's main evidence,
-		// because that row's text is better.
+		// A name may be in two lists. The row with the main evidence of its list comes first,
+		// because its text describes the name better.
 		cmp.Compare(foreign(a), foreign(b)),
 	)
 }
@@ -359,8 +357,8 @@ var confidences = map[string]int{"low": 1, "medium": 2, "high": 3}
 
 const strongest = 0
 
-// strength ranks rows by evidence: first evidence from a client's identity, then from
-// the form of its commands, then none.
+// strength ranks rows by evidence. Evidence about the identity of a client comes first, then
+// evidence about the form of its commands. Rows without evidence come last.
 func strength(row *Row) int {
 	switch {
 	case row.Evidence == "":
@@ -371,7 +369,7 @@ func strength(row *Row) int {
 	return strongest
 }
 
-// generality ranks organisations before widely used tools.
+// generality ranks rows about organisations before rows about widely used tools.
 func generality(row *Row) int {
 	switch row.Category {
 	case "unknown", "scanner-tool":
@@ -380,10 +378,10 @@ func generality(row *Row) int {
 	return 0
 }
 
-// subjects maps each list to its main evidence.
+// subjects maps each list to its main evidence token.
 var subjects = map[string]string{Scanners: scanner, Clouds: cloud, BotnetHelo: botnetHelo}
 
-// foreign ranks rows that have their list's main evidence before other rows.
+// foreign ranks rows with the main evidence of their list before other rows.
 func foreign(row *Row) int {
 	if row.Evidence != subjects[row.List] {
 		return 1

@@ -25,7 +25,7 @@ func builtin(tb testing.TB) *Lists {
 	return l
 }
 
-// patternExamples maps each pattern in the lists to a matching text.
+// patternExamples contains a text that matches for each pattern in the lists.
 var patternExamples = map[string]string{
 	`/^[0-9]{1,3}(\.[0-9]{1,3}){3}$/`: "192.0.2.1",
 	`/^[^A-Za-z]/`:                    "\x16\x03\x01\x02\x00\x01",
@@ -80,9 +80,9 @@ var patternExamples = map[string]string{
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-// TestEveryRowAnswers checks that each row matches its own value. Some tools and
-// greetings appear in two lists. testdata/shadowed.golden lists the shadowed rows and
-// the rows that take precedence.
+// TestEveryRowAnswers checks that each row matches its own value. Some tools and greetings are in
+// two lists. testdata/shadowed.golden contains the rows that are not returned, and the rows that
+// are returned instead.
 func TestEveryRowAnswers(t *testing.T) {
 	l := builtin(t)
 	if got, want := len(l.Rows()), 3639+225+134+116; got != want {
@@ -110,8 +110,8 @@ func TestEveryRowAnswers(t *testing.T) {
 	}
 }
 
-// askFor looks up text that must match a row: the row's value, a name or address in the
-// value, or a pattern's example.
+// askFor looks up a text that must match the row. The text is the value of the row, a name or
+// address in the value, or the example of its pattern.
 func askFor(t *testing.T, l *Lists, row *Row) []*Row {
 	t.Helper()
 	text := row.Value
@@ -123,8 +123,8 @@ func askFor(t *testing.T, l *Lists, row *Row) []*Row {
 	}
 	switch row.Kind {
 	case "cidr":
-		// Also look up the last address, because a more specific row may have the same
-		// first address.
+		// Look up the last address as well, because a more specific row may have the same first
+		// address.
 		p := netip.MustParsePrefix(text)
 		return []*Row{l.Addr(p.Addr()), l.Addr(lastAddr(p))}
 	case "asn":
@@ -182,7 +182,7 @@ func TestPatternExamples(t *testing.T) {
 	}
 }
 
-// TestListsAnswer checks which rows match typical hosts.
+// TestListsAnswer checks which rows match some typical hosts.
 func TestListsAnswer(t *testing.T) {
 	l := builtin(t)
 	describe := func(rows ...*Row) string {
@@ -279,8 +279,8 @@ func TestListsAnswer(t *testing.T) {
 	}
 }
 
-// TestEvidenceOfRows counts rows by list, category and evidence, and compares the
-// counts with a golden file, so that changes to the lists are visible.
+// TestEvidenceOfRows counts the rows by list, category and evidence. It compares the counts with a
+// golden file, so that changes to the lists are noticed.
 func TestEvidenceOfRows(t *testing.T) {
 	counts := make(map[string]int)
 	for _, row := range builtin(t).Rows() {
@@ -309,8 +309,8 @@ func TestEvidenceOfRows(t *testing.T) {
 	}
 }
 
-// TestAllowedNamesAreInnocent checks that no known sender's name matches one of the
-// lists of bots and scanners.
+// TestAllowedNamesAreInnocent checks that the lists of bots and scanners do not match the name of a
+// known sender.
 func TestAllowedNamesAreInnocent(t *testing.T) {
 	l := builtin(t)
 	for _, row := range l.Rows() {
@@ -370,7 +370,7 @@ func TestListsDoNotAllocate(t *testing.T) {
 	helo := []byte("WIN-0123456789A")
 	line := []byte("User-Agent: Mozilla/5.0 zgrab/0.x")
 	addr := netip.MustParseAddr("71.6.135.131")
-	// The expressions allocate their caches during the first match.
+	// Regular expressions allocate their caches when they first match.
 	l.Helo(helo)
 	l.Line(line)
 	if n := testing.AllocsPerRun(100, func() {
@@ -441,8 +441,8 @@ func BenchmarkLists(b *testing.B) {
 	})
 }
 
-// TestRentedRowsAge checks that after 90 days, a row about a rented address has low
-// confidence. Other rows keep their confidence.
+// TestRentedRowsAge checks that a row about a rented address has low confidence after 90 days. All
+// other rows must keep their confidence.
 func TestRentedRowsAge(t *testing.T) {
 	l := builtin(t)
 	rented, high := 0, 0
@@ -478,8 +478,8 @@ func TestRentedRowsAge(t *testing.T) {
 	}
 }
 
-// TestNoRowForPublicSuffixes checks that no row matches all customers of a registry or
-// a free DNS provider.
+// TestNoRowForPublicSuffixes checks that no row matches all customers of a registry or of a free
+// DNS provider.
 func TestNoRowForPublicSuffixes(t *testing.T) {
 	for _, row := range builtin(t).Rows() {
 		name, suffix := strings.CutPrefix(row.Value, ".")
@@ -492,8 +492,8 @@ func TestNoRowForPublicSuffixes(t *testing.T) {
 	}
 }
 
-// TestOneOwnerOfAPrefix checks that a prefix shared by two organisations has only one
-// row.
+// TestOneOwnerOfAPrefix checks that there is only one row for a prefix that two organisations
+// share.
 func TestOneOwnerOfAPrefix(t *testing.T) {
 	seen := make(map[string]string)
 	for _, row := range builtin(t).Rows() {
@@ -507,8 +507,8 @@ func TestOneOwnerOfAPrefix(t *testing.T) {
 	}
 }
 
-// TestHostersAreGeneric checks that package hostname and the lists name the same
-// hosting providers.
+// TestHostersAreGeneric checks that package hostname and the lists contain the same hosting
+// providers.
 func TestHostersAreGeneric(t *testing.T) {
 	for _, row := range builtin(t).Rows() {
 		if row.List != Clouds || row.Kind != "rdns" || strings.HasPrefix(row.Value, "/") || row.Value == ".ovh.net" || row.Value == ".cloudapp.azure.com" {

@@ -12,33 +12,33 @@ import (
 // bytes of text. A longer name matches nothing.
 const maxNameBytes = 255
 
-// Names maps host names and suffixes to values, and finds the longest entry that covers
-// a name. The zero Names is empty and ready to use.
+// Names maps host names and suffixes to values. It finds the longest entry that matches a name. The
+// zero Names is empty and ready to use.
 //
-// An entry takes one of three forms:
+// An entry has one of three forms:
 //
 //	mail.example.org   only that name
 //	.example.org       example.org and every name below it
 //	*.example.org      every name below example.org
 //
-// A suffix matches whole labels: .example.org does not cover badexample.org. ASCII case
-// and one trailing dot are ignored. As in greetings, names may include any bytes except
-// spaces and control characters.
+// A suffix matches whole labels, so .example.org does not match badexample.org. ASCII case and one
+// trailing dot are ignored. A name may contain any bytes except spaces and control characters,
+// because it may come from a greeting.
 type Names[V any] struct {
 	nodes  map[string]nameNode // by name, without a leading "." or "*."
 	values []V
-	// labels is the largest number of labels in an entry. labels bounds the time
-	// needed to look up a hostile name with a hundred labels.
+	// labels is the largest number of labels in an entry. It limits the time of a lookup, because a
+	// client may choose a name with a hundred labels.
 	labels int
 }
 
-// A nameNode holds the entries for the three forms of a name. Each field is 1 plus the
-// index of the entry's value, or 0 if there is no entry.
+// A nameNode holds the entries for a name in its three forms. Each field is the index of the
+// entry's value plus 1, or 0 if there is no entry.
 type nameNode struct {
 	exact, self, below int32
 }
 
-// Add adds a name or suffix. If the entry already exists, it keeps its value.
+// Add adds a name or suffix. If it already exists, its value does not change.
 func (n *Names[V]) Add(name string, v V) error {
 	text, exact, self, below := name, true, false, false
 	switch {
@@ -75,15 +75,15 @@ func (n *Names[V]) Add(name string, v V) error {
 // Len returns the number of entries.
 func (n *Names[V]) Len() int { return len(n.values) }
 
-// LookupBytes returns the value of the longest entry that covers name. An exact entry
-// takes precedence over a suffix of the same length. LookupBytes does not retain name.
+// LookupBytes returns the value of the longest entry that matches name. An exact entry is preferred
+// to a suffix of the same length. LookupBytes does not retain name.
 func (n *Names[V]) LookupBytes(name []byte) (v V, ok bool) {
 	var buf [maxNameBytes]byte
 	name = foldName(&buf, name)
 	if len(name) == 0 || len(n.nodes) == 0 {
 		return v, false
 	}
-	// Search from the right for the start of the longest possible entry.
+	// Search from the right for the start of the longest entry that is possible.
 	start := len(name)
 	for range n.labels {
 		dot := bytes.LastIndexByte(name[:start], '.')

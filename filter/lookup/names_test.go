@@ -113,7 +113,7 @@ func TestNamesAddRefuses(t *testing.T) {
 	}
 }
 
-// FuzzNames compares LookupBytes with a naive implementation of the three forms.
+// FuzzNames compares LookupBytes with a simple implementation.
 func FuzzNames(f *testing.F) {
 	f.Add(".example.org\nmail.example.org\n*.sub.example.org", "A.mail.example.org.")
 	f.Add("a\n.a\n*.a", "a.a.a")
@@ -133,13 +133,13 @@ func FuzzNames(f *testing.F) {
 	})
 }
 
-// coveringEntry does the same as Names.LookupBytes, but tries every entry.
+// coveringEntry returns the same result as Names.LookupBytes. It compares all entries.
 func coveringEntry(entries []string, name string) (best string) {
 	name = lowerASCII(strings.TrimSuffix(name, "."))
 	if len(name) > 255 {
 		return ""
 	}
-	longest := -1 // twice the length of the entry's text, plus 1 for an exact entry
+	longest := -1 // twice the length of the text of the best entry, plus 1 if the entry is exact
 	for _, entry := range entries {
 		text := lowerASCII(strings.TrimSuffix(entry, "."))
 		weight := -1

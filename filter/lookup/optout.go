@@ -19,16 +19,16 @@ const (
 
 // An OptOut is a way to ask a scanning organisation to stop its scans.
 type OptOut struct {
-	Org     string // as in Row.Org
+	Org     string // organisation, as in Row.Org
 	Kind    string // OptOutMail, OptOutWeb or OptOutPage
 	Contact string // address or URL
 	Source  string // URL where this information was found
-	Date    string // day when the source was last visited, such as 2006-01-02
+	Date    string // day of the latest visit to the source, such as 2006-01-02
 	Note    string // caveat; may be empty
 }
 
-// OptOuts returns the shipped opt-outs by organisation. OptOuts returns an error only
-// if the embedded list is invalid.
+// OptOuts returns the opt-outs in the shipped list by organisation. It returns an error only if the
+// embedded list is invalid.
 func OptOuts() (map[string]OptOut, error) {
 	const header = "org\tkind\tcontact\tsource\tdate\tnote"
 	first, text, _ := strings.Cut(optOutTSV, "\n")

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestOptOuts checks that each organisation is listed as a scanner, that each contact
-// has the form that its kind requires, and that each row has a source.
+// TestOptOuts checks that each organisation is listed as a scanner. Each contact must have the form
+// that its kind requires, and each row must have a source.
 func TestOptOuts(t *testing.T) {
 	all, err := OptOuts()
 	if err != nil {

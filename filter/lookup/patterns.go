@@ -9,26 +9,26 @@ import (
 	"strings"
 )
 
-// A Pattern maps a regular expression (package regexp/syntax) to a value. The
-// expression is unanchored, and is case-sensitive unless it includes (?i).
+// A Pattern maps a regular expression (package regexp/syntax) to a value. The expression may match
+// anywhere in a text. It is case-sensitive unless it contains (?i).
 type Pattern[V any] struct {
 	Expr  string
 	Value V
 }
 
-// Patterns finds the first matching expression in a list. A nil *Patterns matches
+// Patterns finds the first expression in a list that matches a text. A nil *Patterns matches
 // nothing.
 type Patterns[V any] struct {
 	exprs  []*regexp.Regexp
 	values []V
-	// needed lists lower-case texts for each expression, or is nil. Any match of
-	// the expression contains at least one of its texts. Most names contain none of
-	// the texts, so the expression need not be evaluated for them.
+	// needed contains a list of lower-case texts for each expression, or nil. Every match of the
+	// expression contains at least one of these texts. Most names contain none of them, so the
+	// expression need not be evaluated.
 	needed [][][]byte
 }
 
-// NewPatterns compiles list. An error gives the position of the first invalid
-// expression, counted from 1.
+// NewPatterns compiles list. If an expression is invalid, the error contains its position, starting
+// at 1.
 func NewPatterns[V any](list []Pattern[V]) (*Patterns[V], error) {
 	p := &Patterns[V]{}
 	for i, pattern := range list {
@@ -61,8 +61,8 @@ func (p *Patterns[V]) Match(text []byte) (v V, ok bool) {
 	var buf [maxNameBytes]byte
 	lower, ascii := appendLower(buf[:0], text)
 	for i, expr := range p.exprs {
-		// Rely on the needed texts only if text is ASCII, because (?i) also matches
-		// some non-ASCII letters.
+		// The needed texts are valid only if text is ASCII, because (?i) also matches some letters
+		// that are not ASCII.
 		if ascii && p.needed[i] != nil && !slices.ContainsFunc(p.needed[i], func(t []byte) bool { return bytes.Contains(lower, t) }) {
 			continue
 		}
@@ -73,8 +73,8 @@ func (p *Patterns[V]) Match(text []byte) (v V, ok bool) {
 	return v, false
 }
 
-// appendLower appends text in lower case. ascii is false if text is not ASCII or does
-// not fit into dst.
+// appendLower appends text in lower case. ascii is false if text contains other characters than
+// ASCII or does not fit into dst.
 func appendLower(dst, text []byte) (lower []byte, ascii bool) {
 	if len(text) > cap(dst) {
 		return nil, false
@@ -91,15 +91,15 @@ func appendLower(dst, text []byte) (lower []byte, ascii bool) {
 	return dst, true
 }
 
-// literals returns lower-case texts, at least one of which occurs in any match of the
-// expression, or nil if there are none.
+// literals returns a list of lower-case texts. Each match of the expression contains at least one
+// of them. If no such list is known, literals returns nil.
 func literals(re *syntax.Regexp) (list [][]byte) {
 	switch re.Op {
 	case syntax.OpLiteral:
 		return [][]byte{[]byte(strings.ToLower(string(re.Rune)))}
 	case syntax.OpCapture, syntax.OpPlus:
 		return literals(re.Sub[0])
-	case syntax.OpConcat: // use the part with the longest texts
+	case syntax.OpConcat: // use the part whose texts are longest
 		least := func(list [][]byte) int {
 			n := 0
 			for i, t := range list {

@@ -9,16 +9,16 @@ import (
 	"scanwatch/internal/prefix"
 )
 
-// Prefixes maps address prefixes to values, and finds the most specific prefix that
-// covers an address. The zero Prefixes is empty and ready to use.
+// Prefixes maps address prefixes to values. It finds the most specific prefix that contains an
+// address. The zero Prefixes is empty and ready to use.
 //
 // All methods treat an IPv4-mapped IPv6 address (::ffff:192.0.2.1) as an IPv4 address.
 type Prefixes[V any] struct {
 	table bart.Table[V]
 }
 
-// Add adds p without its host bits, and reports whether p is new. An existing prefix
-// keeps its value. Add ignores an invalid prefix.
+// Add adds p without its host bits and reports whether p is new. If p already exists, its value
+// does not change. Invalid prefixes are ignored.
 func (t *Prefixes[V]) Add(p netip.Prefix, v V) bool {
 	p = prefix.Unmap(p)
 	if !p.IsValid() {
@@ -34,7 +34,7 @@ func (t *Prefixes[V]) Add(p netip.Prefix, v V) bool {
 // Len returns the number of prefixes.
 func (t *Prefixes[V]) Len() int { return t.table.Size() }
 
-// Lookup returns the value of the most specific prefix that covers addr.
+// Lookup returns the value of the most specific prefix that contains addr.
 func (t *Prefixes[V]) Lookup(addr netip.Addr) (V, bool) {
 	return t.table.Lookup(addr.Unmap())
 }
@@ -49,7 +49,7 @@ func (t *Prefixes[V]) LookupPrefix(addr netip.Addr) (netip.Prefix, V, bool) {
 	return t.table.LookupPrefixLPM(netip.PrefixFrom(addr, addr.BitLen()))
 }
 
-// Overlapping returns the value of a prefix that overlaps p.
+// Overlapping returns the value of any prefix that overlaps p.
 func (t *Prefixes[V]) Overlapping(p netip.Prefix) (v V, ok bool) {
 	p = prefix.Unmap(p)
 	if !p.IsValid() {
@@ -64,25 +64,24 @@ func (t *Prefixes[V]) Overlapping(p netip.Prefix) (v V, ok bool) {
 	return v, false
 }
 
-// Set sets the value of p without its host bits.
+// Set adds p without its host bits, or replaces its value.
 func (t *Prefixes[V]) Set(p netip.Prefix, v V) {
 	if p = prefix.Unmap(p); p.IsValid() {
 		t.table.Insert(p, v)
 	}
 }
 
-// Delete removes p, but not the prefixes within it.
+// Delete removes p. Prefixes within p are kept.
 func (t *Prefixes[V]) Delete(p netip.Prefix) {
 	if p = prefix.Unmap(p); p.IsValid() {
 		t.table.Delete(p)
 	}
 }
 
-// All iterates over all prefixes in no particular order. The table must not change
-// during the iteration.
+// All iterates over all prefixes in any order. The table must not change during the iteration.
 func (t *Prefixes[V]) All() iter.Seq2[netip.Prefix, V] { return t.table.All() }
 
-// Covering iterates over the prefixes that cover addr, most specific first.
+// Covering iterates over the prefixes that contain addr. The most specific prefix comes first.
 func (t *Prefixes[V]) Covering(addr netip.Addr) iter.Seq2[netip.Prefix, V] {
 	addr = addr.Unmap().WithZone("")
 	return t.table.Supernets(netip.PrefixFrom(addr, addr.BitLen()))

@@ -2,6 +2,6 @@
 
 package lookup
 
-// With the race detector, sync.Pool drops items at random, which makes package regexp
-// allocate.
+// With the race detector, sync.Pool drops items at random. Package regexp must then allocate new
+// ones.
 const raceDetector = true

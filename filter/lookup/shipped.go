@@ -9,17 +9,17 @@ import (
 
 //go:generate go run ./intel/asntable
 
-// asnTable lists the networks that the ASes in the shipped lists announced in June
-// 2026, in the format of intel/asntable. The sources are licensed under CC BY 4.0:
-// Route Views (routeviews.org), "IP to ASN Lite" by DB-IP (db-ip.com), and the
-// statistics of the NRO (nro.net), all collected by ip-location-db.
+// asnTable contains the networks that the ASes in the shipped lists announced in June 2026. Its
+// format is described in intel/asntable. The sources have the licence CC BY 4.0: Route Views
+// (routeviews.org), "IP to ASN Lite" by DB-IP (db-ip.com), and the statistics of the NRO (nro.net),
+// all collected by ip-location-db.
 //
 //go:embed intel/asn.bin
 var asnTable string
 
-// ShippedASN returns the number of the AS that announces addr, if the AS is a listed
-// scanner or hosting provider. The embedded table, which is read in place, is as old as
-// the release, so the operator's database should take precedence.
+// ShippedASN returns the number of the AS that announces addr, if the AS is a scanner or hosting
+// provider in the shipped lists. The embedded table is as old as the release, so callers should
+// prefer the operator's database. The table is read in place.
 func ShippedASN(addr netip.Addr) (number uint32, ok bool) {
 	var key uint64
 	family := 0
@@ -67,8 +67,8 @@ func ShippedASN(addr netip.Addr) (number uint32, ok bool) {
 	return 0, false
 }
 
-// A tableReader reads integers from an embedded table. A tableReader panics if the text
-// is too short; the table's tests rule this out.
+// A tableReader reads integers from an embedded table. It panics if the text is too short. Tests of
+// the table ensure that this does not happen.
 type tableReader struct{ text string }
 
 func (t *tableReader) at(offset int) tableReader { return tableReader{t.text[offset:]} }

@@ -2,7 +2,7 @@ package maillog
 
 import "bytes"
 
-// A kind is the kind of a line logged by smtpd.
+// A kind is a kind of line that smtpd logs.
 type kind uint8
 
 const (
@@ -10,11 +10,11 @@ const (
 	connected
 	disconnected
 	authenticated
-	accepted // message accepted
+	accepted // a message was accepted
 	envelope
-	relayed  // envelope accepted by a remote server
-	failed   // envelope failed permanently
-	rejected // recipient rejected permanently
+	relayed  // a remote server accepted an envelope
+	failed   // an envelope failed permanently
+	rejected // a recipient was rejected permanently
 )
 
 // An event is a parsed line from smtpd. Its slices point into the line.
@@ -22,16 +22,16 @@ type event struct {
 	kind           kind
 	session        uint64
 	envelope       uint64
-	addr           []byte // as written in the line
+	addr           []byte // address as it appears in the line
 	host           []byte
 	user           []byte
 	sender         []byte
 	recipient      []byte
 	message        uint32
-	authentication bool // successful login
+	authentication bool // a login succeeded
 }
 
-// others lists the words after "SID smtp", "SID mta" or "SID mda" in irrelevant lines.
+// others lists the words that follow "SID smtp", "SID mta" or "SID mda" in irrelevant lines.
 var others = map[string][]string{
 	"smtp": {"tls", "bad-input", "cert-check", "client-cert-check", "event=proxy", "event=connected"},
 	"mta": {"connecting", "connected", "tls", "disconnected", "error", "closing", "cert-check", "server-cert-check",
@@ -39,12 +39,12 @@ var others = map[string][]string{
 	"mda": {"delivery"},
 }
 
-// parseEvent parses the text that smtpd logged, without the program name. ok is false
-// if a line about a session is malformed, for example because it was truncated.
+// parseEvent parses the text that smtpd logged, without the program name. ok is false if a line
+// about a session is malformed. For example, it may be truncated.
 func parseEvent(text []byte) (e event, ok bool) {
 	var rest []byte
 	if e.session, rest, ok = cutHex(text, 16); !ok || len(rest) == 0 || rest[0] != ' ' {
-		return e, true // a line without a session, such as a start, a warning, or output of a filter
+		return e, true // the line is not about a session: for example, smtpd has started, warns, or copies a filter's output
 	}
 	subsystem, rest, ok := bytes.Cut(rest[1:], []byte(" "))
 	word, rest, more := bytes.Cut(rest, []byte(" "))
@@ -122,8 +122,8 @@ func (e *event) parseMessage(s []byte) (ok bool) {
 	return ok && bytes.HasPrefix(s, []byte(" size=")) && bytes.Contains(s, []byte(" proto="))
 }
 
-// parseAddresses parses "evpid=EVPID from=<SENDER> to=<RECIPIENT>" and returns the rest
-// of the line. smtpd rejects addresses that contain "<", ">" or a space.
+// parseAddresses parses "evpid=EVPID from=<SENDER> to=<RECIPIENT>" and returns the rest of the
+// line. Addresses contain neither "<", ">" nor a space, because smtpd rejects such addresses.
 func (e *event) parseAddresses(s []byte) (rest []byte, ok bool) {
 	if s, ok = bytes.CutPrefix(s, []byte("evpid=")); !ok {
 		return nil, false
@@ -138,8 +138,8 @@ func (e *event) parseAddresses(s []byte) (rest []byte, ok bool) {
 	return s, ok && len(e.recipient) > 0
 }
 
-// parseDelivery parses the line logged for a delivery to a remote server. The last
-// field, stat, is text from the remote server.
+// parseDelivery parses a line about a delivery to a remote server. Its last field, stat, contains
+// text from the remote server.
 func (e *event) parseDelivery(s []byte) bool {
 	s, ok := e.parseAddresses(s)
 	if !ok {
@@ -160,7 +160,8 @@ func (e *event) parseDelivery(s []byte) bool {
 	return ok && closed
 }
 
-// cutAddress cuts a prefix, an address and ">" from the start of s.
+// cutAddress removes a prefix, an address and ">" from the start of s. It returns the address and
+// the rest of s.
 func cutAddress(s []byte, prefix string) (addr, rest []byte, ok bool) {
 	if s, ok = bytes.CutPrefix(s, []byte(prefix)); !ok {
 		return nil, nil, false
@@ -169,11 +170,12 @@ func cutAddress(s []byte, prefix string) (addr, rest []byte, ok bool) {
 	return addr, rest, ok && len(addr) <= maxAddress && bytes.IndexByte(addr, '<') < 0 && bytes.IndexByte(addr, ' ') < 0
 }
 
-// maxAddress exceeds the longest address that smtpd accepts: 64 bytes, "@", and 255
-// bytes, or fewer on Linux.
+// maxAddress is longer than any address that smtpd accepts. Such an address has at most 64 bytes,
+// "@" and 255 bytes. The limit is lower on Linux.
 const maxAddress = 400
 
-// cutHex cuts n lower-case hexadecimal digits from s.
+// cutHex removes n lower-case hexadecimal digits from the start of s. It returns their value and
+// the rest of s.
 func cutHex(s []byte, n int) (v uint64, rest []byte, ok bool) {
 	if len(s) < n {
 		return 0, s, false

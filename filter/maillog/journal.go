@@ -8,18 +8,18 @@ import (
 	"strconv"
 )
 
-// exportStart begins each entry in the output of "journalctl -o export".
+// exportStart is the start of each entry in the output of "journalctl -o export".
 const exportStart = "__REALTIME_TIMESTAMP="
 
-// An export collects the fields of a journal entry.
+// An export holds the fields of an entry of the journal.
 type export struct {
 	time                     string
 	host, program, pid, text []byte
 	fields                   int
 }
 
-// next returns the next entry. A field is "NAME=VALUE". A binary field is NAME, a
-// newline, the length in 8 bytes, the value, and another newline. An empty line ends an
+// next returns the next entry. A text field has the form "NAME=VALUE". A binary field consists of
+// NAME, a newline, the length in 8 bytes, the value, and another newline. An empty line ends an
 // entry.
 func (x *export) next(l *Log) (line line, err error) {
 	*x = export{host: x.host[:0], program: x.program[:0], pid: x.pid[:0], text: x.text[:0]}
@@ -55,7 +55,7 @@ func (x *export) next(l *Log) (line line, err error) {
 	}
 }
 
-// set stores the value of a field that this package uses.
+// set stores the value of a field if this package uses the field.
 func (x *export) set(name string, value []byte) {
 	switch name {
 	case "__REALTIME_TIMESTAMP":
@@ -71,7 +71,7 @@ func (x *export) set(name string, value []byte) {
 	}
 }
 
-// binary reads the value of a binary field. A value that is too long is skipped.
+// binary reads the value of a binary field. It skips a value that is too long.
 func (l *Log) binary() ([]byte, error) {
 	var length [8]byte
 	if _, err := io.ReadFull(l.in, length[:]); err != nil {

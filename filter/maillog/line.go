@@ -13,24 +13,24 @@ type line struct {
 	program []byte
 	pid     []byte
 	text    []byte
-	ok      bool // the line has a time and a program
+	ok      bool // the line contains a time and a program
 }
 
-// smtpd reports whether OpenSMTPD wrote the line.
+// smtpd reports whether OpenSMTPD has written the line.
 func (l *line) smtpd() bool {
 	return string(l.program) == "smtpd" || string(l.program) == "opensmtpd"
 }
 
 // A clock converts the times in a log to microseconds since 1970.
 type clock struct {
-	zone *time.Location // time zone of times without a UTC offset
-	year int            // year of the latest RFC 3164 time; 0 before the first line
-	// newest is the latest possible time, in microseconds since 1970.
+	zone *time.Location // time zone of times that have no UTC offset
+	year int            // year of the latest RFC 3164 time; 0 before the first such time
+	// newest is the latest time that is possible, in microseconds since 1970.
 	newest int64
 
 	month, day int // date of the latest RFC 3164 time
-	// hour is the latest RFC 3164 time, truncated to the hour. base is the start of
-	// that hour in microseconds.
+	// hour holds the first 9 bytes of the latest RFC 3164 time, which contain its date and hour.
+	// base is the start of that hour in microseconds since 1970.
 	hour [9]byte
 	base int64
 }
@@ -41,11 +41,11 @@ const (
 	oneDay = 24 * 60 * minute
 )
 
-// errYear is returned if the year of RFC 3164 times cannot be inferred.
+// errYear is returned if it is impossible to infer the year of RFC 3164 times.
 var errYear = errors.New("the times have no year, and the lines cover more than a year; read a file instead of a pipe")
 
-// parseLine parses a syslog line. The line is in RFC 5424 format, or has an RFC 3164 or
-// RFC 3339 time, a host and a program. A priority may come first.
+// parseLine parses a line of syslog. The line is in RFC 5424 format, or consists of an RFC 3164 or
+// RFC 3339 time, a host, a program and a text. A priority may precede it.
 func parseLine(s []byte, c *clock) (l line, err error) {
 	s, version := cutPriority(s)
 	if version {
@@ -63,8 +63,8 @@ func parseLine(s []byte, c *clock) (l line, err error) {
 	return l, nil
 }
 
-// header parses "HOST PROGRAM[PID]: TEXT". The host may be missing. In busybox logs,
-// the facility follows the host.
+// header parses "HOST PROGRAM[PID]: TEXT". The host may be missing. In logs of busybox, the
+// facility follows the host.
 func (l *line) header(s []byte) bool {
 	for range 3 {
 		word, rest, ok := bytes.Cut(bytes.TrimLeft(s, " "), []byte(" "))
@@ -87,7 +87,7 @@ func (l *line) header(s []byte) bool {
 	return false
 }
 
-// cutPriority cuts off a priority such as "<22>", and the RFC 5424 version "1 ".
+// cutPriority removes a priority such as "<22>" and the RFC 5424 version "1 " from the start of s.
 func cutPriority(s []byte) (rest []byte, version bool) {
 	if len(s) < 3 || s[0] != '<' {
 		return s, false
@@ -100,7 +100,7 @@ func cutPriority(s []byte) (rest []byte, version bool) {
 	return bytes.CutPrefix(s, []byte("1 "))
 }
 
-// parse5424 parses the part of an RFC 5424 line that follows the version.
+// parse5424 parses the part of an RFC 5424 line after the version.
 func parse5424(s []byte) (l line) {
 	var ok bool
 	if l.at, s, ok = cutISO(s, time.UTC); !ok {
@@ -121,7 +121,7 @@ func parse5424(s []byte) (l line) {
 	return l
 }
 
-// cutStructured cuts off RFC 5424 structured data and the space after it.
+// cutStructured removes RFC 5424 structured data and the space after it.
 func cutStructured(s []byte) (rest []byte, ok bool) {
 	if rest, ok = bytes.CutPrefix(s, []byte("- ")); ok {
 		return rest, true
@@ -141,7 +141,7 @@ func cutStructured(s []byte) (rest []byte, ok bool) {
 
 var months = [...]string{"Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"}
 
-// monthDay parses the first six bytes of an RFC 3164 time, as in "Nov  1".
+// monthDay parses the first six bytes of an RFC 3164 time, such as "Nov  1".
 func monthDay(s []byte) (month, day int, ok bool) {
 	if len(s) < 6 || s[3] != ' ' {
 		return 0, 0, false
@@ -164,7 +164,7 @@ func twoDigits(a, b byte) (n int, ok bool) {
 	return int(a)*10 + int(b), a < 10 && b < 10
 }
 
-// clockTime parses "10:31:02" and returns microseconds.
+// clockTime parses a time such as "10:31:02". rest is the time within the hour in microseconds.
 func clockTime(s []byte) (hour int, rest int64, ok bool) {
 	if len(s) < 8 || s[2] != ':' || s[5] != ':' {
 		return 0, 0, false
@@ -175,9 +175,9 @@ func clockTime(s []byte) (hour int, rest int64, ok bool) {
 	return hour, int64(m)*minute + int64(sec)*second, ok1 && ok2 && ok3 && hour < 24 && m < 60 && sec < 61
 }
 
-// rollover returns how the year changes between the days of two consecutive lines: 1 if
-// the second line is from the next year, or -1 if it is a delayed line from the
-// previous year.
+// rollover returns how the year changes between two consecutive lines, given their dates. The
+// result is 1 if the second line is from the next year. It is -1 if the second line is a delayed
+// one from the previous year.
 func rollover(month, day, nextMonth, nextDay int) int {
 	switch {
 	case month == 0:
@@ -189,8 +189,8 @@ func rollover(month, day, nextMonth, nextDay int) int {
 	return 0
 }
 
-// cut3164 cuts off an RFC 3164 time and the space after it, as in "Nov  1 10:31:02 ".
-// The seconds may have a fraction.
+// cut3164 removes an RFC 3164 time and the space after it, as in "Nov  1 10:31:02 ". The seconds
+// may have a fraction.
 func (c *clock) cut3164(s []byte) (at int64, rest []byte, ok bool, err error) {
 	if len(s) < 16 || s[6] != ' ' {
 		return 0, nil, false, nil
@@ -223,11 +223,10 @@ func (c *clock) cut3164(s []byte) (at int64, rest []byte, ok bool, err error) {
 	return at + micros, rest[1:], true, nil
 }
 
-// yearBefore returns the latest possible year for the given day, which may be at most
-// one day after newest.
+// yearBefore returns the latest year in which the given time is at most one day after newest.
 func yearBefore(month, day, hour int, within, newest int64, zone *time.Location) int {
 	year := time.UnixMicro(newest + oneDay).In(zone).Year()
-	for range 8 { // leap days can be eight years apart
+	for range 8 { // there may be eight years between two leap days
 		t := time.Date(year, time.Month(month), day, hour, 0, 0, 0, zone)
 		if t.Day() == day && t.UnixMicro()+within <= newest+oneDay {
 			break
@@ -237,7 +236,7 @@ func yearBefore(month, day, hour int, within, newest int64, zone *time.Location)
 	return year
 }
 
-// cutFraction cuts off ".123456" and returns microseconds.
+// cutFraction removes a fraction such as ".123456" and returns it in microseconds.
 func cutFraction(s []byte) (micros int64, rest []byte, ok bool) {
 	if len(s) == 0 || s[0] != '.' && s[0] != ',' {
 		return 0, s, true
@@ -253,9 +252,9 @@ func cutFraction(s []byte) (micros int64, rest []byte, ok bool) {
 	return 0, nil, false
 }
 
-// cutISO cuts off an RFC 3339 time and the space after it. The offset may be written as
-// "+0100", and Exim's log_timezone writes a space before it. A time without an offset is
-// in the given zone.
+// cutISO removes an RFC 3339 time and the space after it. The UTC offset may also have the form
+// "+0100", and Exim's log_timezone writes a space before the offset. A time without an offset is in
+// the given zone.
 func cutISO(s []byte, zone *time.Location) (at int64, rest []byte, ok bool) {
 	if len(s) < 20 || s[4] != '-' || s[7] != '-' || s[10] != 'T' && s[10] != ' ' {
 		return 0, nil, false
@@ -283,7 +282,7 @@ func cutISO(s []byte, zone *time.Location) (at int64, rest []byte, ok bool) {
 	}
 	offset := int64(0)
 	switch {
-	case len(word) == 0: // a time without a UTC offset
+	case len(word) == 0: // the time has no UTC offset
 	case string(word) == "Z":
 		zone = time.UTC
 	default:
@@ -296,7 +295,7 @@ func cutISO(s []byte, zone *time.Location) (at int64, rest []byte, ok bool) {
 	return at + within + micros - offset, rest, true
 }
 
-// zoneOffset parses "+01:00" or "+0100" and returns microseconds.
+// zoneOffset parses an offset such as "+01:00" or "+0100" and returns it in microseconds.
 func zoneOffset(s []byte) (offset int64, ok bool) {
 	if len(s) == 6 && s[3] == ':' {
 		s = []byte{s[0], s[1], s[2], s[4], s[5]}

@@ -20,20 +20,20 @@ import (
 type Log struct {
 	Name string
 
-	index int // index in the arguments
+	index int // index of the log in the arguments of Open
 	size  int64
-	read  atomic.Int64 // compressed bytes
+	read  atomic.Int64 // number of compressed bytes read
 
 	file   io.ReadCloser
 	in     *bufio.Reader // nil until the first line is read
-	export *export       // nil unless the file is a journal export
+	export *export       // nil unless the file is in the export format of the journal
 	clock  clock
 	first  int64 // time of the first line
-	at     int64 // time of the latest line, or at first of the first line
+	at     int64 // time of the latest line; before that, time of the first line
 
 	raw       []byte // latest line
 	lineBytes int
-	cut       bool // the end of the compressed file is missing
+	cut       bool // the compressed file is incomplete
 }
 
 // lineLimit is the maximum length of a line, in bytes.
@@ -41,11 +41,10 @@ const lineLimit = 64 << 10
 
 var errTooLong = errors.New("line too long")
 
-// Open opens the named files, and detects their formats and the times of their first
-// lines. The name - means standard input. If the times have no year, the latest
-// possible year is assumed. The latest possible year is inferred from the file's
-// modification time, or from the current time for standard input. The caller must call
-// Read or CloseAll.
+// Open opens the named files. It detects their formats and the times of their first lines. The name
+// "-" stands for standard input. If the times have no year, Open assumes the latest year that is
+// possible. It infers this year from the modification time of the file, or from the current time
+// for standard input. The caller must call Read or CloseAll.
 func Open(names []string, stdin io.Reader, now time.Time, zone *time.Location) (logs []*Log, err error) {
 	for i, name := range names {
 		l := &Log{Name: name, index: i, file: io.NopCloser(stdin), clock: clock{zone: zone, newest: now.UnixMicro()}}
@@ -78,7 +77,8 @@ func (l *Log) openFile(now time.Time) error {
 	return nil
 }
 
-// regular checks that a file is regular, and records its size and age.
+// regular returns an error if the file is not regular. It also stores the size and the modification
+// time of the file.
 func (l *Log) regular(file *os.File, now time.Time) error {
 	info, err := file.Stat()
 	switch {
@@ -104,7 +104,7 @@ func (l *Log) Close() error {
 	return err
 }
 
-// CloseAll closes logs that have not been passed to Read.
+// CloseAll closes logs that were not passed to Read.
 func CloseAll(logs []*Log) (err error) {
 	for _, l := range logs {
 		err = errors.Join(err, l.Close())
@@ -112,7 +112,7 @@ func CloseAll(logs []*Log) (err error) {
 	return err
 }
 
-// Magic numbers of compressed files.
+// These are the magic numbers of compressed files.
 var (
 	magicGzip  = []byte{0x1f, 0x8b}
 	magicBzip2 = []byte("BZh")
@@ -120,10 +120,10 @@ var (
 	magicZstd  = []byte{0x28, 0xb5, 0x2f, 0xfd}
 )
 
-// begin detects the format.
+// begin detects the format of the log.
 func (l *Log) begin() error {
 	plain := bufio.NewReaderSize(&counter{l.file, &l.read}, lineLimit)
-	head, _ := plain.Peek(6) // a shorter file has no magic number
+	head, _ := plain.Peek(6) // a file of less than 6 bytes has no magic number
 	switch {
 	case bytes.HasPrefix(head, magicGzip):
 		z, err := gzip.NewReader(plain)
@@ -157,11 +157,11 @@ func unsupported(name, program string) error {
 	return fmt.Errorf("compressed with %s; use %s -dc %s | scanwatch import smtpd-log -", program, program, name)
 }
 
-// maxWindow limits the memory for a file compressed with zstd, in bytes. By default,
-// zstd(1) also refuses files that need more.
+// maxWindow is the maximum memory in bytes for reading a file compressed with zstd. By default,
+// zstd(1) has the same limit.
 const maxWindow = 128 << 20
 
-// A counter counts the bytes read.
+// A counter counts the bytes that are read through it.
 type counter struct {
 	io.Reader
 	n *atomic.Int64
@@ -173,9 +173,9 @@ func (c *counter) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// survey finds the time of the first line. For RFC 3164 times, survey reads the whole
-// log to infer the year. survey determines the year of the last line, and subtracts one
-// for each change from December to January.
+// survey finds the time of the first line. If the log has RFC 3164 times, survey reads it
+// completely to infer the year. It determines the year of the last line, and subtracts one for each
+// change from December to January.
 func (l *Log) survey() error {
 	err := l.scan()
 	l.read.Store(0)
@@ -205,7 +205,7 @@ func (l *Log) scan() error {
 		case errors.Is(err, errTooLong):
 			continue
 		case errors.Is(err, errYear):
-			l.clock.year = 0 // determined below
+			l.clock.year = 0 // the year is determined at the end of the log
 		case err != nil:
 			return err
 		}
@@ -248,8 +248,8 @@ func (l *Log) next() (line line, err error) {
 	return line, err
 }
 
-// readLine reads a line into raw. Lines that exceed the limit are skipped. If the end of a
-// compressed file is missing, its last complete line is the last.
+// readLine reads a line into raw. It skips lines that are too long. If a compressed file is
+// incomplete, the log ends after the last complete line.
 func (l *Log) readLine() error {
 	s, err := l.in.ReadSlice('\n')
 	l.lineBytes += len(s)

@@ -1,8 +1,8 @@
-// Package maillog reads smtpd's log from syslogd(8) or the journal. The package reports
-// the messages that remote hosts delivered and the messages that local users sent.
+// Package maillog reads smtpd's log, as written by syslogd(8) or the journal. It reports the
+// messages that remote hosts have delivered, and the messages that local users have sent.
 //
-// OpenSMTPD 6.8 to 7.9 log the following lines. SID identifies a session, and EVPID an
-// envelope; both are 16 hexadecimal digits. The first 8 digits of EVPID identify the
+// OpenSMTPD 6.8 to 7.9 log the following lines. SID identifies a session, and EVPID identifies an
+// envelope. Both consist of 16 hexadecimal digits. The first 8 digits of EVPID identify the
 // message.
 //
 //	SID smtp connected address=192.0.2.1 host=mail.example.net
@@ -13,15 +13,14 @@
 //	SID smtp disconnected reason=quit
 //	SID mta delivery evpid=EVPID from=<> to=<> rcpt=<> source="" relay="" delay=1s result="Ok" stat=""
 //
-// An IPv6 address is in brackets. The address of a program on the server is "local".
-// The recipient in "smtp envelope" is the argument of RCPT, before alias expansion.
+// An IPv6 address is in brackets. For a program on the server, the address is "local". The
+// recipient in a line "smtp envelope" is the argument of RCPT, before aliases are expanded.
 //
 // The host field is the reverse DNS name, which smtpd truncates to 63 bytes. The name
 // proves nothing, because smtpd does not log the result of the forward lookup.
 //
-// smtpd does not quote commands and replies. A client's text still cannot imitate a
-// line or a field, because each line starts with smtpd's own words, and addresses
-// cannot contain ">".
+// smtpd does not quote the text of commands and replies. Nevertheless, a client cannot forge a line
+// or a field, because each line starts with smtpd's own words, and addresses cannot contain ">".
 package maillog
 
 import (
@@ -33,23 +32,23 @@ import (
 	"strings"
 )
 
-// A Delivery is an envelope accepted from an unauthenticated remote host.
+// A Delivery is an envelope that the server accepted from a remote host without authentication.
 type Delivery struct {
 	Time      int64 // microseconds since 1970
 	Server    string
 	Addr      netip.Addr
-	Host      string // reverse DNS name, unverified and truncated; empty if unknown
+	Host      string // reverse DNS name, unverified and possibly truncated; empty if unknown
 	Sender    string // mail address; empty for the null sender
 	Recipient string
 	MsgID     uint32
-	Rejected  int // permanently rejected recipients in the session so far
+	Rejected  int // number of permanently rejected recipients in the session so far
 }
 
-// A Sent is a local user's envelope that a remote server accepted.
+// A Sent is an envelope of a local user that a remote server accepted.
 type Sent struct {
 	Time   int64 // time of the delivery in microseconds since 1970
 	Server string
-	User   string // empty if a local program sent the message
+	User   string // empty if a program on the server sent the message
 	Domain string // domain of the recipient, in lower case
 }
 
@@ -60,15 +59,15 @@ type Counts struct {
 	Lines      uint64 `json:"lines"`
 	Smtpd      uint64 `json:"smtpd_lines"`
 	Sessions   uint64 `json:"sessions"`
-	Messages   uint64 `json:"messages"`   // accepted in all sessions
-	Envelopes  uint64 `json:"envelopes"`  // accepted in all sessions
-	Duplicates uint64 `json:"duplicates"` // envelopes that were logged twice
-	Orphans    uint64 `json:"orphans"`    // envelopes whose session start is missing; ignored
-	Unstamped  uint64 `json:"unstamped"`  // lines without a time, host and program
-	Unknown    uint64 `json:"unknown"`    // unknown lines from smtpd
-	TooLong    uint64 `json:"too_long"`   // lines of more than 64 KiB
-	// First and Last are the times of smtpd's first and last line in microseconds since
-	// 1970, or 0.
+	Messages   uint64 `json:"messages"`   // number of accepted messages in all sessions
+	Envelopes  uint64 `json:"envelopes"`  // number of accepted envelopes in all sessions
+	Duplicates uint64 `json:"duplicates"` // number of envelopes that were logged twice
+	Orphans    uint64 `json:"orphans"`    // number of envelopes that were ignored because the log lacks the start of the session
+	Unstamped  uint64 `json:"unstamped"`  // number of lines without a time, host and program
+	Unknown    uint64 `json:"unknown"`    // number of lines from smtpd in an unknown format
+	TooLong    uint64 `json:"too_long"`   // number of lines longer than 64 KiB
+	// First and Last are the times of smtpd's first and last lines in microseconds since 1970, or 0
+	// if there are none.
 	First int64 `json:"-"`
 	Last  int64 `json:"-"`
 	// Samples holds the first unknown lines.
@@ -81,22 +80,22 @@ const (
 	maxSample  = 200 // bytes
 )
 
-// Options holds Read's callbacks, all of which may be nil.
+// Options holds the callbacks of Read. Each of them may be nil.
 type Options struct {
 	Delivered func(*Delivery)
 	Sent      func(*Sent)
-	// Line is called for each line from smtpd. The host is valid only during the call.
+	// Line is called for each line from smtpd. host is valid only during the call.
 	Line func(file int, host []byte, at int64)
-	// Progress is called repeatedly with the number of bytes read and the total, both
-	// before decompression. The total is 0 if unknown.
+	// Progress is called repeatedly with the number of bytes read and the total number. Both count
+	// compressed bytes. total is 0 if it is unknown.
 	Progress func(read, total int64)
 }
 
 // progressLines is the number of lines between calls to Options.Progress.
 const progressLines = 50_000
 
-// Read reads logs in chronological order and closes them. To save memory, only logs
-// that overlap in time are buffered simultaneously.
+// Read reads logs in chronological order and closes them. To save memory, it buffers several logs
+// at the same time only if their times overlap.
 func Read(logs []*Log, o Options) (c Counts, err error) {
 	r := reader{o: o, logs: logs, counts: Counts{Files: len(logs)}, sessions: newSessions()}
 	defer func() { err = errors.Join(err, CloseAll(logs)) }()
@@ -109,7 +108,7 @@ func Read(logs []*Log, o Options) (c Counts, err error) {
 	for len(q) > 0 {
 		l := q[0]
 		limit := int64(1<<63 - 1)
-		for i := 1; i < min(len(q), 3); i++ { // the log with the next line is a child of the root
+		for i := 1; i < min(len(q), 3); i++ { // the log with the second-earliest line is a child of the root
 			limit = min(limit, q[i].at)
 		}
 		more, err := r.take(l, limit)
@@ -131,14 +130,14 @@ func Read(logs []*Log, o Options) (c Counts, err error) {
 	return r.counts, nil
 }
 
-// A queue is a heap of logs, ordered by the time of their next line.
+// A queue is a heap of logs. The log whose next line is the earliest is the root.
 type queue []*Log
 
 func (q queue) Len() int      { return len(q) }
 func (q queue) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
 func (q *queue) Push(x any)   { *q = append(*q, x.(*Log)) }
 func (q queue) Less(i, j int) bool {
-	if q[i].at == q[j].at { // rotated files can have equal times; the log that starts earlier goes first
+	if q[i].at == q[j].at { // rotated files can have equal times; the log whose first line is earlier comes first
 		return q[i].first < q[j].first
 	}
 	return q[i].at < q[j].at
@@ -159,8 +158,7 @@ type reader struct {
 	sessions sessions
 }
 
-// take reads a log's lines up to the time limit. more reports whether there are later
-// lines.
+// take reads the lines of a log up to the time limit. more reports whether later lines follow.
 func (r *reader) take(l *Log, limit int64) (more bool, err error) {
 	for {
 		line, err := l.next()
@@ -191,7 +189,7 @@ func (r *reader) take(l *Log, limit int64) (more bool, err error) {
 	}
 }
 
-// read returns the number of bytes read from all logs.
+// read returns the total number of bytes read from all logs.
 func (r *reader) read() (n int64) {
 	for _, l := range r.logs {
 		n += l.read.Load()
@@ -199,7 +197,7 @@ func (r *reader) read() (n int64) {
 	return n
 }
 
-// line handles a line from any program.
+// line handles a line from any program in the log.
 func (r *reader) line(l *Log, line *line) {
 	if !line.smtpd() {
 		return
@@ -222,7 +220,7 @@ func (r *reader) line(l *Log, line *line) {
 	r.apply(line, &e)
 }
 
-// sample keeps the first unknown lines.
+// sample stores the first lines in an unknown format.
 func (r *reader) sample(text []byte) {
 	if len(r.counts.Samples) < maxSamples {
 		r.counts.Samples = append(r.counts.Samples, strings.ToValidUTF8(string(text[:min(len(text), maxSample)]), "\ufffd"))

@@ -21,7 +21,7 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 
 var now = time.Date(2026, 11, 29, 12, 0, 0, 0, time.UTC)
 
-// facts reads logs, and returns a line for each Delivery and Sent.
+// facts reads logs. It returns a line for each Delivery and each Sent.
 func facts(t *testing.T, names []string, stdin io.Reader) (list []string, c Counts, err error) {
 	t.Helper()
 	logs, err := Open(names, stdin, now, time.UTC)
@@ -40,7 +40,7 @@ func facts(t *testing.T, names []string, stdin io.Reader) (list []string, c Coun
 	return list, c, err
 }
 
-// file writes a file that was modified at the given time.
+// file writes a file with the given modification time.
 func file(t *testing.T, name string, data []byte, modified time.Time) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name)
@@ -50,7 +50,7 @@ func file(t *testing.T, name string, data []byte, modified time.Time) string {
 	return path
 }
 
-// TestRecorded checks the facts found in logs from several smtpd versions.
+// TestRecorded checks the facts in logs of several smtpd versions.
 func TestRecorded(t *testing.T) {
 	names, _ := filepath.Glob("testdata/*.log")
 	if len(names) != 4 {
@@ -82,14 +82,14 @@ func TestRecorded(t *testing.T) {
 	}
 }
 
-// oneMessage is the log of one message, without the headers.
+// oneMessage is the log of a message. Its lines have no header.
 const oneMessage = `0123456789abcdef smtp connected address=198.51.100.10 host=mail.example.net
 0123456789abcdef smtp message msgid=905b8b96 size=175 nrcpt=1 proto=ESMTP
 0123456789abcdef smtp envelope evpid=905b8b968a5f352a from=<joe@example.net> to=<alice@example.org>
 0123456789abcdef smtp disconnected reason=quit
 `
 
-// headed returns lines, each preceded by header.
+// headed adds header before each line.
 func headed(lines, header string) string {
 	var b strings.Builder
 	for l := range strings.Lines(lines) {
@@ -98,7 +98,7 @@ func headed(lines, header string) string {
 	return b.String()
 }
 
-// TestHeaders checks the header forms written by syslog daemons and the journal.
+// TestHeaders checks the headers that syslog daemons and the journal write.
 func TestHeaders(t *testing.T) {
 	want := `delivered 198.51.100.10 "mail.example.net" 905b8b96 <joe@example.net> <alice@example.org>`
 	for header, at := range map[string]string{
@@ -124,7 +124,7 @@ func TestHeaders(t *testing.T) {
 	}
 }
 
-// TestOtherPrograms checks that other programs' lines are not attributed to smtpd.
+// TestOtherPrograms checks that lines of other programs are not treated as lines of smtpd.
 func TestOtherPrograms(t *testing.T) {
 	for _, header := range []string{
 		"Nov 21 10:31:02 mx sshd[1]: ", "Nov 21 10:31:02 mx postfix/smtpd[1]: ", "Nov 21 10:31:02 mx sshd[1]: smtpd[1]: ",
@@ -138,7 +138,7 @@ func TestOtherPrograms(t *testing.T) {
 	}
 }
 
-// TestTruncated checks that a truncated line is not mistaken for a different fact.
+// TestTruncated checks that a truncated line is not treated as a different fact.
 func TestTruncated(t *testing.T) {
 	lines := oneMessage + `0123456789abcdee smtp connected address=local host=mx.example.org
 0123456789abcdee smtp authentication user=alice result=ok
@@ -155,8 +155,8 @@ func TestTruncated(t *testing.T) {
 			cut, ok := parseEvent([]byte(l[:n]))
 			switch {
 			case !ok || cut.kind == other:
-			case cut.kind == connected && bytes.Equal(cut.addr, whole.addr): // the name proves nothing
-			case cut.kind == relayed && string(cut.recipient) == string(whole.recipient): // the line lacks only a part of the reply
+			case cut.kind == connected && bytes.Equal(cut.addr, whole.addr): // the address is complete; the truncated name proves nothing anyway
+			case cut.kind == relayed && string(cut.recipient) == string(whole.recipient): // only a part of the reply is missing
 			case cut.kind == accepted && cut.message == whole.message:
 			case cut.kind == disconnected:
 			default:
@@ -166,8 +166,7 @@ func TestTruncated(t *testing.T) {
 	}
 }
 
-// TestHostile checks that text from a client or a remote server is never parsed as a
-// fact.
+// TestHostile checks that text from a client or a remote server is never treated as a fact.
 func TestHostile(t *testing.T) {
 	for _, l := range []string{
 		`0123456789abcdef smtp failed-command command="RCPT TO:<x@example.org>" result="451 Try again"`,
@@ -200,8 +199,8 @@ func TestHostile(t *testing.T) {
 	}
 }
 
-// TestRotated checks that lines in several overlapping files count once, regardless of
-// the files' order and compression, and that a session may continue in the next file.
+// TestRotated checks that each line in several overlapping files is counted once. The order and
+// compression of the files must not matter. A session may continue in the next file.
 func TestRotated(t *testing.T) {
 	const header = "Nov 21 10:31:02 mx smtpd[4711]: "
 	lines := slices.Collect(strings.Lines(headed(oneMessage, header)))
@@ -226,8 +225,8 @@ func TestRotated(t *testing.T) {
 	}
 }
 
-// TestYears checks that the year is inferred from a file's modification time, even if
-// the file includes a leap day or a change of year.
+// TestYears checks that the year is inferred from the modification time of a file, even if the file
+// contains a leap day or the end of a year.
 func TestYears(t *testing.T) {
 	for _, test := range []struct {
 		name     string
@@ -260,7 +259,7 @@ func TestYears(t *testing.T) {
 	}
 }
 
-// TestPipe checks standard input, which cannot be read twice.
+// TestPipe checks standard input. It cannot be read twice.
 func TestPipe(t *testing.T) {
 	list, _, err := facts(t, []string{"-"}, strings.NewReader(headed(oneMessage, "Nov 21 10:31:02 mx smtpd[4711]: ")))
 	if err != nil || len(list) != 1 || !strings.HasPrefix(list[0], "2026-11-21 10:31:02 mx ") {
@@ -272,8 +271,8 @@ func TestPipe(t *testing.T) {
 	}
 }
 
-// TestBzip2 checks a bzip2 file. The file is in testdata, because Go's standard library
-// cannot write this format.
+// TestBzip2 checks a file compressed with bzip2. The file is in testdata, because the Go standard
+// library cannot write this format.
 func TestBzip2(t *testing.T) {
 	data, err := base64.StdEncoding.DecodeString("QlpoOTFBWSZTWQF88moAAGNfgAAQQAF/90IDTAo/9/9QMAEMgEqTEekEbI0U8oeppkPQnlPFDAGmho0YjIBoANDAqqmJppiNNA000AaAANYXre" +
 		"Dg2Dp+q69OTGcwg5LOwbhXRNf4pUxsloPCtEUFmKpIaSUjVl8iIyEkmJSmQ4E08VhOqonILpgzEUpDapQI8paQk5Gsjtia6SS6+VoO79g8Z96g" +
@@ -288,7 +287,7 @@ func TestBzip2(t *testing.T) {
 	}
 }
 
-// TestJournal checks journal exports, whose fields may include newlines.
+// TestJournal checks exports of the journal. Their fields may contain newlines.
 func TestJournal(t *testing.T) {
 	var b bytes.Buffer
 	entry := func(message string) {
@@ -315,7 +314,7 @@ func TestJournal(t *testing.T) {
 	}
 }
 
-// TestFiles checks the errors for unreadable files.
+// TestFiles checks the errors for files that cannot be read.
 func TestFiles(t *testing.T) {
 	for name, want := range map[string]string{
 		file(t, "log.xz", []byte("\xfd7zXZ\x00..."), now):                "; use xz -dc ",
@@ -334,7 +333,7 @@ func TestFiles(t *testing.T) {
 	}
 }
 
-// TestBounds checks that a reader's tables are bounded.
+// TestBounds checks that the sizes of a reader's tables are limited.
 func TestBounds(t *testing.T) {
 	f := newFifo[int, int](10)
 	for i := range 1000 {
@@ -351,7 +350,7 @@ func TestBounds(t *testing.T) {
 	}
 }
 
-// FuzzLine checks that no line causes a panic, and that facts have addresses.
+// FuzzLine checks that no line causes a panic, and that all facts contain addresses.
 func FuzzLine(f *testing.F) {
 	for l := range strings.Lines(oneMessage) {
 		f.Add([]byte("Nov 21 10:31:02 mx smtpd[4711]: " + l))
@@ -372,7 +371,7 @@ func FuzzLine(f *testing.F) {
 	})
 }
 
-// BenchmarkRead measures reading a log from the newest version of smtpd.
+// BenchmarkRead measures how fast a log of the newest smtpd version is read.
 func BenchmarkRead(b *testing.B) {
 	data, err := os.ReadFile("testdata/smtpd-7.9.log")
 	if err != nil {

@@ -6,26 +6,26 @@ import (
 	"strings"
 )
 
-// Maximum sizes of a reader's tables, which no real server reaches.
+// These are the maximum sizes of a reader's tables. No real server reaches them.
 const (
-	maxSessions  = 100_000   // latest sessions
-	maxPending   = 200_000   // users' undelivered envelopes
-	maxEnvelopes = 1_000_000 // envelopes kept to recognise duplicates
+	maxSessions  = 100_000   // number of open sessions
+	maxPending   = 200_000   // number of envelopes of users that are not yet delivered
+	maxEnvelopes = 1_000_000 // number of envelopes that are stored to recognise duplicates
 )
 
-// A fifo is a map of bounded size that keeps the latest keys.
+// A fifo is a map with a maximum size. When it is full, a new key replaces the oldest one.
 type fifo[K comparable, V any] struct {
 	limit int
 	rows  map[K]V
 	ring  []K
-	next  int // index of the oldest key in a full ring
+	next  int // index of the oldest key if the ring is full
 }
 
 func newFifo[K comparable, V any](limit int) fifo[K, V] {
 	return fifo[K, V]{limit: limit, rows: make(map[K]V)}
 }
 
-// put adds an entry. If the map is full, the oldest entry is dropped.
+// put adds an entry. If the map is full, put drops the oldest entry.
 func (f *fifo[K, V]) put(k K, v V) {
 	if _, ok := f.rows[k]; !ok {
 		if len(f.ring) < f.limit {
@@ -43,20 +43,19 @@ func (f *fifo[K, V]) put(k K, v V) {
 type session struct {
 	addr  netip.Addr // invalid for a local program
 	host  string
-	user  string // user who logged in
+	user  string // user that has logged in
 	local bool   // the client is a program on the server
 	login bool
 
-	rejected int // rejected recipients
+	rejected int // number of rejected recipients
 }
 
-// sessions assigns lines to sessions and envelopes.
+// sessions stores open sessions and envelopes, to which lines of the log refer.
 type sessions struct {
 	open    fifo[uint64, *session]
 	pending fifo[uint64, string] // users by envelope
 	seen    fifo[uint64, struct{}]
-	// message identifies the message of the latest envelope. The value changes with the
-	// next message.
+	// message identifies the message to which the latest envelope belongs.
 	message uint32
 }
 
@@ -67,7 +66,7 @@ func newSessions() sessions {
 	}
 }
 
-// apply applies an event to the sessions and reports deliveries.
+// apply updates the sessions after an event, and reports deliveries.
 func (r *reader) apply(line *line, e *event) {
 	t := &r.sessions
 	switch e.kind {
@@ -82,7 +81,7 @@ func (r *reader) apply(line *line, e *event) {
 		if s := t.open.rows[e.session]; s != nil && e.authentication {
 			s.login, s.user = true, string(e.user)
 		} else if s == nil && e.authentication {
-			// The session started in an older file, which was not read.
+			// The session started in an older log that is not read.
 			t.open.put(e.session, &session{login: true, user: string(e.user)})
 		}
 	case rejected:
@@ -116,7 +115,8 @@ func newSession(e *event) *session {
 	return s
 }
 
-// envelope reports an accepted envelope, or keeps it until it is delivered.
+// envelope reports an accepted envelope from a remote host. A user's envelope is stored until it is
+// delivered.
 func (r *reader) envelope(line *line, e *event) {
 	t, c := &r.sessions, &r.counts
 	if _, ok := t.seen.rows[e.envelope]; ok {
@@ -124,7 +124,7 @@ func (r *reader) envelope(line *line, e *event) {
 		return
 	}
 	s := t.open.rows[e.session]
-	if s == nil { // not added to seen, because an overlapping log may have the start of the session and the envelope
+	if s == nil { // do not add the envelope to seen, because another log with overlapping times may contain both it and the start of the session
 		c.Orphans++
 		return
 	}
@@ -136,7 +136,7 @@ func (r *reader) envelope(line *line, e *event) {
 	}
 	switch {
 	case s.local || s.login:
-		if len(e.sender) > 0 { // bounces and automatic replies have no author
+		if len(e.sender) > 0 { // bounces and automatic replies have no sender and are not a user's mail
 			t.pending.put(e.envelope, s.user)
 		}
 	case s.addr.IsValid() && r.o.Delivered != nil:
@@ -147,7 +147,7 @@ func (r *reader) envelope(line *line, e *event) {
 	}
 }
 
-// cutDomain splits an address at the last "@" and returns the domain in lower case.
+// cutDomain splits an address at the last "@". It returns the domain in lower case.
 func cutDomain(addr []byte) (local, domain string, ok bool) {
 	i := bytes.LastIndexByte(addr, '@')
 	if i < 0 || i == len(addr)-1 {

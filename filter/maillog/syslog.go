@@ -10,27 +10,28 @@ import (
 
 // A Line is a line of any log. Its slices are valid until the next line is read.
 type Line struct {
-	At      int64  // microseconds since 1970; 0 if the line has no syslog prefix
+	At      int64  // time in microseconds since 1970; 0 if the line has no syslog prefix
 	Host    []byte // may be empty
 	Program []byte
 	PID     []byte // may be empty
-	Text    []byte // the text after the prefix
-	Raw     []byte // the whole line
+	Text    []byte // text after the prefix
+	Raw     []byte // whole line
 }
 
-// A Syslog parses the prefixes of syslog lines in the order of the log.
+// A Syslog parses the prefixes of syslog lines. The lines must be passed to it in the order of the
+// log.
 type Syslog struct{ clock clock }
 
-// NewSyslog returns a Syslog. Times without a UTC offset are in the given zone. Times
-// without a year are assumed to be at most a day after newest.
+// NewSyslog returns a Syslog. A time without a UTC offset is in the given zone. If a time has no
+// year, the year is the latest one in which the time is at most a day after newest.
 func NewSyslog(zone *time.Location, newest time.Time) *Syslog {
 	return &Syslog{clock{zone: zone, newest: newest.UnixMicro()}}
 }
 
-// Newest sets the latest possible time of the following lines.
+// Newest sets the latest time that is possible for the following lines.
 func (s *Syslog) Newest(t time.Time) { s.clock.newest = t.UnixMicro() }
 
-// Parse parses a line. ok is false if the line has no time or program.
+// Parse parses a line. ok is false if the line has no time or no program.
 func (s *Syslog) Parse(raw []byte) (l Line, ok bool) {
 	parsed, err := parseLine(raw, &s.clock)
 	if err != nil || !parsed.ok {
@@ -39,11 +40,11 @@ func (s *Syslog) Parse(raw []byte) (l Line, ok bool) {
 	return Line{At: parsed.at, Host: parsed.host, Program: parsed.program, PID: parsed.pid, Text: parsed.text, Raw: raw}, true
 }
 
-// ErrTooLong is returned by Next for a line longer than 64 KiB, which is skipped.
+// ErrTooLong is returned by Next for a line longer than 64 KiB. The line is skipped.
 var ErrTooLong = errTooLong
 
-// Next returns the next line. ok is false if the line is not a syslog line. At the end of
-// the log, Next returns io.EOF.
+// Next returns the next line. ok is false if it is not a syslog line. At the end of the log, Next
+// returns io.EOF.
 func (l *Log) Next() (line Line, ok bool, err error) {
 	parsed, err := l.next()
 	if errors.Is(err, errYear) {
@@ -69,16 +70,16 @@ func (l *Log) NextRaw() ([]byte, error) {
 	return l.raw, err
 }
 
-// Cut reports whether the log has been read to its end, and the end of the compressed file
-// is missing. For example, the server is still writing the file.
+// Cut reports whether the log is an incomplete compressed file and has been read to its end. For
+// example, the server may still be writing the file.
 func (l *Log) Cut() bool { return l.cut }
 
-// Read returns the number of bytes read, before decompression, and the file's size,
-// which is 0 if it is unknown.
+// Read returns the number of compressed bytes that were read, and the size of the file. size is 0
+// if it is unknown.
 func (l *Log) Read() (read, size int64) { return l.read.Load(), l.size }
 
-// First returns the time of a syslog's first line, in microseconds since 1970. For a
-// log opened with OpenRaw, it returns the file's modification time.
+// First returns the time of the first line of a syslog, in microseconds since 1970. For a log
+// opened with OpenRaw, it returns the modification time of the file.
 func (l *Log) First() int64 {
 	if l.first != 0 {
 		return l.first
@@ -86,12 +87,11 @@ func (l *Log) First() int64 {
 	return l.clock.newest
 }
 
-// ModTime returns the file's modification time. For standard input, it returns the time
-// passed to Open or OpenRaw.
+// ModTime returns the modification time of the file. For standard input, it returns the value of
+// now that was passed to Open or OpenRaw.
 func (l *Log) ModTime() time.Time { return time.UnixMicro(l.clock.newest) }
 
-// OpenRaw opens a log that was not written by syslogd(8). The name - means standard
-// input.
+// OpenRaw opens a log that was not written by syslogd(8). The name "-" stands for standard input.
 func OpenRaw(name string, stdin io.Reader, now time.Time) (*Log, error) {
 	l := &Log{Name: name, file: io.NopCloser(stdin), clock: clock{zone: time.UTC, newest: now.UnixMicro()}}
 	if name == "-" {
@@ -108,8 +108,8 @@ func OpenRaw(name string, stdin io.Reader, now time.Time) (*Log, error) {
 	return l, nil
 }
 
-// Time parses a time such as 2026-12-01T10:31:02.123+01:00. The T may be a space. Without an
-// offset, the time is in the given zone.
+// Time parses a time such as 2026-12-01T10:31:02.123+01:00. A space may replace the T. A time
+// without an offset is in the given zone.
 func Time(s []byte, zone *time.Location) (micros int64, ok bool) {
 	var b [48]byte
 	if len(s) >= len(b) {
@@ -119,7 +119,7 @@ func Time(s []byte, zone *time.Location) (micros int64, ok bool) {
 	return micros, ok
 }
 
-// CutTime cuts off a time, in a format that Time accepts, and the space after it.
+// CutTime removes a time and the space after it. It accepts the same formats as Time.
 func CutTime(s []byte, zone *time.Location) (micros int64, rest []byte, ok bool) {
 	return cutISO(s, zone)
 }

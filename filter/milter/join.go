@@ -11,12 +11,12 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// A Logged is a session in the log of the mail server, with the facts that the milter protocol does
-// not report.
+// A Logged is a session in the mail server's log. It contains the facts that the milter protocol
+// does not report.
 type Logged struct {
-	ID         uint64         `json:"id"` // the same if the log is read again
+	ID         uint64         `json:"id"` // the same value whenever the log is read
 	Server     string         `json:"server"`
-	Src        netip.AddrPort `json:"src"` // port 0 if the log has no ports
+	Src        netip.AddrPort `json:"src"` // the port is 0 if the log has no ports
 	Dst        netip.AddrPort `json:"dst"`
 	RDNS       []byte         `json:"rdns"`
 	FCrDNS     smtp.FCrDNS    `json:"fcrdns"`
@@ -29,18 +29,18 @@ type Logged struct {
 // A Fact is an event that the milter protocol does not report.
 type Fact struct {
 	Kind   smtp.Kind   `json:"kind"`
-	Verb   smtp.Verb   `json:"verb"` // for EventInput, that of the command before, if After is set
+	Verb   smtp.Verb   `json:"verb"` // verb; for EventInput with After set, the verb of the previous command
 	After  bool        `json:"after"`
 	Cause  smtp.Cause  `json:"cause"`
 	Result smtp.Result `json:"result"`
 	Code   uint32      `json:"code"`
-	Text   []byte      `json:"text"` // user, or redacted command
+	Text   []byte      `json:"text"` // user name, or redacted text of a command
 	Reply  []byte      `json:"reply"`
 }
 
-// unreported reports whether the milter protocol does not report an event in the log of Postfix.
-// Postfix ends sessions with other protocols before the milter receives the command. The other
-// unknown commands in the log have no text.
+// unreported reports whether an event in Postfix's log is one that the milter protocol does not
+// report. For example, if a client speaks another protocol, Postfix ends the session before the
+// milter receives the command. Unknown commands without text are reported by the milter protocol.
 func unreported(e *smtp.Event) bool {
 	switch e.Kind {
 	case smtp.EventAuth, smtp.EventInput, smtp.EventTimeout:
@@ -51,20 +51,20 @@ func unreported(e *smtp.Event) bool {
 	return false
 }
 
-// A Collector collects the sessions that the reader of a log plays.
+// A Collector collects sessions from the events of a log.
 type Collector struct {
 	Send func(*Logged)
 
 	server string
 	one    Logged
-	line   bool      // the session has a command
-	verb   smtp.Verb // of the latest command
+	line   bool      // the client has sent a command
+	verb   smtp.Verb // verb of the latest command
 }
 
 // Site sets the name of the mail server.
 func (c *Collector) Site(name string) { c.server = name }
 
-// Event adds an event to the session. At the end of the session, Event calls Send.
+// Event adds an event to the current session. When the session ends, Event calls Send.
 func (c *Collector) Event(e *smtp.Event) {
 	l := &c.one
 	switch e.Kind {
@@ -92,8 +92,9 @@ func (c *Collector) Event(e *smtp.Event) {
 	}
 }
 
-// Encode returns the session in at most the given number of bytes, without spaces. If there are too
-// many facts, the first ones are omitted, because a login succeeds last.
+// Encode returns the session as a text without spaces of at most the given number of bytes. If the
+// facts do not fit, the first ones are omitted. The last ones are more important, because a
+// successful login comes last.
 func (l *Logged) Encode(most int) (string, error) {
 	for {
 		data, err := json.Marshal(l)
@@ -115,42 +116,44 @@ func Decode(text string) (*Logged, error) {
 }
 
 const (
-	// JoinWait is the time that an ended session waits for the log, and a session of the log for
-	// the end of the milter's session. Clients never wait.
+	// JoinWait is the time that a session which has ended in the milter waits for the log. A
+	// session in the log waits as long for the end of the milter's session. Clients never wait.
 	JoinWait = 5 * time.Second
-	// logSilence is the time after the latest sign of the reader of the log, after which sessions
-	// no longer wait.
+	// logSilence is the time without a message from the program that reads the log. After this
+	// time, sessions no longer wait for the log.
 	logSilence = 30 * time.Second
-	// maxSkew is the maximum difference between the starts of a session in the log and in the
-	// milter. The log may have whole seconds only. A client may soon use the same port again.
+	// maxSkew is the maximum difference between the start of a session in the log and in the
+	// milter. There is a difference because some logs contain only whole seconds. It must be small
+	// because a client may soon use the same port again.
 	maxSkew = 5 * time.Second
-	// maxLate is the age in which a session of the log still has an effect.
+	// maxLate is the maximum age of a session in the log. Older sessions are ignored.
 	maxLate = 10 * time.Minute
-	// maxWaiting is the maximum number of waiting sessions of the milter.
+	// maxWaiting is the maximum number of the milter's sessions that wait.
 	maxWaiting = 5000
-	maxLogged  = 1000 // sessions of the log, which need up to 20 kilobytes each
-	maxJoined  = 4096 // identifiers of sessions of the log, which may be read again
+	maxLogged  = 1000 // number of sessions in the log that wait; each needs up to 20 kilobytes
+	maxJoined  = 4096 // number of ids that are stored, because the same part of the log may be read again
 )
 
-// A parted is a session that has ended, and has not been reported as ended.
+// A parted is a session that has ended in the milter, but has not been reported as ended.
 type parted struct {
 	id         uint64
 	server     string
 	src        netip.AddrPort
 	start, end int64
 	ending     smtp.Ending
-	// Facts that the milter knows: the client has sent a command, has sent MAIL, has logged in.
+	// The milter knows that the client has sent a command, has sent MAIL, or has logged in.
 	spoke, mail, login bool
 }
 
-// joins holds the sessions that wait for their other half, oldest first.
+// joins holds the milter's sessions that wait for the log, and sessions in the log that wait for
+// the milter. The oldest come first.
 type joins struct {
-	heard  int64 // time of the latest sign of the reader
+	heard  int64 // time of the latest message from the program that reads the log
 	parted []*parted
 	logged []*Logged
-	came   []int64 // when the sessions in logged came
+	came   []int64 // when each session in logged was received
 	ids    []uint64
-	next   int // in ids
+	next   int // index into ids at which the next id is stored
 
 	stopped bool // the server has stopped
 }
@@ -160,13 +163,14 @@ func (l *Logged) is(p *parted) bool {
 	return l.Src == p.src && l.Src.Port() != 0 && max(l.Start-p.start, p.start-l.Start) <= skew
 }
 
-// Alive notes that a reader of the log is running. It returns false after the server has stopped.
+// Alive records that a program that reads the log is running. It returns false after the server has
+// stopped.
 func (s *Server) Alive() (ok bool) {
 	s.locked("", func(at int64) { s.joins.heard, ok = at, !s.joins.stopped })
 	return ok
 }
 
-// Join adds the facts of the log to a session. It returns false after the server has stopped.
+// Join adds the facts in the log to a session. It returns false after the server has stopped.
 func (s *Server) Join(l *Logged) bool {
 	if !s.Alive() {
 		return false
@@ -200,11 +204,12 @@ func (s *Server) Join(l *Logged) bool {
 	return true
 }
 
-// decisive reports whether the log shows how a session ended. Otherwise, more may follow:
-// postscreen(8) and smtpd(8) log the same session in turn.
+// decisive reports whether the log shows how a session ended. If it does not, further facts about
+// the session may follow, because postscreen(8) and smtpd(8) log the same session one after the
+// other.
 func decisive(e smtp.Ending) bool { return e != smtp.EndingUnknown && e != smtp.EndingPartial }
 
-// part ends a session, or lets it wait for the log if one is read.
+// part ends a session. If the log is being read, the session first waits for the log.
 func (s *Server) part(p *parted, at int64) {
 	j, done := &s.joins, at-s.joins.heard > logSilence.Microseconds()
 	for i := 0; i < len(j.logged); {
@@ -230,13 +235,13 @@ func (s *Server) part(p *parted, at int64) {
 	j.parted = append(j.parted, p)
 }
 
-// stop ends all waiting sessions.
+// stop ends all sessions that wait.
 func (s *Server) stop() {
 	s.expire(0)
 	s.locked("", func(int64) { s.joins.stopped = true })
 }
 
-// expire ends the sessions that have waited for the given time.
+// expire ends the sessions that have waited for at least the given time.
 func (s *Server) expire(wait time.Duration) {
 	s.locked("", func(at int64) {
 		j, since := &s.joins, at-wait.Microseconds()
@@ -264,13 +269,13 @@ func (p *parted) event(kind smtp.Kind) *smtp.Event {
 	return &smtp.Event{Kind: kind, Time: p.end, Session: p.id}
 }
 
-// alone reports a session that the milter has not seen, for example because the server refused the
-// client before. Without facts, it is not reported.
+// alone reports a session in the log that the milter has not seen. For example, the server rejected
+// the client before it called the milter. A session without facts is not reported.
 func (s *Server) alone(l *Logged, at int64) {
 	if len(l.Facts) == 0 || !l.Src.IsValid() {
 		return
 	}
-	if s.site == "" { // the name in the log may be shorter
+	if s.site == "" { // keep a known name, because the name in the log may be shorter
 		s.name(l.Server)
 	}
 	p := &parted{id: l.ID, end: min(l.End, at)}
@@ -282,7 +287,8 @@ func (s *Server) alone(l *Logged, at int64) {
 	s.close(p)
 }
 
-// facts reports the facts of the log, and uses its ending unless the filter has ended the session.
+// facts reports the facts in the log. Unless the filter has ended the session, the ending in the
+// log is used.
 func (s *Server) facts(p *parted, l *Logged) {
 	s.name(p.server)
 	if l.Mail && !p.mail {
@@ -322,7 +328,8 @@ func (s *Server) line(p *parted, verb smtp.Verb) {
 	s.Sink.Event(e)
 }
 
-// reply reports the reply to a command of the log. The code is that of a failure.
+// reply reports the reply to a command in the log. If its code is unknown, a failed command gets
+// the code failed.
 func (s *Server) reply(p *parted, of *smtp.Event, failed uint32) {
 	e := p.event(smtp.EventReply)
 	e.Verb, e.Code, e.Cause = of.Verb, of.Code, of.Cause

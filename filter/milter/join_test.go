@@ -13,7 +13,7 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// A joiner is a server whose clock the test sets.
+// A joiner is a server with a clock that the test sets.
 type joiner struct {
 	recorder
 	*Server
@@ -31,14 +31,14 @@ func newJoiner() *joiner {
 
 var joinSrc = netip.MustParseAddrPort("192.0.2.1:1025")
 
-// ends ends a session that started a second ago.
+// ends ends a session that started one second ago.
 func (j *joiner) ends(id uint64, how smtp.Ending) {
 	j.locked("", func(at int64) {
 		j.part(&parted{id: id, src: joinSrc, start: at - sec, end: at, ending: how, spoke: true}, at)
 	})
 }
 
-// logged returns a session of the log, which started a second ago, with failed logins.
+// logged returns a session in the log that started one second ago and contains failed logins.
 func (j *joiner) logged(id uint64, how smtp.Ending, failed int) *Logged {
 	l := &Logged{ID: id, Src: joinSrc, Start: j.at - sec, End: j.at, Ending: how}
 	for range failed {
@@ -47,7 +47,7 @@ func (j *joiner) logged(id uint64, how smtp.Ending, failed int) *Logged {
 	return l
 }
 
-// since returns the events since the last call.
+// since returns the events that occurred since the last call.
 func (j *joiner) since() string {
 	defer func() { j.lines = nil }()
 	return strings.Join(j.lines, "\n")
@@ -58,7 +58,7 @@ reply 535
 6 fail name "joe" addr "" text "" code 0 reply "" cause 0
 `
 
-// TestJoin checks when a session is reported as ended, and with which facts.
+// TestJoin checks when the end of a session is reported, and which facts are reported with it.
 func TestJoin(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -102,7 +102,7 @@ func TestJoin(t *testing.T) {
 		}, "disconnect rejected"},
 		{"read twice", func(j *joiner) {
 			j.Alive()
-			for range 2 { // the second session keeps waiting
+			for range 2 { // the second session continues to wait
 				j.ends(1, smtp.EndingClosed)
 				j.Join(j.logged(7, smtp.EndingQuit, 1))
 			}
@@ -161,8 +161,8 @@ func TestJoin(t *testing.T) {
 	}
 }
 
-// TestJoinLimit checks that only a limited number of sessions wait, and that each one that waits
-// is reported as parted.
+// TestJoinLimit checks that the number of waiting sessions is limited. Parted must be called for
+// each session that waits.
 func TestJoinLimit(t *testing.T) {
 	j := newJoiner()
 	j.Alive()
@@ -181,7 +181,7 @@ func TestJoinLimit(t *testing.T) {
 	}
 }
 
-// TestCollector checks which events of the log become facts.
+// TestCollector checks which events in the log become facts.
 func TestCollector(t *testing.T) {
 	var got []*Logged
 	c := &Collector{Send: func(l *Logged) { one := *l; got = append(got, &one) }}
@@ -195,9 +195,9 @@ func TestCollector(t *testing.T) {
 	event(smtp.Event{Kind: smtp.EventConnect, Src: joinSrc, RDNS: []byte("a.example"), FCrDNS: smtp.FCrDNSPass})
 	event(smtp.Event{Kind: smtp.EventLine, Verb: smtp.VerbMail})
 	event(smtp.Event{Kind: smtp.EventMail, Verb: smtp.VerbMail, Addr: []byte("a@example.org")})
-	event(smtp.Event{Kind: smtp.EventCommand, Verb: smtp.VerbUnknown, Cause: smtp.CauseUnknown})                                     // counted only
-	event(smtp.Event{Kind: smtp.EventCommand, Verb: smtp.VerbUnknown, Cause: smtp.CauseUnknown, Text: []byte(smtp.Masked)})          // possibly a login
-	event(smtp.Event{Kind: smtp.EventCommand, Verb: smtp.VerbUnknown, Cause: smtp.CauseUnknown, Text: []byte("GET / HTTP/1.1\xff")}) // the milter does not see it
+	event(smtp.Event{Kind: smtp.EventCommand, Verb: smtp.VerbUnknown, Cause: smtp.CauseUnknown})                                     // without text, so only counted
+	event(smtp.Event{Kind: smtp.EventCommand, Verb: smtp.VerbUnknown, Cause: smtp.CauseUnknown, Text: []byte(smtp.Masked)})          // may belong to a login
+	event(smtp.Event{Kind: smtp.EventCommand, Verb: smtp.VerbUnknown, Cause: smtp.CauseUnknown, Text: []byte("GET / HTTP/1.1\xff")}) // the milter does not receive this line
 	event(smtp.Event{Kind: smtp.EventAuth, Result: smtp.ResultFail, Name: []byte("joe")})
 	event(smtp.Event{Kind: smtp.EventInput, Cause: smtp.CausePipelining, Reply: []byte("x")})
 	event(smtp.Event{Kind: smtp.EventDisconnect, Ending: smtp.EndingQuit})
@@ -221,7 +221,8 @@ func TestCollector(t *testing.T) {
 	}
 }
 
-// TestEncode checks that the facts of a long session fit, and that the last ones remain.
+// TestEncode checks that the encoding of a long session has at most the given length. The last
+// facts must remain.
 func TestEncode(t *testing.T) {
 	l := newJoiner().logged(1, smtp.EndingQuit, 300)
 	for i := range l.Facts {
@@ -236,7 +237,7 @@ func TestEncode(t *testing.T) {
 	if err != nil || len(got.Facts) < 10 || !slices.ContainsFunc(got.Facts, func(f Fact) bool { return f.Result == smtp.ResultPass }) {
 		t.Errorf("%d facts, %v", len(got.Facts), err)
 	}
-	for _, bad := range []string{"", "*", "bnVsbA", "e30"} { // null, {}
+	for _, bad := range []string{"", "*", "bnVsbA", "e30"} { // the last two are null and {}
 		if l, err := Decode(bad); err == nil && !newJoiner().Join(l) {
 			t.Errorf("%q is not accepted", bad)
 		}

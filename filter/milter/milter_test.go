@@ -18,12 +18,12 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// A recorder records events, and answers requests with the test's answers for the
+// A recorder records events. It answers requests with the answers that the test has set for the
 // phase.
 type recorder struct {
 	mu      sync.Mutex
 	lines   []string
-	answers map[smtp.Phase][]smtp.Answer // used up in turn
+	answers map[smtp.Phase][]smtp.Answer // each answer is used once, in this order
 }
 
 func (r *recorder) Site(name string) { r.add("site %s", name) }
@@ -105,7 +105,8 @@ func (c *client) negotiate() {
 	}
 }
 
-// command sends macros and a command, and returns the reply. The parts are separated by NUL.
+// command sends macros and a command, and returns the reply. NUL bytes separate the parts of the
+// command.
 func (c *client) command(command byte, macros []string, data ...string) string {
 	c.t.Helper()
 	if macros != nil {
@@ -134,7 +135,7 @@ func (c *client) connect() string {
 
 func TestConversation(t *testing.T) {
 	r := &recorder{answers: map[smtp.Phase][]smtp.Answer{
-		smtp.PhaseHelo:   {{Wait: time.Second}, {}}, // asked again
+		smtp.PhaseHelo:   {{Wait: time.Second}, {}}, // the request is repeated
 		smtp.PhaseRcptTo: {{}, {}, {Decision: smtp.Reject, Text: "450 4.7.1 Later 100%\n"}},
 	}}
 	c := serve(t, r)
@@ -162,7 +163,7 @@ func TestConversation(t *testing.T) {
 		}
 	}
 	if _, err := c.read(); !errors.Is(err, io.EOF) {
-		t.Fatal(err) // the milter has closed the connection, and reported the end
+		t.Fatal(err) // the milter has closed the connection and reported the end of the session
 	}
 	want := `site mx.example.org
 connect 192.0.2.1:1024 > 192.0.2.25:25 local false "mail.example.net" pass
@@ -220,9 +221,9 @@ disconnect closed`
 	}
 }
 
-// TestDisconnect checks that all further commands of a client that must be disconnected
-// are refused, even after a permanent reply, after which mail servers keep the
-// connection open.
+// TestDisconnect checks that all further commands of a client that must be disconnected are
+// rejected. This includes commands after a permanent reply, because mail servers keep the
+// connection open after such a reply.
 func TestDisconnect(t *testing.T) {
 	r := &recorder{answers: map[smtp.Phase][]smtp.Answer{smtp.PhaseConnect: {{Decision: smtp.Disconnect, Text: "554 5.7.1 No scanning"}, {Decision: smtp.Disconnect, Text: "450 4.7.1 Later"}}}}
 	c := serve(t, r)
@@ -238,7 +239,7 @@ func TestDisconnect(t *testing.T) {
 		if got := c.command(cmdUnknown, nil, "X", ""); got != string(replyReject) {
 			t.Error(got)
 		}
-		c.command(cmdQuitReuse, nil) // the next session has its own fate
+		c.command(cmdQuitReuse, nil) // the next session on the same connection is not affected
 	}
 	if got := c.connect(); got != "c" {
 		t.Error(got)
@@ -274,8 +275,8 @@ func FuzzConn(f *testing.F) {
 	})
 }
 
-// TestRefusals checks that only a missing mailbox and a denied relay count as refused
-// recipients.
+// TestRefusals checks which rejections count as rejected recipients. Only those of a missing
+// mailbox or of relaying do.
 func TestRefusals(t *testing.T) {
 	for _, c := range []struct {
 		status, text string
@@ -304,8 +305,8 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// TestErrorTransport checks that a recipient that Postfix has accepted does not count
-// as refused, even though its transport is error.
+// TestErrorTransport checks a recipient with the transport "error" that Postfix has accepted. The
+// recipient must not count as rejected.
 func TestErrorTransport(t *testing.T) {
 	for _, c := range []struct {
 		host, text string
@@ -324,7 +325,7 @@ func TestErrorTransport(t *testing.T) {
 	}
 }
 
-// TestTexts checks how addresses are parsed from arguments, and that passwords in unknown
+// TestTexts checks how addresses are read from arguments. It also checks that passwords in unknown
 // commands are masked.
 func TestTexts(t *testing.T) {
 	for arg, want := range map[string]string{
@@ -346,8 +347,8 @@ func TestTexts(t *testing.T) {
 	}
 }
 
-// TestSecrets checks that neither the lines of a refused login nor message text after a
-// refused DATA is reported.
+// TestSecrets checks that two kinds of lines are not reported: the lines of a rejected login, and
+// message text after a rejected DATA.
 func TestSecrets(t *testing.T) {
 	r := new(recorder)
 	c := serve(t, r)
@@ -372,11 +373,12 @@ func TestSecrets(t *testing.T) {
 		}
 	}
 	if n := strings.Count(got, "line 0"); n != 13 {
-		t.Errorf("%d unknown commands are reported", n) // none in the transaction
+		t.Errorf("%d unknown commands are reported", n) // commands in the transaction must not be reported
 	}
 }
 
-// TestNames checks that events follow the name of their session's server.
+// TestNames checks that Site is called with the name of a session's server before the events of the
+// session.
 func TestNames(t *testing.T) {
 	r := new(recorder)
 	s := &Server{Sink: r, Log: slog.New(slog.DiscardHandler)}
@@ -409,7 +411,7 @@ type discard struct{}
 func (discard) Read([]byte) (int, error)    { return 0, io.EOF }
 func (discard) Write(b []byte) (int, error) { return len(b), nil }
 
-// TestMacros checks that only requested macros are kept.
+// TestMacros checks that only the macros that the filter needs are kept.
 func TestMacros(t *testing.T) {
 	m := make(macros)
 	for i := range 1000 {
@@ -420,9 +422,9 @@ func TestMacros(t *testing.T) {
 	}
 }
 
-// TestEnds checks that a session's ending is unknown if the mail server stops, and that
-// the session has not ended if this package's server stops. In neither case may rules
-// for the end of the session impose a ban.
+// TestEnds checks sessions that are open when a server stops. If the mail server stops, their
+// ending is unknown. If this package's server stops, they have not ended. In both cases, the rules
+// for the end of the session must not impose a ban.
 func TestEnds(t *testing.T) {
 	for _, stop := range []bool{false, true} {
 		r := new(recorder)

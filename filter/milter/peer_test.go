@@ -30,8 +30,8 @@ func (w waiter) Event(e *smtp.Event) {
 	}
 }
 
-// TestPeer checks the protocol against another implementation of the mail server's
-// side, over a Unix socket and over TCP.
+// TestPeer checks the milter with another implementation of the mail server's side of the protocol.
+// It uses a Unix socket and TCP.
 func TestPeer(t *testing.T) {
 	for _, network := range []string{"unix", "tcp"} {
 		t.Run(network, func(t *testing.T) {
@@ -71,7 +71,7 @@ func TestPeer(t *testing.T) {
 	}
 }
 
-// playPeer delivers a message to the second of three recipients.
+// playPeer sends three recipients, of which the milter accepts the second, and a message.
 func playPeer(t *testing.T, c *peer.Client) {
 	t.Helper()
 	macros := peer.NewMacroBag()
@@ -117,7 +117,7 @@ func playPeer(t *testing.T, c *peer.Client) {
 	step(peer.ActionContinue, a, err)
 	a, err = s.DataStart()
 	step(peer.ActionContinue, a, err)
-	a, err = s.HeaderEnd() // which is not sent, because the milter does not want headers
+	a, err = s.HeaderEnd() // nothing is sent, because the milter has not requested headers
 	step(peer.ActionContinue, a, err)
 	if _, a, err = s.BodyReadFrom(strings.NewReader("")); err != nil || a.Type != peer.ActionContinue && a.Type != peer.ActionAccept {
 		t.Errorf("%v, %v", a, err)

@@ -19,30 +19,30 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// A Sink receives events, which are valid only during the call. Calls are never concurrent.
+// A Sink receives events. Each event is valid only during the call. Calls are never concurrent.
 type Sink interface {
-	// Site is called when the name of the mail server is known.
+	// Site is called when the name of the mail server becomes known.
 	Site(name string)
-	// Event handles any event except a request.
+	// Event handles an event that is not a request.
 	Event(*smtp.Event)
 	// Ask answers an event of kind EventRequest.
 	Ask(*smtp.Event) smtp.Answer
 }
 
-// A Server answers mail servers.
+// A Server answers the mail servers that connect to the milter's socket.
 type Server struct {
 	Sink Sink
 	Log  *slog.Logger
-	// Held, if set, is updated with the number of delayed answers.
+	// Held, if set, is updated with the number of answers that are being delayed.
 	Held *atomic.Int64
 	// Now returns the current time. If Now is nil, time.Now is used.
 	Now func() time.Time
-	// Parted, if set, is called for each session that has ended and whose EventDisconnect will
-	// follow, possibly with other events, when the log has been read. Parted and Sink are never
-	// called concurrently.
+	// Parted, if set, is called for a session that has ended but still waits for the mail server's
+	// log. When the log has been read, the session's EventDisconnect follows, possibly after other
+	// events. Parted and Sink are never called concurrently.
 	Parted func(id uint64)
 
-	mu    sync.Mutex // held during calls to Sink
+	mu    sync.Mutex // held during calls to Sink and Parted
 	site  string
 	joins joins
 	conns sync.WaitGroup
@@ -51,20 +51,21 @@ type Server struct {
 }
 
 const (
-	// MaxHold is the maximum delay of an answer. Postfix waits for 30 seconds by default
+	// MaxHold is the maximum delay of an answer. Postfix waits 30 seconds for an answer by default
 	// (milter_command_timeout).
 	MaxHold = 20 * time.Second
-	// MaxHeld is the maximum number of delayed answers. Further answers are not delayed.
+	// MaxHeld is the maximum number of answers that are delayed at the same time. Other answers are
+	// sent immediately.
 	MaxHeld = 500
-	// MaxConns is the maximum number of connections. On further connections, mail
-	// servers continue without the filter.
+	// MaxConns is the maximum number of connections. If there are more, mail servers continue
+	// without the filter.
 	MaxConns = 5000
-	// poll is the interval at which a request that waits for a fact is repeated.
+	// poll is the interval at which a waiting request is tried again.
 	poll = 10 * time.Millisecond
 )
 
-// Serve answers mail servers until ctx is done. It then closes all connections, so that
-// the mail servers continue without the filter.
+// Serve answers mail servers until ctx is done. It then closes all connections, after which mail
+// servers continue without the filter.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	closing := context.AfterFunc(ctx, func() {
 		l.Close()
@@ -86,7 +87,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		if errors.Is(err, net.ErrClosed) {
 			return err
 		}
-		if err != nil { // for example, no more descriptors
+		if err != nil { // for example, too many open files
 			s.once("accept", "connection not accepted", err)
 			time.Sleep(100 * time.Millisecond)
 			continue
@@ -108,7 +109,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	}
 }
 
-// expireAll ends the sessions that have waited too long for the log, until ctx ends.
+// expireAll ends sessions that have waited too long for the log. It runs until ctx is done.
 func (s *Server) expireAll(ctx context.Context) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -124,8 +125,8 @@ func (s *Server) expireAll(ctx context.Context) {
 
 var errTooMany = errors.New("too many connections")
 
-// track records that a connection was opened or closed. It returns false if too many
-// connections are open.
+// track stores that a connection was opened or closed. It returns false if too many connections are
+// open.
 func (s *Server) track(c net.Conn, open bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -142,21 +143,20 @@ func (s *Server) track(c net.Conn, open bool) bool {
 	return true
 }
 
-// once logs each kind of problem only once, so that a broken mail server cannot fill
-// the log.
+// once logs each kind of problem only once. Otherwise, a broken mail server could fill the log.
 func (s *Server) once(kind, msg string, err error) {
 	if _, again := s.said.LoadOrStore(kind, true); !again {
 		s.Log.Warn(msg, "err", err)
 	}
 }
 
-// conn answers the commands of a connection, which may carry several consecutive
-// sessions.
+// conn answers the commands of a connection. A connection may carry several sessions, one after the
+// other.
 func (s *Server) conn(ctx context.Context, rw io.ReadWriter) error {
 	w := newWire(rw)
 	p, err := w.read()
 	if errors.Is(err, io.EOF) {
-		return nil // for example, a test whether the socket answers
+		return nil // for example, a program has tested whether the socket accepts connections
 	}
 	if err != nil {
 		return err
@@ -172,7 +172,7 @@ func (s *Server) conn(ctx context.Context, rw io.ReadWriter) error {
 		return err
 	}
 	one := &conversation{server: s, wire: w, session: newSession()}
-	// If there was no QUIT, the mail server or this process has stopped.
+	// Without QUIT, the mail server or this process has stopped.
 	defer func() {
 		if ctx.Err() == nil {
 			one.end(smtp.EndingUnknown)
@@ -203,13 +203,12 @@ type conversation struct {
 	server  *Server
 	wire    *wire
 	session *session
-	// refusal is the reply to all further commands, because the client must be
-	// disconnected. The mail server disconnects the client only if the reply's code
-	// is 421.
+	// refusal, if set, is the reply to all further commands, because the client must be
+	// disconnected. Mail servers disconnect a client only if the reply's code is 421.
 	refusal string
 }
 
-// handlers maps commands to functions, each of which returns the answer to the client.
+// handlers maps commands to functions that return the answer to the client.
 var handlers = map[byte]func(*conversation, []byte, int64) smtp.Answer{
 	cmdConnect: (*conversation).connect,
 	cmdHelo:    (*conversation).helo,
@@ -218,7 +217,7 @@ var handlers = map[byte]func(*conversation, []byte, int64) smtp.Answer{
 	cmdData:    (*conversation).data,
 	cmdEOM:     (*conversation).message,
 	cmdUnknown: (*conversation).unknown,
-	// A mail server sends these only if it has not negotiated.
+	// A mail server sends these commands only if it ignores the negotiation.
 	cmdHeader: nothing, cmdEOH: nothing, cmdBody: nothing,
 }
 
@@ -238,7 +237,7 @@ func (c *conversation) command(ctx context.Context, p packet) error {
 				c.server.Sink.Event(c.session.begin(smtp.EventRollback, at))
 			}
 		})
-		return nil // without an answer
+		return nil // this command has no answer
 	case cmdQuitReuse:
 		c.end(smtp.EndingClosed)
 		c.session, c.refusal = newSession(), ""
@@ -270,7 +269,7 @@ func (c *conversation) command(ctx context.Context, p packet) error {
 	return c.answer(p.command, a)
 }
 
-// macros adds the macros of a command. An earlier recipient's macros are removed.
+// macros adds the macros of a command. It removes those of the previous recipient.
 func (c *conversation) macros(command byte, data []byte) {
 	if command == cmdRcpt {
 		for _, name := range [...]string{"rcpt_mailer", "rcpt_host", "rcpt_addr"} {
@@ -280,11 +279,11 @@ func (c *conversation) macros(command byte, data []byte) {
 	c.session.macros.parse(data)
 }
 
-// locked calls f with the time of the event.
+// locked calls f with the current time. No other events are reported during the call.
 func (c *conversation) locked(f func(at int64)) { c.server.locked(c.session.server, f) }
 
-// locked calls f with the current time while no other event is reported. site is the name of the
-// mail server, if known.
+// locked calls f with the current time. No other events are reported during the call. site is the
+// name of the mail server, or "" if it is unknown.
 func (s *Server) locked(site string, f func(at int64)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -299,8 +298,8 @@ func (s *Server) locked(site string, f func(at int64)) {
 	}
 }
 
-// name sets the mail server's name for the following events. Several servers may use
-// the same socket.
+// name sets the name of the mail server for the events that follow. Several servers may use the
+// same socket.
 func (s *Server) name(name string) {
 	if name != "" && name != s.site {
 		s.site = name
@@ -324,25 +323,25 @@ func (c *conversation) hold(ctx context.Context, d time.Duration) {
 	}
 }
 
-// answer sends the answer to a command.
+// answer sends the answer to a command to the mail server.
 func (c *conversation) answer(command byte, a smtp.Answer) error {
 	switch {
 	case a.Decision < smtp.Reject:
 		return c.wire.write(replyContinue)
-	case command == cmdUnknown: // the protocol has no reply with a text here
+	case command == cmdUnknown: // the protocol does not allow a text here
 		return c.wire.write(replyReject)
 	}
 	return c.wire.write(replyCode, []byte(a.Text), []byte{0})
 }
 
-// validReply matches a reply that mail servers accept from a milter.
+// validReply matches the start of a reply that mail servers accept from a milter.
 var validReply = regexp.MustCompile(`^[45][0-9][0-9] .`)
 
 // maxText is the maximum length of a reply (RFC 5321 section 4.5.3.1.5).
 const maxText = 500
 
-// replyOf returns the reply to the client. To disconnect the client, the reply must
-// have the code 421.
+// replyOf returns the reply to the client. Mail servers disconnect the client only if the reply has
+// the code 421.
 func replyOf(a smtp.Answer) string {
 	text := a.Text
 	if !validReply.MatchString(text) {
@@ -351,7 +350,7 @@ func replyOf(a smtp.Answer) string {
 	if a.Decision == smtp.Disconnect && text[0] == '4' {
 		text = "421" + text[3:]
 	}
-	// Postfix and Sendmail interpret percent signs.
+	// Postfix and Sendmail interpret percent signs in the text.
 	return strings.Map(func(r rune) rune {
 		if r < ' ' || r > '~' || r == '%' {
 			return '?'
@@ -360,8 +359,8 @@ func replyOf(a smtp.Answer) string {
 	}, text[:min(len(text), maxText)])
 }
 
-// ask asks the policy. If the client must be disconnected, the answer also applies to all
-// further commands. A rejection is reported as an EventFilter.
+// ask asks the policy for an answer. If the client must be disconnected, all further commands get
+// the same answer. A rejection is also reported as an EventFilter.
 func (c *conversation) ask(e *smtp.Event) (a smtp.Answer) {
 	e.Waited = c.session.waited
 	phase, at := e.Phase, e.Time
@@ -379,15 +378,15 @@ func (c *conversation) ask(e *smtp.Event) (a smtp.Answer) {
 	return a
 }
 
-// filtered reports a decision that rejects a command.
+// filtered reports a decision to reject a command.
 func (c *conversation) filtered(phase smtp.Phase, a smtp.Answer, at int64) {
 	e := c.session.begin(smtp.EventFilter, at)
 	e.Name, e.Word, e.Text, e.Cause = []byte(phase.String()), []byte(a.Decision.String()), clip([]byte(a.Text), maxExample), smtp.CauseFilter
 	c.server.Sink.Event(e)
 }
 
-// refused returns the answer to a command if the client should already have been
-// disconnected.
+// refused returns the answer to a command of a client that should have been disconnected. ok is
+// false for other clients.
 func (c *conversation) refused() (a smtp.Answer, ok bool) {
 	return smtp.Answer{Decision: smtp.Disconnect, Text: c.refusal}, c.refusal != ""
 }
@@ -402,14 +401,14 @@ func codeOf(text string) (code uint32, result smtp.Result) {
 	return code, smtp.ResultPermfail
 }
 
-// reject changes the outcome of a command that the filter rejects.
+// reject changes the outcome of a command, because the filter rejects it.
 func reject(e *smtp.Event, a smtp.Answer) *smtp.Event {
 	e.Code, e.Result = codeOf(a.Text)
 	e.Cause, e.Reply = smtp.CauseFilter, clip([]byte(a.Text), maxExample)
 	return e
 }
 
-// outcome reports a command and its reply.
+// outcome reports a command's reply and outcome.
 func (c *conversation) outcome(e *smtp.Event, a smtp.Answer) {
 	if a.Decision >= smtp.Reject {
 		reject(e, a)
@@ -493,7 +492,7 @@ func (c *conversation) rcpt(data []byte, at int64) smtp.Answer {
 	case a.Wait > 0:
 	case s.refused(): // the server sends its own reply to the client
 		e := s.recipient(addr, at)
-		if a.Decision >= smtp.Reject { // with smtpd, such a recipient does not count as unknown either
+		if a.Decision >= smtp.Reject { // as with smtpd, this recipient is not counted as an unknown one
 			e.Cause = smtp.CauseFilter
 		}
 		c.outcome(e, smtp.Answer{})

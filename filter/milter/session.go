@@ -10,25 +10,25 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// A session translates the commands of an SMTP session into events. doc.go lists the
-// facts that mail servers do not report.
+// A session translates the mail server's commands for an SMTP session into events. doc.go lists the
+// facts that the mail server does not report.
 type session struct {
 	id     uint64
 	open   bool
 	src    netip.AddrPort
-	start  int64  // time of the connection
-	macros macros // of all commands so far
+	start  int64  // start of the connection in microseconds since 1970
+	macros macros // macros of all commands so far
 	tls    bool
-	user   string // of the latest login
+	user   string // user of the latest login
 	mail   bool   // a transaction is open
 	spoke  bool   // the client has sent a command
 	sent   bool   // the client has sent MAIL
 	server string // name of the mail server
-	// greeted is set by HELO and EHLO, even if they are rejected.
+	// greeted reports whether the client has sent HELO or EHLO, even if it was rejected.
 	greeted  bool
 	redactor smtpd.UnknownRedactor
-	// repeated is set if the command is handled again after a wait, and waited is
-	// set if the command cannot wait any longer.
+	// repeated reports whether the command is handled again after a wait. waited reports whether
+	// the command must not wait any longer.
 	repeated, waited bool
 	ev               smtp.Event
 }
@@ -48,8 +48,8 @@ func (s *session) begin(kind smtp.Kind, at int64) *smtp.Event {
 	return &s.ev
 }
 
-// connect parses the command for a new connection: the client's name, family, port and
-// address.
+// connect parses the command for a new connection. Its data is the client's name, address family,
+// port and address.
 func (s *session) connect(data []byte, at int64) *smtp.Event {
 	s.open = true
 	e := s.begin(smtp.EventConnect, at)
@@ -84,7 +84,7 @@ func firstOf(all ...string) string {
 	return ""
 }
 
-// addrPort parses an address, which may have the prefix IPv6: (RFC 5321 section 4.1.3).
+// addrPort parses an address. It may have the prefix "IPv6:" (RFC 5321 section 4.1.3).
 func addrPort(text string, port uint16) netip.AddrPort {
 	a, err := netip.ParseAddr(strings.Trim(strings.TrimPrefix(text, "IPv6:"), "[]"))
 	if err != nil {
@@ -93,13 +93,13 @@ func addrPort(text string, port uint16) netip.AddrPort {
 	return netip.AddrPortFrom(a.Unmap().WithZone(""), port)
 }
 
-// resolve maps the values of the macro client_resolve to FCrDNS results.
+// resolve maps values of the macro client_resolve to FCrDNS results.
 var resolve = map[string]smtp.FCrDNS{
 	"OK": smtp.FCrDNSPass, "FORGED": smtp.FCrDNSFail, "FAIL": smtp.FCrDNSFail, "TEMP": smtp.FCrDNSError,
 }
 
-// reverse returns the client's reverse DNS name and the FCrDNS result. For an unproven
-// name, the command has an address in brackets or the word unknown instead.
+// reverse returns the client's reverse DNS name and the FCrDNS result. If the name is unproven, the
+// command contains an address in brackets or the word "unknown" in its place.
 func (s *session) reverse(name []byte) ([]byte, smtp.FCrDNS) {
 	result, known := resolve[s.macros["client_resolve"]]
 	ptr := s.macros["client_ptr"]
@@ -117,14 +117,16 @@ func (s *session) reverse(name []byte) ([]byte, smtp.FCrDNS) {
 	return nil, result
 }
 
-// refusedConnection describes a rejection sent in place of the server's greeting.
+// refusedConnection returns the event for a rejection that the server sends instead of its
+// greeting.
 func (s *session) refusedConnection(text string, at int64) *smtp.Event {
 	e := s.begin(smtp.EventGreeting, at)
 	e.Code, _ = codeOf(text)
 	return e
 }
 
-// line describes a command from the client. The line itself is unknown.
+// line returns the event for a command from the client. The milter protocol does not contain the
+// text of the command.
 func (s *session) line(verb smtp.Verb, at int64) *smtp.Event {
 	s.spoke, s.sent = true, s.sent || verb == smtp.VerbMail
 	e := s.begin(smtp.EventLine, at)
@@ -132,14 +134,15 @@ func (s *session) line(verb smtp.Verb, at int64) *smtp.Event {
 	return e
 }
 
-// request prepares a request.
+// request returns an event that asks for a decision.
 func (s *session) request(phase smtp.Phase, at int64, name, addr []byte) *smtp.Event {
 	e := s.begin(smtp.EventRequest, at)
 	e.Phase, e.Name, e.Addr = phase, name, addr
 	return e
 }
 
-// helo describes an accepted greeting. The client may have sent HELO instead of EHLO.
+// helo returns the event for an accepted greeting. It always reports EHLO, although the client may
+// have sent HELO.
 func (s *session) helo(name []byte, at int64) *smtp.Event {
 	s.greeted = true
 	e := s.begin(smtp.EventHelo, at)
@@ -147,7 +150,7 @@ func (s *session) helo(name []byte, at int64) *smtp.Event {
 	return e
 }
 
-// secure returns an event if the session has become encrypted, or nil.
+// secure returns an event if TLS has been started, or nil.
 func (s *session) secure(at int64) *smtp.Event {
 	version := s.macros["tls_version"]
 	if version == "" || s.tls {
@@ -159,7 +162,7 @@ func (s *session) secure(at int64) *smtp.Event {
 	return e
 }
 
-// login returns an event if a user has logged in, or nil.
+// login returns an event if a user has logged in since the last call, or nil.
 func (s *session) login(at int64) *smtp.Event {
 	user := s.macros["auth_authen"]
 	if user == "" || user == s.user {
@@ -171,7 +174,7 @@ func (s *session) login(at int64) *smtp.Event {
 	return e
 }
 
-// mailbox returns the address in the first argument of MAIL or RCPT.
+// mailbox returns the address in the first argument of a MAIL or RCPT command.
 func mailbox(data []byte) []byte {
 	addr, _, _ := cut(data)
 	addr = bytes.TrimSpace(addr)
@@ -181,7 +184,7 @@ func mailbox(data []byte) []byte {
 	return smtpd.Argument(addr, maxPath)
 }
 
-// sender describes an accepted MAIL. The server may still reject it.
+// sender returns the event for an accepted MAIL. The server may still reject the command later.
 func (s *session) sender(addr []byte, at int64) *smtp.Event {
 	s.mail = true
 	e := s.begin(smtp.EventMail, at)
@@ -189,10 +192,10 @@ func (s *session) sender(addr []byte, at int64) *smtp.Event {
 	return e
 }
 
-// refused reports whether the server has already refused the recipient: if so, the
-// macro rcpt_mailer is error, rcpt_host is the enhanced status code (RFC 3463), and
-// rcpt_addr is the text. If rcpt_addr is an address, Postfix has accepted the
-// recipient, and its transport is error.
+// refused reports whether the server itself has rejected the recipient. In this case, the macro
+// rcpt_mailer is "error", rcpt_host contains the enhanced status code (RFC 3463), and rcpt_addr
+// contains the reply's text. If rcpt_addr contains an address, Postfix has accepted the recipient,
+// but its transport is "error".
 func (s *session) refused() bool {
 	text := s.macros["rcpt_addr"]
 	return s.macros["rcpt_mailer"] == "error" && (!strings.Contains(text, "@") || strings.Contains(text, " "))
@@ -219,21 +222,22 @@ func (s *session) recipient(addr []byte, at int64) *smtp.Event {
 	return e
 }
 
-// refusals maps the status codes (RFC 3463) of refusals that concern the recipient to
-// their causes, if the text matches. Any other refusal may concern the client, for
-// example because of a block list, and must not be evidence of a harvest. Postfix
-// evaluates restrictions on the client, the greeting and the sender at RCPT
-// (smtpd_delay_reject), and replies with 5.1.1 and the administrator's text if a
-// transport is blocked.
+// refusals maps enhanced status codes (RFC 3463) of rejections to their causes, for replies whose
+// text matches. Only these rejections are about the recipient. Other rejections may be about the
+// client, for example because of a block list, and must not be evidence of a harvest.
+//
+// By default, Postfix checks the client, the greeting and the sender only at RCPT
+// (smtpd_delay_reject). If a transport is blocked, Postfix replies with 5.1.1 and the
+// administrator's text.
 var refusals = map[string]struct {
 	cause smtp.Cause
-	text  func(string) bool // nil for any text
+	text  func(string) bool // nil if any text matches
 }{
 	"5.1.1": {smtp.CauseRecipient, func(text string) bool {
-		return strings.Contains(text, "User unknown") || !strings.Contains(text, " ") // Sendmail gives no text
+		return strings.Contains(text, "User unknown") || !strings.Contains(text, " ") // Sendmail omits the text
 	}},
 	"5.7.1": {smtp.CauseRelay, relayDenied},
-	"4.7.1": {smtp.CauseRelay, relayDenied}, // defer_unauth_destination, the default
+	"4.7.1": {smtp.CauseRelay, relayDenied}, // default of Postfix's defer_unauth_destination
 	"5.1.3": {cause: smtp.CauseSyntax},
 }
 
@@ -245,10 +249,10 @@ func (s *session) data(at int64) *smtp.Event {
 	return e
 }
 
-// unknown describes a command that the server does not know or does not offer. In a
-// transaction, unknown returns nil, because the line may be message text: the server
-// does not report that it refused DATA, and the client may not have waited for the
-// reply.
+// unknown returns the event for a command that the server does not know or does not offer. In a
+// transaction, it returns nil, because the line may be message text. This happens if the server
+// rejects DATA, which it does not report, and the client has sent the message without waiting for
+// the reply.
 func (s *session) unknown(data []byte, at int64) *smtp.Event {
 	line, _, _ := cut(data)
 	text, verb := s.redactor.Line(line, !s.greeted)

@@ -11,11 +11,11 @@ import (
 	"time"
 )
 
-// A packet consists of its length in four big-endian bytes, which do not count towards
-// the length, a command byte, and data. The names follow libmilter (mfdef.h of Sendmail
-// 8.18).
+// A packet of the milter protocol consists of a length, a command byte, and data. The length has
+// four big-endian bytes, which are not included in the length. The names follow libmilter (mfdef.h
+// of Sendmail 8.18).
 
-// Commands of the mail server.
+// Commands that the mail server sends.
 const (
 	cmdNegotiate = 'O'
 	cmdMacros    = 'D'
@@ -31,52 +31,52 @@ const (
 	cmdAbort     = 'A'
 	cmdUnknown   = 'U'
 	cmdQuit      = 'Q'
-	cmdQuitReuse = 'K' // the connection is used for another session
+	cmdQuitReuse = 'K' // the mail server uses the connection for another session
 )
 
-// Replies to the mail server.
+// Replies that the filter sends to the mail server.
 const (
 	replyContinue = 'c'
 	replyTempfail = 't'
 	replyReject   = 'r'
-	replyCode     = 'y' // with a reply to the client
-	replyShutdown = 'f' // 421 and the end of the session
-	replyProgress = 'p' // the answer takes longer
+	replyCode     = 'y' // followed by a reply to the client
+	replyShutdown = 'f' // the server sends 421 and ends the session
+	replyProgress = 'p' // the answer takes more time
 )
 
-// Parts of the protocol that a milter can omit, and steps that it can request.
+// Flags for parts of the protocol that a milter does not need, and for steps that it requests.
 const (
 	noBody      = 0x10
 	noHeaders   = 0x20
 	noEOH       = 0x40
-	rejectedToo = 0x800 // refused recipients
-	// noReplies are the flags that suppress answers to commands. They are not
-	// requested.
+	rejectedToo = 0x800 // also send rejected recipients
+	// noReplies is the set of flags that suppress answers to commands. The filter does not request
+	// them.
 	noReplies = 0x1000 | 0x2000 | 0x4000 | 0x8000 | 0x10000 | 0x20000 | 0x40000 | 0x80000
 )
 
-// canListMacros is the flag that allows a milter to request macros.
+// canListMacros is the flag that allows a milter to request certain macros.
 const canListMacros = 0x100
 
-// version is the protocol version, which Sendmail 8.14 and Postfix 2.6 introduced.
-// Older mail servers do not report refused recipients.
+// version is the protocol version. It requires Sendmail 8.14 or Postfix 2.6, because older servers
+// do not send rejected recipients to a milter.
 const version = 6
 
 const (
-	// maxPacket is the maximum length of a packet. Only headers could be longer,
-	// and they are never requested.
+	// maxPacket is the maximum length of a packet. Only headers may be longer, and the filter does
+	// not request them.
 	maxPacket = 64 << 10
-	maxMacro  = 256 // length of a value
-	// keptBuffer is the length of the buffer that a connection keeps.
+	maxMacro  = 256 // maximum length of a macro's value
+	// keptBuffer is the length of the read buffer that a connection keeps between packets.
 	keptBuffer = 4 << 10
-	// maxPause is the time within which a packet must be complete. A packet may
-	// begin at any time.
+	// maxPause is the maximum time between the first and the last byte of a packet. Between
+	// packets, there is no limit.
 	maxPause = time.Minute
 )
 
 var errProtocol = errors.New("not the milter protocol")
 
-// A packet is valid until the next read.
+// A packet is the latest packet that was read. Its data is valid until the next read.
 type packet struct {
 	command byte
 	data    []byte
@@ -88,7 +88,7 @@ type wire struct {
 	out  io.Writer
 	buf  []byte
 	send []byte
-	// deadline sets the deadline for reading, if the connection has one.
+	// deadline sets the read deadline. It is nil if the connection has no deadlines.
 	deadline func(time.Time) error
 }
 
@@ -101,7 +101,7 @@ func newWire(rw io.ReadWriter) *wire {
 	return w
 }
 
-// read reads a packet. At the end of the input, the error is io.EOF.
+// read reads a packet. If the input ends before a packet, it returns io.EOF.
 func (w *wire) read() (p packet, err error) {
 	var head [5]byte
 	if _, err := io.ReadFull(w.in, head[:4]); err != nil {
@@ -125,8 +125,8 @@ func (w *wire) read() (p packet, err error) {
 	return packet{w.buf[0], w.buf[1:]}, nil
 }
 
-// write writes a packet in one call. Before a second call's data, the kernel would wait
-// for an acknowledgement of the first.
+// write writes a packet in one call. With several calls, the kernel would delay the second part
+// until the first part is acknowledged.
 func (w *wire) write(command byte, data ...[]byte) error {
 	n := 1
 	for _, d := range data {
@@ -141,14 +141,13 @@ func (w *wire) write(command byte, data ...[]byte) error {
 	return err
 }
 
-// cut returns the text before the next NUL, and the rest.
+// cut returns the text before the next NUL, and the rest after it.
 func cut(data []byte) (text, rest []byte, ok bool) { return bytes.Cut(data, []byte{0}) }
 
-// macros holds the values of the macros sent before a command.
+// macros holds the values of the macros that the mail server has sent before its commands.
 type macros map[string]string
 
-// parse adds those macros in a packet that are needed. A mail server may also send
-// others.
+// parse adds the macros in a packet that the filter needs. A mail server may also send others.
 func (m macros) parse(data []byte) {
 	for {
 		name, rest, ok := cut(data)
@@ -163,8 +162,8 @@ func (m macros) parse(data []byte) {
 	}
 }
 
-// macrosOf lists the macros that are needed at each stage, numbered as SMFIM_* in
-// libmilter.
+// macrosOf lists the macros that the filter needs at each stage. The numbers of the stages are
+// SMFIM_* in libmilter.
 var macrosOf = []struct {
 	stage uint32
 	names string
@@ -176,7 +175,7 @@ var macrosOf = []struct {
 	{5, "i"}, // end of message
 }
 
-// needed holds the names in macrosOf.
+// needed contains the names of all macros in macrosOf.
 var needed = func() map[string]bool {
 	all := make(map[string]bool)
 	for _, m := range macrosOf {
@@ -187,7 +186,7 @@ var needed = func() map[string]bool {
 	return all
 }()
 
-// negotiation answers the first packet of a connection.
+// negotiation returns the answer to the first packet of a connection.
 func negotiation(data []byte) ([]byte, error) {
 	if len(data) < 12 {
 		return nil, errProtocol

@@ -12,9 +12,8 @@ import (
 
 // KeyFile is the name of the key file in the state directory (mode 0600).
 //
-// The key has its own file for three reasons: operators may copy the other files or
-// make them readable to a group, state.db may be lost and created again, and the
-// running filter locks state.db.
+// The key has its own file for three reasons. Operators may copy the other files or make them
+// readable to a group. state.db may be lost and created again. The running filter locks state.db.
 const KeyFile = "key"
 
 const keyBytes = 32
@@ -43,8 +42,8 @@ func NewKey() []byte {
 	return key
 }
 
-// SaveKey saves a key in the state directory and returns the key stored there. An
-// existing key is kept. Processes that call SaveKey concurrently all get the same key.
+// SaveKey saves a key in the state directory and returns the stored key. An existing key is not
+// replaced. If several processes call SaveKey, they all get the same key.
 func SaveKey(dir string, key []byte) ([]byte, error) {
 	have, err := ReadKey(dir)
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -56,7 +55,7 @@ func SaveKey(dir string, key []byte) ([]byte, error) {
 	return ReadKey(dir)
 }
 
-// writeKey writes the key unless another process has already written one.
+// writeKey writes the key. If another process has written one, that key is kept.
 func writeKey(dir string, key []byte) (err error) {
 	f, err := os.CreateTemp(dir, KeyFile+"-*.new") // CreateTemp sets mode 0600
 	if err != nil {
@@ -76,8 +75,8 @@ func writeKey(dir string, key []byte) (err error) {
 	return syncDir(dir)
 }
 
-// syncDir syncs dir. Otherwise, a power failure could remove the key after records with
-// hashes that depend on it have been written.
+// syncDir syncs dir. After a power failure, the key must not be missing while there are records
+// with hashes that depend on it.
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {

@@ -10,20 +10,17 @@ const (
 	maxPlain  = 32
 	maxPart   = 16
 	maxParts  = 4
-	maxDigits = 2 // allows user01, but not monkey123 or summer2024
+	maxDigits = 2 // allows names such as user01, but not monkey123 or summer2024
 	maxHard   = 5 // consecutive letters without a vowel
 )
 
-// LikePassword reports whether a user name may be a password entered in the wrong
-// field.
+// LikePassword reports whether a user name may be a password that a user entered in the wrong
+// field. It returns false only for plain names, for mail addresses with a plain local part, and for
+// a domain and a plain name with a backslash between them.
 //
-// A plain name is not treated as a password, even after a domain and a backslash, nor
-// is a mail address with a plain local part. A plain name consists of one to four short
-// words.
-//
-// A word consists of letters in one case, possibly with an initial capital and up to
-// two digits at the end. Anything else may be a password, as may a common password or a
-// name that mixes lower case, upper case and digits.
+// A plain name consists of one to four short words. A word consists of letters in one case, which
+// may have an initial capital and up to two digits at the end. A name with a common password as a
+// word is not plain. Nor is a name with lower case, upper case and digits.
 func LikePassword(name []byte) bool {
 	if len(name) == 0 {
 		return false
@@ -56,8 +53,7 @@ func plainName(name []byte) bool {
 	}
 }
 
-// common lists words that are frequent in published password lists but unusual as user
-// names.
+// common lists words that are frequent in published lists of passwords but unusual as user names.
 var common = func() map[string]bool {
 	words := make(map[string]bool)
 	for word := range strings.FieldsSeq(`password passwd passwort pass pwd letmein qwerty qwertz azerty qwertyuiop asdf asdfgh asdfghjkl
@@ -71,7 +67,7 @@ var common = func() map[string]bool {
 	return words
 }()
 
-// plainPart reports whether p is word, Word or WORD, optionally followed by digits.
+// plainPart reports whether p has the form word, Word or WORD, which digits may follow.
 func plainPart(p []byte) bool {
 	if len(p) == 0 || len(p) > maxPart {
 		return false
@@ -106,8 +102,8 @@ func plainPart(p []byte) bool {
 	return upper == 0 || lower == 0 || upper == 1 && first
 }
 
-// hostName reports whether name may be an internet domain: at least two labels, the
-// last made of letters.
+// hostName reports whether name may be an internet domain. A domain has at least two labels, and
+// the last consists of letters.
 func hostName(name []byte) bool {
 	last := bytes.LastIndexByte(name, '.')
 	if last < 1 || len(name)-last < 3 || len(name) > 253 {

@@ -1,7 +1,7 @@
-// Package privacy replaces user names and the local parts of mailboxes with keyed
-// hashes. Within a site, equal mailboxes have equal hashes, so the operator, who has
-// the key, can search for a mailbox. A mailbox cannot be recovered from its hash. The
-// package does not depend on sessions or policies.
+// Package privacy replaces user names and the local parts of mailboxes with keyed hashes. Equal
+// mailboxes of a site have equal hashes. The operator, who has the key, can therefore search for a
+// mailbox. A mailbox cannot be recovered from its hash. The package does not depend on sessions or
+// policies.
 package privacy
 
 import (
@@ -14,11 +14,11 @@ import (
 	"scanwatch/internal/mailbox"
 )
 
-// maxInput is the maximum number of bytes that are hashed. Mail addresses are shorter.
+// maxInput is the maximum number of bytes that are hashed. It is longer than any mail address.
 const maxInput = 512
 
-// A Hasher computes hashes with a fixed key. A Hasher must not be used concurrently.
-// The text passed to a method must not overlap dst.
+// A Hasher computes hashes with a fixed key. A Hasher must not be used concurrently. Input to a
+// method must not overlap dst.
 type Hasher struct {
 	mac hash.Hash
 	in  [maxInput]byte
@@ -28,7 +28,7 @@ type Hasher struct {
 // New returns a Hasher that uses the given key.
 func New(key []byte) *Hasher { return &Hasher{mac: hmac.New(sha256.New, key)} }
 
-// Word appends the hash of a word, ignoring ASCII case.
+// Word appends the hash of a word. ASCII case is ignored.
 func (h *Hasher) Word(dst, word []byte) []byte {
 	n := fold(h.in[:], word)
 	h.mac.Reset()
@@ -37,7 +37,7 @@ func (h *Hasher) Word(dst, word []byte) []byte {
 	return hex.AppendEncode(append(dst, mailbox.HashPrefix...), sum[:mailbox.HashBytes])
 }
 
-// fold copies text to dst in lower case, and returns the number of bytes copied.
+// fold copies text to dst in lower case and returns the number of copied bytes.
 func fold(dst, text []byte) int {
 	n := min(len(dst), len(text))
 	for i, c := range text[:n] {
@@ -49,10 +49,9 @@ func fold(dst, text []byte) int {
 	return n
 }
 
-// Mailbox appends a mailbox with its local part hashed and its domain unchanged. The
-// hash also depends on the domain. The null sender, role accounts, hashes and empty
-// local parts are kept. A source route (RFC 5321 appendix C) is hashed along with the
-// local part.
+// Mailbox appends a mailbox with a hash in place of its local part. The domain is kept, but the
+// hash also depends on it. The null sender, role accounts, hashes and empty local parts are kept as
+// well. A source route (RFC 5321 appendix C) is hashed together with the local part.
 func (h *Hasher) Mailbox(dst, addr []byte) []byte {
 	local := addr
 	if i := bytes.LastIndexByte(addr, '@'); i >= 0 {
@@ -64,10 +63,9 @@ func (h *Hasher) Mailbox(dst, addr []byte) []byte {
 	return append(h.Word(dst, addr), addr[len(local):]...)
 }
 
-// Text appends text with each mailbox hashed as by Mailbox. A mailbox is the text
-// around an @, a word in angle brackets, or an argument of a command that takes a
-// mailbox. If it is unclear where a mailbox starts or ends, more text is hashed than
-// necessary.
+// Text appends text in which each mailbox is hashed in the same way as by Mailbox. A mailbox is a
+// word with an @, a word in angle brackets, or an argument of a command that takes a mailbox. If it
+// is unclear where a mailbox starts or ends, more text than necessary is hashed.
 func (h *Hasher) Text(dst, text []byte) []byte {
 	if args := arguments(text); args > 0 {
 		return h.arguments(append(dst, text[:args]...), text[args:])
@@ -75,7 +73,7 @@ func (h *Hasher) Text(dst, text []byte) []byte {
 	return h.mailboxes(dst, text)
 }
 
-// mailboxes implements Text for text other than a command.
+// mailboxes implements Text for a text that is not a command.
 func (h *Hasher) mailboxes(dst, text []byte) []byte {
 	for {
 		at := bytes.IndexByte(text, '@')
@@ -95,8 +93,7 @@ func (h *Hasher) mailboxes(dst, text []byte) []byte {
 	}
 }
 
-// localPart returns the start of the local part that ends before the @ at the given
-// index.
+// localPart returns the start of the local part before the @ at index at.
 func localPart(text []byte, at int) int {
 	from := at
 	switch {
@@ -124,15 +121,15 @@ func quote(text []byte) int {
 	return 0
 }
 
-// ends reports whether c ends a mailbox. The equals sign and the apostrophe do not end
-// a mailbox, because a local part may contain them (RFC 5321 section 4.1.2). Bounce
-// addresses contain equals signs.
+// ends reports whether c ends a mailbox. The equals sign and the apostrophe do not, because local
+// parts may contain them (RFC 5321 section 4.1.2). For example, sender addresses of mailing lists
+// contain equals signs.
 func ends(c byte) bool {
 	return c <= ' ' || c == 0x7f || bytes.IndexByte([]byte(`<>()",;`), c) >= 0
 }
 
-// brackets appends text without an @, and hashes words in angle brackets. Servers write
-// recipients without a domain in angle brackets.
+// brackets appends text without an @, and hashes the words in angle brackets. Servers write a
+// recipient without a domain in this form.
 func (h *Hasher) brackets(dst, text []byte) []byte {
 	for {
 		from := bytes.IndexByte(text, '<') + 1
@@ -150,8 +147,8 @@ func (h *Hasher) brackets(dst, text []byte) []byte {
 	}
 }
 
-// commands lists the commands that take a mailbox. Some rows require a second word,
-// because a reply may also start with Mail or Send.
+// commands lists the commands that take a mailbox. If needed is set, word must follow the verb,
+// because replies may also start with words such as Mail or Send.
 var commands = []struct {
 	verb, word string
 	needed     bool
@@ -160,8 +157,8 @@ var commands = []struct {
 	{"RCPT", "TO", false}, {"VRFY", "", false}, {"EXPN", "", false},
 }
 
-// arguments returns the index at which the arguments of a command that takes a mailbox
-// start, or 0.
+// arguments returns the index at which the arguments of line start. If line is not a command that
+// takes a mailbox, it returns 0.
 func arguments(line []byte) int {
 	blanks := len(line) - len(bytes.TrimLeft(line, " \t"))
 	verb := letters(line, blanks)
@@ -186,7 +183,7 @@ func arguments(line []byte) int {
 	return 0
 }
 
-// letters returns the index after the letters that start at i.
+// letters returns the index after the sequence of letters that starts at i.
 func letters(line []byte, i int) int {
 	for i < len(line) && ('a' <= line[i]|0x20 && line[i]|0x20 <= 'z') {
 		i++
@@ -194,9 +191,8 @@ func letters(line []byte, i int) int {
 	return i
 }
 
-// arguments appends the arguments of a command that takes a mailbox. The first argument
-// is always hashed as a mailbox. Later words are hashed too, except for parameters such
-// as SIZE=1.
+// arguments appends the arguments of a command that takes a mailbox. The first argument is always
+// hashed as a mailbox. Later words are also hashed, unless they are parameters such as SIZE=1.
 func (h *Hasher) arguments(dst, args []byte) []byte {
 	if len(args) > 0 && args[0] == '<' {
 		n := bytes.IndexByte(args, '>')

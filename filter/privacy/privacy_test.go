@@ -70,13 +70,13 @@ func TestText(t *testing.T) {
 		{"MAIL FROM:<>", "MAIL FROM:<>"},
 		{"MAIL", "MAIL"},
 		{"EHLO mail.example.org", "EHLO mail.example.org"},
-		// Hash the whole local part, even of a bounce address or a name with an
+		// The whole local part must be hashed, even if it is a bounce address or contains an
 		// apostrophe.
 		{"for bounce-john.smith=example.com@example.org:", "for " + word("bounce-john.smith=example.com@example.org") + "@example.org:"},
 		{"<john.o'brien@example.org>", "<" + word("john.o'brien@example.org") + "@example.org>"},
 		{`"a\"b c"@example.org.`, word(`"a\"b c"@example.org`) + "@example.org."},
 		{"x john(work)@example.org", "x " + word("john(work)@example.org") + "@example.org"},
-		// Commands that are invalid or lack a domain.
+		// These commands are invalid or lack a domain.
 		{"VRFY john@example.org", "VRFY " + john},
 		{"VRFY Postmaster", "VRFY Postmaster"},
 		{"vrfy\tjohn", "vrfy\t" + word("john")},
@@ -110,7 +110,7 @@ func TestLikePassword(t *testing.T) {
 	}
 }
 
-// TestKey checks that concurrent processes all use the first process's key.
+// TestKey checks that all concurrent processes use the key of the first process.
 func TestKey(t *testing.T) {
 	dir := t.TempDir()
 	if _, err := privacy.ReadKey(dir); !errors.Is(err, fs.ErrNotExist) {
@@ -153,8 +153,7 @@ func TestKey(t *testing.T) {
 	}
 }
 
-// FuzzText checks that Text leaves no local part unhashed, and does not change text
-// without mailboxes.
+// FuzzText checks that Text leaves no local part unhashed. Text without mailboxes must not change.
 func FuzzText(f *testing.F) {
 	f.Add([]byte("RCPT TO:<john.q.public@example.org> NOTIFY=NEVER"))
 	f.Add([]byte(`MAIL FROM:<"a b"@c> x@y`))

@@ -9,8 +9,7 @@ import (
 	"scanwatch/store"
 )
 
-// BenchmarkDay replays a busy day's records through a policy. A session has about 18
-// commands.
+// BenchmarkDay replays the records of a busy day with a policy. A session has about 18 commands.
 func BenchmarkDay(b *testing.B) {
 	lists := builtin(b)
 	p := policy(b, "tight", "table <local-domains> { \"example.org\" }\n", rules.Enforce)

@@ -14,60 +14,60 @@ type playback struct {
 	cursor store.Cursor
 	at     int64 // time of the next step in microseconds since 1970
 	newest int64 // time of the latest event
-	over   bool  // the session has ended as it did in the record
+	over   bool  // the session has ended in the same way as its record
 	gone   bool  // the policy disconnected the client
 
 	next     next
-	ruled    bool // a recorded rule of this filter decided in phase ruledAt, and a KindFilter step with the decision follows
+	ruled    bool // in the record, a rule of this filter made a decision in phase ruledAt, and the KindFilter step for it follows
 	ruledAt  smtp.Phase
 	rule     string // rule of the latest decision
 	banned   bool   // a ban caused the latest decision
 	junk     bool   // the policy has marked the session as junk
-	wasJunk  bool   // a filter marked a message as junk when the session was recorded
+	wasJunk  bool   // when the session was recorded, a filter marked a message as junk
 	unhelo   bool   // the policy rejected the latest greeting
-	lostAll  int    // messages lost for all recipients
+	lostAll  int    // number of messages that no recipient receives any more
 	tx       transaction
-	done     store.Counts // counters of the commands so far
-	examples int          // failed commands that had a step
+	done     store.Counts // counters of the commands replayed so far
+	examples int          // number of failed commands with a step
 	padded   bool         // commands without a step have been replayed
 	cmd      command
-	sawAuth  bool // the client has sent AUTH, so the record masks later unknown commands
+	sawAuth  bool // the client has sent AUTH; later unknown commands are masked in the record
 	replies  [8]reply
 	nreplies int
 }
 
-// A next is the next step, with the decisions recorded for it.
+// A next is the next step and the decisions that were recorded for it.
 type next struct {
 	step     store.Step
-	held     store.Step // step that comes next in the changed order; see swap
+	held     store.Step // step that follows step because they were swapped; see swap
 	last     bool       // only the end of the session follows
-	filter   store.Step // recorded decision of a filter
+	filter   store.Step // recorded decision of any filter
 	filtered bool       // filter is set
-	ours     bool       // the recorded decision was made by a rule of this filter
-	ruled    bool       // a rule of this filter made a decision, enforced or observed
+	ours     bool       // a rule of this filter made the decision in filter
+	ruled    bool       // a rule of this filter made an enforced or observed decision
 }
 
-// A transaction describes the current transaction, as recorded and as replayed ("now").
+// A transaction is the current transaction as it was recorded and as it is replayed now.
 type transaction struct {
-	open   bool // open now
+	open   bool // the transaction is open now
 	sender []byte
 	msgid  uint32
-	was    int  // recipients accepted when recorded
-	now    int  // recipients accepted now
+	was    int  // number of recipients that were accepted when recorded
+	now    int  // number of recipients that are accepted now
 	data   bool // DATA was accepted when recorded
 	junk   bool
-	why    Refusal // latest rejection in the transaction
+	why    Refusal // latest rejection in the transaction now
 }
 
-// A reply is the text of a reply. If several steps have the same verb and code, only
-// the first step holds the text.
+// A reply is the text of a reply. If several steps have the same verb and code, only the first of
+// them contains the text.
 type reply struct {
 	code uint32
 	verb [4]byte
 	text []byte
 }
 
-// advance finds the next step.
+// advance reads the next step from the record.
 func (v *playback) advance() {
 	n := &v.next
 	n.filtered, n.ours, n.ruled = false, false, false
@@ -76,7 +76,7 @@ func (v *playback) advance() {
 		v.at = v.newest
 		return
 	}
-	first := int64(0) // time of the command's first effect
+	first := int64(0) // time of the first effect of the command
 	start := v.rec.Start.UnixMicro()
 	for v.cursor.Next(&n.step) {
 		s := &n.step
@@ -102,7 +102,7 @@ func (v *playback) advance() {
 	v.at = max(v.rec.End.UnixMicro(), v.newest)
 }
 
-// filterNext stores a filter's recorded decision on the next step.
+// filterNext stores a filter's recorded decision about the next step.
 func (v *playback) filterNext(s *store.Step) {
 	n := &v.next
 	n.filter, n.filtered = *s, true
@@ -112,21 +112,20 @@ func (v *playback) filterNext(s *store.Step) {
 	v.out.Ended = v.out.Ended || n.ours && n.refused()
 }
 
-// refused reports whether a filter rejected the recorded step.
+// refused reports whether a filter rejected the step when it was recorded.
 func (n *next) refused() bool { return n.filtered && n.filter.Decision >= smtp.Reject }
 
-// resumed reports whether a rule of this filter rejected the recorded step. If the
-// policy now accepts the step, the effect of the step's command is unknown.
+// resumed reports whether a rule of this filter rejected the step when it was recorded. If the
+// policy accepts the step now, the result of its command is unknown.
 func (n *next) resumed() bool { return n.ours && n.refused() }
 
-// decided reports whether the recorded decision was made by a filter in the given
-// phase.
+// decided reports whether a filter made the recorded decision in the given phase.
 func (n *next) decided(phase smtp.Phase) bool {
 	return n.filtered && n.filter.Phase == phase
 }
 
-// swap restores the order of a failed command and the rejected input after it. The
-// input was recorded immediately, but the command only when the session continued.
+// swap restores the original order of a failed command and the rejected input after it. The input
+// was recorded immediately, but the command was recorded only when the session continued.
 func (v *playback) swap() {
 	n := &v.next
 	if n.step.Kind != store.KindInput {
@@ -147,8 +146,8 @@ func (v *playback) swap() {
 	}
 }
 
-// text returns a step's reply text, which may be stored in an earlier step with the
-// same verb and code.
+// text returns the text of a step's reply. It may be in an earlier step with the same verb and
+// code.
 func (v *playback) text(s *store.Step) []byte {
 	var verb [4]byte
 	copy(verb[:], bytes.ToUpper(s.Text[:min(len(s.Text), 4)]))
@@ -172,8 +171,8 @@ func (v *playback) text(s *store.Step) []byte {
 	return nil
 }
 
-// lost counts a message that was accepted when recorded but is now rejected. If some is
-// set, other recipients still receive the message.
+// lost counts a message that was accepted when recorded, but is rejected now. If some is set, other
+// recipients still receive the message.
 func (v *playback) lost(t *transaction, some bool) {
 	m := Message{Sender: t.sender, Rcpts: t.was, Some: some, Refusal: t.why}
 	if some {
@@ -187,7 +186,7 @@ func (v *playback) lost(t *transaction, some bool) {
 	v.out.Lost = append(v.out.Lost, m)
 }
 
-// skip skips a step that can no longer happen under the policy.
+// skip skips a step that cannot happen under the policy.
 func skip(p *Player, v *playback, s *store.Step) {
 	if p.o.Skipped != nil {
 		p.o.Skipped(s)
@@ -220,7 +219,7 @@ func lose(p *Player, v *playback) {
 	v.loseOmitted()
 }
 
-// loseOmitted counts as lost the messages whose steps were omitted from the record.
+// loseOmitted counts the messages whose steps are missing in the record as lost.
 func (v *playback) loseOmitted() {
 	for range min(max(int(v.rec.Counts.Mails)-int(v.done.Mails)-v.lostAll, 0), maxPadded) {
 		v.out.Lost = append(v.out.Lost, Message{Unknown: true, Refusal: v.out.Refusal})

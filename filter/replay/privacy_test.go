@@ -16,8 +16,8 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// TestHashed checks that replaying records with hashed mailboxes yields the same
-// decisions. The test replays every stream and a busy day.
+// TestHashed checks that records with hashed mailboxes lead to the same decisions when they are
+// replayed. It replays all streams and a busy day.
 func TestHashed(t *testing.T) {
 	lists := builtin(t)
 	hasher := privacy.New(bytes.Repeat([]byte{7}, 32))
@@ -26,9 +26,9 @@ func TestHashed(t *testing.T) {
 		t.Fatalf("%d streams, %v", len(streams), err)
 	}
 	for _, how := range []string{"hashed"} {
-		// Subaddresses of one mailbox have different hashes, so counts of distinct
-		// mailboxes would differ. The delimiter is therefore a character that does not
-		// occur in that day's addresses.
+		// Subaddresses of a mailbox have different hashes, so the number of distinct mailboxes
+		// would differ. Therefore, the delimiter is a character that the addresses of the day do
+		// not contain.
 		conf := "privacy " + how + "\ndelimiter \"~\"\ntable <local-domains> { \"example.org\" }\n"
 		for _, mode := range []rules.Mode{rules.Observe, rules.Enforce} {
 			t.Run(how+"/"+mode.String(), func(t *testing.T) {
@@ -69,7 +69,7 @@ func TestHashed(t *testing.T) {
 				table.Stop()
 				back, _ := again(t, lists, p, records)
 				if stream == "relay-probe" {
-					return // the replay does not see a source route, which is part of the hash
+					return // the replay does not know the source route, which is part of the hash
 				}
 				if n := same(t, records, back, 3); n > 0 && lossy[stream] == "" {
 					t.Errorf("%d of %d sessions differ", n, len(records))

@@ -1,23 +1,23 @@
 // Package replay replays recorded sessions through a policy.
 //
-// The package turns each record back into events and requests, and passes them to a
-// filter.Pipeline in chronological order. It acts on the answers as a mail server
-// would, so counters, bans and standing develop as in live operation.
+// The package turns each record into events and requests again. It passes them to a filter.Pipeline
+// in chronological order, and acts on the answers as a mail server would. Counters, bans and
+// standing therefore change as in live operation.
 //
-// A record holds less information than the original events. The following facts are
-// therefore assumed or approximate:
+// A record contains less information than the original events. The package therefore estimates the
+// following facts:
 //
-//   - The server's name, which is taken from sessions that greeted with it.
-//   - The time and text of commands without a step (RSET, NOOP, STARTTLS, and
-//     failed commands after the 20th). The player adds the counted number of commands
-//     at the end of the session or after the 20th failed command.
-//   - The time between a command and its reply. The player plays a command at the
+//   - The name of the server. It is taken from sessions whose clients greeted with it.
+//   - The time and text of commands without a step, which are RSET, NOOP, STARTTLS, and
+//     failed commands after the 20th. The player adds the counted number of these
+//     commands at the end of the session or after the 20th failed command.
+//   - The time between a command and its reply. The player replays a command at the
 //     time of its first known effect.
-//   - Requests without an effect, because the client had disconnected.
-//   - The lines of an AUTH exchange, and its mechanism.
-//   - Steps that were omitted from a record because of its size.
-//   - The continuation of a session after a new rejection.
-//   - The continuation of a session without a recorded rejection.
+//   - Requests that had no effect, because the client had already disconnected.
+//   - The lines and the mechanism of an AUTH exchange.
+//   - Steps that the record omits because of its maximum size.
+//   - How a session continues if the policy rejects what was accepted.
+//   - How a session continues if the policy accepts what was rejected.
 package replay
 
 import (
@@ -34,59 +34,56 @@ import (
 type Options struct {
 	// Settings holds the policy. In observe mode, the policy rejects nothing.
 	Settings *filter.Settings
-	// Filter configures the pipeline. The Player sets Log, Watch and Recorded.
+	// Filter configures the pipeline. The Player itself sets Log, Watch and Recorded.
 	Filter filter.Options
-	// Done is called for each ended session. The Outcome is valid only during the call.
+	// Done is called when a session has ended. The Outcome is valid only during the call.
 	Done func(*Outcome)
-	// Answered, if set, is called for each answer from the policy.
+	// Answered, if set, is called for each answer of the policy.
 	Answered func(session uint64, phase smtp.Phase, a smtp.Answer)
-	// Skipped, if set, is called for each recorded step that can no longer happen under
-	// the policy.
+	// Skipped, if set, is called for each recorded step that cannot happen under the policy.
 	Skipped func(*store.Step)
-	// AskRefused means that the policy is also asked about commands that a filter
-	// rejected. By default, the policy is not asked about these commands, because
-	// another filter may have rejected them first.
+	// AskRefused means that the policy is also asked about commands that a filter rejected when the
+	// session was recorded. By default, it is not asked about them, because another filter may have
+	// rejected the command before this filter was asked.
 	AskRefused bool
 }
 
 // An Outcome is the result of replaying a session.
 type Outcome struct {
-	Seq    uint64 // number of the record, counted from 0 in the order of Add
+	Seq    uint64 // number of the record, starting at 0, in the order of calls to Add
 	Record *store.Record
-	// Refusal is the first rejection of the session, a transaction or a recipient.
+	// Refusal is the first rejection of the client, a transaction or a recipient.
 	Refusal Refusal
-	Lost    []Message // messages accepted when recorded but rejected now
-	Junked  int       // messages that are only now marked as junk
-	Login   bool      // the session is now rejected, although its record has a login
-	// Ended is set if a rule rejected the client when the session was recorded. Resumed
-	// is set if the policy now accepts the client. The rest of a resumed session is
-	// unknown.
+	Lost    []Message // messages that were accepted when recorded, but are rejected now
+	Junked  int       // number of messages that are marked as junk now, but were not when recorded
+	Login   bool      // the session is rejected now, although it has a successful login in its record
+	// Ended reports whether a rule rejected the client when the session was recorded. Resumed
+	// reports whether the policy accepts this client now. The rest of such a session is unknown.
 	Ended, Resumed bool
 }
 
-// A Refusal is a rejection by the policy. The zero Refusal means that nothing was
-// rejected.
+// A Refusal is a rejection by the policy. The zero Refusal means that there was no rejection.
 type Refusal struct {
 	Rule     string
 	Phase    string
 	Decision smtp.Decision
-	Ban      bool // the rejection was caused by a ban of the host
+	Ban      bool // the host was rejected because of a ban
 }
 
-// A Message is a message that was accepted when its session was recorded.
+// A Message is a message that was accepted when the session was recorded.
 type Message struct {
 	Sender  []byte // empty for the null sender
-	Rcpts   int    // recipients that no longer receive the message
-	Some    bool   // other recipients receive the message
-	Unknown bool   // the sender is not in the record
+	Rcpts   int    // number of recipients that no longer receive the message
+	Some    bool   // other recipients still receive the message
+	Unknown bool   // the record does not contain the sender
 	Refusal
 }
 
 const (
-	// window is how long after a session's start the latest record added must end
-	// before the session is replayed.
+	// window is a time. A session is replayed when a session that ended at least this long after
+	// its start has been added.
 	window = 10 * time.Minute
-	// maxWaiting limits the total size of waiting records in bytes.
+	// maxWaiting is the maximum total size of waiting records in bytes.
 	maxWaiting = 64 << 20
 )
 
@@ -96,14 +93,14 @@ type Player struct {
 	filter  *filter.Pipeline
 	asked   smtp.PhaseSet
 	waiting byStart
-	bytes   int // size of the records in waiting
+	bytes   int // total size of the records in waiting, in bytes
 	open    byTime
 	free    []*playback // unused playbacks, for reuse
 	seq     uint64
 	late    int
 	now     int64      // microseconds since 1970
 	name    []byte     // name of the server
-	cur     *playback  // session that awaits an answer
+	cur     *playback  // session whose answer the player is waiting for
 	ev      smtp.Event // reused
 	step    store.Step // reused
 }
@@ -122,23 +119,22 @@ func New(o Options) *Player {
 	return p
 }
 
-// watch stores a decision's rule. watch is called only once for consecutive decisions
-// by the same rule.
+// watch stores the rule of a decision. If the same rule makes several decisions in a row, watch is
+// called only for the first.
 func (p *Player) watch(e *events.Event) {
 	if e.Event == "verdict" && e.Decision != "" && p.cur != nil {
 		p.cur.rule, p.cur.banned = e.Rule, !e.Until.IsZero()
 	}
 }
 
-// Add adds the next record. Records must be added in the order in which their sessions
-// ended. The texts and steps of r must not change after the call; see Clone.
+// Add adds the next record. Records must be added in the order in which their sessions ended. The
+// texts and steps of r must not change after the call; see Clone.
 //
-// A session is replayed once the latest record added ends at least ten minutes after
-// the session's start. Sessions therefore start in chronological order.
+// A session is replayed when a session that ended at least ten minutes after its start has been
+// added. Sessions are therefore replayed in the order of their starts.
 //
-// A session is late if it is replayed after a session that started later. This happens
-// if a session lasts longer than ten minutes, or if more than 64 MiB of records are
-// waiting.
+// A session is late if a session with a later start was replayed before it. This happens if the
+// session lasted longer than ten minutes, or if more than 64 MiB of records are waiting.
 func (p *Player) Add(r store.Record) {
 	w := &waiting{Record: r, seq: p.seq, bytes: r.Size()}
 	p.seq++
@@ -163,7 +159,7 @@ func (p *Player) Close() {
 // Late returns the number of late sessions; see Add.
 func (p *Player) Late() int { return p.late }
 
-// begin starts the oldest waiting session after replaying all earlier events.
+// begin starts to replay the oldest waiting session. It first replays all earlier events.
 func (p *Player) begin() {
 	w := heap.Pop(&p.waiting).(*waiting)
 	p.bytes -= w.bytes
@@ -182,7 +178,7 @@ func (p *Player) begin() {
 	heap.Push(&p.open, v)
 }
 
-// playUntil replays the open sessions' events up to the given time.
+// playUntil replays the events of open sessions up to the given time.
 func (p *Player) playUntil(at int64) {
 	for len(p.open) > 0 && p.open[0].at <= at {
 		v := p.open[0]
@@ -197,7 +193,7 @@ func (p *Player) playUntil(at int64) {
 	}
 }
 
-// end reports the outcome of v.
+// end reports the outcome of the session v.
 func (p *Player) end(v *playback) {
 	if v.gone {
 		if v.tx.open {

@@ -33,7 +33,7 @@ func builtin(t testing.TB) *lookup.Lists {
 	return lists
 }
 
-// policy returns a preset preceded by extra lines.
+// policy returns a preset with additional lines before it.
 func policy(t testing.TB, name, lines string, mode rules.Mode) *rules.Policy {
 	t.Helper()
 	text, err := rules.ReadyPolicy(name)
@@ -51,17 +51,17 @@ func policy(t testing.TB, name, lines string, mode rules.Mode) *rules.Policy {
 	return p.InMode(mode)
 }
 
-// emptyTable is a table without entries.
+// An emptyTable is a table without entries.
 type emptyTable struct{}
 
 func (emptyTable) MatchAddr(netip.Addr) bool { return false }
 func (emptyTable) MatchName([]byte) bool     { return false }
 func (emptyTable) MatchASN(uint32) bool      { return false }
 
-// options returns the options of a pipeline that appends its records to a slice.
+// options returns options for a pipeline that appends its records to a slice.
 func options(t testing.TB, lists *lookup.Lists, to *[]*store.Record) filter.Options {
-	// Different names may have the same short hash. With the same key, the same
-	// collisions occur in the replay.
+	// The short hashes of different names may be equal. With the same key, the same hashes are
+	// equal in the replay.
 	m := memory.New()
 	m.Load(slices.Values([]store.Entry{{Bucket: "secret", Key: []byte("hash"), Value: []byte("0123456789abcdef")}}), simulate.Midnight.UnixMicro())
 	return filter.Options{
@@ -78,7 +78,7 @@ func options(t testing.TB, lists *lookup.Lists, to *[]*store.Record) filter.Opti
 	}
 }
 
-// again replays records through a policy, and returns the new records.
+// again replays records with a policy. It returns the new records.
 func again(t testing.TB, lists *lookup.Lists, p *rules.Policy, records []*store.Record) (back []*store.Record, outcomes []replay.Outcome) {
 	player := replay.New(replay.Options{
 		Settings: &filter.Settings{Policy: p},
@@ -97,7 +97,7 @@ func again(t testing.TB, lists *lookup.Lists, p *rules.Policy, records []*store.
 	return back, outcomes
 }
 
-// known returns, as text, the data in a record that a replay must reproduce.
+// known returns the data in a record that must be the same in a replay, as text.
 func known(t testing.TB, r *store.Record) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "src=%v rdns=%q local=%v ending=%v counts=%+v\n", r.Src, r.RDNS, r.Local, r.Ending, r.Counts)
@@ -123,8 +123,7 @@ func byStart(records []*store.Record) map[string]*store.Record {
 	return m
 }
 
-// same compares records with their replay, and returns the number of sessions that
-// differ.
+// same compares records with their replay. It returns the number of sessions that differ.
 func same(t *testing.T, records, back []*store.Record, tell int) (differ int) {
 	t.Helper()
 	if len(back) != len(records) {
@@ -147,7 +146,7 @@ func same(t *testing.T, records, back []*store.Record, tell int) (differ int) {
 	return differ
 }
 
-// lossy lists the streams whose replay differs, with the reasons.
+// lossy contains the streams whose replay differs, and the reasons.
 var lossy = map[string]string{
 	"concurrent-200":          "records have the time of the result of RCPT, and all requests came before the first result: counts over sessions differ",
 	"auth-submission":         "the lines of an AUTH exchange have no steps, and another reply is the first of its kind",
@@ -157,8 +156,8 @@ var lossy = map[string]string{
 	"ehlo-inside-transaction": "the order of EHLO and the end of the transaction is unknown",
 }
 
-// TestStreams checks that replaying a recorded stream reproduces its findings, counts
-// and decisions.
+// TestStreams checks that the replay of a recorded stream leads to the same findings, counts and
+// decisions.
 func TestStreams(t *testing.T) {
 	lists := builtin(t)
 	names, err := filepath.Glob("../../tests/streams/*/*.in")
@@ -201,7 +200,7 @@ func TestStreams(t *testing.T) {
 	}
 }
 
-// registered is a filter that receives only the requests its policy needs.
+// A registered is a filter that only receives the requests that its policy needs.
 type registered struct {
 	*simulate.Filter
 	phases []smtpd.ID
@@ -214,7 +213,7 @@ func (r registered) Decide(ev *smtpd.Event) smtp.Answer {
 	return r.Filter.Decide(ev)
 }
 
-// day returns a day with legitimate clients, a directory harvest and a brute-force
+// day returns the sessions of a day with legitimate clients, a directory harvest and a brute-force
 // attack.
 func day(n int) iter.Seq[simulate.Session] {
 	return simulate.Merge(simulate.Day(1, n), simulate.Merge(
@@ -223,15 +222,14 @@ func day(n int) iter.Seq[simulate.Session] {
 	))
 }
 
-// live plays the sessions of a simulated day under a policy. It returns the records in
-// the order of the store.
+// live plays the sessions of a simulated day with a policy. It returns the records in the order in
+// which they are stored.
 func live(t testing.TB, lists *lookup.Lists, p *rules.Policy, sessions iter.Seq[simulate.Session]) (records []*store.Record) {
 	t.Helper()
 	return liveWith(t, options(t, lists, &records), p, sessions, &records)
 }
 
-// liveWith is like live, but with the given options. The Record function in the options
-// must append to all.
+// liveWith is like live with the given options. o.Record must append to all.
 func liveWith(t testing.TB, o filter.Options, p *rules.Policy, sessions iter.Seq[simulate.Session], all *[]*store.Record) []*store.Record {
 	t.Helper()
 	table := simulate.NewFilter(o)
@@ -244,9 +242,9 @@ func liveWith(t testing.TB, o filter.Options, p *rules.Policy, sessions iter.Seq
 	return *all
 }
 
-// TestSame checks that replaying a busy day under the policy in effect when it was
-// recorded yields the same decisions. No mail may be lost, and no session may continue
-// after a recorded rejection.
+// TestSame checks the replay of a busy day with the policy that was used when the day was recorded.
+// The decisions must be the same. No mail may be lost, and no session may continue after a recorded
+// rejection.
 func TestSame(t *testing.T) {
 	lists := builtin(t)
 	for _, ready := range []string{"standard", "tight"} {
@@ -275,8 +273,8 @@ func TestSame(t *testing.T) {
 	}
 }
 
-// TestLost checks that a replay rejects the same mail as a simulated day under the same
-// policy. The simulated clients react to rejections.
+// TestLost checks that a replay rejects the same mail as a simulated day with the same policy. In
+// the simulation, clients react to rejections.
 func TestLost(t *testing.T) {
 	lists := builtin(t)
 	tight := policy(t, "tight", "table <local-domains> { \"example.org\" }\n", rules.Enforce)
@@ -294,7 +292,7 @@ func TestLost(t *testing.T) {
 	records, free := play(tight.InMode(rules.Observe))
 	_, held := play(tight)
 	_, outcomes := again(t, lists, tight, records)
-	lost := make(map[uint64]int) // messages lost for all recipients, by session
+	lost := make(map[uint64]int) // number of messages that no recipient receives, by session
 	stopped := make(map[uint64]bool)
 	for _, o := range outcomes {
 		id := records[o.Seq].ID
@@ -316,15 +314,15 @@ func TestLost(t *testing.T) {
 		}
 	}
 	t.Logf("%d messages lost; %d of %d sessions differ", total, differ, len(free))
-	// A few sessions may differ, because delays change the order of sessions, and
-	// rejected clients disconnect early.
+	// A few sessions may differ for two reasons: delays change the order of sessions, and rejected
+	// clients disconnect early.
 	if total == 0 || differ*200 > len(free) {
 		t.Errorf("%d of %d sessions have another result", differ, len(free))
 	}
 }
 
-// TestJunk checks that messages marked as junk are counted, whether the session or the
-// message was marked.
+// TestJunk checks that messages marked as junk are counted. The mark may be for the session or for
+// the message.
 func TestJunk(t *testing.T) {
 	lists := builtin(t)
 	free := policy(t, "open", "", rules.Enforce)
@@ -345,15 +343,15 @@ func TestJunk(t *testing.T) {
 				t.Fatalf("%s: lost %+v", phase, o)
 			}
 		}
-		// Friends and mail for the postmaster are exempted by pass statements.
+		// Pass statements exempt friends and mail for the postmaster.
 		if junked > mails || junked < mails*95/100 {
 			t.Errorf("%s: %d messages of %d would be marked", phase, junked, mails)
 		}
 	}
 }
 
-// TestLate checks that a session that lasts longer than the window is replayed and
-// counted as late.
+// TestLate checks that a session which lasts longer than the window is replayed and counted as
+// late.
 func TestLate(t *testing.T) {
 	lists := builtin(t)
 	p := policy(t, "open", "", rules.Enforce)
@@ -366,7 +364,7 @@ func TestLate(t *testing.T) {
 		Done: func(o *replay.Outcome) { order = append(order, o.Record.ID) }})
 	player.Add(record(1, start.Add(time.Minute), time.Second))
 	player.Add(record(2, start.Add(2*time.Minute), time.Second))
-	player.Add(record(3, start, 9*time.Minute)) // starts first
+	player.Add(record(3, start, 9*time.Minute)) // this session starts first
 	player.Add(record(4, start.Add(20*time.Minute), time.Second))
 	if player.Late() != 0 || len(order) != 1 {
 		t.Errorf("late %d, played %v", player.Late(), order)
@@ -378,7 +376,7 @@ func TestLate(t *testing.T) {
 	}
 }
 
-// FuzzPlay checks that every record is replayed completely, and only once.
+// FuzzPlay checks that every record is replayed completely and only once.
 func FuzzPlay(f *testing.F) {
 	lists := builtin(f)
 	tight := policy(f, "tight", "", rules.Enforce)
@@ -412,8 +410,8 @@ func FuzzPlay(f *testing.F) {
 	})
 }
 
-// TestLostOmitted checks that a rejected session's message counts as lost even if the
-// record has no step for it.
+// TestLostOmitted checks that the message of a rejected session counts as lost even if the record
+// contains no step for it.
 func TestLostOmitted(t *testing.T) {
 	const mails, kept = 10, 3
 	var steps []byte

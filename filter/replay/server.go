@@ -10,34 +10,34 @@ import (
 	"scanwatch/store"
 )
 
-// A command is the client's latest line, until its outcome is reported.
+// A command is the latest line from the client. Its outcome has not been reported yet.
 type command struct {
 	at        int64      // microseconds since 1970
-	failed    smtp.Event // event to report before the next line, if its code is not 0
+	failed    smtp.Event // event that must be reported before the next line, unless its code is 0
 	filtered  bool       // a filter rejected the command
 	rewritten bool       // a filter changed the command
 }
 
-// Reply texts, which do not affect the evidence.
+// These are the texts of replies. They do not affect the evidence.
 var (
 	ok             = []byte("2.0.0 Ok")
 	unknownCommand = []byte("5.5.1 Invalid command: Command unrecognized")
 	notAllowed     = []byte("5.5.1 Invalid command: Command not allowed at this point.")
 )
 
-// maxText limits the length of a reply in an event, in bytes.
+// maxText is the maximum length of a reply in an event, in bytes.
 const maxText = 200
 
-// event prepares an event.
+// event prepares p.ev as an event of the session.
 func (p *Player) event(v *playback, kind smtp.Kind) *smtp.Event {
 	p.ev = smtp.Event{Kind: kind, Time: p.now, Session: v.rec.ID}
 	return &p.ev
 }
 
-// send reports the prepared event.
+// send passes the prepared event to the pipeline.
 func (p *Player) send() { p.filter.Event(&p.ev) }
 
-// connect opens a session and replays the request for the connect phase.
+// connect opens a session and asks the policy in the connect phase.
 func (p *Player) connect(v *playback) {
 	r := &v.rec
 	p.now = r.Start.UnixMicro()
@@ -48,7 +48,7 @@ func (p *Player) connect(v *playback) {
 	e.Src, e.Dst, e.Local, e.RDNS, e.RDNSCut, e.FCrDNS = r.Src, r.Dst, r.Local, r.RDNS, smtp.MayBeCut(r.RDNS, r.FCrDNS), r.FCrDNS
 	p.send()
 	v.advance()
-	for !v.next.last && v.next.step.Kind == store.KindListed { // before the decision at connect
+	for !v.next.last && v.next.step.Kind == store.KindListed { // DNS lists answered before the decision in the connect phase
 		listed(p, v, &v.next.step)
 		v.advance()
 	}
@@ -64,14 +64,14 @@ func (p *Player) connect(v *playback) {
 		return
 	}
 	if n.refused() && !n.ours {
-		code, _ := splitReply(n.filter.Reply) // the reply replaces the server's greeting, which has no step
+		code, _ := splitReply(n.filter.Reply) // the reply replaces the server's greeting, for which there is no step
 		p.event(v, smtp.EventGreeting).Code = code
 		p.send()
 	}
 	n.filtered, n.ours = false, false
 }
 
-// learnName learns the server's name from a session whose client greeted with it.
+// learnName stores the server's name if the client has greeted with it.
 func (p *Player) learnName(v *playback) {
 	c := v.cursor
 	s := &p.step
@@ -89,14 +89,14 @@ func (p *Player) disconnect(v *playback, how smtp.Ending) {
 	p.send()
 }
 
-// rolledBack reports that a transaction ended without a message.
+// rolledBack reports that a transaction has ended without a message.
 func (p *Player) rolledBack(v *playback) {
 	p.flush(v)
 	p.event(v, smtp.EventRollback)
 	p.send()
 }
 
-// line reports a line from the client to the pipeline.
+// line reports a line from the client.
 func (p *Player) line(v *playback, verb smtp.Verb, text []byte) {
 	p.flush(v)
 	v.cmd = command{at: p.now}
@@ -109,7 +109,7 @@ func (p *Player) line(v *playback, verb smtp.Verb, text []byte) {
 	}
 }
 
-// flush reports the latest command if it failed and no other event has reported it.
+// flush reports the latest command if it failed and no other event has reported its outcome.
 func (p *Player) flush(v *playback) {
 	if v.cmd.failed.Code != 0 {
 		p.ev = v.cmd.failed
@@ -118,7 +118,7 @@ func (p *Player) flush(v *playback) {
 	}
 }
 
-// reply reports the reply to a command. If the reply is unknown, its code is 0.
+// reply reports the reply to a command. If the code is unknown, it is 0.
 func (p *Player) reply(v *playback, verb smtp.Verb, code uint32, text []byte) {
 	if code == 0 {
 		return
@@ -139,14 +139,14 @@ func (v *playback) cause(verb smtp.Verb, code uint32, text []byte) smtp.Cause {
 	return smtpd.CauseOf(verb, code, text)
 }
 
-// fail reports the reply to a failed command. The event with the command's outcome is
-// kept until the next line.
+// fail reports the reply to a failed command. The event with the outcome of the command is stored
+// until the next line.
 func (p *Player) fail(v *playback, verb smtp.Verb, line []byte, code uint32, text []byte) {
 	p.reply(v, verb, code, text)
 	v.cmd.failed = smtp.Event{Kind: smtp.EventCommand, Time: v.cmd.at, Session: v.rec.ID, Verb: verb, Text: line, Code: code, Reply: text, Cause: v.cause(verb, code, text)}
 }
 
-// outcome reports the reply to a command, and prepares the event with its result.
+// outcome reports the reply to a command and prepares an event with the command's result.
 func (p *Player) outcome(v *playback, kind smtp.Kind, verb smtp.Verb, result smtp.Result, code uint32, text []byte) *smtp.Event {
 	p.reply(v, verb, code, text)
 	e := p.event(v, kind)
@@ -157,7 +157,7 @@ func (p *Player) outcome(v *playback, kind smtp.Kind, verb smtp.Verb, result smt
 	return e
 }
 
-// result returns the result for a failure with the given reply code.
+// result returns the result of a command that failed with the given reply code.
 func result(code uint32) smtp.Result {
 	if code >= 400 && code < 500 {
 		return smtp.ResultTempfail
@@ -165,7 +165,7 @@ func result(code uint32) smtp.Result {
 	return smtp.ResultPermfail
 }
 
-// decision reports a filter's decision.
+// decision reports the decision of a filter.
 func (p *Player) decision(v *playback, d smtp.Decision, phase, word string, text []byte) {
 	v.cmd.filtered = d >= smtp.Reject
 	v.cmd.rewritten = v.cmd.rewritten || !v.cmd.filtered
@@ -177,21 +177,20 @@ func (p *Player) decision(v *playback, d smtp.Decision, phase, word string, text
 	p.send()
 }
 
-// others reports another filter's recorded decision.
+// others reports the recorded decision of another filter.
 func (p *Player) others(v *playback) {
 	if n := &v.next; n.filtered && !n.ours {
 		p.decision(v, n.filter.Decision, n.filter.PhaseName(), n.filter.DecisionName(), n.filter.Reply)
 	}
 }
 
-// ask sends a request if the policy has rules for the phase, and reports whether the
-// client may continue. If not, v.gone reports whether the client is disconnected.
+// ask asks the policy if it has rules for the phase. It reports whether the client may continue. If
+// not, v.gone reports whether the client was disconnected.
 func (p *Player) ask(v *playback, phase smtp.Phase, name, addr []byte) bool {
 	n := &v.next
 	var a smtp.Answer
-	// Do not ask the policy if another filter may have rejected the recorded command
-	// first. A recorded decision by one of this filter's rules proves that this filter
-	// was asked.
+	// Do not ask the policy if another filter may have rejected the command before this filter was
+	// asked. This filter was certainly asked if one of its rules made a recorded decision.
 	unasked := n.refused() && !n.ours && !n.ruled && n.decided(phase) && !p.o.AskRefused
 	if p.asked.Has(phase) && !unasked {
 		e := p.event(v, smtp.EventRequest)
@@ -224,7 +223,7 @@ func (p *Player) ask(v *playback, phase smtp.Phase, name, addr []byte) bool {
 
 // refuse carries out a rejection.
 func (p *Player) refuse(v *playback, phase smtp.Phase, a smtp.Answer) {
-	// A server closes the connection after 421 (RFC 5321 section 3.8).
+	// A server closes the connection after the code 421 (RFC 5321 section 3.8).
 	v.gone = a.Decision == smtp.Disconnect || strings.HasPrefix(a.Text, "421")
 	if v.gone {
 		a.Decision = smtp.Disconnect
@@ -238,7 +237,7 @@ func (p *Player) refuse(v *playback, phase smtp.Phase, a smtp.Answer) {
 	p.refused(v, phase, a.Text)
 }
 
-// refused reports the reply to a rejected command, and the command's outcome.
+// refused reports the reply to a rejected command and the outcome of the command.
 func (p *Player) refused(v *playback, phase smtp.Phase, answer string) {
 	code, text := splitReply([]byte(answer))
 	s := &v.next.step
@@ -265,7 +264,7 @@ func (p *Player) refused(v *playback, phase smtp.Phase, answer string) {
 	}
 }
 
-// splitReply splits a reply line into code and text.
+// splitReply splits the line of a reply into its code and text.
 func splitReply(line []byte) (code uint32, text []byte) {
 	first, text, _ := bytes.Cut(line, []byte{' '})
 	for _, c := range first {

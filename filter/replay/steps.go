@@ -9,7 +9,7 @@ import (
 	"scanwatch/store"
 )
 
-// players maps each kind of step to the function that replays it.
+// players maps each kind of step to the function that replays such a step.
 var players = map[store.Kind]func(*Player, *playback, *store.Step){
 	store.KindGreeting: greeting,
 	store.KindHelo:     helo,
@@ -38,7 +38,7 @@ func play(p *Player, v *playback) {
 	s := &n.step
 	v.newest = max(v.at, v.rec.Start.UnixMicro()+s.At.Microseconds())
 	if v.unhelo && s.Kind != store.KindHelo && s.Kind != store.KindQuit && s.Kind != store.KindTimeout && s.Kind != store.KindListed {
-		skip(p, v, s) // impossible unless the client has greeted
+		skip(p, v, s) // impossible, because the client has not greeted
 		return
 	}
 	if s.Code == 421 || n.held.Kind == store.KindInput || n.filtered && n.filter.Decision == smtp.Disconnect {
@@ -49,7 +49,7 @@ func play(p *Player, v *playback) {
 	}
 }
 
-// listed replays a DNS list's answer. Lists are not asked again.
+// listed replays the answer of a DNS list. The list is not asked again.
 func listed(p *Player, v *playback, s *store.Step) {
 	e := p.event(v, smtp.EventListed)
 	e.Name, e.Text, e.Word, e.Result = s.Text, s.Arg, s.Match, s.Result
@@ -69,7 +69,7 @@ func helo(p *Player, v *playback, s *store.Step) {
 	if s.Result != smtp.ResultOK && !v.next.filtered {
 		p.now = v.newest
 		failHelo(p, v, s, s.Code, v.text(s))
-		return // the server rejects such a greeting without asking
+		return // the server rejects such a greeting without asking the filter
 	}
 	v.unhelo = !p.ask(v, smtp.PhaseHelo, s.Text, nil)
 	switch {
@@ -85,7 +85,7 @@ func helo(p *Player, v *playback, s *store.Step) {
 	}
 }
 
-// heloLine returns the command line of a greeting.
+// heloLine returns the greeting as the line that the client sent.
 func heloLine(s *store.Step) []byte {
 	if len(s.Text) == 0 {
 		return s.Arg
@@ -93,7 +93,7 @@ func heloLine(s *store.Step) []byte {
 	return slices.Concat(s.Arg, []byte{' '}, s.Text)
 }
 
-// failHelo reports the reply to a rejected greeting.
+// failHelo reports the reply to a greeting that was rejected.
 func failHelo(p *Player, v *playback, s *store.Step, code uint32, text []byte) {
 	line := heloLine(s)
 	p.fail(v, smtpd.VerbOf(line), line, code, text)
@@ -132,7 +132,7 @@ func mail(p *Player, v *playback, s *store.Step) {
 	if s.Result == smtp.ResultOK {
 		v.tx = transaction{sender: s.Text, msgid: s.MsgID}
 	}
-	// The server does not ask about a command that is malformed or out of sequence.
+	// The server does not ask the filter about a command that is malformed or out of sequence.
 	if s.Code != 503 && s.Code != 501 && !p.ask(v, smtp.PhaseMailFrom, nil, s.Text) {
 		return
 	}
@@ -157,8 +157,8 @@ func rcpt(p *Player, v *playback, s *store.Step) {
 		v.tx.was++
 	}
 	p.line(v, smtp.VerbRcpt, nil)
-	// The server does not ask about a malformed address. If the code is 501 and a rule
-	// made a decision, the reply is the rule's.
+	// The server does not ask the filter about a malformed address. If a rule made a decision and
+	// the code is 501, the code comes from the rule's reply.
 	if s.Code == 501 && !v.next.ruled {
 		p.others(v)
 	} else if !p.ask(v, smtp.PhaseRcptTo, nil, s.Text) {
@@ -299,19 +299,18 @@ func quit(p *Player, v *playback, _ *store.Step) {
 }
 
 const (
-	// maxExamples is the maximum number of failed commands that a record describes.
+	// maxExamples is the maximum number of failed commands that a record contains as steps.
 	maxExamples = 20
-	// maxPadded is the maximum number of commands without steps that are replayed
-	// per session.
+	// maxPadded is the maximum number of commands without a step that are replayed per session.
 	maxPadded = 10_000
 )
 
-// padFailed replays unknown commands that have no steps.
+// padFailed replays unknown commands that the record counts but contains no steps for.
 func padFailed(p *Player, v *playback) {
 	for i := 0; v.done.Unknown < v.rec.Counts.Unknown && i < maxPadded; i++ {
 		line := []byte("X")
 		if v.sawAuth {
-			line = []byte(smtp.Masked) // the front end masks the line in the same way
+			line = []byte(smtp.Masked) // the front end masks such a line, too
 		}
 		p.line(v, smtp.VerbUnknown, line)
 		v.done.Unknown++
@@ -319,7 +318,8 @@ func padFailed(p *Player, v *playback) {
 	}
 }
 
-// pad is called before the session ends, and replays the commands that have no steps.
+// pad replays the commands that the record counts but contains no steps for. It is called before
+// the session ends.
 func pad(p *Player, v *playback) {
 	if v.padded || v.gone {
 		return
@@ -340,22 +340,22 @@ func pad(p *Player, v *playback) {
 	}
 }
 
-// padBefore calls pad before the last command.
+// padBefore calls pad before the last command of the session.
 func padBefore(p *Player, v *playback) {
 	v.done.Commands++
 	pad(p, v)
 	v.done.Commands--
 }
 
-// finish ends a session as recorded.
+// finish ends a session in the same way as its record.
 func finish(p *Player, v *playback) {
 	v.over = true
 	if v.lostAll > 0 && v.done.Mails == 0 {
-		v.loseOmitted() // no message with a step was accepted
+		v.loseOmitted() // every message with a step was lost, so messages without a step count as lost too
 	}
 	ending := v.rec.Ending
 	if v.out.Resumed {
-		ending = smtp.EndingUnknown // how the session would have continued is unknown
+		ending = smtp.EndingUnknown // it is unknown how the session would have continued
 	}
 	switch ending {
 	case smtp.EndingUnknown, smtp.EndingStopped, smtp.EndingClosed:

@@ -8,24 +8,24 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// A domino parses the console log of HCL Domino. A session is identified by the
-// client's address, because Domino does not log ports.
+// A domino parses the console log of HCL Domino. The log contains no ports, so a session is
+// identified by the client's address.
 type domino struct {
 	*table
 	zone *time.Location
-	form int // form of the latest time
+	form int // index of the format of the latest time
 }
 
 func newDomino(t *table) parser { return &domino{table: t, zone: t.zone} }
 
-// dominoTimes lists the time formats, which depend on the system's settings. In formats
-// with slashes, the month comes first; in formats with hyphens or dots, the day comes
+// dominoTimes lists the formats of times. The format depends on the settings of the system. If the
+// date contains slashes, the month comes first. If it contains hyphens or dots, the day comes
 // first.
 var dominoTimes = []string{"01/02/2006 03:04:05 PM", "01/02/2006 15:04:05", "2006-01-02 15:04:05", "02-01-2006 15:04:05", "02.01.2006 15:04:05", "2006/01/02 15:04:05"}
 
 func (d *domino) line(l *maillog.Line) verdict {
 	s := l.Raw
-	if len(s) > 0 && s[0] == '[' { // process and thread
+	if len(s) > 0 && s[0] == '[' { // skip the ids of the process and thread
 		if i := bytes.IndexByte(s, ']'); i > 0 {
 			s = bytes.TrimLeft(s[i+1:], " ")
 		}
@@ -40,7 +40,7 @@ func (d *domino) line(l *maillog.Line) verdict {
 		return unknown
 	}
 	at = d.tick(at)
-	if rest, ok := bytes.CutPrefix(text, []byte(" [")); ok { // the process
+	if rest, ok := bytes.CutPrefix(text, []byte(" [")); ok { // skip the id of the process
 		_, text, _ = bytes.Cut(rest, []byte("]"))
 	}
 	text = bytes.TrimLeft(text, ": ")
@@ -73,7 +73,7 @@ func (d *domino) time(s string) (int64, bool) {
 	return 0, false
 }
 
-// dominoForms lists the lines that contain more than an address. Each form must be at
+// dominoForms lists the forms of lines that contain more than an address. Each form must match at
 // the start of a line, because other lines may contain text from messages.
 var dominoForms = []struct {
 	start string
@@ -92,7 +92,7 @@ func (d *domino) session(at int64, addr []byte) *session {
 	s := d.get(key, at)
 	if s == nil {
 		s = d.open(key, at, nil, src)
-		s.partial = true // Domino logs few commands
+		s.partial = true // Domino does not log most commands
 	}
 	return s
 }

@@ -11,8 +11,8 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// An exim parses Exim's mainlog. A session is identified by the client's address and,
-// if it is logged, the port.
+// An exim parses the mainlog of Exim. A session is identified by the client's address and, if the
+// log contains it, the client's port.
 type exim struct {
 	*table
 	zone    *time.Location
@@ -20,8 +20,8 @@ type exim struct {
 	closing []closing
 }
 
-// closing is a session whose connection has been closed. If the client did not send
-// MAIL, a line listing its commands follows.
+// A closing is a session whose connection was closed. If the client has not sent MAIL, a line with
+// its commands follows.
 type closing struct {
 	session *session
 	serial  uint64
@@ -30,17 +30,17 @@ type closing struct {
 
 func newExim(t *table) parser { return &exim{table: t, zone: t.zone} }
 
-// An eximForm describes a form of line by its start and, if the client comes later, the
-// words before the client. Clients choose parts of lines, so the client's position must
-// be certain.
+// An eximForm describes a form of line by the text at its start. If the client comes later in the
+// line, client contains the text before it. Clients choose parts of a line, so the position of the
+// client must be certain.
 type eximForm struct {
 	start, client string
-	read          func(x *exim, at int64, s *session, rest []byte) // rest follows the client
-	// command is called instead of read if the form has a command before the client.
+	read          func(x *exim, at int64, s *session, rest []byte) // rest is the text after the client
+	// command is called instead of read if a command comes before the client.
 	command func(x *exim, at int64, s *session, command, rest []byte)
 }
 
-// eximForms lists the lines about a client. The first form that matches a line is used.
+// eximForms lists the forms of lines about a client. The first form that matches a line is used.
 var eximForms = []eximForm{
 	{start: "H=", read: (*exim).acl},
 	{start: "no MAIL in SMTP connection from ", read: (*exim).noMail},
@@ -55,7 +55,7 @@ var eximForms = []eximForm{
 	{start: "refused connection from ", read: eximPolicy(smtp.PhaseConnect)},
 }
 
-// aclForms lists the rejections in lines that begin with the client.
+// aclForms lists the forms of rejections in lines that begin with a client.
 var aclForms = []eximForm{
 	{start: " rejected RCPT ", read: (*exim).rcpt},
 	{start: " rejected connection ", read: eximPolicy(smtp.PhaseConnect)},
@@ -65,8 +65,8 @@ var aclForms = []eximForm{
 	{start: " rejected during MIME ACL", read: eximPolicy(smtp.PhaseCommit)},
 }
 
-// acl handles a rejection. Only the first " rejected " outside quotes counts, because
-// clients choose the addresses, and may quote them.
+// acl handles a rejection. It uses the first " rejected " that is not in quotes, because addresses
+// in quotes may contain any text that a client chooses.
 func (x *exim) acl(at int64, s *session, line []byte) {
 	rest := line
 	for !bytes.HasPrefix(rest, []byte(" rejected ")) {
@@ -88,23 +88,23 @@ func (x *exim) line(l *maillog.Line) verdict {
 	at, rest, ok := maillog.CutTime(l.Raw, x.zone)
 	switch {
 	case ok:
-	case bytes.HasPrefix(l.Raw, []byte(" ")): // the rest of a message of Exim
+	case bytes.HasPrefix(l.Raw, []byte(" ")): // the line continues a message from Exim
 		return used
 	default:
 		return unknown
 	}
 	at = x.tick(at)
 	x.expire(x.now)
-	if len(rest) > 2 && rest[0] == '[' { // the process
+	if len(rest) > 2 && rest[0] == '[' { // skip the process id
 		if i := bytes.Index(rest, []byte("] ")); i > 0 && len(bytes.Trim(rest[1:i], "0123456789")) == 0 {
 			rest = rest[i+2:]
 		}
 	}
 	x.about(at, rest)
-	return used // also deliveries and queue runs
+	return used // other lines are about deliveries and queue runs, for example
 }
 
-// about handles a line if it is about a client.
+// about handles a line that may be about a client.
 func (x *exim) about(at int64, line []byte) {
 	for i := range eximForms {
 		f := &eximForms[i]
@@ -128,11 +128,11 @@ func (x *exim) about(at int64, line []byte) {
 		}
 	} else if message, ok := bytes.CutPrefix(rest, []byte("<= ")); ok {
 		sender, rest := cutSender(message)
-		if after, ok := bytes.CutPrefix(rest, []byte(" R=")); ok { // a bounce
+		if after, ok := bytes.CutPrefix(rest, []byte(" R=")); ok { // skip the reference of a bounce
 			_, after, _ = bytes.Cut(after, []byte(" "))
 			rest = append([]byte(" "), after...)
 		}
-		// A local message has no H=, but other fields may contain that string.
+		// A message from the host itself has no field H=, but its other fields may contain " H=".
 		client, ok := bytes.CutPrefix(rest, []byte(" H="))
 		if !ok {
 			return
@@ -143,10 +143,9 @@ func (x *exim) about(at int64, line []byte) {
 	}
 }
 
-// afterCommand handles a line with a command in quotes before the client. The command,
-// and any part of it that the reason repeats, may contain text that looks like a
-// client. The line is therefore ignored if it appears to name clients with different
-// addresses.
+// afterCommand handles a line that contains a command in quotes before the client. The command may
+// contain text that looks like a client, and the reason may repeat this text. If the line appears
+// to contain clients with different addresses, it is ignored.
 func (x *exim) afterCommand(at int64, f *eximForm, line []byte) {
 	var found eximClient
 	place := -1
@@ -170,20 +169,20 @@ func (x *exim) afterCommand(at int64, f *eximForm, line []byte) {
 	}
 }
 
-// cutSender cuts off a sender, which may be quoted.
+// cutSender removes a sender from the start of s. The sender may be in quotes.
 func cutSender(s []byte) (sender, rest []byte) {
 	i := outside(s, ' ')
 	return s[:i], s[i:]
 }
 
-// outside returns the index of the first byte c outside quoted strings (RFC 5321 section
-// 4.1.2), or the length of s.
+// outside returns the index of the first byte c that is not in a quoted string (RFC 5321 section
+// 4.1.2). If there is none, it returns the length of s.
 func outside(s []byte, c byte) int {
 	quoted := false
 	for i := 0; i < len(s); i++ {
 		switch {
 		case s[i] == '\\' && quoted:
-			i++ // a quoted pair
+			i++ // skip a quoted pair
 		case s[i] == '"':
 			quoted = !quoted
 		case s[i] == c && !quoted:
@@ -193,15 +192,14 @@ func outside(s []byte, c byte) int {
 	return len(s)
 }
 
-// An eximClient is a client as Exim writes it: NAME (GREETING) [ADDRESS]:PORT. The name
-// is present if it resolves to the address, and the greeting is present if it differs
-// from the name.
+// An eximClient is a client in the form that Exim writes: NAME (GREETING) [ADDRESS]:PORT. NAME is
+// only present if it resolves to ADDRESS. GREETING is only present if it differs from NAME.
 type eximClient struct {
 	client
 	helo []byte
 }
 
-// host parses the client at the start of s, and returns the rest of the line.
+// host parses the client at the start of s. It also returns the rest of the line.
 func (x *exim) host(s []byte) (c eximClient, rest []byte, ok bool) {
 	s = bytes.TrimPrefix(s, []byte("H="))
 	if len(s) > 0 && s[0] != '(' && s[0] != '[' {
@@ -220,7 +218,7 @@ func (x *exim) host(s []byte) (c eximClient, rest []byte, ok bool) {
 	return c, rest, c.addr.IsValid()
 }
 
-// eximAddress cuts off an address in brackets, with its port.
+// eximAddress parses an address in brackets and its port. It returns the rest of s.
 func eximAddress(s []byte) (addr netip.AddrPort, rest []byte) {
 	if len(s) == 0 || s[0] != '[' {
 		return addr, nil
@@ -229,10 +227,10 @@ func eximAddress(s []byte) (addr netip.AddrPort, rest []byte) {
 	return c.addr, rest
 }
 
-// greetingEnd returns the index of the parenthesis that ends the greeting at the start of
-// s, or -1 if it is uncertain. If Exim accepts any greeting, the greeting may contain an
-// address, and so may later parts of the line. The client is then the one address and
-// port that has an open connection.
+// greetingEnd returns the index of the parenthesis at the end of the greeting at the start of s. If
+// the end is uncertain, it returns -1. Exim may be configured to accept any greeting. The greeting
+// may then contain text that looks like an address, and so may later parts of the line. In this
+// case, the client's address is the only one that has an open connection.
 func (x *exim) greetingEnd(s []byte) int {
 	first, open := -1, -1
 	var client, opened netip.AddrPort
@@ -266,7 +264,7 @@ func (x *exim) greetingEnd(s []byte) int {
 	return open
 }
 
-// session returns a client's session.
+// session returns the session of a client.
 func (x *exim) session(at int64, c eximClient) *session {
 	x.key = c.addr.AppendTo(x.key[:0])
 	s := x.get(x.key, at)
@@ -281,8 +279,8 @@ func (x *exim) session(at int64, c eximClient) *session {
 	return s
 }
 
-// after returns the text after a mark outside quoted strings, or nil. Clients choose the
-// names in a certificate, which are quoted.
+// after returns the text after a mark that is not in quotes, or nil. Text in quotes is skipped
+// because it may contain names from the client's certificate.
 func after(line []byte, mark string) []byte {
 	for len(line) > 0 {
 		if text, ok := bytes.CutPrefix(line, []byte(mark)); ok {
@@ -301,7 +299,7 @@ func value(line []byte, mark string) []byte {
 }
 
 func (x *exim) loginFailed(at int64, s *session, rest []byte) {
-	reason, user, _ := bytes.Cut(rest, []byte(" (set_id=")) // the user is the rest of the line
+	reason, user, _ := bytes.Cut(rest, []byte(" (set_id=")) // the user extends to the end of the line
 	if !bytes.Contains(reason, []byte(": 535 ")) {
 		s.command(at, smtp.VerbAuth, []byte("AUTH"), 454, nil, smtp.CauseNone)
 		return
@@ -310,8 +308,7 @@ func (x *exim) loginFailed(at int64, s *session, rest []byte) {
 }
 
 // rcpt handles "... F=<SENDER> [A=METHOD:USER ][temporarily ]rejected RCPT <RECIPIENT>: REASON".
-// Clients choose the sender and the recipient, and both may contain these words in
-// quotes.
+// Clients choose SENDER and RECIPIENT, which may contain all these words in quotes.
 func (x *exim) rcpt(at int64, s *session, line []byte) {
 	rest := after(line, " F=<")
 	i := outside(rest, '>')
@@ -325,7 +322,7 @@ func (x *exim) rcpt(at int64, s *session, line []byte) {
 	if temporary {
 		code = 451
 	}
-	addr := rest[:outside(rest, ':')] // without brackets
+	addr := rest[:outside(rest, ':')] // recipient without angle brackets
 	if bytes.HasPrefix(rest, []byte("<")) {
 		addr = rest[:min(outside(rest, '>')+1, len(rest))]
 	}
@@ -335,7 +332,7 @@ func (x *exim) rcpt(at int64, s *session, line []byte) {
 	s.rcptRefused(at, bare(addr), code, reason, rejected)
 }
 
-// eximUser records the user from the field A=.
+// eximUser stores the user in the field A=.
 func (s *session) eximUser(at int64, fields []byte) {
 	if user := value(fields, " A="); user != nil && s.user == "" {
 		_, name, _ := bytes.Cut(user, []byte(":"))
@@ -344,8 +341,8 @@ func (s *session) eximUser(at int64, fields []byte) {
 	}
 }
 
-// received handles "ID <= SENDER H=... P=esmtp S=1234 ... for RECIPIENTS". Recipients
-// are logged only with the log selector received_recipients.
+// received handles "ID <= SENDER H=... P=esmtp S=1234 ... for RECIPIENTS". RECIPIENTS is only
+// present if Exim uses the log selector received_recipients.
 func (x *exim) received(at int64, s *session, sender, rest []byte) {
 	if string(sender) == "<>" {
 		sender = nil
@@ -393,7 +390,7 @@ func (x *exim) syntaxError(at int64, s *session, command, rest []byte) {
 	s.command(at, smtp.VerbUnknown, smtpd.RedactUnknown(command), 500, nil, smtp.CauseUnknown)
 }
 
-// noMail handles "no MAIL in SMTP connection from CLIENT D=10s C=EHLO,STARTTLS,QUIT", which
+// noMail handles "no MAIL in SMTP connection from CLIENT D=10s C=EHLO,STARTTLS,QUIT". The field C=
 // lists all commands.
 func (x *exim) noMail(at int64, s *session, rest []byte) {
 	how := s.ending
@@ -413,16 +410,16 @@ func (x *exim) noMail(at int64, s *session, rest []byte) {
 	x.end(s, at, how)
 }
 
-// closed returns a function for a line about the end of a connection.
+// closed returns a function for a line that reports the end of a connection.
 func closed(how smtp.Ending) func(*exim, int64, *session, []byte) {
 	return func(x *exim, at int64, s *session, _ []byte) { x.close(at, s, how) }
 }
 
-// maxClosing is the maximum number of sessions that wait for their commands.
+// maxClosing is the maximum number of ended sessions that wait for the line with their commands.
 const maxClosing = 10_000
 
-// close schedules the end of a session for a little later. The client is known to have
-// sent MAIL only if the log shows it.
+// close ends a session after a short wait. If the log does not show that the client has sent MAIL,
+// it is unknown whether it has.
 func (x *exim) close(at int64, s *session, how smtp.Ending) {
 	s.ending, s.partial = how, s.count[smtp.VerbMail] == 0
 	if len(x.closing) >= maxClosing {
@@ -442,7 +439,8 @@ func (x *exim) expire(now int64) {
 	x.closing = append(x.closing[:0], x.closing[n:]...)
 }
 
-// connection handles "SMTP connection from CLIENT lost" and "closed by QUIT".
+// connection handles "SMTP connection from CLIENT lost", the same with "closed by QUIT", and the
+// line that counts connections.
 func (x *exim) connection(at int64, s *session, rest []byte) {
 	switch {
 	case bytes.HasPrefix(rest, []byte(" (TCP/IP connection count = ")):
@@ -461,7 +459,7 @@ func (x *exim) dropped(at int64, s *session, rest []byte) {
 	}
 }
 
-// eximPolicy returns a function for a rejection that does not depend on the recipient.
+// eximPolicy returns a function for a rejection for a reason other than the recipient.
 func eximPolicy(phase smtp.Phase) func(*exim, int64, *session, []byte) {
 	return func(_ *exim, at int64, s *session, line []byte) {
 		reason := line[bytes.LastIndex(line, []byte(": "))+1:]

@@ -5,9 +5,8 @@ import (
 	"encoding/json"
 )
 
-// object calls visit for the members of a JSON object. It reports whether the object is
-// complete. Values are not checked further, because checking all fields of a record
-// would take longer than all other work.
+// object calls visit for each member of a JSON object. It returns true if the object is complete.
+// It does not validate the values, because this would take longer than all other work.
 func object(b []byte, visit func(key, value []byte)) bool {
 	b = space(b)
 	if len(b) == 0 || b[0] != '{' {
@@ -45,7 +44,7 @@ func space(b []byte) []byte {
 	return b
 }
 
-// valueEnd returns the length of the value at the start of b, or 0.
+// valueEnd returns the length of the JSON value at the start of b, or 0 if it is incomplete.
 func valueEnd(b []byte) int {
 	depth := 0
 	for i := 0; i < len(b); i++ {
@@ -78,7 +77,8 @@ func valueEnd(b []byte) int {
 	return 0
 }
 
-// stringEnd returns the length of the string at the start of b, with its quotes, or 0.
+// stringEnd returns the length of the JSON string at the start of b, including its quotes, or 0 if
+// it is incomplete.
 func stringEnd(b []byte) int {
 	for i := 1; i < len(b); i++ {
 		switch b[i] {
@@ -91,7 +91,7 @@ func stringEnd(b []byte) int {
 	return 0
 }
 
-// str returns the value of a string, or "".
+// str returns the value of a JSON string. If b is not a string, it returns "".
 func str(b []byte) string {
 	if len(b) < 2 || b[0] != '"' {
 		return ""
@@ -104,7 +104,7 @@ func str(b []byte) string {
 	return s
 }
 
-// number returns the value of a number without a sign or fraction, or 0.
+// number returns the value of a JSON number. If the number has a sign or a fraction, it returns 0.
 func number(b []byte) (n uint64) {
 	for _, c := range b {
 		if c < '0' || c > '9' || n > 1<<56 {

@@ -1,14 +1,14 @@
-// Package serverlog is the front end for mail servers' logs. It parses lines, and plays
-// each session once it has ended.
+// Package serverlog is the front end for the logs of mail servers. It parses their lines and
+// reports the events of each session after the session has ended.
 //
-// Accusing a client requires more proof than excusing it. A session is therefore played
-// as a whole: accepted recipients come before rejected ones, and a command missing from
-// the log is not evidence. Kinds lists the facts that each kind of log does not show.
-// For all kinds, the following is unknown:
+// Evidence against a client must be certain, but evidence in its favour need not be. Each session
+// is therefore reported as a whole, and accepted recipients come before rejected ones. If a command
+// is missing in the log, this is not evidence. Kinds lists the facts that each kind of log lacks.
+// All kinds lack the following facts:
 //
 //   - how many sessions a client has open at the same time
-//   - the pace of commands
-//   - text that the server has cut or replaced in the log
+//   - the time between a reply and the next command
+//   - text that the server has shortened or replaced
 package serverlog
 
 import (
@@ -19,19 +19,19 @@ import (
 // A Kind is a kind of log.
 type Kind struct {
 	Name  string
-	Short string // the log and its server
-	// Unknown lists the facts that the log does not show.
+	Short string // short description of the log and its server
+	// Unknown lists the facts that the log does not contain.
 	Unknown []string
-	// Tried is set if the parser was tested with logs written by the server.
-	// Otherwise, the published format was the only source.
+	// Tried reports whether the parser was tested with logs that the server has written. Otherwise,
+	// it was written from the published description of the format.
 	Tried bool
-	// Syslog is set if the lines have a syslog prefix.
+	// Syslog reports whether the lines have a syslog prefix.
 	Syslog bool
-	// idle is the time without a line after which a session is considered ended, in
-	// microseconds.
+	// idle is the time in microseconds after which a session without further lines is considered
+	// ended.
 	idle int64
-	// quiet is the ending of a session that was idle for so long. The ending is
-	// unknown if the log shows how each session ends.
+	// quiet is the ending of a session that is considered ended because it was idle. It is unknown
+	// if the log normally shows how a session ends.
 	quiet smtp.Ending
 
 	make func(*table) parser
@@ -42,7 +42,7 @@ const (
 	minute = 60 * second
 )
 
-// A parser parses lines of a kind.
+// A parser parses the lines of one kind of log.
 type parser interface {
 	line(*maillog.Line) verdict
 }
@@ -51,7 +51,7 @@ type parser interface {
 type verdict uint8
 
 const (
-	foreign verdict = iota // a line of another program
+	foreign verdict = iota // a line from another program
 	used
 	unknown
 )
@@ -105,7 +105,7 @@ var Kinds = []*Kind{
 
 var transcriptUnknown = []string{"the client's name in DNS", "message text"}
 
-// ByName returns the named kind, or nil.
+// ByName returns the kind with the given name, or nil.
 func ByName(name string) *Kind {
 	for _, k := range Kinds {
 		if k.Name == name {

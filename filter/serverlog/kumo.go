@@ -10,8 +10,8 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// A kumo parses the records of KumoMTA, one JSON object per line. The records of a
-// session have the same session_id.
+// A kumo parses the log of KumoMTA, which contains one JSON object per line. Records with the same
+// session_id belong to the same session.
 type kumo struct {
 	*table
 	record kumoRecord // reused
@@ -19,13 +19,13 @@ type kumo struct {
 
 func newKumo(t *table) parser { return &kumo{table: t} }
 
-// A kumoRecord is a record of type Reception or Rejection. Fields that are not needed are
-// omitted.
+// A kumoRecord is a record of type Reception or Rejection. It contains only the fields that are
+// needed.
 type kumoRecord struct {
 	kind, sender, session string
 	recipients            []string
 	size                  uint64
-	at                    []byte // event_time or timestamp
+	at                    []byte // value of event_time or timestamp
 	code                  uint32
 	unknown               bool // the enhanced status code is 5.1.1
 	content, command      string
@@ -33,7 +33,7 @@ type kumoRecord struct {
 	user                  string
 }
 
-// members maps the members of a record to the functions that read them.
+// members maps the names of members of a record to the functions that read their values.
 var members = map[string]func(r *kumoRecord, value []byte){
 	"type":       func(r *kumoRecord, v []byte) { r.kind = str(v) },
 	"sender":     func(r *kumoRecord, v []byte) { r.sender = str(v) },
@@ -79,7 +79,7 @@ var members = map[string]func(r *kumoRecord, value []byte){
 	},
 }
 
-// recipient reads a recipient or a list of recipients.
+// recipient reads one recipient or a list of recipients.
 func (r *kumoRecord) recipient(v []byte) {
 	if len(v) > 0 && v[0] == '[' {
 		_ = json.Unmarshal(v, &r.recipients)
@@ -104,7 +104,7 @@ func isUnknownUser(v []byte) bool {
 	return class == 5 && subject == 1 && detail == 1
 }
 
-// maxSession is the maximum length of a session's identifier, in bytes.
+// maxSession is the maximum length of a session_id in bytes.
 const maxSession = 64
 
 func (k *kumo) line(l *maillog.Line) verdict {
@@ -122,7 +122,7 @@ func (k *kumo) line(l *maillog.Line) verdict {
 		return unknown
 	}
 	if r.kind != "Reception" && r.kind != "Rejection" {
-		return foreign // deliveries and bounces
+		return foreign // the record is about a delivery or a bounce
 	}
 	at, ok := kumoTime(r.at)
 	addr, port := endpoint([]byte(r.addr))
@@ -132,7 +132,7 @@ func (k *kumo) line(l *maillog.Line) verdict {
 	}
 	at = k.tick(at)
 	key := r.session
-	if key == "" { // before version 2025.01.23
+	if key == "" { // KumoMTA before 2025.01.23 writes no session_id
 		key = "client " + src.Addr().String()
 	}
 	s := k.get([]byte(key), at)
@@ -156,7 +156,7 @@ func (k *kumo) line(l *maillog.Line) verdict {
 	return used
 }
 
-// kumoTime parses seconds since 1970 or an RFC 3339 time.
+// kumoTime parses a time, which is either in seconds since 1970 or in RFC 3339 format.
 func kumoTime(raw []byte) (at int64, ok bool) {
 	if n := number(raw); n > 0 && n < 1<<40 {
 		return int64(n) * second, true
@@ -188,7 +188,7 @@ func (s *session) kumoRejection(at int64, r *kumoRecord) {
 		s.talk.red = red
 		authOutcome(s, at, code, nil)
 	case smtp.VerbUnknown:
-		if len(line) == 0 { // rejected by a policy, without a command
+		if len(line) == 0 { // a policy rejected the client without a command
 			s.policy(at, smtp.PhaseConnect, codeAnd(code, text))
 			return
 		}

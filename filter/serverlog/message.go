@@ -10,21 +10,21 @@ import (
 )
 
 const (
-	// grace is how long an ended session waits for the lines of its messages, in
-	// microseconds of the log.
+	// grace is the time that an ended session waits for lines about its messages, in microseconds
+	// of the log.
 	grace = 10 * second
-	// maxMessages and maxRecipients limit the messages that are waiting, and maxAlike
-	// those of a session.
+	// maxMessages is the maximum number of messages that wait for their outcome, and maxRecipients
+	// is the maximum number of recipients of each. A session can have maxAlike such messages.
 	maxMessages   = 20_000
 	maxRecipients = 50
 )
 
-// A message is a queued message of a server that logs senders and recipients after the
+// A message is a message in the queue of a server that logs senders and recipients after the
 // session.
 type message struct {
 	key     string
 	session *session
-	serial  uint64 // of the session, which may have been played and reused
+	serial  uint64 // serial number of the session when the message was added; differs if session has been reused
 	since   int64
 	sender  []byte
 	known   bool // the sender is known
@@ -33,17 +33,17 @@ type message struct {
 	rcpts   [][]byte
 }
 
-// messages holds the messages whose sessions have not been played, by queue identifier.
+// messages holds messages whose sessions have not been reported yet.
 type messages struct {
 	table *table
-	rows  map[string]*message // by host and identifier
+	rows  map[string]*message // messages by host and queue identifier
 	key   []byte              // reused
-	order []*message          // oldest first; may contain messages that are done
+	order []*message          // messages with the oldest first; may also contain messages that are done
 }
 
 func newMessages(t *table) messages { return messages{table: t, rows: make(map[string]*message)} }
 
-// add adds a message that a session has started.
+// add adds a message that a session has started to send.
 func (m *messages) add(host, id []byte, s *session) {
 	if len(id) == 0 || s.waiting >= maxAlike || m.get(host, id) != nil {
 		return
@@ -64,13 +64,13 @@ func (m *messages) add(host, id []byte, s *session) {
 	s.waiting++
 }
 
-// get returns a message, or nil.
+// get returns the message with the given queue identifier, or nil.
 func (m *messages) get(host, id []byte) *message {
 	m.key = append(append(append(m.key[:0], host...), '/'), id...)
 	return m.rows[string(m.key)]
 }
 
-// expire gives up on messages that have waited too long after the end of their session.
+// expire ends messages that have waited too long after the end of their session.
 func (m *messages) expire(now int64) {
 	for len(m.order) > 0 {
 		if one := m.order[0]; m.rows[one.key] == one {
@@ -78,8 +78,7 @@ func (m *messages) expire(now int64) {
 				if now-one.since <= grace {
 					return
 				}
-				// The session is still open, so check its message again
-				// later.
+				// The session is still open, so check this message again later.
 				m.order = append(m.order[1:], one)
 				one.since = now
 				continue
@@ -93,7 +92,7 @@ func (m *messages) expire(now int64) {
 	}
 }
 
-// done ends a message. If it was accepted, its steps are added to the session.
+// done ends a message. If the message was accepted, its steps are added to the session.
 func (m *messages) done(key string, ok bool) {
 	one := m.rows[key]
 	if one == nil {
@@ -102,7 +101,7 @@ func (m *messages) done(key string, ok bool) {
 	delete(m.rows, key)
 	s := one.session
 	if s.serial != one.serial {
-		return // played because of its age
+		return // the session was reported early
 	}
 	if ok || one.known {
 		s.mail(s.last, one.sender, accepted)
@@ -119,7 +118,7 @@ func (m *messages) done(key string, ok bool) {
 	}
 }
 
-// delivery handles a line about a queue identifier: from=, to= or removed.
+// delivery handles a line that begins with a queue identifier and contains from=, to= or removed.
 func (p *postfix) delivery(l *maillog.Line) {
 	id, rest := cutID(l.Text)
 	one := p.messages.get(l.Host, id)
@@ -142,7 +141,7 @@ func (p *postfix) delivery(l *maillog.Line) {
 	}
 }
 
-// qmgr parses "SENDER>, size=254, nrcpt=1 (queue active)". The sender may contain ">".
+// qmgr parses "SENDER>, size=254, nrcpt=1 (queue active)". SENDER may contain ">".
 func (m *message) qmgr(s []byte) {
 	i := bytes.LastIndex(s, []byte(">, size="))
 	if i < 0 {
@@ -156,8 +155,8 @@ func (m *message) qmgr(s []byte) {
 	m.nrcpt = min(max(m.nrcpt, 0), maxRecipients)
 }
 
-// to parses "RECIPIENT>, orig_to=<ORIGINAL>, relay=...". The original recipient is the
-// one that the client named in the session.
+// to parses "RECIPIENT>, orig_to=<ORIGINAL>, relay=...". ORIGINAL is the recipient that the client
+// has sent in the session.
 func (m *message) to(s []byte) {
 	addr, rest, ok := bytes.Cut(s, []byte(">, "))
 	if !ok {

@@ -11,26 +11,26 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// A postfix parses the log of Postfix. Each smtpd process serves one client at a time,
-// so its process number identifies the session.
+// A postfix parses the log of Postfix. Each smtpd process serves only one client at a time, so the
+// process id identifies the session.
 type postfix struct {
 	*table
 	key      []byte // reused
 	messages messages
-	// unproven holds the latest warning of each process about a client whose name
-	// is not confirmed. The warning precedes the client's session.
+	// unproven holds the latest warning of each process that a client's name does not resolve to
+	// its address. The warning comes before the client's session.
 	unproven map[string]unproven
 }
 
-// An unproven name is a client's reverse DNS name that does not resolve to the client's
-// address.
+// An unproven is the reverse DNS name of a client that does not resolve to the client's address.
 type unproven struct {
 	addr   netip.Addr
 	name   string
 	result smtp.FCrDNS
 }
 
-// maxUnproven is the maximum number of names kept, at most one for each process.
+// maxUnproven is the maximum number of names that are stored. There is at most one for each
+// process.
 const maxUnproven = 10_000
 
 func newPostfix(t *table) parser {
@@ -39,7 +39,7 @@ func newPostfix(t *table) parser {
 	return p
 }
 
-// service returns the last part of the program's name, after the last slash.
+// service returns the part of the program's name after the last slash.
 func service(program []byte) []byte { return program[bytes.LastIndexByte(program, '/')+1:] }
 
 func (p *postfix) line(l *maillog.Line) verdict {
@@ -59,20 +59,19 @@ func (p *postfix) line(l *maillog.Line) verdict {
 	return foreign
 }
 
-// keyOf identifies the process that wrote the line.
+// keyOf returns a key for the process that has written the line.
 func (p *postfix) keyOf(l *maillog.Line) []byte {
 	p.key = append(append(append(p.key[:0], l.Host...), '/'), l.PID...)
 	return p.key
 }
 
-// A form describes a kind of line by the words that it starts with, after any queue
-// identifier.
+// A form describes a kind of line by its first words after the queue identifier, if there is one.
 type form struct {
 	start string
 	read  func(p *postfix, l *maillog.Line, id, rest []byte) bool
 }
 
-// forms lists the lines of smtpd. The first form that matches a line is used.
+// forms lists the kinds of lines that smtpd writes. The first form that matches a line is used.
 var forms = []form{
 	{"connect from ", (*postfix).connect},
 	{"disconnect from ", (*postfix).disconnect},
@@ -93,7 +92,7 @@ var forms = []form{
 	{"Verified TLS connection established from ", (*postfix).tls},
 }
 
-// unused lists the prefixes of lines that are irrelevant to sessions.
+// unused lists the first words of lines that say nothing about sessions.
 var unused = [][]byte{
 	[]byte("reject_warning: "), []byte("warn: "), []byte("hold: "), []byte("discard: "), []byte("filter: "), []byte("redirect: "), []byte("permit: "),
 	[]byte("fatal: "), []byte("error: "), []byte("panic: "), []byte("statistics: "), []byte("TLS "), []byte("SSL_accept"), []byte("setting up TLS"),
@@ -119,7 +118,7 @@ func (p *postfix) smtpd(l *maillog.Line) verdict {
 	return unknown
 }
 
-// cutID cuts off a queue identifier, or the word NOQUEUE.
+// cutID removes a queue identifier, or the word NOQUEUE, from the start of s.
 func cutID(s []byte) (id, rest []byte) {
 	i := bytes.IndexByte(s, ':')
 	if i < 5 || i > 20 || i+2 > len(s) || s[i+1] != ' ' {
@@ -136,13 +135,13 @@ func cutID(s []byte) (id, rest []byte) {
 	return id, s[i+2:]
 }
 
-// A client is a client as Postfix writes it: NAME[ADDRESS] or NAME[ADDRESS]:PORT.
+// A client is a client in the form that Postfix writes: NAME[ADDRESS] or NAME[ADDRESS]:PORT.
 type client struct {
 	name []byte
 	addr netip.AddrPort
 }
 
-// cutClient cuts off a client. Names do not contain brackets.
+// cutClient removes a client from the start of s. Names never contain brackets.
 func cutClient(s []byte) (c client, rest []byte, ok bool) {
 	i := bytes.IndexByte(s, '[')
 	if i < 1 || i > maxName {
@@ -166,13 +165,13 @@ func cutClient(s []byte) (c client, rest []byte, ok bool) {
 	return c, rest, c.addr.IsValid() || string(addr) == "unknown"
 }
 
-// same reports whether c is the session's client.
+// same reports whether c is the client of the session.
 func (s *session) same(c client) bool {
 	return s.src.Addr() == c.addr.Addr() && (s.src.Port() == c.addr.Port() || c.addr.Port() == 0 || s.src.Port() == 0)
 }
 
-// session returns the session to which a line belongs. If the log lacks the session's
-// start, the session begins with this line.
+// session returns the session to which a line belongs. If the log lacks the start of the session,
+// the session begins with this line.
 func (p *postfix) session(l *maillog.Line, c client) *session {
 	s := p.get(p.keyOf(l), l.At)
 	if s != nil && s.same(c) {
@@ -183,7 +182,7 @@ func (p *postfix) session(l *maillog.Line, c client) *session {
 	return s
 }
 
-// begin starts a session. Postfix logs a name only if it resolves to the address.
+// begin starts a session. If the line contains a name, the name resolves to the address.
 func (p *postfix) begin(l *maillog.Line, c client) *session {
 	s := p.open(p.keyOf(l), l.At, l.Host, c.addr)
 	switch u, ok := p.unproven[s.key]; {
@@ -199,7 +198,7 @@ func (p *postfix) begin(l *maillog.Line, c client) *session {
 	return s
 }
 
-// submission is the local address recorded for a listener for users.
+// submission is recorded as the server's address if the listener is for users.
 var submission = netip.AddrPortFrom(netip.IPv4Unspecified(), 587)
 
 func (p *postfix) connect(l *maillog.Line, _, rest []byte) bool {
@@ -210,7 +209,7 @@ func (p *postfix) connect(l *maillog.Line, _, rest []byte) bool {
 	return ok
 }
 
-// ended returns the function for a line that explains how the session ends.
+// ended returns a function for lines that show how the session ends.
 func ended(how smtp.Ending) func(*postfix, *maillog.Line, []byte, []byte) bool {
 	return func(p *postfix, l *maillog.Line, _, rest []byte) bool {
 		word, rest, ok := bytes.Cut(rest, []byte(" from "))
@@ -227,14 +226,14 @@ func ended(how smtp.Ending) func(*postfix, *maillog.Line, []byte, []byte) bool {
 			s.add(step{kind: smtp.EventTimeout, at: l.At, class: atEnd}, nil, nil)
 		}
 		if s.open && verb != smtp.VerbMail && verb != smtp.VerbRcpt && verb != smtp.VerbData && !bytes.HasPrefix(word, []byte("DATA")) {
-			s.partial = true // the transaction may have ended before
+			s.partial = true // the transaction may have ended before the session did
 		}
 		return true
 	}
 }
 
-// counter is a counter logged at the end of a session. For example, rcpt=1/4 means that
-// one of four commands was accepted.
+// A counter is one of the counters that Postfix logs at the end of a session. For example, rcpt=1/4
+// means that one of four RCPT commands was accepted.
 type counter struct{ ok, all int }
 
 // counted maps the names of counters to verbs.
@@ -276,7 +275,7 @@ func (p *postfix) disconnect(l *maillog.Line, _, rest []byte) bool {
 	case counters[smtp.VerbQuit].ok > 0:
 		how = smtp.EndingQuit
 	case how == smtp.EndingUnknown:
-		how = smtp.EndingRejected // smtpd closed the connection, for example after 421
+		how = smtp.EndingRejected // smtpd has closed the connection, for example after 421
 	}
 	p.end(s, l.At, how)
 	return true
@@ -289,17 +288,17 @@ func parseCounter(value []byte) (c counter) {
 	if both {
 		c.all, _ = strconv.Atoi(string(all))
 	}
-	const most = 10_000 // Postfix ends such sessions
+	const most = 10_000 // Postfix ends a session with more commands
 	c.ok, c.all = min(max(c.ok, 0), most), min(max(c.all, c.ok), most)
 	return c
 }
 
-// counters adds the commands that are not logged individually.
+// counters adds the commands that the log does not show in separate lines.
 func (s *session) counters() {
 	n, at := s.totals, s.last
-	// An AUTH without a line was refused before any password was checked, unless a
-	// milter or a broken connection ended it. A listener for users offers AUTH, so
-	// its reason is unknown.
+	// If the log contains no line about an AUTH command, the server rejected the command before it
+	// checked a password. Exceptions are a milter's rejection and a broken connection. A listener
+	// for users offers AUTH, so the reason for its rejection is unknown.
 	refused := n[smtp.VerbAuth].all - n[smtp.VerbAuth].ok - s.failed
 	if s.hung {
 		refused--
@@ -308,7 +307,7 @@ func (s *session) counters() {
 	if s.refused || s.partial || s.dst == submission {
 		cause = smtp.CauseNone
 	}
-	if n[smtp.VerbAuth].ok > 0 && s.user == "" { // the log names the user only with a message
+	if n[smtp.VerbAuth].ok > 0 && s.user == "" { // the log contains the user only together with a message
 		s.login(at, nil, smtp.ResultPass)
 	}
 	for range min(max(refused, 0), maxAlike) {
@@ -318,7 +317,7 @@ func (s *session) counters() {
 		}
 		s.command(at, smtp.VerbAuth, []byte("AUTH"), code, nil, cause)
 	}
-	// After AUTH, the lines of a login count as unknown commands.
+	// After AUTH, Postfix counts the lines of a login as unknown commands.
 	text := []byte(nil)
 	if n[smtp.VerbAuth].all > 0 {
 		text = []byte(smtp.Masked)
@@ -339,12 +338,12 @@ func (s *session) counters() {
 	}
 }
 
-// ready adds the commands that only the counters show. The names of recipients that
-// were accepted without a delivery are unknown, but these recipients must count
-// alongside the rejected ones.
+// ready adds the commands that only the counters show. If an accepted recipient has no delivery in
+// the log, its name is unknown. It must be counted nevertheless, because rejected recipients count
+// less if others are accepted.
 func ready(s *session) {
 	if s.totals != nil {
-		if s.totals[smtp.VerbMail].all == 1 { // a single transaction
+		if s.totals[smtp.VerbMail].all == 1 { // there is only one transaction
 			s.steps = slices.DeleteFunc(s.steps, func(st step) bool { return st.again })
 		}
 		s.unnamed = min(s.totals[smtp.VerbRcpt].ok, maxAlike)
@@ -361,8 +360,7 @@ func ready(s *session) {
 	}
 }
 
-// client handles the line about a session's accepted recipient, which may also name the
-// user.
+// client handles a line about an accepted recipient. The line may also contain the user.
 func (p *postfix) client(l *maillog.Line, id, rest []byte) bool {
 	c, rest, ok := cutClient(rest)
 	if !ok {
@@ -383,17 +381,18 @@ func (p *postfix) client(l *maillog.Line, id, rest []byte) bool {
 	return true
 }
 
-// A rejection is the part of a line after "reject: ".
+// A rejection is the part of a line that follows "reject: ".
 type rejection struct {
 	command, sender, recipient, helo, proto []byte
 	client                                  client
 	code                                    uint32
-	reply                                   []byte // enhanced status code and text
+	reply                                   []byte // enhanced status code and text of the reply
 	hasSender                               bool
 }
 
-// parseRejection parses "RCPT from CLIENT: 550 5.1.1 <ARG>: TEXT; from=<> to=<> proto=
-// helo=<>". Clients choose the addresses, so the fields are parsed from the end.
+// parseRejection parses "RCPT from CLIENT: 550 5.1.1 <ARG>: TEXT; from=<> to=<> proto= helo=<>".
+// Addresses may contain any text that a client chooses. Therefore, the fields are parsed from the
+// end of the line.
 func parseRejection(s []byte) (r rejection, ok bool) {
 	command, rest, ok := bytes.Cut(s, []byte(" from "))
 	if !ok {
@@ -421,7 +420,7 @@ func parseRejection(s []byte) (r rejection, ok bool) {
 	return r, r.code >= 400 && r.code < 600
 }
 
-// cutField cuts off the last field, which ends with ">".
+// cutField removes the last field of a line. The field begins with start and ends with ">".
 func cutField(s []byte, start string) (rest, value []byte, ok bool) {
 	i := bytes.LastIndex(s, []byte(start))
 	if i < 0 || s[len(s)-1] != '>' {
@@ -430,18 +429,18 @@ func cutField(s []byte, start string) (rest, value []byte, ok bool) {
 	return bytes.TrimSuffix(s[:i], comma), s[i+len(start) : len(s)-1], true
 }
 
-// comma separates the fields of postscreen.
+// comma separates the fields of lines from postscreen.
 var comma = []byte{','}
 
-// milterReject handles a rejection by a milter, possibly scanwatch's own. A milter's
-// rejection is not evidence.
+// milterReject handles a rejection by a milter, which may be scanwatch. Such a rejection is not
+// evidence.
 func milterReject(p *postfix, l *maillog.Line, _, rest []byte) bool {
 	return p.rejected(l, rest, true)
 }
 
 func (p *postfix) reject(l *maillog.Line, _, rest []byte) bool { return p.rejected(l, rest, false) }
 
-// phases maps commands to the phases of a rejection.
+// phases maps commands to the phases in which they are rejected.
 var phases = map[string]smtp.Phase{
 	"CONNECT": smtp.PhaseConnect, "HELO": smtp.PhaseHelo, "EHLO": smtp.PhaseHelo, "MAIL": smtp.PhaseMailFrom, "RCPT": smtp.PhaseRcptTo,
 	"DATA": smtp.PhaseData, "END-OF-MESSAGE": smtp.PhaseCommit,
@@ -464,7 +463,7 @@ func (p *postfix) rejected(l *maillog.Line, rest []byte, milter bool) bool {
 		cause = r.cause()
 	}
 	switch {
-	case !known: // VRFY, ETRN and others
+	case !known: // VRFY, ETRN and other commands
 		line := append(append(bytes.Clone(r.command), ' '), r.recipient...)
 		s.command(l.At, smtpd.VerbOf(r.command), smtpd.Redact(line), r.code, r.reply, cause)
 		return true
@@ -483,15 +482,16 @@ func (p *postfix) rejected(l *maillog.Line, rest []byte, milter bool) bool {
 	return true
 }
 
-// codeAnd returns a reply preceded by its code.
+// codeAnd returns a reply that consists of a code and a text.
 func codeAnd(code uint32, reply []byte) []byte {
 	return append(strconv.AppendUint(nil, uint64(code), 10), append([]byte{' '}, clip(reply, maxExample)...)...)
 }
 
-// refusals lists the replies to RCPT that concern the recipient, by the status code and
-// the start of the text after the recipient. Any other reply may concern the client,
-// for example because of a block list, and must not be evidence of a harvest: Postfix
-// evaluates restrictions on the client, the greeting and the sender at RCPT
+// refusals lists the replies to RCPT that are about the recipient. Each is described by its status
+// code and by the start of its text after the recipient. All other replies may be about the client,
+// for example because of a block list, and must not be evidence of a harvest.
+//
+// By default, Postfix checks the client, the greeting and the sender only at RCPT
 // (smtpd_delay_reject).
 var refusals = []struct {
 	status, text string
@@ -505,7 +505,7 @@ var refusals = []struct {
 	{"5.1.3 ", "", smtp.CauseSyntax},
 }
 
-// cause returns why Postfix rejected a command.
+// cause returns why Postfix has rejected a command.
 func (r *rejection) cause() smtp.Cause {
 	switch string(r.command) {
 	case "RCPT":
@@ -525,8 +525,8 @@ func (r *rejection) cause() smtp.Cause {
 	return smtp.CauseFilter
 }
 
-// text returns the text of a reply "5.1.1 <RECIPIENT>: TEXT", or nil if the reply is not
-// about the recipient. Postfix writes the recipient with or without its quotes.
+// text returns TEXT of a reply "5.1.1 <RECIPIENT>: TEXT". If the reply is not about the recipient,
+// it returns nil. Postfix may omit the quotes of the recipient.
 func (r *rejection) text() []byte {
 	_, rest, _ := bytes.Cut(r.reply, []byte(" <"))
 	for _, addr := range [...][]byte{r.recipient, unquoted(r.recipient)} {
@@ -537,8 +537,7 @@ func (r *rejection) text() []byte {
 	return nil
 }
 
-// unquoted returns an address without the quotes of its local part (RFC 5321 section
-// 4.1.2).
+// unquoted returns an address without the quotes around its local part (RFC 5321 section 4.1.2).
 func unquoted(addr []byte) (out []byte) {
 	i := bytes.LastIndexByte(addr, '@')
 	if i < 2 || addr[0] != '"' || addr[i-1] != '"' {
@@ -553,9 +552,9 @@ func unquoted(addr []byte) (out []byte) {
 	return append(out, addr[i:]...)
 }
 
-// warning handles a failed AUTH, and ignores other warnings. It reads "CLIENT: SASL
-// MECHANISM authentication failed: REASON", the same with "aborted", or "AUTH command
-// rate limit exceeded: 11 from CLIENT for service smtp".
+// warning handles warnings about failed AUTH commands. Other warnings are ignored. It parses
+// "CLIENT: SASL MECHANISM authentication failed: REASON", the same with "aborted", and "AUTH
+// command rate limit exceeded: 11 from CLIENT for service smtp".
 func (p *postfix) warning(l *maillog.Line, _, rest []byte) bool {
 	limit, isLimit := bytes.CutPrefix(rest, []byte("AUTH command rate limit exceeded: "))
 	if isLimit {
@@ -586,7 +585,7 @@ func (p *postfix) warning(l *maillog.Line, _, rest []byte) bool {
 	return true
 }
 
-// noPassword lists the reasons for a failed AUTH other than a wrong password.
+// noPassword lists reasons for a failed AUTH that do not mean a wrong password.
 var noPassword = []string{
 	"bad protocol / cancel", "authentication aborted", "Invalid authentication mechanism", "Connection lost", "generic failure",
 	"no mechanism available", "Temporary authentication failure", "encryption needed",
@@ -620,7 +619,7 @@ func (p *postfix) badAddress(l *maillog.Line, _, rest []byte) bool {
 	return true
 }
 
-// unconfirmed handles "NAME does not resolve to address ADDRESS" with an optional error.
+// unconfirmed handles "NAME does not resolve to address ADDRESS". An error message may follow.
 func (p *postfix) unconfirmed(l *maillog.Line, _, rest []byte) bool {
 	name, rest, ok := bytes.Cut(rest, []byte(" does not resolve to address "))
 	if !ok || len(name) > maxName {

@@ -8,12 +8,12 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// screenWords maps the words that begin postscreen's lines to functions, which receive
-// the text before and after [ADDRESS]:PORT.
+// screenWords maps the first word of postscreen's lines to functions. The functions receive the
+// text before and after [ADDRESS]:PORT.
 var screenWords = map[string]func(p *postfix, l *maillog.Line, s *session, head, tail []byte){
 	"CONNECT":     nil,
 	"PREGREET":    (*postfix).pregreet,
-	"HANGUP":      nil, // DISCONNECT follows
+	"HANGUP":      nil, // a line with DISCONNECT follows
 	"DISCONNECT":  (*postfix).screenEnd,
 	"PASS":        (*postfix).screenPass,
 	"NOQUEUE":     (*postfix).screenReject,
@@ -29,14 +29,14 @@ var screenWords = map[string]func(p *postfix, l *maillog.Line, s *session, head,
 	"BDAT":        nil,
 }
 
-// postscreen handles a line from postscreen, a single process that serves all clients.
-// A session is identified by the client's address and port.
+// postscreen handles a line from postscreen. A single process of postscreen serves all clients, so
+// a session is identified by the client's address and port.
 func (p *postfix) postscreen(l *maillog.Line) verdict {
 	word, rest, _ := bytes.Cut(l.Text, []byte(" "))
 	word = bytes.TrimSuffix(word, []byte(":"))
 	read, ok := screenWords[string(word)]
 	if !ok {
-		return used // warnings, cache statistics
+		return used // warnings and statistics of the cache
 	}
 	i := bytes.IndexByte(rest, '[')
 	if i < 0 {
@@ -59,21 +59,21 @@ func (p *postfix) postscreen(l *maillog.Line) verdict {
 	return used
 }
 
-// pregreet handles "PREGREET 14 after 0.1 from [ADDRESS]:PORT: TEXT": the client spoke before
-// the server's greeting.
+// pregreet handles "PREGREET 14 after 0.1 from [ADDRESS]:PORT: TEXT". The client has sent a line
+// before the server's greeting.
 func (p *postfix) pregreet(l *maillog.Line, s *session, _, tail []byte) {
 	text := bytes.TrimPrefix(tail, []byte(": "))
 	reply := append([]byte("improper command pipelining before the greeting: "), smtpd.Redact(text)...)
 	s.add(step{kind: smtp.EventInput, cause: smtp.CausePipelining, at: l.At}, nil, clip(reply, maxExample))
 }
 
-// screenEnd ends a session. postscreen may have disconnected the client itself, and does not
-// log all commands.
+// screenEnd ends a session. The ending is partial, because postscreen may have disconnected the
+// client itself and does not log all commands.
 func (p *postfix) screenEnd(l *maillog.Line, s *session, _, _ []byte) {
 	p.end(s, l.At, smtp.EndingPartial)
 }
 
-// screenPass ends the session in postscreen, because smtpd logs the rest.
+// screenPass ends the session in postscreen. smtpd logs the rest of the session.
 func (p *postfix) screenPass(_ *maillog.Line, s *session, _, _ []byte) {
 	if len(s.steps) == 0 {
 		p.forget(s)
@@ -89,8 +89,9 @@ func (p *postfix) screenForeign(l *maillog.Line, s *session, _, tail []byte) {
 	}
 }
 
-// screenCommand handles "COMMAND PIPELINING from [ADDRESS]:PORT after EHLO: TEXT".
-// Exceeding a limit on time, number or length is not evidence.
+// screenCommand handles "COMMAND PIPELINING from [ADDRESS]:PORT after EHLO: TEXT". Other words than
+// PIPELINING mean that the client exceeded a limit on time, number or length, which is not
+// evidence.
 func (p *postfix) screenCommand(l *maillog.Line, s *session, head, tail []byte) {
 	if !bytes.HasPrefix(head, []byte("PIPELINING")) {
 		return
@@ -102,8 +103,8 @@ func (p *postfix) screenCommand(l *maillog.Line, s *session, head, tail []byte) 
 	s.add(step{kind: smtp.EventInput, cause: smtp.CausePipelining, at: l.At}, nil, clip(reply, maxExample))
 }
 
-// screenReject handles "NOQUEUE: reject: RCPT from [ADDRESS]:PORT: 550 5.7.1 ...". postscreen
-// does not know recipients, so all its rejections concern the client.
+// screenReject handles "NOQUEUE: reject: RCPT from [ADDRESS]:PORT: 550 5.7.1 ...". postscreen does
+// not know which recipients exist, so all its rejections are about the client.
 func (p *postfix) screenReject(l *maillog.Line, s *session, head, tail []byte) {
 	head, ok := bytes.CutPrefix(head, []byte("reject: "))
 	if !ok {

@@ -9,30 +9,30 @@ import (
 
 // Options are the options of New.
 type Options struct {
-	// Zone is the time zone of times without a UTC offset.
+	// Zone is the time zone of times that have no UTC offset.
 	Zone *time.Location
-	// Date is the date of the first line, for logs whose lines have no date.
+	// Date is the date of the first line. It is used if the lines of the log have no date.
 	Date time.Time
-	// Prompt is set if a session must be played when it ends, and not only after its messages have
-	// been delivered. Postfix only.
+	// Prompt reports whether a session is reported as soon as it ends. Otherwise, it is reported
+	// when its messages have been delivered. Prompt only affects logs of Postfix.
 	Prompt bool
 }
 
 // Counts describes the lines that a Reader has read.
 type Counts struct {
 	Lines    int `json:"lines"`
-	Used     int `json:"used"`     // lines of the mail server
-	Unknown  int `json:"unknown"`  // lines that the parser does not understand
-	Sessions int `json:"sessions"` // played sessions
-	Lost     int `json:"lost"`     // sessions played early because too many were open
-	// Samples holds the first lines that the parser does not understand, quoted.
+	Used     int `json:"used"`     // number of lines from the mail server
+	Unknown  int `json:"unknown"`  // number of lines that the parser does not understand
+	Sessions int `json:"sessions"` // number of reported sessions
+	Lost     int `json:"lost"`     // number of sessions that were reported early, because too many were open
+	// Samples holds the first lines that the parser does not understand, in quoted form.
 	Samples []string `json:"samples,omitempty"`
 }
 
 // MaxSamples is the maximum number of samples.
 const MaxSamples = 3
 
-// A Reader reads the lines of a log and plays the sessions in it. A Reader must not be used
+// A Reader reads the lines of a log and reports the sessions in it. A Reader must not be used
 // concurrently.
 type Reader struct {
 	table  *table
@@ -40,7 +40,7 @@ type Reader struct {
 	counts Counts
 }
 
-// New returns a Reader that plays sessions to sink.
+// New returns a Reader that reports sessions to sink.
 func New(kind *Kind, sink Sink, o Options) *Reader {
 	t := newTable(kind, sink)
 	t.zone, t.prompt = o.Zone, o.Prompt
@@ -49,8 +49,8 @@ func New(kind *Kind, sink Sink, o Options) *Reader {
 	return &Reader{table: t, parser: kind.make(t)}
 }
 
-// Line reads a line, and reports whether the parser understands it. stamped is set if the line
-// has a syslog prefix.
+// Line reads a line. It reports whether the parser understands the line. stamped reports whether
+// the line has a syslog prefix.
 func (r *Reader) Line(l *maillog.Line, stamped bool) bool {
 	r.counts.Lines++
 	v := unknown
@@ -72,23 +72,24 @@ func (r *Reader) Line(l *maillog.Line, stamped bool) bool {
 	return v != unknown
 }
 
-// Sample returns the start of a line as printable text.
+// Sample returns the start of a line in printable form.
 func Sample(line []byte) string { return text.Escape(clip(line, maxExample)) }
 
-// File announces the start of a file, with the file's name but not its directory.
+// File must be called at the start of each file. name is the name of the file without its
+// directory.
 func (r *Reader) File(name string) {
 	if t, ok := r.parser.(*transcript); ok {
 		t.file(name)
 	}
 }
 
-// Undated reports whether the lines have no date other than Options.Date.
+// Undated reports whether Options.Date is the only date of the lines.
 func (r *Reader) Undated() bool {
 	t, ok := r.parser.(*transcript)
 	return ok && t.dateless && !t.sure
 }
 
-// Tick plays the sessions that have ended by the given time.
+// Tick reports the sessions that have ended by the given time.
 func (r *Reader) Tick(at time.Time) {
 	r.table.tick(at.UnixMicro())
 	if m, ok := r.parser.(interface{ expire(int64) }); ok {
@@ -96,13 +97,13 @@ func (r *Reader) Tick(at time.Time) {
 	}
 }
 
-// Flush plays all sessions.
+// Flush reports all remaining sessions.
 func (r *Reader) Flush() { r.table.flush() }
 
 // Last returns the newest time in the log, in microseconds since 1970.
 func (r *Reader) Last() int64 { return r.table.now }
 
-// Counts describes the lines read so far.
+// Counts returns the counts for the lines that have been read so far.
 func (r *Reader) Counts() Counts {
 	c := r.counts
 	c.Sessions, c.Lost = r.table.sessions, r.table.lost

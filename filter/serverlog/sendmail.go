@@ -12,9 +12,8 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// A sendmail parses the log of Sendmail, which starts a process for each client. Lines
-// about recipients do not name the client or the sender, which follow in a line with
-// from=.
+// A sendmail parses the log of Sendmail. Sendmail starts a process for each client. Lines about
+// recipients contain neither the client nor the sender. A later line with from= contains both.
 type sendmail struct {
 	*table
 	key      []byte // reused
@@ -26,12 +25,12 @@ func newSendmail(t *table) parser {
 	return &sendmail{table: t, messages: newMessages(t)}
 }
 
-// mailPrograms lists the program names that Sendmail logs when it receives mail.
+// mailPrograms lists the names of the program in log lines about received mail.
 var mailPrograms = []string{"sendmail", "sm-mta", "sendmail-mta"}
 
-// A mailForm is a form of line, recognised by its start or, if inside is set, by the
-// text after the client at the start. Clients choose parts of lines, so the client's
-// position must be certain.
+// A mailForm is a form of line. It is recognised by the text at its start or, if inside is set, by
+// the text after the client at its start. Clients choose parts of a line, so the position of the
+// client must be certain.
 type mailForm struct {
 	text   string
 	inside bool
@@ -77,11 +76,11 @@ func (m *sendmail) line(l *maillog.Line) verdict {
 			return used
 		}
 	}
-	return used // Sendmail has many other lines
+	return used // Sendmail writes many other lines
 }
 
-// afterRelay returns the text after a client at the start of s, or nil. The client is "NAME
-// [ADDRESS]" or "[ADDRESS]", and "USER@" may precede it.
+// afterRelay returns the text that follows a client at the start of s, or nil if there is no
+// client. A client has the form "NAME [ADDRESS]" or "[ADDRESS]". "USER@" may precede it.
 func afterRelay(s []byte) []byte {
 	i := bytes.IndexByte(s, '[')
 	j := bytes.IndexByte(s, ']')
@@ -95,8 +94,7 @@ func afterRelay(s []byte) []byte {
 	return bytes.TrimPrefix(s[j+1:], []byte(" (may be forged)"))
 }
 
-// cutIdent splits "USER@NAME ". The user is the client's answer to a query according to RFC
-// 1413, and may contain "@".
+// cutIdent splits "USER@NAME ". The client itself sends USER (RFC 1413), so it may contain "@".
 func cutIdent(s []byte) (user, name []byte) {
 	i := bytes.LastIndexByte(s, '@') + 1
 	return s[:i], s[i:]
@@ -106,7 +104,7 @@ func notInName(r rune) bool {
 	return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '.' && r != '-' && r != '_'
 }
 
-// session returns the session of the process that wrote the line.
+// session returns the session of the process that has written the line.
 func (m *sendmail) session(l *maillog.Line) *session {
 	m.key = append(append(append(m.key[:0], l.Host...), '/'), l.PID...)
 	if s := m.get(m.key, l.At); s != nil {
@@ -117,12 +115,12 @@ func (m *sendmail) session(l *maillog.Line) *session {
 	return s
 }
 
-// client returns the session for a line about a client, "NAME [ADDRESS]" or
-// "[ADDRESS]". A process number may be reused for a different client.
+// client returns the session for a line about a client of the form "NAME [ADDRESS]" or "[ADDRESS]".
+// If the session has a different client, the process id was reused, and a new session begins.
 func (m *sendmail) client(l *maillog.Line, who []byte) *session {
 	s := m.session(l)
 	if addr := relayOf(who); addr.IsValid() && s.src.IsValid() && addr != s.src {
-		var pending []step // of the new client, because each transaction ends with its client
+		var pending []step // steps of the new client, because the line with the client comes at the end of each transaction
 		s.steps = slices.DeleteFunc(s.steps, func(st step) bool {
 			if st.class != unsent {
 				return false
@@ -141,7 +139,7 @@ func (m *sendmail) client(l *maillog.Line, who []byte) *session {
 	return s
 }
 
-// relayOf returns the address of a client, or the zero value.
+// relayOf returns the address of a client, or the zero AddrPort if there is none.
 func relayOf(who []byte) netip.AddrPort {
 	i := bytes.IndexByte(who, '[')
 	addr, _, ok := bytes.Cut(who[i+1:], []byte("]"))
@@ -151,8 +149,8 @@ func relayOf(who []byte) netip.AddrPort {
 	return address(addr, nil)
 }
 
-// seen records a session's client. Sendmail marks a name that does not resolve to the
-// address as possibly forged.
+// seen stores the client of a session. Sendmail adds "may be forged" to a name that does not
+// resolve to the address.
 func (s *session) seen(text []byte) {
 	if s.src.IsValid() {
 		return
@@ -171,15 +169,15 @@ func (s *session) seen(text []byte) {
 	}
 }
 
-// unproven removes rejected recipients whose sender is unknown, because they may belong to
-// bounces.
+// unproven removes rejected recipients whose sender is unknown. They may be recipients of bounces,
+// which must not count as unknown recipients.
 func (s *session) unproven() {
 	if s.hung = false; s.mark < len(s.steps) {
 		s.steps = slices.DeleteFunc(s.steps, func(st step) bool { return st.kind == smtp.EventRcpt && st.class == unsent })
 	}
 }
 
-// field returns the value after a name such as "relay=", up to the next comma.
+// field returns the value that follows a name such as "relay=", up to the next comma.
 func field(s []byte, name string) []byte {
 	i := bytes.LastIndex(s, []byte(", "+name))
 	if i < 0 {
@@ -195,7 +193,7 @@ func (m *sendmail) connect(l *maillog.Line, _, rest []byte) {
 	s.seen(rest)
 }
 
-// mailRefusals lists the replies to RCPT that concern the recipient.
+// mailRefusals lists the replies to RCPT that are about the recipient.
 var mailRefusals = []struct {
 	text  string
 	cause smtp.Cause
@@ -204,8 +202,8 @@ var mailRefusals = []struct {
 	{"User unknown", smtp.CauseRecipient},
 }
 
-// quotedArg matches an address with a quoted local part, which may contain the names of
-// fields, and nothing else that the client could choose.
+// quotedArg matches a line that contains an address with a quoted local part and no other text
+// chosen by the client. A quoted local part may contain the names of fields.
 var quotedArg = regexp.MustCompile(`^[a-z_]+, arg1=(<"(?:[^"\\]|\\.)*"@[0-9A-Za-z.-]+>), relay=`)
 
 // ruleset handles "check_rcpt, arg1=<ADDRESS>, relay=CLIENT, reject=550 5.7.1 TEXT".
@@ -216,7 +214,7 @@ func (m *sendmail) ruleset(l *maillog.Line, _, rest []byte) {
 	}
 	i := bytes.Index(rest, []byte(", reject="))
 	if i < 0 || bytes.Count(rest, []byte(", relay=")) != 1 {
-		return // an address with such a string
+		return // the address contains such a name
 	}
 	head, reply := rest[:i], rest[i+len(", reject="):]
 	s := m.client(l, field(head, "relay="))
@@ -253,12 +251,12 @@ func (m *sendmail) ruleset(l *maillog.Line, _, rest []byte) {
 	}
 }
 
-// bare returns an address without brackets.
+// bare returns an address without angle brackets.
 func bare(addr []byte) []byte {
 	return bytes.TrimSuffix(bytes.TrimPrefix(bytes.TrimSpace(addr), []byte("<")), []byte(">"))
 }
 
-// codeOf returns the code at the start of a reply, or 0.
+// codeOf returns the code at the start of a reply, or 0 if there is none.
 func codeOf(reply []byte) (code uint32) {
 	if len(reply) < 3 {
 		return 0
@@ -278,9 +276,8 @@ func (m *sendmail) userUnknown(l *maillog.Line, _, rest []byte) {
 	}
 }
 
-// from handles the end of a transaction: "<SENDER>, size=18, class=0, nrcpts=1,
-// msgid=<>, proto=ESMTP, daemon=MTA, relay=CLIENT". If msgid is missing, there was no
-// message.
+// from handles a line at the end of a transaction: "<SENDER>, size=18, class=0, nrcpts=1, msgid=<>,
+// proto=ESMTP, daemon=MTA, relay=CLIENT". If msgid is missing, the client has sent no message.
 func (m *sendmail) from(l *maillog.Line, id, rest []byte) {
 	i := bytes.Index(rest, []byte(", size="))
 	relay := field(rest, "relay=")
@@ -297,7 +294,7 @@ func (m *sendmail) from(l *maillog.Line, id, rest []byte) {
 			s.steps[j].class = rejected
 		}
 	}
-	if first < last { // the sender belongs before its recipients
+	if first < last { // move the sender before its recipients
 		s.mail(l.At, sender, rejected)
 		if last < len(s.steps) {
 			st := s.steps[last]
@@ -318,14 +315,14 @@ func (m *sendmail) from(l *maillog.Line, id, rest []byte) {
 		if first == last {
 			s.mail(l.At, sender, inOrder)
 		}
-		for range min(n, maxRecipients) { // accepted, without a message
+		for range min(n, maxRecipients) { // these recipients were accepted, but there was no message
 			s.rcpt(l.At, nil, 0, nil, smtp.CauseNone, accepted)
 		}
 	}
 	s.mark = len(s.steps)
 }
 
-// to handles a delivery: "<A>,<B>, delay=, ..., stat=Sent". A delivery proves that the
+// to handles a line about a delivery: "<A>,<B>, delay=, ..., stat=Sent". A delivery proves that the
 // message was accepted.
 func (m *sendmail) to(l *maillog.Line, id, rest []byte) {
 	one := m.messages.get(l.Host, id)
@@ -350,8 +347,8 @@ func (m *sendmail) to(l *maillog.Line, id, rest []byte) {
 	}
 }
 
-// authFailure handles "MECHANISM): REASON, user=USER, relay=CLIENT". Versions of
-// Sendmail before 8.16 do not log the user.
+// authFailure handles "MECHANISM): REASON, user=USER, relay=CLIENT". Sendmail before 8.16 does not
+// log the user.
 func (m *sendmail) authFailure(l *maillog.Line, _, rest []byte) {
 	s := m.client(l, field(rest, "relay="))
 	if bytes.Contains(rest, []byte("cancel")) || bytes.Contains(rest, []byte("generic failure")) || bytes.Contains(rest, []byte("no mechanism available")) {
@@ -379,7 +376,7 @@ func (m *sendmail) startTLS(l *maillog.Line, _, rest []byte) {
 	s.add(step{kind: smtp.EventTLS, verb: smtp.VerbStartTLS, at: l.At}, clip(text, maxExample), nil)
 }
 
-// unknownCommand handles the line that Sendmail logs when it sends an unknown command to a
+// unknownCommand handles the line that Sendmail writes when it passes an unknown command to a
 // milter.
 func (m *sendmail) unknownCommand(l *maillog.Line, _, rest []byte) {
 	if text, ok := bytes.CutSuffix(rest, []byte(`" to Milter`)); ok && len(text) > 0 {
@@ -387,7 +384,7 @@ func (m *sendmail) unknownCommand(l *maillog.Line, _, rest []byte) {
 	}
 }
 
-// octal decodes the octal escapes that Sendmail writes for control characters.
+// octal decodes the octal escapes in which Sendmail writes control characters.
 func octal(s []byte) (out []byte) {
 	for i := 0; i < len(s); i++ {
 		if s[i] == '\\' && i+3 < len(s) {
@@ -402,7 +399,7 @@ func octal(s []byte) (out []byte) {
 	return out
 }
 
-// milterPhases maps a milter's actions to phases.
+// milterPhases maps the actions in a milter's lines to phases.
 var milterPhases = map[string]smtp.Phase{
 	"connect": smtp.PhaseConnect, "helo": smtp.PhaseHelo, "mail": smtp.PhaseMailFrom, "rcpt": smtp.PhaseRcptTo,
 	"data": smtp.PhaseData, "header": smtp.PhaseCommit, "eoh": smtp.PhaseCommit, "body": smtp.PhaseCommit, "eom": smtp.PhaseCommit,
@@ -431,7 +428,7 @@ func (m *sendmail) milterHelo(l *maillog.Line, _, rest []byte) {
 	}
 }
 
-// early handles a client that spoke before the greeting or before the reply to HELO.
+// early handles a client that has sent commands before the greeting or before the reply to HELO.
 func (m *sendmail) early(l *maillog.Line, _, rest []byte) {
 	s := m.client(l, rest)
 	when := "before the greeting"
@@ -449,8 +446,8 @@ func (m *sendmail) lost(l *maillog.Line, _, rest []byte) {
 	s.ending = smtp.EndingDropped
 }
 
-// noMail handles the end of a session without a message. The client may have sent commands that
-// the log does not show.
+// noMail handles the end of a session without a message. The log may lack some of the client's
+// commands.
 func (m *sendmail) noMail(l *maillog.Line, _, rest []byte) {
 	s := m.client(l, rest)
 	s.partial = false

@@ -17,7 +17,7 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-// A recorder writes events as lines.
+// A recorder writes each event as a line.
 type recorder struct {
 	b     strings.Builder
 	ids   map[uint64]int
@@ -91,7 +91,7 @@ func newRecorder() *recorder { return &recorder{ids: map[uint64]int{}, open: map
 
 var newest = time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC)
 
-// read reads a log and returns the reader and the events.
+// read reads a log. It returns the reader and the recorded events.
 func read(kind *Kind, log []byte) (*Reader, *recorder) {
 	rec := newRecorder()
 	r := New(kind, rec, Options{Zone: time.UTC, Date: newest})
@@ -117,8 +117,7 @@ func sample(t testing.TB, kind *Kind) []byte {
 	return log
 }
 
-// TestSamples checks the events from a log of each kind, and that the events contain no
-// secrets.
+// TestSamples checks the events for a log of each kind. They must not contain secrets.
 func TestSamples(t *testing.T) {
 	for _, kind := range Kinds {
 		t.Run(kind.Name, func(t *testing.T) {
@@ -153,8 +152,7 @@ func TestSamples(t *testing.T) {
 	}
 }
 
-// TestIdentifiers checks that sessions have the same identifiers if a log is read
-// again.
+// TestIdentifiers checks that sessions get the same ids when a log is read again.
 func TestIdentifiers(t *testing.T) {
 	for _, kind := range Kinds {
 		_, a := read(kind, sample(t, kind))
@@ -170,7 +168,7 @@ func TestIdentifiers(t *testing.T) {
 	}
 }
 
-// TestBounds checks that a client cannot make a session or the table grow without limit.
+// TestBounds checks that the sizes of sessions and of the table are limited.
 func TestBounds(t *testing.T) {
 	var log bytes.Buffer
 	for i := range maxOpen + 10 {
@@ -191,7 +189,7 @@ func TestBounds(t *testing.T) {
 	}
 }
 
-// TestInjection checks that text chosen by a client does not change who is accused.
+// TestInjection checks that a client cannot accuse another client with text that it chooses.
 func TestInjection(t *testing.T) {
 	for _, line := range []string{
 		`Nov 29 07:40:00 mx postfix/smtpd[1]: NOQUEUE: reject: RCPT from unknown[203.0.113.1]: 550 5.1.1 <"[192.0.2.9]; from=<v@w.example> to=<"@example.org>: Recipient address rejected: User unknown; from=<a@b.example> to=<"[192.0.2.9]; from=<v@w.example> to=<"@example.org> proto=ESMTP helo=<x>`,
@@ -216,8 +214,8 @@ func TestInjection(t *testing.T) {
 	}
 }
 
-// TestChosenText checks sessions in which the client chose text that looks like part of
-// a log line.
+// TestChosenText checks sessions in which the client has chosen text that looks like a part of a
+// log line.
 func TestChosenText(t *testing.T) {
 	for _, c := range []struct {
 		name, kind, log string
@@ -279,8 +277,8 @@ func TestChosenText(t *testing.T) {
 	}
 }
 
-// TestOtherClient checks that one client's conduct is not attributed to another client
-// if a process number or queue identifier is reused.
+// TestOtherClient checks that one client is not accused of another client's behaviour when a
+// process id or queue identifier is reused.
 func TestOtherClient(t *testing.T) {
 	var sendmail strings.Builder
 	sendmail.WriteString("Nov 29 10:00:00 mx sm-mta[777]: AAA000001: from=<a@good.example>, size=18, class=0, nrcpts=1, msgid=<1@good.example>, proto=ESMTP, daemon=MTA, relay=mail.good.example [198.51.100.50]\n")
@@ -309,8 +307,8 @@ Nov 29 10:00:02 mx2 postfix/local[7]: 4C8B31A2: to=<v@example.org>, relay=local,
 	}
 }
 
-// TestWrongTime checks that a line with a wrong time, or a clock that is set back, does not split
-// the sessions of the following lines.
+// TestWrongTime checks a line with a wrong time and a clock that is set back. The sessions of the
+// following lines must not be split.
 func TestWrongTime(t *testing.T) {
 	harvest := func(b *strings.Builder, zone string) {
 		for i := range 6 {
@@ -335,8 +333,8 @@ func TestWrongTime(t *testing.T) {
 	}
 }
 
-// TestEqualRecords checks that equal records of KumoMTA count separately: their times have no
-// fractions of a second.
+// TestEqualRecords checks that equal records of KumoMTA are counted separately. Records may be
+// equal because their times are in whole seconds.
 func TestEqualRecords(t *testing.T) {
 	log := strings.Repeat(`{"type":"Rejection","sender":"","response":{"code":535,"content":"5.7.8 auth failed","command":"AUTH LOGIN"},"peer_address":{"name":"x","addr":"203.0.113.1"},"timestamp":1795600100,"session_id":"b"}`+"\n", 30)
 	if _, rec := read(ByName("kumomta"), []byte(log)); rec.kinds[smtp.EventAuth] != 30 {
@@ -344,8 +342,8 @@ func TestEqualRecords(t *testing.T) {
 	}
 }
 
-// TestLateReplies checks that a session is treated as incomplete if commands precede
-// their replies in the transcript.
+// TestLateReplies checks that a session is partial if several commands precede their replies in the
+// transcript.
 func TestLateReplies(t *testing.T) {
 	_, rec := read(ByName("icewarp"), []byte(`203.0.113.48   [0968] 10:14:01 Connected, local IP=192.0.2.25:25
 203.0.113.48   [0968] 10:14:02 <<< EHLO x.example
@@ -359,11 +357,11 @@ func TestLateReplies(t *testing.T) {
 	}
 }
 
-// TestSize checks that the total size of long sessions that remain open is limited.
+// TestSize checks that the total size of long sessions that are still open is limited.
 func TestSize(t *testing.T) {
 	var log strings.Builder
 	name := strings.Repeat("x", 200)
-	const limit, size = 1 << 20, 64 << 10 // of all sessions, and of a session
+	const limit, size = 1 << 20, 64 << 10 // limit for all sessions, and size of one session
 	for i := range limit / (size / 2) {
 		for j := range 2 * size / len(name) {
 			fmt.Fprintf(&log, "2026-11-29 10:00:00 H=(x) [10.%d.%d.1] F=<a@b.example> rejected RCPT <%s%d@example.org>: Unrouteable address\n", i>>8, i&255, name, j)
@@ -385,7 +383,7 @@ func TestSize(t *testing.T) {
 	}
 }
 
-// TestKinds checks that each kind is complete.
+// TestKinds checks that the description of each kind is complete.
 func TestKinds(t *testing.T) {
 	for i, k := range Kinds {
 		if k.Name == "" || k.Short == "" || len(k.Unknown) == 0 || k.make == nil || k.idle == 0 {
@@ -400,7 +398,7 @@ func TestKinds(t *testing.T) {
 	}
 }
 
-// FuzzLines checks that no line crashes the process, and that every session is closed.
+// FuzzLines checks that no line causes a panic, and that the end of every session is reported.
 func FuzzLines(f *testing.F) {
 	for i, kind := range Kinds {
 		for line := range bytes.Lines(sample(f, kind)) {
@@ -425,7 +423,7 @@ type discard struct{}
 func (discard) Site(string)       {}
 func (discard) Event(*smtp.Event) {}
 
-// BenchmarkLines measures the reading speed for each kind of log.
+// BenchmarkLines measures how fast each kind of log is read.
 func BenchmarkLines(b *testing.B) {
 	for _, kind := range Kinds {
 		b.Run(kind.Name, func(b *testing.B) {
@@ -452,8 +450,8 @@ func BenchmarkLines(b *testing.B) {
 	}
 }
 
-// TestSameSecond checks that sessions of the same client, process and second have different
-// identifiers, even if a session that started earlier ends between them.
+// TestSameSecond checks that sessions with the same client, process and second have different ids.
+// This must hold even if another session that started before them ends between them.
 func TestSameSecond(t *testing.T) {
 	log := `Nov 29 07:42:59 mx postfix/smtpd[303]: connect from unknown[203.0.113.23]
 Nov 29 07:43:00 mx postfix/smtpd[302]: connect from news.example.net[203.0.113.22]
@@ -467,8 +465,8 @@ Nov 29 07:43:00 mx postfix/smtpd[302]: disconnect from news.example.net[203.0.11
 	}
 }
 
-// TestLateMessage checks that lines about a message have no effect once the message's
-// session has been played.
+// TestLateMessage checks that lines about a message have no effect after its session has been
+// reported.
 func TestLateMessage(t *testing.T) {
 	log := `Nov 29 07:43:00 mx postfix/smtpd[302]: connect from news.example.net[203.0.113.22]
 Nov 29 07:43:01 mx postfix/smtpd[302]: AA11BB22CC33: client=news.example.net[203.0.113.22]
@@ -484,8 +482,8 @@ Nov 29 09:43:03 mx postfix/smtpd[303]: disconnect from unknown[203.0.113.23] ehl
 	}
 }
 
-// TestLogins checks that a login counts even if the log does not name the user, and that Prompt does
-// not wait for messages.
+// TestLogins checks that a login is counted even if the log does not contain the user. With Prompt,
+// it must be counted before the messages of the session are delivered.
 func TestLogins(t *testing.T) {
 	log := `Nov 29 07:40:00 mx postfix/smtpd[1]: connect from unknown[203.0.113.1]:1025
 Nov 29 07:40:01 mx postfix/smtpd[1]: warning: unknown[203.0.113.1]:1025: SASL PLAIN authentication failed: UGFzc3dvcmQ6, sasl_username=joe
@@ -510,8 +508,8 @@ Nov 29 07:40:02 mx postfix/smtpd[1]: disconnect from unknown[203.0.113.1]:1025 e
 	}
 }
 
-// TestBounces checks that consecutive rejected bounces are separate transactions, unless the log
-// proves that they were one.
+// TestBounces checks that rejected bounces in a row are separate transactions, unless the log
+// proves that they are one.
 func TestBounces(t *testing.T) {
 	reject := "Nov 29 07:40:01 mx postfix/smtpd[1]: NOQUEUE: reject: RCPT from unknown[203.0.113.1]: 550 5.1.1 <x%[1]d@example.org>: Recipient address rejected: User unknown in local recipient table; from=<> to=<x%[1]d@example.org> proto=ESMTP helo=<x>\n"
 	const disconnect = "Nov 29 07:40:02 mx postfix/smtpd[1]: disconnect from unknown[203.0.113.1] ehlo=1 mail=%d rcpt=0/4 quit=1 commands=%d/%d\n"
@@ -539,7 +537,7 @@ func TestBounces(t *testing.T) {
 	}
 }
 
-// TestFiller checks that harmless commands do not use up the space for evidence.
+// TestFiller checks that harmless commands cannot use up the limit for steps that are evidence.
 func TestFiller(t *testing.T) {
 	long := strings.Repeat("x", 200)
 	for _, c := range []struct {
@@ -595,7 +593,7 @@ func TestFiller(t *testing.T) {
 	}
 }
 
-// TestReasons checks that only rejections because of the recipient are evidence.
+// TestReasons checks that a rejection is evidence only if its reason is the recipient.
 func TestReasons(t *testing.T) {
 	for reason, cause := range map[string]string{
 		"rejected because 185.1.1.20 is in a black list at zen.spamhaus.org": "filter",
@@ -625,7 +623,7 @@ func TestReasons(t *testing.T) {
 	}
 }
 
-// TestEximGreetings checks greetings and senders that contain parts of a line of Exim.
+// TestEximGreetings checks greetings and senders that look like parts of an Exim log line.
 func TestEximGreetings(t *testing.T) {
 	const (
 		connect = "2026-11-29 07:50:00 SMTP connection from [203.0.113.1]:40002 (TCP/IP connection count = 1)\n"
@@ -657,8 +655,8 @@ func TestEximGreetings(t *testing.T) {
 	}
 }
 
-// TestRefusedAuth checks that a refused AUTH is evidence only if the log shows no reason, and users do
-// not log in on the listener.
+// TestRefusedAuth checks when a rejected AUTH is evidence. The log must show no reason for the
+// rejection, and the listener must not be one for users.
 func TestRefusedAuth(t *testing.T) {
 	for _, c := range []struct {
 		name, program, line string
@@ -685,7 +683,7 @@ func TestRefusedAuth(t *testing.T) {
 	}
 }
 
-// TestLogTimezone checks lines of Exim with log_timezone.
+// TestLogTimezone checks lines of Exim with the option log_timezone.
 func TestLogTimezone(t *testing.T) {
 	log := "2026-11-29 09:50:03 +0200 [16930] H=(x) [203.0.113.1]:40002 F=<a@b.example> rejected RCPT <gone@example.org>: Unrouteable address\n"
 	if _, rec := read(ByName("exim"), []byte(log)); !strings.Contains(rec.b.String(), "== 2026-11-29 07:50:03.000 src=203.0.113.1:40002") || rec.kinds[smtp.EventRcpt] != 1 {
@@ -693,8 +691,8 @@ func TestLogTimezone(t *testing.T) {
 	}
 }
 
-// TestManyMessages checks that the messages that are waiting are limited, even if their sessions
-// remain open or a queue identifier is reused.
+// TestManyMessages checks that the number of waiting messages is limited. This must hold even if
+// their sessions remain open or a queue identifier is reused.
 func TestManyMessages(t *testing.T) {
 	r := New(ByName("postfix"), discard{}, Options{Zone: time.UTC, Date: newest})
 	stamps := maillog.NewSyslog(time.UTC, newest)

@@ -10,12 +10,11 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// Limits on a session.
+// Limits on the size of a session.
 const (
-	// maxAlike is the maximum number of steps of a session with the same kind, result
-	// and cause, and half of it is the maximum of equal steps. Further steps are
-	// omitted. The limits are separate, so that harmless steps do not use up the
-	// space for evidence.
+	// maxAlike is the maximum number of steps of a session that have the same kind, result and
+	// cause. If the arguments are equal as well, the maximum is half of it. Further steps are
+	// omitted. Each kind has its own limit, so that harmless steps cannot displace evidence.
 	maxAlike   = 300
 	maxName    = 255 // RFC 5321 section 4.5.3.1.2
 	maxPath    = 256 // RFC 5321 section 4.5.3.1.3
@@ -24,51 +23,51 @@ const (
 
 func clip(b []byte, most int) []byte { return b[:min(len(b), most)] }
 
-// A session is an SMTP session that has not been played yet.
+// A session is an SMTP session whose events have not been reported yet.
 type session struct {
 	key         string
-	name        string // first key
-	serial      uint64 // number of the session in the table; 0 after it has been played
-	id          uint64 // set when the session is played
+	name        string // key of the session when it started
+	serial      uint64 // number of the session in the table; 0 after it has been reported
+	id          uint64 // set when the session is reported
 	start, last int64  // microseconds since 1970
 	src, dst    netip.AddrPort
 	fcrdns      smtp.FCrDNS
 	rdns        []byte
 	server      string
-	// partial is set if the log does not show all commands of the session.
+	// partial reports whether the log may lack some of the session's commands.
 	partial bool
 	ending  smtp.Ending
 	ended   bool
-	waiting int // messages whose outcome is still to come; the session is played after them
+	waiting int // number of messages whose outcome is unknown; the session is not reported before it is known
 
 	steps []step
 	text  []byte
-	size  int  // of steps and text, in bytes
-	held  *int // size of all sessions of the table
+	size  int  // size of steps and text in bytes
+	held  *int // size of all sessions in the table
 
 	helo    []byte // latest greeting
 	sender  []byte // sender of the latest step
 	open    bool   // a transaction is open
-	refused bool   // the server's policy or a milter has rejected a command
-	hung    bool   // the client left during a login
-	failed  int    // AUTH commands that failed, with a line in the log
-	// connected is set if the log shows that the address connected, in a line without
-	// text chosen by the client. Exim only.
+	refused bool   // the server's policy or a milter has rejected the client or a command
+	hung    bool   // the client disconnected during a login
+	failed  int    // number of failed AUTH commands for which the log has a line
+	// connected reports whether a line of Exim's log proves that the address has connected. Such a
+	// line contains no text that the client has chosen.
 	connected bool
-	user      string             // who is logged in
-	mark      int                // steps before belong to earlier transactions
-	unnamed   int                // accepted recipients, with or without a name
-	count     [numVerbs]int      // steps by verb
-	totals    *[numVerbs]counter // counters of Postfix; nil before the end
-	talk      *talk              // of a transcript
-	prev      *session           // less recently used
-	next      *session           // more recently used
+	user      string             // user that is logged in
+	mark      int                // number of steps that belong to earlier transactions
+	unnamed   int                // number of accepted recipients, including those without a name
+	count     [numVerbs]int      // number of steps by verb
+	totals    *[numVerbs]counter // counters of Postfix; nil until the session ends
+	talk      *talk              // set if the log is a transcript
+	prev      *session           // previous session in the order of use
+	next      *session           // next session in the order of use
 }
 
 const numVerbs = int(smtp.VerbExchange) + 1
 
-// A step is an event in a session. If a log shows acceptance later than rejection, the
-// class of a step determines when the step is played.
+// A step is an event in a session. Some logs show that a recipient was accepted only after later
+// rejections. The class of a step determines the order in which the steps are reported.
 type step struct {
 	kind   smtp.Kind
 	verb   smtp.Verb
@@ -77,26 +76,26 @@ type step struct {
 	class  uint8
 	code   uint32
 	at     int64
-	a, b   span // argument, reply
+	a, b   span // argument and reply
 	size   uint64
-	// again is set if the step may repeat the previous MAIL. The log shows no separate
-	// command.
+	// again reports whether the step repeats the sender of the previous MAIL, although the client
+	// may have sent only one MAIL.
 	again bool
 }
 
-// Classes of steps.
+// The classes of steps.
 const (
 	inOrder uint8 = iota
 	accepted
 	rejected
-	unsent // rejected, and the sender is still unknown
+	unsent // rejected, and the sender is not known yet
 	atEnd
 )
 
-// A span is part of a session's text.
+// A span is a part of a session's text.
 type span struct{ from, to uint32 }
 
-// keep copies b to the session's text.
+// keep appends b to the session's text.
 func (s *session) keep(b []byte) span {
 	from := len(s.text)
 	s.text = append(s.text, b...)
@@ -106,8 +105,8 @@ func (s *session) keep(b []byte) span {
 
 func (s *session) get(p span) []byte { return s.text[p.from:p.to] }
 
-// add adds a step with its argument and reply, unless the session has too many steps
-// that are alike.
+// add adds a step with its argument and reply. If the session already has too many steps of this
+// kind, the step is omitted.
 func (s *session) add(st step, a, b []byte) {
 	s.count[st.verb]++
 	if s.full(&st, a) {
@@ -115,8 +114,8 @@ func (s *session) add(st step, a, b []byte) {
 		if st.kind != smtp.EventMail || st.result != smtp.ResultOK {
 			return
 		}
-		// The recipients that follow need their sender. An earlier sender without
-		// recipients is not needed.
+		// Keep this sender, because its recipients follow. Drop the previous sender if it has no
+		// recipients.
 		if last := s.steps[len(s.steps)-1]; last.kind == st.kind && last.result == st.result {
 			s.steps = s.steps[:len(s.steps)-1]
 			s.grow(-int(unsafe.Sizeof(st)))
@@ -131,7 +130,7 @@ func (s *session) add(st step, a, b []byte) {
 	s.grow(int(unsafe.Sizeof(st)))
 }
 
-// full reports whether the session has too many steps like st, with the argument a.
+// full reports whether the session has too many steps like st with the argument a.
 func (s *session) full(st *step, a []byte) bool {
 	if len(s.steps) < maxAlike/2 {
 		return false
@@ -151,7 +150,7 @@ func (s *session) grow(by int) {
 	*s.held += by
 }
 
-// greet adds a greeting, unless it repeats the latest one.
+// greet adds a greeting if it differs from the latest one.
 func (s *session) greet(at int64, name []byte, verb smtp.Verb) {
 	if len(name) == 0 || string(name) == string(s.helo) {
 		return
@@ -160,7 +159,7 @@ func (s *session) greet(at int64, name []byte, verb smtp.Verb) {
 	s.add(step{kind: smtp.EventHelo, verb: verb, result: smtp.ResultOK, at: at}, smtpd.Greeting(name, maxName), nil)
 }
 
-// login adds a login attempt. The user may be unknown.
+// login adds a login attempt. user may be empty if it is unknown.
 func (s *session) login(at int64, user []byte, result smtp.Result) {
 	if result == smtp.ResultFail {
 		s.failed++
@@ -168,7 +167,7 @@ func (s *session) login(at int64, user []byte, result smtp.Result) {
 	s.add(step{kind: smtp.EventAuth, verb: smtp.VerbAuth, result: result, at: at}, clip(user, maxName), nil)
 }
 
-// command adds a failed command, with its redacted text.
+// command adds a failed command. line is the redacted text of the command.
 func (s *session) command(at int64, verb smtp.Verb, line []byte, code uint32, reply []byte, cause smtp.Cause) {
 	if verb == smtp.VerbAuth {
 		s.failed++
@@ -181,7 +180,7 @@ func (s *session) did(at int64, verb smtp.Verb) {
 	s.add(step{kind: smtp.EventLine, verb: verb, at: at}, nil, nil)
 }
 
-// policy adds a rejection that does not depend on the recipient.
+// policy adds a rejection for a reason other than the recipient.
 func (s *session) policy(at int64, phase smtp.Phase, reply []byte) {
 	s.refused = true
 	s.add(step{kind: smtp.EventFilter, at: at}, []byte(phase.String()), clip(reply, maxExample))
@@ -193,10 +192,10 @@ func (s *session) mail(at int64, sender []byte, class uint8) {
 	s.add(step{kind: smtp.EventMail, verb: smtp.VerbMail, result: smtp.ResultOK, class: class, at: at}, smtpd.Argument(sender, maxPath), nil)
 }
 
-// mailAgain adds the sender of a rejected recipient, for logs that do not show where a
-// transaction starts. Recipients with the same sender belong to one transaction, except
-// those of the null sender: a bounce to several recipients is evidence, but several
-// bounces are not.
+// mailAgain adds the sender of a rejected recipient. It is used for logs that do not show where a
+// transaction starts. Recipients with the same sender are assumed to belong to one transaction.
+// Recipients of the null sender are assumed to belong to different transactions, because a bounce
+// to several recipients is evidence, but several bounces are not.
 func (s *session) mailAgain(at int64, sender []byte) {
 	switch sender = clip(sender, maxPath); {
 	case !s.open || !bytes.Equal(s.sender, sender):
@@ -211,7 +210,7 @@ func (s *session) mailFailed(at int64, sender []byte, code uint32, reply []byte,
 	s.add(step{kind: smtp.EventMail, verb: smtp.VerbMail, result: resultOf(code), cause: cause, code: code, at: at}, smtpd.Argument(sender, maxPath), clip(reply, maxExample))
 }
 
-// rcpt adds a recipient. If code is 0, the recipient was accepted.
+// rcpt adds a recipient. code is 0 if the recipient was accepted.
 func (s *session) rcpt(at int64, addr []byte, code uint32, reply []byte, cause smtp.Cause, class uint8) {
 	st := step{kind: smtp.EventRcpt, verb: smtp.VerbRcpt, result: smtp.ResultOK, class: class, at: at}
 	if code != 0 {
@@ -220,14 +219,14 @@ func (s *session) rcpt(at int64, addr []byte, code uint32, reply []byte, cause s
 	s.add(st, smtpd.Argument(addr, maxPath), clip(reply, maxExample))
 }
 
-// message adds the end of an accepted message.
+// message adds the end of a message that was accepted.
 func (s *session) message(at int64, size uint64, class uint8) {
 	s.open = false
 	s.add(step{kind: smtp.EventData, verb: smtp.VerbData, result: smtp.ResultOK, class: class, at: at}, nil, nil)
 	s.add(step{kind: smtp.EventCommit, class: class, at: at, size: size}, nil, nil)
 }
 
-// resultOf returns the result of a rejected command.
+// resultOf returns the result of a command that was rejected with the given code.
 func resultOf(code uint32) smtp.Result {
 	if code >= 400 && code < 500 {
 		return smtp.ResultTempfail
@@ -235,17 +234,17 @@ func resultOf(code uint32) smtp.Result {
 	return smtp.ResultPermfail
 }
 
-// A player plays sessions.
+// A player reports the events of sessions to a Sink.
 type player struct {
 	sink Sink
 	site string
 	ev   smtp.Event // reused
 }
 
-// A Sink receives the events of sessions, which are valid only during the call.
+// A Sink receives the events of sessions. Each event is valid only during the call.
 type Sink interface {
-	// Site is called before a session's events if the server's name differs from
-	// that in the previous session.
+	// Site is called before the events of a session if the server's name differs from that of the
+	// previous session.
 	Site(name string)
 	Event(*smtp.Event)
 }
@@ -255,7 +254,7 @@ func (p *player) event(s *session, kind smtp.Kind, at int64) *smtp.Event {
 	return &p.ev
 }
 
-// play reports the events of a session.
+// play reports all events of a session.
 func (p *player) play(s *session) {
 	if s.server != "" && s.server != p.site {
 		p.site = s.server
@@ -276,10 +275,10 @@ func (p *player) play(s *session) {
 	p.sink.Event(e)
 }
 
-// lineless lists the kinds of events that are not caused by a line from the client.
+// lineless contains the kinds of events that no line from the client causes.
 var lineless = [smtp.NumKinds]bool{smtp.EventCommit: true, smtp.EventRollback: true, smtp.EventInput: true, smtp.EventFilter: true, smtp.EventTimeout: true}
 
-// step reports the client's line, the server's reply and the outcome of a step.
+// step reports the events of a step: the client's line, the server's reply and the outcome.
 func (p *player) step(s *session, st *step, at int64) {
 	if !lineless[st.kind] && !st.again && !(st.kind == smtp.EventTLS && st.verb != smtp.VerbStartTLS) {
 		e := p.event(s, smtp.EventLine, at)

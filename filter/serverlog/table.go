@@ -11,39 +11,39 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// maxOpen is the maximum number of sessions that have not been played. If there are
-// more, the session that has been idle the longest is played.
+// maxOpen is the maximum number of sessions in a table. If there are more, the session that has
+// been idle for the longest time is reported early.
 const maxOpen = 20_000
 
-// maxHeld limits the size of the sessions that have not been played, in bytes.
+// maxHeld is the maximum size of all sessions in a table, in bytes.
 const maxHeld = 128 << 20
 
-// maxFree is the maximum number of unused sessions kept for reuse.
+// maxFree is the maximum number of unused sessions that are kept for reuse.
 const maxFree = 1000
 
-// A table holds the sessions that have not been played.
+// A table holds the sessions that have not been reported yet.
 type table struct {
 	kind *Kind
-	zone *time.Location // of times without a UTC offset
-	date time.Time      // of the first line
-	// prompt is set if sessions do not wait for their messages.
+	zone *time.Location // time zone of times that have no UTC offset
+	date time.Time      // date of the first line
+	// prompt reports whether sessions are reported before their messages are delivered.
 	prompt bool
 	play   player
 	rows   map[string]*session
-	first  *session // without a line for the longest time
+	first  *session // session that has been idle for the longest time
 	last   *session
 	free   []*session
 	now    int64 // newest time in the log
 	clock  func() time.Time
 
-	serial uint64            // of the latest session
-	seen   map[uint64]uint64 // recent identifiers, each with the next one to try
+	serial uint64            // serial number of the latest session
+	seen   map[uint64]uint64 // recent session ids; the value is the next id to try if the id is in use
 
-	held     int // bytes of the sessions that have not been played
+	held     int // size of all sessions in the table, in bytes
 	maxHeld  int
-	sessions int // played
-	lost     int // played because there were too many
-	// ready, if set, adds the last steps to a session before it is played.
+	sessions int // number of reported sessions
+	lost     int // number of sessions that were reported early
+	// ready, if set, adds the last steps to a session before it is reported.
 	ready func(*session)
 }
 
@@ -51,16 +51,17 @@ func newTable(kind *Kind, sink Sink) *table {
 	return &table{kind: kind, clock: time.Now, maxHeld: maxHeld, play: player{sink: sink}, rows: make(map[string]*session), seen: make(map[uint64]uint64)}
 }
 
-// Steps of the log's clock. Smaller steps back occur when processes write at the same time.
+// Jumps in the times of a log. Jumps that are smaller than backward occur because several processes
+// write at the same time.
 const (
-	ahead    = 5 * minute   // of the host's clock: the line's time is wrong
-	backward = minute       // the clock was set back, such as at the end of summer time
-	restart  = 120 * minute // an earlier line had a wrong time, or another file follows
+	ahead    = 5 * minute   // if a line is further ahead of the host's clock, its time is wrong
+	backward = minute       // if a line is further back, the clock was set back, for example at the end of summer time
+	restart  = 120 * minute // if a line is further back, an earlier line had a wrong time, or another file has started
 )
 
-// tick records the time of a line, plays the sessions that are idle, and returns the
-// time to use for the line. One line with a wrong time must not end the sessions of the
-// following lines, so the time of a session never goes back by more than a minute.
+// tick handles the time of a line. It reports the sessions that have been idle too long, and
+// returns the time to use for the line. The returned time never goes back by more than a minute.
+// Otherwise, a single line with a wrong time could end all sessions.
 func (t *table) tick(at int64) int64 {
 	switch {
 	case at-t.clock().UnixMicro() > ahead:
@@ -82,7 +83,7 @@ func (t *table) tick(at int64) int64 {
 	return at
 }
 
-// open starts a session. Any open session with the same key must have ended unnoticed.
+// open starts a session. If a session with the same key is open, the log lacks its end.
 func (t *table) open(key []byte, at int64, server []byte, src netip.AddrPort) *session {
 	if s := t.rows[string(key)]; s != nil {
 		t.finish(s)
@@ -115,8 +116,7 @@ func (t *table) unused() *session {
 	return s
 }
 
-// newID returns the identifier of a session, which remains the same if the log is read
-// again.
+// newID returns the id of a session. The id is the same whenever the log is read.
 func (t *table) newID(s *session) uint64 {
 	h := fnv.New64a()
 	for _, part := range [...]string{t.kind.Name, s.server, s.name, strconv.FormatInt(s.start, 10), s.src.String()} {
@@ -135,7 +135,7 @@ func (t *table) newID(s *session) uint64 {
 	return id
 }
 
-// shift changes the times of all sessions, after the date of the log has become known.
+// shift moves the times of all sessions. It is called when the date of the log becomes known.
 func (t *table) shift(by int64) {
 	t.now += by
 	for s := t.first; s != nil; s = s.next {
@@ -146,7 +146,8 @@ func (t *table) shift(by int64) {
 	}
 }
 
-// get returns an open session, and records the time of its latest line.
+// get returns the open session with the given key, or nil. It also stores the time of the session's
+// latest line.
 func (t *table) get(key []byte, at int64) *session {
 	s := t.rows[string(key)]
 	if s != nil {
@@ -163,13 +164,13 @@ func (t *table) touch(s *session, at int64) {
 	}
 }
 
-// end records how a session ended. The session is played once none of its messages are
-// waiting.
+// end stores how a session has ended. If no message of the session waits for its outcome, the
+// session is reported.
 func (t *table) end(s *session, at int64, how smtp.Ending) {
 	s.last, s.ending, s.ended = max(s.last, at), how, true
 	if s.waiting == 0 {
 		t.finish(s)
-	} else { // the key is free for the next session
+	} else { // the key can be used by the next session
 		delete(t.rows, s.key)
 		if s.name == "" {
 			s.name = s.key
@@ -179,7 +180,7 @@ func (t *table) end(s *session, at int64, how smtp.Ending) {
 	}
 }
 
-// finish plays a session and removes it.
+// finish reports a session and removes it.
 func (t *table) finish(s *session) {
 	switch {
 	case s.ended || s.ending != smtp.EndingUnknown:
@@ -196,7 +197,7 @@ func (t *table) finish(s *session) {
 	t.held -= s.size
 	if !s.src.IsValid() {
 		s.serial = 0
-		return // the log does not name the client
+		return // the log does not contain the client's address
 	}
 	if s.name == "" {
 		s.name = s.key
@@ -213,14 +214,14 @@ func (t *table) finish(s *session) {
 	}
 }
 
-// flush plays all sessions.
+// flush reports all sessions.
 func (t *table) flush() {
 	for t.first != nil {
 		t.finish(t.first)
 	}
 }
 
-// forget removes a session without playing it.
+// forget removes a session without reporting it.
 func (t *table) forget(s *session) {
 	delete(t.rows, s.key)
 	t.remove(s)
@@ -252,8 +253,8 @@ func (t *table) remove(s *session) {
 	s.prev, s.next = nil, nil
 }
 
-// address parses an address, which may have the prefix IPv6: (RFC 5321 section 4.1.3),
-// and a port.
+// address parses an address and a port. The address may have the prefix "IPv6:" (RFC 5321 section
+// 4.1.3).
 func address(addr, port []byte) netip.AddrPort {
 	a, err := netip.ParseAddr(strings.TrimPrefix(string(addr), "IPv6:"))
 	if err != nil {

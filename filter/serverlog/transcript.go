@@ -13,17 +13,17 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// A dialect describes the form of a server's transcript, which is a log of the lines
-// sent by client and server.
+// A dialect describes the format of a server's transcript. A transcript is a log of the lines that
+// the client and the server have sent.
 type dialect struct {
-	// split returns a line's time, the key of its session, the client's address if
-	// the line includes it, and the rest of the line.
+	// split parses a line. It returns the time, the key of the session, the client's address if the
+	// line contains it, and the rest of the line.
 	split          func(t *transcript, raw []byte) (at int64, key, addr, rest []byte, ok bool)
-	client, server []byte // start of their lines
-	// connected and closed are parts of the lines that start and end a session. The
-	// client's address follows connected, unless every line has it.
+	client, server []byte // start of lines from the client and from the server
+	// connected and closed are parts of the lines at the start and end of a session. Unless every
+	// line contains the client's address, it follows connected.
 	connected, closed []byte
-	// dateless is set if the lines have no date.
+	// dateless reports whether the lines contain no dates.
 	dateless bool
 }
 
@@ -38,15 +38,15 @@ type transcript struct {
 	*table
 	dialect
 	zone *time.Location
-	day  time.Time // date of lines that have only a time
-	last int64     // microseconds since the start of day
-	sure bool      // day is not a guess from the time of the file
+	day  time.Time // date of lines that contain only a time
+	last int64     // time of the latest line, in microseconds since the start of day
+	sure bool      // day was not guessed from the modification time of the file
 	key  []byte    // reused
 }
 
 func newTranscript(d dialect) func(*table) parser {
 	return func(t *table) parser {
-		if d.dateless { // the dates are not known yet
+		if d.dateless { // the date is not known yet
 			t.clock = func() time.Time { return time.Unix(math.MaxInt32, 0) }
 		}
 		return &transcript{table: t, dialect: d, zone: t.zone, day: t.date}
@@ -57,16 +57,16 @@ func newTranscript(d dialect) func(*table) parser {
 type talk struct {
 	red     smtpd.Redactor
 	verb    smtp.Verb
-	line    []byte // redacted
+	line    []byte // redacted line from the client
 	arg     []byte
-	wait    bool // for the reply to a line of the client, or to the rest of a login
-	pending bool // the latest line of the client has no reply
-	secret  bool // parts of this line are masked
-	data    bool // the client sends a message
+	wait    bool // a reply to the client's line, or the rest of a login, is expected
+	pending bool // there is no reply to the client's latest line yet
+	secret  bool // parts of the client's line are masked
+	data    bool // the client is sending a message
 	quit    bool
-	moved   bool // the server has sent a reply after the greeting
-	// first and firstAt are the code and the time of a reply whose last line has
-	// not been read yet. A log may omit that line.
+	moved   bool // the server has sent a reply after its greeting
+	// first and firstAt are the code and the time of a reply with several lines, until its last
+	// line has been read. Some logs omit the last line.
 	first   uint32
 	firstAt int64
 }
@@ -108,8 +108,8 @@ func (t *transcript) line(l *maillog.Line) verdict {
 	return used
 }
 
-// session returns the session to which a line belongs. If the session's start is
-// missing, the line must include the address.
+// session returns the session to which a line belongs. If the log lacks the start of the session, a
+// new session begins with this line. In this case, the line must contain the address.
 func (t *transcript) session(key []byte, at int64, addr []byte) *session {
 	if s := t.get(key, at); s != nil || addr == nil {
 		return s
@@ -119,7 +119,7 @@ func (t *transcript) session(key []byte, at int64, addr []byte) *session {
 	return s
 }
 
-// closing returns how a session ended when the connection was closed.
+// closing returns the ending of a session whose connection was closed.
 func (s *session) closing() smtp.Ending {
 	switch {
 	case s.talk.quit:
@@ -130,7 +130,7 @@ func (s *session) closing() smtp.Ending {
 	return smtp.EndingClosed
 }
 
-// endpoint splits "[ADDRESS:PORT] ...", "ADDRESS:PORT ..." or "ADDRESS".
+// endpoint parses "[ADDRESS:PORT] ...", "ADDRESS:PORT ..." or "ADDRESS".
 func endpoint(s []byte) (addr, port []byte) {
 	if len(s) > 0 && s[0] == '[' {
 		s, _, _ = bytes.Cut(s[1:], []byte("]"))
@@ -142,7 +142,7 @@ func endpoint(s []byte) (addr, port []byte) {
 	return s, nil
 }
 
-// said handles a line from the client. Message text is ignored.
+// said handles a line from the client. It ignores message text.
 func (s *session) said(line []byte) {
 	t := s.talk
 	if t.data {
@@ -152,7 +152,7 @@ func (s *session) said(line []byte) {
 	case t.wait && t.first != 0:
 		s.outcome(t.firstAt, t.first, nil)
 		t.red.Reply(t.verb, t.first)
-	case t.pending && t.verb != smtp.VerbAuth: // a log may omit replies to AUTH
+	case t.pending && t.verb != smtp.VerbAuth: // some logs omit replies to AUTH
 		s.partial = true // the outcome of the latest command is unknown
 	}
 	t.first = 0
@@ -166,17 +166,19 @@ func (s *session) said(line []byte) {
 	t.wait, t.pending = true, true
 }
 
-// masked reports whether parts of a line are masked. The server's reply may repeat them.
+// masked reports whether parts of a line are masked in shown. If so, the server's reply may repeat
+// these parts.
 func masked(shown, line []byte) bool {
 	return !bytes.Equal(bytes.TrimSpace(shown), bytes.TrimSpace(line))
 }
 
-// status returns the enhanced status code (RFC 3463) at the start of a reply's text, if any.
+// status returns the enhanced status code (RFC 3463) at the start of a reply's text. It may be
+// empty.
 func status(text []byte) []byte {
 	return text[:len(text)-len(bytes.TrimLeft(text, "0123456789."))]
 }
 
-// argument returns the address of MAIL or RCPT, or the name of a greeting.
+// argument returns the address in a MAIL or RCPT command, or the name in a greeting.
 func argument(line []byte, verb smtp.Verb) []byte {
 	switch verb {
 	case smtp.VerbMail, smtp.VerbRcpt:
@@ -201,11 +203,11 @@ func (t *transcript) replied(s *session, at int64, reply []byte) {
 	k.pending = false
 	if code == 0 || len(reply) > 3 && reply[3] == '-' {
 		k.first, k.firstAt = code, at
-		return // the last line of a reply decides
+		return // only the last line of a reply counts
 	}
 	k.first = 0
 	text := bytes.TrimSpace(reply[3:])
-	if k.wait && k.secret { // the server may repeat the line
+	if k.wait && k.secret { // the reply may repeat the client's line
 		text = status(text)
 	}
 	switch {
@@ -231,13 +233,13 @@ func (t *transcript) replied(s *session, at int64, reply []byte) {
 	k.moved = true
 }
 
-// dateInName matches the date in a file's name, as in s20260213-00.log. The server's
-// number may precede the date.
+// dateInName matches the date in the name of a file, such as s20260213-00.log. The number of the
+// server may precede the date.
 var dateInName = regexp.MustCompile(`(20\d\d)-?([01]\d)-?([0-3]\d)(?:\D|$)`)
 
-// file starts a file. Lines without a date get the date in the file's name. If the name
-// has no date either, the first file gets its modification date, and each later file
-// continues from the previous one.
+// file starts to read a file. If the lines contain no date, they get the date in the file's name.
+// If the name contains no date either, the first file gets the date of its modification time. Each
+// later file continues with the date of the previous file.
 func (t *transcript) file(name string) {
 	if !t.dateless {
 		return
@@ -251,7 +253,7 @@ func (t *transcript) file(name string) {
 	}
 }
 
-// greeted reads the server's name and the date from its greeting.
+// greeted reads the server's name and the date from the greeting of the server.
 func (t *transcript) greeted(s *session, text []byte) {
 	name, rest, _ := bytes.Cut(text, []byte(" "))
 	if bytes.IndexByte(name, '.') > 0 {
@@ -264,7 +266,7 @@ func (t *transcript) greeted(s *session, text []byte) {
 	}
 }
 
-// dated sets the date and the time zone of the following lines.
+// dated sets the date and the time zone of the lines that follow.
 func (t *transcript) dated(at time.Time) {
 	_, offset := at.Zone()
 	zone := time.FixedZone("", offset)
@@ -285,7 +287,7 @@ func received(text []byte) uint64 {
 	return n
 }
 
-// outcomes maps verbs to the functions that handle the server's reply.
+// outcomes maps the verb of a command to the function that handles the server's reply.
 var outcomes = map[smtp.Verb]func(s *session, at int64, code uint32, text []byte){
 	smtp.VerbHelo: greetOutcome, smtp.VerbEhlo: greetOutcome,
 	smtp.VerbMail: mailOutcome, smtp.VerbRcpt: rcptOutcome, smtp.VerbAuth: authOutcome,
@@ -341,9 +343,9 @@ func rcptOutcome(s *session, at int64, code uint32, text []byte) {
 	s.rcptRefused(at, s.talk.arg, code, text, inOrder)
 }
 
-// rcptRefused adds a rejected recipient. Servers also reject clients and senders at
-// RCPT. These rejections must not be evidence of a harvest, so the reply's text must
-// refer to the recipient.
+// rcptRefused adds a rejected recipient. A server may also reject a client or sender only at RCPT.
+// Such a rejection must not be evidence of a harvest. A recipient therefore counts as missing only
+// if the reply's text is about the recipient.
 func (s *session) rcptRefused(at int64, addr []byte, code uint32, text []byte, class uint8) {
 	cause := smtpd.CauseOf(smtp.VerbRcpt, code, text)
 	reason := recipientReason(text, addr)
@@ -354,18 +356,18 @@ func (s *session) rcptRefused(at int64, addr []byte, code uint32, text []byte, c
 	s.rcpt(at, addr, code, text, cause, class)
 }
 
-// recipientWords lists words used in replies about recipients that do not exist.
+// recipientWords lists phrases in replies about recipients that do not exist.
 var recipientWords = []string{
 	"no such user", "unknown user", "user unknown", "no such recipient", "does not exist", "unknown recipient", "recipient unknown", "invalid recipient",
 	"no such mailbox", "mailbox not found", "mailbox unavailable", "unrouteable address", "not a valid mailbox", "user not found", "authentication required",
 }
 
-// otherWords lists words used in replies about the client, its greeting or the sender.
-// Such a reply may contain recipientWords, for example about the sender's mailbox.
+// otherWords lists words in replies about the client, its greeting or the sender. Such a reply may
+// also contain one of recipientWords, for example if it is about the sender's mailbox.
 var otherWords = []string{"sender", "mail from", "helo", "ehlo", "client", "agent", "dns", "spf", "black", "blocked", "listed"}
 
-// recipientReason returns a reply's text in lower case, without the recipient, which the
-// client has chosen.
+// recipientReason returns a reply's text in lower case. It removes the recipient, because the
+// client may choose misleading words as the recipient.
 func recipientReason(text, addr []byte) []byte {
 	text, addr = bytes.ToLower(clip(text, 4*maxPath)), bytes.ToLower(addr)
 	if bytes.IndexByte(addr, '@') < 0 {
@@ -374,14 +376,14 @@ func recipientReason(text, addr []byte) []byte {
 	return bytes.ReplaceAll(text, addr, nil)
 }
 
-// namesRecipient reports whether a reply is about the recipient, and its status or text
-// proves that.
+// namesRecipient reports whether the status code or the words of a reply prove that the reply is
+// about the recipient.
 func namesRecipient(text, reason []byte) bool {
 	return bytes.HasPrefix(text, []byte("5.1.1 ")) || containsAny(reason, recipientWords) && !namesOther(reason)
 }
 
-// namesOther reports whether a reply is about the client or the sender, or repeats
-// another server's reply about a different address.
+// namesOther reports whether a reply is about the client or the sender. It also returns true if the
+// reply repeats another server's reply about a different address.
 func namesOther(reason []byte) bool {
 	const rcpt = "rcpt to:<"
 	return containsAny(reason, otherWords) || bytes.Count(reason, []byte(rcpt)) > bytes.Count(reason, []byte(rcpt+">"))
@@ -431,8 +433,7 @@ func rsetOutcome(s *session, at int64, _ uint32, _ []byte) {
 	s.add(step{kind: smtp.EventRollback, at: at}, nil, nil)
 }
 
-// splitIceWarp splits "ADDRESS [THREAD] 16:14:01 REST". The date is taken from the
-// server's greetings.
+// splitIceWarp parses "ADDRESS [THREAD] 16:14:01 REST". The date comes from the server's greetings.
 func splitIceWarp(t *transcript, raw []byte) (at int64, key, addr, rest []byte, ok bool) {
 	addr, rest, ok = bytes.Cut(raw, []byte(" "))
 	if !ok {
@@ -452,7 +453,7 @@ func splitIceWarp(t *transcript, raw []byte) (at int64, key, addr, rest []byte, 
 	switch {
 	case micros < t.last-half:
 		t.day = t.day.AddDate(0, 0, 1)
-	case micros > t.last+half && t.last != 0: // delayed line of the day before
+	case micros > t.last+half && t.last != 0: // a delayed line from the day before
 		return t.day.AddDate(0, 0, -1).UnixMicro() + micros, t.keyOf(addr, thread), addr, rest[i+11:], true
 	}
 	t.last = micros
@@ -467,9 +468,9 @@ func (t *transcript) keyOf(parts ...[]byte) []byte {
 	return t.key
 }
 
-// splitMDaemon splits "Sat 2014-07-26 12:58:47.123: 05: [514116] REST". The level is
-// optional. Lines without a session number cannot be attributed, because the lines of
-// different sessions are interleaved.
+// splitMDaemon parses "Sat 2014-07-26 12:58:47.123: 05: [514116] REST". The level "05: " may be
+// missing. The lines of different sessions are mixed, so a line without a session number cannot be
+// assigned to a session.
 func splitMDaemon(t *transcript, raw []byte) (at int64, key, addr, rest []byte, ok bool) {
 	if len(raw) < 25 || raw[3] != ' ' {
 		return 0, nil, nil, nil, false
@@ -487,8 +488,8 @@ func splitMDaemon(t *transcript, raw []byte) (at int64, key, addr, rest []byte, 
 	return 0, nil, nil, nil, false
 }
 
-// splitPostal splits "[smtp.1:14] [2017-05-15T10:25:12.762] DEBUG -- : [D9WT5N] REST".
-// REST contains escape sequences for colours.
+// splitPostal parses "[smtp.1:14] [2017-05-15T10:25:12.762] DEBUG -- : [D9WT5N] REST". REST
+// contains escape sequences for colours.
 func splitPostal(t *transcript, raw []byte) (at int64, key, addr, rest []byte, ok bool) {
 	_, rest, ok = bytes.Cut(raw, []byte("] ["))
 	stamp, rest, ok2 := bytes.Cut(rest, []byte("]"))

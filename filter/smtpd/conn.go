@@ -8,20 +8,20 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// A conn is the state of a session in a FrontEnd.
+// A conn is the state of an smtpd session in a FrontEnd.
 type conn struct {
 	id         uint64
 	greeted    bool // smtpd has sent its first reply
 	quit       bool
 	timedOut   bool
-	hungUp     bool // smtpd is closing the connection, for itself or for a filter
-	sawAuth    bool // the client has sent AUTH, so later unknown lines may be passwords
+	hungUp     bool // smtpd is closing the connection because of its own decision or a filter's
+	sawAuth    bool // the client has sent AUTH; later unknown lines may contain passwords
 	inExchange bool // smtpd expects the next line of an AUTH exchange
-	noData     bool // DATA was rejected, so message text may follow
+	noData     bool // DATA was rejected; the following lines may be message text
 	cmd        command
 }
 
-// ending returns how the session ended.
+// ending returns how the session has ended.
 func (c *conn) ending() smtp.Ending {
 	switch {
 	case c.quit:
@@ -34,16 +34,16 @@ func (c *conn) ending() smtp.Ending {
 	return smtp.EndingDropped
 }
 
-// A command is the client's latest line, until its outcome is known.
+// A command is the latest line from the client until its outcome is known.
 type command struct {
 	at        int64
-	line      []byte // redacted form of the line
+	line      []byte // line in redacted form
 	reply     []byte
 	code      uint32
 	verb      smtp.Verb
 	waiting   bool // smtpd has not replied yet
 	open      bool // the outcome has not been reported yet
-	filtered  bool // the outcome was determined by a filter, not by smtpd
+	filtered  bool // a filter, not smtpd, determined the outcome
 	rewritten bool // a filter changed the command
 	unknown   bool // smtpd does not know the command
 	secret    bool // the line is part of a login
@@ -51,8 +51,8 @@ type command struct {
 
 func (c *command) reset() { *c = command{line: c.line[:0], reply: c.reply[:0]} }
 
-// causes maps smtpd's reply codes to their meanings, by verb. If a code is not listed,
-// its first digit determines the cause.
+// causes maps reply codes of smtpd to causes, by verb. For a code that is not listed, the first
+// digit determines the cause.
 var causes = [...]struct {
 	verbs []smtp.Verb
 	code  uint32
@@ -66,8 +66,8 @@ var causes = [...]struct {
 	{[]smtp.Verb{smtp.VerbAuth}, 504, smtp.CauseUnsupported},
 }
 
-// cause returns why smtpd rejected the command. If RCPT failed permanently with an
-// unlisted code, smtpd does not accept mail for the recipient.
+// cause returns why smtpd rejected the command. A permanent rejection of RCPT with a code that is
+// not listed means that smtpd does not accept mail for the recipient.
 func (c *command) cause() smtp.Cause {
 	switch {
 	case c.filtered:
@@ -91,9 +91,9 @@ func (c *command) cause() smtp.Cause {
 	return smtp.CauseNone
 }
 
-// relayDenied reports whether another mail server's reply means that it refuses to
-// relay to the recipient. smtpd has only one reply for all recipients that it does not
-// accept.
+// relayDenied reports whether the reply of another mail server means that it does not relay mail to
+// the recipient. smtpd has only one reply for all recipients that it does not accept, so this
+// function does not apply to it.
 func relayDenied(reply []byte) bool {
 	reason := Reason(reply)
 	for _, words := range denials {
@@ -104,9 +104,9 @@ func relayDenied(reply []byte) bool {
 	return false
 }
 
-// Reason returns the part of a reply's text that follows the repeated recipient, which
-// was chosen by the client: Postfix writes "<RECIPIENT>: " and Sendmail "<RECIPIENT>...
-// ".
+// Reason returns the part of a reply's text after the recipient. Replies of Postfix begin with
+// "<RECIPIENT>: ", and replies of Sendmail with "<RECIPIENT>... ". The recipient is removed because
+// the client has chosen it.
 func Reason(reply []byte) []byte {
 	for i := bytes.LastIndexByte(reply, '>'); i >= 0; i = bytes.LastIndexByte(reply[:i], '>') {
 		for _, end := range [...]string{">: ", ">... "} {
@@ -118,13 +118,14 @@ func Reason(reply []byte) []byte {
 	return reply
 }
 
-// denials lists the relay refusals of Postfix, Sendmail, Exim, KumoMTA, IceWarp and others.
+// denials lists the texts with which Postfix, Sendmail, Exim, KumoMTA, IceWarp and others refuse to
+// relay.
 var denials = [...][]byte{
 	[]byte("Relay access denied"), []byte("Relaying denied"), []byte("relay not permitted"),
 	[]byte("relaying not permitted"), []byte("We do not relay"),
 }
 
-// Maximum lengths of recorded text in bytes.
+// These are the maximum lengths of recorded texts in bytes.
 const (
 	maxName    = 255 // RFC 5321 section 4.5.3.1.2
 	maxPath    = 256 // RFC 5321 section 4.5.3.1.3
@@ -133,8 +134,8 @@ const (
 
 func clip(b []byte, most int) []byte { return b[:min(len(b), most)] }
 
-// parseAddrPort parses `a.b.c.d:port` or `[v6]:port`. It returns the zero AddrPort for
-// any other text.
+// parseAddrPort parses `a.b.c.d:port` or `[v6]:port`. For any other text, it returns the zero
+// AddrPort.
 func parseAddrPort(b []byte) netip.AddrPort {
 	a, err := netip.ParseAddrPort(string(b))
 	if err != nil {
@@ -143,7 +144,7 @@ func parseAddrPort(b []byte) netip.AddrPort {
 	return netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
 }
 
-// parseReply splits a reply line. If the line is not a reply, the code is 0.
+// parseReply splits a line of a reply. code is 0 if the line is not a reply.
 func parseReply(line []byte) (code uint32, text []byte, last bool) {
 	n, ok := parseDigits(line[:min(len(line), 3)], 3)
 	switch {

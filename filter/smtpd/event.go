@@ -7,11 +7,11 @@ import (
 	"strconv"
 )
 
-// Version is a version of the protocol. Every line includes the version.
+// Version is a version of the filter protocol. Every line from smtpd contains the version.
 type Version struct{ Major, Minor int }
 
-// Newest is the newest supported protocol version. Later minor versions are parsed as
-// if they were Newest.
+// Newest is the newest version that this package supports. Lines with a later minor version are
+// parsed as if they had this version.
 var Newest = Version{0, 7}
 
 func (v Version) String() string { return fmt.Sprintf("%d.%d", v.Major, v.Minor) }
@@ -21,11 +21,11 @@ func (v Version) Before(major, minor int) bool {
 	return v.Major < major || v.Major == major && v.Minor < minor
 }
 
-// ID identifies the type of an Event: a report, or a request in a phase. A request must
+// ID is the type of an Event. An event is either a report, or a request in a phase. A request must
 // be answered.
 type ID uint8
 
-// The reports of smtpd-filters(7), followed by the phases of its requests.
+// The IDs are the reports in smtpd-filters(7), followed by the phases of requests.
 const (
 	Unknown ID = iota
 	LinkConnect
@@ -65,28 +65,28 @@ const (
 	numIDs
 )
 
-// A spec describes an event type for registration, parsing and tests.
+// A spec describes a type of event for registration, parsing and tests.
 type spec struct {
 	name    string
-	fields  []string // field names in the order of Newest; the last field may include |
+	fields  []string // names of the fields in the order of Newest; only the last field may contain |
 	quirk   func(Version, *Event)
 	request bool
 
-	// junk reports whether the junk decision is valid in the phase. refuse reports
-	// whether reject and disconnect are valid.
+	// junk reports whether smtpd accepts the decision junk in the phase. refuse reports whether it
+	// accepts reject and disconnect.
 	junk, refuse bool
 }
 
-// addressFirst swaps the fields of tx-mail and tx-rcpt in old lines. Before version
-// 0.6, the result came last.
+// addressFirst swaps the fields of tx-mail and tx-rcpt in lines of versions before 0.6, in which
+// the result is last.
 func addressFirst(v Version, ev *Event) {
 	if v.Before(0, 6) {
 		ev.swapLast(1)
 	}
 }
 
-// userFirst swaps the fields of link-auth in old lines. Before version 0.7, the result
-// came last, after a user name that may include |.
+// userFirst swaps the fields of link-auth in lines of versions before 0.7. In these lines, the
+// result is last, after a user name that may contain |.
 func userFirst(v Version, ev *Event) {
 	if v.Before(0, 7) {
 		ev.swapLast(0)
@@ -149,31 +149,32 @@ func (id ID) String() string {
 	return "unknown"
 }
 
-// IsPhase reports whether id is a phase. An event whose id is a phase must be answered.
+// IsPhase reports whether id is a phase. An event whose ID is a phase is a request and must be
+// answered.
 func (id ID) IsPhase() bool { return id < numIDs && specs[id].request }
 
 // maxFields is the maximum number of fields after the session and token.
 const maxFields = 4
 
-// An Event is a line from smtpd: a report or a request. Its fields are slices of the
-// input buffer, and are valid only until the Handler returns.
+// An Event is a line from smtpd, which is a report or a request. Its fields are slices of the input
+// buffer. They are valid only until the Handler returns.
 type Event struct {
 	ID      ID
-	Out     bool // smtpd is the client of this connection (smtp-out)
+	Out     bool // smtpd is the client in this connection (smtp-out)
 	Version Version
-	Time    int64 // time set by smtpd, in microseconds since 1970
+	Time    int64 // time in microseconds since 1970, as set by smtpd
 	Session uint64
-	Token   uint64 // set only for requests
-	Waited  bool   // the response must have no Wait
+	Token   uint64 // set only in requests
+	Waited  bool   // the answer must not have a Wait
 
 	request bool
 	fields  [maxFields][]byte
 	n       int
-	name    []byte // name of the event in the line
+	name    []byte // name of the event as it appears in the line
 }
 
-// Field returns field i, counted in the order of the newest protocol version, or nil if
-// the line lacks the field.
+// Field returns field i in the order of the newest protocol version, starting at 0. If the line
+// lacks the field, it returns nil.
 func (ev *Event) Field(i int) []byte {
 	if i < ev.n {
 		return ev.fields[i]
@@ -181,32 +182,32 @@ func (ev *Event) Field(i int) []byte {
 	return nil
 }
 
-// Make sets ev to an event of the newest protocol version, for callers that have no
-// lines. The fields are in the order that Field uses. Excess fields are ignored. time
-// is in microseconds since 1970.
+// Make sets ev to an event of the newest protocol version. It is for callers that have no lines
+// from smtpd. Fields must be in the same order as for Field. If there are too many fields, the last
+// ones are ignored. time is in microseconds since 1970.
 func (ev *Event) Make(id ID, time int64, session uint64, fields ...[]byte) {
 	*ev = Event{ID: id, Version: Newest, Time: time, Session: session, request: id.IsPhase()}
 	ev.n = copy(ev.fields[:], fields)
 }
 
-// swapLast swaps field i with the next field, which is the last. Only the first of the
-// two values may include |, so the last | separates them.
+// swapLast swaps field i and the next field, which is the last. Only the value that comes first in
+// the line may contain |, so the last | separates the two values.
 func (ev *Event) swapLast(i int) {
 	if ev.n != i+2 {
 		return
 	}
-	// parse has split the fields at the first |, which may belong to the first value.
+	// parse has split the fields at the first |, but this may be part of the first value.
 	first, last := ev.fields[i], ev.fields[i+1]
 	if j := bytes.LastIndexByte(last, '|'); j >= 0 {
-		whole := first[:len(first)+1+len(last)] // the fields are adjacent in the line
+		whole := first[:len(first)+1+len(last)] // the two fields are adjacent in the line
 		first, last = whole[:len(first)+1+j], last[j+1:]
 	}
 	ev.fields[i], ev.fields[i+1] = last, first
 }
 
-// parse decodes a report or request into ev, and never panics. An unknown event has the
-// ID Unknown. For an unknown request, parse also sets the session and token, because
-// the response needs them.
+// parse decodes a report or request into ev. It never panics. If the event is unknown, ev.ID is
+// Unknown. For an unknown request, parse nevertheless sets the session and token, because the
+// response needs them.
 func (ev *Event) parse(line []byte) error {
 	*ev = Event{}
 	word, rest, _ := cut(line)
@@ -249,7 +250,7 @@ func (ev *Event) parse(line []byte) error {
 	return nil
 }
 
-// cut splits b at the first |, if there is one.
+// cut splits b at the first |. found is false if there is none.
 func cut(b []byte) (before, after []byte, found bool) {
 	if i := bytes.IndexByte(b, '|'); i >= 0 {
 		return b[:i], b[i+1:], true
@@ -264,7 +265,7 @@ var (
 	errToken   = errors.New("token is not hexadecimal")
 )
 
-// takeHex cuts off the first field, which must be up to 16 hexadecimal digits. more
+// takeHex removes the first field of b, which must consist of 1 to 16 hexadecimal digits. more
 // reports whether another field follows.
 func takeHex(b []byte) (v uint64, rest []byte, more, ok bool) {
 	n, ok := 0, true
@@ -280,8 +281,7 @@ func takeHex(b []byte) (v uint64, rest []byte, more, ok bool) {
 	return v, b[n+1:], true, ok
 }
 
-// parseHex parses a lower-case hexadecimal number. most is the maximum number of
-// digits.
+// parseHex parses a lower-case hexadecimal number with at most the given number of digits.
 func parseHex(b []byte, most int) (v uint64, ok bool) {
 	for _, c := range b {
 		d := hexDigits[c]
@@ -293,8 +293,8 @@ func parseHex(b []byte, most int) (v uint64, ok bool) {
 	return v, 0 < len(b) && len(b) <= most
 }
 
-// hexDigits maps each lower-case hexadecimal digit to 1 plus its value, and any other
-// byte to 0.
+// hexDigits maps each lower-case hexadecimal digit to its value plus 1. It maps all other bytes to
+// 0.
 var hexDigits = func() (t [256]uint8) {
 	for i, c := range []byte("0123456789abcdef") {
 		t[c] = uint8(i) + 1
@@ -302,10 +302,9 @@ var hexDigits = func() (t [256]uint8) {
 	return t
 }()
 
-// takeStamp cuts off the first field, which is a time. It returns 0 if the time is
-// invalid.
+// takeStamp removes the first field of b, which is a time. If the time is invalid, it returns 0.
 func takeStamp(b []byte) (int64, []byte) {
-	if len(b) > 17 && b[10] == '.' && b[17] == '|' { // until the year 2286
+	if len(b) > 17 && b[10] == '.' && b[17] == '|' { // this is the usual form until the year 2286
 		seconds, ok1 := parseDigits(b[:10], 10)
 		micros, ok2 := parseDigits(b[11:17], 6)
 		if ok1 && ok2 {
@@ -317,7 +316,7 @@ func takeStamp(b []byte) (int64, []byte) {
 	return v, rest
 }
 
-// parseStamp parses SECONDS.MICROSECONDS into microseconds. The fraction always has six
+// parseStamp parses SECONDS.MICROSECONDS and returns microseconds. The fraction always has six
 // digits.
 func parseStamp(b []byte) (int64, bool) {
 	before, after, _ := bytes.Cut(b, []byte{'.'})
@@ -326,7 +325,7 @@ func parseStamp(b []byte) (int64, bool) {
 	return s*1e6 + u, ok1 && ok2
 }
 
-// parseDigits parses a decimal number. most is the maximum number of digits.
+// parseDigits parses a decimal number with at most the given number of digits.
 func parseDigits(b []byte, most int) (v int64, ok bool) {
 	if len(b) == 0 || len(b) > most {
 		return 0, false
@@ -340,10 +339,10 @@ func parseDigits(b []byte, most int) (v int64, ok bool) {
 	return v, true
 }
 
-// takeVersion cuts off the first field, which is a version. It returns Newest if the
-// version is invalid.
+// takeVersion removes the first field of b, which is a version. If the version is invalid, it
+// returns Newest.
 func takeVersion(b []byte) (Version, []byte) {
-	if len(b) > 3 && b[3] == '|' && isDigit(b[0]) && b[1] == '.' && isDigit(b[2]) { // the form of all existing versions
+	if len(b) > 3 && b[3] == '|' && isDigit(b[0]) && b[1] == '.' && isDigit(b[2]) { // all existing versions have this form
 		return Version{int(b[0] - '0'), int(b[2] - '0')}, b[4:]
 	}
 	field, rest, _ := cut(b)
@@ -354,7 +353,7 @@ func takeVersion(b []byte) (Version, []byte) {
 	return v, rest
 }
 
-// parseVersion parses MAJOR.MINOR as two numbers: 0.10 is newer than 0.7.
+// parseVersion parses MAJOR.MINOR. Both are numbers, so 0.10 is newer than 0.7.
 func parseVersion(b []byte) (Version, bool) {
 	before, after, _ := bytes.Cut(b, []byte{'.'})
 	x, ok1 := parseDigits(before, 4)
@@ -362,7 +361,7 @@ func parseVersion(b []byte) (Version, bool) {
 	return Version{int(x), int(y)}, ok1 && ok2
 }
 
-// String returns the event, quoted for logs and tests.
+// String returns the event in a quoted form for logs and tests.
 func (ev *Event) String() string {
 	b := fmt.Appendf(nil, "%v %016x", ev.ID, ev.Session)
 	for i := range ev.n {

@@ -6,30 +6,29 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// A Sink receives a FrontEnd's events, which are valid only during the call.
+// A Sink receives the events of a FrontEnd. Each event is valid only during the call.
 type Sink interface {
-	// Site is called once, before the first event. The name is the admd option of
-	// smtpd.conf(5). OpenSMTPD before version 7 does not send the name, which is then
-	// empty.
+	// Site is called once, before the first event. The name comes from the option admd in
+	// smtpd.conf(5). OpenSMTPD before version 7 does not send it; the name is then empty.
 	Site(name string)
-	// Event handles any event except a request.
+	// Event handles an event that is not a request.
 	Event(*smtp.Event)
 	// Ask answers an event of kind EventRequest.
 	Ask(*smtp.Event) smtp.Answer
 }
 
-// A FrontEnd translates smtpd's reports and requests into the events of package smtp.
-// smtpd reports replies and outcomes in separate lines, which the FrontEnd matches with
-// their commands. The FrontEnd removes passwords, and interprets reply codes and texts.
-// A FrontEnd implements Handler.
+// A FrontEnd translates the reports and requests of smtpd into events of package smtp. smtpd
+// reports the reply to a command and its outcome in separate lines, and the FrontEnd combines them.
+// It removes passwords, and interprets the codes and texts of replies. A FrontEnd implements
+// Handler.
 type FrontEnd struct {
 	sink  Sink
 	conns map[uint64]*conn
 	ev    smtp.Event // reused
 }
 
-// maxConns is the maximum number of tracked sessions. smtpd runs out of file
-// descriptors before it has that many sessions.
+// maxConns is the maximum number of sessions that are tracked. smtpd runs out of file descriptors
+// before it has that many sessions.
 const maxConns = 50_000
 
 // NewFrontEnd returns a FrontEnd that reports to sink.
@@ -37,18 +36,16 @@ func NewFrontEnd(sink Sink) *FrontEnd {
 	return &FrontEnd{sink: sink, conns: make(map[uint64]*conn)}
 }
 
-// Reports lists the reports that a FrontEnd needs. smtpd does not send any other
-// reports.
+// Reports lists the reports that a FrontEnd needs. smtpd sends only reports that are registered.
 var Reports = []ID{
 	LinkConnect, LinkIdentify, LinkTLS, LinkAuth, LinkDisconnect,
 	TxMail, TxRcpt, TxData, TxCommit, TxRollback,
 	ProtocolClient, ProtocolServer, FilterResponse, Timeout,
 }
 
-// phases maps smtpd's requests to phases. The auth and data-line requests are never
-// registered, because they contain passwords and message text. The starttls request is
-// omitted, because a rejected client would continue in plain text. The rset, noop and
-// quit requests are omitted, because rejecting them has no effect on clients.
+// phases maps smtpd's requests to phases. Some requests are never registered. Requests auth and
+// data-line contain passwords and message text. After a rejected starttls request, the client would
+// continue without encryption. Rejecting rset, noop or quit has no effect on clients.
 var phases = map[ID]smtp.Phase{
 	PhaseConnect:  smtp.PhaseConnect,
 	PhaseHelo:     smtp.PhaseHelo,
@@ -59,7 +56,7 @@ var phases = map[ID]smtp.Phase{
 	PhaseCommit:   smtp.PhaseCommit,
 }
 
-// Requests returns the requests to register for the given phases.
+// Requests returns the IDs of the requests in the given phases.
 func Requests(set smtp.PhaseSet) (ids []ID) {
 	for id := PhaseConnect; id < numIDs; id++ {
 		if phase, ok := phases[id]; ok && set.Has(phase) {
@@ -73,7 +70,7 @@ func (f *FrontEnd) Ready(c Config) { f.sink.Site(c.ADMD) }
 
 func (f *FrontEnd) Report(ev *Event) {
 	if ev.Out {
-		return // the session is for outgoing mail
+		return // the session is one in which smtpd sends mail
 	}
 	if ev.ID == LinkConnect {
 		f.connect(ev)
@@ -81,7 +78,7 @@ func (f *FrontEnd) Report(ev *Event) {
 	}
 	c := f.conns[ev.Session]
 	if c == nil {
-		return // the session started before the filter, or too many sessions are open
+		return // the session started before the filter did, or too many sessions are open
 	}
 	if h := handlers[ev.ID]; h != nil {
 		h(f, c, ev)
@@ -106,8 +103,8 @@ func (f *FrontEnd) Decide(ev *Event) smtp.Answer {
 	return a
 }
 
-// Stop reports the commands that have no outcome yet. smtpd sends no link-disconnect
-// when it stops, so the sink must end the sessions itself.
+// Stop reports the commands that have no outcome yet. When smtpd stops, it does not send
+// link-disconnect, so the sink must end the sessions.
 func (f *FrontEnd) Stop() {
 	for _, c := range f.conns {
 		f.flush(c)
@@ -115,7 +112,7 @@ func (f *FrontEnd) Stop() {
 	clear(f.conns)
 }
 
-// handlers maps each kind of report about an open session to its function.
+// handlers maps each report about an open session to the function that handles it.
 var handlers = [numIDs]func(*FrontEnd, *conn, *Event){
 	LinkIdentify:   (*FrontEnd).identify,
 	LinkTLS:        (*FrontEnd).tls,
@@ -132,7 +129,7 @@ var handlers = [numIDs]func(*FrontEnd, *conn, *Event){
 	Timeout:        (*FrontEnd).timeout,
 }
 
-// begin prepares the next event.
+// begin prepares f.ev as the next event.
 func (f *FrontEnd) begin(c *conn, kind smtp.Kind, at int64) *smtp.Event {
 	f.ev = smtp.Event{Kind: kind, Time: at, Session: c.id}
 	return &f.ev
@@ -145,7 +142,7 @@ func (f *FrontEnd) connect(ev *Event) {
 	c := &conn{id: ev.Session}
 	if f.conns[c.id] == nil && len(f.conns) >= maxConns {
 		f.begin(c, smtp.EventConnect, ev.Time)
-		f.send() // the sink has the same limit, and counts the sessions beyond it
+		f.send() // the sink must see all sessions, because it counts those beyond the limit
 		return
 	}
 	f.conns[c.id] = c
@@ -191,9 +188,9 @@ func (f *FrontEnd) auth(c *conn, ev *Event) {
 	f.send()
 }
 
-// outcome prepares an event with the outcome of the current command. It returns nil if
-// the command already has an outcome. This happens because smtpd also reports an input
-// error as an outcome of the previous command.
+// outcome prepares an event with the outcome of the current command. It returns nil if the command
+// already has an outcome. This may happen because smtpd reports an error in the input also as an
+// outcome of the previous command.
 func (f *FrontEnd) outcome(c *conn, kind smtp.Kind, ev *Event) *smtp.Event {
 	if !c.cmd.open {
 		return nil
@@ -249,7 +246,8 @@ func (f *FrontEnd) timeout(c *conn, ev *Event) {
 	f.send()
 }
 
-// client handles a line from the client. All other code sees only the redacted line.
+// client handles a line from the client. No other code sees the original line, which may contain
+// secrets.
 func (f *FrontEnd) client(c *conn, ev *Event) {
 	f.flush(c)
 	c.cmd.reset()
@@ -262,8 +260,8 @@ func (f *FrontEnd) client(c *conn, ev *Event) {
 	f.send()
 }
 
-// server handles one line of a reply from smtpd (RFC 5321 section 4.2): three digits, a
-// hyphen or a space, and text. A hyphen means that more lines follow.
+// server handles one line of a reply from smtpd (RFC 5321 section 4.2). The line consists of three
+// digits, a hyphen or a space, and text. A hyphen means that further lines follow.
 func (f *FrontEnd) server(c *conn, ev *Event) {
 	code, text, last := parseReply(ev.Field(0))
 	cmd := &c.cmd
@@ -275,7 +273,7 @@ func (f *FrontEnd) server(c *conn, ev *Event) {
 			e.Name = clip(name, maxName)
 		}
 		f.send()
-		if code == 220 || cmd.filtered { // for a filtered command, EventFilter was sent instead
+		if code == 220 || cmd.filtered { // if a filter determined the outcome, EventFilter was sent instead
 			return
 		}
 	}
@@ -284,9 +282,8 @@ func (f *FrontEnd) server(c *conn, ev *Event) {
 	}
 	if !cmd.waiting {
 		if code >= 400 {
-			// smtpd itself has rejected the input and is closing the
-			// connection, for example because a command came before the
-			// reply to the previous one.
+			// smtpd itself has rejected the input and closes the connection. For example, the
+			// client did not wait for the reply to its previous command.
 			c.hungUp = true
 			e := f.begin(c, smtp.EventInput, ev.Time)
 			e.Code, e.Reply, e.Cause = code, clip(text, maxExample), InputCauseOf(text)
@@ -312,7 +309,7 @@ func (f *FrontEnd) server(c *conn, ev *Event) {
 	}
 }
 
-// succeeded handles replies with a code below 400.
+// succeeded handles a reply with a code below 400.
 func (f *FrontEnd) succeeded(c *conn, at int64) {
 	switch c.cmd.verb {
 	case smtp.VerbHelo, smtp.VerbEhlo, smtp.VerbMail, smtp.VerbRset:
@@ -320,7 +317,7 @@ func (f *FrontEnd) succeeded(c *conn, at int64) {
 	}
 	switch c.cmd.verb {
 	case smtp.VerbMail, smtp.VerbRcpt, smtp.VerbData, smtp.VerbDot:
-		// The outcome is reported separately.
+		// The outcome is in a separate report.
 	case smtp.VerbQuit:
 		c.quit, c.cmd.open = true, false
 		f.begin(c, smtp.EventQuit, at)
@@ -330,7 +327,7 @@ func (f *FrontEnd) succeeded(c *conn, at int64) {
 	}
 }
 
-// filtered handles the decision of any filter in the chain, including this one.
+// filtered handles a decision of any filter in the chain, including this filter.
 func (f *FrontEnd) filtered(c *conn, ev *Event) {
 	phase, decision, param := ev.Field(0), ev.Field(1), ev.Field(2)
 	if string(decision) == "proceed" {
@@ -342,7 +339,7 @@ func (f *FrontEnd) filtered(c *conn, ev *Event) {
 	e := f.begin(c, smtp.EventFilter, ev.Time)
 	e.Name, e.Word, e.Text = phaseWord(phase), clip(decision, maxExample), clip(param, maxExample)
 	if string(phase) == "auth" || c.cmd.secret {
-		e.Text = nil // a filter's reply to a login may quote the password
+		e.Text = nil // a filter may have quoted the password in its reply to a login
 	}
 	if c.cmd.filtered {
 		e.Cause = smtp.CauseFilter
@@ -350,7 +347,7 @@ func (f *FrontEnd) filtered(c *conn, ev *Event) {
 	f.send()
 }
 
-// phaseWord converts a phase's name in filter-response to its name in requests.
+// phaseWord converts a phase's name in filter-response lines to its name in requests.
 func phaseWord(b []byte) []byte {
 	switch string(b) {
 	case "connected":
@@ -363,9 +360,8 @@ func phaseWord(b []byte) []byte {
 	return clip(b, maxExample)
 }
 
-// flush reports the latest command if it failed and smtpd has not reported its outcome.
-// smtpd does not report unknown commands, commands out of sequence, or rejected
-// greetings.
+// flush reports the latest command if it failed and smtpd has not reported its outcome. smtpd does
+// not report the outcome of unknown commands, commands out of sequence, and rejected greetings.
 func (f *FrontEnd) flush(c *conn) {
 	cmd := &c.cmd
 	if !cmd.open || cmd.code < 400 {
@@ -381,16 +377,16 @@ func (f *FrontEnd) flush(c *conn) {
 		e.Kind, e.Result = smtp.EventHelo, failure(cmd.code)
 		e.Word, e.Name = cutWord(cmd.line)
 	case smtp.VerbExchange:
-		e.Text = []byte("AUTH " + smtp.Masked) // the line belongs to the AUTH command
+		e.Text = []byte("AUTH " + smtp.Masked) // show only the command AUTH, to which the line belongs
 	}
 	f.send()
 }
 
-// messageText replaces the lines after a rejected DATA, because message text must not
-// be recorded.
+// messageText replaces the lines that follow a rejected DATA. They may be message text, which must
+// not be recorded.
 const messageText = "(message text)"
 
-// failure returns the result for a reply code of 400 or above.
+// failure returns the result of a command whose reply has the code 400 or above.
 func failure(code uint32) smtp.Result {
 	if code < 500 {
 		return smtp.ResultTempfail

@@ -8,15 +8,15 @@ import (
 	"time"
 )
 
-// Limits on delayed responses. Each delayed client occupies a connection to the server,
-// and smtpd does not notice if the client disconnects.
+// These are limits on delayed responses. While a response is delayed, the client occupies a
+// connection. smtpd does not notice if the client disconnects.
 const (
-	MaxHeld = 500              // delayed responses; any more are sent immediately
-	MaxHold = 60 * time.Second // maximum delay, or half of smtpd's session timeout if that is shorter
+	MaxHeld = 500              // number of delayed responses; further responses are sent immediately
+	MaxHold = 60 * time.Second // maximum delay, unless half of smtpd's session timeout is shorter
 )
 
-// held writes responses to smtpd, immediately or after a delay. A single timer serves
-// all delayed responses.
+// A held writes responses to smtpd, either immediately or after a delay. All delayed responses
+// share a single timer.
 type held struct {
 	mu      sync.Mutex
 	out     io.Writer
@@ -51,28 +51,28 @@ func (h *held) add(line []byte, hold time.Duration) bool {
 	return true
 }
 
-// tell updates the count. The caller must hold h.mu.
+// tell updates count. The caller must hold h.mu.
 func (h *held) tell() {
 	if h.count != nil {
 		h.count.Store(int64(len(h.answers)))
 	}
 }
 
-// arm sets the timer for the next answer that is due. The caller must hold h.mu.
+// arm sets the timer to the time of the first delayed response. The caller must hold h.mu.
 func (h *held) arm() {
 	if len(h.answers) == 0 || h.stopped {
 		return
 	}
 	wait := time.Until(h.answers[0].due)
 	if h.timer == nil {
-		h.timer = time.AfterFunc(wait, h.send) // safe: writes complete lines and calls no other code
+		h.timer = time.AfterFunc(wait, h.send) // send may run in its own goroutine, because it only writes complete lines
 	} else {
 		h.timer.Reset(wait)
 	}
 }
 
-// send writes the lines that are due. If a write fails, the reader's next write returns
-// the same error.
+// send writes the responses whose delay has passed. If the write fails, the next write in Serve's
+// goroutine returns the same error.
 func (h *held) send() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -83,7 +83,7 @@ func (h *held) send() {
 	h.arm()
 }
 
-// stop sends all delayed responses, because smtpd may still be waiting for them.
+// stop sends all delayed responses, because smtpd may still wait for them.
 func (h *held) stop() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -97,7 +97,7 @@ func (h *held) stop() {
 	h.tell()
 }
 
-// answers is a heap of answers, ordered by the time at which they are due.
+// answers is a heap of answers. They are ordered by the time at which they must be sent.
 type answers []answer
 
 func (a answers) Len() int           { return len(a) }

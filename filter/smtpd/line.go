@@ -5,19 +5,19 @@ import (
 	"io"
 )
 
-// maxLine is the maximum length of a line; longer lines are truncated. smtpd's longest
-// line is a data-line request of 65,616 bytes. The start of a truncated line still has
-// the session and token that the response needs.
+// maxLine is the maximum length of a line. Longer lines are truncated. The longest line that smtpd
+// sends is a data-line request of 65,616 bytes. The start of a truncated line contains the session
+// and token, which the response needs.
 const maxLine = 128 << 10
 
-// lines splits a stream into lines, using a buffer of fixed size. Only LF ends a line;
-// a CR is part of the line.
+// A lines splits a stream into lines. Its buffer has a fixed size. Only LF ends a line; CR is part
+// of the line.
 type lines struct {
 	r          io.Reader
 	buf        []byte
-	start, end int  // part of buf that has not been returned yet
-	scanned    int  // there is no LF in buf before this position
-	skip       bool // discard the rest of a line that is too long
+	start, end int  // part of buf that next has not returned yet
+	scanned    int  // there is no LF in buf between start and this position
+	skip       bool // the rest of a line that is too long must be discarded
 	err        error
 }
 
@@ -25,9 +25,9 @@ func newLines(r io.Reader) *lines {
 	return &lines{r: r, buf: make([]byte, 2*maxLine)}
 }
 
-// next returns the next complete line in the buffer, without its LF. The line is valid
-// until fill is called. cut reports whether the line was truncated. If ok is false,
-// call fill before calling next again.
+// next returns the next complete line in the buffer without its LF. The line is valid until fill is
+// called. cut reports whether the line was truncated. If ok is false, the buffer contains no
+// complete line, and fill must be called before next.
 func (l *lines) next() (line []byte, cut, ok bool) {
 	for {
 		i := bytes.IndexByte(l.buf[l.scanned:l.end], '\n')
@@ -56,8 +56,8 @@ func (l *lines) next() (line []byte, cut, ok bool) {
 	}
 }
 
-// fill reads once from the stream. It returns the stream's error, or io.EOF at the end.
-// A last line without LF is incomplete and is dropped.
+// fill reads from the stream once. It returns the stream's error, or io.EOF at the end. If the last
+// line has no LF, it is incomplete and is dropped.
 func (l *lines) fill() error {
 	if l.err != nil {
 		return l.err

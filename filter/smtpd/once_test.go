@@ -15,20 +15,21 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// owed identifies a request that must be answered.
+// An owed identifies a request that must be answered.
 type owed struct{ session, token uint64 }
 
-// chaos is a Handler that randomly answers immediately, delays the answer, or panics.
+// A chaos is a Handler that answers immediately, delays its answer, or panics. It chooses at
+// random.
 type chaos struct {
 	rnd  *rand.Rand
 	peer *smtpd
-	most time.Duration // maximum delay by Serve
-	hold bool          // delay all answers to exceed the limit on delayed answers
-	// waits maps each waiting request to the latest time for its answer.
+	most time.Duration // maximum delay that Serve allows
+	hold bool          // delay all answers, so that more are delayed than is allowed
+	// waits holds the latest time for the answer to each waiting request.
 	waits map[owed]time.Time
 }
 
-// unprintable is a chaos that also panics when it is logged.
+// An unprintable is a chaos that also causes a panic when it is logged.
 type unprintable struct{ chaos }
 
 func (*unprintable) Error() string { panic("in Error") }
@@ -65,7 +66,7 @@ func (c *chaos) Decide(ev *Event) smtp.Answer {
 		r.Hold = time.Duration(c.rnd.Int64N(int64(90 * time.Second)))
 		c.peer.expect(who, min(r.Hold, c.most))
 	case 6, 7:
-		r.Wait = time.Duration(c.rnd.Int64N(int64(time.Second))) // even if ev.Waited is set
+		r.Wait = time.Duration(c.rnd.Int64N(int64(time.Second))) // also if ev.Waited is set
 		if _, ok := c.waits[who]; !ok {
 			c.waits[who] = time.Now().Add(min(r.Wait, MaxWait))
 		}
@@ -76,14 +77,14 @@ func (c *chaos) Decide(ev *Event) smtp.Answer {
 	return r
 }
 
-// smtpd records answers and the times of their arrival.
+// An smtpd stores the answers and the times at which they arrive.
 type smtpd struct {
 	mu      sync.Mutex
 	rest    []byte
 	answers map[owed]int
 	late    []owed
 	odd     []string
-	due     map[owed]time.Time // deadline of each answer
+	due     map[owed]time.Time // latest time for each answer
 }
 
 func (s *smtpd) expect(who owed, within time.Duration) {
@@ -122,15 +123,15 @@ func (s *smtpd) Write(b []byte) (int, error) {
 	}
 }
 
-// playOnce runs a random conversation with a chaotic Handler. The conversation includes
-// requests, reports, clients that disconnect during a delay, invalid lines and pauses.
-// The input may end at any point. Each complete request must be answered exactly once
-// and in time, by the clock of the synctest bubble.
+// playOnce runs a random conversation with a chaos. It contains requests, reports, clients that
+// disconnect while their answer is delayed, invalid lines and pauses. The input may end anywhere.
+// Each complete request must be answered exactly once and in time. The time is that of the synctest
+// bubble.
 func playOnce(t *testing.T, seed uint64) {
 	rnd := rand.New(rand.NewPCG(seed, 2))
 	var script strings.Builder
 	script.WriteString("config|smtpd-version|7.9.0\nconfig|smtp-session-timeout|60\nconfig|ready\n")
-	sessions := 1 + rnd.IntN(600) // sometimes more than the limit on delayed answers
+	sessions := 1 + rnd.IntN(600) // sometimes more than may be delayed
 	for i := range rnd.IntN(1500) {
 		session := uint64(rnd.IntN(sessions))
 		head := fmt.Sprintf("|0.7|1795219327.%06d|smtp-in|", i)
@@ -165,7 +166,7 @@ func playOnce(t *testing.T, seed uint64) {
 		}
 	}
 
-	// The session timeout is 60 s. Until smtpd has sent it, only MaxHold applies.
+	// The session timeout is 60 s. Before smtpd has sent it, the only limit is MaxHold.
 	out := &smtpd{answers: map[owed]int{}, due: map[owed]time.Time{}}
 	h := &chaos{rnd: rand.New(rand.NewPCG(seed, 3)), peer: out, most: 30 * time.Second, hold: seed%7 == 3, waits: map[owed]time.Time{}}
 	r, w := io.Pipe()

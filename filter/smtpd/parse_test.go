@@ -10,14 +10,14 @@ import (
 	"testing/iotest"
 )
 
-// FuzzLines checks that the reader returns the lines between LFs, regardless of the
-// lengths of lines and the sizes of reads. A line that is too long is truncated.
+// FuzzLines checks that the reader returns the text between LFs as lines. The lengths of lines and
+// the sizes of reads must not matter. A line that is too long must be truncated.
 func FuzzLines(f *testing.F) {
 	f.Add([]byte("one\ntwo\r\n\n\nlast"), uint16(1), uint32(0))
 	f.Add([]byte("|\n\x00\xff\n"), uint16(3), uint32(maxLine-2))
 	f.Add([]byte("a\nb\nc"), uint16(maxLine/256), uint32(2*maxLine))
 	f.Fuzz(func(t *testing.T, in []byte, step uint16, long uint32) {
-		// Pad one line to a chosen length, so that the limits are reached.
+		// Extend one line to a chosen length, so that it reaches the limits.
 		pad := bytes.Repeat([]byte("x"), int(long%(3*maxLine)))
 		at := len(in) / 2
 		in = append(append(append([]byte(nil), in[:at]...), pad...), in[at:]...)
@@ -26,7 +26,7 @@ func FuzzLines(f *testing.F) {
 			line, after, ok := bytes.Cut(rest, []byte{'\n'})
 			if !ok {
 				if len(line) >= maxLine {
-					want = append(want, line[:maxLine]) // the start of the line has all fields that an answer needs
+					want = append(want, line[:maxLine]) // an answer needs only the fields at the start of the line
 				}
 				break
 			}
@@ -58,7 +58,7 @@ func FuzzLines(f *testing.F) {
 	})
 }
 
-// stepReader returns at most the given number of bytes per read.
+// A stepReader returns at most the given number of bytes from each read.
 type stepReader struct {
 	r io.Reader
 	n int
@@ -66,7 +66,7 @@ type stepReader struct {
 
 func (s stepReader) Read(b []byte) (int, error) { return s.r.Read(b[:min(len(b), s.n)]) }
 
-// line encodes ev in the newest protocol version.
+// line encodes ev as a line in the newest version of the protocol.
 func (ev *Event) line() []byte {
 	word, at := "report", ""
 	if ev.request {
@@ -83,8 +83,8 @@ func (ev *Event) line() []byte {
 	return b
 }
 
-// FuzzParse checks that an event does not change when it is encoded in the newest
-// protocol version and parsed again.
+// FuzzParse checks that an event stays the same if it is encoded in the newest version of the
+// protocol and parsed again.
 func FuzzParse(f *testing.F) {
 	seen := map[string]bool{}
 	names, err := filepath.Glob("../../tests/streams/*/*.in")
@@ -96,7 +96,7 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			f.Fatal(err)
 		}
-		for line := range bytes.Lines(in) { // one of each kind and version
+		for line := range bytes.Lines(in) { // one line of each kind and version
 			if p := bytes.SplitN(line, []byte("|"), 6); len(p) == 6 && !seen[string(p[0])+string(p[1])+string(p[4])] {
 				seen[string(p[0])+string(p[1])+string(p[4])] = true
 				f.Add(bytes.TrimSuffix(line, []byte("\n")))
@@ -119,7 +119,7 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// TestReadErrors checks that lines read before an error are not lost.
+// TestReadErrors checks that lines before a read error are not lost.
 func TestReadErrors(t *testing.T) {
 	l := newLines(iotest.DataErrReader(bytes.NewReader([]byte("one\ntwo\n"))))
 	if err := l.fill(); err != nil {

@@ -8,8 +8,8 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// verbs maps the commands of RFC 5321 and its extensions to their verbs. A command ends
-// at a space, so MAIL FROM: and RCPT TO: are recognised by their first word.
+// verbs maps the commands of RFC 5321 and its extensions to verbs. A command is recognised by the
+// first word of a line, so MAIL FROM: and RCPT TO: are listed as MAIL and RCPT.
 var verbs = map[string]smtp.Verb{
 	"HELO": smtp.VerbHelo, "EHLO": smtp.VerbEhlo, "MAIL": smtp.VerbMail, "RCPT": smtp.VerbRcpt, "DATA": smtp.VerbData, "RSET": smtp.VerbRset,
 	"NOOP": smtp.VerbNoop, "QUIT": smtp.VerbQuit, "STARTTLS": smtp.VerbStartTLS, "AUTH": smtp.VerbAuth,
@@ -17,45 +17,44 @@ var verbs = map[string]smtp.Verb{
 	"TURN": smtp.VerbOther, "SEND": smtp.VerbNames, "SOML": smtp.VerbNames, "SAML": smtp.VerbNames,
 }
 
-// bare lists the verbs that take no meaningful argument. After AUTH, the argument may be a
+// bare contains the verbs whose arguments have no meaning. After AUTH, such an argument may be a
 // password.
 var bare = map[smtp.Verb]bool{smtp.VerbData: true, smtp.VerbRset: true, smtp.VerbNoop: true, smtp.VerbQuit: true, smtp.VerbStartTLS: true, smtp.VerbOther: true, smtp.VerbNames: true}
 
-// mechanisms lists the words that are not masked in an AUTH line. Any other word may be
-// a misplaced password.
+// mechanisms lists the words that are shown in an AUTH line. All other words are masked, because
+// they may be passwords in the wrong place.
 var mechanisms = []string{"PLAIN", "LOGIN", "CRAM-MD5", "DIGEST-MD5", "NTLM", "GSSAPI", "XOAUTH2", "OAUTHBEARER",
 	"SCRAM-SHA-1", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS", "EXTERNAL", "ANONYMOUS", "KERBEROS_V4"}
 
-// secretWords lists words sent by POP3, FTP, IMAP and HTTP clients that use the wrong
-// port. A line with one of these words, or the next line, contains credentials.
+// secretWords lists words that clients of POP3, FTP, IMAP and HTTP send if they use the wrong port.
+// A line with such a word, or the line after it, contains credentials.
 var secretWords = []string{"USER", "LOGIN", "APOP", "POST", "PUT", "PATCH", "DELETE"}
 
-// secretParts lists names used in JSON, forms and headers. A line that contains one of
-// these names, at any position, may contain credentials. Punctuation within a word is
-// ignored.
+// secretParts lists names in JSON, forms and headers. A line that contains one of them at any
+// position may contain credentials. Punctuation within the name is ignored.
 var secretParts = [][]byte{[]byte("PASS"), []byte("PWD"), []byte("SECRET"), []byte("TOKEN"), []byte("CREDENTIAL"), []byte("COOKIE"), []byte("APIKEY"),
 	[]byte("AUTH"), []byte("KENNWORT"), []byte("WACHTWOORD"), []byte("CONTRASE"), []byte("SENHA"), []byte("PAROL")}
 
-// Redact returns a line without its secrets, for front ends of other mail servers. The
-// line is one that the server does not recognise as a command.
+// Redact returns a line without its secrets. It is used for lines that another mail server does not
+// recognise as commands.
 func Redact(line []byte) []byte {
 	text, _, _ := redact(nil, line, lineState{})
 	return text
 }
 
-// A lineState is the session state that affects redaction.
+// A lineState is the part of a session's state that affects redaction.
 type lineState struct {
 	sawAuth    bool // an earlier line belonged to a login
 	inExchange bool // smtpd expects a line of an AUTH exchange
-	noData     bool // DATA was rejected, so message text may follow
+	noData     bool // DATA was rejected; the following lines may be message text
 }
 
-// redact appends a client's line to dst, without secrets, and returns its verb. secret
-// reports whether the line belongs to a login. Only redact sees the original line.
+// redact appends a client's line without its secrets to dst, and returns its verb. secret reports
+// whether the line belongs to a login. No other code sees the original line.
 //
-// smtpd's own redaction is not sufficient. smtpd masks only the lines of an accepted
-// AUTH exchange, and `AUTH PLAIN x` with one space. The command is also accepted with
-// two spaces or a tab. Bots send the user name and password even if AUTH LOGIN was
+// smtpd's own redaction is not sufficient. smtpd masks only the lines of an accepted AUTH exchange,
+// and the argument in `AUTH PLAIN x` if there is one space. It also accepts the command with two
+// spaces or a tab. In addition, bots send a user name and a password even if AUTH LOGIN was
 // rejected.
 func redact(dst, line []byte, st lineState) (shown []byte, v smtp.Verb, secret bool) {
 	if st.inExchange {
@@ -80,11 +79,11 @@ func redact(dst, line []byte, st lineState) (shown []byte, v smtp.Verb, secret b
 	case v == smtp.VerbUnknown && st.noData && !st.sawAuth:
 		return append(dst, messageText...), v, hasSecret(line)
 	case hasPrefixFold(word, "AUTHORIZATION"):
-		return append(dst, smtp.Masked...), smtp.VerbUnknown, true // HTTP
+		return append(dst, smtp.Masked...), smtp.VerbUnknown, true // the line belongs to an HTTP request
 	case hasPrefixFold(bytes.TrimLeftFunc(line, notLetter), "AUTH"):
 		return append(dst, "AUTH "+smtp.Masked...), smtp.VerbAuth, true
 	case v == smtp.VerbUnknown && !st.sawAuth && bytes.Contains(line, []byte(" HTTP/")):
-		return httpRequest(dst, line, word), v, hasSecret(line) // the target may hold form data
+		return httpRequest(dst, line, word), v, hasSecret(line) // the target of the request may contain form data
 	case v == smtp.VerbUnknown && (st.sawAuth || hasSecret(line)):
 		return append(dst, smtp.Masked...), smtp.VerbUnknown, true
 	case v == smtp.VerbUnknown:
@@ -100,14 +99,13 @@ func redact(dst, line []byte, st lineState) (shown []byte, v smtp.Verb, secret b
 	return dst, v, secret
 }
 
-// argument returns the number of bytes of a command that may be recorded. secret
-// reports whether the remaining bytes belong to a login. rest is the argument within
-// line.
+// argument returns the number of bytes of a command that may be recorded. secret reports whether
+// the remaining bytes belong to a login. rest is the argument in the line.
 func argument(line, rest []byte, v smtp.Verb, st lineState) (keep int, secret bool) {
 	start := len(line) - len(rest)
 	end := start
 	for end > 0 && line[end-1] <= ' ' {
-		end-- // exclude spaces before the argument
+		end-- // remove spaces before the argument
 	}
 	switch i := secretAfterControl(line); {
 	case i > 0:
@@ -118,7 +116,7 @@ func argument(line, rest []byte, v smtp.Verb, st lineState) (keep int, secret bo
 		return start, true
 	case v != smtp.VerbHelo && v != smtp.VerbEhlo:
 		if st.noData && bytes.IndexByte(rest, ':') < 0 {
-			return end, false // message text may start with "Mail"
+			return end, false // a line of message text may start with "Mail"
 		}
 		return len(line), false
 	}
@@ -128,8 +126,8 @@ func argument(line, rest []byte, v smtp.Verb, st lineState) (keep int, secret bo
 	return len(line), false
 }
 
-// secretAfterControl returns the index after a control character that is followed by a
-// login, or 0. Some clients end lines with just a CR.
+// secretAfterControl returns the index after a control character if a login follows the character,
+// or 0. Some clients end lines with only a CR.
 func secretAfterControl(line []byte) int {
 	for i, c := range line {
 		if c < ' ' && c != '\t' {
@@ -142,8 +140,8 @@ func secretAfterControl(line []byte) int {
 	return 0
 }
 
-// Argument returns a greeting or an address without credentials. Credentials may follow
-// a control character or appear in a parameter.
+// Argument returns a greeting or an address without credentials. Credentials may follow a control
+// character or be in a parameter.
 func Argument(name []byte, most int) []byte {
 	if i := secretAfterControl(name); i > 0 {
 		name = name[:i-1]
@@ -154,8 +152,7 @@ func Argument(name []byte, most int) []byte {
 	return clip(name, most)
 }
 
-// Greeting is like [Argument], but also removes an AUTH command that the client wrote
-// on the same line as its greeting.
+// Greeting is like [Argument], but also removes an AUTH command in the same line as the greeting.
 func Greeting(name []byte, most int) []byte {
 	for i := 0; i+6 <= len(name); i++ {
 		if (name[i] == ' ' || name[i] == '\t') && hasPrefixFold(name[i+1:], "AUTH") && (name[i+5] == ' ' || name[i+5] == '\t') {
@@ -166,8 +163,8 @@ func Greeting(name []byte, most int) []byte {
 	return Argument(name, most)
 }
 
-// indexAuthParameter returns the index of the space before an AUTH=value parameter of
-// MAIL (RFC 4954 section 5), or -1.
+// indexAuthParameter returns the index of the space before the parameter AUTH=value of MAIL (RFC
+// 4954 section 5), or -1.
 func indexAuthParameter(line []byte) int {
 	for i := 0; i+6 <= len(line); i++ {
 		if (line[i] == ' ' || line[i] == '\t') && hasPrefixFold(line[i+1:], "AUTH=") {
@@ -177,8 +174,8 @@ func indexAuthParameter(line []byte) int {
 	return -1
 }
 
-// maskAuth masks the value of an AUTH parameter and everything after it, unless the line ends
-// with AUTH=<>.
+// maskAuth masks the value of an AUTH parameter and all text after it. If the line ends with
+// AUTH=<>, it is not changed.
 func maskAuth(line []byte) []byte {
 	if i := indexAuthParameter(line); i >= 0 && string(line[i+6:]) != "<>" {
 		return append(line[:i+6], smtp.Masked...)
@@ -186,8 +183,8 @@ func maskAuth(line []byte) []byte {
 	return line
 }
 
-// httpRequest appends an HTTP request line (RFC 9112 section 3). The target is masked
-// if it may hold form fields.
+// httpRequest appends the request line of HTTP (RFC 9112 section 3). The target of the request is
+// masked if it may contain form fields.
 func httpRequest(dst, line, method []byte) []byte {
 	if !bytes.ContainsAny(line, "?=&@") && !hasParts(line) {
 		return append(dst, clip(line, maxExample)...)
@@ -195,7 +192,7 @@ func httpRequest(dst, line, method []byte) []byte {
 	return append(append(dst, clip(method, maxExample)...), " "+smtp.Masked+" HTTP/"...)
 }
 
-// cutWord splits the line after its first word, which ends at a space or a colon.
+// cutWord splits a line after its first word. The word ends at a space or a colon.
 func cutWord(line []byte) (word, rest []byte) {
 	if i := bytes.IndexAny(line, " \t:\r"); i >= 0 {
 		return line[:i], bytes.TrimLeft(line[i:], " \t")
@@ -226,8 +223,8 @@ func mechanism(word []byte) string {
 	return ""
 }
 
-// hasSecret reports whether line contains credentials. Several words are checked,
-// because an IMAP command follows a tag, and because users may mistype the first word.
+// hasSecret reports whether line contains credentials. It checks several words, because a tag
+// precedes the command in IMAP, and because users may mistype the first word.
 func hasSecret(line []byte) bool {
 	if hasParts(line) || plainResponse(line) {
 		return true
@@ -253,12 +250,12 @@ func hasSecret(line []byte) bool {
 	return false
 }
 
-// maxParts limits how many bytes hasParts searches.
+// maxParts is the maximum number of bytes that hasParts searches.
 const maxParts = 4096
 
-// hasParts reports whether line contains one of secretParts. The line is searched twice,
-// in upper case and without punctuation that could hide a word: once with backspaces
-// dropped, and once with them applied.
+// hasParts reports whether line contains one of secretParts. It searches the line in upper case and
+// without punctuation, which could hide a word. It searches twice: once without backspaces, and
+// once without the characters that they erase.
 func hasParts(line []byte) bool {
 	var a, b [maxParts]byte
 	raw, typed := a[:0], b[:0]
@@ -277,8 +274,8 @@ func hasParts(line []byte) bool {
 	return slices.ContainsFunc(secretParts, func(p []byte) bool { return bytes.Contains(raw, p) || bytes.Contains(typed, p) })
 }
 
-// plainResponse reports whether line is a SASL PLAIN response (RFC 4616): in base64, a
-// user name and a password, each preceded by a NUL byte.
+// plainResponse reports whether line is a response of SASL PLAIN (RFC 4616) in base64. It contains
+// a user name and a password with a NUL byte before each.
 func plainResponse(line []byte) bool {
 	line = bytes.TrimSpace(line)
 	if len(line) < 8 || len(line) > maxParts {
@@ -289,8 +286,8 @@ func plainResponse(line []byte) bool {
 	return bytes.Count(b[:n], []byte{0}) == 2
 }
 
-// letters applies the backspaces in word, and appends its letters in upper case to dst,
-// without exceeding the capacity of dst.
+// letters appends the letters in word to dst in upper case, after applying backspaces. It does not
+// exceed the capacity of dst.
 func letters(dst, word []byte) []byte {
 	for _, c := range word {
 		switch {
@@ -306,7 +303,7 @@ func letters(dst, word []byte) []byte {
 	return dst
 }
 
-// likeAuth reports whether word is AUTH with its letters in any order.
+// likeAuth reports whether word consists of the letters of AUTH in any order.
 func likeAuth(word []byte) bool {
 	if len(word) != 4 {
 		return false
@@ -319,19 +316,19 @@ func likeAuth(word []byte) bool {
 	return true
 }
 
-// isFold reports whether b equals w, ignoring case.
+// isFold reports whether b equals w. Case is ignored.
 func isFold(b []byte, w string) bool { return len(b) == len(w) && hasPrefixFold(b, w) }
 
 func notLetter(r rune) bool { return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') }
 
-// hasPrefixFold reports whether b starts with p, ignoring case.
+// hasPrefixFold reports whether b starts with p. Case is ignored.
 func hasPrefixFold(b []byte, p string) bool {
 	return len(b) >= len(p) && bytes.EqualFold(b[:len(p)], []byte(p))
 }
 
-// redactReply appends text, which is the reply to cmd, to dst without its secrets.
-// smtpd repeats arguments in quotes, in angle brackets or after a control character.
-// Other filters may repeat any part of a line.
+// redactReply appends text to dst without its secrets. text is the reply to cmd. smtpd may repeat
+// arguments of the command in quotes, in angle brackets or after a control character. Other filters
+// may repeat any part of the line.
 func redactReply(dst, text []byte, cmd *command) []byte {
 	switch {
 	case !cmd.secret:

@@ -7,18 +7,17 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// A Redactor removes secrets from the transcript of a session. Only the Redactor sees the
-// original lines.
+// A Redactor removes secrets from the lines of a session. No other code sees the original lines.
 type Redactor struct {
 	st    lineState
 	mech  string // mechanism of the latest AUTH
-	lines int    // lines of the exchange so far
-	user  []byte // user of the latest login
+	lines int    // number of lines in the exchange so far
+	user  []byte // user in the latest login
 	buf   []byte
 }
 
-// Line returns a client's line without secrets, and its verb. A line of an AUTH
-// exchange has the verb VerbExchange. The result is valid until the next call.
+// Line returns a client's line without secrets, and the verb of the line. For a line of an AUTH
+// exchange, the verb is VerbExchange. The result is valid until the next call.
 func (r *Redactor) Line(line []byte) (shown []byte, verb smtp.Verb) {
 	if r.st.inExchange {
 		r.exchange(bytes.TrimSpace(line))
@@ -34,13 +33,13 @@ func (r *Redactor) Line(line []byte) (shown []byte, verb smtp.Verb) {
 	return shown, verb
 }
 
-// Reply records the code of the server's reply to the latest line.
+// Reply stores the code of the server's reply to the latest line.
 func (r *Redactor) Reply(verb smtp.Verb, code uint32) {
 	r.st.inExchange = code == 334
 	r.st.noData = verb == smtp.VerbData && code >= 400
 }
 
-// User returns the user of the latest login, or nil if it is unknown.
+// User returns the user in the latest login, or nil if the user is unknown.
 func (r *Redactor) User() []byte {
 	if len(r.user) == 0 {
 		return nil
@@ -48,8 +47,8 @@ func (r *Redactor) User() []byte {
 	return r.user
 }
 
-// exchange reads the user from a line of a login: the first line of LOGIN, or the second
-// field of PLAIN (RFC 4616).
+// exchange reads the user from a line of a login. The user is the first line of a LOGIN exchange,
+// or the second field of a PLAIN response (RFC 4616).
 func (r *Redactor) exchange(line []byte) {
 	r.lines++
 	if r.lines > 1 || len(line) > maxParts || r.mech != "LOGIN" && r.mech != "PLAIN" {
@@ -71,21 +70,20 @@ func (r *Redactor) exchange(line []byte) {
 	r.user = append(r.user[:0], clip(user, maxPath)...)
 }
 
-// An UnknownRedactor removes secrets from lines that a mail server does not recognise
-// as commands. An UnknownRedactor is used for servers that report neither AUTH nor
-// replies. An unrecognised line may belong to a login, or to a message after a rejected
-// DATA.
+// An UnknownRedactor removes secrets from lines that a mail server does not recognise as commands.
+// It is used for servers that report neither AUTH nor replies. Such a line may belong to a login,
+// or to a message that follows a rejected DATA.
 type UnknownRedactor struct{ seen bool } // a line belonged to a login
 
-// Line returns the part of a line that may be shown, and the line's verb. If the client
-// has not greeted, a line in a different protocol may be shown. Otherwise, only the first
-// word may be shown if it may be a command.
+// Line returns the part of a line that may be shown, and the verb of the line. If first is set, the
+// client has not greeted yet, and a line in another protocol may be shown. Otherwise, only the
+// first word may be shown, and only if it may be a command.
 func (r *UnknownRedactor) Line(line []byte, first bool) ([]byte, smtp.Verb) {
 	line = bytes.TrimRight(line, " \t")
 	shown, verb, secret := redact(nil, line, lineState{sawAuth: r.seen})
 	word, _ := cutWord(line)
 	switch {
-	case secret: // redact has masked the line
+	case secret: // redact has already masked the line
 		r.seen = true
 		return shown, verb
 	case likeCredentials(line):
@@ -95,13 +93,13 @@ func (r *UnknownRedactor) Line(line []byte, first bool) ([]byte, smtp.Verb) {
 		return []byte(smtp.Masked), verb
 	case verb != smtp.VerbUnknown || first && (smtp.Sniff(line) != smtp.ProtocolNone || hasPrefixFold(line, "User-Agent:") || hasPrefixFold(line, "Host:")):
 		return shown, verb
-	case len(word) > 0 && len(bytes.Trim(word, digits64[:26])) == 0: // capitals
+	case len(word) > 0 && len(bytes.Trim(word, digits64[:26])) == 0: // the word consists of capital letters
 		return clip(word, maxExample), verb
 	}
 	return []byte(smtp.Masked), verb
 }
 
-// RedactUnknown is like UnknownRedactor.Line, for a line whose session is unknown.
+// RedactUnknown is like UnknownRedactor.Line, for a line whose session is not known.
 func RedactUnknown(line []byte) []byte {
 	var r UnknownRedactor
 	shown, _ := r.Line(line, true)
@@ -110,8 +108,8 @@ func RedactUnknown(line []byte) []byte {
 
 const digits64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
 
-// likeCredentials reports whether a line may be base64, as in a login (RFC 4954). Short
-// words in capitals are treated as commands.
+// likeCredentials reports whether a line may be base64, as lines of a login are (RFC 4954). Short
+// words in capital letters are treated as commands.
 func likeCredentials(line []byte) bool {
 	const long = 8
 	return len(line) >= 4 && len(bytes.Trim(line, digits64)) == 0 && (len(line) >= long || len(line)%4 == 0 && len(bytes.Trim(line, digits64[:26])) > 0)

@@ -7,31 +7,30 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// Allowed returns d if it is valid in the phase, or else the closest valid decision.
-// smtpd exits on an invalid decision.
+// Allowed returns d if it is valid in the phase. Otherwise, it returns the closest decision that is
+// valid. smtpd exits if a decision is invalid.
 func Allowed(d smtp.Decision, phase ID) smtp.Decision {
 	s := &specs[phase]
 	if d == smtp.Junk && !s.junk || d >= smtp.Reject && !s.refuse || d > smtp.Disconnect {
 		return smtp.Proceed
 	}
 	if d == smtp.Reject && phase == PhaseConnect {
-		// A rejected client would remain connected without a greeting.
+		// The client would remain connected without a greeting if it were only rejected.
 		return smtp.Disconnect
 	}
 	return d
 }
 
-// maxText is the maximum length of a reply text in bytes. RFC 5321 section 4.5.3.1.5
-// allows 512. smtpd 6.8 truncates lines of more than 2,047 bytes, and smtpd 7.x exits
-// at 16,300 bytes.
+// maxText is the maximum length of the text of a reply in bytes. RFC 5321 section 4.5.3.1.5 allows
+// 512. smtpd 6.8 truncates lines longer than 2,047 bytes, and smtpd 7.x exits at 16,300 bytes.
 const maxText = 500
 
-// maxAnswer is the maximum length of a response in bytes. smtpd's input buffer is 64
-// KiB, and a longer line makes its lookup process loop forever.
+// maxAnswer is the maximum length of a response in bytes. The input buffer of smtpd has 64 KiB, and
+// a longer line makes its lookup process loop forever.
 const maxAnswer = 65535
 
-// appendReply appends the response to the request ev. No other function creates
-// responses, so all of them are valid.
+// appendReply appends the response to the request ev. Only this function creates responses, so all
+// of them are valid.
 func appendReply(dst []byte, ev *Event, r smtp.Answer) []byte {
 	first, second := ev.Session, ev.Token
 	if ev.Version.Before(0, 5) {
@@ -57,8 +56,8 @@ func appendID(dst []byte, id uint64) []byte {
 	return hex.AppendEncode(append(dst, '|'), binary.BigEndian.AppendUint64(make([]byte, 0, 8), id))
 }
 
-// appendText appends text in the only format that smtpd accepts, a single line `[45]dd
-// text`. smtpd would replace anything else with "421 Internal server error".
+// appendText appends the text of a reply. smtpd accepts only a single line of the form `[45]dd
+// text`. It replaces any other text with "421 Internal server error".
 func appendText(dst []byte, text string) []byte {
 	if !validCode(text) {
 		dst = append(dst, "550 "...)

@@ -16,25 +16,25 @@ import (
 	"scanwatch/internal/safego"
 )
 
-// A Handler handles smtpd's events. Methods are called in the order of smtpd's lines, and
-// never concurrently. Only Decide may be called again later, for a request whose answer
-// has a Wait. No method may block.
+// A Handler handles the events of smtpd. Its methods are called in the order of the lines from
+// smtpd, and never concurrently. Decide is called again later for a request that waits. No method
+// may block.
 type Handler interface {
 	// Ready is called once, after smtpd has sent its complete configuration.
 	Ready(Config)
 	// Report handles a report.
 	Report(*Event)
-	// Decide answers a request. If the answer has a Wait, Decide is called again. If
-	// Event.Waited is set, the answer must not have a Wait.
+	// Decide returns the answer to a request. If the answer has a Wait, Decide is called again for
+	// the same request. If Event.Waited is set, the answer must not have a Wait.
 	Decide(*Event) smtp.Answer
 }
 
 // Config is the configuration that smtpd sends before the first event.
 type Config struct {
 	SMTPDVersion   string
-	Protocol       Version // zero for OpenSMTPD before 7.6, which does not send it
+	Protocol       Version // zero for OpenSMTPD before 7.6, which does not send its version of the protocol
 	SessionTimeout time.Duration
-	ADMD           string // site name, usually the host name
+	ADMD           string // name of the site, usually the host name
 }
 
 // Options are the settings of Serve.
@@ -43,20 +43,19 @@ type Options struct {
 	Phases  []ID // phases to register
 	// Held, if set, is updated with the number of delayed responses.
 	Held *atomic.Int64
-	// Wake receives a value when there may be an answer to a waiting request. If Wake
-	// is nil, requests do not wait.
+	// Wake receives a value when a waiting request may have an answer. If Wake is nil, requests
+	// never wait.
 	Wake <-chan struct{}
-	// Log logs a line without LF. It must not block. Lines report problems with smtpd
-	// or bugs in the Handler, and never concern clients. Each type of log line is written once.
+	// Log logs a line without LF. It must not block. The lines report problems with smtpd or bugs
+	// in the Handler, but contain nothing about clients. Each kind of line is logged only once.
 	Log func(string)
 }
 
-// Serve reads smtpd's lines from in, and writes registrations and responses to out.
-// Serve returns nil at the end of in, which smtpd closes when it shuts down. An error
-// on in or out means that smtpd has exited.
+// Serve reads lines from in, and writes registrations and responses to out. When smtpd shuts down,
+// it closes in, and Serve returns nil. An error on in or out means that smtpd has exited.
 //
-// Serve sends exactly one response to each valid request before it handles the next
-// line. If Decide panics, the response is proceed.
+// Serve sends exactly one response to each valid request. If Decide panics, the response is
+// proceed.
 func Serve(in io.Reader, out io.Writer, h Handler, o Options) error {
 	s := server{lines: newLines(in), held: held{out: out, count: o.Held}, handler: h, options: o, said: make(map[string]bool), parked: make(chan struct{}, 1)}
 	defer s.held.stop()
@@ -74,7 +73,7 @@ func Serve(in io.Reader, out io.Writer, h Handler, o Options) error {
 }
 
 type server struct {
-	mu sync.Mutex // held while lines or waiting requests are handled, but not while Serve waits for lines
+	mu sync.Mutex // held while lines or waiting requests are handled, but not while Serve waits for input
 
 	held    held
 	lines   *lines
@@ -84,14 +83,13 @@ type server struct {
 	ready   bool
 	out     []byte
 	ev      Event
-	asked   bool // ev is a request that has not been answered yet
+	asked   bool // ev is a request without an answer
 	said    map[string]bool
 	waiters []waiter
-	parked  chan struct{} // has a value after a new waiter
+	parked  chan struct{} // receives a value when a request starts to wait
 }
 
-// batches handles the lines in the buffer, and sends the responses to all lines of one
-// read in one write.
+// batches handles the lines in the buffer. It sends all their responses in one write.
 func (s *server) batches() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -110,8 +108,8 @@ func (s *server) flush() error {
 	return err
 }
 
-// batch handles the lines in the buffer. If the Handler has panicked, again is true,
-// because lines may remain in the buffer.
+// batch handles the lines in the buffer. again reports whether the Handler has panicked, because
+// there may be further lines in the buffer in this case.
 func (s *server) batch() (again bool) {
 	defer s.recovered(&again)
 	for {
@@ -126,8 +124,8 @@ func (s *server) batch() (again bool) {
 	}
 }
 
-// recovered recovers from a panic in the Handler, and answers the current request. It
-// must be deferred. If again is not nil, it is set after a panic.
+// recovered recovers from a panic in the Handler and answers the current request. It must be called
+// with defer. After a panic, it sets again unless it is nil.
 func (s *server) recovered(again *bool) {
 	r := recover()
 	if r == nil {
@@ -143,8 +141,8 @@ func (s *server) recovered(again *bool) {
 	s.once("panic", "bug: handling %v: %v; the session continues without the filter\n%s", s.ev.ID, r, stack)
 }
 
-// lineHead returns the fields of a line that precede its session. Later fields may
-// contain a password, for example after a line feed in a user name.
+// lineHead returns the fields of a line before its session. Later fields must not be logged,
+// because they may contain a password, for example if a user name contains a line feed.
 func lineHead(line []byte) []byte {
 	if !bytes.HasPrefix(line, []byte("report|")) && !bytes.HasPrefix(line, []byte("filter|")) {
 		return nil
@@ -197,8 +195,8 @@ func (s *server) line(line []byte) {
 	s.answer(r)
 }
 
-// answer appends the response, and then marks the request as answered. A panic between
-// the two steps must leave the request pending.
+// answer appends the response, and after that marks the request as answered. If the first step
+// panics, the request is still pending.
 func (s *server) answer(r smtp.Answer) {
 	if r.Hold <= 0 || !s.held.add(appendReply(nil, &s.ev, r), s.limit(r.Hold)) {
 		s.out = appendReply(s.out, &s.ev, r)
@@ -206,8 +204,8 @@ func (s *server) answer(r smtp.Answer) {
 	s.asked = false
 }
 
-// limit shortens a delay, if necessary, so that neither smtpd nor the client times out.
-// RFC 5321 section 4.5.3.2 recommends that clients wait for five minutes.
+// limit shortens a delay that is so long that smtpd or the client may time out. RFC 5321 section
+// 4.5.3.2 recommends a timeout of five minutes for clients.
 func (s *server) limit(hold time.Duration) time.Duration {
 	if t := s.config.SessionTimeout / 2; t > 0 {
 		return min(hold, t, MaxHold)
@@ -215,7 +213,7 @@ func (s *server) limit(hold time.Duration) time.Duration {
 	return min(hold, MaxHold)
 }
 
-// configLine handles a config line without its first word. Unknown keys are ignored.
+// configLine handles a line without its first word, "config". It ignores unknown keys.
 func (s *server) configLine(rest []byte) {
 	key, value, _ := cut(rest)
 	switch string(key) {
@@ -248,24 +246,24 @@ func (s *server) appendRegistration(dst []byte) []byte {
 	return append(dst, "register|ready\n"...)
 }
 
-// once logs one line of each type, and at most 100 lines in total, so that a broken
-// smtpd cannot fill the log.
+// once logs one line of each kind, and at most 100 lines. Otherwise, a broken smtpd could fill the
+// log.
 func (s *server) once(kind, format string, args ...any) {
 	if s.options.Log == nil || s.said[kind] || len(s.said) >= 100 {
 		return
 	}
 	s.said[kind] = true
-	_ = safego.Run(func() error { // a panic in Log must not prevent a pending response
+	_ = safego.Run(func() error { // the request must be answered even if Log panics
 		s.options.Log(fmt.Sprintf(format, args...))
 		return nil
 	})
 }
 
-// ErrNever is returned by Check for an event that must never be registered.
+// ErrNever is returned by Check if an event must never be registered.
 var ErrNever = errors.New("must not be registered: contains passwords or message text, or makes smtpd exit")
 
-// Check returns an error if o lists an event that must not be registered. The auth and
-// data-line requests contain passwords and message text.
+// Check returns an error if o contains an event that must not be registered. Requests in the phases
+// auth and data-line contain passwords and message text.
 func (o Options) Check() error {
 	for _, id := range o.Phases {
 		if !id.IsPhase() || id == PhaseAuth || id == PhaseDataLine {

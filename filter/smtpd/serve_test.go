@@ -17,7 +17,7 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// recorder is a Handler that records calls and returns the given answers.
+// A recorder is a Handler that records calls and returns the given answers.
 type recorder struct {
 	config Config
 	events []string
@@ -169,7 +169,7 @@ func TestOddLines(t *testing.T) {
 		{"over-long request", longAsk + "\n", "filter-result|0000000000000002|0000000000000003|proceed\n", 1, "truncated"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			// Later lines are parsed regardless of the previous lines.
+			// This line must be parsed, regardless of the lines before it.
 			const after = "filter|0.7|1.0|smtp-in|quit|00000000000000ff|00000000000000fe|\n"
 			in, answer, extra := c.in, "", 0
 			if strings.HasSuffix(in, "\n") {
@@ -215,8 +215,8 @@ func TestCheckRefusesSecrets(t *testing.T) {
 
 var request = regexp.MustCompile(`(?m)^filter\|[^|]*\|[^|]*\|smtp-in\|([^|]*)\|([0-9a-f]{16})\|([0-9a-f]{16})\|(.*)$`)
 
-// TestStreams checks that each request in a recorded stream is answered exactly once,
-// in order, and with the request's session and token. No stream may cause a log line.
+// TestStreams checks that each request in a recorded stream is answered exactly once, in order, and
+// with its own session and token. No line may be logged.
 func TestStreams(t *testing.T) {
 	streams, err := filepath.Glob("../../tests/streams/*/*.in")
 	if err != nil || len(streams) < 160 {
@@ -253,8 +253,8 @@ func TestStreams(t *testing.T) {
 	}
 }
 
-// FuzzServe checks that each request in any input is answered once with a line that
-// smtpd accepts, and that Serve returns.
+// FuzzServe checks that Serve returns for any input. Each request in the input must be answered
+// once with a line that smtpd accepts.
 func FuzzServe(f *testing.F) {
 	for _, name := range []string{"odd-addresses", "bad-helo", "junk", "data-lines", "auth-submission"} {
 		for _, v := range []string{"6.8", "7.9"} {
@@ -323,7 +323,7 @@ func BenchmarkServe(b *testing.B) {
 	}
 }
 
-// endless repeats in n times without copying the data.
+// An endless repeats in n times without copying it.
 type endless struct {
 	in []byte
 	at int
@@ -348,8 +348,8 @@ func (nobody) Ready(Config)              {}
 func (nobody) Report(*Event)             {}
 func (nobody) Decide(*Event) smtp.Answer { return smtp.Answer{} }
 
-// TestHeldAnswers checks that a delayed answer is sent when it is due, and that other
-// answers do not wait for it. All answers are sent when the input ends.
+// TestHeldAnswers checks that a delayed answer is sent when its delay has passed, and that other
+// answers do not wait for it. At the end of the input, all answers must be sent.
 func TestHeldAnswers(t *testing.T) {
 	ask := func(session int) string {
 		return fmt.Sprintf("filter|0.7|1.0|smtp-in|ehlo|%016x|00000000000000ff|x\n", session)
@@ -379,8 +379,7 @@ func TestHeldAnswers(t *testing.T) {
 	}
 }
 
-// TestHoldLimit checks that an answer is sent immediately if too many are already
-// delayed.
+// TestHoldLimit checks that an answer is sent immediately if too many others are delayed.
 func TestHoldLimit(t *testing.T) {
 	var in strings.Builder
 	for i := range MaxHeld + 10 {
@@ -399,7 +398,7 @@ func TestHoldLimit(t *testing.T) {
 	}
 }
 
-// TestMake checks that Make returns the same event as parsing its line.
+// TestMake checks that Make and parsing a line result in the same event.
 func TestMake(t *testing.T) {
 	var made, parsed Event
 	if err := parsed.parse([]byte("report|0.7|1795219327.000001|smtp-in|tx-rcpt|00000000000000ff|0a0b0c0d|ok|a|b@example.org")); err != nil {

@@ -7,18 +7,19 @@ import (
 	"scanwatch/internal/safego"
 )
 
-// MaxWait is the maximum time that a request waits for a fact.
+// MaxWait is the maximum time for which a request waits for a fact.
 const MaxWait = 500 * time.Millisecond
 
-// A waiter is a request that waits for a fact. The Handler is asked again after each
-// value from Options.Wake, and a last time when the request is due.
+// A waiter is a request that waits for a fact. The Handler is asked about it again after each value
+// from Options.Wake. It is asked for the last time when the maximum wait has passed.
 type waiter struct {
-	ev  Event // a copy
+	ev  Event // copy of the request
 	at  time.Time
 	due time.Time
 }
 
-// park suspends the current request. It returns false if the request must not wait.
+// park makes the current request wait. It returns false if the request must be answered
+// immediately.
 func (s *server) park(wait time.Duration) bool {
 	if s.options.Wake == nil || len(s.waiters) >= MaxHeld {
 		return false
@@ -37,8 +38,8 @@ func (s *server) park(wait time.Duration) bool {
 	return true
 }
 
-// startWaiting starts the goroutine that asks the Handler again. stop ends it, and then
-// answers all waiting requests.
+// startWaiting starts the goroutine that asks the Handler again. The function stop ends the
+// goroutine and then answers all waiting requests.
 func (s *server) startWaiting() (stop func()) {
 	if s.options.Wake == nil {
 		return func() {}
@@ -48,7 +49,7 @@ func (s *server) startWaiting() (stop func()) {
 	return func() {
 		close(ending)
 		<-ended
-		_ = s.askAgain(true) // smtpd has probably exited
+		_ = s.askAgain(true) // the error is ignored, because smtpd has probably exited
 	}
 }
 
@@ -70,7 +71,7 @@ func (s *server) wait(ending <-chan struct{}) {
 		case <-due:
 		}
 		if s.askAgain(false) != nil {
-			return // the next write of the reader returns the same error
+			return // the next write in Serve's goroutine returns the same error
 		}
 	}
 }
@@ -86,8 +87,8 @@ func (s *server) firstDue() (first time.Time, ok bool) {
 	return first, ok
 }
 
-// askAgain asks the Handler about all waiting requests. Requests without an answer
-// continue to wait, unless they are due or final is set.
+// askAgain asks the Handler about all waiting requests. A request without an answer continues to
+// wait, unless it has waited long enough or final is set.
 func (s *server) askAgain(final bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -103,8 +104,8 @@ func (s *server) askAgain(final bool) error {
 	return s.flush()
 }
 
-// again asks the Handler about a waiting request. It reports whether the request has an
-// answer, which is always the case if late is set.
+// again asks the Handler about a waiting request. It reports whether the request was answered. If
+// late is set, the request is always answered.
 func (s *server) again(w *waiter, now time.Time, late bool) (done bool) {
 	s.ev = w.ev
 	s.ev.Time += now.Sub(w.at).Microseconds()

@@ -16,8 +16,8 @@ import (
 	"scanwatch/store"
 )
 
-// keepAll is the retention period during an import. The configured retention applies
-// when the filter starts.
+// keepAll is the retention period during an import. Old records are deleted only when the filter
+// starts with its configured retention period.
 const keepAll = 100 * 365 * 24 * time.Hour
 
 // batch is the number of records per commit.
@@ -28,7 +28,7 @@ type Options struct {
 	Dir     string        // state directory, which must exist
 	Budget  int64         // disk budget of the state directory in bytes
 	Privacy rules.Privacy // privacy level of the records
-	Program string        // version for new files
+	Program string        // program version in new files
 	Now     func() time.Time
 	Done    func(end time.Time) // called after each record; may be nil
 }
@@ -38,15 +38,15 @@ type Result struct {
 	Counts
 	Sessions       int       // sessions in the input
 	Known          int       // sessions that were already recorded
-	Oldest, Newest time.Time // when the oldest and newest sessions ended; zero if there are none
+	Oldest, Newest time.Time // ends of the oldest and newest sessions; zero if there are none
 }
 
-// Import records the sessions of a stream in a state directory. If a session is still
-// open when a run of smtpd ends, its ending is unknown. Importing the same stream again
-// has no effect.
+// Import records the sessions of a stream in a state directory. If a session is still open when
+// smtpd ends, the session's ending is unknown. If the same stream is imported again, nothing
+// changes.
 //
-// If a filter has opened the state directory, Import returns store.ErrInUse and changes
-// nothing. A stream without sessions is an error.
+// If a filter uses the state directory, Import returns store.ErrInUse and changes nothing. A stream
+// without sessions is an error.
 func Import(in io.Reader, o Options) (r Result, err error) {
 	err = record(o, "", &r, func(pipeline *filter.Pipeline) error {
 		r.Counts, err = Split(in, func(run io.Reader) error { return play(run, pipeline) })
@@ -58,7 +58,7 @@ func Import(in io.Reader, o Options) (r Result, err error) {
 	return r, err
 }
 
-// record opens the store, and records the sessions that play passes to the pipeline.
+// record opens the store and calls play. It records the sessions that play passes to the pipeline.
 func record(o Options, frontEnd string, r *Result, play func(*filter.Pipeline) error) (err error) {
 	if _, err := os.Stat(o.Dir); err != nil {
 		return err
@@ -73,7 +73,7 @@ func record(o Options, frontEnd string, r *Result, play func(*filter.Pipeline) e
 	var failed error
 	pipeline, err := newPipeline(o, frontEnd, func(end time.Time, id uint64, value []byte) {
 		if r.Sessions++; r.Sessions%batch == 0 {
-			_ = flush() // the final Flush returns the error
+			_ = flush() // if this Flush fails, the final one returns the error
 		}
 		switch again, err := recorded.add(end, id); {
 		case err != nil:
@@ -108,7 +108,7 @@ func record(o Options, frontEnd string, r *Result, play func(*filter.Pipeline) e
 	return nil
 }
 
-// play plays a run of smtpd through the filter.
+// play passes the events of one run of smtpd to the pipeline.
 func play(run io.Reader, pipeline *filter.Pipeline) error {
 	front := smtpd.NewFrontEnd(pipeline)
 	if err := smtpd.Serve(run, io.Discard, front, smtpd.Options{}); err != nil {
@@ -144,8 +144,7 @@ func newPipeline(o Options, frontEnd string, record func(end time.Time, id uint6
 	return pipeline, nil
 }
 
-// emptyPolicy returns a policy without rules, which makes the filter only collect
-// evidence.
+// emptyPolicy returns a policy without rules. With this policy, the filter only collects evidence.
 func emptyPolicy(how rules.Privacy) (*rules.Policy, error) {
 	c, err := rules.Parse("empty", func(string) ([]byte, error) { return []byte("privacy " + how.String() + "\n"), nil })
 	if err != nil {

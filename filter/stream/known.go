@@ -9,15 +9,15 @@ import (
 	"scanwatch/store/history"
 )
 
-// maxDays is the number of days whose sessions a known holds. A log is in chronological
-// order, except for sessions that end late.
+// maxDays is the number of days whose sessions a known holds. A few days suffice, because a log is
+// in chronological order except for sessions that end late.
 const maxDays = 3
 
-// A known finds sessions that are already recorded.
+// A known is an index of the sessions that are already recorded.
 type known struct {
 	reader store.Reader
 	flush  func() error
-	days   []knownDay // latest last
+	days   []knownDay // days in chronological order
 }
 
 type knownDay struct {
@@ -30,7 +30,7 @@ type knownKey struct {
 	id  uint64
 }
 
-// newKnown returns a known for a state directory into which w writes.
+// newKnown returns a known for the state directory into which w writes.
 func newKnown(dir string, w *store.Writer, flush func() error) *known {
 	snapshot := func(out io.Writer, name string) error {
 		s, err := w.Snapshot(name)
@@ -44,7 +44,7 @@ func newKnown(dir string, w *store.Writer, flush func() error) *known {
 	return &known{reader: store.Reader{Dir: dir, Snapshot: snapshot}, flush: flush}
 }
 
-// add adds a session, and reports whether it is already recorded.
+// add adds a session. It reports whether the session was already recorded.
 func (k *known) add(end time.Time, id uint64) (recorded bool, err error) {
 	keys, err := k.day(end.UTC().Truncate(24 * time.Hour))
 	if err != nil {
@@ -57,7 +57,7 @@ func (k *known) add(end time.Time, id uint64) (recorded bool, err error) {
 	return recorded, nil
 }
 
-// day returns the sessions that ended on a day.
+// day returns the sessions that ended on the day that begins at start.
 func (k *known) day(start time.Time) (map[knownKey]struct{}, error) {
 	if i := slices.IndexFunc(k.days, func(d knownDay) bool { return d.start.Equal(start) }); i >= 0 {
 		return k.days[i].keys, nil

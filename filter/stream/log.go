@@ -17,29 +17,29 @@ import (
 type LogOptions struct {
 	Options
 	Kind *serverlog.Kind
-	Zone *time.Location // of times without a UTC offset
-	// Progress, if set, is called repeatedly with the number of bytes read and the total,
-	// both before decompression. The total is 0 if unknown.
+	Zone *time.Location // time zone of times without a UTC offset
+	// Progress, if set, is called repeatedly with the number of bytes read and the total number.
+	// Both count compressed bytes. total is 0 if it is unknown.
 	Progress func(read, total int64)
 }
 
 // A LogResult describes the import of logs.
 type LogResult struct {
-	serverlog.Counts     // the samples begin with their files and lines
-	Sessions, Known  int // Known sessions were already recorded
-	// Undated is set if the sessions are dated by the first file's modification
-	// time, because the log has no dates.
+	serverlog.Counts     // its samples begin with the names of files and the numbers of lines
+	Sessions, Known  int // Known sessions were recorded before
+	// Undated reports whether the log contains no dates. Sessions are then dated by the
+	// modification time of the first file.
 	Undated        bool
-	TooLong        int       // lines of more than 64 KiB
-	Cut            []string  // compressed files whose end is missing
-	Oldest, Newest time.Time // when the oldest and newest sessions ended
+	TooLong        int       // number of lines longer than 64 KiB
+	Cut            []string  // names of compressed files that are incomplete
+	Oldest, Newest time.Time // ends of the oldest and newest sessions
 }
 
 // progressLines is the number of lines between calls to LogOptions.Progress.
 const progressLines = 50_000
 
-// OpenLogs opens logs and returns them oldest first. ImportLog reads and closes them.
-// The name - means standard input.
+// OpenLogs opens logs and returns them in chronological order. ImportLog reads and closes them. The
+// name "-" stands for standard input.
 func OpenLogs(names []string, kind *serverlog.Kind, stdin io.Reader, now time.Time, zone *time.Location) (logs []*maillog.Log, err error) {
 	if kind.Syslog {
 		logs, err = maillog.Open(names, stdin, now, zone)
@@ -57,9 +57,9 @@ func OpenLogs(names []string, kind *serverlog.Kind, stdin io.Reader, now time.Ti
 	return logs, err
 }
 
-// ImportLog records the sessions in another mail server's logs. Sessions may continue
-// in the next log. Importing the same logs again has no effect. ImportLog returns the
-// same errors as Import.
+// ImportLog records the sessions in the logs of another mail server. A session may continue in the
+// next log. If the same logs are imported again, nothing changes. ImportLog returns the same errors
+// as Import.
 func ImportLog(logs []*maillog.Log, o LogOptions) (r LogResult, err error) {
 	defer func() { err = errors.Join(err, maillog.CloseAll(logs)) }()
 	if len(logs) == 0 {
@@ -88,7 +88,8 @@ func ImportLog(logs []*maillog.Log, o LogOptions) (r LogResult, err error) {
 	return r, err
 }
 
-// foreign returns the error for logs without sessions, which may be of another kind.
+// foreign returns the error for logs that contain no sessions. Such logs may come from a different
+// mail server.
 func (r *LogResult) foreign(logs []*maillog.Log, kind *serverlog.Kind) error {
 	names := logs[0].Name
 	if n := len(logs) - 1; n > 0 {

@@ -29,8 +29,8 @@ func importLogs(t *testing.T, kind, dir string, names ...string) (LogResult, err
 	return ImportLog(logs, LogOptions{Options: options(dir), Kind: k, Zone: time.UTC})
 }
 
-// TestImportLog checks that for each kind of log, records name the kind, and that a
-// second import adds nothing.
+// TestImportLog checks an import for each kind of log. The records must contain the kind, and a
+// second import must add nothing.
 func TestImportLog(t *testing.T) {
 	for _, kind := range serverlog.Kinds {
 		dir := t.TempDir()
@@ -57,7 +57,7 @@ func TestImportLog(t *testing.T) {
 	}
 }
 
-// TestAbsence checks that facts missing from the logs do not lead to evidence.
+// TestAbsence checks that there is no evidence because of facts that the logs lack.
 func TestAbsence(t *testing.T) {
 	never := []string{"early-talker", "flood", "rdns-missing", "helo-missing"}
 	for _, kind := range serverlog.Kinds {
@@ -84,8 +84,7 @@ func TestAbsence(t *testing.T) {
 	}
 }
 
-// TestCompressed checks that a log may be split into compressed files, given in any
-// order.
+// TestCompressed checks that a log may consist of several compressed files in any order.
 func TestCompressed(t *testing.T) {
 	text, err := os.ReadFile("../serverlog/testdata/postfix.log")
 	if err != nil {
@@ -123,7 +122,7 @@ func TestCompressed(t *testing.T) {
 	}
 }
 
-// TestCut checks that the lines of a compressed file are imported if its end is missing.
+// TestCut checks that the lines of an incomplete compressed file are imported.
 func TestCut(t *testing.T) {
 	var log bytes.Buffer
 	for i := range 2000 {
@@ -153,7 +152,7 @@ func TestCut(t *testing.T) {
 	}
 }
 
-// TestImportLogRefuses checks errors.
+// TestImportLogRefuses checks the errors of ImportLog.
 func TestImportLogRefuses(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "log")
 	if err := os.WriteFile(name, []byte("Nov 29 07:40:00 mx sshd[1]: x\n"), 0o600); err != nil {
@@ -178,8 +177,9 @@ func TestImportLogRefuses(t *testing.T) {
 	}
 }
 
-// TestUndated checks how IceWarp's lines are dated: by the server's greeting, the
-// file's name or, failing both, the file's modification time, which is reported.
+// TestUndated checks the dates of lines in the log of IceWarp. The date comes from the server's
+// greeting, or else from the file's name, or else from the file's modification time. The last case
+// must be reported.
 func TestUndated(t *testing.T) {
 	text, err := os.ReadFile("../serverlog/testdata/icewarp.log")
 	if err != nil {

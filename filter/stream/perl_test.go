@@ -14,7 +14,7 @@ import (
 
 const converter = "../../contrib/perl-logger/logger2smtpd"
 
-// convert runs the converter on a directory and returns its output.
+// convert runs the converter on a directory. It returns the output.
 func convert(t *testing.T, dir string) (lines []byte, stderr string, err error) {
 	t.Helper()
 	perl, err := exec.LookPath("perl")
@@ -44,8 +44,8 @@ var (
 	loggedRecipient = regexp.MustCompile(`(?m)^rcpt-to (.*)$`)
 )
 
-// TestPerlLogger checks that each file of a real logger becomes part of its session's
-// record, with the file's greeting and last recipient.
+// TestPerlLogger checks that each file of a real logger becomes a part of its session's record. The
+// part must contain the greeting and the last recipient in the file.
 func TestPerlLogger(t *testing.T) {
 	const samples = "testdata/perl-logger"
 	files, err := os.ReadDir(samples)
@@ -93,9 +93,9 @@ func TestPerlLogger(t *testing.T) {
 	}
 }
 
-// TestPerlLoggerText checks the conversion of text that does not occur in the samples:
-// both kinds of quotes, both kinds of login, several files for one session, and other
-// programs' files. No text may be evaluated as code.
+// TestPerlLoggerText checks the conversion of texts that the samples do not contain. These are both
+// kinds of quotes, both kinds of login, several files for one session, and files of other programs.
+// No text may be evaluated as code.
 func TestPerlLoggerText(t *testing.T) {
 	const (
 		head  = `'session' => '00000000000000a1', 'subsystem' => 'smtp-in', 'version' => '0.7', 'request' => 'report', `

@@ -1,9 +1,8 @@
-// Package stream imports recorded streams. A stream holds the lines that smtpd sends to
-// a filter (smtpd-filters(7)), recorded with tee(1), for example.
+// Package stream imports recorded streams. A stream contains the lines that smtpd sends to a filter
+// (smtpd-filters(7)). It can be recorded with tee(1), for example.
 //
-// The filter's own code handles the sessions, with the times in the stream. The
-// sessions' records are written to a state directory. No rules are evaluated, and no
-// clients are banned.
+// The code of the filter processes the sessions, and takes the time from the stream. The records of
+// the sessions are written to a state directory. No rules are evaluated, and no clients are banned.
 package stream
 
 import (
@@ -15,28 +14,28 @@ import (
 )
 
 const (
-	// maxLine is the maximum length of a line in bytes. smtpd sends at most 65,616
+	// maxLine is the maximum length of a line in bytes. The lines of smtpd have at most 65,616
 	// bytes.
 	maxLine = 128 << 10
-	// Up to maxLead lines may precede smtpd's first line. An input with more lines
-	// before smtpd's first line is not a stream.
+	// maxLead is the maximum number of lines before smtpd's first line. An input with more such
+	// lines is not a stream.
 	maxLead = 100
 )
 
 // Counts holds the number of lines and runs in a stream.
 type Counts struct {
-	Lines   int   // includes skipped lines
-	Runs    int   // runs of smtpd; each begins with a handshake
-	Skipped int   // lines that smtpd cannot have sent
+	Lines   int   // number of lines, including skipped ones
+	Runs    int   // number of times smtpd was started; each run begins with a handshake
+	Skipped int   // number of lines that do not come from smtpd
 	First   error // describes the first skipped line; may be nil
 }
 
-// Split calls run for each run of smtpd in the stream, with a reader that returns the
-// lines of the handshake and all events up to the next handshake. Lines that smtpd
-// cannot have sent are skipped and counted.
+// Split calls run for each run of smtpd in the stream. The reader returns the lines of the
+// handshake and all events up to the next handshake. Lines that cannot come from smtpd are skipped
+// and counted.
 //
-// The auth and data-line requests contain passwords and message text, so Split skips
-// them without counting.
+// Requests of the phases auth and data-line contain passwords and message text, so Split skips
+// them. They are not counted.
 //
 // Split returns errors from in and run, or an error if in is not a stream.
 func Split(in io.Reader, run func(io.Reader) error) (Counts, error) {
@@ -66,12 +65,12 @@ func Split(in io.Reader, run func(io.Reader) error) (Counts, error) {
 // A splitter reads the lines of each run in turn.
 type splitter struct {
 	in     *bufio.Reader
-	err    error  // error of in
-	counts Counts // counts for the lines read so far
+	err    error  // error from in
+	counts Counts // counts of the lines read so far
 
 	line   []byte // latest line from smtpd, valid until next is called
 	rest   []byte // part of line that Read has not returned yet
-	events bool   // the run has lines after its handshake
+	events bool   // the run has at least one line after its handshake
 	ended  bool   // line is the first line of the next run
 }
 
@@ -94,8 +93,7 @@ func (s *splitter) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// advance reads the next line of the current run. It returns false at the end of the
-// run.
+// advance reads the next line of the current run. It returns false if the run has ended.
 func (s *splitter) advance() bool {
 	if !s.read() {
 		s.line = nil
@@ -110,7 +108,7 @@ func (s *splitter) advance() bool {
 	return true
 }
 
-// next reports whether another run follows. The first line of the run is in s.line.
+// next reports whether another run follows. If so, s.line is the first line of the run.
 func (s *splitter) next() bool { return len(s.line) > 0 && s.ended || s.read() }
 
 // read reads smtpd's next line, including the newline.
@@ -129,7 +127,7 @@ func (s *splitter) read() bool {
 				_, s.err = s.in.ReadSlice('\n')
 			}
 		case s.err != nil:
-			problem = "incomplete" // smtpd stopped within the line
+			problem = "incomplete" // smtpd stopped in the middle of the line
 		case !isEvent(s.line):
 			problem = "not a line of smtpd"
 		case isSecret(s.line):
@@ -159,7 +157,7 @@ func isEvent(line []byte) bool {
 	case "config":
 		return true
 	case "report", "filter":
-		fields := bytes.SplitN(rest, []byte{'|'}, 5) // version, time, subsystem, event, session ...
+		fields := bytes.SplitN(rest, []byte{'|'}, 5) // version, time, subsystem, event, session, ...
 		return len(fields) == 5 && bytes.IndexByte(fields[1], '.') > 0 && bytes.HasPrefix(fields[2], []byte("smtp-"))
 	}
 	return false

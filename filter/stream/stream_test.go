@@ -25,7 +25,7 @@ func options(dir string) Options {
 	return Options{Dir: dir, Budget: 64 << 20, Privacy: rules.PrivacyFull, Program: "test", Now: func() time.Time { return now }}
 }
 
-// records returns a state directory's records, oldest first.
+// records returns the records in a state directory. The oldest come first.
 func records(t *testing.T, dir string) (all []store.Record) {
 	t.Helper()
 	r := store.Reader{Dir: dir}
@@ -44,8 +44,8 @@ const (
 	helo      = "report|0.7|1795219321.000001|smtp-in|link-identify|00000000000000%02x|EHLO|mail.example.net\n"
 )
 
-// TestSplit checks how a stream is split into runs, which lines are skipped, and which
-// errors are returned.
+// TestSplit checks how a stream is split into runs. It also checks which lines are skipped and
+// which errors are returned.
 func TestSplit(t *testing.T) {
 	a, b := fmt.Sprintf(connect, 1), fmt.Sprintf(connect, 2)
 	secret := "filter|0.7|1795219322.000001|smtp-in|auth|0000000000000001|0000000000000002|PLAIN c2VjcmV0\n"
@@ -70,7 +70,7 @@ func TestSplit(t *testing.T) {
 			err: `line 1: not a line of smtpd: "Nov 29 12:00:00 mx smtpd[1]: x"; expected the lines that smtpd sends to a filter`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			for _, read := range []bool{true, false} { // run may stop early
+			for _, read := range []bool{true, false} { // run may return early
 				var runs []string
 				counts, err := Split(strings.NewReader(c.in), func(run io.Reader) error {
 					if !read {
@@ -113,8 +113,8 @@ type failing struct{ err error }
 
 func (f *failing) Read([]byte) (int, error) { return 0, f.err }
 
-// TestImport checks that two runs with the same session ids are recorded separately,
-// and that a second import adds nothing.
+// TestImport checks that sessions with the same id in two runs are recorded separately. A second
+// import must add nothing.
 func TestImport(t *testing.T) {
 	dir := t.TempDir()
 	in := handshake + fmt.Sprintf(connect+helo, 1, 1) +
@@ -140,7 +140,7 @@ func TestImport(t *testing.T) {
 	}
 }
 
-// TestImportRecorded checks that each recorded stream yields one record per session.
+// TestImportRecorded checks that each recorded stream leads to one record per session.
 func TestImportRecorded(t *testing.T) {
 	names, err := filepath.Glob("../../tests/streams/*/*.in")
 	if err != nil || len(names) < 160 {
@@ -169,7 +169,7 @@ func TestImportRecorded(t *testing.T) {
 	}
 }
 
-// TestImportRefuses checks that Import leaves the records unchanged after an error.
+// TestImportRefuses checks that the records do not change if Import returns an error.
 func TestImportRefuses(t *testing.T) {
 	in := func() io.Reader { return strings.NewReader(handshake + fmt.Sprintf(connect, 1)) }
 	dir := t.TempDir()

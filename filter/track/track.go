@@ -15,21 +15,20 @@ import (
 type Session struct {
 	ID      uint64
 	Src     netip.AddrPort // invalid for a local session
-	Dst     netip.AddrPort // listener address, possibly a wildcard
+	Dst     netip.AddrPort // listener's address, which may be a wildcard
 	RDNS    []byte
 	RDNSCut bool
 	FCrDNS  smtp.FCrDNS
-	Local   bool // over the server's local socket: from sendmail(8), or a bounce from the server
+	Local   bool // uses the server's local socket: mail from sendmail(8), or a bounce of the server
 
-	// The following facts are set by the pipeline, from the operator's tables and
-	// databases.
-	Internal bool // from this host or a private network
+	// The pipeline sets the following facts from the operator's tables and databases.
+	Internal bool // the client is this host or in a private network
 	Gateway  bool // many hosts share the address
 	Friend   bool // the operator exempts the address from all evidence and rules
-	// Submission reports whether the session uses a listener for users' mail clients,
-	// which may greet with any name.
+	// Submission reports whether the session uses a listener for users' mail programs, which may
+	// greet with any name.
 	Submission bool
-	ASNKnown   bool   // if set, an ASN of 0 means that no AS announces Src
+	ASNKnown   bool   // if set and ASN is 0, no AS announces Src
 	ASN        uint32 // number of the AS that announces Src
 	Country    string // two capital letters; empty if unknown
 
@@ -37,9 +36,9 @@ type Session struct {
 	Helo        []byte         // latest greeting
 	PrevHelo    []byte         // previous greeting; empty if it was never changed
 	NewHelo     bool           // the latest event changed Helo
-	Greeted     bool           // the client tried to greet, or was rejected before it could
+	Greeted     bool           // the client has greeted, tried to greet, or was rejected before it could greet
 	TLS         bool
-	User        []byte   // latest user name in a login attempt, as recorded
+	User        []byte   // user name in the latest login attempt, as recorded
 	Login       []byte   // user who is logged in
 	Failed      [][]byte // distinct user names in failed logins, at most maxFailed
 	Authed      bool
@@ -48,8 +47,8 @@ type Session struct {
 	Counts      Counts
 	Start       int64 // microseconds since 1970
 	Transaction Transaction
-	// Cut reports whether the server rolled back the transaction because the client
-	// disconnected. smtpd reports the rollback before the disconnect.
+	// Cut reports whether the client disconnected during a transaction. smtpd reports that it
+	// rolled back the transaction before it reports the disconnect.
 	Cut  bool
 	Pace Pace
 
@@ -58,7 +57,7 @@ type Session struct {
 
 // Counts holds a session's counters.
 type Counts struct {
-	Commands     uint32 // lines from the client outside of message text
+	Commands     uint32 // lines from the client, not including message text
 	Unknown      uint32 // commands that the server did not recognise
 	Failed       uint32 // commands answered with 4xx or 5xx, including unknown commands
 	Mails        uint32 // messages accepted
@@ -77,11 +76,10 @@ type Transaction struct {
 	Sender []byte // empty for the null sender
 }
 
-// A Pace describes the gaps between replies and the client's next lines, in
-// microseconds.
+// A Pace holds the times between the server's replies and the client's next lines, in microseconds.
 type Pace struct {
 	Replied int64 // time of the last reply; 0 before the server's greeting
-	Last    int64 // latest gap, or -1
+	Last    int64 // latest gap; -1 for none
 	First   int64 // gap between the server's greeting and the first line
 	Least   int64 // shortest of the later gaps
 	Gaps    uint8 // number of gaps, at most MaxGaps
@@ -98,7 +96,7 @@ func (s *Session) Apply(ev *smtp.Event) {
 	}
 }
 
-// appliers maps each kind of event to the function that applies it.
+// appliers maps each kind of event to the function that updates the session.
 var appliers = [smtp.NumKinds]func(*Session, *smtp.Event){
 	smtp.EventConnect:  (*Session).connect,
 	smtp.EventGreeting: (*Session).greeting,
@@ -151,12 +149,12 @@ func (s *Session) line(ev *smtp.Event) {
 	case smtp.VerbMail:
 		s.TriedMail = true
 	case smtp.VerbDot, smtp.VerbExchange:
-		return // not a command
+		return // the line is not a command
 	}
 	s.Counts.Commands++
 }
 
-// line measures the gap before a line from the client.
+// line measures the gap before a line from the client at time at.
 func (p *Pace) line(at int64) {
 	p.Last = -1
 	if p.Replied == 0 || p.Gaps >= MaxGaps {
@@ -192,8 +190,8 @@ func (s *Session) helo(ev *smtp.Event) {
 	}
 }
 
-// greet applies a greeting. Greeting again with the same name, for example after
-// STARTTLS, has no effect.
+// greet applies a greeting. If the client repeats its greeting, for example after STARTTLS, greet
+// has no effect.
 func (s *Session) greet(name []byte, own bool) {
 	s.NewHelo = len(s.Helo) == 0 || !bytes.Equal(s.Helo, name)
 	if own && len(s.Helo) > 0 && !bytes.EqualFold(s.Helo, name) {
@@ -220,8 +218,8 @@ func (s *Session) auth(ev *smtp.Event) {
 // maxFailed is the maximum number of user names in Session.Failed.
 const maxFailed = 8
 
-// failed counts a failed command without a reply code. Commands with a code are counted for
-// their EventReply.
+// failed counts a failed command without a reply code. Commands with a reply code are counted when
+// their EventReply arrives.
 func (s *Session) failed(ev *smtp.Event) {
 	if ev.Result != smtp.ResultOK && ev.Code == 0 {
 		s.Counts.Failed++
@@ -240,7 +238,7 @@ func (s *Session) mail(ev *smtp.Event) {
 
 func (s *Session) rcpt(ev *smtp.Event) {
 	switch ev.Result {
-	case smtp.ResultNone: // the session ended before a reply
+	case smtp.ResultNone: // the session ended before the reply
 		return
 	case smtp.ResultOK:
 		s.Counts.RcptOK++
@@ -278,14 +276,14 @@ func (s *Session) filter(ev *smtp.Event) {
 func (s *Session) request(ev *smtp.Event) {
 	switch ev.Phase {
 	case smtp.PhaseHelo:
-		s.greet(ev.Name, true) // smtpd does not report a greeting that a filter rejects
+		s.greet(ev.Name, true) // smtpd does not report a greeting that a filter has rejected
 	case smtp.PhaseMailFrom:
 		s.Transaction.Sender = set(s.Transaction.Sender, ev.Addr, maxPath)
 	}
 }
 
-// maxListings is the maximum number of DNS lists' answers. No policy has more lists,
-// but a corrupt record could.
+// maxListings is the maximum number of answers of DNS lists. No policy has more lists, but a
+// corrupt record may contain more answers.
 const maxListings = 8
 
 func (s *Session) listed(ev *smtp.Event) {
@@ -295,25 +293,25 @@ func (s *Session) listed(ev *smtp.Event) {
 	s.Listings = append(s.Listings, smtp.Listing{Name: string(ev.Name), Listed: ev.Result != smtp.ResultOK, Codes: string(ev.Text)})
 }
 
-// Asked reports whether a DNS list has answered.
+// Asked reports whether the DNS list has answered.
 func (s *Session) Asked(list string) bool {
 	return slices.ContainsFunc(s.Listings, func(l smtp.Listing) bool { return l.Name == list })
 }
 
-// Null reports whether the transaction has the null sender. Null returns false if no
-// transaction is open: an empty Sender then proves nothing, because smtpd does not
-// report a transaction whose sender is too long.
+// Null reports whether the transaction has the null sender. It returns false if no transaction is
+// open. Sender is then empty for another reason: smtpd does not report a transaction whose sender
+// is too long.
 func (t *Transaction) Null() bool { return t.Open && len(t.Sender) == 0 }
 
 func (t *Transaction) reset() { *t = Transaction{Sender: t.Sender[:0]} }
 
-// Exempt reports whether the session can never be evidence against its address. A
-// session is exempt if it uses the local socket, is authenticated, belongs to a friend,
-// or has no address.
+// Exempt reports whether nothing in the session can be evidence against the client's address. This
+// is the case if the session uses the local socket, is authenticated, comes from the table
+// "friends", or has no address.
 func (s *Session) Exempt() bool { return s.Local || s.Authed || s.Friend || !s.Src.IsValid() }
 
-// ProvenName returns the reverse DNS name if it passes FCrDNS and is complete, and nil
-// otherwise.
+// ProvenName returns the reverse DNS name if it passes FCrDNS and is not truncated. Otherwise, it
+// returns nil.
 func (s *Session) ProvenName() []byte {
 	if s.FCrDNS == smtp.FCrDNSPass && !s.RDNSCut {
 		return s.RDNS
@@ -321,7 +319,7 @@ func (s *Session) ProvenName() []byte {
 	return nil
 }
 
-// Reset prepares s for another session, reusing buffers of ordinary size.
+// Reset prepares s for another session. It reuses buffers of ordinary size.
 func (s *Session) Reset() {
 	keep := func(b []byte) []byte {
 		if cap(b) > 1024 {

@@ -14,15 +14,15 @@ import (
 // limitRows returns the rows about bans, harvests, relaying, brute force and accounts.
 func limitRows() []statement {
 	return []statement{
-		{presets, "The first ban has the first duration of a list", under(trial("{ 10m, 1h, 1d }"), func(s *Server) {
+		{presets, "The first ban lasts for the first duration in the list", under(trial("{ 10m, 1h, 1d }"), func(s *Server) {
 			s.offend(unnamed1)
 			s.Bans(unnamed1, 10*minute)
 		})},
-		{presets, "each offence within a day of its end gets the next duration", under(trial("{ 10m, 1h, 1d }"), func(s *Server) {
+		{presets, "each offence within a day after a ban gets the next duration", under(trial("{ 10m, 1h, 1d }"), func(s *Server) {
 			s.ladder([]time.Duration{0, day, day, day + time.Second}, []time.Duration{10 * minute, hour, day, day})
 			s.ladder([]time.Duration{0, day + time.Second, day}, []time.Duration{10 * minute, 10 * minute, hour})
 		})},
-		{presets, "With 0s the first offence is only counted", under(trial("{ 0s, 1h, 1d }"), func(s *Server) {
+		{presets, "With 0s, the first offence is only counted", under(trial("{ 0s, 1h, 1d }"), func(s *Server) {
 			s.ladder([]time.Duration{0, day, day}, []time.Duration{0, hour, day})
 			s.offend(named1)
 			s.Wait(day + minute)
@@ -43,33 +43,33 @@ func limitRows() []statement {
 			}
 			s.Check(slices.Equal(long, []string{"scanner", "botnet"}), "long bans by %v", long)
 		})},
-		{presets, "A server's queue survives any other ban, because the reply is temporary", play(neighbour)},
-		{presets, "Clients that sent mail on an earlier day are banned for failed logins only", under(trial("1h"), knownNotBanned)},
-		{presets, "Clients that sent mail on many days are rejected for their behaviour only, with a temporary code", play(trustedConduct)},
-		{presets, "Directory harvest: five unknown recipients and no other", play(harvestLimits)},
+		{presets, "During all other bans, the reply is temporary, so a mail server retries until the ban has ended", play(neighbour)},
+		{presets, "Clients that sent mail on an earlier day are banned only for failed logins", under(trial("1h"), knownNotBanned)},
+		{presets, "Clients that sent mail on many days are rejected only for their behaviour, and with a temporary code", play(trustedConduct)},
+		{presets, "Directory harvest: a session with five unknown recipients and no other", play(harvestLimits)},
 		{presets, "The reply is temporary", play(func(s *Server) {
 			s.Earlier()
 			c := s.Ask(named1, manner{}, simulate.Words("w", 0, 6)...)
 			s.Check(strings.HasPrefix(answers(c), "rcpt-to: 421"), "the reply is %s", answers(c))
 			s.Bans(named1, day)
 		})},
-		{presets, "Slow harvest", play(slowHarvest)},
-		{presets, "The rules reject recipients that are not known to exist: mail to existing mailboxes passes", play(existingPass)},
-		{presets, "The numbers are twice as high for known clients", play(func(s *Server) {
+		{presets, "Slow harvest: unknown recipients in several sessions", play(slowHarvest)},
+		{presets, "The rules reject only recipients that are not known to exist, so mail to existing mailboxes passes", play(existingPass)},
+		{presets, "For known clients, the numbers are doubled", play(func(s *Server) {
 			s.History(unnamed1, 1, 26*hour)
 			s.History(named1, 1, 26*hour)
 			s.Answers(9, s.each(10, minute, manner{}, same(unnamed1))...)
 			s.Answers(11, s.each(12, minute, manner{}, same(named1))...)
 		})},
-		{presets, "The difference between these rejections and an acceptance shows which mailboxes exist", play(persistent)},
-		{presets, "A host that asks for many more recipients is therefore banned, and the hosts of such a domain or network are disconnected", play(persistent)},
+		{presets, "The replies show a client which mailboxes exist, because only unknown recipients are rejected", play(persistent)},
+		{presets, "A host that requests many more unknown recipients is therefore banned, and hosts in a domain or network that does so are disconnected", play(persistent)},
 		{presets, "Bounces to unknown recipients: many are normal, because senders are easy to forge", play(func(s *Server) {
 			s.Earlier()
 			s.Answers(16, s.each(17, 30*minute, manner{Null: true}, same(unnamed1))...)
 			s.Answers(41, s.each(42, 20*minute, manner{Null: true}, same(named1))...)
 		})},
-		{presets, "Distributed harvest: if all clients together have asked for more than twenty unknown recipients in an hour, a session of an unknown client without a proven name may ask for three", play(siege)},
-		{presets, "Relay probes: recipients in foreign domains, without retries", play(relayLimit)},
+		{presets, "Distributed harvest: if all clients together have requested more than twenty unknown recipients in an hour, an unknown client without a proven name may request only three in a session", play(siege)},
+		{presets, "Relay probes: recipients in foreign domains, of which each counts once", play(relayLimit)},
 		{presets, "Mail to local domains passes", play(func(s *Server) {
 			s.Earlier()
 			s.Ask(unnamed1, manner{}, simulate.Foreign(0, 9)...)
@@ -80,7 +80,7 @@ func limitRows() []statement {
 			s.Accepted(c)
 			s.Delivered(c)
 		})},
-		{presets, "The server rejects relaying", play(func(s *Server) {
+		{presets, "The server itself rejects relaying", play(func(s *Server) {
 			s.Earlier()
 			c := s.Ask(unnamed1, manner{}, simulate.Foreign(0, 1)...)
 			s.Accepted(c)
@@ -101,7 +101,7 @@ func limitRows() []statement {
 			s.Check(c.Tries == 40, "%d passwords were answered", c.Tries)
 			s.Shut(s.guess(bare("203.0.113.82", "x.example"), 1))
 		})},
-		{presets, "Addresses with a recent successful login are banned for a spray only", play(func(s *Server) {
+		{presets, "Addresses with a recent successful login are banned only for a password spray", play(func(s *Server) {
 			h := laptop("203.0.113.82")
 			s.Login(h, "alice", 0, true)
 			s.Wait(30 * day)
@@ -116,7 +116,7 @@ func limitRows() []statement {
 			s.guess(h, 50)
 			s.Check(s.ban(h).Rule == "guess", "the login counts after 30 days")
 		})},
-		{presets, "At other addresses, the limits allow retries of a phone with an old password", play(func(s *Server) {
+		{presets, "For other addresses, the limits are so high that a phone may retry an old password", play(func(s *Server) {
 			h := laptop("203.0.113.82")
 			s.guess(h, s.of(19, 10))
 			s.Bans(h, 0)
@@ -131,7 +131,7 @@ func limitRows() []statement {
 				s.Check(strings.Contains(answers(c), ": 450"), "%s was not rejected: %s", c.Host.Src, answers(c))
 			}
 		})},
-		{presets, "Remove the # to stop it until the password is changed", append(edited("\n#rule stolen", "\nrule stolen", func(s *Server) {
+		{presets, "To reject its mail until the password is changed, remove the #", append(edited("\n#rule stolen", "\nrule stolen", func(s *Server) {
 			s.Rejected("", s.senders("bob", 9, minute))
 		}), play(func(s *Server) { s.Accepted(s.senders("bob", 9, minute)) })...)},
 	}
@@ -474,11 +474,11 @@ func scoreRows() (rows []statement) {
 		c := s.Message(bare("198.51.100.99", "server1.exchange"))
 		s.Accepted(c)
 		s.Delivered(c)
-	})}, statement{presets, "A probable scanner adds half of this", points("score evidence scanner 60", true, func(s *Server) simulate.Host {
+	})}, statement{presets, "A host that is only possibly a scanner adds half of the points", points("score evidence scanner 60", true, func(s *Server) simulate.Host {
 		h := named("203.0.113.30", "census1.shodan.io")
 		h.FCrDNS = "fail"
 		return s.sends(h)
-	})}, statement{"standard", "Points are recorded and reject nothing: with `observe`, the rule only records the messages that it would mark", play(unusual)},
+	})}, statement{"standard", "Points never lead to a rejection here: because of `observe`, the rule only records which messages it would mark", play(unusual)},
 		statement{"tight", "Many points: the message is delivered and marked as junk", play(func(s *Server) {
 			s.Earlier()
 			h := bare("203.0.113.54", "mail.x.example") // 30 points

@@ -199,13 +199,13 @@ func (s *Server) command(h simulate.Host, line string) *simulate.Client {
 func presetRows() []statement {
 	return []statement{
 		{"standard", "standard: reject only clients that are proven not to deliver mail", play(unusual)},
-		{"standard", "Unusual behaviour adds points, which are only recorded", play(unusual)},
-		{"tight", "tight: standard, and also reject servers that do not greet as RFC 5321 requires, and rented hosts without a proven name", play(tightRejects)},
+		{"standard", "Unusual behaviour only adds points, which are recorded", play(unusual)},
+		{"tight", "tight: the same as standard, but also reject servers that do not greet as RFC 5321 requires, and rented hosts without a proven name", play(tightRejects)},
 		{"tight", "It rejects some legitimate servers with a bad configuration", play(func(s *Server) {
 			s.Earlier()
 			s.Rejected("rcpt-to", s.Message(bare("198.51.100.80", "exchange")))
 		})},
-		{"tight", "The replies give the reason, and are temporary where DNS may be the cause", play(tightReplies)},
+		{"tight", "The replies contain the reason, and they are temporary if DNS may be the cause", play(tightReplies)},
 		{presets, "Start with observe: the log and `scanwatch report` show the decisions without enforcing them", edited("\nmode enforce", "\nmode observe", func(s *Server) {
 			c := s.hello(bare("203.0.113.80", "ylmf-pc"))
 			s.Accepted(c)
@@ -232,8 +232,8 @@ func presetRows() []statement {
 		})},
 		{presets, "Known senders are exempt if FCrDNS proves their name", play(knownSenders)},
 		{presets, "Mail to the postmaster (RFC 5321 section 4.5.1) and to abuse (RFC 2142) is exempt, so that senders rejected at other recipients can complain", play(complaint)},
-		{"tight", "Unknown clients wait two seconds for the greeting, which costs spam programs more than mail servers", play(wait)},
-		{presets, "Known scanning organisations, by a published prefix or a proven name: they never send mail", play(scanners)},
+		{"tight", "Unknown clients must wait two seconds for the greeting, which delays spam programs more than mail servers", play(wait)},
+		{presets, "Known scanning organisations, which never send mail, recognised by a published prefix or a proven name", play(scanners)},
 		{presets, "A name without FCrDNS is not sufficient", play(func(s *Server) {
 			h := greets("203.0.113.40", "census1.shodan.io", "mail.x.example")
 			h.FCrDNS = "fail"
@@ -242,9 +242,9 @@ func presetRows() []statement {
 			s.Rejected("connect", s.hello(h))
 		})},
 		{presets, "Greetings that only attack tools use, also on ports where users log in", play(tools)},
-		{presets, "Web browsers, SSH clients and other programs that do not speak SMTP, and clients that send commands without waiting for replies three times in an hour", play(otherProtocols)},
-		{presets, "A mail server may share their address, so its mail must pass between the bans", play(neighbour)},
-		{presets, "No other host has the name or the address of this server", play(ourName)},
+		{presets, "Web browsers, SSH clients and other programs that do not speak SMTP, and clients that do not wait for replies three times in an hour", play(otherProtocols)},
+		{presets, "A mail server may share the address of such a client, so its mail must arrive between the bans", play(neighbour)},
+		{presets, "No other host may greet with the name or the address of this server", play(ourName)},
 		{presets, "If the client has no proven name, the cause may be a DNS failure", play(func(s *Server) {
 			s.Earlier()
 			for _, h := range []simulate.Host{without(named("198.51.100.50", "mx.example.org"), "fail"), without(named("198.51.100.51", "mx.example.org"), "error")} {
@@ -255,9 +255,9 @@ func presetRows() []statement {
 				s.NotBanned(c)
 			}
 		})},
-		{presets, "The rule decides at the recipient, so that the record contains the recipient and authenticated users are not affected", play(atRecipient)},
+		{presets, "The rules decide at the recipient, so the record contains the recipient, and authenticated users are not affected", play(atRecipient)},
 		{"tight", "A greeting with the domain of a provider or of this server, from a host with another DNS name", play(forgedDomain)},
-		{"tight", "If the name is missing, the cause may be a DNS failure", play(func(s *Server) {
+		{"tight", "If the DNS name is missing, the cause may be a DNS failure", play(func(s *Server) {
 			s.Earlier()
 			for _, h := range outages("198.51.100.90", "mail.partner.example", "163.com") {
 				c := s.Deliver(h, "joe@partner.example", "alice")
@@ -266,8 +266,8 @@ func presetRows() []statement {
 			}
 		})},
 		{"tight", "A greeting is a host name or an address in brackets (RFC 5321 section 4.1.3)", play(goodGreeting)},
-		{"tight", "A single word as greeting and no proven name: the client is unidentifiable", play(singleWord)},
-		{"tight", "Rented hosts with a reverse DNS name that fails FCrDNS, or none", play(rentedHost)},
+		{"tight", "A single word as greeting and no proven name, so that it is unknown which host the client is", play(singleWord)},
+		{"tight", "Rented hosts without a reverse DNS name, or with one that fails FCrDNS", play(rentedHost)},
 	}
 }
 

@@ -5,24 +5,24 @@ import (
 	"time"
 )
 
-// Database names the MaxMind DB format, which Parse does not read.
+// Database is the name of the MaxMind DB format, which Parse does not read.
 const Database = "mmdb"
 
 // A Published is a list or database that its publisher offers for download.
 type Published struct {
 	Name   string
-	URL    string // %Y and %m are the year and the month
+	URL    string // %Y and %m stand for the year and the month
 	Format string // a format of Parse with its option, or Database
-	// Least is the minimum interval between downloads that the publisher accepts, or a
-	// polite interval.
+	// Least is the minimum interval between downloads. If the publisher states none, it is a polite
+	// interval.
 	Least  time.Duration
-	Header string // header with the key of the operator; empty without one
+	Header string // name of the HTTP header for the operator's key; empty if no key is needed
 	Terms  string
 	Credit string
 }
 
-// Catalogue returns the known feeds. Only publishers that offer HTTPS are included,
-// because an attacker on the path could alter a file sent over plain HTTP.
+// Catalogue returns the known feeds. It includes only publishers that offer HTTPS, because an
+// attacker could change a file that is sent over HTTP.
 func Catalogue() []Published { return slices.Clone(catalogue) }
 
 // Find returns the feed with the given name.

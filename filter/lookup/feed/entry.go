@@ -18,15 +18,15 @@ type collector struct {
 	result *Result
 	value  string // value of the format's option
 
-	lines      int  // lines in the file, at most MaxEntries
-	malformed  int  // rejected entries that would be invalid in any list
+	lines      int  // number of lines in the file, at most MaxEntries
+	malformed  int  // number of rejected entries that would be invalid in any list
 	overflow   bool // the file has more than MaxEntries entries
 	mayBeEmpty bool
 	private    bool            // addresses of local networks are valid
-	others     map[string]bool // values in the file that the option does not select
+	others     map[string]bool // values in the file that were not selected by the option
 }
 
-// judge returns an error if the entries show that the file is not a list.
+// judge returns an error if the entries show that the file is not a list of this format.
 func (c *collector) judge(f *Format) error {
 	r := c.result
 	switch {
@@ -48,8 +48,8 @@ func (c *collector) judge(f *Format) error {
 	return nil
 }
 
-// wants reports whether the format's option selects an entry with the given values. It
-// counts the entries that are not selected.
+// wants reports whether the option of the format selects an entry with the given values. It counts
+// the entries that are not selected.
 func (c *collector) wants(values ...string) bool {
 	if c.value == All || slices.Contains(values, c.value) {
 		return true
@@ -92,8 +92,8 @@ func (c *collector) incomplete(line int, why string) {
 	c.result.Incomplete = why
 }
 
-// Widest returns the length of the widest prefix allowed in a list. Registries allocate
-// at most a /8 for IPv4 and a /19 for IPv6.
+// Widest returns the length of the widest prefix that a list may contain. Internet registries
+// allocate at most a /8 for IPv4 and a /19 for IPv6.
 func Widest(a netip.Addr) int {
 	if a.Is4() {
 		return 8
@@ -101,7 +101,7 @@ func Widest(a netip.Addr) int {
 	return 19
 }
 
-// malform rejects text that is not an entry in any list.
+// malform rejects a text that would not be a valid entry in any list.
 func (c *collector) malform(line int, text, why string) {
 	c.malformed++
 	c.refuse(line, text, why)
@@ -123,7 +123,7 @@ func (c *collector) address(line int, text string) {
 	c.prefix(line, text, p, dropped)
 }
 
-// notPrefix is the reason to reject text that is not an address or prefix.
+// notPrefix is the reason for rejecting a text that is neither an address nor a prefix.
 const notPrefix = "not an address or prefix"
 
 func (c *collector) prefix(line int, text string, p netip.Prefix, dropped bool) {
@@ -151,7 +151,7 @@ func (c *collector) prefix(line int, text string, p netip.Prefix, dropped bool) 
 
 func (c *collector) asn(line int, number uint32) {
 	// RFC 7607 and RFC 7300 reserve the AS numbers 0, 65535 and 4294967295. Numbers for
-	// documentation and private use do no harm.
+	// documentation and private use are accepted, because they do no harm.
 	if number == 0 || number == 1<<16-1 || number == 1<<32-1 {
 		c.refuse(line, "AS"+strconv.FormatUint(uint64(number), 10), "a reserved AS number")
 		return
@@ -176,8 +176,8 @@ func (c *collector) name(line int, text string) {
 	}
 }
 
-// validName reports whether name is a host name or a suffix. A suffix starts with "."
-// or "*."; a host name may include underscores.
+// validName reports whether name is a host name or a suffix. A suffix starts with "." or "*.". A
+// host name may contain underscores.
 func validName(name string) bool {
 	if below, ok := strings.CutPrefix(name, "*."); ok {
 		name = below
@@ -208,8 +208,7 @@ func validName(name string) bool {
 	return label > 0
 }
 
-// parseASN parses an AS number such as AS64496. The letters are optional unless the
-// letters parameter is set.
+// parseASN parses an AS number such as AS64496. If letters is set, the letters AS are required.
 func parseASN(text string, letters bool) (uint32, bool) {
 	digits := strings.Trim(text, `"`)
 	if len(digits) > 2 && strings.EqualFold(digits[:2], "AS") {
@@ -226,8 +225,8 @@ type specialRow struct {
 	what   string
 }
 
-// special holds the special-purpose networks (RFC 6890) that a feed must not contain.
-// Documentation prefixes are allowed, because no host uses them.
+// special lists the special-purpose networks (RFC 6890) that a feed must not contain. Documentation
+// prefixes are not included, because no host uses them.
 var special = []specialRow{
 	{netip.MustParsePrefix("0.0.0.0/8"), "reserved"},
 	{netip.MustParsePrefix("10.0.0.0/8"), "private"},
@@ -246,7 +245,7 @@ var special = []specialRow{
 	{netip.MustParsePrefix("ff00::/8"), "multicast"},
 }
 
-// isLocal reports whether p is within a local network's address space.
+// isLocal reports whether p is in the address space of local networks.
 func isLocal(p netip.Prefix) bool {
 	return slices.ContainsFunc(special, func(s specialRow) bool {
 		local := strings.HasPrefix(s.what, "private") || s.what == "loopback" || s.what == "link-local"
@@ -254,7 +253,7 @@ func isLocal(p netip.Prefix) bool {
 	})
 }
 
-// isUsed reports whether p contains an address that a host on the internet can have.
+// isUsed reports whether p contains an address that a host on the internet may have.
 func isUsed(p netip.Prefix) bool {
 	if p.Addr().Is4() {
 		return p.Bits() < unused.Bits() || !unused.Contains(p.Addr())
@@ -262,14 +261,13 @@ func isUsed(p netip.Prefix) bool {
 	return p.Overlaps(global)
 }
 
-// unused is the part of the IPv4 address space without hosts: multicast and reserved
-// addresses.
+// unused is the part of the IPv4 address space that is multicast or reserved and has no hosts.
 var unused = netip.MustParsePrefix("224.0.0.0/3")
 
-// global is the IPv6 address space of the internet (RFC 4291 section 2.4).
+// global is the part of the IPv6 address space that is used on the internet (RFC 4291 section 2.4).
 var global = netip.MustParsePrefix("2000::/3")
 
-// Forbidden returns why a list must not contain p, or "".
+// Forbidden returns why a list must not contain p, or "" if it may.
 func Forbidden(p netip.Prefix) string {
 	if p.Bits() == 0 {
 		return "the default route: it covers every address"
@@ -289,7 +287,7 @@ func Forbidden(p netip.Prefix) string {
 	return ""
 }
 
-// printable returns the start of text, escaped for terminals and logs.
+// printable returns the start of text in an escaped form for terminals and logs.
 func printable(text string) string {
 	const limit = 80
 	if len(text) > limit {

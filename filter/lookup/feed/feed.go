@@ -1,9 +1,9 @@
 // Package feed parses published lists of addresses, prefixes and names, such as block
 // lists, cloud ranges and lists of scanners.
 //
-// The package does not download files. A new file replaces the previous one entirely,
-// so Parse returns an error if the file is an error page, empty, or otherwise not a
-// list. An entry that covers every address or a local network is rejected.
+// The package does not download files. A new file replaces the whole previous one. Parse therefore
+// returns an error if the file is an error page, empty, or not a list for another reason. It
+// rejects entries that contain all addresses or a local network.
 package feed
 
 import (
@@ -16,15 +16,15 @@ import (
 	"time"
 )
 
-// Limits on a file. A file that is too large causes an error, and a line that is too
-// long is rejected as an entry.
+// These are limits on a file. If the file is too large, Parse returns an error. If a line is too
+// long, Parse rejects the line.
 const (
 	MaxBytes   = 64 << 20
-	MaxLine    = 4096    // bytes in a line, for line-based formats
-	MaxEntries = 1 << 20 // prefixes, AS numbers and names together
+	MaxLine    = 4096    // length of a line in bytes, for formats with lines
+	MaxEntries = 1 << 20 // number of prefixes, AS numbers and names together
 )
 
-// A Result holds the entries of a file, in file order and with duplicates.
+// A Result contains the entries of a file in the order of the file. It may contain duplicates.
 type Result struct {
 	Format   string         // name of the format
 	Prefixes []netip.Prefix // without host bits; IPv4-mapped prefixes become IPv4
@@ -34,10 +34,10 @@ type Result struct {
 	Refused  Problems // rejected entries
 	Warnings Problems // problems with valid entries or with the file
 	Doubts   Problems // warnings about entries that the operator may not have intended
-	LeftOut  int      // entries not selected by the format's option
-	Wide     int      // rejected prefixes that are wider than Widest, and have hosts
+	LeftOut  int      // number of entries that the format's option does not select
+	Wide     int      // number of rejected prefixes that are wider than Widest and contain hosts
 
-	Incomplete string    // warning that the file may lack entries; empty without one
+	Incomplete string    // warning that the file may lack entries; empty if there is none
 	Date       time.Time // date of the file; zero if unknown
 	Notice     string    // first comment or copyright, which some licences require
 }
@@ -45,15 +45,15 @@ type Result struct {
 // Len returns the number of entries.
 func (r *Result) Len() int { return len(r.Prefixes) + len(r.ASNs) + len(r.Names) }
 
-// Problems holds the first few problems and the total number.
+// Problems holds the first few problems and the number of all problems.
 type Problems struct {
 	First []Problem
 	Total int
 }
 
-// A Problem concerns an entry or the whole file.
+// A Problem is about an entry or about the whole file.
 type Problem struct {
-	Line int    // line number; 0 for a JSON document or the file as a whole
+	Line int    // line number; 0 for a JSON document or the whole file
 	Text string // entry, escaped and truncated
 	Why  string
 }
@@ -80,16 +80,15 @@ func (p *Problems) add(problem Problem) {
 	}
 }
 
-// Parse parses a file. format is the name of a Format, optionally followed by a value
-// for its option ("aws service EC2", "aws service all"). If format is empty, Parse
-// detects it.
+// Parse parses a file. format is the name of a Format, which the value of its option may follow
+// ("aws service EC2", "aws service all"). If format is empty, Parse detects it.
 //
-// If Parse returns an error, the Result is nil or holds part of the list for
+// If Parse returns an error, the Result is nil or contains the part of the list that was read, for
 // diagnostics.
 func Parse(r io.Reader, format string) (*Result, error) { return parse(r, format, false) }
 
-// ParseExempt is like Parse, but for a list of exempt hosts, in which local addresses
-// are allowed.
+// ParseExempt is like Parse, but for a list of exempt hosts. Such a list may contain local
+// addresses.
 func ParseExempt(r io.Reader, format string) (*Result, error) { return parse(r, format, true) }
 
 func parse(r io.Reader, format string, private bool) (*Result, error) {
@@ -121,7 +120,7 @@ func parse(r io.Reader, format string, private bool) (*Result, error) {
 	return c.result, nil
 }
 
-// ErrEmpty is returned by Parse if the file has no lines other than comments.
+// ErrEmpty is returned by Parse if the file contains only comments and empty lines.
 var ErrEmpty = errors.New("the file has no entries")
 
 // hasLines reports whether content has a line that is neither empty nor a comment.
@@ -154,8 +153,8 @@ func notText(content []byte) error {
 	return nil
 }
 
-// chooseFormat returns a format and the value of its option. If no name is given, it
-// picks the first format that matches the content.
+// chooseFormat returns the format with the given name and the value of its option. If text is
+// empty, it returns the first format that matches the content.
 func chooseFormat(text string, content []byte) (*Format, string, error) {
 	words := strings.Fields(text)
 	if len(words) == 0 {

@@ -19,8 +19,8 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-// TestSamples parses each file in testdata and compares the detected format and the
-// result with a golden file.
+// TestSamples parses each file in testdata. It compares the detected format and the result with a
+// golden file.
 func TestSamples(t *testing.T) {
 	files, err := filepath.Glob("testdata/samples/*")
 	if err != nil {
@@ -104,7 +104,7 @@ func TestParse(t *testing.T) {
  "web":{"v4":["198.51.100.0/24"],"v6":["2001:db8::/32"]},"domains":{"website":["*.example.org"]}}`
 	tests := []struct {
 		name, format, text string
-		want               string // result of describe, as one line with "; " between the parts
+		want               string // result of describe in one line; "; " separates the parts
 	}{
 		{"aws by default", "aws", aws, "format: aws; date: 2026-01-01T00:00:00Z; omitted: 1; prefix: 192.0.2.0/24"},
 		{"aws other service", "aws service AMAZON", aws, "format: aws; date: 2026-01-01T00:00:00Z; omitted: 1; prefix: 198.51.100.0/24"},
@@ -210,7 +210,7 @@ type errReader struct{ err error }
 func (r errReader) Read([]byte) (int, error) { return 0, r.err }
 
 func TestParseLimits(t *testing.T) {
-	// repeat returns a reader for copies of a line with a total of at least size bytes.
+	// repeat returns a reader that repeats a line until there are at least size bytes.
 	repeat := func(line string, size int) io.Reader {
 		return strings.NewReader(strings.Repeat(line, size/len(line)+1))
 	}
@@ -297,7 +297,7 @@ func TestFormatsAreDescribed(t *testing.T) {
 	}
 }
 
-// FuzzParse checks that results are consistent for any file.
+// FuzzParse checks that the result is consistent for any file.
 func FuzzParse(f *testing.F) {
 	files, err := filepath.Glob("testdata/samples/*")
 	if err != nil {

@@ -8,27 +8,27 @@ import (
 	"strings"
 )
 
-// All is the option value that selects every entry.
+// All is the value of an option that selects all entries.
 const All = "all"
 
 // A Format is a file format in which lists are published.
 type Format struct {
 	Name    string
 	Help    string // one-line description
-	Option  string // name of the option, or ""
+	Option  string // name of the format's option, or ""
 	Default string // default value of the option
 
-	// sniff reports whether a file has this format. A format without sniff cannot be
-	// detected and must be specified.
+	// sniff reports whether a file has this format. If it is nil, the format cannot be detected and
+	// must be specified.
 	sniff func(content []byte) bool
 	parse func(*collector, []byte) error
 }
 
-// Formats returns the formats known to Parse.
+// Formats returns the formats that Parse can read.
 func Formats() []Format { return slices.Clone(formats) }
 
-// formats lists all formats in the order of detection, from specific to general. To add
-// a format, add a row.
+// formats lists all formats. Detection tries them in this order, so specific formats come before
+// general ones. To add a format, add a row.
 var formats = []Format{
 	{Name: "spamhaus-drop", Help: "Spamhaus DROP, JSON lines or the older text",
 		sniff: sniffDrop, parse: parseDrop},
@@ -61,8 +61,8 @@ var formats = []Format{
 	{Name: "asn-list", Help: "AS numbers, one per line, with or without the prefix AS, as text or CSV",
 		sniff: sniffASNList, parse: parseASNList},
 
-	// The following formats look like plain lists and cannot be detected. In a file
-	// in one of these formats, only addresses are valid entries.
+	// The following formats look like plain lists, so they cannot be detected. Their files may
+	// contain only addresses.
 	{Name: "digitalocean", Help: "DigitalOcean's google.csv, a geofeed", parse: parseGeofeed},
 	{Name: "blocklist-de", Help: "blocklist.de: addresses", parse: parseAddresses},
 	{Name: "mxroute", Help: "MXroute's botnet.list: addresses", parse: parseAddresses},
@@ -74,7 +74,7 @@ var formats = []Format{
 		sniff: func([]byte) bool { return true }, parse: parsePlain},
 }
 
-// sniffBytes limits the bytes that a sniff function reads.
+// sniffBytes is the maximum number of bytes that a sniff function reads.
 const sniffBytes = 64 << 10
 
 func isJSON(content []byte) bool {
@@ -82,8 +82,8 @@ func isJSON(content []byte) bool {
 	return len(content) > 0 && (content[0] == '{' || content[0] == '[')
 }
 
-// has returns a function that reports whether the first sniffBytes of a file contain
-// all of the given texts.
+// has returns a function for Format.sniff. It reports whether the first sniffBytes of a file
+// contain all of the given texts.
 func has(texts ...string) func([]byte) bool {
 	return func(content []byte) bool {
 		head := content[:min(len(content), sniffBytes)]
@@ -107,8 +107,8 @@ func hasAny(texts ...string) func([]byte) bool {
 	}
 }
 
-// hasLine returns a function that reports whether the first line of a file starts with
-// the given text. Empty lines and comments are skipped.
+// hasLine returns a function for Format.sniff. It reports whether the first line that is neither
+// empty nor a comment starts with the given text.
 func hasLine(start string) func([]byte) bool {
 	return func(content []byte) bool { return strings.HasPrefix(firstLine(content), start) }
 }
@@ -157,7 +157,7 @@ func sniffCSV(content []byte) bool {
 	line := firstLine(content)
 	first, _, found := strings.Cut(line, ",")
 	if !found || addressesBeside(strings.Split(line, ","), -1) > strings.Count(line, ",") {
-		return false // in a plain list, some lines are just an address
+		return false // in a plain list, some lines consist of only an address
 	}
 	first = strings.Trim(strings.TrimSpace(first), `"`)
 	return isPrefix(first) || slices.Contains(addressColumns, strings.ToLower(first))
@@ -170,5 +170,5 @@ func sniffASNList(content []byte) bool {
 		_, ok := parseASN(word, false)
 		return ok || strings.EqualFold(strings.Trim(word, `"`), "asn") && rest != ""
 	}
-	return false // in a plain list, a line may be just AS64496
+	return false // in a plain list, a line may consist of only an AS number
 }

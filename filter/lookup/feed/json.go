@@ -14,7 +14,8 @@ import (
 	"scanwatch/internal/prefix"
 )
 
-// decode decodes a document. If the JSON is invalid, the error gives the line number.
+// decode decodes a document into a value. If the JSON is invalid, the error contains the line
+// number.
 func decode(content []byte, into any) error {
 	err := json.Unmarshal(content, into)
 	var syntax *json.SyntaxError
@@ -35,7 +36,7 @@ func lineAt(content []byte, offset int64) int {
 	return bytes.Count(content[:offset], []byte("\n")) + 1
 }
 
-// date sets the date of the file if text matches one of the layouts.
+// date sets the date of the result if text has one of the layouts.
 func (c *collector) date(text string, layouts ...string) {
 	for _, layout := range layouts {
 		if t, err := time.Parse(layout, text); err == nil {
@@ -47,7 +48,7 @@ func (c *collector) date(text string, layouts ...string) {
 
 const secondsUTC = "2006-01-02T15:04:05" // package time also accepts fractions of a second
 
-// A dropLine is a line in any Spamhaus DROP list. Other keys are ignored.
+// A dropLine is a line of any Spamhaus DROP list. Other keys are ignored.
 type dropLine struct {
 	CIDR      string `json:"cidr"`
 	ASN       *int64 `json:"asn"`
@@ -89,8 +90,8 @@ func parseASNDrop(c *collector, content []byte) error {
 	})
 }
 
-// parseDropLines parses a file with an object on each line, and metadata on the last
-// line. It calls take for each object. take reports whether the object is an entry.
+// parseDropLines parses a file with an object on each line. The last line contains metadata.
+// parseDropLines calls take for each object. take reports whether the object is an entry.
 func parseDropLines(c *collector, content []byte, take func(int, dropLine) bool) error {
 	count, complete := 0, false
 	for number, text := range lines(content) {
@@ -235,14 +236,14 @@ func parseAbuseIPDBJSON(c *collector, content []byte) error {
 	return nil
 }
 
-// parseJSON adds the addresses and prefixes at any depth in a document, or only those
-// below a given key. Other strings are ignored, because JSON files also include names
-// and descriptions.
+// parseJSON adds the addresses and prefixes in a document. If a key is selected, it adds only those
+// below this key. Other strings are ignored, because JSON files also contain names and
+// descriptions.
 func parseJSON(c *collector, content []byte) error {
 	d := json.NewDecoder(bytes.NewReader(content))
-	// A level is the parser's state for an enclosing object or array. In an object, key
-	// is set if the next string is a key, and name is the latest key. wanted is set if
-	// name or an outer key is the selected key.
+	// A level is the state of the parser in an object or array. In an object, key reports whether
+	// the next string is a key, and name is the latest key. wanted reports whether name, or the key
+	// of an outer object, is the selected key.
 	type level struct {
 		object, key, wanted bool
 		name                string

@@ -6,8 +6,8 @@ import (
 	"syscall"
 )
 
-// Open opens a regular file for reading. For any other file, Open returns an error,
-// because reading from a FIFO or device may block or never end.
+// Open opens a regular file for reading. It returns an error for any other file, because reading
+// from a FIFO or device may block or never end.
 func Open(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {

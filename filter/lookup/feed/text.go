@@ -17,7 +17,7 @@ import (
 	"scanwatch/internal/prefix"
 )
 
-// lines iterates over the numbered lines of a file, without line endings.
+// lines iterates over the lines of a file and their numbers. The lines have no line endings.
 func lines(content []byte) iter.Seq2[int, string] {
 	return func(yield func(int, string) bool) {
 		for number := 1; len(content) > 0; number++ {
@@ -34,8 +34,8 @@ func isComment(line string) bool {
 	return strings.HasPrefix(line, "#") || strings.HasPrefix(line, ";") || strings.HasPrefix(line, "//")
 }
 
-// entries iterates over the lines that hold an entry, stripped of comments and surrounding
-// spaces. The first comment becomes the result's notice.
+// entries iterates over the lines that contain an entry. Comments and surrounding spaces are
+// removed. The first comment becomes the notice of the result.
 func (c *collector) entries(content []byte) iter.Seq2[int, string] {
 	return func(yield func(int, string) bool) {
 		for number, line := range lines(content) {
@@ -67,8 +67,8 @@ func (c *collector) notice(text string) {
 	}
 }
 
-// firstWord returns the first field of a trimmed line. more reports whether other
-// fields follow.
+// firstWord returns the first field of a line without surrounding spaces. more reports whether
+// other fields follow.
 func firstWord(line string) (word string, more bool) {
 	if i := strings.IndexFunc(line, isGap); i >= 0 {
 		return line[:i], true
@@ -78,9 +78,9 @@ func firstWord(line string) (word string, more bool) {
 
 func isGap(r rune) bool { return r == ',' || unicode.IsSpace(r) }
 
-// leading adds the entries at the start of each comma-separated part of a line. An
-// entry is an address, a range or an AS number, and may be followed by remarks or
-// counts. leading returns false if the line does not start with an entry.
+// leading adds the entries at the start of each part of a line. Commas separate the parts. An entry
+// is an address, a range or an AS number. Remarks or counts may follow it. leading returns false if
+// the line does not start with an entry.
 func (c *collector) leading(number int, line string) bool {
 	if strings.IndexFunc(line, isGap) < 0 { // fast path for most lines
 		if p, dropped, err := prefix.Parse(line); err == nil {
@@ -104,8 +104,7 @@ func (c *collector) leading(number int, line string) bool {
 	return true
 }
 
-// leadingWords adds the entries at the start of a part, and returns the rest of the
-// part.
+// leadingWords adds the entries at the start of a part. It returns the rest of the part.
 func (c *collector) leadingWords(number int, part string) (rest string) {
 	rest = strings.TrimSpace(part)
 	for rest != "" {
@@ -127,8 +126,8 @@ func (c *collector) leadingWords(number int, part string) (rest string) {
 	return rest
 }
 
-// leadingRange returns the prefixes that make up a range at the start of text, such as
-// 192.0.2.1-192.0.2.9. length is the length of the range in text.
+// leadingRange parses a range at the start of text, such as 192.0.2.1-192.0.2.9. It returns the
+// prefixes that make up the range, and the length of the range in text.
 func leadingRange(text string) (list []netip.Prefix, length int) {
 	i := strings.IndexByte(text, '-')
 	if i < 0 {
@@ -147,8 +146,8 @@ func leadingRange(text string) (list []netip.Prefix, length int) {
 	return list, len(text) - len(after) + len(word)
 }
 
-// doubtRemark warns about a remark that includes an address, which the operator may
-// have meant as an entry.
+// doubtRemark warns about a remark that contains an address, because the operator may have meant
+// the address as an entry.
 func (c *collector) doubtRemark(number int, remark string) {
 	for word := range strings.FieldsFuncSeq(remark, isGap) {
 		if _, _, err := prefix.Parse(word); err == nil {
@@ -169,9 +168,8 @@ func parseAddresses(c *collector, content []byte) error {
 	return nil
 }
 
-// parsePlain adds the addresses and AS numbers at the start of each line, or the name
-// on the line. A name must be the only word on its line, because prose would otherwise
-// be read as a list of names.
+// parsePlain adds the addresses and AS numbers at the start of each line, or the name in the line.
+// A name must be the only word in its line. Otherwise, prose would be read as a list of names.
 func parsePlain(c *collector, content []byte) error {
 	for number, line := range c.entries(content) {
 		word, more := firstWord(line)
@@ -189,8 +187,8 @@ func parsePlain(c *collector, content []byte) error {
 	return nil
 }
 
-// looksNumeric reports whether word is a mistyped address rather than a name. No
-// top-level domain is a number (RFC 3696 section 2), and no name has a colon or slash.
+// looksNumeric reports whether word is an address with a typing error rather than a name. No
+// top-level domain is a number (RFC 3696 section 2), and no name contains a colon or a slash.
 func looksNumeric(word string) bool {
 	last := word[strings.LastIndexByte(word, '.')+1:]
 	_, err := strconv.ParseUint(last, 10, 64)
@@ -216,8 +214,8 @@ func parseASNList(c *collector, content []byte) error {
 	return nil
 }
 
-// parseDShield parses lines with a start address, an end address and a prefix length. A
-// line that does not start with an address is treated as a title.
+// parseDShield parses lines with a start address, an end address and a prefix length. A line that
+// does not start with an address is a title.
 func parseDShield(c *collector, content []byte) error {
 	for number, line := range c.entries(content) {
 		words := strings.Fields(line)
@@ -247,15 +245,15 @@ func parseNFT(c *collector, content []byte) error {
 	return nil
 }
 
-// addressColumns lists the titles of address columns in lower case.
+// addressColumns lists the titles of columns with addresses, in lower case.
 var addressColumns = []string{"ip", "ipaddress", "ip_address", "ip address", "address", "prefix", "cidr", "network", "ip_prefix", "subnet"}
 
 func parseGeofeed(c *collector, content []byte) error {
 	return parseColumns(c, content, func([]string) (int, bool) { return 0, false })
 }
 
-// parseCSV parses the column whose title is in addressColumns. If the table has no
-// titles, its first column must hold the addresses.
+// parseCSV parses the column whose title is in addressColumns. If the table has no titles, its
+// first column must contain the addresses.
 func parseCSV(c *collector, content []byte) error {
 	return parseColumns(c, content, func(first []string) (int, bool) {
 		for i, title := range first {
@@ -267,8 +265,8 @@ func parseCSV(c *collector, content []byte) error {
 	})
 }
 
-// parseColumns parses one column of a table. choose picks the column, given the first
-// row. titles reports whether the first row holds titles.
+// parseColumns parses one column of a table. It passes the first row to choose, which returns the
+// column. titles reports whether the first row contains titles.
 func parseColumns(c *collector, content []byte, choose func([]string) (column int, titles bool)) error {
 	r := csv.NewReader(bytes.NewReader(content))
 	r.FieldsPerRecord = -1
@@ -311,7 +309,7 @@ func parseColumns(c *collector, content []byte, choose func([]string) (column in
 	}
 }
 
-// addressesBeside returns the number of other columns that hold an address.
+// addressesBeside returns the number of other columns that contain an address.
 func addressesBeside(row []string, column int) (n int) {
 	for i, cell := range row {
 		if i != column && looksAddress(strings.TrimSpace(cell)) {
@@ -321,8 +319,8 @@ func addressesBeside(row []string, column int) (n int) {
 	return n
 }
 
-// looksAddress reports whether word is an address, possibly mistyped, and not a count,
-// a time or a version.
+// looksAddress reports whether word is an address, which may have a typing error. Counts, times and
+// versions are not addresses.
 func looksAddress(word string) bool {
 	return strings.Count(word, ".") == 3 && looksNumeric(word) || strings.Count(word, ":") > 2 || isPrefix(word)
 }

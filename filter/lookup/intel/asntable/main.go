@@ -1,9 +1,9 @@
 // Command asntable compiles asn-prefixes.tsv.gz into asn.bin, the table embedded in
 // package lookup. Run it with go generate in filter/lookup.
 //
-// Each line of the source holds a prefix and the number of the AS that announces it.
-// Prefixes do not overlap. In the table, adjacent prefixes of an AS form a range. The
-// layout of the table is:
+// Each line of the source contains a prefix and the number of the AS that announces it. Prefixes do
+// not overlap. The table combines adjacent prefixes of an AS into a range. The layout of the table
+// is:
 //
 //	number of AS numbers (uint16), AS numbers (uint32 each)
 //	for IPv4, then for IPv6:
@@ -12,9 +12,9 @@
 //	  ranges: gap to the previous range, length minus one (varints), index of the
 //	  AS number (byte)
 //
-// Integers are big-endian. Addresses and lengths are in units of 64 addresses for IPv4,
-// and of a /64 for IPv6. A block has 64 ranges, and its first gap is 0. Two IPv6
-// prefixes longer than /64 are omitted.
+// Integers are big-endian. Addresses and lengths are in units: a unit is 64 addresses of IPv4, or a
+// /64 of IPv6. A block contains 64 ranges. Its first gap is 0. Two IPv6 prefixes are omitted,
+// because they are smaller than a /64.
 package main
 
 import (
@@ -33,7 +33,7 @@ import (
 
 const blockRanges = 64
 
-// A span is a range of units announced by one AS, including its last unit.
+// A span is a range of units that one AS announces. last is the last unit of the range.
 type span struct {
 	first, last uint64
 	as          uint32
