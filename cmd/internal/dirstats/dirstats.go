@@ -133,7 +133,7 @@ func (s *Stats) derive() {
 		}
 	}
 	recent := rows.Size + sealed.Size
-	if sealed.Records >= sealedEnough { // sealing shrinks a day to about a fifth
+	if sealed.Records >= sealedEnough { // sealing compresses the records of a day to about a fifth
 		recent = sealed.Size + int64(float64(sealed.Size)/float64(sealed.Records)*float64(rows.Records))
 	}
 	if oldest.After(from) {

@@ -26,10 +26,10 @@ import (
 // Limits of pending questions. Each list has its own workers, so that a slow list does not delay
 // the others.
 const (
-	workers    = 32   // of a list
-	maxJobs    = 256  // of a list
-	maxAnswers = 1024 // that wait to be sent to the filter
-	maxBatch   = 128  // sent together
+	workers    = 32   // per list
+	maxJobs    = 256  // pending questions per list
+	maxAnswers = 1024 // waiting to be sent to the filter
+	maxBatch   = 128  // answers in one command
 )
 
 // The filter receives the status at least every noteInterval. Changes are detected every

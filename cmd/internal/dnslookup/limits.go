@@ -24,7 +24,7 @@ const (
 // A bucket counts queries, and drains at a constant rate.
 type bucket struct {
 	level float64
-	at    time.Time // of level
+	at    time.Time // time of level
 }
 
 // drain lowers the level, and returns how many queries still fit into a bucket of the given size.
@@ -34,8 +34,8 @@ func (b *bucket) drain(now time.Time, rate, size float64) (room float64) {
 	return size - b.level
 }
 
-// A limiter limits a list's queries: all of them, those about IPv6 clients, and those about clients
-// in one network.
+// A limiter limits three rates of a list's queries: all queries, queries about IPv6 clients, and
+// queries about clients in one network.
 type limiter struct {
 	rate float64
 	all  bucket
@@ -71,8 +71,8 @@ func (l *limiter) take(a netip.Addr, now time.Time) bool {
 	return true
 }
 
-// spend counts queries that are never delayed: tests and repeated queries. Later queries wait for
-// them.
+// spend counts tests and repeated queries, which are never delayed. Later queries are delayed
+// instead.
 func (l *limiter) spend(n int, now time.Time) {
 	l.all.drain(now, l.rate, l.rate*burst)
 	l.all.level += float64(n)

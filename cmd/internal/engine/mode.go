@@ -92,7 +92,7 @@ func (p *policies) endHalt(now time.Time) {
 	}
 	p.setHalt(control.Halt{})
 	p.log.Warn("observing only has ended", "mode", p.status().Mode)
-	if err := saveHalt(p.dir, control.Halt{}); err != nil { // otherwise a restart would reactivate the halt
+	if err := saveHalt(p.dir, control.Halt{}); err != nil { // the file must go, or a restart would reactivate the halt
 		p.log.Warn("mode not saved", "err", err)
 	}
 }

@@ -189,7 +189,7 @@ func (n *nftables) list(context.Context) (map[netip.Prefix]time.Duration, error)
 				content[netip.PrefixFrom(p.addr, p.addr.BitLen())] = p.left
 			}
 		case !intervals(points, content):
-			// Another program has added ranges that are not networks.
+			// Another program has added address ranges that are not networks.
 			if err := n.flush(s); err != nil {
 				return nil, err
 			}

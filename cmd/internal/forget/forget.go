@@ -178,8 +178,8 @@ func (r *Result) missed(name string, err error) {
 	}
 }
 
-// byFilter has the running filter remove the person. Each file needs a new connection, because the
-// filter closes idle connections.
+// byFilter asks the running filter to remove the person. A new connection is made for each file,
+// because the filter closes idle connections.
 func (r *Result) byFilter(o Options) error {
 	ask := func(f func(*control.Client) error) error {
 		c, err := control.Dial(o.Dir.Path)

@@ -33,8 +33,7 @@ type Batch struct {
 	// Dropped is the number of events lost since the previous batch.
 	Dropped uint64 `json:"dropped"`
 	// Gaps is the number of lost connections to the filter since the previous batch, plus the
-	// number of service starts except the first. It is unknown how many events were missed in a
-	// gap.
+	// number of restarts of the service. It is unknown how many events were missed in a gap.
 	Gaps uint64 `json:"gaps"`
 }
 
