@@ -9,7 +9,7 @@ import (
 	"scanwatch/rules"
 )
 
-// TestFileReaders checks that check determines who can read a file: the owner, the group or all
+// TestFileReaders checks how check determines who can read a file: its owner, its group or all
 // users, provided that they can enter the directory.
 func TestFileReaders(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "etc")
@@ -57,7 +57,7 @@ func TestFileReaders(t *testing.T) {
 	}
 }
 
-// TestLongestBan checks that the policy text and package share have the same default limit.
+// TestLongestBan checks that the policy text and package share use the same default limit.
 func TestLongestBan(t *testing.T) {
 	if rules.DefaultLongest != share.DefaultLimits().Duration {
 		t.Error(rules.DefaultLongest, share.DefaultLimits().Duration)
