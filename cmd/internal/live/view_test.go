@@ -99,7 +99,7 @@ func TestActivity(t *testing.T) {
 	if got, want := a.spark(at(7), 60), strings.Repeat(" ", 52)+"▁▂▂▃▃▄ █"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
-	if got, want := a.spark(at(12), 6), "    ▃█"; got != want { // one to three events, and all other events
+	if got, want := a.spark(at(12), 6), "    ▃█"; got != want { // the first three minutes, and the others
 		t.Errorf("%q, want %q", got, want)
 	}
 	b.add(at(-30), 3)
