@@ -62,7 +62,8 @@ func makePast(dir string, days, daily int) (*past, error) {
 	return p, nil
 }
 
-// newPast returns a past without sessions, and the records of the day that add copies.
+// newPast returns a past without sessions, and the records of the one day that all other days
+// repeat.
 func newPast(dir string, days, daily int) (*past, []store.Record, error) {
 	one, err := simulate.Record(simulate.Mixed(daily, 24*time.Hour/time.Duration(daily)-time.Microsecond))
 	return &past{dir: dir, days: days, until: time.Now().UTC().Truncate(24 * time.Hour)}, one, err

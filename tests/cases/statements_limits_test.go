@@ -177,7 +177,7 @@ func trustedConduct(s *Server) {
 	s.Stands(partner, "trusted")
 	h := partner
 	h.Helo = "mx.example.org"
-	s.Accepted(s.Message(h)) // a name
+	s.Accepted(s.Message(h)) // rules about names do not apply to trusted clients
 	c := s.Ask(partner, manner{}, simulate.Words("w", 0, 60)...)
 	s.Rejected("rcpt-to", c)
 	s.Temporary(c)

@@ -180,7 +180,7 @@ func (f *Front) follow(ctx context.Context) {
 }
 
 // advance reads the lines that have been added, and reports whether there are more. At the end of
-// the file, it continues with the next file, and ends the sessions that are idle.
+// the file, it continues with the next file. If there is none, it ends the sessions that are idle.
 func (f *Front) advance(now time.Time) (more bool, err error) {
 	f.stamps.Newest(now)
 	before := f.reader.Counts().Lines

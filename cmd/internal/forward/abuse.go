@@ -181,8 +181,8 @@ func (r *reporter) add(e *events.Event) {
 	defer r.mu.Unlock()
 	switch {
 	case e.Event == "exempt", e.Evidence == "backscatter", e.Evidence == "account-abuse", e.Reason != "" && (e.Event == "verdict" || e.Event == "finding"):
-		// The filter exempts the host, or the host returns mail with forged senders, or it is used
-		// with a stolen account.
+		// The filter exempts the host, or the host returns mail with forged senders, or it uses a
+		// stolen account.
 		r.exemptAt(hostOf(src), e.Time)
 		return
 	case e.Event == "finding" && len(offences(e.Evidence)) > 0, e.Event == "ban" && e.Would == "" && !e.Listed:
