@@ -9,8 +9,8 @@ import (
 	"scanwatch/rules"
 )
 
-// TestFileReaders checks how check determines who can read a file: its owner, its group or all
-// users, provided that they can enter the directory.
+// TestFileReaders checks how scanwatch check determines who can read a file: its owner, its group
+// or all users, provided that they can enter the directory.
 func TestFileReaders(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "etc")
 	file := filepath.Join(dir, "fleet.key")

@@ -92,8 +92,8 @@ func runServe(e *env) error {
 	return nil
 }
 
-// serviceLog returns a logger for a service. It has no timestamps, because the service manager adds
-// them.
+// serviceLog returns a logger for a service. The logger writes no timestamps, because the service
+// manager adds them.
 func serviceLog(w io.Writer) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
 		if a.Key == slog.TimeKey && len(groups) == 0 {

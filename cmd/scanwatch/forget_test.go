@@ -287,8 +287,8 @@ func TestForgetFiles(t *testing.T) {
 	}
 }
 
-// TestDumpUser checks that dump finds a user regardless of case, and that it also finds a
-// name that was hashed as a possible password.
+// TestDumpUser checks that scanwatch dump finds a user regardless of case. It must also find a name
+// that was hashed as a possible password.
 func TestDumpUser(t *testing.T) {
 	p := newPeople(t)
 	key, err := privacyKey(p.dir)

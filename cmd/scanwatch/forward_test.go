@@ -250,7 +250,7 @@ func runInstall(t *testing.T, dir, command string, files map[string]string) {
 }
 
 // syslogServer returns the address of a server. The server sends all data that it receives in a
-// connection to the channel to.
+// connection to a channel.
 func syslogServer(t *testing.T, config *tls.Config, to chan<- delivery) string {
 	t.Helper()
 	l, err := tls.Listen("tcp", "127.0.0.1:0", config)

@@ -134,7 +134,7 @@ func TestRecipes(t *testing.T) {
 				countries(t, filepath.Join(filepath.Dir(file), "country.mmdb"))
 				text = strings.ReplaceAll(text, database, "country.mmdb")
 			}
-			if strings.Contains(text, "\ncompanion ") { // check requires the user and the directory of a companion
+			if strings.Contains(text, "\ncompanion ") { // scanwatch check requires the user and the directory of a companion
 				text = strings.NewReplacer("user _swlookup", "user 4004").Replace(text) + fmt.Sprintf("rundir %q\n", filepath.Dir(file))
 			}
 			if err := os.WriteFile(file, []byte(unroff(text)), 0o644); err != nil {

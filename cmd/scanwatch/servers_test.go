@@ -53,8 +53,8 @@ func TestServersManual(t *testing.T) {
 	}
 }
 
-// TestServersViews checks the views of sessions from the logs of other mail servers. They must not
-// name smtpd, or show an empty server name.
+// TestServersViews checks the views of sessions from the logs of other mail servers. The views must
+// not name smtpd, or show an empty server name.
 func TestServersViews(t *testing.T) {
 	for _, k := range serverlog.Kinds {
 		dir := t.TempDir()

@@ -31,8 +31,8 @@ import (
 	"scanwatch/cmd/internal/fetch"
 )
 
-// An internet imitates all HTTPS servers. It is a proxy that answers each request itself, with
-// certificates from its own authority.
+// An internet imitates all HTTPS servers. The internet is a proxy that answers each request itself,
+// with certificates from its own authority.
 type internet struct {
 	authority string // file with the certificate
 	proxy     *httptest.Server
@@ -220,8 +220,8 @@ rule r phase connect match src <a> asn <b> disconnect
 	}
 }
 
-// TestStaleFeed checks that reports and metrics show a list that is no longer downloaded as a
-// problem, and that check prints its last success and the unusable key files.
+// TestStaleFeed checks a list that is no longer downloaded. Reports and metrics must show this as a
+// problem. scanwatch check must print the list's last success, and name unusable key files.
 func TestStaleFeed(t *testing.T) {
 	dir, conf := feedsConf(t, `store "state"
 table <a> file "a.txt" format addresses url "https://a.example/list" key "a.key"
@@ -267,7 +267,7 @@ func later(t *testing.T, file string) {
 	}
 }
 
-// TestUpdateConfiguration checks configuration errors, which check also reports.
+// TestUpdateConfiguration checks configuration errors, which scanwatch check also reports.
 func TestUpdateConfiguration(t *testing.T) {
 	for text, want := range map[string]string{
 		`table <a> file "a" feed spamhaus`:                           ":1:11: feed spamhaus is not in the catalogue; see scanwatch update --list",

@@ -21,7 +21,7 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// lookupUser is the user ID of the companion. It needs no account.
+// lookupUser is the user ID of the companion. This user needs no account.
 const lookupUser = 4004
 
 // lookups measures response times at a fixed rate. Runs with a DNS list alternate with runs without

@@ -125,8 +125,8 @@ func (b *bench) serve(v smtpd.Version, set setting) (n served, err error) {
 		wait.Wait()
 		return errors.Join(errs...)
 	}
-	// Each client sends mail before the measurement. It remains unknown, because only mail from
-	// earlier days makes a client known.
+	// Each client sends mail before the measurement. The client remains unknown, because only mail
+	// from earlier days makes a client known.
 	if err := all(func(i int) error {
 		return visits(s, i, "MAIL FROM:<a@example.net>", "RCPT TO:<"+smtpd.Recipients[0]+"@"+smtpd.Domain+">", "DATA", "Subject: x\r\n\r\nHello.\r\n.")
 	}); err != nil {

@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-// shareUser is the user ID of the companions. It needs no account.
+// shareUser is the user ID of the companions. This user needs no account.
 const shareUser = 4005
 
 // peerRate is the number of requests per second to the other host.

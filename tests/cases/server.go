@@ -28,7 +28,7 @@ import (
 // A Case is a situation and the conditions that must be true in it.
 type Case struct {
 	Name    string
-	Presets []string // standard and tight by default
+	Presets []string // by default, the presets standard and tight
 	Conf    string   // lines after the preset
 	Edit    func(policy string) string
 	Lines   string       // the whole policy, instead of a preset
@@ -310,8 +310,8 @@ func (s *Server) Banned(cs ...*simulate.Client) {
 // blame lists the evidence of misbehaviour. All other evidence only describes unusual properties.
 var blame = strings.Fields("scanner botnet-helo helo-own-name helo-own-address helo-forged harvest relay-probe auth-spray early-talker campaign flood talks-http talks-ssh talks-tls talks-binary")
 
-// Fair asserts that legitimate clients received no negative answer and no ban. Their records must
-// not contain high-confidence evidence of misbehaviour.
+// Fair asserts that legitimate clients received no negative answer and no ban. The clients' records
+// must not contain high-confidence evidence of misbehaviour.
 func (s *Server) Fair(cs ...*simulate.Client) {
 	s.Accepted(cs...)
 	s.NotBanned(cs...)

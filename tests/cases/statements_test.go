@@ -62,7 +62,7 @@ func lines(policy string, f func(s *Server)) []Case {
 	return []Case{{Lines: "mode enforce\n" + policy + "\n", Play: f}}
 }
 
-// edited returns a check with a policy in which the text with replaces the text old.
+// edited returns a check with a policy in which the second text replaces the first.
 func edited(old, with string, f func(s *Server)) []Case {
 	return []Case{{Edit: func(text string) string { return strings.ReplaceAll(text, old, with) }, Play: f}}
 }

@@ -45,8 +45,8 @@ func leave(s *script) {
 	s.found("no-mail")
 }
 
-// greets returns a client that greets with the given name and disconnects. If the name is evidence,
-// evidence is the token.
+// greets returns a client that greets with the given name and disconnects. evidence is the token of
+// the finding that the name causes.
 func greets(name, evidence string) func(*script, *host) {
 	return func(s *script, _ *host) {
 		s.ehlo(name)

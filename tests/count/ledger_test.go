@@ -49,7 +49,7 @@ func (l *ledger) clock(at int64) {
 // flush ends all aggregates, as the filter does when a reader requests them or when it stops.
 func (l *ledger) flush() { clear(l.sums) }
 
-// restart simulates a new filter. It does not know the earlier sessions of the hour.
+// restart simulates a new filter. The new filter does not know the earlier sessions of the hour.
 func (l *ledger) restart() {
 	l.flush()
 	clear(l.first)

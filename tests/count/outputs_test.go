@@ -18,7 +18,7 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// dumped holds those fields of a record in dump's output that the test also counts. The map of
+// dumped holds the fields of a record that scanwatch dump prints and the test counts. The map of
 // users counts attempts, and all other maps count sessions.
 type dumped struct {
 	ID, Src, Ban                                string
@@ -139,7 +139,7 @@ func (e *elements) count(d *dumped) {
 	}
 }
 
-// dumped returns the content that dump must print for the record.
+// dumped returns the content that scanwatch dump must print for the record.
 func (r *record) dumped() *dumped {
 	d := &dumped{
 		ID: fmt.Sprintf("%016x", r.id), Start: r.sessions[0].start, End: r.end, Local: r.sessions[0].local,

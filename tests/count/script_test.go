@@ -40,8 +40,8 @@ type facts struct {
 // found adds evidence.
 func (s *script) found(token string) { s.evidence = append(s.evidence, token) }
 
-// Pauses of the client and the server in microseconds. They are long enough that no client causes
-// the evidence early-talker.
+// Pauses of the client and the server in microseconds. The pauses are long enough that no client
+// causes the evidence early-talker.
 const (
 	clientPause = 40_000
 	serverPause = 1_000

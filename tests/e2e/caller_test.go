@@ -2,7 +2,7 @@
 
 package e2e
 
-// This file contains clients that send mail, try recipients or try passwords. They continue
+// This file contains clients that send mail, try recipients or try passwords. The clients continue
 // regardless of the server's replies.
 
 import (

@@ -22,8 +22,8 @@ import (
 )
 
 // TestObserveChangesNoByte checks that in observe mode, the filter does not change a single byte of
-// a dialogue. It plays every scenario three times: without a filter, with the filter, and with the
-// filter registered for all phases.
+// a dialogue. The test plays every scenario three times: without a filter, with the filter, and
+// with the filter registered for all phases.
 func TestObserveChangesNoByte(t *testing.T) {
 	for _, v := range smtpd.Matrix() {
 		t.Run(v.Name, func(t *testing.T) {

@@ -18,9 +18,9 @@ import (
 )
 
 // TestEarlyTalker measures how often the filter recognises clients that speak before the greeting,
-// and clients that wait for it. It uses network paths with different delays, on an idle and on a
-// busy machine. The rates depend on the machine. The test therefore only logs them, and fails only
-// if the evidence is useless.
+// and clients that wait for it. The test uses network paths with different delays, on an idle and
+// on a busy machine. The rates depend on the machine. The test therefore only logs them, and fails
+// only if the evidence is useless.
 func TestEarlyTalker(t *testing.T) {
 	const runs = 100
 	kinds := []struct {

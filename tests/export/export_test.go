@@ -557,8 +557,8 @@ func TestFail2banModes(t *testing.T) {
 	}
 }
 
-// repetitions contains log lines of half an hour. They report repeated sessions of rejected hosts,
-// and sessions of hosts that no rule has rejected.
+// repetitions contains log lines of half an hour. The lines report repeated sessions of rejected
+// hosts, and sessions of hosts that no rule has rejected.
 const repetitions = `Nov 21 10:31:02 mx smtpd[4711]: scanwatch: sessions rule=bh src=203.0.113.10 more=5 within=10m
 Nov 21 10:31:02 mx smtpd[4711]: scanwatch: sessions kind=observed rule=bh src=203.0.113.11 more=5 within=10m
 Nov 21 10:31:02 mx smtpd[4711]: scanwatch: sessions kind=withheld rule=bh src=203.0.113.12 more=5 within=10m

@@ -169,7 +169,8 @@ func TestSlowDisk(t *testing.T) {
 }
 
 // TestStopWithHangingDisk checks that a stopping filter waits at most ten seconds for a disk that
-// does not respond, and logs the loss. Its process remains in the kernel until the disk responds.
+// does not respond, and logs the loss. The filter's process remains in the kernel until the disk
+// responds.
 func TestStopWithHangingDisk(t *testing.T) {
 	dir := disk(t)
 	var v filterproc.Visits
@@ -336,7 +337,8 @@ func TestMemoryLimit(t *testing.T) {
 }
 
 // TestUnreadAnswers checks that the filter reads no further input while smtpd does not read its
-// answers. Its memory must not grow during this time. It must then answer every request in order.
+// answers. The filter's memory must not grow during this time. The filter must then answer every
+// request in order.
 func TestUnreadAnswers(t *testing.T) {
 	p := filterproc.Start(t, "-s", t.TempDir())
 	const most = 200_000
@@ -461,7 +463,7 @@ func TestStderr(t *testing.T) {
 }
 
 // TestClock checks that all sessions are recorded correctly while the clock jumps by days and
-// years, forwards and backwards. It runs in several time zones.
+// years, forwards and backwards. The test runs in several time zones.
 func TestClock(t *testing.T) {
 	jumps := []int64{0, 3600, -3600, 7 * 86400, -7 * 86400, 400 * 86400, -400 * 86400, 0, -5 * 365 * 86400, 1, 0, 30 * 365 * 86400, 0}
 	var first []string

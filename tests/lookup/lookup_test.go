@@ -421,7 +421,7 @@ func TestHold(t *testing.T) {
 }
 
 // firstRejected checks that a listed host is rejected in its first session. On a busy machine, an
-// answer may arrive after the hold. It is therefore enough if one of several hosts is rejected.
+// answer may arrive after the hold. The test therefore passes if one of several hosts is rejected.
 func firstRejected(t *testing.T, visit func(host string) string, want string) {
 	t.Helper()
 	var got []string

@@ -116,8 +116,8 @@ func freePort(t *testing.T) int {
 	return conn.LocalAddr().(*net.UDPAddr).Port
 }
 
-// TestUnbound checks the answers of lists through a resolver that caches and validates. It covers
-// failures of the list and of the resolver, and the time after them.
+// TestUnbound checks the answers of lists through a resolver that caches and validates. The test
+// covers failures of the list and of the resolver, and the time after them.
 func TestUnbound(t *testing.T) {
 	port := freePort(t)
 	lists, resolver := rbldnsdArgs(t), unboundArgs(t, port)

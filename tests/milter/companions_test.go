@@ -20,7 +20,7 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// User IDs of the companions. They need no accounts.
+// User IDs of the companions. The users need no accounts.
 const (
 	syncUser  = "4001"
 	serveUser = "4002"

@@ -192,8 +192,8 @@ func submitter(c *client, password string, n int) int {
 	return r
 }
 
-// early is a hostile session that sends text before the greeting. It waits a few seconds for the
-// reply to that text.
+// early is a hostile session that sends text before the greeting. The session then waits a few
+// seconds for the reply to that text.
 func early(text, name string) func(*client, int, int) int {
 	return func(c *client, _, _ int) int {
 		_, _ = io.WriteString(c.conn, text)
@@ -411,8 +411,8 @@ func (m *match) round(t *testing.T, v *visitor, h *history, n int) {
 	}
 }
 
-// TestOthers prints the tables in docs/comparison.md. It fails if legitimate mail is not accepted
-// by Postfix alone, or by Postfix with the standard preset.
+// TestOthers prints the tables in docs/comparison.md. The test fails if legitimate mail is not
+// accepted by Postfix alone, or by Postfix with the standard preset.
 func TestOthers(t *testing.T) {
 	var all []map[string]*history
 	var cpu []string

@@ -27,8 +27,8 @@ type Attack struct {
 	told             map[string]bool
 }
 
-// A tally counts events. It also contains the highest number in any hour, and the highest number in
-// any day after the first event.
+// A tally counts events. A tally also contains the highest number in any hour, and the highest
+// number in any day after the first event.
 type tally struct {
 	Total, Hour, Day int
 	hours, days      map[int64]int

@@ -71,8 +71,9 @@ func Forms() (n int) {
 	return n
 }
 
-// forms plays rows of senders.tsv: if tight is set, the rows that tight may reject, and otherwise
-// all others. A third of the senders send mail daily, a third weekly, and a third only once.
+// forms plays rows of senders.tsv. If tight is set, it plays the rows that the tight preset may
+// reject. Otherwise, it plays all other rows. A third of the senders send mail daily, a third
+// weekly, and a third only once.
 func (w *World) forms(k *Kind, tight bool) {
 	n := 0
 	for line := range strings.Lines(senders) {

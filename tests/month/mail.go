@@ -15,13 +15,13 @@ import (
 // A Kind is a kind of legitimate client, with its results.
 type Kind struct {
 	Name string
-	// Later is the reason why standard may delay messages of this kind. If Later is empty, no
-	// message may be delayed.
+	// Later is the reason why the standard preset may delay messages of this kind. If Later is
+	// empty, no message may be delayed.
 	Later string
 	// Ban is the reason why hosts of this kind may be banned for a few minutes. No login or message
 	// may be rejected because of such a ban.
 	Ban string
-	// Tight is the reason why tight may reject messages of this kind.
+	// Tight is the reason why the tight preset may reject messages of this kind.
 	Tight string
 	// Shared is set if the host's /64 also contains attackers.
 	Shared bool

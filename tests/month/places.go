@@ -35,8 +35,8 @@ func (w *World) container(k *Kind) {
 	})
 }
 
-// movedDomain plays a server with outdated data. It sends mail to a domain that has moved to
-// another server.
+// movedDomain plays a server with outdated data. This server sends mail to a domain that has moved
+// to another server.
 func (w *World) movedDomain(k *Kind) {
 	h := host(w.net()(54), "mail.oldpartner.example")
 	w.Go("moved", Start, func(a *Actor) {

@@ -43,7 +43,7 @@ func (w *World) office(k *Kind) {
 }
 
 // movedOffice plays an office whose address has changed. On the first morning, five users mistype
-// their passwords. They retry immediately or an hour later.
+// their passwords. These users retry immediately or an hour later.
 func (w *World) movedOffice(k *Kind) {
 	for i := range 4 {
 		h := simulate.Host{Src: w.net()(34), RDNS: fmt.Sprintf("office%d.firm.example", i)}

@@ -178,8 +178,8 @@ func TestInstall(t *testing.T) {
 	}
 }
 
-// TestPortList checks that the port's packing list contains the files that do-install installs. It
-// ignores files that the ports tree adds, but not directories.
+// TestPortList checks that the port's packing list contains the files that do-install installs. The
+// test ignores files that the ports tree adds, but not directories.
 func TestPortList(t *testing.T) {
 	needs(t, "bmake")
 	dest, from := t.TempDir(), pretended(t)

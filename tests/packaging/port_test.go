@@ -16,8 +16,8 @@ import (
 // portFiles lists the files of a Go port; see bsd.port.mk(5) and go-module(5).
 var portFiles = regexp.MustCompile(`^(Makefile|distinfo|pkg/(DESCR|PLIST|README|[A-Za-z_][A-Za-z0-9_]*\.rc))$`)
 
-// substituted lists the variables that bsd.port.mk(5) replaces in files below pkg. It also contains
-// V.
+// substituted lists the variables that bsd.port.mk(5) replaces in files below pkg. The list also
+// contains V.
 var substituted = []string{"ARCH", "HOMEPAGE", "LOCALBASE", "LOCALSTATEDIR", "MACHINE_ARCH", "MAINTAINER", "PKGSTEM", "PREFIX", "RCDIR", "SYSCONFDIR", "TRUEPREFIX", "VARBASE", "V"}
 
 var (

@@ -23,8 +23,8 @@ var systems = []string{"linux", "openbsd", "freebsd", "netbsd"}
 // programs lists the programs' packages.
 var programs = []string{"./cmd/filter-scanwatch", "./cmd/milter-scanwatch", "./cmd/scanwatch"}
 
-// repository returns a clone of the project in a new directory. Its last commit contains the files
-// of the work tree, and has a fixed time.
+// repository returns a clone of the project in a new directory. The clone's last commit contains
+// the files of the work tree, and has a fixed time.
 func repository(t *testing.T) string {
 	t.Helper()
 	needs(t, "git")

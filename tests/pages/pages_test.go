@@ -233,8 +233,8 @@ func show(t *testing.T, chromium string, page []byte, width int, dark bool) (got
 }
 
 // TestBrowser checks the page in Chromium. The page must not load resources or run scripts, and
-// must fit the window's width. It must use the reader's colour scheme, with the contrast that WCAG
-// 2 AA requires. The headings, links, filters and cells must be correct.
+// must fit the window's width. The page must also use the reader's colour scheme, with the contrast
+// that WCAG 2 AA requires. The headings, links, filters and cells must be correct.
 func TestBrowser(t *testing.T) {
 	require.Full(t)
 	chromium := require.Program(t, "chromium")

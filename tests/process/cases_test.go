@@ -98,7 +98,7 @@ func (s *play) scanwatch(args ...string) string {
 	return string(out)
 }
 
-// complaint returns the errors and warnings that check prints.
+// complaint returns the errors and warnings that scanwatch check prints.
 func (s *play) complaint() string {
 	out, err := exec.Command(servers.Bin("scanwatch"), "check", s.conf).CombinedOutput()
 	if err != nil || strings.Contains(strings.ToLower(string(out)), "warn") {
@@ -210,8 +210,8 @@ func TestFriendsFile(t *testing.T) {
 	}
 }
 
-// TestUnban checks that unban also clears the counters. Otherwise, a phone with an old password
-// would immediately cause another ban of its office.
+// TestUnban checks that scanwatch unban also clears the counters. Otherwise, a phone with an old
+// password would immediately cause another ban of its office.
 func TestUnban(t *testing.T) {
 	for _, preset := range []string{"standard", "tight"} {
 		s := begin(t, preset, nil, time.Now().Add(-33*time.Minute))

@@ -14,8 +14,8 @@ import (
 )
 
 // TestExportExempts checks that an export either exempts the same hosts as the running filter, or
-// fails. It exports without the filter's configuration, with a different configuration, and after a
-// file of exempt hosts has become empty.
+// fails. The test exports without the filter's configuration, with a different configuration, and
+// after a file of exempt hosts has become empty.
 func TestExportExempts(t *testing.T) {
 	dir := t.TempDir()
 	state, conf, friends, list := filepath.Join(dir, "state"), filepath.Join(dir, "scanwatch.conf"), filepath.Join(dir, "friends"), filepath.Join(dir, "list")

@@ -20,7 +20,8 @@ import (
 )
 
 // TestForward checks that the forward companion receives the events of a real filter, running as
-// its own user. It must appear in the status, and count a restart of the filter as a gap.
+// its own user. The companion must appear in the status, and count a restart of the filter as a
+// gap.
 func TestForward(t *testing.T) {
 	if os.Geteuid() != 0 {
 		require.Missing(t, "the test needs root, to run a service as another user")

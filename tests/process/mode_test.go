@@ -17,7 +17,7 @@ import (
 )
 
 // TestMode checks that observe mode immediately stops all enforcement: bans, and also rules that
-// have already rejected the client. The mode must survive a restart and a reload. It ends by
+// have already rejected the client. The mode must survive a restart and a reload. The mode ends by
 // command or at the given time. If the mode file is invalid, the mode ends only by command.
 func TestMode(t *testing.T) {
 	const host, banned = "203.0.113.7", "198.51.100.9"

@@ -26,11 +26,11 @@ import (
 type trap struct {
 	name, bad, good string
 	files           map[string]string
-	// works reports whether a filter does what the faulty configuration says. If so, check need not
-	// report a problem. works may be nil.
+	// works reports whether a filter does what the faulty configuration says. If so, scanwatch
+	// check need not report a problem. works may be nil.
 	works func(s *cases.Server) bool
-	// in and out are clients. If a filter with the faulty configuration rejects all clients in in
-	// and accepts all clients in out, check need not report a problem.
+	// in and out list clients. If a filter with the faulty configuration rejects all of in and
+	// accepts all of out, scanwatch check need not report a problem.
 	in, out []string
 }
 
@@ -110,7 +110,7 @@ func database(kind string, row mmdbtype.Map) string {
 	return b.String()
 }
 
-// checked returns check's errors and warnings about a configuration.
+// checked returns the errors and warnings of scanwatch check about a configuration.
 func checked(t *testing.T, lines string, files map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -164,8 +164,8 @@ func (tt *trap) obeyed(t *testing.T) bool {
 	return true
 }
 
-// TestTraps checks that check reports configurations that cannot work, and does not report similar
-// correct configurations.
+// TestTraps checks that scanwatch check reports configurations that cannot work, and does not
+// report similar correct configurations.
 func TestTraps(t *testing.T) {
 	for i := range traps {
 		tt := &traps[i]

@@ -55,7 +55,7 @@ func (c call) strings() []string {
 	return all
 }
 
-// arg returns argument number i. It must precede the first text or structure.
+// arg returns argument number i. This argument must precede the first text or structure.
 func (c call) arg(i int) string {
 	args := strings.Split(c.args, ", ")
 	if i >= len(args) {

@@ -99,8 +99,8 @@ func confined(trace string) *process {
 	return nil
 }
 
-// resolve returns the path of a file argument. name is relative to the directory at, which strace
-// shows in angle brackets.
+// resolve returns the path of a file argument. A relative name is resolved against a directory,
+// which strace shows in angle brackets.
 func resolve(at, name string) string {
 	if filepath.IsAbs(name) {
 		return filepath.Clean(name)

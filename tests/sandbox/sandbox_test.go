@@ -18,8 +18,8 @@ import (
 )
 
 // TestSandbox checks all file accesses of a running filter in its sandbox. The filter must create
-// its state directory, and read files that have been replaced. It must log a file outside the
-// sandbox.
+// its state directory, and read files that have been replaced. The filter must log a file outside
+// the sandbox.
 func TestSandbox(t *testing.T) {
 	dir := t.TempDir()
 	in := func(name string) string { return filepath.Join(dir, name) }

@@ -20,7 +20,7 @@ type Sender struct {
 	RDNS   string     // reverse DNS name; empty for none
 	FCrDNS string     // pass, fail or error
 	Helo   string     // greeting
-	Note   string     // description; after "tight:" the reason why tight may reject the sender
+	Note   string     // description; after "tight:" the reason why the tight preset may reject the sender
 	Addr   netip.Addr // a real address if it matters, otherwise an address in 198.18.0.0/15
 }
 
@@ -50,8 +50,8 @@ func All() (list []Sender) {
 	return list
 }
 
-// Variants yields s and variants of it. They differ in letter case, end with a dot, or have names
-// that DNS does not return or confirm.
+// Variants yields s and variants of it. The variants differ in letter case, end with a dot, or have
+// names that DNS does not return or confirm.
 func (s Sender) Variants() iter.Seq[Sender] {
 	return func(yield func(Sender) bool) {
 		upper, dot, unconfirmed, nameless := s, s, s, s

@@ -196,8 +196,8 @@ func (s *server) sentinel() int {
 	return watcher.port
 }
 
-// TestSabotage corrupts a host's keys in the server. It also checks that a host with a different
-// fleet key waits when the server has lost its keys.
+// TestSabotage corrupts a host's keys in the server. The test also checks that a host with a
+// different fleet key waits when the server has lost its keys.
 func TestSabotage(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, "redis")

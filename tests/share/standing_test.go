@@ -72,7 +72,7 @@ func (h *host) rejectsOnly(unknown, known string) {
 	}
 }
 
-// TestRestartedFilter checks bans by other hosts after a restart of the filter. They must be
+// TestRestartedFilter checks bans by other hosts after a restart of the filter. The bans must be
 // enforced, but not against a client that is known on another host. This must be true even if the
 // companion, the server and that host are not running, or if the server has lost its rows.
 func TestRestartedFilter(t *testing.T) {
@@ -129,7 +129,7 @@ func TestNewMember(t *testing.T) {
 }
 
 // TestFilesAfterRestart checks that bans and standing from files remain in effect after a restart.
-// The test does not import the files again. It also imports a file from a friend.
+// The test does not import the files again. The test also imports a file from a friend.
 func TestFilesAfterRestart(t *testing.T) {
 	f := newFleet(t, nil)
 	a, b, c, friend := f.alone("mx1"), f.alone("mx2"), f.alone("mx3"), f.alone("pal")

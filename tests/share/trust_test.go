@@ -95,8 +95,9 @@ func TestDropFiles(t *testing.T) {
 	}
 }
 
-// TestFriend checks an unban from a host with a different key. It must end that host's bans, but
-// not the bans of this host and its fleet, even if the host uses the name of a host in the fleet.
+// TestFriend checks an unban from a host with a different key. The unban must end that host's bans,
+// but not the bans of this host and its fleet, even if the host uses the name of a host in the
+// fleet.
 func TestFriend(t *testing.T) {
 	f := newFleet(t, nil)
 	a, b := f.alone("mx1"), f.alone("mx2")
@@ -124,8 +125,8 @@ func TestFriend(t *testing.T) {
 	}
 }
 
-// TestReload checks that reload reports a changed fleet statement, and that status shows the
-// options in effect.
+// TestReload checks that scanwatch reload reports a changed fleet statement, and that scanwatch
+// status shows the options in effect.
 func TestReload(t *testing.T) {
 	f := newFleet(t, nil)
 	a := f.alone("mx1")

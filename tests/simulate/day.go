@@ -297,7 +297,7 @@ func (s script) greet() script {
 	return s
 }
 
-// message sends a message. It requests the recipients in unknown, which do not exist, before the
+// message sends a message. The recipients in unknown do not exist, and are requested before the
 // recipients in to.
 func (s script) message(sender string, unknown []string, to ...string) script {
 	s.add(Mail, sender)
@@ -363,7 +363,7 @@ func (d *day) delivery(n int) {
 	}
 }
 
-// provider returns the hosts of a large provider. They are in several networks, and have one
+// provider returns the hosts of a large provider. The hosts are in several networks, and share a
 // domain.
 func (d *day) provider(domain string, nets, each int) (hosts []host) {
 	for n := range nets {

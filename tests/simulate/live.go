@@ -14,7 +14,7 @@ import (
 	"scanwatch/filter/smtpd"
 )
 
-// A Live is a simulated server whose clients are Go code. It runs on the caller's goroutine.
+// A Live is a simulated server whose clients are Go code. A Live runs on the caller's goroutine.
 // smtpd.Serve is a coroutine that continues whenever a client waits for an answer. Commands of
 // clients and WaitUntil advance the clock.
 type Live struct {
@@ -145,7 +145,7 @@ type Host struct {
 	Port   uint16 // server port, by default 25; 465 starts with TLS
 	Helo   string
 	// RTT is the duration of a command. If Pace is not empty, it contains the durations of the
-	// first commands instead. Its last duration also applies to all later commands.
+	// first commands instead. Pace's last duration also applies to all later commands.
 	RTT  time.Duration
 	Pace []time.Duration
 }

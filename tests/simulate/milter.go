@@ -1,7 +1,7 @@
 package simulate
 
-// This file makes the simulated server use the milter protocol. It translates smtpd's requests and
-// reports into the milter commands that Postfix would send.
+// This file makes the simulated server use the milter protocol. The file translates smtpd's
+// requests and reports into the milter commands that Postfix would send.
 
 import (
 	"bufio"
@@ -23,7 +23,7 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// A Milter is a pipeline with its front end for milters. It implements smtpd.Handler for
+// A Milter is a pipeline with its front end for milters. A Milter implements smtpd.Handler for
 // NewLive. Commands that Postfix does not report to a milter are omitted.
 type Milter struct {
 	*filter.Pipeline

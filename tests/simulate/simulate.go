@@ -66,8 +66,8 @@ const (
 // Fate is the answer that a server gives without a filter.
 type Fate uint8
 
-// Unknown means that a recipient does not exist or cannot be relayed to, or that a password is
-// wrong. Later means a temporary error.
+// Unknown means a recipient that does not exist or to which the server does not relay, or a wrong
+// password. Later means a temporary error.
 const (
 	OK Fate = iota
 	Unknown

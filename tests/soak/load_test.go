@@ -29,8 +29,8 @@ var (
 )
 
 // TestReadersUnderLoad checks that every session is answered and every command works under a steady
-// load on a real server. It logs the filter's response times with and without concurrent report,
-// dump and backtest commands.
+// load on a real server. The test logs the filter's response times with and without concurrent
+// report, dump and backtest commands.
 func TestReadersUnderLoad(t *testing.T) {
 	version := smtpd.Newest()
 	filter, dir := live.Configured(t, live.Preset(t, "tight", "observe"), nil)

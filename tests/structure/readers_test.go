@@ -13,8 +13,8 @@ var readers = map[string]string{
 }
 
 // TestReaders checks that records are read with history.Walk, so that no reader omits aggregates.
-// It recognises Reader.Each by the number of arguments, because other methods named Each have one
-// or two.
+// The test recognises Reader.Each by the number of arguments, because other methods named Each have
+// one or two.
 func TestReaders(t *testing.T) {
 	sources(t, func(dir string, f *ast.File, fset *token.FileSet) {
 		if dir == "store" || readers[dir] != "" {

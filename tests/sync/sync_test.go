@@ -294,7 +294,7 @@ func (s *site) accepts(from string) bool {
 }
 
 // TestSync checks that packets are dropped after `scanwatch ban`, and accepted again after unban.
-// It also checks observe mode, the status, and the end of the companion.
+// The test also checks observe mode, the status, and the end of the companion.
 func TestSync(t *testing.T) {
 	s := newSite(t, "nftables")
 	s.startFilter()

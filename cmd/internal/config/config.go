@@ -63,7 +63,7 @@ type Config struct {
 	strict bool
 }
 
-// A stamp identifies a file's version. It is zero if the file is missing.
+// A stamp identifies a file's version. A stamp is zero if the file is missing.
 type stamp struct {
 	size int64
 	time time.Time

@@ -90,7 +90,7 @@ func TestCompanionProblems(t *testing.T) {
 }
 
 // TestTurns checks that a companion that constantly requests all bans uses only a tenth of a
-// processor. Its first few requests must not be delayed.
+// processor. The companion's first few requests must not be delayed.
 func TestTurns(t *testing.T) {
 	var u turns
 	var now, spent time.Duration

@@ -23,8 +23,9 @@ import (
 
 // DefaultRunDir is the directory for the companions' socket. Companions run as users that must be
 // able to enter this directory, but not the state directory. The operating system's package creates
-// it, because the filter does not run as root. On OpenBSD, /var/run is unsuitable. It is emptied at
-// each boot, and the package's scripts could recreate the directory only after smtpd has started.
+// the directory, because the filter does not run as root. On OpenBSD, /var/run is unsuitable: it is
+// emptied at each boot, and the package's scripts could recreate the directory only after smtpd has
+// started.
 func DefaultRunDir() string {
 	if runtime.GOOS == "linux" {
 		return "/run/scanwatch"

@@ -24,8 +24,9 @@ type Facts struct {
 	Refused int `json:"refused"`
 }
 
-// LookupCommands returns the commands for the lookup companion. It receives questions about
-// clients, and sends the answers. An answer has no effect if the filter has not asked the question.
+// LookupCommands returns the commands for the lookup companion. The companion receives questions
+// about clients, and sends the answers. An answer has no effect if the filter has not asked the
+// question.
 func LookupCommands(t *dnslist.Table) []Command {
 	return []Command{
 		{"questions", 1, func(ctx context.Context, a *Answer, args []string) error {

@@ -190,8 +190,8 @@ func (s *Service) start(ctx context.Context, a netip.Addr, id string) {
 	}
 }
 
-// compare finds which of the filter's lists, given by their IDs, are defined differently
-// here.
+// compare finds the lists that the filter and this service define differently. ids contains the IDs
+// of the filter's lists.
 func (s *Service) compare(ids []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -114,7 +114,7 @@ func TestAnswers(t *testing.T) {
 			m.Answers[0].Header.Name = dnsmessage.MustNewName("8.2.0.192.bl.example.org.")
 		}), want: "[] 0s failure"},
 		{name: "short address", udp: func(q *dnsmessage.Message) [][]byte {
-			p := packets(good(q))[0] // the record ends with its length and the address
+			p := packets(good(q))[0] // a record ends with the length of its data, and the address
 			p[len(p)-5] = 3
 			return [][]byte{p[:len(p)-1]}
 		}, want: "[] 0s failure"},
@@ -875,8 +875,8 @@ func TestRetest(t *testing.T) {
 	})
 }
 
-// TestRefused checks that the error for an unreachable resolver is always the same text. It must
-// not contain the client's port, which varies.
+// TestRefused checks that the error for an unreachable resolver is always the same text. The text
+// must not contain the client's port, which varies.
 func TestRefused(t *testing.T) {
 	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {

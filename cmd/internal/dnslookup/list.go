@@ -403,7 +403,7 @@ func (z *list) trusts(via int) bool {
 	return u.problem == nil && !z.now().Before(u.distrust)
 }
 
-// suspected reports whether any resolver returned a listing for a host that no list contains.
+// suspected reports whether any resolver has returned a false listing; see falseTTL.
 func (z *list) suspected() bool {
 	z.mu.Lock()
 	defer z.mu.Unlock()

@@ -76,7 +76,7 @@ func (k *known) lostBans(now time.Time) bool {
 
 // addNameless adds a record that covers many sources.
 func (k *known) addNameless(rec *store.Record) {
-	if rec.Counts.Mails > 0 && !rec.Erased && rec.End.After(k.nameless) { // an erased host is not exported either
+	if rec.Counts.Mails > 0 && !rec.Erased && rec.End.After(k.nameless) { // erased hosts are not exported, so their mail does not matter
 		k.nameless = rec.End
 	}
 }

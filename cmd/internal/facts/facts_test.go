@@ -84,8 +84,8 @@ func TestExchange(t *testing.T) {
 	}
 }
 
-// TestClockAhead checks that an unban ends a ban by a host whose clock is ahead. It must do so on
-// both hosts, and however often the files are read. A later ban must remain active.
+// TestClockAhead checks that an unban ends a ban by a host whose clock is ahead. The ban must end
+// on both hosts, however often the files are read. A later ban must remain active.
 func TestClockAhead(t *testing.T) {
 	key := fleetkey.New()
 	p := netip.MustParsePrefix("192.0.2.1/32")

@@ -180,7 +180,7 @@ func (f *Feed) checkNames(o Options, names []string) error {
 	return nil
 }
 
-// missing returns the number of entries in from that are not in the set in.
+// missing returns the number of entries that only the second set contains.
 func missing(in, from map[any]bool) (n int) {
 	for e := range from {
 		if !in[e] {

@@ -156,8 +156,8 @@ func digest(content []byte) string {
 }
 
 // next returns the time of the next request: after the interval, less a tenth because cron(8) is
-// inexact. After failures, the next request is earlier, at increasing intervals. It is never before
-// the time that the server requested.
+// inexact. After failures, the next request is earlier, at increasing intervals. The next request
+// is never before the time that the server requested.
 func (m *meta) next(f *Feed, early bool) time.Time {
 	if m.Attempt.IsZero() {
 		return m.NotBefore

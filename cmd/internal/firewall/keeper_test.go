@@ -261,7 +261,7 @@ func TestKeeperFailure(t *testing.T) {
 }
 
 // TestKeeperLongest checks the renewal of entries whose bans last longer than the maximum timeout.
-// They must be renewed after half of the maximum.
+// The entries must be renewed after half of the maximum.
 func TestKeeperLongest(t *testing.T) {
 	var f fake
 	k := keeper(&f, 0, func(t *target) { t.longest = 1000 * time.Second })

@@ -1,5 +1,5 @@
 // Package fleetkey reads and creates the key that all hosts of a fleet share. Only hosts with the
-// same key produce the same hashes of names. They reject messages with a different key.
+// same key produce the same hashes of names. Hosts reject messages with a different key.
 package fleetkey
 
 import (

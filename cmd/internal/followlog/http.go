@@ -56,8 +56,8 @@ func (f *Front) post(ctx context.Context) {
 }
 
 // A receiver is an HTTP handler that passes on the records in a request: JSON objects or an array
-// of objects. It responds when all records have been read. If KumoMTA does not receive the
-// response, it sends the records again, and the receiver must not count them twice.
+// of objects. The receiver responds when all records have been read. If KumoMTA does not receive
+// the response, it sends the records again, and the receiver must not count them twice.
 type receiver struct {
 	lines chan<- []byte
 

@@ -25,7 +25,7 @@ const (
 	headSize = 256
 )
 
-// A Position is a position in a log. It is saved, so that a restart continues where the
+// A Position is a position in a log. A Position is saved, so that a restart continues where the
 // last run ended.
 type Position struct {
 	Inode  uint64

@@ -59,8 +59,7 @@ const maxNames = 4
 // hostOf returns an IPv4 address unchanged, and the first address of an IPv6 address's /64.
 func hostOf(a netip.Addr) netip.Addr { return memory.Source(a.Unmap()).Addr() }
 
-// A report is a report on one host. It contains neither recipients nor text from
-// clients.
+// A report is a report on one host. A report contains neither recipients nor text from clients.
 type report struct {
 	IP         netip.Addr `json:"ip"`
 	Categories []int      `json:"categories"`

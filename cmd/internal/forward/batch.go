@@ -33,7 +33,7 @@ type Batch struct {
 	// Dropped is the number of events lost since the previous batch.
 	Dropped uint64 `json:"dropped"`
 	// Gaps is the number of lost connections to the filter since the previous batch, plus the
-	// number of restarts of the service. It is unknown how many events were missed in a gap.
+	// number of restarts of the service. The number of events that were missed in a gap is unknown.
 	Gaps uint64 `json:"gaps"`
 }
 

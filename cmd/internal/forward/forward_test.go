@@ -153,7 +153,7 @@ type receiver struct {
 	roots *x509.CertPool
 
 	mu      sync.Mutex
-	answers []http.HandlerFunc // for the next requests; after these, 200
+	answers []http.HandlerFunc // responses to the next requests; later requests receive status 200
 	got     []received
 }
 

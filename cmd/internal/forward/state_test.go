@@ -85,8 +85,8 @@ func TestLossesAfterEnd(t *testing.T) {
 	}
 }
 
-// TestLostOnce checks events that could not be stored. They must be logged once. As soon as the
-// queue is writable again, a batch must include their number.
+// TestLostOnce checks events that could not be stored. The events must be logged once. As soon as
+// the queue is writable again, a batch must include their number.
 func TestLostOnce(t *testing.T) {
 	f := idle(t, forURL(t, newReceiver(t)), Options{RunDir: t.TempDir(), Now: time.Now})
 	var log bytes.Buffer

@@ -216,8 +216,8 @@ func (m *importer) connect() (finish func() error, err error) {
 	client, err := control.Dial(m.o.Dir.Path)
 	switch {
 	case err == nil:
-		// The connection only served to check that the filter is running. It is not kept, because
-		// reading a log may take longer than the filter's idle timeout.
+		// The connection only served to check that the filter is running. The connection is not
+		// kept, because reading a log may take longer than the filter's idle timeout.
 		client.Close()
 		m.r.Running = true
 		m.sink = func(facts []control.Fact) error { return toFilter(m.o.Dir.Path, facts) }

@@ -168,7 +168,7 @@ func TestInUse(t *testing.T) {
 	}
 }
 
-// TestFacts checks that the facts of a large log are merged by day, host and sender. They must
+// TestFacts checks that the facts of a large log are merged by day, host and sender. The facts must
 // reach the sink in chronological order.
 func TestFacts(t *testing.T) {
 	var log strings.Builder

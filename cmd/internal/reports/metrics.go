@@ -51,8 +51,8 @@ func with(label, name string, v float64) report.Sample {
 
 func seconds(t time.Time) float64 { return float64(t.UnixMicro()) / 1e6 }
 
-// todayMetrics returns the counters for the current UTC day. They start at 0 each day, and include
-// sessions that were not recorded.
+// todayMetrics returns the counters for the current UTC day. The counters start at 0 each day, and
+// include sessions that were not recorded.
 func todayMetrics(days []memory.Day, now time.Time) []report.Metric {
 	var today memory.Day
 	for _, d := range days {

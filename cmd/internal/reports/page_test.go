@@ -172,8 +172,8 @@ func TestBansUnknown(t *testing.T) {
 	}
 }
 
-// TestBanHosts checks the name that is shown for a banned /64. It must not be the proven name of a
-// single host. If the hosts have different names, no name must be shown.
+// TestBanHosts checks the name that is shown for a banned /64. The name must not be the proven name
+// of a single host. If the hosts have different names, no name must be shown.
 func TestBanHosts(t *testing.T) {
 	record := func(src, rdns string, f smtp.FCrDNS, org string) *store.Record {
 		var b []byte

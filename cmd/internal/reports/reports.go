@@ -42,7 +42,7 @@ type period struct {
 
 // collect calls v for each selected record. v returns an error if a record's steps are corrupt.
 // Sessions that were recorded with a wrong clock must not extend the period, which could then grow
-// by years. They are ignored, unless the user has selected an end.
+// by years. Such sessions are ignored, unless the user has selected an end.
 func (s *Source) collect(r *statedir.Records, v history.Visitor) (p period, err error) {
 	now := s.Dir.Now()
 	p.until = s.Selector.Until

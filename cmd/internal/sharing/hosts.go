@@ -54,8 +54,8 @@ type found struct {
 	strange []string // with rows, but without a valid row in the sample
 }
 
-// discover searches the server for hosts. Known hosts are first in the result. They are followed by
-// hosts that have recently announced themselves, which are recorded as heard.
+// discover searches the server for hosts. In the result, known hosts come first. They are followed
+// by the hosts that have recently announced themselves, which discover records as heard.
 func (s *server) discover(ctx context.Context, known []string) (f found, err error) {
 	names, err := s.names(ctx)
 	if err != nil {

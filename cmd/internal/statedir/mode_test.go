@@ -16,8 +16,8 @@ import (
 	"scanwatch/store"
 )
 
-// TestMode checks the mode while no filter is running. It must be the configured mode, unless the
-// operator has stopped enforcement.
+// TestMode checks the mode while no filter is running. The mode must be the configured mode, unless
+// the operator has stopped enforcement.
 func TestMode(t *testing.T) {
 	for _, c := range []struct {
 		name, config, halt string

@@ -1,7 +1,7 @@
 //go:build linux
 
-// Package filterproc runs the filter as a process. It acts as smtpd at the other end of the
-// filter's standard input and output.
+// Package filterproc runs the filter as a process. The package acts as smtpd at the other end of
+// the filter's standard input and output.
 package filterproc
 
 import (

@@ -265,9 +265,9 @@ func submission(steps ...step) []Session {
 	}, steps...)...)}}
 }
 
-// clientHello is the start of a TLS connection, which scanners send to any port. It consists of the
-// record and handshake headers, the version, a random number, no session, and one cipher suite. It
-// contains no LF, because smtpd reads lines.
+// clientHello is the start of a TLS connection, which scanners send to any port. The string
+// consists of the record and handshake headers, the version, a random number, no session, and one
+// cipher suite. The string contains no LF, because smtpd reads lines.
 const clientHello = "\x16\x03\x01\x00\x2f\x01\x00\x00\x2b\x03\x03" +
 	"\x9b\x1c\x7e\x52\x88\x31\xd4\xaf\x60\x05\xf3\x2e\xc1\x77\x19\xb0\x44\xe8\x5d\x93\x26\xfa\x68\x0c\xa7\x3b\xde\x81\x15\x4f\xc2\x99" +
 	"\x00\x00\x02\xc0\x2f\x01\x00\x00\x00"

@@ -368,8 +368,8 @@ func (s *Server) run() error {
 		s.cmd.Env = append(s.cmd.Env, "LD_PRELOAD="+s.preload)
 	}
 	s.cmd.SysProcAttr.Setpgid = true
-	// The kernel must kill smtpd when this program dies. It sends the signal when the thread that
-	// started smtpd ends, so the thread must be locked.
+	// The kernel must kill smtpd when this program dies. The kernel sends the signal when the
+	// thread that started smtpd ends, so the thread must be locked.
 	s.cmd.SysProcAttr.Pdeathsig = syscall.SIGTERM
 	s.ended = make(chan struct{})
 	started := make(chan error)
@@ -515,9 +515,9 @@ func (s *Server) Sendmail(stdin io.Reader, args ...string) error {
 	return nil
 }
 
-// Dial connects to a port of the server. from is the client's address, by default 127.0.0.1. It
-// must not be one of the server's addresses. Loopback addresses connect to the server on loopback,
-// and all others to Addr4 or Addr6. smtpd queues five connections, and further concurrent
+// Dial connects to a port of the server. from is the client's address, by default 127.0.0.1. This
+// address must not be one of the server's addresses. Loopback addresses connect to the server on
+// loopback, and all others to Addr4 or Addr6. smtpd queues five connections, and further concurrent
 // connections must wait for retransmissions.
 func (s *Server) Dial(from string, port int) (*Client, error) {
 	if from == "" {
