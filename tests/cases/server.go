@@ -1,8 +1,9 @@
 // Package cases tests how the presets treat legitimate and hostile clients. Each case is a small
-// program that plays clients against the filter's pipeline on a simulated clock. It contains
-// assertions that must hold.
+// program that plays clients against the filter's pipeline on a simulated clock. The program
+// contains assertions that must hold.
 //
-// The server's domain is example.org. The documentation networks represent routable networks.
+// The server's domain is example.org. Addresses for documentation (RFC 5737) stand for public
+// addresses.
 package cases
 
 import (

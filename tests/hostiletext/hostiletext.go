@@ -2,7 +2,7 @@
 // reports. Such a string may control a terminal, forge a log line, run as a spreadsheet formula,
 // break a format, or be invisible. The package also fills a state directory with these strings, and
 // checks the output of programs.
-// text, and checks the output of programs.
+//
 // A new output format needs a row in the table of a test that calls [Store] and checks the output
 // with [Terminal], [JSON] or [CSV].
 package hostiletext

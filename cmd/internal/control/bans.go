@@ -107,8 +107,8 @@ type Names struct {
 	Helo string     `json:"helo,omitempty"` // empty if unknown
 }
 
-// SparedCommand returns the command that reports whether a companion must not act against
-// a host; see BansCommand. A host may also be exempt by one of the names that it has used.
+// SparedCommand returns the command that reports whether a companion must not act against a host;
+// see BansCommand. A host may also be exempt because of a name that it has used.
 //
 // The answer also contains the mode.
 func SparedCommand(spared func(Names) bool, enforced func() bool) Command {

@@ -304,8 +304,8 @@ func (z *list) take(a netip.Addr) string {
 
 // confirm checks that the list does not contain every host. A listing counts only after this check,
 // for which confirm asks the resolver that returned the listing. One check is enough for all
-// listings within a second, and another check follows them. The result is the reason why the
-// listing does not count, or "".
+// listings within a second. After these listings, the list is checked once more. The result is the
+// reason why the listing does not count, or "".
 func (z *list) confirm(ctx context.Context, via int, client netip.Addr) (cause string) {
 	u := &z.upstreams[via]
 	u.confirming.Lock()

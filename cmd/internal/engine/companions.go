@@ -210,9 +210,8 @@ func withhold(p *Engine) {
 	}
 }
 
-// networksWithStanding returns those of the given networks that contain a host with a recent login
-// or recent mail. It also returns networks with a host that is exempt because of its standing on
-// another host.
+// networksWithStanding maps each given network to true if a host in it is protected by a recent
+// login, by recent mail, or by its standing on another host.
 func (p *Engine) networksWithStanding(all []netip.Prefix, now int64) map[netip.Prefix]bool {
 	standing := map[netip.Prefix]bool{}
 	var bits [2][129]bool // prefix lengths in use, by address family

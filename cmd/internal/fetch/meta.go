@@ -155,9 +155,9 @@ func digest(content []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// next returns the time of the next request: after the interval, less a tenth because cron(8) is
-// inexact. After failures, the next request is earlier, at increasing intervals. The next request
-// is never before the time that the server requested.
+// next returns the time of the next request, one interval after the last request. The interval is
+// shortened by a tenth, because cron(8) is inexact. After failures, the interval is shorter, and
+// increases with each failure. The next request is never before the time that the server requested.
 func (m *meta) next(f *Feed, early bool) time.Time {
 	if m.Attempt.IsZero() {
 		return m.NotBefore

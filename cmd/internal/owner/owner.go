@@ -5,7 +5,6 @@
 // that the system denies all other access. Resolve opens a file's directory once, and never follows
 // a link of another user. In a process without root's rights, all functions simply perform the
 // operation.
-// operation.
 package owner
 
 import (

@@ -310,9 +310,8 @@ func (s *Service) connectServer(ctx context.Context) error {
 }
 
 // mayClaim reports whether this host's key may become the key of a server that has no key. A host
-// with a wrong key must not set the key of a server that has lost all data. But a host with a wrong
-// key may already have done so, and removing that key must not leave the fleet's hosts waiting for
-// each other forever.
+// with a wrong key must not set the key of a server that has lost all data. If such a host has
+// already set the key and is then removed, the other hosts must not wait for each other forever.
 func mayClaim(s *Service) bool { return s.learned || time.Since(s.mismatch) > claimPause }
 
 // enter connects to the server, announces this host, and reads all rows.

@@ -101,8 +101,8 @@ func (s *Stage) look() string {
 }
 
 // During calls f repeatedly. At the same time, the user keeps replacing each name in Dir with a
-// link to the corresponding target, and back. The calls end when names were replaced during enough
-// of them. None of root's files may change.
+// link to the corresponding target, and back. The calls end when names have been replaced during
+// enough calls. None of root's files may change.
 func (s *Stage) During(rounds int, names, targets []string, f func()) {
 	s.T.Helper()
 	var stop atomic.Bool
