@@ -77,7 +77,7 @@ func runFsck(e *env, repair, asJSON bool) error {
 			return err
 		}
 		all, bad = all-1, bad-1
-		if repair { // without any data, the file cannot be repaired
+		if repair { // a missing file cannot be repaired
 			e.warn(missing.Error())
 			missing = nil
 		}

@@ -89,7 +89,7 @@ func runUpdate(e *env, f *updateFlags, names []string) error {
 		return err
 	}
 	o.Early, o.Any, o.DryRun = f.now, f.any, f.dry
-	if os.Geteuid() != 0 { // root changes its rights for each file instead
+	if os.Geteuid() != 0 { // if root runs the command, it changes its rights for each file
 		var dirs []string
 		for _, f := range feeds {
 			dirs = append(dirs, filepath.Dir(f.File), filepath.Dir(linkTarget(f.File)))

@@ -148,7 +148,7 @@ func (b *bench) sharingRun(rate, port int, share, paused bool) (took []time.Dura
 // shares waits until the companion has exchanged rows.
 func (b *bench) shares(state string) error {
 	for range 1000 {
-		out, _ := exec.Command(filepath.Join(b.dir, "scanwatch"), "-s", state, "status").Output() // the status command fails because of other problems, as expected
+		out, _ := exec.Command(filepath.Join(b.dir, "scanwatch"), "-s", state, "status").Output() // the command may fail because of other problems
 		if strings.Contains(string(out), "companion share: running") {
 			return nil
 		}

@@ -32,7 +32,7 @@ type Case struct {
 	Presets []string // by default, the presets standard and tight
 	Conf    string   // lines after the preset
 	Edit    func(policy string) string
-	Lines   string       // the whole policy, instead of a preset
+	Lines   string       // the complete policy, which replaces the preset
 	Own     []netip.Addr // further addresses of the server
 	ASN     *lookup.Origins
 	Play    func(s *Server)

@@ -275,7 +275,7 @@ func siege(s *Server) {
 	all := append(ours("alice"), simulate.Words("w", 0, 8)...)
 	ask := func(addr string, n int) { s.Answers(n, s.Ask(bare(addr, "mail.x.example"), manner{}, all...)) }
 	others(17)
-	ask("203.0.113.51", 4) // at the fourth request, this host and the other hosts have requested twenty recipients
+	ask("203.0.113.51", 4) // with its fourth request, this host and the others have requested twenty recipients
 	s.Wait(2 * hour)
 	others(18)
 	ask("198.51.100.51", 3)

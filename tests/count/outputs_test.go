@@ -127,7 +127,7 @@ func (e *elements) count(d *dumped) {
 	for _, tx := range e.Transactions {
 		for _, x := range tx.Recipients {
 			if x.Result == "tempfail" {
-				continue // an aggregate does not contain it
+				continue // aggregates do not contain deferred recipients
 			}
 			_, domain, _ := strings.Cut(x.Address, "@")
 			d.Recipients[domain+" "+x.Result]++

@@ -41,7 +41,7 @@ type size struct {
 	until    time.Time
 	quiet    []time.Time // no session starts in the two minutes before these times
 	kinds    []string    // empty: all
-	hosts    int         // factor for the number of hosts; 0: 1
+	hosts    int         // factor for the number of hosts; 0 means 1
 	floods   int         // sessions outside floods per flood; with 0, half of all sessions are in floods
 }
 

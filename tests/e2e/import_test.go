@@ -168,7 +168,7 @@ func TestMailLogImport(t *testing.T) {
 					{Addr: "203.0.113.22", Name: `a=b host=x"<y> address=198.51.100.example.com`, Confirmed: true},
 				}})
 			correspond(t, s)
-			relayed := 3 // through .forward and by two local programs
+			relayed := 3 // messages through .forward and from two local programs
 			if version.TLS {
 				relayed = 5
 			}

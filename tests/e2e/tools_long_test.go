@@ -27,7 +27,7 @@ type toolRow struct {
 	tight  string // start of the result with the preset tight, if the preset's comments announce it
 	slow   bool   // with the greeting delay
 	logged bool   // a measurement of speed, which is logged but not checked
-	apart  string // time between sessions, as the timestamps show it to the filter
+	apart  string // time between sessions according to the timestamps that the filter receives
 	play   func(t *testing.T, s *smtpd.Server) string
 }
 

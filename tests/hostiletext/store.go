@@ -75,7 +75,7 @@ func steps(s []byte, rule uint32) (b []byte) {
 		{Kind: store.KindData, Text: s, Result: smtp.ResultOK, Code: 354, Reply: s},
 		{Kind: store.KindFinding, Text: []byte("scanner"), Arg: s, Org: s, By: s, Match: s, Confidence: []byte("high")},
 		{Kind: store.KindFinding, Text: []byte("botnet-helo"), Arg: s, Org: s, By: []byte("helo"), Match: s, Confidence: s},
-		{Kind: store.KindFinding, Text: s, Arg: s, Org: s, By: s, Match: s, Confidence: s}, // not from this version, but from a newer one or a damaged disk
+		{Kind: store.KindFinding, Text: s, Arg: s, Org: s, By: s, Match: s, Confidence: s}, // step written by a newer version, or damaged on disk
 		{Kind: store.KindVerdict, Text: s, Arg: s, Reply: s, Rule: rule, Phase: smtp.NumPhases, Decision: 200, Enforced: true},
 		{Kind: store.KindVerdict, Text: s, Phase: smtp.PhaseConnect, Decision: smtp.Disconnect, Banned: true, Session: 7, Enforced: true},
 		{Kind: store.KindFilter, Text: s, Arg: s, Reply: s, Phase: smtp.NumPhases},

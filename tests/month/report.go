@@ -59,7 +59,7 @@ func (w *World) Failures(preset string) (list []string) {
 			if k.Later == "" {
 				fail(k.Delayed, "messages delayed")
 			}
-			if preset != "tight" || k.Later == "" { // if DNS fails, the points of several rules add up under tight
+			if preset != "tight" || k.Later == "" { // if DNS fails, the tight preset adds the points of several rules
 				fail(k.Junked, "messages marked as junk")
 			}
 		}

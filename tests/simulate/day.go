@@ -37,9 +37,9 @@ var cast = []struct {
 	{"printer", 25, (*day).printers},              // devices on the local network
 	{"callout", 20, (*day).callout},               // checks whether a local sender exists
 	{"early-quit", 15, (*day).earlyQuit},          // disconnects early
-	{"newsletter", 8, (*day).newsletter},          // to many mailboxes, some of which no longer exist
+	{"newsletter", 8, (*day).newsletter},          // mail to many mailboxes, some of which no longer exist
 	{"list", 8, (*day).list},                      // a mailing list with mistyped addresses
-	{"payment", 4, (*day).payment},                // a message once a month, from a rented host
+	{"payment", 4, (*day).payment},                // a message each month from a rented host
 	{"former-employee", 0, (*day).formerEmployee}, // forty newsletters to a former mailbox
 	{"monitor", 0, (*day).monitor},                // checks the server every five minutes
 	{"big-burst", 0, (*day).burst},                // thirty concurrent connections

@@ -56,7 +56,7 @@ type Companions struct {
 type companion struct {
 	CompanionStatus
 	uid   uint32
-	known bool // uid is the number of the user
+	known bool // uid is valid
 }
 
 // CompanionStatus describes a companion.

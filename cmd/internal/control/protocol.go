@@ -103,7 +103,7 @@ const (
 	refusal = "scanwatch-control denied: "
 
 	maxClients     = 8                // operators
-	maxOfCompanion = 2                // connections per companion of a user
+	maxOfCompanion = 2                // connections of a user, per companion
 	refusalTime    = time.Second      // for sending the reason for a refusal
 	idleTimeout    = 30 * time.Second // between commands
 	writeTimeout   = 10 * time.Second // for one write
@@ -277,7 +277,7 @@ type Halted struct {
 
 type errorAnswer struct {
 	Error    string `json:"error"`
-	Finished bool   `json:"finished,omitempty"` // set by snapshot once the filter has finished the file, which the client can then read itself
+	Finished bool   `json:"finished,omitempty"` // the segment is complete; the client must read its file
 }
 
 type snapshotAnswer struct {

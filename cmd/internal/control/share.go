@@ -82,7 +82,7 @@ type sharedRow struct {
 func (s *Sharing) Hosts() []share.HostStatus {
 	list, files := s.said()
 	if s.Fingerprint == "" && len(files) == 0 {
-		return list // counting the rows is of no use without other hosts
+		return list // without other hosts, the rows need not be counted
 	}
 	list = s.listed(list, files)
 	displaced := s.Memory.Displaced()
@@ -153,7 +153,7 @@ func (s *Sharing) fleet(_ context.Context, a *Answer, args []string) error {
 		return fmt.Errorf("the filter was started with a different fleet key (%s); restart smtpd", s.Fingerprint)
 	}
 	if !s.Memory.Bans.Loaded() {
-		return memory.ErrNotLoaded // only then is it known whether bans are waiting
+		return memory.ErrNotLoaded // until then, it is unknown whether bans are waiting
 	}
 	s.Memory.Announce() // before the companion sends rows of other hosts
 	return a.JSON(Limits{s.Memory.Bans.Waiting(), s.Memory.Room()})

@@ -52,7 +52,7 @@ func newTestList(t *testing.T, l *rules.Lookup, timeout time.Duration, servers .
 	}
 	z.problem = nil
 	z.limits.all.level, z.limits.of = 0, [networks]bucket{}
-	later := time.Now().Add(time.Hour) // listings need no check until then
+	later := time.Now().Add(time.Hour) // until this time, listings need no check
 	z.setChecked(later)
 	return z
 }

@@ -9,13 +9,13 @@ import (
 // Limits of a list's queries.
 const (
 	defaultRate = 1  // average number of queries per second
-	burst       = 60 // queries that may be sent together, in seconds at the average rate
+	burst       = 60 // maximum burst, in seconds at the average rate
 	// first is the burst allowed immediately after a start. It is small, so that a service that
 	// restarts repeatedly does not exceed the rate.
 	first = 5
 	// Clients in one network may use at most 1/share of the rate.
 	share    = 4
-	networks = 1024 // counters; networks with the same hash share one
+	networks = 1024 // number of counters; networks with the same hash share a counter
 	// All IPv6 clients may use at most 1/sixShare of the rate. Otherwise a client with many IPv6
 	// networks could use up the rate.
 	sixShare = 2

@@ -103,7 +103,7 @@ type upstream struct {
 	unchecked  [2]bool      // a listing has counted since the latest check
 
 	// Protected by the list's mu.
-	problem  error         // why the resolver is not used, or nil
+	problem  error         // reason why the resolver is not used, or nil
 	falsely  time.Duration // longest TTL of false listings since the latest successful test
 	distrust time.Time     // until then, the resolver may cache false listings
 }
@@ -112,7 +112,7 @@ type upstream struct {
 type list struct {
 	*rules.Lookup
 	id   string
-	zone string // includes the key: never in logs, errors or the status
+	zone string // includes the key, so logs, errors and the status must not contain it
 	dns  *resolver
 	log  *slog.Logger
 	now  func() time.Time
@@ -127,7 +127,7 @@ type list struct {
 	limits  limiter
 	errors  int // consecutive
 	resumes time.Time
-	problem error // of the latest test; errUntested before any test
+	problem error // problem in the latest test; errUntested before the first test
 	// broken is set if the list can never be asked; problem gives the reason.
 	broken   bool
 	answered bool // a resolver has answered since the latest call of fresh
@@ -433,7 +433,7 @@ func (z *list) note(cause string) {
 	switch {
 	case cause == "" || cause == causeCode: // an answer, even if it has no effect
 		z.errors = 0
-	case cause == causeDisabled || now.Before(z.resumes): // a question from before the pause
+	case cause == causeDisabled || now.Before(z.resumes): // the question was asked before the pause
 	default:
 		if z.errors++; z.errors >= maxErrors {
 			z.resumes = now.Add(pause(z.errors - maxErrors + 1))

@@ -49,7 +49,7 @@ type Options struct {
 	Policy   *config.Config // nil without a configuration
 	Selector *selector.Selector
 	Bans     bool // include bans
-	Found    bool // include hosts with evidence that Selector selects
+	Found    bool // include hosts with selected evidence; see Selector
 	// Private includes private, loopback and link-local addresses.
 	Private    bool
 	Confidence int           // minimum rank; see export.Confidence
@@ -391,7 +391,7 @@ func (b *builder) addSession(rec *store.Record, inPeriod bool) {
 	}
 	selected := b.Found && b.Selector.Match(rec)
 	if selected && rec.End.After(b.now.Add(futureDays*24*time.Hour)) {
-		b.omitted[reasonFuture]++ // with an unknown true time, the entry would never expire
+		b.omitted[reasonFuture]++ // the true time is unknown, so the entry would never expire
 		selected = false
 	}
 	h.add(rec, findings, selected, b.Selector, b.Confidence)

@@ -24,7 +24,7 @@ import (
 
 // A Feed is a file to fetch.
 type Feed struct {
-	Name    string // name of the table, or asn or country
+	Name    string // name of the table, or "asn" or "country"
 	File    string
 	URL     string        // %Y and %m are the year and the month
 	Format  string        // format for package feed; feed.Database for a database

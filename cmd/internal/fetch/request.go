@@ -27,8 +27,8 @@ import (
 // Limits of a response.
 const (
 	maxRedirects = 5
-	maxHeader    = 1024     // of a header that is stored
-	maxHeaders   = 64 << 10 // of all headers
+	maxHeader    = 1024     // bytes of a header that is stored
+	maxHeaders   = 64 << 10 // bytes of all headers
 	// MaxRetryAfter is the longest pause that a server may request.
 	MaxRetryAfter = 24 * time.Hour
 )

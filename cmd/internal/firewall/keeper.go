@@ -56,7 +56,7 @@ type Keeper struct {
 	bans     map[netip.Prefix]ban
 	networks [2][129]int   // number of banned networks, by family and prefix length
 	next     time.Duration // the earliest time at which a ban ends
-	limited  bool          // the number of bans exceeds most
+	limited  bool          // there are more bans than most allows
 	last     place         // last of the bans that are in effect, if limited
 
 	have    map[netip.Prefix]time.Duration // the target's entries and their end times; nil if unknown

@@ -44,7 +44,7 @@ type Front struct {
 	tail   tail
 	reader *serverlog.Reader
 	stamps *maillog.Syslog
-	fed    time.Time // when the latest line was read
+	fed    time.Time // time at which the latest line was read
 	last   int64     // time in that line, in microseconds since 1970; 0 if there was none
 	failed string    // latest error that was logged
 

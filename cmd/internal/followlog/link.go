@@ -19,10 +19,10 @@ const (
 type link struct {
 	dir    string
 	log    *slog.Logger
-	ctx    context.Context // ends when the command must end
+	ctx    context.Context // done when the command must end
 	client *control.Client // nil while there is no connection
 	failed string          // latest error that was logged
-	sent   time.Time       // when the milter received the status
+	sent   time.Time       // time at which the milter last received the status
 	// portless is set if the latest session in the log has no client port. warned is set once this
 	// has been logged.
 	portless, warned bool

@@ -355,7 +355,7 @@ func (t *tail) next() (bool, error) {
 func (t *tail) notice() error {
 	info, err := os.Stat(t.name)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil // between two steps of the rotation
+		return nil // the rotation is between two steps: no file has the name
 	}
 	if err != nil {
 		return err

@@ -39,7 +39,7 @@ type Result struct {
 	Own      int            // sessions from addresses of the person
 	Mentions int            // other sessions in which the person is named
 	Days     int            // UTC days with such sessions
-	Rows     map[string]int // rows in the state by table
+	Rows     map[string]int // rows in the state, by table
 	Kept     []memory.Ban   // active bans that are kept
 	// Missed lists the files that may still mention the person, with the reasons.
 	Missed  []string

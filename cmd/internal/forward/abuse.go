@@ -48,7 +48,7 @@ type suspect struct {
 	last     time.Time
 	evidence []string // tokens, with any confidence
 	certain  bool     // an offence has high confidence
-	banned   bool     // by an enforced rule that needs no DNS list, because lists can be wrong
+	banned   bool     // banned by an enforced rule that does not depend on a DNS list, because lists can be wrong
 	sessions map[uint64]bool
 	names    []control.Names // latest names; if one of them is exempt, the host is not reported
 }

@@ -189,7 +189,7 @@ func (b *Batch) count() uint64 {
 // encode returns v as JSON in one line of printable ASCII.
 func encode(v any) []byte {
 	var b bytes.Buffer
-	_ = text.JSON(&b, v, "") // strings, numbers and times cannot fail
+	_ = text.JSON(&b, v, "") // encoding strings, numbers and times cannot fail
 	return events.AppendASCII(nil, b.Bytes())
 }
 

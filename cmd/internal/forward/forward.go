@@ -236,7 +236,7 @@ func (f *Forwarder) flush(ctx context.Context) error {
 		f.queue.lose(lost) // kept on disk until a batch contains the losses
 		lost = f.queue.unsettled()
 		if f.window.empty() && (f.rests() || !f.queue.room()) {
-			return nil // do not send a batch without events: it could also be rejected, or displace one with events
+			return nil // a batch without events could be rejected like the others, or displace a batch with events
 		}
 	}
 	b := f.window.take(f.o.Now(), lost)

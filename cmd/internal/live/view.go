@@ -59,7 +59,7 @@ type entry struct {
 	number uint64
 	at     time.Time
 	word   string
-	prefix netip.Prefix // source; invalid if it has no address
+	prefix netip.Prefix // invalid if the source has no address
 	place  string       // describes a source without an address
 	text   string
 	times  int

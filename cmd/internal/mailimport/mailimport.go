@@ -29,7 +29,7 @@ import (
 const KeepDays = 400
 
 const (
-	maxFacts = 200_000 // facts collected before they are passed to the sink
+	maxFacts = 200_000 // facts that are collected before they go to the sink
 	maxNames = 500_000 // distinct hosts, domains and users
 )
 
@@ -119,7 +119,7 @@ type importer struct {
 type factKey struct {
 	day  int64
 	addr netip.Addr // invalid if users sent mail to name
-	name string     // the sender's domain, or the domain users sent mail to
+	name string     // domain of the sender, or domain to which users sent mail
 }
 
 // Import reads logs and adds their facts to the state. The state directory also stores which

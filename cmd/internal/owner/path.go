@@ -67,7 +67,7 @@ type walker struct {
 	rest   []string   // elements that remain to be followed
 	links  int
 	user   *User // user other than root who can change a directory on the path
-	closed int   // number of dirs up to the last one that only root can access; 0 if there is none
+	closed int   // number of dirs up to the last directory that only root can access; 0 without such a directory
 }
 
 // walk follows a path. If enter is set and the last element is a directory, walk also enters that

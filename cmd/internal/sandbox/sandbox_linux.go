@@ -165,7 +165,7 @@ func denials(arch uint32, families []uint32) []unix.SockFilter {
 		least = unix.BPF_JMP | unix.BPF_JGE | unix.BPF_K
 		end   = unix.BPF_RET | unix.BPF_K
 
-		x32 = 0x40000000 // on amd64, marks different numbers for the same calls
+		x32 = 0x40000000 // set in the alternative system call numbers of amd64
 	)
 	// Jumps are relative to the next instruction. The last instruction allows the call. The
 	// instruction before it denies the call.

@@ -50,8 +50,8 @@ func (s *server) names(ctx context.Context) (names []string, err error) {
 
 // found contains the names that discover has checked.
 type found struct {
-	hosts   []string // with a valid message, or already known
-	strange []string // with rows, but without a valid row in the sample
+	hosts   []string // names with a valid message, or already known
+	strange []string // names with rows, but without a valid row in the sample
 }
 
 // discover searches the server for hosts. In the result, known hosts come first. They are followed

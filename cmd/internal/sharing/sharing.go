@@ -262,7 +262,7 @@ func (s *Service) exchange(ctx context.Context) error {
 	if err != nil {
 		return failServer(s, "read from the server", err)
 	}
-	if err := measure(ctx, s); err != nil { // the times in the rows can then be converted
+	if err := measure(ctx, s); err != nil { // must come first: the times in the rows are converted with the result
 		return failServer(s, "server", err)
 	}
 	for i := range all {
@@ -700,7 +700,7 @@ func (s *Service) hosts() []share.HostStatus {
 			list[i].Heard = s.server.heard[list[i].Name]
 		}
 	}
-	return slices.DeleteFunc(list, func(h share.HostStatus) bool { // without data, the host has left
+	return slices.DeleteFunc(list, func(h share.HostStatus) bool { // a host without any data has left
 		return h.Rows == 0 && h.Heard.IsZero() && h.Problem == ""
 	})
 }

@@ -24,7 +24,7 @@ type Dir struct {
 	Path string
 	// Settings holds the configured settings. Zero values mean the defaults.
 	Settings rules.Settings
-	Config   string // configuration that Settings come from; empty if none
+	Config   string // configuration file from which Settings were read; "" without one
 	Now      func() time.Time
 	Own      []netip.Addr // addresses of this machine
 }
